@@ -1,0 +1,51 @@
+/**
+ * Kernel commands: the numbers that TypeScript writes into a command buffer and the interpreter reads.
+ * This file is compiled by both AssemblyScript and TypeScript, so it holds nothing but this enumeration.
+ * The high nibble of the low byte is the family (one file in this folder); see `command.ts` for the encoding.
+ */
+export enum Opcode {
+  // matrix products (gemm.ts)
+  Gemm = 0x00,
+
+  // attention (attention.ts)
+  Attention = 0x10,
+  AttentionGrad = 0x11,
+
+  // elementwise (elementwise.ts)
+  Add = 0x20,
+  Mul = 0x21,
+  Fill = 0x22,
+  Copy = 0x23,
+  CastHalf = 0x24,
+
+  // activations (activation.ts)
+  SwiGLU = 0x30,
+  SwiGLUGrad = 0x31,
+  Gelu = 0x32,
+  GeluGrad = 0x33,
+
+  // normalisation (norm.ts)
+  RMSNorm = 0x40,
+  RMSNormGrad = 0x41,
+
+  // rotary positions (rope.ts)
+  Rope = 0x50,
+
+  // embedding (embedding.ts)
+  Gather = 0x60,
+  EmbeddingGrad = 0x61,
+
+  // reductions (reduce.ts)
+  ColumnSum = 0x70,
+  SumSquares = 0x71,
+  Sum = 0x72,
+
+  // softmax + cross entropy on a chunk of logits (cross-entropy.ts)
+  CrossEntropy = 0x80,
+
+  // dropout (dropout.ts)
+  Dropout = 0x90,
+
+  // optimizers (optimizer.ts)
+  AdamW = 0xa0,
+}

@@ -1,0 +1,102 @@
+/**
+ * The intermediate representation. It is ONNX with static shapes: a node has an operator name, input and output
+ * value names and attributes, and every value has a dtype and a shape. Names are unique within a graph (SSA).
+ */
+
+/** Element types. The ONNX numbers are in `onnx/`, the sizes are here. */
+export type DType = "f32" | "bf16" | "f16" | "i32" | "i64" | "u32" | "u64" | "u8" | "bool";
+
+export const DTYPE_BYTES: Readonly<Record<DType, number>> = {
+  f32: 4,
+  bf16: 2,
+  f16: 2,
+  i32: 4,
+  i64: 8,
+  u32: 4,
+  u64: 8,
+  u8: 1,
+  bool: 1,
+};
+
+/** The dtypes a floating-point weight may have in memory; activations and gradients are `f32`. */
+export type FloatType = "f32" | "bf16" | "f16";
+
+export type Shape = readonly number[];
+
+export interface TensorType {
+  readonly dtype: DType;
+  readonly shape: Shape;
+}
+
+export type AttrValue = number | string | readonly number[];
+export type Attrs = Readonly<Record<string, AttrValue>>;
+
+/** Operator domain: standard ONNX (opset 23) or a model-local function of this product. */
+export type Domain = "" | "remat";
+
+export interface Node {
+  readonly op: string;
+  /** Value names; `""` is an absent optional input. */
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly attrs: Attrs;
+}
+
+/**
+ * What a graph input is bound to.
+ * - `boundary`: the tensor that enters the segment
+ * - `param`: a weight (frozen or trainable)
+ * - `batch`: data of the micro-batch, the same for all segments (token ids, positions, ...)
+ * - `segment`: data of this segment alone (its index, which keys dropout)
+ * - `tape`: a residual that the taped forward wrote
+ * - `output-grad`: the gradient of the boundary that leaves the segment
+ * - `accumulator`: the running parameter gradient that a `param-grad` output adds to (same memory)
+ */
+export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "accumulator";
+
+/** What a graph output is: `param-grad` is `accumulator + gradient`. */
+export type OutputRole = "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "logits" | "state";
+
+export interface GraphInput {
+  readonly name: string;
+  readonly role: InputRole;
+}
+
+export interface GraphOutput {
+  readonly name: string;
+  readonly role: OutputRole;
+  /** For `param-grad` and `state`: the input whose memory this output updates in place. */
+  readonly updates?: string;
+}
+
+export interface Graph {
+  readonly name: string;
+  readonly inputs: readonly GraphInput[];
+  readonly outputs: readonly GraphOutput[];
+  /** In execution order (topological). */
+  readonly nodes: readonly Node[];
+  /** Type of every value: inputs and node outputs. */
+  readonly types: ReadonlyMap<string, TensorType>;
+}
+
+export function elements(shape: Shape): number {
+  return shape.reduce((product, dim) => product * dim, 1);
+}
+
+export function byteLength(type: TensorType): number {
+  return elements(type.shape) * DTYPE_BYTES[type.dtype];
+}
+
+export function sameType(a: TensorType, b: TensorType): boolean {
+  return a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);
+}
+
+export function formatType(type: TensorType): string {
+  return `${type.dtype}[${type.shape.join(", ")}]`;
+}
+
+export function typeOf(graph: Pick<Graph, "types" | "name">, value: string): TensorType {
+  const type = graph.types.get(value);
+  if (!type) throw new Error(`graph ${graph.name}: no value named ${JSON.stringify(value)}`);
+  return type;
+}

@@ -1,0 +1,123 @@
+import type { GraphBuilder, OpSignature } from "../graph/builder.ts";
+import type { Attrs, AttrValue, DType, Domain, Node, TensorType } from "../graph/types.ts";
+import type { Opcode } from "../../assembly/opcodes.ts";
+
+/**
+ * What a gradient rule sees. It adds nodes to `builder`, which already holds the forward nodes: a forward value used
+ * here becomes a residual (or is recomputed, as the policy says). Contract: a rule returns one gradient per input,
+ * `null` where `needs(i)` is false or the gradient is zero; the caller sums gradients of values used more than once.
+ */
+export interface GradientContext<A extends Attrs = Attrs> {
+  readonly builder: GraphBuilder;
+  readonly node: Node;
+  readonly attrs: A;
+  /** Name of input `i` (`""` if absent). */
+  input(i: number): string;
+  output(i: number): string;
+  /** Gradient of output `i`, or null when nothing depends on it. */
+  grad(i: number): string | null;
+  /** Whether the gradient of input `i` is wanted. */
+  needs(i: number): boolean;
+}
+
+export type GradientRule<A extends Attrs = Attrs> = (ctx: GradientContext<A>) => (string | null)[];
+
+/** A gradient rule that is absent on purpose. */
+export interface NotDifferentiable {
+  readonly notDifferentiable: string;
+}
+
+export const notDifferentiable = (why: string): NotDifferentiable => ({ notDifferentiable: why });
+
+/** Constant tensor in a function body. `data` holds numbers (bigint for 64-bit types), row-major. */
+export interface BodyConstant {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly data: readonly (number | bigint)[];
+}
+
+/** Builds the body of a model-local function out of standard ONNX (opset 23) operators. */
+export interface BodyBuilder {
+  /** Adds a node with `outputs` outputs (default 1) and returns their names. */
+  op(name: string, inputs: readonly string[], attrs?: Readonly<Record<string, AttrValue>>, outputs?: 1): string;
+  ops(name: string, inputs: readonly string[], attrs: Readonly<Record<string, AttrValue>>, outputs: number): string[];
+  constant(constant: BodyConstant): string;
+  scalar(value: number, dtype?: DType): string;
+  /** A 1-D i64 tensor: shapes, axes. */
+  ints(values: readonly number[]): string;
+}
+
+/** Returns the output names. Types and attributes are static: the body is specialised to them. */
+export type Body<A extends Attrs = Attrs> = (
+  body: BodyBuilder,
+  inputs: readonly string[],
+  types: readonly (TensorType | null)[],
+  attrs: A,
+) => string[];
+
+/** An operand of a kernel command: a value of the graph, scratch, either at a byte offset, or `null` (pointer 0). */
+export type Operand = string | Scratch | OffsetOperand | null;
+
+export interface Scratch {
+  readonly scratch: number;
+}
+
+export interface OffsetOperand {
+  readonly base: string | Scratch;
+  /** In bytes. */
+  readonly offset: number;
+}
+
+/** A kernel argument that is not a pointer: integer (i32) or `{ f32 }`. */
+export type Scalar = number | { readonly f32: number };
+
+/** What a lowering emits into. Commands run in order, all threads inside each, a barrier between two. */
+export interface KernelEmitter<A extends Attrs = Attrs> {
+  readonly node: Node;
+  readonly attrs: A;
+  /** Input `i`, or null when absent. */
+  input(i: number): string | null;
+  output(i: number): string;
+  /** Whether output `i` is used by anyone; an unused output may be left unwritten and its operand is null. */
+  used(i: number): boolean;
+  type(value: string): TensorType;
+  /** Workspace bytes that live during this node only. */
+  scratch(bytes: number): Scratch;
+  emit(opcode: Opcode, operands: readonly Operand[], scalars: readonly Scalar[]): void;
+}
+
+export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
+  readonly domain: Domain;
+  readonly gradient: GradientRule<A> | NotDifferentiable;
+  /** `"standard"`: the operator is ONNX's own. */
+  readonly body: "standard" | Body<A>;
+  lower(emitter: KernelEmitter<A>): void;
+  /** Pairs [output, input] that may share memory: each element is read before it is written. */
+  readonly inPlace?: readonly (readonly [output: number, input: number])[];
+  /**
+   * Output `output` can start from input `input` (an accumulator of the same type): `output = input + what it computes`.
+   * A pass turns `Add(x, op(...))` into `op(..., x)`.
+   */
+  readonly accumulates?: { readonly output: number; readonly input: number };
+  /** The output is the input's memory under another shape; no kernel runs. */
+  readonly view?: true;
+  /** Inputs that may be bf16 or f16 in memory: a Cast in front of them is not executed. */
+  readonly halfInputs?: readonly number[];
+  /** Compute-bound results are worth keeping; the others are cheap to recompute in a backward pass. */
+  readonly cost: "compute" | "memory";
+}
+
+export function defineOp<A extends Attrs>(op: OpDef<A>): OpDef<A> {
+  return op;
+}
+
+/** A shape error names the operator, what it expected and what came. */
+export class ShapeError extends Error {
+  override name = "ShapeError";
+}
+
+export function expectShape(op: string, what: string, condition: boolean, ...types: (TensorType | null | undefined)[]): void {
+  if (condition) return;
+  const got = types.map((type) => (type ? `${type.dtype}[${type.shape.join(", ")}]` : "absent")).join(", ");
+  throw new ShapeError(`${op}: expected ${what}; got ${got}`);
+}

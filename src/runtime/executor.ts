@@ -1,0 +1,49 @@
+import type { Graph } from "../graph/types.ts";
+
+/** A byte address in the executor's memory. */
+export type Address = number;
+
+/** A graph compiled for one executor. It may run with any bindings; identical segments share it. */
+export interface Program {
+  readonly graph: Graph;
+  /** Bytes of temporary memory while the program runs, exact, from the executor's own memory plan. */
+  readonly workspace: number;
+}
+
+/** A program with the addresses of its inputs, outputs and workspace fixed. */
+export interface Call {
+  readonly program: Program;
+}
+
+/**
+ * Runs programs on memory that the runtime places. Addresses given out are 64-byte aligned (`ALIGNMENT`), and so must
+ * be those passed in. Nothing is allocated by `run`.
+ */
+export interface Executor {
+  readonly name: string;
+  readonly threads: number;
+  /** Compiles a graph. Throws when an operator has no kernel here. */
+  prepare(graph: Graph): Program;
+  /**
+   * Fixes addresses by value name: every graph input and output needs one, except outputs that nobody wants. An
+   * output may have the address of the input that it `updates`.
+   */
+  bind(program: Program, addresses: ReadonlyMap<string, Address>, workspace: Address): Call;
+  /** Runs a call to its end. */
+  run(call: Call): void;
+  /** Reserves memory for good. Throws an error that names the sizes when the executor's memory is exhausted. */
+  reserve(bytes: number): Address;
+  write(address: Address, data: Uint8Array): void;
+  /** Copies out. */
+  read(address: Address, bytes: number): Uint8Array;
+  zero(address: Address, bytes: number): void;
+  /** Bytes reserved so far. */
+  readonly reserved: number;
+  close(): void;
+}
+
+export const ALIGNMENT = 64;
+
+export function align(bytes: number): number {
+  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+}
