@@ -16,15 +16,6 @@ export class GraphBuilder {
 
   constructor(readonly name: string) {}
 
-  static from(graph: Graph, name = graph.name): GraphBuilder {
-    const builder = new GraphBuilder(name);
-    builder.inputs.push(...graph.inputs);
-    builder.outputs.push(...graph.outputs);
-    builder.nodes.push(...graph.nodes);
-    for (const [value, type] of graph.types) builder.types.set(value, type);
-    return builder;
-  }
-
   type(value: string): TensorType {
     return typeOf(this, value);
   }
@@ -59,6 +50,15 @@ export class GraphBuilder {
   /** A node of one output (or of which only the first is of interest). */
   value<A extends Attrs>(op: OpSignature<A>, inputs: readonly string[], attrs: A, hint?: string): string {
     return this.node(op, inputs, attrs, hint)[0]!;
+  }
+
+  /** Adds a node as it stands; the types of its outputs come from another graph. */
+  append(node: Node, types: ReadonlyMap<string, TensorType>): void {
+    for (const output of node.outputs) {
+      if (this.types.has(output)) throw new Error(`graph ${this.name}: value ${output} is defined twice`);
+      this.types.set(output, types.get(output)!);
+    }
+    this.nodes.push(node);
   }
 
   build(): Graph {

@@ -1,0 +1,50 @@
+import { useCounts } from "../graph/passes.ts";
+import { type Graph, type Node, sameType } from "../graph/types.ts";
+import { opOf } from "../ops/index.ts";
+
+/**
+ * Turns `Add(x, op(...))` into `op(..., x)` for operators that can start from an accumulator, so that a gradient is
+ * summed in place by the kernel that computes it. Applies where the operator's result has no other use and the
+ * accumulator input is free.
+ */
+export function fuseAccumulation(graph: Graph): Graph {
+  let nodes = [...graph.nodes];
+  for (let changed = true; changed;) {
+    changed = false;
+    const uses = useCounts({ nodes, outputs: graph.outputs });
+    const producers = new Map<string, number>();
+    nodes.forEach((node, index) => node.outputs.forEach((output) => producers.set(output, index)));
+    for (let at = 0; at < nodes.length && !changed; at++) {
+      const add = nodes[at]!;
+      if (add.op !== "Add") continue;
+      for (const [addend, result] of [
+        [add.inputs[0]!, add.inputs[1]!],
+        [add.inputs[1]!, add.inputs[0]!],
+      ] as const) {
+        const index = producers.get(result);
+        if (index === undefined || uses.get(result) !== 1) continue;
+        const fused = accumulate(nodes[index]!, result, addend, add.outputs[0]!);
+        // The accumulator must exist where the operator runs: move the operator down to the Add, unless another of
+        // its outputs is used in between.
+        if (!fused || !sameType(graph.types.get(addend)!, graph.types.get(result)!)) continue;
+        const between = nodes.slice(index + 1, at);
+        const others = fused.outputs.filter((output) => output !== add.outputs[0]);
+        if (between.some((node) => node.inputs.some((input) => others.includes(input)))) continue;
+        nodes = [...nodes.slice(0, index), ...between, fused, ...nodes.slice(at + 1)];
+        changed = true;
+        break;
+      }
+    }
+  }
+  return { ...graph, nodes };
+}
+
+function accumulate(node: Node, result: string, addend: string, sum: string): Node | null {
+  const { accumulates } = opOf(node);
+  if (!accumulates || node.outputs[accumulates.output] !== result) return null;
+  const inputs = [...node.inputs];
+  while (inputs.length <= accumulates.input) inputs.push("");
+  if (inputs[accumulates.input] !== "") return null;
+  inputs[accumulates.input] = addend;
+  return { ...node, inputs, outputs: node.outputs.map((output) => (output === result ? sum : output)) };
+}

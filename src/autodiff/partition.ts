@@ -1,0 +1,92 @@
+import { commonSubexpressions, prune, rename } from "../graph/passes.ts";
+import type { TrainingPrograms } from "../graph/segment.ts";
+import type { Graph, GraphInput, Node } from "../graph/types.ts";
+import { opOf } from "../ops/index.ts";
+import type { JointGraph } from "./differentiate.ts";
+import { fuseAccumulation } from "./fuse.ts";
+
+/** Decides whether a forward value that the backward needs goes into the tape; otherwise its node runs again there. */
+export type ResidualPolicy = (value: string, node: Node) => boolean;
+
+/** Keeps every residual: the backward runs no forward operator again, views and weight casts (free) excepted. */
+export const keepAll: ResidualPolicy = () => true;
+
+/** Keeps what is expensive to compute (products, attention); norms, rotations and activations run again. */
+export const keepComputeBound: ResidualPolicy = (_, node) => opOf(node).cost === "compute";
+
+/** Splits a joint graph into the taped forward and the backward that meets it at the tape. */
+export function partition(joint: JointGraph, policy: ResidualPolicy): TrainingPrograms {
+  const { graph, forwardNodes, forwardOutputs } = joint;
+  const forward = graph.nodes.slice(0, forwardNodes);
+  const backward = graph.nodes.slice(forwardNodes);
+  const producers = new Map<string, Node>();
+  for (const node of forward) for (const output of node.outputs) producers.set(output, node);
+
+  const tape = new Set<string>();
+  const again = new Set<Node>();
+  const need = (value: string): void => {
+    const node = producers.get(value);
+    if (!node || tape.has(value) || again.has(node)) return;
+    if (!isFree(node, graph) && policy(value, node)) {
+      tape.add(value);
+    } else {
+      again.add(node);
+      node.inputs.forEach(need);
+    }
+  };
+  for (const node of backward) node.inputs.forEach(need);
+  for (const output of graph.outputs) need(output.name);
+
+  const order = forward.flatMap((node) => node.outputs).filter((value) => tape.has(value));
+  const taped: Graph = {
+    ...graph,
+    outputs: [...forwardOutputs, ...order.map((name) => ({ name, role: "tape" as const }))],
+    nodes: forward,
+  };
+  const tapeInputs: GraphInput[] = order.map((name) => ({ name, role: "tape" }));
+  // A node that runs again may also write a taped value: that one is read from the tape, not written a second time.
+  const recomputed = forward.filter((node) => again.has(node)).map((node) => withoutOutputs(node, tape));
+  const types = new Map(graph.types);
+  for (const node of recomputed)
+    for (const output of node.outputs) if (!types.has(output)) types.set(output, types.get(originalName(output))!);
+  const back: Graph = { ...graph, inputs: [...graph.inputs, ...tapeInputs], nodes: [...recomputed, ...backward], types };
+  return { taped: prune(taped), backward: optimise(back), tape: order };
+}
+
+/** Forward and backward in one program: no tape, the loss comes from the backward operator that also computes it. */
+export function fuse(joint: JointGraph): Graph {
+  const { graph, forwardOutputs } = joint;
+  const outputs = [...forwardOutputs.filter((output) => output.role === "loss"), ...graph.outputs];
+  return optimise(lossFromGradient({ ...graph, outputs }));
+}
+
+/** Dead code, common subexpressions and accumulation in place. */
+export function optimise(graph: Graph): Graph {
+  return prune(fuseAccumulation(commonSubexpressions(prune(graph))));
+}
+
+/** `LinearCrossEntropyGrad` computes the loss on its way: with both in one graph the forward operator is not run. */
+function lossFromGradient(graph: Graph): Graph {
+  const names = new Map<string, string>();
+  for (const node of graph.nodes) {
+    if (node.op !== "LinearCrossEntropy") continue;
+    const twin = graph.nodes.find(
+      (other) => other.op === "LinearCrossEntropyGrad" && node.inputs.every((input, i) => other.inputs[i] === input),
+    );
+    if (twin) names.set(node.outputs[0]!, twin.outputs[2]!);
+  }
+  return rename(graph, names);
+}
+
+/** Views cost nothing, and the cast of a weight is never worth keeping: the weight is there anyway. */
+function isFree(node: Node, graph: Graph): boolean {
+  if (opOf(node).view) return true;
+  return node.op === "Cast" && graph.inputs.some((input) => input.name === node.inputs[0] && input.role === "param");
+}
+
+const SPARE = "again.";
+const originalName = (name: string): string => (name.startsWith(SPARE) ? name.slice(SPARE.length) : name);
+
+function withoutOutputs(node: Node, taken: ReadonlySet<string>): Node {
+  return { ...node, outputs: node.outputs.map((output) => (taken.has(output) ? SPARE + output : output)) };
+}
