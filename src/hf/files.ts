@@ -1,0 +1,197 @@
+import * as fs from "node:fs";
+import { dirname, join, basename } from "node:path";
+import { messageOf, UserError } from "../errors.ts";
+
+/** The file system calls that a durable write makes; a test replaces them to simulate a full disk. */
+export interface FileIo {
+  openSync(path: string, flags: string): number;
+  writeSync(fd: number, bytes: Uint8Array, offset: number, length: number): number;
+  fsyncSync(fd: number): void;
+  closeSync(fd: number): void;
+  renameSync(from: string, to: string): void;
+  rmSync(path: string, options: { force: boolean }): void;
+}
+
+export const fileIo: FileIo = fs;
+
+/** One call of write(2) or read(2) moves at most 2^31 - 4096 bytes on Linux; larger pieces are looped over anyway. */
+const MAX_TRANSFER = 1 << 30;
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOSPC: "the disk is full; free some space or choose another folder",
+  EDQUOT: "the disk quota is used up; free some space or choose another folder",
+  EFBIG: "the file would be larger than the file system or the process limit allows",
+  EACCES: "permission denied; choose a folder that you may write to",
+  EPERM: "operation not permitted",
+  EROFS: "the file system is read-only; choose another folder",
+  ENOENT: "no such file or folder",
+  ENOTDIR: "a part of the path is a file, not a folder",
+  EISDIR: "it is a folder, not a file",
+  EEXIST: "a file of that name is in the way",
+  EMFILE: "too many open files; raise the limit (ulimit -n)",
+  ENAMETOOLONG: "the name is too long",
+  ELOOP: "too many symbolic links",
+  EIO: "the device reports an input/output error",
+};
+
+/** Turns an error of a file system call into one sentence: what could not be done, to what, and why. */
+export function fileError(action: string, path: string, error: unknown): UserError {
+  if (error instanceof UserError) return error;
+  const code = typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
+  return new UserError(`cannot ${action} ${path}: ${REASONS[code] ?? messageOf(error)}`);
+}
+
+/** Makes a folder and its parents. @throws {UserError} */
+export function makeFolder(path: string): void {
+  try {
+    fs.mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw fileError("create the folder", path, error);
+  }
+}
+
+export function writeFully(fd: number, bytes: Uint8Array, io: FileIo = fileIo): void {
+  for (let done = 0; done < bytes.length;) {
+    const written = io.writeSync(fd, bytes, done, Math.min(bytes.length - done, MAX_TRANSFER));
+    if (written <= 0) throw new Error("the system accepted no more bytes");
+    done += written;
+  }
+}
+
+/**
+ * Fills `target` from byte `position` of an open file. `target` may view shared memory, so weights go from the file
+ * into a kernel's memory without a copy between.
+ * @throws {UserError} when the file ends early
+ */
+export function readFully(fd: number, target: Uint8Array, position: number, path: string): void {
+  for (let done = 0; done < target.length;) {
+    let read: number;
+    try {
+      read = fs.readSync(fd, target, done, Math.min(target.length - done, MAX_TRANSFER), position + done);
+    } catch (error) {
+      throw fileError("read", path, error);
+    }
+    if (read === 0) {
+      throw new UserError(
+        `${path} is truncated: expected ${target.length} bytes at offset ${position}, got ${done}; copy or download the file again`,
+      );
+    }
+    done += read;
+  }
+}
+
+/**
+ * Writes a file so that a reader sees the old content or all of the new one, whatever happens in between: temporary
+ * file beside it, write, fsync, rename, fsync of the folder. After a failure nothing is left behind.
+ * @throws {UserError} on any file system error
+ */
+export function writeAtomic(path: string, chunks: Iterable<Uint8Array>, io: FileIo = fileIo): void {
+  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
+  let fd = -1;
+  try {
+    fd = io.openSync(temporary, "w");
+    for (const chunk of chunks) writeFully(fd, chunk, io);
+    io.fsyncSync(fd);
+    io.closeSync(fd);
+    fd = -1;
+    io.renameSync(temporary, path);
+  } catch (error) {
+    if (fd >= 0) closeQuietly(fd, io);
+    removeQuietly(temporary, io);
+    throw fileError("write", path, error);
+  }
+  syncFolder(dirname(path), io);
+}
+
+export function writeTextAtomic(path: string, text: string, io: FileIo = fileIo): void {
+  writeAtomic(path, [new TextEncoder().encode(text)], io);
+}
+
+/** Makes a rename durable. Some file systems refuse to open or sync a folder; the data itself is already synced then. */
+function syncFolder(path: string, io: FileIo): void {
+  let fd: number;
+  try {
+    fd = io.openSync(path, "r");
+  } catch {
+    return;
+  }
+  try {
+    io.fsyncSync(fd);
+  } catch {
+    // The rename is done; only its durability across a power cut is up to the file system.
+  } finally {
+    closeQuietly(fd, io);
+  }
+}
+
+function closeQuietly(fd: number, io: FileIo): void {
+  try {
+    io.closeSync(fd);
+  } catch {
+    // The error that led here is the one to report.
+  }
+}
+
+function removeQuietly(path: string, io: FileIo): void {
+  try {
+    io.rmSync(path, { force: true });
+  } catch {
+    // It may never have been created.
+  }
+}
+
+/** The text of a UTF-8 file. @throws {UserError} */
+export function readText(path: string): string {
+  let bytes: Uint8Array;
+  try {
+    bytes = fs.readFileSync(path);
+  } catch (error) {
+    throw fileError("read", path, error);
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new UserError(`${path} is not UTF-8 text; convert it or copy it again`);
+  }
+}
+
+/** A JSON file that holds an object. @throws {UserError} */
+export function readJsonObject(path: string): Record<string, unknown> {
+  return parseJsonObject(readText(path), path);
+}
+
+/** @throws {UserError} when `text` is not JSON or not an object; `where` names the source. */
+export function parseJsonObject(text: string, where: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${where} is not valid JSON: ${messageOf(error)}`);
+  }
+  if (!isRecord(value)) throw new UserError(`${where}: expected a JSON object, got ${jsonKind(value)}`);
+  return value;
+}
+
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A value as JSON for an error message, cut to a readable length. */
+export function show(value: unknown): string {
+  let text: string;
+  try {
+    text = JSON.stringify(value) ?? jsonKind(value);
+  } catch {
+    // Nested too deep to be written.
+    return jsonKind(value);
+  }
+  return text.length <= 80 ? text : `${text.slice(0, 77)}...`;
+}
+
+/** What a JSON value is, in words, for an error message. */
+export function jsonKind(value: unknown): string {
+  if (value === null) return "null";
+  if (value === undefined) return "nothing";
+  if (Array.isArray(value)) return "an array";
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
+}
