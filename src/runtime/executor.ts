@@ -33,6 +33,8 @@ export interface Executor {
   run(call: Call): void;
   /** Reserves memory for good. Throws an error that names the sizes when the executor's memory is exhausted. */
   reserve(bytes: number): Address;
+  /** Host view of a reserved range, valid until the next `reserve`: files are read straight into it. */
+  view(address: Address, bytes: number): Uint8Array;
   write(address: Address, data: Uint8Array): void;
   /** Copies out. */
   read(address: Address, bytes: number): Uint8Array;

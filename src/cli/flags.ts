@@ -1,0 +1,149 @@
+import type { z } from "zod";
+import { UserError } from "../errors.ts";
+
+/** What a command line says: flags by camel-case key, and the words that are not flags. */
+export interface ParsedFlags {
+  readonly values: Readonly<Record<string, unknown>>;
+  readonly words: readonly string[];
+}
+
+type ObjectSchema = z.ZodObject;
+
+interface Flag {
+  readonly key: string;
+  readonly kind: "boolean" | "number" | "list" | "text";
+  readonly choices: readonly string[];
+  readonly description: string;
+  readonly fallback: string;
+  readonly required: boolean;
+}
+
+/** The flags of a schema: one per key, its kind taken from the key's type. */
+export function flagsOf(schema: ObjectSchema): Flag[] {
+  return Object.entries(schema.shape).map(([key, field]) => {
+    const type = field as z.ZodType;
+    const inner = unwrap(type);
+    const element = inner.def.type === "array" ? unwrap((inner as z.ZodArray).element as z.ZodType) : inner;
+    const choices = element.def.type === "enum" ? Object.values((element as z.ZodEnum).enum).map(String) : [];
+    const kinds: Record<string, Flag["kind"]> = { boolean: "boolean", number: "number", array: "list" };
+    const missing = type.safeParse(undefined);
+    const fallback = missing.success && missing.data !== undefined ? formatDefault(missing.data) : "";
+    return {
+      key,
+      kind: kinds[inner.def.type] ?? "text",
+      choices,
+      description: type.description ?? "",
+      fallback,
+      required: !missing.success,
+    };
+  });
+}
+
+function unwrap(type: z.ZodType): z.ZodType {
+  const { def } = type;
+  if (def.type === "default" || def.type === "optional")
+    return unwrap((type as z.ZodDefault | z.ZodOptional).unwrap() as z.ZodType);
+  return type;
+}
+
+function formatDefault(value: unknown): string {
+  return Array.isArray(value) ? value.join(",") : String(value);
+}
+
+export function flagName(key: string): string {
+  return `--${key.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+export function camelCase(name: string): string {
+  return name.replaceAll(/[-_]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+}
+
+/** Parses `--flag value`, `--flag=value`, `--boolean` and `--no-boolean` against a schema's keys. */
+export function parseFlags(schema: ObjectSchema, args: readonly string[]): ParsedFlags {
+  const flags = new Map(flagsOf(schema).map((flag) => [flagName(flag.key), flag]));
+  const values: Record<string, unknown> = {};
+  const words: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!;
+    if (!arg.startsWith("--")) {
+      words.push(arg);
+      continue;
+    }
+    const equals = arg.indexOf("=");
+    const given = equals < 0 ? arg : arg.slice(0, equals);
+    const inline = equals < 0 ? null : arg.slice(equals + 1);
+    const negated = given.startsWith("--no-") && flags.get(`--${given.slice(5)}`)?.kind === "boolean";
+    const flag = flags.get(negated ? `--${given.slice(5)}` : given);
+    if (!flag) throw new UserError(`unknown flag ${given}${suggestion(given, [...flags.keys()])}`);
+    if (flag.kind === "boolean") {
+      values[flag.key] = negated ? false : parseBoolean(given, inline ?? "true");
+      continue;
+    }
+    const text = inline ?? args[++i];
+    if (text === undefined || (inline === null && text.startsWith("--"))) {
+      throw new UserError(`${given} needs a value${flag.choices.length > 0 ? `: one of ${flag.choices.join(", ")}` : ""}`);
+    }
+    values[flag.key] = parseValue(given, flag, text);
+  }
+  return { values, words };
+}
+
+function parseBoolean(name: string, text: string): boolean {
+  if (text === "true") return true;
+  if (text === "false") return false;
+  throw new UserError(`${name} takes true or false, got ${JSON.stringify(text)}`);
+}
+
+function parseValue(name: string, flag: Flag, text: string): unknown {
+  if (flag.kind === "list") return text.split(",").map((part) => part.trim());
+  if (flag.kind === "text") return text;
+  const number = Number(text);
+  if (text.trim() === "" || Number.isNaN(number)) throw new UserError(`${name} takes a number, got ${JSON.stringify(text)}`);
+  return number;
+}
+
+/** `; did you mean --learning-rate?` when a known name is close, else where to look. */
+export function suggestion(given: string, known: readonly string[]): string {
+  const ranked = known.map((name) => ({ name, distance: editDistance(given, name) })).sort((a, b) => a.distance - b.distance);
+  const best = ranked[0];
+  return best && best.distance <= Math.max(2, given.length / 3) ? `; did you mean ${best.name}?` : "; see --help";
+}
+
+/** Levenshtein distance. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitute = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, substitute));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** One line per flag: name, kind or choices, description, default. */
+export function describeFlags(schema: ObjectSchema): string {
+  const rows = flagsOf(schema).map((flag) => {
+    const on = flag.kind === "boolean" && flag.fallback === "true";
+    const kind =
+      flag.choices.length > 0 ? flag.choices.join("|") : { boolean: "", number: "N", list: "A,B", text: "TEXT" }[flag.kind];
+    const argument = flag.choices.length > 3 ? "A,B" : kind;
+    const note = flag.required
+      ? " (required)"
+      : flag.kind === "boolean"
+        ? on
+          ? " (on)"
+          : ""
+        : flag.fallback
+          ? ` (${flag.fallback})`
+          : "";
+    return [
+      `  ${on ? flagName(flag.key).replace("--", "--no-") : flagName(flag.key)} ${argument}`.trimEnd(),
+      flag.description + note,
+    ];
+  });
+  const width = Math.max(...rows.map(([left]) => left!.length)) + 2;
+  return rows.map(([left, right]) => left!.padEnd(width) + right).join("\n");
+}

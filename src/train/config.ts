@@ -1,0 +1,79 @@
+import { z } from "zod";
+
+/**
+ * The training configuration. This schema is the one place that defines each key: its flag (`learningRate` is
+ * `--learning-rate`), default, check and help text all come from here.
+ */
+const positive = z.number().positive();
+const count = z.number().int().min(1);
+
+export const STRATEGIES = ["per-segment", "sqrt", "off"] as const;
+export const SCHEDULES = ["cosine", "linear", "constant"] as const;
+export const LINEAR_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
+
+export const trainConfigSchema = z.strictObject({
+  model: z.string().min(1).describe("folder of the base model in Hugging Face layout"),
+  data: z.string().min(1).describe("training examples: a JSONL file, or a folder with train.jsonl and valid.jsonl"),
+  valid: z.string().min(1).optional().describe("held-out examples (default: valid.jsonl beside the training file, if there)"),
+  output: z.string().min(1).default("runs/latest").describe("run folder; must be new or empty unless --overwrite is given"),
+  overwrite: z.boolean().default(false).describe("replace the contents of the run folder"),
+
+  method: z.enum(["lora", "full"]).default("lora").describe("train low-rank adapters, or all weights"),
+  rank: count.max(1024).default(8).describe("LoRA rank r"),
+  alpha: positive.optional().describe("LoRA alpha; the adapter's output is scaled by alpha / r (default: twice the rank)"),
+  dropout: z.number().min(0).max(0.95).default(0).describe("dropout in front of the adapters"),
+  targets: z
+    .array(z.enum(LINEAR_MODULES))
+    .min(1)
+    .default([...LINEAR_MODULES])
+    .describe("linear layers that get an adapter"),
+  rslora: z.boolean().default(false).describe("scale by alpha / sqrt(r) instead (rank-stabilised LoRA)"),
+
+  sequenceLength: count.default(512).describe("tokens in a row; longer examples are an error unless --truncate is given"),
+  truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
+  batchSize: count.default(1).describe("rows in a micro-batch"),
+  gradientAccumulation: count.default(1).describe("micro-batches in an optimizer step"),
+  packing: z.boolean().default(true).describe("put several examples into a row; attention never crosses them"),
+
+  epochs: positive.default(1).describe("passes over the training data"),
+  steps: count.optional().describe("optimizer steps; overrides --epochs"),
+  learningRate: positive.default(2e-4).describe("peak learning rate"),
+  schedule: z.enum(SCHEDULES).default("cosine").describe("learning-rate schedule after the warm-up"),
+  warmup: z.number().min(0).default(0.03).describe("warm-up: steps, or a share of all steps if below 1"),
+  weightDecay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay of matrices"),
+  beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW's decay of the first moment"),
+  beta2: z.number().min(0).lt(1).default(0.999).describe("AdamW's decay of the second moment"),
+  epsilon: positive.default(1e-8).describe("AdamW's epsilon"),
+  clip: z.number().min(0).default(1).describe("largest global gradient norm; 0 switches clipping off"),
+  seed: z.number().int().min(0).max(2147483647).default(42).describe("seeds shuffling, initialisation and dropout"),
+
+  gradientCheckpointing: z.boolean().default(true).describe("keep few activations and replay the forward in the backward pass"),
+  strategy: z.enum(STRATEGIES).default("per-segment").describe("which activations are kept while gradient checkpointing is on"),
+  threads: count.max(64).optional().describe("CPU threads (default: all cores)"),
+
+  evalEvery: z
+    .number()
+    .int()
+    .min(0)
+    .default(0)
+    .describe("evaluate on the held-out examples every N steps (0: at the start and the end)"),
+  evalLimit: count.default(100_000).describe("held-out tokens used by an evaluation, at most"),
+  sample: z.boolean().default(true).describe("answer one held-out prompt before and after training"),
+});
+
+export type TrainConfig = z.output<typeof trainConfigSchema>;
+export type TrainConfigInput = z.input<typeof trainConfigSchema>;
+export type TrainConfigKey = keyof TrainConfig;
+
+/** Types a configuration file: `export default defineConfig({ model: "...", data: "..." })`. */
+export function defineConfig(config: TrainConfigInput): TrainConfigInput {
+  return config;
+}
+
+export function loraAlpha(config: TrainConfig): number {
+  return config.alpha ?? 2 * config.rank;
+}
+
+export function loraScale(config: TrainConfig): number {
+  return loraAlpha(config) / (config.rslora ? Math.sqrt(config.rank) : config.rank);
+}
