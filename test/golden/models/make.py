@@ -1,0 +1,459 @@
+"""Makes the model fixtures of this folder with PyTorch, Transformers and PEFT.
+
+    python make.py [--out FOLDER]
+
+For each family: a tiny random checkpoint, three batches, a LoRA adapter, and what Transformers computes from them in
+float32 with eager attention: logits, loss, the gradient of every trainable parameter, the losses of ten AdamW steps.
+README.md in this folder describes the files. Every value is checked here against the same computation in float64, so
+that a test bound of 1e-4 leaves room for the rounding of the two sides.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import struct
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RANK, ALPHA = 4, 6
+# foreach=False: the plain loop over parameters, whose result does not depend on how tensors are grouped.
+LEARNING_RATE = {"full": 2e-3, "lora": 1e-2}
+ADAMW = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "foreach": False}
+STEPS = 10
+CLIP = 0.05
+VERSIONS = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+
+COMMON = {
+    "hidden_act": "silu",
+    "attention_dropout": 0.0,
+    "initializer_range": 0.02,
+    "max_position_embeddings": 64,
+    "use_cache": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+# `seed` is one with which ten AdamW steps do not amplify rounding; `dtype` is the checkpoint's; `shard` splits it at that many bytes; `targets` are the adapter's modules.
+FAMILIES = {
+    "llama": {
+        "seed": 1000,
+        "dtype": torch.float32,
+        "shard": 60_000,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 36,
+            "intermediate_size": 47,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 97,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500.0,
+            # With a head of 12 the six wavelengths fall on both sides of and between the two thresholds.
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "eos_token_id": [2, 3],
+        },
+    },
+    "llama-linear": {
+        "seed": 1001,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 40,
+            "intermediate_size": 47,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 103,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "rope_scaling": {"type": "linear", "factor": 2.5},
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+    },
+    "mistral": {
+        "seed": 1002,
+        "dtype": torch.float16,
+        "targets": ["q_proj", "v_proj", "down_proj"],
+        "config": {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "hidden_size": 39,
+            "intermediate_size": 43,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 14,
+            "vocab_size": 113,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "sliding_window": 5,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+        },
+    },
+    "qwen2": {
+        "seed": 2003,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "hidden_size": 42,
+            "intermediate_size": 37,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 127,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "use_sliding_window": False,
+            "sliding_window": 5,
+            "max_window_layers": 2,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+    },
+    "qwen3": {
+        "seed": 1004,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "hidden_size": 37,
+            "intermediate_size": 41,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "vocab_size": 109,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+            "attention_bias": False,
+            "use_sliding_window": False,
+            "sliding_window": None,
+            "max_window_layers": 2,
+            "tie_word_embeddings": False,
+            "dtype": "float32",
+        },
+    },
+    "smollm2": {
+        "seed": 1005,
+        "dtype": torch.bfloat16,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 36,
+            "intermediate_size": 38,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "vocab_size": 131,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 100000,
+            "rope_scaling": None,
+            "rope_interleaved": False,
+            "pretraining_tp": 1,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+        },
+    },
+}
+
+
+def write_safetensors(path, tensors, metadata):
+    """Like safetensors' own writer, but with the keys in a fixed order, so that two runs give equal bytes."""
+    names = {torch.float32: "F32", torch.int64: "I64"}
+    header = {"__metadata__": metadata}
+    offset, data = 0, []
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        raw = tensor.numpy().tobytes()
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, offset + len(raw)]}
+        offset += len(raw)
+        data.append(raw)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data))
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def randomise(model, generator):
+    """Weights wide enough that softmax, SiLU and the norms leave their linear range; norms and biases off 1 and 0."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("norm.weight") or "layernorm" in name:
+                parameter.copy_(1 + 0.2 * noise)
+            elif name.endswith(".bias"):
+                parameter.copy_(0.3 * noise)
+            elif "embed_tokens" in name or "lm_head" in name:
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[1]))
+
+
+def save_checkpoint(model, folder, dtype, shard):
+    tensors = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    if not shard:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    shards, size = [{}], 0
+    for name, value in tensors.items():
+        if shards[-1] and size + value.nbytes > shard:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += value.nbytes
+    weight_map = {}
+    for i, part in enumerate(shards):
+        file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        save_file(part, folder / file, metadata={"format": "pt"})
+        weight_map.update({name: file for name in part})
+    total = sum(value.nbytes for value in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(folder / "model.safetensors.index.json", index)
+
+
+def make_batches(vocab, generator):
+    def ids(*shape):
+        return torch.randint(0, vocab, shape, generator=generator)
+
+    # Right-padded rows; a masked prompt, a hole in the labels, and a label on the first token, which nothing predicts.
+    length, lengths = 17, [17, 11, 6]
+    input_ids = ids(3, length)
+    labels = input_ids.clone()
+    mask = torch.zeros(3, length, dtype=torch.int64)
+    for row, n in enumerate(lengths):
+        mask[row, :n] = 1
+        input_ids[row, n:] = 0
+        labels[row, n:] = -100
+    labels[0, :5] = -100
+    labels[0, 9:11] = -100
+    labels[1, 1:3] = -100
+    padded = {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
+
+    # Full rows, no mask, every token labelled.
+    input_ids = ids(2, 13)
+    rows = {"input_ids": input_ids, "labels": input_ids.clone()}
+
+    # Three examples in one row. The first token of an example has no label: the token before it is another example's.
+    lengths = [9, 1, 13]
+    input_ids = ids(1, sum(lengths))
+    labels = input_ids.clone()
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    labels[0, starts] = -100
+    labels[0, starts[2] : starts[2] + 4] = -100
+    position_ids = torch.cat([torch.arange(n) for n in lengths])[None]
+    packed = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+    return {"padded": padded, "rows": rows, "packed": packed}
+
+
+def explicit_mask(batch, config, dtype):
+    """0 where a token sees another, else a large negative number: causal, within one example, within the window."""
+    rows, length = batch["input_ids"].shape
+    index = torch.arange(length)
+    distance = index[:, None] - index[None, :]
+    seen = (distance >= 0).expand(rows, length, length)
+    if "position_ids" in batch:
+        example = (batch["position_ids"] == 0).cumsum(1)
+        seen = seen & (example[:, :, None] == example[:, None, :])
+    if config.model_type == "mistral":
+        seen = seen & (distance < config.sliding_window)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -1e30)[:, None]
+
+
+def forward_inputs(batch, config, dtype):
+    """Transformers makes the masks itself, except for the packed row and for the check in float64."""
+    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    if "position_ids" in batch:
+        inputs["position_ids"] = batch["position_ids"]
+    if "position_ids" in batch or dtype == torch.float64:
+        inputs["attention_mask"] = explicit_mask(batch, config, dtype)
+    elif "attention_mask" in batch:
+        inputs["attention_mask"] = batch["attention_mask"]
+    return inputs
+
+
+def loss_of(model, batch):
+    """Mean over the labelled tokens of -log p(label), labels shifted by one. Returns (loss, logits)."""
+    dtype = next(model.parameters()).dtype
+    logits = model(**forward_inputs(batch, model.config, dtype)).logits
+    labels = batch["labels"][:, 1:].reshape(-1)
+    flat = logits[:, :-1].reshape(-1, logits.shape[-1])
+    return torch.nn.functional.cross_entropy(flat, labels, ignore_index=-100), logits
+
+
+def trainable(model):
+    return {
+        name.replace(".default.weight", ".weight"): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def step(model, batch):
+    model.zero_grad()
+    loss, logits = loss_of(model, batch)
+    loss.backward()
+    # Nothing is promised of the logits of a padding token.
+    if "attention_mask" in batch:
+        logits = logits * batch["attention_mask"][:, :, None]
+    gradients = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
+    return {"loss": loss.detach().reshape(1), "logits": logits.detach(), **gradients}
+
+
+def adamw_losses(model, batch, learning_rate, clip=None):
+    """The loss before each of the ten updates, and after the last."""
+    parameters = list(trainable(model).values())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, **ADAMW)
+    losses = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss, _ = loss_of(model, batch)
+        losses.append(loss.item())
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+    losses.append(loss_of(model, batch)[0].item())
+    return losses
+
+
+def load_model(folder, dtype):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return model.to(dtype).train()
+
+
+def load_adapted(folder, dtype):
+    model = peft.PeftModel.from_pretrained(load_model(folder, torch.float32), folder / "adapter", is_trainable=True)
+    return model.to(dtype).train()
+
+
+def save_adapter(folder, targets, generator):
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=targets, bias="none"
+    )
+    model = get_peft_model(load_model(folder, torch.float32), config)
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 / math.sqrt(min(parameter.shape[1], 16)))
+    path = folder / "adapter"
+    path.mkdir()
+    state = get_peft_model_state_dict(model)
+    save_file({name: state[name].contiguous() for name in sorted(state)}, path / "adapter_model.safetensors", metadata={"format": "pt"})
+    saved = config.to_dict()
+    saved["inference_mode"] = True
+    saved["base_model_name_or_path"] = None
+    written = {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(saved.items())}
+    # default=str: PEFT holds enumerations in its configuration.
+    (path / "adapter_config.json").write_text(json.dumps(written, indent=2, default=lambda v: getattr(v, "value", str(v))) + "\n")
+
+
+def relative(a, b):
+    scale = b.double().norm().item()
+    return (a.double() - b.double()).norm().item() / scale if scale > 0 else a.double().norm().item()
+
+
+def check_packing(model, batch, expected):
+    """The packed row must equal its examples run one by one."""
+    position = batch["position_ids"][0]
+    starts = (position == 0).nonzero().flatten().tolist() + [len(position)]
+    with torch.no_grad():
+        for start, end in zip(starts, starts[1:]):
+            alone = model(input_ids=batch["input_ids"][:, start:end], use_cache=False).logits
+            assert relative(expected["logits"][:, start:end], alone) < 1e-5
+
+
+def make_family(name, spec, root):
+    folder = root / name
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "batches").mkdir(parents=True)
+    (folder / "expected").mkdir()
+    write_json(folder / "config.json", {**COMMON, **spec["config"]})
+    generator = torch.Generator().manual_seed(spec["seed"])
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
+    randomise(model, generator)
+    save_checkpoint(model, folder, spec["dtype"], spec.get("shard"))
+    batches = make_batches(spec["config"]["vocab_size"], generator)
+    metadata = {"made_by": "make.py", "versions": VERSIONS}
+    for batch_name, batch in batches.items():
+        write_safetensors(folder / "batches" / f"{batch_name}.safetensors", batch, metadata)
+    save_adapter(folder, spec["targets"], generator)
+
+    settings = {key: ADAMW[key] for key in ("betas", "eps", "weight_decay")}
+    adamw = {"learning_rate": LEARNING_RATE, **settings, "clip": CLIP, "steps": STEPS, "batch": "padded"}
+    worst, summary = 0.0, {"versions": VERSIONS, "adamw": adamw, "losses": {}}
+    for method, load in (("full", load_model), ("lora", load_adapted)):
+        model, exact = load(folder, torch.float32), load(folder, torch.float64)
+        for batch_name, batch in batches.items():
+            got, reference = step(model, batch), step(exact, batch)
+            assert got.keys() == reference.keys()
+            for key in got:
+                error = relative(got[key], reference[key])
+                assert error < 1e-5, f"{name} {method} {batch_name} {key}: float32 and float64 differ by {error}"
+                worst = max(worst, error)
+            if batch_name == "packed":
+                check_packing(model, batch, got)
+            if method == "full" and batch_name == "rows":
+                got = {key: got[key] for key in ("loss", "logits")}
+            write_safetensors(folder / "expected" / f"{method}-{batch_name}.safetensors", {key: value.float() for key, value in got.items()}, metadata)
+        for suffix, clip in (("", None), ("-clipped", CLIP)):
+            losses = adamw_losses(load(folder, torch.float32), batches["padded"], LEARNING_RATE[method], clip)
+            reference = adamw_losses(load(folder, torch.float64), batches["padded"], LEARNING_RATE[method], clip)
+            error = max(abs(a - b) / abs(b) for a, b in zip(losses, reference))
+            assert error < 1e-5, f"{name} {method}{suffix}: AdamW losses in float32 and float64 differ by {error}"
+            summary["losses"][method + suffix] = losses
+        plain, clipped = summary["losses"][method], summary["losses"][f"{method}-clipped"]
+        assert max(abs(a - b) for a, b in zip(plain, clipped)) > 1e-3, f"{name} {method}: clipping changes nothing"
+    write_json(folder / "expected" / "adamw.json", summary)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{name:14} {size / 1000:7.1f} kB, float32 against float64 at most {worst:.1e}, losses {summary['losses']['full'][0]:.3f} -> "
+          f"{summary['losses']['full'][-1]:.3f}, LoRA {summary['losses']['lora'][0]:.3f} -> {summary['losses']['lora'][-1]:.3f}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
+    root = parser.parse_args().out
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    transformers.logging.set_verbosity_error()
+    for name, spec in FAMILIES.items():
+        make_family(name, spec, root)
+
+
+if __name__ == "__main__":
+    main()
