@@ -1,0 +1,131 @@
+import { create } from "@bufbuild/protobuf";
+import { type AttrValue, type Attrs, DTYPE_BYTES, type DType, elements, type TensorType } from "../graph/types.ts";
+import { fromFloat32 } from "../hf/halves.ts";
+import {
+  type AttributeProto,
+  AttributeProtoSchema,
+  AttributeProto_AttributeType as AttributeType,
+  type StringStringEntryProto,
+  StringStringEntryProtoSchema,
+  type TensorProto,
+  TensorProtoSchema,
+  TensorProto_DataType as DataType,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from "./gen/onnx_pb.ts";
+
+/** ONNX's numbers of the element types (`TensorProto.DataType`). */
+export const ONNX_DTYPE: Readonly<Record<DType, DataType>> = {
+  f32: DataType.FLOAT,
+  bf16: DataType.BFLOAT16,
+  f16: DataType.FLOAT16,
+  i32: DataType.INT32,
+  i64: DataType.INT64,
+  u32: DataType.UINT32,
+  u64: DataType.UINT64,
+  u8: DataType.UINT8,
+  bool: DataType.BOOL,
+};
+
+/** Attributes that ONNX declares as floating point; a number under any other name is an integer. */
+const FLOAT_ATTRS: ReadonlySet<string> = new Set(["alpha", "beta", "epsilon", "scale", "probability", "softcap"]);
+
+/**
+ * Attributes of the graph types that ONNX takes as constant 1-D i64 inputs behind the node's own inputs: the shape of
+ * a `Reshape` is static here.
+ */
+export const CONSTANT_INPUTS: Readonly<Record<string, readonly string[]>> = { Reshape: ["shape"] };
+
+/** Attributes in the order of their names, so that equal nodes have equal bytes. */
+export function encodeAttributes(op: string, attrs: Attrs, skip: readonly string[] = []): AttributeProto[] {
+  return Object.entries(attrs)
+    .filter(([name]) => !skip.includes(name))
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, value]) => encodeAttribute(op, name, value));
+}
+
+function encodeAttribute(op: string, name: string, value: AttrValue): AttributeProto {
+  const int = (number: number): bigint => {
+    if (Number.isSafeInteger(number)) return BigInt(number);
+    throw new Error(`${op}: attribute ${name} = ${number} is not an integer; only ${[...FLOAT_ATTRS].join(", ")} are floats`);
+  };
+  // The element type of a Cast is a number in ONNX.
+  if (name === "to" && typeof value === "string" && value in ONNX_DTYPE) value = ONNX_DTYPE[value as DType];
+  if (typeof value === "string") {
+    return create(AttributeProtoSchema, { name, type: AttributeType.STRING, s: new TextEncoder().encode(value) });
+  }
+  if (typeof value === "number") {
+    return FLOAT_ATTRS.has(name)
+      ? create(AttributeProtoSchema, { name, type: AttributeType.FLOAT, f: value })
+      : create(AttributeProtoSchema, { name, type: AttributeType.INT, i: int(value) });
+  }
+  return FLOAT_ATTRS.has(name)
+    ? create(AttributeProtoSchema, { name, type: AttributeType.FLOATS, floats: [...value] })
+    : create(AttributeProtoSchema, { name, type: AttributeType.INTS, ints: value.map(int) });
+}
+
+export function encodeValueInfo(
+  name: string,
+  type: TensorType,
+  docString = "",
+  metadata: Readonly<Record<string, string>> = {},
+): ValueInfoProto {
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: {
+      value: {
+        case: "tensorType",
+        value: {
+          elemType: ONNX_DTYPE[type.dtype],
+          shape: { dim: type.shape.map((dim) => ({ value: { case: "dimValue" as const, value: BigInt(dim) } })) },
+        },
+      },
+    },
+    ...(docString && { docString }),
+    metadataProps: encodeMetadata(metadata),
+  });
+}
+
+export function encodeMetadata(entries: Readonly<Record<string, string>>): StringStringEntryProto[] {
+  return Object.entries(entries).map(([key, value]) => create(StringStringEntryProtoSchema, { key, value }));
+}
+
+/** A constant tensor as raw little-endian bytes. */
+export function encodeTensor(name: string, type: TensorType, data: readonly (number | bigint)[]): TensorProto {
+  const count = elements(type.shape);
+  if (data.length !== count) {
+    throw new Error(`constant ${name}: expected ${count} numbers for shape [${type.shape.join(", ")}], got ${data.length}`);
+  }
+  const size = DTYPE_BYTES[type.dtype];
+  const rawData = new Uint8Array(count * size);
+  const view = new DataView(rawData.buffer);
+  data.forEach((value, i) => setElement(view, i * size, type.dtype, value));
+  return create(TensorProtoSchema, {
+    name,
+    dims: type.shape.map(BigInt),
+    dataType: ONNX_DTYPE[type.dtype],
+    rawData,
+  });
+}
+
+function setElement(view: DataView, at: number, dtype: DType, value: number | bigint): void {
+  switch (dtype) {
+    case "f32":
+      return view.setFloat32(at, Number(value), true);
+    case "f16":
+      return view.setFloat16(at, Number(value), true);
+    case "bf16":
+      return new Uint8Array(view.buffer).set(fromFloat32(Float32Array.of(Number(value)), dtype), at);
+    case "i32":
+      return view.setInt32(at, Number(value), true);
+    case "u32":
+      return view.setUint32(at, Number(value), true);
+    case "i64":
+      return view.setBigInt64(at, BigInt(value), true);
+    case "u64":
+      return view.setBigUint64(at, BigInt(value), true);
+    case "u8":
+    case "bool":
+      return view.setUint8(at, Number(value));
+  }
+}

@@ -1,0 +1,47 @@
+import { join } from "node:path";
+import { type Segment, type SegmentModel, programsOf } from "../graph/segment.ts";
+import { makeFolder, writeAtomic, writeTextAtomic } from "../hf/files.ts";
+import { writeModel } from "./write.ts";
+
+/** Which files and parameters a segment of the chain uses; an entry of `segments.json`. */
+export interface SegmentEntry {
+  /** Name in the model: `model.layers.3`. */
+  readonly name: string;
+  /** Its segment model; segments of one model share its files. */
+  readonly model: string;
+  /** Program (`forward`, `forward-taped`, `backward`, `forward-backward`) -> file name. */
+  readonly files: Readonly<Record<string, string>>;
+  /** Graph input -> parameter name in the checkpoint or adapter. */
+  readonly params: Readonly<Record<string, string>>;
+}
+
+const NOTES: Readonly<Record<string, string>> = {
+  forward: "Forward pass: only the boundary (or the loss) comes out.",
+  "forward-taped": "Forward pass that also writes the tape: the residuals that the backward pass reads.",
+  backward: "Backward pass: the tape, the parameters and the gradient of the output in; running gradients out.",
+  "forward-backward": "Forward and backward pass in one, without a tape.",
+};
+
+export const fileNameOf = (model: SegmentModel, program: string): string => `${model.id}.${program}.onnx`;
+
+/**
+ * Writes the segment models of a chain into `folder`: one ONNX file per program of each distinct model, and
+ * `segments.json`, which lists the segments in order. Each file appears whole or not at all, the list last.
+ * @throws {UserError} when the folder cannot be written
+ */
+export function writeSegmentModels(folder: string, segments: readonly Segment[]): void {
+  makeFolder(folder);
+  for (const model of new Set(segments.map((segment) => segment.model))) {
+    const users = segments.filter((segment) => segment.model === model).map((segment) => segment.name);
+    for (const [program, graph] of programsOf(model)) {
+      const note = `${NOTES[program]} Segment model ${model.id} by Remat, for ${users.join(", ")}; see segments.json.`;
+      writeAtomic(join(folder, fileNameOf(model, program)), [writeModel(graph, note)]);
+    }
+  }
+  writeTextAtomic(join(folder, "segments.json"), `${JSON.stringify({ segments: segments.map(entryOf) }, null, 2)}\n`);
+}
+
+function entryOf({ name, model, params }: Segment): SegmentEntry {
+  const files = programsOf(model).map(([program]) => [program, fileNameOf(model, program)] as const);
+  return { name, model: model.id, files: Object.fromEntries(files), params: Object.fromEntries(params) };
+}
