@@ -1,0 +1,4 @@
+import { kernelsAreCurrent } from "../src/wasm/build.ts";
+
+if (!kernelsAreCurrent())
+  throw new Error('the compiled kernels do not fit assembly/; run "bun run test", which builds them first');

@@ -1,0 +1,3 @@
+export function attentionCommand(_opcode: u32): void {
+  unreachable();
+}

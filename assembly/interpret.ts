@@ -1,0 +1,139 @@
+/**
+ * The interpreter. All threads run the same list of commands: each computes its part of a command, then waits for the
+ * others, so a command sees everything that the commands before it wrote.
+ *
+ * Threads meet in a control block in shared memory. The thread that calls `interpret` is thread 0; the others sit in
+ * `work`. Waiting spins for a bounded number of rounds (a barrier inside a program is usually a matter of microseconds)
+ * and then sleeps in the operating system, so idle threads cost nothing.
+ */
+import { setCommand, threadCount, threadIndex } from "./command";
+import { gemmCommand } from "./gemm";
+import { attentionCommand } from "./attention";
+import { elementwiseCommand } from "./elementwise";
+import { activationCommand } from "./activation";
+import { normCommand } from "./norm";
+import { ropeCommand } from "./rope";
+import { embeddingCommand } from "./embedding";
+import { reduceCommand } from "./reduce";
+import { crossEntropyCommand } from "./cross-entropy";
+import { dropoutCommand } from "./dropout";
+import { optimizerCommand } from "./optimizer";
+
+// Offsets in the control block; what different threads write is on different cache lines.
+const EPOCH = 0; // counts programs; workers sleep on it
+const COMMANDS = 4; // the program in effect: commands [COMMANDS, END), table of bindings
+const END = 8;
+const TABLE = 12;
+const STOPPED = 16; // 1: workers leave
+const FAILED = 20; // 1: a thread trapped; everybody leaves
+const ARRIVED = 64; // barrier: threads that have arrived
+const PHASE = 128; // barrier: counts completed barriers; threads sleep on it
+const SLEEPERS = 192; // threads that sleep, on either word
+export const CONTROL_BYTES: i32 = 256;
+
+/** About 20 microseconds. */
+const SPIN_ROUNDS: i32 = 20000;
+
+let control: usize = 0;
+let current: usize = 0;
+
+/** Returns once the word is no longer `old`. */
+function awaitChange(word: usize, old: i32): void {
+  for (let round = 0; round < SPIN_ROUNDS; round++) {
+    if (atomic.load<i32>(word) != old) return;
+  }
+  // Announced before the word is compared again: whoever changes it afterwards sees a sleeper and wakes it.
+  atomic.add<i32>(control + SLEEPERS, 1);
+  while (atomic.load<i32>(word) == old) atomic.wait<i32>(word, old, -1);
+  atomic.sub<i32>(control + SLEEPERS, 1);
+}
+
+function advance(word: usize): void {
+  atomic.add<i32>(word, 1);
+  if (atomic.load<i32>(control + SLEEPERS) != 0) atomic.notify(word, -1);
+}
+
+function barrier(): void {
+  if (threadCount == 1) return;
+  const phase = atomic.load<i32>(control + PHASE);
+  if (atomic.add<i32>(control + ARRIVED, 1) == threadCount - 1) {
+    atomic.store<i32>(control + ARRIVED, 0);
+    advance(control + PHASE);
+  } else {
+    awaitChange(control + PHASE, phase);
+  }
+}
+
+function dispatch(opcode: i32): void {
+  switch (opcode >> 4) {
+    case 0x0: gemmCommand(opcode); break;
+    case 0x1: attentionCommand(opcode); break;
+    case 0x2: elementwiseCommand(opcode); break;
+    case 0x3: activationCommand(opcode); break;
+    case 0x4: normCommand(opcode); break;
+    case 0x5: ropeCommand(opcode); break;
+    case 0x6: embeddingCommand(opcode); break;
+    case 0x7: reduceCommand(opcode); break;
+    case 0x8: crossEntropyCommand(opcode); break;
+    case 0x9: dropoutCommand(opcode); break;
+    case 0xa: optimizerCommand(opcode); break;
+    default: unreachable();
+  }
+}
+
+function runCommands(): void {
+  const end = load<u32>(control, END);
+  const table = load<u32>(control, TABLE);
+  let at: usize = load<u32>(control, COMMANDS);
+  while (at < end) {
+    current = at;
+    setCommand(at, table);
+    dispatch(load<i32>(at));
+    barrier();
+    if (atomic.load<i32>(control, FAILED)) return;
+    at += (<usize>load<i32>(at, 4)) << 2;
+  }
+}
+
+/** Thread 0 runs a program to its end. Returns 0, or 1 if another thread trapped. */
+export function interpret(block: usize, commands: usize, end: usize, table: usize): i32 {
+  control = block;
+  store<u32>(control, <u32>commands, COMMANDS);
+  store<u32>(control, <u32>end, END);
+  store<u32>(control, <u32>table, TABLE);
+  if (threadCount > 1) advance(control + EPOCH);
+  runCommands();
+  return atomic.load<i32>(control, FAILED);
+}
+
+/** The life of any other thread: returns after `stop`, or when a thread has trapped. */
+export function work(block: usize): void {
+  control = block;
+  let epoch: i32 = 0;
+  while (true) {
+    awaitChange(control + EPOCH, epoch);
+    epoch++;
+    if (atomic.load<i32>(control, STOPPED)) return;
+    runCommands();
+    if (atomic.load<i32>(control, FAILED)) return;
+  }
+}
+
+/** Thread 0 sends the others home. */
+export function stop(block: usize): void {
+  control = block;
+  atomic.store<i32>(control, 1, STOPPED);
+  advance(control + EPOCH);
+}
+
+/** A thread that trapped frees the others from the barrier. */
+export function fail(): void {
+  atomic.store<i32>(control, 1, FAILED);
+  advance(control + EPOCH);
+  advance(control + PHASE);
+}
+
+/** Address of the command that this thread ran last. */
+export function currentCommand(): usize {
+  return current;
+}

@@ -1,0 +1,3 @@
+export function ropeCommand(_opcode: u32): void {
+  unreachable();
+}

@@ -1,0 +1,151 @@
+import { availableParallelism } from "node:os";
+import { messageOf } from "../errors.ts";
+import type { Graph, Node } from "../graph/types.ts";
+import { opOf } from "../ops/index.ts";
+import type { OpDef } from "../ops/types.ts";
+import type { Address, Call, Executor, Program } from "../runtime/executor.ts";
+import { loadKernels } from "./build.ts";
+import { type Boot, instantiateKernels, type Kernels } from "./instance.ts";
+import { lower, type Lowered } from "./lower.ts";
+import { createMemory, expectAligned, type SharedMemory } from "./memory.ts";
+
+export interface WasmExecutorOptions {
+  /** Threads that run kernels, this one included; by default one per core. Results do not depend on it. */
+  readonly threads?: number;
+  /** Bytes that the executor may use at most: 4 GiB, what 32-bit addresses reach, by default. */
+  readonly memoryLimit?: number;
+}
+
+export interface WasmExecutor extends Executor {
+  /** Bytes that the executor took for itself besides `reserved`: thread scratch, commands, static data. */
+  readonly overhead: number;
+  /** For instruments and tests. */
+  readonly memory: WebAssembly.Memory;
+}
+
+interface WasmProgram extends Program {
+  readonly lowered: Lowered;
+}
+
+interface WasmCall extends Call {
+  readonly program: WasmProgram;
+  /** Addresses by slot. */
+  readonly table: Int32Array;
+}
+
+/** The part of memory that the program in effect is copied to: its binding table, then its commands. */
+interface Stage {
+  readonly address: Address;
+  readonly bytes: number;
+}
+
+/** An executor on AssemblyScript kernels. Asynchronous because its threads must have started. */
+export async function createWasmExecutor(options: WasmExecutorOptions = {}): Promise<WasmExecutor> {
+  const { threads = availableParallelism() } = options;
+  if (!Number.isInteger(threads) || threads < 1) throw new Error(`expected a positive number of threads; got ${threads}`);
+  const shared = createMemory(options.memoryLimit);
+  const { kernels, workers, control } = await startThreads(shared, threads);
+
+  let stage: Stage = { address: 0, bytes: 0 };
+  let overhead = shared.reserved;
+  /** Why the executor can no longer run. */
+  let broken: string | null = null;
+
+  const ensureStage = (bytes: number): void => {
+    if (bytes <= stage.bytes) return;
+    const size = Math.max(16384, 2 ** Math.ceil(Math.log2(bytes)));
+    stage = { address: shared.reserve(size, "a command buffer"), bytes: size };
+    overhead += size;
+  };
+
+  return {
+    name: "wasm",
+    threads,
+    memory: shared.memory,
+    get reserved() {
+      return shared.reserved - overhead;
+    },
+    get overhead() {
+      return overhead;
+    },
+    prepare(graph: Graph): WasmProgram {
+      const lowered = lower(graph, opOf as (node: Node) => OpDef);
+      ensureStage(4 * (lowered.slots.length + 1 + lowered.commands.length));
+      return { graph, workspace: lowered.workspace, lowered };
+    },
+    bind(program: WasmProgram, addresses, workspace): WasmCall {
+      const { slots } = program.lowered;
+      expectAligned(workspace, `workspace of ${program.graph.name}`);
+      const table = new Int32Array(1 + slots.length);
+      table[0] = workspace;
+      slots.forEach((name, i) => {
+        const address = addresses.get(name);
+        if (address === undefined) throw new Error(`bind ${program.graph.name}: no address for ${name}`);
+        expectAligned(address, `bind ${program.graph.name}: ${name}`);
+        table[i + 1] = address;
+      });
+      return { program, table };
+    },
+    run(call: WasmCall): void {
+      if (broken) throw new Error(`the WebAssembly executor ${broken}`);
+      const { commands, nodeAt } = call.program.lowered;
+      const { table } = call;
+      const start = stage.address + 4 * table.length;
+      const words = shared.words(stage.address, table.length + commands.length);
+      words.set(table);
+      words.set(commands, table.length);
+      let reason: string | null = null;
+      try {
+        if (kernels.interpret(control, start, start + 4 * commands.length, stage.address) !== 0)
+          reason = "another thread trapped";
+      } catch (error) {
+        kernels.fail();
+        reason = messageOf(error);
+      }
+      if (reason === null) return;
+      broken = "was stopped by a trap in a kernel";
+      const node = nodeAt(((kernels.currentCommand() >>> 0) - start) / 4);
+      throw new Error(
+        `kernel of ${node ? `${node.op} (${node.outputs[0]})` : "a final copy"} in ${call.program.graph.name} failed: ${reason}`,
+      );
+    },
+    reserve: (bytes) => shared.reserve(bytes, "the runtime"),
+    write: (address, data) => shared.bytes(address, data.byteLength).set(data),
+    read: (address, bytes) => shared.bytes(address, bytes).slice(),
+    zero: (address, bytes) => void shared.bytes(address, bytes).fill(0),
+    close(): void {
+      if (!broken) kernels.stop(control);
+      broken = "is closed";
+      for (const worker of workers) worker.terminate();
+    },
+  } satisfies WasmExecutor as WasmExecutor;
+}
+
+/** This thread's kernels, and the other threads waiting for work. */
+async function startThreads(
+  shared: SharedMemory,
+  threads: number,
+): Promise<{ kernels: Kernels; workers: Worker[]; control: Address }> {
+  const bytes = loadKernels();
+  const modules = { matrix: new WebAssembly.Module(bytes.matrix), index: new WebAssembly.Module(bytes.index) };
+  const { memory } = shared;
+  const boot: Boot = { modules, memory, thread: 0, threads, scratch: 0, control: 0 };
+  // The sizes are constants of the module: read them from an instance before memory is laid out.
+  const sizes = instantiateKernels(boot);
+  const control = shared.reserve(sizes.CONTROL_BYTES.value, "the control block");
+  const scratch = Array.from({ length: threads }, () => shared.reserve(sizes.THREAD_SCRATCH.value, "thread scratch"));
+  const workers = await Promise.all(
+    scratch.slice(1).map(async (address, i) => {
+      const worker = new Worker(new URL("./worker.ts", import.meta.url));
+      // An idle thread does not keep the process alive.
+      worker.unref();
+      await new Promise<void>((resolve, reject) => {
+        worker.onmessage = () => resolve();
+        worker.onerror = (event) => reject(new Error(`a kernel thread did not start: ${event.message}`));
+        worker.postMessage({ ...boot, thread: i + 1, scratch: address, control } satisfies Boot);
+      });
+      return worker;
+    }),
+  );
+  return { kernels: instantiateKernels({ ...boot, scratch: scratch[0]!, control }), workers, control };
+}

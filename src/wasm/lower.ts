@@ -1,0 +1,180 @@
+/** A graph becomes a command buffer: liveness, elision of half-precision casts, lowering, placement, encoding. */
+import { Opcode } from "../../assembly/opcodes.ts";
+import { byteLength, type Graph, type Node, type TensorType, typeOf } from "../graph/types.ts";
+import type { KernelEmitter, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
+import { plan, type Place, type Step } from "./plan.ts";
+
+export interface Lowered {
+  /** The commands, encoded as assembly/command.ts describes. */
+  readonly commands: Int32Array;
+  /** Names of the bound values: `slots[i]` is slot `i + 1`; slot 0 is the workspace. */
+  readonly slots: readonly string[];
+  /** Bytes of workspace: the exact peak. */
+  readonly workspace: number;
+  /** The node of the command that begins at this word; null for a final copy. */
+  nodeAt(word: number): Node | null;
+}
+
+interface Command {
+  readonly opcode: Opcode;
+  readonly operands: readonly Operand[];
+  readonly scalars: readonly Scalar[];
+}
+
+/** A node that runs, its inputs with elided casts looked through. */
+interface LiveNode {
+  readonly node: Node;
+  readonly op: OpDef;
+  readonly inputs: readonly string[];
+  /** Outputs, `""` for those that nobody uses. */
+  readonly outputs: readonly string[];
+}
+
+export function lower(graph: Graph, opOf: (node: Node) => OpDef): Lowered {
+  const nodes = elideCasts(graph, liveNodes(graph, opOf));
+  const commands: Command[][] = [];
+  const scratch: Scratch[][] = [];
+  const steps = nodes.map((live): Step => {
+    const emitted: Command[] = [];
+    const buffers: Scratch[] = [];
+    if (!live.op.view) live.op.lower(emitter(graph, live, emitted, buffers));
+    commands.push(emitted);
+    scratch.push(buffers);
+    const { inPlace = [], accumulates } = live.op;
+    return {
+      reads: live.inputs,
+      writes: live.outputs,
+      inPlace: accumulates ? [[accumulates.output, accumulates.input], ...inPlace] : inPlace,
+      view: live.op.view === true,
+      scratch: buffers.map((buffer) => buffer.scratch),
+    };
+  });
+  const placement = plan({
+    inputs: graph.inputs.map((input) => input.name),
+    outputs: graph.outputs,
+    steps,
+    bytes: (value) => byteLength(typeOf(graph, value)),
+  });
+
+  const words = new CommandWriter();
+  const origins: { readonly word: number; readonly node: Node }[] = [];
+  nodes.forEach(({ node }, at) => {
+    const scratchPlace = new Map(scratch[at]!.map((buffer, i) => [buffer, placement.scratch[at]![i]!]));
+    const placeOf = (base: string | Scratch): Place | null => {
+      const place = typeof base === "string" ? placement.place.get(base) : scratchPlace.get(base);
+      // What has no place is an output that nobody uses, or an absent input.
+      if (!place && (typeof base !== "string" || (base !== "" && !node.outputs.includes(base)))) {
+        throw new Error(
+          `${node.op} of graph ${graph.name} emits an operand that is neither its own scratch nor a value in memory`,
+        );
+      }
+      return place ?? null;
+    };
+    for (const { opcode, operands, scalars } of commands[at]!) {
+      origins.push({ word: words.length, node });
+      words.command(
+        opcode,
+        operands.map((operand) => {
+          if (operand === null || typeof operand === "string" || "scratch" in operand)
+            return operand === null ? null : placeOf(operand);
+          const place = placeOf(operand.base);
+          return place && { slot: place.slot, offset: place.offset + operand.offset };
+        }),
+        scalars,
+      );
+    }
+  });
+  const copiesAt = words.length;
+  for (const { value, to } of placement.copies) {
+    words.command(Opcode.Copy, [placement.place.get(value)!, to], [byteLength(typeOf(graph, value))]);
+  }
+  return {
+    commands: words.finish(),
+    slots: placement.slots,
+    workspace: placement.workspace,
+    nodeAt: (word) => (word >= copiesAt ? null : (origins.findLast((origin) => origin.word <= word)?.node ?? null)),
+  };
+}
+
+/** The nodes whose results reach an output of the graph. */
+function liveNodes(graph: Graph, opOf: (node: Node) => OpDef): LiveNode[] {
+  const used = new Set(graph.outputs.map((output) => output.name));
+  const live: LiveNode[] = [];
+  for (const node of graph.nodes.toReversed()) {
+    const outputs = node.outputs.map((name) => (used.has(name) ? name : ""));
+    if (outputs.every((name) => name === "")) continue;
+    for (const name of node.inputs) used.add(name);
+    live.push({ node, op: opOf(node), inputs: node.inputs, outputs });
+  }
+  return live.reverse();
+}
+
+/** Drops casts from half precision whose consumers all read the half type themselves. */
+function elideCasts(graph: Graph, nodes: readonly LiveNode[]): LiveNode[] {
+  const outputs = new Set(graph.outputs.map((output) => output.name));
+  const needed = new Set<string>();
+  for (const { op, inputs } of nodes) {
+    inputs.forEach((name, i) => {
+      if (!op.halfInputs?.includes(i)) needed.add(name);
+    });
+  }
+  const source = new Map<string, string>();
+  for (const { node, inputs } of nodes) {
+    const [from, to] = [inputs[0]!, node.outputs[0]!];
+    if (node.op !== "Cast" || needed.has(to) || outputs.has(to)) continue;
+    if (isHalf(typeOf(graph, from)) && typeOf(graph, to).dtype === "f32") source.set(to, from);
+  }
+  return nodes
+    .filter(({ node }) => !source.has(node.outputs[0]!))
+    .map((live) => ({ ...live, inputs: live.inputs.map((name) => source.get(name) ?? name) }));
+}
+
+const isHalf = (type: TensorType): boolean => type.dtype === "bf16" || type.dtype === "f16";
+
+function emitter(graph: Graph, { node, inputs, outputs }: LiveNode, commands: Command[], scratch: Scratch[]): KernelEmitter {
+  return {
+    node,
+    attrs: node.attrs,
+    input: (i) => inputs[i] || null,
+    output: (i) => node.outputs[i]!,
+    used: (i) => (outputs[i] ?? "") !== "",
+    type: (value) => typeOf(graph, value),
+    scratch(bytes) {
+      const buffer = { scratch: bytes };
+      scratch.push(buffer);
+      return buffer;
+    },
+    emit: (opcode, operands, scalars) => void commands.push({ opcode, operands, scalars }),
+  };
+}
+
+/** Encodes commands; see assembly/command.ts for the layout. */
+class CommandWriter {
+  private readonly words: number[] = [];
+  private readonly float = new Float32Array(1);
+  private readonly floatBits = new Int32Array(this.float.buffer);
+
+  get length(): number {
+    return this.words.length;
+  }
+
+  command(opcode: Opcode, pointers: readonly (Place | null)[], scalars: readonly Scalar[]): void {
+    this.words.push(opcode, 3 + 2 * pointers.length + scalars.length, pointers.length);
+    for (const place of pointers) this.words.push(place ? place.slot : -1, place ? place.offset : 0);
+    for (const scalar of scalars) this.words.push(this.encode(scalar));
+  }
+
+  finish(): Int32Array {
+    return Int32Array.from(this.words);
+  }
+
+  private encode(scalar: Scalar): number {
+    if (typeof scalar === "number") {
+      if (!Number.isInteger(scalar) || scalar < -(2 ** 31) || scalar >= 2 ** 32)
+        throw new Error(`kernel scalar ${scalar} is not a 32-bit integer`);
+      return scalar | 0;
+    }
+    this.float[0] = scalar.f32;
+    return this.floatBits[0]!;
+  }
+}

@@ -1,0 +1,67 @@
+import { ALIGNMENT, align, type Address } from "../runtime/executor.ts";
+import { UserError } from "../errors.ts";
+
+/** A page of WebAssembly memory. */
+const PAGE = 65536;
+/** What 32-bit addresses reach: 4 GiB. */
+const MAX_PAGES = 65536;
+
+/** Addresses below belong to the static data of the modules (`memoryBase` in asconfig.json) and to null pointers. */
+export const STATIC_BYTES = PAGE;
+
+/**
+ * One shared WebAssembly memory from which bytes are reserved for good, upwards. It grows as needed, up to `limit`
+ * bytes (4 GiB at most); the operating system commits a page only when it is first written.
+ */
+export interface SharedMemory {
+  readonly memory: WebAssembly.Memory;
+  /** Bytes handed out. */
+  readonly reserved: number;
+  /** Reserves bytes, zeroed. Throws when they do not fit; `what` names them in the error. */
+  reserve(bytes: number, what: string): Address;
+  /** A view of memory; growth does not invalidate it, but keep none beyond the call: a view holds on to its buffer. */
+  bytes(address: Address, length: number): Uint8Array;
+  words(address: Address, length: number): Int32Array;
+}
+
+export function createMemory(limit = MAX_PAGES * PAGE): SharedMemory {
+  const maximum = Math.min(MAX_PAGES, Math.floor(limit / PAGE));
+  const memory = new WebAssembly.Memory({ initial: STATIC_BYTES / PAGE, maximum: MAX_PAGES, shared: true });
+  let top = STATIC_BYTES;
+
+  return {
+    memory,
+    get reserved() {
+      return top - STATIC_BYTES;
+    },
+    reserve(bytes, what) {
+      const end = top + align(bytes);
+      if (end > maximum * PAGE) {
+        const free = formatBytes(maximum * PAGE - top);
+        throw new UserError(
+          `out of memory: ${what} needs ${formatBytes(bytes)}, but ${free} of the ${formatBytes(maximum * PAGE)} that the WebAssembly executor can address are free; ` +
+            "use a smaller model, fewer tokens per step or a smaller gradient checkpointing budget",
+        );
+      }
+      const missing = Math.ceil(end / PAGE) - memory.buffer.byteLength / PAGE;
+      if (missing > 0) memory.grow(missing);
+      const address = top;
+      top = end;
+      return address;
+    },
+    bytes: (address, length) => new Uint8Array(memory.buffer, address, length),
+    words: (address, length) => new Int32Array(memory.buffer, address, length),
+  };
+}
+
+function formatBytes(bytes: number): string {
+  return bytes < 1 << 20 ? `${bytes} bytes` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
+}
+
+export function expectAligned(address: Address, what: string): void {
+  if (address % ALIGNMENT !== 0 || address < STATIC_BYTES) {
+    throw new Error(
+      `${what}: expected an address that is a multiple of ${ALIGNMENT} and at least ${STATIC_BYTES}; got ${address}`,
+    );
+  }
+}

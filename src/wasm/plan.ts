@@ -1,0 +1,256 @@
+/**
+ * Offline placement of a program's values. Which value lives when is known, so every value gets a fixed place before
+ * anything runs, and the peak of the workspace is exact.
+ *
+ * Values that share memory form a *buffer*: a view and its source, the result of an in-place operator and the input
+ * that dies there. A buffer is either bound (the memory of a graph input or output, placed by the caller) or lies in
+ * the workspace, where buffers whose lives do not overlap may overlap in space.
+ */
+import type { GraphOutput } from "../graph/types.ts";
+import { align } from "../runtime/executor.ts";
+
+/** One node as the planner sees it. */
+export interface Step {
+  /** Value names by operand; `""` is absent. */
+  readonly reads: readonly string[];
+  /** Value names by output; `""` is not produced. */
+  readonly writes: readonly string[];
+  /** Pairs [output, input] that may share memory. */
+  readonly inPlace: readonly (readonly [output: number, input: number])[];
+  /** Output 0 is input 0 under another shape. */
+  readonly view: boolean;
+  /** Sizes of buffers that live during this step only. */
+  readonly scratch: readonly number[];
+}
+
+/** A byte offset in the workspace (slot 0) or in bound memory (the others). */
+export interface Place {
+  readonly slot: number;
+  readonly offset: number;
+}
+
+export interface Plan {
+  readonly place: ReadonlyMap<string, Place>;
+  /** Per step, as `Step.scratch`; all in the workspace. */
+  readonly scratch: readonly (readonly Place[])[];
+  /** Bytes of workspace: the exact peak. */
+  readonly workspace: number;
+  /** Graph outputs that could not be computed where they are wanted: copied after the last step, in this order. */
+  readonly copies: readonly { readonly value: string; readonly to: Place }[];
+  /** Names of the bound values; `slots[i]` is slot `i + 1`. */
+  readonly slots: readonly string[];
+}
+
+/** Something that lives in the workspace from step `first` to step `last`, both included. */
+export interface Block {
+  readonly bytes: number;
+  readonly first: number;
+  readonly last: number;
+}
+
+interface Buffer {
+  first: number;
+  last: number;
+  bytes: number;
+  slot: number;
+}
+
+export interface PlanRequest {
+  readonly inputs: readonly string[];
+  readonly outputs: readonly Pick<GraphOutput, "name" | "updates">[];
+  readonly steps: readonly Step[];
+  bytes(value: string): number;
+}
+
+/** Places all values. Steps must be in execution order, without steps whose results nobody uses. */
+export function plan(request: PlanRequest): Plan {
+  const { inputs, outputs, steps } = request;
+  const last = lastUses(request);
+  const slots = [...new Set([...inputs, ...outputs.map((output) => output.name)])];
+  const slotOf = new Map(slots.map((name, i) => [name, i + 1]));
+  const updates = new Map(outputs.map((output) => [output.name, output.updates]));
+  const buffers = new Map<string, Buffer>();
+  for (const name of inputs) buffers.set(name, { first: -1, last: last.get(name) ?? -1, bytes: 0, slot: slotOf.get(name)! });
+
+  /** Whether the memory of output `name` may hold a buffer that step `at` completes and that is first written at `first`. */
+  const fitsOutput = (name: string, first: number, at: number, reusesUpdated: boolean): boolean => {
+    const updated = updates.get(name);
+    if (updated === undefined) return true;
+    // The output's memory is the updated input's: nothing may be written there while the input is still read.
+    const read = buffers.get(updated)!.last;
+    return read < first || (read === at && first === at && reusesUpdated);
+  };
+
+  steps.forEach((step, at) => {
+    if (step.view) {
+      const [source, result] = [step.reads[0]!, step.writes[0]!];
+      const buffer = buffers.get(source)!;
+      buffers.set(result, buffer);
+      if (updates.has(result) && buffer.slot === 0 && fitsOutput(result, buffer.first, at, false))
+        buffer.slot = slotOf.get(result)!;
+      return;
+    }
+    const taken = new Set<Buffer>();
+    step.writes.forEach((result, index) => {
+      if (result === "") return;
+      const isOutput = updates.has(result);
+      // Inputs that die here and whose place the result may take.
+      const candidates = step.inPlace
+        .filter(([output, input]) => output === index && (step.reads[input] ?? "") !== "")
+        .map(([, input]) => buffers.get(step.reads[input]!)!)
+        .filter(
+          (buffer) =>
+            buffer.last === at &&
+            step.reads.every((name, i) => name === "" || buffers.get(name) !== buffer || pairs(step, index, i)),
+        );
+      const reusesUpdated = isOutput && candidates.some((buffer) => buffer === buffers.get(updates.get(result) ?? ""));
+      const bytes = request.bytes(result);
+      const reuse = candidates.find(
+        (buffer) =>
+          buffer.slot === 0 &&
+          buffer.bytes === align(bytes) &&
+          !taken.has(buffer) &&
+          (!isOutput || fitsOutput(result, buffer.first, at, false)),
+      );
+      let buffer: Buffer;
+      if (reuse && !reusesUpdated) {
+        buffer = reuse;
+        buffer.last = Math.max(buffer.last, last.get(result) ?? at);
+        taken.add(buffer);
+      } else {
+        buffer = { first: at, last: last.get(result) ?? at, bytes: align(bytes), slot: 0 };
+      }
+      if (isOutput && fitsOutput(result, buffer.first, at, reusesUpdated)) buffer.slot = slotOf.get(result)!;
+      buffers.set(result, buffer);
+    });
+  });
+
+  const placed = new Map<Buffer, number>();
+  const scratchAt: number[] = [];
+  const blocks: Block[] = [];
+  for (const buffer of new Set(buffers.values())) {
+    if (buffer.slot !== 0) continue;
+    placed.set(buffer, blocks.length);
+    blocks.push(buffer);
+  }
+  steps.forEach((step, at) => {
+    scratchAt.push(blocks.length);
+    for (const bytes of step.scratch) blocks.push({ bytes: align(bytes), first: at, last: at });
+  });
+  const { offsets, peak } = pack(blocks);
+
+  const place = new Map<string, Place>();
+  for (const [name, buffer] of buffers) {
+    place.set(name, buffer.slot !== 0 ? { slot: buffer.slot, offset: 0 } : { slot: 0, offset: offsets[placed.get(buffer)!]! });
+  }
+  return {
+    place,
+    scratch: steps.map((step, at) => step.scratch.map((_, i) => ({ slot: 0, offset: offsets[scratchAt[at]! + i]! }))),
+    workspace: peak,
+    copies: copiesOf(outputs, place, slotOf),
+    slots,
+  };
+}
+
+const pairs = (step: Step, output: number, input: number): boolean => step.inPlace.some(([o, i]) => o === output && i === input);
+
+/** The last step that reads each value, directly or through a view; graph outputs live to the end. */
+function lastUses({ steps, outputs }: PlanRequest): Map<string, number> {
+  const last = new Map<string, number>(outputs.map((output) => [output.name, steps.length]));
+  for (let at = steps.length - 1; at >= 0; at--) {
+    const step = steps[at]!;
+    const end = step.view ? Math.max(at, last.get(step.writes[0]!) ?? at) : at;
+    for (const name of step.reads) {
+      if (name !== "") last.set(name, Math.max(end, last.get(name) ?? end));
+    }
+  }
+  return last;
+}
+
+/**
+ * Copies that read bound memory go first, and among them those that update an input go last: a copy must not overwrite
+ * an input that a later one reads.
+ */
+function copiesOf(
+  outputs: PlanRequest["outputs"],
+  place: ReadonlyMap<string, Place>,
+  slotOf: ReadonlyMap<string, number>,
+): Plan["copies"] {
+  const copied = outputs.filter(({ name }) => place.get(name)!.slot !== slotOf.get(name));
+  const rank = ({ name, updates }: PlanRequest["outputs"][number]): number =>
+    place.get(name)!.slot === 0 ? 2 : updates === undefined ? 0 : 1;
+  const updating = copied.filter((output) => rank(output) === 1);
+  for (const { name } of updating) {
+    const other = updating.find((output) => output.name !== name && slotOf.get(output.updates!) === place.get(name)!.slot);
+    if (other) throw new Error(`output ${name} passes on the input that output ${other.name} overwrites; copy it in the graph`);
+  }
+  return copied
+    .sort((a, b) => rank(a) - rank(b))
+    .map(({ name }) => ({ value: name, to: { slot: slotOf.get(name)!, offset: 0 } }));
+}
+
+/**
+ * Offsets such that blocks that live at the same time do not overlap. Greedy by size with best fit (Pisarchyk & Lee
+ * 2020, https://arxiv.org/abs/2001.03288); where that misses the lower bound (the most bytes that live at one time),
+ * other orders are tried and the best result is taken.
+ */
+export function pack(blocks: readonly Block[]): { offsets: number[]; peak: number } {
+  const bound = liveBytes(blocks);
+  const life = (block: Block): number => block.last - block.first + 1;
+  const orders: ((a: Block, b: Block) => number)[] = [
+    (a, b) => b.bytes - a.bytes || life(b) - life(a),
+    (a, b) => b.bytes * life(b) - a.bytes * life(a),
+    (a, b) => life(b) - life(a) || b.bytes - a.bytes,
+    (a, b) => a.first - b.first || b.bytes - a.bytes,
+  ];
+  let best: { offsets: number[]; peak: number } | undefined;
+  for (const order of orders) {
+    const result = packInOrder(
+      blocks,
+      blocks.map((_, i) => i).sort((a, b) => order(blocks[a]!, blocks[b]!) || a - b),
+    );
+    if (!best || result.peak < best.peak) best = result;
+    if (best.peak === bound) break;
+  }
+  return best!;
+}
+
+function packInOrder(blocks: readonly Block[], order: readonly number[]): { offsets: number[]; peak: number } {
+  const offsets = new Array<number>(blocks.length).fill(0);
+  /** Placed blocks by offset. */
+  const placed: number[] = [];
+  let peak = 0;
+  for (const index of order) {
+    const block = blocks[index]!;
+    let offset = -1;
+    let slack = Infinity;
+    let end = 0;
+    for (const other of placed) {
+      const { first, last, bytes } = blocks[other]!;
+      if (last < block.first || first > block.last) continue;
+      const gap = offsets[other]! - end;
+      if (gap >= block.bytes && gap - block.bytes < slack) [offset, slack] = [end, gap - block.bytes];
+      end = Math.max(end, offsets[other]! + bytes);
+    }
+    if (offset < 0) offset = end;
+    offsets[index] = offset;
+    peak = Math.max(peak, offset + block.bytes);
+    const at = placed.findIndex((other) => offsets[other]! > offset);
+    placed.splice(at < 0 ? placed.length : at, 0, index);
+  }
+  return { offsets, peak };
+}
+
+/** The most bytes that live at one time: no placement can have a smaller peak. */
+export function liveBytes(blocks: readonly Block[]): number {
+  const change = new Map<number, number>();
+  const add = (at: number, bytes: number): void => void change.set(at, (change.get(at) ?? 0) + bytes);
+  for (const { first, last, bytes } of blocks) {
+    add(first, bytes);
+    add(last + 1, -bytes);
+  }
+  let live = 0;
+  let most = 0;
+  for (const [, bytes] of [...change].sort(([a], [b]) => a - b)) most = Math.max(most, (live += bytes));
+  return most;
+}
