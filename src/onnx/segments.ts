@@ -33,8 +33,9 @@ export function writeSegmentModels(folder: string, segments: readonly Segment[])
   makeFolder(folder);
   for (const model of new Set(segments.map((segment) => segment.model))) {
     const users = segments.filter((segment) => segment.model === model).map((segment) => segment.name);
+    const span = users.length > 1 ? `${users.length} segments, ${users[0]} to ${users.at(-1)}` : users[0];
     for (const [program, graph] of programsOf(model)) {
-      const note = `${NOTES[program]} Segment model ${model.id} by Remat, for ${users.join(", ")}; see segments.json.`;
+      const note = `${NOTES[program]} Segment model ${model.id} by Remat, for ${span}; see segments.json.`;
       writeAtomic(join(folder, fileNameOf(model, program)), [writeModel(graph, note)]);
     }
   }

@@ -1,0 +1,144 @@
+import { describe, expect, test } from "bun:test";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import fc from "fast-check";
+import { UserError } from "../../src/errors.ts";
+import { GraphBuilder } from "../../src/graph/builder.ts";
+import type { Graph, TensorType } from "../../src/graph/types.ts";
+import { type ModelProto, ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
+import { readModel } from "../../src/onnx/read.ts";
+import { writeModel } from "../../src/onnx/write.ts";
+import { SwiGLU, SwiGLUGrad } from "../../src/ops/swiglu.ts";
+import { runOrt } from "../support/ort.ts";
+
+const type: TensorType = { dtype: "f32", shape: [3, 5] };
+const other: TensorType = { dtype: "f32", shape: [2, 7] };
+
+/** Two calls of one function, one of another type, and a gradient of which only the second output is wanted. */
+function sample(): Graph {
+  const builder = new GraphBuilder("block");
+  builder.input("gate", "boundary", type);
+  builder.input("up", "param", type);
+  builder.input("acc.up", "accumulator", type);
+  builder.input("small", "batch", other);
+  const once = builder.value(SwiGLU, ["gate", "up"], {}, "once");
+  const twice = builder.value(SwiGLU, [once, "acc.up"], {}, "twice");
+  const second = builder.value(SwiGLU, ["small", "small"], {}, "small.gated");
+  const [, gradient] = builder.node(SwiGLUGrad, ["gate", twice, once], {}, "d.gate");
+  builder.output({ name: twice, role: "boundary" });
+  builder.output({ name: second, role: "tape" });
+  builder.output({ name: gradient!, role: "param-grad", updates: "acc.up" });
+  return builder.build();
+}
+
+const FILE = "folder/block.forward.onnx";
+const bytes = writeModel(sample());
+
+function edited(edit: (model: ModelProto) => void): Uint8Array {
+  const model = fromBinary(ModelProtoSchema, bytes);
+  edit(model);
+  return toBinary(ModelProtoSchema, model);
+}
+
+describe("an ONNX segment model", () => {
+  test("gives its graph back, and equal graphs have equal bytes", () => {
+    expect(readModel(bytes, FILE)).toEqual(sample());
+    expect(writeModel(readModel(bytes, FILE))).toEqual(bytes);
+  });
+
+  test("has one function per operator, types and wanted outputs", () => {
+    const { functions } = fromBinary(ModelProtoSchema, bytes);
+    expect(functions.map(({ name, overload }) => [name, overload])).toEqual([
+      ["SwiGLU", ""],
+      ["SwiGLU", "2"],
+      ["SwiGLUGrad", ""],
+    ]);
+    // dup = dy * gate * sigmoid(gate) needs three nodes; those of dgate are not there.
+    expect(functions[2]!.node.map((node) => node.opType)).toEqual(["Sigmoid", "Mul", "Mul", "Constant"]);
+  });
+
+  test("runs on ONNX Runtime, optimized or not", async () => {
+    const values = (count: number) => Float32Array.from({ length: count }, (_, i) => Math.sin(i));
+    const inputs = new Map([
+      ["gate", values(15)],
+      ["up", values(15)],
+      ["acc.up", values(15)],
+      ["small", values(14)],
+    ]);
+    const silu = (x: number) => x / (1 + Math.exp(-x));
+    const expected = Float32Array.from(inputs.get("small")!, (x) => silu(x) * x);
+    for (const optimize of [false, true]) {
+      const outputs = await runOrt(sample(), inputs, optimize);
+      expect([...outputs.keys()]).toEqual(["twice", "small.gated", "d.gate.1"]);
+      const got = outputs.get("small.gated") as Float32Array;
+      got.forEach((value, i) => expect(Math.abs(value - expected[i]!)).toBeLessThan(1e-6));
+    }
+  });
+
+  test("refuses a node whose outputs nobody uses", () => {
+    const graph = sample();
+    const unused = { ...graph, outputs: graph.outputs.slice(1) };
+    expect(() => writeModel({ ...unused, outputs: unused.outputs.filter((output) => output.role === "tape") })).toThrow(
+      "prune the graph first",
+    );
+  });
+});
+
+describe("a damaged or foreign file gives one clear error", () => {
+  const cases: [why: string, bytes: Uint8Array, message: string][] = [
+    ["empty", new Uint8Array(), "it holds no graph"],
+    ["truncated", bytes.slice(0, -100), "is not a segment model that can be read"],
+    ["of another program", edited((model) => (model.metadataProps = [])), "it was not written by Remat"],
+    ["of a later format", edited((model) => (model.metadataProps[0]!.value = "2")), 'its format is version "2", not 1'],
+    ["of another opset", edited((model) => (model.opsetImport[0]!.version = 17n)), "it does not use version 23"],
+    ["with an unknown operator", edited((model) => (model.graph!.node[0]!.opType = "Loop")), "no function for the operator Loop"],
+    [
+      "with an unknown standard operator",
+      edited((model) => Object.assign(model.graph!.node[0]!, { opType: "Loop", domain: "" })),
+      'it uses the operator "" "Loop", which is unknown here',
+    ],
+    ["with a missing input", edited((model) => void model.graph!.input.pop()), '"small", which nothing computes before it'],
+    ["with a missing node", edited((model) => void model.graph!.node.shift()), '"once", which nothing computes before it'],
+    [
+      "with a wrong shape",
+      edited((model) => (model.graph!.output[1]!.type!.value = model.graph!.output[0]!.type!.value)),
+      "is declared as f32[3, 5]",
+    ],
+    ["without roles", edited((model) => (model.graph!.input[0]!.metadataProps = [])), '"gate" has no known remat.role'],
+  ];
+  test.each(cases)("%s", (_, damaged, message) => {
+    let error: unknown;
+    try {
+      readModel(damaged, FILE);
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toBeInstanceOf(UserError);
+    expect((error as Error).message).toStartWith(`${FILE} is not a segment model that can be read: `);
+    expect((error as Error).message).toContain(message);
+  });
+
+  test("2000 random mutations: a graph or a UserError, never another error", () => {
+    const position = fc.nat({ max: bytes.length - 1 });
+    const mutation = fc.oneof(
+      fc.record({ kind: fc.constant("set" as const), at: position, data: fc.uint8Array({ minLength: 1, maxLength: 4 }) }),
+      fc.record({ kind: fc.constant("insert" as const), at: position, data: fc.uint8Array({ minLength: 1, maxLength: 12 }) }),
+      fc.record({ kind: fc.constant("remove" as const), at: position, data: fc.uint8Array({ minLength: 1, maxLength: 60 }) }),
+      fc.record({ kind: fc.constant("truncate" as const), at: position, data: fc.constant(new Uint8Array()) }),
+    );
+    fc.assert(
+      fc.property(fc.array(mutation, { minLength: 1, maxLength: 4 }), (mutations) => {
+        let mutated = [...bytes];
+        for (const { kind, at, data } of mutations) {
+          if (kind === "truncate") mutated = mutated.slice(0, at);
+          else mutated.splice(at, kind === "insert" ? 0 : data.length, ...(kind === "remove" ? [] : data));
+        }
+        try {
+          readModel(Uint8Array.from(mutated), FILE);
+        } catch (error) {
+          expect(error).toBeInstanceOf(UserError);
+        }
+      }),
+      { numRuns: 2000, seed: 1 },
+    );
+  });
+});

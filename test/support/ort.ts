@@ -1,0 +1,70 @@
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { type DType, elements, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
+import { toFloat32 } from "../../src/hf/halves.ts";
+import { writeModel } from "../../src/onnx/write.ts";
+
+/** The values of a tensor, flat. bf16 and f16 are their bits in a `Uint16Array`. */
+export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint32Array | BigUint64Array | Uint8Array;
+export type TensorMap = ReadonlyMap<string, TensorData>;
+
+const ORT_TYPES: Readonly<Record<DType, Tensor.Type>> = {
+  f32: "float32",
+  bf16: "float32",
+  f16: "float32",
+  i32: "int32",
+  i64: "int64",
+  u32: "uint32",
+  u64: "uint64",
+  u8: "uint8",
+  bool: "bool",
+};
+
+/**
+ * Runs a graph, written as an ONNX model, on ONNX Runtime's CPU provider (one thread), and returns its outputs: the
+ * reference that the kernels are compared with. Half-precision inputs are widened to f32 first (exact; the `Cast`
+ * behind them then does nothing), because the addon cannot pass them under Bun. `optimize` lets ONNX Runtime rewrite
+ * the graph.
+ */
+export async function runOrt(graph: Graph, inputs: TensorMap, optimize = false): Promise<Map<string, TensorData>> {
+  const session = await InferenceSession.create(writeModel(widenInputs(graph)), {
+    graphOptimizationLevel: optimize ? "all" : "disabled",
+    executionProviders: ["cpu"],
+    intraOpNumThreads: 1,
+    interOpNumThreads: 1,
+    enableCpuMemArena: false,
+    enableMemPattern: false,
+    logSeverityLevel: 3,
+    extra: { session: { disable_prepacking: "1" } },
+  });
+  try {
+    const feeds: Record<string, Tensor> = {};
+    for (const { name } of graph.inputs) {
+      const data = inputs.get(name);
+      const type = typeOf(graph, name);
+      if (data?.length !== elements(type.shape)) {
+        throw new Error(`input ${name}: expected ${elements(type.shape)} elements, got ${data?.length ?? "none"}`);
+      }
+      feeds[name] = new Tensor(ORT_TYPES[type.dtype], widen(data, type), [...type.shape]);
+    }
+    const results = await session.run(feeds);
+    return new Map(graph.outputs.map(({ name }) => [name, results[name]!.data as TensorData]));
+  } finally {
+    await session.release();
+  }
+}
+
+const isHalf = (type: TensorType): type is TensorType & { dtype: "bf16" | "f16" } =>
+  type.dtype === "bf16" || type.dtype === "f16";
+
+function widenInputs(graph: Graph): Graph {
+  const types = new Map(graph.types);
+  for (const { name } of graph.inputs) {
+    const type = typeOf(graph, name);
+    if (isHalf(type)) types.set(name, { ...type, dtype: "f32" });
+  }
+  return { ...graph, types };
+}
+
+function widen(data: TensorData, type: TensorType): TensorData {
+  return isHalf(type) ? toFloat32(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), type.dtype) : data;
+}
