@@ -20,7 +20,7 @@ export function userError(action: () => unknown): string {
     if (error instanceof UserError) return error.message;
     throw error;
   }
-  throw new Error("expected a UserError, got a result");
+  throw new Error(`expected a UserError, got a result from ${action}`);
 }
 
 /** A disk with room for `capacity` bytes; a write past it is cut short, the next one fails like a full disk. */

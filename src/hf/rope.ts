@@ -1,0 +1,94 @@
+import type { ModelConfig, RopeScaling } from "./config.ts";
+
+/**
+ * Rotary position tables. Every step is rounded to f32 in the order in which Transformers computes in PyTorch
+ * (`modeling_rope_utils.py`): at position 10^4 one unit in the last place of a frequency is already 10^-3 rad.
+ */
+
+const f = Math.fround;
+
+type RopeShape = Pick<ModelConfig, "headDim" | "rope">;
+
+/** @returns `inverse` [headDim/2] in radians per token, and the factor on cos and sin */
+export function inverseFrequencies(config: RopeShape): { inverse: Float32Array; attentionFactor: number } {
+  const { theta, scaling } = config.rope;
+  const half = config.headDim / 2;
+  // theta^(2i/d); its inverse is the frequency.
+  const period = Float32Array.from({ length: half }, (_, i) => f(Math.pow(f(theta), f((2 * i) / config.headDim))));
+  const inverse = period.map((value) => f(1 / value));
+  switch (scaling.type) {
+    case "default":
+    case "dynamic":
+      return { inverse, attentionFactor: 1 };
+    case "linear":
+      return { inverse: inverse.map((value) => f(value / f(scaling.factor))), attentionFactor: 1 };
+    case "llama3":
+      return { inverse: inverse.map((value) => llama3Frequency(value, scaling)), attentionFactor: 1 };
+    case "yarn":
+      return { inverse: yarnFrequencies(period, config.headDim, theta, scaling), attentionFactor: yarnAttentionFactor(scaling) };
+  }
+}
+
+/**
+ * Waves longer than the original context / lowFreqFactor are stretched by `factor`, those shorter than it /
+ * highFreqFactor are kept, and between the two s runs from 0 to 1: (1 - s) w / factor + s w.
+ */
+function llama3Frequency(frequency: number, scaling: Extract<RopeScaling, { type: "llama3" }>): number {
+  const { factor, lowFreqFactor: low, highFreqFactor: high, originalMaxPositions: context } = scaling;
+  const wavelength = f(f(2 * Math.PI) / frequency);
+  if (wavelength > f(context / low)) return f(frequency / f(factor));
+  if (wavelength < f(context / high)) return frequency;
+  const smooth = f(f(f(context / wavelength) - f(low)) / f(high - low));
+  return f(f(f(f(1 - smooth) * frequency) / f(factor)) + f(smooth * frequency));
+}
+
+/** YaRN (arXiv 2309.00071): a ramp over the dimensions between interpolated and original frequencies. */
+function yarnFrequencies(
+  period: Float32Array,
+  dim: number,
+  theta: number,
+  scaling: Extract<RopeScaling, { type: "yarn" }>,
+): Float32Array {
+  // The dimension whose wave makes `rotations` turns within the original context.
+  const dimension = (rotations: number) =>
+    (dim * Math.log(scaling.originalMaxPositions / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
+  let low = dimension(scaling.betaFast);
+  let high = dimension(scaling.betaSlow);
+  if (scaling.truncate) [low, high] = [Math.floor(low), Math.ceil(high)];
+  low = Math.max(low, 0);
+  high = Math.min(high, dim - 1);
+  if (low === high) high += 0.001;
+  return period.map((value, i) => {
+    const ramp = Math.min(Math.max(f(f(i - f(low)) / f(high - low)), 0), 1);
+    const keep = f(1 - ramp);
+    return f(f(f(1 / f(f(scaling.factor) * value)) * f(1 - keep)) + f(f(1 / value) * keep));
+  });
+}
+
+function yarnAttentionFactor(scaling: Extract<RopeScaling, { type: "yarn" }>): number {
+  const { factor, attentionFactor, mscale, mscaleAllDim } = scaling;
+  const scale = (by: number) => (factor <= 1 ? 1 : 0.1 * by * Math.log(factor) + 1);
+  if (attentionFactor !== null) return attentionFactor;
+  return mscale && mscaleAllDim ? scale(mscale) / scale(mscaleAllDim) : scale(1);
+}
+
+/** cos and sin, f32 [positions.length, headDim/2]. */
+export interface RopeTables {
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+}
+
+/** Rotary tables for `positions` (token positions within their example), the attention factor included. */
+export function ropeTables(config: RopeShape, positions: Int32Array): RopeTables {
+  const { inverse, attentionFactor } = inverseFrequencies(config);
+  const half = inverse.length;
+  const scale = f(attentionFactor);
+  const cos = new Float32Array(positions.length * half);
+  const sin = new Float32Array(positions.length * half);
+  for (let i = 0; i < cos.length; i++) {
+    const angle = f(positions[Math.floor(i / half)]! * inverse[i % half]!);
+    cos[i] = f(Math.cos(angle)) * scale;
+    sin[i] = f(Math.sin(angle)) * scale;
+  }
+  return { cos, sin };
+}

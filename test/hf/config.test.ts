@@ -1,0 +1,191 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../../src/errors.ts";
+import { checkContext, contextLimit, loadConfig, parseConfig } from "../../src/hf/config.ts";
+import { temporaryFolder, userError } from "./temp.ts";
+
+const BASE = {
+  hidden_size: 64,
+  num_hidden_layers: 4,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  intermediate_size: 96,
+  vocab_size: 128,
+};
+const llama = (extra: object = {}) =>
+  parseConfig({ architectures: ["LlamaForCausalLM"], model_type: "llama", ...BASE, ...extra });
+const of = (type: string, extra: object = {}) => parseConfig({ model_type: type, ...BASE, ...extra });
+
+describe("families", () => {
+  test("Llama with Transformers' defaults", () => {
+    expect(llama()).toEqual({
+      family: "llama",
+      hiddenSize: 64,
+      layers: 4,
+      heads: 4,
+      kvHeads: 2,
+      headDim: 16,
+      intermediateSize: 96,
+      vocabSize: 128,
+      rmsNormEps: 1e-6,
+      hiddenAct: "silu",
+      tieWordEmbeddings: false,
+      maxPositions: 2048,
+      rope: { theta: 10000, scaling: { type: "default" } },
+      slidingWindow: null,
+      windowFrom: 0,
+      qkvBias: false,
+      outputBias: false,
+      mlpBias: false,
+      qkNorm: false,
+      bosTokenId: 1,
+      eosTokenIds: [2],
+      padTokenId: null,
+      dtype: "f32",
+    });
+  });
+
+  test("biases, q/k norm and head size per family", () => {
+    expect(llama({ attention_bias: true, mlp_bias: true })).toMatchObject({
+      qkvBias: true,
+      outputBias: true,
+      mlpBias: true,
+    });
+    expect(of("qwen2")).toMatchObject({
+      qkvBias: true,
+      outputBias: false,
+      mlpBias: false,
+      qkNorm: false,
+      headDim: 16,
+    });
+    expect(of("qwen3")).toMatchObject({ qkvBias: false, qkNorm: true, headDim: 128 });
+    expect(of("qwen3", { head_dim: 32, attention_bias: true })).toMatchObject({
+      qkvBias: true,
+      outputBias: true,
+      headDim: 32,
+    });
+    expect(of("mistral")).toMatchObject({ qkvBias: false, qkNorm: false, slidingWindow: 4096 });
+  });
+
+  test("sliding window: Mistral everywhere, Qwen on request and from a layer on, Llama never", () => {
+    expect(of("mistral", { sliding_window: null }).slidingWindow).toBeNull();
+    expect(of("mistral", { sliding_window: 7 })).toMatchObject({ slidingWindow: 7, windowFrom: 0 });
+    expect(llama({ sliding_window: 7 }).slidingWindow).toBeNull();
+    expect(of("qwen2", { sliding_window: 7 }).slidingWindow).toBeNull();
+    expect(of("qwen2", { sliding_window: 7, use_sliding_window: true, max_window_layers: 2 })).toMatchObject({
+      slidingWindow: 7,
+      windowFrom: 2,
+    });
+    expect(of("qwen2", { sliding_window: 7, use_sliding_window: true, max_window_layers: 4 }).slidingWindow).toBeNull();
+    const types = ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"];
+    expect(of("qwen3", { sliding_window: 7, use_sliding_window: true, layer_types: types })).toMatchObject({
+      slidingWindow: 7,
+      windowFrom: 1,
+    });
+    const mixed = { sliding_window: 7, use_sliding_window: true, layer_types: types.toReversed() };
+    expect(userError(() => of("qwen3", mixed))).toContain("alternate");
+  });
+
+  test("end ids come from both files, dtype under either key, null biases of the family", () => {
+    const config = parseConfig(
+      { model_type: "llama", ...BASE, eos_token_id: [5, 6], torch_dtype: "bfloat16", pad_token_id: -1 },
+      "c",
+      { eos_token_id: 7 },
+    );
+    expect(config).toMatchObject({ eosTokenIds: [5, 6, 7], dtype: "bf16", padTokenId: null });
+    expect(llama({ dtype: "float16", eos_token_id: null })).toMatchObject({ dtype: "f16", eosTokenIds: [] });
+  });
+
+  test("reads a folder", () => {
+    const folder = temporaryFolder();
+    writeFileSync(join(folder, "config.json"), JSON.stringify({ model_type: "qwen2", ...BASE, eos_token_id: 1 }));
+    writeFileSync(join(folder, "generation_config.json"), JSON.stringify({ eos_token_id: [1, 3] }));
+    expect(loadConfig(folder)).toMatchObject({ family: "qwen2", eosTokenIds: [1, 3] });
+    expect(userError(() => loadConfig(join(folder, "none")))).toContain("config.json: no such file");
+  });
+});
+
+describe("rotary settings", () => {
+  const llama3 = {
+    rope_type: "llama3",
+    factor: 8,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 64,
+  };
+
+  test("rope_theta with rope_scaling and the newer rope_parameters mean the same", () => {
+    const old = llama({ rope_theta: 5e5, rope_scaling: llama3 }).rope;
+    expect(old).toEqual(llama({ rope_parameters: { ...llama3, rope_theta: 5e5 } }).rope);
+    expect(old.scaling).toEqual({ type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 64 });
+    expect(llama({ rope_scaling: { type: "linear", factor: 2 } }).rope.scaling).toEqual({ type: "linear", factor: 2 });
+  });
+
+  test("a context longer than the model's is refused, a stretched one allowed", () => {
+    expect(contextLimit(llama({ max_position_embeddings: 100 }))).toBe(100);
+    expect(contextLimit(llama({ max_position_embeddings: 100, rope_scaling: { type: "linear", factor: 2.5 } }))).toBe(250);
+    expect(contextLimit(llama({ max_position_embeddings: 100, rope_scaling: llama3 }))).toBe(100);
+    checkContext(llama({ max_position_embeddings: 100 }), 100);
+    expect(userError(() => checkContext(llama({ max_position_embeddings: 100 }), 101))).toContain("context of 100 tokens");
+    const part = of("qwen2", { sliding_window: 7, use_sliding_window: true, max_window_layers: 2 });
+    checkContext(part, 7);
+    expect(userError(() => checkContext(part, 8))).toContain("sliding window of 7");
+  });
+});
+
+describe("bad values", () => {
+  test("each says what was expected, what came and where", () => {
+    const cases: [object, string][] = [
+      [
+        { model_type: "mamba", architectures: ["MambaForCausalLM"] },
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5 and Qwen3',
+      ],
+      [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
+      [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],
+      [{ hidden_size: "64" }, '"hidden_size" is "64"'],
+      [{ hidden_size: undefined }, '"hidden_size" is missing'],
+      [{ hidden_size: 65 }, "not a multiple of num_attention_heads"],
+      [{ num_key_value_heads: 3 }, "not a multiple of num_key_value_heads (3)"],
+      [{ head_dim: 15 }, "even number"],
+      [{ vocab_size: 0 }, '"vocab_size" is 0'],
+      [{ num_hidden_layers: 1e300 }, '"num_hidden_layers" is 1e+300'],
+      [{ hidden_act: "relu" }, 'hidden_act "relu" is not supported'],
+      [{ hidden_act: "constructor" }, "is not supported"],
+      [{ rope_scaling: { rope_type: "longrope" } }, 'rope_type "longrope" is not supported; expected one of default, linear'],
+      [{ rope_scaling: { rope_type: "linear" } }, 'needs a number "factor"'],
+      [{ rope_scaling: { type: "linear", factor: 0 } }, '"rope_scaling.factor" is 0'],
+      [{ partial_rotary_factor: 0.5 }, "partial_rotary_factor 0.5"],
+      [{ quantization_config: { bits: 4 } }, "quantised"],
+      [{ eos_token_id: "</s>" }, '"eos_token_id" is "</s>"'],
+    ];
+    for (const [extra, expected] of cases) expect(userError(() => llama(extra))).toContain(expected);
+  });
+
+  test("2,000 mutated configurations: a result or a UserError", () => {
+    const seed = JSON.stringify({
+      model_type: "qwen3",
+      ...BASE,
+      sliding_window: 9,
+      use_sliding_window: true,
+      rope_scaling: { type: "linear", factor: 2 },
+    });
+    fc.assert(
+      fc.property(
+        fc.dictionary(
+          fc.constantFrom(...Object.keys(JSON.parse(seed) as object), "rope_parameters", "layer_types", "head_dim"),
+          fc.jsonValue(),
+        ),
+        (extra) => {
+          try {
+            parseConfig({ ...(JSON.parse(seed) as object), ...extra });
+          } catch (error) {
+            if (!(error instanceof UserError)) throw error;
+          }
+        },
+      ),
+      { numRuns: 2000, seed: 3 },
+    );
+  });
+});

@@ -1,0 +1,57 @@
+import { expect, test } from "bun:test";
+import { join } from "node:path";
+import { parseConfig } from "../../src/hf/config.ts";
+import { inverseFrequencies, ropeTables } from "../../src/hf/rope.ts";
+
+interface Case {
+  readonly name: string;
+  readonly config: Record<string, unknown>;
+  readonly positions: number[];
+  readonly attention_factor: number;
+  readonly inverse: number[];
+  readonly cos: number[];
+  readonly sin: number[];
+}
+
+const cases = (await Bun.file(join(import.meta.dir, "../golden/rope.json")).json()) as Case[];
+
+/** The fixture stores f32 as bit patterns. */
+const floats = (bits: number[]) => new Float32Array(Uint32Array.from(bits).buffer);
+const bitsOf = (values: Float32Array) => new Int32Array(values.buffer);
+
+test("inverse frequencies equal Transformers' bit for bit, save one unit in the last place where PyTorch's pow is not correctly rounded (at most 2 % of them)", () => {
+  let different = 0;
+  let total = 0;
+  for (const golden of cases) {
+    const { inverse, attentionFactor } = inverseFrequencies(parseConfig(golden.config));
+    expect(attentionFactor).toBe(golden.attention_factor);
+    expect(inverse.length).toBe(golden.inverse.length);
+    const expected = bitsOf(floats(golden.inverse));
+    bitsOf(inverse).forEach((bits, i) => {
+      expect(Math.abs(bits - expected[i]!)).toBeLessThanOrEqual(1);
+      if (bits !== expected[i]) different++;
+      total++;
+    });
+  }
+  expect(different / total).toBeLessThan(0.02);
+});
+
+test("cos and sin equal Transformers' within 2^-23 (plus what the last place of the frequency moves the angle)", () => {
+  for (const golden of cases) {
+    const config = parseConfig(golden.config);
+    const half = config.headDim / 2;
+    const { inverse } = inverseFrequencies(config);
+    const reference = floats(golden.inverse);
+    const tables = ropeTables(config, Int32Array.from(golden.positions));
+    const expected = { cos: floats(golden.cos), sin: floats(golden.sin) };
+    for (const part of ["cos", "sin"] as const) {
+      expect(tables[part].length).toBe(golden.positions.length * half);
+      tables[part].forEach((value, i) => {
+        const moved = golden.positions[Math.floor(i / half)]! * Math.abs(inverse[i % half]! - reference[i % half]!);
+        // One rounding of the angle more, when the frequency differs: 2^-23 relative to the angle.
+        const slack = moved === 0 ? 0 : moved + golden.positions[Math.floor(i / half)]! * inverse[i % half]! * 2 ** -23;
+        expect(Math.abs(value - expected[part][i]!)).toBeLessThanOrEqual(2 ** -23 + slack);
+      });
+    }
+  }
+});
