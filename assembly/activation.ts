@@ -1,0 +1,186 @@
+/**
+ * Activations and their gradients. All arrays are f32[n]; an output may be any of the inputs.
+ *
+ * Non-finite inputs: NaN gives NaN; an infinite input gives what the formula gives (infinity or NaN), as in PyTorch.
+ */
+import { int, partEnd, partStart, pointer, threadScratch } from "./command";
+import { loadSome, storeSome } from "./lanes";
+import { exp4, normal4, sigmoid4 } from "./math";
+import { Opcode } from "./opcodes";
+
+/** Elements of work that are handed out as one: a cache line. */
+const UNIT: i32 = 16;
+
+const SQRT_2_OVER_PI: f32 = 0.7978845608028654;
+const CUBIC: f32 = 0.044715;
+const ONE_OVER_SQRT_2_PI: f32 = 0.3989422804014327;
+
+// @ts-ignore: decorator
+@inline
+function splat(x: f32): v128 {
+  return f32x4.splat(x);
+}
+
+/** y = gate * sigmoid(gate) * up */
+// @ts-ignore: decorator
+@inline
+function swiglu4(gate: v128, up: v128): v128 {
+  return f32x4.mul(f32x4.mul(gate, sigmoid4(gate)), up);
+}
+
+function swiglu(gate: usize, up: usize, y: usize, n: i32): void {
+  const end = y + ((<usize>n & ~3) << 2);
+  while (y < end) {
+    v128.store(y, swiglu4(v128.load(gate), v128.load(up)));
+    gate += 16;
+    up += 16;
+    y += 16;
+  }
+  const rest = n & 3;
+  if (rest) storeSome(y, swiglu4(loadSome(gate, rest), loadSome(up, rest)), rest);
+}
+
+/** d silu(gate) / d gate = s (1 + gate (1 - s)), s = sigmoid(gate) */
+// @ts-ignore: decorator
+@inline
+function dsilu4(gate: v128, s: v128): v128 {
+  return f32x4.mul(s, f32x4.add(splat(1), f32x4.mul(gate, f32x4.sub(splat(1), s))));
+}
+
+/**
+ * dgate = dy * up * silu'(gate), dup = dy * silu(gate). `gateStep` and `upStep` are the bytes from one vector of dgate
+ * and dup to the next: 16, or 0 for an output that nobody wants (it then points to a dummy).
+ */
+function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: usize, dup: usize, upStep: usize, n: i32): void {
+  for (let i = n >> 2; i > 0; i--) {
+    const g = v128.load(gate);
+    const u = v128.load(up);
+    const d = v128.load(dy);
+    const s = sigmoid4(g);
+    v128.store(dgate, f32x4.mul(f32x4.mul(d, u), dsilu4(g, s)));
+    v128.store(dup, f32x4.mul(d, f32x4.mul(g, s)));
+    gate += 16;
+    up += 16;
+    dy += 16;
+    dgate += gateStep;
+    dup += upStep;
+  }
+  const rest = n & 3;
+  if (rest) {
+    const g = loadSome(gate, rest);
+    const u = loadSome(up, rest);
+    const d = loadSome(dy, rest);
+    const s = sigmoid4(g);
+    storeSome(dgate, f32x4.mul(f32x4.mul(d, u), dsilu4(g, s)), rest);
+    storeSome(dup, f32x4.mul(d, f32x4.mul(g, s)), rest);
+  }
+}
+
+/** exp(-x^2 / 2) */
+// @ts-ignore: decorator
+@inline
+function bell4(x: v128): v128 {
+  return exp4(f32x4.mul(f32x4.mul(x, x), splat(-0.5)));
+}
+
+/** x Phi(x) */
+// @ts-ignore: decorator
+@inline
+function gelu4(x: v128): v128 {
+  return f32x4.mul(x, normal4(x, bell4(x)));
+}
+
+/** d x Phi(x) / dx = Phi(x) + x phi(x), phi the normal density */
+// @ts-ignore: decorator
+@inline
+function dgelu4(x: v128): v128 {
+  const e = bell4(x);
+  return f32x4.add(normal4(x, e), f32x4.mul(x, f32x4.mul(e, splat(ONE_OVER_SQRT_2_PI))));
+}
+
+/** sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3): the tanh form, since (1 + tanh u) / 2 = sigmoid(2 u). */
+// @ts-ignore: decorator
+@inline
+function tanhGate4(x: v128): v128 {
+  const cubic = f32x4.add(splat(1), f32x4.mul(f32x4.mul(x, x), splat(CUBIC)));
+  return sigmoid4(f32x4.mul(f32x4.mul(x, splat(2 * SQRT_2_OVER_PI)), cubic));
+}
+
+// @ts-ignore: decorator
+@inline
+function geluTanh4(x: v128): v128 {
+  return f32x4.mul(x, tanhGate4(x));
+}
+
+/** s + x s (1 - s) 2 du/dx, s = sigmoid(2 u) */
+// @ts-ignore: decorator
+@inline
+function dgeluTanh4(x: v128): v128 {
+  const s = tanhGate4(x);
+  const slope = f32x4.add(splat(2 * SQRT_2_OVER_PI), f32x4.mul(f32x4.mul(x, x), splat(6 * SQRT_2_OVER_PI * CUBIC)));
+  const change = f32x4.mul(f32x4.mul(s, f32x4.sub(splat(1), s)), f32x4.mul(x, slope));
+  return f32x4.add(s, change);
+}
+
+function gelu(x: usize, y: usize, n: i32, tanh: bool): void {
+  const end = y + ((<usize>n & ~3) << 2);
+  if (tanh) {
+    for (; y < end; x += 16, y += 16) v128.store(y, geluTanh4(v128.load(x)));
+  } else {
+    for (; y < end; x += 16, y += 16) v128.store(y, gelu4(v128.load(x)));
+  }
+  const rest = n & 3;
+  if (rest) storeSome(y, tanh ? geluTanh4(loadSome(x, rest)) : gelu4(loadSome(x, rest)), rest);
+}
+
+function geluGrad(x: usize, dy: usize, dx: usize, n: i32, tanh: bool): void {
+  const end = dx + ((<usize>n & ~3) << 2);
+  if (tanh) {
+    for (; dx < end; x += 16, dy += 16, dx += 16) v128.store(dx, f32x4.mul(v128.load(dy), dgeluTanh4(v128.load(x))));
+  } else {
+    for (; dx < end; x += 16, dy += 16, dx += 16) v128.store(dx, f32x4.mul(v128.load(dy), dgelu4(v128.load(x))));
+  }
+  const rest = n & 3;
+  if (rest) {
+    const lanes = loadSome(x, rest);
+    storeSome(dx, f32x4.mul(loadSome(dy, rest), tanh ? dgeluTanh4(lanes) : dgelu4(lanes)), rest);
+  }
+}
+
+/**
+ * Commands:
+ * - SwiGLU: gate, up, y; n
+ * - SwiGLUGrad: gate, up, dy, dgate or null, dup or null; n
+ * - Gelu: x, y; n, 1 for the tanh form
+ * - GeluGrad: x, dy, dx; n, 1 for the tanh form
+ */
+export function activationCommand(opcode: u32): void {
+  const start = partStart(int(0), UNIT);
+  const n = partEnd(int(0), UNIT) - start;
+  if (n <= 0) return;
+  const at = (<usize>start) << 2;
+  switch (opcode) {
+    case Opcode.SwiGLU:
+      swiglu(pointer(0) + at, pointer(1) + at, pointer(2) + at, n);
+      break;
+    case Opcode.SwiGLUGrad: {
+      const dgate = pointer(3);
+      const dup = pointer(4);
+      swigluGrad(
+        pointer(0) + at, pointer(1) + at, pointer(2) + at,
+        dgate ? dgate + at : threadScratch, dgate ? 16 : 0,
+        dup ? dup + at : threadScratch, dup ? 16 : 0,
+        n,
+      );
+      break;
+    }
+    case Opcode.Gelu:
+      gelu(pointer(0) + at, pointer(1) + at, n, int(1) == 1);
+      break;
+    case Opcode.GeluGrad:
+      geluGrad(pointer(0) + at, pointer(1) + at, pointer(2) + at, n, int(1) == 1);
+      break;
+    default:
+      unreachable();
+  }
+}

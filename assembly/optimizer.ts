@@ -1,0 +1,84 @@
+/** AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), as PyTorch computes it. */
+import { int, partEnd, partStart, pointer } from "./command";
+import { loadSome, storeSome } from "./lanes";
+import { Opcode } from "./opcodes";
+
+/** Elements that are handed out as one: a cache line. */
+const UNIT: i32 = 16;
+
+// @ts-ignore: decorator
+@inline
+function lerp4(state: v128, keep: v128, x: v128, take: v128): v128 {
+  return f32x4.add(f32x4.mul(state, keep), f32x4.mul(x, take));
+}
+
+// @ts-ignore: decorator
+@inline
+function step4(p: v128, m: v128, v: v128, decay: v128, rate: v128, correction: v128, epsilon: v128): v128 {
+  const root = f32x4.add(f32x4.div(f32x4.sqrt(v), correction), epsilon);
+  return f32x4.sub(f32x4.mul(p, decay), f32x4.div(f32x4.mul(rate, m), root));
+}
+
+/**
+ * hyper = [lr, beta1, beta2, epsilon, weight decay, 1 - beta1^t, 1 - beta2^t, gradient scale]. With g = grad * scale:
+ *
+ *     m' = beta1 m + (1 - beta1) g
+ *     v' = beta2 v + (1 - beta2) g^2
+ *     p' = p (1 - lr decay) - lr / (1 - beta1^t) m' / (sqrt(v') / sqrt(1 - beta2^t) + epsilon)
+ *
+ * Outputs may be the inputs. Per-command constants are computed in f64 and rounded once.
+ */
+function adamw(p: usize, grad: usize, m: usize, v: usize, hyper: usize, newP: usize, newM: usize, newV: usize, n: i32): void {
+  const lr = <f64>load<f32>(hyper);
+  const beta1 = load<f32>(hyper, 4);
+  const beta2 = load<f32>(hyper, 8);
+  const keepM = f32x4.splat(beta1);
+  const takeM = f32x4.splat(<f32>(1 - <f64>beta1));
+  const keepV = f32x4.splat(beta2);
+  const takeV = f32x4.splat(<f32>(1 - <f64>beta2));
+  const epsilon = f32x4.splat(load<f32>(hyper, 12));
+  const decay = f32x4.splat(<f32>(1 - lr * <f64>load<f32>(hyper, 16)));
+  const rate = f32x4.splat(<f32>(lr / <f64>load<f32>(hyper, 20)));
+  const correction = f32x4.splat(<f32>sqrt<f64>(<f64>load<f32>(hyper, 24)));
+  const scale = f32x4.splat(load<f32>(hyper, 28));
+  for (let i = n >> 2; i > 0; i--) {
+    const g = f32x4.mul(v128.load(grad), scale);
+    const first = lerp4(v128.load(m), keepM, g, takeM);
+    const second = lerp4(v128.load(v), keepV, f32x4.mul(g, g), takeV);
+    const updated = step4(v128.load(p), first, second, decay, rate, correction, epsilon);
+    v128.store(newP, updated);
+    v128.store(newM, first);
+    v128.store(newV, second);
+    p += 16;
+    grad += 16;
+    m += 16;
+    v += 16;
+    newP += 16;
+    newM += 16;
+    newV += 16;
+  }
+  const rest = n & 3;
+  if (rest) {
+    const g = f32x4.mul(loadSome(grad, rest), scale);
+    const first = lerp4(loadSome(m, rest), keepM, g, takeM);
+    const second = lerp4(loadSome(v, rest), keepV, f32x4.mul(g, g), takeV);
+    const updated = step4(loadSome(p, rest), first, second, decay, rate, correction, epsilon);
+    storeSome(newP, updated, rest);
+    storeSome(newM, first, rest);
+    storeSome(newV, second, rest);
+  }
+}
+
+/** Command AdamW: p, grad, m, v [n], hyper [8], p', m', v' [n]; n. */
+export function optimizerCommand(opcode: u32): void {
+  if (opcode != Opcode.AdamW) unreachable();
+  const start = partStart(int(0), UNIT);
+  const n = partEnd(int(0), UNIT) - start;
+  if (n <= 0) return;
+  const at = (<usize>start) << 2;
+  adamw(
+    pointer(0) + at, pointer(1) + at, pointer(2) + at, pointer(3) + at, pointer(4),
+    pointer(5) + at, pointer(6) + at, pointer(7) + at,
+    n,
+  );
+}
