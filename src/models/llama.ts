@@ -32,21 +32,26 @@ export interface SegmentOptions {
 
 const EMBEDDING = "model.embed_tokens.weight";
 
-/** Types of the `batch` inputs, by name. */
-export function batchTypes(config: ModelConfig, tokens: number): Record<BatchInput, TensorType> {
+/**
+ * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
+ * without and with the sliding window; `rows` are the positions whose logits are wanted.
+ */
+export function batchTypes(config: ModelConfig, tokens: number, rows = 1): Record<BatchInput, TensorType> {
   const angles: TensorType = { dtype: "f32", shape: [tokens, config.headDim / 2] };
   return {
     ids: { dtype: "i32", shape: [tokens] },
     labels: { dtype: "i32", shape: [tokens] },
     starts: { dtype: "i32", shape: [tokens] },
+    windowStarts: { dtype: "i32", shape: [tokens] },
     cos: angles,
     sin: angles,
     scale: { dtype: "f32", shape: [1] },
     rng: { dtype: "i32", shape: [2] },
+    rows: { dtype: "i32", shape: [rows] },
   };
 }
 
-export type BatchInput = "ids" | "labels" | "starts" | "cos" | "sin" | "scale" | "rng";
+export type BatchInput = "ids" | "labels" | "starts" | "windowStarts" | "cos" | "sin" | "scale" | "rng" | "rows";
 
 /** The chain of segments of a model, with their programs. Identical blocks share one `SegmentModel`. */
 export function buildSegments(config: ModelConfig, options: SegmentOptions): Segment[] {
@@ -55,8 +60,9 @@ export function buildSegments(config: ModelConfig, options: SegmentOptions): Seg
   let active = options.tuning.method === "full";
   for (let layer = 0; layer < config.layers; layer++) {
     const prefix = `model.layers.${layer}.`;
-    const { graph, scope } = block(config, options, prefix);
-    const key = JSON.stringify([active, graph.inputs.map((input) => graph.types.get(input.name))]);
+    const windowed = config.slidingWindow !== null && layer >= config.windowFrom;
+    const { graph, scope } = block(config, options, prefix, windowed ? "windowStarts" : "starts");
+    const key = JSON.stringify([active, graph.inputs.map(({ name }) => [name, graph.types.get(name)])]);
     let model = kinds.get(key);
     if (!model) {
       model = segmentModel(kinds.size === 0 && !active ? "block-first" : uniqueId(kinds), graph, scope, active, options.policy);
@@ -112,9 +118,14 @@ function embedding(config: ModelConfig, options: SegmentOptions): Segment {
   return { name: "model.embed_tokens", model: segmentModel("embedding", builder.build(), scope, false), params: scope.names };
 }
 
-function block(config: ModelConfig, options: SegmentOptions, prefix: string): { graph: Graph; scope: ParamScope } {
+function block(
+  config: ModelConfig,
+  options: SegmentOptions,
+  prefix: string,
+  starts: "starts" | "windowStarts",
+): { graph: Graph; scope: ParamScope } {
   const { heads, kvHeads, headDim, hiddenSize, intermediateSize } = config;
-  const builder = startGraph("block", config, options, ["starts", "cos", "sin", "rng"], true);
+  const builder = startGraph("block", config, options, [starts, "cos", "sin", "rng"], true);
   builder.input("segment", "segment", { dtype: "i32", shape: [1] });
   const scope = new ParamScope(builder, prefix, options.tuning, options.weightType);
   const norm = (x: string, local: string, size: number) =>
@@ -130,22 +141,22 @@ function block(config: ModelConfig, options: SegmentOptions, prefix: string): { 
     builder.value(Rope, [x, "cos", "sin"], { heads: count, rotaryDim: headDim, inverse: 0 }, `${x}.rotated`);
 
   const n1 = norm("x", "input_layernorm", hiddenSize);
-  let q = project(n1, "self_attn.q_proj", hiddenSize, heads * headDim, config.qkvBias);
-  let k = project(n1, "self_attn.k_proj", hiddenSize, kvHeads * headDim, config.qkvBias);
-  const v = project(n1, "self_attn.v_proj", hiddenSize, kvHeads * headDim, config.qkvBias);
+  let q = project(n1, "self_attn.q_proj", hiddenSize, heads * headDim, config.attentionBias);
+  let k = project(n1, "self_attn.k_proj", hiddenSize, kvHeads * headDim, config.attentionBias);
+  const v = project(n1, "self_attn.v_proj", hiddenSize, kvHeads * headDim, config.attentionBias);
   if (config.qkNorm) {
     q = headNorm(q, "self_attn.q_norm", heads);
     k = headNorm(k, "self_attn.k_norm", kvHeads);
   }
   const attention = builder.value(
     CausalAttention,
-    [rotate(q, heads), rotate(k, kvHeads), v, "starts"],
+    [rotate(q, heads), rotate(k, kvHeads), v, starts],
     { heads, kvHeads, scale: 1 / Math.sqrt(headDim) },
     "attention",
   );
   const attended = builder.value(
     Add,
-    ["x", project(attention, "self_attn.o_proj", heads * headDim, hiddenSize, config.outputBias)],
+    ["x", project(attention, "self_attn.o_proj", heads * headDim, hiddenSize, config.attentionOutputBias)],
     {},
     "h",
   );
@@ -193,21 +204,20 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   return { name: "head", model: { id: "head", forward: optimise(forward), training: null, fused }, params: scope.names };
 }
 
-/** Final norm and head that output the logits [tokens, vocabulary] instead of the loss: for generation and tests. */
-export function buildLogits(config: ModelConfig, options: SegmentOptions): Segment {
+/**
+ * Final norm and head that output logits [rows, vocabulary] of the tokens that the batch input `rows` lists, instead of
+ * the loss: for generation and tests.
+ */
+export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: number): Segment {
   const builder = startGraph("logits", config, options, [], true);
+  builder.input("rows", "batch", batchTypes(config, options.tokens, rows).rows);
   const { scope, normed, weight } = headParams(builder, config, options);
   const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
-  builder.output({ name: builder.value(Gemm, [normed, weight], product, "logits"), role: "logits" });
+  const picked = builder.value(Gather, [normed, "rows"], {}, "picked");
+  builder.output({ name: builder.value(Gemm, [picked, weight], product, "logits"), role: "logits" });
   return {
     name: "logits",
     model: { id: "logits", forward: optimise(builder.build()), training: null, fused: null },
     params: scope.names,
   };
-}
-
-/** A weight of the base model: checkpoint name and shape. */
-export interface WeightSpec {
-  readonly name: string;
-  readonly shape: readonly number[];
 }

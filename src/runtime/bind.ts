@@ -1,0 +1,112 @@
+import type { Segment } from "../graph/segment.ts";
+import { byteLength, type Graph, typeOf } from "../graph/types.ts";
+import type { Programs, TapeLayout } from "./chain.ts";
+import type { Address, Call, Executor } from "./executor.ts";
+import type { Resident } from "./resident.ts";
+
+/** Memory that is not scheduled: what every segment's programs bind beside the stash. */
+export interface StepMemory {
+  readonly resident: Pick<Resident, "param" | "gradient">;
+  /** Inputs of role `batch`, by name. */
+  readonly batch: ReadonlyMap<string, Address>;
+  /** Per segment: an i32 that holds its index. */
+  readonly segmentIndex: readonly Address[];
+  /** An f32 1: the gradient of the loss. */
+  readonly lossGradient: Address;
+  readonly loss: Address;
+}
+
+/** Where a program's scheduled values are. A role that the program lacks is never asked for. */
+export interface Places {
+  readonly input: () => Address;
+  readonly output: () => Address;
+  readonly tape: () => Address;
+  readonly outputGrad: () => Address;
+  readonly inputGrad: () => Address;
+  readonly workspace: () => Address;
+  readonly logits?: () => Address;
+}
+
+export interface BoundProgram {
+  readonly call: Call;
+  /** End of the highest scheduled value or workspace that the program may touch. */
+  readonly end: Address;
+}
+
+/** Binds one program of segment `index` (0-based) to addresses, by the roles of its inputs and outputs. */
+export function bindProgram(
+  executor: Executor,
+  programs: Programs,
+  segment: Segment,
+  index: number,
+  graph: Graph,
+  memory: StepMemory,
+  layout: TapeLayout,
+  places: Places,
+): BoundProgram {
+  const addresses = new Map<string, Address>();
+  let end = 0;
+  const scheduled = (name: string, address: Address) => {
+    addresses.set(name, address);
+    end = Math.max(end, address + byteLength(typeOf(graph, name)));
+  };
+  for (const { name, role } of graph.inputs) {
+    switch (role) {
+      case "boundary":
+        scheduled(name, places.input());
+        break;
+      case "tape":
+        scheduled(name, places.tape() + known(layout.offsets, name));
+        break;
+      case "output-grad":
+        if (typeOf(graph, name).shape.length === 1) addresses.set(name, memory.lossGradient);
+        else scheduled(name, places.outputGrad());
+        break;
+      case "param":
+        addresses.set(name, known(memory.resident.param, known(segment.params, name)));
+        break;
+      case "accumulator":
+        addresses.set(name, known(memory.resident.gradient, known(segment.params, name.slice("acc.".length))));
+        break;
+      case "batch":
+        addresses.set(name, known(memory.batch, name));
+        break;
+      case "segment":
+        addresses.set(name, memory.segmentIndex[index]!);
+        break;
+    }
+  }
+  for (const { name, role, updates } of graph.outputs) {
+    switch (role) {
+      case "boundary":
+        scheduled(name, places.output());
+        break;
+      case "tape":
+        scheduled(name, places.tape() + known(layout.offsets, name));
+        break;
+      case "input-grad":
+        scheduled(name, places.inputGrad());
+        break;
+      case "logits":
+        if (!places.logits) throw new Error(`${graph.name}: no place for the logits`);
+        addresses.set(name, places.logits());
+        break;
+      case "loss":
+        addresses.set(name, memory.loss);
+        break;
+      case "param-grad":
+      case "state":
+        addresses.set(name, known(addresses, updates!));
+        break;
+    }
+  }
+  const program = programs.of(graph);
+  const workspace = program.workspace > 0 ? places.workspace() : 0;
+  return { call: executor.bind(program, addresses, workspace), end: Math.max(end, workspace + program.workspace) };
+}
+
+function known<T>(map: ReadonlyMap<string, T>, name: string): T {
+  const value = map.get(name);
+  if (value === undefined) throw new Error(`no place for ${name}`);
+  return value;
+}

@@ -1,0 +1,60 @@
+import type { Segment } from "../graph/segment.ts";
+import { bindProgram, type StepMemory } from "./bind.ts";
+import { boundaryBytes, type Programs } from "./chain.ts";
+import { type Address, align, type Executor } from "./executor.ts";
+
+/** Forward programs alone, without a tape: evaluation and generation. */
+export interface ForwardRunner {
+  run(): void;
+}
+
+/** Arena bytes of a forward pass: two boundaries in turn, and the largest workspace. */
+export function forwardExtent(segments: readonly Segment[], programs: Programs): number {
+  return 2 * largestBoundary(segments) + Math.max(...segments.map(({ model }) => align(programs.of(model.forward).workspace)));
+}
+
+function largestBoundary(segments: readonly Segment[]): number {
+  return Math.max(...segments.map(boundaryBytes));
+}
+
+/** Binds the forward programs of a chain to an arena of `forwardExtent` bytes. `logits` takes the output of that role. */
+export function createForward(
+  executor: Executor,
+  programs: Programs,
+  segments: readonly Segment[],
+  arena: Address,
+  memory: StepMemory,
+  logits?: Address,
+): ForwardRunner {
+  const stride = largestBoundary(segments);
+  const boundary = (index: number) => arena + (index % 2) * stride;
+  const none = (): never => {
+    throw new Error("a forward pass has no tape and no gradients");
+  };
+  const calls = segments.map(
+    (segment, index) =>
+      bindProgram(
+        executor,
+        programs,
+        segment,
+        index,
+        segment.model.forward,
+        memory,
+        { offsets: new Map(), bytes: 0 },
+        {
+          input: () => boundary(index - 1),
+          output: () => boundary(index),
+          tape: none,
+          outputGrad: none,
+          inputGrad: none,
+          workspace: () => arena + 2 * stride,
+          ...(logits === undefined ? {} : { logits: () => logits }),
+        },
+      ).call,
+  );
+  return {
+    run() {
+      for (const call of calls) executor.run(call);
+    },
+  };
+}

@@ -1,0 +1,75 @@
+import { byteLength } from "../graph/types.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import { createRope } from "../hf/rope.ts";
+import { batchTypes, type BatchInput } from "../models/llama.ts";
+import { type Address, align, type Executor } from "../runtime/executor.ts";
+
+/** What a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/batch.ts`. */
+export interface TokenBatch {
+  readonly ids: Int32Array;
+  /** Target of each position; -100 is none. */
+  readonly labels: Int32Array;
+  /** First position that each token attends to. */
+  readonly starts: Int32Array;
+  readonly positions: Int32Array;
+}
+
+/** The batch inputs of all segments, in executor memory; one set serves every number of tokens up to the largest. */
+export interface BatchMemory {
+  readonly addresses: ReadonlyMap<string, Address>;
+  readonly bytes: number;
+  load(batch: TokenBatch): void;
+  /** Factor of the summed losses: 1 / labelled tokens of the optimizer step. */
+  setScale(scale: number): void;
+  /** Keys dropout: `draw` counts micro-batches. */
+  setRng(seed: number, draw: number): void;
+  setRows(rows: Int32Array): void;
+}
+
+export function batchBytes(config: ModelConfig, tokens: number, rows: number): number {
+  return Object.values(batchTypes(config, tokens, rows)).reduce((sum, type) => sum + align(byteLength(type)), 0);
+}
+
+export function createBatchMemory(executor: Executor, config: ModelConfig, tokens: number, rows: number): BatchMemory {
+  const types = batchTypes(config, tokens, rows);
+  const addresses = new Map<string, Address>(
+    Object.entries(types).map(([name, type]) => [name, executor.reserve(byteLength(type))]),
+  );
+  const put = (name: BatchInput, data: Int32Array | Float32Array) =>
+    executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+
+  const half = config.headDim / 2;
+  const rope = createRope(config);
+  const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
+  const windowStarts = new Int32Array(tokens);
+  const scale = new Float32Array(1);
+  const rng = new Int32Array(2);
+  return {
+    addresses,
+    bytes: batchBytes(config, tokens, rows),
+    load({ ids, labels, starts, positions }) {
+      put("ids", ids);
+      put("labels", labels);
+      put("starts", starts);
+      const count = positions.length;
+      const reach = config.slidingWindow === null ? count : config.slidingWindow - 1;
+      starts.forEach((start, token) => (windowStarts[token] = Math.max(start, token - reach)));
+      put("windowStarts", windowStarts.subarray(0, count));
+      rope(positions, angles);
+      put("cos", angles.cos.subarray(0, count * half));
+      put("sin", angles.sin.subarray(0, count * half));
+    },
+    setScale(value) {
+      scale[0] = value;
+      put("scale", scale);
+    },
+    setRng(seed, draw) {
+      rng[0] = seed;
+      rng[1] = draw;
+      put("rng", rng);
+    },
+    setRows(rows) {
+      put("rows", rows);
+    },
+  };
+}

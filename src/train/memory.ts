@@ -1,0 +1,40 @@
+import type { Chain } from "../schedule/chain.ts";
+import type { Schedule } from "../schedule/ops.ts";
+import { simulate } from "../schedule/simulate.ts";
+import type { ResidentBytes } from "../runtime/resident.ts";
+
+/** Peak memory of training, in bytes, by part. `peak` is their sum. */
+export interface MemoryForecast {
+  /** Weights, adapters, gradients, optimizer state, and the batch's own inputs. */
+  readonly resident: number;
+  /** Boundaries and tapes at the moment of the peak. */
+  readonly stash: number;
+  /** Temporary memory of the kernel program at the moment of the peak. */
+  readonly workspace: number;
+  readonly peak: number;
+}
+
+export function sumResident(bytes: ResidentBytes): number {
+  return bytes.frozen + bytes.trainable + bytes.gradients + bytes.optimizer;
+}
+
+/** What a schedule needs on top of `resident`, by exact simulation. */
+export function forecast(chain: Chain, schedule: Schedule, resident: number): MemoryForecast {
+  const { peak, items, steps } = simulate(chain, schedule);
+  const at = steps.findIndex((step) => step.during === peak);
+  const stash = items
+    .filter((item) => item.kind !== "workspace" && item.first <= at && at <= item.last)
+    .reduce((bytes, item) => bytes + item.bytes, 0);
+  return { resident, stash, workspace: peak - stash, peak: resident + peak };
+}
+
+export function formatBytes(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let unit = 0;
+  let value = bytes;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toPrecision(value >= 1000 ? 4 : 3)} ${units[unit]}`;
+}
