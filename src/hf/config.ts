@@ -62,9 +62,9 @@ export interface ModelConfig {
   /** First layer with the sliding window: 0 unless the first layers see everything (Qwen's `max_window_layers`). */
   readonly windowFrom: number;
   /** Biases on the query, key and value projections. */
-  readonly qkvBias: boolean;
+  readonly attentionBias: boolean;
   /** A bias on the attention output projection (Llama and Qwen3 with `attention_bias`; never Qwen2). */
-  readonly outputBias: boolean;
+  readonly attentionOutputBias: boolean;
   readonly mlpBias: boolean;
   /** RMSNorm of each query and key head (Qwen3). */
   readonly qkNorm: boolean;
@@ -219,8 +219,8 @@ export function parseConfig(
     rope: ropeOf(config, maxPositions, where),
     ...windowOf(family, raw, config, where),
     // Qwen2 always has these three biases and never the fourth; Mistral has none.
-    qkvBias: family === "qwen2" || (family !== "mistral" && config.attention_bias),
-    outputBias: (family === "llama" || family === "qwen3") && config.attention_bias,
+    attentionBias: family === "qwen2" || (family !== "mistral" && config.attention_bias),
+    attentionOutputBias: (family === "llama" || family === "qwen3") && config.attention_bias,
     mlpBias: family === "llama" && config.mlp_bias,
     qkNorm: family === "qwen3",
     bosTokenId: config.bos_token_id === undefined ? defaults.bos : config.bos_token_id,

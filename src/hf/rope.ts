@@ -78,17 +78,44 @@ export interface RopeTables {
   readonly sin: Float32Array;
 }
 
-/** Rotary tables for `positions` (token positions within their example), the attention factor included. */
-export function ropeTables(config: RopeShape, positions: Int32Array): RopeTables {
+/**
+ * Makes a function that fills rotary tables. It keeps one row per position seen so far, so that a batch costs copies
+ * instead of trigonometry.
+ */
+export function createRope(config: RopeShape): (positions: Int32Array, into?: RopeTables) => RopeTables {
   const { inverse, attentionFactor } = inverseFrequencies(config);
   const half = inverse.length;
   const scale = f(attentionFactor);
-  const cos = new Float32Array(positions.length * half);
-  const sin = new Float32Array(positions.length * half);
-  for (let i = 0; i < cos.length; i++) {
-    const angle = f(positions[Math.floor(i / half)]! * inverse[i % half]!);
-    cos[i] = f(Math.cos(angle)) * scale;
-    sin[i] = f(Math.sin(angle)) * scale;
-  }
-  return { cos, sin };
+  let rows = 0;
+  let cosRows = new Float32Array(0);
+  let sinRows = new Float32Array(0);
+  const grow = (count: number) => {
+    const cos = new Float32Array(count * half);
+    const sin = new Float32Array(count * half);
+    cos.set(cosRows);
+    sin.set(sinRows);
+    for (let i = rows * half; i < cos.length; i++) {
+      const angle = f(Math.floor(i / half) * inverse[i % half]!);
+      cos[i] = f(Math.cos(angle)) * scale;
+      sin[i] = f(Math.sin(angle)) * scale;
+    }
+    [rows, cosRows, sinRows] = [count, cos, sin];
+  };
+  return (positions, into) => {
+    const size = positions.length * half;
+    const tables = into ?? { cos: new Float32Array(size), sin: new Float32Array(size) };
+    const last = positions.reduce((most, position) => Math.max(most, position), -1);
+    if (last >= rows) grow(Math.max(last + 1, 2 * rows));
+    for (let t = 0; t < positions.length; t++) {
+      const from = positions[t]! * half;
+      tables.cos.set(cosRows.subarray(from, from + half), t * half);
+      tables.sin.set(sinRows.subarray(from, from + half), t * half);
+    }
+    return tables;
+  };
+}
+
+/** Rotary tables for `positions` (token positions within their example), the attention factor included. */
+export function ropeTables(config: RopeShape, positions: Int32Array): RopeTables {
+  return createRope(config)(positions);
 }

@@ -36,8 +36,8 @@ describe("families", () => {
       rope: { theta: 10000, scaling: { type: "default" } },
       slidingWindow: null,
       windowFrom: 0,
-      qkvBias: false,
-      outputBias: false,
+      attentionBias: false,
+      attentionOutputBias: false,
       mlpBias: false,
       qkNorm: false,
       bosTokenId: 1,
@@ -49,24 +49,24 @@ describe("families", () => {
 
   test("biases, q/k norm and head size per family", () => {
     expect(llama({ attention_bias: true, mlp_bias: true })).toMatchObject({
-      qkvBias: true,
-      outputBias: true,
+      attentionBias: true,
+      attentionOutputBias: true,
       mlpBias: true,
     });
     expect(of("qwen2")).toMatchObject({
-      qkvBias: true,
-      outputBias: false,
+      attentionBias: true,
+      attentionOutputBias: false,
       mlpBias: false,
       qkNorm: false,
       headDim: 16,
     });
-    expect(of("qwen3")).toMatchObject({ qkvBias: false, qkNorm: true, headDim: 128 });
+    expect(of("qwen3")).toMatchObject({ attentionBias: false, qkNorm: true, headDim: 128 });
     expect(of("qwen3", { head_dim: 32, attention_bias: true })).toMatchObject({
-      qkvBias: true,
-      outputBias: true,
+      attentionBias: true,
+      attentionOutputBias: true,
       headDim: 32,
     });
-    expect(of("mistral")).toMatchObject({ qkvBias: false, qkNorm: false, slidingWindow: 4096 });
+    expect(of("mistral")).toMatchObject({ attentionBias: false, qkNorm: false, slidingWindow: 4096 });
   });
 
   test("sliding window: Mistral everywhere, Qwen on request and from a layer on, Llama never", () => {

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { parseConfig } from "../../src/hf/config.ts";
-import { inverseFrequencies, ropeTables } from "../../src/hf/rope.ts";
+import { createRope, inverseFrequencies, ropeTables } from "../../src/hf/rope.ts";
 
 interface Case {
   readonly name: string;
@@ -54,4 +54,14 @@ test("cos and sin equal Transformers' within 2^-23 (plus what the last place of 
       });
     }
   }
+});
+
+test("tables written in place and grown step by step are the same bits", () => {
+  const config = parseConfig(cases[2]!.config);
+  const rope = createRope(config);
+  rope(Int32Array.of(0, 1, 5));
+  const positions = Int32Array.of(900, 3, 3, 0, 77);
+  const into = { cos: new Float32Array(5 * 32), sin: new Float32Array(5 * 32) };
+  expect(rope(positions, into)).toBe(into);
+  expect(into).toEqual(ropeTables(config, positions) as typeof into);
 });
