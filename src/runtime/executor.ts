@@ -25,8 +25,8 @@ export interface Executor {
   /** Compiles a graph. Throws when an operator has no kernel here. */
   prepare(graph: Graph): Program;
   /**
-   * Fixes addresses by value name: every graph input and output needs one, except outputs that nobody wants. An
-   * output may have the address of the input that it `updates`.
+   * Fixes addresses by value name: every graph input and output needs one; an output may have the address of the input
+   * that it `updates`. `workspace` is not looked at if the program needs none.
    */
   bind(program: Program, addresses: ReadonlyMap<string, Address>, workspace: Address): Call;
   /** Runs a call to its end. */

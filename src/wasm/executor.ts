@@ -75,7 +75,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
     },
     bind(program: WasmProgram, addresses, workspace): WasmCall {
       const { slots } = program.lowered;
-      expectAligned(workspace, `workspace of ${program.graph.name}`);
+      if (program.workspace > 0) expectAligned(workspace, `bind ${program.graph.name}: the workspace`);
       const table = new Int32Array(1 + slots.length);
       table[0] = workspace;
       slots.forEach((name, i) => {
@@ -110,6 +110,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       );
     },
     reserve: (bytes) => shared.reserve(bytes, "the runtime"),
+    view: (address, bytes) => shared.bytes(address, bytes),
     write: (address, data) => shared.bytes(address, data.byteLength).set(data),
     read: (address, bytes) => shared.bytes(address, bytes).slice(),
     zero: (address, bytes) => void shared.bytes(address, bytes).fill(0),
