@@ -1,9 +1,37 @@
 import type { Node } from "../graph/types.ts";
+import { AdamW } from "./adamw.ts";
+import { Add } from "./add.ts";
+import { Cast } from "./cast.ts";
+import { ColumnSum } from "./column-sum.ts";
+import { PhiloxDropout } from "./dropout.ts";
+import { EmbeddingGrad } from "./embedding-grad.ts";
+import { Gather } from "./gather.ts";
+import { Gelu, GeluGrad } from "./gelu.ts";
+import { Identity } from "./identity.ts";
+import { Mul } from "./mul.ts";
+import { Reshape } from "./reshape.ts";
+import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
+import { SumSquares } from "./sum-squares.ts";
 import { SwiGLU, SwiGLUGrad } from "./swiglu.ts";
 import type { OpDef } from "./types.ts";
 
 /** Every operator. An operator is one file in this folder, its kernels in assembly/, and a test. */
 export const OPS = {
+  AdamW,
+  Add,
+  Cast,
+  ColumnSum,
+  EmbeddingGrad,
+  Gather,
+  Gelu,
+  GeluGrad,
+  Identity,
+  Mul,
+  PhiloxDropout,
+  Reshape,
+  RMSNormalization,
+  RMSNormGrad,
+  SumSquares,
   SwiGLU,
   SwiGLUGrad,
 } satisfies Record<string, OpDef<any>>;

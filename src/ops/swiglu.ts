@@ -1,8 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { elements, sameType } from "../graph/types.ts";
-import { defineOp, expectShape, notDifferentiable } from "./types.ts";
-
-type NoAttrs = Record<never, never>;
+import { defineOp, expectShape, type NoAttrs, notDifferentiable } from "./types.ts";
 
 /** `SwiGLU(gate, up) = silu(gate) * up`, all f32 of one shape (Shazeer 2020, https://arxiv.org/abs/2002.05202). */
 export const SwiGLU = defineOp<NoAttrs>({

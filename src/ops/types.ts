@@ -107,6 +107,9 @@ export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
   readonly cost: "compute" | "memory";
 }
 
+/** Of an operator without attributes. */
+export type NoAttrs = Record<never, never>;
+
 export function defineOp<A extends Attrs>(op: OpDef<A>): OpDef<A> {
   return op;
 }
