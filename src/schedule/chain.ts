@@ -71,7 +71,7 @@ export function parseChain(value: unknown): Chain {
   if (object["n"] !== undefined && object["n"] !== n) {
     throw new ChainError(`n must be the number of boundaries in a minus 1, ${n}, but is ${shown(object["n"])}`);
   }
-  const zeros = new Array<number>(n).fill(0);
+  const zeros = Array.from({ length: n }, () => 0);
   const chain: Chain = {
     n,
     a,
@@ -130,7 +130,7 @@ function array(value: unknown, what: string): readonly unknown[] {
 }
 
 function list(value: unknown, what: string, length: number): readonly unknown[] {
-  const entries = value === undefined || value === null ? new Array<unknown>(length).fill(null) : array(value, what);
+  const entries = value === undefined || value === null ? Array.from({ length }, () => null) : array(value, what);
   if (entries.length !== length) throw new ChainError(`${what} must have ${length} entries, but has ${entries.length}`);
   return entries;
 }

@@ -56,17 +56,15 @@ export class ScheduleError extends Error {
   }
 }
 
-interface Live {
-  -readonly [K in keyof Item]: Item[K];
-}
+type Live = { -readonly [K in keyof Item]: Item[K] };
 
 /** Runs a schedule in exact bytes. Throws `ScheduleError` at the first step that is invalid. */
 export function simulate(chain: Chain, schedule: Schedule): Simulation {
   const { n, a, g, frozen } = chain;
-  const boundaries = new Array<Live | undefined>(n + 1);
-  const tapes = new Array<Live | undefined>(n + 1);
+  const boundaries = Array.from<Live | undefined>({ length: n + 1 });
+  const tapes = Array.from<Live | undefined>({ length: n + 1 });
   const tapeVariants = new Int32Array(n + 1);
-  const gradients = new Array<Live | undefined>(n + 1);
+  const gradients = Array.from<Live | undefined>({ length: n + 1 });
   const items: Live[] = [];
   const steps: Step[] = [];
   let live = 0;
@@ -141,7 +139,8 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
         }
         case "B":
         case "BR": {
-          if (i !== next || i <= frozen) fail(next > frozen ? `out of order, the next backward is ${next}` : "every backward has run");
+          if (i !== next || i <= frozen)
+            fail(next > frozen ? `out of order, the next backward is ${next}` : "every backward has run");
           if (!input) return fail(`its input, boundary ${i - 1}, is not live`);
           const gradient = gradients[i]!;
           const tape = tapes[i];
@@ -169,7 +168,11 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
     steps.push({ op, before, during, after: live, start });
   }
   if (next > frozen) {
-    throw new ScheduleError(schedule.length, undefined, `the schedule ends before backward ${next} (it must reach ${frozen + 1})`);
+    throw new ScheduleError(
+      schedule.length,
+      undefined,
+      `the schedule ends before backward ${next} (it must reach ${frozen + 1})`,
+    );
   }
   const end = Math.max(0, schedule.length - 1);
   for (const table of [boundaries, gradients]) for (const item of table) if (item) item.last = end;
