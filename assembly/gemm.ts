@@ -1,3 +1,36 @@
+import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./command";
+
+// @ts-ignore: decorator
+@external("matrix", "gemm")
+declare function gemm(
+  a: usize, aType: i32, lda: i32, transA: bool, b: usize, bType: i32, ldb: i32, transB: bool, c: usize, ldc: i32, out: usize, ldo: i32,
+  m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize,
+): void;
+
+/**
+ * Gemm: out[M, N] = alpha op(A) op(B) + C, see matrix.ts.
+ *
+ * Operands: A, B, C or null, out, count or null. Scalars: M, N, K, transA, transB, type of A, type of B (half.ts), mode of C
+ * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first.
+ *
+ * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
+ * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
+ */
 export function gemmCommand(_opcode: u32): void {
-  unreachable();
+  let m = int(0), k = int(2);
+  const n = int(1);
+  const transA = int(3) != 0, transB = int(4) != 0;
+  const cMode = int(7);
+  // Leading dimensions are those of the whole operands.
+  const lda = transA ? m : k, ldb = transB ? k : n;
+  const clip = int(9);
+  if (clip) {
+    const left = load<i32>(pointer(4)) - int(10);
+    if (clip == 1) m = min(m, left);
+    else k = min(k, left);
+  }
+  gemm(
+    pointer(0), int(5), lda, transA, pointer(1), int(6), ldb, transB, cMode ? pointer(2) : 0, cMode == 1 ? n : 0, pointer(3), n,
+    m, n, k, float(8), threadIndex, threadCount, threadScratch,
+  );
 }

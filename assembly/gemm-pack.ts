@@ -1,0 +1,187 @@
+/**
+ * Packing for the tile kernel (gemm-kernel.ts): copies a block of an operand into the order in which the kernel reads
+ * it, widening bf16 and f16 on the way. Addresses and strides are in bytes; `type` is one of half.ts.
+ */
+import { BF16, F16, F32, loadFloats } from "./half";
+import { COLUMNS, ROWS } from "./gemm-kernel";
+
+/** Bytes of `k` packed rows of B in one panel; packed k is a multiple of 4. */
+// @ts-ignore: decorator
+@inline
+export function panelBytes(k: i32): usize {
+  return <usize>((k + 3) & ~3) * COLUMNS * 4;
+}
+
+// @ts-ignore: decorator
+@inline
+export function loadOne(at: usize, type: i32): f32 {
+  if (type == F32) return load<f32>(at);
+  if (type == BF16) return reinterpret<f32>(<u32>load<u16>(at) << 16);
+  return f32x4.extract_lane(loadFloats(at, F16), 0);
+}
+
+// @ts-ignore: decorator
+@inline
+function loadSplat(at: usize, type: i32): v128 {
+  // `load32_splat` is one instruction, a splat of a loaded float is two.
+  return type == F32 ? v128.load32_splat(at) : f32x4.splat(loadOne(at, type));
+}
+
+// @ts-ignore: decorator
+@inline
+function packRowsOf(type: i32, a: usize, rowStride: usize, kStride: usize, rows: i32, k: i32, alpha: f32, to: usize): void {
+  const scale = f32x4.splat(alpha);
+  const width: usize = type == F32 ? 4 : 2;
+  const step: usize = ROWS * 16;
+  const end = to + step * <usize>((k + 3) & ~3);
+  if (kStride == width) {
+    for (let r = 0; r < rows; r++) {
+      let from = a + <usize>r * rowStride;
+      let at = to + (<usize>r << 4);
+      const whole = from + <usize>(k & ~3) * width;
+      while (from != whole) {
+        const x = f32x4.mul(loadFloats(from, type), scale);
+        v128.store(at, v128.shuffle<f32>(x, x, 0, 0, 0, 0)), at += step;
+        v128.store(at, v128.shuffle<f32>(x, x, 1, 1, 1, 1)), at += step;
+        v128.store(at, v128.shuffle<f32>(x, x, 2, 2, 2, 2)), at += step;
+        v128.store(at, v128.shuffle<f32>(x, x, 3, 3, 3, 3)), at += step;
+        from += width << 2;
+      }
+      for (let i = k & 3; i > 0; i--) {
+        v128.store(at, f32x4.mul(loadSplat(from, type), scale)), at += step;
+        from += width;
+      }
+    }
+  } else {
+    let at = to;
+    for (let i = 0; i < k; i++) {
+      let from = a;
+      for (const last = at + (<usize>rows << 4); at != last; at += 16) {
+        v128.store(at, f32x4.mul(loadSplat(from, type), scale));
+        from += rowStride;
+      }
+      at += (<usize>(ROWS - rows)) << 4;
+      a += kStride;
+    }
+  }
+  for (let at = to + step * <usize>k; at != end; at += 16) v128.store(at, i32x4.splat(0));
+}
+
+/**
+ * to[k padded][6] of vectors = alpha A[rows, k], element (r, i) at `a + r rowStride + i kStride`, one of the strides
+ * being the width of an element.
+ */
+export function packRows(type: i32, a: usize, rowStride: usize, kStride: usize, rows: i32, k: i32, alpha: f32, to: usize): void {
+  if (type == F32) packRowsOf(F32, a, rowStride, kStride, rows, k, alpha, to);
+  else if (type == BF16) packRowsOf(BF16, a, rowStride, kStride, rows, k, alpha, to);
+  else packRowsOf(F16, a, rowStride, kStride, rows, k, alpha, to);
+}
+
+/** One panel of fewer than 8 columns, the missing ones zero. */
+function packEdge(type: i32, b: usize, columnStride: usize, kStride: usize, columns: i32, k: i32, to: usize): void {
+  for (const end = to + panelBytes(k); to != end; to += 32) {
+    for (let j = 0; j < COLUMNS; j++) {
+      const inside = j < columns && k > 0;
+      store<f32>(to + (<usize>j << 2), inside ? loadOne(b + <usize>j * columnStride, type) : 0);
+    }
+    b += kStride;
+    k--;
+  }
+}
+
+/** Rows of B are contiguous: whole panels are copied, two at a time, which reads whole cache lines. */
+// @ts-ignore: decorator
+@inline
+function packContiguousOf(type: i32, b: usize, kStride: usize, columns: i32, k: i32, to: usize): usize {
+  const width: usize = type == F32 ? 4 : 2;
+  const panel = panelBytes(k);
+  const padding = to + <usize>k * 32;
+  let j = 0;
+  for (; j + 16 <= columns; j += 16) {
+    let from = b + <usize>j * width;
+    let at = to;
+    for (let i = 0; i < k; i++) {
+      v128.store(at, loadFloats(from, type));
+      v128.store(at, loadFloats(from + (width << 2), type), 16);
+      v128.store(at + panel, loadFloats(from + (width << 3), type));
+      v128.store(at + panel, loadFloats(from + width * 12, type), 16);
+      from += kStride;
+      at += 32;
+    }
+    for (const end = to + panel; at != end; at += 16) {
+      v128.store(at, i32x4.splat(0));
+      v128.store(at + panel, i32x4.splat(0));
+    }
+    to += panel << 1;
+  }
+  for (; j + 8 <= columns; j += 8) {
+    let from = b + <usize>j * width;
+    let at = to;
+    for (let i = 0; i < k; i++) {
+      v128.store(at, loadFloats(from, type));
+      v128.store(at, loadFloats(from + (width << 2), type), 16);
+      from += kStride;
+      at += 32;
+    }
+    for (const end = to + panel; at != end; at += 16) v128.store(at, i32x4.splat(0));
+    to += panel;
+  }
+  return to;
+}
+
+/** Writes rows i..i+3 of four columns given as four vectors along k: a 4 x 4 transposition. */
+// @ts-ignore: decorator
+@inline
+function storeTransposed(at: usize, x0: v128, x1: v128, x2: v128, x3: v128): void {
+  const low01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5);
+  const high01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
+  const low23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5);
+  const high23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
+  v128.store(at, v128.shuffle<i64>(low01, low23, 0, 2));
+  v128.store(at, v128.shuffle<i64>(low01, low23, 1, 3), 32);
+  v128.store(at, v128.shuffle<i64>(high01, high23, 0, 2), 64);
+  v128.store(at, v128.shuffle<i64>(high01, high23, 1, 3), 96);
+}
+
+/** Columns of B are contiguous along k: whole panels are transposed. */
+// @ts-ignore: decorator
+@inline
+function packTransposedOf(type: i32, b: usize, columnStride: usize, columns: i32, k: i32, to: usize): usize {
+  const width: usize = type == F32 ? 4 : 2;
+  const panel = panelBytes(k);
+  const whole = <usize>(k & ~3) * width;
+  for (let j = 0; j + 8 <= columns; j += 8) {
+    let at = to;
+    let f0 = b + <usize>j * columnStride;
+    let f1 = f0 + columnStride, f2 = f1 + columnStride, f3 = f2 + columnStride;
+    let f4 = f3 + columnStride, f5 = f4 + columnStride, f6 = f5 + columnStride, f7 = f6 + columnStride;
+    for (const end = f0 + whole; f0 != end; at += 128) {
+      storeTransposed(at, loadFloats(f0, type), loadFloats(f1, type), loadFloats(f2, type), loadFloats(f3, type));
+      storeTransposed(at + 16, loadFloats(f4, type), loadFloats(f5, type), loadFloats(f6, type), loadFloats(f7, type));
+      f0 += width << 2, f1 += width << 2, f2 += width << 2, f3 += width << 2;
+      f4 += width << 2, f5 += width << 2, f6 += width << 2, f7 += width << 2;
+    }
+    if (k & 3) packEdge(type, f0, columnStride, width, COLUMNS, k & 3, at);
+    to += panel;
+  }
+  return to;
+}
+
+/**
+ * Panels of 8 columns, each to[k padded][8], of B[k, columns], element (i, j) at `b + j columnStride + i kStride`, one of the
+ * strides being the width of an element; missing columns of the last panel are zero.
+ */
+export function packColumns(type: i32, b: usize, columnStride: usize, kStride: usize, columns: i32, k: i32, to: usize): void {
+  const width: usize = type == F32 ? 4 : 2;
+  if (columnStride == width) {
+    if (type == F32) to = packContiguousOf(F32, b, kStride, columns, k, to);
+    else if (type == BF16) to = packContiguousOf(BF16, b, kStride, columns, k, to);
+    else to = packContiguousOf(F16, b, kStride, columns, k, to);
+  } else {
+    if (type == F32) to = packTransposedOf(F32, b, columnStride, columns, k, to);
+    else if (type == BF16) to = packTransposedOf(BF16, b, columnStride, columns, k, to);
+    else to = packTransposedOf(F16, b, columnStride, columns, k, to);
+  }
+  const edge = columns & 7;
+  if (edge) packEdge(type, b + <usize>(columns - edge) * columnStride, columnStride, kStride, edge, k, to);
+}

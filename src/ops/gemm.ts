@@ -1,0 +1,142 @@
+import { Opcode } from "../../assembly/opcodes.ts";
+import { type FloatType, sameType, type Shape, type TensorType } from "../graph/types.ts";
+import { ColumnSum } from "./column-sum.ts";
+import { HALF_CODE } from "./half.ts";
+import { Reshape } from "./reshape.ts";
+import { defineOp, expectShape, type KernelEmitter, type OpDef, type Operand, ShapeError } from "./types.ts";
+
+export type GemmAttrs = {
+  /** Factor of the product, 1 by default. */
+  readonly alpha?: number;
+  /** Factor of C: 1, or absent. */
+  readonly beta?: number;
+  /** 1: the operand is stored transposed. */
+  readonly transA?: number;
+  readonly transB?: number;
+};
+
+/**
+ * `Gemm(A, B, C?)`: alpha op(A) op(B) + C, f32 [M, N]. op(A) is [M, K], op(B) is [K, N]; C is [M, N], or one row for all,
+ * [N] or [1, N]. A and B may be bf16 or f16 in memory.
+ */
+export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
+  name: "Gemm",
+  domain: "",
+  cost: "compute",
+  infer([a, b, c], attrs) {
+    const { transA = 0, transB = 0, beta = 1 } = attrs;
+    if (beta !== 1) throw new ShapeError(`Gemm: expected beta = 1; got ${beta}`);
+    const matrices = isMatrix(a) && isMatrix(b);
+    const [m, k] = matrices ? swapIf(transA, a.shape) : [0, 0];
+    const [inner, n] = matrices ? swapIf(transB, b.shape) : [0, 0];
+    const fits = matrices && k === inner && (!c || (c.dtype === "f32" && addend(c.shape, m, n) !== "unfit"));
+    expectShape(
+      "Gemm",
+      `A f32[M, K], B f32[K, N] (transA ${transA}, transB ${transB}) and C f32[M, N], [N] or [1, N]`,
+      fits,
+      a,
+      b,
+      c,
+    );
+    return [{ dtype: "f32", shape: [m, n] }];
+  },
+  /** Y = alpha A' B' + C: dA' = alpha dY B'^T, dB' = alpha A'^T dY, dC = dY, summed over the rows that share it. */
+  gradient(ctx) {
+    const { builder } = ctx;
+    const { alpha = 1, transA = 0, transB = 0 } = ctx.attrs;
+    const [a, b, dy] = [ctx.input(0), ctx.input(1), ctx.grad(0)!];
+    const product = (x: string, y: string, tx: number, ty: number) =>
+      builder.value(Gemm, [x, y], { alpha, beta: 1, transA: tx, transB: ty });
+    const da = () => (transA ? product(b, dy, transB, 1) : product(dy, b, 0, 1 - transB));
+    const db = () => (transB ? product(dy, a, 1, transA) : product(a, dy, 1 - transA, 0));
+    const dc = () => {
+      const [c, out] = [builder.type(ctx.input(2)), builder.type(dy)];
+      if (sameType(c, out)) return dy;
+      const sums = builder.value(ColumnSum, [dy], {});
+      return c.shape.length === 1 ? sums : builder.value(Reshape, [sums], { shape: c.shape });
+    };
+    return [ctx.needs(0) ? da() : null, ctx.needs(1) ? db() : null, ctx.needs(2) ? dc() : null];
+  },
+  body: "standard",
+  lower(e) {
+    const { alpha = 1, transA = 0, transB = 0 } = e.attrs;
+    const [a, b, c, out] = [e.input(0)!, e.input(1)!, e.input(2), e.output(0)];
+    const [m, n] = e.type(out).shape as [number, number];
+    const [, k] = swapIf(transA, e.type(a).shape);
+    emitGemm(e, {
+      a,
+      b,
+      c: c === null ? null : { value: c, row: addend(e.type(c).shape, m, n) === "row" },
+      out,
+      m,
+      n,
+      k,
+      transA: transA !== 0,
+      transB: transB !== 0,
+      aType: e.type(a).dtype as FloatType,
+      bType: e.type(b).dtype as FloatType,
+      alpha,
+    });
+  },
+  inPlace: [[0, 2]],
+  accumulates: { output: 0, input: 2 },
+  halfInputs: [0, 1],
+});
+
+/** One product for the kernel `Gemm` (assembly/gemm.ts). */
+export interface Product {
+  /** Stored [m, k], or [k, m] with `transA`. */
+  readonly a: Operand;
+  /** Stored [k, n], or [n, k] with `transB`. */
+  readonly b: Operand;
+  /** What is added: [m, n], which may be the output, or one row [n] for all. */
+  readonly c?: { readonly value: Operand; readonly row: boolean } | null;
+  readonly out: Operand;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly transA?: boolean;
+  readonly transB?: boolean;
+  readonly aType?: FloatType;
+  readonly bType?: FloatType;
+  readonly alpha?: number;
+  /** Of dimension `dim` only what lies below the i32 `count` when it begins at `first` is computed. */
+  readonly clip?: { readonly dim: "m" | "k"; readonly count: Operand; readonly first: number };
+}
+
+export function emitGemm(e: Pick<KernelEmitter, "emit">, product: Product): void {
+  const { a, b, c, out, m, n, k, transA, transB, aType = "f32", bType = "f32", alpha = 1, clip } = product;
+  const mode = !c ? 0 : c.row ? 2 : 1;
+  const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
+  e.emit(
+    Opcode.Gemm,
+    [a, b, c?.value ?? null, out, clip?.count ?? null],
+    [
+      m,
+      n,
+      k,
+      Number(!!transA),
+      Number(!!transB),
+      HALF_CODE[aType],
+      HALF_CODE[bType],
+      mode,
+      { f32: alpha },
+      clipped,
+      clip?.first ?? 0,
+    ],
+  );
+}
+
+function isMatrix(type: TensorType | null | undefined): type is TensorType {
+  return type?.dtype === "f32" && type.shape.length === 2;
+}
+
+function swapIf(trans: number, [rows, columns]: Shape): [number, number] {
+  return trans ? [columns!, rows!] : [rows!, columns!];
+}
+
+/** How C is added to [m, n]. */
+function addend(shape: Shape, m: number, n: number): "matrix" | "row" | "unfit" {
+  if (shape.length === 2 && shape[0] === m && shape[1] === n) return "matrix";
+  return shape.at(-1) === n && (shape.length === 1 || (shape.length === 2 && shape[0] === 1)) ? "row" : "unfit";
+}
