@@ -1,0 +1,152 @@
+import { availableParallelism } from "node:os";
+import { type Pointer, toArrayBuffer } from "bun:ffi";
+import { byteLength, type Graph, typeOf } from "../graph/types.ts";
+import { ONNX_DTYPE } from "../onnx/encode.ts";
+import { writeModel } from "../onnx/write.ts";
+import { type Address, align, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
+import { cString, created, loadOrt, type OrtApi } from "./library.ts";
+
+export interface OrtExecutorOptions {
+  /** Threads of a kernel, this one included; by default one per core. */
+  readonly threads?: number;
+}
+
+interface OrtProgram extends Program {
+  readonly session: Pointer;
+}
+
+interface OrtCall extends Call {
+  readonly program: OrtProgram;
+  readonly binding: Pointer;
+}
+
+/** Arguments of CreateCpuMemoryInfo: OrtArenaAllocator, OrtMemTypeDefault. */
+const ARENA_ALLOCATOR = 1;
+const DEFAULT_MEMORY = 0;
+/** OrtLoggingLevel. */
+const LOG_ERRORS = 3;
+/** GraphOptimizationLevel: a bf16 weight's Cast must stay where it is, and nothing else is gained on these graphs. */
+const NO_OPTIMIZATION = 0;
+
+/**
+ * An executor on ONNX Runtime's CPU provider. An address is a pointer into memory of the process; inputs and outputs
+ * are bound in place, without copies. A program is a session on the graph's ONNX model. ONNX Runtime takes temporary
+ * memory from its own arena, outside of what the runtime places: `workspace` is 0.
+ * @throws {UserError} when the library cannot be loaded
+ */
+export function createOrtExecutor(options: OrtExecutorOptions = {}): Executor {
+  const { threads = availableParallelism() } = options;
+  const { api } = loadOrt();
+  const env = created((out) => api.CreateEnv(LOG_ERRORS, cString("remat"), out));
+  const memoryInfo = created((out) => api.CreateCpuMemoryInfo(ARENA_ALLOCATOR, DEFAULT_MEMORY, out));
+  const allocator = created((out) => api.GetAllocatorWithDefaultOptions(out));
+  const runOptions = created((out) => api.CreateRunOptions(out));
+  const sessionOptions = createSessionOptions(api, threads);
+  const blocks: Pointer[] = [];
+  const sessions: Pointer[] = [];
+  const bindings: Pointer[] = [];
+  let reserved = 0;
+
+  /** A view of the process's memory. */
+  const view = (address: Address, bytes: number) =>
+    bytes === 0 ? new Uint8Array() : new Uint8Array(toArrayBuffer(address as Pointer, 0, bytes));
+
+  return {
+    name: "ort",
+    threads,
+    get reserved() {
+      return reserved;
+    },
+    prepare(graph: Graph): OrtProgram {
+      const model = writeModel(graph);
+      const session = created((out) => api.CreateSessionFromArray(env, model, model.length, sessionOptions, out));
+      sessions.push(session);
+      return { graph, workspace: 0, session };
+    },
+    bind(program: OrtProgram, addresses): OrtCall {
+      const { graph, session } = program;
+      const binding = created((out) => api.CreateIoBinding(session, out));
+      bindings.push(binding);
+      const bindAll = (values: readonly { name: string }[], to: (binding: Pointer, name: Uint8Array, value: Pointer) => void) => {
+        for (const { name } of values) {
+          const address = addresses.get(name);
+          if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
+          bindValue(api, memoryInfo, graph, name, address, (value) => to(binding, cString(name), value));
+        }
+      };
+      bindAll(graph.inputs, api.BindInput);
+      bindAll(graph.outputs, api.BindOutput);
+      return { program, binding };
+    },
+    run(call: OrtCall): void {
+      api.RunWithBinding(call.program.session, runOptions, call.binding);
+    },
+    reserve(bytes: number): Address {
+      const block = created((out) => api.AllocatorAlloc(allocator, align(bytes) + ALIGNMENT, out));
+      blocks.push(block);
+      reserved += align(bytes);
+      return align(block);
+    },
+    view,
+    write: (address, data) => view(address, data.length).set(data),
+    read: (address, bytes) => view(address, bytes).slice(),
+    zero: (address, bytes) => void view(address, bytes).fill(0),
+    close(): void {
+      for (const binding of bindings.splice(0)) api.ReleaseIoBinding(binding);
+      for (const session of sessions.splice(0)) api.ReleaseSession(session);
+      for (const block of blocks.splice(0)) api.AllocatorFree(allocator, block);
+      api.ReleaseSessionOptions(sessionOptions);
+      api.ReleaseRunOptions(runOptions);
+      api.ReleaseMemoryInfo(memoryInfo);
+      api.ReleaseEnv(env);
+    },
+  } satisfies Executor as Executor;
+}
+
+function createSessionOptions(api: OrtApi, threads: number): Pointer {
+  const options = created((out) => api.CreateSessionOptions(out));
+  api.SetIntraOpNumThreads(options, threads);
+  api.SetInterOpNumThreads(options, 1);
+  api.SetSessionLogSeverityLevel(options, LOG_ERRORS);
+  api.SetSessionGraphOptimizationLevel(options, NO_OPTIMIZATION);
+  // Patterns are for varying shapes, and cost memory.
+  api.DisableMemPattern(options);
+  const entries = {
+    // Weights are inputs, which ONNX Runtime cannot pack; constants are tiny.
+    "session.disable_prepacking": "1",
+    // A pool would spin for 50 ms after each run, and each session has its own.
+    "session.intra_op.allow_spinning": "0",
+  };
+  for (const [key, value] of Object.entries(entries)) api.AddSessionConfigEntry(options, cString(key), cString(value));
+  return options;
+}
+
+/** Makes a tensor that views the memory at `address` and hands it to `bind`, which keeps its own reference. */
+function bindValue(
+  api: OrtApi,
+  memoryInfo: Pointer,
+  graph: Graph,
+  name: string,
+  address: Address,
+  bind: (value: Pointer) => void,
+): void {
+  if (address % ALIGNMENT !== 0) throw new Error(`bind ${graph.name}: ${name} at ${address} is not ${ALIGNMENT}-byte aligned`);
+  const type = typeOf(graph, name);
+  const shape = BigInt64Array.from(type.shape, BigInt);
+  const value = created((out) =>
+    api.CreateTensorWithDataAsOrtValue(
+      memoryInfo,
+      address as Pointer,
+      byteLength(type),
+      shape,
+      shape.length,
+      ONNX_DTYPE[type.dtype],
+      out,
+    ),
+  );
+  try {
+    bind(value);
+  } finally {
+    api.ReleaseValue(value);
+  }
+}

@@ -1,0 +1,153 @@
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { CString, dlopen, linkSymbols, type Pointer, read } from "bun:ffi";
+import { messageOf, UserError } from "../errors.ts";
+
+/**
+ * ONNX Runtime's C API by `bun:ffi`. `OrtGetApiBase()->GetApi(version)` is a table of function pointers that only ever
+ * grows at its end, so the positions below (`onnxruntime_c_api.h`, struct OrtApi) hold in every later version.
+ */
+const API_VERSION = 17;
+
+/** [position in the table, argument types, result]. Without a result a function returns an `OrtStatus*`, null if all is well. */
+const SLOTS = {
+  GetErrorMessage: [2, ["ptr"], "ptr"],
+  CreateEnv: [3, ["i32", "ptr", "ptr"]],
+  CreateSessionFromArray: [8, ["ptr", "ptr", "usize", "ptr", "ptr"]],
+  CreateSessionOptions: [10, ["ptr"]],
+  DisableMemPattern: [17, ["ptr"]],
+  SetSessionLogSeverityLevel: [22, ["ptr", "i32"]],
+  SetSessionGraphOptimizationLevel: [23, ["ptr", "i32"]],
+  SetIntraOpNumThreads: [24, ["ptr", "i32"]],
+  SetInterOpNumThreads: [25, ["ptr", "i32"]],
+  CreateRunOptions: [39, ["ptr"]],
+  CreateTensorWithDataAsOrtValue: [49, ["ptr", "ptr", "usize", "ptr", "usize", "i32", "ptr"]],
+  CreateCpuMemoryInfo: [69, ["i32", "i32", "ptr"]],
+  AllocatorAlloc: [75, ["ptr", "usize", "ptr"]],
+  AllocatorFree: [76, ["ptr", "ptr"]],
+  GetAllocatorWithDefaultOptions: [78, ["ptr"]],
+  ReleaseEnv: [92, ["ptr"], "void"],
+  ReleaseStatus: [93, ["ptr"], "void"],
+  ReleaseMemoryInfo: [94, ["ptr"], "void"],
+  ReleaseSession: [95, ["ptr"], "void"],
+  ReleaseValue: [96, ["ptr"], "void"],
+  ReleaseRunOptions: [97, ["ptr"], "void"],
+  ReleaseSessionOptions: [100, ["ptr"], "void"],
+  AddSessionConfigEntry: [130, ["ptr", "ptr", "ptr"]],
+  RunWithBinding: [133, ["ptr", "ptr", "ptr"]],
+  CreateIoBinding: [134, ["ptr", "ptr"]],
+  ReleaseIoBinding: [135, ["ptr"], "void"],
+  BindInput: [136, ["ptr", "ptr", "ptr"]],
+  BindOutput: [137, ["ptr", "ptr", "ptr"]],
+} as const satisfies Record<string, Slot>;
+
+type Argument = "ptr" | "i32" | "usize";
+type Slot = readonly [position: number, args: readonly Argument[], returns?: "ptr" | "void"];
+type SlotName = keyof typeof SLOTS;
+
+type ArgumentValue<T> = T extends "ptr" ? Pointer | NodeJS.TypedArray | null : number;
+type Arguments<T extends readonly Argument[]> = { -readonly [I in keyof T]: ArgumentValue<T[I]> };
+type Result<T extends Slot> = T extends readonly [number, readonly Argument[], "ptr"] ? Pointer | null : void;
+
+/** The functions, checked: a failing status becomes an Error with ONNX Runtime's message. */
+export type OrtApi = { readonly [K in SlotName]: (...args: Arguments<(typeof SLOTS)[K][1]>) => Result<(typeof SLOTS)[K]> };
+
+export interface OrtLibrary {
+  readonly api: OrtApi;
+  /** `1.30.0` */
+  readonly version: string;
+  readonly path: string;
+}
+
+const LIBRARY_NAMES: Readonly<Record<string, string>> = {
+  linux: "libonnxruntime.so.1",
+  darwin: "libonnxruntime.1.30.0.dylib",
+  win32: "onnxruntime.dll",
+};
+
+/** Where the package onnxruntime-node keeps the library for this system. @throws {UserError} when it is not there */
+export function libraryPath(): string {
+  let root: string;
+  try {
+    root = dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
+  } catch {
+    throw new UserError("ONNX Runtime is not there: expected the package onnxruntime-node; run `bun install`");
+  }
+  const path = join(root, "bin", "napi-v6", process.platform, process.arch, LIBRARY_NAMES[process.platform] ?? "");
+  if (!existsSync(path)) {
+    throw new UserError(`ONNX Runtime has no library for ${process.platform} ${process.arch}: expected ${path}`);
+  }
+  return path;
+}
+
+let loaded: OrtLibrary | null = null;
+
+/** Loads the library once per process. @throws {UserError} when it cannot be loaded */
+export function loadOrt(path: string = libraryPath()): OrtLibrary {
+  if (loaded?.path !== path) loaded = open(path);
+  return loaded;
+}
+
+function open(path: string): OrtLibrary {
+  let base: Pointer | null;
+  try {
+    base = toPointer(dlopen(path, { OrtGetApiBase: { args: [], returns: "ptr" } }).symbols.OrtGetApiBase());
+  } catch (error) {
+    throw new UserError(`ONNX Runtime cannot be loaded from ${path}: ${messageOf(error)}`);
+  }
+  const { getApi, getVersion } = linkSymbols({
+    getApi: { ptr: pointerAt(base!, 0), args: ["u32"], returns: "ptr" },
+    getVersion: { ptr: pointerAt(base!, 1), args: [], returns: "ptr" },
+  }).symbols;
+  const version = text(toPointer(getVersion()));
+  const table = toPointer(getApi(API_VERSION));
+  if (!table) throw new UserError(`ONNX Runtime ${version} at ${path} is too old: expected 1.${API_VERSION} or later`);
+  return { api: bindApi(table), version, path };
+}
+
+function bindApi(table: Pointer): OrtApi {
+  const entries = Object.entries<Slot>(SLOTS).map(([name, [position, args, returns = "ptr"]]) => {
+    return [name, { ptr: pointerAt(table, position), args: [...args], returns }] as const;
+  });
+  const { symbols } = linkSymbols(Object.fromEntries(entries));
+  type Raw = (...args: unknown[]) => Pointer | null;
+  const raw = symbols as unknown as Record<SlotName, Raw>;
+  const checked = (name: SlotName): Raw => {
+    const call = raw[name];
+    return (...args) => {
+      const status = call(...args);
+      if (!status) return null;
+      const message = text(raw.GetErrorMessage(status));
+      raw.ReleaseStatus(status);
+      throw new Error(`ONNX Runtime, ${name}: ${message}`);
+    };
+  };
+  const names = Object.keys(SLOTS) as SlotName[];
+  const api = Object.fromEntries(names.map((name) => [name, SLOTS[name].length === 3 ? raw[name] : checked(name)]));
+  return api as unknown as OrtApi;
+}
+
+/** Addresses of a process fit a number. */
+function toPointer(value: Pointer | bigint | null): Pointer | null {
+  return value === null ? null : (Number(value) as Pointer);
+}
+
+function pointerAt(table: Pointer, position: number): Pointer {
+  return read.ptr(table, 8 * position) as Pointer;
+}
+
+function text(pointer: Pointer | null): string {
+  return pointer ? new CString(pointer).toString() : "";
+}
+
+/** A NUL-terminated string for a `char*` argument. */
+export function cString(value: string): Uint8Array {
+  return new TextEncoder().encode(`${value}\0`);
+}
+
+/** Calls a function that writes a handle through its last argument. */
+export function created(create: (out: BigUint64Array) => void): Pointer {
+  const out = new BigUint64Array(1);
+  create(out);
+  return Number(out[0]) as Pointer;
+}
