@@ -3,7 +3,7 @@
  * because they are compiled by other passes. Each thread has its own instance; all share one memory.
  */
 export { setThread, THREAD_SCRATCH } from "./command";
-export { interpret, work, stop, fail, currentCommand, CONTROL_BYTES } from "./interpret";
+export { interpret, work, stop, fail, setSpin, currentCommand, CONTROL_BYTES } from "./interpret";
 
 /** First byte behind this module's static data; the executor places nothing below 64 KiB. */
 export const heapBase: usize = __heap_base;

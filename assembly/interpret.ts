@@ -31,15 +31,18 @@ const PHASE = 128; // barrier: counts completed barriers; threads sleep on it
 const SLEEPERS = 192; // threads that sleep, on either word
 export const CONTROL_BYTES: i32 = 256;
 
-/** About 20 microseconds. */
-const SPIN_ROUNDS: i32 = 20000;
-
 let control: usize = 0;
 let current: usize = 0;
+/** Rounds of spinning before a thread sleeps. */
+let spinRounds: i32 = 0;
+
+export function setSpin(rounds: i32): void {
+  spinRounds = rounds;
+}
 
 /** Returns once the word is no longer `old`. */
 function awaitChange(word: usize, old: i32): void {
-  for (let round = 0; round < SPIN_ROUNDS; round++) {
+  for (let round = 0; round < spinRounds; round++) {
     if (atomic.load<i32>(word) != old) return;
   }
   // Announced before the word is compared again: whoever changes it afterwards sees a sleeper and wakes it.
@@ -56,6 +59,8 @@ function advance(word: usize): void {
 function barrier(): void {
   if (threadCount == 1) return;
   const phase = atomic.load<i32>(control + PHASE);
+  // After the phase: a thread that fails later than this advances it.
+  if (atomic.load<i32>(control, FAILED)) return;
   if (atomic.add<i32>(control + ARRIVED, 1) == threadCount - 1) {
     atomic.store<i32>(control + ARRIVED, 0);
     advance(control + PHASE);
@@ -87,17 +92,21 @@ function runCommands(): void {
   let at: usize = load<u32>(control, COMMANDS);
   while (at < end) {
     current = at;
+    // Read before the barrier: behind the last one, thread 0 may already be writing the next program.
+    const next = at + ((<usize>load<i32>(at, 4)) << 2);
     setCommand(at, table);
     dispatch(load<i32>(at));
     barrier();
     if (atomic.load<i32>(control, FAILED)) return;
-    at += (<usize>load<i32>(at, 4)) << 2;
+    at = next;
   }
 }
 
 /** Thread 0 runs a program to its end. Returns 0, or 1 if another thread trapped. */
 export function interpret(block: usize, commands: usize, end: usize, table: usize): i32 {
   control = block;
+  // A program without commands has no barrier that would keep the threads together.
+  if (commands == end) return 0;
   store<u32>(control, <u32>commands, COMMANDS);
   store<u32>(control, <u32>end, END);
   store<u32>(control, <u32>table, TABLE);

@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import type { Address } from "../runtime/executor.ts";
 import type { KernelModule } from "./build.ts";
 
@@ -23,8 +24,12 @@ export interface Kernels {
   work(control: Address): void;
   stop(control: Address): void;
   fail(): void;
+  setSpin(rounds: number): void;
   currentCommand(): number;
 }
+
+/** About 20 microseconds of spinning at a barrier; none where threads outnumber cores and would spin in each other's way. */
+const SPIN_ROUNDS = 20_000;
 
 /** One thread's instance of both kernel modules. */
 export function instantiateKernels({ modules, memory, thread, threads, scratch }: Boot): Kernels {
@@ -33,5 +38,6 @@ export function instantiateKernels({ modules, memory, thread, threads, scratch }
   const { exports } = new WebAssembly.Instance(modules.index, { env, matrix: matrix.exports });
   const kernels = exports as unknown as Kernels;
   kernels.setThread(thread, threads, scratch);
+  kernels.setSpin(threads <= availableParallelism() ? SPIN_ROUNDS : 0);
   return kernels;
 }
