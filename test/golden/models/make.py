@@ -337,7 +337,10 @@ def step(model, batch):
 def adamw_losses(model, batch, learning_rate, clip=None):
     """The loss before each of the ten updates, and after the last."""
     parameters = list(trainable(model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, **ADAMW)
+    # Vectors (norms, biases) do not decay, as in Transformers' Trainer.
+    decay, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim == 1]
+    groups = [{"params": decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, **ADAMW)
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
