@@ -29,6 +29,8 @@ export interface Step {
   readonly before: number;
   readonly during: number;
   readonly after: number;
+  /** Bytes of `during` that only this step needs, outputs excluded. */
+  readonly workspace: number;
   /** Time at which the step begins. */
   readonly start: number;
 }
@@ -102,6 +104,7 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
     };
     const before = live;
     let during = live;
+    let workspace = 0;
     const start = time;
     if (op.kind === "DA") {
       if (!boundaries[op.j]) fail(`boundary ${op.j} is not live`);
@@ -133,7 +136,8 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
             tapeVariants[i] = k;
           }
           time += tape.uf;
-          during = live + tape.of;
+          workspace = tape.of;
+          during = live + workspace;
           if (op.kind === "FN") free(boundaries, i - 1, step);
           break;
         }
@@ -153,7 +157,8 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
           gradients[i - 1] = make("gradient", i - 1, g[i - 1]!);
           make("param-grad", i, chain.w[i - 1]!);
           time += cost.ub;
-          during = live + cost.ob;
+          workspace = cost.ob;
+          during = live + workspace;
           free(gradients, i, step);
           free(tapes, i, step);
           next = i - 1;
@@ -165,7 +170,7 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
       else if (op.kind !== "DT" && i >= next) free(boundaries, i, step);
     }
     peak = Math.max(peak, during);
-    steps.push({ op, before, during, after: live, start });
+    steps.push({ op, before, during, after: live, workspace, start });
   }
   if (next > frozen) {
     throw new ScheduleError(
