@@ -13,7 +13,7 @@ import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
 import { type Placement, placeSchedule } from "../schedule/placement.ts";
 import { strategySchedule, type Strategy } from "../schedule/strategies.ts";
-import { batchBytes, type BatchMemory, createBatchMemory, type TokenBatch } from "./batch-memory.ts";
+import { batchBytes, createBatchMemory, type TokenBatch } from "./batch-memory.ts";
 import { forecast, type MemoryForecast, sumResident } from "./memory.ts";
 import { loadWeights, storedWeightType } from "./weights.ts";
 
@@ -28,6 +28,8 @@ export interface EngineOptions {
   readonly logits?: { readonly tokens: readonly number[]; readonly rows: number };
   /** Reserve AdamW's moments. */
   readonly optimizer: boolean;
+  /** What has weight decay: by default matrices alone (no norm weights, no biases), as in Transformers' Trainer. */
+  readonly decay?: "matrices" | "all";
 }
 
 /** A model in an executor's memory, with its training step for each number of tokens. */
@@ -65,11 +67,6 @@ interface TokenPlan {
   readonly still: Segment[];
 }
 
-/** Vectors (norm weights, biases) are not decayed, as in Transformers' Trainer. */
-function decays(param: ParamInfo): boolean {
-  return param.type.shape.length > 1;
-}
-
 /** Builds, plans, reserves and loads a model. @throws {UserError} weights that are missing or do not fit */
 export function createEngine(executor: Executor, options: EngineOptions): Engine {
   const { config, source, tuning } = options;
@@ -105,6 +102,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   );
   const rows = options.logits?.rows ?? 1;
   const mostTokens = Math.max(...options.tokens, ...(options.logits?.tokens ?? []));
+  const decays = (param: ParamInfo) => options.decay === "all" || param.type.shape.length > 1;
   const resident = reserveResident(executor, largest.segments, { optimizer: options.optimizer, decays });
   loadWeights(executor, resident, source);
 

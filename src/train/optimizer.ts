@@ -2,7 +2,7 @@ import { GraphBuilder } from "../graph/builder.ts";
 import type { Graph, TensorType } from "../graph/types.ts";
 import { AdamW } from "../ops/adamw.ts";
 import { SumSquares } from "../ops/sum-squares.ts";
-import type { Address, Call, Executor } from "../runtime/executor.ts";
+import type { Address, Executor } from "../runtime/executor.ts";
 import { type FlatState, readTensor } from "../runtime/resident.ts";
 
 export interface AdamWOptions {

@@ -1,0 +1,43 @@
+import { messageOf, UserError } from "../errors.ts";
+import { suggestion } from "./flags.ts";
+import { VERBS, type Verb } from "./verbs.ts";
+
+/**
+ * The command line: `remat <verb> ...`. A `UserError` is printed as one message, without a stack trace, and exits with
+ * its code (2 unless it says otherwise); anything else is a bug and keeps its trace.
+ */
+async function main(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+    console.log(overview());
+    return 0;
+  }
+  const verb: Verb | undefined = VERBS[name];
+  if (!verb) throw new UserError(`unknown verb ${JSON.stringify(name)}${suggestion(name, Object.keys(VERBS))}`);
+  const module = await verb.load();
+  if (rest.includes("--help") || rest.includes("-h")) {
+    console.log(module.help());
+    return 0;
+  }
+  return module.run(rest);
+}
+
+function overview(): string {
+  const width = Math.max(...Object.keys(VERBS).map((name) => name.length)) + 2;
+  const rows = Object.entries(VERBS).map(([name, verb]) => `  ${name.padEnd(width)}${verb.summary}`);
+  return `Fine-tunes language models inside Bun, with gradient checkpointing on by default.\n\nUsage: remat <verb> ...\n\n${rows.join("\n")}\n\nremat <verb> --help explains a verb.`;
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  if (error instanceof UserError) {
+    process.stderr.write(`remat: ${error.message}\n`);
+    process.exitCode = error.exitCode;
+  } else {
+    process.stderr.write(
+      `remat: internal error (please report it): ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}\n`,
+    );
+    process.exitCode = 1;
+  }
+}

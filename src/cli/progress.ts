@@ -1,0 +1,73 @@
+import { formatBytes } from "../train/memory.ts";
+
+/** One step of a run, as shown and as written to `metrics.jsonl`. */
+export interface StepReport {
+  readonly step: number;
+  readonly steps: number;
+  readonly loss: number;
+  readonly learningRate: number;
+  readonly gradientNorm: number;
+  readonly tokensPerSecond: number;
+  readonly memory: number;
+  readonly secondsLeft: number;
+}
+
+/** Shows steps: one line that is rewritten in a terminal, a plain line now and then elsewhere. */
+export interface Progress {
+  step(report: StepReport): void;
+  /** A line of its own. */
+  say(text: string): void;
+}
+
+const PLAIN_INTERVAL_MS = 5_000;
+
+export function createProgress(stream: NodeJS.WriteStream = process.stderr, now: () => number = Date.now): Progress {
+  const terminal = stream.isTTY === true;
+  let lastPlain = -Infinity;
+  let dirty = false;
+  const clear = () => {
+    if (dirty) stream.write("\r\u001b[K");
+    dirty = false;
+  };
+  return {
+    step(report) {
+      const line = formatStep(report);
+      if (terminal) {
+        clear();
+        stream.write(line.slice(0, Math.max(20, (stream.columns ?? 100) - 1)));
+        dirty = true;
+        if (report.step === report.steps) {
+          stream.write("\n");
+          dirty = false;
+        }
+      } else if (now() - lastPlain >= PLAIN_INTERVAL_MS || report.step === report.steps) {
+        stream.write(`${line}\n`);
+        lastPlain = now();
+      }
+    },
+    say(text) {
+      clear();
+      stream.write(`${text}\n`);
+    },
+  };
+}
+
+export function formatStep(report: StepReport): string {
+  const parts = [
+    `step ${report.step}/${report.steps}`,
+    `loss ${report.loss.toFixed(4)}`,
+    `lr ${report.learningRate.toExponential(2)}`,
+    `${Math.round(report.tokensPerSecond)} tokens/s`,
+    `memory ${formatBytes(report.memory)}`,
+    `${formatDuration(report.secondsLeft)} left`,
+  ];
+  return parts.join("  ");
+}
+
+export function formatDuration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const hours = Math.floor(whole / 3600);
+  const minutes = Math.floor((whole % 3600) / 60);
+  if (hours > 0) return `${hours} h ${String(minutes).padStart(2, "0")} min`;
+  return minutes > 0 ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
+}
