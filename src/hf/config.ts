@@ -350,19 +350,13 @@ export function contextLimit(config: Pick<ModelConfig, "maxPositions" | "rope">)
 
 /**
  * Checks that sequences of `length` tokens fit the model.
- * @throws {UserError} longer than the model's context, or than the window of a model whose layers differ in it
+ * @throws {UserError}
  */
-export function checkContext(config: ModelConfig, length: number): void {
+export function checkContext(config: Pick<ModelConfig, "maxPositions" | "rope">, length: number): void {
   const limit = contextLimit(config);
   if (length > limit) {
     throw new UserError(
       `sequence length ${length} is longer than the model's context of ${limit} tokens; choose ${limit} or less`,
-    );
-  }
-  if (config.slidingWindow !== null && config.windowFrom > 0 && length > config.slidingWindow) {
-    throw new UserError(
-      `sequence length ${length} is longer than the sliding window of ${config.slidingWindow} tokens, which only a part of the layers ` +
-        `has (max_window_layers ${config.windowFrom}); choose ${config.slidingWindow} or less`,
     );
   }
 }

@@ -129,9 +129,6 @@ describe("rotary settings", () => {
     expect(contextLimit(llama({ max_position_embeddings: 100, rope_scaling: llama3 }))).toBe(100);
     checkContext(llama({ max_position_embeddings: 100 }), 100);
     expect(userError(() => checkContext(llama({ max_position_embeddings: 100 }), 101))).toContain("context of 100 tokens");
-    const part = of("qwen2", { sliding_window: 7, use_sliding_window: true, max_window_layers: 2 });
-    checkContext(part, 7);
-    expect(userError(() => checkContext(part, 8))).toContain("sliding window of 7");
   });
 });
 
