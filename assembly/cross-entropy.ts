@@ -1,3 +1,191 @@
-export function crossEntropyCommand(_opcode: u32): void {
-  unreachable();
+/**
+ * Softmax and cross entropy on a chunk of logits, and what lets rows without a label cost nothing: the list of rows that
+ * have one. Commands for a chunk work on the entries [first, first + chunk) of that list, as far as there are any.
+ */
+import { int, partEnd, partStart, pointer, threadIndex } from "./command";
+import { storeSome } from "./lanes";
+import { exp4, sum4 } from "./math";
+import { Opcode } from "./opcodes";
+
+/** The label of a token that does not count. */
+const IGNORED: i32 = -100;
+
+/** Elements of which one maximum is taken: their exponentials are summed in f32, the sums of blocks in f64. */
+const BLOCK: i32 = 1024;
+
+/**
+ * A logit so far below the greatest has a probability of 0 (instead of at most 1e-26): products of smaller numbers become
+ * subnormal, and those cost a hundred cycles each.
+ */
+const NEGLIGIBLE: f32 = -60;
+
+/** Up to three floats, behind them -infinity, whose exponential is 0. */
+// @ts-ignore: decorator
+@inline
+function loadEnd(at: usize, count: i32): v128 {
+  let x = v128.load32_lane(at, f32x4.splat(-f32.POSITIVE_INFINITY), 0);
+  if (count > 1) x = v128.load32_lane(at, x, 1, 4);
+  if (count > 2) x = v128.load32_lane(at, x, 2, 8);
+  return x;
+}
+
+/** pmax(a, b) is a < b ? b : a: a NaN in `x` is passed over here and comes back in the sum of exponentials. */
+function maximum(x: usize, n: i32, start: f32): f32 {
+  let m0 = f32x4.splat(start), m1 = m0;
+  const end = x + (<usize>n << 2);
+  for (; x + 32 <= end; x += 32) {
+    m0 = f32x4.pmax(m0, v128.load(x));
+    m1 = f32x4.pmax(m1, v128.load(x, 16));
+  }
+  for (; x + 16 <= end; x += 16) m0 = f32x4.pmax(m0, v128.load(x));
+  if (x < end) m0 = f32x4.pmax(m0, loadEnd(x, <i32>((end - x) >> 2)));
+  m0 = f32x4.pmax(m0, m1);
+  const a = max(f32x4.extract_lane(m0, 0), f32x4.extract_lane(m0, 1));
+  return max(a, max(f32x4.extract_lane(m0, 2), f32x4.extract_lane(m0, 3)));
+}
+
+/** Sum of exp(x - top). */
+function sumExp(x: usize, n: i32, top: f32): f32 {
+  const shift = f32x4.splat(top);
+  let s0 = f32x4.splat(0), s1 = s0;
+  const end = x + (<usize>n << 2);
+  for (; x + 32 <= end; x += 32) {
+    s0 = f32x4.add(s0, exp4(f32x4.sub(v128.load(x), shift)));
+    s1 = f32x4.add(s1, exp4(f32x4.sub(v128.load(x, 16), shift)));
+  }
+  for (; x + 16 <= end; x += 16) s0 = f32x4.add(s0, exp4(f32x4.sub(v128.load(x), shift)));
+  if (x < end) s0 = f32x4.add(s0, exp4(f32x4.sub(loadEnd(x, <i32>((end - x) >> 2)), shift)));
+  return sum4(f32x4.add(s0, s1));
+}
+
+/** x = factor softmax(x), given the maximum and the sum of exp(x - top). */
+function writeSoftmax(x: usize, n: i32, top: f32, factor: f32): void {
+  const shift = f32x4.splat(top), scale = f32x4.splat(factor), least = f32x4.splat(NEGLIGIBLE);
+  const end = x + (<usize>n << 2);
+  for (; x + 16 <= end; x += 16) {
+    const d = f32x4.sub(v128.load(x), shift);
+    v128.store(x, v128.andnot(f32x4.mul(exp4(d), scale), f32x4.lt(d, least)));
+  }
+  if (x < end) {
+    const rest = <i32>((end - x) >> 2);
+    const d = f32x4.sub(loadEnd(x, rest), shift);
+    storeSome(x, v128.andnot(f32x4.mul(exp4(d), scale), f32x4.lt(d, least)), rest);
+  }
+}
+
+/**
+ * Returns -log softmax(x)[label] of a row x[n]; with `write`, x = (softmax(x) - onehot(label)) factor. Maximum and sum are
+ * computed in one pass over memory (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867). A label outside [0, n) gives NaN.
+ */
+function crossEntropyRow(x: usize, n: i32, label: i32, factor: f32, write: bool): f32 {
+  let top: f32 = -f32.POSITIVE_INFINITY;
+  let sum: f64 = 0;
+  for (let j = 0; j < n; j += BLOCK) {
+    const block = x + (<usize>j << 2);
+    const length = min(BLOCK, n - j);
+    const higher = maximum(block, length, top);
+    if (higher > top) {
+      sum *= <f64>f32x4.extract_lane(exp4(f32x4.splat(top - higher)), 0);
+      top = higher;
+    }
+    sum += <f64>sumExp(block, length, top);
+  }
+  const known = <u32>label < <u32>n;
+  const at = x + (<usize>label << 2);
+  const loss = known ? <f32>(Math.log(sum) - (<f64>load<f32>(at) - <f64>top)) : f32.NaN;
+  if (write) {
+    writeSoftmax(x, n, top, <f32>(<f64>factor / sum));
+    if (known) store<f32>(at, load<f32>(at) - factor);
+  }
+  return loss;
+}
+
+/** How many of the entries [first, first + chunk) the list has. */
+// @ts-ignore: decorator
+@inline
+function entries(count: usize, first: i32, chunk: i32): i32 {
+  return max(0, min(chunk, load<i32>(count) - first));
+}
+
+/**
+ * CrossEntropy. Operands: logits [chunk, V], labels i32[T], rows i32[T], count, scale [1], dloss [1] or null, losses [T].
+ * Scalars: first, chunk, V. losses[first + i] = cross entropy of entry first + i; with dloss, its logits become
+ * (softmax - onehot) scale dloss.
+ */
+function crossEntropy(): void {
+  const logits = pointer(0), labels = pointer(1), rows = pointer(2), dloss = pointer(5), losses = pointer(6);
+  const first = int(0), vocabulary = int(2);
+  const n = entries(pointer(3), first, int(1));
+  const factor = dloss ? load<f32>(pointer(4)) * load<f32>(dloss) : 0;
+  const end = partEnd(n, 1);
+  for (let i = partStart(n, 1); i < end; i++) {
+    const entry = <usize>(first + i) << 2;
+    const label = load<i32>(labels + (<usize>load<i32>(rows + entry) << 2));
+    const x = logits + <usize>i * (<usize>vocabulary << 2);
+    store<f32>(losses + entry, crossEntropyRow(x, vocabulary, label, factor, dloss != 0));
+  }
+}
+
+/** LabelledRows. Operands: labels i32[T], rows i32[T], count i32[1]. Scalar: T. The rows with a label, in order, and how many. */
+function labelledRows(): void {
+  if (threadIndex != 0) return;
+  const labels = pointer(0), rows = pointer(1);
+  const tokens = int(0);
+  let count = 0;
+  for (let t = 0; t < tokens; t++) {
+    if (load<i32>(labels + (<usize>t << 2)) == IGNORED) continue;
+    store<i32>(rows + (<usize>count << 2), t);
+    count++;
+  }
+  store<i32>(pointer(2), count);
+}
+
+/**
+ * GatherRows: to[i] = from[rows[first + i]], from [T, columns], to [chunk, columns]; ScatterRows: the other way round.
+ * Operands: from, rows, count, to. Scalars: first, chunk, columns.
+ */
+function moveRows(scatter: bool): void {
+  const from = pointer(0), rows = pointer(1), to = pointer(3);
+  const first = int(0);
+  const bytes = <usize>int(2) << 2;
+  const n = entries(pointer(2), first, int(1));
+  const end = partEnd(n, 1);
+  for (let i = partStart(n, 1); i < end; i++) {
+    const near = bytes * <usize>i;
+    const far = bytes * <usize>load<i32>(rows + (<usize>(first + i) << 2));
+    memory.copy(to + (scatter ? far : near), from + (scatter ? near : far), bytes);
+  }
+}
+
+/** ClearRows: x[t] = 0 where token t has no label. Operands: labels i32[T], x [T, columns]. Scalars: T, columns. */
+function clearRows(): void {
+  const labels = pointer(0), x = pointer(1);
+  const tokens = int(0);
+  const bytes = <usize>int(1) << 2;
+  const end = partEnd(tokens, 1);
+  for (let t = partStart(tokens, 1); t < end; t++) {
+    if (load<i32>(labels + (<usize>t << 2)) == IGNORED) memory.fill(x + bytes * <usize>t, 0, bytes);
+  }
+}
+
+/** LossSum: loss[0] = scale sum losses[0, count), summed in order in f64. Operands: losses, count, scale, loss. */
+function lossSum(): void {
+  if (threadIndex != 0) return;
+  const losses = pointer(0);
+  const count = load<i32>(pointer(1));
+  let sum: f64 = 0;
+  for (let i = 0; i < count; i++) sum += <f64>load<f32>(losses + (<usize>i << 2));
+  store<f32>(pointer(3), <f32>(sum * <f64>load<f32>(pointer(2))));
+}
+
+export function crossEntropyCommand(opcode: u32): void {
+  switch (opcode) {
+    case Opcode.CrossEntropy: crossEntropy(); break;
+    case Opcode.LabelledRows: labelledRows(); break;
+    case Opcode.GatherRows: moveRows(false); break;
+    case Opcode.ScatterRows: moveRows(true); break;
+    case Opcode.ClearRows: clearRows(); break;
+    case Opcode.LossSum: lossSum(); break;
+    default: unreachable();
+  }
 }

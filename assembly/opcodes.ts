@@ -40,8 +40,13 @@ export enum Opcode {
   SumSquares = 0x71,
   Sum = 0x72,
 
-  // softmax + cross entropy on a chunk of logits (cross-entropy.ts)
+  // softmax + cross entropy on a chunk of logits, rows with a label (cross-entropy.ts)
   CrossEntropy = 0x80,
+  LabelledRows = 0x81,
+  GatherRows = 0x82,
+  ScatterRows = 0x83,
+  ClearRows = 0x84,
+  LossSum = 0x85,
 
   // dropout (dropout.ts)
   Dropout = 0x90,

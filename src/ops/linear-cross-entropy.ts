@@ -1,0 +1,225 @@
+import { Opcode } from "../../assembly/opcodes.ts";
+import { type FloatType, type TensorType } from "../graph/types.ts";
+import { emitGemm } from "./gemm.ts";
+import {
+  type BodyBuilder,
+  defineOp,
+  expectShape,
+  type KernelEmitter,
+  type NoAttrs,
+  notDifferentiable,
+  type OpDef,
+  type Scratch,
+} from "./types.ts";
+
+/** The label of a token that does not count. */
+export const IGNORED_LABEL = -100;
+
+/** The logits of so many rows are in memory at a time; with them the workspace stays below 64 MiB. */
+const LOGITS_BYTES = 48 * 2 ** 20;
+
+/**
+ * `LinearCrossEntropy(h, W, labels, scale) -> loss`: scale * sum over tokens with a label of -log softmax(h W^T)[label].
+ * h f32[T, H], W [V, H] (f32, or half in memory), labels i32[T] (-100: none), scale and loss f32[1].
+ *
+ * The logits are computed for a chunk of rows at a time, and only for rows that have a label.
+ */
+export const LinearCrossEntropy: OpDef<NoAttrs> = defineOp<NoAttrs>({
+  name: "LinearCrossEntropy",
+  domain: "remat",
+  cost: "compute",
+  infer([h, w, labels, scale]) {
+    const fits = isHead(h, w, labels, scale);
+    expectShape("LinearCrossEntropy", "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1]", fits, h, w, labels, scale);
+    return [{ dtype: "f32", shape: [1] }];
+  },
+  gradient(ctx) {
+    const inputs = [0, 1, 2, 3].map((i) => ctx.input(i));
+    const [dh, dw] = ctx.builder.node(LinearCrossEntropyGrad, [...inputs, ctx.grad(0)!], {});
+    return [ctx.needs(0) ? dh! : null, ctx.needs(1) ? dw! : null, null, null];
+  },
+  body(body, [h, w, labels, scale]) {
+    return [lossOf(body, body.op("Gemm", [h!, w!], { transB: 1 }), labels!, scale!)];
+  },
+  lower(e) {
+    const head = startHead(e);
+    forEachChunk(e, head, (chunk) => {
+      const { labels, rows, count, losses } = head;
+      e.emit(
+        Opcode.CrossEntropy,
+        [head.logits, labels, rows, count, head.scale, null, losses],
+        [chunk.first, chunk.rows, head.vocab],
+      );
+    });
+    e.emit(Opcode.LossSum, [head.losses, head.count, head.scale, e.output(0)], []);
+  },
+  halfInputs: [1],
+});
+
+/**
+ * `LinearCrossEntropyGrad(h, W, labels, scale, dloss, sum?) -> dh, dW, loss`: the gradients of the loss times dloss f32[1], and the loss.
+ * dh f32[T, H], zero where a token has no label; dW f32[V, H], added to `sum` where it is given. With P = softmax(h W^T) and Y the
+ * one-hot labels, D = scale dloss (P - Y): dh = D W, dW = D^T h. What is not used is not computed.
+ */
+export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
+  name: "LinearCrossEntropyGrad",
+  domain: "remat",
+  cost: "compute",
+  infer([h, w, labels, scale, dloss, sum]) {
+    const sums = !sum || (sum.dtype === "f32" && sum.shape.join() === w?.shape.join());
+    const fits = isHead(h, w, labels, scale) && isOne(dloss) && sums;
+    expectShape(
+      "LinearCrossEntropyGrad",
+      "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1], dloss f32[1], sum f32[V, H]",
+      fits,
+      h,
+      w,
+      labels,
+      scale,
+      dloss,
+      sum,
+    );
+    return [h!, w!, { dtype: "f32", shape: [1] }];
+  },
+  gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
+  body(body, [h, w, labels, scale, dloss, sum], types) {
+    const vocab = types[1]!.shape[0]!;
+    const logits = body.op("Gemm", [h!, w!], { transB: 1 });
+    const { valid, column } = targets(body, labels!);
+    const classes = body.op("Range", [body.scalar(0, "i32"), body.scalar(vocab, "i32"), body.scalar(1, "i32")]);
+    const onehot = body.op("Cast", [body.op("Equal", [column, classes])], { to: FLOAT });
+    const factor = body.op("Where", [valid, body.op("Mul", [scale!, dloss!]), body.scalar(0)]);
+    const error = body.op("Sub", [body.op("Softmax", [logits], { axis: 1 }), onehot]);
+    const d = body.op("Mul", [error, body.op("Unsqueeze", [factor, body.ints([1])])]);
+    const dw = body.op("Gemm", sum ? [d, h!, sum] : [d, h!], { transA: 1 });
+    return [body.op("Gemm", [d, w!]), dw, lossOf(body, logits, labels!, scale!)];
+  },
+  lower(e) {
+    const head = startHead(e);
+    const { hidden, logits, labels, rows, count, losses, width, vocab } = head;
+    const [w, sum] = [e.input(1)!, e.input(5)];
+    const [dh, dw, loss] = [e.output(0), e.output(1), e.output(2)];
+    forEachChunk(e, head, (chunk) => {
+      const { first } = chunk;
+      const used: number[] = [first, chunk.rows, vocab];
+      e.emit(Opcode.CrossEntropy, [logits, labels, rows, count, head.scale, e.input(4), losses], used);
+      if (e.used(1)) {
+        // The first chunk starts from the sum, the others from what is there.
+        const start = first > 0 ? dw : sum;
+        const c = start === null ? null : { value: start, row: false };
+        const clip = { dim: "k", count, first } as const;
+        emitGemm(e, { a: logits, b: hidden, c, out: dw, m: vocab, n: width, k: chunk.rows, transA: true, clip });
+      }
+      if (e.used(0)) {
+        const clip = { dim: "m", count, first } as const;
+        emitGemm(e, { a: logits, b: w, out: hidden, m: chunk.rows, n: width, k: vocab, bType: head.weightType, clip });
+        e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, chunk.rows, width]);
+      }
+    });
+    if (e.used(0)) e.emit(Opcode.ClearRows, [labels, dh], [head.tokens, width]);
+    if (e.used(2)) e.emit(Opcode.LossSum, [losses, count, head.scale, loss], []);
+  },
+  // Each chunk of h is copied before its gradient is written.
+  inPlace: [[0, 0]],
+  accumulates: { output: 1, input: 5 },
+  halfInputs: [1],
+});
+
+/** ONNX number of f32. */
+const FLOAT = 1;
+
+function isOne(type: TensorType | null | undefined): boolean {
+  return type?.dtype === "f32" && type.shape.length === 1 && type.shape[0] === 1;
+}
+
+function isHead(...[h, w, labels, scale]: readonly (TensorType | null | undefined)[]): boolean {
+  const matrices = h?.dtype === "f32" && w?.dtype === "f32" && h.shape.length === 2 && w.shape.length === 2;
+  const tokens = labels?.dtype === "i32" && labels.shape.length === 1 && labels.shape[0] === h?.shape[0];
+  return matrices && tokens && h.shape[1] === w.shape[1] && isOne(scale);
+}
+
+/** Which tokens have a label, and the labels as a column [T, 1], 0 where there is none. */
+function targets(body: BodyBuilder, labels: string): { valid: string; column: string } {
+  const valid = body.op("Not", [body.op("Equal", [labels, body.scalar(IGNORED_LABEL, "i32")])]);
+  const safe = body.op("Where", [valid, labels, body.scalar(0, "i32")]);
+  return { valid, column: body.op("Unsqueeze", [safe, body.ints([1])]) };
+}
+
+function lossOf(body: BodyBuilder, logits: string, labels: string, scale: string): string {
+  const { valid, column } = targets(body, labels);
+  const picked = body.op("GatherElements", [body.op("LogSoftmax", [logits], { axis: 1 }), column], { axis: 1 });
+  const loss = body.op("Neg", [body.op("Squeeze", [picked, body.ints([1])])]);
+  const counted = body.op("Where", [valid, loss, body.scalar(0)]);
+  return body.op("Mul", [body.op("ReduceSum", [counted, body.ints([0])], { keepdims: 1 }), scale]);
+}
+
+/** Sizes and buffers of the lowering. */
+interface Head {
+  readonly tokens: number;
+  /** H. */
+  readonly width: number;
+  readonly vocab: number;
+  readonly weightType: FloatType;
+  readonly labels: string;
+  readonly scale: string;
+  /** Most rows of a chunk. */
+  readonly chunk: number;
+  /** The tokens that have a label, i32[T], and how many, i32[1]. */
+  readonly rows: Scratch;
+  readonly count: Scratch;
+  /** Cross entropy of each of them, f32[T]. */
+  readonly losses: Scratch;
+  /** h of a chunk, f32[chunk, H]; then its gradient. */
+  readonly hidden: Scratch;
+  /** f32[chunk, V]; then their gradient. */
+  readonly logits: Scratch;
+}
+
+function startHead(e: KernelEmitter<NoAttrs>): Head {
+  const [h, w, labels, scale] = [e.input(0)!, e.input(1)!, e.input(2)!, e.input(3)!];
+  const [tokens, width] = e.type(h).shape as [number, number];
+  const { dtype, shape } = e.type(w);
+  const vocab = shape[0]!;
+  const most = Math.max(1, Math.floor(LOGITS_BYTES / (4 * vocab)));
+  // Chunks of equal size: the last one is no remainder.
+  const chunk = Math.ceil(tokens / Math.ceil(tokens / most));
+  const rows = e.scratch(4 * tokens);
+  const count = e.scratch(4);
+  e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
+  return {
+    tokens,
+    width,
+    vocab,
+    weightType: dtype as FloatType,
+    labels,
+    scale,
+    chunk,
+    rows,
+    count,
+    losses: e.scratch(4 * tokens),
+    hidden: e.scratch(4 * chunk * width),
+    logits: e.scratch(4 * chunk * vocab),
+  };
+}
+
+/** Chunk by chunk computes the logits and does what is asked. A chunk beyond the labelled rows costs nothing. */
+function forEachChunk(e: KernelEmitter<NoAttrs>, head: Head, use: (chunk: { first: number; rows: number }) => void): void {
+  const { hidden, logits, rows, count, width, vocab, weightType } = head;
+  for (let first = 0; first < head.tokens; first += head.chunk) {
+    const size = Math.min(head.chunk, head.tokens - first);
+    e.emit(Opcode.GatherRows, [e.input(0), rows, count, hidden], [first, size, width]);
+    const clip = { dim: "m", count, first } as const;
+    emitGemm(e, {
+      a: hidden,
+      b: e.input(1),
+      out: logits,
+      m: size,
+      n: vocab,
+      k: width,
+      transB: true,
+      bType: weightType,
+      clip,
+    });
+    use({ first, rows: size });
+  }
+}
