@@ -57,7 +57,7 @@ export function scheduleLifetimes(chain: Chain, schedule: Schedule): Lifetime[] 
 export function place(lifetimes: readonly Lifetime[]): Placement {
   const problem = makeProblem(lifetimes);
   const { lowerBound } = problem;
-  let best = new Float64Array(lifetimes.length);
+  let best: Float64Array = new Float64Array(lifetimes.length);
   let extent = Infinity;
   const keep = (offsets: Float64Array): boolean => {
     const needed = extentOf(problem, offsets);
