@@ -1,16 +1,20 @@
 import type { Node } from "../graph/types.ts";
 import { AdamW } from "./adamw.ts";
 import { Add } from "./add.ts";
+import { CausalAttention, CausalAttentionGrad } from "./attention.ts";
 import { Cast } from "./cast.ts";
 import { ColumnSum } from "./column-sum.ts";
 import { PhiloxDropout } from "./dropout.ts";
 import { EmbeddingGrad } from "./embedding-grad.ts";
 import { Gather } from "./gather.ts";
 import { Gelu, GeluGrad } from "./gelu.ts";
+import { Gemm } from "./gemm.ts";
 import { Identity } from "./identity.ts";
+import { LinearCrossEntropy, LinearCrossEntropyGrad } from "./linear-cross-entropy.ts";
 import { Mul } from "./mul.ts";
 import { Reshape } from "./reshape.ts";
 import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
+import { Rope } from "./rope.ts";
 import { SumSquares } from "./sum-squares.ts";
 import { SwiGLU, SwiGLUGrad } from "./swiglu.ts";
 import type { OpDef } from "./types.ts";
@@ -20,17 +24,23 @@ export const OPS = {
   AdamW,
   Add,
   Cast,
+  CausalAttention,
+  CausalAttentionGrad,
   ColumnSum,
   EmbeddingGrad,
   Gather,
   Gelu,
   GeluGrad,
+  Gemm,
   Identity,
+  LinearCrossEntropy,
+  LinearCrossEntropyGrad,
   Mul,
   PhiloxDropout,
   Reshape,
   RMSNormalization,
   RMSNormGrad,
+  Rope,
   SumSquares,
   SwiGLU,
   SwiGLUGrad,

@@ -1,0 +1,185 @@
+import { Opcode } from "../../assembly/opcodes.ts";
+import type { TensorType } from "../graph/types.ts";
+import { sameType } from "../graph/types.ts";
+import { type BodyBuilder, defineOp, expectShape, type KernelEmitter, notDifferentiable, type Scratch } from "./types.ts";
+
+type AttentionAttrs = {
+  /** Query heads; a multiple of `kvHeads`. Query head h uses key head floor(h * kvHeads / heads). */
+  readonly heads: number;
+  readonly kvHeads: number;
+  /** Factor of the scores, rounded to f32; as a rule 1 / sqrt(head dimension). */
+  readonly scale: number;
+};
+
+/** The kernels' packed operands of one block of keys must fit their scratch. */
+const MAX_HEAD_DIM = 512;
+/** Queries of a tile and of a panel in assembly/attention-grad.ts, which says how the scratch is laid out. */
+const TILE = 48;
+const PANEL = 8;
+
+interface Sizes {
+  readonly tokens: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  /** Query heads per key head. */
+  readonly group: number;
+  readonly dim: number;
+}
+
+function checkSizes(
+  op: string,
+  [q, k, v, starts]: readonly (TensorType | null)[],
+  { heads, kvHeads, scale }: AttentionAttrs,
+): Sizes {
+  const tokens = q?.shape[0] ?? 0;
+  const dim = (q?.shape[1] ?? 0) / heads;
+  const isMatrix = [q, k, v].every((type) => type?.dtype === "f32" && type.shape.length === 2 && type.shape[0] === tokens);
+  const fits =
+    isMatrix && Number.isInteger(dim) && Number.isInteger(heads / kvHeads) && k!.shape[1] === kvHeads * dim && sameType(k!, v!);
+  const expected = `f32 q [T, ${heads} * dim], k and v [T, ${kvHeads} * dim], ${kvHeads} a divisor of ${heads}`;
+  expectShape(op, expected, fits, q, k, v);
+  expectShape(op, `an even head dimension of at most ${MAX_HEAD_DIM}`, dim % 2 === 0 && dim > 0 && dim <= MAX_HEAD_DIM, q);
+  const startsFit = starts?.dtype === "i32" && starts.shape.length === 1 && starts.shape[0] === tokens;
+  expectShape(op, `starts of type i32[${tokens}]`, startsFit, starts);
+  if (!Number.isFinite(scale)) throw new Error(`${op}: expected a finite scale; got ${scale}`);
+  return { tokens, heads, kvHeads, group: heads / kvHeads, dim };
+}
+
+function sizesOf([q]: readonly (TensorType | null)[], { heads, kvHeads }: AttentionAttrs): Sizes {
+  return { tokens: q!.shape[0]!, heads, kvHeads, group: heads / kvHeads, dim: q!.shape[1]! / heads };
+}
+
+/**
+ * `CausalAttention(q, k, v, starts) -> out, lse`: token t attends to the tokens starts[t]..t, head by head:
+ * S = scale q k^T, lse = log sum exp S, out = exp(S - lse) v.
+ * q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], lse [T, heads] (natural logarithm), starts i32[T] with
+ * 0 <= starts[t] <= t.
+ */
+export const CausalAttention = defineOp<AttentionAttrs>({
+  name: "CausalAttention",
+  domain: "remat",
+  cost: "compute",
+  infer(inputs, attrs) {
+    const { tokens, heads } = checkSizes("CausalAttention", inputs, attrs);
+    return [inputs[0]!, { dtype: "f32", shape: [tokens, heads] }];
+  },
+  gradient(ctx) {
+    if (ctx.grad(1)) throw new Error("CausalAttention: the log-sum-exp has no gradient rule");
+    const forward = [0, 1, 2, 3].map((i) => ctx.input(i));
+    const inputs = [...forward, ctx.output(0), ctx.output(1), ctx.grad(0)!];
+    return [...ctx.builder.node(CausalAttentionGrad, inputs, ctx.attrs), null];
+  },
+  body(body, [q, k, v, starts], types, attrs) {
+    const sizes = sizesOf(types, attrs);
+    const scores = maskedScores(body, q!, k!, starts!, sizes, attrs.scale);
+    const greatest = body.op("ReduceMax", [scores, body.ints([3])], { keepdims: 1 });
+    const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
+    const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
+    const out = body.op("MatMul", [body.op("Div", [powers, sum]), splitKeys(body, v!, sizes)]);
+    const lse = body.op("Add", [greatest, body.op("Log", [sum])]);
+    return [joinQueries(body, out, sizes), joinQueries(body, lse, { ...sizes, dim: 1 })];
+  },
+  lower(e) {
+    const counter = e.scratch(64);
+    const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), e.output(0), e.output(1), counter];
+    emitPhases(e, Opcode.Attention, operands);
+  },
+});
+
+/**
+ * `CausalAttentionGrad(q, k, v, starts, out, lse, dout) -> dq, dk, dv`. With P = exp(scale q k^T - lse) and
+ * delta = rowsum(dout * out): dS = P * (dout v^T - delta), dq = scale dS k, dk = scale dS^T q, dv = P^T dout; dk and dv
+ * are sums over the query heads of a key head.
+ */
+export const CausalAttentionGrad = defineOp<AttentionAttrs>({
+  name: "CausalAttentionGrad",
+  domain: "remat",
+  cost: "compute",
+  infer(inputs, attrs) {
+    const [q, k, v, , out, lse, dOut] = inputs;
+    const { tokens, heads } = checkSizes("CausalAttentionGrad", inputs, attrs);
+    const fits =
+      !!out &&
+      !!lse &&
+      !!dOut &&
+      sameType(out, q!) &&
+      sameType(dOut, q!) &&
+      sameType(lse, { dtype: "f32", shape: [tokens, heads] });
+    expectShape("CausalAttentionGrad", `out and dout of the type of q, lse f32[${tokens}, ${heads}]`, fits, out, lse, dOut);
+    return [q!, k!, v!];
+  },
+  gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
+  body(body, [q, k, v, starts, out, lse, dOut], types, attrs) {
+    const sizes = sizesOf(types, attrs);
+    const scores = maskedScores(body, q!, k!, starts!, sizes, attrs.scale);
+    const p = body.op("Exp", [body.op("Sub", [scores, splitQueries(body, lse!, { ...sizes, dim: 1 })])]);
+    const dOutHeads = splitQueries(body, dOut!, sizes);
+    const products = body.op("Mul", [dOutHeads, splitQueries(body, out!, sizes)]);
+    const delta = body.op("ReduceSum", [products, body.ints([3])], { keepdims: 1 });
+    const dP = body.op("MatMul", [dOutHeads, transpose(body, splitKeys(body, v!, sizes))]);
+    const dS = body.op("Mul", [body.op("Mul", [p, body.op("Sub", [dP, delta])]), body.scalar(Math.fround(attrs.scale))]);
+    const dQ = body.op("MatMul", [dS, splitKeys(body, k!, sizes)]);
+    const dK = body.op("MatMul", [transpose(body, dS), splitQueries(body, q!, sizes)]);
+    const dV = body.op("MatMul", [transpose(body, p), dOutHeads]);
+    return [joinQueries(body, dQ, sizes), joinKeys(body, dK, sizes), joinKeys(body, dV, sizes)];
+  },
+  lower(e) {
+    const { tokens, heads } = sizesOf([e.type(e.input(0)!)], e.attrs);
+    const turns = Math.ceil((heads * Math.ceil(tokens / TILE) * 4) / 64) * 64;
+    const rows = heads * Math.ceil(tokens / PANEL) * PANEL * 4;
+    const scratch = e.scratch(64 + turns + 2 * rows);
+    const inputs = [0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i));
+    // dq is where blocks of keys add up, so it is written even if nobody wants it.
+    const dQ = e.used(0) ? e.output(0) : e.scratch(tokens * e.type(e.input(0)!).shape[1]! * 4);
+    emitPhases(e, Opcode.AttentionGrad, [...inputs, dQ, ...[1, 2].map((i) => (e.used(i) ? e.output(i) : null)), scratch]);
+  },
+});
+
+/** Phase 0 fills the scratch that the threads of phase 1 share. */
+function emitPhases(
+  e: KernelEmitter<AttentionAttrs>,
+  opcode: Opcode.Attention | Opcode.AttentionGrad,
+  operands: readonly (string | Scratch | null)[],
+): void {
+  const { tokens, heads, kvHeads, dim } = sizesOf([e.type(e.input(0)!)], e.attrs);
+  for (const phase of [0, 1]) e.emit(opcode, operands, [phase, tokens, heads, kvHeads, dim, { f32: e.attrs.scale }]);
+}
+
+// Bodies. Queries are [kvHeads, group, T, dim], keys [kvHeads, 1, T, dim]: MatMul broadcasts over the group.
+
+/** [T, heads * dim] -> [kvHeads, group, T, dim] */
+function splitQueries(body: BodyBuilder, x: string, { tokens, kvHeads, group, dim }: Sizes): string {
+  return body.op("Transpose", [body.op("Reshape", [x, body.ints([tokens, kvHeads, group, dim])])], { perm: [1, 2, 0, 3] });
+}
+
+/** [T, kvHeads * dim] -> [kvHeads, 1, T, dim] */
+function splitKeys(body: BodyBuilder, x: string, sizes: Sizes): string {
+  return splitQueries(body, x, { ...sizes, group: 1 });
+}
+
+/** [kvHeads, group, T, dim] -> [T, heads * dim] */
+function joinQueries(body: BodyBuilder, x: string, { tokens, heads, dim }: Sizes): string {
+  return body.op("Reshape", [body.op("Transpose", [x], { perm: [2, 0, 1, 3] }), body.ints([tokens, heads * dim])]);
+}
+
+/** Sum over the group: [kvHeads, group, T, dim] -> [T, kvHeads * dim] */
+function joinKeys(body: BodyBuilder, x: string, { tokens, kvHeads, dim }: Sizes): string {
+  const sum = body.op("ReduceSum", [x, body.ints([1])], { keepdims: 0 });
+  return body.op("Reshape", [body.op("Transpose", [sum], { perm: [1, 0, 2] }), body.ints([tokens, kvHeads * dim])]);
+}
+
+function transpose(body: BodyBuilder, x: string): string {
+  return body.op("Transpose", [x], { perm: [0, 1, 3, 2] });
+}
+
+/** scale q k^T with -infinity where a token does not attend, [kvHeads, group, T, T]. */
+function maskedScores(body: BodyBuilder, q: string, k: string, starts: string, sizes: Sizes, scale: number): string {
+  const { tokens } = sizes;
+  const scaled = body.op("Mul", [splitQueries(body, q, sizes), body.scalar(Math.fround(scale))]);
+  const scores = body.op("MatMul", [scaled, transpose(body, splitKeys(body, k, sizes))]);
+  const keys = body.op("Range", [body.scalar(0, "i32"), body.scalar(tokens, "i32"), body.scalar(1, "i32")]);
+  const queries = body.op("Unsqueeze", [keys, body.ints([1])]);
+  const notBefore = body.op("LessOrEqual", [body.op("Unsqueeze", [starts, body.ints([1])]), keys]);
+  const seen = body.op("And", [notBefore, body.op("LessOrEqual", [keys, queries])]);
+  return body.op("Where", [seen, scores, body.scalar(-Infinity)]);
+}
