@@ -17,7 +17,7 @@ export interface Entry {
 }
 
 /** Characters of a definition: with the headword and the template, under 400 tokens of the bundled base model. */
-export const MAX_LENGTH = 1000;
+export const MAX_LENGTH = 850;
 
 const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

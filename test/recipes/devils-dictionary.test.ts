@@ -75,7 +75,7 @@ describe("the data set", () => {
     for (const { messages } of [...train, ...valid]) {
       expect(messages.map((message) => message.role)).toEqual(["user", "assistant"]);
       expect(messages[0]!.content).toMatch(/^Define [A-Za-z][A-Za-z.' -]*\.$/);
-      expect(messages[1]!.content).toMatch(/^[\x20-\x7e\n]{8,1000}$/);
+      expect(messages[1]!.content).toMatch(/^[\x20-\x7e\n]{8,850}$/);
       expect(messages[1]!.content).toMatch(/[.!?]["')\]]*(\n-- .*)?$/);
       expect(messages[1]!.content).not.toMatch(/[_{}]| {2}|\n /);
     }
