@@ -199,7 +199,7 @@ export interface OpCase<A extends Attrs> {
 
 const ONNX_FLOAT = 1;
 
-interface OpGraph {
+export interface OpGraph {
   readonly builder: GraphBuilder;
   /** Names of the graph inputs, `""` where absent. */
   readonly inputs: readonly string[];
@@ -209,7 +209,7 @@ interface OpGraph {
   readonly feeds: Map<string, TestTensor>;
 }
 
-function opGraph<A extends Attrs>({ op, inputs, attrs }: OpCase<A>): OpGraph {
+export function opGraph<A extends Attrs>({ op, inputs, attrs }: OpCase<A>): OpGraph {
   const builder = new GraphBuilder(op.name);
   const feeds = new Map<string, TestTensor>();
   const names = inputs.map((tensor, i) => {

@@ -1,11 +1,11 @@
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { type DType, elements, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
+import { type DType, elements, type Graph, typeOf } from "../../src/graph/types.ts";
 import { toFloat32 } from "../../src/hf/halves.ts";
 import { writeModel } from "../../src/onnx/write.ts";
+import { expectWithin, relativeError, runGraph, type TestTensor } from "./ops.ts";
 
 /** The values of a tensor, flat. bf16 and f16 are their bits in a `Uint16Array`. */
 export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint32Array | BigUint64Array | Uint8Array;
-export type TensorMap = ReadonlyMap<string, TensorData>;
 
 const ORT_TYPES: Readonly<Record<DType, Tensor.Type>> = {
   f32: "float32",
@@ -25,7 +25,11 @@ const ORT_TYPES: Readonly<Record<DType, Tensor.Type>> = {
  * behind them then does nothing), because the addon cannot pass them under Bun. `optimize` lets ONNX Runtime rewrite
  * the graph.
  */
-export async function runOrt(graph: Graph, inputs: TensorMap, optimize = false): Promise<Map<string, TensorData>> {
+export async function runOrt(
+  graph: Graph,
+  inputs: ReadonlyMap<string, TensorData>,
+  optimize = false,
+): Promise<Map<string, TensorData>> {
   const session = await InferenceSession.create(writeModel(widenInputs(graph)), {
     graphOptimizationLevel: optimize ? "all" : "disabled",
     executionProviders: ["cpu"],
@@ -44,7 +48,7 @@ export async function runOrt(graph: Graph, inputs: TensorMap, optimize = false):
       if (data?.length !== elements(type.shape)) {
         throw new Error(`input ${name}: expected ${elements(type.shape)} elements, got ${data?.length ?? "none"}`);
       }
-      feeds[name] = new Tensor(ORT_TYPES[type.dtype], widen(data, type), [...type.shape]);
+      feeds[name] = new Tensor(ORT_TYPES[type.dtype], widen(data, type.dtype), [...type.shape]);
     }
     const results = await session.run(feeds);
     return new Map(graph.outputs.map(({ name }) => [name, results[name]!.data as TensorData]));
@@ -53,18 +57,34 @@ export async function runOrt(graph: Graph, inputs: TensorMap, optimize = false):
   }
 }
 
-const isHalf = (type: TensorType): type is TensorType & { dtype: "bf16" | "f16" } =>
-  type.dtype === "bf16" || type.dtype === "f16";
+const isHalf = (dtype: DType): dtype is "bf16" | "f16" => dtype === "bf16" || dtype === "f16";
 
 function widenInputs(graph: Graph): Graph {
   const types = new Map(graph.types);
   for (const { name } of graph.inputs) {
     const type = typeOf(graph, name);
-    if (isHalf(type)) types.set(name, { ...type, dtype: "f32" });
+    if (isHalf(type.dtype)) types.set(name, { ...type, dtype: "f32" });
   }
   return { ...graph, types };
 }
 
-function widen(data: TensorData, type: TensorType): TensorData {
-  return isHalf(type) ? toFloat32(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), type.dtype) : data;
+function widen(data: TensorData, dtype: DType): TensorData {
+  return isHalf(dtype) ? toFloat32(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), dtype) : data;
+}
+
+/**
+ * Checks that the kernels and ONNX Runtime give the same outputs: floats within `bound` (norm-wise relative
+ * difference), integers exactly.
+ */
+export async function expectParity(graph: Graph, feeds: ReadonlyMap<string, TestTensor>, bound: number): Promise<void> {
+  const expected = await runOrt(graph, new Map([...feeds].map(([name, tensor]) => [name, tensor.data])));
+  const actual = await runGraph(graph, feeds);
+  for (const { name } of graph.outputs) {
+    const isFloat = typeOf(graph, name).dtype === "f32";
+    expectWithin(
+      `${graph.name}: ${name}`,
+      relativeError(actual.get(name)!, expected.get(name) as Float32Array),
+      isFloat ? bound : 0,
+    );
+  }
 }

@@ -1,0 +1,118 @@
+import type { Attrs, Shape } from "../../src/graph/types.ts";
+import { CAST_TO } from "../../src/ops/cast.ts";
+import type { OpName } from "../../src/ops/index.ts";
+import { f32, generator, half, i32, random, type TestTensor } from "../support/ops.ts";
+
+/** One call of an operator, small and of odd sizes. */
+export interface Sample {
+  readonly attrs: Attrs;
+  /** `null` is an absent optional input. A half tensor reaches the operator through a `Cast`. */
+  readonly inputs: readonly (TestTensor | null)[];
+  /** Norm-wise relative difference of two executors in f32; 1e-6 unless said. */
+  readonly bound?: number;
+}
+
+const rng = generator(11);
+const normal = (...shape: number[]): TestTensor => random(rng, shape);
+/** In [low, low + 1). */
+const uniform = (shape: Shape, low = 0): TestTensor =>
+  f32(
+    shape,
+    Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => low + rng()),
+  );
+const below = (count: number, limit: number): TestTensor =>
+  i32(
+    [count],
+    Array.from({ length: count }, () => Math.floor(rng() * limit)),
+  );
+
+/** Three packed examples of 11 tokens in all, and two tokens of padding. */
+const STARTS = i32([13], [0, 0, 0, 0, 4, 4, 4, 7, 7, 7, 7, 11, 12]);
+/** Of 17 classes; -100 is no label. */
+const LABELS = i32([13], [3, -100, 16, 0, 5, -100, -100, 8, 8, 11, 2, 15, -100]);
+const attention = { heads: 6, kvHeads: 2, scale: 1 / Math.sqrt(10) };
+
+/** log sum exp of 6 heads over 13 tokens that goes with any queries and keys: large enough that no power overflows. */
+const lse = uniform([13, 6], 3);
+
+/** A sample or more of every operator: an operator without one does not compile. */
+export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
+  AdamW: [
+    {
+      attrs: {},
+      inputs: [
+        normal(3, 37),
+        normal(3, 37),
+        normal(3, 37),
+        uniform([3, 37]),
+        f32([8], [0.01, 0.9, 0.999, 1e-8, 0.1, 0.271, 0.003, 0.7]),
+      ],
+    },
+  ],
+  Add: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
+  Cast: [
+    { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "bf16")], bound: 0 },
+    { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "f16")], bound: 0 },
+  ],
+  CausalAttention: [{ attrs: attention, inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS] }],
+  CausalAttentionGrad: [
+    {
+      attrs: attention,
+      inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS, normal(13, 60), lse, normal(13, 60)],
+    },
+  ],
+  ColumnSum: [
+    { attrs: {}, inputs: [normal(129, 7)] },
+    { attrs: {}, inputs: [normal(5, 19), normal(19)] },
+  ],
+  EmbeddingGrad: [
+    { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5)] },
+    { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5), normal(11, 5)] },
+  ],
+  Gather: [
+    { attrs: {}, inputs: [normal(11, 7), below(13, 11)], bound: 0 },
+    { attrs: {}, inputs: [half(normal(11, 7), "bf16"), below(13, 11)], bound: 0 },
+  ],
+  Gelu: [
+    { attrs: { approximate: "none" }, inputs: [normal(7, 13)] },
+    { attrs: { approximate: "tanh" }, inputs: [normal(7, 13)] },
+  ],
+  GeluGrad: [
+    { attrs: { approximate: "none" }, inputs: [normal(7, 13), normal(7, 13)] },
+    { attrs: { approximate: "tanh" }, inputs: [normal(7, 13), normal(7, 13)] },
+  ],
+  Gemm: [
+    { attrs: { alpha: 1, beta: 1, transA: 0, transB: 1 }, inputs: [normal(7, 13), normal(19, 13)] },
+    { attrs: { alpha: 0.5, beta: 1, transA: 1, transB: 0 }, inputs: [normal(13, 7), normal(13, 19), normal(7, 19)] },
+    { attrs: { alpha: 1, beta: 1, transA: 0, transB: 0 }, inputs: [normal(7, 13), normal(13, 19), normal(19)] },
+    { attrs: { alpha: 2, beta: 1, transA: 0, transB: 1 }, inputs: [normal(7, 13), half(normal(19, 13), "bf16")] },
+    { attrs: { alpha: 2, beta: 1, transA: 0, transB: 1 }, inputs: [normal(7, 13), half(normal(19, 13), "f16")] },
+  ],
+  Identity: [{ attrs: {}, inputs: [normal(5, 3)], bound: 0 }],
+  LinearCrossEntropy: [
+    { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3])] },
+    { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS, f32([1], [0.3])] },
+  ],
+  LinearCrossEntropyGrad: [
+    { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1.5])] },
+    { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1]), normal(17, 7)] },
+  ],
+  Mul: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
+  PhiloxDropout: [
+    { attrs: { probability: 0.1, site: 3 }, inputs: [normal(7, 13), i32([2], [1234567, -5]), i32([1], [9])] },
+    { attrs: { probability: 0.5, site: 0 }, inputs: [normal(3, 1), i32([2], [-1, 0]), i32([1], [0])] },
+  ],
+  Reshape: [{ attrs: { shape: [3, 2, 5] }, inputs: [normal(6, 5)], bound: 0 }],
+  RMSNormalization: [{ attrs: { axis: -1, epsilon: 1e-5 }, inputs: [normal(5, 67), normal(67)] }],
+  RMSNormGrad: [
+    { attrs: { axis: -1, epsilon: 1e-6 }, inputs: [normal(70, 19), normal(70, 19), normal(19)] },
+    { attrs: { axis: -1, epsilon: 1e-6 }, inputs: [normal(5, 67), normal(5, 67), normal(67), normal(5, 67)] },
+  ],
+  Rope: [
+    { attrs: { heads: 3, rotaryDim: 10, inverse: 0 }, inputs: [normal(7, 30), uniform([7, 5], -0.5), uniform([7, 5], -0.5)] },
+    { attrs: { heads: 3, rotaryDim: 6, inverse: 1 }, inputs: [normal(7, 30), uniform([7, 3], -0.5), uniform([7, 3], -0.5)] },
+  ],
+  SumSquares: [{ attrs: {}, inputs: [normal(67, 71)] }],
+  SwiGLU: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
+  SwiGLUGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13), normal(7, 13)] }],
+};
