@@ -216,7 +216,7 @@ export function pack(blocks: readonly Block[]): { offsets: number[]; peak: numbe
 }
 
 function packInOrder(blocks: readonly Block[], order: readonly number[]): { offsets: number[]; peak: number } {
-  const offsets = new Array<number>(blocks.length).fill(0);
+  const offsets = blocks.map(() => 0);
   /** Placed blocks by offset. */
   const placed: number[] = [];
   let peak = 0;

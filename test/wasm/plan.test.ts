@@ -93,7 +93,7 @@ function execute({ inputs, outputs, steps, bytes }: PlanRequest, result: Plan): 
   }
 }
 
-function extent({ inputs: _, steps, bytes }: PlanRequest, result: Plan): number {
+function extent({ steps, bytes }: PlanRequest, result: Plan): number {
   let end = 0;
   for (const [name, { slot, offset }] of result.place) if (slot === 0) end = Math.max(end, offset + align(bytes(name)));
   steps.forEach(({ scratch }, at) =>
