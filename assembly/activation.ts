@@ -40,11 +40,20 @@ function swiglu(gate: usize, up: usize, y: usize, n: i32): void {
   if (rest) storeSome(y, swiglu4(loadSome(gate, rest), loadSome(up, rest)), rest);
 }
 
-/** d silu(gate) / d gate = s (1 + gate (1 - s)), s = sigmoid(gate) */
+/**
+ * With e = exp(-|x|): sigmoid(|x|) = 1 / (1 + e), and sigmoid(-|x|) = 1 - sigmoid(|x|) = e / (1 + e), without cancellation.
+ */
 // @ts-ignore: decorator
 @inline
-function dsilu4(gate: v128, s: v128): v128 {
-  return f32x4.mul(s, f32x4.add(splat(1), f32x4.mul(gate, f32x4.sub(splat(1), s))));
+function decay4(x: v128): v128 {
+  return exp4(v128.or(x, i32x4.splat(0x80000000)));
+}
+
+/** silu'(gate) = s + gate s (1 - s), s = sigmoid(gate); `q` = sigmoid(|gate|), `tail` = 1 - q. */
+// @ts-ignore: decorator
+@inline
+function dsilu4(gate: v128, s: v128, q: v128, tail: v128): v128 {
+  return f32x4.add(s, f32x4.mul(gate, f32x4.mul(q, tail)));
 }
 
 /**
@@ -56,8 +65,11 @@ function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: u
     const g = v128.load(gate);
     const u = v128.load(up);
     const d = v128.load(dy);
-    const s = sigmoid4(g);
-    v128.store(dgate, f32x4.mul(f32x4.mul(d, u), dsilu4(g, s)));
+    const e = decay4(g);
+    const q = f32x4.div(splat(1), f32x4.add(splat(1), e));
+    const tail = f32x4.mul(e, q);
+    const s = v128.bitselect(tail, q, f32x4.lt(g, splat(0)));
+    v128.store(dgate, f32x4.mul(f32x4.mul(d, u), dsilu4(g, s, q, tail)));
     v128.store(dup, f32x4.mul(d, f32x4.mul(g, s)));
     gate += 16;
     up += 16;
@@ -70,8 +82,11 @@ function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: u
     const g = loadSome(gate, rest);
     const u = loadSome(up, rest);
     const d = loadSome(dy, rest);
-    const s = sigmoid4(g);
-    storeSome(dgate, f32x4.mul(f32x4.mul(d, u), dsilu4(g, s)), rest);
+    const e = decay4(g);
+    const q = f32x4.div(splat(1), f32x4.add(splat(1), e));
+    const tail = f32x4.mul(e, q);
+    const s = v128.bitselect(tail, q, f32x4.lt(g, splat(0)));
+    storeSome(dgate, f32x4.mul(f32x4.mul(d, u), dsilu4(g, s, q, tail)), rest);
     storeSome(dup, f32x4.mul(d, f32x4.mul(g, s)), rest);
   }
 }
@@ -98,28 +113,30 @@ function dgelu4(x: v128): v128 {
   return f32x4.add(normal4(x, e), f32x4.mul(x, f32x4.mul(e, splat(ONE_OVER_SQRT_2_PI))));
 }
 
-/** sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3): the tanh form, since (1 + tanh u) / 2 = sigmoid(2 u). */
+/** 2 u, u = sqrt(2 / pi) (x + 0.044715 x^3): the tanh form is x sigmoid(2 u), since (1 + tanh u) / 2 = sigmoid(2 u). */
 // @ts-ignore: decorator
 @inline
-function tanhGate4(x: v128): v128 {
+function twoU4(x: v128): v128 {
   const cubic = f32x4.add(splat(1), f32x4.mul(f32x4.mul(x, x), splat(CUBIC)));
-  return sigmoid4(f32x4.mul(f32x4.mul(x, splat(2 * SQRT_2_OVER_PI)), cubic));
+  return f32x4.mul(f32x4.mul(x, splat(2 * SQRT_2_OVER_PI)), cubic);
 }
 
 // @ts-ignore: decorator
 @inline
 function geluTanh4(x: v128): v128 {
-  return f32x4.mul(x, tanhGate4(x));
+  return f32x4.mul(x, sigmoid4(twoU4(x)));
 }
 
-/** s + x s (1 - s) 2 du/dx, s = sigmoid(2 u) */
+/** s + x s (1 - s) d2u/dx, s = sigmoid(2 u) */
 // @ts-ignore: decorator
 @inline
 function dgeluTanh4(x: v128): v128 {
-  const s = tanhGate4(x);
+  const e = decay4(twoU4(x));
+  const q = f32x4.div(splat(1), f32x4.add(splat(1), e));
+  const tail = f32x4.mul(e, q);
+  const s = v128.bitselect(tail, q, f32x4.lt(x, splat(0)));
   const slope = f32x4.add(splat(2 * SQRT_2_OVER_PI), f32x4.mul(f32x4.mul(x, x), splat(6 * SQRT_2_OVER_PI * CUBIC)));
-  const change = f32x4.mul(f32x4.mul(s, f32x4.sub(splat(1), s)), f32x4.mul(x, slope));
-  return f32x4.add(s, change);
+  return f32x4.add(s, f32x4.mul(f32x4.mul(q, tail), f32x4.mul(x, slope)));
 }
 
 function gelu(x: usize, y: usize, n: i32, tanh: bool): void {

@@ -8,7 +8,8 @@ const HYPER = 8;
 /**
  * `AdamW(param, grad, m, v, hyper) -> param', m', v'`: one update (Loshchilov and Hutter 2019,
  * https://arxiv.org/abs/1711.05101), as PyTorch computes it; all f32 of one shape, usually in place. `hyper` is f32[8]:
- * learning rate, beta1, beta2, epsilon, weight decay, 1 - beta1^t, 1 - beta2^t, gradient scale (for clipping).
+ * learning rate, beta1, beta2, epsilon, weight decay, 1 - beta1^t, 1 - beta2^t, gradient scale (for clipping). The powers
+ * are those of the betas rounded to f32: then the corrected moments are weighted means exactly.
  *
  *     g = scale grad;  m' = beta1 m + (1 - beta1) g;  v' = beta2 v + (1 - beta2) g^2
  *     param' = (1 - lr decay) param - lr / (1 - beta1^t) m' / (sqrt(v') / sqrt(1 - beta2^t) + epsilon)
