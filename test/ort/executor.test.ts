@@ -1,0 +1,103 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
+import { createOrtExecutor } from "../../src/ort/executor.ts";
+import { type Graph, sameType } from "../../src/graph/types.ts";
+import { SAMPLES } from "../onnx/samples.ts";
+import { runOn } from "../support/executor.ts";
+import { expectSameBits, expectWithin, f32, opGraph, relativeError, runGraph } from "../support/ops.ts";
+
+const executor = createOrtExecutor({ threads: 1 });
+afterAll(() => executor.close());
+
+/** Pairs [output, input] that training computes in place: gradients on their accumulators, AdamW on its state. */
+function updatingPairs(name: OpName): readonly (readonly [number, number])[] {
+  const { accumulates, inPlace } = opOf({ op: name });
+  if (name === "AdamW") return inPlace!;
+  return accumulates ? [[accumulates.output, accumulates.input]] : [];
+}
+
+describe.each(Object.keys(OPS) as OpName[])("%s on ONNX Runtime", (name) => {
+  SAMPLES[name].forEach(({ attrs, inputs, bound = 1e-6 }, i) => {
+    test(`sample ${i}: as on the wasm executor, relative error <= ${bound}; in place the same bits`, async () => {
+      const { builder, inputs: names, outputs, feeds } = opGraph({ op: opOf({ op: name }), inputs, attrs });
+      const pairs = updatingPairs(name).filter(([output, input]) => {
+        return names[input] && sameType(builder.type(names[input]), builder.type(outputs[output]!));
+      });
+      const updates = new Map(pairs.map(([output, input]) => [output, names[input]]));
+      outputs.forEach((output, j) => builder.output({ name: output, role: "boundary", updates: updates.get(j) }));
+      const graph = builder.build();
+
+      const expected = await runGraph(graph, feeds);
+      const actual = runOn(executor, graph, feeds, { inPlace: false });
+      for (const [output, data] of expected) {
+        expectWithin(`${name}: ${output}`, relativeError(actual.get(output)!, data), data instanceof Float32Array ? bound : 0);
+      }
+      const again = runOn(executor, graph, feeds, { inPlace: true, times: 3 });
+      expectSameBits(`${name} in place`, [...again.values()], [...actual.values()]);
+    });
+  });
+});
+
+const product: Graph = {
+  name: "product",
+  inputs: [
+    { name: "a", role: "boundary" },
+    { name: "b", role: "param" },
+  ],
+  outputs: [{ name: "c", role: "boundary" }],
+  nodes: [{ op: "Gemm", inputs: ["a", "b"], outputs: ["c"], attrs: { alpha: 1, beta: 1, transA: 0, transB: 1 } }],
+  types: new Map([
+    ["a", { dtype: "f32", shape: [2, 3] }],
+    ["b", { dtype: "f32", shape: [2, 3] }],
+    ["c", { dtype: "f32", shape: [2, 2] }],
+  ]),
+};
+
+describe("the executor on ONNX Runtime", () => {
+  test("memory is aligned, read back and cleared", () => {
+    const address = executor.reserve(100);
+    expect(address % 64).toBe(0);
+    executor.write(address, Uint8Array.of(1, 2, 3));
+    executor.view(address + 3, 1)[0] = 4;
+    expect(executor.read(address, 4)).toEqual(Uint8Array.of(1, 2, 3, 4));
+    executor.zero(address + 1, 2);
+    expect(executor.read(address, 4)).toEqual(Uint8Array.of(1, 0, 0, 4));
+    expect(executor.read(address, 0)).toEqual(new Uint8Array());
+  });
+
+  test("one program runs with several bindings", () => {
+    const program = executor.prepare(product);
+    const calls = [1, 2].map((factor) => {
+      const addresses = new Map(["a", "b", "c"].map((name) => [name, executor.reserve(24)]));
+      const bytes = (...values: number[]) => new Uint8Array(Float32Array.from(values, (value) => factor * value).buffer);
+      executor.write(addresses.get("a")!, bytes(1, 2, 3, 4, 5, 6));
+      executor.write(addresses.get("b")!, bytes(1, 0, 0, 0, 1, 1));
+      return { call: executor.bind(program, addresses, 0), at: addresses.get("c")! };
+    });
+    for (const { call } of calls) executor.run(call);
+    const results = calls.map(({ at }) => [...new Float32Array(executor.read(at, 16).buffer)]);
+    expect(results).toEqual([
+      [1, 5, 4, 11],
+      [4, 20, 16, 44],
+    ]);
+  });
+
+  test("refuses a missing or misaligned address", () => {
+    const program = executor.prepare(product);
+    const base = executor.reserve(256);
+    const addresses = new Map([
+      ["a", base],
+      ["b", base + 64],
+    ]);
+    expect(() => executor.bind(program, addresses, 0)).toThrow("bind product: no address for c");
+    expect(() => executor.bind(program, new Map([...addresses, ["c", base + 132]]), 0)).toThrow("c at");
+  });
+
+  test("1 and 2 threads agree to 1e-6", () => {
+    const two = createOrtExecutor({ threads: 2 });
+    const feeds = new Map(["a", "b"].map((name, i) => [name, f32([2, 3], [1 + i, -2, 0.3, 4, 5, -6])] as const));
+    const [one, other] = [executor, two].map((executor) => runOn(executor, product, feeds).get("c")!);
+    expectWithin("Gemm", relativeError(one!, other!), 1e-6);
+    two.close();
+  });
+});

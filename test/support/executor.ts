@@ -1,0 +1,43 @@
+import { byteLength, type DType, type Graph, typeOf } from "../../src/graph/types.ts";
+import { type Address, align, type Executor } from "../../src/runtime/executor.ts";
+import type { Data, TestTensor } from "./ops.ts";
+
+/**
+ * Runs a graph on any executor, `times` times over the same memory, and returns its outputs. Outputs that update an
+ * input lie in its memory when `inPlace`, as in training; the feeds are written anew before each run.
+ */
+export function runOn(
+  executor: Executor,
+  graph: Graph,
+  feeds: ReadonlyMap<string, TestTensor>,
+  { inPlace = true, times = 1 } = {},
+): Map<string, Data> {
+  const program = executor.prepare(graph);
+  const addresses = new Map<string, Address>();
+  for (const { name } of graph.inputs) addresses.set(name, executor.reserve(byteLength(typeOf(graph, name))));
+  for (const { name, updates } of graph.outputs) {
+    if (addresses.has(name)) continue;
+    const target = inPlace && updates !== undefined ? addresses.get(updates) : undefined;
+    addresses.set(name, target ?? executor.reserve(byteLength(typeOf(graph, name))));
+  }
+  const call = executor.bind(program, addresses, executor.reserve(align(program.workspace)));
+  for (let time = 0; time < times; time++) {
+    for (const { name } of graph.inputs) {
+      const { buffer, byteOffset, byteLength } = feeds.get(name)!.data;
+      executor.write(addresses.get(name)!, new Uint8Array(buffer, byteOffset, byteLength));
+    }
+    executor.run(call);
+  }
+  return new Map(
+    graph.outputs.map(({ name }) => {
+      const type = typeOf(graph, name);
+      return [name, dataOf(type.dtype, executor.read(addresses.get(name)!, byteLength(type)))];
+    }),
+  );
+}
+
+function dataOf(dtype: DType, bytes: Uint8Array): Data {
+  const buffer = bytes.slice().buffer;
+  if (dtype === "f32") return new Float32Array(buffer);
+  return dtype === "i32" ? new Int32Array(buffer) : new Uint16Array(buffer);
+}
