@@ -1,0 +1,167 @@
+import { createRandom, shuffle } from "../random.ts";
+import type { SampleSet } from "./dataset.ts";
+import { IGNORED, type Sample } from "./sample.ts";
+
+/** A micro-batch laid flat: `tokens` = rows x row length, one vector entry per token. */
+export interface MicroBatch {
+  readonly tokens: number;
+  readonly ids: Int32Array;
+  /** Already shifted: the next token of the same example where it is to be learned, else -100. */
+  readonly labels: Int32Array;
+  /** First token of the example that the token belongs to: it attends to `starts[t]..t`. Padding attends to itself. */
+  readonly starts: Int32Array;
+  /** Position within the example, for rotary tables. */
+  readonly positions: Int32Array;
+  /** Number of labels that are not -100. */
+  readonly labelled: number;
+  /** Number of examples. */
+  readonly examples: number;
+}
+
+export interface BatchOptions {
+  /** Rows of a micro-batch. */
+  readonly rows: number;
+  /** Tokens in a row, at most; no sample is longer. */
+  readonly rowLength: number;
+  /** Several examples in a row, or one example a row with padding behind it. */
+  readonly packing: boolean;
+  readonly seed: number;
+  /** A new order every epoch, or (evaluation) the order of the data. */
+  readonly shuffle: boolean;
+  /** The id of padding tokens; nothing depends on its value. */
+  readonly padId: number;
+}
+
+/**
+ * The micro-batches of every epoch. All is a function of the samples' lengths, the options and the epoch, so that a run
+ * can continue at any (epoch, index), and epochs need no memory of each other.
+ */
+export interface Batches {
+  /** The sizes that `MicroBatch.tokens` takes, ascending: a program is prepared for each. */
+  readonly sizes: readonly number[];
+  count(epoch: number): number;
+  batch(epoch: number, index: number): MicroBatch;
+  /** Epoch and index of the `ordinal`-th micro-batch from the start of training. */
+  locate(ordinal: number): { readonly epoch: number; readonly index: number };
+}
+
+/** One micro-batch as sample numbers: rows of samples, and the length of the rows. */
+interface Plan {
+  readonly rows: readonly (readonly number[])[];
+  readonly rowLength: number;
+}
+
+export function createBatches(samples: SampleSet, options: BatchOptions): Batches {
+  const { rows, rowLength } = options;
+  const buckets = options.packing ? [rowLength] : bucketLengths(samples.lengths, rowLength);
+  let cached: { epoch: number; plan: Plan[] } | null = null;
+  const planOf = (epoch: number): Plan[] => {
+    if (cached?.epoch !== epoch) cached = { epoch, plan: planEpoch(samples.lengths, buckets, options, epoch) };
+    return cached.plan;
+  };
+  return {
+    sizes: buckets.map((length) => length * rows),
+    count: (epoch) => planOf(epoch).length,
+    batch(epoch, index) {
+      const plan = planOf(epoch)[index];
+      if (!plan) throw new RangeError(`epoch ${epoch} has no micro-batch ${index}`);
+      return fill(plan, rows, options.padId, (sample) => samples.sample(sample));
+    },
+    locate(ordinal) {
+      let epoch = 0;
+      let index = ordinal;
+      for (let count = planOf(0).length; index >= count; count = planOf(epoch).length) {
+        index -= count;
+        epoch++;
+      }
+      return { epoch, index };
+    },
+  };
+}
+
+/** Samples among which rows are put together: enough to fill rows well, few enough to stay near the shuffled order. */
+const WINDOW = 1024;
+
+function planEpoch(lengths: Int32Array, buckets: readonly number[], options: BatchOptions, epoch: number): Plan[] {
+  const { rows, rowLength, seed } = options;
+  const order = Array.from(lengths, (_, i) => i);
+  const random = createRandom(seed, `epoch ${epoch}`);
+  if (options.shuffle) shuffle(order, random);
+  if (options.packing) {
+    const packed = windows(order, WINDOW).flatMap((window) => packRows(window, lengths, rowLength));
+    if (options.shuffle) shuffle(packed, random);
+    return windows(packed, rows).map((group) => ({ rows: group, rowLength }));
+  }
+  const plans = windows(order, WINDOW * rows).flatMap((window) => {
+    // Samples of like length share a micro-batch, so that little of it is padding.
+    const byLength = window.toSorted((a, b) => lengths[b]! - lengths[a]! || a - b);
+    return windows(byLength, rows).map((group): Plan => {
+      const longest = lengths[group[0]!]!;
+      return { rows: group.map((sample) => [sample]), rowLength: buckets.find((length) => length >= longest)! };
+    });
+  });
+  return options.shuffle ? shuffle(plans, random) : plans;
+}
+
+function windows<T>(items: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) => items.slice(i * size, (i + 1) * size));
+}
+
+/**
+ * First-fit decreasing (Johnson 1973): longest sample first, each into the first row with room; needs at most 11/9 of
+ * the fewest rows possible, plus one. Equal lengths keep the order of `samples`.
+ */
+export function packRows(samples: readonly number[], lengths: ArrayLike<number>, rowLength: number): number[][] {
+  const rows: number[][] = [];
+  const room: number[] = [];
+  const byLength = samples.toSorted((a, b) => lengths[b]! - lengths[a]!);
+  for (const sample of byLength) {
+    const length = lengths[sample]!;
+    if (length > rowLength) throw new RangeError(`sample ${sample} has ${length} tokens, a row ${rowLength}`);
+    let row = room.findIndex((free) => free >= length);
+    if (row < 0) {
+      row = rows.length;
+      rows.push([]);
+      room.push(rowLength);
+    }
+    rows[row]!.push(sample);
+    room[row]! -= length;
+  }
+  return rows;
+}
+
+/** Row lengths of padded micro-batches: few, so that few programs are prepared, and near the samples' own lengths. */
+export function bucketLengths(lengths: Int32Array, rowLength: number): number[] {
+  const sorted = lengths.toSorted();
+  const quantile = (share: number) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? rowLength;
+  const rounded = [0.5, 0.8, 0.95, 1].map((share) => Math.min(rowLength, Math.ceil(quantile(share) / 8) * 8));
+  return [...new Set(rounded)];
+}
+
+function fill(plan: Plan, rows: number, padId: number, sampleOf: (index: number) => Sample): MicroBatch {
+  const { rowLength } = plan;
+  const tokens = rows * rowLength;
+  const ids = new Int32Array(tokens).fill(padId);
+  const labels = new Int32Array(tokens).fill(IGNORED);
+  const starts = Int32Array.from({ length: tokens }, (_, t) => t);
+  const positions = new Int32Array(tokens);
+  let labelled = 0;
+  let examples = 0;
+  for (const [row, members] of plan.rows.entries()) {
+    let start = row * rowLength;
+    for (const member of members) {
+      const sample = sampleOf(member);
+      const length = sample.ids.length;
+      ids.set(sample.ids, start);
+      labels.set(sample.labels.subarray(1), start);
+      starts.fill(start, start, start + length);
+      for (let i = 0; i < length; i++) {
+        positions[start + i] = i;
+        if (i > 0 && sample.labels[i] !== IGNORED) labelled++;
+      }
+      start += length;
+      examples++;
+    }
+  }
+  return { tokens, ids, labels, starts, positions, labelled, examples };
+}

@@ -1,0 +1,98 @@
+import { UserError } from "../errors.ts";
+import type { ChatTemplate, Range } from "./chat-template.ts";
+import type { ChatExample, Message } from "./formats.ts";
+
+/** A rendered conversation and the parts of it that are trained on. */
+export interface TrainedText {
+  readonly text: string;
+  readonly ranges: readonly Range[];
+}
+
+/**
+ * Renders a conversation and finds what the assistant says in it.
+ *
+ * A template with `{% generation %}` blocks says so itself. Otherwise the conversation is rendered up to each assistant
+ * turn: the turn starts where the generation prompt ends and ends where the rendering through it ends (behind its end
+ * token, so that the line break after it is not trained on). That needs each rendering to be the beginning of the next.
+ * Where it is not (Qwen3 drops the reasoning of earlier turns, Mistral moves the system prompt to the last user turn),
+ * the model would never see the whole conversation as one text; then every trained turn becomes a text of its own, with
+ * the context exactly as the model will see it.
+ * @param endTokens special tokens, which may end a turn
+ * @throws {UserError} a template that changes the context when the answer is added
+ */
+export function trainedTexts(template: ChatTemplate, example: ChatExample, endTokens: Iterable<string>): TrainedText[] {
+  const { messages, tools } = example;
+  const trained = messages.flatMap((message, i) => (message.trained ? [i] : []));
+  const render = (count: number, addGenerationPrompt = false) =>
+    template.render({ messages: fieldsOf(messages.slice(0, count)), tools, addGenerationPrompt });
+
+  const marked = template.renderMarked({ messages: fieldsOf(messages), tools });
+  if (marked && marked.ranges.length > 0) {
+    const assistants = messages.flatMap((message, i) => (message.role === "assistant" ? [i] : []));
+    if (trained.length === assistants.length) return [marked];
+    if (marked.ranges.length === assistants.length) {
+      return [{ text: marked.text, ranges: marked.ranges.filter((_, i) => messages[assistants[i]!]!.trained) }];
+    }
+  }
+
+  const ends = [...endTokens];
+  const full = render(messages.length);
+  const turns = trained.map((index): Turn => {
+    const through = index === messages.length - 1 ? full : render(index + 1);
+    const context = index === 0 ? "" : render(index);
+    const start = index === 0 ? firstTurnStart(template, example, through) : commonPrefix(render(index, true), through);
+    return {
+      text: through,
+      range: [start, turnEnd(through, start, ends)],
+      stable: start >= context.length && through.startsWith(context),
+    };
+  });
+  for (const [i, turn] of turns.entries()) {
+    if (!turn.stable) {
+      throw new UserError(
+        `${example.where}: the chat template renders the messages before message ${trained[i]! + 1} differently once it is there, ` +
+          "so its tokens cannot be told from the prompt's; give the template {% generation %} blocks or another chat template",
+      );
+    }
+  }
+  if (turns.every((turn) => full.startsWith(turn.text))) return [{ text: full, ranges: turns.map((turn) => turn.range) }];
+  return turns.map((turn) => ({ text: turn.text, ranges: [turn.range] }));
+}
+
+interface Turn {
+  /** The conversation up to and with the turn. */
+  readonly text: string;
+  readonly range: Range;
+  /** The messages before it are the beginning of `text`. */
+  readonly stable: boolean;
+}
+
+function fieldsOf(messages: readonly Message[]): Message["fields"][] {
+  return messages.map((message) => message.fields);
+}
+
+/** Where the first message's own words start; many templates refuse to render an empty conversation. */
+function firstTurnStart(template: ChatTemplate, { messages, tools }: ChatExample, through: string): number {
+  try {
+    return commonPrefix(template.render({ messages: [], tools, addGenerationPrompt: true }), through);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+  }
+  const { fields } = messages[0]!;
+  if (typeof fields.content !== "string") return 0;
+  // The same message with another first character differs from there on.
+  const other = { ...fields, content: (fields.content.startsWith("a") ? "b" : "a") + fields.content };
+  return commonPrefix(template.render({ messages: [other], tools }), through);
+}
+
+function commonPrefix(a: string, b: string): number {
+  const limit = Math.min(a.length, b.length);
+  let i = 0;
+  while (i < limit && a.charCodeAt(i) === b.charCodeAt(i)) i++;
+  return i;
+}
+
+function turnEnd(text: string, start: number, endTokens: readonly string[]): number {
+  const turn = text.slice(start).trimEnd();
+  return endTokens.some((token) => turn.endsWith(token)) ? start + turn.length : text.length;
+}

@@ -1,0 +1,77 @@
+import * as fs from "node:fs";
+import { UserError } from "../errors.ts";
+import { fileError } from "../hf/files.ts";
+
+export interface Line {
+  readonly text: string;
+  /** Counts from 1. */
+  readonly number: number;
+  /** Byte offset of the line in the file. */
+  readonly offset: number;
+}
+
+/** A line longer than this is not a training example; stops before memory runs out on a file that is not JSONL. */
+const MAX_LINE = 256 * 2 ** 20;
+const NEWLINE = 0x0a;
+
+/**
+ * The lines of a UTF-8 file, blank ones left out, read piece by piece: memory holds one line and one piece.
+ * A byte order mark is dropped and `\r\n` ends a line as `\n` does.
+ * @throws {UserError} unreadable file, bytes that are not UTF-8 (with the line number)
+ */
+export function* readLines(path: string, pieceBytes = 1 << 20): Generator<Line> {
+  let fd: number;
+  try {
+    fd = fs.openSync(path, "r");
+  } catch (error) {
+    throw fileError("open", path, error);
+  }
+  try {
+    const decoder = new TextDecoder("utf-8", { fatal: true });
+    const piece = new Uint8Array(pieceBytes);
+    let pending: Uint8Array[] = [];
+    let pendingBytes = 0;
+    let number = 1;
+    let offset = 0;
+    const finish = (last: Uint8Array): Line => {
+      const bytes = pending.length === 0 ? last : Buffer.concat([...pending, last]);
+      let text: string;
+      try {
+        text = decoder.decode(bytes);
+      } catch {
+        throw new UserError(`${path}:${number}: the line is not UTF-8 text`);
+      }
+      const line = { text: text.endsWith("\r") ? text.slice(0, -1) : text, number, offset };
+      number++;
+      offset += bytes.length + 1;
+      pending = [];
+      pendingBytes = 0;
+      return line;
+    };
+    for (;;) {
+      let count: number;
+      try {
+        count = fs.readSync(fd, piece, 0, piece.length, null);
+      } catch (error) {
+        throw fileError("read", path, error);
+      }
+      let from = 0;
+      for (let at = piece.indexOf(NEWLINE); at >= 0 && at < count; at = piece.indexOf(NEWLINE, from)) {
+        const line = finish(piece.subarray(from, at));
+        from = at + 1;
+        if (line.text.trim() !== "") yield line;
+      }
+      if (count === 0) break;
+      pending.push(piece.slice(from, count));
+      pendingBytes += count - from;
+      if (pendingBytes > MAX_LINE)
+        throw new UserError(`${path}:${number}: the line is longer than ${MAX_LINE} bytes; expected JSONL`);
+    }
+    if (pendingBytes > 0) {
+      const line = finish(new Uint8Array(0));
+      if (line.text.trim() !== "") yield line;
+    }
+  } finally {
+    fs.closeSync(fd);
+  }
+}

@@ -1,0 +1,132 @@
+import { UserError } from "../errors.ts";
+import { trainedTexts } from "./chat-spans.ts";
+import { chatTemplateOf } from "./chat-template.ts";
+import type { ChatTemplate } from "./chat-template.ts";
+import type { Example } from "./formats.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** The label of a position that is not trained on, as in PyTorch and Transformers. */
+export const IGNORED = -100;
+
+/**
+ * A tokenized example. As in Transformers, `labels[t]` is `ids[t]` where that token is to be learned and `IGNORED`
+ * elsewhere; the shift to "the next token of position t" happens when batches are made.
+ */
+export interface Sample {
+  readonly ids: Int32Array;
+  readonly labels: Int32Array;
+  /** `file:line` */
+  readonly where: string;
+}
+
+export interface SampleOptions {
+  /** Longest sample, in tokens. */
+  readonly maxLength: number;
+  /** Cut longer samples instead of refusing them. */
+  readonly truncate?: boolean;
+  /** Rows of the model's embedding; a tokenizer with larger ids belongs to another model. */
+  readonly vocabSize: number;
+  /** Ends a text when the tokenizer names no eos token: config.json's. */
+  readonly eosId?: number | null;
+  /** What a template's `strftime_now` reads. */
+  readonly now?: Date;
+}
+
+/**
+ * Makes the function that turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
+ * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
+ * Text: everything, eos included. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * write theirs.
+ * @throws {UserError} (the function) over-long samples, samples without a trainable token
+ */
+export function createSampler(tokenizer: Tokenizer, options: SampleOptions): (example: Example) => Sample[] {
+  const eosId = tokenizer.eosId ?? options.eosId ?? null;
+  const templates = new Map<boolean, ChatTemplate>();
+  const templateFor = (tools: boolean): ChatTemplate => {
+    let template = templates.get(tools);
+    if (!template) templates.set(tools, (template = chatTemplateOf(tokenizer, { tools, now: options.now })));
+    return template;
+  };
+  const end = eosId === null ? [] : [eosId];
+  return (example) => {
+    switch (example.kind) {
+      case "text":
+        return [
+          finish(join(tokenizer.prefix, tokenizer.encode(example.text), end), tokenizer.prefix.length, example.where, options),
+        ];
+      case "completion": {
+        const text = example.prompt + example.completion;
+        const { ids, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
+        return [finish(join(tokenizer.prefix, ids, end), tokenizer.prefix.length + tokens[0]!, example.where, options)];
+      }
+      case "chat": {
+        const texts = trainedTexts(templateFor(example.tools !== null), example, tokenizer.specialTokens.keys());
+        if (texts.length === 0) throw noTrainable(example.where, "no message is an assistant's to train on");
+        return texts.map(({ text, ranges }) => {
+          const { ids, tokens } = tokenizer.encodeWithBoundaries(text, ranges.flat());
+          const labels = new Int32Array(ids.length).fill(IGNORED);
+          for (let i = 0; i < tokens.length; i += 2) {
+            labels.set(ids.subarray(tokens[i], tokens[i + 1]), tokens[i]);
+          }
+          return checked(ids, labels, example.where, options);
+        });
+      }
+    }
+  };
+}
+
+/** Prefix, ids and eos, which is not written twice. */
+function join(prefix: readonly number[], ids: Int32Array, end: readonly number[]): Int32Array {
+  return Int32Array.from([...prefix, ...ids, ...(ids.at(-1) === end[0] ? [] : end)]);
+}
+
+function finish(ids: Int32Array, trainedFrom: number, where: string, options: SampleOptions): Sample {
+  const labels = Int32Array.from(ids);
+  labels.fill(IGNORED, 0, trainedFrom);
+  return checked(ids, labels, where, options);
+}
+
+function checked(ids: Int32Array, labels: Int32Array, where: string, options: SampleOptions): Sample {
+  const { maxLength, truncate, vocabSize } = options;
+  const foreign = ids.find((id) => id >= vocabSize);
+  if (foreign !== undefined) {
+    throw new UserError(
+      `${where}: token id ${foreign} is outside the model's vocabulary of ${vocabSize}; the tokenizer belongs to another model`,
+    );
+  }
+  // The first token has nothing before it to be predicted from.
+  if (!labels.subarray(1).some((label) => label !== IGNORED)) throw noTrainable(where, "all tokens are masked");
+  if (ids.length <= maxLength) return { ids, labels, where };
+  if (!truncate) {
+    throw new UserError(
+      `${where}: the example has ${ids.length} tokens, more than the sequence length of ${maxLength}; raise it, shorten the example, or allow truncation`,
+    );
+  }
+  const kept = labels.slice(0, maxLength);
+  if (!kept.subarray(1).some((label) => label !== IGNORED))
+    throw noTrainable(where, `the first ${maxLength} of ${ids.length} tokens are all masked`);
+  return { ids: ids.slice(0, maxLength), labels: kept, where };
+}
+
+function noTrainable(where: string, why: string): UserError {
+  return new UserError(`${where}: the example has no trainable token: ${why}`);
+}
+
+/** A run of a sample's tokens with the same masking, decoded. */
+export interface SamplePart {
+  readonly text: string;
+  readonly trained: boolean;
+}
+
+/** The sample as text, cut where the masking changes: for showing what is trained on. */
+export function sampleParts(tokenizer: Tokenizer, sample: Sample): SamplePart[] {
+  const parts: SamplePart[] = [];
+  for (let from = 0; from < sample.ids.length;) {
+    const trained = sample.labels[from] !== IGNORED;
+    let to = from + 1;
+    while (to < sample.ids.length && (sample.labels[to] !== IGNORED) === trained) to++;
+    parts.push({ text: tokenizer.decode(sample.ids.subarray(from, to)), trained });
+    from = to;
+  }
+  return parts;
+}
