@@ -1,0 +1,94 @@
+import type { Segment } from "../../src/graph/segment.ts";
+import { elements, type FloatType, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
+import type { ModelConfig } from "../../src/hf/config.ts";
+import type { Tuning } from "../../src/models/linear.ts";
+import { buildSegments } from "../../src/models/llama.ts";
+import { type Data, f32, half, i32, random, type TestTensor } from "./ops.ts";
+
+const TOKENS = 13;
+
+/** Small, of odd sizes, with every part that a block can have. */
+const config: ModelConfig = {
+  family: "qwen3",
+  hiddenSize: 20,
+  layers: 3,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 6,
+  intermediateSize: 27,
+  vocabSize: 31,
+  rmsNormEps: 1e-6,
+  hiddenAct: "silu",
+  tieWordEmbeddings: false,
+  maxPositions: 64,
+  rope: { theta: 10000, scaling: { type: "default" } },
+  slidingWindow: null,
+  windowFrom: 0,
+  attentionBias: true,
+  attentionOutputBias: true,
+  mlpBias: false,
+  qkNorm: true,
+  bosTokenId: null,
+  eosTokenIds: [],
+  padTokenId: null,
+  dtype: "f32",
+};
+
+export const LORA: Tuning = {
+  method: "lora",
+  rank: 3,
+  scale: 2,
+  dropout: 0.1,
+  targets: new Set(["q_proj", "v_proj", "down_proj"]),
+};
+
+export function chain(tuning: Tuning, weights: FloatType): Segment[] {
+  return buildSegments(config, { tokens: TOKENS, tuning, weightType: () => weights });
+}
+
+/** What the chains are tested with. */
+export const CHAINS: readonly [title: string, tuning: Tuning, weights: FloatType][] = [
+  ["LoRA on f32 weights", LORA, "f32"],
+  ["LoRA on bf16 weights", LORA, "bf16"],
+  ["full tuning", { method: "full" }, "f32"],
+];
+
+/** Adds a random value for each input of the graph that has none yet. */
+export function addFeeds(graph: Graph, feeds: Map<string, TestTensor>, rng: () => number): void {
+  for (const { name } of graph.inputs) if (!feeds.has(name)) feeds.set(name, feedFor(name, typeOf(graph, name), rng));
+}
+
+/** Makes the outputs of a graph the inputs of the next one: the tape of a forward. */
+export function addOutputs(graph: Graph, outputs: ReadonlyMap<string, Data>, feeds: Map<string, TestTensor>): void {
+  for (const [name, data] of outputs) {
+    const { dtype, shape } = typeOf(graph, name);
+    feeds.set(name, { dtype: dtype as TestTensor["dtype"], shape, data });
+  }
+}
+
+/** A value that suits the graph input of this name. */
+function feedFor(name: string, type: TensorType, rng: () => number): TestTensor {
+  const { dtype, shape } = type;
+  const below = (limit: number) => Array.from({ length: elements(shape) }, () => Math.floor(rng() * limit));
+  switch (name) {
+    case "ids":
+      return i32(shape, below(config.vocabSize));
+    case "labels":
+      return i32(
+        shape,
+        below(config.vocabSize).map((label, i) => (i % 4 === 0 ? -100 : label)),
+      );
+    case "starts":
+      return i32(shape, [0, 0, 0, 0, 4, 4, 6, 6, 6, 6, 6, 11, 12]);
+    case "rng":
+      return i32(shape, [77, 3]);
+    case "segment":
+      return i32(shape, [2]);
+    case "scale":
+      return f32(shape, [0.1]);
+    default: {
+      const values = random(rng, shape, shape.length === 2 && name !== "x" ? 0.3 : 1);
+      return dtype === "bf16" || dtype === "f16" ? half(values, dtype) : values;
+    }
+  }
+}
