@@ -5,9 +5,10 @@ import { opOf } from "../ops/index.ts";
 /**
  * Turns `Add(x, op(...))` into `op(..., x)` for operators that can start from an accumulator, so that a gradient is
  * summed in place by the kernel that computes it. Applies where the operator's result has no other use and the
- * accumulator input is free.
+ * accumulator input is free. Values in `exact` keep the arithmetic that they have: a forward value that is computed again
+ * must come out as it did the first time.
  */
-export function fuseAccumulation(graph: Graph): Graph {
+export function fuseAccumulation(graph: Graph, exact: ReadonlySet<string> = new Set()): Graph {
   let nodes = [...graph.nodes];
   for (let changed = true; changed;) {
     changed = false;
@@ -16,7 +17,7 @@ export function fuseAccumulation(graph: Graph): Graph {
     nodes.forEach((node, index) => node.outputs.forEach((output) => producers.set(output, index)));
     for (let at = 0; at < nodes.length && !changed; at++) {
       const add = nodes[at]!;
-      if (add.op !== "Add") continue;
+      if (add.op !== "Add" || exact.has(add.outputs[0]!)) continue;
       for (const [addend, result] of [
         [add.inputs[0]!, add.inputs[1]!],
         [add.inputs[1]!, add.inputs[0]!],

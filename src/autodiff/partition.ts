@@ -50,20 +50,22 @@ export function partition(joint: JointGraph, policy: ResidualPolicy): TrainingPr
   for (const node of recomputed)
     for (const output of node.outputs) if (!types.has(output)) types.set(output, types.get(originalName(output))!);
   const back: Graph = { ...graph, inputs: [...graph.inputs, ...tapeInputs], nodes: [...recomputed, ...backward], types };
-  return { taped: prune(taped), backward: optimise(back), tape: order };
+  return { taped: prune(taped), backward: optimise(back, outputsOf(forward)), tape: order };
 }
 
 /** Forward and backward in one program: no tape, the loss comes from the backward operator that also computes it. */
 export function fuse(joint: JointGraph): Graph {
   const { graph, forwardOutputs } = joint;
   const outputs = [...forwardOutputs.filter((output) => output.role === "loss"), ...graph.outputs];
-  return optimise(lossFromGradient({ ...graph, outputs }));
+  return optimise(lossFromGradient({ ...graph, outputs }), outputsOf(graph.nodes.slice(0, joint.forwardNodes)));
 }
 
-/** Dead code, common subexpressions and accumulation in place. */
-export function optimise(graph: Graph): Graph {
-  return prune(fuseAccumulation(commonSubexpressions(prune(graph))));
+/** Dead code, common subexpressions and accumulation in place (not of the values in `exact`; see `fuseAccumulation`). */
+export function optimise(graph: Graph, exact?: ReadonlySet<string>): Graph {
+  return prune(fuseAccumulation(commonSubexpressions(prune(graph)), exact));
 }
+
+const outputsOf = (nodes: readonly Node[]): Set<string> => new Set(nodes.flatMap((node) => node.outputs));
 
 /** `LinearCrossEntropyGrad` computes the loss on its way: with both in one graph the forward operator is not run. */
 function lossFromGradient(graph: Graph): Graph {

@@ -90,9 +90,10 @@ function segmentModel(
   inputGrad: boolean,
   policy: ResidualPolicy = keepAll,
 ): SegmentModel {
+  // Optimised before it is differentiated, so that the taped forward computes the same to the bit.
   const model = { id, forward: optimise(forward), training: null, fused: null };
   if (scope.trainable.size === 0 && !inputGrad) return model;
-  const joint = differentiate(forward, { trainable: scope.trainable, inputGrad });
+  const joint = differentiate(model.forward, { trainable: scope.trainable, inputGrad });
   return { ...model, training: partition(joint, policy) };
 }
 
@@ -199,9 +200,9 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   const builder = startGraph("head", config, options, ["labels", "scale"], true);
   const { scope, normed, weight } = headParams(builder, config, options);
   builder.output({ name: builder.value(LinearCrossEntropy, [normed, weight, "labels", "scale"], {}, "loss"), role: "loss" });
-  const forward = builder.build();
+  const forward = optimise(builder.build());
   const fused = fuse(differentiate(forward, { trainable: scope.trainable, inputGrad }));
-  return { name: "head", model: { id: "head", forward: optimise(forward), training: null, fused }, params: scope.names };
+  return { name: "head", model: { id: "head", forward, training: null, fused }, params: scope.names };
 }
 
 /**

@@ -35,6 +35,8 @@ export interface Chain {
   /** [n] workspace bytes of forward and backward. */
   readonly of: readonly number[];
   readonly ob: readonly number[];
+  /** [n] workspace bytes of the taped forward of the chain's own row; that of the forward where it is not given. */
+  readonly ot: readonly number[];
   /** [n] bytes of parameter gradients that backward i allocates first (0 when they are resident). */
   readonly w: readonly number[];
   /** Segments 1..frozen need no backward. */
@@ -47,7 +49,7 @@ export interface Chain {
 
 /** What may be left out of a chain; see `makeChain`. */
 export type ChainInput = Pick<Chain, "a" | "r" | "uf" | "ub"> &
-  Partial<Pick<Chain, "g" | "of" | "ob" | "w" | "frozen">> & {
+  Partial<Pick<Chain, "g" | "of" | "ob" | "ot" | "w" | "frozen">> & {
     readonly variants?: readonly (readonly Variant[] | null)[];
     readonly replay?: readonly (Replay | null)[];
   };
@@ -57,7 +59,7 @@ export class ChainError extends Error {
   override name = "ChainError";
 }
 
-/** Missing `of`, `ob`, `w` are 0, missing `g` is `[0, a[1..n]]`, missing variants and replays are none. */
+/** Missing `of`, `ob`, `w` are 0, missing `ot` is `of`, missing `g` is `[0, a[1..n]]`, missing variants and replays are none. */
 export function makeChain(input: ChainInput): Chain {
   return parseChain(input);
 }
@@ -81,6 +83,7 @@ export function parseChain(value: unknown): Chain {
     ub: numbers(object, "ub", n),
     of: numbers(object, "of", n, zeros),
     ob: numbers(object, "ob", n, zeros),
+    ot: numbers(object, "ot", n, numbers(object, "of", n, zeros)),
     w: numbers(object, "w", n, zeros),
     frozen: integer(object["frozen"] ?? 0, "frozen"),
     variants: list(object["variants"], "variants", n).map((entry, i) =>
@@ -99,7 +102,7 @@ export function parseChain(value: unknown): Chain {
 /** Tape variant k of segment i (1-based). */
 export function variant(chain: Chain, i: number, k: number): Variant | undefined {
   if (k > 0) return chain.variants[i - 1]![k - 1];
-  return { uf: chain.uf[i - 1]!, ub: chain.ub[i - 1]!, r: chain.r[i - 1]!, of: chain.of[i - 1]!, ob: chain.ob[i - 1]! };
+  return { uf: chain.uf[i - 1]!, ub: chain.ub[i - 1]!, r: chain.r[i - 1]!, of: chain.ot[i - 1]!, ob: chain.ob[i - 1]! };
 }
 
 /** All tape variants of segment i (1-based), k = 0 first. */

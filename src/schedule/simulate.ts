@@ -136,7 +136,7 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
             tapeVariants[i] = k;
           }
           time += tape.uf;
-          workspace = tape.of;
+          workspace = op.kind === "FA" ? tape.of : chain.of[i - 1]!;
           during = live + workspace;
           if (op.kind === "FN") free(boundaries, i - 1, step);
           break;

@@ -1,0 +1,76 @@
+import { DTYPE_BYTES, elements, type FloatType } from "../src/graph/types.ts";
+import { type ModelConfig, parseConfig } from "../src/hf/config.ts";
+import { fromFloat32 } from "../src/hf/halves.ts";
+import type { TensorEntry, TensorSource } from "../src/hf/safetensors.ts";
+import { buildSegments } from "../src/models/llama.ts";
+import { createRandom } from "../src/random.ts";
+import { collectParams } from "../src/runtime/resident.ts";
+
+/** Shapes of published models (from their config.json), to be filled with random weights. */
+export const SHAPES = {
+  "smollm2-135m": {
+    architectures: ["LlamaForCausalLM"],
+    model_type: "llama",
+    hidden_size: 576,
+    intermediate_size: 1536,
+    num_hidden_layers: 30,
+    num_attention_heads: 9,
+    num_key_value_heads: 3,
+    vocab_size: 49152,
+    max_position_embeddings: 8192,
+    rms_norm_eps: 1e-5,
+    rope_theta: 100000,
+    tie_word_embeddings: true,
+    hidden_act: "silu",
+  },
+  "qwen2.5-0.5b": {
+    architectures: ["Qwen2ForCausalLM"],
+    model_type: "qwen2",
+    hidden_size: 896,
+    intermediate_size: 4864,
+    num_hidden_layers: 24,
+    num_attention_heads: 14,
+    num_key_value_heads: 2,
+    vocab_size: 151936,
+    max_position_embeddings: 32768,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1000000,
+    tie_word_embeddings: true,
+    hidden_act: "silu",
+  },
+} as const;
+
+export type ShapeName = keyof typeof SHAPES;
+
+export function shapeConfig(name: ShapeName, layers?: number): ModelConfig {
+  return parseConfig(
+    { ...SHAPES[name], ...(layers === undefined ? {} : { num_hidden_layers: layers }) },
+    `bench/shapes.ts (${name})`,
+  );
+}
+
+/** A checkpoint of a configuration that is made up as it is read: normal weights of deviation 0.02, norms of 1. */
+export function randomCheckpoint(config: ModelConfig, dtype: FloatType): TensorSource {
+  const segments = buildSegments(config, { tokens: 8, tuning: { method: "full" }, weightType: () => "f32" });
+  const entries = collectParams(segments).map(({ name, type }): TensorEntry => {
+    const bytes = elements(type.shape) * DTYPE_BYTES[dtype];
+    return { name, stored: dtype.toUpperCase(), dtype, shape: type.shape, path: "random", offset: 0, bytes };
+  });
+  const random = createRandom(1, "checkpoint");
+  const block = fromFloat32(
+    Float32Array.from({ length: 65_536 }, () => 0.02 * random.normal()),
+    dtype,
+  );
+  const ones = fromFloat32(new Float32Array(65_536).fill(1), dtype);
+  return {
+    path: "random",
+    tensors: new Map(entries.map((entry) => [entry.name, entry])),
+    metadata: new Map(),
+    read(entry, target) {
+      const fill = entry.shape.length === 1 && entry.name.includes("norm") ? ones : block;
+      for (let at = 0; at < target.length; at += fill.length)
+        target.set(fill.subarray(0, Math.min(fill.length, target.length - at)), at);
+    },
+    close() {},
+  };
+}

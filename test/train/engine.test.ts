@@ -1,0 +1,184 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { randomCheckpoint } from "../../bench/shapes.ts";
+import { type ModelConfig, parseConfig } from "../../src/hf/config.ts";
+import type { Tuning } from "../../src/models/linear.ts";
+import { createRandom } from "../../src/random.ts";
+import { readTensor } from "../../src/runtime/resident.ts";
+import { isAdapter, initialiseAdapter } from "../../src/train/weights.ts";
+import { createEngine, type Engine } from "../../src/train/engine.ts";
+import { createOptimizer } from "../../src/train/optimizer.ts";
+import type { Strategy } from "../../src/schedule/strategies.ts";
+import type { Executor } from "../../src/runtime/executor.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+
+const executors: Executor[] = [];
+afterAll(() => executors.forEach((executor) => executor.close()));
+
+async function executor(threads: number): Promise<Executor> {
+  const made = await createWasmExecutor({ threads });
+  executors.push(made);
+  return made;
+}
+
+function llama(layers: number, hidden = 32): ModelConfig {
+  return parseConfig(
+    {
+      architectures: ["LlamaForCausalLM"],
+      model_type: "llama",
+      hidden_size: hidden,
+      intermediate_size: 2 * hidden,
+      num_hidden_layers: layers,
+      num_attention_heads: 4,
+      num_key_value_heads: 2,
+      vocab_size: 67,
+      max_position_embeddings: 256,
+      rms_norm_eps: 1e-5,
+      tie_word_embeddings: true,
+    },
+    "test",
+  );
+}
+
+/** Two examples in one row of `tokens` tokens, the first third of each without a target. */
+function packedBatch(tokens: number, vocabulary: number) {
+  const random = createRandom(7, "batch");
+  const ids = Int32Array.from({ length: tokens }, () => random.below(vocabulary));
+  const split = Math.floor(tokens * 0.4);
+  const starts = Int32Array.from(ids, (_, t) => (t < split ? 0 : split));
+  const positions = Int32Array.from(ids, (_, t) => t - starts[t]!);
+  const last = (t: number) => t === split - 1 || t === tokens - 1;
+  const labels = Int32Array.from(ids, (_, t) => (last(t) || positions[t]! < 5 ? -100 : ids[t + 1]!));
+  return { ids, labels, starts, positions, labelled: labels.filter((label) => label >= 0).length };
+}
+
+const lora = (dropout: number): Tuning => ({
+  method: "lora",
+  rank: 4,
+  scale: 1.5,
+  dropout,
+  targets: new Set(["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
+});
+
+async function build(config: ModelConfig, tuning: Tuning, strategy: Strategy, tokens: number, threads = 2): Promise<Engine> {
+  const engine = createEngine(await executor(threads), {
+    config,
+    source: randomCheckpoint(config, "f32"),
+    tuning,
+    strategy,
+    tokens: [tokens],
+    optimizer: true,
+  });
+  initialiseAdapter(engine.executor, engine.resident, 3);
+  // B = 0 would leave A without a gradient.
+  for (const param of engine.resident.params.filter((info) => isAdapter(info) && info.name.endsWith("lora_B.weight"))) {
+    const random = createRandom(5, param.name);
+    const values = Float32Array.from({ length: param.type.shape[0]! * param.type.shape[1]! }, () => 0.1 * random.normal());
+    engine.executor.write(engine.resident.param.get(param.name)!, new Uint8Array(values.buffer));
+  }
+  return engine;
+}
+
+/** Loss and all gradients of two accumulated micro-batches. */
+function gradients(engine: Engine, tokens: number): { losses: number[]; values: Map<string, Float32Array> } {
+  const batch = packedBatch(tokens, engine.config.vocabSize);
+  engine.zeroGradients();
+  const losses = [0, 1].map((draw) => engine.forwardBackward(batch, 0.5 / batch.labelled, 11, draw));
+  const trainable = engine.resident.params.filter((param) => param.trainable);
+  return {
+    losses,
+    values: new Map(
+      trainable.map((param) => [param.name, readTensor(engine.executor, engine.resident.gradient.get(param.name)!, param.type)]),
+    ),
+  };
+}
+
+const STRATEGIES: Strategy[] = [
+  { name: "off" },
+  { name: "per-segment" },
+  { name: "sqrt" },
+  { name: "every", k: 2 },
+  { name: "revolve", slots: 2 },
+];
+
+describe("gradients are the same to the bit", () => {
+  for (const [title, tuning] of [
+    ["LoRA with dropout", lora(0.2)],
+    ["full", { method: "full" }],
+  ] as const) {
+    test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {
+      const config = llama(5);
+      const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
+      expect(reference.losses[0]).toBeGreaterThan(1);
+      for (const values of reference.values.values()) expect(values.some((value) => value !== 0)).toBe(true);
+      for (const threads of [1, 2]) {
+        for (const strategy of STRATEGIES)
+          expect(gradients(await build(config, tuning, strategy, 37, threads), 37)).toEqual(reference);
+      }
+    });
+  }
+
+  test("dropout draws anew for each micro-batch and seed, and is off in evaluation", async () => {
+    const engine = await build(llama(2), lora(0.3), { name: "per-segment" }, 37);
+    const batch = packedBatch(37, 67);
+    const loss = (seed: number, draw: number) => engine.forwardBackward(batch, 1, seed, draw);
+    expect(loss(1, 0)).toBe(loss(1, 0));
+    expect(new Set([loss(1, 0), loss(1, 1), loss(2, 0)]).size).toBe(3);
+    const still = await build(llama(2), lora(0), { name: "per-segment" }, 37);
+    expect(engine.evaluate(batch)).toBe(still.evaluate(batch));
+    expect(still.evaluate(batch)).toBe(still.forwardBackward(batch, 1, 1, 0));
+  });
+});
+
+describe("memory", () => {
+  test("the counted peak is within 2 % of the predicted one, for each strategy and both methods", async () => {
+    for (const tuning of [lora(0.1), { method: "full" } as const]) {
+      for (const strategy of STRATEGIES) {
+        const engine = await build(llama(9), tuning, strategy, 64);
+        gradients(engine, 64);
+        expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
+        // What the executor handed out in all covers it.
+        expect(engine.executor.reserved).toBeGreaterThanOrEqual(engine.measuredPeak);
+      }
+    }
+  });
+
+  test("64 equal blocks: the stash with checkpointing is at most 1/8 of the stash without", async () => {
+    for (const tuning of [lora(0), { method: "full" } as const]) {
+      const engine = await build(llama(64), tuning, { name: "per-segment" }, 64);
+      expect(engine.predicted.stash).toBeLessThanOrEqual(engine.withoutCheckpointing.stash / 8);
+      gradients(engine, 64);
+      expect(engine.measuredPeak).toBeLessThan(engine.withoutCheckpointing.peak);
+    }
+  });
+
+  test("switched off, nothing runs twice; switched on, all but the last segment do", async () => {
+    const count = (engine: Engine) =>
+      engine.schedule.filter((op) => op.kind === "FN" || op.kind === "FC" || op.kind === "FA").length;
+    const off = await build(llama(6), { method: "full" }, { name: "off" }, 16);
+    const on = await build(llama(6), { method: "full" }, { name: "per-segment" }, 16);
+    // Seven segments have a forward of their own (the head's is fused with its backward).
+    expect(count(off)).toBe(7);
+    expect(count(on)).toBeGreaterThan(11);
+    expect(off.predicted.peak).toBe(off.withoutCheckpointing.peak);
+  });
+});
+
+test("a model of 1000 blocks trains: the loss falls over three steps", async () => {
+  const engine = await build(llama(1000, 16), { method: "full" }, { name: "sqrt" }, 8, 1);
+  const optimizer = createOptimizer(engine.executor, engine.resident.trainable, {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    clip: 1,
+  });
+  const batch = { ...packedBatch(8, 67), labels: Int32Array.of(1, 2, 3, -100, 1, 2, 3, -100), labelled: 6 };
+  const losses: number[] = [];
+  for (let step = 1; step <= 3; step++) {
+    optimizer.zeroGradients();
+    losses.push(engine.forwardBackward(batch, 1 / batch.labelled, 1, step));
+    optimizer.step(step, 2e-4);
+  }
+  expect(losses[1]!).toBeLessThan(losses[0]!);
+  expect(losses[2]!).toBeLessThan(losses[1]!);
+});
