@@ -106,7 +106,7 @@ export function sizeDivisor(chain: Chain): number {
     let rest = size;
     while (rest > 0) [divisor, rest] = [rest, divisor % rest];
   };
-  const sizes = [chain.a, chain.g, chain.w].flat();
+  const sizes = [chain.a, chain.g, chain.w, chain.of].flat();
   for (let i = 1; i <= chain.n; i++) {
     sizes.push(chain.replay[i - 1]?.ob ?? 0);
     for (const { r, of, ob } of variantsOf(chain, i)) sizes.push(r, of, ob);
