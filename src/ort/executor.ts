@@ -4,11 +4,17 @@ import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { writeModel } from "../onnx/write.ts";
 import { type Address, align, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
-import { cString, created, loadOrt, type OrtApi } from "./library.ts";
+import { type ArenaStats, arenaStats, LOG_ERRORS, openEnvironment } from "./environment.ts";
+import { cString, created, type OrtApi } from "./library.ts";
 
 export interface OrtExecutorOptions {
   /** Threads of a kernel, this one included; by default one per core. */
   readonly threads?: number;
+}
+
+export interface OrtExecutor extends Executor {
+  /** ONNX Runtime's own temporary memory, which `reserved` does not count; shared by all executors of the process. */
+  arena(): ArenaStats;
 }
 
 interface OrtProgram extends Program {
@@ -20,11 +26,6 @@ interface OrtCall extends Call {
   readonly binding: Pointer;
 }
 
-/** Arguments of CreateCpuMemoryInfo: OrtArenaAllocator, OrtMemTypeDefault. */
-const ARENA_ALLOCATOR = 1;
-const DEFAULT_MEMORY = 0;
-/** OrtLoggingLevel. */
-const LOG_ERRORS = 3;
 /** GraphOptimizationLevel: a bf16 weight's Cast must stay where it is, and nothing else is gained on these graphs. */
 const NO_OPTIMIZATION = 0;
 
@@ -34,11 +35,10 @@ const NO_OPTIMIZATION = 0;
  * memory from its own arena, outside of what the runtime places: `workspace` is 0.
  * @throws {UserError} when the library cannot be loaded
  */
-export function createOrtExecutor(options: OrtExecutorOptions = {}): Executor {
+export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor {
   const { threads = availableParallelism() } = options;
-  const { api } = loadOrt();
-  const env = created((out) => api.CreateEnv(LOG_ERRORS, cString("remat"), out));
-  const memoryInfo = created((out) => api.CreateCpuMemoryInfo(ARENA_ALLOCATOR, DEFAULT_MEMORY, out));
+  const environment = openEnvironment();
+  const { api, env, memoryInfo } = environment;
   const allocator = created((out) => api.GetAllocatorWithDefaultOptions(out));
   const runOptions = created((out) => api.CreateRunOptions(out));
   const sessionOptions = createSessionOptions(api, threads);
@@ -91,16 +91,15 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): Executor {
     write: (address, data) => view(address, data.length).set(data),
     read: (address, bytes) => view(address, bytes).slice(),
     zero: (address, bytes) => void view(address, bytes).fill(0),
+    arena: () => (sessions[0] ? arenaStats(environment, sessions[0]) : { total: 0, peak: 0 }),
     close(): void {
       for (const binding of bindings.splice(0)) api.ReleaseIoBinding(binding);
       for (const session of sessions.splice(0)) api.ReleaseSession(session);
       for (const block of blocks.splice(0)) api.AllocatorFree(allocator, block);
       api.ReleaseSessionOptions(sessionOptions);
       api.ReleaseRunOptions(runOptions);
-      api.ReleaseMemoryInfo(memoryInfo);
-      api.ReleaseEnv(env);
     },
-  } satisfies Executor as Executor;
+  } satisfies OrtExecutor as OrtExecutor;
 }
 
 function createSessionOptions(api: OrtApi, threads: number): Pointer {
@@ -112,6 +111,7 @@ function createSessionOptions(api: OrtApi, threads: number): Pointer {
   // Patterns are for varying shapes, and cost memory.
   api.DisableMemPattern(options);
   const entries = {
+    "session.use_env_allocators": "1",
     // Weights are inputs, which ONNX Runtime cannot pack; constants are tiny.
     "session.disable_prepacking": "1",
     // A pool would spin for 50 ms after each run, and each session has its own.

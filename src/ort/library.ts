@@ -7,7 +7,7 @@ import { messageOf, UserError } from "../errors.ts";
  * ONNX Runtime's C API by `bun:ffi`. `OrtGetApiBase()->GetApi(version)` is a table of function pointers that only ever
  * grows at its end, so the positions below (`onnxruntime_c_api.h`, struct OrtApi) hold in every later version.
  */
-const API_VERSION = 17;
+const API_VERSION = 23;
 
 /** [position in the table, argument types, result]. Without a result a function returns an `OrtStatus*`, null if all is well. */
 const SLOTS = {
@@ -26,7 +26,6 @@ const SLOTS = {
   AllocatorAlloc: [75, ["ptr", "usize", "ptr"]],
   AllocatorFree: [76, ["ptr", "ptr"]],
   GetAllocatorWithDefaultOptions: [78, ["ptr"]],
-  ReleaseEnv: [92, ["ptr"], "void"],
   ReleaseStatus: [93, ["ptr"], "void"],
   ReleaseMemoryInfo: [94, ["ptr"], "void"],
   ReleaseSession: [95, ["ptr"], "void"],
@@ -34,11 +33,19 @@ const SLOTS = {
   ReleaseRunOptions: [97, ["ptr"], "void"],
   ReleaseSessionOptions: [100, ["ptr"], "void"],
   AddSessionConfigEntry: [130, ["ptr", "ptr", "ptr"]],
+  CreateAllocator: [131, ["ptr", "ptr", "ptr"]],
+  ReleaseAllocator: [132, ["ptr"], "void"],
   RunWithBinding: [133, ["ptr", "ptr", "ptr"]],
   CreateIoBinding: [134, ["ptr", "ptr"]],
   ReleaseIoBinding: [135, ["ptr"], "void"],
   BindInput: [136, ["ptr", "ptr", "ptr"]],
   BindOutput: [137, ["ptr", "ptr", "ptr"]],
+  CreateAndRegisterAllocator: [144, ["ptr", "ptr", "ptr"]],
+  ReleaseArenaCfg: [157, ["ptr"], "void"],
+  CreateArenaCfgV2: [164, ["ptr", "ptr", "usize", "ptr"]],
+  GetKeyValue: [297, ["ptr", "ptr"], "ptr"],
+  ReleaseKeyValuePairs: [300, ["ptr"], "void"],
+  AllocatorGetStats: [319, ["ptr", "ptr"]],
 } as const satisfies Record<string, Slot>;
 
 type Argument = "ptr" | "i32" | "usize";

@@ -100,4 +100,16 @@ describe("the executor on ONNX Runtime", () => {
     expectWithin("Gemm", relativeError(one!, other!), 1e-6);
     two.close();
   });
+
+  test("the arena does not grow from run 10 to run 200", () => {
+    const { attrs, inputs } = SAMPLES.CausalAttentionGrad[0]!;
+    const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "CausalAttentionGrad" }), inputs, attrs });
+    for (const name of outputs) builder.output({ name, role: "boundary" });
+    const graph = builder.build();
+    runOn(executor, graph, feeds, { times: 10 });
+    const { total } = executor.arena();
+    expect(total).toBeGreaterThan(0);
+    runOn(executor, graph, feeds, { times: 200 });
+    expect(executor.arena().total).toBe(total);
+  });
 });

@@ -1,0 +1,64 @@
+import { CString, type Pointer, ptr } from "bun:ffi";
+import { cString, created, loadOrt, type OrtApi } from "./library.ts";
+
+/** What all sessions of the process share. */
+export interface OrtEnvironment {
+  readonly api: OrtApi;
+  readonly env: Pointer;
+  /** Names the CPU's memory, and the arena that temporary memory comes from. */
+  readonly memoryInfo: Pointer;
+}
+
+/** OrtLoggingLevel: errors. */
+export const LOG_ERRORS = 3;
+/** Arguments of CreateCpuMemoryInfo: OrtArenaAllocator, OrtMemTypeDefault. */
+const ARENA_ALLOCATOR = 1;
+const DEFAULT_MEMORY = 0;
+
+/**
+ * The arena grows by what is asked for, not in powers of two; a region that it took from the system is not cut into
+ * pieces that keep more than 1 MiB idle.
+ */
+const ARENA = { arena_extend_strategy: 1, max_dead_bytes_per_chunk: 1 << 20 };
+
+let shared: OrtEnvironment | null = null;
+
+/**
+ * The environment, made once: ONNX Runtime has only one per process. Its CPU arena serves all sessions, so that
+ * programs that run one after the other use the same temporary memory. @throws {UserError} when the library cannot be loaded
+ */
+export function openEnvironment(): OrtEnvironment {
+  if (shared) return shared;
+  const { api } = loadOrt();
+  const env = created((out) => api.CreateEnv(LOG_ERRORS, cString("remat"), out));
+  const memoryInfo = created((out) => api.CreateCpuMemoryInfo(ARENA_ALLOCATOR, DEFAULT_MEMORY, out));
+  const names = Object.keys(ARENA).map(cString);
+  const values = BigUint64Array.from(Object.values(ARENA), BigInt);
+  const keys = BigUint64Array.from(names, (name) => BigInt(ptr(name)));
+  const arena = created((out) => api.CreateArenaCfgV2(keys, values, values.length, out));
+  api.CreateAndRegisterAllocator(env, memoryInfo, arena);
+  api.ReleaseArenaCfg(arena);
+  shared = { api, env, memoryInfo };
+  return shared;
+}
+
+export interface ArenaStats {
+  /** Bytes that the arena has taken from the system. */
+  readonly total: number;
+  /** Most bytes that were in use at a time. */
+  readonly peak: number;
+}
+
+/** State of the arena that `session` takes its temporary memory from. */
+export function arenaStats({ api, memoryInfo }: OrtEnvironment, session: Pointer): ArenaStats {
+  const allocator = created((out) => api.CreateAllocator(session, memoryInfo, out));
+  const pairs = created((out) => api.AllocatorGetStats(allocator, out));
+  const read = (key: string) => {
+    const value = api.GetKeyValue(pairs, cString(key));
+    return value ? Number(new CString(value).toString()) : 0;
+  };
+  const stats = { total: read("TotalAllocated"), peak: read("MaxInUse") };
+  api.ReleaseKeyValuePairs(pairs);
+  api.ReleaseAllocator(allocator);
+  return stats;
+}
