@@ -83,8 +83,9 @@ export async function buildKernels(): Promise<void> {
   renameSync(pointer, LATEST);
   for (const name of readdirSync(BUILD)) {
     const path = join(BUILD, name);
-    const old = name.startsWith("kernels-") && path !== folder && Date.now() - statSync(path).mtimeMs > HOUR;
-    if (old) rmSync(path, { recursive: true, force: true });
+    // Old builds, and what a build that was killed left behind.
+    const ours = name.startsWith("kernels-") || name.startsWith(".kernels-") || name.startsWith(".latest-");
+    if (ours && path !== folder && Date.now() - statSync(path).mtimeMs > HOUR) rmSync(path, { recursive: true, force: true });
   }
 }
 
