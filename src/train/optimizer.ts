@@ -65,8 +65,9 @@ export function createOptimizer(executor: Executor, state: FlatState, options: A
           options.beta2,
           options.epsilon,
           update.weightDecay,
-          1 - options.beta1 ** count,
-          1 - options.beta2 ** count,
+          // With the betas rounded as the kernel has them, so that the rounding of 1 - 0.999 (5e-5 of it) cancels.
+          1 - Math.fround(options.beta1) ** count,
+          1 - Math.fround(options.beta2) ** count,
           gradientScale,
         ]);
         executor.write(update.hyper, hyperBytes);

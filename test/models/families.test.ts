@@ -1,0 +1,127 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { loadConfig } from "../../src/hf/config.ts";
+import { openSafetensors } from "../../src/hf/safetensors.ts";
+import type { Tuning } from "../../src/models/linear.ts";
+import { readTensor } from "../../src/runtime/resident.ts";
+import type { Strategy } from "../../src/schedule/strategies.ts";
+import { createEngine, type Engine } from "../../src/train/engine.ts";
+import { createOptimizer } from "../../src/train/optimizer.ts";
+import { readStepBatch } from "../../src/train/step-batch.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import {
+  BATCHES,
+  batchFile,
+  FAMILIES,
+  type GoldenBatch,
+  type GoldenFamily,
+  type GoldenMethod,
+  METHODS,
+  modelFolder,
+  readAdamW,
+  readAdapter,
+  readExpected,
+  relativeError,
+  tokenPositions,
+} from "../support/golden.ts";
+
+const BOUND = 1e-4;
+const SEED = 1;
+
+interface Setup {
+  readonly engine: Engine;
+  readonly batch: ReturnType<typeof readStepBatch>;
+  readonly positions: Int32Array;
+}
+
+async function setUp(family: GoldenFamily, method: GoldenMethod, name: GoldenBatch, strategy: Strategy): Promise<Setup> {
+  const executor = await createWasmExecutor({ threads: 2 });
+  const config = loadConfig(modelFolder(family));
+  const adapter = readAdapter(family);
+  const tuning: Tuning =
+    method === "full"
+      ? { method }
+      : { method, rank: adapter.rank, scale: adapter.alpha / adapter.rank, dropout: 0, targets: new Set(adapter.targets) };
+  const batch = readStepBatch(batchFile(family, name), config);
+  const positions = tokenPositions(family, name);
+  const source = openSafetensors(modelFolder(family));
+  const tokens = [batch.ids.length];
+  const logits = { tokens, rows: positions.length };
+  const engine = createEngine(executor, { config, source, tuning, strategy, tokens, logits, optimizer: true });
+  source.close();
+  if (method === "lora") {
+    for (const [parameter, data] of adapter.tensors) {
+      executor.write(engine.resident.param.get(parameter)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    }
+  }
+  return { engine, batch, positions };
+}
+
+function gradientsOf(engine: Engine): Map<string, Float32Array> {
+  const { params, gradient } = engine.resident;
+  const trainable = params.filter((param) => param.trainable);
+  return new Map(trainable.map(({ name, type }) => [name, readTensor(engine.executor, gradient.get(name)!, type)]));
+}
+
+describe.each(FAMILIES)("%s", (family) => {
+  for (const method of METHODS) {
+    describe.each(BATCHES)(`${method}, %s batch: within 1e-4 of PyTorch`, (name) => {
+      const expected = readExpected(family, method, name);
+      let setup: Setup;
+      beforeAll(async () => void (setup = await setUp(family, method, name, { name: "per-segment" })));
+      afterAll(() => setup.engine.executor.close());
+
+      test("logits", () => {
+        const { engine, batch, positions } = setup;
+        const vocabulary = engine.config.vocabSize;
+        const logits = engine.logits(batch, positions);
+        const wanted = new Float32Array(logits.length);
+        positions.forEach((position, row) => {
+          wanted.set(expected.logits.subarray(position * vocabulary, (position + 1) * vocabulary), row * vocabulary);
+        });
+        expect(relativeError(logits, wanted)).toBeLessThan(BOUND);
+      });
+
+      test("loss and the gradient of every trainable parameter", () => {
+        const { engine, batch } = setup;
+        engine.zeroGradients();
+        const loss = engine.forwardBackward(batch, 1 / batch.labelled, SEED, 0);
+        expect(Math.abs(loss - expected.loss) / expected.loss).toBeLessThan(BOUND);
+        expect(engine.evaluate(batch) / batch.labelled).toBeCloseTo(loss, 5);
+        if (expected.gradients.size === 0) return;
+        const gradients = gradientsOf(engine);
+        expect([...gradients.keys()].sort()).toEqual([...expected.gradients.keys()].sort());
+        const errors = [...expected.gradients].map(([parameter, gradient]) => [
+          parameter,
+          relativeError(gradients.get(parameter)!, gradient),
+        ]);
+        expect(errors.filter(([, error]) => !((error as number) < BOUND))).toEqual([]);
+      });
+    });
+
+    test.each(["", "-clipped"] as const)(
+      `${method}%s: the losses of ten AdamW steps within 1e-4 of PyTorch's`,
+      async (suffix) => {
+        const { adamw, losses } = readAdamW(family);
+        const { engine, batch } = await setUp(family, method, "padded", { name: "off" });
+        const optimizer = createOptimizer(engine.executor, engine.resident.trainable, {
+          beta1: adamw.betas[0],
+          beta2: adamw.betas[1],
+          epsilon: adamw.eps,
+          weightDecay: adamw.weight_decay,
+          clip: suffix === "" ? 0 : adamw.clip,
+        });
+        const got: number[] = [];
+        for (let step = 1; step <= adamw.steps; step++) {
+          optimizer.zeroGradients();
+          got.push(engine.forwardBackward(batch, 1 / batch.labelled, SEED, step));
+          optimizer.step(step, adamw.learning_rate[method]);
+        }
+        got.push(engine.evaluate(batch) / batch.labelled);
+        engine.executor.close();
+        const expected = losses[`${method}${suffix}`];
+        const errors = expected.map((loss, i) => Math.abs(got[i]! - loss) / loss);
+        expect(Math.max(...errors)).toBeLessThan(BOUND);
+      },
+    );
+  }
+});

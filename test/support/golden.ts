@@ -1,0 +1,111 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
+
+/** The fixtures of test/golden/models; its README describes the files. */
+const ROOT = join(import.meta.dir, "../golden/models");
+
+export const FAMILIES = ["llama", "llama-linear", "mistral", "qwen2", "qwen3", "smollm2"] as const;
+export type GoldenFamily = (typeof FAMILIES)[number];
+
+export const METHODS = ["full", "lora"] as const;
+export type GoldenMethod = (typeof METHODS)[number];
+
+export const BATCHES = ["padded", "rows", "packed"] as const;
+export type GoldenBatch = (typeof BATCHES)[number];
+
+/** Model folder of a family, and its PEFT adapter. */
+export const modelFolder = (family: GoldenFamily): string => join(ROOT, family);
+export const adapterFolder = (family: GoldenFamily): string => join(ROOT, family, "adapter");
+export const batchFile = (family: GoldenFamily, batch: GoldenBatch): string =>
+  join(ROOT, family, "batches", `${batch}.safetensors`);
+
+/** What PyTorch computed for one batch. */
+export interface Expected {
+  readonly loss: number;
+  /** [sequences * length, vocabulary]; zeros at padding. */
+  readonly logits: Float32Array;
+  /** By parameter name; empty where the fixture holds none. */
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+}
+
+export function readExpected(family: GoldenFamily, method: GoldenMethod, batch: GoldenBatch): Expected {
+  const values = readTensors(join(ROOT, family, "expected", `${method}-${batch}.safetensors`));
+  const { loss, logits, ...gradients } = Object.fromEntries(values);
+  return { loss: loss![0]!, logits: logits!, gradients: new Map(Object.entries(gradients)) };
+}
+
+/** All tensors of a file as f32. */
+export function readTensors(path: string): Map<string, Float32Array> {
+  const source = openSafetensors(path);
+  try {
+    return new Map([...source.tensors.values()].map(({ name, shape }) => [name, readFloat32(source, name, shape)]));
+  } finally {
+    source.close();
+  }
+}
+
+/** Positions of a batch that are not padding, in the order of the flattened rows. */
+export function tokenPositions(family: GoldenFamily, batch: GoldenBatch): Int32Array {
+  const source = openSafetensors(batchFile(family, batch));
+  try {
+    const [rows, length] = source.tensors.get("input_ids")!.shape as [number, number];
+    const entry = source.tensors.get("attention_mask");
+    const mask = entry && new BigInt64Array(readBytes(source, entry).buffer);
+    return Int32Array.from(Array(rows * length).keys()).filter((position) => !mask || mask[position] === 1n);
+  } finally {
+    source.close();
+  }
+}
+
+/** The losses before each AdamW step and after the last one, on the padded batch, and the settings that gave them. */
+export interface ExpectedAdamW {
+  readonly adamw: {
+    readonly learning_rate: Readonly<Record<GoldenMethod, number>>;
+    readonly betas: readonly [number, number];
+    readonly eps: number;
+    readonly weight_decay: number;
+    readonly clip: number;
+    readonly steps: number;
+  };
+  readonly losses: Readonly<Record<GoldenMethod | `${GoldenMethod}-clipped`, readonly number[]>>;
+}
+
+export function readAdamW(family: GoldenFamily): ExpectedAdamW {
+  return JSON.parse(readFileSync(join(ROOT, family, "expected/adamw.json"), "utf8")) as ExpectedAdamW;
+}
+
+export interface GoldenAdapter {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly targets: readonly string[];
+  /** By PEFT name. */
+  readonly tensors: ReadonlyMap<string, Float32Array>;
+}
+
+export function readAdapter(family: GoldenFamily): GoldenAdapter {
+  const folder = adapterFolder(family);
+  const config = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8")) as {
+    r: number;
+    lora_alpha: number;
+    target_modules: string[];
+  };
+  return {
+    rank: config.r,
+    alpha: config.lora_alpha,
+    targets: config.target_modules,
+    tensors: readTensors(join(folder, "adapter_model.safetensors")),
+  };
+}
+
+/** |actual - expected| / |expected|, in the Euclidean norm. */
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (actual.length !== expected.length) return Infinity;
+  let difference = 0;
+  let norm = 0;
+  for (let i = 0; i < expected.length; i++) {
+    difference += (actual[i]! - expected[i]!) ** 2;
+    norm += expected[i]! ** 2;
+  }
+  return difference === 0 ? 0 : Math.sqrt(difference / norm);
+}
