@@ -4,13 +4,14 @@ import type { Data, TestTensor } from "./ops.ts";
 
 /**
  * Runs a graph on any executor, `times` times over the same memory, and returns its outputs. Outputs that update an
- * input lie in its memory when `inPlace`, as in training; the feeds are written anew before each run.
+ * input lie in its memory when `inPlace`, as in training; the feeds are written anew before each run, `after` is called
+ * behind it.
  */
 export function runOn(
   executor: Executor,
   graph: Graph,
   feeds: ReadonlyMap<string, TestTensor>,
-  { inPlace = true, times = 1 } = {},
+  { inPlace = true, times = 1, after = () => {} }: { inPlace?: boolean; times?: number; after?: () => void } = {},
 ): Map<string, Data> {
   const program = executor.prepare(graph);
   const addresses = new Map<string, Address>();
@@ -27,6 +28,7 @@ export function runOn(
       executor.write(addresses.get(name)!, new Uint8Array(buffer, byteOffset, byteLength));
     }
     executor.run(call);
+    after();
   }
   return new Map(
     graph.outputs.map(({ name }) => {
