@@ -1,0 +1,113 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { randomCheckpoint } from "../../bench/shapes.ts";
+import { parseConfig } from "../../src/hf/config.ts";
+import type { Tuning } from "../../src/models/linear.ts";
+import { createOrtExecutor } from "../../src/ort/executor.ts";
+import { createRandom } from "../../src/random.ts";
+import type { Executor } from "../../src/runtime/executor.ts";
+import { readTensor } from "../../src/runtime/resident.ts";
+import type { Strategy } from "../../src/schedule/strategies.ts";
+import { createEngine, type Engine } from "../../src/train/engine.ts";
+import { createOptimizer } from "../../src/train/optimizer.ts";
+import { initialiseAdapter } from "../../src/train/weights.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { expectSameBits, expectWithin, relativeError } from "../support/ops.ts";
+
+const executors: Executor[] = [];
+afterAll(() => executors.forEach((executor) => executor.close()));
+
+const TOKENS = 37;
+const VOCABULARY = 67;
+const config = parseConfig(
+  {
+    architectures: ["Qwen2ForCausalLM"],
+    model_type: "qwen2",
+    hidden_size: 24,
+    intermediate_size: 52,
+    num_hidden_layers: 4,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    vocab_size: VOCABULARY,
+    max_position_embeddings: 256,
+    rms_norm_eps: 1e-6,
+    tie_word_embeddings: true,
+  },
+  "test",
+);
+
+const LORA: Tuning = {
+  method: "lora",
+  rank: 4,
+  scale: 1.5,
+  dropout: 0.2,
+  targets: new Set(["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
+};
+const METHODS: [string, Tuning][] = [
+  ["LoRA with dropout", LORA],
+  ["full tuning", { method: "full" }],
+];
+
+function build(executor: Executor, tuning: Tuning, strategy: Strategy): Engine {
+  executors.push(executor);
+  const source = randomCheckpoint(config, tuning.method === "lora" ? "bf16" : "f32");
+  const engine = createEngine(executor, { config, source, tuning, strategy, tokens: [TOKENS], optimizer: true });
+  initialiseAdapter(executor, engine.resident, 3);
+  return engine;
+}
+
+/** Two examples in one row; some tokens without a label. */
+function packedBatch() {
+  const random = createRandom(7, "batch");
+  const ids = Int32Array.from({ length: TOKENS }, () => random.below(VOCABULARY));
+  const starts = ids.map((_, t) => (t < 15 ? 0 : 15));
+  const positions = ids.map((_, t) => t - starts[t]!);
+  const labels = ids.map((_, t) => (t === 14 || t === TOKENS - 1 || t % 5 === 0 ? -100 : ids[t + 1]!));
+  return { ids, labels, starts, positions, labelled: labels.filter((label) => label >= 0).length };
+}
+
+/** Losses of `steps` AdamW steps, and the gradients of the last one by parameter. */
+function train(engine: Engine, steps: number): { losses: number[]; gradients: Map<string, Float32Array> } {
+  const { executor, resident } = engine;
+  const options = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, clip: 1 };
+  const optimizer = createOptimizer(executor, resident.trainable, options);
+  const batch = packedBatch();
+  const losses: number[] = [];
+  for (let step = 1; step <= steps; step++) {
+    optimizer.zeroGradients();
+    losses.push(engine.forwardBackward(batch, 1 / batch.labelled, 11, step));
+    optimizer.step(step, 5e-3);
+  }
+  const trainable = resident.params.filter((param) => param.trainable);
+  return {
+    losses,
+    gradients: new Map(trainable.map(({ name, type }) => [name, readTensor(executor, resident.gradient.get(name)!, type)])),
+  };
+}
+
+describe.each(METHODS)("%s on ONNX Runtime's CPU provider", (_, tuning) => {
+  test("two steps: loss and gradients as on the wasm executor, relative error <= 1e-4", async () => {
+    const expected = train(build(await createWasmExecutor({ threads: 1 }), tuning, { name: "off" }), 2);
+    const actual = train(build(createOrtExecutor({ threads: 2 }), tuning, { name: "off" }), 2);
+    expectWithin("losses", relativeError(actual.losses, expected.losses), 1e-4);
+    expect([...actual.gradients.keys()]).toEqual([...expected.gradients.keys()]);
+    for (const [name, gradient] of actual.gradients) {
+      expectWithin(name, relativeError(gradient, expected.gradients.get(name)!), 1e-4);
+    }
+  });
+
+  test("every strategy gives the same bits", () => {
+    const strategies: Strategy[] = [{ name: "off" }, { name: "per-segment" }, { name: "sqrt" }];
+    const [off, ...others] = strategies.map((strategy) => train(build(createOrtExecutor({ threads: 2 }), tuning, strategy), 2));
+    for (const { losses, gradients } of others) {
+      expect(losses).toEqual(off!.losses);
+      expectSameBits("gradients", [...gradients.values()], [...off!.gradients.values()]);
+    }
+  });
+
+  test("30 steps: the same loss curve within 1e-3, falling", async () => {
+    const expected = train(build(await createWasmExecutor({ threads: 1 }), tuning, { name: "per-segment" }), 30).losses;
+    const actual = train(build(createOrtExecutor({ threads: 1 }), tuning, { name: "per-segment" }), 30).losses;
+    actual.forEach((loss, step) => expect(Math.abs(loss - expected[step]!)).toBeLessThan(1e-3 * expected[step]!));
+    expect(actual[29]!).toBeLessThan(0.97 * actual[0]!);
+  });
+});
