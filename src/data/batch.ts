@@ -14,6 +14,8 @@ export interface MicroBatch {
   readonly positions: Int32Array;
   /** Number of labels that are not -100. */
   readonly labelled: number;
+  /** Tokens of examples; the others are padding. */
+  readonly used: number;
   /** Number of examples. */
   readonly examples: number;
 }
@@ -146,6 +148,7 @@ function fill(plan: Plan, rows: number, padId: number, sampleOf: (index: number)
   const starts = Int32Array.from({ length: tokens }, (_, t) => t);
   const positions = new Int32Array(tokens);
   let labelled = 0;
+  let used = 0;
   let examples = 0;
   for (const [row, members] of plan.rows.entries()) {
     let start = row * rowLength;
@@ -160,8 +163,9 @@ function fill(plan: Plan, rows: number, padId: number, sampleOf: (index: number)
         if (i > 0 && sample.labels[i] !== IGNORED) labelled++;
       }
       start += length;
+      used += length;
       examples++;
     }
   }
-  return { tokens, ids, labels, starts, positions, labelled, examples };
+  return { tokens, ids, labels, starts, positions, labelled, used, examples };
 }

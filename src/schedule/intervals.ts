@@ -52,7 +52,17 @@ function segmentClasses(chain: Chain): Int32Array {
   const known = new Map<string, number>();
   const classes = new Int32Array(chain.n);
   for (let i = 1; i <= chain.n; i++) {
-    const key = JSON.stringify([a[i - 1], a[i], g[i - 1], g[i], w[i - 1], of[i - 1], i <= frozen, replay[i - 1], variantsOf(chain, i)]);
+    const key = JSON.stringify([
+      a[i - 1],
+      a[i],
+      g[i - 1],
+      g[i],
+      w[i - 1],
+      of[i - 1],
+      i <= frozen,
+      replay[i - 1],
+      variantsOf(chain, i),
+    ]);
     if (!known.has(key)) known.set(key, known.size);
     classes[i - 1] = known.get(key)!;
   }

@@ -2,7 +2,6 @@
  * Planning tables: the least time of each subproblem of a recurrence for each number of memory slots, and the least
  * memory of each subproblem in exact bytes.
  */
-import { type Chain, variantsOf } from "./chain.ts";
 import { NONE, type Recurrence } from "./recurrence.ts";
 
 export interface Table {
@@ -97,21 +96,4 @@ export function optionCount(recurrence: Recurrence): number {
     recurrence.options(s, t, k, () => count++);
   }
   return count;
-}
-
-/** Greatest common divisor of all sizes of a chain; 0 when they are not all whole numbers (or all 0). */
-export function sizeDivisor(chain: Chain): number {
-  let divisor = 0;
-  const take = (size: number) => {
-    let rest = size;
-    while (rest > 0) [divisor, rest] = [rest, divisor % rest];
-  };
-  const sizes = [chain.a, chain.g, chain.w, chain.of].flat();
-  for (let i = 1; i <= chain.n; i++) {
-    sizes.push(chain.replay[i - 1]?.ob ?? 0);
-    for (const { r, of, ob } of variantsOf(chain, i)) sizes.push(r, of, ob);
-  }
-  if (!sizes.every(Number.isInteger)) return 0;
-  sizes.forEach(take);
-  return divisor;
 }

@@ -1,4 +1,5 @@
 import type { Segment } from "../graph/segment.ts";
+import type { DType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
@@ -37,6 +38,8 @@ export interface Engine {
   readonly executor: Executor;
   readonly config: ModelConfig;
   readonly resident: Resident;
+  /** The checkpoint's dtype of a parameter, or undefined when it does not hold it. */
+  sourceType(name: string): DType | null | undefined;
   /** Segments at the largest number of tokens. */
   readonly segments: readonly Segment[];
   readonly chain: Chain;
@@ -134,6 +137,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     executor,
     config,
     resident,
+    sourceType: (name) => source.tensors.get(name)?.dtype,
     segments: largest.segments,
     chain: largest.chain,
     schedule: largest.schedule,

@@ -1,21 +1,13 @@
+import type { Batches, MicroBatch } from "../data/batch.ts";
 import { UserError } from "../errors.ts";
-import type { TokenBatch } from "./batch-memory.ts";
 import type { TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
 import { learningRate } from "./learning-rate.ts";
-import { createOptimizer } from "./optimizer.ts";
+import type { Optimizer } from "./optimizer.ts";
 
-/** A micro-batch and how many of its positions have a target. */
-export interface MicroBatch extends TokenBatch {
-  readonly labelled: number;
-  /** Tokens of examples, padding excluded. */
-  readonly used: number;
-}
-
-/** Where micro-batches come from. Each epoch has its own order, which depends on the seed and the epoch alone. */
 export interface TrainingData {
-  /** All micro-batches of an epoch, counted from 0. */
-  epoch(epoch: number): readonly MicroBatch[];
+  readonly train: Batches;
+  /** The same micro-batches at every evaluation. */
   readonly valid: readonly MicroBatch[];
 }
 
@@ -71,23 +63,26 @@ export function evaluate(engine: Engine, batches: readonly MicroBatch[], step: n
  */
 export async function trainLoop(
   engine: Engine,
+  optimizer: Optimizer,
   data: TrainingData,
   config: TrainConfig,
   events: TrainingEvents,
   shouldStop: () => boolean = () => false,
 ): Promise<number> {
-  const optimizer = createOptimizer(engine.executor, engine.resident.trainable, config);
-  const steps = totalSteps(config, data.epoch(0).length);
-  const stream = microBatches(data);
+  const steps = totalSteps(config, data.train.count(0));
   let draw = 0;
   if (data.valid.length > 0) events.evaluation(evaluate(engine, data.valid, 0));
   for (let step = 1; step <= steps; step++) {
     const begin = performance.now();
-    const group = Array.from({ length: config.gradientAccumulation }, () => stream.next().value!);
-    const labelled = group.reduce((sum, { batch }) => sum + batch.labelled, 0);
+    const { epoch } = data.train.locate(draw);
+    const group = Array.from({ length: config.gradientAccumulation }, (_, i) => {
+      const at = data.train.locate(draw + i);
+      return data.train.batch(at.epoch, at.index);
+    });
+    const labelled = group.reduce((sum, batch) => sum + batch.labelled, 0);
     optimizer.zeroGradients();
     let loss = 0;
-    for (const { batch } of group) loss += engine.forwardBackward(batch, 1 / labelled, config.seed, draw++);
+    for (const batch of group) loss += engine.forwardBackward(batch, 1 / labelled, config.seed, draw++);
     const rate = learningRate(config, step - 1, steps);
     const gradientNorm = optimizer.step(step, rate);
     if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
@@ -98,11 +93,11 @@ export async function trainLoop(
     events.step({
       step,
       steps,
-      epoch: group[0]!.epoch,
+      epoch,
       loss,
       learningRate: rate,
       gradientNorm,
-      tokens: group.reduce((sum, { batch }) => sum + batch.used, 0),
+      tokens: group.reduce((sum, batch) => sum + batch.used, 0),
       seconds: (performance.now() - begin) / 1000,
     });
     const last = step === steps;
@@ -116,7 +111,14 @@ export async function trainLoop(
   return steps;
 }
 
-/** Micro-batches for ever, epoch after epoch. */
-function* microBatches(data: TrainingData): Generator<{ epoch: number; batch: MicroBatch }, undefined> {
-  for (let epoch = 0; ; epoch++) for (const batch of data.epoch(epoch)) yield { epoch, batch };
+/** The first micro-batches that hold at least `limit` tokens, or all. */
+export function heldOut(batches: Batches, limit: number): MicroBatch[] {
+  const chosen: MicroBatch[] = [];
+  let tokens = 0;
+  for (let index = 0; index < batches.count(0) && tokens < limit; index++) {
+    const batch = batches.batch(0, index);
+    chosen.push(batch);
+    tokens += batch.used;
+  }
+  return chosen;
 }

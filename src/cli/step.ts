@@ -1,0 +1,96 @@
+import { z } from "zod";
+import { UserError } from "../errors.ts";
+import { loadConfig } from "../hf/config.ts";
+import { readAdapter } from "../hf/peft.ts";
+import { openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
+import type { Tuning } from "../models/linear.ts";
+import { readTensor } from "../runtime/resident.ts";
+import { loraScale, trainConfigSchema } from "../train/config.ts";
+import { createEngine } from "../train/engine.ts";
+import { formatBytes } from "../train/memory.ts";
+import { strategyOf } from "../train/session.ts";
+import { readStepBatch } from "../train/step-batch.ts";
+import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
+import { createWasmExecutor } from "../wasm/executor.ts";
+import { validateConfig } from "./config-file.ts";
+import { describeFlags, parseFlags } from "./flags.ts";
+
+const schema = trainConfigSchema
+  .pick({
+    model: true,
+    method: true,
+    rank: true,
+    alpha: true,
+    rslora: true,
+    targets: true,
+    seed: true,
+    gradientCheckpointing: true,
+    strategy: true,
+    threads: true,
+  })
+  .extend({
+    batch: z
+      .string()
+      .min(1)
+      .describe(
+        "safetensors file: input_ids, labels (-100 = masked), optional attention_mask and position_ids, int64 [sequences, length]",
+      ),
+    out: z.string().min(1).describe("safetensors file to write: loss, and the gradient of every trainable parameter"),
+    adapter: z.string().min(1).optional().describe("PEFT adapter folder (default: a fresh adapter from the seed)"),
+  });
+
+export function help(): string {
+  return `One forward and backward pass without an update, for checking against other systems.
+
+Usage: remat step --model DIR --batch FILE --out FILE [--flag value ...]
+
+${describeFlags(schema)}`;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values, words } = parseFlags(schema, args);
+  if (words.length > 0) throw new UserError(`step takes flags only, got ${JSON.stringify(words[0])}`);
+  const config = validateConfig(schema, values);
+  const model = loadConfig(config.model);
+  const batch = readStepBatch(config.batch, model);
+  const adapter = config.adapter === undefined ? null : readAdapter(config.adapter);
+  if (adapter && config.method !== "lora") throw new UserError(`--adapter needs --method lora, got ${config.method}`);
+  const source = openSafetensors(config.model);
+  const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
+  try {
+    const lora: Tuning = adapter
+      ? { method: "lora", rank: adapter.rank, scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) }
+      : { method: "lora", rank: config.rank, scale: loraScale(config), dropout: 0, targets: new Set(config.targets) };
+    const engine = createEngine(executor, {
+      config: model,
+      source,
+      tuning: config.method === "full" ? { method: "full" } : lora,
+      strategy: strategyOf(config),
+      tokens: [batch.ids.length],
+      optimizer: false,
+    });
+    if (config.method === "lora") {
+      if (adapter) loadAdapter(executor, engine.resident, adapter.source);
+      else initialiseAdapter(executor, engine.resident, config.seed);
+    }
+    const loss = engine.forwardBackward(batch, 1 / batch.labelled, config.seed, 0);
+    const gradients = engine.resident.params
+      .filter((param) => param.trainable)
+      .map(({ name, type }): TensorData => ({
+        name,
+        dtype: "f32",
+        shape: type.shape,
+        data: () => readTensor(executor, engine.resident.gradient.get(name)!, type),
+      }));
+    writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
+    console.log(
+      `loss ${loss.toFixed(6)} over ${batch.labelled} tokens; ${gradients.length} gradients in ${config.out}; ` +
+        `peak memory predicted ${formatBytes(engine.predicted.peak)}, measured ${formatBytes(engine.measuredPeak)}`,
+    );
+  } finally {
+    executor.close();
+    source.close();
+    adapter?.source.close();
+  }
+  return 0;
+}

@@ -1,0 +1,165 @@
+import { writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import type { SamplePart } from "../data/sample.ts";
+import { fileError } from "../hf/files.ts";
+import { writeSegmentModels } from "../onnx/segments.ts";
+import { type TrainConfig, trainConfigSchema } from "../train/config.ts";
+import { exportTrained } from "../train/export.ts";
+import { formatBytes } from "../train/memory.ts";
+import { openJsonLines, prepareRunFolder, RUN_FILES } from "../train/run-folder.ts";
+import { createSession, readInputs, type Session } from "../train/session.ts";
+import { trainLoop } from "../train/trainer.ts";
+import { createWasmExecutor } from "../wasm/executor.ts";
+import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
+import { describeFlags, parseFlags } from "./flags.ts";
+import { createProgress, formatDuration, type Progress } from "./progress.ts";
+import { UserError } from "../errors.ts";
+
+const RECIPES = join(import.meta.dir, "../../recipes");
+
+/** What `remat train` without a configuration runs. */
+const DEFAULT_RECIPE = "devils-dictionary";
+
+export function help(): string {
+  return `Fine-tunes a model.
+
+Usage: remat train [CONFIG] [--flag value ...]
+
+CONFIG is a .ts, .yaml or .json file with the flags' names as keys, or a recipe's name. Without CONFIG, --model and --data
+the bundled example is trained.
+
+${describeFlags(trainConfigSchema)}`;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { config, file } = await resolveConfig(args);
+  const progress = createProgress();
+  const inputs = readInputs(config);
+  const folder = prepareRunFolder(config.output, config.overwrite);
+  try {
+    writeFileSync(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
+  } catch (error) {
+    throw fileError("write", folder, error);
+  }
+  const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
+  try {
+    const session = createSession(executor, inputs);
+    describe(session, file, progress);
+    writeSegmentModels(join(folder, RUN_FILES.segments), session.engine.segments);
+    await runSession(session, folder, progress);
+  } finally {
+    executor.close();
+    inputs.source.close();
+  }
+  return 0;
+}
+
+async function resolveConfig(args: readonly string[]): Promise<{ config: TrainConfig; file: string | undefined }> {
+  const { values, words } = parseFlags(trainConfigSchema, args);
+  if (words.length > 1)
+    throw new UserError(`expected one configuration, got ${words.map((word) => JSON.stringify(word)).join(" and ")}`);
+  const named = words[0] ?? (values["model"] === undefined && values["data"] === undefined ? DEFAULT_RECIPE : undefined);
+  const file = named === undefined ? undefined : findConfig(named, RECIPES);
+  const fromFile = file === undefined ? {} : await readConfigFile(file);
+  // The bundled example may be run again and again without thinking of folders.
+  const implied = words.length === 0 && named === DEFAULT_RECIPE ? { overwrite: true } : {};
+  return { config: validateConfig(trainConfigSchema, { ...implied, ...fromFile, ...values }, file), file };
+}
+
+/** What is about to be trained, before the first step. */
+function describe(session: Session, file: string | undefined, progress: Progress): void {
+  const { engine, inputs, parameters } = session;
+  const { config, model, train, valid } = inputs;
+  const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);
+  const lines = [
+    ...(file ? [`configuration   ${relative(process.cwd(), file) || file}`] : []),
+    `model           ${config.model}: ${model.family}, ${model.layers} layers, ${millions(parameters.all)} parameters`,
+    `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)`,
+    `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${valid ? `; ${valid.count} held out` : ""}`,
+    `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,
+    `threads         ${engine.executor.threads}`,
+    `first example   ${session.shownSample().map(markPart).join("")}`,
+  ];
+  for (const line of lines) progress.say(line);
+}
+
+function strategyText(config: TrainConfig): string {
+  return config.gradientCheckpointing ? `gradient checkpointing (${config.strategy})` : "gradient checkpointing off";
+}
+
+function millions(count: number): string {
+  return count < 1e6 ? `${(count / 1e3).toFixed(1)} thousand` : `${(count / 1e6).toFixed(2)} million`;
+}
+
+/** Masked text in brackets. */
+function markPart(part: SamplePart): string {
+  const text = part.text.replaceAll("\n", "\\n");
+  return part.trained ? text : `[${text}]`;
+}
+
+async function runSession(session: Session, folder: string, progress: Progress): Promise<void> {
+  const { engine, data, inputs } = session;
+  const { config } = inputs;
+  const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
+  let interrupted = false;
+  const interrupt = () => {
+    interrupted = true;
+    progress.say("interrupted: finishing this step, then saving");
+  };
+  process.once("SIGINT", interrupt);
+  process.once("SIGTERM", interrupt);
+  const begin = performance.now();
+  let speed = 0;
+  const evaluations: number[] = [];
+  const before = session.sample();
+  try {
+    await trainLoop(
+      engine,
+      session.optimizer,
+      data,
+      config,
+      {
+        step(step) {
+          const current = step.tokens / step.seconds;
+          speed = step.step === 1 ? current : 0.9 * speed + 0.1 * current;
+          metrics.write({ type: "step", ...step, memory: engine.measuredPeak });
+          progress.step({
+            ...step,
+            tokensPerSecond: speed,
+            memory: engine.measuredPeak,
+            secondsLeft: ((performance.now() - begin) / 1000 / step.step) * (step.steps - step.step),
+          });
+        },
+        evaluation(evaluation) {
+          evaluations.push(evaluation.loss);
+          metrics.write({ type: "evaluation", ...evaluation });
+          progress.say(
+            `held-out loss ${evaluation.loss.toFixed(4)} (perplexity ${Math.exp(evaluation.loss).toFixed(2)}) ${evaluation.step === 0 ? "before training" : `after step ${evaluation.step}`}`,
+          );
+        },
+      },
+      () => interrupted,
+    );
+    exportTrained(folder, engine, config);
+  } finally {
+    process.off("SIGINT", interrupt);
+    process.off("SIGTERM", interrupt);
+    metrics.close();
+  }
+  const after = session.sample();
+  if (before && after) {
+    progress.say(`prompt          ${before.prompt}`);
+    progress.say(`before          ${before.answer}`);
+    progress.say(`after           ${after.answer}`);
+  }
+  const { predicted, withoutCheckpointing, measuredPeak } = engine;
+  const rss = process.resourceUsage().maxRSS * 1024;
+  progress.say(
+    `peak memory     predicted ${formatBytes(predicted.peak)}, measured ${formatBytes(measuredPeak)}, ` +
+      `without gradient checkpointing ${formatBytes(withoutCheckpointing.peak)}; process ${formatBytes(rss)}`,
+  );
+  progress.say(`time            ${formatDuration((performance.now() - begin) / 1000)}`);
+  progress.say(
+    `written         ${relative(process.cwd(), folder) || folder}: ${config.method === "lora" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder"}, ${RUN_FILES.metrics}, ${RUN_FILES.segments}/`,
+  );
+}

@@ -1,0 +1,155 @@
+import { type Batches, createBatches } from "../data/batch.ts";
+import { chatTemplateOf } from "../data/chat-template.ts";
+import { findSplits, loadSamples, readExamples, type SampleSet } from "../data/dataset.ts";
+import type { Example } from "../data/formats.ts";
+import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { elements } from "../graph/types.ts";
+import { checkContext, loadConfig, type ModelConfig } from "../hf/config.ts";
+import { openSafetensors, type TensorSource } from "../hf/safetensors.ts";
+import type { Tuning } from "../models/linear.ts";
+import type { Executor } from "../runtime/executor.ts";
+import type { Strategy } from "../schedule/strategies.ts";
+import { loraScale, type TrainConfig } from "./config.ts";
+import { createEngine, type Engine } from "./engine.ts";
+import { generateGreedy } from "./generate.ts";
+import { createOptimizer, type Optimizer } from "./optimizer.ts";
+import { heldOut, type TrainingData } from "./trainer.ts";
+import { initialiseAdapter } from "./weights.ts";
+
+/** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
+export interface Inputs {
+  readonly config: TrainConfig;
+  readonly model: ModelConfig;
+  readonly source: TensorSource;
+  readonly tokenizer: Tokenizer;
+  readonly train: SampleSet;
+  readonly valid: SampleSet | null;
+  /** First held-out example, for a sample before and after. */
+  readonly shown: Example | null;
+}
+
+/** Reads and checks everything that a run needs. @throws {UserError} anything that is missing or does not fit */
+export function readInputs(config: TrainConfig): Inputs {
+  const model = loadConfig(config.model);
+  checkContext(model, config.sequenceLength);
+  const tokenizer = loadTokenizer(config.model);
+  const source = openSafetensors(config.model);
+  const splits = findSplits(config.data);
+  const valid = config.valid ?? splits.valid;
+  const sampler = createSampler(tokenizer, {
+    maxLength: config.sequenceLength,
+    truncate: config.truncate,
+    vocabSize: model.vocabSize,
+    eosId: model.eosTokenIds[0] ?? null,
+  });
+  return {
+    config,
+    model,
+    source,
+    tokenizer,
+    train: loadSamples(splits.train, sampler),
+    valid: valid === null ? null : loadSamples(valid, sampler),
+    shown: valid === null ? null : (readExamples(valid).next().value ?? null),
+  };
+}
+
+export function tuningOf(config: TrainConfig): Tuning {
+  if (config.method === "full") return { method: "full" };
+  return {
+    method: "lora",
+    rank: config.rank,
+    scale: loraScale(config),
+    dropout: config.dropout,
+    targets: new Set(config.targets),
+  };
+}
+
+/** `--no-gradient-checkpointing` overrides the strategy: every tape is kept. */
+export function strategyOf(config: Pick<TrainConfig, "gradientCheckpointing" | "strategy">): Strategy {
+  return { name: config.gradientCheckpointing ? config.strategy : "off" };
+}
+
+/** Numbers of tokens that samples are generated at. */
+const SAMPLE_LENGTHS = [64, 128, 256];
+
+/** Tokens of an answer, at most. */
+const SAMPLE_LIMIT = 60;
+
+/** A run that is ready to train. */
+export interface Session {
+  readonly inputs: Inputs;
+  readonly engine: Engine;
+  readonly optimizer: Optimizer;
+  readonly data: TrainingData;
+  readonly parameters: { readonly trainable: number; readonly all: number };
+  /** The model's greedy answer to the first held-out example's prompt, or null when there is none to show. */
+  sample(): { readonly prompt: string; readonly answer: string } | null;
+  /** The first training example, cut where the masking changes. */
+  shownSample(): SamplePart[];
+}
+
+/** Plans memory, reserves it, loads the weights. */
+export function createSession(executor: Executor, inputs: Inputs): Session {
+  const { config, model, source, tokenizer } = inputs;
+  const batchOptions = {
+    rows: config.batchSize,
+    rowLength: config.sequenceLength,
+    packing: config.packing,
+    seed: config.seed,
+    padId: tokenizer.padId ?? model.eosTokenIds[0] ?? 0,
+  };
+  const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
+  const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });
+  const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown) : null;
+  const lengths = SAMPLE_LENGTHS.filter((length) => length <= model.maxPositions);
+  const canSample = prompt !== null && lengths.length > 0 && prompt.ids.length < Math.max(...lengths);
+  const engine = createEngine(executor, {
+    config: model,
+    source,
+    tuning: tuningOf(config),
+    strategy: strategyOf(config),
+    tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
+    ...(canSample ? { logits: { tokens: lengths, rows: 1 } } : {}),
+    optimizer: true,
+  });
+  if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
+  const stop = new Set([...model.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])]);
+  const count = (trainable: boolean) =>
+    engine.resident.params
+      .filter((param) => param.trainable || !trainable)
+      .reduce((sum, param) => sum + elements(param.type.shape), 0);
+  return {
+    inputs,
+    engine,
+    optimizer: createOptimizer(executor, engine.resident.trainable, config),
+    data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
+    parameters: { trainable: count(true), all: count(false) },
+    sample() {
+      if (!canSample) return null;
+      const answer = generateGreedy(engine, [...prompt.ids], SAMPLE_LIMIT, lengths, stop);
+      return { prompt: prompt.text, answer: tokenizer.decode(answer, { skipSpecial: true }).trim() };
+    },
+    shownSample: () => sampleParts(tokenizer, inputs.train.sample(0)),
+  };
+}
+
+/** What the model is asked: the conversation up to the first answer, the prompt, or a text's first words. */
+function promptOf(tokenizer: Tokenizer, example: Example): { text: string; ids: Int32Array } | null {
+  switch (example.kind) {
+    case "chat": {
+      const first = example.messages.findIndex((message) => message.role === "assistant");
+      if (first < 1) return null;
+      const messages = example.messages.slice(0, first).map((message) => message.fields);
+      const template = chatTemplateOf(tokenizer, { tools: example.tools !== null });
+      const rendered = template.render({ messages, tools: example.tools, addGenerationPrompt: true });
+      return { text: String(messages.at(-1)!["content"]), ids: tokenizer.encode(rendered) };
+    }
+    case "completion":
+      return { text: example.prompt, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(example.prompt)]) };
+    case "text": {
+      const words = example.text.split(/\s+/, 8).join(" ");
+      return { text: words, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(words)]) };
+    }
+  }
+}
