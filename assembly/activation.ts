@@ -5,7 +5,7 @@
  */
 import { int, partEnd, partStart, pointer, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
-import { exp4, normal4, sigmoid4 } from "./math";
+import { decay4, normal4, sigmoid4 } from "./math";
 import { Opcode } from "./opcodes";
 
 /** Elements of work that are handed out as one: a cache line. */
@@ -41,12 +41,12 @@ function swiglu(gate: usize, up: usize, y: usize, n: i32): void {
 }
 
 /**
- * With e = exp(-|x|): sigmoid(|x|) = 1 / (1 + e), and sigmoid(-|x|) = 1 - sigmoid(|x|) = e / (1 + e), without cancellation.
+ * e = exp(-|x|). Then sigmoid(|x|) = 1 / (1 + e) and sigmoid(-|x|) = 1 - sigmoid(|x|) = e / (1 + e), without cancellation.
  */
 // @ts-ignore: decorator
 @inline
-function decay4(x: v128): v128 {
-  return exp4(v128.or(x, i32x4.splat(0x80000000)));
+function fold4(x: v128): v128 {
+  return decay4(v128.or(x, i32x4.splat(0x80000000)));
 }
 
 /** silu'(gate) = s + gate s (1 - s), s = sigmoid(gate); `q` = sigmoid(|gate|), `tail` = 1 - q. */
@@ -65,7 +65,7 @@ function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: u
     const g = v128.load(gate);
     const u = v128.load(up);
     const d = v128.load(dy);
-    const e = decay4(g);
+    const e = fold4(g);
     const q = f32x4.div(splat(1), f32x4.add(splat(1), e));
     const tail = f32x4.mul(e, q);
     const s = v128.bitselect(tail, q, f32x4.lt(g, splat(0)));
@@ -82,7 +82,7 @@ function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: u
     const g = loadSome(gate, rest);
     const u = loadSome(up, rest);
     const d = loadSome(dy, rest);
-    const e = decay4(g);
+    const e = fold4(g);
     const q = f32x4.div(splat(1), f32x4.add(splat(1), e));
     const tail = f32x4.mul(e, q);
     const s = v128.bitselect(tail, q, f32x4.lt(g, splat(0)));
@@ -95,7 +95,7 @@ function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: u
 // @ts-ignore: decorator
 @inline
 function bell4(x: v128): v128 {
-  return exp4(f32x4.mul(f32x4.mul(x, x), splat(-0.5)));
+  return decay4(f32x4.mul(f32x4.mul(x, x), splat(-0.5)));
 }
 
 /** x Phi(x) */
@@ -131,7 +131,7 @@ function geluTanh4(x: v128): v128 {
 // @ts-ignore: decorator
 @inline
 function dgeluTanh4(x: v128): v128 {
-  const e = decay4(twoU4(x));
+  const e = fold4(twoU4(x));
   const q = f32x4.div(splat(1), f32x4.add(splat(1), e));
   const tail = f32x4.mul(e, q);
   const s = v128.bitselect(tail, q, f32x4.lt(x, splat(0)));

@@ -37,17 +37,19 @@ function keep16(first: i32, site: i32, segment: i32, seed: i32, draw: i32, thres
   let c1 = i32x4.splat(site);
   let c2 = i32x4.splat(segment);
   let c3 = i32x4.splat(0);
+  let key0 = i32x4.splat(seed);
+  let key1 = i32x4.splat(draw);
   for (let round = 0; round < 10; round++) {
     const high0 = mulHigh(c0, m0);
     const high1 = mulHigh(c2, m1);
     const low0 = i32x4.mul(c0, m0);
     const low1 = i32x4.mul(c2, m1);
-    c0 = v128.xor(v128.xor(high1, c1), i32x4.splat(seed));
-    c2 = v128.xor(v128.xor(high0, c3), i32x4.splat(draw));
+    c0 = v128.xor(v128.xor(high1, c1), key0);
+    c2 = v128.xor(v128.xor(high0, c3), key1);
     c1 = low1;
     c3 = low0;
-    seed += WEYL_0;
-    draw += WEYL_1;
+    key0 = i32x4.add(key0, i32x4.splat(WEYL_0));
+    key1 = i32x4.add(key1, i32x4.splat(WEYL_1));
   }
   const words01 = i16x8.narrow_i32x4_s(i32x4.ge_u(c0, threshold), i32x4.ge_u(c1, threshold));
   const words23 = i16x8.narrow_i32x4_s(i32x4.ge_u(c2, threshold), i32x4.ge_u(c3, threshold));

@@ -31,7 +31,7 @@ for (const shape of [[1], [3], [7, 13], [4, 33], [61, 67]]) {
   });
 }
 
-test("SwiGLU over the range of exp: every element with relative error < 5e-7", async () => {
+test("SwiGLU over the range of exp: every element with relative error < 3.5e-7", async () => {
   const gates = Float32Array.from({ length: 80_001 }, (_, i) => (i - 40_000) / 500 + 1e-3);
   const [y] = await runWasm(
     SwiGLU,
@@ -45,7 +45,7 @@ test("SwiGLU over the range of exp: every element with relative error < 5e-7", a
     {},
   );
   const error = gates.reduce((worst, g, i) => Math.max(worst, Math.abs(y![i]! / (g * sigmoid(g)) - 1)), 0);
-  expect(error).toBeLessThan(5e-7);
+  expect(error).toBeLessThan(3.5e-7);
 });
 
 test("SwiGLU far out: the gate closes to 0 and opens to the identity; NaN and infinity show", async () => {
