@@ -73,18 +73,18 @@ function widen(data: TensorData, dtype: DType): TensorData {
 }
 
 /**
- * Checks that the kernels and ONNX Runtime give the same outputs: floats within `bound` (norm-wise relative
- * difference), integers exactly.
+ * Checks that the kernels and ONNX Runtime, with its optimizations off and on, give the same outputs: floats within
+ * `bound` (norm-wise relative difference), integers exactly.
  */
 export async function expectParity(graph: Graph, feeds: ReadonlyMap<string, TestTensor>, bound: number): Promise<void> {
-  const expected = await runOrt(graph, new Map([...feeds].map(([name, tensor]) => [name, tensor.data])));
   const actual = await runGraph(graph, feeds);
-  for (const { name } of graph.outputs) {
-    const isFloat = typeOf(graph, name).dtype === "f32";
-    expectWithin(
-      `${graph.name}: ${name}`,
-      relativeError(actual.get(name)!, expected.get(name) as Float32Array),
-      isFloat ? bound : 0,
-    );
+  const inputs = new Map([...feeds].map(([name, tensor]) => [name, tensor.data]));
+  for (const optimize of [false, true]) {
+    const expected = await runOrt(graph, inputs, optimize);
+    for (const { name } of graph.outputs) {
+      const error = relativeError(actual.get(name)!, expected.get(name) as Float32Array);
+      const what = `${graph.name}: ${name}${optimize ? " (optimized)" : ""}`;
+      expectWithin(what, error, typeOf(graph, name).dtype === "f32" ? bound : 0);
+    }
   }
 }
