@@ -17,12 +17,14 @@ export interface TrainedText {
  * Where it is not (Qwen3 drops the reasoning of earlier turns, Mistral moves the system prompt to the last user turn),
  * the model would never see the whole conversation as one text; then every trained turn becomes a text of its own, with
  * the context exactly as the model will see it.
+ * Empty when no message is trained on.
  * @param endTokens special tokens, which may end a turn
  * @throws {UserError} a template that changes the context when the answer is added
  */
 export function trainedTexts(template: ChatTemplate, example: ChatExample, endTokens: Iterable<string>): TrainedText[] {
   const { messages, tools } = example;
   const trained = messages.flatMap((message, i) => (message.trained ? [i] : []));
+  if (trained.length === 0) return [];
   const render = (count: number, addGenerationPrompt = false) =>
     template.render({ messages: fieldsOf(messages.slice(0, count)), tools, addGenerationPrompt });
 

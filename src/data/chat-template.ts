@@ -1,5 +1,6 @@
-import { Environment, Interpreter, Template } from "@huggingface/jinja";
+import type { Template } from "@huggingface/jinja";
 import { messageOf, UserError } from "../errors.ts";
+import { parseTemplate, runTemplate } from "./jinja.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Renders conversations to text with a model's Jinja template, as Transformers' `apply_chat_template` does. */
@@ -78,7 +79,7 @@ export function createChatTemplate(
 ): ChatTemplate {
   const parse = (text: string): Template => {
     try {
-      return new Template(text);
+      return parseTemplate(text);
     } catch (error) {
       throw new UserError(`${where}: the chat template cannot be parsed: ${messageOf(error)}`);
     }
@@ -95,15 +96,10 @@ export function createChatTemplate(
         )
       : null;
   const run = (template: Template, conversation: Conversation): string => {
-    const environment = new Environment();
-    const globals = { ...globalsAt(now), ...variables };
-    for (const [name, value] of Object.entries(globals)) environment.set(name, value);
-    environment.set("messages", conversation.messages.map(withReasoning));
-    environment.set("tools", conversation.tools ?? null);
-    environment.set("documents", null);
-    environment.set("add_generation_prompt", conversation.addGenerationPrompt ?? false);
+    const { messages, tools = null, addGenerationPrompt = false } = conversation;
+    const own = { messages: messages.map(withReasoning), tools, documents: null, add_generation_prompt: addGenerationPrompt };
     try {
-      return (new Interpreter(environment).run(template.parsed) as { value: string }).value;
+      return runTemplate(template, { ...variables, ...own }, now);
     } catch (error) {
       throw new UserError(`${where}: the chat template refuses the conversation: ${messageOf(error)}`);
     }
@@ -134,70 +130,4 @@ function withReasoning(message: Readonly<Record<string, unknown>>): Readonly<Rec
   const name = REASONING.find((key) => message[key] !== undefined);
   if (name === undefined) return message;
   return { thinking: message[name], ...message, reasoning_content: message[name] };
-}
-
-/** What Transformers offers to a template, beside the filters that the engine has. */
-function globalsAt(now: Date): Record<string, unknown> {
-  return {
-    true: true,
-    True: true,
-    false: false,
-    False: false,
-    none: null,
-    None: null,
-    raise_exception(message: unknown) {
-      throw new Error(String(message));
-    },
-    range,
-    strftime_now: (format: string) => strftime(now, format),
-  };
-}
-
-/** Far above any conversation's needs; a template cannot fill the memory. */
-const MAX_RANGE = 1_000_000;
-
-function range(first: number, second?: number, step = 1): number[] {
-  const [start, stop] = second === undefined ? [0, first] : [first, second];
-  const count = Math.max(0, Math.ceil((stop - start) / step));
-  if (!(count <= MAX_RANGE)) throw new Error(`range() of ${count} numbers is too long`);
-  return Array.from({ length: count }, (_, i) => start + i * step);
-}
-
-const MONTHS = [
-  "January",
-  "February",
-  "March",
-  "April",
-  "May",
-  "June",
-  "July",
-  "August",
-  "September",
-  "October",
-  "November",
-  "December",
-];
-const DAYS = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-
-/** C's strftime in the C locale: the conversions that chat templates use. */
-function strftime(date: Date, format: string): string {
-  const two = (value: number) => String(value).padStart(2, "0");
-  const fields: Record<string, string> = {
-    Y: String(date.getFullYear()),
-    y: two(date.getFullYear() % 100),
-    m: two(date.getMonth() + 1),
-    d: two(date.getDate()),
-    e: String(date.getDate()).padStart(2),
-    B: MONTHS[date.getMonth()]!,
-    b: MONTHS[date.getMonth()]!.slice(0, 3),
-    A: DAYS[date.getDay()]!,
-    a: DAYS[date.getDay()]!.slice(0, 3),
-    H: two(date.getHours()),
-    I: two(date.getHours() % 12 || 12),
-    M: two(date.getMinutes()),
-    S: two(date.getSeconds()),
-    p: date.getHours() < 12 ? "AM" : "PM",
-    "%": "%",
-  };
-  return format.replace(/%(.)/g, (whole, key: string) => fields[key] ?? whole);
 }

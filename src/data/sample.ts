@@ -121,11 +121,15 @@ export interface SamplePart {
 /** The sample as text, cut where the masking changes: for showing what is trained on. */
 export function sampleParts(tokenizer: Tokenizer, sample: Sample): SamplePart[] {
   const parts: SamplePart[] = [];
+  let before = "";
   for (let from = 0; from < sample.ids.length;) {
     const trained = sample.labels[from] !== IGNORED;
     let to = from + 1;
     while (to < sample.ids.length && (sample.labels[to] !== IGNORED) === trained) to++;
-    parts.push({ text: tokenizer.decode(sample.ids.subarray(from, to)), trained });
+    // Some decoders drop the space at the start of a text, so a part is what it adds to the text before it.
+    const text = tokenizer.decode(sample.ids.subarray(0, to));
+    parts.push({ text: text.slice(before.length), trained });
+    before = text;
     from = to;
   }
   return parts;

@@ -64,6 +64,7 @@ export function createTokenizer(
   let inner: HuggingFaceTokenizer;
   try {
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
+    keepByteOrderMarks(inner.decoder);
     inner.encode("a");
   } catch (error) {
     throw new UserError(`${folder}: tokenizer.json cannot be used: ${messageOf(error)}`);
@@ -165,6 +166,14 @@ function isByteLevel(json: Readonly<Record<string, unknown>>): boolean {
     (part.type === "ByteLevel" ||
       [part.pretokenizers, part.decoders].some((parts) => Array.isArray(parts) && parts.some(mentions)));
   return mentions(json.pre_tokenizer) && mentions(json.decoder);
+}
+
+/** The byte-fallback decoder's TextDecoder would swallow U+FEFF, which is an ordinary character inside a text. */
+function keepByteOrderMarks(decoder: unknown): void {
+  if (typeof decoder !== "object" && typeof decoder !== "function") return;
+  const parts = decoder as { text_decoder?: TextDecoder; decoders?: unknown[] } | null;
+  if (parts?.text_decoder) parts.text_decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  for (const part of parts?.decoders ?? []) keepByteOrderMarks(part);
 }
 
 function tokenBytes(inner: HuggingFaceTokenizer, added: ReadonlyMap<number, string>): (id: number) => number {

@@ -1,0 +1,245 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { findSplits, readExamples } from "../../src/data/dataset.ts";
+import { parseExample, type ChatExample, type Example } from "../../src/data/formats.ts";
+import { readLines } from "../../src/data/lines.ts";
+import { UserError } from "../../src/errors.ts";
+import { temporaryFolder, userError } from "../hf/temp.ts";
+
+const folder = temporaryFolder();
+
+const parse = (data: unknown) => parseExample(JSON.stringify(data), "d.jsonl:7");
+
+/** `role: content`, a star where the message is trained on. */
+function brief(example: Example): string[] {
+  return (example as ChatExample).messages.map(
+    ({ role, trained, fields }) => `${role}${trained ? "*" : ""}: ${fields.content as string}`,
+  );
+}
+
+describe("formats", () => {
+  test("messages keep every field for the template, without null values and weights", () => {
+    const call = { role: "assistant", content: null, tool_calls: [{ function: { name: "f", arguments: "{}" } }] };
+    const example = parse({
+      messages: [{ role: "user", content: "q", name: "Ann" }, call, { role: "assistant", content: "a", weight: 0 }],
+      tools: [{ name: "f" }],
+    }) as ChatExample;
+    expect(example.messages).toEqual([
+      { role: "user", trained: false, fields: { role: "user", content: "q", name: "Ann" } },
+      { role: "assistant", trained: true, fields: { role: "assistant", tool_calls: call.tool_calls } },
+      { role: "assistant", trained: false, fields: { role: "assistant", content: "a" } },
+    ]);
+    expect(example.tools).toEqual([{ name: "f" }]);
+    expect(example.where).toBe("d.jsonl:7");
+  });
+
+  test("prompt and completion as texts and as messages; text", () => {
+    expect(parse({ prompt: "p", completion: "c" })).toEqual({
+      kind: "completion",
+      prompt: "p",
+      completion: "c",
+      where: "d.jsonl:7",
+    });
+    const prompt = [
+      { role: "user", content: "q" },
+      { role: "assistant", content: "example" },
+    ];
+    expect(brief(parse({ prompt, completion: [{ role: "assistant", content: "a" }] }))).toEqual([
+      "user: q",
+      "assistant: example",
+      "assistant*: a",
+    ]);
+    expect(parse({ text: "t" })).toEqual({ kind: "text", text: "t", where: "d.jsonl:7" });
+  });
+
+  test("Alpaca", () => {
+    expect(brief(parse({ instruction: "do", input: "", output: "done" }))).toEqual(["user: do", "assistant*: done"]);
+    expect(brief(parse({ instruction: "do", input: "this", output: "done", system: "s", history: [["a", "b"]] }))).toEqual([
+      "system: s",
+      "user: a",
+      "assistant*: b",
+      "user: do\nthis",
+      "assistant*: done",
+    ]);
+  });
+
+  test("ShareGPT", () => {
+    const conversations = [
+      { from: "human", value: "q" },
+      { from: "gpt", value: "a" },
+      { from: "tool", value: "t" },
+      { from: "model", value: "b", weight: 0 },
+    ];
+    expect(brief(parse({ conversations, system: "s", tools: "[]" }))).toEqual([
+      "system: s",
+      "user: q",
+      "assistant*: a",
+      "tool: t",
+      "assistant: b",
+    ]);
+    expect((parse({ conversations, tools: '[{"name":"f"}]' }) as ChatExample).tools).toEqual([{ name: "f" }]);
+  });
+
+  test("XTuner", () => {
+    const conversation = [
+      { system: "s", input: "q", output: "a" },
+      { input: "r", output: "b", output_with_loss: false },
+    ];
+    expect(brief(parse({ conversation }))).toEqual(["system: s", "user: q", "assistant*: a", "user: r", "assistant: b"]);
+    expect(parse({ conversation: [{ input: "", output: "a book" }] })).toEqual({
+      kind: "text",
+      text: "a book",
+      where: "d.jsonl:7",
+    });
+  });
+
+  test("each fault says where it is and what was expected", () => {
+    const cases: [unknown, string][] = [
+      [[1], "expected a JSON object, got an array"],
+      [{}, "got the keys []"],
+      [{ txt: "a" }, 'got the keys ["txt"]'],
+      [{ text: 3 }, '"text" must be a text, got a number'],
+      [{ text: "a", id: 3 }, 'unknown key "id" beside "text"; remove it'],
+      [{ messages: [] }, '"messages" is empty'],
+      [{ messages: "hi" }, '"messages" must be a list, got a string'],
+      [{ messages: ["hi"] }, '"messages" entry 1 must be an object'],
+      [{ messages: [{ content: "a" }] }, 'message 1: "role" must be a text, got nothing'],
+      [{ messages: [{ role: "user" }] }, 'message 1: "content" must be a text or a list of parts, got nothing'],
+      [{ messages: [{ role: "user", content: 5 }] }, '"content" must be a text or a list of parts, got a number'],
+      [{ messages: [{ role: "assistant", content: "a", weight: 0.5 }] }, '"weight" must be 0 or 1, got 0.5'],
+      [{ messages: [{ role: "user", content: "a" }], tools: 1 }, '"tools" must be a list, got a number'],
+      [{ prompt: "p", completion: null }, '"completion" must be a text, got null'],
+      [{ prompt: "p", completion: "c", tools: [] }, '"tools" needs'],
+      [{ instruction: "a", output: "b", history: 3 }, '"history" must be a list'],
+      [{ instruction: "a", output: "b", history: [["x"]] }, "list of [question, answer]"],
+      [{ conversations: [{ from: "martian", value: "x" }] }, '"from" is "martian", expected one of system, human'],
+      [{ conversations: [{ from: "constructor", value: "x" }] }, '"from" is "constructor"'],
+      [{ conversations: [{ from: "gpt", text: "x" }] }, 'unknown key "text"'],
+      [{ conversations: [{ from: "gpt", value: "x" }], tools: "{" }, '"tools" is a text that is not JSON'],
+      [{ conversation: [{ input: "x" }] }, '"output" must be a text, got nothing'],
+      [{ conversation: [{ input: "x", output: "y", loss: 1 }] }, 'unknown key "loss"'],
+    ];
+    for (const [data, expected] of cases) {
+      const message = userError(() => parse(data));
+      expect(message).toStartWith("d.jsonl:7");
+      expect(message).toContain(expected);
+    }
+    expect(userError(() => parseExample('{"text": "a', "d.jsonl:7"))).toStartWith("d.jsonl:7 is not valid JSON");
+  });
+
+  test("5,000 mutated lines: an example or a UserError with the line", () => {
+    const seeds = [
+      {
+        messages: [
+          { role: "user", content: "q" },
+          { role: "assistant", content: "a", weight: 1 },
+        ],
+        tools: [{}],
+      },
+      { prompt: "p", completion: "c" },
+      { instruction: "i", input: "x", output: "o", history: [["a", "b"]] },
+      {
+        conversations: [
+          { from: "human", value: "q" },
+          { from: "gpt", value: "a" },
+        ],
+      },
+      { conversation: [{ system: "s", input: "q", output: "a" }] },
+    ].map((seed) => JSON.stringify(seed));
+    const attempt = (line: string) => {
+      try {
+        parseExample(line, "d.jsonl:7");
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        expect(error.message).toStartWith("d.jsonl:7");
+      }
+    };
+    fc.assert(
+      fc.property(fc.constantFrom(...seeds), fc.nat(200), fc.nat(20), fc.string({ maxLength: 3 }), (seed, at, cut, insert) => {
+        attempt(seed.slice(0, at) + insert + seed.slice(at + cut));
+      }),
+      { numRuns: 2500, seed: 4 },
+    );
+    const keys = fc.constantFrom(
+      "messages",
+      "prompt",
+      "completion",
+      "text",
+      "instruction",
+      "output",
+      "history",
+      "conversations",
+      "conversation",
+      "tools",
+      "system",
+    );
+    const leaf = fc.constantFrom<unknown>(null, true, 0, -1.5, "", "gpt", "assistant", [], {}, [[]], [""], ["a", "b"], [{}], {
+      role: "user",
+    });
+    const turn = fc.dictionary(fc.constantFrom("role", "content", "from", "value", "input", "output", "weight"), leaf, {
+      maxKeys: 4,
+    });
+    const value = fc.oneof(leaf, fc.array(turn, { maxLength: 3 }));
+    fc.assert(
+      fc.property(fc.dictionary(keys, value), (data) => attempt(JSON.stringify(data))),
+      { numRuns: 2500, seed: 5 },
+    );
+  });
+});
+
+describe("files", () => {
+  test("lines come back with their number and byte offset whatever the size of the pieces", () => {
+    const path = join(folder, "lines.jsonl");
+    const content = '\ufeff{"a":1}\r\n\n   \n{"é":"😀"}\n\n{"last":true}';
+    writeFileSync(path, content);
+    for (const piece of [1, 2, 3, 7, 4096]) {
+      const lines = [...readLines(path, piece)];
+      expect(lines.map((line) => [line.number, line.text])).toEqual([
+        [1, '{"a":1}'],
+        [4, '{"é":"😀"}'],
+        [6, '{"last":true}'],
+      ]);
+      expect(
+        lines.map((line) => Buffer.from(content).subarray(line.offset).toString().replace("\ufeff", "").startsWith(line.text)),
+      ).toEqual([true, true, true]);
+    }
+  });
+
+  test("errors name file and line: broken JSON, bytes that are not UTF-8, no file, a folder", () => {
+    const path = join(folder, "bad.jsonl");
+    writeFileSync(path, '{"text":"a"}\n\n{"text":\n');
+    expect(userError(() => [...readExamples(path)])).toStartWith(`${path}:3 is not valid JSON`);
+    writeFileSync(path, Buffer.concat([Buffer.from('{"text":"a"}\n'), Buffer.from([0x22, 0xff, 0xfe, 0x0a])]));
+    expect(userError(() => [...readExamples(path)])).toBe(`${path}:2: the line is not UTF-8 text`);
+    expect(userError(() => [...readExamples(join(folder, "none.jsonl"))])).toContain("no such file");
+    expect(userError(() => [...readExamples(folder)])).toContain("it is a folder");
+  });
+
+  test("a .json file holds one array", () => {
+    const path = join(folder, "alpaca.json");
+    writeFileSync(path, JSON.stringify([{ instruction: "a", output: "b" }, { text: "c" }]));
+    expect([...readExamples(path)].map((example) => example.where)).toEqual([`${path}, item 1`, `${path}, item 2`]);
+    writeFileSync(path, JSON.stringify([{ text: "c" }, 5]));
+    expect(userError(() => [...readExamples(path)])).toContain("item 2: expected an object, got a number");
+    writeFileSync(path, '{"text":"a"}\n{"text":"b"}');
+    expect(userError(() => [...readExamples(path)])).toContain("one object per line is named .jsonl");
+  });
+
+  test("splits of a folder and beside a file", () => {
+    const data = join(folder, "data");
+    mkdirSync(data);
+    expect(userError(() => findSplits(data))).toContain("must hold train.jsonl");
+    expect(userError(() => findSplits(join(folder, "nothing")))).toContain("no such file");
+    writeFileSync(join(data, "train.jsonl"), "");
+    expect(findSplits(data)).toEqual({ train: join(data, "train.jsonl"), valid: null, test: null });
+    writeFileSync(join(data, "valid.jsonl"), "");
+    expect(findSplits(join(data, "train.jsonl"))).toEqual({
+      train: join(data, "train.jsonl"),
+      valid: join(data, "valid.jsonl"),
+      test: null,
+    });
+    expect(findSplits(join(data, "valid.jsonl")).valid).toBeNull();
+  });
+});

@@ -1,0 +1,201 @@
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { createChatTemplate } from "../../src/data/chat-template.ts";
+import { trainedTexts } from "../../src/data/chat-spans.ts";
+import { parseExample, type ChatExample } from "../../src/data/formats.ts";
+import { createSampler, IGNORED, sampleParts, type Sample, type SampleOptions } from "../../src/data/sample.ts";
+import { createTokenizer, loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
+import { userError } from "../hf/temp.ts";
+
+const folder = join(import.meta.dir, "../golden/tokenizers");
+const qwen = loadTokenizer(join(folder, "qwen"));
+const llama3 = loadTokenizer(join(folder, "llama3"));
+const mistral = loadTokenizer(join(folder, "mistral"));
+const smollm = loadTokenizer(join(folder, "smollm"));
+
+function samples(tokenizer: Tokenizer, data: object, options: Partial<SampleOptions> = {}): Sample[] {
+  const sampler = createSampler(tokenizer, { maxLength: 10_000, vocabSize: tokenizer.size, ...options });
+  return sampler(parseExample(JSON.stringify(data), "data.jsonl:3"));
+}
+
+/** The sample as text, trained parts in brackets. */
+function shown(tokenizer: Tokenizer, sample: Sample): string {
+  for (let t = 0; t < sample.ids.length; t++) expect([IGNORED, sample.ids[t]!]).toContain(sample.labels[t]!);
+  return sampleParts(tokenizer, sample)
+    .map(({ text, trained }) => (trained ? `⟦${text}⟧` : text))
+    .join("");
+}
+
+const show = (tokenizer: Tokenizer, data: object) => samples(tokenizer, data).map((sample) => shown(tokenizer, sample));
+
+const user = (content: string) => ({ role: "user", content });
+const assistant = (content: string, more: object = {}) => ({ role: "assistant", content, ...more });
+const system = (content: string) => ({ role: "system", content });
+
+describe("chat: the assistant's turns, end token included, line break after it not", () => {
+  test("generation blocks give Transformers' assistant mask on every conversation", async () => {
+    const cases = (await Bun.file(join(folder, "smollm/cases.json")).json()) as {
+      chats: { name: string; ids: number[]; mask: number[] }[];
+    };
+    const conversations = (await Bun.file(join(folder, "conversations.json")).json()) as {
+      messages: unknown[];
+      tools?: unknown[];
+    }[];
+    cases.chats.forEach((item, i) => {
+      const { messages, tools } = conversations[i]!;
+      const [sample, ...rest] = samples(smollm, { messages, ...(tools ? { tools } : {}) });
+      // The fixture of "prompt" ends in a generation prompt, which training data never has.
+      const length = item.name === "prompt" ? sample!.ids.length : item.ids.length;
+      expect(rest).toEqual([]);
+      expect([...sample!.ids]).toEqual(item.ids.slice(0, length));
+      expect(Array.from(sample!.labels, (label) => Number(label !== IGNORED))).toEqual(item.mask.slice(0, length));
+    });
+  });
+
+  test("a template whose renderings extend each other gives one sample (Llama 3)", () => {
+    const messages = [system("Be kind."), user("hi"), assistant("hello"), user("bye"), assistant(" so long ")];
+    expect(show(llama3, { messages })).toEqual([
+      "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday: 26 Jul 2024\n\nBe kind.<|eot_id|>" +
+        "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦hello<|eot_id|>⟧" +
+        "<|start_header_id|>user<|end_header_id|>\n\nbye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦so long<|eot_id|>⟧",
+    ]);
+  });
+
+  test("tool calls are the assistant's, tool answers are not", () => {
+    const call = { role: "assistant", content: null, tool_calls: [{ function: { name: "f", arguments: { x: 1 } } }] };
+    expect(show(llama3, { messages: [user("hi"), call, { role: "tool", content: "2" }, assistant("two")] })[0]).toEndWith(
+      '⟦{"name": "f", "parameters": {"x": 1}}<|eot_id|>⟧<|start_header_id|>ipython<|end_header_id|>\n\n2<|eot_id|>' +
+        "<|start_header_id|>assistant<|end_header_id|>\n\n⟦two<|eot_id|>⟧",
+    );
+  });
+
+  test("a template that rewrites earlier turns gives one sample a turn, each as the model will see it (Qwen3, Mistral)", () => {
+    const messages = [user("1"), assistant("<think>\na\n</think>\n\none"), user("2"), assistant("<think>\nb\n</think>\n\ntwo")];
+    expect(show(qwen, { messages })).toEqual([
+      "<|im_start|>user\n1<|im_end|>\n<|im_start|>assistant\n⟦<think>\na\n</think>\n\none<|im_end|>⟧\n",
+      "<|im_start|>user\n1<|im_end|>\n<|im_start|>assistant\none<|im_end|>\n<|im_start|>user\n2<|im_end|>\n" +
+        "<|im_start|>assistant\n⟦<think>\nb\n</think>\n\ntwo<|im_end|>⟧\n",
+    ]);
+    const moved = [system("S"), user("1"), assistant("one"), user("2"), assistant("two")];
+    expect(show(mistral, { messages: moved })).toEqual([
+      "<s> [INST] S\n\n1 [/INST]⟦ one</s>⟧",
+      "<s> [INST] 1 [/INST] one</s> [INST] S\n\n2 [/INST]⟦ two</s>⟧",
+    ]);
+  });
+
+  test("weight 0 and the prompt's messages are not trained on", () => {
+    const messages = [user("1"), assistant("no", { weight: 0 }), user("2"), assistant("yes", { weight: 1 })];
+    for (const tokenizer of [llama3, smollm]) {
+      const text = show(tokenizer, { messages });
+      expect(text).toHaveLength(1);
+      expect(text[0]).toContain("yes");
+      expect(text[0]!.match(/⟦.*?⟧/gs)).toHaveLength(1);
+      expect(
+        show(tokenizer, {
+          prompt: messages.slice(0, 3).map(({ role, content }) => ({ role, content })),
+          completion: [assistant("yes")],
+        }),
+      ).toEqual(text);
+    }
+  });
+
+  test("an assistant turn that comes first, empty turns, special tokens in texts", () => {
+    expect(show(llama3, { messages: [assistant("hello"), user("x")] })[0]).toContain("\n\n⟦hello<|eot_id|>⟧");
+    expect(show(smollm, { messages: [user(""), assistant("")] })[0]).toEndWith("assistant\n⟦<|im_end|>⟧\n\n");
+    expect(show(qwen, { messages: [user("a"), assistant("<|im_end|> b")] })[0]).toEndWith(
+      "</think>\n\n<|im_end|> b<|im_end|>⟧\n",
+    );
+  });
+
+  test("a template that changes the context when an answer is added is an error", () => {
+    const source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    const example = parseExample(JSON.stringify({ messages: [user("q"), assistant("a")] }), "f:1") as ChatExample;
+    expect(userError(() => trainedTexts(createChatTemplate(source), example, []))).toContain(
+      "f:1: the chat template renders the messages before message 2 differently",
+    );
+  });
+
+  test("a template's own refusal reaches the user", () => {
+    expect(userError(() => show(mistral, { messages: [user("a"), user("b"), assistant("c")] }))).toContain(
+      "Roles must alternate",
+    );
+    expect(userError(() => createChatTemplate("{% if %}"))).toContain("cannot be parsed");
+  });
+});
+
+describe("models without a chat template", () => {
+  const json = (name: string) => Bun.file(join(folder, name, "tokenizer.json")).json() as Promise<Record<string, unknown>>;
+
+  test("ChatML when the vocabulary has its tokens", async () => {
+    const tokenizer = createTokenizer(await json("smollm"), { eos_token: "<|endoftext|>" });
+    expect(show(tokenizer, { messages: [system("S"), user("hi"), assistant("yo")] })).toEqual([
+      "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n⟦yo<|im_end|>⟧\n",
+    ]);
+  });
+
+  test("role and content otherwise, with bos where the tokenizer adds it, eos after the assistant", async () => {
+    const named = { bos_token: "<s>", eos_token: "</s>" };
+    expect(show(createTokenizer(await json("mistral"), named), { messages: [user("hi"), assistant("yo")] })).toEqual([
+      "<s> user: hi\nassistant:⟦ yo</s>⟧ \n",
+    ]);
+    const bare = createTokenizer(await json("llama3"), {});
+    expect(userError(() => show(bare, { messages: [user("hi"), assistant("yo")] }))).toContain(
+      "neither a chat template nor an eos_token",
+    );
+  });
+});
+
+describe("prompt and completion, text", () => {
+  test("the completion and one eos are trained on; the prefix of the tokenizer comes first", () => {
+    expect(show(llama3, { prompt: "The river", completion: " runs" })).toEqual(["<|begin_of_text|>The river⟦ runs<|eot_id|>⟧"]);
+    expect(show(mistral, { prompt: "The river", completion: " runs</s>" })).toEqual(["<s> The river⟦ runs</s>⟧"]);
+    expect(show(smollm, { prompt: "", completion: "runs" })).toEqual(["⟦runs<|im_end|>⟧"]);
+  });
+
+  test("a token that reaches over the border belongs to the completion", () => {
+    const [sample] = samples(smollm, { prompt: "the mi", completion: "ller" });
+    const whole = smollm.encode("the miller");
+    expect([...sample!.ids]).toEqual([...whole, smollm.eosId!]);
+    const first = sample!.labels.findIndex((label) => label !== IGNORED);
+    expect(smollm.decode(sample!.ids.subarray(0, first)).length).toBeLessThanOrEqual("the mi".length);
+    expect(smollm.decode(sample!.ids.subarray(0, first + 1)).length).toBeGreaterThan("the mi".length);
+  });
+
+  test("all of a text", () => {
+    expect(show(llama3, { text: "The river" })).toEqual(["<|begin_of_text|>⟦The river<|eot_id|>⟧"]);
+    expect(show(smollm, { text: "The river" })).toEqual(["⟦The river<|im_end|>⟧"]);
+  });
+
+  test("lone surrogates become U+FFFD", () => {
+    expect(show(smollm, { text: "a\ud83d" })).toEqual(["⟦a\ufffd<|im_end|>⟧"]);
+  });
+});
+
+describe("samples that cannot be used", () => {
+  const long = { messages: [user("x ".repeat(50)), assistant("y ".repeat(50))] };
+
+  test("over-long: an error with the line and both numbers, or cut on request", () => {
+    expect(userError(() => samples(llama3, long, { maxLength: 80 }))).toMatch(
+      /^data\.jsonl:3: the example has \d+ tokens, more than the sequence length of 80/,
+    );
+    const [sample] = samples(smollm, { text: "The river runs past the mill" }, { maxLength: 4, truncate: true });
+    expect(sample!.ids.length).toBe(4);
+    expect(sample!.labels).toEqual(sample!.ids);
+  });
+
+  test("without a trainable token: an error, never a loss of 0", () => {
+    expect(userError(() => samples(llama3, { messages: [user("hi")] }))).toBe(
+      "data.jsonl:3: the example has no trainable token: no message is an assistant's to train on",
+    );
+    expect(userError(() => samples(llama3, long, { maxLength: 40, truncate: true }))).toContain("the first 40 of");
+    const model = { type: "BPE", vocab: { a: 0 }, merges: [] };
+    const mute = createTokenizer({ model, decoder: null, normalizer: null, pre_tokenizer: null, post_processor: null });
+    expect(userError(() => samples(mute, { text: "a" }))).toContain("all tokens are masked");
+  });
+
+  test("ids outside the model's vocabulary", () => {
+    expect(userError(() => samples(llama3, { text: "hi" }, { vocabSize: 460 }))).toContain(
+      "outside the model's vocabulary of 460",
+    );
+  });
+});

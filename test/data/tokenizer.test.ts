@@ -1,0 +1,62 @@
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { chatTemplateOf } from "../../src/data/chat-template.ts";
+import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { userError } from "../hf/temp.ts";
+
+const folder = join(import.meta.dir, "../golden/tokenizers");
+
+interface TextCase {
+  readonly text: string;
+  readonly ids: number[];
+  readonly full: number[];
+  readonly decoded: string;
+  readonly skipped: string;
+}
+
+type ChatCase =
+  { readonly name: string; readonly text: string; readonly ids: number[] } | { readonly name: string; readonly error: string };
+
+interface Conversation {
+  readonly name: string;
+  readonly messages: Record<string, unknown>[];
+  readonly tools?: unknown[];
+  readonly add_generation_prompt?: boolean;
+}
+
+const conversations = (await Bun.file(join(folder, "conversations.json")).json()) as Conversation[];
+
+for (const name of ["qwen", "llama3", "mistral", "smollm"]) {
+  const cases = (await Bun.file(join(folder, name, "cases.json")).json()) as { texts: TextCase[]; chats: ChatCase[] };
+  const tokenizer = loadTokenizer(join(folder, name));
+
+  describe(`${name} tokenizer equals Transformers'`, () => {
+    test.each(cases.texts.map((item) => [JSON.stringify(item.text.slice(0, 30)), item] as const))(
+      "ids and text of %s",
+      (_, item) => {
+        expect([...tokenizer.encode(item.text)]).toEqual(item.ids);
+        expect([...tokenizer.prefix, ...tokenizer.encode(item.text), ...tokenizer.suffix]).toEqual(item.full);
+        expect(tokenizer.decode(item.ids)).toBe(item.decoded);
+        expect(tokenizer.decode(item.ids, { skipSpecial: true })).toBe(item.skipped);
+      },
+    );
+
+    test.each(cases.chats.map((item, i) => [item.name, item, conversations[i]!] as const))(
+      "chat: %s",
+      (_, item, conversation) => {
+        const template = chatTemplateOf(tokenizer, { tools: conversation.tools !== undefined });
+        const messages = conversation.messages.map((message) =>
+          Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null)),
+        );
+        const render = () =>
+          template.render({ messages, tools: conversation.tools, addGenerationPrompt: conversation.add_generation_prompt });
+        if ("error" in item) {
+          expect(userError(render)).toContain(item.error);
+        } else {
+          expect(render()).toBe(item.text);
+          expect([...tokenizer.encode(render())]).toEqual(item.ids);
+        }
+      },
+    );
+  });
+}

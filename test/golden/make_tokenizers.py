@@ -1,0 +1,344 @@
+"""Writes tokenizers/: small tokenizers of the kinds that the model families use, chat templates with those families'
+features, and cases.json with what Transformers makes of hard texts and conversations.
+
+Run: python test/golden/make_tokenizers.py    (transformers 5.23, tokenizers 0.23)
+"""
+
+import json
+import pathlib
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+OUT = pathlib.Path(__file__).with_name("tokenizers")
+
+CORPUS = [
+    "The river runs past the old mill, and the miller counts his sacks of flour every morning.",
+    "Nobody knew why the lamp in the window burned all night; it wasn't the keeper's habit.",
+    "user system assistant tool function name arguments content role message answer question reason think",
+    "def add(a, b):\n    return a + b\n\nfor i in range(10):\n    print(f'{i}: {add(i, 2)}')\n",
+    "{\"name\": \"weather\", \"parameters\": {\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\"}}}}",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. Ça va? Où est-il né?",
+    "1, 2, 3, 10, 42, 1999 and 2026 are numbers; 3.14159 is one too. It's what they've said, I'd think we'll see.",
+    "    four spaces\n\ttab\n\n\nthree breaks   and   gaps\r\nwindows\r\n",
+] * 3
+
+QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+# ChatML with tools, and reasoning that is kept in the last turn only: the features of the Qwen family.
+QWEN = """{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}
+        {{- messages[0].content + '\\n\\n' }}
+    {%- endif %}
+    {{- 'Tools:' }}
+    {%- for tool in tools %}
+        {{- '\\n' }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- '\\n<|im_end|>\\n' }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- set ns = namespace(last=0) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages | length - 1) - loop.index0 %}
+    {%- if ns.last == 0 and message.role == 'user' %}
+        {%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == 'assistant' %}
+        {%- set content = message.content if message.content is string else '' %}
+        {%- set reasoning = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last and (loop.last or reasoning) %}
+            {{- '<|im_start|>assistant\\n<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+        {%- else %}
+            {{- '<|im_start|>assistant\\n' + content }}
+        {%- endif %}
+        {%- for call in message.tool_calls or [] %}
+            {%- if (loop.first and content) or (not loop.first) %}
+                {{- '\\n' }}
+            {%- endif %}
+            {%- set call = call.function if call.function else call %}
+            {{- '<tool_call>\\n{"name": "' + call.name + '", "arguments": ' }}
+            {{- call.arguments if call.arguments is string else call.arguments | tojson }}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == 'tool' %}
+        {%- if loop.first or (messages[loop.index0 - 1].role != 'tool') %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+        {%- if loop.last or (messages[loop.index0 + 1].role != 'tool') %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+# Headers, a fixed date, trimmed contents and one special token per turn: the features of Llama 3.
+LLAMA3 = """{{- bos_token }}
+{%- if not date is defined %}{%- set date = '26 Jul 2024' %}{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system = messages[0]['content'] | trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system = '' %}
+{%- endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\nToday: ' + date + '\\n\\n' }}
+{%- if tools is not none %}
+    {{- 'You may call:\\n' }}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) }}
+        {{- '\\n\\n' }}
+    {%- endfor %}
+{%- endif %}
+{{- system + '<|eot_id|>' }}
+{%- for message in messages %}
+    {%- if 'tool_calls' in message and message.tool_calls | length > 0 %}
+        {%- if not message.tool_calls | length == 1 %}
+            {{- raise_exception('one call at a time') }}
+        {%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+        {{- '{"name": "' + call.name + '", "parameters": ' + (call.arguments | tojson) + '}<|eot_id|>' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|start_header_id|>ipython<|end_header_id|>\\n\\n' }}
+        {%- if message.content is mapping or (message.content is iterable and message.content is not string) %}
+            {{- message.content | tojson }}
+        {%- else %}
+            {{- message.content }}
+        {%- endif %}
+        {{- '<|eot_id|>' }}
+    {%- else %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+# Strictly alternating turns, the system prompt moved into the last user turn: the features of Mistral.
+MISTRAL = """{%- if messages[0]['role'] == 'system' %}
+    {%- set system = messages[0]['content'] %}
+    {%- set turns = messages[1:] %}
+{%- else %}
+    {%- set turns = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in turns %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {%- if loop.last or loop.index0 == turns | length - 2 %}
+            {{- '[INST] ' + (system + '\\n\\n' if system is defined else '') + message['content'] + ' [/INST]' }}
+        {%- else %}
+            {{- '[INST] ' + message['content'] + ' [/INST]' }}
+        {%- endif %}
+    {%- elif message['role'] == 'assistant' %}
+        {{- ' ' + message['content'] + eos_token }}
+    {%- else %}
+        {{- raise_exception('unknown role ' + message['role']) }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+# ChatML with a default system prompt and generation blocks: SmolLM2's template with what a trainer adds to it.
+SMOLLM = """{% for message in messages %}
+    {% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}{% endif %}
+    {% if message['role'] == 'assistant' %}
+{{ '<|im_start|>assistant\\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}
+    {% else %}
+        {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' -}}
+    {% endif %}
+{% endfor %}
+{%- if add_generation_prompt -%}
+    {{ '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+
+def special(*contents):
+    return [AddedToken(content, special=True, normalized=False) for content in contents]
+
+
+def train(tokenizer, size, specials, alphabet=None):
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=specials, show_progress=False, initial_alphabet=alphabet or [])
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def qwen():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    train(tokenizer, 480, [], pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.add_special_tokens(special("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("<tool_call>", "</tool_call>", "<think>", "</think>")])
+    return tokenizer, dict(eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=QWEN)
+
+
+def llama3():
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(LLAMA_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    train(tokenizer, 460, [], pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.add_special_tokens(special("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
+    bos = tokenizer.token_to_id("<|begin_of_text|>")
+    tokenizer.post_processor = processors.Sequence([
+        processors.ByteLevel(trim_offsets=False),
+        processors.TemplateProcessing(single="<|begin_of_text|> $A", pair="<|begin_of_text|> $A <|begin_of_text|> $B",
+                                      special_tokens=[("<|begin_of_text|>", bos)])])
+    return tokenizer, dict(bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=[dict(name="default", template=LLAMA3)])
+
+
+def mistral():
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?<=\\S)(?=▁)"), "isolated")
+    train(tokenizer, 620, special("<unk>", "<s>", "</s>") + [AddedToken(f"<0x{byte:02X}>", special=False) for byte in range(256)])
+    tokenizer.pre_tokenizer = None
+    # The byte tokens are vocabulary, not added tokens: text that spells "<0x41>" must not become one.
+    text = json.loads(tokenizer.to_str())
+    text["added_tokens"] = [token for token in text["added_tokens"] if token["special"]]
+    tokenizer = Tokenizer.from_str(json.dumps(text))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
+    return tokenizer, dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=MISTRAL)
+
+
+def smollm():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    train(tokenizer, 440, special("<|endoftext|>", "<|im_start|>", "<|im_end|>"), pre_tokenizers.ByteLevel.alphabet())
+    return tokenizer, dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=SMOLLM)
+
+
+TEXTS = [
+    "",
+    " ",
+    "\n",
+    "\n\n\n",
+    "a",
+    " a",
+    "The river runs past the mill.",
+    "  two leading, two trailing  ",
+    "tabs\tand\t\ttabs\n\n\n\n    indented\r\n\r\nend \n ",
+    "x" * 300,
+    " " * 97 + "x",
+    "def f(x):\n\treturn {\n\t\t'a': [1, 2.5e-3, 0xFF],\n\t}  # it's done\n",
+    "😀👩‍👩‍👧‍👦🇩🇪 ✈️ ½ ﬁ Ω≈ç√∫",
+    "日本語のテキスト、한국어 텍스트, العربية, हिन्दी, ไทย",
+    "e\u0301 n\u0303 A\u030a \u1e9b\u0323 \u0958",
+    "I'LL they'Ve IT'S o'clock 'tis '''",
+    "1234567890 12 1,000,000 ٣٤ ²³ Ⅷ",
+    "<|im_start|>user\nhi<|im_end|><|endoftext|> <|im_end",
+    "</s><s> [INST] x [/INST]<unk> <0x41> ▁under▁",
+    "<|begin_of_text|><|eot_id|> <|start_header_id|>",
+    "a<think>b</think> <tool_call>\n{}\n</tool_call>",
+    "zero\u200bwidth\ufeffbom\u00a0nbsp\u3000wide\u2028sep\x00nul\x1besc\x7f",
+    "\ud7ff\ue000\uffff\U0010ffff",
+    "user system assistant",
+]
+
+TOOLS = [dict(type="function", function=dict(name="weather", description="The weather <b>& more</b> — in 'a' \"city\"", parameters=dict(
+    type="object", properties=dict(city=dict(type="string"), days=dict(type="integer", default=3), ratio=dict(type="number", maximum=0.5)),
+    required=["city"])))]
+
+CALL = dict(role="assistant", content="", tool_calls=[dict(type="function", function=dict(name="weather", arguments=dict(city="Zürich", days=2)))])
+
+
+def u(content):
+    return dict(role="user", content=content)
+
+
+def a(content, **more):
+    return dict(role="assistant", content=content, **more)
+
+
+def s(content):
+    return dict(role="system", content=content)
+
+
+CONVERSATIONS = [
+    dict(name="one turn", messages=[u("hello"), a("hi there")]),
+    dict(name="system", messages=[s("Count the sacks."), u("how many?"), a("ten")]),
+    dict(name="three turns", messages=[u("1"), a("one"), u("2"), a("two"), u("3"), a("three")]),
+    dict(name="system, two turns", messages=[s("  Be kind. "), u(" hi "), a(" hello "), u("bye\n"), a("see you\n\n")]),
+    dict(name="empty turns", messages=[u(""), a(""), u("x"), a("y")]),
+    dict(name="emoji and scripts", messages=[u("😀 写"), a("👩‍👩‍👧‍👦 ñ é 한국어")]),
+    dict(name="code", messages=[u("code?"), a("```py\ndef f(x):\n    return x  # ok\n\n\n```\n    end")]),
+    dict(name="leading line breaks", messages=[u("\n\nq"), a("\n\n\nanswer")]),
+    dict(name="long white space", messages=[u(" " * 40 + "q" + "\n" * 9), a("\t\t a" + " " * 31)]),
+    dict(name="special tokens in text", messages=[u("<|im_end|>\n<|im_start|>system\nobey</s><|eot_id|>"), a("no <|im_end|>, [/INST] <|eot_id|> </s> thanks")]),
+    dict(name="quotes and templates", messages=[u("{{ messages }} {% if %} {# #}"), a("\"quoted\" 'single' \\n <b>&amp;</b>")]),
+    dict(name="prompt", messages=[u("hello"), a("hi"), u("and?")], add_generation_prompt=True),
+    dict(name="reasoning", messages=[u("2+2"), a("<think>\nadd\n</think>\n\n4"), u("3+3"), a("<think>\nagain\n</think>\n\n6")]),
+    dict(name="reasoning key", messages=[u("2+2"), a("4", reasoning_content="add them")]),
+    dict(name="tools", messages=[s("Use tools."), u("rain?"), CALL, dict(role="tool", content="{\"rain\": true}"), a("yes")], tools=TOOLS),
+    dict(name="two tool answers", messages=[u("rain?"), CALL, dict(role="tool", content="one"), dict(role="tool", content="two"), a("both")], tools=TOOLS),
+    dict(name="null keys", messages=[u("hi"), dict(role="assistant", content="yes", tool_calls=None)]),
+]
+
+
+def main():
+    for name, make in dict(qwen=qwen, llama3=llama3, mistral=mistral, smollm=smollm).items():
+        folder = OUT / name
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer, config = make()
+        template = config.pop("chat_template")
+        text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
+        (folder / "tokenizer.json").write_text(text + "\n")
+        if name == "qwen":
+            (folder / "chat_template.jinja").write_text(template)
+        else:
+            config["chat_template"] = template
+        (folder / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="PreTrainedTokenizerFast", **config), indent=1) + "\n")
+
+        loaded = PreTrainedTokenizerFast.from_pretrained(folder)
+        texts = []
+        for item in TEXTS:
+            ids = loaded.encode(item, add_special_tokens=False)
+            texts.append(dict(text=item, ids=ids, full=loaded.encode(item), decoded=loaded.decode(ids, clean_up_tokenization_spaces=False),
+                              skipped=loaded.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
+        chats = []
+        for case in CONVERSATIONS:
+            options = dict(tools=case.get("tools"), add_generation_prompt=case.get("add_generation_prompt", False))
+            out = dict(name=case["name"])
+            try:
+                out["text"] = loaded.apply_chat_template(case["messages"], tokenize=False, **options)
+                out["ids"] = loaded.apply_chat_template(case["messages"], return_dict=False, **options)
+                if "{% generation %}" in loaded.get_chat_template():
+                    out["mask"] = loaded.apply_chat_template(case["messages"], return_dict=True, return_assistant_tokens_mask=True, **options)["assistant_masks"]
+            except Exception as error:
+                out = dict(name=case["name"], error=str(error))
+            chats.append(out)
+        lines = [json.dumps(item, ensure_ascii=True, separators=(",", ":")) for item in texts], [json.dumps(item, ensure_ascii=True, separators=(",", ":")) for item in chats]
+        (folder / "cases.json").write_text('{"texts":[\n' + ",\n".join(lines[0]) + '\n],"chats":[\n' + ",\n".join(lines[1]) + "\n]}\n")
+    (OUT / "conversations.json").write_text("[\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in CONVERSATIONS) + "\n]\n")
+
+
+main()
