@@ -1,7 +1,8 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import type { TensorType } from "../graph/types.ts";
 import { sameType } from "../graph/types.ts";
-import { type BodyBuilder, defineOp, expectShape, type KernelEmitter, notDifferentiable, type Scratch } from "./types.ts";
+import { attentionBody, attentionGradBody, type Sizes } from "./attention-body.ts";
+import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Scratch } from "./types.ts";
 
 type AttentionAttrs = {
   /** Query heads; a multiple of `kvHeads`. Query head h uses key head floor(h * kvHeads / heads). */
@@ -16,15 +17,6 @@ const MAX_HEAD_DIM = 512;
 /** Queries of a tile and of a panel in assembly/attention-grad.ts, which says how the scratch is laid out. */
 const TILE = 48;
 const PANEL = 8;
-
-interface Sizes {
-  readonly tokens: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  /** Query heads per key head. */
-  readonly group: number;
-  readonly dim: number;
-}
 
 function checkSizes(
   op: string,
@@ -69,16 +61,7 @@ export const CausalAttention = defineOp<AttentionAttrs>({
     const inputs = [...forward, ctx.output(0), ctx.output(1), ctx.grad(0)!];
     return [...ctx.builder.node(CausalAttentionGrad, inputs, ctx.attrs), null];
   },
-  body(body, [q, k, v, starts], types, attrs) {
-    const sizes = sizesOf(types, attrs);
-    const scores = maskedScores(body, q!, k!, starts!, sizes, attrs.scale);
-    const greatest = body.op("ReduceMax", [scores, body.ints([3])], { keepdims: 1 });
-    const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
-    const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
-    const out = body.op("MatMul", [body.op("Div", [powers, sum]), splitKeys(body, v!, sizes)]);
-    const lse = body.op("Add", [greatest, body.op("Log", [sum])]);
-    return [joinQueries(body, out, sizes), joinQueries(body, lse, { ...sizes, dim: 1 })];
-  },
+  body: (body, inputs, types, attrs) => attentionBody(body, inputs, sizesOf(types, attrs), attrs.scale),
   lower(e) {
     const counter = e.scratch(64);
     const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), e.output(0), e.output(1), counter];
@@ -109,20 +92,7 @@ export const CausalAttentionGrad = defineOp<AttentionAttrs>({
     return [q!, k!, v!];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
-  body(body, [q, k, v, starts, out, lse, dOut], types, attrs) {
-    const sizes = sizesOf(types, attrs);
-    const scores = maskedScores(body, q!, k!, starts!, sizes, attrs.scale);
-    const p = body.op("Exp", [body.op("Sub", [scores, splitQueries(body, lse!, { ...sizes, dim: 1 })])]);
-    const dOutHeads = splitQueries(body, dOut!, sizes);
-    const products = body.op("Mul", [dOutHeads, splitQueries(body, out!, sizes)]);
-    const delta = body.op("ReduceSum", [products, body.ints([3])], { keepdims: 1 });
-    const dP = body.op("MatMul", [dOutHeads, transpose(body, splitKeys(body, v!, sizes))]);
-    const dS = body.op("Mul", [body.op("Mul", [p, body.op("Sub", [dP, delta])]), body.scalar(Math.fround(attrs.scale))]);
-    const dQ = body.op("MatMul", [dS, splitKeys(body, k!, sizes)]);
-    const dK = body.op("MatMul", [transpose(body, dS), splitQueries(body, q!, sizes)]);
-    const dV = body.op("MatMul", [transpose(body, p), dOutHeads]);
-    return [joinQueries(body, dQ, sizes), joinKeys(body, dK, sizes), joinKeys(body, dV, sizes)];
-  },
+  body: (body, inputs, types, attrs) => attentionGradBody(body, inputs, sizesOf(types, attrs), attrs.scale),
   lower(e) {
     const { tokens, heads } = sizesOf([e.type(e.input(0)!)], e.attrs);
     const turns = Math.ceil((heads * Math.ceil(tokens / TILE) * 4) / 64) * 64;
@@ -143,43 +113,4 @@ function emitPhases(
 ): void {
   const { tokens, heads, kvHeads, dim } = sizesOf([e.type(e.input(0)!)], e.attrs);
   for (const phase of [0, 1]) e.emit(opcode, operands, [phase, tokens, heads, kvHeads, dim, { f32: e.attrs.scale }]);
-}
-
-// Bodies. Queries are [kvHeads, group, T, dim], keys [kvHeads, 1, T, dim]: MatMul broadcasts over the group.
-
-/** [T, heads * dim] -> [kvHeads, group, T, dim] */
-function splitQueries(body: BodyBuilder, x: string, { tokens, kvHeads, group, dim }: Sizes): string {
-  return body.op("Transpose", [body.op("Reshape", [x, body.ints([tokens, kvHeads, group, dim])])], { perm: [1, 2, 0, 3] });
-}
-
-/** [T, kvHeads * dim] -> [kvHeads, 1, T, dim] */
-function splitKeys(body: BodyBuilder, x: string, sizes: Sizes): string {
-  return splitQueries(body, x, { ...sizes, group: 1 });
-}
-
-/** [kvHeads, group, T, dim] -> [T, heads * dim] */
-function joinQueries(body: BodyBuilder, x: string, { tokens, heads, dim }: Sizes): string {
-  return body.op("Reshape", [body.op("Transpose", [x], { perm: [2, 0, 1, 3] }), body.ints([tokens, heads * dim])]);
-}
-
-/** Sum over the group: [kvHeads, group, T, dim] -> [T, kvHeads * dim] */
-function joinKeys(body: BodyBuilder, x: string, { tokens, kvHeads, dim }: Sizes): string {
-  const sum = body.op("ReduceSum", [x, body.ints([1])], { keepdims: 0 });
-  return body.op("Reshape", [body.op("Transpose", [sum], { perm: [1, 0, 2] }), body.ints([tokens, kvHeads * dim])]);
-}
-
-function transpose(body: BodyBuilder, x: string): string {
-  return body.op("Transpose", [x], { perm: [0, 1, 3, 2] });
-}
-
-/** scale q k^T with -infinity where a token does not attend, [kvHeads, group, T, T]. */
-function maskedScores(body: BodyBuilder, q: string, k: string, starts: string, sizes: Sizes, scale: number): string {
-  const { tokens } = sizes;
-  const scaled = body.op("Mul", [splitQueries(body, q, sizes), body.scalar(Math.fround(scale))]);
-  const scores = body.op("MatMul", [scaled, transpose(body, splitKeys(body, k, sizes))]);
-  const keys = body.op("Range", [body.scalar(0, "i32"), body.scalar(tokens, "i32"), body.scalar(1, "i32")]);
-  const queries = body.op("Unsqueeze", [keys, body.ints([1])]);
-  const notBefore = body.op("LessOrEqual", [body.op("Unsqueeze", [starts, body.ints([1])]), keys]);
-  const seen = body.op("And", [notBefore, body.op("LessOrEqual", [keys, queries])]);
-  return body.op("Where", [seen, scores, body.scalar(-Infinity)]);
 }

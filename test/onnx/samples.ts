@@ -32,6 +32,14 @@ const STARTS = i32([13], [0, 0, 0, 0, 4, 4, 4, 7, 7, 7, 7, 11, 12]);
 const LABELS = i32([13], [3, -100, 16, 0, 5, -100, -100, 8, 8, 11, 2, 15, -100]);
 const attention = { heads: 6, kvHeads: 2, scale: 1 / Math.sqrt(10) };
 
+/** Several tiles of queries. */
+const LONG = 531;
+const LONG_STARTS = i32(
+  [LONG],
+  Array.from({ length: LONG }, (_, t) => (t < 300 ? 0 : 300)),
+);
+const short = { heads: 2, kvHeads: 1, scale: 0.7 };
+
 /** log sum exp of 6 heads over 13 tokens that goes with any queries and keys: large enough that no power overflows. */
 const lse = uniform([13, 6], 3);
 
@@ -54,11 +62,26 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "bf16")], bound: 0 },
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "f16")], bound: 0 },
   ],
-  CausalAttention: [{ attrs: attention, inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS] }],
+  CausalAttention: [
+    { attrs: attention, inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS] },
+    { attrs: short, inputs: [normal(LONG, 4), normal(LONG, 2), normal(LONG, 2), LONG_STARTS] },
+  ],
   CausalAttentionGrad: [
     {
       attrs: attention,
       inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS, normal(13, 60), lse, normal(13, 60)],
+    },
+    {
+      attrs: short,
+      inputs: [
+        normal(LONG, 4),
+        normal(LONG, 2),
+        normal(LONG, 2),
+        LONG_STARTS,
+        normal(LONG, 4),
+        uniform([LONG, 2], 6),
+        normal(LONG, 4),
+      ],
     },
   ],
   ColumnSum: [

@@ -1,0 +1,140 @@
+import type { BodyBuilder } from "./types.ts";
+
+/**
+ * Attention and its gradient in standard operators. Queries are taken in tiles: a tile sees the keys up to its last query alone,
+ * which halves the work of a long sequence and keeps its scores, [heads, tile, keys], small.
+ */
+
+export interface Sizes {
+  readonly tokens: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  /** Query heads per key head. */
+  readonly group: number;
+  readonly dim: number;
+}
+
+/** Queries of a tile; longer sequences than `MOST_TILES` of them get larger tiles, so that a body stays short. */
+const TILE = 256;
+const MOST_TILES = 16;
+
+/** The queries from..to-1; they see keys 0..to-1. */
+interface Tile {
+  readonly from: number;
+  readonly to: number;
+}
+
+function tilesOf(tokens: number): Tile[] {
+  const size = Math.max(TILE, Math.ceil(tokens / MOST_TILES));
+  const count = Math.max(1, Math.ceil(tokens / size));
+  return Array.from({ length: count }, (_, i) => ({ from: i * size, to: Math.min((i + 1) * size, tokens) }));
+}
+
+export function attentionBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, scale: number): string[] {
+  const [q, k, v, starts] = inputs as [string, string, string, string];
+  const tiles = tilesOf(sizes.tokens).map((tile) => {
+    const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
+    const scores = maskedScores(body, q, keys(k), starts, tile, sizes, scale);
+    const greatest = body.op("ReduceMax", [scores, body.ints([3])], { keepdims: 1 });
+    const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
+    const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
+    const out = body.op("MatMul", [body.op("Div", [powers, sum]), splitHeads(body, keys(v), keySizes(sizes))]);
+    const lse = body.op("Add", [greatest, body.op("Log", [sum])]);
+    return [joinHeads(body, out, sizes), joinHeads(body, lse, { ...sizes, dim: 1 })] as const;
+  });
+  return [
+    concat(
+      body,
+      tiles.map(([out]) => out),
+    ),
+    concat(
+      body,
+      tiles.map(([, lse]) => lse),
+    ),
+  ];
+}
+
+export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, scale: number): string[] {
+  const [q, k, v, starts, out, lse, dOut] = inputs as [string, string, string, string, string, string, string];
+  const tiles = tilesOf(sizes.tokens).map((tile) => {
+    const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
+    const queries = (x: string, dim = sizes.dim) => splitHeads(body, rows(body, x, tile.from, tile.to, sizes), { ...sizes, dim });
+    const keyHeads = (x: string) => splitHeads(body, keys(x), keySizes(sizes));
+    const scores = maskedScores(body, q, keys(k), starts, tile, sizes, scale);
+    const p = body.op("Exp", [body.op("Sub", [scores, queries(lse, 1)])]);
+    const dOutHeads = queries(dOut);
+    const delta = body.op("ReduceSum", [body.op("Mul", [dOutHeads, queries(out)]), body.ints([3])], { keepdims: 1 });
+    const dP = body.op("MatMul", [dOutHeads, transpose(body, keyHeads(v))]);
+    const dS = body.op("Mul", [body.op("Mul", [p, body.op("Sub", [dP, delta])]), body.scalar(Math.fround(scale))]);
+    const dQ = body.op("MatMul", [dS, keyHeads(k)]);
+    const dK = body.op("MatMul", [transpose(body, dS), queries(q)]);
+    const dV = body.op("MatMul", [transpose(body, p), dOutHeads]);
+    return { tile, dQ: joinHeads(body, dQ, sizes), dK: sumGroup(body, dK, sizes), dV: sumGroup(body, dV, sizes) };
+  });
+  const total = (of: "dK" | "dV") =>
+    tiles.reduceRight<string | null>((sum, { tile, [of]: part }) => {
+      if (sum === null) return part;
+      const seen = body.op("Add", [rows(body, sum, 0, tile.to, sizes), part]);
+      return concat(body, [seen, rows(body, sum, tile.to, sizes.tokens, sizes)]);
+    }, null)!;
+  return [
+    concat(
+      body,
+      tiles.map(({ dQ }) => dQ),
+    ),
+    total("dK"),
+    total("dV"),
+  ];
+}
+
+const keySizes = (sizes: Sizes): Sizes => ({ ...sizes, heads: sizes.kvHeads, group: 1 });
+
+/** Rows from..to-1 of a matrix of all tokens. */
+function rows(body: BodyBuilder, x: string, from: number, to: number, { tokens }: Sizes): string {
+  if (from === 0 && to === tokens) return x;
+  return body.op("Slice", [x, body.ints([from]), body.ints([to]), body.ints([0])]);
+}
+
+function concat(body: BodyBuilder, parts: readonly string[]): string {
+  return parts.length === 1 ? parts[0]! : body.op("Concat", parts, { axis: 0 });
+}
+
+/** [n, heads * dim] -> [kvHeads, group, n, dim]; keys have a group of 1, over which MatMul broadcasts. */
+function splitHeads(body: BodyBuilder, x: string, { kvHeads, group, dim }: Sizes): string {
+  return body.op("Transpose", [body.op("Reshape", [x, body.ints([-1, kvHeads, group, dim])])], { perm: [1, 2, 0, 3] });
+}
+
+/** [kvHeads, group, n, dim] -> [n, heads * dim] */
+function joinHeads(body: BodyBuilder, x: string, { heads, dim }: Sizes): string {
+  return body.op("Reshape", [body.op("Transpose", [x], { perm: [2, 0, 1, 3] }), body.ints([-1, heads * dim])]);
+}
+
+/** Sum over the query heads of a key head: [kvHeads, group, n, dim] -> [n, kvHeads * dim] */
+function sumGroup(body: BodyBuilder, x: string, { kvHeads, dim }: Sizes): string {
+  const sum = body.op("ReduceSum", [x, body.ints([1])], { keepdims: 0 });
+  return body.op("Reshape", [body.op("Transpose", [sum], { perm: [1, 0, 2] }), body.ints([-1, kvHeads * dim])]);
+}
+
+function transpose(body: BodyBuilder, x: string): string {
+  return body.op("Transpose", [x], { perm: [0, 1, 3, 2] });
+}
+
+/** scale q k^T of a tile with -infinity where a token does not attend: [kvHeads, group, to - from, to]. `k` has rows 0..to-1. */
+function maskedScores(
+  body: BodyBuilder,
+  q: string,
+  k: string,
+  starts: string,
+  { from, to }: Tile,
+  sizes: Sizes,
+  scale: number,
+): string {
+  const range = (first: number) => body.op("Range", [body.scalar(first, "i32"), body.scalar(to, "i32"), body.scalar(1, "i32")]);
+  const column = (x: string) => body.op("Unsqueeze", [x, body.ints([1])]);
+  const scaled = body.op("Mul", [splitHeads(body, rows(body, q, from, to, sizes), sizes), body.scalar(Math.fround(scale))]);
+  const scores = body.op("MatMul", [scaled, transpose(body, splitHeads(body, k, keySizes(sizes)))]);
+  const keys = range(0);
+  const notBefore = body.op("LessOrEqual", [column(rows(body, starts, from, to, sizes)), keys]);
+  const seen = body.op("And", [notBefore, body.op("LessOrEqual", [keys, column(range(from))])]);
+  return body.op("Where", [seen, scores, body.scalar(-Infinity)]);
+}
