@@ -1,96 +1,246 @@
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.ts";
 import { parseWith } from "./config.ts";
-import { makeFolder, readJsonObject, writeTextAtomic } from "./files.ts";
-import { openSafetensors, type TensorData, type TensorSource, writeSafetensors } from "./safetensors.ts";
+import { fileIo, makeFolder, readJsonObject, show, writeTextAtomic, type FileIo } from "./files.ts";
+import { openSafetensors, writeSafetensors, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
-/** Files of a PEFT adapter folder (https://github.com/huggingface/peft, LoRA's `LoraConfig`). */
+/**
+ * LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, whose tensors are named
+ * `base_model.model.<module>.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank].
+ * A module's output gets `scale * B A x`, with scale = alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+ */
+
+/** The linear layers of a decoder block, which are PEFT's "all-linear" in these families. */
+export const LINEAR_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
+
 const CONFIG_FILE = "adapter_config.json";
-const WEIGHTS_FILE = "adapter_model.safetensors";
+const TENSOR_FILE = "adapter_model.safetensors";
+const PREFIX = "base_model.model.";
 
-export interface AdapterSpec {
-  /** Folder or hub name of the base model. */
+/** The modules that names, or the one name "all-linear", stand for. @throws {UserError} unknown names */
+export function resolveTargets(names: readonly string[]): string[] {
+  const known: readonly string[] = LINEAR_MODULES;
+  const unknown = names.find((name) => name !== "all-linear" && !known.includes(name));
+  if (unknown !== undefined) {
+    throw new UserError(`target module ${show(unknown)} is unknown; expected all-linear or some of ${known.join(", ")}`);
+  }
+  return names.includes("all-linear") || names.length === 0 ? [...known] : known.filter((name) => names.includes(name));
+}
+
+export interface AdapterToWrite {
+  /** The base model, as the user named it. */
   readonly base: string;
   readonly rank: number;
   readonly alpha: number;
   readonly dropout: number;
-  /** Scale alpha / sqrt(rank) instead of alpha / rank. */
   readonly rslora: boolean;
-  /** Module names: `q_proj`, `down_proj`, ... */
   readonly targets: readonly string[];
+  /** Under PEFT's names. */
+  readonly tensors: readonly TensorData[];
 }
 
-/** An adapter on disk. */
-export interface Adapter extends AdapterSpec {
-  /** What the adapter's output is multiplied by. */
+/** Writes both files; when the second fails, a first that was not there before is taken away. @throws {UserError} */
+export function writeAdapter(folder: string, adapter: AdapterToWrite, io: FileIo = fileIo): void {
+  const config = {
+    alpha_pattern: {},
+    base_model_name_or_path: adapter.base,
+    bias: "none",
+    fan_in_fan_out: false,
+    inference_mode: true,
+    init_lora_weights: true,
+    lora_alpha: adapter.alpha,
+    lora_dropout: adapter.dropout,
+    modules_to_save: null,
+    peft_type: "LORA",
+    r: adapter.rank,
+    rank_pattern: {},
+    target_modules: [...adapter.targets].sort(),
+    task_type: "CAUSAL_LM",
+    use_dora: false,
+    use_rslora: adapter.rslora,
+  };
+  makeFolder(folder);
+  const tensors = join(folder, TENSOR_FILE);
+  const existed = existsSync(tensors);
+  writeSafetensors(tensors, adapter.tensors, { format: "pt" }, io);
+  try {
+    writeTextAtomic(join(folder, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`, io);
+  } catch (error) {
+    if (!existed) rmSync(tensors, { force: true });
+    throw error;
+  }
+}
+
+/** The two matrices of one module. */
+export interface AdapterModule {
+  readonly rank: number;
   readonly scale: number;
+  /** [rank, in] */
+  readonly a: TensorEntry;
+  /** [out, rank] */
+  readonly b: TensorEntry;
+}
+
+export interface Adapter {
+  readonly base: string | null;
+  readonly rank: number;
+  readonly scale: number;
+  readonly dropout: number;
+  /** Last parts of the names of the adapted modules: `q_proj`, ... */
+  readonly targets: readonly string[];
+  /** By the module's name in the base model: `model.layers.0.self_attn.q_proj`. */
+  readonly modules: ReadonlyMap<string, AdapterModule>;
+  /** Open until its `close` is called. */
   readonly source: TensorSource;
 }
 
-/**
- * Writes an adapter folder that PEFT loads. Tensor names are PEFT's:
- * `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` [rank, in], `...lora_B.weight` [out, rank].
- * The configuration is written last, so a folder with it is complete.
- * @throws {UserError} full disk, unwritable folder
- */
-export function writeAdapter(folder: string, spec: AdapterSpec & { readonly tensors: readonly TensorData[] }): void {
-  makeFolder(folder);
-  writeSafetensors(join(folder, WEIGHTS_FILE), spec.tensors);
-  const config = {
-    peft_type: "LORA",
-    task_type: "CAUSAL_LM",
-    base_model_name_or_path: spec.base,
-    r: spec.rank,
-    lora_alpha: spec.alpha,
-    lora_dropout: spec.dropout,
-    target_modules: [...spec.targets].sort(),
-    bias: "none",
-    fan_in_fan_out: false,
-    use_rslora: spec.rslora,
-    use_dora: false,
-    modules_to_save: null,
-    rank_pattern: {},
-    alpha_pattern: {},
-    init_lora_weights: true,
-    inference_mode: true,
-  };
-  writeTextAtomic(join(folder, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
-}
+/** Values of `init_lora_weights` that leave the base model's weights as they are. */
+const PLAIN_INITIALISATIONS = ["gaussian", "eva", "orthogonal"];
 
-const adapterSchema = z.object({
-  peft_type: z.literal("LORA"),
+const pattern = z.record(z.string(), z.number().positive()).nullish();
+
+const schema = z.object({
+  peft_type: z.string(),
   base_model_name_or_path: z.string().nullish(),
-  r: z.number().int().positive(),
-  lora_alpha: z.number().positive(),
-  lora_dropout: z.number().min(0).lt(1).default(0),
-  target_modules: z.array(z.string()).min(1),
-  bias: z.literal("none").default("none"),
-  fan_in_fan_out: z.literal(false).nullish(),
+  r: z.int().positive(),
+  lora_alpha: z.number().positive().default(8),
+  lora_dropout: z.number().min(0).max(1).default(0),
+  bias: z.string().default("none"),
+  fan_in_fan_out: z.boolean().nullish(),
   use_rslora: z.boolean().nullish(),
-  use_dora: z.literal(false).nullish(),
-  modules_to_save: z.array(z.string()).max(0).nullish(),
-  rank_pattern: z.record(z.string(), z.number()).nullish(),
-  alpha_pattern: z.record(z.string(), z.number()).nullish(),
+  use_dora: z.boolean().nullish(),
+  modules_to_save: z.array(z.string()).nullish(),
+  rank_pattern: pattern,
+  alpha_pattern: pattern,
+  init_lora_weights: z.union([z.boolean(), z.string()]).nullish(),
 });
 
-/** Opens an adapter folder. @throws {UserError} missing or malformed files, kinds of adapter that are not supported */
-export function readAdapter(folder: string): Adapter {
+type RawAdapter = z.infer<typeof schema>;
+
+/** Settings that change what an adapter computes and that are not supported: key, and whether a value means "off". */
+const UNSUPPORTED: readonly (readonly [key: string, isOff: (value: unknown) => boolean])[] = [
+  ["lora_bias", isFalsy],
+  ["layer_replication", isFalsy],
+  ["target_parameters", isFalsy],
+  ["trainable_token_indices", isFalsy],
+  ["alora_invocation_tokens", isFalsy],
+  ["use_qalora", isFalsy],
+  ["use_bdlora", isFalsy],
+  ["arrow_config", isFalsy],
+];
+
+function isFalsy(value: unknown): boolean {
+  return !value || (Array.isArray(value) && value.length === 0);
+}
+
+/**
+ * Opens an adapter; ranks and scales may differ between modules.
+ * @throws {UserError} missing or malformed files, DoRA, biases, saved modules and other things that LoRA alone is not
+ */
+export function openAdapter(folder: string): Adapter {
   const path = join(folder, CONFIG_FILE);
-  const config = parseWith(adapterSchema, readJsonObject(path), path);
-  for (const key of ["rank_pattern", "alpha_pattern"] as const) {
-    if (Object.keys(config[key] ?? {}).length > 0)
-      throw new UserError(`${path}: ${key} is not supported; every module must have the same rank and alpha`);
+  const raw = readJsonObject(path);
+  const config = parseWith(schema, raw, path);
+  rejectUnsupported(raw, config, path);
+  const source = openSafetensors(join(folder, TENSOR_FILE));
+  try {
+    const modules = readModules(source, config);
+    return {
+      base: config.base_model_name_or_path ?? null,
+      rank: config.r,
+      scale: scaleOf(config.lora_alpha, config.r, config),
+      dropout: config.lora_dropout,
+      targets: [...new Set(Array.from(modules.keys(), (name) => name.split(".").at(-1)!))].sort(),
+      modules,
+      source,
+    };
+  } catch (error) {
+    source.close();
+    throw error;
   }
-  const rslora = config.use_rslora ?? false;
-  return {
-    base: config.base_model_name_or_path ?? "",
-    rank: config.r,
-    alpha: config.lora_alpha,
-    dropout: config.lora_dropout,
-    rslora,
-    targets: config.target_modules,
-    scale: config.lora_alpha / (rslora ? Math.sqrt(config.r) : config.r),
-    source: openSafetensors(join(folder, WEIGHTS_FILE)),
-  };
+}
+
+/**
+ * Opens an adapter to train further: one rank and one scale for all its modules.
+ * @throws {UserError} as `openAdapter`; also for rank or alpha patterns in use
+ */
+export function readAdapter(folder: string): Adapter {
+  const adapter = openAdapter(folder);
+  for (const [name, module] of adapter.modules) {
+    if (module.rank === adapter.rank && module.scale === adapter.scale) continue;
+    adapter.source.close();
+    throw new UserError(
+      `${folder}: module ${name} has rank ${module.rank} and scale ${module.scale}, the others ${adapter.rank} and ${adapter.scale}; ` +
+        "training further needs one rank and one alpha for all",
+    );
+  }
+  return adapter;
+}
+
+function rejectUnsupported(raw: Readonly<Record<string, unknown>>, config: RawAdapter, path: string): void {
+  const refuse = (what: string) => new UserError(`${path}: ${what} is not supported; expected a plain LoRA adapter`);
+  if (config.peft_type !== "LORA") throw refuse(`peft_type ${show(config.peft_type)}`);
+  if (config.use_dora) throw refuse("DoRA (use_dora)");
+  if (config.bias !== "none") throw refuse(`bias ${show(config.bias)}`);
+  if (config.modules_to_save && config.modules_to_save.length > 0)
+    throw refuse(`modules_to_save ${show(config.modules_to_save)}`);
+  if (config.fan_in_fan_out) throw refuse("fan_in_fan_out");
+  const { init_lora_weights: initialisation } = config;
+  if (typeof initialisation === "string" && !PLAIN_INITIALISATIONS.includes(initialisation)) {
+    throw refuse(`init_lora_weights ${show(initialisation)}, which changes the base model's weights,`);
+  }
+  for (const [key, isOff] of UNSUPPORTED) if (!isOff(raw[key])) throw refuse(key);
+}
+
+function readModules(source: TensorSource, config: RawAdapter): Map<string, AdapterModule> {
+  const parts = new Map<string, { a?: TensorEntry; b?: TensorEntry }>();
+  for (const [name, entry] of source.tensors) {
+    const match = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/.exec(name);
+    if (!match || entry.shape.length !== 2) {
+      throw new UserError(
+        `${source.path}: tensor ${show(name)} [${entry.shape.join(", ")}] is not a LoRA matrix of a linear layer`,
+      );
+    }
+    const module = parts.get(match[1]!) ?? {};
+    parts.set(match[1]!, module);
+    module[match[2] === "A" ? "a" : "b"] = entry;
+  }
+  if (parts.size === 0) throw new UserError(`${source.path} holds no LoRA matrices`);
+  const modules = new Map<string, AdapterModule>();
+  for (const [name, { a, b }] of parts) {
+    if (!a || !b) throw new UserError(`${source.path}: module ${show(name)} lacks ${PREFIX}${name}.lora_${a ? "B" : "A"}.weight`);
+    const rank = patternValue(config.rank_pattern, name, source.path) ?? config.r;
+    if (a.shape[0] !== rank || b.shape[1] !== rank) {
+      throw new UserError(
+        `${source.path}: module ${show(name)} has lora_A [${a.shape.join(", ")}] and lora_B [${b.shape.join(", ")}], but adapter_config.json says rank ${rank}`,
+      );
+    }
+    const alpha = patternValue(config.alpha_pattern, name, source.path) ?? config.lora_alpha;
+    modules.set(name, { rank, scale: scaleOf(alpha, rank, config), a, b });
+  }
+  return modules;
+}
+
+function scaleOf(alpha: number, rank: number, config: RawAdapter): number {
+  return alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
+}
+
+/** As PEFT: the first key that is the module's whole name or the end of it after a dot. */
+function patternValue(
+  patterns: Readonly<Record<string, number>> | null | undefined,
+  module: string,
+  path: string,
+): number | null {
+  for (const [key, value] of Object.entries(patterns ?? {})) {
+    const name = key.replace(/^\^/, "").replaceAll("\\.", ".");
+    if (!/^[\w.]+$/.test(name)) {
+      throw new UserError(
+        `${path}: the pattern ${show(key)} of adapter_config.json is a regular expression; expected a module name`,
+      );
+    }
+    if (module === name || (!key.startsWith("^") && module.endsWith(`.${name}`))) return value;
+  }
+  return null;
 }

@@ -1,0 +1,150 @@
+import { describe, expect, test } from "bun:test";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  LINEAR_MODULES,
+  openAdapter,
+  readAdapter,
+  resolveTargets,
+  writeAdapter,
+  type AdapterToWrite,
+} from "../../src/hf/peft.ts";
+import { readFloat32, type TensorData } from "../../src/hf/safetensors.ts";
+import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
+
+const folder = temporaryFolder();
+const golden = join(import.meta.dir, "../golden/models/qwen2/adapter");
+
+function matrix(name: string, rows: number, columns: number): TensorData {
+  return {
+    name: `base_model.model.${name}.weight`,
+    dtype: "f32",
+    shape: [rows, columns],
+    data: new Float32Array(rows * columns).fill(0.5),
+  };
+}
+
+function pair(module: string, rank = 2): TensorData[] {
+  return [matrix(`${module}.lora_A`, rank, 3), matrix(`${module}.lora_B`, 5, rank)];
+}
+
+const ADAPTER: AdapterToWrite = {
+  base: "org/base",
+  rank: 2,
+  alpha: 8,
+  dropout: 0.1,
+  rslora: false,
+  targets: ["q_proj", "up_proj"],
+  tensors: [...pair("model.layers.0.self_attn.q_proj"), ...pair("model.layers.0.mlp.up_proj")],
+};
+
+let folders = 0;
+/** Writes `ADAPTER` with changes to its tensors and to its written configuration. */
+function written(changes: Partial<AdapterToWrite> = {}, config: object = {}): string {
+  const target = join(folder, `adapter-${folders++}`);
+  writeAdapter(target, { ...ADAPTER, ...changes });
+  const path = join(target, "adapter_config.json");
+  writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, "utf8")) as object), ...config }));
+  return target;
+}
+
+describe("reading", () => {
+  test("an adapter that PEFT saved", () => {
+    const adapter = readAdapter(golden);
+    expect(adapter).toMatchObject({ base: null, rank: 4, scale: 1.5, dropout: 0 });
+    expect(adapter.targets).toEqual([...LINEAR_MODULES].sort());
+    expect(adapter.modules.size).toBe(14);
+    expect(adapter.modules.get("model.layers.1.mlp.down_proj")!.a.shape).toEqual([4, 37]);
+    adapter.source.close();
+  });
+
+  test("what was written comes back", () => {
+    const adapter = readAdapter(written());
+    expect(adapter).toMatchObject({ base: "org/base", rank: 2, scale: 4, dropout: 0.1, targets: ["q_proj", "up_proj"] });
+    expect(readFloat32(adapter.source, "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight", [5, 2])[9]).toBe(0.5);
+    adapter.source.close();
+  });
+
+  test("rsLoRA scales by alpha / sqrt(rank)", () => {
+    expect(readAdapter(written({ rslora: true })).scale).toBe(8 / Math.SQRT2);
+  });
+
+  test("rank and alpha patterns, by end of the name or whole name; further training refuses them", () => {
+    const tensors = [
+      ...pair("model.layers.0.self_attn.q_proj", 3),
+      ...pair("model.layers.1.self_attn.q_proj"),
+      ...pair("model.layers.0.mlp.up_proj"),
+    ];
+    const target = written(
+      { tensors },
+      { rank_pattern: { "layers.0.self_attn.q_proj": 3 }, alpha_pattern: { "^model\\.layers\\.0\\.mlp\\.up_proj": 6 } },
+    );
+    const { modules, source } = openAdapter(target);
+    expect([...modules.values()].map(({ rank, scale }) => [rank, scale])).toEqual([
+      [2, 3],
+      [3, 8 / 3],
+      [2, 4],
+    ]);
+    expect([...modules.keys()]).toEqual([
+      "model.layers.0.mlp.up_proj",
+      "model.layers.0.self_attn.q_proj",
+      "model.layers.1.self_attn.q_proj",
+    ]);
+    source.close();
+    expect(userError(() => readAdapter(target))).toContain("training further needs one rank");
+    expect(userError(() => openAdapter(written({}, { rank_pattern: { "layers\\.[01]": 3 } })))).toContain("regular expression");
+  });
+
+  test("what plain LoRA is not is refused by name", () => {
+    const cases: [object, string][] = [
+      [{ use_dora: true }, "DoRA"],
+      [{ bias: "lora_only" }, 'bias "lora_only"'],
+      [{ modules_to_save: ["lm_head"] }, 'modules_to_save ["lm_head"]'],
+      [{ peft_type: "IA3" }, 'peft_type "IA3"'],
+      [{ fan_in_fan_out: true }, "fan_in_fan_out"],
+      [{ init_lora_weights: "pissa" }, 'init_lora_weights "pissa"'],
+      [{ lora_bias: true }, "lora_bias"],
+      [{ r: 0 }, '"r" is 0'],
+      [{ r: 3 }, "says rank 3"],
+      [{ lora_alpha: "8" }, '"lora_alpha" is "8"'],
+    ];
+    for (const [config, expected] of cases) expect(userError(() => openAdapter(written({}, config)))).toContain(expected);
+  });
+
+  test("missing files and matrices", () => {
+    expect(userError(() => openAdapter(join(folder, "none")))).toContain("adapter_config.json: no such file");
+    const target = join(folder, "no-tensors");
+    mkdirSync(target);
+    cpSync(join(golden, "adapter_config.json"), join(target, "adapter_config.json"));
+    expect(userError(() => openAdapter(target))).toContain("adapter_model.safetensors: no such file");
+    expect(userError(() => openAdapter(written({ tensors: ADAPTER.tensors.slice(0, 3) })))).toContain(
+      "lacks base_model.model.model.layers.0.mlp.up_proj.lora_B.weight",
+    );
+    expect(userError(() => openAdapter(written({ tensors: [] })))).toContain("holds no LoRA matrices");
+    expect(userError(() => openAdapter(written({ tensors: [matrix("model.embed_tokens.lora_embedding_A", 2, 3)] })))).toContain(
+      "not a LoRA matrix",
+    );
+  });
+});
+
+test("target modules: names, all-linear, nothing", () => {
+  expect(resolveTargets(["all-linear"])).toEqual([...LINEAR_MODULES]);
+  expect(resolveTargets([])).toEqual([...LINEAR_MODULES]);
+  expect(resolveTargets(["up_proj", "q_proj"])).toEqual(["q_proj", "up_proj"]);
+  expect(userError(() => resolveTargets(["q_proj", "qproj"]))).toContain('"qproj" is unknown');
+});
+
+test("a disk that fills up at any byte leaves no adapter, or the one that was there", () => {
+  const whole = written();
+  writeAdapter(whole, ADAPTER);
+  const needed = filesIn(whole).reduce((sum, name) => sum + readFileSync(join(whole, name)).length, 0);
+  const target = join(folder, "full");
+  for (let capacity = 0; capacity < needed; capacity += 50) {
+    expect(userError(() => writeAdapter(target, ADAPTER, fullDisk(capacity)))).toContain("disk is full");
+    expect(filesIn(target)).toEqual([]);
+  }
+  writeAdapter(target, ADAPTER);
+  const before = filesIn(target).map((name) => readFileSync(join(target, name)));
+  expect(userError(() => writeAdapter(target, { ...ADAPTER, alpha: 9 }, fullDisk(100)))).toContain("disk is full");
+  expect(filesIn(target).map((name) => readFileSync(join(target, name)))).toEqual(before);
+});
