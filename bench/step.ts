@@ -24,12 +24,30 @@ const { values } = parseArgs({
     dtype: { type: "string", default: "f32" },
     strategy: { type: "string", default: "per-segment" },
     layers: { type: "string" },
+    profile: { type: "boolean", default: false },
   },
 });
 const tokens = Number(values.tokens);
 if (!(values.shape in SHAPES)) throw new Error(`--shape: one of ${Object.keys(SHAPES).join(", ")}`);
 const config = shapeConfig(values.shape as ShapeName, values.layers ? Number(values.layers) : undefined);
-const executor = await createWasmExecutor({ threads: Number(values.threads) });
+/** Seconds by operator and shape, in steps after the first. */
+const profile = new Map<string, number>();
+let warm = false;
+const executor = await createWasmExecutor({
+  threads: Number(values.threads),
+  ...(values.profile
+    ? {
+        profile: (node, seconds, graph) => {
+          if (!warm) return;
+          const shapes =
+            node?.op === "Gemm" ? node.inputs.slice(0, 2).map((input) => graph.types.get(input)!.shape.join("x")) : [];
+          const key =
+            `${node?.op ?? "copy"} ${shapes.join(" ")} ${node?.attrs["transA"] ?? ""}${node?.attrs["transB"] ?? ""}`.trim();
+          profile.set(key, (profile.get(key) ?? 0) + seconds);
+        },
+      }
+    : {}),
+});
 const engine = createEngine(executor, {
   config,
   source: randomCheckpoint(config, values.dtype as "f32" | "bf16"),
@@ -63,6 +81,7 @@ for (let step = 1; step <= Number(values.steps); step++) {
   loss = engine.forwardBackward(batch, 1 / (tokens - 1), 1, step);
   optimizer.step(step, 1e-4);
   times.push((performance.now() - begin) / 1000);
+  warm = true;
   // `performance.now` counts from the start of the process.
   if (step === 1) firstStep = performance.now() / 1000;
 }
@@ -86,4 +105,10 @@ console.log(
     readable: `${formatBytes(engine.measuredPeak)} of predicted ${formatBytes(engine.predicted.peak)}`,
   }),
 );
+const profiled = [...profile.values()].reduce((sum, seconds) => sum + seconds, 0);
+for (const [key, seconds] of [...profile].sort((a, b) => b[1] - a[1])) {
+  console.log(
+    `${((100 * seconds) / profiled).toFixed(1).padStart(5)} %  ${((1000 * seconds) / later.length).toFixed(1).padStart(8)} ms  ${key}`,
+  );
+}
 executor.close();

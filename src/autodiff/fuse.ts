@@ -25,13 +25,16 @@ export function fuseAccumulation(graph: Graph, exact: ReadonlySet<string> = new 
         const index = producers.get(result);
         if (index === undefined || uses.get(result) !== 1) continue;
         const fused = accumulate(nodes[index]!, result, addend, add.outputs[0]!);
-        // The accumulator must exist where the operator runs: move the operator down to the Add, unless another of
-        // its outputs is used in between.
         if (!fused || !sameType(graph.types.get(addend)!, graph.types.get(result)!)) continue;
-        const between = nodes.slice(index + 1, at);
-        const others = fused.outputs.filter((output) => output !== add.outputs[0]);
-        if (between.some((node) => node.inputs.some((input) => others.includes(input)))) continue;
-        nodes = [...nodes.slice(0, index), ...between, fused, ...nodes.slice(at + 1)];
+        const rest = nodes.slice(index + 1, at);
+        if ((producers.get(addend) ?? -1) < index) {
+          nodes = [...nodes.slice(0, index), fused, ...rest, ...nodes.slice(at + 1)];
+        } else {
+          // The accumulator is made later: the operator moves down to the Add, unless its other outputs are used before.
+          const others = fused.outputs.filter((output) => output !== add.outputs[0]);
+          if (rest.some((node) => node.inputs.some((input) => others.includes(input)))) continue;
+          nodes = [...nodes.slice(0, index), ...rest, fused, ...nodes.slice(at + 1)];
+        }
         changed = true;
         break;
       }

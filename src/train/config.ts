@@ -70,10 +70,10 @@ export function defineConfig(config: TrainConfigInput): TrainConfigInput {
   return config;
 }
 
-export function loraAlpha(config: TrainConfig): number {
+export function loraAlpha(config: Pick<TrainConfig, "alpha" | "rank">): number {
   return config.alpha ?? 2 * config.rank;
 }
 
-export function loraScale(config: TrainConfig): number {
+export function loraScale(config: Pick<TrainConfig, "alpha" | "rank" | "rslora">): number {
   return loraAlpha(config) / (config.rslora ? Math.sqrt(config.rank) : config.rank);
 }

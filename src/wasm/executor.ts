@@ -14,6 +14,8 @@ export interface WasmExecutorOptions {
   readonly threads?: number;
   /** Bytes that the executor may use at most: 4 GiB, what 32-bit addresses reach, by default. */
   readonly memoryLimit?: number;
+  /** Runs commands one by one and reports each: the node it belongs to (null: a final copy) and its seconds. */
+  readonly profile?: (node: Node | null, seconds: number, graph: Graph) => void;
 }
 
 export interface WasmExecutor extends Executor {
@@ -58,6 +60,18 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
     overhead += size;
   };
 
+  const interpret = ({ commands, nodeAt }: Lowered, graph: Graph, start: Address): number => {
+    const { profile } = options;
+    if (!profile) return kernels.interpret(control, start, start + 4 * commands.length, stage.address);
+    for (let at = 0; at < commands.length; at += commands[at + 1]!) {
+      const begin = performance.now();
+      const failed = kernels.interpret(control, start + 4 * at, start + 4 * (at + commands[at + 1]!), stage.address);
+      if (failed !== 0) return failed;
+      profile(nodeAt(at), (performance.now() - begin) / 1000, graph);
+    }
+    return 0;
+  };
+
   return {
     name: "wasm",
     threads,
@@ -96,8 +110,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       words.set(commands, table.length);
       let reason: string | null = null;
       try {
-        if (kernels.interpret(control, start, start + 4 * commands.length, stage.address) !== 0)
-          reason = "another thread trapped";
+        if (interpret(call.program.lowered, call.program.graph, start) !== 0) reason = "another thread trapped";
       } catch (error) {
         kernels.fail();
         reason = messageOf(error);
