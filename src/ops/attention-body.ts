@@ -2,7 +2,9 @@ import type { BodyBuilder } from "./types.ts";
 
 /**
  * Attention and its gradient in standard operators. Queries are taken in tiles: a tile sees the keys up to its last query alone,
- * which halves the work of a long sequence and keeps its scores, [heads, tile, keys], small.
+ * which halves the work of a long sequence and keeps its scores, [heads, tile, keys], small. The results of a tile are joined and
+ * split again: a runtime that orders nodes by outputs would otherwise compute one output of all tiles first, and keep
+ * the scores of all tiles for the other outputs.
  */
 
 export interface Sizes {
@@ -40,22 +42,15 @@ export function attentionBody(body: BodyBuilder, inputs: readonly string[], size
     const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
     const out = body.op("MatMul", [body.op("Div", [powers, sum]), splitHeads(body, keys(v), keySizes(sizes))]);
     const lse = body.op("Add", [greatest, body.op("Log", [sum])]);
-    return [joinHeads(body, out, sizes), joinHeads(body, lse, { ...sizes, dim: 1 })] as const;
+    return body.op("Concat", [joinHeads(body, out, sizes), joinHeads(body, lse, { ...sizes, dim: 1 })], { axis: 1 });
   });
-  return [
-    concat(
-      body,
-      tiles.map(([out]) => out),
-    ),
-    concat(
-      body,
-      tiles.map(([, lse]) => lse),
-    ),
-  ];
+  const columns = body.ints([sizes.heads * sizes.dim, sizes.heads]);
+  return body.ops("Split", [concat(body, tiles), columns], { axis: 1 }, 2);
 }
 
 export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, scale: number): string[] {
   const [q, k, v, starts, out, lse, dOut] = inputs as [string, string, string, string, string, string, string];
+  const keyWidth = sizes.kvHeads * sizes.dim;
   const tiles = tilesOf(sizes.tokens).map((tile) => {
     const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
     const queries = (x: string, dim = sizes.dim) => splitHeads(body, rows(body, x, tile.from, tile.to, sizes), { ...sizes, dim });
@@ -69,22 +64,28 @@ export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], 
     const dQ = body.op("MatMul", [dS, keyHeads(k)]);
     const dK = body.op("MatMul", [transpose(body, dS), queries(q)]);
     const dV = body.op("MatMul", [transpose(body, p), dOutHeads]);
-    return { tile, dQ: joinHeads(body, dQ, sizes), dK: sumGroup(body, dK, sizes), dV: sumGroup(body, dV, sizes) };
+    const dKeys = body.op("Concat", [sumGroup(body, dK, sizes), sumGroup(body, dV, sizes)], { axis: 1 });
+    const flat = [joinHeads(body, dQ, sizes), dKeys].map((x) => body.op("Reshape", [x, body.ints([-1])]));
+    const bundle = body.op("Concat", flat, { axis: 0 });
+    const queryWidth = sizes.heads * sizes.dim;
+    const split = body.ints([(tile.to - tile.from) * queryWidth, tile.to * 2 * keyWidth]);
+    const [first, second] = body.ops("Split", [bundle, split], { axis: 0 }, 2);
+    return {
+      to: tile.to,
+      dQ: body.op("Reshape", [first!, body.ints([-1, queryWidth])]),
+      dKeys: body.op("Reshape", [second!, body.ints([-1, 2 * keyWidth])]),
+    };
   });
-  const total = (of: "dK" | "dV") =>
-    tiles.reduceRight<string | null>((sum, { tile, [of]: part }) => {
-      if (sum === null) return part;
-      const seen = body.op("Add", [rows(body, sum, 0, tile.to, sizes), part]);
-      return concat(body, [seen, rows(body, sum, tile.to, sizes.tokens, sizes)]);
-    }, null)!;
-  return [
-    concat(
-      body,
-      tiles.map(({ dQ }) => dQ),
-    ),
-    total("dK"),
-    total("dV"),
-  ];
+  const sum = tiles.reduceRight<string | null>((sum, { to, dKeys }) => {
+    if (sum === null) return dKeys;
+    const seen = body.op("Add", [rows(body, sum, 0, to, sizes), dKeys]);
+    return concat(body, [seen, rows(body, sum, to, sizes.tokens, sizes)]);
+  }, null)!;
+  const dQ = concat(
+    body,
+    tiles.map((tile) => tile.dQ),
+  );
+  return [dQ, ...body.ops("Split", [sum, body.ints([keyWidth, keyWidth])], { axis: 1 }, 2)];
 }
 
 const keySizes = (sizes: Sizes): Sizes => ({ ...sizes, heads: sizes.kvHeads, group: 1 });
