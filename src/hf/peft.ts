@@ -163,18 +163,23 @@ export function openAdapter(folder: string): Adapter {
 }
 
 /**
- * Opens an adapter to train further: one rank and one scale for all its modules.
- * @throws {UserError} as `openAdapter`; also for rank or alpha patterns in use
+ * Opens an adapter to train further: one rank and one scale for all its modules, which are linear layers of the blocks.
+ * @throws {UserError} as `openAdapter`; also for rank or alpha patterns in use and for other modules
  */
 export function readAdapter(folder: string): Adapter {
   const adapter = openAdapter(folder);
-  for (const [name, module] of adapter.modules) {
-    if (module.rank === adapter.rank && module.scale === adapter.scale) continue;
+  try {
+    resolveTargets(adapter.targets);
+    for (const [name, module] of adapter.modules) {
+      if (module.rank === adapter.rank && module.scale === adapter.scale) continue;
+      throw new UserError(
+        `${folder}: module ${name} has rank ${module.rank} and scale ${module.scale}, the others ${adapter.rank} and ${adapter.scale}; ` +
+          "training further needs one rank and one alpha for all",
+      );
+    }
+  } catch (error) {
     adapter.source.close();
-    throw new UserError(
-      `${folder}: module ${name} has rank ${module.rank} and scale ${module.scale}, the others ${adapter.rank} and ${adapter.scale}; ` +
-        "training further needs one rank and one alpha for all",
-    );
+    throw error;
   }
   return adapter;
 }

@@ -120,6 +120,7 @@ describe("reading", () => {
     expect(userError(() => openAdapter(written({ tensors: ADAPTER.tensors.slice(0, 3) })))).toContain(
       "lacks base_model.model.model.layers.0.mlp.up_proj.lora_B.weight",
     );
+    expect(userError(() => readAdapter(written({ tensors: pair("lm_head") })))).toContain('target module "lm_head" is unknown');
     expect(userError(() => openAdapter(written({ tensors: [] })))).toContain("holds no LoRA matrices");
     expect(userError(() => openAdapter(written({ tensors: [matrix("model.embed_tokens.lora_embedding_A", 2, 3)] })))).toContain(
       "not a LoRA matrix",

@@ -1,0 +1,30 @@
+"""Writes merge.safetensors: some weights of the fixtures' models with their adapters merged by PEFT, in float32.
+
+Run: python test/golden/merge.py    (torch 2.13, transformers 5.23, peft 0.21)
+"""
+
+import pathlib
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+torch.set_num_threads(1)
+HERE = pathlib.Path(__file__).parent
+PICKED = ("layers.0.self_attn.q_proj", "layers.1.mlp.down_proj", "layers.1.self_attn.o_proj")
+
+
+def main():
+    out = {}
+    for family in ("llama", "mistral", "qwen2", "smollm2"):
+        folder = HERE / "models" / family
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        merged = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload()
+        for name, weight in merged.state_dict().items():
+            if any(f"{picked}.weight" in name for picked in PICKED):
+                out[f"{family}/{name}"] = weight.contiguous().clone()
+    save_file(out, HERE / "merge.safetensors", metadata={"format": "pt"})
+
+
+main()

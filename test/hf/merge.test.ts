@@ -1,0 +1,101 @@
+import { describe, expect, test } from "bun:test";
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { mergeAdapter } from "../../src/hf/merge.ts";
+import { openSafetensors, readBytes, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
+
+const folder = temporaryFolder();
+const golden = join(import.meta.dir, "../golden");
+const model = (family: string) => join(golden, "models", family);
+const path = (name: string) => join(folder, name);
+
+/** Half a unit in the last place, relative, of what the merged weights are rounded to; f32 sums in another order. */
+const BOUNDS = { F32: 1e-6, BF16: 2 ** -8, F16: 2 ** -10 };
+
+describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
+  const reference = openSafetensors(join(golden, "merge.safetensors"));
+  for (const family of ["llama", "mistral", "qwen2", "smollm2"]) {
+    test(`${family}: within the rounding of its own dtype; what has no adapter is copied bit for bit`, () => {
+      mergeAdapter({ base: model(family), adapter: join(model(family), "adapter"), output: path(family) });
+      const base = openSafetensors(model(family));
+      const merged = openSafetensors(path(family));
+      expect([...merged.tensors.keys()].sort()).toEqual([...base.tensors.keys()].sort());
+      let compared = 0;
+      for (const [name, entry] of merged.tensors) {
+        expect(entry.stored).toBe(base.tensors.get(name)!.stored);
+        const expected = reference.tensors.get(`${family}/${name}`);
+        if (expected) {
+          compared++;
+          const got = readFloat32(merged, name, entry.shape);
+          const bound = BOUNDS[entry.stored as keyof typeof BOUNDS];
+          readFloat32(reference, expected.name, entry.shape).forEach((value, i) => {
+            expect(Math.abs(got[i]! - value)).toBeLessThanOrEqual(bound * Math.abs(value) + 1e-7);
+          });
+        } else if (name.includes("norm") || name.includes("embed") || name.includes("bias")) {
+          expect(readBytes(merged, entry)).toEqual(readBytes(base, base.tensors.get(name)!));
+        }
+      }
+      expect(compared).toBe(3);
+      expect(readFileSync(join(path(family), "config.json"))).toEqual(readFileSync(join(model(family), "config.json")));
+      base.close();
+      merged.close();
+    });
+  }
+});
+
+test("shards of a given size hold the same tensors under an index", () => {
+  const options = { base: model("qwen2"), adapter: join(model("qwen2"), "adapter") };
+  mergeAdapter({ ...options, output: path("whole") });
+  mergeAdapter({ ...options, output: path("sharded"), maxShardBytes: 20_000 });
+  const [whole, sharded] = [openSafetensors(path("whole")), openSafetensors(path("sharded"))];
+  expect(filesIn(path("sharded")).filter((name) => /^model-\d{5}-of-\d{5}\.safetensors$/.test(name)).length).toBeGreaterThan(2);
+  for (const [name, entry] of whole.tensors)
+    expect(readBytes(sharded, sharded.tensors.get(name)!)).toEqual(readBytes(whole, entry));
+  whole.close();
+  sharded.close();
+});
+
+describe("what cannot be merged leaves nothing behind", () => {
+  test("an adapter of another model, by missing module and by shape", () => {
+    const output = path("other");
+    const merge = (base: string, adapter: string) =>
+      userError(() => mergeAdapter({ base: model(base), adapter: join(model(adapter), "adapter"), output }));
+    expect(merge("qwen2", "smollm2")).toMatch(/is it the adapter's base model\?$/);
+    expect(merge("llama", "smollm2")).toMatch(/is it the adapter's base model\?$/);
+    expect(existsSync(output)).toBe(false);
+    expect(filesIn(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+  });
+
+  test("lm_head of a model whose head is its embedding", () => {
+    const adapter = path("head-adapter");
+    mkdirSync(adapter);
+    cpSync(join(model("qwen2"), "adapter/adapter_config.json"), join(adapter, "adapter_config.json"));
+    const part = (name: string, shape: number[]) => ({
+      name: `base_model.model.lm_head.${name}.weight`,
+      dtype: "f32" as const,
+      shape,
+      data: new Float32Array(shape[0]! * shape[1]!),
+    });
+    writeSafetensors(join(adapter, "adapter_model.safetensors"), [part("lora_A", [4, 42]), part("lora_B", [127, 4])]);
+    expect(userError(() => mergeAdapter({ base: model("qwen2"), adapter, output: path("head") }))).toContain(
+      "shares with its embedding",
+    );
+  });
+
+  test("an output folder in use, a file, a full disk", () => {
+    const options = { base: model("qwen2"), adapter: join(model("qwen2"), "adapter") };
+    mkdirSync(path("used"));
+    writeFileSync(path("used/x"), "");
+    expect(userError(() => mergeAdapter({ ...options, output: path("used") }))).toContain("not an empty folder");
+    expect(userError(() => mergeAdapter({ ...options, output: path("used/x") }))).toContain("not an empty folder");
+    expect(
+      userError(() => mergeAdapter({ ...options, output: path("full"), maxShardBytes: 20_000, io: fullDisk(50_000) })),
+    ).toContain("disk is full");
+    expect(existsSync(path("full"))).toBe(false);
+    expect(filesIn(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+    mkdirSync(path("empty"));
+    mergeAdapter({ ...options, output: path("empty") });
+    expect(filesIn(path("empty"))).toEqual(["config.json", "model.safetensors"]);
+  });
+});
