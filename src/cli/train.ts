@@ -1,12 +1,11 @@
-import { writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { SamplePart } from "../data/sample.ts";
-import { fileError } from "../hf/files.ts";
+import { writeTextAtomic } from "../hf/files.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
 import { type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
 import { formatBytes } from "../train/memory.ts";
-import { openJsonLines, prepareRunFolder, RUN_FILES } from "../train/run-folder.ts";
+import { openJsonLines, checkRunFolder, prepareRunFolder, RUN_FILES } from "../train/run-folder.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
 import { trainLoop } from "../train/trainer.ts";
 import { createWasmExecutor } from "../wasm/executor.ts";
@@ -34,16 +33,14 @@ ${describeFlags(trainConfigSchema)}`;
 export async function run(args: readonly string[]): Promise<number> {
   const { config, file } = await resolveConfig(args);
   const progress = createProgress();
+  checkRunFolder(config.output, config.overwrite);
   const inputs = readInputs(config);
-  const folder = prepareRunFolder(config.output, config.overwrite);
-  try {
-    writeFileSync(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
-  } catch (error) {
-    throw fileError("write", folder, error);
-  }
   const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
   try {
     const session = createSession(executor, inputs);
+    // Only now that nothing can be refused any more is something written.
+    const folder = prepareRunFolder(config.output);
+    writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     describe(session, file, progress);
     writeSegmentModels(join(folder, RUN_FILES.segments), session.engine.segments);
     await runSession(session, folder, progress);

@@ -29,7 +29,9 @@ export const trainConfigSchema = z.strictObject({
     .describe("linear layers that get an adapter"),
   rslora: z.boolean().default(false).describe("scale by alpha / sqrt(r) instead (rank-stabilised LoRA)"),
 
-  sequenceLength: count.default(512).describe("tokens in a row; longer examples are an error unless --truncate is given"),
+  sequenceLength: count
+    .optional()
+    .describe("tokens in a row; longer examples are an error unless --truncate is given (512, or the model's context)"),
   truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
   batchSize: count.default(1).describe("rows in a micro-batch"),
   gradientAccumulation: count.default(1).describe("micro-batches in an optimizer step"),
@@ -76,4 +78,11 @@ export function loraAlpha(config: Pick<TrainConfig, "alpha" | "rank">): number {
 
 export function loraScale(config: Pick<TrainConfig, "alpha" | "rank" | "rslora">): number {
   return loraAlpha(config) / (config.rslora ? Math.sqrt(config.rank) : config.rank);
+}
+
+const SEQUENCE_LENGTH = 512;
+
+/** The sequence length that was asked for, else 512 or the model's context, whichever is shorter. */
+export function sequenceLengthOf(config: Pick<TrainConfig, "sequenceLength">, contextLimit: number): number {
+  return config.sequenceLength ?? Math.min(SEQUENCE_LENGTH, contextLimit);
 }

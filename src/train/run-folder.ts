@@ -1,5 +1,5 @@
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync, statSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, readdirSync, rmSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.ts";
 import { fileError, writeFully } from "../hf/files.ts";
 
@@ -13,34 +13,41 @@ export const RUN_FILES = {
 } as const;
 
 /**
- * Makes the run folder. One that holds files is refused, or, with `overwrite`, emptied if it is a run's.
+ * Checks that a run can be written to `path`, and writes nothing. One that holds files is refused, unless `overwrite` is
+ * given and they are a run's.
  * @throws {UserError} not a folder, not writable, or something else's
  */
-export function prepareRunFolder(path: string, overwrite: boolean): string {
+export function checkRunFolder(path: string, overwrite: boolean): void {
   const folder = resolve(path);
-  if (existsSync(folder)) {
-    if (!statSync(folder).isDirectory())
-      throw new UserError(`--output ${path}: is a file; expected a folder that is new or empty`);
+  if (existsSync(folder) && statSync(folder).isDirectory()) {
     const entries = readdirSync(folder);
-    if (entries.length > 0) {
-      if (!overwrite)
-        throw new UserError(
-          `--output ${path}: the folder is not empty; choose another one, or pass --overwrite to replace the run in it`,
-        );
-      if (!entries.includes(RUN_FILES.config)) {
-        throw new UserError(
-          `--output ${path}: the folder holds no ${RUN_FILES.config}, so it is no run of ours and is not overwritten`,
-        );
-      }
-      for (const entry of entries) rmSync(join(folder, entry), { recursive: true });
+    if (entries.length > 0 && !overwrite) {
+      throw new UserError(
+        `--output ${path}: the folder is not empty; choose another one, or pass --overwrite to replace the run in it`,
+      );
+    }
+    if (entries.length > 0 && !entries.includes(RUN_FILES.config)) {
+      throw new UserError(
+        `--output ${path}: the folder holds no ${RUN_FILES.config}, so it is no run of ours and is not overwritten`,
+      );
     }
   }
+  let parent = folder;
+  while (!existsSync(parent)) parent = dirname(parent);
+  if (!statSync(parent).isDirectory()) throw new UserError(`--output ${path}: ${parent} is a file; expected a folder`);
+  try {
+    accessSync(parent, constants.W_OK);
+  } catch (error) {
+    throw fileError("write to", parent, error);
+  }
+}
+
+/** Makes the run folder, empty. Call `checkRunFolder` first. */
+export function prepareRunFolder(path: string): string {
+  const folder = resolve(path);
   try {
     mkdirSync(folder, { recursive: true });
-    // Fails now rather than after the training when the folder cannot be written to.
-    const probe = join(folder, ".probe");
-    closeSync(openSync(probe, "w"));
-    rmSync(probe);
+    for (const entry of readdirSync(folder)) rmSync(join(folder, entry), { recursive: true });
   } catch (error) {
     throw fileError("write to", folder, error);
   }

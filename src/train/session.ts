@@ -5,12 +5,12 @@ import type { Example } from "../data/formats.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { elements } from "../graph/types.ts";
-import { checkContext, loadConfig, type ModelConfig } from "../hf/config.ts";
+import { checkContext, contextLimit, loadConfig, type ModelConfig } from "../hf/config.ts";
 import { openSafetensors, type TensorSource } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
 import type { Strategy } from "../schedule/strategies.ts";
-import { loraScale, type TrainConfig } from "./config.ts";
+import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { createEngine, type Engine } from "./engine.ts";
 import { generateGreedy } from "./generate.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
@@ -23,6 +23,7 @@ export interface Inputs {
   readonly model: ModelConfig;
   readonly source: TensorSource;
   readonly tokenizer: Tokenizer;
+  readonly sequenceLength: number;
   readonly train: SampleSet;
   readonly valid: SampleSet | null;
   /** First held-out example, for a sample before and after. */
@@ -32,13 +33,14 @@ export interface Inputs {
 /** Reads and checks everything that a run needs. @throws {UserError} anything that is missing or does not fit */
 export function readInputs(config: TrainConfig): Inputs {
   const model = loadConfig(config.model);
-  checkContext(model, config.sequenceLength);
+  const sequenceLength = sequenceLengthOf(config, contextLimit(model));
+  checkContext(model, sequenceLength);
   const tokenizer = loadTokenizer(config.model);
   const source = openSafetensors(config.model);
   const splits = findSplits(config.data);
   const valid = config.valid ?? splits.valid;
   const sampler = createSampler(tokenizer, {
-    maxLength: config.sequenceLength,
+    maxLength: sequenceLength,
     truncate: config.truncate,
     vocabSize: model.vocabSize,
     eosId: model.eosTokenIds[0] ?? null,
@@ -48,6 +50,7 @@ export function readInputs(config: TrainConfig): Inputs {
     model,
     source,
     tokenizer,
+    sequenceLength,
     train: loadSamples(splits.train, sampler),
     valid: valid === null ? null : loadSamples(valid, sampler),
     shown: valid === null ? null : (readExamples(valid).next().value ?? null),
@@ -94,7 +97,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const { config, model, source, tokenizer } = inputs;
   const batchOptions = {
     rows: config.batchSize,
-    rowLength: config.sequenceLength,
+    rowLength: inputs.sequenceLength,
     packing: config.packing,
     seed: config.seed,
     padId: tokenizer.padId ?? model.eosTokenIds[0] ?? 0,
