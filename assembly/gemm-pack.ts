@@ -53,14 +53,13 @@ function packRowsOf(type: i32, a: usize, rowStride: usize, kStride: usize, rows:
       }
     }
   } else {
-    let at = to;
-    for (let i = 0; i < k; i++) {
-      let from = a;
-      for (const last = at + (<usize>rows << 4); at != last; at += 16) {
-        v128.store(at, f32x4.mul(loadSplat(from, type), scale));
-        from += rowStride;
-      }
-      at += (<usize>(ROWS - rows)) << 4;
+    for (let at = to, i = k; i > 0; i--, at += step) {
+      v128.store(at, f32x4.mul(loadSplat(a, type), scale));
+      if (rows > 1) v128.store(at, f32x4.mul(loadSplat(a + width, type), scale), 16);
+      if (rows > 2) v128.store(at, f32x4.mul(loadSplat(a + 2 * width, type), scale), 32);
+      if (rows > 3) v128.store(at, f32x4.mul(loadSplat(a + 3 * width, type), scale), 48);
+      if (rows > 4) v128.store(at, f32x4.mul(loadSplat(a + 4 * width, type), scale), 64);
+      if (rows > 5) v128.store(at, f32x4.mul(loadSplat(a + 5 * width, type), scale), 80);
       a += kStride;
     }
   }

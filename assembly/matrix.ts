@@ -4,27 +4,29 @@
  * to 6 rows of A are packed into the first-level cache one after the other and multiplied with all of it.
  *
  * Every output element is alpha-scaled A times B summed over k in ascending order in blocks of K_BLOCK, each block's sum added to the
- * element in turn, starting from C. So the result does not depend on the number of threads or on the tile that an element falls into.
+ * element in turn, starting from C (narrow products add C last). So the result does not depend on the number of threads or on the tile that an element falls into.
  * (Products of up to three rows have an order of their own, which depends on their sizes alone as well.)
  */
 import { BF16, F16, F32 } from "./half";
 import { COLUMNS, ROWS, computeTile } from "./gemm-kernel";
+import { mergeTile, mergeTransposed } from "./gemm-merge";
 import { packColumns, packRows, panelBytes } from "./gemm-pack";
 import { FEW_ROWS, fewRows } from "./gemm-few-rows";
 export { attentionScores, attentionSums } from "./attention-kernel";
 
-/** A multiple of 4. */
-const K_BLOCK: i32 = 256;
+/** A multiple of 4. A packed panel of A and one of B fit into 32 KiB, the usual first-level cache. */
+const K_BLOCK: i32 = 192;
 /** Most columns of a block, a multiple of COLUMNS. */
-const N_BLOCK: i32 = 512;
+const N_BLOCK: i32 = 768;
 /** A product of at most so many columns and more rows is computed transposed: splatting A costs as much as 8 columns. */
-const NARROW: i32 = 48;
+const NARROW: i32 = 64;
 
-// Layout of the scratch: a packed panel of A, a tile, a packed block of B.
+// Layout of the scratch: a packed panel of A, a tile, a packed block of B, a block of a transposed output.
 const PANEL_BYTES: usize = K_BLOCK * ROWS * 16;
 const TILE_BYTES: usize = 256;
+const BLOCK_BYTES: usize = K_BLOCK * N_BLOCK * 4;
 /** Bytes of scratch that `gemm` needs, 64-byte aligned. */
-export const GEMM_SCRATCH: i32 = <i32>(PANEL_BYTES + TILE_BYTES) + K_BLOCK * N_BLOCK * 4;
+export const GEMM_SCRATCH: i32 = <i32>(PANEL_BYTES + TILE_BYTES + BLOCK_BYTES) + NARROW * N_BLOCK * 4;
 
 /** First row of row panel `i`: `rows` in `panels` panels of nearly equal height, so that no panel is nearly empty. */
 // @ts-ignore: decorator
@@ -53,22 +55,6 @@ function rowParts(rowPanels: i32, columnPanels: i32, threads: i32): i32 {
   return best;
 }
 
-/** out = tile + c for the first rows and columns of a tile, one element at a time. Strides in bytes. */
-function mergeTile(
-  tile: usize, rows: i32, columns: i32, c: usize, cRow: usize, cColumn: usize, out: usize, outRow: usize, outColumn: usize,
-): void {
-  for (let r = 0; r < rows; r++) {
-    let from = tile + <usize>r * (COLUMNS * 4);
-    let add = c + <usize>r * cRow;
-    let to = out + <usize>r * outRow;
-    for (const end = from + (<usize>columns << 2); from != end; from += 4) {
-      store<f32>(to, c ? load<f32>(from) + load<f32>(add) : load<f32>(from));
-      add += cColumn;
-      to += outColumn;
-    }
-  }
-}
-
 /** out[m, n] = c, or 0: the product of no columns with no rows. */
 function fill(c: usize, cRow: usize, out: usize, outRow: usize, m: i32, n: i32, index: i32, count: i32): void {
   const end = <i32>(<i64>m * (index + 1) / count);
@@ -79,10 +65,13 @@ function fill(c: usize, cRow: usize, out: usize, outRow: usize, m: i32, n: i32, 
   }
 }
 
-/** The part of thread `index` of `count`; all sizes positive, all strides in bytes. */
+/**
+ * The part of thread `index` of `count`; all sizes positive, all strides in bytes. If `transposed`, C and the output are [n, m] (m is at
+ * most NARROW) instead of [m, n]: the product is formed in scratch and transposed when it is complete.
+ */
 function blocked(
   a: usize, aType: i32, aRow: usize, aK: usize, b: usize, bType: i32, bColumn: usize, bK: usize,
-  c: usize, cRow: usize, cColumn: usize, out: usize, outRow: usize, outColumn: usize,
+  c: usize, cRow: usize, out: usize, outRow: usize, transposed: bool,
   m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize,
 ): void {
   const rowPanels = (m + ROWS - 1) / ROWS;
@@ -99,39 +88,48 @@ function blocked(
   const packedRows = scratch;
   const tile = scratch + PANEL_BYTES;
   const packedColumns = tile + TILE_BYTES;
+  const block = packedColumns + BLOCK_BYTES;
   // Blocks of nearly equal width, so that no narrow one pays for packing A.
   const blocks = (endColumn - firstColumn + N_BLOCK - 1) / N_BLOCK;
   const width = ((endColumn - firstColumn + blocks - 1) / blocks + COLUMNS - 1) & ~(COLUMNS - 1);
 
   for (let j = firstColumn; j < endColumn; j += width) {
     const columns = min(width, endColumn - j);
+    const target = transposed ? block : out + (<usize>j << 2);
+    const targetRow = transposed ? <usize>width << 2 : outRow;
     for (let p = 0; p < k; p += K_BLOCK) {
       const depth = min(K_BLOCK, k - p);
       const panel = panelBytes(depth);
       packColumns(bType, b + <usize>j * bColumn + <usize>p * bK, bColumn, bK, columns, depth, packedColumns);
-      // After the first block of k the output itself holds what the next is added to.
-      const addend = p ? out : c;
-      const addRow = p ? outRow : cRow;
-      const addColumn = p ? outColumn : cColumn;
+      // After the first block of k the target itself holds what the next is added to.
+      const addend = p ? target : transposed || !c ? 0 : c + (<usize>j << 2);
+      const addRow = p ? targetRow : cRow;
       for (let i = firstPanel; i < endPanel; i++) {
         const row = panelStart(i, m, rowPanels);
         const rows = panelStart(i + 1, m, rowPanels) - row;
         packRows(aType, a + <usize>row * aRow + <usize>p * aK, aRow, aK, rows, depth, alpha, packedRows);
         let pb = packedColumns;
-        let add = addend ? addend + <usize>row * addRow + <usize>j * addColumn : 0;
-        let to = out + <usize>row * outRow + <usize>j * outColumn;
+        let add = addend ? addend + <usize>row * addRow : 0;
+        let to = target + <usize>row * targetRow;
         for (let left = columns; left > 0; left -= COLUMNS) {
-          if (left >= COLUMNS && outColumn == 4 && addColumn == 4) {
-            computeTile(rows, packedRows, pb, pb + panel, add, addRow, to, outRow);
+          if (left >= COLUMNS || transposed) {
+            computeTile(rows, packedRows, pb, pb + panel, add, addRow, to, targetRow);
           } else {
             computeTile(rows, packedRows, pb, pb + panel, 0, 0, tile, COLUMNS * 4);
-            mergeTile(tile, rows, min(left, COLUMNS), add, addRow, addColumn, to, outRow, outColumn);
+            mergeTile(tile, rows, left, add, addRow, to, targetRow);
           }
           pb += panel;
-          if (add) add += addColumn << 3;
-          to += outColumn << 3;
+          if (add) add += COLUMNS * 4;
+          to += COLUMNS * 4;
         }
       }
+    }
+    if (transposed) {
+      const row = panelStart(firstPanel, m, rowPanels);
+      const from = block + <usize>row * targetRow;
+      const add = c ? c + <usize>j * cRow + (<usize>row << 2) : 0;
+      const to = out + <usize>j * outRow + (<usize>row << 2);
+      mergeTransposed(from, targetRow, panelStart(endPanel, m, rowPanels) - row, columns, add, cRow, to, outRow);
     }
   }
 }
@@ -167,9 +165,10 @@ export function gemm(
   }
   const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;
   const bColumn = transB ? lineB : bWidth, bK = transB ? bWidth : lineB;
+  // With few k packing A costs little compared with writing the output.
   if (n <= NARROW && n < m && k > NARROW) {
-    blocked(b, bType, bColumn, bK, a, aType, aRow, aK, c, 4, cRow, out, 4, outRow, n, m, k, alpha, index, count, scratch);
+    blocked(b, bType, bColumn, bK, a, aType, aRow, aK, c, cRow, out, outRow, true, n, m, k, alpha, index, count, scratch);
   } else {
-    blocked(a, aType, aRow, aK, b, bType, bColumn, bK, c, cRow, 4, out, outRow, 4, m, n, k, alpha, index, count, scratch);
+    blocked(a, aType, aRow, aK, b, bType, bColumn, bK, c, cRow, out, outRow, false, m, n, k, alpha, index, count, scratch);
   }
 }
