@@ -35,22 +35,33 @@ function packRowsOf(type: i32, a: usize, rowStride: usize, kStride: usize, rows:
   const step: usize = ROWS * 16;
   const end = to + step * <usize>((k + 3) & ~3);
   if (kStride == width) {
-    for (let r = 0; r < rows; r++) {
-      let from = a + <usize>r * rowStride;
-      let at = to + (<usize>r << 4);
-      const whole = from + <usize>(k & ~3) * width;
-      while (from != whole) {
-        const x = f32x4.mul(loadFloats(from, type), scale);
-        v128.store(at, v128.shuffle<f32>(x, x, 0, 0, 0, 0)), at += step;
-        v128.store(at, v128.shuffle<f32>(x, x, 1, 1, 1, 1)), at += step;
-        v128.store(at, v128.shuffle<f32>(x, x, 2, 2, 2, 2)), at += step;
-        v128.store(at, v128.shuffle<f32>(x, x, 3, 3, 3, 3)), at += step;
-        from += width << 2;
-      }
-      for (let i = k & 3; i > 0; i--) {
-        v128.store(at, f32x4.mul(loadSplat(from, type), scale)), at += step;
-        from += width;
-      }
+    const a1 = rows > 1 ? rowStride : 0, a2 = rows > 2 ? 2 * rowStride : 0, a3 = rows > 3 ? 3 * rowStride : 0;
+    const a4 = rows > 4 ? 4 * rowStride : 0, a5 = rows > 5 ? 5 * rowStride : 0;
+    let at = to;
+    // Missing rows are copies of the first: the kernel does not read them.
+    for (const whole = a + <usize>(k & ~3) * width; a != whole; a += width << 2) {
+      const x0 = f32x4.mul(loadFloats(a, type), scale), x1 = f32x4.mul(loadFloats(a + a1, type), scale);
+      const x2 = f32x4.mul(loadFloats(a + a2, type), scale), x3 = f32x4.mul(loadFloats(a + a3, type), scale);
+      const x4 = f32x4.mul(loadFloats(a + a4, type), scale), x5 = f32x4.mul(loadFloats(a + a5, type), scale);
+      v128.store(at, v128.shuffle<f32>(x0, x0, 0, 0, 0, 0)), v128.store(at, v128.shuffle<f32>(x1, x1, 0, 0, 0, 0), 16);
+      v128.store(at, v128.shuffle<f32>(x2, x2, 0, 0, 0, 0), 32), v128.store(at, v128.shuffle<f32>(x3, x3, 0, 0, 0, 0), 48);
+      v128.store(at, v128.shuffle<f32>(x4, x4, 0, 0, 0, 0), 64), v128.store(at, v128.shuffle<f32>(x5, x5, 0, 0, 0, 0), 80);
+      v128.store(at, v128.shuffle<f32>(x0, x0, 1, 1, 1, 1), 96), v128.store(at, v128.shuffle<f32>(x1, x1, 1, 1, 1, 1), 112);
+      v128.store(at, v128.shuffle<f32>(x2, x2, 1, 1, 1, 1), 128), v128.store(at, v128.shuffle<f32>(x3, x3, 1, 1, 1, 1), 144);
+      v128.store(at, v128.shuffle<f32>(x4, x4, 1, 1, 1, 1), 160), v128.store(at, v128.shuffle<f32>(x5, x5, 1, 1, 1, 1), 176);
+      v128.store(at, v128.shuffle<f32>(x0, x0, 2, 2, 2, 2), 192), v128.store(at, v128.shuffle<f32>(x1, x1, 2, 2, 2, 2), 208);
+      v128.store(at, v128.shuffle<f32>(x2, x2, 2, 2, 2, 2), 224), v128.store(at, v128.shuffle<f32>(x3, x3, 2, 2, 2, 2), 240);
+      v128.store(at, v128.shuffle<f32>(x4, x4, 2, 2, 2, 2), 256), v128.store(at, v128.shuffle<f32>(x5, x5, 2, 2, 2, 2), 272);
+      v128.store(at, v128.shuffle<f32>(x0, x0, 3, 3, 3, 3), 288), v128.store(at, v128.shuffle<f32>(x1, x1, 3, 3, 3, 3), 304);
+      v128.store(at, v128.shuffle<f32>(x2, x2, 3, 3, 3, 3), 320), v128.store(at, v128.shuffle<f32>(x3, x3, 3, 3, 3, 3), 336);
+      v128.store(at, v128.shuffle<f32>(x4, x4, 3, 3, 3, 3), 352), v128.store(at, v128.shuffle<f32>(x5, x5, 3, 3, 3, 3), 368);
+      at += 384;
+    }
+    for (let i = k & 3; i > 0; i--, at += step) {
+      v128.store(at, f32x4.mul(loadSplat(a, type), scale)), v128.store(at, f32x4.mul(loadSplat(a + a1, type), scale), 16);
+      v128.store(at, f32x4.mul(loadSplat(a + a2, type), scale), 32), v128.store(at, f32x4.mul(loadSplat(a + a3, type), scale), 48);
+      v128.store(at, f32x4.mul(loadSplat(a + a4, type), scale), 64), v128.store(at, f32x4.mul(loadSplat(a + a5, type), scale), 80);
+      a += width;
     }
   } else {
     for (let at = to, i = k; i > 0; i--, at += step) {
