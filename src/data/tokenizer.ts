@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { messageOf, UserError } from "../errors.ts";
 import { isRecord, readJsonObject, readText } from "../hf/files.ts";
+import { cacheWords } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json` with what `tokenizer_config.json` says about it. */
 export interface Tokenizer {
@@ -65,6 +66,7 @@ export function createTokenizer(
   try {
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
     keepByteOrderMarks(inner.decoder);
+    cacheWords(inner);
     inner.encode("a");
   } catch (error) {
     throw new UserError(`${folder}: tokenizer.json cannot be used: ${messageOf(error)}`);

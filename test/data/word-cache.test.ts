@@ -1,0 +1,61 @@
+import { expect, test } from "bun:test";
+import { Tokenizer } from "@huggingface/tokenizers";
+import fc from "fast-check";
+import { join } from "node:path";
+import { cacheWords } from "../../src/data/word-cache.ts";
+
+const folder = join(import.meta.dir, "../golden/tokenizers");
+
+for (const name of ["qwen", "llama3", "smollm", "mistral"]) {
+  test(`${name}: the same tokens with remembered words as without, on 1,000 random texts, each twice`, async () => {
+    const json = (await Bun.file(join(folder, name, "tokenizer.json")).json()) as Record<string, unknown>;
+    const plain = new Tokenizer(json, {});
+    const cached = new Tokenizer(json, {});
+    cacheWords(cached);
+    const piece = fc.oneof(
+      fc.constantFrom(
+        " ",
+        "\n",
+        "  ",
+        "\t",
+        "the",
+        " river",
+        "'s",
+        "def f(x):\n    return",
+        "miller",
+        "1999",
+        "Zwölf",
+        "😀",
+        "<|im_end|>",
+        "</s>",
+        "aaaaaaaaaaaaaaaa",
+      ),
+      fc.string({ unit: "grapheme", maxLength: 6 }),
+      fc.string({ unit: "binary", maxLength: 4 }),
+    );
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 12 }), (pieces) => {
+        const text = pieces.join("").toWellFormed();
+        const expected = plain.encode(text).ids;
+        expect(cached.encode(text).ids).toEqual(expected);
+        expect(cached.encode(text).ids).toEqual(expected);
+      }),
+      { numRuns: 1000, seed: 7 },
+    );
+  });
+}
+
+test("characters that the vocabulary lacks take the library's way", () => {
+  const json = {
+    model: { type: "BPE", vocab: { a: 0, b: 1, ab: 2, "?": 3 }, merges: [["a", "b"]], unk_token: "?" },
+    normalizer: null,
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
+    post_processor: null,
+    decoder: { type: "ByteLevel" },
+    added_tokens: [],
+  };
+  const plain = new Tokenizer(json, {});
+  const cached = new Tokenizer(json, {});
+  cacheWords(cached);
+  for (const text of ["abab", "aba c ab", "zz", ""]) expect(cached.encode(text).ids).toEqual(plain.encode(text).ids);
+});
