@@ -1,19 +1,8 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type FloatType, type TensorType } from "../graph/types.ts";
 import { emitGemm } from "./gemm.ts";
-import {
-  type BodyBuilder,
-  defineOp,
-  expectShape,
-  type KernelEmitter,
-  type NoAttrs,
-  notDifferentiable,
-  type OpDef,
-  type Scratch,
-} from "./types.ts";
-
-/** The label of a token that does not count. */
-export const IGNORED_LABEL = -100;
+import { crossEntropyBody, crossEntropyGradBody, type HeadSizes } from "./linear-cross-entropy-body.ts";
+import { defineOp, expectShape, type KernelEmitter, type NoAttrs, notDifferentiable, type OpDef, type Scratch } from "./types.ts";
 
 /** The logits of so many rows are in memory at a time; with them the workspace stays below 64 MiB. */
 const LOGITS_BYTES = 48 * 2 ** 20;
@@ -38,9 +27,7 @@ export const LinearCrossEntropy: OpDef<NoAttrs> = defineOp<NoAttrs>({
     const [dh, dw] = ctx.builder.node(LinearCrossEntropyGrad, [...inputs, ctx.grad(0)!], {});
     return [ctx.needs(0) ? dh! : null, ctx.needs(1) ? dw! : null, null, null];
   },
-  body(body, [h, w, labels, scale]) {
-    return [lossOf(body, body.op("Gemm", [h!, w!], { transB: 1 }), labels!, scale!)];
-  },
+  body: (body, inputs, types) => crossEntropyBody(body, inputs, headSizes(types)),
   lower(e) {
     const head = startHead(e);
     forEachChunk(e, head, (chunk) => {
@@ -82,18 +69,7 @@ export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
     return [h!, w!, { dtype: "f32", shape: [1] }];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
-  body(body, [h, w, labels, scale, dloss, sum], types) {
-    const vocab = types[1]!.shape[0]!;
-    const logits = body.op("Gemm", [h!, w!], { transB: 1 });
-    const { valid, column } = targets(body, labels!);
-    const classes = body.op("Range", [body.scalar(0, "i32"), body.scalar(vocab, "i32"), body.scalar(1, "i32")]);
-    const onehot = body.op("Cast", [body.op("Equal", [column, classes])], { to: FLOAT });
-    const factor = body.op("Where", [valid, body.op("Mul", [scale!, dloss!]), body.scalar(0)]);
-    const error = body.op("Sub", [body.op("Softmax", [logits], { axis: 1 }), onehot]);
-    const d = body.op("Mul", [error, body.op("Unsqueeze", [factor, body.ints([1])])]);
-    const dw = body.op("Gemm", sum ? [d, h!, sum] : [d, h!], { transA: 1 });
-    return [body.op("Gemm", [d, w!]), dw, lossOf(body, logits, labels!, scale!)];
-  },
+  body: (body, inputs, types) => crossEntropyGradBody(body, inputs, headSizes(types)),
   lower(e) {
     const head = startHead(e);
     const { hidden, logits, labels, rows, count, losses, width, vocab } = head;
@@ -125,9 +101,6 @@ export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
   halfInputs: [1],
 });
 
-/** ONNX number of f32. */
-const FLOAT = 1;
-
 function isOne(type: TensorType | null | undefined): boolean {
   return type?.dtype === "f32" && type.shape.length === 1 && type.shape[0] === 1;
 }
@@ -138,19 +111,8 @@ function isHead(...[h, w, labels, scale]: readonly (TensorType | null | undefine
   return matrices && tokens && h.shape[1] === w.shape[1] && isOne(scale);
 }
 
-/** Which tokens have a label, and the labels as a column [T, 1], 0 where there is none. */
-function targets(body: BodyBuilder, labels: string): { valid: string; column: string } {
-  const valid = body.op("Not", [body.op("Equal", [labels, body.scalar(IGNORED_LABEL, "i32")])]);
-  const safe = body.op("Where", [valid, labels, body.scalar(0, "i32")]);
-  return { valid, column: body.op("Unsqueeze", [safe, body.ints([1])]) };
-}
-
-function lossOf(body: BodyBuilder, logits: string, labels: string, scale: string): string {
-  const { valid, column } = targets(body, labels);
-  const picked = body.op("GatherElements", [body.op("LogSoftmax", [logits], { axis: 1 }), column], { axis: 1 });
-  const loss = body.op("Neg", [body.op("Squeeze", [picked, body.ints([1])])]);
-  const counted = body.op("Where", [valid, loss, body.scalar(0)]);
-  return body.op("Mul", [body.op("ReduceSum", [counted, body.ints([0])], { keepdims: 1 }), scale]);
+function headSizes([h, w]: readonly (TensorType | null)[]): HeadSizes {
+  return { tokens: h!.shape[0]!, vocab: w!.shape[0]!, width: h!.shape[1]! };
 }
 
 /** Sizes and buffers of the lowering. */

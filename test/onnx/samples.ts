@@ -30,6 +30,8 @@ const below = (count: number, limit: number): TestTensor =>
 const STARTS = i32([13], [0, 0, 0, 0, 4, 4, 4, 7, 7, 7, 7, 11, 12]);
 /** Of 17 classes; -100 is no label. */
 const LABELS = i32([13], [3, -100, 16, 0, 5, -100, -100, 8, 8, 11, 2, 15, -100]);
+/** Logits of 36 MB: more than one chunk. */
+const CHUNKED = [normal(451, 3), normal(20011, 3), below(451, 20011), f32([1], [0.01])];
 const attention = { heads: 6, kvHeads: 2, scale: 1 / Math.sqrt(10) };
 
 /** Several tiles of queries. */
@@ -115,10 +117,12 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   LinearCrossEntropy: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3])] },
     { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS, f32([1], [0.3])] },
+    { attrs: {}, inputs: CHUNKED },
   ],
   LinearCrossEntropyGrad: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1.5])] },
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1]), normal(17, 7)] },
+    { attrs: {}, inputs: [...CHUNKED, f32([1], [1.5]), normal(20011, 3)] },
   ],
   Mul: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   PhiloxDropout: [
