@@ -1,6 +1,6 @@
 import { createRandom, shuffle } from "../random.ts";
-import type { SampleSet } from "./dataset.ts";
 import { IGNORED, type Sample } from "./sample.ts";
+import type { SampleSet } from "./sample-store.ts";
 
 /** A micro-batch laid flat: `tokens` = rows x row length, one vector entry per token. */
 export interface MicroBatch {
@@ -61,21 +61,21 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
     if (cached?.epoch !== epoch) cached = { epoch, plan: planEpoch(samples.lengths, buckets, options, epoch) };
     return cached.plan;
   };
+  // Every call of `locate` counts from the first epoch, which must not be planned anew each time.
+  const counts: number[] = [];
+  const countOf = (epoch: number): number => (counts[epoch] ??= planOf(epoch).length);
   return {
     sizes: buckets.map((length) => length * rows),
-    count: (epoch) => planOf(epoch).length,
+    count: countOf,
     batch(epoch, index) {
       const plan = planOf(epoch)[index];
       if (!plan) throw new RangeError(`epoch ${epoch} has no micro-batch ${index}`);
       return fill(plan, rows, options.padId, (sample) => samples.sample(sample));
     },
     locate(ordinal) {
-      let epoch = 0;
       let index = ordinal;
-      for (let count = planOf(0).length; index >= count; count = planOf(epoch).length) {
-        index -= count;
-        epoch++;
-      }
+      let epoch = 0;
+      for (; index >= countOf(epoch); epoch++) index -= countOf(epoch);
       return { epoch, index };
     },
   };

@@ -4,7 +4,11 @@ import { messageOf, UserError } from "../errors.ts";
 import { fileError, isRecord, jsonKind, readText } from "../hf/files.ts";
 import { exampleOf, parseExample, type Example } from "./formats.ts";
 import { readLines } from "./lines.ts";
-import { IGNORED, type Sample } from "./sample.ts";
+import type { Sampler } from "./sample.ts";
+import { createSampleStore, type SampleSet } from "./sample-store.ts";
+import { cachedSamples, canWrite, contentKey, type NumberedSample } from "./token-cache.ts";
+
+export type { SampleSet } from "./sample-store.ts";
 
 /** The files of a data source; a split that is not there is null. */
 export interface Splits {
@@ -35,21 +39,46 @@ export function findSplits(path: string): Splits {
   return { train, valid: split("valid.jsonl"), test: split("test.jsonl") };
 }
 
+/** An example of a file that has not been parsed yet, so that a bad one need not end the reading. */
+export interface Entry {
+  /** Line of a JSONL file or item of an array, from 1. */
+  readonly number: number;
+  readonly where: string;
+  /** @throws {UserError} */
+  parse(): Example;
+}
+
+/** Names a line of a JSONL file, or an item of a `.json` file that holds an array. */
+export function placeIn(path: string): (number: number) => string {
+  return path.endsWith(".json") ? (number) => `${path}, item ${number}` : (number) => `${path}:${number}`;
+}
+
 /**
- * The examples of a JSONL file, or of a `.json` file that holds one array.
- * @throws {UserError} at the first bad one, with file and line
+ * The entries of a JSONL file, or of a `.json` file that holds one array.
+ * @throws {UserError} a file that cannot be read
  */
-export function* readExamples(path: string): Generator<Example> {
+export function* readEntries(path: string): Generator<Entry> {
+  const placeOf = placeIn(path);
   if (path.endsWith(".json")) {
-    const items = parseArray(path);
-    for (const [i, item] of items.entries()) {
-      const where = `${path}, item ${i + 1}`;
-      if (!isRecord(item)) throw new UserError(`${where}: expected an object, got ${jsonKind(item)}`);
-      yield exampleOf(item, where);
+    for (const [i, item] of parseArray(path).entries()) {
+      const where = placeOf(i + 1);
+      const parse = () => {
+        if (!isRecord(item)) throw new UserError(`${where}: expected an object, got ${jsonKind(item)}`);
+        return exampleOf(item, where);
+      };
+      yield { number: i + 1, where, parse };
     }
     return;
   }
-  for (const line of readLines(path)) yield parseExample(line.text, `${path}:${line.number}`);
+  for (const { text, number } of readLines(path)) {
+    const where = placeOf(number);
+    yield { number, where, parse: () => parseExample(text, where) };
+  }
+}
+
+/** The examples of a file. @throws {UserError} at the first bad one, with file and line */
+export function* readExamples(path: string): Generator<Example> {
+  for (const entry of readEntries(path)) yield entry.parse();
 }
 
 function parseArray(path: string): readonly unknown[] {
@@ -64,69 +93,24 @@ function parseArray(path: string): readonly unknown[] {
   return value;
 }
 
-/** Tokenized examples in the order of the data. */
-export interface SampleSet {
-  readonly count: number;
-  /** Tokens of each sample. */
-  readonly lengths: Int32Array;
-  readonly tokens: number;
-  /** Tokens that a model learns to predict: labelled ones that are not first in their sample. */
-  readonly labelled: number;
-  sample(index: number): Sample;
-}
-
 /**
  * Reads and tokenizes a file.
+ * @param cache folder of token caches; without it, or when it cannot be written to, the tokens are kept in memory
  * @throws {UserError} bad examples, or none at all
  */
-export function loadSamples(path: string, sampler: (example: Example) => Sample[]): SampleSet {
-  const store = createSampleStore();
-  for (const example of readExamples(path)) for (const sample of sampler(example)) store.add(sample);
-  const set = store.finish();
+export function loadSamples(path: string, sampler: Sampler, cache: string | null = null): SampleSet {
+  const placeOf = placeIn(path);
+  function* numbered(): Generator<NumberedSample> {
+    for (const { number, parse } of readEntries(path)) for (const sample of sampler.samples(parse())) yield { sample, number };
+  }
+  let set: SampleSet;
+  if (cache !== null && canWrite(cache)) {
+    set = cachedSamples(join(cache, `${contentKey(path, sampler.key)}.tokens`), numbered, placeOf);
+  } else {
+    const store = createSampleStore(placeOf);
+    for (const { sample, number } of numbered()) store.add(sample, number);
+    set = store.finish();
+  }
   if (set.count === 0) throw new UserError(`${path} holds no examples`);
   return set;
-}
-
-/** Tokens per block of memory; blocks keep growth from copying. */
-const BLOCK = 1 << 20;
-
-/** Collects samples compactly: five bytes a token. */
-export function createSampleStore(): { add(sample: Sample): void; finish(): SampleSet } {
-  const blocks: { ids: Int32Array; trained: Uint8Array; used: number }[] = [];
-  const places: { block: number; at: number; where: string }[] = [];
-  const lengths: number[] = [];
-  let tokens = 0;
-  let labelled = 0;
-  return {
-    add({ ids, labels, where }) {
-      let block = blocks.at(-1);
-      if (!block || block.used + ids.length > block.ids.length) {
-        const size = Math.max(BLOCK, ids.length);
-        block = { ids: new Int32Array(size), trained: new Uint8Array(size), used: 0 };
-        blocks.push(block);
-      }
-      block.ids.set(ids, block.used);
-      for (let i = 0; i < ids.length; i++) {
-        if (labels[i] === IGNORED) continue;
-        block.trained[block.used + i] = 1;
-        if (i > 0) labelled++;
-      }
-      places.push({ block: blocks.length - 1, at: block.used, where });
-      lengths.push(ids.length);
-      block.used += ids.length;
-      tokens += ids.length;
-    },
-    finish: () => ({
-      count: places.length,
-      lengths: Int32Array.from(lengths),
-      tokens,
-      labelled,
-      sample(index) {
-        const { block, at, where } = places[index]!;
-        const { ids: all, trained } = blocks[block]!;
-        const ids = all.slice(at, at + lengths[index]!);
-        return { ids, labels: ids.map((id, i) => (trained[at + i] ? id : IGNORED)), where };
-      },
-    }),
-  };
 }

@@ -32,14 +32,20 @@ export interface SampleOptions {
   readonly now?: Date;
 }
 
+export interface Sampler {
+  /** @throws {UserError} over-long samples, samples without a trainable token */
+  samples(example: Example): Sample[];
+  /** Changes whenever the same example might become other samples: names them in a cache. */
+  readonly key: string;
+}
+
 /**
- * Makes the function that turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
+ * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
  * Text: everything, eos included. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
- * @throws {UserError} (the function) over-long samples, samples without a trainable token
  */
-export function createSampler(tokenizer: Tokenizer, options: SampleOptions): (example: Example) => Sample[] {
+export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sampler {
   const eosId = tokenizer.eosId ?? options.eosId ?? null;
   const templates = new Map<boolean, ChatTemplate>();
   const templateFor = (tools: boolean): ChatTemplate => {
@@ -48,7 +54,7 @@ export function createSampler(tokenizer: Tokenizer, options: SampleOptions): (ex
     return template;
   };
   const end = eosId === null ? [] : [eosId];
-  return (example) => {
+  const samples = (example: Example): Sample[] => {
     switch (example.kind) {
       case "text":
         return [
@@ -73,7 +79,13 @@ export function createSampler(tokenizer: Tokenizer, options: SampleOptions): (ex
       }
     }
   };
+  const { maxLength, truncate = false, vocabSize, now = new Date() } = options;
+  const day = [...tokenizer.chatTemplates.values()].some((source) => source.includes("strftime_now")) ? now.toDateString() : null;
+  return { samples, key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]) };
 }
+
+/** To be raised when the same tokenizer and options give other samples than before. */
+const SAMPLER_VERSION = 1;
 
 /** Prefix, ids and eos, which is not written twice. */
 function join(prefix: readonly number[], ids: Int32Array, end: readonly number[]): Int32Array {

@@ -8,6 +8,8 @@ import { cacheWords } from "./word-cache.ts";
 /** A model's tokenizer: `tokenizer.json` with what `tokenizer_config.json` says about it. */
 export interface Tokenizer {
   readonly folder: string;
+  /** SHA-256 of everything that decides the tokens and the templates. */
+  readonly fingerprint: string;
   /** One more than the largest token id. */
   readonly size: number;
   /** Token ids of a text; special tokens written in it are recognised, none are added. */
@@ -93,8 +95,10 @@ export function createTokenizer(
   const [prefix, suffix] = surroundings(encode("a"), encode("a", true));
   const bytesOf = isByteLevel(json) ? tokenBytes(inner, added) : null;
   const namedId = (name: string) => (named[name] === undefined ? null : idOf(named[name]));
+  const fingerprint = new Bun.CryptoHasher("sha256").update(JSON.stringify([json, named, [...templates]])).digest("hex");
   return {
     folder,
+    fingerprint,
     size,
     encode: (text) => encode(text),
     encodeWithBoundaries(text, boundaries) {

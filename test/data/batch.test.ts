@@ -1,16 +1,16 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { bucketLengths, createBatches, packRows, type BatchOptions, type MicroBatch } from "../../src/data/batch.ts";
-import { createSampleStore, type SampleSet } from "../../src/data/dataset.ts";
 import { IGNORED } from "../../src/data/sample.ts";
+import { createSampleStore, type SampleSet } from "../../src/data/sample-store.ts";
 import { createRandom } from "../../src/random.ts";
 
 /** Samples whose tokens are 1000 * sample + position; every third token is masked. */
 function makeSet(lengths: readonly number[]): SampleSet {
-  const store = createSampleStore();
+  const store = createSampleStore((number) => `f:${number}`);
   lengths.forEach((length, sample) => {
     const ids = Int32Array.from({ length }, (_, i) => 1000 * (sample + 1) + i);
-    store.add({ ids, labels: ids.map((id, i) => (i % 3 === 0 ? IGNORED : id)), where: `f:${sample + 1}` });
+    store.add({ ids, labels: ids.map((id, i) => (i % 3 === 0 ? IGNORED : id)) }, sample + 1);
   });
   return store.finish();
 }

@@ -15,7 +15,7 @@ const smollm = loadTokenizer(join(folder, "smollm"));
 
 function samples(tokenizer: Tokenizer, data: object, options: Partial<SampleOptions> = {}): Sample[] {
   const sampler = createSampler(tokenizer, { maxLength: 10_000, vocabSize: tokenizer.size, ...options });
-  return sampler(parseExample(JSON.stringify(data), "data.jsonl:3"));
+  return sampler.samples(parseExample(JSON.stringify(data), "data.jsonl:3"));
 }
 
 /** The sample as text, trained parts in brackets. */

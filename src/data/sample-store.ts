@@ -1,0 +1,134 @@
+import { IGNORED, type Sample } from "./sample.ts";
+
+/** Tokenized examples in the order of the data. */
+export interface SampleSet {
+  readonly count: number;
+  /** Tokens of each sample. */
+  readonly lengths: Int32Array;
+  readonly tokens: number;
+  /** Tokens that a model learns to predict: labelled ones that are not first in their sample. */
+  readonly labelled: number;
+  sample(index: number): Sample;
+}
+
+/** Everything of a sample set but its tokens: eight bytes a sample. */
+export interface SampleIndex {
+  readonly lengths: Int32Array;
+  /** Line (or item) of the file that each sample comes from. */
+  readonly numbers: Int32Array;
+  readonly labelled: number;
+}
+
+/**
+ * Tokens are stored as one i32 each: the id where it is to be learned, -1 - id where it is masked.
+ * `read` gives `length` stored tokens from the `at`-th on, as memory that the caller may change.
+ */
+export type TokenReader = (at: number, length: number) => Int32Array;
+
+/** @param placeOf names the place in the data of a line or item */
+export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: (number: number) => string): SampleSet {
+  const { lengths, numbers, labelled } = index;
+  const starts = new Float64Array(lengths.length);
+  let tokens = 0;
+  lengths.forEach((length, i) => {
+    starts[i] = tokens;
+    tokens += length;
+  });
+  return {
+    count: lengths.length,
+    lengths,
+    tokens,
+    labelled,
+    sample(i) {
+      const ids = read(starts[i]!, lengths[i]!);
+      const labels = ids.map((stored) => (stored < 0 ? IGNORED : stored));
+      for (let t = 0; t < ids.length; t++) if (ids[t]! < 0) ids[t] = -1 - ids[t]!;
+      return { ids, labels, where: placeOf(numbers[i]!) };
+    },
+  };
+}
+
+/** A sample's tokens as they are stored, and how many of them count as labelled. */
+export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
+  readonly stored: Int32Array;
+  readonly labelled: number;
+} {
+  let labelled = 0;
+  const stored = ids.map((id, t) => {
+    if (labels[t] === IGNORED) return -1 - id;
+    if (t > 0) labelled++;
+    return id;
+  });
+  return { stored, labelled };
+}
+
+/** Collects the index of a set sample by sample. */
+export function createIndexBuilder(): { add(length: number, number: number, labelled: number): void; finish(): SampleIndex } {
+  const lengths = createIntList();
+  const numbers = createIntList();
+  let total = 0;
+  return {
+    add(length, number, labelled) {
+      lengths.push(length);
+      numbers.push(number);
+      total += labelled;
+    },
+    finish: () => ({ lengths: lengths.finish(), numbers: numbers.finish(), labelled: total }),
+  };
+}
+
+function createIntList(): { push(value: number): void; finish(): Int32Array } {
+  let values = new Int32Array(1024);
+  let count = 0;
+  return {
+    push(value) {
+      if (count === values.length) {
+        const larger = new Int32Array(2 * count);
+        larger.set(values);
+        values = larger;
+      }
+      values[count++] = value;
+    },
+    finish: () => values.slice(0, count),
+  };
+}
+
+/** Tokens in a block of memory; blocks keep growth from copying. */
+const BLOCK = 1 << 20;
+
+/** Collects samples in memory. @param placeOf names the place in the data of a line or item */
+export function createSampleStore(placeOf: (number: number) => string): {
+  add(sample: Pick<Sample, "ids" | "labels">, number: number): void;
+  finish(): SampleSet;
+} {
+  const blocks: Int32Array[] = [];
+  const index = createIndexBuilder();
+  let end = 0;
+  /** Visits the pieces of blocks that hold tokens `at` to `at + length`. */
+  const pieces = (at: number, length: number, visit: (piece: Int32Array, done: number) => void): void => {
+    for (let done = 0; done < length;) {
+      const block = blocks[Math.floor((at + done) / BLOCK)]!;
+      const from = (at + done) % BLOCK;
+      const count = Math.min(length - done, BLOCK - from);
+      visit(block.subarray(from, from + count), done);
+      done += count;
+    }
+  };
+  return {
+    add(sample, number) {
+      const { stored, labelled } = packSample(sample);
+      while (blocks.length * BLOCK < end + stored.length) blocks.push(new Int32Array(BLOCK));
+      pieces(end, stored.length, (piece, done) => piece.set(stored.subarray(done, done + piece.length)));
+      index.add(stored.length, number, labelled);
+      end += stored.length;
+    },
+    finish() {
+      const read: TokenReader = (at, length) => {
+        const stored = new Int32Array(length);
+        pieces(at, length, (piece, done) => stored.set(piece, done));
+        return stored;
+      };
+      return createSampleSet(index.finish(), read, placeOf);
+    },
+  };
+}
