@@ -5,14 +5,11 @@ import { opOf } from "../ops/index.ts";
 import type { JointGraph } from "./differentiate.ts";
 import { fuseAccumulation } from "./fuse.ts";
 
-/** Decides whether a forward value that the backward needs goes into the tape; otherwise its node runs again there. */
+/**
+ * Decides whether a forward value that the backward needs goes into the tape; otherwise its node runs again there. It is
+ * not asked about views and casts of weights: they are free.
+ */
 export type ResidualPolicy = (value: string, node: Node) => boolean;
-
-/** Keeps every residual: the backward runs no forward operator again, views and weight casts (free) excepted. */
-export const keepAll: ResidualPolicy = () => true;
-
-/** Keeps what is expensive to compute (products, attention); norms, rotations and activations run again. */
-export const keepComputeBound: ResidualPolicy = (_, node) => opOf(node).cost === "compute";
 
 /** Splits a joint graph into the taped forward and the backward that meets it at the tape. */
 export function partition(joint: JointGraph, policy: ResidualPolicy): TrainingPrograms {
@@ -49,8 +46,33 @@ export function partition(joint: JointGraph, policy: ResidualPolicy): TrainingPr
   const types = new Map(graph.types);
   for (const node of recomputed)
     for (const output of node.outputs) if (!types.has(output)) types.set(output, types.get(originalName(output))!);
-  const back: Graph = { ...graph, inputs: [...graph.inputs, ...tapeInputs], nodes: [...recomputed, ...backward], types };
-  return { taped: prune(taped), backward: optimise(back, outputsOf(forward)), tape: order };
+  const nodes = asLateAsPossible(recomputed, backward);
+  const back: Graph = { ...graph, inputs: [...graph.inputs, ...tapeInputs], nodes, types };
+  return {
+    taped: prune(taped),
+    backward: optimise(back, outputsOf(forward)),
+    tape: order,
+    recomputed: recomputed.filter((node) => !isFree(node, graph)).map((node) => originalName(node.outputs[0]!)),
+  };
+}
+
+/** Puts each node that runs again in front of its first use: what it makes is in memory no longer than it must be. */
+function asLateAsPossible(again: readonly Node[], backward: readonly Node[]): Node[] {
+  const waiting = new Map<string, Node>();
+  for (const node of again) for (const output of node.outputs) waiting.set(output, node);
+  const nodes: Node[] = [];
+  const run = (node: Node): void => {
+    for (const output of node.outputs) waiting.delete(output);
+    for (const input of node.inputs) {
+      const producer = waiting.get(input);
+      if (producer) run(producer);
+    }
+    nodes.push(node);
+  };
+  for (const node of backward) run(node);
+  // What no node uses may still be an output of the graph.
+  for (const node of again) if (waiting.get(node.outputs[0]!) === node) run(node);
+  return nodes;
 }
 
 /** Forward and backward in one program: no tape, the loss comes from the backward operator that also computes it. */
@@ -81,7 +103,7 @@ function lossFromGradient(graph: Graph): Graph {
 }
 
 /** Views cost nothing, and the cast of a weight is never worth keeping: the weight is there anyway. */
-function isFree(node: Node, graph: Graph): boolean {
+export function isFree(node: Node, graph: Graph): boolean {
   if (opOf(node).view) return true;
   return node.op === "Cast" && graph.inputs.some((input) => input.name === node.inputs[0] && input.role === "param");
 }

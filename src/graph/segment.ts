@@ -10,6 +10,8 @@ export interface SegmentModel {
   readonly forward: Graph;
   /** Null when the segment lies below the first trainable parameter (or has only the fused program). */
   readonly training: TrainingPrograms | null;
+  /** Selective saving: other pairs for the same segment, with smaller tapes; variant k of the chain is `variants[k - 1]`. */
+  readonly variants: readonly TrainingPrograms[];
   /** Forward and backward in one program without a tape. The head has only this one. */
   readonly fused: Graph | null;
 }
@@ -21,6 +23,8 @@ export interface TrainingPrograms {
   readonly backward: Graph;
   /** Names of the values in the tape, in stash order. */
   readonly tape: readonly string[];
+  /** Names of the forward values (one per node) that the backward computes again. */
+  readonly recomputed: readonly string[];
 }
 
 /** One link of the chain. */
@@ -37,10 +41,20 @@ export function accumulatorOf(param: string): string {
   return `acc.${param}`;
 }
 
+/** The taped pairs of a segment model by variant, k = 0 first. */
+export function tapedPrograms(model: SegmentModel): readonly TrainingPrograms[] {
+  return model.training ? [model.training, ...model.variants] : [];
+}
+
 /** All distinct graphs of a segment model, with the suffix that names each in files. */
 export function programsOf(model: SegmentModel): [suffix: string, graph: Graph][] {
   const programs: [string, Graph][] = [["forward", model.forward]];
-  if (model.training) programs.push(["forward-taped", model.training.taped], ["backward", model.training.backward]);
+  tapedPrograms(model).forEach(({ taped, backward }, k) => {
+    const suffix = k === 0 ? "" : `-${k}`;
+    // Without a tape the taped forward of a variant is the plain forward.
+    if (k === 0 || taped !== model.forward) programs.push([`forward-taped${suffix}`, taped]);
+    programs.push([`backward${suffix}`, backward]);
+  });
   if (model.fused) programs.push(["forward-backward", model.fused]);
   return programs;
 }

@@ -1,5 +1,6 @@
 import { differentiate } from "../autodiff/differentiate.ts";
-import { fuse, keepAll, optimise, partition, type ResidualPolicy } from "../autodiff/partition.ts";
+import { fuse, optimise } from "../autodiff/partition.ts";
+import { type SelectiveOptions, selectivePrograms } from "../autodiff/selective.ts";
 import { GraphBuilder } from "../graph/builder.ts";
 import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { FloatType, Graph, TensorType } from "../graph/types.ts";
@@ -27,7 +28,8 @@ export interface SegmentOptions {
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
   readonly weightType: (name: string) => FloatType;
-  readonly policy?: ResidualPolicy;
+  /** Variants of the blocks with smaller tapes; none by default. */
+  readonly selective?: SelectiveOptions;
 }
 
 const EMBEDDING = "model.embed_tokens.weight";
@@ -65,7 +67,13 @@ export function buildSegments(config: ModelConfig, options: SegmentOptions): Seg
     const key = JSON.stringify([active, graph.inputs.map(({ name }) => [name, graph.types.get(name)])]);
     let model = kinds.get(key);
     if (!model) {
-      model = segmentModel(kinds.size === 0 && !active ? "block-first" : uniqueId(kinds), graph, scope, active, options.policy);
+      model = segmentModel(
+        kinds.size === 0 && !active ? "block-first" : uniqueId(kinds),
+        graph,
+        scope,
+        active,
+        options.selective,
+      );
       kinds.set(key, model);
     }
     segments.push({ name: prefix.slice(0, -1), model, params: scope.names });
@@ -88,13 +96,16 @@ function segmentModel(
   forward: Graph,
   scope: ParamScope,
   inputGrad: boolean,
-  policy: ResidualPolicy = keepAll,
+  selective: SelectiveOptions = { count: 0 },
 ): SegmentModel {
   // Optimised before it is differentiated, so that the taped forward computes the same to the bit.
-  const model = { id, forward: optimise(forward), training: null, fused: null };
+  const model = { id, forward: optimise(forward), training: null, variants: [], fused: null };
   if (scope.trainable.size === 0 && !inputGrad) return model;
   const joint = differentiate(model.forward, { trainable: scope.trainable, inputGrad });
-  return { ...model, training: partition(joint, policy) };
+  const [training, ...variants] = selectivePrograms(joint, selective).map((programs) =>
+    programs.tape.length > 0 ? programs : { ...programs, taped: model.forward },
+  );
+  return { ...model, training: training!, variants };
 }
 
 function startGraph(
@@ -202,7 +213,7 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   builder.output({ name: builder.value(LinearCrossEntropy, [normed, weight, "labels", "scale"], {}, "loss"), role: "loss" });
   const forward = optimise(builder.build());
   const fused = fuse(differentiate(forward, { trainable: scope.trainable, inputGrad }));
-  return { name: "head", model: { id: "head", forward, training: null, fused }, params: scope.names };
+  return { name: "head", model: { id: "head", forward, training: null, variants: [], fused }, params: scope.names };
 }
 
 /**
@@ -218,7 +229,7 @@ export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: 
   builder.output({ name: builder.value(Gemm, [picked, weight], product, "logits"), role: "logits" });
   return {
     name: "logits",
-    model: { id: "logits", forward: optimise(builder.build()), training: null, fused: null },
+    model: { id: "logits", forward: optimise(builder.build()), training: null, variants: [], fused: null },
     params: scope.names,
   };
 }

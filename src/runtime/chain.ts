@@ -1,6 +1,7 @@
-import type { Segment, SegmentModel } from "../graph/segment.ts";
-import { byteLength, elements, type Graph, typeOf } from "../graph/types.ts";
-import { type Chain, makeChain } from "../schedule/chain.ts";
+import { type Segment, type SegmentModel, tapedPrograms, type TrainingPrograms } from "../graph/segment.ts";
+import { byteLength, type Graph, typeOf } from "../graph/types.ts";
+import { modelledSeconds } from "../ops/modelled-time.ts";
+import { type Chain, makeChain, type Replay, type Variant } from "../schedule/chain.ts";
 import { align, type Executor, type Program } from "./executor.ts";
 
 /** Compiled programs, each graph once. */
@@ -25,14 +26,20 @@ export interface TapeLayout {
   readonly bytes: number;
 }
 
-export function tapeLayout({ training }: SegmentModel): TapeLayout {
+export function tapeLayout({ taped, tape }: TrainingPrograms): TapeLayout {
   const offsets = new Map<string, number>();
   let bytes = 0;
-  for (const name of training?.tape ?? []) {
+  for (const name of tape) {
     offsets.set(name, bytes);
-    bytes += align(byteLength(typeOf(training!.taped, name)));
+    bytes += align(byteLength(typeOf(taped, name)));
   }
   return { offsets, bytes };
+}
+
+/** Layouts of a segment's tapes by variant, k = 0 first; one without a tape has an empty one. */
+export function tapeLayouts(model: SegmentModel): readonly TapeLayout[] {
+  const layouts = tapedPrograms(model).map(tapeLayout);
+  return layouts.length > 0 ? layouts : [{ offsets: new Map(), bytes: 0 }];
 }
 
 /** Bytes of the boundary that a segment takes in; 0 for the first one, whose input is the batch. */
@@ -42,68 +49,69 @@ export function boundaryBytes(segment: Segment): number {
   return input ? align(byteLength(typeOf(forward, input.name))) : 0;
 }
 
+/** Seconds of a program: modelled, or measured where they are known. */
+export type SecondsOf = (graph: Graph) => number;
+
 /**
- * The chain of a model on an executor: sizes exact from the programs' memory plans, times modelled from operation
- * counts (seconds at a nominal speed; only their ratios matter to a planner). The loss and its seed gradient are
+ * The chain of a model on an executor: sizes exact from the programs' memory plans, times from `seconds` (by default
+ * modelled at a nominal speed, of which only the ratios matter to a planner). The loss and its seed gradient are
  * resident and do not count.
  */
-export function buildChain(segments: readonly Segment[], programs: Programs): Chain {
-  const workspace = (graph: Graph | undefined) => (graph ? align(programs.of(graph).workspace) : 0);
-  const backwardOf = ({ model }: Segment) => model.training?.backward ?? model.fused;
-  const frozen = segments.findIndex((segment) => backwardOf(segment) !== null);
-  const a = [...segments.map(boundaryBytes), 0];
+export function buildChain(segments: readonly Segment[], programs: Programs, seconds: SecondsOf = modelledSeconds): Chain {
+  const rows = new Map<SegmentModel, ModelRow>();
+  const row = ({ model }: Segment): ModelRow => {
+    let made = rows.get(model);
+    if (!made) rows.set(model, (made = modelRow(model, programs, seconds)));
+    return made;
+  };
+  const frozen = segments.findIndex((segment) => row(segment).trains);
+  const a = [...segments.map((segment) => row(segment).input), 0];
   return makeChain({
     a,
-    g: a.map((bytes, j) => (j > frozen && j < segments.length && hasGradient(segments[j]!) ? bytes : 0)),
-    r: segments.map((segment) => tapeLayout(segment.model).bytes),
-    uf: segments.map(({ model }) => modelledSeconds(model.forward)),
-    ub: segments.map(({ model }) => (model.training ? modelledSeconds(model.training.backward) : 0)),
-    of: segments.map(({ model }) => workspace(model.forward)),
-    ot: segments.map(({ model }) => workspace(model.training?.taped)),
-    ob: segments.map(({ model }) => workspace(model.training?.backward)),
+    g: a.map((bytes, j) => (j > frozen && j < segments.length && row(segments[j]!).inputGradient ? bytes : 0)),
+    r: segments.map((segment) => row(segment).tapes[0]!.r),
+    uf: segments.map((segment) => row(segment).uf),
+    ub: segments.map((segment) => row(segment).tapes[0]!.ub),
+    of: segments.map((segment) => row(segment).of),
+    ot: segments.map((segment) => row(segment).tapes[0]!.of),
+    ob: segments.map((segment) => row(segment).tapes[0]!.ob),
     frozen,
-    replay: segments.map(({ model }) => (model.fused ? { ub: modelledSeconds(model.fused), ob: workspace(model.fused) } : null)),
+    variants: segments.map((segment) => row(segment).tapes.slice(1)),
+    replay: segments.map((segment) => row(segment).replay),
   });
 }
 
-/** Whether a segment's backward outputs the gradient of its input boundary. */
-function hasGradient({ model }: Segment): boolean {
-  const backward = model.training?.backward ?? model.fused;
-  return backward !== null && backward.outputs.some((output) => output.role === "input-grad");
+/** What all segments of one model have in common. */
+interface ModelRow {
+  readonly trains: boolean;
+  /** Bytes of the boundary that it takes in, and whether the backward outputs its gradient. */
+  readonly input: number;
+  readonly inputGradient: boolean;
+  readonly uf: number;
+  readonly of: number;
+  /** By tape variant, k = 0 first; one of zeros when the segment has no taped programs. */
+  readonly tapes: readonly Variant[];
+  readonly replay: Replay | null;
 }
 
-const NOMINAL_FLOPS = 60e9;
-const NOMINAL_BYTES = 8e9;
-
-/** Time of a program from the operations of its products and the bytes that the other operators touch. */
-export function modelledSeconds(graph: Graph): number {
-  let seconds = 0;
-  for (const node of graph.nodes) {
-    const size = (i: number) => elements(typeOf(graph, node.inputs[i]!).shape);
-    const dim = (i: number, axis: number) => typeOf(graph, node.inputs[i]!).shape[axis]!;
-    switch (node.op) {
-      case "Gemm": {
-        const rows = elements(typeOf(graph, node.outputs[0]!).shape);
-        seconds += (2 * rows * (node.attrs["transA"] ? dim(0, 0) : dim(0, 1))) / NOMINAL_FLOPS;
-        break;
-      }
-      case "CausalAttention":
-        seconds += (2 * dim(0, 0) * size(0)) / NOMINAL_FLOPS;
-        break;
-      case "CausalAttentionGrad":
-        seconds += (5 * dim(0, 0) * size(0)) / NOMINAL_FLOPS;
-        break;
-      case "LinearCrossEntropy":
-        seconds += (2 * dim(0, 0) * size(1)) / NOMINAL_FLOPS;
-        break;
-      case "LinearCrossEntropyGrad":
-        seconds += ((node.inputs[5] ? 6 : 4) * dim(0, 0) * size(1)) / NOMINAL_FLOPS;
-        break;
-      default: {
-        const values = [...node.inputs.filter((input) => input !== ""), ...node.outputs];
-        seconds += values.reduce((bytes, value) => bytes + byteLength(typeOf(graph, value)), 0) / NOMINAL_BYTES;
-      }
-    }
-  }
-  return seconds;
+function modelRow(model: SegmentModel, programs: Programs, seconds: SecondsOf): ModelRow {
+  const workspace = (graph: Graph) => align(programs.of(graph).workspace);
+  const tapes = tapedPrograms(model).map((pair) => ({
+    uf: seconds(pair.taped),
+    ub: seconds(pair.backward),
+    r: tapeLayout(pair).bytes,
+    of: workspace(pair.taped),
+    ob: workspace(pair.backward),
+  }));
+  const backward = model.training?.backward ?? model.fused;
+  const input = model.forward.inputs.find(({ role }) => role === "boundary");
+  return {
+    trains: backward !== null,
+    input: input ? align(byteLength(typeOf(model.forward, input.name))) : 0,
+    inputGradient: backward !== null && backward.outputs.some((output) => output.role === "input-grad"),
+    uf: seconds(model.forward),
+    of: workspace(model.forward),
+    tapes: tapes.length > 0 ? tapes : [{ uf: 0, ub: 0, r: 0, of: 0, ob: 0 }],
+    replay: model.fused ? { ub: seconds(model.fused), ob: workspace(model.fused) } : null,
+  };
 }

@@ -1,9 +1,9 @@
-import type { Segment, SegmentModel } from "../graph/segment.ts";
+import { type Segment, type SegmentModel, tapedPrograms } from "../graph/segment.ts";
 import type { Graph } from "../graph/types.ts";
 import type { Op, Schedule } from "../schedule/ops.ts";
 import type { PlacedItem, Placement } from "../schedule/placement.ts";
 import { bindProgram, type BoundProgram, type StepMemory } from "./bind.ts";
-import { type Programs, type TapeLayout, tapeLayout } from "./chain.ts";
+import { type Programs, type TapeLayout, tapeLayouts } from "./chain.ts";
 import type { Address, Executor } from "./executor.ts";
 
 /** A schedule bound to memory: running it is a fixed list of calls, with nothing allocated on the way. */
@@ -24,8 +24,8 @@ export function createRunner(
   arena: Address,
   memory: StepMemory,
 ): Runner {
-  const layouts = new Map<SegmentModel, TapeLayout>();
-  for (const { model } of segments) if (!layouts.has(model)) layouts.set(model, tapeLayout(model));
+  const layouts = new Map<SegmentModel, readonly TapeLayout[]>();
+  for (const { model } of segments) if (!layouts.has(model)) layouts.set(model, tapeLayouts(model));
   const items = new Map<string, PlacedItem[]>();
   for (const item of placement.items) {
     const key = `${item.kind} ${item.index}`;
@@ -40,11 +40,15 @@ export function createRunner(
   };
 
   const steps: BoundProgram[] = [];
+  /** Variant of the tape that each segment has at the time. */
+  const held = new Map<number, number>();
   schedule.forEach((op, step) => {
     if (op.kind === "DA" || op.kind === "DT") return;
     const segment = segments[op.i - 1]!;
+    if (op.kind === "FA") held.set(op.i, op.k);
+    const k = held.get(op.i) ?? 0;
     steps.push(
-      bindProgram(executor, programs, segment, op.i - 1, graphOf(segment, op), memory, layouts.get(segment.model)!, {
+      bindProgram(executor, programs, segment, op.i - 1, graphOf(segment, op, k), memory, layouts.get(segment.model)![k]!, {
         input: () => addressOf("boundary", op.i - 1, step),
         output: () => addressOf("boundary", op.i, step),
         tape: () => addressOf("tape", op.i, step),
@@ -69,9 +73,11 @@ export function createRunner(
   };
 }
 
-function graphOf(segment: Segment, op: Op): Graph {
-  const { forward, training, fused } = segment.model;
-  const graph = op.kind === "FA" ? training?.taped : op.kind === "B" ? training?.backward : op.kind === "BR" ? fused : forward;
-  if (!graph) throw new Error(`${segment.name}: the schedule asks for ${op.kind}, for which there is no program`);
+function graphOf({ name, model }: Segment, { kind }: Op, k: number): Graph {
+  const pair = tapedPrograms(model)[k];
+  const graph = { FA: pair?.taped, B: pair?.backward, BR: model.fused, FN: model.forward, FC: model.forward, DA: null, DT: null }[
+    kind
+  ];
+  if (!graph) throw new Error(`${name}: the schedule asks for ${kind} (variant ${k}), for which there is no program`);
   return graph;
 }

@@ -1,0 +1,38 @@
+import { byteLength, elements, type Graph, type Node, typeOf } from "../graph/types.ts";
+
+/** Rates of an ordinary core pair. Only ratios matter to a planner until times are measured. */
+const FLOPS = 60e9;
+const BYTES = 8e9;
+
+/** Modelled seconds of a program: the operations of its products, and the bytes that every operator touches. */
+export function modelledSeconds(graph: Graph): number {
+  return graph.nodes.reduce((seconds, node) => seconds + nodeSeconds(graph, node), 0);
+}
+
+/** Modelled seconds of one node. */
+export function nodeSeconds(graph: Pick<Graph, "types" | "name">, node: Node): number {
+  const values = [...node.inputs, ...node.outputs].filter((value) => value !== "" && graph.types.has(value));
+  const bytes = values.reduce((sum, value) => sum + byteLength(typeOf(graph, value)), 0);
+  return operations(graph, node) / FLOPS + bytes / BYTES;
+}
+
+/** Floating-point operations of the operators that are bound by them. */
+function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
+  const shape = (i: number) => typeOf(graph, node.inputs[i]!).shape;
+  const size = (i: number) => elements(shape(i));
+  const rows = () => shape(0)[0]!;
+  switch (node.op) {
+    case "Gemm":
+      return 2 * elements(typeOf(graph, node.outputs[0]!).shape) * shape(0)[node.attrs["transA"] ? 0 : 1]!;
+    case "CausalAttention":
+      return 2 * rows() * size(0);
+    case "CausalAttentionGrad":
+      return 5 * rows() * size(0);
+    case "LinearCrossEntropy":
+      return 2 * rows() * size(1);
+    case "LinearCrossEntropyGrad":
+      return (node.inputs[5] ? 6 : 4) * rows() * size(1);
+    default:
+      return 0;
+  }
+}
