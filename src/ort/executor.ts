@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { type Pointer, toArrayBuffer } from "bun:ffi";
+import { UserError } from "../errors.ts";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { writeModel } from "../onnx/write.ts";
@@ -26,6 +27,8 @@ interface OrtCall extends Call {
   readonly binding: Pointer;
 }
 
+/** An ArrayBuffer has at most 4 GiB; memory is cleared in pieces. */
+const VIEW_BYTES = 2 ** 30;
 /** GraphOptimizationLevel: a bf16 weight's Cast must stay where it is, and nothing else is gained on these graphs. */
 const NO_OPTIMIZATION = 0;
 
@@ -82,7 +85,14 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       api.RunWithBinding(call.program.session, runOptions, call.binding);
     },
     reserve(bytes: number): Address {
-      const block = created((out) => api.AllocatorAlloc(allocator, align(bytes) + ALIGNMENT, out));
+      let block: Pointer;
+      try {
+        block = created((out) => api.AllocatorAlloc(allocator, align(bytes) + ALIGNMENT, out));
+      } catch {
+        throw new UserError(
+          `memory is exhausted: cannot reserve ${bytes} bytes besides ${reserved}; lower the batch or a budget`,
+        );
+      }
       blocks.push(block);
       reserved += align(bytes);
       return align(block);
@@ -90,7 +100,9 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     view,
     write: (address, data) => view(address, data.length).set(data),
     read: (address, bytes) => view(address, bytes).slice(),
-    zero: (address, bytes) => void view(address, bytes).fill(0),
+    zero(address, bytes) {
+      for (let done = 0; done < bytes; done += VIEW_BYTES) view(address + done, Math.min(VIEW_BYTES, bytes - done)).fill(0);
+    },
     arena: () => (sessions[0] ? arenaStats(environment, sessions[0]) : { total: 0, peak: 0 }),
     close(): void {
       for (const binding of bindings.splice(0)) api.ReleaseIoBinding(binding);

@@ -68,7 +68,7 @@ export interface OrtLibrary {
 
 const LIBRARY_NAMES: Readonly<Record<string, string>> = {
   linux: "libonnxruntime.so.1",
-  darwin: "libonnxruntime.1.30.0.dylib",
+  darwin: "libonnxruntime.1.dylib",
   win32: "onnxruntime.dll",
 };
 
@@ -87,12 +87,16 @@ export function libraryPath(): string {
   return path;
 }
 
-let loaded: OrtLibrary | null = null;
+const loaded = new Map<string, OrtLibrary>();
 
 /** Loads the library once per process. @throws {UserError} when it cannot be loaded */
 export function loadOrt(path: string = libraryPath()): OrtLibrary {
-  if (loaded?.path !== path) loaded = open(path);
-  return loaded;
+  let library = loaded.get(path);
+  if (!library) {
+    library = open(path);
+    loaded.set(path, library);
+  }
+  return library;
 }
 
 function open(path: string): OrtLibrary {
