@@ -1,0 +1,178 @@
+/**
+ * Matrix products and the fused head against the register-only peak of this machine, measured in the same process and
+ * minute.
+ *
+ *     bun bench/kernels.ts [gemm] [head]
+ *
+ * gemm: GFLOP/s and share of one thread's peak, for one and for two threads (per thread). head: time of
+ * LinearCrossEntropyGrad beside that of its bare products on all rows at once. Medians, and the best run in brackets:
+ * on a busy machine the best is the better estimate.
+ */
+import { GraphBuilder } from "../src/graph/builder.ts";
+import { type Attrs, byteLength, elements, type FloatType, type TensorType } from "../src/graph/types.ts";
+import { fromFloat32 } from "../src/hf/halves.ts";
+import { Cast, CAST_TO } from "../src/ops/cast.ts";
+import { Gemm } from "../src/ops/gemm.ts";
+import { LinearCrossEntropyGrad } from "../src/ops/linear-cross-entropy.ts";
+import type { OpDef } from "../src/ops/types.ts";
+import { createWasmExecutor, type WasmExecutor } from "../src/wasm/executor.ts";
+import { PEAK_FLOPS, peakKernel } from "./peak.ts";
+
+interface Product {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly transA?: 1;
+  readonly transB?: 1;
+  /** Type of B in memory. */
+  readonly weight?: FloatType;
+  /** Added in place. */
+  readonly sum?: true;
+  readonly what: string;
+}
+
+const PRODUCTS: readonly Product[] = [
+  { m: 512, n: 576, k: 1536, transB: 1, what: "down projection" },
+  { m: 1024, n: 1024, k: 1024, what: "square" },
+  { m: 1024, n: 1024, k: 1024, transA: 1, what: "square, A transposed" },
+  { m: 512, n: 1536, k: 576, transB: 1, weight: "bf16", what: "up projection, bf16" },
+  { m: 512, n: 576, k: 1536, weight: "bf16", what: "its gradient of x" },
+  { m: 1536, n: 576, k: 512, transA: 1, sum: true, what: "its gradient of W" },
+  { m: 256, n: 16384, k: 576, transB: 1, weight: "bf16", what: "logits" },
+  { m: 512, n: 16, k: 576, transB: 1, what: "LoRA down" },
+  { m: 512, n: 576, k: 16, transB: 1, sum: true, what: "LoRA up" },
+  { m: 576, n: 16, k: 512, transA: 1, sum: true, what: "gradient of LoRA B" },
+  { m: 1, n: 4864, k: 896, transB: 1, weight: "bf16", what: "decode one token" },
+  { m: 16, n: 4864, k: 896, transB: 1, weight: "bf16", what: "16 tokens" },
+];
+
+interface Timing {
+  readonly median: number;
+  readonly best: number;
+}
+
+/** Seconds of a call, over at least `seconds` and five calls. */
+function time(run: () => void, seconds: number): Timing {
+  const times: number[] = [];
+  const end = performance.now() + 1000 * seconds;
+  while (performance.now() < end || times.length < 5) {
+    const start = performance.now();
+    run();
+    times.push((performance.now() - start) / 1000);
+  }
+  times.sort((a, b) => a - b);
+  return { median: times[times.length >> 1]!, best: times[0]! };
+}
+
+/** A graph of one operator on its own memory, filled with numbers in [-0.5, 0.5) or with labels below `labels`. */
+function callOf<A extends Attrs>(
+  executor: WasmExecutor,
+  op: OpDef<A>,
+  inputs: readonly TensorType[],
+  attrs: A,
+  options: { readonly labels?: number; readonly inPlace?: readonly [output: number, input: number] } = {},
+): () => void {
+  const builder = new GraphBuilder(op.name);
+  const names = inputs.map((type, i) => builder.input(`in${i}`, "batch", type));
+  const operands = names.map((name, i) => {
+    const { dtype } = inputs[i]!;
+    return dtype === "bf16" || dtype === "f16" ? builder.value(Cast, [name], { to: CAST_TO.f32 }) : name;
+  });
+  const outputs = builder.node(op, operands, attrs, "out");
+  const addresses = new Map<string, number>();
+  names.forEach((name, i) => {
+    const type = inputs[i]!;
+    const address = executor.reserve(byteLength(type));
+    addresses.set(name, address);
+    const size = elements(type.shape);
+    const values = Float32Array.from({ length: size }, (_, j) => ((j * 7919) % 1000) / 1000 - 0.5);
+    if (type.dtype === "i32") {
+      const labels = Int32Array.from({ length: size }, (_, j) => (j * 7919) % options.labels!);
+      executor.write(address, new Uint8Array(labels.buffer));
+    } else {
+      executor.write(address, type.dtype === "f32" ? new Uint8Array(values.buffer) : fromFloat32(values, type.dtype as "bf16"));
+    }
+  });
+  outputs.forEach((name, i) => {
+    builder.output({ name, role: "boundary" });
+    const shared = options.inPlace?.[0] === i ? names[options.inPlace[1]]! : null;
+    addresses.set(name, shared === null ? executor.reserve(byteLength(builder.type(name))) : addresses.get(shared)!);
+  });
+  const program = executor.prepare(builder.build());
+  const call = executor.bind(program, addresses, executor.reserve(program.workspace));
+  return () => executor.run(call);
+}
+
+const f32 = (...shape: number[]): TensorType => ({ dtype: "f32", shape });
+const rate = (operations: number, seconds: number): number => operations / seconds / 1e9;
+const cell = (value: number, digits = 1): string => value.toFixed(digits).padStart(6);
+
+/** Of one thread. */
+function measurePeak(): Timing {
+  const peak = peakKernel();
+  const rounds = 20_000;
+  for (let i = 0; i < 20; i++) peak(rounds);
+  const { median, best } = time(() => void peak(rounds), 0.3);
+  return { median: rate(PEAK_FLOPS * rounds, median), best: rate(PEAK_FLOPS * rounds, best) };
+}
+
+function productCall(executor: WasmExecutor, product: Product): () => void {
+  const { m, n, k, transA = 0, transB = 0, weight = "f32", sum } = product;
+  const a = f32(...(transA ? [k, m] : [m, k]));
+  const b: TensorType = { dtype: weight, shape: transB ? [n, k] : [k, n] };
+  const attrs = { transA, transB };
+  return sum ? callOf(executor, Gemm, [a, b, f32(m, n)], attrs, { inPlace: [0, 2] }) : callOf(executor, Gemm, [a, b], attrs);
+}
+
+function benchProducts(executors: readonly WasmExecutor[]): void {
+  const peak = measurePeak();
+  console.log(`peak of one thread: ${peak.median.toFixed(1)} (${peak.best.toFixed(1)}) GFLOP/s\n`);
+  console.log("GFLOP/s per thread, median (best), and the best's share of the peak");
+  for (const product of PRODUCTS) {
+    const { m, n, k, transA, transB, weight = "f32", what } = product;
+    const cells = executors.map((executor) => {
+      const run = productCall(executor, product);
+      time(run, 0.08);
+      const { median, best } = time(run, 0.3);
+      const operations = (2 * m * n * k) / executor.threads;
+      const share = (100 * rate(operations, best)) / peak.best;
+      return `${cell(rate(operations, median))} (${cell(rate(operations, best))}) ${cell(share, 0)} %`;
+    });
+    const shape = `${m}x${n}x${k} ${transA ? "T" : "N"}${transB ? "T" : "N"} ${weight}`;
+    console.log([shape.padEnd(25), what.padEnd(22), ...cells].join("  "));
+  }
+}
+
+function benchHead(executor: WasmExecutor): void {
+  console.log(`\nLinearCrossEntropyGrad, bf16 weights frozen, ${executor.threads} threads: ms, median (best)`);
+  for (const [tokens, width, vocab] of [[512, 576, 49152]] as const) {
+    const inputs: TensorType[] = [
+      f32(tokens, width),
+      { dtype: "bf16", shape: [vocab, width] },
+      { dtype: "i32", shape: [tokens] },
+      f32(1),
+      f32(1),
+    ];
+    const fused = callOf(executor, LinearCrossEntropyGrad, inputs, {}, { labels: vocab });
+    const logits = productCall(executor, { m: tokens, n: vocab, k: width, transB: 1, weight: "bf16", what: "" });
+    const gradient = productCall(executor, { m: tokens, n: width, k: vocab, weight: "bf16", what: "" });
+    for (const run of [fused, logits, gradient]) run();
+    const [head, ...products] = [fused, logits, gradient].map((run) => time(run, 1.5));
+    const bare = { median: 0, best: 0 };
+    for (const product of products) {
+      bare.median += product.median;
+      bare.best += product.best;
+    }
+    const show = ({ median, best }: Timing): string => `${cell(1000 * median)} (${cell(1000 * best)})`;
+    console.log(
+      `T ${tokens}, H ${width}, V ${vocab}: ${show(head!)}, bare products ${show(bare)}, ratio ${(head!.best / bare.best).toFixed(2)}`,
+    );
+  }
+}
+
+const groups = Bun.argv.slice(2);
+const wants = (group: string): boolean => groups.length === 0 || groups.includes(group);
+const executors = [await createWasmExecutor({ threads: 1 }), await createWasmExecutor({ threads: 2 })];
+if (wants("gemm")) benchProducts(executors);
+if (wants("head")) for (const executor of executors) benchHead(executor);
+for (const executor of executors) executor.close();
