@@ -2,12 +2,13 @@ import { join, relative } from "node:path";
 import type { SamplePart } from "../data/sample.ts";
 import { writeTextAtomic } from "../hf/files.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
-import { type TrainConfig, trainConfigSchema } from "../train/config.ts";
+import { createCheckpoints, START } from "../train/checkpoint.ts";
+import { fingerprint, type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
 import { formatBytes } from "../train/memory.ts";
-import { openJsonLines, checkRunFolder, prepareRunFolder, RUN_FILES } from "../train/run-folder.ts";
+import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
-import { trainLoop } from "../train/trainer.ts";
+import { type TrainingEvents, trainLoop } from "../train/trainer.ts";
 import { createWasmExecutor } from "../wasm/executor.ts";
 import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
@@ -33,13 +34,13 @@ ${describeFlags(trainConfigSchema)}`;
 export async function run(args: readonly string[]): Promise<number> {
   const { config, file } = await resolveConfig(args);
   const progress = createProgress();
-  checkRunFolder(config.output, config.overwrite);
+  checkRunFolder(config.output, config);
   const inputs = readInputs(config);
   const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
   try {
     const session = createSession(executor, inputs);
     // Only now that nothing can be refused any more is something written.
-    const folder = prepareRunFolder(config.output);
+    const folder = prepareRunFolder(config.output, config.resume);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     describe(session, file, progress);
     writeSegmentModels(join(folder, RUN_FILES.segments), session.engine.segments);
@@ -97,6 +98,13 @@ function markPart(part: SamplePart): string {
 async function runSession(session: Session, folder: string, progress: Progress): Promise<void> {
   const { engine, data, inputs } = session;
   const { config } = inputs;
+  const checkpoints = createCheckpoints(folder, engine.executor, engine.resident.trainable, {
+    keep: config.keep,
+    fingerprint: fingerprint(config, inputs),
+  });
+  const start = (config.resume ? checkpoints.restore((message) => progress.say(message)) : null) ?? START;
+  if (start.step > 0) progress.say(`resumed         after step ${start.step}`);
+  rewindJsonLines(join(folder, RUN_FILES.metrics), start.step > 0 ? start.step : -1);
   const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
   let interrupted = false;
   const interrupt = () => {
@@ -107,36 +115,29 @@ async function runSession(session: Session, folder: string, progress: Progress):
   process.once("SIGTERM", interrupt);
   const begin = performance.now();
   let speed = 0;
-  const evaluations: number[] = [];
-  const before = session.sample();
+  const before = start.step === 0 ? session.sample() : null;
   try {
-    await trainLoop(
-      engine,
-      session.optimizer,
-      data,
-      config,
-      {
-        step(step) {
-          const current = step.tokens / step.seconds;
-          speed = step.step === 1 ? current : 0.9 * speed + 0.1 * current;
-          metrics.write({ type: "step", ...step, memory: engine.measuredPeak });
-          progress.step({
-            ...step,
-            tokensPerSecond: speed,
-            memory: engine.measuredPeak,
-            secondsLeft: ((performance.now() - begin) / 1000 / step.step) * (step.steps - step.step),
-          });
-        },
-        evaluation(evaluation) {
-          evaluations.push(evaluation.loss);
-          metrics.write({ type: "evaluation", ...evaluation });
-          progress.say(
-            `held-out loss ${evaluation.loss.toFixed(4)} (perplexity ${Math.exp(evaluation.loss).toFixed(2)}) ${evaluation.step === 0 ? "before training" : `after step ${evaluation.step}`}`,
-          );
-        },
+    const events: TrainingEvents = {
+      step(step) {
+        const current = step.tokens / step.seconds;
+        speed = step.step === 1 ? current : 0.9 * speed + 0.1 * current;
+        metrics.write({ type: "step", ...step, memory: engine.measuredPeak });
+        progress.step({
+          ...step,
+          tokensPerSecond: speed,
+          memory: engine.measuredPeak,
+          secondsLeft: ((performance.now() - begin) / 1000 / (step.step - start.step)) * (step.steps - step.step),
+        });
       },
-      () => interrupted,
-    );
+      evaluation(evaluation) {
+        metrics.write({ type: "evaluation", ...evaluation });
+        progress.say(
+          `held-out loss ${evaluation.loss.toFixed(4)} (perplexity ${Math.exp(evaluation.loss).toFixed(2)}) ${evaluation.step === 0 ? "before training" : `after step ${evaluation.step}`}`,
+        );
+      },
+    };
+    const run = { engine, optimizer: session.optimizer, data, config, checkpoints, events, shouldStop: () => interrupted };
+    await trainLoop(run, start);
     exportTrained(folder, engine, config);
   } finally {
     process.off("SIGINT", interrupt);
@@ -144,9 +145,9 @@ async function runSession(session: Session, folder: string, progress: Progress):
     metrics.close();
   }
   const after = session.sample();
-  if (before && after) {
-    progress.say(`prompt          ${before.prompt}`);
-    progress.say(`before          ${before.answer}`);
+  if (after) {
+    progress.say(`prompt          ${after.prompt}`);
+    if (before) progress.say(`before          ${before.answer}`);
     progress.say(`after           ${after.answer}`);
   }
   const { predicted, withoutCheckpointing, measuredPeak } = engine;

@@ -59,6 +59,11 @@ export const trainConfigSchema = z.strictObject({
     .min(0)
     .default(0)
     .describe("evaluate on the held-out examples every N steps (0: at the start and the end)"),
+  saveEvery: z.number().int().min(0).default(0).describe("save a checkpoint every N steps (0: only by time, and on Ctrl-C)"),
+  saveMinutes: z.number().min(0).default(10).describe("save a checkpoint when so many minutes have passed (0: never)"),
+  keep: count.default(2).describe("newest checkpoints that are kept; the best one is kept besides"),
+  resume: z.boolean().default(false).describe("go on from the newest checkpoint in the run folder, if there is one"),
+  patience: z.number().int().min(0).default(0).describe("stop after N evaluations without a better held-out loss (0: never)"),
   evalLimit: count.default(100_000).describe("held-out tokens used by an evaluation, at most"),
   sample: z.boolean().default(true).describe("answer one held-out prompt before and after training"),
 });
@@ -85,4 +90,46 @@ const SEQUENCE_LENGTH = 512;
 /** The sequence length that was asked for, else 512 or the model's context, whichever is shorter. */
 export function sequenceLengthOf(config: Pick<TrainConfig, "sequenceLength">, contextLimit: number): number {
   return config.sequenceLength ?? Math.min(SEQUENCE_LENGTH, contextLimit);
+}
+
+/** Settings that a run's numbers depend on: a checkpoint can only be resumed with the same. */
+const NUMERIC_KEYS = [
+  "method",
+  "rank",
+  "alpha",
+  "dropout",
+  "targets",
+  "rslora",
+  "sequenceLength",
+  "batchSize",
+  "gradientAccumulation",
+  "packing",
+  "epochs",
+  "steps",
+  "learningRate",
+  "schedule",
+  "warmup",
+  "weightDecay",
+  "beta1",
+  "beta2",
+  "epsilon",
+  "clip",
+  "seed",
+] as const satisfies TrainConfigKey[];
+
+/** A text that two runs share when the one can go on from a checkpoint of the other. */
+export function fingerprint(
+  config: TrainConfig,
+  inputs: {
+    readonly model: { readonly family: string; readonly layers: number; readonly hiddenSize: number };
+    readonly train: { readonly count: number; readonly tokens: number };
+  },
+): string {
+  const { model, train } = inputs;
+  const settings = NUMERIC_KEYS.map((key) => `${key} ${String(config[key] ?? "default")}`);
+  return [
+    ...settings,
+    `model ${model.family} ${model.layers}x${model.hiddenSize}`,
+    `data ${train.count} examples, ${train.tokens} tokens`,
+  ].join("; ");
 }

@@ -1,29 +1,30 @@
 import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, readdirSync, rmSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.ts";
-import { fileError, writeFully } from "../hf/files.ts";
+import { fileError, readText, writeFully, writeTextAtomic } from "../hf/files.ts";
 
 /** What a run writes, by name. */
 export const RUN_FILES = {
   config: "train-config.json",
   metrics: "metrics.jsonl",
   segments: "segments",
+  checkpoints: "checkpoints",
   adapterConfig: "adapter_config.json",
   adapter: "adapter_model.safetensors",
 } as const;
 
 /**
- * Checks that a run can be written to `path`, and writes nothing. One that holds files is refused, unless `overwrite` is
- * given and they are a run's.
+ * Checks that a run can be written to `path`, and writes nothing. One that holds files is refused, unless `overwrite` or
+ * `resume` is given and they are a run's.
  * @throws {UserError} not a folder, not writable, or something else's
  */
-export function checkRunFolder(path: string, overwrite: boolean): void {
+export function checkRunFolder(path: string, mode: { readonly overwrite: boolean; readonly resume: boolean }): void {
   const folder = resolve(path);
   if (existsSync(folder) && statSync(folder).isDirectory()) {
     const entries = readdirSync(folder);
-    if (entries.length > 0 && !overwrite) {
+    if (entries.length > 0 && !mode.overwrite && !mode.resume) {
       throw new UserError(
-        `--output ${path}: the folder is not empty; choose another one, or pass --overwrite to replace the run in it`,
+        `--output ${path}: the folder is not empty; choose another one, or pass --resume to go on with the run in it or --overwrite to replace it`,
       );
     }
     if (entries.length > 0 && !entries.includes(RUN_FILES.config)) {
@@ -42,16 +43,34 @@ export function checkRunFolder(path: string, overwrite: boolean): void {
   }
 }
 
-/** Makes the run folder, empty. Call `checkRunFolder` first. */
-export function prepareRunFolder(path: string): string {
+/** Makes the run folder, and empties it unless a run in it is to be resumed. Call `checkRunFolder` first. */
+export function prepareRunFolder(path: string, resume: boolean): string {
   const folder = resolve(path);
   try {
     mkdirSync(folder, { recursive: true });
-    for (const entry of readdirSync(folder)) rmSync(join(folder, entry), { recursive: true });
+    if (!resume) for (const entry of readdirSync(folder)) rmSync(join(folder, entry), { recursive: true });
   } catch (error) {
     throw fileError("write to", folder, error);
   }
   return folder;
+}
+
+/**
+ * Drops the records of a JSON lines file that are of later steps than `step`, so that a resumed run writes them again
+ * once. A last line that was cut short goes too.
+ */
+export function rewindJsonLines(path: string, step: number): void {
+  if (!existsSync(path)) return;
+  const kept = readText(path)
+    .split("\n")
+    .filter((line) => {
+      try {
+        return (JSON.parse(line) as { step: number }).step <= step;
+      } catch {
+        return false;
+      }
+    });
+  writeTextAtomic(path, kept.map((line) => `${line}\n`).join(""));
 }
 
 /** Appends JSON lines to a file. */

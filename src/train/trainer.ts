@@ -1,5 +1,6 @@
 import type { Batches, MicroBatch } from "../data/batch.ts";
 import { UserError } from "../errors.ts";
+import type { Checkpoints, TrainingPosition } from "./checkpoint.ts";
 import type { TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
 import { learningRate } from "./learning-rate.ts";
@@ -56,59 +57,93 @@ export function evaluate(engine: Engine, batches: readonly MicroBatch[], step: n
   return { step, loss: loss / labelled, labelled };
 }
 
+/** What `trainLoop` works on. */
+export interface TrainingRun {
+  readonly engine: Engine;
+  readonly optimizer: Optimizer;
+  readonly data: TrainingData;
+  readonly config: TrainConfig;
+  readonly checkpoints: Checkpoints;
+  readonly events: TrainingEvents;
+  /** Asked after every step. */
+  readonly shouldStop: () => boolean;
+}
+
 /**
- * Trains. The loss of a step is the mean over all labelled tokens of its micro-batches (not the mean of their means).
- * `shouldStop` is asked after every step. Returns the number of steps done.
+ * Trains from a position to the end, or until it is told to stop or the held-out loss has stopped falling. The loss of a
+ * step is the mean over all labelled tokens of its micro-batches (not the mean of their means). Returns the last position.
  * @throws {UserError} when the loss or the gradients stop being numbers
  */
-export async function trainLoop(
-  engine: Engine,
-  optimizer: Optimizer,
-  data: TrainingData,
-  config: TrainConfig,
-  events: TrainingEvents,
-  shouldStop: () => boolean = () => false,
-): Promise<number> {
+export async function trainLoop(run: TrainingRun, start: TrainingPosition): Promise<TrainingPosition> {
+  const { engine, data, config, checkpoints, events } = run;
   const steps = totalSteps(config, data.train.count(0));
-  let draw = 0;
-  if (data.valid.length > 0) events.evaluation(evaluate(engine, data.valid, 0));
-  for (let step = 1; step <= steps; step++) {
-    const begin = performance.now();
-    const { epoch } = data.train.locate(draw);
-    const group = Array.from({ length: config.gradientAccumulation }, (_, i) => {
-      const at = data.train.locate(draw + i);
-      return data.train.batch(at.epoch, at.index);
-    });
-    const labelled = group.reduce((sum, batch) => sum + batch.labelled, 0);
-    optimizer.zeroGradients();
-    let loss = 0;
-    for (const batch of group) loss += engine.forwardBackward(batch, 1 / labelled, config.seed, draw++);
-    const rate = learningRate(config, step - 1, steps);
-    const gradientNorm = optimizer.step(step, rate);
-    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
-      throw new UserError(
-        `step ${step}: the loss is ${loss} and the gradient norm ${gradientNorm}; training diverged. Lower --learning-rate (now ${config.learningRate}) or lengthen --warmup`,
-      );
-    }
-    events.step({
-      step,
-      steps,
-      epoch,
-      loss,
-      learningRate: rate,
-      gradientNorm,
-      tokens: group.reduce((sum, batch) => sum + batch.used, 0),
-      seconds: (performance.now() - begin) / 1000,
-    });
+  let position = start;
+  if (position.step === 0 && data.valid.length > 0) position = withEvaluation(position, evaluate(engine, data.valid, 0), events);
+  let saved = performance.now();
+  while (position.step < steps) {
+    position = trainStep(run, position, steps);
+    const { step } = position;
     const last = step === steps;
     if (data.valid.length > 0 && (last || (config.evalEvery > 0 && step % config.evalEvery === 0))) {
-      events.evaluation(evaluate(engine, data.valid, step));
+      position = withEvaluation(position, evaluate(engine, data.valid, step), events);
     }
-    if (shouldStop()) return step;
+    const exhausted = config.patience > 0 && position.sinceBest >= config.patience;
+    const stop = run.shouldStop() || exhausted;
+    const due =
+      (config.saveEvery > 0 && step % config.saveEvery === 0) ||
+      (config.saveMinutes > 0 && performance.now() - saved >= config.saveMinutes * 60_000);
+    if (due || (stop && !last)) {
+      checkpoints.save(position);
+      saved = performance.now();
+    }
+    if (stop) break;
     // Lets signals and timers in.
     await Bun.sleep(0);
   }
-  return steps;
+  return position;
+}
+
+function withEvaluation(position: TrainingPosition, evaluation: Evaluation, events: TrainingEvents): TrainingPosition {
+  events.evaluation(evaluation);
+  const better = position.bestLoss === null || evaluation.loss < position.bestLoss;
+  return {
+    ...position,
+    heldOutLoss: evaluation.loss,
+    bestLoss: better ? evaluation.loss : position.bestLoss,
+    sinceBest: better ? 0 : position.sinceBest + 1,
+  };
+}
+
+/** One optimizer step, from the position after `position.step` steps. */
+function trainStep(
+  { engine, optimizer, data, config, events }: TrainingRun,
+  position: TrainingPosition,
+  steps: number,
+): TrainingPosition {
+  const begin = performance.now();
+  const step = position.step + 1;
+  const { epoch } = data.train.locate(position.draw);
+  const group = Array.from({ length: config.gradientAccumulation }, (_, i) => {
+    const at = data.train.locate(position.draw + i);
+    return data.train.batch(at.epoch, at.index);
+  });
+  const labelled = group.reduce((sum, batch) => sum + batch.labelled, 0);
+  optimizer.zeroGradients();
+  let loss = 0;
+  group.forEach((batch, i) => {
+    loss += engine.forwardBackward(batch, 1 / labelled, config.seed, position.draw + i);
+  });
+  const rate = learningRate(config, step - 1, steps);
+  const gradientNorm = Number.isFinite(loss) ? optimizer.step(step, rate) : NaN;
+  if (!Number.isFinite(gradientNorm)) {
+    throw new UserError(
+      `step ${step}: the loss is ${loss} and the gradient norm ${gradientNorm}; training diverged. Lower --learning-rate (now ${config.learningRate}) or lengthen --warmup`,
+    );
+  }
+  const tokens = group.reduce((sum, batch) => sum + batch.used, 0);
+  const seconds = (performance.now() - begin) / 1000;
+  events.step({ step, steps, epoch, loss, learningRate: rate, gradientNorm, tokens, seconds });
+  return { ...position, step, draw: position.draw + group.length, heldOutLoss: null };
 }
 
 /** The first micro-batches that hold at least `limit` tokens, or all. */

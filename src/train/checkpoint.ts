@@ -1,0 +1,183 @@
+import { closeSync, existsSync, fsyncSync, openSync, readdirSync, readSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { messageOf, UserError } from "../errors.ts";
+import { parseWith } from "../hf/config.ts";
+import { fileError, makeFolder, readJsonObject, writeTextAtomic } from "../hf/files.ts";
+import { expectTensor, openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
+import type { Executor } from "../runtime/executor.ts";
+import type { FlatState } from "../runtime/resident.ts";
+
+/**
+ * Training states on disk, in `<run>/checkpoints/step-00000042/`: the trainable parameters with AdamW's moments
+ * (`state.safetensors`), and where training stands (`state.json`, with the checksum of the former). Nothing else is
+ * needed to go on as if nothing had happened: data order and dropout are functions of the seed and the position.
+ *
+ * A checkpoint is written under another name and renamed when all of it is on the disk, so one that is there is whole
+ * unless the disk damaged it, which the checksum tells.
+ */
+export interface TrainingPosition {
+  /** Optimizer steps done. */
+  readonly step: number;
+  /** Micro-batches done: position in the data, and key of dropout. */
+  readonly draw: number;
+  /** Held-out loss at this step, where it was measured. */
+  readonly heldOutLoss: number | null;
+  /** Least held-out loss so far, and evaluations since it was reached. */
+  readonly bestLoss: number | null;
+  readonly sinceBest: number;
+}
+
+export const START: TrainingPosition = { step: 0, draw: 0, heldOutLoss: null, bestLoss: null, sinceBest: 0 };
+
+const STATE_FILE = "state.safetensors";
+const POSITION_FILE = "state.json";
+const NAME = /^step-(\d{8})$/;
+const FLAT = ["param", "moment1", "moment2"] as const satisfies (keyof FlatState)[];
+
+const positionSchema = z.object({
+  version: z.literal(1),
+  fingerprint: z.string(),
+  step: z.number().int().min(0),
+  draw: z.number().int().min(0),
+  heldOutLoss: z.number().nullable(),
+  bestLoss: z.number().nullable(),
+  sinceBest: z.number().int().min(0),
+  sha256: z.string(),
+});
+
+export interface CheckpointOptions {
+  /** How many of the newest are kept; the one with the least held-out loss is kept besides. */
+  readonly keep: number;
+  /** What a run must have in common with the one that wrote a checkpoint: settings that its numbers depend on. */
+  readonly fingerprint: string;
+}
+
+export interface Checkpoints {
+  save(position: TrainingPosition): void;
+  /**
+   * Loads the newest checkpoint that is whole and returns its position, or null when there is none. `warn` hears of
+   * damaged ones that were passed over.
+   * @throws {UserError} checkpoints of a run with other settings
+   */
+  restore(warn: (message: string) => void): TrainingPosition | null;
+}
+
+/** The checkpoints of a run folder, for the state in `executor`'s memory. */
+export function createCheckpoints(run: string, executor: Executor, state: FlatState, options: CheckpointOptions): Checkpoints {
+  const folder = join(run, "checkpoints");
+  const names = () =>
+    existsSync(folder)
+      ? readdirSync(folder)
+          .filter((name) => NAME.test(name))
+          .sort()
+      : [];
+  const bytes = 4 * state.size;
+
+  return {
+    save(position) {
+      const name = `step-${String(position.step).padStart(8, "0")}`;
+      const temporary = join(folder, `.${name}.tmp`);
+      makeFolder(folder);
+      try {
+        rmSync(temporary, { recursive: true, force: true });
+        makeFolder(temporary);
+        const tensors = FLAT.map((part): TensorData => ({
+          name: part,
+          dtype: "f32",
+          shape: [state.size],
+          data: () => executor.read(state[part], bytes),
+        }));
+        writeSafetensors(join(temporary, STATE_FILE), tensors);
+        const record = {
+          version: 1,
+          fingerprint: options.fingerprint,
+          ...position,
+          sha256: hashFile(join(temporary, STATE_FILE)),
+        };
+        writeTextAtomic(join(temporary, POSITION_FILE), `${JSON.stringify(record, null, 2)}\n`);
+        rmSync(join(folder, name), { recursive: true, force: true });
+        renameSync(temporary, join(folder, name));
+        syncFolder(folder);
+      } catch (error) {
+        rmSync(temporary, { recursive: true, force: true });
+        throw fileError("write the checkpoint", join(folder, name), error);
+      }
+      prune(folder, names(), options.keep);
+    },
+    restore(warn) {
+      for (const name of names().reverse()) {
+        const path = join(folder, name);
+        try {
+          return load(path, executor, state, options.fingerprint);
+        } catch (error) {
+          if (error instanceof OtherRun) throw error;
+          warn(`checkpoint ${path} is damaged and passed over: ${messageOf(error)}`);
+        }
+      }
+      return null;
+    },
+  };
+}
+
+class OtherRun extends UserError {}
+
+function load(path: string, executor: Executor, state: FlatState, fingerprint: string): TrainingPosition {
+  const file = join(path, POSITION_FILE);
+  const { version: _, sha256, fingerprint: written, ...position } = parseWith(positionSchema, readJsonObject(file), file);
+  if (written !== fingerprint) {
+    throw new OtherRun(
+      `${path} was written by a run with other settings: it had ${written}, this one has ${fingerprint}. Use the same settings, or another --output`,
+    );
+  }
+  const weights = join(path, STATE_FILE);
+  if (hashFile(weights) !== sha256) throw new UserError(`${weights} does not have the checksum that ${POSITION_FILE} states`);
+  const source = openSafetensors(weights);
+  try {
+    const entries = FLAT.map((part) => expectTensor(source, part, [state.size], ["f32"]));
+    FLAT.forEach((part, i) => source.read(entries[i]!, executor.view(state[part], 4 * state.size)));
+  } finally {
+    source.close();
+  }
+  return position;
+}
+
+/** Removes all but the newest `keep` and the best, and what interrupted saves left. */
+function prune(folder: string, names: readonly string[], keep: number): void {
+  const loss = (name: string): number => {
+    try {
+      return (readJsonObject(join(folder, name, POSITION_FILE))["heldOutLoss"] as number | null) ?? Infinity;
+    } catch {
+      return Infinity;
+    }
+  };
+  const older = names.slice(0, Math.max(0, names.length - keep));
+  const best = names.reduce((least, name) => (loss(name) < loss(least) ? name : least), names[0]!);
+  for (const name of older)
+    if (name !== best || loss(best) === Infinity) rmSync(join(folder, name), { recursive: true, force: true });
+  for (const name of readdirSync(folder)) if (name.endsWith(".tmp")) rmSync(join(folder, name), { recursive: true, force: true });
+}
+
+function syncFolder(folder: string): void {
+  const fd = openSync(folder, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const CHUNK = 4 << 20;
+
+/** SHA-256 of a file, in hexadecimal, read piece by piece. */
+function hashFile(path: string): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const buffer = new Uint8Array(CHUNK);
+  const fd = openSync(path, "r");
+  try {
+    for (let read = readSync(fd, buffer); read > 0; read = readSync(fd, buffer)) hasher.update(buffer.subarray(0, read));
+  } finally {
+    closeSync(fd);
+  }
+  return hasher.digest("hex");
+}
