@@ -109,7 +109,6 @@ class FunctionBody implements BodyBuilder {
     const results = Array.from({ length: outputs }, (_, i) => (i === 0 ? first : `${first}.${i}`));
     this.add(
       create(NodeProtoSchema, {
-        name: first,
         opType: name,
         input: [...inputs],
         output: results,
@@ -154,7 +153,7 @@ class FunctionBody implements BodyBuilder {
         formal.set(value, name);
       } else {
         if (!this.defined.has(value)) throw new Error(`${this.owner}: its body returns an unknown value ${value}`);
-        this.add(create(NodeProtoSchema, { name, opType: "Identity", input: [value], output: [name] }));
+        this.add(create(NodeProtoSchema, { opType: "Identity", input: [value], output: [name] }));
       }
       return name;
     });
@@ -162,7 +161,6 @@ class FunctionBody implements BodyBuilder {
     const toFormal = (name: string) => formal.get(name) ?? name;
     const live = new Set(output);
     const node = this.nodes.toReversed().filter((node) => {
-      node.name = toFormal(node.name);
       node.input = node.input.map(toFormal);
       node.output = node.output.map(toFormal);
       if (!node.output.some((name) => live.has(name))) return false;
@@ -183,7 +181,7 @@ class FunctionBody implements BodyBuilder {
       type: AttributeType.TENSOR,
       t: encodeTensor("", { dtype, shape }, data),
     });
-    this.add(create(NodeProtoSchema, { name, opType: "Constant", output: [name], attribute: [value] }));
+    this.add(create(NodeProtoSchema, { opType: "Constant", output: [name], attribute: [value] }));
   }
 
   private fresh(op: string): string {

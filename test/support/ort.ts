@@ -76,10 +76,15 @@ function widen(data: TensorData, dtype: DType): TensorData {
  * Checks that the kernels and ONNX Runtime, with its optimizations off and on, give the same outputs: floats within
  * `bound` (norm-wise relative difference), integers exactly.
  */
-export async function expectParity(graph: Graph, feeds: ReadonlyMap<string, TestTensor>, bound: number): Promise<void> {
+export async function expectParity(
+  graph: Graph,
+  feeds: ReadonlyMap<string, TestTensor>,
+  bound: number,
+  optimizations: readonly boolean[] = [false, true],
+): Promise<void> {
   const actual = await runGraph(graph, feeds);
   const inputs = new Map([...feeds].map(([name, tensor]) => [name, tensor.data]));
-  for (const optimize of [false, true]) {
+  for (const optimize of optimizations) {
     const expected = await runOrt(graph, inputs, optimize);
     for (const { name } of graph.outputs) {
       const error = relativeError(actual.get(name)!, expected.get(name) as Float32Array);
