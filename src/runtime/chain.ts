@@ -89,7 +89,7 @@ interface ModelRow {
   readonly inputGradient: boolean;
   readonly uf: number;
   readonly of: number;
-  /** By tape variant, k = 0 first; one of zeros when the segment has no taped programs. */
+  /** By tape variant, k = 0 first; a stand-in when the segment has no taped programs. */
   readonly tapes: readonly Variant[];
   readonly replay: Replay | null;
 }
@@ -103,6 +103,9 @@ function modelRow(model: SegmentModel, programs: Programs, seconds: SecondsOf): 
     of: workspace(pair.taped),
     ob: workspace(pair.backward),
   }));
+  const replay = model.fused ? { ub: seconds(model.fused), ob: workspace(model.fused) } : null;
+  // Dearer than the fused program, so that no planner asks for it.
+  const untaped = { uf: seconds(model.forward), of: workspace(model.forward), r: 0, ub: replay?.ub ?? 0, ob: replay?.ob ?? 0 };
   const backward = model.training?.backward ?? model.fused;
   const input = model.forward.inputs.find(({ role }) => role === "boundary");
   return {
@@ -111,7 +114,7 @@ function modelRow(model: SegmentModel, programs: Programs, seconds: SecondsOf): 
     inputGradient: backward !== null && backward.outputs.some((output) => output.role === "input-grad"),
     uf: seconds(model.forward),
     of: workspace(model.forward),
-    tapes: tapes.length > 0 ? tapes : [{ uf: 0, ub: 0, r: 0, of: 0, ob: 0 }],
-    replay: model.fused ? { ub: seconds(model.fused), ob: workspace(model.fused) } : null,
+    tapes: tapes.length > 0 ? tapes : [untaped],
+    replay,
   };
 }

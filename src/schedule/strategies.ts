@@ -98,15 +98,17 @@ function singles(chain: Chain, replayed: (i: number) => boolean): Group[] {
 
 /**
  * Forward: tapes of the saved groups, inputs of the replayed ones. Backward: a replayed group is taped as a whole, then
- * goes backward. The last group is saved in any case.
+ * goes backward. The last group is saved in any case. A segment that is replayed alone is replayed inside its backward
+ * where it has a variant without a tape: what only its output needs is then not computed a second time.
  */
 function grouped(chain: Chain, groups: readonly Group[], k = 0): Op[] {
   const ops: Op[] = [];
   for (let i = 1; i <= chain.frozen; i++) ops.push(FN(i));
-  const replays = (group: Group) => group.replayed && group.last < chain.n;
+  const inside = ({ first, last, replayed }: Group) => (replayed && first === last ? tapeless(chain, first) : 0);
+  const replays = (group: Group) => group.replayed && group.last < chain.n && inside(group) === 0;
   const tape = (group: Group) => {
     for (let i = group.first; i <= group.last; i++) {
-      if (!fused(chain, i)) ops.push(FA(i, chain.variants[i - 1]!.length >= k ? k : 0));
+      if (!fused(chain, i)) ops.push(FA(i, inside(group) || (chain.variants[i - 1]!.length >= k ? k : 0)));
     }
   };
   for (const group of groups) {
@@ -118,6 +120,11 @@ function grouped(chain: Chain, groups: readonly Group[], k = 0): Op[] {
     for (let i = group.last; i >= group.first; i--) ops.push(backward(chain, i));
   }
   return ops;
+}
+
+/** The variant of segment i whose tape is empty, 0 when there is none (or segment i has no tape anyway). */
+function tapeless(chain: Chain, i: number): number {
+  return i < chain.n ? chain.variants[i - 1]!.findIndex(({ r }) => r === 0) + 1 : 0;
 }
 
 function fused(chain: Chain, i: number): boolean {

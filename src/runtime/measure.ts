@@ -1,0 +1,82 @@
+import { type Segment, tapedPrograms } from "../graph/segment.ts";
+import { byteLength, type Graph, type InputRole, type OutputRole, typeOf } from "../graph/types.ts";
+import { createRandom } from "../random.ts";
+import { bindProgram, type Places, type StepMemory } from "./bind.ts";
+import { type Programs, type TapeLayout, tapeLayout } from "./chain.ts";
+import { type Address, align, type Executor } from "./executor.ts";
+
+/** Runs of a program after its first, which is not counted: kernels are compiled and pages committed then. */
+const RUNS = 3;
+
+/**
+ * Times each distinct program of a chain on memory that is not in use: the arena between steps, `bytes` long. Boundaries
+ * and gradients are filled with random numbers; weights, batch and parameter gradients are those of `memory`, and the
+ * latter are added to. Returns the median seconds by graph; a program that does not fit is left out.
+ */
+export function measurePrograms(
+  executor: Executor,
+  programs: Programs,
+  segments: readonly Segment[],
+  memory: StepMemory,
+  arena: Address,
+  bytes: number,
+): Map<Graph, number> {
+  const seconds = new Map<Graph, number>();
+  const none: TapeLayout = { offsets: new Map(), bytes: 0 };
+  const measure = (index: number, graph: Graph, layout: TapeLayout) => {
+    if (seconds.has(graph)) return;
+    const parts = partsOf(graph, layout, programs.of(graph).workspace);
+    // The tape comes first, so that a backward finds it where the taped forward has left it.
+    const offsets = { tape: 0, input: 0, output: 0, outputGrad: 0, inputGrad: 0, workspace: 0 };
+    let end = 0;
+    for (const part of Object.keys(offsets) as (keyof typeof offsets)[]) {
+      offsets[part] = arena + end;
+      end += align(parts[part]);
+    }
+    if (end > bytes) return;
+    const places = Object.fromEntries(Object.entries(offsets).map(([part, address]) => [part, () => address]));
+    const { call } = bindProgram(executor, programs, segments[index]!, index, graph, memory, layout, places as unknown as Places);
+    fill(executor, offsets.input, parts.input);
+    fill(executor, offsets.outputGrad, parts.outputGrad);
+    const times = Array.from({ length: RUNS + 1 }, () => {
+      const begin = performance.now();
+      executor.run(call);
+      return (performance.now() - begin) / 1000;
+    });
+    seconds.set(graph, times.slice(1).sort((a, b) => a - b)[RUNS >> 1]!);
+  };
+  const seen = new Set<Segment["model"]>();
+  segments.forEach(({ model }, index) => {
+    if (seen.has(model)) return;
+    seen.add(model);
+    measure(index, model.forward, none);
+    for (const pair of tapedPrograms(model)) {
+      measure(index, pair.taped, tapeLayout(pair));
+      measure(index, pair.backward, tapeLayout(pair));
+    }
+    if (model.fused) measure(index, model.fused, none);
+  });
+  return seconds;
+}
+
+type Part = keyof Omit<Places, "logits">;
+
+/** Bytes that a program needs at each place. */
+function partsOf(graph: Graph, layout: TapeLayout, workspace: number): Record<Part, number> {
+  const sum = (values: readonly { name: string; role: InputRole | OutputRole }[], role: InputRole | OutputRole) =>
+    values.filter((value) => value.role === role).reduce((bytes, { name }) => bytes + byteLength(typeOf(graph, name)), 0);
+  return {
+    input: sum(graph.inputs, "boundary"),
+    output: sum(graph.outputs, "boundary"),
+    tape: layout.bytes,
+    outputGrad: sum(graph.inputs, "output-grad"),
+    inputGrad: sum(graph.outputs, "input-grad"),
+    workspace,
+  };
+}
+
+function fill(executor: Executor, address: Address, bytes: number): void {
+  const random = createRandom(1, "measure");
+  const values = Float32Array.from({ length: bytes / 4 }, () => 2 * random.uniform() - 1);
+  executor.write(address, new Uint8Array(values.buffer));
+}

@@ -1,0 +1,105 @@
+import type { Chain } from "../schedule/chain.ts";
+import type { Schedule } from "../schedule/ops.ts";
+import { makePlanner, type Planner } from "../schedule/optimal.ts";
+import { type Placement, placeSchedule } from "../schedule/placement.ts";
+import { simulate } from "../schedule/simulate.ts";
+import { type Strategy, strategySchedule } from "../schedule/strategies.ts";
+
+/** How the schedule of a training step is found. */
+export type Checkpointing =
+  | Strategy
+  /** The fastest schedule whose activations (stash and workspace) fit a limit: bytes, or a share of what `off` needs. */
+  | { readonly name: "optimal"; readonly limit: { readonly bytes: number } | { readonly share: number } }
+  /** The fastest schedule with which everything fits: `bytes` less what does not depend on the schedule. */
+  | { readonly name: "budget"; readonly bytes: number }
+  /** A given schedule, for tests and experiments. */
+  | { readonly name: "given"; readonly schedule: (chain: Chain) => Schedule };
+
+/** What one step does, and where everything is while it does it. */
+export interface StepPlan {
+  readonly chain: Chain;
+  readonly schedule: Schedule;
+  readonly placement: Placement;
+}
+
+/** A limit that no schedule keeps. */
+export class LimitError extends Error {
+  override name = "LimitError";
+
+  constructor(
+    /** Bytes of stash and workspace: the limit, and the least one that can be kept. */
+    readonly limit: number,
+    readonly least: number,
+  ) {
+    super(`no schedule fits ${limit} bytes; the least is ${least}`);
+  }
+}
+
+/** Whether the planner chooses the schedule by the chain's times and sizes. */
+export function isPlanned(checkpointing: Checkpointing): boolean {
+  return checkpointing.name === "optimal" || checkpointing.name === "budget";
+}
+
+/** Smaller-tape variants of the blocks that a way of finding schedules makes use of. */
+export function variantsWanted(checkpointing: Checkpointing): number {
+  switch (checkpointing.name) {
+    case "off":
+      return checkpointing.variant ?? 0;
+    case "per-segment":
+    case "every":
+    case "first":
+    case "ratio":
+      // The one without a tape.
+      return 1;
+    case "optimal":
+    case "budget":
+    case "given":
+      return PLANNED_VARIANTS;
+    default:
+      return 0;
+  }
+}
+
+const PLANNED_VARIANTS = 4;
+
+/**
+ * Plans a step. `fixed` are the bytes that a budget has to leave for what is not scheduled.
+ * @throws {LimitError} when nothing fits
+ */
+export function planStep(chain: Chain, checkpointing: Checkpointing, fixed: number): StepPlan {
+  switch (checkpointing.name) {
+    case "optimal": {
+      const { limit } = checkpointing;
+      const off = () => simulate(chain, strategySchedule(chain, { name: "off" })).peak;
+      return planWithin(chain, "share" in limit ? Math.floor(limit.share * off()) : limit.bytes);
+    }
+    case "budget":
+      return planWithin(chain, checkpointing.bytes - fixed);
+    case "given":
+      return placed(chain, checkpointing.schedule(chain));
+    default:
+      return placed(chain, strategySchedule(chain, checkpointing));
+  }
+}
+
+function placed(chain: Chain, schedule: Schedule): StepPlan {
+  return { chain, schedule, placement: placeSchedule(chain, schedule) };
+}
+
+/** Rounds in which the planner gets less because the placement of its schedule has gaps. */
+const ROUNDS = 6;
+
+/** The fastest schedule that is placed in `limit` bytes. */
+export function planWithin(chain: Chain, limit: number, planner: Planner = makePlanner(chain)): StepPlan {
+  let room = limit;
+  for (let round = 0; round < ROUNDS; round++) {
+    const fit = planner.plan(room);
+    if (!fit) break;
+    const plan = placed(chain, fit.schedule);
+    if (plan.placement.extent <= limit) return plan;
+    room -= plan.placement.extent - limit;
+  }
+  const smallest = placed(chain, planner.plan(planner.leastMemory)!.schedule);
+  if (smallest.placement.extent > limit) throw new LimitError(limit, smallest.placement.extent);
+  return smallest;
+}
