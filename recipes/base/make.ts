@@ -2,7 +2,7 @@
  * Makes the bundled base model, from the text in this repository to `recipes/base/model`:
  *
  *     bun recipes/base/make.ts prepare    # tokenizer, training text and random weights, in runs/base
- *     bun recipes/base/make.ts train      # full fine-tuning by `remat train`
+ *     bun run train base                  # full fine-tuning, as train.yaml says
  *     bun recipes/base/make.ts finish     # 16-bit weights and the model card
  */
 import { copyFileSync } from "node:fs";
@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { trainBpe } from "../../src/data/bpe.ts";
 import { CHATML_TEMPLATE, writeTokenizer } from "../../src/data/tokenizer-files.ts";
 import { makeFolder, writeTextAtomic } from "../../src/hf/files.ts";
+import { finish } from "./finish.ts";
 import { writeRandomModel } from "./init.ts";
 import { makeBaseText, readDictionary } from "./text.ts";
 
@@ -82,10 +83,10 @@ function prepare(): void {
   console.log(`${train.length} rows of text, ${valid.length} held out; random weights in ${start}`);
 }
 
-const stages: Record<string, () => void> = { prepare };
+const stages: Record<string, () => void | Promise<void>> = { prepare, finish: () => finish(join(work, "run"), model) };
 
 if (import.meta.main) {
   const stage = stages[process.argv[2] ?? ""];
   if (!stage) throw new Error(`usage: bun make.ts ${Object.keys(stages).join("|")}`);
-  stage();
+  await stage();
 }
