@@ -91,7 +91,7 @@ export function attentionGrad(): void {
 // @ts-ignore: decorator
 @inline
 function blockKeys(): i32 {
-  return dim <= 80 ? 96 : dim <= 192 ? 48 : 24;
+  return dim <= 128 ? 96 : dim <= 256 ? 48 : 24;
 }
 
 function prepare(out: usize, lse: usize): void {
@@ -164,7 +164,7 @@ function block(kvHead: i32, key: i32, length: i32): void {
     splatKeys(k + from, kStride, keys - row, dim, keysAsScores + <usize>row * operandBytes);
     splatKeys(v + from, kStride, keys - row, dim, valuesAsScores + <usize>row * operandBytes);
   }
-  splatFeatures(k + <usize>key * kStride + kvOffset, kStride, keys, length, dim, keysAsSums);
+  splatFeatures(k + <usize>key * kStride + kvOffset, kStride, 0, keys, rows, length, dim, keysAsSums);
   memory.fill(dKeys, 0, 2 * <usize>length * widthBytes);
   const groups = featureGroups(dim);
 

@@ -153,20 +153,23 @@ export function groupBytes(length: i32): usize {
   return <usize>length * (KEY_ROWS * 16);
 }
 
-/** For each group of features: out[length][6] = splats of x[keys][features]; keys beyond `keys` are 0. */
-export function splatFeatures(x: usize, stride: usize, keys: i32, length: i32, dim: i32, out: usize): void {
+/**
+ * For each group of features: out[length][6] = splats of x[keys][features], rows [first, end): of `keys` rows there are,
+ * the others are 0.
+ */
+export function splatFeatures(x: usize, stride: usize, first: i32, keys: i32, end: i32, length: i32, dim: i32, out: usize): void {
   const groups = featureGroups(dim);
   for (let group = 0; group < groups; group++) {
     const start = groupStart(group, groups, dim);
     const rows = groupStart(group + 1, groups, dim) - start;
-    let from = x + (<usize>start << 2);
-    let to = out + <usize>group * groupBytes(length);
-    for (let key = 0; key < keys; key++) {
+    let from = x + <usize>first * stride + (<usize>start << 2);
+    let to = out + <usize>group * groupBytes(length) + groupBytes(first);
+    for (let key = first; key < keys; key++) {
       for (let i = 0; i < rows; i++) v128.store(to + (<usize>i << 4), v128.load32_splat(from + (<usize>i << 2)));
       from += stride;
       to += KEY_ROWS * 16;
     }
-    memory.fill(to, 0, groupBytes(length - keys));
+    memory.fill(to, 0, groupBytes(end - keys));
   }
 }
 

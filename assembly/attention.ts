@@ -13,7 +13,7 @@
 import { float, int, pointer, threadIndex, threadScratch } from "./command";
 import { attentionGrad } from "./attention-grad";
 import {
-  describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, leastKey, LOG2_E, LOWEST, mask, packColumns, PANEL, PANEL_BYTES,
+  describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, KEY_UNIT, leastKey, LOG2_E, LOWEST, mask, packColumns, PANEL, PANEL_BYTES,
   splatFeatures, splatKeys, storeColumns, storeRange, wholeUnits,
 } from "./attention-pack";
 import { Opcode } from "./opcodes";
@@ -122,7 +122,9 @@ function attendTile(
     for (let i = 0; i < total; i++) storeRange(records + <usize>(i % panels) * PANEL_BYTES, key, KEYS, ranges + (<usize>i << 3));
     const keys = min(KEYS, end - key);
     const rows = wholeUnits(keys);
-    for (let row = 0; row < rows; row += KEY_ROWS) {
+    // Nobody sees the keys in front of the least.
+    const firstRow = max(least - key, 0) / KEY_UNIT * KEY_UNIT;
+    for (let row = firstRow; row < rows; row += KEY_ROWS) {
       splatKeys(k + <usize>(key + row) * kStride, kStride, keys - row, dim, operand);
       attentionScores(row, depth, operand, columns, columnBytes, scores, scoreBytes, ranges, total);
     }
@@ -133,7 +135,7 @@ function attendTile(
       softmax(range, scores + <usize>i * scoreBytes, states + (<usize>i << 6), results + <usize>i * columnBytes, dim);
     }
     const groups = featureGroups(dim);
-    splatFeatures(v + <usize>key * kStride, kStride, keys, KEYS, dim, operand);
+    splatFeatures(v + <usize>key * kStride, kStride, firstRow, keys, rows, KEYS, dim, operand);
     for (let part = 0; part < groups; part++) {
       const start = groupStart(part, groups, dim);
       attentionSums(
