@@ -58,7 +58,7 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
   const buckets = options.packing ? [rowLength] : bucketLengths(samples.lengths, rowLength);
   let cached: { epoch: number; plan: Plan[] } | null = null;
   const planOf = (epoch: number): Plan[] => {
-    if (cached?.epoch !== epoch) cached = { epoch, plan: planEpoch(samples.lengths, buckets, options, epoch) };
+    if (cached?.epoch !== epoch) cached = { epoch, plan: planEpoch(samples, buckets, options, epoch) };
     return cached.plan;
   };
   // Every call of `locate` counts from the first epoch, which must not be planned anew each time.
@@ -84,9 +84,10 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
 /** Samples among which rows are put together: enough to fill rows well, few enough to stay near the shuffled order. */
 const WINDOW = 1024;
 
-function planEpoch(lengths: Int32Array, buckets: readonly number[], options: BatchOptions, epoch: number): Plan[] {
+function planEpoch(samples: SampleSet, buckets: readonly number[], options: BatchOptions, epoch: number): Plan[] {
   const { rows, rowLength, seed } = options;
-  const order = Array.from(lengths, (_, i) => i);
+  const { lengths } = samples;
+  const order = samples.draw?.(epoch, seed) ?? Array.from(lengths, (_, i) => i);
   const random = createRandom(seed, `epoch ${epoch}`);
   if (options.shuffle) shuffle(order, random);
   if (options.packing) {

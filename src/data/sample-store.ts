@@ -9,6 +9,8 @@ export interface SampleSet {
   /** Tokens that a model learns to predict: labelled ones that are not first in their sample. */
   readonly labelled: number;
   sample(index: number): Sample;
+  /** The samples that an epoch goes through, some perhaps repeatedly; without it, each once. */
+  draw?(epoch: number, seed: number): number[];
 }
 
 /** Everything of a sample set but its tokens: eight bytes a sample. */

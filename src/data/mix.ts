@@ -1,0 +1,49 @@
+import { createRandom, shuffle } from "../random.ts";
+import type { SampleSet } from "./sample-store.ts";
+
+/** A data set and how often an epoch goes through it: 1 once, 3 three times, 0.25 a quarter of it. */
+export interface WeightedSet {
+  readonly set: SampleSet;
+  readonly weight: number;
+}
+
+/**
+ * Several data sets as one. With a fractional weight the epochs take turns: each gets the next part of a shuffled order,
+ * so that after 1 / weight epochs every sample was used once.
+ */
+export function mixSamples(sources: readonly WeightedSet[]): SampleSet {
+  for (const { weight } of sources) {
+    if (!(weight > 0 && Number.isFinite(weight))) throw new RangeError(`the weight of a data set must be above 0, got ${weight}`);
+  }
+  const firsts: number[] = [];
+  let count = 0;
+  for (const { set } of sources) {
+    firsts.push(count);
+    count += set.count;
+  }
+  const lengths = new Int32Array(count);
+  for (const [i, { set }] of sources.entries()) lengths.set(set.lengths, firsts[i]);
+  const sum = (of: (set: SampleSet) => number) => sources.reduce((total, { set }) => total + of(set), 0);
+  return {
+    count,
+    lengths,
+    tokens: sum((set) => set.tokens),
+    labelled: sum((set) => set.labelled),
+    sample(index) {
+      const i = firsts.findLastIndex((first) => first <= index);
+      return sources[i]!.set.sample(index - firsts[i]!);
+    },
+    draw: (epoch, seed) => sources.flatMap((source, i) => drawn(source, epoch, seed, i).map((index) => firsts[i]! + index)),
+  };
+}
+
+function drawn({ set, weight }: WeightedSet, epoch: number, seed: number, source: number): number[] {
+  const whole = Math.floor(weight);
+  const all = Array.from({ length: set.count }, (_, i) => i);
+  const part = Math.round((weight - whole) * set.count);
+  const indices = Array.from({ length: whole }, () => all).flat();
+  if (part === 0) return indices;
+  const order = shuffle([...all], createRandom(seed, `source ${source}`));
+  for (let i = 0; i < part; i++) indices.push(order[(epoch * part + i) % set.count]!);
+  return indices;
+}
