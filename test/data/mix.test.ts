@@ -47,8 +47,8 @@ test("batches go through what the epoch draws, packed and padded", () => {
   for (const packing of [true, false]) {
     const batches = createBatches(mixed, { rows: 2, rowLength: 8, packing, seed: 5, shuffle: true, padId: 0 });
     for (const epoch of [0, 1]) {
-      const ids = Array.from({ length: batches.count(epoch) }, (_, i) => batches.batch(epoch, i)).flatMap(
-        ({ ids, positions }) => [...ids.filter((id, t) => id > 0 && positions[t] === 0)],
+      const ids = Array.from({ length: batches.count(epoch) }, (_, i) => batches.batch(epoch, i)).flatMap(({ ids, positions }) =>
+        Array.from(ids).filter((id, t) => id > 0 && positions[t] === 0),
       );
       expect(ids.sort((a, b) => a - b)).toEqual(
         mixed.draw!(epoch, 5)
