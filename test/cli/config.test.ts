@@ -1,0 +1,127 @@
+import { describe, expect, test } from "bun:test";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { findConfig, readConfigFile, validateConfig } from "../../src/cli/config-file.ts";
+import { describeFlags, parseFlags } from "../../src/cli/flags.ts";
+import { trainConfigSchema } from "../../src/train/config.ts";
+import { temporaryFolder, userError } from "../hf/temp.ts";
+import { remat } from "../support/cli.ts";
+
+const folder = temporaryFolder();
+const file = (name: string, text: string) => {
+  const path = join(folder, name);
+  writeFileSync(path, text);
+  return path;
+};
+
+describe("configuration files", () => {
+  const expected = {
+    model: join(folder, "base"),
+    data: "/data/chats.jsonl",
+    learningRate: 0.001,
+    targets: ["q_proj", "v_proj"],
+    gradientCheckpointing: false,
+  };
+  test.each([
+    [
+      "a.yaml",
+      "model: base\ndata: /data/chats.jsonl\nlearning-rate: 1e-3\ntargets: [q_proj, v_proj]\ngradient-checkpointing: false\n",
+    ],
+    [
+      "b.yml",
+      "model: base\ndata: /data/chats.jsonl\nlearning_rate: 0.001\ntargets:\n  - q_proj\n  - v_proj\ngradient_checkpointing: false\n",
+    ],
+    [
+      "c.json",
+      '{"model": "base", "data": "/data/chats.jsonl", "learningRate": 1e-3, "targets": ["q_proj", "v_proj"], "gradientCheckpointing": false}',
+    ],
+    [
+      "d.ts",
+      `import { defineConfig } from ${JSON.stringify(join(import.meta.dir, "../../src/train/config.ts"))};\n` +
+        'export default defineConfig({ model: "base", data: "/data/chats.jsonl", learningRate: 1e-3, targets: ["q_proj", "v_proj"], gradientCheckpointing: false });\n',
+    ],
+  ])("%s: keys in any case, paths relative to the file", async (name, text) => {
+    expect(await readConfigFile(file(name, text))).toEqual(expected);
+  });
+
+  test("are found by path, without extension, as a folder, and as a recipe's name", () => {
+    const path = file("train.yaml", "model: x\n");
+    expect(findConfig(path, "/none")).toBe(path);
+    expect(findConfig(path.slice(0, -5), "/none")).toBe(path);
+    expect(findConfig(folder, "/none")).toBe(path);
+    const recipes = join(import.meta.dir, "../../recipes");
+    expect(findConfig("devils-dictionary", recipes)).toBe(join(recipes, "devils-dictionary/train.yaml"));
+    expect(userError(() => findConfig("no-such", recipes))).toMatch(/no-such.*recipe/);
+  });
+
+  test("every wrong key is named, with its file", () => {
+    const message = userError(() =>
+      validateConfig(trainConfigSchema, { model: "m", data: "d", rank: 0, schedule: "cosin", lerningRate: 1 }, "my.yaml"),
+    );
+    expect(message).toStartWith("my.yaml: ");
+    expect(message).toMatch(/--rank: .*; got 0/);
+    expect(message).toMatch(/--schedule: .*"cosine".*; got "cosin"/);
+    expect(message).toMatch(/"lerningRate"; did you mean learningRate\?/);
+    expect(userError(() => validateConfig(trainConfigSchema, {}))).toMatch(/--model: .*it is missing/);
+  });
+});
+
+describe("flags", () => {
+  const schema = z.strictObject({
+    rate: z.number().default(1).describe("the rate"),
+    longName: z.string().optional(),
+    dryRun: z.boolean().default(true),
+    parts: z.array(z.string()).default(["a"]),
+  });
+
+  test("values, equals signs, booleans and their negation, lists, words", () => {
+    expect(parseFlags(schema, ["--rate", "2e-3", "first", "--long-name=x=y", "--no-dry-run", "--parts", "b, c"])).toEqual({
+      values: { rate: 0.002, longName: "x=y", dryRun: false, parts: ["b", "c"] },
+      words: ["first"],
+    });
+    expect(parseFlags(schema, ["--dry-run", "--rate=-1"]).values).toEqual({ dryRun: true, rate: -1 });
+    expect(parseFlags(schema, ["--dry-run=false"]).values).toEqual({ dryRun: false });
+  });
+
+  test.each([
+    [["--rat", "1"], /unknown flag --rat; did you mean --rate\?/],
+    [["--zzzzzzzzz"], /unknown flag --zzzzzzzzz; see --help/],
+    [["--rate"], /--rate needs a value/],
+    [["--rate", "--dry-run"], /--rate needs a value/],
+    [["--rate", "fast"], /--rate takes a number, got "fast"/],
+    [["--dry-run=perhaps"], /--dry-run takes true or false/],
+  ])("%j is refused", (args, message) => {
+    expect(userError(() => parseFlags(schema, args))).toMatch(message);
+  });
+
+  test("the help has a line for each flag, with its default", () => {
+    const help = describeFlags(schema);
+    expect(help).toMatch(/--rate N +the rate \(1\)/);
+    expect(help.split("\n")).toHaveLength(4);
+  });
+});
+
+describe("help", () => {
+  test("an overview, and every flag of train with its default", async () => {
+    const overview = await remat(["--help"]);
+    expect(overview.code).toBe(0);
+    expect(overview.stdout).toMatch(/train +fine-tune a model/);
+    const { stdout, code } = await remat(["train", "--help"]);
+    expect(code).toBe(0);
+    for (const key of Object.keys(trainConfigSchema.shape))
+      expect(stdout).toMatch(new RegExp(`--(no-)?${key.replaceAll(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}\\b`));
+    expect(stdout).toMatch(/--no-gradient-checkpointing/);
+    expect(stdout).toMatch(/--learning-rate N .*\(0\.0002\)/);
+  });
+
+  test("the README names only flags that exist", () => {
+    const readme = readFileSync(join(import.meta.dir, "../../README.md"), "utf8");
+    const flags = new Set([...readme.matchAll(/--([a-z][a-z-]+)/g)].map((match) => match[1]!));
+    const known = new Set(
+      Object.keys(trainConfigSchema.shape).map((key) => key.replaceAll(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)),
+    );
+    const others = new Set(["yes", "help", "no-gradient-checkpointing", "batch", "out"]);
+    expect([...flags].filter((flag) => !known.has(flag) && !others.has(flag))).toEqual([]);
+  });
+});
