@@ -5,7 +5,7 @@ import { formatBytes } from "../src/train/memory.ts";
 import { createOptimizer } from "../src/train/optimizer.ts";
 import { initialiseAdapter } from "../src/train/weights.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
-import { LINEAR_MODULES } from "../src/train/config.ts";
+import { LINEAR_MODULES } from "../src/hf/peft.ts";
 import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.ts";
 
 /**

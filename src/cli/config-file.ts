@@ -40,7 +40,10 @@ export async function readConfigFile(file: string): Promise<Record<string, unkno
   const config = Object.fromEntries(Object.entries(value).map(([key, entry]) => [camelCase(key), entry]));
   for (const key of PATH_KEYS) {
     const path = config[key];
-    if (typeof path === "string" && !isAbsolute(path)) config[key] = join(dirname(file), path);
+    if (typeof path !== "string" || isAbsolute(path)) continue;
+    const beside = join(dirname(file), path);
+    // A model that is no folder beside the file may be one of the hub.
+    if (key !== "model" || path.startsWith(".") || existsSync(beside)) config[key] = beside;
   }
   return config;
 }

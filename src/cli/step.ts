@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../errors.ts";
 import { loadConfig } from "../hf/config.ts";
+import { resolveModel } from "../hf/hub.ts";
 import { readAdapter } from "../hf/peft.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
@@ -51,11 +52,12 @@ export async function run(args: readonly string[]): Promise<number> {
   const { values, words } = parseFlags(schema, args);
   if (words.length > 0) throw new UserError(`step takes flags only, got ${JSON.stringify(words[0])}`);
   const config = validateConfig(schema, values);
-  const model = loadConfig(config.model);
+  const folder = await resolveModel(config.model);
+  const model = loadConfig(folder);
   const batch = readStepBatch(config.batch, model);
   const adapter = config.adapter === undefined ? null : readAdapter(config.adapter);
   if (adapter && config.method !== "lora") throw new UserError(`--adapter needs --method lora, got ${config.method}`);
-  const source = openSafetensors(config.model);
+  const source = openSafetensors(folder);
   const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
   try {
     const lora: Tuning = adapter

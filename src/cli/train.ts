@@ -1,6 +1,7 @@
 import { join, relative } from "node:path";
 import type { SamplePart } from "../data/sample.ts";
 import { writeTextAtomic } from "../hf/files.ts";
+import { type HubProgress, resolveModel } from "../hf/hub.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
 import { createCheckpoints, START } from "../train/checkpoint.ts";
 import { fingerprint, type TrainConfig, trainConfigSchema } from "../train/config.ts";
@@ -35,7 +36,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const { config, file } = await resolveConfig(args);
   const progress = createProgress();
   checkRunFolder(config.output, config);
-  const inputs = readInputs(config);
+  const inputs = readInputs(config, await resolveModel(config.model, { onProgress: showDownload(progress) }));
   const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
   try {
     const session = createSession(executor, inputs);
@@ -62,6 +63,16 @@ async function resolveConfig(args: readonly string[]): Promise<{ config: TrainCo
   // The bundled example may be run again and again without thinking of folders.
   const implied = words.length === 0 && named === DEFAULT_RECIPE ? { overwrite: true } : {};
   return { config: validateConfig(trainConfigSchema, { ...implied, ...fromFile, ...values }, file), file };
+}
+
+/** Says how far a download is, a line for every tenth of a file. */
+function showDownload(progress: Progress): (state: HubProgress) => void {
+  let last = "";
+  return ({ file, bytes, size }) => {
+    const text = `downloading     ${file}: ${Math.floor((10 * bytes) / Math.max(1, size))}0 % of ${formatBytes(size)}`;
+    if (text !== last) progress.say(text);
+    last = text;
+  };
 }
 
 /** What is about to be trained, before the first step. */
@@ -138,7 +149,7 @@ async function runSession(session: Session, folder: string, progress: Progress):
     };
     const run = { engine, optimizer: session.optimizer, data, config, checkpoints, events, shouldStop: () => interrupted };
     await trainLoop(run, start);
-    exportTrained(folder, engine, config);
+    exportTrained(folder, engine, config, inputs.folder);
   } finally {
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);

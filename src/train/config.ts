@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { LINEAR_MODULES } from "../hf/peft.ts";
 
 /**
  * The training configuration. This schema is the one place that defines each key: its flag (`learningRate` is
@@ -9,10 +10,9 @@ const count = z.number().int().min(1);
 
 export const STRATEGIES = ["per-segment", "sqrt", "off"] as const;
 export const SCHEDULES = ["cosine", "linear", "constant"] as const;
-export const LINEAR_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
 
 export const trainConfigSchema = z.strictObject({
-  model: z.string().min(1).describe("folder of the base model in Hugging Face layout"),
+  model: z.string().min(1).describe("base model: a folder in Hugging Face layout, or org/name on the hub"),
   data: z.string().min(1).describe("training examples: a JSONL file, or a folder with train.jsonl and valid.jsonl"),
   valid: z.string().min(1).optional().describe("held-out examples (default: valid.jsonl beside the training file, if there)"),
   output: z.string().min(1).default("runs/latest").describe("run folder; must be new or empty unless --overwrite is given"),

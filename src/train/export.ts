@@ -19,7 +19,7 @@ const COMPANIONS = [
 ];
 
 /** Writes what was trained: a PEFT adapter, or a whole model folder. Each file appears whole or not at all. */
-export function exportTrained(folder: string, engine: Engine, config: TrainConfig): void {
+export function exportTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): void {
   if (config.method === "lora") {
     writeAdapter(folder, {
       base: config.model,
@@ -34,9 +34,9 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
   }
   const stored = (name: string): FloatType => (engine.sourceType(name) ?? "f32") as FloatType;
   writeSafetensors(join(folder, "model.safetensors"), trainedTensors(engine, stored));
-  writeTextAtomic(join(folder, "config.json"), `${JSON.stringify(readJsonObject(join(config.model, "config.json")), null, 2)}\n`);
+  writeTextAtomic(join(folder, "config.json"), `${JSON.stringify(readJsonObject(join(baseFolder, "config.json")), null, 2)}\n`);
   for (const name of COMPANIONS) {
-    const from = join(config.model, name);
+    const from = join(baseFolder, name);
     if (!existsSync(from)) continue;
     try {
       copyFileSync(from, join(folder, name));

@@ -1,8 +1,10 @@
+import { join } from "node:path";
 import { type Batches, createBatches } from "../data/batch.ts";
 import { chatTemplateOf } from "../data/chat-template.ts";
 import { findSplits, loadSamples, readExamples, type SampleSet } from "../data/dataset.ts";
 import type { Example } from "../data/formats.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
+import { cacheFolder } from "../data/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { elements } from "../graph/types.ts";
 import { checkContext, contextLimit, loadConfig, type ModelConfig } from "../hf/config.ts";
@@ -20,6 +22,8 @@ import { initialiseAdapter } from "./weights.ts";
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
 export interface Inputs {
   readonly config: TrainConfig;
+  /** The base model's folder. */
+  readonly folder: string;
   readonly model: ModelConfig;
   readonly source: TensorSource;
   readonly tokenizer: Tokenizer;
@@ -30,13 +34,16 @@ export interface Inputs {
   readonly shown: Example | null;
 }
 
-/** Reads and checks everything that a run needs. @throws {UserError} anything that is missing or does not fit */
-export function readInputs(config: TrainConfig): Inputs {
-  const model = loadConfig(config.model);
+/**
+ * Reads and checks everything that a run needs. `folder` is the model's, on this machine.
+ * @throws {UserError} anything that is missing or does not fit
+ */
+export function readInputs(config: TrainConfig, folder: string): Inputs {
+  const model = loadConfig(folder);
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
-  const tokenizer = loadTokenizer(config.model);
-  const source = openSafetensors(config.model);
+  const tokenizer = loadTokenizer(folder);
+  const source = openSafetensors(folder);
   const splits = findSplits(config.data);
   const valid = config.valid ?? splits.valid;
   const sampler = createSampler(tokenizer, {
@@ -45,14 +52,16 @@ export function readInputs(config: TrainConfig): Inputs {
     vocabSize: model.vocabSize,
     eosId: model.eosTokenIds[0] ?? null,
   });
+  const cache = join(cacheFolder(), "tokens");
   return {
     config,
+    folder,
     model,
     source,
     tokenizer,
     sequenceLength,
-    train: loadSamples(splits.train, sampler),
-    valid: valid === null ? null : loadSamples(valid, sampler),
+    train: loadSamples(splits.train, sampler, cache),
+    valid: valid === null ? null : loadSamples(valid, sampler, cache),
     shown: valid === null ? null : (readExamples(valid).next().value ?? null),
   };
 }
@@ -100,7 +109,8 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     rowLength: inputs.sequenceLength,
     packing: config.packing,
     seed: config.seed,
-    padId: tokenizer.padId ?? model.eosTokenIds[0] ?? 0,
+    // Padding is masked everywhere: any id inside the vocabulary will do.
+    padId: 0,
   };
   const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
   const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });

@@ -41,7 +41,7 @@ describe("configuration files", () => {
       `import { defineConfig } from ${JSON.stringify(join(import.meta.dir, "../../src/train/config.ts"))};\n` +
         'export default defineConfig({ model: "base", data: "/data/chats.jsonl", learningRate: 1e-3, targets: ["q_proj", "v_proj"], gradientCheckpointing: false });\n',
     ],
-  ])("%s: keys in any case, paths relative to the file", async (name, text) => {
+  ])("%s: keys in any case, data relative to the file", async (name, text) => {
     expect(await readConfigFile(file(name, text))).toEqual(expected);
   });
 

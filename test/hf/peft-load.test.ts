@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { exportTrained } from "../../src/train/export.ts";
-import { readTensors, relativeError } from "../support/golden.ts";
+import { modelFolder, readTensors, relativeError } from "../support/golden.ts";
 import { adaptedEngine, PEFT_FIXTURE } from "../support/peft.ts";
 import { filesIn, temporaryFolder } from "./temp.ts";
 
@@ -10,7 +10,7 @@ const folder = temporaryFolder();
 
 test("an adapter that we write loads in PEFT, and gives the same logits there within 1e-5", async () => {
   const { engine, config, batch } = await adaptedEngine();
-  exportTrained(folder, engine, config);
+  exportTrained(folder, engine, config, modelFolder("qwen3"));
   const logits = engine.logits(batch, Int32Array.from(batch.ids.keys()));
   engine.executor.close();
 

@@ -53,6 +53,6 @@ export async function adaptedEngine(): Promise<{ engine: Engine; config: TrainCo
 /** `bun test/support/peft.ts` writes the adapter that test/golden/peft/make.py hands to PEFT. */
 if (import.meta.main) {
   const { engine, config } = await adaptedEngine();
-  exportTrained(join(PEFT_FIXTURE, "adapter"), engine, config);
+  exportTrained(join(PEFT_FIXTURE, "adapter"), engine, config, modelFolder("qwen3"));
   engine.executor.close();
 }
