@@ -17,7 +17,7 @@ const file = (name: string, text: string) => {
 
 describe("configuration files", () => {
   const expected = {
-    model: join(folder, "base"),
+    model: "base",
     data: "/data/chats.jsonl",
     learningRate: 0.001,
     targets: ["q_proj", "v_proj"],
