@@ -12,6 +12,7 @@
  */
 import { float, int, pointer, threadIndex, threadScratch } from "./command";
 import { attentionGrad } from "./attention-grad";
+import { cachedAttention } from "./cached-attention";
 import {
   describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, KEY_UNIT, leastKey, LOG2_E, LOWEST, mask, packColumns, PANEL, PANEL_BYTES,
   splatFeatures, splatKeys, storeColumns, storeRange, wholeUnits,
@@ -39,30 +40,33 @@ const PANELS: i32 = 24;
 /**
  * `Attention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], starts i32[tokens], out like q,
  * lse [tokens, heads], scratch (64 bytes); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim, scale. Phase 0 prepares
- * scratch, phase 1 computes. `AttentionGrad`: see attention-grad.ts.
+ * scratch, phase 1 computes. `AttentionGrad`: see attention-grad.ts; `CachedAttention`: cached-attention.ts.
  */
 export function attentionCommand(opcode: u32): void {
   if (opcode == Opcode.AttentionGrad) {
     attentionGrad();
+  } else if (opcode == Opcode.CachedAttention) {
+    cachedAttention();
   } else if (int(0) == 0) {
     if (threadIndex == 0) store<i32>(pointer(6), 0);
   } else {
     attention(
       pointer(0), pointer(1), pointer(2), pointer(3), pointer(4), pointer(5), pointer(6),
-      int(1), int(2), int(3), int(4), float(5),
+      0, int(1), int(2), int(3), int(4), float(5),
     );
   }
 }
 
-function attention(
+/** Attention of the queries from..tokens - 1; q, starts, out and lse point to where query 0 would be. */
+export function attention(
   q: usize, k: usize, v: usize, starts: usize, out: usize, lse: usize, counter: usize,
-  tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32,
+  from: i32, tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32,
 ): void {
   const group = heads / kvHeads;
   const taskHeads = min(group, PANELS);
   const chunks = (group + taskHeads - 1) / taskHeads;
   const queries = PANELS / taskHeads * PANEL;
-  const tiles = (tokens + queries - 1) / queries;
+  const tiles = (tokens - from + queries - 1) / queries;
   const units = kvHeads * chunks;
   while (true) {
     const task = atomic.add<i32>(counter, 1);
@@ -71,7 +75,7 @@ function attention(
     const kvHead = unit / chunks;
     const head = kvHead * group + unit % chunks * taskHeads;
     // Later queries see more.
-    const token = (tiles - 1 - task / units) * queries;
+    const token = from + (tiles - 1 - task / units) * queries;
     attendTile(
       q, k + (<usize>(kvHead * dim) << 2), v + (<usize>(kvHead * dim) << 2), starts, out, lse, tokens, heads, kvHeads, dim, scale,
       head, min(taskHeads, (kvHead + 1) * group - head), token, (min(queries, tokens - token) + PANEL - 1) / PANEL,

@@ -10,6 +10,7 @@ export enum Opcode {
   // attention (attention.ts)
   Attention = 0x10,
   AttentionGrad = 0x11,
+  CachedAttention = 0x18,
 
   // elementwise (elementwise.ts)
   Add = 0x20,

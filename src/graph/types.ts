@@ -50,9 +50,10 @@ export interface Node {
  * - `segment`: data of this segment alone (its index, which keys dropout)
  * - `tape`: a residual that the taped forward wrote
  * - `output-grad`: the gradient of the boundary that leaves the segment
+ * - `cache`: keys or values of earlier tokens, of this segment alone; a `state` output updates it
  * - `accumulator`: the running parameter gradient that a `param-grad` output adds to (same memory)
  */
-export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "accumulator";
+export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "cache" | "accumulator";
 
 /** What a graph output is: `param-grad` is `accumulator + gradient`. */
 export type OutputRole = "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "logits" | "state";

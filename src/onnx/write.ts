@@ -18,6 +18,7 @@ export const INPUT_NOTES: Readonly<Record<InputRole, string>> = {
   segment: "data of this segment alone: its index, which keys dropout",
   tape: "a residual that the taped forward wrote",
   "output-grad": "the gradient of the segment's output",
+  cache: "keys or values of earlier tokens of this segment",
   accumulator: "the running gradient of a parameter",
 };
 

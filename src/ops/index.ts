@@ -2,6 +2,7 @@ import type { Node } from "../graph/types.ts";
 import { AdamW } from "./adamw.ts";
 import { Add } from "./add.ts";
 import { CausalAttention, CausalAttentionGrad } from "./attention.ts";
+import { CachedAttention } from "./cached-attention.ts";
 import { Cast } from "./cast.ts";
 import { ColumnSum } from "./column-sum.ts";
 import { PhiloxDropout } from "./dropout.ts";
@@ -23,6 +24,7 @@ import type { OpDef } from "./types.ts";
 export const OPS = {
   AdamW,
   Add,
+  CachedAttention,
   Cast,
   CausalAttention,
   CausalAttentionGrad,

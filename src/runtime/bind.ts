@@ -14,6 +14,8 @@ export interface StepMemory {
   /** An f32 1: the gradient of the loss. */
   readonly lossGradient: Address;
   readonly loss: Address;
+  /** Per segment, inputs of role `cache`, by name: generation alone has them. */
+  readonly cache?: readonly ReadonlyMap<string, Address>[];
 }
 
 /** Where a program's scheduled values are. A role that the program lacks is never asked for. */
@@ -70,6 +72,9 @@ export function bindProgram(
         break;
       case "batch":
         addresses.set(name, known(memory.batch, name));
+        break;
+      case "cache":
+        addresses.set(name, known(memory.cache?.[index] ?? new Map<string, Address>(), name));
         break;
       case "segment":
         addresses.set(name, memory.segmentIndex[index]!);

@@ -60,6 +60,20 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     },
   ],
   Add: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
+  CachedAttention: [
+    {
+      attrs: attention,
+      inputs: [
+        normal(3, 60),
+        normal(3, 20),
+        normal(3, 20),
+        normal(9, 20),
+        normal(9, 20),
+        { dtype: "i32", shape: [3], data: Int32Array.of(0, 2, 5) },
+        { dtype: "i32", shape: [1], data: Int32Array.of(4) },
+      ],
+    },
+  ],
   Cast: [
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "bf16")], bound: 0 },
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "f16")], bound: 0 },

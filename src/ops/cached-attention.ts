@@ -1,0 +1,93 @@
+import { Opcode } from "../../assembly/opcodes.ts";
+import { byteLength, sameType, type TensorType } from "../graph/types.ts";
+import type { Sizes } from "./attention-body.ts";
+import { cachedAttentionBody } from "./cached-attention-body.ts";
+import { defineOp, expectShape, notDifferentiable } from "./types.ts";
+
+type CachedAttentionAttrs = {
+  /** Query heads; a multiple of `kvHeads`. Query head h uses key head floor(h * kvHeads / heads). */
+  readonly heads: number;
+  readonly kvHeads: number;
+  /** Factor of the scores, rounded to f32; as a rule 1 / sqrt(head dimension). */
+  readonly scale: number;
+};
+
+const MAX_HEAD_DIM = 512;
+/** The scores of a query must fit a thread's scratch. */
+export const MAX_CACHE_TOKENS = 1 << 18;
+
+export interface CacheSizes extends Sizes {
+  /** Rows of the caches. */
+  readonly size: number;
+}
+
+function sizesOf(
+  [q, , , cache]: readonly (TensorType | null | undefined)[],
+  { heads, kvHeads }: CachedAttentionAttrs,
+): CacheSizes {
+  const [tokens = 0, width = 0] = q?.shape ?? [];
+  return { tokens, heads, kvHeads, group: heads / kvHeads, dim: width / heads, size: cache?.shape[0] ?? 0 };
+}
+
+/**
+ * `CachedAttention(q, k, v, keys, values, starts, position) -> out, keys', values'`: rows k and v go to the rows
+ * position, position + 1, ... of the caches; then token i attends to the rows starts[i]..position + i, as in
+ * `CausalAttention`. q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], caches [size, kvHeads * dim], starts
+ * i32[T], position i32[1] with position + T <= size. Rows of the caches that no token sees must be finite.
+ */
+export const CachedAttention = defineOp<CachedAttentionAttrs>({
+  name: "CachedAttention",
+  domain: "remat",
+  cost: "compute",
+  infer(inputs, attrs) {
+    const [q, k, v, keys, values, starts, position] = inputs;
+    const { tokens, heads, kvHeads, group, dim, size } = sizesOf(inputs, attrs);
+    const matrices = [q, k, v, keys, values].every((type) => type?.dtype === "f32" && type.shape.length === 2);
+    const widths = [k, v, keys, values].every((type) => type?.shape[1] === kvHeads * dim);
+    const rows = k?.shape[0] === tokens && !!v && sameType(k, v) && !!keys && !!values && sameType(keys, values);
+    expectShape(
+      "CachedAttention",
+      `f32 q [T, ${heads} * dim], k and v [T, ${kvHeads} * dim], caches [size, ${kvHeads} * dim], ${kvHeads} a divisor of ${heads}`,
+      matrices && widths && rows && Number.isInteger(dim) && Number.isInteger(group),
+      q,
+      k,
+      v,
+      keys,
+      values,
+    );
+    expectShape("CachedAttention", `an even head dimension of at most ${MAX_HEAD_DIM}`, dim % 2 === 0 && dim <= MAX_HEAD_DIM, q);
+    expectShape(
+      "CachedAttention",
+      `caches of ${tokens} to ${MAX_CACHE_TOKENS} rows`,
+      size >= tokens && size <= MAX_CACHE_TOKENS,
+      keys,
+    );
+    const isVector = (type: TensorType | null | undefined, length: number) =>
+      !!type && sameType(type, { dtype: "i32", shape: [length] });
+    expectShape(
+      "CachedAttention",
+      `starts i32[${tokens}] and position i32[1]`,
+      isVector(starts, tokens) && isVector(position, 1),
+      starts,
+      position,
+    );
+    return [q!, keys!, values!];
+  },
+  gradient: notDifferentiable("it overwrites its caches; training attends within the micro-batch (CausalAttention)"),
+  body: (body, inputs, types, attrs) => cachedAttentionBody(body, inputs, sizesOf(types, attrs), attrs.scale),
+  lower(e) {
+    const types = [0, 1, 2, 3].map((i) => e.type(e.input(i)!));
+    const { tokens, heads, kvHeads, dim, size } = sizesOf(types, e.attrs);
+    const counter = e.scratch(64);
+    // The caches are read back, so they are written even if nobody wants them.
+    const caches = [1, 2].map((i) => (e.used(i) ? e.output(i) : e.scratch(byteLength(types[3]!))));
+    const operands = [...[0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i)), e.output(0), ...caches, counter];
+    if (!e.used(0)) operands[7] = e.scratch(byteLength(types[0]!));
+    for (const phase of [0, 1])
+      e.emit(Opcode.CachedAttention, operands, [phase, tokens, heads, kvHeads, dim, size, { f32: e.attrs.scale }]);
+  },
+  inPlace: [
+    [1, 3],
+    [2, 4],
+  ],
+});
