@@ -1,4 +1,5 @@
 import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./command";
+import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
 
 // @ts-ignore: decorator
 @external("matrix", "gemm")
@@ -11,10 +12,12 @@ declare function gemm(
  * Gemm: out[M, N] = alpha op(A) op(B) + C, see matrix.ts.
  *
  * Operands: A, B, C or null, out, count or null. Scalars: M, N, K, transA, transB, type of A, type of B (half.ts), mode of C
- * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first.
+ * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first, and the low and high word of a native session's address or 0, 0.
  *
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
  * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
+ *
+ * With a native session A and B are f32, and the product goes there unless it is cut to a few rows.
  */
 export function gemmCommand(_opcode: u32): void {
   let m = int(0), k = int(2);
@@ -28,6 +31,11 @@ export function gemmCommand(_opcode: u32): void {
     const left = load<i32>(pointer(4)) - int(10);
     if (clip == 1) m = min(m, left);
     else k = min(k, left);
+  }
+  const session = <f64><u32>int(11) + 4294967296.0 * <f64><u32>int(12);
+  if (session && m >= NATIVE_ROWS && k > 0) {
+    nativeProduct(session, pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k);
+    return;
   }
   gemm(
     pointer(0), int(5), lda, transA, pointer(1), int(6), ldb, transB, cMode ? pointer(2) : 0, cMode == 1 ? n : 0, pointer(3), n,

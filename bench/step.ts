@@ -5,6 +5,7 @@ import { formatBytes } from "../src/train/memory.ts";
 import { createOptimizer } from "../src/train/optimizer.ts";
 import { initialiseAdapter } from "../src/train/weights.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
+import type { MatmulChoice } from "../src/wasm/matmul.ts";
 import { LINEAR_MODULES } from "../src/hf/peft.ts";
 import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.ts";
 
@@ -24,6 +25,7 @@ const { values } = parseArgs({
     dtype: { type: "string", default: "f32" },
     strategy: { type: "string", default: "per-segment" },
     layers: { type: "string" },
+    matmul: { type: "string", default: "auto" },
     profile: { type: "boolean", default: false },
   },
 });
@@ -35,6 +37,7 @@ const profile = new Map<string, number>();
 let warm = false;
 const executor = await createWasmExecutor({
   threads: Number(values.threads),
+  matmul: values.matmul as MatmulChoice,
   ...(values.profile
     ? {
         profile: (node, seconds, graph) => {
@@ -94,6 +97,7 @@ console.log(
     dtype: values.dtype,
     strategy: values.strategy,
     threads: executor.threads,
+    matmul: executor.matmul.name,
     loss,
     firstStepSeconds: firstStep,
     stepSeconds: median,

@@ -104,13 +104,23 @@ export interface Product {
   readonly clip?: { readonly dim: "m" | "k"; readonly count: Operand; readonly first: number };
 }
 
-export function emitGemm(e: Pick<KernelEmitter, "emit">, product: Product): void {
+/** A half weight is widened for a native product if it has at most so many bytes then. */
+const MOST_WIDENED = 64 * 2 ** 20;
+
+export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, product: Product): void {
   const { a, b, c, out, m, n, k, transA, transB, aType = "f32", bType = "f32", alpha = 1, clip } = product;
   const mode = !c ? 0 : c.row ? 2 : 1;
   const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
+  const session = nativeSession(e, product);
+  let [right, rightType] = [b, bType];
+  if (session !== null && bType !== "f32") {
+    right = e.scratch(4 * k * n);
+    rightType = "f32";
+    e.emit(Opcode.CastHalf, [b, right], [k * n, HALF_CODE[bType], HALF_CODE.f32]);
+  }
   e.emit(
     Opcode.Gemm,
-    [a, b, c?.value ?? null, out, clip?.count ?? null],
+    [a, right, c?.value ?? null, out, clip?.count ?? null],
     [
       m,
       n,
@@ -118,13 +128,21 @@ export function emitGemm(e: Pick<KernelEmitter, "emit">, product: Product): void
       Number(!!transA),
       Number(!!transB),
       HALF_CODE[aType],
-      HALF_CODE[bType],
+      HALF_CODE[rightType],
       mode,
       { f32: alpha },
       clipped,
       clip?.first ?? 0,
+      (session ?? 0) % 2 ** 32,
+      Math.floor((session ?? 0) / 2 ** 32),
     ],
   );
+}
+
+function nativeSession({ native }: Pick<KernelEmitter, "native">, product: Product): number | null {
+  const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32" } = product;
+  if (!native || aType !== "f32" || (bType !== "f32" && 4 * k * n > MOST_WIDENED)) return null;
+  return native.session({ m, n, k, transA, transB, addend: !c ? "none" : c.row ? "row" : "matrix", alpha });
 }
 
 function isMatrix(type: TensorType | null | undefined): type is TensorType {

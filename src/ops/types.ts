@@ -84,6 +84,26 @@ export interface KernelEmitter<A extends Attrs = Attrs> {
   /** Workspace bytes that live during this node only. */
   scratch(bytes: number): Scratch;
   emit(opcode: Opcode, operands: readonly Operand[], scalars: readonly Scalar[]): void;
+  /** Native matrix products; null: none here. */
+  readonly native: NativeProducts | null;
+}
+
+/** op(A) [m, k] times op(B) [k, n], times alpha, plus an addend [m, n] or one row [n]; all f32, without gaps. */
+export interface ProductShape {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** The operand is stored transposed. */
+  readonly transA: boolean;
+  readonly transB: boolean;
+  readonly addend: "none" | "matrix" | "row";
+  readonly alpha: number;
+}
+
+/** A native library that commands can have compute matrix products. */
+export interface NativeProducts {
+  /** Address of what computes such products; null when a kernel is faster. */
+  session(product: ProductShape): number | null;
 }
 
 export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {

@@ -14,6 +14,7 @@ const SLOTS = {
   GetErrorMessage: [2, ["ptr"], "ptr"],
   CreateEnv: [3, ["i32", "ptr", "ptr"]],
   CreateSessionFromArray: [8, ["ptr", "ptr", "usize", "ptr", "ptr"]],
+  Run: [9, ["ptr", "ptr", "ptr", "ptr", "usize", "ptr", "usize", "ptr"]],
   CreateSessionOptions: [10, ["ptr"]],
   DisableMemPattern: [17, ["ptr"]],
   SetSessionLogSeverityLevel: [22, ["ptr", "i32"]],
@@ -50,7 +51,7 @@ const SLOTS = {
 
 type Argument = "ptr" | "i32" | "usize";
 type Slot = readonly [position: number, args: readonly Argument[], returns?: "ptr" | "void"];
-type SlotName = keyof typeof SLOTS;
+export type SlotName = keyof typeof SLOTS;
 
 type ArgumentValue<T> = T extends "ptr" ? Pointer | NodeJS.TypedArray | null : number;
 type Arguments<T extends readonly Argument[]> = { -readonly [I in keyof T]: ArgumentValue<T[I]> };
@@ -61,6 +62,8 @@ export type OrtApi = { readonly [K in SlotName]: (...args: Arguments<(typeof SLO
 
 export interface OrtLibrary {
   readonly api: OrtApi;
+  /** A function as other threads can bind it, by `bindFunctions`. */
+  entry(name: SlotName): Pointer;
   /** `1.30.0` */
   readonly version: string;
   readonly path: string;
@@ -113,17 +116,24 @@ function open(path: string): OrtLibrary {
   const version = text(toPointer(getVersion()));
   const table = toPointer(getApi(API_VERSION));
   if (!table) throw new UserError(`ONNX Runtime ${version} at ${path} is too old: expected 1.${API_VERSION} or later`);
-  return { api: bindApi(table), version, path };
+  return { api: bindApi(table), entry: (name) => pointerAt(table, SLOTS[name][0]), version, path };
 }
 
-function bindApi(table: Pointer): OrtApi {
-  const entries = Object.entries<Slot>(SLOTS).map(([name, [position, args, returns = "ptr"]]) => {
-    return [name, { ptr: pointerAt(table, position), args: [...args], returns }] as const;
+/** Functions by their addresses, unchecked: those that return a status return it. */
+export function bindFunctions<K extends SlotName>(entries: Readonly<Record<K, Pointer>>): Record<K, RawFunction> {
+  const wanted = Object.entries<Pointer>(entries).map(([name, address]) => {
+    const [, args, returns = "ptr"]: Slot = SLOTS[name as K];
+    return [name, { ptr: address, args: [...args], returns }] as const;
   });
-  const { symbols } = linkSymbols(Object.fromEntries(entries));
-  type Raw = (...args: unknown[]) => Pointer | null;
-  const raw = symbols as unknown as Record<SlotName, Raw>;
-  const checked = (name: SlotName): Raw => {
+  return linkSymbols(Object.fromEntries(wanted)).symbols as unknown as Record<K, RawFunction>;
+}
+
+export type RawFunction = (...args: unknown[]) => Pointer | null;
+
+function bindApi(table: Pointer): OrtApi {
+  const entries = Object.entries<Slot>(SLOTS).map(([name, [position]]) => [name, pointerAt(table, position)] as const);
+  const raw = bindFunctions(Object.fromEntries(entries) as Record<SlotName, Pointer>);
+  const checked = (name: SlotName): RawFunction => {
     const call = raw[name];
     return (...args) => {
       const status = call(...args);
@@ -147,7 +157,7 @@ function pointerAt(table: Pointer, position: number): Pointer {
   return read.ptr(table, 8 * position) as Pointer;
 }
 
-function text(pointer: Pointer | null): string {
+export function text(pointer: Pointer | null): string {
   return pointer ? new CString(pointer).toString() : "";
 }
 

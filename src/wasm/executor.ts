@@ -7,11 +7,15 @@ import type { Address, Call, Executor, Program } from "../runtime/executor.ts";
 import { loadKernels } from "./build.ts";
 import { type Boot, instantiateKernels, type Kernels } from "./instance.ts";
 import { lower, type Lowered } from "./lower.ts";
+import { type MatmulChoice, type MatmulProvider, openMatmul } from "./matmul.ts";
 import { createMemory, expectAligned, type SharedMemory } from "./memory.ts";
+import { NATIVE_SCRATCH } from "./native.ts";
 
 export interface WasmExecutorOptions {
   /** Threads that run kernels, this one included; by default one per core. Results do not depend on it. */
   readonly threads?: number;
+  /** What computes large matrix products; `wasm` by default. */
+  readonly matmul?: MatmulChoice;
   /** Bytes that the executor may use at most: 4 GiB, what 32-bit addresses reach, by default. */
   readonly memoryLimit?: number;
   /** Runs commands one by one and reports each: the node it belongs to (null: a final copy) and its seconds. */
@@ -21,6 +25,8 @@ export interface WasmExecutorOptions {
 export interface WasmExecutor extends Executor {
   /** Bytes that the executor took for itself besides `reserved`: thread scratch, commands, static data. */
   readonly overhead: number;
+  /** What computes large matrix products, and why. */
+  readonly matmul: Pick<MatmulProvider, "name" | "reason">;
   /** For instruments and tests. */
   readonly memory: WebAssembly.Memory;
 }
@@ -41,12 +47,15 @@ interface Stage {
   readonly bytes: number;
 }
 
-/** An executor on AssemblyScript kernels. Asynchronous because its threads must have started. */
+/**
+ * An executor on AssemblyScript kernels. Asynchronous because its threads must have started.
+ * @throws {UserError} `matmul` is `native`, and the library cannot be loaded
+ */
 export async function createWasmExecutor(options: WasmExecutorOptions = {}): Promise<WasmExecutor> {
   const { threads = availableParallelism() } = options;
   if (!Number.isInteger(threads) || threads < 1) throw new Error(`expected a positive number of threads; got ${threads}`);
   const shared = createMemory(options.memoryLimit);
-  const { kernels, workers, control } = await startThreads(shared, threads);
+  const { kernels, workers, control, matmul } = await startThreads(shared, threads, options.matmul ?? "wasm");
 
   let stage: Stage = { address: 0, bytes: 0 };
   let overhead = shared.reserved;
@@ -76,6 +85,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
     name: "wasm",
     threads,
     memory: shared.memory,
+    matmul,
     get reserved() {
       return shared.reserved - overhead;
     },
@@ -83,7 +93,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       return overhead;
     },
     prepare(graph: Graph): WasmProgram {
-      const lowered = lower(graph, opOf as (node: Node) => OpDef);
+      const lowered = lower(graph, opOf as (node: Node) => OpDef, matmul.native);
       ensureStage(4 * (lowered.slots.length + 1 + lowered.commands.length));
       return { graph, workspace: lowered.workspace, lowered };
     },
@@ -131,35 +141,52 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       if (!broken) kernels.stop(control);
       broken = "is closed";
       for (const worker of workers) worker.terminate();
+      matmul.native?.close();
     },
   } satisfies WasmExecutor as WasmExecutor;
 }
 
-/** This thread's kernels, and the other threads waiting for work. */
-async function startThreads(
-  shared: SharedMemory,
-  threads: number,
-): Promise<{ kernels: Kernels; workers: Worker[]; control: Address }> {
-  const bytes = loadKernels();
-  const modules = { matrix: new WebAssembly.Module(bytes.matrix), index: new WebAssembly.Module(bytes.index) };
-  const { memory } = shared;
-  const boot: Boot = { modules, memory, thread: 0, threads, scratch: 0, control: 0 };
-  // The sizes are constants of the module: read them from an instance before memory is laid out.
-  const sizes = instantiateKernels(boot);
-  const control = shared.reserve(sizes.CONTROL_BYTES.value, "the control block");
-  const scratch = Array.from({ length: threads }, () => shared.reserve(sizes.THREAD_SCRATCH.value, "thread scratch"));
-  const workers = await Promise.all(
-    scratch.slice(1).map(async (address, i) => {
-      const worker = new Worker(new URL("./worker.ts", import.meta.url));
-      // An idle thread does not keep the process alive.
-      worker.unref();
-      await new Promise<void>((resolve, reject) => {
-        worker.onmessage = () => resolve();
-        worker.onerror = (event) => reject(new Error(`a kernel thread did not start: ${event.message}`));
-        worker.postMessage({ ...boot, thread: i + 1, scratch: address, control } satisfies Boot);
-      });
-      return worker;
-    }),
-  );
-  return { kernels: instantiateKernels({ ...boot, scratch: scratch[0]!, control }), workers, control };
+interface Threads {
+  /** Of this thread, which is thread 0. */
+  readonly kernels: Kernels;
+  /** The other threads, waiting for work. */
+  readonly workers: readonly Worker[];
+  readonly control: Address;
+  readonly matmul: MatmulProvider;
+}
+
+async function startThreads(shared: SharedMemory, threads: number, choice: MatmulChoice): Promise<Threads> {
+  // They load their modules while this thread compiles the kernels and opens the native library.
+  const workers = Array.from({ length: threads - 1 }, () => new Worker(new URL("./worker.ts", import.meta.url)));
+  // An idle thread does not keep the process alive.
+  for (const worker of workers) worker.unref();
+  try {
+    const bytes = loadKernels();
+    const modules = { matrix: new WebAssembly.Module(bytes.matrix), index: new WebAssembly.Module(bytes.index) };
+    const { memory } = shared;
+    const boot: Boot = { modules, memory, thread: 0, threads, scratch: 0, control: 0, native: null };
+    // The sizes are constants of the module: read them from an instance before memory is laid out.
+    const sizes = instantiateKernels(boot);
+    const control = shared.reserve(sizes.CONTROL_BYTES.value, "the control block");
+    const matmul = await openMatmul(choice, shared);
+    const boots = Array.from({ length: threads }, (_, thread): Boot => {
+      const scratch = shared.reserve(sizes.THREAD_SCRATCH.value, "thread scratch");
+      const native = matmul.native && { ...matmul.native.boot, scratch: shared.reserve(NATIVE_SCRATCH, "thread scratch") };
+      return { ...boot, thread, scratch, control, native };
+    });
+    await Promise.all(workers.map((worker, i) => startWorker(worker, boots[i + 1]!)));
+    return { kernels: instantiateKernels(boots[0]!), workers, control, matmul };
+  } catch (error) {
+    for (const worker of workers) worker.terminate();
+    throw error;
+  }
+}
+
+/** Hands a worker what it needs and waits until it has its kernels. */
+function startWorker(worker: Worker, boot: Boot): Promise<void> {
+  return new Promise((resolve, reject) => {
+    worker.onmessage = () => resolve();
+    worker.onerror = (event) => reject(new Error(`a kernel thread did not start: ${event.message}`));
+    worker.postMessage(boot);
+  });
 }

@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import type { Address } from "../runtime/executor.ts";
 import type { KernelModule } from "./build.ts";
+import { createNativeProduct, type NativeThread, noNativeProduct } from "./native.ts";
 
 /** What a thread needs to start. */
 export interface Boot {
@@ -10,6 +11,7 @@ export interface Boot {
   readonly threads: number;
   /** This thread's private buffer for packing and tiles. */
   readonly scratch: Address;
+  readonly native: NativeThread | null;
   /** The block in which threads meet. */
   readonly control: Address;
 }
@@ -32,10 +34,11 @@ export interface Kernels {
 const SPIN_ROUNDS = 20_000;
 
 /** One thread's instance of both kernel modules. */
-export function instantiateKernels({ modules, memory, thread, threads, scratch }: Boot): Kernels {
+export function instantiateKernels({ modules, memory, thread, threads, scratch, native }: Boot): Kernels {
   const env = { memory };
   const matrix = new WebAssembly.Instance(modules.matrix, { env });
-  const { exports } = new WebAssembly.Instance(modules.index, { env, matrix: matrix.exports });
+  const product = native ? createNativeProduct(memory, native) : noNativeProduct;
+  const { exports } = new WebAssembly.Instance(modules.index, { env, matrix: matrix.exports, native: { product } });
   const kernels = exports as unknown as Kernels;
   kernels.setThread(thread, threads, scratch);
   kernels.setSpin(threads <= availableParallelism() ? SPIN_ROUNDS : 0);

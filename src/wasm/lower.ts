@@ -1,7 +1,7 @@
 /** A graph becomes a command buffer: liveness, elision of half-precision casts, lowering, placement, encoding. */
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, type Graph, type Node, type TensorType, typeOf } from "../graph/types.ts";
-import type { KernelEmitter, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
+import type { KernelEmitter, NativeProducts, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
 import { plan, type Place, type Step } from "./plan.ts";
 
 export interface Lowered {
@@ -30,14 +30,14 @@ interface LiveNode {
   readonly outputs: readonly string[];
 }
 
-export function lower(graph: Graph, opOf: (node: Node) => OpDef): Lowered {
+export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeProducts | null = null): Lowered {
   const nodes = elideCasts(graph, liveNodes(graph, opOf));
   const commands: Command[][] = [];
   const scratch: Scratch[][] = [];
   const steps = nodes.map((live): Step => {
     const emitted: Command[] = [];
     const buffers: Scratch[] = [];
-    if (!live.op.view) live.op.lower(emitter(graph, live, emitted, buffers));
+    if (!live.op.view) live.op.lower(emitter(graph, live, emitted, buffers, native));
     commands.push(emitted);
     scratch.push(buffers);
     const { inPlace = [], accumulates } = live.op;
@@ -131,7 +131,13 @@ function elideCasts(graph: Graph, nodes: readonly LiveNode[]): LiveNode[] {
 
 const isHalf = (type: TensorType): boolean => type.dtype === "bf16" || type.dtype === "f16";
 
-function emitter(graph: Graph, { node, inputs, outputs }: LiveNode, commands: Command[], scratch: Scratch[]): KernelEmitter {
+function emitter(
+  graph: Graph,
+  { node, inputs, outputs }: LiveNode,
+  commands: Command[],
+  scratch: Scratch[],
+  native: NativeProducts | null,
+): KernelEmitter {
   return {
     node,
     attrs: node.attrs,
@@ -145,6 +151,7 @@ function emitter(graph: Graph, { node, inputs, outputs }: LiveNode, commands: Co
       return buffer;
     },
     emit: (opcode, operands, scalars) => void commands.push({ opcode, operands, scalars }),
+    native,
   };
 }
 

@@ -1,0 +1,126 @@
+/**
+ * The native matmul provider: large products go to ONNX Runtime's `Gemm` (MLAS), called through its C API on tensors that view
+ * the shared memory. Each kernel thread computes its own rows, on itself: no second thread pool, no copies, and results that
+ * do not depend on the number of threads.
+ */
+import { type Pointer, ptr } from "bun:ffi";
+import { messageOf } from "../errors.ts";
+import type { NativeProducts, ProductShape } from "../ops/types.ts";
+import type { Address } from "../runtime/executor.ts";
+import { gemmModel } from "./gemm-model.ts";
+import type { SharedMemory } from "./memory.ts";
+import type { NativeBoot } from "./native.ts";
+
+/** `auto`: native where the library loads. */
+export type MatmulChoice = "auto" | "wasm" | "native";
+
+export interface MatmulProvider {
+  readonly name: "wasm" | "native";
+  /** One sentence: which library, or why there is none. */
+  readonly reason: string;
+  /** What threads and lowerings need; null: all products are computed by WebAssembly kernels. */
+  readonly native: (NativeProducts & { readonly boot: NativeBoot; close(): void }) | null;
+}
+
+const NAMES = ["A", "B", "C", "Y"];
+/** Bytes of a pointer and of a name of one letter. */
+const NAME_BYTES = 10;
+
+/** Chooses a provider. Never throws for `auto`. @throws {UserError} `native`, and the library cannot be loaded */
+export async function openMatmul(choice: MatmulChoice, shared: SharedMemory): Promise<MatmulProvider> {
+  if (choice === "wasm") return { name: "wasm", reason: "asked for", native: null };
+  try {
+    return await openNative(shared);
+  } catch (error) {
+    if (choice === "native") throw error;
+    return { name: "wasm", reason: messageOf(error), native: null };
+  }
+}
+
+async function openNative(shared: SharedMemory): Promise<MatmulProvider> {
+  // Loaded only where it is used: a quarter of the start-up time.
+  const [{ openEnvironment, LOG_ERRORS }, { cString, created, loadOrt }] = await Promise.all([
+    import("../ort/environment.ts"),
+    import("../ort/library.ts"),
+  ]);
+  const { entry, version } = loadOrt();
+  const { api, env, memoryInfo } = openEnvironment();
+  const runOptions = created((out) => api.CreateRunOptions(out));
+  const options = created((out) => api.CreateSessionOptions(out));
+  api.SetIntraOpNumThreads(options, 1);
+  api.SetInterOpNumThreads(options, 1);
+  api.SetSessionLogSeverityLevel(options, LOG_ERRORS);
+  api.DisableMemPattern(options);
+  api.AddSessionConfigEntry(options, cString("session.use_env_allocators"), cString("1"));
+  api.AddSessionConfigEntry(options, cString("session.disable_prepacking"), cString("1"));
+
+  const base = ptr(shared.bytes(0, 1));
+  const names = writeNames(shared, base);
+  const sessions = new Map<string, Pointer>();
+  const boot: NativeBoot = {
+    entries: {
+      Run: entry("Run"),
+      CreateTensorWithDataAsOrtValue: entry("CreateTensorWithDataAsOrtValue"),
+      ReleaseValue: entry("ReleaseValue"),
+      GetErrorMessage: entry("GetErrorMessage"),
+      ReleaseStatus: entry("ReleaseStatus"),
+    },
+    runOptions,
+    memoryInfo,
+    base,
+    names,
+  };
+  return {
+    name: "native",
+    reason: `ONNX Runtime ${version}`,
+    native: {
+      boot,
+      session(product) {
+        if (!paysNatively(product)) return null;
+        const { transA, transB, addend, alpha } = product;
+        const key = `${Number(transA)}${Number(transB)} ${addend} ${alpha}`;
+        let session = sessions.get(key);
+        if (session === undefined) {
+          const model = gemmModel(product);
+          session = created((out) => api.CreateSessionFromArray(env, model, model.length, options, out));
+          sessions.set(key, session);
+        }
+        return session;
+      },
+      close() {
+        for (const session of sessions.values()) api.ReleaseSession(session);
+        sessions.clear();
+        api.ReleaseSessionOptions(options);
+        api.ReleaseRunOptions(runOptions);
+      },
+    },
+  };
+}
+
+/** The names of the tensors: four `char*`, then what they point to. */
+function writeNames(shared: SharedMemory, base: number): Address {
+  const names = shared.reserve(NAME_BYTES * NAMES.length, "names of native operands");
+  const pointers = new BigUint64Array(NAMES.length);
+  const letters = new Uint8Array(2 * NAMES.length);
+  NAMES.forEach((name, i) => {
+    letters[2 * i] = name.charCodeAt(0);
+    pointers[i] = BigInt(base + names + 8 * NAMES.length + 2 * i);
+  });
+  shared.bytes(names, 8 * NAMES.length).set(new Uint8Array(pointers.buffer));
+  shared.bytes(names + 8 * NAMES.length, letters.length).set(letters);
+  return names;
+}
+
+/** Multiply-adds from which the 3 microseconds of a call, on each thread, are made up for. */
+const LEAST_WORK = 1 << 19;
+/** With fewer rows each thread's share is too small, with fewer columns or terms the library's tiles are half empty. */
+const LEAST_ROWS = 32;
+const LEAST_COLUMNS = 8;
+/** A transposed A is copied first: that must pay, and 64 of its columns must fit the scratch. */
+const LEAST_TRANSPOSED = 128;
+const MOST_TRANSPOSED_TERMS = 8192;
+
+function paysNatively({ m, n, k, transA }: ProductShape): boolean {
+  if (m < LEAST_ROWS || n < LEAST_COLUMNS || k < LEAST_COLUMNS || m * n * k < LEAST_WORK) return false;
+  return !transA || (m >= LEAST_TRANSPOSED && n >= LEAST_TRANSPOSED && k <= MOST_TRANSPOSED_TERMS);
+}

@@ -1,0 +1,167 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { fromBinary } from "@bufbuild/protobuf";
+import { ONNX_OPSET } from "../../src/onnx/functions.ts";
+import { AttributeProto_AttributeType as AttributeType, ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
+import { IR_VERSION } from "../../src/onnx/write.ts";
+import { GraphBuilder } from "../../src/graph/builder.ts";
+import type { Graph } from "../../src/graph/types.ts";
+import { Cast, CAST_TO } from "../../src/ops/cast.ts";
+import { Gemm } from "../../src/ops/gemm.ts";
+import { LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
+import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
+import { gemmModel } from "../../src/wasm/gemm-model.ts";
+import type { MatmulChoice } from "../../src/wasm/matmul.ts";
+import { loadOrt } from "../../src/ort/library.ts";
+import { runOn } from "../support/executor.ts";
+import { type Data, f32, generator, half, i32, random, type TestTensor } from "../support/ops.ts";
+
+const open = new Map<string, WasmExecutor>();
+async function executor(matmul: MatmulChoice, threads: number): Promise<WasmExecutor> {
+  const key = `${matmul} ${threads}`;
+  if (!open.has(key)) open.set(key, await createWasmExecutor({ matmul, threads }));
+  return open.get(key)!;
+}
+afterAll(() => open.forEach((made) => made.close()));
+
+interface Case {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly transA?: number;
+  readonly transB?: number;
+  readonly addend?: "matrix" | "row";
+  readonly alpha?: number;
+  readonly half?: "bf16" | "f16";
+}
+
+/** y = alpha op(a) op(b) + c; a matrix c is updated in place. */
+function product({ m, n, k, transA = 0, transB = 0, addend, alpha = 1, half }: Case): Graph {
+  const builder = new GraphBuilder("product");
+  const a = builder.input("a", "boundary", { dtype: "f32", shape: transA ? [k, m] : [m, k] });
+  const stored = builder.input("b", "param", { dtype: half ?? "f32", shape: transB ? [n, k] : [k, n] });
+  const b = half ? builder.value(Cast, [stored], { to: CAST_TO.f32 }) : stored;
+  const c = addend ? [builder.input("c", "accumulator", { dtype: "f32", shape: addend === "row" ? [n] : [m, n] })] : [];
+  const y = builder.value(Gemm, [a, b, ...c], { alpha, beta: 1, transA, transB }, "y");
+  builder.output({ name: y, role: "param-grad", ...(addend === "matrix" && { updates: "c" }) });
+  return builder.build();
+}
+
+function feedsOf(graph: Graph, seed: number): Map<string, TestTensor> {
+  const rng = generator(seed);
+  return new Map(
+    graph.inputs.map(({ name }) => {
+      const { dtype, shape } = graph.types.get(name)!;
+      const values = random(rng, shape);
+      return [name, dtype === "bf16" || dtype === "f16" ? half(values, dtype) : values];
+    }),
+  );
+}
+
+const bits = (data: Data): Buffer => Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+
+const CASES: readonly Case[] = [
+  { m: 130, n: 72, k: 96, transB: 1 },
+  { m: 131, n: 72, k: 97 },
+  { m: 67, n: 200, k: 300, transB: 1, addend: "row" },
+  { m: 67, n: 200, k: 300, addend: "matrix" },
+  { m: 515, n: 16, k: 200, transB: 1, alpha: 2 },
+  { m: 512, n: 200, k: 16, transB: 1, addend: "matrix", alpha: 0.5 },
+  { m: 333, n: 150, k: 190, transA: 1 },
+  { m: 333, n: 150, k: 190, transA: 1, addend: "matrix" },
+  // More columns of A than fit the scratch of a thread.
+  { m: 300, n: 130, k: 5000, transA: 1, addend: "matrix" },
+  { m: 130, n: 72, k: 96, transB: 1, half: "bf16" },
+  { m: 130, n: 72, k: 96, addend: "matrix", half: "f16" },
+];
+
+describe("native matrix products", () => {
+  for (const shape of CASES) {
+    test(`as the kernel's within 2e-6 of sum |a b|, same bits for 1, 2 and 3 threads: ${JSON.stringify(shape)}`, async () => {
+      const graph = product(shape);
+      const feeds = feedsOf(graph, shape.m);
+      const run = async (matmul: MatmulChoice, threads: number, inPlace = true) =>
+        runOn(await executor(matmul, threads), graph, feeds, { inPlace }).get("y")!;
+      const expected = await run("wasm", 1);
+      const actual = await run("native", 1);
+      // Normal factors: a sum of k products of deviation 1.
+      const scale = (shape.alpha ?? 1) * shape.k;
+      let error = 0;
+      for (let i = 0; i < expected.length; i++) error = Math.max(error, Math.abs(actual[i]! - expected[i]!) / scale);
+      expect(error).toBeLessThan(2e-6);
+      expect(bits(actual).equals(bits(expected))).toBe(false);
+      for (const threads of [2, 3]) expect(bits(await run("native", threads)).equals(bits(actual))).toBe(true);
+      expect(bits(await run("native", 2, false)).equals(bits(actual))).toBe(true);
+    });
+  }
+
+  test("the fused head: rows without a label cost nothing and change nothing, whatever the provider", async () => {
+    const [tokens, width, vocab] = [150, 64, 400];
+    const builder = new GraphBuilder("head");
+    const h = builder.input("h", "boundary", { dtype: "f32", shape: [tokens, width] });
+    const w = builder.input("w", "param", { dtype: "f32", shape: [vocab, width] });
+    const labels = builder.input("labels", "batch", { dtype: "i32", shape: [tokens] });
+    const scale = builder.input("scale", "batch", { dtype: "f32", shape: [1] });
+    const dloss = builder.input("dloss", "output-grad", { dtype: "f32", shape: [1] });
+    const sum = builder.input("sum", "accumulator", { dtype: "f32", shape: [vocab, width] });
+    const [dh, dw, loss] = builder.node(LinearCrossEntropyGrad, [h, w, labels, scale, dloss, sum], {});
+    builder.output({ name: dh!, role: "input-grad" });
+    builder.output({ name: dw!, role: "param-grad", updates: sum });
+    builder.output({ name: loss!, role: "loss" });
+    const graph = builder.build();
+    const rng = generator(5);
+    for (const labelled of [150, 90, 7]) {
+      const feeds = new Map<string, TestTensor>([
+        ["h", random(rng, [tokens, width])],
+        ["w", random(rng, [vocab, width], 0.1)],
+        [
+          "labels",
+          i32(
+            [tokens],
+            Array.from({ length: tokens }, (_, t) => (t < labelled ? (t * 31) % vocab : -100)),
+          ),
+        ],
+        ["scale", f32([1], [1 / labelled])],
+        ["dloss", f32([1], [1])],
+        ["sum", random(rng, [vocab, width])],
+      ]);
+      const expected = runOn(await executor("wasm", 1), graph, feeds);
+      const actual = runOn(await executor("native", 2), graph, feeds);
+      for (const name of [dh!, dw!, loss!]) {
+        const [x, y] = [expected.get(name)!, actual.get(name)!];
+        let error = 0;
+        for (let i = 0; i < x.length; i++) error = Math.max(error, Math.abs(x[i]! - y[i]!) / (1 + Math.abs(x[i]!)));
+        expect(error).toBeLessThan(3e-6);
+      }
+      const one = runOn(await executor("native", 1), graph, feeds);
+      for (const name of [dh!, dw!, loss!]) expect(bits(one.get(name)!).equals(bits(actual.get(name)!))).toBe(true);
+    }
+  });
+
+  test("auto is native where the library loads, and says which", async () => {
+    const made = await executor("auto", 1);
+    expect(made.matmul.name).toBe("native");
+    expect(made.matmul.reason).toBe(`ONNX Runtime ${loadOrt().version}`);
+  });
+
+  test("the model of a product, read as protobuf", () => {
+    const model = fromBinary(ModelProtoSchema, gemmModel({ transA: true, transB: false, addend: "row", alpha: 0.5 }));
+    expect(model.irVersion).toBe(IR_VERSION);
+    expect(model.opsetImport.map(({ domain, version }) => [domain, version])).toEqual([["", ONNX_OPSET]]);
+    const [node] = model.graph!.node;
+    expect([node!.opType, ...node!.input, ...node!.output]).toEqual(["Gemm", "A", "B", "C", "Y"]);
+    expect(node!.attribute.map(({ name, type, f, i }) => [name, type, f, i])).toEqual([
+      ["alpha", AttributeType.FLOAT, 0.5, 0n],
+      ["transA", AttributeType.INT, 0, 1n],
+      ["transB", AttributeType.INT, 0, 0n],
+    ]);
+    const ranks = model.graph!.input.map(({ name, type }) =>
+      type!.value.case === "tensorType" ? [name, type!.value.value.elemType, type!.value.value.shape!.dim.length] : [],
+    );
+    expect(ranks).toEqual([
+      ["A", 1, 2],
+      ["B", 1, 2],
+      ["C", 1, 1],
+    ]);
+    expect(model.graph!.output.map(({ name }) => name)).toEqual(["Y"]);
+  });
+});
