@@ -32,6 +32,12 @@ export interface SegmentOptions {
   readonly selective?: SelectiveOptions;
 }
 
+/**
+ * How a block attends: adds nodes that take rotated q [tokens, heads * headDim] and k, and v [tokens, kvHeads * headDim],
+ * and `starts`, the first position that each token sees; returns the result, which is like q.
+ */
+export type Attend = (builder: GraphBuilder, q: string, k: string, v: string, starts: string) => string;
+
 const EMBEDDING = "model.embed_tokens.weight";
 
 /**
@@ -58,12 +64,10 @@ export type BatchInput = "ids" | "labels" | "starts" | "windowStarts" | "cos" | 
 /** The chain of segments of a model, with their programs. Identical blocks share one `SegmentModel`. */
 export function buildSegments(config: ModelConfig, options: SegmentOptions): Segment[] {
   const kinds = new Map<string, SegmentModel>();
-  const segments = [embedding(config, options)];
+  const segments = [buildEmbedding(config, options)];
   let active = options.tuning.method === "full";
   for (let layer = 0; layer < config.layers; layer++) {
-    const prefix = `model.layers.${layer}.`;
-    const windowed = config.slidingWindow !== null && layer >= config.windowFrom;
-    const { graph, scope } = block(config, options, prefix, windowed ? "windowStarts" : "starts");
+    const { graph, scope } = buildBlock(config, options, layer);
     const key = JSON.stringify([active, graph.inputs.map(({ name }) => [name, graph.types.get(name)])]);
     let model = kinds.get(key);
     if (!model) {
@@ -76,7 +80,7 @@ export function buildSegments(config: ModelConfig, options: SegmentOptions): Seg
       );
       kinds.set(key, model);
     }
-    segments.push({ name: prefix.slice(0, -1), model, params: scope.names });
+    segments.push({ name: blockName(layer), model, params: scope.names });
     active ||= scope.trainable.size > 0;
   }
   segments.push(head(config, options, active));
@@ -122,7 +126,9 @@ function startGraph(
   return builder;
 }
 
-function embedding(config: ModelConfig, options: SegmentOptions): Segment {
+export const blockName = (layer: number): string => `model.layers.${layer}`;
+
+export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
   const builder = startGraph("embedding", config, options, ["ids"], false);
   const scope = new ParamScope(builder, "model.", options.tuning, options.weightType);
   const weight = scope.matrix("embed_tokens.weight", [config.vocabSize, config.hiddenSize]);
@@ -130,13 +136,17 @@ function embedding(config: ModelConfig, options: SegmentOptions): Segment {
   return { name: "model.embed_tokens", model: segmentModel("embedding", builder.build(), scope, false), params: scope.names };
 }
 
-function block(
+/** The forward graph of a decoder block; by default it attends within the micro-batch. */
+export function buildBlock(
   config: ModelConfig,
   options: SegmentOptions,
-  prefix: string,
-  starts: "starts" | "windowStarts",
+  layer: number,
+  attend: Attend = (builder, q, k, v, starts) =>
+    builder.value(CausalAttention, [q, k, v, starts], attentionAttrs(config), "attention"),
 ): { graph: Graph; scope: ParamScope } {
   const { heads, kvHeads, headDim, hiddenSize, intermediateSize } = config;
+  const prefix = `${blockName(layer)}.`;
+  const starts = config.slidingWindow !== null && layer >= config.windowFrom ? "windowStarts" : "starts";
   const builder = startGraph("block", config, options, [starts, "cos", "sin", "rng"], true);
   builder.input("segment", "segment", { dtype: "i32", shape: [1] });
   const scope = new ParamScope(builder, prefix, options.tuning, options.weightType);
@@ -160,12 +170,7 @@ function block(
     q = headNorm(q, "self_attn.q_norm", heads);
     k = headNorm(k, "self_attn.k_norm", kvHeads);
   }
-  const attention = builder.value(
-    CausalAttention,
-    [rotate(q, heads), rotate(k, kvHeads), v, starts],
-    { heads, kvHeads, scale: 1 / Math.sqrt(headDim) },
-    "attention",
-  );
+  const attention = attend(builder, rotate(q, heads), rotate(k, kvHeads), v, starts);
   const attended = builder.value(
     Add,
     ["x", project(attention, "self_attn.o_proj", heads * headDim, hiddenSize, config.attentionOutputBias)],
@@ -185,6 +190,10 @@ function block(
   );
   builder.output({ name: y, role: "boundary" });
   return { graph: builder.build(), scope };
+}
+
+export function attentionAttrs({ heads, kvHeads, headDim }: ModelConfig): { heads: number; kvHeads: number; scale: number } {
+  return { heads, kvHeads, scale: 1 / Math.sqrt(headDim) };
 }
 
 function activation(builder: GraphBuilder, config: ModelConfig, gate: string, up: string): string {
@@ -212,7 +221,8 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   const { scope, normed, weight } = headParams(builder, config, options);
   builder.output({ name: builder.value(LinearCrossEntropy, [normed, weight, "labels", "scale"], {}, "loss"), role: "loss" });
   const forward = optimise(builder.build());
-  const fused = fuse(differentiate(forward, { trainable: scope.trainable, inputGrad }));
+  const trains = inputGrad || scope.trainable.size > 0;
+  const fused = trains ? fuse(differentiate(forward, { trainable: scope.trainable, inputGrad })) : null;
   return { name: "head", model: { id: "head", forward, training: null, variants: [], fused }, params: scope.names };
 }
 

@@ -1,0 +1,39 @@
+import type { Tokenizer } from "../data/tokenizer.ts";
+
+/** Turns tokens into pieces of text as they come. All pieces together are the text of all tokens. */
+export interface TextStream {
+  /** The text that is certain now: `""` while a character is incomplete. */
+  push(id: number): string;
+  /** What was held back. */
+  end(): string;
+}
+
+/** What an incomplete UTF-8 sequence decodes to. */
+const REPLACEMENT = "\uFFFD";
+
+/**
+ * A token may hold a part of a character, and decoders treat the start of a text differently, so each piece is what a
+ * token adds to the text of a few tokens in front of it.
+ */
+export function createTextStream(tokenizer: Tokenizer): TextStream {
+  const ids: number[] = [];
+  /** `ids[context..done)` have been given out; they are decoded again for what comes behind them. */
+  let context = 0;
+  let done = 0;
+  const decode = (from: number, to?: number) => tokenizer.decode(ids.slice(from, to), { skipSpecial: true });
+  const take = (isEnd: boolean): string => {
+    const before = decode(context, done);
+    const text = decode(context);
+    if (!isEnd && (text.endsWith(REPLACEMENT) || text.length <= before.length)) return "";
+    context = done;
+    done = ids.length;
+    return text.slice(before.length);
+  };
+  return {
+    push(id) {
+      ids.push(id);
+      return take(false);
+    },
+    end: () => take(true),
+  };
+}

@@ -1,0 +1,93 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { createDecoder } from "../../src/generate/decoder.ts";
+import { generate } from "../../src/generate/generate.ts";
+import { argmax, createSampler, GREEDY } from "../../src/generate/sampler.ts";
+import { loadConfig } from "../../src/hf/config.ts";
+import { openAdapter } from "../../src/hf/peft.ts";
+import { openSafetensors } from "../../src/hf/safetensors.ts";
+import { createRandom } from "../../src/random.ts";
+import { loadAdapter } from "../../src/train/weights.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { fullForward } from "../support/full-forward.ts";
+import { adapterFolder, FAMILIES, modelFolder, relativeError } from "../support/golden.ts";
+
+const closers: (() => void)[] = [];
+afterAll(() => closers.forEach((close) => close()));
+
+/** Decoder and full forward pass of the same model. */
+async function pair(folder: string, adapterPath: string | null, tokens: number) {
+  const config = loadConfig(folder);
+  const source = openSafetensors(folder);
+  const adapter = adapterPath === null ? null : openAdapter(adapterPath);
+  const executor = await createWasmExecutor({ threads: 2 });
+  closers.push(() => (executor.close(), source.close(), adapter?.source.close()));
+  const { rank, scale, targets } = adapter ?? { rank: 1, scale: 1, targets: [] };
+  const full = fullForward(
+    executor,
+    config,
+    source,
+    { method: "lora", rank, scale, dropout: 0, targets: new Set(targets) },
+    tokens,
+  );
+  if (adapter) loadAdapter(executor, full.resident, adapter.source);
+  return { config, full, decoder: createDecoder(executor, { config, source, adapter, maxTokens: tokens }) };
+}
+
+/** Greedy, until the text has `length` tokens. */
+function continued(prompt: readonly number[], length: number, logits: (ids: readonly number[]) => Float32Array): number[] {
+  const ids = [...prompt];
+  while (ids.length < length) ids.push(argmax(logits(ids)));
+  return ids;
+}
+
+function randomIds(seed: number, count: number, vocab: number): number[] {
+  const random = createRandom(seed);
+  return Array.from({ length: count }, () => random.below(vocab));
+}
+
+describe("decoding with a cache gives the tokens of full forward passes", () => {
+  for (const family of FAMILIES) {
+    for (const adapted of [false, true]) {
+      test(`${family}${adapted ? " with its adapter" : ""}; logits within a relative 1e-5`, async () => {
+        const { config, full, decoder } = await pair(modelFolder(family), adapted ? adapterFolder(family) : null, 64);
+        for (const count of [1, 2, 30]) {
+          const prompt = randomIds(count, count, config.vocabSize);
+          expect(relativeError(decoder.feed(prompt), full.logits(prompt))).toBeLessThan(1e-5);
+          const expected = continued(prompt, count + 16, full.logits);
+          expect(continued(prompt, count + 16, decoder.feed)).toEqual(expected);
+        }
+      });
+    }
+  }
+
+  test("the bundled model, prompts longer than a chunk", async () => {
+    const { config, full, decoder } = await pair(join(import.meta.dir, "../../recipes/base/model"), null, 256);
+    for (const count of [150, 128, 129]) {
+      const prompt = randomIds(count, count, config.vocabSize);
+      expect(continued(prompt, count + 24, decoder.feed)).toEqual(continued(prompt, count + 24, full.logits));
+    }
+  });
+});
+
+describe("the text in the cache", () => {
+  test("another text keeps what it shares with the last one, and gives what a fresh decoder gives", async () => {
+    const { config, full, decoder } = await pair(modelFolder("llama"), null, 64);
+    const [a, b] = [randomIds(1, 40, config.vocabSize), randomIds(2, 30, config.vocabSize)];
+    decoder.feed(a);
+    for (const text of [[...a.slice(0, 20), ...b], a.slice(0, 33), a.slice(0, 33), b]) {
+      expect(relativeError(decoder.feed(text), full.logits(text))).toBeLessThan(1e-5);
+      expect(decoder.ids).toEqual(text);
+    }
+  });
+
+  test("a text that has no room is refused; generation ends where the room ends", async () => {
+    const { config, decoder } = await pair(modelFolder("qwen3"), null, 20);
+    expect(() => decoder.feed(randomIds(1, 21, config.vocabSize))).toThrow(/21 tokens, more than the 20/);
+    expect(() => decoder.feed([])).toThrow(/no tokens/);
+    const options = { limit: 100, stop: new Set<number>(), sampler: createSampler(GREEDY) };
+    expect([...generate(decoder, [1, 2, 3, 4, 5], options)].length).toBe(16);
+    expect([...generate(decoder, [1, 2, 3], { ...options, limit: 4 })].length).toBe(4);
+    expect(() => [...generate(decoder, randomIds(1, 25, 50), options)]).toThrow(/more than the 20/);
+  });
+});

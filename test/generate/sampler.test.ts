@@ -1,0 +1,67 @@
+import { describe, expect, test } from "bun:test";
+import { createSampler, GREEDY, type SamplingOptions } from "../../src/generate/sampler.ts";
+
+/** Share of each token in `draws` draws. */
+function shares(
+  logits: readonly number[],
+  options: Partial<SamplingOptions>,
+  text: readonly number[] = [],
+  draws = 20_000,
+): number[] {
+  const sampler = createSampler({ ...GREEDY, temperature: 1, seed: 5, ...options });
+  const counts = logits.map(() => 0);
+  for (let i = 0; i < draws; i++) counts[sampler(Float32Array.from(logits), text)]!++;
+  return counts.map((count) => count / draws);
+}
+
+/** 20,000 draws: a standard deviation of at most 0.0036, so 0.018 is five of them. */
+function expectShares(actual: readonly number[], expected: readonly number[]): void {
+  expected.forEach((share, i) =>
+    share === 0 ? expect(actual[i]).toBe(0) : expect(Math.abs(actual[i]! - share)).toBeLessThan(0.018),
+  );
+}
+
+const logs = (...probabilities: readonly number[]): number[] => probabilities.map(Math.log);
+
+describe("sampling: shares within five standard deviations", () => {
+  test("the distribution itself, and at temperature 1/2 its square", () => {
+    expectShares(shares(logs(0.5, 0.2, 0.3), {}), [0.5, 0.2, 0.3]);
+    expectShares(shares(logs(0.5, 0.2, 0.3), { temperature: 0.5 }), [0.25 / 0.38, 0.04 / 0.38, 0.09 / 0.38]);
+  });
+
+  test("top-k keeps k, also among equals", () => {
+    expectShares(shares(logs(0.5, 0.2, 0.3), { topK: 2 }), [0.625, 0, 0.375]);
+    expectShares(shares([0, 0, 0, 0], { topK: 2 }), [0.5, 0.5, 0, 0]);
+    expectShares(shares(logs(0.5, 0.5), { topK: 9 }), [0.5, 0.5]);
+  });
+
+  test("top-p keeps the token that crosses the bound", () => {
+    expectShares(shares(logs(0.5, 0.2, 0.3), { topP: 0.6 }), [0.625, 0, 0.375]);
+    expectShares(shares(logs(0.5, 0.2, 0.3), { topP: 0.01 }), [1, 0, 0]);
+  });
+
+  test("min-p is a share of the likeliest", () => {
+    expectShares(shares(logs(0.5, 0.2, 0.3), { minP: 0.5 }), [0.625, 0, 0.375]);
+    expectShares(shares(logs(0.5, 0.2, 0.3), { minP: 1 }), [1, 0, 0]);
+  });
+
+  test("the repetition penalty divides positive logits and multiplies negative ones, once per token", () => {
+    const greedy = createSampler({ ...GREEDY, repetitionPenalty: 2 });
+    expect(greedy(Float32Array.of(3, 2, 1), [0, 0])).toBe(1);
+    expect(greedy(Float32Array.of(-1, -1.5, -3), [0])).toBe(1);
+    expect(greedy(Float32Array.of(3, 1, 1.4), [0, 0, 0])).toBe(0);
+  });
+
+  test("the same seed draws the same, another seed something else", () => {
+    const draw = (seed: number) => {
+      const sampler = createSampler({ ...GREEDY, temperature: 1, seed });
+      return Array.from({ length: 50 }, () => sampler(new Float32Array(100), []));
+    };
+    expect(draw(1)).toEqual(draw(1));
+    expect(draw(1)).not.toEqual(draw(2));
+  });
+
+  test("greedy takes the first of the greatest", () => {
+    expect(createSampler(GREEDY)(Float32Array.of(1, 3, 3, -Infinity), [])).toBe(1);
+  });
+});
