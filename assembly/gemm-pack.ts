@@ -77,14 +77,27 @@ function packRowsOf(type: i32, a: usize, rowStride: usize, kStride: usize, rows:
   for (let at = to + step * <usize>k; at != end; at += 16) v128.store(at, i32x4.splat(0));
 }
 
+// Small functions, because the JIT slows down on large ones.
+function packRowsF32(a: usize, rowStride: usize, kStride: usize, rows: i32, k: i32, alpha: f32, to: usize): void {
+  packRowsOf(F32, a, rowStride, kStride, rows, k, alpha, to);
+}
+
+function packRowsBf16(a: usize, rowStride: usize, kStride: usize, rows: i32, k: i32, alpha: f32, to: usize): void {
+  packRowsOf(BF16, a, rowStride, kStride, rows, k, alpha, to);
+}
+
+function packRowsF16(a: usize, rowStride: usize, kStride: usize, rows: i32, k: i32, alpha: f32, to: usize): void {
+  packRowsOf(F16, a, rowStride, kStride, rows, k, alpha, to);
+}
+
 /**
  * to[k padded][6] of vectors = alpha A[rows, k], element (r, i) at `a + r rowStride + i kStride`, one of the strides
  * being the width of an element.
  */
 export function packRows(type: i32, a: usize, rowStride: usize, kStride: usize, rows: i32, k: i32, alpha: f32, to: usize): void {
-  if (type == F32) packRowsOf(F32, a, rowStride, kStride, rows, k, alpha, to);
-  else if (type == BF16) packRowsOf(BF16, a, rowStride, kStride, rows, k, alpha, to);
-  else packRowsOf(F16, a, rowStride, kStride, rows, k, alpha, to);
+  if (type == F32) packRowsF32(a, rowStride, kStride, rows, k, alpha, to);
+  else if (type == BF16) packRowsBf16(a, rowStride, kStride, rows, k, alpha, to);
+  else packRowsF16(a, rowStride, kStride, rows, k, alpha, to);
 }
 
 /** One panel of fewer than 8 columns, the missing ones zero. */
@@ -105,7 +118,6 @@ function packEdge(type: i32, b: usize, columnStride: usize, kStride: usize, colu
 function packContiguousOf(type: i32, b: usize, kStride: usize, columns: i32, k: i32, to: usize): usize {
   const width: usize = type == F32 ? 4 : 2;
   const panel = panelBytes(k);
-  const padding = to + <usize>k * 32;
   let j = 0;
   for (; j + 16 <= columns; j += 16) {
     let from = b + <usize>j * width;
@@ -177,21 +189,25 @@ function packTransposedOf(type: i32, b: usize, columnStride: usize, columns: i32
   return to;
 }
 
+function packContiguous(type: i32, b: usize, kStride: usize, columns: i32, k: i32, to: usize): usize {
+  if (type == F32) return packContiguousOf(F32, b, kStride, columns, k, to);
+  if (type == BF16) return packContiguousOf(BF16, b, kStride, columns, k, to);
+  return packContiguousOf(F16, b, kStride, columns, k, to);
+}
+
+function packTransposed(type: i32, b: usize, columnStride: usize, columns: i32, k: i32, to: usize): usize {
+  if (type == F32) return packTransposedOf(F32, b, columnStride, columns, k, to);
+  if (type == BF16) return packTransposedOf(BF16, b, columnStride, columns, k, to);
+  return packTransposedOf(F16, b, columnStride, columns, k, to);
+}
+
 /**
  * Panels of 8 columns, each to[k padded][8], of B[k, columns], element (i, j) at `b + j columnStride + i kStride`, one of the
  * strides being the width of an element; missing columns of the last panel are zero.
  */
 export function packColumns(type: i32, b: usize, columnStride: usize, kStride: usize, columns: i32, k: i32, to: usize): void {
   const width: usize = type == F32 ? 4 : 2;
-  if (columnStride == width) {
-    if (type == F32) to = packContiguousOf(F32, b, kStride, columns, k, to);
-    else if (type == BF16) to = packContiguousOf(BF16, b, kStride, columns, k, to);
-    else to = packContiguousOf(F16, b, kStride, columns, k, to);
-  } else {
-    if (type == F32) to = packTransposedOf(F32, b, columnStride, columns, k, to);
-    else if (type == BF16) to = packTransposedOf(BF16, b, columnStride, columns, k, to);
-    else to = packTransposedOf(F16, b, columnStride, columns, k, to);
-  }
+  to = columnStride == width ? packContiguous(type, b, kStride, columns, k, to) : packTransposed(type, b, columnStride, columns, k, to);
   const edge = columns & 7;
   if (edge) packEdge(type, b + <usize>(columns - edge) * columnStride, columnStride, kStride, edge, k, to);
 }

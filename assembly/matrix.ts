@@ -3,7 +3,7 @@
  * https://doi.org/10.1145/1356052.1356053). A block of B, K_BLOCK x N_BLOCK, is packed into the second-level cache; then panels of up
  * to 6 rows of A are packed into the first-level cache one after the other and multiplied with all of it.
  *
- * Every output element is alpha-scaled A times B summed over k in ascending order in blocks of K_BLOCK, each block's sum added to the
+ * Every output element is alpha-scaled A times B summed over k in ascending order in blocks of at most K_BLOCK, each block's sum added to the
  * element in turn, starting from C (narrow products add C last). So the result does not depend on the number of threads or on the tile that an element falls into.
  * (Products of up to three rows have an order of their own, which depends on their sizes alone as well.)
  */
@@ -14,7 +14,7 @@ import { packColumns, packRows, panelBytes } from "./gemm-pack";
 import { FEW_ROWS, fewRows } from "./gemm-few-rows";
 export { attentionScores, attentionSums } from "./attention-kernel";
 
-/** A multiple of 4. A packed panel of A and one of B fit into 32 KiB, the usual first-level cache. */
+/** Most rows of B in a block, a multiple of 4. A packed panel of A and one of B fit into 32 KiB, the usual first-level cache. */
 const K_BLOCK: i32 = 192;
 /** Most columns of a block, a multiple of COLUMNS. */
 const N_BLOCK: i32 = 768;
@@ -93,12 +93,15 @@ function blocked(
   const blocks = (endColumn - firstColumn + N_BLOCK - 1) / N_BLOCK;
   const width = ((endColumn - firstColumn + blocks - 1) / blocks + COLUMNS - 1) & ~(COLUMNS - 1);
 
+  const steps = (k + K_BLOCK - 1) / K_BLOCK;
+  const step = ((k + steps - 1) / steps + 3) & ~3;
+
   for (let j = firstColumn; j < endColumn; j += width) {
     const columns = min(width, endColumn - j);
     const target = transposed ? block : out + (<usize>j << 2);
     const targetRow = transposed ? <usize>width << 2 : outRow;
-    for (let p = 0; p < k; p += K_BLOCK) {
-      const depth = min(K_BLOCK, k - p);
+    for (let p = 0; p < k; p += step) {
+      const depth = min(step, k - p);
       const panel = panelBytes(depth);
       packColumns(bType, b + <usize>j * bColumn + <usize>p * bK, bColumn, bK, columns, depth, packedColumns);
       // After the first block of k the target itself holds what the next is added to.

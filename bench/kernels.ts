@@ -16,7 +16,8 @@ import { Gemm } from "../src/ops/gemm.ts";
 import { LinearCrossEntropyGrad } from "../src/ops/linear-cross-entropy.ts";
 import type { OpDef } from "../src/ops/types.ts";
 import { createWasmExecutor, type WasmExecutor } from "../src/wasm/executor.ts";
-import { PEAK_FLOPS, peakKernel } from "./peak.ts";
+import { measurePeak } from "./peak.ts";
+import { type Timing, time } from "./time.ts";
 
 interface Product {
   readonly m: number;
@@ -46,31 +47,18 @@ const PRODUCTS: readonly Product[] = [
   { m: 16, n: 4864, k: 896, transB: 1, weight: "bf16", what: "16 tokens" },
 ];
 
-interface Timing {
-  readonly median: number;
-  readonly best: number;
-}
-
-/** Seconds of a call, over at least `seconds` and five calls. */
-function time(run: () => void, seconds: number): Timing {
-  const times: number[] = [];
-  const end = performance.now() + 1000 * seconds;
-  while (performance.now() < end || times.length < 5) {
-    const start = performance.now();
-    run();
-    times.push((performance.now() - start) / 1000);
-  }
-  times.sort((a, b) => a - b);
-  return { median: times[times.length >> 1]!, best: times[0]! };
-}
-
 /** A graph of one operator on its own memory, filled with numbers in [-0.5, 0.5) or with labels below `labels`. */
 function callOf<A extends Attrs>(
   executor: WasmExecutor,
   op: OpDef<A>,
   inputs: readonly TensorType[],
   attrs: A,
-  options: { readonly labels?: number; readonly inPlace?: readonly [output: number, input: number] } = {},
+  options: {
+    readonly labels?: number;
+    readonly inPlace?: readonly [output: number, input: number];
+    /** The outputs that are wanted; all by default. */
+    readonly outputs?: readonly number[];
+  } = {},
 ): () => void {
   const builder = new GraphBuilder(op.name);
   const names = inputs.map((type, i) => builder.input(`in${i}`, "batch", type));
@@ -94,6 +82,7 @@ function callOf<A extends Attrs>(
     }
   });
   outputs.forEach((name, i) => {
+    if (options.outputs?.includes(i) === false) return;
     builder.output({ name, role: "boundary" });
     const shared = options.inPlace?.[0] === i ? names[options.inPlace[1]]! : null;
     addresses.set(name, shared === null ? executor.reserve(byteLength(builder.type(name))) : addresses.get(shared)!);
@@ -107,15 +96,6 @@ const f32 = (...shape: number[]): TensorType => ({ dtype: "f32", shape });
 const rate = (operations: number, seconds: number): number => operations / seconds / 1e9;
 const cell = (value: number, digits = 1): string => value.toFixed(digits).padStart(6);
 
-/** Of one thread. */
-function measurePeak(): Timing {
-  const peak = peakKernel();
-  const rounds = 20_000;
-  for (let i = 0; i < 20; i++) peak(rounds);
-  const { median, best } = time(() => void peak(rounds), 0.3);
-  return { median: rate(PEAK_FLOPS * rounds, median), best: rate(PEAK_FLOPS * rounds, best) };
-}
-
 function productCall(executor: WasmExecutor, product: Product): () => void {
   const { m, n, k, transA = 0, transB = 0, weight = "f32", sum } = product;
   const a = f32(...(transA ? [k, m] : [m, k]));
@@ -124,18 +104,22 @@ function productCall(executor: WasmExecutor, product: Product): () => void {
   return sum ? callOf(executor, Gemm, [a, b, f32(m, n)], attrs, { inPlace: [0, 2] }) : callOf(executor, Gemm, [a, b], attrs);
 }
 
-function benchProducts(executors: readonly WasmExecutor[]): void {
-  const peak = measurePeak();
-  console.log(`peak of one thread: ${peak.median.toFixed(1)} (${peak.best.toFixed(1)}) GFLOP/s\n`);
-  console.log("GFLOP/s per thread, median (best), and the best's share of the peak");
+async function benchProducts(executors: readonly WasmExecutor[]): Promise<void> {
+  const peaks: Timing[] = [];
+  for (const { threads } of executors) {
+    const peak = await measurePeak(threads);
+    peaks.push(peak);
+    console.log(`peak of ${threads} threads, each: ${peak.median.toFixed(1)} (${peak.best.toFixed(1)}) GFLOP/s`);
+  }
+  console.log("\nGFLOP/s per thread, median (best), and the best's share of the peak of as many threads");
   for (const product of PRODUCTS) {
     const { m, n, k, transA, transB, weight = "f32", what } = product;
-    const cells = executors.map((executor) => {
+    const cells = executors.map((executor, i) => {
       const run = productCall(executor, product);
       time(run, 0.08);
       const { median, best } = time(run, 0.3);
       const operations = (2 * m * n * k) / executor.threads;
-      const share = (100 * rate(operations, best)) / peak.best;
+      const share = (100 * rate(operations, best)) / peaks[i]!.best;
       return `${cell(rate(operations, median))} (${cell(rate(operations, best))}) ${cell(share, 0)} %`;
     });
     const shape = `${m}x${n}x${k} ${transA ? "T" : "N"}${transB ? "T" : "N"} ${weight}`;
@@ -153,11 +137,11 @@ function benchHead(executor: WasmExecutor): void {
       f32(1),
       f32(1),
     ];
-    const fused = callOf(executor, LinearCrossEntropyGrad, inputs, {}, { labels: vocab });
+    const fused = callOf(executor, LinearCrossEntropyGrad, inputs, {}, { labels: vocab, outputs: [0, 2] });
     const logits = productCall(executor, { m: tokens, n: vocab, k: width, transB: 1, weight: "bf16", what: "" });
     const gradient = productCall(executor, { m: tokens, n: width, k: vocab, weight: "bf16", what: "" });
     for (const run of [fused, logits, gradient]) run();
-    const [head, ...products] = [fused, logits, gradient].map((run) => time(run, 1.5));
+    const [head, ...products] = [fused, logits, gradient].map((run) => time(run, 1));
     const bare = { median: 0, best: 0 };
     for (const product of products) {
       bare.median += product.median;
@@ -173,6 +157,6 @@ function benchHead(executor: WasmExecutor): void {
 const groups = Bun.argv.slice(2);
 const wants = (group: string): boolean => groups.length === 0 || groups.includes(group);
 const executors = [await createWasmExecutor({ threads: 1 }), await createWasmExecutor({ threads: 2 })];
-if (wants("gemm")) benchProducts(executors);
+if (wants("gemm")) await benchProducts(executors);
 if (wants("head")) for (const executor of executors) benchHead(executor);
 for (const executor of executors) executor.close();

@@ -1,15 +1,46 @@
 /**
  * The most that a thread can do in WebAssembly SIMD: 14 independent chains x = x * m + c in registers, no memory. With
- * m and c that makes 16 registers, all that x86-64 has.
+ * m and c that makes 16 registers, all that x86-64 has. Several threads at a time may reach less each: processors of a
+ * virtual machine can be two halves of one core.
  */
+import { isMainThread, parentPort, Worker } from "node:worker_threads";
+import { type Timing, time } from "./time.ts";
+
 const CHAINS = 14;
 const UNROLLED = 4;
 
 /** Floating-point operations of one round. */
-export const PEAK_FLOPS = UNROLLED * CHAINS * 2 * 4;
+const PEAK_FLOPS = UNROLLED * CHAINS * 2 * 4;
+
+/** GFLOP/s of each of `threads` threads that run at the same time. */
+export async function measurePeak(threads: number): Promise<Timing> {
+  const others = Array.from({ length: threads - 1 }, () => new Worker(new URL(import.meta.url)));
+  await Promise.all(others.map((other) => new Promise((ready) => other.once("message", ready))));
+  for (const other of others) other.postMessage("go");
+  const own = peak();
+  for (const other of others) await other.terminate();
+  return own;
+}
+
+if (!isMainThread && parentPort) {
+  // Another thread's competitor: busy until it is terminated.
+  parentPort.on("message", () => {
+    while (true) peak();
+  });
+  parentPort.postMessage("ready");
+}
+
+function peak(): Timing {
+  const kernel = peakKernel();
+  const rounds = 20_000;
+  for (let i = 0; i < 20; i++) kernel(rounds);
+  const { median, best } = time(() => void kernel(rounds), 0.4);
+  const rate = (seconds: number): number => (PEAK_FLOPS * rounds) / seconds / 1e9;
+  return { median: rate(median), best: rate(best) };
+}
 
 /** A function that computes `rounds` rounds. */
-export function peakKernel(): (rounds: number) => number {
+function peakKernel(): (rounds: number) => number {
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(peakModule()));
   return exports["peak"] as (rounds: number) => number;
 }
