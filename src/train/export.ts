@@ -1,24 +1,13 @@
-import { copyFileSync, existsSync } from "node:fs";
-import { join } from "node:path";
-import { fileError, readJsonObject, writeTextAtomic } from "../hf/files.ts";
 import { fromFloat32 } from "../hf/halves.ts";
+import { copyCompanions, writeWeights } from "../hf/model-folder.ts";
 import { writeAdapter } from "../hf/peft.ts";
-import { type TensorData, writeSafetensors } from "../hf/safetensors.ts";
+import type { TensorData } from "../hf/safetensors.ts";
 import type { FloatType } from "../graph/types.ts";
 import { readTensor } from "../runtime/resident.ts";
 import { loraAlpha, type TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
 
-/** Files of a model folder that go along with the weights. */
-const COMPANIONS = [
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "chat_template.jinja",
-  "generation_config.json",
-];
-
-/** Writes what was trained: a PEFT adapter, or a whole model folder. Each file appears whole or not at all. */
+/** Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come last. */
 export function exportTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): void {
   if (config.method === "lora") {
     writeAdapter(folder, {
@@ -33,17 +22,8 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
     return;
   }
   const stored = (name: string): FloatType => (engine.sourceType(name) ?? "f32") as FloatType;
-  writeSafetensors(join(folder, "model.safetensors"), trainedTensors(engine, stored));
-  writeTextAtomic(join(folder, "config.json"), `${JSON.stringify(readJsonObject(join(baseFolder, "config.json")), null, 2)}\n`);
-  for (const name of COMPANIONS) {
-    const from = join(baseFolder, name);
-    if (!existsSync(from)) continue;
-    try {
-      copyFileSync(from, join(folder, name));
-    } catch (error) {
-      throw fileError("write", join(folder, name), error);
-    }
-  }
+  copyCompanions(baseFolder, folder);
+  writeWeights(folder, trainedTensors(engine, stored));
 }
 
 /** The trainable parameters under their names, read out one at a time, in the dtype that `typeOf` gives. */
