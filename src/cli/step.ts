@@ -9,7 +9,7 @@ import { readTensor } from "../runtime/resident.ts";
 import { loraScale, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { formatBytes } from "../train/memory.ts";
-import { strategyOf } from "../train/session.ts";
+import { executorOptions, strategyOf } from "../train/session.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
 import { createWasmExecutor } from "../wasm/executor.ts";
@@ -28,6 +28,7 @@ const schema = trainConfigSchema
     gradientCheckpointing: true,
     strategy: true,
     threads: true,
+    matmul: true,
   })
   .extend({
     batch: z
@@ -58,7 +59,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const adapter = config.adapter === undefined ? null : readAdapter(config.adapter);
   if (adapter && config.method !== "lora") throw new UserError(`--adapter needs --method lora, got ${config.method}`);
   const source = openSafetensors(folder);
-  const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
+  const executor = await createWasmExecutor(executorOptions(config));
   try {
     const lora: Tuning = adapter
       ? { method: "lora", rank: adapter.rank, scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) }

@@ -8,9 +8,9 @@ import { fingerprint, type TrainConfig, trainConfigSchema } from "../train/confi
 import { exportTrained } from "../train/export.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
-import { createSession, readInputs, type Session } from "../train/session.ts";
+import { createSession, executorOptions, readInputs, type Session } from "../train/session.ts";
 import { type TrainingEvents, trainLoop } from "../train/trainer.ts";
-import { createWasmExecutor } from "../wasm/executor.ts";
+import { createWasmExecutor, type WasmExecutor } from "../wasm/executor.ts";
 import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
 import { createProgress, formatDuration, type Progress } from "./progress.ts";
@@ -37,13 +37,13 @@ export async function run(args: readonly string[]): Promise<number> {
   const progress = createProgress();
   checkRunFolder(config.output, config);
   const inputs = readInputs(config, await resolveModel(config.model, { onProgress: showDownload(progress) }));
-  const executor = await createWasmExecutor(config.threads === undefined ? {} : { threads: config.threads });
+  const executor = await createWasmExecutor(executorOptions(config));
   try {
     const session = createSession(executor, inputs);
     // Only now that nothing can be refused any more is something written.
     const folder = prepareRunFolder(config.output, config.resume);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
-    describe(session, file, progress);
+    describe(session, executor, file, progress);
     writeSegmentModels(join(folder, RUN_FILES.segments), session.engine.segments);
     await runSession(session, folder, progress);
   } finally {
@@ -76,7 +76,7 @@ function showDownload(progress: Progress): (state: HubProgress) => void {
 }
 
 /** What is about to be trained, before the first step. */
-function describe(session: Session, file: string | undefined, progress: Progress): void {
+function describe(session: Session, { threads, matmul }: WasmExecutor, file: string | undefined, progress: Progress): void {
   const { engine, inputs, parameters } = session;
   const { config, model, train, valid } = inputs;
   const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);
@@ -86,7 +86,8 @@ function describe(session: Session, file: string | undefined, progress: Progress
     `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)`,
     `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${valid ? `; ${valid.count} held out` : ""}`,
     `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,
-    `threads         ${engine.executor.threads}`,
+    `threads         ${threads}`,
+    `matrix products ${matmul.name} (${matmul.reason})`,
     `first example   ${session.shownSample().map(markPart).join("")}`,
   ];
   for (const line of lines) progress.say(line);

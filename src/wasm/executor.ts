@@ -82,7 +82,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
   };
 
   return {
-    name: "wasm",
+    name: matmul.name === "wasm" ? "wasm" : "wasm with native products",
     threads,
     memory: shared.memory,
     matmul,

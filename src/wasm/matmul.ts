@@ -28,7 +28,7 @@ const NAME_BYTES = 10;
 
 /** Chooses a provider. Never throws for `auto`. @throws {UserError} `native`, and the library cannot be loaded */
 export async function openMatmul(choice: MatmulChoice, shared: SharedMemory): Promise<MatmulProvider> {
-  if (choice === "wasm") return { name: "wasm", reason: "asked for", native: null };
+  if (choice === "wasm") return { name: "wasm", reason: "as asked for", native: null };
   try {
     return await openNative(shared);
   } catch (error) {
