@@ -13,7 +13,8 @@ import { canonicalIntervals } from "./intervals.ts";
 import { B, BR, DA, FA, FC, FN, type Op, type Schedule } from "./ops.ts";
 import { makeRecurrence, NONE, type Option, type Recurrence } from "./recurrence.ts";
 import { simulate, type Simulation } from "./simulate.ts";
-import { leastBytes, makeTable, optionCount, sizeDivisor, type Table, timeAt } from "./table.ts";
+import { fittingUnit, sizeDivisor } from "./slots.ts";
+import { type Extremes, extremes, fillTable, layoutTable, type Table, timeAt } from "./table.ts";
 
 export interface Planned {
   readonly schedule: Schedule;
@@ -33,38 +34,62 @@ export interface Planner {
 }
 
 export interface PlannerOptions {
-  /** Memory slots where sizes have to be rounded (default 500; fewer for long chains without equal segments). */
+  /** Rounds sizes to this many slots, for experiments; by default the slots are as small as the work allows. */
   readonly slots?: number;
-  /** Largest number of slots of an exact table (default 4000, fewer likewise); 0 rounds always. */
-  readonly exactSlots?: number;
+  /** Inner steps (1 to 2 ns each) that one table may take, by an estimate that ignores what is cut off. */
+  readonly work?: number;
 }
 
-/** Largest number of inner steps (about 1 ns each) of one table. */
-const WORK_LIMIT = 6e8;
+const DEFAULT_WORK = 1.2e8;
+/** Entries of 8 bytes that a table may have. */
+const MOST_ENTRIES = 2e7;
+/** Slots of the first layout, by which the work of others is foreseen, and of the finest rounded one. */
+const FIRST_SLOTS = 500;
+const MOST_SLOTS = 20000;
+
+/**
+ * Factors by which memory counts as more or less than it is when a rounded table is read. What the roundings of a
+ * schedule add up to is not known beforehand, so the best of several readings loses far less than a single one.
+ */
+const READINGS = [1, 0.99, 1.01, 0.98, 1.02, 0.97, 1.03, 0.96, 1.04, 0.95, 1.06, 1.08, 1.1];
+const LARGEST_READING = 1.1;
+/** Long chains have fewer readings, because each takes milliseconds. */
+const LONG_CHAIN = 64;
+const LONG_CHAIN_READINGS = 5;
 
 export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner {
   const recurrence = makeRecurrence(chain, canonicalIntervals(chain));
-  const minima = leastBytes(recurrence);
+  const bounds = extremes(recurrence);
   const root = recurrence.forC(1, chain.n);
-  const leastMemory = chain.a[0]! + minima[root]!;
+  const leastMemory = chain.a[0]! + bounds.least[root]!;
   const divisor = sizeDivisor(chain);
-  const mostSlots = Math.max(50, Math.floor(WORK_LIMIT / optionCount(recurrence)));
-  const exactSlots = Math.min(options.exactSlots ?? 4000, mostSlots);
-  const slots = Math.min(options.slots ?? 500, mostSlots);
+  const work = options.work ?? DEFAULT_WORK;
+  const readings = chain.n <= LONG_CHAIN ? READINGS : READINGS.slice(0, LONG_CHAIN_READINGS);
 
-  const judge = (schedule: Schedule): Planned => ({ schedule, simulation: simulate(chain, schedule) });
-  const read = (table: Table, memory: number) => judge(readSchedule(chain, recurrence, minima, table, memory));
+  const read = (table: Table, memory: number): Planned => {
+    const schedule = readSchedule(chain, recurrence, bounds, table, memory);
+    return { schedule, simulation: simulate(chain, schedule) };
+  };
   // With slots of infinite size every subproblem fits in slot 0: the table holds the least times without a limit.
-  const fastest = read(makeTable(recurrence, Infinity, 0), Infinity);
+  const fastest = read(fillTable(recurrence, layoutTable(recurrence, bounds, Infinity, 0)), Number.MAX_VALUE);
   const enough = fastest.simulation.peak;
 
   let exact: Table | undefined;
+  let exactMemory = 0;
   const tableFor = (memory: number): Table => {
-    const top = Math.floor(memory / divisor);
-    if (!(top <= exactSlots)) return makeTable(recurrence, memory / slots, slots);
-    // An exact table does not depend on the limit, so the largest one serves all.
-    if (!exact || exact.top < top) exact = makeTable(recurrence, divisor, top);
-    return exact;
+    if (exact && memory <= exactMemory) return exact;
+    const layout = (unit: number) => layoutTable(recurrence, bounds, unit, memory * LARGEST_READING);
+    if (options.slots) return fillTable(recurrence, layout(fittingUnit(chain, memory / options.slots)));
+    const first = layout(Math.max(divisor, memory / FIRST_SLOTS));
+    // Work and entries grow as the slots shrink.
+    const affordable = first.unit * Math.max(first.work / work, first.entries / MOST_ENTRIES);
+    if (divisor >= affordable) {
+      // An exact table does not depend on the limit.
+      exactMemory = memory;
+      exact = fillTable(recurrence, layout(divisor));
+      return exact;
+    }
+    return fillTable(recurrence, layout(fittingUnit(chain, Math.max(affordable, memory / MOST_SLOTS))));
   };
 
   return {
@@ -74,15 +99,17 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
     plan(memory) {
       if (!(memory >= leastMemory)) return null;
       if (memory >= enough) return fastest;
+      const table = tableFor(memory);
       // All peaks are multiples of the divisor, so nothing is lost by rounding the limit down to one.
-      return read(tableFor(memory), divisor > 0 ? Math.floor(memory / divisor) * divisor : memory);
+      if (table === exact) return read(table, Math.floor(memory / divisor) * divisor);
+      return cheapest(readings.map((factor) => read({ ...table, unit: table.unit / factor }, memory)));
     },
     curve() {
       const table = tableFor(enough);
       const points: Planned[] = [];
       let known = -Infinity;
-      for (let slot = 0; slot < table.top; slot++) {
-        const memory = Math.max(leastMemory, slot * table.unit);
+      for (let slot = table.least[root]!; slot < table.enough[root]!; slot++) {
+        const memory = chain.a[0]! + Math.max(bounds.least[root]!, slot * table.unit);
         const time = timeAt(table, root, memory - chain.a[0]!);
         if (memory >= enough || time === known) continue;
         known = time;
@@ -91,6 +118,10 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
       return frontier([...points, fastest]);
     },
   };
+}
+
+function cheapest(plans: readonly Planned[]): Planned {
+  return plans.reduce((best, plan) => (plan.simulation.time < best.simulation.time ? plan : best));
 }
 
 /** The points that no other one betters, by growing peak. */
@@ -114,7 +145,7 @@ interface Task {
 }
 
 /** The schedule by the best allowed choice of each subproblem in turn. `memory` must be at least the least memory. */
-function readSchedule(chain: Chain, recurrence: Recurrence, minima: Float64Array, table: Table, memory: number): Op[] {
+export function readSchedule(chain: Chain, recurrence: Recurrence, bounds: Extremes, table: Table, memory: number): Op[] {
   const ops: Op[] = [];
   // Last in, first out: a subproblem is replaced by its steps in reverse order.
   const stack: (Task | Op)[] = [{ s: 1, t: chain.n, k: NONE, memory: memory - chain.a[0]! }];
@@ -122,7 +153,7 @@ function readSchedule(chain: Chain, recurrence: Recurrence, minima: Float64Array
     if ("kind" in task) ops.push(task);
     else {
       const { s, t, k } = task;
-      const choice = bestOption(recurrence, minima, table, task);
+      const choice = bestOption(recurrence, bounds, table, task);
       const { q } = choice;
       const deep = (first: number): Task => ({ s: first, t, k, memory: task.memory - choice.deepTaken });
       const sweep = () => {
@@ -160,7 +191,7 @@ function readSchedule(chain: Chain, recurrence: Recurrence, minima: Float64Array
   return ops;
 }
 
-function bestOption(recurrence: Recurrence, minima: Float64Array, table: Table, { s, t, k, memory }: Task): Option {
+function bestOption(recurrence: Recurrence, bounds: Extremes, table: Table, { s, t, k, memory }: Task): Option {
   let best: Option | undefined;
   let least = Infinity;
   recurrence.options(s, t, k, (option) => {
@@ -168,11 +199,11 @@ function bestOption(recurrence: Recurrence, minima: Float64Array, table: Table, 
     if (memory < option.threshold) return;
     let time = option.time;
     if (deep !== NONE) {
-      if (memory - option.deepTaken < minima[deep]!) return;
+      if (memory - option.deepTaken < bounds.least[deep]!) return;
       time += timeAt(table, deep, memory - option.deepTaken);
     }
     if (rest !== NONE) {
-      if (memory - option.restTaken < minima[rest]!) return;
+      if (memory - option.restTaken < bounds.least[rest]!) return;
       time += timeAt(table, rest, memory - option.restTaken);
     }
     if (time < least || !best) {

@@ -59,6 +59,13 @@ export interface Recurrence {
   subproblem(row: number): readonly [s: number, t: number, k: number];
 }
 
+/**
+ * Chains of more segments than this try split points only near the two ends of an interval and at regular distances
+ * in between, so that the number of options grows as n^2, not n^3.
+ */
+const ALL_SPLITS = 128;
+const NEAR_SPLITS = 16;
+
 export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
   const { n, a, g, w, uf, of, frozen } = chain;
   /** By segment, 1-based: all variants, and the numbers of those worth a try. */
@@ -86,6 +93,9 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
       subproblems.push([s, t, k]);
     }
   }
+  const stride = Math.ceil(n / 64);
+  const splits = (s: number, q: number, t: number) =>
+    n <= ALL_SPLITS || q - s <= NEAR_SPLITS || t - q <= NEAR_SPLITS || (q - s) % stride === 0;
   const forC = (s: number, t: number) => (t <= frozen ? NONE : intervals.id(s, t));
   const forD = (s: number, q: number, k: number) => baseD[intervals.id(s, q)]! + k;
 
@@ -155,7 +165,8 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
 
     /** Largest need of `FC s, FN s+1 .. q-1` on top of base. */
     let sweep = a[s]! + of[s - 1]!;
-    for (let q = s + 1; q <= t; q++) {
+    for (let q = s + 1; q <= t; sweep = Math.max(sweep, a[q - 1]! + a[q]! + of[q - 1]!), q++) {
+      if (!splits(s, q, t)) continue;
       const time = forward[q - 1]! - forward[s - 1]!;
       give("checkpoint", q, 0, time, base + sweep);
       option.deep = deeper(q);
@@ -174,7 +185,6 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
           visit(option);
         }
       }
-      sweep = Math.max(sweep, a[q - 1]! + a[q]! + of[q - 1]!);
     }
   };
 
