@@ -7,6 +7,8 @@ import { align, type Executor, type Program } from "./executor.ts";
 /** Compiled programs, each graph once. */
 export interface Programs {
   of(graph: Graph): Program;
+  /** All graphs compiled so far. */
+  graphs(): readonly Graph[];
 }
 
 export function createPrograms(executor: Executor): Programs {
@@ -17,6 +19,7 @@ export function createPrograms(executor: Executor): Programs {
       if (!program) compiled.set(graph, (program = executor.prepare(graph)));
       return program;
     },
+    graphs: () => [...compiled.keys()],
   };
 }
 

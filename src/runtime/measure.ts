@@ -11,7 +11,7 @@ const RUNS = 3;
 /**
  * Times each distinct program of a chain on memory that is not in use: the arena between steps, `bytes` long. Boundaries
  * and gradients are filled with random numbers; weights, batch and parameter gradients are those of `memory`, and the
- * latter are added to. Returns the median seconds by graph; a program that does not fit is left out.
+ * latter are added to. Returns the median seconds by graph; a program that does not fit, or whose time is known, is left out.
  */
 export function measurePrograms(
   executor: Executor,
@@ -20,11 +20,12 @@ export function measurePrograms(
   memory: StepMemory,
   arena: Address,
   bytes: number,
+  isKnown: (graph: Graph) => boolean = () => false,
 ): Map<Graph, number> {
   const seconds = new Map<Graph, number>();
   const none: TapeLayout = { offsets: new Map(), bytes: 0 };
   const measure = (index: number, graph: Graph, layout: TapeLayout) => {
-    if (seconds.has(graph)) return;
+    if (seconds.has(graph) || isKnown(graph)) return;
     const parts = partsOf(graph, layout, programs.of(graph).workspace);
     // The tape comes first, so that a backward finds it where the taped forward has left it.
     const offsets = { tape: 0, input: 0, output: 0, outputGrad: 0, inputGrad: 0, workspace: 0 };

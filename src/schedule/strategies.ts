@@ -6,7 +6,7 @@
  * is never replayed, because its backward follows its forward at once; and a last segment with a fused program (head
  * and loss) runs that one alone.
  */
-import type { Chain } from "./chain.ts";
+import { type Chain, variantsOf } from "./chain.ts";
 import { B, BR, FA, FC, FN, type Op, type Schedule } from "./ops.ts";
 import { simulate } from "./simulate.ts";
 
@@ -104,11 +104,12 @@ function singles(chain: Chain, replayed: (i: number) => boolean): Group[] {
 function grouped(chain: Chain, groups: readonly Group[], k = 0): Op[] {
   const ops: Op[] = [];
   for (let i = 1; i <= chain.frozen; i++) ops.push(FN(i));
-  const inside = ({ first, last, replayed }: Group) => (replayed && first === last ? tapeless(chain, first) : 0);
-  const replays = (group: Group) => group.replayed && group.last < chain.n && inside(group) === 0;
+  const inside = ({ first, last, replayed }: Group) => (replayed && first === last ? tapeless(chain, first) : -1);
+  const replays = (group: Group) => group.replayed && group.last < chain.n && inside(group) < 0;
   const tape = (group: Group) => {
     for (let i = group.first; i <= group.last; i++) {
-      if (!fused(chain, i)) ops.push(FA(i, inside(group) || (chain.variants[i - 1]!.length >= k ? k : 0)));
+      const held = inside(group) >= 0 ? inside(group) : chain.variants[i - 1]!.length >= k ? k : 0;
+      if (!fused(chain, i)) ops.push(FA(i, held));
     }
   };
   for (const group of groups) {
@@ -122,9 +123,9 @@ function grouped(chain: Chain, groups: readonly Group[], k = 0): Op[] {
   return ops;
 }
 
-/** The variant of segment i whose tape is empty, 0 when there is none (or segment i has no tape anyway). */
+/** The variant of segment i whose tape is empty, -1 when there is none. */
 function tapeless(chain: Chain, i: number): number {
-  return i < chain.n ? chain.variants[i - 1]!.findIndex(({ r }) => r === 0) + 1 : 0;
+  return i < chain.n ? variantsOf(chain, i).findIndex(({ r }) => r === 0) : -1;
 }
 
 function fused(chain: Chain, i: number): boolean {

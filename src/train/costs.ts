@@ -2,12 +2,20 @@ import { cpus } from "node:os";
 import { existsSync, readFileSync } from "node:fs";
 import type { Graph } from "../graph/types.ts";
 import { isRecord, writeTextAtomic } from "../hf/files.ts";
+import { modelledSeconds } from "../ops/modelled-time.ts";
+import type { SecondsOf } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 
 /** Measured seconds of programs on one device. A program is known by its content: operators, types, attributes. */
 export interface Costs {
   secondsOf(graph: Graph): number | undefined;
   set(graph: Graph, seconds: number): void;
+  /**
+   * Compares with times measured during steps. When all programs became slower or faster alike, a schedule stays as good
+   * as it was; when the rest of the difference is more than `tolerance` of the step, the measured times replace the known
+   * ones (the others are scaled) and the answer is true.
+   */
+  update(measured: ReadonlyMap<Graph, { readonly mean: number; readonly calls: number }>, tolerance: number): boolean;
   /** Written by `saveCosts`. */
   toJSON(): CostsFile;
 }
@@ -36,6 +44,21 @@ export function createCosts(device: string, known: Readonly<Record<string, numbe
   return {
     secondsOf: (graph) => seconds.get(keyOf(graph)),
     set: (graph, value) => void seconds.set(keyOf(graph), value),
+    update(measured, tolerance) {
+      const known = [...measured].filter(([graph]) => seconds.has(keyOf(graph)));
+      const before = known.reduce((sum, [graph, { calls }]) => sum + calls * seconds.get(keyOf(graph))!, 0);
+      const after = known.reduce((sum, [, { mean, calls }]) => sum + calls * mean, 0);
+      if (!(before > 0 && after > 0)) return false;
+      const factor = after / before;
+      const difference = known.reduce(
+        (sum, [graph, { mean, calls }]) => sum + calls * Math.abs(mean - factor * seconds.get(keyOf(graph))!),
+        0,
+      );
+      if (difference <= tolerance * after) return false;
+      for (const [key, value] of seconds) seconds.set(key, factor * value);
+      for (const [graph, { mean }] of measured) seconds.set(keyOf(graph), mean);
+      return true;
+    },
     toJSON: () => ({ device, seconds: Object.fromEntries([...seconds].sort(([a], [b]) => (a < b ? -1 : 1))) }),
   };
 }
@@ -58,9 +81,24 @@ export function saveCosts(path: string, costs: Costs): void {
   writeTextAtomic(path, `${JSON.stringify(costs, null, 2)}\n`);
 }
 
+/** Measured times, and modelled ones at the measured programs' speed where there are none. */
+export function secondsWith(costs: Costs, programs: readonly Graph[]): SecondsOf {
+  let [measured, modelled] = [0, 0];
+  for (const graph of programs) {
+    const seconds = costs.secondsOf(graph);
+    if (seconds === undefined) continue;
+    measured += seconds;
+    modelled += modelledSeconds(graph);
+  }
+  const factor = modelled > 0 ? measured / modelled : 1;
+  return (graph) => costs.secondsOf(graph) ?? factor * modelledSeconds(graph);
+}
+
 function contentKey(graph: Graph): string {
   const types = [...graph.types].map(([name, { dtype, shape }]) => [name, dtype, ...shape]);
   const nodes = graph.nodes.map(({ op, inputs, outputs, attrs }) => [op, inputs, outputs, Object.entries(attrs).sort()]);
-  const hash = Bun.hash(JSON.stringify([graph.inputs, graph.outputs, nodes, types])).toString(16).padStart(16, "0");
+  const hash = Bun.hash(JSON.stringify([graph.inputs, graph.outputs, nodes, types]))
+    .toString(16)
+    .padStart(16, "0");
   return `${graph.name} ${hash}`;
 }

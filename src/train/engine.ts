@@ -1,36 +1,27 @@
 import type { Segment } from "../graph/segment.ts";
-import type { DType } from "../graph/types.ts";
+import type { DType, Graph } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
-import type { Tuning } from "../models/linear.ts";
-import { buildLogits, buildSegments, type SegmentOptions } from "../models/llama.ts";
 import type { StepMemory } from "../runtime/bind.ts";
-import { buildChain, createPrograms } from "../runtime/chain.ts";
-import { type Address, align, type Executor } from "../runtime/executor.ts";
-import { createForward, forwardExtent, type ForwardRunner } from "../runtime/forward.ts";
-import { collectParams, type ParamInfo, readTensor, reserveResident, residentBytes, type Resident } from "../runtime/resident.ts";
+import type { Address, Executor } from "../runtime/executor.ts";
+import { createForward, type ForwardRunner } from "../runtime/forward.ts";
+import { measurePrograms } from "../runtime/measure.ts";
+import { type ParamInfo, readTensor, reserveResident, type Resident } from "../runtime/resident.ts";
 import { createRunner, type Runner } from "../runtime/runner.ts";
 import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
-import { type Placement, placeSchedule } from "../schedule/placement.ts";
-import { strategySchedule, type Strategy } from "../schedule/strategies.ts";
-import { batchBytes, createBatchMemory, type TokenBatch } from "./batch-memory.ts";
-import { forecast, type MemoryForecast, sumResident } from "./memory.ts";
+import { createBatchMemory, type TokenBatch } from "./batch-memory.ts";
+import { type Costs, secondsWith } from "./costs.ts";
+import { fixedTotal, type MemoryForecast } from "./memory.ts";
+import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "./model-plan.ts";
 import { loadWeights, storedWeightType } from "./weights.ts";
 
-export interface EngineOptions {
-  readonly config: ModelConfig;
+export interface EngineOptions extends Omit<ModelPlanOptions, "weightType"> {
   readonly source: TensorSource;
-  readonly tuning: Tuning;
-  readonly strategy: Strategy;
-  /** Numbers of tokens in a micro-batch that `forwardBackward` and `evaluate` will be given. */
-  readonly tokens: readonly number[];
-  /** Numbers of tokens that `logits` will be given, and the most positions whose logits it returns. */
-  readonly logits?: { readonly tokens: readonly number[]; readonly rows: number };
-  /** Reserve AdamW's moments. */
-  readonly optimizer: boolean;
   /** What has weight decay: by default matrices alone (no norm weights, no biases), as in Transformers' Trainer. */
   readonly decay?: "matrices" | "all";
+  /** Times to plan by. Programs without one are timed on `batch` before the first step. */
+  readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch };
 }
 
 /** A model in an executor's memory, with its training step for each number of tokens. */
@@ -40,6 +31,7 @@ export interface Engine {
   readonly resident: Resident;
   /** The checkpoint's dtype of a parameter, or undefined when it does not hold it. */
   sourceType(name: string): DType | null | undefined;
+  readonly plan: ModelPlan;
   /** Segments at the largest number of tokens. */
   readonly segments: readonly Segment[];
   readonly chain: Chain;
@@ -48,6 +40,8 @@ export interface Engine {
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
   readonly measuredPeak: number;
+  /** How many times the schedule was made anew because programs took other times than planned with. */
+  readonly replans: number;
   /**
    * Forward and backward of one micro-batch; adds to the gradients. `draw` counts micro-batches and keys dropout.
    * Returns the loss: `scale` times the summed cross entropy of the labelled tokens.
@@ -60,91 +54,100 @@ export interface Engine {
   zeroGradients(): void;
 }
 
-/** Plan of one number of tokens, made before any memory is reserved. */
-interface TokenPlan {
-  readonly segments: Segment[];
-  readonly chain: Chain;
-  readonly schedule: Schedule;
-  readonly placement: Placement;
-  /** Segments without dropout. */
-  readonly still: Segment[];
-}
-
-/** Builds, plans, reserves and loads a model. @throws {UserError} weights that are missing or do not fit */
+/**
+ * Builds, plans, reserves and loads a model.
+ * @throws {UserError} weights that are missing or do not fit
+ * @throws {LimitError} when the strategy's limit is too low for every schedule
+ */
 export function createEngine(executor: Executor, options: EngineOptions): Engine {
-  const { config, source, tuning } = options;
-  const programs = createPrograms(executor);
-  const segmentOptions = (tokens: number, dropout: boolean): SegmentOptions => ({
-    tokens,
-    tuning: tuning.method === "lora" && !dropout ? { ...tuning, dropout: 0 } : tuning,
-    weightType: storedWeightType(source),
-  });
-  const hasDropout = tuning.method === "lora" && tuning.dropout > 0;
-  const plans = new Map(options.tokens.map((tokens) => [tokens, planTokens(tokens)]));
-  const largest = plans.get(Math.max(...options.tokens))!;
-
-  function planTokens(tokens: number): TokenPlan {
-    const segments = buildSegments(config, segmentOptions(tokens, true));
-    const chain = buildChain(segments, programs);
-    const schedule = strategySchedule(chain, options.strategy);
-    const placement = placeSchedule(chain, schedule);
-    return {
-      segments,
-      chain,
-      schedule,
-      placement,
-      still: hasDropout ? buildSegments(config, segmentOptions(tokens, false)) : segments,
-    };
-  }
-
-  const answers = new Map(
-    (options.logits?.tokens ?? []).map((tokens) => {
-      const built = buildSegments(config, segmentOptions(tokens, false)).slice(0, -1);
-      return [tokens, [...built, buildLogits(config, segmentOptions(tokens, false), options.logits!.rows)]];
-    }),
-  );
-  const rows = options.logits?.rows ?? 1;
-  const mostTokens = Math.max(...options.tokens, ...(options.logits?.tokens ?? []));
+  const { config, source, measure } = options;
+  const planOptions = { ...options, weightType: storedWeightType(source) };
+  let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
+  const { programs, fixed, answers } = plan;
+  const { segments } = plan.largest;
   const decays = (param: ParamInfo) => options.decay === "all" || param.type.shape.length > 1;
-  const resident = reserveResident(executor, largest.segments, { optimizer: options.optimizer, decays });
+  const resident = reserveResident(executor, segments, { optimizer: options.optimizer, decays });
   loadWeights(executor, resident, source);
 
-  const batch = createBatchMemory(executor, config, mostTokens, rows);
-  const constants = createConstants(executor, largest.segments.length);
+  const rows = options.logits?.rows ?? 1;
+  const batch = createBatchMemory(executor, config, mostTokens(options), rows);
+  const constants = createConstants(executor, segments.length);
   const memory: StepMemory = { resident, batch: batch.addresses, ...constants };
-  const trainingExtent = Math.max(...[...plans.values()].map((plan) => plan.placement.extent));
-  const forwardOnly = [...[...plans.values()].map((plan) => plan.still), ...answers.values()];
-  const arena = executor.reserve(Math.max(trainingExtent, ...forwardOnly.map((segments) => forwardExtent(segments, programs))));
+  const arena = executor.reserve(plan.arena);
   const logitsAddress = options.logits ? executor.reserve(4 * rows * config.vocabSize) : 0;
+  const zeroGradients = () => executor.zero(resident.trainable.gradient, resident.trainable.size * 4);
 
-  const runners = lazily((tokens) => {
-    const { segments, schedule, placement } = planOf(tokens);
-    return createRunner(executor, programs, segments, schedule, placement, arena, memory);
-  });
-  const evaluators = lazily((tokens) => createForward(executor, programs, planOf(tokens).still, arena, memory));
-  const answerers = lazily((tokens) => createForward(executor, programs, answers.get(tokens)!, arena, memory, logitsAddress));
-
-  function planOf(tokens: number): TokenPlan {
-    const plan = plans.get(tokens);
-    if (!plan) throw new Error(`no plan for micro-batches of ${tokens} tokens`);
-    return plan;
+  if (measure) {
+    batch.load(measure.batch);
+    batch.setScale(1);
+    const known = (graph: Graph) => measure.costs.secondsOf(graph) !== undefined;
+    const seconds = measurePrograms(
+      executor,
+      programs,
+      stepOf(measure.batch.ids.length).segments,
+      memory,
+      arena,
+      plan.arena,
+      known,
+    );
+    for (const [graph, value] of seconds) measure.costs.set(graph, value);
+    zeroGradients();
+    plan = plan.withTimes(secondsWith(measure.costs, programs.graphs()));
   }
 
-  const fixed = sumResident(resident.bytes) + batch.bytes + constants.bytes;
+  const makeRunners = () =>
+    lazily((tokens) => {
+      const step = stepOf(tokens);
+      return createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory);
+    });
+  let runners = makeRunners();
+  const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).still, arena, memory));
+  const answerers = lazily((tokens) => createForward(executor, programs, answers.get(tokens)!, arena, memory, logitsAddress));
+
+  function stepOf(tokens: number) {
+    const step = plan.steps.get(tokens);
+    if (!step) throw new Error(`no plan for micro-batches of ${tokens} tokens`);
+    return step;
+  }
+
   const readLoss = () => readTensor(executor, constants.loss, { dtype: "f32", shape: [1] })[0]!;
   let touched = 0;
+  let runs = 0;
+  let nextCheck = FIRST_CHECK;
+  let replans = 0;
+
+  /** Plans anew when the programs of a schedule take other times than it was made with. */
+  function checkTimes(runner: Runner, costs: Costs): void {
+    if (!costs.update(runner.seconds(), TOLERANCE)) return;
+    plan = plan.withTimes(secondsWith(costs, programs.graphs()));
+    runners = makeRunners();
+    replans++;
+  }
+
   return {
     executor,
     config,
     resident,
     sourceType: (name) => source.tensors.get(name)?.dtype,
-    segments: largest.segments,
-    chain: largest.chain,
-    schedule: largest.schedule,
-    predicted: forecast(largest.chain, largest.schedule, fixed),
-    withoutCheckpointing: forecast(largest.chain, strategySchedule(largest.chain, { name: "off" }), fixed),
+    segments,
+    get plan() {
+      return plan;
+    },
+    get chain() {
+      return plan.largest.chain;
+    },
+    get schedule() {
+      return plan.largest.schedule;
+    },
+    get predicted() {
+      return plan.predicted;
+    },
+    withoutCheckpointing: plan.withoutCheckpointing,
     get measuredPeak() {
-      return fixed + touched;
+      return fixedTotal(fixed) + touched;
+    },
+    get replans() {
+      return replans;
     },
     forwardBackward(tokens, scale, seed, draw) {
       const runner: Runner = runners(tokens.ids.length);
@@ -153,7 +156,12 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       batch.setRng(seed, draw);
       runner.run();
       touched = Math.max(touched, runner.touched);
-      return readLoss();
+      const loss = readLoss();
+      if (measure && ++runs === nextCheck) {
+        nextCheck *= 2;
+        checkTimes(runner, measure.costs);
+      }
+      return loss;
     },
     evaluate(tokens) {
       batch.load(tokens);
@@ -170,11 +178,15 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       runner.run();
       return readTensor(executor, logitsAddress, { dtype: "f32", shape: [wanted.length, config.vocabSize] });
     },
-    zeroGradients() {
-      executor.zero(resident.trainable.gradient, resident.trainable.size * 4);
-    },
+    zeroGradients,
   };
 }
+
+/** Micro-batches before measured times are compared with the planned ones; then after twice as many each time. */
+const FIRST_CHECK = 4;
+
+/** Deviation of times, as a share of the step, from which on another schedule may be better. */
+const TOLERANCE = 0.2;
 
 /** A cache by number of tokens. */
 function lazily<T>(make: (tokens: number) => T): (tokens: number) => T {
@@ -190,7 +202,6 @@ interface Constants {
   readonly segmentIndex: Address[];
   readonly lossGradient: Address;
   readonly loss: Address;
-  readonly bytes: number;
 }
 
 function createConstants(executor: Executor, segments: number): Constants {
@@ -202,21 +213,5 @@ function createConstants(executor: Executor, segments: number): Constants {
   });
   const lossGradient = word();
   executor.write(lossGradient, new Uint8Array(Float32Array.of(1).buffer));
-  return { segmentIndex, lossGradient, loss: word(), bytes: (segments + 2) * align(4) };
-}
-
-/** Peak memory of training before anything is reserved or loaded: what `createEngine` would predict. */
-export function predictMemory(
-  segments: readonly Segment[],
-  chain: Chain,
-  schedule: Schedule,
-  config: ModelConfig,
-  tokens: number,
-  optimizer: boolean,
-): MemoryForecast {
-  const fixed =
-    sumResident(residentBytes(collectParams(segments), optimizer)) +
-    batchBytes(config, tokens, 1) +
-    (segments.length + 2) * align(4);
-  return forecast(chain, schedule, fixed);
+  return { segmentIndex, lossGradient, loss: word() };
 }

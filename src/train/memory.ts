@@ -1,7 +1,13 @@
+import type { ResidentBytes } from "../runtime/resident.ts";
 import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
 import { simulate } from "../schedule/simulate.ts";
-import type { ResidentBytes } from "../runtime/resident.ts";
+
+/** Bytes of what is not scheduled: resident memory, the inputs of a micro-batch, and logits for samples. */
+export interface FixedBytes extends ResidentBytes {
+  readonly batch: number;
+  readonly logits: number;
+}
 
 /** Peak memory of training, in bytes, by part. `peak` is their sum. */
 export interface MemoryForecast {
@@ -14,17 +20,18 @@ export interface MemoryForecast {
   readonly peak: number;
 }
 
-export function sumResident(bytes: ResidentBytes): number {
-  return bytes.frozen + bytes.trainable + bytes.gradients + bytes.optimizer;
+export function fixedTotal({ frozen, trainable, gradients, optimizer, batch, logits }: FixedBytes): number {
+  return frozen + trainable + gradients + optimizer + batch + logits;
 }
 
-/** What a schedule needs on top of `resident`, by exact simulation. */
-export function forecast(chain: Chain, schedule: Schedule, resident: number): MemoryForecast {
-  const { peak, items, steps } = simulate(chain, schedule);
-  const at = steps.findIndex((step) => step.during === peak);
+/** What a schedule needs beside what is fixed, by exact simulation. */
+export function forecast(step: { readonly chain: Chain; readonly schedule: Schedule }, fixed: FixedBytes): MemoryForecast {
+  const { peak, items, steps } = simulate(step.chain, step.schedule);
+  const at = steps.findIndex(({ during }) => during === peak);
   const stash = items
     .filter((item) => item.kind !== "workspace" && item.first <= at && at <= item.last)
     .reduce((bytes, item) => bytes + item.bytes, 0);
+  const resident = fixedTotal(fixed);
   return { resident, stash, workspace: peak - stash, peak: resident + peak };
 }
 

@@ -62,19 +62,24 @@ export function variantsWanted(checkpointing: Checkpointing): number {
 
 const PLANNED_VARIANTS = 4;
 
+/** Bytes that stash and workspace may have in an arena of `room` bytes. */
+export function activationLimit(chain: Chain, checkpointing: Checkpointing, room: number): number {
+  if (checkpointing.name !== "optimal") return room;
+  const { limit } = checkpointing;
+  if ("bytes" in limit) return Math.min(room, limit.bytes);
+  const everything = simulate(chain, strategySchedule(chain, { name: "off" })).peak;
+  return Math.min(room, Math.floor(limit.share * everything));
+}
+
 /**
- * Plans a step. `fixed` are the bytes that a budget has to leave for what is not scheduled.
+ * Plans a step in an arena of `room` bytes.
  * @throws {LimitError} when nothing fits
  */
-export function planStep(chain: Chain, checkpointing: Checkpointing, fixed: number): StepPlan {
+export function planStep(chain: Chain, checkpointing: Checkpointing, room: number): StepPlan {
   switch (checkpointing.name) {
-    case "optimal": {
-      const { limit } = checkpointing;
-      const off = () => simulate(chain, strategySchedule(chain, { name: "off" })).peak;
-      return planWithin(chain, "share" in limit ? Math.floor(limit.share * off()) : limit.bytes);
-    }
+    case "optimal":
     case "budget":
-      return planWithin(chain, checkpointing.bytes - fixed);
+      return planWithin(chain, activationLimit(chain, checkpointing, room));
     case "given":
       return placed(chain, checkpointing.schedule(chain));
     default:

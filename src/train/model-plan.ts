@@ -1,0 +1,151 @@
+import type { SelectiveOptions } from "../autodiff/selective.ts";
+import type { Segment } from "../graph/segment.ts";
+import type { FloatType } from "../graph/types.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import type { Tuning } from "../models/linear.ts";
+import { buildLogits, buildSegments, type SegmentOptions } from "../models/llama.ts";
+import { buildChain, createPrograms, type Programs, type SecondsOf } from "../runtime/chain.ts";
+import { align, type Executor } from "../runtime/executor.ts";
+import { forwardExtent } from "../runtime/forward.ts";
+import { collectParams, residentBytes } from "../runtime/resident.ts";
+import { strategySchedule } from "../schedule/strategies.ts";
+import { batchBytes } from "./batch-memory.ts";
+import { type FixedBytes, fixedTotal, forecast, type MemoryForecast } from "./memory.ts";
+import {
+  activationLimit,
+  type Checkpointing,
+  isPlanned,
+  LimitError,
+  planStep,
+  type StepPlan,
+  variantsWanted,
+} from "./planning.ts";
+
+export interface ModelPlanOptions {
+  readonly config: ModelConfig;
+  readonly tuning: Tuning;
+  /** Type in memory of a frozen weight matrix, by checkpoint name. */
+  readonly weightType: (name: string) => FloatType;
+  readonly strategy: Checkpointing;
+  /** Forward values to keep or to recompute in any case. */
+  readonly selective?: Omit<SelectiveOptions, "count">;
+  /** Numbers of tokens in a micro-batch that is trained or evaluated on. */
+  readonly tokens: readonly number[];
+  /** Numbers of tokens that logits are wanted for, and the most positions at a time. */
+  readonly logits?: { readonly tokens: readonly number[]; readonly rows: number };
+  /** Reserve AdamW's moments. */
+  readonly optimizer: boolean;
+}
+
+/** Plan of one number of tokens. */
+export interface TokenPlan extends StepPlan {
+  readonly segments: readonly Segment[];
+  /** Segments without dropout, for evaluation. */
+  readonly still: readonly Segment[];
+}
+
+/** A model's programs and schedules, made before any memory is reserved or any weight is read. */
+export interface ModelPlan {
+  readonly programs: Programs;
+  /** By number of tokens. */
+  readonly steps: ReadonlyMap<number, TokenPlan>;
+  /** The plan of the largest number of tokens, which needs the most memory. */
+  readonly largest: TokenPlan;
+  /** Segments that end in logits, by number of tokens. */
+  readonly answers: ReadonlyMap<number, readonly Segment[]>;
+  /** Everything besides the arena. */
+  readonly fixed: FixedBytes;
+  /** Bytes of the arena that holds stash and workspace. A later plan with other times needs no more. */
+  readonly arena: number;
+  readonly predicted: MemoryForecast;
+  readonly withoutCheckpointing: MemoryForecast;
+  /** Plans all steps again with other times, in the same arena. */
+  withTimes(seconds: SecondsOf): ModelPlan;
+}
+
+/** @throws {LimitError} when the strategy's limit is too low for every schedule */
+export function planModel(executor: Executor, options: ModelPlanOptions, seconds?: SecondsOf): ModelPlan {
+  const { config, tuning, strategy } = options;
+  const programs = createPrograms(executor);
+  const dropout = tuning.method === "lora" && tuning.dropout > 0;
+  const segmentOptions = (tokens: number): SegmentOptions => ({
+    tokens,
+    tuning,
+    weightType: options.weightType,
+    selective: { ...options.selective, count: variantsWanted(strategy) },
+  });
+  const stillOptions = (tokens: number): SegmentOptions => ({
+    tokens,
+    tuning: tuning.method === "lora" ? { ...tuning, dropout: 0 } : tuning,
+    weightType: options.weightType,
+  });
+  const built = new Map(
+    options.tokens.map((tokens) => {
+      const segments = buildSegments(config, segmentOptions(tokens));
+      return [tokens, { segments, still: dropout ? buildSegments(config, stillOptions(tokens)) : segments }];
+    }),
+  );
+  const answers = new Map(
+    (options.logits?.tokens ?? []).map((tokens) => {
+      const body = buildSegments(config, stillOptions(tokens)).slice(0, -1);
+      return [tokens, [...body, buildLogits(config, stillOptions(tokens), options.logits!.rows)]];
+    }),
+  );
+  const most = Math.max(...options.tokens);
+  const fixed = fixedBytes(options, built.get(most)!.segments);
+  const forwards = [...[...built.values()].map(({ still }) => still), ...answers.values()];
+  const forwardBytes = Math.max(...forwards.map((segments) => forwardExtent(segments, programs)));
+
+  const plan = (times: SecondsOf | undefined, room: number): ModelPlan => {
+    if (forwardBytes > room) throw new LimitError(room, forwardBytes);
+    const steps = new Map<number, TokenPlan>();
+    // The largest first: it decides whether a limit can be kept.
+    for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
+      const { segments, still } = built.get(tokens)!;
+      steps.set(tokens, { ...planStep(buildChain(segments, programs, times), strategy, room), segments, still });
+    }
+    const largest = steps.get(most)!;
+    const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
+    const withoutCheckpointing = forecast(off, fixed);
+    const extent = Math.max(forwardBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
+    // Other times may lead to a plan that keeps more, up to everything, within the limit.
+    const keepAll = Math.min(
+      activationLimit(largest.chain, strategy, room),
+      withoutCheckpointing.stash + withoutCheckpointing.workspace,
+    );
+    const arena = isPlanned(strategy) ? Math.max(extent, keepAll) : extent;
+    return {
+      programs,
+      steps,
+      largest,
+      answers,
+      fixed,
+      arena,
+      predicted: forecast(largest, fixed),
+      withoutCheckpointing,
+      withTimes: (other) => plan(other, arena),
+    };
+  };
+  return plan(seconds, strategy.name === "budget" ? strategy.bytes - fixedTotal(fixed) : Infinity);
+}
+
+/** Bytes of what is not scheduled. */
+function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[]): FixedBytes {
+  const { config, logits } = options;
+  const rows = logits?.rows ?? 1;
+  return {
+    ...residentBytes(collectParams(segments), options.optimizer),
+    batch: batchBytes(config, mostTokens(options), rows) + constantBytes(segments.length),
+    logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
+  };
+}
+
+/** The most tokens that a batch has, generation included. */
+export function mostTokens({ tokens, logits }: Pick<ModelPlanOptions, "tokens" | "logits">): number {
+  return Math.max(...tokens, ...(logits?.tokens ?? []));
+}
+
+/** The segments' indices, the loss and its seed gradient: a word each. */
+export function constantBytes(segments: number): number {
+  return (segments + 2) * align(4);
+}
