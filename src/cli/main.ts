@@ -1,18 +1,19 @@
+#!/usr/bin/env bun
 import { messageOf, UserError } from "../errors.ts";
 import { suggestion } from "./flags.ts";
-import { VERBS, type Verb } from "./verbs.ts";
+import { ALIASES, VERBS, type Verb } from "./verbs.ts";
 
 /**
  * The command line: `remat <verb> ...`. A `UserError` is printed as one message, without a stack trace, and exits with
  * its code (2 unless it says otherwise); anything else is a bug and keeps its trace.
  */
 async function main(args: readonly string[]): Promise<number> {
-  const [name, ...rest] = args;
+  const [name, ...rest] = Object.hasOwn(ALIASES, args[0] ?? "") ? [...ALIASES[args[0]!]!, ...args.slice(1)] : args;
   if (name === undefined || name === "--help" || name === "-h" || name === "help") {
     console.log(overview());
     return 0;
   }
-  const verb: Verb | undefined = VERBS[name];
+  const verb: Verb | undefined = Object.hasOwn(VERBS, name) ? VERBS[name] : undefined;
   if (!verb) throw new UserError(`unknown verb ${JSON.stringify(name)}${suggestion(name, Object.keys(VERBS))}`);
   const module = await verb.load();
   if (rest.includes("--help") || rest.includes("-h")) {

@@ -41,6 +41,8 @@ const schema = trainConfigSchema
     adapter: z.string().min(1).optional().describe("PEFT adapter folder (default: a fresh adapter from the seed)"),
   });
 
+export { schema as flags };
+
 export function help(): string {
   return `One forward and backward pass without an update, for checking against other systems.
 

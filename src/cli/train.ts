@@ -21,6 +21,8 @@ const RECIPES = join(import.meta.dir, "../../recipes");
 /** What `remat train` without a configuration runs. */
 const DEFAULT_RECIPE = "devils-dictionary";
 
+export { trainConfigSchema as flags };
+
 export function help(): string {
   return `Fine-tunes a model.
 

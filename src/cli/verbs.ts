@@ -1,6 +1,12 @@
+import type { z } from "zod";
+
 /** A verb's own module. */
 export interface VerbModule {
   help(): string;
+  /** All its flags, for shell completion. */
+  readonly flags: z.ZodObject;
+  /** First words, for verbs that have such. */
+  readonly words?: readonly string[];
   /** Returns the exit code. */
   run(args: readonly string[]): Promise<number>;
 }
@@ -15,4 +21,20 @@ export interface Verb {
 export const VERBS: Readonly<Record<string, Verb>> = {
   train: { summary: "fine-tune a model", load: () => import("./train.ts") },
   step: { summary: "one forward and backward without an update: loss and gradients", load: () => import("./step.ts") },
+  chat: { summary: "talk with a model or an adapter", load: () => import("./chat.ts") },
+  generate: { summary: "answer the prompts of a file", load: () => import("./generate.ts") },
+  eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./eval.ts") },
+  merge: { summary: "add an adapter to its base model's weights", load: () => import("./merge.ts") },
+  data: { summary: "check examples, or show how they are tokenized and masked", load: () => import("./data.ts") },
+  recipes: { summary: "list the bundled training configurations, or copy one", load: () => import("./recipes.ts") },
+  completion: { summary: "completion for bash, zsh or fish", load: () => import("./completion.ts") },
+};
+
+/** Names that users of XTuner look for. */
+export const ALIASES: Readonly<Record<string, readonly string[]>> = {
+  "list-cfg": ["recipes", "list"],
+  "copy-cfg": ["recipes", "copy"],
+  convert: ["merge"],
+  "check-custom-dataset": ["data", "check"],
+  "log-dataset": ["data", "show"],
 };

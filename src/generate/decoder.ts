@@ -1,18 +1,18 @@
 import { UserError } from "../errors.ts";
-import { byteLength, elements } from "../graph/types.ts";
+import { byteLength } from "../graph/types.ts";
 import { contextLimit, type ModelConfig } from "../hf/config.ts";
-import { LINEAR_MODULES, type Adapter } from "../hf/peft.ts";
+import type { Adapter } from "../hf/peft.ts";
 import { createRope } from "../hf/rope.ts";
-import { readFloat32, type TensorSource } from "../hf/safetensors.ts";
+import type { TensorSource } from "../hf/safetensors.ts";
 import { buildDecoder, CACHES, cacheType } from "../models/decode.ts";
-import type { Lora } from "../models/linear.ts";
 import { MAX_CACHE_TOKENS } from "../ops/cached-attention.ts";
 import type { StepMemory } from "../runtime/bind.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Address, Executor } from "../runtime/executor.ts";
 import { createForward, forwardExtent, type ForwardRunner } from "../runtime/forward.ts";
-import { readTensor, reserveResident, type Resident } from "../runtime/resident.ts";
-import { isAdapter, loadWeights, storedWeightType } from "../train/weights.ts";
+import { readTensor, reserveResident } from "../runtime/resident.ts";
+import { loadWeights, storedWeightType } from "../train/weights.ts";
+import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
 
 export interface DecoderOptions {
   readonly config: ModelConfig;
@@ -42,9 +42,6 @@ const CHUNKS = [128, 16, 1] as const;
 const PADDED_FROM = 3;
 const DEFAULT_TOKENS = 4096;
 
-/** Tuning without a target: the weights alone, in the dtype that the checkpoint has. */
-const NO_ADAPTER: Lora = { method: "lora", rank: 1, scale: 1, dropout: 0, targets: new Set() };
-
 /** Reserves and loads a model for generation. @throws {UserError} weights that are missing or do not fit */
 export function createDecoder(executor: Executor, options: DecoderOptions): Decoder {
   const { config, source, adapter = null } = options;
@@ -53,7 +50,7 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
   if (maxTokens > limit) throw new UserError(`${maxTokens} tokens are more than the model's context of ${limit}`);
   // Padding of the last chunk is written behind the text.
   const size = maxTokens + CHUNKS[0];
-  const tuning = adapter === null ? NO_ADAPTER : adapterTuning(adapter, config);
+  const tuning = adapterTuning(adapter, config);
   const chains = new Map(
     CHUNKS.map((tokens) => [tokens, buildDecoder(config, { tokens, tuning, weightType: storedWeightType(source) }, size)]),
   );
@@ -122,36 +119,6 @@ function reserveZeros(executor: Executor, bytes: number): Address {
   const address = executor.reserve(bytes);
   executor.zero(address, bytes);
   return address;
-}
-
-/** One rank and scale for all modules; `writeAdapterWeights` makes up for those that have another. */
-function adapterTuning(adapter: Adapter, config: ModelConfig): Lora {
-  const known: readonly string[] = LINEAR_MODULES;
-  for (const name of adapter.modules.keys()) {
-    const [, layer, module] = /^model\.layers\.(\d+)\..*?([^.]+)$/.exec(name) ?? [];
-    if (module !== undefined && known.includes(module) && Number(layer) < config.layers) continue;
-    throw new UserError(`the adapter changes ${name}, which can only be used merged: see remat merge`);
-  }
-  const ranks = [...adapter.modules.values()].map((module) => module.rank);
-  return { method: "lora", rank: Math.max(1, ...ranks), scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) };
-}
-
-/** A smaller rank is filled up with zeros, another scale goes into B; a module that the adapter lacks has B = 0. */
-function writeAdapterWeights(executor: Executor, resident: Resident, adapter: Adapter, tuning: Lora): void {
-  for (const { name, type } of resident.params.filter(isAdapter)) {
-    const [, moduleName, side] = /^base_model\.model\.(.*)\.lora_([AB])\.weight$/.exec(name)!;
-    const module = adapter.modules.get(moduleName!);
-    const values = new Float32Array(elements(type.shape));
-    if (module) {
-      const [rows, columns] = type.shape as [number, number];
-      const shape = side === "A" ? [module.rank, columns] : [rows, module.rank];
-      const stored = readFloat32(adapter.source, (side === "A" ? module.a : module.b).name, shape);
-      const factor = side === "A" ? 1 : module.scale / tuning.scale;
-      const width = shape[1]!;
-      stored.forEach((value, i) => (values[Math.floor(i / width) * columns + (i % width)] = value * factor));
-    }
-    executor.write(resident.param.get(name)!, new Uint8Array(values.buffer));
-  }
 }
 
 interface Inputs {

@@ -5,7 +5,8 @@ import { type Address, align, type Executor } from "./executor.ts";
 
 /** Forward programs alone, without a tape: evaluation and generation. */
 export interface ForwardRunner {
-  run(): void;
+  /** Runs the segments from `from` on; what the last run left in front of it is still there. */
+  run(from?: number): void;
 }
 
 /** Arena bytes of a forward pass: two boundaries in turn, and the largest workspace. */
@@ -53,8 +54,8 @@ export function createForward(
       ).call,
   );
   return {
-    run() {
-      for (const call of calls) executor.run(call);
+    run(from = 0) {
+      for (const call of calls.slice(from)) executor.run(call);
     },
   };
 }

@@ -1,0 +1,86 @@
+import { closeSync, existsSync, openSync } from "node:fs";
+import { z } from "zod";
+import { UserError } from "../errors.ts";
+import { createDecoder } from "../generate/decoder.ts";
+import { generate, stopTokens } from "../generate/generate.ts";
+import { readPrompts } from "../generate/prompts.ts";
+import { createSampler } from "../generate/sampler.ts";
+import { fileError, writeFully } from "../hf/files.ts";
+import { describeFlags } from "./flags.ts";
+import { MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "./model-flags.ts";
+
+const schema = z.strictObject({
+  ...MODEL_FLAGS,
+  data: z.string().min(1).describe('JSONL file of prompts: any training format, its last answers left away, or {"prompt"}'),
+  out: z.string().min(1).describe("JSONL file to write, one line per prompt: the prompt with the answer"),
+  overwrite: z.boolean().default(false).describe("replace the file to write"),
+  ...SAMPLING_FLAGS,
+});
+
+export { schema as flags };
+
+export function help(): string {
+  return `Answers the prompts of a file.
+
+Usage: remat generate --model DIR [--adapter DIR] --data FILE --out FILE [--flag value ...]
+
+${describeFlags(schema)}`;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const flags = readFlags("generate", schema, args);
+  if (existsSync(flags.out) && !flags.overwrite)
+    throw new UserError(`${flags.out} exists; choose another file, or give --overwrite`);
+  return withModel(flags, async (model, executor) => {
+    const { config, tokenizer } = model;
+    const decoder = createDecoder(executor, {
+      ...model,
+      ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
+    });
+    // Everything that can be refused is, before anything is written.
+    const prompts = [...readPrompts(flags.data, tokenizer)];
+    for (const { ids, where } of prompts) {
+      if (ids.length > decoder.maxTokens)
+        throw new UserError(
+          `${where}: the prompt has ${ids.length} tokens, more than the ${decoder.maxTokens} that there is room for`,
+        );
+    }
+    const stop = stopTokens(config, tokenizer);
+    const begin = performance.now();
+    let tokens = 0;
+    const fd = openFile(flags.out);
+    try {
+      prompts.forEach((prompt, i) => {
+        // A seed of its own: an answer does not depend on the prompts before it.
+        const sampler = createSampler({ ...flags, seed: flags.seed + i });
+        const ids = [...generate(decoder, [...prompt.ids], { limit: flags.maxNewTokens, stop, sampler })];
+        tokens += ids.length;
+        const line = `${JSON.stringify(prompt.withAnswer(tokenizer.decode(ids, { skipSpecial: true })))}\n`;
+        writeLine(fd, flags.out, line);
+      });
+    } finally {
+      closeSync(fd);
+    }
+    const seconds = (performance.now() - begin) / 1000;
+    process.stderr.write(
+      `${prompts.length} answers, ${tokens} tokens in ${seconds.toFixed(1)} s (${(tokens / seconds).toFixed(1)} tokens/s): ${flags.out}\n`,
+    );
+    return 0;
+  });
+}
+
+function openFile(path: string): number {
+  try {
+    return openSync(path, "w");
+  } catch (error) {
+    throw fileError("write", path, error);
+  }
+}
+
+function writeLine(fd: number, path: string, line: string): void {
+  try {
+    writeFully(fd, Buffer.from(line));
+  } catch (error) {
+    throw fileError("write", path, error);
+  }
+}

@@ -1,0 +1,39 @@
+import { z } from "zod";
+import { UserError } from "../errors.ts";
+import { resolveModel } from "../hf/hub.ts";
+import { mergeAdapter } from "../hf/merge.ts";
+import { openAdapter } from "../hf/peft.ts";
+import { describeFlags } from "./flags.ts";
+import { readFlags } from "./model-flags.ts";
+
+const schema = z.strictObject({
+  model: z.string().min(1).optional().describe("base model: folder or hub name (default: the one that the adapter names)"),
+  adapter: z.string().min(1).describe("PEFT adapter folder, such as a run folder"),
+  out: z.string().min(1).describe("folder to write; must be new or empty"),
+  maxShardSize: z.number().positive().default(50).describe("largest weight file, in GB (10^9 bytes)"),
+});
+
+export { schema as flags };
+
+export function help(): string {
+  return `Adds an adapter to its base model's weights and writes a model folder in the base model's dtype.
+
+Usage: remat merge [--model DIR] --adapter DIR --out DIR [--flag value ...]
+
+${describeFlags(schema)}`;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const flags = readFlags("merge", schema, args);
+  const base = await resolveModel(flags.model ?? baseOf(flags.adapter));
+  mergeAdapter({ base, adapter: flags.adapter, output: flags.out, maxShardBytes: flags.maxShardSize * 1e9 });
+  console.log(`${flags.out}: ${base} with ${flags.adapter} merged in`);
+  return 0;
+}
+
+function baseOf(folder: string): string {
+  const adapter = openAdapter(folder);
+  adapter.source.close();
+  if (adapter.base === null) throw new UserError(`${folder} does not name its base model; give it with --model`);
+  return adapter.base;
+}

@@ -1,0 +1,112 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { UserError } from "../errors.ts";
+import { type SamplingOptions } from "../generate/sampler.ts";
+import { loadConfig, type ModelConfig } from "../hf/config.ts";
+import { resolveModel } from "../hf/hub.ts";
+import { type Adapter, openAdapter } from "../hf/peft.ts";
+import { openSafetensors, type TensorSource } from "../hf/safetensors.ts";
+import { type Executor } from "../runtime/executor.ts";
+import { createWasmExecutor } from "../wasm/executor.ts";
+import { parseFlags } from "./flags.ts";
+import { validateConfig } from "./config-file.ts";
+
+/** Flags of every verb that runs a model. */
+export const MODEL_FLAGS = {
+  model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
+  adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
+  threads: z.int().min(1).max(64).optional().describe("CPU threads (default: all cores)"),
+} as const;
+
+/** Flags of every verb that samples. */
+export const SAMPLING_FLAGS = {
+  maxNewTokens: z.int().min(1).default(512).describe("tokens of an answer at most"),
+  maxTokens: z.int().min(2).optional().describe("tokens of prompt and answer together (the model's context, at most 4096)"),
+  temperature: z.number().min(0).default(0.7).describe("0 takes the likeliest token"),
+  topP: z.number().gt(0).max(1).default(0.95).describe("sample among the likeliest tokens of this total probability"),
+  topK: z.int().min(0).default(0).describe("sample among this many likeliest tokens; 0: all"),
+  minP: z.number().min(0).max(1).default(0).describe("leave out tokens below this share of the likeliest one's probability"),
+  repetitionPenalty: z.number().gt(0).default(1).describe("above 1, tokens that occurred are less likely"),
+  seed: z.int().min(0).max(2147483647).default(42).describe("seeds the sampling"),
+} as const;
+
+export interface OpenModel {
+  readonly folder: string;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly source: TensorSource;
+  readonly adapter: Adapter | null;
+  close(): void;
+}
+
+/** Flags of a verb that takes no words. @throws {UserError} */
+export function readFlags<S extends z.ZodObject>(verb: string, schema: S, args: readonly string[]): z.output<S> {
+  const { values, words } = parseFlags(schema, args);
+  if (words.length > 0) throw new UserError(`${verb} takes flags only, got ${JSON.stringify(words[0])}`);
+  return validateConfig(schema, values);
+}
+
+/**
+ * Opens a model, and an adapter on it. A folder that holds an adapter may also be given as the model.
+ * @throws {UserError}
+ */
+export async function openModel(flags: {
+  readonly model?: string | undefined;
+  readonly adapter?: string | undefined;
+}): Promise<OpenModel> {
+  const isAdapter = (folder: string) =>
+    existsSync(join(folder, "adapter_config.json")) && !existsSync(join(folder, "config.json"));
+  const adapterFolder = flags.adapter ?? (flags.model !== undefined && isAdapter(flags.model) ? flags.model : undefined);
+  const adapter = adapterFolder === undefined ? null : openAdapter(adapterFolder);
+  try {
+    const named = flags.model === adapterFolder ? undefined : flags.model;
+    const model = named ?? adapter?.base;
+    if (model === undefined || model === null) {
+      throw new UserError(
+        adapter
+          ? `${adapterFolder} does not name its base model; give it with --model`
+          : "--model: a model folder or hub name is needed; it is missing",
+      );
+    }
+    const folder = await resolveModel(model);
+    const config = loadConfig(folder);
+    const tokenizer = loadTokenizer(folder);
+    const source = openSafetensors(folder);
+    return {
+      folder,
+      config,
+      tokenizer,
+      source,
+      adapter,
+      close() {
+        source.close();
+        adapter?.source.close();
+      },
+    };
+  } catch (error) {
+    adapter?.source.close();
+    throw error;
+  }
+}
+
+/** Runs `use` with an open model and an executor, and closes both. */
+export async function withModel<T>(
+  flags: { readonly model?: string | undefined; readonly adapter?: string | undefined; readonly threads?: number | undefined },
+  use: (model: OpenModel, executor: Executor) => Promise<T>,
+): Promise<T> {
+  const model = await openModel(flags);
+  try {
+    const executor = await createWasmExecutor(flags.threads === undefined ? {} : { threads: flags.threads });
+    try {
+      return await use(model, executor);
+    } finally {
+      executor.close();
+    }
+  } finally {
+    model.close();
+  }
+}
+
+export type SamplingFlags = SamplingOptions & { readonly maxNewTokens: number; readonly maxTokens?: number | undefined };

@@ -1,0 +1,46 @@
+import { UserError } from "../errors.ts";
+import { elements } from "../graph/types.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import { type Adapter, LINEAR_MODULES } from "../hf/peft.ts";
+import { readFloat32 } from "../hf/safetensors.ts";
+import type { Lora } from "../models/linear.ts";
+import type { Executor } from "../runtime/executor.ts";
+import type { Resident } from "../runtime/resident.ts";
+import { isAdapter } from "../train/weights.ts";
+
+/** Tuning without a target: the weights alone, in the dtype that the checkpoint has. */
+const NO_ADAPTER: Lora = { method: "lora", rank: 1, scale: 1, dropout: 0, targets: new Set() };
+
+/**
+ * One rank and scale for all modules of an adapter; `writeAdapterWeights` makes up for those that have another.
+ * @throws {UserError} an adapter of other modules than the blocks' linear layers
+ */
+export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Lora {
+  if (adapter === null) return NO_ADAPTER;
+  const known: readonly string[] = LINEAR_MODULES;
+  for (const name of adapter.modules.keys()) {
+    const [, layer, module] = /^model\.layers\.(\d+)\..*?([^.]+)$/.exec(name) ?? [];
+    if (module !== undefined && known.includes(module) && Number(layer) < config.layers) continue;
+    throw new UserError(`the adapter changes ${name}, which can only be used merged: see remat merge`);
+  }
+  const ranks = [...adapter.modules.values()].map((module) => module.rank);
+  return { method: "lora", rank: Math.max(1, ...ranks), scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) };
+}
+
+/** A smaller rank is filled up with zeros, another scale goes into B; a module that the adapter lacks has B = 0. */
+export function writeAdapterWeights(executor: Executor, resident: Resident, adapter: Adapter, tuning: Lora): void {
+  for (const { name, type } of resident.params.filter(isAdapter)) {
+    const [, moduleName, side] = /^base_model\.model\.(.*)\.lora_([AB])\.weight$/.exec(name)!;
+    const module = adapter.modules.get(moduleName!);
+    const values = new Float32Array(elements(type.shape));
+    if (module) {
+      const [rows, columns] = type.shape as [number, number];
+      const shape = side === "A" ? [module.rank, columns] : [rows, module.rank];
+      const stored = readFloat32(adapter.source, (side === "A" ? module.a : module.b).name, shape);
+      const factor = side === "A" ? 1 : module.scale / tuning.scale;
+      const width = shape[1]!;
+      stored.forEach((value, i) => (values[Math.floor(i / width) * columns + (i % width)] = value * factor));
+    }
+    executor.write(resident.param.get(name)!, new Uint8Array(values.buffer));
+  }
+}

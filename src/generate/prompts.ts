@@ -1,0 +1,49 @@
+import { chatTemplateOf } from "../data/chat-template.ts";
+import { exampleOf } from "../data/formats.ts";
+import { readLines } from "../data/lines.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { parseJsonObject } from "../hf/files.ts";
+
+/** What a model is asked, as tokens, and the line that the answer goes into. */
+export interface Prompt {
+  readonly ids: Int32Array;
+  readonly where: string;
+  /** The record that says what was answered. */
+  withAnswer(answer: string): Readonly<Record<string, unknown>>;
+}
+
+/**
+ * The prompts of a JSONL file: any training format, of which answers at the end are left away, or `{"prompt"}` alone.
+ * @throws {UserError} at the first bad line, with file and line
+ */
+export function* readPrompts(path: string, tokenizer: Tokenizer): Generator<Prompt> {
+  for (const { text, number } of readLines(path)) {
+    const where = `${path}:${number}`;
+    yield promptOf(parseJsonObject(text, where), where, tokenizer);
+  }
+}
+
+function promptOf(record: Record<string, unknown>, where: string, tokenizer: Tokenizer): Prompt {
+  const isBare = "prompt" in record && !("completion" in record);
+  const completion = Array.isArray(record["prompt"]) ? [{ role: "assistant", content: "-" }] : "-";
+  const example = exampleOf(isBare ? { ...record, completion } : withAssistant(record), where);
+  if (example.kind !== "chat") {
+    const prompt = example.kind === "text" ? example.text : example.prompt;
+    const ids = Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(prompt)]);
+    return { ids, where, withAnswer: (answer) => ({ prompt, completion: answer }) };
+  }
+  const last = example.messages.findLastIndex((message) => message.role !== "assistant");
+  const messages = example.messages.slice(0, last + 1).map((message) => message.fields);
+  const template = chatTemplateOf(tokenizer, { tools: example.tools !== null });
+  const ids = tokenizer.encode(template.render({ messages, tools: example.tools, addGenerationPrompt: true }));
+  const tools = example.tools === null ? {} : { tools: example.tools };
+  return { ids, where, withAnswer: (content) => ({ messages: [...messages, { role: "assistant", content }], ...tools }) };
+}
+
+/** Training examples end with an answer; a conversation that waits for one gets a stand-in. */
+function withAssistant(record: Record<string, unknown>): Record<string, unknown> {
+  const { messages } = record;
+  if (!Array.isArray(messages)) return record;
+  const last = messages.at(-1) as { role?: unknown } | undefined;
+  return last?.role === "assistant" ? record : { ...record, messages: [...messages, { role: "assistant", content: "-" }] };
+}

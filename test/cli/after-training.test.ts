@@ -1,0 +1,241 @@
+import { beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { filesIn, temporaryFolder } from "../hf/temp.ts";
+import { remat, writeTinyModel } from "../support/cli.ts";
+
+const folder = temporaryFolder();
+const model = writeTinyModel(join(folder, "model"));
+const data = join(folder, "data.jsonl");
+const chat = (word: string) => ({
+  messages: [
+    { role: "user", content: `Define ${word}.` },
+    { role: "assistant", content: `n. A thing called ${word}.` },
+  ],
+});
+const lines = (records: readonly unknown[]) => records.map((record) => `${JSON.stringify(record)}\n`).join("");
+writeFileSync(data, lines(["king", "house", "water", "tree", "sword", "bread"].map(chat)));
+const adapter = join(folder, "run");
+const merged = join(folder, "merged");
+
+async function ok(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await remat(args);
+  expect(`${code} ${stderr}`).toStartWith("0 ");
+  return stdout;
+}
+
+async function refused(...args: string[]): Promise<string> {
+  const { code, stderr } = await remat(args);
+  expect(code).toBe(2);
+  expect(stderr).toStartWith("remat: ");
+  expect(stderr).not.toContain("    at ");
+  return stderr;
+}
+
+interface Evaluation {
+  readonly examples: number;
+  readonly tokens: number;
+  readonly loss: number;
+  readonly perplexity: number;
+  readonly accuracy: number;
+}
+
+const evaluate = async (...args: string[]) =>
+  JSON.parse(await ok("eval", "--data", data, "--threads", "1", "--json", ...args)) as Evaluation;
+const greedy = ["--temperature", "0", "--max-new-tokens", "12", "--threads", "1"];
+
+beforeAll(async () => {
+  const settings = ["--steps", "60", "--rank", "8", "--learning-rate", "2e-2", "--sequence-length", "64", "--threads", "1"];
+  await ok("train", "--model", model, "--data", data, "--output", adapter, ...settings, "--eval-every", "0");
+  await ok("merge", "--adapter", adapter, "--out", merged);
+}, 60_000);
+
+describe("eval", () => {
+  test("the adapter learns the examples, and the merged model is the adapted one: losses within a relative 1e-4", async () => {
+    const base = await evaluate("--model", model);
+    const adapted = await evaluate("--model", model, "--adapter", adapter);
+    const whole = await evaluate("--model", merged);
+    expect(base.examples).toBe(6);
+    expect(Math.abs(base.loss - Math.log(2048))).toBeLessThan(1);
+    expect(base.perplexity).toBeCloseTo(Math.exp(base.loss), 6);
+    expect(adapted.loss).toBeLessThan(base.loss - 0.2);
+    expect(adapted.accuracy).toBeGreaterThan(base.accuracy);
+    expect(Math.abs(whole.loss / adapted.loss - 1)).toBeLessThan(1e-4);
+    expect(whole.tokens).toBe(adapted.tokens);
+  });
+
+  test("the loss is the one that training reports before its first step, within 1e-4", async () => {
+    const output = join(folder, "evaluated");
+    const flags = ["--model", model, "--data", data, "--valid", data, "--output", output, "--steps", "1", "--threads", "1"];
+    await ok("train", ...flags, "--sequence-length", "64");
+    const metrics = readFileSync(join(output, "metrics.jsonl"), "utf8").trim().split("\n");
+    const first = metrics
+      .map((line) => JSON.parse(line) as { type: string; step: number; loss: number })
+      .find(({ type }) => type === "evaluation");
+    const { loss } = await evaluate("--model", model, "--sequence-length", "64");
+    expect(first!.step).toBe(0);
+    expect(Math.abs(first!.loss - loss)).toBeLessThan(1e-4);
+  });
+
+  test("over-long examples are refused with their length", async () => {
+    expect(await refused("eval", "--model", model, "--data", data, "--sequence-length", "8")).toMatch(
+      /data\.jsonl:1: the example has \d+ tokens/,
+    );
+  });
+});
+
+describe("merge", () => {
+  test("writes a model folder, with the base model taken from the adapter; refuses one that is in use", async () => {
+    expect(filesIn(merged)).toContain("model.safetensors");
+    expect(filesIn(merged)).toContain("tokenizer.json");
+    expect(await refused("merge", "--adapter", adapter, "--out", merged)).toContain("not an empty folder");
+  });
+});
+
+describe("chat", () => {
+  test("one prompt: the same answer from adapter and merged model, alone on stdout", async () => {
+    const ask = ["--prompt", "Define king.", ...greedy];
+    const answer = await ok("chat", "--model", model, "--adapter", adapter, ...ask);
+    expect(answer.trim().length).toBeGreaterThan(0);
+    expect(await ok("chat", "--model", merged, ...ask)).toBe(answer);
+    // The adapter knows its base model; a run folder may stand for the model.
+    expect(await ok("chat", "--model", adapter, ...ask)).toBe(answer);
+  });
+
+  test("in a pipe, each line is a message; /reset forgets, /exit leaves", async () => {
+    const child = Bun.spawn([process.execPath, "src/cli/main.ts", "chat", "--model", model, "--adapter", adapter, ...greedy], {
+      stdin: new Blob(["Define king.\n\n/reset\nDefine king.\n/exit\nDefine tree.\n"]),
+      stdout: "pipe",
+      stderr: "pipe",
+      cwd: join(import.meta.dir, "../.."),
+    });
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    expect(stderr).toBe("");
+    const once = await ok("chat", "--model", adapter, "--prompt", "Define king.", ...greedy);
+    expect(stdout).toBe(once + once);
+  });
+
+  test("a prompt without room, and a missing model, are one clear sentence", async () => {
+    expect(await refused("chat", "--model", model, "--prompt", "Define king.", "--max-tokens", "4")).toContain("more than the 4");
+    expect(await refused("chat", "--model", model, "--prompt", "x", "--max-tokens", "9999")).toContain("context of 256");
+    expect(await refused("chat", "--prompt", "x")).toContain("--model");
+    expect(await refused("chat", "--model", model, "--temprature", "1")).toContain("did you mean --temperature?");
+  });
+});
+
+describe("generate", () => {
+  const prompts = join(folder, "prompts.jsonl");
+  const question = { messages: [{ role: "user", content: "Define king." }] };
+  writeFileSync(
+    prompts,
+    lines([chat("king"), question, { prompt: "Define" }, { prompt: "Define", completion: "x" }, { text: "Define" }]),
+  );
+
+  test("answers every format in order, and a chat's answer is chat's", async () => {
+    const out = join(folder, "answers.jsonl");
+    await ok("generate", "--model", adapter, "--data", prompts, "--out", out, ...greedy);
+    const records = readFileSync(out, "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, any>);
+    expect(records.length).toBe(5);
+    const answer = await ok("chat", "--model", adapter, "--prompt", "Define king.", ...greedy);
+    expect(records[0]!["messages"].at(-1)).toEqual({ role: "assistant", content: answer.slice(0, -1) });
+    expect(records[1]).toEqual(records[0]!);
+    expect(records[2]!["prompt"]).toBe("Define");
+    expect(records[3]).toEqual(records[2]!);
+    expect(records[4]).toEqual(records[2]!);
+    expect(await refused("generate", "--model", adapter, "--data", prompts, "--out", out)).toContain("--overwrite");
+  });
+
+  test("the same seed gives the same file", async () => {
+    const write = async (name: string, seed: string) => {
+      const out = join(folder, name);
+      await ok(
+        "generate",
+        "--model",
+        model,
+        "--data",
+        prompts,
+        "--out",
+        out,
+        "--seed",
+        seed,
+        "--max-new-tokens",
+        "8",
+        "--threads",
+        "1",
+      );
+      return readFileSync(out, "utf8");
+    };
+    const first = await write("a.jsonl", "1");
+    expect(await write("b.jsonl", "1")).toBe(first);
+    expect(await write("c.jsonl", "2")).not.toBe(first);
+  });
+
+  test("a bad line is refused before anything is written", async () => {
+    const bad = join(folder, "bad.jsonl");
+    writeFileSync(bad, `${lines([chat("king")])}{"question": "?"}\n`);
+    const out = join(folder, "none.jsonl");
+    expect(await refused("generate", "--model", model, "--data", bad, "--out", out)).toContain("bad.jsonl:2");
+    expect(existsSync(out)).toBe(false);
+  });
+});
+
+describe("data", () => {
+  test("check counts, and exits with 1 when there are errors", async () => {
+    const text = await ok("data", "check", data, "--model", model);
+    expect(text).toContain("examples     6 (6 chat)");
+    expect(text).toMatch(/over-long +0 \(sequence length 256\)/);
+    expect(await ok("check-custom-dataset", data, "--model", model)).toBe(text);
+    const bad = join(folder, "wrong.jsonl");
+    writeFileSync(bad, `${lines([chat("king"), chat("king")])}nonsense\n`);
+    const { code, stdout } = await remat(["data", "check", bad]);
+    expect(code).toBe(1);
+    expect(stdout).toContain("wrong.jsonl:3: ");
+    expect(stdout).toContain("wrong.jsonl:2: the same as");
+  });
+
+  test("show marks what is masked", async () => {
+    const text = await ok("data", "show", data, "--model", model, "--count", "1", "--from", "2");
+    expect(text).toContain("data.jsonl:2: ");
+    expect(text).toMatch(/\[[^\]]*Define house\.[^\]]*\]n\. A thing called house\./);
+    expect(await refused("data", "show", data)).toContain("--model");
+    expect(await refused("data", "shw", data)).toContain("did you mean show?");
+  });
+});
+
+describe("recipes and completion", () => {
+  test("a copied recipe is a configuration whose paths still lead to the model and the data", async () => {
+    expect(await ok("recipes", "list")).toContain("devils-dictionary");
+    expect(await ok("list-cfg", "devil")).not.toContain("base ");
+    const copy = join(folder, "mine", "recipe.yaml");
+    await ok("copy-cfg", "devils-dictionary", copy);
+    for (const [, path] of readFileSync(copy, "utf8").matchAll(/^(?:model|data): (\S+)$/gm)) {
+      expect(existsSync(join(folder, "mine", path!))).toBe(true);
+    }
+    expect(await refused("recipes", "copy", "devils-dictionary", copy)).toContain("exists");
+    expect(await refused("recipes", "copy", "devils-dictionry")).toContain("did you mean devils-dictionary?");
+  });
+
+  test("bash accepts its script, which completes verbs, flags and values", async () => {
+    const script = join(folder, "completion.bash");
+    writeFileSync(script, await ok("completion", "bash"));
+    const complete = (...words: string[]) => {
+      const list = words.map((word) => `"${word}"`).join(" ");
+      const code = `source ${script}; COMP_WORDS=(remat ${list}); COMP_CWORD=${words.length}; _remat; printf '%s\\n' "\${COMPREPLY[@]}"`;
+      return Bun.spawnSync(["bash", "-c", code]).stdout.toString().trim().split("\n");
+    };
+    expect(complete("ch")).toEqual(["chat", "check-custom-dataset"]);
+    expect(complete("chat", "--te")).toEqual(["--temperature"]);
+    expect(complete("train", "--method", "")).toEqual(["lora", "full"]);
+    for (const shell of ["zsh", "fish"])
+      expect(await ok("completion", shell)).toContain("--temperature".replace(shell === "fish" ? "--" : "", ""));
+    expect(await refused("completion", "bsh")).toContain("did you mean bash?");
+  });
+
+  test("each verb's help fits a screen of 50 lines", async () => {
+    const { VERBS } = await import("../../src/cli/verbs.ts");
+    for (const verb of Object.values(VERBS)) expect((await verb.load()).help().split("\n").length).toBeLessThanOrEqual(50);
+  });
+});
