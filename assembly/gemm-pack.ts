@@ -2,7 +2,7 @@
  * Packing for the tile kernel (gemm-kernel.ts): copies a block of an operand into the order in which the kernel reads
  * it, widening bf16 and f16 on the way. Addresses and strides are in bytes; `type` is one of half.ts.
  */
-import { BF16, F16, F32, loadFloats } from "./half";
+import { BF16, F16, F32, loadFloats, widenF16Words } from "./half";
 import { COLUMNS, ROWS } from "./gemm-kernel";
 
 /** Bytes of `k` packed rows of B in one panel; packed k is a multiple of 4. */
@@ -151,42 +151,63 @@ function packContiguousOf(type: i32, b: usize, kStride: usize, columns: i32, k: 
   return to;
 }
 
-/** Writes rows i..i+3 of four columns given as four vectors along k: a 4 x 4 transposition. */
-// @ts-ignore: decorator
-@inline
-function storeTransposed(at: usize, x0: v128, x1: v128, x2: v128, x3: v128): void {
-  const low01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5);
-  const high01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
-  const low23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5);
-  const high23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
-  v128.store(at, v128.shuffle<i64>(low01, low23, 0, 2));
-  v128.store(at, v128.shuffle<i64>(low01, low23, 1, 3), 32);
-  v128.store(at, v128.shuffle<i64>(high01, high23, 0, 2), 64);
-  v128.store(at, v128.shuffle<i64>(high01, high23, 1, 3), 96);
-}
-
-/** Columns of B are contiguous along k: whole panels are transposed. */
+/**
+ * Columns of B are contiguous along k: whole panels are transposed, 4 x 4 words at a time. A word is an element, or two halves, which
+ * are neighbours along k: those of even k and those of odd k are widened after the transposition, half as many words to move.
+ */
 // @ts-ignore: decorator
 @inline
 function packTransposedOf(type: i32, b: usize, columnStride: usize, columns: i32, k: i32, to: usize): usize {
-  const width: usize = type == F32 ? 4 : 2;
   const panel = panelBytes(k);
-  const whole = <usize>(k & ~3) * width;
+  // Elements in 16 bytes.
+  const lanes = type == F32 ? 4 : 8;
+  const whole = k & ~(lanes - 1);
   for (let j = 0; j + 8 <= columns; j += 8) {
-    let at = to;
     let f0 = b + <usize>j * columnStride;
     let f1 = f0 + columnStride, f2 = f1 + columnStride, f3 = f2 + columnStride;
     let f4 = f3 + columnStride, f5 = f4 + columnStride, f6 = f5 + columnStride, f7 = f6 + columnStride;
-    for (const end = f0 + whole; f0 != end; at += 128) {
-      storeTransposed(at, loadFloats(f0, type), loadFloats(f1, type), loadFloats(f2, type), loadFloats(f3, type));
-      storeTransposed(at + 16, loadFloats(f4, type), loadFloats(f5, type), loadFloats(f6, type), loadFloats(f7, type));
-      f0 += width << 2, f1 += width << 2, f2 += width << 2, f3 += width << 2;
-      f4 += width << 2, f5 += width << 2, f6 += width << 2, f7 += width << 2;
+    let at = to;
+    for (const end = to + (<usize>whole << 5); at != end; at += <usize>lanes << 5) {
+      storeTransposed(type, at, v128.load(f0), v128.load(f1), v128.load(f2), v128.load(f3));
+      storeTransposed(type, at + 16, v128.load(f4), v128.load(f5), v128.load(f6), v128.load(f7));
+      f0 += 16, f1 += 16, f2 += 16, f3 += 16, f4 += 16, f5 += 16, f6 += 16, f7 += 16;
     }
-    if (k & 3) packEdge(type, f0, columnStride, width, COLUMNS, k & 3, at);
+    if (k != whole) {
+      const width: usize = type == F32 ? 4 : 2;
+      packEdge(type, f0, columnStride, width, COLUMNS, k - whole, at);
+    }
     to += panel;
   }
   return to;
+}
+
+// @ts-ignore: decorator
+@inline
+function storeTransposed(type: i32, at: usize, x0: v128, x1: v128, x2: v128, x3: v128): void {
+  const low01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5), low23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5);
+  const high01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7), high23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
+  at = storeWords(type, at, v128.shuffle<i64>(low01, low23, 0, 2));
+  at = storeWords(type, at, v128.shuffle<i64>(low01, low23, 1, 3));
+  at = storeWords(type, at, v128.shuffle<i64>(high01, high23, 0, 2));
+  at = storeWords(type, at, v128.shuffle<i64>(high01, high23, 1, 3));
+}
+
+/** One row of four columns, or two rows. Returns where the next goes. */
+// @ts-ignore: decorator
+@inline
+function storeWords(type: i32, at: usize, x: v128): usize {
+  if (type == F32) {
+    v128.store(at, x);
+    return at + 32;
+  }
+  if (type == BF16) {
+    v128.store(at, i32x4.mul(x, i32x4.splat(1 << 16)));
+    v128.store(at, v128.and(x, i32x4.splat(0xffff0000)), 32);
+  } else {
+    v128.store(at, widenF16Words(v128.and(x, i32x4.splat(0xffff))));
+    v128.store(at, widenF16Words(i32x4.shr_u(x, 16)), 32);
+  }
+  return at + 64;
 }
 
 function packContiguous(type: i32, b: usize, kStride: usize, columns: i32, k: i32, to: usize): usize {

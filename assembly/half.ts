@@ -19,14 +19,20 @@ export function widenBf16(h: v128): v128 {
   return i8x16.shuffle(h, i32x4.splat(0), 16, 16, 0, 1, 16, 16, 2, 3, 16, 16, 4, 5, 16, 16, 6, 7);
 }
 
+/** Four f16 (the low 8 bytes of `h`) as f32. Exact. */
+// @ts-ignore: decorator
+@inline
+export function widenF16(h: v128): v128 {
+  return widenF16Words(i32x4.extend_low_i16x8_u(h));
+}
+
 /**
- * Four f16 (the low 8 bytes of `h`) as f32. Exact. Exponent and fraction move up by 13 bits (x 2^13) and read as an f32 they are the
+ * Four f16, each in the low half of a word, as f32. Exact. Exponent and fraction move up by 13 bits (x 2^13) and read as an f32 they are the
  * value times 2^-112, subnormals included; infinities and NaN get their exponent filled up.
  */
 // @ts-ignore: decorator
 @inline
-export function widenF16(h: v128): v128 {
-  const wide = i32x4.extend_low_i16x8_u(h);
+export function widenF16Words(wide: v128): v128 {
   const magnitude = v128.and(wide, i32x4.splat(0x7fff));
   const value = f32x4.mul(i32x4.mul(magnitude, i32x4.splat(1 << 13)), f32x4.splat(reinterpret<f32>((127 + 112) << 23)));
   const special = v128.and(i32x4.gt_s(magnitude, i32x4.splat(0x7bff)), i32x4.splat(0x7f800000));

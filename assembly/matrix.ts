@@ -14,10 +14,10 @@ import { packColumns, packRows, panelBytes } from "./gemm-pack";
 import { FEW_ROWS, fewRows } from "./gemm-few-rows";
 export { attentionScores, attentionSums } from "./attention-kernel";
 
-/** Most rows of B in a block, a multiple of 4. A packed panel of A and one of B fit into 32 KiB, the usual first-level cache. */
+/** Most rows of B in a block, a multiple of 8. A packed panel of A and one of B fit into 32 KiB, the usual first-level cache. */
 const K_BLOCK: i32 = 192;
 /** Most columns of a block, a multiple of COLUMNS. */
-const N_BLOCK: i32 = 768;
+const N_BLOCK: i32 = 1024;
 /** A product of at most so many columns and more rows is computed transposed: splatting A costs as much as 8 columns. */
 const NARROW: i32 = 64;
 
@@ -94,7 +94,8 @@ function blocked(
   const width = ((endColumn - firstColumn + blocks - 1) / blocks + COLUMNS - 1) & ~(COLUMNS - 1);
 
   const steps = (k + K_BLOCK - 1) / K_BLOCK;
-  const step = ((k + steps - 1) / steps + 3) & ~3;
+  // A multiple of 8: only the last block has a remainder to pack, of 8 halves or of 4 rows.
+  const step = ((k + steps - 1) / steps + 7) & ~7;
 
   for (let j = firstColumn; j < endColumn; j += width) {
     const columns = min(width, endColumn - j);
