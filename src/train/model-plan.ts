@@ -17,6 +17,7 @@ import {
   isPlanned,
   LimitError,
   planStep,
+  smallestPlan,
   type StepPlan,
   variantsWanted,
 } from "./planning.ts";
@@ -97,12 +98,13 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const forwardBytes = Math.max(...forwards.map((segments) => forwardExtent(segments, programs)));
 
   const plan = (times: SecondsOf | undefined, room: number): ModelPlan => {
-    if (forwardBytes > room) throw new LimitError(room, forwardBytes);
     const steps = new Map<number, TokenPlan>();
     // The largest first: it decides whether a limit can be kept.
     for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
       const { segments, still } = built.get(tokens)!;
-      steps.set(tokens, { ...planStep(buildChain(segments, programs, times), strategy, room), segments, still });
+      const chain = buildChain(segments, programs, times);
+      if (forwardBytes > room) throw new LimitError(room, Math.max(forwardBytes, smallestPlan(chain).placement.extent));
+      steps.set(tokens, { ...planStep(chain, strategy, room), segments, still });
     }
     const largest = steps.get(most)!;
     const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };

@@ -91,6 +91,11 @@ function placed(chain: Chain, schedule: Schedule): StepPlan {
   return { chain, schedule, placement: placeSchedule(chain, schedule) };
 }
 
+/** The plan that needs the least memory of all. */
+export function smallestPlan(chain: Chain, planner: Planner = makePlanner(chain)): StepPlan {
+  return placed(chain, planner.plan(planner.leastMemory)!.schedule);
+}
+
 /** Rounds in which the planner gets less because the placement of its schedule has gaps. */
 const ROUNDS = 6;
 
@@ -104,7 +109,7 @@ export function planWithin(chain: Chain, limit: number, planner: Planner = makeP
     if (plan.placement.extent <= limit) return plan;
     room -= plan.placement.extent - limit;
   }
-  const smallest = placed(chain, planner.plan(planner.leastMemory)!.schedule);
+  const smallest = smallestPlan(chain, planner);
   if (smallest.placement.extent > limit) throw new LimitError(limit, smallest.placement.extent);
   return smallest;
 }

@@ -1,97 +1,11 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { randomCheckpoint } from "../../bench/shapes.ts";
-import { type ModelConfig, parseConfig } from "../../src/hf/config.ts";
-import type { Tuning } from "../../src/models/linear.ts";
-import { createRandom } from "../../src/random.ts";
-import { readTensor } from "../../src/runtime/resident.ts";
 import { schedulePrograms } from "../../src/runtime/runner.ts";
-import { isAdapter, initialiseAdapter } from "../../src/train/weights.ts";
-import { createEngine, type Engine } from "../../src/train/engine.ts";
-import { createOptimizer } from "../../src/train/optimizer.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
-import type { Executor } from "../../src/runtime/executor.ts";
-import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import type { Engine } from "../../src/train/engine.ts";
+import { createOptimizer } from "../../src/train/optimizer.ts";
+import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
 
-const executors: Executor[] = [];
-afterAll(() => executors.forEach((executor) => executor.close()));
-
-async function executor(threads: number): Promise<Executor> {
-  const made = await createWasmExecutor({ threads });
-  executors.push(made);
-  return made;
-}
-
-function llama(layers: number, hidden = 32): ModelConfig {
-  return parseConfig(
-    {
-      architectures: ["LlamaForCausalLM"],
-      model_type: "llama",
-      hidden_size: hidden,
-      intermediate_size: 2 * hidden,
-      num_hidden_layers: layers,
-      num_attention_heads: 4,
-      num_key_value_heads: 2,
-      vocab_size: 67,
-      max_position_embeddings: 256,
-      rms_norm_eps: 1e-5,
-      tie_word_embeddings: true,
-    },
-    "test",
-  );
-}
-
-/** Two examples in one row of `tokens` tokens, the first third of each without a target. */
-function packedBatch(tokens: number, vocabulary: number) {
-  const random = createRandom(7, "batch");
-  const ids = Int32Array.from({ length: tokens }, () => random.below(vocabulary));
-  const split = Math.floor(tokens * 0.4);
-  const starts = Int32Array.from(ids, (_, t) => (t < split ? 0 : split));
-  const positions = Int32Array.from(ids, (_, t) => t - starts[t]!);
-  const last = (t: number) => t === split - 1 || t === tokens - 1;
-  const labels = Int32Array.from(ids, (_, t) => (last(t) || positions[t]! < 5 ? -100 : ids[t + 1]!));
-  return { ids, labels, starts, positions, labelled: labels.filter((label) => label >= 0).length };
-}
-
-const lora = (dropout: number): Tuning => ({
-  method: "lora",
-  rank: 4,
-  scale: 1.5,
-  dropout,
-  targets: new Set(["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
-});
-
-async function build(config: ModelConfig, tuning: Tuning, strategy: Strategy, tokens: number, threads = 2): Promise<Engine> {
-  const engine = createEngine(await executor(threads), {
-    config,
-    source: randomCheckpoint(config, "f32"),
-    tuning,
-    strategy,
-    tokens: [tokens],
-    optimizer: true,
-  });
-  initialiseAdapter(engine.executor, engine.resident, 3);
-  // B = 0 would leave A without a gradient.
-  for (const param of engine.resident.params.filter((info) => isAdapter(info) && info.name.endsWith("lora_B.weight"))) {
-    const random = createRandom(5, param.name);
-    const values = Float32Array.from({ length: param.type.shape[0]! * param.type.shape[1]! }, () => 0.1 * random.normal());
-    engine.executor.write(engine.resident.param.get(param.name)!, new Uint8Array(values.buffer));
-  }
-  return engine;
-}
-
-/** Loss and all gradients of two accumulated micro-batches. */
-function gradients(engine: Engine, tokens: number): { losses: number[]; values: Map<string, Float32Array> } {
-  const batch = packedBatch(tokens, engine.config.vocabSize);
-  engine.zeroGradients();
-  const losses = [0, 1].map((draw) => engine.forwardBackward(batch, 0.5 / batch.labelled, 11, draw));
-  const trainable = engine.resident.params.filter((param) => param.trainable);
-  return {
-    losses,
-    values: new Map(
-      trainable.map((param) => [param.name, readTensor(engine.executor, engine.resident.gradient.get(param.name)!, param.type)]),
-    ),
-  };
-}
+afterAll(closeExecutors);
 
 const STRATEGIES: Strategy[] = [
   { name: "off" },
