@@ -19,7 +19,7 @@ const DEFAULT_MEMORY = 0;
  * The arena grows by what is asked for, not in powers of two; a region that it took from the system is not cut into
  * pieces that keep more than 1 MiB idle.
  */
-const ARENA = { arena_extend_strategy: 1, max_dead_bytes_per_chunk: 1 << 20 };
+export const ARENA: Readonly<Record<string, number>> = { arena_extend_strategy: 1, max_dead_bytes_per_chunk: 1 << 20 };
 
 let shared: OrtEnvironment | null = null;
 
@@ -32,14 +32,18 @@ export function openEnvironment(): OrtEnvironment {
   const { api } = loadOrt();
   const env = created((out) => api.CreateEnv(LOG_ERRORS, cString("remat"), out));
   const memoryInfo = created((out) => api.CreateCpuMemoryInfo(ARENA_ALLOCATOR, DEFAULT_MEMORY, out));
-  const names = Object.keys(ARENA).map(cString);
-  const values = BigUint64Array.from(Object.values(ARENA), BigInt);
-  const keys = BigUint64Array.from(names, (name) => BigInt(ptr(name)));
-  const arena = created((out) => api.CreateArenaCfgV2(keys, values, values.length, out));
+  const arena = createArenaConfig(api, ARENA);
   api.CreateAndRegisterAllocator(env, memoryInfo, arena);
   api.ReleaseArenaCfg(arena);
   shared = { api, env, memoryInfo };
   return shared;
+}
+
+export function createArenaConfig(api: OrtApi, entries: Readonly<Record<string, number>>): Pointer {
+  const names = Object.keys(entries).map(cString);
+  const values = BigUint64Array.from(Object.values(entries), BigInt);
+  const keys = BigUint64Array.from(names, (name) => BigInt(ptr(name)));
+  return created((out) => api.CreateArenaCfgV2(keys, values, values.length, out));
 }
 
 export interface ArenaStats {
@@ -49,9 +53,9 @@ export interface ArenaStats {
   readonly peak: number;
 }
 
-/** State of the arena that `session` takes its temporary memory from. */
-export function arenaStats({ api, memoryInfo }: OrtEnvironment, session: Pointer): ArenaStats {
-  const allocator = created((out) => api.CreateAllocator(session, memoryInfo, out));
+/** State of the arena in the memory `info` that `session` takes its temporary memory from. */
+export function arenaStats({ api }: OrtEnvironment, session: Pointer, info: Pointer): ArenaStats {
+  const allocator = created((out) => api.CreateAllocator(session, info, out));
   const pairs = created((out) => api.AllocatorGetStats(allocator, out));
   const read = (key: string) => {
     const value = api.GetKeyValue(pairs, cString(key));

@@ -1,21 +1,27 @@
 import { availableParallelism } from "node:os";
-import { type Pointer, toArrayBuffer } from "bun:ffi";
-import { UserError } from "../errors.ts";
+import type { Pointer } from "bun:ffi";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { writeModel } from "../onnx/write.ts";
-import { type Address, align, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
+import { type Address, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
 import { type ArenaStats, arenaStats, LOG_ERRORS, openEnvironment } from "./environment.ts";
 import { cString, created, type OrtApi } from "./library.ts";
+import { copiedMemory, hostMemory } from "./memory.ts";
+import { appendProvider, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
 
-export interface OrtExecutorOptions {
-  /** Threads of a kernel, this one included; by default one per core. */
+export interface OrtExecutorOptions extends ProviderOptions {
+  /** Threads of a kernel on the CPU, this one included; by default one per core. */
   readonly threads?: number;
+  readonly provider?: OrtProvider;
+  /** Treat the CPU's memory like a device's, which is reached by copies alone: for tests. */
+  readonly copies?: boolean;
 }
 
 export interface OrtExecutor extends Executor {
-  /** ONNX Runtime's own temporary memory, which `reserved` does not count; shared by all executors of the process. */
+  /** The arena of ONNX Runtime's temporary memory; shared by all executors of the process. */
   arena(): ArenaStats;
+  /** Bytes of the arena besides `reserved`: what programs took for themselves. */
+  temporary(): number;
 }
 
 interface OrtProgram extends Program {
@@ -27,38 +33,35 @@ interface OrtCall extends Call {
   readonly binding: Pointer;
 }
 
-/** An ArrayBuffer has at most 4 GiB; memory is cleared in pieces. */
-const VIEW_BYTES = 2 ** 30;
 /** GraphOptimizationLevel: a bf16 weight's Cast must stay where it is, and nothing else is gained on these graphs. */
 const NO_OPTIMIZATION = 0;
 
 /**
- * An executor on ONNX Runtime's CPU provider. An address is a pointer into memory of the process; inputs and outputs
- * are bound in place, without copies. A program is a session on the graph's ONNX model. ONNX Runtime takes temporary
- * memory from its own arena, outside of what the runtime places: `workspace` is 0.
- * @throws {UserError} when the library cannot be loaded
+ * An executor on a provider of ONNX Runtime. An address is a pointer into memory of the process or, with CUDA, of the
+ * card; inputs and outputs are bound in place, without copies (WebGPU, whose memory has no addresses, copies them at each
+ * run). A program is a session on the graph's ONNX model. ONNX Runtime takes temporary memory from its own arena, outside
+ * of what the runtime places: `workspace` is 0.
+ * @throws {UserError} when the library or the provider cannot be loaded
  */
 export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor {
-  const { threads = availableParallelism() } = options;
+  const { threads = availableParallelism(), provider = "cpu" } = options;
   const environment = openEnvironment();
-  const { api, env, memoryInfo } = environment;
-  const allocator = created((out) => api.GetAllocatorWithDefaultOptions(out));
-  const runOptions = created((out) => api.CreateRunOptions(out));
+  const { api, env } = environment;
   const sessionOptions = createSessionOptions(api, threads);
-  const blocks: Pointer[] = [];
+  appendProvider(api, sessionOptions, provider, options);
+  const isDevice = provider === "cuda";
+  const info = isDevice ? openCudaMemory(environment, options) : environment.memoryInfo;
+  const memory = isDevice || options.copies ? copiedMemory(environment, sessionOptions, info) : hostMemory(environment);
+  const runOptions = created((out) => api.CreateRunOptions(out));
   const sessions: Pointer[] = [];
   const bindings: Pointer[] = [];
-  let reserved = 0;
-
-  /** A view of the process's memory. */
-  const view = (address: Address, bytes: number) =>
-    bytes === 0 ? new Uint8Array() : new Uint8Array(toArrayBuffer(address as Pointer, 0, bytes));
+  const arena = () => (sessions[0] ? arenaStats(environment, sessions[0], info) : { total: 0, peak: 0 });
 
   return {
-    name: "ort",
+    name: `ort-${provider}`,
     threads,
     get reserved() {
-      return reserved;
+      return memory.reserved;
     },
     prepare(graph: Graph): OrtProgram {
       const model = writeModel(graph);
@@ -74,7 +77,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
         for (const { name } of values) {
           const address = addresses.get(name);
           if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
-          bindValue(api, memoryInfo, graph, name, address, (value) => to(binding, cString(name), value));
+          bindValue(api, info, graph, name, address, (value) => to(binding, cString(name), value));
         }
       };
       bindAll(graph.inputs, api.BindInput);
@@ -84,30 +87,17 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     run(call: OrtCall): void {
       api.RunWithBinding(call.program.session, runOptions, call.binding);
     },
-    reserve(bytes: number): Address {
-      let block: Pointer;
-      try {
-        block = created((out) => api.AllocatorAlloc(allocator, align(bytes) + ALIGNMENT, out));
-      } catch {
-        throw new UserError(
-          `memory is exhausted: cannot reserve ${bytes} bytes besides ${reserved}; lower the batch or a budget`,
-        );
-      }
-      blocks.push(block);
-      reserved += align(bytes);
-      return align(block);
-    },
-    view,
-    write: (address, data) => view(address, data.length).set(data),
-    read: (address, bytes) => view(address, bytes).slice(),
-    zero(address, bytes) {
-      for (let done = 0; done < bytes; done += VIEW_BYTES) view(address + done, Math.min(VIEW_BYTES, bytes - done)).fill(0);
-    },
-    arena: () => (sessions[0] ? arenaStats(environment, sessions[0]) : { total: 0, peak: 0 }),
+    reserve: memory.reserve,
+    fill: memory.fill,
+    write: memory.write,
+    read: memory.read,
+    zero: memory.zero,
+    arena,
+    temporary: () => Math.max(0, arena().total - (memory.isInArena ? memory.reserved : 0)),
     close(): void {
       for (const binding of bindings.splice(0)) api.ReleaseIoBinding(binding);
       for (const session of sessions.splice(0)) api.ReleaseSession(session);
-      for (const block of blocks.splice(0)) api.AllocatorFree(allocator, block);
+      memory.close();
       api.ReleaseSessionOptions(sessionOptions);
       api.ReleaseRunOptions(runOptions);
     },

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { CString, dlopen, linkSymbols, type Pointer, read } from "bun:ffi";
+import { CString, dlopen, linkSymbols, type Pointer, ptr, read } from "bun:ffi";
 import { messageOf, UserError } from "../errors.ts";
 
 /**
@@ -23,6 +23,7 @@ const SLOTS = {
   SetInterOpNumThreads: [25, ["ptr", "i32"]],
   CreateRunOptions: [39, ["ptr"]],
   CreateTensorWithDataAsOrtValue: [49, ["ptr", "ptr", "usize", "ptr", "usize", "i32", "ptr"]],
+  CreateMemoryInfo: [68, ["ptr", "i32", "i32", "i32", "ptr"]],
   CreateCpuMemoryInfo: [69, ["i32", "i32", "ptr"]],
   AllocatorAlloc: [75, ["ptr", "usize", "ptr"]],
   AllocatorFree: [76, ["ptr", "ptr"]],
@@ -44,6 +45,14 @@ const SLOTS = {
   CreateAndRegisterAllocator: [144, ["ptr", "ptr", "ptr"]],
   ReleaseArenaCfg: [157, ["ptr"], "void"],
   CreateArenaCfgV2: [164, ["ptr", "ptr", "usize", "ptr"]],
+  SynchronizeBoundInputs: [202, ["ptr"]],
+  SynchronizeBoundOutputs: [203, ["ptr"]],
+  SessionOptionsAppendExecutionProvider_CUDA_V2: [204, ["ptr", "ptr"]],
+  CreateCUDAProviderOptions: [205, ["ptr"]],
+  UpdateCUDAProviderOptions: [206, ["ptr", "ptr", "ptr", "usize"]],
+  ReleaseCUDAProviderOptions: [208, ["ptr"], "void"],
+  SessionOptionsAppendExecutionProvider: [216, ["ptr", "ptr", "ptr", "ptr", "usize"]],
+  CreateAndRegisterAllocatorV2: [259, ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "usize"]],
   GetKeyValue: [297, ["ptr", "ptr"], "ptr"],
   ReleaseKeyValuePairs: [300, ["ptr"], "void"],
   AllocatorGetStats: [319, ["ptr", "ptr"]],
@@ -171,4 +180,19 @@ export function created(create: (out: BigUint64Array) => void): Pointer {
   const out = new BigUint64Array(1);
   create(out);
   return Number(out[0]) as Pointer;
+}
+
+/** Arrays of `char*` for functions that take keys and values; `texts` keeps the characters alive. */
+export interface TextPairs {
+  readonly keys: BigUint64Array;
+  readonly values: BigUint64Array;
+  readonly count: number;
+  readonly texts: readonly Uint8Array[];
+}
+
+export function textPairs(entries: Readonly<Record<string, string>>): TextPairs {
+  const keys = Object.keys(entries).map(cString);
+  const values = Object.values(entries).map(cString);
+  const pointers = (texts: readonly Uint8Array[]) => BigUint64Array.from(texts, (text) => BigInt(ptr(text)));
+  return { keys: pointers(keys), values: pointers(values), count: keys.length, texts: [...keys, ...values] };
 }

@@ -33,8 +33,8 @@ export interface Executor {
   run(call: Call): void;
   /** Reserves memory for good. Throws an error that names the sizes when the executor's memory is exhausted. */
   reserve(bytes: number): Address;
-  /** Host view of a reserved range, valid until the next `reserve`: files are read straight into it. */
-  view(address: Address, bytes: number): Uint8Array;
+  /** Has a function write a reserved range: files are read straight into it where the CPU reaches the memory. */
+  fill(address: Address, bytes: number, write: (target: Uint8Array) => void): void;
   write(address: Address, data: Uint8Array): void;
   /** Copies out. */
   read(address: Address, bytes: number): Uint8Array;

@@ -135,7 +135,7 @@ function load(path: string, executor: Executor, state: FlatState, fingerprint: s
   const source = openSafetensors(weights);
   try {
     const entries = FLAT.map((part) => expectTensor(source, part, [state.size], ["f32"]));
-    FLAT.forEach((part, i) => source.read(entries[i]!, executor.view(state[part], 4 * state.size)));
+    FLAT.forEach((part, i) => executor.fill(state[part], 4 * state.size, (target) => source.read(entries[i]!, target)));
   } finally {
     source.close();
   }

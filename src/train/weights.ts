@@ -28,7 +28,7 @@ export function loadWeights(executor: Executor, resident: Resident, source: Tens
     const entry = entries[i]!;
     const address = resident.param.get(param.name)!;
     if (entry.dtype === param.type.dtype) {
-      source.read(entry, executor.view(address, byteLength(param.type)));
+      executor.fill(address, byteLength(param.type), (target) => source.read(entry, target));
     } else {
       const widened = toFloat32(readBytes(source, entry), entry.dtype as FloatType);
       executor.write(address, new Uint8Array(widened.buffer, widened.byteOffset, widened.byteLength));

@@ -133,7 +133,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       );
     },
     reserve: (bytes) => shared.reserve(bytes, "the runtime"),
-    view: (address, bytes) => shared.bytes(address, bytes),
+    fill: (address, bytes, write) => write(shared.bytes(address, bytes)),
     write: (address, data) => shared.bytes(address, data.byteLength).set(data),
     read: (address, bytes) => shared.bytes(address, bytes).slice(),
     zero: (address, bytes) => void shared.bytes(address, bytes).fill(0),

@@ -4,6 +4,7 @@ import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { type Graph, sameType } from "../../src/graph/types.ts";
 import { SAMPLES } from "../onnx/samples.ts";
 import { runOn } from "../support/executor.ts";
+import { userError } from "../hf/temp.ts";
 import { expectSameBits, expectWithin, f32, opGraph, relativeError, runGraph } from "../support/ops.ts";
 
 const executor = createOrtExecutor({ threads: 1 });
@@ -58,7 +59,7 @@ describe("the executor on ONNX Runtime", () => {
     const address = executor.reserve(100);
     expect(address % 64).toBe(0);
     executor.write(address, Uint8Array.of(1, 2, 3));
-    executor.view(address + 3, 1)[0] = 4;
+    executor.fill(address + 3, 1, (target) => (target[0] = 4));
     expect(executor.read(address, 4)).toEqual(Uint8Array.of(1, 2, 3, 4));
     executor.zero(address + 1, 2);
     expect(executor.read(address, 4)).toEqual(Uint8Array.of(1, 0, 0, 4));
@@ -109,5 +110,41 @@ describe("the executor on ONNX Runtime", () => {
     runOn(executor, builder.build(), feeds, { times: 200, after: () => totals.push(executor.arena().total) });
     expect(totals[9]).toBeGreaterThan(0);
     expect(totals[199]).toBe(totals[9]!);
+  });
+});
+
+// The way to a device's memory, on the CPU's.
+describe("memory that is reached by copies alone", () => {
+  const copying = createOrtExecutor({ threads: 1, copies: true });
+  afterAll(() => copying.close());
+
+  test("is aligned, written, read back and cleared, in pieces", () => {
+    const bytes = 2 ** 26 + 130;
+    const address = copying.reserve(bytes);
+    expect(address % 64).toBe(0);
+    const data = Uint8Array.from({ length: bytes }, (_, i) => (i * 7) >> 3);
+    copying.fill(address, bytes, (target) => target.set(data));
+    copying.write(address + 2 ** 26 + 1, Uint8Array.of(1, 2, 3));
+    data.set([1, 2, 3], 2 ** 26 + 1);
+    expect(Bun.hash(copying.read(address, bytes))).toBe(Bun.hash(data));
+    copying.zero(address + 5, bytes - 6);
+    data.fill(0, 5, bytes - 1);
+    expect(Bun.hash(copying.read(address, bytes))).toBe(Bun.hash(data));
+    expect(copying.read(address, 0)).toEqual(new Uint8Array());
+  });
+
+  test("gives the same bits, and counts what programs take besides it", () => {
+    const { attrs, inputs } = SAMPLES.CausalAttentionGrad[0]!;
+    const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "CausalAttentionGrad" }), inputs, attrs });
+    for (const name of outputs) builder.output({ name, role: "boundary" });
+    const graph = builder.build();
+    const [expected, actual] = [executor, copying].map((executor) => runOn(executor, graph, feeds));
+    expectSameBits("outputs", [...actual!.values()], [...expected!.values()]);
+    expect(copying.temporary()).toBeGreaterThan(0);
+    expect(copying.temporary()).toBe(copying.arena().total - copying.reserved);
+  });
+
+  test("memory that the system does not have gives one clear error", () => {
+    expect(userError(() => copying.reserve(2 ** 50))).toContain(`cannot reserve ${2 ** 50} bytes`);
   });
 });

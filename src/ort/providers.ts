@@ -1,0 +1,75 @@
+import type { Pointer } from "bun:ffi";
+import { messageOf, UserError } from "../errors.ts";
+import { ARENA, createArenaConfig, type OrtEnvironment } from "./environment.ts";
+import { cString, created, type OrtApi, textPairs } from "./library.ts";
+
+/** Where ONNX Runtime computes. */
+export type OrtProvider = "cpu" | "cuda" | "webgpu";
+
+export interface ProviderOptions {
+  /** Bytes of device memory that ONNX Runtime may take at most; by default all there is. CUDA alone. */
+  readonly memoryLimit?: number;
+}
+
+/** Arguments of CreateMemoryInfo: OrtDeviceAllocator, the first card, OrtMemTypeDefault. */
+const DEVICE_ALLOCATOR = 0;
+const FIRST_CARD = 0;
+const DEFAULT_MEMORY = 0;
+
+/**
+ * Options of the CUDA provider. TF32 keeps 10 bits of a factor's mantissa, too few for gradients that must agree with
+ * the CPU's; the arena grows by what is asked for.
+ */
+export function cudaOptions({ memoryLimit }: ProviderOptions = {}): Record<string, string> {
+  return {
+    device_id: String(FIRST_CARD),
+    use_tf32: "0",
+    arena_extend_strategy: "kSameAsRequested",
+    ...(memoryLimit !== undefined && { gpu_mem_limit: String(memoryLimit) }),
+  };
+}
+
+/** Lets sessions with `options` compute on a provider. @throws {UserError} when ONNX Runtime cannot load it */
+export function appendProvider(api: OrtApi, options: Pointer, provider: OrtProvider, settings: ProviderOptions): void {
+  if (provider === "cpu") return;
+  try {
+    if (provider === "cuda") appendCuda(api, options, cudaOptions(settings));
+    else api.SessionOptionsAppendExecutionProvider(options, cString("WebGPU"), null, null, 0);
+  } catch (error) {
+    throw new UserError(`ONNX Runtime's ${provider} provider cannot be used here: ${messageOf(error)}; see remat doctor`);
+  }
+}
+
+function appendCuda(api: OrtApi, options: Pointer, entries: Readonly<Record<string, string>>): void {
+  const cuda = created((out) => api.CreateCUDAProviderOptions(out));
+  try {
+    const { keys, values, count } = textPairs(entries);
+    api.UpdateCUDAProviderOptions(cuda, keys, values, count);
+    api.SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda);
+  } finally {
+    api.ReleaseCUDAProviderOptions(cuda);
+  }
+}
+
+let cudaInfo: Pointer | null = null;
+
+/**
+ * Names the card's memory, and gives it one arena for all sessions, which `session.use_env_allocators` makes them use:
+ * the programs of a step run one after the other in the same temporary memory. Once per process.
+ */
+export function openCudaMemory({ api, env }: OrtEnvironment, settings: ProviderOptions): Pointer {
+  if (cudaInfo) return cudaInfo;
+  const info = created((out) => api.CreateMemoryInfo(cString("Cuda"), DEVICE_ALLOCATOR, FIRST_CARD, DEFAULT_MEMORY, out));
+  const { memoryLimit } = settings;
+  const arena = createArenaConfig(api, memoryLimit === undefined ? ARENA : { ...ARENA, max_mem: memoryLimit });
+  try {
+    const { keys, values, count } = textPairs(cudaOptions(settings));
+    api.CreateAndRegisterAllocatorV2(env, cString("CUDAExecutionProvider"), info, arena, keys, values, count);
+  } catch (error) {
+    throw new UserError(`ONNX Runtime's cuda provider cannot be used here: ${messageOf(error)}; see remat doctor`);
+  } finally {
+    api.ReleaseArenaCfg(arena);
+  }
+  cudaInfo = info;
+  return info;
+}
