@@ -25,6 +25,7 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   generate: { summary: "answer the prompts of a file", load: () => import("./generate.ts") },
   eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./eval.ts") },
   merge: { summary: "add an adapter to its base model's weights", load: () => import("./merge.ts") },
+  export: { summary: "write a GGUF file for llama.cpp and Ollama", load: () => import("./export.ts") },
   data: { summary: "check examples, or show how they are tokenized and masked", load: () => import("./data.ts") },
   recipes: { summary: "list the bundled training configurations, or copy one", load: () => import("./recipes.ts") },
   completion: { summary: "completion for bash, zsh or fish", load: () => import("./completion.ts") },

@@ -61,7 +61,8 @@ function publish(draft: string, output: string): void {
   }
 }
 
-function mergedTensors(source: TensorSource, adapter: Adapter, tied: boolean): TensorData[] {
+/** The base model's tensors, in its order and dtypes, with the adapter added when their turn comes. @throws {UserError} */
+export function mergedTensors(source: TensorSource, adapter: Adapter, tied: boolean): TensorData[] {
   for (const name of adapter.modules.keys()) {
     if (source.tensors.has(`${name}.weight`)) continue;
     if (name === "lm_head" && tied) {

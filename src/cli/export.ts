@@ -1,0 +1,72 @@
+import { existsSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { z } from "zod";
+import { UserError } from "../errors.ts";
+import { stopTokens } from "../generate/generate.ts";
+import { exportAdapter } from "../gguf/adapter.ts";
+import { exportModel } from "../gguf/model.ts";
+import { modelfile } from "../gguf/modelfile.ts";
+import { makeFolder, writeTextAtomic } from "../hf/files.ts";
+import { validateConfig } from "./config-file.ts";
+import { describeFlags, parseFlags, suggestion } from "./flags.ts";
+import { openModel } from "./model-flags.ts";
+
+export const flags = z.strictObject({
+  model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
+  adapter: z.string().min(1).optional().describe("PEFT adapter folder: merged in, or with --adapter-only written alone"),
+  out: z.string().min(1).describe("file to write; a Modelfile for Ollama is written beside it"),
+  type: z.enum(["f16", "bf16", "q8_0", "f32"]).default("f16").describe("type of the matrices"),
+  adapterOnly: z.boolean().default(false).describe("write the adapter without its base model"),
+  overwrite: z.boolean().default(false).describe("replace files that are there"),
+});
+
+export const words = ["gguf"];
+
+export function help(): string {
+  return `Writes a model for llama.cpp and Ollama, with its tokenizer and chat template.
+
+Usage: remat export gguf --model DIR [--adapter DIR] --out FILE [--flag value ...]
+
+Try it: ollama create NAME -f Modelfile, in the folder of FILE.
+
+${describeFlags(flags)}`;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const parsed = parseFlags(flags, args);
+  const [format, ...others] = parsed.words;
+  if (format !== "gguf" || others.length > 0) {
+    throw new UserError(
+      format === undefined
+        ? "export needs a format: remat export gguf --model DIR --out FILE"
+        : `export takes one format, gguf, not ${JSON.stringify(parsed.words.join(" "))}${suggestion(format, words)}`,
+    );
+  }
+  const { out, type, adapterOnly, overwrite, ...named } = validateConfig(flags, parsed.values);
+  const companion = join(dirname(out), "Modelfile");
+  for (const path of [out, companion]) {
+    if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
+  }
+  const model = await openModel(named);
+  try {
+    const { config, tokenizer, adapter } = model;
+    if (adapterOnly && adapter === null) throw new UserError("--adapter-only needs --adapter");
+    makeFolder(dirname(out));
+    if (adapterOnly) exportAdapter(out, adapter!, config, type);
+    else exportModel(out, model, type);
+    const ids = stopTokens(config, tokenizer);
+    const stop = [...tokenizer.specialTokens].filter(([, id]) => ids.has(id)).map(([token]) => token);
+    const file = `./${basename(out)}`;
+    const text = adapterOnly ? modelfile(model.folder, file, tokenizer, stop) : modelfile(file, null, tokenizer, stop);
+    writeTextAtomic(companion, text);
+    if (config.slidingWindow !== null) {
+      process.stderr.write(
+        `note: llama.cpp lets every token see the whole text; this model sees ${config.slidingWindow} tokens, so keep to that length\n`,
+      );
+    }
+    console.log(`${out} (${type}${adapterOnly ? ", the adapter alone" : adapter ? ", adapter merged in" : ""}) and ${companion}`);
+  } finally {
+    model.close();
+  }
+  return 0;
+}

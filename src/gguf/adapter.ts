@@ -1,0 +1,41 @@
+import { UserError } from "../errors.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import type { Adapter } from "../hf/peft.ts";
+import { readFloat32 } from "../hf/safetensors.ts";
+import { encode, interleaveRows, typeFor } from "./encode.ts";
+import { architectureOf, checkExportable, ggufModule, interleavedHeads } from "./names.ts";
+import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
+
+/**
+ * Writes an adapter alone, to be used with a GGUF file of its base model. llama.cpp scales a module by alpha / its rank;
+ * a module with another scale gets the rest in B.
+ * @throws {UserError} modules that the format has no place for
+ */
+export function exportAdapter(path: string, adapter: Adapter, config: ModelConfig, type: GgufType): void {
+  checkExportable(config);
+  const alpha = Math.fround(adapter.scale * adapter.rank);
+  const metadata = new Map<string, GgufValue>([
+    ["general.architecture", { text: architectureOf(config) }],
+    ["general.type", { text: "adapter" }],
+    ["adapter.type", { text: "lora" }],
+    ["adapter.lora.alpha", { f32: alpha }],
+  ]);
+  const tensors = [...adapter.modules].flatMap(([module, { a, b, rank, scale }]): GgufTensor[] => {
+    const name = ggufModule(module);
+    if (name === null) throw new UserError(`${adapter.source.path}: module ${module} has no place in a GGUF adapter`);
+    const heads = interleavedHeads(module, config);
+    const rest = (scale * rank) / alpha;
+    const aType = typeFor(type, a.shape);
+    const bType = typeFor(type, b.shape);
+    const aData = () => encode(readFloat32(adapter.source, a.name, a.shape), aType);
+    const bData = () => {
+      const values = readFloat32(adapter.source, b.name, b.shape).map((value) => value * rest);
+      return encode(heads > 0 ? interleaveRows(values, heads, rank) : values, bType);
+    };
+    return [
+      { name: `${name}.weight.lora_a`, type: aType, shape: a.shape, data: aData },
+      { name: `${name}.weight.lora_b`, type: bType, shape: b.shape, data: bData },
+    ];
+  });
+  writeGguf(path, metadata, tensors);
+}

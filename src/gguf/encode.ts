@@ -1,0 +1,55 @@
+import type { Shape } from "../graph/types.ts";
+import { fromFloat32 } from "../hf/halves.ts";
+import { GGUF_TYPES, type GgufType } from "./write.ts";
+
+/** The type that a tensor gets: vectors stay f32, and rows that are no whole blocks go to f16. */
+export function typeFor(wanted: GgufType, shape: Shape): GgufType {
+  if (shape.length < 2) return "f32";
+  return shape.at(-1)! % GGUF_TYPES[wanted].elements === 0 ? wanted : "f16";
+}
+
+export function encode(values: Float32Array, type: GgufType): Uint8Array {
+  return type === "q8_0" ? quantise8(values) : fromFloat32(values, type);
+}
+
+/**
+ * q8_0: blocks of 32 elements, d = greatest |x| / 127 as f16, then q = x / d rounded half away from zero, as i8; x ~ d q.
+ */
+function quantise8(values: Float32Array): Uint8Array {
+  const blocks = values.length / 32;
+  const bytes = new Uint8Array(blocks * 34);
+  const signed = new Int8Array(bytes.buffer);
+  const view = new DataView(bytes.buffer);
+  for (let block = 0; block < blocks; block++) {
+    const from = 32 * block;
+    const to = 34 * block;
+    let greatest = 0;
+    for (let i = 0; i < 32; i++) greatest = Math.max(greatest, Math.abs(values[from + i]!));
+    const d = Math.fround(greatest / 127);
+    const inverse = d === 0 ? 0 : Math.fround(1 / d);
+    view.setFloat16(to, d, true);
+    for (let i = 0; i < 32; i++) {
+      const scaled = Math.fround(values[from + i]! * inverse);
+      signed[to + 2 + i] = Math.sign(scaled) * Math.floor(Math.abs(scaled) + 0.5);
+    }
+  }
+  return bytes;
+}
+
+/**
+ * llama.cpp rotates neighbouring features for the architecture "llama", Hugging Face's Llama rotates feature i with
+ * feature i + dim / 2. So rows of the query and key matrices are reordered in each head: new row 2 i + j is old row
+ * j dim / 2 + i. `values` is [heads * dim, columns].
+ */
+export function interleaveRows(values: Float32Array, heads: number, columns: number): Float32Array {
+  const dim = values.length / columns / heads;
+  const out = new Float32Array(values.length);
+  for (let head = 0; head < heads; head++) {
+    for (let row = 0; row < dim; row++) {
+      const old = (row % 2) * (dim / 2) + Math.floor(row / 2);
+      const from = (head * dim + old) * columns;
+      out.set(values.subarray(from, from + columns), (head * dim + row) * columns);
+    }
+  }
+  return out;
+}

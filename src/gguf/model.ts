@@ -1,0 +1,116 @@
+import { basename, resolve } from "node:path";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { UserError } from "../errors.ts";
+import { elements, type FloatType } from "../graph/types.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import { contextLimit } from "../hf/config.ts";
+import { toFloat32 } from "../hf/halves.ts";
+import { mergedTensors } from "../hf/merge.ts";
+import type { Adapter } from "../hf/peft.ts";
+import { inverseFrequencies } from "../hf/rope.ts";
+import { readBytes, type TensorData, type TensorSource } from "../hf/safetensors.ts";
+import { encode, interleaveRows, typeFor } from "./encode.ts";
+import { architectureOf, checkExportable, ggufModule, interleavedHeads } from "./names.ts";
+import { tokenizerMetadata } from "./tokenizer.ts";
+import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
+
+/** llama.cpp's numbers for "mostly this type". */
+const FILE_TYPES: Readonly<Record<GgufType, number>> = { f32: 0, f16: 1, q8_0: 7, bf16: 32 };
+
+export interface GgufModel {
+  readonly folder: string;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly source: TensorSource;
+  /** Merged in on the way. */
+  readonly adapter: Adapter | null;
+}
+
+/** Writes a model, with its tokenizer and chat template. @throws {UserError} what the format has no place for */
+export function exportModel(path: string, model: GgufModel, type: GgufType): void {
+  checkExportable(model.config);
+  const metadata = new Map([...modelMetadata(model, type), ...tokenizerMetadata(model.tokenizer, model.config)]);
+  writeGguf(path, metadata, modelTensors(model, type));
+}
+
+function modelMetadata({ folder, config }: GgufModel, type: GgufType): Map<string, GgufValue> {
+  const architecture = architectureOf(config);
+  const { scaling, theta } = config.rope;
+  const own: [string, GgufValue][] = [
+    ["block_count", { u32: config.layers }],
+    ["context_length", { u32: contextLimit(config) }],
+    ["embedding_length", { u32: config.hiddenSize }],
+    ["feed_forward_length", { u32: config.intermediateSize }],
+    ["attention.head_count", { u32: config.heads }],
+    ["attention.head_count_kv", { u32: config.kvHeads }],
+    ["attention.key_length", { u32: config.headDim }],
+    ["attention.value_length", { u32: config.headDim }],
+    ["attention.layer_norm_rms_epsilon", { f32: config.rmsNormEps }],
+    ["rope.dimension_count", { u32: config.headDim }],
+    ["rope.freq_base", { f32: theta }],
+    ["vocab_size", { u32: config.vocabSize }],
+  ];
+  if (scaling.type === "linear" || scaling.type === "yarn") {
+    own.push(["rope.scaling.type", { text: scaling.type }], ["rope.scaling.factor", { f32: scaling.factor }]);
+    if (scaling.type === "yarn") own.push(["rope.scaling.original_context_length", { u32: scaling.originalMaxPositions }]);
+  }
+  return new Map<string, GgufValue>([
+    ["general.architecture", { text: architecture }],
+    ["general.type", { text: "model" }],
+    ["general.name", { text: basename(resolve(folder)) }],
+    ["general.file_type", { u32: FILE_TYPES[type] }],
+    ["general.quantization_version", { u32: 2 }],
+    ...own.map(([key, value]): [string, GgufValue] => [`${architecture}.${key}`, value]),
+  ]);
+}
+
+function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): GgufTensor[] {
+  const stored: readonly TensorData[] = adapter
+    ? mergedTensors(source, adapter, config.tieWordEmbeddings)
+    : Array.from(source.tensors.values(), (entry) => ({
+        ...entry,
+        dtype: entry.dtype ?? "u8",
+        data: () => readBytes(source, entry),
+      }));
+  const tensors = stored.flatMap((tensor): GgufTensor[] => {
+    const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(tensor.name) ?? [];
+    if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === "lm_head" && config.tieWordEmbeddings)) return [];
+    const name = module === undefined ? null : ggufModule(module);
+    if (name === null || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
+      throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
+    }
+    const heads = interleavedHeads(module!, config);
+    const to = typeFor(type, tensor.shape);
+    const data = () => {
+      const view = (tensor.data as () => ArrayBufferView)();
+      const values = toFloat32(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), tensor.dtype as FloatType);
+      const columns = elements(tensor.shape.slice(1));
+      return encode(heads > 0 ? interleaveRows(values, heads, columns) : values, to);
+    };
+    return [{ name: `${name}.${kind}`, type: to, shape: tensor.shape, data }];
+  });
+  checkComplete(tensors, config, source);
+  return [...tensors, ...ropeFactors(config)];
+}
+
+function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, source: TensorSource): void {
+  const names = new Set(tensors.map(({ name }) => name));
+  const block = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"];
+  const needed = [
+    "token_embd",
+    "output_norm",
+    ...(config.tieWordEmbeddings ? [] : ["output"]),
+    ...Array.from({ length: config.layers }, (_, layer) => block.map((module) => `blk.${layer}.${module}`)).flat(),
+  ];
+  const missing = needed.find((module) => !names.has(`${module}.weight`));
+  if (missing !== undefined) throw new UserError(`${source.path} holds no tensor for ${missing}.weight; it is not a whole model`);
+}
+
+/** Llama 3's scaling is a tensor: what each frequency is divided by. */
+function ropeFactors(config: ModelConfig): GgufTensor[] {
+  if (config.rope.scaling.type !== "llama3") return [];
+  const scaled = inverseFrequencies(config).inverse;
+  const plain = inverseFrequencies({ ...config, rope: { ...config.rope, scaling: { type: "default" } } }).inverse;
+  const factors = plain.map((value, i) => value / scaled[i]!);
+  return [{ name: "rope_freqs.weight", type: "f32", shape: [factors.length], data: () => encode(factors, "f32") }];
+}

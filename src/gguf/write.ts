@@ -1,0 +1,133 @@
+import { elements, type Shape } from "../graph/types.ts";
+import { fileIo, type FileIo, writeAtomic } from "../hf/files.ts";
+
+/**
+ * GGUF version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, counts, metadata, tensor
+ * directory, padding, tensor data. Little-endian; dimensions are written innermost first.
+ */
+export type GgufType = "f32" | "f16" | "bf16" | "q8_0";
+
+/** Numbers of the types in ggml, and bytes of a block of so many elements. */
+export const GGUF_TYPES: Readonly<Record<GgufType, { readonly id: number; readonly elements: number; readonly bytes: number }>> =
+  {
+    f32: { id: 0, elements: 1, bytes: 4 },
+    f16: { id: 1, elements: 1, bytes: 2 },
+    q8_0: { id: 8, elements: 32, bytes: 34 },
+    bf16: { id: 30, elements: 1, bytes: 2 },
+  };
+
+/** A metadata value; arrays are of texts, or of i32. */
+export type GgufValue =
+  | { readonly u32: number }
+  | { readonly f32: number }
+  | { readonly bool: boolean }
+  | { readonly text: string }
+  | { readonly texts: readonly string[] }
+  | { readonly i32s: readonly number[] };
+
+export interface GgufTensor {
+  readonly name: string;
+  readonly type: GgufType;
+  /** Outermost first, as everywhere here. */
+  readonly shape: Shape;
+  /** Called when its turn comes, so that one tensor is in memory at a time. */
+  readonly data: () => Uint8Array;
+}
+
+const ALIGNMENT = 32;
+const VERSION = 3;
+
+/** Numbers of metadata types. */
+const U32 = 4;
+const I32 = 5;
+const F32 = 6;
+const BOOL = 7;
+const TEXT = 8;
+const ARRAY = 9;
+
+export function tensorBytes({ type, shape }: Pick<GgufTensor, "type" | "shape">): number {
+  const block = GGUF_TYPES[type];
+  return (elements(shape) / block.elements) * block.bytes;
+}
+
+const padded = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+
+/** Writes a file atomically. @throws {UserError} full disk, unwritable folder */
+export function writeGguf(
+  path: string,
+  metadata: ReadonlyMap<string, GgufValue>,
+  tensors: readonly GgufTensor[],
+  io: FileIo = fileIo,
+): void {
+  const header = createBytes();
+  header.raw(Buffer.from("GGUF"));
+  header.u32(VERSION);
+  header.u64(tensors.length);
+  header.u64(metadata.size);
+  for (const [key, value] of metadata) {
+    header.text(key);
+    header.value(value);
+  }
+  let offset = 0;
+  for (const tensor of tensors) {
+    header.text(tensor.name);
+    header.u32(tensor.shape.length);
+    for (const dim of tensor.shape.toReversed()) header.u64(dim);
+    header.u32(GGUF_TYPES[tensor.type].id);
+    header.u64(offset);
+    offset += padded(tensorBytes(tensor));
+  }
+  const directory = header.finish();
+  function* chunks(): Generator<Uint8Array> {
+    yield directory;
+    yield new Uint8Array(padded(directory.length) - directory.length);
+    for (const tensor of tensors) {
+      const data = tensor.data();
+      const bytes = tensorBytes(tensor);
+      if (data.length !== bytes) throw new Error(`${tensor.name}: ${data.length} bytes, expected ${bytes}`);
+      yield data;
+      yield new Uint8Array(padded(bytes) - bytes);
+    }
+  }
+  writeAtomic(path, chunks(), io);
+}
+
+function createBytes() {
+  const parts: Buffer[] = [];
+  const number = (bytes: number, write: (buffer: Buffer) => void) => {
+    const buffer = Buffer.alloc(bytes);
+    write(buffer);
+    parts.push(buffer);
+  };
+  const raw = (bytes: Buffer) => void parts.push(bytes);
+  const u32 = (value: number) => number(4, (buffer) => buffer.writeUInt32LE(value));
+  const u64 = (value: number) => number(8, (buffer) => buffer.writeBigUInt64LE(BigInt(value)));
+  const text = (value: string) => {
+    const bytes = Buffer.from(value);
+    u64(bytes.length);
+    raw(bytes);
+  };
+  const array = <T>(type: number, values: readonly T[], write: (value: T) => void) => {
+    u32(ARRAY);
+    u32(type);
+    u64(values.length);
+    values.forEach((item) => write(item));
+  };
+  const value = (given: GgufValue) => {
+    if ("u32" in given) {
+      u32(U32);
+      u32(given.u32);
+    } else if ("f32" in given) {
+      u32(F32);
+      number(4, (buffer) => buffer.writeFloatLE(given.f32));
+    } else if ("bool" in given) {
+      u32(BOOL);
+      number(1, (buffer) => buffer.writeUInt8(Number(given.bool)));
+    } else if ("text" in given) {
+      u32(TEXT);
+      text(given.text);
+    } else if ("texts" in given) array(TEXT, given.texts, text);
+    else array(I32, given.i32s, (item) => number(4, (buffer) => buffer.writeInt32LE(item)));
+  };
+  return { raw, u32, u64, text, value, finish: () => Buffer.concat(parts) };
+}

@@ -1,0 +1,239 @@
+import { describe, expect, test } from "bun:test";
+import { copyFileSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { encode, interleaveRows, typeFor } from "../../src/gguf/encode.ts";
+import { loadConfig } from "../../src/hf/config.ts";
+import { fromFloat32, toFloat32 } from "../../src/hf/halves.ts";
+import { mergeAdapter } from "../../src/hf/merge.ts";
+import { openAdapter } from "../../src/hf/peft.ts";
+import { openSafetensors, readFloat32 } from "../../src/hf/safetensors.ts";
+import { createRandom } from "../../src/random.ts";
+import { temporaryFolder } from "../hf/temp.ts";
+import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
+import { readGguf } from "../support/gguf.ts";
+import { adapterFolder, FAMILIES, type GoldenFamily, modelFolder, readTensors, relativeError } from "../support/golden.ts";
+
+const folder = temporaryFolder();
+const tokenizers = join(import.meta.dir, "../golden/tokenizers");
+
+/** A family's golden model with a tokenizer, which the fixtures lack. */
+function model(family: GoldenFamily, tokenizer: string): string {
+  const target = copyFolder(modelFolder(family), join(folder, `${family}-${tokenizer}`));
+  for (const file of ["tokenizer.json", "tokenizer_config.json"])
+    copyFileSync(join(tokenizers, tokenizer, file), join(target, file));
+  return target;
+}
+
+let exports = 0;
+async function exported(...args: string[]) {
+  const out = join(folder, `export-${exports++}`, "m.gguf");
+  const { code, stderr } = await remat(["export", "gguf", "--out", out, ...args]);
+  expect(`${code} ${stderr.replace(/^note:.*\n/, "")}`).toBe("0 ");
+  return { file: readGguf(out), modelfile: readFileSync(join(out, "../Modelfile"), "utf8") };
+}
+
+const MODULES: Readonly<Record<string, string>> = {
+  attn_norm: "input_layernorm",
+  ffn_norm: "post_attention_layernorm",
+  attn_q: "self_attn.q_proj",
+  attn_k: "self_attn.k_proj",
+  attn_v: "self_attn.v_proj",
+  attn_output: "self_attn.o_proj",
+  attn_q_norm: "self_attn.q_norm",
+  attn_k_norm: "self_attn.k_norm",
+  ffn_gate: "mlp.gate_proj",
+  ffn_up: "mlp.up_proj",
+  ffn_down: "mlp.down_proj",
+};
+
+/** Hugging Face's name of a GGUF tensor. */
+function originalName(name: string): string {
+  const [, layer, module, kind] = /^blk\.(\d+)\.(\w+)\.(\w+)$/.exec(name) ?? [];
+  if (layer !== undefined) return `model.layers.${layer}.${MODULES[module!]}.${kind}`;
+  return {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+  }[name]!;
+}
+
+/** Undoes the reordering of a head's rows. */
+function separateRows(values: Float32Array, heads: number, columns: number): Float32Array {
+  const dim = values.length / columns / heads;
+  return Float32Array.from(values, (_, i) => {
+    const [row, column] = [Math.floor(i / columns), i % columns];
+    const [head, inside] = [Math.floor(row / dim), row % dim];
+    return values[(head * dim + 2 * (inside % (dim / 2)) + Math.floor(inside / (dim / 2))) * columns + column]!;
+  });
+}
+
+function readModel(path: string): Map<string, Float32Array> {
+  const source = openSafetensors(path);
+  try {
+    return new Map([...source.tensors.values()].map(({ name, shape }) => [name, readFloat32(source, name, shape)]));
+  } finally {
+    source.close();
+  }
+}
+
+describe("a model as GGUF holds the model's tensors", () => {
+  for (const family of FAMILIES) {
+    test(`${family}: all of them, exactly, its settings and its tokenizer`, async () => {
+      const path = model(family, "smollm");
+      const config = loadConfig(path);
+      const { file } = await exported("--model", path, "--type", "f32");
+      const stored = readModel(path);
+      const isLlama = !family.startsWith("qwen");
+      const seen = [...file.tensors].filter(([name]) => name !== "rope_freqs.weight");
+      for (const [name, tensor] of seen) {
+        const original = originalName(name);
+        const expected = stored.get(original)!;
+        const values = tensor.values();
+        const heads = /attn_q\.|attn_k\./.test(name) && isLlama ? (name.includes("attn_q") ? config.heads : config.kvHeads) : 0;
+        const columns = tensor.shape[1] ?? 1;
+        expect(`${name} ${relativeError(heads ? separateRows(values, heads, columns) : values, expected)}`).toBe(`${name} 0`);
+        expect(tensor.offset % 32).toBe(0);
+      }
+      expect(seen.length).toBe(stored.size - Number(config.tieWordEmbeddings && stored.has("lm_head.weight")));
+      const architecture = isLlama ? "llama" : family;
+      const { metadata } = file;
+      expect(metadata.get("general.architecture")).toBe(architecture);
+      expect(metadata.get(`${architecture}.block_count`)).toBe(config.layers);
+      expect(metadata.get(`${architecture}.attention.head_count_kv`)).toBe(config.kvHeads);
+      expect(metadata.get(`${architecture}.attention.key_length`)).toBe(config.headDim);
+      expect(metadata.get(`${architecture}.rope.freq_base`)).toBe(Math.fround(config.rope.theta));
+      expect(metadata.get("tokenizer.ggml.pre")).toBe("smollm");
+      expect((metadata.get("tokenizer.ggml.tokens") as string[]).length).toBe(config.vocabSize);
+    });
+  }
+
+  test("Llama 3's rope scaling is a tensor of divisors, 1 for the fastest wave", async () => {
+    const { file } = await exported("--model", model("llama", "llama3"), "--type", "f32");
+    const factors = file.tensors.get("rope_freqs.weight")!.values();
+    const { scaling } = loadConfig(modelFolder("llama")).rope;
+    if (scaling.type !== "llama3") throw new Error("the fixture has another scaling");
+    expect(factors[0]).toBe(1);
+    expect(Math.max(...factors)).toBeLessThanOrEqual(scaling.factor * (1 + 1e-6));
+    expect(Array.from(factors).sort((a, b) => a - b)).toEqual([...factors]);
+  });
+
+  test("tokenizers are named, others refused", async () => {
+    for (const [tokenizer, name] of [
+      ["llama3", "llama-bpe"],
+      ["qwen", "qwen2"],
+    ] as const) {
+      const { file } = await exported("--model", model("smollm2", tokenizer), "--type", "f16");
+      expect(file.metadata.get("tokenizer.ggml.pre")).toBe(name);
+      expect(file.metadata.get("tokenizer.ggml.add_bos_token")).toBe(tokenizer === "llama3");
+    }
+    const { code, stderr } = await remat([
+      "export",
+      "gguf",
+      "--model",
+      model("mistral", "mistral"),
+      "--out",
+      join(folder, "no", "m.gguf"),
+    ]);
+    expect(code).toBe(2);
+    expect(stderr).toContain("only byte-level BPE tokenizers");
+  });
+});
+
+describe("types", () => {
+  const tiny = writeTinyModel(join(folder, "tiny"));
+
+  test("matrices round once to f16 and bf16, and to q8_0 within 1/2 of a step of 1/127 of the block's greatest", async () => {
+    const stored = readModel(tiny);
+    for (const type of ["f16", "bf16", "q8_0"] as const) {
+      const { file } = await exported("--model", tiny, "--type", type);
+      const expected = stored.get("model.layers.1.mlp.up_proj.weight")!;
+      const values = file.tensors.get("blk.1.ffn_up.weight")!.values();
+      if (type !== "q8_0") expect(values).toEqual(toFloat32(fromFloat32(expected, type), type));
+      else {
+        for (let block = 0; block < values.length; block += 32) {
+          const part = expected.subarray(block, block + 32);
+          const step = Math.max(...part.map(Math.abs)) / 127;
+          // The step is kept as f16, 11 bits.
+          part.forEach((value, i) => expect(Math.abs(values[block + i]! - value)).toBeLessThanOrEqual(step * (0.5 + 127 / 2048)));
+        }
+      }
+      expect(file.tensors.get("output_norm.weight")!.type).toBe(0);
+      // Rows of 48 are no whole blocks.
+      expect(file.tensors.get("blk.0.ffn_down.weight")!.type).toBe(type === "bf16" ? 30 : 1);
+      expect(file.tensors.has("output.weight")).toBe(false);
+    }
+    expect(typeFor("q8_0", [4, 32])).toBe("q8_0");
+    expect([
+      ...new Int8Array(
+        encode(
+          Float32Array.from({ length: 32 }, (_, i) => [127, -127, 0.5, -0.5, 2.4][i % 5]!),
+          "q8_0",
+        ).buffer,
+      ).slice(2, 7),
+    ]).toEqual([127, -127, 1, -1, 2]);
+  });
+
+  test("the Modelfile has the chat template and the ends of turns", async () => {
+    const { modelfile, file } = await exported("--model", tiny);
+    expect(modelfile).toContain("FROM ./m.gguf\n");
+    expect(modelfile).toContain('TEMPLATE """{{- range .Messages }}<|im_start|>{{ .Role }}\n');
+    expect(modelfile).toContain('PARAMETER stop "<|im_end|>"');
+    expect(file.metadata.get("tokenizer.chat_template")).toContain("<|im_start|>");
+    expect(file.metadata.get("tokenizer.ggml.eos_token_id")).toBe(2);
+  });
+});
+
+describe("adapters", () => {
+  test("merged in: the tensors of the merged model", async () => {
+    const path = model("llama", "smollm");
+    const merged = join(folder, "merged");
+    mergeAdapter({ base: path, adapter: adapterFolder("llama"), output: merged });
+    const whole = await exported("--model", merged, "--type", "f32");
+    const onTheWay = await exported("--model", path, "--adapter", adapterFolder("llama"), "--type", "f32");
+    for (const [name, tensor] of whole.file.tensors) expect(onTheWay.file.tensors.get(name)!.values()).toEqual(tensor.values());
+  });
+
+  test("alone: alpha / rank times B A is the update, rows reordered as the base's", async () => {
+    const path = model("llama", "qwen");
+    const { file, modelfile } = await exported(
+      "--model",
+      path,
+      "--adapter",
+      adapterFolder("llama"),
+      "--adapter-only",
+      "--type",
+      "f32",
+    );
+    const config = loadConfig(path);
+    const adapter = openAdapter(adapterFolder("llama"));
+    adapter.source.close();
+    const tensors = readTensors(join(adapterFolder("llama"), "adapter_model.safetensors"));
+    expect(file.metadata.get("general.type")).toBe("adapter");
+    expect((file.metadata.get("adapter.lora.alpha") as number) / adapter.rank).toBeCloseTo(adapter.scale, 6);
+    expect(file.tensors.size).toBe(2 * adapter.modules.size);
+    for (const [module, { rank }] of adapter.modules) {
+      const [, layer, inner] = /^model\.layers\.(\d+)\.(.+)$/.exec(module)!;
+      const name = `blk.${layer}.${Object.entries(MODULES).find(([, original]) => original === inner)![0]}.weight`;
+      const [a, b] = [file.tensors.get(`${name}.lora_a`)!, file.tensors.get(`${name}.lora_b`)!];
+      expect(a.shape[0]).toBe(rank);
+      expect(a.values()).toEqual(tensors.get(`base_model.model.${module}.lora_A.weight`)!);
+      const expected = tensors.get(`base_model.model.${module}.lora_B.weight`)!;
+      const heads = inner === "self_attn.q_proj" ? config.heads : inner === "self_attn.k_proj" ? config.kvHeads : 0;
+      expect(heads ? separateRows(b.values(), heads, rank) : b.values()).toEqual(expected);
+    }
+    expect(modelfile).toContain("ADAPTER ./m.gguf");
+  });
+});
+
+test("reordering of rows: features i and i + dim / 2 become neighbours", () => {
+  expect([
+    ...interleaveRows(
+      Float32Array.from({ length: 12 }, (_, i) => i),
+      2,
+      1,
+    ),
+  ]).toEqual([0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+  const random = createRandom(3);
+  const values = Float32Array.from({ length: 4 * 6 * 5 }, () => random.uniform());
+  expect(separateRows(interleaveRows(values, 4, 5), 4, 5)).toEqual(values);
+});
