@@ -71,3 +71,8 @@ export function formatDuration(seconds: number): string {
   if (hours > 0) return `${hours} h ${String(minutes).padStart(2, "0")} min`;
   return minutes > 0 ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
 }
+
+/** What ONNX Runtime took for itself, which no plan knows; empty where there is none. */
+export function temporaryText(bytes: number): string {
+  return bytes === 0 ? "" : ` and ${formatBytes(bytes)} of ONNX Runtime's temporary memory, which is not predicted`;
+}

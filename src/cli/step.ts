@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { openDevice } from "../device.ts";
 import { UserError } from "../errors.ts";
 import { loadConfig } from "../hf/config.ts";
 import { resolveModel } from "../hf/hub.ts";
@@ -9,12 +10,12 @@ import { readTensor } from "../runtime/resident.ts";
 import { loraScale, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { formatBytes } from "../train/memory.ts";
-import { executorOptions, strategyOf } from "../train/session.ts";
+import { strategyOf } from "../train/session.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
-import { createWasmExecutor } from "../wasm/executor.ts";
 import { validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
+import { temporaryText } from "./progress.ts";
 
 const schema = trainConfigSchema
   .pick({
@@ -27,6 +28,7 @@ const schema = trainConfigSchema
     seed: true,
     gradientCheckpointing: true,
     strategy: true,
+    device: true,
     threads: true,
     matmul: true,
   })
@@ -61,7 +63,9 @@ export async function run(args: readonly string[]): Promise<number> {
   const adapter = config.adapter === undefined ? null : readAdapter(config.adapter);
   if (adapter && config.method !== "lora") throw new UserError(`--adapter needs --method lora, got ${config.method}`);
   const source = openSafetensors(folder);
-  const executor = await createWasmExecutor(executorOptions(config));
+  const device = await openDevice(config);
+  const { executor } = device;
+  if (device.notice !== null) process.stderr.write(`${device.notice}\n`);
   try {
     const lora: Tuning = adapter
       ? { method: "lora", rank: adapter.rank, scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) }
@@ -90,10 +94,10 @@ export async function run(args: readonly string[]): Promise<number> {
     writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
     console.log(
       `loss ${loss.toFixed(6)} over ${batch.labelled} tokens; ${gradients.length} gradients in ${config.out}; ` +
-        `peak memory predicted ${formatBytes(engine.predicted.peak)}, measured ${formatBytes(engine.measuredPeak)}`,
+        `peak memory predicted ${formatBytes(engine.predicted.peak)}, measured ${formatBytes(engine.measuredPeak)}${temporaryText(device.temporary())}`,
     );
   } finally {
-    executor.close();
+    device.close();
     source.close();
     adapter?.source.close();
   }

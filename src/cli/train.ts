@@ -1,4 +1,5 @@
 import { join, relative } from "node:path";
+import { type Device, openDevice } from "../device.ts";
 import type { SamplePart } from "../data/sample.ts";
 import { writeTextAtomic } from "../hf/files.ts";
 import { type HubProgress, resolveModel } from "../hf/hub.ts";
@@ -8,12 +9,11 @@ import { fingerprint, type TrainConfig, trainConfigSchema } from "../train/confi
 import { exportTrained } from "../train/export.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
-import { createSession, executorOptions, readInputs, type Session } from "../train/session.ts";
+import { createSession, readInputs, type Session } from "../train/session.ts";
 import { type TrainingEvents, trainLoop } from "../train/trainer.ts";
-import { createWasmExecutor, type WasmExecutor } from "../wasm/executor.ts";
 import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
-import { createProgress, formatDuration, type Progress } from "./progress.ts";
+import { createProgress, formatDuration, type Progress, temporaryText } from "./progress.ts";
 import { UserError } from "../errors.ts";
 
 const RECIPES = join(import.meta.dir, "../../recipes");
@@ -39,17 +39,17 @@ export async function run(args: readonly string[]): Promise<number> {
   const progress = createProgress();
   checkRunFolder(config.output, config);
   const inputs = readInputs(config, await resolveModel(config.model, { onProgress: showDownload(progress) }));
-  const executor = await createWasmExecutor(executorOptions(config));
+  const device = await openDevice(config);
   try {
-    const session = createSession(executor, inputs);
+    const session = createSession(device.executor, inputs);
     // Only now that nothing can be refused any more is something written.
     const folder = prepareRunFolder(config.output, config.resume);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
-    describe(session, executor, file, progress);
+    describe(session, device, file, progress);
     writeSegmentModels(join(folder, RUN_FILES.segments), session.engine.segments);
-    await runSession(session, folder, progress);
+    await runSession(session, device, folder, progress);
   } finally {
-    executor.close();
+    device.close();
     inputs.source.close();
   }
   return 0;
@@ -78,7 +78,7 @@ function showDownload(progress: Progress): (state: HubProgress) => void {
 }
 
 /** What is about to be trained, before the first step. */
-function describe(session: Session, { threads, matmul }: WasmExecutor, file: string | undefined, progress: Progress): void {
+function describe(session: Session, { description, notice }: Device, file: string | undefined, progress: Progress): void {
   const { engine, inputs, parameters } = session;
   const { config, model, train, valid } = inputs;
   const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);
@@ -88,8 +88,8 @@ function describe(session: Session, { threads, matmul }: WasmExecutor, file: str
     `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)`,
     `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${valid ? `; ${valid.count} held out` : ""}`,
     `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,
-    `threads         ${threads}`,
-    `matrix products ${matmul.name} (${matmul.reason})`,
+    `device          ${description}`,
+    ...(notice === null ? [] : [`                ${notice}`]),
     `first example   ${session.shownSample().map(markPart).join("")}`,
   ];
   for (const line of lines) progress.say(line);
@@ -109,7 +109,7 @@ function markPart(part: SamplePart): string {
   return part.trained ? text : `[${text}]`;
 }
 
-async function runSession(session: Session, folder: string, progress: Progress): Promise<void> {
+async function runSession(session: Session, device: Device, folder: string, progress: Progress): Promise<void> {
   const { engine, data, inputs } = session;
   const { config } = inputs;
   const checkpoints = createCheckpoints(folder, engine.executor, engine.resident.trainable, {
@@ -135,11 +135,12 @@ async function runSession(session: Session, folder: string, progress: Progress):
       step(step) {
         const current = step.tokens / step.seconds;
         speed = step.step === 1 ? current : 0.9 * speed + 0.1 * current;
-        metrics.write({ type: "step", ...step, memory: engine.measuredPeak });
+        const memory = engine.measuredPeak + device.temporary();
+        metrics.write({ type: "step", ...step, memory });
         progress.step({
           ...step,
           tokensPerSecond: speed,
-          memory: engine.measuredPeak,
+          memory,
           secondsLeft: ((performance.now() - begin) / 1000 / (step.step - start.step)) * (step.steps - step.step),
         });
       },
@@ -167,7 +168,7 @@ async function runSession(session: Session, folder: string, progress: Progress):
   const { predicted, withoutCheckpointing, measuredPeak } = engine;
   const rss = process.resourceUsage().maxRSS * 1024;
   progress.say(
-    `peak memory     predicted ${formatBytes(predicted.peak)}, measured ${formatBytes(measuredPeak)}, ` +
+    `peak memory     predicted ${formatBytes(predicted.peak)}, measured ${formatBytes(measuredPeak)}${temporaryText(device.temporary())}, ` +
       `without gradient checkpointing ${formatBytes(withoutCheckpointing.peak)}; process ${formatBytes(rss)}`,
   );
   progress.say(`time            ${formatDuration((performance.now() - begin) / 1000)}`);

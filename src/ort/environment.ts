@@ -46,6 +46,10 @@ export function createArenaConfig(api: OrtApi, entries: Readonly<Record<string, 
   return created((out) => api.CreateArenaCfgV2(keys, values, values.length, out));
 }
 
+export function loadSession({ api, env }: OrtEnvironment, model: Uint8Array, options: Pointer): Pointer {
+  return created((out) => api.CreateSessionFromArray(env, model, model.length, options, out));
+}
+
 export interface ArenaStats {
   /** Bytes that the arena has taken from the system. */
   readonly total: number;

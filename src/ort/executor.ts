@@ -4,10 +4,11 @@ import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { writeModel } from "../onnx/write.ts";
 import { type Address, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
-import { type ArenaStats, arenaStats, LOG_ERRORS, openEnvironment } from "./environment.ts";
+import { type ArenaStats, arenaStats, loadSession, LOG_ERRORS, openEnvironment } from "./environment.ts";
 import { cString, created, type OrtApi } from "./library.ts";
+import { copyModel } from "./copy-models.ts";
 import { copiedMemory, hostMemory } from "./memory.ts";
-import { appendProvider, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
+import { appendProvider, explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
 
 export interface OrtExecutorOptions extends ProviderOptions {
   /** Threads of a kernel on the CPU, this one included; by default one per core. */
@@ -46,12 +47,17 @@ const NO_OPTIMIZATION = 0;
 export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor {
   const { threads = availableParallelism(), provider = "cpu" } = options;
   const environment = openEnvironment();
-  const { api, env } = environment;
+  const { api } = environment;
   const sessionOptions = createSessionOptions(api, threads);
-  appendProvider(api, sessionOptions, provider, options);
-  const isDevice = provider === "cuda";
-  const info = isDevice ? openCudaMemory(environment, options) : environment.memoryInfo;
-  const memory = isDevice || options.copies ? copiedMemory(environment, sessionOptions, info) : hostMemory(environment);
+  const { memory, info } = explainFailure(provider, () => {
+    appendProvider(api, sessionOptions, provider, options);
+    const isDevice = provider === "cuda";
+    const info = isDevice ? openCudaMemory(environment, options) : environment.memoryInfo;
+    if (isDevice || options.copies) return { memory: copiedMemory(environment, sessionOptions, info), info };
+    // A provider may load its device with the first session.
+    if (provider !== "cpu") api.ReleaseSession(loadSession(environment, copyModel(), sessionOptions));
+    return { memory: hostMemory(environment), info };
+  });
   const runOptions = created((out) => api.CreateRunOptions(out));
   const sessions: Pointer[] = [];
   const bindings: Pointer[] = [];
@@ -65,7 +71,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     },
     prepare(graph: Graph): OrtProgram {
       const model = writeModel(graph);
-      const session = created((out) => api.CreateSessionFromArray(env, model, model.length, sessionOptions, out));
+      const session = loadSession(environment, model, sessionOptions);
       sessions.push(session);
       return { graph, workspace: 0, session };
     },

@@ -1,7 +1,7 @@
 import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { type Address, align, ALIGNMENT } from "../runtime/executor.ts";
 import { UserError } from "../errors.ts";
-import type { OrtEnvironment } from "./environment.ts";
+import { loadSession, type OrtEnvironment } from "./environment.ts";
 import { cString, created } from "./library.ts";
 import { copyModel, zeroModel } from "./copy-models.ts";
 
@@ -61,11 +61,10 @@ const UINT8 = 2;
  * out and to zero by tiny models whose inputs and outputs are bound to where they come from and go to.
  */
 export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointer, info: Pointer): OrtMemory {
-  const { api, env, memoryInfo: host } = environment;
+  const { api, memoryInfo: host } = environment;
   const runOptions = created((out) => api.CreateRunOptions(out));
-  const load = (model: Uint8Array) => created((out) => api.CreateSessionFromArray(env, model, model.length, sessionOptions, out));
-  const copySession = load(copyModel());
-  const zeroSession = load(zeroModel());
+  const copySession = loadSession(environment, copyModel(), sessionOptions);
+  const zeroSession = loadSession(environment, zeroModel(), sessionOptions);
   const allocator = created((out) => api.CreateAllocator(copySession, info, out));
   const blocks = createBlocks(environment, allocator);
 

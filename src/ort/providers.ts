@@ -29,14 +29,26 @@ export function cudaOptions({ memoryLimit }: ProviderOptions = {}): Record<strin
   };
 }
 
-/** Lets sessions with `options` compute on a provider. @throws {UserError} when ONNX Runtime cannot load it */
+/** Lets sessions with `options` compute on a provider. */
 export function appendProvider(api: OrtApi, options: Pointer, provider: OrtProvider, settings: ProviderOptions): void {
-  if (provider === "cpu") return;
+  if (provider === "cuda") appendCuda(api, options, cudaOptions(settings));
+  if (provider === "webgpu") api.SessionOptionsAppendExecutionProvider(options, cString("WebGPU"), null, null, 0);
+}
+
+/** A message of ONNX Runtime without the place in its source, which comes first. */
+function withoutSource(message: string): string {
+  return message.replace(/^ONNX Runtime, \w+: \/.*?(\[ONNXRuntimeError\] : \d+ : \w+ : |was false\. )/s, "").trim();
+}
+
+/** Opens a provider. @throws {UserError} when ONNX Runtime cannot, with its reason */
+export function explainFailure<T>(provider: OrtProvider, open: () => T): T {
   try {
-    if (provider === "cuda") appendCuda(api, options, cudaOptions(settings));
-    else api.SessionOptionsAppendExecutionProvider(options, cString("WebGPU"), null, null, 0);
+    return open();
   } catch (error) {
-    throw new UserError(`ONNX Runtime's ${provider} provider cannot be used here: ${messageOf(error)}; see remat doctor`);
+    if (provider === "cpu" || error instanceof UserError) throw error;
+    throw new UserError(
+      `ONNX Runtime's ${provider} provider cannot be used here: ${withoutSource(messageOf(error))}; see remat doctor`,
+    );
   }
 }
 
@@ -65,8 +77,6 @@ export function openCudaMemory({ api, env }: OrtEnvironment, settings: ProviderO
   try {
     const { keys, values, count } = textPairs(cudaOptions(settings));
     api.CreateAndRegisterAllocatorV2(env, cString("CUDAExecutionProvider"), info, arena, keys, values, count);
-  } catch (error) {
-    throw new UserError(`ONNX Runtime's cuda provider cannot be used here: ${messageOf(error)}; see remat doctor`);
   } finally {
     api.ReleaseArenaCfg(arena);
   }

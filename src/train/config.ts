@@ -9,6 +9,7 @@ const positive = z.number().positive();
 const count = z.number().int().min(1);
 
 export const STRATEGIES = ["per-segment", "sqrt", "off"] as const;
+export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const;
 export const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
@@ -52,6 +53,10 @@ export const trainConfigSchema = z.strictObject({
 
   gradientCheckpointing: z.boolean().default(true).describe("keep few activations and replay the forward in the backward pass"),
   strategy: z.enum(STRATEGIES).default("per-segment").describe("which activations are kept while gradient checkpointing is on"),
+  device: z
+    .enum(DEVICES)
+    .default("auto")
+    .describe("what computes: auto|wasm|ort-cpu|cuda|webgpu; auto: cuda where all that it needs is installed, else wasm"),
   threads: count.max(64).optional().describe("CPU threads (default: all cores)"),
   matmul: z
     .enum(MATMUL_CHOICES)

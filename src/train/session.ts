@@ -18,7 +18,6 @@ import { generateGreedy } from "./generate.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
 import { initialiseAdapter } from "./weights.ts";
-import type { WasmExecutorOptions } from "../wasm/executor.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
 export interface Inputs {
@@ -76,11 +75,6 @@ export function tuningOf(config: TrainConfig): Tuning {
     dropout: config.dropout,
     targets: new Set(config.targets),
   };
-}
-
-/** What the command line says about the WebAssembly executor. */
-export function executorOptions(config: Pick<TrainConfig, "threads" | "matmul">): WasmExecutorOptions {
-  return { matmul: config.matmul, ...(config.threads !== undefined && { threads: config.threads }) };
 }
 
 /** `--no-gradient-checkpointing` overrides the strategy: every tape is kept. */

@@ -1,0 +1,113 @@
+/**
+ * The one place that knows all executors: makes the one for `--device`.
+ */
+import { UserError } from "./errors.ts";
+import type { Executor } from "./runtime/executor.ts";
+import type { TrainConfig } from "./train/config.ts";
+import type { MatmulChoice } from "./wasm/matmul.ts";
+
+export type DeviceName = TrainConfig["device"];
+
+export interface DeviceOptions {
+  readonly device: DeviceName;
+  /** CPU threads; by default one per core. */
+  readonly threads?: number | undefined;
+  /** What computes large matrix products on `wasm`; `auto` by default. */
+  readonly matmul?: MatmulChoice | undefined;
+}
+
+/** An executor, and what the user should know about it. */
+export interface Device {
+  readonly name: Exclude<DeviceName, "auto">;
+  readonly executor: Executor;
+  /** What computes: library, threads. */
+  readonly description: string;
+  /** Why it is not the device that the user may expect; said once. */
+  readonly notice: string | null;
+  /**
+   * Most bytes of temporary memory so far that are not part of the runtime's workspace: ONNX Runtime takes them from its
+   * own arena, which cannot be planned. 0 on `wasm`.
+   */
+  temporary(): number;
+  close(): void;
+}
+
+/**
+ * Opens a device. `auto` is CUDA when all that it needs is there and loads, else WebAssembly.
+ * @throws {UserError} a device that cannot be used here, with what is missing
+ */
+export async function openDevice(options: DeviceOptions): Promise<Device> {
+  switch (options.device) {
+    case "auto":
+      return openAuto(options);
+    case "wasm":
+      return openWasm(options, null);
+    case "ort-cpu":
+      return openOrt(options, "ort-cpu");
+    case "webgpu":
+      return openOrt(options, "webgpu");
+    case "cuda": {
+      const { describeMissing, findCuda } = await import("./ort/cuda.ts");
+      const { missing } = findCuda();
+      if (missing.length > 0)
+        throw new UserError(
+          `--device cuda cannot be used here:\n${missing.map((entry) => `- ${describeMissing(entry)}`).join("\n")}`,
+        );
+      return openOrt(options, "cuda");
+    }
+  }
+}
+
+async function openAuto(options: DeviceOptions): Promise<Device> {
+  const { findCuda, isHalfInstalled } = await import("./ort/cuda.ts");
+  let state: ReturnType<typeof findCuda>;
+  try {
+    state = findCuda();
+  } catch {
+    // Without ONNX Runtime there is no CUDA either.
+    return openWasm(options, null);
+  }
+  if (isHalfInstalled(state)) {
+    const missing = state.missing.map(({ what }) => what).join(", ");
+    return openWasm(options, `CUDA is not used, because this is missing: ${missing}; see remat doctor`);
+  }
+  if (state.missing.length > 0) return openWasm(options, null);
+  try {
+    return await openOrt(options, "cuda");
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return openWasm(options, error.message);
+  }
+}
+
+async function openWasm({ threads, matmul = "auto" }: DeviceOptions, notice: string | null): Promise<Device> {
+  const { createWasmExecutor } = await import("./wasm/executor.ts");
+  const executor = await createWasmExecutor({ matmul, ...(threads !== undefined && { threads }) });
+  const products = `matrix products ${executor.matmul.name} (${executor.matmul.reason})`;
+  return {
+    name: "wasm",
+    executor,
+    description: `wasm, ${threadsText(executor)}, ${products}`,
+    notice,
+    temporary: () => 0,
+    close: () => executor.close(),
+  };
+}
+
+async function openOrt({ threads }: DeviceOptions, name: "ort-cpu" | "cuda" | "webgpu"): Promise<Device> {
+  const [{ createOrtExecutor }, { loadOrt }] = await Promise.all([import("./ort/executor.ts"), import("./ort/library.ts")]);
+  const provider = name === "ort-cpu" ? "cpu" : name;
+  const executor = createOrtExecutor({ provider, ...(threads !== undefined && { threads }) });
+  return {
+    name,
+    executor,
+    description: `${name}, ONNX Runtime ${loadOrt().version}${name === "ort-cpu" ? `, ${threadsText(executor)}` : ""}`,
+    notice: null,
+    temporary: () => executor.temporary(),
+    close: () => executor.close(),
+  };
+}
+
+function threadsText({ threads }: Executor): string {
+  return `${threads} thread${threads === 1 ? "" : "s"}`;
+}

@@ -1,0 +1,115 @@
+import { describe, expect, test } from "bun:test";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { findCuda } from "../../src/ort/cuda.ts";
+import { openSafetensors, readFloat32, type TensorData, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { temporaryFolder } from "../hf/temp.ts";
+import { remat, writeTinyModel } from "../support/cli.ts";
+import { expectWithin, relativeError } from "../support/ops.ts";
+
+const folder = temporaryFolder();
+const model = writeTinyModel(join(folder, "model"));
+const data = join(folder, "train.jsonl");
+const words = ["king", "house", "water", "tree", "sword", "bread", "stone", "night"];
+writeFileSync(
+  data,
+  words.map((word) => `${JSON.stringify({ text: `A ${word} is a thing that is called ${word}.` })}\n`).join(""),
+);
+writeFileSync(join(folder, "valid.jsonl"), `${JSON.stringify({ text: "A lamp is a thing that is called lamp." })}\n`);
+
+let runs = 0;
+async function train(device: string, ...flags: string[]) {
+  const output = join(folder, `run-${runs++}`);
+  const common = ["--model", model, "--data", data, "--output", output, "--threads", "1", "--sequence-length", "48"];
+  const { code, stderr } = await remat(["train", ...common, "--learning-rate", "1e-2", "--device", device, ...flags]);
+  if (code !== 0) return { code, stderr, output, losses: [], memory: [] };
+  const metrics = readFileSync(join(output, "metrics.jsonl"), "utf8").trim().split("\n");
+  const records = metrics.map((line) => JSON.parse(line) as { loss: number; memory?: number });
+  return { code, stderr, output, losses: records.map(({ loss }) => loss), memory: records.flatMap(({ memory }) => memory ?? []) };
+}
+
+describe("--device", () => {
+  test.each([
+    ["LoRA", ["--method", "lora", "--dropout", "0.1"]],
+    ["full tuning", ["--method", "full"]],
+  ])("ort-cpu, %s: a whole run with evaluation and samples has the loss curve of wasm within 1e-3", async (_, flags) => {
+    const [wasm, ort] = [await train("wasm", "--steps", "12", ...flags), await train("ort-cpu", "--steps", "12", ...flags)];
+    expect([wasm.code, ort.code]).toEqual([0, 0]);
+    expect(ort.losses).toHaveLength(14);
+    ort.losses.forEach((loss, i) => expect(Math.abs(loss - wasm.losses[i]!)).toBeLessThan(1e-3));
+    expect(ort.losses.at(-1)!).toBeLessThan(ort.losses[0]!);
+    expect(ort.stderr).toMatch(/device +ort-cpu, ONNX Runtime [\d.]+, 1 thread\n/);
+    expect(wasm.stderr).toMatch(/device +wasm, 1 thread, matrix products (native|wasm) \(.*\)\n/);
+    // Temporary memory is in what is measured, and said to be outside of the prediction.
+    expect(ort.stderr).toMatch(
+      /peak memory +predicted [\d.]+ \w+, measured [\d.]+ \w+ and [\d.]+ \w+ of ONNX Runtime's temporary memory, which is not predicted/,
+    );
+    expect(wasm.stderr).toMatch(/measured [\d.]+ \w+, without/);
+    expect(Math.max(...ort.memory)).toBe(ort.memory.at(-1)!);
+  });
+
+  test("a run on one device goes on on another", async () => {
+    const { output, code } = await train("wasm", "--steps", "4", "--save-every", "2", "--keep", "2");
+    expect(code).toBe(0);
+    rmSync(join(output, "checkpoints", "step-00000004"), { recursive: true });
+    const common = ["--model", model, "--data", data, "--output", output, "--threads", "1", "--sequence-length", "48"];
+    const flags = ["--learning-rate", "1e-2", "--steps", "4", "--save-every", "2", "--resume", "--device", "ort-cpu"];
+    const resumed = await remat(["train", ...common, ...flags]);
+    expect(resumed.stderr).toMatch(/resumed +after step 2\n/);
+    expect(resumed.code).toBe(0);
+  });
+
+  test("step: the same loss and gradients within 1e-4", async () => {
+    const batch = join(folder, "batch.safetensors");
+    const ids = BigInt64Array.from({ length: 24 }, (_, i) => BigInt(3 + ((i * 37) % 900)));
+    const tensor = (name: string): TensorData => ({ name, dtype: "i64", shape: [2, 12], data: ids });
+    writeSafetensors(batch, [tensor("input_ids"), tensor("labels")]);
+    const gradients = async (device: string) => {
+      const out = join(folder, `${device}.safetensors`);
+      const { code } = await remat([
+        "step",
+        "--model",
+        model,
+        "--method",
+        "full",
+        "--batch",
+        batch,
+        "--out",
+        out,
+        "--device",
+        device,
+      ]);
+      expect(code).toBe(0);
+      const source = openSafetensors(out);
+      const tensors = [...source.tensors.values()].map(({ name, shape }) => [name, readFloat32(source, name, shape)] as const);
+      source.close();
+      return new Map(tensors);
+    };
+    const expected = await gradients("wasm");
+    const actual = await gradients("ort-cpu");
+    expect([...actual.keys()]).toEqual([...expected.keys()]);
+    for (const [name, values] of actual) expectWithin(name, relativeError(values, expected.get(name)!), 1e-4);
+  });
+
+  test("cuda where something is missing: one error that names each thing; auto then takes wasm", async () => {
+    const { missing } = findCuda();
+    const cuda = await train("cuda", "--steps", "1");
+    if (missing.length === 0) return expect(cuda.code).toBe(0);
+    expect(cuda.code).toBe(2);
+    expect(cuda.stderr).toStartWith("remat: --device cuda cannot be used here:\n");
+    for (const { what, get } of missing) {
+      expect(cuda.stderr).toContain(`- ${what} is missing`);
+      expect(cuda.stderr).toContain(get);
+    }
+    expect(cuda.stderr).not.toMatch(/\n\s+at /);
+    expect(existsSync(cuda.output)).toBe(false);
+    const auto = await train("auto", "--steps", "1");
+    expect(auto.stderr).toMatch(/device +wasm/);
+  });
+
+  test("an unknown device names those that there are", async () => {
+    const { code, stderr } = await train("gpu");
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/device.*auto.*wasm.*ort-cpu.*cuda.*webgpu/s);
+  });
+});

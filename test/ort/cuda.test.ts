@@ -1,0 +1,98 @@
+import { describe, expect, test } from "bun:test";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createOrtExecutor } from "../../src/ort/executor.ts";
+import { type CudaSearch, describeMissing, findCuda, isHalfInstalled, PROVIDER_FILES } from "../../src/ort/cuda.ts";
+import { cudaOptions } from "../../src/ort/providers.ts";
+import { temporaryFolder, userError } from "../hf/temp.ts";
+
+const NVIDIA = ["libcuda.so.1", "libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10"];
+
+/** A machine with the given libraries in the system's folders, ONNX Runtime's files in `folder`. */
+function machine(libraries: readonly string[], files: readonly string[], overrides: Partial<CudaSearch> = {}): CudaSearch {
+  const folder = temporaryFolder();
+  for (const file of files) writeFileSync(join(folder, file), "");
+  return {
+    platform: "linux x64",
+    folder,
+    folders: [],
+    load: (library) => (libraries.includes(library) ? null : "not found"),
+    driver: () => ({ cards: 1, version: 13_000 }),
+    ...overrides,
+  };
+}
+
+describe("looking for CUDA", () => {
+  test("everything is there: nothing is missing, with or without cuDNN", () => {
+    for (const libraries of [NVIDIA, [...NVIDIA, "libcudnn.so.9"]]) {
+      const state = findCuda(machine(libraries, PROVIDER_FILES));
+      expect(state.missing).toEqual([]);
+      expect(state.found).toEqual(expect.arrayContaining([...PROVIDER_FILES, ...libraries.slice(1), "1 NVIDIA card"]));
+      expect(isHalfInstalled(state)).toBe(false);
+    }
+  });
+
+  test("nothing is there: driver and provider files are named, and where and how", () => {
+    const search = machine([], []);
+    const state = findCuda(search);
+    expect(state.missing.map(({ what }) => what.split(" ")[0]!)).toEqual(["libcuda.so.1", ...PROVIDER_FILES]);
+    expect(describeMissing(state.missing[2]!)).toBe(
+      `libonnxruntime_providers_cuda.so (ONNX Runtime's) is missing, looked for in ${search.folder}; run: remat doctor --install cuda`,
+    );
+    expect(isHalfInstalled(state)).toBe(false);
+  });
+
+  test("each thing that is missing alone is named", () => {
+    const missing = (search: CudaSearch) => {
+      const state = findCuda(search);
+      expect(isHalfInstalled(state)).toBe(true);
+      return state.missing.map(({ what }) => what);
+    };
+    for (const library of NVIDIA.slice(1)) {
+      const names = missing(
+        machine(
+          NVIDIA.filter((name) => name !== library),
+          PROVIDER_FILES,
+        ),
+      );
+      expect(names).toEqual([expect.stringContaining(library)]);
+    }
+    expect(missing(machine(NVIDIA, PROVIDER_FILES, { driver: () => ({ cards: 0, version: 13_000 }) }))).toEqual([
+      "an NVIDIA card",
+    ]);
+    expect(missing(machine(NVIDIA, PROVIDER_FILES, { driver: () => "error 100" }))).toEqual(["an NVIDIA card (error 100)"]);
+    expect(missing(machine(NVIDIA, PROVIDER_FILES, { driver: () => ({ cards: 1, version: 12_080 }) }))).toEqual([
+      "a driver of CUDA 13 (there is one of CUDA 12.8)",
+    ]);
+    expect(missing(machine(NVIDIA, []))).toEqual(PROVIDER_FILES.map((file) => `${file} (ONNX Runtime's)`));
+  });
+
+  test("NVIDIA's libraries are taken from other folders too", () => {
+    const folder = temporaryFolder();
+    mkdirSync(join(folder, "lib"));
+    const path = join(folder, "lib", "libcurand.so.10");
+    writeFileSync(path, "");
+    const libraries = [...NVIDIA.filter((name) => !name.startsWith("libcurand")), path];
+    expect(findCuda(machine(libraries, PROVIDER_FILES, { folders: [join(folder, "lib")] })).missing).toEqual([]);
+  });
+
+  test("other systems are told so", () => {
+    const { missing } = findCuda(machine([], [], { platform: "darwin arm64" }));
+    expect(missing.map(describeMissing)).toEqual([
+      "the CUDA provider for darwin arm64 is missing; it runs on Linux x64 alone: use another device",
+    ]);
+  });
+});
+
+test("CUDA's options: no TF32, an arena that grows as needed, the limit that was asked for", () => {
+  expect(cudaOptions()).toEqual({ device_id: "0", use_tf32: "0", arena_extend_strategy: "kSameAsRequested" });
+  expect(cudaOptions({ memoryLimit: 2 ** 33 })).toMatchObject({ gpu_mem_limit: "8589934592" });
+});
+
+test("a provider that cannot be loaded gives one clear error with ONNX Runtime's reason, where CUDA is missing", () => {
+  const { missing } = findCuda();
+  if (missing.length === 0) return createOrtExecutor({ provider: "cuda" }).close();
+  const message = userError(() => createOrtExecutor({ provider: "cuda" }));
+  expect(message).toMatch(/^ONNX Runtime's cuda provider cannot be used here: .*; see remat doctor$/s);
+  expect(message).not.toContain("onnxruntime_src");
+});
