@@ -3,17 +3,7 @@
  * element's arithmetic depends neither on how many rows there are, as long as there are two, nor on which they are.
  */
 import { THREAD_SCRATCH, threadCount, threadIndex, threadScratch } from "./command";
-
-/**
- * out[m, n] = alpha op(A) op(B) + C on the calling thread (src/wasm/native.ts). All row-major and without gaps, f32. A is stored
- * [k, m] if `transA`, B [n, k] if `transB`; C as `addend` says: 0 none, 1 [m, n], may be `out`, 2 one row [n]. The session, an address
- * outside of this memory, carries alpha and has been made for the same transA, transB and addend.
- */
-// @ts-ignore: decorator
-@external("native", "product")
-declare function product(
-  session: f64, a: usize, b: usize, c: usize, out: usize, m: i32, n: i32, k: i32, transA: bool, transB: bool, addend: i32,
-): void;
+import { MATRIX, product } from "./native";
 
 /** Fewest rows of a native product. */
 export const NATIVE_ROWS: i32 = 16;
@@ -37,7 +27,7 @@ export function nativeProduct(
   if (rows == 0) return;
   const rowBytes = <usize>n << 2;
   out += <usize>first * rowBytes;
-  if (addend == 1) c += <usize>first * rowBytes;
+  if (addend == MATRIX) c += <usize>first * rowBytes;
   if (!transA) {
     product(session, a + ((<usize>first * k) << 2), b, c, out, rows, n, k, false, transB, addend);
     return;
@@ -52,6 +42,6 @@ export function nativeProduct(
     const bytes = <usize>width << 2;
     for (let p = 0; p < k; p++) memory.copy(threadScratch + <usize>p * bytes, a + ((<usize>p * m + row) << 2), bytes);
     const skipped = <usize>row * rowBytes;
-    product(session, threadScratch, b, addend == 1 ? c + skipped : c, out + skipped, width, n, k, true, transB, addend);
+    product(session, threadScratch, b, addend == MATRIX ? c + skipped : c, out + skipped, width, n, k, true, transB, addend);
   }
 }

@@ -1,5 +1,6 @@
 import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./command";
 import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
+import { sessionOf } from "./native";
 
 // @ts-ignore: decorator
 @external("matrix", "gemm")
@@ -32,7 +33,7 @@ export function gemmCommand(_opcode: u32): void {
     if (clip == 1) m = min(m, left);
     else k = min(k, left);
   }
-  const session = <f64><u32>int(11) + 4294967296.0 * <f64><u32>int(12);
+  const session = sessionOf(int(11), int(12));
   if (session && m >= NATIVE_ROWS && k > 0) {
     nativeProduct(session, pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k);
     return;

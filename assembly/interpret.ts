@@ -18,6 +18,7 @@ import { reduceCommand } from "./reduce";
 import { crossEntropyCommand } from "./cross-entropy";
 import { dropoutCommand } from "./dropout";
 import { optimizerCommand } from "./optimizer";
+import { nativeAttentionCommand } from "./attention-native";
 
 // Offsets in the control block; what different threads write is on different cache lines.
 const EPOCH = 0; // counts programs; workers sleep on it
@@ -82,6 +83,7 @@ function dispatch(opcode: i32): void {
     case 0x8: crossEntropyCommand(opcode); break;
     case 0x9: dropoutCommand(opcode); break;
     case 0xa: optimizerCommand(opcode); break;
+    case 0xb: nativeAttentionCommand(opcode); break;
     default: unreachable();
   }
 }

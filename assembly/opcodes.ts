@@ -54,4 +54,8 @@ export enum Opcode {
 
   // optimizers (optimizer.ts)
   AdamW = 0xa0,
+
+  // attention by a native library (attention-native.ts)
+  NativeAttention = 0xb0,
+  NativeAttentionGrad = 0xb1,
 }

@@ -2,6 +2,7 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import type { TensorType } from "../graph/types.ts";
 import { sameType } from "../graph/types.ts";
 import { attentionBody, attentionGradBody, type Sizes } from "./attention-body.ts";
+import { emitNativeAttention, emitNativeAttentionGrad } from "./native-attention.ts";
 import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Scratch } from "./types.ts";
 
 type AttentionAttrs = {
@@ -63,9 +64,9 @@ export const CausalAttention = defineOp<AttentionAttrs>({
   },
   body: (body, inputs, types, attrs) => attentionBody(body, inputs, sizesOf(types, attrs), attrs.scale),
   lower(e) {
-    const counter = e.scratch(64);
-    const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), e.output(0), e.output(1), counter];
-    emitPhases(e, Opcode.Attention, operands);
+    const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), ...[0, 1].map((i) => (e.used(i) ? e.output(i) : null))];
+    if (emitNativeAttention(e, sizesOf([e.type(e.input(0)!)], e.attrs), e.attrs.scale, operands)) return;
+    emitPhases(e, Opcode.Attention, [...operands, e.scratch(64)]);
   },
 });
 
@@ -94,14 +95,17 @@ export const CausalAttentionGrad = defineOp<AttentionAttrs>({
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
   body: (body, inputs, types, attrs) => attentionGradBody(body, inputs, sizesOf(types, attrs), attrs.scale),
   lower(e) {
-    const { tokens, heads } = sizesOf([e.type(e.input(0)!)], e.attrs);
+    const sizes = sizesOf([e.type(e.input(0)!)], e.attrs);
+    const inputs = [0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i));
+    const wanted = [0, 1, 2].map((i) => (e.used(i) ? e.output(i) : null));
+    if (emitNativeAttentionGrad(e, sizes, e.attrs.scale, [...inputs, ...wanted])) return;
+    const { tokens, heads } = sizes;
     const turns = Math.ceil((heads * Math.ceil(tokens / TILE) * 4) / 64) * 64;
     const rows = heads * Math.ceil(tokens / PANEL) * PANEL * 4;
     const scratch = e.scratch(64 + turns + 2 * rows);
-    const inputs = [0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i));
     // dq is where blocks of keys add up, so it is written even if nobody wants it.
-    const dQ = e.used(0) ? e.output(0) : e.scratch(tokens * e.type(e.input(0)!).shape[1]! * 4);
-    emitPhases(e, Opcode.AttentionGrad, [...inputs, dQ, ...[1, 2].map((i) => (e.used(i) ? e.output(i) : null)), scratch]);
+    const dQ = wanted[0] ?? e.scratch(tokens * e.type(e.input(0)!).shape[1]! * 4);
+    emitPhases(e, Opcode.AttentionGrad, [...inputs, dQ, wanted[1]!, wanted[2]!, scratch]);
   },
 });
 

@@ -3,7 +3,16 @@ import { type FloatType, sameType, type Shape, type TensorType } from "../graph/
 import { ColumnSum } from "./column-sum.ts";
 import { HALF_CODE } from "./half.ts";
 import { Reshape } from "./reshape.ts";
-import { defineOp, expectShape, type KernelEmitter, type OpDef, type Operand, ShapeError } from "./types.ts";
+import {
+  defineOp,
+  expectShape,
+  type KernelEmitter,
+  type OpDef,
+  type Operand,
+  type ProductShape,
+  sessionWords,
+  ShapeError,
+} from "./types.ts";
 
 export type GemmAttrs = {
   /** Factor of the product, 1 by default. */
@@ -133,8 +142,7 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
       { f32: alpha },
       clipped,
       clip?.first ?? 0,
-      (session ?? 0) % 2 ** 32,
-      Math.floor((session ?? 0) / 2 ** 32),
+      ...sessionWords(session ?? 0),
     ],
   );
 }
@@ -142,7 +150,8 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
 function nativeSession({ native }: Pick<KernelEmitter, "native">, product: Product): number | null {
   const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32" } = product;
   if (!native || aType !== "f32" || (bType !== "f32" && 4 * k * n > MOST_WIDENED)) return null;
-  return native.session({ m, n, k, transA, transB, addend: !c ? "none" : c.row ? "row" : "matrix", alpha });
+  const shape: ProductShape = { m, n, k, transA, transB, addend: !c ? "none" : c.row ? "row" : "matrix", alpha };
+  return native.pays(shape) ? native.product(shape) : null;
 }
 
 function isMatrix(type: TensorType | null | undefined): type is TensorType {

@@ -84,26 +84,38 @@ export interface KernelEmitter<A extends Attrs = Attrs> {
   /** Workspace bytes that live during this node only. */
   scratch(bytes: number): Scratch;
   emit(opcode: Opcode, operands: readonly Operand[], scalars: readonly Scalar[]): void;
-  /** Native matrix products; null: none here. */
-  readonly native: NativeProducts | null;
+  /** A native library that commands may use; null: none here. */
+  readonly native: NativeLibrary | null;
 }
 
-/** op(A) [m, k] times op(B) [k, n], times alpha, plus an addend [m, n] or one row [n]; all f32, without gaps. */
-export interface ProductShape {
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
+/** op(A) op(B) times alpha, plus an addend: [m, n], one row [n] or one column [m]; all f32, without gaps. */
+export interface ProductKind {
   /** The operand is stored transposed. */
   readonly transA: boolean;
   readonly transB: boolean;
-  readonly addend: "none" | "matrix" | "row";
+  readonly addend: "none" | "matrix" | "row" | "column";
   readonly alpha: number;
 }
 
-/** A native library that commands can have compute matrix products. */
-export interface NativeProducts {
-  /** Address of what computes such products; null when a kernel is faster. */
-  session(product: ProductShape): number | null;
+/** op(A) is [m, k], op(B) [k, n]. */
+export interface ProductShape extends ProductKind {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** What commands can have computed natively. A session is an address in the process, good for any sizes. */
+export interface NativeLibrary {
+  /** Whether a whole product is faster there than by the kernel. */
+  pays(product: ProductShape): boolean;
+  product(kind: ProductKind): number;
+  /** Of each row, or of each element. */
+  unary(op: "Softmax" | "Exp"): number;
+}
+
+/** A session as scalars of a command. */
+export function sessionWords(session: number): [low: number, high: number] {
+  return [session % 2 ** 32, Math.floor(session / 2 ** 32)];
 }
 
 export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {

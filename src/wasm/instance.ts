@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import type { Address } from "../runtime/executor.ts";
 import type { KernelModule } from "./build.ts";
-import { createNativeProduct, type NativeThread, noNativeProduct } from "./native.ts";
+import { createNativeImports, type NativeThread, noNativeImports } from "./native.ts";
 
 /** What a thread needs to start. */
 export interface Boot {
@@ -37,8 +37,12 @@ const SPIN_ROUNDS = 20_000;
 export function instantiateKernels({ modules, memory, thread, threads, scratch, native }: Boot): Kernels {
   const env = { memory };
   const matrix = new WebAssembly.Instance(modules.matrix, { env });
-  const product = native ? createNativeProduct(memory, native) : noNativeProduct;
-  const { exports } = new WebAssembly.Instance(modules.index, { env, matrix: matrix.exports, native: { product } });
+  const imports = {
+    env,
+    matrix: matrix.exports,
+    native: { ...(native ? createNativeImports(memory, native) : noNativeImports) },
+  };
+  const { exports } = new WebAssembly.Instance(modules.index, imports);
   const kernels = exports as unknown as Kernels;
   kernels.setThread(thread, threads, scratch);
   kernels.setSpin(threads <= availableParallelism() ? SPIN_ROUNDS : 0);

@@ -1,7 +1,7 @@
 /** A graph becomes a command buffer: liveness, elision of half-precision casts, lowering, placement, encoding. */
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, type Graph, type Node, type TensorType, typeOf } from "../graph/types.ts";
-import type { KernelEmitter, NativeProducts, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
+import type { KernelEmitter, NativeLibrary, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
 import { plan, type Place, type Step } from "./plan.ts";
 
 export interface Lowered {
@@ -30,7 +30,7 @@ interface LiveNode {
   readonly outputs: readonly string[];
 }
 
-export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeProducts | null = null): Lowered {
+export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeLibrary | null = null): Lowered {
   const nodes = elideCasts(graph, liveNodes(graph, opOf));
   const commands: Command[][] = [];
   const scratch: Scratch[][] = [];
@@ -136,7 +136,7 @@ function emitter(
   { node, inputs, outputs }: LiveNode,
   commands: Command[],
   scratch: Scratch[],
-  native: NativeProducts | null,
+  native: NativeLibrary | null,
 ): KernelEmitter {
   return {
     node,

@@ -5,11 +5,12 @@
  */
 import { type Pointer, ptr } from "bun:ffi";
 import { messageOf } from "../errors.ts";
-import type { NativeProducts, ProductShape } from "../ops/types.ts";
+import type { NativeLibrary, ProductShape } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import { gemmModel } from "./gemm-model.ts";
+
 import type { SharedMemory } from "./memory.ts";
 import type { NativeBoot } from "./native.ts";
+import { nodeModel, type SingleNode } from "./node-model.ts";
 
 /** `auto`: native where the library loads. */
 export type MatmulChoice = "auto" | "wasm" | "native";
@@ -19,7 +20,7 @@ export interface MatmulProvider {
   /** One sentence: which library, or why there is none. */
   readonly reason: string;
   /** What threads and lowerings need; null: all products are computed by WebAssembly kernels. */
-  readonly native: (NativeProducts & { readonly boot: NativeBoot; close(): void }) | null;
+  readonly native: (NativeLibrary & { readonly boot: NativeBoot; close(): void }) | null;
 }
 
 const NAMES = ["A", "B", "C", "Y"];
@@ -57,6 +58,16 @@ async function openNative(shared: SharedMemory): Promise<MatmulProvider> {
   const base = ptr(shared.bytes(0, 1));
   const names = writeNames(shared, base);
   const sessions = new Map<string, Pointer>();
+  const sessionOf = (node: SingleNode): number => {
+    const key = JSON.stringify(node);
+    let session = sessions.get(key);
+    if (session === undefined) {
+      const model = nodeModel(node);
+      session = created((out) => api.CreateSessionFromArray(env, model, model.length, options, out));
+      sessions.set(key, session);
+    }
+    return session;
+  };
   const boot: NativeBoot = {
     entries: {
       Run: entry("Run"),
@@ -75,18 +86,16 @@ async function openNative(shared: SharedMemory): Promise<MatmulProvider> {
     reason: `ONNX Runtime ${version}`,
     native: {
       boot,
-      session(product) {
-        if (!paysNatively(product)) return null;
-        const { transA, transB, addend, alpha } = product;
-        const key = `${Number(transA)}${Number(transB)} ${addend} ${alpha}`;
-        let session = sessions.get(key);
-        if (session === undefined) {
-          const model = gemmModel(product);
-          session = created((out) => api.CreateSessionFromArray(env, model, model.length, options, out));
-          sessions.set(key, session);
-        }
-        return session;
+      pays,
+      product({ transA, transB, addend, alpha }) {
+        const rank = { none: [], matrix: [2], column: [2], row: [1] }[addend];
+        return sessionOf({
+          op: "Gemm",
+          inputs: [["A", 2], ["B", 2], ...rank.map((dims) => ["C", dims] as const)],
+          attrs: { alpha, transA: Number(transA), transB: Number(transB) },
+        });
       },
+      unary: (op) => sessionOf({ op, inputs: [["A", 2]], attrs: {} }),
       close() {
         for (const session of sessions.values()) api.ReleaseSession(session);
         sessions.clear();
@@ -120,7 +129,7 @@ const LEAST_COLUMNS = 8;
 const LEAST_TRANSPOSED = 128;
 const MOST_TRANSPOSED_TERMS = 8192;
 
-function paysNatively({ m, n, k, transA }: ProductShape): boolean {
+function pays({ m, n, k, transA }: ProductShape): boolean {
   if (m < LEAST_ROWS || n < LEAST_COLUMNS || k < LEAST_COLUMNS || m * n * k < LEAST_WORK) return false;
   return !transA || (m >= LEAST_TRANSPOSED && n >= LEAST_TRANSPOSED && k <= MOST_TRANSPOSED_TERMS);
 }

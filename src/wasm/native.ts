@@ -20,47 +20,53 @@ export interface NativeThread extends NativeBoot {
   readonly scratch: Address;
 }
 
-/** What the kernels import under `native`: `product` of assembly/gemm-native.ts. */
-export type NativeProduct = (
-  session: number,
-  a: number,
-  b: number,
-  c: number,
-  out: number,
-  m: number,
-  n: number,
-  k: number,
-  transA: number,
-  transB: number,
-  addend: number,
-) => void;
+/** What the kernels import under `native`: see assembly/native.ts. */
+export interface NativeImports {
+  product(
+    session: number,
+    a: number,
+    b: number,
+    c: number,
+    out: number,
+    m: number,
+    n: number,
+    k: number,
+    transA: number,
+    transB: number,
+    addend: number,
+  ): void;
+  unary(session: number, x: number, y: number, rows: number, columns: number): void;
+}
 
-/** Bytes of scratch that each thread's `NativeProduct` needs. */
+/** Bytes of scratch that each thread needs for its calls. */
 export const NATIVE_SCRATCH = 64;
-/** Where in the scratch the pieces are: two dimensions (i64), and handles of A, B, C, Y. */
+/** Where in the scratch the pieces are, after two dimensions (i64): handles of A, B, C and of Y. */
 const VALUES = 16;
 const OUTPUT = VALUES + 24;
 /** ONNXTensorElementDataType: float. */
 const FLOAT = 1;
+/** Kinds of addends in assembly/native.ts. */
+const ROW = 2;
+const COLUMN = 3;
 
-/** Products without native library: no command asks for one. */
-export const noNativeProduct: NativeProduct = () => {
-  throw new Error("a native product without a native library");
+const absent = (): never => {
+  throw new Error("a native command without a native library");
 };
+
+/** Where there is no native library: no command asks for it. */
+export const noNativeImports: NativeImports = { product: absent, unary: absent };
 
 /**
  * One thread's way into ONNX Runtime: makes tensors that view the shared memory, runs the session on this thread (sessions
- * have one thread), lets go of the tensors; about 3 microseconds besides the product.
+ * have one thread), lets go of the tensors; about 3 microseconds besides the work itself.
  */
-export function createNativeProduct(memory: WebAssembly.Memory, thread: NativeThread): NativeProduct {
+export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {
   const { Run, CreateTensorWithDataAsOrtValue, ReleaseValue, GetErrorMessage, ReleaseStatus } = bindFunctions(thread.entries);
   const { base, memoryInfo, runOptions, scratch } = thread;
   const words = new Uint32Array(memory.buffer, scratch, NATIVE_SCRATCH / 4);
   const dims = base + scratch;
-  const values = dims + VALUES;
-  const output = dims + OUTPUT;
   const inputNames = base + thread.names;
-  const outputName = inputNames + 24;
+  const outputName = inputNames + OUTPUT - VALUES;
 
   const check = (status: Pointer | null): void => {
     if (!status) return;
@@ -68,24 +74,36 @@ export function createNativeProduct(memory: WebAssembly.Memory, thread: NativeTh
     ReleaseStatus(status);
     throw new Error(`ONNX Runtime: ${message}`);
   };
-  const createValue = (address: number, rows: number, columns: number, to: number): void => {
-    // A row [columns] is a matrix of rows 0.
-    words[0] = rows === 0 ? columns : rows;
-    words[2] = columns;
-    const bytes = 4 * Math.max(1, rows) * columns;
-    check(CreateTensorWithDataAsOrtValue(memoryInfo, base + (address >>> 0), bytes, dims, rows === 0 ? 1 : 2, FLOAT, to));
+  /** A tensor [first, second], or [first]; its handle goes to `to` of the scratch. */
+  const createValue = (to: number, address: number, first: number, second: number, rank = 2): void => {
+    words[0] = first;
+    words[2] = second;
+    const bytes = 4 * first * (rank === 2 ? second : 1);
+    check(CreateTensorWithDataAsOrtValue(memoryInfo, base + (address >>> 0), bytes, dims, rank, FLOAT, dims + to));
   };
-  const handle = (at: number): number => words[at / 4]! + 2 ** 32 * words[at / 4 + 1]!;
-
-  return (session, a, b, c, out, m, n, k, transA, transB, addend) => {
-    createValue(a, transA ? k : m, transA ? m : k, values);
-    createValue(b, transB ? n : k, transB ? k : n, values + 8);
-    if (addend) createValue(c, addend === 2 ? 0 : m, n, values + 16);
-    createValue(out, m, n, output);
-    const inputs = addend ? 3 : 2;
-    const status = Run(session, runOptions, inputNames, values, inputs, outputName, 1, output);
-    for (let i = 0; i < inputs; i++) ReleaseValue(handle(VALUES + 8 * i));
-    ReleaseValue(handle(OUTPUT));
+  const release = (at: number): void => {
+    ReleaseValue(words[at / 4]! + 2 ** 32 * words[at / 4 + 1]!);
+  };
+  const run = (session: number, inputs: number): void => {
+    const status = Run(session, runOptions, inputNames, dims + VALUES, inputs, outputName, 1, dims + OUTPUT);
+    for (let i = 0; i < inputs; i++) release(VALUES + 8 * i);
+    release(OUTPUT);
     check(status);
+  };
+
+  return {
+    product(session, a, b, c, out, m, n, k, transA, transB, addend) {
+      createValue(VALUES, a, transA ? k : m, transA ? m : k);
+      createValue(VALUES + 8, b, transB ? n : k, transB ? k : n);
+      if (addend === ROW) createValue(VALUES + 16, c, n, 0, 1);
+      else if (addend) createValue(VALUES + 16, c, m, addend === COLUMN ? 1 : n);
+      createValue(OUTPUT, out, m, n);
+      run(session, addend ? 3 : 2);
+    },
+    unary(session, x, y, rows, columns) {
+      createValue(VALUES, x, rows, columns);
+      createValue(OUTPUT, y, rows, columns);
+      run(session, 1);
+    },
   };
 }

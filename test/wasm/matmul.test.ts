@@ -9,7 +9,7 @@ import { Cast, CAST_TO } from "../../src/ops/cast.ts";
 import { Gemm } from "../../src/ops/gemm.ts";
 import { LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
-import { gemmModel } from "../../src/wasm/gemm-model.ts";
+import { nodeModel } from "../../src/wasm/node-model.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import { loadOrt } from "../../src/ort/library.ts";
 import { runOn } from "../support/executor.ts";
@@ -144,7 +144,12 @@ describe("native matrix products", () => {
   });
 
   test("the model of a product, read as protobuf", () => {
-    const model = fromBinary(ModelProtoSchema, gemmModel({ transA: true, transB: false, addend: "row", alpha: 0.5 }));
+    const inputs = [
+      ["A", 2],
+      ["B", 2],
+      ["C", 1],
+    ] as const;
+    const model = fromBinary(ModelProtoSchema, nodeModel({ op: "Gemm", inputs, attrs: { alpha: 0.5, transA: 1, transB: 0 } }));
     expect(model.irVersion).toBe(IR_VERSION);
     expect(model.opsetImport.map(({ domain, version }) => [domain, version])).toEqual([["", ONNX_OPSET]]);
     const [node] = model.graph!.node;

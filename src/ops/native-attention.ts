@@ -1,0 +1,83 @@
+import { Opcode } from "../../assembly/opcodes.ts";
+import { type KernelEmitter, type NativeLibrary, type Operand, sessionWords } from "./types.ts";
+
+/** Lowering of attention to assembly/attention-native.ts and attention-grad-native.ts. */
+export interface AttentionSizes {
+  readonly tokens: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly dim: number;
+}
+
+/** THREAD_SCRATCH of assembly/command.ts, in floats. */
+const SCRATCH = 2 ** 19;
+/** Rows of a tile, a token's heads counted apart: fewer use the library badly, more leave the second-level cache. */
+const LEAST_ROWS = 32;
+const MOST_ROWS = 192;
+/** Scores of a tile, so many that they stay in the second-level cache. */
+const MOST_SCORES = 2 ** 18;
+/** Keys of a block in the gradient. */
+const BLOCK = 512;
+/** Below, calls cost more than they save. */
+const LEAST_TOKENS = 128;
+/** So many tiles, as a rule, that threads have something to share. */
+const LEAST_TILES = 8;
+
+/** Tokens of a tile; null: too many heads or tokens for a tile to fit the scratch, or too few tokens. */
+export function tileTokens({ tokens, heads, kvHeads, dim }: AttentionSizes, keys: number): number | null {
+  const group = heads / kvHeads;
+  const rows = Math.max(LEAST_ROWS, Math.min(MOST_ROWS, Math.floor(MOST_SCORES / keys)));
+  const share = Math.max(Math.ceil(LEAST_ROWS / group), Math.ceil(tokens / LEAST_TILES));
+  const tile = Math.max(1, Math.min(Math.floor(rows / group), share));
+  // The gradient needs three [rows, dim] and two [rows, block]; the forward two and one [rows, tokens].
+  const floats = tile * group * (3 * dim + Math.max(keys, 2 * BLOCK) + 32) + 64;
+  return tokens >= LEAST_TOKENS && tile * group >= LEAST_ROWS && floats <= SCRATCH ? tile : null;
+}
+
+/** Emits the forward command; false: not here. Operands: q, k, v, starts, out, lse. */
+export function emitNativeAttention(
+  e: Pick<KernelEmitter, "emit" | "scratch" | "native">,
+  sizes: AttentionSizes,
+  scale: number,
+  operands: readonly Operand[],
+): boolean {
+  const { tokens, heads, kvHeads, dim } = sizes;
+  const tile = tileTokens(sizes, tokens);
+  if (!e.native || tile === null) return false;
+  const scratch = e.scratch(64 + 8 * kvHeads * tokens * dim);
+  const sessions = [product(e.native, false, true, "none"), e.native.unary("Softmax"), product(e.native, false, false, "none")];
+  for (const phase of [0, 1]) {
+    const scalars = [phase, tokens, heads, kvHeads, dim, { f32: scale }, tile, ...sessions.flatMap(sessionWords)];
+    e.emit(Opcode.NativeAttention, [...operands, scratch], scalars);
+  }
+  return true;
+}
+
+/** Emits the commands of the gradient; false: not here. Operands: q, k, v, starts, out, lse, dout, dq, dk, dv. */
+export function emitNativeAttentionGrad(
+  e: Pick<KernelEmitter, "emit" | "scratch" | "native">,
+  sizes: AttentionSizes,
+  scale: number,
+  operands: readonly Operand[],
+): boolean {
+  const { tokens, heads, kvHeads, dim } = sizes;
+  const tile = tileTokens(sizes, BLOCK);
+  if (!e.native || tile === null) return false;
+  const turns = 64 * Math.ceil((kvHeads * Math.ceil(tokens / BLOCK) * 4) / 64);
+  const scratch = e.scratch(64 + turns + 16 * kvHeads * tokens * dim);
+  const sessions = [
+    product(e.native, false, true, "column"),
+    e.native.unary("Exp"),
+    product(e.native, true, false, "matrix"),
+    product(e.native, false, false, "matrix"),
+  ];
+  for (const phase of [0, 1, 2]) {
+    const scalars = [phase, tokens, heads, kvHeads, dim, { f32: scale }, tile, BLOCK, ...sessions.flatMap(sessionWords)];
+    e.emit(Opcode.NativeAttentionGrad, [...operands, scratch], scalars);
+  }
+  return true;
+}
+
+function product(native: NativeLibrary, transA: boolean, transB: boolean, addend: "none" | "matrix" | "column"): number {
+  return native.product({ transA, transB, addend, alpha: 1 });
+}

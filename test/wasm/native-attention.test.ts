@@ -1,0 +1,107 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { GraphBuilder } from "../../src/graph/builder.ts";
+import type { Graph } from "../../src/graph/types.ts";
+import { CausalAttention, CausalAttentionGrad } from "../../src/ops/attention.ts";
+import { tileTokens } from "../../src/ops/native-attention.ts";
+import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
+import type { MatmulChoice } from "../../src/wasm/matmul.ts";
+import { runOn } from "../support/executor.ts";
+import {
+  type Data,
+  expectSameBits,
+  expectWithin,
+  generator,
+  i32,
+  random,
+  relativeError,
+  type TestTensor,
+} from "../support/ops.ts";
+
+const open = new Map<string, WasmExecutor>();
+async function executor(matmul: MatmulChoice, threads: number): Promise<WasmExecutor> {
+  const key = `${matmul} ${threads}`;
+  if (!open.has(key)) open.set(key, await createWasmExecutor({ matmul, threads }));
+  return open.get(key)!;
+}
+afterAll(() => open.forEach((made) => made.close()));
+
+interface Case {
+  readonly tokens: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly dim: number;
+  /** Beginnings of the examples that share the row. */
+  readonly examples: readonly number[];
+  /** Deviation of q: large ones make probabilities of 0. */
+  readonly spread?: number;
+}
+
+/** Attention, then its gradient of its own results. */
+function attention({ tokens, heads, kvHeads, dim }: Case): Graph {
+  const builder = new GraphBuilder("attention");
+  const wide = { dtype: "f32", shape: [tokens, heads * dim] } as const;
+  const narrow = { dtype: "f32", shape: [tokens, kvHeads * dim] } as const;
+  const q = builder.input("q", "boundary", wide);
+  const k = builder.input("k", "boundary", narrow);
+  const v = builder.input("v", "boundary", narrow);
+  const starts = builder.input("starts", "batch", { dtype: "i32", shape: [tokens] });
+  const dout = builder.input("dout", "output-grad", wide);
+  const attrs = { heads, kvHeads, scale: 1 / Math.sqrt(dim) };
+  const [out, lse] = builder.node(CausalAttention, [q, k, v, starts], attrs);
+  const gradients = builder.node(CausalAttentionGrad, [q, k, v, starts, out!, lse!, dout], attrs);
+  for (const name of [out!, lse!, ...gradients]) builder.output({ name, role: "boundary" });
+  return builder.build();
+}
+
+function feedsOf({ tokens, heads, kvHeads, dim, examples, spread = 1 }: Case): Map<string, TestTensor> {
+  const rng = generator(tokens + dim);
+  const starts = Array.from({ length: tokens }, (_, t) => examples.findLast((start) => start <= t)!);
+  return new Map<string, TestTensor>([
+    ["q", random(rng, [tokens, heads * dim], spread)],
+    ["k", random(rng, [tokens, kvHeads * dim])],
+    ["v", random(rng, [tokens, kvHeads * dim])],
+    ["starts", i32([tokens], starts)],
+    ["dout", random(rng, [tokens, heads * dim])],
+  ]);
+}
+
+const CASES: readonly Case[] = [
+  { tokens: 128, heads: 3, kvHeads: 3, dim: 16, examples: [0] },
+  { tokens: 301, heads: 6, kvHeads: 2, dim: 64, examples: [0] },
+  { tokens: 301, heads: 6, kvHeads: 2, dim: 64, examples: [0, 5, 150, 151, 290] },
+  // Several blocks of keys, the first of which the last tokens do not see.
+  { tokens: 1300, heads: 4, kvHeads: 1, dim: 32, examples: [0, 700] },
+  { tokens: 200, heads: 2, kvHeads: 1, dim: 6, examples: [0, 77] },
+  { tokens: 160, heads: 4, kvHeads: 4, dim: 128, examples: [0] },
+  // Scores hundreds apart.
+  { tokens: 256, heads: 2, kvHeads: 2, dim: 32, examples: [0, 100], spread: 100 },
+];
+
+describe("native attention", () => {
+  for (const shape of CASES) {
+    test(`as the kernel's within a relative error of 3e-6, same bits for 1, 2 and 3 threads: ${JSON.stringify(shape)}`, async () => {
+      expect(tileTokens(shape, shape.tokens)).not.toBeNull();
+      const graph = attention(shape);
+      const feeds = feedsOf(shape);
+      const run = async (matmul: MatmulChoice, threads: number) =>
+        runOn(await executor(matmul, threads), graph, feeds, { times: 2 });
+      const expected = await run("wasm", 1);
+      const actual = await run("native", 1);
+      // A score of size s has an error of s times 6e-8 times the square root of the terms, and so has the logarithm of its exponential.
+      const bound = 3e-6 * (shape.spread ?? 1);
+      for (const [name, values] of expected) expectWithin(name, relativeError(actual.get(name)!, values), bound);
+      const list = (results: Map<string, Data>) => [...results.values()];
+      for (const threads of [2, 3]) expectSameBits(`${threads} threads`, list(await run("native", threads)), list(actual));
+    });
+  }
+
+  test("what no tile holds goes to the kernel", () => {
+    const sizes = { tokens: 512, heads: 8, kvHeads: 2, dim: 64 };
+    expect(tileTokens(sizes, 512)).toBeGreaterThanOrEqual(16);
+    expect(tileTokens({ ...sizes, tokens: 100 }, 100)).toBeNull();
+    expect(tileTokens({ ...sizes, tokens: 40_000 }, 40_000)).toBeNull();
+    expect(tileTokens({ ...sizes, heads: 512, kvHeads: 1 }, 512)).toBeNull();
+    // The gradient's tile does not grow with the tokens.
+    expect(tileTokens({ ...sizes, tokens: 40_000 }, 512)).not.toBeNull();
+  });
+});
