@@ -127,9 +127,8 @@ function editDistance(a: string, b: string): number {
 export function describeFlags(schema: ObjectSchema): string {
   const rows = flagsOf(schema).map((flag) => {
     const on = flag.kind === "boolean" && flag.fallback === "true";
-    const kind =
-      flag.choices.length > 0 ? flag.choices.join("|") : { boolean: "", number: "N", list: "A,B", text: "TEXT" }[flag.kind];
-    const argument = flag.choices.length > 3 ? "A,B" : kind;
+    const kind = { boolean: "", number: "N", list: "A,B", text: "TEXT" }[flag.kind];
+    const argument = flag.choices.length > 0 && flag.kind !== "list" ? flag.choices.join("|") : kind;
     const note = flag.required
       ? " (required)"
       : flag.kind === "boolean"
