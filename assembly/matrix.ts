@@ -18,6 +18,8 @@ export { attentionScores, attentionSums } from "./attention-kernel";
 const K_BLOCK: i32 = 192;
 /** Most columns of a block, a multiple of COLUMNS. */
 const N_BLOCK: i32 = 1024;
+/** Elements of A that `fewRows` may have to copy, at most: they must fit the scratch. */
+const FEW_ELEMENTS: i32 = 1 << 16;
 /** A product of at most so many columns and more rows is computed transposed: splatting A costs as much as 8 columns. */
 const NARROW: i32 = 64;
 
@@ -160,11 +162,10 @@ export function gemm(
   const bWidth: usize = bType == F32 ? 4 : 2;
   const lineA = <usize>lda * aWidth;
   const lineB = <usize>ldb * bWidth;
-  if (m <= FEW_ROWS && transB && !transA && aType == F32) {
-    const quads = (n + 3) / 4;
-    const from = <i32>(<i64>quads * index / count) * 4;
-    const to = min(n, <i32>(<i64>quads * (index + 1) / count) * 4);
-    fewRows(bType, a, lineA, b, lineB, c, cRow, out, outRow, m, from, to, k, alpha);
+  if (m <= FEW_ROWS && transB && !transA && aType == F32 && m * k <= FEW_ELEMENTS) {
+    const from = <i32>(<i64>n * index / count);
+    const to = <i32>(<i64>n * (index + 1) / count);
+    fewRows(bType, a, lineA, b, lineB, c, cRow, out, outRow, m, from, to, k, alpha, scratch);
     return;
   }
   const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;

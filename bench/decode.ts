@@ -1,0 +1,67 @@
+/**
+ * Tokens per second of decoding, against the bound that memory sets: every token reads all weights once, so no decoder is
+ * faster than (bytes per second that the threads read) / (bytes of the weights and of the cache so far).
+ *
+ *     bun bench/decode.ts [smollm2-135m|qwen2.5-0.5b] [f32|bf16|f16] [threads] [context]
+ */
+import { GraphBuilder } from "../src/graph/builder.ts";
+import type { FloatType, Graph, Node } from "../src/graph/types.ts";
+import { createDecoder } from "../src/generate/decoder.ts";
+import { SumSquares } from "../src/ops/sum-squares.ts";
+import type { Executor } from "../src/runtime/executor.ts";
+import { createWasmExecutor } from "../src/wasm/executor.ts";
+import { randomCheckpoint, shapeConfig, type ShapeName } from "./shapes.ts";
+import { time } from "./time.ts";
+
+const [shape = "smollm2-135m", dtype = "bf16", threads = "2", context = "128"] = process.argv.slice(2);
+const config = shapeConfig(shape as ShapeName);
+const source = randomCheckpoint(config, dtype as FloatType);
+const weights = [...source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+const length = Number(context);
+const cache = 2 * 4 * config.layers * config.kvHeads * config.headDim * length;
+
+/** Bytes per second of reading, by a kernel that does little else: a sum of squares over 256 MB. */
+function readSpeed(executor: Executor): () => number {
+  const words = 1 << 26;
+  const builder = new GraphBuilder("read");
+  builder.input("x", "param", { dtype: "f32", shape: [words] });
+  builder.output({ name: builder.value(SumSquares, ["x"], {}, "sum"), role: "loss" });
+  const program = executor.prepare(builder.build());
+  const x = executor.reserve(4 * words);
+  executor.zero(x, 4 * words);
+  const addresses = new Map([
+    ["x", x],
+    ["sum", executor.reserve(64)],
+  ]);
+  const call = executor.bind(program, addresses, executor.reserve(program.workspace));
+  return () => (4 * words) / time(() => executor.run(call), 0.5).best;
+}
+
+const profile = new Map<string, number>();
+const record = (node: Node | null, seconds: number, graph: Graph) => {
+  const name = `${graph.name} ${node?.op ?? "copy"}`;
+  profile.set(name, (profile.get(name) ?? 0) + seconds);
+};
+const isProfiled = process.env["PROFILE"] === "1";
+const executor = await createWasmExecutor({ threads: Number(threads), ...(isProfiled ? { profile: record } : {}) });
+const decoder = createDecoder(executor, { config, source, maxTokens: length + 64 });
+const ids = Array.from({ length }, (_, i) => (i * 37) % config.vocabSize);
+const begin = performance.now();
+decoder.feed(ids);
+const promptSeconds = (performance.now() - begin) / 1000;
+profile.clear();
+// The last token alone is computed again and again.
+const speed = readSpeed(executor);
+const before = speed();
+const token = time(() => decoder.feed(ids), 3);
+const bandwidth = Math.max(before, speed());
+const bound = bandwidth / (weights + cache);
+const percent = (seconds: number) => `${((100 * (1 / seconds)) / bound).toFixed(0)} %`;
+console.log(`${shape} ${dtype}, ${threads} threads, ${length} tokens of context: ${(weights / 1e6).toFixed(0)} MB of weights`);
+console.log(`reading    ${(bandwidth / 1e9).toFixed(1)} GB/s, a bound of ${bound.toFixed(1)} tokens/s`);
+console.log(
+  `decoding   ${(1 / token.best).toFixed(1)} tokens/s at best (${percent(token.best)} of the bound), ${(1 / token.median).toFixed(1)} in the median (${percent(token.median)})`,
+);
+console.log(`prompt     ${length} tokens in ${promptSeconds.toFixed(2)} s, ${(length / promptSeconds).toFixed(0)} tokens/s`);
+for (const [name, seconds] of [...profile].sort((a, b) => b[1] - a[1])) console.log(`${name.padEnd(32)}${seconds.toFixed(3)} s`);
+executor.close();
