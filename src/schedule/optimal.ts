@@ -10,6 +10,7 @@
  */
 import type { Chain } from "./chain.ts";
 import { canonicalIntervals } from "./intervals.ts";
+import { bestMixture } from "./mixture.ts";
 import { B, BR, DA, FA, FC, FN, type Op, type Schedule } from "./ops.ts";
 import { makeRecurrence, NONE, type Option, type Recurrence } from "./recurrence.ts";
 import { simulate, type Simulation } from "./simulate.ts";
@@ -40,7 +41,7 @@ export interface PlannerOptions {
   readonly work?: number;
 }
 
-const DEFAULT_WORK = 1.2e8;
+const DEFAULT_WORK = 1e8;
 /** Entries of 8 bytes that a table may have. */
 const MOST_ENTRIES = 2e7;
 /** Slots of the first layout, by which the work of others is foreseen, and of the finest rounded one. */
@@ -53,6 +54,10 @@ const MOST_SLOTS = 20000;
  */
 const READINGS = [1, 0.99, 1.01, 0.98, 1.02, 0.97, 1.03, 0.96, 1.04, 0.95, 1.06, 1.08, 1.1];
 const LARGEST_READING = 1.1;
+/** A table whose slots are larger than this many boundaries misleads; mixtures are better than that. */
+const COARSE = 3;
+const CURVE_POINTS = 80;
+const MOST_CURVE_STEPS = 320;
 /** Long chains have fewer readings, because each takes milliseconds. */
 const LONG_CHAIN = 64;
 const LONG_CHAIN_READINGS = 5;
@@ -71,13 +76,15 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
     return { schedule, simulation: simulate(chain, schedule) };
   };
   // With slots of infinite size every subproblem fits in slot 0: the table holds the least times without a limit.
-  const fastest = read(fillTable(recurrence, layoutTable(recurrence, bounds, Infinity, 0)), Number.MAX_VALUE);
+  const unlimited = fillTable(recurrence, layoutTable(recurrence, bounds, Infinity, 0));
+  const fastest = read(unlimited, Number.MAX_VALUE);
   const enough = fastest.simulation.peak;
 
-  let exact: Table | undefined;
-  let exactMemory = 0;
-  const tableFor = (memory: number): Table => {
-    if (exact && memory <= exactMemory) return exact;
+  const boundary = typical(chain.a);
+  let exact: { readonly table: Table; readonly memory: number } | undefined;
+  /** A table for limits up to `memory`, or undefined where it would be too coarse to be of use. */
+  const tableFor = (memory: number): Table | undefined => {
+    if (exact && memory <= exact.memory) return exact.table;
     const layout = (unit: number) => layoutTable(recurrence, bounds, unit, memory * LARGEST_READING);
     if (options.slots) return fillTable(recurrence, layout(fittingUnit(chain, memory / options.slots)));
     const first = layout(Math.max(divisor, memory / FIRST_SLOTS));
@@ -85,11 +92,19 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
     const affordable = first.unit * Math.max(first.work / work, first.entries / MOST_ENTRIES);
     if (divisor >= affordable) {
       // An exact table does not depend on the limit.
-      exactMemory = memory;
-      exact = fillTable(recurrence, layout(divisor));
-      return exact;
+      exact = { table: fillTable(recurrence, layout(divisor)), memory };
+      return exact.table;
     }
+    if (affordable > COARSE * boundary) return undefined;
     return fillTable(recurrence, layout(fittingUnit(chain, Math.max(affordable, memory / MOST_SLOTS))));
+  };
+  /** Schedules within a limit, by a table or by mixtures; `memory` is at least the least. */
+  const candidates = (table: Table | undefined, memory: number): Planned[] => {
+    // All peaks are multiples of the divisor, so nothing is lost by rounding the limit down to one.
+    if (table && table === exact?.table) return [read(table, Math.floor(memory / divisor) * divisor)];
+    const mixture = bestMixture(chain, memory);
+    const tables = table ? readings.map((factor) => ({ ...table, unit: table.unit / factor })) : mixture ? [] : [unlimited];
+    return [...(mixture ? [mixture] : []), ...tables.map((view) => read(view, memory))];
   };
 
   return {
@@ -98,26 +113,36 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
     fastest,
     plan(memory) {
       if (!(memory >= leastMemory)) return null;
-      if (memory >= enough) return fastest;
-      const table = tableFor(memory);
-      // All peaks are multiples of the divisor, so nothing is lost by rounding the limit down to one.
-      if (table === exact) return read(table, Math.floor(memory / divisor) * divisor);
-      return cheapest(readings.map((factor) => read({ ...table, unit: table.unit / factor }, memory)));
+      return memory >= enough ? fastest : cheapest(candidates(tableFor(memory), memory));
     },
     curve() {
       const table = tableFor(enough);
-      const points: Planned[] = [];
-      let known = -Infinity;
-      for (let slot = table.least[root]!; slot < table.enough[root]!; slot++) {
-        const memory = chain.a[0]! + Math.max(bounds.least[root]!, slot * table.unit);
-        const time = timeAt(table, root, memory - chain.a[0]!);
-        if (memory >= enough || time === known) continue;
-        known = time;
-        points.push(read(table, memory));
-      }
+      const limits = table && table === exact?.table ? steps(table, root).map((bytes) => bytes + chain.a[0]!) : [];
+      // Each limit is a little larger than the one before: small limits are where time changes fastest.
+      for (let i = 0; i < CURVE_POINTS; i++) limits.push(leastMemory * (enough / leastMemory) ** (i / CURVE_POINTS));
+      const points = limits.map((memory) => cheapest(candidates(table, memory)));
       return frontier([...points, fastest]);
     },
   };
+}
+
+/** Bytes at which the time of a row falls: all of them, or an even choice when there are very many. */
+function steps(table: Table, row: number): number[] {
+  const found: number[] = [];
+  let known = Infinity;
+  for (let slot = table.least[row]!; slot < table.enough[row]!; slot++) {
+    const time = timeAt(table, row, slot * table.unit);
+    if (time < known) found.push(slot * table.unit);
+    known = time;
+  }
+  const stride = Math.ceil(found.length / MOST_CURVE_STEPS);
+  return found.filter((_, i) => i % stride === 0);
+}
+
+/** The median of the sizes that are not 0. */
+function typical(sizes: readonly number[]): number {
+  const sorted = sizes.filter((size) => size > 0).toSorted((x, y) => x - y);
+  return sorted[sorted.length >> 1] ?? 0;
 }
 
 function cheapest(plans: readonly Planned[]): Planned {

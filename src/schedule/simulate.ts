@@ -165,8 +165,8 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
           break;
         }
       }
-      // Boundaries that no later backward reads. Only the neighbourhood of the step can have changed.
-      if (op.kind === "B" || op.kind === "BR") for (let j = next; j <= n; j++) free(boundaries, j, step);
+      // The boundary that no later backward reads; those behind it are free already.
+      if (op.kind === "B" || op.kind === "BR") free(boundaries, next, step);
       else if (op.kind !== "DT" && i >= next) free(boundaries, i, step);
     }
     peak = Math.max(peak, during);

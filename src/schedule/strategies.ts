@@ -29,23 +29,24 @@ export type Strategy =
   | { readonly name: "revolve"; readonly slots: number };
 
 /** Segments first..last that are replayed together, or whose tapes are saved. */
-interface Group {
+export interface Group {
   readonly first: number;
   readonly last: number;
   readonly replayed: boolean;
+  /** Tape variant of the segments that have it; 0 where they don't. */
+  readonly variant?: number;
 }
 
 /** The schedule of a strategy. Throws on a parameter that is out of range. */
 export function strategySchedule(chain: Chain, strategy: Strategy): Schedule {
   const { n, frozen } = chain;
   const first = frozen + 1;
-  const single = (replayed: (i: number) => boolean) => grouped(chain, singles(chain, replayed));
+  const single = (replayed: (i: number) => boolean) => groupedSchedule(chain, singles(chain, replayed));
   switch (strategy.name) {
     case "off":
-      return grouped(
+      return groupedSchedule(
         chain,
-        singles(chain, () => false),
-        strategy.variant,
+        singles(chain, () => false).map((group) => ({ ...group, variant: strategy.variant })),
       );
     case "per-segment":
       return single(() => true);
@@ -63,7 +64,7 @@ export function strategySchedule(chain: Chain, strategy: Strategy): Schedule {
       const groups: Group[] = [];
       for (let s = first; s <= n; s += strategy.size)
         groups.push({ first: s, last: Math.min(n, s + strategy.size - 1), replayed: true });
-      return grouped(chain, groups);
+      return groupedSchedule(chain, groups);
     }
     case "sqrt":
       return sqrt(chain, strategy.groups ?? Math.ceil(Math.sqrt(n - frozen)));
@@ -98,15 +99,16 @@ function singles(chain: Chain, replayed: (i: number) => boolean): Group[] {
 
 /**
  * Forward: tapes of the saved groups, inputs of the replayed ones. Backward: a replayed group is taped as a whole, then
- * goes backward. The last group is saved in any case. A segment that is replayed alone is replayed inside its backward
+ * goes backward. The last group is saved in any case. The groups cover the trainable segments in order. A segment that is replayed alone is replayed inside its backward
  * where it has a variant without a tape: what only its output needs is then not computed a second time.
  */
-function grouped(chain: Chain, groups: readonly Group[], k = 0): Op[] {
+export function groupedSchedule(chain: Chain, groups: readonly Group[]): Op[] {
   const ops: Op[] = [];
   for (let i = 1; i <= chain.frozen; i++) ops.push(FN(i));
   const inside = ({ first, last, replayed }: Group) => (replayed && first === last ? tapeless(chain, first) : -1);
   const replays = (group: Group) => group.replayed && group.last < chain.n && inside(group) < 0;
   const tape = (group: Group) => {
+    const k = group.variant ?? 0;
     for (let i = group.first; i <= group.last; i++) {
       const held = inside(group) >= 0 ? inside(group) : chain.variants[i - 1]!.length >= k ? k : 0;
       if (!fused(chain, i)) ops.push(FA(i, held));
@@ -152,7 +154,7 @@ function sqrt(chain: Chain, groups: number | "least-peak"): Op[] {
     result.push({ first, last: first + size - 1, replayed: true });
     first += size;
   }
-  return grouped(chain, result);
+  return groupedSchedule(chain, result);
 }
 
 /** Splits by the closed form of the advances; among splits of equal count the one with the shortest first sweep. */

@@ -60,12 +60,20 @@ export interface Layout {
   readonly work: number;
 }
 
+/** Far more slots than any table has, and few enough for sums to stay 32-bit integers. */
+const FAR = 2 ** 28;
+
+/** Nearest number of slots, always a 32-bit integer: a -0 or a fraction would make every index of the loops a slow one. */
+function nearestSlot(bytes: number, unit: number): number {
+  return Math.min(FAR, Math.round(bytes / unit)) | 0;
+}
+
 /** Lays out the rows for up to `memory` bytes. */
 export function layoutTable(recurrence: Recurrence, { time }: Extremes, unit: number, memory: number): Layout {
   const top = Math.ceil(memory / unit);
   const least = new Int32Array(recurrence.rows).fill(top + 1);
   const enough = new Int32Array(recurrence.rows).fill(top);
-  const slots = (bytes: number) => Math.round(bytes / unit);
+  const slots = (bytes: number) => nearestSlot(bytes, unit);
   let entries = 0;
   let work = 0;
   for (const row of recurrence.order) {
@@ -108,14 +116,14 @@ export interface Table extends Layout {
   /** Rows one behind the other. */
   readonly times: Float64Array;
   /** Index in `times` of slot 0 of each row (rows begin at slot `least`). */
-  readonly origin: Float64Array;
+  readonly origin: Int32Array;
 }
 
 export function fillTable(recurrence: Recurrence, layout: Layout): Table {
   const { unit, least, enough } = layout;
   const times = new Float64Array(layout.entries).fill(Infinity);
-  const origin = new Float64Array(recurrence.rows);
-  const slots = (bytes: number) => Math.round(bytes / unit);
+  const origin = new Int32Array(recurrence.rows);
+  const slots = (bytes: number) => nearestSlot(bytes, unit);
   let next = 0;
   for (const row of recurrence.order) {
     const [s, t, k] = recurrence.subproblem(row);
@@ -150,28 +158,48 @@ export function fillTable(recurrence: Recurrence, layout: Layout): Table {
         restAt = origin[rest]! - taken;
         restTime = times[restAt + restEnough]!;
       }
-      const { time } = option;
-      // Rows fall with m, so that no slot of this option beats its time at the end: it stops where the row is as good.
-      const bound = time + deepTime + restTime;
-      let m = from;
-      for (const both = Math.min(last + 1, deepEnough, restEnough); m < both; m++) {
-        const old = times[at + m]!;
-        if (old <= bound) return;
-        const sum = time + times[deepAt + m]! + times[restAt + m]!;
-        if (sum < old) times[at + m] = sum;
-      }
-      const oneAt = deepEnough > restEnough ? deepAt : restAt;
-      const one = time + (deepEnough > restEnough ? restTime : deepTime);
-      for (const end = Math.min(last + 1, Math.max(deepEnough, restEnough)); m < end; m++) {
-        const old = times[at + m]!;
-        if (old <= bound) return;
-        const sum = one + times[oneAt + m]!;
-        if (sum < old) times[at + m] = sum;
-      }
-      for (; m <= last && times[at + m]! > bound; m++) times[at + m] = bound;
+      relax(times, at, from, last, option.time, deepAt, deepEnough, deepTime, restAt, restEnough, restTime);
     });
   }
   return { ...layout, times, origin };
+}
+
+/**
+ * Lowers a row, slots from..last, by one option: its own time plus those of the deeper subproblem and of the rest, which
+ * stay at their last time from slot `deepEnough` and `restEnough` on. A function of its own and of numbers alone, so that
+ * the engine compiles its loops well whatever ran before (within the visitor they take up to 40 times as long).
+ */
+function relax(
+  times: Float64Array,
+  at: number,
+  from: number,
+  last: number,
+  time: number,
+  deepAt: number,
+  deepEnough: number,
+  deepTime: number,
+  restAt: number,
+  restEnough: number,
+  restTime: number,
+): void {
+  // Rows fall with m, so that no slot of this option beats its time at the end: it stops where the row is as good.
+  const bound = time + deepTime + restTime;
+  let m = from;
+  for (const both = Math.min(last + 1, deepEnough, restEnough); m < both; m++) {
+    const old = times[at + m]!;
+    if (old <= bound) return;
+    const sum = time + times[deepAt + m]! + times[restAt + m]!;
+    if (sum < old) times[at + m] = sum;
+  }
+  const oneAt = deepEnough > restEnough ? deepAt : restAt;
+  const one = time + (deepEnough > restEnough ? restTime : deepTime);
+  for (const end = Math.min(last + 1, Math.max(deepEnough, restEnough)); m < end; m++) {
+    const old = times[at + m]!;
+    if (old <= bound) return;
+    const sum = one + times[oneAt + m]!;
+    if (sum < old) times[at + m] = sum;
+  }
+  for (; m <= last && times[at + m]! > bound; m++) times[at + m] = bound;
 }
 
 /** Time of a row with `bytes` of memory, by the nearest slot that the row covers; infinite when it covers none. */
