@@ -27,6 +27,7 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   merge: { summary: "add an adapter to its base model's weights", load: () => import("./merge.ts") },
   export: { summary: "write a GGUF file for llama.cpp and Ollama", load: () => import("./export.ts") },
   data: { summary: "check examples, or show how they are tokenized and masked", load: () => import("./data.ts") },
+  doctor: { summary: "what works on this machine, how fast, and what is missing", load: () => import("./doctor.ts") },
   recipes: { summary: "list the bundled training configurations, or copy one", load: () => import("./recipes.ts") },
   completion: { summary: "completion for bash, zsh or fish", load: () => import("./completion.ts") },
 };

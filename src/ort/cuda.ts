@@ -79,12 +79,11 @@ export function findCuda(search: CudaSearch = systemSearch()): CudaState {
     if (existsSync(join(search.folder, file))) found.push(file);
     else missing.push({ what: `${file} (ONNX Runtime's)`, lookedIn: [search.folder], get: "run: remat doctor --install cuda" });
   }
-  // Without a driver NVIDIA's libraries are no use, and half of them would not load.
-  for (const { name, part, wanted } of driverError === null ? CUDA_LIBRARIES : []) {
+  for (const { name, part, wanted } of CUDA_LIBRARIES) {
     const paths = [search.folder, ...search.folders].map((folder) => join(folder, name)).filter((path) => existsSync(path));
     const at = [name, ...paths].find((candidate) => search.load(candidate) === null);
     if (at !== undefined) {
-      found.push(at === name ? name : at);
+      found.push(at);
     } else if (wanted) {
       const lookedIn = [...systemPlaces(), search.folder, ...search.folders];
       missing.push({ what: `${name} (${part})`, lookedIn, get: `install ${part}, or name its folder in LD_LIBRARY_PATH` });

@@ -32,10 +32,11 @@ describe("looking for CUDA", () => {
     }
   });
 
-  test("nothing is there: driver and provider files are named, and where and how", () => {
+  test("nothing is there: driver, provider files and NVIDIA's libraries are named, and where and how", () => {
     const search = machine([], []);
     const state = findCuda(search);
-    expect(state.missing.map(({ what }) => what.split(" ")[0]!)).toEqual(["libcuda.so.1", ...PROVIDER_FILES]);
+    const names = [NVIDIA[0]!, ...PROVIDER_FILES, ...NVIDIA.slice(1)];
+    expect(state.missing.map(({ what }) => what.split(" ")[0]!)).toEqual(names);
     expect(describeMissing(state.missing[2]!)).toBe(
       `libonnxruntime_providers_cuda.so (ONNX Runtime's) is missing, looked for in ${search.folder}; run: remat doctor --install cuda`,
     );
