@@ -19,6 +19,7 @@ import { crossEntropyCommand } from "./cross-entropy";
 import { dropoutCommand } from "./dropout";
 import { optimizerCommand } from "./optimizer";
 import { nativeAttentionCommand } from "./attention-native";
+import { nativeHeadCommand } from "./head-native";
 
 // Offsets in the control block; what different threads write is on different cache lines.
 const EPOCH = 0; // counts programs; workers sleep on it
@@ -84,6 +85,7 @@ function dispatch(opcode: i32): void {
     case 0x9: dropoutCommand(opcode); break;
     case 0xa: optimizerCommand(opcode); break;
     case 0xb: nativeAttentionCommand(opcode); break;
+    case 0xc: nativeHeadCommand(opcode); break;
     default: unreachable();
   }
 }

@@ -58,4 +58,10 @@ export enum Opcode {
   // attention by a native library (attention-native.ts)
   NativeAttention = 0xb0,
   NativeAttentionGrad = 0xb1,
+
+  // linear layer and cross entropy by a native library (head-native.ts)
+  NativeLogits = 0xc0,
+  NativeLogitsEnd = 0xc1,
+  NativeLogitsGrad = 0xc2,
+  NativeLogitsSum = 0xc3,
 }

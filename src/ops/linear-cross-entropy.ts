@@ -1,6 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type FloatType, type TensorType } from "../graph/types.ts";
 import { emitGemm } from "./gemm.ts";
+import { emitNativeHead } from "./native-head.ts";
 import { crossEntropyBody, crossEntropyGradBody, type HeadSizes } from "./linear-cross-entropy-body.ts";
 import { defineOp, expectShape, type KernelEmitter, type NoAttrs, notDifferentiable, type OpDef, type Scratch } from "./types.ts";
 
@@ -29,6 +30,7 @@ export const LinearCrossEntropy: OpDef<NoAttrs> = defineOp<NoAttrs>({
   },
   body: (body, inputs, types) => crossEntropyBody(body, inputs, headSizes(types)),
   lower(e) {
+    if (emitNativeHead(e, { ...headInputs(e), loss: e.output(0) })) return;
     const head = startHead(e);
     forEachChunk(e, head, (chunk) => {
       const { labels, rows, count, losses } = head;
@@ -71,6 +73,9 @@ export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
   body: (body, inputs, types) => crossEntropyGradBody(body, inputs, headSizes(types)),
   lower(e) {
+    const wanted = (i: number) => (e.used(i) ? e.output(i) : null);
+    const gradient = { dloss: e.input(4)!, dh: wanted(0), dw: wanted(1), sum: e.input(5) };
+    if (emitNativeHead(e, { ...headInputs(e), loss: wanted(2), gradient })) return;
     const head = startHead(e);
     const { hidden, logits, labels, rows, count, losses, width, vocab } = head;
     const [w, sum] = [e.input(1)!, e.input(5)];
@@ -103,6 +108,10 @@ export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
 
 function isOne(type: TensorType | null | undefined): boolean {
   return type?.dtype === "f32" && type.shape.length === 1 && type.shape[0] === 1;
+}
+
+function headInputs(e: KernelEmitter<NoAttrs>) {
+  return { h: e.input(0)!, w: e.input(1)!, labels: e.input(2)!, scale: e.input(3)! };
 }
 
 function isHead(...[h, w, labels, scale]: readonly (TensorType | null | undefined)[]): boolean {

@@ -1,0 +1,230 @@
+/**
+ * Linear layer and cross entropy by a native library. The logits are held transposed, [vocabulary][rows], so that a *block* of the
+ * vocabulary is contiguous in W and in the logits alike: threads take blocks, W is never packed whole, and a half-precision W is
+ * widened block by block. Blocks are fixed by the sizes, and sums over them are taken in a fixed order.
+ *
+ * A chunk of the rows with a label is in memory at a time: n of them, entries [first, first + chunk) of `rows` as far as there are any.
+ */
+import { int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
+import { F32, floatBytes, loadFloats } from "./half";
+import { loadSome, storeSome } from "./lanes";
+import { exp4 } from "./math";
+import { MATRIX, NO_ADDEND, product, sessionOf } from "./native";
+import { Opcode } from "./opcodes";
+
+/** Rows of a block whose exponentials are summed in a register, column by column; so many stay in the first-level cache. */
+const RUN: i32 = 32;
+/** Probabilities below count as 0: products with subnormal numbers cost a hundred cycles. */
+const NEGLIGIBLE: f32 = 1e-26;
+
+// Of the command in effect; the operands that all commands share come first.
+let labels: usize = 0, rows: usize = 0, logits: usize = 0, maxima: usize = 0, sums: usize = 0, own: usize = 0;
+let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 = 0, blocks: i32 = 0;
+
+/**
+ * Operands of all: labels i32[T], rows i32[T], count i32[1], logits [V][n], maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk,
+ * H, V, rows of a block.
+ *
+ * - NativeLogits: ..., h [chunk, H], W [V, H]; ..., type of W, session of A B^T. logits = exp(W h^T - maxima), where maxima are over a block;
+ *   sums of these; own = the logit of the label.
+ * - NativeLogitsEnd: ..., scale [1], losses [T]. losses = log sum exp - own; sums = exp(maxima - log sum exp).
+ * - NativeLogitsGrad: ..., h, W, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null; ..., type of W, P, sessions of A^T B, A^T B + C and A B (+ C).
+ *   With D = (exp(logit) sums - onehot) scale dloss: parts = D W, a P-th of the vocabulary each; dW = D^T h + C (C may be dW).
+ * - NativeLogitsSum: ..., parts, out [chunk, H]; ..., P. out = sum of parts.
+ */
+export function nativeHeadCommand(opcode: u32): void {
+  labels = pointer(0), rows = pointer(1), logits = pointer(3), maxima = pointer(4), sums = pointer(5), own = pointer(6);
+  first = int(0), width = int(2), vocabulary = int(3), block = int(4);
+  n = max(0, min(int(1), load<i32>(pointer(2)) - first));
+  blocks = (vocabulary + block - 1) / block;
+  switch (opcode) {
+    case Opcode.NativeLogits: computeLogits(pointer(7), pointer(8)); break;
+    case Opcode.NativeLogitsEnd: endLogits(pointer(7), pointer(8)); break;
+    case Opcode.NativeLogitsGrad: differentiate(pointer(7), pointer(8)); break;
+    case Opcode.NativeLogitsSum: addParts(pointer(7), pointer(8)); break;
+    default: unreachable();
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function blockRows(b: i32): i32 {
+  return min(block, vocabulary - b * block);
+}
+
+/** Block `b` of W as f32: in place, or widened into the thread's scratch. */
+function blockOf(w: usize, type: i32, b: i32): usize {
+  const from = w + floatBytes(type, <usize>b * block * width);
+  if (type == F32) return from;
+  const count = blockRows(b) * width;
+  // What is read behind an odd end lies within the 64 bytes that everything is rounded up to.
+  for (let i = 0; i < count; i += 4) v128.store(threadScratch + (<usize>i << 2), loadFloats(from + (<usize>i << 1), type));
+  return threadScratch;
+}
+
+function computeLogits(h: usize, w: usize): void {
+  if (n == 0) return;
+  const type = int(5);
+  const session = sessionOf(int(6), int(7));
+  const end = partEnd(blocks, 1);
+  for (let b = partStart(blocks, 1); b < end; b++) {
+    const count = blockRows(b);
+    const x = logits + (<usize>b * block * n << 2);
+    product(session, blockOf(w, type, b), h, 0, x, count, n, width, false, true, NO_ADDEND);
+    keepOwn(x, b * block, count);
+    const at = <usize>b * int(1) << 2;
+    exponentials(x, count, maxima + at, sums + at);
+  }
+}
+
+/** own[i] = the logit of row i's label, where it lies in the block whose first class is `start`. */
+function keepOwn(x: usize, start: i32, count: i32): void {
+  for (let i = 0; i < n; i++) {
+    const label = labelOf(i) - start;
+    if (<u32>label < <u32>count) store<f32>(own + (<usize>i << 2), load<f32>(x + (<usize>(label * n + i) << 2)));
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function labelOf(i: i32): i32 {
+  return load<i32>(labels + (<usize>load<i32>(rows + (<usize>(first + i) << 2)) << 2));
+}
+
+/** x[count][n] = exp(x - most), most[n] the maxima of the columns, sum[n] the sums of the results. */
+function exponentials(x: usize, count: i32, most: usize, sum: usize): void {
+  const rowBytes = <usize>n << 2;
+  memory.copy(most, x, rowBytes);
+  for (let v = 1; v < count; v++) {
+    const row = x + <usize>v * rowBytes;
+    let i = 0;
+    for (; i + 4 <= n; i += 4) {
+      const at = <usize>i << 2;
+      // pmax(a, b) is a < b ? b : a: a NaN is passed over here and comes back in the sum.
+      v128.store(most + at, f32x4.pmax(v128.load(most + at), v128.load(row + at)));
+    }
+    if (i < n) {
+      const at = <usize>i << 2;
+      storeSome(most + at, f32x4.pmax(loadSome(most + at, n - i), loadSome(row + at, n - i)), n - i);
+    }
+  }
+  memory.fill(sum, 0, rowBytes);
+  for (let start = 0; start < count; start += RUN) {
+    const end = min(count, start + RUN);
+    for (let i = 0; i < n; i += 4) {
+      const at = <usize>i << 2;
+      const lanes = min(4, n - i);
+      let total = f32x4.splat(0);
+      const shift = lanes == 4 ? v128.load(most + at) : loadSome(most + at, lanes);
+      let to = x + <usize>start * rowBytes + at;
+      for (let v = start; v < end; v++) {
+        const e = exp4(f32x4.sub(lanes == 4 ? v128.load(to) : loadSome(to, lanes), shift));
+        if (lanes == 4) v128.store(to, e);
+        else storeSome(to, e, lanes);
+        total = f32x4.add(total, e);
+        to += rowBytes;
+      }
+      if (lanes == 4) v128.store(sum + at, f32x4.add(v128.load(sum + at), total));
+      else storeSome(sum + at, f32x4.add(loadSome(sum + at, lanes), total), lanes);
+    }
+  }
+}
+
+function endLogits(scale: usize, losses: usize): void {
+  const stride = <usize>int(1) << 2;
+  const end = partEnd(n, 1);
+  for (let i = partStart(n, 1); i < end; i++) {
+    const at = <usize>i << 2;
+    let top: f32 = -f32.POSITIVE_INFINITY;
+    for (let b = 0; b < blocks; b++) top = max(top, load<f32>(maxima + at + <usize>b * stride));
+    let total: f64 = 0;
+    for (let b = 0; b < blocks; b++) {
+      const skipped = at + <usize>b * stride;
+      total += <f64>load<f32>(sums + skipped) * Math.exp(<f64>load<f32>(maxima + skipped) - <f64>top);
+    }
+    const lse = <f64>top + Math.log(total);
+    const known = <u32>labelOf(i) < <u32>vocabulary;
+    // A label outside of the vocabulary gives NaN.
+    store<f32>(losses + (<usize>(first + i) << 2), known ? <f32>(lse - <f64>load<f32>(own + at)) : f32.NaN);
+    for (let b = 0; b < blocks; b++) {
+      const skipped = at + <usize>b * stride;
+      store<f32>(sums + skipped, <f32>Math.exp(<f64>load<f32>(maxima + skipped) - lse));
+    }
+  }
+}
+
+function differentiate(h: usize, w: usize): void {
+  const parts = pointer(11), dw = pointer(12), c = pointer(13);
+  const type = int(5), partCount = int(6);
+  const begin = sessionOf(int(7), int(8)), add = sessionOf(int(9), int(10)), toWeight = sessionOf(int(11), int(12));
+  const factor = load<f32>(pointer(9)) * load<f32>(pointer(10));
+  const lineBytes = <usize>width << 2;
+  const end = partEnd(partCount, 1);
+  for (let part = partStart(partCount, 1); part < end; part++) {
+    const from = blocks * part / partCount, to = blocks * (part + 1) / partCount;
+    const out = parts + <usize>part * n * lineBytes;
+    if (parts && from == to) memory.fill(out, 0, <usize>n * lineBytes);
+    for (let b = from; b < to; b++) {
+      const count = blockRows(b);
+      const skipped = <usize>b * block * lineBytes;
+      if (n == 0) {
+        if (!dw) continue;
+        if (!c) memory.fill(dw + skipped, 0, <usize>count * lineBytes);
+        else if (c != dw) memory.copy(dw + skipped, c + skipped, <usize>count * lineBytes);
+        continue;
+      }
+      const x = logits + (<usize>b * block * n << 2);
+      scaleBlock(x, count, sums + (<usize>b * int(1) << 2), factor);
+      subtractOwn(x, b * block, count, factor);
+      if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
+      if (parts) {
+        const weights = blockOf(w, type, b);
+        if (b == from) product(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND);
+        else product(add, x, weights, out, out, n, width, count, true, false, MATRIX);
+      }
+    }
+  }
+}
+
+/** x[count][n] *= each column's scale, times the factor; negligible probabilities become 0. */
+function scaleBlock(x: usize, count: i32, scales: usize, factor: f32): void {
+  const scale = f32x4.splat(factor), least = f32x4.splat(NEGLIGIBLE);
+  for (let v = 0; v < count; v++) {
+    let i = 0;
+    for (; i + 4 <= n; i += 4) {
+      const p = f32x4.mul(v128.load(x + (<usize>i << 2)), v128.load(scales + (<usize>i << 2)));
+      v128.store(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(p, least)));
+    }
+    if (i < n) {
+      const p = f32x4.mul(loadSome(x + (<usize>i << 2), n - i), loadSome(scales + (<usize>i << 2), n - i));
+      storeSome(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(p, least)), n - i);
+    }
+    x += <usize>n << 2;
+  }
+}
+
+function subtractOwn(x: usize, start: i32, count: i32, factor: f32): void {
+  for (let i = 0; i < n; i++) {
+    const label = labelOf(i) - start;
+    if (<u32>label >= <u32>count) continue;
+    const at = x + (<usize>(label * n + i) << 2);
+    store<f32>(at, load<f32>(at) - factor);
+  }
+}
+
+function addParts(parts: usize, out: usize): void {
+  const count = n * width;
+  const partBytes = <usize>count << 2;
+  const end = partEnd(count, 4);
+  for (let i = partStart(count, 4); i < end; i += 4) {
+    const at = <usize>i << 2;
+    const lanes = min(4, count - i);
+    let sum = f32x4.splat(0);
+    for (let part = 0; part < int(5); part++) {
+      const from = parts + <usize>part * partBytes + at;
+      sum = f32x4.add(sum, lanes == 4 ? v128.load(from) : loadSome(from, lanes));
+    }
+    if (lanes == 4) v128.store(out + at, sum);
+    else storeSome(out + at, sum, lanes);
+  }
+}

@@ -1,0 +1,101 @@
+import { Opcode } from "../../assembly/opcodes.ts";
+import type { FloatType } from "../graph/types.ts";
+import { HALF_CODE } from "./half.ts";
+import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sessionWords } from "./types.ts";
+
+/** Lowering of the fused head to assembly/head-native.ts. */
+type Emitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "type">;
+
+/** Most bytes of logits in memory at a time; with all else the workspace stays below 64 MiB at a width of 1024 or less. */
+const LOGITS_BYTES = 56 * 2 ** 20;
+/** Rows of a chunk: more than that gain nothing, and a multiple of what the library computes side by side. */
+const MOST_ROWS = 176;
+const ROWS_UNIT = 16;
+/** Rows of W in a block; a block of a half-precision W must fit the scratch of a thread (floats of 4 bytes). */
+const BLOCK = 256;
+const SCRATCH = 2 ** 19;
+/** The vocabulary is cut into so many parts for the gradient of h, whatever the number of threads. */
+const PARTS = 8;
+
+export interface HeadOperands {
+  readonly h: string;
+  readonly w: string;
+  readonly labels: string;
+  readonly scale: string;
+  /** The loss; null: not wanted. */
+  readonly loss: Operand;
+  readonly gradient?: {
+    readonly dloss: string;
+    /** null: not wanted. */
+    readonly dh: Operand;
+    readonly dw: Operand;
+    /** What dW is added to. */
+    readonly sum: Operand;
+  };
+}
+
+/** Emits loss and gradients; false: not here. */
+export function emitNativeHead(e: Emitter, { h, w, labels, scale, loss, gradient }: HeadOperands): boolean {
+  const [tokens, width] = e.type(h).shape as [number, number];
+  const { dtype, shape } = e.type(w);
+  const vocab = shape[0]!;
+  const block = Math.min(BLOCK, Math.floor(SCRATCH / width / 16) * 16);
+  const chunk = chunkRows(tokens, vocab);
+  if (!e.native || block < 16 || chunk === null) return false;
+  const blocks = Math.ceil(vocab / block);
+  const [rows, count, losses] = [e.scratch(4 * tokens), e.scratch(4), e.scratch(4 * tokens)];
+  const hidden = e.scratch(4 * chunk * width);
+  const logits = e.scratch(4 * chunk * vocab);
+  const [maxima, sums, own] = [e.scratch(4 * blocks * chunk), e.scratch(4 * blocks * chunk), e.scratch(4 * chunk)];
+  const parts = gradient?.dh ? e.scratch(4 * PARTS * chunk * width) : null;
+  const common: Operand[] = [labels, rows, count, logits, maxima, sums, own];
+  const type = HALF_CODE[dtype as FloatType];
+  const words = sessionsOf(e.native);
+
+  e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
+  for (let first = 0; first < tokens; first += chunk) {
+    const size = Math.min(chunk, tokens - first);
+    // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
+    const sizes: Scalar[] = [first, chunk, width, vocab, block];
+    e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
+    e.emit(Opcode.NativeLogits, [...common, hidden, w], [...sizes, type, ...words.logits]);
+    e.emit(Opcode.NativeLogitsEnd, [...common, scale, losses], sizes);
+    if (!gradient) continue;
+    const { dloss, dh, dw, sum } = gradient;
+    // The first chunk starts from the sum, the others from what is there.
+    const start = dw === null ? null : first > 0 ? dw : sum;
+    const weight = start === null ? words.weight : words.weightAdd;
+    e.emit(
+      Opcode.NativeLogitsGrad,
+      [...common, hidden, w, scale, dloss, parts, dw, start],
+      [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight],
+    );
+    if (!parts) continue;
+    e.emit(Opcode.NativeLogitsSum, [...common, parts, hidden], [...sizes, PARTS]);
+    e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, size, width]);
+  }
+  if (gradient?.dh) e.emit(Opcode.ClearRows, [labels, gradient.dh], [tokens, width]);
+  if (loss !== null) e.emit(Opcode.LossSum, [losses, count, scale, loss], []);
+  return true;
+}
+
+/** Rows of a chunk, chunks of nearly equal size; null: not even a few rows of logits fit. */
+export function chunkRows(tokens: number, vocab: number): number | null {
+  const fitting = Math.floor(LOGITS_BYTES / (4 * vocab * ROWS_UNIT)) * ROWS_UNIT;
+  const most = Math.min(MOST_ROWS, fitting);
+  if (most === 0) return null;
+  const equal = Math.ceil(tokens / Math.ceil(tokens / most));
+  return Math.ceil(equal / ROWS_UNIT) * ROWS_UNIT;
+}
+
+function sessionsOf(native: NativeLibrary) {
+  const words = (transA: boolean, transB: boolean, addend: "none" | "matrix") =>
+    sessionWords(native.product({ transA, transB, addend, alpha: 1 }));
+  return {
+    logits: words(false, true, "none"),
+    hidden: words(true, false, "none"),
+    hiddenAdd: words(true, false, "matrix"),
+    weight: words(false, false, "none"),
+    weightAdd: words(false, false, "matrix"),
+  };
+}

@@ -1,0 +1,116 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { GraphBuilder } from "../../src/graph/builder.ts";
+import type { FloatType, Graph } from "../../src/graph/types.ts";
+import { Cast, CAST_TO } from "../../src/ops/cast.ts";
+import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
+import { chunkRows } from "../../src/ops/native-head.ts";
+import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
+import type { MatmulChoice } from "../../src/wasm/matmul.ts";
+import { runOn } from "../support/executor.ts";
+import {
+  type Data,
+  expectSameBits,
+  expectWithin,
+  f32,
+  generator,
+  half,
+  i32,
+  random,
+  relativeError,
+  type TestTensor,
+} from "../support/ops.ts";
+
+const open = new Map<string, WasmExecutor>();
+async function executor(matmul: MatmulChoice, threads: number): Promise<WasmExecutor> {
+  const key = `${matmul} ${threads}`;
+  if (!open.has(key)) open.set(key, await createWasmExecutor({ matmul, threads }));
+  return open.get(key)!;
+}
+afterAll(() => open.forEach((made) => made.close()));
+
+interface Case {
+  readonly tokens: number;
+  readonly width: number;
+  readonly vocab: number;
+  /** Token t has a label if t % every is 0, the first `labelled` such ones. */
+  readonly every: number;
+  readonly labelled: number;
+  readonly dtype?: FloatType;
+  readonly wanted: readonly ("dh" | "dw")[];
+  readonly sum?: boolean;
+}
+
+/** The loss as the forward computes it, and gradients with the loss as the gradient operator does. */
+function head({ tokens, width, vocab, dtype = "f32", wanted, sum }: Case): Graph {
+  const builder = new GraphBuilder("head");
+  const h = builder.input("h", "boundary", { dtype: "f32", shape: [tokens, width] });
+  const stored = builder.input("w", "param", { dtype, shape: [vocab, width] });
+  const w = dtype === "f32" ? stored : builder.value(Cast, [stored], { to: CAST_TO.f32 });
+  const labels = builder.input("labels", "batch", { dtype: "i32", shape: [tokens] });
+  const scale = builder.input("scale", "batch", { dtype: "f32", shape: [1] });
+  const dloss = builder.input("dloss", "output-grad", { dtype: "f32", shape: [1] });
+  const sums = sum ? [builder.input("sum", "accumulator", { dtype: "f32", shape: [vocab, width] })] : [];
+  builder.output({ name: builder.value(LinearCrossEntropy, [h, w, labels, scale], {}, "forward"), role: "boundary" });
+  const [dh, dw, loss] = builder.node(LinearCrossEntropyGrad, [h, w, labels, scale, dloss, ...sums], {}, "grad");
+  if (wanted.includes("dh")) builder.output({ name: dh!, role: "input-grad" });
+  if (wanted.includes("dw")) builder.output({ name: dw!, role: "param-grad", ...(sum && { updates: "sum" }) });
+  builder.output({ name: loss!, role: "loss" });
+  return builder.build();
+}
+
+function feedsOf({ tokens, width, vocab, every, labelled, dtype = "f32" }: Case): Map<string, TestTensor> {
+  const rng = generator(tokens + vocab);
+  const labels = Array.from({ length: tokens }, (_, t) => (t % every === 0 && t / every < labelled ? (t * 31) % vocab : -100));
+  const w = random(rng, [vocab, width], 2 / Math.sqrt(width));
+  return new Map<string, TestTensor>([
+    ["h", random(rng, [tokens, width])],
+    ["w", dtype === "f32" ? w : half(w, dtype)],
+    ["labels", i32([tokens], labels)],
+    ["scale", f32([1], [1 / labelled])],
+    ["dloss", f32([1], [0.7])],
+    ["sum", random(rng, [vocab, width], 0.01)],
+  ]);
+}
+
+const CASES: readonly Case[] = [
+  { tokens: 150, width: 64, vocab: 400, every: 1, labelled: 150, wanted: ["dh", "dw"], sum: true },
+  // Three chunks of rows, 75 of them without any label; blocks of the vocabulary that end unevenly.
+  { tokens: 400, width: 50, vocab: 1031, every: 1, labelled: 235, wanted: ["dh", "dw"], sum: true },
+  { tokens: 400, width: 50, vocab: 1031, every: 3, labelled: 90, wanted: ["dw"] },
+  { tokens: 400, width: 50, vocab: 1031, every: 2, labelled: 3, wanted: ["dh", "dw"] },
+  { tokens: 190, width: 64, vocab: 2500, every: 1, labelled: 189, wanted: ["dh"], dtype: "bf16" },
+  { tokens: 70, width: 18, vocab: 257, every: 1, labelled: 1, wanted: ["dh"], dtype: "f16" },
+];
+
+describe("native head", () => {
+  for (const shape of CASES) {
+    test(`as the kernels' within a relative error of 2e-6, same bits for 1, 2 and 3 threads: ${JSON.stringify(shape)}`, async () => {
+      const graph = head(shape);
+      const feeds = feedsOf(shape);
+      const run = async (matmul: MatmulChoice, threads: number) =>
+        runOn(await executor(matmul, threads), graph, feeds, { times: 2 });
+      const expected = await run("wasm", 1);
+      const actual = await run("native", 1);
+      for (const [name, values] of expected) expectWithin(name, relativeError(actual.get(name)!, values), 2e-6);
+      const list = (results: Map<string, Data>) => [...results.values()];
+      for (const threads of [2, 3]) expectSameBits(`${threads} threads`, list(await run("native", threads)), list(actual));
+    });
+  }
+
+  test("a label outside of the vocabulary makes the loss NaN", async () => {
+    const shape: Case = { tokens: 40, width: 16, vocab: 300, every: 1, labelled: 40, wanted: ["dh"] };
+    const feeds = feedsOf(shape);
+    for (const label of [300, -1]) {
+      (feeds.get("labels")!.data as Int32Array)[5] = label;
+      const results = runOn(await executor("native", 2), head(shape), feeds);
+      expect(results.get("forward")![0]).toBeNaN();
+    }
+  });
+
+  test("workspace at 2048 tokens and a vocabulary of 151,936 is below 64 MiB", async () => {
+    const shape: Case = { tokens: 2048, width: 896, vocab: 151_936, every: 1, labelled: 2048, wanted: ["dh"], dtype: "bf16" };
+    const program = (await executor("native", 2)).prepare(head(shape));
+    expect(chunkRows(2048, 151_936)).toBe(96);
+    expect(program.workspace).toBeLessThan(64 * 2 ** 20);
+  });
+});
