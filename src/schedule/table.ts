@@ -63,7 +63,7 @@ export interface Layout {
 /** Far more slots than any table has, and few enough for sums to stay 32-bit integers. */
 const FAR = 2 ** 28;
 
-/** Nearest number of slots, always a 32-bit integer: a -0 or a fraction would make every index of the loops a slow one. */
+/** Nearest number of slots, always a 32-bit integer: one -0 among the indices of the inner loops makes them up to 40 times as slow. */
 function nearestSlot(bytes: number, unit: number): number {
   return Math.min(FAR, Math.round(bytes / unit)) | 0;
 }
@@ -166,8 +166,7 @@ export function fillTable(recurrence: Recurrence, layout: Layout): Table {
 
 /**
  * Lowers a row, slots from..last, by one option: its own time plus those of the deeper subproblem and of the rest, which
- * stay at their last time from slot `deepEnough` and `restEnough` on. A function of its own and of numbers alone, so that
- * the engine compiles its loops well whatever ran before (within the visitor they take up to 40 times as long).
+ * stay at their last time from slot `deepEnough` and `restEnough` on.
  */
 function relax(
   times: Float64Array,

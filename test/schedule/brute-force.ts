@@ -103,7 +103,7 @@ function makeHeap(): { push(key: number, value: number): void; pop(): number | u
       swap(0, keys.length - 1);
       keys.pop();
       const value = values.pop();
-      for (let i = 0; ; ) {
+      for (let i = 0; ;) {
         let least = i;
         for (const child of [2 * i + 1, 2 * i + 2]) if (child < keys.length && keys[child]! < keys[least]!) least = child;
         if (least === i) return value;

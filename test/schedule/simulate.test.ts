@@ -14,7 +14,8 @@ describe("simulator", () => {
         expect(simulation.time).toBeCloseTo(time, 9);
         expect(simulation.peak).toBe(peak);
       } else {
-        const index = Number(/^\d+/.exec(error!)![0]);
+        // A schedule that ends too early fails behind its last step.
+        const index = Number(/^\d+/.exec(error!)?.[0] ?? ops.length);
         expect(() => simulate(chain, schedule)).toThrow(ScheduleError);
         try {
           simulate(chain, schedule);
