@@ -38,6 +38,21 @@ export const SHAPES = {
     tie_word_embeddings: true,
     hidden_act: "silu",
   },
+  "qwen2.5-1.5b": {
+    architectures: ["Qwen2ForCausalLM"],
+    model_type: "qwen2",
+    hidden_size: 1536,
+    intermediate_size: 8960,
+    num_hidden_layers: 28,
+    num_attention_heads: 12,
+    num_key_value_heads: 2,
+    vocab_size: 151936,
+    max_position_embeddings: 32768,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1000000,
+    tie_word_embeddings: true,
+    hidden_act: "silu",
+  },
 } as const;
 
 export type ShapeName = keyof typeof SHAPES;

@@ -2,7 +2,6 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { parseConfig } from "../../src/hf/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
-import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { createRandom } from "../../src/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
@@ -11,6 +10,7 @@ import { createEngine, type Engine } from "../../src/train/engine.ts";
 import { createOptimizer } from "../../src/train/optimizer.ts";
 import { initialiseAdapter } from "../../src/train/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { openOrt, PROVIDER } from "../support/provider.ts";
 import { expectSameBits, expectWithin, relativeError } from "../support/ops.ts";
 
 const executors: Executor[] = [];
@@ -84,10 +84,10 @@ function train(engine: Engine, steps: number): { losses: number[]; gradients: Ma
   };
 }
 
-describe.each(METHODS)("%s on ONNX Runtime's CPU provider", (_, tuning) => {
+describe.each(METHODS)("%s on ONNX Runtime", (_, tuning) => {
   test("two steps: loss and gradients as on the wasm executor, relative error <= 1e-4", async () => {
     const expected = train(build(await createWasmExecutor({ threads: 1 }), tuning, { name: "off" }), 2);
-    const actual = train(build(createOrtExecutor({ threads: 2 }), tuning, { name: "off" }), 2);
+    const actual = train(build(openOrt(2), tuning, { name: "off" }), 2);
     expectWithin("losses", relativeError(actual.losses, expected.losses), 1e-4);
     expect([...actual.gradients.keys()]).toEqual([...expected.gradients.keys()]);
     for (const [name, gradient] of actual.gradients) {
@@ -95,18 +95,23 @@ describe.each(METHODS)("%s on ONNX Runtime's CPU provider", (_, tuning) => {
     }
   });
 
+  // Other devices than the CPU may add up the rows of a gradient in another order each time.
   test("every strategy gives the same bits", () => {
     const strategies: Strategy[] = [{ name: "off" }, { name: "per-segment" }, { name: "sqrt" }];
-    const [off, ...others] = strategies.map((strategy) => train(build(createOrtExecutor({ threads: 2 }), tuning, strategy), 2));
+    const [off, ...others] = strategies.map((strategy) => train(build(openOrt(2), tuning, strategy), 2));
     for (const { losses, gradients } of others) {
-      expect(losses).toEqual(off!.losses);
-      expectSameBits("gradients", [...gradients.values()], [...off!.gradients.values()]);
+      if (PROVIDER === "cpu") {
+        expect(losses).toEqual(off!.losses);
+        expectSameBits("gradients", [...gradients.values()], [...off!.gradients.values()]);
+      } else {
+        for (const [name, gradient] of gradients) expectWithin(name, relativeError(gradient, off!.gradients.get(name)!), 1e-5);
+      }
     }
   });
 
   test("30 steps: the same loss curve within 1e-3, falling", async () => {
     const expected = train(build(await createWasmExecutor({ threads: 1 }), tuning, { name: "per-segment" }), 30).losses;
-    const actual = train(build(createOrtExecutor({ threads: 1 }), tuning, { name: "per-segment" }), 30).losses;
+    const actual = train(build(openOrt(1), tuning, { name: "per-segment" }), 30).losses;
     actual.forEach((loss, step) => expect(Math.abs(loss - expected[step]!)).toBeLessThan(1e-3 * expected[step]!));
     expect(actual[29]!).toBeLessThan(0.97 * actual[0]!);
   });
