@@ -1,8 +1,10 @@
-import { beforeAll, describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const model = writeTinyModel(join(folder, "model"));

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
@@ -7,6 +7,8 @@ import { describeFlags, parseFlags } from "../../src/cli/flags.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { remat } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const file = (name: string, text: string) => {

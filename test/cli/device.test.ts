@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findCuda } from "../../src/ort/cuda.ts";
@@ -6,6 +6,8 @@ import { openSafetensors, readFloat32, type TensorData, writeSafetensors } from 
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const model = writeTinyModel(join(folder, "model"));

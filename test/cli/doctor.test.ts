@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { formatReport } from "../../src/cli/doctor.ts";
 import type { Report } from "../../src/doctor/examine.ts";
 import { BOUND, selfTest } from "../../src/doctor/self-test.ts";
@@ -7,6 +7,8 @@ import { createOrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { remat } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
 
 const wasm = await createWasmExecutor({ threads: 1 });
 const ort = createOrtExecutor({ threads: 1 });

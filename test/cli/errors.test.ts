@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openSafetensors, readBytes, type TensorData, writeSafetensors } from "../../src/hf/safetensors.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const model = writeTinyModel(join(folder, "model"));

@@ -1,4 +1,4 @@
-import { describe, expect, spyOn, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXIT_INFEASIBLE, planChain } from "../../src/cli/plan-chain.ts";
@@ -7,6 +7,8 @@ import { parseSchedule } from "../../src/schedule/ops.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { golden } from "../schedule/chains.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const write = (name: string, text: string) => {

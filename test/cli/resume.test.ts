@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createRandom } from "../../src/random.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const model = writeTinyModel(join(folder, "model"), {

@@ -1,10 +1,12 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "../../src/hf/safetensors.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const model = writeTinyModel(join(folder, "model"));

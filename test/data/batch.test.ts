@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { bucketLengths, createBatches, packRows, type BatchOptions, type MicroBatch } from "../../src/data/batch.ts";
 import { IGNORED } from "../../src/data/sample.ts";
 import { createSampleStore, type SampleSet } from "../../src/data/sample-store.ts";
 import { createRandom } from "../../src/random.ts";
+
+setDefaultTimeout(120_000);
 
 /** Samples whose tokens are 1000 * sample + position; every third token is masked. */
 function makeSet(lengths: readonly number[]): SampleSet {

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,6 +7,8 @@ import fc from "fast-check";
 import { byteCharacters, trainBpe } from "../../src/data/bpe.ts";
 import { CHATML_TEMPLATE, tokenizerConfig, tokenizerJson, writeTokenizer } from "../../src/data/tokenizer-files.ts";
 import golden from "../golden/tokenizer/trained.json" with { type: "json" };
+
+setDefaultTimeout(120_000);
 
 const SETTINGS = { eosToken: "<|im_end|>", padToken: "<|endoftext|>", chatTemplate: CHATML_TEMPLATE, maxLength: 1024 };
 

@@ -1,10 +1,12 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkData } from "../../src/data/check.ts";
 import { createSampler } from "../../src/data/sample.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tokenizer = loadTokenizer(join(import.meta.dir, "../golden/tokenizers/smollm"));

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,6 +7,8 @@ import { parseExample, type ChatExample, type Example } from "../../src/data/for
 import { readLines } from "../../src/data/lines.ts";
 import { UserError } from "../../src/errors.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 

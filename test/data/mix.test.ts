@@ -1,7 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { createBatches } from "../../src/data/batch.ts";
 import { mixSamples } from "../../src/data/mix.ts";
 import { createSampleStore, type SampleSet } from "../../src/data/sample-store.ts";
+
+setDefaultTimeout(120_000);
 
 /** `count` samples of three tokens `first + i`, named `name:i`. */
 function makeSet(name: string, count: number, first: number): SampleSet {

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { createChatTemplate } from "../../src/data/chat-template.ts";
 import { trainedTexts } from "../../src/data/chat-spans.ts";
@@ -6,6 +6,8 @@ import { parseExample, type ChatExample } from "../../src/data/formats.ts";
 import { createSampler, IGNORED, sampleParts, type Sample, type SampleOptions } from "../../src/data/sample.ts";
 import { createTokenizer, loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
 import { userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = join(import.meta.dir, "../golden/tokenizers");
 const qwen = loadTokenizer(join(folder, "qwen"));

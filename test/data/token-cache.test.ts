@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { loadSamples } from "../../src/data/dataset.ts";
@@ -8,6 +8,8 @@ import { cachedSamples, contentKey, openTokenCache, writeTokenCache, type Number
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { createRandom } from "../../src/random.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tokenizer = loadTokenizer(join(import.meta.dir, "../golden/tokenizers/smollm"));

@@ -1,10 +1,12 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { UserError } from "../../src/errors.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const golden = join(import.meta.dir, "../golden/tokenizers");
 const folder = temporaryFolder();

@@ -1,8 +1,10 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { chatTemplateOf } from "../../src/data/chat-template.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = join(import.meta.dir, "../golden/tokenizers");
 

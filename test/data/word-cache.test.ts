@@ -1,8 +1,10 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { Tokenizer } from "@huggingface/tokenizers";
 import fc from "fast-check";
 import { join } from "node:path";
 import { cacheWords } from "../../src/data/word-cache.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = join(import.meta.dir, "../golden/tokenizers");
 

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { createDecoder } from "../../src/generate/decoder.ts";
 import { generate } from "../../src/generate/generate.ts";
@@ -11,6 +11,8 @@ import { loadAdapter } from "../../src/train/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { fullForward } from "../support/full-forward.ts";
 import { adapterFolder, FAMILIES, modelFolder, relativeError } from "../support/golden.ts";
+
+setDefaultTimeout(120_000);
 
 const closers: (() => void)[] = [];
 afterAll(() => closers.forEach((close) => close()));

@@ -1,5 +1,7 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createSampler, GREEDY, type SamplingOptions } from "../../src/generate/sampler.ts";
+
+setDefaultTimeout(120_000);
 
 /** Share of each token in `draws` draws. */
 function shares(

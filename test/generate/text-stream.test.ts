@@ -1,8 +1,10 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { createTextStream } from "../../src/generate/text-stream.ts";
+
+setDefaultTimeout(120_000);
 
 const root = join(import.meta.dir, "../golden/tokenizers");
 const folders = [

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { encode, interleaveRows, typeFor } from "../../src/gguf/encode.ts";
@@ -12,6 +12,8 @@ import { temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
 import { readGguf } from "../support/gguf.ts";
 import { adapterFolder, FAMILIES, type GoldenFamily, modelFolder, readTensors, relativeError } from "../support/golden.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tokenizers = join(import.meta.dir, "../golden/tokenizers");

@@ -1,10 +1,12 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../src/errors.ts";
 import { checkContext, contextLimit, loadConfig, parseConfig } from "../../src/hf/config.ts";
 import { temporaryFolder, userError } from "./temp.ts";
+
+setDefaultTimeout(120_000);
 
 const BASE = {
   hidden_size: 64,

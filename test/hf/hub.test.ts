@@ -1,4 +1,4 @@
-import { afterAll, afterEach, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   existsSync,
   lstatSync,
@@ -16,6 +16,8 @@ import { hubCacheFolder, hubToken } from "../../src/hf/hub-cache.ts";
 import { resolveModel, type HubOptions } from "../../src/hf/hub.ts";
 import { openSafetensors, writeSafetensors } from "../../src/hf/safetensors.ts";
 import { filesIn, temporaryFolder } from "./temp.ts";
+
+setDefaultTimeout(120_000);
 
 /** A hub and the storage that it redirects to, each an origin of its own, with faults on request. */
 const COMMIT = "0123456789abcdef0123456789abcdef01234567";

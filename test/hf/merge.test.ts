@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { mergeAdapter } from "../../src/hf/merge.ts";
 import { openSafetensors, readBytes, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const golden = join(import.meta.dir, "../golden");

@@ -1,10 +1,12 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { exportTrained } from "../../src/train/export.ts";
 import { modelFolder, readTensors, relativeError } from "../support/golden.ts";
 import { adaptedEngine, PEFT_FIXTURE } from "../support/peft.ts";
 import { filesIn, temporaryFolder } from "./temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 

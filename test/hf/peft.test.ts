@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
@@ -11,6 +11,8 @@ import {
 } from "../../src/hf/peft.ts";
 import { readFloat32, type TensorData } from "../../src/hf/safetensors.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const golden = join(import.meta.dir, "../golden/models/qwen2/adapter");

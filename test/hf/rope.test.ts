@@ -1,7 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { parseConfig } from "../../src/hf/config.ts";
 import { createRope, inverseFrequencies, ropeTables } from "../../src/hf/rope.ts";
+
+setDefaultTimeout(120_000);
 
 interface Case {
   readonly name: string;

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,6 +7,8 @@ import { fromFloat32, toFloat32 } from "../../src/hf/halves.ts";
 import { expectTensor, openSafetensors, readBytes, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
 import type { TensorData } from "../../src/hf/safetensors.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const path = (name: string) => join(folder, name);

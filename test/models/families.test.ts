@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config.ts";
 import { openSafetensors } from "../../src/hf/safetensors.ts";
 import type { Tuning } from "../../src/models/linear.ts";
@@ -23,6 +23,8 @@ import {
   relativeError,
   tokenPositions,
 } from "../support/golden.ts";
+
+setDefaultTimeout(120_000);
 
 const BOUND = 1e-4;
 const SEED = 1;

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { UserError } from "../../src/errors.ts";
@@ -10,6 +10,8 @@ import { writeModel } from "../../src/onnx/write.ts";
 import { SwiGLU, SwiGLUGrad } from "../../src/ops/swiglu.ts";
 import { expectWithin, generator, random, relativeError } from "../support/ops.ts";
 import { runOrt } from "../support/ort.ts";
+
+setDefaultTimeout(120_000);
 
 const type: TensorType = { dtype: "f32", shape: [3, 5] };
 const other: TensorType = { dtype: "f32", shape: [2, 7] };

@@ -1,10 +1,12 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readModel } from "../../src/onnx/read.ts";
 import { writeModel } from "../../src/onnx/write.ts";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { expectParity } from "../support/ort.ts";
 import { opGraph } from "../support/ops.ts";
 import { SAMPLES } from "./samples.ts";
+
+setDefaultTimeout(120_000);
 
 describe.each(Object.keys(OPS) as OpName[])("%s", (name) => {
   SAMPLES[name].forEach(({ attrs, inputs, bound = 1e-6 }, i) => {

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { programsOf } from "../../src/graph/segment.ts";
@@ -9,6 +9,8 @@ import { filesIn, temporaryFolder, userError } from "../hf/temp.ts";
 import { generator, runGraph, type TestTensor } from "../support/ops.ts";
 import { expectParity } from "../support/ort.ts";
 import { addFeeds, addOutputs, chain, CHAINS, LORA } from "../support/segments.ts";
+
+setDefaultTimeout(120_000);
 
 describe("segment models in a folder", () => {
   const folder = temporaryFolder();

@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { AdamW } from "../../src/ops/adamw.ts";
 import golden from "../golden/adamw.json";
 import {
@@ -13,6 +13,8 @@ import {
   runWasm,
 } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 /** Hyperparameters as f32, and their corrections at step t. */
 const hyper = (t: number, scale = 1, lr = 1e-2): number[] => [lr, 0.9, 0.999, 1e-8, 0.1, 1 - 0.9 ** t, 1 - 0.999 ** t, scale];

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { differentiate } from "../../src/autodiff/differentiate.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { CausalAttention, CausalAttentionGrad } from "../../src/ops/attention.ts";
@@ -16,6 +16,8 @@ import {
   toFloat64,
 } from "../support/ops.ts";
 import { runOrt } from "../support/ort.ts";
+
+setDefaultTimeout(120_000);
 
 interface Case {
   readonly tokens: number;

@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { CausalAttention } from "../../src/ops/attention.ts";
 import { CachedAttention } from "../../src/ops/cached-attention.ts";
 import { checkForward, expectSameBits, f32, generator, i32, random, runWasm } from "../support/ops.ts";
 import { expectParity } from "../support/ort.ts";
+
+setDefaultTimeout(120_000);
 
 interface Case {
   readonly tokens: number;

@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { Cast, CAST_TO } from "../../src/ops/cast.ts";
 import {
   checkForward,
@@ -12,6 +12,8 @@ import {
   type TestTensor,
   toFloat64,
 } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
 
 const words = (tensor: TestTensor): TestTensor => ({ ...tensor, data: Float32Array.from(toFloat64(tensor)) });
 

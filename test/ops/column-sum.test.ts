@@ -1,7 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { ColumnSum } from "../../src/ops/column-sum.ts";
 import { checkForward, expectSameBits, f32, generator, random, type Reference, runWasm } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 const reference =
   (columns: number): Reference =>

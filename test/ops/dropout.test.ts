@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { PhiloxDropout } from "../../src/ops/dropout.ts";
 import {
   checkForward,
@@ -12,6 +12,8 @@ import {
   runWasm,
 } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 type Words = [number, number, number, number];
 

@@ -1,8 +1,10 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { EmbeddingGrad } from "../../src/ops/embedding-grad.ts";
 import { Gather } from "../../src/ops/gather.ts";
 import { checkForward, checkGradient, generator, half, i32, random, type Reference, runWasm } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 const VOCAB = 29;
 

@@ -1,7 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { Gelu, GeluGrad } from "../../src/ops/gelu.ts";
 import { checkForward, checkGradient, expectSameBits, f32, generator, random, type Reference, runWasm } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 /** erf by its Taylor series, and beyond 3 by Lentz's continued fraction of erfc: about 1e-15. */
 function erf(x: number): number {

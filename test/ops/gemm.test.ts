@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { Gemm, type GemmAttrs } from "../../src/ops/gemm.ts";
 import {
   checkForward,
@@ -13,6 +13,8 @@ import {
   type TestTensor,
 } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 const reference =
   (m: number, n: number, k: number, { alpha = 1, transA = 0, transB = 0 }: GemmAttrs): Reference =>

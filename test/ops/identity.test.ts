@@ -1,7 +1,9 @@
-import { test } from "bun:test";
+import { setDefaultTimeout, test } from "bun:test";
 import { Identity } from "../../src/ops/identity.ts";
 import { checkForward, checkGradient, generator, i32, random, type Reference } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 const reference: Reference = ([x]) => [x!];
 

@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
 import {
   checkForward,
@@ -14,6 +14,8 @@ import {
   type TestTensor,
 } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 /** Softmax of the logits of each row that has a label, and the loss without scale. */
 function head(h: Float64Array, w: Float64Array, labels: Float64Array): { p: Float64Array[]; loss: number } {

@@ -1,7 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { Mul } from "../../src/ops/mul.ts";
 import { checkForward, checkGradient, f32, generator, random, type Reference, runWasm } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 const reference: Reference = ([a, b]) => [a!.map((x, i) => x * b![i]!)];
 

@@ -1,9 +1,11 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { Mul } from "../../src/ops/mul.ts";
 import { Reshape } from "../../src/ops/reshape.ts";
 import { checkForward, checkGradient, generator, random, type Reference, runGraph } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 const reference: Reference = ([x]) => [x!];
 const attrs = { shape: [21, 2] };

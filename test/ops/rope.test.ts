@@ -1,4 +1,4 @@
-import { describe, test } from "bun:test";
+import { describe, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { Rope } from "../../src/ops/rope.ts";
 import {
@@ -14,6 +14,8 @@ import {
   type TestTensor,
 } from "../support/ops.ts";
 import { runOrt } from "../support/ort.ts";
+
+setDefaultTimeout(120_000);
 
 /** Tables of angles t * theta^(-2i / r). */
 function tables(tokens: number, rotaryDim: number): [TestTensor, TestTensor] {

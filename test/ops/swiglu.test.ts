@@ -1,7 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { SwiGLU, SwiGLUGrad } from "../../src/ops/swiglu.ts";
 import { checkForward, checkGradient, expectSameBits, f32, generator, random, type Reference, runWasm } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
+
+setDefaultTimeout(120_000);
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 

@@ -1,10 +1,12 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { type CudaSearch, describeMissing, findCuda, isHalfInstalled, PROVIDER_FILES } from "../../src/ort/cuda.ts";
 import { cudaOptions } from "../../src/ort/providers.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const NVIDIA = ["libcuda.so.1", "libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10"];
 

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { parseConfig } from "../../src/hf/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
@@ -12,6 +12,8 @@ import { initialiseAdapter } from "../../src/train/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { openOrt, PROVIDER } from "../support/provider.ts";
 import { expectSameBits, expectWithin, relativeError } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
 
 const executors: Executor[] = [];
 afterAll(() => executors.forEach((executor) => executor.close()));

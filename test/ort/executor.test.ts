@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { type Graph, sameType } from "../../src/graph/types.ts";
@@ -7,6 +7,8 @@ import { runOn } from "../support/executor.ts";
 import { userError } from "../hf/temp.ts";
 import { boundFor, openOrt, PROVIDER } from "../support/provider.ts";
 import { expectSameBits, expectWithin, f32, opGraph, relativeError, runGraph } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
 
 const executor = openOrt(1);
 afterAll(() => executor.close());

@@ -1,4 +1,4 @@
-import { afterAll, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deflateRawSync } from "node:zlib";
@@ -7,6 +7,8 @@ import { PROVIDER_FILES } from "../../src/ort/cuda.ts";
 import { CUDA_PACKAGE, installCuda, type ProviderPackage } from "../../src/ort/install.ts";
 import { loadOrt } from "../../src/ort/library.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const contents = new Map(PROVIDER_FILES.map((name, i) => [`capi/${name}`, Buffer.from(`${name} `.repeat(5000 + i))]));
 

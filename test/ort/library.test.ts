@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { libraryPath, loadOrt } from "../../src/ort/library.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 describe("ONNX Runtime's library", () => {
   test("is found, and is the version of the package", async () => {

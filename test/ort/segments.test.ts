@@ -1,9 +1,11 @@
-import { afterAll, expect, test } from "bun:test";
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { programsOf } from "../../src/graph/segment.ts";
 import { runOn } from "../support/executor.ts";
 import { expectWithin, generator, relativeError, runGraph, type TestTensor } from "../support/ops.ts";
 import { boundFor, openOrt } from "../support/provider.ts";
 import { addFeeds, addOutputs, chain, CHAINS } from "../support/segments.ts";
+
+setDefaultTimeout(120_000);
 
 const executor = openOrt(2);
 afterAll(() => executor.close());

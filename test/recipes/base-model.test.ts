@@ -1,8 +1,10 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { sampleTexts } from "../../recipes/base/sample.ts";
 import { makeBaseText } from "../../recipes/base/text.ts";
+
+setDefaultTimeout(120_000);
 
 const model = join(import.meta.dir, "../../recipes/base/model");
 const FILES = [

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,6 +9,8 @@ import { randomWeights } from "../../recipes/base/init.ts";
 import { makeTokenizer } from "../../recipes/base/make.ts";
 import { joinPieces, makeBaseText } from "../../recipes/base/text.ts";
 import golden from "../golden/tokenizer/bundled.json" with { type: "json" };
+
+setDefaultTimeout(120_000);
 
 const model = join(import.meta.dir, "../../recipes/base/model");
 const readModel = (file: string) => readFileSync(join(model, file), "utf8");

@@ -1,7 +1,9 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isHeldOut, MAX_LENGTH, parseEntry, readDictionary } from "../../recipes/devils-dictionary/make.ts";
+
+setDefaultTimeout(120_000);
 
 const folder = join(import.meta.dir, "../../recipes/devils-dictionary");
 

@@ -1,9 +1,11 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { schedulePrograms } from "../../src/runtime/runner.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import type { Engine } from "../../src/train/engine.ts";
 import { createOptimizer } from "../../src/train/optimizer.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
+
+setDefaultTimeout(120_000);
 
 afterAll(closeExecutors);
 

@@ -1,5 +1,7 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { learningRate, warmupSteps } from "../../src/train/learning-rate.ts";
+
+setDefaultTimeout(120_000);
 
 // Transformers' get_linear_schedule_with_warmup, get_cosine_schedule_with_warmup and
 // get_constant_schedule_with_warmup, 10 warm-up steps of 50, at these steps.

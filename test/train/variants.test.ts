@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { ModelConfig } from "../../src/hf/config.ts";
 import { createRandom } from "../../src/random.ts";
 import { idealTime, variantsOf } from "../../src/schedule/chain.ts";
@@ -6,6 +6,8 @@ import { B, BR, FA, type Schedule } from "../../src/schedule/ops.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { type Checkpointing, LimitError } from "../../src/train/planning.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
+
+setDefaultTimeout(120_000);
 
 afterAll(closeExecutors);
 

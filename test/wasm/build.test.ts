@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../src/errors.ts";
 import { buildKernels, kernelsAreCurrent, loadKernels } from "../../src/wasm/build.ts";
 import { temporaryFolder } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
 
 const REPOSITORY = join(import.meta.dir, "../..");
 

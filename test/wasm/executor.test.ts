@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { UserError } from "../../src/errors.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { byteLength, type Graph, type TensorType } from "../../src/graph/types.ts";
@@ -7,6 +7,8 @@ import { SwiGLU } from "../../src/ops/swiglu.ts";
 import { ALIGNMENT, type Address, type Call, type Executor, type Program } from "../../src/runtime/executor.ts";
 import { createWasmExecutor, type WasmExecutor, type WasmExecutorOptions } from "../../src/wasm/executor.ts";
 import { f32, generator, random } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
 
 const open: WasmExecutor[] = [];
 async function create(options: WasmExecutorOptions): Promise<WasmExecutor> {

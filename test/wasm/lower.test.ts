@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Opcode } from "../../assembly/opcodes.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { Graph, Node, TensorType } from "../../src/graph/types.ts";
@@ -10,6 +10,8 @@ import { Reshape } from "../../src/ops/reshape.ts";
 import { SwiGLU, SwiGLUGrad } from "../../src/ops/swiglu.ts";
 import { defineOp } from "../../src/ops/types.ts";
 import { type Lowered, lower } from "../../src/wasm/lower.ts";
+
+setDefaultTimeout(120_000);
 
 interface Decoded {
   readonly opcode: number;

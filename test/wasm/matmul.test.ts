@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { fromBinary } from "@bufbuild/protobuf";
 import { ONNX_OPSET } from "../../src/onnx/functions.ts";
 import { AttributeProto_AttributeType as AttributeType, ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
@@ -13,6 +13,8 @@ import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import { loadOrt } from "../../src/ort/library.ts";
 import { runOn } from "../support/executor.ts";
 import { type Data, generator, half, random, type TestTensor } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
 
 const open = new Map<string, WasmExecutor>();
 async function executor(matmul: MatmulChoice, threads: number): Promise<WasmExecutor> {

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { Graph } from "../../src/graph/types.ts";
 import { CausalAttention, CausalAttentionGrad } from "../../src/ops/attention.ts";
@@ -16,6 +16,8 @@ import {
   relativeError,
   type TestTensor,
 } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
 
 const open = new Map<string, WasmExecutor>();
 async function executor(matmul: MatmulChoice, threads: number): Promise<WasmExecutor> {

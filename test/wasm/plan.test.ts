@@ -1,7 +1,9 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { ALIGNMENT, align } from "../../src/runtime/executor.ts";
 import { type Block, liveBytes, pack, type Place, type Plan, plan, type PlanRequest, type Step } from "../../src/wasm/plan.ts";
+
+setDefaultTimeout(120_000);
 
 const step = (reads: string[], writes: string[], more: Partial<Step> = {}): Step => ({
   reads,
