@@ -1,80 +1,146 @@
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { parseConfig } from "../src/hf/config.ts";
-import type { Strategy } from "../src/schedule/strategies.ts";
+import { type ModelConfig, parseConfig } from "../src/hf/config.ts";
+import { drawing, lineChart } from "../src/schedule/svg.ts";
+import { simulate } from "../src/schedule/simulate.ts";
+import { strategySchedule } from "../src/schedule/strategies.ts";
 import { createEngine } from "../src/train/engine.ts";
 import { formatBytes } from "../src/train/memory.ts";
+import { planModel } from "../src/train/model-plan.ts";
+import type { Checkpointing } from "../src/train/planning.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
-import { plot, type Series } from "./plot.ts";
 import { randomCheckpoint } from "./shapes.ts";
 
 /**
- * Memory against depth: full fine-tuning of thin models of 8 to 1000 equal blocks under three strategies, one real step
- * each. What is plotted is the measured arena: boundaries, tapes, their gradients and workspace, without the weights.
+ * Memory against depth: activation memory (stash and workspace) of full fine-tuning of a thin model, for the strategies
+ * off, per-segment and sqrt, from the executor's exact plans, as an SVG. Then, run and timed: `--shallow` blocks that
+ * save everything against `--deep` blocks at the same peak. Prints one JSON line.
  *
- *     bun bench/depth.ts --out docs/depth.svg
+ *     bun bench/depth.ts --svg build/depth.svg
  */
 const { values } = parseArgs({
-  options: { out: { type: "string", default: "docs/depth.svg" }, most: { type: "string", default: "1000" } },
+  options: {
+    svg: { type: "string", default: "build/depth.svg" },
+    tokens: { type: "string", default: "256" },
+    hidden: { type: "string", default: "128" },
+    shallow: { type: "string", default: "60" },
+    deep: { type: "string", default: "1000" },
+    steps: { type: "string", default: "5" },
+    threads: { type: "string", default: "1" },
+    run: { type: "boolean", default: true },
+  },
+  allowNegative: true,
 });
-const TOKENS = 64;
-const DEPTHS = [8, 16, 32, 64, 128, 256, 512, 1000].filter((depth) => depth <= Number(values.most));
-const STRATEGIES: readonly Strategy[] = [{ name: "off" }, { name: "per-segment" }, { name: "sqrt" }];
-const TITLES: Readonly<Record<string, string>> = { off: "off", "per-segment": "per segment", sqrt: "sqrt" };
+const tokens = Number(values.tokens);
+const [shallow, deep] = [Number(values.shallow), Number(values.deep)];
 
-const series: Series[] = [];
-for (const strategy of STRATEGIES) {
-  const points: [number, number][] = [];
-  for (const depth of DEPTHS) {
-    const config = parseConfig(
-      {
-        architectures: ["LlamaForCausalLM"],
-        model_type: "llama",
-        hidden_size: 32,
-        intermediate_size: 88,
-        num_hidden_layers: depth,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        vocab_size: 128,
-        max_position_embeddings: 256,
-        rms_norm_eps: 1e-5,
-        tie_word_embeddings: true,
-      },
-      "bench/depth.ts",
-    );
-    const executor = await createWasmExecutor({ threads: 1 });
-    const engine = createEngine(executor, {
-      config,
-      source: randomCheckpoint(config, "f32"),
-      tuning: { method: "full" },
-      strategy,
-      tokens: [TOKENS],
-      optimizer: false,
-    });
-    const ids = Int32Array.from({ length: TOKENS }, (_, t) => (t * 37) % config.vocabSize);
-    const labels = Int32Array.from(ids, (_, t) => ids[t + 1] ?? -100);
-    engine.forwardBackward(
-      { ids, labels, starts: new Int32Array(TOKENS), positions: Int32Array.from(ids.keys()) },
-      1 / (TOKENS - 1),
-      1,
-      0,
-    );
-    const arena = engine.measuredPeak - engine.predicted.resident;
-    points.push([depth, arena]);
-    console.log(
-      `${TITLES[strategy.name]!.padEnd(12)} ${String(depth).padStart(5)} blocks  ${formatBytes(arena).padStart(10)} measured, ${formatBytes(engine.predicted.peak - engine.predicted.resident)} predicted`,
-    );
-    executor.close();
-  }
-  series.push({ name: TITLES[strategy.name]!, points });
+function model(layers: number): ModelConfig {
+  const hidden = Number(values.hidden);
+  return parseConfig(
+    {
+      architectures: ["LlamaForCausalLM"],
+      model_type: "llama",
+      hidden_size: hidden,
+      intermediate_size: Math.round((8 * hidden) / 3),
+      num_hidden_layers: layers,
+      num_attention_heads: 4,
+      num_key_value_heads: 4,
+      vocab_size: 512,
+      max_position_embeddings: 4096,
+      rms_norm_eps: 1e-5,
+      tie_word_embeddings: true,
+    },
+    "bench/depth.ts",
+  );
 }
+
+const executor = await createWasmExecutor({ threads: Number(values.threads) });
+
+function planned(layers: number, strategy: Checkpointing) {
+  return planModel(executor, {
+    config: model(layers),
+    tuning: { method: "full" },
+    weightType: () => "f32",
+    strategy,
+    tokens: [tokens],
+    optimizer: false,
+  });
+}
+
+const strategies: { title: string; strategy: Checkpointing }[] = [
+  { title: "off: save everything", strategy: { name: "off" } },
+  { title: "per segment", strategy: { name: "per-segment" } },
+  { title: "sqrt: groups taped as a whole", strategy: { name: "sqrt" } },
+];
+const depths = [4, 8, 16, 32, 64, 128, 256, 512, 1000];
+const series = strategies.map(({ title, strategy }) => ({
+  name: title,
+  points: depths.map((layers) => {
+    const { predicted } = planned(layers, strategy);
+    return [layers, predicted.stash + predicted.workspace] as const;
+  }),
+}));
+mkdirSync(dirname(values.svg), { recursive: true });
 writeFileSync(
-  values.out,
-  plot(series, {
-    title: "Activation memory against depth, measured",
-    xLabel: "decoder blocks",
-    yLabel: "activation memory",
-    yFormat: formatBytes,
+  values.svg,
+  drawing([
+    lineChart({
+      title: `Activation memory against depth (width ${values.hidden}, ${tokens} tokens, full fine-tuning)`,
+      x: { label: "decoder blocks", log: true },
+      y: { label: "peak of stash and workspace", log: true, format: formatBytes },
+      series,
+    }),
+  ]),
+);
+
+/** Activation memory as counted while running, and the median processor seconds of a step (other programs don't count). */
+async function run(layers: number, strategy: Checkpointing) {
+  const config = model(layers);
+  const own = await createWasmExecutor({ threads: Number(values.threads) });
+  const engine = createEngine(own, {
+    config,
+    source: randomCheckpoint(config, "f32"),
+    tuning: { method: "full" },
+    strategy,
+    tokens: [tokens],
+    optimizer: false,
+  });
+  const ids = Int32Array.from({ length: tokens }, (_, t) => (t * 7919) % 512);
+  const batch = {
+    ids,
+    labels: Int32Array.from(ids, (_, t) => ids[t + 1] ?? -100),
+    starts: new Int32Array(tokens),
+    positions: Int32Array.from(ids, (_, t) => t),
+  };
+  const times = Array.from({ length: Number(values.steps) + 1 }, (_, draw) => {
+    const begin = process.cpuUsage();
+    engine.forwardBackward(batch, 1 / (tokens - 1), 1, draw);
+    return process.cpuUsage(begin).user / 1e6;
+  });
+  const activations = engine.measuredPeak - engine.predicted.resident;
+  const { time } = simulate(engine.chain, engine.schedule);
+  const ideal = simulate(engine.chain, strategySchedule(engine.chain, { name: "off" })).time;
+  own.close();
+  const seconds = times.slice(1).sort((a, b) => a - b)[Number(values.steps) >> 1]!;
+  return { layers, activations, seconds, secondsPerBlock: seconds / layers, modelledOverhead: time / ideal - 1 };
+}
+
+const measured = [];
+if (values.run) {
+  const off = await run(shallow, { name: "off" });
+  measured.push(
+    off,
+    await run(deep, { name: "optimal", limit: { bytes: off.activations } }),
+    await run(deep, { name: "per-segment" }),
+  );
+}
+console.log(
+  JSON.stringify({
+    svg: values.svg,
+    memory: Object.fromEntries(series.map(({ name, points }) => [name, Object.fromEntries(points)])),
+    measured,
+    ...(measured.length > 0 ? { timePerBlock: measured[1]!.secondsPerBlock / measured[0]!.secondsPerBlock - 1 } : {}),
   }),
 );
-console.log(`written ${values.out}`);
+executor.close();
