@@ -21,6 +21,7 @@ export interface Verb {
 export const VERBS: Readonly<Record<string, Verb>> = {
   train: { summary: "fine-tune a model", load: () => import("./train.ts") },
   step: { summary: "one forward and backward without an update: loss and gradients", load: () => import("./step.ts") },
+  plan: { summary: "the best schedule within a memory limit", load: () => import("./plan.ts") },
   chat: { summary: "talk with a model or an adapter", load: () => import("./chat.ts") },
   generate: { summary: "answer the prompts of a file", load: () => import("./generate.ts") },
   eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./eval.ts") },

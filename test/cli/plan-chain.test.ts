@@ -7,6 +7,7 @@ import { parseSchedule } from "../../src/schedule/ops.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { golden } from "../schedule/chains.ts";
+import { remat } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -80,5 +81,18 @@ describe("remat plan --chain", () => {
       expect(() => plan(path, memory)).toThrow(UserError);
       expect(() => plan(path, memory)).toThrow(message);
     }
+  });
+
+  test("as a command: the answer alone on stdout, exit status 0, 3 when a limit is too low, 2 on bad input", async () => {
+    const good = await remat(["plan", "--chain", file, "--memory", "63,64", "--json"]);
+    expect(good.stderr).toBe("");
+    expect(good.code).toBe(0);
+    expect(JSON.parse(good.stdout).map(({ feasible }: { feasible: boolean }) => feasible)).toEqual([true, true]);
+    const low = await remat(["plan", "--chain", file, "--memory", "28", "--json"]);
+    expect(low.code).toBe(3);
+    expect(JSON.parse(low.stdout)).toEqual({ feasible: false, minimum_memory: 29 });
+    const bad = await remat(["plan", "--chain", join(folder, "absent.json"), "--memory", "28"]);
+    expect(bad.code).toBe(2);
+    expect(bad.stderr).toContain("--chain: cannot read");
   });
 });
