@@ -87,8 +87,8 @@ writeFileSync(
   drawing([
     lineChart({
       title: `Activation memory against depth (width ${values.hidden}, ${tokens} tokens, full fine-tuning)`,
-      x: { label: "decoder blocks", log: true },
-      y: { label: "peak of stash and workspace", log: true, format: formatBytes },
+      x: { label: "decoder blocks", log: 2 },
+      y: { label: "peak of stash and workspace", log: 4, format: formatBytes },
       series,
     }),
   ]),

@@ -10,7 +10,10 @@ export interface Series {
 
 export interface Axis {
   readonly label: string;
-  readonly log?: boolean;
+  /** A logarithmic scale with a tick at each power of this number. */
+  readonly log?: number;
+  /** Ticks of a linear scale are round numbers of this unit. */
+  readonly unit?: number;
   /** Text of a tick. */
   readonly format?: (value: number) => string;
 }
@@ -111,8 +114,12 @@ export function memoryTimeline(
   steps.forEach(({ workspace }, step) => (totals[STACK.length - 1]![step] = workspace));
   const ends = steps.map((_, step) => steps[step + 1]?.start ?? time);
   return (box) => {
-    const axisX: Axis = { label: "time of the step", format: (value) => `${Math.round((100 * value) / time)} %` };
-    const axisY: Axis = { label: "stash and workspace", format: formatBytes };
+    const axisX: Axis = {
+      label: "time of the step",
+      unit: time / 10,
+      format: (value) => `${Math.round((100 * value) / time)} %`,
+    };
+    const axisY: Axis = { label: "stash and workspace", unit: 2 ** 20, format: formatBytes };
     const scaleX = makeScale(axisX, [0, time], box.left, box.left + box.width);
     const scaleY = makeScale(axisY, [0, peak], box.top + box.height, box.top);
     const base = new Float64Array(steps.length);
@@ -145,20 +152,22 @@ interface Scale {
   readonly ticks: readonly number[];
 }
 
-function makeScale(axis: Axis, values: readonly number[], from: number, to: number): Scale {
+function makeScale({ log, unit = 1 }: Axis, values: readonly number[], from: number, to: number): Scale {
   const high = Math.max(...values);
-  if (axis.log) {
-    const low = Math.max(Math.min(...values), Number.MIN_VALUE);
-    const [bottom, top] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(Math.max(high, low * 10)))];
+  if (log) {
+    const position = (value: number) => Math.log(value) / Math.log(log);
+    const ends = [position(Math.min(...values)), position(high)] as const;
+    const margin = 0.05 * (ends[1] - ends[0]) || 1;
+    const [bottom, top] = [ends[0] - margin, ends[1] + margin];
+    const first = Math.ceil(bottom);
     return {
-      at: (value) => from + ((Math.log10(Math.max(value, low)) - bottom) / (top - bottom)) * (to - from),
-      ticks: Array.from({ length: top - bottom + 1 }, (_, i) => 10 ** (bottom + i)),
+      at: (value) => from + ((position(value) - bottom) / (top - bottom)) * (to - from),
+      ticks: Array.from({ length: Math.floor(top) - first + 1 }, (_, i) => log ** (first + i)),
     };
   }
   const low = Math.min(0, ...values);
-  const span = high - low || 1;
-  const step = niceStep(span / 6);
-  const top = Math.ceil(high / step) * step || 1;
+  const step = unit * niceStep((high - low || unit) / 6 / unit);
+  const top = Math.ceil(high / step) * step || step;
   return {
     at: (value) => from + ((value - low) / (top - low)) * (to - from),
     ticks: Array.from({ length: Math.floor((top - low) / step + 1.5) }, (_, i) => low + i * step),
