@@ -76,20 +76,32 @@ const batch = {
   positions: Int32Array.from(ids, (_, t) => t),
 };
 const times: number[] = [];
+/** Processor seconds of all threads. */
+const cpuTimes: number[] = [];
+const cpuSeconds = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+};
 let firstStep = 0;
 let loss = 0;
 for (let step = 1; step <= Number(values.steps); step++) {
   const begin = performance.now();
+  const cpuBegin = cpuSeconds();
   optimizer.zeroGradients();
   loss = engine.forwardBackward(batch, 1 / (tokens - 1), 1, step);
   optimizer.step(step, 1e-4);
   times.push((performance.now() - begin) / 1000);
+  cpuTimes.push(cpuSeconds() - cpuBegin);
   warm = true;
   // `performance.now` counts from the start of the process.
   if (step === 1) firstStep = performance.now() / 1000;
 }
-const later = times.slice(1).sort((a, b) => a - b);
-const median = later[Math.floor(later.length / 2)] ?? times[0]!;
+/** Of all steps but the first; of the first if there is no other. */
+const medianOf = (all: readonly number[]) => {
+  const later = all.slice(all.length > 1 ? 1 : 0).sort((a, b) => a - b);
+  return (later[Math.floor((later.length - 1) / 2)]! + later[Math.ceil((later.length - 1) / 2)]!) / 2;
+};
+const median = medianOf(times);
 console.log(
   JSON.stringify({
     shape: values.shape,
@@ -102,6 +114,7 @@ console.log(
     firstStepSeconds: firstStep,
     stepSeconds: median,
     tokensPerSecond: tokens / median,
+    stepCpuSeconds: medianOf(cpuTimes),
     peakRss: process.resourceUsage().maxRSS * 1024,
     predictedPeak: engine.predicted.peak,
     measuredPeak: engine.measuredPeak,
@@ -112,7 +125,7 @@ console.log(
 const profiled = [...profile.values()].reduce((sum, seconds) => sum + seconds, 0);
 for (const [key, seconds] of [...profile].sort((a, b) => b[1] - a[1])) {
   console.log(
-    `${((100 * seconds) / profiled).toFixed(1).padStart(5)} %  ${((1000 * seconds) / later.length).toFixed(1).padStart(8)} ms  ${key}`,
+    `${((100 * seconds) / profiled).toFixed(1).padStart(5)} %  ${((1000 * seconds) / Math.max(1, times.length - 1)).toFixed(1).padStart(8)} ms  ${key}`,
   );
 }
 executor.close();

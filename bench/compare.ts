@@ -1,0 +1,158 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { cpus, totalmem } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { formatBytes } from "../src/train/memory.ts";
+import { SHAPES } from "./shapes.ts";
+
+/**
+ * Whole training steps beside PyTorch's: runs bench/step.ts and bench/peers/pytorch.py in turn, several rounds, prints the
+ * medians with their ratios to PyTorch f32, and writes them into docs/benchmarks.md.
+ *
+ *     PYTHON=/path/to/python bun bench/compare.ts --shapes smollm2-135m --tokens 512,1024 --rounds 3
+ *
+ * PYTHON (or --python) must have torch, transformers and peft; nothing is installed. Without it only this side runs.
+ * Each run is a process of its own, on all of `--threads` cores; rounds go through all systems, so that a slow minute of
+ * the machine hits all of them.
+ */
+const { values } = parseArgs({
+  options: {
+    python: { type: "string", default: process.env["PYTHON"] ?? "" },
+    shapes: { type: "string", default: Object.keys(SHAPES).join() },
+    tokens: { type: "string", default: "512,1024,2048" },
+    systems: { type: "string", default: "native,bf16,wasm,pytorch,pytorch-bf16" },
+    rounds: { type: "string", default: "3" },
+    steps: { type: "string", default: "4" },
+    threads: { type: "string", default: "2" },
+    layers: { type: "string" },
+    output: { type: "string", default: join(import.meta.dir, "../docs/benchmarks.md") },
+  },
+});
+
+interface System {
+  readonly label: string;
+  readonly peer: boolean;
+  readonly args: readonly string[];
+}
+
+const SYSTEMS: Readonly<Record<string, System>> = {
+  native: { label: "Remat, native products", peer: false, args: ["--matmul", "native"] },
+  bf16: { label: "Remat, native products, weights stored as bf16", peer: false, args: ["--matmul", "native", "--dtype", "bf16"] },
+  wasm: { label: "Remat, WebAssembly alone", peer: false, args: ["--matmul", "wasm"] },
+  pytorch: { label: "PyTorch f32", peer: true, args: [] },
+  "pytorch-bf16": { label: "PyTorch bf16 (arithmetic too)", peer: true, args: ["--dtype", "bf16"] },
+};
+const BASELINE = "pytorch";
+
+/** The JSON line of a run. */
+interface Run {
+  readonly tokensPerSecond: number;
+  readonly stepCpuSeconds: number;
+  readonly peakRss: number;
+  readonly firstStepSeconds: number;
+  readonly versions?: Readonly<Record<string, string>>;
+}
+
+interface Row {
+  readonly shape: string;
+  readonly tokens: number;
+  readonly system: string;
+  readonly runs: readonly Run[];
+}
+
+async function run(name: string, shape: string, tokens: string): Promise<Run> {
+  const system = SYSTEMS[name]!;
+  const common = ["--shape", shape, "--tokens", tokens, "--steps", values.steps, "--threads", values.threads];
+  const script = system.peer
+    ? [values.python, join(import.meta.dir, "peers/pytorch.py")]
+    : [process.execPath, join(import.meta.dir, "step.ts")];
+  const layers = values.layers === undefined ? [] : ["--layers", values.layers];
+  const child = Bun.spawn([...script, ...common, ...layers, ...system.args], { stdout: "pipe", stderr: "pipe" });
+  const [output, errors] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  if ((await child.exited) !== 0) throw new Error(`${system.label}, ${shape}, ${tokens} tokens failed:\n${errors}`);
+  return JSON.parse(output.split("\n").find((line) => line.startsWith("{"))!) as Run;
+}
+
+function median(numbers: readonly number[]): number {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  return (sorted[Math.floor((sorted.length - 1) / 2)]! + sorted[Math.ceil((sorted.length - 1) / 2)]!) / 2;
+}
+
+/** Lines of a Markdown table: medians, and in brackets the ratio to the baseline of the same shape and tokens. */
+function table(rows: readonly Row[]): string[] {
+  const of = (row: Row, key: "tokensPerSecond" | "stepCpuSeconds" | "peakRss" | "firstStepSeconds") =>
+    median(row.runs.map((one) => one[key]));
+  return [
+    "| model | tokens | system | tokens/s | CPU s per step | peak RSS | first step after |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+    ...rows.map((row) => {
+      const base = rows.find((other) => other.system === BASELINE && other.shape === row.shape && other.tokens === row.tokens);
+      const cell = (key: Parameters<typeof of>[1], text: string) =>
+        base && base !== row ? `${text} (${(of(row, key) / of(base, key)).toFixed(2)})` : text;
+      const cells = [
+        row.shape,
+        String(row.tokens),
+        SYSTEMS[row.system]!.label,
+        cell("tokensPerSecond", of(row, "tokensPerSecond").toFixed(0)),
+        cell("stepCpuSeconds", of(row, "stepCpuSeconds").toFixed(2)),
+        cell("peakRss", formatBytes(of(row, "peakRss"))),
+        cell("firstStepSeconds", `${of(row, "firstStepSeconds").toFixed(1)} s`),
+      ];
+      return `| ${cells.join(" | ")} |`;
+    }),
+  ];
+}
+
+function circumstances(rows: readonly Row[]): string[] {
+  const models = [...new Set(cpus().map(({ model }) => model.trim()))].join(" + ");
+  const peer = rows.flatMap((row) => row.runs).find((one) => one.versions)?.versions ?? {};
+  const ort = JSON.parse(readFileSync(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir), "utf8")) as {
+    version: string;
+  };
+  const versions = { Bun: Bun.version, "ONNX Runtime": ort.version, ...peer };
+  return [
+    `${new Date().toISOString().slice(0, 10)}, ${models}, ${cpus().length} cores, ${formatBytes(totalmem())}, ${values.threads} threads; ` +
+      `${Object.entries(versions)
+        .map(([name, version]) => `${name} ${version}`)
+        .join(
+          ", ",
+        )}; medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for the last column alone.`,
+    "",
+    `LoRA r = 16 on all linear layers, random weights, one row of tokens, gradient checkpointing on${values.layers === undefined ? "" : `, ${values.layers} layers only`}. In brackets: ratio to PyTorch f32.`,
+  ];
+}
+
+const START = "<!-- steps: bench/compare.ts writes between these marks -->";
+const END = "<!-- /steps -->";
+
+/** Replaces what stands between the marks. */
+function write(lines: readonly string[]): void {
+  const text = readFileSync(values.output, "utf8");
+  const [start, end] = [text.indexOf(START), text.indexOf(END)];
+  if (start < 0 || end < start) throw new Error(`${values.output}: expected the marks ${START} and ${END}`);
+  writeFileSync(values.output, `${text.slice(0, start + START.length)}\n\n${lines.join("\n")}\n\n${text.slice(end)}`);
+}
+
+const systems = values.systems.split(",").filter((name) => values.python !== "" || !SYSTEMS[name]?.peer);
+for (const name of systems) if (!SYSTEMS[name]) throw new Error(`--systems: one of ${Object.keys(SYSTEMS).join(", ")}`);
+const cases = values.shapes.split(",").flatMap((shape) => values.tokens.split(",").map((tokens) => ({ shape, tokens })));
+const rows = new Map<string, Run[]>();
+for (let round = 1; round <= Number(values.rounds); round++) {
+  for (const { shape, tokens } of cases) {
+    for (const system of systems) {
+      const result = await run(system, shape, tokens);
+      const key = `${shape} ${tokens} ${system}`;
+      rows.set(key, [...(rows.get(key) ?? []), result]);
+      process.stderr.write(
+        `round ${round}: ${key}: ${result.tokensPerSecond.toFixed(1)} tokens/s, ${result.stepCpuSeconds.toFixed(2)} CPU s per step, ` +
+          `${formatBytes(result.peakRss)}, first step after ${result.firstStepSeconds.toFixed(1)} s\n`,
+      );
+    }
+  }
+}
+const all = cases.flatMap(({ shape, tokens }) =>
+  systems.map((system): Row => ({ shape, tokens: Number(tokens), system, runs: rows.get(`${shape} ${tokens} ${system}`)! })),
+);
+const lines = [...circumstances(all), "", ...table(all)];
+console.log(lines.join("\n"));
+write(lines);

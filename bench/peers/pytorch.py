@@ -1,0 +1,157 @@
+"""The work of bench/step.ts in PyTorch: Transformers' model with random weights in a published model's exact shapes, PEFT
+LoRA r = 16 on all linear layers, gradient checkpointing, clipping, AdamW. Prints one JSON line with the same keys.
+
+    python bench/peers/pytorch.py --shape smollm2-135m --tokens 512 --steps 4
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+
+
+def seconds_since_start():
+    """Seconds since this process started, imports and all. Linux: field 22 of /proc/self/stat is the start in clock ticks."""
+    try:
+        with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+            ticks = int(stat.read().rsplit(")", 1)[1].split()[19])
+            return float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return time.process_time()
+
+
+START = time.perf_counter() - seconds_since_start()
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--shape", default="smollm2-135m")
+parser.add_argument("--tokens", type=int, default=512)
+parser.add_argument("--steps", type=int, default=4)
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+parser.add_argument("--strategy", choices=["per-segment", "off"], default="per-segment", help="gradient checkpointing on or off")
+parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
+parser.add_argument("--layers", type=int)
+args = parser.parse_args()
+
+os.environ["OMP_NUM_THREADS"] = str(args.threads)
+os.environ["MKL_NUM_THREADS"] = str(args.threads)
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Nothing is looked up in the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import peft  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+torch.set_num_threads(args.threads)
+torch.manual_seed(1)
+dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+
+# The numbers of bench/shapes.ts.
+SHAPES = {
+    "smollm2-135m": lambda: transformers.LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=100000.0,
+        tie_word_embeddings=True,
+    ),
+    "qwen2.5-0.5b": lambda: transformers.Qwen2Config(
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        max_position_embeddings=32768,
+        rms_norm_eps=1e-6,
+        rope_theta=1000000.0,
+        tie_word_embeddings=True,
+    ),
+}
+if args.shape not in SHAPES:
+    sys.exit(f"--shape: one of {', '.join(SHAPES)}")
+config = SHAPES[args.shape]()
+if args.layers is not None:
+    config.num_hidden_layers = args.layers
+config.use_cache = False
+
+# Weights of deviation 0.02, made directly in their type, as if read from a file.
+with torch.device("meta"):
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=args.attention)
+model.to_empty(device="cpu")
+model.tie_weights()
+block = (0.02 * torch.randn(1 << 16)).to(dtype)
+with torch.no_grad():
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.fill_(1)
+        else:
+            flat = parameter.view(-1)
+            for at in range(0, flat.numel(), block.numel()):
+                flat[at : at + block.numel()] = block[: flat.numel() - at]
+    # The rotary frequencies are a buffer, computed from the configuration.
+    rotary = model.model.rotary_emb
+    fresh = type(rotary)(config)
+    rotary.inv_freq = fresh.inv_freq
+    rotary.original_inv_freq = fresh.original_inv_freq
+
+model = peft.get_peft_model(
+    model,
+    peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
+)
+if args.strategy == "per-segment":
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+model.train()
+trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+optimizer = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+
+ids = torch.randint(0, config.vocab_size, (1, args.tokens))
+times = []
+cpu_times = []
+first = 0.0
+loss = 0.0
+for step in range(args.steps):
+    begin = time.perf_counter()
+    cpu_begin = time.process_time()
+    output = model(input_ids=ids, labels=ids)
+    output.loss.backward()
+    torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    loss = output.loss.item()
+    del output
+    times.append(time.perf_counter() - begin)
+    cpu_times.append(time.process_time() - cpu_begin)
+    if step == 0:
+        first = time.perf_counter() - START
+median = statistics.median(times[1:] or times)
+print(
+    json.dumps(
+        {
+            "system": "pytorch",
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+            "shape": args.shape,
+            "tokens": args.tokens,
+            "dtype": args.dtype,
+            "strategy": args.strategy,
+            "threads": torch.get_num_threads(),
+            "loss": loss,
+            "firstStepSeconds": first,
+            "stepSeconds": median,
+            "tokensPerSecond": args.tokens / median,
+            "stepCpuSeconds": statistics.median(cpu_times[1:] or cpu_times),
+            # Kibibytes on Linux, bytes on macOS.
+            "peakRss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        }
+    )
+)
