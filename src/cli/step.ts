@@ -10,7 +10,7 @@ import { readTensor } from "../runtime/resident.ts";
 import { loraScale, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { formatBytes } from "../train/memory.ts";
-import { strategyOf } from "../train/session.ts";
+import { checkpointingOf } from "../train/limit.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
@@ -74,7 +74,7 @@ export async function run(args: readonly string[]): Promise<number> {
       config: model,
       source,
       tuning: config.method === "full" ? { method: "full" } : lora,
-      strategy: strategyOf(config),
+      strategy: checkpointingOf({ ...config, memory: undefined }, 0),
       tokens: [batch.ids.length],
       optimizer: false,
     });

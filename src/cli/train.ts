@@ -96,6 +96,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
 }
 
 function strategyText(config: TrainConfig): string {
+  if (config.memory !== undefined) return `the fastest schedule within ${config.memory} for the process`;
   return config.gradientCheckpointing ? `gradient checkpointing (${config.strategy})` : "gradient checkpointing off";
 }
 

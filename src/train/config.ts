@@ -53,6 +53,10 @@ export const trainConfigSchema = z.strictObject({
 
   gradientCheckpointing: z.boolean().default(true).describe("keep few activations and replay the forward in the backward pass"),
   strategy: z.enum(STRATEGIES).default("per-segment").describe("which activations are kept while gradient checkpointing is on"),
+  memory: z
+    .string()
+    .optional()
+    .describe("limit of the whole process: 1.5GiB, 50% of what is free, or auto; the fastest schedule within it is used"),
   device: z
     .enum(DEVICES)
     .default("auto")

@@ -11,11 +11,13 @@ import { checkContext, contextLimit, loadConfig, type ModelConfig } from "../hf/
 import { openSafetensors, type TensorSource } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
-import type { Strategy } from "../schedule/strategies.ts";
 import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
-import { createEngine, type Engine } from "./engine.ts";
+import { createCosts, deviceName } from "./costs.ts";
+import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { generateGreedy } from "./generate.ts";
+import { checkpointingOf, explainLimit, processBase } from "./limit.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
+import { isPlanned } from "./planning.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
 import { initialiseAdapter } from "./weights.ts";
 
@@ -77,11 +79,6 @@ export function tuningOf(config: TrainConfig): Tuning {
   };
 }
 
-/** `--no-gradient-checkpointing` overrides the strategy: every tape is kept. */
-export function strategyOf(config: Pick<TrainConfig, "gradientCheckpointing" | "strategy">): Strategy {
-  return { name: config.gradientCheckpointing ? config.strategy : "off" };
-}
-
 /** Numbers of tokens that samples are generated at. */
 const SAMPLE_LENGTHS = [64, 128, 256];
 
@@ -117,15 +114,25 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown) : null;
   const lengths = SAMPLE_LENGTHS.filter((length) => length <= model.maxPositions);
   const canSample = prompt !== null && lengths.length > 0 && prompt.ids.length < Math.max(...lengths);
-  const engine = createEngine(executor, {
+  const base = processBase();
+  const strategy = checkpointingOf(config, base);
+  const costs = createCosts(deviceName(executor));
+  const options: EngineOptions = {
     config: model,
     source,
     tuning: tuningOf(config),
-    strategy: strategyOf(config),
+    strategy,
+    ...(isPlanned(strategy) ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     ...(canSample ? { logits: { tokens: lengths, rows: 1 } } : {}),
     optimizer: true,
-  });
+  };
+  let engine: Engine;
+  try {
+    engine = createEngine(executor, options);
+  } catch (error) {
+    throw explainLimit(error, config.memory, strategy.name === "budget" ? strategy.bytes : 0, base);
+  }
   if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
   const stop = new Set([...model.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])]);
   const count = (trainable: boolean) =>
