@@ -9,16 +9,22 @@ export const CUDA_MAJOR = 13;
 /** ONNX Runtime's own files, which must lie beside its main library. */
 export const PROVIDER_FILES = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"] as const;
 
-/** What the provider is linked to, each behind those that it needs itself. cuDNN it opens only when it wants it. */
+/**
+ * NVIDIA's libraries that the provider needs, each behind those that it needs itself. It is linked to all but cuDNN, which
+ * it opens for the first reduction.
+ */
 const CUDA_LIBRARIES = [
-  { name: "libcudart.so.13", part: "CUDA 13 runtime", wanted: true },
-  { name: "libcublasLt.so.13", part: "cuBLAS of CUDA 13", wanted: true },
-  { name: "libcublas.so.13", part: "cuBLAS of CUDA 13", wanted: true },
-  { name: "libcurand.so.10", part: "cuRAND of CUDA 13", wanted: true },
-  { name: "libcudnn.so.9", part: "cuDNN 9 for CUDA 13", wanted: false },
+  { name: "libcudart.so.13", part: "CUDA 13 runtime" },
+  { name: "libcublasLt.so.13", part: "cuBLAS of CUDA 13" },
+  { name: "libcublas.so.13", part: "cuBLAS of CUDA 13" },
+  { name: "libcurand.so.10", part: "cuRAND of CUDA 13" },
+  { name: "libcudnn.so.9", part: "cuDNN 9 for CUDA 13" },
 ] as const;
 
 const DRIVER = "libcuda.so.1";
+
+/** How the system's loader says that there is no such library, as opposed to one that does not fit. */
+const NO_FILE = "No such file or directory";
 
 /** Something that CUDA needs and that is not there. */
 export interface Missing {
@@ -79,15 +85,20 @@ export function findCuda(search: CudaSearch = systemSearch()): CudaState {
     if (existsSync(join(search.folder, file))) found.push(file);
     else missing.push({ what: `${file} (ONNX Runtime's)`, lookedIn: [search.folder], get: "run: remat doctor --install cuda" });
   }
-  for (const { name, part, wanted } of CUDA_LIBRARIES) {
+  for (const { name, part } of CUDA_LIBRARIES) {
     const paths = [search.folder, ...search.folders].map((folder) => join(folder, name)).filter((path) => existsSync(path));
-    const at = [name, ...paths].find((candidate) => search.load(candidate) === null);
-    if (at !== undefined) {
-      found.push(at);
-    } else if (wanted) {
-      const lookedIn = [...systemPlaces(), search.folder, ...search.folders];
-      missing.push({ what: `${name} (${part})`, lookedIn, get: `install ${part}, or name its folder in LD_LIBRARY_PATH` });
+    const tries = [name, ...paths].map((library) => ({ library, error: search.load(library) }));
+    const loaded = tries.find(({ error }) => error === null);
+    if (loaded) {
+      found.push(loaded.library);
+      continue;
     }
+    const broken = tries.find(({ error }) => !error!.includes(NO_FILE))?.error;
+    missing.push({
+      what: `${name} (${part}${broken ? `; there is one that cannot be loaded: ${broken}` : ""})`,
+      lookedIn: [...systemPlaces(), search.folder, ...search.folders],
+      get: `install ${part}, or name its folder in LD_LIBRARY_PATH`,
+    });
   }
   return { missing, found };
 }

@@ -57,6 +57,8 @@ function build(executor: Executor, tuning: Tuning, strategy: Strategy): Engine {
   return engine;
 }
 
+const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, clip: 1 };
+
 /** Two examples in one row; some tokens without a label. */
 function packedBatch() {
   const random = createRandom(7, "batch");
@@ -70,8 +72,7 @@ function packedBatch() {
 /** Losses of `steps` AdamW steps, and the gradients of the last one by parameter. */
 function train(engine: Engine, steps: number): { losses: number[]; gradients: Map<string, Float32Array> } {
   const { executor, resident } = engine;
-  const options = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, clip: 1 };
-  const optimizer = createOptimizer(executor, resident.trainable, options);
+  const optimizer = createOptimizer(executor, resident.trainable, ADAMW);
   const batch = packedBatch();
   const losses: number[] = [];
   for (let step = 1; step <= steps; step++) {
@@ -116,5 +117,21 @@ describe.each(METHODS)("%s on ONNX Runtime", (_, tuning) => {
     const actual = train(build(openOrt(1), tuning, { name: "per-segment" }), 30).losses;
     actual.forEach((loss, step) => expect(Math.abs(loss - expected[step]!)).toBeLessThan(1e-3 * expected[step]!));
     expect(actual[29]!).toBeLessThan(0.97 * actual[0]!);
+  });
+
+  test("200 steps: memory is that of the tenth step, and losses are finite", () => {
+    const executor = openOrt(1);
+    const engine = build(executor, tuning, { name: "per-segment" });
+    const optimizer = createOptimizer(executor, engine.resident.trainable, ADAMW);
+    const batch = packedBatch();
+    const sizes: number[] = [];
+    for (let step = 1; step <= 200; step++) {
+      optimizer.zeroGradients();
+      expect(engine.forwardBackward(batch, 1 / batch.labelled, 11, step)).toBeFinite();
+      optimizer.step(step, 1e-4);
+      sizes.push(executor.reserved + executor.temporary());
+    }
+    expect(sizes[199]).toBe(sizes[9]!);
+    expect(executor.temporary()).toBeGreaterThan(0);
   });
 });
