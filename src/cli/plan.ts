@@ -1,28 +1,221 @@
+import { writeFileSync } from "node:fs";
 import { z } from "zod";
+import { openDevice } from "../device.ts";
 import { UserError } from "../errors.ts";
+import { checkContext, contextLimit, loadConfig } from "../hf/config.ts";
+import { fileError } from "../hf/files.ts";
+import { resolveModel } from "../hf/hub.ts";
+import { openSafetensors } from "../hf/safetensors.ts";
+import { idealTime } from "../schedule/chain.ts";
+import { formatSchedule } from "../schedule/ops.ts";
+import { makePlanner } from "../schedule/optimal.ts";
+import { simulate } from "../schedule/simulate.ts";
+import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
+import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { checkpointingOf, explainLimit, processBase } from "../train/limit.ts";
+import { fixedTotal, formatBytes } from "../train/memory.ts";
+import { type ModelPlan, planModel } from "../train/model-plan.ts";
+import { tuningOf } from "../train/session.ts";
+import { storedWeightType } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
-import { describeFlags, parseFlags } from "./flags.ts";
+import { describeFlags, flagsOf, flagName, parseFlags } from "./flags.ts";
 import { planChain } from "./plan-chain.ts";
 
-export const flags = z.strictObject({
+const chainFlags = z.strictObject({
   chain: z.string().min(1).describe("JSON file with the sizes and times of a chain of segments"),
   memory: z.string().min(1).describe("limit in the unit of the chain's sizes; several with commas between them"),
   json: z.boolean().default(false).describe("print JSON: an object, or an array when there are several limits"),
 });
 
+const modelFlags = trainConfigSchema
+  .pick({
+    model: true,
+    method: true,
+    rank: true,
+    alpha: true,
+    rslora: true,
+    dropout: true,
+    targets: true,
+    sequenceLength: true,
+    batchSize: true,
+    gradientCheckpointing: true,
+    strategy: true,
+    memory: true,
+    threads: true,
+    matmul: true,
+  })
+  .extend({
+    svg: z.string().min(1).optional().describe("draw the time/memory curve and the memory of a step into this file"),
+    json: z.boolean().default(false).describe("print JSON"),
+  });
+
+/** For shell completion: the flags of both uses. */
+export const flags = modelFlags.extend({ chain: chainFlags.shape.chain.optional() });
+
 export function help(): string {
-  return `Plans what a training step keeps and what it computes again, so that it stays within a memory limit.
+  return `Plans what a training step keeps and what it computes again, so that it stays within a memory limit. Nothing is loaded or trained.
 
-Usage: remat plan --chain FILE --memory BYTES[,BYTES...] [--json]
+Usage: remat plan --model DIR [--memory LIMIT] [--flag value ...]
+       remat plan --chain FILE --memory BYTES[,BYTES...] [--json]
 
-The fastest schedule of each limit, its time, its exact peak and its steps. Exit status 3 when a limit is too low for any.
+The segments, the chosen schedule, its peak by part and its overhead, and the fastest schedules over the whole range of
+memory. With --chain, a bare chain is planned; the exit status is 3 when a limit is too low for any schedule.
 
-${describeFlags(flags)}`;
+${describeFlags(modelFlags)}
+  ${flagName("chain")} ${flagsOf(chainFlags)[0]!.description}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const parsed = parseFlags(flags, args);
-  if (parsed.words.length > 0) throw new UserError(`plan takes no word ${JSON.stringify(parsed.words.join(" "))}; see --help`);
-  const { chain, memory, json } = validateConfig(flags, parsed.values);
-  return planChain(chain, memory, json);
+  if (args.some((arg) => arg === "--chain" || arg.startsWith("--chain="))) {
+    const { chain, memory, json } = validateConfig(chainFlags, valuesOf(chainFlags, args));
+    return planChain(chain, memory, json);
+  }
+  const config = validateConfig(modelFlags, valuesOf(modelFlags, args));
+  const folder = await resolveModel(config.model);
+  const model = loadConfig(folder);
+  const length = sequenceLengthOf(config, contextLimit(model));
+  checkContext(model, length);
+  const source = openSafetensors(folder);
+  const device = await openDevice({ ...config, device: "wasm" });
+  try {
+    const base = processBase();
+    const strategy = checkpointingOf(config, base);
+    let plan: ModelPlan;
+    try {
+      plan = planModel(device.executor, {
+        config: model,
+        tuning: tuningOf(config),
+        weightType: storedWeightType(source),
+        strategy,
+        tokens: [config.batchSize * length],
+        optimizer: true,
+      });
+    } catch (error) {
+      throw explainLimit(error, config.memory, strategy.name === "budget" ? strategy.bytes : 0, base);
+    }
+    const report = reportOf(plan, base);
+    if (config.svg !== undefined) draw(config.svg, plan, report);
+    console.log(config.json ? JSON.stringify(report) : formatReport(report, config.svg));
+  } finally {
+    device.close();
+    source.close();
+  }
+  return 0;
+}
+
+function valuesOf(schema: z.ZodObject, args: readonly string[]): Record<string, unknown> {
+  const { values, words } = parseFlags(schema, args);
+  if (words.length > 0) throw new UserError(`plan takes flags only, got ${JSON.stringify(words[0])}; see --help`);
+  return { ...values };
+}
+
+interface CurvePoint {
+  /** Stash and workspace, bytes. */
+  readonly activations: number;
+  /** All memory of the process, bytes. */
+  readonly memory: number;
+  /** Time over that of a step that computes nothing twice. */
+  readonly overhead: number;
+}
+
+type Report = ReturnType<typeof reportOf>;
+
+function reportOf(plan: ModelPlan, base: number) {
+  const { chain, schedule, segments } = plan.largest;
+  const ideal = idealTime(chain);
+  const fixed = fixedTotal(plan.fixed);
+  const curve = makePlanner(chain)
+    .curve()
+    .map(({ simulation }): CurvePoint => ({
+      activations: simulation.peak,
+      memory: base + fixed + simulation.peak,
+      overhead: simulation.time / ideal - 1,
+    }));
+  return {
+    segments: segments.map(({ name, model }, i) => ({
+      name,
+      model: model.id,
+      output: chain.a[i + 1]!,
+      tape: chain.r[i]!,
+      tapes: chain.variants[i]!.map(({ r }) => r),
+      forward: chain.uf[i]!,
+      backward: chain.replay[i] && chain.r[i] === 0 ? chain.replay[i].ub : chain.ub[i]!,
+    })),
+    schedule: formatSchedule(schedule),
+    memory: {
+      process: base,
+      ...plan.fixed,
+      stash: plan.predicted.stash,
+      workspace: plan.predicted.workspace,
+      peak: base + plan.predicted.peak,
+    },
+    withoutCheckpointing: base + plan.withoutCheckpointing.peak,
+    overhead: simulate(chain, schedule).time / ideal - 1,
+    curve,
+  };
+}
+
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+
+function formatReport(report: Report, svg: string | undefined): string {
+  const kinds = new Map<string, { count: number; segment: Report["segments"][number] }>();
+  for (const segment of report.segments) {
+    const kind = kinds.get(segment.model);
+    if (kind) kind.count++;
+    else kinds.set(segment.model, { count: 1, segment });
+  }
+  const { memory } = report;
+  const rows = [["segments", "number", "output", "tape", "smaller tapes"]];
+  for (const [model, { count, segment }] of kinds) {
+    rows.push([
+      model,
+      String(count),
+      formatBytes(segment.output),
+      formatBytes(segment.tape),
+      segment.tapes.map(formatBytes).join(", "),
+    ]);
+  }
+  const parts = Object.entries({
+    process: memory.process,
+    "frozen weights": memory.frozen,
+    "trained weights": memory.trainable,
+    gradients: memory.gradients,
+    optimizer: memory.optimizer,
+    "batch inputs": memory.batch,
+    stash: memory.stash,
+    workspace: memory.workspace,
+    peak: memory.peak,
+  }).map(([name, bytes]) => [name, formatBytes(bytes)]);
+  const points = report.curve.filter((_, i) => i % Math.ceil(report.curve.length / 12) === 0 || i === report.curve.length - 1);
+  return [
+    table(rows),
+    `schedule (${report.schedule.length} steps)\n  ${report.schedule.join(", ")}`,
+    `memory, modelled times\n${table(parts)}`,
+    `overhead ${percent(report.overhead)} over a step that computes nothing twice; without gradient checkpointing the peak is ${formatBytes(report.withoutCheckpointing)}`,
+    `fastest schedules over the range of memory\n${table([["process", "activations", "overhead"], ...points.map((point) => [formatBytes(point.memory), formatBytes(point.activations), percent(point.overhead)])])}`,
+    ...(svg === undefined ? [] : [`drawn into ${svg}`]),
+  ].join("\n\n");
+}
+
+function table(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  return rows.map((row) => `  ${row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ")}`.trimEnd()).join("\n");
+}
+
+function draw(path: string, plan: ModelPlan, report: Report): void {
+  const { chain, schedule } = plan.largest;
+  const chart = lineChart({
+    title: "Fastest schedules: overhead against memory",
+    x: { label: "stash and workspace", format: formatBytes },
+    y: { label: "overhead", format: percent },
+    series: [
+      { name: "fastest schedules", points: report.curve.map(({ activations, overhead }) => [activations, overhead]) },
+      { name: "chosen", points: [[report.memory.stash + report.memory.workspace, report.overhead]], marks: true },
+    ],
+  });
+  try {
+    writeFileSync(path, drawing([chart, memoryTimeline(simulate(chain, schedule), "Memory of one step", formatBytes)]));
+  } catch (error) {
+    throw fileError("write", path, error);
+  }
 }

@@ -68,7 +68,7 @@ export function readInputs(config: TrainConfig, folder: string): Inputs {
   };
 }
 
-export function tuningOf(config: TrainConfig): Tuning {
+export function tuningOf(config: Pick<TrainConfig, "method" | "rank" | "alpha" | "rslora" | "dropout" | "targets">): Tuning {
   if (config.method === "full") return { method: "full" };
   return {
     method: "lora",
