@@ -155,7 +155,7 @@ function reportOf(plan: ModelPlan, base: number) {
   };
 }
 
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+const percent = (share: number): string => `${(100 * Math.max(0, share)).toFixed(1)} %`;
 
 function formatReport(report: Report, svg: string | undefined): string {
   const kinds = new Map<string, { count: number; segment: Report["segments"][number] }>();
