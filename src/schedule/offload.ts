@@ -50,7 +50,7 @@ const kOf = (code: number) => (code >> 1) - 1;
 const copiedOf = (code: number) => (code & 1) === 1;
 
 /** Largest number of inner steps of a table, and slots where sizes have to be rounded. */
-const WORK = 1e8;
+const WORK = 1e7;
 const SLOTS = 500;
 
 /** The fastest schedule with transfers that stop the computation, within `memory` bytes; null when none fits. */
@@ -60,7 +60,7 @@ export function planSynchronousOffload(
   bandwidth: Bandwidth,
   options: OffloadOptions = {},
 ): OffloadPlan | null {
-  const [schedule] = pagedSchedules(chain, [memory], {
+  const [schedule] = pagedSchedules(chain, makeRecurrence(chain, canonicalIntervals(chain)), [memory], {
     out: (bytes) => bytes / bandwidth.out,
     in: (bytes) => bytes / bandwidth.in,
     tape: () => true,
@@ -86,12 +86,13 @@ export function planOffload(
 ): OffloadPlan | null {
   let best: OffloadPlan | null = null;
   const seen = new Set<string>();
+  const base = makeRecurrence(chain, canonicalIntervals(chain));
   const boundary = Math.max(...chain.a);
   const tape = Math.max(...chain.r);
   const limits = [0, boundary, 2 * boundary, tape + boundary, 2 * (tape + boundary)].map((reserve) => memory - reserve);
   for (const scale of COST_SCALES) {
     for (const stride of TAPE_STRIDES) {
-      const plans = pagedSchedules(chain, limits, {
+      const plans = pagedSchedules(chain, base, limits, {
         out: (bytes) => (scale * bytes) / bandwidth.out,
         in: (bytes) => (scale * bytes) / bandwidth.in,
         tape: (i) => stride > 0 && i % stride === 0,
@@ -150,8 +151,8 @@ function touches(step: PagedOp, fetch: Fetch): boolean {
 }
 
 /** The schedules of the paged recurrence for those limits within which one fits; the first limit is the largest. */
-function pagedSchedules(chain: Chain, memories: readonly number[], prices: Prices): PagedOp[][] {
-  const recurrence = pagedRecurrence(chain, makeRecurrence(chain, canonicalIntervals(chain)), prices);
+function pagedSchedules(chain: Chain, base: Recurrence, memories: readonly number[], prices: Prices): PagedOp[][] {
+  const recurrence = pagedRecurrence(chain, base, prices);
   const bounds = extremes(recurrence);
   const root = recurrence.forC(1, chain.n);
   const least = chain.a[0]! + bounds.least[root]!;
