@@ -4,6 +4,8 @@ import { createEngine } from "../src/train/engine.ts";
 import { formatBytes } from "../src/train/memory.ts";
 import { createOptimizer } from "../src/train/optimizer.ts";
 import { initialiseAdapter } from "../src/train/weights.ts";
+import { createOrtExecutor } from "../src/ort/executor.ts";
+import type { OrtProvider } from "../src/ort/providers.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import type { MatmulChoice } from "../src/wasm/matmul.ts";
 import { LINEAR_MODULES } from "../src/hf/peft.ts";
@@ -12,7 +14,7 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.
 /**
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
  * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
- * tokens/s, peak RSS.
+ * tokens/s, peak RSS. `--device` is wasm, or ort-cpu or cuda (ONNX Runtime).
  *
  *     bun bench/step.ts --shape smollm2-135m --tokens 512 --steps 4
  */
@@ -21,6 +23,7 @@ const { values } = parseArgs({
     shape: { type: "string", default: "smollm2-135m" },
     tokens: { type: "string", default: "512" },
     steps: { type: "string", default: "4" },
+    device: { type: "string", default: "wasm" },
     threads: { type: "string", default: "2" },
     dtype: { type: "string", default: "f32" },
     strategy: { type: "string", default: "per-segment" },
@@ -35,22 +38,28 @@ const config = shapeConfig(values.shape as ShapeName, values.layers ? Number(val
 /** Seconds by operator and shape, in steps after the first. */
 const profile = new Map<string, number>();
 let warm = false;
-const executor = await createWasmExecutor({
-  threads: Number(values.threads),
-  matmul: values.matmul as MatmulChoice,
-  ...(values.profile
-    ? {
-        profile: (node, seconds, graph) => {
-          if (!warm) return;
-          const shapes =
-            node?.op === "Gemm" ? node.inputs.slice(0, 2).map((input) => graph.types.get(input)!.shape.join("x")) : [];
-          const key =
-            `${node?.op ?? "copy"} ${shapes.join(" ")} ${node?.attrs["transA"] ?? ""}${node?.attrs["transB"] ?? ""}`.trim();
-          profile.set(key, (profile.get(key) ?? 0) + seconds);
-        },
-      }
-    : {}),
-});
+const openWasm = () =>
+  createWasmExecutor({
+    threads: Number(values.threads),
+    matmul: values.matmul as MatmulChoice,
+    ...(values.profile
+      ? {
+          profile: (node, seconds, graph) => {
+            if (!warm) return;
+            const shapes =
+              node?.op === "Gemm" ? node.inputs.slice(0, 2).map((input) => graph.types.get(input)!.shape.join("x")) : [];
+            const key =
+              `${node?.op ?? "copy"} ${shapes.join(" ")} ${node?.attrs["transA"] ?? ""}${node?.attrs["transB"] ?? ""}`.trim();
+            profile.set(key, (profile.get(key) ?? 0) + seconds);
+          },
+        }
+      : {}),
+  });
+const isWasm = values.device === "wasm";
+const wasm = isWasm ? await openWasm() : null;
+const provider = (values.device === "ort-cpu" ? "cpu" : values.device) as OrtProvider;
+const ort = isWasm ? null : createOrtExecutor({ provider, threads: Number(values.threads) });
+const executor = wasm ?? ort!;
 const engine = createEngine(executor, {
   config,
   source: randomCheckpoint(config, values.dtype as "f32" | "bf16"),
@@ -83,6 +92,7 @@ const cpuSeconds = () => {
   return (user + system) / 1e6;
 };
 let firstStep = 0;
+let firstLoss = 0;
 let loss = 0;
 for (let step = 1; step <= Number(values.steps); step++) {
   const begin = performance.now();
@@ -94,7 +104,7 @@ for (let step = 1; step <= Number(values.steps); step++) {
   cpuTimes.push(cpuSeconds() - cpuBegin);
   warm = true;
   // `performance.now` counts from the start of the process.
-  if (step === 1) firstStep = performance.now() / 1000;
+  if (step === 1) [firstStep, firstLoss] = [performance.now() / 1000, loss];
 }
 /** Of all steps but the first; of the first if there is no other. */
 const medianOf = (all: readonly number[]) => {
@@ -109,7 +119,11 @@ console.log(
     dtype: values.dtype,
     strategy: values.strategy,
     threads: executor.threads,
-    matmul: executor.matmul.name,
+    device: values.device,
+    ...(wasm && { matmul: wasm.matmul.name }),
+    // With weights and ONNX Runtime's temporary memory.
+    ...(ort && { peakDeviceMemory: ort.reserved + ort.temporary() }),
+    firstLoss,
     loss,
     firstStepSeconds: firstStep,
     stepSeconds: median,

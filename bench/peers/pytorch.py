@@ -34,6 +34,7 @@ parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
 parser.add_argument("--strategy", choices=["per-segment", "off"], default="per-segment", help="gradient checkpointing on or off")
 parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
 parser.add_argument("--layers", type=int)
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 args = parser.parse_args()
 
 os.environ["OMP_NUM_THREADS"] = str(args.threads)
@@ -76,6 +77,18 @@ SHAPES = {
         rope_theta=1000000.0,
         tie_word_embeddings=True,
     ),
+    "qwen2.5-1.5b": lambda: transformers.Qwen2Config(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        max_position_embeddings=32768,
+        rms_norm_eps=1e-6,
+        rope_theta=1000000.0,
+        tie_word_embeddings=True,
+    ),
 }
 if args.shape not in SHAPES:
     sys.exit(f"--shape: one of {', '.join(SHAPES)}")
@@ -87,9 +100,9 @@ config.use_cache = False
 # Weights of deviation 0.02, made directly in their type, as if read from a file.
 with torch.device("meta"):
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=args.attention)
-model.to_empty(device="cpu")
+model.to_empty(device=args.device)
 model.tie_weights()
-block = (0.02 * torch.randn(1 << 16)).to(dtype)
+block = (0.02 * torch.randn(1 << 16)).to(args.device, dtype)
 with torch.no_grad():
     for name, parameter in model.named_parameters():
         if "norm" in name:
@@ -100,7 +113,7 @@ with torch.no_grad():
                 flat[at : at + block.numel()] = block[: flat.numel() - at]
     # The rotary frequencies are a buffer, computed from the configuration.
     rotary = model.model.rotary_emb
-    fresh = type(rotary)(config)
+    fresh = type(rotary)(config).to(args.device)
     rotary.inv_freq = fresh.inv_freq
     rotary.original_inv_freq = fresh.original_inv_freq
 
@@ -115,7 +128,7 @@ model.train()
 trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimizer = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 
-ids = torch.randint(0, config.vocab_size, (1, args.tokens))
+ids = torch.randint(0, config.vocab_size, (1, args.tokens)).to(args.device)
 times = []
 cpu_times = []
 first = 0.0
@@ -150,6 +163,8 @@ print(
             "stepSeconds": median,
             "tokensPerSecond": args.tokens / median,
             "stepCpuSeconds": statistics.median(cpu_times[1:] or cpu_times),
+            # What the allocator took; on the CPU nothing keeps count of it.
+            **({"peakDeviceMemory": torch.cuda.max_memory_reserved()} if args.device == "cuda" else {}),
             # Kibibytes on Linux, bytes on macOS.
             "peakRss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         }
