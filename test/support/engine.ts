@@ -7,7 +7,7 @@ import { readTensor } from "../../src/runtime/resident.ts";
 import { createEngine, type Engine, type EngineOptions } from "../../src/train/engine.ts";
 import type { Checkpointing } from "../../src/train/planning.ts";
 import { initialiseAdapter, isAdapter } from "../../src/train/weights.ts";
-import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { createWasmExecutor, type WasmExecutorOptions } from "../../src/wasm/executor.ts";
 
 const executors: Executor[] = [];
 
@@ -16,8 +16,8 @@ export function closeExecutors(): void {
   for (const executor of executors.splice(0)) executor.close();
 }
 
-async function executor(threads: number): Promise<Executor> {
-  const made = await createWasmExecutor({ threads });
+async function executor(options: WasmExecutorOptions): Promise<Executor> {
+  const made = await createWasmExecutor(options);
   executors.push(made);
   return made;
 }
@@ -69,12 +69,12 @@ export async function build(
   tuning: Tuning,
   strategy: Checkpointing,
   tokens: number,
-  threads = 2,
+  threads: number | WasmExecutorOptions = 2,
   more: Partial<EngineOptions> = {},
 ): Promise<Engine> {
   const source = randomCheckpoint(config, "f32");
   const options = { config, source, tuning, strategy, tokens: [tokens], optimizer: true, ...more };
-  const engine = createEngine(await executor(threads), options);
+  const engine = createEngine(await executor(typeof threads === "number" ? { threads } : threads), options);
   initialiseAdapter(engine.executor, engine.resident, 3);
   // B = 0 would leave A without a gradient.
   for (const param of engine.resident.params.filter((info) => isAdapter(info) && info.name.endsWith("lora_B.weight"))) {
