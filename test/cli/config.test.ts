@@ -123,7 +123,7 @@ describe("help", () => {
     const known = new Set(
       Object.keys(trainConfigSchema.shape).map((key) => key.replaceAll(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)),
     );
-    const others = new Set(["yes", "help", "no-gradient-checkpointing", "batch", "out"]);
+    const others = new Set(["yes", "help", "no-gradient-checkpointing", "batch", "out", "adapter"]);
     expect([...flags].filter((flag) => !known.has(flag) && !others.has(flag))).toEqual([]);
   });
 });
