@@ -65,10 +65,12 @@ export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], 
     const dK = body.op("MatMul", [transpose(body, dS), queries(q)]);
     const dV = body.op("MatMul", [transpose(body, p), dOutHeads]);
     const dKeys = body.op("Concat", [sumGroup(body, dK, sizes), sumGroup(body, dV, sizes)], { axis: 1 });
-    const flat = [joinHeads(body, dQ, sizes), dKeys].map((x) => body.op("Reshape", [x, body.ints([-1])]));
-    const bundle = body.op("Concat", flat, { axis: 0 });
     const queryWidth = sizes.heads * sizes.dim;
-    const split = body.ints([(tile.to - tile.from) * queryWidth, tile.to * 2 * keyWidth]);
+    // Rows as wide as both divide into: providers tabulate the axis that is joined and split, on the CPU.
+    const width = divisor(queryWidth, 2 * keyWidth);
+    const slim = [joinHeads(body, dQ, sizes), dKeys].map((x) => body.op("Reshape", [x, body.ints([-1, width])]));
+    const bundle = body.op("Concat", slim, { axis: 0 });
+    const split = body.ints([((tile.to - tile.from) * queryWidth) / width, (tile.to * 2 * keyWidth) / width]);
     const [first, second] = body.ops("Split", [bundle, split], { axis: 0 }, 2);
     return {
       to: tile.to,
@@ -86,6 +88,11 @@ export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], 
     tiles.map((tile) => tile.dQ),
   );
   return [dQ, ...body.ops("Split", [sum, body.ints([keyWidth, keyWidth])], { axis: 1 }, 2)];
+}
+
+/** Greatest common divisor. */
+function divisor(a: number, b: number): number {
+  return b === 0 ? a : divisor(b, a % b);
 }
 
 const keySizes = (sizes: Sizes): Sizes => ({ ...sizes, heads: sizes.kvHeads, group: 1 });

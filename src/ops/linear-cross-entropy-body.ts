@@ -36,7 +36,7 @@ function chunksOf({ tokens, vocab }: HeadSizes): Chunk[] {
 /** -> loss */
 export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes): string[] {
   const [h, w, labels, scale] = inputs as [string, string, string, string];
-  const losses = chunksOf(sizes).map((chunk) => softmax(body, h, w, labels, chunk, sizes).loss);
+  const losses = chunksOf(sizes).map((chunk) => sumOf(body, softmax(body, h, w, labels, chunk, sizes).losses));
   return [scaledSum(body, losses, scale)];
 }
 
@@ -45,23 +45,30 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
   const [h, w, labels, scale, dloss, sum = ""] = inputs as [string, string, string, string, string, string?];
   let dW = sum;
   const chunks = chunksOf(sizes).map((chunk) => {
-    const { rows, powers, total, valid, column, loss } = softmax(body, h, w, labels, chunk, sizes);
+    const { rows, powers, total, valid, column, losses } = softmax(body, h, w, labels, chunk, sizes);
     const factor = body.op("Where", [valid, body.op("Mul", [scale, dloss]), body.scalar(0)]);
     const perRow = body.op("Unsqueeze", [factor, body.ints([1])]);
     const scaled = body.op("Mul", [powers, body.op("Div", [perRow, total])]);
     let d = body.op("ScatterElements", [scaled, column, body.op("Neg", [perRow])], { axis: 1, reduction: "add" });
     const dh = body.op("Gemm", [d, w]);
     // What a chunk gives goes through one value, so that a runtime which orders nodes by outputs finishes the chunk
-    // before it begins the next: it would keep the logits of all chunks otherwise.
-    const parts: (readonly [value: string, shape: readonly number[]])[] = [
-      [dh, [chunk.to - chunk.from, sizes.width]],
-      [loss, [1]],
-    ];
-    if (sum !== "") parts.push([d, [chunk.to - chunk.from, sizes.vocab]]);
-    const [dhPart, lossPart, dPart] = together(body, parts);
+    // before it begins the next: it would keep the logits of all chunks otherwise. Joined by columns: providers tabulate
+    // the axis that is joined and split, on the CPU.
+    const [parts, columns] =
+      sum === ""
+        ? [
+            [dh, losses],
+            [sizes.width, 1],
+          ]
+        : [
+            [dh, losses, d],
+            [sizes.width, 1, sizes.vocab],
+          ];
+    const joined = body.op("Concat", parts, { axis: 1 });
+    const [dhPart, lossPart, dPart] = body.ops("Split", [joined, body.ints(columns)], { axis: 1 }, parts.length);
     d = dPart ?? d;
     dW = body.op("Gemm", dW === "" ? [d, rows] : [d, rows, dW], { transA: 1 });
-    return { dh: dhPart!, loss: lossPart! };
+    return { dh: dhPart!, loss: sumOf(body, lossPart!) };
   });
   const dh = body.op(
     "Concat",
@@ -79,7 +86,7 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
   ];
 }
 
-/** The softmax of a chunk is powers / total; `loss` f32[1] is the unscaled sum over its labelled tokens. */
+/** The softmax of a chunk is powers / total; `losses` [tokens, 1] are unscaled, 0 without a label. */
 function softmax(body: BodyBuilder, h: string, w: string, labels: string, { from, to }: Chunk, sizes: HeadSizes) {
   const slice = (x: string) =>
     to - from === sizes.tokens ? x : body.op("Slice", [x, body.ints([from]), body.ints([to]), body.ints([0])]);
@@ -91,21 +98,17 @@ function softmax(body: BodyBuilder, h: string, w: string, labels: string, { from
   const greatest = body.op("ReduceMax", [logits, body.ints([1])], { keepdims: 1 });
   const powers = body.op("Exp", [body.op("Sub", [logits, greatest])]);
   const total = body.op("ReduceSum", [powers, body.ints([1])], { keepdims: 1 });
-  const losses = body.op("Sub", [body.op("Add", [greatest, body.op("Log", [total])]), picked]);
-  const counted = body.op("Where", [body.op("Unsqueeze", [valid, body.ints([1])]), losses, body.scalar(0)]);
-  const loss = body.op("Reshape", [body.op("ReduceSum", [counted], { keepdims: 1 }), body.ints([1])]);
-  return { rows, powers, total, valid, column, loss };
+  const all = body.op("Sub", [body.op("Add", [greatest, body.op("Log", [total])]), picked]);
+  const losses = body.op("Where", [body.op("Unsqueeze", [valid, body.ints([1])]), all, body.scalar(0)]);
+  return { rows, powers, total, valid, column, losses };
+}
+
+/** [tokens, 1] -> [1] */
+function sumOf(body: BodyBuilder, column: string): string {
+  return body.op("ReduceSum", [column, body.ints([0])], { keepdims: 0 });
 }
 
 function scaledSum(body: BodyBuilder, losses: readonly string[], scale: string): string {
   const all = body.op("Concat", losses, { axis: 0 });
   return body.op("Mul", [body.op("ReduceSum", [all, body.ints([0])], { keepdims: 1 }), scale]);
-}
-
-/** The same values, joined to one and split again. */
-function together(body: BodyBuilder, parts: readonly (readonly [value: string, shape: readonly number[]])[]): string[] {
-  const sizes = parts.map(([, shape]) => shape.reduce((a, b) => a * b, 1));
-  const flat = parts.map(([value]) => body.op("Reshape", [value, body.ints([-1])]));
-  const split = body.ops("Split", [body.op("Concat", flat, { axis: 0 }), body.ints(sizes)], { axis: 0 }, parts.length);
-  return split.map((value, i) => body.op("Reshape", [value, body.ints(parts[i]![1])]));
 }
