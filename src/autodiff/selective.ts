@@ -11,9 +11,18 @@ import { isFree, partition } from "./partition.ts";
 export interface SelectiveOptions {
   /** How many variants to offer besides the one that keeps everything. */
   readonly count: number;
-  /** Forward values that go into the tape of every variant, or of none, where the backward needs them. */
-  readonly keep?: (value: string, node: Node) => boolean;
-  readonly recompute?: (value: string, node: Node) => boolean;
+  /** Names (see `isNamed`) of forward values that go into the tape of every variant, where the backward needs them. */
+  readonly keep?: readonly string[];
+  /** The same of values that go into none. */
+  readonly recompute?: readonly string[];
+}
+
+/**
+ * Whether `name` means this value of a node: an operator (`SwiGLU`), or a part of the value's path: `mlp`, `q_proj` and
+ * `rotated` all mean `self_attn.q_proj.rotated` or its like.
+ */
+export function isNamed(name: string, value: string, node: Node): boolean {
+  return node.op === name || value === name || value.split(".").includes(name);
 }
 
 interface Point {
@@ -32,13 +41,14 @@ interface Point {
  * lower convex hull those are taken that the hull bends most at: between two of them a planner can mix over segments.
  */
 export function selectivePrograms(joint: JointGraph, options: SelectiveOptions): TrainingPrograms[] {
-  const { keep = () => false, recompute = () => false } = options;
-  const whole = partition(joint, (value, node) => !recompute(value, node));
+  const { keep = [], recompute = [] } = options;
+  const named = (names: readonly string[], value: string, node: Node) => names.some((name) => isNamed(name, value, node));
+  const whole = partition(joint, (value, node) => !named(recompute, value, node));
   if (options.count === 0) return [whole];
   const producers = producersOf(joint);
   const points = [pointOf(joint, new Set(whole.tape))];
   for (let point = points[0]!; ; points.push(point)) {
-    const candidates = [...point.tape].filter((value) => !keep(value, producers.get(value)!));
+    const candidates = [...point.tape].filter((value) => !named(keep, value, producers.get(value)!));
     if (candidates.length === 0) break;
     const next = candidates.map((value) => pointOf(joint, without(point.tape, value)));
     const price = ({ bytes, seconds }: Point) => (seconds - point.seconds) / (point.bytes - bytes);

@@ -11,8 +11,9 @@ import { formatSchedule } from "../schedule/ops.ts";
 import { makePlanner } from "../schedule/optimal.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
-import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
-import { checkpointingOf, explainLimit, processBase } from "../train/limit.ts";
+import { CHECKPOINTING_KEYS, sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
+import { explainingLimit, processBase } from "../train/limit.ts";
 import { fixedTotal, formatBytes } from "../train/memory.ts";
 import { type ModelPlan, planModel } from "../train/model-plan.ts";
 import { tuningOf } from "../train/session.ts";
@@ -38,9 +39,7 @@ const modelFlags = trainConfigSchema
     targets: true,
     sequenceLength: true,
     batchSize: true,
-    gradientCheckpointing: true,
-    strategy: true,
-    memory: true,
+    ...CHECKPOINTING_KEYS,
     threads: true,
     matmul: true,
   })
@@ -80,19 +79,17 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     const base = processBase();
     const strategy = checkpointingOf(config, base);
-    let plan: ModelPlan;
-    try {
-      plan = planModel(device.executor, {
+    const plan = explainingLimit(config.memory, strategy, base, () =>
+      planModel(device.executor, {
         config: model,
         tuning: tuningOf(config),
         weightType: storedWeightType(source),
         strategy,
+        selective: selectiveOf(config),
         tokens: [config.batchSize * length],
         optimizer: true,
-      });
-    } catch (error) {
-      throw explainLimit(error, config.memory, strategy.name === "budget" ? strategy.bytes : 0, base);
-    }
+      }),
+    );
     const report = reportOf(plan, base);
     if (config.svg !== undefined) draw(config.svg, plan, report);
     console.log(config.json ? JSON.stringify(report) : formatReport(report, config.svg));

@@ -7,10 +7,11 @@ import { readAdapter } from "../hf/peft.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
 import { readTensor } from "../runtime/resident.ts";
-import { loraScale, trainConfigSchema } from "../train/config.ts";
+import { CHECKPOINTING_KEYS, loraScale, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
+import { explainingLimit, processBase } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
-import { checkpointingOf } from "../train/limit.ts";
+import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
@@ -26,8 +27,7 @@ const schema = trainConfigSchema
     rslora: true,
     targets: true,
     seed: true,
-    gradientCheckpointing: true,
-    strategy: true,
+    ...CHECKPOINTING_KEYS,
     device: true,
     threads: true,
     matmul: true,
@@ -70,14 +70,19 @@ export async function run(args: readonly string[]): Promise<number> {
     const lora: Tuning = adapter
       ? { method: "lora", rank: adapter.rank, scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) }
       : { method: "lora", rank: config.rank, scale: loraScale(config), dropout: 0, targets: new Set(config.targets) };
-    const engine = createEngine(executor, {
-      config: model,
-      source,
-      tuning: config.method === "full" ? { method: "full" } : lora,
-      strategy: checkpointingOf({ ...config, memory: undefined }, 0),
-      tokens: [batch.ids.length],
-      optimizer: false,
-    });
+    const base = processBase();
+    const strategy = checkpointingOf(config, base);
+    const engine = explainingLimit(config.memory, strategy, base, () =>
+      createEngine(executor, {
+        config: model,
+        source,
+        tuning: config.method === "full" ? { method: "full" } : lora,
+        strategy,
+        selective: selectiveOf(config),
+        tokens: [batch.ids.length],
+        optimizer: false,
+      }),
+    );
     if (config.method === "lora") {
       if (adapter) loadAdapter(executor, engine.resident, adapter.source);
       else initialiseAdapter(executor, engine.resident, config.seed);

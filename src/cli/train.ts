@@ -5,8 +5,10 @@ import { writeTextAtomic } from "../hf/files.ts";
 import { type HubProgress, resolveModel } from "../hf/hub.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
 import { createCheckpoints, START } from "../train/checkpoint.ts";
+import { strategyName } from "../train/checkpointing.ts";
 import { fingerprint, type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
+import { peakProcessMemory } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
@@ -97,7 +99,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
 
 function strategyText(config: TrainConfig): string {
   if (config.memory !== undefined) return `the fastest schedule within ${config.memory} for the process`;
-  return config.gradientCheckpointing ? `gradient checkpointing (${config.strategy})` : "gradient checkpointing off";
+  return config.gradientCheckpointing ? `gradient checkpointing (${strategyName(config)})` : "gradient checkpointing off";
 }
 
 function millions(count: number): string {
@@ -167,7 +169,7 @@ async function runSession(session: Session, device: Device, folder: string, prog
     progress.say(`after           ${after.answer}`);
   }
   const { predicted, withoutCheckpointing, measuredPeak } = engine;
-  const rss = process.resourceUsage().maxRSS * 1024;
+  const rss = peakProcessMemory();
   progress.say(
     `peak memory     predicted ${formatBytes(predicted.peak)}, measured ${formatBytes(measuredPeak)}${temporaryText(device.temporary())}, ` +
       `without gradient checkpointing ${formatBytes(withoutCheckpointing.peak)}; process ${formatBytes(rss)}`,

@@ -6,7 +6,7 @@
  * is never replayed, because its backward follows its forward at once; and a last segment with a fused program (head
  * and loss) runs that one alone.
  */
-import { type Chain, variantsOf } from "./chain.ts";
+import type { Chain } from "./chain.ts";
 import { B, BR, FA, FC, FN, type Op, type Schedule } from "./ops.ts";
 import { simulate } from "./simulate.ts";
 
@@ -14,19 +14,27 @@ export type Strategy =
   /** Save every tape: no recompute. `variant` is the tape variant of the segments that have it (selective saving). */
   | { readonly name: "off"; readonly variant?: number }
   /** Replay each segment from its input. */
-  | { readonly name: "per-segment" }
+  | ({ readonly name: "per-segment" } & Inside)
   /** Replay each k-th segment, save the tapes of the others. */
-  | { readonly name: "every"; readonly k: number }
+  | ({ readonly name: "every"; readonly k: number } & Inside)
   /** Replay the first `count` trainable segments one by one, save the tapes of the others (Megatron: block). */
-  | { readonly name: "first"; readonly count: number }
+  | ({ readonly name: "first"; readonly count: number } & Inside)
   /** `first` with a share of the trainable segments, 0..1. */
-  | { readonly name: "ratio"; readonly ratio: number }
+  | ({ readonly name: "ratio"; readonly ratio: number } & Inside)
   /** Groups of `size` segments, each taped again as a whole from the group's input (Megatron: uniform). */
   | { readonly name: "uniform"; readonly size: number }
   /** sqrt(n) groups of equal length (Chen et al. 2016, https://arxiv.org/abs/1604.06174), or a given number of groups. */
   | { readonly name: "sqrt"; readonly groups?: number | "least-peak" }
   /** Binomial checkpointing with `slots` boundaries, the input included, and one tape (Griewank and Walther 2000, Revolve). */
   | { readonly name: "revolve"; readonly slots: number };
+
+/**
+ * `inside`: a tape variant that is saved instead of replaying the segment from outside. Its backward computes the rest
+ * again, and leaves out what only the segment's output needs.
+ */
+interface Inside {
+  readonly inside?: number;
+}
 
 /** Segments first..last that are replayed together, or whose tapes are saved. */
 export interface Group {
@@ -41,7 +49,8 @@ export interface Group {
 export function strategySchedule(chain: Chain, strategy: Strategy): Schedule {
   const { n, frozen } = chain;
   const first = frozen + 1;
-  const single = (replayed: (i: number) => boolean) => groupedSchedule(chain, singles(chain, replayed));
+  const inside = "inside" in strategy ? strategy.inside : undefined;
+  const single = (replayed: (i: number) => boolean) => groupedSchedule(chain, singles(chain, replayed), inside);
   switch (strategy.name) {
     case "off":
       return groupedSchedule(
@@ -99,19 +108,22 @@ function singles(chain: Chain, replayed: (i: number) => boolean): Group[] {
 
 /**
  * Forward: tapes of the saved groups, inputs of the replayed ones. Backward: a replayed group is taped as a whole, then
- * goes backward. The last group is saved in any case. The groups cover the trainable segments in order. A segment that is replayed alone is replayed inside its backward
- * where it has a variant without a tape: what only its output needs is then not computed a second time.
+ * goes backward. The last group is saved in any case. The groups cover the trainable segments in order. A group of one segment whose tape is empty, or that has the variant
+ * `inside`, is saved in that way too.
  */
-export function groupedSchedule(chain: Chain, groups: readonly Group[]): Op[] {
+export function groupedSchedule(chain: Chain, groups: readonly Group[], inside = Infinity): Op[] {
   const ops: Op[] = [];
   for (let i = 1; i <= chain.frozen; i++) ops.push(FN(i));
-  const inside = ({ first, last, replayed }: Group) => (replayed && first === last ? tapeless(chain, first) : -1);
-  const replays = (group: Group) => group.replayed && group.last < chain.n && inside(group) < 0;
+  const small = ({ first, last, replayed }: Group): number => {
+    if (!replayed || first !== last) return -1;
+    return chain.variants[first - 1]!.length >= inside ? inside : chain.r[first - 1] === 0 ? 0 : -1;
+  };
+  const replays = (group: Group) => group.replayed && group.last < chain.n && small(group) < 0;
   const tape = (group: Group) => {
+    const kept = small(group);
     const k = group.variant ?? 0;
     for (let i = group.first; i <= group.last; i++) {
-      const held = inside(group) >= 0 ? inside(group) : chain.variants[i - 1]!.length >= k ? k : 0;
-      if (!fused(chain, i)) ops.push(FA(i, held));
+      if (!fused(chain, i)) ops.push(FA(i, kept >= 0 ? kept : chain.variants[i - 1]!.length >= k ? k : 0));
     }
   };
   for (const group of groups) {
@@ -123,11 +135,6 @@ export function groupedSchedule(chain: Chain, groups: readonly Group[]): Op[] {
     for (let i = group.last; i >= group.first; i--) ops.push(backward(chain, i));
   }
   return ops;
-}
-
-/** The variant of segment i whose tape is empty, -1 when there is none. */
-function tapeless(chain: Chain, i: number): number {
-  return i < chain.n ? variantsOf(chain, i).findIndex(({ r }) => r === 0) : -1;
 }
 
 function fused(chain: Chain, i: number): boolean {

@@ -8,7 +8,18 @@ import { LINEAR_MODULES } from "../hf/peft.ts";
 const positive = z.number().positive();
 const count = z.number().int().min(1);
 
-export const STRATEGIES = ["per-segment", "sqrt", "off"] as const;
+export const STRATEGIES = [
+  "per-segment",
+  "off",
+  "every",
+  "first",
+  "ratio",
+  "uniform",
+  "sqrt",
+  "revolve",
+  "optimal",
+  "budget",
+] as const;
 export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const;
 export const SCHEDULES = ["cosine", "linear", "constant"] as const;
@@ -52,11 +63,23 @@ export const trainConfigSchema = z.strictObject({
   seed: z.number().int().min(0).max(2147483647).default(42).describe("seeds shuffling, initialisation and dropout"),
 
   gradientCheckpointing: z.boolean().default(true).describe("keep few activations and replay the forward in the backward pass"),
-  strategy: z.enum(STRATEGIES).default("per-segment").describe("which activations are kept while gradient checkpointing is on"),
-  memory: z
+  strategy: z
+    .enum(STRATEGIES)
+    .optional()
+    .describe(`which activations are kept: ${STRATEGIES.join("|")} (per-segment, or what a flag below belongs to)`),
+  every: count.optional().describe("strategy every: replay each Nth segment"),
+  first: z.number().int().min(0).optional().describe("strategy first: replay the first N segments that are trained"),
+  ratio: z.number().min(0).max(1).optional().describe("strategy ratio: replay this share of the segments, the first ones"),
+  groupSize: count.optional().describe("strategy uniform: replay groups of N segments"),
+  groups: count.optional().describe("strategy sqrt: number of groups (the square root of the number of segments)"),
+  slots: count.optional().describe("strategy revolve: inputs of segments that are kept at a time"),
+  activationMemory: z
     .string()
     .optional()
-    .describe("limit of the whole process: 1.5GiB, 50% of what is free, or auto; the fastest schedule within it is used"),
+    .describe("strategy optimal: limit of stash and workspace: 200MiB, or 25% of what off needs"),
+  memory: z.string().optional().describe("strategy budget: limit of the whole process: 1.5GiB, 50% of what is free, or auto"),
+  keepOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block whose results are always kept"),
+  recomputeOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block that always run again"),
   device: z
     .enum(DEVICES)
     .default("auto")
@@ -81,6 +104,22 @@ export const trainConfigSchema = z.strictObject({
   evalLimit: count.default(100_000).describe("held-out tokens used by an evaluation, at most"),
   sample: z.boolean().default(true).describe("answer one held-out prompt before and after training"),
 });
+
+/** The keys that decide what a step keeps and what it computes again. */
+export const CHECKPOINTING_KEYS = {
+  gradientCheckpointing: true,
+  strategy: true,
+  every: true,
+  first: true,
+  ratio: true,
+  groupSize: true,
+  groups: true,
+  slots: true,
+  activationMemory: true,
+  memory: true,
+  keepOps: true,
+  recomputeOps: true,
+} as const;
 
 export type TrainConfig = z.output<typeof trainConfigSchema>;
 export type TrainConfigInput = z.input<typeof trainConfigSchema>;

@@ -1,6 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
 import { UserError } from "../errors.ts";
-import type { TrainConfig } from "./config.ts";
 import { formatBytes } from "./memory.ts";
 import { type Checkpointing, LimitError } from "./planning.ts";
 
@@ -30,16 +29,23 @@ const UNITS: Readonly<Record<string, number>> = {
 /** Reads `1.5GiB`, `800MB`, `auto` or `50%` (of the free memory). @throws {UserError} */
 export function parseMemory(text: string, free: () => number = freeMemory): number {
   if (text === "auto") return Math.floor(AUTO_SHARE * free());
-  const [, number, unit] = /^(\d+(?:\.\d+)?)\s*([a-z%]*)$/i.exec(text.trim()) ?? [];
-  const value = Number(number);
-  if (number !== undefined && unit === "%" && value > 0 && value <= 100) return Math.floor((value / 100) * free());
-  const factor = UNITS[unit?.toLowerCase() ?? "none"];
-  if (number === undefined || factor === undefined || value <= 0) {
+  const size = parseSize(text);
+  if (size === null) {
     throw new UserError(
       `--memory takes a size such as 1.5GiB or 800MB, a share of the free memory such as 50%, or auto; got ${JSON.stringify(text)}`,
     );
   }
-  return Math.floor(value * factor);
+  return "share" in size ? Math.floor(size.share * free()) : size.bytes;
+}
+
+/** Reads a size (`1.5GiB`, `800MB`, `1e9`) or a share above 0 and up to 1 (`50%`); null is neither. */
+export function parseSize(text: string): { readonly bytes: number } | { readonly share: number } | null {
+  const [, number, unit = ""] = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-z%]*)$/i.exec(text.trim()) ?? [];
+  const value = Number(number);
+  if (!(value > 0)) return null;
+  if (unit === "%") return value <= 100 ? { share: value / 100 } : null;
+  const factor = UNITS[unit.toLowerCase()];
+  return factor === undefined ? null : { bytes: Math.floor(value * factor) };
 }
 
 /** Bytes that this process may still take: the machine's available memory, or what is left of its control group's. */
@@ -59,37 +65,40 @@ function textOf(path: string): string | null {
   return existsSync(path) ? readFileSync(path, "utf8").trim() : null;
 }
 
+/**
+ * Most bytes of memory that this process has had resident. On Linux the high-water mark of its own address space:
+ * getrusage's also counts the process that started it, whose memory a child shares until it runs its own program.
+ */
+export function peakProcessMemory(): number {
+  const own = /^VmHWM:\s+(\d+) kB/m.exec(textOf("/proc/self/status") ?? "")?.[1];
+  return 1024 * (own === undefined ? process.resourceUsage().maxRSS : Number(own));
+}
+
 /** Bytes of this process that no plan can change: runtime, tokenizer and data as they are now, and what is to come. */
 export function processBase(): number {
   return process.memoryUsage.rss() + GROWTH;
 }
 
 /**
- * How the schedule of a run is found. A memory limit is the limit of the whole process: `base` of it is gone already.
- * `--no-gradient-checkpointing` keeps every tape.
- * @throws {UserError} a limit without gradient checkpointing, or below the base
+ * Runs `plan`. A limit that it cannot keep is told in the user's terms: the least limit that works, and what lowers it.
+ * `base` of a budget's limit is gone before anything is planned.
+ * @throws {UserError}
  */
-export function checkpointingOf(
-  config: Pick<TrainConfig, "gradientCheckpointing" | "strategy" | "memory">,
-  base: number,
-): Checkpointing {
-  if (config.memory === undefined) return { name: config.gradientCheckpointing ? config.strategy : "off" };
-  if (!config.gradientCheckpointing)
-    throw new UserError("--memory needs gradient checkpointing, which is switched off; leave one of the two out");
-  const limit = parseMemory(config.memory);
-  if (limit <= base) {
-    throw new UserError(`--memory ${config.memory}: the process alone needs ${formatBytes(base)} before any weight is loaded`);
+export function explainingLimit<T>(memory: string | undefined, strategy: Checkpointing, base: number, plan: () => T): T {
+  try {
+    return plan();
+  } catch (error) {
+    if (!(error instanceof LimitError)) throw error;
+    const lower =
+      "A shorter --sequence-length, a smaller --batch-size (with more --gradient-accumulation), a lower --rank or --method lora lower it";
+    if (strategy.name !== "budget" || memory === undefined) {
+      throw new UserError(`--activation-memory is not enough: the least that works is ${formatBytes(error.least)}. ${lower}`);
+    }
+    const fixed = strategy.bytes - error.limit;
+    throw new UserError(
+      `--memory ${memory} is not enough: the least that works is ${formatBytes(base + fixed + error.least)} ` +
+        `(${formatBytes(base)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations). ` +
+        lower,
+    );
   }
-  return { name: "budget", bytes: limit - base };
-}
-
-/** A `LimitError` of planning in the user's terms: the least limit that works, and what lowers it. */
-export function explainLimit(error: unknown, memory: string | undefined, planned: number, base: number): unknown {
-  if (!(error instanceof LimitError) || memory === undefined) return error;
-  const fixed = planned - error.limit;
-  return new UserError(
-    `--memory ${memory} is not enough: the least that works is ${formatBytes(base + fixed + error.least)} ` +
-      `(${formatBytes(base)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations). ` +
-      "A shorter --sequence-length, a smaller --batch-size (with more --gradient-accumulation), a lower --rank or --method lora lower it",
-  );
 }

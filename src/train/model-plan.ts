@@ -1,4 +1,5 @@
-import type { SelectiveOptions } from "../autodiff/selective.ts";
+import { isNamed, type SelectiveOptions } from "../autodiff/selective.ts";
+import { UserError } from "../errors.ts";
 import type { Segment } from "../graph/segment.ts";
 import type { FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
@@ -28,7 +29,7 @@ export interface ModelPlanOptions {
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
   readonly weightType: (name: string) => FloatType;
   readonly strategy: Checkpointing;
-  /** Forward values to keep or to recompute in any case. */
+  /** Names of forward values to keep or to recompute in any case. */
   readonly selective?: Omit<SelectiveOptions, "count">;
   /** Numbers of tokens in a micro-batch that is trained or evaluated on. */
   readonly tokens: readonly number[];
@@ -86,6 +87,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       return [tokens, { segments, still: dropout ? buildSegments(config, stillOptions(tokens)) : segments }];
     }),
   );
+  checkNames([...built.values()][0]!.segments, [...(options.selective?.keep ?? []), ...(options.selective?.recompute ?? [])]);
   const answers = new Map(
     (options.logits?.tokens ?? []).map((tokens) => {
       const body = buildSegments(config, stillOptions(tokens)).slice(0, -1);
@@ -129,6 +131,19 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     };
   };
   return plan(seconds, strategy.name === "budget" ? strategy.bytes - fixedTotal(fixed) : Infinity);
+}
+
+/** @throws {UserError} a name that means no value of any block */
+function checkNames(segments: readonly Segment[], names: readonly string[]): void {
+  const nodes = segments.flatMap(({ model }) => (model.training ? model.forward.nodes : []));
+  const values = nodes.flatMap((node) => node.outputs.map((value) => ({ value, node })));
+  for (const name of names) {
+    if (values.some(({ value, node }) => isNamed(name, value, node))) continue;
+    const known = [...new Set(values.flatMap(({ value, node }) => [...value.split("."), node.op]))].filter((text) =>
+      /^[a-z]/i.test(text),
+    );
+    throw new UserError(`no layer or operator of a block is named ${JSON.stringify(name)}; there are ${known.sort().join(", ")}`);
+  }
 }
 
 /** Bytes of what is not scheduled. */

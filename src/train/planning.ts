@@ -49,7 +49,7 @@ export function variantsWanted(checkpointing: Checkpointing): number {
     case "every":
     case "first":
     case "ratio":
-      // The one without a tape.
+      // The one with the smallest tape.
       return 1;
     case "optimal":
     case "budget":
@@ -82,6 +82,11 @@ export function planStep(chain: Chain, checkpointing: Checkpointing, room: numbe
       return planWithin(chain, activationLimit(chain, checkpointing, room));
     case "given":
       return placed(chain, checkpointing.schedule(chain));
+    case "per-segment":
+    case "every":
+    case "first":
+    case "ratio":
+      return placed(chain, strategySchedule(chain, { ...checkpointing, inside: 1 }));
     default:
       return placed(chain, strategySchedule(chain, checkpointing));
   }

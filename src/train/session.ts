@@ -15,7 +15,8 @@ import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { createCosts, deviceName } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { generateGreedy } from "./generate.ts";
-import { checkpointingOf, explainLimit, processBase } from "./limit.ts";
+import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
+import { explainingLimit, processBase } from "./limit.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { isPlanned } from "./planning.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
@@ -122,17 +123,13 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     source,
     tuning: tuningOf(config),
     strategy,
+    selective: selectiveOf(config),
     ...(isPlanned(strategy) ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     ...(canSample ? { logits: { tokens: lengths, rows: 1 } } : {}),
     optimizer: true,
   };
-  let engine: Engine;
-  try {
-    engine = createEngine(executor, options);
-  } catch (error) {
-    throw explainLimit(error, config.memory, strategy.name === "budget" ? strategy.bytes : 0, base);
-  }
+  const engine = explainingLimit(config.memory, strategy, base, () => createEngine(executor, options));
   if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
   const stop = new Set([...model.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])]);
   const count = (trainable: boolean) =>

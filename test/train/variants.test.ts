@@ -91,10 +91,7 @@ describe("selective saving", () => {
   });
 
   test("named values are kept, or recomputed, in every variant", async () => {
-    const selective = {
-      keep: (value: string) => value.startsWith("attention"),
-      recompute: (value: string) => value.includes("norm"),
-    };
+    const selective = { keep: ["attention"], recompute: ["RMSNormalization", "up_proj"] };
     const engine = await build(
       llama(3),
       { method: "full" },
@@ -108,8 +105,18 @@ describe("selective saving", () => {
       expect(tape).toContain("attention");
       expect(recomputed).not.toContain("attention");
       expect(recomputed).toContain("input_layernorm");
+      expect(recomputed).toContain("mlp.up_proj");
     }
     expect(gradients(engine, 37)).toEqual(gradients(await build(llama(3), { method: "full" }, { name: "off" }, 37), 37));
+    const unknown = build(
+      llama(3),
+      { method: "full" },
+      mixed(() => 0),
+      37,
+      2,
+      { selective: { keep: ["atention"], recompute: [] } },
+    );
+    expect(unknown).rejects.toThrow(/no layer or operator of a block is named "atention"; .*attention/);
   });
 });
 

@@ -1,0 +1,58 @@
+import { describe, expect, test } from "bun:test";
+import { UserError } from "../../src/errors.ts";
+import { checkpointingOf } from "../../src/train/checkpointing.ts";
+import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
+import { parseSize } from "../../src/train/limit.ts";
+
+const parse = (flags: Partial<TrainConfigInput>) =>
+  checkpointingOf(trainConfigSchema.parse({ model: "m", data: "d", ...flags }), 100 * 2 ** 20);
+
+describe("strategies by flags", () => {
+  test.each([
+    [{}, { name: "per-segment" }],
+    [{ gradientCheckpointing: false }, { name: "off" }],
+    [{ gradientCheckpointing: false, strategy: "sqrt" }, { name: "off" }],
+    [{ strategy: "off" }, { name: "off" }],
+    [{ strategy: "sqrt" }, { name: "sqrt" }],
+    [
+      { strategy: "sqrt", groups: 3 },
+      { name: "sqrt", groups: 3 },
+    ],
+    [{ groups: 3 }, { name: "sqrt", groups: 3 }],
+    [{ every: 2 }, { name: "every", k: 2 }],
+    [{ first: 0 }, { name: "first", count: 0 }],
+    [{ ratio: 0.5 }, { name: "ratio", ratio: 0.5 }],
+    [{ groupSize: 4 }, { name: "uniform", size: 4 }],
+    [{ slots: 3 }, { name: "revolve", slots: 3 }],
+    [{ activationMemory: "25%" }, { name: "optimal", limit: { share: 0.25 } }],
+    [
+      { strategy: "optimal", activationMemory: "1 MiB" },
+      { name: "optimal", limit: { bytes: 2 ** 20 } },
+    ],
+    [{ memory: "1GiB" }, { name: "budget", bytes: 924 * 2 ** 20 }],
+  ] as [Partial<TrainConfigInput>, unknown][])("%j", (flags, expected) => {
+    expect(parse(flags)).toEqual(expected as ReturnType<typeof parse>);
+  });
+
+  test.each([
+    [{ strategy: "revolve" }, "--strategy revolve needs --slots"],
+    [{ strategy: "budget" }, "--strategy budget needs --memory"],
+    [{ strategy: "sqrt", slots: 3 }, "--slots belongs to --strategy revolve, but --strategy is sqrt"],
+    [{ every: 2, memory: "1GiB" }, "--memory belongs to --strategy budget, but --every asks for every"],
+    [{ gradientCheckpointing: false, memory: "1GiB" }, "--memory needs gradient checkpointing, which is switched off"],
+    [{ activationMemory: "much" }, "--activation-memory takes a size such as 200MiB"],
+    [{ activationMemory: "101%" }, "--activation-memory takes a size such as 200MiB"],
+    [{ memory: "90MiB" }, "the process alone needs 100 MiB"],
+  ] as [Partial<TrainConfigInput>, string][])("%j is refused", (flags, message) => {
+    expect(() => parse(flags)).toThrow(UserError);
+    expect(() => parse(flags)).toThrow(message);
+  });
+});
+
+test("sizes and shares", () => {
+  expect(parseSize("1.5GiB")).toEqual({ bytes: 1.5 * 2 ** 30 });
+  expect(parseSize("800 MB")).toEqual({ bytes: 8e8 });
+  expect(parseSize("1e9")).toEqual({ bytes: 1e9 });
+  expect(parseSize("50%")).toEqual({ share: 0.5 });
+  for (const text of ["", "0", "-1", "5 parsecs", "0%", "120%", "GiB"]) expect(parseSize(text)).toBeNull();
+});
