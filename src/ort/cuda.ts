@@ -22,6 +22,7 @@ const CUDA_LIBRARIES = [
 ] as const;
 
 const DRIVER = "libcuda.so.1";
+const DRIVER_NAME = `${DRIVER} (NVIDIA's driver)`;
 
 /** How the system's loader says that there is no such library, as opposed to one that does not fit. */
 const NO_FILE = "No such file or directory";
@@ -66,9 +67,9 @@ export function findCuda(search: CudaSearch = systemSearch()): CudaState {
   const driverError = search.load(DRIVER);
   if (driverError !== null) {
     const get = `install NVIDIA's driver for your card, of CUDA ${CUDA_MAJOR} or newer; in a container, pass the card through`;
-    missing.push({ what: `${DRIVER} (NVIDIA's driver)`, lookedIn: systemPlaces(), get });
+    missing.push({ what: DRIVER_NAME, lookedIn: systemPlaces(), get });
   } else {
-    found.push(`${DRIVER} (NVIDIA's driver)`);
+    found.push(DRIVER_NAME);
     const driver = search.driver();
     if (typeof driver === "string" || driver.cards === 0) {
       const why = typeof driver === "string" ? ` (${driver})` : "";
@@ -103,9 +104,10 @@ export function findCuda(search: CudaSearch = systemSearch()): CudaState {
   return { missing, found };
 }
 
-/** Whether some of CUDA is there, but not all: the user might expect it to be used. */
+/** Whether there is a driver or ONNX Runtime's files, but not all else: the user might expect CUDA to be used. */
 export function isHalfInstalled({ missing, found }: CudaState): boolean {
-  return missing.length > 0 && found.length > 0;
+  const telling: readonly string[] = [DRIVER_NAME, ...PROVIDER_FILES];
+  return missing.length > 0 && found.some((name) => telling.includes(name));
 }
 
 /** `libcudart.so.13 (CUDA 13 runtime): looked in A, B; install ...` */

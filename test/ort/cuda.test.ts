@@ -68,6 +68,11 @@ describe("looking for CUDA", () => {
     expect(missing(machine(NVIDIA, []))).toEqual(PROVIDER_FILES.map((file) => `${file} (ONNX Runtime's)`));
   });
 
+  test("libraries without a driver are nothing to speak of", () => {
+    expect(isHalfInstalled(findCuda(machine(NVIDIA.slice(1), [])))).toBe(false);
+    expect(isHalfInstalled(findCuda(machine([], PROVIDER_FILES)))).toBe(true);
+  });
+
   test("NVIDIA's libraries are taken from other folders too", () => {
     const folder = temporaryFolder();
     mkdirSync(join(folder, "lib"));
