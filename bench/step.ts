@@ -1,6 +1,7 @@
 import { parseArgs } from "node:util";
 import { createRandom } from "../src/random.ts";
 import { createEngine } from "../src/train/engine.ts";
+import { peakProcessMemory } from "../src/train/limit.ts";
 import { formatBytes } from "../src/train/memory.ts";
 import { createOptimizer } from "../src/train/optimizer.ts";
 import { initialiseAdapter } from "../src/train/weights.ts";
@@ -129,7 +130,7 @@ console.log(
     stepSeconds: median,
     tokensPerSecond: tokens / median,
     stepCpuSeconds: medianOf(cpuTimes),
-    peakRss: process.resourceUsage().maxRSS * 1024,
+    peakRss: peakProcessMemory(),
     predictedPeak: engine.predicted.peak,
     measuredPeak: engine.measuredPeak,
     withoutCheckpointing: engine.withoutCheckpointing.peak,

@@ -27,10 +27,12 @@ test("sizes, shares and auto", () => {
 
 describe("train --memory", () => {
   const train = (memory: string, output: string, ...flags: string[]) =>
-    remat([
-      ...["train", ...model, "--data", join(recipes, "devils-dictionary"), "--output", join(folder, output)],
-      ...["--steps", "2", "--no-sample", "--eval-limit", "100", "--memory", memory, ...flags],
-    ]);
+    remat(
+      ["train", ...model, "--data", join(recipes, "devils-dictionary"), "--output", join(folder, output)].concat(
+        ["--steps", "2", "--no-sample", "--eval-limit", "100", "--memory", memory],
+        flags,
+      ),
+    );
   const losses = (output: string) =>
     readFileSync(join(folder, output, "metrics.jsonl"), "utf8")
       .trim()
