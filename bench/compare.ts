@@ -1,8 +1,7 @@
-import { readFileSync, writeFileSync } from "node:fs";
-import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatBytes } from "../src/train/memory.ts";
+import { BENCHMARKS, machine, median, ownVersions, versionsText, writeSection } from "./report.ts";
 import { SHAPES } from "./shapes.ts";
 
 /**
@@ -25,7 +24,7 @@ const { values } = parseArgs({
     steps: { type: "string", default: "4" },
     threads: { type: "string", default: "2" },
     layers: { type: "string" },
-    output: { type: "string", default: join(import.meta.dir, "../docs/benchmarks.md") },
+    output: { type: "string", default: BENCHMARKS },
   },
 });
 
@@ -73,11 +72,6 @@ async function run(name: string, shape: string, tokens: string): Promise<Run> {
   return JSON.parse(output.split("\n").find((line) => line.startsWith("{"))!) as Run;
 }
 
-function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  return (sorted[Math.floor((sorted.length - 1) / 2)]! + sorted[Math.ceil((sorted.length - 1) / 2)]!) / 2;
-}
-
 /** Lines of a Markdown table: medians, and in brackets the ratio to the baseline of the same shape and tokens. */
 function table(rows: readonly Row[]): string[] {
   const of = (row: Row, key: "tokensPerSecond" | "stepCpuSeconds" | "peakRss" | "firstStepSeconds") =>
@@ -104,33 +98,15 @@ function table(rows: readonly Row[]): string[] {
 }
 
 function circumstances(rows: readonly Row[]): string[] {
-  const models = [...new Set(cpus().map(({ model }) => model.trim()))].join(" + ");
   const peer = rows.flatMap((row) => row.runs).find((one) => one.versions)?.versions ?? {};
-  const ort = JSON.parse(readFileSync(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir), "utf8")) as {
-    version: string;
-  };
-  const versions = { Bun: Bun.version, "ONNX Runtime": ort.version, ...peer };
+  const layers = values.layers === undefined ? "" : `, ${values.layers} layers only`;
   return [
-    `${new Date().toISOString().slice(0, 10)}, ${models}, ${cpus().length} cores, ${formatBytes(totalmem())}, ${values.threads} threads; ` +
-      `${Object.entries(versions)
-        .map(([name, version]) => `${name} ${version}`)
-        .join(
-          ", ",
-        )}; medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for the last column alone.`,
+    `${machine()}, ${values.threads} threads; ${versionsText({ ...ownVersions(), ...peer })}; ` +
+      `medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for the last column alone.`,
     "",
-    `LoRA r = 16 on all linear layers, random weights, one row of tokens, gradient checkpointing on${values.layers === undefined ? "" : `, ${values.layers} layers only`}. In brackets: ratio to PyTorch f32.`,
+    `LoRA r = 16 on all linear layers, random weights, one row of tokens, gradient checkpointing on${layers}. ` +
+      "In brackets: ratio to PyTorch f32.",
   ];
-}
-
-const START = "<!-- steps: bench/compare.ts writes between these marks -->";
-const END = "<!-- /steps -->";
-
-/** Replaces what stands between the marks. */
-function write(lines: readonly string[]): void {
-  const text = readFileSync(values.output, "utf8");
-  const [start, end] = [text.indexOf(START), text.indexOf(END)];
-  if (start < 0 || end < start) throw new Error(`${values.output}: expected the marks ${START} and ${END}`);
-  writeFileSync(values.output, `${text.slice(0, start + START.length)}\n\n${lines.join("\n")}\n\n${text.slice(end)}`);
 }
 
 const systems = values.systems.split(",").filter((name) => values.python !== "" || !SYSTEMS[name]?.peer);
@@ -155,4 +131,4 @@ const all = cases.flatMap(({ shape, tokens }) =>
 );
 const lines = [...circumstances(all), "", ...table(all)];
 console.log(lines.join("\n"));
-write(lines);
+writeSection(values.output, "steps", lines);
