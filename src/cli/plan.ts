@@ -10,12 +10,17 @@ import { idealTime } from "../schedule/chain.ts";
 import { formatSchedule } from "../schedule/ops.ts";
 import { makePlanner } from "../schedule/optimal.ts";
 import { simulate } from "../schedule/simulate.ts";
+import { formatSummary, summarise } from "../schedule/summary.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
 import { CHECKPOINTING_KEYS, sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { fixedTotal, formatBytes } from "../train/memory.ts";
+import type { TokenBatch } from "../train/batch-memory.ts";
+import { createCosts, deviceName } from "../train/costs.ts";
+import { createEngine } from "../train/engine.ts";
 import { type ModelPlan, planModel } from "../train/model-plan.ts";
+import { PLANNED_VARIANTS } from "../train/planning.ts";
 import { tuningOf } from "../train/session.ts";
 import { storedWeightType } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
@@ -28,7 +33,8 @@ const chainFlags = z.strictObject({
   json: z.boolean().default(false).describe("print JSON: an object, or an array when there are several limits"),
 });
 
-const modelFlags = trainConfigSchema
+/** Flags of `train` that a plan depends on. */
+const shown = trainConfigSchema
   .pick({
     model: true,
     method: true,
@@ -44,15 +50,19 @@ const modelFlags = trainConfigSchema
     matmul: true,
   })
   .extend({
+    measure: z.boolean().default(false).describe("load the model and time its programs instead of modelling the times"),
     svg: z.string().min(1).optional().describe("draw the time/memory curve and the memory of a step into this file"),
     json: z.boolean().default(false).describe("print JSON"),
   });
 
+/** A command line of `train` may be given as it is; what does not matter here is only checked. */
+const modelFlags = trainConfigSchema.extend({ ...shown.shape, data: trainConfigSchema.shape.data.optional() });
+
 /** For shell completion: the flags of both uses. */
-export const flags = modelFlags.extend({ chain: chainFlags.shape.chain.optional() });
+export const flags = shown.extend({ chain: chainFlags.shape.chain.optional() });
 
 export function help(): string {
-  return `Plans what a training step keeps and what it computes again, so that it stays within a memory limit. Nothing is loaded or trained.
+  return `Plans what a training step keeps and what it computes again, so that it stays within a memory limit. Nothing is trained.
 
 Usage: remat plan --model DIR [--memory LIMIT] [--flag value ...]
        remat plan --chain FILE --memory BYTES[,BYTES...] [--json]
@@ -60,7 +70,7 @@ Usage: remat plan --model DIR [--memory LIMIT] [--flag value ...]
 The segments, the chosen schedule, its peak by part and its overhead, and the fastest schedules over the whole range of
 memory. With --chain, a bare chain is planned; the exit status is 3 when a limit is too low for any schedule.
 
-${describeFlags(modelFlags)}
+${describeFlags(shown)}
   ${flagName("chain")} ${flagsOf(chainFlags)[0]!.description}`;
 }
 
@@ -79,20 +89,26 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     const base = processBase();
     const strategy = checkpointingOf(config, base);
-    const plan = explainingLimit(config.memory, strategy, base, () =>
-      planModel(device.executor, {
-        config: model,
-        tuning: tuningOf(config),
-        weightType: storedWeightType(source),
-        strategy,
-        selective: selectiveOf(config),
-        tokens: [config.batchSize * length],
-        optimizer: true,
-      }),
-    );
+    const tokens = config.batchSize * length;
+    const options = {
+      config: model,
+      tuning: tuningOf(config),
+      strategy,
+      selective: selectiveOf(config),
+      variants: PLANNED_VARIANTS,
+      tokens: [tokens],
+      optimizer: true,
+    };
+    const plan = explainingLimit(config.memory, strategy, base, () => {
+      if (!config.measure) return planModel(device.executor, { ...options, weightType: storedWeightType(source) });
+      const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
+      return createEngine(device.executor, { ...options, source, measure }).plan;
+    });
     const report = reportOf(plan, base);
     if (config.svg !== undefined) draw(config.svg, plan, report);
-    console.log(config.json ? JSON.stringify(report) : formatReport(report, config.svg));
+    console.log(
+      config.json ? JSON.stringify(report) : formatReport(report, config.measure ? "measured" : "modelled", config.svg),
+    );
   } finally {
     device.close();
     source.close();
@@ -104,6 +120,12 @@ function valuesOf(schema: z.ZodObject, args: readonly string[]): Record<string, 
   const { values, words } = parseFlags(schema, args);
   if (words.length > 0) throw new UserError(`plan takes flags only, got ${JSON.stringify(words[0])}; see --help`);
   return { ...values };
+}
+
+/** Rows that are each one example with a target everywhere: attention and head have the most to do. */
+function oneExample(tokens: number, length: number): TokenBatch {
+  const positions = Int32Array.from({ length: tokens }, (_, t) => t % length);
+  return { ids: new Int32Array(tokens), labels: new Int32Array(tokens), starts: positions.map((at, t) => t - at), positions };
 }
 
 interface CurvePoint {
@@ -135,8 +157,9 @@ function reportOf(plan: ModelPlan, base: number) {
       output: chain.a[i + 1]!,
       tape: chain.r[i]!,
       tapes: chain.variants[i]!.map(({ r }) => r),
-      forward: chain.uf[i]!,
-      backward: chain.replay[i] && chain.r[i] === 0 ? chain.replay[i].ub : chain.ub[i]!,
+      // The head's forward and backward are one program.
+      forward: chain.replay[i] ? 0 : chain.uf[i]!,
+      backward: chain.replay[i]?.ub ?? chain.ub[i]!,
     })),
     schedule: formatSchedule(schedule),
     memory: {
@@ -147,14 +170,16 @@ function reportOf(plan: ModelPlan, base: number) {
       peak: base + plan.predicted.peak,
     },
     withoutCheckpointing: base + plan.withoutCheckpointing.peak,
-    overhead: simulate(chain, schedule).time / ideal - 1,
+    ...summarise(chain, schedule),
     curve,
   };
 }
 
+const milliseconds = (seconds: number): string => `${(1000 * seconds).toPrecision(3)} ms`;
+
 const percent = (share: number): string => `${(100 * Math.max(0, share)).toFixed(1)} %`;
 
-function formatReport(report: Report, svg: string | undefined): string {
+function formatReport(report: Report, times: "measured" | "modelled", svg: string | undefined): string {
   const kinds = new Map<string, { count: number; segment: Report["segments"][number] }>();
   for (const segment of report.segments) {
     const kind = kinds.get(segment.model);
@@ -162,13 +187,15 @@ function formatReport(report: Report, svg: string | undefined): string {
     else kinds.set(segment.model, { count: 1, segment });
   }
   const { memory } = report;
-  const rows = [["segments", "number", "output", "tape", "smaller tapes"]];
+  const rows = [["segments", "number", "output", "tape", "forward", "backward", "smaller tapes"]];
   for (const [model, { count, segment }] of kinds) {
     rows.push([
       model,
       String(count),
       formatBytes(segment.output),
       formatBytes(segment.tape),
+      milliseconds(segment.forward),
+      milliseconds(segment.backward),
       segment.tapes.map(formatBytes).join(", "),
     ]);
   }
@@ -187,8 +214,8 @@ function formatReport(report: Report, svg: string | undefined): string {
   return [
     table(rows),
     `schedule (${report.schedule.length} steps)\n  ${report.schedule.join(", ")}`,
-    `memory, modelled times\n${table(parts)}`,
-    `overhead ${percent(report.overhead)} over a step that computes nothing twice; without gradient checkpointing the peak is ${formatBytes(report.withoutCheckpointing)}`,
+    `memory, ${times} times\n${table(parts)}`,
+    `${formatSummary(report)}\nwithout gradient checkpointing the peak is ${formatBytes(report.withoutCheckpointing)}`,
     `fastest schedules over the range of memory\n${table([["process", "activations", "overhead"], ...points.map((point) => [formatBytes(point.memory), formatBytes(point.activations), percent(point.overhead)])])}`,
     ...(svg === undefined ? [] : [`drawn into ${svg}`]),
   ].join("\n\n");
@@ -203,8 +230,8 @@ function draw(path: string, plan: ModelPlan, report: Report): void {
   const { chain, schedule } = plan.largest;
   const chart = lineChart({
     title: "Fastest schedules: overhead against memory",
-    x: { label: "stash and workspace", format: formatBytes },
-    y: { label: "overhead", format: percent },
+    x: { label: "stash and workspace", unit: 2 ** 20, format: formatBytes },
+    y: { label: "overhead", unit: 0.01, format: (share) => `${Math.round(100 * share)} %` },
     series: [
       { name: "fastest schedules", points: report.curve.map(({ activations, overhead }) => [activations, overhead]) },
       { name: "chosen", points: [[report.memory.stash + report.memory.workspace, report.overhead]], marks: true },

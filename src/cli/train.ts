@@ -5,7 +5,9 @@ import { writeTextAtomic } from "../hf/files.ts";
 import { type HubProgress, resolveModel } from "../hf/hub.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
 import { createCheckpoints, START } from "../train/checkpoint.ts";
+import { formatSummary, summarise } from "../schedule/summary.ts";
 import { strategyName } from "../train/checkpointing.ts";
+import { saveCosts } from "../train/costs.ts";
 import { fingerprint, type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
 import { peakProcessMemory } from "../train/limit.ts";
@@ -49,7 +51,10 @@ export async function run(args: readonly string[]): Promise<number> {
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     describe(session, device, file, progress);
     writeSegmentModels(join(folder, RUN_FILES.segments), session.engine.segments);
+    const { costs } = session;
+    if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     await runSession(session, device, folder, progress);
+    if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
   } finally {
     device.close();
     inputs.source.close();
@@ -90,6 +95,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
     `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)`,
     `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${valid ? `; ${valid.count} held out` : ""}`,
     `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,
+    `schedule        ${formatSummary(summarise(engine.chain, engine.schedule))}`,
     `device          ${description}`,
     ...(notice === null ? [] : [`                ${notice}`]),
     `first example   ${session.shownSample().map(markPart).join("")}`,

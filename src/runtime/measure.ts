@@ -5,13 +5,16 @@ import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, type TapeLayout, tapeLayout } from "./chain.ts";
 import { type Address, align, type Executor } from "./executor.ts";
 
-/** Runs of a program after its first, which is not counted: kernels are compiled and pages committed then. */
+/** Least runs of a program after its first, which is not counted: kernels are compiled and pages committed then. */
 const RUNS = 3;
+/** Short programs run until so many seconds have passed, but at most so often. */
+const LEAST_SECONDS = 0.05;
+const MOST_RUNS = 12;
 
 /**
  * Times each distinct program of a chain on memory that is not in use: the arena between steps, `bytes` long. Boundaries
  * and gradients are filled with random numbers; weights, batch and parameter gradients are those of `memory`, and the
- * latter are added to. Returns the median seconds by graph; a program that does not fit, or whose time is known, is left out.
+ * latter are added to. Returns the least seconds by graph; a program that does not fit, or whose time is known, is left out.
  */
 export function measurePrograms(
   executor: Executor,
@@ -39,12 +42,17 @@ export function measurePrograms(
     const { call } = bindProgram(executor, programs, segments[index]!, index, graph, memory, layout, places as unknown as Places);
     fill(executor, offsets.input, parts.input);
     fill(executor, offsets.outputGrad, parts.outputGrad);
-    const times = Array.from({ length: RUNS + 1 }, () => {
+    executor.run(call);
+    let [least, total] = [Infinity, 0];
+    for (let run = 0; run < RUNS || (total < LEAST_SECONDS && run < MOST_RUNS); run++) {
       const begin = performance.now();
       executor.run(call);
-      return (performance.now() - begin) / 1000;
-    });
-    seconds.set(graph, times.slice(1).sort((a, b) => a - b)[RUNS >> 1]!);
+      const time = (performance.now() - begin) / 1000;
+      least = Math.min(least, time);
+      total += time;
+    }
+    // What else the machine does can only make a run longer.
+    seconds.set(graph, least);
   };
   const seen = new Set<Segment["model"]>();
   segments.forEach(({ model }, index) => {

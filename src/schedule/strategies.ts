@@ -29,11 +29,11 @@ export type Strategy =
   | { readonly name: "revolve"; readonly slots: number };
 
 /**
- * `inside`: a tape variant that is saved instead of replaying the segment from outside. Its backward computes the rest
- * again, and leaves out what only the segment's output needs.
+ * `inside`: where a segment has tape variants, its last one is saved instead of replaying the segment from outside: the
+ * backward computes the rest again, and leaves out what only the segment's output needs.
  */
 interface Inside {
-  readonly inside?: number;
+  readonly inside?: boolean;
 }
 
 /** Segments first..last that are replayed together, or whose tapes are saved. */
@@ -49,7 +49,7 @@ export interface Group {
 export function strategySchedule(chain: Chain, strategy: Strategy): Schedule {
   const { n, frozen } = chain;
   const first = frozen + 1;
-  const inside = "inside" in strategy ? strategy.inside : undefined;
+  const inside = "inside" in strategy && strategy.inside === true;
   const single = (replayed: (i: number) => boolean) => groupedSchedule(chain, singles(chain, replayed), inside);
   switch (strategy.name) {
     case "off":
@@ -108,15 +108,16 @@ function singles(chain: Chain, replayed: (i: number) => boolean): Group[] {
 
 /**
  * Forward: tapes of the saved groups, inputs of the replayed ones. Backward: a replayed group is taped as a whole, then
- * goes backward. The last group is saved in any case. The groups cover the trainable segments in order. A group of one segment whose tape is empty, or that has the variant
- * `inside`, is saved in that way too.
+ * goes backward. The last group is saved in any case. The groups cover the trainable segments in order. Of a group of one
+ * segment the tape is saved when it is empty, and its last variant with `inside`.
  */
-export function groupedSchedule(chain: Chain, groups: readonly Group[], inside = Infinity): Op[] {
+export function groupedSchedule(chain: Chain, groups: readonly Group[], inside = false): Op[] {
   const ops: Op[] = [];
   for (let i = 1; i <= chain.frozen; i++) ops.push(FN(i));
   const small = ({ first, last, replayed }: Group): number => {
     if (!replayed || first !== last) return -1;
-    return chain.variants[first - 1]!.length >= inside ? inside : chain.r[first - 1] === 0 ? 0 : -1;
+    const smallest = chain.variants[first - 1]!.length;
+    return inside && smallest > 0 ? smallest : chain.r[first - 1] === 0 ? 0 : -1;
   };
   const replays = (group: Group) => group.replayed && group.last < chain.n && small(group) < 0;
   const tape = (group: Group) => {

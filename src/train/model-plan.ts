@@ -31,6 +31,8 @@ export interface ModelPlanOptions {
   readonly strategy: Checkpointing;
   /** Names of forward values to keep or to recompute in any case. */
   readonly selective?: Omit<SelectiveOptions, "count">;
+  /** Smaller-tape variants of the blocks, besides those that the strategy makes use of: for a comparison. */
+  readonly variants?: number;
   /** Numbers of tokens in a micro-batch that is trained or evaluated on. */
   readonly tokens: readonly number[];
   /** Numbers of tokens that logits are wanted for, and the most positions at a time. */
@@ -74,7 +76,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     tokens,
     tuning,
     weightType: options.weightType,
-    selective: { ...options.selective, count: variantsWanted(strategy) },
+    selective: { ...options.selective, count: Math.max(variantsWanted(strategy), options.variants ?? 0) },
   });
   const stillOptions = (tokens: number): SegmentOptions => ({
     tokens,

@@ -60,7 +60,8 @@ export function variantsWanted(checkpointing: Checkpointing): number {
   }
 }
 
-const PLANNED_VARIANTS = 4;
+/** What a planner chooses from. */
+export const PLANNED_VARIANTS = 4;
 
 /** Bytes that stash and workspace may have in an arena of `room` bytes. */
 export function activationLimit(chain: Chain, checkpointing: Checkpointing, room: number): number {
@@ -86,7 +87,7 @@ export function planStep(chain: Chain, checkpointing: Checkpointing, room: numbe
     case "every":
     case "first":
     case "ratio":
-      return placed(chain, strategySchedule(chain, { ...checkpointing, inside: 1 }));
+      return placed(chain, strategySchedule(chain, { ...checkpointing, inside: true }));
     default:
       return placed(chain, strategySchedule(chain, checkpointing));
   }

@@ -9,6 +9,7 @@ export const RUN_FILES = {
   metrics: "metrics.jsonl",
   segments: "segments",
   checkpoints: "checkpoints",
+  costs: "costs.json",
   adapterConfig: "adapter_config.json",
   adapter: "adapter_model.safetensors",
 } as const;

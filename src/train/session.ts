@@ -12,13 +12,14 @@ import { openSafetensors, type TensorSource } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
-import { createCosts, deviceName } from "./costs.ts";
+import { type Costs, deviceName, loadCosts } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { generateGreedy } from "./generate.ts";
 import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
 import { explainingLimit, processBase } from "./limit.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { isPlanned } from "./planning.ts";
+import { RUN_FILES } from "./run-folder.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
 import { initialiseAdapter } from "./weights.ts";
 
@@ -90,6 +91,8 @@ const SAMPLE_LIMIT = 60;
 export interface Session {
   readonly inputs: Inputs;
   readonly engine: Engine;
+  /** Times that the schedule was planned with; null when its strategy needs none. */
+  readonly costs: Costs | null;
   readonly optimizer: Optimizer;
   readonly data: TrainingData;
   readonly parameters: { readonly trainable: number; readonly all: number };
@@ -117,14 +120,14 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const canSample = prompt !== null && lengths.length > 0 && prompt.ids.length < Math.max(...lengths);
   const base = processBase();
   const strategy = checkpointingOf(config, base);
-  const costs = createCosts(deviceName(executor));
+  const costs = isPlanned(strategy) ? loadCosts(join(config.output, RUN_FILES.costs), deviceName(executor)) : null;
   const options: EngineOptions = {
     config: model,
     source,
     tuning: tuningOf(config),
     strategy,
     selective: selectiveOf(config),
-    ...(isPlanned(strategy) ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
+    ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     ...(canSample ? { logits: { tokens: lengths, rows: 1 } } : {}),
     optimizer: true,
@@ -139,6 +142,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   return {
     inputs,
     engine,
+    costs,
     optimizer: createOptimizer(executor, engine.resident.trainable, config),
     data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
     parameters: { trainable: count(true), all: count(false) },
