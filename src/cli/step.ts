@@ -79,6 +79,7 @@ export async function run(args: readonly string[]): Promise<number> {
         tuning: config.method === "full" ? { method: "full" } : lora,
         strategy,
         selective: selectiveOf(config),
+        verifyReplay: config.verifyReplay,
         tokens: [batch.ids.length],
         optimizer: false,
       }),

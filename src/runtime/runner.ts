@@ -1,10 +1,12 @@
-import { type Segment, type SegmentModel, tapedPrograms } from "../graph/segment.ts";
+import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { Graph } from "../graph/types.ts";
-import type { Op, Schedule } from "../schedule/ops.ts";
+import type { Schedule } from "../schedule/ops.ts";
 import type { PlacedItem, Placement } from "../schedule/placement.ts";
-import { bindProgram, type BoundProgram, type StepMemory } from "./bind.ts";
+import { bindProgram, type BoundProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, type TapeLayout, tapeLayouts } from "./chain.ts";
 import type { Address, Executor } from "./executor.ts";
+import { schedulePrograms } from "./scheduled.ts";
+import type { Verifier } from "./verify.ts";
 
 /** A schedule bound to memory: running it is a fixed list of calls, with nothing allocated on the way. */
 export interface Runner {
@@ -25,6 +27,7 @@ export function createRunner(
   placement: Placement,
   arena: Address,
   memory: StepMemory,
+  verifier?: Verifier,
 ): Runner {
   const layouts = new Map<SegmentModel, readonly TapeLayout[]>();
   for (const { model } of segments) if (!layouts.has(model)) layouts.set(model, tapeLayouts(model));
@@ -41,20 +44,22 @@ export function createRunner(
     return arena + item.offset;
   };
 
-  const steps: BoundProgram[] = [];
-  schedulePrograms(segments, schedule).forEach(({ op, graph, k }, step) => {
+  const steps: (BoundProgram & { readonly watch?: ReturnType<Verifier["watch"]> })[] = [];
+  schedulePrograms(segments, schedule).forEach((program, step) => {
+    const { op, graph, k } = program;
     if (op.kind === "DA" || op.kind === "DT" || !graph) return;
     const segment = segments[op.i - 1]!;
-    steps.push(
-      bindProgram(executor, programs, segment, op.i - 1, graph, memory, layouts.get(segment.model)![k]!, {
-        input: () => addressOf("boundary", op.i - 1, step),
-        output: () => addressOf("boundary", op.i, step),
-        tape: () => addressOf("tape", op.i, step),
-        outputGrad: () => addressOf("gradient", op.i, step),
-        inputGrad: () => addressOf("gradient", op.i - 1, step),
-        workspace: () => addressOf("workspace", step, step),
-      }),
-    );
+    const places: Places = {
+      input: () => addressOf("boundary", op.i - 1, step),
+      output: () => addressOf("boundary", op.i, step),
+      tape: () => addressOf("tape", op.i, step),
+      outputGrad: () => addressOf("gradient", op.i, step),
+      inputGrad: () => addressOf("gradient", op.i - 1, step),
+      workspace: () => addressOf("workspace", step, step),
+    };
+    const layout = layouts.get(segment.model)![k]!;
+    const bound = bindProgram(executor, programs, segment, op.i - 1, graph, memory, layout, places);
+    steps.push(verifier ? { ...bound, watch: verifier.watch(program, places) } : bound);
   });
 
   let end = arena;
@@ -62,9 +67,12 @@ export function createRunner(
   const spent = new Float64Array(steps.length);
   return {
     run() {
+      verifier?.begin();
       let begin = performance.now();
       steps.forEach((step, at) => {
+        step.watch?.before();
         executor.run(step.call);
+        step.watch?.after();
         if (step.end > end) end = step.end;
         const now = performance.now();
         // The first run commits pages.
@@ -88,27 +96,4 @@ export function createRunner(
       );
     },
   };
-}
-
-/** A step of a schedule with its program (null for drops) and the variant of the tape that it writes or reads. */
-export interface ScheduledProgram {
-  readonly op: Op;
-  readonly graph: Graph | null;
-  readonly k: number;
-}
-
-/** The programs of a schedule, step by step. Throws when a segment has none for what is asked of it. */
-export function schedulePrograms(segments: readonly Segment[], schedule: Schedule): ScheduledProgram[] {
-  /** Variant of the tape that each segment has at the time. */
-  const held = new Map<number, number>();
-  return schedule.map((op) => {
-    if (op.kind === "DA" || op.kind === "DT") return { op, graph: null, k: 0 };
-    if (op.kind === "FA") held.set(op.i, op.k);
-    const k = held.get(op.i) ?? 0;
-    const { name, model } = segments[op.i - 1]!;
-    const pair = tapedPrograms(model)[k];
-    const graph = { FN: model.forward, FC: model.forward, FA: pair?.taped, B: pair?.backward, BR: model.fused }[op.kind];
-    if (!graph) throw new Error(`${name}: the schedule asks for ${op.kind} (variant ${k}), for which there is no program`);
-    return { op, graph, k };
-  });
 }

@@ -80,6 +80,7 @@ export const trainConfigSchema = z.strictObject({
   memory: z.string().optional().describe("strategy budget: limit of the whole process: 1.5GiB, 50% of what is free, or auto"),
   keepOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block whose results are always kept"),
   recomputeOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block that always run again"),
+  verifyReplay: z.boolean().default(false).describe("check that what is computed again is what it was, value by value; slow"),
   device: z
     .enum(DEVICES)
     .default("auto")
@@ -119,6 +120,7 @@ export const CHECKPOINTING_KEYS = {
   memory: true,
   keepOps: true,
   recomputeOps: true,
+  verifyReplay: true,
 } as const;
 
 export type TrainConfig = z.output<typeof trainConfigSchema>;

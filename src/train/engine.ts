@@ -10,6 +10,7 @@ import { type ParamInfo, readTensor, reserveResident, type Resident } from "../r
 import { createRunner, type Runner } from "../runtime/runner.ts";
 import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
+import { createVerifier } from "../runtime/verify.ts";
 import { createBatchMemory, type TokenBatch } from "./batch-memory.ts";
 import { type Costs, secondsWith } from "./costs.ts";
 import { fixedTotal, type MemoryForecast } from "./memory.ts";
@@ -20,6 +21,8 @@ export interface EngineOptions extends Omit<ModelPlanOptions, "weightType"> {
   readonly source: TensorSource;
   /** What has weight decay: by default matrices alone (no norm weights, no biases), as in Transformers' Trainer. */
   readonly decay?: "matrices" | "all";
+  /** Check that what is computed again comes out as before; see runtime/verify.ts. */
+  readonly verifyReplay?: boolean;
   /** Times to plan by. Programs without one are timed on `batch` before the first step. */
   readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch };
 }
@@ -95,10 +98,12 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     plan = plan.withTimes(secondsWith(measure.costs, programs.graphs()));
   }
 
+  const verifiers = lazily((tokens) => createVerifier(executor, programs, stepOf(tokens).segments, memory));
   const makeRunners = () =>
     lazily((tokens) => {
       const step = stepOf(tokens);
-      return createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory);
+      const verifier = options.verifyReplay ? verifiers(tokens) : undefined;
+      return createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory, verifier);
     });
   let runners = makeRunners();
   const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).still, arena, memory));

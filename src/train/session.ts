@@ -127,6 +127,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     tuning: tuningOf(config),
     strategy,
     selective: selectiveOf(config),
+    verifyReplay: config.verifyReplay,
     ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     ...(canSample ? { logits: { tokens: lengths, rows: 1 } } : {}),

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { schedulePrograms } from "../../src/runtime/runner.ts";
+import { schedulePrograms } from "../../src/runtime/scheduled.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import type { Engine } from "../../src/train/engine.ts";
 import { createOptimizer } from "../../src/train/optimizer.ts";

@@ -1,0 +1,26 @@
+import { type Segment, tapedPrograms } from "../graph/segment.ts";
+import type { Graph } from "../graph/types.ts";
+import type { Op, Schedule } from "../schedule/ops.ts";
+
+/** A step of a schedule with its program (null for drops) and the variant of the tape that it writes or reads. */
+export interface ScheduledProgram {
+  readonly op: Op;
+  readonly graph: Graph | null;
+  readonly k: number;
+}
+
+/** The programs of a schedule, step by step. Throws when a segment has none for what is asked of it. */
+export function schedulePrograms(segments: readonly Segment[], schedule: Schedule): ScheduledProgram[] {
+  /** Variant of the tape that each segment has at the time. */
+  const held = new Map<number, number>();
+  return schedule.map((op) => {
+    if (op.kind === "DA" || op.kind === "DT") return { op, graph: null, k: 0 };
+    if (op.kind === "FA") held.set(op.i, op.k);
+    const k = held.get(op.i) ?? 0;
+    const { name, model } = segments[op.i - 1]!;
+    const pair = tapedPrograms(model)[k];
+    const graph = { FN: model.forward, FC: model.forward, FA: pair?.taped, B: pair?.backward, BR: model.fused }[op.kind];
+    if (!graph) throw new Error(`${name}: the schedule asks for ${op.kind} (variant ${k}), for which there is no program`);
+    return { op, graph, k };
+  });
+}
