@@ -5,10 +5,11 @@ import { writeTextAtomic } from "../hf/files.ts";
 import { type HubProgress, resolveModel } from "../hf/hub.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
 import { createCheckpoints, START } from "../train/checkpoint.ts";
+import { schedulePrograms } from "../runtime/scheduled.ts";
 import { formatSummary, summarise } from "../schedule/summary.ts";
 import { strategyName } from "../train/checkpointing.ts";
 import { saveCosts } from "../train/costs.ts";
-import { fingerprint, type TrainConfig, trainConfigSchema } from "../train/config.ts";
+import { fingerprint, HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
 import { peakProcessMemory } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
@@ -35,7 +36,7 @@ Usage: remat train [CONFIG] [--flag value ...]
 CONFIG is a .ts, .yaml or .json file with the flags' names as keys, or a recipe's name. Without CONFIG, --model and --data
 the bundled example is trained.
 
-${describeFlags(trainConfigSchema)}`;
+${describeFlags(trainConfigSchema, HELP_GROUPS)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
@@ -50,7 +51,10 @@ export async function run(args: readonly string[]): Promise<number> {
     const folder = prepareRunFolder(config.output, config.resume);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     describe(session, device, file, progress);
-    writeSegmentModels(join(folder, RUN_FILES.segments), session.engine.segments);
+    const { segments, schedule } = session.engine;
+    const used = new Set(schedulePrograms(segments, schedule).map(({ graph }) => graph));
+    for (const { model } of segments) used.add(model.forward);
+    writeSegmentModels(join(folder, RUN_FILES.segments), segments, (graph) => used.has(graph));
     const { costs } = session;
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     await runSession(session, device, folder, progress);

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { Graph } from "../graph/types.ts";
 import { type Segment, type SegmentModel, programsOf } from "../graph/segment.ts";
 import { makeFolder, writeAtomic, writeTextAtomic } from "../hf/files.ts";
 import { writeModel } from "./write.ts";
@@ -24,25 +25,38 @@ const NOTES: Readonly<Record<string, string>> = {
 
 export const fileNameOf = (model: SegmentModel, program: string): string => `${model.id}.${program}.onnx`;
 
+/** Whether a program is written: all are by default. */
+type Wanted = (graph: Graph) => boolean;
+
 /**
  * Writes the segment models of a chain into `folder`: one ONNX file per program of each distinct model, and
  * `segments.json`, which lists the segments in order. Each file appears whole or not at all, the list last.
  * @throws {UserError} when the folder cannot be written
  */
-export function writeSegmentModels(folder: string, segments: readonly Segment[]): void {
+export function writeSegmentModels(folder: string, segments: readonly Segment[], wanted: Wanted = () => true): void {
   makeFolder(folder);
   for (const model of new Set(segments.map((segment) => segment.model))) {
     const users = segments.filter((segment) => segment.model === model).map((segment) => segment.name);
     const span = users.length > 1 ? `${users.length} segments, ${users[0]} to ${users.at(-1)}` : users[0];
-    for (const [program, graph] of programsOf(model)) {
-      const note = `${NOTES[program]} Segment model ${model.id} by Remat, for ${span}; see segments.json.`;
+    for (const [program, graph] of programsOf(model).filter(([, graph]) => wanted(graph))) {
+      const note = `${NOTES[program.replace(/-\d+$/, "")]}${variantText(program)} Segment model ${model.id} by Remat, for ${span}; see segments.json.`;
       writeAtomic(join(folder, fileNameOf(model, program)), [writeModel(graph, note)]);
     }
   }
-  writeTextAtomic(join(folder, "segments.json"), `${JSON.stringify({ segments: segments.map(entryOf) }, null, 2)}\n`);
+  writeTextAtomic(
+    join(folder, "segments.json"),
+    `${JSON.stringify({ segments: segments.map((segment) => entryOf(segment, wanted)) }, null, 2)}\n`,
+  );
 }
 
-function entryOf({ name, model, params }: Segment): SegmentEntry {
-  const files = programsOf(model).map(([program]) => [program, fileNameOf(model, program)] as const);
+/** Programs of tape variants have their number behind the name. */
+function variantText(program: string): string {
+  const variant = /-(\d+)$/.exec(program)?.[1];
+  return variant === undefined ? "" : ` Variant ${variant}: a smaller tape, of which the backward computes the rest again.`;
+}
+
+function entryOf({ name, model, params }: Segment, wanted: Wanted): SegmentEntry {
+  const programs = programsOf(model).filter(([, graph]) => wanted(graph));
+  const files = programs.map(([program]) => [program, fileNameOf(model, program)] as const);
   return { name, model: model.id, files: Object.fromEntries(files), params: Object.fromEntries(params) };
 }
