@@ -123,26 +123,42 @@ function editDistance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** One line per flag: name, kind or choices, description, default. */
-export function describeFlags(schema: ObjectSchema): string {
-  const rows = flagsOf(schema).map((flag) => {
-    const on = flag.kind === "boolean" && flag.fallback === "true";
-    const kind = { boolean: "", number: "N", list: "A,B", text: "TEXT" }[flag.kind];
-    const argument = flag.choices.length > 0 && flag.kind !== "list" ? flag.choices.join("|") : kind;
-    const note = flag.required
-      ? " (required)"
-      : flag.kind === "boolean"
-        ? on
-          ? " (on)"
-          : ""
-        : flag.fallback
-          ? ` (${flag.fallback})`
-          : "";
-    return [
-      `  ${on ? flagName(flag.key).replace("--", "--no-") : flagName(flag.key)} ${argument}`.trimEnd(),
-      flag.description + note,
-    ];
+/** Flags that share a line of help. */
+export interface FlagGroup {
+  readonly keys: readonly string[];
+  readonly description: string;
+}
+
+/** Wider first columns stand on their own, so that they do not push all descriptions to the right. */
+const WIDEST = 46;
+
+/** One line per flag or group: name, kind or choices, description, default. */
+export function describeFlags(schema: ObjectSchema, groups: readonly FlagGroup[] = []): string {
+  const flags = flagsOf(schema);
+  const grouped = (flag: Flag) => groups.find(({ keys }) => keys.includes(flag.key));
+  const rows = flags.flatMap((flag): [string, string][] => {
+    const group = grouped(flag);
+    if (!group) return [[`  ${usage(flag)}`, flag.description + noteOf(flag)]];
+    if (group.keys[0] !== flag.key) return [];
+    const members = group.keys.map((key) => flags.find((other) => other.key === key)!);
+    return [[`  ${members.map(usage).join(", ")}`, group.description]];
   });
-  const width = Math.max(...rows.map(([left]) => left!.length)) + 2;
-  return rows.map(([left, right]) => left!.padEnd(width) + right).join("\n");
+  const width = Math.max(...rows.map(([left]) => left.length).filter((length) => length <= WIDEST)) + 2;
+  return rows.map(([left, right]) => (left.length > WIDEST ? `${left}  ${right}` : left.padEnd(width) + right)).join("\n");
+}
+
+/** `--flag N`; a boolean that is on is shown as the flag that switches it off. */
+function usage(flag: Flag): string {
+  const kind = { boolean: "", number: "N", list: "A,B", text: "TEXT" }[flag.kind];
+  const argument = flag.choices.length > 0 && flag.kind !== "list" ? flag.choices.join("|") : kind;
+  const name = isOn(flag) ? flagName(flag.key).replace("--", "--no-") : flagName(flag.key);
+  return `${name} ${argument}`.trimEnd();
+}
+
+const isOn = (flag: Flag): boolean => flag.kind === "boolean" && flag.fallback === "true";
+
+function noteOf(flag: Flag): string {
+  if (flag.required) return " (required)";
+  if (flag.kind === "boolean") return isOn(flag) ? " (on)" : "";
+  return flag.fallback ? ` (${flag.fallback})` : "";
 }

@@ -66,7 +66,7 @@ export const trainConfigSchema = z.strictObject({
   strategy: z
     .enum(STRATEGIES)
     .optional()
-    .describe(`which activations are kept: ${STRATEGIES.join("|")} (per-segment, or what a flag below belongs to)`),
+    .describe("which activations are kept (per-segment, or the one that a flag below belongs to)"),
   every: count.optional().describe("strategy every: replay each Nth segment"),
   first: z.number().int().min(0).optional().describe("strategy first: replay the first N segments that are trained"),
   ratio: z.number().min(0).max(1).optional().describe("strategy ratio: replay this share of the segments, the first ones"),
@@ -81,10 +81,7 @@ export const trainConfigSchema = z.strictObject({
   keepOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block whose results are always kept"),
   recomputeOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block that always run again"),
   verifyReplay: z.boolean().default(false).describe("check that what is computed again is what it was, value by value; slow"),
-  device: z
-    .enum(DEVICES)
-    .default("auto")
-    .describe("what computes: auto|wasm|ort-cpu|cuda|webgpu; auto: cuda where all that it needs is installed, else wasm"),
+  device: z.enum(DEVICES).default("auto").describe("what computes; auto: cuda where all that it needs is installed, else wasm"),
   threads: count.max(64).optional().describe("CPU threads (default: all cores)"),
   matmul: z
     .enum(MATMUL_CHOICES)
@@ -105,6 +102,19 @@ export const trainConfigSchema = z.strictObject({
   evalLimit: count.default(100_000).describe("held-out tokens used by an evaluation, at most"),
   sample: z.boolean().default(true).describe("answer one held-out prompt before and after training"),
 });
+
+/** Keys that share a line of help. */
+export const HELP_GROUPS = [
+  { keys: ["beta1", "beta2", "epsilon"], description: "AdamW's decays of its moments, and its epsilon (0.9, 0.999, 1e-8)" },
+  {
+    keys: ["every", "first", "ratio", "groupSize", "groups", "slots"],
+    description: "what the strategies every, first, ratio, uniform, sqrt and revolve take",
+  },
+  { keys: ["keepOps", "recomputeOps"], description: "layers or operators of a block that are always kept, or always run again" },
+] as const satisfies readonly {
+  readonly keys: readonly (keyof typeof trainConfigSchema.shape)[];
+  readonly description: string;
+}[];
 
 /** The keys that decide what a step keeps and what it computes again. */
 export const CHECKPOINTING_KEYS = {
