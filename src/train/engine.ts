@@ -19,8 +19,6 @@ import { loadWeights, storedWeightType } from "./weights.ts";
 
 export interface EngineOptions extends Omit<ModelPlanOptions, "weightType"> {
   readonly source: TensorSource;
-  /** What has weight decay: by default matrices alone (no norm weights, no biases), as in Transformers' Trainer. */
-  readonly decay?: "matrices" | "all";
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
   /** Times to plan by. Programs without one are timed on `batch` before the first step. */
@@ -68,7 +66,8 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
-  const decays = (param: ParamInfo) => options.decay === "all" || param.type.shape.length > 1;
+  // Matrices alone have weight decay (no norm weights, no biases), as in Transformers' Trainer.
+  const decays = (param: ParamInfo) => param.type.shape.length > 1;
   const resident = reserveResident(executor, segments, { optimizer: options.optimizer, decays });
   loadWeights(executor, resident, source);
 
