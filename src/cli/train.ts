@@ -53,7 +53,11 @@ export async function run(args: readonly string[]): Promise<number> {
     describe(session, device, file, progress);
     const { segments, schedule } = session.engine;
     const used = new Set(schedulePrograms(segments, schedule).map(({ graph }) => graph));
-    for (const { model } of segments) used.add(model.forward);
+    // Besides what this schedule runs, the plain programs of every segment, which any other schedule is made of.
+    for (const { model } of segments) {
+      used.add(model.forward);
+      if (model.training) used.add(model.training.taped).add(model.training.backward);
+    }
     writeSegmentModels(join(folder, RUN_FILES.segments), segments, (graph) => used.has(graph));
     const { costs } = session;
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);

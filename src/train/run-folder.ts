@@ -22,7 +22,8 @@ export const RUN_FILES = {
 export function checkRunFolder(path: string, mode: { readonly overwrite: boolean; readonly resume: boolean }): void {
   const folder = resolve(path);
   if (existsSync(folder) && statSync(folder).isDirectory()) {
-    const entries = readdirSync(folder);
+    // What a run leaves that was killed before its first file was whole.
+    const entries = readdirSync(folder).filter((name) => !isTemporary(name));
     if (entries.length > 0 && !mode.overwrite && !mode.resume) {
       throw new UserError(
         `--output ${path}: the folder is not empty; choose another one, or pass --resume to go on with the run in it or --overwrite to replace it`,
@@ -44,12 +45,19 @@ export function checkRunFolder(path: string, mode: { readonly overwrite: boolean
   }
 }
 
+/** A file that was being written when its process was killed. */
+function isTemporary(name: string): boolean {
+  return name.startsWith(".") && name.endsWith(".tmp");
+}
+
 /** Makes the run folder, and empties it unless a run in it is to be resumed. Call `checkRunFolder` first. */
 export function prepareRunFolder(path: string, resume: boolean): string {
   const folder = resolve(path);
   try {
     mkdirSync(folder, { recursive: true });
-    if (!resume) for (const entry of readdirSync(folder)) rmSync(join(folder, entry), { recursive: true });
+    for (const entry of readdirSync(folder)) {
+      if (!resume || isTemporary(entry)) rmSync(join(folder, entry), { recursive: true });
+    }
   } catch (error) {
     throw fileError("write to", folder, error);
   }
