@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/random.ts";
 import { createEngine } from "../src/train/engine.ts";
 import { peakProcessMemory } from "../src/train/limit.ts";
@@ -15,7 +16,7 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.
 /**
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
  * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
- * tokens/s, peak RSS. `--device` is wasm, or ort-cpu or cuda (ONNX Runtime).
+ * tokens/s, peak RSS. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or cuda (ONNX Runtime).
  *
  *     bun bench/step.ts --shape smollm2-135m --tokens 512 --steps 4
  */
@@ -36,25 +37,46 @@ const { values } = parseArgs({
 const tokens = Number(values.tokens);
 if (!(values.shape in SHAPES)) throw new Error(`--shape: one of ${Object.keys(SHAPES).join(", ")}`);
 const config = shapeConfig(values.shape as ShapeName, values.layers ? Number(values.layers) : undefined);
-/** Seconds by operator and shape, in steps after the first. */
-const profile = new Map<string, number>();
+/** Time of steps after the first, by operator and shapes. */
+interface ProfileEntry {
+  readonly op: string;
+  /** Of a `Gemm`: stored shapes and transpositions of both operands. */
+  readonly product?: {
+    readonly a: readonly number[];
+    readonly b: readonly number[];
+    readonly transA: boolean;
+    readonly transB: boolean;
+  };
+  seconds: number;
+  calls: number;
+}
+const profile = new Map<string, ProfileEntry>();
 let warm = false;
+let lastNode: Node | null = null;
+function record(node: Node | null, seconds: number, graph: Graph): void {
+  if (!warm) return;
+  const shape = (i: number) => graph.types.get(node!.inputs[i]!)!.shape;
+  const flag = (name: string) => node!.attrs[name] === 1;
+  const product = node?.op === "Gemm" && { a: shape(0), b: shape(1), transA: flag("transA"), transB: flag("transB") };
+  const key = `${node?.op ?? "copy"} ${product ? JSON.stringify(product) : ""}`;
+  const entry = profile.get(key) ?? { op: node?.op ?? "copy", ...(product && { product }), seconds: 0, calls: 0 };
+  entry.seconds += seconds;
+  // An operator may be several commands, one behind the other.
+  if (node === null || node !== lastNode) entry.calls++;
+  lastNode = node;
+  profile.set(key, entry);
+}
+/** Processor seconds of all threads. */
+const cpuSeconds = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+};
 const openWasm = () =>
   createWasmExecutor({
     threads: Number(values.threads),
     matmul: values.matmul as MatmulChoice,
-    ...(values.profile
-      ? {
-          profile: (node, seconds, graph) => {
-            if (!warm) return;
-            const shapes =
-              node?.op === "Gemm" ? node.inputs.slice(0, 2).map((input) => graph.types.get(input)!.shape.join("x")) : [];
-            const key =
-              `${node?.op ?? "copy"} ${shapes.join(" ")} ${node?.attrs["transA"] ?? ""}${node?.attrs["transB"] ?? ""}`.trim();
-            profile.set(key, (profile.get(key) ?? 0) + seconds);
-          },
-        }
-      : {}),
+    // On one thread processor time is the same, and does not depend on what else the machine does.
+    ...(values.profile && { profile: record, ...(values.threads === "1" && { clock: () => 1000 * cpuSeconds() }) }),
   });
 const isWasm = values.device === "wasm";
 const wasm = isWasm ? await openWasm() : null;
@@ -70,6 +92,8 @@ const engine = createEngine(executor, {
   optimizer: true,
 });
 initialiseAdapter(executor, engine.resident, 1);
+// As createSession does.
+Bun.gc(true);
 const optimizer = createOptimizer(executor, engine.resident.trainable, {
   beta1: 0.9,
   beta2: 0.999,
@@ -86,12 +110,7 @@ const batch = {
   positions: Int32Array.from(ids, (_, t) => t),
 };
 const times: number[] = [];
-/** Processor seconds of all threads. */
 const cpuTimes: number[] = [];
-const cpuSeconds = () => {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1e6;
-};
 let firstStep = 0;
 let firstLoss = 0;
 let loss = 0;
@@ -137,10 +156,19 @@ console.log(
     readable: `${formatBytes(engine.measuredPeak)} of predicted ${formatBytes(engine.predicted.peak)}`,
   }),
 );
-const profiled = [...profile.values()].reduce((sum, seconds) => sum + seconds, 0);
-for (const [key, seconds] of [...profile].sort((a, b) => b[1] - a[1])) {
+const laterSteps = Math.max(1, times.length - 1);
+const entries = [...profile.values()]
+  .map((entry) => ({ ...entry, seconds: entry.seconds / laterSteps, calls: entry.calls / laterSteps }))
+  .sort((a, b) => b.seconds - a.seconds);
+const profiled = entries.reduce((sum, entry) => sum + entry.seconds, 0);
+for (const { op, product, seconds, calls } of entries) {
+  const text = product
+    ? `${product.a.join("x")}${product.transA ? "'" : ""} ${product.b.join("x")}${product.transB ? "'" : ""}`
+    : "";
   console.log(
-    `${((100 * seconds) / profiled).toFixed(1).padStart(5)} %  ${((1000 * seconds) / Math.max(1, times.length - 1)).toFixed(1).padStart(8)} ms  ${key}`,
+    `${((100 * seconds) / profiled).toFixed(1).padStart(5)} %  ${(1000 * seconds).toFixed(1).padStart(8)} ms  ${String(calls).padStart(4)} ${op} ${text}`,
   );
 }
+// For bench/profile.ts.
+if (values.profile) console.log(`profile ${JSON.stringify(entries)}`);
 executor.close();

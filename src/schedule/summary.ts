@@ -30,7 +30,8 @@ export function summarise(chain: Chain, schedule: Schedule): Summary {
     else counts.inputOnly++;
   }
   const ideal = idealTime(chain);
-  const overhead = ideal > 0 ? simulate(chain, schedule).time / ideal - 1 : 0;
+  // Two sums of the same times may differ by rounding.
+  const overhead = ideal > 0 ? Math.max(0, simulate(chain, schedule).time / ideal - 1) : 0;
   return { ...counts, mostForwards: Math.max(...forwards), overhead };
 }
 

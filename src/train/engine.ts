@@ -22,7 +22,7 @@ export interface EngineOptions extends Omit<ModelPlanOptions, "weightType"> {
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
   /** Times to plan by. Programs without one are timed on `batch` before the first step. */
-  readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch };
+  readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch; readonly clock?: () => number };
 }
 
 /** A model in an executor's memory, with its training step for each number of tokens. */

@@ -79,8 +79,12 @@ export function activationLimit(chain: Chain, checkpointing: Checkpointing, room
 export function planStep(chain: Chain, checkpointing: Checkpointing, room: number): StepPlan {
   switch (checkpointing.name) {
     case "optimal":
-    case "budget":
-      return planWithin(chain, activationLimit(chain, checkpointing, room));
+    case "budget": {
+      const plan = planWithin(chain, activationLimit(chain, checkpointing, room));
+      // The tables of the planner take tens of megabytes, which the step may need.
+      Bun.gc(true);
+      return plan;
+    }
     case "given":
       return placed(chain, checkpointing.schedule(chain));
     case "per-segment":

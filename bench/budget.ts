@@ -1,0 +1,148 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { parseArgs } from "node:util";
+import { LINEAR_MODULES } from "../src/hf/peft.ts";
+import type { Tuning } from "../src/models/linear.ts";
+import { createRandom } from "../src/random.ts";
+import { idealTime } from "../src/schedule/chain.ts";
+import { makePlanner } from "../src/schedule/optimal.ts";
+import { simulate } from "../src/schedule/simulate.ts";
+import { drawing, lineChart } from "../src/schedule/svg.ts";
+import { createCosts } from "../src/train/costs.ts";
+import { createEngine, type Engine } from "../src/train/engine.ts";
+import { formatBytes } from "../src/train/memory.ts";
+import type { Checkpointing } from "../src/train/planning.ts";
+import { createWasmExecutor } from "../src/wasm/executor.ts";
+import type { MatmulChoice } from "../src/wasm/matmul.ts";
+import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.ts";
+
+/**
+ * Memory budgets on a published model's shapes: for ten budgets between the least memory and what saving everything takes,
+ * and for half and a quarter of the latter, the counted peak and the time of forward and backward against what was
+ * planned. Each budget takes turns with an engine that saves everything, and the least time of each counts. With one
+ * thread times are processor times, which other programs disturb less. Prints a table, and one JSON line.
+ *
+ *     bun bench/budget.ts --method full --svg build/budget-full.svg
+ */
+const { values } = parseArgs({
+  options: {
+    shape: { type: "string", default: "smollm2-135m" },
+    layers: { type: "string", default: "24" },
+    tokens: { type: "string", default: "512" },
+    method: { type: "string", default: "full" },
+    steps: { type: "string", default: "3" },
+    threads: { type: "string", default: "1" },
+    matmul: { type: "string", default: "auto" },
+    budgets: { type: "string", default: "10" },
+    svg: { type: "string" },
+  },
+});
+if (!(values.shape in SHAPES)) throw new Error(`--shape: one of ${Object.keys(SHAPES).join(", ")}`);
+const [tokens, threads, steps] = [Number(values.tokens), Number(values.threads), Number(values.steps)];
+const config = shapeConfig(values.shape as ShapeName, Number(values.layers));
+const tuning: Tuning =
+  values.method === "full"
+    ? { method: "full" }
+    : { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) };
+const random = createRandom(1, "tokens");
+const ids = Int32Array.from({ length: tokens }, () => random.below(config.vocabSize));
+const batch = {
+  ids,
+  labels: Int32Array.from(ids, (_, t) => ids[t + 1] ?? -100),
+  starts: new Int32Array(tokens),
+  positions: Int32Array.from(ids, (_, t) => t),
+};
+const costs = createCosts("bench");
+/** Seconds. */
+const clock = threads === 1 ? () => process.cpuUsage().user / 1e6 : () => performance.now() / 1000;
+
+async function open(strategy: Checkpointing) {
+  const executor = await createWasmExecutor({ threads, matmul: values.matmul as MatmulChoice });
+  const source = randomCheckpoint(config, "f32");
+  const engine = createEngine(executor, {
+    config,
+    source,
+    tuning,
+    strategy,
+    tokens: [tokens],
+    optimizer: false,
+    measure: { costs, batch, clock },
+  });
+  return { engine, close: () => executor.close() };
+}
+
+/** Forward and backward; returns its seconds. */
+function step(engine: Engine): number {
+  engine.zeroGradients();
+  const begin = clock();
+  engine.forwardBackward(batch, 1 / (tokens - 1), 1, 0);
+  return clock() - begin;
+}
+
+function gradientHash({ executor, resident }: Engine): string {
+  return Bun.hash(executor.read(resident.trainable.gradient, 4 * resident.trainable.size)).toString(16);
+}
+
+// An engine that may choose everything: it measures all programs, and saves every tape.
+const off = await open({ name: "optimal", limit: { share: 1 } });
+step(off.engine);
+const reference = gradientHash(off.engine);
+const everything = off.engine.withoutCheckpointing.stash + off.engine.withoutCheckpointing.workspace;
+const least = makePlanner(off.engine.chain).leastMemory;
+const count = Number(values.budgets);
+const limits = [
+  ...Array.from({ length: count }, (_, i) => Math.floor(least + ((everything - least) * i) / Math.max(1, count - 1))),
+  Math.floor(everything / 2),
+  Math.floor(everything / 4),
+];
+const rows = [];
+for (const limit of limits) {
+  const { engine, close } = await open({ name: "optimal", limit: { bytes: limit } });
+  step(engine);
+  let [time, without] = [Infinity, Infinity];
+  for (let round = 0; round < steps; round++) {
+    without = Math.min(without, step(off.engine));
+    time = Math.min(time, step(engine));
+  }
+  const { time: planned } = simulate(engine.chain, engine.schedule);
+  const predicted = engine.predicted.stash + engine.predicted.workspace;
+  const measured = engine.measuredPeak - engine.predicted.resident;
+  rows.push({
+    share: limit / everything,
+    limit,
+    predicted,
+    measured,
+    within: measured <= limit && Math.abs(measured / predicted - 1) <= 0.02,
+    overhead: time / without - 1,
+    plannedOverhead: planned / idealTime(engine.chain) - 1,
+    seconds: time,
+    plannedSeconds: planned,
+    identical: gradientHash(engine) === reference,
+  });
+  const row = rows.at(-1)!;
+  process.stderr.write(
+    `${(100 * row.share).toFixed(1).padStart(6)} %  limit ${formatBytes(limit).padStart(8)}  peak ${formatBytes(measured).padStart(8)}  ` +
+      `overhead ${(100 * row.overhead).toFixed(1).padStart(5)} % (planned ${(100 * row.plannedOverhead).toFixed(1)} %)  ` +
+      `${time.toFixed(2)} s (planned ${planned.toFixed(2)} s)  ${row.identical ? "same gradients" : "OTHER GRADIENTS"}\n`,
+  );
+  close();
+}
+if (values.svg !== undefined) {
+  mkdirSync(dirname(values.svg), { recursive: true });
+  const curve = makePlanner(off.engine.chain)
+    .curve()
+    .map(({ simulation }) => [simulation.peak, simulation.time / idealTime(off.engine.chain) - 1] as const);
+  const percent = (share: number) => `${Math.round(100 * share)} %`;
+  const chart = lineChart({
+    title: `${values.shape}, ${values.layers} blocks, ${tokens} tokens, ${values.method}: overhead against memory`,
+    x: { label: "stash and workspace", unit: 2 ** 20, format: formatBytes },
+    y: { label: "overhead", unit: 0.01, format: percent },
+    series: [
+      { name: "planned", points: curve },
+      { name: "measured", points: rows.map((row) => [row.measured, Math.max(0, row.overhead)]), marks: true },
+    ],
+  });
+  writeFileSync(values.svg, drawing([chart]));
+}
+console.log(JSON.stringify({ ...values, everything, least, seconds: off.engine.chain.n, rows }));
+off.close();
