@@ -6,8 +6,8 @@ import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sess
 /** Lowering of the fused head to assembly/head-native.ts. */
 type Emitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "type">;
 
-/** Most bytes of logits in memory at a time; with all else the workspace stays below 64 MiB at a width of 1024 or less. */
-const LOGITS_BYTES = 56 * 2 ** 20;
+/** Most bytes of logits in memory at a time. */
+const LOGITS_BYTES = 40 * 2 ** 20;
 /** Rows of a chunk: more than that gain nothing, and a multiple of what the library computes side by side. */
 const MOST_ROWS = 176;
 const ROWS_UNIT = 16;

@@ -135,6 +135,8 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   };
   const engine = explainingLimit(config.memory, strategy, base, () => createEngine(executor, options));
   if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
+  // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
+  Bun.gc(true);
   const stop = new Set([...model.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])]);
   const count = (trainable: boolean) =>
     engine.resident.params
