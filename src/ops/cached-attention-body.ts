@@ -1,5 +1,10 @@
-import type { CacheSizes } from "./cached-attention.ts";
+import type { Sizes } from "./attention-body.ts";
 import type { BodyBuilder } from "./types.ts";
+
+export interface CacheSizes extends Sizes {
+  /** Rows of the caches. */
+  readonly size: number;
+}
 
 /** Attention to a cache in standard operators: the caches with the new rows written, then masked softmax over all rows. */
 export function cachedAttentionBody(body: BodyBuilder, inputs: readonly string[], sizes: CacheSizes, scale: number): string[] {

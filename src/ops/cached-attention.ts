@@ -1,7 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, sameType, type TensorType } from "../graph/types.ts";
-import type { Sizes } from "./attention-body.ts";
-import { cachedAttentionBody } from "./cached-attention-body.ts";
+import { type CacheSizes, cachedAttentionBody } from "./cached-attention-body.ts";
 import { defineOp, expectShape, notDifferentiable } from "./types.ts";
 
 type CachedAttentionAttrs = {
@@ -15,11 +14,6 @@ type CachedAttentionAttrs = {
 const MAX_HEAD_DIM = 512;
 /** The scores of a query must fit a thread's scratch. */
 export const MAX_CACHE_TOKENS = 1 << 18;
-
-export interface CacheSizes extends Sizes {
-  /** Rows of the caches. */
-  readonly size: number;
-}
 
 function sizesOf(
   [q, , , cache]: readonly (TensorType | null | undefined)[],
