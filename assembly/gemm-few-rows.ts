@@ -1,10 +1,10 @@
 /**
  * Products of one to three rows (decoding a token): every element of B is used so few times that packing it would cost
  * more than the product, so rows of A are multiplied with columns of B where they lie, both contiguous along k. A thread
- * reads its part of B from the first byte to the last: several columns at once would be several short streams, which
- * reach a fifth of the memory's speed.
+ * reads its part of B as four streams from the first byte to the last: neighbouring columns at once would be short
+ * streams, which reach a fifth of the memory's speed.
  */
-import { BF16, F16, F32, loadFloats } from "./half";
+import { BF16, F16, F32 } from "./half";
 import { loadOne } from "./gemm-pack";
 
 /** From this many rows on packing pays. */
@@ -14,17 +14,6 @@ export const FEW_ROWS: i32 = 3;
 @inline
 function sum(x: v128): f32 {
   return f32x4.extract_lane(x, 0) + f32x4.extract_lane(x, 1) + (f32x4.extract_lane(x, 2) + f32x4.extract_lane(x, 3));
-}
-
-/** x[k] in groups of eight, [x0 x2 x4 x6 x1 x3 x5 x7]; what is left of the last group stays as it is. */
-function separate(x: usize, k: i32, out: usize): void {
-  const whole = x + (<usize>(k & ~7) << 2);
-  for (; x != whole; x += 32, out += 32) {
-    const a = v128.load(x), b = v128.load(x, 16);
-    v128.store(out, i8x16.shuffle(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27));
-    v128.store(out, i8x16.shuffle(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31), 16);
-  }
-  memory.copy(out, x, <usize>(k & 7) << 2);
 }
 
 /** The lower bf16 of each word as f32. An index with the high bit set gives 0 on every machine. */
@@ -41,40 +30,114 @@ function oddOf(words: v128): v128 {
   return v128.and(words, i32x4.splat(0xffff0000));
 }
 
-/** Scalar product of k elements of a (f32; for bf16 as `separate` makes it) and b, of `type`. */
+/** The first four of eight f16 as f32 times 2^-112: exponent and fraction 13 bits up, the copies of the sign before them away. */
+// @ts-ignore: decorator
+@inline
+function lowHalves(h: v128): v128 {
+  return v128.and(i32x4.extmul_low_i16x8_s(h, i16x8.splat(1 << 13)), i32x4.splat(0x8fffffff));
+}
+
+/** The other four. */
+// @ts-ignore: decorator
+@inline
+function highHalves(h: v128): v128 {
+  return v128.and(i32x4.extmul_high_i16x8_s(h, i16x8.splat(1 << 13)), i32x4.splat(0x8fffffff));
+}
+
+/** What makes up for the 2^-112 of `lowHalves`: one half is in the prepared row, so that no product is subnormal, one in the sum. */
+const HALF_SCALE: f32 = reinterpret<f32>((127 + 56) << 23);
+
+/** x[k] as `dot` takes it: its groups of eight reordered for bf16, scaled for f16; what is left of the last group stays as it is. */
+function prepare(type: i32, x: usize, k: i32, out: usize): void {
+  const whole = x + (<usize>(k & ~7) << 2);
+  for (; x != whole; x += 32, out += 32) {
+    const a = v128.load(x), b = v128.load(x, 16);
+    if (type == BF16) {
+      v128.store(out, i8x16.shuffle(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27));
+      v128.store(out, i8x16.shuffle(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31), 16);
+    } else {
+      v128.store(out, f32x4.mul(a, f32x4.splat(HALF_SCALE)));
+      v128.store(out, f32x4.mul(b, f32x4.splat(HALF_SCALE)), 16);
+    }
+  }
+  memory.copy(out, x, <usize>(k & 7) << 2);
+}
+
+/** Of the eight elements at b, as f32, those that meet the first four of a prepared row. */
+// @ts-ignore: decorator
+@inline
+function firstFour(type: i32, b: usize): v128 {
+  const x = v128.load(b);
+  return type == F32 ? x : type == BF16 ? evenOf(x) : lowHalves(x);
+}
+
+/** Those that meet the last four. */
+// @ts-ignore: decorator
+@inline
+function lastFour(type: i32, b: usize): v128 {
+  return type == F32 ? v128.load(b, 16) : type == BF16 ? oddOf(v128.load(b)) : highHalves(v128.load(b));
+}
+
+/** All lanes of both sums together, and the products of the `left` elements behind the groups of eight. */
+// @ts-ignore: decorator
+@inline
+function finish(type: i32, s0: v128, s1: v128, a: usize, b: usize, left: i32): f32 {
+  const width: usize = type == F32 ? 4 : 2;
+  let total = sum(f32x4.add(s0, s1));
+  if (type == F16) total *= HALF_SCALE;
+  for (; left > 0; left--, a += 4, b += width) total += load<f32>(a) * loadOne(b, type);
+  return total;
+}
+
+/** Scalar product of a prepared row of k elements and a column of B. */
 // @ts-ignore: decorator
 @inline
 function dot(type: i32, a: usize, b: usize, k: i32): f32 {
-  const width: usize = type == F32 ? 4 : 2;
-  // Four sums, because an addition takes four cycles.
-  let s0 = f32x4.splat(0), s1 = f32x4.splat(0), s2 = f32x4.splat(0), s3 = f32x4.splat(0);
-  for (const end = a + (<usize>(k & ~15) << 2); a != end; a += 64, b += width << 4) {
-    const x0 = v128.load(a), x1 = v128.load(a, 16), x2 = v128.load(a, 32), x3 = v128.load(a, 48);
-    if (type == BF16) {
-      const w0 = v128.load(b), w1 = v128.load(b, 16);
-      s0 = f32x4.add(s0, f32x4.mul(x0, evenOf(w0)));
-      s1 = f32x4.add(s1, f32x4.mul(x1, oddOf(w0)));
-      s2 = f32x4.add(s2, f32x4.mul(x2, evenOf(w1)));
-      s3 = f32x4.add(s3, f32x4.mul(x3, oddOf(w1)));
-    } else {
-      s0 = f32x4.add(s0, f32x4.mul(x0, loadFloats(b, type)));
-      s1 = f32x4.add(s1, f32x4.mul(x1, loadFloats(b + (width << 2), type)));
-      s2 = f32x4.add(s2, f32x4.mul(x2, loadFloats(b + (width << 3), type)));
-      s3 = f32x4.add(s3, f32x4.mul(x3, loadFloats(b + width * 12, type)));
-    }
+  const step: usize = type == F32 ? 32 : 16;
+  let s0 = f32x4.splat(0), s1 = f32x4.splat(0);
+  for (const end = a + (<usize>(k & ~7) << 2); a != end; a += 32, b += step) {
+    s0 = f32x4.add(s0, f32x4.mul(v128.load(a), firstFour(type, b)));
+    s1 = f32x4.add(s1, f32x4.mul(v128.load(a, 16), lastFour(type, b)));
   }
-  if (type == BF16 && (k & 8) != 0) {
-    const words = v128.load(b);
-    s0 = f32x4.add(s0, f32x4.mul(v128.load(a), evenOf(words)));
-    s1 = f32x4.add(s1, f32x4.mul(v128.load(a, 16), oddOf(words)));
-    a += 32, b += 16;
+  return finish(type, s0, s1, a, b, k & 7);
+}
+
+/** Where the results of a row go: out = alpha times a product, plus c where there is one. */
+// @ts-ignore: decorator
+@inline
+function put(out: usize, c: usize, at: usize, alpha: f32, product: f32): void {
+  store<f32>(out + at, alpha * product + (c ? load<f32>(c + at) : 0));
+}
+
+/**
+ * `dot` of one row and the columns `j`, `j + apart`, `j + 2 apart`, `j + 3 apart`: four streams, each as long as a quarter of the thread's
+ * part, which share the loads of the row, and sums enough to hide the latency of an addition.
+ */
+// @ts-ignore: decorator
+@inline
+function fourColumns(type: i32, a: usize, b: usize, ldb: usize, c: usize, out: usize, j: i32, apart: i32, k: i32, alpha: f32): void {
+  const step: usize = type == F32 ? 32 : 16;
+  const stream = <usize>apart * ldb;
+  let b0 = b + <usize>j * ldb, b1 = b0 + stream, b2 = b1 + stream, b3 = b2 + stream;
+  let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0);
+  let s20 = f32x4.splat(0), s21 = f32x4.splat(0), s30 = f32x4.splat(0), s31 = f32x4.splat(0);
+  for (const end = a + (<usize>(k & ~7) << 2); a != end; a += 32) {
+    const x0 = v128.load(a), x1 = v128.load(a, 16);
+    s00 = f32x4.add(s00, f32x4.mul(x0, firstFour(type, b0)));
+    s01 = f32x4.add(s01, f32x4.mul(x1, lastFour(type, b0)));
+    s10 = f32x4.add(s10, f32x4.mul(x0, firstFour(type, b1)));
+    s11 = f32x4.add(s11, f32x4.mul(x1, lastFour(type, b1)));
+    s20 = f32x4.add(s20, f32x4.mul(x0, firstFour(type, b2)));
+    s21 = f32x4.add(s21, f32x4.mul(x1, lastFour(type, b2)));
+    s30 = f32x4.add(s30, f32x4.mul(x0, firstFour(type, b3)));
+    s31 = f32x4.add(s31, f32x4.mul(x1, lastFour(type, b3)));
+    b0 += step, b1 += step, b2 += step, b3 += step;
   }
-  let total = sum(f32x4.add(f32x4.add(s0, s1), f32x4.add(s2, s3)));
-  for (let i = type == BF16 ? k & 7 : k & 15; i > 0; i--) {
-    total += load<f32>(a) * loadOne(b, type);
-    a += 4, b += width;
-  }
-  return total;
+  const at = <usize>j << 2, next = <usize>apart << 2;
+  put(out, c, at, alpha, finish(type, s00, s01, a, b0, k & 7));
+  put(out, c, at + next, alpha, finish(type, s10, s11, a, b1, k & 7));
+  put(out, c, at + 2 * next, alpha, finish(type, s20, s21, a, b2, k & 7));
+  put(out, c, at + 3 * next, alpha, finish(type, s30, s31, a, b3, k & 7));
 }
 
 // @ts-ignore: decorator
@@ -83,18 +146,46 @@ function fewRowsOf(
   type: i32, a: usize, lda: usize, b: usize, ldb: usize, c: usize, ldc: usize, out: usize, ldo: usize,
   m: i32, from: i32, to: i32, k: i32, alpha: f32,
 ): void {
-  for (let j = from; j < to; j++) {
-    // The column stays in cache for the other rows.
+  const apart = (to - from) / 4;
+  for (let j = from; j < from + apart; j++) {
+    // The columns stay in cache for the other rows.
     for (let i = 0; i < m; i++) {
-      const row = <usize>i, at = <usize>j << 2;
-      const value = alpha * dot(type, a + row * lda, b + <usize>j * ldb, k);
-      store<f32>(out + row * ldo + at, value + (c ? load<f32>(c + row * ldc + at) : 0));
+      const row = <usize>i;
+      fourColumns(type, a + row * lda, b, ldb, c ? c + row * ldc : 0, out + row * ldo, j, apart, k, alpha);
+    }
+  }
+  for (let j = from + 4 * apart; j < to; j++) {
+    for (let i = 0; i < m; i++) {
+      const row = <usize>i;
+      put(out + row * ldo, c ? c + row * ldc : 0, <usize>j << 2, alpha, dot(type, a + row * lda, b + <usize>j * ldb, k));
     }
   }
 }
 
+// Small functions, because the JIT slows down on large ones.
+function fewRowsF32(
+  a: usize, lda: usize, b: usize, ldb: usize, c: usize, ldc: usize, out: usize, ldo: usize,
+  m: i32, from: i32, to: i32, k: i32, alpha: f32,
+): void {
+  fewRowsOf(F32, a, lda, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
+}
+
+function fewRowsBf16(
+  a: usize, lda: usize, b: usize, ldb: usize, c: usize, ldc: usize, out: usize, ldo: usize,
+  m: i32, from: i32, to: i32, k: i32, alpha: f32,
+): void {
+  fewRowsOf(BF16, a, lda, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
+}
+
+function fewRowsF16(
+  a: usize, lda: usize, b: usize, ldb: usize, c: usize, ldc: usize, out: usize, ldo: usize,
+  m: i32, from: i32, to: i32, k: i32, alpha: f32,
+): void {
+  fewRowsOf(F16, a, lda, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
+}
+
 /**
- * out[m, from..to) = alpha A B^T + c, A f32[m, k], B[n, k] of `type`. Leading dimensions in bytes; `scratch` has room
+ * out[m, from..to) = alpha A B^T + c, A f32[m, k], B[n, k] of `type` (finite numbers). Leading dimensions in bytes; `scratch` has room
  * for A.
  */
 export function fewRows(
@@ -102,12 +193,11 @@ export function fewRows(
   m: i32, from: i32, to: i32, k: i32, alpha: f32, scratch: usize,
 ): void {
   if (type == F32) {
-    fewRowsOf(F32, a, lda, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
-  } else if (type == BF16) {
-    const line = <usize>k << 2;
-    for (let i = 0; i < m; i++) separate(a + <usize>i * lda, k, scratch + <usize>i * line);
-    fewRowsOf(BF16, scratch, line, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
-  } else {
-    fewRowsOf(F16, a, lda, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
+    fewRowsF32(a, lda, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
+    return;
   }
+  const line = <usize>k << 2;
+  for (let i = 0; i < m; i++) prepare(type, a + <usize>i * lda, k, scratch + <usize>i * line);
+  if (type == BF16) fewRowsBf16(scratch, line, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
+  else fewRowsF16(scratch, line, b, ldb, c, ldc, out, ldo, m, from, to, k, alpha);
 }
