@@ -2,7 +2,7 @@ import { DTYPE_BYTES, elements, type FloatType } from "../src/graph/types.ts";
 import { type ModelConfig, parseConfig } from "../src/hf/config.ts";
 import { fromFloat32 } from "../src/hf/halves.ts";
 import type { TensorEntry, TensorSource } from "../src/hf/safetensors.ts";
-import { buildSegments } from "../src/models/llama.ts";
+import { buildSegments } from "../src/models/segments.ts";
 import { createRandom } from "../src/random.ts";
 import { collectParams } from "../src/runtime/resident.ts";
 

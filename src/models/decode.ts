@@ -3,7 +3,8 @@ import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { TensorType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { CachedAttention } from "../ops/cached-attention.ts";
-import { type Attend, attentionAttrs, blockName, buildBlock, buildEmbedding, buildLogits, type SegmentOptions } from "./llama.ts";
+import { type Attend, attentionAttrs, blockName, type SegmentOptions } from "./parts.ts";
+import { buildBlock, buildEmbedding, buildLogits } from "./segments.ts";
 
 /** Caches of a block, inputs of role `cache`. */
 export const CACHES = ["keys", "values"] as const;

@@ -1,7 +1,7 @@
 import { byteLength } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { createRope } from "../hf/rope.ts";
-import { batchTypes, type BatchInput } from "../models/llama.ts";
+import { batchTypes, type BatchInput } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 
 /** What a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/batch.ts`. */

@@ -1,7 +1,7 @@
 import type { ModelConfig } from "../../src/hf/config.ts";
 import type { TensorSource } from "../../src/hf/safetensors.ts";
 import type { Tuning } from "../../src/models/linear.ts";
-import { buildLogits, buildSegments } from "../../src/models/llama.ts";
+import { buildLogits, buildSegments } from "../../src/models/segments.ts";
 import { createPrograms } from "../../src/runtime/chain.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { createForward, forwardExtent } from "../../src/runtime/forward.ts";

@@ -1,0 +1,129 @@
+import { differentiate } from "../autodiff/differentiate.ts";
+import { fuse, optimise } from "../autodiff/partition.ts";
+import { type SelectiveOptions, selectivePrograms } from "../autodiff/selective.ts";
+import type { GraphBuilder } from "../graph/builder.ts";
+import type { Segment, SegmentModel } from "../graph/segment.ts";
+import type { Graph } from "../graph/types.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import { Gather } from "../ops/gather.ts";
+import { Gemm } from "../ops/gemm.ts";
+import { LinearCrossEntropy } from "../ops/linear-cross-entropy.ts";
+import { ParamScope } from "./linear.ts";
+import { llamaBlock } from "./llama.ts";
+import { type Attend, batchTypes, blockName, blockParts, rmsNorm, type SegmentOptions, startGraph } from "./parts.ts";
+
+/** A model as segments: embedding, one per decoder block, head (final norm + linear + cross entropy). */
+
+const EMBEDDING = "model.embed_tokens.weight";
+
+/** The chain of segments of a model, with their programs. Identical blocks share one `SegmentModel`. */
+export function buildSegments(config: ModelConfig, options: SegmentOptions): Segment[] {
+  const kinds = new Map<string, SegmentModel>();
+  const segments = [buildEmbedding(config, options)];
+  let active = options.tuning.method === "full";
+  for (let layer = 0; layer < config.layers; layer++) {
+    const { graph, scope } = buildBlock(config, options, layer);
+    const key = JSON.stringify([active, graph.inputs.map(({ name }) => [name, graph.types.get(name)])]);
+    let model = kinds.get(key);
+    if (!model) {
+      model = segmentModel(
+        kinds.size === 0 && !active ? "block-first" : uniqueId(kinds),
+        graph,
+        scope,
+        active,
+        options.selective,
+      );
+      kinds.set(key, model);
+    }
+    segments.push({ name: blockName(layer), model, params: scope.names });
+    active ||= scope.trainable.size > 0;
+  }
+  segments.push(head(config, options, active));
+  return segments;
+}
+
+function uniqueId(kinds: ReadonlyMap<string, SegmentModel>): string {
+  const taken = new Set([...kinds.values()].map((model) => model.id));
+  for (let i = 1; ; i++) {
+    const id = i === 1 ? "block" : `block-${i}`;
+    if (!taken.has(id)) return id;
+  }
+}
+
+function segmentModel(
+  id: string,
+  forward: Graph,
+  scope: ParamScope,
+  inputGrad: boolean,
+  selective: SelectiveOptions = { count: 0 },
+): SegmentModel {
+  // Optimised before it is differentiated, so that the taped forward computes the same to the bit.
+  const model = { id, forward: optimise(forward), training: null, variants: [], fused: null };
+  if (scope.trainable.size === 0 && !inputGrad) return model;
+  const joint = differentiate(model.forward, { trainable: scope.trainable, inputGrad });
+  const [training, ...variants] = selectivePrograms(joint, selective).map((programs) =>
+    programs.tape.length > 0 ? programs : { ...programs, taped: model.forward },
+  );
+  return { ...model, training: training!, variants };
+}
+
+export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
+  const builder = startGraph("embedding", config, options, ["ids"], false);
+  const scope = new ParamScope(builder, "model.", options.tuning, options.weightType);
+  const weight = scope.matrix("embed_tokens.weight", [config.vocabSize, config.hiddenSize]);
+  builder.output({ name: builder.value(Gather, [weight, "ids"], {}, "y"), role: "boundary" });
+  return { name: "model.embed_tokens", model: segmentModel("embedding", builder.build(), scope, false), params: scope.names };
+}
+
+/** The forward graph of a decoder block; by default it attends within the micro-batch. */
+export function buildBlock(
+  config: ModelConfig,
+  options: SegmentOptions,
+  layer: number,
+  attend?: Attend,
+): { graph: Graph; scope: ParamScope } {
+  const parts = blockParts(config, options, layer, attend);
+  parts.builder.output({ name: llamaBlock(parts), role: "boundary" });
+  return { graph: parts.builder.build(), scope: parts.scope };
+}
+
+interface HeadParams {
+  readonly scope: ParamScope;
+  readonly normed: string;
+  readonly weight: string;
+}
+
+function headParams(builder: GraphBuilder, config: ModelConfig, options: SegmentOptions): HeadParams {
+  const scope = new ParamScope(builder, "", options.tuning, options.weightType);
+  const normed = rmsNorm(scope, config, "x", "model.norm", config.hiddenSize);
+  const name = config.tieWordEmbeddings ? EMBEDDING : "lm_head.weight";
+  return { scope, normed, weight: scope.matrix("lm_head.weight", [config.vocabSize, config.hiddenSize], name) };
+}
+
+function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
+  const builder = startGraph("head", config, options, ["labels", "scale"], true);
+  const { scope, normed, weight } = headParams(builder, config, options);
+  builder.output({ name: builder.value(LinearCrossEntropy, [normed, weight, "labels", "scale"], {}, "loss"), role: "loss" });
+  const forward = optimise(builder.build());
+  const trains = inputGrad || scope.trainable.size > 0;
+  const fused = trains ? fuse(differentiate(forward, { trainable: scope.trainable, inputGrad })) : null;
+  return { name: "head", model: { id: "head", forward, training: null, variants: [], fused }, params: scope.names };
+}
+
+/**
+ * Final norm and head that output logits [rows, vocabulary] of the tokens that the batch input `rows` lists, instead of
+ * the loss: for generation and tests.
+ */
+export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: number): Segment {
+  const builder = startGraph("logits", config, options, [], true);
+  builder.input("rows", "batch", batchTypes(config, options.tokens, rows).rows);
+  const { scope, normed, weight } = headParams(builder, config, options);
+  const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
+  const picked = builder.value(Gather, [normed, "rows"], {}, "picked");
+  builder.output({ name: builder.value(Gemm, [picked, weight], product, "logits"), role: "logits" });
+  return {
+    name: "logits",
+    model: { id: "logits", forward: optimise(builder.build()), training: null, variants: [], fused: null },
+    params: scope.names,
+  };
+}
