@@ -19,7 +19,7 @@ const { values } = parseArgs({
     python: { type: "string", default: process.env["PYTHON"] ?? "" },
     shapes: { type: "string", default: Object.keys(SHAPES).join() },
     tokens: { type: "string", default: "512,1024,2048" },
-    systems: { type: "string", default: "native,bf16,wasm,pytorch,pytorch-bf16" },
+    systems: { type: "string", default: "pytorch,native,bf16,half,wasm,pytorch-bf16" },
     rounds: { type: "string", default: "3" },
     steps: { type: "string", default: "4" },
     threads: { type: "string", default: "2" },
@@ -32,11 +32,19 @@ interface System {
   readonly label: string;
   readonly peer: boolean;
   readonly args: readonly string[];
+  /** Memory that the process is given: a share of the peak RSS of the baseline, which has run before. */
+  readonly share?: number;
 }
 
 const SYSTEMS: Readonly<Record<string, System>> = {
   native: { label: "Remat, native products", peer: false, args: ["--matmul", "native"] },
   bf16: { label: "Remat, native products, weights stored as bf16", peer: false, args: ["--matmul", "native", "--dtype", "bf16"] },
+  half: {
+    label: "Remat, native products, bf16 weights, half of PyTorch's memory given",
+    peer: false,
+    args: ["--matmul", "native", "--dtype", "bf16"],
+    share: 0.5,
+  },
   wasm: { label: "Remat, WebAssembly alone", peer: false, args: ["--matmul", "wasm"] },
   pytorch: { label: "PyTorch f32", peer: true, args: [] },
   "pytorch-bf16": { label: "PyTorch bf16 (arithmetic too)", peer: true, args: ["--dtype", "bf16"] },
@@ -59,14 +67,15 @@ interface Row {
   readonly runs: readonly Run[];
 }
 
-async function run(name: string, shape: string, tokens: string): Promise<Run> {
+async function run(name: string, shape: string, tokens: string, baseline: readonly Run[]): Promise<Run> {
   const system = SYSTEMS[name]!;
+  const memory = system.share ? ["--memory", String(Math.floor(system.share * median(baseline.map((one) => one.peakRss))))] : [];
   const common = ["--shape", shape, "--tokens", tokens, "--steps", values.steps, "--threads", values.threads];
   const script = system.peer
     ? [values.python, join(import.meta.dir, "peers/pytorch.py")]
     : [process.execPath, join(import.meta.dir, "step.ts")];
   const layers = values.layers === undefined ? [] : ["--layers", values.layers];
-  const child = Bun.spawn([...script, ...common, ...layers, ...system.args], { stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([...script, ...common, ...layers, ...system.args, ...memory], { stdout: "pipe", stderr: "pipe" });
   const [output, errors] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   if ((await child.exited) !== 0) throw new Error(`${system.label}, ${shape}, ${tokens} tokens failed:\n${errors}`);
   return JSON.parse(output.split("\n").find((line) => line.startsWith("{"))!) as Run;
@@ -110,13 +119,15 @@ function circumstances(rows: readonly Row[]): string[] {
 }
 
 const systems = values.systems.split(",").filter((name) => values.python !== "" || !SYSTEMS[name]?.peer);
+for (const name of systems)
+  if (SYSTEMS[name]?.share && systems.indexOf(BASELINE) !== 0) throw new Error(`--systems: ${name} wants ${BASELINE} first`);
 for (const name of systems) if (!SYSTEMS[name]) throw new Error(`--systems: one of ${Object.keys(SYSTEMS).join(", ")}`);
 const cases = values.shapes.split(",").flatMap((shape) => values.tokens.split(",").map((tokens) => ({ shape, tokens })));
 const rows = new Map<string, Run[]>();
 for (let round = 1; round <= Number(values.rounds); round++) {
   for (const { shape, tokens } of cases) {
     for (const system of systems) {
-      const result = await run(system, shape, tokens);
+      const result = await run(system, shape, tokens, rows.get(`${shape} ${tokens} ${BASELINE}`) ?? []);
       const key = `${shape} ${tokens} ${system}`;
       rows.set(key, [...(rows.get(key) ?? []), result]);
       process.stderr.write(

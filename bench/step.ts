@@ -2,7 +2,7 @@ import { parseArgs } from "node:util";
 import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/random.ts";
 import { createEngine } from "../src/train/engine.ts";
-import { peakProcessMemory } from "../src/train/limit.ts";
+import { parseMemory, peakProcessMemory, processBase } from "../src/train/limit.ts";
 import { formatBytes } from "../src/train/memory.ts";
 import { createOptimizer } from "../src/train/optimizer.ts";
 import { initialiseAdapter } from "../src/train/weights.ts";
@@ -16,7 +16,7 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.
 /**
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
  * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
- * tokens/s, peak RSS. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or cuda (ONNX Runtime).
+ * tokens/s, peak RSS. `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or cuda (ONNX Runtime).
  *
  *     bun bench/step.ts --shape smollm2-135m --tokens 512 --steps 4
  */
@@ -29,6 +29,7 @@ const { values } = parseArgs({
     threads: { type: "string", default: "2" },
     dtype: { type: "string", default: "f32" },
     strategy: { type: "string", default: "per-segment" },
+    memory: { type: "string" },
     layers: { type: "string" },
     matmul: { type: "string", default: "auto" },
     profile: { type: "boolean", default: false },
@@ -87,7 +88,9 @@ const engine = createEngine(executor, {
   config,
   source: randomCheckpoint(config, values.dtype as "f32" | "bf16"),
   tuning: { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) },
-  strategy: { name: values.strategy as "per-segment" | "sqrt" | "off" },
+  strategy: values.memory
+    ? { name: "budget", bytes: parseMemory(values.memory) - processBase() }
+    : { name: values.strategy as "per-segment" | "sqrt" | "off" },
   tokens: [tokens],
   optimizer: true,
 });
@@ -137,7 +140,7 @@ console.log(
     shape: values.shape,
     tokens,
     dtype: values.dtype,
-    strategy: values.strategy,
+    strategy: values.memory ? `memory ${values.memory}` : values.strategy,
     threads: executor.threads,
     device: values.device,
     ...(wasm && { matmul: wasm.matmul.name }),
