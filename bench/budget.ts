@@ -7,6 +7,7 @@ import { createRandom } from "../src/random.ts";
 import { idealTime } from "../src/schedule/chain.ts";
 import { makePlanner } from "../src/schedule/optimal.ts";
 import { simulate } from "../src/schedule/simulate.ts";
+import { strategySchedule } from "../src/schedule/strategies.ts";
 import { drawing, lineChart } from "../src/schedule/svg.ts";
 import { createCosts } from "../src/train/costs.ts";
 import { createEngine, type Engine } from "../src/train/engine.ts";
@@ -19,8 +20,9 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.
 /**
  * Memory budgets on a published model's shapes: for ten budgets between the least memory and what saving everything takes,
  * and for half and a quarter of the latter, the counted peak and the time of forward and backward against what was
- * planned. Each budget takes turns with an engine that saves everything, and the least time of each counts. With one
- * thread times are processor times, which other programs disturb less. Prints a table, and one JSON line.
+ * planned; and what plain checkpointing per segment costs beside the forward passes that it replays. Each takes turns with
+ * an engine that saves everything, and the least time counts. With one thread times are processor times, which other
+ * programs disturb less. Prints a table, and one JSON line.
  *
  *     bun bench/budget.ts --method full --svg build/budget-full.svg
  */
@@ -95,15 +97,20 @@ const limits = [
   Math.floor(everything / 2),
   Math.floor(everything / 4),
 ];
-const rows = [];
-for (const limit of limits) {
-  const { engine, close } = await open({ name: "optimal", limit: { bytes: limit } });
+/** Least seconds of a step of `engine`, and of one that saves everything, in turn. */
+function timed(engine: Engine): { time: number; without: number } {
   step(engine);
   let [time, without] = [Infinity, Infinity];
   for (let round = 0; round < steps; round++) {
     without = Math.min(without, step(off.engine));
     time = Math.min(time, step(engine));
   }
+  return { time, without };
+}
+const rows = [];
+for (const limit of limits) {
+  const { engine, close } = await open({ name: "optimal", limit: { bytes: limit } });
+  const { time, without } = timed(engine);
   const { time: planned } = simulate(engine.chain, engine.schedule);
   const predicted = engine.predicted.stash + engine.predicted.workspace;
   const measured = engine.measuredPeak - engine.predicted.resident;
@@ -127,6 +134,16 @@ for (const limit of limits) {
   );
   close();
 }
+// Plain checkpointing of each segment: what it costs on top of saving everything, beside the forward programs it replays.
+const { chain } = off.engine;
+const perSegment = await open({ name: "given", schedule: (given) => strategySchedule(given, { name: "per-segment" }) });
+const { time, without } = timed(perSegment.engine);
+const replayed =
+  simulate(chain, perSegment.engine.schedule).time - simulate(chain, strategySchedule(chain, { name: "off" })).time;
+process.stderr.write(
+  `per segment: ${(time - without).toFixed(2)} s more than saving everything; the replayed forward passes take ${replayed.toFixed(2)} s\n`,
+);
+perSegment.close();
 if (values.svg !== undefined) {
   mkdirSync(dirname(values.svg), { recursive: true });
   const curve = makePlanner(off.engine.chain)
@@ -144,5 +161,15 @@ if (values.svg !== undefined) {
   });
   writeFileSync(values.svg, drawing([chart]));
 }
-console.log(JSON.stringify({ ...values, everything, least, seconds: off.engine.chain.n, rows }));
+console.log(
+  JSON.stringify({
+    ...values,
+    everything,
+    least,
+    segments: chain.n,
+    replaySeconds: time - without,
+    replayedSeconds: replayed,
+    rows,
+  }),
+);
 off.close();

@@ -137,9 +137,13 @@ for (let round = 1; round <= Number(values.rounds); round++) {
     }
   }
 }
-const all = cases.flatMap(({ shape, tokens }) =>
-  systems.map((system): Row => ({ shape, tokens: Number(tokens), system, runs: rows.get(`${shape} ${tokens} ${system}`)! })),
-);
-const lines = [...circumstances(all), "", ...table(all)];
-console.log(lines.join("\n"));
-writeSection(values.output, "steps", lines);
+for (const shape of values.shapes.split(",")) {
+  const all = cases
+    .filter((one) => one.shape === shape)
+    .flatMap(({ tokens }) =>
+      systems.map((system): Row => ({ shape, tokens: Number(tokens), system, runs: rows.get(`${shape} ${tokens} ${system}`)! })),
+    );
+  const lines = [...circumstances(all), "", ...table(all)];
+  console.log(lines.join("\n"));
+  writeSection(values.output, `steps, ${shape}`, lines);
+}
