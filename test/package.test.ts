@@ -1,0 +1,66 @@
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+setDefaultTimeout(120_000);
+
+/** The package as it would be published, in a folder without the clone around it. */
+const root = join(import.meta.dir, "..");
+const home = mkdtempSync(join(tmpdir(), "remat-package-"));
+const installed = join(home, "package");
+const work = join(home, "work");
+
+function run(command: readonly string[], cwd: string): { code: number; stdout: string; stderr: string } {
+  const { exitCode, stdout, stderr } = Bun.spawnSync([...command], { cwd, stdout: "pipe", stderr: "pipe" });
+  return { code: exitCode, stdout: stdout.toString(), stderr: stderr.toString() };
+}
+
+const remat = (...args: string[]) => run([process.execPath, join(installed, "src/cli/main.ts"), ...args], work);
+
+describe("the package", () => {
+  beforeAll(() => {
+    const pack = run([process.execPath, "pm", "pack", "--ignore-scripts", "--destination", home], root);
+    expect(pack.stderr + pack.stdout).toContain("Total files");
+    const archive = readdirSync(home).find((name) => name.endsWith(".tgz"))!;
+    // What is downloaded: the base model takes most of it.
+    expect(statSync(join(home, archive)).size).toBeLessThan(16 << 20);
+    expect(run(["tar", "-xzf", archive], home).code).toBe(0);
+    mkdirSync(work);
+    // Everything that is installed but the development dependencies.
+    const { devDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+    const modules = join(installed, "node_modules");
+    mkdirSync(join(modules, "@types"), { recursive: true });
+    for (const name of readdirSync(join(root, "node_modules")))
+      if (!(name in devDependencies) && !name.startsWith(".") && name !== "@types")
+        symlinkSync(join(root, "node_modules", name), join(modules, name));
+  });
+  afterAll(() => rmSync(home, { recursive: true }));
+
+  test("holds what a user needs, and nothing of development", () => {
+    for (const path of [
+      "README.md",
+      "LICENSE",
+      "NOTICE",
+      "docs/verbs.md",
+      "recipes/base/model/model.safetensors",
+      "build/kernels",
+    ])
+      expect(statSync(join(installed, path)).isFile()).toBe(true);
+    for (const path of ["test", "bench", ".ci"]) expect(readdirSync(installed)).not.toContain(path);
+  });
+
+  test("its command is the one that package.json names", () => {
+    const { bin } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8"));
+    expect(readFileSync(join(installed, bin.remat), "utf8")).toStartWith("#!/usr/bin/env bun\n");
+  });
+
+  test("trains with the kernels that came with it", () => {
+    const train = remat("train", "devils-dictionary", "--steps", "1", "--eval-limit", "64", "--no-sample", "--output", "run");
+    expect(train.code).toBe(0);
+    expect(readdirSync(join(work, "run"))).toContain("adapter_model.safetensors");
+    const answer = remat("chat", "--model", "run", "--prompt", "Love", "--max-new-tokens", "4", "--seed", "1");
+    expect(answer.code).toBe(0);
+    expect(readdirSync(work)).toEqual(["run"]);
+  });
+});
