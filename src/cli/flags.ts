@@ -9,7 +9,8 @@ export interface ParsedFlags {
 
 type ObjectSchema = z.ZodObject;
 
-interface Flag {
+/** A flag of a verb, and what its help says of it. */
+export interface Flag {
   readonly key: string;
   readonly kind: "boolean" | "number" | "list" | "text";
   readonly choices: readonly string[];

@@ -1,0 +1,80 @@
+import { expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { flagName, flagsOf, parseFlags } from "../../src/cli/flags.ts";
+import { REFERENCE, reference } from "../../src/cli/reference.ts";
+import { ALIASES, VERBS } from "../../src/cli/verbs.ts";
+
+const root = join(import.meta.dir, "../..");
+
+test("docs/configuration.md is what the schemas say (bun src/cli/reference.ts writes it)", async () => {
+  expect(readFileSync(REFERENCE, "utf8")).toBe(await reference());
+});
+
+test("every verb has a section in docs/verbs.md", () => {
+  const page = readFileSync(join(root, "docs/verbs.md"), "utf8");
+  const sections = [...page.matchAll(/^## (\S+)$/gm)].map(([, name]) => name!);
+  expect(sections.sort()).toEqual(Object.keys(VERBS).sort());
+});
+
+/** Command lines of the product in a page: what follows `remat`, or `bun run train`, up to the end of line, pipe or comment. */
+function commandsOf(page: string): string[] {
+  const blocks = [...page.matchAll(/^(?:```(?:sh|bash)\n([^]*?)^```|((?: {4}.*\n)+))/gm)].map(
+    ([, fenced, indented]) => fenced ?? indented!,
+  );
+  const lines = blocks.flatMap((block) => block.replaceAll("\\\n", " ").split("\n"));
+  return lines.flatMap((line) => {
+    const train = /\bbun(?:@\S+)? run train\b([^|#;&]*)/.exec(line);
+    if (train) return [`train ${train[1]}`];
+    const verb = /\b(?:bun run |bunx )?remat ([a-z][^|#;&]*)/.exec(line);
+    return verb ? [verb[1]!] : [];
+  });
+}
+
+const pages = [join(root, "README.md"), ...readdirSync(join(root, "docs")).map((name) => join(root, "docs", name))].filter(
+  (path) => path.endsWith(".md"),
+);
+
+test("every command in the documentation is one that the command line takes", async () => {
+  let count = 0;
+  for (const page of pages) {
+    for (const command of commandsOf(readFileSync(page, "utf8"))) {
+      count++;
+      const [first = "", ...rest] = command.trim().split(/\s+/);
+      const [verb, ...args] = [...(ALIASES[first] ?? [first]), ...rest];
+      const described = `${page}: ${command}`;
+      expect(Object.keys(VERBS), described).toContain(verb!);
+      const { flags } = await VERBS[verb!]!.load();
+      const plain = args.map((arg) => arg.replace(/^(["'])(.*)\1$/, "$2"));
+      expect(
+        () =>
+          parseFlags(
+            flags,
+            plain.filter((arg) => arg !== "--help"),
+          ),
+        described,
+      ).not.toThrow();
+    }
+  }
+  expect(count).toBeGreaterThan(8);
+});
+
+test("every flag that the documentation names exists", async () => {
+  const known = new Set(["--help", "--version"]);
+  for (const verb of Object.values(VERBS)) {
+    for (const flag of flagsOf((await verb.load()).flags)) {
+      known.add(flagName(flag.key));
+      if (flag.kind === "boolean") known.add(flagName(flag.key).replace("--", "--no-"));
+    }
+  }
+  // "--flag" stands for any; the others are Bun's and npm's, in the commands that start the product.
+  for (const other of ["--flag", "--yes", "--timeout"]) known.add(other);
+  for (const page of pages) {
+    const text = readFileSync(page, "utf8");
+    // In a table of other systems' names, the last column holds ours.
+    const ours = /^\| there +\| here +\|$/m.test(text) ? text.replaceAll(/^\|.*\|(.*)\|$/gm, "$1") : text;
+    const named = [...ours.matchAll(/(?<![\w-])--[a-z][a-z0-9-]*/g)].map(([flag]) => flag);
+    const unknown = named.filter((flag) => !known.has(flag));
+    expect(unknown, page).toEqual([]);
+  }
+});
