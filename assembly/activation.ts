@@ -3,10 +3,11 @@
  *
  * Non-finite inputs: NaN gives NaN; an infinite input gives what the formula gives (infinity or NaN), as in PyTorch.
  */
-import { int, partEnd, partStart, pointer, threadScratch } from "./command";
+import { float, int, partEnd, partStart, pointer, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { decay4, normal4, sigmoid4 } from "./math";
 import { Opcode } from "./opcodes";
+import { softCap } from "./soft-cap";
 
 /** Elements of work that are handed out as one: a cache line. */
 const UNIT: i32 = 16;
@@ -170,6 +171,7 @@ function geluGrad(x: usize, dy: usize, dx: usize, n: i32, tanh: bool): void {
  * - SwiGLUGrad: gate, up, dy, dgate or null, dup or null; n
  * - Gelu: x, y; n, 1 for the tanh form
  * - GeluGrad: x, dy, dx; n, 1 for the tanh form
+ * - SoftCap: x, y; n, cap
  */
 export function activationCommand(opcode: u32): void {
   const start = partStart(int(0), UNIT);
@@ -196,6 +198,9 @@ export function activationCommand(opcode: u32): void {
       break;
     case Opcode.GeluGrad:
       geluGrad(pointer(0) + at, pointer(1) + at, pointer(2) + at, n, int(1) == 1);
+      break;
+    case Opcode.SoftCap:
+      softCap(pointer(0) + at, pointer(1) + at, n, float(1));
       break;
     default:
       unreachable();

@@ -7,7 +7,8 @@
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { dot, fillUnseen, gatherRows, joinHeads, leastKey, scatterRows, splitHeads } from "./attention-native";
-import { COLUMN, MATRIX, product, sessionOf, unary } from "./native";
+import { COLUMN, MATRIX, NO_ADDEND, product, sessionOf, unary } from "./native";
+import { capSlope4, capSlopeOf, softCap4, softCapOf } from "./soft-cap";
 
 /** Rounds that a thread spins for its turn before it sleeps for `NAP` nanoseconds at a time. */
 const SPIN_ROUNDS: i32 = 20000;
@@ -15,7 +16,8 @@ const NAP: i64 = 50000;
 
 /**
  * `NativeAttentionGrad`: pointers q, k, v, starts, out, lse, dout, dq, dk, dv, scratch; scalars phase, tokens, heads, kvHeads, dim, scale,
- * tokens of a tile, keys of a block, and the sessions (two words each) of A B^T + column, exp, A^T B + C and A B + C. Shapes as in the forward
+ * tokens of a tile, keys of a block, the sessions (two words each) of A B^T + column, exp, A^T B + C and A B + C, then the soft cap of the
+ * scores (0: none) and the session of A B^T that it needs. Shapes as in the forward
  * command. Scratch: task counter and turns i32[kvHeads][blocks], 64 bytes and rounded up to 64 bytes, then K, V, dK, dV, each f32[kvHeads][tokens][dim].
  * Phase 0 fills scratch, phase 1 computes, phase 2 writes dk and dv. An output that is null is not wanted.
  */
@@ -73,7 +75,10 @@ function tileGrad(kvHead: i32, token: i32, count: i32, keys: usize, size: usize,
   const minusLse = dQueries + tileBytes;
   const minusDelta = minusLse + (<usize>rows << 2);
   const p = (minusDelta + (<usize>rows << 2) + 63) & ~63;
-  const dP = p + (<usize>(rows * min(block, int(1))) << 2);
+  const blockBytes = <usize>(rows * min(block, int(1))) << 2;
+  const dP = p + blockBytes;
+  const slopes = dP + blockBytes;
+  const cap = float(16);
 
   gatherRows(pointer(0) + from, stride, count, width, float(5), queries);
   gatherRows(pointer(6) + from, stride, count, width, 1, dOut);
@@ -92,11 +97,20 @@ function tileGrad(kvHead: i32, token: i32, count: i32, keys: usize, size: usize,
     if (low < high) {
       const n = high - low;
       const at = <usize>(low * dim) << 2;
-      product(scores, queries, keys + at, minusLse, p, rows, n, dim, false, true, COLUMN);
+      if (cap == 0) {
+        product(scores, queries, keys + at, minusLse, p, rows, n, dim, false, true, COLUMN);
+      } else {
+        product(sessionOf(int(17), int(18)), queries, keys + at, 0, p, rows, n, dim, false, true, NO_ADDEND);
+        for (let row = 0; row < rows; row++) {
+          const skipped = <usize>(row * n) << 2;
+          capRow(p + skipped, slopes + skipped, n, cap, load<f32>(minusLse + (<usize>row << 2)));
+        }
+      }
       unary(exp, p, p, rows, n);
       fillUnseen(p, starts, token, count, group, low, high, 0);
       product(scores, dOut, keys + size + at, minusDelta, dP, rows, n, dim, false, true, COLUMN);
       multiply(dP, p, rows * n);
+      if (cap != 0) multiply(dP, slopes, rows * n);
       if (dq) product(forward, dP, keys + at, dQueries, dQueries, rows, dim, n, false, false, MATRIX);
       awaitTurn(word, turn);
       const dKeys = keys + 2 * size + at, dValues = keys + 3 * size + at;
@@ -108,6 +122,22 @@ function tileGrad(kvHead: i32, token: i32, count: i32, keys: usize, size: usize,
     atomic.store<i32>(word, turn + 1);
   }
   if (dq) scatterRows(dQueries, count, width, float(5), dq + from, stride);
+}
+
+/** x[n] = cap tanh(x / cap) + addend; slopes[n] = the derivative of the cap. */
+function capRow(x: usize, slopes: usize, n: i32, cap: f32, addend: f32): void {
+  const factor = f32x4.splat(cap), inverse = f32x4.splat(1 / cap), more = f32x4.splat(addend);
+  let i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const z = softCap4(v128.load(x + (<usize>i << 2)), factor, inverse);
+    v128.store(slopes + (<usize>i << 2), capSlope4(z, inverse));
+    v128.store(x + (<usize>i << 2), f32x4.add(z, more));
+  }
+  for (; i < n; i++) {
+    const z = softCapOf(load<f32>(x + (<usize>i << 2)), cap);
+    store<f32>(slopes + (<usize>i << 2), capSlopeOf(z, cap));
+    store<f32>(x + (<usize>i << 2), z + addend);
+  }
 }
 
 /** x *= y */

@@ -4,6 +4,8 @@
  *
  *     dV = P^T dO,  dP = dO V^T,  dS = P * (dP - delta),  delta = rowsum(dO * O),  dQ = scale dS K,  dK = scale dS^T Q
  *
+ * With a soft cap on the scores, dS has the cap's derivative (soft-cap.ts) as another factor.
+ *
  * A task is a block of keys of one key head with all the queries of its group that see it: dK and dV are sums inside
  * the task. dQ is a sum over tasks: each tile of queries has a turn counter, and blocks of keys add to it in ascending
  * order, so the result does not depend on who computes what, or when. Tasks are handed out block by block through all
@@ -11,11 +13,12 @@
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import {
-  describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, leastKey, LOG2_E, mask, packColumns, packRows, PANEL, PANEL_BYTES,
+  capScores, describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, leastKey, LOG2_E, mask, packColumns, packRows, PANEL, PANEL_BYTES,
   splatFeatures, splatKeys, storeColumns, storeRange, wholeUnits,
 } from "./attention-pack";
 import { loadSome, storeSome } from "./lanes";
 import { sum4 } from "./math";
+import { capSlope4 } from "./soft-cap";
 
 // @ts-ignore: decorator
 @external("matrix", "attentionScores")
@@ -42,6 +45,8 @@ let q: usize = 0, k: usize = 0, v: usize = 0, starts: usize = 0, dOut: usize = 0
 let dq: usize = 0, dk: usize = 0, dv: usize = 0;
 let tokens: i32 = 0, heads: i32 = 0, kvHeads: i32 = 0, dim: i32 = 0;
 let scale: f32 = 0;
+/** In units of ln 2; 0 is none. */
+let cap: f32 = 0;
 // Scratch: task counter, turns i32[heads][tiles], then lse (in units of ln 2) and delta, [heads][tokens rounded up to 8].
 let counter: usize = 0, turns: usize = 0, logSums: usize = 0, deltas: usize = 0;
 let qStride: usize = 0, kStride: usize = 0;
@@ -60,7 +65,7 @@ function tilesOf(count: i32): i32 {
 
 /**
  * `AttentionGrad`: pointers q, k, v, starts, out, lse, dout, dq, dk, dv, scratch; scalars phase, tokens, heads, kvHeads,
- * dim, scale. Shapes as in the forward command. Phase 0 fills scratch: i32[16 + heads * tiles] rounded up to 64 bytes,
+ * dim, scale, soft cap (0: none). Shapes as in the forward command. Phase 0 fills scratch: i32[16 + heads * tiles] rounded up to 64 bytes,
  * then f32[2][heads][tokens rounded up to 8]. Phase 1 computes. An output that is null is not wanted.
  */
 export function attentionGrad(): void {
@@ -68,6 +73,7 @@ export function attentionGrad(): void {
   dq = pointer(7), dk = pointer(8), dv = pointer(9);
   tokens = int(1), heads = int(2), kvHeads = int(3), dim = int(4);
   scale = float(5);
+  cap = float(6) * LOG2_E;
   counter = pointer(10);
   turns = counter + 64;
   logSums = (turns + (<usize>(heads * tilesOf(tokens)) << 2) + 63) & ~63;
@@ -201,6 +207,7 @@ function block(kvHead: i32, key: i32, length: i32): void {
         const range = ranges + (<usize>panel << 3);
         if (load<i32>(range, 4) == 0) continue;
         const offset = <usize>panel * scoreBytes;
+        if (cap != 0) capScores(range, scores + offset, cap);
         mask(records + <usize>panel * PANEL_BYTES, key, range, scores + offset);
         const query = <usize>(head * padded(tokens) + token + panel * PANEL) << 2;
         differentiate(range, scores + offset, dScores + offset, logSums + query, deltas + query);
@@ -239,19 +246,26 @@ function block(kvHead: i32, key: i32, length: i32): void {
   if (dv != 0) storeRows(dValues, widthBytes, keys, dv + to);
 }
 
-/** S becomes P = 2^(S - lse), dP becomes dS = P * (dP - delta), over a range of keys. */
+/** S becomes P = 2^(S - lse), dP becomes dS = P * (dP - delta) (times the slope of the cap at S), over a range of keys. */
 function differentiate(range: usize, scores: usize, dScores: usize, logSum: usize, delta: usize): void {
   const end = scores + (<usize>load<i32>(range, 4) << 5);
   const lse0 = v128.load(logSum), lse1 = v128.load(logSum, 16);
   const delta0 = v128.load(delta), delta1 = v128.load(delta, 16);
+  const inverse = f32x4.splat(1 / cap);
   let at = scores + (<usize>load<i32>(range) << 5);
   let dAt = dScores + (<usize>load<i32>(range) << 5);
   do {
-    const p0 = exp2(f32x4.sub(v128.load(at), lse0));
-    const p1 = exp2(f32x4.sub(v128.load(at, 16), lse1));
+    const s0 = v128.load(at), s1 = v128.load(at, 16);
+    const p0 = exp2(f32x4.sub(s0, lse0));
+    const p1 = exp2(f32x4.sub(s1, lse1));
     v128.store(at, p0), v128.store(at, p1, 16);
-    v128.store(dAt, f32x4.mul(p0, f32x4.sub(v128.load(dAt), delta0)));
-    v128.store(dAt, f32x4.mul(p1, f32x4.sub(v128.load(dAt, 16), delta1)), 16);
+    let d0 = f32x4.sub(v128.load(dAt), delta0), d1 = f32x4.sub(v128.load(dAt, 16), delta1);
+    if (cap != 0) {
+      d0 = f32x4.mul(d0, capSlope4(s0, inverse));
+      d1 = f32x4.mul(d1, capSlope4(s1, inverse));
+    }
+    v128.store(dAt, f32x4.mul(p0, d0));
+    v128.store(dAt, f32x4.mul(p1, d1), 16);
     at += 32;
     dAt += 32;
   } while (at != end);

@@ -10,6 +10,7 @@ import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } f
 import { nativeAttentionGrad } from "./attention-grad-native";
 import { NO_ADDEND, product, sessionOf, unary } from "./native";
 import { Opcode } from "./opcodes";
+import { softCap, softCapOf } from "./soft-cap";
 
 /** A probability below may have lost bits, or be 0. */
 const LEAST_PROBABILITY: f32 = 1e-30;
@@ -17,7 +18,7 @@ const LEAST_PROBABILITY: f32 = 1e-30;
 /**
  * `NativeAttention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], starts i32[tokens], out like q, lse
  * [tokens, heads], scratch (64 bytes, then f32[2][kvHeads][tokens][dim]); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim,
- * scale, tokens of a tile, and the sessions (two words each) of A B^T, softmax and A B. Phase 0 takes the heads of K and V apart,
+ * scale, tokens of a tile, the sessions (two words each) of A B^T, softmax and A B, and the soft cap of the scores (0: none). Phase 0 takes the heads of K and V apart,
  * phase 1 computes. `NativeAttentionGrad`: see attention-grad-native.ts.
  */
 export function nativeAttentionCommand(opcode: u32): void {
@@ -142,6 +143,8 @@ function attendTile(kvHead: i32, token: i32, count: i32, group: i32, keys: usize
 
   gatherRows(pointer(0) + from, stride, count, width, float(5), queries);
   product(sessionOf(int(7), int(8)), queries, keys + (<usize>(first * dim) << 2), 0, scores, rows, n, dim, false, true, NO_ADDEND);
+  const cap = float(13);
+  if (cap != 0) softCap(scores, scores, rows * n, cap);
   fillUnseen(scores, starts, token, count, group, first, token + count, -f32.POSITIVE_INFINITY);
   const rowBytes = <usize>n << 2;
   // A token's score of itself, before the softmax overwrites it.
@@ -165,6 +168,7 @@ function attendTile(kvHead: i32, token: i32, count: i32, group: i32, keys: usize
       const best = indexOfGreatest(at, n);
       p = load<f32>(at + (<usize>best << 2));
       s = dot(queries + (<usize>(row * dim) << 2), keys + (<usize>((first + best) * dim) << 2), dim);
+      if (cap != 0) s = softCapOf(s, cap);
     }
     store<f32>(lse + (<usize>((token + row / group) * heads + kvHead * group + row % group) << 2), s - Mathf.log(p));
   }

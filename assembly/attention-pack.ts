@@ -3,6 +3,7 @@
  * the exponential. A *panel* is 8 queries side by side in two vectors, at a multiple of 8.
  */
 import { loadSome } from "./lanes";
+import { softCap } from "./soft-cap";
 
 /** Queries of a panel. */
 export const PANEL: i32 = 8;
@@ -257,6 +258,13 @@ export function mask(record: usize, key: i32, range: usize, scores: usize): void
   const seenFrom = max(first, min(end, load<i32>(record, 8) - key));
   maskRows(record, key, first, seenFrom, scores);
   maskRows(record, key, max(seenFrom, min(end, load<i32>(record, 12) + 1 - key)), end, scores);
+}
+
+/** Soft cap of the scores [range][8]; `cap` is in their units. */
+export function capScores(range: usize, scores: usize, cap: f32): void {
+  const first = load<i32>(range);
+  const at = scores + (<usize>first << 5);
+  softCap(at, at, (load<i32>(range, 4) - first) << 3, cap);
 }
 
 /** x[rows][dim] (+)= factors * columns[dim][8] transposed, for the first `rows` of the 8 queries. */

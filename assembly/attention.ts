@@ -14,7 +14,7 @@ import { float, int, pointer, threadIndex, threadScratch } from "./command";
 import { attentionGrad } from "./attention-grad";
 import { cachedAttention } from "./cached-attention";
 import {
-  describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, KEY_UNIT, leastKey, LOG2_E, LOWEST, mask, packColumns, PANEL, PANEL_BYTES,
+  capScores, describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, KEY_UNIT, leastKey, LOG2_E, LOWEST, mask, packColumns, PANEL, PANEL_BYTES,
   splatFeatures, splatKeys, storeColumns, storeRange, wholeUnits,
 } from "./attention-pack";
 import { Opcode } from "./opcodes";
@@ -39,8 +39,8 @@ const PANELS: i32 = 24;
 
 /**
  * `Attention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], starts i32[tokens], out like q,
- * lse [tokens, heads], scratch (64 bytes); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim, scale. Phase 0 prepares
- * scratch, phase 1 computes. `AttentionGrad`: see attention-grad.ts; `CachedAttention`: cached-attention.ts.
+ * lse [tokens, heads], scratch (64 bytes); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim, scale, soft cap of the
+ * scores (0: none). Phase 0 prepares scratch, phase 1 computes. `AttentionGrad`: see attention-grad.ts; `CachedAttention`: cached-attention.ts.
  */
 export function attentionCommand(opcode: u32): void {
   if (opcode == Opcode.AttentionGrad) {
@@ -52,7 +52,7 @@ export function attentionCommand(opcode: u32): void {
   } else {
     attention(
       pointer(0), pointer(1), pointer(2), pointer(3), pointer(4), pointer(5), pointer(6),
-      0, int(1), int(2), int(3), int(4), float(5),
+      0, int(1), int(2), int(3), int(4), float(5), float(6),
     );
   }
 }
@@ -60,7 +60,7 @@ export function attentionCommand(opcode: u32): void {
 /** Attention of the queries from..tokens - 1; q, starts, out and lse point to where query 0 would be. */
 export function attention(
   q: usize, k: usize, v: usize, starts: usize, out: usize, lse: usize, counter: usize,
-  from: i32, tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32,
+  from: i32, tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32, cap: f32,
 ): void {
   const group = heads / kvHeads;
   const taskHeads = min(group, PANELS);
@@ -77,7 +77,7 @@ export function attention(
     // Later queries see more.
     const token = from + (tiles - 1 - task / units) * queries;
     attendTile(
-      q, k + (<usize>(kvHead * dim) << 2), v + (<usize>(kvHead * dim) << 2), starts, out, lse, tokens, heads, kvHeads, dim, scale,
+      q, k + (<usize>(kvHead * dim) << 2), v + (<usize>(kvHead * dim) << 2), starts, out, lse, tokens, heads, kvHeads, dim, scale, cap,
       head, min(taskHeads, (kvHead + 1) * group - head), token, (min(queries, tokens - token) + PANEL - 1) / PANEL,
     );
   }
@@ -86,7 +86,7 @@ export function attention(
 /** Attention of `count` heads from `head` on, of `panels` panels of queries from `token` on. `k` and `v` are their head's. */
 function attendTile(
   q: usize, k: usize, v: usize, starts: usize, out: usize, lse: usize,
-  tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32, head: i32, count: i32, token: i32, panels: i32,
+  tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32, cap: f32, head: i32, count: i32, token: i32, panels: i32,
 ): void {
   const depth = (dim + 3) & ~3;
   const total = count * panels;
@@ -135,6 +135,7 @@ function attendTile(
     for (let i = 0; i < total; i++) {
       const range = ranges + (<usize>i << 3);
       if (load<i32>(range, 4) == 0) continue;
+      if (cap != 0) capScores(range, scores + <usize>i * scoreBytes, cap * LOG2_E);
       mask(records + <usize>(i % panels) * PANEL_BYTES, key, range, scores + <usize>i * scoreBytes);
       softmax(range, scores + <usize>i * scoreBytes, states + (<usize>i << 6), results + <usize>i * columnBytes, dim);
     }

@@ -8,6 +8,7 @@ import { exp2, LOG2_E, LOWEST } from "./attention-pack";
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { sum4 } from "./math";
+import { softCap, softCapOf } from "./soft-cap";
 
 /** From this many tokens on, tiles pay. */
 const FEW_TOKENS: i32 = 5;
@@ -15,7 +16,7 @@ const FEW_TOKENS: i32 = 5;
 /**
  * `CachedAttention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], old key and value cache
  * [size, kvHeads * dim], starts i32[tokens], position i32[1], out like q, new key and value cache (may be the old ones),
- * scratch (64 bytes); scalars phase, tokens, heads, kvHeads, dim, size, scale. Token i is at position + i, where it sees
+ * scratch (64 bytes); scalars phase, tokens, heads, kvHeads, dim, size, scale, soft cap of the scores (0: none). Token i is at position + i, where it sees
  * starts[i]..position + i. Phase 0 writes the caches, phase 1 attends.
  */
 export function cachedAttention(): void {
@@ -35,7 +36,7 @@ export function cachedAttention(): void {
     const before = <usize>position * <usize>(heads * dim) << 2;
     attention(
       q - before, keys, values, starts - (<usize>position << 2), out - before, 0, pointer(10),
-      position, position + tokens, heads, kvHeads, dim, float(6),
+      position, position + tokens, heads, kvHeads, dim, float(6), float(7),
     );
     return;
   }
@@ -48,7 +49,7 @@ export function cachedAttention(): void {
     const first = max(0, min(last, load<i32>(starts + (<usize>token << 2))));
     const offset = <usize>first * stride + (<usize>(head / group * dim) << 2);
     const row = <usize>(unit * dim) << 2;
-    attendRow(q + row, keys + offset, values + offset, out + row, stride, last + 1 - first, dim, float(6) * LOG2_E);
+    attendRow(q + row, keys + offset, values + offset, out + row, stride, last + 1 - first, dim, float(6) * LOG2_E, float(7) * LOG2_E);
   }
 }
 
@@ -62,8 +63,10 @@ function writeCache(k: usize, from: usize, to: usize, position: i32, tokens: i32
   }
 }
 
-/** One query and head against `count` keys, `stride` bytes apart; `scale` gives scores in units of ln 2. */
-function attendRow(q: usize, k: usize, v: usize, out: usize, stride: usize, count: i32, dim: i32, scale: f32): void {
+/** One query and head against `count` keys, `stride` bytes apart; `scale` gives scores in units of ln 2, in which `cap` is. */
+function attendRow(
+  q: usize, k: usize, v: usize, out: usize, stride: usize, count: i32, dim: i32, scale: f32, cap: f32,
+): void {
   const scores = threadScratch;
   let greatest = LOWEST;
   let key = k;
@@ -73,6 +76,11 @@ function attendRow(q: usize, k: usize, v: usize, out: usize, stride: usize, coun
     // False for a NaN, which spreads by the exponential.
     if (score > greatest) greatest = score;
     key += stride;
+  }
+  if (cap != 0) {
+    // The cap keeps the order.
+    softCap(scores, scores, count, cap);
+    greatest = softCapOf(greatest, cap);
   }
   const shift = f32x4.splat(greatest);
   let sums = f32x4.splat(0);

@@ -2,10 +2,11 @@
  * Softmax and cross entropy on a chunk of logits, and what lets rows without a label cost nothing: the list of rows that
  * have one. Commands for a chunk work on the entries [first, first + chunk) of that list, as far as there are any.
  */
-import { int, partEnd, partStart, pointer, threadIndex } from "./command";
+import { float, int, partEnd, partStart, pointer, threadIndex } from "./command";
 import { storeSome } from "./lanes";
 import { exp4, sum4 } from "./math";
 import { Opcode } from "./opcodes";
+import { capSlope4, capSlopeOf, softCap } from "./soft-cap";
 
 /** The label of a token that does not count. */
 const IGNORED: i32 = -100;
@@ -58,31 +59,38 @@ function sumExp(x: usize, n: i32, top: f32): f32 {
   return sum4(f32x4.add(s0, s1));
 }
 
-/** x = factor softmax(x), given the maximum and the sum of exp(x - top). */
-function writeSoftmax(x: usize, n: i32, top: f32, factor: f32): void {
-  const shift = f32x4.splat(top), scale = f32x4.splat(factor), least = f32x4.splat(NEGLIGIBLE);
+/** x = factor softmax(x), given the maximum and the sum of exp(x - top); with a cap, times its derivative at x. */
+function writeSoftmax(x: usize, n: i32, top: f32, factor: f32, cap: f32): void {
+  const shift = f32x4.splat(top), scale = f32x4.splat(factor), inverse = f32x4.splat(1 / cap), capped = cap != 0;
   const end = x + (<usize>n << 2);
-  for (; x + 16 <= end; x += 16) {
-    const d = f32x4.sub(v128.load(x), shift);
-    v128.store(x, v128.andnot(f32x4.mul(exp4(d), scale), f32x4.lt(d, least)));
-  }
+  for (; x + 16 <= end; x += 16) v128.store(x, probability4(v128.load(x), shift, scale, inverse, capped));
   if (x < end) {
     const rest = <i32>((end - x) >> 2);
-    const d = f32x4.sub(loadEnd(x, rest), shift);
-    storeSome(x, v128.andnot(f32x4.mul(exp4(d), scale), f32x4.lt(d, least)), rest);
+    storeSome(x, probability4(loadEnd(x, rest), shift, scale, inverse, capped), rest);
   }
 }
 
+// @ts-ignore: decorator
+@inline
+function probability4(x: v128, shift: v128, scale: v128, inverse: v128, capped: bool): v128 {
+  const d = f32x4.sub(x, shift);
+  let p = f32x4.mul(exp4(d), scale);
+  if (capped) p = f32x4.mul(p, capSlope4(x, inverse));
+  return v128.andnot(p, f32x4.lt(d, f32x4.splat(NEGLIGIBLE)));
+}
+
 /**
- * Returns -log softmax(x)[label] of a row x[n]; with `write`, x = (softmax(x) - onehot(label)) factor. Maximum and sum are
+ * Returns -log softmax(x)[label] of a row x[n]; with `write`, x = (softmax(x) - onehot(label)) factor. With a soft cap, both are of
+ * cap tanh(x / cap) instead of x, and the gradient is that of x. Maximum and sum are
  * computed in one pass over memory (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867). A label outside [0, n) gives NaN.
  */
-function crossEntropyRow(x: usize, n: i32, label: i32, factor: f32, write: bool): f32 {
+function crossEntropyRow(x: usize, n: i32, label: i32, factor: f32, write: bool, cap: f32): f32 {
   let top: f32 = -f32.POSITIVE_INFINITY;
   let sum: f64 = 0;
   for (let j = 0; j < n; j += BLOCK) {
     const block = x + (<usize>j << 2);
     const length = min(BLOCK, n - j);
+    if (cap != 0) softCap(block, block, length, cap);
     const higher = maximum(block, length, top);
     if (higher > top) {
       sum *= <f64>f32x4.extract_lane(exp4(f32x4.splat(top - higher)), 0);
@@ -94,8 +102,9 @@ function crossEntropyRow(x: usize, n: i32, label: i32, factor: f32, write: bool)
   const at = x + (<usize>label << 2);
   const loss = known ? <f32>(Math.log(sum) - (<f64>load<f32>(at) - <f64>top)) : f32.NaN;
   if (write) {
-    writeSoftmax(x, n, top, <f32>(<f64>factor / sum));
-    if (known) store<f32>(at, load<f32>(at) - factor);
+    const slope: f32 = known && cap != 0 ? capSlopeOf(load<f32>(at), cap) : 1;
+    writeSoftmax(x, n, top, <f32>(<f64>factor / sum), cap);
+    if (known) store<f32>(at, load<f32>(at) - factor * slope);
   }
   return loss;
 }
@@ -109,8 +118,8 @@ function entries(count: usize, first: i32, chunk: i32): i32 {
 
 /**
  * CrossEntropy. Operands: logits [chunk, V], labels i32[T], rows i32[T], count, scale [1], dloss [1] or null, losses [T].
- * Scalars: first, chunk, V. losses[first + i] = cross entropy of entry first + i; with dloss, its logits become
- * (softmax - onehot) scale dloss.
+ * Scalars: first, chunk, V, soft cap of the logits (0: none). losses[first + i] = cross entropy of entry first + i; with dloss, its logits become
+ * (softmax - onehot) scale dloss, times the derivative of the cap.
  */
 function crossEntropy(): void {
   const logits = pointer(0), labels = pointer(1), rows = pointer(2), dloss = pointer(5), losses = pointer(6);
@@ -122,7 +131,7 @@ function crossEntropy(): void {
     const entry = <usize>(first + i) << 2;
     const label = load<i32>(labels + (<usize>load<i32>(rows + entry) << 2));
     const x = logits + <usize>i * (<usize>vocabulary << 2);
-    store<f32>(losses + entry, crossEntropyRow(x, vocabulary, label, factor, dloss != 0));
+    store<f32>(losses + entry, crossEntropyRow(x, vocabulary, label, factor, dloss != 0, float(3)));
   }
 }
 

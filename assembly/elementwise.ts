@@ -1,4 +1,4 @@
-/** Elementwise sums and products, fills, copies, and conversions between f32, bf16 and f16. */
+/** Elementwise sums, products and affine maps, fills, copies, and conversions between f32, bf16 and f16. */
 import { int, float, partEnd, partStart, pointer } from "./command";
 import { F32, floatBytes, loadFloats, narrow, widen } from "./half";
 import { loadSome, storeSome } from "./lanes";
@@ -52,6 +52,14 @@ function mul(a: usize, b: usize, y: usize, n: i32): void {
   if (rest) storeSome(y, f32x4.mul(loadSome(a, rest), loadSome(b, rest)), rest);
 }
 
+/** y[n] = alpha x[n] + beta; y may be x. */
+function affine(x: usize, y: usize, n: i32, alpha: f32, beta: f32): void {
+  const factor = f32x4.splat(alpha), offset = f32x4.splat(beta);
+  const end = y + ((<usize>n & ~3) << 2);
+  for (; y < end; x += 16, y += 16) v128.store(y, f32x4.add(f32x4.mul(v128.load(x), factor), offset));
+  if (n & 3) storeSome(y, f32x4.add(f32x4.mul(loadSome(x, n & 3), factor), offset), n & 3);
+}
+
 /** y[n] = value */
 function fill(y: usize, n: i32, value: f32): void {
   if (reinterpret<u32>(value) == 0) {
@@ -89,6 +97,7 @@ function cast(x: usize, y: usize, n: i32, from: i32, to: i32): void {
 /**
  * Commands:
  * - Add, Mul: a, b, y; n
+ * - Affine: x, y; n, alpha (f32), beta (f32)
  * - Fill: y; n, value (f32)
  * - Copy: x, y; bytes (u32). Nothing happens where x is y.
  * - CastHalf: x, y; n, type of x, type of y (half.ts)
@@ -116,6 +125,9 @@ export function elementwiseCommand(opcode: u32): void {
       break;
     case Opcode.Mul:
       mul(pointer(0) + at, pointer(1) + at, pointer(2) + at, n);
+      break;
+    case Opcode.Affine:
+      affine(pointer(0) + at, pointer(1) + at, n, float(1), float(2));
       break;
     case Opcode.Fill:
       fill(pointer(0) + at, n, float(1));

@@ -5,12 +5,13 @@
  *
  * A chunk of the rows with a label is in memory at a time: n of them, entries [first, first + chunk) of `rows` as far as there are any.
  */
-import { int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
+import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { F32, floatBytes, loadFloats } from "./half";
 import { loadSome, storeSome } from "./lanes";
 import { exp4 } from "./math";
 import { MATRIX, NO_ADDEND, product, sessionOf } from "./native";
 import { Opcode } from "./opcodes";
+import { capSlope4, capSlopeOf, softCap } from "./soft-cap";
 
 /** Rows of a block whose exponentials are summed in a register, column by column; so many stay in the first-level cache. */
 const RUN: i32 = 32;
@@ -25,11 +26,12 @@ let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 
  * Operands of all: labels i32[T], rows i32[T], count i32[1], logits [V][n], maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk,
  * H, V, rows of a block.
  *
- * - NativeLogits: ..., h [chunk, H], W [V, H]; ..., type of W, session of A B^T. logits = exp(W h^T - maxima), where maxima are over a block;
- *   sums of these; own = the logit of the label.
+ * - NativeLogits: ..., h [chunk, H], W [V, H]; ..., type of W, session of A B^T, soft cap (0: none). logits = exp(W h^T - maxima), where maxima
+ *   are over a block; sums of these; own = the logit of the label. With a cap, the logits stay logits, which its derivative needs.
  * - NativeLogitsEnd: ..., scale [1], losses [T]. losses = log sum exp - own; sums = exp(maxima - log sum exp).
- * - NativeLogitsGrad: ..., h, W, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null; ..., type of W, P, sessions of A^T B, A^T B + C and A B (+ C).
- *   With D = (exp(logit) sums - onehot) scale dloss: parts = D W, a P-th of the vocabulary each; dW = D^T h + C (C may be dW).
+ * - NativeLogitsGrad: ..., h, W, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null; ..., type of W, P, sessions of A^T B, A^T B + C and A B (+ C),
+ *   soft cap.
+ *   With D = (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, a P-th of the vocabulary each; dW = D^T h + C (C may be dW).
  * - NativeLogitsSum: ..., parts, out [chunk, H]; ..., P. out = sum of parts.
  */
 export function nativeHeadCommand(opcode: u32): void {
@@ -66,14 +68,16 @@ function computeLogits(h: usize, w: usize): void {
   if (n == 0) return;
   const type = int(5);
   const session = sessionOf(int(6), int(7));
+  const cap = float(8);
   const end = partEnd(blocks, 1);
   for (let b = partStart(blocks, 1); b < end; b++) {
     const count = blockRows(b);
     const x = logits + (<usize>b * block * n << 2);
     product(session, blockOf(w, type, b), h, 0, x, count, n, width, false, true, NO_ADDEND);
+    if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
-    exponentials(x, count, maxima + at, sums + at);
+    exponentials(x, count, maxima + at, sums + at, cap == 0);
   }
 }
 
@@ -91,8 +95,8 @@ function labelOf(i: i32): i32 {
   return load<i32>(labels + (<usize>load<i32>(rows + (<usize>(first + i) << 2)) << 2));
 }
 
-/** x[count][n] = exp(x - most), most[n] the maxima of the columns, sum[n] the sums of the results. */
-function exponentials(x: usize, count: i32, most: usize, sum: usize): void {
+/** x[count][n] = exp(x - most) if `write`, most[n] the maxima of the columns, sum[n] the sums of these. */
+function exponentials(x: usize, count: i32, most: usize, sum: usize, write: bool): void {
   const rowBytes = <usize>n << 2;
   memory.copy(most, x, rowBytes);
   for (let v = 1; v < count; v++) {
@@ -119,8 +123,10 @@ function exponentials(x: usize, count: i32, most: usize, sum: usize): void {
       let to = x + <usize>start * rowBytes + at;
       for (let v = start; v < end; v++) {
         const e = exp4(f32x4.sub(lanes == 4 ? v128.load(to) : loadSome(to, lanes), shift));
-        if (lanes == 4) v128.store(to, e);
-        else storeSome(to, e, lanes);
+        if (write) {
+          if (lanes == 4) v128.store(to, e);
+          else storeSome(to, e, lanes);
+        }
         total = f32x4.add(total, e);
         to += rowBytes;
       }
@@ -158,6 +164,7 @@ function differentiate(h: usize, w: usize): void {
   const type = int(5), partCount = int(6);
   const begin = sessionOf(int(7), int(8)), add = sessionOf(int(9), int(10)), toWeight = sessionOf(int(11), int(12));
   const factor = load<f32>(pointer(9)) * load<f32>(pointer(10));
+  const cap = float(13);
   const lineBytes = <usize>width << 2;
   const end = partEnd(partCount, 1);
   for (let part = partStart(partCount, 1); part < end; part++) {
@@ -174,8 +181,10 @@ function differentiate(h: usize, w: usize): void {
         continue;
       }
       const x = logits + (<usize>b * block * n << 2);
-      scaleBlock(x, count, sums + (<usize>b * int(1) << 2), factor);
-      subtractOwn(x, b * block, count, factor);
+      const at = <usize>b * int(1) << 2;
+      if (cap != 0) differentiateCap(x, count, maxima + at, cap);
+      scaleBlock(x, count, sums + at, factor);
+      subtractOwn(x, b * block, count, factor, cap);
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
         const weights = blockOf(w, type, b);
@@ -183,6 +192,23 @@ function differentiate(h: usize, w: usize): void {
         else product(add, x, weights, out, out, n, width, count, true, false, MATRIX);
       }
     }
+  }
+}
+
+/** Capped logits x[count][n] become exp(x - most), times the derivative of the cap. */
+function differentiateCap(x: usize, count: i32, most: usize, cap: f32): void {
+  const inverse = f32x4.splat(1 / cap);
+  for (let v = 0; v < count; v++) {
+    let i = 0;
+    for (; i + 4 <= n; i += 4) {
+      const at = <usize>i << 2, z = v128.load(x + at);
+      v128.store(x + at, f32x4.mul(exp4(f32x4.sub(z, v128.load(most + at))), capSlope4(z, inverse)));
+    }
+    if (i < n) {
+      const at = <usize>i << 2, z = loadSome(x + at, n - i);
+      storeSome(x + at, f32x4.mul(exp4(f32x4.sub(z, loadSome(most + at, n - i))), capSlope4(z, inverse)), n - i);
+    }
+    x += <usize>n << 2;
   }
 }
 
@@ -203,12 +229,13 @@ function scaleBlock(x: usize, count: i32, scales: usize, factor: f32): void {
   }
 }
 
-function subtractOwn(x: usize, start: i32, count: i32, factor: f32): void {
+function subtractOwn(x: usize, start: i32, count: i32, factor: f32, cap: f32): void {
   for (let i = 0; i < n; i++) {
     const label = labelOf(i) - start;
     if (<u32>label >= <u32>count) continue;
     const at = x + (<usize>(label * n + i) << 2);
-    store<f32>(at, load<f32>(at) - factor);
+    const slope: f32 = cap != 0 ? capSlopeOf(load<f32>(own + (<usize>i << 2)), cap) : 1;
+    store<f32>(at, load<f32>(at) - factor * slope);
   }
 }
 

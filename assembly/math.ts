@@ -6,26 +6,60 @@ function splat(x: f32): v128 {
   return f32x4.splat(x);
 }
 
+/** x / ln 2 rounded to an integer n, as a number with n + 127 in its low bits: the exponent field of 2^n. */
+// @ts-ignore: decorator
+@inline
+function shifted(x: v128): v128 {
+  // Adding 1.5 * 2^23 rounds to an integer.
+  return f32x4.add(f32x4.mul(x, splat(1.4426950408889634)), splat(12582912 + 127));
+}
+
+/** 2^n */
+// @ts-ignore: decorator
+@inline
+function powerOf(t: v128): v128 {
+  // Shifts the exponent into place. A multiplication, because constant vector shifts are slow under JavaScriptCore.
+  return i32x4.mul(t, i32x4.splat(1 << 23));
+}
+
 /**
- * exp(x) on [-87.33, 88.37], infinity up to 88.8; nonsense outside, NaN for NaN.
- * x = n ln 2 + r, |r| <= ln 2 / 2 (ln 2 in two parts, after Cody and Waite), exp(x) = 2^n (1 + r + r^2 q(r)), where q is
- * a minimax polynomial of degree 4 (fitted for this file, relative error of exp 3.6e-9).
+ * exp(r) - 1 = r + r^2 q(r) of r = x - n ln 2, |r| <= ln 2 / 2 (ln 2 in two parts, after Cody and Waite), where q is a
+ * minimax polynomial of degree 4 (fitted for this file, relative error of exp 3.6e-9).
  */
 // @ts-ignore: decorator
 @inline
-function expCore(x: v128): v128 {
-  // Adding 1.5 * 2^23 rounds to an integer; 127 more, and the low bits are n + 127, the exponent field of 2^n.
-  const t = f32x4.add(f32x4.mul(x, splat(1.4426950408889634)), splat(12582912 + 127));
+function seriesOf(x: v128, t: v128): v128 {
   const n = f32x4.sub(t, splat(12582912 + 127));
   const r = f32x4.sub(f32x4.sub(x, f32x4.mul(n, splat(0.693359375))), f32x4.mul(n, splat(-2.12194440e-4)));
   let q = f32x4.add(f32x4.mul(splat(0.0013814539415761828), r), splat(0.00836874544620514));
   q = f32x4.add(f32x4.mul(q, r), splat(0.04166838899254799));
   q = f32x4.add(f32x4.mul(q, r), splat(0.1666652113199234));
   q = f32x4.add(f32x4.mul(q, r), splat(0.4999999403953552));
-  const p = f32x4.add(f32x4.add(f32x4.mul(q, f32x4.mul(r, r)), r), splat(1));
-  // Shifts the exponent into place. A multiplication, because constant vector shifts are slow under JavaScriptCore.
-  const power = i32x4.mul(t, i32x4.splat(1 << 23));
-  return f32x4.mul(p, power);
+  return f32x4.add(f32x4.mul(q, f32x4.mul(r, r)), r);
+}
+
+/** exp(x) = 2^n (1 + s) on [-87.33, 88.37], infinity up to 88.8; nonsense outside, NaN for NaN. */
+// @ts-ignore: decorator
+@inline
+function expCore(x: v128): v128 {
+  const t = shifted(x);
+  return f32x4.mul(f32x4.add(seriesOf(x, t), splat(1)), powerOf(t));
+}
+
+/**
+ * tanh(x), relative error < 4e-7. With y = -2 |x| and e = exp(y) - 1 = 2^n s + (2^n - 1), which keeps the bits of a small x:
+ * tanh |x| = -e / (2 + e).
+ */
+// @ts-ignore: decorator
+@inline
+export function tanh4(x: v128): v128 {
+  // Beyond 20 it is 1. pmax(a, b) is a < b ? b : a, so a NaN stays.
+  const y = f32x4.pmax(f32x4.mul(f32x4.abs(x), splat(-2)), splat(-40));
+  const t = shifted(y);
+  const power = powerOf(t);
+  const e = f32x4.add(f32x4.mul(power, seriesOf(y, t)), f32x4.sub(power, splat(1)));
+  const size = f32x4.div(f32x4.neg(e), f32x4.add(splat(2), e));
+  return v128.bitselect(x, size, i32x4.splat(0x80000000));
 }
 
 /**

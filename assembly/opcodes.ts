@@ -18,12 +18,14 @@ export enum Opcode {
   Fill = 0x22,
   Copy = 0x23,
   CastHalf = 0x24,
+  Affine = 0x25,
 
   // activations (activation.ts)
   SwiGLU = 0x30,
   SwiGLUGrad = 0x31,
   Gelu = 0x32,
   GeluGrad = 0x33,
+  SoftCap = 0x34,
 
   // normalisation (norm.ts)
   RMSNorm = 0x40,

@@ -6,6 +6,7 @@ import { stopTokens } from "../generate/generate.ts";
 import { exportAdapter } from "../gguf/adapter.ts";
 import { exportModel } from "../gguf/model.ts";
 import { modelfile } from "../gguf/modelfile.ts";
+import { hasWindows } from "../gguf/names.ts";
 import { makeFolder, writeTextAtomic } from "../hf/files.ts";
 import { validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags, suggestion } from "./flags.ts";
@@ -59,7 +60,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const file = `./${basename(out)}`;
     const text = adapterOnly ? modelfile(model.folder, file, tokenizer, stop) : modelfile(file, null, tokenizer, stop);
     writeTextAtomic(companion, text);
-    if (config.slidingWindow !== null) {
+    if (config.slidingWindow !== null && !hasWindows(config)) {
       process.stderr.write(
         `note: llama.cpp lets every token see the whole text; this model sees ${config.slidingWindow} tokens, so keep to that length\n`,
       );

@@ -7,7 +7,8 @@ import { type SamplingOptions } from "../generate/sampler.ts";
 import { loadConfig, type ModelConfig } from "../hf/config.ts";
 import { resolveModel } from "../hf/hub.ts";
 import { type Adapter, openAdapter } from "../hf/peft.ts";
-import { openSafetensors, type TensorSource } from "../hf/safetensors.ts";
+import { openModelWeights, visionNote } from "../hf/model-weights.ts";
+import type { TensorSource } from "../hf/safetensors.ts";
 import { type Executor } from "../runtime/executor.ts";
 import { createWasmExecutor } from "../wasm/executor.ts";
 import { parseFlags } from "./flags.ts";
@@ -73,7 +74,9 @@ export async function openModel(flags: {
     const folder = await resolveModel(model);
     const config = loadConfig(folder);
     const tokenizer = loadTokenizer(folder);
-    const source = openSafetensors(folder);
+    const source = openModelWeights(folder, config);
+    const note = visionNote(source);
+    if (note !== null) process.stderr.write(`note: ${note}\n`);
     return {
       folder,
       config,

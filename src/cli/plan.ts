@@ -5,7 +5,7 @@ import { UserError } from "../errors.ts";
 import { checkContext, contextLimit, loadConfig } from "../hf/config.ts";
 import { fileError } from "../hf/files.ts";
 import { resolveModel } from "../hf/hub.ts";
-import { openSafetensors } from "../hf/safetensors.ts";
+import { openModelWeights } from "../hf/model-weights.ts";
 import { idealTime } from "../schedule/chain.ts";
 import { formatSchedule } from "../schedule/ops.ts";
 import { makePlanner } from "../schedule/optimal.ts";
@@ -84,7 +84,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const model = loadConfig(folder);
   const length = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, length);
-  const source = openSafetensors(folder);
+  const source = openModelWeights(folder, model);
   const device = await openDevice({ ...config, device: "wasm" });
   try {
     const base = processBase();

@@ -3,6 +3,7 @@ import { type Device, openDevice } from "../device.ts";
 import type { SamplePart } from "../data/sample.ts";
 import { writeTextAtomic } from "../hf/files.ts";
 import { type HubProgress, resolveModel } from "../hf/hub.ts";
+import { visionNote } from "../hf/model-weights.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
 import { createCheckpoints, START } from "../train/checkpoint.ts";
 import { schedulePrograms } from "../runtime/scheduled.ts";
@@ -97,9 +98,11 @@ function describe(session: Session, { description, notice }: Device, file: strin
   const { engine, inputs, parameters } = session;
   const { config, model, train, valid } = inputs;
   const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);
+  const vision = visionNote(inputs.source);
   const lines = [
     ...(file ? [`configuration   ${relative(process.cwd(), file) || file}`] : []),
     `model           ${config.model}: ${model.family}, ${model.layers} layers, ${millions(parameters.all)} parameters`,
+    ...(vision === null ? [] : [`                ${vision}`]),
     `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)`,
     `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${valid ? `; ${valid.count} held out` : ""}`,
     `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,

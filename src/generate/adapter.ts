@@ -19,7 +19,8 @@ export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Lor
   if (adapter === null) return NO_ADAPTER;
   const known: readonly string[] = LINEAR_MODULES;
   for (const name of adapter.modules.keys()) {
-    const [, layer, module] = /^model\.layers\.(\d+)\..*?([^.]+)$/.exec(name) ?? [];
+    const [, layer, module] =
+      new RegExp(String.raw`^${RegExp.escape(config.modulePrefix)}layers\.(\d+)\..*?([^.]+)$`).exec(name) ?? [];
     if (module !== undefined && known.includes(module) && Number(layer) < config.layers) continue;
     throw new UserError(`the adapter changes ${name}, which can only be used merged: see remat merge`);
   }

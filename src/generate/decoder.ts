@@ -5,6 +5,7 @@ import type { Adapter } from "../hf/peft.ts";
 import { createRope } from "../hf/rope.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { buildDecoder, CACHES, cacheType } from "../models/decode.ts";
+import { rotaryInputs } from "../models/parts.ts";
 import { MAX_CACHE_TOKENS } from "../ops/cached-attention.ts";
 import type { StepMemory } from "../runtime/bind.ts";
 import { createPrograms } from "../runtime/chain.ts";
@@ -130,21 +131,20 @@ interface Inputs {
 function createInputs(executor: Executor, config: ModelConfig): Inputs {
   const most = CHUNKS[0];
   const half = config.headDim / 2;
-  const words = {
+  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, tables: createRope({ ...config, rope }) }));
+  const words: Record<string, number> = {
     ids: most,
     starts: most,
     windowStarts: most,
-    cos: most * half,
-    sin: most * half,
+    ...Object.fromEntries(rotary.flatMap(({ names }) => names.map((name) => [name, most * half]))),
     position: 1,
     rows: 1,
     rng: 2,
     segment: 1,
   };
   const addresses = new Map(Object.entries(words).map(([name, count]) => [name, reserveZeros(executor, 4 * count)]));
-  const put = (name: keyof typeof words, data: Int32Array | Float32Array) =>
+  const put = (name: string, data: Int32Array | Float32Array) =>
     executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-  const rope = createRope(config);
   const reach = config.slidingWindow === null ? Infinity : config.slidingWindow - 1;
   return {
     addresses,
@@ -157,9 +157,11 @@ function createInputs(executor: Executor, config: ModelConfig): Inputs {
         "windowStarts",
         positions.map((at) => Math.max(0, at - reach)),
       );
-      const { cos, sin } = rope(positions);
-      put("cos", cos);
-      put("sin", sin);
+      for (const { names, tables } of rotary) {
+        const { cos, sin } = tables(positions);
+        put(names[0], cos);
+        put(names[1], sin);
+      }
       put("position", Int32Array.of(position));
       put("rows", Int32Array.of(ids.length - 1));
     },

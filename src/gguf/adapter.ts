@@ -21,7 +21,7 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     ["adapter.lora.alpha", { f32: alpha }],
   ]);
   const tensors = [...adapter.modules].flatMap(([module, { a, b, rank, scale }]): GgufTensor[] => {
-    const name = ggufModule(module);
+    const name = ggufModule(module, config);
     if (name === null) throw new UserError(`${adapter.source.path}: module ${module} has no place in a GGUF adapter`);
     const heads = interleavedHeads(module, config);
     const rest = (scale * rank) / alpha;

@@ -8,9 +8,10 @@ import { toFloat32 } from "../hf/halves.ts";
 import { mergedTensors } from "../hf/merge.ts";
 import type { Adapter } from "../hf/peft.ts";
 import { inverseFrequencies } from "../hf/rope.ts";
+import { isVision, moduleName } from "../hf/model-weights.ts";
 import { readBytes, type TensorData, type TensorSource } from "../hf/safetensors.ts";
 import { encode, interleaveRows, typeFor } from "./encode.ts";
-import { architectureOf, checkExportable, ggufModule, interleavedHeads } from "./names.ts";
+import { architectureOf, blockModules, checkExportable, ggufModule, hasWindows, interleavedHeads, normOffset } from "./names.ts";
 import { tokenizerMetadata } from "./tokenizer.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
@@ -54,6 +55,9 @@ function modelMetadata({ folder, config }: GgufModel, type: GgufType): Map<strin
     own.push(["rope.scaling.type", { text: scaling.type }], ["rope.scaling.factor", { f32: scaling.factor }]);
     if (scaling.type === "yarn") own.push(["rope.scaling.original_context_length", { u32: scaling.originalMaxPositions }]);
   }
+  if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
+  if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
+  if (hasWindows(config)) own.push(["attention.sliding_window", { u32: config.slidingWindow! }]);
   return new Map<string, GgufValue>([
     ["general.architecture", { text: architecture }],
     ["general.type", { text: "model" }],
@@ -73,17 +77,20 @@ function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): G
         data: () => readBytes(source, entry),
       }));
   const tensors = stored.flatMap((tensor): GgufTensor[] => {
-    const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(tensor.name) ?? [];
+    const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(moduleName(tensor.name)) ?? [];
+    if (isVision(moduleName(tensor.name))) return [];
     if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === "lm_head" && config.tieWordEmbeddings)) return [];
-    const name = module === undefined ? null : ggufModule(module);
+    const name = module === undefined ? null : ggufModule(module, config);
     if (name === null || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
       throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
     }
     const heads = interleavedHeads(module!, config);
+    const offset = normOffset(module!, config);
     const to = typeFor(type, tensor.shape);
     const data = () => {
       const view = (tensor.data as () => ArrayBufferView)();
       const values = toFloat32(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), tensor.dtype as FloatType);
+      if (offset !== 0) values.forEach((value, i) => (values[i] = value + offset));
       const columns = elements(tensor.shape.slice(1));
       return encode(heads > 0 ? interleaveRows(values, heads, columns) : values, to);
     };
@@ -95,7 +102,7 @@ function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): G
 
 function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, source: TensorSource): void {
   const names = new Set(tensors.map(({ name }) => name));
-  const block = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"];
+  const block = blockModules(config);
   const needed = [
     "token_embd",
     "output_norm",

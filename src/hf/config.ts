@@ -4,9 +4,10 @@ import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { FloatType } from "../graph/types.ts";
 import { readJsonObject, show } from "./files.ts";
+import { gemma3Text, plainGemma } from "./gemma-config.ts";
 
-/** Model families of the Llama kind: pre-norm decoder blocks with RMSNorm, rotary positions and a gated MLP. */
-export type Family = "llama" | "mistral" | "qwen2" | "qwen3";
+/** Model families: decoder blocks with RMSNorm, rotary positions and a gated MLP. */
+export type Family = "llama" | "mistral" | "qwen2" | "qwen3" | "gemma2" | "gemma3_text";
 
 export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
 
@@ -57,10 +58,23 @@ export interface ModelConfig {
   /** The longest context, in tokens, that the model was made for (before `rope.scaling`). */
   readonly maxPositions: number;
   readonly rope: RopeConfig;
-  /** Tokens that a token sees, itself included, in the layers from `windowFrom` on; null: all before it. */
+  /** Tokens that a token sees, itself included, in the layers that `windowLayers` marks; null: no layer has a window. */
   readonly slidingWindow: number | null;
-  /** First layer with the sliding window: 0 unless the first layers see everything (Qwen's `max_window_layers`). */
-  readonly windowFrom: number;
+  /** Layer by layer; empty without a window. */
+  readonly windowLayers: readonly boolean[];
+  /** Rotary positions of the layers with a window, where they have their own (Gemma 3); null: `rope`. */
+  readonly windowRope: RopeConfig | null;
+  /** Factor of the attention scores: 1 / sqrt(headDim), or what Gemma's `query_pre_attn_scalar` gives. */
+  readonly attentionScale: number;
+  /** Attention scores s, or logits, become cap * tanh(s / cap) (Gemma 2); null: they stay. */
+  readonly attentionSoftCap: number | null;
+  readonly logitSoftCap: number | null;
+  /** What is added to the weights of RMSNorm: 1 for Gemma, whose weights are offsets from it. */
+  readonly normOffset: 0 | 1;
+  /** Factor of the embeddings, not rounded: sqrt(hiddenSize) for Gemma, 1 for all others. */
+  readonly embeddingScale: number;
+  /** What the names of all modules but `lm_head` begin with: a Gemma 3 with images holds its text part apart. */
+  readonly modulePrefix: "model." | "model.language_model.";
   /** Biases on the query, key and value projections. */
   readonly attentionBias: boolean;
   /** A bias on the attention output projection (Llama and Qwen3 with `attention_bias`; never Qwen2). */
@@ -82,6 +96,9 @@ const FAMILIES: Readonly<Record<Family, FamilyDefaults>> = {
   mistral: { architecture: "MistralForCausalLM", maxPositions: 131_072, kvHeads: 8, headDim: null, bos: 1, eos: 2 },
   qwen2: { architecture: "Qwen2ForCausalLM", maxPositions: 32_768, kvHeads: 32, headDim: null, bos: null, eos: null },
   qwen3: { architecture: "Qwen3ForCausalLM", maxPositions: 32_768, kvHeads: 32, headDim: 128, bos: null, eos: null },
+  // Whose own defaults are in gemma-config.ts.
+  gemma2: { architecture: "Gemma2ForCausalLM", maxPositions: 8192, kvHeads: null, headDim: null, bos: null, eos: null },
+  gemma3_text: { architecture: "Gemma3ForCausalLM", maxPositions: 131_072, kvHeads: null, headDim: null, bos: null, eos: null },
 };
 
 interface FamilyDefaults {
@@ -95,7 +112,7 @@ interface FamilyDefaults {
   readonly eos: number | null;
 }
 
-const SUPPORTED = "Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5 and Qwen3";
+const SUPPORTED = "Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2 and Gemma 3";
 
 const DTYPES: Readonly<Record<string, FloatType>> = { float32: "f32", bfloat16: "bf16", float16: "f16" };
 
@@ -146,11 +163,15 @@ const configSchema = z.object({
   rope_theta: positive.nullish(),
   rope_scaling: ropeSchema.nullish(),
   rope_parameters: ropeSchema.nullish(),
+  window_rope_parameters: ropeSchema.optional(),
   partial_rotary_factor: z.number().nullish(),
   sliding_window: size.nullish(),
   use_sliding_window: z.boolean().default(false),
   max_window_layers: z.int().nonnegative().default(28),
   layer_types: z.array(z.string()).nullish(),
+  query_pre_attn_scalar: positive.optional(),
+  attn_logit_softcapping: positive.nullish(),
+  final_logit_softcapping: positive.nullish(),
   attention_bias: z.boolean().default(false),
   mlp_bias: z.boolean().default(false),
   bos_token_id: tokenId.nullish(),
@@ -179,9 +200,13 @@ export function parseConfig(
   where = "config.json",
   generation: Readonly<Record<string, unknown>> = {},
 ): ModelConfig {
+  if (raw.model_type === "gemma3") {
+    return { ...parseConfig(gemma3Text(raw, where), where, generation), modulePrefix: "model.language_model." };
+  }
   const family = familyOf(raw, where);
   const defaults = FAMILIES[family];
-  const config = parseWith(configSchema, raw, where);
+  const isGemma = family === "gemma2" || family === "gemma3_text";
+  const config = parseWith(configSchema, isGemma ? plainGemma(raw, family, where) : raw, where);
   if (raw.quantization_config !== undefined && raw.quantization_config !== null) {
     throw new UserError(`${where}: the checkpoint is quantised (quantization_config); use the original bf16, f16 or f32 model`);
   }
@@ -218,11 +243,20 @@ export function parseConfig(
     maxPositions,
     rope: ropeOf(config, maxPositions, where),
     ...windowOf(family, raw, config, where),
+    windowRope: config.window_rope_parameters
+      ? ropeOf({ ...config, rope_parameters: config.window_rope_parameters }, maxPositions, where)
+      : null,
+    attentionScale: 1 / Math.sqrt(isGemma ? config.query_pre_attn_scalar! : headDim),
+    attentionSoftCap: (isGemma && config.attn_logit_softcapping) || null,
+    logitSoftCap: (isGemma && config.final_logit_softcapping) || null,
+    normOffset: isGemma ? 1 : 0,
+    embeddingScale: isGemma ? Math.sqrt(config.hidden_size) : 1,
+    modulePrefix: "model.",
     // Qwen2 always has these three biases and never the fourth; Mistral has none.
     attentionBias: family === "qwen2" || (family !== "mistral" && config.attention_bias),
-    attentionOutputBias: (family === "llama" || family === "qwen3") && config.attention_bias,
+    attentionOutputBias: (isGemma || family === "llama" || family === "qwen3") && config.attention_bias,
     mlpBias: family === "llama" && config.mlp_bias,
-    qkNorm: family === "qwen3",
+    qkNorm: family === "qwen3" || family === "gemma3_text",
     bosTokenId: config.bos_token_id === undefined ? defaults.bos : config.bos_token_id,
     eosTokenIds: eosOf(config.eos_token_id === undefined ? defaults.eos : config.eos_token_id, generation, where),
     padTokenId:
@@ -294,27 +328,30 @@ function ropeOf(config: RawConfig, maxPositions: number, where: string): RopeCon
   }
 }
 
-type Window = Pick<ModelConfig, "slidingWindow" | "windowFrom">;
+type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
 /** Which layers see only the last tokens. Llama ignores the key; Mistral applies it everywhere; Qwen on request. */
 function windowOf(family: Family, raw: Readonly<Record<string, unknown>>, config: RawConfig, where: string): Window {
-  const none: Window = { slidingWindow: null, windowFrom: 0 };
+  const none: Window = { slidingWindow: null, windowLayers: [] };
   if (family === "llama") return none;
-  const window = raw.sliding_window === undefined ? 4096 : (config.sliding_window ?? null);
-  if (window === null) return none;
-  if (family === "mistral") return { slidingWindow: window, windowFrom: 0 };
-  if (!config.use_sliding_window) return none;
-  if (!config.layer_types) {
-    return config.max_window_layers >= config.num_hidden_layers
-      ? none
-      : { slidingWindow: window, windowFrom: config.max_window_layers };
-  }
-  const first = config.layer_types.indexOf("sliding_attention");
-  if (first < 0) return none;
-  if (config.layer_types.some((type, layer) => type !== (layer < first ? "full_attention" : "sliding_attention"))) {
-    throw new UserError(`${where}: layer_types alternate full and sliding attention, which is not supported for ${family}`);
-  }
-  return { slidingWindow: window, windowFrom: first };
+  const given = raw.sliding_window === undefined && !family.startsWith("gemma") ? 4096 : config.sliding_window;
+  if (given === null || given === undefined) return none;
+  if (family.startsWith("qwen") && !config.use_sliding_window) return none;
+  const { num_hidden_layers: layers, max_window_layers: first, layer_types: types } = config;
+  if (types && family !== "mistral") checkLayerTypes(types, layers, where);
+  const windowLayers = Array.from({ length: layers }, (_, layer) =>
+    family === "mistral" ? true : types ? types[layer] === "sliding_attention" : layer >= first,
+  );
+  return windowLayers.includes(true) ? { slidingWindow: given, windowLayers } : none;
+}
+
+function checkLayerTypes(types: readonly string[], layers: number, where: string): void {
+  const other = types.find((type) => type !== "full_attention" && type !== "sliding_attention");
+  if (other === undefined && types.length === layers) return;
+  throw new UserError(
+    `${where}: layer_types has ${other === undefined ? `${types.length} entries` : show(other)}; ` +
+      `expected full_attention or sliding_attention for each of ${layers} layers`,
+  );
 }
 
 function eosOf(

@@ -7,7 +7,8 @@ import { fileError, fileIo, makeFolder, show, type FileIo } from "./files.ts";
 import { fromFloat32, toFloat32 } from "./halves.ts";
 import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "./model-folder.ts";
 import { openAdapter, type Adapter, type AdapterModule } from "./peft.ts";
-import { openSafetensors, readBytes, readFloat32, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
+import { openModelWeights } from "./model-weights.ts";
+import { readBytes, readFloat32, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
 export interface MergeOptions {
   readonly base: string;
@@ -29,12 +30,12 @@ export function mergeAdapter(options: MergeOptions): void {
   if (existsSync(output) && (!statSync(output).isDirectory() || readdirSync(output).length > 0)) {
     throw new UserError(`${options.output} is not an empty folder; choose a new one for the merged model`);
   }
-  const { tieWordEmbeddings } = loadConfig(base);
-  const source = openSafetensors(base);
+  const config = loadConfig(base);
+  const source = openModelWeights(base, config);
   try {
     const adapter = openAdapter(options.adapter);
     try {
-      const tensors = mergedTensors(source, adapter, tieWordEmbeddings);
+      const tensors = mergedTensors(source, adapter, config.tieWordEmbeddings);
       const draft = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`);
       makeFolder(draft);
       try {
@@ -61,7 +62,7 @@ function publish(draft: string, output: string): void {
   }
 }
 
-/** The base model's tensors, in its order and dtypes, with the adapter added when their turn comes. @throws {UserError} */
+/** The base model's tensors, in its order, names and dtypes, with the adapter added when their turn comes. @throws {UserError} */
 export function mergedTensors(source: TensorSource, adapter: Adapter, tied: boolean): TensorData[] {
   for (const name of adapter.modules.keys()) {
     if (source.tensors.has(`${name}.weight`)) continue;
@@ -72,11 +73,11 @@ export function mergedTensors(source: TensorSource, adapter: Adapter, tied: bool
       `${source.path} has no tensor ${show(`${name}.weight`)}, which the adapter changes; is it the adapter's base model?`,
     );
   }
-  return Array.from(source.tensors.values(), (entry): TensorData => {
+  return Array.from(source.tensors, ([key, entry]): TensorData => {
     const { name, dtype, shape } = entry;
     if (dtype === null)
       throw new UserError(`${entry.path}: tensor ${show(name)} has dtype ${entry.stored}, which cannot be copied`);
-    const module = name.endsWith(".weight") ? adapter.modules.get(name.slice(0, -".weight".length)) : undefined;
+    const module = key.endsWith(".weight") ? adapter.modules.get(key.slice(0, -".weight".length)) : undefined;
     if (!module) return { name, dtype, shape, data: () => readBytes(source, entry) };
     checkShapes(entry, module);
     return { name, dtype, shape, data: () => mergedWeight(source, adapter.source, entry, module) };

@@ -37,6 +37,8 @@ export interface AdapterToWrite {
   readonly dropout: number;
   readonly rslora: boolean;
   readonly targets: readonly string[];
+  /** Modules that are not adapted whatever their name, a regular expression of Python; null: none. */
+  readonly exclude: string | null;
   /** Under PEFT's names. */
   readonly tensors: readonly TensorData[];
 }
@@ -47,6 +49,7 @@ export function writeAdapter(folder: string, adapter: AdapterToWrite, io: FileIo
     alpha_pattern: {},
     base_model_name_or_path: adapter.base,
     bias: "none",
+    ...(adapter.exclude !== null && { exclude_modules: adapter.exclude }),
     fan_in_fan_out: false,
     inference_mode: true,
     init_lora_weights: true,

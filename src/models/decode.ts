@@ -36,7 +36,7 @@ export function buildDecoder(config: ModelConfig, options: SegmentOptions, size:
       model = { id: `decode-${kinds.size + 1}`, forward: optimise(graph), training: null, variants: [], fused: null };
       kinds.set(key, model);
     }
-    return { name: blockName(layer), model, params: scope.names };
+    return { name: blockName(config, layer), model, params: scope.names };
   });
   return [buildEmbedding(config, options), ...blocks, buildLogits(config, options, 1)];
 }

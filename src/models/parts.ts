@@ -1,7 +1,8 @@
 import { GraphBuilder } from "../graph/builder.ts";
 import type { FloatType, TensorType } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config.ts";
+import type { ModelConfig, RopeConfig } from "../hf/config.ts";
 import type { SelectiveOptions } from "../autodiff/selective.ts";
+import { Affine } from "../ops/affine.ts";
 import { CausalAttention } from "../ops/attention.ts";
 import { Gelu } from "../ops/gelu.ts";
 import { Mul } from "../ops/mul.ts";
@@ -30,9 +31,10 @@ export type Attend = (builder: GraphBuilder, q: string, k: string, v: string, st
 
 /**
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
- * without and with the sliding window; `rows` are the positions whose logits are wanted.
+ * without and with the sliding window; `windowCos` and `windowSin` are there where layers with a window have rotary positions
+ * of their own; `rows` are the positions whose logits are wanted.
  */
-export function batchTypes(config: ModelConfig, tokens: number, rows = 1): Record<BatchInput, TensorType> {
+export function batchTypes(config: ModelConfig, tokens: number, rows = 1): Partial<Record<BatchInput, TensorType>> {
   const angles: TensorType = { dtype: "f32", shape: [tokens, config.headDim / 2] };
   return {
     ids: { dtype: "i32", shape: [tokens] },
@@ -41,13 +43,24 @@ export function batchTypes(config: ModelConfig, tokens: number, rows = 1): Recor
     windowStarts: { dtype: "i32", shape: [tokens] },
     cos: angles,
     sin: angles,
+    ...(config.windowRope && { windowCos: angles, windowSin: angles }),
     scale: { dtype: "f32", shape: [1] },
     rng: { dtype: "i32", shape: [2] },
     rows: { dtype: "i32", shape: [rows] },
   };
 }
 
-export type BatchInput = "ids" | "labels" | "starts" | "windowStarts" | "cos" | "sin" | "scale" | "rng" | "rows";
+/** The inputs that hold cos and sin of the model's rotary positions, one pair or two. */
+export function rotaryInputs({
+  rope,
+  windowRope,
+}: ModelConfig): { names: readonly [BatchInput, BatchInput]; rope: RopeConfig }[] {
+  const all = { names: ["cos", "sin"], rope } as const;
+  return windowRope ? [all, { names: ["windowCos", "windowSin"], rope: windowRope }] : [all];
+}
+
+export type BatchInput =
+  "ids" | "labels" | "starts" | "windowStarts" | "cos" | "sin" | "windowCos" | "windowSin" | "scale" | "rng" | "rows";
 
 export function startGraph(
   name: string,
@@ -59,11 +72,11 @@ export function startGraph(
   const builder = new GraphBuilder(name);
   if (boundary) builder.input("x", "boundary", { dtype: "f32", shape: [options.tokens, config.hiddenSize] });
   const types = batchTypes(config, options.tokens);
-  for (const input of inputs) builder.input(input, "batch", types[input]);
+  for (const input of inputs) builder.input(input, "batch", types[input]!);
   return builder;
 }
 
-export const blockName = (layer: number): string => `model.layers.${layer}`;
+export const blockName = (config: ModelConfig, layer: number): string => `${config.modulePrefix}layers.${layer}`;
 
 /** Of one block: its graph under construction, and the layers that it is made of. Values are f32 [tokens, features]. */
 export interface BlockParts {
@@ -91,10 +104,12 @@ export function blockParts(
     builder.value(CausalAttention, [q, k, v, starts], attentionAttrs(config), "attention"),
 ): BlockParts {
   const { headDim } = config;
-  const starts = config.slidingWindow !== null && layer >= config.windowFrom ? "windowStarts" : "starts";
-  const builder = startGraph("block", config, options, [starts, "cos", "sin", "rng"], true);
+  const hasWindow = config.windowLayers[layer] === true;
+  const starts = hasWindow ? "windowStarts" : "starts";
+  const angles = hasWindow && config.windowRope ? (["windowCos", "windowSin"] as const) : (["cos", "sin"] as const);
+  const builder = startGraph("block", config, options, [starts, ...angles, "rng"], true);
   builder.input("segment", "segment", { dtype: "i32", shape: [1] });
-  const scope = new ParamScope(builder, `${blockName(layer)}.`, options.tuning, options.weightType);
+  const scope = new ParamScope(builder, `${blockName(config, layer)}.`, options.tuning, options.weightType);
   const norm = (x: string, local: string, size: number) => rmsNorm(scope, config, x, local, size);
   let sites = 0;
   return {
@@ -108,25 +123,57 @@ export function blockParts(
     },
     project: (x, module, inFeatures, outFeatures, bias) =>
       linear(scope, x, { module, inFeatures, outFeatures, bias, site: sites++ }),
-    rotate: (x, count) =>
-      builder.value(Rope, [x, "cos", "sin"], { heads: count, rotaryDim: headDim, inverse: 0 }, `${x}.rotated`),
+    rotate: (x, count) => builder.value(Rope, [x, ...angles], { heads: count, rotaryDim: headDim, inverse: 0 }, `${x}.rotated`),
     attention: (q, k, v) => attend(builder, q, k, v, starts),
     gated: (gate, up) => activation(builder, config, gate, up),
   };
 }
 
-/** RMSNorm of the rows of x [rows, size] with the weight `<local>.weight`. */
+/**
+ * RMSNorm of the rows of x [rows, size] with the weight `<local>.weight`. Where 1 is added to it, that is done here, so that
+ * the parameter, what is learned of it and what is saved are the checkpoint's.
+ */
 export function rmsNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
-  const weight = scope.vector(`${local}.weight`, size);
+  const stored = scope.vector(`${local}.weight`, size);
+  const offset = { alpha: 1, beta: config.normOffset };
+  const weight = config.normOffset === 0 ? stored : scope.builder.value(Affine, [stored], offset, `${local}.scale`);
   return scope.builder.value(RMSNormalization, [x, weight], { axis: -1, epsilon: config.rmsNormEps }, local);
 }
 
-export function attentionAttrs({ heads, kvHeads, headDim }: ModelConfig): { heads: number; kvHeads: number; scale: number } {
-  return { heads, kvHeads, scale: 1 / Math.sqrt(headDim) };
+export function attentionAttrs(config: ModelConfig) {
+  const { heads, kvHeads, attentionScale: scale, attentionSoftCap } = config;
+  return { heads, kvHeads, scale, ...capAttr(attentionSoftCap) };
+}
+
+/** A soft cap as an operator has it: absent where there is none. */
+export function capAttr(softcap: number | null): { readonly softcap?: number } {
+  return softcap === null ? {} : { softcap };
 }
 
 function activation(builder: GraphBuilder, config: ModelConfig, gate: string, up: string): string {
   if (config.hiddenAct === "silu") return builder.value(SwiGLU, [gate, up], {}, "mlp.gated");
   const approximate = config.hiddenAct === "gelu" ? "none" : "tanh";
   return builder.value(Mul, [builder.value(Gelu, [gate], { approximate }), up], {}, "mlp.gated");
+}
+
+/** The attention of x [tokens, hiddenSize], from the projections of queries, keys and values to that of the result. */
+export function selfAttention({ config, headNorm, project, rotate, attention }: BlockParts, x: string): string {
+  const { heads, kvHeads, headDim, hiddenSize } = config;
+  let q = project(x, "self_attn.q_proj", hiddenSize, heads * headDim, config.attentionBias);
+  let k = project(x, "self_attn.k_proj", hiddenSize, kvHeads * headDim, config.attentionBias);
+  const v = project(x, "self_attn.v_proj", hiddenSize, kvHeads * headDim, config.attentionBias);
+  if (config.qkNorm) {
+    q = headNorm(q, "self_attn.q_norm", heads);
+    k = headNorm(k, "self_attn.k_norm", kvHeads);
+  }
+  const result = attention(rotate(q, heads), rotate(k, kvHeads), v);
+  return project(result, "self_attn.o_proj", heads * headDim, hiddenSize, config.attentionOutputBias);
+}
+
+/** The gated MLP of x [tokens, hiddenSize]. */
+export function gatedMlp({ config, project, gated }: BlockParts, x: string): string {
+  const { hiddenSize, intermediateSize, mlpBias } = config;
+  const gate = project(x, "mlp.gate_proj", hiddenSize, intermediateSize, mlpBias);
+  const up = project(x, "mlp.up_proj", hiddenSize, intermediateSize, mlpBias);
+  return project(gated(gate, up), "mlp.down_proj", intermediateSize, hiddenSize, mlpBias);
 }

@@ -3,18 +3,42 @@ import { fuse, optimise } from "../autodiff/partition.ts";
 import { type SelectiveOptions, selectivePrograms } from "../autodiff/selective.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
 import type { Segment, SegmentModel } from "../graph/segment.ts";
-import type { Graph } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config.ts";
+import type { FloatType, Graph } from "../graph/types.ts";
+import type { Family, ModelConfig } from "../hf/config.ts";
+import { fromFloat32, toFloat32 } from "../hf/halves.ts";
+import { Affine } from "../ops/affine.ts";
 import { Gather } from "../ops/gather.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { LinearCrossEntropy } from "../ops/linear-cross-entropy.ts";
+import { SoftCap } from "../ops/soft-cap.ts";
 import { ParamScope } from "./linear.ts";
+import { gemmaBlock } from "./gemma.ts";
 import { llamaBlock } from "./llama.ts";
-import { type Attend, batchTypes, blockName, blockParts, rmsNorm, type SegmentOptions, startGraph } from "./parts.ts";
+import {
+  type Attend,
+  batchTypes,
+  type BlockParts,
+  blockName,
+  blockParts,
+  capAttr,
+  rmsNorm,
+  type SegmentOptions,
+  startGraph,
+} from "./parts.ts";
 
 /** A model as segments: embedding, one per decoder block, head (final norm + linear + cross entropy). */
 
-const EMBEDDING = "model.embed_tokens.weight";
+/** The builder of a family's blocks. */
+const BLOCKS: Readonly<Record<Family, (parts: BlockParts) => string>> = {
+  llama: llamaBlock,
+  mistral: llamaBlock,
+  qwen2: llamaBlock,
+  qwen3: llamaBlock,
+  gemma2: gemmaBlock,
+  gemma3_text: gemmaBlock,
+};
+
+const embeddingName = ({ modulePrefix }: ModelConfig): string => `${modulePrefix}embed_tokens.weight`;
 
 /** The chain of segments of a model, with their programs. Identical blocks share one `SegmentModel`. */
 export function buildSegments(config: ModelConfig, options: SegmentOptions): Segment[] {
@@ -35,7 +59,7 @@ export function buildSegments(config: ModelConfig, options: SegmentOptions): Seg
       );
       kinds.set(key, model);
     }
-    segments.push({ name: blockName(layer), model, params: scope.names });
+    segments.push({ name: blockName(config, layer), model, params: scope.names });
     active ||= scope.trainable.size > 0;
   }
   segments.push(head(config, options, active));
@@ -69,10 +93,22 @@ function segmentModel(
 
 export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
   const builder = startGraph("embedding", config, options, ["ids"], false);
-  const scope = new ParamScope(builder, "model.", options.tuning, options.weightType);
+  const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
   const weight = scope.matrix("embed_tokens.weight", [config.vocabSize, config.hiddenSize]);
-  builder.output({ name: builder.value(Gather, [weight, "ids"], {}, "y"), role: "boundary" });
-  return { name: "model.embed_tokens", model: segmentModel("embedding", builder.build(), scope, false), params: scope.names };
+  const rows = builder.value(Gather, [weight, "ids"], {}, "y");
+  // Transformers multiplies by the factor in the dtype that the weights have.
+  const alpha = roundTo(config.embeddingScale, options.weightType(embeddingName(config)));
+  const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
+  builder.output({ name: scaled, role: "boundary" });
+  return {
+    name: `${config.modulePrefix}embed_tokens`,
+    model: segmentModel("embedding", builder.build(), scope, false),
+    params: scope.names,
+  };
+}
+
+function roundTo(value: number, dtype: FloatType): number {
+  return toFloat32(fromFloat32(Float32Array.of(value), dtype), dtype)[0]!;
 }
 
 /** The forward graph of a decoder block; by default it attends within the micro-batch. */
@@ -83,7 +119,7 @@ export function buildBlock(
   attend?: Attend,
 ): { graph: Graph; scope: ParamScope } {
   const parts = blockParts(config, options, layer, attend);
-  parts.builder.output({ name: llamaBlock(parts), role: "boundary" });
+  parts.builder.output({ name: BLOCKS[config.family](parts), role: "boundary" });
   return { graph: parts.builder.build(), scope: parts.scope };
 }
 
@@ -95,15 +131,18 @@ interface HeadParams {
 
 function headParams(builder: GraphBuilder, config: ModelConfig, options: SegmentOptions): HeadParams {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
-  const normed = rmsNorm(scope, config, "x", "model.norm", config.hiddenSize);
-  const name = config.tieWordEmbeddings ? EMBEDDING : "lm_head.weight";
+  const normed = rmsNorm(scope, config, "x", `${config.modulePrefix}norm`, config.hiddenSize);
+  const name = config.tieWordEmbeddings ? embeddingName(config) : "lm_head.weight";
   return { scope, normed, weight: scope.matrix("lm_head.weight", [config.vocabSize, config.hiddenSize], name) };
 }
 
 function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
   const builder = startGraph("head", config, options, ["labels", "scale"], true);
   const { scope, normed, weight } = headParams(builder, config, options);
-  builder.output({ name: builder.value(LinearCrossEntropy, [normed, weight, "labels", "scale"], {}, "loss"), role: "loss" });
+  builder.output({
+    name: builder.value(LinearCrossEntropy, [normed, weight, "labels", "scale"], capAttr(config.logitSoftCap), "loss"),
+    role: "loss",
+  });
   const forward = optimise(builder.build());
   const trains = inputGrad || scope.trainable.size > 0;
   const fused = trains ? fuse(differentiate(forward, { trainable: scope.trainable, inputGrad })) : null;
@@ -116,11 +155,14 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
  */
 export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: number): Segment {
   const builder = startGraph("logits", config, options, [], true);
-  builder.input("rows", "batch", batchTypes(config, options.tokens, rows).rows);
+  builder.input("rows", "batch", batchTypes(config, options.tokens, rows).rows!);
   const { scope, normed, weight } = headParams(builder, config, options);
   const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
   const picked = builder.value(Gather, [normed, "rows"], {}, "picked");
-  builder.output({ name: builder.value(Gemm, [picked, weight], product, "logits"), role: "logits" });
+  const logits = builder.value(Gemm, [picked, weight], product, "logits");
+  const { logitSoftCap: softcap } = config;
+  const capped = softcap === null ? logits : builder.value(SoftCap, [logits], { softcap }, "capped");
+  builder.output({ name: capped, role: "logits" });
   return {
     name: "logits",
     model: { id: "logits", forward: optimise(builder.build()), training: null, variants: [], fused: null },

@@ -1,3 +1,4 @@
+import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";
 
 /**
@@ -16,6 +17,12 @@ export interface Sizes {
   readonly dim: number;
 }
 
+/** Of the scores: see `CausalAttention`. */
+export interface Scores {
+  readonly scale: number;
+  readonly softcap?: number;
+}
+
 /** Queries of a tile; longer sequences than `MOST_TILES` of them get larger tiles, so that a body stays short. */
 const TILE = 256;
 const MOST_TILES = 16;
@@ -32,11 +39,11 @@ function tilesOf(tokens: number): Tile[] {
   return Array.from({ length: count }, (_, i) => ({ from: i * size, to: Math.min((i + 1) * size, tokens) }));
 }
 
-export function attentionBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, scale: number): string[] {
+export function attentionBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {
   const [q, k, v, starts] = inputs as [string, string, string, string];
   const tiles = tilesOf(sizes.tokens).map((tile) => {
     const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
-    const scores = maskedScores(body, q, keys(k), starts, tile, sizes, scale);
+    const scores = maskedScores(body, q, keys(k), starts, tile, sizes, kind).scores;
     const greatest = body.op("ReduceMax", [scores, body.ints([3])], { keepdims: 1 });
     const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
     const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
@@ -48,19 +55,21 @@ export function attentionBody(body: BodyBuilder, inputs: readonly string[], size
   return body.ops("Split", [concat(body, tiles), columns], { axis: 1 }, 2);
 }
 
-export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, scale: number): string[] {
+export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {
   const [q, k, v, starts, out, lse, dOut] = inputs as [string, string, string, string, string, string, string];
   const keyWidth = sizes.kvHeads * sizes.dim;
   const tiles = tilesOf(sizes.tokens).map((tile) => {
     const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
     const queries = (x: string, dim = sizes.dim) => splitHeads(body, rows(body, x, tile.from, tile.to, sizes), { ...sizes, dim });
     const keyHeads = (x: string) => splitHeads(body, keys(x), keySizes(sizes));
-    const scores = maskedScores(body, q, keys(k), starts, tile, sizes, scale);
+    const { scores, slope } = maskedScores(body, q, keys(k), starts, tile, sizes, kind);
     const p = body.op("Exp", [body.op("Sub", [scores, queries(lse, 1)])]);
     const dOutHeads = queries(dOut);
     const delta = body.op("ReduceSum", [body.op("Mul", [dOutHeads, queries(out)]), body.ints([3])], { keepdims: 1 });
     const dP = body.op("MatMul", [dOutHeads, transpose(body, keyHeads(v))]);
-    const dS = body.op("Mul", [body.op("Mul", [p, body.op("Sub", [dP, delta])]), body.scalar(Math.fround(scale))]);
+    const dCapped = body.op("Mul", [p, body.op("Sub", [dP, delta])]);
+    const dScores = slope === null ? dCapped : body.op("Mul", [dCapped, slope]);
+    const dS = body.op("Mul", [dScores, body.scalar(Math.fround(kind.scale))]);
     const dQ = body.op("MatMul", [dS, keyHeads(k)]);
     const dK = body.op("MatMul", [transpose(body, dS), queries(q)]);
     const dV = body.op("MatMul", [transpose(body, p), dOutHeads]);
@@ -127,7 +136,10 @@ function transpose(body: BodyBuilder, x: string): string {
   return body.op("Transpose", [x], { perm: [0, 1, 3, 2] });
 }
 
-/** scale q k^T of a tile with -infinity where a token does not attend: [kvHeads, group, to - from, to]. `k` has rows 0..to-1. */
+/**
+ * scale q k^T of a tile, capped, with -infinity where a token does not attend: [kvHeads, group, to - from, to], and the
+ * derivative of the cap, if there is one. `k` has rows 0..to-1.
+ */
 function maskedScores(
   body: BodyBuilder,
   q: string,
@@ -135,14 +147,15 @@ function maskedScores(
   starts: string,
   { from, to }: Tile,
   sizes: Sizes,
-  scale: number,
-): string {
+  { scale, softcap }: Scores,
+): { scores: string; slope: string | null } {
   const range = (first: number) => body.op("Range", [body.scalar(first, "i32"), body.scalar(to, "i32"), body.scalar(1, "i32")]);
   const column = (x: string) => body.op("Unsqueeze", [x, body.ints([1])]);
   const scaled = body.op("Mul", [splitHeads(body, rows(body, q, from, to, sizes), sizes), body.scalar(Math.fround(scale))]);
-  const scores = body.op("MatMul", [scaled, transpose(body, splitHeads(body, k, keySizes(sizes)))]);
+  const products = body.op("MatMul", [scaled, transpose(body, splitHeads(body, k, keySizes(sizes)))]);
+  const { capped, slope } = softCapBody(body, products, softcap);
   const keys = range(0);
   const notBefore = body.op("LessOrEqual", [column(rows(body, starts, from, to, sizes)), keys]);
   const seen = body.op("And", [notBefore, body.op("LessOrEqual", [keys, column(range(from))])]);
-  return body.op("Where", [seen, scores, body.scalar(-Infinity)]);
+  return { scores: body.op("Where", [seen, capped, body.scalar(-Infinity)]), slope };
 }

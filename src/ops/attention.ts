@@ -3,6 +3,7 @@ import type { TensorType } from "../graph/types.ts";
 import { sameType } from "../graph/types.ts";
 import { attentionBody, attentionGradBody, type Sizes } from "./attention-body.ts";
 import { emitNativeAttention, emitNativeAttentionGrad } from "./native-attention.ts";
+import { expectCap } from "./soft-cap.ts";
 import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Scratch } from "./types.ts";
 
 type AttentionAttrs = {
@@ -11,6 +12,8 @@ type AttentionAttrs = {
   readonly kvHeads: number;
   /** Factor of the scores, rounded to f32; as a rule 1 / sqrt(head dimension). */
   readonly scale: number;
+  /** Scores s become softcap tanh(s / softcap) (Gemma 2, arXiv 2408.00118); absent: they stay. */
+  readonly softcap?: number;
 };
 
 /** The kernels' packed operands of one block of keys must fit their scratch. */
@@ -22,7 +25,7 @@ const PANEL = 8;
 function checkSizes(
   op: string,
   [q, k, v, starts]: readonly (TensorType | null)[],
-  { heads, kvHeads, scale }: AttentionAttrs,
+  { heads, kvHeads, scale, softcap }: AttentionAttrs,
 ): Sizes {
   const tokens = q?.shape[0] ?? 0;
   const dim = (q?.shape[1] ?? 0) / heads;
@@ -35,6 +38,7 @@ function checkSizes(
   const startsFit = starts?.dtype === "i32" && starts.shape.length === 1 && starts.shape[0] === tokens;
   expectShape(op, `starts of type i32[${tokens}]`, startsFit, starts);
   if (!Number.isFinite(scale)) throw new Error(`${op}: expected a finite scale; got ${scale}`);
+  expectCap(op, softcap);
   return { tokens, heads, kvHeads, group: heads / kvHeads, dim };
 }
 
@@ -44,7 +48,7 @@ function sizesOf([q]: readonly (TensorType | null)[], { heads, kvHeads }: Attent
 
 /**
  * `CausalAttention(q, k, v, starts) -> out, lse`: token t attends to the tokens starts[t]..t, head by head:
- * S = scale q k^T, lse = log sum exp S, out = exp(S - lse) v.
+ * S = scale q k^T (capped, with `softcap`), lse = log sum exp S, out = exp(S - lse) v.
  * q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], lse [T, heads] (natural logarithm), starts i32[T] with
  * 0 <= starts[t] <= t.
  */
@@ -62,17 +66,17 @@ export const CausalAttention = defineOp<AttentionAttrs>({
     const inputs = [...forward, ctx.output(0), ctx.output(1), ctx.grad(0)!];
     return [...ctx.builder.node(CausalAttentionGrad, inputs, ctx.attrs), null];
   },
-  body: (body, inputs, types, attrs) => attentionBody(body, inputs, sizesOf(types, attrs), attrs.scale),
+  body: (body, inputs, types, attrs) => attentionBody(body, inputs, sizesOf(types, attrs), attrs),
   lower(e) {
     const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), ...[0, 1].map((i) => (e.used(i) ? e.output(i) : null))];
-    if (emitNativeAttention(e, sizesOf([e.type(e.input(0)!)], e.attrs), e.attrs.scale, operands)) return;
+    if (emitNativeAttention(e, sizesOf([e.type(e.input(0)!)], e.attrs), e.attrs, operands)) return;
     emitPhases(e, Opcode.Attention, [...operands, e.scratch(64)]);
   },
 });
 
 /**
  * `CausalAttentionGrad(q, k, v, starts, out, lse, dout) -> dq, dk, dv`. With P = exp(scale q k^T - lse) and
- * delta = rowsum(dout * out): dS = P * (dout v^T - delta), dq = scale dS k, dk = scale dS^T q, dv = P^T dout; dk and dv
+ * delta = rowsum(dout * out): dS = P * (dout v^T - delta) (times 1 - (S / softcap)^2, S the capped scores), dq = scale dS k, dk = scale dS^T q, dv = P^T dout; dk and dv
  * are sums over the query heads of a key head.
  */
 export const CausalAttentionGrad = defineOp<AttentionAttrs>({
@@ -93,12 +97,12 @@ export const CausalAttentionGrad = defineOp<AttentionAttrs>({
     return [q!, k!, v!];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
-  body: (body, inputs, types, attrs) => attentionGradBody(body, inputs, sizesOf(types, attrs), attrs.scale),
+  body: (body, inputs, types, attrs) => attentionGradBody(body, inputs, sizesOf(types, attrs), attrs),
   lower(e) {
     const sizes = sizesOf([e.type(e.input(0)!)], e.attrs);
     const inputs = [0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i));
     const wanted = [0, 1, 2].map((i) => (e.used(i) ? e.output(i) : null));
-    if (emitNativeAttentionGrad(e, sizes, e.attrs.scale, [...inputs, ...wanted])) return;
+    if (emitNativeAttentionGrad(e, sizes, e.attrs, [...inputs, ...wanted])) return;
     const { tokens, heads } = sizes;
     const turns = Math.ceil((heads * Math.ceil(tokens / TILE) * 4) / 64) * 64;
     const rows = heads * Math.ceil(tokens / PANEL) * PANEL * 4;
@@ -116,5 +120,6 @@ function emitPhases(
   operands: readonly (string | Scratch | null)[],
 ): void {
   const { tokens, heads, kvHeads, dim } = sizesOf([e.type(e.input(0)!)], e.attrs);
-  for (const phase of [0, 1]) e.emit(opcode, operands, [phase, tokens, heads, kvHeads, dim, { f32: e.attrs.scale }]);
+  const { scale, softcap = 0 } = e.attrs;
+  for (const phase of [0, 1]) e.emit(opcode, operands, [phase, tokens, heads, kvHeads, dim, { f32: scale }, { f32: softcap }]);
 }

@@ -1,4 +1,5 @@
-import type { Sizes } from "./attention-body.ts";
+import type { Scores, Sizes } from "./attention-body.ts";
+import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";
 
 export interface CacheSizes extends Sizes {
@@ -7,7 +8,7 @@ export interface CacheSizes extends Sizes {
 }
 
 /** Attention to a cache in standard operators: the caches with the new rows written, then masked softmax over all rows. */
-export function cachedAttentionBody(body: BodyBuilder, inputs: readonly string[], sizes: CacheSizes, scale: number): string[] {
+export function cachedAttentionBody(body: BodyBuilder, inputs: readonly string[], sizes: CacheSizes, kind: Scores): string[] {
   const [q, k, v, keys, values, starts, position] = inputs as [string, string, string, string, string, string, string];
   const { tokens, heads, kvHeads, group, dim, size } = sizes;
   const range = (count: number) => body.op("Range", [body.scalar(0, "i32"), body.scalar(count, "i32"), body.scalar(1, "i32")]);
@@ -21,8 +22,9 @@ export function cachedAttentionBody(body: BodyBuilder, inputs: readonly string[]
     body.op("Transpose", [body.op("Reshape", [x, body.ints([-1, kvHeads, of, dim])])], { perm: [1, 2, 0, 3] });
 
   const [newKeys, newValues] = [written(keys, k), written(values, v)];
-  const scaled = body.op("Mul", [split(q, group), body.scalar(Math.fround(scale))]);
-  const scores = body.op("MatMul", [scaled, body.op("Transpose", [split(newKeys, 1)], { perm: [0, 1, 3, 2] })]);
+  const scaled = body.op("Mul", [split(q, group), body.scalar(Math.fround(kind.scale))]);
+  const products = body.op("MatMul", [scaled, body.op("Transpose", [split(newKeys, 1)], { perm: [0, 1, 3, 2] })]);
+  const scores = softCapBody(body, products, kind.softcap).capped;
   const rows = range(size);
   const seen = body.op("And", [body.op("LessOrEqual", [column(starts), rows]), body.op("LessOrEqual", [rows, column(places)])]);
   const weights = body.op("Softmax", [body.op("Where", [seen, scores, body.scalar(-Infinity)])], { axis: 3 });

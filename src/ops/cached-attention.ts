@@ -1,6 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, sameType, type TensorType } from "../graph/types.ts";
 import { type CacheSizes, cachedAttentionBody } from "./cached-attention-body.ts";
+import { expectCap } from "./soft-cap.ts";
 import { defineOp, expectShape, notDifferentiable } from "./types.ts";
 
 type CachedAttentionAttrs = {
@@ -9,6 +10,8 @@ type CachedAttentionAttrs = {
   readonly kvHeads: number;
   /** Factor of the scores, rounded to f32; as a rule 1 / sqrt(head dimension). */
   readonly scale: number;
+  /** As in `CausalAttention`. */
+  readonly softcap?: number;
 };
 
 const MAX_HEAD_DIM = 512;
@@ -36,6 +39,7 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
   infer(inputs, attrs) {
     const [q, k, v, keys, values, starts, position] = inputs;
     const { tokens, heads, kvHeads, group, dim, size } = sizesOf(inputs, attrs);
+    expectCap("CachedAttention", attrs.softcap);
     const matrices = [q, k, v, keys, values].every((type) => type?.dtype === "f32" && type.shape.length === 2);
     const widths = [k, v, keys, values].every((type) => type?.shape[1] === kvHeads * dim);
     const rows = k?.shape[0] === tokens && !!v && sameType(k, v) && !!keys && !!values && sameType(keys, values);
@@ -68,7 +72,7 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
     return [q!, keys!, values!];
   },
   gradient: notDifferentiable("it overwrites its caches; training attends within the micro-batch (CausalAttention)"),
-  body: (body, inputs, types, attrs) => cachedAttentionBody(body, inputs, sizesOf(types, attrs), attrs.scale),
+  body: (body, inputs, types, attrs) => cachedAttentionBody(body, inputs, sizesOf(types, attrs), attrs),
   lower(e) {
     const types = [0, 1, 2, 3].map((i) => e.type(e.input(i)!));
     const { tokens, heads, kvHeads, dim, size } = sizesOf(types, e.attrs);
@@ -77,8 +81,9 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
     const caches = [1, 2].map((i) => (e.used(i) ? e.output(i) : e.scratch(byteLength(types[3]!))));
     const operands = [...[0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i)), e.output(0), ...caches, counter];
     if (!e.used(0)) operands[7] = e.scratch(byteLength(types[0]!));
-    for (const phase of [0, 1])
-      e.emit(Opcode.CachedAttention, operands, [phase, tokens, heads, kvHeads, dim, size, { f32: e.attrs.scale }]);
+    const { scale, softcap = 0 } = e.attrs;
+    const scores = [{ f32: scale }, { f32: softcap }];
+    for (const phase of [0, 1]) e.emit(Opcode.CachedAttention, operands, [phase, tokens, heads, kvHeads, dim, size, ...scores]);
   },
   inPlace: [
     [1, 3],

@@ -1,6 +1,7 @@
 import type { Node } from "../graph/types.ts";
 import { AdamW } from "./adamw.ts";
 import { Add } from "./add.ts";
+import { Affine } from "./affine.ts";
 import { CausalAttention, CausalAttentionGrad } from "./attention.ts";
 import { CachedAttention } from "./cached-attention.ts";
 import { Cast } from "./cast.ts";
@@ -16,6 +17,7 @@ import { Mul } from "./mul.ts";
 import { Reshape } from "./reshape.ts";
 import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
 import { Rope } from "./rope.ts";
+import { SoftCap } from "./soft-cap.ts";
 import { SumSquares } from "./sum-squares.ts";
 import { SwiGLU, SwiGLUGrad } from "./swiglu.ts";
 import type { OpDef } from "./types.ts";
@@ -24,6 +26,7 @@ import type { OpDef } from "./types.ts";
 export const OPS = {
   AdamW,
   Add,
+  Affine,
   CachedAttention,
   Cast,
   CausalAttention,
@@ -43,6 +46,7 @@ export const OPS = {
   RMSNormalization,
   RMSNormGrad,
   Rope,
+  SoftCap,
   SumSquares,
   SwiGLU,
   SwiGLUGrad,

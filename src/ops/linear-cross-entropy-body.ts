@@ -1,3 +1,4 @@
+import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";
 
 /**
@@ -34,22 +35,23 @@ function chunksOf({ tokens, vocab }: HeadSizes): Chunk[] {
 }
 
 /** -> loss */
-export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes): string[] {
+export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
   const [h, w, labels, scale] = inputs as [string, string, string, string];
-  const losses = chunksOf(sizes).map((chunk) => sumOf(body, softmax(body, h, w, labels, chunk, sizes).losses));
+  const losses = chunksOf(sizes).map((chunk) => sumOf(body, softmax(body, h, w, labels, chunk, sizes, softcap).losses));
   return [scaledSum(body, losses, scale)];
 }
 
-/** -> dh, dW, loss. With P = softmax(h W^T) and Y the one-hot labels, D = scale dloss (P - Y): dh = D W, dW = sum + D^T h. */
-export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes): string[] {
+/** -> dh, dW, loss. With P = softmax(h W^T) and Y the one-hot labels, D = scale dloss (P - Y) (times the slope of the cap): dh = D W, dW = sum + D^T h. */
+export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
   const [h, w, labels, scale, dloss, sum = ""] = inputs as [string, string, string, string, string, string?];
   let dW = sum;
   const chunks = chunksOf(sizes).map((chunk) => {
-    const { rows, powers, total, valid, column, losses } = softmax(body, h, w, labels, chunk, sizes);
+    const { rows, powers, total, valid, column, losses, slope } = softmax(body, h, w, labels, chunk, sizes, softcap);
     const factor = body.op("Where", [valid, body.op("Mul", [scale, dloss]), body.scalar(0)]);
     const perRow = body.op("Unsqueeze", [factor, body.ints([1])]);
     const scaled = body.op("Mul", [powers, body.op("Div", [perRow, total])]);
-    let d = body.op("ScatterElements", [scaled, column, body.op("Neg", [perRow])], { axis: 1, reduction: "add" });
+    const dCapped = body.op("ScatterElements", [scaled, column, body.op("Neg", [perRow])], { axis: 1, reduction: "add" });
+    let d = slope === null ? dCapped : body.op("Mul", [dCapped, slope]);
     const dh = body.op("Gemm", [d, w]);
     // What a chunk gives goes through one value, so that a runtime which orders nodes by outputs finishes the chunk
     // before it begins the next: it would keep the logits of all chunks otherwise. Joined by columns: providers tabulate
@@ -87,11 +89,19 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
 }
 
 /** The softmax of a chunk is powers / total; `losses` [tokens, 1] are unscaled, 0 without a label. */
-function softmax(body: BodyBuilder, h: string, w: string, labels: string, { from, to }: Chunk, sizes: HeadSizes) {
+function softmax(
+  body: BodyBuilder,
+  h: string,
+  w: string,
+  labels: string,
+  { from, to }: Chunk,
+  sizes: HeadSizes,
+  softcap?: number,
+) {
   const slice = (x: string) =>
     to - from === sizes.tokens ? x : body.op("Slice", [x, body.ints([from]), body.ints([to]), body.ints([0])]);
   const [rows, targets] = [slice(h), slice(labels)];
-  const logits = body.op("Gemm", [rows, w], { transB: 1 });
+  const { capped: logits, slope } = softCapBody(body, body.op("Gemm", [rows, w], { transB: 1 }), softcap);
   const valid = body.op("Not", [body.op("Equal", [targets, body.scalar(IGNORED_LABEL, "i32")])]);
   const column = body.op("Unsqueeze", [body.op("Where", [valid, targets, body.scalar(0, "i32")]), body.ints([1])]);
   const picked = body.op("GatherElements", [logits, column], { axis: 1 });
@@ -100,7 +110,7 @@ function softmax(body: BodyBuilder, h: string, w: string, labels: string, { from
   const total = body.op("ReduceSum", [powers, body.ints([1])], { keepdims: 1 });
   const all = body.op("Sub", [body.op("Add", [greatest, body.op("Log", [total])]), picked]);
   const losses = body.op("Where", [body.op("Unsqueeze", [valid, body.ints([1])]), all, body.scalar(0)]);
-  return { rows, powers, total, valid, column, losses };
+  return { rows, powers, total, valid, column, losses, slope };
 }
 
 /** [tokens, 1] -> [1] */

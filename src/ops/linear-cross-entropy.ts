@@ -3,32 +3,40 @@ import { type FloatType, type TensorType } from "../graph/types.ts";
 import { emitGemm } from "./gemm.ts";
 import { emitNativeHead } from "./native-head.ts";
 import { crossEntropyBody, crossEntropyGradBody, type HeadSizes } from "./linear-cross-entropy-body.ts";
-import { defineOp, expectShape, type KernelEmitter, type NoAttrs, notDifferentiable, type OpDef, type Scratch } from "./types.ts";
+import { expectCap } from "./soft-cap.ts";
+import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type OpDef, type Scalar, type Scratch } from "./types.ts";
+
+export type HeadAttrs = {
+  /** Logits x become softcap tanh(x / softcap) (Gemma 2, arXiv 2408.00118); absent: they stay. */
+  readonly softcap?: number;
+};
 
 /** The logits of so many rows are in memory at a time; with them the workspace stays below 64 MiB. */
 const LOGITS_BYTES = 48 * 2 ** 20;
 
 /**
- * `LinearCrossEntropy(h, W, labels, scale) -> loss`: scale * sum over tokens with a label of -log softmax(h W^T)[label].
+ * `LinearCrossEntropy(h, W, labels, scale) -> loss`: scale * sum over tokens with a label of -log softmax(h W^T)[label], the logits
+ * h W^T capped with `softcap`.
  * h f32[T, H], W [V, H] (f32, or half in memory), labels i32[T] (-100: none), scale and loss f32[1].
  *
  * The logits are computed for a chunk of rows at a time, and only for rows that have a label.
  */
-export const LinearCrossEntropy: OpDef<NoAttrs> = defineOp<NoAttrs>({
+export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   name: "LinearCrossEntropy",
   domain: "remat",
   cost: "compute",
-  infer([h, w, labels, scale]) {
+  infer([h, w, labels, scale], { softcap }) {
     const fits = isHead(h, w, labels, scale);
+    expectCap("LinearCrossEntropy", softcap);
     expectShape("LinearCrossEntropy", "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1]", fits, h, w, labels, scale);
     return [{ dtype: "f32", shape: [1] }];
   },
   gradient(ctx) {
     const inputs = [0, 1, 2, 3].map((i) => ctx.input(i));
-    const [dh, dw] = ctx.builder.node(LinearCrossEntropyGrad, [...inputs, ctx.grad(0)!], {});
+    const [dh, dw] = ctx.builder.node(LinearCrossEntropyGrad, [...inputs, ctx.grad(0)!], ctx.attrs);
     return [ctx.needs(0) ? dh! : null, ctx.needs(1) ? dw! : null, null, null];
   },
-  body: (body, inputs, types) => crossEntropyBody(body, inputs, headSizes(types)),
+  body: (body, inputs, types, { softcap }) => crossEntropyBody(body, inputs, headSizes(types), softcap),
   lower(e) {
     if (emitNativeHead(e, { ...headInputs(e), loss: e.output(0) })) return;
     const head = startHead(e);
@@ -37,7 +45,7 @@ export const LinearCrossEntropy: OpDef<NoAttrs> = defineOp<NoAttrs>({
       e.emit(
         Opcode.CrossEntropy,
         [head.logits, labels, rows, count, head.scale, null, losses],
-        [chunk.first, chunk.rows, head.vocab],
+        [chunk.first, chunk.rows, head.vocab, softCapOf(e)],
       );
     });
     e.emit(Opcode.LossSum, [head.losses, head.count, head.scale, e.output(0)], []);
@@ -48,13 +56,14 @@ export const LinearCrossEntropy: OpDef<NoAttrs> = defineOp<NoAttrs>({
 /**
  * `LinearCrossEntropyGrad(h, W, labels, scale, dloss, sum?) -> dh, dW, loss`: the gradients of the loss times dloss f32[1], and the loss.
  * dh f32[T, H], zero where a token has no label; dW f32[V, H], added to `sum` where it is given. With P = softmax(h W^T) and Y the
- * one-hot labels, D = scale dloss (P - Y): dh = D W, dW = D^T h. What is not used is not computed.
+ * one-hot labels, D = scale dloss (P - Y) (times 1 - (X / softcap)^2, X the capped logits): dh = D W, dW = D^T h. What is not used is not computed.
  */
-export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
+export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   name: "LinearCrossEntropyGrad",
   domain: "remat",
   cost: "compute",
-  infer([h, w, labels, scale, dloss, sum]) {
+  infer([h, w, labels, scale, dloss, sum], { softcap }) {
+    expectCap("LinearCrossEntropyGrad", softcap);
     const sums = !sum || (sum.dtype === "f32" && sum.shape.join() === w?.shape.join());
     const fits = isHead(h, w, labels, scale) && isOne(dloss) && sums;
     expectShape(
@@ -71,7 +80,7 @@ export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
     return [h!, w!, { dtype: "f32", shape: [1] }];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
-  body: (body, inputs, types) => crossEntropyGradBody(body, inputs, headSizes(types)),
+  body: (body, inputs, types, { softcap }) => crossEntropyGradBody(body, inputs, headSizes(types), softcap),
   lower(e) {
     const wanted = (i: number) => (e.used(i) ? e.output(i) : null);
     const gradient = { dloss: e.input(4)!, dh: wanted(0), dw: wanted(1), sum: e.input(5) };
@@ -82,7 +91,7 @@ export const LinearCrossEntropyGrad: OpDef<NoAttrs> = defineOp<NoAttrs>({
     const [dh, dw, loss] = [e.output(0), e.output(1), e.output(2)];
     forEachChunk(e, head, (chunk) => {
       const { first } = chunk;
-      const used: number[] = [first, chunk.rows, vocab];
+      const used = [first, chunk.rows, vocab, softCapOf(e)];
       e.emit(Opcode.CrossEntropy, [logits, labels, rows, count, head.scale, e.input(4), losses], used);
       if (e.used(1)) {
         // The first chunk starts from the sum, the others from what is there.
@@ -110,8 +119,13 @@ function isOne(type: TensorType | null | undefined): boolean {
   return type?.dtype === "f32" && type.shape.length === 1 && type.shape[0] === 1;
 }
 
-function headInputs(e: KernelEmitter<NoAttrs>) {
-  return { h: e.input(0)!, w: e.input(1)!, labels: e.input(2)!, scale: e.input(3)! };
+function headInputs(e: KernelEmitter<HeadAttrs>) {
+  return { h: e.input(0)!, w: e.input(1)!, labels: e.input(2)!, scale: e.input(3)!, softcap: e.attrs.softcap };
+}
+
+/** 0: none. */
+function softCapOf(e: KernelEmitter<HeadAttrs>): Scalar {
+  return { f32: e.attrs.softcap ?? 0 };
 }
 
 function isHead(...[h, w, labels, scale]: readonly (TensorType | null | undefined)[]): boolean {
@@ -146,7 +160,7 @@ interface Head {
   readonly logits: Scratch;
 }
 
-function startHead(e: KernelEmitter<NoAttrs>): Head {
+function startHead(e: KernelEmitter<HeadAttrs>): Head {
   const [h, w, labels, scale] = [e.input(0)!, e.input(1)!, e.input(2)!, e.input(3)!];
   const [tokens, width] = e.type(h).shape as [number, number];
   const { dtype, shape } = e.type(w);
@@ -174,7 +188,7 @@ function startHead(e: KernelEmitter<NoAttrs>): Head {
 }
 
 /** Chunk by chunk computes the logits and does what is asked. A chunk beyond the labelled rows costs nothing. */
-function forEachChunk(e: KernelEmitter<NoAttrs>, head: Head, use: (chunk: { first: number; rows: number }) => void): void {
+function forEachChunk(e: KernelEmitter<HeadAttrs>, head: Head, use: (chunk: { first: number; rows: number }) => void): void {
   const { hidden, logits, rows, count, width, vocab, weightType } = head;
   for (let first = 0; first < head.tokens; first += head.chunk) {
     const size = Math.min(head.chunk, head.tokens - first);

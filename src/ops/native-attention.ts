@@ -1,4 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
+import type { Scores } from "./attention-body.ts";
 import { type KernelEmitter, type NativeLibrary, type Operand, sessionWords } from "./types.ts";
 
 /** Lowering of attention to assembly/attention-native.ts and attention-grad-native.ts. */
@@ -23,14 +24,17 @@ const LEAST_TOKENS = 128;
 /** So many tiles, as a rule, that threads have something to share. */
 const LEAST_TILES = 8;
 
-/** Tokens of a tile; null: too many heads or tokens for a tile to fit the scratch, or too few tokens. */
-export function tileTokens({ tokens, heads, kvHeads, dim }: AttentionSizes, keys: number): number | null {
+/**
+ * Tokens of a tile; null: too many heads or tokens for a tile to fit the scratch, or too few tokens. The gradient has `blocks`
+ * [rows, BLOCK] of scores: one more for the derivative of a soft cap.
+ */
+export function tileTokens({ tokens, heads, kvHeads, dim }: AttentionSizes, keys: number, blocks = 2): number | null {
   const group = heads / kvHeads;
   const rows = Math.max(LEAST_ROWS, Math.min(MOST_ROWS, Math.floor(MOST_SCORES / keys)));
   const share = Math.max(Math.ceil(LEAST_ROWS / group), Math.ceil(tokens / LEAST_TILES));
   const tile = Math.max(1, Math.min(Math.floor(rows / group), share));
-  // The gradient needs three [rows, dim] and two [rows, block]; the forward two and one [rows, tokens].
-  const floats = tile * group * (3 * dim + Math.max(keys, 2 * BLOCK) + 32) + 64;
+  // The gradient needs three [rows, dim] beside them; the forward two and one [rows, tokens].
+  const floats = tile * group * (3 * dim + Math.max(keys, blocks * BLOCK) + 32) + 64;
   return tokens >= LEAST_TOKENS && tile * group >= LEAST_ROWS && floats <= SCRATCH ? tile : null;
 }
 
@@ -38,7 +42,7 @@ export function tileTokens({ tokens, heads, kvHeads, dim }: AttentionSizes, keys
 export function emitNativeAttention(
   e: Pick<KernelEmitter, "emit" | "scratch" | "native">,
   sizes: AttentionSizes,
-  scale: number,
+  { scale, softcap = 0 }: Scores,
   operands: readonly Operand[],
 ): boolean {
   const { tokens, heads, kvHeads, dim } = sizes;
@@ -47,7 +51,17 @@ export function emitNativeAttention(
   const scratch = e.scratch(64 + 8 * kvHeads * tokens * dim);
   const sessions = [product(e.native, false, true, "none"), e.native.unary("Softmax"), product(e.native, false, false, "none")];
   for (const phase of [0, 1]) {
-    const scalars = [phase, tokens, heads, kvHeads, dim, { f32: scale }, tile, ...sessions.flatMap(sessionWords)];
+    const scalars = [
+      phase,
+      tokens,
+      heads,
+      kvHeads,
+      dim,
+      { f32: scale },
+      tile,
+      ...sessions.flatMap(sessionWords),
+      { f32: softcap },
+    ];
     e.emit(Opcode.NativeAttention, [...operands, scratch], scalars);
   }
   return true;
@@ -57,11 +71,11 @@ export function emitNativeAttention(
 export function emitNativeAttentionGrad(
   e: Pick<KernelEmitter, "emit" | "scratch" | "native">,
   sizes: AttentionSizes,
-  scale: number,
+  { scale, softcap = 0 }: Scores,
   operands: readonly Operand[],
 ): boolean {
   const { tokens, heads, kvHeads, dim } = sizes;
-  const tile = tileTokens(sizes, BLOCK);
+  const tile = tileTokens(sizes, BLOCK, softcap === 0 ? 2 : 3);
   if (!e.native || tile === null) return false;
   const turns = 64 * Math.ceil((kvHeads * Math.ceil(tokens / BLOCK) * 4) / 64);
   const scratch = e.scratch(64 + turns + 16 * kvHeads * tokens * dim);
@@ -70,9 +84,10 @@ export function emitNativeAttentionGrad(
     e.native.unary("Exp"),
     product(e.native, true, false, "matrix"),
     product(e.native, false, false, "matrix"),
-  ];
+  ].flatMap(sessionWords);
+  const cap = [{ f32: softcap }, ...sessionWords(softcap === 0 ? 0 : product(e.native, false, true, "none"))];
   for (const phase of [0, 1, 2]) {
-    const scalars = [phase, tokens, heads, kvHeads, dim, { f32: scale }, tile, BLOCK, ...sessions.flatMap(sessionWords)];
+    const scalars = [phase, tokens, heads, kvHeads, dim, { f32: scale }, tile, BLOCK, ...sessions, ...cap];
     e.emit(Opcode.NativeAttentionGrad, [...operands, scratch], scalars);
   }
   return true;

@@ -22,6 +22,8 @@ export interface HeadOperands {
   readonly w: string;
   readonly labels: string;
   readonly scale: string;
+  /** Absent: the logits are not capped. */
+  readonly softcap?: number;
   /** The loss; null: not wanted. */
   readonly loss: Operand;
   readonly gradient?: {
@@ -35,7 +37,7 @@ export interface HeadOperands {
 }
 
 /** Emits loss and gradients; false: not here. */
-export function emitNativeHead(e: Emitter, { h, w, labels, scale, loss, gradient }: HeadOperands): boolean {
+export function emitNativeHead(e: Emitter, { h, w, labels, scale, softcap = 0, loss, gradient }: HeadOperands): boolean {
   const [tokens, width] = e.type(h).shape as [number, number];
   const { dtype, shape } = e.type(w);
   const vocab = shape[0]!;
@@ -58,7 +60,7 @@ export function emitNativeHead(e: Emitter, { h, w, labels, scale, loss, gradient
     // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
     const sizes: Scalar[] = [first, chunk, width, vocab, block];
     e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
-    e.emit(Opcode.NativeLogits, [...common, hidden, w], [...sizes, type, ...words.logits]);
+    e.emit(Opcode.NativeLogits, [...common, hidden, w], [...sizes, type, ...words.logits, { f32: softcap }]);
     e.emit(Opcode.NativeLogitsEnd, [...common, scale, losses], sizes);
     if (!gradient) continue;
     const { dloss, dh, dw, sum } = gradient;
@@ -68,7 +70,7 @@ export function emitNativeHead(e: Emitter, { h, w, labels, scale, loss, gradient
     e.emit(
       Opcode.NativeLogitsGrad,
       [...common, hidden, w, scale, dloss, parts, dw, start],
-      [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight],
+      [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }],
     );
     if (!parts) continue;
     e.emit(Opcode.NativeLogitsSum, [...common, parts, hidden], [...sizes, PARTS]);

@@ -1,7 +1,7 @@
 import { byteLength } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { createRope } from "../hf/rope.ts";
-import { batchTypes, type BatchInput } from "../models/parts.ts";
+import { batchTypes, type BatchInput, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 
 /** What a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/batch.ts`. */
@@ -39,7 +39,7 @@ export function createBatchMemory(executor: Executor, config: ModelConfig, token
     executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
 
   const half = config.headDim / 2;
-  const rope = createRope(config);
+  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
   const windowStarts = new Int32Array(tokens);
   const scale = new Float32Array(1);
@@ -55,9 +55,11 @@ export function createBatchMemory(executor: Executor, config: ModelConfig, token
       const reach = config.slidingWindow === null ? count : config.slidingWindow - 1;
       starts.forEach((start, token) => (windowStarts[token] = Math.max(start, token - reach)));
       put("windowStarts", windowStarts.subarray(0, count));
-      rope(positions, angles);
-      put("cos", angles.cos.subarray(0, count * half));
-      put("sin", angles.sin.subarray(0, count * half));
+      for (const { names, fill } of rotary) {
+        fill(positions, angles);
+        put(names[0], angles.cos.subarray(0, count * half));
+        put(names[1], angles.sin.subarray(0, count * half));
+      }
     },
     setScale(value) {
       scale[0] = value;

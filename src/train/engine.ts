@@ -1,5 +1,5 @@
 import type { Segment } from "../graph/segment.ts";
-import type { DType, Graph } from "../graph/types.ts";
+import type { Graph } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import type { StepMemory } from "../runtime/bind.ts";
@@ -30,8 +30,8 @@ export interface Engine {
   readonly executor: Executor;
   readonly config: ModelConfig;
   readonly resident: Resident;
-  /** The checkpoint's dtype of a parameter, or undefined when it does not hold it. */
-  sourceType(name: string): DType | null | undefined;
+  /** The checkpoint that the weights came from. */
+  readonly source: TensorSource;
   readonly plan: ModelPlan;
   /** Segments at the largest number of tokens. */
   readonly segments: readonly Segment[];
@@ -132,7 +132,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     executor,
     config,
     resident,
-    sourceType: (name) => source.tensors.get(name)?.dtype,
+    source,
     segments,
     get plan() {
       return plan;

@@ -1,11 +1,15 @@
 import { fromFloat32 } from "../hf/halves.ts";
 import { copyCompanions, writeWeights } from "../hf/model-folder.ts";
 import { writeAdapter } from "../hf/peft.ts";
-import type { TensorData } from "../hf/safetensors.ts";
+import { isVision } from "../hf/model-weights.ts";
+import { readBytes, type TensorData, type TensorSource } from "../hf/safetensors.ts";
 import type { FloatType } from "../graph/types.ts";
 import { readTensor } from "../runtime/resident.ts";
 import { loraAlpha, type TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
+
+/** Modules that PEFT must not adapt although they have the names of targets, as a regular expression. */
+const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..*`;
 
 /** Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come last. */
 export function exportTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): void {
@@ -17,13 +21,27 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
       dropout: config.dropout,
       rslora: config.rslora,
       targets: config.targets,
+      exclude: engine.config.modulePrefix === "model." ? null : VISION_MODULES,
       tensors: trainedTensors(engine, () => "f32"),
     });
     return;
   }
-  const stored = (name: string): FloatType => (engine.sourceType(name) ?? "f32") as FloatType;
+  const { source } = engine;
+  const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
+  const trained = trainedTensors(engine, stored).map((tensor) => ({
+    ...tensor,
+    name: source.tensors.get(tensor.name)?.name ?? tensor.name,
+  }));
   copyCompanions(baseFolder, folder);
-  writeWeights(folder, trainedTensors(engine, stored));
+  writeWeights(folder, [...trained, ...visionTensors(source)]);
+}
+
+/** What sees images, as it is in the base model. */
+function visionTensors(source: TensorSource): TensorData[] {
+  return [...source.tensors].flatMap(([module, entry]) => {
+    const { name, dtype, shape } = entry;
+    return isVision(module) && dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
+  });
 }
 
 /** The trainable parameters under their names, read out one at a time, in the dtype that `typeOf` gives. */

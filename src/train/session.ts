@@ -8,7 +8,8 @@ import { cacheFolder } from "../data/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { elements } from "../graph/types.ts";
 import { checkContext, contextLimit, loadConfig, type ModelConfig } from "../hf/config.ts";
-import { openSafetensors, type TensorSource } from "../hf/safetensors.ts";
+import { openModelWeights } from "../hf/model-weights.ts";
+import type { TensorSource } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
@@ -47,7 +48,7 @@ export function readInputs(config: TrainConfig, folder: string): Inputs {
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
   const tokenizer = loadTokenizer(folder);
-  const source = openSafetensors(folder);
+  const source = openModelWeights(folder, model);
   const splits = findSplits(config.data);
   const valid = config.valid ?? splits.valid;
   const sampler = createSampler(tokenizer, {

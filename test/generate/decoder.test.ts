@@ -4,8 +4,8 @@ import { createDecoder } from "../../src/generate/decoder.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { argmax, createSampler, GREEDY } from "../../src/generate/sampler.ts";
 import { loadConfig } from "../../src/hf/config.ts";
+import { openModelWeights } from "../../src/hf/model-weights.ts";
 import { openAdapter } from "../../src/hf/peft.ts";
-import { openSafetensors } from "../../src/hf/safetensors.ts";
 import { createRandom } from "../../src/random.ts";
 import { loadAdapter } from "../../src/train/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
@@ -20,7 +20,7 @@ afterAll(() => closers.forEach((close) => close()));
 /** Decoder and full forward pass of the same model. */
 async function pair(folder: string, adapterPath: string | null, tokens: number) {
   const config = loadConfig(folder);
-  const source = openSafetensors(folder);
+  const source = openModelWeights(folder, config);
   const adapter = adapterPath === null ? null : openAdapter(adapterPath);
   const executor = await createWasmExecutor({ threads: 2 });
   closers.push(() => (executor.close(), source.close(), adapter?.source.close()));

@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { copyFileSync, readFileSync } from "node:fs";
+import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { encode, interleaveRows, typeFor } from "../../src/gguf/encode.ts";
 import { loadConfig } from "../../src/hf/config.ts";
@@ -18,9 +18,24 @@ setDefaultTimeout(120_000);
 const folder = temporaryFolder();
 const tokenizers = join(import.meta.dir, "../golden/tokenizers");
 
+/** What llama.cpp expects of every Gemma, which the fixtures are not like in order to tell more from one another. */
+const USUAL: Partial<Record<GoldenFamily, (config: Record<string, any>) => void>> = {
+  gemma2: (config) => (config["query_pre_attn_scalar"] = 14),
+  gemma3: (config) =>
+    Object.assign(config, { query_pre_attn_scalar: 16, sliding_window_pattern: 6, rope_local_base_freq: 10_000 }),
+  "gemma3-vision"({ text_config: text }) {
+    delete text.layer_types;
+    text.rope_parameters.sliding_attention.rope_theta = 10_000;
+  },
+};
+
 /** A family's golden model with a tokenizer, which the fixtures lack. */
 function model(family: GoldenFamily, tokenizer: string): string {
   const target = copyFolder(modelFolder(family), join(folder, `${family}-${tokenizer}`));
+  const path = join(target, "config.json");
+  const config = JSON.parse(readFileSync(path, "utf8"));
+  USUAL[family]?.(config);
+  writeFileSync(path, JSON.stringify(config));
   for (const file of ["tokenizer.json", "tokenizer_config.json"])
     copyFileSync(join(tokenizers, tokenizer, file), join(target, file));
   return target;
@@ -48,16 +63,27 @@ const MODULES: Readonly<Record<string, string>> = {
   ffn_down: "mlp.down_proj",
 };
 
-/** Hugging Face's name of a GGUF tensor. */
-function originalName(name: string): string {
+const GEMMA_MODULES: Readonly<Record<string, string>> = {
+  ...MODULES,
+  ffn_norm: "pre_feedforward_layernorm",
+  post_attention_norm: "post_attention_layernorm",
+  post_ffw_norm: "post_feedforward_layernorm",
+};
+
+/** The checkpoint's name of a GGUF tensor. */
+function originalName(name: string, family: GoldenFamily): string {
+  const prefix = family === "gemma3-vision" ? "language_model.model" : "model";
+  const modules = family.startsWith("gemma") ? GEMMA_MODULES : MODULES;
   const [, layer, module, kind] = /^blk\.(\d+)\.(\w+)\.(\w+)$/.exec(name) ?? [];
-  if (layer !== undefined) return `model.layers.${layer}.${MODULES[module!]}.${kind}`;
+  if (layer !== undefined) return `${prefix}.layers.${layer}.${modules[module!]}.${kind}`;
   return {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
+    "token_embd.weight": `${prefix}.embed_tokens.weight`,
+    "output_norm.weight": `${prefix}.norm.weight`,
     "output.weight": "lm_head.weight",
   }[name]!;
 }
+
+const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_projector)\./.test(name);
 
 /** Undoes the reordering of a head's rows. */
 function separateRows(values: Float32Array, heads: number, columns: number): Float32Array {
@@ -85,29 +111,57 @@ describe("a model as GGUF holds the model's tensors", () => {
       const config = loadConfig(path);
       const { file } = await exported("--model", path, "--type", "f32");
       const stored = readModel(path);
-      const isLlama = !family.startsWith("qwen");
+      const isGemma = family.startsWith("gemma");
+      const isLlama = !family.startsWith("qwen") && !isGemma;
       const seen = [...file.tensors].filter(([name]) => name !== "rope_freqs.weight");
       for (const [name, tensor] of seen) {
-        const original = originalName(name);
-        const expected = stored.get(original)!;
+        const original = originalName(name, family);
+        const offset = isGemma && name.endsWith("norm.weight") ? 1 : 0;
+        const expected = stored.get(original)!.map((value) => value + offset);
         const values = tensor.values();
         const heads = /attn_q\.|attn_k\./.test(name) && isLlama ? (name.includes("attn_q") ? config.heads : config.kvHeads) : 0;
         const columns = tensor.shape[1] ?? 1;
         expect(`${name} ${relativeError(heads ? separateRows(values, heads, columns) : values, expected)}`).toBe(`${name} 0`);
         expect(tensor.offset % 32).toBe(0);
       }
-      expect(seen.length).toBe(stored.size - Number(config.tieWordEmbeddings && stored.has("lm_head.weight")));
-      const architecture = isLlama ? "llama" : family;
+      const text = [...stored.keys()].filter((name) => !isVisionTensor(name));
+      expect(seen.length).toBe(text.length - Number(config.tieWordEmbeddings && stored.has("lm_head.weight")));
+      const architecture = isLlama ? "llama" : family.replace("-vision", "");
       const { metadata } = file;
       expect(metadata.get("general.architecture")).toBe(architecture);
       expect(metadata.get(`${architecture}.block_count`)).toBe(config.layers);
       expect(metadata.get(`${architecture}.attention.head_count_kv`)).toBe(config.kvHeads);
       expect(metadata.get(`${architecture}.attention.key_length`)).toBe(config.headDim);
       expect(metadata.get(`${architecture}.rope.freq_base`)).toBe(Math.fround(config.rope.theta));
+      expect(metadata.get(`${architecture}.attn_logit_softcapping`)).toBe(family === "gemma2" ? 2.5 : undefined);
+      expect(metadata.get(`${architecture}.final_logit_softcapping`)).toBe(family === "gemma2" ? 4 : undefined);
+      expect(metadata.get(`${architecture}.attention.sliding_window`)).toBe(isGemma ? config.slidingWindow : undefined);
       expect(metadata.get("tokenizer.ggml.pre")).toBe("smollm");
       expect((metadata.get("tokenizer.ggml.tokens") as string[]).length).toBe(config.vocabSize);
     });
   }
+
+  test("Gemma 3's scaling is that of the full attention, and its context the scaled one", async () => {
+    const { file } = await exported("--model", model("gemma3", "smollm"), "--type", "f32");
+    expect(file.metadata.get("gemma3.rope.scaling.type")).toBe("linear");
+    expect(file.metadata.get("gemma3.rope.scaling.factor")).toBe(4);
+    expect(file.metadata.get("gemma3.context_length")).toBe(64);
+  });
+
+  test("a Gemma that llama.cpp would compute otherwise is refused", async () => {
+    for (const [family, expected] of [
+      ["gemma2", "query_pre_attn_scalar 14, not 20"],
+      ["gemma3", "query_pre_attn_scalar 16, not 10"],
+      ["gemma3-vision", "a sliding window in all layers but each 6th"],
+    ] as const) {
+      const path = copyFolder(modelFolder(family), join(folder, `odd-${family}`));
+      for (const file of ["tokenizer.json", "tokenizer_config.json"])
+        copyFileSync(join(tokenizers, "smollm", file), join(path, file));
+      const { code, stderr } = await remat(["export", "gguf", "--model", path, "--out", join(folder, "odd", "m.gguf")]);
+      expect(code).toBe(2);
+      expect(stderr).toContain(expected);
+    }
+  });
 
   test("Llama 3's rope scaling is a tensor of divisors, 1 for the fastest wave", async () => {
     const { file } = await exported("--model", model("llama", "llama3"), "--type", "f32");

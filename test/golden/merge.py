@@ -17,12 +17,12 @@ PICKED = ("layers.0.self_attn.q_proj", "layers.1.mlp.down_proj", "layers.1.self_
 
 def main():
     out = {}
-    for family in ("llama", "mistral", "qwen2", "smollm2"):
+    for family in ("llama", "mistral", "qwen2", "smollm2", "gemma2", "gemma3", "gemma3-vision"):
         folder = HERE / "models" / family
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         merged = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload()
         for name, weight in merged.state_dict().items():
-            if any(f"{picked}.weight" in name for picked in PICKED):
+            if "vision_tower" not in name and any(f"{picked}.weight" in name for picked in PICKED):
                 out[f"{family}/{name}"] = weight.contiguous().clone()
     save_file(out, HERE / "merge.safetensors", metadata={"format": "pt"})
 

@@ -37,7 +37,14 @@ describe("families", () => {
       maxPositions: 2048,
       rope: { theta: 10000, scaling: { type: "default" } },
       slidingWindow: null,
-      windowFrom: 0,
+      windowLayers: [],
+      windowRope: null,
+      attentionScale: 0.25,
+      attentionSoftCap: null,
+      logitSoftCap: null,
+      normOffset: 0,
+      embeddingScale: 1,
+      modulePrefix: "model.",
       attentionBias: false,
       attentionOutputBias: false,
       mlpBias: false,
@@ -73,21 +80,106 @@ describe("families", () => {
 
   test("sliding window: Mistral everywhere, Qwen on request and from a layer on, Llama never", () => {
     expect(of("mistral", { sliding_window: null }).slidingWindow).toBeNull();
-    expect(of("mistral", { sliding_window: 7 })).toMatchObject({ slidingWindow: 7, windowFrom: 0 });
+    expect(of("mistral", { sliding_window: 7 })).toMatchObject({ slidingWindow: 7, windowLayers: [true, true, true, true] });
     expect(llama({ sliding_window: 7 }).slidingWindow).toBeNull();
     expect(of("qwen2", { sliding_window: 7 }).slidingWindow).toBeNull();
     expect(of("qwen2", { sliding_window: 7, use_sliding_window: true, max_window_layers: 2 })).toMatchObject({
       slidingWindow: 7,
-      windowFrom: 2,
+      windowLayers: [false, false, true, true],
     });
     expect(of("qwen2", { sliding_window: 7, use_sliding_window: true, max_window_layers: 4 }).slidingWindow).toBeNull();
     const types = ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"];
     expect(of("qwen3", { sliding_window: 7, use_sliding_window: true, layer_types: types })).toMatchObject({
       slidingWindow: 7,
-      windowFrom: 1,
+      windowLayers: [false, true, true, true],
     });
-    const mixed = { sliding_window: 7, use_sliding_window: true, layer_types: types.toReversed() };
-    expect(userError(() => of("qwen3", mixed))).toContain("alternate");
+    const qwen3 = (layer_types: string[]) => of("qwen3", { sliding_window: 7, use_sliding_window: true, layer_types });
+    expect(qwen3(types.toReversed()).windowLayers).toEqual([true, true, true, false]);
+    expect(userError(() => qwen3(["chunked_attention", ...types]))).toContain('layer_types has "chunked_attention"');
+    expect(userError(() => qwen3(types.slice(1)))).toContain("layer_types has 3 entries");
+  });
+
+  test("Gemma 2: windows in every other layer, soft caps, its own scale of scores, Transformers' defaults", () => {
+    expect(of("gemma2", { num_hidden_layers: 3, query_pre_attn_scalar: 64 })).toMatchObject({
+      headDim: 256,
+      kvHeads: 2,
+      slidingWindow: 4096,
+      windowLayers: [true, false, true],
+      windowRope: null,
+      attentionScale: 0.125,
+      attentionSoftCap: 50,
+      logitSoftCap: 30,
+      normOffset: 1,
+      embeddingScale: 8,
+      hiddenAct: "gelu_pytorch_tanh",
+      tieWordEmbeddings: true,
+      qkNorm: false,
+      maxPositions: 8192,
+      eosTokenIds: [1],
+      bosTokenId: 2,
+      padTokenId: 0,
+    });
+    const off = of("gemma2", { attn_logit_softcapping: null, final_logit_softcapping: null, sliding_window: null });
+    expect(off).toMatchObject({ attentionSoftCap: null, logitSoftCap: null, slidingWindow: null, windowLayers: [] });
+    expect(of("gemma2", { hidden_act: "silu" }).hiddenAct).toBe("gelu_pytorch_tanh");
+    expect(userError(() => of("gemma2", { use_bidirectional_attention: true }))).toContain("use_bidirectional_attention");
+    expect(userError(() => of("gemma2", { final_logit_softcapping: 0 }))).toContain('"final_logit_softcapping" is 0');
+  });
+
+  test("Gemma 3: five windows for each full attention, rotary positions of their own, old keys and new", () => {
+    const old = of("gemma3_text", {
+      num_hidden_layers: 7,
+      rope_theta: 5e5,
+      rope_local_base_freq: 2e4,
+      rope_scaling: { rope_type: "linear", factor: 8 },
+    });
+    expect(old).toMatchObject({
+      qkNorm: true,
+      windowLayers: [true, true, true, true, true, false, true],
+      rope: { theta: 5e5, scaling: { type: "linear", factor: 8 } },
+      windowRope: { theta: 2e4, scaling: { type: "default" } },
+      attentionSoftCap: null,
+      logitSoftCap: null,
+    });
+    // Its context is the one that the scaling gives.
+    expect(contextLimit(old)).toBe(131_072);
+    const types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"];
+    const recent = of("gemma3_text", {
+      layer_types: types,
+      rope_parameters: {
+        full_attention: { rope_type: "linear", factor: 8, rope_theta: 5e5 },
+        sliding_attention: { rope_type: "default", rope_theta: 2e4 },
+      },
+    });
+    expect(recent).toMatchObject({ rope: old.rope, windowRope: old.windowRope, windowLayers: [true, false, false, true] });
+    expect(of("gemma3_text")).toMatchObject({ rope: { theta: 1e6 }, windowRope: { theta: 1e4 } });
+    expect(of("gemma3_text", { sliding_window_pattern: 2 }).windowLayers).toEqual([true, false, true, false]);
+  });
+
+  test("Gemma 3 with images: the text part, its defaults, what the outer part says", () => {
+    const config = parseConfig({
+      architectures: ["Gemma3ForConditionalGeneration"],
+      model_type: "gemma3",
+      eos_token_id: [1, 106],
+      torch_dtype: "bfloat16",
+      text_config: { hidden_size: 2560, intermediate_size: 10_240, num_hidden_layers: 34, sliding_window: 1024 },
+      vision_config: {},
+    });
+    expect(config).toMatchObject({
+      family: "gemma3_text",
+      modulePrefix: "model.language_model.",
+      heads: 8,
+      kvHeads: 4,
+      headDim: 256,
+      vocabSize: 262_208,
+      attentionScale: 0.0625,
+      eosTokenIds: [1, 106],
+      dtype: "bf16",
+    });
+    expect(of("gemma3_text").modulePrefix).toBe("model.");
+    expect(userError(() => parseConfig({ model_type: "gemma3" }))).toContain('"text_config" is');
+    const bad = { model_type: "gemma3", text_config: { num_hidden_layers: "x" } };
+    expect(userError(() => parseConfig(bad))).toContain('"num_hidden_layers" is "x"');
   });
 
   test("end ids come from both files, dtype under either key, null biases of the family", () => {
@@ -139,7 +231,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5 and Qwen3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2 and Gemma 3',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],

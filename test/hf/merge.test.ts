@@ -2,6 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { mergeAdapter } from "../../src/hf/merge.ts";
+import { moduleName } from "../../src/hf/model-weights.ts";
 import { openSafetensors, readBytes, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
@@ -17,7 +18,7 @@ const BOUNDS = { F32: 1e-6, BF16: 2 ** -8, F16: 2 ** -10 };
 
 describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
   const reference = openSafetensors(join(golden, "merge.safetensors"));
-  for (const family of ["llama", "mistral", "qwen2", "smollm2"]) {
+  for (const family of ["llama", "mistral", "qwen2", "smollm2", "gemma2", "gemma3", "gemma3-vision"]) {
     test(`${family}: within the rounding of its own dtype; what has no adapter is copied bit for bit`, () => {
       mergeAdapter({ base: model(family), adapter: join(model(family), "adapter"), output: path(family) });
       const base = openSafetensors(model(family));
@@ -26,7 +27,7 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
       let compared = 0;
       for (const [name, entry] of merged.tensors) {
         expect(entry.stored).toBe(base.tensors.get(name)!.stored);
-        const expected = reference.tensors.get(`${family}/${name}`);
+        const expected = reference.tensors.get(`${family}/${moduleName(name)}`);
         if (expected) {
           compared++;
           const got = readFloat32(merged, name, entry.shape);
@@ -34,7 +35,7 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
           readFloat32(reference, expected.name, entry.shape).forEach((value, i) => {
             expect(Math.abs(got[i]! - value)).toBeLessThanOrEqual(bound * Math.abs(value) + 1e-7);
           });
-        } else if (name.includes("norm") || name.includes("embed") || name.includes("bias")) {
+        } else if (name.includes("norm") || name.includes("embed") || name.includes("bias") || name.includes("vision")) {
           expect(readBytes(merged, entry)).toEqual(readBytes(base, base.tensors.get(name)!));
         }
       }

@@ -37,6 +37,7 @@ const ADAPTER: AdapterToWrite = {
   dropout: 0.1,
   rslora: false,
   targets: ["q_proj", "up_proj"],
+  exclude: null,
   tensors: [...pair("model.layers.0.self_attn.q_proj"), ...pair("model.layers.0.mlp.up_proj")],
 };
 

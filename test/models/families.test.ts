@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config.ts";
-import { openSafetensors } from "../../src/hf/safetensors.ts";
+import { openModelWeights } from "../../src/hf/model-weights.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
@@ -45,7 +45,7 @@ async function setUp(family: GoldenFamily, method: GoldenMethod, name: GoldenBat
       : { method, rank: adapter.rank, scale: adapter.alpha / adapter.rank, dropout: 0, targets: new Set(adapter.targets) };
   const batch = readStepBatch(batchFile(family, name), config);
   const positions = tokenPositions(family, name);
-  const source = openSafetensors(modelFolder(family));
+  const source = openModelWeights(modelFolder(family), config);
   const tokens = [batch.ids.length];
   const logits = { tokens, rows: positions.length };
   const engine = createEngine(executor, { config, source, tuning, strategy, tokens, logits, optimizer: true });

@@ -45,6 +45,24 @@ const short = { heads: 2, kvHeads: 1, scale: 0.7 };
 /** log sum exp of 6 heads over 13 tokens that goes with any queries and keys: large enough that no power overflows. */
 const lse = uniform([13, 6], 3);
 
+function cappedCache(): TestTensor[] {
+  const own = generator(13);
+  const rows = [3, 3, 3, 9, 9].map((count, i) => random(own, [count, i === 0 ? 60 : 20]));
+  return [...rows, i32([3], [0, 2, 5]), i32([1], [4])];
+}
+
+/** q, k, v, starts, and with them the results of attention, which a gradient takes. */
+function cappedAttention(): TestTensor[] {
+  const own = generator(14);
+  const [q, out, dOut] = [0, 1, 2].map(() => random(own, [13, 60])) as [TestTensor, TestTensor, TestTensor];
+  return [q, random(own, [13, 20]), random(own, [13, 20]), STARTS, out, lse, dOut];
+}
+
+function cappedHead(): TestTensor[] {
+  const own = generator(15);
+  return [random(own, [13, 24]), random(own, [17, 24]), LABELS, f32([1], [0.25])];
+}
+
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   AdamW: [
@@ -60,6 +78,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     },
   ],
   Add: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
+  Affine: [{ attrs: { alpha: 1.7, beta: -0.3 }, inputs: [random(generator(12), [7, 13])], bound: 0 }],
   CachedAttention: [
     {
       attrs: attention,
@@ -73,6 +92,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
         { dtype: "i32", shape: [1], data: Int32Array.of(4) },
       ],
     },
+    { attrs: { ...attention, softcap: 1.5 }, inputs: cappedCache() },
   ],
   Cast: [
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "bf16")], bound: 0 },
@@ -81,6 +101,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   CausalAttention: [
     { attrs: attention, inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS] },
     { attrs: short, inputs: [normal(LONG, 4), normal(LONG, 2), normal(LONG, 2), LONG_STARTS] },
+    { attrs: { ...attention, softcap: 1.5 }, inputs: cappedAttention().slice(0, 4) },
   ],
   CausalAttentionGrad: [
     {
@@ -99,6 +120,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
         normal(LONG, 4),
       ],
     },
+    { attrs: { ...attention, softcap: 1.5 }, inputs: cappedAttention() },
   ],
   ColumnSum: [
     { attrs: {}, inputs: [normal(129, 7)] },
@@ -132,11 +154,13 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3])] },
     { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS, f32([1], [0.3])] },
     { attrs: {}, inputs: CHUNKED },
+    { attrs: { softcap: 2 }, inputs: cappedHead() },
   ],
   LinearCrossEntropyGrad: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1.5])] },
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1]), normal(17, 7)] },
     { attrs: {}, inputs: [...CHUNKED, f32([1], [1.5]), normal(20011, 3)] },
+    { attrs: { softcap: 2 }, inputs: [...cappedHead(), f32([1], [1.5])] },
   ],
   Mul: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   PhiloxDropout: [
@@ -153,6 +177,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { heads: 3, rotaryDim: 10, inverse: 0 }, inputs: [normal(7, 30), uniform([7, 5], -0.5), uniform([7, 5], -0.5)] },
     { attrs: { heads: 3, rotaryDim: 6, inverse: 1 }, inputs: [normal(7, 30), uniform([7, 3], -0.5), uniform([7, 3], -0.5)] },
   ],
+  SoftCap: [{ attrs: { softcap: 1.5 }, inputs: [random(generator(16), [7, 13])] }],
   SumSquares: [{ attrs: {}, inputs: [normal(67, 71)] }],
   SwiGLU: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   SwiGLUGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13), normal(7, 13)] }],

@@ -27,6 +27,7 @@ interface Case {
   readonly starts: readonly number[];
   /** Standard deviation of the queries. */
   readonly deviation?: number;
+  readonly softcap?: number;
 }
 
 interface Grads {
@@ -36,10 +37,19 @@ interface Grads {
 }
 
 /** The definition, row by row, in float64. */
-function attend({ tokens, heads, kvHeads, dim, starts }: Case, scale: number, q: Float64Array, k: Float64Array, v: Float64Array) {
+function attend(
+  { tokens, heads, kvHeads, dim, starts, softcap }: Case,
+  scale: number,
+  q: Float64Array,
+  k: Float64Array,
+  v: Float64Array,
+) {
   const out = new Float64Array(q.length);
   const lse = new Float64Array(tokens * heads);
-  const rows = (t: number, h: number, visit: (j: number, key: number, p: number) => void): void => {
+  const capped = (score: number) => (softcap === undefined ? score : softcap * Math.tanh(score / softcap));
+  const slope = (score: number) => (softcap === undefined ? 1 : 1 / Math.cosh(score / softcap) ** 2);
+  /** `visit` gets the probability of each key, and the derivative of the capped score. */
+  const rows = (t: number, h: number, visit: (key: number, p: number, slope: number) => void): void => {
     const row = (t * heads + h) * dim;
     const kvHead = Math.floor((h * kvHeads) / heads);
     const keyOf = (j: number): number => (j * kvHeads + kvHead) * dim;
@@ -49,16 +59,16 @@ function attend({ tokens, heads, kvHeads, dim, starts }: Case, scale: number, q:
       for (let i = 0; i < dim; i++) score += q[row + i]! * k[keyOf(j) + i]!;
       scores.push(score * scale);
     }
-    const greatest = Math.max(...scores);
-    const sum = scores.reduce((total, score) => total + Math.exp(score - greatest), 0);
+    const greatest = capped(Math.max(...scores));
+    const sum = scores.reduce((total, score) => total + Math.exp(capped(score) - greatest), 0);
     lse[t * heads + h] = greatest + Math.log(sum);
-    scores.forEach((score, n) => visit(starts[t]! + n, keyOf(starts[t]! + n), Math.exp(score - greatest) / sum));
+    scores.forEach((score, n) => visit(keyOf(starts[t]! + n), Math.exp(capped(score) - greatest) / sum, slope(score)));
   };
   const eachRow = (visit: (t: number, h: number, row: number) => void): void => {
     for (let t = 0; t < tokens; t++) for (let h = 0; h < heads; h++) visit(t, h, (t * heads + h) * dim);
   };
   eachRow((t, h, row) =>
-    rows(t, h, (_, key, p) => {
+    rows(t, h, (key, p) => {
       for (let i = 0; i < dim; i++) out[row + i]! += p * v[key + i]!;
     }),
   );
@@ -67,10 +77,10 @@ function attend({ tokens, heads, kvHeads, dim, starts }: Case, scale: number, q:
     eachRow((t, h, row) => {
       let delta = 0;
       for (let i = 0; i < dim; i++) delta += dOut[row + i]! * out[row + i]!;
-      rows(t, h, (_, key, p) => {
+      rows(t, h, (key, p, slope) => {
         let dP = 0;
         for (let i = 0; i < dim; i++) dP += dOut[row + i]! * v[key + i]!;
-        const dS = p * (dP - delta) * scale;
+        const dS = p * (dP - delta) * slope * scale;
         for (let i = 0; i < dim; i++) {
           dQ[row + i]! += dS * k[key + i]!;
           dK[key + i]! += dS * q[row + i]!;
@@ -107,7 +117,12 @@ function tensors({ tokens, heads, kvHeads, dim, starts, deviation = 1 }: Case, s
   return { q, k, v, starts: i32([tokens], starts), dOut };
 }
 
-const attrsOf = ({ heads, kvHeads, dim }: Case) => ({ heads, kvHeads, scale: 1 / Math.sqrt(dim) });
+const attrsOf = ({ heads, kvHeads, dim, softcap }: Case) => ({
+  heads,
+  kvHeads,
+  scale: 1 / Math.sqrt(dim),
+  ...(softcap !== undefined && { softcap }),
+});
 
 /** Forward and gradient against the definition; the gradient's inputs out and lse are exact to f32. */
 async function check(sizes: Case, bound: number): Promise<void> {
@@ -145,13 +160,18 @@ const CASES: readonly Case[] = [
   { tokens: 90, heads: 1, kvHeads: 1, dim: 256, starts: packed(45, ...padding(45)) },
   { tokens: 60, heads: 26, kvHeads: 1, dim: 14, starts: whole(60) },
   { tokens: 60, heads: 2, kvHeads: 1, dim: 512, starts: packed(10, 50) },
+  { tokens: 7, heads: 3, kvHeads: 3, dim: 10, starts: packed(3, 4), softcap: 1 },
+  { tokens: 259, heads: 4, kvHeads: 2, dim: 18, starts: windowed(259, 100), softcap: 50 },
+  { tokens: 131, heads: 4, kvHeads: 2, dim: 80, starts: packed(40, 1, 60, 30), softcap: 0.7, deviation: 2 },
+  { tokens: 90, heads: 2, kvHeads: 1, dim: 256, starts: packed(45, ...padding(45)), softcap: 3 },
 ];
 
 describe("CausalAttention and its gradient: relative error < 1e-6 and < 2e-6, the same bits with 1, 2 and 3 threads", () => {
   for (const sizes of CASES) {
-    const { tokens, heads, kvHeads, dim, starts } = sizes;
+    const { tokens, heads, kvHeads, dim, starts, softcap } = sizes;
     const examples = new Set(starts).size;
-    test(`${tokens} tokens, ${heads}/${kvHeads} heads of ${dim}, ${examples} first keys`, () => check(sizes, 1e-6));
+    const cap = softcap === undefined ? "" : `, capped at ${softcap}`;
+    test(`${tokens} tokens, ${heads}/${kvHeads} heads of ${dim}, ${examples} first keys${cap}`, () => check(sizes, 1e-6));
   }
 
   test("random packings", async () => {
@@ -167,8 +187,8 @@ describe("CausalAttention and its gradient: relative error < 1e-6 and < 2e-6, th
   });
 });
 
-describe("the gradient rule", () => {
-  const sizes: Case = { tokens: 41, heads: 6, kvHeads: 2, dim: 12, starts: packed(5, 20, 1, 15) };
+describe.each([undefined, 1.3])("the gradient rule with a soft cap of %p", (softcap) => {
+  const sizes: Case = { tokens: 41, heads: 6, kvHeads: 2, dim: 12, starts: packed(5, 20, 1, 15), softcap };
   const { q, k, v, starts, dOut } = tensors(sizes);
 
   /** Gradients by the rule, as a graph of the forward and the backward operator. */
@@ -220,6 +240,21 @@ describe("the gradient rule", () => {
 describe("extreme inputs", () => {
   test("scores of thousands neither overflow nor vanish: relative error < 1e-3, as large as one ulp of a score", async () => {
     await check({ tokens: 130, heads: 2, kvHeads: 1, dim: 16, starts: packed(100, 30), deviation: 1000 }, 1e-3);
+  });
+
+  test("scores far beyond a cap: relative error < 1e-6 of the results and the gradient of v; that of q and k is 0 to 1e-6", async () => {
+    const sizes: Case = { tokens: 70, heads: 2, kvHeads: 1, dim: 16, starts: packed(30, 40), deviation: 1000, softcap: 2 };
+    const attrs = attrsOf(sizes);
+    const { q, k, v, starts, dOut } = tensors(sizes);
+    // Exact scores, none near 0.
+    for (const x of [q, k]) x.data.forEach((value, i) => (x.data[i] = i % 16 === 0 ? (value < 0 ? -64 : 64) : 0));
+    const exact = attend(sizes, Math.fround(attrs.scale), toFloat64(q), toFloat64(k), toFloat64(v));
+    const inputs = [q, k, v, starts];
+    await checkForward({ op: CausalAttention, inputs, attrs, reference: () => [exact.out, exact.lse], bound: 1e-6 });
+    const residuals = [f32(q.shape, exact.out), f32([70, 2], exact.lse), dOut];
+    const [dQ, dK, dV] = await runWasm(CausalAttentionGrad, [...inputs, ...residuals], attrs);
+    expectWithin("dV", relativeError(dV!, exact.gradient(toFloat64(dOut)).dV), 1e-6);
+    for (const values of [dQ!, dK!]) expect(Math.max(...values.map(Math.abs))).toBeLessThan(1e-6);
   });
 
   test("a NaN in a query or key reaches all that depends on it and nothing else", async () => {

@@ -16,6 +16,7 @@ interface Case {
   readonly position: number;
   /** How far back a token sees. */
   readonly window?: number;
+  readonly softcap?: number;
 }
 
 const CASES: readonly Case[] = [
@@ -28,6 +29,9 @@ const CASES: readonly Case[] = [
   { tokens: 16, heads: 9, kvHeads: 3, dim: 64, size: 200, position: 101 },
   { tokens: 70, heads: 4, kvHeads: 1, dim: 32, size: 400, position: 203, window: 64 },
   { tokens: 128, heads: 3, kvHeads: 3, dim: 16, size: 128, position: 0 },
+  { tokens: 1, heads: 4, kvHeads: 2, dim: 18, size: 100, position: 41, window: 20, softcap: 0.8 },
+  { tokens: 1, heads: 8, kvHeads: 4, dim: 64, size: 300, position: 299, softcap: 50 },
+  { tokens: 70, heads: 4, kvHeads: 1, dim: 32, size: 400, position: 203, window: 64, softcap: 1.1 },
 ];
 
 function tensors({ tokens, heads, kvHeads, dim, size, position, window = size }: Case) {
@@ -46,7 +50,8 @@ function tensors({ tokens, heads, kvHeads, dim, size, position, window = size }:
 }
 
 /** The definition, in float64. */
-function reference({ tokens, heads, kvHeads, dim, position }: Case, scale: number) {
+function reference({ tokens, heads, kvHeads, dim, position, softcap = Infinity }: Case, scale: number) {
+  const capped = (score: number) => (softcap === Infinity ? score : softcap * Math.tanh(score / softcap));
   return ([q, k, v, keys, values, starts]: Float64Array[]): Float64Array[] => {
     const width = kvHeads * dim;
     const [newKeys, newValues] = [keys!.slice(), values!.slice()];
@@ -61,7 +66,7 @@ function reference({ tokens, heads, kvHeads, dim, position }: Case, scale: numbe
         for (let j = starts![t]!; j <= position + t; j++) {
           let score = 0;
           for (let i = 0; i < dim; i++) score += q![row + i]! * newKeys[j * width + column + i]!;
-          scores.push(score * scale);
+          scores.push(capped(score * scale));
         }
         const greatest = Math.max(...scores);
         const powers = scores.map((score) => Math.exp(score - greatest));
@@ -75,12 +80,18 @@ function reference({ tokens, heads, kvHeads, dim, position }: Case, scale: numbe
   };
 }
 
-const attrsOf = ({ heads, kvHeads, dim }: Case) => ({ heads, kvHeads, scale: 1 / Math.sqrt(dim) });
+const attrsOf = ({ heads, kvHeads, dim, softcap }: Case) => ({
+  heads,
+  kvHeads,
+  scale: 1 / Math.sqrt(dim),
+  ...(softcap !== undefined && { softcap }),
+});
 
 describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 threads, in place or not", () => {
   for (const sizes of CASES) {
-    const { tokens, heads, kvHeads, dim, size, position } = sizes;
-    test(`${tokens} tokens at ${position} of ${size}, ${heads}/${kvHeads} heads of ${dim}`, async () => {
+    const { tokens, heads, kvHeads, dim, size, position, softcap } = sizes;
+    const cap = softcap === undefined ? "" : `, capped at ${softcap}`;
+    test(`${tokens} tokens at ${position} of ${size}, ${heads}/${kvHeads} heads of ${dim}${cap}`, async () => {
       const attrs = attrsOf(sizes);
       const exact = reference(sizes, Math.fround(attrs.scale));
       await checkForward({ op: CachedAttention, inputs: tensors(sizes), attrs, reference: exact, bound: 1e-6 });
@@ -88,7 +99,7 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
   }
 
   test("agrees with its ONNX body on ONNX Runtime, relative error < 1e-6", async () => {
-    for (const sizes of CASES.slice(2, 7)) {
+    for (const sizes of [...CASES.slice(2, 7), ...CASES.slice(-3)]) {
       const names = ["q", "k", "v", "keys", "values", "starts", "position"];
       const inputs = tensors(sizes);
       const builder = new GraphBuilder("cached");
@@ -101,11 +112,11 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
     }
   });
 
-  test("chunks give the bits of one pass over the whole sequence", async () => {
+  test.each([undefined, 0.9])("chunks give the bits of one pass over the whole sequence, soft cap %p", async (softcap) => {
     const [heads, kvHeads, dim, size] = [6, 2, 32, 120];
     const rng = generator(3);
     const [q, k, v] = [heads, kvHeads, kvHeads].map((count) => random(rng, [size, count * dim]));
-    const attrs = { heads, kvHeads, scale: 1 / Math.sqrt(dim) };
+    const attrs = attrsOf({ tokens: size, heads, kvHeads, dim, size, position: 0, softcap });
     const whole = await runWasm(CausalAttention, [q!, k!, v!, i32([size], new Int32Array(size))], attrs, { outputs: [0] });
     let caches = [f32(k!.shape, new Float32Array(k!.data.length)), f32(v!.shape, new Float32Array(v!.data.length))];
     const part = (x: typeof q, from: number, to: number) => {

@@ -17,11 +17,12 @@ import { checkOnnx } from "../support/parity.ts";
 
 setDefaultTimeout(120_000);
 
-/** Softmax of the logits of each row that has a label, and the loss without scale. */
-function head(h: Float64Array, w: Float64Array, labels: Float64Array): { p: Float64Array[]; loss: number } {
+/** Softmax of the logits of each row that has a label, the derivatives of the cap at them, and the loss without scale. */
+function head(h: Float64Array, w: Float64Array, labels: Float64Array, softcap?: number) {
   const width = h.length / labels.length;
   const vocab = w.length / width;
   let loss = 0;
+  const slopes: Float64Array[] = [];
   const p = Array.from(labels, (label, t) => {
     if (label === -100) return new Float64Array(0);
     const logits = Float64Array.from({ length: vocab }, (_, v) => {
@@ -29,32 +30,42 @@ function head(h: Float64Array, w: Float64Array, labels: Float64Array): { p: Floa
       for (let i = 0; i < width; i++) sum += h[t * width + i]! * w[v * width + i]!;
       return sum;
     });
+    if (softcap !== undefined) {
+      slopes[t] = logits.map((x) => 1 / Math.cosh(x / softcap) ** 2);
+      logits.forEach((x, v) => (logits[v] = softcap * Math.tanh(x / softcap)));
+    }
     const top = logits.reduce((a, b) => Math.max(a, b));
     const sum = logits.reduce((total, x) => total + Math.exp(x - top), 0);
     loss += Math.log(sum) + top - logits[label]!;
     return logits.map((x) => Math.exp(x - top) / sum);
   });
-  return { p, loss };
+  return { p, slopes, loss };
 }
 
-const reference: Reference = ([h, w, labels, scale]) => [[head(h!, w!, labels!).loss * scale![0]!]];
-
-const gradReference: Reference = ([h, w, labels, scale, dloss, sum]) => {
-  const { p, loss } = head(h!, w!, labels!);
-  const width = h!.length / labels!.length;
-  const dh = new Float64Array(h!.length);
-  const dw = sum?.length ? sum.slice() : new Float64Array(w!.length);
-  p.forEach((row, t) => {
-    row.forEach((probability, v) => {
-      const d = scale![0]! * dloss![0]! * (probability - (labels![t] === v ? 1 : 0));
-      for (let i = 0; i < width; i++) {
-        dh[t * width + i]! += d * w![v * width + i]!;
-        dw[v * width + i]! += d * h![t * width + i]!;
-      }
-    });
-  });
-  return [dh, dw, [loss * scale![0]!]];
+const lossOf = (softcap?: number): Reference => {
+  return ([h, w, labels, scale]) => [[head(h!, w!, labels!, softcap).loss * scale![0]!]];
 };
+const reference = lossOf();
+
+const gradOf =
+  (softcap?: number): Reference =>
+  ([h, w, labels, scale, dloss, sum]) => {
+    const { p, slopes, loss } = head(h!, w!, labels!, softcap);
+    const width = h!.length / labels!.length;
+    const dh = new Float64Array(h!.length);
+    const dw = sum?.length ? sum.slice() : new Float64Array(w!.length);
+    p.forEach((row, t) => {
+      row.forEach((probability, v) => {
+        const d = scale![0]! * dloss![0]! * (probability - (labels![t] === v ? 1 : 0)) * (slopes[t]?.[v] ?? 1);
+        for (let i = 0; i < width; i++) {
+          dh[t * width + i]! += d * w![v * width + i]!;
+          dw[v * width + i]! += d * h![t * width + i]!;
+        }
+      });
+    });
+    return [dh, dw, [loss * scale![0]!]];
+  };
+const gradReference = gradOf();
 
 /** Labels of T tokens, of which a part counts. */
 function labelsOf(rng: () => number, tokens: number, vocab: number, part: number): TestTensor {
@@ -116,6 +127,22 @@ for (const [tokens, width, vocab] of SIZES) {
 test("LinearCrossEntropy: gradients by finite differences, error 1e-5", async () => {
   await checkGradient({ op: LinearCrossEntropy, inputs: sample(9, 6, 20, 0.7), attrs: {}, reference, wrt: [0, 1], bound: 1e-5 });
 });
+
+for (const softcap of [0.5, 30]) {
+  test(`LinearCrossEntropy with logits capped at ${softcap}: error 1e-6, gradients 5e-6, by finite differences 1e-5`, async () => {
+    const attrs = { softcap };
+    for (const [tokens, width, vocab] of SIZES.slice(2)) {
+      const inputs = sample(tokens, width, vocab, 0.7);
+      await checkForward({ op: LinearCrossEntropy, inputs, attrs, reference: lossOf(softcap), bound: 1e-6 });
+      await checkOnnx({ op: LinearCrossEntropy, inputs, attrs, bound: 1e-6 });
+      const all = [...inputs, f32([1], [1.5]), random(generator(vocab), [vocab, width])];
+      await checkForward({ op: LinearCrossEntropyGrad, inputs: all, attrs, reference: gradOf(softcap), bound: 5e-6 });
+      await checkOnnx({ op: LinearCrossEntropyGrad, inputs: all, attrs, bound: 5e-6 });
+    }
+    const inputs = sample(9, 6, 20, 0.7, 1);
+    await checkGradient({ op: LinearCrossEntropy, inputs, attrs, reference: lossOf(softcap), wrt: [0, 1], bound: 1e-5 });
+  });
+}
 
 for (const dtype of ["bf16", "f16"] as const) {
   test(`LinearCrossEntropy reads ${dtype} weights as the same numbers in f32`, async () => {

@@ -5,7 +5,17 @@ import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensor
 /** The fixtures of test/golden/models; its README describes the files. */
 const ROOT = join(import.meta.dir, "../golden/models");
 
-export const FAMILIES = ["llama", "llama-linear", "mistral", "qwen2", "qwen3", "smollm2"] as const;
+export const FAMILIES = [
+  "llama",
+  "llama-linear",
+  "mistral",
+  "qwen2",
+  "qwen3",
+  "smollm2",
+  "gemma2",
+  "gemma3",
+  "gemma3-vision",
+] as const;
 export type GoldenFamily = (typeof FAMILIES)[number];
 
 export const METHODS = ["full", "lora"] as const;
@@ -88,13 +98,14 @@ export function readAdapter(family: GoldenFamily): GoldenAdapter {
   const config = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8")) as {
     r: number;
     lora_alpha: number;
-    target_modules: string[];
   };
+  const tensors = readTensors(join(folder, "adapter_model.safetensors"));
   return {
     rank: config.r,
     alpha: config.lora_alpha,
-    targets: config.target_modules,
-    tensors: readTensors(join(folder, "adapter_model.safetensors")),
+    // The configuration may have a regular expression.
+    targets: [...new Set(Array.from(tensors.keys(), (name) => /\.(\w+)\.lora_[AB]\.weight$/.exec(name)![1]!))],
+    tensors,
   };
 }
 

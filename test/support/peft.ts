@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
 import { loadConfig } from "../../src/hf/config.ts";
-import { openSafetensors } from "../../src/hf/safetensors.ts";
+import { openModelWeights } from "../../src/hf/model-weights.ts";
 import { createRandom } from "../../src/random.ts";
 import { type TrainConfig, trainConfigSchema } from "../../src/train/config.ts";
 import { createEngine, type Engine } from "../../src/train/engine.ts";
@@ -10,26 +10,28 @@ import { readStepBatch } from "../../src/train/step-batch.ts";
 import { isAdapter } from "../../src/train/weights.ts";
 import { tuningOf } from "../../src/train/session.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
-import { batchFile, modelFolder } from "./golden.ts";
+import { batchFile, type GoldenFamily, modelFolder } from "./golden.ts";
 
-/** The family whose checkpoint carries the adapter of test/golden/peft. */
-const FAMILY = "qwen3";
+/** The families whose checkpoints carry the adapters of test/golden/peft. */
+export const PEFT_FAMILIES = ["qwen3", "gemma2", "gemma3-vision"] as const;
 
-export const PEFT_FIXTURE = join(import.meta.dir, "../golden/peft");
+export const peftFixture = (family: GoldenFamily): string => join(import.meta.dir, "../golden/peft", family);
 
 /** An engine with a seeded random adapter, as it stands after a training run. */
-export async function adaptedEngine(): Promise<{ engine: Engine; config: TrainConfig; batch: ReturnType<typeof readStepBatch> }> {
+export async function adaptedEngine(
+  family: GoldenFamily,
+): Promise<{ engine: Engine; config: TrainConfig; batch: ReturnType<typeof readStepBatch> }> {
   const config = trainConfigSchema.parse({
-    model: "qwen3",
+    model: family,
     data: "none",
     rank: 3,
     alpha: 5,
     rslora: true,
     targets: ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
   });
-  const model = loadConfig(modelFolder(FAMILY));
-  const batch = readStepBatch(batchFile(FAMILY, "rows"), model);
-  const source = openSafetensors(modelFolder(FAMILY));
+  const model = loadConfig(modelFolder(family));
+  const batch = readStepBatch(batchFile(family, "rows"), model);
+  const source = openModelWeights(modelFolder(family), model);
   const tokens = [batch.ids.length];
   const executor = await createWasmExecutor({ threads: 1 });
   const engine = createEngine(executor, {
@@ -50,9 +52,11 @@ export async function adaptedEngine(): Promise<{ engine: Engine; config: TrainCo
   return { engine, config, batch };
 }
 
-/** `bun test/support/peft.ts` writes the adapter that test/golden/peft/make.py hands to PEFT. */
+/** `bun test/support/peft.ts` writes the adapters that test/golden/peft/make.py hands to PEFT. */
 if (import.meta.main) {
-  const { engine, config } = await adaptedEngine();
-  exportTrained(join(PEFT_FIXTURE, "adapter"), engine, config, modelFolder("qwen3"));
-  engine.executor.close();
+  for (const family of PEFT_FAMILIES) {
+    const { engine, config } = await adaptedEngine(family);
+    exportTrained(join(peftFixture(family), "adapter"), engine, config, modelFolder(family));
+    engine.executor.close();
+  }
 }

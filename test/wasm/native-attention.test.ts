@@ -36,10 +36,11 @@ interface Case {
   readonly examples: readonly number[];
   /** Deviation of q: large ones make probabilities of 0. */
   readonly spread?: number;
+  readonly softcap?: number;
 }
 
 /** Attention, then its gradient of its own results. */
-function attention({ tokens, heads, kvHeads, dim }: Case): Graph {
+function attention({ tokens, heads, kvHeads, dim, softcap }: Case): Graph {
   const builder = new GraphBuilder("attention");
   const wide = { dtype: "f32", shape: [tokens, heads * dim] } as const;
   const narrow = { dtype: "f32", shape: [tokens, kvHeads * dim] } as const;
@@ -48,7 +49,7 @@ function attention({ tokens, heads, kvHeads, dim }: Case): Graph {
   const v = builder.input("v", "boundary", narrow);
   const starts = builder.input("starts", "batch", { dtype: "i32", shape: [tokens] });
   const dout = builder.input("dout", "output-grad", wide);
-  const attrs = { heads, kvHeads, scale: 1 / Math.sqrt(dim) };
+  const attrs = { heads, kvHeads, scale: 1 / Math.sqrt(dim), ...(softcap !== undefined && { softcap }) };
   const [out, lse] = builder.node(CausalAttention, [q, k, v, starts], attrs);
   const gradients = builder.node(CausalAttentionGrad, [q, k, v, starts, out!, lse!, dout], attrs);
   for (const name of [out!, lse!, ...gradients]) builder.output({ name, role: "boundary" });
@@ -77,6 +78,10 @@ const CASES: readonly Case[] = [
   { tokens: 160, heads: 4, kvHeads: 4, dim: 128, examples: [0] },
   // Scores hundreds apart.
   { tokens: 256, heads: 2, kvHeads: 2, dim: 32, examples: [0, 100], spread: 100 },
+  { tokens: 301, heads: 6, kvHeads: 2, dim: 64, examples: [0, 5, 150, 151, 290], softcap: 1.5 },
+  { tokens: 1300, heads: 4, kvHeads: 1, dim: 32, examples: [0, 700], softcap: 50 },
+  { tokens: 200, heads: 2, kvHeads: 1, dim: 6, examples: [0, 77], softcap: 20, spread: 10 },
+  { tokens: 256, heads: 4, kvHeads: 2, dim: 256, examples: [0], softcap: 3 },
 ];
 
 describe("native attention", () => {

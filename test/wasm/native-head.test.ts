@@ -40,10 +40,12 @@ interface Case {
   readonly dtype?: FloatType;
   readonly wanted: readonly ("dh" | "dw")[];
   readonly sum?: boolean;
+  readonly softcap?: number;
 }
 
 /** The loss as the forward computes it, and gradients with the loss as the gradient operator does. */
-function head({ tokens, width, vocab, dtype = "f32", wanted, sum }: Case): Graph {
+function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap }: Case): Graph {
+  const attrs = softcap === undefined ? {} : { softcap };
   const builder = new GraphBuilder("head");
   const h = builder.input("h", "boundary", { dtype: "f32", shape: [tokens, width] });
   const stored = builder.input("w", "param", { dtype, shape: [vocab, width] });
@@ -52,8 +54,8 @@ function head({ tokens, width, vocab, dtype = "f32", wanted, sum }: Case): Graph
   const scale = builder.input("scale", "batch", { dtype: "f32", shape: [1] });
   const dloss = builder.input("dloss", "output-grad", { dtype: "f32", shape: [1] });
   const sums = sum ? [builder.input("sum", "accumulator", { dtype: "f32", shape: [vocab, width] })] : [];
-  builder.output({ name: builder.value(LinearCrossEntropy, [h, w, labels, scale], {}, "forward"), role: "boundary" });
-  const [dh, dw, loss] = builder.node(LinearCrossEntropyGrad, [h, w, labels, scale, dloss, ...sums], {}, "grad");
+  builder.output({ name: builder.value(LinearCrossEntropy, [h, w, labels, scale], attrs, "forward"), role: "boundary" });
+  const [dh, dw, loss] = builder.node(LinearCrossEntropyGrad, [h, w, labels, scale, dloss, ...sums], attrs, "grad");
   if (wanted.includes("dh")) builder.output({ name: dh!, role: "input-grad" });
   if (wanted.includes("dw")) builder.output({ name: dw!, role: "param-grad", ...(sum && { updates: "sum" }) });
   builder.output({ name: loss!, role: "loss" });
@@ -82,6 +84,8 @@ const CASES: readonly Case[] = [
   { tokens: 400, width: 50, vocab: 1031, every: 2, labelled: 3, wanted: ["dh", "dw"] },
   { tokens: 190, width: 64, vocab: 2500, every: 1, labelled: 189, wanted: ["dh"], dtype: "bf16" },
   { tokens: 70, width: 18, vocab: 257, every: 1, labelled: 1, wanted: ["dh"], dtype: "f16" },
+  { tokens: 400, width: 50, vocab: 1031, every: 1, labelled: 235, wanted: ["dh", "dw"], sum: true, softcap: 2 },
+  { tokens: 190, width: 64, vocab: 2500, every: 2, labelled: 90, wanted: ["dh"], dtype: "bf16", softcap: 30 },
 ];
 
 describe("native head", () => {

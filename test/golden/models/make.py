@@ -1,6 +1,6 @@
 """Makes the model fixtures of this folder with PyTorch, Transformers and PEFT.
 
-    python make.py [--out FOLDER]
+    python make.py [--out FOLDER] [FAMILY ...]
 
 For each family: a tiny random checkpoint, three batches, a LoRA adapter, and what Transformers computes from them in
 float32 with eager attention: logits, loss, the gradient of every trainable parameter, the losses of ten AdamW steps.
@@ -42,7 +42,8 @@ COMMON = {
     "eos_token_id": 2,
 }
 
-# `seed` is one with which ten AdamW steps do not amplify rounding; `dtype` is the checkpoint's; `shard` splits it at that many bytes; `targets` are the adapter's modules.
+# `seed` is one with which ten AdamW steps do not amplify rounding; `dtype` is the checkpoint's; `shard` splits it at that many bytes; `targets` are the adapter's modules; `names` are pairs of prefixes: a tensor whose
+# name begins with the first is stored with the second.
 FAMILIES = {
     "llama": {
         "seed": 1000,
@@ -184,6 +185,106 @@ FAMILIES = {
             "torch_dtype": "bfloat16",
         },
     },
+    "gemma2": {
+        "seed": 1006,
+        "dtype": torch.bfloat16,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["Gemma2ForCausalLM"],
+            "model_type": "gemma2",
+            # sqrt(44) = 6.6332 is 6.625 in bfloat16.
+            "hidden_size": 44,
+            "intermediate_size": 37,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 14,
+            "vocab_size": 117,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 5,
+            "attn_logit_softcapping": 2.5,
+            "final_logit_softcapping": 4.0,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+        },
+    },
+    "gemma3": {
+        "seed": 1007,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "hidden_size": 38,
+            "intermediate_size": 43,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "vocab_size": 113,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 5000.0,
+            "rope_local_base_freq": 100.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            "query_pre_attn_scalar": 10,
+            "sliding_window": 4,
+            "sliding_window_pattern": 3,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+    },
+    # Text and images; only the text part is run. Its configuration is nested and leaves out what is the default, and its
+    # weights have the names of the published checkpoints.
+    "gemma3-vision": {
+        "seed": 1008,
+        "dtype": torch.bfloat16,
+        "targets": r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        "names": (("model.language_model.", "language_model.model."), ("model.", "")),
+        "config": {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "bos_token_id": 2,
+            "eos_token_id": [1, 106],
+            "torch_dtype": "bfloat16",
+            "mm_tokens_per_image": 4,
+            "image_token_index": 90,
+            "text_config": {
+                "model_type": "gemma3_text",
+                "hidden_size": 24,
+                "intermediate_size": 28,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 12,
+                "vocab_size": 101,
+                "query_pre_attn_scalar": 12,
+                "max_position_embeddings": 64,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 20000.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                },
+                "layer_types": ["full_attention", "sliding_attention"],
+                "sliding_window": 6,
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 8,
+                "patch_size": 4,
+                "vision_use_head": False,
+            },
+        },
+    },
 }
 
 
@@ -207,13 +308,20 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def is_vision(name):
+    return "vision_tower" in name or "multi_modal_projector" in name
+
+
 def randomise(model, generator):
     """Weights wide enough that softmax, SiLU and the norms leave their linear range; norms and biases off 1 and 0."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
+            if is_vision(name):
+                continue
             if name.endswith("norm.weight") or "layernorm" in name:
-                parameter.copy_(1 + 0.2 * noise)
+                # Gemma's weights are offsets from 1.
+                parameter.copy_((0 if "gemma" in model.config.model_type else 1) + 0.2 * noise)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)
             elif "embed_tokens" in name or "lm_head" in name:
@@ -222,10 +330,15 @@ def randomise(model, generator):
                 parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[1]))
 
 
-def save_checkpoint(model, folder, dtype, shard):
+def save_checkpoint(model, folder, dtype, shard, names=()):
     tensors = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
+
+    def stored(name):
+        return next((new + name[len(old) :] for old, new in names if name.startswith(old)), name)
+
+    tensors = {stored(name): value for name, value in tensors.items()}
     if not shard:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return
@@ -246,9 +359,12 @@ def save_checkpoint(model, folder, dtype, shard):
     write_json(folder / "model.safetensors.index.json", index)
 
 
-def make_batches(vocab, generator):
+def make_batches(config, generator):
+    # An id that means padding is no token of a text: PyTorch gives its embedding no gradient.
+    first = 0 if config.pad_token_id is None else config.pad_token_id + 1
+
     def ids(*shape):
-        return torch.randint(0, vocab, shape, generator=generator)
+        return torch.randint(first, config.vocab_size, shape, generator=generator)
 
     # Right-padded rows; a masked prompt, a hole in the labels, and a label on the first token, which nothing predicts.
     length, lengths = 17, [17, 11, 6]
@@ -280,7 +396,7 @@ def make_batches(vocab, generator):
     return {"padded": padded, "rows": rows, "packed": packed}
 
 
-def explicit_mask(batch, config, dtype):
+def explicit_mask(batch, config, dtype, window=None):
     """0 where a token sees another, else a large negative number: causal, within one example, within the window."""
     rows, length = batch["input_ids"].shape
     index = torch.arange(length)
@@ -289,8 +405,8 @@ def explicit_mask(batch, config, dtype):
     if "position_ids" in batch:
         example = (batch["position_ids"] == 0).cumsum(1)
         seen = seen & (example[:, :, None] == example[:, None, :])
-    if config.model_type == "mistral":
-        seen = seen & (distance < config.sliding_window)
+    if window is not None:
+        seen = seen & (distance < window)
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -1e30)[:, None]
 
 
@@ -300,7 +416,15 @@ def forward_inputs(batch, config, dtype):
     if "position_ids" in batch:
         inputs["position_ids"] = batch["position_ids"]
     if "position_ids" in batch or dtype == torch.float64:
-        inputs["attention_mask"] = explicit_mask(batch, config, dtype)
+        window = getattr(config, "sliding_window", None)
+        if "gemma" in config.model_type:
+            # One mask for each kind of layer.
+            inputs["attention_mask"] = {
+                "full_attention": explicit_mask(batch, config, dtype),
+                "sliding_attention": explicit_mask(batch, config, dtype, window),
+            }
+        else:
+            inputs["attention_mask"] = explicit_mask(batch, config, dtype, window if config.model_type == "mistral" else None)
     elif "attention_mask" in batch:
         inputs["attention_mask"] = batch["attention_mask"]
     return inputs
@@ -309,7 +433,7 @@ def forward_inputs(batch, config, dtype):
 def loss_of(model, batch):
     """Mean over the labelled tokens of -log p(label), labels shifted by one. Returns (loss, logits)."""
     dtype = next(model.parameters()).dtype
-    logits = model(**forward_inputs(batch, model.config, dtype)).logits
+    logits = model(**forward_inputs(batch, model.config.get_text_config(), dtype)).logits
     labels = batch["labels"][:, 1:].reshape(-1)
     flat = logits[:, :-1].reshape(-1, logits.shape[-1])
     return torch.nn.functional.cross_entropy(flat, labels, ignore_index=-100), logits
@@ -355,8 +479,23 @@ def adamw_losses(model, batch, learning_rate, clip=None):
 
 
 def load_model(folder, dtype):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not loading["unexpected_keys"] and set(loading["missing_keys"]) <= {"lm_head.weight"}, loading
+    for name, parameter in model.named_parameters():
+        if is_vision(name):
+            parameter.requires_grad_(False)
+    for module in model.modules():
+        # As it is for a model in the checkpoint's dtype.
+        if hasattr(module, "embed_scale"):
+            module.embed_scale = module.embed_scale.to(checkpoint_dtype(folder)).float()
     return model.to(dtype).train()
+
+
+def checkpoint_dtype(folder):
+    config = json.loads((folder / "config.json").read_text())
+    return getattr(torch, config.get("dtype", config.get("torch_dtype")))
 
 
 def load_adapted(folder, dtype):
@@ -407,10 +546,11 @@ def make_family(name, spec, root):
     write_json(folder / "config.json", {**COMMON, **spec["config"]})
     generator = torch.Generator().manual_seed(spec["seed"])
 
+    torch.manual_seed(spec["seed"])
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
     randomise(model, generator)
-    save_checkpoint(model, folder, spec["dtype"], spec.get("shard"))
-    batches = make_batches(spec["config"]["vocab_size"], generator)
+    save_checkpoint(model, folder, spec["dtype"], spec.get("shard"), spec.get("names", ()))
+    batches = make_batches(model.config.get_text_config(), generator)
     metadata = {"made_by": "make.py", "versions": VERSIONS}
     for batch_name, batch in batches.items():
         write_safetensors(folder / "batches" / f"{batch_name}.safetensors", batch, metadata)
@@ -450,12 +590,15 @@ def make_family(name, spec, root):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
-    root = parser.parse_args().out
+    parser.add_argument("families", nargs="*", help="default: all")
+    arguments = parser.parse_args()
+    root = arguments.out
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
     for name, spec in FAMILIES.items():
-        make_family(name, spec, root)
+        if not arguments.families or name in arguments.families:
+            make_family(name, spec, root)
 
 
 if __name__ == "__main__":

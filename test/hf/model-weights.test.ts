@@ -1,0 +1,91 @@
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { loadConfig } from "../../src/hf/config.ts";
+import { mergeAdapter } from "../../src/hf/merge.ts";
+import { isVision, openModelWeights, visionNote } from "../../src/hf/model-weights.ts";
+import { openSafetensors, readBytes, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { trainConfigSchema } from "../../src/train/config.ts";
+import { createEngine } from "../../src/train/engine.ts";
+import { exportTrained } from "../../src/train/export.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { copyFolder, remat } from "../support/cli.ts";
+import { adapterFolder, batchFile, modelFolder, readExpected, readTensors, relativeError } from "../support/golden.ts";
+import { filesIn, temporaryFolder } from "./temp.ts";
+
+setDefaultTimeout(120_000);
+
+const folder = temporaryFolder();
+const FAMILY = "gemma3-vision";
+const path = (name: string) => join(folder, name);
+
+/** The model under the names that Transformers' modules have, as some of its versions saved them. */
+function newLayout(): string {
+  const target = copyFolder(modelFolder(FAMILY), path("new"));
+  const source = openModelWeights(modelFolder(FAMILY), loadConfig(modelFolder(FAMILY)));
+  const tensors = Array.from(source.tensors, ([name, entry]) => ({
+    name,
+    dtype: entry.dtype!,
+    shape: entry.shape,
+    data: () => readBytes(source, entry),
+  }));
+  writeSafetensors(join(target, "model.safetensors"), tensors);
+  source.close();
+  return target;
+}
+
+const renamed = newLayout();
+
+test("both layouts of names hold the same modules; those that see images are told apart", () => {
+  const [stored, other] = [modelFolder(FAMILY), renamed].map((place) => openModelWeights(place, loadConfig(place)));
+  expect([...other!.tensors.keys()].sort()).toEqual([...stored!.tensors.keys()].sort());
+  expect(stored!.tensors.get("model.language_model.norm.weight")!.name).toBe("language_model.model.norm.weight");
+  const text = [...stored!.tensors.keys()].filter((name) => !isVision(name));
+  expect(text.every((name) => name.startsWith("model.language_model."))).toBe(true);
+  const count = stored!.tensors.size - text.length;
+  expect(visionNote(stored!)).toBe(`only the text part of this model is used; its ${count} vision tensors stay as they are`);
+  const plain = openModelWeights(modelFolder("gemma3"), loadConfig(modelFolder("gemma3")));
+  expect(visionNote(plain)).toBeNull();
+  for (const source of [stored!, other!, plain]) source.close();
+});
+
+test("a step on the new layout gives PyTorch's loss and gradients within 1e-4, and says what it leaves out", async () => {
+  const out = path("step.safetensors");
+  const model = ["--model", renamed, "--method", "lora", "--adapter", adapterFolder(FAMILY)];
+  const { code, stderr } = await remat(["step", ...model, "--batch", batchFile(FAMILY, "padded"), "--out", out]);
+  expect(`${code} ${stderr}`).toMatch(/^0 note: only the text part of this model is used/);
+  const expected = readExpected(FAMILY, "lora", "padded");
+  const gradients = readTensors(out);
+  for (const [name, gradient] of expected.gradients) expect(relativeError(gradients.get(name)!, gradient)).toBeLessThan(1e-4);
+});
+
+test("full training writes a whole model: what sees images is there bit for bit, under the names of the base", async () => {
+  const config = loadConfig(modelFolder(FAMILY));
+  const source = openModelWeights(modelFolder(FAMILY), config);
+  const executor = await createWasmExecutor({ threads: 1 });
+  const tuning = { method: "full" } as const;
+  const engine = createEngine(executor, { config, source, tuning, strategy: { name: "off" }, tokens: [8], optimizer: false });
+  mkdirSync(path("trained"));
+  const settings = trainConfigSchema.parse({ model: FAMILY, data: "none", method: "full" });
+  exportTrained(path("trained"), engine, settings, modelFolder(FAMILY));
+  executor.close();
+  source.close();
+  const [base, trained] = [openSafetensors(modelFolder(FAMILY)), openSafetensors(path("trained"))];
+  expect([...trained.tensors.keys()].sort()).toEqual([...base.tensors.keys()].sort());
+  for (const [name, entry] of base.tensors)
+    expect(readBytes(trained, trained.tensors.get(name)!)).toEqual(readBytes(base, entry));
+  for (const opened of [base, trained]) opened.close();
+});
+
+test("merging keeps the names of the base", () => {
+  mergeAdapter({ base: modelFolder(FAMILY), adapter: adapterFolder(FAMILY), output: path("merged") });
+  const [base, merged] = [openSafetensors(modelFolder(FAMILY)), openSafetensors(path("merged"))];
+  expect([...merged.tensors.keys()].sort()).toEqual([...base.tensors.keys()].sort());
+  const changed = [...base.tensors.values()].filter(
+    ({ name, shape }) => relativeError(readFloat32(merged, name, shape), readFloat32(base, name, shape)) > 0,
+  );
+  expect(changed.length).toBe(14);
+  expect(changed.every(({ name }) => name.includes("_proj.weight"))).toBe(true);
+  expect(filesIn(path("merged"))).toContain("config.json");
+  for (const source of [base, merged]) source.close();
+});
