@@ -1,4 +1,4 @@
-/** Elementwise sums, products and affine maps, fills, copies, and conversions between f32, bf16 and f16. */
+/** Elementwise sums, products and affine maps, fills, copies of vectors and of blocks of columns, conversions between f32, bf16 and f16. */
 import { int, float, partEnd, partStart, pointer } from "./command";
 import { F32, floatBytes, loadFloats, narrow, widen } from "./half";
 import { loadSome, storeSome } from "./lanes";
@@ -94,6 +94,17 @@ function cast(x: usize, y: usize, n: i32, from: i32, to: i32): void {
   }
 }
 
+/** y[row][i] = x[row][i] for i < width, rows at their own distances in x and y; zeros where there is no x. */
+function copyBlock(x: usize, y: usize, rows: i32, width: i32, xStride: i32, yStride: i32): void {
+  const bytes = (<usize>width) << 2;
+  const end = partEnd(rows, 1);
+  for (let row = partStart(rows, 1); row < end; row++) {
+    const to = y + ((<usize>row * yStride) << 2);
+    if (x) memory.copy(to, x + ((<usize>row * xStride) << 2), bytes);
+    else memory.fill(to, 0, bytes);
+  }
+}
+
 /**
  * Commands:
  * - Add, Mul: a, b, y; n
@@ -101,6 +112,7 @@ function cast(x: usize, y: usize, n: i32, from: i32, to: i32): void {
  * - Fill: y; n, value (f32)
  * - Copy: x, y; bytes (u32). Nothing happens where x is y.
  * - CastHalf: x, y; n, type of x, type of y (half.ts)
+ * - CopyBlock: x (absent: zeros), y; rows, width, floats from a row of x to the next, the same of y
  */
 export function elementwiseCommand(opcode: u32): void {
   if (opcode == Opcode.Copy) {
@@ -112,6 +124,10 @@ export function elementwiseCommand(opcode: u32): void {
     const start = <u32>partStart(lines, 1) * COPY_BYTES;
     const end = min<u64>(bytes, <u64>partEnd(lines, 1) * COPY_BYTES);
     if (start < end) memory.copy(y + start, x + start, <usize>(end - start));
+    return;
+  }
+  if (opcode == Opcode.CopyBlock) {
+    copyBlock(pointer(0), pointer(1), int(0), int(1), int(2), int(3));
     return;
   }
   const count = int(0);

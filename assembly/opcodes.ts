@@ -19,6 +19,7 @@ export enum Opcode {
   Copy = 0x23,
   CastHalf = 0x24,
   Affine = 0x25,
+  CopyBlock = 0x26,
 
   // activations (activation.ts)
   SwiGLU = 0x30,

@@ -18,6 +18,7 @@ import { Reshape } from "./reshape.ts";
 import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
 import { Rope } from "./rope.ts";
 import { SoftCap } from "./soft-cap.ts";
+import { JoinColumns, SplitColumns } from "./split-columns.ts";
 import { SumSquares } from "./sum-squares.ts";
 import { SwiGLU, SwiGLUGrad } from "./swiglu.ts";
 import type { OpDef } from "./types.ts";
@@ -38,6 +39,7 @@ export const OPS = {
   GeluGrad,
   Gemm,
   Identity,
+  JoinColumns,
   LinearCrossEntropy,
   LinearCrossEntropyGrad,
   Mul,
@@ -47,6 +49,7 @@ export const OPS = {
   RMSNormGrad,
   Rope,
   SoftCap,
+  SplitColumns,
   SumSquares,
   SwiGLU,
   SwiGLUGrad,

@@ -150,6 +150,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { alpha: 2, beta: 1, transA: 0, transB: 1 }, inputs: [normal(7, 13), half(normal(19, 13), "f16")] },
   ],
   Identity: [{ attrs: {}, inputs: [normal(5, 3)], bound: 0 }],
+  JoinColumns: [
+    { attrs: { groups: 1, sizes: [4, 2, 1] }, inputs: [normal(6, 4), normal(6, 2), normal(6, 1)], bound: 0 },
+    { attrs: { groups: 3, sizes: [4, 2] }, inputs: [normal(6, 12), null], bound: 0 },
+  ],
   LinearCrossEntropy: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3])] },
     { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS, f32([1], [0.3])] },
@@ -178,6 +182,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { heads: 3, rotaryDim: 6, inverse: 1 }, inputs: [normal(7, 30), uniform([7, 3], -0.5), uniform([7, 3], -0.5)] },
   ],
   SoftCap: [{ attrs: { softcap: 1.5 }, inputs: [random(generator(16), [7, 13])] }],
+  SplitColumns: [
+    { attrs: { groups: 1, sizes: [4, 2, 1] }, inputs: [normal(6, 7)], bound: 0 },
+    { attrs: { groups: 3, sizes: [4, 2] }, inputs: [normal(6, 18)], bound: 0 },
+  ],
   SumSquares: [{ attrs: {}, inputs: [normal(67, 71)] }],
   SwiGLU: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   SwiGLUGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13), normal(7, 13)] }],
