@@ -7,9 +7,11 @@ import type { GgufValue } from "./write.ts";
 
 /** llama.cpp's token types. */
 const NORMAL = 1;
+const UNKNOWN = 2;
 const CONTROL = 3;
 const USER_DEFINED = 4;
 const UNUSED = 5;
+const BYTE = 6;
 
 /** Names that llama.cpp has for ways of splitting a text into words, by the regular expression of `tokenizer.json`. */
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
@@ -19,51 +21,46 @@ const SPLITS: ReadonlyMap<string, string> = new Map([
   [`${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${REST}`, "qwen2"],
 ]);
 
+/** A BPE tokenizer as `tokenizer.json` has it. */
+interface Bpe {
+  readonly path: string;
+  readonly json: Readonly<Record<string, unknown>>;
+  readonly vocab: Readonly<Record<string, unknown>>;
+  /** Pairs of tokens, the first to be joined first. */
+  readonly merges: readonly (readonly [string, string])[];
+  readonly unknown: string | null;
+}
+
 /**
- * A byte-level BPE tokenizer and its chat template as GGUF metadata.
+ * A tokenizer and its chat template as GGUF metadata: byte-level BPE, or BPE on characters with byte fallback as SentencePiece
+ * makes it (Llama 2, Mistral, Gemma, Phi-3).
  * @throws {UserError} another kind of tokenizer, or a way of splitting words that has no name in llama.cpp
  */
 export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Map<string, GgufValue> {
   const path = join(tokenizer.folder, "tokenizer.json");
   const json = readJsonObject(path);
   const { model } = json;
-  if (
-    !isRecord(model) ||
-    model["type"] !== "BPE" ||
-    model["byte_fallback"] === true ||
-    !isRecord(model["vocab"]) ||
-    !Array.isArray(model["merges"])
-  ) {
-    throw new UserError(`${path}: only byte-level BPE tokenizers can be exported to GGUF; convert this model with llama.cpp`);
+  if (!isRecord(model) || model["type"] !== "BPE" || !isRecord(model["vocab"]) || !Array.isArray(model["merges"])) {
+    throw new UserError(`${path}: only BPE tokenizers can be exported to GGUF; convert this model with llama.cpp`);
   }
-  const pre = preTokenizer(json["pre_tokenizer"], path);
-  const tokens: (string | undefined)[] = Array.from({ length: config.vocabSize });
-  const types = Array.from({ length: config.vocabSize }, () => UNUSED);
-  const place = (token: string, id: number, type: number) => {
-    if (id >= config.vocabSize) return;
-    tokens[id] = token;
-    types[id] = type;
+  const bpe: Bpe = {
+    path,
+    json,
+    vocab: model["vocab"],
+    merges: model["merges"].map((merge) => (Array.isArray(merge) ? merge : String(merge).split(" ")) as [string, string]),
+    unknown: typeof model["unk_token"] === "string" ? model["unk_token"] : null,
   };
-  for (const [token, id] of Object.entries(model["vocab"])) place(token, Number(id), NORMAL);
-  for (const added of Array.isArray(json["added_tokens"]) ? json["added_tokens"] : []) {
-    if (!isRecord(added)) continue;
-    place(String(added["content"]), Number(added["id"]), added["special"] === true ? CONTROL : USER_DEFINED);
-  }
+  const kind = model["byte_fallback"] === true ? sentencePiece(bpe, config.vocabSize) : byteLevel(bpe);
+  const { tokens, types } = tokensOf(bpe, config.vocabSize);
   const eos = tokenizer.eosId ?? config.eosTokenIds[0];
   const other = config.eosTokenIds.find((id) => id !== eos);
   const id = (key: string, value: number | null | undefined): [string, GgufValue][] =>
     value === null || value === undefined ? [] : [[`tokenizer.ggml.${key}`, { u32: value }]];
   const template = tokenizer.chatTemplates.get("default");
   return new Map<string, GgufValue>([
-    ["tokenizer.ggml.model", { text: "gpt2" }],
-    ["tokenizer.ggml.pre", { text: pre }],
-    ["tokenizer.ggml.tokens", { texts: tokens.map((token, i) => token ?? `[PAD${i}]`) }],
+    ...kind,
+    ["tokenizer.ggml.tokens", { texts: tokens }],
     ["tokenizer.ggml.token_type", { i32s: types }],
-    // A pair is written with a space, which no byte-level token contains.
-    [
-      "tokenizer.ggml.merges",
-      { texts: model["merges"].map((merge) => (Array.isArray(merge) ? merge.join(" ") : String(merge))) },
-    ],
     ...id("bos_token_id", tokenizer.bosId ?? config.bosTokenId),
     ...id("eos_token_id", eos),
     ...id("eot_token_id", other),
@@ -72,6 +69,81 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
     ["tokenizer.ggml.add_eos_token", { bool: false }],
     ...(template === undefined ? [] : [["tokenizer.chat_template", { text: template }] as [string, GgufValue]]),
   ]);
+}
+
+/** All tokens by id, as far as the model has embeddings, and their types. */
+function tokensOf({ json, vocab, unknown }: Bpe, vocabSize: number): { tokens: string[]; types: number[] } {
+  const tokens = Array.from({ length: vocabSize }, (_, i) => `[PAD${i}]`);
+  const types = Array.from({ length: vocabSize }, () => UNUSED);
+  const place = (token: string, id: number, type: number) => {
+    if (id >= vocabSize) return;
+    tokens[id] = token;
+    types[id] = token === unknown ? UNKNOWN : BYTE_TOKEN.test(token) ? BYTE : type;
+  };
+  for (const [token, id] of Object.entries(vocab)) place(token, Number(id), NORMAL);
+  for (const added of Array.isArray(json["added_tokens"]) ? json["added_tokens"] : []) {
+    if (isRecord(added)) place(String(added["content"]), Number(added["id"]), added["special"] === true ? CONTROL : USER_DEFINED);
+  }
+  return { tokens, types };
+}
+
+/** A byte that is no part of any other token. */
+const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
+
+function byteLevel({ json, path, merges }: Bpe): [string, GgufValue][] {
+  return [
+    ["tokenizer.ggml.model", { text: "gpt2" }],
+    ["tokenizer.ggml.pre", { text: preTokenizer(json["pre_tokenizer"], path) }],
+    // A pair is written with a space, which no byte-level token contains.
+    ["tokenizer.ggml.merges", { texts: merges.map((pair) => pair.join(" ")) }],
+  ];
+}
+
+/**
+ * llama.cpp joins, of all neighbours that make a token, those with the highest score first. With a token's score falling in the
+ * order of the merges that make it, that is the order of the merges.
+ */
+function sentencePiece(bpe: Bpe, vocabSize: number): [string, GgufValue][] {
+  const { vocab, merges, unknown } = bpe;
+  const rank = new Map<string, number>();
+  merges.forEach((pair, i) => {
+    const token = pair.join("");
+    if (!rank.has(token)) rank.set(token, i);
+  });
+  const scores = Array.from({ length: vocabSize }, () => 0);
+  for (const [token, id] of Object.entries(vocab)) {
+    if (Number(id) < vocabSize && token !== unknown && !BYTE_TOKEN.test(token))
+      scores[Number(id)] = -(rank.get(token) ?? merges.length);
+  }
+  const unknownId = unknown === null ? undefined : Number(vocab[unknown]);
+  return [
+    ["tokenizer.ggml.model", { text: "llama" }],
+    ["tokenizer.ggml.pre", { text: "default" }],
+    ["tokenizer.ggml.scores", { f32s: scores }],
+    ["tokenizer.ggml.add_space_prefix", { bool: spacePrefix(bpe) }],
+    ...(unknownId === undefined ? [] : [["tokenizer.ggml.unknown_token_id", { u32: unknownId }] as [string, GgufValue]]),
+  ];
+}
+
+/** Whether a text begins with a space of its own. @throws {UserError} spaces are not what SentencePiece makes of them */
+function spacePrefix({ json, path }: Bpe): boolean {
+  const listed = (value: unknown, key: string) =>
+    (isRecord(value) && Array.isArray(value[key]) ? value[key] : [value]).filter(isRecord);
+  const normalizers = listed(json["normalizer"], "normalizers");
+  const words = listed(json["pre_tokenizer"], "pretokenizers");
+  const replaces = normalizers.some(
+    (one) =>
+      one["type"] === "Replace" && one["content"] === "\u2581" && isRecord(one["pattern"]) && one["pattern"]["String"] === " ",
+  );
+  const metaspace = words.find((one) => one["type"] === "Metaspace");
+  const known = normalizers.every((one) => one["type"] === "Replace" || one["type"] === "Prepend");
+  if (!known || !(replaces || metaspace)) {
+    throw new UserError(
+      `${path}: llama.cpp has no way of splitting texts as this tokenizer does; convert this model with llama.cpp`,
+    );
+  }
+  if (normalizers.some((one) => one["type"] === "Prepend" && one["prepend"] === "\u2581")) return true;
+  return metaspace !== undefined && metaspace["prepend_scheme"] !== "never" && metaspace["add_prefix_space"] !== false;
 }
 
 function preTokenizer(value: unknown, path: string): string {

@@ -23,7 +23,8 @@ export type GgufValue =
   | { readonly bool: boolean }
   | { readonly text: string }
   | { readonly texts: readonly string[] }
-  | { readonly i32s: readonly number[] };
+  | { readonly i32s: readonly number[] }
+  | { readonly f32s: readonly number[] };
 
 export interface GgufTensor {
   readonly name: string;
@@ -127,7 +128,8 @@ function createBytes() {
       u32(TEXT);
       text(given.text);
     } else if ("texts" in given) array(TEXT, given.texts, text);
-    else array(I32, given.i32s, (item) => number(4, (buffer) => buffer.writeInt32LE(item)));
+    else if ("i32s" in given) array(I32, given.i32s, (item) => number(4, (buffer) => buffer.writeInt32LE(item)));
+    else array(F32, given.f32s, (item) => number(4, (buffer) => buffer.writeFloatLE(item)));
   };
   return { raw, u32, u64, text, value, finish: () => Buffer.concat(parts) };
 }

@@ -182,16 +182,6 @@ describe("a model as GGUF holds the model's tensors", () => {
       expect(file.metadata.get("tokenizer.ggml.pre")).toBe(name);
       expect(file.metadata.get("tokenizer.ggml.add_bos_token")).toBe(tokenizer === "llama3");
     }
-    const { code, stderr } = await remat([
-      "export",
-      "gguf",
-      "--model",
-      model("mistral", "mistral"),
-      "--out",
-      join(folder, "no", "m.gguf"),
-    ]);
-    expect(code).toBe(2);
-    expect(stderr).toContain("only byte-level BPE tokenizers");
   });
 });
 
