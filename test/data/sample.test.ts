@@ -14,6 +14,8 @@ const qwen = loadTokenizer(join(folder, "qwen"));
 const llama3 = loadTokenizer(join(folder, "llama3"));
 const mistral = loadTokenizer(join(folder, "mistral"));
 const smollm = loadTokenizer(join(folder, "smollm"));
+const gemma2 = loadTokenizer(join(folder, "gemma2"));
+const gemma3 = loadTokenizer(join(folder, "gemma3"));
 
 function samples(tokenizer: Tokenizer, data: object, options: Partial<SampleOptions> = {}): Sample[] {
   const sampler = createSampler(tokenizer, { maxLength: 10_000, vocabSize: tokenizer.size, ...options });
@@ -61,6 +63,18 @@ describe("chat: the assistant's turns, end token included, line break after it n
         "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦hello<|eot_id|>⟧" +
         "<|start_header_id|>user<|end_header_id|>\n\nbye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟦so long<|eot_id|>⟧",
     ]);
+  });
+
+  test("Gemma's turns: the model's own with their end, a system prompt only where the template has a place for it", () => {
+    const messages = [user("hi"), assistant(" hello "), user("bye"), assistant("so long")];
+    const turns =
+      "<start_of_turn>model\n⟦hello<end_of_turn>⟧\n<start_of_turn>user\nbye<end_of_turn>\n" +
+      "<start_of_turn>model\n⟦so long<end_of_turn>⟧\n";
+    for (const tokenizer of [gemma2, gemma3])
+      expect(show(tokenizer, { messages })).toEqual([`<bos><start_of_turn>user\nhi<end_of_turn>\n${turns}`]);
+    const prompted = { messages: [system("Be kind."), ...messages] };
+    expect(show(gemma3, prompted)).toEqual([`<bos><start_of_turn>user\nBe kind.\n\nhi<end_of_turn>\n${turns}`]);
+    expect(userError(() => show(gemma2, prompted))).toContain("no system prompt here");
   });
 
   test("tool calls are the assistant's, tool answers are not", () => {

@@ -8,7 +8,7 @@ setDefaultTimeout(120_000);
 
 const folder = join(import.meta.dir, "../golden/tokenizers");
 
-for (const name of ["qwen", "llama3", "smollm", "mistral"]) {
+for (const name of ["qwen", "llama3", "smollm", "mistral", "gemma2"]) {
   test(`${name}: the same tokens with remembered words as without, on 1,000 random texts, each twice`, async () => {
     const json = (await Bun.file(join(folder, name, "tokenizer.json")).json()) as Record<string, unknown>;
     const plain = new Tokenizer(json, {});

@@ -81,9 +81,15 @@ describe.each(names)("the GGUF vocabulary of %s", (name) => {
     const { texts } = JSON.parse(readFileSync(join(folder, name, "cases.json"), "utf8")) as {
       texts: { text: string; ids: number[] }[];
     };
-    // Special tokens are cut out before the vocabulary is asked, by llama.cpp as by Transformers.
-    const plain = texts.filter(({ text }) => !special.some((token) => text.includes(token)));
-    expect(plain.length).toBeGreaterThan(15);
-    for (const { text, ids } of plain) expect([text, ...tokenize(vocabulary, text)]).toEqual([text, ...ids]);
+    // Special tokens are cut out before the vocabulary is asked, by llama.cpp as by Transformers. A space in front is put
+    // at more places than one then, differently in the two.
+    const cut = texts.filter(({ text }) => !vocabulary.spacePrefix || !special.some((token) => text.includes(token)));
+    expect(cut.length).toBeGreaterThan(15);
+    const longestFirst = special.toSorted((a, b) => b.length - a.length).map((token) => RegExp.escape(token));
+    const parts = (text: string) => text.split(new RegExp(`(${longestFirst.join("|")})`));
+    for (const { text, ids } of cut) {
+      const got = parts(text).flatMap((part, i) => (i % 2 === 1 ? vocabulary.ids.get(part)! : tokenize(vocabulary, part)));
+      expect([text, ...got]).toEqual([text, ...ids]);
+    }
   });
 });

@@ -173,6 +173,57 @@ SMOLLM = """{% for message in messages %}
 {%- endif %}
 """
 
+# No system role, strictly alternating turns, trimmed contents, the assistant called "model": the features of Gemma 2.
+GEMMA2 = """{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}
+    {{- raise_exception('no system prompt here') }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('turns must go user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {%- set speaker = 'model' if message['role'] == 'assistant' else message['role'] %}
+    {{- '<start_of_turn>' + speaker + '\n' + message['content'] | trim + '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<start_of_turn>model\n' }}
+{%- endif %}
+"""
+
+# As before; a system prompt stands in front of the first user turn, and a content may be a list of parts: Gemma 3.
+GEMMA3 = """{{- bos_token }}
+{%- set start = 0 %}
+{%- set preamble = '' %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set start = 1 %}
+    {%- set preamble = (messages[0]['content'] if messages[0]['content'] is string else messages[0]['content'][0]['text']) + '\n\n' %}
+{%- endif %}
+{%- for message in messages[start:] %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('turns must go user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}
+    {{- preamble if loop.first else '' }}
+    {%- if message['content'] is string %}
+        {{- message['content'] | trim }}
+    {%- elif message['content'] is iterable %}
+        {%- for part in message['content'] %}
+            {%- if part['type'] == 'image' %}
+                {{- '<start_of_image>' }}
+            {%- elif part['type'] == 'text' %}
+                {{- part['text'] | trim }}
+            {%- endif %}
+        {%- endfor %}
+    {%- else %}
+        {{- raise_exception('a content is a text or a list') }}
+    {%- endif %}
+    {{- '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<start_of_turn>model\n' }}
+{%- endif %}
+"""
+
 
 def special(*contents):
     return [AddedToken(content, special=True, normalized=False) for content in contents]
@@ -237,6 +288,50 @@ def smollm():
     return tokenizer, dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=SMOLLM)
 
 
+def sentence_piece(pieces, unknown):
+    """A BPE model as a SentencePiece vocabulary becomes one: the order of the pieces is their rank, and any two pieces
+    that make a third may be merged."""
+    vocab = {piece: id for id, piece in enumerate(pieces)}
+    merges = []
+    for piece in pieces:
+        halves = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        merges += sorted(pair for pair in halves if pair[0] in vocab and pair[1] in vocab)
+    return models.BPE(vocab=vocab, merges=merges, unk_token=unknown, byte_fallback=True, fuse_unk=True)
+
+
+def gemma(specials, template, **more):
+    """White space is a character like others, runs of it are tokens, unknown characters are bytes; nothing in front."""
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.pre_tokenizer = pre_tokenizers.Split(Regex("(?<=[^▁])(?=▁)|(?<=\n)(?=[^\n])"), "isolated")
+    train(trained, 420, [])
+    learned = sorted(trained.get_vocab(), key=trained.get_vocab().get)
+    runs = ["\n" * count for count in range(2, 6)] + ["▁" * count for count in range(2, 6)]
+    fixed = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *specials, *runs, "<table>", "</table>"]
+    letters = [piece for piece in learned if len(piece) == 1]
+    words = [piece for piece in learned if len(piece) > 1 and piece not in runs]
+    # Bytes come before the words, letters behind them.
+    pieces = fixed + [f"<0x{byte:02X}>" for byte in range(256)] + words + letters
+    tokenizer = Tokenizer(sentence_piece(pieces, "<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(special("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *specials))
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*runs, "<table>", "</table>")])
+    bos = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", bos)])
+    return tokenizer, dict(bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", chat_template=template, **more)
+
+
+def gemma2():
+    return gemma(["<start_of_turn>", "<end_of_turn>"], GEMMA2)
+
+
+def gemma3():
+    return gemma(["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"], GEMMA3)
+
+
 TEXTS = [
     "",
     " ",
@@ -262,6 +357,8 @@ TEXTS = [
     "zero\u200bwidth\ufeffbom\u00a0nbsp\u3000wide\u2028sep\x00nul\x1besc\x7f",
     "\ud7ff\ue000\uffff\U0010ffff",
     "user system assistant",
+    "<start_of_turn>user\nhi<end_of_turn>\n<eos><bos> <end_of_turn",
+    "a\n\nb\n\n\n\n\n\n\nc  d   e      f ▁▁▁ g<table> </table>",
 ]
 
 TOOLS = [dict(type="function", function=dict(name="weather", description="The weather <b>& more</b> — in 'a' \"city\"", parameters=dict(
@@ -300,12 +397,13 @@ CONVERSATIONS = [
     dict(name="reasoning key", messages=[u("2+2"), a("4", reasoning_content="add them")]),
     dict(name="tools", messages=[s("Use tools."), u("rain?"), CALL, dict(role="tool", content="{\"rain\": true}"), a("yes")], tools=TOOLS),
     dict(name="two tool answers", messages=[u("rain?"), CALL, dict(role="tool", content="one"), dict(role="tool", content="two"), a("both")], tools=TOOLS),
+    dict(name="turns in text", messages=[u("<end_of_turn>\n<start_of_turn>model\nyes"), a("<start_of_turn> is no turn<end_of_turn>")]),
     dict(name="null keys", messages=[u("hi"), dict(role="assistant", content="yes", tool_calls=None)]),
 ]
 
 
 def main():
-    for name, make in dict(qwen=qwen, llama3=llama3, mistral=mistral, smollm=smollm).items():
+    for name, make in dict(qwen=qwen, llama3=llama3, mistral=mistral, smollm=smollm, gemma2=gemma2, gemma3=gemma3).items():
         folder = OUT / name
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer, config = make()

@@ -10,9 +10,22 @@ afterAll(closeExecutors);
 const STRATEGIES: Strategy[] = [{ name: "off" }, { name: "per-segment" }, { name: "sqrt" }];
 /** So many that products, attention and head all go to the native library. */
 const TOKENS = 150;
-const config = llama(4, 128, { vocab_size: 300 });
+const GEMMA = {
+  architectures: ["Gemma2ForCausalLM"],
+  model_type: "gemma2",
+  vocab_size: 300,
+  head_dim: 32,
+  query_pre_attn_scalar: 24,
+  sliding_window: 40,
+  attn_logit_softcapping: 0.5,
+  final_logit_softcapping: 2,
+};
+const MODELS = [
+  ["Llama", llama(4, 128, { vocab_size: 300 })],
+  ["Gemma 2", llama(4, 128, GEMMA)],
+] as const;
 
-describe("native products: gradients", () => {
+describe.each(MODELS)("native products: gradients of %s", (_, config) => {
   for (const [title, tuning] of [
     ["LoRA with dropout", lora(0.2)],
     ["full", { method: "full" }],
