@@ -17,3 +17,15 @@ export class UserError extends Error {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
+
+const LONGEST_EXPLANATION = 300;
+
+/**
+ * What a library says of input that it refuses, cut to a readable length; `otherwise` where it only stumbled over it,
+ * which tells a user nothing.
+ */
+export function explanationOf(error: unknown, otherwise: string): string {
+  if (error instanceof TypeError || error instanceof RangeError) return otherwise;
+  const message = messageOf(error);
+  return message.length <= LONGEST_EXPLANATION ? message : `${message.slice(0, LONGEST_EXPLANATION - 3)}...`;
+}

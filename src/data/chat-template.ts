@@ -1,5 +1,6 @@
 import type { Template } from "@huggingface/jinja";
-import { messageOf, UserError } from "../errors.ts";
+import { explanationOf, UserError } from "../errors.ts";
+import { show } from "../hf/files.ts";
 import { parseTemplate, runTemplate } from "./jinja.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -55,9 +56,7 @@ export function chatTemplateOf(
   let source = options.tools ? chatTemplates.get("tool_use") : undefined;
   source ??= chatTemplates.get("default");
   if (source === undefined && chatTemplates.size > 0) {
-    throw new UserError(
-      `${tokenizer.folder} has no chat template named "default"; it has ${[...chatTemplates.keys()].join(", ")}`,
-    );
+    throw new UserError(`${tokenizer.folder} has no chat template named "default"; it has ${show([...chatTemplates.keys()])}`);
   }
   if (source === undefined && specialTokens.has("<|im_start|>") && specialTokens.has("<|im_end|>")) source = CHATML;
   if (source === undefined) {
@@ -81,7 +80,9 @@ export function createChatTemplate(
     try {
       return parseTemplate(text);
     } catch (error) {
-      throw new UserError(`${where}: the chat template cannot be parsed: ${messageOf(error)}`);
+      throw new UserError(
+        `${where}: the chat template cannot be parsed: ${explanationOf(error, "a tag or a bracket is not closed")}`,
+      );
     }
   };
   const plain = parse(source);
@@ -101,7 +102,9 @@ export function createChatTemplate(
     try {
       return runTemplate(template, { ...variables, ...own }, now);
     } catch (error) {
-      throw new UserError(`${where}: the chat template refuses the conversation: ${messageOf(error)}`);
+      throw new UserError(
+        `${where}: the chat template refuses the conversation: ${explanationOf(error, "it needs something that is not there")}`,
+      );
     }
   };
   return {

@@ -19,10 +19,29 @@ export function parseTemplate(source: string): Template {
  * @throws {Error} when the template fails or calls `raise_exception`
  */
 export function runTemplate(template: Template, variables: Readonly<Record<string, unknown>>, now: Date): string {
+  let steps = 0;
+  const work = (amount: number): void => {
+    steps += amount;
+    if (steps > MAX_STEPS) throw new Error("it does not come to an end");
+  };
   const environment = new Environment();
-  for (const [name, value] of Object.entries({ ...globalsAt(now), ...variables })) environment.set(name, value);
-  return (new Interpreter(environment).run(template.parsed) as { value: string }).value;
+  for (const [name, value] of Object.entries({ ...globalsAt(now, work), ...variables })) environment.set(name, value);
+  const interpreter = new Interpreter(environment);
+  const evaluate = interpreter.evaluate.bind(interpreter);
+  interpreter.evaluate = (node, scope) => {
+    work(1);
+    const value = evaluate(node, scope);
+    if (typeof value.value === "string" && value.value.length > MAX_TEXT) throw new Error("its text grows without an end");
+    return value;
+  };
+  return (interpreter.run(template.parsed) as { value: string }).value;
 }
+
+/** Expressions that a template may evaluate: some hundred times what a long conversation takes. */
+const MAX_STEPS = 10_000_000;
+
+/** Characters of a text within a template. */
+const MAX_TEXT = 1 << 28;
 
 /** Any node of the syntax tree; the engine goes by `type` alone. */
 interface SyntaxNode {
@@ -76,7 +95,8 @@ function strip(side: string, text: unknown, characters: unknown = WHITE_SPACE): 
   return units.slice(from, to).join("");
 }
 
-function globalsAt(now: Date): Record<string, unknown> {
+/** @param work counts what a call does as steps of the template */
+function globalsAt(now: Date, work: (amount: number) => void): Record<string, unknown> {
   return {
     true: true,
     True: true,
@@ -87,21 +107,23 @@ function globalsAt(now: Date): Record<string, unknown> {
     raise_exception(message: unknown) {
       throw new Error(String(message));
     },
-    range,
+    range(first: number, second?: number, step = 1): number[] {
+      const [start, stop] = second === undefined ? [0, first] : [first, second];
+      const count = Math.max(0, Math.ceil((stop - start) / step));
+      if (!(count <= MAX_RANGE)) throw new Error(`range() of ${count} numbers is too long`);
+      work(LOOP_STEPS * count);
+      return Array.from({ length: count }, (_, i) => start + i * step);
+    },
     strftime_now: (format: string) => strftime(now, format),
     [STRIP]: strip,
   };
 }
 
 /** Far above any conversation's needs; a template cannot fill the memory. */
-const MAX_RANGE = 1_000_000;
+const MAX_RANGE = 100_000;
 
-function range(first: number, second?: number, step = 1): number[] {
-  const [start, stop] = second === undefined ? [0, first] : [first, second];
-  const count = Math.max(0, Math.ceil((stop - start) / step));
-  if (!(count <= MAX_RANGE)) throw new Error(`range() of ${count} numbers is too long`);
-  return Array.from({ length: count }, (_, i) => start + i * step);
-}
+/** What a turn of a loop costs, which makes an environment of its own. */
+const LOOP_STEPS = 10;
 
 const MONTHS = [
   "January",

@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { messageOf, UserError } from "../errors.ts";
-import { isRecord, readJsonObject, readText } from "../hf/files.ts";
+import { explanationOf, UserError } from "../errors.ts";
+import { isRecord, readJsonObject, readText, show } from "../hf/files.ts";
 import { cacheWords } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json` with what `tokenizer_config.json` says about it. */
@@ -64,14 +64,16 @@ export function createTokenizer(
   templates: ReadonlyMap<string, string> = new Map(),
   folder = "tokenizer.json",
 ): Tokenizer {
+  checkPatterns(json, folder);
   let inner: HuggingFaceTokenizer;
   try {
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
     keepByteOrderMarks(inner.decoder);
     cacheWords(inner);
-    inner.encode("a");
+    inner.decode(inner.encode("a").ids);
   } catch (error) {
-    throw new UserError(`${folder}: tokenizer.json cannot be used: ${messageOf(error)}`);
+    const why = explanationOf(error, "a part of it is damaged; copy or download it again");
+    throw new UserError(`${folder}: tokenizer.json cannot be used: ${why}`);
   }
   const idOf = (token: string) => inner.token_to_id(token) ?? null;
   const encode = (text: string, special = false): Int32Array => {
@@ -86,8 +88,12 @@ export function createTokenizer(
   const specialTokens = new Map<string, number>();
   const added = new Map<number, string>();
   let size = 0;
-  for (const id of inner.get_vocab().values()) size = Math.max(size, id + 1);
+  for (const [token, id] of inner.get_vocab()) {
+    checkToken(token, id, folder);
+    size = Math.max(size, id + 1);
+  }
   for (const [id, token] of inner.get_added_tokens_decoder()) {
+    checkToken(token.content, id, folder);
     added.set(id, token.content);
     if (token.special) specialTokens.set(token.content, id);
     size = Math.max(size, id + 1);
@@ -125,6 +131,32 @@ export function createTokenizer(
     namedTokens: named,
     chatTemplates: templates,
   };
+}
+
+/** Ids are stored in 32 bits, and one more than the largest must fit too. */
+const LARGEST_ID = 2 ** 31 - 2;
+
+function checkToken(token: unknown, id: unknown, folder: string): void {
+  if (typeof token === "string" && Number.isInteger(id) && (id as number) >= 0 && (id as number) <= LARGEST_ID) return;
+  throw new UserError(
+    `${folder}: tokenizer.json gives the token ${show(token)} the id ${show(id)}; expected a text and a whole number from 0 on`,
+  );
+}
+
+/** A pattern of another kind would be ignored, and text be cut in other places than the model knows. */
+function checkPatterns(json: Readonly<Record<string, unknown>>, folder: string): void {
+  const parts = (value: unknown): Record<string, unknown>[] => {
+    if (!isRecord(value)) return [];
+    const inner = [value.normalizers, value.pretokenizers, value.decoders].filter(Array.isArray);
+    return [value, ...inner.flat().flatMap(parts)];
+  };
+  for (const { type, pattern } of [json.normalizer, json.pre_tokenizer, json.decoder].flatMap(parts)) {
+    if (type !== "Split" && type !== "Replace") continue;
+    if (isRecord(pattern) && [pattern.Regex, pattern.String].some((text) => typeof text === "string")) continue;
+    throw new UserError(
+      `${folder}: tokenizer.json has a ${type} whose pattern is ${show(pattern)}; expected {"Regex": text} or {"String": text}`,
+    );
+  }
 }
 
 /** A token is given as text or as `{"content": text, ...}`. */
@@ -185,7 +217,7 @@ function keepByteOrderMarks(decoder: unknown): void {
 function tokenBytes(inner: HuggingFaceTokenizer, added: ReadonlyMap<number, string>): (id: number) => number {
   return (id) => {
     const content = added.get(id);
-    return content === undefined ? inner.id_to_token(id)!.length : Buffer.byteLength(content);
+    return content === undefined ? (inner.id_to_token(id)?.length ?? NaN) : Buffer.byteLength(content);
   };
 }
 

@@ -173,9 +173,9 @@ function openShards(index: string, open: (file: string) => Contents): Contents {
   return { tensors, metadata };
 }
 
-/** A name that stays in its folder on every system: no separators, no parent, no NUL, no drive. */
+/** A name that stays in its folder on every system: no separators, no parent, no NUL, no drive, no longer than allowed. */
 export function isPlainFileName(name: string): boolean {
-  return name !== "" && name !== "." && name !== ".." && basename(name) === name && !/[\\/:\0]/.test(name);
+  return name !== "" && name.length <= 255 && name !== "." && name !== ".." && basename(name) === name && !/[\\/:\0]/.test(name);
 }
 
 function readHeader(fd: number, path: string): Contents {

@@ -1,11 +1,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import fc from "fast-check";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findSplits, readExamples } from "../../src/data/dataset.ts";
 import { parseExample, type ChatExample, type Example } from "../../src/data/formats.ts";
 import { readLines } from "../../src/data/lines.ts";
-import { UserError } from "../../src/errors.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
@@ -129,65 +127,6 @@ describe("formats", () => {
       expect(message).toContain(expected);
     }
     expect(userError(() => parseExample('{"text": "a', "d.jsonl:7"))).toStartWith("d.jsonl:7 is not valid JSON");
-  });
-
-  test("5,000 mutated lines: an example or a UserError with the line", () => {
-    const seeds = [
-      {
-        messages: [
-          { role: "user", content: "q" },
-          { role: "assistant", content: "a", weight: 1 },
-        ],
-        tools: [{}],
-      },
-      { prompt: "p", completion: "c" },
-      { instruction: "i", input: "x", output: "o", history: [["a", "b"]] },
-      {
-        conversations: [
-          { from: "human", value: "q" },
-          { from: "gpt", value: "a" },
-        ],
-      },
-      { conversation: [{ system: "s", input: "q", output: "a" }] },
-    ].map((seed) => JSON.stringify(seed));
-    const attempt = (line: string) => {
-      try {
-        parseExample(line, "d.jsonl:7");
-      } catch (error) {
-        if (!(error instanceof UserError)) throw error;
-        expect(error.message).toStartWith("d.jsonl:7");
-      }
-    };
-    fc.assert(
-      fc.property(fc.constantFrom(...seeds), fc.nat(200), fc.nat(20), fc.string({ maxLength: 3 }), (seed, at, cut, insert) => {
-        attempt(seed.slice(0, at) + insert + seed.slice(at + cut));
-      }),
-      { numRuns: 2500, seed: 4 },
-    );
-    const keys = fc.constantFrom(
-      "messages",
-      "prompt",
-      "completion",
-      "text",
-      "instruction",
-      "output",
-      "history",
-      "conversations",
-      "conversation",
-      "tools",
-      "system",
-    );
-    const leaf = fc.constantFrom<unknown>(null, true, 0, -1.5, "", "gpt", "assistant", [], {}, [[]], [""], ["a", "b"], [{}], {
-      role: "user",
-    });
-    const turn = fc.dictionary(fc.constantFrom("role", "content", "from", "value", "input", "output", "weight"), leaf, {
-      maxKeys: 4,
-    });
-    const value = fc.oneof(leaf, fc.array(turn, { maxLength: 3 }));
-    fc.assert(
-      fc.property(fc.dictionary(keys, value), (data) => attempt(JSON.stringify(data))),
-      { numRuns: 2500, seed: 5 },
-    );
   });
 });
 

@@ -1,0 +1,71 @@
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { checkContext, contextLimit, loadConfig } from "../../src/hf/config.ts";
+import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
+import { temporaryFolder } from "./temp.ts";
+
+setDefaultTimeout(120_000);
+
+const folder = temporaryFolder();
+mkdirSync(folder, { recursive: true });
+
+const SIZES = {
+  hidden_size: 64,
+  num_hidden_layers: 4,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 16,
+  intermediate_size: 96,
+  vocab_size: 128,
+  max_position_embeddings: 256,
+  rms_norm_eps: 1e-5,
+  hidden_act: "silu",
+  eos_token_id: [2, 3],
+  bos_token_id: 1,
+  torch_dtype: "bfloat16",
+};
+const SEEDS = [
+  { model_type: "llama", architectures: ["LlamaForCausalLM"], ...SIZES, rope_theta: 1e4, rope_scaling: null },
+  {
+    model_type: "llama",
+    ...SIZES,
+    rope_scaling: {
+      rope_type: "llama3",
+      factor: 8,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 64,
+    },
+  },
+  { model_type: "qwen3", ...SIZES, sliding_window: 9, use_sliding_window: true, layer_types: Array(4).fill("full_attention") },
+  { model_type: "qwen2", ...SIZES, rope_parameters: { rope_type: "yarn", factor: 4, rope_theta: 1e6, mscale: 1 } },
+  { model_type: "mistral", ...SIZES, sliding_window: 16, tie_word_embeddings: true },
+].map((seed) => JSON.stringify(seed));
+const GENERATION = JSON.stringify({ eos_token_id: [2, 5], do_sample: true, temperature: 0.6 });
+
+test("10,000 mutated config.json and generation_config.json: a configuration of sane numbers, or a UserError", () => {
+  const generation = join(folder, "generation_config.json");
+  const counts = fuzz(
+    "config",
+    (random) => {
+      const seed = SEEDS[random.below(SEEDS.length)]!;
+      const kind = random.below(6);
+      if (kind === 0) return { config: seed, generation: mutateJson(random, GENERATION) };
+      return { config: kind === 1 ? mutateBytes(random, Buffer.from(seed)) : mutateJson(random, seed), generation: null };
+    },
+    (input) => {
+      writeFileSync(join(folder, "config.json"), input.config);
+      if (input.generation !== null) writeFileSync(generation, input.generation);
+      else rmSync(generation, { force: true });
+      const config = loadConfig(folder);
+      const { layers, heads, kvHeads, headDim, hiddenSize, intermediateSize, vocabSize } = config;
+      for (const size of [layers, heads, kvHeads, headDim, hiddenSize, intermediateSize, vocabSize, contextLimit(config)])
+        if (!Number.isSafeInteger(size) || size < 1) throw new Error(`a size is ${size}`);
+      for (const value of [config.rmsNormEps, config.rope.theta])
+        if (!Number.isFinite(value) || value < 0) throw new Error(`a number is ${value}`);
+      checkContext(config, 1);
+    },
+  );
+  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(1000);
+});
