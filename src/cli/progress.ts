@@ -1,16 +1,11 @@
+import type { StepEvent } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
 
-/** One step of a run, as shown and as written to `metrics.jsonl`. */
-export interface StepReport {
-  readonly step: number;
-  readonly steps: number;
-  readonly loss: number;
-  readonly learningRate: number;
-  readonly gradientNorm: number;
-  readonly tokensPerSecond: number;
-  readonly memory: number;
-  readonly secondsLeft: number;
-}
+/** What is shown of a step. */
+export type StepReport = Pick<
+  StepEvent,
+  "step" | "steps" | "loss" | "learningRate" | "tokensPerSecond" | "memory" | "secondsLeft"
+>;
 
 /** Shows steps: one line that is rewritten in a terminal, a plain line now and then elsewhere. */
 export interface Progress {

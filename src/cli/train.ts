@@ -5,7 +5,7 @@ import { writeTextAtomic } from "../hf/files.ts";
 import { type HubProgress, resolveModel } from "../hf/hub.ts";
 import { visionNote } from "../hf/model-weights.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
-import { createCheckpoints, START } from "../train/checkpoint.ts";
+import { createCheckpoints, START, type TrainingPosition } from "../train/checkpoint.ts";
 import { schedulePrograms } from "../runtime/scheduled.ts";
 import { formatSummary, summarise } from "../schedule/summary.ts";
 import { strategyName } from "../train/checkpointing.ts";
@@ -16,10 +16,12 @@ import { peakProcessMemory } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
-import { type TrainingEvents, trainLoop } from "../train/trainer.ts";
+import { totalSteps, type TrainingEvents, trainLoop } from "../train/trainer.ts";
+import type { EventSink } from "../train/events.ts";
+import { openTensorBoard } from "../train/tensorboard.ts";
 import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
-import { createProgress, formatDuration, type Progress, temporaryText } from "./progress.ts";
+import { createDisplay, type Display } from "./display.ts";
 import { UserError } from "../errors.ts";
 
 const RECIPES = join(import.meta.dir, "../../recipes");
@@ -42,16 +44,16 @@ ${describeFlags(trainConfigSchema, HELP_GROUPS)}`;
 
 export async function run(args: readonly string[]): Promise<number> {
   const { config, file } = await resolveConfig(args);
-  const progress = createProgress();
+  const display = createDisplay(config.json);
   checkRunFolder(config.output, config);
-  const inputs = readInputs(config, await resolveModel(config.model, { onProgress: showDownload(progress) }));
+  const inputs = readInputs(config, await resolveModel(config.model, { onProgress: showDownload(display) }));
   const device = await openDevice(config);
   try {
     const session = createSession(device.executor, inputs);
     // Only now that nothing can be refused any more is something written.
     const folder = prepareRunFolder(config.output, config.resume);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
-    describe(session, device, file, progress);
+    describe(session, device, file, display);
     const { segments, schedule } = session.engine;
     const used = new Set(schedulePrograms(segments, schedule).map(({ graph }) => graph));
     // Besides what this schedule runs, the plain programs of every segment, which any other schedule is made of.
@@ -62,7 +64,7 @@ export async function run(args: readonly string[]): Promise<number> {
     writeSegmentModels(join(folder, RUN_FILES.segments), segments, (graph) => used.has(graph));
     const { costs } = session;
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
-    await runSession(session, device, folder, progress);
+    await runSession(session, device, folder, display);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
   } finally {
     device.close();
@@ -84,19 +86,37 @@ async function resolveConfig(args: readonly string[]): Promise<{ config: TrainCo
 }
 
 /** Says how far a download is, a line for every tenth of a file. */
-function showDownload(progress: Progress): (state: HubProgress) => void {
+function showDownload(display: Display): (state: HubProgress) => void {
   let last = "";
   return ({ file, bytes, size }) => {
     const text = `downloading     ${file}: ${Math.floor((10 * bytes) / Math.max(1, size))}0 % of ${formatBytes(size)}`;
-    if (text !== last) progress.say(text);
+    if (text !== last) display.say(text);
     last = text;
   };
 }
 
 /** What is about to be trained, before the first step. */
-function describe(session: Session, { description, notice }: Device, file: string | undefined, progress: Progress): void {
+function describe(session: Session, { description, notice }: Device, file: string | undefined, display: Display): void {
   const { engine, inputs, parameters } = session;
   const { config, model, train, valid } = inputs;
+  display.emit({
+    type: "start",
+    model: config.model,
+    family: model.family,
+    layers: model.layers,
+    method: config.method,
+    parameters,
+    examples: train.count,
+    tokens: train.tokens,
+    labelled: train.labelled,
+    heldOut: valid?.count ?? 0,
+    strategy: strategyName(config),
+    predictedPeak: engine.predicted.peak,
+    withoutCheckpointing: engine.withoutCheckpointing.peak,
+    device: description,
+    output: config.output,
+  });
+  if (config.json) return;
   const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);
   const vision = visionNote(inputs.source);
   const lines = [
@@ -111,7 +131,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
     ...(notice === null ? [] : [`                ${notice}`]),
     `first example   ${session.shownSample().map(markPart).join("")}`,
   ];
-  for (const line of lines) progress.say(line);
+  for (const line of lines) display.say(line);
 }
 
 function strategyText(config: TrainConfig): string {
@@ -129,70 +149,79 @@ function markPart(part: SamplePart): string {
   return part.trained ? text : `[${text}]`;
 }
 
-async function runSession(session: Session, device: Device, folder: string, progress: Progress): Promise<void> {
+async function runSession(session: Session, device: Device, folder: string, display: Display): Promise<void> {
   const { engine, data, inputs } = session;
   const { config } = inputs;
   const checkpoints = createCheckpoints(folder, engine.executor, engine.resident.trainable, {
     keep: config.keep,
     fingerprint: fingerprint(config, inputs),
   });
-  const start = (config.resume ? checkpoints.restore((message) => progress.say(message)) : null) ?? START;
-  if (start.step > 0) progress.say(`resumed         after step ${start.step}`);
+  const warn = (message: string) => display.say(message);
+  const start = (config.resume ? checkpoints.restore(warn) : null) ?? START;
+  if (start.step > 0) display.emit({ type: "resume", step: start.step });
   rewindJsonLines(join(folder, RUN_FILES.metrics), start.step > 0 ? start.step : -1);
   const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
+  const tensorBoard = config.tensorboard ? openTensorBoard(folder, start.step) : null;
+  const record: EventSink = (event) => {
+    if (event.type === "step" || event.type === "evaluation") metrics.write({ ...event });
+    tensorBoard?.write(event);
+    display.emit(event);
+  };
   let interrupted = false;
   const interrupt = () => {
     interrupted = true;
-    progress.say("interrupted: finishing this step, then saving");
+    display.say("interrupted: finishing this step, then saving");
   };
   process.once("SIGINT", interrupt);
   process.once("SIGTERM", interrupt);
   const begin = performance.now();
+  const seconds = () => (performance.now() - begin) / 1000;
   let speed = 0;
   const before = start.step === 0 ? session.sample() : null;
+  let last = start;
+  let best: TrainingPosition | null = null;
   try {
     const events: TrainingEvents = {
       step(step) {
         const current = step.tokens / step.seconds;
-        speed = step.step === 1 ? current : 0.9 * speed + 0.1 * current;
-        const memory = engine.measuredPeak + device.temporary();
-        metrics.write({ type: "step", ...step, memory });
-        progress.step({
+        speed = step.step === start.step + 1 ? current : 0.9 * speed + 0.1 * current;
+        record({
+          type: "step",
           ...step,
           tokensPerSecond: speed,
-          memory,
-          secondsLeft: ((performance.now() - begin) / 1000 / (step.step - start.step)) * (step.steps - step.step),
+          memory: engine.measuredPeak + device.temporary(),
+          secondsLeft: (seconds() / (step.step - start.step)) * (step.steps - step.step),
         });
       },
-      evaluation(evaluation) {
-        metrics.write({ type: "evaluation", ...evaluation });
-        progress.say(
-          `held-out loss ${evaluation.loss.toFixed(4)} (perplexity ${Math.exp(evaluation.loss).toFixed(2)}) ${evaluation.step === 0 ? "before training" : `after step ${evaluation.step}`}`,
-        );
-      },
+      evaluation: (evaluation) => record({ type: "evaluation", ...evaluation, perplexity: Math.exp(evaluation.loss) }),
+      checkpoint: (step) => record({ type: "checkpoint", step }),
     };
     const run = { engine, optimizer: session.optimizer, data, config, checkpoints, events, shouldStop: () => interrupted };
-    await trainLoop(run, start);
+    last = await trainLoop(run, start);
+    // An interrupted run goes on from its last weights, and is not at its end.
+    if (config.loadBest && !interrupted && last.sinceBest > 0) best = checkpoints.restoreBest(warn);
     exportTrained(folder, engine, config, inputs.folder);
   } finally {
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);
     metrics.close();
+    tensorBoard?.close();
   }
   const after = session.sample();
-  if (after) {
-    progress.say(`prompt          ${after.prompt}`);
-    if (before) progress.say(`before          ${before.answer}`);
-    progress.say(`after           ${after.answer}`);
-  }
-  const { predicted, withoutCheckpointing, measuredPeak } = engine;
-  const rss = peakProcessMemory();
-  progress.say(
-    `peak memory     predicted ${formatBytes(predicted.peak)}, measured ${formatBytes(measuredPeak)}${temporaryText(device.temporary())}, ` +
-      `without gradient checkpointing ${formatBytes(withoutCheckpointing.peak)}; process ${formatBytes(rss)}`,
-  );
-  progress.say(`time            ${formatDuration((performance.now() - begin) / 1000)}`);
-  progress.say(
-    `written         ${relative(process.cwd(), folder) || folder}: ${config.method === "lora" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder"}, ${RUN_FILES.metrics}, ${RUN_FILES.segments}/`,
-  );
+  if (after) display.emit({ type: "sample", prompt: after.prompt, before: before?.answer ?? null, after: after.answer });
+  const atEnd = last.step === totalSteps(config, data.train.count(0));
+  display.emit({
+    type: "done",
+    method: config.method,
+    step: last.step,
+    reason: atEnd ? "finished" : interrupted ? "interrupted" : "patience",
+    bestStep: best?.step ?? null,
+    seconds: seconds(),
+    predictedPeak: engine.predicted.peak,
+    measuredPeak: engine.measuredPeak,
+    temporary: device.temporary(),
+    withoutCheckpointing: engine.withoutCheckpointing.peak,
+    processPeak: peakProcessMemory(),
+    output: folder,
+  });
 }

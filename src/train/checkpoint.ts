@@ -61,6 +61,8 @@ export interface Checkpoints {
    * @throws {UserError} checkpoints of a run with other settings
    */
   restore(warn: (message: string) => void): TrainingPosition | null;
+  /** The same of the checkpoint with the least held-out loss. */
+  restoreBest(warn: (message: string) => void): TrainingPosition | null;
 }
 
 /** The checkpoints of a run folder, for the state in `executor`'s memory. */
@@ -73,6 +75,20 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
           .sort()
       : [];
   const bytes = 4 * state.size;
+
+  /** Loads the first of some checkpoints that is whole. */
+  const firstWhole = (candidates: readonly string[], warn: (message: string) => void): TrainingPosition | null => {
+    for (const name of candidates) {
+      const path = join(folder, name);
+      try {
+        return load(path, executor, state, options.fingerprint);
+      } catch (error) {
+        if (error instanceof OtherRun) throw error;
+        warn(`checkpoint ${path} is damaged and passed over: ${messageOf(error)}`);
+      }
+    }
+    return null;
+  };
 
   return {
     save(position) {
@@ -105,17 +121,13 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
       }
       prune(folder, names(), options.keep);
     },
-    restore(warn) {
-      for (const name of names().reverse()) {
-        const path = join(folder, name);
-        try {
-          return load(path, executor, state, options.fingerprint);
-        } catch (error) {
-          if (error instanceof OtherRun) throw error;
-          warn(`checkpoint ${path} is damaged and passed over: ${messageOf(error)}`);
-        }
-      }
-      return null;
+    restore: (warn) => firstWhole(names().reverse(), warn),
+    restoreBest(warn) {
+      const evaluated = names().filter((name) => heldOutLoss(folder, name) !== Infinity);
+      return firstWhole(
+        evaluated.sort((a, b) => heldOutLoss(folder, a) - heldOutLoss(folder, b)),
+        warn,
+      );
     },
   };
 }
@@ -126,8 +138,11 @@ function load(path: string, executor: Executor, state: FlatState, fingerprint: s
   const file = join(path, POSITION_FILE);
   const { version: _, sha256, fingerprint: written, ...position } = parseWith(positionSchema, readJsonObject(file), file);
   if (written !== fingerprint) {
+    const [before, now] = [written, fingerprint].map((text) => text.split("; "));
+    const had = before!.filter((setting) => !now!.includes(setting)).join("; ");
+    const has = now!.filter((setting) => !before!.includes(setting)).join("; ");
     throw new OtherRun(
-      `${path} was written by a run with other settings: it had ${written}, this one has ${fingerprint}. Use the same settings, or another --output`,
+      `${path} was written by a run with other settings: it had ${had}, this one has ${has}. Use the same settings, or another --output`,
     );
   }
   const weights = join(path, STATE_FILE);
@@ -142,15 +157,18 @@ function load(path: string, executor: Executor, state: FlatState, fingerprint: s
   return position;
 }
 
+/** Held-out loss of a checkpoint's weights; infinite where it is not known. */
+function heldOutLoss(folder: string, name: string): number {
+  try {
+    return (readJsonObject(join(folder, name, POSITION_FILE))["heldOutLoss"] as number | null) ?? Infinity;
+  } catch {
+    return Infinity;
+  }
+}
+
 /** Removes all but the newest `keep` and the best, and what interrupted saves left. */
 function prune(folder: string, names: readonly string[], keep: number): void {
-  const loss = (name: string): number => {
-    try {
-      return (readJsonObject(join(folder, name, POSITION_FILE))["heldOutLoss"] as number | null) ?? Infinity;
-    } catch {
-      return Infinity;
-    }
-  };
+  const loss = (name: string) => heldOutLoss(folder, name);
   const older = names.slice(0, Math.max(0, names.length - keep));
   const best = names.reduce((least, name) => (loss(name) < loss(least) ? name : least), names[0]!);
   for (const name of older)

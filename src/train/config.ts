@@ -100,6 +100,9 @@ export const trainConfigSchema = z.strictObject({
   resume: z.boolean().default(false).describe("go on from the newest checkpoint in the run folder, if there is one"),
   patience: z.number().int().min(0).default(0).describe("stop after N evaluations without a better held-out loss (0: never)"),
   evalLimit: count.default(100_000).describe("held-out tokens used by an evaluation, at most"),
+  loadBest: z.boolean().default(false).describe("export the weights with the least held-out loss instead of the last ones"),
+  tensorboard: z.boolean().default(false).describe("write TensorBoard event files into the run folder too"),
+  json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
   sample: z.boolean().default(true).describe("answer one held-out prompt before and after training"),
 });
 
@@ -110,6 +113,9 @@ export const HELP_GROUPS = [
     keys: ["every", "first", "ratio", "groupSize", "groups", "slots"],
     description: "what the strategies every, first, ratio, uniform, sqrt and revolve take",
   },
+  { keys: ["patience", "loadBest"], description: "stop after N evaluations without a better loss; export the best weights" },
+  { keys: ["tensorboard", "json"], description: "write TensorBoard files too; print events as JSON lines" },
+  { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
   { keys: ["keepOps", "recomputeOps"], description: "layers or operators of a block that are always kept, or always run again" },
 ] as const satisfies readonly {
   readonly keys: readonly (keyof typeof trainConfigSchema.shape)[];

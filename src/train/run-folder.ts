@@ -10,6 +10,8 @@ export const RUN_FILES = {
   segments: "segments",
   checkpoints: "checkpoints",
   costs: "costs.json",
+  /** Beginning of the names of TensorBoard's files. */
+  tensorBoard: "events.out.tfevents",
   adapterConfig: "adapter_config.json",
   adapter: "adapter_model.safetensors",
 } as const;

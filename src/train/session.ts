@@ -6,6 +6,7 @@ import type { Example } from "../data/formats.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
 import { cacheFolder } from "../data/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { UserError } from "../errors.ts";
 import { elements } from "../graph/types.ts";
 import { checkContext, contextLimit, loadConfig, type ModelConfig } from "../hf/config.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
@@ -51,6 +52,9 @@ export function readInputs(config: TrainConfig, folder: string): Inputs {
   const source = openModelWeights(folder, model);
   const splits = findSplits(config.data);
   const valid = config.valid ?? splits.valid;
+  if (config.loadBest && valid === null) {
+    throw new UserError("--load-best needs held-out examples: give --valid, or a valid.jsonl beside the training file");
+  }
   const sampler = createSampler(tokenizer, {
     maxLength: sequenceLength,
     truncate: config.truncate,

@@ -38,6 +38,8 @@ export interface Evaluation {
 export interface TrainingEvents {
   step(metrics: StepMetrics): void;
   evaluation(evaluation: Evaluation): void;
+  /** A checkpoint of this step is on the disk. */
+  checkpoint(step: number): void;
 }
 
 /** Number of optimizer steps of a run: `steps`, or `epochs` passes over the data. */
@@ -78,24 +80,31 @@ export async function trainLoop(run: TrainingRun, start: TrainingPosition): Prom
   const { engine, data, config, checkpoints, events } = run;
   const steps = totalSteps(config, data.train.count(0));
   let position = start;
-  if (position.step === 0 && data.valid.length > 0) position = withEvaluation(position, evaluate(engine, data.valid, 0), events);
   let saved = performance.now();
+  const save = () => {
+    checkpoints.save(position);
+    events.checkpoint(position.step);
+    saved = performance.now();
+  };
+  const evaluateNow = () => {
+    position = withEvaluation(position, evaluate(engine, data.valid, position.step), events);
+    // The best weights have to be on the disk when others follow that are worse.
+    if (config.loadBest && position.sinceBest === 0) save();
+  };
+  if (position.step === 0 && position.heldOutLoss === null && data.valid.length > 0) evaluateNow();
   while (position.step < steps) {
     position = trainStep(run, position, steps);
     const { step } = position;
     const last = step === steps;
     if (data.valid.length > 0 && (last || (config.evalEvery > 0 && step % config.evalEvery === 0))) {
-      position = withEvaluation(position, evaluate(engine, data.valid, step), events);
+      evaluateNow();
     }
     const exhausted = config.patience > 0 && position.sinceBest >= config.patience;
     const stop = run.shouldStop() || exhausted;
     const due =
       (config.saveEvery > 0 && step % config.saveEvery === 0) ||
       (config.saveMinutes > 0 && performance.now() - saved >= config.saveMinutes * 60_000);
-    if (due || (stop && !last)) {
-      checkpoints.save(position);
-      saved = performance.now();
-    }
+    if (due || (stop && !last)) save();
     if (stop) break;
     // Lets signals and timers in.
     await Bun.sleep(0);

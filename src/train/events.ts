@@ -1,0 +1,71 @@
+import type { Evaluation, StepMetrics } from "./trainer.ts";
+
+/**
+ * What a run tells while it goes on: the terminal shows it, `--json` prints each as a line of JSON on standard output,
+ * `metrics.jsonl` and TensorBoard's files get the steps and evaluations.
+ */
+export type RunEvent =
+  | StartEvent
+  /** The run goes on after so many optimizer steps. */
+  | { readonly type: "resume"; readonly step: number }
+  | StepEvent
+  | EvaluationEvent
+  | { readonly type: "checkpoint"; readonly step: number }
+  /** Greedy answers to a held-out prompt; `before` is null in a resumed run. */
+  | { readonly type: "sample"; readonly prompt: string; readonly before: string | null; readonly after: string }
+  | DoneEvent
+  /** Anything else that is worth a line. */
+  | { readonly type: "message"; readonly text: string };
+
+export interface StartEvent {
+  readonly type: "start";
+  readonly model: string;
+  readonly family: string;
+  readonly layers: number;
+  readonly method: "lora" | "full";
+  readonly parameters: { readonly all: number; readonly trainable: number };
+  readonly examples: number;
+  readonly tokens: number;
+  readonly labelled: number;
+  readonly heldOut: number;
+  readonly strategy: string;
+  /** Bytes. */
+  readonly predictedPeak: number;
+  readonly withoutCheckpointing: number;
+  readonly device: string;
+  readonly output: string;
+}
+
+export interface StepEvent extends StepMetrics {
+  readonly type: "step";
+  /** Smoothed. */
+  readonly tokensPerSecond: number;
+  /** Bytes: the greatest so far of what is planned, with ONNX Runtime's temporary memory. */
+  readonly memory: number;
+  readonly secondsLeft: number;
+}
+
+export interface EvaluationEvent extends Evaluation {
+  readonly type: "evaluation";
+  readonly perplexity: number;
+}
+
+export interface DoneEvent {
+  readonly type: "done";
+  readonly method: "lora" | "full";
+  readonly step: number;
+  readonly reason: "finished" | "interrupted" | "patience";
+  /** The step whose weights were exported, if not the last one's. */
+  readonly bestStep: number | null;
+  readonly seconds: number;
+  /** Bytes. */
+  readonly predictedPeak: number;
+  readonly measuredPeak: number;
+  readonly temporary: number;
+  readonly withoutCheckpointing: number;
+  readonly processPeak: number;
+  readonly output: string;
+}
+
+/** Something that takes events. */
+export type EventSink = (event: RunEvent) => void;

@@ -1,0 +1,147 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { RunEvent } from "../../src/train/events.ts";
+import { temporaryFolder } from "../hf/temp.ts";
+import { remat, writeTinyModel } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
+
+const folder = temporaryFolder();
+const model = writeTinyModel(join(folder, "model"), {
+  num_hidden_layers: 2,
+  hidden_size: 16,
+  head_dim: 4,
+  intermediate_size: 16,
+});
+const examples = (words: readonly string[], answer: (word: string) => string) =>
+  words.map((word) => `${JSON.stringify({ prompt: `Define ${word}. `, completion: answer(word) })}\n`).join("");
+const words = ["king", "house", "water", "tree", "sword", "bread", "stone", "night"];
+writeFileSync(
+  join(folder, "train.jsonl"),
+  examples(words, (word) => `A thing called ${word}.`),
+);
+// What is learned makes these worse.
+writeFileSync(
+  join(folder, "other.jsonl"),
+  examples(["gold"], () => "zq xj vk wq jx"),
+);
+
+async function train(output: string, ...flags: string[]): Promise<{ events: RunEvent[]; stderr: string }> {
+  const { code, stdout, stderr } = await remat(
+    `train --model ${model} --data ${join(folder, "train.jsonl")} --output ${join(folder, output)} --threads 1 --sequence-length 64 --rank 2 --learning-rate 5e-2 --json`
+      .split(" ")
+      .concat(flags),
+  );
+  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  const events = stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as RunEvent);
+  return { events, stderr };
+}
+
+const of = <T extends RunEvent["type"]>(events: readonly RunEvent[], type: T) =>
+  events.filter((event): event is Extract<RunEvent, { type: T }> => event.type === type);
+
+describe("--json", () => {
+  test("every event is a line, and metrics.jsonl has those of steps and evaluations", async () => {
+    const flags = [
+      "--valid",
+      join(folder, "train.jsonl"),
+      "--steps",
+      "4",
+      "--eval-every",
+      "2",
+      "--save-every",
+      "2",
+      "--tensorboard",
+    ];
+    const { events } = await train("events", ...flags);
+    expect(events.map(({ type }) => type)).toEqual([
+      "start",
+      "evaluation",
+      "step",
+      "step",
+      "evaluation",
+      "checkpoint",
+      "step",
+      "step",
+      "evaluation",
+      "checkpoint",
+      "sample",
+      "done",
+    ]);
+    const [start] = of(events, "start");
+    expect(start).toMatchObject({ examples: 8, heldOut: 8, method: "lora", strategy: "per-segment" });
+    const [done] = of(events, "done");
+    expect(done).toMatchObject({ step: 4, reason: "finished", bestStep: null });
+    expect(done!.measuredPeak).toBe(done!.predictedPeak);
+    for (const { loss, perplexity } of of(events, "evaluation")) expect(perplexity).toBeCloseTo(Math.exp(loss), 6);
+    const metrics = readFileSync(join(folder, "events/metrics.jsonl"), "utf8").trim().split("\n");
+    expect(metrics.map((line) => JSON.parse(line))).toEqual(
+      events.filter(({ type }) => type === "step" || type === "evaluation"),
+    );
+    expect(readdirSync(join(folder, "events")).filter((name) => name.startsWith("events.out.tfevents.")).length).toBe(1);
+  });
+});
+
+describe("--load-best", () => {
+  const weights = (output: string) => readFileSync(join(folder, output, "adapter_model.safetensors"));
+  const flags = (steps: number) => [
+    "--valid",
+    join(folder, "other.jsonl"),
+    "--steps",
+    String(steps),
+    "--eval-every",
+    "1",
+    "--no-sample",
+  ];
+
+  test("exports the weights with the least held-out loss, whatever is kept otherwise", async () => {
+    const { events } = await train("best", ...flags(12), "--load-best", "--keep", "1");
+    const evaluations = of(events, "evaluation");
+    const best = evaluations.reduce((least, one) => (one.loss < least.loss ? one : least));
+    expect(best.step).toBeLessThan(12);
+    expect(of(events, "done")[0]!.bestStep).toBe(best.step);
+    const without = await train("last", ...flags(12));
+    expect(of(without.events, "done")[0]!.bestStep).toBeNull();
+    expect(of(without.events, "step").map(({ loss }) => loss)).toEqual(of(events, "step").map(({ loss }) => loss));
+    expect(weights("best").equals(weights("last"))).toBe(false);
+    // What the exported adapter is worth is what was measured then.
+    const score = await remat(["eval", "--model", join(folder, "best"), "--data", join(folder, "other.jsonl"), "--json"]);
+    expect(Math.abs((JSON.parse(score.stdout) as { loss: number }).loss / best.loss - 1)).toBeLessThan(1e-5);
+  });
+
+  test("with --resume, the best of the whole run counts", async () => {
+    await train("halves", ...flags(6), "--load-best", "--save-every", "1", "--schedule", "constant", "--warmup", "0");
+    const second = ["--valid", join(folder, "other.jsonl"), "--eval-every", "1", "--no-sample", "--load-best", "--resume"];
+    const output = readdirSync(join(folder, "halves/checkpoints"));
+    expect(output.length).toBeGreaterThan(0);
+    // The same run again, at its end already: nothing is trained, and the same weights are exported.
+    const before = weights("halves");
+    const { events } = await train("halves", ...second, "--steps", "6", "--schedule", "constant", "--warmup", "0");
+    expect(of(events, "step")).toEqual([]);
+    expect(weights("halves").equals(before)).toBe(true);
+  });
+
+  test("without held-out examples it is an error", async () => {
+    mkdirSync(join(folder, "alone"));
+    writeFileSync(
+      join(folder, "alone/mine.jsonl"),
+      examples(words, (word) => word),
+    );
+    const result = await remat([
+      "train",
+      "--model",
+      model,
+      "--data",
+      join(folder, "alone/mine.jsonl"),
+      "--output",
+      join(folder, "no"),
+      "--load-best",
+    ]);
+    expect(result.code).toBe(2);
+    expect(result.stderr).toContain("--load-best needs held-out examples");
+  });
+});
