@@ -134,7 +134,7 @@ describe("chat: the assistant's turns, end token included, line break after it n
   test("a template that does not end, and one whose text doubles without an end, are refused within 5 seconds", () => {
     const begin = process.cpuUsage();
     const render = (source: string) => userError(() => createChatTemplate(source).render({ messages: [] }));
-    const loop = "{% for i in range(1000000) %}";
+    const loop = "{% for i in range(100000) %}";
     expect(render(`${loop}${loop}{% endfor %}{% endfor %}`)).toContain("it does not come to an end");
     expect(render("{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}")).toContain(
       "its text grows without an end",
