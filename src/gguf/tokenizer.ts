@@ -50,8 +50,8 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
     merges: model["merges"].map((merge) => (Array.isArray(merge) ? merge : String(merge).split(" ")) as [string, string]),
     unknown: typeof model["unk_token"] === "string" ? model["unk_token"] : null,
   };
-  const kind = model["byte_fallback"] === true ? sentencePiece(bpe, config.vocabSize) : byteLevel(bpe);
   const { tokens, types } = tokensOf(bpe, config.vocabSize);
+  const kind = model["byte_fallback"] === true ? sentencePiece(bpe, tokens, types) : byteLevel(bpe, tokens, types);
   const eos = tokenizer.eosId ?? config.eosTokenIds[0];
   const other = config.eosTokenIds.find((id) => id !== eos);
   const id = (key: string, value: number | null | undefined): [string, GgufValue][] =>
@@ -59,8 +59,6 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
   const template = tokenizer.chatTemplates.get("default");
   return new Map<string, GgufValue>([
     ...kind,
-    ["tokenizer.ggml.tokens", { texts: tokens }],
-    ["tokenizer.ggml.token_type", { i32s: types }],
     ...id("bos_token_id", tokenizer.bosId ?? config.bosTokenId),
     ...id("eos_token_id", eos),
     ...id("eot_token_id", other),
@@ -82,7 +80,9 @@ function tokensOf({ json, vocab, unknown }: Bpe, vocabSize: number): { tokens: s
   };
   for (const [token, id] of Object.entries(vocab)) place(token, Number(id), NORMAL);
   for (const added of Array.isArray(json["added_tokens"]) ? json["added_tokens"] : []) {
-    if (isRecord(added)) place(String(added["content"]), Number(added["id"]), added["special"] === true ? CONTROL : USER_DEFINED);
+    if (!isRecord(added)) continue;
+    const content = String(added["content"]);
+    place(content, Number(added["id"]), added["special"] === true || MARKER.test(content) ? CONTROL : USER_DEFINED);
   }
   return { tokens, types };
 }
@@ -90,40 +90,62 @@ function tokensOf({ json, vocab, unknown }: Bpe, vocabSize: number): { tokens: s
 /** A byte that is no part of any other token. */
 const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
 
-function byteLevel({ json, path, merges }: Bpe): [string, GgufValue][] {
+/** Added tokens that are no text, though their tokenizer does not call them special: llama.cpp's converter looks for the same. */
+const MARKER = /^(?:<\|.*\|>|<\uff5c.*\uff5c>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\])$/s;
+
+function byteLevel({ json, path, merges }: Bpe, tokens: readonly string[], types: readonly number[]): [string, GgufValue][] {
   return [
     ["tokenizer.ggml.model", { text: "gpt2" }],
     ["tokenizer.ggml.pre", { text: preTokenizer(json["pre_tokenizer"], path) }],
+    ["tokenizer.ggml.tokens", { texts: tokens }],
+    ["tokenizer.ggml.token_type", { i32s: types }],
     // A pair is written with a space, which no byte-level token contains.
     ["tokenizer.ggml.merges", { texts: merges.map((pair) => pair.join(" ")) }],
   ];
 }
 
+/** Scores of tokens that are never made by joining others, as llama.cpp's converter has them. */
+const FIXED_SCORES: Readonly<Record<number, number>> = {
+  [UNKNOWN]: 0,
+  [BYTE]: 0,
+  [CONTROL]: -1000,
+  [USER_DEFINED]: -1000,
+  [UNUSED]: -10000,
+};
+
 /**
  * llama.cpp joins, of all neighbours that make a token, those with the highest score first. With a token's score falling in the
  * order of the merges that make it, that is the order of the merges.
+ *
+ * Tokens that the tokenizer's author added are cut out of a text before, and written out as they stand. Runs of spaces (Gemma) would
+ * not be found as they stand, for a space is another character in the vocabulary; they become tokens like others where merges
+ * make them, which splits every text as Transformers does, else they are written with spaces, as by llama.cpp's converter.
  */
-function sentencePiece(bpe: Bpe, vocabSize: number): [string, GgufValue][] {
+function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly number[]): [string, GgufValue][] {
   const { vocab, merges, unknown } = bpe;
   const rank = new Map<string, number>();
   merges.forEach((pair, i) => {
     const token = pair.join("");
     if (!rank.has(token)) rank.set(token, i);
   });
-  const scores = Array.from({ length: vocabSize }, () => 0);
-  for (const [token, id] of Object.entries(vocab)) {
-    if (Number(id) < vocabSize && token !== unknown && !BYTE_TOKEN.test(token))
-      scores[Number(id)] = -(rank.get(token) ?? merges.length);
-  }
+  const made = (token: string) => token.includes(SPACE) && rank.has(token);
+  const types = given.map((type, id) => (type === USER_DEFINED && made(tokens[id]!) ? NORMAL : type));
+  const scores = types.map((type, id) => FIXED_SCORES[type] ?? -(rank.get(tokens[id]!) ?? merges.length));
+  const texts = tokens.map((token, id) => (types[id] === USER_DEFINED ? token.replaceAll(SPACE, " ") : token));
   const unknownId = unknown === null ? undefined : Number(vocab[unknown]);
   return [
     ["tokenizer.ggml.model", { text: "llama" }],
     ["tokenizer.ggml.pre", { text: "default" }],
+    ["tokenizer.ggml.tokens", { texts }],
+    ["tokenizer.ggml.token_type", { i32s: types }],
     ["tokenizer.ggml.scores", { f32s: scores }],
     ["tokenizer.ggml.add_space_prefix", { bool: spacePrefix(bpe) }],
     ...(unknownId === undefined ? [] : [["tokenizer.ggml.unknown_token_id", { u32: unknownId }] as [string, GgufValue]]),
   ];
 }
+
+/** What a space is in SentencePiece's tokens. */
+const SPACE = "\u2581";
 
 /** Whether a text begins with a space of its own. @throws {UserError} spaces are not what SentencePiece makes of them */
 function spacePrefix({ json, path }: Bpe): boolean {
@@ -133,16 +155,21 @@ function spacePrefix({ json, path }: Bpe): boolean {
   const words = listed(json["pre_tokenizer"], "pretokenizers");
   const replaces = normalizers.some(
     (one) =>
-      one["type"] === "Replace" && one["content"] === "\u2581" && isRecord(one["pattern"]) && one["pattern"]["String"] === " ",
+      one["type"] === "Replace" && one["content"] === SPACE && isRecord(one["pattern"]) && one["pattern"]["String"] === " ",
   );
   const metaspace = words.find((one) => one["type"] === "Metaspace");
-  const known = normalizers.every((one) => one["type"] === "Replace" || one["type"] === "Prepend");
+  // Gemma's tokenizers split at spaces, of which there are none after they were replaced.
+  const idle = (one: Record<string, unknown>) =>
+    replaces && one["type"] === "Split" && isRecord(one["pattern"]) && one["pattern"]["String"] === " ";
+  const known =
+    normalizers.every((one) => one["type"] === "Replace" || one["type"] === "Prepend") &&
+    words.every((one) => one === metaspace || idle(one));
   if (!known || !(replaces || metaspace)) {
     throw new UserError(
       `${path}: llama.cpp has no way of splitting texts as this tokenizer does; convert this model with llama.cpp`,
     );
   }
-  if (normalizers.some((one) => one["type"] === "Prepend" && one["prepend"] === "\u2581")) return true;
+  if (normalizers.some((one) => one["type"] === "Prepend" && one["prepend"] === SPACE)) return true;
   return metaspace !== undefined && metaspace["prepend_scheme"] !== "never" && metaspace["add_prefix_space"] !== false;
 }
 
