@@ -117,22 +117,70 @@ function entries(count: usize, first: i32, chunk: i32): i32 {
 }
 
 /**
- * CrossEntropy. Operands: logits [chunk, V], labels i32[T], rows i32[T], count, scale [1], dloss [1] or null, losses [T].
- * Scalars: first, chunk, V, soft cap of the logits (0: none). losses[first + i] = cross entropy of entry first + i; with dloss, its logits become
- * (softmax - onehot) scale dloss, times the derivative of the cap.
+ * CrossEntropy. Operands: logits [chunk, V], labels i32[T], rows i32[T], count, scale, dloss [1] or null, losses [T].
+ * Scalars: first, chunk, V, soft cap of the logits (0: none), step of scale: 0 for a scale [1], 1 for a scale [T].
+ * losses[first + i] = cross entropy of entry first + i; with dloss, its logits become (softmax - onehot) scale dloss, times
+ * the derivative of the cap.
  */
 function crossEntropy(): void {
-  const logits = pointer(0), labels = pointer(1), rows = pointer(2), dloss = pointer(5), losses = pointer(6);
+  const logits = pointer(0), labels = pointer(1), rows = pointer(2), scale = pointer(4), dloss = pointer(5), losses = pointer(6);
+  const first = int(0), vocabulary = int(2), step = int(4);
+  const n = entries(pointer(3), first, int(1));
+  const end = partEnd(n, 1);
+  for (let i = partStart(n, 1); i < end; i++) {
+    const entry = <usize>(first + i) << 2;
+    const row = load<i32>(rows + entry);
+    const label = load<i32>(labels + (<usize>row << 2));
+    const factor = dloss ? load<f32>(scale + (<usize>(row * step) << 2)) * load<f32>(dloss) : 0;
+    const x = logits + <usize>i * (<usize>vocabulary << 2);
+    store<f32>(losses + entry, crossEntropyRow(x, vocabulary, label, factor, dloss != 0, float(3)));
+  }
+}
+
+/** Whether a value of x[n] is greater than `limit`, or (`orEqual`) as great. */
+function anyAbove(x: usize, n: i32, limit: f32, orEqual: bool): bool {
+  const all = f32x4.splat(limit);
+  const end = x + (<usize>n << 2);
+  for (; x + 16 <= end; x += 16) {
+    const values = v128.load(x);
+    if (v128.any_true(orEqual ? f32x4.ge(values, all) : f32x4.gt(values, all))) return true;
+  }
+  for (; x < end; x += 4) {
+    const value = load<f32>(x);
+    if (orEqual ? value >= limit : value > limit) return true;
+  }
+  return false;
+}
+
+/**
+ * Hits. Operands: logits [chunk, V], labels i32[T], rows i32[T], count, hits i32[T]. Scalars: first, chunk, V.
+ * hits[first + i] = 1 where the label of entry first + i has the first of its greatest logits, else 0 (also where that is NaN).
+ */
+function hits(): void {
+  const logits = pointer(0), labels = pointer(1), rows = pointer(2), to = pointer(4);
   const first = int(0), vocabulary = int(2);
   const n = entries(pointer(3), first, int(1));
-  const factor = dloss ? load<f32>(pointer(4)) * load<f32>(dloss) : 0;
   const end = partEnd(n, 1);
   for (let i = partStart(n, 1); i < end; i++) {
     const entry = <usize>(first + i) << 2;
     const label = load<i32>(labels + (<usize>load<i32>(rows + entry) << 2));
     const x = logits + <usize>i * (<usize>vocabulary << 2);
-    store<f32>(losses + entry, crossEntropyRow(x, vocabulary, label, factor, dloss != 0, float(3)));
+    const known = <u32>label < <u32>vocabulary;
+    const at = x + (<usize>label << 2);
+    const own = known ? load<f32>(at) : f32.NaN;
+    const hit = own == own && !anyAbove(x, label, own, true) && !anyAbove(at + 4, vocabulary - label - 1, own, false);
+    store<i32>(to + entry, <i32>hit);
   }
+}
+
+/** HitSum: correct[0] = sum hits[0, count). Operands: hits i32[T], count, correct i32[1]. */
+function hitSum(): void {
+  if (threadIndex != 0) return;
+  const from = pointer(0);
+  const count = load<i32>(pointer(1));
+  let sum = 0;
+  for (let i = 0; i < count; i++) sum += load<i32>(from + (<usize>i << 2));
+  store<i32>(pointer(2), sum);
 }
 
 /** LabelledRows. Operands: labels i32[T], rows i32[T], count i32[1]. Scalar: T. The rows with a label, in order, and how many. */
@@ -177,14 +225,25 @@ function clearRows(): void {
   }
 }
 
-/** LossSum: loss[0] = scale sum losses[0, count), summed in order in f64. Operands: losses, count, scale, loss. */
+/**
+ * LossSum: loss[0] = the sum of scale times losses[0, count), in order, in f64. Operands: losses, rows i32[T], count, scale, loss.
+ * Scalar: step of scale.
+ */
 function lossSum(): void {
   if (threadIndex != 0) return;
-  const losses = pointer(0);
-  const count = load<i32>(pointer(1));
+  const losses = pointer(0), rows = pointer(1), scale = pointer(3);
+  const count = load<i32>(pointer(2));
   let sum: f64 = 0;
-  for (let i = 0; i < count; i++) sum += <f64>load<f32>(losses + (<usize>i << 2));
-  store<f32>(pointer(3), <f32>(sum * <f64>load<f32>(pointer(2))));
+  if (int(0) == 0) {
+    for (let i = 0; i < count; i++) sum += <f64>load<f32>(losses + (<usize>i << 2));
+    sum *= <f64>load<f32>(scale);
+  } else {
+    for (let i = 0; i < count; i++) {
+      const at = <usize>i << 2;
+      sum += <f64>load<f32>(losses + at) * <f64>load<f32>(scale + (<usize>load<i32>(rows + at) << 2));
+    }
+  }
+  store<f32>(pointer(4), <f32>sum);
 }
 
 export function crossEntropyCommand(opcode: u32): void {
@@ -195,6 +254,8 @@ export function crossEntropyCommand(opcode: u32): void {
     case Opcode.ScatterRows: moveRows(true); break;
     case Opcode.ClearRows: clearRows(); break;
     case Opcode.LossSum: lossSum(); break;
+    case Opcode.Hits: hits(); break;
+    case Opcode.HitSum: hitSum(); break;
     default: unreachable();
   }
 }

@@ -26,11 +26,13 @@ let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 
  * Operands of all: labels i32[T], rows i32[T], count i32[1], logits [V][n], maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk,
  * H, V, rows of a block.
  *
- * - NativeLogits: ..., h [chunk, H], W [V, H]; ..., type of W, session of A B^T, soft cap (0: none). logits = exp(W h^T - maxima), where maxima
- *   are over a block; sums of these; own = the logit of the label. With a cap, the logits stay logits, which its derivative needs.
- * - NativeLogitsEnd: ..., scale [1], losses [T]. losses = log sum exp - own; sums = exp(maxima - log sum exp).
+ * - NativeLogits: ..., h [chunk, H], W [V, H], best i32[blocks][chunk] or null; ..., type of W, session of A B^T, soft cap (0: none).
+ *   logits = exp(W h^T - maxima), where maxima are over a block; sums of these; own = the logit of the label; best = the first class
+ *   of the greatest logit in a block. With a cap, the logits stay logits, which its derivative needs.
+ * - NativeLogitsEnd: ..., scale [T] or null, losses [T], best, hits i32[T] (null as best). losses = log sum exp - own;
+ *   sums = exp(maxima - log sum exp), times scale; hits = 1 where the label is the first class of the greatest logit, else 0.
  * - NativeLogitsGrad: ..., h, W, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null; ..., type of W, P, sessions of A^T B, A^T B + C and A B (+ C),
- *   soft cap.
+ *   soft cap, step of scale: 0 for a scale [1], 1 for a scale [T], which the sums have in them.
  *   With D = (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, a P-th of the vocabulary each; dW = D^T h + C (C may be dW).
  * - NativeLogitsSum: ..., parts, out [chunk, H]; ..., P. out = sum of parts.
  */
@@ -40,8 +42,8 @@ export function nativeHeadCommand(opcode: u32): void {
   n = max(0, min(int(1), load<i32>(pointer(2)) - first));
   blocks = (vocabulary + block - 1) / block;
   switch (opcode) {
-    case Opcode.NativeLogits: computeLogits(pointer(7), pointer(8)); break;
-    case Opcode.NativeLogitsEnd: endLogits(pointer(7), pointer(8)); break;
+    case Opcode.NativeLogits: computeLogits(pointer(7), pointer(8), pointer(9)); break;
+    case Opcode.NativeLogitsEnd: endLogits(pointer(7), pointer(8), pointer(9), pointer(10)); break;
     case Opcode.NativeLogitsGrad: differentiate(pointer(7), pointer(8)); break;
     case Opcode.NativeLogitsSum: addParts(pointer(7), pointer(8)); break;
     default: unreachable();
@@ -64,7 +66,7 @@ function blockOf(w: usize, type: i32, b: i32): usize {
   return threadScratch;
 }
 
-function computeLogits(h: usize, w: usize): void {
+function computeLogits(h: usize, w: usize, best: usize): void {
   if (n == 0) return;
   const type = int(5);
   const session = sessionOf(int(6), int(7));
@@ -77,6 +79,7 @@ function computeLogits(h: usize, w: usize): void {
     if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
+    if (best) firstGreatest(x, b * block, count, best + at);
     exponentials(x, count, maxima + at, sums + at, cap == 0);
   }
 }
@@ -89,10 +92,36 @@ function keepOwn(x: usize, start: i32, count: i32): void {
   }
 }
 
+/** best[i] = the first class of the greatest logit in column i of x[count][n], whose first class is `start`; NaN is passed over. */
+function firstGreatest(x: usize, start: i32, count: i32, best: usize): void {
+  const rowBytes = <usize>n << 2;
+  for (let i = 0; i < n; i += 4) {
+    const at = <usize>i << 2;
+    const lanes = min(4, n - i);
+    let top = f32x4.splat(-f32.POSITIVE_INFINITY), index = i32x4.splat(start);
+    let from = x + at;
+    for (let v = 0; v < count; v++) {
+      const value = lanes == 4 ? v128.load(from) : loadSome(from, lanes);
+      const higher = f32x4.gt(value, top);
+      top = v128.bitselect(value, top, higher);
+      index = v128.bitselect(i32x4.splat(start + v), index, higher);
+      from += rowBytes;
+    }
+    if (lanes == 4) v128.store(best + at, index);
+    else storeSome(best + at, index, lanes);
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function rowOf(i: i32): usize {
+  return <usize>load<i32>(rows + (<usize>(first + i) << 2));
+}
+
 // @ts-ignore: decorator
 @inline
 function labelOf(i: i32): i32 {
-  return load<i32>(labels + (<usize>load<i32>(rows + (<usize>(first + i) << 2)) << 2));
+  return load<i32>(labels + (rowOf(i) << 2));
 }
 
 /** x[count][n] = exp(x - most) if `write`, most[n] the maxima of the columns, sum[n] the sums of these. */
@@ -136,7 +165,7 @@ function exponentials(x: usize, count: i32, most: usize, sum: usize, write: bool
   }
 }
 
-function endLogits(scale: usize, losses: usize): void {
+function endLogits(scale: usize, losses: usize, best: usize, hits: usize): void {
   const stride = <usize>int(1) << 2;
   const end = partEnd(n, 1);
   for (let i = partStart(n, 1); i < end; i++) {
@@ -149,21 +178,40 @@ function endLogits(scale: usize, losses: usize): void {
       total += <f64>load<f32>(sums + skipped) * Math.exp(<f64>load<f32>(maxima + skipped) - <f64>top);
     }
     const lse = <f64>top + Math.log(total);
-    const known = <u32>labelOf(i) < <u32>vocabulary;
+    const label = labelOf(i);
+    const known = <u32>label < <u32>vocabulary;
     // A label outside of the vocabulary gives NaN.
     store<f32>(losses + (<usize>(first + i) << 2), known ? <f32>(lse - <f64>load<f32>(own + at)) : f32.NaN);
+    if (hits) store<i32>(hits + (<usize>(first + i) << 2), <i32>(firstOfBlocks(best + at, maxima + at, stride) == label));
+    const factor: f64 = scale ? <f64>load<f32>(scale + (rowOf(i) << 2)) : 1;
     for (let b = 0; b < blocks; b++) {
       const skipped = at + <usize>b * stride;
-      store<f32>(sums + skipped, <f32>Math.exp(<f64>load<f32>(maxima + skipped) - lse));
+      store<f32>(sums + skipped, <f32>(Math.exp(<f64>load<f32>(maxima + skipped) - lse) * factor));
     }
   }
+}
+
+/** Of the best classes of all blocks the first with the greatest logit. */
+function firstOfBlocks(best: usize, most: usize, stride: usize): i32 {
+  let top: f32 = -f32.POSITIVE_INFINITY;
+  let found = -1;
+  for (let b = 0; b < blocks; b++) {
+    const value = load<f32>(most + <usize>b * stride);
+    if (!(value > top)) continue;
+    top = value;
+    found = load<i32>(best + <usize>b * stride);
+  }
+  return found;
 }
 
 function differentiate(h: usize, w: usize): void {
   const parts = pointer(11), dw = pointer(12), c = pointer(13);
   const type = int(5), partCount = int(6);
   const begin = sessionOf(int(7), int(8)), add = sessionOf(int(9), int(10)), toWeight = sessionOf(int(11), int(12));
-  const factor = load<f32>(pointer(9)) * load<f32>(pointer(10));
+  const dloss = load<f32>(pointer(10));
+  // What all columns have in common, and the scales of each.
+  const scales: usize = int(14) ? pointer(9) : 0;
+  const factor = scales ? dloss : load<f32>(pointer(9)) * dloss;
   const cap = float(13);
   const lineBytes = <usize>width << 2;
   const end = partEnd(partCount, 1);
@@ -184,7 +232,7 @@ function differentiate(h: usize, w: usize): void {
       const at = <usize>b * int(1) << 2;
       if (cap != 0) differentiateCap(x, count, maxima + at, cap);
       scaleBlock(x, count, sums + at, factor);
-      subtractOwn(x, b * block, count, factor, cap);
+      subtractOwn(x, b * block, count, factor, scales, cap);
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
         const weights = blockOf(w, type, b);
@@ -229,13 +277,14 @@ function scaleBlock(x: usize, count: i32, scales: usize, factor: f32): void {
   }
 }
 
-function subtractOwn(x: usize, start: i32, count: i32, factor: f32, cap: f32): void {
+function subtractOwn(x: usize, start: i32, count: i32, factor: f32, scales: usize, cap: f32): void {
   for (let i = 0; i < n; i++) {
     const label = labelOf(i) - start;
     if (<u32>label >= <u32>count) continue;
     const at = x + (<usize>(label * n + i) << 2);
     const slope: f32 = cap != 0 ? capSlopeOf(load<f32>(own + (<usize>i << 2)), cap) : 1;
-    store<f32>(at, load<f32>(at) - factor * slope);
+    const scale: f32 = scales ? load<f32>(scales + (rowOf(i) << 2)) : 1;
+    store<f32>(at, load<f32>(at) - factor * scale * slope);
   }
 }
 

@@ -51,6 +51,8 @@ export enum Opcode {
   ScatterRows = 0x83,
   ClearRows = 0x84,
   LossSum = 0x85,
+  Hits = 0x86,
+  HitSum = 0x87,
 
   // dropout (dropout.ts)
   Dropout = 0x90,

@@ -18,6 +18,8 @@ export interface HeadSizes {
   readonly vocab: number;
   /** H. */
   readonly width: number;
+  /** Each token has a scale of its own. */
+  readonly scales: boolean;
 }
 
 /** Tokens from..to-1. */
@@ -34,11 +36,28 @@ function chunksOf({ tokens, vocab }: HeadSizes): Chunk[] {
   }));
 }
 
-/** -> loss */
+/** -> loss, correct */
 export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
   const [h, w, labels, scale] = inputs as [string, string, string, string];
-  const losses = chunksOf(sizes).map((chunk) => sumOf(body, softmax(body, h, w, labels, chunk, sizes, softcap).losses));
-  return [scaledSum(body, losses, scale)];
+  const chunks = chunksOf(sizes).map((chunk) => {
+    const { logits, targets, valid, losses } = softmax(body, h, w, labels, chunk, sizes, softcap);
+    const first = body.op("ArgMax", [logits], { axis: 1, keepdims: 0, select_last_index: 0 });
+    const hits = body.op("And", [valid, body.op("Equal", [body.op("Cast", [first], { to: "i32" }), targets])]);
+    const count = body.op("ReduceSum", [body.op("Cast", [hits], { to: "i32" }), body.ints([0])], { keepdims: 1 });
+    return { loss: sumOf(body, scaled(body, losses, scale, chunk, sizes)), count };
+  });
+  const loss = scaledSum(
+    body,
+    chunks.map((chunk) => chunk.loss),
+    scale,
+    sizes,
+  );
+  const counts = body.op(
+    "Concat",
+    chunks.map((chunk) => chunk.count),
+    { axis: 0 },
+  );
+  return [loss, body.op("ReduceSum", [counts, body.ints([0])], { keepdims: 1 })];
 }
 
 /** -> dh, dW, loss. With P = softmax(h W^T) and Y the one-hot labels, D = scale dloss (P - Y) (times the slope of the cap): dh = D W, dW = sum + D^T h. */
@@ -46,11 +65,12 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
   const [h, w, labels, scale, dloss, sum = ""] = inputs as [string, string, string, string, string, string?];
   let dW = sum;
   const chunks = chunksOf(sizes).map((chunk) => {
-    const { rows, powers, total, valid, column, losses, slope } = softmax(body, h, w, labels, chunk, sizes, softcap);
-    const factor = body.op("Where", [valid, body.op("Mul", [scale, dloss]), body.scalar(0)]);
+    const { rows, powers, total, valid, column, losses: plain, slope } = softmax(body, h, w, labels, chunk, sizes, softcap);
+    const losses = scaled(body, plain, scale, chunk, sizes);
+    const factor = body.op("Where", [valid, body.op("Mul", [scaleOf(body, scale, chunk, sizes), dloss]), body.scalar(0)]);
     const perRow = body.op("Unsqueeze", [factor, body.ints([1])]);
-    const scaled = body.op("Mul", [powers, body.op("Div", [perRow, total])]);
-    const dCapped = body.op("ScatterElements", [scaled, column, body.op("Neg", [perRow])], { axis: 1, reduction: "add" });
+    const probabilities = body.op("Mul", [powers, body.op("Div", [perRow, total])]);
+    const dCapped = body.op("ScatterElements", [probabilities, column, body.op("Neg", [perRow])], { axis: 1, reduction: "add" });
     let d = slope === null ? dCapped : body.op("Mul", [dCapped, slope]);
     const dh = body.op("Gemm", [d, w]);
     // What a chunk gives goes through one value, so that a runtime which orders nodes by outputs finishes the chunk
@@ -84,23 +104,14 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
       body,
       chunks.map((chunk) => chunk.loss),
       scale,
+      sizes,
     ),
   ];
 }
 
 /** The softmax of a chunk is powers / total; `losses` [tokens, 1] are unscaled, 0 without a label. */
-function softmax(
-  body: BodyBuilder,
-  h: string,
-  w: string,
-  labels: string,
-  { from, to }: Chunk,
-  sizes: HeadSizes,
-  softcap?: number,
-) {
-  const slice = (x: string) =>
-    to - from === sizes.tokens ? x : body.op("Slice", [x, body.ints([from]), body.ints([to]), body.ints([0])]);
-  const [rows, targets] = [slice(h), slice(labels)];
+function softmax(body: BodyBuilder, h: string, w: string, labels: string, chunk: Chunk, sizes: HeadSizes, softcap?: number) {
+  const [rows, targets] = [slice(body, h, chunk, sizes), slice(body, labels, chunk, sizes)];
   const { capped: logits, slope } = softCapBody(body, body.op("Gemm", [rows, w], { transB: 1 }), softcap);
   const valid = body.op("Not", [body.op("Equal", [targets, body.scalar(IGNORED_LABEL, "i32")])]);
   const column = body.op("Unsqueeze", [body.op("Where", [valid, targets, body.scalar(0, "i32")]), body.ints([1])]);
@@ -110,7 +121,23 @@ function softmax(
   const total = body.op("ReduceSum", [powers, body.ints([1])], { keepdims: 1 });
   const all = body.op("Sub", [body.op("Add", [greatest, body.op("Log", [total])]), picked]);
   const losses = body.op("Where", [body.op("Unsqueeze", [valid, body.ints([1])]), all, body.scalar(0)]);
-  return { rows, powers, total, valid, column, losses, slope };
+  return { rows, targets, logits, powers, total, valid, column, losses, slope };
+}
+
+/** A chunk's part of one value per token. */
+function slice(body: BodyBuilder, x: string, { from, to }: Chunk, { tokens }: HeadSizes): string {
+  return to - from === tokens ? x : body.op("Slice", [x, body.ints([from]), body.ints([to]), body.ints([0])]);
+}
+
+function scaleOf(body: BodyBuilder, scale: string, chunk: Chunk, sizes: HeadSizes): string {
+  return sizes.scales ? slice(body, scale, chunk, sizes) : scale;
+}
+
+/** The losses of a chunk's tokens, times their own scales where they have such. */
+function scaled(body: BodyBuilder, losses: string, scale: string, chunk: Chunk, sizes: HeadSizes): string {
+  return sizes.scales
+    ? body.op("Mul", [losses, body.op("Unsqueeze", [slice(body, scale, chunk, sizes), body.ints([1])])])
+    : losses;
 }
 
 /** [tokens, 1] -> [1] */
@@ -118,7 +145,8 @@ function sumOf(body: BodyBuilder, column: string): string {
   return body.op("ReduceSum", [column, body.ints([0])], { keepdims: 0 });
 }
 
-function scaledSum(body: BodyBuilder, losses: readonly string[], scale: string): string {
-  const all = body.op("Concat", losses, { axis: 0 });
-  return body.op("Mul", [body.op("ReduceSum", [all, body.ints([0])], { keepdims: 1 }), scale]);
+/** The sum of all chunks, times the scale that they have in common. */
+function scaledSum(body: BodyBuilder, losses: readonly string[], scale: string, sizes: HeadSizes): string {
+  const sum = body.op("ReduceSum", [body.op("Concat", losses, { axis: 0 }), body.ints([0])], { keepdims: 1 });
+  return sizes.scales ? sum : body.op("Mul", [sum, scale]);
 }

@@ -1,7 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type FloatType, type TensorType } from "../graph/types.ts";
 import { emitGemm } from "./gemm.ts";
-import { emitNativeHead } from "./native-head.ts";
+import { emitNativeHead, scaleStep } from "./native-head.ts";
 import { crossEntropyBody, crossEntropyGradBody, type HeadSizes } from "./linear-cross-entropy-body.ts";
 import { expectCap } from "./soft-cap.ts";
 import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type OpDef, type Scalar, type Scratch } from "./types.ts";
@@ -15,9 +15,10 @@ export type HeadAttrs = {
 const LOGITS_BYTES = 48 * 2 ** 20;
 
 /**
- * `LinearCrossEntropy(h, W, labels, scale) -> loss`: scale * sum over tokens with a label of -log softmax(h W^T)[label], the logits
- * h W^T capped with `softcap`.
- * h f32[T, H], W [V, H] (f32, or half in memory), labels i32[T] (-100: none), scale and loss f32[1].
+ * `LinearCrossEntropy(h, W, labels, scale) -> loss, correct`: the sum over tokens with a label of scale times -log softmax(h W^T)[label], the
+ * logits h W^T capped with `softcap`; and how many of these labels have the greatest logit (of equal ones the first class counts).
+ * h f32[T, H], W [V, H] (f32, or half in memory), labels i32[T] (-100: none), scale f32[1], or f32[T] where tokens have weights,
+ * loss f32[1], correct i32[1].
  *
  * The logits are computed for a chunk of rows at a time, and only for rows that have a label.
  */
@@ -28,8 +29,19 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   infer([h, w, labels, scale], { softcap }) {
     const fits = isHead(h, w, labels, scale);
     expectCap("LinearCrossEntropy", softcap);
-    expectShape("LinearCrossEntropy", "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1]", fits, h, w, labels, scale);
-    return [{ dtype: "f32", shape: [1] }];
+    expectShape(
+      "LinearCrossEntropy",
+      "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1] or f32[T]",
+      fits,
+      h,
+      w,
+      labels,
+      scale,
+    );
+    return [
+      { dtype: "f32", shape: [1] },
+      { dtype: "i32", shape: [1] },
+    ];
   },
   gradient(ctx) {
     const inputs = [0, 1, 2, 3].map((i) => ctx.input(i));
@@ -38,17 +50,21 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   },
   body: (body, inputs, types, { softcap }) => crossEntropyBody(body, inputs, headSizes(types), softcap),
   lower(e) {
-    if (emitNativeHead(e, { ...headInputs(e), loss: e.output(0) })) return;
+    const wanted = (i: number) => (e.used(i) ? e.output(i) : null);
+    if (emitNativeHead(e, { ...headInputs(e), loss: wanted(0), correct: wanted(1) })) return;
     const head = startHead(e);
+    const hits = e.used(1) ? e.scratch(4 * head.tokens) : null;
     forEachChunk(e, head, (chunk) => {
       const { labels, rows, count, losses } = head;
       e.emit(
         Opcode.CrossEntropy,
         [head.logits, labels, rows, count, head.scale, null, losses],
-        [chunk.first, chunk.rows, head.vocab, softCapOf(e)],
+        [chunk.first, chunk.rows, head.vocab, softCapOf(e), head.step],
       );
+      if (hits) e.emit(Opcode.Hits, [head.logits, labels, rows, count, hits], [chunk.first, chunk.rows, head.vocab]);
     });
-    e.emit(Opcode.LossSum, [head.losses, head.count, head.scale, e.output(0)], []);
+    if (e.used(0)) emitLoss(e, head, e.output(0));
+    if (hits) e.emit(Opcode.HitSum, [hits, head.count, e.output(1)], []);
   },
   halfInputs: [1],
 });
@@ -68,7 +84,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
     const fits = isHead(h, w, labels, scale) && isOne(dloss) && sums;
     expectShape(
       "LinearCrossEntropyGrad",
-      "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1], dloss f32[1], sum f32[V, H]",
+      "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1] or f32[T], dloss f32[1], sum f32[V, H]",
       fits,
       h,
       w,
@@ -84,14 +100,14 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   lower(e) {
     const wanted = (i: number) => (e.used(i) ? e.output(i) : null);
     const gradient = { dloss: e.input(4)!, dh: wanted(0), dw: wanted(1), sum: e.input(5) };
-    if (emitNativeHead(e, { ...headInputs(e), loss: wanted(2), gradient })) return;
+    if (emitNativeHead(e, { ...headInputs(e), loss: wanted(2), correct: null, gradient })) return;
     const head = startHead(e);
     const { hidden, logits, labels, rows, count, losses, width, vocab } = head;
     const [w, sum] = [e.input(1)!, e.input(5)];
     const [dh, dw, loss] = [e.output(0), e.output(1), e.output(2)];
     forEachChunk(e, head, (chunk) => {
       const { first } = chunk;
-      const used = [first, chunk.rows, vocab, softCapOf(e)];
+      const used = [first, chunk.rows, vocab, softCapOf(e), head.step];
       e.emit(Opcode.CrossEntropy, [logits, labels, rows, count, head.scale, e.input(4), losses], used);
       if (e.used(1)) {
         // The first chunk starts from the sum, the others from what is there.
@@ -107,7 +123,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
       }
     });
     if (e.used(0)) e.emit(Opcode.ClearRows, [labels, dh], [head.tokens, width]);
-    if (e.used(2)) e.emit(Opcode.LossSum, [losses, count, head.scale, loss], []);
+    if (e.used(2)) emitLoss(e, head, loss);
   },
   // Each chunk of h is copied before its gradient is written.
   inPlace: [[0, 0]],
@@ -131,11 +147,12 @@ function softCapOf(e: KernelEmitter<HeadAttrs>): Scalar {
 function isHead(...[h, w, labels, scale]: readonly (TensorType | null | undefined)[]): boolean {
   const matrices = h?.dtype === "f32" && w?.dtype === "f32" && h.shape.length === 2 && w.shape.length === 2;
   const tokens = labels?.dtype === "i32" && labels.shape.length === 1 && labels.shape[0] === h?.shape[0];
-  return matrices && tokens && h.shape[1] === w.shape[1] && isOne(scale);
+  const scales = scale?.dtype === "f32" && scale.shape.length === 1 && (isOne(scale) || scale.shape[0] === h?.shape[0]);
+  return matrices && tokens && h.shape[1] === w.shape[1] && scales;
 }
 
-function headSizes([h, w]: readonly (TensorType | null)[]): HeadSizes {
-  return { tokens: h!.shape[0]!, vocab: w!.shape[0]!, width: h!.shape[1]! };
+function headSizes([h, w, , scale]: readonly (TensorType | null)[]): HeadSizes {
+  return { tokens: h!.shape[0]!, vocab: w!.shape[0]!, width: h!.shape[1]!, scales: !isOne(scale) };
 }
 
 /** Sizes and buffers of the lowering. */
@@ -147,6 +164,7 @@ interface Head {
   readonly weightType: FloatType;
   readonly labels: string;
   readonly scale: string;
+  readonly step: 0 | 1;
   /** Most rows of a chunk. */
   readonly chunk: number;
   /** The tokens that have a label, i32[T], and how many, i32[1]. */
@@ -178,6 +196,7 @@ function startHead(e: KernelEmitter<HeadAttrs>): Head {
     weightType: dtype as FloatType,
     labels,
     scale,
+    step: scaleStep(e, scale),
     chunk,
     rows,
     count,
@@ -185,6 +204,10 @@ function startHead(e: KernelEmitter<HeadAttrs>): Head {
     hidden: e.scratch(4 * chunk * width),
     logits: e.scratch(4 * chunk * vocab),
   };
+}
+
+function emitLoss(e: KernelEmitter<HeadAttrs>, { losses, rows, count, scale, step }: Head, loss: string): void {
+  e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
 }
 
 /** Chunk by chunk computes the logits and does what is asked. A chunk beyond the labelled rows costs nothing. */

@@ -21,11 +21,14 @@ export interface HeadOperands {
   readonly h: string;
   readonly w: string;
   readonly labels: string;
+  /** f32[1], or f32[T]: one per token. */
   readonly scale: string;
   /** Absent: the logits are not capped. */
   readonly softcap?: number;
   /** The loss; null: not wanted. */
   readonly loss: Operand;
+  /** How many labels have the greatest logit; null: not wanted. */
+  readonly correct: Operand;
   readonly gradient?: {
     readonly dloss: string;
     /** null: not wanted. */
@@ -37,7 +40,8 @@ export interface HeadOperands {
 }
 
 /** Emits loss and gradients; false: not here. */
-export function emitNativeHead(e: Emitter, { h, w, labels, scale, softcap = 0, loss, gradient }: HeadOperands): boolean {
+export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
+  const { h, w, labels, scale, softcap = 0, loss, correct, gradient } = operands;
   const [tokens, width] = e.type(h).shape as [number, number];
   const { dtype, shape } = e.type(w);
   const vocab = shape[0]!;
@@ -49,10 +53,12 @@ export function emitNativeHead(e: Emitter, { h, w, labels, scale, softcap = 0, l
   const hidden = e.scratch(4 * chunk * width);
   const logits = e.scratch(4 * chunk * vocab);
   const [maxima, sums, own] = [e.scratch(4 * blocks * chunk), e.scratch(4 * blocks * chunk), e.scratch(4 * chunk)];
+  const [best, hits] = correct === null ? [null, null] : [e.scratch(4 * blocks * chunk), e.scratch(4 * tokens)];
   const parts = gradient?.dh ? e.scratch(4 * PARTS * chunk * width) : null;
   const common: Operand[] = [labels, rows, count, logits, maxima, sums, own];
   const type = HALF_CODE[dtype as FloatType];
   const words = sessionsOf(e.native);
+  const step = scaleStep(e, scale);
 
   e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
   for (let first = 0; first < tokens; first += chunk) {
@@ -60,8 +66,8 @@ export function emitNativeHead(e: Emitter, { h, w, labels, scale, softcap = 0, l
     // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
     const sizes: Scalar[] = [first, chunk, width, vocab, block];
     e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
-    e.emit(Opcode.NativeLogits, [...common, hidden, w], [...sizes, type, ...words.logits, { f32: softcap }]);
-    e.emit(Opcode.NativeLogitsEnd, [...common, scale, losses], sizes);
+    e.emit(Opcode.NativeLogits, [...common, hidden, w, best], [...sizes, type, ...words.logits, { f32: softcap }]);
+    e.emit(Opcode.NativeLogitsEnd, [...common, step === 0 ? null : scale, losses, best, hits], sizes);
     if (!gradient) continue;
     const { dloss, dh, dw, sum } = gradient;
     // The first chunk starts from the sum, the others from what is there.
@@ -70,15 +76,21 @@ export function emitNativeHead(e: Emitter, { h, w, labels, scale, softcap = 0, l
     e.emit(
       Opcode.NativeLogitsGrad,
       [...common, hidden, w, scale, dloss, parts, dw, start],
-      [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }],
+      [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }, step],
     );
     if (!parts) continue;
     e.emit(Opcode.NativeLogitsSum, [...common, parts, hidden], [...sizes, PARTS]);
     e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, size, width]);
   }
   if (gradient?.dh) e.emit(Opcode.ClearRows, [labels, gradient.dh], [tokens, width]);
-  if (loss !== null) e.emit(Opcode.LossSum, [losses, count, scale, loss], []);
+  if (loss !== null) e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
+  if (correct !== null) e.emit(Opcode.HitSum, [hits, count, correct], []);
   return true;
+}
+
+/** Elements from a token's scale to the next one's: 0 where all have the same. */
+export function scaleStep(e: Pick<KernelEmitter, "type">, scale: string): 0 | 1 {
+  return e.type(scale).shape[0] === 1 ? 0 : 1;
 }
 
 /** Rows of a chunk, chunks of nearly equal size; null: not even a few rows of logits fit. */

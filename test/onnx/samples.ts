@@ -63,6 +63,15 @@ function cappedHead(): TestTensor[] {
   return [random(own, [13, 24]), random(own, [17, 24]), LABELS, f32([1], [0.25])];
 }
 
+/** A scale for each token. */
+function chunkedScales(): TestTensor {
+  const own = generator(17);
+  return f32(
+    [451],
+    Array.from({ length: 451 }, () => 0.02 * own()),
+  );
+}
+
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   AdamW: [
@@ -159,12 +168,14 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS, f32([1], [0.3])] },
     { attrs: {}, inputs: CHUNKED },
     { attrs: { softcap: 2 }, inputs: cappedHead() },
+    { attrs: {}, inputs: CHUNKED.with(3, chunkedScales()) },
   ],
   LinearCrossEntropyGrad: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1.5])] },
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1]), normal(17, 7)] },
     { attrs: {}, inputs: [...CHUNKED, f32([1], [1.5]), normal(20011, 3)] },
     { attrs: { softcap: 2 }, inputs: [...cappedHead(), f32([1], [1.5])] },
+    { attrs: {}, inputs: [...CHUNKED.with(3, chunkedScales()), f32([1], [1.5]), random(generator(18), [20011, 3])] },
   ],
   Mul: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   PhiloxDropout: [

@@ -17,11 +17,15 @@ import { checkOnnx } from "../support/parity.ts";
 
 setDefaultTimeout(120_000);
 
-/** Softmax of the logits of each row that has a label, the derivatives of the cap at them, and the loss without scale. */
-function head(h: Float64Array, w: Float64Array, labels: Float64Array, softcap?: number) {
+/**
+ * Softmax of the logits of each row that has a label, the derivatives of the cap at them, the scaled loss, and how many labels have
+ * the first of the greatest logits.
+ */
+function head([h, w, labels, scale]: readonly [Float64Array, Float64Array, Float64Array, Float64Array], softcap?: number) {
   const width = h.length / labels.length;
   const vocab = w.length / width;
   let loss = 0;
+  let correct = 0;
   const slopes: Float64Array[] = [];
   const p = Array.from(labels, (label, t) => {
     if (label === -100) return new Float64Array(0);
@@ -36,34 +40,38 @@ function head(h: Float64Array, w: Float64Array, labels: Float64Array, softcap?: 
     }
     const top = logits.reduce((a, b) => Math.max(a, b));
     const sum = logits.reduce((total, x) => total + Math.exp(x - top), 0);
-    loss += Math.log(sum) + top - logits[label]!;
+    loss += (scale[t] ?? scale[0]!) * (Math.log(sum) + top - logits[label]!);
+    if (logits.indexOf(top) === label) correct++;
     return logits.map((x) => Math.exp(x - top) / sum);
   });
-  return { p, slopes, loss };
+  return { p, slopes, loss, correct };
 }
 
 const lossOf = (softcap?: number): Reference => {
-  return ([h, w, labels, scale]) => [[head(h!, w!, labels!, softcap).loss * scale![0]!]];
+  return ([h, w, labels, scale]) => {
+    const { loss, correct } = head([h!, w!, labels!, scale!], softcap);
+    return [[loss], [correct]];
+  };
 };
 const reference = lossOf();
 
 const gradOf =
   (softcap?: number): Reference =>
   ([h, w, labels, scale, dloss, sum]) => {
-    const { p, slopes, loss } = head(h!, w!, labels!, softcap);
+    const { p, slopes, loss } = head([h!, w!, labels!, scale!], softcap);
     const width = h!.length / labels!.length;
     const dh = new Float64Array(h!.length);
     const dw = sum?.length ? sum.slice() : new Float64Array(w!.length);
     p.forEach((row, t) => {
       row.forEach((probability, v) => {
-        const d = scale![0]! * dloss![0]! * (probability - (labels![t] === v ? 1 : 0)) * (slopes[t]?.[v] ?? 1);
+        const d = (scale![t] ?? scale![0]!) * dloss![0]! * (probability - (labels![t] === v ? 1 : 0)) * (slopes[t]?.[v] ?? 1);
         for (let i = 0; i < width; i++) {
           dh[t * width + i]! += d * w![v * width + i]!;
           dw[v * width + i]! += d * h![t * width + i]!;
         }
       });
     });
-    return [dh, dw, [loss * scale![0]!]];
+    return [dh, dw, [loss]];
   };
 const gradReference = gradOf();
 
@@ -116,7 +124,7 @@ for (const [tokens, width, vocab] of SIZES) {
           bound: vocab === 1 ? 1e-6 : 5e-6,
         });
         expectSameBits("3 threads", await runWasm(LinearCrossEntropyGrad, all, {}, { threads: 3 }), outputs);
-        expectSameBits("the loss of the gradient operator", [outputs[2]!], loss);
+        expectSameBits("the loss of the gradient operator", [outputs[2]!], [loss[0]!]);
         await checkOnnx({ op: LinearCrossEntropyGrad, inputs: all, attrs: {}, bound: 5e-6 });
       }
       await checkOnnx({ op: LinearCrossEntropy, inputs, attrs: {}, bound: 1e-6 });
@@ -143,6 +151,61 @@ for (const softcap of [0.5, 30]) {
     await checkGradient({ op: LinearCrossEntropy, inputs, attrs, reference: lossOf(softcap), wrt: [0, 1], bound: 1e-5 });
   });
 }
+
+/** The sample with a weight of its own for each token; some are 0. */
+function weighted(tokens: number, width: number, vocab: number, part: number): TestTensor[] {
+  const rng = generator(3 * tokens + vocab);
+  const scales = Array.from({ length: tokens }, () => (rng() < 0.2 ? 0 : Math.fround(0.2 * rng())));
+  return [...sample(tokens, width, vocab, part).slice(0, 3), f32([tokens], scales)];
+}
+
+test("LinearCrossEntropy with a scale per token: error 1e-6, gradients 5e-6, by finite differences 1e-5", async () => {
+  for (const [tokens, width, vocab] of SIZES) {
+    for (const attrs of [{}, { softcap: 2 }]) {
+      const inputs = weighted(tokens, width, vocab, 0.7);
+      await checkForward({ op: LinearCrossEntropy, inputs, attrs, reference: lossOf(attrs.softcap), bound: 1e-6 });
+      await checkOnnx({ op: LinearCrossEntropy, inputs, attrs, bound: 1e-6 });
+      const all = [...inputs, f32([1], [1.5]), random(generator(vocab), [vocab, width])];
+      await checkForward({ op: LinearCrossEntropyGrad, inputs: all, attrs, reference: gradOf(attrs.softcap), bound: 5e-6 });
+      await checkOnnx({ op: LinearCrossEntropyGrad, inputs: all, attrs, bound: 5e-6 });
+    }
+  }
+  await checkGradient({
+    op: LinearCrossEntropy,
+    inputs: weighted(9, 6, 20, 0.7),
+    attrs: {},
+    reference,
+    wrt: [0, 1],
+    bound: 1e-5,
+  });
+});
+
+test("LinearCrossEntropy: the same scale for each token gives the gradients of the one scale to the last bit", async () => {
+  const inputs = [...sample(13, 24, 101, 0.7), f32([1], [1.5])];
+  const each = inputs.with(3, f32([13], new Float32Array(13).fill(0.125)));
+  const [dh, dw] = await runWasm(LinearCrossEntropyGrad, inputs, {});
+  expectSameBits("gradients", (await runWasm(LinearCrossEntropyGrad, each, {})).slice(0, 2), [dh!, dw!]);
+});
+
+test("LinearCrossEntropy counts a label among equal greatest logits where it is the first; never a NaN; never outside", async () => {
+  const values = [1, 3, 2, 3, 3, -1, 3, 2, 3];
+  const [h, w] = [f32([12, 1], new Float32Array(12).fill(1)), f32([9, 1], values)];
+  const labels = i32([12], [1, 3, 8, 0, 4, -100, 1, 6, 5, 2, 7, 1]);
+  const inputs = [h, w, labels, f32([1], [1])];
+  const [, correct] = await checkForward({ op: LinearCrossEntropy, inputs, attrs: {}, reference, bound: 1e-6 });
+  expect([...correct!]).toEqual([3]);
+  await checkOnnx({ op: LinearCrossEntropy, inputs, attrs: {}, bound: 1e-6 });
+  // Capped, 80 and 90 are both 0.5.
+  const capped = [h, f32([9, 1], [0, 80, 90, 1, 0, 0, 0, 0, 0]), labels, f32([1], [1])];
+  const [, equal] = await runWasm(LinearCrossEntropy, capped, { softcap: 0.5 });
+  expect([...equal!]).toEqual([3]);
+  for (const label of [9, -1]) {
+    const [, none] = await runWasm(LinearCrossEntropy, [f32([1, 1], [1]), w, i32([1], [label]), f32([1], [1])], {});
+    expect([...none!]).toEqual([0]);
+  }
+  const [, none] = await runWasm(LinearCrossEntropy, [f32([1, 1], [NaN]), w, i32([1], [0]), f32([1], [1])], {});
+  expect([...none!]).toEqual([0]);
+});
 
 for (const dtype of ["bf16", "f16"] as const) {
   test(`LinearCrossEntropy reads ${dtype} weights as the same numbers in f32`, async () => {
@@ -180,7 +243,11 @@ test("LinearCrossEntropy in several chunks of rows: error 1e-6, gradients 5e-6; 
       }
       expect(Math.sqrt(difference)).toBeLessThanOrEqual([5e-6, 5e-6, 1e-6][i]! * Math.sqrt(norm));
     });
-    expectSameBits("loss", [outputs[2]!], await runWasm(LinearCrossEntropy, inputs.slice(0, 4), {}, { threads: 2 }));
+    expectSameBits(
+      "loss",
+      [outputs[2]!],
+      await runWasm(LinearCrossEntropy, inputs.slice(0, 4), {}, { threads: 2, outputs: [0] }),
+    );
   }
 }, 60_000);
 

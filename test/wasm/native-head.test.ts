@@ -41,20 +41,24 @@ interface Case {
   readonly wanted: readonly ("dh" | "dw")[];
   readonly sum?: boolean;
   readonly softcap?: number;
+  /** A scale for each token. */
+  readonly scales?: boolean;
 }
 
 /** The loss as the forward computes it, and gradients with the loss as the gradient operator does. */
-function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap }: Case): Graph {
+function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap, scales }: Case): Graph {
   const attrs = softcap === undefined ? {} : { softcap };
   const builder = new GraphBuilder("head");
   const h = builder.input("h", "boundary", { dtype: "f32", shape: [tokens, width] });
   const stored = builder.input("w", "param", { dtype, shape: [vocab, width] });
   const w = dtype === "f32" ? stored : builder.value(Cast, [stored], { to: CAST_TO.f32 });
   const labels = builder.input("labels", "batch", { dtype: "i32", shape: [tokens] });
-  const scale = builder.input("scale", "batch", { dtype: "f32", shape: [1] });
+  const scale = builder.input("scale", "batch", { dtype: "f32", shape: [scales ? tokens : 1] });
   const dloss = builder.input("dloss", "output-grad", { dtype: "f32", shape: [1] });
   const sums = sum ? [builder.input("sum", "accumulator", { dtype: "f32", shape: [vocab, width] })] : [];
-  builder.output({ name: builder.value(LinearCrossEntropy, [h, w, labels, scale], attrs, "forward"), role: "boundary" });
+  for (const name of builder.node(LinearCrossEntropy, [h, w, labels, scale], attrs, "forward")) {
+    builder.output({ name, role: "boundary" });
+  }
   const [dh, dw, loss] = builder.node(LinearCrossEntropyGrad, [h, w, labels, scale, dloss, ...sums], attrs, "grad");
   if (wanted.includes("dh")) builder.output({ name: dh!, role: "input-grad" });
   if (wanted.includes("dw")) builder.output({ name: dw!, role: "param-grad", ...(sum && { updates: "sum" }) });
@@ -62,7 +66,7 @@ function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap }: Cas
   return builder.build();
 }
 
-function feedsOf({ tokens, width, vocab, every, labelled, dtype = "f32" }: Case): Map<string, TestTensor> {
+function feedsOf({ tokens, width, vocab, every, labelled, dtype = "f32", scales }: Case): Map<string, TestTensor> {
   const rng = generator(tokens + vocab);
   const labels = Array.from({ length: tokens }, (_, t) => (t % every === 0 && t / every < labelled ? (t * 31) % vocab : -100));
   const w = random(rng, [vocab, width], 2 / Math.sqrt(width));
@@ -70,7 +74,15 @@ function feedsOf({ tokens, width, vocab, every, labelled, dtype = "f32" }: Case)
     ["h", random(rng, [tokens, width])],
     ["w", dtype === "f32" ? w : half(w, dtype)],
     ["labels", i32([tokens], labels)],
-    ["scale", f32([1], [1 / labelled])],
+    [
+      "scale",
+      scales
+        ? f32(
+            [tokens],
+            Array.from({ length: tokens }, (_, t) => (t % 5) / (3 * labelled)),
+          )
+        : f32([1], [1 / labelled]),
+    ],
     ["dloss", f32([1], [0.7])],
     ["sum", random(rng, [vocab, width], 0.01)],
   ]);
@@ -86,6 +98,8 @@ const CASES: readonly Case[] = [
   { tokens: 70, width: 18, vocab: 257, every: 1, labelled: 1, wanted: ["dh"], dtype: "f16" },
   { tokens: 400, width: 50, vocab: 1031, every: 1, labelled: 235, wanted: ["dh", "dw"], sum: true, softcap: 2 },
   { tokens: 190, width: 64, vocab: 2500, every: 2, labelled: 90, wanted: ["dh"], dtype: "bf16", softcap: 30 },
+  { tokens: 400, width: 50, vocab: 1031, every: 1, labelled: 235, wanted: ["dh", "dw"], sum: true, scales: true },
+  { tokens: 190, width: 64, vocab: 2500, every: 2, labelled: 90, wanted: ["dh"], dtype: "bf16", softcap: 30, scales: true },
 ];
 
 describe("native head", () => {
@@ -102,6 +116,29 @@ describe("native head", () => {
       for (const threads of [2, 3]) expectSameBits(`${threads} threads`, list(await run("native", threads)), list(actual));
     });
   }
+
+  test("counts the labels that have the first of the greatest logits, as the kernels do: equal ones in and across blocks", async () => {
+    const shape: Case = { tokens: 70, width: 2, vocab: 700, every: 1, labelled: 70, wanted: ["dh"] };
+    const feeds = feedsOf(shape);
+    // The logit of class v is greatest for v = 7, 300 and 301, in two blocks; each label of these three is there.
+    const w = feeds.get("w")!.data as Float32Array;
+    w.fill(0);
+    for (const v of [7, 300, 301]) w.set([2, 1], 2 * v);
+    (feeds.get("h")!.data as Float32Array).fill(1);
+    const labels = feeds.get("labels")!.data as Int32Array;
+    labels.forEach((_, t) => (labels[t] = [7, 300, 301, 5][t % 4]!));
+    for (const matmul of ["wasm", "native"] as const) {
+      for (const threads of [1, 3]) {
+        const results = runOn(await executor(matmul, threads), head(shape), feeds);
+        expect([...results.get("forward.1")!]).toEqual([18]);
+      }
+    }
+    labels.fill(301);
+    w.set([-1, -1], 14);
+    w.set([0, 0], 600);
+    const results = runOn(await executor("native", 2), head(shape), feeds);
+    expect([...results.get("forward.1")!]).toEqual([70]);
+  });
 
   test("a label outside of the vocabulary makes the loss NaN", async () => {
     const shape: Case = { tokens: 40, width: 16, vocab: 300, every: 1, labelled: 40, wanted: ["dh"] };
