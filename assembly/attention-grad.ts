@@ -251,7 +251,7 @@ function differentiate(range: usize, scores: usize, dScores: usize, logSum: usiz
   const end = scores + (<usize>load<i32>(range, 4) << 5);
   const lse0 = v128.load(logSum), lse1 = v128.load(logSum, 16);
   const delta0 = v128.load(delta), delta1 = v128.load(delta, 16);
-  const inverse = f32x4.splat(1 / cap);
+  const inverse = f32x4.splat(1 / cap), capped = cap != 0;
   let at = scores + (<usize>load<i32>(range) << 5);
   let dAt = dScores + (<usize>load<i32>(range) << 5);
   do {
@@ -260,7 +260,7 @@ function differentiate(range: usize, scores: usize, dScores: usize, logSum: usiz
     const p1 = exp2(f32x4.sub(s1, lse1));
     v128.store(at, p0), v128.store(at, p1, 16);
     let d0 = f32x4.sub(v128.load(dAt), delta0), d1 = f32x4.sub(v128.load(dAt, 16), delta1);
-    if (cap != 0) {
+    if (capped) {
       d0 = f32x4.mul(d0, capSlope4(s0, inverse));
       d1 = f32x4.mul(d1, capSlope4(s1, inverse));
     }

@@ -31,6 +31,9 @@ const SMALL_FILES = [
   "tokenizer_config.json",
   "special_tokens_map.json",
   "chat_template.jinja",
+  "chat_template.json",
+  "preprocessor_config.json",
+  "processor_config.json",
 ];
 
 const WEIGHTS = "model.safetensors";

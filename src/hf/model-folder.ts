@@ -15,6 +15,10 @@ export const COMPANION_FILES = [
   "vocab.json",
   "merges.txt",
   "chat_template.jinja",
+  // Of models that see images too.
+  "chat_template.json",
+  "preprocessor_config.json",
+  "processor_config.json",
 ] as const;
 
 /** Copies those that are there. @throws {UserError} */
