@@ -8,7 +8,7 @@ import { generate, stopTokens } from "../generate/generate.ts";
 import { createSampler, type Sampler } from "../generate/sampler.ts";
 import { createTextStream } from "../generate/text-stream.ts";
 import { describeFlags } from "./flags.ts";
-import { MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "./model-flags.ts";
+import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "./model-flags.ts";
 
 const schema = z.strictObject({
   ...MODEL_FLAGS,
@@ -38,13 +38,15 @@ export async function run(args: readonly string[]): Promise<number> {
   const flags = readFlags("chat", schema, args);
   return withModel(flags, async (model, executor) => {
     const { config, tokenizer } = model;
+    const { options, text } = chooseSampling(flags, model.folder);
+    if (process.stderr.isTTY === true) process.stderr.write(`sampling: ${text}\n`);
     const toPrompt = flags.raw ? rawPrompt(tokenizer) : chatPrompt(tokenizer);
     const decoder = createDecoder(executor, {
       ...model,
       ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
     });
-    const sampler = createSampler(flags);
-    const talk = { tokenizer, decoder, sampler, stop: stopTokens(config, tokenizer), limit: flags.maxNewTokens };
+    const sampler = createSampler(options);
+    const talk = { tokenizer, decoder, sampler, stop: stopTokens(config, tokenizer), limit: options.maxNewTokens };
     const start: Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
     if (flags.prompt !== undefined) {
       await answer(talk, toPrompt([...start, { role: "user", content: flags.prompt }]), () => false);

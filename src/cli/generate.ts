@@ -7,7 +7,7 @@ import { readPrompts } from "../generate/prompts.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { fileError, writeFully } from "../hf/files.ts";
 import { describeFlags } from "./flags.ts";
-import { MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "./model-flags.ts";
+import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "./model-flags.ts";
 
 const schema = z.strictObject({
   ...MODEL_FLAGS,
@@ -33,6 +33,7 @@ export async function run(args: readonly string[]): Promise<number> {
     throw new UserError(`${flags.out} exists; choose another file, or give --overwrite`);
   return withModel(flags, async (model, executor) => {
     const { config, tokenizer } = model;
+    const { options, text } = chooseSampling(flags, model.folder);
     const decoder = createDecoder(executor, {
       ...model,
       ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
@@ -45,6 +46,7 @@ export async function run(args: readonly string[]): Promise<number> {
           `${where}: the prompt has ${ids.length} tokens, more than the ${decoder.maxTokens} that there is room for`,
         );
     }
+    process.stderr.write(`sampling: ${text}\n`);
     const stop = stopTokens(config, tokenizer);
     const begin = performance.now();
     let tokens = 0;
@@ -52,8 +54,8 @@ export async function run(args: readonly string[]): Promise<number> {
     try {
       prompts.forEach((prompt, i) => {
         // A seed of its own: an answer does not depend on the prompts before it.
-        const sampler = createSampler({ ...flags, seed: flags.seed + i });
-        const ids = [...generate(decoder, [...prompt.ids], { limit: flags.maxNewTokens, stop, sampler })];
+        const sampler = createSampler({ ...options, seed: options.seed + i });
+        const ids = [...generate(decoder, [...prompt.ids], { limit: options.maxNewTokens, stop, sampler })];
         tokens += ids.length;
         const line = `${JSON.stringify(prompt.withAnswer(tokenizer.decode(ids, { skipSpecial: true })))}\n`;
         writeLine(fd, flags.out, line);

@@ -3,7 +3,15 @@ import { join } from "node:path";
 import { z } from "zod";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
-import { type SamplingOptions } from "../generate/sampler.ts";
+import type { SamplingOptions } from "../generate/sampler.ts";
+import {
+  describeSampling,
+  readGenerationConfig,
+  SAMPLING,
+  type SamplingFlags,
+  type SamplingKey,
+  samplingOf,
+} from "../generate/sampling.ts";
 import { loadConfig, type ModelConfig } from "../hf/config.ts";
 import { resolveModel } from "../hf/hub.ts";
 import { type Adapter, openAdapter } from "../hf/peft.ts";
@@ -21,17 +29,34 @@ export const MODEL_FLAGS = {
   threads: z.int().min(1).max(64).optional().describe("CPU threads (default: all cores)"),
 } as const;
 
+/** A flag whose default is the model's, if it has one. */
+function samplingFlag(key: SamplingKey) {
+  const { values, fallback, description } = SAMPLING[key];
+  return values.optional().describe(`${description} (the model's, else ${fallback})`);
+}
+
 /** Flags of every verb that samples. */
 export const SAMPLING_FLAGS = {
-  maxNewTokens: z.int().min(1).default(512).describe("tokens of an answer at most"),
+  maxNewTokens: samplingFlag("maxNewTokens"),
   maxTokens: z.int().min(2).optional().describe("tokens of prompt and answer together (the model's context, at most 4096)"),
-  temperature: z.number().min(0).default(0.7).describe("0 takes the likeliest token"),
-  topP: z.number().gt(0).max(1).default(0.95).describe("sample among the likeliest tokens of this total probability"),
-  topK: z.int().min(0).default(0).describe("sample among this many likeliest tokens; 0: all"),
-  minP: z.number().min(0).max(1).default(0).describe("leave out tokens below this share of the likeliest one's probability"),
-  repetitionPenalty: z.number().gt(0).default(1).describe("above 1, tokens that occurred are less likely"),
+  temperature: samplingFlag("temperature"),
+  topP: samplingFlag("topP"),
+  topK: samplingFlag("topK"),
+  minP: samplingFlag("minP"),
+  repetitionPenalty: samplingFlag("repetitionPenalty"),
   seed: z.int().min(0).max(2147483647).default(42).describe("seeds the sampling"),
 } as const;
+
+/** How a model's answers are sampled, and that in words. What its `generation_config.json` has wrong is said on standard error. */
+export function chooseSampling(
+  flags: SamplingFlags & { readonly seed: number },
+  folder: string,
+): { readonly options: SamplingOptions & { readonly maxNewTokens: number }; readonly text: string } {
+  const config = readGenerationConfig(folder);
+  for (const warning of config.warnings) process.stderr.write(`warning: ${warning}\n`);
+  const options = samplingOf(flags, config);
+  return { options, text: describeSampling(options, flags, config) };
+}
 
 export interface OpenModel {
   readonly folder: string;
@@ -111,5 +136,3 @@ export async function withModel<T>(
     model.close();
   }
 }
-
-export type SamplingFlags = SamplingOptions & { readonly maxNewTokens: number; readonly maxTokens?: number | undefined };

@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
-import { remat, writeTinyModel } from "../support/cli.ts";
+import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -173,6 +173,24 @@ describe("generate", () => {
     const first = await write("a.jsonl", "1");
     expect(await write("b.jsonl", "1")).toBe(first);
     expect(await write("c.jsonl", "2")).not.toBe(first);
+  });
+
+  test("the model's generation_config.json is honoured and said, flags override it, what is out of range is a warning", async () => {
+    const own = copyFolder(merged, join(folder, "configured"));
+    const config = { do_sample: false, max_new_tokens: 5, top_p: 1.5 };
+    writeFileSync(join(own, "generation_config.json"), JSON.stringify(config));
+    const write = async (name: string, ...flags: string[]) => {
+      const out = join(folder, name);
+      const { stderr } = await remat(["generate", "--model", own, "--data", prompts, "--out", out, "--threads", "1", ...flags]);
+      return { stderr, text: readFileSync(out, "utf8") };
+    };
+    const plain = await write("plain.jsonl");
+    expect(plain.stderr).toMatch(/warning: .*generation_config\.json: top_p is 1\.5 and is not used: /);
+    expect(plain.stderr).toContain("sampling: greedy*, max_new_tokens 5* (*: generation_config.json)");
+    expect((await write("again.jsonl", "--temperature", "0", "--max-new-tokens", "5")).text).toBe(plain.text);
+    const hot = await write("hot.jsonl", "--temperature", "2", "--top-p", "1");
+    expect(hot.stderr).toContain("sampling: temperature 2, max_new_tokens 5*");
+    expect(hot.text).not.toBe(plain.text);
   });
 
   test("a bad line is refused before anything is written", async () => {
