@@ -85,10 +85,13 @@ function checkGemma(config: ModelConfig, family: "gemma2" | "gemma3_text"): void
     throw refuse(`query_pre_attn_scalar ${scalar}, not ${Math.round(attentionScale ** -2)}`);
   }
   const isUsual = Array.from({ length: layers }, (_, i) => i).every((i) => windowLayers[i] === ((i + 1) % period !== 0));
-  if (!isUsual) throw refuse(`a sliding window in all layers but each ${period}th, and this one has it in others`);
+  if (!isUsual) throw refuse(`a sliding window in all but one of each ${period} layers, and this one has it elsewhere`);
   if (windowRope && (windowRope.theta !== 10_000 || windowRope.scaling.type !== "default"))
     throw refuse(`rotary positions of base 10000 in the layers with a window, not ${windowRope.theta}`);
   if (config.attentionBias) throw refuse("no biases in attention");
+  const capped = family === "gemma2";
+  if ((config.attentionSoftCap !== null) !== capped || (config.logitSoftCap !== null) !== capped)
+    throw refuse(capped ? "soft caps on scores and logits" : "no soft caps");
 }
 
 /** @throws {UserError} what llama.cpp computes otherwise */

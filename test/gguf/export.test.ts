@@ -152,7 +152,7 @@ describe("a model as GGUF holds the model's tensors", () => {
     for (const [family, expected] of [
       ["gemma2", "query_pre_attn_scalar 14, not 20"],
       ["gemma3", "query_pre_attn_scalar 16, not 10"],
-      ["gemma3-vision", "a sliding window in all layers but each 6th"],
+      ["gemma3-vision", "a sliding window in all but one of each 6 layers"],
     ] as const) {
       const path = copyFolder(modelFolder(family), join(folder, `odd-${family}`));
       for (const file of ["tokenizer.json", "tokenizer_config.json"])
