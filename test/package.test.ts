@@ -1,5 +1,15 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -23,8 +33,8 @@ describe("the package", () => {
     const pack = run([process.execPath, "pm", "pack", "--ignore-scripts", "--destination", home], root);
     expect(pack.stderr + pack.stdout).toContain("Total files");
     const archive = readdirSync(home).find((name) => name.endsWith(".tgz"))!;
-    // What is downloaded: the base model takes most of it.
-    expect(statSync(join(home, archive)).size).toBeLessThan(16 << 20);
+    // What is downloaded, as the README has it: the base model takes most of it.
+    expect(statSync(join(home, archive)).size).toBeLessThan(8e6);
     expect(run(["tar", "-xzf", archive], home).code).toBe(0);
     mkdirSync(work);
     // Everything that is installed but the development dependencies.
@@ -38,6 +48,10 @@ describe("the package", () => {
   afterAll(() => rmSync(home, { recursive: true }));
 
   test("holds what a user needs, and nothing of development", () => {
+    for (const folder of ["src", "recipes", "docs", "assembly", "build"]) {
+      const files = (at: string) => readdirSync(join(at, folder), { recursive: true }).sort();
+      expect(files(installed)).toEqual(files(root));
+    }
     for (const path of [
       "README.md",
       "LICENSE",
@@ -51,8 +65,21 @@ describe("the package", () => {
   });
 
   test("its command is the one that package.json names", () => {
-    const { bin } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8"));
+    const { bin, version } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8"));
     expect(readFileSync(join(installed, bin.remat), "utf8")).toStartWith("#!/usr/bin/env bun\n");
+    expect(remat("--version").stdout).toBe(`${version}\n`);
+  });
+
+  test("works without its optional dependencies", () => {
+    const { optionalDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+    expect(Object.keys(optionalDependencies)).toEqual(["onnxruntime-node"]);
+    const link = join(installed, "node_modules/onnxruntime-node");
+    unlinkSync(link);
+    const step = remat("train", "devils-dictionary", "--steps", "1", "--eval-limit", "64", "--no-sample", "--output", "bare");
+    symlinkSync(join(root, "node_modules/onnxruntime-node"), link);
+    expect(step.code).toBe(0);
+    expect(step.stdout + step.stderr).toContain("ONNX Runtime is not there");
+    rmSync(join(work, "bare"), { recursive: true });
   });
 
   test("trains with the kernels that came with it", () => {

@@ -1,4 +1,5 @@
 #!/usr/bin/env bun
+import { version } from "../../package.json" with { type: "json" };
 import { messageOf, UserError } from "../errors.ts";
 import { suggestion } from "./flags.ts";
 import { ALIASES, VERBS, type Verb } from "./verbs.ts";
@@ -11,6 +12,10 @@ async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = Object.hasOwn(ALIASES, args[0] ?? "") ? [...ALIASES[args[0]!]!, ...args.slice(1)] : args;
   if (name === undefined || name === "--help" || name === "-h" || name === "help") {
     console.log(overview());
+    return 0;
+  }
+  if (name === "--version") {
+    console.log(version);
     return 0;
   }
   const verb: Verb | undefined = Object.hasOwn(VERBS, name) ? VERBS[name] : undefined;

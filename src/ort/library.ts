@@ -90,7 +90,9 @@ export function libraryPath(): string {
   try {
     root = dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
   } catch {
-    throw new UserError("ONNX Runtime is not there: expected the package onnxruntime-node; run `bun install`");
+    throw new UserError(
+      "ONNX Runtime is not there: expected the package onnxruntime-node, which is optional; install again (with npm: --onnxruntime-node-install=skip)",
+    );
   }
   const path = join(root, "bin", "napi-v6", process.platform, process.arch, LIBRARY_NAMES[process.platform] ?? "");
   if (!existsSync(path)) {
