@@ -48,10 +48,12 @@ export async function run(args: readonly string[]): Promise<number> {
   checkRunFolder(config.output, config);
   const inputs = readInputs(config, await resolveModel(config.model, { onProgress: showDownload(display) }));
   const device = await openDevice(config);
+  let release = () => {};
   try {
     const session = createSession(device.executor, inputs);
     // Only now that nothing can be refused any more is something written.
-    const folder = prepareRunFolder(config.output, config.resume);
+    const { folder, lock } = prepareRunFolder(config.output, config.resume);
+    release = lock.release;
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     describe(session, device, file, display);
     const { segments, schedule } = session.engine;
@@ -67,6 +69,7 @@ export async function run(args: readonly string[]): Promise<number> {
     await runSession(session, device, folder, display);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
   } finally {
+    release();
     device.close();
     inputs.source.close();
   }

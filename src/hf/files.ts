@@ -86,7 +86,7 @@ export function readFully(fd: number, target: Uint8Array, position: number, path
  * @throws {UserError} on any file system error
  */
 export function writeAtomic(path: string, chunks: Iterable<Uint8Array>, io: FileIo = fileIo): void {
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
+  const temporary = temporaryPath(path);
   let fd = -1;
   try {
     fd = io.openSync(temporary, "w");
@@ -101,6 +101,65 @@ export function writeAtomic(path: string, chunks: Iterable<Uint8Array>, io: File
     throw fileError("write", path, error);
   }
   syncFolder(dirname(path), io);
+}
+
+/** A file or folder that becomes `path` when it is whole; what earlier processes left there when they were killed is removed. */
+export function temporaryPath(path: string): string {
+  const folder = dirname(path);
+  const name = `.${basename(path)}.`;
+  let entries: string[] = [];
+  try {
+    entries = fs.readdirSync(folder);
+  } catch {
+    // What is to be written there says so.
+  }
+  for (const entry of entries) {
+    const pid = entry.startsWith(name) ? /^(\d+)\.tmp$/.exec(entry.slice(name.length))?.[1] : undefined;
+    if (pid !== undefined && isAbandoned(join(folder, entry), Number(pid)))
+      fs.rmSync(join(folder, entry), { recursive: true, force: true });
+  }
+  return join(folder, `${name}${process.pid}.tmp`);
+}
+
+/** A process on another machine, or in another container, looks dead from here but goes on writing. */
+const ABANDONED_MS = 60_000;
+
+function isAbandoned(path: string, pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    if ((error as { code?: string }).code !== "ESRCH") return false;
+  }
+  const changed = (at: string): number => {
+    const stat = fs.statSync(at, { throwIfNoEntry: false });
+    if (!stat) return 0;
+    return stat.isDirectory()
+      ? Math.max(stat.mtimeMs, ...fs.readdirSync(at).map((entry) => changed(join(at, entry))))
+      : stat.mtimeMs;
+  };
+  return Date.now() - changed(path) > ABANDONED_MS;
+}
+
+const COPIED_AT_A_TIME = 1 << 20;
+
+/** Copies a file, which appears whole or not at all; a link that stands in its place is replaced. @throws {UserError} */
+export function copyAtomic(from: string, to: string, io: FileIo = fileIo): void {
+  let fd: number;
+  try {
+    fd = fs.openSync(from, "r");
+  } catch (error) {
+    throw fileError("open", from, error);
+  }
+  function* pieces(): Generator<Uint8Array> {
+    const piece = new Uint8Array(COPIED_AT_A_TIME);
+    for (let count = fs.readSync(fd, piece); count > 0; count = fs.readSync(fd, piece)) yield piece.subarray(0, count);
+  }
+  try {
+    writeAtomic(to, pieces(), io);
+  } finally {
+    fs.closeSync(fd);
+  }
 }
 
 export function writeTextAtomic(path: string, text: string, io: FileIo = fileIo): void {

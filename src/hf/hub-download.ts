@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import { dirname } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
-import { fileError, makeFolder, writeFully } from "./files.ts";
+import { fileError, makeFolder, show, writeFully } from "./files.ts";
 
 /** What the hub says of a file without sending it. */
 export interface RemoteFile {
@@ -43,6 +43,9 @@ async function request(url: string, init: RequestInit, token: string | null, red
     // A redirect within the hub (a renamed model) is always followed; one to the storage carries no file's metadata.
     if (next.origin !== origin && hop >= redirects) return response;
     if (hop >= 10) throw new Error("too many redirects");
+    // The runtime would also fetch file: and data:.
+    if (next.protocol !== "http:" && next.protocol !== "https:")
+      throw new UserError(`${origin} redirects to ${show(next.href)}; expected an address on the web`);
     target = next.href;
   }
 }

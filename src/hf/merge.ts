@@ -1,9 +1,9 @@
 import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { UserError } from "../errors.ts";
 import type { FloatType } from "../graph/types.ts";
 import { loadConfig } from "./config.ts";
-import { fileError, fileIo, makeFolder, show, type FileIo } from "./files.ts";
+import { fileError, fileIo, makeFolder, show, temporaryPath, type FileIo } from "./files.ts";
 import { fromFloat32, toFloat32 } from "./halves.ts";
 import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "./model-folder.ts";
 import { openAdapter, type Adapter, type AdapterModule } from "./peft.ts";
@@ -36,10 +36,10 @@ export function mergeAdapter(options: MergeOptions): void {
     const adapter = openAdapter(options.adapter);
     try {
       const tensors = mergedTensors(source, adapter, config.tieWordEmbeddings);
-      const draft = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`);
+      const draft = temporaryPath(output);
       makeFolder(draft);
       try {
-        copyCompanions(base, draft);
+        copyCompanions(base, draft, io);
         writeWeights(draft, tensors, maxShardBytes, io);
         publish(draft, output);
       } finally {

@@ -1,6 +1,6 @@
-import { copyFileSync, existsSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { fileError, fileIo, writeTextAtomic, type FileIo } from "./files.ts";
+import { copyAtomic, fileIo, writeTextAtomic, type FileIo } from "./files.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors.ts";
 
 /** Files of a model folder that go along with its weights. */
@@ -22,16 +22,8 @@ export const COMPANION_FILES = [
 ] as const;
 
 /** Copies those that are there. @throws {UserError} */
-export function copyCompanions(from: string, to: string): void {
-  for (const name of COMPANION_FILES) {
-    const source = join(from, name);
-    if (!existsSync(source)) continue;
-    try {
-      copyFileSync(source, join(to, name));
-    } catch (error) {
-      throw fileError("write", join(to, name), error);
-    }
-  }
+export function copyCompanions(from: string, to: string, io: FileIo = fileIo): void {
+  for (const name of COMPANION_FILES) if (existsSync(join(from, name))) copyAtomic(join(from, name), join(to, name), io);
 }
 
 /** Transformers' default for `max_shard_size`. */

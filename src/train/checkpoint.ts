@@ -10,7 +10,7 @@ import type { FlatState } from "../runtime/resident.ts";
 
 /**
  * Training states on disk, in `<run>/checkpoints/step-00000042/`: the trainable parameters with AdamW's moments
- * (`state.safetensors`), and where training stands (`state.json`, with the checksum of the former). Nothing else is
+ * (`state.safetensors`), and where training stands (`state.json`, with the checksum of the former and its own). Nothing else is
  * needed to go on as if nothing had happened: data order and dropout are functions of the seed and the position.
  *
  * A checkpoint is written under another name and renamed when all of it is on the disk, so one that is there is whole
@@ -36,7 +36,7 @@ const NAME = /^step-(\d{8})$/;
 const FLAT = ["param", "moment1", "moment2"] as const satisfies (keyof FlatState)[];
 
 const positionSchema = z.object({
-  version: z.literal(1),
+  version: z.literal(2),
   fingerprint: z.string(),
   step: z.number().int().min(0),
   draw: z.number().int().min(0),
@@ -58,7 +58,7 @@ export interface Checkpoints {
   /**
    * Loads the newest checkpoint that is whole and returns its position, or null when there is none. `warn` hears of
    * damaged ones that were passed over.
-   * @throws {UserError} checkpoints of a run with other settings
+   * @throws {UserError} checkpoints of a run with other settings, or damaged ones alone
    */
   restore(warn: (message: string) => void): TrainingPosition | null;
   /** The same of the checkpoint with the least held-out loss. */
@@ -106,12 +106,13 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
         }));
         writeSafetensors(join(temporary, STATE_FILE), tensors);
         const record = {
-          version: 1,
+          version: 2,
           fingerprint: options.fingerprint,
           ...position,
           sha256: hashFile(join(temporary, STATE_FILE)),
         };
-        writeTextAtomic(join(temporary, POSITION_FILE), `${JSON.stringify(record, null, 2)}\n`);
+        const signed = { ...record, checksum: hashRecord(record) };
+        writeTextAtomic(join(temporary, POSITION_FILE), `${JSON.stringify(signed, null, 2)}\n`);
         rmSync(join(folder, name), { recursive: true, force: true });
         renameSync(temporary, join(folder, name));
         syncFolder(folder);
@@ -119,9 +120,17 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
         rmSync(temporary, { recursive: true, force: true });
         throw fileError("write the checkpoint", join(folder, name), error);
       }
+      // Those of later steps were damaged and passed over: they would count among the newest.
+      for (const other of names()) if (other > name) rmSync(join(folder, other), { recursive: true, force: true });
       prune(folder, names(), options.keep);
     },
-    restore: (warn) => firstWhole(names().reverse(), warn),
+    restore(warn) {
+      const position = firstWhole(names().reverse(), warn);
+      if (position || names().length === 0) return position;
+      throw new UserError(
+        `no checkpoint in ${folder} is whole; bring one back from a copy, or start anew with --overwrite instead of --resume`,
+      );
+    },
     restoreBest(warn) {
       const evaluated = names().filter((name) => heldOutLoss(folder, name) !== Infinity);
       return firstWhole(
@@ -135,8 +144,7 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
 class OtherRun extends UserError {}
 
 function load(path: string, executor: Executor, state: FlatState, fingerprint: string): TrainingPosition {
-  const file = join(path, POSITION_FILE);
-  const { version: _, sha256, fingerprint: written, ...position } = parseWith(positionSchema, readJsonObject(file), file);
+  const { version: _, sha256, fingerprint: written, ...position } = readPosition(path);
   if (written !== fingerprint) {
     const [before, now] = [written, fingerprint].map((text) => text.split("; "));
     const had = before!.filter((setting) => !now!.includes(setting)).join("; ");
@@ -157,10 +165,17 @@ function load(path: string, executor: Executor, state: FlatState, fingerprint: s
   return position;
 }
 
+function readPosition(path: string): z.infer<typeof positionSchema> {
+  const file = join(path, POSITION_FILE);
+  const { checksum, ...record } = readJsonObject(file);
+  if (checksum !== hashRecord(record)) throw new UserError(`${file} does not have the checksum that it states`);
+  return parseWith(positionSchema, record, file);
+}
+
 /** Held-out loss of a checkpoint's weights; infinite where it is not known. */
 function heldOutLoss(folder: string, name: string): number {
   try {
-    return (readJsonObject(join(folder, name, POSITION_FILE))["heldOutLoss"] as number | null) ?? Infinity;
+    return readPosition(join(folder, name)).heldOutLoss ?? Infinity;
   } catch {
     return Infinity;
   }
@@ -191,11 +206,20 @@ const CHUNK = 4 << 20;
 function hashFile(path: string): string {
   const hasher = new Bun.CryptoHasher("sha256");
   const buffer = new Uint8Array(CHUNK);
-  const fd = openSync(path, "r");
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (error) {
+    throw fileError("open", path, error);
+  }
   try {
     for (let read = readSync(fd, buffer); read > 0; read = readSync(fd, buffer)) hasher.update(buffer.subarray(0, read));
   } finally {
     closeSync(fd);
   }
   return hasher.digest("hex");
+}
+
+function hashRecord(record: Readonly<Record<string, unknown>>): string {
+  return new Bun.CryptoHasher("sha256").update(JSON.stringify(record)).digest("hex");
 }

@@ -1,7 +1,8 @@
-import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, readdirSync, rmSync, statSync } from "node:fs";
+import { accessSync, closeSync, constants, existsSync, openSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.ts";
-import { fileError, readText, writeFully, writeTextAtomic } from "../hf/files.ts";
+import { fileError, makeFolder, writeFully, writeTextAtomic } from "../hf/files.ts";
+import { checkUnlocked, LOCK_FILE, lockRun, type RunLock } from "./run-lock.ts";
 
 /** What a run writes, by name. */
 export const RUN_FILES = {
@@ -19,12 +20,12 @@ export const RUN_FILES = {
 /**
  * Checks that a run can be written to `path`, and writes nothing. One that holds files is refused, unless `overwrite` or
  * `resume` is given and they are a run's.
- * @throws {UserError} not a folder, not writable, or something else's
+ * @throws {UserError} not a folder, not writable, something else's, or another process's
  */
 export function checkRunFolder(path: string, mode: { readonly overwrite: boolean; readonly resume: boolean }): void {
   const folder = resolve(path);
   if (existsSync(folder) && statSync(folder).isDirectory()) {
-    // What a run leaves that was killed before its first file was whole.
+    checkUnlocked(folder, path);
     const entries = readdirSync(folder).filter((name) => !isTemporary(name));
     if (entries.length > 0 && !mode.overwrite && !mode.resume) {
       throw new UserError(
@@ -47,23 +48,29 @@ export function checkRunFolder(path: string, mode: { readonly overwrite: boolean
   }
 }
 
-/** A file that was being written when its process was killed. */
+/** What a run leaves that is killed: files that were being written, and its lock. */
 function isTemporary(name: string): boolean {
-  return name.startsWith(".") && name.endsWith(".tmp");
+  return (name.startsWith(".") && name.endsWith(".tmp")) || name === LOCK_FILE;
 }
 
-/** Makes the run folder, and empties it unless a run in it is to be resumed. Call `checkRunFolder` first. */
-export function prepareRunFolder(path: string, resume: boolean): string {
+/**
+ * Makes and locks the run folder, and empties it unless a run in it is to be resumed. Call `checkRunFolder` first.
+ * @throws {UserError} not writable, or another process's
+ */
+export function prepareRunFolder(path: string, resume: boolean): { readonly folder: string; readonly lock: RunLock } {
   const folder = resolve(path);
+  makeFolder(folder);
+  const lock = lockRun(folder, path);
   try {
-    mkdirSync(folder, { recursive: true });
-    for (const entry of readdirSync(folder)) {
-      if (!resume || isTemporary(entry)) rmSync(join(folder, entry), { recursive: true });
-    }
+    // The configuration goes last: without it, what is left would be no run, and not be overwritten.
+    const entries = readdirSync(folder).filter((entry) => entry !== LOCK_FILE && (!resume || isTemporary(entry)));
+    entries.sort((a, b) => Number(a === RUN_FILES.config) - Number(b === RUN_FILES.config));
+    for (const entry of entries) rmSync(join(folder, entry), { recursive: true });
   } catch (error) {
+    lock.release();
     throw fileError("write to", folder, error);
   }
-  return folder;
+  return { folder, lock };
 }
 
 /**
@@ -72,7 +79,8 @@ export function prepareRunFolder(path: string, resume: boolean): string {
  */
 export function rewindJsonLines(path: string, step: number): void {
   if (!existsSync(path)) return;
-  const kept = readText(path)
+  // A byte that the disk damaged costs its line, not the run.
+  const kept = readFileSync(path, "utf8")
     .split("\n")
     .filter((line) => {
       try {

@@ -23,7 +23,7 @@ setDefaultTimeout(120_000);
 const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 const models = new Map<string, Map<string, Buffer>>();
 const log: string[] = [];
-const faults = { status: 0, times: 0, cutAt: 0, corrupt: false };
+const faults = { status: 0, times: 0, cutAt: 0, corrupt: false, location: "" };
 
 const sha1 = (bytes: Buffer) => new Bun.CryptoHasher("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex");
 const sha256 = (bytes: Buffer) => new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
@@ -72,7 +72,7 @@ const hub = Bun.serve({
     if (!bytes || commit !== COMMIT) return new Response("no", { status: 404 });
     if (isLarge(file!)) {
       const headers = {
-        location: `http://127.0.0.1:${storage.port}/${modelOrg}/${modelName}/${file}`,
+        location: faults.location || `http://127.0.0.1:${storage.port}/${modelOrg}/${modelName}/${file}`,
         "x-linked-etag": `"${sha256(bytes)}"`,
         "x-linked-size": String(bytes.length),
       };
@@ -90,7 +90,7 @@ afterAll(async () => {
   await storage.stop(true);
 });
 afterEach(() => {
-  Object.assign(faults, { status: 0, times: 0, cutAt: 0, corrupt: false });
+  Object.assign(faults, { status: 0, times: 0, cutAt: 0, corrupt: false, location: "" });
   log.length = 0;
 });
 
@@ -218,6 +218,11 @@ describe("downloads", () => {
 });
 
 describe("without a network", () => {
+  test("a redirect to a file of this machine is refused", async () => {
+    faults.location = `file://${join(folder, "weights.safetensors")}`;
+    expect(await failure("org/single", options())).toContain("expected an address on the web");
+  });
+
   test("HF_HUB_OFFLINE and a hub that cannot be reached use the cache, when it is complete", async () => {
     const given = options();
     const path = await resolveModel("org/single", given);

@@ -1,0 +1,77 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { copyAtomic, temporaryPath, writeTextAtomic } from "../../src/hf/files.ts";
+import { copyCompanions } from "../../src/hf/model-folder.ts";
+import { prepareRunFolder } from "../../src/train/run-folder.ts";
+import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
+
+setDefaultTimeout(120_000);
+
+const folder = temporaryFolder();
+const path = (name: string) => join(folder, name);
+
+describe("a link in an output folder does not lead writes out of it", () => {
+  test("files that are written or copied take the link's place", () => {
+    mkdirSync(path("out"));
+    writeFileSync(path("outside.json"), "mine");
+    for (const name of ["config.json", "written.json"]) symlinkSync(path("outside.json"), path(`out/${name}`));
+    mkdirSync(path("model"));
+    writeFileSync(path("model/config.json"), "{}");
+    copyCompanions(path("model"), path("out"));
+    writeTextAtomic(path("out/written.json"), "new");
+    expect(readFileSync(path("outside.json"), "utf8")).toBe("mine");
+    expect([readFileSync(path("out/config.json"), "utf8"), readFileSync(path("out/written.json"), "utf8")]).toEqual([
+      "{}",
+      "new",
+    ]);
+  });
+
+  test("a run that is replaced loses its links, not what they point to", () => {
+    mkdirSync(path("elsewhere"));
+    writeFileSync(path("elsewhere/file"), "mine");
+    mkdirSync(path("run"));
+    symlinkSync(path("elsewhere"), path("run/checkpoints"));
+    prepareRunFolder(path("run"), false).lock.release();
+    expect(filesIn(path("run"))).toEqual([]);
+    expect(filesIn(path("elsewhere"))).toEqual(["file"]);
+  });
+});
+
+describe("copies", () => {
+  test("a disk that fills up leaves the old file and nothing else", () => {
+    writeFileSync(path("from"), Buffer.alloc(3_000_000, 7));
+    mkdirSync(path("copies"));
+    writeFileSync(path("copies/to"), "old");
+    for (const room of [0, 1, 2_000_000, 2_999_999])
+      expect(userError(() => copyAtomic(path("from"), path("copies/to"), fullDisk(room)))).toContain("disk is full");
+    expect(readFileSync(path("copies/to"), "utf8")).toBe("old");
+    expect(filesIn(path("copies"))).toEqual(["to"]);
+    copyAtomic(path("from"), path("copies/to"), fullDisk(3_000_000));
+    expect(readFileSync(path("copies/to"))).toEqual(readFileSync(path("from")));
+    expect(userError(() => copyAtomic(path("none"), path("copies/to")))).toContain("no such file");
+  });
+});
+
+test("what a killed process was writing is removed by the next to write it; a living process's, and fresh ones, are not", () => {
+  const long = path("abandoned");
+  mkdirSync(long);
+  const child = Bun.spawnSync(["true"]);
+  const leave = (pid: number, name = "x") => {
+    const left = join(long, `.${name}.${pid}.tmp`);
+    mkdirSync(left);
+    writeFileSync(join(left, "part"), "");
+    const age = Date.now() / 1000 - 3600;
+    utimesSync(join(left, "part"), age, age);
+    utimesSync(left, age, age);
+    return left;
+  };
+  leave(child.pid);
+  leave(child.pid, "y");
+  leave(process.ppid);
+  const fresh = leave(child.pid + 1, "x.y");
+  writeFileSync(join(fresh, "part"), "");
+  expect(temporaryPath(join(long, "x"))).toBe(join(long, `.x.${process.pid}.tmp`));
+  expect(temporaryPath(join(long, "x.y"))).toBe(join(long, `.x.y.${process.pid}.tmp`));
+  expect(filesIn(long)).toEqual([`.x.${process.ppid}.tmp`, `.x.y.${child.pid + 1}.tmp`, `.y.${child.pid}.tmp`].sort());
+});
