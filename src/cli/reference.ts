@@ -1,6 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { z } from "zod";
+import { z } from "zod";
 import { flagName, flagsOf, type Flag } from "./flags.ts";
 import { VERBS } from "./verbs.ts";
 
@@ -18,36 +18,52 @@ export async function reference(): Promise<string> {
     `# Configuration
 
 Every key and flag, made by \`bun src/cli/reference.ts\` from the schemas that check them. A configuration file for
-\`remat train\` (\`.yaml\`, \`.json\`, or \`.ts\` with \`export default\`) has the keys of the first table; the flag of a key is
-the same word with hyphens, and overrides the file. Keys may be written either way in a file.
+\`remat train\` (\`.yaml\`, \`.json\`, or \`.ts\` with \`export default\`) has the keys of the first table, which may be written with hyphens
+too; flags override it. A key that is not in the table, or a value out of range, is an error before anything starts. In flags, a list is
+written with commas, and \`--flag\` alone means true.
 
 ## train
 
-${table(flags, "key")}`,
+${table(flags, true)}`,
   ];
   for (const [name, verb] of Object.entries(VERBS)) {
     const module = await verb.load();
     if (name === "train" || Object.keys(module.flags.shape).length === 0) continue;
-    sections.push(`## ${name}\n\n${capital(verb.summary)}.\n\n${table(module.flags, "flag")}`);
+    sections.push(`## ${name}\n\n${capital(verb.summary)}.\n\n${table(module.flags, false)}`);
   }
   return `${sections.join("\n\n")}\n`;
 }
 
-function table(schema: z.ZodObject, first: "key" | "flag"): string {
+/** A row per flag; with the keys of a configuration file in front if it may have them. */
+function table(schema: z.ZodObject, keys: boolean): string {
   const rows = flagsOf(schema).map((flag) => [
-    `\`${first === "key" ? flag.key : flagName(flag.key)}\``,
-    valuesOf(flag),
+    ...(keys ? [`\`${flag.key}\``] : []),
+    `\`${flagName(flag.key)}\`${flag.fallback === "true" ? `, \`${flagName(flag.key).replace("--", "--no-")}\`` : ""}`,
+    valuesOf(flag, schema.shape[flag.key] as z.ZodType),
     flag.required ? "required" : flag.fallback === "" ? "" : `\`${flag.fallback}\``,
     flag.description.replaceAll("|", "\\|"),
   ]);
-  return [[first, "values", "default", "what it does"], ["---", "---", "---", "---"], ...rows]
-    .map((cells) => `| ${cells.join(" | ")} |`)
-    .join("\n");
+  const titles = [...(keys ? ["key"] : []), "flag", "values", "default", "what it does"];
+  return [titles, titles.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
 
-function valuesOf({ kind, choices }: Flag): string {
+function valuesOf({ kind, choices }: Flag, type: z.ZodType): string {
   if (choices.length > 0) return `${kind === "list" ? "several of " : ""}${choices.map((choice) => `\`${choice}\``).join(", ")}`;
-  return { boolean: "`true`, `false`", number: "number", list: "list of texts", text: "text" }[kind];
+  return { boolean: "`true`, `false`", number: rangeOf(type), list: "list of texts", text: "text" }[kind];
+}
+
+/** The numbers that a key takes: "whole number from 1 to 64". */
+function rangeOf(type: z.ZodType): string {
+  const schema = z.toJSONSchema(type, { io: "input", unrepresentable: "any" });
+  const { minimum, exclusiveMinimum, maximum, exclusiveMaximum } = schema;
+  return [
+    schema.type === "integer" ? "whole number" : "number",
+    ...(exclusiveMinimum === undefined ? [] : [`above ${exclusiveMinimum}`]),
+    ...(minimum === undefined ? [] : [`from ${minimum}`]),
+    ...(exclusiveMaximum === undefined ? [] : [`below ${exclusiveMaximum}`]),
+    // zod's whole numbers are those that a double holds exactly.
+    ...(maximum === undefined || maximum === Number.MAX_SAFE_INTEGER ? [] : [`to ${maximum}`]),
+  ].join(" ");
 }
 
 function capital(text: string): string {
