@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import { flagName, flagsOf, parseFlags } from "../../src/cli/flags.ts";
 import { REFERENCE, reference } from "../../src/cli/reference.ts";
 import { ALIASES, VERBS } from "../../src/cli/verbs.ts";
@@ -76,5 +76,39 @@ test("every flag that the documentation names exists", async () => {
     const named = [...ours.matchAll(/(?<![\w-])--[a-z][a-z0-9-]*/g)].map(([flag]) => flag);
     const unknown = named.filter((flag) => !known.has(flag));
     expect(unknown, page).toEqual([]);
+  }
+});
+
+test("every verb that the documentation names exists", () => {
+  for (const page of pages) {
+    // "remat VERB" stands for any.
+    const named = [...readFileSync(page, "utf8").matchAll(/`remat ([a-z][\w-]*)/g)].map(([, verb]) => verb!);
+    expect(
+      named.filter((verb) => !Object.hasOwn(VERBS, verb) && !Object.hasOwn(ALIASES, verb)),
+      page,
+    ).toEqual([]);
+  }
+});
+
+/** The anchor of a heading, as GitHub and most others make it. */
+const anchor = (heading: string) =>
+  heading
+    .toLowerCase()
+    .replaceAll(/[^\p{L}\p{N}\s-]/gu, "")
+    .trim()
+    .replaceAll(" ", "-");
+
+test("every link between the pages leads somewhere, and the README leads to every page", () => {
+  const readme = readFileSync(join(root, "README.md"), "utf8");
+  for (const page of pages.slice(1)) expect(readme).toContain(`(docs/${basename(page)})`);
+  for (const page of pages) {
+    for (const [, target = ""] of readFileSync(page, "utf8").matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {
+      const [path = "", fragment] = target.split("#");
+      const file = path === "" ? page : resolve(dirname(page), path);
+      expect(existsSync(file), `${page}: ${target}`).toBe(true);
+      if (fragment === undefined) continue;
+      const headings = [...readFileSync(file, "utf8").matchAll(/^#+ (.+)$/gm)].map(([, heading]) => anchor(heading!));
+      expect(headings, `${page}: ${target}`).toContain(fragment);
+    }
   }
 });
