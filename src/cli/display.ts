@@ -30,7 +30,9 @@ function showEvent(event: RunEvent, progress: Progress): void {
       return progress.step(event);
     case "evaluation": {
       const when = event.step === 0 ? "before training" : `after step ${event.step}`;
-      return progress.say(`held-out loss ${event.loss.toFixed(4)} (perplexity ${event.perplexity.toFixed(2)}) ${when}`);
+      return progress.say(
+        `held-out loss ${event.loss.toFixed(4)} (perplexity ${event.perplexity.toFixed(2)}, token accuracy ${(100 * event.accuracy).toFixed(1)} %) ${when}`,
+      );
     }
     case "checkpoint":
       // Every few minutes and without news.

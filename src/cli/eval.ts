@@ -40,9 +40,10 @@ export async function run(args: readonly string[]): Promise<number> {
     const score = createScorer(executor, { ...model, tokens });
     const total = { loss: 0, labelled: 0, correct: 0 };
     for (let index = 0; index < batches.count(0); index++) {
-      const { loss, labelled, correct } = score(batches.batch(0, index));
+      const batch = batches.batch(0, index);
+      const { loss, correct } = score(batch);
       total.loss += loss;
-      total.labelled += labelled;
+      total.labelled += batch.labelled;
       total.correct += correct;
     }
     const loss = total.loss / total.labelled;

@@ -68,6 +68,7 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
     segmentIndex: segments.map(() => batch.addresses.get("segment")!),
     lossGradient: 0,
     loss: 0,
+    correct: 0,
     cache: segments.map((segment) => {
       const isBlock = segment.model.forward.inputs.some(({ role }) => role === "cache");
       return new Map(isBlock ? CACHES.map((name) => [name, reserveZeros(executor, byteLength(cacheType(config, size)))]) : []);

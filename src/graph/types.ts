@@ -55,8 +55,8 @@ export interface Node {
  */
 export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "cache" | "accumulator";
 
-/** What a graph output is: `param-grad` is `accumulator + gradient`. */
-export type OutputRole = "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "logits" | "state";
+/** What a graph output is: `param-grad` is `accumulator + gradient`, `correct` how many labels were the likeliest token. */
+export type OutputRole = "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "correct" | "logits" | "state";
 
 export interface GraphInput {
   readonly name: string;

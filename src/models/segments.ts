@@ -139,13 +139,14 @@ function headParams(builder: GraphBuilder, config: ModelConfig, options: Segment
 function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
   const builder = startGraph("head", config, options, ["labels", "scale"], true);
   const { scope, normed, weight } = headParams(builder, config, options);
-  builder.output({
-    name: builder.value(LinearCrossEntropy, [normed, weight, "labels", "scale"], capAttr(config.logitSoftCap), "loss"),
-    role: "loss",
-  });
-  const forward = optimise(builder.build());
+  const inputs = [normed, weight, "labels", "scale"];
+  const [loss, correct] = builder.node(LinearCrossEntropy, inputs, capAttr(config.logitSoftCap), "loss");
+  builder.output({ name: loss!, role: "loss" });
   const trains = inputGrad || scope.trainable.size > 0;
-  const fused = trains ? fuse(differentiate(forward, { trainable: scope.trainable, inputGrad })) : null;
+  const fused = trains ? fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad })) : null;
+  // Training runs the fused program; the forward is what evaluates.
+  builder.output({ name: correct!, role: "correct" });
+  const forward = optimise(builder.build());
   return { name: "head", model: { id: "head", forward, training: null, variants: [], fused }, params: scope.names };
 }
 

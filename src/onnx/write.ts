@@ -28,6 +28,7 @@ export const OUTPUT_NOTES: Readonly<Record<OutputRole, string>> = {
   "input-grad": "the gradient of the segment's input",
   "param-grad": "the running gradient plus this micro-batch's",
   loss: "the scaled sum of the token losses",
+  correct: "how many labels were the likeliest token",
   logits: "the logits",
   state: "an updated state",
 };

@@ -14,6 +14,8 @@ export interface StepMemory {
   /** An f32 1: the gradient of the loss. */
   readonly lossGradient: Address;
   readonly loss: Address;
+  /** An i32: how many labels were the likeliest token, which evaluation counts. */
+  readonly correct: Address;
   /** Per segment, inputs of role `cache`, by name: generation alone has them. */
   readonly cache?: readonly ReadonlyMap<string, Address>[];
 }
@@ -98,6 +100,9 @@ export function bindProgram(
         break;
       case "loss":
         addresses.set(name, memory.loss);
+        break;
+      case "correct":
+        addresses.set(name, memory.correct);
         break;
       case "param-grad":
       case "state":

@@ -3,7 +3,7 @@ import type { Graph } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import type { StepMemory } from "../runtime/bind.ts";
-import type { Address, Executor } from "../runtime/executor.ts";
+import type { Executor } from "../runtime/executor.ts";
 import { createForward, type ForwardRunner } from "../runtime/forward.ts";
 import { measurePrograms } from "../runtime/measure.ts";
 import { type ParamInfo, readTensor, reserveResident, type Resident } from "../runtime/resident.ts";
@@ -12,6 +12,7 @@ import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
 import { createVerifier } from "../runtime/verify.ts";
 import { createBatchMemory, type TokenBatch } from "./batch-memory.ts";
+import { createConstants } from "./constants.ts";
 import { type Costs, secondsWith } from "./costs.ts";
 import { fixedTotal, type MemoryForecast } from "./memory.ts";
 import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "./model-plan.ts";
@@ -48,8 +49,8 @@ export interface Engine {
    * Returns the loss: `scale` times the summed cross entropy of the labelled tokens.
    */
   forwardBackward(batch: TokenBatch, scale: number, seed: number, draw: number): number;
-  /** Forward alone, dropout off. Returns the summed cross entropy of the labelled tokens. */
-  evaluate(batch: TokenBatch): number;
+  /** Forward alone, dropout off: the summed cross entropy of the labelled tokens, and how many of them were the likeliest token. */
+  evaluate(batch: TokenBatch): { readonly loss: number; readonly correct: number };
   /** Logits [rows.length, vocabulary] of the given positions, dropout off. */
   logits(batch: TokenBatch, rows: Int32Array): Float32Array;
   zeroGradients(): void;
@@ -114,7 +115,6 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     return step;
   }
 
-  const readLoss = () => readTensor(executor, constants.loss, { dtype: "f32", shape: [1] })[0]!;
   let touched = 0;
   let runs = 0;
   let nextCheck = FIRST_CHECK;
@@ -160,7 +160,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       batch.setRng(seed, draw);
       runner.run();
       touched = Math.max(touched, runner.touched);
-      const loss = readLoss();
+      const { loss } = constants.score();
       if (measure && ++runs === nextCheck) {
         nextCheck *= 2;
         checkTimes(runner, measure.costs);
@@ -171,7 +171,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       batch.load(tokens);
       batch.setScale(1);
       evaluators(tokens.ids.length).run();
-      return readLoss();
+      return constants.score();
     },
     logits(tokens, wanted) {
       batch.load(tokens);
@@ -200,22 +200,4 @@ function lazily<T>(make: (tokens: number) => T): (tokens: number) => T {
     if (value === undefined) made.set(tokens, (value = make(tokens)));
     return value;
   };
-}
-
-interface Constants {
-  readonly segmentIndex: Address[];
-  readonly lossGradient: Address;
-  readonly loss: Address;
-}
-
-function createConstants(executor: Executor, segments: number): Constants {
-  const word = () => executor.reserve(4);
-  const segmentIndex = Array.from({ length: segments }, (_, index) => {
-    const address = word();
-    executor.write(address, new Uint8Array(Int32Array.of(index).buffer));
-    return address;
-  });
-  const lossGradient = word();
-  executor.write(lossGradient, new Uint8Array(Float32Array.of(1).buffer));
-  return { segmentIndex, lossGradient, loss: word() };
 }

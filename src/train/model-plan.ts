@@ -12,6 +12,7 @@ import { forwardExtent } from "../runtime/forward.ts";
 import { collectParams, residentBytes } from "../runtime/resident.ts";
 import { strategySchedule } from "../schedule/strategies.ts";
 import { batchBytes } from "./batch-memory.ts";
+import { constantBytes } from "./constants.ts";
 import { type FixedBytes, fixedTotal, forecast, type MemoryForecast } from "./memory.ts";
 import {
   activationLimit,
@@ -163,9 +164,4 @@ function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[]): Fi
 /** The most tokens that a batch has, generation included. */
 export function mostTokens({ tokens, logits }: Pick<ModelPlanOptions, "tokens" | "logits">): number {
   return Math.max(...tokens, ...(logits?.tokens ?? []));
-}
-
-/** The segments' indices, the loss and its seed gradient: a word each. */
-export function constantBytes(segments: number): number {
-  return (segments + 2) * align(4);
 }

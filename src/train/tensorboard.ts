@@ -23,7 +23,8 @@ function scalarsOf(event: RunEvent): Readonly<Record<string, number>> {
       "train/memory_bytes": event.memory,
     };
   }
-  if (event.type === "evaluation") return { "eval/loss": event.loss, "eval/perplexity": event.perplexity };
+  if (event.type === "evaluation")
+    return { "eval/loss": event.loss, "eval/perplexity": event.perplexity, "eval/token_accuracy": event.accuracy };
   return {};
 }
 

@@ -33,6 +33,8 @@ export interface Evaluation {
   /** Mean cross entropy (nats) of the labelled tokens. */
   readonly loss: number;
   readonly labelled: number;
+  /** Share of them that were the likeliest token. */
+  readonly accuracy: number;
 }
 
 export interface TrainingEvents {
@@ -48,15 +50,18 @@ export function totalSteps(config: Pick<TrainConfig, "steps" | "epochs" | "gradi
   return Math.max(1, Math.ceil((config.epochs * microBatches) / config.gradientAccumulation));
 }
 
-/** Mean held-out loss. */
+/** Mean held-out loss, and token accuracy. */
 export function evaluate(engine: Engine, batches: readonly MicroBatch[], step: number): Evaluation {
   let loss = 0;
+  let correct = 0;
   let labelled = 0;
   for (const batch of batches) {
-    loss += engine.evaluate(batch);
+    const score = engine.evaluate(batch);
+    loss += score.loss;
+    correct += score.correct;
     labelled += batch.labelled;
   }
-  return { step, loss: loss / labelled, labelled };
+  return { step, loss: loss / labelled, labelled, accuracy: correct / labelled };
 }
 
 /** What `trainLoop` works on. */

@@ -66,17 +66,18 @@ describe("eval", () => {
     expect(whole.tokens).toBe(adapted.tokens);
   });
 
-  test("the loss is the one that training reports before its first step, within 1e-4", async () => {
+  test("loss (within 1e-4) and accuracy are those that training reports before its first step", async () => {
     const output = join(folder, "evaluated");
     const flags = ["--model", model, "--data", data, "--valid", data, "--output", output, "--steps", "1", "--threads", "1"];
     await ok("train", ...flags, "--sequence-length", "64");
     const metrics = readFileSync(join(output, "metrics.jsonl"), "utf8").trim().split("\n");
     const first = metrics
-      .map((line) => JSON.parse(line) as { type: string; step: number; loss: number })
+      .map((line) => JSON.parse(line) as { type: string; step: number; loss: number; accuracy: number })
       .find(({ type }) => type === "evaluation");
-    const { loss } = await evaluate("--model", model, "--sequence-length", "64");
+    const { loss, accuracy } = await evaluate("--model", model, "--sequence-length", "64");
     expect(first!.step).toBe(0);
     expect(Math.abs(first!.loss - loss)).toBeLessThan(1e-4);
+    expect(first!.accuracy).toBe(accuracy);
   });
 
   test("over-long examples are refused with their length", async () => {

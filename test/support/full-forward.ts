@@ -24,7 +24,14 @@ export function fullForward(
   loadWeights(executor, resident, source);
   const batch = createBatchMemory(executor, config, tokens, 1);
   const word = executor.reserve(4);
-  const memory = { resident, batch: batch.addresses, segmentIndex: segments.map(() => word), lossGradient: word, loss: word };
+  const memory = {
+    resident,
+    batch: batch.addresses,
+    segmentIndex: segments.map(() => word),
+    lossGradient: word,
+    loss: word,
+    correct: word,
+  };
   const logits = executor.reserve(4 * config.vocabSize);
   const arena = executor.reserve(forwardExtent(segments, programs));
   const forward = createForward(executor, programs, segments, arena, memory, logits);

@@ -89,7 +89,7 @@ test("steps and evaluations become scalars", () => {
   const file = openTensorBoard(folder, 0, () => 1234.5);
   file.write(step(1));
   file.write({ type: "message", text: "no scalar" });
-  file.write({ type: "evaluation", step: 1, loss: 0.5, labelled: 7, perplexity: Math.exp(0.5) });
+  file.write({ type: "evaluation", step: 1, loss: 0.5, labelled: 7, accuracy: 0.25, perplexity: Math.exp(0.5) });
   file.close();
   expect(files(folder)[0]).toStartWith("events.out.tfevents.1234.");
   const [version, first, evaluation, ...rest] = read(join(folder, files(folder)[0]!));
@@ -104,7 +104,11 @@ test("steps and evaluations become scalars", () => {
     "train/tokens_per_second": 200,
     "train/memory_bytes": 1 << 20,
   });
-  expect(evaluation!.scalars).toEqual({ "eval/loss": 0.5, "eval/perplexity": Math.fround(Math.exp(0.5)) });
+  expect(evaluation!.scalars).toEqual({
+    "eval/loss": 0.5,
+    "eval/perplexity": Math.fround(Math.exp(0.5)),
+    "eval/token_accuracy": 0.25,
+  });
 });
 
 test("a resumed run voids what older files say of later steps, in a file of its own", () => {
