@@ -11,10 +11,11 @@ test("docs/configuration.md is what the schemas say (bun src/cli/reference.ts wr
   expect(readFileSync(REFERENCE, "utf8")).toBe(await reference());
 });
 
-test("every verb has a section in docs/verbs.md", () => {
+test("every verb has a section in docs/verbs.md, and every alias is named", () => {
   const page = readFileSync(join(root, "docs/verbs.md"), "utf8");
   const sections = [...page.matchAll(/^## (\S+)$/gm)].map(([, name]) => name!);
   expect(sections.sort()).toEqual(Object.keys(VERBS).sort());
+  for (const alias of Object.keys(ALIASES)) expect(page).toContain(`\`${alias}\``);
 });
 
 /** Command lines of the product in a page: what follows `remat`, or `bun run train`, up to the end of line, pipe or comment. */
