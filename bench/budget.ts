@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { LINEAR_MODULES } from "../src/hf/peft.ts";
+import { LINEAR_MODULES } from "../src/hf/modules.ts";
 import type { Tuning } from "../src/models/linear.ts";
 import { createRandom } from "../src/random.ts";
 import { idealTime } from "../src/schedule/chain.ts";

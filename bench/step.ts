@@ -10,7 +10,7 @@ import { createOrtExecutor } from "../src/ort/executor.ts";
 import type { OrtProvider } from "../src/ort/providers.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import type { MatmulChoice } from "../src/wasm/matmul.ts";
-import { LINEAR_MODULES } from "../src/hf/peft.ts";
+import { LINEAR_MODULES } from "../src/hf/modules.ts";
 import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.ts";
 
 /**

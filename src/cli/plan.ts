@@ -92,7 +92,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const tokens = config.batchSize * length;
     const options = {
       config: model,
-      tuning: tuningOf(config),
+      tuning: tuningOf(config, model),
       strategy,
       selective: selectiveOf(config),
       variants: PLANNED_VARIANTS,

@@ -3,7 +3,7 @@ import { openDevice } from "../device.ts";
 import { UserError } from "../errors.ts";
 import { loadConfig } from "../hf/config.ts";
 import { resolveModel } from "../hf/hub.ts";
-import { readAdapter } from "../hf/peft.ts";
+import { readAdapter, resolveTargets } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import { type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
@@ -61,7 +61,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const folder = await resolveModel(config.model);
   const model = loadConfig(folder);
   const batch = readStepBatch(config.batch, model);
-  const adapter = config.adapter === undefined ? null : readAdapter(config.adapter);
+  const adapter = config.adapter === undefined ? null : readAdapter(config.adapter, model);
   if (adapter && config.method !== "lora") throw new UserError(`--adapter needs --method lora, got ${config.method}`);
   const source = openModelWeights(folder, model);
   const note = visionNote(source);
@@ -72,7 +72,13 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     const lora: Tuning = adapter
       ? { method: "lora", rank: adapter.rank, scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) }
-      : { method: "lora", rank: config.rank, scale: loraScale(config), dropout: 0, targets: new Set(config.targets) };
+      : {
+          method: "lora",
+          rank: config.rank,
+          scale: loraScale(config),
+          dropout: 0,
+          targets: new Set(resolveTargets(config.targets, model)),
+        };
     const base = processBase();
     const strategy = checkpointingOf(config, base);
     const engine = explainingLimit(config.memory, strategy, base, () =>

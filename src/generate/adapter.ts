@@ -1,7 +1,8 @@
 import { UserError } from "../errors.ts";
 import { elements } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import { type Adapter, LINEAR_MODULES } from "../hf/peft.ts";
+import { modulesOf } from "../hf/modules.ts";
+import type { Adapter } from "../hf/peft.ts";
 import { readFloat32 } from "../hf/safetensors.ts";
 import type { Lora } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
@@ -17,7 +18,7 @@ const NO_ADAPTER: Lora = { method: "lora", rank: 1, scale: 1, dropout: 0, target
  */
 export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Lora {
   if (adapter === null) return NO_ADAPTER;
-  const known: readonly string[] = LINEAR_MODULES;
+  const known = modulesOf(config).linear;
   for (const name of adapter.modules.keys()) {
     const [, layer, module] =
       new RegExp(String.raw`^${RegExp.escape(config.modulePrefix)}layers\.(\d+)\..*?([^.]+)$`).exec(name) ?? [];

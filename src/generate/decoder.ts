@@ -2,7 +2,7 @@ import { UserError } from "../errors.ts";
 import { byteLength } from "../graph/types.ts";
 import { contextLimit, type ModelConfig } from "../hf/config.ts";
 import type { Adapter } from "../hf/peft.ts";
-import { createRope } from "../hf/rope.ts";
+import { createRope, shortLimit } from "../hf/rope.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { buildDecoder, CACHES, cacheType } from "../models/decode.ts";
 import { rotaryInputs } from "../models/parts.ts";
@@ -89,6 +89,7 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
     return made;
   };
 
+  const limitOfShort = shortLimit(config);
   let held: number[] = [];
   return {
     maxTokens,
@@ -100,6 +101,8 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
       if (ids.length > maxTokens)
         throw new UserError(`the text has ${ids.length} tokens, more than the ${maxTokens} that there is room for`);
       let at = 0;
+      // Keys of a text that grows longer than the limit were rotated by other frequencies.
+      if (ids.length > limitOfShort !== held.length > limitOfShort) held = [];
       // The last token is always computed: its logits are wanted.
       while (at < held.length && at < ids.length - 1 && held[at] === ids[at]) at++;
       held = held.slice(0, at);
@@ -107,7 +110,7 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
         const left = ids.length - at;
         const tokens = CHUNKS.find((chunk) => chunk <= left && (chunk > 1 || left < PADDED_FROM)) ?? CHUNKS[1];
         const chunk = ids.slice(at, at + tokens);
-        batch.load(chunk, at, tokens);
+        batch.load(chunk, at, tokens, ids.length);
         at += chunk.length;
         runner(tokens, at === ids.length).run();
         held.push(...chunk);
@@ -125,14 +128,14 @@ function reserveZeros(executor: Executor, bytes: number): Address {
 
 interface Inputs {
   readonly addresses: ReadonlyMap<string, Address>;
-  /** `ids` at positions from `position` on, padded to `tokens`. */
-  load(ids: readonly number[], position: number, tokens: number): void;
+  /** `ids` at positions from `position` on of a text of `length` tokens, padded to `tokens`. */
+  load(ids: readonly number[], position: number, tokens: number, length: number): void;
 }
 
 function createInputs(executor: Executor, config: ModelConfig): Inputs {
   const most = CHUNKS[0];
-  const half = config.headDim / 2;
-  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, tables: createRope({ ...config, rope }) }));
+  const half = config.rotaryDim / 2;
+  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const words: Record<string, number> = {
     ids: most,
     starts: most,
@@ -149,7 +152,7 @@ function createInputs(executor: Executor, config: ModelConfig): Inputs {
   const reach = config.slidingWindow === null ? Infinity : config.slidingWindow - 1;
   return {
     addresses,
-    load(ids, position, tokens) {
+    load(ids, position, tokens, length) {
       const padded = new Int32Array(tokens);
       padded.set(ids);
       put("ids", padded);
@@ -158,8 +161,8 @@ function createInputs(executor: Executor, config: ModelConfig): Inputs {
         "windowStarts",
         positions.map((at) => Math.max(0, at - reach)),
       );
-      for (const { names, tables } of rotary) {
-        const { cos, sin } = tables(positions);
+      for (const { names, fill } of rotary) {
+        const { cos, sin } = fill(positions, undefined, length);
         put(names[0], cos);
         put(names[1], sin);
       }

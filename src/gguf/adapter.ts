@@ -2,8 +2,8 @@ import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { Adapter } from "../hf/peft.ts";
 import { readFloat32 } from "../hf/safetensors.ts";
-import { encode, interleaveRows, typeFor } from "./encode.ts";
-import { architectureOf, checkExportable, ggufModule, interleavedHeads } from "./names.ts";
+import { encode, typeFor } from "./encode.ts";
+import { architectureOf, checkExportable, ggufParts } from "./names.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
 /**
@@ -21,21 +21,22 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     ["adapter.lora.alpha", { f32: alpha }],
   ]);
   const tensors = [...adapter.modules].flatMap(([module, { a, b, rank, scale }]): GgufTensor[] => {
-    const name = ggufModule(module, config);
-    if (name === null) throw new UserError(`${adapter.source.path}: module ${module} has no place in a GGUF adapter`);
-    const heads = interleavedHeads(module, config);
+    const parts = ggufParts(module, config);
+    if (parts.length === 0) throw new UserError(`${adapter.source.path}: module ${module} has no place in a GGUF adapter`);
     const rest = (scale * rank) / alpha;
     const aType = typeFor(type, a.shape);
     const bType = typeFor(type, b.shape);
     const aData = () => encode(readFloat32(adapter.source, a.name, a.shape), aType);
-    const bData = () => {
-      const values = readFloat32(adapter.source, b.name, b.shape).map((value) => value * rest);
-      return encode(heads > 0 ? interleaveRows(values, heads, rank) : values, bType);
-    };
-    return [
+    const bValues = () => readFloat32(adapter.source, b.name, b.shape).map((value) => value * rest);
+    return parts.flatMap(({ name, count, take }): GgufTensor[] => [
       { name: `${name}.weight.lora_a`, type: aType, shape: a.shape, data: aData },
-      { name: `${name}.weight.lora_b`, type: bType, shape: b.shape, data: bData },
-    ];
+      {
+        name: `${name}.weight.lora_b`,
+        type: bType,
+        shape: [count(b.shape[0]!), rank],
+        data: () => encode(take(bValues(), rank), bType),
+      },
+    ]);
   });
   writeGguf(path, metadata, tensors);
 }

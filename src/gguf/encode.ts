@@ -36,6 +36,17 @@ function quantise8(values: Float32Array): Uint8Array {
   return bytes;
 }
 
+/** The rows from `from` to `from + count` of each group of `group` rows. `values` is [rows, columns]. */
+export function groupRows(values: Float32Array, columns: number, group: number, from: number, count: number): Float32Array {
+  const groups = values.length / columns / group;
+  const out = new Float32Array(groups * count * columns);
+  for (let i = 0; i < groups; i++) {
+    const start = (i * group + from) * columns;
+    out.set(values.subarray(start, start + count * columns), i * count * columns);
+  }
+  return out;
+}
+
 /**
  * llama.cpp rotates neighbouring features for the architecture "llama", Hugging Face's Llama rotates feature i with
  * feature i + dim / 2. So rows of the query and key matrices are reordered in each head: new row 2 i + j is old row

@@ -7,11 +7,12 @@ import { contextLimit } from "../hf/config.ts";
 import { toFloat32 } from "../hf/halves.ts";
 import { mergedTensors } from "../hf/merge.ts";
 import type { Adapter } from "../hf/peft.ts";
-import { inverseFrequencies } from "../hf/rope.ts";
+import { inverseFrequencies, longRopeAttentionFactor } from "../hf/rope.ts";
 import { isVision, moduleName } from "../hf/model-weights.ts";
+import { modulesOf } from "../hf/modules.ts";
 import { readBytes, type TensorData, type TensorSource } from "../hf/safetensors.ts";
-import { encode, interleaveRows, typeFor } from "./encode.ts";
-import { architectureOf, blockModules, checkExportable, ggufModule, hasWindows, interleavedHeads, normOffset } from "./names.ts";
+import { encode, typeFor } from "./encode.ts";
+import { architectureOf, blockModules, checkExportable, ggufParts, hasWindows, normOffset } from "./names.ts";
 import { tokenizerMetadata } from "./tokenizer.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
@@ -47,7 +48,7 @@ function modelMetadata({ folder, config }: GgufModel, type: GgufType): Map<strin
     ["attention.key_length", { u32: config.headDim }],
     ["attention.value_length", { u32: config.headDim }],
     ["attention.layer_norm_rms_epsilon", { f32: config.rmsNormEps }],
-    ["rope.dimension_count", { u32: config.headDim }],
+    ["rope.dimension_count", { u32: config.rotaryDim }],
     ["rope.freq_base", { f32: theta }],
     ["vocab_size", { u32: config.vocabSize }],
   ];
@@ -55,6 +56,11 @@ function modelMetadata({ folder, config }: GgufModel, type: GgufType): Map<strin
     own.push(["rope.scaling.type", { text: scaling.type }], ["rope.scaling.factor", { f32: scaling.factor }]);
     if (scaling.type === "yarn") own.push(["rope.scaling.original_context_length", { u32: scaling.originalMaxPositions }]);
   }
+  if (scaling.type === "longrope") {
+    own.push(["rope.scaling.attn_factor", { f32: longRopeAttentionFactor(scaling) }]);
+    own.push(["rope.scaling.original_context_length", { u32: scaling.originalMaxPositions }]);
+  }
+  if (config.family === "phi3") own.push(["attention.sliding_window", { u32: config.slidingWindow ?? 0 }]);
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
   if (hasWindows(config)) own.push(["attention.sliding_window", { u32: config.slidingWindow! }]);
@@ -70,7 +76,7 @@ function modelMetadata({ folder, config }: GgufModel, type: GgufType): Map<strin
 
 function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): GgufTensor[] {
   const stored: readonly TensorData[] = adapter
-    ? mergedTensors(source, adapter, config.tieWordEmbeddings)
+    ? mergedTensors(source, adapter, config)
     : Array.from(source.tensors.values(), (entry) => ({
         ...entry,
         dtype: entry.dtype ?? "u8",
@@ -79,22 +85,27 @@ function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): G
   const tensors = stored.flatMap((tensor): GgufTensor[] => {
     const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(moduleName(tensor.name)) ?? [];
     if (isVision(moduleName(tensor.name))) return [];
-    if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === "lm_head" && config.tieWordEmbeddings)) return [];
-    const name = module === undefined ? null : ggufModule(module, config);
-    if (name === null || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
+    if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === modulesOf(config).head && config.tieWordEmbeddings))
+      return [];
+    const parts = module === undefined ? [] : ggufParts(module, config);
+    if (parts.length === 0 || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
       throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
     }
-    const heads = interleavedHeads(module!, config);
     const offset = normOffset(module!, config);
     const to = typeFor(type, tensor.shape);
-    const data = () => {
+    const read = () => {
       const view = (tensor.data as () => ArrayBufferView)();
       const values = toFloat32(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), tensor.dtype as FloatType);
       if (offset !== 0) values.forEach((value, i) => (values[i] = value + offset));
-      const columns = elements(tensor.shape.slice(1));
-      return encode(heads > 0 ? interleaveRows(values, heads, columns) : values, to);
+      return values;
     };
-    return [{ name: `${name}.${kind}`, type: to, shape: tensor.shape, data }];
+    const [rows, ...inner] = tensor.shape as [number, ...number[]];
+    return parts.map(({ name, count, take }) => ({
+      name: `${name}.${kind}`,
+      type: to,
+      shape: [count(rows), ...inner],
+      data: () => encode(take(read(), elements(inner)), to),
+    }));
   });
   checkComplete(tensors, config, source);
   return [...tensors, ...ropeFactors(config)];
@@ -113,11 +124,29 @@ function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, sour
   if (missing !== undefined) throw new UserError(`${source.path} holds no tensor for ${missing}.weight; it is not a whole model`);
 }
 
-/** Llama 3's scaling is a tensor: what each frequency is divided by. */
+/** Llama 3's scaling and LongRoPE are tensors: what each frequency is divided by. */
 function ropeFactors(config: ModelConfig): GgufTensor[] {
-  if (config.rope.scaling.type !== "llama3") return [];
+  const tensor = (name: string, factors: Float32Array): GgufTensor => ({
+    name: `${name}.weight`,
+    type: "f32",
+    shape: [factors.length],
+    data: () => encode(factors, "f32"),
+  });
+  const { scaling } = config.rope;
+  if (scaling.type === "longrope") {
+    const { longFactors, shortFactors } = scaling;
+    return [
+      tensor("rope_factors_long", Float32Array.from(longFactors)),
+      tensor("rope_factors_short", Float32Array.from(shortFactors)),
+    ];
+  }
+  if (scaling.type !== "llama3") return [];
   const scaled = inverseFrequencies(config).inverse;
   const plain = inverseFrequencies({ ...config, rope: { ...config.rope, scaling: { type: "default" } } }).inverse;
-  const factors = plain.map((value, i) => value / scaled[i]!);
-  return [{ name: "rope_freqs.weight", type: "f32", shape: [factors.length], data: () => encode(factors, "f32") }];
+  return [
+    tensor(
+      "rope_freqs",
+      plain.map((value, i) => value / scaled[i]!),
+    ),
+  ];
 }

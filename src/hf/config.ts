@@ -5,9 +5,10 @@ import { UserError } from "../errors.ts";
 import type { FloatType } from "../graph/types.ts";
 import { readJsonObject, show } from "./files.ts";
 import { gemma3Text, plainGemma } from "./gemma-config.ts";
+import { plainInternlm2, plainInternlm3, plainPhi3 } from "./plain-config.ts";
 
 /** Model families: decoder blocks with RMSNorm, rotary positions and a gated MLP. */
-export type Family = "llama" | "mistral" | "qwen2" | "qwen3" | "gemma2" | "gemma3_text";
+export type Family = "llama" | "mistral" | "qwen2" | "qwen3" | "gemma2" | "gemma3_text" | "phi3" | "internlm2" | "internlm3";
 
 export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
 
@@ -35,6 +36,17 @@ export type RopeScaling =
       readonly mscale: number | null;
       readonly mscaleAllDim: number | null;
       readonly truncate: boolean;
+    }
+  | {
+      readonly type: "longrope";
+      /** What each frequency is divided by, in sequences of up to `originalMaxPositions` tokens and in longer ones. */
+      readonly shortFactors: readonly number[];
+      readonly longFactors: readonly number[];
+      readonly originalMaxPositions: number;
+      /** How far the context is stretched. */
+      readonly factor: number;
+      /** Multiplies cos and sin; null: derived from `factor`. */
+      readonly attentionFactor: number | null;
     };
 
 export interface RopeConfig {
@@ -50,6 +62,8 @@ export interface ModelConfig {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
+  /** How many features of each head are rotated, the first ones: all but in a Phi-4-mini. */
+  readonly rotaryDim: number;
   readonly intermediateSize: number;
   readonly vocabSize: number;
   readonly rmsNormEps: number;
@@ -73,11 +87,11 @@ export interface ModelConfig {
   readonly normOffset: 0 | 1;
   /** Factor of the embeddings, not rounded: sqrt(hiddenSize) for Gemma, 1 for all others. */
   readonly embeddingScale: number;
-  /** What the names of all modules but `lm_head` begin with: a Gemma 3 with images holds its text part apart. */
+  /** What the names of all modules but the head begin with: a Gemma 3 with images holds its text part apart. */
   readonly modulePrefix: "model." | "model.language_model.";
   /** Biases on the query, key and value projections. */
   readonly attentionBias: boolean;
-  /** A bias on the attention output projection (Llama and Qwen3 with `attention_bias`; never Qwen2). */
+  /** A bias on the attention output projection. */
   readonly attentionOutputBias: boolean;
   readonly mlpBias: boolean;
   /** RMSNorm of each query and key head (Qwen3). */
@@ -99,6 +113,9 @@ const FAMILIES: Readonly<Record<Family, FamilyDefaults>> = {
   // Whose own defaults are in gemma-config.ts.
   gemma2: { architecture: "Gemma2ForCausalLM", maxPositions: 8192, kvHeads: null, headDim: null, bos: null, eos: null },
   gemma3_text: { architecture: "Gemma3ForCausalLM", maxPositions: 131_072, kvHeads: null, headDim: null, bos: null, eos: null },
+  phi3: { architecture: "Phi3ForCausalLM", maxPositions: 4096, kvHeads: null, headDim: null, bos: 1, eos: 32_000 },
+  internlm2: { architecture: "InternLM2ForCausalLM", maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
+  internlm3: { architecture: "InternLM3ForCausalLM", maxPositions: 32_768, kvHeads: 2, headDim: 128, bos: 1, eos: 2 },
 };
 
 interface FamilyDefaults {
@@ -112,7 +129,8 @@ interface FamilyDefaults {
   readonly eos: number | null;
 }
 
-const SUPPORTED = "Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2 and Gemma 3";
+const SUPPORTED =
+  "Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3";
 
 const DTYPES: Readonly<Record<string, FloatType>> = { float32: "f32", bfloat16: "bf16", float16: "f16" };
 
@@ -129,7 +147,7 @@ const size = z.int().positive().max(16_777_216);
 const tokenId = z.int().nonnegative();
 const positive = z.number().positive();
 
-const ROPE_TYPES = ["default", "linear", "dynamic", "llama3", "yarn"] as const;
+const ROPE_TYPES = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"] as const;
 
 const ropeSchema = z.object({
   rope_type: z.string().nullish(),
@@ -145,6 +163,8 @@ const ropeSchema = z.object({
   mscale: z.number().nullish(),
   mscale_all_dim: z.number().nullish(),
   truncate: z.boolean().nullish(),
+  short_factor: z.array(positive).nullish(),
+  long_factor: z.array(positive).nullish(),
   partial_rotary_factor: z.number().nullish(),
 });
 
@@ -206,7 +226,7 @@ export function parseConfig(
   const family = familyOf(raw, where);
   const defaults = FAMILIES[family];
   const isGemma = family === "gemma2" || family === "gemma3_text";
-  const config = parseWith(configSchema, isGemma ? plainGemma(raw, family, where) : raw, where);
+  const config = parseWith(configSchema, plain(raw, family, where), where);
   if (raw.quantization_config !== undefined && raw.quantization_config !== null) {
     throw new UserError(`${where}: the checkpoint is quantised (quantization_config); use the original bf16, f16 or f32 model`);
   }
@@ -227,6 +247,9 @@ export function parseConfig(
     );
   }
   const maxPositions = config.max_position_embeddings ?? defaults.maxPositions;
+  const rotaryDim = rotaryDimOf(family, config, headDim, where);
+  const rope = ropeOf(config, maxPositions, where);
+  checkLongRope(rope, rotaryDim, where);
   const dtypeName = config.dtype ?? config.torch_dtype ?? "float32";
   return {
     family,
@@ -235,14 +258,15 @@ export function parseConfig(
     heads,
     kvHeads,
     headDim,
+    rotaryDim,
     intermediateSize: config.intermediate_size,
     vocabSize: config.vocab_size,
     rmsNormEps: config.rms_norm_eps,
     hiddenAct,
     tieWordEmbeddings: config.tie_word_embeddings,
     maxPositions,
-    rope: ropeOf(config, maxPositions, where),
-    ...windowOf(family, raw, config, where),
+    rope,
+    ...windowOf(family, config, where),
     windowRope: config.window_rope_parameters
       ? ropeOf({ ...config, rope_parameters: config.window_rope_parameters }, maxPositions, where)
       : null,
@@ -252,10 +276,7 @@ export function parseConfig(
     normOffset: isGemma ? 1 : 0,
     embeddingScale: isGemma ? Math.sqrt(config.hidden_size) : 1,
     modulePrefix: "model.",
-    // Qwen2 always has these three biases and never the fourth; Mistral has none.
-    attentionBias: family === "qwen2" || (family !== "mistral" && config.attention_bias),
-    attentionOutputBias: (isGemma || family === "llama" || family === "qwen3") && config.attention_bias,
-    mlpBias: family === "llama" && config.mlp_bias,
+    ...biasesOf(family, config),
     qkNorm: family === "qwen3" || family === "gemma3_text",
     bosTokenId: config.bos_token_id === undefined ? defaults.bos : config.bos_token_id,
     eosTokenIds: eosOf(config.eos_token_id === undefined ? defaults.eos : config.eos_token_id, generation, where),
@@ -280,18 +301,85 @@ function familyOf(raw: Readonly<Record<string, unknown>>, where: string): Family
   return family;
 }
 
+/** A configuration in the words of the schema, with the family's own defaults. */
+function plain(raw: Readonly<Record<string, unknown>>, family: Family, where: string): Readonly<Record<string, unknown>> {
+  switch (family) {
+    case "gemma2":
+    case "gemma3_text":
+      return plainGemma(raw, family, where);
+    case "phi3":
+      return plainPhi3(raw);
+    case "internlm2":
+      return plainInternlm2(raw);
+    case "internlm3":
+      return plainInternlm3(raw);
+    default:
+      return raw;
+  }
+}
+
+function biasesOf(
+  family: Family,
+  { attention_bias: attention, mlp_bias: mlp }: RawConfig,
+): Pick<ModelConfig, "attentionBias" | "attentionOutputBias" | "mlpBias"> {
+  switch (family) {
+    case "mistral":
+    case "phi3":
+      return { attentionBias: false, attentionOutputBias: false, mlpBias: false };
+    case "qwen2":
+      return { attentionBias: true, attentionOutputBias: false, mlpBias: false };
+    case "llama":
+      return { attentionBias: attention, attentionOutputBias: attention, mlpBias: mlp };
+    case "internlm3":
+      return { attentionBias: attention, attentionOutputBias: mlp, mlpBias: mlp };
+    case "qwen3":
+    case "gemma2":
+    case "gemma3_text":
+    case "internlm2":
+      return { attentionBias: attention, attentionOutputBias: attention, mlpBias: false };
+  }
+}
+
+function rotaryDimOf(family: Family, config: RawConfig, headDim: number, where: string): number {
+  const partOf = (rope: RawConfig["rope_parameters"]) => rope?.partial_rotary_factor ?? config.partial_rotary_factor ?? 1;
+  const partial = partOf(config.rope_scaling ?? config.rope_parameters);
+  const other = [partial, partOf(config.window_rope_parameters)].find((part) => part !== 1);
+  if (other !== undefined && family !== "phi3") {
+    throw new UserError(`${where}: partial_rotary_factor ${other} is not supported; expected 1`);
+  }
+  const dim = Math.floor(headDim * partial);
+  if (dim < 2 || dim > headDim || dim % 2 !== 0) {
+    throw new UserError(
+      `${where}: partial_rotary_factor ${partial} rotates ${dim} of ${headDim} features of a head; expected an even number`,
+    );
+  }
+  return dim;
+}
+
+function checkLongRope({ scaling }: RopeConfig, rotaryDim: number, where: string): void {
+  if (scaling.type !== "longrope") return;
+  for (const [key, factors] of [
+    ["short_factor", scaling.shortFactors],
+    ["long_factor", scaling.longFactors],
+  ] as const) {
+    if (factors.length === rotaryDim / 2) continue;
+    throw new UserError(`${where}: "${key}" has ${factors.length} entries; expected ${rotaryDim / 2}, one for each frequency`);
+  }
+}
+
 function ropeOf(config: RawConfig, maxPositions: number, where: string): RopeConfig {
   // As in Transformers 5, a rope_scaling that is there wins over rope_parameters.
   const rope = config.rope_scaling ?? config.rope_parameters ?? {};
-  const partial = rope.partial_rotary_factor ?? config.partial_rotary_factor ?? 1;
-  if (partial !== 1) throw new UserError(`${where}: partial_rotary_factor ${partial} is not supported; expected 1`);
   const name = rope.rope_type ?? rope.type ?? "default";
   const type = ROPE_TYPES.find((known) => known === name);
   if (!type) throw new UserError(`${where}: rope_type ${show(name)} is not supported; expected one of ${ROPE_TYPES.join(", ")}`);
-  const need = (key: "factor" | "low_freq_factor" | "high_freq_factor"): number => {
+  const need = <K extends "factor" | "low_freq_factor" | "high_freq_factor" | "short_factor" | "long_factor">(
+    key: K,
+  ): NonNullable<(typeof rope)[K]> => {
     const value = rope[key];
-    if (value === undefined || value === null) throw new UserError(`${where}: rope_type "${type}" needs a number "${key}"`);
-    return value;
+    if (value !== undefined && value !== null) return value;
+    const kind = key === "short_factor" || key === "long_factor" ? "list of numbers" : "number";
+    throw new UserError(`${where}: rope_type "${type}" needs a ${kind} "${key}"`);
   };
   const originalMaxPositions = config.original_max_position_embeddings ?? rope.original_max_position_embeddings ?? maxPositions;
   const theta = rope.rope_theta ?? config.rope_theta ?? 10_000;
@@ -325,22 +413,39 @@ function ropeOf(config: RawConfig, maxPositions: number, where: string): RopeCon
           truncate: rope.truncate ?? true,
         },
       };
+    case "longrope":
+      return {
+        theta,
+        scaling: {
+          type,
+          shortFactors: need("short_factor"),
+          longFactors: need("long_factor"),
+          originalMaxPositions,
+          factor: rope.factor ?? maxPositions / originalMaxPositions,
+          attentionFactor: rope.attention_factor ?? null,
+        },
+      };
   }
 }
 
 type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
-/** Which layers see only the last tokens. Llama ignores the key; Mistral applies it everywhere; Qwen on request. */
-function windowOf(family: Family, raw: Readonly<Record<string, unknown>>, config: RawConfig, where: string): Window {
+/**
+ * Which layers see only the last tokens. Llama and InternLM ignore the key; Mistral and Phi-3 apply it everywhere; Qwen on
+ * request.
+ */
+function windowOf(family: Family, config: RawConfig, where: string): Window {
   const none: Window = { slidingWindow: null, windowLayers: [] };
-  if (family === "llama") return none;
-  const given = raw.sliding_window === undefined && !family.startsWith("gemma") ? 4096 : config.sliding_window;
-  if (given === null || given === undefined) return none;
+  if (family === "llama" || family.startsWith("internlm")) return none;
+  const byDefault = family === "mistral" || family.startsWith("qwen") ? 4096 : null;
+  const given = config.sliding_window === undefined ? byDefault : config.sliding_window;
+  if (given === null) return none;
   if (family.startsWith("qwen") && !config.use_sliding_window) return none;
   const { num_hidden_layers: layers, max_window_layers: first, layer_types: types } = config;
-  if (types && family !== "mistral") checkLayerTypes(types, layers, where);
+  const everywhere = family === "mistral" || family === "phi3";
+  if (types && !everywhere) checkLayerTypes(types, layers, where);
   const windowLayers = Array.from({ length: layers }, (_, layer) =>
-    family === "mistral" ? true : types ? types[layer] === "sliding_attention" : layer >= first,
+    everywhere ? true : types ? types[layer] === "sliding_attention" : layer >= first,
   );
   return windowLayers.includes(true) ? { slidingWindow: given, windowLayers } : none;
 }

@@ -2,12 +2,13 @@ import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from
 import { resolve } from "node:path";
 import { UserError } from "../errors.ts";
 import type { FloatType } from "../graph/types.ts";
-import { loadConfig } from "./config.ts";
+import { loadConfig, type ModelConfig } from "./config.ts";
 import { fileError, fileIo, makeFolder, show, temporaryPath, type FileIo } from "./files.ts";
 import { fromFloat32, toFloat32 } from "./halves.ts";
 import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "./model-folder.ts";
 import { openAdapter, type Adapter, type AdapterModule } from "./peft.ts";
 import { openModelWeights } from "./model-weights.ts";
+import { modulesOf } from "./modules.ts";
 import { readBytes, readFloat32, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
 export interface MergeOptions {
@@ -35,7 +36,7 @@ export function mergeAdapter(options: MergeOptions): void {
   try {
     const adapter = openAdapter(options.adapter);
     try {
-      const tensors = mergedTensors(source, adapter, config.tieWordEmbeddings);
+      const tensors = mergedTensors(source, adapter, config);
       const draft = temporaryPath(output);
       makeFolder(draft);
       try {
@@ -63,11 +64,16 @@ function publish(draft: string, output: string): void {
 }
 
 /** The base model's tensors, in its order, names and dtypes, with the adapter added when their turn comes. @throws {UserError} */
-export function mergedTensors(source: TensorSource, adapter: Adapter, tied: boolean): TensorData[] {
+export function mergedTensors(
+  source: TensorSource,
+  adapter: Adapter,
+  config: Pick<ModelConfig, "family" | "tieWordEmbeddings">,
+): TensorData[] {
+  const { head } = modulesOf(config);
   for (const name of adapter.modules.keys()) {
     if (source.tensors.has(`${name}.weight`)) continue;
-    if (name === "lm_head" && tied) {
-      throw new UserError("the adapter changes lm_head, which the base model shares with its embedding; they cannot be merged");
+    if (name === head && config.tieWordEmbeddings) {
+      throw new UserError(`the adapter changes ${head}, which the base model shares with its embedding; they cannot be merged`);
     }
     throw new UserError(
       `${source.path} has no tensor ${show(`${name}.weight`)}, which the adapter changes; is it the adapter's base model?`,

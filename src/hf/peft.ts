@@ -2,8 +2,9 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.ts";
-import { parseWith } from "./config.ts";
+import { type ModelConfig, parseWith } from "./config.ts";
 import { fileIo, makeFolder, readJsonObject, show, writeTextAtomic, type FileIo } from "./files.ts";
+import { modulesOf } from "./modules.ts";
 import { openSafetensors, writeSafetensors, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
 /**
@@ -12,21 +13,26 @@ import { openSafetensors, writeSafetensors, type TensorData, type TensorEntry, t
  * A module's output gets `scale * B A x`, with scale = alpha / rank, or alpha / sqrt(rank) for rsLoRA.
  */
 
-/** The linear layers of a decoder block, which are PEFT's "all-linear" in these families. */
-export const LINEAR_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
+/** What PEFT calls all linear layers of the blocks. */
+export const ALL_LINEAR = "all-linear";
 
 const CONFIG_FILE = "adapter_config.json";
 const TENSOR_FILE = "adapter_model.safetensors";
 const PREFIX = "base_model.model.";
 
-/** The modules that names, or the one name "all-linear", stand for. @throws {UserError} unknown names */
-export function resolveTargets(names: readonly string[]): string[] {
-  const known: readonly string[] = LINEAR_MODULES;
-  const unknown = names.find((name) => name !== "all-linear" && !known.includes(name));
+/**
+ * The modules of a model's blocks that names, or the one name "all-linear", stand for.
+ * @throws {UserError} names that the model's family does not have
+ */
+export function resolveTargets(names: readonly string[], model: Pick<ModelConfig, "family">): string[] {
+  const known = modulesOf(model).linear;
+  const unknown = names.find((name) => name !== ALL_LINEAR && !known.includes(name));
   if (unknown !== undefined) {
-    throw new UserError(`target module ${show(unknown)} is unknown; expected all-linear or some of ${known.join(", ")}`);
+    throw new UserError(
+      `target module ${show(unknown)} is unknown in models of type ${model.family}; expected ${ALL_LINEAR} or some of ${known.join(", ")}`,
+    );
   }
-  return names.includes("all-linear") || names.length === 0 ? [...known] : known.filter((name) => names.includes(name));
+  return names.includes(ALL_LINEAR) || names.length === 0 ? [...known] : known.filter((name) => names.includes(name));
 }
 
 export interface AdapterToWrite {
@@ -169,10 +175,10 @@ export function openAdapter(folder: string): Adapter {
  * Opens an adapter to train further: one rank and one scale for all its modules, which are linear layers of the blocks.
  * @throws {UserError} as `openAdapter`; also for rank or alpha patterns in use and for other modules
  */
-export function readAdapter(folder: string): Adapter {
+export function readAdapter(folder: string, model: Pick<ModelConfig, "family">): Adapter {
   const adapter = openAdapter(folder);
   try {
-    resolveTargets(adapter.targets);
+    resolveTargets(adapter.targets, model);
     for (const [name, module] of adapter.modules) {
       if (module.rank === adapter.rank && module.scale === adapter.scale) continue;
       throw new UserError(

@@ -7,14 +7,25 @@ import type { ModelConfig, RopeScaling } from "./config.ts";
 
 const f = Math.fround;
 
-type RopeShape = Pick<ModelConfig, "headDim" | "rope">;
+type RopeShape = Pick<ModelConfig, "rotaryDim" | "rope">;
 
-/** @returns `inverse` [headDim/2] in radians per token, and the factor on cos and sin */
-export function inverseFrequencies(config: RopeShape): { inverse: Float32Array; attentionFactor: number } {
+/**
+ * The longest sequence, in tokens, that is rotated by the frequencies of short ones. A longer one has other frequencies from
+ * its first token on.
+ */
+export function shortLimit({ rope: { scaling } }: Pick<ModelConfig, "rope">): number {
+  return scaling.type === "longrope" ? scaling.originalMaxPositions : Infinity;
+}
+
+/**
+ * @param isLong for a sequence of more tokens than `shortLimit`
+ * @returns `inverse` [rotaryDim/2] in radians per token, and the factor on cos and sin
+ */
+export function inverseFrequencies(config: RopeShape, isLong = false): { inverse: Float32Array; attentionFactor: number } {
   const { theta, scaling } = config.rope;
-  const half = config.headDim / 2;
+  const half = config.rotaryDim / 2;
   // theta^(2i/d); its inverse is the frequency.
-  const period = Float32Array.from({ length: half }, (_, i) => f(Math.pow(f(theta), f((2 * i) / config.headDim))));
+  const period = Float32Array.from({ length: half }, (_, i) => f(Math.pow(f(theta), f((2 * i) / config.rotaryDim))));
   const inverse = period.map((value) => f(1 / value));
   switch (scaling.type) {
     case "default":
@@ -25,7 +36,15 @@ export function inverseFrequencies(config: RopeShape): { inverse: Float32Array; 
     case "llama3":
       return { inverse: inverse.map((value) => llama3Frequency(value, scaling)), attentionFactor: 1 };
     case "yarn":
-      return { inverse: yarnFrequencies(period, config.headDim, theta, scaling), attentionFactor: yarnAttentionFactor(scaling) };
+      return {
+        inverse: yarnFrequencies(period, config.rotaryDim, theta, scaling),
+        attentionFactor: yarnAttentionFactor(scaling),
+      };
+    case "longrope": {
+      const factors = isLong ? scaling.longFactors : scaling.shortFactors;
+      const inverse = period.map((value, i) => f(1 / f(f(factors[i]!) * value)));
+      return { inverse, attentionFactor: longRopeAttentionFactor(scaling) };
+    }
   }
 }
 
@@ -72,50 +91,68 @@ function yarnAttentionFactor(scaling: Extract<RopeScaling, { type: "yarn" }>): n
   return mscale && mscaleAllDim ? scale(mscale) / scale(mscaleAllDim) : scale(1);
 }
 
-/** cos and sin, f32 [positions.length, headDim/2]. */
+/** LongRoPE (arXiv 2402.13753): sqrt(1 + ln s / ln L) for a context stretched s times from L tokens. */
+export function longRopeAttentionFactor(scaling: Extract<RopeScaling, { type: "longrope" }>): number {
+  const { factor, attentionFactor, originalMaxPositions } = scaling;
+  return attentionFactor ?? (factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(originalMaxPositions)));
+}
+
+/** cos and sin, f32 [positions.length, rotaryDim/2]. */
 export interface RopeTables {
   readonly cos: Float32Array;
   readonly sin: Float32Array;
 }
 
 /**
+ * Fills the tables of `positions` (token positions within their example), the attention factor included. `length` is that of
+ * the sequence they belong to; without it, positions that count up are an example, and its last one says how long it is.
+ */
+export type FillRope = (positions: Int32Array, into?: RopeTables, length?: number) => RopeTables;
+
+/**
  * Makes a function that fills rotary tables. It keeps one row per position seen so far, so that a batch costs copies
  * instead of trigonometry.
  */
-export function createRope(config: RopeShape): (positions: Int32Array, into?: RopeTables) => RopeTables {
-  const { inverse, attentionFactor } = inverseFrequencies(config);
-  const half = inverse.length;
-  const scale = f(attentionFactor);
-  let rows = 0;
-  let cosRows = new Float32Array(0);
-  let sinRows = new Float32Array(0);
-  const grow = (count: number) => {
-    const cos = new Float32Array(count * half);
-    const sin = new Float32Array(count * half);
-    cos.set(cosRows);
-    sin.set(sinRows);
-    for (let i = rows * half; i < cos.length; i++) {
-      const angle = f(Math.floor(i / half) * inverse[i % half]!);
-      cos[i] = f(Math.cos(angle)) * scale;
-      sin[i] = f(Math.sin(angle)) * scale;
-    }
-    [rows, cosRows, sinRows] = [count, cos, sin];
-  };
-  return (positions, into) => {
+export function createRope(config: RopeShape): FillRope {
+  const half = config.rotaryDim / 2;
+  const limit = shortLimit(config);
+  const short = createRows(inverseFrequencies(config));
+  const long = createRows(inverseFrequencies(config, true));
+  return (positions, into, length) => {
     const size = positions.length * half;
     const tables = into ?? { cos: new Float32Array(size), sin: new Float32Array(size) };
-    const last = positions.reduce((most, position) => Math.max(most, position), -1);
-    if (last >= rows) grow(Math.max(last + 1, 2 * rows));
-    for (let t = 0; t < positions.length; t++) {
-      const from = positions[t]! * half;
-      tables.cos.set(cosRows.subarray(from, from + half), t * half);
-      tables.sin.set(sinRows.subarray(from, from + half), t * half);
+    const end = (t: number) => t + 1 === positions.length || positions[t + 1] !== positions[t]! + 1;
+    for (let first = 0, t = 0; t < positions.length; t++) {
+      if (!end(t)) continue;
+      const { cos, sin } = ((length ?? positions[t]! + 1) > limit ? long : short)(positions[t]! + 1);
+      const [from, to] = [positions[first]! * half, (positions[t]! + 1) * half];
+      tables.cos.set(cos.subarray(from, to), first * half);
+      tables.sin.set(sin.subarray(from, to), first * half);
+      first = t + 1;
     }
     return tables;
   };
 }
 
-/** Rotary tables for `positions` (token positions within their example), the attention factor included. */
-export function ropeTables(config: RopeShape, positions: Int32Array): RopeTables {
-  return createRope(config)(positions);
+/** Tables of the positions 0, 1, ..., at least `count` of them. */
+function createRows({ inverse, attentionFactor }: ReturnType<typeof inverseFrequencies>): (count: number) => RopeTables {
+  const half = inverse.length;
+  const scale = f(attentionFactor);
+  let rows = 0;
+  let tables: RopeTables = { cos: new Float32Array(0), sin: new Float32Array(0) };
+  return (count) => {
+    if (count <= rows) return tables;
+    const size = Math.max(count, 2 * rows);
+    const [cos, sin] = [new Float32Array(size * half), new Float32Array(size * half)];
+    cos.set(tables.cos);
+    sin.set(tables.sin);
+    for (let i = rows * half; i < cos.length; i++) {
+      const angle = f(Math.floor(i / half) * inverse[i % half]!);
+      cos[i] = f(Math.cos(angle)) * scale;
+      sin[i] = f(Math.sin(angle)) * scale;
+    }
+    rows = size;
+    tables = { cos, sin };
+    return tables;
+  };
 }

@@ -35,7 +35,7 @@ export type Attend = (builder: GraphBuilder, q: string, k: string, v: string, st
  * of their own; `rows` are the positions whose logits are wanted.
  */
 export function batchTypes(config: ModelConfig, tokens: number, rows = 1): Partial<Record<BatchInput, TensorType>> {
-  const angles: TensorType = { dtype: "f32", shape: [tokens, config.headDim / 2] };
+  const angles: TensorType = { dtype: "f32", shape: [tokens, config.rotaryDim / 2] };
   return {
     ids: { dtype: "i32", shape: [tokens] },
     labels: { dtype: "i32", shape: [tokens] },
@@ -103,7 +103,7 @@ export function blockParts(
   attend: Attend = (builder, q, k, v, starts) =>
     builder.value(CausalAttention, [q, k, v, starts], attentionAttrs(config), "attention"),
 ): BlockParts {
-  const { headDim } = config;
+  const { headDim, rotaryDim } = config;
   const hasWindow = config.windowLayers[layer] === true;
   const starts = hasWindow ? "windowStarts" : "starts";
   const angles = hasWindow && config.windowRope ? (["windowCos", "windowSin"] as const) : (["cos", "sin"] as const);
@@ -123,7 +123,7 @@ export function blockParts(
     },
     project: (x, module, inFeatures, outFeatures, bias) =>
       linear(scope, x, { module, inFeatures, outFeatures, bias, site: sites++ }),
-    rotate: (x, count) => builder.value(Rope, [x, ...angles], { heads: count, rotaryDim: headDim, inverse: 0 }, `${x}.rotated`),
+    rotate: (x, count) => builder.value(Rope, [x, ...angles], { heads: count, rotaryDim, inverse: 0 }, `${x}.rotated`),
     attention: (q, k, v) => attend(builder, q, k, v, starts),
     gated: (gate, up) => activation(builder, config, gate, up),
   };
@@ -170,10 +170,12 @@ export function selfAttention({ config, headNorm, project, rotate, attention }: 
   return project(result, "self_attn.o_proj", heads * headDim, hiddenSize, config.attentionOutputBias);
 }
 
-/** The gated MLP of x [tokens, hiddenSize]. */
-export function gatedMlp({ config, project, gated }: BlockParts, x: string): string {
+const MLP = { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" };
+
+/** The gated MLP of x [tokens, hiddenSize], with the names of its three layers. */
+export function gatedMlp({ config, project, gated }: BlockParts, x: string, names = MLP): string {
   const { hiddenSize, intermediateSize, mlpBias } = config;
-  const gate = project(x, "mlp.gate_proj", hiddenSize, intermediateSize, mlpBias);
-  const up = project(x, "mlp.up_proj", hiddenSize, intermediateSize, mlpBias);
-  return project(gated(gate, up), "mlp.down_proj", intermediateSize, hiddenSize, mlpBias);
+  const gate = project(x, names.gate, hiddenSize, intermediateSize, mlpBias);
+  const up = project(x, names.up, hiddenSize, intermediateSize, mlpBias);
+  return project(gated(gate, up), names.down, intermediateSize, hiddenSize, mlpBias);
 }

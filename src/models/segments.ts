@@ -6,12 +6,14 @@ import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { FloatType, Graph } from "../graph/types.ts";
 import type { Family, ModelConfig } from "../hf/config.ts";
 import { fromFloat32, toFloat32 } from "../hf/halves.ts";
+import { modulesOf } from "../hf/modules.ts";
 import { Affine } from "../ops/affine.ts";
 import { Gather } from "../ops/gather.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { LinearCrossEntropy } from "../ops/linear-cross-entropy.ts";
 import { SoftCap } from "../ops/soft-cap.ts";
 import { ParamScope } from "./linear.ts";
+import { internlm2Block, phi3Block } from "./fused.ts";
 import { gemmaBlock } from "./gemma.ts";
 import { llamaBlock } from "./llama.ts";
 import {
@@ -36,9 +38,12 @@ const BLOCKS: Readonly<Record<Family, (parts: BlockParts) => string>> = {
   qwen3: llamaBlock,
   gemma2: gemmaBlock,
   gemma3_text: gemmaBlock,
+  phi3: phi3Block,
+  internlm2: internlm2Block,
+  internlm3: llamaBlock,
 };
 
-const embeddingName = ({ modulePrefix }: ModelConfig): string => `${modulePrefix}embed_tokens.weight`;
+const embeddingName = (config: ModelConfig): string => `${config.modulePrefix}${modulesOf(config).embedding}`;
 
 /** The chain of segments of a model, with their programs. Identical blocks share one `SegmentModel`. */
 export function buildSegments(config: ModelConfig, options: SegmentOptions): Segment[] {
@@ -94,14 +99,14 @@ function segmentModel(
 export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
   const builder = startGraph("embedding", config, options, ["ids"], false);
   const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
-  const weight = scope.matrix("embed_tokens.weight", [config.vocabSize, config.hiddenSize]);
+  const weight = scope.matrix(`${modulesOf(config).embedding}.weight`, [config.vocabSize, config.hiddenSize]);
   const rows = builder.value(Gather, [weight, "ids"], {}, "y");
   // Transformers multiplies by the factor in the dtype that the weights have.
-  const alpha = roundTo(config.embeddingScale, options.weightType(embeddingName(config)));
+  const alpha = roundTo(config.embeddingScale, options.weightType(`${embeddingName(config)}.weight`));
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
   builder.output({ name: scaled, role: "boundary" });
   return {
-    name: `${config.modulePrefix}embed_tokens`,
+    name: embeddingName(config),
     model: segmentModel("embedding", builder.build(), scope, false),
     params: scope.names,
   };
@@ -132,8 +137,9 @@ interface HeadParams {
 function headParams(builder: GraphBuilder, config: ModelConfig, options: SegmentOptions): HeadParams {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
   const normed = rmsNorm(scope, config, "x", `${config.modulePrefix}norm`, config.hiddenSize);
-  const name = config.tieWordEmbeddings ? embeddingName(config) : "lm_head.weight";
-  return { scope, normed, weight: scope.matrix("lm_head.weight", [config.vocabSize, config.hiddenSize], name) };
+  const { head } = modulesOf(config);
+  const name = config.tieWordEmbeddings ? embeddingName(config) : head;
+  return { scope, normed, weight: scope.matrix(`${head}.weight`, [config.vocabSize, config.hiddenSize], `${name}.weight`) };
 }
 
 function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {

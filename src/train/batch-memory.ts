@@ -38,7 +38,7 @@ export function createBatchMemory(executor: Executor, config: ModelConfig, token
   const put = (name: BatchInput, data: Int32Array | Float32Array) =>
     executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
 
-  const half = config.headDim / 2;
+  const half = config.rotaryDim / 2;
   const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
   const windowStarts = new Int32Array(tokens);

@@ -1,5 +1,7 @@
 import { z } from "zod";
-import { LINEAR_MODULES } from "../hf/peft.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import { LINEAR_MODULES } from "../hf/modules.ts";
+import { ALL_LINEAR, resolveTargets } from "../hf/peft.ts";
 
 /**
  * The training configuration. This schema is the one place that defines each key: its flag (`learningRate` is
@@ -36,10 +38,10 @@ export const trainConfigSchema = z.strictObject({
   alpha: positive.optional().describe("LoRA alpha; the adapter's output is scaled by alpha / r (default: twice the rank)"),
   dropout: z.number().min(0).max(0.95).default(0).describe("dropout in front of the adapters"),
   targets: z
-    .array(z.enum(LINEAR_MODULES))
+    .array(z.enum([ALL_LINEAR, ...LINEAR_MODULES]))
     .min(1)
-    .default([...LINEAR_MODULES])
-    .describe("linear layers that get an adapter"),
+    .default([ALL_LINEAR])
+    .describe("linear layers that get an adapter, by the model's own names"),
   rslora: z.boolean().default(false).describe("scale by alpha / sqrt(r) instead (rank-stabilised LoRA)"),
 
   sequenceLength: count
@@ -192,12 +194,13 @@ const NUMERIC_KEYS = [
 export function fingerprint(
   config: TrainConfig,
   inputs: {
-    readonly model: { readonly family: string; readonly layers: number; readonly hiddenSize: number };
+    readonly model: Pick<ModelConfig, "family" | "layers" | "hiddenSize">;
     readonly train: { readonly count: number; readonly tokens: number };
   },
 ): string {
   const { model, train } = inputs;
-  const settings = NUMERIC_KEYS.map((key) => `${key} ${String(config[key] ?? "default")}`);
+  const resolved = { ...config, targets: resolveTargets(config.targets, model) };
+  const settings = NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? "default")}`);
   return [
     ...settings,
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,

@@ -1,6 +1,6 @@
 import { fromFloat32 } from "../hf/halves.ts";
 import { copyCompanions, writeWeights } from "../hf/model-folder.ts";
-import { writeAdapter } from "../hf/peft.ts";
+import { resolveTargets, writeAdapter } from "../hf/peft.ts";
 import { isVision } from "../hf/model-weights.ts";
 import { readBytes, type TensorData, type TensorSource } from "../hf/safetensors.ts";
 import type { FloatType } from "../graph/types.ts";
@@ -20,7 +20,7 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
       alpha: loraAlpha(config),
       dropout: config.dropout,
       rslora: config.rslora,
-      targets: config.targets,
+      targets: resolveTargets(config.targets, engine.config),
       exclude: engine.config.modulePrefix === "model." ? null : VISION_MODULES,
       tensors: trainedTensors(engine, () => "f32"),
     });

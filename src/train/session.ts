@@ -10,6 +10,7 @@ import { UserError } from "../errors.ts";
 import { elements } from "../graph/types.ts";
 import { checkContext, contextLimit, loadConfig, type ModelConfig } from "../hf/config.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
+import { resolveTargets } from "../hf/peft.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
@@ -75,14 +76,18 @@ export function readInputs(config: TrainConfig, folder: string): Inputs {
   };
 }
 
-export function tuningOf(config: Pick<TrainConfig, "method" | "rank" | "alpha" | "rslora" | "dropout" | "targets">): Tuning {
+/** @throws {UserError} targets that the model does not have */
+export function tuningOf(
+  config: Pick<TrainConfig, "method" | "rank" | "alpha" | "rslora" | "dropout" | "targets">,
+  model: Pick<ModelConfig, "family">,
+): Tuning {
   if (config.method === "full") return { method: "full" };
   return {
     method: "lora",
     rank: config.rank,
     scale: loraScale(config),
     dropout: config.dropout,
-    targets: new Set(config.targets),
+    targets: new Set(resolveTargets(config.targets, model)),
   };
 }
 
@@ -129,7 +134,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const options: EngineOptions = {
     config: model,
     source,
-    tuning: tuningOf(config),
+    tuning: tuningOf(config, model),
     strategy,
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,

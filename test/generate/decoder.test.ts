@@ -83,6 +83,16 @@ describe("the text in the cache", () => {
     }
   });
 
+  test("a text that grows longer than LongRoPE's limit, and a shorter one after it, are computed anew", async () => {
+    const { config, full, decoder } = await pair(modelFolder("phi4-mini"), null, 64);
+    const text = randomIds(3, 20, config.vocabSize);
+    for (const length of [11, 12, 13, 20, 12, 9, 14]) {
+      const part = text.slice(0, length);
+      expect(relativeError(decoder.feed(part), full.logits(part))).toBeLessThan(1e-5);
+      expect(decoder.ids).toEqual(part);
+    }
+  });
+
   test("a text that has no room is refused; generation ends where the room ends", async () => {
     const { config, decoder } = await pair(modelFolder("qwen3"), null, 20);
     expect(() => decoder.feed(randomIds(1, 21, config.vocabSize))).toThrow(/21 tokens, more than the 20/);

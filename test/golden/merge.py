@@ -4,6 +4,7 @@ Run: python test/golden/merge.py    (torch 2.13, transformers 5.23, peft 0.21)
 """
 
 import pathlib
+import sys
 
 import torch
 from peft import PeftModel
@@ -12,12 +13,24 @@ from transformers import AutoModelForCausalLM
 
 torch.set_num_threads(1)
 HERE = pathlib.Path(__file__).parent
-PICKED = ("layers.0.self_attn.q_proj", "layers.1.mlp.down_proj", "layers.1.self_attn.o_proj")
+sys.path.insert(0, str(HERE / "models"))
+import internlm2  # noqa: E402, F401
+
+PICKED = (
+    "layers.0.self_attn.q_proj",
+    "layers.0.self_attn.qkv_proj",
+    "layers.1.mlp.down_proj",
+    "layers.1.mlp.gate_up_proj",
+    "layers.1.self_attn.o_proj",
+    "layers.0.attention.wqkv",
+    "layers.1.attention.wo",
+    "layers.1.feed_forward.w2",
+)
 
 
 def main():
     out = {}
-    for family in ("llama", "mistral", "qwen2", "smollm2", "gemma2", "gemma3", "gemma3-vision"):
+    for family in ("llama", "mistral", "qwen2", "smollm2", "gemma2", "gemma3", "gemma3-vision", "phi3", "phi4-mini", "internlm2", "internlm3"):
         folder = HERE / "models" / family
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         merged = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload()

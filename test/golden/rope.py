@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
+from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
@@ -19,6 +20,13 @@ torch.set_num_threads(1)
 
 BASE = dict(hidden_size=256, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, vocab_size=32)
 LLAMA3 = dict(rope_type="llama3", factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
+
+
+def factors(count):
+    """Of a short sequence near 1, of a long one up to 60."""
+    return dict(short_factor=[1 + 0.013 * i for i in range(count)], long_factor=[1.07 + 60 * (i / count) ** 2 for i in range(count)])
+
+
 CASES = {
     "llama-default": dict(model_type="llama", rope_theta=10000.0, max_position_embeddings=2048),
     "llama-linear": dict(model_type="llama", rope_theta=10000.0, max_position_embeddings=4096, rope_scaling=dict(type="linear", factor=3.0)),
@@ -32,8 +40,22 @@ CASES = {
     "qwen2-yarn": dict(model_type="qwen2", rope_theta=1000000.0, max_position_embeddings=32768,
                        rope_scaling=dict(type="yarn", factor=4.0, original_max_position_embeddings=32768)),
     "qwen3-dynamic": dict(model_type="qwen3", head_dim=128, rope_theta=1000000, max_position_embeddings=4096, rope_scaling=dict(rope_type="dynamic", factor=2.0)),
+    "phi3": dict(model_type="phi3", rope_theta=10000.0, max_position_embeddings=4096, pad_token_id=0),
+    # The positions make a sequence of 4096 tokens: a short one where the original context is as long, a long one elsewhere.
+    "phi3-short": dict(model_type="phi3", rope_theta=10000.0, max_position_embeddings=131072, original_max_position_embeddings=4096,
+                       pad_token_id=0, rope_scaling=dict(type="longrope", **factors(32))),
+    "phi3-long": dict(model_type="phi3", rope_theta=10000.0, max_position_embeddings=131072, original_max_position_embeddings=2048,
+                      pad_token_id=0, partial_rotary_factor=0.75, rope_scaling=dict(type="longrope", **factors(24))),
+    "phi3-attention-factor": dict(model_type="phi3", max_position_embeddings=8192, original_max_position_embeddings=4095, pad_token_id=0,
+                                  rope_parameters=dict(rope_type="longrope", rope_theta=5000.0, partial_rotary_factor=0.5, attention_factor=1.25,
+                                                       original_max_position_embeddings=4095,
+                                                       **factors(16))),
+    "llama-longrope": dict(model_type="llama", rope_theta=10000.0, max_position_embeddings=16384,
+                           rope_scaling=dict(type="longrope", factor=8.0, original_max_position_embeddings=2048, **factors(32))),
+    "internlm3-dynamic": dict(model_type="internlm3", head_dim=128, rope_theta=50000000, max_position_embeddings=32768,
+                              rope_scaling=dict(rope_type="dynamic", factor=6.0)),
 }
-CLASSES = dict(llama=LlamaRotaryEmbedding, mistral=MistralRotaryEmbedding, qwen2=Qwen2RotaryEmbedding, qwen3=Qwen3RotaryEmbedding)
+CLASSES = dict(llama=LlamaRotaryEmbedding, mistral=MistralRotaryEmbedding, qwen2=Qwen2RotaryEmbedding, qwen3=Qwen3RotaryEmbedding, phi3=Phi3RotaryEmbedding, internlm3=LlamaRotaryEmbedding)
 POSITIONS = [0, 1, 2, 3, 17, 100, 511, 1023, 2047, 4095]
 
 

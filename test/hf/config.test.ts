@@ -27,6 +27,7 @@ describe("families", () => {
       heads: 4,
       kvHeads: 2,
       headDim: 16,
+      rotaryDim: 16,
       intermediateSize: 96,
       vocabSize: 128,
       rmsNormEps: 1e-6,
@@ -180,6 +181,65 @@ describe("families", () => {
     expect(userError(() => parseConfig(bad))).toContain('"num_hidden_layers" is "x"');
   });
 
+  test("Phi-3: a window everywhere or nowhere, part of a head rotated, LongRoPE by all its names", () => {
+    const factors = { short_factor: Array(6).fill(1), long_factor: Array(6).fill(3) };
+    const mini = of("phi3", { partial_rotary_factor: 0.75, rope_scaling: { type: "longrope", ...factors } });
+    expect(mini).toMatchObject({
+      headDim: 16,
+      rotaryDim: 12,
+      slidingWindow: null,
+      rmsNormEps: 1e-5,
+      attentionBias: false,
+      eosTokenIds: [32_000],
+      rope: { scaling: { type: "longrope", originalMaxPositions: 4096, factor: 1, attentionFactor: null } },
+    });
+    const longrope = (extra: object) => of("phi3", { partial_rotary_factor: 0.75, max_position_embeddings: 131_072, ...extra });
+    const expected = longrope({ rope_scaling: { type: "longrope", ...factors } });
+    expect(expected.rope.scaling).toMatchObject({ factor: 32 });
+    expect(contextLimit(expected)).toBe(131_072);
+    for (const type of ["su", "yarn"]) expect(longrope({ rope_scaling: { type, ...factors } })).toEqual(expected);
+    const parameters = { rope_type: "longrope", ...factors, partial_rotary_factor: 0.75 };
+    expect(of("phi3", { max_position_embeddings: 131_072, rope_parameters: parameters })).toEqual(expected);
+    // The model's own key wins over the one in the scaling.
+    const scaling = { ...parameters, original_max_position_embeddings: 64 };
+    expect(longrope({ original_max_position_embeddings: 8192, rope_scaling: scaling }).rope.scaling).toMatchObject({
+      factor: 16,
+    });
+    expect(of("phi3", { sliding_window: 7 })).toMatchObject({ slidingWindow: 7, windowLayers: [true, true, true, true] });
+    for (const [extra, message] of [
+      [{ rope_scaling: { type: "longrope", ...factors } }, '"short_factor" has 6 entries; expected 8'],
+      [{ rope_scaling: { type: "longrope", short_factor: Array(8).fill(1) } }, 'needs a list of numbers "long_factor"'],
+      [{ partial_rotary_factor: 0.2 }, "rotates 3 of 16 features"],
+      [{ architectures: ["Phi3VForCausalLM"] }, '"Phi3VForCausalLM" is not supported; expected Phi3ForCausalLM'],
+      [{ model_type: "phi3small", architectures: ["Phi3SmallForCausalLM"] }, '"Phi3SmallForCausalLM" is not supported'],
+    ] as const)
+      expect(userError(() => of("phi3", extra))).toContain(message);
+  });
+
+  test("InternLM2 and 3: the flags of their biases, their defaults; variants that do not generate text are refused", () => {
+    const biases = ({ attentionBias, attentionOutputBias, mlpBias }: ReturnType<typeof of>) => [
+      attentionBias,
+      attentionOutputBias,
+      mlpBias,
+    ];
+    expect(biases(of("internlm2"))).toEqual([true, true, false]);
+    expect(biases(of("internlm2", { bias: false }))).toEqual([false, false, false]);
+    expect(of("internlm2", { sliding_window: 7, rope_scaling: { type: "dynamic", factor: 2 } })).toMatchObject({
+      slidingWindow: null,
+      headDim: 16,
+      rope: { scaling: { type: "dynamic" } },
+    });
+    expect(biases(of("internlm3"))).toEqual([false, false, false]);
+    expect(biases(of("internlm3", { qkv_bias: true }))).toEqual([true, false, false]);
+    expect(biases(of("internlm3", { bias: true }))).toEqual([false, true, true]);
+    expect(biases(of("internlm3", { attention_bias: true, mlp_bias: true }))).toEqual([true, true, true]);
+    expect(of("internlm3")).toMatchObject({ headDim: 128, maxPositions: 32_768, rmsNormEps: 1e-5 });
+    expect(userError(() => of("internlm2", { architectures: ["InternLM2ForRewardModel"] }))).toContain(
+      '"InternLM2ForRewardModel" is not supported; expected InternLM2ForCausalLM',
+    );
+    expect(userError(() => of("internlm"))).toContain('"internlm" is not supported; supported are Llama');
+  });
+
   test("end ids come from both files, dtype under either key, null biases of the family", () => {
     const config = parseConfig(
       { model_type: "llama", ...BASE, eos_token_id: [5, 6], torch_dtype: "bfloat16", pad_token_id: -1 },
@@ -229,7 +289,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2 and Gemma 3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],
@@ -242,7 +302,7 @@ describe("bad values", () => {
       [{ num_hidden_layers: 1e300 }, '"num_hidden_layers" is 1e+300'],
       [{ hidden_act: "relu" }, 'hidden_act "relu" is not supported'],
       [{ hidden_act: "constructor" }, "is not supported"],
-      [{ rope_scaling: { rope_type: "longrope" } }, 'rope_type "longrope" is not supported; expected one of default, linear'],
+      [{ rope_scaling: { rope_type: "spiral" } }, 'rope_type "spiral" is not supported; expected one of default, linear'],
       [{ rope_scaling: { rope_type: "linear" } }, 'needs a number "factor"'],
       [{ rope_scaling: { type: "linear", factor: 0 } }, '"rope_scaling.factor" is 0'],
       [{ partial_rotary_factor: 0.5 }, "partial_rotary_factor 0.5"],

@@ -1,20 +1,16 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import {
-  LINEAR_MODULES,
-  openAdapter,
-  readAdapter,
-  resolveTargets,
-  writeAdapter,
-  type AdapterToWrite,
-} from "../../src/hf/peft.ts";
+import { openAdapter, readAdapter, resolveTargets, writeAdapter, type AdapterToWrite } from "../../src/hf/peft.ts";
+import { modulesOf } from "../../src/hf/modules.ts";
 import { readFloat32, type TensorData } from "../../src/hf/safetensors.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
+const LLAMA = { family: "llama" } as const;
+const LINEAR = modulesOf(LLAMA).linear;
 const golden = join(import.meta.dir, "../golden/models/qwen2/adapter");
 
 function matrix(name: string, rows: number, columns: number): TensorData {
@@ -53,23 +49,23 @@ function written(changes: Partial<AdapterToWrite> = {}, config: object = {}): st
 
 describe("reading", () => {
   test("an adapter that PEFT saved", () => {
-    const adapter = readAdapter(golden);
+    const adapter = readAdapter(golden, LLAMA);
     expect(adapter).toMatchObject({ base: null, rank: 4, scale: 1.5, dropout: 0 });
-    expect(adapter.targets).toEqual([...LINEAR_MODULES].sort());
+    expect(adapter.targets).toEqual([...LINEAR].sort());
     expect(adapter.modules.size).toBe(14);
     expect(adapter.modules.get("model.layers.1.mlp.down_proj")!.a.shape).toEqual([4, 37]);
     adapter.source.close();
   });
 
   test("what was written comes back", () => {
-    const adapter = readAdapter(written());
+    const adapter = readAdapter(written(), LLAMA);
     expect(adapter).toMatchObject({ base: "org/base", rank: 2, scale: 4, dropout: 0.1, targets: ["q_proj", "up_proj"] });
     expect(readFloat32(adapter.source, "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight", [5, 2])[9]).toBe(0.5);
     adapter.source.close();
   });
 
   test("rsLoRA scales by alpha / sqrt(rank)", () => {
-    expect(readAdapter(written({ rslora: true })).scale).toBe(8 / Math.SQRT2);
+    expect(readAdapter(written({ rslora: true }), LLAMA).scale).toBe(8 / Math.SQRT2);
   });
 
   test("rank and alpha patterns, by end of the name or whole name; further training refuses them", () => {
@@ -94,7 +90,7 @@ describe("reading", () => {
       "model.layers.1.self_attn.q_proj",
     ]);
     source.close();
-    expect(userError(() => readAdapter(target))).toContain("training further needs one rank");
+    expect(userError(() => readAdapter(target, LLAMA))).toContain("training further needs one rank");
     expect(userError(() => openAdapter(written({}, { rank_pattern: { "layers\\.[01]": 3 } })))).toContain("regular expression");
   });
 
@@ -123,7 +119,9 @@ describe("reading", () => {
     expect(userError(() => openAdapter(written({ tensors: ADAPTER.tensors.slice(0, 3) })))).toContain(
       "lacks base_model.model.model.layers.0.mlp.up_proj.lora_B.weight",
     );
-    expect(userError(() => readAdapter(written({ tensors: pair("lm_head") })))).toContain('target module "lm_head" is unknown');
+    expect(userError(() => readAdapter(written({ tensors: pair("lm_head") }), LLAMA))).toContain(
+      'target module "lm_head" is unknown',
+    );
     expect(userError(() => openAdapter(written({ tensors: [] })))).toContain("holds no LoRA matrices");
     expect(userError(() => openAdapter(written({ tensors: [matrix("model.embed_tokens.lora_embedding_A", 2, 3)] })))).toContain(
       "not a LoRA matrix",
@@ -131,11 +129,16 @@ describe("reading", () => {
   });
 });
 
-test("target modules: names, all-linear, nothing", () => {
-  expect(resolveTargets(["all-linear"])).toEqual([...LINEAR_MODULES]);
-  expect(resolveTargets([])).toEqual([...LINEAR_MODULES]);
-  expect(resolveTargets(["up_proj", "q_proj"])).toEqual(["q_proj", "up_proj"]);
-  expect(userError(() => resolveTargets(["q_proj", "qproj"]))).toContain('"qproj" is unknown');
+test("target modules: names, all-linear, nothing; in the family's own words", () => {
+  expect(resolveTargets(["all-linear"], LLAMA)).toEqual([...LINEAR]);
+  expect(resolveTargets([], LLAMA)).toEqual([...LINEAR]);
+  expect(resolveTargets(["up_proj", "q_proj"], LLAMA)).toEqual(["q_proj", "up_proj"]);
+  expect(userError(() => resolveTargets(["q_proj", "qproj"], LLAMA))).toContain('"qproj" is unknown');
+  expect(resolveTargets(["all-linear"], { family: "phi3" })).toEqual(["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]);
+  expect(resolveTargets(["w2", "wqkv"], { family: "internlm2" })).toEqual(["wqkv", "w2"]);
+  expect(userError(() => resolveTargets(["q_proj"], { family: "internlm2" }))).toBe(
+    'target module "q_proj" is unknown in models of type internlm2; expected all-linear or some of wqkv, wo, w1, w3, w2',
+  );
 });
 
 test("a disk that fills up at any byte leaves no adapter, or the one that was there", () => {

@@ -15,6 +15,10 @@ export const FAMILIES = [
   "gemma2",
   "gemma3",
   "gemma3-vision",
+  "phi3",
+  "phi4-mini",
+  "internlm2",
+  "internlm3",
 ] as const;
 export type GoldenFamily = (typeof FAMILIES)[number];
 

@@ -13,7 +13,12 @@ import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { batchFile, type GoldenFamily, modelFolder } from "./golden.ts";
 
 /** The families whose checkpoints carry the adapters of test/golden/peft. */
-export const PEFT_FAMILIES = ["qwen3", "gemma2", "gemma3-vision"] as const;
+export const PEFT_FAMILIES = ["qwen3", "gemma2", "gemma3-vision", "phi3", "internlm2"] as const;
+
+const TARGETS: Partial<Record<GoldenFamily, TrainConfig["targets"]>> = {
+  phi3: ["qkv_proj", "gate_up_proj", "down_proj"],
+  internlm2: ["wqkv", "wo", "w1", "w2"],
+};
 
 export const peftFixture = (family: GoldenFamily): string => join(import.meta.dir, "../golden/peft", family);
 
@@ -27,7 +32,7 @@ export async function adaptedEngine(
     rank: 3,
     alpha: 5,
     rslora: true,
-    targets: ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
+    targets: TARGETS[family] ?? ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
   });
   const model = loadConfig(modelFolder(family));
   const batch = readStepBatch(batchFile(family, "rows"), model);
@@ -37,7 +42,7 @@ export async function adaptedEngine(
   const engine = createEngine(executor, {
     config: model,
     source,
-    tuning: tuningOf(config),
+    tuning: tuningOf(config, model),
     strategy: { name: "per-segment" },
     tokens,
     logits: { tokens, rows: batch.ids.length },

@@ -15,6 +15,7 @@ const config: ModelConfig = {
   heads: 4,
   kvHeads: 2,
   headDim: 6,
+  rotaryDim: 6,
   intermediateSize: 27,
   vocabSize: 31,
   rmsNormEps: 1e-6,

@@ -15,6 +15,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import internlm2
 import peft
 import torch
 import transformers
@@ -285,6 +286,108 @@ FAMILIES = {
             },
         },
     },
+    "phi3": {
+        "seed": 1009,
+        "dtype": torch.bfloat16,
+        "targets": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+        "config": {
+            "architectures": ["Phi3ForCausalLM"],
+            "model_type": "phi3",
+            "hidden_size": 36,
+            "intermediate_size": 41,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 107,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "rope_scaling": None,
+            "sliding_window": 5,
+            "original_max_position_embeddings": 64,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "eos_token_id": 3,
+            "pad_token_id": 3,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+        },
+    },
+    # Of the batches' examples, those of 13 and 17 tokens are long ones, those of 1 to 11 short ones.
+    "phi4-mini": {
+        "seed": 1010,
+        "dtype": torch.float32,
+        "targets": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+        "config": {
+            "architectures": ["Phi3ForCausalLM"],
+            "model_type": "phi3",
+            "hidden_size": 48,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "vocab_size": 103,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 100.0,
+            "partial_rotary_factor": 0.75,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1, 1.05, 1.1, 1.2, 1.3, 1.5],
+                "long_factor": [1, 1.4, 2.1, 3.5, 4.2, 5.5],
+            },
+            "original_max_position_embeddings": 12,
+            "sliding_window": 262144,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "pad_token_id": 0,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+    },
+    "internlm2": {
+        "seed": 1011,
+        "dtype": torch.float16,
+        "targets": ["wqkv", "wo", "w1", "w2", "w3"],
+        "config": {
+            "architectures": ["InternLM2ForCausalLM"],
+            "model_type": "internlm2",
+            "auto_map": {"AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"},
+            "bias": True,
+            "hidden_size": 40,
+            "intermediate_size": 39,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 119,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1000000,
+            "rope_scaling": {"type": "dynamic", "factor": 2.0},
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+        },
+    },
+    "internlm3": {
+        "seed": 1012,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["InternLM3ForCausalLM"],
+            "model_type": "internlm3",
+            "bias": True,
+            "qkv_bias": True,
+            "hidden_size": 38,
+            "intermediate_size": 35,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 14,
+            "vocab_size": 113,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 50000000,
+            "rope_scaling": {"factor": 6.0, "rope_type": "dynamic"},
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+        },
+    },
 }
 
 
@@ -324,7 +427,7 @@ def randomise(model, generator):
                 parameter.copy_((0 if "gemma" in model.config.model_type else 1) + 0.2 * noise)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)
-            elif "embed_tokens" in name or "lm_head" in name:
+            elif any(part in name for part in ("embed_tokens", "lm_head", "tok_embeddings", "output")):
                 parameter.copy_(0.3 * noise)
             else:
                 parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[1]))
@@ -424,7 +527,7 @@ def forward_inputs(batch, config, dtype):
                 "sliding_attention": explicit_mask(batch, config, dtype, window),
             }
         else:
-            inputs["attention_mask"] = explicit_mask(batch, config, dtype, window if config.model_type == "mistral" else None)
+            inputs["attention_mask"] = explicit_mask(batch, config, dtype, window if config.model_type in ("mistral", "phi3") else None)
     elif "attention_mask" in batch:
         inputs["attention_mask"] = batch["attention_mask"]
     return inputs
@@ -433,10 +536,25 @@ def forward_inputs(batch, config, dtype):
 def loss_of(model, batch):
     """Mean over the labelled tokens of -log p(label), labels shifted by one. Returns (loss, logits)."""
     dtype = next(model.parameters()).dtype
-    logits = model(**forward_inputs(batch, model.config.get_text_config(), dtype)).logits
+    config = model.config.get_text_config()
+    # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows.
+    alone = config.rope_parameters.get("rope_type") == "longrope"
+    logits = logits_alone(model, batch) if alone else model(**forward_inputs(batch, config, dtype)).logits
     labels = batch["labels"][:, 1:].reshape(-1)
     flat = logits[:, :-1].reshape(-1, logits.shape[-1])
     return torch.nn.functional.cross_entropy(flat, labels, ignore_index=-100), logits
+
+
+def logits_alone(model, batch):
+    """Each example of the batch by itself; zeros at padding."""
+    rows = []
+    for row, ids in enumerate(batch["input_ids"]):
+        positions = batch["position_ids"][row] if "position_ids" in batch else torch.arange(len(ids))
+        length = int(batch["attention_mask"][row].sum()) if "attention_mask" in batch else len(ids)
+        starts = (positions[:length] == 0).nonzero().flatten().tolist() + [length]
+        parts = [model(input_ids=ids[None, start:end], use_cache=False).logits[0] for start, end in zip(starts, starts[1:])]
+        rows.append(torch.nn.functional.pad(torch.cat(parts), (0, 0, 0, len(ids) - length)))
+    return torch.stack(rows)
 
 
 def trainable(model):
@@ -561,6 +679,8 @@ def make_family(name, spec, root):
     worst, summary = 0.0, {"versions": VERSIONS, "adamw": adamw, "losses": {}}
     for method, load in (("full", load_model), ("lora", load_adapted)):
         model, exact = load(folder, torch.float32), load(folder, torch.float64)
+        if name == "internlm2" and method == "full":
+            internlm2.check(load(folder, torch.float64), batches)
         for batch_name, batch in batches.items():
             got, reference = step(model, batch), step(exact, batch)
             assert got.keys() == reference.keys()

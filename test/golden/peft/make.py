@@ -6,6 +6,7 @@
 """
 
 import json
+import sys
 
 from pathlib import Path
 
@@ -15,10 +16,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 here = Path(__file__).parent
+sys.path.insert(0, str(here.parent / "models"))
+import internlm2  # noqa: E402, F401
+
 torch.set_num_threads(1)
 versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
 
-for name in ("qwen3", "gemma2", "gemma3-vision"):
+for name in ("qwen3", "gemma2", "gemma3-vision", "phi3", "internlm2"):
     folder = here / name
     family = here.parent / "models" / name
     model = transformers.AutoModelForCausalLM.from_pretrained(family, dtype=torch.float32, attn_implementation="eager")

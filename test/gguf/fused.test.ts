@@ -1,0 +1,205 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { groupRows } from "../../src/gguf/encode.ts";
+import { loadConfig, type ModelConfig } from "../../src/hf/config.ts";
+import { mergeAdapter } from "../../src/hf/merge.ts";
+import { openSafetensors, readBytes, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { temporaryFolder } from "../hf/temp.ts";
+import { copyFolder, remat } from "../support/cli.ts";
+import { type GgufFile, readGguf } from "../support/gguf.ts";
+import { adapterFolder, type GoldenFamily, modelFolder, readTensors } from "../support/golden.ts";
+
+setDefaultTimeout(120_000);
+
+const folder = temporaryFolder();
+const tokenizers = join(import.meta.dir, "../golden/tokenizers");
+const WEIGHTS = "model.safetensors";
+
+/** A family's golden model with a tokenizer and other settings; an InternLM2 without biases, which llama.cpp does not have. */
+function model(family: GoldenFamily, name: string, changes: object = {}): string {
+  const target = copyFolder(modelFolder(family), join(folder, name));
+  for (const file of ["tokenizer.json", "tokenizer_config.json"])
+    copyFileSync(join(tokenizers, "smollm", file), join(target, file));
+  const path = join(target, "config.json");
+  writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), ...changes }));
+  return target;
+}
+
+function withoutBiases(): string {
+  const target = model("internlm2", "internlm2", { bias: false });
+  const source = openSafetensors(modelFolder("internlm2"));
+  const kept = [...source.tensors.values()].filter(({ name }) => !name.endsWith(".bias"));
+  writeSafetensors(
+    join(target, WEIGHTS),
+    kept.map((entry) => ({ ...entry, dtype: entry.dtype!, data: readBytes(source, entry) })),
+  );
+  source.close();
+  return target;
+}
+
+async function exported(name: string, ...args: string[]): Promise<GgufFile> {
+  const out = join(folder, name, "m.gguf");
+  const { code, stderr } = await remat(["export", "gguf", "--out", out, "--type", "f32", ...args]);
+  expect(`${code} ${stderr.replace(/^note:.*\n/, "")}`).toBe("0 ");
+  return readGguf(out);
+}
+
+const PHI3: Readonly<Record<string, string>> = {
+  attn_norm: "input_layernorm",
+  ffn_norm: "post_attention_layernorm",
+  attn_qkv: "self_attn.qkv_proj",
+  attn_output: "self_attn.o_proj",
+  ffn_up: "mlp.gate_up_proj",
+  ffn_down: "mlp.down_proj",
+};
+
+const INTERNLM2: Readonly<Record<string, string>> = {
+  attn_norm: "attention_norm",
+  ffn_norm: "ffn_norm",
+  attn_output: "attention.wo",
+  ffn_gate: "feed_forward.w1",
+  ffn_up: "feed_forward.w3",
+  ffn_down: "feed_forward.w2",
+};
+
+/** Rows of `wqkv`, one after another, that are queries, keys or values. */
+function rowsOf(part: "attn_q" | "attn_k" | "attn_v", { heads, kvHeads, headDim }: ModelConfig): number[] {
+  const perKey = heads / kvHeads;
+  const count = part === "attn_q" ? heads : kvHeads;
+  return Array.from({ length: count * headDim }, (_, i) => {
+    const [head, feature] = [Math.floor(i / headDim), i % headDim];
+    const group = part === "attn_q" ? Math.floor(head / perKey) : head;
+    const slot = part === "attn_q" ? head % perKey : part === "attn_k" ? perKey : perKey + 1;
+    // Neighbours are rotated with each other: new row 2 i + j of a head is its old row j dim / 2 + i.
+    const inside = part === "attn_v" ? feature : (feature % 2) * (headDim / 2) + Math.floor(feature / 2);
+    return (group * (perKey + 2) + slot) * headDim + inside;
+  });
+}
+
+function expectRows(got: Float32Array, whole: Float32Array, rows: readonly number[], columns: number): void {
+  expect(got.length).toBe(rows.length * columns);
+  rows.forEach((row, i) => {
+    expect(got.subarray(i * columns, (i + 1) * columns)).toEqual(whole.subarray(row * columns, (row + 1) * columns));
+  });
+}
+
+describe("Phi-3", () => {
+  test.each(["phi3", "phi4-mini"] as const)("%s: fused matrices stay one, values exact, settings", async (family) => {
+    const path = model(family, family);
+    const config = loadConfig(path);
+    const file = await exported(`${family}-f32`, "--model", path);
+    const stored = readTensors(join(path, WEIGHTS));
+    const names: Readonly<Record<string, string>> = {
+      token_embd: "model.embed_tokens",
+      output_norm: "model.norm",
+      ...(!config.tieWordEmbeddings && { output: "lm_head" }),
+      ...Object.fromEntries(
+        Array.from({ length: config.layers }, (_, layer) =>
+          Object.entries(PHI3).map(([to, from]) => [`blk.${layer}.${to}`, `model.layers.${layer}.${from}`]),
+        ).flat(),
+      ),
+    };
+    const factors = family === "phi4-mini" ? ["rope_factors_long.weight", "rope_factors_short.weight"] : [];
+    expect([...file.tensors.keys()].sort()).toEqual([...Object.keys(names).map((name) => `${name}.weight`), ...factors].sort());
+    for (const [to, from] of Object.entries(names))
+      expect(file.tensors.get(`${to}.weight`)!.values()).toEqual(stored.get(`${from}.weight`)!);
+    expect(file.metadata.get("general.architecture")).toBe("phi3");
+    expect(file.metadata.get("phi3.rope.dimension_count")).toBe(config.rotaryDim);
+    expect(file.metadata.get("phi3.attention.sliding_window")).toBe(config.slidingWindow);
+    if (family === "phi3") return;
+    expect([...file.tensors.get("rope_factors_long.weight")!.values()]).toEqual([1, 1.4, 2.1, 3.5, 4.2, 5.5].map(Math.fround));
+    expect([...file.tensors.get("rope_factors_short.weight")!.values()]).toEqual([1, 1.05, 1.1, 1.2, 1.3, 1.5].map(Math.fround));
+    expect(file.metadata.get("phi3.rope.scaling.original_context_length")).toBe(12);
+    expect(file.metadata.get("phi3.rope.scaling.attn_factor")).toBe(Math.fround(Math.sqrt(1 + Math.log(64 / 12) / Math.log(12))));
+    expect(file.metadata.get("phi3.context_length")).toBe(64);
+  });
+
+  test("an adapter of the fused matrices is one pair each", async () => {
+    const file = await exported(
+      "phi3-adapter",
+      "--model",
+      model("phi3", "phi3-base"),
+      "--adapter",
+      adapterFolder("phi3"),
+      "--adapter-only",
+    );
+    const stored = readTensors(join(adapterFolder("phi3"), "adapter_model.safetensors"));
+    expect(file.tensors.size).toBe(stored.size);
+    for (const [to, from] of Object.entries(PHI3).slice(2)) {
+      for (const [side, name] of Object.entries({ lora_a: "lora_A", lora_b: "lora_B" }))
+        expect(file.tensors.get(`blk.1.${to}.weight.${side}`)!.values()).toEqual(
+          stored.get(`base_model.model.model.layers.1.${from}.${name}.weight`)!,
+        );
+    }
+  });
+});
+
+describe("InternLM2", () => {
+  const path = withoutBiases();
+  const config = loadConfig(path);
+  const parts = ["attn_q", "attn_k", "attn_v"] as const;
+
+  test("queries, keys and values are three tensors, the others exact", async () => {
+    const file = await exported("internlm2-f32", "--model", path);
+    const stored = readTensors(join(path, WEIGHTS));
+    expect(file.metadata.get("general.architecture")).toBe("internlm2");
+    expect(file.tensors.size).toBe(3 + config.layers * 9);
+    for (let layer = 0; layer < config.layers; layer++) {
+      for (const [to, from] of Object.entries(INTERNLM2))
+        expect(file.tensors.get(`blk.${layer}.${to}.weight`)!.values()).toEqual(
+          stored.get(`model.layers.${layer}.${from}.weight`)!,
+        );
+      const whole = stored.get(`model.layers.${layer}.attention.wqkv.weight`)!;
+      for (const part of parts) {
+        const tensor = file.tensors.get(`blk.${layer}.${part}.weight`)!;
+        const rows = rowsOf(part, config);
+        expect(tensor.shape).toEqual([rows.length, config.hiddenSize]);
+        expectRows(tensor.values(), whole, rows, config.hiddenSize);
+      }
+    }
+    for (const [to, from] of [
+      ["token_embd", "model.tok_embeddings"],
+      ["output", "output"],
+      ["output_norm", "model.norm"],
+    ])
+      expect(file.tensors.get(`${to}.weight`)!.values()).toEqual(stored.get(`${from}.weight`)!);
+  });
+
+  test("an adapter of wqkv is three that share A; merged in, the same rows of the merged matrix", async () => {
+    const stored = readTensors(join(adapterFolder("internlm2"), "adapter_model.safetensors"));
+    const alone = await exported("internlm2-adapter", "--model", path, "--adapter", adapterFolder("internlm2"), "--adapter-only");
+    const wqkv = "base_model.model.model.layers.1.attention.wqkv";
+    for (const part of parts) {
+      const [a, b] = ["lora_a", "lora_b"].map((side) => alone.tensors.get(`blk.1.${part}.weight.${side}`)!);
+      expect(a!.values()).toEqual(stored.get(`${wqkv}.lora_A.weight`)!);
+      expectRows(b!.values(), stored.get(`${wqkv}.lora_B.weight`)!, rowsOf(part, config), 4);
+    }
+    const merged = join(folder, "internlm2-merged");
+    mergeAdapter({ base: path, adapter: adapterFolder("internlm2"), output: merged });
+    const [file, other] = [
+      await exported("internlm2-with", "--model", path, "--adapter", adapterFolder("internlm2")),
+      await exported("internlm2-merged-f32", "--model", merged),
+    ];
+    expect([...file.tensors.keys()]).toEqual([...other.tensors.keys()]);
+    for (const [name, tensor] of file.tensors) expect(tensor.values()).toEqual(other.tensors.get(name)!.values());
+  });
+
+  test("what llama.cpp does not compute is refused", async () => {
+    const refused = async (name: string, ...args: string[]) => {
+      const { code, stderr } = await remat(["export", "gguf", "--out", join(folder, name, "m.gguf"), ...args]);
+      expect(code).toBe(2);
+      return stderr;
+    };
+    expect(await refused("biased", "--model", model("internlm2", "internlm2-biased"))).toContain("no biases in attention");
+    const scaling = { type: "longrope", short_factor: Array(6).fill(1), long_factor: Array(6).fill(2) };
+    expect(await refused("long", "--model", model("smollm2", "long-llama", { rope_scaling: scaling }))).toContain(
+      "llama models have no longrope scaling",
+    );
+  });
+});
+
+test("rows of groups", () => {
+  const values = Float32Array.from({ length: 2 * 5 * 2 }, (_, i) => i);
+  expect([...groupRows(values, 2, 5, 1, 2)]).toEqual([2, 3, 4, 5, 12, 13, 14, 15]);
+});
