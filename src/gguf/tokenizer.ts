@@ -51,12 +51,13 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
     unknown: typeof model["unk_token"] === "string" ? model["unk_token"] : null,
   };
   const { tokens, types } = tokensOf(bpe, config.vocabSize);
-  const kind = model["byte_fallback"] === true ? sentencePiece(bpe, tokens, types) : byteLevel(bpe, tokens, types);
+  const template = tokenizer.chatTemplates.get("default");
+  const kind =
+    model["byte_fallback"] === true ? sentencePiece(bpe, tokens, types, template !== undefined) : byteLevel(bpe, tokens, types);
   const eos = tokenizer.eosId ?? config.eosTokenIds[0];
   const other = config.eosTokenIds.find((id) => id !== eos);
   const id = (key: string, value: number | null | undefined): [string, GgufValue][] =>
     value === null || value === undefined ? [] : [[`tokenizer.ggml.${key}`, { u32: value }]];
-  const template = tokenizer.chatTemplates.get("default");
   return new Map<string, GgufValue>([
     ...kind,
     ...id("bos_token_id", tokenizer.bosId ?? config.bosTokenId),
@@ -121,7 +122,7 @@ const FIXED_SCORES: Readonly<Record<number, number>> = {
  * not be found as they stand, for a space is another character in the vocabulary; they become tokens like others where merges
  * make them, which splits every text as Transformers does, else they are written with spaces, as by llama.cpp's converter.
  */
-function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly number[]): [string, GgufValue][] {
+function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly number[], chats: boolean): [string, GgufValue][] {
   const { vocab, merges, unknown } = bpe;
   const rank = new Map<string, number>();
   merges.forEach((pair, i) => {
@@ -139,7 +140,7 @@ function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly numb
     ["tokenizer.ggml.tokens", { texts }],
     ["tokenizer.ggml.token_type", { i32s: types }],
     ["tokenizer.ggml.scores", { f32s: scores }],
-    ["tokenizer.ggml.add_space_prefix", { bool: spacePrefix(bpe) }],
+    ["tokenizer.ggml.add_space_prefix", { bool: spacePrefix(bpe, chats) }],
     ...(unknownId === undefined ? [] : [["tokenizer.ggml.unknown_token_id", { u32: unknownId }] as [string, GgufValue]]),
   ];
 }
@@ -147,30 +148,32 @@ function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly numb
 /** What a space is in SentencePiece's tokens. */
 const SPACE = "\u2581";
 
-/** Whether a text begins with a space of its own. @throws {UserError} spaces are not what SentencePiece makes of them */
-function spacePrefix({ json, path }: Bpe): boolean {
+/**
+ * Whether a text gets a space in front. llama.cpp puts one behind every special token too, as older tokenizers do; newer ones
+ * ("first") put one only where a text begins. With a chat template a text begins with a special token: no space then.
+ * @throws {UserError} spaces are not what SentencePiece makes of them
+ */
+function spacePrefix({ json, path }: Bpe, chats: boolean): boolean {
   const listed = (value: unknown, key: string) =>
     (isRecord(value) && Array.isArray(value[key]) ? value[key] : [value]).filter(isRecord);
+  const isSpace = (pattern: unknown) => isRecord(pattern) && pattern["String"] === " ";
   const normalizers = listed(json["normalizer"], "normalizers");
   const words = listed(json["pre_tokenizer"], "pretokenizers");
-  const replaces = normalizers.some(
-    (one) =>
-      one["type"] === "Replace" && one["content"] === SPACE && isRecord(one["pattern"]) && one["pattern"]["String"] === " ",
-  );
-  const metaspace = words.find((one) => one["type"] === "Metaspace");
+  const replaces = normalizers.filter((one) => one["type"] === "Replace" && one["content"] === SPACE && isSpace(one["pattern"]));
+  const prepends = normalizers.filter((one) => one["type"] === "Prepend" && one["prepend"] === SPACE);
+  const metaspaces = words.filter((one) => one["type"] === "Metaspace");
   // Gemma's tokenizers split at spaces, of which there are none after they were replaced.
-  const idle = (one: Record<string, unknown>) =>
-    replaces && one["type"] === "Split" && isRecord(one["pattern"]) && one["pattern"]["String"] === " ";
-  const known =
-    normalizers.every((one) => one["type"] === "Replace" || one["type"] === "Prepend") &&
-    words.every((one) => one === metaspace || idle(one));
-  if (!known || !(replaces || metaspace)) {
+  const idle = words.filter((one) => replaces.length > 0 && one["type"] === "Split" && isSpace(one["pattern"]));
+  const known = normalizers.length === replaces.length + prepends.length && words.length === metaspaces.length + idle.length;
+  if (!known || replaces.length + metaspaces.length !== 1) {
     throw new UserError(
       `${path}: llama.cpp has no way of splitting texts as this tokenizer does; convert this model with llama.cpp`,
     );
   }
-  if (normalizers.some((one) => one["type"] === "Prepend" && one["prepend"] === SPACE)) return true;
-  return metaspace !== undefined && metaspace["prepend_scheme"] !== "never" && metaspace["add_prefix_space"] !== false;
+  const [metaspace] = metaspaces;
+  if (!metaspace) return prepends.length > 0;
+  const scheme = metaspace["prepend_scheme"] ?? (metaspace["add_prefix_space"] === false ? "never" : "always");
+  return scheme === "always" || (scheme === "first" && !chats);
 }
 
 function preTokenizer(value: unknown, path: string): string {

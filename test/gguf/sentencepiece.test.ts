@@ -1,5 +1,6 @@
-import { describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { tokenizerMetadata } from "../../src/gguf/tokenizer.ts";
@@ -71,26 +72,31 @@ function detokenize({ tokens, types, spacePrefix }: Vocabulary, ids: readonly nu
   return Buffer.concat(parts).toString();
 }
 
+/** What is written for the tokenizer of a folder. */
+function exported(at: string) {
+  const { model } = JSON.parse(readFileSync(join(at, "tokenizer.json"), "utf8")) as { model: { vocab: Record<string, number> } };
+  const vocabSize = Math.max(...Object.values(model.vocab)) + 1;
+  const metadata = tokenizerMetadata(loadTokenizer(at), { ...loadConfig(modelFolder("mistral")), vocabSize });
+  const get = <T>(key: string) => Object.values(metadata.get(`tokenizer.ggml.${key}`)!)[0] as T;
+  const vocabulary: Vocabulary = {
+    tokens: get("tokens"),
+    types: get("token_type"),
+    scores: get("scores"),
+    spacePrefix: get("add_space_prefix"),
+  };
+  return { vocabSize, get, vocabulary };
+}
+
 test("there are such tokenizers", () => {
   expect(names).toContain("mistral");
 });
 
 describe.each(names)("the GGUF vocabulary of %s", (name) => {
-  const tokenizer = loadTokenizer(join(folder, name));
-  const vocabSize =
-    Math.max(
-      ...Object.values(
-        JSON.parse(readFileSync(join(folder, name, "tokenizer.json"), "utf8")).model.vocab as Record<string, number>,
-      ),
-    ) + 1;
-  const metadata = tokenizerMetadata(tokenizer, { ...loadConfig(modelFolder("mistral")), vocabSize });
-  const get = <T>(key: string) => Object.values(metadata.get(`tokenizer.ggml.${key}`)!)[0] as T;
-  const tokens = get<string[]>("tokens");
-  const types = get<number[]>("token_type");
+  const { vocabSize, get, vocabulary } = exported(join(folder, name));
+  const { tokens, types } = vocabulary;
   const { added_tokens: added } = JSON.parse(readFileSync(join(folder, name, "tokenizer.json"), "utf8")) as {
     added_tokens: { content: string; special: boolean }[];
   };
-  const vocabulary = { tokens, types, scores: get<number[]>("scores"), spacePrefix: get<boolean>("add_space_prefix") };
   const { texts } = JSON.parse(readFileSync(join(folder, name, "cases.json"), "utf8")) as {
     texts: { text: string; ids: number[] }[];
   };
@@ -99,7 +105,7 @@ describe.each(names)("the GGUF vocabulary of %s", (name) => {
     expect(get<string>("model")).toBe("llama");
     expect(tokens.length).toBe(vocabSize);
     expect(types.length).toBe(vocabSize);
-    expect(get<number[]>("scores").length).toBe(vocabSize);
+    expect(vocabulary.scores.length).toBe(vocabSize);
     expect(tokens.filter((_, i) => types[i] === BYTE).length).toBe(256);
     expect(tokens[types.indexOf(UNKNOWN)]).toBe("<unk>");
     expect(get<number>("unknown_token_id")).toBe(types.indexOf(UNKNOWN));
@@ -119,5 +125,52 @@ describe.each(names)("the GGUF vocabulary of %s", (name) => {
       expect([text, ...tokenize(vocabulary, text)]).toEqual([text, ...ids]);
       expect(detokenize(vocabulary, ids)).toBe(text.replaceAll(SPACE, " "));
     }
+  });
+});
+
+describe("variants of a tokenizer", () => {
+  const home = mkdtempSync(join(tmpdir(), "remat-sentencepiece-"));
+  afterAll(() => rmSync(home, { recursive: true }));
+  const mistral = JSON.parse(readFileSync(join(folder, "mistral/tokenizer.json"), "utf8"));
+  const config = JSON.parse(readFileSync(join(folder, "mistral/tokenizer_config.json"), "utf8"));
+
+  function variant(json: object, more: object = {}): string {
+    writeFileSync(join(home, "tokenizer.json"), JSON.stringify({ ...mistral, ...json }));
+    writeFileSync(join(home, "tokenizer_config.json"), JSON.stringify({ ...config, ...more }));
+    return home;
+  }
+
+  test.each([
+    ["always", true, true],
+    ["first", false, true],
+    ["never", false, false],
+  ])("spaces as Metaspace has them, %s: in front in chats %p, in texts %p", (scheme, inChats, inTexts) => {
+    const json = {
+      normalizer: null,
+      pre_tokenizer: { type: "Metaspace", replacement: SPACE, prepend_scheme: scheme, split: false },
+    };
+    for (const [template, begin, prefix] of [
+      ["{{ '<s>' }}", "<s>", inChats],
+      [null, "", inTexts],
+    ] as const) {
+      const at = variant(json, { chat_template: template });
+      const { vocabulary } = exported(at);
+      expect(vocabulary.spacePrefix).toBe(prefix);
+      const tokenizer = loadTokenizer(at);
+      // Metaspace puts no space in front of a space, llama.cpp does.
+      for (const text of ["the river", "a\nb  c ", ...(prefix ? [] : [" the  river"])].map((rest) => begin + rest))
+        expect(tokenize(vocabulary, text)).toEqual([...tokenizer.encodeWithBoundaries(text, []).ids]);
+    }
+  });
+
+  test("what llama.cpp would split otherwise is refused", () => {
+    const replace = { type: "Replace", pattern: { String: " " }, content: SPACE };
+    for (const json of [
+      { normalizer: { type: "Sequence", normalizers: [{ type: "NFKC" }, replace] } },
+      { normalizer: { type: "Sequence", normalizers: [replace, { type: "Replace", pattern: { String: "a" }, content: "b" }] } },
+      { normalizer: replace, pre_tokenizer: { type: "Digits", individual_digits: true } },
+      { normalizer: null },
+    ])
+      expect(() => exported(variant(json))).toThrow("convert this model with llama.cpp");
   });
 });
