@@ -53,10 +53,10 @@ function hashState(text: string): Uint32Array {
 }
 
 /** Fisher-Yates, in place. */
-export function shuffle<T>(items: T[], random: Random): T[] {
+export function shuffle<T extends unknown[] | Int32Array>(items: T, random: Random): T {
   for (let i = items.length - 1; i > 0; i--) {
     const j = random.below(i + 1);
-    [items[i], items[j]] = [items[j]!, items[i]!];
+    [items[i], items[j]] = [items[j], items[i]];
   }
   return items;
 }

@@ -1,4 +1,5 @@
 import { relative } from "node:path";
+import type { PrepareProgress } from "../data/prepare.ts";
 import type { EventSink, RunEvent } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
 import { RUN_FILES } from "../train/run-folder.ts";
@@ -9,6 +10,7 @@ export interface Display {
   readonly emit: EventSink;
   /** A line that is no event of its own kind. */
   say(text: string): void;
+  prepare(report: PrepareProgress): void;
 }
 
 /** JSON lines on standard output, or text on standard error. */
@@ -16,7 +18,12 @@ export function createDisplay(json: boolean, progress: Progress = createProgress
   const emit: EventSink = json
     ? (event) => process.stdout.write(`${JSON.stringify(event)}\n`)
     : (event) => showEvent(event, progress);
-  return { emit, say: (text) => emit({ type: "message", text }) };
+  return {
+    emit,
+    say: (text) => emit({ type: "message", text }),
+    // Programs are told what comes of it.
+    prepare: json ? () => {} : (report) => progress.prepare(report),
+  };
 }
 
 function showEvent(event: RunEvent, progress: Progress): void {

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { createBatches } from "../data/batch.ts";
-import { loadSamples } from "../data/dataset.ts";
+import { loadSamples } from "../data/prepare.ts";
 import { createSampler } from "../data/sample.ts";
 import { createScorer } from "../generate/score.ts";
 import { checkContext, contextLimit } from "../hf/config.ts";
@@ -34,7 +34,7 @@ export async function run(args: readonly string[]): Promise<number> {
     checkContext(config, tokens);
     const eosId = config.eosTokenIds[0] ?? null;
     const sampler = createSampler(tokenizer, { maxLength: tokens, truncate: flags.truncate, vocabSize: config.vocabSize, eosId });
-    const samples = loadSamples(flags.data, sampler);
+    const samples = await loadSamples(flags.data, sampler);
     const padId = tokenizer.padId ?? eosId ?? 0;
     const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });
     const score = createScorer(executor, { ...model, tokens });

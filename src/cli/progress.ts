@@ -1,3 +1,4 @@
+import type { PrepareProgress } from "../data/prepare.ts";
 import type { StepEvent } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
 
@@ -10,6 +11,8 @@ export type StepReport = Pick<
 /** Shows steps: one line that is rewritten in a terminal, a plain line now and then elsewhere. */
 export interface Progress {
   step(report: StepReport): void;
+  /** How far a long preparation is. */
+  prepare(report: PrepareProgress): void;
   /** A line of its own. */
   say(text: string): void;
 }
@@ -24,27 +27,38 @@ export function createProgress(stream: NodeJS.WriteStream = process.stderr, now:
     if (dirty) stream.write("\r\u001b[K");
     dirty = false;
   };
-  return {
-    step(report) {
-      const line = formatStep(report);
-      if (terminal) {
-        clear();
-        stream.write(line.slice(0, Math.max(20, (stream.columns ?? 100) - 1)));
-        dirty = true;
-        if (report.step === report.steps) {
-          stream.write("\n");
-          dirty = false;
-        }
-      } else if (now() - lastPlain >= PLAIN_INTERVAL_MS || report.step === report.steps) {
-        stream.write(`${line}\n`);
-        lastPlain = now();
+  const pass = (line: string, isLast: boolean) => {
+    if (terminal) {
+      clear();
+      stream.write(line.slice(0, Math.max(20, (stream.columns ?? 100) - 1)));
+      dirty = true;
+      if (isLast) {
+        stream.write("\n");
+        dirty = false;
       }
+    } else if (now() - lastPlain >= PLAIN_INTERVAL_MS || isLast) {
+      stream.write(`${line}\n`);
+      lastPlain = now();
+    }
+  };
+  return {
+    step: (report) => pass(formatStep(report), report.step === report.steps),
+    prepare(report) {
+      if (report.seconds >= QUIET_SECONDS) pass(formatPreparation(report), false);
     },
     say(text) {
       clear();
       stream.write(`${text}\n`);
     },
   };
+}
+
+/** A preparation that is over sooner is not worth a word. */
+const QUIET_SECONDS = 2;
+
+export function formatPreparation({ path, bytes, size, seconds }: PrepareProgress): string {
+  const left = bytes > 0 ? `, ${formatDuration((seconds / bytes) * (size - bytes))} left` : "";
+  return `tokenizing      ${path}: ${formatBytes(bytes)} of ${formatBytes(size)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s${left}`;
 }
 
 export function formatStep(report: StepReport): string {

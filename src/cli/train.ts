@@ -46,7 +46,10 @@ export async function run(args: readonly string[]): Promise<number> {
   const { config, file } = await resolveConfig(args);
   const display = createDisplay(config.json);
   checkRunFolder(config.output, config);
-  const inputs = readInputs(config, await resolveModel(config.model, { onProgress: showDownload(display) }));
+  const model = await resolveModel(config.model, { onProgress: showDownload(display) });
+  const inputs = await interruptible((signal) =>
+    readInputs(config, model, { signal, onProgress: (report) => display.prepare(report) }),
+  );
   const device = await openDevice(config);
   let release = () => {};
   try {
@@ -74,6 +77,20 @@ export async function run(args: readonly string[]): Promise<number> {
     inputs.source.close();
   }
   return 0;
+}
+
+/** Lets Ctrl-C end an action in good order. */
+async function interruptible<T>(action: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const controller = new AbortController();
+  const abort = () => controller.abort(new UserError("interrupted while the data were prepared; nothing was written", 130));
+  process.once("SIGINT", abort);
+  process.once("SIGTERM", abort);
+  try {
+    return await action(controller.signal);
+  } finally {
+    process.off("SIGINT", abort);
+    process.off("SIGTERM", abort);
+  }
 }
 
 async function resolveConfig(args: readonly string[]): Promise<{ config: TrainConfig; file: string | undefined }> {

@@ -53,24 +53,30 @@ interface Plan {
   readonly rowLength: number;
 }
 
+/** The micro-batches of an epoch, kept as arrays of numbers: data sets of millions of samples are planned as a whole. */
+interface EpochPlan {
+  readonly count: number;
+  plan(index: number): Plan;
+}
+
 export function createBatches(samples: SampleSet, options: BatchOptions): Batches {
   const { rows, rowLength } = options;
   const buckets = options.packing ? [rowLength] : bucketLengths(samples.lengths, rowLength);
-  let cached: { epoch: number; plan: Plan[] } | null = null;
-  const planOf = (epoch: number): Plan[] => {
+  let cached: { epoch: number; plan: EpochPlan } | null = null;
+  const planOf = (epoch: number): EpochPlan => {
     if (cached?.epoch !== epoch) cached = { epoch, plan: planEpoch(samples, buckets, options, epoch) };
     return cached.plan;
   };
   // Every call of `locate` counts from the first epoch, which must not be planned anew each time.
   const counts: number[] = [];
-  const countOf = (epoch: number): number => (counts[epoch] ??= planOf(epoch).length);
+  const countOf = (epoch: number): number => (counts[epoch] ??= planOf(epoch).count);
   return {
     sizes: buckets.map((length) => length * rows),
     count: countOf,
     batch(epoch, index) {
-      const plan = planOf(epoch)[index];
-      if (!plan) throw new RangeError(`epoch ${epoch} has no micro-batch ${index}`);
-      return fill(plan, rows, options.padId, (sample) => samples.sample(sample));
+      const epochPlan = planOf(epoch);
+      if (!(index >= 0 && index < epochPlan.count)) throw new RangeError(`epoch ${epoch} has no micro-batch ${index}`);
+      return fill(epochPlan.plan(index), rows, options.padId, (sample) => samples.sample(sample));
     },
     locate(ordinal) {
       let index = ordinal;
@@ -84,30 +90,56 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
 /** Samples among which rows are put together: enough to fill rows well, few enough to stay near the shuffled order. */
 const WINDOW = 1024;
 
-function planEpoch(samples: SampleSet, buckets: readonly number[], options: BatchOptions, epoch: number): Plan[] {
+function planEpoch(samples: SampleSet, buckets: readonly number[], options: BatchOptions, epoch: number): EpochPlan {
   const { rows, rowLength, seed } = options;
   const { lengths } = samples;
-  const order = samples.draw?.(epoch, seed) ?? Array.from(lengths, (_, i) => i);
+  const order = samples.draw?.(epoch, seed) ?? Int32Array.from(lengths, (_, i) => i);
   const random = createRandom(seed, `epoch ${epoch}`);
   if (options.shuffle) shuffle(order, random);
   if (options.packing) {
-    const packed = windows(order, WINDOW).flatMap((window) => packRows(window, lengths, rowLength));
-    if (options.shuffle) shuffle(packed, random);
-    return windows(packed, rows).map((group) => ({ rows: group, rowLength }));
+    // Each window's samples take their places in `order` again, row after row.
+    const starts = [0];
+    for (const window of windows(order, WINDOW)) {
+      let at = starts.at(-1)!;
+      for (const row of packRows(Array.from(window), lengths, rowLength)) {
+        order.set(row, at);
+        at += row.length;
+        starts.push(at);
+      }
+    }
+    const rowStarts = Int32Array.from(starts);
+    const rowOrder = Int32Array.from({ length: starts.length - 1 }, (_, i) => i);
+    if (options.shuffle) shuffle(rowOrder, random);
+    return {
+      count: Math.ceil(rowOrder.length / rows),
+      plan: (index) => ({
+        rowLength,
+        rows: Array.from(rowOrder.subarray(index * rows, (index + 1) * rows), (row) =>
+          Array.from(order.subarray(rowStarts[row], rowStarts[row + 1])),
+        ),
+      }),
+    };
   }
-  const plans = windows(order, WINDOW * rows).flatMap((window) => {
-    // Samples of like length share a micro-batch, so that little of it is padding.
-    const byLength = window.toSorted((a, b) => lengths[b]! - lengths[a]! || a - b);
-    return windows(byLength, rows).map((group): Plan => {
+  // Samples of like length share a micro-batch, so that little of it is padding.
+  for (const window of windows(order, WINDOW * rows)) window.sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+  const groups = Int32Array.from({ length: Math.ceil(order.length / rows) }, (_, i) => i);
+  if (options.shuffle) shuffle(groups, random);
+  return {
+    count: groups.length,
+    plan(index) {
+      const group = order.subarray(groups[index]! * rows, (groups[index]! + 1) * rows);
       const longest = lengths[group[0]!]!;
-      return { rows: group.map((sample) => [sample]), rowLength: buckets.find((length) => length >= longest)! };
-    });
-  });
-  return options.shuffle ? shuffle(plans, random) : plans;
+      return {
+        rows: Array.from(group, (sample) => [sample]),
+        rowLength: buckets.find((length) => length >= longest)!,
+      };
+    },
+  };
 }
 
-function windows<T>(items: readonly T[], size: number): T[][] {
-  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) => items.slice(i * size, (i + 1) * size));
+/** Parts of `size` numbers, the last one maybe shorter, that view the same memory. */
+function windows(items: Int32Array, size: number): Int32Array[] {
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) => items.subarray(i * size, (i + 1) * size));
 }
 
 /**

@@ -4,11 +4,6 @@ import { messageOf, UserError } from "../errors.ts";
 import { fileError, isRecord, jsonKind, readText } from "../hf/files.ts";
 import { exampleOf, parseExample, type Example } from "./formats.ts";
 import { readLines } from "./lines.ts";
-import type { Sampler } from "./sample.ts";
-import { createSampleStore, type SampleSet } from "./sample-store.ts";
-import { cachedSamples, canWrite, contentKey, type NumberedSample } from "./token-cache.ts";
-
-export type { SampleSet } from "./sample-store.ts";
 
 /** The files of a data source; a split that is not there is null. */
 export interface Splits {
@@ -44,6 +39,8 @@ export interface Entry {
   /** Line of a JSONL file or item of an array, from 1. */
   readonly number: number;
   readonly where: string;
+  /** Bytes of the file up to its end; of an array's items, in equal parts. */
+  readonly end: number;
   /** @throws {UserError} */
   parse(): Example;
 }
@@ -60,19 +57,21 @@ export function placeIn(path: string): (number: number) => string {
 export function* readEntries(path: string): Generator<Entry> {
   const placeOf = placeIn(path);
   if (path.endsWith(".json")) {
-    for (const [i, item] of parseArray(path).entries()) {
+    const items = parseArray(path);
+    const { size } = statSync(path);
+    for (const [i, item] of items.entries()) {
       const where = placeOf(i + 1);
       const parse = () => {
         if (!isRecord(item)) throw new UserError(`${where}: expected an object, got ${jsonKind(item)}`);
         return exampleOf(item, where);
       };
-      yield { number: i + 1, where, parse };
+      yield { number: i + 1, where, end: ((i + 1) / items.length) * size, parse };
     }
     return;
   }
-  for (const { text, number } of readLines(path)) {
+  for (const { text, number, end } of readLines(path)) {
     const where = placeOf(number);
-    yield { number, where, parse: () => parseExample(text, where) };
+    yield { number, where, end, parse: () => parseExample(text, where) };
   }
 }
 
@@ -81,9 +80,17 @@ export function* readExamples(path: string): Generator<Example> {
   for (const entry of readEntries(path)) yield entry.parse();
 }
 
+/** An array is parsed as a whole, which takes several times its size. */
+const MAX_ARRAY = 512 * 2 ** 20;
+
 function parseArray(path: string): readonly unknown[] {
   let value: unknown;
   try {
+    const { size } = statSync(path);
+    if (size > MAX_ARRAY)
+      throw new UserError(
+        `${path} has ${size} bytes, too many for one array; expected at most ${MAX_ARRAY}: write one object per line into a .jsonl file (jq -c '.[]')`,
+      );
     value = JSON.parse(readText(path));
   } catch (error) {
     if (error instanceof UserError) throw error;
@@ -91,26 +98,4 @@ function parseArray(path: string): readonly unknown[] {
   }
   if (!Array.isArray(value)) throw new UserError(`${path}: expected an array of examples, got ${jsonKind(value)}`);
   return value;
-}
-
-/**
- * Reads and tokenizes a file.
- * @param cache folder of token caches; without it, or when it cannot be written to, the tokens are kept in memory
- * @throws {UserError} bad examples, or none at all
- */
-export function loadSamples(path: string, sampler: Sampler, cache: string | null = null): SampleSet {
-  const placeOf = placeIn(path);
-  function* numbered(): Generator<NumberedSample> {
-    for (const { number, parse } of readEntries(path)) for (const sample of sampler.samples(parse())) yield { sample, number };
-  }
-  let set: SampleSet;
-  if (cache !== null && canWrite(cache)) {
-    set = cachedSamples(join(cache, `${contentKey(path, sampler.key)}.tokens`), numbered, placeOf);
-  } else {
-    const store = createSampleStore(placeOf);
-    for (const { sample, number } of numbered()) store.add(sample, number);
-    set = store.finish();
-  }
-  if (set.count === 0) throw new UserError(`${path} holds no examples`);
-  return set;
 }

@@ -6,8 +6,9 @@ export interface Line {
   readonly text: string;
   /** Counts from 1. */
   readonly number: number;
-  /** Byte offset of the line in the file. */
+  /** Byte offsets of the line in the file: its first byte, and the one behind its end. */
   readonly offset: number;
+  readonly end: number;
 }
 
 /** A line longer than this is not a training example; stops before memory runs out on a file that is not JSONL. */
@@ -41,9 +42,10 @@ export function* readLines(path: string, pieceBytes = 1 << 20): Generator<Line> 
       } catch {
         throw new UserError(`${path}:${number}: the line is not UTF-8 text`);
       }
-      const line = { text: text.endsWith("\r") ? text.slice(0, -1) : text, number, offset };
+      const end = offset + bytes.length;
+      const line = { text: text.endsWith("\r") ? text.slice(0, -1) : text, number, offset, end };
       number++;
-      offset += bytes.length + 1;
+      offset = end + 1;
       pending = [];
       pendingBytes = 0;
       return line;

@@ -33,17 +33,29 @@ export function mixSamples(sources: readonly WeightedSet[]): SampleSet {
       const i = firsts.findLastIndex((first) => first <= index);
       return sources[i]!.set.sample(index - firsts[i]!);
     },
-    draw: (epoch, seed) => sources.flatMap((source, i) => drawn(source, epoch, seed, i).map((index) => firsts[i]! + index)),
+    draw(epoch, seed) {
+      const drawn = sources.map((source, i) => draw(source, epoch, seed, i, firsts[i]!));
+      const all = new Int32Array(drawn.reduce((total, { length }) => total + length, 0));
+      let at = 0;
+      for (const part of drawn) {
+        all.set(part, at);
+        at += part.length;
+      }
+      return all;
+    },
   };
 }
 
-function drawn({ set, weight }: WeightedSet, epoch: number, seed: number, source: number): number[] {
+/** Samples of one source, numbered from `first` on. */
+function draw({ set, weight }: WeightedSet, epoch: number, seed: number, source: number, first: number): Int32Array {
   const whole = Math.floor(weight);
-  const all = Array.from({ length: set.count }, (_, i) => i);
   const part = Math.round((weight - whole) * set.count);
-  const indices = Array.from({ length: whole }, () => all).flat();
+  const indices = Int32Array.from({ length: whole * set.count + part }, (_, i) => first + (i % set.count));
   if (part === 0) return indices;
-  const order = shuffle([...all], createRandom(seed, `source ${source}`));
-  for (let i = 0; i < part; i++) indices.push(order[(epoch * part + i) % set.count]!);
+  const order = shuffle(
+    Int32Array.from({ length: set.count }, (_, i) => i),
+    createRandom(seed, `source ${source}`),
+  );
+  for (let i = 0; i < part; i++) indices[whole * set.count + i] = first + order[(epoch * part + i) % set.count]!;
   return indices;
 }

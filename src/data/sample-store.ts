@@ -10,7 +10,16 @@ export interface SampleSet {
   readonly labelled: number;
   sample(index: number): Sample;
   /** The samples that an epoch goes through, some perhaps repeatedly; without it, each once. */
-  draw?(epoch: number, seed: number): number[];
+  draw?(epoch: number, seed: number): Int32Array;
+}
+
+/** Takes samples, one after the other, and makes a set of them. */
+export interface SampleSink {
+  /** @param number line or item of the file that the sample comes from */
+  add(sample: Pick<Sample, "ids" | "labels">, number: number): void;
+  finish(): SampleSet;
+  /** Instead of `finish`: nothing is left. */
+  discard(): void;
 }
 
 /** Everything of a sample set but its tokens: eight bytes a sample. */
@@ -27,22 +36,31 @@ export interface SampleIndex {
  */
 export type TokenReader = (at: number, length: number) => Int32Array;
 
+const STRIDE = 64;
+
 /** @param placeOf names the place in the data of a line or item */
 export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: (number: number) => string): SampleSet {
   const { lengths, numbers, labelled } = index;
-  const starts = new Float64Array(lengths.length);
+  // First tokens of every 64th sample: the lengths tell the others.
+  const starts = new Float64Array(Math.ceil(lengths.length / STRIDE));
   let tokens = 0;
   lengths.forEach((length, i) => {
-    starts[i] = tokens;
+    if (i % STRIDE === 0) starts[i / STRIDE] = tokens;
     tokens += length;
   });
+  const startOf = (index: number): number => {
+    const first = index - (index % STRIDE);
+    let start = starts[first / STRIDE]!;
+    for (let i = first; i < index; i++) start += lengths[i]!;
+    return start;
+  };
   return {
     count: lengths.length,
     lengths,
     tokens,
     labelled,
     sample(i) {
-      const ids = read(starts[i]!, lengths[i]!);
+      const ids = read(startOf(i), lengths[i]!);
       const labels = ids.map((stored) => (stored < 0 ? IGNORED : stored));
       for (let t = 0; t < ids.length; t++) if (ids[t]! < 0) ids[t] = -1 - ids[t]!;
       return { ids, labels, where: placeOf(numbers[i]!) };
@@ -79,30 +97,28 @@ export function createIndexBuilder(): { add(length: number, number: number, labe
   };
 }
 
+/** Grows by blocks: an array that doubles would hold three times its content while it does. */
 function createIntList(): { push(value: number): void; finish(): Int32Array } {
-  let values = new Int32Array(1024);
+  const blocks: Int32Array[] = [];
   let count = 0;
   return {
     push(value) {
-      if (count === values.length) {
-        const larger = new Int32Array(2 * count);
-        larger.set(values);
-        values = larger;
-      }
-      values[count++] = value;
+      if (count % BLOCK === 0) blocks.push(new Int32Array(BLOCK));
+      blocks.at(-1)![count++ % BLOCK] = value;
     },
-    finish: () => values.slice(0, count),
+    finish() {
+      const values = new Int32Array(count);
+      blocks.forEach((block, i) => values.set(block.subarray(0, count - i * BLOCK), i * BLOCK));
+      return values;
+    },
   };
 }
 
-/** Tokens in a block of memory; blocks keep growth from copying. */
-const BLOCK = 1 << 20;
+/** Numbers in a block of memory; blocks keep growth from copying. */
+const BLOCK = 1 << 16;
 
 /** Collects samples in memory. @param placeOf names the place in the data of a line or item */
-export function createSampleStore(placeOf: (number: number) => string): {
-  add(sample: Pick<Sample, "ids" | "labels">, number: number): void;
-  finish(): SampleSet;
-} {
+export function createSampleStore(placeOf: (number: number) => string): SampleSink {
   const blocks: Int32Array[] = [];
   const index = createIndexBuilder();
   let end = 0;
@@ -132,5 +148,6 @@ export function createSampleStore(placeOf: (number: number) => string): {
       };
       return createSampleSet(index.finish(), read, placeOf);
     },
+    discard: () => void blocks.splice(0),
   };
 }

@@ -1,10 +1,9 @@
 import * as fs from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
-import { fileError, fileIo, isRecord, readFully, writeAtomic, type FileIo } from "../hf/files.ts";
-import type { Sample } from "./sample.ts";
-import { createIndexBuilder, createSampleSet, packSample, type SampleSet } from "./sample-store.ts";
+import { fileIo, isRecord, openAtomic, readFully, type FileIo } from "../hf/files.ts";
+import { createIndexBuilder, createSampleSet, packSample, type SampleSet, type SampleSink } from "./sample-store.ts";
 
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
@@ -27,66 +26,65 @@ export function cacheFolder(): string {
   return own || join(general || join(homedir(), ".cache"), "remat");
 }
 
-/** SHA-256 over the bytes of a file and a key, in hexadecimal: names what the file becomes under that key. */
-export function contentKey(path: string, key: string): string {
-  const hash = new Bun.CryptoHasher("sha256").update(`${VERSION}\0${key}\0`);
-  let fd: number;
-  try {
-    fd = fs.openSync(path, "r");
-  } catch (error) {
-    throw fileError("open", path, error);
-  }
-  try {
-    const piece = new Uint8Array(1 << 20);
-    for (let count = fs.readSync(fd, piece); count > 0; count = fs.readSync(fd, piece)) hash.update(piece.subarray(0, count));
-  } catch (error) {
-    throw fileError("read", path, error);
-  } finally {
-    fs.closeSync(fd);
-  }
-  return hash.digest("hex");
-}
-
-/** A sample with the line (or item) that it comes from. */
-export interface NumberedSample {
-  readonly sample: Pick<Sample, "ids" | "labels">;
-  readonly number: number;
-}
-
-/** Bytes handed to the disk at a time. */
+/** Tokens handed to the disk at a time. */
 const CHUNK_TOKENS = 1 << 18;
 
-/** Writes a cache as its samples come: memory holds the index and one chunk. @throws {UserError} */
-export function writeTokenCache(path: string, samples: Iterable<NumberedSample>, io: FileIo = fileIo): void {
-  writeAtomic(path, cacheChunks(samples), io);
-}
-
-function* cacheChunks(samples: Iterable<NumberedSample>): Generator<Uint8Array> {
+/**
+ * Writes a cache as its samples come: memory holds the index and one chunk. The file appears when it is finished.
+ * @param placeOf names the place in the data of a line or item
+ * @throws {UserError} a full disk
+ */
+export function createTokenCache(path: string, placeOf: (number: number) => string, io: FileIo = fileIo): SampleSink {
+  const file = openAtomic(path, io);
   const builder = createIndexBuilder();
-  let chunk = new Int32Array(CHUNK_TOKENS);
+  const chunk = new Int32Array(CHUNK_TOKENS);
   let used = 0;
   let tokens = 0;
-  for (const { sample, number } of samples) {
-    const { stored, labelled } = packSample(sample);
-    if (used + stored.length > chunk.length) {
-      yield bytesOf(chunk.subarray(0, used));
-      used = 0;
-      if (stored.length > chunk.length) chunk = new Int32Array(stored.length);
-    }
-    chunk.set(stored, used);
-    used += stored.length;
-    tokens += stored.length;
-    builder.add(stored.length, number, labelled);
+  const flush = () => {
+    file.write(bytesOf(chunk.subarray(0, used)));
+    used = 0;
+  };
+  return {
+    add(sample, number) {
+      const { stored, labelled } = packSample(sample);
+      if (used + stored.length > chunk.length) flush();
+      if (stored.length > chunk.length) file.write(bytesOf(stored));
+      else {
+        chunk.set(stored, used);
+        used += stored.length;
+      }
+      tokens += stored.length;
+      builder.add(stored.length, number, labelled);
+    },
+    finish() {
+      flush();
+      const { lengths, numbers, labelled } = builder.finish();
+      file.write(bytesOf(lengths));
+      file.write(bytesOf(numbers));
+      const trailer: Trailer = { version: VERSION, samples: lengths.length, tokens, labelled };
+      const json = new TextEncoder().encode(JSON.stringify(trailer));
+      file.write(json);
+      file.write(bytesOf(Uint32Array.of(json.length)));
+      file.write(new TextEncoder().encode(MARK));
+      file.finish();
+      removeUnused(dirname(path));
+      const written = openTokenCache(path, placeOf);
+      if (written) return written;
+      throw new UserError(`${path} cannot be read back after writing it; check the disk, or set REMAT_CACHE to another folder`);
+    },
+    discard: () => file.discard(),
+  };
+}
+
+const UNUSED_MS = 30 * 24 * 3600 * 1000;
+
+/** Caches that no run has opened for a month can be made again, and would fill the disk in the end. */
+function removeUnused(folder: string): void {
+  for (const name of fs.readdirSync(folder)) {
+    const path = join(folder, name);
+    const changed = name.endsWith(".tokens") ? fs.statSync(path, { throwIfNoEntry: false })?.mtimeMs : undefined;
+    if (changed !== undefined && Date.now() - changed > UNUSED_MS) fs.rmSync(path, { force: true });
   }
-  yield bytesOf(chunk.subarray(0, used));
-  const { lengths, numbers, labelled } = builder.finish();
-  yield bytesOf(lengths);
-  yield bytesOf(numbers);
-  const trailer: Trailer = { version: VERSION, samples: lengths.length, tokens, labelled };
-  const json = new TextEncoder().encode(JSON.stringify(trailer));
-  yield json;
-  yield bytesOf(Uint32Array.of(json.length));
-  yield new TextEncoder().encode(MARK);
 }
 
 function bytesOf(view: Int32Array | Uint32Array): Uint8Array {
@@ -111,6 +109,10 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     return null;
   }
   const { samples, tokens, labelled } = trailer;
+  // For `removeUnused`; a cache that only may be read stays as it is.
+  try {
+    fs.futimesSync(fd, new Date(), new Date());
+  } catch {}
   const readInts = (at: number, length: number): Int32Array => {
     const values = new Int32Array(length);
     readFully(fd, bytesOf(values), at * 4, path);
@@ -154,19 +156,4 @@ export function canWrite(folder: string): boolean {
   } catch {
     return false;
   }
-}
-
-/** The samples of a file from its cache, made first when it is missing. @throws {UserError} from `samples`, a full disk */
-export function cachedSamples(
-  path: string,
-  samples: () => Iterable<NumberedSample>,
-  placeOf: (number: number) => string,
-): SampleSet {
-  const cached = openTokenCache(path, placeOf);
-  if (cached) return cached;
-  writeTokenCache(path, samples());
-  const written = openTokenCache(path, placeOf);
-  if (!written)
-    throw new UserError(`${path} cannot be read back after writing it; check the disk, or set REMAT_CACHE to another folder`);
-  return written;
 }

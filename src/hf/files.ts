@@ -86,21 +86,57 @@ export function readFully(fd: number, target: Uint8Array, position: number, path
  * @throws {UserError} on any file system error
  */
 export function writeAtomic(path: string, chunks: Iterable<Uint8Array>, io: FileIo = fileIo): void {
-  const temporary = temporaryPath(path);
-  let fd = -1;
+  const file = openAtomic(path, io);
   try {
-    fd = io.openSync(temporary, "w");
-    for (const chunk of chunks) writeFully(fd, chunk, io);
-    io.fsyncSync(fd);
-    io.closeSync(fd);
-    fd = -1;
-    io.renameSync(temporary, path);
+    for (const chunk of chunks) file.write(chunk);
   } catch (error) {
-    if (fd >= 0) closeQuietly(fd, io);
-    removeQuietly(temporary, io);
+    file.discard();
     throw fileError("write", path, error);
   }
-  syncFolder(dirname(path), io);
+  file.finish();
+}
+
+/** A file that is written piece by piece. After a failure nothing is left behind. */
+export interface AtomicFile {
+  /** @throws {UserError} */
+  write(chunk: Uint8Array): void;
+  /** Gives the file its name. @throws {UserError} */
+  finish(): void;
+  /** Instead of `finish`: removes what was written. */
+  discard(): void;
+}
+
+/** As `writeAtomic`, for content that comes over time. @throws {UserError} */
+export function openAtomic(path: string, io: FileIo = fileIo): AtomicFile {
+  const temporary = temporaryPath(path);
+  let fd = -1;
+  const discard = () => {
+    if (fd >= 0) closeQuietly(fd, io);
+    fd = -1;
+    removeQuietly(temporary, io);
+  };
+  const attempt = (action: () => void) => {
+    try {
+      action();
+    } catch (error) {
+      discard();
+      throw fileError("write", path, error);
+    }
+  };
+  attempt(() => (fd = io.openSync(temporary, "w")));
+  return {
+    write: (chunk) => attempt(() => writeFully(fd, chunk, io)),
+    finish() {
+      attempt(() => {
+        io.fsyncSync(fd);
+        io.closeSync(fd);
+        fd = -1;
+        io.renameSync(temporary, path);
+      });
+      syncFolder(dirname(path), io);
+    },
+    discard,
+  };
 }
 
 /** A file or folder that becomes `path` when it is whole; what earlier processes left there when they were killed is removed. */

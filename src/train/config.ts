@@ -195,7 +195,7 @@ export function fingerprint(
   config: TrainConfig,
   inputs: {
     readonly model: Pick<ModelConfig, "family" | "layers" | "hiddenSize">;
-    readonly train: { readonly count: number; readonly tokens: number };
+    readonly train: { readonly count: number; readonly tokens: number; readonly content: string };
   },
 ): string {
   const { model, train } = inputs;
@@ -204,6 +204,6 @@ export function fingerprint(
   return [
     ...settings,
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,
-    `data ${train.count} examples, ${train.tokens} tokens`,
+    `data of ${train.count} examples, ${train.tokens} tokens, SHA-256 ${train.content.slice(0, 16)}`,
   ].join("; ");
 }

@@ -1,8 +1,9 @@
 import { join } from "node:path";
 import { type Batches, createBatches } from "../data/batch.ts";
 import { chatTemplateOf } from "../data/chat-template.ts";
-import { findSplits, loadSamples, readExamples, type SampleSet } from "../data/dataset.ts";
+import { findSplits, readExamples } from "../data/dataset.ts";
 import type { Example } from "../data/formats.ts";
+import { type LoadedSamples, loadSamples, type PrepareOptions } from "../data/prepare.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
 import { cacheFolder } from "../data/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
@@ -35,8 +36,8 @@ export interface Inputs {
   readonly source: TensorSource;
   readonly tokenizer: Tokenizer;
   readonly sequenceLength: number;
-  readonly train: SampleSet;
-  readonly valid: SampleSet | null;
+  readonly train: LoadedSamples;
+  readonly valid: LoadedSamples | null;
   /** First held-out example, for a sample before and after. */
   readonly shown: Example | null;
 }
@@ -45,7 +46,11 @@ export interface Inputs {
  * Reads and checks everything that a run needs. `folder` is the model's, on this machine.
  * @throws {UserError} anything that is missing or does not fit
  */
-export function readInputs(config: TrainConfig, folder: string): Inputs {
+export async function readInputs(
+  config: TrainConfig,
+  folder: string,
+  preparing: Pick<PrepareOptions, "signal" | "onProgress"> = {},
+): Promise<Inputs> {
   const model = loadConfig(folder);
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
@@ -62,7 +67,7 @@ export function readInputs(config: TrainConfig, folder: string): Inputs {
     vocabSize: model.vocabSize,
     eosId: model.eosTokenIds[0] ?? null,
   });
-  const cache = join(cacheFolder(), "tokens");
+  const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
   return {
     config,
     folder,
@@ -70,10 +75,15 @@ export function readInputs(config: TrainConfig, folder: string): Inputs {
     source,
     tokenizer,
     sequenceLength,
-    train: loadSamples(splits.train, sampler, cache),
-    valid: valid === null ? null : loadSamples(valid, sampler, cache),
-    shown: valid === null ? null : (readExamples(valid).next().value ?? null),
+    train: await loadSamples(splits.train, sampler, options),
+    valid: valid === null ? null : await loadSamples(valid, sampler, options),
+    shown: valid === null ? null : firstExample(valid),
   };
+}
+
+function firstExample(path: string): Example | null {
+  for (const example of readExamples(path)) return example;
+  return null;
 }
 
 /** @throws {UserError} targets that the model does not have */

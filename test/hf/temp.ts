@@ -23,6 +23,17 @@ export function userError(action: () => unknown): string {
   throw new Error(`expected a UserError, got a result from ${action}`);
 }
 
+/** The message of the `UserError` that a promise must be rejected with; anything else fails the test. */
+export async function rejection(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof UserError) return error.message;
+    throw error;
+  }
+  throw new Error("expected a UserError, got a result");
+}
+
 /** A disk with room for `capacity` bytes; a write past it is cut short, the next one fails like a full disk. */
 export function fullDisk(capacity: number): FileIo {
   let left = capacity;

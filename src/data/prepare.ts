@@ -1,0 +1,115 @@
+import * as fs from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../errors.ts";
+import { fileError, fileIo, type FileIo } from "../hf/files.ts";
+import { placeIn, readEntries } from "./dataset.ts";
+import type { Sampler } from "./sample.ts";
+import { createSampleStore, type SampleSet, type SampleSink } from "./sample-store.ts";
+import { canWrite, createTokenCache, openTokenCache } from "./token-cache.ts";
+
+/** How far the reading and tokenizing of a file is. */
+export interface PrepareProgress {
+  readonly path: string;
+  readonly bytes: number;
+  readonly size: number;
+  readonly seconds: number;
+}
+
+export interface PrepareOptions {
+  /** Folder of token caches; without it, or when it cannot be written to, the tokens are kept in memory. */
+  readonly cache?: string | null;
+  /** Ends the preparation; nothing of it is left then. */
+  readonly signal?: AbortSignal | undefined;
+  /** Told now and then while a file is tokenized. */
+  readonly onProgress?: ((progress: PrepareProgress) => void) | undefined;
+  readonly io?: FileIo;
+}
+
+/** Samples with what they were made of. */
+export interface LoadedSamples extends SampleSet {
+  /** SHA-256 of the file's bytes, in hexadecimal. */
+  readonly content: string;
+}
+
+/** Between two of these, signals and timers are let in. */
+const SLICE_MS = 50;
+
+/**
+ * Reads and tokenizes a file, or opens what an earlier run made of the same bytes in the same way. Memory holds the index
+ * (about ten bytes a sample) and a few pieces of the file, unless there is no cache.
+ * @throws {UserError} bad examples, or none at all; a full disk
+ * @throws the signal's reason when it is aborted
+ */
+export async function loadSamples(path: string, sampler: Sampler, options: PrepareOptions = {}): Promise<LoadedSamples> {
+  const { cache = null, signal, onProgress = () => {}, io = fileIo } = options;
+  const breathe = createBreath(signal);
+  const placeOf = placeIn(path);
+  const content = await hashContent(path, breathe);
+  const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(content, sampler.key)}.tokens`) : null;
+  let set = file === null ? null : openTokenCache(file, placeOf);
+  if (!set) {
+    const sink: SampleSink = file === null ? createSampleStore(placeOf) : createTokenCache(file, placeOf, io);
+    const { size } = fs.statSync(path);
+    const begin = performance.now();
+    try {
+      for (const { number, end, parse } of readEntries(path)) {
+        for (const sample of sampler.samples(parse())) sink.add(sample, number);
+        if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
+      }
+      set = sink.finish();
+    } catch (error) {
+      sink.discard();
+      throw error;
+    }
+  }
+  if (set.count === 0) throw new UserError(`${path} holds no examples`);
+  return { ...set, content };
+}
+
+/** Names what a file becomes under a sampler's key. */
+function cacheKey(content: string, key: string): string {
+  return new Bun.CryptoHasher("sha256").update(`${content}\0${key}`).digest("hex");
+}
+
+/** SHA-256 of a file's bytes, in hexadecimal. */
+async function hashContent(path: string, breathe: Breath): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256");
+  let fd: number;
+  try {
+    fd = fs.openSync(path, "r");
+  } catch (error) {
+    throw fileError("open", path, error);
+  }
+  try {
+    const piece = new Uint8Array(1 << 20);
+    const read = (): number => {
+      try {
+        return fs.readSync(fd, piece);
+      } catch (error) {
+        throw fileError("read", path, error);
+      }
+    };
+    for (let count = read(); count > 0; count = read()) {
+      hash.update(piece.subarray(0, count));
+      await breathe();
+    }
+  } finally {
+    fs.closeSync(fd);
+  }
+  return hash.digest("hex");
+}
+
+/** True when it took a breath. @throws the signal's reason */
+type Breath = () => boolean | Promise<boolean>;
+
+function createBreath(signal: AbortSignal | undefined): Breath {
+  let last = performance.now();
+  return () => {
+    if (performance.now() - last < SLICE_MS) return false;
+    return Bun.sleep(0).then(() => {
+      signal?.throwIfAborted();
+      last = performance.now();
+      return true;
+    });
+  };
+}
