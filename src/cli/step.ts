@@ -1,13 +1,14 @@
 import { z } from "zod";
 import { openDevice } from "../device.ts";
 import { UserError } from "../errors.ts";
+import { byteLength } from "../graph/types.ts";
 import { loadConfig } from "../hf/config.ts";
 import { resolveModel } from "../hf/hub.ts";
 import { readAdapter, resolveTargets } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import { type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
-import { readTensor } from "../runtime/resident.ts";
+import { readPieces } from "../runtime/executor.ts";
 import { CHECKPOINTING_KEYS, loraScale, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
@@ -104,7 +105,7 @@ export async function run(args: readonly string[]): Promise<number> {
         name,
         dtype: "f32",
         shape: type.shape,
-        data: () => readTensor(executor, engine.resident.gradient.get(name)!, type),
+        data: { pieces: () => readPieces(executor, engine.resident.gradient.get(name)!, byteLength(type)) },
       }));
     writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
     console.log(

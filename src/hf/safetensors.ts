@@ -32,8 +32,11 @@ export interface TensorSource {
   readonly tensors: ReadonlyMap<string, TensorEntry>;
   /** `__metadata__`, of all shards together. */
   readonly metadata: ReadonlyMap<string, string>;
-  /** Fills `target` (exactly `entry.bytes` long; may view shared memory) with the tensor's bytes. */
-  read(entry: TensorEntry, target: Uint8Array): void;
+  /**
+   * Fills `target` (may view shared memory) with the tensor's bytes: all of them, exactly `entry.bytes`, or with `from` those
+   * from that byte of the tensor on.
+   */
+  read(entry: TensorEntry, target: Uint8Array, from?: number): void;
   close(): void;
 }
 
@@ -109,13 +112,13 @@ export function openSafetensors(path: string): TensorSource {
       path: target,
       tensors,
       metadata,
-      read(entry, bytes) {
-        if (bytes.length !== entry.bytes) {
-          throw new Error(`${entry.name}: the target holds ${bytes.length} bytes, the tensor has ${entry.bytes}`);
+      read(entry, bytes, from) {
+        if (from === undefined ? bytes.length !== entry.bytes : from + bytes.length > entry.bytes) {
+          throw new Error(`${entry.name}: the target holds ${bytes.length} bytes, the tensor has ${entry.bytes - (from ?? 0)}`);
         }
         const file = files.find((candidate) => candidate.path === entry.path);
         if (!file) throw new Error(`${entry.path} is closed`);
-        readFully(file.fd, bytes, entry.offset, entry.path);
+        readFully(file.fd, bytes, entry.offset + (from ?? 0), entry.path);
       },
       close,
     };
@@ -331,12 +334,15 @@ export function readFloat32(source: TensorSource, name: string, shape: Shape): F
   return toFloat32(readBytes(source, entry), entry.dtype as FloatType);
 }
 
-/** A tensor to write; `data` may be a function, called when its turn comes, so that only one tensor is in memory. */
+/**
+ * A tensor to write. `data` may be a function, called when its turn comes, so that only one tensor is in memory, or pieces
+ * that are made one after the other, so that only one of them is.
+ */
 export interface TensorData {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: Shape;
-  readonly data: ArrayBufferView | (() => ArrayBufferView);
+  readonly data: ArrayBufferView | (() => ArrayBufferView) | { pieces(): Iterable<ArrayBufferView> };
 }
 
 /**
@@ -371,12 +377,23 @@ export function writeSafetensors(
 
 function* chunks(header: Uint8Array, tensors: readonly TensorData[]): Iterable<Uint8Array> {
   yield header;
-  for (const tensor of tensors) {
-    const data = typeof tensor.data === "function" ? tensor.data() : tensor.data;
-    if (data.byteLength !== storedBytes(tensor)) {
-      throw new Error(`${tensor.name}: ${data.byteLength} bytes given for ${tensor.dtype}[${tensor.shape.join(", ")}]`);
-    }
-    yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  for (const tensor of tensors) yield* tensorPieces(tensor);
+}
+
+/** The bytes of a tensor to write, piece by piece. */
+export function* tensorPieces(tensor: TensorData): Iterable<Uint8Array> {
+  const { data } = tensor;
+  let bytes = 0;
+  for (const { buffer, byteOffset, byteLength } of typeof data === "function"
+    ? [data()]
+    : "pieces" in data
+      ? data.pieces()
+      : [data]) {
+    bytes += byteLength;
+    yield new Uint8Array(buffer, byteOffset, byteLength);
+  }
+  if (bytes !== storedBytes(tensor)) {
+    throw new Error(`${tensor.name}: ${bytes} bytes given for ${tensor.dtype}[${tensor.shape.join(", ")}]`);
   }
 }
 

@@ -44,6 +44,14 @@ export interface Executor {
   close(): void;
 }
 
+/** Bytes that are copied at a time where copying everything at once would take memory that is promised to nobody. */
+export const PIECE = 2 ** 22;
+
+/** Copies out a long range piece by piece. */
+export function* readPieces(executor: Pick<Executor, "read">, address: Address, bytes: number): Iterable<Uint8Array> {
+  for (let at = 0; at < bytes; at += PIECE) yield executor.read(address + at, Math.min(PIECE, bytes - at));
+}
+
 export const ALIGNMENT = 64;
 
 export function align(bytes: number): number {

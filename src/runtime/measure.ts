@@ -85,8 +85,13 @@ function partsOf(graph: Graph, layout: TapeLayout, workspace: number): Record<Pa
   };
 }
 
+/** Bytes that `fill` writes at a time: what is measured may be all that the process has left. */
+const PIECE = 2 ** 16;
+
 function fill(executor: Executor, address: Address, bytes: number): void {
   const random = createRandom(1, "measure");
-  const values = Float32Array.from({ length: bytes / 4 }, () => 2 * random.uniform() - 1);
-  executor.write(address, new Uint8Array(values.buffer));
+  const values = new Float32Array(PIECE / 4);
+  for (let i = 0; i < values.length; i++) values[i] = 2 * random.uniform() - 1;
+  const piece = new Uint8Array(values.buffer);
+  for (let at = 0; at < bytes; at += PIECE) executor.write(address + at, piece.subarray(0, Math.min(PIECE, bytes - at)));
 }

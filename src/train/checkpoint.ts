@@ -5,7 +5,7 @@ import { messageOf, UserError } from "../errors.ts";
 import { parseWith } from "../hf/config.ts";
 import { fileError, makeFolder, readJsonObject, writeTextAtomic } from "../hf/files.ts";
 import { expectTensor, openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
-import type { Executor } from "../runtime/executor.ts";
+import { type Executor, readPieces } from "../runtime/executor.ts";
 import type { FlatState } from "../runtime/resident.ts";
 
 /**
@@ -102,7 +102,7 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
           name: part,
           dtype: "f32",
           shape: [state.size],
-          data: () => executor.read(state[part], bytes),
+          data: { pieces: () => readPieces(executor, state[part], bytes) },
         }));
         writeSafetensors(join(temporary, STATE_FILE), tensors);
         const record = {

@@ -3,8 +3,8 @@ import { copyCompanions, writeWeights } from "../hf/model-folder.ts";
 import { resolveTargets, writeAdapter } from "../hf/peft.ts";
 import { isVision } from "../hf/model-weights.ts";
 import { readBytes, type TensorData, type TensorSource } from "../hf/safetensors.ts";
-import type { FloatType } from "../graph/types.ts";
-import { readTensor } from "../runtime/resident.ts";
+import { byteLength, type FloatType } from "../graph/types.ts";
+import { readPieces } from "../runtime/executor.ts";
 import { loraAlpha, type TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
 
@@ -44,17 +44,19 @@ function visionTensors(source: TensorSource): TensorData[] {
   });
 }
 
-/** The trainable parameters under their names, read out one at a time, in the dtype that `typeOf` gives. */
+/** The trainable parameters under their names, read out piece by piece, in the dtype that `typeOf` gives. */
 function trainedTensors(engine: Engine, typeOf: (name: string) => FloatType): TensorData[] {
   const { params, param } = engine.resident;
   return params
     .filter((info) => info.trainable)
     .map(({ name, type }) => {
       const dtype = typeOf(name);
-      const data = () => {
-        const values = readTensor(engine.executor, param.get(name)!, type);
-        return dtype === "f32" ? values : fromFloat32(values, dtype);
+      const pieces = function* () {
+        for (const piece of readPieces(engine.executor, param.get(name)!, byteLength(type)))
+          yield dtype === "f32"
+            ? piece
+            : fromFloat32(new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4), dtype);
       };
-      return { name, dtype, shape: type.shape, data };
+      return { name, dtype, shape: type.shape, data: { pieces } };
     });
 }

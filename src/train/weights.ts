@@ -1,8 +1,8 @@
 import { byteLength, elements, type FloatType } from "../graph/types.ts";
 import { toFloat32 } from "../hf/halves.ts";
-import { expectTensor, readBytes, readFloat32, type TensorSource } from "../hf/safetensors.ts";
+import { expectTensor, readFloat32, type TensorEntry, type TensorSource } from "../hf/safetensors.ts";
 import { createRandom } from "../random.ts";
-import type { Executor } from "../runtime/executor.ts";
+import { type Address, type Executor, PIECE } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
 
 const ADAPTER_PREFIX = "base_model.model.";
@@ -30,10 +30,20 @@ export function loadWeights(executor: Executor, resident: Resident, source: Tens
     if (entry.dtype === param.type.dtype) {
       executor.fill(address, byteLength(param.type), (target) => source.read(entry, target));
     } else {
-      const widened = toFloat32(readBytes(source, entry), entry.dtype as FloatType);
-      executor.write(address, new Uint8Array(widened.buffer, widened.byteOffset, widened.byteLength));
+      writeWidened(executor, address, source, entry);
     }
   });
+}
+
+/** Reads a tensor of half precision and writes it as f32, piece by piece. */
+function writeWidened(executor: Executor, address: Address, source: TensorSource, entry: TensorEntry): void {
+  const piece = new Uint8Array(Math.min(PIECE / 2, entry.bytes));
+  for (let from = 0; from < entry.bytes; from += piece.length) {
+    const stored = piece.subarray(0, Math.min(piece.length, entry.bytes - from));
+    source.read(entry, stored, from);
+    // Two bytes become four.
+    executor.write(address + 2 * from, new Uint8Array(toFloat32(stored, entry.dtype as FloatType).buffer));
+  }
 }
 
 /**
