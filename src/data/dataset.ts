@@ -34,6 +34,29 @@ export function findSplits(path: string): Splits {
   return { train, valid: split("valid.jsonl"), test: split("test.jsonl") };
 }
 
+/** A data source and how often an epoch goes through it (see `mixSamples`). */
+export interface Source {
+  readonly path: string;
+  readonly weight: number;
+}
+
+/**
+ * Reads `a.jsonl`, or several sources with weights: `a.jsonl=2,b.jsonl=0.5,c.jsonl`. A path that exists is taken as it stands.
+ * @throws {UserError} a weight that is no number above 0
+ */
+export function parseSources(text: string): Source[] {
+  if (existsSync(text)) return [{ path: text, weight: 1 }];
+  return text.split(",").map((part) => {
+    const [, path, number] = /^(.+)=([^=/]*)$/.exec(part.trim()) ?? [];
+    if (path === undefined || existsSync(part.trim())) return { path: part.trim(), weight: 1 };
+    const weight = Number(number);
+    if (number === "" || !(weight > 0 && Number.isFinite(weight))) {
+      throw new UserError(`--data: the weight of ${path} must be a number above 0, got ${JSON.stringify(number)}`);
+    }
+    return { path, weight };
+  });
+}
+
 /** An example of a file that has not been parsed yet, so that a bad one need not end the reading. */
 export interface Entry {
   /** Line of a JSONL file or item of an array, from 1. */

@@ -28,7 +28,12 @@ export const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
 export const trainConfigSchema = z.strictObject({
   model: z.string().min(1).describe("base model: a folder in Hugging Face layout, or org/name on the hub"),
-  data: z.string().min(1).describe("training examples: a JSONL file, or a folder with train.jsonl and valid.jsonl"),
+  data: z
+    .string()
+    .min(1)
+    .describe(
+      "training examples: a JSONL file, or a folder with train.jsonl and valid.jsonl; several with weights: a.jsonl=2,b.jsonl=0.5",
+    ),
   valid: z.string().min(1).optional().describe("held-out examples (default: valid.jsonl beside the training file, if there)"),
   output: z.string().min(1).default("runs/latest").describe("run folder; must be new or empty unless --overwrite is given"),
   overwrite: z.boolean().default(false).describe("replace the contents of the run folder"),

@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { type Batches, createBatches } from "../data/batch.ts";
 import { chatTemplateOf } from "../data/chat-template.ts";
-import { findSplits, readExamples } from "../data/dataset.ts";
+import { findSplits, readExamples, parseSources, type Source } from "../data/dataset.ts";
+import { mixSamples } from "../data/mix.ts";
 import type { Example } from "../data/formats.ts";
 import { type LoadedSamples, loadSamples, type PrepareOptions } from "../data/prepare.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
@@ -56,9 +57,10 @@ export async function readInputs(
   checkContext(model, sequenceLength);
   const tokenizer = loadTokenizer(folder);
   const source = openModelWeights(folder, model);
-  const splits = findSplits(config.data);
-  const valid = config.valid ?? splits.valid;
-  if (config.loadBest && valid === null) {
+  const sources = parseSources(config.data).map(({ path, weight }) => ({ splits: findSplits(path), weight }));
+  const beside = [...new Set(sources.flatMap(({ splits }) => splits.valid ?? []))];
+  const heldOutPaths = config.valid === undefined ? beside : parseSources(config.valid).map(({ path }) => path);
+  if (config.loadBest && heldOutPaths.length === 0) {
     throw new UserError("--load-best needs held-out examples: give --valid, or a valid.jsonl beside the training file");
   }
   const sampler = createSampler(tokenizer, {
@@ -68,6 +70,13 @@ export async function readInputs(
     eosId: model.eosTokenIds[0] ?? null,
   });
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
+  const loadAll = async (all: readonly Source[]): Promise<LoadedSamples> => {
+    const sets: { set: LoadedSamples; weight: number }[] = [];
+    for (const { path, weight } of all) sets.push({ set: await loadSamples(path, sampler, options), weight });
+    if (sets.length === 1 && sets[0]!.weight === 1) return sets[0]!.set;
+    const content = sets.map(({ set, weight }) => `${set.content}=${weight}`).join();
+    return { ...mixSamples(sets), content: new Bun.CryptoHasher("sha256").update(content).digest("hex") };
+  };
   return {
     config,
     folder,
@@ -75,9 +84,9 @@ export async function readInputs(
     source,
     tokenizer,
     sequenceLength,
-    train: await loadSamples(splits.train, sampler, options),
-    valid: valid === null ? null : await loadSamples(valid, sampler, options),
-    shown: valid === null ? null : firstExample(valid),
+    train: await loadAll(sources.map(({ splits, weight }) => ({ path: splits.train, weight }))),
+    valid: heldOutPaths.length === 0 ? null : await loadAll(heldOutPaths.map((path) => ({ path, weight: 1 }))),
+    shown: heldOutPaths.length === 0 ? null : firstExample(heldOutPaths[0]!),
   };
 }
 
