@@ -122,7 +122,9 @@ function show(file: string, config: Flags, { tokenizer, sampler }: Sampling): nu
     if (left-- === 0) break;
     for (const sample of sampler.samples(entry.parse())) {
       const trained = sample.labels.reduce((count, label) => count + Number(label >= 0), 0);
-      console.log(`${entry.where}: ${sample.ids.length} tokens, ${trained} trained on`);
+      const weights = sample.weights && new Set(sample.weights.filter((_, t) => sample.labels[t]! >= 0));
+      const note = weights ? `, with the weights ${[...weights].map((weight) => Number(weight.toPrecision(6))).join(", ")}` : "";
+      console.log(`${entry.where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);
       const parts = sampleParts(tokenizer, sample).map((part) =>
         part.trained ? part.text : isTerminal ? `\x1b[2m${part.text}\x1b[22m` : `[${part.text}]`,
       );

@@ -37,16 +37,17 @@ export async function run(args: readonly string[]): Promise<number> {
     const samples = await loadSamples(flags.data, sampler);
     const padId = tokenizer.padId ?? eosId ?? 0;
     const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });
-    const score = createScorer(executor, { ...model, tokens });
-    const total = { loss: 0, labelled: 0, correct: 0 };
+    const score = createScorer(executor, { ...model, tokens, weighted: samples.weighted });
+    const total = { loss: 0, labelled: 0, weight: 0, correct: 0 };
     for (let index = 0; index < batches.count(0); index++) {
       const batch = batches.batch(0, index);
       const { loss, correct } = score(batch);
       total.loss += loss;
       total.labelled += batch.labelled;
+      total.weight += batch.weight;
       total.correct += correct;
     }
-    const loss = total.loss / total.labelled;
+    const loss = total.loss / total.weight;
     const result = {
       examples: samples.count,
       tokens: total.labelled,

@@ -91,6 +91,7 @@ export async function run(args: readonly string[]): Promise<number> {
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,
         tokens: [batch.ids.length],
+        weighted: batch.weights !== null,
         optimizer: false,
       }),
     );
@@ -98,7 +99,7 @@ export async function run(args: readonly string[]): Promise<number> {
       if (adapter) loadAdapter(executor, engine.resident, adapter.source);
       else initialiseAdapter(executor, engine.resident, config.seed);
     }
-    const loss = engine.forwardBackward(batch, 1 / batch.labelled, config.seed, 0);
+    const loss = engine.forwardBackward(batch, 1 / batch.weight, config.seed, 0);
     const gradients = engine.resident.params
       .filter((param) => param.trainable)
       .map(({ name, type }): TensorData => ({

@@ -144,7 +144,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
     `model           ${config.model}: ${model.family}, ${model.layers} layers, ${millions(parameters.all)} parameters`,
     ...(vision === null ? [] : [`                ${vision}`]),
     `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)`,
-    `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${valid ? `; ${valid.count} held out` : ""}`,
+    `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${train.weighted ? " (some count more than others)" : ""}${valid ? `; ${valid.count} held out` : ""}`,
     `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,
     `schedule        ${formatSummary(summarise(engine.chain, engine.schedule))}`,
     `device          ${description}`,

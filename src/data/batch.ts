@@ -1,5 +1,5 @@
 import { createRandom, shuffle } from "../random.ts";
-import { IGNORED, type Sample } from "./sample.ts";
+import { IGNORED } from "./sample.ts";
 import type { SampleSet } from "./sample-store.ts";
 
 /** A micro-batch laid flat: `tokens` = rows x row length, one vector entry per token. */
@@ -12,8 +12,12 @@ export interface MicroBatch {
   readonly starts: Int32Array;
   /** Position within the example, for rotary tables. */
   readonly positions: Int32Array;
+  /** How much each label counts; null: all the same. */
+  readonly weights: Float32Array | null;
   /** Number of labels that are not -100. */
   readonly labelled: number;
+  /** The sum of their weights. */
+  readonly weight: number;
   /** Tokens of examples; the others are padding. */
   readonly used: number;
   /** Number of examples. */
@@ -76,7 +80,7 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
     batch(epoch, index) {
       const epochPlan = planOf(epoch);
       if (!(index >= 0 && index < epochPlan.count)) throw new RangeError(`epoch ${epoch} has no micro-batch ${index}`);
-      return fill(epochPlan.plan(index), rows, options.padId, (sample) => samples.sample(sample));
+      return fill(epochPlan.plan(index), rows, options.padId, samples);
     },
     locate(ordinal) {
       let index = ordinal;
@@ -173,32 +177,38 @@ export function bucketLengths(lengths: Int32Array, rowLength: number): number[] 
   return [...new Set(rounded)];
 }
 
-function fill(plan: Plan, rows: number, padId: number, sampleOf: (index: number) => Sample): MicroBatch {
+function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): MicroBatch {
   const { rowLength } = plan;
   const tokens = rows * rowLength;
   const ids = new Int32Array(tokens).fill(padId);
   const labels = new Int32Array(tokens).fill(IGNORED);
   const starts = Int32Array.from({ length: tokens }, (_, t) => t);
   const positions = new Int32Array(tokens);
+  const weights = samples.weighted ? new Float32Array(tokens).fill(1) : null;
   let labelled = 0;
+  let weight = 0;
   let used = 0;
   let examples = 0;
   for (const [row, members] of plan.rows.entries()) {
     let start = row * rowLength;
     for (const member of members) {
-      const sample = sampleOf(member);
+      const sample = samples.sample(member);
       const length = sample.ids.length;
       ids.set(sample.ids, start);
       labels.set(sample.labels.subarray(1), start);
       starts.fill(start, start, start + length);
       for (let i = 0; i < length; i++) {
         positions[start + i] = i;
-        if (i > 0 && sample.labels[i] !== IGNORED) labelled++;
+        if (i === 0 || sample.labels[i] === IGNORED) continue;
+        labelled++;
+        const own = sample.weights?.[i] ?? 1;
+        if (weights) weights[start + i - 1] = own;
+        weight += own;
       }
       start += length;
       used += length;
       examples++;
     }
   }
-  return { tokens, ids, labels, starts, positions, labelled, used, examples };
+  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples };
 }

@@ -6,6 +6,8 @@ import type { ChatExample, Message } from "./formats.ts";
 export interface TrainedText {
   readonly text: string;
   readonly ranges: readonly Range[];
+  /** Of each range, how much its tokens count. */
+  readonly weights: readonly number[];
 }
 
 /**
@@ -23,7 +25,7 @@ export interface TrainedText {
  */
 export function trainedTexts(template: ChatTemplate, example: ChatExample, endTokens: Iterable<string>): TrainedText[] {
   const { messages, tools } = example;
-  const trained = messages.flatMap((message, i) => (message.trained ? [i] : []));
+  const trained = messages.flatMap((message, i) => (message.weight > 0 ? [i] : []));
   if (trained.length === 0) return [];
   const render = (count: number, addGenerationPrompt = false) =>
     template.render({ messages: fieldsOf(messages.slice(0, count)), tools, addGenerationPrompt });
@@ -31,9 +33,10 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
   const marked = template.renderMarked({ messages: fieldsOf(messages), tools });
   if (marked && marked.ranges.length > 0) {
     const assistants = messages.flatMap((message, i) => (message.role === "assistant" ? [i] : []));
-    if (trained.length === assistants.length) return [marked];
+    if (assistants.every((index) => messages[index]!.weight === 1)) return [{ ...marked, weights: marked.ranges.map(() => 1) }];
     if (marked.ranges.length === assistants.length) {
-      return [{ text: marked.text, ranges: marked.ranges.filter((_, i) => messages[assistants[i]!]!.trained) }];
+      const ranges = marked.ranges.filter((_, i) => messages[assistants[i]!]!.weight > 0);
+      return [{ text: marked.text, ranges, weights: trained.map((index) => messages[index]!.weight) }];
     }
   }
 
@@ -57,8 +60,10 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
       );
     }
   }
-  if (turns.every((turn) => full.startsWith(turn.text))) return [{ text: full, ranges: turns.map((turn) => turn.range) }];
-  return turns.map((turn) => ({ text: turn.text, ranges: [turn.range] }));
+  const weights = trained.map((index) => messages[index]!.weight);
+  if (turns.every((turn) => full.startsWith(turn.text)))
+    return [{ text: full, ranges: turns.map((turn) => turn.range), weights }];
+  return turns.map((turn, i) => ({ text: turn.text, ranges: [turn.range], weights: [weights[i]!] }));
 }
 
 interface Turn {

@@ -35,8 +35,8 @@ export interface TextExample {
 
 export interface Message {
   readonly role: string;
-  /** Whether an assistant message is trained on. */
-  readonly trained: boolean;
+  /** How much an assistant message counts in the loss, per token; 0 (and every other role): it is not trained on. */
+  readonly weight: number;
   /** The message as the chat template sees it: role, content, tool_calls, ... */
   readonly fields: Readonly<Record<string, unknown>>;
 }
@@ -142,12 +142,22 @@ function messageList(record: Readonly<Record<string, unknown>>, key: string, whe
     if (content === undefined ? fields.tool_calls === undefined && fields.function_call === undefined : !isContent(content)) {
       throw new UserError(`${here}: "content" must be a text or a list of parts, got ${jsonKind(content)}`);
     }
-    if (weight !== undefined && weight !== null && weight !== 0 && weight !== 1) {
-      throw new UserError(`${here}: "weight" must be 0 or 1, got ${show(weight)}`);
-    }
-    return { role: fields.role, trained: trainable && fields.role === "assistant" && weight !== 0, fields };
+    const counts = weightOf(fields.role, weight, here);
+    return { role: fields.role, weight: trainable ? counts : 0, fields };
   });
 }
+
+/** Weight of a message that has this one written beside it. A weight of another role than the assistant's is checked alone. */
+function weightOf(role: string, written: unknown, where: string): number {
+  const weight = written ?? 1;
+  if (typeof weight !== "number" || !(weight >= 0 && weight <= MOST_WEIGHT)) {
+    throw new UserError(`${where}: "weight" must be a number from 0 to ${MOST_WEIGHT}, got ${show(weight)}`);
+  }
+  return role === "assistant" ? weight : 0;
+}
+
+/** Far above what makes sense, so that a column of something else is noticed. */
+const MOST_WEIGHT = 1000;
 
 function isContent(content: unknown): boolean {
   return typeof content === "string" || (Array.isArray(content) && content.every(isRecord));
@@ -164,8 +174,8 @@ function readCompletion(record: Readonly<Record<string, unknown>>, where: string
   return { kind: "completion", prompt: text(record, "prompt", where), completion: text(record, "completion", where), where };
 }
 
-function message(role: string, content: string, trained = role === "assistant"): Message {
-  return { role, trained, fields: { role, content } };
+function message(role: string, content: string, weight = role === "assistant" ? 1 : 0): Message {
+  return { role, weight, fields: { role, content } };
 }
 
 /** The user's turn is instruction and input, a line each. */
@@ -214,7 +224,7 @@ function readShareGpt(record: Readonly<Record<string, unknown>>, where: string):
     const from = text(turn, "from", here);
     const role = Object.hasOwn(SHAREGPT_ROLES, from) ? SHAREGPT_ROLES[from] : undefined;
     if (!role) throw new UserError(`${here}: "from" is ${show(from)}, expected one of ${Object.keys(SHAREGPT_ROLES).join(", ")}`);
-    messages.push(message(role, text(turn, "value", here), role === "assistant" && turn.weight !== 0));
+    messages.push(message(role, text(turn, "value", here), weightOf(role, turn.weight, here)));
   }
   return { kind: "chat", messages, tools: toolsOf(record, where), where };
 }
@@ -234,7 +244,7 @@ function readXTuner(record: Readonly<Record<string, unknown>>, where: string): E
     if (turns.length === 1 && !system && !input) return { kind: "text", text: output, where };
     if (system) messages.push(message("system", system));
     if (input) messages.push(message("user", input));
-    messages.push(message("assistant", output, turn.output_with_loss !== false));
+    messages.push(message("assistant", output, turn.output_with_loss === false ? 0 : 1));
   }
   return { kind: "chat", messages, tools: null, where };
 }

@@ -29,6 +29,7 @@ export function mixSamples(sources: readonly WeightedSet[]): SampleSet {
     lengths,
     tokens: sum((set) => set.tokens),
     labelled: sum((set) => set.labelled),
+    weighted: sources.some(({ set }) => set.weighted),
     sample(index) {
       const i = firsts.findLastIndex((first) => first <= index);
       return sources[i]!.set.sample(index - firsts[i]!);

@@ -1,4 +1,5 @@
 import { IGNORED, type Sample } from "./sample.ts";
+import { addWeightRuns, createWeightReader } from "./weight-runs.ts";
 
 /** Tokenized examples in the order of the data. */
 export interface SampleSet {
@@ -8,6 +9,8 @@ export interface SampleSet {
   readonly tokens: number;
   /** Tokens that a model learns to predict: labelled ones that are not first in their sample. */
   readonly labelled: number;
+  /** Some labels count more than others. */
+  readonly weighted: boolean;
   sample(index: number): Sample;
   /** The samples that an epoch goes through, some perhaps repeatedly; without it, each once. */
   draw?(epoch: number, seed: number): Int32Array;
@@ -16,17 +19,19 @@ export interface SampleSet {
 /** Takes samples, one after the other, and makes a set of them. */
 export interface SampleSink {
   /** @param number line or item of the file that the sample comes from */
-  add(sample: Pick<Sample, "ids" | "labels">, number: number): void;
+  add(sample: StoredSample, number: number): void;
   finish(): SampleSet;
   /** Instead of `finish`: nothing is left. */
   discard(): void;
 }
 
-/** Everything of a sample set but its tokens: eight bytes a sample. */
+/** Everything of a sample set but its tokens: eight bytes a sample, and its weights. */
 export interface SampleIndex {
   readonly lengths: Int32Array;
   /** Line (or item) of the file that each sample comes from. */
   readonly numbers: Int32Array;
+  /** See weight-runs.ts. */
+  readonly weightRuns: Int32Array;
   readonly labelled: number;
 }
 
@@ -40,7 +45,8 @@ const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
 export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: (number: number) => string): SampleSet {
-  const { lengths, numbers, labelled } = index;
+  const { lengths, numbers, weightRuns, labelled } = index;
+  const weightsOf = createWeightReader(weightRuns);
   // First tokens of every 64th sample: the lengths tell the others.
   const starts = new Float64Array(Math.ceil(lengths.length / STRIDE));
   let tokens = 0;
@@ -59,14 +65,18 @@ export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: 
     lengths,
     tokens,
     labelled,
+    weighted: weightRuns.length > 0,
     sample(i) {
       const ids = read(startOf(i), lengths[i]!);
       const labels = ids.map((stored) => (stored < 0 ? IGNORED : stored));
       for (let t = 0; t < ids.length; t++) if (ids[t]! < 0) ids[t] = -1 - ids[t]!;
-      return { ids, labels, where: placeOf(numbers[i]!) };
+      return { ids, labels, weights: weightsOf(i, ids.length), where: placeOf(numbers[i]!) };
     },
   };
 }
+
+/** What is stored of a sample. */
+export type StoredSample = Pick<Sample, "ids" | "labels" | "weights">;
 
 /** A sample's tokens as they are stored, and how many of them count as labelled. */
 export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
@@ -83,17 +93,29 @@ export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
 }
 
 /** Collects the index of a set sample by sample. */
-export function createIndexBuilder(): { add(length: number, number: number, labelled: number): void; finish(): SampleIndex } {
+export function createIndexBuilder(): {
+  add(sample: Pick<Sample, "ids" | "weights">, number: number, labelled: number): void;
+  finish(): SampleIndex;
+} {
   const lengths = createIntList();
   const numbers = createIntList();
+  const runs = createIntList();
+  let count = 0;
   let total = 0;
   return {
-    add(length, number, labelled) {
-      lengths.push(length);
+    add({ ids, weights }, number, labelled) {
+      lengths.push(ids.length);
       numbers.push(number);
+      if (weights) addWeightRuns(runs, count, weights);
+      count++;
       total += labelled;
     },
-    finish: () => ({ lengths: lengths.finish(), numbers: numbers.finish(), labelled: total }),
+    finish: () => ({
+      lengths: lengths.finish(),
+      numbers: numbers.finish(),
+      weightRuns: runs.finish(),
+      labelled: total,
+    }),
   };
 }
 
@@ -137,7 +159,7 @@ export function createSampleStore(placeOf: (number: number) => string): SampleSi
       const { stored, labelled } = packSample(sample);
       while (blocks.length * BLOCK < end + stored.length) blocks.push(new Int32Array(BLOCK));
       pieces(end, stored.length, (piece, done) => piece.set(stored.subarray(done, done + piece.length)));
-      index.add(stored.length, number, labelled);
+      index.add(sample, number, labelled);
       end += stored.length;
     },
     finish() {

@@ -15,6 +15,8 @@ export const IGNORED = -100;
 export interface Sample {
   readonly ids: Int32Array;
   readonly labels: Int32Array;
+  /** How much each label counts, above 0; null: all the same. */
+  readonly weights: Float32Array | null;
   /** `file:line` */
   readonly where: string;
 }
@@ -68,13 +70,16 @@ export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sam
       case "chat": {
         const texts = trainedTexts(templateFor(example.tools !== null), example, tokenizer.specialTokens.keys());
         if (texts.length === 0) throw noTrainable(example.where, "no message is an assistant's to train on");
-        return texts.map(({ text, ranges }) => {
+        return texts.map(({ text, ranges, weights: ofRange }) => {
           const { ids, tokens } = tokenizer.encodeWithBoundaries(text, ranges.flat());
           const labels = new Int32Array(ids.length).fill(IGNORED);
-          for (let i = 0; i < tokens.length; i += 2) {
-            labels.set(ids.subarray(tokens[i], tokens[i + 1]), tokens[i]);
-          }
-          return checked(ids, labels, example.where, options);
+          const weights = ofRange.every((weight) => weight === 1) ? null : new Float32Array(ids.length).fill(1);
+          ranges.forEach((_, i) => {
+            const [from, to] = [tokens[2 * i], tokens[2 * i + 1]];
+            labels.set(ids.subarray(from, to), from);
+            weights?.fill(ofRange[i]!, from, to);
+          });
+          return checked(ids, labels, weights, example.where, options);
         });
       }
     }
@@ -95,10 +100,16 @@ function join(prefix: readonly number[], ids: Int32Array, end: readonly number[]
 function finish(ids: Int32Array, trainedFrom: number, where: string, options: SampleOptions): Sample {
   const labels = Int32Array.from(ids);
   labels.fill(IGNORED, 0, trainedFrom);
-  return checked(ids, labels, where, options);
+  return checked(ids, labels, null, where, options);
 }
 
-function checked(ids: Int32Array, labels: Int32Array, where: string, options: SampleOptions): Sample {
+function checked(
+  ids: Int32Array,
+  labels: Int32Array,
+  weights: Float32Array | null,
+  where: string,
+  options: SampleOptions,
+): Sample {
   const { maxLength, truncate, vocabSize } = options;
   const foreign = ids.find((id) => id >= vocabSize);
   if (foreign !== undefined) {
@@ -108,7 +119,7 @@ function checked(ids: Int32Array, labels: Int32Array, where: string, options: Sa
   }
   // The first token has nothing before it to be predicted from.
   if (!labels.subarray(1).some((label) => label !== IGNORED)) throw noTrainable(where, "all tokens are masked");
-  if (ids.length <= maxLength) return { ids, labels, where };
+  if (ids.length <= maxLength) return { ids, labels, weights, where };
   if (!truncate) {
     throw new UserError(
       `${where}: the example has ${ids.length} tokens, more than the sequence length of ${maxLength}; raise it, shorten the example, or allow truncation`,
@@ -117,7 +128,7 @@ function checked(ids: Int32Array, labels: Int32Array, where: string, options: Sa
   const kept = labels.slice(0, maxLength);
   if (!kept.subarray(1).some((label) => label !== IGNORED))
     throw noTrainable(where, `the first ${maxLength} of ${ids.length} tokens are all masked`);
-  return { ids: ids.slice(0, maxLength), labels: kept, where };
+  return { ids: ids.slice(0, maxLength), labels: kept, weights: weights && weights.slice(0, maxLength), where };
 }
 
 function noTrainable(where: string, why: string): UserError {

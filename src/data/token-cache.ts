@@ -7,16 +7,18 @@ import { createIndexBuilder, createSampleSet, packSample, type SampleSet, type S
 
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
- * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), a JSON trailer, its length (u32) and
- * a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one.
+ * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), a JSON
+ * trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one.
  */
 const MARK = "RMTK";
-const VERSION = 1;
+const VERSION = 2;
 
 interface Trailer {
   readonly version: number;
   readonly samples: number;
   readonly tokens: number;
+  /** 32-bit words. */
+  readonly weightRuns: number;
   readonly labelled: number;
 }
 
@@ -54,14 +56,15 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
         used += stored.length;
       }
       tokens += stored.length;
-      builder.add(stored.length, number, labelled);
+      builder.add(sample, number, labelled);
     },
     finish() {
       flush();
-      const { lengths, numbers, labelled } = builder.finish();
+      const { lengths, numbers, weightRuns, labelled } = builder.finish();
       file.write(bytesOf(lengths));
       file.write(bytesOf(numbers));
-      const trailer: Trailer = { version: VERSION, samples: lengths.length, tokens, labelled };
+      file.write(bytesOf(weightRuns));
+      const trailer: Trailer = { version: VERSION, samples: lengths.length, tokens, weightRuns: weightRuns.length, labelled };
       const json = new TextEncoder().encode(JSON.stringify(trailer));
       file.write(json);
       file.write(bytesOf(Uint32Array.of(json.length)));
@@ -120,11 +123,12 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
   };
   const lengths = readInts(tokens, samples);
   const numbers = readInts(tokens + samples, samples);
+  const weightRuns = readInts(tokens + 2 * samples, trailer.weightRuns);
   if (lengths.reduce((sum, length) => sum + length, 0) !== tokens) {
     fs.closeSync(fd);
     return null;
   }
-  return createSampleSet({ lengths, numbers, labelled }, readInts, placeOf);
+  return createSampleSet({ lengths, numbers, weightRuns, labelled }, readInts, placeOf);
 }
 
 function readTrailer(fd: number, path: string): Trailer | null {
@@ -143,8 +147,8 @@ function readTrailer(fd: number, path: string): Trailer | null {
     return null;
   }
   if (!isRecord(value) || value.version !== VERSION) return null;
-  const { samples, tokens } = value as unknown as Trailer;
-  return tokens * 4 + samples * 8 + length + 8 === size ? (value as unknown as Trailer) : null;
+  const { samples, tokens, weightRuns } = value as unknown as Trailer;
+  return 4 * (tokens + 2 * samples + weightRuns) + length + 8 === size ? (value as unknown as Trailer) : null;
 }
 
 /** Whether a folder exists, or can be made, and can be written to. */

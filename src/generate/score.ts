@@ -14,7 +14,7 @@ import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
 
 /** How likely a model finds the labels of a batch. */
 export interface Score {
-  /** Sum of -log p(label). */
+  /** Sum of -log p(label), times the label's weight. */
   readonly loss: number;
   /** Labels that were the likeliest token; among equally likely ones, the first. */
   readonly correct: number;
@@ -28,23 +28,23 @@ export function createScorer(
     readonly source: TensorSource;
     readonly adapter: Adapter | null;
     readonly tokens: number;
+    readonly weighted: boolean;
   },
 ): (batch: MicroBatch) => Score {
-  const { config, source, adapter, tokens } = options;
+  const { config, source, adapter, tokens, weighted } = options;
   const tuning = adapterTuning(adapter, config);
-  const segments = buildSegments(config, { tokens, tuning, weightType: storedWeightType(source) });
+  const segments = buildSegments(config, { tokens, tuning, weighted, weightType: storedWeightType(source) });
   const programs = createPrograms(executor);
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);
   if (adapter) writeAdapterWeights(executor, resident, adapter, tuning);
-  const inputs = createBatchMemory(executor, config, tokens, 1);
+  const inputs = createBatchMemory(executor, config, { tokens, weighted });
   const constants = createConstants(executor, segments.length);
   const memory = { resident, batch: inputs.addresses, ...constants };
   const arena = executor.reserve(forwardExtent(segments, programs));
   const forward = createForward(executor, programs, segments, arena, memory);
-  inputs.setScale(1);
   return (batch) => {
-    inputs.load(batch);
+    inputs.load(batch, 1);
     forward.run();
     return constants.score();
   };

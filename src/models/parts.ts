@@ -19,6 +19,8 @@ export interface SegmentOptions {
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
   readonly weightType: (name: string) => FloatType;
+  /** Tokens count differently in the loss: the batch input `scale` has one value for each. */
+  readonly weighted?: boolean;
   /** Variants of the blocks with smaller tapes; none by default. */
   readonly selective?: SelectiveOptions;
 }
@@ -29,12 +31,18 @@ export interface SegmentOptions {
  */
 export type Attend = (builder: GraphBuilder, q: string, k: string, v: string, starts: string) => string;
 
+/** What the types of the batch inputs depend on. */
+export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted"> {
+  readonly rows?: number;
+}
+
 /**
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
  * without and with the sliding window; `windowCos` and `windowSin` are there where layers with a window have rotary positions
  * of their own; `rows` are the positions whose logits are wanted.
  */
-export function batchTypes(config: ModelConfig, tokens: number, rows = 1): Partial<Record<BatchInput, TensorType>> {
+export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
+  const { tokens, rows = 1, weighted = false } = size;
   const angles: TensorType = { dtype: "f32", shape: [tokens, config.rotaryDim / 2] };
   return {
     ids: { dtype: "i32", shape: [tokens] },
@@ -44,7 +52,7 @@ export function batchTypes(config: ModelConfig, tokens: number, rows = 1): Parti
     cos: angles,
     sin: angles,
     ...(config.windowRope && { windowCos: angles, windowSin: angles }),
-    scale: { dtype: "f32", shape: [1] },
+    scale: { dtype: "f32", shape: [weighted ? tokens : 1] },
     rng: { dtype: "i32", shape: [2] },
     rows: { dtype: "i32", shape: [rows] },
   };
@@ -71,7 +79,7 @@ export function startGraph(
 ): GraphBuilder {
   const builder = new GraphBuilder(name);
   if (boundary) builder.input("x", "boundary", { dtype: "f32", shape: [options.tokens, config.hiddenSize] });
-  const types = batchTypes(config, options.tokens);
+  const types = batchTypes(config, options);
   for (const input of inputs) builder.input(input, "batch", types[input]!);
   return builder;
 }

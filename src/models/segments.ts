@@ -162,7 +162,7 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
  */
 export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: number): Segment {
   const builder = startGraph("logits", config, options, [], true);
-  builder.input("rows", "batch", batchTypes(config, options.tokens, rows).rows!);
+  builder.input("rows", "batch", batchTypes(config, { tokens: options.tokens, rows }).rows!);
   const { scope, normed, weight } = headParams(builder, config, options);
   const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
   const picked = builder.value(Gather, [normed, "rows"], {}, "picked");

@@ -1,7 +1,7 @@
 import { byteLength } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { createRope } from "../hf/rope.ts";
-import { batchTypes, type BatchInput, rotaryInputs } from "../models/parts.ts";
+import { batchTypes, type BatchInput, type BatchSize, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 
 /** What a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/batch.ts`. */
@@ -9,6 +9,8 @@ export interface TokenBatch {
   readonly ids: Int32Array;
   /** Target of each position; -100 is none. */
   readonly labels: Int32Array;
+  /** How much each target counts; null or absent: all the same. */
+  readonly weights?: Float32Array | null;
   /** First position that each token attends to. */
   readonly starts: Int32Array;
   readonly positions: Int32Array;
@@ -18,20 +20,23 @@ export interface TokenBatch {
 export interface BatchMemory {
   readonly addresses: ReadonlyMap<string, Address>;
   readonly bytes: number;
-  load(batch: TokenBatch): void;
-  /** Factor of the summed losses: 1 / labelled tokens of the optimizer step. */
-  setScale(scale: number): void;
+  /**
+   * Takes a batch, whose losses count times `scale`: 1 / labelled tokens of the optimizer step, or where tokens have weights
+   * 1 / the sum of those weights.
+   */
+  load(batch: TokenBatch, scale: number): void;
   /** Keys dropout: `draw` counts micro-batches. */
   setRng(seed: number, draw: number): void;
   setRows(rows: Int32Array): void;
 }
 
-export function batchBytes(config: ModelConfig, tokens: number, rows: number): number {
-  return Object.values(batchTypes(config, tokens, rows)).reduce((sum, type) => sum + align(byteLength(type)), 0);
+export function batchBytes(config: ModelConfig, size: BatchSize): number {
+  return Object.values(batchTypes(config, size)).reduce((sum, type) => sum + align(byteLength(type)), 0);
 }
 
-export function createBatchMemory(executor: Executor, config: ModelConfig, tokens: number, rows: number): BatchMemory {
-  const types = batchTypes(config, tokens, rows);
+export function createBatchMemory(executor: Executor, config: ModelConfig, size: BatchSize): BatchMemory {
+  const { tokens, weighted = false } = size;
+  const types = batchTypes(config, size);
   const addresses = new Map<string, Address>(
     Object.entries(types).map(([name, type]) => [name, executor.reserve(byteLength(type))]),
   );
@@ -42,12 +47,13 @@ export function createBatchMemory(executor: Executor, config: ModelConfig, token
   const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
   const windowStarts = new Int32Array(tokens);
-  const scale = new Float32Array(1);
+  const scales = new Float32Array(weighted ? tokens : 1);
   const rng = new Int32Array(2);
   return {
     addresses,
-    bytes: batchBytes(config, tokens, rows),
-    load({ ids, labels, starts, positions }) {
+    bytes: batchBytes(config, size),
+    load({ ids, labels, weights = null, starts, positions }, scale) {
+      if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
       put("ids", ids);
       put("labels", labels);
       put("starts", starts);
@@ -60,10 +66,9 @@ export function createBatchMemory(executor: Executor, config: ModelConfig, token
         put(names[0], angles.cos.subarray(0, count * half));
         put(names[1], angles.sin.subarray(0, count * half));
       }
-    },
-    setScale(value) {
-      scale[0] = value;
-      put("scale", scale);
+      if (weights) weights.forEach((weight, t) => (scales[t] = scale * weight));
+      else scales.fill(scale);
+      put("scale", weighted ? scales.subarray(0, count) : scales);
     },
     setRng(seed, draw) {
       rng[0] = seed;

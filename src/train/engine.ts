@@ -46,10 +46,10 @@ export interface Engine {
   readonly replans: number;
   /**
    * Forward and backward of one micro-batch; adds to the gradients. `draw` counts micro-batches and keys dropout.
-   * Returns the loss: `scale` times the summed cross entropy of the labelled tokens.
+   * Returns the loss: `scale` times the summed cross entropy of the labelled tokens, each times its weight.
    */
   forwardBackward(batch: TokenBatch, scale: number, seed: number, draw: number): number;
-  /** Forward alone, dropout off: the summed cross entropy of the labelled tokens, and how many of them were the likeliest token. */
+  /** Forward alone, dropout off: the summed cross entropy of the labelled tokens (each times its weight), and how many of them were the likeliest token. */
   evaluate(batch: TokenBatch): { readonly loss: number; readonly correct: number };
   /** Logits [rows.length, vocabulary] of the given positions, dropout off. */
   logits(batch: TokenBatch, rows: Int32Array): Float32Array;
@@ -73,7 +73,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   loadWeights(executor, resident, source);
 
   const rows = options.logits?.rows ?? 1;
-  const batch = createBatchMemory(executor, config, mostTokens(options), rows);
+  const batch = createBatchMemory(executor, config, { tokens: mostTokens(options), rows, weighted: options.weighted });
   const constants = createConstants(executor, segments.length);
   const memory: StepMemory = { resident, batch: batch.addresses, ...constants };
   const arena = executor.reserve(plan.arena);
@@ -81,8 +81,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   const zeroGradients = () => executor.zero(resident.trainable.gradient, resident.trainable.size * 4);
 
   if (measure) {
-    batch.load(measure.batch);
-    batch.setScale(1);
+    batch.load(measure.batch, 1);
     const known = (graph: Graph) => measure.costs.secondsOf(graph) !== undefined;
     const seconds = measurePrograms(
       executor,
@@ -155,8 +154,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     },
     forwardBackward(tokens, scale, seed, draw) {
       const runner: Runner = runners(tokens.ids.length);
-      batch.load(tokens);
-      batch.setScale(scale);
+      batch.load(tokens, scale);
       batch.setRng(seed, draw);
       runner.run();
       touched = Math.max(touched, runner.touched);
@@ -168,13 +166,12 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return loss;
     },
     evaluate(tokens) {
-      batch.load(tokens);
-      batch.setScale(1);
+      batch.load(tokens, 1);
       evaluators(tokens.ids.length).run();
       return constants.score();
     },
     logits(tokens, wanted) {
-      batch.load(tokens);
+      batch.load(tokens, 1);
       const padded = new Int32Array(rows);
       padded.set(wanted);
       batch.setRows(padded);

@@ -39,6 +39,8 @@ export interface ModelPlanOptions {
   readonly tokens: readonly number[];
   /** Numbers of tokens that logits are wanted for, and the most positions at a time. */
   readonly logits?: { readonly tokens: readonly number[]; readonly rows: number };
+  /** Batches have weights. */
+  readonly weighted?: boolean;
   /** Reserve AdamW's moments. */
   readonly optimizer: boolean;
 }
@@ -78,12 +80,14 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     tokens,
     tuning,
     weightType: options.weightType,
+    weighted: options.weighted,
     selective: { ...options.selective, count: Math.max(variantsWanted(strategy), options.variants ?? 0) },
   });
   const stillOptions = (tokens: number): SegmentOptions => ({
     tokens,
     tuning: tuning.method === "lora" ? { ...tuning, dropout: 0 } : tuning,
     weightType: options.weightType,
+    weighted: options.weighted,
   });
   const built = new Map(
     options.tokens.map((tokens) => {
@@ -156,7 +160,7 @@ function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[]): Fi
   const rows = logits?.rows ?? 1;
   return {
     ...residentBytes(collectParams(segments), options.optimizer),
-    batch: batchBytes(config, mostTokens(options), rows) + constantBytes(segments.length),
+    batch: batchBytes(config, { tokens: mostTokens(options), rows, weighted: options.weighted }) + constantBytes(segments.length),
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
   };
 }

@@ -1,18 +1,20 @@
 import { UserError } from "../errors.ts";
 import { elements } from "../graph/types.ts";
-import { openSafetensors, readBytes, type TensorSource } from "../hf/safetensors.ts";
+import { openSafetensors, readBytes, readFloat32, type TensorSource } from "../hf/safetensors.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { TokenBatch } from "./batch-memory.ts";
 
-/** A batch read from a file, and how many of its positions have a target. */
+/** A batch read from a file, how many of its positions have a target, and the sum of their weights. */
 export interface StepBatch extends TokenBatch {
   readonly labelled: number;
+  readonly weight: number;
 }
 
 /**
  * Reads a batch file: int64 [sequences, length] tensors
  * - `input_ids`, `labels` (-100 = masked; as in Transformers `labels[t]` belongs to `input_ids[t]`, and position t - 1
  *   predicts it),
+ * - `weights` (optional, float32; how much each label counts: the loss is sum w nll / sum w),
  * - `attention_mask` (optional; 1 for tokens, then 0 for padding on the right),
  * - `position_ids` (optional; a 0 starts a new example in the row: packing).
  * @throws {UserError} missing tensors, wrong dtypes or shapes, ids outside the vocabulary, no target at all
@@ -28,6 +30,10 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
     if (!targets) throw new UserError(`${path} holds no tensor "labels" (int64 [${shape.join(", ")}])`);
     const mask = read(source, "attention_mask", shape);
     const positions = read(source, "position_ids", shape);
+    const given = source.tensors.has("weights") ? readFloat32(source, "weights", shape) : null;
+    if (given?.some((weight) => !(weight >= 0 && weight < Infinity))) {
+      throw new UserError(`${path}: tensor "weights" must hold finite numbers from 0 on`);
+    }
     checkIds(path, "input_ids", ids, config.vocabSize, false);
     checkIds(path, "labels", targets, config.vocabSize, true);
 
@@ -36,8 +42,10 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
       labels: new Int32Array(ids.length).fill(-100),
       starts: new Int32Array(ids.length),
       positions: new Int32Array(ids.length),
+      weights: given && new Float32Array(ids.length),
     };
     let labelled = 0;
+    let weight = 0;
     for (let row = 0; row < sequences; row++) {
       let start = row * length;
       for (let t = row * length; t < (row + 1) * length; t++) {
@@ -50,13 +58,16 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
         // Position t - 1 predicts t, within one example.
         if (t > start && !padding && targets[t] !== -100) {
           batch.labels[t - 1] = targets[t]!;
+          if (batch.weights) batch.weights[t - 1] = given![t]!;
           labelled++;
+          weight += given?.[t] ?? 1;
         }
       }
     }
     if (labelled === 0)
       throw new UserError(`${path}: no position has a target: every label is -100 or the first of its sequence`);
-    return { ...batch, labelled };
+    if (weight === 0) throw new UserError(`${path}: all targets have weight 0`);
+    return { ...batch, labelled, weight };
   } finally {
     source.close();
   }

@@ -18,7 +18,7 @@ export interface StepMetrics {
   readonly step: number;
   readonly steps: number;
   readonly epoch: number;
-  /** Mean cross entropy (nats) of the step's labelled tokens. */
+  /** Mean cross entropy (nats) of the step's labelled tokens, weighted where they have weights: sum w nll / sum w. */
   readonly loss: number;
   readonly learningRate: number;
   /** Global norm of the gradients before clipping. */
@@ -30,7 +30,7 @@ export interface StepMetrics {
 
 export interface Evaluation {
   readonly step: number;
-  /** Mean cross entropy (nats) of the labelled tokens. */
+  /** Mean cross entropy (nats) of the labelled tokens, weighted where they have weights. */
   readonly loss: number;
   readonly labelled: number;
   /** Share of them that were the likeliest token. */
@@ -55,13 +55,15 @@ export function evaluate(engine: Engine, batches: readonly MicroBatch[], step: n
   let loss = 0;
   let correct = 0;
   let labelled = 0;
+  let weight = 0;
   for (const batch of batches) {
     const score = engine.evaluate(batch);
     loss += score.loss;
     correct += score.correct;
     labelled += batch.labelled;
+    weight += batch.weight;
   }
-  return { step, loss: loss / labelled, labelled, accuracy: correct / labelled };
+  return { step, loss: loss / weight, labelled, accuracy: correct / labelled };
 }
 
 /** What `trainLoop` works on. */
@@ -78,7 +80,7 @@ export interface TrainingRun {
 
 /**
  * Trains from a position to the end, or until it is told to stop or the held-out loss has stopped falling. The loss of a
- * step is the mean over all labelled tokens of its micro-batches (not the mean of their means). Returns the last position.
+ * step is the (weighted) mean over all labelled tokens of its micro-batches (not the mean of their means). Returns the last position.
  * @throws {UserError} when the loss or the gradients stop being numbers
  */
 export async function trainLoop(run: TrainingRun, start: TrainingPosition): Promise<TrainingPosition> {
@@ -141,11 +143,11 @@ function trainStep(
     const at = data.train.locate(position.draw + i);
     return data.train.batch(at.epoch, at.index);
   });
-  const labelled = group.reduce((sum, batch) => sum + batch.labelled, 0);
+  const weight = group.reduce((sum, batch) => sum + batch.weight, 0);
   optimizer.zeroGradients();
   let loss = 0;
   group.forEach((batch, i) => {
-    loss += engine.forwardBackward(batch, 1 / labelled, config.seed, position.draw + i);
+    loss += engine.forwardBackward(batch, 1 / weight, config.seed, position.draw + i);
   });
   const rate = learningRate(config, step - 1, steps);
   const gradientNorm = Number.isFinite(loss) ? optimizer.step(step, rate) : NaN;

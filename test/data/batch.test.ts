@@ -8,11 +8,12 @@ import { createRandom } from "../../src/random.ts";
 setDefaultTimeout(120_000);
 
 /** Samples whose tokens are 1000 * sample + position; every third token is masked. */
-function makeSet(lengths: readonly number[]): SampleSet {
+function makeSet(lengths: readonly number[], weightOf?: (id: number) => number): SampleSet {
   const store = createSampleStore((number) => `f:${number}`);
   lengths.forEach((length, sample) => {
     const ids = Int32Array.from({ length }, (_, i) => 1000 * (sample + 1) + i);
-    store.add({ ids, labels: ids.map((id, i) => (i % 3 === 0 ? IGNORED : id)) }, sample + 1);
+    const weights = weightOf && sample % 2 === 0 ? Float32Array.from(ids, weightOf) : null;
+    store.add({ ids, labels: ids.map((id, i) => (i % 3 === 0 ? IGNORED : id)), weights }, sample + 1);
   });
   return store.finish();
 }
@@ -55,6 +56,28 @@ function check(batch: MicroBatch, lengths: readonly number[], rowLength: number)
   expect(batch.examples).toBe(found.length);
   return found;
 }
+
+test("weights are shifted with the labels; a set without any has none", () => {
+  const lengths = lengthsOf(40, 16);
+  const weightOf = (id: number) => (id % 7 === 3 ? 1 : (id % 4) / 2 + 0.25);
+  const seen = { weighted: 0, plain: 0 };
+  for (const batch of epochOf(makeSet(lengths, weightOf), OPTIONS)) {
+    let sum = 0;
+    batch.labels.forEach((label, t) => {
+      if (label === IGNORED) return;
+      const hasWeights = (Math.floor(label / 1000) - 1) % 2 === 0;
+      seen[hasWeights ? "weighted" : "plain"]++;
+      expect(batch.weights![t]).toBe(hasWeights ? weightOf(label) : 1);
+      sum += batch.weights![t]!;
+    });
+    expect(batch.weight).toBe(sum);
+  }
+  expect(Math.min(seen.weighted, seen.plain)).toBeGreaterThan(50);
+  for (const batch of epochOf(makeSet(lengths), OPTIONS)) {
+    expect(batch.weights).toBeNull();
+    expect(batch.weight).toBe(batch.labelled);
+  }
+});
 
 describe("every sample once an epoch, labels shifted, examples kept apart", () => {
   const lengths = lengthsOf(101, 16);

@@ -15,7 +15,7 @@ const parse = (data: unknown) => parseExample(JSON.stringify(data), "d.jsonl:7")
 /** `role: content`, a star where the message is trained on. */
 function brief(example: Example): string[] {
   return (example as ChatExample).messages.map(
-    ({ role, trained, fields }) => `${role}${trained ? "*" : ""}: ${fields.content as string}`,
+    ({ role, weight, fields }) => `${role}${weight > 0 ? "*" : ""}: ${fields.content as string}`,
   );
 }
 
@@ -27,12 +27,27 @@ describe("formats", () => {
       tools: [{ name: "f" }],
     }) as ChatExample;
     expect(example.messages).toEqual([
-      { role: "user", trained: false, fields: { role: "user", content: "q", name: "Ann" } },
-      { role: "assistant", trained: true, fields: { role: "assistant", tool_calls: call.tool_calls } },
-      { role: "assistant", trained: false, fields: { role: "assistant", content: "a" } },
+      { role: "user", weight: 0, fields: { role: "user", content: "q", name: "Ann" } },
+      { role: "assistant", weight: 1, fields: { role: "assistant", tool_calls: call.tool_calls } },
+      { role: "assistant", weight: 0, fields: { role: "assistant", content: "a" } },
     ]);
     expect(example.tools).toEqual([{ name: "f" }]);
     expect(example.where).toBe("d.jsonl:7");
+  });
+
+  test("a message's weight is any number from 0 on; another role has none", () => {
+    const turn = (weight?: number | null) => ({ role: "assistant", content: "a", weight });
+    const weights = (data: unknown) => (parse(data) as ChatExample).messages.map(({ weight }) => weight);
+    const user = { role: "user", content: "q", weight: 0.5 };
+    expect(weights({ messages: [user, turn(0.25), turn(2), turn(0), turn(null), turn()] })).toEqual([0, 0.25, 2, 0, 1, 1]);
+    expect(
+      weights({
+        conversations: [
+          { from: "human", value: "q" },
+          { from: "gpt", value: "a", weight: 0.5 },
+        ],
+      }),
+    ).toEqual([0, 0.5]);
   });
 
   test("prompt and completion as texts and as messages; text", () => {
@@ -108,7 +123,9 @@ describe("formats", () => {
       [{ messages: [{ content: "a" }] }, 'message 1: "role" must be a text, got nothing'],
       [{ messages: [{ role: "user" }] }, 'message 1: "content" must be a text or a list of parts, got nothing'],
       [{ messages: [{ role: "user", content: 5 }] }, '"content" must be a text or a list of parts, got a number'],
-      [{ messages: [{ role: "assistant", content: "a", weight: 0.5 }] }, '"weight" must be 0 or 1, got 0.5'],
+      [{ messages: [{ role: "assistant", content: "a", weight: -0.5 }] }, '"weight" must be a number from 0 to 1000, got -0.5'],
+      [{ messages: [{ role: "assistant", content: "a", weight: "1" }] }, '"weight" must be a number from 0 to 1000, got "1"'],
+      [{ conversations: [{ from: "gpt", value: "a", weight: 1e9 }] }, '"weight" must be a number from 0 to 1000, got 1000000000'],
       [{ messages: [{ role: "user", content: "a" }], tools: 1 }, '"tools" must be a list, got a number'],
       [{ prompt: "p", completion: null }, '"completion" must be a text, got null'],
       [{ prompt: "p", completion: "c", tools: [] }, '"tools" needs'],

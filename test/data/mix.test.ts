@@ -10,7 +10,7 @@ function makeSet(name: string, count: number, first: number): SampleSet {
   const store = createSampleStore((number) => `${name}:${number}`);
   for (let i = 0; i < count; i++) {
     const ids = new Int32Array(3).fill(first + i);
-    store.add({ ids, labels: ids }, i);
+    store.add({ ids, labels: ids, weights: null }, i);
   }
   return store.finish();
 }

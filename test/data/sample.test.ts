@@ -99,6 +99,35 @@ describe("chat: the assistant's turns, end token included, line break after it n
     ]);
   });
 
+  test("each turn's tokens have its weight, with and without generation blocks, in one sample or several", () => {
+    const messages = [
+      user("1"),
+      assistant("half", { weight: 0.5 }),
+      user("2"),
+      assistant("no", { weight: 0 }),
+      user("3"),
+      assistant("all"),
+    ];
+    for (const tokenizer of [smollm, llama3, mistral]) {
+      const weights = samples(tokenizer, { messages }).flatMap((sample) => {
+        const counted = [...sample.labels.keys()].filter((t) => sample.labels[t] !== IGNORED);
+        const text = (weight: number) =>
+          tokenizer.decode(
+            Int32Array.from(
+              counted.filter((t) => (sample.weights?.[t] ?? 1) === weight),
+              (t) => sample.ids[t]!,
+            ),
+          );
+        return [text(0.5), text(1)];
+      });
+      expect(weights.filter((text) => text !== "").map((text) => text.trim().slice(0, 3))).toEqual(["hal", "all"]);
+    }
+    const plain = { messages: messages.map(({ role, content }) => ({ role, content })) };
+    for (const sample of samples(llama3, plain)) expect(sample.weights).toBeNull();
+    const [cut] = samples(llama3, { messages }, { maxLength: 40, truncate: true });
+    expect(cut!.weights!.length).toBe(40);
+  });
+
   test("weight 0 and the prompt's messages are not trained on", () => {
     const messages = [user("1"), assistant("no", { weight: 0 }), user("2"), assistant("yes", { weight: 1 })];
     for (const tokenizer of [llama3, smollm]) {

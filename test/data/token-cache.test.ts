@@ -2,8 +2,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { loadSamples } from "../../src/data/prepare.ts";
-import { createSampler, type Sample } from "../../src/data/sample.ts";
-import { createSampleStore, type SampleSet, type SampleSink } from "../../src/data/sample-store.ts";
+import { createSampler } from "../../src/data/sample.ts";
+import { createSampleStore, type SampleSet, type SampleSink, type StoredSample } from "../../src/data/sample-store.ts";
 import { createTokenCache, openTokenCache } from "../../src/data/token-cache.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { createRandom } from "../../src/random.ts";
@@ -18,7 +18,7 @@ const sampler = createSampler(tokenizer, { maxLength: 1000, vocabSize: tokenizer
 const place = (number: number) => `f:${number}`;
 
 interface NumberedSample {
-  readonly sample: Pick<Sample, "ids" | "labels">;
+  readonly sample: StoredSample;
   readonly number: number;
 }
 
@@ -26,7 +26,12 @@ function randomSamples(count: number, longest: number): NumberedSample[] {
   const random = createRandom(1);
   return Array.from({ length: count }, (_, i) => {
     const ids = Int32Array.from({ length: 1 + random.below(longest) }, () => random.below(150_000));
-    return { sample: { ids, labels: ids.map((id) => (random.below(3) === 0 ? -100 : id)) }, number: 2 * i + 1 };
+    const labels = ids.map((id) => (random.below(3) === 0 ? -100 : id));
+    // One in three has weights, in runs, all of them 1 now and then.
+    let weight = 1;
+    const weights =
+      i % 3 > 0 ? null : Float32Array.from(ids, () => (random.below(5) === 0 ? (weight = random.below(8) / 3) : weight));
+    return { sample: { ids, labels, weights: weights?.some((value) => value !== 1) ? weights : null }, number: 2 * i + 1 };
   });
 }
 
@@ -40,7 +45,7 @@ const writeCache = (path: string, samples: readonly NumberedSample[], io?: FileI
   fill(createTokenCache(path, place, io), samples);
 
 function expectSame(a: SampleSet, b: SampleSet): void {
-  expect([a.count, a.tokens, a.labelled]).toEqual([b.count, b.tokens, b.labelled]);
+  expect([a.count, a.tokens, a.labelled, a.weighted]).toEqual([b.count, b.tokens, b.labelled, b.weighted]);
   expect(a.lengths).toEqual(b.lengths);
   for (let i = 0; i < a.count; i++) expect(a.sample(i)).toEqual(b.sample(i));
 }

@@ -22,7 +22,7 @@ export function fullForward(
   const programs = createPrograms(executor);
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);
-  const batch = createBatchMemory(executor, config, tokens, 1);
+  const batch = createBatchMemory(executor, config, { tokens });
   const word = executor.reserve(4);
   const memory = {
     resident,
@@ -41,12 +41,15 @@ export function fullForward(
       const ids = new Int32Array(tokens);
       ids.set(text);
       const inside = (t: number) => t < text.length;
-      batch.load({
-        ids,
-        labels: new Int32Array(tokens).fill(-100),
-        starts: Int32Array.from({ length: tokens }, (_, t) => (inside(t) ? 0 : t)),
-        positions: Int32Array.from({ length: tokens }, (_, t) => (inside(t) ? t : 0)),
-      });
+      batch.load(
+        {
+          ids,
+          labels: new Int32Array(tokens).fill(-100),
+          starts: Int32Array.from({ length: tokens }, (_, t) => (inside(t) ? 0 : t)),
+          positions: Int32Array.from({ length: tokens }, (_, t) => (inside(t) ? t : 0)),
+        },
+        1,
+      );
       batch.setRows(Int32Array.of(text.length - 1));
       forward.run();
       return readTensor(executor, logits, { dtype: "f32", shape: [config.vocabSize] });

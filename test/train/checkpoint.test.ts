@@ -35,7 +35,7 @@ const random = createRandom(1, "samples");
 const store = createSampleStore((number) => `d:${number}`);
 for (let i = 0; i < 40; i++) {
   const ids = Int32Array.from({ length: 4 + random.below(8) }, () => random.below(67));
-  store.add({ ids, labels: ids }, i + 1);
+  store.add({ ids, labels: ids, weights: null }, i + 1);
 }
 const samples = store.finish();
 const options = { rows: 2, rowLength: 12, packing: true, seed: 5, padId: 0 };
