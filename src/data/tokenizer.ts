@@ -64,6 +64,7 @@ export function createTokenizer(
   templates: ReadonlyMap<string, string> = new Map(),
   folder = "tokenizer.json",
 ): Tokenizer {
+  checkVocabulary(json, folder);
   checkPatterns(json, folder);
   let inner: HuggingFaceTokenizer;
   try {
@@ -88,12 +89,8 @@ export function createTokenizer(
   const specialTokens = new Map<string, number>();
   const added = new Map<number, string>();
   let size = 0;
-  for (const [token, id] of inner.get_vocab()) {
-    checkToken(token, id, folder);
-    size = Math.max(size, id + 1);
-  }
+  for (const id of inner.get_vocab().values()) size = Math.max(size, id + 1);
   for (const [id, token] of inner.get_added_tokens_decoder()) {
-    checkToken(token.content, id, folder);
     added.set(id, token.content);
     if (token.special) specialTokens.set(token.content, id);
     size = Math.max(size, id + 1);
@@ -133,14 +130,25 @@ export function createTokenizer(
   };
 }
 
-/** Ids are stored in 32 bits, and one more than the largest must fit too. */
-const LARGEST_ID = 2 ** 31 - 2;
+/** As many as a model may have; the library keeps a list with a place for every id. */
+const MAX_TOKENS = 2 ** 24;
 
-function checkToken(token: unknown, id: unknown, folder: string): void {
-  if (typeof token === "string" && Number.isInteger(id) && (id as number) >= 0 && (id as number) <= LARGEST_ID) return;
-  throw new UserError(
-    `${folder}: tokenizer.json gives the token ${show(token)} the id ${show(id)}; expected a text and a whole number from 0 on`,
-  );
+/** @throws {UserError} tokens that are no texts, ids that are no places in a vocabulary */
+function checkVocabulary(json: Readonly<Record<string, unknown>>, folder: string): void {
+  const vocab = isRecord(json.model) ? json.model.vocab : undefined;
+  const pairs: (readonly [token: unknown, id: unknown])[] = isRecord(vocab)
+    ? Object.entries(vocab)
+    : Array.isArray(vocab)
+      ? vocab.map((entry: unknown, id) => [Array.isArray(entry) ? entry[0] : entry, id] as const)
+      : [];
+  if (Array.isArray(json.added_tokens))
+    for (const entry of json.added_tokens as readonly unknown[]) if (isRecord(entry)) pairs.push([entry.content, entry.id]);
+  for (const [token, id] of pairs) {
+    if (typeof token === "string" && Number.isInteger(id) && (id as number) >= 0 && (id as number) < MAX_TOKENS) continue;
+    throw new UserError(
+      `${folder}: tokenizer.json gives the token ${show(token)} the id ${show(id)}; expected a text and a whole number below ${MAX_TOKENS}`,
+    );
+  }
 }
 
 /** A pattern of another kind would be ignored, and text be cut in other places than the model knows. */

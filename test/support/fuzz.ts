@@ -106,7 +106,7 @@ const pick = <T>(random: Random, items: readonly T[]): T => items[random.below(i
 
 /** JSON texts of values that readers must not trust. */
 const HOSTILE = [
-  ..."null true 0 -1 -0 1.5 1e999 -1e999 1e-400 4294967296 9007199254740993 18446744073709551615".split(" "),
+  ..."null true 0 -1 -0 1.5 1e999 -1e999 1e-400 2000000000 4294967296 9007199254740993 18446744073709551615".split(" "),
   ...'"" "x" "-1" "NaN" "../../x" "/etc/passwd" "a/../../b" "C:\\\\x" "__proto__" "constructor" "\\u0000" "\\ud800"'.split(" "),
   ...'[] {} [null] [[]] [{}] [0,-1] ["x"] {"__proto__":{"x":1}} {"x":[1e999]} {"type":"x"} {"content":5}'.split(" "),
   JSON.stringify("long ".repeat(1000)),
