@@ -8,6 +8,7 @@ import { contextLimit, loadConfig } from "../hf/config.ts";
 import { resolveModel } from "../hf/hub.ts";
 import { sequenceLengthOf } from "../train/config.ts";
 import { validateConfig } from "./config-file.ts";
+import { hasColour } from "./terminal.ts";
 import { describeFlags, parseFlags, suggestion } from "./flags.ts";
 
 export const flags = z.strictObject({
@@ -115,7 +116,7 @@ function printProblems(name: string, { count, first }: Problems, note = ""): voi
 }
 
 function show(file: string, config: Flags, { tokenizer, sampler }: Sampling): number {
-  const isTerminal = process.stdout.isTTY === true;
+  const isDimmed = hasColour(process.stdout);
   let left = config.count;
   for (const entry of readEntries(file)) {
     if (entry.number < config.from) continue;
@@ -126,7 +127,7 @@ function show(file: string, config: Flags, { tokenizer, sampler }: Sampling): nu
       const note = weights ? `, with the weights ${[...weights].map((weight) => Number(weight.toPrecision(6))).join(", ")}` : "";
       console.log(`${entry.where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);
       const parts = sampleParts(tokenizer, sample).map((part) =>
-        part.trained ? part.text : isTerminal ? `\x1b[2m${part.text}\x1b[22m` : `[${part.text}]`,
+        part.trained ? part.text : isDimmed ? `\x1b[2m${part.text}\x1b[22m` : `[${part.text}]`,
       );
       console.log(`${parts.join("")}\n`);
     }

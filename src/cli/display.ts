@@ -1,6 +1,6 @@
 import { relative } from "node:path";
 import type { PrepareProgress } from "../data/prepare.ts";
-import type { EventSink, RunEvent } from "../train/events.ts";
+import type { EventSink, RunEvent, VerbEvent } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
 import { RUN_FILES } from "../train/run-folder.ts";
 import { createProgress, formatDuration, type Progress, temporaryText } from "./progress.ts";
@@ -10,17 +10,22 @@ export interface Display {
   readonly emit: EventSink;
   /** A line that is no event of its own kind. */
   say(text: string): void;
+  warn(text: string): void;
   prepare(report: PrepareProgress): void;
+}
+
+/** `--json`: one line of JSON on standard output. */
+export function printEvent(event: RunEvent | VerbEvent): void {
+  process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
 /** JSON lines on standard output, or text on standard error. */
 export function createDisplay(json: boolean, progress: Progress = createProgress()): Display {
-  const emit: EventSink = json
-    ? (event) => process.stdout.write(`${JSON.stringify(event)}\n`)
-    : (event) => showEvent(event, progress);
+  const emit: EventSink = json ? printEvent : (event) => showEvent(event, progress);
   return {
     emit,
     say: (text) => emit({ type: "message", text }),
+    warn: (text) => emit({ type: "warning", text }),
     // Programs are told what comes of it.
     prepare: json ? () => {} : (report) => progress.prepare(report),
   };
@@ -54,14 +59,17 @@ function showEvent(event: RunEvent, progress: Progress): void {
           `without gradient checkpointing ${formatBytes(event.withoutCheckpointing)}; process ${formatBytes(event.processPeak)}`,
       );
       progress.say(`time            ${formatDuration(event.seconds)}`);
-      if (event.reason === "patience")
-        progress.say(`stopped         after step ${event.step}: the held-out loss no longer falls`);
       if (event.bestStep !== null) progress.say(`best            the weights after step ${event.bestStep} are exported`);
       const what = event.method === "lora" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder";
       return progress.say(
         `written         ${relative(process.cwd(), event.output) || event.output}: ${what}, ${RUN_FILES.metrics}, ${RUN_FILES.segments}/`,
       );
     }
+    case "stop": {
+      const why = event.reason === "patience" ? "the held-out loss no longer falls" : "interrupted";
+      return progress.say(`stopped         after step ${event.step}: ${why}`);
+    }
+    case "warning":
     case "message":
       return progress.say(event.text);
   }

@@ -5,6 +5,7 @@ import { createSampler } from "../data/sample.ts";
 import { createScorer } from "../generate/score.ts";
 import { checkContext, contextLimit } from "../hf/config.ts";
 import { sequenceLengthOf } from "../train/config.ts";
+import { printEvent } from "./display.ts";
 import { describeFlags } from "./flags.ts";
 import { MODEL_FLAGS, readFlags, withModel } from "./model-flags.ts";
 
@@ -55,7 +56,7 @@ export async function run(args: readonly string[]): Promise<number> {
       perplexity: Math.exp(loss),
       accuracy: total.correct / total.labelled,
     };
-    if (flags.json) console.log(JSON.stringify(result));
+    if (flags.json) printEvent({ type: "score", ...result });
     else {
       console.log(
         `loss ${loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(3)}, token accuracy ${(100 * result.accuracy).toFixed(2)} % ` +

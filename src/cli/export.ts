@@ -9,6 +9,7 @@ import { modelfile } from "../gguf/modelfile.ts";
 import { hasWindows } from "../gguf/names.ts";
 import { makeFolder, writeTextAtomic } from "../hf/files.ts";
 import { validateConfig } from "./config-file.ts";
+import { printEvent } from "./display.ts";
 import { describeFlags, parseFlags, suggestion } from "./flags.ts";
 import { openModel } from "./model-flags.ts";
 
@@ -19,6 +20,7 @@ export const flags = z.strictObject({
   type: z.enum(["f16", "bf16", "q8_0", "f32"]).default("f16").describe("type of the matrices"),
   adapterOnly: z.boolean().default(false).describe("write the adapter without its base model"),
   overwrite: z.boolean().default(false).describe("replace files that are there"),
+  json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
 });
 
 export const words = ["gguf"];
@@ -43,7 +45,8 @@ export async function run(args: readonly string[]): Promise<number> {
         : `export takes one format, gguf, not ${JSON.stringify(parsed.words.join(" "))}${suggestion(format, words)}`,
     );
   }
-  const { out, type, adapterOnly, overwrite, ...named } = validateConfig(flags, parsed.values);
+  const begin = performance.now();
+  const { out, type, adapterOnly, overwrite, json, ...named } = validateConfig(flags, parsed.values);
   const companion = join(dirname(out), "Modelfile");
   for (const path of [out, companion]) {
     if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
@@ -65,7 +68,11 @@ export async function run(args: readonly string[]): Promise<number> {
         `note: llama.cpp lets every token see the whole text; this model sees ${config.slidingWindow} tokens, so keep to that length\n`,
       );
     }
-    console.log(`${out} (${type}${adapterOnly ? ", the adapter alone" : adapter ? ", adapter merged in" : ""}) and ${companion}`);
+    if (json) printEvent({ type: "written", files: [out, companion], seconds: (performance.now() - begin) / 1000 });
+    else
+      console.log(
+        `${out} (${type}${adapterOnly ? ", the adapter alone" : adapter ? ", adapter merged in" : ""}) and ${companion}`,
+      );
   } finally {
     model.close();
   }

@@ -6,6 +6,7 @@ import { generate, stopTokens } from "../generate/generate.ts";
 import { readPrompts } from "../generate/prompts.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { fileError, writeFully } from "../hf/files.ts";
+import { printEvent } from "./display.ts";
 import { describeFlags } from "./flags.ts";
 import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "./model-flags.ts";
 
@@ -15,6 +16,7 @@ const schema = z.strictObject({
   out: z.string().min(1).describe("JSONL file to write, one line per prompt: the prompt with the answer"),
   overwrite: z.boolean().default(false).describe("replace the file to write"),
   ...SAMPLING_FLAGS,
+  json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
 });
 
 export { schema as flags };
@@ -33,7 +35,7 @@ export async function run(args: readonly string[]): Promise<number> {
     throw new UserError(`${flags.out} exists; choose another file, or give --overwrite`);
   return withModel(flags, async (model, executor) => {
     const { config, tokenizer } = model;
-    const { options, text } = chooseSampling(flags, model.folder);
+    const { options, text } = chooseSampling(flags, model.folder, flags.json);
     const decoder = createDecoder(executor, {
       ...model,
       ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
@@ -46,7 +48,7 @@ export async function run(args: readonly string[]): Promise<number> {
           `${where}: the prompt has ${ids.length} tokens, more than the ${decoder.maxTokens} that there is room for`,
         );
     }
-    process.stderr.write(`sampling: ${text}\n`);
+    if (!flags.json) process.stderr.write(`sampling: ${text}\n`);
     const stop = stopTokens(config, tokenizer);
     const begin = performance.now();
     let tokens = 0;
@@ -59,11 +61,17 @@ export async function run(args: readonly string[]): Promise<number> {
         tokens += ids.length;
         const line = `${JSON.stringify(prompt.withAnswer(tokenizer.decode(ids, { skipSpecial: true })))}\n`;
         writeLine(fd, flags.out, line);
+        const { where } = prompt;
+        if (flags.json) printEvent({ type: "answer", number: i + 1, of: prompts.length, where, tokens: ids.length });
       });
     } finally {
       closeSync(fd);
     }
     const seconds = (performance.now() - begin) / 1000;
+    if (flags.json) {
+      printEvent({ type: "written", files: [flags.out], seconds });
+      return 0;
+    }
     process.stderr.write(
       `${prompts.length} answers, ${tokens} tokens in ${seconds.toFixed(1)} s (${(tokens / seconds).toFixed(1)} tokens/s): ${flags.out}\n`,
     );

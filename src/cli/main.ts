@@ -1,6 +1,7 @@
 #!/usr/bin/env bun
 import { version } from "../../package.json" with { type: "json" };
 import { messageOf, UserError } from "../errors.ts";
+import type { VerbEvent } from "../train/events.ts";
 import { suggestion } from "./flags.ts";
 import { ALIASES, VERBS, type Verb } from "./verbs.ts";
 
@@ -40,6 +41,11 @@ try {
   if (error instanceof UserError) {
     process.stderr.write(`remat: ${error.message}\n`);
     process.exitCode = error.exitCode;
+    // A program that reads events is told on the same stream.
+    if (process.argv.includes("--json")) {
+      const event: VerbEvent = { type: "error", message: error.message, exitCode: error.exitCode };
+      process.stdout.write(`${JSON.stringify(event)}\n`);
+    }
   } else {
     process.stderr.write(
       `remat: internal error (please report it): ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}\n`,

@@ -3,6 +3,7 @@ import { UserError } from "../errors.ts";
 import { resolveModel } from "../hf/hub.ts";
 import { mergeAdapter } from "../hf/merge.ts";
 import { openAdapter } from "../hf/peft.ts";
+import { printEvent } from "./display.ts";
 import { describeFlags } from "./flags.ts";
 import { readFlags } from "./model-flags.ts";
 
@@ -11,6 +12,7 @@ const schema = z.strictObject({
   adapter: z.string().min(1).describe("PEFT adapter folder, such as a run folder"),
   out: z.string().min(1).describe("folder to write; must be new or empty"),
   maxShardSize: z.number().positive().default(50).describe("largest weight file, in GB (10^9 bytes)"),
+  json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
 });
 
 export { schema as flags };
@@ -24,10 +26,12 @@ ${describeFlags(schema)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
+  const begin = performance.now();
   const flags = readFlags("merge", schema, args);
   const base = await resolveModel(flags.model ?? baseOf(flags.adapter));
   mergeAdapter({ base, adapter: flags.adapter, output: flags.out, maxShardBytes: flags.maxShardSize * 1e9 });
-  console.log(`${flags.out}: ${base} with ${flags.adapter} merged in`);
+  if (flags.json) printEvent({ type: "written", files: [flags.out], seconds: (performance.now() - begin) / 1000 });
+  else console.log(`${flags.out}: ${base} with ${flags.adapter} merged in`);
   return 0;
 }
 

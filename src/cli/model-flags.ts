@@ -19,6 +19,7 @@ import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { type Executor } from "../runtime/executor.ts";
 import { createWasmExecutor } from "../wasm/executor.ts";
+import { printEvent } from "./display.ts";
 import { parseFlags } from "./flags.ts";
 import { validateConfig } from "./config-file.ts";
 
@@ -47,13 +48,17 @@ export const SAMPLING_FLAGS = {
   seed: z.int().min(0).max(2147483647).default(42).describe("seeds the sampling"),
 } as const;
 
-/** How a model's answers are sampled, and that in words. What its `generation_config.json` has wrong is said on standard error. */
+/** How a model's answers are sampled, and that in words. What its `generation_config.json` has wrong is said as a warning. */
 export function chooseSampling(
   flags: SamplingFlags & { readonly seed: number },
   folder: string,
+  json = false,
 ): { readonly options: SamplingOptions & { readonly maxNewTokens: number }; readonly text: string } {
   const config = readGenerationConfig(folder);
-  for (const warning of config.warnings) process.stderr.write(`warning: ${warning}\n`);
+  for (const text of config.warnings) {
+    if (json) printEvent({ type: "warning", text });
+    else process.stderr.write(`warning: ${text}\n`);
+  }
   const options = samplingOf(flags, config);
   return { options, text: describeSampling(options, flags, config) };
 }

@@ -1,6 +1,7 @@
 import type { PrepareProgress } from "../data/prepare.ts";
 import type { StepEvent } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
+import { canRewrite, columnsOf } from "./terminal.ts";
 
 /** What is shown of a step. */
 export type StepReport = Pick<
@@ -20,7 +21,7 @@ export interface Progress {
 const PLAIN_INTERVAL_MS = 5_000;
 
 export function createProgress(stream: NodeJS.WriteStream = process.stderr, now: () => number = Date.now): Progress {
-  const terminal = stream.isTTY === true;
+  const terminal = canRewrite(stream);
   let lastPlain = -Infinity;
   let dirty = false;
   const clear = () => {
@@ -30,7 +31,7 @@ export function createProgress(stream: NodeJS.WriteStream = process.stderr, now:
   const pass = (line: string, isLast: boolean) => {
     if (terminal) {
       clear();
-      stream.write(line.slice(0, Math.max(20, (stream.columns ?? 100) - 1)));
+      stream.write(line.slice(0, columnsOf(stream) - 1));
       dirty = true;
       if (isLast) {
         stream.write("\n");

@@ -17,7 +17,7 @@ import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
 import { totalSteps, type TrainingEvents, trainLoop } from "../train/trainer.ts";
-import type { EventSink } from "../train/events.ts";
+import type { DoneEvent, EventSink } from "../train/events.ts";
 import { openTensorBoard } from "../train/tensorboard.ts";
 import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
@@ -176,12 +176,13 @@ async function runSession(session: Session, device: Device, folder: string, disp
     keep: config.keep,
     fingerprint: fingerprint(config, inputs),
   });
-  const warn = (message: string) => display.say(message);
-  const start = (config.resume ? checkpoints.restore(warn) : null) ?? START;
+  const { warn } = display;
+  const restored = config.resume ? checkpoints.restore(warn) : null;
+  const start = restored ?? START;
   if (start.step > 0) display.emit({ type: "resume", step: start.step });
-  rewindJsonLines(join(folder, RUN_FILES.metrics), start.step > 0 ? start.step : -1);
+  rewindJsonLines(join(folder, RUN_FILES.metrics), restored ? start.step : -1);
   const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
-  const tensorBoard = config.tensorboard ? openTensorBoard(folder, start.step) : null;
+  const tensorBoard = config.tensorboard ? openTensorBoard(folder, restored ? start.step + 1 : 0) : null;
   const record: EventSink = (event) => {
     if (event.type === "step" || event.type === "evaluation") metrics.write({ ...event });
     tensorBoard?.write(event);
@@ -199,6 +200,7 @@ async function runSession(session: Session, device: Device, folder: string, disp
   let speed = 0;
   const before = start.step === 0 ? session.sample() : null;
   let last = start;
+  let reason: DoneEvent["reason"] = "finished";
   let best: TrainingPosition | null = null;
   try {
     const events: TrainingEvents = {
@@ -218,6 +220,9 @@ async function runSession(session: Session, device: Device, folder: string, disp
     };
     const run = { engine, optimizer: session.optimizer, data, config, checkpoints, events, shouldStop: () => interrupted };
     last = await trainLoop(run, start);
+    const atEnd = last.step === totalSteps(config, data.train.count(0));
+    reason = atEnd ? "finished" : interrupted ? "interrupted" : "patience";
+    if (reason !== "finished") record({ type: "stop", step: last.step, reason });
     // An interrupted run goes on from its last weights, and is not at its end.
     if (config.loadBest && !interrupted && last.sinceBest > 0) best = checkpoints.restoreBest(warn);
     exportTrained(folder, engine, config, inputs.folder);
@@ -229,12 +234,11 @@ async function runSession(session: Session, device: Device, folder: string, disp
   }
   const after = session.sample();
   if (after) display.emit({ type: "sample", prompt: after.prompt, before: before?.answer ?? null, after: after.answer });
-  const atEnd = last.step === totalSteps(config, data.train.count(0));
   display.emit({
     type: "done",
     method: config.method,
     step: last.step,
-    reason: atEnd ? "finished" : interrupted ? "interrupted" : "patience",
+    reason,
     bestStep: best?.step ?? null,
     seconds: seconds(),
     predictedPeak: engine.predicted.peak,

@@ -13,7 +13,11 @@ export type RunEvent =
   | { readonly type: "checkpoint"; readonly step: number }
   /** Greedy answers to a held-out prompt; `before` is null in a resumed run. */
   | { readonly type: "sample"; readonly prompt: string; readonly before: string | null; readonly after: string }
+  /** The run ends before its last step: it was interrupted, or the held-out loss no longer falls (`--patience`). */
+  | { readonly type: "stop"; readonly step: number; readonly reason: "interrupted" | "patience" }
   | DoneEvent
+  /** Something is not as it should be, and the run goes on. */
+  | { readonly type: "warning"; readonly text: string }
   /** Anything else that is worth a line. */
   | { readonly type: "message"; readonly text: string };
 
@@ -66,6 +70,25 @@ export interface DoneEvent {
   readonly processPeak: number;
   readonly output: string;
 }
+
+/** What other verbs print with `--json`. */
+export type VerbEvent =
+  /** `eval`: mean loss, perplexity and token accuracy. */
+  | {
+      readonly type: "score";
+      readonly examples: number;
+      readonly tokens: number;
+      readonly loss: number;
+      readonly perplexity: number;
+      readonly accuracy: number;
+    }
+  /** `generate`: the `number`-th of `of` answers, for the prompt at `where`. */
+  | { readonly type: "answer"; readonly number: number; readonly of: number; readonly where: string; readonly tokens: number }
+  /** `generate`, `merge`, `export`: what was written. */
+  | { readonly type: "written"; readonly files: readonly string[]; readonly seconds: number }
+  | { readonly type: "warning"; readonly text: string }
+  /** The verb failed; the last line. The message is on standard error too. */
+  | { readonly type: "error"; readonly message: string; readonly exitCode: number };
 
 /** Something that takes events. */
 export type EventSink = (event: RunEvent) => void;

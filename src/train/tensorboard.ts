@@ -34,11 +34,10 @@ export interface TensorBoardFile {
 }
 
 /**
- * Opens a new event file in a run folder. `step`: optimizer steps that are done; what older files say of later ones is
- * dropped by TensorBoard.
+ * Opens a new event file in a run folder. What older files say of step `from` and of later ones is dropped by TensorBoard.
  * @throws {UserError} the file cannot be written
  */
-export function openTensorBoard(folder: string, step: number, now: () => number = () => Date.now() / 1000): TensorBoardFile {
+export function openTensorBoard(folder: string, from: number, now: () => number = () => Date.now() / 1000): TensorBoardFile {
   const path = join(folder, `${RUN_FILES.tensorBoard}.${Math.floor(now())}.${hostname()}.${process.pid}.0`);
   let fd: number;
   try {
@@ -57,12 +56,10 @@ export function openTensorBoard(folder: string, step: number, now: () => number 
     }
   };
   write((writer) => writer.tag(EVENT.fileVersion, WireType.LengthDelimited).string("brain.Event:2"));
-  if (step > 0) {
-    write((writer) => {
-      writer.tag(EVENT.step, WireType.Varint).int64(step + 1);
-      writer.tag(EVENT.sessionLog, WireType.LengthDelimited).fork().tag(1, WireType.Varint).int32(SESSION_START).join();
-    });
-  }
+  write((writer) => {
+    writer.tag(EVENT.step, WireType.Varint).int64(from);
+    writer.tag(EVENT.sessionLog, WireType.LengthDelimited).fork().tag(1, WireType.Varint).int32(SESSION_START).join();
+  });
   return {
     write(event) {
       const scalars = Object.entries(scalarsOf(event));

@@ -99,15 +99,16 @@ export async function trainLoop(run: TrainingRun, start: TrainingPosition): Prom
     if (config.loadBest && position.sinceBest === 0) save();
   };
   if (position.step === 0 && position.heldOutLoss === null && data.valid.length > 0) evaluateNow();
-  while (position.step < steps) {
+  // A run that had stopped by itself has nothing more to do when it is resumed.
+  const isExhausted = () => config.patience > 0 && position.sinceBest >= config.patience;
+  while (position.step < steps && !isExhausted()) {
     position = trainStep(run, position, steps);
     const { step } = position;
     const last = step === steps;
     if (data.valid.length > 0 && (last || (config.evalEvery > 0 && step % config.evalEvery === 0))) {
       evaluateNow();
     }
-    const exhausted = config.patience > 0 && position.sinceBest >= config.patience;
-    const stop = run.shouldStop() || exhausted;
+    const stop = run.shouldStop() || isExhausted();
     const due =
       (config.saveEvery > 0 && step % config.saveEvery === 0) ||
       (config.saveMinutes > 0 && performance.now() - saved >= config.saveMinutes * 60_000);

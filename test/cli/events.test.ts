@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { RunEvent } from "../../src/train/events.ts";
+import type { RunEvent, VerbEvent } from "../../src/train/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
 
@@ -125,6 +125,38 @@ describe("--load-best", () => {
     expect(weights("halves").equals(before)).toBe(true);
   });
 
+  test("with --patience: stops, exports the best, and a resumed run neither trains on nor forgets which was best", async () => {
+    const more = [
+      "--load-best",
+      "--patience",
+      "2",
+      "--save-every",
+      "1",
+      "--keep",
+      "1",
+      "--schedule",
+      "constant",
+      "--warmup",
+      "0",
+    ];
+    const { events } = await train("patient", ...flags(30), ...more);
+    const evaluations = of(events, "evaluation");
+    const best = evaluations.reduce((least, one) => (one.loss < least.loss ? one : least));
+    const last = best.step + 2;
+    expect(last).toBeLessThan(30);
+    expect(of(events, "stop")).toEqual([{ type: "stop", step: last, reason: "patience" }]);
+    expect(of(events, "done")[0]).toMatchObject({ step: last, reason: "patience", bestStep: best.step });
+    const kept = readdirSync(join(folder, "patient/checkpoints")).map((name) => Number(name.slice("step-".length)));
+    expect(kept.sort((a, b) => a - b)).toEqual([best.step, last]);
+    const before = weights("patient");
+    const metrics = readFileSync(join(folder, "patient/metrics.jsonl"), "utf8");
+    const again = await train("patient", ...flags(30), ...more, "--resume");
+    expect(of(again.events, "step")).toEqual([]);
+    expect(of(again.events, "done")[0]).toMatchObject({ step: last, reason: "patience", bestStep: best.step });
+    expect(weights("patient").equals(before)).toBe(true);
+    expect(readFileSync(join(folder, "patient/metrics.jsonl"), "utf8")).toBe(metrics);
+  });
+
   test("without held-out examples it is an error", async () => {
     mkdirSync(join(folder, "alone"));
     writeFileSync(
@@ -143,5 +175,48 @@ describe("--load-best", () => {
     ]);
     expect(result.code).toBe(2);
     expect(result.stderr).toContain("--load-best needs held-out examples");
+  });
+});
+
+describe("other verbs with --json", () => {
+  const lines = (text: string) =>
+    text
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as VerbEvent);
+
+  test("eval, generate, merge and export print events alone on standard output", async () => {
+    await train("verbs", "--steps", "1", "--no-sample");
+    const adapter = join(folder, "verbs");
+    const data = join(folder, "train.jsonl");
+    const run = async (...args: string[]) => {
+      const { code, stdout, stderr } = await remat([...args, "--json"]);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      return lines(stdout) as readonly Readonly<Record<string, unknown>>[];
+    };
+    expect(await run("eval", "--model", adapter, "--data", data)).toMatchObject([{ type: "score", examples: 8 }]);
+    const answers = join(folder, "answers.jsonl");
+    const generated = await run("generate", "--model", adapter, "--data", data, "--out", answers, "--max-new-tokens", "3");
+    expect(generated.map(({ type }) => type)).toEqual([...words.map(() => "answer"), "written"]);
+    expect(generated[1]).toMatchObject({ number: 2, of: 8, where: `${data}:2` });
+    expect(generated.at(-1)).toMatchObject({ files: [answers] });
+    const merged = join(folder, "merged");
+    expect(await run("merge", "--adapter", adapter, "--out", merged)).toMatchObject([{ type: "written", files: [merged] }]);
+    const out = join(folder, "gguf", "model.gguf");
+    const exported = await run("export", "gguf", "--model", merged, "--out", out);
+    expect(exported).toMatchObject([{ type: "written", files: [out, join(folder, "gguf", "Modelfile")] }]);
+  });
+
+  test("a verb that fails says so in its last line, and in words on standard error", async () => {
+    for (const args of [
+      ["train", "--model", model, "--data", join(folder, "none.jsonl")],
+      ["eval", "--modle", model],
+    ]) {
+      const { code, stdout, stderr } = await remat([...args, "--json"]);
+      const event = lines(stdout).at(-1)!;
+      expect(event).toMatchObject({ type: "error", exitCode: code });
+      expect(code).toBe(2);
+      expect(event.type === "error" && stderr.includes(event.message)).toBe(true);
+    }
   });
 });

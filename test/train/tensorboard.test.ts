@@ -92,9 +92,10 @@ test("steps and evaluations become scalars", () => {
   file.write({ type: "evaluation", step: 1, loss: 0.5, labelled: 7, accuracy: 0.25, perplexity: Math.exp(0.5) });
   file.close();
   expect(files(folder)[0]).toStartWith("events.out.tfevents.1234.");
-  const [version, first, evaluation, ...rest] = read(join(folder, files(folder)[0]!));
+  const [version, start, first, evaluation, ...rest] = read(join(folder, files(folder)[0]!));
   expect(rest).toEqual([]);
   expect(version).toMatchObject({ version: "brain.Event:2", wallTime: 1234.5 });
+  expect(start).toMatchObject({ step: 0, sessionStatus: 1 });
   expect(first!.step).toBe(1);
   expect(first!.scalars).toEqual({
     "train/loss": 1,
@@ -114,7 +115,7 @@ test("steps and evaluations become scalars", () => {
 test("a resumed run voids what older files say of later steps, in a file of its own", () => {
   const folder = temporaryFolder();
   openTensorBoard(folder, 0, () => 10).close();
-  const file = openTensorBoard(folder, 4, () => 20);
+  const file = openTensorBoard(folder, 5, () => 20);
   file.write(step(5));
   file.close();
   expect(files(folder).length).toBe(2);

@@ -1,0 +1,24 @@
+/** What may be written to a stream. In a pipe, in CI and on a dumb terminal lines stay as they are written. */
+interface Terminal {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Whether a line may be written over again. */
+export function canRewrite(stream: Terminal, env: Environment = process.env): boolean {
+  return stream.isTTY === true && env["TERM"] !== "dumb" && !env["CI"];
+}
+
+/** Whether text may be dimmed or coloured: not with NO_COLOR (https://no-color.org). */
+export function hasColour(stream: Terminal, env: Environment = process.env): boolean {
+  return canRewrite(stream, env) && !env["NO_COLOR"];
+}
+
+const LEAST_COLUMNS = 20;
+
+/** COLUMNS, or the terminal's own. */
+export function columnsOf(stream: Terminal, env: Environment = process.env): number {
+  return Math.max(LEAST_COLUMNS, Number(env["COLUMNS"]) || stream.columns || 80);
+}
