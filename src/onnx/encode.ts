@@ -27,6 +27,13 @@ export const ONNX_DTYPE: Readonly<Record<DType, DataType>> = {
   bool: DataType.BOOL,
 };
 
+const DTYPES: ReadonlyMap<number, DType> = new Map(Object.entries(ONNX_DTYPE).map(([name, number]) => [number, name as DType]));
+
+/** The element type of an ONNX number. */
+export function dtypeOf(number: number): DType | undefined {
+  return DTYPES.get(number);
+}
+
 /** Attributes that ONNX declares as floating point; a number under any other name is an integer. */
 const FLOAT_ATTRS: ReadonlySet<string> = new Set(["alpha", "beta", "epsilon", "scale", "probability", "softcap"]);
 

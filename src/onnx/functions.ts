@@ -2,6 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { type Attrs, type AttrValue, type DType, formatType, type TensorType } from "../graph/types.ts";
 import type { BodyBuilder, BodyConstant, OpDef } from "../ops/types.ts";
 import { encodeAttributes, encodeTensor } from "./encode.ts";
+import { needsCasts, outputDtype, type Target } from "./target.ts";
 import {
   AttributeProtoSchema,
   AttributeProto_AttributeType as AttributeType,
@@ -36,6 +37,8 @@ export class FunctionTable {
   private readonly byCall = new Map<string, FunctionProto>();
   private readonly counts = new Map<string, number>();
 
+  constructor(private readonly target: Target) {}
+
   /** The function of a call; equal calls share it. */
   functionOf(call: Call): FunctionProto {
     const { op, attrs, inputs, outputs, used } = call;
@@ -44,7 +47,7 @@ export class FunctionTable {
     if (!found) {
       const count = (this.counts.get(op.name) ?? 0) + 1;
       this.counts.set(op.name, count);
-      found = buildFunction(call, count === 1 ? "" : String(count));
+      found = buildFunction(call, this.target, count === 1 ? "" : String(count));
       this.byCall.set(key, found);
     }
     return found;
@@ -55,10 +58,10 @@ export class FunctionTable {
   }
 }
 
-function buildFunction({ op, attrs, inputs, outputs, used }: Call, overload: string): FunctionProto {
+function buildFunction({ op, attrs, inputs, outputs, used }: Call, target: Target, overload: string): FunctionProto {
   if (op.body === "standard") throw new Error(`${op.name}: a standard operator has no function body`);
   const names = inputs.map((_, i) => `input${i}`);
-  const body = new FunctionBody(op.name, names);
+  const body = new FunctionBody(op.name, new Map(names.map((name, i) => [name, inputs[i]?.dtype ?? null])), target);
   const results = op.body(
     body,
     inputs.map((type, i) => (type ? names[i]! : "")),
@@ -88,13 +91,19 @@ class FunctionBody implements BodyBuilder {
   private readonly nodes: NodeProto[] = [];
   private readonly counts = new Map<string, number>();
   private readonly constants = new Map<string, string>();
-  private readonly defined: Set<string>;
+  /** Of the values so far; an absent one has none. */
+  private readonly dtypes: Map<string, DType | null>;
 
   constructor(
     private readonly owner: string,
-    inputs: readonly string[],
+    inputs: ReadonlyMap<string, DType | null>,
+    private readonly target: Target,
   ) {
-    this.defined = new Set(["", ...inputs]);
+    this.dtypes = new Map([["", null], ...inputs]);
+  }
+
+  get bitOps(): boolean {
+    return this.target.bitOps;
   }
 
   op(name: string, inputs: readonly string[], attrs: Readonly<Record<string, AttrValue>> = {}): string {
@@ -102,8 +111,14 @@ class FunctionBody implements BodyBuilder {
   }
 
   ops(name: string, inputs: readonly string[], attrs: Readonly<Record<string, AttrValue>>, outputs: number): string[] {
-    for (const input of inputs) {
-      if (!this.defined.has(input)) throw new Error(`${this.owner}: its body gives ${name} an unknown value ${input}`);
+    const dtypes = inputs.map((input) => {
+      const dtype = this.dtypes.get(input);
+      if (dtype === undefined) throw new Error(`${this.owner}: its body gives ${name} an unknown value ${input}`);
+      return dtype;
+    });
+    if (needsCasts(name, dtypes, this.target)) {
+      const wide = inputs.map((input, i) => (dtypes[i] === "bf16" ? this.op("Cast", [input], { to: "f32" }) : input));
+      return this.ops(name, wide, attrs, outputs).map((result) => this.op("Cast", [result], { to: "bf16" }));
     }
     const first = this.fresh(name);
     const results = Array.from({ length: outputs }, (_, i) => (i === 0 ? first : `${first}.${i}`));
@@ -114,6 +129,7 @@ class FunctionBody implements BodyBuilder {
         output: results,
         attribute: encodeAttributes(name, attrs),
       }),
+      outputDtype(name, dtypes, attrs),
     );
     return results;
   }
@@ -152,8 +168,9 @@ class FunctionBody implements BodyBuilder {
       } else if (computed.has(value) && !formal.has(value)) {
         formal.set(value, name);
       } else {
-        if (!this.defined.has(value)) throw new Error(`${this.owner}: its body returns an unknown value ${value}`);
-        this.add(create(NodeProtoSchema, { opType: "Identity", input: [value], output: [name] }));
+        const dtype = this.dtypes.get(value);
+        if (dtype === undefined) throw new Error(`${this.owner}: its body returns an unknown value ${value}`);
+        this.add(create(NodeProtoSchema, { opType: "Identity", input: [value], output: [name] }), dtype);
       }
       return name;
     });
@@ -170,9 +187,9 @@ class FunctionBody implements BodyBuilder {
     return { output, node: node.reverse() };
   }
 
-  private add(node: NodeProto): void {
+  private add(node: NodeProto, dtype: DType | null): void {
     this.nodes.push(node);
-    for (const output of node.output) this.defined.add(output);
+    for (const output of node.output) this.dtypes.set(output, dtype);
   }
 
   private addConstant(name: string, dtype: DType, shape: readonly number[], data: readonly (number | bigint)[]): void {
@@ -181,7 +198,7 @@ class FunctionBody implements BodyBuilder {
       type: AttributeType.TENSOR,
       t: encodeTensor("", { dtype, shape }, data),
     });
-    this.add(create(NodeProtoSchema, { opType: "Constant", output: [name], attribute: [value] }));
+    this.add(create(NodeProtoSchema, { opType: "Constant", output: [name], attribute: [value] }), dtype);
   }
 
   private fresh(op: string): string {

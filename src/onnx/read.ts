@@ -4,7 +4,6 @@ import {
   type Attrs,
   type AttrValue,
   byteLength,
-  type DType,
   formatType,
   type Graph,
   type GraphInput,
@@ -16,7 +15,7 @@ import {
   type TensorType,
 } from "../graph/types.ts";
 import { opOf, OPS } from "../ops/index.ts";
-import { CONSTANT_INPUTS, ONNX_DTYPE } from "./encode.ts";
+import { CONSTANT_INPUTS, dtypeOf } from "./encode.ts";
 import { ONNX_OPSET, REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
 import {
   type AttributeProto,
@@ -196,11 +195,9 @@ function decodeInts(tensor: TensorProto): number[] {
   return Array.from({ length: rawData.length / 8 }, (_, i) => toInteger(view.getBigInt64(8 * i, true)));
 }
 
-const DTYPES: ReadonlyMap<number, DType> = new Map(Object.entries(ONNX_DTYPE).map(([name, number]) => [number, name as DType]));
-
 function decodeType({ name, type }: ValueInfoProto): TensorType {
   const tensor = type?.value.case === "tensorType" ? type.value.value : refuse(`${JSON.stringify(name)} is not a tensor`);
-  const dtype = DTYPES.get(tensor.elemType) ?? refuse(`${JSON.stringify(name)} has the unknown element type ${tensor.elemType}`);
+  const dtype = dtypeOf(tensor.elemType) ?? refuse(`${JSON.stringify(name)} has the unknown element type ${tensor.elemType}`);
   const shape = (tensor.shape?.dim ?? []).map(({ value }) =>
     value.case === "dimValue" && value.value >= 0n
       ? toInteger(value.value)

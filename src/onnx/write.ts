@@ -3,6 +3,7 @@ import { useCounts } from "../graph/passes.ts";
 import { type Attrs, type Graph, type InputRole, type Node, type OutputRole, typeOf } from "../graph/types.ts";
 import { opOf } from "../ops/index.ts";
 import { CONSTANT_INPUTS, encodeAttributes, encodeMetadata, encodeTensor, encodeValueInfo } from "./encode.ts";
+import { needsCasts, PORTABLE, type Target } from "./target.ts";
 import { FunctionTable, ONNX_OPSET, REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
 import { ModelProtoSchema, type NodeProto, NodeProtoSchema, type TensorProto } from "./gen/onnx_pb.ts";
 
@@ -37,13 +38,17 @@ export const OUTPUT_NOTES: Readonly<Record<OutputRole, string>> = {
  * A graph as the bytes of an ONNX model: opset 23, parameters as inputs, each operator of the domain `remat` as a
  * model-local function in standard operators, so that anything that runs ONNX runs it. Metadata (`remat.*`) carries what
  * ONNX has no place for; `readModel` gives the same graph back. Equal graphs have equal bytes. `note` is the text that
- * a viewer shows for the model.
+ * a viewer shows for the model. What is written for another target than the default one, to be run, cannot be read back.
  */
-export function writeModel(graph: Graph, note = `The graph ${graph.name} of a training step by Remat.`): Uint8Array<ArrayBuffer> {
+export function writeModel(
+  graph: Graph,
+  note = `The graph ${graph.name} of a training step by Remat.`,
+  target = PORTABLE,
+): Uint8Array<ArrayBuffer> {
   const uses = useCounts(graph);
-  const functions = new FunctionTable();
+  const functions = new FunctionTable(target);
   const constants = new ConstantTable(graph);
-  const node = graph.nodes.map((node) => encodeNode(graph, node, uses, functions, constants));
+  const node = graph.nodes.flatMap((node) => withCasts(graph, encodeNode(graph, node, uses, functions, constants), target));
   const boundary = new Set([...graph.inputs, ...graph.outputs].map(({ name }) => name));
   const inner = graph.nodes.flatMap(({ outputs }) => outputs.filter((name) => !boundary.has(name) && uses.has(name)));
 
@@ -114,6 +119,25 @@ function encodeNode(
     output: node.outputs.map((name, i) => (used[i] ? name : "")).slice(0, call.output.length),
     metadataProps: encodeMetadata(Object.fromEntries(unused)),
   });
+}
+
+/** A standard operator that the target lacks in bf16, in f32 between casts. */
+function withCasts(graph: Graph, node: NodeProto, target: Target): NodeProto[] {
+  const typesOf = (names: readonly string[]) => names.map((name) => graph.types.get(name)?.dtype ?? null);
+  if (node.domain !== "" || !needsCasts(node.opType, typesOf(node.input), target)) return [node];
+  const cast = (input: string, output: string, to: "f32" | "bf16") =>
+    create(NodeProtoSchema, { opType: "Cast", input: [input], output: [output], attribute: encodeAttributes("Cast", { to }) });
+  const inner = (name: string) => `${node.output[0]} ${name} f32`;
+  const halves = new Set(node.input.filter((name) => graph.types.get(name)?.dtype === "bf16"));
+  return [
+    ...[...halves].map((name) => cast(name, inner(name), "f32")),
+    create(NodeProtoSchema, {
+      ...node,
+      input: node.input.map((name) => (halves.has(name) ? inner(name) : name)),
+      output: node.output.map(inner),
+    }),
+    ...node.output.map((name) => cast(inner(name), name, "bf16")),
+  ];
 }
 
 /** The 1-D i64 initializers that stand for attributes of the graph. */

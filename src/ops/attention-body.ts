@@ -1,3 +1,5 @@
+import type { FloatType } from "../graph/types.ts";
+import { narrow, widen } from "./half-body.ts";
 import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";
 
@@ -6,6 +8,8 @@ import type { BodyBuilder } from "./types.ts";
  * which halves the work of a long sequence and keeps its scores, [heads, tile, keys], small. The results of a tile are joined and
  * split again: a runtime that orders nodes by outputs would otherwise compute one output of all tiles first, and keep
  * the scores of all tiles for the other outputs.
+ *
+ * In a half type the products of matrices have it; scores, their softmax and sums are f32.
  */
 
 export interface Sizes {
@@ -15,6 +19,8 @@ export interface Sizes {
   /** Query heads per key head. */
   readonly group: number;
   readonly dim: number;
+  /** Of queries, keys, values and what is like them. */
+  readonly dtype: FloatType;
 }
 
 /** Of the scores: see `CausalAttention`. */
@@ -41,23 +47,28 @@ function tilesOf(tokens: number): Tile[] {
 
 export function attentionBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {
   const [q, k, v, starts] = inputs as [string, string, string, string];
+  const { dtype } = sizes;
   const tiles = tilesOf(sizes.tokens).map((tile) => {
     const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
     const scores = maskedScores(body, q, keys(k), starts, tile, sizes, kind).scores;
     const greatest = body.op("ReduceMax", [scores, body.ints([3])], { keepdims: 1 });
     const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
     const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
-    const out = body.op("MatMul", [body.op("Div", [powers, sum]), splitHeads(body, keys(v), keySizes(sizes))]);
+    const weights = narrow(body, body.op("Div", [powers, sum]), dtype);
+    const out = widen(body, body.op("MatMul", [weights, splitHeads(body, keys(v), keySizes(sizes))]), dtype);
     const lse = body.op("Add", [greatest, body.op("Log", [sum])]);
     return body.op("Concat", [joinHeads(body, out, sizes), joinHeads(body, lse, { ...sizes, dim: 1 })], { axis: 1 });
   });
   const columns = body.ints([sizes.heads * sizes.dim, sizes.heads]);
-  return body.ops("Split", [concat(body, tiles), columns], { axis: 1 }, 2);
+  const [out, lse] = body.ops("Split", [concat(body, tiles), columns], { axis: 1 }, 2);
+  return [narrow(body, out!, dtype), lse!];
 }
 
 export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {
   const [q, k, v, starts, out, lse, dOut] = inputs as [string, string, string, string, string, string, string];
+  const { dtype } = sizes;
   const keyWidth = sizes.kvHeads * sizes.dim;
+  const product = (a: string, b: string) => widen(body, body.op("MatMul", [a, b]), dtype);
   const tiles = tilesOf(sizes.tokens).map((tile) => {
     const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
     const queries = (x: string, dim = sizes.dim) => splitHeads(body, rows(body, x, tile.from, tile.to, sizes), { ...sizes, dim });
@@ -65,14 +76,15 @@ export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], 
     const { scores, slope } = maskedScores(body, q, keys(k), starts, tile, sizes, kind);
     const p = body.op("Exp", [body.op("Sub", [scores, queries(lse, 1)])]);
     const dOutHeads = queries(dOut);
-    const delta = body.op("ReduceSum", [body.op("Mul", [dOutHeads, queries(out)]), body.ints([3])], { keepdims: 1 });
-    const dP = body.op("MatMul", [dOutHeads, transpose(body, keyHeads(v))]);
+    const agreement = body.op("Mul", [widen(body, dOutHeads, dtype), widen(body, queries(out), dtype)]);
+    const delta = body.op("ReduceSum", [agreement, body.ints([3])], { keepdims: 1 });
+    const dP = product(dOutHeads, transpose(body, keyHeads(v)));
     const dCapped = body.op("Mul", [p, body.op("Sub", [dP, delta])]);
     const dScores = slope === null ? dCapped : body.op("Mul", [dCapped, slope]);
-    const dS = body.op("Mul", [dScores, body.scalar(Math.fround(kind.scale))]);
-    const dQ = body.op("MatMul", [dS, keyHeads(k)]);
-    const dK = body.op("MatMul", [transpose(body, dS), queries(q)]);
-    const dV = body.op("MatMul", [transpose(body, p), dOutHeads]);
+    const dS = narrow(body, body.op("Mul", [dScores, body.scalar(Math.fround(kind.scale))]), dtype);
+    const dQ = product(dS, keyHeads(k));
+    const dK = product(transpose(body, dS), queries(q));
+    const dV = product(transpose(body, narrow(body, p, dtype)), dOutHeads);
     const dKeys = body.op("Concat", [sumGroup(body, dK, sizes), sumGroup(body, dV, sizes)], { axis: 1 });
     const queryWidth = sizes.heads * sizes.dim;
     // Rows as wide as both divide into: providers tabulate the axis that is joined and split, on the CPU.
@@ -96,7 +108,8 @@ export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], 
     body,
     tiles.map((tile) => tile.dQ),
   );
-  return [dQ, ...body.ops("Split", [sum, body.ints([keyWidth, keyWidth])], { axis: 1 }, 2)];
+  const gradients = [dQ, ...body.ops("Split", [sum, body.ints([keyWidth, keyWidth])], { axis: 1 }, 2)];
+  return gradients.map((gradient) => narrow(body, gradient, dtype));
 }
 
 /** Greatest common divisor. */
@@ -151,8 +164,9 @@ function maskedScores(
 ): { scores: string; slope: string | null } {
   const range = (first: number) => body.op("Range", [body.scalar(first, "i32"), body.scalar(to, "i32"), body.scalar(1, "i32")]);
   const column = (x: string) => body.op("Unsqueeze", [x, body.ints([1])]);
-  const scaled = body.op("Mul", [splitHeads(body, rows(body, q, from, to, sizes), sizes), body.scalar(Math.fround(scale))]);
-  const products = body.op("MatMul", [scaled, transpose(body, splitHeads(body, k, keySizes(sizes)))]);
+  const factor = body.scalar(Math.fround(scale), sizes.dtype);
+  const scaled = body.op("Mul", [splitHeads(body, rows(body, q, from, to, sizes), sizes), factor]);
+  const products = widen(body, body.op("MatMul", [scaled, transpose(body, splitHeads(body, k, keySizes(sizes)))]), sizes.dtype);
   const { capped, slope } = softCapBody(body, products, softcap);
   const keys = range(0);
   const notBefore = body.op("LessOrEqual", [column(rows(body, starts, from, to, sizes)), keys]);

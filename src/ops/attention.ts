@@ -1,8 +1,9 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import type { TensorType } from "../graph/types.ts";
+import type { FloatType, TensorType } from "../graph/types.ts";
 import { sameType } from "../graph/types.ts";
 import { attentionBody, attentionGradBody, type Sizes } from "./attention-body.ts";
 import { emitNativeAttention, emitNativeAttentionGrad } from "./native-attention.ts";
+import { areFloats } from "./half.ts";
 import { expectCap } from "./soft-cap.ts";
 import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Scratch } from "./types.ts";
 
@@ -29,28 +30,29 @@ function checkSizes(
 ): Sizes {
   const tokens = q?.shape[0] ?? 0;
   const dim = (q?.shape[1] ?? 0) / heads;
-  const isMatrix = [q, k, v].every((type) => type?.dtype === "f32" && type.shape.length === 2 && type.shape[0] === tokens);
+  const isMatrix = areFloats(q, k, v) && [q, k, v].every((type) => type!.shape.length === 2 && type!.shape[0] === tokens);
   const fits =
     isMatrix && Number.isInteger(dim) && Number.isInteger(heads / kvHeads) && k!.shape[1] === kvHeads * dim && sameType(k!, v!);
-  const expected = `f32 q [T, ${heads} * dim], k and v [T, ${kvHeads} * dim], ${kvHeads} a divisor of ${heads}`;
+  const expected = `floats q [T, ${heads} * dim], k and v [T, ${kvHeads} * dim], ${kvHeads} a divisor of ${heads}`;
   expectShape(op, expected, fits, q, k, v);
   expectShape(op, `an even head dimension of at most ${MAX_HEAD_DIM}`, dim % 2 === 0 && dim > 0 && dim <= MAX_HEAD_DIM, q);
   const startsFit = starts?.dtype === "i32" && starts.shape.length === 1 && starts.shape[0] === tokens;
   expectShape(op, `starts of type i32[${tokens}]`, startsFit, starts);
   if (!Number.isFinite(scale)) throw new Error(`${op}: expected a finite scale; got ${scale}`);
   expectCap(op, softcap);
-  return { tokens, heads, kvHeads, group: heads / kvHeads, dim };
+  return sizesOf([q!], { heads, kvHeads });
 }
 
-function sizesOf([q]: readonly (TensorType | null)[], { heads, kvHeads }: AttentionAttrs): Sizes {
-  return { tokens: q!.shape[0]!, heads, kvHeads, group: heads / kvHeads, dim: q!.shape[1]! / heads };
+function sizesOf([q]: readonly (TensorType | null)[], { heads, kvHeads }: Pick<AttentionAttrs, "heads" | "kvHeads">): Sizes {
+  const [tokens, width] = q!.shape as [number, number];
+  return { tokens, heads, kvHeads, group: heads / kvHeads, dim: width / heads, dtype: q!.dtype as FloatType };
 }
 
 /**
  * `CausalAttention(q, k, v, starts) -> out, lse`: token t attends to the tokens starts[t]..t, head by head:
  * S = scale q k^T (capped, with `softcap`), lse = log sum exp S, out = exp(S - lse) v.
- * q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], lse [T, heads] (natural logarithm), starts i32[T] with
- * 0 <= starts[t] <= t.
+ * q and out are [T, heads * dim], k and v [T, kvHeads * dim], of one float type; lse f32 [T, heads] (natural logarithm), starts
+ * i32[T] with 0 <= starts[t] <= t.
  */
 export const CausalAttention = defineOp<AttentionAttrs>({
   name: "CausalAttention",
@@ -72,6 +74,7 @@ export const CausalAttention = defineOp<AttentionAttrs>({
     if (emitNativeAttention(e, sizesOf([e.type(e.input(0)!)], e.attrs), e.attrs, operands)) return;
     emitPhases(e, Opcode.Attention, [...operands, e.scratch(64)]);
   },
+  narrow: [0, 1, 2],
 });
 
 /**
@@ -111,6 +114,7 @@ export const CausalAttentionGrad = defineOp<AttentionAttrs>({
     const dQ = wanted[0] ?? e.scratch(tokens * e.type(e.input(0)!).shape[1]! * 4);
     emitPhases(e, Opcode.AttentionGrad, [...inputs, dQ, wanted[1]!, wanted[2]!, scratch]);
   },
+  narrow: [0, 1, 2, 4, 6],
 });
 
 /** Phase 0 fills the scratch that the threads of phase 1 share. */

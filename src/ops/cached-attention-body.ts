@@ -16,7 +16,7 @@ export function cachedAttentionBody(body: BodyBuilder, inputs: readonly string[]
   /** [T]: where each new token is. */
   const places = body.op("Add", [range(tokens), position]);
   const written = (cache: string, rows: string) =>
-    body.op("ScatterND", [cache, column(body.op("Cast", [places], { to: 7 })), rows]);
+    body.op("ScatterND", [cache, column(body.op("Cast", [places], { to: "i64" })), rows]);
   /** [n, heads * dim] -> [kvHeads, group, n, dim]; keys have a group of 1, over which MatMul broadcasts. */
   const split = (x: string, of: number) =>
     body.op("Transpose", [body.op("Reshape", [x, body.ints([-1, kvHeads, of, dim])])], { perm: [1, 2, 0, 3] });

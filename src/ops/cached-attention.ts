@@ -23,7 +23,7 @@ function sizesOf(
   { heads, kvHeads }: CachedAttentionAttrs,
 ): CacheSizes {
   const [tokens = 0, width = 0] = q?.shape ?? [];
-  return { tokens, heads, kvHeads, group: heads / kvHeads, dim: width / heads, size: cache?.shape[0] ?? 0 };
+  return { tokens, heads, kvHeads, group: heads / kvHeads, dim: width / heads, dtype: "f32", size: cache?.shape[0] ?? 0 };
 }
 
 /**

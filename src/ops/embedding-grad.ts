@@ -4,9 +4,6 @@ import { defineOp, expectShape, notDifferentiable } from "./types.ts";
 
 type EmbeddingGradAttrs = { readonly vocab: number };
 
-/** ONNX number of int64, the type of scatter indices. */
-const INT64 = 7;
-
 /**
  * `EmbeddingGrad(ids, dy, sum?) -> dtable`: dtable = sum (or 0), then dtable[ids[t]] += dy[t], in the order of the tokens.
  * ids i32[tokens], dy f32[tokens, columns], sum and dtable f32[vocab, columns]. In place on `sum` it touches only the rows of `ids`.
@@ -27,7 +24,7 @@ export const EmbeddingGrad = defineOp<EmbeddingGradAttrs>({
   body(body, [ids, dy, sum], types, { vocab }) {
     const [tokens, columns] = types[1]!.shape as [number, number];
     const start = sum || body.op("ConstantOfShape", [body.ints([vocab, columns])]);
-    const indices = body.op("Reshape", [body.op("Cast", [ids!], { to: INT64 }), body.ints([tokens, 1])]);
+    const indices = body.op("Reshape", [body.op("Cast", [ids!], { to: "i64" }), body.ints([tokens, 1])]);
     return [body.op("ScatterND", [start, indices, dy!], { reduction: "add" })];
   },
   lower(e) {

@@ -1,21 +1,21 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import type { FloatType } from "../graph/types.ts";
 import { EmbeddingGrad } from "./embedding-grad.ts";
-import { HALF_CODE, isFloat } from "./half.ts";
+import { areFloats, HALF_CODE, isFloat } from "./half.ts";
 import { defineOp, expectShape, type NoAttrs } from "./types.ts";
 
 /**
- * `Gather(table, ids)`: rows of an embedding table. table [vocab, columns] f32 (bf16 or f16 in memory), ids i32[tokens] ->
- * f32[tokens, columns]. Ids lie in 0..vocab-1; the kernel reads row 0 for any other, so that it never leaves the table.
+ * `Gather(table, ids)`: rows of an embedding table. table [vocab, columns], ids i32[tokens] -> [tokens, columns] of the
+ * table's float type (f32 for the kernel, which reads a bf16 or f16 table through a Cast). Ids lie in 0..vocab-1; the kernel reads row 0 for any other, so that it never leaves the table.
  */
 export const Gather = defineOp<NoAttrs>({
   name: "Gather",
   domain: "",
   cost: "memory",
   infer([table, ids]) {
-    const fits = table?.dtype === "f32" && table.shape.length === 2 && ids?.dtype === "i32" && ids.shape.length === 1;
-    expectShape("Gather", "table f32[vocab, columns] and ids i32[tokens]", fits, table, ids);
-    return [{ dtype: "f32", shape: [ids!.shape[0]!, table!.shape[1]!] }];
+    const fits = areFloats(table) && table!.shape.length === 2 && ids?.dtype === "i32" && ids.shape.length === 1;
+    expectShape("Gather", "a float table [vocab, columns] and ids i32[tokens]", fits, table, ids);
+    return [{ dtype: table!.dtype, shape: [ids!.shape[0]!, table!.shape[1]!] }];
   },
   gradient(ctx) {
     if (!ctx.needs(0)) return [null, null];
@@ -31,5 +31,6 @@ export const Gather = defineOp<NoAttrs>({
     if (!isFloat(dtype)) throw new Error(`Gather: no kernel for a table of ${dtype}`);
     e.emit(Opcode.Gather, [table, ids, y], [tokens, columns, vocab, HALF_CODE[dtype satisfies FloatType]]);
   },
+  narrow: [0],
   halfInputs: [0],
 });

@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { elements, sameType } from "../graph/types.ts";
+import { areFloats } from "./half.ts";
 import { defineOp, expectShape, notDifferentiable } from "./types.ts";
 
 type GeluAttrs = {
@@ -10,7 +11,7 @@ type GeluAttrs = {
 const CUBIC = 0.044715;
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 
-/** `Gelu(x)`, f32 (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415). */
+/** `Gelu(x)` (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415). */
 export const Gelu = defineOp<GeluAttrs>({
   name: "Gelu",
   domain: "",
@@ -18,7 +19,7 @@ export const Gelu = defineOp<GeluAttrs>({
   infer([x], { approximate }) {
     if (approximate !== "none" && approximate !== "tanh")
       throw new Error(`Gelu: approximate is none or tanh, got ${approximate}`);
-    expectShape("Gelu", "an f32 tensor", x?.dtype === "f32", x);
+    expectShape("Gelu", "a float tensor", areFloats(x), x);
     return [x!];
   },
   gradient: (ctx) => [ctx.builder.value(GeluGrad, [ctx.input(0), ctx.grad(0)!], ctx.attrs)],
@@ -26,6 +27,7 @@ export const Gelu = defineOp<GeluAttrs>({
   lower(e) {
     e.emit(Opcode.Gelu, [e.input(0), e.output(0)], [elements(e.type(e.output(0)).shape), Number(e.attrs.approximate === "tanh")]);
   },
+  narrow: [0],
   inPlace: [[0, 0]],
 });
 

@@ -1,7 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type FloatType, sameType, type Shape, type TensorType } from "../graph/types.ts";
 import { ColumnSum } from "./column-sum.ts";
-import { HALF_CODE } from "./half.ts";
+import { HALF_CODE, isFloat } from "./half.ts";
 import { Reshape } from "./reshape.ts";
 import {
   defineOp,
@@ -25,8 +25,8 @@ export type GemmAttrs = {
 };
 
 /**
- * `Gemm(A, B, C?)`: alpha op(A) op(B) + C, f32 [M, N]. op(A) is [M, K], op(B) is [K, N]; C is [M, N], or one row for all,
- * [N] or [1, N]. A and B may be bf16 or f16 in memory.
+ * `Gemm(A, B, C?)`: alpha op(A) op(B) + C, [M, N]. op(A) is [M, K], op(B) is [K, N]; C is [M, N], or one row for all,
+ * [N] or [1, N]. All are of one float type; the kernel's f32 A and B may be bf16 or f16 in memory.
  */
 export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
   name: "Gemm",
@@ -38,16 +38,17 @@ export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
     const matrices = isMatrix(a) && isMatrix(b);
     const [m, k] = matrices ? swapIf(transA, a.shape) : [0, 0];
     const [inner, n] = matrices ? swapIf(transB, b.shape) : [0, 0];
-    const fits = matrices && k === inner && (!c || (c.dtype === "f32" && addend(c.shape, m, n) !== "unfit"));
+    const fits =
+      matrices && k === inner && a.dtype === b.dtype && (!c || (c.dtype === a.dtype && addend(c.shape, m, n) !== "unfit"));
     expectShape(
       "Gemm",
-      `A f32[M, K], B f32[K, N] (transA ${transA}, transB ${transB}) and C f32[M, N], [N] or [1, N]`,
+      `floats A [M, K], B [K, N] (transA ${transA}, transB ${transB}) and C [M, N], [N] or [1, N]`,
       fits,
       a,
       b,
       c,
     );
-    return [{ dtype: "f32", shape: [m, n] }];
+    return [{ dtype: a!.dtype, shape: [m, n] }];
   },
   /** Y = alpha A' B' + C: dA' = alpha dY B'^T, dB' = alpha A'^T dY, dC = dY, summed over the rows that share it. */
   gradient(ctx) {
@@ -89,6 +90,7 @@ export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
   },
   inPlace: [[0, 2]],
   accumulates: { output: 0, input: 2 },
+  narrow: [0, 1, 2],
   halfInputs: [0, 1],
 });
 
@@ -155,7 +157,7 @@ function nativeSession({ native }: Pick<KernelEmitter, "native">, product: Produ
 }
 
 function isMatrix(type: TensorType | null | undefined): type is TensorType {
-  return type?.dtype === "f32" && type.shape.length === 2;
+  return !!type && isFloat(type.dtype) && type.shape.length === 2;
 }
 
 function swapIf(trans: number, [rows, columns]: Shape): [number, number] {

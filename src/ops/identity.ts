@@ -16,5 +16,6 @@ export const Identity = defineOp<NoAttrs>({
   lower(e) {
     e.emit(Opcode.Copy, [e.input(0), e.output(0)], [byteLength(e.type(e.output(0)))]);
   },
+  narrow: [0],
   inPlace: [[0, 0]],
 });

@@ -1,9 +1,11 @@
+import type { FloatType } from "../graph/types.ts";
+import { narrow, widen } from "./half-body.ts";
 import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";
 
 /**
  * Linear layer + cross entropy and its gradient in standard operators, for a chunk of tokens at a time: the logits of
- * all tokens never exist.
+ * all tokens never exist. In a half type the products of matrices have it; logits and all that is made of them is f32.
  */
 
 /** The label of a token that does not count. */
@@ -20,6 +22,8 @@ export interface HeadSizes {
   readonly width: number;
   /** Each token has a scale of its own. */
   readonly scales: boolean;
+  /** Of h and W. */
+  readonly dtype: FloatType;
 }
 
 /** Tokens from..to-1. */
@@ -63,6 +67,7 @@ export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], s
 /** -> dh, dW, loss. With P = softmax(h W^T) and Y the one-hot labels, D = scale dloss (P - Y) (times the slope of the cap): dh = D W, dW = sum + D^T h. */
 export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
   const [h, w, labels, scale, dloss, sum = ""] = inputs as [string, string, string, string, string, string?];
+  const { dtype } = sizes;
   let dW = sum;
   const chunks = chunksOf(sizes).map((chunk) => {
     const { rows, powers, total, valid, column, losses: plain, slope } = softmax(body, h, w, labels, chunk, sizes, softcap);
@@ -71,8 +76,8 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
     const perRow = body.op("Unsqueeze", [factor, body.ints([1])]);
     const probabilities = body.op("Mul", [powers, body.op("Div", [perRow, total])]);
     const dCapped = body.op("ScatterElements", [probabilities, column, body.op("Neg", [perRow])], { axis: 1, reduction: "add" });
-    let d = slope === null ? dCapped : body.op("Mul", [dCapped, slope]);
-    const dh = body.op("Gemm", [d, w]);
+    const d = slope === null ? dCapped : body.op("Mul", [dCapped, slope]);
+    const dh = widen(body, body.op("Gemm", [narrow(body, d, dtype), w]), dtype);
     // What a chunk gives goes through one value, so that a runtime which orders nodes by outputs finishes the chunk
     // before it begins the next: it would keep the logits of all chunks otherwise. Joined by columns: providers tabulate
     // the axis that is joined and split, on the CPU.
@@ -88,8 +93,7 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
           ];
     const joined = body.op("Concat", parts, { axis: 1 });
     const [dhPart, lossPart, dPart] = body.ops("Split", [joined, body.ints(columns)], { axis: 1 }, parts.length);
-    d = dPart ?? d;
-    dW = body.op("Gemm", dW === "" ? [d, rows] : [d, rows, dW], { transA: 1 });
+    dW = addProduct(body, narrow(body, dPart ?? d, dtype), rows, dW, dtype);
     return { dh: dhPart!, loss: sumOf(body, lossPart!) };
   });
   const dh = body.op(
@@ -98,7 +102,7 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
     { axis: 0 },
   );
   return [
-    dh,
+    narrow(body, dh, dtype),
     dW,
     scaledSum(
       body,
@@ -109,10 +113,18 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
   ];
 }
 
+/** sum + a^T b, added in f32. */
+function addProduct(body: BodyBuilder, a: string, b: string, sum: string, dtype: FloatType): string {
+  if (sum === "") return widen(body, body.op("Gemm", [a, b], { transA: 1 }), dtype);
+  if (dtype === "f32") return body.op("Gemm", [a, b, sum], { transA: 1 });
+  return body.op("Add", [sum, widen(body, body.op("Gemm", [a, b], { transA: 1 }), dtype)]);
+}
+
 /** The softmax of a chunk is powers / total; `losses` [tokens, 1] are unscaled, 0 without a label. */
 function softmax(body: BodyBuilder, h: string, w: string, labels: string, chunk: Chunk, sizes: HeadSizes, softcap?: number) {
   const [rows, targets] = [slice(body, h, chunk, sizes), slice(body, labels, chunk, sizes)];
-  const { capped: logits, slope } = softCapBody(body, body.op("Gemm", [rows, w], { transB: 1 }), softcap);
+  const product = body.op("Gemm", [rows, w], { transB: 1 });
+  const { capped: logits, slope } = softCapBody(body, widen(body, product, sizes.dtype), softcap);
   const valid = body.op("Not", [body.op("Equal", [targets, body.scalar(IGNORED_LABEL, "i32")])]);
   const column = body.op("Unsqueeze", [body.op("Where", [valid, targets, body.scalar(0, "i32")]), body.ints([1])]);
   const picked = body.op("GatherElements", [logits, column], { axis: 1 });

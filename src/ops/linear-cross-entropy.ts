@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type FloatType, type TensorType } from "../graph/types.ts";
+import { areFloats } from "./half.ts";
 import { emitGemm } from "./gemm.ts";
 import { emitNativeHead, scaleStep } from "./native-head.ts";
 import { crossEntropyBody, crossEntropyGradBody, type HeadSizes } from "./linear-cross-entropy-body.ts";
@@ -17,7 +18,7 @@ const LOGITS_BYTES = 48 * 2 ** 20;
 /**
  * `LinearCrossEntropy(h, W, labels, scale) -> loss, correct`: the sum over tokens with a label of scale times -log softmax(h W^T)[label], the
  * logits h W^T capped with `softcap`; and how many of these labels have the greatest logit (of equal ones the first class counts).
- * h f32[T, H], W [V, H] (f32, or half in memory), labels i32[T] (-100: none), scale f32[1], or f32[T] where tokens have weights,
+ * h [T, H] and W [V, H] of one float type (for the kernel f32, W maybe half in memory), labels i32[T] (-100: none), scale f32[1], or f32[T] where tokens have weights,
  * loss f32[1], correct i32[1].
  *
  * The logits are computed for a chunk of rows at a time, and only for rows that have a label.
@@ -31,7 +32,7 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
     expectCap("LinearCrossEntropy", softcap);
     expectShape(
       "LinearCrossEntropy",
-      "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1] or f32[T]",
+      "h [T, H] and W [V, H] of one float type, labels i32[T], scale f32[1] or f32[T]",
       fits,
       h,
       w,
@@ -66,12 +67,13 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
     if (e.used(0)) emitLoss(e, head, e.output(0));
     if (hits) e.emit(Opcode.HitSum, [hits, head.count, e.output(1)], []);
   },
+  narrow: [0, 1],
   halfInputs: [1],
 });
 
 /**
  * `LinearCrossEntropyGrad(h, W, labels, scale, dloss, sum?) -> dh, dW, loss`: the gradients of the loss times dloss f32[1], and the loss.
- * dh f32[T, H], zero where a token has no label; dW f32[V, H], added to `sum` where it is given. With P = softmax(h W^T) and Y the
+ * dh like h, zero where a token has no label; dW f32[V, H], added to `sum` where it is given. With P = softmax(h W^T) and Y the
  * one-hot labels, D = scale dloss (P - Y) (times 1 - (X / softcap)^2, X the capped logits): dh = D W, dW = D^T h. What is not used is not computed.
  */
 export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
@@ -84,7 +86,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
     const fits = isHead(h, w, labels, scale) && isOne(dloss) && sums;
     expectShape(
       "LinearCrossEntropyGrad",
-      "h f32[T, H], W f32[V, H], labels i32[T], scale f32[1] or f32[T], dloss f32[1], sum f32[V, H]",
+      "h [T, H] and W [V, H] of one float type, labels i32[T], scale f32[1] or f32[T], dloss f32[1], sum f32[V, H]",
       fits,
       h,
       w,
@@ -93,7 +95,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
       dloss,
       sum,
     );
-    return [h!, w!, { dtype: "f32", shape: [1] }];
+    return [h!, { dtype: "f32", shape: w!.shape }, { dtype: "f32", shape: [1] }];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
   body: (body, inputs, types, { softcap }) => crossEntropyGradBody(body, inputs, headSizes(types), softcap),
@@ -128,6 +130,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   // Each chunk of h is copied before its gradient is written.
   inPlace: [[0, 0]],
   accumulates: { output: 1, input: 5 },
+  narrow: [0, 1],
   halfInputs: [1],
 });
 
@@ -145,14 +148,15 @@ function softCapOf(e: KernelEmitter<HeadAttrs>): Scalar {
 }
 
 function isHead(...[h, w, labels, scale]: readonly (TensorType | null | undefined)[]): boolean {
-  const matrices = h?.dtype === "f32" && w?.dtype === "f32" && h.shape.length === 2 && w.shape.length === 2;
+  const matrices = areFloats(h, w) && h!.shape.length === 2 && w!.shape.length === 2;
   const tokens = labels?.dtype === "i32" && labels.shape.length === 1 && labels.shape[0] === h?.shape[0];
   const scales = scale?.dtype === "f32" && scale.shape.length === 1 && (isOne(scale) || scale.shape[0] === h?.shape[0]);
-  return matrices && tokens && h.shape[1] === w.shape[1] && scales;
+  return matrices && tokens && h!.shape[1] === w!.shape[1] && scales;
 }
 
 function headSizes([h, w, , scale]: readonly (TensorType | null)[]): HeadSizes {
-  return { tokens: h!.shape[0]!, vocab: w!.shape[0]!, width: h!.shape[1]!, scales: !isOne(scale) };
+  const [tokens, width] = h!.shape as [number, number];
+  return { tokens, vocab: w!.shape[0]!, width, scales: !isOne(scale), dtype: h!.dtype as FloatType };
 }
 
 /** Sizes and buffers of the lowering. */

@@ -1,14 +1,15 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { elements, sameType } from "../graph/types.ts";
+import { isFloat } from "./half.ts";
 import { defineOp, expectShape, type NoAttrs, type OpDef } from "./types.ts";
 
-/** `Mul(a, b) = a * b`, both f32 of one shape: no broadcasting. da = dy * b, db = dy * a. */
+/** `Mul(a, b) = a * b`, both of one type: no broadcasting. da = dy * b, db = dy * a. */
 export const Mul: OpDef<NoAttrs> = defineOp({
   name: "Mul",
   domain: "",
   cost: "memory",
   infer([a, b]) {
-    expectShape("Mul", "two f32 tensors of one shape", !!a && !!b && a.dtype === "f32" && sameType(a, b), a, b);
+    expectShape("Mul", "two float tensors of one type", !!a && !!b && isFloat(a.dtype) && sameType(a, b), a, b);
     return [a!];
   },
   gradient(ctx) {
@@ -20,6 +21,7 @@ export const Mul: OpDef<NoAttrs> = defineOp({
   lower(e) {
     e.emit(Opcode.Mul, [e.input(0), e.input(1), e.output(0)], [elements(e.type(e.output(0)).shape)]);
   },
+  narrow: [0, 1],
   inPlace: [
     [0, 0],
     [0, 1],

@@ -22,4 +22,5 @@ export const Reshape: OpDef<ReshapeAttrs> = defineOp({
   body: "standard",
   lower() {},
   view: true,
+  narrow: [0],
 });

@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { sameType, type TensorType } from "../graph/types.ts";
+import { areFloats } from "./half.ts";
 import { defineOp, expectShape, notDifferentiable } from "./types.ts";
 
 type RMSNormAttrs = {
@@ -10,12 +11,12 @@ type RMSNormAttrs = {
 
 function expectRows(op: string, x: TensorType | null | undefined, scale: TensorType | null | undefined, axis: number): void {
   if (axis !== -1) throw new Error(`${op}: axis must be -1, got ${axis}`);
-  const rows = x?.dtype === "f32" && x.shape.length === 2;
-  const fits = rows && scale?.dtype === "f32" && scale.shape.length === 1 && scale.shape[0] === x.shape[1];
-  expectShape(op, "x f32[rows, columns] and scale f32[columns]", fits, x, scale);
+  const rows = areFloats(x, scale) && x!.shape.length === 2;
+  const fits = rows && scale!.shape.length === 1 && scale!.shape[0] === x!.shape[1];
+  expectShape(op, "x [rows, columns] and scale [columns] of one float type", fits, x, scale);
 }
 
-/** `RMSNormalization(x, scale) = x * scale / sqrt(mean(x^2) + epsilon)` over each row (https://arxiv.org/abs/1910.07467). */
+/** `RMSNormalization(x, scale) = x * scale / sqrt(mean(x^2) + epsilon)` over each row, summed in f32 (https://arxiv.org/abs/1910.07467). */
 export const RMSNormalization = defineOp<RMSNormAttrs>({
   name: "RMSNormalization",
   domain: "",
@@ -33,6 +34,7 @@ export const RMSNormalization = defineOp<RMSNormAttrs>({
     const [rows, columns] = e.type(e.output(0)).shape as [number, number];
     e.emit(Opcode.RMSNorm, [e.input(0), e.input(1), e.output(0)], [rows, columns, { f32: e.attrs.epsilon }]);
   },
+  narrow: [0, 1],
   inPlace: [[0, 0]],
 });
 
@@ -49,8 +51,8 @@ export const RMSNormGrad = defineOp<RMSNormAttrs>({
   cost: "memory",
   infer([dy, x, scale, sum], { axis }) {
     expectRows("RMSNormGrad", x, scale, axis);
-    const fits = !!dy && sameType(dy, x!) && (!sum || sameType(sum, x!));
-    expectShape("RMSNormGrad", "dy and sum of the type of x", fits, dy, x, sum);
+    const fits = x?.dtype === "f32" && !!dy && sameType(dy, x) && (!sum || sameType(sum, x));
+    expectShape("RMSNormGrad", "x f32, dy and sum of its type", fits, dy, x, sum);
     return [x!, scale!];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),

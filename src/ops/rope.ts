@@ -1,4 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
+import { areFloats } from "./half.ts";
 import { defineOp, expectShape, type OpDef } from "./types.ts";
 
 type RopeAttrs = {
@@ -11,7 +12,7 @@ type RopeAttrs = {
 
 /**
  * `Rope(x, cos, sin) -> y`: rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864) in the order of Hugging
- * Face's `rotate_half`. x and y are f32 [T, heads * dim], cos and sin [T, rotaryDim / 2]. With r = rotaryDim, in each head:
+ * Face's `rotate_half`. x and y are [T, heads * dim], cos and sin [T, rotaryDim / 2], of one float type. With r = rotaryDim, in each head:
  * y[i] = x[i] cos[i] - x[i + r/2] sin[i], y[i + r/2] = x[i + r/2] cos[i] + x[i] sin[i] for i < r/2; y[i] = x[i] for i >= r.
  * The map is linear in x; cos and sin are tables and have no gradient.
  */
@@ -22,8 +23,8 @@ export const Rope: OpDef<RopeAttrs> = defineOp<RopeAttrs>({
   infer([x, cos, sin], { heads, rotaryDim, inverse }) {
     const [tokens = 0, width = 0] = x?.shape ?? [];
     const dim = width / heads;
-    const xFits = x?.dtype === "f32" && x.shape.length === 2 && Number.isInteger(dim);
-    expectShape("Rope", `f32 x [T, ${heads} * dim]`, xFits, x);
+    const xFits = areFloats(x) && x!.shape.length === 2 && Number.isInteger(dim);
+    expectShape("Rope", `float x [T, ${heads} * dim]`, xFits, x);
     expectShape(
       "Rope",
       `an even rotaryDim of 2..${dim}, not ${rotaryDim}`,
@@ -32,9 +33,9 @@ export const Rope: OpDef<RopeAttrs> = defineOp<RopeAttrs>({
     );
     const fits = [cos, sin].every(
       (table) =>
-        table?.dtype === "f32" && table.shape.length === 2 && table.shape[0] === tokens && table.shape[1] === rotaryDim / 2,
+        table?.dtype === x!.dtype && table.shape.length === 2 && table.shape[0] === tokens && table.shape[1] === rotaryDim / 2,
     );
-    expectShape("Rope", `cos and sin of type f32[${tokens}, ${rotaryDim / 2}]`, fits, cos, sin);
+    expectShape("Rope", `cos and sin of type ${x!.dtype}[${tokens}, ${rotaryDim / 2}]`, fits, cos, sin);
     if (inverse !== 0 && inverse !== 1) throw new Error(`Rope: expected inverse 0 or 1; got ${inverse}`);
     return [x!];
   },
@@ -62,5 +63,6 @@ export const Rope: OpDef<RopeAttrs> = defineOp<RopeAttrs>({
     const { heads, rotaryDim, inverse } = e.attrs;
     e.emit(Opcode.Rope, [e.input(0), e.input(1), e.input(2), e.output(0)], [tokens, heads, width / heads, rotaryDim, inverse]);
   },
+  narrow: [0, 1, 2],
   inPlace: [[0, 0]],
 });

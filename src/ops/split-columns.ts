@@ -1,5 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import type { TensorType } from "../graph/types.ts";
+import type { DType, FloatType, TensorType } from "../graph/types.ts";
+import { areFloats } from "./half.ts";
+import { narrow } from "./half-body.ts";
 import { defineOp, expectShape, type KernelEmitter, type OpDef } from "./types.ts";
 
 type ColumnsAttrs = {
@@ -11,11 +13,14 @@ type ColumnsAttrs = {
 
 const sum = (sizes: readonly number[]): number => sizes.reduce((total, size) => total + size, 0);
 
-const partType = (tokens: number, groups: number, size: number): TensorType => ({ dtype: "f32", shape: [tokens, groups * size] });
+const partType = (dtype: DType, tokens: number, groups: number, size: number): TensorType => ({
+  dtype,
+  shape: [tokens, groups * size],
+});
 
 /**
- * `SplitColumns(x) -> y0, y1, ...`: the parts of a product of fused weights. x is f32 [T, groups * sum(sizes)], y_i f32
- * [T, groups * sizes[i]]. In each group of a row the parts' pieces lie side by side, and a part's pieces from all groups
+ * `SplitColumns(x) -> y0, y1, ...`: the parts of a product of fused weights. x is [T, groups * sum(sizes)], y_i
+ * [T, groups * sizes[i]], of one float type. In each group of a row the parts' pieces lie side by side, and a part's pieces from all groups
  * are joined: queries, keys and values one after another are one group; with those of each key head together, the groups
  * are the key heads. The gradient is `JoinColumns` of the gradients; a part without one has zeros.
  */
@@ -25,9 +30,9 @@ export const SplitColumns: OpDef<ColumnsAttrs> = defineOp<ColumnsAttrs>({
   cost: "memory",
   infer([x], { groups, sizes }) {
     const [tokens = 0, width] = x?.shape ?? [];
-    const fits = x?.dtype === "f32" && x.shape.length === 2 && width === groups * sum(sizes);
-    expectShape("SplitColumns", `f32 x [T, ${groups} * (${sizes.join(" + ")})]`, fits, x);
-    return sizes.map((size) => partType(tokens, groups, size));
+    const fits = areFloats(x) && x!.shape.length === 2 && width === groups * sum(sizes);
+    expectShape("SplitColumns", `float x [T, ${groups} * (${sizes.join(" + ")})]`, fits, x);
+    return sizes.map((size) => partType(x!.dtype, tokens, groups, size));
   },
   gradient(ctx) {
     const { sizes } = ctx.attrs;
@@ -53,6 +58,7 @@ export const SplitColumns: OpDef<ColumnsAttrs> = defineOp<ColumnsAttrs>({
       if (e.used(i)) e.emit(Opcode.CopyBlock, [from, e.output(i)], [rows, size, width, size]);
     });
   },
+  narrow: [0],
 });
 
 /** `JoinColumns(y0, y1, ...) -> x`: undoes `SplitColumns`. An absent part is zeros. */
@@ -61,26 +67,31 @@ export const JoinColumns: OpDef<ColumnsAttrs> = defineOp<ColumnsAttrs>({
   domain: "remat",
   cost: "memory",
   infer(parts, { groups, sizes }) {
-    const tokens = parts.find((part) => part)?.shape[0] ?? 0;
+    const given = parts.filter((part) => part);
+    const tokens = given[0]?.shape[0] ?? 0;
     const fits = sizes.every((size, i) => {
       const part = parts[i];
-      return (
-        !part || (part.dtype === "f32" && part.shape.length === 2 && part.shape[0] === tokens && part.shape[1] === groups * size)
-      );
+      return !part || (part.shape.length === 2 && part.shape[0] === tokens && part.shape[1] === groups * size);
     });
-    expectShape("JoinColumns", `f32 parts [T, ${groups} * (${sizes.join(" or ")})]`, fits && tokens > 0, ...parts);
-    return [partType(tokens, groups, sum(sizes))];
+    expectShape(
+      "JoinColumns",
+      `parts [T, ${groups} * (${sizes.join(" or ")})] of one float type`,
+      fits && tokens > 0 && areFloats(...given),
+      ...parts,
+    );
+    return [partType(given[0]!.dtype, tokens, groups, sum(sizes))];
   },
   gradient(ctx) {
     const parts = ctx.builder.node(SplitColumns, [ctx.grad(0)!], ctx.attrs);
     return parts.map((part, i) => (ctx.needs(i) ? part : null));
   },
   body(body, parts, types, { groups, sizes }) {
-    const tokens = types.find((type) => type)!.shape[0]!;
+    const { dtype, shape: outer } = types.find((type) => type)!;
+    const tokens = outer[0]!;
     const shape = (size: number) => (groups === 1 ? [tokens, size] : [tokens, groups, size]);
     const pieces = sizes.map((size, i) => {
       const dims = body.ints(shape(size));
-      if (!parts[i]) return body.op("ConstantOfShape", [dims]);
+      if (!parts[i]) return narrow(body, body.op("ConstantOfShape", [dims]), dtype as FloatType);
       return groups === 1 ? parts[i] : body.op("Reshape", [parts[i], dims]);
     });
     const joined = body.op("Concat", pieces, { axis: groups === 1 ? 1 : 2 });
@@ -93,6 +104,7 @@ export const JoinColumns: OpDef<ColumnsAttrs> = defineOp<ColumnsAttrs>({
       e.emit(Opcode.CopyBlock, [e.input(i), to], [rows, size, size, width]);
     });
   },
+  narrow: "all",
 });
 
 /** Groups in all rows, and their columns. */

@@ -38,6 +38,8 @@ export interface BodyConstant {
 
 /** Builds the body of a model-local function out of standard ONNX (opset 23) operators. */
 export interface BodyBuilder {
+  /** Whether who runs the body has bit operations on integers. */
+  readonly bitOps: boolean;
   /** Adds a node with `outputs` outputs (default 1) and returns their names. */
   op(name: string, inputs: readonly string[], attrs?: Readonly<Record<string, AttrValue>>, outputs?: 1): string;
   ops(name: string, inputs: readonly string[], attrs: Readonly<Record<string, AttrValue>>, outputs: number): string[];
@@ -135,6 +137,11 @@ export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
   readonly view?: true;
   /** Inputs that may be bf16 or f16 in memory: a Cast in front of them is not executed. */
   readonly halfInputs?: readonly number[];
+  /**
+   * Inputs of one float type, which may be bf16 or f16 where a runtime computes in it (the kernels do not); the others
+   * stay what they are. Absent: the operator computes in f32 alone.
+   */
+  readonly narrow?: readonly number[] | "all";
   /** Compute-bound results are worth keeping; the others are cheap to recompute in a backward pass. */
   readonly cost: "compute" | "memory";
 }

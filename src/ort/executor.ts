@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import type { Pointer } from "bun:ffi";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
+import { PORTABLE, type Target } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
 import { type Address, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
 import { type ArenaStats, arenaStats, loadSession, LOG_ERRORS, openEnvironment } from "./environment.ts";
@@ -33,6 +34,13 @@ interface OrtCall extends Call {
   readonly program: OrtProgram;
   readonly binding: Pointer;
 }
+
+/** What the providers have kernels for. In f16 the CPU's get casts from ONNX Runtime itself. */
+export const TARGETS: Readonly<Record<OrtProvider, Target>> = {
+  cpu: { bitOps: true, bf16: false },
+  cuda: { bitOps: false, bf16: true },
+  webgpu: PORTABLE,
+};
 
 /** GraphOptimizationLevel: a bf16 weight's Cast must stay where it is, and nothing else is gained on these graphs. */
 const NO_OPTIMIZATION = 0;
@@ -66,11 +74,12 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   return {
     name: `ort-${provider}`,
     threads,
+    halfCompute: provider !== "webgpu",
     get reserved() {
       return memory.reserved;
     },
     prepare(graph: Graph): OrtProgram {
-      const model = writeModel(graph);
+      const model = writeModel(graph, undefined, TARGETS[provider]);
       const session = loadSession(environment, model, sessionOptions);
       sessions.push(session);
       return { graph, workspace: 0, session };

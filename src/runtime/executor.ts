@@ -22,6 +22,8 @@ export interface Call {
 export interface Executor {
   readonly name: string;
   readonly threads: number;
+  /** Whether programs may compute in bf16 and f16. If not, half types are those of weights in memory alone. */
+  readonly halfCompute: boolean;
   /** Compiles a graph. Throws when an operator has no kernel here. */
   prepare(graph: Graph): Program;
   /**

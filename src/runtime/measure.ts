@@ -1,5 +1,6 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
-import { byteLength, type Graph, type InputRole, type OutputRole, typeOf } from "../graph/types.ts";
+import { byteLength, type FloatType, type Graph, type InputRole, type OutputRole, typeOf } from "../graph/types.ts";
+import { fromFloat32 } from "../hf/halves.ts";
 import { createRandom } from "../random.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, type TapeLayout, tapeLayout } from "./chain.ts";
@@ -41,8 +42,8 @@ export function measurePrograms(
     if (end > bytes) return;
     const places = Object.fromEntries(Object.entries(offsets).map(([part, address]) => [part, () => address]));
     const { call } = bindProgram(executor, programs, segments[index]!, index, graph, memory, layout, places as unknown as Places);
-    fill(executor, offsets.input, parts.input);
-    fill(executor, offsets.outputGrad, parts.outputGrad);
+    fill(executor, graph, "boundary", offsets.input);
+    fill(executor, graph, "output-grad", offsets.outputGrad);
     executor.run(call);
     let [least, total] = [Infinity, 0];
     for (let run = 0; run < RUNS || (total < LEAST_SECONDS && run < MOST_RUNS); run++) {
@@ -88,10 +89,16 @@ function partsOf(graph: Graph, layout: TapeLayout, workspace: number): Record<Pa
 /** Bytes that `fill` writes at a time: what is measured may be all that the process has left. */
 const PIECE = 2 ** 16;
 
-function fill(executor: Executor, address: Address, bytes: number): void {
+/** Random numbers for the input of a role, if there is one. */
+function fill(executor: Executor, graph: Graph, role: InputRole, address: Address): void {
+  const input = graph.inputs.find((each) => each.role === role);
+  if (!input) return;
+  const type = typeOf(graph, input.name);
+  const bytes = byteLength(type);
   const random = createRandom(1, "measure");
   const values = new Float32Array(PIECE / 4);
   for (let i = 0; i < values.length; i++) values[i] = 2 * random.uniform() - 1;
-  const piece = new Uint8Array(values.buffer);
-  for (let at = 0; at < bytes; at += PIECE) executor.write(address + at, piece.subarray(0, Math.min(PIECE, bytes - at)));
+  const piece = fromFloat32(values, type.dtype as FloatType);
+  for (let at = 0; at < bytes; at += piece.length)
+    executor.write(address + at, piece.subarray(0, Math.min(piece.length, bytes - at)));
 }

@@ -1,6 +1,7 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
 import { prune } from "../graph/passes.ts";
-import { byteLength, type Graph, typeOf } from "../graph/types.ts";
+import { byteLength, type DType, type FloatType, type Graph, type TensorType, typeOf } from "../graph/types.ts";
+import { toFloat32 } from "../hf/halves.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, tapeLayout } from "./chain.ts";
 import { type Address, align, type Call, type Executor } from "./executor.ts";
@@ -28,7 +29,7 @@ export class ReplayError extends Error {
 interface Probe {
   readonly graph: Graph;
   /** Values that it makes, in order of execution, with their places relative to the probe's memory. */
-  readonly values: readonly { readonly name: string; readonly op: string; readonly offset: number; readonly bytes: number }[];
+  readonly values: readonly { readonly name: string; readonly op: string; readonly offset: number; readonly type: TensorType }[];
   /** Bytes of values and workspace. */
   readonly bytes: number;
 }
@@ -93,7 +94,9 @@ export function createVerifier(
 
   const checksumsOf = (probe: Probe, call: Call): Map<string, Checksum> => {
     executor.run(call);
-    return new Map(probe.values.map(({ name, offset, bytes }) => [name, checksum(executor.read(arena + offset, bytes))]));
+    return new Map(
+      probe.values.map(({ name, offset, type }) => [name, checksum(executor.read(arena + offset, byteLength(type)), type.dtype)]),
+    );
   };
 
   const compare = (index: number, probe: Probe, call: Call, when: string): void => {
@@ -127,13 +130,16 @@ export function createVerifier(
       const probe = probes.get(model.forward)!;
       const call = bind(index, probe, k, places);
       const output = model.forward.outputs[0]!.name;
-      const bytes = byteLength(typeOf(model.forward, output));
+      const type = typeOf(model.forward, output);
       return {
         before: nothing,
         after() {
           const replayed = first.has(index);
           if (!replayed) first.set(index, checksumsOf(probe, call));
-          if (agree(first.get(index)!.get(output)!, checksum(executor.read(places.output(), bytes)), exact)) return;
+          if (
+            agree(first.get(index)!.get(output)!, checksum(executor.read(places.output(), byteLength(type)), type.dtype), exact)
+          )
+            return;
           if (replayed) compare(index, probe, call, "when its forward is replayed");
           throw new ReplayError(
             `replay check: the output of ${segments[index]!.name} is not what its forward computes, although each operator by itself gives the same`,
@@ -156,9 +162,9 @@ function probeOf(graph: Graph, wanted: (name: string) => boolean, programs: Prog
   });
   let bytes = 0;
   const values = made.map(({ name, op }) => {
-    const size = byteLength(typeOf(graph, name));
-    const value = { name, op, offset: bytes, bytes: size };
-    bytes += align(size);
+    const type = typeOf(graph, name);
+    const value = { name, op, offset: bytes, type };
+    bytes += align(byteLength(type));
     return value;
   });
   return { graph: probe, values, bytes: bytes + (made.length > 0 ? align(programs.of(probe).workspace) : 0) };
@@ -170,8 +176,8 @@ interface Checksum {
   readonly magnitude: number;
 }
 
-function checksum(bytes: Uint8Array): Checksum {
-  const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+function checksum(bytes: Uint8Array, dtype: DType): Checksum {
+  const values = toFloat32(bytes, dtype as FloatType);
   let [sum, magnitude] = [0, 0];
   for (const value of values) {
     sum += value;

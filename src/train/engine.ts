@@ -1,5 +1,5 @@
 import type { Segment } from "../graph/segment.ts";
-import type { Graph } from "../graph/types.ts";
+import type { FloatType, Graph } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import type { StepMemory } from "../runtime/bind.ts";
@@ -16,10 +16,15 @@ import { createConstants } from "./constants.ts";
 import { type Costs, secondsWith } from "./costs.ts";
 import { fixedTotal, type MemoryForecast } from "./memory.ts";
 import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "./model-plan.ts";
-import { loadWeights, storedWeightType } from "./weights.ts";
+import { loadWeights, weightTypeOf } from "./weights.ts";
 
-export interface EngineOptions extends Omit<ModelPlanOptions, "weightType"> {
+export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute"> {
   readonly source: TensorSource;
+  /**
+   * Of frozen weights in memory, and of what an executor with `halfCompute` computes in; by default weights are as stored,
+   * and all else is f32.
+   */
+  readonly dtype?: FloatType | undefined;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
   /** Times to plan by. Programs without one are timed on `batch` before the first step. */
@@ -31,6 +36,8 @@ export interface Engine {
   readonly executor: Executor;
   readonly config: ModelConfig;
   readonly resident: Resident;
+  /** What programs compute in. */
+  readonly compute: FloatType;
   /** The checkpoint that the weights came from. */
   readonly source: TensorSource;
   readonly plan: ModelPlan;
@@ -49,6 +56,11 @@ export interface Engine {
    * Returns the loss: `scale` times the summed cross entropy of the labelled tokens, each times its weight.
    */
   forwardBackward(batch: TokenBatch, scale: number, seed: number, draw: number): number;
+  /**
+   * Factor of all gradients from now on, 1 at first: f16 has no small numbers, so that small gradients are made larger on
+   * their way (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740).
+   */
+  scaleGradients(factor: number): void;
   /** Forward alone, dropout off: the summed cross entropy of the labelled tokens (each times its weight), and how many of them were the likeliest token. */
   evaluate(batch: TokenBatch): { readonly loss: number; readonly correct: number };
   /** Logits [rows.length, vocabulary] of the given positions, dropout off. */
@@ -63,7 +75,8 @@ export interface Engine {
  */
 export function createEngine(executor: Executor, options: EngineOptions): Engine {
   const { config, source, measure } = options;
-  const planOptions = { ...options, weightType: storedWeightType(source) };
+  const compute = computeType(executor, options.dtype);
+  const planOptions = { ...options, compute, weightType: weightTypeOf(source, options.dtype) };
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
@@ -131,6 +144,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     executor,
     config,
     resident,
+    compute,
     source,
     segments,
     get plan() {
@@ -165,6 +179,9 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       }
       return loss;
     },
+    scaleGradients(factor) {
+      executor.write(constants.lossGradient, new Uint8Array(Float32Array.of(factor).buffer));
+    },
     evaluate(tokens) {
       batch.load(tokens, 1);
       evaluators(tokens.ids.length).run();
@@ -181,6 +198,11 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     },
     zeroGradients,
   };
+}
+
+/** What programs compute in on an executor, when `dtype` is asked for. */
+export function computeType(executor: Pick<Executor, "halfCompute">, dtype: FloatType | undefined): FloatType {
+  return executor.halfCompute ? (dtype ?? "f32") : "f32";
 }
 
 /** Micro-batches before measured times are compared with the planned ones; then after twice as many each time. */

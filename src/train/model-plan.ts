@@ -1,3 +1,4 @@
+import { inPrecision } from "../autodiff/precision.ts";
 import { isNamed, type SelectiveOptions } from "../autodiff/selective.ts";
 import { UserError } from "../errors.ts";
 import type { Segment } from "../graph/segment.ts";
@@ -30,6 +31,8 @@ export interface ModelPlanOptions {
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
   readonly weightType: (name: string) => FloatType;
+  /** What programs compute in: f32 by default, or a half type, which frozen weights then must have too; see autodiff/precision.ts. */
+  readonly compute?: FloatType;
   readonly strategy: Checkpointing;
   /** Names of forward values to keep or to recompute in any case. */
   readonly selective?: Omit<SelectiveOptions, "count">;
@@ -73,7 +76,7 @@ export interface ModelPlan {
 
 /** @throws {LimitError} when the strategy's limit is too low for every schedule */
 export function planModel(executor: Executor, options: ModelPlanOptions, seconds?: SecondsOf): ModelPlan {
-  const { config, tuning, strategy } = options;
+  const { config, tuning, strategy, compute = "f32" } = options;
   const programs = createPrograms(executor);
   const dropout = tuning.method === "lora" && tuning.dropout > 0;
   const segmentOptions = (tokens: number): SegmentOptions => ({
@@ -89,17 +92,18 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     weightType: options.weightType,
     weighted: options.weighted,
   });
+  const build = (each: SegmentOptions) => inPrecision(buildSegments(config, each), compute);
   const built = new Map(
     options.tokens.map((tokens) => {
-      const segments = buildSegments(config, segmentOptions(tokens));
-      return [tokens, { segments, still: dropout ? buildSegments(config, stillOptions(tokens)) : segments }];
+      const segments = build(segmentOptions(tokens));
+      return [tokens, { segments, still: dropout ? build(stillOptions(tokens)) : segments }];
     }),
   );
   checkNames([...built.values()][0]!.segments, [...(options.selective?.keep ?? []), ...(options.selective?.recompute ?? [])]);
   const answers = new Map(
     (options.logits?.tokens ?? []).map((tokens) => {
       const body = buildSegments(config, stillOptions(tokens)).slice(0, -1);
-      return [tokens, [...body, buildLogits(config, stillOptions(tokens), options.logits!.rows)]];
+      return [tokens, inPrecision([...body, buildLogits(config, stillOptions(tokens), options.logits!.rows)], compute)];
     }),
   );
   const most = Math.max(...options.tokens);

@@ -17,10 +17,10 @@ export interface AdamWOptions {
 /** AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) over flat arrays, as two graphs. */
 export interface Optimizer {
   /**
-   * One update, counted from 1. Returns the global norm of the gradients before clipping; when it is not finite the
-   * update is not done.
+   * One update, counted from 1, with gradients that are `lossScale` times what they should be. Returns their global norm
+   * before clipping, unscaled; when it is not finite the update is not done.
    */
-  step(count: number, learningRate: number): number;
+  step(count: number, learningRate: number, lossScale?: number): number;
   zeroGradients(): void;
 }
 
@@ -52,12 +52,12 @@ export function createOptimizer(executor: Executor, state: FlatState, options: A
   const sum = () => readTensor(executor, squares, { dtype: "f32", shape: [1] })[0]!;
 
   return {
-    step(count, learningRate) {
+    step(count, learningRate, lossScale = 1) {
       executor.run(normCall);
-      const gradientNorm = Math.sqrt(sum());
+      const gradientNorm = Math.sqrt(sum()) / lossScale;
       if (!Number.isFinite(gradientNorm)) return gradientNorm;
       // As torch.nn.utils.clip_grad_norm_: the coefficient is clip / (norm + 1e-6), at most 1.
-      const gradientScale = options.clip > 0 ? Math.min(1, options.clip / (gradientNorm + 1e-6)) : 1;
+      const gradientScale = (options.clip > 0 ? Math.min(1, options.clip / (gradientNorm + 1e-6)) : 1) / lossScale;
       for (const update of updates) {
         hyper.set([
           learningRate,

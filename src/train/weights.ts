@@ -1,5 +1,6 @@
-import { byteLength, elements, type FloatType } from "../graph/types.ts";
-import { toFloat32 } from "../hf/halves.ts";
+import { UserError } from "../errors.ts";
+import { byteLength, DTYPE_BYTES, elements, type FloatType } from "../graph/types.ts";
+import { fromFloat32, toFloat32 } from "../hf/halves.ts";
 import { expectTensor, readFloat32, type TensorEntry, type TensorSource } from "../hf/safetensors.ts";
 import { createRandom } from "../random.ts";
 import { type Address, type Executor, PIECE } from "../runtime/executor.ts";
@@ -16,6 +17,11 @@ export function storedWeightType(source: TensorSource): (name: string) => FloatT
   return (name) => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
 }
 
+/** Of frozen weights: `dtype`, or as stored. */
+export function weightTypeOf(source: TensorSource, dtype: FloatType | undefined): (name: string) => FloatType {
+  return dtype === undefined ? storedWeightType(source) : () => dtype;
+}
+
 /**
  * Reads the base model's weights into their places, each straight from the file where no conversion is needed.
  * @throws {UserError} missing tensor, wrong shape or dtype
@@ -30,19 +36,32 @@ export function loadWeights(executor: Executor, resident: Resident, source: Tens
     if (entry.dtype === param.type.dtype) {
       executor.fill(address, byteLength(param.type), (target) => source.read(entry, target));
     } else {
-      writeWidened(executor, address, source, entry);
+      writeConverted(executor, address, source, entry, param.type.dtype as FloatType);
     }
   });
 }
 
-/** Reads a tensor of half precision and writes it as f32, piece by piece. */
-function writeWidened(executor: Executor, address: Address, source: TensorSource, entry: TensorEntry): void {
+const LARGEST_F16 = 65504;
+
+/**
+ * Reads a tensor and writes it in another type, piece by piece.
+ * @throws {UserError} a number that f16 has no place for
+ */
+function writeConverted(executor: Executor, address: Address, source: TensorSource, entry: TensorEntry, dtype: FloatType): void {
+  const stored = entry.dtype as FloatType;
   const piece = new Uint8Array(Math.min(PIECE / 2, entry.bytes));
   for (let from = 0; from < entry.bytes; from += piece.length) {
-    const stored = piece.subarray(0, Math.min(piece.length, entry.bytes - from));
-    source.read(entry, stored, from);
-    // Two bytes become four.
-    executor.write(address + 2 * from, new Uint8Array(toFloat32(stored, entry.dtype as FloatType).buffer));
+    const bytes = piece.subarray(0, Math.min(piece.length, entry.bytes - from));
+    source.read(entry, bytes, from);
+    const values = toFloat32(bytes, stored);
+    const tooLarge =
+      dtype === "f16" ? values.find((value) => Math.abs(value) > LARGEST_F16 && Number.isFinite(value)) : undefined;
+    if (tooLarge !== undefined) {
+      throw new UserError(
+        `${source.path}: ${entry.name} holds ${tooLarge}, beyond f16's largest number ${LARGEST_F16}; use --dtype bf16`,
+      );
+    }
+    executor.write(address + (from / DTYPE_BYTES[stored]) * DTYPE_BYTES[dtype], fromFloat32(values, dtype));
   }
 }
 

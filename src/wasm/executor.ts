@@ -86,6 +86,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
   return {
     name: matmul.name === "wasm" ? "wasm" : "wasm with native products",
     threads,
+    halfCompute: false,
     memory: shared.memory,
     matmul,
     get reserved() {

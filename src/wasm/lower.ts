@@ -37,6 +37,9 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
   const steps = nodes.map((live): Step => {
     const emitted: Command[] = [];
     const buffers: Scratch[] = [];
+    const half = live.outputs.map((name) => graph.types.get(name)).find((type) => type && isHalf(type));
+    if (half && live.node.op !== "Cast" && !live.op.view)
+      throw new Error(`graph ${graph.name}: there is no kernel that computes ${live.node.op} in ${half.dtype}`);
     if (!live.op.view) live.op.lower(emitter(graph, live, emitted, buffers, native));
     commands.push(emitted);
     scratch.push(buffers);

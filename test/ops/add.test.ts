@@ -32,6 +32,6 @@ test("Add: gradients are those of the output, error 1e-6", async () => {
 test("Add refuses two shapes", () => {
   const type = (shape: number[]) => ({ dtype: "f32", shape }) as const;
   expect(() => Add.infer([type([2, 3]), type([3])], {})).toThrow(
-    "Add: expected two f32 tensors of one shape; got f32[2, 3], f32[3]",
+    "Add: expected two float tensors of one type; got f32[2, 3], f32[3]",
   );
 });

@@ -278,7 +278,7 @@ describe("types that do not fit", () => {
 
   test("are refused with the operator's name and what came", () => {
     expect(infer(16, 8, 8, 2, 1)).not.toThrow();
-    expect(infer(16, 8, 8, 3, 1)).toThrow(/CausalAttention: expected f32 q \[T, 3 \* dim\].*got f32\[5, 16\]/);
+    expect(infer(16, 8, 8, 3, 1)).toThrow(/CausalAttention: expected floats q \[T, 3 \* dim\].*got f32\[5, 16\]/);
     expect(infer(16, 8, 4, 2, 1)).toThrow(/CausalAttention/);
     expect(infer(24, 16, 16, 3, 2)).toThrow(/2 a divisor of 3/);
     expect(infer(6, 3, 3, 2, 1)).toThrow(/an even head dimension of at most 512/);

@@ -7,10 +7,13 @@ import {
   f32,
   generator,
   i32,
+  opGraph,
   random,
   type Reference,
+  runGraph,
   runWasm,
 } from "../support/ops.ts";
+import { runOrt } from "../support/ort.ts";
 import { checkOnnx } from "../support/parity.ts";
 
 setDefaultTimeout(120_000);
@@ -92,6 +95,24 @@ test("PhiloxDropout: the upper six bits of the words themselves, for extreme key
     expect([...upper]).toEqual(expected);
   }
 });
+
+for (const [n, rng, segment, site] of [
+  [7, [1, 2], 3, 4],
+  [4099, [-123, 77], -1, 2 ** 31 - 1],
+  // More than one chunk of blocks.
+  [2 ** 20 + 5, [2 ** 31 - 1, -1], 1000, 3],
+] as const) {
+  test(`PhiloxDropout of [${n}] on ONNX Runtime, written without bit operations as for CUDA: the mask exactly`, async () => {
+    const inputs = [f32([n], new Float32Array(n).fill(1)), i32([2], rng), i32([1], [segment])];
+    const { builder, outputs, feeds } = opGraph({ op: PhiloxDropout, inputs, attrs: { probability: 0.3, site } });
+    builder.output({ name: outputs[0]!, role: "boundary" });
+    const graph = builder.build();
+    const expected = await runGraph(graph, feeds);
+    const data = new Map([...feeds].map(([name, tensor]) => [name, tensor.data]));
+    const actual = await runOrt(graph, data, false, { bitOps: false, bf16: true });
+    expectSameBits("mask", [actual.get(outputs[0]!) as Float32Array], [...expected.values()]);
+  });
+}
 
 test("PhiloxDropout: another draw, site or segment is another mask; the share of zeros is p within 4 deviations", async () => {
   const n = 100_000;

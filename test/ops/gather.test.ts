@@ -82,6 +82,6 @@ test("an id outside the table reads row 0 and adds to row 0: memory around the t
 test("Gather refuses ids of another type", () => {
   const table = { dtype: "f32", shape: [4, 3] } as const;
   expect(() => Gather.infer([table, { dtype: "i64", shape: [5] }], {})).toThrow(
-    "Gather: expected table f32[vocab, columns] and ids i32[tokens]; got f32[4, 3], i64[5]",
+    "Gather: expected a float table [vocab, columns] and ids i32[tokens]; got f32[4, 3], i64[5]",
   );
 });

@@ -93,5 +93,5 @@ test("RMSNormalization refuses a scale of another length", () => {
     { dtype: "f32", shape: [4, 3] },
     { dtype: "f32", shape: [4] },
   ] as const;
-  expect(() => RMSNormalization.infer(types, attrs)).toThrow("expected x f32[rows, columns] and scale f32[columns]");
+  expect(() => RMSNormalization.infer(types, attrs)).toThrow("expected x [rows, columns] and scale [columns] of one float type");
 });

@@ -98,10 +98,10 @@ test("a part that nobody uses is not computed", async () => {
 test("shapes that do not fit are refused", () => {
   const attrs = { groups: 2, sizes: [4, 2] };
   expect(() => SplitColumns.infer([{ dtype: "f32", shape: [3, 6] }], attrs)).toThrow(
-    "SplitColumns: expected f32 x [T, 2 * (4 + 2)]; got f32[3, 6]",
+    "SplitColumns: expected float x [T, 2 * (4 + 2)]; got f32[3, 6]",
   );
   const parts = [8, 5].map((width) => ({ dtype: "f32" as const, shape: [3, width] }));
   expect(() => JoinColumns.infer(parts, attrs)).toThrow(
-    "JoinColumns: expected f32 parts [T, 2 * (4 or 2)]; got f32[3, 8], f32[3, 5]",
+    "JoinColumns: expected parts [T, 2 * (4 or 2)] of one float type; got f32[3, 8], f32[3, 5]",
   );
 });

@@ -1,6 +1,7 @@
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { type DType, elements, type Graph, typeOf } from "../../src/graph/types.ts";
 import { toFloat32 } from "../../src/hf/halves.ts";
+import { PORTABLE } from "../../src/onnx/target.ts";
 import { writeModel } from "../../src/onnx/write.ts";
 import { expectWithin, relativeError, runGraph, type TestTensor } from "./ops.ts";
 
@@ -23,14 +24,15 @@ const ORT_TYPES: Readonly<Record<DType, Tensor.Type>> = {
  * Runs a graph, written as an ONNX model, on ONNX Runtime's CPU provider (one thread), and returns its outputs: the
  * reference that the kernels are compared with. Half-precision inputs are widened to f32 first (exact; the `Cast`
  * behind them then does nothing), because the addon cannot pass them under Bun. `optimize` lets ONNX Runtime rewrite
- * the graph.
+ * the graph; it is written for `target`.
  */
 export async function runOrt(
   graph: Graph,
   inputs: ReadonlyMap<string, TensorData>,
   optimize = false,
+  target = PORTABLE,
 ): Promise<Map<string, TensorData>> {
-  const session = await InferenceSession.create(writeModel(widenInputs(graph)), {
+  const session = await InferenceSession.create(writeModel(widenInputs(graph), undefined, target), {
     graphOptimizationLevel: optimize ? "all" : "disabled",
     executionProviders: ["cpu"],
     intraOpNumThreads: 1,

@@ -1,0 +1,46 @@
+import type { AttrValue, DType } from "../graph/types.ts";
+import { dtypeOf } from "./encode.ts";
+
+/** What a runtime that reads a model has kernels for, as far as that decides how the model is written. */
+export interface Target {
+  /** Bit operations on integers: CUDA has none. */
+  readonly bitOps: boolean;
+  /** Arithmetic in bf16. Without it operators compute in f32 between casts, which rounds as bf16 kernels do. */
+  readonly bf16: boolean;
+}
+
+/** All that ONNX has: for the files of a run. */
+export const PORTABLE: Target = { bitOps: true, bf16: true };
+
+/** Operators that compare. */
+const COMPARISONS: ReadonlySet<string> = new Set(["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]);
+
+/** Operators that move values without looking at them, which every provider does in any type. */
+const MOVES: ReadonlySet<string> = new Set([
+  "Cast",
+  "Concat",
+  "Expand",
+  "Gather",
+  "Identity",
+  "Reshape",
+  "Slice",
+  "Split",
+  "Transpose",
+  "Unsqueeze",
+]);
+
+/** Element type of a standard operator's outputs, from those of its inputs. A `Cast` names its type, or its ONNX number. */
+export function outputDtype(op: string, inputs: readonly (DType | null)[], attrs: Readonly<Record<string, AttrValue>>): DType {
+  if (op === "Cast") return typeof attrs["to"] === "number" ? dtypeOf(attrs["to"])! : (attrs["to"] as DType);
+  if (op === "ConstantOfShape") return "f32";
+  if (op === "ArgMax") return "i64";
+  if (COMPARISONS.has(op)) return "bool";
+  const first = op === "Where" ? inputs[1] : inputs[0];
+  if (!first) throw new Error(`${op}: its first value has no type`);
+  return first;
+}
+
+/** Whether a target needs casts around an operator with inputs of these types. */
+export function needsCasts(op: string, inputs: readonly (DType | null)[], { bf16 }: Target): boolean {
+  return !bf16 && !MOVES.has(op) && inputs.includes("bf16");
+}

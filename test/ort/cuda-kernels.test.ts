@@ -1,0 +1,155 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { create, fromBinary } from "@bufbuild/protobuf";
+import { inPrecision } from "../../src/autodiff/precision.ts";
+import { programsOf, type Segment } from "../../src/graph/segment.ts";
+import type { DType, FloatType, Graph } from "../../src/graph/types.ts";
+import { loadConfig } from "../../src/hf/config.ts";
+import { buildDecoder } from "../../src/models/decode.ts";
+import type { Tuning } from "../../src/models/linear.ts";
+import { buildSegments } from "../../src/models/segments.ts";
+import { dtypeOf, encodeValueInfo } from "../../src/onnx/encode.ts";
+import {
+  type FunctionProto,
+  GraphProtoSchema,
+  type ModelProto,
+  ModelProtoSchema,
+  type NodeProto,
+  NodeProtoSchema,
+} from "../../src/onnx/gen/onnx_pb.ts";
+import { outputDtype, PORTABLE } from "../../src/onnx/target.ts";
+import { writeModel } from "../../src/onnx/write.ts";
+import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
+import { copyModel, zeroModel } from "../../src/ort/copy-models.ts";
+import { TARGETS } from "../../src/ort/executor.ts";
+import { SAMPLES } from "../onnx/samples.ts";
+import { FAMILIES, modelFolder } from "../support/golden.ts";
+import { opGraph } from "../support/ops.ts";
+
+setDefaultTimeout(120_000);
+
+/** The kernels of ONNX Runtime's CUDA provider that are of interest here; the file names its sources. */
+const { kernels } = (await Bun.file(join(import.meta.dir, "../golden/ort/cuda-kernels.json")).json()) as {
+  kernels: Record<string, { inputs: string[]; outputs: string[]; types: Record<string, DType[]> }>;
+};
+
+/** Several tiles of attention and chunks of dropout. */
+const TOKENS = 300;
+
+/**
+ * The nodes of a model that would run on the CPU, calls of functions looked into: `Operator(types)`. Constants are no work;
+ * what a kernel reads in the CPU's memory (shapes, axes, limits of ranges) must be a constant, for that is there.
+ */
+function onTheCpu({ graph, functions }: ModelProto): string[] {
+  const found = new Set<string>();
+  const byKey = new Map(functions.map((proto) => [`${proto.name} ${proto.overload}`, proto]));
+  const walk = (nodes: readonly NodeProto[], types: Map<string, DType>, constants: Set<string>): void => {
+    for (const node of nodes) {
+      if (node.opType === "Constant") {
+        types.set(node.output[0]!, dtypeOf(node.attribute[0]!.t!.dataType)!);
+        constants.add(node.output[0]!);
+        continue;
+      }
+      if (node.domain !== "") {
+        call(byKey.get(`${node.opType} ${node.overload}`)!, node, types, constants);
+        continue;
+      }
+      const inputs = node.input.map((name) => (name === "" ? null : types.get(name)!));
+      const to = node.attribute.find(({ name }) => name === "to");
+      const output = outputDtype(node.opType, inputs, to ? { to: Number(to.i) } : {});
+      const kernel = kernels[node.opType];
+      const fits = (kind: string | undefined, dtype: DType) =>
+        kernel?.types[(kind ?? "").replace("...", "")]?.includes(dtype) ?? false;
+      const kindOf = (kinds: readonly string[] | undefined, i: number) =>
+        kinds?.[i] ?? (kinds?.at(-1)?.endsWith("...") ? kinds.at(-1) : undefined);
+      const inputFits = node.input.every((name, i) => {
+        const kind = kindOf(kernel?.inputs, i);
+        return name === "" || (kind === "host" ? constants.has(name) : fits(kind, inputs[i]!));
+      });
+      const outputFits = node.output.every((_, i) => fits(kindOf(kernel?.outputs, i), output));
+      if (!inputFits || !outputFits) found.add(`${node.opType}(${inputs.join(", ")}) -> ${output}`);
+      for (const name of node.output) types.set(name, output);
+    }
+  };
+  const call = (proto: FunctionProto, node: NodeProto, types: Map<string, DType>, constants: Set<string>): void => {
+    const inner = new Map<string, DType>();
+    const known = new Set<string>();
+    proto.input.forEach((name, i) => {
+      const given = node.input[i] ?? "";
+      if (given !== "") inner.set(name, types.get(given)!);
+      if (constants.has(given)) known.add(name);
+    });
+    walk(proto.node, inner, known);
+    node.output.forEach((name, i) => name !== "" && types.set(name, inner.get(proto.output[i]!)!));
+  };
+  const types = new Map(
+    graph!.input.map(({ name, type }) => [name, dtypeOf((type!.value.value as { elemType: number }).elemType)!]),
+  );
+  for (const { name, dataType } of graph!.initializer) types.set(name, dtypeOf(dataType)!);
+  walk(graph!.node, types, new Set(graph!.initializer.map(({ name }) => name)));
+  return [...found].sort();
+}
+
+const onCuda = (graph: Graph): string[] => onTheCpu(fromBinary(ModelProtoSchema, writeModel(graph, undefined, TARGETS.cuda)));
+
+const LORA: Tuning = {
+  method: "lora",
+  rank: 4,
+  scale: 2,
+  dropout: 0.1,
+  targets: new Set(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
+};
+const TUNINGS: readonly Tuning[] = [LORA, { method: "full" }];
+
+describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA", (family) => {
+  const config = loadConfig(modelFolder(family));
+  // What runs in bf16 runs in f16: the list has f16 wherever it has bf16.
+  test.each(["f32", "bf16"] as const)("training in %s", (dtype: FloatType) => {
+    for (const tuning of TUNINGS) {
+      const options = { tokens: TOKENS, tuning, weightType: () => dtype, selective: { count: 2 } };
+      const segments: Segment[] = inPrecision(buildSegments(config, options), dtype);
+      for (const model of new Set(segments.map((segment) => segment.model))) {
+        for (const [program, graph] of programsOf(model))
+          expect([model.id, program, onCuda(graph)]).toEqual([model.id, program, []]);
+      }
+    }
+  });
+
+  test("generation", () => {
+    const chain = buildDecoder(config, { tokens: 4, tuning: LORA, weightType: () => "bf16" }, 64);
+    for (const { name, model } of chain) expect([name, onCuda(model.forward)]).toEqual([name, []]);
+  });
+});
+
+test.each(Object.keys(OPS) as OpName[])("%s runs on CUDA", (name) => {
+  for (const { attrs, inputs } of SAMPLES[name]) {
+    const { builder, outputs } = opGraph({ op: opOf({ op: name }), inputs, attrs });
+    for (const output of outputs) builder.output({ name: output, role: "boundary" });
+    expect(onCuda(builder.build())).toEqual([]);
+  }
+});
+
+test("a kernel of bf16 has f16 too", () => {
+  for (const [op, { types }] of Object.entries(kernels))
+    for (const dtypes of Object.values(types))
+      expect([op, dtypes.includes("f16")]).toEqual([op, dtypes.includes("f16") || dtypes.includes("bf16")]);
+});
+
+test("the models that move and clear memory run on CUDA", () => {
+  for (const model of [copyModel(), zeroModel()]) {
+    // The size of what is to be cleared comes from the CPU.
+    expect(onTheCpu(fromBinary(ModelProtoSchema, model)).filter((node) => !node.startsWith("ConstantOfShape(i64)"))).toEqual([]);
+  }
+});
+
+test("what CUDA has no kernel for is found: dropout with bit operations, comparisons in bf16", () => {
+  const { attrs, inputs } = SAMPLES.PhiloxDropout[0]!;
+  const { builder, outputs } = opGraph({ op: opOf({ op: "PhiloxDropout" }), inputs, attrs });
+  builder.output({ name: outputs[0]!, role: "boundary" });
+  const model = fromBinary(ModelProtoSchema, writeModel(builder.build(), undefined, PORTABLE));
+  expect(onTheCpu(model)).toEqual(["BitShift(u64, u64) -> u64", "BitwiseAnd(i64, i64) -> i64", "BitwiseXor(i64, i64) -> i64"]);
+  const half = encodeValueInfo("h", { dtype: "bf16", shape: [3] });
+  const node = create(NodeProtoSchema, { opType: "GreaterOrEqual", input: ["h", "h"], output: ["y"] });
+  const comparison = create(ModelProtoSchema, { graph: create(GraphProtoSchema, { input: [half], node: [node] }) });
+  expect(onTheCpu(comparison)).toEqual(["GreaterOrEqual(bf16, bf16) -> bool"]);
+});

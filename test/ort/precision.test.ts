@@ -1,0 +1,205 @@
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { randomCheckpoint } from "../../bench/shapes.ts";
+import { inPrecision } from "../../src/autodiff/precision.ts";
+import { programsOf } from "../../src/graph/segment.ts";
+import { type FloatType, type Graph, typeOf } from "../../src/graph/types.ts";
+import { toFloat32 } from "../../src/hf/halves.ts";
+import type { Tuning } from "../../src/models/linear.ts";
+import type { Executor } from "../../src/runtime/executor.ts";
+import { readTensor } from "../../src/runtime/resident.ts";
+import type { Strategy } from "../../src/schedule/strategies.ts";
+import { createEngine, type Engine } from "../../src/train/engine.ts";
+import { createOptimizer } from "../../src/train/optimizer.ts";
+import { initialiseAdapter } from "../../src/train/weights.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { llama, lora, packedBatch } from "../support/engine.ts";
+import { runOn } from "../support/executor.ts";
+import {
+  type Data,
+  expectSameBits,
+  expectWithin,
+  generator,
+  half,
+  random,
+  relativeError,
+  runGraph,
+  type TestTensor,
+} from "../support/ops.ts";
+import { openOrt, PROVIDER } from "../support/provider.ts";
+import { addFeeds, addOutputs, chain, CHAINS, LORA } from "../support/segments.ts";
+
+setDefaultTimeout(120_000);
+
+/** Of losses and gradients computed in a half type, relative to f32. */
+const BOUND = 2e-2;
+
+const HALVES = ["bf16", "f16"] as const;
+type Half = (typeof HALVES)[number];
+
+const executors: Executor[] = [];
+afterAll(() => executors.forEach((executor) => executor.close()));
+const keep = <E extends Executor>(executor: E): E => {
+  executors.push(executor);
+  return executor;
+};
+
+const floats = (data: Data, dtype: string): Float32Array =>
+  dtype === "i32"
+    ? Float32Array.from(data)
+    : toFloat32(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), dtype as FloatType);
+
+/** The feeds of an f32 graph for the same graph in a half type. */
+function narrowed(graph: Graph, feeds: ReadonlyMap<string, TestTensor>): Map<string, TestTensor> {
+  const feed = (name: string): TestTensor => {
+    const known = feeds.get(name)!;
+    const { dtype } = typeOf(graph, name);
+    return known.dtype === "f32" && (dtype === "bf16" || dtype === "f16") ? half(known, dtype) : known;
+  };
+  return new Map(graph.inputs.map(({ name }) => [name, feed(name)]));
+}
+
+describe.each(HALVES)("programs of a chain in %s", (dtype) => {
+  const executor = keep(openOrt(2));
+
+  test.each([["LoRA", LORA] as const, ["full tuning", CHAINS[2]![1]] as const])(
+    `%s: as the kernels in f32, relative error <= ${BOUND}`,
+    async (_, tuning) => {
+      const rng = generator(6);
+      const exact = chain(tuning, tuning.method === "lora" ? dtype : "f32");
+      const rounded = inPrecision(exact, dtype);
+      for (const model of new Set(exact.map((segment) => segment.model))) {
+        const twin = rounded[exact.findIndex((segment) => segment.model === model)]!.model;
+        const graphs = new Map(programsOf(twin));
+        const feeds = new Map<string, TestTensor>();
+        for (const [program, graph] of programsOf(model)) {
+          addFeeds(graph, feeds, rng);
+          const expected = await runGraph(graph, feeds);
+          const actual = runOn(executor, graphs.get(program)!, narrowed(graphs.get(program)!, feeds), { times: 2 });
+          expect([...actual.keys()]).toEqual([...expected.keys()]);
+          for (const [name, data] of actual) {
+            const values = floats(data, typeOf(graphs.get(program)!, name).dtype);
+            expectWithin(`${model.id}.${program}: ${name}`, relativeError(values, expected.get(name)!), BOUND);
+          }
+          if (program === "forward-taped") addOutputs(graph, expected, feeds);
+        }
+      }
+    },
+  );
+
+  test("values are of the half type; gradients of parameters, logarithms of sums and losses are f32", () => {
+    const exact = chain(CHAINS[2]![1], "f32");
+    inPrecision(exact, dtype).forEach(({ model }, i) => {
+      for (const [program, graph] of programsOf(model)) {
+        for (const { name, role } of [...graph.inputs, ...graph.outputs]) {
+          const type = typeOf(graph, name);
+          const flows = ["boundary", "input-grad", "output-grad"].includes(role) && type.shape.length > 1;
+          const isTaped = role === "tape" && !name.startsWith("attention.");
+          expect([program, name, type.dtype]).toEqual([
+            program,
+            name,
+            flows || isTaped ? dtype : typeOf(new Map(programsOf(exact[i]!.model)).get(program)!, name).dtype,
+          ]);
+        }
+      }
+    });
+  });
+});
+
+test("the kernels refuse programs in a half type", async () => {
+  const executor = keep(await createWasmExecutor({ threads: 1 }));
+  const [, block] = inPrecision(chain(LORA, "bf16"), "bf16");
+  expect(() => executor.prepare(block!.model.forward)).toThrow("there is no kernel that computes RMSNormalization in bf16");
+});
+
+const TOKENS = 37;
+const config = llama(4);
+const FULL: Tuning = { method: "full" };
+
+function build(executor: Executor, tuning: Tuning, dtype: FloatType | undefined, strategy: Strategy): Engine {
+  const source = randomCheckpoint(config, "bf16");
+  const engine = createEngine(keep(executor), { config, source, tuning, strategy, dtype, tokens: [TOKENS], optimizer: true });
+  initialiseAdapter(executor, engine.resident, 3);
+  // B = 0 would leave A without a gradient.
+  for (const { name, type } of engine.resident.params.filter((param) => param.name.endsWith("lora_B.weight"))) {
+    const values = random(generator(5), type.shape, 0.1).data;
+    executor.write(engine.resident.param.get(name)!, new Uint8Array(values.buffer));
+  }
+  return engine;
+}
+
+/** Losses of AdamW steps, and the gradients of the first one by parameter. `lossScale` multiplies gradients on their way. */
+function train(engine: Engine, steps: number, lossScale = 1): { losses: number[]; gradients: Map<string, Float32Array> } {
+  const { executor, resident } = engine;
+  const options = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, clip: 1 };
+  const optimizer = createOptimizer(executor, resident.trainable, options);
+  const batch = packedBatch(TOKENS, config.vocabSize);
+  engine.scaleGradients(lossScale);
+  const losses: number[] = [];
+  const gradients = new Map<string, Float32Array>();
+  for (let step = 1; step <= steps; step++) {
+    optimizer.zeroGradients();
+    losses.push(engine.forwardBackward(batch, 1 / batch.labelled, 11, step));
+    for (const { name, type } of step === 1 ? resident.params.filter((param) => param.trainable) : []) {
+      const gradient = readTensor(executor, resident.gradient.get(name)!, type);
+      gradients.set(
+        name,
+        gradient.map((value) => value / lossScale),
+      );
+    }
+    optimizer.step(step, 1e-3, lossScale);
+  }
+  return { losses, gradients };
+}
+
+/** f16 needs gradients that are larger on their way. */
+const SCALES: Readonly<Record<Half, number>> = { bf16: 1, f16: 1024 };
+
+describe.each([
+  ["LoRA with dropout", lora(0.2)],
+  ["full tuning", FULL],
+] as const)("%s", (_, tuning) => {
+  test.each(HALVES)(`in %s: losses of three steps and all gradients as in f32, relative error <= ${BOUND}`, async (dtype) => {
+    const strategy = { name: "per-segment" } as const;
+    const expected = train(build(await createWasmExecutor({ threads: 1 }), tuning, undefined, strategy), 3);
+    const engine = build(openOrt(2), tuning, dtype, strategy);
+    const actual = train(engine, 3, SCALES[dtype]);
+    expect(engine.compute).toBe(dtype);
+    expectWithin("losses", relativeError(actual.losses, expected.losses), BOUND);
+    const all = ({ gradients }: typeof actual) => [...gradients.values()].flatMap((gradient) => [...gradient]);
+    expectWithin("all gradients", relativeError(all(actual), all(expected)), BOUND);
+    // Single small ones differ more in bf16, with its 8 bits.
+    for (const [name, gradient] of dtype === "f16" ? actual.gradients : [])
+      expectWithin(name, relativeError(gradient, expected.gradients.get(name)!), BOUND / 4);
+  });
+
+  test("activations of half the bytes, predicted and counted", () => {
+    const engines = ([undefined, "bf16"] as const).map((dtype) => build(openOrt(1), tuning, dtype, { name: "off" }));
+    for (const engine of engines) {
+      engine.forwardBackward(packedBatch(TOKENS, config.vocabSize), 1, 1, 1);
+      expect(engine.measuredPeak).toBe(engine.predicted.peak);
+    }
+    const [exact, rounded] = engines.map(({ predicted }) => predicted.stash);
+    expect(rounded! / exact!).toBeLessThan(0.55);
+  });
+
+  test("every strategy gives the same bits in bf16", () => {
+    const strategies: Strategy[] = [{ name: "off" }, { name: "per-segment" }, { name: "sqrt" }];
+    const [off, ...others] = strategies.map((strategy) => train(build(openOrt(2), tuning, "bf16", strategy), 2));
+    for (const { losses, gradients } of others) {
+      if (PROVIDER === "cpu") {
+        expect(losses).toEqual(off!.losses);
+        expectSameBits("gradients", [...gradients.values()], [...off!.gradients.values()]);
+      } else {
+        for (const [name, gradient] of gradients) expectWithin(name, relativeError(gradient, off!.gradients.get(name)!), BOUND);
+      }
+    }
+  });
+});
+
+test("30 steps in f16: the same loss curve within 2e-2, falling", async () => {
+  const strategy = { name: "per-segment" } as const;
+  const expected = train(build(await createWasmExecutor({ threads: 1 }), FULL, undefined, strategy), 30).losses;
+  const actual = train(build(openOrt(1), FULL, "f16", strategy), 30, 1024).losses;
+  actual.forEach((loss, step) => expect(Math.abs(loss - expected[step]!)).toBeLessThan(BOUND * expected[step]!));
+  expect(actual[29]!).toBeLessThan(0.9 * actual[0]!);
+});
