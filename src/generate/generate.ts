@@ -1,6 +1,6 @@
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import type { Decoder } from "./decoder.ts";
+import type { Decoder } from "./cached.ts";
 import type { Sampler } from "./sampler.ts";
 
 export interface GenerateOptions {

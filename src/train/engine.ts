@@ -1,3 +1,4 @@
+import { type Decoder, startDecoder } from "../generate/cached.ts";
 import type { Segment } from "../graph/segment.ts";
 import type { FloatType, Graph } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
@@ -65,6 +66,8 @@ export interface Engine {
   evaluate(batch: TokenBatch): { readonly loss: number; readonly correct: number };
   /** Logits [rows.length, vocabulary] of the given positions, dropout off. */
   logits(batch: TokenBatch, rows: Int32Array): Float32Array;
+  /** Continues texts with the present weights, dropout off. It lives in the arena: only until the next step or evaluation. */
+  decoder(): Decoder;
   zeroGradients(): void;
 }
 
@@ -195,6 +198,10 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       const runner: ForwardRunner = answerers(tokens.ids.length);
       runner.run();
       return readTensor(executor, logitsAddress, { dtype: "f32", shape: [wanted.length, config.vocabSize] });
+    },
+    decoder() {
+      if (!plan.decoder) throw new Error("the engine was made without decoding");
+      return startDecoder(executor, programs, plan.decoder, resident, arena);
     },
     zeroGradients,
   };

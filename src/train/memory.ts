@@ -3,7 +3,7 @@ import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
 import { simulate } from "../schedule/simulate.ts";
 
-/** Bytes of what is not scheduled: resident memory, the inputs of a micro-batch, and logits for samples. */
+/** Bytes of what is not scheduled: resident memory, the inputs of a micro-batch, and logits where they are asked for. */
 export interface FixedBytes extends ResidentBytes {
   readonly batch: number;
   readonly logits: number;

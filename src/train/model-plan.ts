@@ -1,6 +1,7 @@
 import { inPrecision } from "../autodiff/precision.ts";
 import { isNamed, type SelectiveOptions } from "../autodiff/selective.ts";
 import { UserError } from "../errors.ts";
+import { type DecoderPlan, planDecoder } from "../generate/cached.ts";
 import type { Segment } from "../graph/segment.ts";
 import type { FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
@@ -42,6 +43,8 @@ export interface ModelPlanOptions {
   readonly tokens: readonly number[];
   /** Numbers of tokens that logits are wanted for, and the most positions at a time. */
   readonly logits?: { readonly tokens: readonly number[]; readonly rows: number };
+  /** The longest text that is to be continued, in tokens, by `Engine.decoder`. */
+  readonly decode?: number;
   /** Batches have weights. */
   readonly weighted?: boolean;
   /** Reserve AdamW's moments. */
@@ -64,6 +67,8 @@ export interface ModelPlan {
   readonly largest: TokenPlan;
   /** Segments that end in logits, by number of tokens. */
   readonly answers: ReadonlyMap<number, readonly Segment[]>;
+  /** Decoding, in the arena between steps. */
+  readonly decoder: DecoderPlan | null;
   /** Everything besides the arena. */
   readonly fixed: FixedBytes;
   /** Bytes of the arena that holds stash and workspace. A later plan with other times needs no more. */
@@ -109,7 +114,8 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const most = Math.max(...options.tokens);
   const fixed = fixedBytes(options, built.get(most)!.segments);
   const forwards = [...[...built.values()].map(({ still }) => still), ...answers.values()];
-  const forwardBytes = Math.max(...forwards.map((segments) => forwardExtent(segments, programs)));
+  const decoder = options.decode === undefined ? null : planDecoder(programs, config, stillOptions(1), options.decode);
+  const forwardBytes = Math.max(decoder?.bytes ?? 0, ...forwards.map((segments) => forwardExtent(segments, programs)));
 
   const plan = (times: SecondsOf | undefined, room: number): ModelPlan => {
     const steps = new Map<number, TokenPlan>();
@@ -135,6 +141,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       steps,
       largest,
       answers,
+      decoder,
       fixed,
       arena,
       predicted: forecast(largest, fixed),

@@ -9,6 +9,8 @@ import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
 import { cacheFolder } from "../data/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
+import { generate, stopTokens } from "../generate/generate.ts";
+import { createSampler as createTokenSampler, GREEDY } from "../generate/sampler.ts";
 import { elements } from "../graph/types.ts";
 import { checkContext, contextLimit, loadConfig, type ModelConfig } from "../hf/config.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
@@ -19,7 +21,6 @@ import type { Executor } from "../runtime/executor.ts";
 import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { type Costs, deviceName, loadCosts } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
-import { generateGreedy } from "./generate.ts";
 import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
 import { explainingLimit, processBase } from "./limit.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
@@ -110,8 +111,8 @@ export function tuningOf(
   };
 }
 
-/** Numbers of tokens that samples are generated at. */
-const SAMPLE_LENGTHS = [64, 128, 256];
+/** Tokens of prompt and answer together, at most. */
+const SAMPLE_TOKENS = 256;
 
 /** Tokens of an answer, at most. */
 const SAMPLE_LIMIT = 60;
@@ -145,8 +146,8 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
   const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });
   const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown) : null;
-  const lengths = SAMPLE_LENGTHS.filter((length) => length <= model.maxPositions);
-  const canSample = prompt !== null && lengths.length > 0 && prompt.ids.length < Math.max(...lengths);
+  const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
+  const canSample = prompt !== null && prompt.ids.length < sampleTokens;
   const base = processBase();
   const strategy = checkpointingOf(config, base);
   const costs = isPlanned(strategy) ? loadCosts(join(config.output, RUN_FILES.costs), deviceName(executor)) : null;
@@ -160,14 +161,13 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,
-    ...(canSample ? { logits: { tokens: lengths, rows: 1 } } : {}),
+    ...(canSample ? { decode: sampleTokens } : {}),
     optimizer: true,
   };
   const engine = explainingLimit(config.memory, strategy, base, () => createEngine(executor, options));
   if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
   // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
   Bun.gc(true);
-  const stop = new Set([...model.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])]);
   const count = (trainable: boolean) =>
     engine.resident.params
       .filter((param) => param.trainable || !trainable)
@@ -181,7 +181,8 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     parameters: { trainable: count(true), all: count(false) },
     sample() {
       if (!canSample) return null;
-      const answer = generateGreedy(engine, [...prompt.ids], SAMPLE_LIMIT, lengths, stop);
+      const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createTokenSampler(GREEDY) };
+      const answer = [...generate(engine.decoder(), [...prompt.ids], greedy)];
       return { prompt: prompt.text, answer: tokenizer.decode(answer, { skipSpecial: true }).trim() };
     },
     shownSample: () => sampleParts(tokenizer, inputs.train.sample(0)),

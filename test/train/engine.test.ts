@@ -4,6 +4,7 @@ import type { Strategy } from "../../src/schedule/strategies.ts";
 import type { Engine } from "../../src/train/engine.ts";
 import { createOptimizer } from "../../src/train/optimizer.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
+import { relativeError } from "../support/ops.ts";
 
 setDefaultTimeout(120_000);
 
@@ -33,6 +34,30 @@ describe("gradients are the same to the bit", () => {
       }
     });
   }
+
+  test("decoding between steps sees the present weights, and leaves losses and gradients as they are to the bit", async () => {
+    const more = { decode: 40, logits: { tokens: [37], rows: 1 } };
+    const engine = await build(llama(3), lora(0.2), { name: "per-segment" }, 37, 2, more);
+    const plain = await build(llama(3), lora(0.2), { name: "per-segment" }, 37);
+    const optimizers = [engine, plain].map(({ executor, resident }) =>
+      createOptimizer(executor, resident.trainable, { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0, clip: 0 }),
+    );
+    const batch = { ...packedBatch(37, 67), starts: new Int32Array(37), positions: Int32Array.from({ length: 37 }, (_, t) => t) };
+    let before: Float32Array | null = null;
+    for (let step = 1; step <= 3; step++) {
+      const decoded = engine.decoder().feed([...batch.ids]);
+      expect(relativeError(decoded, engine.logits(batch, Int32Array.of(36)))).toBeLessThan(1e-5);
+      expect(before === null || relativeError(decoded, before) > 1e-3).toBe(true);
+      before = decoded;
+      const losses = [engine, plain].map((one, i) => {
+        optimizers[i]!.zeroGradients();
+        const loss = one.forwardBackward(batch, 1 / batch.labelled, 1, step);
+        optimizers[i]!.step(step, 0.05);
+        return loss;
+      });
+      expect(losses[0]).toBe(losses[1]!);
+    }
+  });
 
   test("dropout draws anew for each micro-batch and seed, and is off in evaluation", async () => {
     const engine = await build(llama(2), lora(0.3), { name: "per-segment" }, 37);
