@@ -224,7 +224,11 @@ async function runSession(session: Session, device: Device, folder: string, disp
     reason = atEnd ? "finished" : interrupted ? "interrupted" : "patience";
     if (reason !== "finished") record({ type: "stop", step: last.step, reason });
     // An interrupted run goes on from its last weights, and is not at its end.
-    if (config.loadBest && !interrupted && last.sinceBest > 0) best = checkpoints.restoreBest(warn);
+    if (config.loadBest && !interrupted && last.sinceBest > 0) {
+      best = checkpoints.restoreBest(warn);
+      // Where the run was begun without --load-best, or its checkpoint is damaged.
+      if (best?.heldOutLoss !== last.bestLoss) warn(`the best weights (held-out loss ${last.bestLoss}) are in no checkpoint`);
+    }
     exportTrained(folder, engine, config, inputs.folder);
   } finally {
     process.off("SIGINT", interrupt);

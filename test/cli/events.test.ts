@@ -157,6 +157,21 @@ describe("--load-best", () => {
     expect(readFileSync(join(folder, "patient/metrics.jsonl"), "utf8")).toBe(metrics);
   });
 
+  test("when the best weights were not kept, the best ones that were are exported, with a warning", async () => {
+    const more = ["--save-every", "7", "--keep", "1", "--schedule", "constant", "--warmup", "0"];
+    const { events } = await train("late", ...flags(14), ...more);
+    const evaluations = of(events, "evaluation");
+    const best = evaluations.reduce((least, one) => (one.loss < least.loss ? one : least));
+    expect([7, 14]).not.toContain(best.step);
+    const again = await train("late", ...flags(14), ...more, "--load-best", "--resume");
+    expect(of(again.events, "warning")).toEqual([
+      { type: "warning", text: `the best weights (held-out loss ${best.loss}) are in no checkpoint` },
+    ]);
+    const kept = evaluations.filter(({ step }) => step === 7 || step === 14);
+    const least = kept.reduce((one, other) => (other.loss < one.loss ? other : one));
+    expect(of(again.events, "done")[0]!.bestStep).toBe(least.step);
+  });
+
   test("without held-out examples it is an error", async () => {
     mkdirSync(join(folder, "alone"));
     writeFileSync(
