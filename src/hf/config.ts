@@ -147,13 +147,16 @@ const size = z.int().positive().max(16_777_216);
 const tokenId = z.int().nonnegative();
 const positive = z.number().positive();
 
+/** A context is stretched by no more than this, for the same reason. */
+const MOST_STRETCH = 1_048_576;
+
 const ROPE_TYPES = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"] as const;
 
 const ropeSchema = z.object({
   rope_type: z.string().nullish(),
   type: z.string().nullish(),
   rope_theta: positive.nullish(),
-  factor: z.number().min(1).nullish(),
+  factor: z.number().min(1).max(MOST_STRETCH).nullish(),
   low_freq_factor: positive.nullish(),
   high_freq_factor: positive.nullish(),
   original_max_position_embeddings: size.nullish(),
