@@ -2,7 +2,8 @@ import { parseArgs } from "node:util";
 import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/random.ts";
 import { createEngine } from "../src/train/engine.ts";
-import { parseMemory, peakProcessMemory, processBase } from "../src/train/limit.ts";
+import { peakProcessMemory } from "../src/train/free-memory.ts";
+import { parseMemory, processBase } from "../src/train/limit.ts";
 import { formatBytes } from "../src/train/memory.ts";
 import { createOptimizer } from "../src/train/optimizer.ts";
 import { initialiseAdapter } from "../src/train/weights.ts";
@@ -89,7 +90,7 @@ const engine = createEngine(executor, {
   source: randomCheckpoint(config, values.dtype as "f32" | "bf16"),
   tuning: { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) },
   strategy: values.memory
-    ? { name: "budget", bytes: parseMemory(values.memory) - processBase() }
+    ? { name: "budget", bytes: parseMemory(values.memory), base: processBase }
     : { name: values.strategy as "per-segment" | "sqrt" | "off" },
   tokens: [tokens],
   optimizer: true,

@@ -87,8 +87,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const source = openModelWeights(folder, model);
   const device = await openDevice({ ...config, device: "wasm" });
   try {
-    const base = processBase();
-    const strategy = checkpointingOf(config, base);
+    const strategy = checkpointingOf(config, processBase);
     const tokens = config.batchSize * length;
     const options = {
       config: model,
@@ -99,12 +98,12 @@ export async function run(args: readonly string[]): Promise<number> {
       tokens: [tokens],
       optimizer: true,
     };
-    const plan = explainingLimit(config.memory, strategy, base, () => {
+    const plan = explainingLimit(config.memory, strategy, () => {
       if (!config.measure) return planModel(device.executor, { ...options, weightType: storedWeightType(source) });
       const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
       return createEngine(device.executor, { ...options, source, measure }).plan;
     });
-    const report = reportOf(plan, base);
+    const report = reportOf(plan, strategy.name === "budget" && strategy.base ? strategy.base() : processBase());
     if (config.svg !== undefined) draw(config.svg, plan, report);
     console.log(
       config.json ? JSON.stringify(report) : formatReport(report, config.measure ? "measured" : "modelled", config.svg),

@@ -8,7 +8,7 @@ import { readAdapter, resolveTargets } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import { type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import type { Tuning } from "../models/linear.ts";
-import { readPieces } from "../runtime/executor.ts";
+import { PIECE, readPieces } from "../runtime/executor.ts";
 import { CHECKPOINTING_KEYS, loraScale, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
@@ -80,9 +80,8 @@ export async function run(args: readonly string[]): Promise<number> {
           dropout: 0,
           targets: new Set(resolveTargets(config.targets, model)),
         };
-    const base = processBase();
-    const strategy = checkpointingOf(config, base);
-    const engine = explainingLimit(config.memory, strategy, base, () =>
+    const strategy = checkpointingOf(config, processBase);
+    const engine = explainingLimit(config.memory, strategy, () =>
       createEngine(executor, {
         config: model,
         source,
@@ -100,13 +99,14 @@ export async function run(args: readonly string[]): Promise<number> {
       else initialiseAdapter(executor, engine.resident, config.seed);
     }
     const loss = engine.forwardBackward(batch, 1 / batch.weight, config.seed, 0);
+    const piece = new Uint8Array(PIECE);
     const gradients = engine.resident.params
       .filter((param) => param.trainable)
       .map(({ name, type }): TensorData => ({
         name,
         dtype: "f32",
         shape: type.shape,
-        data: { pieces: () => readPieces(executor, engine.resident.gradient.get(name)!, byteLength(type)) },
+        data: { pieces: () => readPieces(executor, engine.resident.gradient.get(name)!, byteLength(type), piece) },
       }));
     writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
     console.log(

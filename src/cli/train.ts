@@ -12,7 +12,7 @@ import { strategyName } from "../train/checkpointing.ts";
 import { saveCosts } from "../train/costs.ts";
 import { fingerprint, HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
-import { peakProcessMemory } from "../train/limit.ts";
+import { peakProcessMemory } from "../train/free-memory.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
@@ -67,6 +67,8 @@ export async function run(args: readonly string[]): Promise<number> {
       if (model.training) used.add(model.training.taped).add(model.training.backward);
     }
     writeSegmentModels(join(folder, RUN_FILES.segments), segments, (graph) => used.has(graph));
+    // The files were made in memory, which belongs to the first step now.
+    Bun.gc(true);
     const { costs } = session;
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     await runSession(session, device, folder, display);
@@ -218,7 +220,16 @@ async function runSession(session: Session, device: Device, folder: string, disp
       evaluation: (evaluation) => record({ type: "evaluation", ...evaluation, perplexity: Math.exp(evaluation.loss) }),
       checkpoint: (step) => record({ type: "checkpoint", step }),
     };
-    const run = { engine, optimizer: session.optimizer, data, config, checkpoints, events, shouldStop: () => interrupted };
+    const run = {
+      engine,
+      optimizer: session.optimizer,
+      data,
+      config,
+      checkpoints,
+      events,
+      collect: session.collect,
+      shouldStop: () => interrupted,
+    };
     last = await trainLoop(run, start);
     const atEnd = last.step === totalSteps(config, data.train.count(0));
     reason = atEnd ? "finished" : interrupted ? "interrupted" : "patience";

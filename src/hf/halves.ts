@@ -10,25 +10,41 @@ export function toFloat32(bytes: Uint8Array, dtype: FloatType): Float32Array<Arr
   // A copy aligns the data and takes it out of shared memory.
   const own = new Uint8Array(bytes).buffer;
   if (dtype === "f32") return new Float32Array(own);
-  if (dtype === "f16") return Float32Array.from(new Float16Array(own));
   const halves = new Uint16Array(own);
-  const words = new Uint32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) words[i] = halves[i]! << 16;
-  return new Float32Array(words.buffer);
+  const values = new Float32Array(halves.length);
+  widen(halves, dtype, values);
+  return values;
+}
+
+/** Writes halves, `stored`, as f32 into `target`; both are aligned to their elements. */
+export function widen(stored: Uint16Array, dtype: "bf16" | "f16", target: Float32Array): void {
+  if (dtype === "f16") {
+    target.set(new Float16Array(stored.buffer, stored.byteOffset, stored.length));
+    return;
+  }
+  const words = new Uint32Array(target.buffer, target.byteOffset, target.length);
+  for (let i = 0; i < words.length; i++) words[i] = stored[i]! << 16;
 }
 
 /** The bytes of `values` as `dtype`. */
 export function fromFloat32(values: Float32Array, dtype: FloatType): Uint8Array<ArrayBuffer> {
   if (dtype === "f32") return new Uint8Array(new Float32Array(values).buffer);
-  if (dtype === "f16") return new Uint8Array(new Float16Array(values).buffer);
-  const own = new Float32Array(values);
-  const words = new Uint32Array(own.buffer);
-  const halves = new Uint16Array(words.length);
+  const halves = new Uint16Array(values.length);
+  narrow(values, dtype, halves);
+  return new Uint8Array(halves.buffer);
+}
+
+/** Writes `values` as halves into `halves`. */
+export function narrow(values: Float32Array, dtype: "bf16" | "f16", halves: Uint16Array): void {
+  if (dtype === "f16") {
+    new Float16Array(halves.buffer, halves.byteOffset, halves.length).set(values);
+    return;
+  }
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let i = 0; i < words.length; i++) {
     const word = words[i]!;
     const isNaN = (word & 0x7fffffff) > 0x7f800000;
     // Adding half a unit (less one when the kept part is even) rounds to nearest even; a NaN keeps a set mantissa bit.
     halves[i] = isNaN ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
   }
-  return new Uint8Array(halves.buffer);
 }

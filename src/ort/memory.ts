@@ -17,7 +17,7 @@ export interface OrtMemory {
   /** Hands `bytes` to a function that writes all of them. */
   fill(address: Address, bytes: number, write: (target: Uint8Array) => void): void;
   write(address: Address, data: Uint8Array): void;
-  read(address: Address, bytes: number): Uint8Array;
+  read(address: Address, bytes: number, target?: Uint8Array): Uint8Array;
   zero(address: Address, bytes: number): void;
   close(): void;
 }
@@ -43,7 +43,10 @@ export function hostMemory(environment: OrtEnvironment): OrtMemory {
     reserve: blocks.reserve,
     fill: (address, bytes, write) => write(view(address, bytes)),
     write: (address, data) => view(address, data.length).set(data),
-    read: (address, bytes) => view(address, bytes).slice(),
+    read(address, bytes, target = new Uint8Array(bytes)) {
+      target.set(view(address, bytes));
+      return target;
+    },
     zero(address, bytes) {
       for (let done = 0; done < bytes; done += VIEW_BYTES) view(address + done, Math.min(VIEW_BYTES, bytes - done)).fill(0);
     },
@@ -110,8 +113,7 @@ export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointe
       write(address, data);
     },
     write,
-    read(address, bytes) {
-      const data = new Uint8Array(bytes);
+    read(address, bytes, data = new Uint8Array(bytes)) {
       if (bytes === 0) return data;
       const to = ptr(data);
       pieces(bytes, (at, count) =>

@@ -38,8 +38,8 @@ export interface Executor {
   /** Has a function write a reserved range: files are read straight into it where the CPU reaches the memory. */
   fill(address: Address, bytes: number, write: (target: Uint8Array) => void): void;
   write(address: Address, data: Uint8Array): void;
-  /** Copies out. */
-  read(address: Address, bytes: number): Uint8Array;
+  /** Copies out, into fresh memory or into an array of `bytes` bytes. */
+  read(address: Address, bytes: number, target?: Uint8Array): Uint8Array;
   zero(address: Address, bytes: number): void;
   /** Bytes reserved so far. */
   readonly reserved: number;
@@ -47,11 +47,19 @@ export interface Executor {
 }
 
 /** Bytes that are copied at a time where copying everything at once would take memory that is promised to nobody. */
-export const PIECE = 2 ** 22;
+export const PIECE = 2 ** 20;
 
-/** Copies out a long range piece by piece. */
-export function* readPieces(executor: Pick<Executor, "read">, address: Address, bytes: number): Iterable<Uint8Array> {
-  for (let at = 0; at < bytes; at += PIECE) yield executor.read(address + at, Math.min(PIECE, bytes - at));
+/** Copies out a long range piece by piece, each into the memory of the one before it: `piece`, of `PIECE` bytes. */
+export function* readPieces(
+  executor: Pick<Executor, "read">,
+  address: Address,
+  bytes: number,
+  piece = new Uint8Array(PIECE),
+): Iterable<Uint8Array> {
+  for (let at = 0; at < bytes; at += PIECE) {
+    const count = Math.min(PIECE, bytes - at);
+    yield executor.read(address + at, count, piece.subarray(0, count));
+  }
 }
 
 export const ALIGNMENT = 64;

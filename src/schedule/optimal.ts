@@ -39,11 +39,12 @@ export interface PlannerOptions {
   readonly slots?: number;
   /** Inner steps (1 to 2 ns each) that one table may take, by an estimate that ignores what is cut off. */
   readonly work?: number;
+  /** Entries of 8 bytes that one table may have. */
+  readonly entries?: number;
 }
 
 const DEFAULT_WORK = 1e8;
-/** Entries of 8 bytes that a table may have. */
-const MOST_ENTRIES = 2e7;
+const DEFAULT_ENTRIES = 2e7;
 /** Slots of the first layout, by which the work of others is foreseen, and of the finest rounded one. */
 const FIRST_SLOTS = 500;
 const MOST_SLOTS = 20000;
@@ -69,6 +70,7 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
   const leastMemory = chain.a[0]! + bounds.least[root]!;
   const divisor = sizeDivisor(chain);
   const work = options.work ?? DEFAULT_WORK;
+  const entries = options.entries ?? DEFAULT_ENTRIES;
   const readings = chain.n <= LONG_CHAIN ? READINGS : READINGS.slice(0, LONG_CHAIN_READINGS);
 
   const read = (table: Table, memory: number): Planned => {
@@ -89,7 +91,7 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
     if (options.slots) return fillTable(recurrence, layout(fittingUnit(chain, memory / options.slots)));
     const first = layout(Math.max(divisor, memory / FIRST_SLOTS));
     // Work and entries grow as the slots shrink.
-    const affordable = first.unit * Math.max(first.work / work, first.entries / MOST_ENTRIES);
+    const affordable = first.unit * Math.max(first.work / work, first.entries / entries);
     if (divisor >= affordable) {
       // An exact table does not depend on the limit.
       exact = { table: fillTable(recurrence, layout(divisor)), memory };

@@ -51,11 +51,11 @@ export function strategyName(config: CheckpointingConfig): StrategyName {
 }
 
 /**
- * How the schedule of a run is found. A memory limit is the limit of the whole process: `base` of it is gone already.
- * `--no-gradient-checkpointing` keeps every tape.
+ * How the schedule of a run is found. A memory limit is the limit of the whole process; `base` says what it takes
+ * besides what is planned (see `processBase`). `--no-gradient-checkpointing` keeps every tape.
  * @throws {UserError} parameters that contradict each other or are missing, or a limit below the base
  */
-export function checkpointingOf(config: CheckpointingConfig, base: number): Checkpointing {
+export function checkpointingOf(config: CheckpointingConfig, base: () => number): Checkpointing {
   const name = strategyName(config);
   const parameter = <K extends Parameter>(key: K): NonNullable<TrainConfig[K]> => {
     const value = config[key];
@@ -98,10 +98,12 @@ function activationLimit(text: string): { readonly bytes: number } | { readonly 
   );
 }
 
-function budget(memory: string, base: number): Checkpointing {
-  const limit = parseMemory(memory);
-  if (limit <= base) {
-    throw new UserError(`--memory ${memory}: the process alone needs ${formatBytes(base)} before any weight is loaded`);
+function budget(memory: string, base: () => number): Checkpointing {
+  const bytes = parseMemory(memory);
+  const now = base();
+  if (bytes <= now) {
+    throw new UserError(`--memory ${memory}: the process alone needs ${formatBytes(now)} before any weight is loaded`);
   }
-  return { name: "budget", bytes: limit - base };
+  let later: number | undefined;
+  return { name: "budget", bytes, base: () => (later ??= base()) };
 }

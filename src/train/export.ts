@@ -1,10 +1,10 @@
-import { fromFloat32 } from "../hf/halves.ts";
+import { narrow } from "../hf/halves.ts";
 import { copyCompanions, writeWeights } from "../hf/model-folder.ts";
 import { resolveTargets, writeAdapter } from "../hf/peft.ts";
 import { isVision } from "../hf/model-weights.ts";
 import { readBytes, type TensorData, type TensorSource } from "../hf/safetensors.ts";
 import { byteLength, type FloatType } from "../graph/types.ts";
-import { readPieces } from "../runtime/executor.ts";
+import { PIECE, readPieces } from "../runtime/executor.ts";
 import { loraAlpha, type TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
 
@@ -47,15 +47,22 @@ function visionTensors(source: TensorSource): TensorData[] {
 /** The trainable parameters under their names, read out piece by piece, in the dtype that `typeOf` gives. */
 function trainedTensors(engine: Engine, typeOf: (name: string) => FloatType): TensorData[] {
   const { params, param } = engine.resident;
+  const buffer = new Uint8Array(PIECE);
+  const halves = new Uint16Array(PIECE / 4);
   return params
     .filter((info) => info.trainable)
     .map(({ name, type }) => {
       const dtype = typeOf(name);
       const pieces = function* () {
-        for (const piece of readPieces(engine.executor, param.get(name)!, byteLength(type)))
-          yield dtype === "f32"
-            ? piece
-            : fromFloat32(new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4), dtype);
+        for (const piece of readPieces(engine.executor, param.get(name)!, byteLength(type), buffer)) {
+          if (dtype === "f32") yield piece;
+          else {
+            const values = new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4);
+            const narrowed = halves.subarray(0, values.length);
+            narrow(values, dtype, narrowed);
+            yield narrowed;
+          }
+        }
       };
       return { name, dtype, shape: type.shape, data: { pieces } };
     });

@@ -1,13 +1,13 @@
-import { existsSync, readFileSync } from "node:fs";
 import { UserError } from "../errors.ts";
+import { freeMemory } from "./free-memory.ts";
 import { formatBytes } from "./memory.ts";
 import { type Checkpointing, LimitError } from "./planning.ts";
 
 /**
- * What the process takes on top of what is planned once training runs: optimised code of the kernels and of the step, and
- * the sessions of the native products.
+ * What the process takes on top of what is planned once its programs have been made: optimised code of the kernels and of
+ * the step, tables of the planner, pieces of files that are written, and garbage between two collections.
  */
-const GROWTH = 64 << 20;
+const GROWTH = 40 << 20;
 
 /** Share of the free memory that `--memory auto` takes. */
 const AUTO_SHARE = 0.8;
@@ -48,43 +48,34 @@ export function parseSize(text: string): { readonly bytes: number } | { readonly
   return factor === undefined ? null : { bytes: Math.floor(value * factor) };
 }
 
-/** Bytes that this process may still take: the machine's available memory, or what is left of its control group's. */
-export function freeMemory(): number {
-  const available = /^MemAvailable:\s+(\d+) kB/m.exec(textOf("/proc/meminfo") ?? "")?.[1];
-  const machine = available === undefined ? Infinity : 1024 * Number(available);
-  const limit = Number(textOf("/sys/fs/cgroup/memory.max"));
-  const used = Number(textOf("/sys/fs/cgroup/memory.current"));
-  const group = Number.isFinite(limit) && limit > 0 && Number.isFinite(used) ? limit - used : Infinity;
-  const free = Math.min(machine, group);
-  if (!Number.isFinite(free))
-    throw new UserError("--memory: the free memory of this system is not known; give a size such as 1.5GiB");
-  return free;
+/** Bytes of this process that no plan can change: runtime, tokenizer, data and programs as they are now, and what is to come. */
+export function processBase(): number {
+  Bun.gc(true);
+  return process.memoryUsage.rss() + GROWTH;
 }
 
-function textOf(path: string): string | null {
-  return existsSync(path) ? readFileSync(path, "utf8").trim() : null;
-}
+/** Share of a limit from which on garbage is collected, and milliseconds from one collection to the next. */
+const NEAR = 0.95;
+const PAUSE = 1000;
 
 /**
- * Most bytes of memory that this process has had resident. On Linux the high-water mark of its own address space:
- * getrusage's also counts the process that started it, whose memory a child shares until it runs its own program.
+ * Collects garbage, when it is called, if the process is near its limit. By itself the runtime lets garbage grow by a share
+ * of all that it knows to be in use, and the executor's memory is a part of that.
  */
-export function peakProcessMemory(): number {
-  const own = /^VmHWM:\s+(\d+) kB/m.exec(textOf("/proc/self/status") ?? "")?.[1];
-  return 1024 * (own === undefined ? process.resourceUsage().maxRSS : Number(own));
-}
-
-/** Bytes of this process that no plan can change: runtime, tokenizer and data as they are now, and what is to come. */
-export function processBase(): number {
-  return process.memoryUsage.rss() + GROWTH;
+export function createCollector(limit: number): () => void {
+  let next = 0;
+  return () => {
+    if (performance.now() < next || process.memoryUsage.rss() < NEAR * limit) return;
+    Bun.gc(true);
+    next = performance.now() + PAUSE;
+  };
 }
 
 /**
  * Runs `plan`. A limit that it cannot keep is told in the user's terms: the least limit that works, and what lowers it.
- * `base` of a budget's limit is gone before anything is planned.
  * @throws {UserError}
  */
-export function explainingLimit<T>(memory: string | undefined, strategy: Checkpointing, base: number, plan: () => T): T {
+export function explainingLimit<T>(memory: string | undefined, strategy: Checkpointing, plan: () => T): T {
   try {
     return plan();
   } catch (error) {
@@ -94,7 +85,8 @@ export function explainingLimit<T>(memory: string | undefined, strategy: Checkpo
     if (strategy.name !== "budget" || memory === undefined) {
       throw new UserError(`--activation-memory is not enough: the least that works is ${formatBytes(error.least)}. ${lower}`);
     }
-    const fixed = strategy.bytes - error.limit;
+    const base = strategy.base?.() ?? 0;
+    const fixed = strategy.bytes - base - error.limit;
     throw new UserError(
       `--memory ${memory} is not enough: the least that works is ${formatBytes(base + fixed + error.least)} ` +
         `(${formatBytes(base)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations). ` +

@@ -117,14 +117,17 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const decoder = options.decode === undefined ? null : planDecoder(programs, config, stillOptions(1), options.decode);
   const forwardBytes = Math.max(decoder?.bytes ?? 0, ...forwards.map((segments) => forwardExtent(segments, programs)));
 
-  const plan = (times: SecondsOf | undefined, room: number): ModelPlan => {
+  // What all programs take is there before a limit is divided.
+  for (const { segments } of built.values()) buildChain(segments, programs);
+
+  const plan = (times: SecondsOf | undefined, room: number, entries: number): ModelPlan => {
     const steps = new Map<number, TokenPlan>();
     // The largest first: it decides whether a limit can be kept.
     for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
       const { segments, still } = built.get(tokens)!;
       const chain = buildChain(segments, programs, times);
       if (forwardBytes > room) throw new LimitError(room, Math.max(forwardBytes, smallestPlan(chain).placement.extent));
-      steps.set(tokens, { ...planStep(chain, strategy, room), segments, still });
+      steps.set(tokens, { ...planStep(chain, strategy, room, entries), segments, still });
     }
     const largest = steps.get(most)!;
     const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
@@ -144,13 +147,22 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       decoder,
       fixed,
       arena,
-      predicted: forecast(largest, fixed),
+      // A smaller micro-batch may keep more than the largest one.
+      predicted: [...steps.values()]
+        .map((step) => forecast(step, fixed))
+        .reduce((most, one) => (one.peak > most.peak ? one : most)),
       withoutCheckpointing,
-      withTimes: (other) => plan(other, arena),
+      withTimes: (other) => plan(other, arena, LATER_ENTRIES),
     };
   };
-  return plan(seconds, strategy.name === "budget" ? strategy.bytes - fixedTotal(fixed) : Infinity);
+  const room = strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - fixedTotal(fixed) : Infinity;
+  // The first tables may have the arena's bytes, which nothing has touched yet.
+  return plan(seconds, room, Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8)));
 }
+
+/** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */
+const MOST_ENTRIES = 2e7;
+const LATER_ENTRIES = 2e6;
 
 /** @throws {UserError} a name that means no value of any block */
 function checkNames(segments: readonly Segment[], names: readonly string[]): void {

@@ -10,8 +10,11 @@ export type Checkpointing =
   | Strategy
   /** The fastest schedule whose activations (stash and workspace) fit a limit: bytes, or a share of what `off` needs. */
   | { readonly name: "optimal"; readonly limit: { readonly bytes: number } | { readonly share: number } }
-  /** The fastest schedule with which everything fits: `bytes` less what does not depend on the schedule. */
-  | { readonly name: "budget"; readonly bytes: number }
+  /**
+   * The fastest schedule with which everything fits: `bytes` less what does not depend on the schedule. Where they are for the
+   * whole process, `base` says what it takes besides what is planned; it is asked when all programs have been made.
+   */
+  | { readonly name: "budget"; readonly bytes: number; readonly base?: () => number }
   /** A given schedule, for tests and experiments. */
   | { readonly name: "given"; readonly schedule: (chain: Chain) => Schedule };
 
@@ -73,15 +76,16 @@ export function activationLimit(chain: Chain, checkpointing: Checkpointing, room
 }
 
 /**
- * Plans a step in an arena of `room` bytes.
+ * Plans a step in an arena of `room` bytes, with at most so many entries of a planning table.
  * @throws {LimitError} when nothing fits
  */
-export function planStep(chain: Chain, checkpointing: Checkpointing, room: number): StepPlan {
+export function planStep(chain: Chain, checkpointing: Checkpointing, room: number, entries?: number): StepPlan {
   switch (checkpointing.name) {
     case "optimal":
     case "budget": {
-      const plan = planWithin(chain, activationLimit(chain, checkpointing, room));
-      // The tables of the planner take tens of megabytes, which the step may need.
+      const planner = makePlanner(chain, entries === undefined ? {} : { entries });
+      const plan = planWithin(chain, activationLimit(chain, checkpointing, room), planner);
+      // The tables of the planner take up to tens of megabytes, which the step may need.
       Bun.gc(true);
       return plan;
     }

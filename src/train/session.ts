@@ -22,7 +22,7 @@ import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { type Costs, deviceName, loadCosts } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
-import { explainingLimit, processBase } from "./limit.ts";
+import { createCollector, explainingLimit, processBase } from "./limit.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { isPlanned } from "./planning.ts";
 import { RUN_FILES } from "./run-folder.ts";
@@ -126,6 +126,8 @@ export interface Session {
   readonly optimizer: Optimizer;
   readonly data: TrainingData;
   readonly parameters: { readonly trainable: number; readonly all: number };
+  /** Keeps garbage from reaching the memory limit: to be called between steps. */
+  readonly collect: () => void;
   /** The model's greedy answer to the first held-out example's prompt, or null when there is none to show. */
   sample(): { readonly prompt: string; readonly answer: string } | null;
   /** The first training example, cut where the masking changes. */
@@ -148,8 +150,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown) : null;
   const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
   const canSample = prompt !== null && prompt.ids.length < sampleTokens;
-  const base = processBase();
-  const strategy = checkpointingOf(config, base);
+  const strategy = checkpointingOf(config, processBase);
   const costs = isPlanned(strategy) ? loadCosts(join(config.output, RUN_FILES.costs), deviceName(executor)) : null;
   const options: EngineOptions = {
     config: model,
@@ -164,7 +165,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     ...(canSample ? { decode: sampleTokens } : {}),
     optimizer: true,
   };
-  const engine = explainingLimit(config.memory, strategy, base, () => createEngine(executor, options));
+  const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
   if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
   // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
   Bun.gc(true);
@@ -179,6 +180,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     optimizer: createOptimizer(executor, engine.resident.trainable, config),
     data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
     parameters: { trainable: count(true), all: count(false) },
+    collect: createCollector(strategy.name === "budget" ? strategy.bytes : Infinity),
     sample() {
       if (!canSample) return null;
       const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createTokenSampler(GREEDY) };

@@ -74,6 +74,8 @@ export interface TrainingRun {
   readonly config: TrainConfig;
   readonly checkpoints: Checkpoints;
   readonly events: TrainingEvents;
+  /** Called between steps, evaluations and checkpoints: collects garbage where memory is limited. */
+  readonly collect: () => void;
   /** Asked after every step. */
   readonly shouldStop: () => boolean;
 }
@@ -89,6 +91,7 @@ export async function trainLoop(run: TrainingRun, start: TrainingPosition): Prom
   let position = start;
   let saved = performance.now();
   const save = () => {
+    run.collect();
     checkpoints.save(position);
     events.checkpoint(position.step);
     saved = performance.now();
@@ -102,6 +105,7 @@ export async function trainLoop(run: TrainingRun, start: TrainingPosition): Prom
   // A run that had stopped by itself has nothing more to do when it is resumed.
   const isExhausted = () => config.patience > 0 && position.sinceBest >= config.patience;
   while (position.step < steps && !isExhausted()) {
+    run.collect();
     position = trainStep(run, position, steps);
     const { step } = position;
     const last = step === steps;

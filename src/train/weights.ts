@@ -1,6 +1,6 @@
 import { UserError } from "../errors.ts";
 import { byteLength, DTYPE_BYTES, elements, type FloatType } from "../graph/types.ts";
-import { fromFloat32, toFloat32 } from "../hf/halves.ts";
+import { narrow, widen } from "../hf/halves.ts";
 import { expectTensor, readFloat32, type TensorEntry, type TensorSource } from "../hf/safetensors.ts";
 import { createRandom } from "../random.ts";
 import { type Address, type Executor, PIECE } from "../runtime/executor.ts";
@@ -44,26 +44,32 @@ export function loadWeights(executor: Executor, resident: Resident, source: Tens
 const LARGEST_F16 = 65504;
 
 /**
- * Reads a tensor and writes it in another type, piece by piece.
+ * Reads a tensor and writes it in another type, piece by piece in the same memory.
  * @throws {UserError} a number that f16 has no place for
  */
 function writeConverted(executor: Executor, address: Address, source: TensorSource, entry: TensorEntry, dtype: FloatType): void {
   const stored = entry.dtype as FloatType;
-  const piece = new Uint8Array(Math.min(PIECE / 2, entry.bytes));
-  for (let from = 0; from < entry.bytes; from += piece.length) {
-    const bytes = piece.subarray(0, Math.min(piece.length, entry.bytes - from));
-    source.read(entry, bytes, from);
-    const values = toFloat32(bytes, stored);
-    const tooLarge =
-      dtype === "f16" ? values.find((value) => Math.abs(value) > LARGEST_F16 && Number.isFinite(value)) : undefined;
+  const count = PIECE / DTYPE_BYTES.f32;
+  const values = new Float32Array(count);
+  const halves = new Uint16Array(count);
+  for (let at = 0; at < elements(entry.shape); at += count) {
+    const piece = values.subarray(0, Math.min(count, elements(entry.shape) - at));
+    const half = halves.subarray(0, piece.length);
+    source.read(entry, bytesOf(stored === "f32" ? piece : half), at * DTYPE_BYTES[stored]);
+    if (stored !== "f32") widen(half, stored, piece);
+    const tooLarge = dtype === "f16" ? piece.find((value) => Math.abs(value) > LARGEST_F16 && Number.isFinite(value)) : undefined;
     if (tooLarge !== undefined) {
       throw new UserError(
         `${source.path}: ${entry.name} holds ${tooLarge}, beyond f16's largest number ${LARGEST_F16}; use --dtype bf16`,
       );
     }
-    executor.write(address + (from / DTYPE_BYTES[stored]) * DTYPE_BYTES[dtype], fromFloat32(values, dtype));
+    if (dtype !== "f32") narrow(piece, dtype, half);
+    executor.write(address + at * DTYPE_BYTES[dtype], bytesOf(dtype === "f32" ? piece : half));
   }
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array | Uint16Array): Uint8Array =>
+  new Uint8Array(buffer, byteOffset, byteLength);
 
 /**
  * PEFT's initialisation of LoRA: A is Kaiming-uniform with a = sqrt(5), that is uniform in +-1/sqrt(in), and B zero, so

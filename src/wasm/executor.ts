@@ -138,7 +138,10 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
     reserve: (bytes) => shared.reserve(bytes, "the runtime"),
     fill: (address, bytes, write) => write(shared.bytes(address, bytes)),
     write: (address, data) => shared.bytes(address, data.byteLength).set(data),
-    read: (address, bytes) => shared.bytes(address, bytes).slice(),
+    read(address, bytes, target = new Uint8Array(bytes)) {
+      target.set(shared.bytes(address, bytes));
+      return target;
+    },
     zero: (address, bytes) => void shared.bytes(address, bytes).fill(0),
     close(): void {
       if (!broken) kernels.stop(control);

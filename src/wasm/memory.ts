@@ -26,7 +26,7 @@ export interface SharedMemory {
 
 export function createMemory(limit = MAX_PAGES * PAGE): SharedMemory {
   const maximum = Math.min(MAX_PAGES, Math.floor(limit / PAGE));
-  const memory = new WebAssembly.Memory({ initial: STATIC_BYTES / PAGE, maximum: MAX_PAGES, shared: true });
+  const memory = reserveAddresses();
   let top = STATIC_BYTES;
 
   return {
@@ -52,6 +52,18 @@ export function createMemory(limit = MAX_PAGES * PAGE): SharedMemory {
     bytes: (address, length) => new Uint8Array(memory.buffer, address, length),
     words: (address, length) => new Int32Array(memory.buffer, address, length),
   };
+}
+
+/** @throws {UserError} the process may not have as many addresses */
+function reserveAddresses(): WebAssembly.Memory {
+  try {
+    return new WebAssembly.Memory({ initial: STATIC_BYTES / PAGE, maximum: MAX_PAGES, shared: true });
+  } catch {
+    throw new UserError(
+      "the WebAssembly executor cannot reserve 4 GiB of addresses (they take no memory until they are used); " +
+        "a limit of the address space (ulimit -v) is too low for it, take it away and use --memory instead",
+    );
+  }
 }
 
 function formatBytes(bytes: number): string {

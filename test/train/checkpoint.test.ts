@@ -62,6 +62,7 @@ async function train(run: string, start: TrainingPosition, fingerprint = "same")
       evaluation: ({ loss }) => void losses.push(loss),
       checkpoint: () => {},
     },
+    collect: () => {},
     shouldStop: () => false,
   };
   await trainLoop(training, start);
