@@ -7,9 +7,7 @@
  * matter to its result.
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
-import { nativeAttentionGrad } from "./attention-grad-native";
 import { NO_ADDEND, product, sessionOf, unary } from "./native";
-import { Opcode } from "./opcodes";
 import { softCap, softCapOf } from "./soft-cap";
 
 /** A probability below may have lost bits, or be 0. */
@@ -19,13 +17,9 @@ const LEAST_PROBABILITY: f32 = 1e-30;
  * `NativeAttention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], starts i32[tokens], out like q, lse
  * [tokens, heads], scratch (64 bytes, then f32[2][kvHeads][tokens][dim]); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim,
  * scale, tokens of a tile, the sessions (two words each) of A B^T, softmax and A B, and the soft cap of the scores (0: none). Phase 0 takes the heads of K and V apart,
- * phase 1 computes. `NativeAttentionGrad`: see attention-grad-native.ts.
+ * phase 1 computes.
  */
-export function nativeAttentionCommand(opcode: u32): void {
-  if (opcode == Opcode.NativeAttentionGrad) {
-    nativeAttentionGrad();
-    return;
-  }
+export function nativeAttention(): void {
   const tokens = int(1), heads = int(2), kvHeads = int(3), dim = int(4), most = int(6);
   const counter = pointer(6);
   const keys = counter + 64;

@@ -11,13 +11,10 @@
  * of one another, so the results do not depend on the tile size either.
  */
 import { float, int, pointer, threadIndex, threadScratch } from "./command";
-import { attentionGrad } from "./attention-grad";
-import { cachedAttention } from "./cached-attention";
 import {
   capScores, describePanel, endKey, exp2, featureGroups, groupBytes, groupStart, KEY_ROWS, KEY_UNIT, leastKey, LOG2_E, LOWEST, mask, packColumns, PANEL, PANEL_BYTES,
   splatFeatures, splatKeys, storeColumns, storeRange, wholeUnits,
 } from "./attention-pack";
-import { Opcode } from "./opcodes";
 
 // @ts-ignore: decorator
 @external("matrix", "attentionScores")
@@ -40,14 +37,10 @@ const PANELS: i32 = 24;
 /**
  * `Attention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], starts i32[tokens], out like q,
  * lse [tokens, heads], scratch (64 bytes); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim, scale, soft cap of the
- * scores (0: none). Phase 0 prepares scratch, phase 1 computes. `AttentionGrad`: see attention-grad.ts; `CachedAttention`: cached-attention.ts.
+ * scores (0: none). Phase 0 prepares scratch, phase 1 computes.
  */
-export function attentionCommand(opcode: u32): void {
-  if (opcode == Opcode.AttentionGrad) {
-    attentionGrad();
-  } else if (opcode == Opcode.CachedAttention) {
-    cachedAttention();
-  } else if (int(0) == 0) {
+export function causalAttention(): void {
+  if (int(0) == 0) {
     if (threadIndex == 0) store<i32>(pointer(6), 0);
   } else {
     attention(

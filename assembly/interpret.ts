@@ -8,7 +8,7 @@
  */
 import { setCommand, threadCount, threadIndex } from "./command";
 import { gemmCommand } from "./gemm";
-import { attentionCommand } from "./attention";
+import { attentionCommand, nativeAttentionCommand } from "./attention-command";
 import { elementwiseCommand } from "./elementwise";
 import { activationCommand } from "./activation";
 import { normCommand } from "./norm";
@@ -18,7 +18,6 @@ import { reduceCommand } from "./reduce";
 import { crossEntropyCommand } from "./cross-entropy";
 import { dropoutCommand } from "./dropout";
 import { optimizerCommand } from "./optimizer";
-import { nativeAttentionCommand } from "./attention-native";
 import { nativeHeadCommand } from "./head-native";
 
 // Offsets in the control block; what different threads write is on different cache lines.
