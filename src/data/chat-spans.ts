@@ -15,7 +15,8 @@ export interface TrainedText {
  *
  * A template with `{% generation %}` blocks says so itself. Otherwise the conversation is rendered up to each assistant
  * turn: the turn starts where the generation prompt ends and ends where the rendering through it ends (behind its end
- * token, so that the line break after it is not trained on). That needs each rendering to be the beginning of the next.
+ * token, so that the line break after it is not trained on). That needs each rendering to be the beginning of the next, but for
+ * a token that closes whole conversations only (Phi-3).
  * Where it is not (Qwen3 drops the reasoning of earlier turns, Mistral moves the system prompt to the last user turn),
  * the model would never see the whole conversation as one text; then every trained turn becomes a text of its own, with
  * the context exactly as the model will see it.
@@ -42,13 +43,25 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
 
   const ends = [...endTokens];
   const full = render(messages.length);
+  /** A rendering without the token that closes it where no answer is asked for. */
+  const unclosed = (text: string, count: number): string => {
+    const closing = ends.find((token) => text.endsWith(token));
+    if (closing === undefined) return text;
+    const open = text.slice(0, -closing.length);
+    const asking = attempt(() => render(count, true));
+    return asking !== null && !asking.startsWith(text) && asking.startsWith(open) ? open : text;
+  };
   const turns = trained.map((index): Turn => {
     const through = index === messages.length - 1 ? full : render(index + 1);
-    const context = index === 0 ? "" : render(index);
+    const context = index === 0 ? "" : unclosed(render(index), index);
     const start = index === 0 ? firstTurnStart(template, example, through) : commonPrefix(render(index, true), through);
+    // The closing token is the turn's own where no other ends it.
+    const open = unclosed(through, index + 1);
+    const body = turnEnd(open, start, ends) === null ? through : open;
     return {
       text: through,
-      range: [start, turnEnd(through, start, ends)],
+      body,
+      range: [start, turnEnd(body, start, ends) ?? body.length],
       stable: start >= context.length && through.startsWith(context),
     };
   });
@@ -61,7 +74,7 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
     }
   }
   const weights = trained.map((index) => messages[index]!.weight);
-  if (turns.every((turn) => full.startsWith(turn.text)))
+  if (turns.every((turn) => full.startsWith(turn.body)))
     return [{ text: full, ranges: turns.map((turn) => turn.range), weights }];
   return turns.map((turn, i) => ({ text: turn.text, ranges: [turn.range], weights: [weights[i]!] }));
 }
@@ -69,6 +82,8 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
 interface Turn {
   /** The conversation up to and with the turn. */
   readonly text: string;
+  /** The same without a token that closes the conversation. */
+  readonly body: string;
   readonly range: Range;
   /** The messages before it are the beginning of `text`. */
   readonly stable: boolean;
@@ -80,16 +95,23 @@ function fieldsOf(messages: readonly Message[]): Message["fields"][] {
 
 /** Where the first message's own words start; many templates refuse to render an empty conversation. */
 function firstTurnStart(template: ChatTemplate, { messages, tools }: ChatExample, through: string): number {
-  try {
-    return commonPrefix(template.render({ messages: [], tools, addGenerationPrompt: true }), through);
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-  }
+  const empty = attempt(() => template.render({ messages: [], tools, addGenerationPrompt: true }));
+  if (empty !== null) return commonPrefix(empty, through);
   const { fields } = messages[0]!;
   if (typeof fields.content !== "string") return 0;
   // The same message with another first character differs from there on.
   const other = { ...fields, content: (fields.content.startsWith("a") ? "b" : "a") + fields.content };
   return commonPrefix(template.render({ messages: [other], tools }), through);
+}
+
+/** null: the template refuses. */
+function attempt(render: () => string): string | null {
+  try {
+    return render();
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return null;
+  }
 }
 
 function commonPrefix(a: string, b: string): number {
@@ -99,7 +121,8 @@ function commonPrefix(a: string, b: string): number {
   return i;
 }
 
-function turnEnd(text: string, start: number, endTokens: readonly string[]): number {
+/** Behind the token that ends the turn; null: none does. */
+function turnEnd(text: string, start: number, endTokens: readonly string[]): number | null {
   const turn = text.slice(start).trimEnd();
-  return endTokens.some((token) => turn.endsWith(token)) ? start + turn.length : text.length;
+  return endTokens.some((token) => turn.endsWith(token)) ? start + turn.length : null;
 }

@@ -3,11 +3,14 @@ import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { explanationOf, UserError } from "../errors.ts";
 import { isRecord, readJsonObject, readText, show } from "../hf/files.ts";
+import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
 import { cacheWords } from "./word-cache.ts";
 
-/** A model's tokenizer: `tokenizer.json` with what `tokenizer_config.json` says about it. */
+/** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */
 export interface Tokenizer {
   readonly folder: string;
+  /** The contents of `tokenizer.json`, or what would be its contents. */
+  readonly json: Readonly<Record<string, unknown>>;
   /** SHA-256 of everything that decides the tokens and the templates. */
   readonly fingerprint: string;
   /** One more than the largest token id. */
@@ -47,14 +50,12 @@ const NAMED_TOKENS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_t
 /** @throws {UserError} missing or malformed files */
 export function loadTokenizer(folder: string): Tokenizer {
   const path = join(folder, "tokenizer.json");
-  if (!existsSync(path) && existsSync(join(folder, "tokenizer.model"))) {
-    throw new UserError(`${folder} holds tokenizer.model but no tokenizer.json; convert it with Transformers (save_pretrained)`);
-  }
-  const json = readJsonObject(path);
   const configPath = join(folder, "tokenizer_config.json");
   const config = existsSync(configPath) ? readJsonObject(configPath) : {};
   const mapPath = join(folder, "special_tokens_map.json");
   const named = namedTokens(existsSync(mapPath) ? { ...readJsonObject(mapPath), ...config } : config);
+  const isSentencePiece = !existsSync(path) && existsSync(join(folder, SENTENCEPIECE_FILE));
+  const json = isSentencePiece ? tokenizerFromSentencePiece(folder, config, named) : readJsonObject(path);
   return createTokenizer(json, named, chatTemplates(folder, config), folder);
 }
 
@@ -101,6 +102,7 @@ export function createTokenizer(
   const fingerprint = new Bun.CryptoHasher("sha256").update(JSON.stringify([json, named, [...templates]])).digest("hex");
   return {
     folder,
+    json,
     fingerprint,
     size,
     encode: (text) => encode(text),

@@ -4,6 +4,7 @@ import { UserError } from "../errors.ts";
 import { elements, type FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { contextLimit } from "../hf/config.ts";
+import { isRecord } from "../hf/files.ts";
 import { toFloat32 } from "../hf/halves.ts";
 import { mergedTensors } from "../hf/merge.ts";
 import type { Adapter } from "../hf/peft.ts";
@@ -35,7 +36,7 @@ export function exportModel(path: string, model: GgufModel, type: GgufType): voi
   writeGguf(path, metadata, modelTensors(model, type));
 }
 
-function modelMetadata({ folder, config }: GgufModel, type: GgufType): Map<string, GgufValue> {
+function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType): Map<string, GgufValue> {
   const architecture = architectureOf(config);
   const { scaling, theta } = config.rope;
   const own: [string, GgufValue][] = [
@@ -67,11 +68,22 @@ function modelMetadata({ folder, config }: GgufModel, type: GgufType): Map<strin
   return new Map<string, GgufValue>([
     ["general.architecture", { text: architecture }],
     ["general.type", { text: "model" }],
-    ["general.name", { text: basename(resolve(folder)) }],
+    ["general.name", { text: nameOf(folder, config, tokenizer) }],
     ["general.file_type", { u32: FILE_TYPES[type] }],
     ["general.quantization_version", { u32: 2 }],
     ...own.map(([key, value]): [string, GgufValue] => [`${architecture}.${key}`, value]),
   ]);
+}
+
+/**
+ * The folder's name. llama.cpp knows by the name of a Phi-3 that its special tokens take the white space behind them: a name
+ * that does not say so gets it appended.
+ */
+function nameOf(folder: string, config: ModelConfig, { json }: Tokenizer): string {
+  const name = basename(resolve(folder));
+  const added = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
+  const strips = config.family === "phi3" && added.some((token) => isRecord(token) && token["rstrip"] === true);
+  return strips && !/phi-?3/i.test(name) ? `${name} (phi-3)` : name;
 }
 
 function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): GgufTensor[] {

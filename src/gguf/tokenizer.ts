@@ -1,8 +1,7 @@
-import { join } from "node:path";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import { isRecord, readJsonObject } from "../hf/files.ts";
+import { isRecord } from "../hf/files.ts";
 import type { GgufValue } from "./write.ts";
 
 /** llama.cpp's token types. */
@@ -16,9 +15,16 @@ const BYTE = 6;
 /** Names that llama.cpp has for ways of splitting a text into words, by the regular expression of `tokenizer.json`. */
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]";
+const LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
 const SPLITS: ReadonlyMap<string, string> = new Map([
   [`${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}${REST}`, "llama-bpe"],
   [`${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${REST}`, "qwen2"],
+  [
+    `[^\\r\\n\\p{L}\\p{N}]?${UPPER}*${LOWER}+${CONTRACTIONS}?|[^\\r\\n\\p{L}\\p{N}]?${UPPER}+${LOWER}*${CONTRACTIONS}?|\\p{N}{1,3}` +
+      REST.replace("]*", "/]*"),
+    "gpt-4o",
+  ],
 ]);
 
 /** A BPE tokenizer as `tokenizer.json` has it. */
@@ -37,8 +43,7 @@ interface Bpe {
  * @throws {UserError} another kind of tokenizer, or a way of splitting words that has no name in llama.cpp
  */
 export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Map<string, GgufValue> {
-  const path = join(tokenizer.folder, "tokenizer.json");
-  const json = readJsonObject(path);
+  const { folder: path, json } = tokenizer;
   const { model } = json;
   if (!isRecord(model) || model["type"] !== "BPE" || !isRecord(model["vocab"]) || !Array.isArray(model["merges"])) {
     throw new UserError(`${path}: only BPE tokenizers can be exported to GGUF; convert this model with llama.cpp`);

@@ -4,6 +4,7 @@ import { UserError } from "../errors.ts";
 import { isRecord, makeFolder, readJsonObject, show } from "./files.ts";
 import { cachedModel, hubCacheFolder, hubToken, type CachedModel } from "./hub-cache.ts";
 import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "./hub-download.ts";
+import { isModelCode } from "./model-folder.ts";
 import { isPlainFileName } from "./safetensors.ts";
 
 export interface HubOptions {
@@ -30,12 +31,15 @@ const SMALL_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
+  "added_tokens.json",
   "chat_template.jinja",
   "chat_template.json",
   "preprocessor_config.json",
   "processor_config.json",
 ];
 
+/** Where there is no tokenizer.json. */
+const VOCABULARY = "tokenizer.model";
 const WEIGHTS = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
 
@@ -80,6 +84,10 @@ export async function resolveModel(model: string, options: HubOptions = {}): Pro
   // Small files first: a model that cannot be used is refused before its weights are on their way.
   for (const file of SMALL_FILES) if (files.includes(file)) await fetchFile(file);
   if (!files.includes("config.json")) throw new UserError(`model ${model} has no config.json`);
+  if (!files.includes("tokenizer.json") && files.includes(VOCABULARY)) await fetchFile(VOCABULARY);
+  // What is made of the model needs them in Transformers; nothing runs them here.
+  if (readJsonObject(join(cache.snapshot(commit), "config.json")).auto_map !== undefined)
+    for (const file of files.filter(isModelCode)) await fetchFile(file);
   if (files.includes(WEIGHTS)) {
     await fetchFile(WEIGHTS);
   } else if (files.includes(INDEX)) {

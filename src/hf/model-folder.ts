@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, fileIo, writeTextAtomic, type FileIo } from "./files.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors.ts";
@@ -21,9 +21,13 @@ export const COMPANION_FILES = [
   "processor_config.json",
 ] as const;
 
+/** Whether a file is Python code at the top of a model's folder: models that Transformers does not contain bring their own. */
+export const isModelCode = (name: string): boolean => /^\w+\.py$/.test(name);
+
 /** Copies those that are there. @throws {UserError} */
 export function copyCompanions(from: string, to: string, io: FileIo = fileIo): void {
-  for (const name of COMPANION_FILES) if (existsSync(join(from, name))) copyAtomic(join(from, name), join(to, name), io);
+  for (const name of [...COMPANION_FILES, ...readdirSync(from).filter(isModelCode)])
+    if (existsSync(join(from, name))) copyAtomic(join(from, name), join(to, name), io);
 }
 
 /** Transformers' default for `max_shard_size`. */

@@ -13,6 +13,8 @@ const folder = join(import.meta.dir, "../golden/tokenizers");
 const qwen = loadTokenizer(join(folder, "qwen"));
 const llama3 = loadTokenizer(join(folder, "llama3"));
 const mistral = loadTokenizer(join(folder, "mistral"));
+const phi3 = loadTokenizer(join(folder, "phi3"));
+const phi4 = loadTokenizer(join(folder, "phi4"));
 const smollm = loadTokenizer(join(folder, "smollm"));
 const gemma2 = loadTokenizer(join(folder, "gemma2"));
 const gemma3 = loadTokenizer(join(folder, "gemma3"));
@@ -83,6 +85,24 @@ describe("chat: the assistant's turns, end token included, line break after it n
       '⟦{"name": "f", "parameters": {"x": 1}}<|eot_id|>⟧<|start_header_id|>ipython<|end_header_id|>\n\n2<|eot_id|>' +
         "<|start_header_id|>assistant<|end_header_id|>\n\n⟦two<|eot_id|>⟧",
     );
+  });
+
+  test("a token that closes whole conversations is context, unless nothing else ends a turn (Phi-3)", () => {
+    const messages = [system("Be kind."), user("hi"), assistant("hello"), user("1"), assistant("")];
+    expect(show(phi3, { messages })).toEqual([
+      "<s><|system|> Be kind.<|end|><|user|> hi<|end|><|assistant|>⟦ hello<|end|>⟧<|user|> 1<|end|><|assistant|>⟦<|end|>⟧<|endoftext|>",
+    ]);
+    expect(show(phi4, { messages })).toEqual([
+      "<|system|>Be kind.<|end|><|user|>hi<|end|><|assistant|>⟦hello<|end|>⟧<|user|>1<|end|><|assistant|>⟦<|end|>⟧<|endoftext|>",
+    ]);
+    const bare =
+      "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{{ 'assistant: ' if add_generation_prompt else eos_token }}";
+    const closed = { ...phi4, chatTemplates: new Map([["default", bare]]) };
+    expect(show(closed, { messages: messages.slice(1, 3) })).toEqual(["user: hi\nassistant:⟦ hello\n<|endoftext|>⟧"]);
+    expect(show(closed, { messages: messages.slice(1, 4).concat(assistant("one")) })).toEqual([
+      "user: hi\nassistant:⟦ hello\n<|endoftext|>⟧",
+      "user: hi\nassistant: hello\nuser: 1\nassistant:⟦ one\n<|endoftext|>⟧",
+    ]);
   });
 
   test("a template that rewrites earlier turns gives one sample a turn, each as the model will see it (Qwen3, Mistral)", () => {

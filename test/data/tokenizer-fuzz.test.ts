@@ -131,7 +131,4 @@ test("a real tokenizer.json cut at 100 places is a UserError that names the file
     expect(userError(() => loadTokenizer(folder))).toContain(join(folder, "tokenizer.json"));
   }
   expect(userError(() => loadTokenizer(join(folder, "none")))).toContain("no such file");
-  mkdirSync(join(folder, "sentencepiece"));
-  writeFileSync(join(folder, "sentencepiece/tokenizer.model"), "");
-  expect(userError(() => loadTokenizer(join(folder, "sentencepiece")))).toContain("convert it with Transformers");
 });

@@ -28,7 +28,7 @@ interface Conversation {
 
 const conversations = (await Bun.file(join(folder, "conversations.json")).json()) as Conversation[];
 
-for (const name of ["qwen", "llama3", "mistral", "smollm", "gemma2", "gemma3"]) {
+for (const name of ["qwen", "llama3", "mistral", "smollm", "gemma2", "gemma3", "phi3", "phi4", "internlm2", "internlm3"]) {
   const cases = (await Bun.file(join(folder, name, "cases.json")).json()) as { texts: TextCase[]; chats: ChatCase[] };
   const tokenizer = loadTokenizer(join(folder, name));
 

@@ -180,6 +180,7 @@ describe("a model as GGUF holds the model's tensors", () => {
     for (const [tokenizer, name] of [
       ["llama3", "llama-bpe"],
       ["qwen", "qwen2"],
+      ["phi4", "gpt-4o"],
     ] as const) {
       const { file } = await exported("--model", model("smollm2", tokenizer), "--type", "f16");
       expect(file.metadata.get("tokenizer.ggml.pre")).toBe(name);

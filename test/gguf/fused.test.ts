@@ -115,6 +115,15 @@ describe("Phi-3", () => {
     expect(file.metadata.get("phi3.context_length")).toBe(64);
   });
 
+  test("llama.cpp is told by the name that special tokens take the white space behind them", async () => {
+    const path = model("phi3", "mine");
+    const name = async (out: string) => (await exported(out, "--model", path)).metadata.get("general.name");
+    expect(await name("plain")).toBe("mine");
+    for (const file of ["tokenizer.json", "tokenizer_config.json"])
+      copyFileSync(join(tokenizers, "phi3", file), join(path, file));
+    expect(await name("stripping")).toBe("mine (phi-3)");
+  });
+
   test("an adapter of the fused matrices is one pair each", async () => {
     const file = await exported(
       "phi3-adapter",

@@ -1,14 +1,24 @@
 """Writes tokenizers/: small tokenizers of the kinds that the model families use, chat templates with those families'
 features, and cases.json with what Transformers makes of hard texts and conversations.
 
-Run: python test/golden/make_tokenizers.py    (transformers 5.23, tokenizers 0.23)
+Run: python test/golden/make_tokenizers.py    (transformers 5.23, tokenizers 0.23, sentencepiece 0.2.3)
+
+The InternLM fixtures have no tokenizer.json, but a tokenizer.model that SentencePiece trains here. What is expected of them is
+what Transformers' tokenizers make of the vocabulary by the rules of the family's own converter, and is checked to be what
+SentencePiece itself makes of the texts between special tokens.
 """
 
+import io
 import json
 import pathlib
+import re
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import generate_merges
 
 OUT = pathlib.Path(__file__).with_name("tokenizers")
 
@@ -23,6 +33,11 @@ CORPUS = [
     "    four spaces\n\ttab\n\n\nthree breaks   and   gaps\r\nwindows\r\n",
 ] * 3
 
+O200K_SPLIT = "|".join([
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+])
 QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -224,6 +239,51 @@ GEMMA3 = """{{- bos_token }}
 {%- endif %}
 """
 
+# The head of an answer belongs to the question before it, and the end of a text follows the last turn: Phi-3's and Phi-3.5's ways.
+PHI3 = """{{- bos_token }}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' and message['content'] %}
+        {{- '<|system|>\n' + message['content'] + '<|end|>\n' }}
+    {%- elif message['role'] == 'user' %}
+        {{- '<|user|>\n' + message['content'] + '<|end|>\n<|assistant|>\n' }}
+    {%- elif message['role'] == 'assistant' %}
+        {{- message['content'] + '<|end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if not add_generation_prompt %}
+    {{- eos_token }}
+{%- endif %}
+"""
+
+# No line breaks between turns, tools inside the system turn: Phi-4-mini's.
+PHI4 = """{%- for message in messages %}
+    {%- if message['role'] == 'system' and tools %}
+        {{- '<|system|>' + message['content'] + '<|tool|>' + (tools | tojson) + '<|/tool|><|end|>' }}
+    {%- else %}
+        {{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{{- '<|assistant|>' if add_generation_prompt else eos_token }}
+"""
+
+# ChatML behind the begin of the text; tools are a system turn by the name of their plugin, their answers those of an environment.
+INTERNLM = """{{- bos_token }}
+{%- if tools %}
+    {{- '<|im_start|>system name=<|plugin|>\n' + (tools | tojson) + '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- set role = 'environment name=<|plugin|>' if message.role == 'tool' else message.role %}
+    {{- '<|im_start|>' + role + '\n' + message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<|action_start|><|plugin|>\n' + (call.function | tojson) + '<|action_end|>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+
 
 def special(*contents):
     return [AddedToken(content, special=True, normalized=False) for content in contents]
@@ -263,6 +323,10 @@ def llama3():
 
 
 def mistral():
+    return llama2(), dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=MISTRAL)
+
+
+def llama2():
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
@@ -276,7 +340,101 @@ def mistral():
     tokenizer = Tokenizer.from_str(json.dumps(text))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
-    return tokenizer, dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=MISTRAL)
+    return tokenizer
+
+
+def phi3():
+    """Llama 2's vocabulary; special tokens, and the end of a text, take the white space behind them."""
+    tokenizer = llama2()
+    names = ["<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|system|>", "<|end|>", "<|user|>"]
+    text = json.loads(tokenizer.to_str())
+    text["post_processor"] = None
+    for token in text["added_tokens"]:
+        if token["content"] == "</s>":
+            token.update(rstrip=True, special=False)
+    tokenizer = Tokenizer.from_str(json.dumps(text))
+    # These two stand apart, as in the published model.
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False, rstrip=name not in ("<|endoftext|>",)) for name in names])
+    return tokenizer, dict(bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>", unk_token="<unk>", chat_template=PHI3)
+
+
+def phi4():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(O200K_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    train(tokenizer, 470, [], pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.add_special_tokens(special("<|endoftext|>"))
+    tokenizer.add_tokens([
+        AddedToken(name, special=True, normalized=False, rstrip=name in ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"))
+        for name in ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|tool|>", "<|/tool|>")])
+    return tokenizer, dict(bos_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>", chat_template=PHI4)
+
+
+def internlm(pieces, user_defined, renamed, space_prefix):
+    """
+    A vocabulary that SentencePiece trains. `renamed` are special tokens that take the places of the pieces called
+    [UNUSED_TOKEN_n], as in the published models.
+    """
+    unused = [f"[UNUSED_TOKEN_{i}]" for i in range(len(renamed) + 2)]
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=out, model_type="bpe", vocab_size=pieces, byte_fallback=True,
+        normalization_rule_name="identity", add_dummy_prefix=space_prefix, remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True, split_digits=True, user_defined_symbols=[*user_defined, *unused], control_symbols=["<ctrl>"],
+        num_threads=1, minloglevel=2)
+    return out.getvalue(), unused, dict(zip(unused, renamed))
+
+
+def internlm2():
+    return internlm(600, [], ["<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>"], False)
+
+
+def internlm3():
+    """As before, with a space in front of a text, and runs of spaces that are pieces."""
+    return internlm(640, ["▁▁", "▁▁▁", "▁▁▁▁", "a  b"], ["<|im_end|>", "<|im_start|>", "<|action_start|>", "<|action_end|>", "<|plugin|>"], True)
+
+
+def from_sentencepiece(name, make):
+    """Writes tokenizer.model and its configuration, and returns what Transformers should make of it."""
+    data, unused, renamed = make()
+    (OUT / name / "tokenizer.model").write_bytes(data)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(data)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=data)
+    vocab = {piece.piece: id for id, piece in enumerate(proto.pieces)}
+    joined = {piece.piece: piece.score for piece in proto.pieces if piece.type in (1, 4)}
+    tokenizer = Tokenizer(models.BPE(
+        vocab=vocab, merges=generate_merges(vocab, joined, {piece.piece for piece in proto.pieces if piece.type not in (1, 4)}),
+        unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    prefix = proto.normalizer_spec.add_dummy_prefix
+    tokenizer.normalizer = normalizers.Sequence([*([normalizers.Prepend("▁")] if prefix else []), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *([decoders.Strip(" ", 1, 0)] if prefix else [])])
+    # A token that is not the vocabulary's own piece is only had by way of the serialised form.
+    text = json.loads(tokenizer.to_str())
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
+    own = [(vocab[piece], piece, piece in ("<unk>", "<s>", "</s>", "<ctrl>")) for piece in ("<unk>", "<s>", "</s>", "<ctrl>", *unused)]
+    names = [(id, renamed.get(piece, piece), is_special or piece in renamed) for id, piece, is_special in own]
+    added = [dict(id=id, content=content, special=is_special, **flags) for id, content, is_special in sorted(names)]
+    for piece, content in renamed.items():
+        text["model"]["vocab"][content] = text["model"]["vocab"].pop(piece)
+    text["model"]["merges"] = [pair for pair in text["model"]["merges"] if not set(pair) & set(renamed) and "".join(pair) not in renamed]
+    text["added_tokens"] = added
+    tokenizer = Tokenizer.from_str(json.dumps(text))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", vocab["<s>"])])
+
+    cut = re.compile("(" + "|".join(re.escape(token["content"]) for token in sorted(added, key=lambda token: -len(token["content"]))) + ")")
+    ids = {token["content"]: token["id"] for token in added}
+    for item in TEXTS:
+        parts = [[ids[part]] if part in ids else processor.encode(part) for part in cut.split(item) if part]
+        expected = [id for part in parts for id in part]
+        assert tokenizer.encode(item, add_special_tokens=False).ids == expected, (name, item)
+    config = dict(bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+    decoder = {str(vocab[piece]): dict(content=content, special=True, **flags) for piece, content in renamed.items()}
+    class_name = "InternLM2Tokenizer" if name == "internlm2" else "InternLM3Tokenizer"
+    (OUT / name / "tokenizer_config.json").write_text(
+        json.dumps(dict(tokenizer_class=class_name, add_bos_token=True, added_tokens_decoder=decoder, chat_template=INTERNLM, **config), indent=1) + "\n")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=INTERNLM, **config)
 
 
 def smollm():
@@ -359,6 +517,9 @@ TEXTS = [
     "user system assistant",
     "<start_of_turn>user\nhi<end_of_turn>\n<eos><bos> <end_of_turn",
     "a\n\nb\n\n\n\n\n\n\nc  d   e      f ▁▁▁ g<table> </table>",
+    "<|user|>\n\n hi<|end|>  \n<|assistant|>x <|system|> \t y</s>  z<|endoftext|> <|endoftext|>\n<|tool|> a <|/tool|> b",
+    "<|plugin|>[UNUSED_TOKEN_6][UNUSED_TOKEN_7] <ctrl> <|action_start|> <|plugin|>\n<|action_end|><|im_start|> x",
+    "HTTPServer camelCase XMLHttpRequest ÉCOLE École ΑΒΓ αβγ iPhone's DON'T path/to//file.txt\n/",
 ]
 
 TOOLS = [dict(type="function", function=dict(name="weather", description="The weather <b>& more</b> — in 'a' \"city\"", parameters=dict(
@@ -402,11 +563,36 @@ CONVERSATIONS = [
 ]
 
 
+def write_cases(folder, loaded):
+    texts = []
+    for item in TEXTS:
+        ids = loaded.encode(item, add_special_tokens=False)
+        texts.append(dict(text=item, ids=ids, full=loaded.encode(item), decoded=loaded.decode(ids, clean_up_tokenization_spaces=False),
+                          skipped=loaded.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
+    chats = []
+    for case in CONVERSATIONS:
+        options = dict(tools=case.get("tools"), add_generation_prompt=case.get("add_generation_prompt", False))
+        out = dict(name=case["name"])
+        try:
+            out["text"] = loaded.apply_chat_template(case["messages"], tokenize=False, **options)
+            out["ids"] = loaded.apply_chat_template(case["messages"], return_dict=False, **options)
+            if "{% generation %}" in loaded.get_chat_template():
+                out["mask"] = loaded.apply_chat_template(case["messages"], return_dict=True, return_assistant_tokens_mask=True, **options)["assistant_masks"]
+        except Exception as error:
+            out = dict(name=case["name"], error=str(error))
+        chats.append(out)
+    lines = [json.dumps(item, ensure_ascii=True, separators=(",", ":")) for item in texts], [json.dumps(item, ensure_ascii=True, separators=(",", ":")) for item in chats]
+    (folder / "cases.json").write_text('{"texts":[\n' + ",\n".join(lines[0]) + '\n],"chats":[\n' + ",\n".join(lines[1]) + "\n]}\n")
+
+
 def main():
-    for name, make in dict(qwen=qwen, llama3=llama3, mistral=mistral, smollm=smollm, gemma2=gemma2, gemma3=gemma3).items():
+    for name in ("internlm2", "internlm3"):
+        (OUT / name).mkdir(parents=True, exist_ok=True)
+        write_cases(OUT / name, from_sentencepiece(name, globals()[name]))
+    for name in ("qwen", "llama3", "mistral", "smollm", "gemma2", "gemma3", "phi3", "phi4"):
         folder = OUT / name
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer, config = make()
+        tokenizer, config = globals()[name]()
         template = config.pop("chat_template")
         text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
         (folder / "tokenizer.json").write_text(text + "\n")
@@ -416,26 +602,7 @@ def main():
             config["chat_template"] = template
         (folder / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="PreTrainedTokenizerFast", **config), indent=1) + "\n")
 
-        loaded = PreTrainedTokenizerFast.from_pretrained(folder)
-        texts = []
-        for item in TEXTS:
-            ids = loaded.encode(item, add_special_tokens=False)
-            texts.append(dict(text=item, ids=ids, full=loaded.encode(item), decoded=loaded.decode(ids, clean_up_tokenization_spaces=False),
-                              skipped=loaded.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
-        chats = []
-        for case in CONVERSATIONS:
-            options = dict(tools=case.get("tools"), add_generation_prompt=case.get("add_generation_prompt", False))
-            out = dict(name=case["name"])
-            try:
-                out["text"] = loaded.apply_chat_template(case["messages"], tokenize=False, **options)
-                out["ids"] = loaded.apply_chat_template(case["messages"], return_dict=False, **options)
-                if "{% generation %}" in loaded.get_chat_template():
-                    out["mask"] = loaded.apply_chat_template(case["messages"], return_dict=True, return_assistant_tokens_mask=True, **options)["assistant_masks"]
-            except Exception as error:
-                out = dict(name=case["name"], error=str(error))
-            chats.append(out)
-        lines = [json.dumps(item, ensure_ascii=True, separators=(",", ":")) for item in texts], [json.dumps(item, ensure_ascii=True, separators=(",", ":")) for item in chats]
-        (folder / "cases.json").write_text('{"texts":[\n' + ",\n".join(lines[0]) + '\n],"chats":[\n' + ",\n".join(lines[1]) + "\n]}\n")
+        write_cases(folder, PreTrainedTokenizerFast.from_pretrained(folder))
     (OUT / "conversations.json").write_text("[\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in CONVERSATIONS) + "\n]\n")
 
 

@@ -110,6 +110,15 @@ models.set(
     ["vocab.json", json({})],
   ]),
 );
+models.set(
+  "org/coded",
+  new Map([
+    ["config.json", json({ model_type: "internlm2", auto_map: { AutoModelForCausalLM: "modeling_internlm2.X" } })],
+    ["tokenizer.model", Buffer.from("pieces")],
+    ["modeling_internlm2.py", Buffer.from("# code\n")],
+    ["model.safetensors", weights("w", 10)],
+  ]),
+);
 models.set("gated/single", models.get("org/single")!);
 models.set(
   "org/sharded",
@@ -167,6 +176,15 @@ describe("downloads", () => {
     log.length = 0;
     expect(await resolveModel("org/single", given)).toBe(path);
     expect(log).toEqual(["GET /api/models/org/single/revision/main"]);
+  });
+
+  test("a vocabulary without tokenizer.json, and the code that the configuration names", async () => {
+    expect(filesIn(await resolveModel("org/coded", options()))).toEqual([
+      "config.json",
+      "model.safetensors",
+      "modeling_internlm2.py",
+      "tokenizer.model",
+    ]);
   });
 
   test("shards that the index names", async () => {

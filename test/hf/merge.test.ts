@@ -61,6 +61,14 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
   }
 });
 
+test("code that a model brings for Transformers goes along", () => {
+  const base = path("coded");
+  cpSync(model("internlm2"), base, { recursive: true });
+  for (const name of ["modeling_internlm2.py", "not-a-module.py.txt"]) writeFileSync(join(base, name), "# code\n");
+  mergeAdapter({ base, adapter: join(base, "adapter"), output: path("coded-merged") });
+  expect(filesIn(path("coded-merged"))).toEqual(["config.json", "model.safetensors", "modeling_internlm2.py"]);
+});
+
 test("shards of a given size hold the same tensors under an index", () => {
   const options = { base: model("qwen2"), adapter: join(model("qwen2"), "adapter") };
   mergeAdapter({ ...options, output: path("whole") });
