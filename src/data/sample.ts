@@ -56,14 +56,24 @@ export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sam
     return template;
   };
   const end = eosId === null ? [] : [eosId];
+  const { maxLength, truncate = false, vocabSize, now = new Date() } = options;
+  const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
+  /** What can be at most a sample of a text: tokenizing 100 MB in one piece would take gigabytes. */
+  const bounded = (text: string, where: string): string => {
+    if (text.length <= limit) return text;
+    if (truncate) return text.slice(0, limit);
+    throw new UserError(
+      `${where}: the example has ${text.length} characters, which are more than ${maxLength} tokens, the sequence length; shorten the example, or allow truncation`,
+    );
+  };
   const samples = (example: Example): Sample[] => {
     switch (example.kind) {
-      case "text":
-        return [
-          finish(join(tokenizer.prefix, tokenizer.encode(example.text), end), tokenizer.prefix.length, example.where, options),
-        ];
+      case "text": {
+        const ids = tokenizer.encode(bounded(example.text, example.where));
+        return [finish(join(tokenizer.prefix, ids, end), tokenizer.prefix.length, example.where, options)];
+      }
       case "completion": {
-        const text = example.prompt + example.completion;
+        const text = bounded(example.prompt + example.completion, example.where);
         const { ids, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
         return [finish(join(tokenizer.prefix, ids, end), tokenizer.prefix.length + tokens[0]!, example.where, options)];
       }
@@ -71,7 +81,7 @@ export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sam
         const texts = trainedTexts(templateFor(example.tools !== null), example, tokenizer.specialTokens.keys());
         if (texts.length === 0) throw noTrainable(example.where, "no message is an assistant's to train on");
         return texts.map(({ text, ranges, weights: ofRange }) => {
-          const { ids, tokens } = tokenizer.encodeWithBoundaries(text, ranges.flat());
+          const { ids, tokens } = tokenizer.encodeWithBoundaries(bounded(text, example.where), ranges.flat());
           const labels = new Int32Array(ids.length).fill(IGNORED);
           const weights = ofRange.every((weight) => weight === 1) ? null : new Float32Array(ids.length).fill(1);
           ranges.forEach((_, i) => {
@@ -84,17 +94,27 @@ export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sam
       }
     }
   };
-  const { maxLength, truncate = false, vocabSize, now = new Date() } = options;
   const day = [...tokenizer.chatTemplates.values()].some((source) => source.includes("strftime_now")) ? now.toDateString() : null;
   return { samples, key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]) };
 }
+
+/** Tokens of a vocabulary are at most some hundred characters long (runs of spaces). */
+const CHARACTERS_PER_TOKEN = 1000;
+
+/** Characters that are tokenized in any case. */
+const SHORT_TEXT = 1 << 18;
 
 /** To be raised when the same tokenizer and options give other samples than before. */
 const SAMPLER_VERSION = 1;
 
 /** Prefix, ids and eos, which is not written twice. */
 function join(prefix: readonly number[], ids: Int32Array, end: readonly number[]): Int32Array {
-  return Int32Array.from([...prefix, ...ids, ...(ids.at(-1) === end[0] ? [] : end)]);
+  const tail = ids.at(-1) === end[0] ? [] : end;
+  const all = new Int32Array(prefix.length + ids.length + tail.length);
+  all.set(prefix);
+  all.set(ids, prefix.length);
+  all.set(tail, prefix.length + ids.length);
+  return all;
 }
 
 function finish(ids: Int32Array, trainedFrom: number, where: string, options: SampleOptions): Sample {

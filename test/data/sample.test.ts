@@ -260,6 +260,19 @@ describe("samples that cannot be used", () => {
     expect(sample!.labels).toEqual(sample!.ids);
   });
 
+  test("a text of 50 MB is refused or cut before it is tokenized: in less than 2 seconds, to the same tokens", () => {
+    const long = "A river. ".repeat(50e6 / 9);
+    const begin = process.cpuUsage();
+    const of = (text: string, truncate: boolean) =>
+      createSampler(smollm, { maxLength: 64, truncate, vocabSize: smollm.size }).samples({ kind: "text", text, where: "f:1" });
+    expect(userError(() => of(long, false))).toBe(
+      `f:1: the example has ${long.length} characters, which are more than 64 tokens, the sequence length; shorten the example, or allow truncation`,
+    );
+    expect(of(long, true)).toEqual(of(long.slice(0, 10_000), true));
+    const { user, system } = process.cpuUsage(begin);
+    expect((user + system) / 1e6).toBeLessThan(2);
+  });
+
   test("without a trainable token: an error, never a loss of 0", () => {
     expect(userError(() => samples(llama3, { messages: [user("hi")] }))).toBe(
       "data.jsonl:3: the example has no trainable token: no message is an assistant's to train on",
