@@ -1,3 +1,5 @@
+import { UserError } from "../errors.ts";
+import { elements } from "../graph/types.ts";
 import type { ModelConfig } from "./config.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
@@ -12,14 +14,42 @@ const RENAMED: readonly (readonly [stored: string, module: string])[] = [
 /**
  * Opens a model's weights. They are found under the names of the modules, whatever those in the files: an entry's own name
  * is that of the file.
- * @throws {UserError}
+ * @throws {UserError} also for a configuration of a larger model, before anything of its size is built
  */
-export function openModelWeights(folder: string, config: Pick<ModelConfig, "modulePrefix">): TensorSource {
+export function openModelWeights(folder: string, config: ModelConfig): TensorSource {
   const source = openSafetensors(folder);
+  try {
+    checkSizes(config, source);
+  } catch (error) {
+    source.close();
+    throw error;
+  }
   if (config.modulePrefix === "model.") return source;
   const tensors = new Map<string, TensorEntry>();
   for (const [name, entry] of source.tensors) tensors.set(moduleName(name), entry);
   return { ...source, tensors };
+}
+
+/** Every block has a tensor of its own, and the matrices of a model are within its tensors, fused or not. */
+function checkSizes(config: ModelConfig, { path, tensors }: TensorSource): void {
+  const { layers, hiddenSize, intermediateSize, vocabSize, heads, headDim } = config;
+  if (layers > tensors.size)
+    throw new UserError(
+      `${path} holds ${tensors.size} tensors, too few for the ${layers} layers of config.json; do the files belong together?`,
+    );
+  let largest = 0;
+  for (const { shape } of tensors.values()) largest = Math.max(largest, elements(shape));
+  const matrices = [
+    ["embedding", vocabSize],
+    ["query projection", heads * headDim],
+    ["MLP", intermediateSize],
+  ] as const;
+  for (const [name, rows] of matrices) {
+    if (rows * hiddenSize <= largest) continue;
+    throw new UserError(
+      `${path} holds no tensor as large as the ${name} of config.json, [${rows}, ${hiddenSize}]; do the files belong together?`,
+    );
+  }
 }
 
 /** The module's name of a tensor in a file. */

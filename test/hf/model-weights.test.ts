@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { loadConfig } from "../../src/hf/config.ts";
+import { loadConfig, type ModelConfig } from "../../src/hf/config.ts";
 import { mergeAdapter } from "../../src/hf/merge.ts";
 import { isVision, openModelWeights, visionNote } from "../../src/hf/model-weights.ts";
 import { openSafetensors, readBytes, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
@@ -11,7 +11,7 @@ import { exportTrained } from "../../src/train/export.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { copyFolder, remat } from "../support/cli.ts";
 import { adapterFolder, batchFile, modelFolder, readExpected, readTensors, relativeError } from "../support/golden.ts";
-import { filesIn, temporaryFolder } from "./temp.ts";
+import { filesIn, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);
 
@@ -88,4 +88,14 @@ test("merging keeps the names of the base", () => {
   expect(changed.every(({ name }) => name.includes("_proj.weight"))).toBe(true);
   expect(filesIn(path("merged"))).toContain("config.json");
   for (const source of [base, merged]) source.close();
+});
+
+test("a configuration of a larger model is refused before anything of its size is built", () => {
+  const small = modelFolder("llama");
+  const config = loadConfig(small);
+  openModelWeights(small, config).close();
+  const refused = (change: Partial<ModelConfig>) => userError(() => openModelWeights(small, { ...config, ...change }));
+  expect(refused({ layers: 16_000_000 })).toMatch(/holds \d+ tensors, too few for the 16000000 layers of config\.json/);
+  for (const key of ["vocabSize", "hiddenSize", "intermediateSize", "headDim", "heads"] as const)
+    expect(refused({ [key]: 1_000_000 })).toContain("; do the files belong together?");
 });
