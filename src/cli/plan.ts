@@ -22,7 +22,7 @@ import { createEngine } from "../train/engine.ts";
 import { type ModelPlan, planModel } from "../train/model-plan.ts";
 import { PLANNED_VARIANTS } from "../train/planning.ts";
 import { tuningOf } from "../train/session.ts";
-import { storedWeightType } from "../train/weights.ts";
+import { weightTypeOf } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
 import { describeFlags, flagsOf, flagName, parseFlags } from "./flags.ts";
 import { planChain } from "./plan-chain.ts";
@@ -46,6 +46,7 @@ const shown = trainConfigSchema
     sequenceLength: true,
     batchSize: true,
     ...CHECKPOINTING_KEYS,
+    dtype: true,
     threads: true,
     matmul: true,
   })
@@ -99,9 +100,9 @@ export async function run(args: readonly string[]): Promise<number> {
       optimizer: true,
     };
     const plan = explainingLimit(config.memory, strategy, () => {
-      if (!config.measure) return planModel(device.executor, { ...options, weightType: storedWeightType(source) });
+      if (!config.measure) return planModel(device.executor, { ...options, weightType: weightTypeOf(source, config.dtype) });
       const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
-      return createEngine(device.executor, { ...options, source, measure }).plan;
+      return createEngine(device.executor, { ...options, source, measure, dtype: config.dtype }).plan;
     });
     const report = reportOf(plan, strategy.name === "budget" && strategy.base ? strategy.base() : processBase());
     if (config.svg !== undefined) draw(config.svg, plan, report);

@@ -6,7 +6,7 @@ import { canRewrite, columnsOf } from "./terminal.ts";
 /** What is shown of a step. */
 export type StepReport = Pick<
   StepEvent,
-  "step" | "steps" | "loss" | "learningRate" | "tokensPerSecond" | "memory" | "secondsLeft"
+  "step" | "steps" | "loss" | "learningRate" | "tokensPerSecond" | "memory" | "secondsLeft" | "lossScale"
 >;
 
 /** Shows steps: one line that is rewritten in a terminal, a plain line now and then elsewhere. */
@@ -67,6 +67,7 @@ export function formatStep(report: StepReport): string {
     `step ${report.step}/${report.steps}`,
     `loss ${report.loss.toFixed(4)}`,
     `lr ${report.learningRate.toExponential(2)}`,
+    ...(report.lossScale === undefined ? [] : [`scale ${report.lossScale}`]),
     `${Math.round(report.tokensPerSecond)} tokens/s`,
     `memory ${formatBytes(report.memory)}`,
     `${formatDuration(report.secondsLeft)} left`,

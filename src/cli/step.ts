@@ -31,6 +31,7 @@ const schema = trainConfigSchema
     seed: true,
     ...CHECKPOINTING_KEYS,
     device: true,
+    dtype: true,
     threads: true,
     matmul: true,
   })
@@ -89,6 +90,7 @@ export async function run(args: readonly string[]): Promise<number> {
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,
+        dtype: config.dtype,
         tokens: [batch.ids.length],
         weighted: batch.weights !== null,
         optimizer: false,

@@ -121,6 +121,7 @@ function showDownload(display: Display): (state: HubProgress) => void {
 function describe(session: Session, { description, notice }: Device, file: string | undefined, display: Display): void {
   const { engine, inputs, parameters } = session;
   const { config, model, train, valid } = inputs;
+  const deviceText = engine.compute === "f32" ? description : `${description}, computing in ${engine.compute}`;
   display.emit({
     type: "start",
     model: config.model,
@@ -135,7 +136,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
     strategy: strategyName(config),
     predictedPeak: engine.predicted.peak,
     withoutCheckpointing: engine.withoutCheckpointing.peak,
-    device: description,
+    device: deviceText,
     output: config.output,
   });
   if (config.json) return;
@@ -149,7 +150,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
     `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${train.weighted ? " (some count more than others)" : ""}${valid ? `; ${valid.count} held out` : ""}`,
     `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,
     `schedule        ${formatSummary(summarise(engine.chain, engine.schedule))}`,
-    `device          ${description}`,
+    `device          ${deviceText}`,
     ...(notice === null ? [] : [`                ${notice}`]),
     `first example   ${session.shownSample().map(markPart).join("")}`,
   ];

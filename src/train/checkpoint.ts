@@ -7,6 +7,7 @@ import { fileError, makeFolder, readJsonObject, writeTextAtomic } from "../hf/fi
 import { expectTensor, openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import { type Executor, readPieces } from "../runtime/executor.ts";
 import type { FlatState } from "../runtime/resident.ts";
+import type { LossScale } from "./loss-scale.ts";
 
 /**
  * Training states on disk, in `<run>/checkpoints/step-00000042/`: the trainable parameters with AdamW's moments
@@ -26,9 +27,11 @@ export interface TrainingPosition {
   /** Least held-out loss so far, and evaluations since it was reached. */
   readonly bestLoss: number | null;
   readonly sinceBest: number;
+  /** Of training in f16. */
+  readonly lossScale: LossScale | null;
 }
 
-export const START: TrainingPosition = { step: 0, draw: 0, heldOutLoss: null, bestLoss: null, sinceBest: 0 };
+export const START: TrainingPosition = { step: 0, draw: 0, heldOutLoss: null, bestLoss: null, sinceBest: 0, lossScale: null };
 
 const STATE_FILE = "state.safetensors";
 const POSITION_FILE = "state.json";
@@ -36,13 +39,16 @@ const NAME = /^step-(\d{8})$/;
 const FLAT = ["param", "moment1", "moment2"] as const satisfies (keyof FlatState)[];
 
 const positionSchema = z.object({
-  version: z.literal(2),
+  version: z.literal(3),
   fingerprint: z.string(),
   step: z.number().int().min(0),
   draw: z.number().int().min(0),
   heldOutLoss: z.number().nullable(),
   bestLoss: z.number().nullable(),
   sinceBest: z.number().int().min(0),
+  lossScale: z
+    .object({ scale: z.number().positive(), streak: z.number().int().min(0), skipped: z.number().int().min(0) })
+    .nullable(),
   sha256: z.string(),
 });
 
@@ -106,7 +112,7 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
         }));
         writeSafetensors(join(temporary, STATE_FILE), tensors);
         const record = {
-          version: 2,
+          version: 3,
           fingerprint: options.fingerprint,
           ...position,
           sha256: hashFile(join(temporary, STATE_FILE)),

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { LINEAR_MODULES } from "../hf/modules.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft.ts";
@@ -23,6 +24,7 @@ export const STRATEGIES = [
   "budget",
 ] as const;
 export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
+export const DTYPES = ["f32", "bf16", "f16"] as const satisfies FloatType[];
 export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const;
 export const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
@@ -89,6 +91,10 @@ export const trainConfigSchema = z.strictObject({
   recomputeOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block that always run again"),
   verifyReplay: z.boolean().default(false).describe("check that what is computed again is what it was, value by value; slow"),
   device: z.enum(DEVICES).default("auto").describe("what computes; auto: cuda where all that it needs is installed, else wasm"),
+  dtype: z
+    .enum(DTYPES)
+    .optional()
+    .describe("frozen weights, and on ort-cpu and cuda all that is computed but sums and what is trained (as stored; f32)"),
   threads: count.max(64).optional().describe("CPU threads (default: all cores)"),
   matmul: z
     .enum(MATMUL_CHOICES)
@@ -193,6 +199,7 @@ const NUMERIC_KEYS = [
   "epsilon",
   "clip",
   "seed",
+  "dtype",
 ] as const satisfies TrainConfigKey[];
 
 /** A text that two runs share when the one can go on from a checkpoint of the other. */

@@ -159,6 +159,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     strategy,
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,
+    dtype: config.dtype,
     ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,

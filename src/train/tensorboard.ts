@@ -18,6 +18,7 @@ function scalarsOf(event: RunEvent): Readonly<Record<string, number>> {
       "train/loss": event.loss,
       "train/learning_rate": event.learningRate,
       "train/gradient_norm": event.gradientNorm,
+      ...(event.lossScale !== undefined && { "train/loss_scale": event.lossScale }),
       "train/epoch": event.epoch,
       "train/tokens_per_second": event.tokens / event.seconds,
       "train/memory_bytes": event.memory,

@@ -4,6 +4,7 @@ import type { Checkpoints, TrainingPosition } from "./checkpoint.ts";
 import type { TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
 import { learningRate } from "./learning-rate.ts";
+import { FIRST_LOSS_SCALE, nextLossScale } from "./loss-scale.ts";
 import type { Optimizer } from "./optimizer.ts";
 
 export interface TrainingData {
@@ -21,11 +22,14 @@ export interface StepMetrics {
   /** Mean cross entropy (nats) of the step's labelled tokens, weighted where they have weights: sum w nll / sum w. */
   readonly loss: number;
   readonly learningRate: number;
-  /** Global norm of the gradients before clipping. */
+  /** Global norm of the gradients before clipping; not a number (null in files) in a skipped step. */
   readonly gradientNorm: number;
   /** Tokens of examples, padding excluded. */
   readonly tokens: number;
   readonly seconds: number;
+  /** In f16: what gradients were multiplied by on their way, and how many steps so far had none that could be used. */
+  readonly lossScale?: number;
+  readonly skipped?: number;
 }
 
 export interface Evaluation {
@@ -149,22 +153,26 @@ function trainStep(
     return data.train.batch(at.epoch, at.index);
   });
   const weight = group.reduce((sum, batch) => sum + batch.weight, 0);
+  const scaling = engine.compute === "f16" ? (position.lossScale ?? FIRST_LOSS_SCALE) : null;
+  if (scaling) engine.scaleGradients(scaling.scale);
   optimizer.zeroGradients();
   let loss = 0;
   group.forEach((batch, i) => {
     loss += engine.forwardBackward(batch, 1 / weight, config.seed, position.draw + i);
   });
   const rate = learningRate(config, step - 1, steps);
-  const gradientNorm = Number.isFinite(loss) ? optimizer.step(step, rate) : NaN;
-  if (!Number.isFinite(gradientNorm)) {
+  const gradientNorm = Number.isFinite(loss) ? optimizer.step(step - (scaling?.skipped ?? 0), rate, scaling?.scale) : NaN;
+  const lossScale = scaling && nextLossScale(scaling, Number.isFinite(gradientNorm));
+  if (!Number.isFinite(gradientNorm) && !lossScale) {
     throw new UserError(
       `step ${step}: the loss is ${loss} and the gradient norm ${gradientNorm}; training diverged. Lower --learning-rate (now ${config.learningRate}) or lengthen --warmup`,
     );
   }
   const tokens = group.reduce((sum, batch) => sum + batch.used, 0);
   const seconds = (performance.now() - begin) / 1000;
-  events.step({ step, steps, epoch, loss, learningRate: rate, gradientNorm, tokens, seconds });
-  return { ...position, step, draw: position.draw + group.length, heldOutLoss: null };
+  const scaled = scaling && lossScale ? { lossScale: scaling.scale, skipped: lossScale.skipped } : {};
+  events.step({ step, steps, epoch, loss, learningRate: rate, gradientNorm, tokens, seconds, ...scaled });
+  return { ...position, step, draw: position.draw + group.length, heldOutLoss: null, lossScale };
 }
 
 /** The first micro-batches that hold at least `limit` tokens, or all. */
