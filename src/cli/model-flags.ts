@@ -13,12 +13,13 @@ import {
   samplingOf,
 } from "../generate/sampling.ts";
 import { loadConfig, type ModelConfig } from "../hf/config.ts";
+import { openDevice } from "../device.ts";
 import { resolveModel } from "../hf/hub.ts";
 import { type Adapter, openAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { type Executor } from "../runtime/executor.ts";
-import { createWasmExecutor } from "../wasm/executor.ts";
+import { type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { printEvent } from "./display.ts";
 import { parseFlags } from "./flags.ts";
 import { validateConfig } from "./config-file.ts";
@@ -27,7 +28,9 @@ import { validateConfig } from "./config-file.ts";
 export const MODEL_FLAGS = {
   model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
-  threads: z.int().min(1).max(64).optional().describe("CPU threads (default: all cores)"),
+  device: trainConfigSchema.shape.device,
+  dtype: trainConfigSchema.shape.dtype,
+  threads: trainConfigSchema.shape.threads,
 } as const;
 
 /** A flag whose default is the model's, if it has one. */
@@ -124,18 +127,21 @@ export async function openModel(flags: {
   }
 }
 
-/** Runs `use` with an open model and an executor, and closes both. */
+/** Runs `use` with an open model and an executor, and closes both. @throws {UserError} a device that cannot be used */
 export async function withModel<T>(
-  flags: { readonly model?: string | undefined; readonly adapter?: string | undefined; readonly threads?: number | undefined },
-  use: (model: OpenModel, executor: Executor) => Promise<T>,
+  flags: Pick<TrainConfig, "device" | "dtype" | "threads"> &
+    Partial<Pick<TrainConfig, "model">> & { readonly adapter?: string | undefined },
+  use: (model: OpenModel & Pick<TrainConfig, "dtype">, executor: Executor) => Promise<T>,
 ): Promise<T> {
   const model = await openModel(flags);
   try {
-    const executor = await createWasmExecutor(flags.threads === undefined ? {} : { threads: flags.threads });
+    // Products of few rows are what generation has: the kernels' own are fastest there.
+    const device = await openDevice({ device: flags.device, threads: flags.threads, matmul: "wasm" });
+    if (device.notice !== null) process.stderr.write(`note: ${device.notice}\n`);
     try {
-      return await use(model, executor);
+      return await use({ ...model, dtype: flags.dtype }, device.executor);
     } finally {
-      executor.close();
+      device.close();
     }
   } finally {
     model.close();

@@ -1,6 +1,7 @@
 import { UserError } from "../errors.ts";
+import { inPrecision } from "../autodiff/precision.ts";
 import type { Segment } from "../graph/segment.ts";
-import { byteLength } from "../graph/types.ts";
+import { byteLength, type FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { createRope, shortLimit } from "../hf/rope.ts";
 import { buildDecoder, CACHES, cacheType } from "../models/decode.ts";
@@ -46,11 +47,12 @@ export interface DecoderPlan {
 export function planDecoder(
   programs: Programs,
   config: ModelConfig,
-  options: Omit<SegmentOptions, "tokens">,
+  options: Omit<SegmentOptions, "tokens"> & { readonly compute: FloatType },
   maxTokens: number,
 ): DecoderPlan {
   const size = cacheSize(maxTokens);
-  const chains = new Map(CHUNKS.map((tokens) => [tokens as number, buildDecoder(config, { ...options, tokens }, size)]));
+  const chainOf = (tokens: number) => inPrecision(buildDecoder(config, { ...options, tokens }, size), options.compute);
+  const chains = new Map(CHUNKS.map((tokens) => [tokens as number, chainOf(tokens)]));
   const words = Object.values(inputWords(config)).reduce((sum, count) => sum + align(4 * count), 0);
   const caches = config.layers * CACHES.length * align(byteLength(cacheType(config, size)));
   const extent = Math.max(...[...chains.values()].map((chain) => forwardExtent(chain, programs)));

@@ -1,11 +1,12 @@
 import { UserError } from "../errors.ts";
+import type { FloatType } from "../graph/types.ts";
 import { contextLimit, type ModelConfig } from "../hf/config.ts";
 import type { Adapter } from "../hf/peft.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { reserveResident } from "../runtime/resident.ts";
-import { loadWeights, storedWeightType } from "../train/weights.ts";
+import { computeType, loadWeights, weightTypeOf } from "../train/weights.ts";
 import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
 import { type Decoder, MOST_TOKENS, planDecoder, startDecoder } from "./cached.ts";
 
@@ -18,19 +19,26 @@ export interface DecoderOptions {
   readonly adapter?: Adapter | null;
   /** The longest text, in tokens, prompt included (default: the model's context, at most 4096). */
   readonly maxTokens?: number;
+  /** As in `EngineOptions`. Caches are f32. */
+  readonly dtype?: FloatType | undefined;
 }
 
 const DEFAULT_TOKENS = 4096;
 
 /** Reserves and loads a model for generation. @throws {UserError} weights that are missing or do not fit */
 export function createDecoder(executor: Executor, options: DecoderOptions): Decoder {
-  const { config, source, adapter = null } = options;
+  const { config, source, adapter = null, dtype } = options;
   const limit = contextLimit(config);
   const maxTokens = Math.min(options.maxTokens ?? Math.min(limit, DEFAULT_TOKENS), MOST_TOKENS);
   if (maxTokens > limit) throw new UserError(`${maxTokens} tokens are more than the model's context of ${limit}`);
   const tuning = adapterTuning(adapter, config);
   const programs = createPrograms(executor);
-  const plan = planDecoder(programs, config, { tuning, weightType: storedWeightType(source) }, maxTokens);
+  const plan = planDecoder(
+    programs,
+    config,
+    { tuning, weightType: weightTypeOf(source, dtype), compute: computeType(executor, dtype) },
+    maxTokens,
+  );
   const segments = [...plan.chains.values()][0]!;
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);

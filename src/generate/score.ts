@@ -1,4 +1,6 @@
+import { inPrecision } from "../autodiff/precision.ts";
 import type { MicroBatch } from "../data/batch.ts";
+import type { FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { Adapter } from "../hf/peft.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
@@ -9,7 +11,7 @@ import { createForward, forwardExtent } from "../runtime/forward.ts";
 import { reserveResident } from "../runtime/resident.ts";
 import { createBatchMemory } from "../train/batch-memory.ts";
 import { createConstants } from "../train/constants.ts";
-import { loadWeights, storedWeightType } from "../train/weights.ts";
+import { computeType, loadWeights, weightTypeOf } from "../train/weights.ts";
 import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
 
 /** How likely a model finds the labels of a batch. */
@@ -29,11 +31,14 @@ export function createScorer(
     readonly adapter: Adapter | null;
     readonly tokens: number;
     readonly weighted: boolean;
+    /** As in `EngineOptions`. */
+    readonly dtype?: FloatType | undefined;
   },
 ): (batch: MicroBatch) => Score {
-  const { config, source, adapter, tokens, weighted } = options;
+  const { config, source, adapter, tokens, weighted, dtype } = options;
   const tuning = adapterTuning(adapter, config);
-  const segments = buildSegments(config, { tokens, tuning, weighted, weightType: storedWeightType(source) });
+  const segmentOptions = { tokens, tuning, weighted, weightType: weightTypeOf(source, dtype) };
+  const segments = inPrecision(buildSegments(config, segmentOptions), computeType(executor, dtype));
   const programs = createPrograms(executor);
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);

@@ -129,6 +129,10 @@ export const HELP_GROUPS = [
   { keys: ["patience", "loadBest"], description: "stop after N evaluations without a better loss; export the best weights" },
   { keys: ["tensorboard", "json"], description: "write TensorBoard files too; print events as JSON lines" },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
+  {
+    keys: ["threads", "matmul"],
+    description: "CPU threads (all), and whether WebAssembly or ONNX Runtime multiplies matrices on wasm (auto)",
+  },
   { keys: ["keepOps", "recomputeOps"], description: "layers or operators of a block that are always kept, or always run again" },
 ] as const satisfies readonly {
   readonly keys: readonly (keyof typeof trainConfigSchema.shape)[];

@@ -17,7 +17,7 @@ import { createConstants } from "./constants.ts";
 import { type Costs, secondsWith } from "./costs.ts";
 import { fixedTotal, type MemoryForecast } from "./memory.ts";
 import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "./model-plan.ts";
-import { loadWeights, weightTypeOf } from "./weights.ts";
+import { computeType, loadWeights, weightTypeOf } from "./weights.ts";
 
 export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute"> {
   readonly source: TensorSource;
@@ -205,11 +205,6 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     },
     zeroGradients,
   };
-}
-
-/** What programs compute in on an executor, when `dtype` is asked for. */
-export function computeType(executor: Pick<Executor, "halfCompute">, dtype: FloatType | undefined): FloatType {
-  return executor.halfCompute ? (dtype ?? "f32") : "f32";
 }
 
 /** Micro-batches before measured times are compared with the planned ones; then after twice as many each time. */

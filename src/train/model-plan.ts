@@ -114,7 +114,8 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const most = Math.max(...options.tokens);
   const fixed = fixedBytes(options, built.get(most)!.segments);
   const forwards = [...[...built.values()].map(({ still }) => still), ...answers.values()];
-  const decoder = options.decode === undefined ? null : planDecoder(programs, config, stillOptions(1), options.decode);
+  const decoder =
+    options.decode === undefined ? null : planDecoder(programs, config, { ...stillOptions(1), compute }, options.decode);
   const forwardBytes = Math.max(decoder?.bytes ?? 0, ...forwards.map((segments) => forwardExtent(segments, programs)));
 
   // What all programs take is there before a limit is divided.

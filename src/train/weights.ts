@@ -22,6 +22,11 @@ export function weightTypeOf(source: TensorSource, dtype: FloatType | undefined)
   return dtype === undefined ? storedWeightType(source) : () => dtype;
 }
 
+/** What programs compute in on an executor, when `dtype` is asked for. */
+export function computeType(executor: Pick<Executor, "halfCompute">, dtype: FloatType | undefined): FloatType {
+  return executor.halfCompute ? (dtype ?? "f32") : "f32";
+}
+
 /**
  * Reads the base model's weights into their places, each straight from the file where no conversion is needed.
  * @throws {UserError} missing tensor, wrong shape or dtype

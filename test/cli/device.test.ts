@@ -93,6 +93,63 @@ describe("--device", () => {
     for (const [name, values] of actual) expectWithin(name, relativeError(values, expected.get(name)!), 1e-4);
   });
 
+  test.each([
+    ["bf16", []],
+    ["f16", ["--method", "full"]],
+  ] as const)(
+    "--dtype %s on ort-cpu: the loss curve of f32 within 2e-2, said at the start; in f16 with the loss scale",
+    async (dtype, flags) => {
+      const exact = await train("wasm", "--steps", "6", ...flags);
+      const rounded = await train("ort-cpu", "--steps", "6", "--dtype", dtype, ...flags);
+      expect(rounded.code).toBe(0);
+      rounded.losses.forEach((loss, i) => expect(Math.abs(loss / exact.losses[i]! - 1)).toBeLessThan(2e-2));
+      expect(rounded.stderr).toMatch(new RegExp(`device +ort-cpu, .*, computing in ${dtype}\\n`));
+      const metrics = readFileSync(join(rounded.output, "metrics.jsonl"), "utf8");
+      expect(metrics.includes('"lossScale":65536,"skipped":0')).toBe(dtype === "f16");
+    },
+  );
+
+  test("--dtype on wasm: weights of half the bytes, computed with in f32", async () => {
+    const [stored, exact] = [await train("wasm", "--steps", "2", "--dtype", "bf16"), await train("wasm", "--steps", "2")];
+    expect(stored.code).toBe(0);
+    expect(stored.stderr).not.toContain("computing in");
+    stored.losses.forEach((loss, i) => expect(Math.abs(loss / exact.losses[i]! - 1)).toBeLessThan(2e-2));
+    // Most of the tiny model's memory is its embedding, 2048 x 32.
+    expect(exact.memory[0]! - stored.memory[0]!).toBeGreaterThan(2 * 2048 * 32);
+  });
+
+  test("generate and eval: the same answers and score as on wasm", async () => {
+    const answers = async (device: string) => {
+      const out = join(folder, `answers-${device}.jsonl`);
+      const flags = ["--max-new-tokens", "8", "--temperature", "0", "--max-tokens", "64", "--device", device];
+      const { code } = await remat(["generate", "--model", model, "--data", data, "--out", out, ...flags]);
+      expect(code).toBe(0);
+      const scored = await remat([
+        "eval",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--sequence-length",
+        "48",
+        "--json",
+        "--device",
+        device,
+      ]);
+      return {
+        text: readFileSync(out, "utf8"),
+        score: JSON.parse(scored.stdout.trim().split("\n").at(-1)!) as Record<string, number>,
+      };
+    };
+    const [wasm, ort] = [await answers("wasm"), await answers("ort-cpu")];
+    expect(ort.text).toBe(wasm.text);
+    expect(ort.score).toEqual({
+      ...wasm.score,
+      loss: expect.closeTo(wasm.score["loss"]!, 4),
+      perplexity: expect.closeTo(wasm.score["perplexity"]!, 0),
+    });
+  });
+
   test("cuda where something is missing: one error that names each thing; auto then takes wasm", async () => {
     const { missing } = findCuda();
     const cuda = await train("cuda", "--steps", "1");
