@@ -86,6 +86,7 @@ describe("training in f16 on ONNX Runtime", () => {
           evaluation: () => {},
           checkpoint: () => {},
         },
+        collect: () => {},
         shouldStop: () => false,
       },
       start,
