@@ -225,10 +225,12 @@ function keepByteOrderMarks(decoder: unknown): void {
 }
 
 function tokenBytes(inner: HuggingFaceTokenizer, added: ReadonlyMap<number, string>): (id: number) => number {
-  return (id) => {
+  const known: number[] = [];
+  const lengthOf = (id: number): number => {
     const content = added.get(id);
     return content === undefined ? (inner.id_to_token(id)?.length ?? NaN) : Buffer.byteLength(content);
   };
+  return (id) => (known[id] ??= lengthOf(id));
 }
 
 /** Adds up the tokens' bytes; null when they do not add up to the text (a token that swallows white space, ...). */

@@ -27,9 +27,11 @@ interface Model {
 /**
  * Makes a byte-level BPE tokenizer remember the tokens of each word: language repeats its words, and writing one in the
  * byte alphabet and merging it is most of the work. The byte alphabet's stage then only splits, and the model takes
- * plain words. Other tokenizers are left as they are; the tokens are the same either way.
+ * plain words. Other tokenizers are left as they are but for the search for added tokens; the tokens are the same either way.
  */
 export function cacheWords(tokenizer: HuggingFaceTokenizer): void {
+  const { splitter_unnormalized, splitter_normalized } = tokenizer as unknown as Record<string, Splitter>;
+  for (const splitter of [splitter_unnormalized, splitter_normalized]) if (splitter) skipToFirsts(splitter);
   const stages = stagesOf(tokenizer.pre_tokenizer as unknown as PreTokenizer | null);
   const model = tokenizer.model as unknown as Model | null;
   const bytes = stages.at(-1);
@@ -56,6 +58,44 @@ export function cacheWords(tokenizer: HuggingFaceTokenizer): void {
     const tokens: string[] = [];
     for (const word of words) for (const token of tokensOf(word)) tokens.push(token);
     return tokens;
+  };
+}
+
+interface Trie {
+  readonly [character: string]: Trie | undefined;
+}
+
+/** Cuts added tokens out of a text, the longest at each place. `end` of a node of its trie is the token that ends there. */
+interface Splitter {
+  readonly trie: Trie;
+  split(text: string): string[];
+}
+
+/** Makes a splitter look only where a token can begin. */
+function skipToFirsts(splitter: Splitter): void {
+  const firsts = Object.keys(splitter.trie).map((character) => RegExp.escape(character));
+  if (firsts.length === 0) {
+    splitter.split = (text) => (text === "" ? [] : [text]);
+    return;
+  }
+  const pattern = new RegExp(`[${firsts.join("")}]`, "g");
+  splitter.split = (text) => {
+    const parts: string[] = [];
+    let start = 0;
+    pattern.lastIndex = 0;
+    for (let found = pattern.exec(text); found; found = pattern.exec(text)) {
+      let node: Trie | undefined = splitter.trie;
+      let token: string | null = null;
+      for (let i = found.index; i < text.length && (node = node[text[i]!]); i++)
+        token = (node.end as string | undefined) ?? token;
+      if (token === null) continue;
+      if (found.index > start) parts.push(text.slice(start, found.index));
+      parts.push(token);
+      start = found.index + token.length;
+      pattern.lastIndex = start;
+    }
+    if (start < text.length) parts.push(text.slice(start));
+    return parts;
   };
 }
 

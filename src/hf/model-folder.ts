@@ -49,15 +49,15 @@ export function writeWeights(
     writeSafetensors(join(folder, "model.safetensors"), shards[0]!, { format: "pt" }, io);
     return;
   }
-  const map: Record<string, string> = {};
+  const map: [name: string, file: string][] = [];
   const count = String(shards.length).padStart(5, "0");
   for (const [i, shard] of shards.entries()) {
     const file = `model-${String(i + 1).padStart(5, "0")}-of-${count}.safetensors`;
     writeSafetensors(join(folder, file), shard, { format: "pt" }, io);
-    for (const { name } of shard) map[name] = file;
+    for (const { name } of shard) map.push([name, file]);
   }
   const size = tensors.reduce((sum, tensor) => sum + storedBytes(tensor), 0);
-  const index = { metadata: { total_size: size }, weight_map: map };
+  const index = { metadata: { total_size: size }, weight_map: Object.fromEntries(map) };
   writeTextAtomic(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, null, 2)}\n`, io);
 }
 

@@ -2,7 +2,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, temporaryPath, writeTextAtomic } from "../../src/hf/files.ts";
-import { copyCompanions } from "../../src/hf/model-folder.ts";
+import { copyCompanions, writeWeights } from "../../src/hf/model-folder.ts";
+import { openSafetensors } from "../../src/hf/safetensors.ts";
 import { prepareRunFolder } from "../../src/train/run-folder.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
@@ -36,6 +37,20 @@ describe("a link in an output folder does not lead writes out of it", () => {
     expect(filesIn(path("run"))).toEqual([]);
     expect(filesIn(path("elsewhere"))).toEqual(["file"]);
   });
+});
+
+test("names of tensors are not names of files: whatever they are, shards and their index stay in the folder", () => {
+  mkdirSync(path("shards/model"), { recursive: true });
+  const names = ["../../evil", "/etc/evil", "..", "a/b", "C:\\evil", "__proto__", "x\0y", ""];
+  const tensors = names.map((name) => ({ name, dtype: "f32" as const, shape: [4], data: new Float32Array(4) }));
+  writeWeights(path("shards/model"), tensors, 20);
+  expect(filesIn(path("shards"))).toEqual(["model"]);
+  const files = filesIn(path("shards/model"));
+  expect(files).toHaveLength(names.length + 1);
+  for (const file of files) expect(file).toMatch(/^model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/);
+  const source = openSafetensors(path("shards/model"));
+  expect([...source.tensors.keys()].sort()).toEqual(names.toSorted());
+  source.close();
 });
 
 describe("copies", () => {
