@@ -4,7 +4,7 @@ import { messageOf, UserError } from "../errors.ts";
 import { type BudgetResult, fitBudgets } from "../schedule/budget.ts";
 import { type Chain, ChainError, idealTime, parseChain } from "../schedule/chain.ts";
 import { formatSchedule } from "../schedule/ops.ts";
-import { makePlanner } from "../schedule/optimal.ts";
+import { plannerOf } from "../schedule/offload.ts";
 
 /** Exit status when a limit is too low for any schedule. */
 export const EXIT_INFEASIBLE = 3;
@@ -27,7 +27,7 @@ export type ChainPlan =
 export function planChain(file: string, memory: string, json: boolean): number {
   const limits = memory.split(",").map(parseLimit);
   const chain = readChain(file);
-  const results = fitBudgets(makePlanner(chain), limits);
+  const results = fitBudgets(plannerOf(chain), limits);
   if (json) {
     const plans = results.map(chainPlan);
     console.log(JSON.stringify(memory.includes(",") ? plans : plans[0]));

@@ -6,9 +6,9 @@ import { checkContext, contextLimit, loadConfig } from "../hf/config.ts";
 import { fileError } from "../hf/files.ts";
 import { resolveModel } from "../hf/hub.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
-import { idealTime } from "../schedule/chain.ts";
-import { formatSchedule } from "../schedule/ops.ts";
-import { makePlanner } from "../schedule/optimal.ts";
+import { type Chain, idealTime } from "../schedule/chain.ts";
+import { formatSchedule, type Schedule } from "../schedule/ops.ts";
+import { plannerOf } from "../schedule/offload.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { formatSummary, summarise } from "../schedule/summary.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
@@ -16,6 +16,7 @@ import { CHECKPOINTING_KEYS, sequenceLengthOf, trainConfigSchema } from "../trai
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { fixedTotal, formatBytes } from "../train/memory.ts";
+import { NOMINAL_LINK, offloadOf } from "../train/offload.ts";
 import type { TokenBatch } from "../train/batch-memory.ts";
 import { createCosts, deviceName } from "../train/costs.ts";
 import { createEngine } from "../train/engine.ts";
@@ -88,7 +89,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const source = openModelWeights(folder, model);
   const device = await openDevice({ ...config, device: "wasm" });
   try {
-    const strategy = checkpointingOf(config, processBase);
+    const strategy = checkpointingOf(config, () => processBase(config));
     const tokens = config.batchSize * length;
     const options = {
       config: model,
@@ -99,12 +100,20 @@ export async function run(args: readonly string[]): Promise<number> {
       tokens: [tokens],
       optimizer: true,
     };
+    const offload = offloadOf(config, config.output);
     const plan = explainingLimit(config.memory, strategy, () => {
-      if (!config.measure) return planModel(device.executor, { ...options, weightType: weightTypeOf(source, config.dtype) });
+      if (!config.measure)
+        return planModel(device.executor, {
+          ...options,
+          weightType: weightTypeOf(source, config.dtype),
+          link: offload && NOMINAL_LINK,
+        });
       const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
-      return createEngine(device.executor, { ...options, source, measure, dtype: config.dtype }).plan;
+      const engine = createEngine(device.executor, { ...options, source, measure, offload, dtype: config.dtype });
+      engine.close();
+      return engine.plan;
     });
-    const report = reportOf(plan, strategy.name === "budget" && strategy.base ? strategy.base() : processBase());
+    const report = reportOf(plan, strategy.name === "budget" && strategy.base ? strategy.base() : processBase(config));
     if (config.svg !== undefined) draw(config.svg, plan, report);
     console.log(
       config.json ? JSON.stringify(report) : formatReport(report, config.measure ? "measured" : "modelled", config.svg),
@@ -143,7 +152,7 @@ function reportOf(plan: ModelPlan, base: number) {
   const { chain, schedule, segments } = plan.largest;
   const ideal = idealTime(chain);
   const fixed = fixedTotal(plan.fixed);
-  const curve = makePlanner(chain)
+  const curve = plannerOf(chain)
     .curve()
     .map(({ simulation }): CurvePoint => ({
       activations: simulation.peak,
@@ -170,9 +179,19 @@ function reportOf(plan: ModelPlan, base: number) {
       peak: base + plan.predicted.peak,
     },
     withoutCheckpointing: base + plan.withoutCheckpointing.peak,
+    offload: chain.offload && offloadReport(chain, schedule),
     ...summarise(chain, schedule),
     curve,
   };
+}
+
+/** What a step moves, and how fast that goes. */
+function offloadReport(chain: Chain, schedule: Schedule) {
+  const { transfers, waited } = simulate(chain, schedule);
+  const bytes = (wanted: "out" | "in") =>
+    transfers.filter(({ direction }) => direction === wanted).reduce((sum, transfer) => sum + transfer.bytes, 0);
+  const { out, in: into } = chain.offload!;
+  return { out: bytes("out"), in: bytes("in"), waited, bandwidth: { out, in: into } };
 }
 
 const milliseconds = (seconds: number): string => `${(1000 * seconds).toPrecision(3)} ms`;
@@ -215,10 +234,19 @@ function formatReport(report: Report, times: "measured" | "modelled", svg: strin
     table(rows),
     `schedule (${report.schedule.length} steps)\n  ${report.schedule.join(", ")}`,
     `memory, ${times} times\n${table(parts)}`,
+    ...(report.offload ? [`offload, ${times} bandwidth\n${table(offloadRows(report.offload))}`] : []),
     `${formatSummary(report)}\nwithout gradient checkpointing the peak is ${formatBytes(report.withoutCheckpointing)}`,
     `fastest schedules over the range of memory\n${table([["process", "activations", "overhead"], ...points.map((point) => [formatBytes(point.memory), formatBytes(point.activations), percent(point.overhead)])])}`,
     ...(svg === undefined ? [] : [`drawn into ${svg}`]),
   ].join("\n\n");
+}
+
+function offloadRows({ out, in: into, waited, bandwidth }: NonNullable<Report["offload"]>): string[][] {
+  return [
+    ["out in a step", formatBytes(out), `${formatBytes(bandwidth.out)}/s`],
+    ["in", formatBytes(into), `${formatBytes(bandwidth.in)}/s`],
+    ["waiting", milliseconds(waited), ""],
+  ];
 }
 
 function table(rows: readonly (readonly string[])[]): string {

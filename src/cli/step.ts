@@ -14,6 +14,7 @@ import { createEngine } from "../train/engine.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
+import { offloadOf } from "../train/offload.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
@@ -81,7 +82,7 @@ export async function run(args: readonly string[]): Promise<number> {
           dropout: 0,
           targets: new Set(resolveTargets(config.targets, model)),
         };
-    const strategy = checkpointingOf(config, processBase);
+    const strategy = checkpointingOf(config, () => processBase(config));
     const engine = explainingLimit(config.memory, strategy, () =>
       createEngine(executor, {
         config: model,
@@ -91,6 +92,7 @@ export async function run(args: readonly string[]): Promise<number> {
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,
         dtype: config.dtype,
+        offload: offloadOf(config, config.out),
         tokens: [batch.ids.length],
         weighted: batch.weights !== null,
         optimizer: false,
@@ -111,6 +113,7 @@ export async function run(args: readonly string[]): Promise<number> {
         data: { pieces: () => readPieces(executor, engine.resident.gradient.get(name)!, byteLength(type), piece) },
       }));
     writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
+    engine.close();
     console.log(
       `loss ${loss.toFixed(6)} over ${batch.labelled} tokens; ${gradients.length} gradients in ${config.out}; ` +
         `peak memory predicted ${formatBytes(engine.predicted.peak)}, measured ${formatBytes(engine.measuredPeak)}${temporaryText(device.temporary())}`,

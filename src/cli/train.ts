@@ -10,6 +10,7 @@ import { schedulePrograms } from "../runtime/scheduled.ts";
 import { formatSummary, summarise } from "../schedule/summary.ts";
 import { strategyName } from "../train/checkpointing.ts";
 import { saveCosts } from "../train/costs.ts";
+import type { Engine } from "../train/engine.ts";
 import { fingerprint, HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
 import { peakProcessMemory } from "../train/free-memory.ts";
@@ -17,7 +18,7 @@ import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
 import { totalSteps, type TrainingEvents, trainLoop } from "../train/trainer.ts";
-import type { DoneEvent, EventSink } from "../train/events.ts";
+import type { DoneEvent, EventSink, StepEvent } from "../train/events.ts";
 import { openTensorBoard } from "../train/tensorboard.ts";
 import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
@@ -52,8 +53,9 @@ export async function run(args: readonly string[]): Promise<number> {
   );
   const device = await openDevice(config);
   let release = () => {};
+  let session: Session | null = null;
   try {
-    const session = createSession(device.executor, inputs);
+    session = createSession(device.executor, inputs);
     // Only now that nothing can be refused any more is something written.
     const { folder, lock } = prepareRunFolder(config.output, config.resume);
     release = lock.release;
@@ -75,6 +77,7 @@ export async function run(args: readonly string[]): Promise<number> {
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
   } finally {
     release();
+    session?.engine.close();
     device.close();
     inputs.source.close();
   }
@@ -152,6 +155,8 @@ function describe(session: Session, { description, notice }: Device, file: strin
     `schedule        ${formatSummary(summarise(engine.chain, engine.schedule))}`,
     `device          ${deviceText}`,
     ...(notice === null ? [] : [`                ${notice}`]),
+    ...(engine.store ? [`offload         ${engine.store.description}`] : []),
+    ...(engine.store?.notice ? [`                ${engine.store.notice}`] : []),
     `first example   ${session.shownSample().map(markPart).join("")}`,
   ];
   for (const line of lines) display.say(line);
@@ -205,6 +210,7 @@ async function runSession(session: Session, device: Device, folder: string, disp
   let last = start;
   let reason: DoneEvent["reason"] = "finished";
   let best: TrainingPosition | null = null;
+  const moved = stepTransfers(engine);
   try {
     const events: TrainingEvents = {
       step(step) {
@@ -215,6 +221,7 @@ async function runSession(session: Session, device: Device, folder: string, disp
           ...step,
           tokensPerSecond: speed,
           memory: engine.measuredPeak + device.temporary(),
+          ...moved(),
           secondsLeft: (seconds() / (step.step - start.step)) * (step.steps - step.step),
         });
       },
@@ -264,4 +271,16 @@ async function runSession(session: Session, device: Device, folder: string, disp
     processPeak: peakProcessMemory(),
     output: folder,
   });
+}
+
+/** What a step has moved, each time since the last. */
+function stepTransfers({ store }: Engine): () => Pick<StepEvent, "offload"> {
+  if (!store) return () => ({});
+  let before = store.counts();
+  return () => {
+    const now = store.counts();
+    const offload = { out: now.out - before.out, in: now.in - before.in, waited: now.waited - before.waited };
+    before = now;
+    return { offload };
+  };
 }

@@ -107,6 +107,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     write: memory.write,
     read: memory.read,
     zero: memory.zero,
+    reach: memory.reach,
     arena,
     temporary: () => Math.max(0, arena().total - (memory.isInArena ? memory.reserved : 0)),
     close(): void {

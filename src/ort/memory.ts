@@ -1,8 +1,8 @@
 import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
-import { type Address, align, ALIGNMENT } from "../runtime/executor.ts";
+import { type Address, align, ALIGNMENT, type DeviceCopies, type Reach } from "../runtime/executor.ts";
 import { UserError } from "../errors.ts";
 import { loadSession, type OrtEnvironment } from "./environment.ts";
-import { cString, created } from "./library.ts";
+import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel, zeroModel } from "./copy-models.ts";
 
 /** Memory that programs' inputs and outputs lie in. Addresses are pointers of the device. */
@@ -19,6 +19,7 @@ export interface OrtMemory {
   write(address: Address, data: Uint8Array): void;
   read(address: Address, bytes: number, target?: Uint8Array): Uint8Array;
   zero(address: Address, bytes: number): void;
+  readonly reach: Reach;
   close(): void;
 }
 
@@ -50,6 +51,7 @@ export function hostMemory(environment: OrtEnvironment): OrtMemory {
     zero(address, bytes) {
       for (let done = 0; done < bytes; done += VIEW_BYTES) view(address + done, Math.min(VIEW_BYTES, bytes - done)).fill(0);
     },
+    reach: { kind: "process" },
     close: blocks.close,
   };
 }
@@ -58,6 +60,55 @@ export function hostMemory(environment: OrtEnvironment): OrtMemory {
 const PIECE = 2 ** 26;
 /** ONNXTensorElementDataType: bytes. */
 const UINT8 = 2;
+
+/** Moves bytes between memory of this process and a device's, on the thread that calls it. */
+export interface Copier {
+  toDevice(from: Pointer, to: Address, bytes: number): void;
+  toHost(from: Address, to: Pointer, bytes: number): void;
+}
+
+/** A copier by the session of `copyModel`, whose input and output are bound to where bytes come from and go to. */
+export function createCopier(api: OrtApi, { session, runOptions, host, device }: DeviceCopies): Copier {
+  const copy = (input: Pointer, inputPlace: number, output: Pointer, outputPlace: number, bytes: number) => {
+    for (let at = 0; at < bytes; at += PIECE) {
+      const count = Math.min(PIECE, bytes - at);
+      runBound(
+        api,
+        session as Pointer,
+        runOptions as Pointer,
+        bytesAt(api, inputPlace as Pointer, (input + at) as Pointer, count),
+        bytesAt(api, outputPlace as Pointer, (output + at) as Pointer, count),
+      );
+    }
+  };
+  return {
+    toDevice: (from, to, bytes) => copy(from, host, to as Pointer, device, bytes),
+    toHost: (from, to, bytes) => copy(from as Pointer, device, to, host, bytes),
+  };
+}
+
+function bytesAt(api: OrtApi, place: Pointer, address: Pointer, bytes: number, type = UINT8, elements = bytes): Pointer {
+  return created((out) => {
+    const shape = BigInt64Array.of(BigInt(elements));
+    api.CreateTensorWithDataAsOrtValue(place, address, bytes, shape, 1, type, out);
+  });
+}
+
+/** Runs a model of one input and one output, and releases both. */
+function runBound(api: OrtApi, session: Pointer, runOptions: Pointer, input: Pointer, output: Pointer): void {
+  const binding = created((out) => api.CreateIoBinding(session, out));
+  try {
+    api.BindInput(binding, cString("x"), input);
+    api.BindOutput(binding, cString("y"), output);
+    api.SynchronizeBoundInputs(binding);
+    api.RunWithBinding(session, runOptions, binding);
+    api.SynchronizeBoundOutputs(binding);
+  } finally {
+    api.ReleaseIoBinding(binding);
+    api.ReleaseValue(input);
+    api.ReleaseValue(output);
+  }
+}
 
 /**
  * Memory of a device, `info`, from the arena of the sessions with `sessionOptions`. The CPU cannot reach it: bytes go in,
@@ -70,35 +121,10 @@ export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointe
   const zeroSession = loadSession(environment, zeroModel(), sessionOptions);
   const allocator = created((out) => api.CreateAllocator(copySession, info, out));
   const blocks = createBlocks(environment, allocator);
-
-  const bytesAt = (place: Pointer, address: Pointer, bytes: number, type = UINT8, elements = bytes) =>
-    created((out) => {
-      const shape = BigInt64Array.of(BigInt(elements));
-      api.CreateTensorWithDataAsOrtValue(place, address, bytes, shape, 1, type, out);
-    });
-  const run = (session: Pointer, input: Pointer, output: Pointer) => {
-    const binding = created((out) => api.CreateIoBinding(session, out));
-    try {
-      api.BindInput(binding, cString("x"), input);
-      api.BindOutput(binding, cString("y"), output);
-      api.SynchronizeBoundInputs(binding);
-      api.RunWithBinding(session, runOptions, binding);
-      api.SynchronizeBoundOutputs(binding);
-    } finally {
-      api.ReleaseIoBinding(binding);
-      api.ReleaseValue(input);
-      api.ReleaseValue(output);
-    }
-  };
-  const pieces = (bytes: number, copy: (at: number, count: number) => void) => {
-    for (let at = 0; at < bytes; at += PIECE) copy(at, Math.min(PIECE, bytes - at));
-  };
+  const copies: DeviceCopies = { session: copySession, runOptions, host, device: info };
+  const copier = createCopier(api, copies);
   const write = (address: Address, data: Uint8Array) => {
-    if (data.length === 0) return;
-    const from = ptr(data);
-    pieces(data.length, (at, count) =>
-      run(copySession, bytesAt(host, (from + at) as Pointer, count), bytesAt(info, (address + at) as Pointer, count)),
-    );
+    if (data.length > 0) copier.toDevice(ptr(data), address, data.length);
   };
   return {
     info,
@@ -114,19 +140,18 @@ export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointe
     },
     write,
     read(address, bytes, data = new Uint8Array(bytes)) {
-      if (bytes === 0) return data;
-      const to = ptr(data);
-      pieces(bytes, (at, count) =>
-        run(copySession, bytesAt(info, (address + at) as Pointer, count), bytesAt(host, (to + at) as Pointer, count)),
-      );
+      if (bytes > 0) copier.toHost(address, ptr(data), bytes);
       return data;
     },
     zero(address, bytes) {
-      pieces(bytes, (at, count) => {
+      for (let at = 0; at < bytes; at += PIECE) {
+        const count = Math.min(PIECE, bytes - at);
         const shape = BigInt64Array.of(BigInt(count));
-        run(zeroSession, bytesAt(host, ptr(shape), 8, INT64, 1), bytesAt(info, (address + at) as Pointer, count));
-      });
+        const target = bytesAt(api, info, (address + at) as Pointer, count);
+        runBound(api, zeroSession, runOptions, bytesAt(api, host, ptr(shape), 8, INT64, 1), target);
+      }
     },
+    reach: { kind: "device", copies },
     close() {
       blocks.close();
       api.ReleaseAllocator(allocator);

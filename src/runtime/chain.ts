@@ -1,8 +1,8 @@
 import { type Segment, type SegmentModel, tapedPrograms, type TrainingPrograms } from "../graph/segment.ts";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { modelledSeconds } from "../ops/modelled-time.ts";
-import { type Chain, makeChain, type Replay, type Variant } from "../schedule/chain.ts";
-import { align, type Executor, type Program } from "./executor.ts";
+import { type Chain, type Link, makeChain, type Replay, type Variant } from "../schedule/chain.ts";
+import { align, ALIGNMENT, type Executor, type Program } from "./executor.ts";
 
 /** Compiled programs, each graph once. */
 export interface Programs {
@@ -60,11 +60,17 @@ export type SecondsOf = (graph: Graph) => number;
  * modelled at a nominal speed, of which only the ratios matter to a planner). The loss and its seed gradient are
  * resident and do not count.
  */
-export function buildChain(segments: readonly Segment[], programs: Programs, seconds: SecondsOf = modelledSeconds): Chain {
+export function buildChain(
+  segments: readonly Segment[],
+  programs: Programs,
+  seconds: SecondsOf = modelledSeconds,
+  offload: ChainOffload | null = null,
+): Chain {
+  const alignment = offload?.alignment ?? ALIGNMENT;
   const rows = new Map<SegmentModel, ModelRow>();
   const row = ({ model }: Segment): ModelRow => {
     let made = rows.get(model);
-    if (!made) rows.set(model, (made = modelRow(model, programs, seconds)));
+    if (!made) rows.set(model, (made = modelRow(model, programs, seconds, alignment)));
     return made;
   };
   const frozen = segments.findIndex((segment) => row(segment).trains);
@@ -81,7 +87,14 @@ export function buildChain(segments: readonly Segment[], programs: Programs, sec
     frozen,
     variants: segments.map((segment) => row(segment).tapes.slice(1)),
     replay: segments.map((segment) => row(segment).replay),
+    offload: offload?.link ?? null,
   });
+}
+
+/** Where items may go, and what their sizes are multiples of so that they can. */
+export interface ChainOffload {
+  readonly link: Link;
+  readonly alignment: number;
 }
 
 /** What all segments of one model have in common. */
@@ -97,12 +110,12 @@ interface ModelRow {
   readonly replay: Replay | null;
 }
 
-function modelRow(model: SegmentModel, programs: Programs, seconds: SecondsOf): ModelRow {
-  const workspace = (graph: Graph) => align(programs.of(graph).workspace);
+function modelRow(model: SegmentModel, programs: Programs, seconds: SecondsOf, alignment: number): ModelRow {
+  const workspace = (graph: Graph) => align(programs.of(graph).workspace, alignment);
   const tapes = tapedPrograms(model).map((pair) => ({
     uf: seconds(pair.taped),
     ub: seconds(pair.backward),
-    r: tapeLayout(pair).bytes,
+    r: align(tapeLayout(pair).bytes, alignment),
     of: workspace(pair.taped),
     ob: workspace(pair.backward),
   }));
@@ -113,7 +126,7 @@ function modelRow(model: SegmentModel, programs: Programs, seconds: SecondsOf): 
   const input = model.forward.inputs.find(({ role }) => role === "boundary");
   return {
     trains: backward !== null,
-    input: input ? align(byteLength(typeOf(model.forward, input.name))) : 0,
+    input: input ? align(byteLength(typeOf(model.forward, input.name)), alignment) : 0,
     inputGradient: backward !== null && backward.outputs.some((output) => output.role === "input-grad"),
     uf: seconds(model.forward),
     of: workspace(model.forward),

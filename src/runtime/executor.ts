@@ -15,6 +15,23 @@ export interface Call {
   readonly program: Program;
 }
 
+/** How threads that are not the executor's own reach its memory while programs run. */
+export type Reach =
+  /** An address is an offset in it. */
+  | { readonly kind: "shared"; readonly memory: WebAssembly.Memory }
+  /** An address is a pointer in this process. */
+  | { readonly kind: "process" }
+  /** Memory of a device, where bytes come and go by copies of ONNX Runtime: its objects, as pointers. */
+  | { readonly kind: "device"; readonly copies: DeviceCopies };
+
+export interface DeviceCopies {
+  readonly session: number;
+  readonly runOptions: number;
+  /** Names of the CPU's memory and of the device's. */
+  readonly host: number;
+  readonly device: number;
+}
+
 /**
  * Runs programs on memory that the runtime places. Addresses given out are 64-byte aligned (`ALIGNMENT`), and so must
  * be those passed in. Nothing is allocated by `run`.
@@ -43,6 +60,7 @@ export interface Executor {
   zero(address: Address, bytes: number): void;
   /** Bytes reserved so far. */
   readonly reserved: number;
+  readonly reach: Reach;
   close(): void;
 }
 
@@ -64,6 +82,6 @@ export function* readPieces(
 
 export const ALIGNMENT = 64;
 
-export function align(bytes: number): number {
-  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+export function align(bytes: number, to: number = ALIGNMENT): number {
+  return Math.ceil(bytes / to) * to;
 }

@@ -1,10 +1,11 @@
 import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { Graph } from "../graph/types.ts";
-import type { Schedule } from "../schedule/ops.ts";
+import { type Computation, isComputation, movedItem, type Op, type Schedule } from "../schedule/ops.ts";
 import type { PlacedItem, Placement } from "../schedule/placement.ts";
 import { bindProgram, type BoundProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, type TapeLayout, tapeLayouts } from "./chain.ts";
 import type { Address, Executor } from "./executor.ts";
+import type { Outside } from "./outside.ts";
 import { schedulePrograms } from "./scheduled.ts";
 import type { Verifier } from "./verify.ts";
 
@@ -18,6 +19,21 @@ export interface Runner {
   seconds(): ReadonlyMap<Graph, { readonly mean: number; readonly calls: number }>;
 }
 
+export interface RunnerOptions {
+  readonly verifier?: Verifier | undefined;
+  /** Where a schedule with offload copies to, and the bytes of unfinished copies at most. */
+  readonly offload?: { readonly outside: Outside; readonly inFlight: number } | undefined;
+}
+
+interface BoundStep {
+  /** Begins transfers and waits for them. */
+  readonly before?: () => void;
+  /** Null for steps between computations. */
+  readonly program: BoundProgram | null;
+  readonly watch?: ReturnType<Verifier["watch"]> | undefined;
+  readonly after?: (() => void) | undefined;
+}
+
 /** Binds each step of a schedule to the places that `placement` gives its items in the arena. */
 export function createRunner(
   executor: Executor,
@@ -27,7 +43,7 @@ export function createRunner(
   placement: Placement,
   arena: Address,
   memory: StepMemory,
-  verifier?: Verifier,
+  { verifier, offload }: RunnerOptions = {},
 ): Runner {
   const layouts = new Map<SegmentModel, readonly TapeLayout[]>();
   for (const { model } of segments) if (!layouts.has(model)) layouts.set(model, tapeLayouts(model));
@@ -38,16 +54,20 @@ export function createRunner(
     if (twins) twins.push(item);
     else items.set(key, [item]);
   }
-  const addressOf = (kind: PlacedItem["kind"], index: number, step: number): Address => {
+  const itemAt = (kind: PlacedItem["kind"], index: number, step: number): PlacedItem => {
     const item = items.get(`${kind} ${index}`)?.find(({ first, last }) => first <= step && step <= last);
     if (!item) throw new Error(`step ${step}: ${kind} ${index} has no place in the arena`);
-    return arena + item.offset;
+    return item;
   };
+  const addressOf = (kind: PlacedItem["kind"], index: number, step: number): Address => arena + itemAt(kind, index, step).offset;
 
-  const steps: (BoundProgram & { readonly watch?: ReturnType<Verifier["watch"]> })[] = [];
-  schedulePrograms(segments, schedule).forEach((program, step) => {
+  const transfers = offload && bindTransfers(offload, itemAt, arena, verifier);
+  const steps = schedulePrograms(segments, schedule).map((program, step): BoundStep => {
     const { op, graph, k } = program;
-    if (op.kind === "DA" || op.kind === "DT" || !graph) return;
+    if (!isComputation(op) || !graph) {
+      if (!transfers && op.kind !== "DA" && op.kind !== "DT") throw new Error(`step ${step}: there is nowhere to copy to`);
+      return { ...(transfers && { before: transfers.moving(op, step) }), program: null };
+    }
     const segment = segments[op.i - 1]!;
     const places: Places = {
       input: () => addressOf("boundary", op.i - 1, step),
@@ -59,7 +79,7 @@ export function createRunner(
     };
     const layout = layouts.get(segment.model)![k]!;
     const bound = bindProgram(executor, programs, segment, op.i - 1, graph, memory, layout, places);
-    steps.push(verifier ? { ...bound, watch: verifier.watch(program, places) } : bound);
+    return { program: bound, watch: verifier?.watch(program, places), ...transfers?.around(op) };
   });
 
   let end = arena;
@@ -68,17 +88,22 @@ export function createRunner(
   return {
     run() {
       verifier?.begin();
-      let begin = performance.now();
-      steps.forEach((step, at) => {
-        step.watch?.before();
-        executor.run(step.call);
-        step.watch?.after();
-        if (step.end > end) end = step.end;
-        const now = performance.now();
+      steps.forEach(({ before, program, watch, after }, at) => {
+        before?.();
+        if (!program) return;
+        const begin = performance.now();
+        watch?.before();
+        executor.run(program.call);
+        watch?.after();
         // The first run commits pages.
-        if (runs > 0) spent[at]! += (now - begin) / 1000;
-        begin = now;
+        if (runs > 0) spent[at]! += (performance.now() - begin) / 1000;
+        if (program.end > end) end = program.end;
+        after?.();
       });
+      if (transfers) {
+        offload.outside.finish();
+        end = Math.max(end, transfers.end());
+      }
       runs++;
     },
     get touched() {
@@ -86,14 +111,67 @@ export function createRunner(
     },
     seconds() {
       const sums = new Map<Graph, { seconds: number; calls: number }>();
-      steps.forEach(({ call }, at) => {
-        const { graph } = call.program;
+      steps.forEach(({ program }, at) => {
+        if (!program) return;
+        const { graph } = program.call.program;
         const { seconds, calls } = sums.get(graph) ?? { seconds: 0, calls: 0 };
         sums.set(graph, { seconds: seconds + spent[at]!, calls: calls + 1 });
       });
       return new Map(
         [...sums].map(([graph, { seconds, calls }]) => [graph, { mean: seconds / calls / Math.max(1, runs - 1), calls }]),
       );
+    },
+  };
+}
+
+/** The steps of a schedule that move bytes, bound to addresses, and what computations wait for. */
+function bindTransfers(
+  { outside, inFlight }: NonNullable<RunnerOptions["offload"]>,
+  itemAt: (kind: PlacedItem["kind"], index: number, step: number) => PlacedItem,
+  arena: Address,
+  verifier: Verifier | undefined,
+) {
+  /** By item: tickets of its copy and its fetch in this run, or in the one before. */
+  const copies = new Map<string, number>();
+  const fetches = new Map<string, { readonly ticket: number; readonly address: Address; readonly bytes: number }>();
+  let end = 0;
+  const awaitCopy = (key: string) => {
+    const ticket = copies.get(key);
+    if (ticket !== undefined) outside.wait("out", ticket);
+  };
+  const awaitFetch = (key: string) => {
+    const fetch = fetches.get(key);
+    if (!fetch) return;
+    outside.wait("in", fetch.ticket);
+    verifier?.fetched(key, fetch.address, fetch.bytes);
+    fetches.delete(key);
+  };
+  return {
+    /** End of the highest item that is copied or fetched. */
+    end: () => end,
+    moving(op: Op, step: number): () => void {
+      const { kind, index } = movedItem(op)!;
+      const key = `${kind} ${index}`;
+      if (op.kind === "DA" || op.kind === "DT") return () => awaitCopy(key);
+      const { offset, bytes } = itemAt(kind, index, step);
+      if (bytes === 0) return () => {};
+      const address = arena + offset;
+      const place = outside.reserve(key, bytes);
+      end = Math.max(end, address + bytes);
+      if (op.kind === "OA" || op.kind === "OT") {
+        return () => {
+          awaitFetch(key);
+          verifier?.copied(key, address, bytes);
+          copies.set(key, outside.copy(address, bytes, place, inFlight));
+        };
+      }
+      return () => void fetches.set(key, { ticket: outside.fetch(address, bytes, place, copies.get(key)!), address, bytes });
+    },
+    /** What a computation waits for: fetches of what it reads, and copies of what is freed behind it. */
+    around(op: Computation): Pick<BoundStep, "before" | "after"> {
+      const keys = [`boundary ${op.i - 1}`, `tape ${op.i}`];
+      const frees = op.kind === "FN" || op.kind === "B" || op.kind === "BR";
+      return { before: () => keys.forEach(awaitFetch), after: frees ? () => keys.forEach(awaitCopy) : undefined };
     },
   };
 }

@@ -1,8 +1,8 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
 import type { Graph } from "../graph/types.ts";
-import type { Op, Schedule } from "../schedule/ops.ts";
+import { isComputation, type Op, type Schedule } from "../schedule/ops.ts";
 
-/** A step of a schedule with its program (null for drops) and the variant of the tape that it writes or reads. */
+/** A step of a schedule with its program (null for drops, copies and fetches) and the variant of the tape that it writes or reads. */
 export interface ScheduledProgram {
   readonly op: Op;
   readonly graph: Graph | null;
@@ -14,7 +14,7 @@ export function schedulePrograms(segments: readonly Segment[], schedule: Schedul
   /** Variant of the tape that each segment has at the time. */
   const held = new Map<number, number>();
   return schedule.map((op) => {
-    if (op.kind === "DA" || op.kind === "DT") return { op, graph: null, k: 0 };
+    if (!isComputation(op)) return { op, graph: null, k: 0 };
     if (op.kind === "FA") held.set(op.i, op.k);
     const k = held.get(op.i) ?? 0;
     const { name, model } = segments[op.i - 1]!;

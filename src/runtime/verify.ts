@@ -4,6 +4,7 @@ import { byteLength, type DType, type FloatType, type Graph, type TensorType, ty
 import { toFloat32 } from "../hf/halves.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, tapeLayout } from "./chain.ts";
+import { isComputation } from "../schedule/ops.ts";
 import { type Address, align, type Call, type Executor } from "./executor.ts";
 import type { ScheduledProgram } from "./scheduled.ts";
 
@@ -17,6 +18,9 @@ import type { ScheduledProgram } from "./scheduled.ts";
 export interface Verifier {
   /** What to do before and after a step. */
   watch(step: ScheduledProgram, places: Places): { before(): void; after(): void };
+  /** Remembers an item that is copied outside, and compares what has come back: always exactly. */
+  copied(item: string, address: Address, bytes: number): void;
+  fetched(item: string, address: Address, bytes: number): void;
   /** Forgets everything: another micro-batch begins. */
   begin(): void;
 }
@@ -63,6 +67,7 @@ export function createVerifier(
 
   /** By segment: checksums of the values of its first forward. */
   const first = new Map<number, Map<string, Checksum>>();
+  const outside = new Map<string, bigint | number>();
 
   const bind = (index: number, probe: Probe, k: number, places: Places): Call => {
     const segment = segments[index]!;
@@ -114,11 +119,20 @@ export function createVerifier(
   };
 
   return {
-    begin: () => first.clear(),
+    begin() {
+      first.clear();
+      outside.clear();
+    },
+    copied(item, address, bytes) {
+      outside.set(item, Bun.hash(executor.read(address, bytes)));
+    },
+    fetched(item, address, bytes) {
+      if (outside.get(item) === Bun.hash(executor.read(address, bytes))) return;
+      throw new ReplayError(`replay check: ${item} did not come back from outside as it was when it was copied`);
+    },
     watch({ op, graph, k }, places) {
       const nothing = () => {};
-      if (op.kind === "DA" || op.kind === "DT" || !graph || segments[op.i - 1]!.model.fused)
-        return { before: nothing, after: nothing };
+      if (!isComputation(op) || !graph || segments[op.i - 1]!.model.fused) return { before: nothing, after: nothing };
       const index = op.i - 1;
       const { model } = segments[index]!;
       if (op.kind === "B") {

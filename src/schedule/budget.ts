@@ -3,7 +3,8 @@
  * Limits and peaks are bytes of stash and workspace; what is resident is not part of a chain.
  */
 import type { Chain } from "./chain.ts";
-import { makePlanner, type Planned, type Planner, type PlannerOptions } from "./optimal.ts";
+import { plannerOf } from "./offload.ts";
+import type { Planned, Planner, PlannerOptions } from "./optimal.ts";
 
 export interface Fit extends Planned {
   readonly feasible: true;
@@ -20,7 +21,7 @@ export type BudgetResult = Fit | NoFit;
 
 /** The cheapest schedule whose exact peak is at most `memory`. */
 export function fitBudget(chain: Chain, memory: number, options?: PlannerOptions): BudgetResult {
-  return fitBudgets(makePlanner(chain, options), [memory])[0]!;
+  return fitBudgets(plannerOf(chain, options), [memory])[0]!;
 }
 
 /**

@@ -21,6 +21,17 @@ export interface Replay {
   readonly ob: number;
 }
 
+/** Where boundaries and tapes may go while they are not needed (a file, host memory), and how fast. */
+export interface Link {
+  /** Bytes per unit of time, each way. Both ways run at the same time, beside the computation. */
+  readonly out: number;
+  readonly in: number;
+  /** Smaller items stay in memory. */
+  readonly leastBytes: number;
+  /** Bytes of unfinished copies, at most; a copy that alone is larger waits for all others. */
+  readonly inFlight: number;
+}
+
 export interface Chain {
   readonly n: number;
   /** [n+1] bytes of boundary j. */
@@ -45,6 +56,8 @@ export interface Chain {
   readonly variants: readonly (readonly Variant[])[];
   /** [n] fused replay of each segment, or null. */
   readonly replay: readonly (Replay | null)[];
+  /** Null when everything stays in memory. */
+  readonly offload: Link | null;
 }
 
 /** What may be left out of a chain; see `makeChain`. */
@@ -52,6 +65,7 @@ export type ChainInput = Pick<Chain, "a" | "r" | "uf" | "ub"> &
   Partial<Pick<Chain, "g" | "of" | "ob" | "ot" | "w" | "frozen">> & {
     readonly variants?: readonly (readonly Variant[] | null)[];
     readonly replay?: readonly (Replay | null)[];
+    readonly offload?: (Pick<Link, "out" | "in"> & Partial<Link>) | null;
   };
 
 /** A chain that is not one; the message names the entry, what it must be and what it is. */
@@ -59,7 +73,10 @@ export class ChainError extends Error {
   override name = "ChainError";
 }
 
-/** Missing `of`, `ob`, `w` are 0, missing `ot` is `of`, missing `g` is `[0, a[1..n]]`, missing variants and replays are none. */
+/**
+ * Missing `of`, `ob`, `w` are 0, missing `ot` is `of`, missing `g` is `[0, a[1..n]]`, missing variants, replays and offload are
+ * none; an offload's missing `leastBytes` is 0, and its missing `inFlight` is no bound.
+ */
 export function makeChain(input: ChainInput): Chain {
   return parseChain(input);
 }
@@ -90,6 +107,7 @@ export function parseChain(value: unknown): Chain {
       array(entry ?? [], `variants[${i}]`).map((variant, k) => variantOf(variant, `variants[${i}][${k}]`)),
     ),
     replay: list(object["replay"], "replay", n).map((entry, i) => (entry === null ? null : replayOf(entry, `replay[${i}]`))),
+    offload: linkOf(object["offload"] ?? null),
   };
   if (chain.frozen >= n) {
     throw new ChainError(
@@ -176,6 +194,25 @@ function variantOf(value: unknown, what: string): Variant {
 function replayOf(value: unknown, what: string): Replay {
   const entry = record(value, what);
   return { ub: amount(entry["ub"], `${what}.ub`), ob: amount(entry["ob"] ?? 0, `${what}.ob`) };
+}
+
+function linkOf(value: unknown): Link | null {
+  if (value === null) return null;
+  const entry = record(value, "offload");
+  const speed = (key: "out" | "in") => {
+    const rate = amount(entry[key], `offload.${key}`);
+    if (rate === 0) throw new ChainError(`offload.${key} must be larger than 0; leave offload out when nothing may leave memory`);
+    return rate;
+  };
+  return {
+    out: speed("out"),
+    in: speed("in"),
+    leastBytes: amount(entry["leastBytes"] ?? 0, "offload.leastBytes"),
+    inFlight:
+      entry["inFlight"] === undefined || entry["inFlight"] === Infinity
+        ? Infinity
+        : amount(entry["inFlight"], "offload.inFlight"),
+  };
 }
 
 function shown(value: unknown): string {

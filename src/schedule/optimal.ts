@@ -11,11 +11,12 @@
 import type { Chain } from "./chain.ts";
 import { canonicalIntervals } from "./intervals.ts";
 import { bestMixture } from "./mixture.ts";
-import { B, BR, DA, FA, FC, FN, type Op, type Schedule } from "./ops.ts";
-import { makeRecurrence, NONE, type Option, type Recurrence } from "./recurrence.ts";
+import type { Schedule } from "./ops.ts";
+import { readSchedule } from "./read.ts";
+import { makeRecurrence } from "./recurrence.ts";
 import { simulate, type Simulation } from "./simulate.ts";
 import { fittingUnit, sizeDivisor } from "./slots.ts";
-import { type Extremes, extremes, fillTable, layoutTable, type Table, timeAt } from "./table.ts";
+import { extremes, fillTable, layoutTable, type Table, timeAt } from "./table.ts";
 
 export interface Planned {
   readonly schedule: Schedule;
@@ -160,84 +161,4 @@ export function frontier(points: readonly Planned[]): Planned[] {
     if (better) time = simulation.time;
     return better;
   });
-}
-
-/** A subproblem still to be written out, with the bytes that it may use. */
-interface Task {
-  readonly s: number;
-  readonly t: number;
-  /** Variant of the held tape for D, `NONE` for C. */
-  readonly k: number;
-  readonly memory: number;
-}
-
-/** The schedule by the best allowed choice of each subproblem in turn. `memory` must be at least the least memory. */
-export function readSchedule(chain: Chain, recurrence: Recurrence, bounds: Extremes, table: Table, memory: number): Op[] {
-  const ops: Op[] = [];
-  // Last in, first out: a subproblem is replaced by its steps in reverse order.
-  const stack: (Task | Op)[] = [{ s: 1, t: chain.n, k: NONE, memory: memory - chain.a[0]! }];
-  for (let task = stack.pop(); task; task = stack.pop()) {
-    if ("kind" in task) ops.push(task);
-    else {
-      const { s, t, k } = task;
-      const choice = bestOption(recurrence, bounds, table, task);
-      const { q } = choice;
-      const deep = (first: number): Task => ({ s: first, t, k, memory: task.memory - choice.deepTaken });
-      const sweep = () => {
-        for (let i = s; i < q; i++) ops.push(i === s ? FC(i) : FN(i));
-      };
-      switch (choice.choice) {
-        case "single":
-          if (k === NONE) ops.push(FA(t, choice.k));
-          ops.push(B(t));
-          break;
-        case "replay":
-          ops.push(BR(t));
-          break;
-        case "tape":
-          ops.push(FA(s, choice.k));
-          stack.push(B(s), deep(s + 1));
-          break;
-        case "release":
-          ops.push(FN(s));
-          stack.push(deep(s + 1));
-          break;
-        case "checkpoint":
-          sweep();
-          if (choice.rest !== NONE) stack.push({ s, t: q - 1, k: NONE, memory: task.memory - choice.restTaken });
-          stack.push(deep(q));
-          break;
-        case "retape":
-          sweep();
-          ops.push(FA(q, choice.k), DA(q - 1));
-          stack.push({ s, t: q, k: choice.k, memory: task.memory - choice.restTaken }, deep(q + 1));
-          break;
-      }
-    }
-  }
-  return ops;
-}
-
-function bestOption(recurrence: Recurrence, bounds: Extremes, table: Table, { s, t, k, memory }: Task): Option {
-  let best: Option | undefined;
-  let least = Infinity;
-  recurrence.options(s, t, k, (option) => {
-    const { deep, rest } = option;
-    if (memory < option.threshold) return;
-    let time = option.time;
-    if (deep !== NONE) {
-      if (memory - option.deepTaken < bounds.least[deep]!) return;
-      time += timeAt(table, deep, memory - option.deepTaken);
-    }
-    if (rest !== NONE) {
-      if (memory - option.restTaken < bounds.least[rest]!) return;
-      time += timeAt(table, rest, memory - option.restTaken);
-    }
-    if (time < least || !best) {
-      least = time;
-      best = { ...option };
-    }
-  });
-  if (!best) throw new Error(`planner: no choice for segments ${s}..${t} with ${memory} bytes`);
-  return best;
 }

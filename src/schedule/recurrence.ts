@@ -42,6 +42,9 @@ export interface Option {
   /** Row of the subproblem that runs afterwards. */
   rest: number;
   restTaken: number;
+  /** Whether the input of the subproblem, and the tape of a tape or retape, are outside while the deeper one runs. */
+  pagesInput: boolean;
+  pagesTape: boolean;
 }
 
 /** Rows of all subproblems: one for each C of a distinct interval, then for each D. */
@@ -53,10 +56,13 @@ export interface Recurrence {
   forC(s: number, t: number): number;
   /** Row of D(s, q, k). */
   forD(s: number, q: number, k: number): number;
-  /** Calls `visit` with each option of C(s, t), or of D(s, t, k) when k >= 0. */
-  options(s: number, t: number, k: number, visit: (option: Option) => void): void;
-  /** The subproblem of a row: s, t, and k (`NONE` for C). */
-  subproblem(row: number): readonly [s: number, t: number, k: number];
+  /**
+   * Calls `visit` with each option of C(s, t), or of D(s, t, k) when k >= 0. `copied` says that A(s-1) has a copy outside
+   * already; it matters where there is offload.
+   */
+  options(s: number, t: number, k: number, copied: boolean, visit: (option: Option) => void): void;
+  /** The subproblem of a row: s, t, k (`NONE` for C), and whether its input has a copy outside. */
+  subproblem(row: number): readonly [s: number, t: number, k: number, copied: boolean];
 }
 
 /**
@@ -79,8 +85,8 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
 
   const { count, first, last } = intervals;
   const baseD = new Int32Array(count);
-  const subproblems: [number, number, number][] = [];
-  for (let id = 0; id < count; id++) subproblems.push([first[id]!, last[id]!, NONE]);
+  const subproblems: [s: number, t: number, k: number, copied: boolean][] = [];
+  for (let id = 0; id < count; id++) subproblems.push([first[id]!, last[id]!, NONE, false]);
   const order: number[] = [];
   for (let id = 0; id < count; id++) {
     const [s, t] = [first[id]!, last[id]!];
@@ -90,7 +96,7 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
     // The tape of the last segment is never held over deeper backwards: there are none.
     for (let k = 0; t < n && k < tapes[t]!.length; k++) {
       order.push(subproblems.length);
-      subproblems.push([s, t, k]);
+      subproblems.push([s, t, k, false]);
     }
   }
   const stride = Math.ceil(n / 64);
@@ -109,9 +115,11 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
     deepTaken: 0,
     rest: NONE,
     restTaken: 0,
+    pagesInput: false,
+    pagesTape: false,
   };
 
-  const options = (s: number, t: number, heldK: number, visit: (option: Option) => void): void => {
+  const options = (s: number, t: number, heldK: number, _copied: boolean, visit: (option: Option) => void): void => {
     const isD = heldK >= 0;
     const held = isD ? tapes[t]![heldK]! : null;
     /** Live inside m while the forward sweep runs. */

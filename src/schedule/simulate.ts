@@ -3,9 +3,12 @@
  *
  * Sizes add up in bytes, times in the chain's unit. A(0) and G(n) are live from the start and count. What can never be
  * read again is freed at once: with b the next segment to go backward, boundaries j >= b and tapes i > b.
+ *
+ * Copies and fetches (see ops.ts) take their time beside the computation, each direction in the order of the schedule. The
+ * computation waits where a drop needs a copy's end, a step reads what is being fetched, or a copy would be too much in flight.
  */
 import { type Chain, variant } from "./chain.ts";
-import { formatOp, type Op, type Schedule } from "./ops.ts";
+import { formatOp, movedItem, type Op, type Schedule } from "./ops.ts";
 
 /** What occupies the stash, and `workspace`, which lasts one step. */
 export type ItemKind = "boundary" | "tape" | "gradient" | "param-grad" | "workspace";
@@ -35,8 +38,20 @@ export interface Step {
   readonly start: number;
 }
 
+/** A copy out or a fetch in, with the time that it takes. */
+export interface TransferTime {
+  readonly step: number;
+  readonly direction: "out" | "in";
+  readonly bytes: number;
+  readonly start: number;
+  readonly end: number;
+}
+
 export interface Simulation {
   readonly time: number;
+  /** Part of `time` in which the computation waits for copies and fetches. */
+  readonly waited: number;
+  readonly transfers: readonly TransferTime[];
   /** Largest `during`. */
   readonly peak: number;
   readonly steps: readonly Step[];
@@ -60,6 +75,21 @@ export class ScheduleError extends Error {
 
 type Live = { -readonly [K in keyof Item]: Item[K] };
 
+/** Times of an item that is copied or was fetched: from when on it may be read, and until when it is being copied. */
+interface Moving {
+  ready: number;
+  busy: number;
+  /** There is a copy of it, finished or not, that reads its memory. */
+  isCopied: boolean;
+}
+
+/** A boundary or tape outside. */
+interface Outside {
+  readonly bytes: number;
+  readonly k: number;
+  readonly ready: number;
+}
+
 /** Runs a schedule in exact bytes. Throws `ScheduleError` at the first step that is invalid. */
 export function simulate(chain: Chain, schedule: Schedule): Simulation {
   const { n, a, g, frozen } = chain;
@@ -75,6 +105,12 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
   /** Next segment to go backward. */
   let next = n;
   let step = 0;
+  const moving = new Map<Live, Moving>();
+  const outside = new Map<string, Outside>();
+  const transfers: TransferTime[] = [];
+  /** When each direction is free. */
+  const streams = { out: 0, in: 0 };
+  let waited = 0;
 
   const make = (kind: ItemKind, index: number, bytes: number): Live => {
     const item: Live = { kind, index, bytes, first: step, last: step, lastUse: step };
@@ -85,12 +121,42 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
   const free = (table: (Live | undefined)[], index: number, last: number): void => {
     const item = table[index];
     if (!item) return;
+    const moved = moving.get(item);
+    if (moved) {
+      wait(moved.busy);
+      // The copy reads the memory until the drop.
+      if (moved.isCopied) item.lastUse = last;
+    }
     item.last = last;
     live -= item.bytes;
     table[index] = undefined;
   };
   const use = (item: Live): void => {
     item.lastUse = step;
+    const moved = moving.get(item);
+    if (moved) wait(moved.ready);
+  };
+  const wait = (until: number): void => {
+    if (until <= time) return;
+    waited += until - time;
+    time = until;
+  };
+  const transfer = (direction: "out" | "in", bytes: number, from: number): number => {
+    const start = Math.max(from, streams[direction]);
+    const end = start + bytes / chain.offload![direction];
+    streams[direction] = end;
+    transfers.push({ step, direction, bytes, start, end });
+    return end;
+  };
+  /** Waits until `bytes` more may be in flight. */
+  const limitInFlight = (bytes: number): void => {
+    const copies = transfers.filter(({ direction, end }) => direction === "out" && end > time);
+    let pending = copies.reduce((sum, copy) => sum + copy.bytes, 0);
+    for (const copy of copies) {
+      if (pending + bytes <= chain.offload!.inFlight) return;
+      wait(copy.end);
+      pending -= copy.bytes;
+    }
   };
 
   boundaries[0] = make("boundary", 0, a[0]!);
@@ -105,25 +171,55 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
     const before = live;
     let during = live;
     let workspace = 0;
-    const start = time;
-    if (op.kind === "DA") {
-      if (!boundaries[op.j]) fail(`boundary ${op.j} is not live`);
-      free(boundaries, op.j, step - 1);
-    } else {
+    let start = time;
+    const moved = movedItem(op);
+    if (moved) {
+      const { kind, index } = moved;
+      const table = kind === "boundary" ? boundaries : tapes;
+      const name = kind === "boundary" ? `boundary ${index}` : `the tape of segment ${index}`;
+      const item = table[index];
+      if (op.kind !== "DA" && op.kind !== "DT" && !chain.offload) fail("the chain has no offload");
+      switch (op.kind) {
+        case "DA":
+        case "DT":
+          if (!item) fail(`${name} is not live`);
+          free(table, index, step - 1);
+          break;
+        case "OA":
+        case "OT": {
+          if (!item) return fail(`${name} is not live`);
+          use(item);
+          limitInFlight(item.bytes);
+          const ready = transfer("out", item.bytes, time);
+          moving.set(item, { ready: moving.get(item)?.ready ?? 0, busy: ready, isCopied: true });
+          outside.set(name, { bytes: item.bytes, k: kind === "tape" ? tapeVariants[index]! : 0, ready });
+          break;
+        }
+        case "IA":
+        case "IT": {
+          const copy = outside.get(name);
+          if (!copy) return fail(`${name} has no copy outside`);
+          if (item) fail(`${name} is live already`);
+          if (index > next - (kind === "boundary" ? 1 : 0)) fail(`${name} is not read any more`);
+          const made = (table[index] = make(kind, index, copy.bytes));
+          if (kind === "tape") tapeVariants[index] = copy.k;
+          during = live;
+          moving.set(made, { ready: transfer("in", copy.bytes, Math.max(time, copy.ready)), busy: 0, isCopied: false });
+          break;
+        }
+      }
+    } else if ("i" in op) {
       const i = op.i;
       if (i < 1 || i > n) fail(`there is no segment ${i}; the chain has 1..${n}`);
       const input = boundaries[i - 1];
       switch (op.kind) {
-        case "DT":
-          if (!tapes[i]) fail(`the tape of segment ${i} is not live`);
-          free(tapes, i, step - 1);
-          break;
         case "FN":
         case "FC":
         case "FA": {
           if (!input) return fail(`its input, boundary ${i - 1}, is not live`);
           if (boundaries[i]) fail(`its output, boundary ${i}, is live already`);
           use(input);
+          start = time;
           const k = op.kind === "FA" ? op.k : 0;
           const tape = variant(chain, i, k);
           if (!tape) return fail(`segment ${i} has no tape variant ${k}`);
@@ -154,6 +250,7 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
           use(input);
           use(gradient);
           if (tape && op.kind === "B") use(tape);
+          start = time;
           gradients[i - 1] = make("gradient", i - 1, g[i - 1]!);
           make("param-grad", i, chain.w[i - 1]!);
           time += cost.ub;
@@ -167,7 +264,7 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
       }
       // The boundary that no later backward reads; those behind it are free already.
       if (op.kind === "B" || op.kind === "BR") free(boundaries, next, step);
-      else if (op.kind !== "DT" && i >= next) free(boundaries, i, step);
+      else if (i >= next) free(boundaries, i, step);
     }
     peak = Math.max(peak, during);
     steps.push({ op, before, during, after: live, workspace, start });
@@ -180,9 +277,9 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
     );
   }
   const end = Math.max(0, schedule.length - 1);
-  for (const table of [boundaries, gradients]) for (const item of table) if (item) item.last = end;
+  for (const table of [boundaries, tapes, gradients]) for (let index = 0; index <= n; index++) free(table, index, end);
   for (const item of items) if (item.kind === "param-grad") item.last = end;
-  return { time, peak, steps, items };
+  return { time, waited, transfers, peak, steps, items };
 }
 
 /** Items that are live during a step. */

@@ -11,6 +11,10 @@ export interface Summary {
   /** Segments that run forward again, and the largest number of times that one runs. */
   readonly replayed: number;
   readonly mostForwards: number;
+  /** Segments' inputs and tapes that leave memory, the bytes that go out, and the share of the time that is waited for them. */
+  readonly outside: number;
+  readonly bytesOut: number;
+  readonly waiting: number;
   /** Time over that of a step that computes nothing twice, as a share. */
   readonly overhead: number;
 }
@@ -29,19 +33,31 @@ export function summarise(chain: Chain, schedule: Schedule): Summary {
     else if (chain.variants[op.i - 1]![k - 1]!.r > 0) counts.partial++;
     else counts.inputOnly++;
   }
+  const { time, waited, transfers } = simulate(chain, schedule);
+  const copies = transfers.filter(({ direction }) => direction === "out");
+  const outside = {
+    outside: copies.length,
+    bytesOut: copies.reduce((sum, { bytes }) => sum + bytes, 0),
+    waiting: time > 0 ? waited / time : 0,
+  };
   const ideal = idealTime(chain);
   // Two sums of the same times may differ by rounding.
-  const overhead = ideal > 0 ? Math.max(0, simulate(chain, schedule).time / ideal - 1) : 0;
-  return { ...counts, mostForwards: Math.max(...forwards), overhead };
+  const overhead = ideal > 0 ? Math.max(0, time / ideal - 1) : 0;
+  return { ...counts, ...outside, mostForwards: Math.max(...forwards), overhead };
 }
 
 /** `10 segments keep everything, 12 a part; 3 are replayed; 5.2 % more time than with everything kept`. */
-export function formatSummary({ whole, partial, inputOnly, replayed, mostForwards, overhead }: Summary): string {
+export function formatSummary(summary: Summary): string {
+  const { whole, partial, inputOnly, replayed, mostForwards, outside, bytesOut, waiting, overhead } = summary;
   const kept = [
     `${whole} segments keep everything`,
     ...(partial > 0 ? [`${partial} a part`] : []),
     ...(inputOnly > 0 ? [`${inputOnly} their input alone`] : []),
   ].join(", ");
   const again = replayed > 0 ? `; ${replayed} are replayed${mostForwards > 2 ? `, up to ${mostForwards - 1} times` : ""}` : "";
-  return `${kept}${again}; ${(100 * overhead).toFixed(1)} % more time than with everything kept`;
+  const away =
+    outside > 0
+      ? `; ${outside} inputs and tapes leave memory (${Math.round(bytesOut / 2 ** 20)} MiB, ${(100 * waiting).toFixed(1)} % of the time is spent waiting for them)`
+      : "";
+  return `${kept}${again}${away}; ${(100 * overhead).toFixed(1)} % more time than with everything kept`;
 }

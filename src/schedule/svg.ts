@@ -105,7 +105,7 @@ export function memoryTimeline(
   title: string,
   formatBytes: (bytes: number) => string,
 ): (box: Box) => string {
-  const { steps, items, time, peak } = simulation;
+  const { steps, items, time, peak, transfers } = simulation;
   const totals = STACK.map(() => new Float64Array(steps.length));
   for (const { kind, bytes, first, last } of items) {
     const row = STACK.findIndex(([name]) => name === kind);
@@ -136,16 +136,30 @@ export function memoryTimeline(
       });
       return `<polygon points="${[...upper, ...lower.toReversed()].join(" ")}" fill="${COLOURS[row]!}" fill-opacity="0.75"/>`;
     });
+    // Copies lie above fetches, at the lower edge.
+    const lanes = (["out", "in"] as const).flatMap((wanted, lane) =>
+      transfers
+        .filter(({ direction }) => direction === wanted)
+        .map(({ start, end }) => {
+          const [x, width] = [
+            scaleX.at(Math.min(start, time)),
+            scaleX.at(Math.min(end, time)) - scaleX.at(Math.min(start, time)),
+          ];
+          const y = box.top + box.height - LANE * (2 - lane);
+          return `<rect x="${px(x)}" y="${px(y)}" width="${px(width)}" height="${LANE - 1}" fill="${COLOURS[STACK.length + lane]!}"/>`;
+        }),
+    );
     return [
       frame(box, title, axisX, axisY, scaleX, scaleY),
       ...areas,
-      legend(
-        box,
-        STACK.map(([, name]) => name),
-      ),
+      ...lanes,
+      legend(box, [...STACK.map(([, name]) => name), ...(lanes.length > 0 ? ["copies out", "fetches"] : [])]),
     ].join("\n");
   };
 }
+
+/** Pixels of the bars of transfers. */
+const LANE = 7;
 
 interface Scale {
   at(value: number): number;

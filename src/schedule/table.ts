@@ -23,8 +23,8 @@ export function extremes(recurrence: Recurrence): Extremes {
   const time = new Float64Array(recurrence.rows).fill(Infinity);
   const enough = new Float64Array(recurrence.rows).fill(Infinity);
   for (const row of recurrence.order) {
-    const [s, t, k] = recurrence.subproblem(row);
-    recurrence.options(s, t, k, ({ threshold, deep, deepTaken, rest, restTaken, time: own }) => {
+    const [s, t, k, copied] = recurrence.subproblem(row);
+    recurrence.options(s, t, k, copied, ({ threshold, deep, deepTaken, rest, restTaken, time: own }) => {
       let memory = threshold;
       let all = threshold;
       let sum = own;
@@ -77,11 +77,11 @@ export function layoutTable(recurrence: Recurrence, { time }: Extremes, unit: nu
   let entries = 0;
   let work = 0;
   for (const row of recurrence.order) {
-    const [s, t, k] = recurrence.subproblem(row);
+    const [s, t, k, copied] = recurrence.subproblem(row);
     let starts = 0;
     let options = 0;
     let best = top;
-    recurrence.options(s, t, k, (option) => {
+    recurrence.options(s, t, k, copied, (option) => {
       const { deep, rest } = option;
       let from = Math.max(0, slots(option.threshold));
       let all = from;
@@ -126,13 +126,13 @@ export function fillTable(recurrence: Recurrence, layout: Layout): Table {
   const slots = (bytes: number) => nearestSlot(bytes, unit);
   let next = 0;
   for (const row of recurrence.order) {
-    const [s, t, k] = recurrence.subproblem(row);
+    const [s, t, k, copied] = recurrence.subproblem(row);
     const last = enough[row]!;
     const at = next - least[row]!;
     origin[row] = at;
     if (least[row]! > last) continue;
     next = at + last + 1;
-    recurrence.options(s, t, k, (option) => {
+    recurrence.options(s, t, k, copied, (option) => {
       const { deep, rest } = option;
       // An absent subproblem is one that takes no time from any slot on.
       let from = Math.max(0, slots(option.threshold));

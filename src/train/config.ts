@@ -89,6 +89,13 @@ export const trainConfigSchema = z.strictObject({
   memory: z.string().optional().describe("strategy budget: limit of the whole process: 1.5GiB, 50% of what is free, or auto"),
   keepOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block whose results are always kept"),
   recomputeOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block that always run again"),
+  offload: z
+    .string()
+    .min(1)
+    .default("off")
+    .describe(
+      "what is kept may leave memory: off, auto (a file beside the run folder; host memory with cuda), or a folder for the file",
+    ),
   verifyReplay: z.boolean().default(false).describe("check that what is computed again is what it was, value by value; slow"),
   device: z.enum(DEVICES).default("auto").describe("what computes; auto: cuda where all that it needs is installed, else wasm"),
   dtype: z
@@ -153,6 +160,7 @@ export const CHECKPOINTING_KEYS = {
   memory: true,
   keepOps: true,
   recomputeOps: true,
+  offload: true,
   verifyReplay: true,
 } as const;
 

@@ -5,6 +5,7 @@ import { isRecord, writeTextAtomic } from "../hf/files.ts";
 import { modelledSeconds } from "../ops/modelled-time.ts";
 import type { SecondsOf } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
+import type { Link } from "../schedule/chain.ts";
 
 /** Measured seconds of programs on one device. A program is known by its content: operators, types, attributes. */
 export interface Costs {
@@ -16,15 +17,24 @@ export interface Costs {
    * ones (the others are scaled) and the answer is true.
    */
   update(measured: ReadonlyMap<Graph, { readonly mean: number; readonly calls: number }>, tolerance: number): boolean;
+  /** Bytes per second to and from where boundaries and tapes go. */
+  bandwidthOf(target: string): Bandwidth | undefined;
+  setBandwidth(target: string, bandwidth: Bandwidth): void;
+  /** Takes over the bandwidth seen in steps when it differs by more than `tolerance`, as a share; then the answer is true. */
+  updateBandwidth(target: string, seen: Partial<Bandwidth>, tolerance: number): boolean;
   /** Written by `saveCosts`. */
   toJSON(): CostsFile;
 }
+
+type Bandwidth = Pick<Link, "out" | "in">;
 
 interface CostsFile {
   /** What the times depend on besides the programs. */
   readonly device: string;
   /** Program (name, tokens and a hash of its content) -> seconds. */
   readonly seconds: Readonly<Record<string, number>>;
+  /** By target. */
+  readonly bandwidth: Readonly<Record<string, Bandwidth>>;
 }
 
 /** Executor, threads and processor. */
@@ -33,8 +43,9 @@ export function deviceName(executor: Pick<Executor, "name" | "threads">): string
   return `${executor.name}, ${executor.threads} threads, ${models.join(" + ")}`;
 }
 
-export function createCosts(device: string, known: Readonly<Record<string, number>> = {}): Costs {
-  const seconds = new Map(Object.entries(known));
+export function createCosts(device: string, known: Partial<Pick<CostsFile, "seconds" | "bandwidth">> = {}): Costs {
+  const seconds = new Map(Object.entries(known.seconds ?? {}));
+  const bandwidths = new Map(Object.entries(known.bandwidth ?? {}));
   const keys = new Map<Graph, string>();
   const keyOf = (graph: Graph): string => {
     let key = keys.get(graph);
@@ -59,7 +70,22 @@ export function createCosts(device: string, known: Readonly<Record<string, numbe
       for (const [graph, { mean }] of measured) seconds.set(keyOf(graph), mean);
       return true;
     },
-    toJSON: () => ({ device, seconds: Object.fromEntries([...seconds].sort(([a], [b]) => (a < b ? -1 : 1))) }),
+    bandwidthOf: (target) => bandwidths.get(target),
+    setBandwidth: (target, bandwidth) => void bandwidths.set(target, bandwidth),
+    updateBandwidth(target, seen, tolerance) {
+      const known = bandwidths.get(target);
+      if (!known) return false;
+      const next = { out: seen.out ?? known.out, in: seen.in ?? known.in };
+      const differs = (a: number, b: number) => Math.abs(a - b) > tolerance * Math.max(a, b);
+      if (!differs(next.out, known.out) && !differs(next.in, known.in)) return false;
+      bandwidths.set(target, next);
+      return true;
+    },
+    toJSON: () => ({
+      device,
+      seconds: Object.fromEntries([...seconds].sort(([a], [b]) => (a < b ? -1 : 1))),
+      bandwidth: Object.fromEntries(bandwidths),
+    }),
   };
 }
 
@@ -69,8 +95,14 @@ export function loadCosts(path: string, device: string): Costs {
   try {
     const file: unknown = JSON.parse(readFileSync(path, "utf8"));
     if (!isRecord(file) || file["device"] !== device || !isRecord(file["seconds"])) return createCosts(device);
-    const entries = Object.entries(file["seconds"]).filter(([, value]) => typeof value === "number" && value > 0);
-    return createCosts(device, Object.fromEntries(entries) as Record<string, number>);
+    const isPositive = (value: unknown) => typeof value === "number" && value > 0;
+    const seconds = Object.entries(file["seconds"]).filter(([, value]) => isPositive(value));
+    const bandwidths = isRecord(file["bandwidth"]) ? Object.entries(file["bandwidth"]) : [];
+    const bandwidth = bandwidths.filter(([, value]) => isRecord(value) && isPositive(value["out"]) && isPositive(value["in"]));
+    return createCosts(device, {
+      seconds: Object.fromEntries(seconds) as CostsFile["seconds"],
+      bandwidth: Object.fromEntries(bandwidth) as CostsFile["bandwidth"],
+    });
   } catch {
     // They can be measured again.
     return createCosts(device);

@@ -4,7 +4,7 @@ import type { FloatType, Graph } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import type { StepMemory } from "../runtime/bind.ts";
-import type { Executor } from "../runtime/executor.ts";
+import { align, ALIGNMENT, type Executor } from "../runtime/executor.ts";
 import { createForward, type ForwardRunner } from "../runtime/forward.ts";
 import { measurePrograms } from "../runtime/measure.ts";
 import { type ParamInfo, readTensor, reserveResident, type Resident } from "../runtime/resident.ts";
@@ -12,14 +12,16 @@ import { createRunner, type Runner } from "../runtime/runner.ts";
 import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
 import { createVerifier } from "../runtime/verify.ts";
+import { type Store, storeAlignment } from "../store/store.ts";
 import { createBatchMemory, type TokenBatch } from "./batch-memory.ts";
 import { createConstants } from "./constants.ts";
 import { type Costs, secondsWith } from "./costs.ts";
 import { fixedTotal, type MemoryForecast } from "./memory.ts";
 import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "./model-plan.ts";
+import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "./offload.ts";
 import { computeType, loadWeights, weightTypeOf } from "./weights.ts";
 
-export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute"> {
+export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link"> {
   readonly source: TensorSource;
   /**
    * Of frozen weights in memory, and of what an executor with `halfCompute` computes in; by default weights are as stored,
@@ -28,6 +30,8 @@ export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "co
   readonly dtype?: FloatType | undefined;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
+  /** Boundaries and tapes may leave memory. */
+  readonly offload?: OffloadOptions | null;
   /** Times to plan by. Programs without one are timed on `batch` before the first step. */
   readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch; readonly clock?: () => number };
 }
@@ -50,6 +54,8 @@ export interface Engine {
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
   readonly measuredPeak: number;
+  /** Where boundaries and tapes go; null without offload. */
+  readonly store: Store | null;
   /** How many times the schedule was made anew because programs took other times than planned with. */
   readonly replans: number;
   /**
@@ -69,6 +75,8 @@ export interface Engine {
   /** Continues texts with the present weights, dropout off. It lives in the arena: only until the next step or evaluation. */
   decoder(): Decoder;
   zeroGradients(): void;
+  /** Ends what the engine itself has started: the threads of its store. */
+  close(): void;
 }
 
 /**
@@ -77,9 +85,10 @@ export interface Engine {
  * @throws {LimitError} when the strategy's limit is too low for every schedule
  */
 export function createEngine(executor: Executor, options: EngineOptions): Engine {
-  const { config, source, measure } = options;
+  const { config, source, measure, offload = null } = options;
   const compute = computeType(executor, options.dtype);
-  const planOptions = { ...options, compute, weightType: weightTypeOf(source, options.dtype) };
+  const link = offload && { ...NOMINAL_LINK, leastBytes: offload.leastBytes ?? NOMINAL_LINK.leastBytes };
+  const planOptions = { ...options, compute, weightType: weightTypeOf(source, options.dtype), link };
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
@@ -92,7 +101,9 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   const batch = createBatchMemory(executor, config, { tokens: mostTokens(options), rows, weighted: options.weighted });
   const constants = createConstants(executor, segments.length);
   const memory: StepMemory = { resident, batch: batch.addresses, ...constants };
-  const arena = executor.reserve(plan.arena);
+  const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
+  const arena = align(executor.reserve(plan.arena + alignment - ALIGNMENT), alignment);
+  const store = offload && openEngineStore(executor, offload);
   const logitsAddress = options.logits ? executor.reserve(4 * rows * config.vocabSize) : 0;
   const zeroGradients = () => executor.zero(resident.trainable.gradient, resident.trainable.size * 4);
 
@@ -110,7 +121,15 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     );
     for (const [graph, value] of seconds) measure.costs.set(graph, value);
     zeroGradients();
-    plan = plan.withTimes(secondsWith(measure.costs, programs.graphs()));
+    if (store && !measure.costs.bandwidthOf(store.description)) {
+      const bandwidth = measureBandwidth(store, arena, plan.arena, alignment);
+      if (bandwidth) measure.costs.setBandwidth(store.description, bandwidth);
+    }
+    plan = planAgain(measure.costs);
+  }
+
+  function planAgain(costs: Costs): ModelPlan {
+    return plan.withTimes(secondsWith(costs, programs.graphs()), store && costs.bandwidthOf(store.description));
   }
 
   const verifiers = lazily((tokens) => createVerifier(executor, programs, stepOf(tokens).segments, memory));
@@ -118,7 +137,10 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     lazily((tokens) => {
       const step = stepOf(tokens);
       const verifier = options.verifyReplay ? verifiers(tokens) : undefined;
-      return createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory, verifier);
+      return createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory, {
+        verifier,
+        ...(store && { offload: { outside: store, inFlight: step.chain.offload!.inFlight } }),
+      });
     });
   let runners = makeRunners();
   const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).still, arena, memory));
@@ -134,12 +156,18 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   let runs = 0;
   let nextCheck = FIRST_CHECK;
   let replans = 0;
+  /** Transfers up to the last plan. */
+  let counted = store && store.counts();
 
   /** Plans anew when the programs of a schedule take other times than it was made with. */
   function checkTimes(runner: Runner, costs: Costs): void {
-    if (!costs.update(runner.seconds(), TOLERANCE)) return;
-    plan = plan.withTimes(secondsWith(costs, programs.graphs()));
+    const programsDiffer = costs.update(runner.seconds(), TOLERANCE);
+    const transfersDiffer =
+      store !== null && costs.updateBandwidth(store.description, bandwidthSeen(counted!, store.counts()), TOLERANCE);
+    if (!programsDiffer && !transfersDiffer) return;
+    plan = planAgain(costs);
     runners = makeRunners();
+    counted = store && store.counts();
     replans++;
   }
 
@@ -166,6 +194,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     get measuredPeak() {
       return fixedTotal(fixed) + touched;
     },
+    store,
     get replans() {
       return replans;
     },
@@ -204,6 +233,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return startDecoder(executor, programs, plan.decoder, resident, arena);
     },
     zeroGradients,
+    close: () => store?.close(),
   };
 }
 

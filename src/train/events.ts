@@ -47,6 +47,8 @@ export interface StepEvent extends StepMetrics {
   /** Bytes: the greatest so far of what is planned, with ONNX Runtime's temporary memory. */
   readonly memory: number;
   readonly secondsLeft: number;
+  /** With offload: bytes that went out and came in during the step, and seconds that the computation waited for them. */
+  readonly offload?: { readonly out: number; readonly in: number; readonly waited: number };
 }
 
 export interface EvaluationEvent extends Evaluation {

@@ -1,4 +1,5 @@
 import { UserError } from "../errors.ts";
+import type { TrainConfig } from "./config.ts";
 import { freeMemory } from "./free-memory.ts";
 import { formatBytes } from "./memory.ts";
 import { type Checkpointing, LimitError } from "./planning.ts";
@@ -8,6 +9,8 @@ import { type Checkpointing, LimitError } from "./planning.ts";
  * the step, tables of the planner, pieces of files that are written, and garbage between two collections.
  */
 const GROWTH = 40 << 20;
+/** Threads that move boundaries and tapes. */
+const TRANSFER_THREADS = 10 << 20;
 
 /** Share of the free memory that `--memory auto` takes. */
 const AUTO_SHARE = 0.8;
@@ -49,9 +52,9 @@ export function parseSize(text: string): { readonly bytes: number } | { readonly
 }
 
 /** Bytes of this process that no plan can change: runtime, tokenizer, data and programs as they are now, and what is to come. */
-export function processBase(): number {
+export function processBase({ offload = "off" }: Partial<Pick<TrainConfig, "offload">> = {}): number {
   Bun.gc(true);
-  return process.memoryUsage.rss() + GROWTH;
+  return process.memoryUsage.rss() + GROWTH + (offload === "off" ? 0 : TRANSFER_THREADS);
 }
 
 /** Share of a limit from which on garbage is collected, and milliseconds from one collection to the next. */

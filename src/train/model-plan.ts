@@ -12,7 +12,9 @@ import { buildChain, createPrograms, type Programs, type SecondsOf } from "../ru
 import { align, type Executor } from "../runtime/executor.ts";
 import { forwardExtent } from "../runtime/forward.ts";
 import { collectParams, residentBytes } from "../runtime/resident.ts";
+import type { Link } from "../schedule/chain.ts";
 import { strategySchedule } from "../schedule/strategies.ts";
+import { storeAlignment } from "../store/store.ts";
 import { batchBytes } from "./batch-memory.ts";
 import { constantBytes } from "./constants.ts";
 import { type FixedBytes, fixedTotal, forecast, type MemoryForecast } from "./memory.ts";
@@ -49,6 +51,8 @@ export interface ModelPlanOptions {
   readonly weighted?: boolean;
   /** Reserve AdamW's moments. */
   readonly optimizer: boolean;
+  /** Boundaries and tapes may leave memory by this link. */
+  readonly link?: Link | null;
 }
 
 /** Plan of one number of tokens. */
@@ -75,8 +79,8 @@ export interface ModelPlan {
   readonly arena: number;
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
-  /** Plans all steps again with other times, in the same arena. */
-  withTimes(seconds: SecondsOf): ModelPlan;
+  /** Plans all steps again with other times, and another bandwidth of the link, in the same arena. */
+  withTimes(seconds: SecondsOf, bandwidth?: Pick<Link, "out" | "in"> | null): ModelPlan;
 }
 
 /** @throws {LimitError} when the strategy's limit is too low for every schedule */
@@ -118,15 +122,16 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     options.decode === undefined ? null : planDecoder(programs, config, { ...stillOptions(1), compute }, options.decode);
   const forwardBytes = Math.max(decoder?.bytes ?? 0, ...forwards.map((segments) => forwardExtent(segments, programs)));
 
+  const alignment = storeAlignment(executor);
   // What all programs take is there before a limit is divided.
   for (const { segments } of built.values()) buildChain(segments, programs);
 
-  const plan = (times: SecondsOf | undefined, room: number, entries: number): ModelPlan => {
+  const plan = (times: SecondsOf | undefined, link: Link | null, room: number, entries: number): ModelPlan => {
     const steps = new Map<number, TokenPlan>();
     // The largest first: it decides whether a limit can be kept.
     for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
       const { segments, still } = built.get(tokens)!;
-      const chain = buildChain(segments, programs, times);
+      const chain = buildChain(segments, programs, times, link && { link, alignment });
       if (forwardBytes > room) throw new LimitError(room, Math.max(forwardBytes, smallestPlan(chain).placement.extent));
       steps.set(tokens, { ...planStep(chain, strategy, room, entries), segments, still });
     }
@@ -153,12 +158,12 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         .map((step) => forecast(step, fixed))
         .reduce((most, one) => (one.peak > most.peak ? one : most)),
       withoutCheckpointing,
-      withTimes: (other) => plan(other, arena, LATER_ENTRIES),
+      withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES),
     };
   };
   const room = strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - fixedTotal(fixed) : Infinity;
   // The first tables may have the arena's bytes, which nothing has touched yet.
-  return plan(seconds, room, Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8)));
+  return plan(seconds, options.link ?? null, room, Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8)));
 }
 
 /** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */

@@ -1,6 +1,7 @@
 import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
-import { makePlanner, type Planner } from "../schedule/optimal.ts";
+import { offloadKept, plannerOf } from "../schedule/offload.ts";
+import type { Planner } from "../schedule/optimal.ts";
 import { type Placement, placeSchedule } from "../schedule/placement.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { type Strategy, strategySchedule } from "../schedule/strategies.ts";
@@ -76,14 +77,15 @@ export function activationLimit(chain: Chain, checkpointing: Checkpointing, room
 }
 
 /**
- * Plans a step in an arena of `room` bytes, with at most so many entries of a planning table.
+ * Plans a step in an arena of `room` bytes, with at most so many entries of a planning table. On a chain with offload, a planner
+ * makes use of it as far as it is worthwhile; a fixed strategy has everything outside that it keeps and that is large enough.
  * @throws {LimitError} when nothing fits
  */
 export function planStep(chain: Chain, checkpointing: Checkpointing, room: number, entries?: number): StepPlan {
   switch (checkpointing.name) {
     case "optimal":
     case "budget": {
-      const planner = makePlanner(chain, entries === undefined ? {} : { entries });
+      const planner = plannerOf(chain, entries === undefined ? {} : { entries });
       const plan = planWithin(chain, activationLimit(chain, checkpointing, room), planner);
       // The tables of the planner take up to tens of megabytes, which the step may need.
       Bun.gc(true);
@@ -95,9 +97,9 @@ export function planStep(chain: Chain, checkpointing: Checkpointing, room: numbe
     case "every":
     case "first":
     case "ratio":
-      return placed(chain, strategySchedule(chain, { ...checkpointing, inside: true }));
+      return placed(chain, offloadKept(chain, strategySchedule(chain, { ...checkpointing, inside: true })));
     default:
-      return placed(chain, strategySchedule(chain, checkpointing));
+      return placed(chain, offloadKept(chain, strategySchedule(chain, checkpointing)));
   }
 }
 
@@ -106,7 +108,7 @@ function placed(chain: Chain, schedule: Schedule): StepPlan {
 }
 
 /** The plan that needs the least memory of all. */
-export function smallestPlan(chain: Chain, planner: Planner = makePlanner(chain)): StepPlan {
+export function smallestPlan(chain: Chain, planner: Planner = plannerOf(chain)): StepPlan {
   return placed(chain, planner.plan(planner.leastMemory)!.schedule);
 }
 
@@ -114,7 +116,7 @@ export function smallestPlan(chain: Chain, planner: Planner = makePlanner(chain)
 const ROUNDS = 6;
 
 /** The fastest schedule that is placed in `limit` bytes. */
-export function planWithin(chain: Chain, limit: number, planner: Planner = makePlanner(chain)): StepPlan {
+export function planWithin(chain: Chain, limit: number, planner: Planner = plannerOf(chain)): StepPlan {
   let room = limit;
   for (let round = 0; round < ROUNDS; round++) {
     const fit = planner.plan(room);

@@ -23,6 +23,7 @@ import { type Costs, deviceName, loadCosts } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
 import { createCollector, explainingLimit, processBase } from "./limit.ts";
+import { offloadOf } from "./offload.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { isPlanned } from "./planning.ts";
 import { RUN_FILES } from "./run-folder.ts";
@@ -150,7 +151,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown) : null;
   const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
   const canSample = prompt !== null && prompt.ids.length < sampleTokens;
-  const strategy = checkpointingOf(config, processBase);
+  const strategy = checkpointingOf(config, () => processBase(config));
   const costs = isPlanned(strategy) ? loadCosts(join(config.output, RUN_FILES.costs), deviceName(executor)) : null;
   const options: EngineOptions = {
     config: model,
@@ -160,6 +161,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,
     dtype: config.dtype,
+    offload: offloadOf(config, config.output),
     ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,

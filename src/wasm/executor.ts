@@ -142,6 +142,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       target.set(shared.bytes(address, bytes));
       return target;
     },
+    reach: { kind: "shared", memory: shared.memory },
     zero: (address, bytes) => void shared.bytes(address, bytes).fill(0),
     close(): void {
       if (!broken) kernels.stop(control);

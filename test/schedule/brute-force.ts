@@ -3,18 +3,22 @@ import { variantsOf } from "../../src/schedule/chain.ts";
 
 /**
  * Least time of any valid schedule whose peak is at most `memory`, over the full semantics of the steps (any order of
- * forwards, tapes, replays and drops), or null: Dijkstra over the sets of live items. For chains of up to six segments. Written
- * against the table of steps alone; it shares nothing with the simulator or the planner.
+ * forwards, tapes, replays and drops, and of copies and fetches that stop the computation), or null: Dijkstra over the sets of live
+ * items. For chains of up to six segments, or four with offload. Written against the table of steps alone; it shares nothing with the
+ * simulator or the planner.
  */
 export function leastTime(chain: Chain, memory: number): number | null {
-  const { n, a, g, w, uf, of, frozen, replay } = chain;
+  const { n, a, g, w, uf, of, frozen, replay, offload } = chain;
   const variants = Array.from({ length: n }, (_, i) => variantsOf(chain, i + 1));
   const radix = 1 + Math.max(...variants.map((list) => list.length));
   const power = Array.from({ length: n + 1 }, (_, i) => radix ** i);
 
-  // A state is (boundaries as bits, tapes as digits: 0 none, k + 1 variant k, next backward).
+  // A state is (boundaries as bits, tapes as digits: 0 none, k + 1 variant k, next backward), and the same of the copies outside.
   const tapeStates = radix ** n;
-  const encode = (live: number, tapes: number, next: number) => (next * tapeStates + tapes) * 2 ** (n + 1) + live;
+  const sets = tapeStates * 2 ** (n + 1);
+  /** Copies outside of the state that is being left. */
+  let copies = 0;
+  const encode = (live: number, tapes: number, next: number) => (copies * (n + 1) + next) * sets + tapes * 2 ** (n + 1) + live;
   const digit = (tapes: number, i: number) => Math.floor(tapes / power[i - 1]!) % radix;
 
   const bytes = (live: number, tapes: number, next: number): number => {
@@ -47,9 +51,9 @@ export function leastTime(chain: Chain, memory: number): number | null {
     done.add(state);
     const time = times.get(state)!;
     const live = state % 2 ** (n + 1);
-    const rest = Math.floor(state / 2 ** (n + 1));
-    const tapes = rest % tapeStates;
-    const next = Math.floor(rest / tapeStates);
+    const tapes = Math.floor(state / 2 ** (n + 1)) % tapeStates;
+    const next = Math.floor(state / sets) % (n + 1);
+    copies = Math.floor(state / sets / (n + 1));
     if (next === frozen) return time;
     const now = bytes(live, tapes, next);
     for (let i = 1; i <= n; i++) {
@@ -80,6 +84,31 @@ export function leastTime(chain: Chain, memory: number): number | null {
       if (k > 0) reach(live, tapes - k * power[i - 1]!, next, time);
     }
     for (let j = 0; j < next; j++) if (live & (1 << j)) reach(live & ~(1 << j), tapes, next, time);
+    if (!offload) continue;
+    const before = copies;
+    const copiedTapes = Math.floor(copies / 2 ** (n + 1));
+    for (let j = 0; j < next; j++) {
+      const isCopied = (before & (1 << j)) !== 0;
+      if (live & (1 << j) && !isCopied) {
+        copies = before + (1 << j);
+        reach(live, tapes, next, time + a[j]! / offload.out);
+        copies = before;
+      }
+      if (isCopied && !(live & (1 << j)) && now + a[j]! <= memory) reach(live | (1 << j), tapes, next, time + a[j]! / offload.in);
+    }
+    for (let i = frozen + 1; i <= next; i++) {
+      const k = digit(tapes, i);
+      const copied = digit(copiedTapes, i);
+      if (k > 0 && copied !== k) {
+        copies = before + (k - copied) * power[i - 1]! * 2 ** (n + 1);
+        reach(live, tapes, next, time + variants[i - 1]![k - 1]!.r / offload.out);
+        copies = before;
+      }
+      const size = copied > 0 ? variants[i - 1]![copied - 1]!.r : 0;
+      if (copied > 0 && k === 0 && now + size <= memory) {
+        reach(live, tapes + copied * power[i - 1]!, next, time + size / offload.in);
+      }
+    }
   }
   return null;
 }

@@ -1,0 +1,147 @@
+/**
+ * Where boundaries and tapes are while they are not needed: in a file, or, for a device, in the memory of this process. Two threads
+ * move bytes, one out and one in, while the executor computes.
+ */
+import { closeSync, fstatSync, statfsSync } from "node:fs";
+import { ptr } from "bun:ffi";
+import { UserError } from "../errors.ts";
+import { fileError } from "../hf/files.ts";
+import { ALIGNMENT, type Executor } from "../runtime/executor.ts";
+import type { Outside, TransferCounts } from "../runtime/outside.ts";
+import { DIRECT_ALIGNMENT, openOffloadFile } from "./file.ts";
+import { awaitMove, awaitReady, createQueue, isDone, issue, type Queue, stopThread } from "./queue.ts";
+import type { Boot } from "./thread.ts";
+
+export interface Store extends Outside {
+  /** What it is, for people and as a name of its bandwidth: `a file in FOLDER` or `host memory`. */
+  readonly description: string;
+  /** What the user should know about it. */
+  readonly notice: string | null;
+  close(): void;
+}
+
+/** What addresses and sizes of an executor's offloaded items are multiples of. */
+export function storeAlignment({ reach }: Pick<Executor, "reach">): number {
+  return reach.kind === "device" ? ALIGNMENT : DIRECT_ALIGNMENT;
+}
+
+export interface StoreOptions {
+  /** Where the file is; memory of a device goes to this process's memory instead. */
+  readonly folder: string;
+  /** Bytes that this process may take for a device's memory. */
+  readonly freeMemory: () => number;
+  /** Opens the file, for tests; nameless in `folder` by default. */
+  readonly open?: (folder: string) => { readonly fd: number; readonly isDirect: boolean; readonly isInMemory: boolean };
+}
+
+/** @throws {UserError} when no file can be made in the folder */
+export function openStore(executor: Executor, options: StoreOptions): Store {
+  const { reach } = executor;
+  const { folder, open = openOffloadFile } = options;
+  const file = reach.kind === "device" ? null : open(folder);
+  const queues = { out: createQueue(), in: createQueue() };
+  const workers = (["out", "in"] as const).map((direction) => {
+    const worker = new Worker(new URL("./thread.ts", import.meta.url));
+    // An idle thread does not keep the process alive.
+    worker.unref();
+    const other = queues[direction === "out" ? "in" : "out"];
+    worker.postMessage({ direction, queue: queues[direction], other, reach, fd: file?.fd ?? null } satisfies Boot);
+    return worker;
+  });
+  awaitReady(queues.out);
+  awaitReady(queues.in);
+
+  const explain = (direction: "out" | "in", error: unknown): UserError =>
+    file
+      ? fileError(direction === "out" ? "write the offload file in" : "read the offload file in", folder, error)
+      : new UserError(
+          `--offload: cannot copy between the device and memory: ${error instanceof Error ? error.message : String(error)}`,
+        );
+
+  /** Places by name. */
+  const places = new Map<string, { readonly place: number; readonly bytes: number }>();
+  /** Memory of this process that places point to. */
+  const buffers: Uint8Array[] = [];
+  let extent = 0;
+  /** Copies that may be unfinished, and their bytes. */
+  let pending: { readonly ticket: number; readonly bytes: number }[] = [];
+  const last = { out: 0, in: 0 };
+  const counts = { out: 0, in: 0, waited: 0 };
+
+  const wait = (direction: "out" | "in", ticket: number): void => {
+    const queue: Queue = queues[direction];
+    const begin = isDone(queue, ticket) ? 0 : performance.now();
+    try {
+      awaitMove(queue, ticket);
+    } catch (error) {
+      throw explain(direction, error);
+    }
+    if (begin > 0) counts.waited += (performance.now() - begin) / 1000;
+  };
+
+  return {
+    description: file ? `a file in ${folder}` : "host memory",
+    notice: file?.isInMemory
+      ? `offload saves nothing in ${folder}, which is on a file system in memory; choose a folder on a disk with --offload`
+      : file && !file.isDirect
+        ? `${folder} has no direct access: offloaded bytes pass through the page cache, which is memory too`
+        : null,
+    reserve(name, bytes) {
+      const known = places.get(name);
+      if (known && known.bytes >= bytes) return known.place;
+      let place = extent;
+      if (file) {
+        const { bavail, bsize } = statfsSync(folder);
+        const free = bavail * bsize + 512 * fstatSync(file.fd).blocks;
+        if (extent + bytes > free) {
+          throw new UserError(
+            `--offload needs at least ${mebibytes(extent + bytes)} in ${folder}, where ${mebibytes(free)} are free; free some space or give another folder`,
+          );
+        }
+      } else {
+        if (bytes > options.freeMemory()) throw new UserError(`--offload: host memory is exhausted: cannot take ${bytes} bytes`);
+        const buffer = new Uint8Array(bytes);
+        buffers.push(buffer);
+        place = ptr(buffer);
+      }
+      extent += bytes;
+      places.set(name, { place, bytes });
+      return place;
+    },
+    copy(address, bytes, place, inFlight) {
+      pending = pending.filter(({ ticket }) => !isDone(queues.out, ticket));
+      let under = pending.reduce((sum, copy) => sum + copy.bytes, 0);
+      for (const copy of pending) {
+        if (under + bytes <= inFlight) break;
+        wait("out", copy.ticket);
+        under -= copy.bytes;
+      }
+      const ticket = issue(queues.out, { address, bytes, place, after: 0 });
+      pending.push({ ticket, bytes });
+      last.out = ticket;
+      counts.out += bytes;
+      return ticket;
+    },
+    fetch(address, bytes, place, after) {
+      last.in = issue(queues.in, { address, bytes, place, after });
+      counts.in += bytes;
+      return last.in;
+    },
+    wait,
+    finish() {
+      wait("out", last.out);
+      wait("in", last.in);
+    },
+    counts: (): TransferCounts => ({ ...counts, busyOut: queues.out.busy[0]!, busyIn: queues.in.busy[0]! }),
+    close() {
+      stopThread(queues.out);
+      stopThread(queues.in);
+      for (const worker of workers) worker.terminate();
+      if (file) closeSync(file.fd);
+    },
+  };
+}
+
+function mebibytes(bytes: number): string {
+  return `${Math.round(bytes / 2 ** 20)} MiB`;
+}
