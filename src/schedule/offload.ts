@@ -274,5 +274,5 @@ export function offloadKept(chain: Chain, schedule: Schedule, { last = chain.n, 
       inserted[computations[to - beside]!]!.push(fetch);
     }
   }
-  return [...inserted.flatMap((ops, step) => [...ops, ...schedule.slice(step, step + 1)])];
+  return inserted.flatMap((ops, step) => [...ops, ...schedule.slice(step, step + 1)]);
 }

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { ReplayError } from "../../src/runtime/verify.ts";
@@ -6,6 +6,8 @@ import { createEngine, type Engine } from "../../src/train/engine.ts";
 import type { Checkpointing } from "../../src/train/planning.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
+
+setDefaultTimeout(120_000);
 
 afterAll(closeExecutors);
 
