@@ -81,7 +81,8 @@ export async function trainOn(data: string, folder: string, steps: number): Prom
       if (event.type === "done") peak = event.processPeak;
     }
   }
-  if ((await child.exited) !== 0) throw new Error(`training on ${data} failed`);
+  if ((await child.exited) !== 0)
+    throw new Error(`training on ${data} failed: ${child.signalCode ?? `exit code ${child.exitCode}`}`);
   return { peak, secondsBefore, losses };
 }
 

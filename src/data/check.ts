@@ -1,6 +1,6 @@
 import { UserError } from "../errors.ts";
 import type { Example } from "./formats.ts";
-import { readEntries } from "./dataset.ts";
+import { placeIn, readEntries } from "./dataset.ts";
 import type { Sample } from "./sample.ts";
 
 export interface CheckOptions {
@@ -64,7 +64,8 @@ export function checkData(path: string, options: CheckOptions): DataReport {
   const errors = createProblems(listed);
   const duplicates = createProblems(listed);
   const overLong = createProblems(listed);
-  const seen = new Map<bigint, string>();
+  const placeOf = placeIn(path);
+  const seen = new Map<bigint, number>();
   const lengths: number[] = [];
   let trained = 0;
   for (const entry of readEntries(path)) {
@@ -82,8 +83,8 @@ export function checkData(path: string, options: CheckOptions): DataReport {
     if (example.kind === "chat") for (const { role } of example.messages) roles.set(role, (roles.get(role) ?? 0) + 1);
     const content = contentHash(example);
     const earlier = seen.get(content);
-    if (earlier === undefined) seen.set(content, entry.where);
-    else duplicates.add(entry.where, `the same as ${earlier}`);
+    if (earlier === undefined) seen.set(content, entry.number);
+    else duplicates.add(entry.where, `the same as ${placeOf(earlier)}`);
     for (const { ids, labels } of tokenized) {
       lengths.push(ids.length);
       for (let t = 1; t < labels.length; t++) if (labels[t]! >= 0) trained++;
