@@ -1,7 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
-import { fileError, isRecord, jsonKind, readText } from "../hf/files.ts";
+import { fileError, isRecord, jsonKind, parseJson, readText } from "../hf/files.ts";
 import { exampleOf, parseExample, type Example } from "./formats.ts";
 import { readLines } from "./lines.ts";
 
@@ -107,17 +107,22 @@ export function* readExamples(path: string): Generator<Example> {
 const MAX_ARRAY = 512 * 2 ** 20;
 
 function parseArray(path: string): readonly unknown[] {
+  let size: number;
+  try {
+    ({ size } = statSync(path));
+  } catch (error) {
+    throw fileError("read", path, error);
+  }
+  if (size > MAX_ARRAY)
+    throw new UserError(
+      `${path} has ${size} bytes, too many for one array; expected at most ${MAX_ARRAY}: write one object per line into a .jsonl file (jq -c '.[]')`,
+    );
+  const text = readText(path);
   let value: unknown;
   try {
-    const { size } = statSync(path);
-    if (size > MAX_ARRAY)
-      throw new UserError(
-        `${path} has ${size} bytes, too many for one array; expected at most ${MAX_ARRAY}: write one object per line into a .jsonl file (jq -c '.[]')`,
-      );
-    value = JSON.parse(readText(path));
+    value = parseJson(text, path);
   } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new UserError(`${path} is not valid JSON: ${messageOf(error)}; a file with one object per line is named .jsonl`);
+    throw new UserError(`${messageOf(error)}; a file with one object per line is named .jsonl`);
   }
   if (!Array.isArray(value)) throw new UserError(`${path}: expected an array of examples, got ${jsonKind(value)}`);
   return value;

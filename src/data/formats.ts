@@ -1,5 +1,5 @@
 import { UserError } from "../errors.ts";
-import { isRecord, jsonKind, parseJsonObject, show } from "../hf/files.ts";
+import { isRecord, jsonKind, parseJson, parseJsonObject, show } from "../hf/files.ts";
 
 /**
  * Training examples, one JSON object per line, told apart by their keys:
@@ -110,11 +110,7 @@ function toolsOf(record: Readonly<Record<string, unknown>>, where: string): read
   let tools = record.tools;
   if (tools === undefined || tools === null || tools === "") return null;
   if (typeof tools === "string") {
-    try {
-      tools = JSON.parse(tools);
-    } catch {
-      throw new UserError(`${where}: "tools" is a text that is not JSON`);
-    }
+    tools = parseJson(tools, `${where}: "tools", a text,`);
   }
   if (!Array.isArray(tools)) throw new UserError(`${where}: "tools" must be a list, got ${jsonKind(tools)}`);
   return tools.length === 0 ? null : wellFormed(tools);

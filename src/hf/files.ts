@@ -257,14 +257,32 @@ export function readJsonObject(path: string): Record<string, unknown> {
 
 /** @throws {UserError} when `text` is not JSON or not an object; `where` names the source. */
 export function parseJsonObject(text: string, where: string): Record<string, unknown> {
+  const value = parseJson(text, where);
+  if (!isRecord(value)) throw new UserError(`${where}: expected a JSON object, got ${jsonKind(value)}`);
+  return value;
+}
+
+/** Levels of arrays and objects within each other; much deeper ones exhaust the stack of whatever walks through them. */
+const MAX_DEPTH = 500;
+
+/** @throws {UserError} when `text` is not JSON, or is nested too deep */
+export function parseJson(text: string, where: string): unknown {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (error) {
     throw new UserError(`${where} is not valid JSON: ${messageOf(error)}`);
   }
-  if (!isRecord(value)) throw new UserError(`${where}: expected a JSON object, got ${jsonKind(value)}`);
+  if (isDeeper(value, MAX_DEPTH)) throw new UserError(`${where}: JSON is nested deeper than ${MAX_DEPTH} levels`);
   return value;
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (levels === 0) return true;
+  if (Array.isArray(value)) return value.some((entry) => isDeeper(entry, levels - 1));
+  for (const key in value) if (isDeeper((value as Record<string, unknown>)[key], levels - 1)) return true;
+  return false;
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {

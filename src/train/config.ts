@@ -140,6 +140,11 @@ export const HELP_GROUPS = [
     keys: ["threads", "matmul"],
     description: "CPU threads (all), and whether WebAssembly or ONNX Runtime multiplies matrices on wasm (auto)",
   },
+  {
+    keys: ["activationMemory", "memory"],
+    description:
+      "the fastest schedule within a limit for activations (200MiB, 25%), or for the process (1.5GiB, 50% of what is free, auto)",
+  },
   { keys: ["keepOps", "recomputeOps"], description: "layers or operators of a block that are always kept, or always run again" },
 ] as const satisfies readonly {
   readonly keys: readonly (keyof typeof trainConfigSchema.shape)[];

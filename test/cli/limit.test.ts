@@ -19,7 +19,13 @@ test.each([
       " ",
     ),
     ..."--eval-every 50 --eval-limit 512 --save-every 50 --json --threads 2".split(" "),
-    ...["--method", method, "--memory", `${limit}MiB`, "--output", join(folder, method), ...flags],
+    "--method",
+    method,
+    "--memory",
+    `${limit}MiB`,
+    "--output",
+    join(folder, method),
+    ...flags,
   ]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const events = stdout

@@ -134,7 +134,7 @@ describe("formats", () => {
       [{ conversations: [{ from: "martian", value: "x" }] }, '"from" is "martian", expected one of system, human'],
       [{ conversations: [{ from: "constructor", value: "x" }] }, '"from" is "constructor"'],
       [{ conversations: [{ from: "gpt", text: "x" }] }, 'unknown key "text"'],
-      [{ conversations: [{ from: "gpt", value: "x" }], tools: "{" }, '"tools" is a text that is not JSON'],
+      [{ conversations: [{ from: "gpt", value: "x" }], tools: "{" }, '"tools", a text, is not valid JSON'],
       [{ conversation: [{ input: "x" }] }, '"output" must be a text, got nothing'],
       [{ conversation: [{ input: "x", output: "y", loss: 1 }] }, 'unknown key "loss"'],
     ];
