@@ -20,8 +20,12 @@ export interface Progress {
 
 const PLAIN_INTERVAL_MS = 5_000;
 
-export function createProgress(stream: NodeJS.WriteStream = process.stderr, now: () => number = Date.now): Progress {
-  const terminal = canRewrite(stream);
+export function createProgress(
+  stream: NodeJS.WriteStream = process.stderr,
+  now: () => number = Date.now,
+  env: NodeJS.ProcessEnv = process.env,
+): Progress {
+  const terminal = canRewrite(stream, env);
   let lastPlain = -Infinity;
   let dirty = false;
   const clear = () => {
@@ -31,7 +35,7 @@ export function createProgress(stream: NodeJS.WriteStream = process.stderr, now:
   const pass = (line: string, isLast: boolean) => {
     if (terminal) {
       clear();
-      stream.write(line.slice(0, columnsOf(stream) - 1));
+      stream.write(line.slice(0, columnsOf(stream, env) - 1));
       dirty = true;
       if (isLast) {
         stream.write("\n");

@@ -10,7 +10,7 @@ function display(isTTY: boolean) {
   const written: string[] = [];
   const clock = { now: 0 };
   const stream = { isTTY, columns: 80, write: (text: string) => written.push(text) } as unknown as NodeJS.WriteStream;
-  return { written, clock, progress: createProgress(stream, () => clock.now) };
+  return { written, clock, progress: createProgress(stream, () => clock.now, { TERM: "xterm" }) };
 }
 
 const report = (seconds: number) => ({ path: "d.jsonl", bytes: seconds * MIB, size: 100 * MIB, seconds });
