@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import type { Graph, Node } from "../src/graph/types.ts";
+import type { FloatType, Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/random.ts";
 import { createEngine } from "../src/train/engine.ts";
 import { peakProcessMemory } from "../src/train/free-memory.ts";
@@ -17,7 +17,8 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.
 /**
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
  * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
- * tokens/s, peak RSS. `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or cuda (ONNX Runtime).
+ * tokens/s, peak RSS. `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or
+ * cuda (ONNX Runtime), which also compute in `--dtype`.
  *
  *     bun bench/step.ts --shape smollm2-135m --tokens 512 --steps 4
  */
@@ -37,6 +38,7 @@ const { values } = parseArgs({
   },
 });
 const tokens = Number(values.tokens);
+const dtype = values.dtype as FloatType;
 if (!(values.shape in SHAPES)) throw new Error(`--shape: one of ${Object.keys(SHAPES).join(", ")}`);
 const config = shapeConfig(values.shape as ShapeName, values.layers ? Number(values.layers) : undefined);
 /** Time of steps after the first, by operator and shapes. */
@@ -87,7 +89,8 @@ const ort = isWasm ? null : createOrtExecutor({ provider, threads: Number(values
 const executor = wasm ?? ort!;
 const engine = createEngine(executor, {
   config,
-  source: randomCheckpoint(config, values.dtype as "f32" | "bf16"),
+  source: randomCheckpoint(config, dtype),
+  dtype,
   tuning: { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) },
   strategy: values.memory
     ? { name: "budget", bytes: parseMemory(values.memory), base: processBase }
