@@ -31,7 +31,7 @@ export interface Scores {
 
 /** Queries of a tile; longer sequences than `MOST_TILES` of them get larger tiles, so that a body stays short. */
 const TILE = 256;
-const MOST_TILES = 16;
+const MOST_TILES = 64;
 
 /** The queries from..to-1; they see keys 0..to-1. */
 interface Tile {

@@ -20,6 +20,8 @@ export interface OrtExecutorOptions extends ProviderOptions {
 }
 
 export interface OrtExecutor extends Executor {
+  /** Programs that were loaded, and calls that were bound, so far. */
+  readonly loaded: { readonly programs: number; readonly calls: number };
   /** The arena of ONNX Runtime's temporary memory; shared by all executors of the process. */
   arena(): ArenaStats;
   /** Bytes of the arena besides `reserved`: what programs took for themselves. */
@@ -77,6 +79,9 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     halfCompute: provider !== "webgpu",
     get reserved() {
       return memory.reserved;
+    },
+    get loaded() {
+      return { programs: sessions.length, calls: bindings.length };
     },
     prepare(graph: Graph): OrtProgram {
       const model = writeModel(graph, undefined, TARGETS[provider]);

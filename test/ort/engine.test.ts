@@ -1,5 +1,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
+import { createBatches } from "../../src/data/batch.ts";
+import { createSampleStore } from "../../src/data/sample-store.ts";
 import { parseConfig } from "../../src/hf/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { createRandom } from "../../src/random.ts";
@@ -157,4 +159,43 @@ describe.each(METHODS)("%s on ONNX Runtime", (_, tuning) => {
     expect(sizes[199]).toBe(sizes[9]!);
     expect(executor.temporary()).toBeGreaterThan(0);
   });
+});
+
+test("micro-batches of many lengths: programs for a few sizes, loaded once; memory stays what it was", () => {
+  const executor = openOrt(1);
+  executors.push(executor);
+  const random = createRandom(4, "lengths");
+  const store = createSampleStore((number) => `d:${number}`);
+  for (let i = 0; i < 60; i++) {
+    const ids = Int32Array.from({ length: 3 + random.below(90) }, () => random.below(VOCABULARY));
+    store.add({ ids, labels: ids, weights: null }, i + 1);
+  }
+  const options = { rows: 1, rowLength: 96, packing: false, seed: 5, padId: 0, shuffle: true };
+  const batches = createBatches(store.finish(), options);
+  const source = randomCheckpoint(config, "f32");
+  const engine = createEngine(executor, {
+    config,
+    source,
+    tuning: { ...LORA, dropout: 0 },
+    strategy: { name: "per-segment" },
+    tokens: batches.sizes,
+    optimizer: false,
+  });
+  const lengths = new Set<number>();
+  const state = () => ({ ...executor.loaded, bytes: executor.reserved + executor.temporary() });
+  const states = [0, 1, 2].map((epoch) => {
+    for (let index = 0; index < batches.count(epoch); index++) {
+      const batch = batches.batch(epoch, index);
+      lengths.add(batch.used);
+      expect(engine.forwardBackward(batch, 1 / batch.weight, 1, index)).toBeFinite();
+      if (index % 7 === 0) engine.evaluate(batch);
+    }
+    return state();
+  });
+  expect(lengths.size).toBeGreaterThan(30);
+  expect(batches.sizes.length).toBeLessThan(10);
+  expect(states[0]!.programs).toBeLessThanOrEqual(batches.sizes.length * 16);
+  expect([states[1]!.programs, states[2]!.programs]).toEqual([states[0]!.programs, states[0]!.programs]);
+  expect(states[2]!.calls).toBe(states[1]!.calls);
+  expect(states[2]!.bytes).toBe(states[1]!.bytes);
 });

@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { type Graph, sameType } from "../../src/graph/types.ts";
@@ -120,6 +121,16 @@ describe("the executor on ONNX Runtime", () => {
     expect(totals[9]).toBeGreaterThan(0);
     expect(totals[199]).toBe(totals[9]!);
   });
+});
+
+test("attention of 2048 tokens and its gradient need less than the scores of all pairs have bytes", () => {
+  const [tokens, heads] = [2048, 8];
+  const script = join(import.meta.dir, "../support/attention-memory.ts");
+  const { stdout } = Bun.spawnSync([process.execPath, script, String(tokens), String(heads), "8"]);
+  const { forward, backward } = JSON.parse(stdout.toString()) as { forward: number; backward: number };
+  const scores = 4 * heads * tokens ** 2;
+  expect(forward).toBeLessThan(0.5 * scores);
+  expect(backward).toBeLessThan(0.7 * scores);
 });
 
 // The way to a device's memory, on the CPU's.
