@@ -94,7 +94,21 @@ async function openWasm({ threads, matmul = "auto" }: DeviceOptions, notice: str
   };
 }
 
-async function openOrt({ threads }: DeviceOptions, name: "ort-cpu" | "cuda" | "webgpu"): Promise<Device> {
+/** `REMAT_ORT=addon` has `ort-cpu` go through the addon although the library can be loaded. */
+const FORCED_ADDON = "addon";
+
+async function openOrt(options: DeviceOptions, name: "ort-cpu" | "cuda" | "webgpu"): Promise<Device> {
+  const { threads } = options;
+  if (name === "ort-cpu") {
+    if (process.env["REMAT_ORT"] === FORCED_ADDON) return openAddon(options, "as REMAT_ORT asks for");
+    const { loadOrt } = await import("./ort/library.ts");
+    try {
+      loadOrt();
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      return openAddon(options, `because ${error.message}`);
+    }
+  }
   const [{ createOrtExecutor }, { loadOrt }] = await Promise.all([import("./ort/executor.ts"), import("./ort/library.ts")]);
   const provider = name === "ort-cpu" ? "cpu" : name;
   const executor = createOrtExecutor({ provider, ...(threads !== undefined && { threads }) });
@@ -104,6 +118,19 @@ async function openOrt({ threads }: DeviceOptions, name: "ort-cpu" | "cuda" | "w
     description: `${name}, ONNX Runtime ${loadOrt().version}${name === "ort-cpu" ? `, ${threadsText(executor)}` : ""}`,
     notice: null,
     temporary: () => executor.temporary(),
+    close: () => executor.close(),
+  };
+}
+
+async function openAddon({ threads }: DeviceOptions, why: string): Promise<Device> {
+  const { createAddonExecutor } = await import("./ort/addon.ts");
+  const executor = createAddonExecutor(threads === undefined ? {} : { threads });
+  return {
+    name: "ort-cpu",
+    executor,
+    description: `ort-cpu, ONNX Runtime through its addon, ${threadsText(executor)}`,
+    notice: `ONNX Runtime is used through its addon, ${why}: slower, half types are widened to f32, and its temporary memory is not counted`,
+    temporary: () => 0,
     close: () => executor.close(),
   };
 }

@@ -105,7 +105,7 @@ export async function run(args: readonly string[]): Promise<number> {
       if (!config.measure)
         return planModel(device.executor, {
           ...options,
-          weightType: weightTypeOf(source, config.dtype),
+          weightType: weightTypeOf(device.executor, source, config.dtype),
           link: offload && NOMINAL_LINK,
         });
       const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };

@@ -58,7 +58,8 @@ async function examineDevice(device: DeviceReport["device"], matmul: DeviceRepor
       const test = selfTest(opened.executor);
       const works = test.error <= BOUND;
       const problem = works ? null : `${test.worst} is wrong by ${test.error.toExponential(1)}, more than ${BOUND}`;
-      return { ...nothing, works, description: opened.description, test, problem, found: state.found };
+      const description = [opened.description, ...(opened.notice === null ? [] : [opened.notice])].join("; ");
+      return { ...nothing, works, description, test, problem, found: state.found };
     } finally {
       opened.close();
     }

@@ -36,7 +36,7 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
   const plan = planDecoder(
     programs,
     config,
-    { tuning, weightType: weightTypeOf(source, dtype), compute: computeType(executor, dtype) },
+    { tuning, weightType: weightTypeOf(executor, source, dtype), compute: computeType(executor, dtype) },
     maxTokens,
   );
   const segments = [...plan.chains.values()][0]!;

@@ -37,7 +37,7 @@ export function createScorer(
 ): (batch: MicroBatch) => Score {
   const { config, source, adapter, tokens, weighted, dtype } = options;
   const tuning = adapterTuning(adapter, config);
-  const segmentOptions = { tokens, tuning, weighted, weightType: weightTypeOf(source, dtype) };
+  const segmentOptions = { tokens, tuning, weighted, weightType: weightTypeOf(executor, source, dtype) };
   const segments = inPrecision(buildSegments(config, segmentOptions), computeType(executor, dtype));
   const programs = createPrograms(executor);
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });

@@ -76,7 +76,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   return {
     name: `ort-${provider}`,
     threads,
-    halfCompute: provider !== "webgpu",
+    halves: provider === "webgpu" ? "weights" : "all",
     get reserved() {
       return memory.reserved;
     },

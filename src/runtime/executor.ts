@@ -39,8 +39,8 @@ export interface DeviceCopies {
 export interface Executor {
   readonly name: string;
   readonly threads: number;
-  /** Whether programs may compute in bf16 and f16. If not, half types are those of weights in memory alone. */
-  readonly halfCompute: boolean;
+  /** What bf16 and f16 may be the types of: nothing, weights in memory alone, or all that programs compute. */
+  readonly halves: "none" | "weights" | "all";
   /** Compiles a graph. Throws when an operator has no kernel here. */
   prepare(graph: Graph): Program;
   /**

@@ -24,7 +24,7 @@ import { computeType, loadWeights, weightTypeOf } from "./weights.ts";
 export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link"> {
   readonly source: TensorSource;
   /**
-   * Of frozen weights in memory, and of what an executor with `halfCompute` computes in; by default weights are as stored,
+   * Of frozen weights in memory, and of what an executor of `halves: "all"` computes in; by default weights are as stored,
    * and all else is f32.
    */
   readonly dtype?: FloatType | undefined;
@@ -88,7 +88,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   const { config, source, measure, offload = null } = options;
   const compute = computeType(executor, options.dtype);
   const link = offload && { ...NOMINAL_LINK, leastBytes: offload.leastBytes ?? NOMINAL_LINK.leastBytes };
-  const planOptions = { ...options, compute, weightType: weightTypeOf(source, options.dtype), link };
+  const planOptions = { ...options, compute, weightType: weightTypeOf(executor, source, options.dtype), link };
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;

@@ -17,14 +17,19 @@ export function storedWeightType(source: TensorSource): (name: string) => FloatT
   return (name) => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
 }
 
-/** Of frozen weights: `dtype`, or as stored. */
-export function weightTypeOf(source: TensorSource, dtype: FloatType | undefined): (name: string) => FloatType {
+/** Of frozen weights in an executor's memory: `dtype`, or as stored. */
+export function weightTypeOf(
+  { halves }: Pick<Executor, "halves">,
+  source: TensorSource,
+  dtype: FloatType | undefined,
+): (name: string) => FloatType {
+  if (halves === "none") return () => "f32";
   return dtype === undefined ? storedWeightType(source) : () => dtype;
 }
 
 /** What programs compute in on an executor, when `dtype` is asked for. */
-export function computeType(executor: Pick<Executor, "halfCompute">, dtype: FloatType | undefined): FloatType {
-  return executor.halfCompute ? (dtype ?? "f32") : "f32";
+export function computeType({ halves }: Pick<Executor, "halves">, dtype: FloatType | undefined): FloatType {
+  return halves === "all" ? (dtype ?? "f32") : "f32";
 }
 
 /**

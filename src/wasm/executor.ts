@@ -86,7 +86,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
   return {
     name: matmul.name === "wasm" ? "wasm" : "wasm with native products",
     threads,
-    halfCompute: false,
+    halves: "weights",
     memory: shared.memory,
     matmul,
     get reserved() {

@@ -11,9 +11,10 @@ export interface CliResult {
 }
 
 /** Runs the command line in a process of its own, as a user does. */
-export async function remat(args: readonly string[], cwd = root): Promise<CliResult> {
+export async function remat(args: readonly string[], cwd = root, env: Record<string, string> = {}): Promise<CliResult> {
   const child = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), ...args], {
     cwd,
+    env: { ...process.env, ...env },
     stdout: "pipe",
     stderr: "pipe",
     stdin: "ignore",
