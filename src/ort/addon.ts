@@ -112,7 +112,11 @@ export function createAddonExecutor({ threads = availableParallelism() }: { read
     },
     fill: (address, bytes, write) => write(view(address, bytes)),
     write: (address, data) => view(address, data.length).set(data),
-    read: (address, bytes) => (bytes === 0 ? new Uint8Array() : view(address, bytes).slice()),
+    read(address, bytes, target = new Uint8Array(bytes)) {
+      if (bytes > 0) target.set(view(address, bytes));
+      return target;
+    },
+    reach: { kind: "none" },
     zero: (address, bytes) => void (bytes > 0 && view(address, bytes).fill(0)),
     close() {
       for (const session of sessions.splice(0)) session.dispose();

@@ -22,7 +22,9 @@ export type Reach =
   /** An address is a pointer in this process. */
   | { readonly kind: "process" }
   /** Memory of a device, where bytes come and go by copies of ONNX Runtime: its objects, as pointers. */
-  | { readonly kind: "device"; readonly copies: DeviceCopies };
+  | { readonly kind: "device"; readonly copies: DeviceCopies }
+  /** Not at all. */
+  | { readonly kind: "none" };
 
 export interface DeviceCopies {
   readonly session: number;

@@ -34,10 +34,14 @@ export interface StoreOptions {
   readonly open?: (folder: string) => { readonly fd: number; readonly isDirect: boolean; readonly isInMemory: boolean };
 }
 
-/** @throws {UserError} when no file can be made in the folder */
+/** @throws {UserError} when no file can be made in the folder, or the executor's memory cannot be reached */
 export function openStore(executor: Executor, options: StoreOptions): Store {
   const { reach } = executor;
   const { folder, open = openOffloadFile } = options;
+  if (reach.kind === "none")
+    throw new UserError(
+      "--offload cannot be used with ONNX Runtime's addon, whose memory other threads do not reach; use --device wasm",
+    );
   const file = reach.kind === "device" ? null : open(folder);
   const queues = { out: createQueue(), in: createQueue() };
   const workers = (["out", "in"] as const).map((direction) => {

@@ -33,6 +33,7 @@ async function mover({ direction, reach, fd }: Boot): Promise<(move: Move) => vo
     return ({ address, bytes, place }) =>
       direction === "out" ? copier.toHost(address, place as Pointer, bytes) : copier.toDevice(place as Pointer, address, bytes);
   }
+  if (reach.kind === "none") throw new Error("the executor's memory cannot be reached");
   const view = (address: number, bytes: number) =>
     reach.kind === "shared"
       ? new Uint8Array(reach.memory.buffer, address, bytes)
