@@ -58,7 +58,7 @@ function openNameless(folder: string, flags: number): number | null {
   };
   const nameless = O_TMPFILE === null ? null : open(folder, O_TMPFILE);
   if (nameless !== null) return nameless;
-  const path = join(folder, `.offload.${process.pid}.${fs.readdirSync(folder).length}.tmp`);
+  const path = join(folder, `.offload.${crypto.randomUUID()}.tmp`);
   const fd = open(path, fs.constants.O_CREAT | fs.constants.O_EXCL);
   if (fd !== null) fs.unlinkSync(path);
   return fd;
