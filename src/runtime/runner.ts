@@ -152,7 +152,12 @@ function bindTransfers(
     moving(op: Op, step: number): () => void {
       const { kind, index } = movedItem(op)!;
       const key = `${kind} ${index}`;
-      if (op.kind === "DA" || op.kind === "DT") return () => awaitCopy(key);
+      if (op.kind === "DA" || op.kind === "DT") {
+        return () => {
+          awaitFetch(key);
+          awaitCopy(key);
+        };
+      }
       const { offset, bytes } = itemAt(kind, index, step);
       if (bytes === 0) return () => {};
       const address = arena + offset;

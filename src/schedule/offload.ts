@@ -111,9 +111,10 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number):
       if (memory >= enough) return plain.fastest;
       const simple = best(simpleCandidates(chain, memory), memory, plain.plan(memory));
       if (simple && simple.simulation.time <= GOOD * plain.fastest.simulation.time) return simple;
-      if (!last || memory > last.memory || memory < NEAR * last.memory) {
-        last = { memory, candidates: search(reserves.map((reserve) => memory - reserve)) };
-      }
+      const isNear = last !== undefined && memory <= last.memory && memory >= NEAR * last.memory;
+      const known = isNear ? best(last!.candidates, memory, simple) : null;
+      if (known) return known;
+      last = { memory, candidates: search(reserves.map((reserve) => memory - reserve)) };
       return best(last.candidates, memory, simple);
     },
     curve() {

@@ -123,9 +123,9 @@ export function simulate(chain: Chain, schedule: Schedule): Simulation {
     if (!item) return;
     const moved = moving.get(item);
     if (moved) {
-      wait(moved.busy);
-      // The copy reads the memory until the drop.
-      if (moved.isCopied) item.lastUse = last;
+      wait(Math.max(moved.busy, moved.ready));
+      // A copy reads the memory until the drop, and a fetch that nobody waited for writes it.
+      if (moved.isCopied || item.lastUse === item.first) item.lastUse = last;
     }
     item.last = last;
     live -= item.bytes;
