@@ -51,6 +51,22 @@ torch.set_num_threads(args.threads)
 torch.manual_seed(1)
 dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
 
+
+def qwen2(hidden_size, intermediate_size, layers, heads):
+    return transformers.Qwen2Config(
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        max_position_embeddings=32768,
+        rms_norm_eps=1e-6,
+        rope_theta=1000000.0,
+        tie_word_embeddings=True,
+    )
+
+
 # The numbers of bench/shapes.ts.
 SHAPES = {
     "smollm2-135m": lambda: transformers.LlamaConfig(
@@ -65,30 +81,8 @@ SHAPES = {
         rope_theta=100000.0,
         tie_word_embeddings=True,
     ),
-    "qwen2.5-0.5b": lambda: transformers.Qwen2Config(
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        vocab_size=151936,
-        max_position_embeddings=32768,
-        rms_norm_eps=1e-6,
-        rope_theta=1000000.0,
-        tie_word_embeddings=True,
-    ),
-    "qwen2.5-1.5b": lambda: transformers.Qwen2Config(
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        vocab_size=151936,
-        max_position_embeddings=32768,
-        rms_norm_eps=1e-6,
-        rope_theta=1000000.0,
-        tie_word_embeddings=True,
-    ),
+    "qwen2.5-0.5b": lambda: qwen2(896, 4864, layers=24, heads=14),
+    "qwen2.5-1.5b": lambda: qwen2(1536, 8960, layers=28, heads=12),
 }
 if args.shape not in SHAPES:
     sys.exit(f"--shape: one of {', '.join(SHAPES)}")

@@ -3,7 +3,7 @@ import { createBatches } from "../data/batch.ts";
 import { loadSamples } from "../data/prepare.ts";
 import { createSampler } from "../data/sample.ts";
 import { createScorer } from "../generate/score.ts";
-import { checkContext, contextLimit } from "../hf/config.ts";
+import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import { sequenceLengthOf } from "../train/config.ts";
 import { printEvent } from "./display.ts";
 import { describeFlags } from "./flags.ts";

@@ -1,6 +1,7 @@
 import { UserError } from "../errors.ts";
 import type { FloatType } from "../graph/types.ts";
-import { contextLimit, type ModelConfig } from "../hf/config.ts";
+import { type ModelConfig } from "../hf/config.ts";
+import { contextLimit } from "../hf/rope-config.ts";
 import type { Adapter } from "../hf/peft.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { createPrograms } from "../runtime/chain.ts";

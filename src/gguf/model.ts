@@ -3,7 +3,7 @@ import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import { elements, type FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import { contextLimit } from "../hf/config.ts";
+import { contextLimit } from "../hf/rope-config.ts";
 import { isRecord } from "../hf/files.ts";
 import { toFloat32 } from "../hf/halves.ts";
 import { mergedTensors } from "../hf/merge.ts";

@@ -6,53 +6,13 @@ import type { FloatType } from "../graph/types.ts";
 import { readJsonObject, show } from "./files.ts";
 import { gemma3Text, plainGemma } from "./gemma-config.ts";
 import { plainInternlm2, plainInternlm3, plainPhi3 } from "./plain-config.ts";
+import { checkLongRope, type RopeConfig, ropeOf, ropeSchema } from "./rope-config.ts";
+import { parseWith, positive, size } from "./schema.ts";
 
 /** Model families: decoder blocks with RMSNorm, rotary positions and a gated MLP. */
 export type Family = "llama" | "mistral" | "qwen2" | "qwen3" | "gemma2" | "gemma3_text" | "phi3" | "internlm2" | "internlm3";
 
 export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
-
-/** How rotary frequencies are stretched beyond the context of pre-training (Transformers' `rope_type`). */
-export type RopeScaling =
-  | { readonly type: "default" }
-  | { readonly type: "linear"; readonly factor: number }
-  /** Frequencies grow only beyond `maxPositions`, which training never exceeds: the same as `default` here. */
-  | { readonly type: "dynamic"; readonly factor: number }
-  | {
-      readonly type: "llama3";
-      readonly factor: number;
-      readonly lowFreqFactor: number;
-      readonly highFreqFactor: number;
-      readonly originalMaxPositions: number;
-    }
-  | {
-      readonly type: "yarn";
-      readonly factor: number;
-      readonly originalMaxPositions: number;
-      /** Multiplies cos and sin; null: derived from `factor`, `mscale` and `mscaleAllDim`. */
-      readonly attentionFactor: number | null;
-      readonly betaFast: number;
-      readonly betaSlow: number;
-      readonly mscale: number | null;
-      readonly mscaleAllDim: number | null;
-      readonly truncate: boolean;
-    }
-  | {
-      readonly type: "longrope";
-      /** What each frequency is divided by, in sequences of up to `originalMaxPositions` tokens and in longer ones. */
-      readonly shortFactors: readonly number[];
-      readonly longFactors: readonly number[];
-      readonly originalMaxPositions: number;
-      /** How far the context is stretched. */
-      readonly factor: number;
-      /** Multiplies cos and sin; null: derived from `factor`. */
-      readonly attentionFactor: number | null;
-    };
-
-export interface RopeConfig {
-  readonly theta: number;
-  readonly scaling: RopeScaling;
-}
 
 /** What the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
 export interface ModelConfig {
@@ -142,34 +102,7 @@ const ACTIVATIONS: Readonly<Record<string, HiddenAct>> = {
   gelu_pytorch_tanh: "gelu_pytorch_tanh",
 };
 
-/** Dimensions above this are surely a mistake, and keep every product below 2^53. */
-const size = z.int().positive().max(16_777_216);
 const tokenId = z.int().nonnegative();
-const positive = z.number().positive();
-
-/** A context is stretched by no more than this, for the same reason. */
-const MOST_STRETCH = 1_048_576;
-
-const ROPE_TYPES = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"] as const;
-
-const ropeSchema = z.object({
-  rope_type: z.string().nullish(),
-  type: z.string().nullish(),
-  rope_theta: positive.nullish(),
-  factor: z.number().min(1).max(MOST_STRETCH).nullish(),
-  low_freq_factor: positive.nullish(),
-  high_freq_factor: positive.nullish(),
-  original_max_position_embeddings: size.nullish(),
-  attention_factor: positive.nullish(),
-  beta_fast: z.number().nullish(),
-  beta_slow: z.number().nullish(),
-  mscale: z.number().nullish(),
-  mscale_all_dim: z.number().nullish(),
-  truncate: z.boolean().nullish(),
-  short_factor: z.array(positive).nullish(),
-  long_factor: z.array(positive).nullish(),
-  partial_rotary_factor: z.number().nullish(),
-});
 
 const configSchema = z.object({
   hidden_size: size,
@@ -359,78 +292,6 @@ function rotaryDimOf(family: Family, config: RawConfig, headDim: number, where: 
   return dim;
 }
 
-function checkLongRope({ scaling }: RopeConfig, rotaryDim: number, where: string): void {
-  if (scaling.type !== "longrope") return;
-  for (const [key, factors] of [
-    ["short_factor", scaling.shortFactors],
-    ["long_factor", scaling.longFactors],
-  ] as const) {
-    if (factors.length === rotaryDim / 2) continue;
-    throw new UserError(`${where}: "${key}" has ${factors.length} entries; expected ${rotaryDim / 2}, one for each frequency`);
-  }
-}
-
-function ropeOf(config: RawConfig, maxPositions: number, where: string): RopeConfig {
-  // As in Transformers 5, a rope_scaling that is there wins over rope_parameters.
-  const rope = config.rope_scaling ?? config.rope_parameters ?? {};
-  const name = rope.rope_type ?? rope.type ?? "default";
-  const type = ROPE_TYPES.find((known) => known === name);
-  if (!type) throw new UserError(`${where}: rope_type ${show(name)} is not supported; expected one of ${ROPE_TYPES.join(", ")}`);
-  const need = <K extends "factor" | "low_freq_factor" | "high_freq_factor" | "short_factor" | "long_factor">(
-    key: K,
-  ): NonNullable<(typeof rope)[K]> => {
-    const value = rope[key];
-    if (value !== undefined && value !== null) return value;
-    const kind = key === "short_factor" || key === "long_factor" ? "list of numbers" : "number";
-    throw new UserError(`${where}: rope_type "${type}" needs a ${kind} "${key}"`);
-  };
-  const originalMaxPositions = config.original_max_position_embeddings ?? rope.original_max_position_embeddings ?? maxPositions;
-  const theta = rope.rope_theta ?? config.rope_theta ?? 10_000;
-  switch (type) {
-    case "default":
-      return { theta, scaling: { type } };
-    case "linear":
-    case "dynamic":
-      return { theta, scaling: { type, factor: need("factor") } };
-    case "llama3": {
-      const [factor, lowFreqFactor, highFreqFactor] = [need("factor"), need("low_freq_factor"), need("high_freq_factor")];
-      if (highFreqFactor <= lowFreqFactor) {
-        throw new UserError(
-          `${where}: high_freq_factor (${highFreqFactor}) must be greater than low_freq_factor (${lowFreqFactor})`,
-        );
-      }
-      return { theta, scaling: { type, factor, lowFreqFactor, highFreqFactor, originalMaxPositions } };
-    }
-    case "yarn":
-      return {
-        theta,
-        scaling: {
-          type,
-          factor: rope.factor ?? maxPositions / originalMaxPositions,
-          originalMaxPositions,
-          attentionFactor: rope.attention_factor ?? null,
-          betaFast: rope.beta_fast || 32,
-          betaSlow: rope.beta_slow || 1,
-          mscale: rope.mscale ?? null,
-          mscaleAllDim: rope.mscale_all_dim ?? null,
-          truncate: rope.truncate ?? true,
-        },
-      };
-    case "longrope":
-      return {
-        theta,
-        scaling: {
-          type,
-          shortFactors: need("short_factor"),
-          longFactors: need("long_factor"),
-          originalMaxPositions,
-          factor: rope.factor ?? maxPositions / originalMaxPositions,
-          attentionFactor: rope.attention_factor ?? null,
-        },
-      };
-  }
-}
-
 type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
 /**
@@ -470,38 +331,4 @@ function eosOf(
   const parsed = configSchema.shape.eos_token_id.safeParse(generation.eos_token_id);
   if (!parsed.success) throw new UserError(`${where} (generation_config.json): eos_token_id must be an id or a list of ids`);
   return [...new Set([own ?? [], parsed.data ?? []].flat())];
-}
-
-/** `schema.parse` whose first issue becomes one sentence. */
-export function parseWith<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0]!;
-  const key = issue.path.join(".");
-  let actual: unknown = value;
-  for (const part of issue.path) actual = (actual as Record<PropertyKey, unknown> | undefined)?.[part];
-  throw new UserError(
-    `${where}: ${key ? `"${key}" is ${actual === undefined ? "missing" : show(actual)}: ` : ""}${issue.message}`,
-  );
-}
-
-/** The longest sequence, in tokens, that rotary positions are defined for. */
-export function contextLimit(config: Pick<ModelConfig, "maxPositions" | "rope">): number {
-  const { scaling } = config.rope;
-  if (scaling.type === "linear") return Math.floor(config.maxPositions * scaling.factor);
-  if (scaling.type === "yarn") return Math.max(config.maxPositions, Math.floor(scaling.originalMaxPositions * scaling.factor));
-  return config.maxPositions;
-}
-
-/**
- * Checks that sequences of `length` tokens fit the model.
- * @throws {UserError}
- */
-export function checkContext(config: Pick<ModelConfig, "maxPositions" | "rope">, length: number): void {
-  const limit = contextLimit(config);
-  if (length > limit) {
-    throw new UserError(
-      `sequence length ${length} is longer than the model's context of ${limit} tokens; choose ${limit} or less`,
-    );
-  }
 }

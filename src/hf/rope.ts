@@ -1,4 +1,5 @@
-import type { ModelConfig, RopeScaling } from "./config.ts";
+import type { ModelConfig } from "./config.ts";
+import type { RopeScaling } from "./rope-config.ts";
 
 /**
  * Rotary position tables. Every step is rounded to f32 in the order in which Transformers computes in PyTorch

@@ -2,7 +2,7 @@ import { closeSync, existsSync, fsyncSync, openSync, readdirSync, readSync, rena
 import { join } from "node:path";
 import { z } from "zod";
 import { messageOf, UserError } from "../errors.ts";
-import { parseWith } from "../hf/config.ts";
+import { parseWith } from "../hf/schema.ts";
 import { fileError, makeFolder, readJsonObject, writeTextAtomic } from "../hf/files.ts";
 import { expectTensor, openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import { type Executor, readPieces } from "../runtime/executor.ts";

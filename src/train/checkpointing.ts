@@ -85,9 +85,12 @@ export function checkpointingOf(config: CheckpointingConfig, base: () => number)
   }
 }
 
-/** What of a block is kept or recomputed in any case. */
+/** What of a block is kept or recomputed in any case. @throws {UserError} a name in both lists */
 export function selectiveOf(config: CheckpointingConfig): ModelPlanOptions["selective"] {
-  return { keep: config.keepOps ?? [], recompute: config.recomputeOps ?? [] };
+  const [keep, recompute] = [config.keepOps ?? [], config.recomputeOps ?? []];
+  const both = keep.find((name) => recompute.includes(name));
+  if (both !== undefined) throw new UserError(`${both} is in --keep-ops and in --recompute-ops; leave it out of one of them`);
+  return { keep, recompute };
 }
 
 function activationLimit(text: string): { readonly bytes: number } | { readonly share: number } {

@@ -1,7 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { checkContext, contextLimit, loadConfig, parseConfig } from "../../src/hf/config.ts";
+import { loadConfig, parseConfig } from "../../src/hf/config.ts";
+import { checkContext, contextLimit } from "../../src/hf/rope-config.ts";
 import { temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);

@@ -1,6 +1,20 @@
+import { afterAll } from "bun:test";
 import { byteLength, type DType, type Graph, typeOf } from "../../src/graph/types.ts";
 import { type Address, align, type Executor } from "../../src/runtime/executor.ts";
+import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
+import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import type { Data, TestTensor } from "./ops.ts";
+
+/** Executors of a test file, one for each way of multiplying and number of threads; closed when its tests have ended. */
+export function sharedExecutors(): (matmul: MatmulChoice, threads: number) => Promise<WasmExecutor> {
+  const open = new Map<string, WasmExecutor>();
+  afterAll(() => open.forEach((made) => made.close()));
+  return async (matmul, threads) => {
+    const key = `${matmul} ${threads}`;
+    if (!open.has(key)) open.set(key, await createWasmExecutor({ matmul, threads }));
+    return open.get(key)!;
+  };
+}
 
 /**
  * Runs a graph on any executor, `times` times over the same memory, and returns its outputs. Outputs that update an

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { UserError } from "../../src/errors.ts";
-import { checkpointingOf } from "../../src/train/checkpointing.ts";
+import { checkpointingOf, selectiveOf } from "../../src/train/checkpointing.ts";
 import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
 import { parseSize } from "../../src/train/limit.ts";
 
@@ -55,4 +55,12 @@ test("sizes and shares", () => {
   expect(parseSize("1e9")).toEqual({ bytes: 1e9 });
   expect(parseSize("50%")).toEqual({ share: 0.5 });
   for (const text of ["", "0", "-1", "5 parsecs", "0%", "120%", "GiB"]) expect(parseSize(text)).toBeNull();
+});
+
+test("a value is kept or computed again, not both", () => {
+  const config = { model: "m", data: "d", keepOps: ["mlp", "q_proj"], recomputeOps: ["SwiGLU"] };
+  expect(selectiveOf(trainConfigSchema.parse(config))).toEqual({ keep: ["mlp", "q_proj"], recompute: ["SwiGLU"] });
+  expect(() => selectiveOf(trainConfigSchema.parse({ ...config, recomputeOps: ["q_proj"] }))).toThrow(
+    "q_proj is in --keep-ops and in --recompute-ops",
+  );
 });

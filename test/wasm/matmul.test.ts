@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { fromBinary } from "@bufbuild/protobuf";
 import { ONNX_OPSET } from "../../src/onnx/functions.ts";
 import { AttributeProto_AttributeType as AttributeType, ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
@@ -7,22 +7,15 @@ import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { Graph } from "../../src/graph/types.ts";
 import { Cast, CAST_TO } from "../../src/ops/cast.ts";
 import { Gemm } from "../../src/ops/gemm.ts";
-import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 import { nodeModel } from "../../src/wasm/node-model.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import { loadOrt } from "../../src/ort/library.ts";
-import { runOn } from "../support/executor.ts";
+import { runOn, sharedExecutors } from "../support/executor.ts";
 import { type Data, generator, half, random, type TestTensor } from "../support/ops.ts";
 
 setDefaultTimeout(120_000);
 
-const open = new Map<string, WasmExecutor>();
-async function executor(matmul: MatmulChoice, threads: number): Promise<WasmExecutor> {
-  const key = `${matmul} ${threads}`;
-  if (!open.has(key)) open.set(key, await createWasmExecutor({ matmul, threads }));
-  return open.get(key)!;
-}
-afterAll(() => open.forEach((made) => made.close()));
+const executor = sharedExecutors();
 
 interface Case {
   readonly m: number;

@@ -1,12 +1,11 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { FloatType, Graph } from "../../src/graph/types.ts";
 import { Cast, CAST_TO } from "../../src/ops/cast.ts";
 import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
 import { chunkRows } from "../../src/ops/native-head.ts";
-import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
-import { runOn } from "../support/executor.ts";
+import { runOn, sharedExecutors } from "../support/executor.ts";
 import {
   type Data,
   expectSameBits,
@@ -22,13 +21,7 @@ import {
 
 setDefaultTimeout(120_000);
 
-const open = new Map<string, WasmExecutor>();
-async function executor(matmul: MatmulChoice, threads: number): Promise<WasmExecutor> {
-  const key = `${matmul} ${threads}`;
-  if (!open.has(key)) open.set(key, await createWasmExecutor({ matmul, threads }));
-  return open.get(key)!;
-}
-afterAll(() => open.forEach((made) => made.close()));
+const executor = sharedExecutors();
 
 interface Case {
   readonly tokens: number;
