@@ -74,6 +74,9 @@ export function createCollector(limit: number): () => void {
   };
 }
 
+/** What the process has resident when it plans differs by a few MiB from start to start; a limit that is named must work at the next. */
+const SPREAD = 4 << 20;
+
 /**
  * Runs `plan`. A limit that it cannot keep is told in the user's terms: the least limit that works, and what lowers it.
  * @throws {UserError}
@@ -90,9 +93,11 @@ export function explainingLimit<T>(memory: string | undefined, strategy: Checkpo
     }
     const base = strategy.base?.() ?? 0;
     const fixed = strategy.bytes - base - error.limit;
+    // Rounded up, in whole MiB: formatting to three digits may take more away than there is to spare.
+    const least = Math.ceil((base + fixed + error.least + SPREAD) / 2 ** 20);
     throw new UserError(
-      `--memory ${memory} is not enough: the least that works is ${formatBytes(base + fixed + error.least)} ` +
-        `(${formatBytes(base)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations). ` +
+      `--memory ${memory} is not enough: the least that works is ${least} MiB ` +
+        `(${formatBytes(base + SPREAD)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations). ` +
         lower,
     );
   }
