@@ -3,7 +3,7 @@ import type { PrepareProgress } from "../data/prepare.ts";
 import type { EventSink, RunEvent, VerbEvent } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
 import { RUN_FILES } from "../train/run-folder.ts";
-import { createProgress, formatDuration, type Progress, temporaryText } from "./progress.ts";
+import { createProgress, formatDuration, type Progress, stepTimeText, temporaryText } from "./progress.ts";
 
 /** Where a run's events are shown. */
 export interface Display {
@@ -58,7 +58,7 @@ function showEvent(event: RunEvent, progress: Progress): void {
         `peak memory     predicted ${formatBytes(event.predictedPeak)}, measured ${formatBytes(event.measuredPeak)}${temporaryText(event.temporary)}, ` +
           `without gradient checkpointing ${formatBytes(event.withoutCheckpointing)}; process ${formatBytes(event.processPeak)}`,
       );
-      progress.say(`time            ${formatDuration(event.seconds)}`);
+      progress.say(`time            ${formatDuration(event.seconds)}${stepTimeText(event)}`);
       if (event.bestStep !== null) progress.say(`best            the weights after step ${event.bestStep} are exported`);
       const what = event.method === "lora" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder";
       return progress.say(

@@ -1,5 +1,5 @@
 import type { PrepareProgress } from "../data/prepare.ts";
-import type { StepEvent } from "../train/events.ts";
+import type { DoneEvent, StepEvent } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
 import { canRewrite, columnsOf } from "./terminal.ts";
 
@@ -85,6 +85,18 @@ export function formatDuration(seconds: number): string {
   const minutes = Math.floor((whole % 3600) / 60);
   if (hours > 0) return `${hours} h ${String(minutes).padStart(2, "0")} min`;
   return minutes > 0 ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
+}
+
+/** What a step's programs took, and were planned to take; empty where no step has run. */
+export function stepTimeText({ forwardBackward }: Pick<DoneEvent, "forwardBackward">): string {
+  if (!forwardBackward) return "";
+  const { measured, predicted } = forwardBackward;
+  const planned = predicted === null ? "" : `predicted ${formatSeconds(predicted)}, `;
+  return `; forward and backward of a step ${planned}measured ${formatSeconds(measured)}`;
+}
+
+function formatSeconds(seconds: number): string {
+  return seconds < 1 ? `${(1000 * seconds).toPrecision(3)} ms` : `${seconds.toPrecision(3)} s`;
 }
 
 /** What ONNX Runtime took for itself, which no plan knows; empty where there is none. */

@@ -16,6 +16,7 @@ import { exportTrained } from "../train/export.ts";
 import { peakProcessMemory } from "../train/free-memory.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
+import { createStepTimes } from "../train/step-times.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
 import { totalSteps, type TrainingEvents, trainLoop } from "../train/trainer.ts";
 import type { DoneEvent, EventSink, StepEvent } from "../train/events.ts";
@@ -211,10 +212,12 @@ async function runSession(session: Session, device: Device, folder: string, disp
   let reason: DoneEvent["reason"] = "finished";
   let best: TrainingPosition | null = null;
   const moved = stepTransfers(engine);
+  const times = createStepTimes();
   try {
     const events: TrainingEvents = {
       step(step) {
         const current = step.tokens / step.seconds;
+        times.add(step.forwardBackward);
         speed = step.step === start.step + 1 ? current : 0.9 * speed + 0.1 * current;
         record({
           type: "step",
@@ -269,6 +272,7 @@ async function runSession(session: Session, device: Device, folder: string, disp
     temporary: device.temporary(),
     withoutCheckpointing: engine.withoutCheckpointing.peak,
     processPeak: peakProcessMemory(),
+    forwardBackward: times.medians(),
     output: folder,
   });
 }

@@ -91,12 +91,12 @@ export function createRunner(
       steps.forEach(({ before, program, watch, after }, at) => {
         before?.();
         if (!program) return;
-        const begin = performance.now();
         watch?.before();
+        const begin = performance.now();
         executor.run(program.call);
-        watch?.after();
         // The first run commits pages.
         if (runs > 0) spent[at]! += (performance.now() - begin) / 1000;
+        watch?.after();
         if (program.end > end) end = program.end;
         after?.();
       });

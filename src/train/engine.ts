@@ -16,9 +16,10 @@ import { type Store, storeAlignment } from "../store/store.ts";
 import { createBatchMemory, type TokenBatch } from "./batch-memory.ts";
 import { createConstants } from "./constants.ts";
 import { type Costs, secondsWith } from "./costs.ts";
-import { fixedTotal, type MemoryForecast } from "./memory.ts";
+import { fixedTotal, forecast, type MemoryForecast } from "./memory.ts";
 import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "./model-plan.ts";
 import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "./offload.ts";
+import { plannedTime } from "./planning.ts";
 import { computeType, loadWeights, weightTypeOf } from "./weights.ts";
 
 export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link"> {
@@ -36,6 +37,13 @@ export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "co
   readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch; readonly clock?: () => number };
 }
 
+/** Seconds of forward and backward passes, with what they waited for. */
+export interface ComputedTime {
+  readonly measured: number;
+  /** By the times that schedules were planned with; null where none are known, or replay checks are part of what was measured. */
+  readonly predicted: number | null;
+}
+
 /** A model in an executor's memory, with its training step for each number of tokens. */
 export interface Engine {
   readonly executor: Executor;
@@ -50,10 +58,15 @@ export interface Engine {
   readonly segments: readonly Segment[];
   readonly chain: Chain;
   readonly schedule: Schedule;
-  /** Peak of training: as planned, as it would be without gradient checkpointing, and as counted so far. */
+  /**
+   * Peak of training: as planned, as it would be without gradient checkpointing, and as counted so far. Once steps have run,
+   * what was planned for these.
+   */
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
   readonly measuredPeak: number;
+  /** Forward and backward of all micro-batches so far. */
+  readonly computed: ComputedTime;
   /** Where boundaries and tapes go; null without offload. */
   readonly store: Store | null;
   /** How many times the schedule was made anew because programs took other times than planned with. */
@@ -137,10 +150,11 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     lazily((tokens) => {
       const step = stepOf(tokens);
       const verifier = options.verifyReplay ? verifiers(tokens) : undefined;
-      return createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory, {
+      const runner = createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory, {
         verifier,
         ...(store && { offload: { outside: store, inFlight: step.chain.offload!.inFlight } }),
       });
+      return { runner, forecast: forecast(step, fixed), seconds: measure && !verifier ? plannedTime(step) : null };
     });
   let runners = makeRunners();
   const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).still, arena, memory));
@@ -153,6 +167,8 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   }
 
   let touched = 0;
+  let ran: MemoryForecast | null = null;
+  let computed: ComputedTime = { measured: 0, predicted: 0 };
   let runs = 0;
   let nextCheck = FIRST_CHECK;
   let replans = 0;
@@ -188,22 +204,31 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return plan.largest.schedule;
     },
     get predicted() {
-      return plan.predicted;
+      return ran ?? plan.predicted;
     },
     withoutCheckpointing: plan.withoutCheckpointing,
     get measuredPeak() {
       return fixedTotal(fixed) + touched;
+    },
+    get computed() {
+      return computed;
     },
     store,
     get replans() {
       return replans;
     },
     forwardBackward(tokens, scale, seed, draw) {
-      const runner: Runner = runners(tokens.ids.length);
+      const { runner, forecast, seconds } = runners(tokens.ids.length);
       batch.load(tokens, scale);
       batch.setRng(seed, draw);
+      const begin = performance.now();
       runner.run();
+      computed = {
+        measured: computed.measured + (performance.now() - begin) / 1000,
+        predicted: computed.predicted === null || seconds === null ? null : computed.predicted + seconds,
+      };
       touched = Math.max(touched, runner.touched);
+      if (!ran || forecast.peak > ran.peak) ran = forecast;
       const { loss } = constants.score();
       if (measure && ++runs === nextCheck) {
         nextCheck *= 2;

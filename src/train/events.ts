@@ -1,3 +1,4 @@
+import type { ComputedTime } from "./engine.ts";
 import type { Evaluation, StepMetrics } from "./trainer.ts";
 
 /**
@@ -70,6 +71,8 @@ export interface DoneEvent {
   readonly temporary: number;
   readonly withoutCheckpointing: number;
   readonly processPeak: number;
+  /** Medians over the last steps of this process; null when there were none. */
+  readonly forwardBackward: ComputedTime | null;
   readonly output: string;
 }
 

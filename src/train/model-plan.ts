@@ -79,7 +79,7 @@ export interface ModelPlan {
   readonly arena: number;
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
-  /** Plans all steps again with other times, and another bandwidth of the link, in the same arena. */
+  /** Plans all steps again with other times, and another bandwidth of the link, in the same arena. No step is slower by these times than it is now. */
   withTimes(seconds: SecondsOf, bandwidth?: Pick<Link, "out" | "in"> | null): ModelPlan;
 }
 
@@ -126,14 +126,20 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   // What all programs take is there before a limit is divided.
   for (const { segments } of built.values()) buildChain(segments, programs);
 
-  const plan = (times: SecondsOf | undefined, link: Link | null, room: number, entries: number): ModelPlan => {
+  const plan = (
+    times: SecondsOf | undefined,
+    link: Link | null,
+    room: number,
+    entries: number,
+    before?: ReadonlyMap<number, StepPlan>,
+  ): ModelPlan => {
     const steps = new Map<number, TokenPlan>();
     // The largest first: it decides whether a limit can be kept.
     for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
       const { segments, still } = built.get(tokens)!;
       const chain = buildChain(segments, programs, times, link && { link, alignment });
       if (forwardBytes > room) throw new LimitError(room, Math.max(forwardBytes, smallestPlan(chain).placement.extent));
-      steps.set(tokens, { ...planStep(chain, strategy, room, entries), segments, still });
+      steps.set(tokens, { ...planStep(chain, strategy, room, { entries, current: before?.get(tokens) }), segments, still });
     }
     const largest = steps.get(most)!;
     const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
@@ -158,7 +164,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         .map((step) => forecast(step, fixed))
         .reduce((most, one) => (one.peak > most.peak ? one : most)),
       withoutCheckpointing,
-      withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES),
+      withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
     };
   };
   const room = strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - fixedTotal(fixed) : Infinity;

@@ -76,12 +76,24 @@ export function activationLimit(chain: Chain, checkpointing: Checkpointing, room
   return Math.min(room, Math.floor(limit.share * everything));
 }
 
+export interface PlanStepOptions {
+  /** Entries of a planning table, at most. */
+  readonly entries?: number;
+  /** The plan so far, made with other times within the same limits: a planner's stays as long as no other one is faster. */
+  readonly current?: StepPlan | undefined;
+}
+
 /**
- * Plans a step in an arena of `room` bytes, with at most so many entries of a planning table. On a chain with offload, a planner
- * makes use of it as far as it is worthwhile; a fixed strategy has everything outside that it keeps and that is large enough.
+ * Plans a step in an arena of `room` bytes. On a chain with offload, a planner makes use of it as far as it is worthwhile; a
+ * fixed strategy has everything outside that it keeps and that is large enough.
  * @throws {LimitError} when nothing fits
  */
-export function planStep(chain: Chain, checkpointing: Checkpointing, room: number, entries?: number): StepPlan {
+export function planStep(
+  chain: Chain,
+  checkpointing: Checkpointing,
+  room: number,
+  { entries, current }: PlanStepOptions = {},
+): StepPlan {
   switch (checkpointing.name) {
     case "optimal":
     case "budget": {
@@ -89,7 +101,7 @@ export function planStep(chain: Chain, checkpointing: Checkpointing, room: numbe
       const plan = planWithin(chain, activationLimit(chain, checkpointing, room), planner);
       // The tables of the planner take up to tens of megabytes, which the step may need.
       Bun.gc(true);
-      return plan;
+      return current && plannedTime({ ...current, chain }) <= plannedTime(plan) ? { ...current, chain } : plan;
     }
     case "given":
       return placed(chain, checkpointing.schedule(chain));
@@ -101,6 +113,11 @@ export function planStep(chain: Chain, checkpointing: Checkpointing, room: numbe
     default:
       return placed(chain, offloadKept(chain, strategySchedule(chain, checkpointing)));
   }
+}
+
+/** Time of a step in the chain's unit: its programs, and what they wait for. */
+export function plannedTime({ chain, schedule }: Pick<StepPlan, "chain" | "schedule">): number {
+  return simulate(chain, schedule).time;
 }
 
 function placed(chain: Chain, schedule: Schedule): StepPlan {

@@ -2,7 +2,7 @@ import type { Batches, MicroBatch } from "../data/batch.ts";
 import { UserError } from "../errors.ts";
 import type { Checkpoints, TrainingPosition } from "./checkpoint.ts";
 import type { TrainConfig } from "./config.ts";
-import type { Engine } from "./engine.ts";
+import type { ComputedTime, Engine } from "./engine.ts";
 import { learningRate } from "./learning-rate.ts";
 import { FIRST_LOSS_SCALE, nextLossScale } from "./loss-scale.ts";
 import type { Optimizer } from "./optimizer.ts";
@@ -27,6 +27,8 @@ export interface StepMetrics {
   /** Tokens of examples, padding excluded. */
   readonly tokens: number;
   readonly seconds: number;
+  /** Part of `seconds`: forward and backward, without data, clipping and optimizer. */
+  readonly forwardBackward: ComputedTime;
   /** In f16: what gradients were multiplied by on their way, and how many steps so far had none that could be used. */
   readonly lossScale?: number;
   readonly skipped?: number;
@@ -156,10 +158,12 @@ function trainStep(
   const scaling = engine.compute === "f16" ? (position.lossScale ?? FIRST_LOSS_SCALE) : null;
   if (scaling) engine.scaleGradients(scaling.scale);
   optimizer.zeroGradients();
+  const before = engine.computed;
   let loss = 0;
   group.forEach((batch, i) => {
     loss += engine.forwardBackward(batch, 1 / weight, config.seed, position.draw + i);
   });
+  const forwardBackward = elapsed(before, engine.computed);
   const rate = learningRate(config, step - 1, steps);
   const gradientNorm = Number.isFinite(loss) ? optimizer.step(step - (scaling?.skipped ?? 0), rate, scaling?.scale) : NaN;
   const lossScale = scaling && nextLossScale(scaling, Number.isFinite(gradientNorm));
@@ -171,8 +175,13 @@ function trainStep(
   const tokens = group.reduce((sum, batch) => sum + batch.used, 0);
   const seconds = (performance.now() - begin) / 1000;
   const scaled = scaling && lossScale ? { lossScale: scaling.scale, skipped: lossScale.skipped } : {};
-  events.step({ step, steps, epoch, loss, learningRate: rate, gradientNorm, tokens, seconds, ...scaled });
+  events.step({ step, steps, epoch, loss, learningRate: rate, gradientNorm, tokens, seconds, forwardBackward, ...scaled });
   return { ...position, step, draw: position.draw + group.length, heldOutLoss: null, lossScale };
+}
+
+function elapsed(before: ComputedTime, now: ComputedTime): ComputedTime {
+  const predicted = before.predicted === null || now.predicted === null ? null : now.predicted - before.predicted;
+  return { measured: now.measured - before.measured, predicted };
 }
 
 /** The first micro-batches that hold at least `limit` tokens, or all. */

@@ -77,6 +77,12 @@ describe("--json", () => {
     const [done] = of(events, "done");
     expect(done).toMatchObject({ step: 4, reason: "finished", bestStep: null });
     expect(done!.measuredPeak).toBe(done!.predictedPeak);
+    // A rule needs no times, so there are none to predict by.
+    for (const { seconds, forwardBackward } of [...of(events, "step"), done!]) {
+      expect(forwardBackward!.measured).toBeGreaterThan(0);
+      expect(forwardBackward!.measured).toBeLessThan(seconds);
+      expect(forwardBackward!.predicted).toBeNull();
+    }
     for (const { loss, perplexity } of of(events, "evaluation")) expect(perplexity).toBeCloseTo(Math.exp(loss), 6);
     const metrics = readFileSync(join(folder, "events/metrics.jsonl"), "utf8").trim().split("\n");
     expect(metrics.map((line) => JSON.parse(line))).toEqual(
@@ -84,6 +90,21 @@ describe("--json", () => {
     );
     expect(readdirSync(join(folder, "events")).filter((name) => name.startsWith("events.out.tfevents.")).length).toBe(1);
   });
+});
+
+test("a planner's schedule has a predicted time, in events and in words", async () => {
+  const flags = ["--activation-memory", "100%", "--steps", "3", "--no-sample"];
+  const { events } = await train("planned", ...flags);
+  for (const { forwardBackward } of [...of(events, "step"), ...of(events, "done")]) {
+    expect(forwardBackward!.predicted).toBeGreaterThan(0);
+    expect(forwardBackward!.measured).toBeGreaterThan(0);
+  }
+  const [, second, third] = of(events, "step").map(({ forwardBackward }) => forwardBackward.measured);
+  expect(of(events, "done")[0]!.forwardBackward!.measured).toBeCloseTo((second! + third!) / 2, 9);
+  const data = ["--data", join(folder, "train.jsonl"), "--output", join(folder, "words"), "--sequence-length", "64"];
+  const { code, stderr } = await remat(["train", "--model", model, ...data, ...flags]);
+  expect(code).toBe(0);
+  expect(stderr).toMatch(/\ntime +\d+ s; forward and backward of a step predicted [\d.]+ m?s, measured [\d.]+ m?s\n/);
 });
 
 describe("--load-best", () => {

@@ -16,6 +16,7 @@ const step = (n: number): RunEvent => ({
   gradientNorm: 2,
   tokens: 100,
   seconds: 0.5,
+  forwardBackward: { measured: 0.4, predicted: 0.3 },
   tokensPerSecond: 190,
   memory: 1 << 20,
   secondsLeft: 1,
