@@ -6,9 +6,9 @@ import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import { loadConfig } from "../hf/config.ts";
 import { contextLimit } from "../hf/rope-config.ts";
-import { resolveModel } from "../hf/hub.ts";
 import { sequenceLengthOf } from "../train/config.ts";
 import { validateConfig } from "./config-file.ts";
+import { findModel } from "./find-model.ts";
 import { hasColour } from "./terminal.ts";
 import { describeFlags, parseFlags, suggestion } from "./flags.ts";
 
@@ -68,7 +68,7 @@ interface Sampling {
 }
 
 async function openSampler(model: string, config: Flags): Promise<Sampling> {
-  const folder = await resolveModel(model);
+  const { folder } = await findModel({ model });
   const modelConfig = loadConfig(folder);
   const tokenizer = loadTokenizer(folder);
   const eosId = modelConfig.eosTokenIds[0] ?? null;

@@ -1,15 +1,14 @@
 import { z } from "zod";
 import { UserError } from "../errors.ts";
-import { resolveModel } from "../hf/hub.ts";
 import { mergeAdapter } from "../hf/merge.ts";
-import { openAdapter } from "../hf/peft.ts";
 import { printEvent } from "./display.ts";
+import { findModel } from "./find-model.ts";
 import { describeFlags } from "./flags.ts";
 import { readFlags } from "./model-flags.ts";
 
 const schema = z.strictObject({
   model: z.string().min(1).optional().describe("base model: folder or hub name (default: the one that the adapter names)"),
-  adapter: z.string().min(1).describe("PEFT adapter folder, such as a run folder"),
+  adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
   out: z.string().min(1).describe("folder to write; must be new or empty"),
   maxShardSize: z.number().positive().default(50).describe("largest weight file, in GB (10^9 bytes)"),
   json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
@@ -28,16 +27,10 @@ ${describeFlags(schema)}`;
 export async function run(args: readonly string[]): Promise<number> {
   const begin = performance.now();
   const flags = readFlags("merge", schema, args);
-  const base = await resolveModel(flags.model ?? baseOf(flags.adapter));
-  mergeAdapter({ base, adapter: flags.adapter, output: flags.out, maxShardBytes: flags.maxShardSize * 1e9 });
+  const { folder: base, adapter } = await findModel(flags);
+  if (adapter === null) throw new UserError("merge needs an adapter: give its folder with --adapter");
+  mergeAdapter({ base, adapter, output: flags.out, maxShardBytes: flags.maxShardSize * 1e9 });
   if (flags.json) printEvent({ type: "written", files: [flags.out], seconds: (performance.now() - begin) / 1000 });
-  else console.log(`${flags.out}: ${base} with ${flags.adapter} merged in`);
+  else console.log(`${flags.out}: ${base} with ${adapter} merged in`);
   return 0;
-}
-
-function baseOf(folder: string): string {
-  const adapter = openAdapter(folder);
-  adapter.source.close();
-  if (adapter.base === null) throw new UserError(`${folder} does not name its base model; give it with --model`);
-  return adapter.base;
 }

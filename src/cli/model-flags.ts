@@ -1,5 +1,3 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { z } from "zod";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
@@ -14,13 +12,13 @@ import {
 } from "../generate/sampling.ts";
 import { loadConfig, type ModelConfig } from "../hf/config.ts";
 import { openDevice } from "../device.ts";
-import { resolveModel } from "../hf/hub.ts";
 import { type Adapter, openAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { type Executor } from "../runtime/executor.ts";
 import { type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { printEvent } from "./display.ts";
+import { findModel } from "./find-model.ts";
 import { parseFlags } from "./flags.ts";
 import { validateConfig } from "./config-file.ts";
 
@@ -83,28 +81,17 @@ export function readFlags<S extends z.ZodObject>(verb: string, schema: S, args: 
 }
 
 /**
- * Opens a model, and an adapter on it. A folder that holds an adapter may also be given as the model.
+ * Opens a model, and an adapter on it; see `findModel`.
  * @throws {UserError}
  */
 export async function openModel(flags: {
   readonly model?: string | undefined;
   readonly adapter?: string | undefined;
 }): Promise<OpenModel> {
-  const isAdapter = (folder: string) =>
-    existsSync(join(folder, "adapter_config.json")) && !existsSync(join(folder, "config.json"));
-  const adapterFolder = flags.adapter ?? (flags.model !== undefined && isAdapter(flags.model) ? flags.model : undefined);
-  const adapter = adapterFolder === undefined ? null : openAdapter(adapterFolder);
+  const found = await findModel(flags);
+  const { folder } = found;
+  const adapter = found.adapter === null ? null : openAdapter(found.adapter);
   try {
-    const named = flags.model === adapterFolder ? undefined : flags.model;
-    const model = named ?? adapter?.base;
-    if (model === undefined || model === null) {
-      throw new UserError(
-        adapter
-          ? `${adapterFolder} does not name its base model; give it with --model`
-          : "--model: a model folder or hub name is needed; it is missing",
-      );
-    }
-    const folder = await resolveModel(model);
     const config = loadConfig(folder);
     const tokenizer = loadTokenizer(folder);
     const source = openModelWeights(folder, config);

@@ -5,7 +5,7 @@ import { UserError } from "../errors.ts";
 import { loadConfig } from "../hf/config.ts";
 import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import { fileError } from "../hf/files.ts";
-import { resolveModel } from "../hf/hub.ts";
+import { readAdapter } from "../hf/peft.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
 import { type Chain, idealTime } from "../schedule/chain.ts";
 import { formatSchedule, type Schedule } from "../schedule/ops.ts";
@@ -23,9 +23,10 @@ import { createCosts, deviceName } from "../train/costs.ts";
 import { createEngine } from "../train/engine.ts";
 import { type ModelPlan, planModel } from "../train/model-plan.ts";
 import { PLANNED_VARIANTS } from "../train/planning.ts";
-import { tuningOf } from "../train/session.ts";
+import { tuningOf, tuningOfAdapter } from "../train/tuning.ts";
 import { weightTypeOf } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
+import { findModel } from "./find-model.ts";
 import { describeFlags, flagsOf, flagName, parseFlags } from "./flags.ts";
 import { planChain } from "./plan-chain.ts";
 
@@ -83,8 +84,10 @@ export async function run(args: readonly string[]): Promise<number> {
     return planChain(chain, memory, json);
   }
   const config = validateConfig(modelFlags, valuesOf(modelFlags, args));
-  const folder = await resolveModel(config.model);
+  const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);
+  const adapter = adapterFolder === null ? null : readAdapter(adapterFolder, model);
+  adapter?.source.close();
   const length = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, length);
   const source = openModelWeights(folder, model);
@@ -94,7 +97,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const tokens = config.batchSize * length;
     const options = {
       config: model,
-      tuning: tuningOf(config, model),
+      tuning: adapter ? tuningOfAdapter(adapter, config.dropout) : tuningOf(config, model),
       strategy,
       selective: selectiveOf(config),
       variants: PLANNED_VARIANTS,

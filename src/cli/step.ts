@@ -3,22 +3,23 @@ import { openDevice } from "../device.ts";
 import { UserError } from "../errors.ts";
 import { byteLength } from "../graph/types.ts";
 import { loadConfig } from "../hf/config.ts";
-import { resolveModel } from "../hf/hub.ts";
-import { readAdapter, resolveTargets } from "../hf/peft.ts";
+import { readAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import { type TensorData, writeSafetensors } from "../hf/safetensors.ts";
-import type { Tuning } from "../models/linear.ts";
 import { PIECE, readPieces } from "../runtime/executor.ts";
-import { CHECKPOINTING_KEYS, loraScale, trainConfigSchema } from "../train/config.ts";
+import { CHECKPOINTING_KEYS, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { offloadOf } from "../train/offload.ts";
 import { readStepBatch } from "../train/step-batch.ts";
+import { tuningOf, tuningOfAdapter } from "../train/tuning.ts";
 import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
+import { findModel } from "./find-model.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
+import { MODEL_FLAGS } from "./model-flags.ts";
 import { temporaryText } from "./progress.ts";
 
 const schema = trainConfigSchema
@@ -37,6 +38,7 @@ const schema = trainConfigSchema
     matmul: true,
   })
   .extend({
+    model: MODEL_FLAGS.model,
     batch: z
       .string()
       .min(1)
@@ -61,11 +63,11 @@ export async function run(args: readonly string[]): Promise<number> {
   const { values, words } = parseFlags(schema, args);
   if (words.length > 0) throw new UserError(`step takes flags only, got ${JSON.stringify(words[0])}`);
   const config = validateConfig(schema, values);
-  const folder = await resolveModel(config.model);
+  const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);
   const batch = readStepBatch(config.batch, model);
-  const adapter = config.adapter === undefined ? null : readAdapter(config.adapter, model);
-  if (adapter && config.method !== "lora") throw new UserError(`--adapter needs --method lora, got ${config.method}`);
+  const adapter = adapterFolder === null ? null : readAdapter(adapterFolder, model);
+  if (adapter && config.method !== "lora") throw new UserError(`an adapter needs --method lora, got ${config.method}`);
   const source = openModelWeights(folder, model);
   const note = visionNote(source);
   if (note !== null) process.stderr.write(`note: ${note}\n`);
@@ -73,21 +75,12 @@ export async function run(args: readonly string[]): Promise<number> {
   const { executor } = device;
   if (device.notice !== null) process.stderr.write(`${device.notice}\n`);
   try {
-    const lora: Tuning = adapter
-      ? { method: "lora", rank: adapter.rank, scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) }
-      : {
-          method: "lora",
-          rank: config.rank,
-          scale: loraScale(config),
-          dropout: 0,
-          targets: new Set(resolveTargets(config.targets, model)),
-        };
     const strategy = checkpointingOf(config, () => processBase(config));
     const engine = explainingLimit(config.memory, strategy, () =>
       createEngine(executor, {
         config: model,
         source,
-        tuning: config.method === "full" ? { method: "full" } : lora,
+        tuning: adapter ? tuningOfAdapter(adapter, 0) : tuningOf({ ...config, dropout: 0 }, model),
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,

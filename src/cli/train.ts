@@ -2,7 +2,7 @@ import { join, relative } from "node:path";
 import { type Device, openDevice } from "../device.ts";
 import type { SamplePart } from "../data/sample.ts";
 import { writeTextAtomic } from "../hf/files.ts";
-import { type HubProgress, resolveModel } from "../hf/hub.ts";
+import { type HubProgress } from "../hf/hub.ts";
 import { visionNote } from "../hf/model-weights.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
 import { createCheckpoints, START, type TrainingPosition } from "../train/checkpoint.ts";
@@ -22,6 +22,7 @@ import { totalSteps, type TrainingEvents, trainLoop } from "../train/trainer.ts"
 import type { DoneEvent, EventSink, StepEvent } from "../train/events.ts";
 import { openTensorBoard } from "../train/tensorboard.ts";
 import { findConfig, readConfigFile, validateConfig } from "./config-file.ts";
+import { findModel } from "./find-model.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
 import { createDisplay, type Display } from "./display.ts";
 import { UserError } from "../errors.ts";
@@ -48,7 +49,12 @@ export async function run(args: readonly string[]): Promise<number> {
   const { config, file } = await resolveConfig(args);
   const display = createDisplay(config.json);
   checkRunFolder(config.output, config);
-  const model = await resolveModel(config.model, { onProgress: showDownload(display) });
+  const { folder: model, adapter } = await findModel(config, { onProgress: showDownload(display) });
+  if (adapter !== null) {
+    throw new UserError(
+      `--model ${adapter} is an adapter; training begins with a model. To go on with the run in it, give its --output and --resume; to train a new adapter on top, make a model of it with remat merge`,
+    );
+  }
   const inputs = await interruptible((signal) =>
     readInputs(config, model, { signal, onProgress: (report) => display.prepare(report) }),
   );

@@ -145,6 +145,12 @@ function isFalsy(value: unknown): boolean {
   return !value || (Array.isArray(value) && value.length === 0);
 }
 
+/** The base model that an adapter names, or null. @throws {UserError} no adapter there */
+export function baseModelOf(folder: string): string | null {
+  const path = join(folder, CONFIG_FILE);
+  return parseWith(schema.pick({ base_model_name_or_path: true }), readJsonObject(path), path).base_model_name_or_path ?? null;
+}
+
 /**
  * Opens an adapter; ranks and scales may differ between modules.
  * @throws {UserError} missing or malformed files, DoRA, biases, saved modules and other things that LoRA alone is not

@@ -15,11 +15,9 @@ import { elements } from "../graph/types.ts";
 import { loadConfig, type ModelConfig } from "../hf/config.ts";
 import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
-import { resolveTargets } from "../hf/peft.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
-import type { Tuning } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
-import { loraScale, sequenceLengthOf, type TrainConfig } from "./config.ts";
+import { sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { type Costs, deviceName, loadCosts } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
@@ -29,6 +27,7 @@ import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { isPlanned } from "./planning.ts";
 import { RUN_FILES } from "./run-folder.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
+import { tuningOf } from "./tuning.ts";
 import { initialiseAdapter } from "./weights.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
@@ -96,21 +95,6 @@ export async function readInputs(
 function firstExample(path: string): Example | null {
   for (const example of readExamples(path)) return example;
   return null;
-}
-
-/** @throws {UserError} targets that the model does not have */
-export function tuningOf(
-  config: Pick<TrainConfig, "method" | "rank" | "alpha" | "rslora" | "dropout" | "targets">,
-  model: Pick<ModelConfig, "family">,
-): Tuning {
-  if (config.method === "full") return { method: "full" };
-  return {
-    method: "lora",
-    rank: config.rank,
-    scale: loraScale(config),
-    dropout: config.dropout,
-    targets: new Set(resolveTargets(config.targets, model)),
-  };
 }
 
 /** Tokens of prompt and answer together, at most. */

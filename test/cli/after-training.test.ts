@@ -95,6 +95,47 @@ describe("merge", () => {
   });
 });
 
+describe("a run folder as --model", () => {
+  const shape = (text: string) => (JSON.parse(text) as { memory: { trainable: number } }).memory.trainable;
+
+  test("plan: the base model with the run's own adapter", async () => {
+    const flags = ["--sequence-length", "64", "--threads", "1", "--json"];
+    const planned = shape(await ok("plan", "--model", adapter, ...flags));
+    expect(planned).toBe(shape(await ok("plan", "--model", model, "--rank", "8", ...flags)));
+    expect(planned).not.toBe(shape(await ok("plan", "--model", model, "--rank", "4", ...flags)));
+  });
+
+  test("step and merge: what --adapter gives, byte for byte", async () => {
+    const batch = join(import.meta.dir, "../golden/models/llama/batches/rows.safetensors");
+    for (const [name, flags] of Object.entries({ a: ["--model", adapter], b: ["--adapter", adapter] })) {
+      await ok("step", ...flags, "--batch", batch, "--out", join(folder, `step-${name}`), "--threads", "1");
+      await ok("merge", ...flags, "--out", join(folder, `merged-${name}`));
+    }
+    expect(readFileSync(join(folder, "step-a"))).toEqual(readFileSync(join(folder, "step-b")));
+    const weights = (name: string) => readFileSync(join(folder, name, "model.safetensors"));
+    expect(weights("merged-a")).toEqual(weights("merged-b"));
+  });
+
+  test("data: the base model's tokenizer", async () => {
+    expect(await ok("data", "check", data, "--model", adapter)).toBe(await ok("data", "check", data, "--model", model));
+  });
+
+  test("train, two adapters, and a base model that is gone are one clear sentence each", async () => {
+    expect(await refused("train", "--model", adapter, "--data", data, "--output", join(folder, "on-top"))).toContain(
+      "is an adapter; training begins with a model",
+    );
+    expect(await refused("eval", "--model", adapter, "--adapter", merged, "--data", data)).toContain("give one of them");
+    expect(await refused("merge", "--model", model, "--out", join(folder, "no"))).toContain("give its folder with --adapter");
+    const moved = copyFolder(adapter, join(folder, "moved"));
+    const path = join(moved, "adapter_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8")) as object;
+    writeFileSync(path, JSON.stringify({ ...config, base_model_name_or_path: "/no/such" }));
+    expect(await refused("plan", "--model", moved)).toMatch(/\/no\/such: no such folder.*is the base model that .*moved names/);
+    writeFileSync(path, JSON.stringify({ ...config, base_model_name_or_path: null }));
+    expect(await refused("plan", "--model", moved)).toContain("does not name its base model");
+  });
+});
+
 describe("chat", () => {
   test("one prompt: the same answer from adapter and merged model, alone on stdout", async () => {
     const ask = ["--prompt", "Define king.", ...greedy];

@@ -8,7 +8,7 @@ import { createEngine, type Engine } from "../../src/train/engine.ts";
 import { exportTrained } from "../../src/train/export.ts";
 import { readStepBatch } from "../../src/train/step-batch.ts";
 import { isAdapter } from "../../src/train/weights.ts";
-import { tuningOf } from "../../src/train/session.ts";
+import { tuningOf } from "../../src/train/tuning.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { batchFile, type GoldenFamily, modelFolder } from "./golden.ts";
 
