@@ -16,49 +16,53 @@ function sum(x: v128): f32 {
   return f32x4.extract_lane(x, 0) + f32x4.extract_lane(x, 1) + (f32x4.extract_lane(x, 2) + f32x4.extract_lane(x, 3));
 }
 
-/** The lower bf16 of each word as f32. An index with the high bit set gives 0 on every machine. */
+/** Vectors that are loaded, because the JIT would make them anew at every use: f16 2^13 times the lower and the upper halves, bf16 the upper halves. */
+const VECTORS: usize = memory.data<u32>(
+  [1 << 13, 1 << 13, 1 << 13, 1 << 13, 1 << 29, 1 << 29, 1 << 29, 1 << 29, 0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000], 16,
+);
+
+/** What `evenOf` takes. */
 // @ts-ignore: decorator
 @inline
-function evenOf(words: v128): v128 {
+function evenVector(type: i32): v128 {
+  return type == F16 ? v128.load(VECTORS) : i32x4.splat(0);
+}
+
+/** What `oddOf` takes. */
+// @ts-ignore: decorator
+@inline
+function oddVector(type: i32): v128 {
+  return type == F16 ? v128.load(VECTORS, 16) : type == BF16 ? v128.load(VECTORS, 32) : i32x4.splat(0);
+}
+
+/** The lower half of each word as f32: bf16, or f16 times 2^-112 (exponent and fraction 13 bits up, the copies of the sign before them away). */
+// @ts-ignore: decorator
+@inline
+function evenOf(type: i32, words: v128, even: v128): v128 {
+  if (type == F16) return v128.and(i32x4.dot_i16x8_s(words, even), i32x4.splat(0x8fffffff));
+  // An index with the high bit set gives 0 on every machine.
   return i8x16.relaxed_swizzle(words, i8x16(-1, -1, 0, 1, -1, -1, 4, 5, -1, -1, 8, 9, -1, -1, 12, 13));
 }
 
-/** The upper bf16 of each word as f32. */
+/** The upper half of each word. */
 // @ts-ignore: decorator
 @inline
-function oddOf(words: v128): v128 {
-  return v128.and(words, i32x4.splat(0xffff0000));
+function oddOf(type: i32, words: v128, odd: v128): v128 {
+  if (type == F16) return v128.and(i32x4.dot_i16x8_s(words, odd), i32x4.splat(0x8fffffff));
+  return v128.and(words, odd);
 }
 
-/** The first four of eight f16 as f32 times 2^-112: exponent and fraction 13 bits up, the copies of the sign before them away. */
-// @ts-ignore: decorator
-@inline
-function lowHalves(h: v128): v128 {
-  return v128.and(i32x4.extmul_low_i16x8_s(h, i16x8.splat(1 << 13)), i32x4.splat(0x8fffffff));
-}
-
-/** The other four. */
-// @ts-ignore: decorator
-@inline
-function highHalves(h: v128): v128 {
-  return v128.and(i32x4.extmul_high_i16x8_s(h, i16x8.splat(1 << 13)), i32x4.splat(0x8fffffff));
-}
-
-/** What makes up for the 2^-112 of `lowHalves`: one half is in the prepared row, so that no product is subnormal, one in the sum. */
+/** What makes up for the 2^-112 of `evenOf`: one half is in the prepared row, so that no product is subnormal, one in the sum. */
 const HALF_SCALE: f32 = reinterpret<f32>((127 + 56) << 23);
 
-/** x[k] as `dot` takes it: its groups of eight reordered for bf16, scaled for f16; what is left of the last group stays as it is. */
+/** x[k] as `dot` takes it: its groups of eight in the order of a half type's words, scaled for f16; what is left of the last group stays as it is. */
 function prepare(type: i32, x: usize, k: i32, out: usize): void {
+  const scale = f32x4.splat(type == F16 ? HALF_SCALE : 1);
   const whole = x + (<usize>(k & ~7) << 2);
   for (; x != whole; x += 32, out += 32) {
-    const a = v128.load(x), b = v128.load(x, 16);
-    if (type == BF16) {
-      v128.store(out, i8x16.shuffle(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27));
-      v128.store(out, i8x16.shuffle(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31), 16);
-    } else {
-      v128.store(out, f32x4.mul(a, f32x4.splat(HALF_SCALE)));
-      v128.store(out, f32x4.mul(b, f32x4.splat(HALF_SCALE)), 16);
-    }
+    const a = f32x4.mul(v128.load(x), scale), b = f32x4.mul(v128.load(x, 16), scale);
+    v128.store(out, v128.shuffle<f32>(a, b, 0, 2, 4, 6));
+    v128.store(out, v128.shuffle<f32>(a, b, 1, 3, 5, 7), 16);
   }
   memory.copy(out, x, <usize>(k & 7) << 2);
 }
@@ -66,38 +70,42 @@ function prepare(type: i32, x: usize, k: i32, out: usize): void {
 /** Of the eight elements at b, as f32, those that meet the first four of a prepared row. */
 // @ts-ignore: decorator
 @inline
-function firstFour(type: i32, b: usize): v128 {
-  const x = v128.load(b);
-  return type == F32 ? x : type == BF16 ? evenOf(x) : lowHalves(x);
+function firstFour(type: i32, b: usize, even: v128): v128 {
+  return type == F32 ? v128.load(b) : evenOf(type, v128.load(b), even);
 }
 
 /** Those that meet the last four. */
 // @ts-ignore: decorator
 @inline
-function lastFour(type: i32, b: usize): v128 {
-  return type == F32 ? v128.load(b, 16) : type == BF16 ? oddOf(v128.load(b)) : highHalves(v128.load(b));
+function lastFour(type: i32, b: usize, odd: v128): v128 {
+  return type == F32 ? v128.load(b, 16) : oddOf(type, v128.load(b), odd);
 }
 
-/** All lanes of both sums together, and the products of the `left` elements behind the groups of eight. */
+/** Adds the products of the `left` elements behind the groups of eight. Apart from the loops, in which it would take up registers. */
+function addRest(type: i32, total: f32, a: usize, b: usize, left: i32): f32 {
+  const width: usize = type == F32 ? 4 : 2;
+  for (; left > 0; left--, a += 4, b += width) total += load<f32>(a) * loadOne(b, type);
+  return total;
+}
+
+/** All lanes of both sums together, and what is left behind the groups of eight. */
 // @ts-ignore: decorator
 @inline
 function finish(type: i32, s0: v128, s1: v128, a: usize, b: usize, left: i32): f32 {
-  const width: usize = type == F32 ? 4 : 2;
-  let total = sum(f32x4.add(s0, s1));
-  if (type == F16) total *= HALF_SCALE;
-  for (; left > 0; left--, a += 4, b += width) total += load<f32>(a) * loadOne(b, type);
-  return total;
+  const total = sum(f32x4.add(s0, s1)) * (type == F16 ? HALF_SCALE : 1);
+  return left ? addRest(type, total, a, b, left) : total;
 }
 
 /** Scalar product of a prepared row of k elements and a column of B. */
 // @ts-ignore: decorator
 @inline
 function dot(type: i32, a: usize, b: usize, k: i32): f32 {
+  const even = evenVector(type), odd = oddVector(type);
   const step: usize = type == F32 ? 32 : 16;
   let s0 = f32x4.splat(0), s1 = f32x4.splat(0);
   for (const end = a + (<usize>(k & ~7) << 2); a != end; a += 32, b += step) {
-    s0 = f32x4.add(s0, f32x4.mul(v128.load(a), firstFour(type, b)));
-    s1 = f32x4.add(s1, f32x4.mul(v128.load(a, 16), lastFour(type, b)));
+    s0 = f32x4.add(s0, f32x4.mul(v128.load(a), firstFour(type, b, even)));
+    s1 = f32x4.add(s1, f32x4.mul(v128.load(a, 16), lastFour(type, b, odd)));
   }
   return finish(type, s0, s1, a, b, k & 7);
 }
@@ -116,6 +124,7 @@ function put(out: usize, c: usize, at: usize, alpha: f32, product: f32): void {
 // @ts-ignore: decorator
 @inline
 function fourColumns(type: i32, a: usize, b: usize, ldb: usize, c: usize, out: usize, j: i32, apart: i32, k: i32, alpha: f32): void {
+  const even = evenVector(type), odd = oddVector(type);
   const step: usize = type == F32 ? 32 : 16;
   const stream = <usize>apart * ldb;
   let b0 = b + <usize>j * ldb, b1 = b0 + stream, b2 = b1 + stream, b3 = b2 + stream;
@@ -123,14 +132,14 @@ function fourColumns(type: i32, a: usize, b: usize, ldb: usize, c: usize, out: u
   let s20 = f32x4.splat(0), s21 = f32x4.splat(0), s30 = f32x4.splat(0), s31 = f32x4.splat(0);
   for (const end = a + (<usize>(k & ~7) << 2); a != end; a += 32) {
     const x0 = v128.load(a), x1 = v128.load(a, 16);
-    s00 = f32x4.add(s00, f32x4.mul(x0, firstFour(type, b0)));
-    s01 = f32x4.add(s01, f32x4.mul(x1, lastFour(type, b0)));
-    s10 = f32x4.add(s10, f32x4.mul(x0, firstFour(type, b1)));
-    s11 = f32x4.add(s11, f32x4.mul(x1, lastFour(type, b1)));
-    s20 = f32x4.add(s20, f32x4.mul(x0, firstFour(type, b2)));
-    s21 = f32x4.add(s21, f32x4.mul(x1, lastFour(type, b2)));
-    s30 = f32x4.add(s30, f32x4.mul(x0, firstFour(type, b3)));
-    s31 = f32x4.add(s31, f32x4.mul(x1, lastFour(type, b3)));
+    s00 = f32x4.add(s00, f32x4.mul(x0, firstFour(type, b0, even)));
+    s01 = f32x4.add(s01, f32x4.mul(x1, lastFour(type, b0, odd)));
+    s10 = f32x4.add(s10, f32x4.mul(x0, firstFour(type, b1, even)));
+    s11 = f32x4.add(s11, f32x4.mul(x1, lastFour(type, b1, odd)));
+    s20 = f32x4.add(s20, f32x4.mul(x0, firstFour(type, b2, even)));
+    s21 = f32x4.add(s21, f32x4.mul(x1, lastFour(type, b2, odd)));
+    s30 = f32x4.add(s30, f32x4.mul(x0, firstFour(type, b3, even)));
+    s31 = f32x4.add(s31, f32x4.mul(x1, lastFour(type, b3, odd)));
     b0 += step, b1 += step, b2 += step, b3 += step;
   }
   const at = <usize>j << 2, next = <usize>apart << 2;

@@ -150,11 +150,19 @@ test("Gemm refuses operands that do not fit, and a beta", () => {
   expect(Gemm.infer(types([3, 2], [4, 3]), { transA: 1, transB: 1 })).toEqual(types([2, 4]));
 });
 
-test("Gemm: denormal and special halves are read exactly", async () => {
-  const bits = [0x0001, 0x8001, 0x03ff, 0x0400, 0x3c00, 0xfbff, 0x7bff, 0x8000];
-  const b: TestTensor = { dtype: "f16", shape: [8, 1], data: Uint16Array.from(bits) };
-  for (const m of [1, 6]) {
-    const [y] = await runWasm(Gemm, [f32([m, 1], Array(m).fill(1)), b], { transB: 1 });
-    expect([...y!.subarray(0, 8)]).toEqual([2 ** -24, -(2 ** -24), 1023 * 2 ** -24, 2 ** -14, 1, -65504, 65504, 0]);
+test("Gemm: every finite f16, subnormal ones too, is read exactly, alone and in groups of eight", async () => {
+  const finite = Uint16Array.from({ length: 1 << 16 }, (_, bits) => ((bits & 0x7c00) === 0x7c00 ? 0 : bits));
+  const values = Float32Array.from(new Float16Array(finite.buffer));
+  for (const k of [1, 8]) {
+    const n = finite.length / k;
+    const weights: TestTensor = { dtype: "f16", shape: [n, k], data: finite };
+    // One row and six go through different kernels; row i is one at column `one` and zero elsewhere.
+    for (const m of [1, 6]) {
+      for (let one = 0; one < k; one++) {
+        const rows = Float32Array.from({ length: m * k }, (_, i) => Number(i % k === one));
+        const [y] = await runWasm(Gemm, [f32([m, k], rows), weights], { transB: 1 });
+        expect(y!.findIndex((value, i) => value !== values[(i % n) * k + one])).toBe(-1);
+      }
+    }
   }
 });
