@@ -46,6 +46,7 @@ const shown = trainConfigSchema
     rslora: true,
     dropout: true,
     targets: true,
+    lastLayers: true,
     sequenceLength: true,
     batchSize: true,
     ...CHECKPOINTING_KEYS,

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { openDevice } from "../device.ts";
 import { UserError } from "../errors.ts";
 import { byteLength } from "../graph/types.ts";
+import { writeAdapterWeights } from "../generate/adapter.ts";
 import { loadConfig } from "../hf/config.ts";
 import { readAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
@@ -15,7 +16,7 @@ import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { offloadOf } from "../train/offload.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { tuningOf, tuningOfAdapter } from "../train/tuning.ts";
-import { initialiseAdapter, loadAdapter } from "../train/weights.ts";
+import { initialiseAdapter } from "../train/weights.ts";
 import { validateConfig } from "./config-file.ts";
 import { findModel } from "./find-model.ts";
 import { describeFlags, parseFlags } from "./flags.ts";
@@ -30,6 +31,7 @@ const schema = trainConfigSchema
     alpha: true,
     rslora: true,
     targets: true,
+    lastLayers: true,
     seed: true,
     ...CHECKPOINTING_KEYS,
     device: true,
@@ -92,7 +94,7 @@ export async function run(args: readonly string[]): Promise<number> {
       }),
     );
     if (config.method === "lora") {
-      if (adapter) loadAdapter(executor, engine.resident, adapter.source);
+      if (adapter) writeAdapterWeights(executor, engine.resident, adapter, adapter.scale);
       else initialiseAdapter(executor, engine.resident, config.seed);
     }
     const loss = engine.forwardBackward(batch, 1 / batch.weight, config.seed, 0);

@@ -1,7 +1,7 @@
 import { UserError } from "../errors.ts";
 import { elements } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import { modulesOf } from "../hf/modules.ts";
+import { layerOf, modulesOf } from "../hf/modules.ts";
 import type { Adapter } from "../hf/peft.ts";
 import { readFloat32 } from "../hf/safetensors.ts";
 import type { Lora } from "../models/linear.ts";
@@ -20,29 +20,32 @@ export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Lor
   if (adapter === null) return NO_ADAPTER;
   const known = modulesOf(config).linear;
   for (const name of adapter.modules.keys()) {
-    const [, layer, module] =
-      new RegExp(String.raw`^${RegExp.escape(config.modulePrefix)}layers\.(\d+)\..*?([^.]+)$`).exec(name) ?? [];
-    if (module !== undefined && known.includes(module) && Number(layer) < config.layers) continue;
+    const layer = layerOf(name, config);
+    if (layer !== null && layer < config.layers && known.includes(name.split(".").at(-1)!)) continue;
     throw new UserError(`the adapter changes ${name}, which can only be used merged: see remat merge`);
   }
   const ranks = [...adapter.modules.values()].map((module) => module.rank);
-  return { method: "lora", rank: Math.max(1, ...ranks), scale: adapter.scale, dropout: 0, targets: new Set(adapter.targets) };
+  const { scale, targets, modules } = adapter;
+  const adapts = (module: string) => modules.has(module);
+  return { method: "lora", rank: Math.max(1, ...ranks), scale, dropout: 0, targets: new Set(targets), adapts };
 }
 
-/** A smaller rank is filled up with zeros, another scale goes into B; a module that the adapter lacks has B = 0. */
-export function writeAdapterWeights(executor: Executor, resident: Resident, adapter: Adapter, tuning: Lora): void {
+/**
+ * Reads an adapter into its places: a smaller rank is filled up with zeros, what a module's scale has beyond that of the
+ * programs goes into B.
+ * @throws {UserError} wrong shape or dtype
+ */
+export function writeAdapterWeights(executor: Executor, resident: Resident, adapter: Adapter, scale: number): void {
   for (const { name, type } of resident.params.filter(isAdapter)) {
     const [, moduleName, side] = /^base_model\.model\.(.*)\.lora_([AB])\.weight$/.exec(name)!;
-    const module = adapter.modules.get(moduleName!);
+    const module = adapter.modules.get(moduleName!)!;
     const values = new Float32Array(elements(type.shape));
-    if (module) {
-      const [rows, columns] = type.shape as [number, number];
-      const shape = side === "A" ? [module.rank, columns] : [rows, module.rank];
-      const stored = readFloat32(adapter.source, (side === "A" ? module.a : module.b).name, shape);
-      const factor = side === "A" ? 1 : module.scale / tuning.scale;
-      const width = shape[1]!;
-      stored.forEach((value, i) => (values[Math.floor(i / width) * columns + (i % width)] = value * factor));
-    }
+    const [rows, columns] = type.shape as [number, number];
+    const shape = side === "A" ? [module.rank, columns] : [rows, module.rank];
+    const stored = readFloat32(adapter.source, (side === "A" ? module.a : module.b).name, shape);
+    const factor = side === "A" ? 1 : module.scale / scale;
+    const width = shape[1]!;
+    stored.forEach((value, i) => (values[Math.floor(i / width) * columns + (i % width)] = value * factor));
     executor.write(resident.param.get(name)!, new Uint8Array(values.buffer));
   }
 }

@@ -43,6 +43,6 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
   const segments = [...plan.chains.values()][0]!;
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);
-  if (adapter) writeAdapterWeights(executor, resident, adapter, tuning);
+  if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
   return startDecoder(executor, programs, plan, resident, executor.reserve(plan.bytes));
 }

@@ -42,7 +42,7 @@ export function createScorer(
   const programs = createPrograms(executor);
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);
-  if (adapter) writeAdapterWeights(executor, resident, adapter, tuning);
+  if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
   const inputs = createBatchMemory(executor, config, { tokens, weighted });
   const constants = createConstants(executor, segments.length);
   const memory = { resident, batch: inputs.addresses, ...constants };

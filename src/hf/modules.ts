@@ -36,5 +36,11 @@ export function modulesOf({ family }: { readonly family: Family }): FamilyModule
   return MODULES[family];
 }
 
+/** The decoder block that a module or weight belongs to; null outside the blocks, and below names that only look alike. */
+export function layerOf(name: string, { modulePrefix }: { readonly modulePrefix: string }): number | null {
+  const [, layer] = name.startsWith(modulePrefix) ? (/^layers\.(\d+)\./.exec(name.slice(modulePrefix.length)) ?? []) : [];
+  return layer === undefined ? null : Number(layer);
+}
+
 /** The linear layers of all families. */
 export const LINEAR_MODULES: readonly string[] = [...new Set(Object.values(MODULES).flatMap(({ linear }) => linear))];

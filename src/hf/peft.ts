@@ -6,6 +6,7 @@ import { type ModelConfig } from "./config.ts";
 import { parseWith } from "./schema.ts";
 import { fileIo, makeFolder, readJsonObject, show, writeTextAtomic, type FileIo } from "./files.ts";
 import { modulesOf } from "./modules.ts";
+import { isAdapted, patternValue } from "./peft-modules.ts";
 import { openSafetensors, writeSafetensors, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
 /**
@@ -44,6 +45,8 @@ export interface AdapterToWrite {
   readonly dropout: number;
   readonly rslora: boolean;
   readonly targets: readonly string[];
+  /** Decoder blocks whose targets are adapted; null: all. */
+  readonly layers: readonly number[] | null;
   /** Modules that are not adapted whatever their name, a regular expression of Python; null: none. */
   readonly exclude: string | null;
   /** Under PEFT's names. */
@@ -60,6 +63,7 @@ export function writeAdapter(folder: string, adapter: AdapterToWrite, io: FileIo
     fan_in_fan_out: false,
     inference_mode: true,
     init_lora_weights: true,
+    ...(adapter.layers !== null && { layers_pattern: null, layers_to_transform: adapter.layers }),
     lora_alpha: adapter.alpha,
     lora_dropout: adapter.dropout,
     modules_to_save: null,
@@ -124,24 +128,29 @@ const schema = z.object({
   modules_to_save: z.array(z.string()).nullish(),
   rank_pattern: pattern,
   alpha_pattern: pattern,
+  target_modules: z.union([z.string(), z.array(z.string())]).nullish(),
+  layers_to_transform: z.union([z.int(), z.array(z.int())]).nullish(),
+  layers_pattern: z.union([z.string(), z.array(z.string())]).nullish(),
   init_lora_weights: z.union([z.boolean(), z.string()]).nullish(),
 });
 
 type RawAdapter = z.infer<typeof schema>;
 
-/** Settings that change what an adapter computes and that are not supported: key, and whether a value means "off". */
-const UNSUPPORTED: readonly (readonly [key: string, isOff: (value: unknown) => boolean])[] = [
-  ["lora_bias", isFalsy],
-  ["layer_replication", isFalsy],
-  ["target_parameters", isFalsy],
-  ["trainable_token_indices", isFalsy],
-  ["alora_invocation_tokens", isFalsy],
-  ["use_qalora", isFalsy],
-  ["use_bdlora", isFalsy],
-  ["arrow_config", isFalsy],
-];
+/** Settings that change what an adapter computes and that are not supported. */
+const UNSUPPORTED = [
+  "lora_bias",
+  "layer_replication",
+  "target_parameters",
+  "trainable_token_indices",
+  "alora_invocation_tokens",
+  "use_qalora",
+  "use_bdlora",
+  "arrow_config",
+  "kasa_config",
+  "monteclora_config",
+] as const;
 
-function isFalsy(value: unknown): boolean {
+function isOff(value: unknown): boolean {
   return !value || (Array.isArray(value) && value.length === 0);
 }
 
@@ -152,7 +161,7 @@ export function baseModelOf(folder: string): string | null {
 }
 
 /**
- * Opens an adapter; ranks and scales may differ between modules.
+ * Opens an adapter; ranks and scales may differ between modules. Its modules are those whose matrices the file holds.
  * @throws {UserError} missing or malformed files, DoRA, biases, saved modules and other things that LoRA alone is not
  */
 export function openAdapter(folder: string): Adapter {
@@ -162,7 +171,7 @@ export function openAdapter(folder: string): Adapter {
   rejectUnsupported(raw, config, path);
   const source = openSafetensors(join(folder, TENSOR_FILE));
   try {
-    const modules = readModules(source, config);
+    const modules = readModules(source, config, path);
     return {
       base: config.base_model_name_or_path ?? null,
       rank: config.r,
@@ -212,10 +221,10 @@ function rejectUnsupported(raw: Readonly<Record<string, unknown>>, config: RawAd
   if (typeof initialisation === "string" && !PLAIN_INITIALISATIONS.includes(initialisation)) {
     throw refuse(`init_lora_weights ${show(initialisation)}, which changes the base model's weights,`);
   }
-  for (const [key, isOff] of UNSUPPORTED) if (!isOff(raw[key])) throw refuse(key);
+  for (const key of UNSUPPORTED) if (!isOff(raw[key])) throw refuse(key);
 }
 
-function readModules(source: TensorSource, config: RawAdapter): Map<string, AdapterModule> {
+function readModules(source: TensorSource, config: RawAdapter, where: string): Map<string, AdapterModule> {
   const parts = new Map<string, { a?: TensorEntry; b?: TensorEntry }>();
   for (const [name, entry] of source.tensors) {
     const match = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/.exec(name);
@@ -232,13 +241,18 @@ function readModules(source: TensorSource, config: RawAdapter): Map<string, Adap
   const modules = new Map<string, AdapterModule>();
   for (const [name, { a, b }] of parts) {
     if (!a || !b) throw new UserError(`${source.path}: module ${show(name)} lacks ${PREFIX}${name}.lora_${a ? "B" : "A"}.weight`);
-    const rank = patternValue(config.rank_pattern, name, source.path) ?? config.r;
+    if (!isAdapted(name, config, where)) {
+      throw new UserError(
+        `${source.path}: module ${show(name)} is none that adapter_config.json names in target_modules and layers_to_transform; do the files belong together?`,
+      );
+    }
+    const rank = patternValue(config.rank_pattern, name, where) ?? config.r;
     if (a.shape[0] !== rank || b.shape[1] !== rank) {
       throw new UserError(
         `${source.path}: module ${show(name)} has lora_A [${a.shape.join(", ")}] and lora_B [${b.shape.join(", ")}], but adapter_config.json says rank ${rank}`,
       );
     }
-    const alpha = patternValue(config.alpha_pattern, name, source.path) ?? config.lora_alpha;
+    const alpha = patternValue(config.alpha_pattern, name, where) ?? config.lora_alpha;
     modules.set(name, { rank, scale: scaleOf(alpha, rank, config), a, b });
   }
   return modules;
@@ -246,22 +260,4 @@ function readModules(source: TensorSource, config: RawAdapter): Map<string, Adap
 
 function scaleOf(alpha: number, rank: number, config: RawAdapter): number {
   return alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
-}
-
-/** As PEFT: the first key that is the module's whole name or the end of it after a dot. */
-function patternValue(
-  patterns: Readonly<Record<string, number>> | null | undefined,
-  module: string,
-  path: string,
-): number | null {
-  for (const [key, value] of Object.entries(patterns ?? {})) {
-    const name = key.replace(/^\^/, "").replaceAll("\\.", ".");
-    if (!/^[\w.]+$/.test(name)) {
-      throw new UserError(
-        `${path}: the pattern ${show(key)} of adapter_config.json is a regular expression; expected a module name`,
-      );
-    }
-    if (module === name || (!key.startsWith("^") && module.endsWith(`.${name}`))) return value;
-  }
-  return null;
 }

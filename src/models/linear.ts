@@ -13,10 +13,14 @@ export interface Lora {
   readonly dropout: number;
   /** Module names: `q_proj`, `down_proj`, ... */
   readonly targets: ReadonlySet<string>;
+  /** Which modules of these names have an adapter, by full name (`model.layers.3.self_attn.q_proj`); without it, all. */
+  readonly adapts?: (module: string) => boolean;
 }
 
 export interface FullTuning {
   readonly method: "full";
+  /** Which weights are trained, by checkpoint name; without it, all. */
+  readonly trains?: (name: string) => boolean;
 }
 
 export type Tuning = Lora | FullTuning;
@@ -40,18 +44,24 @@ export class ParamScope {
 
   /** A vector (norm weight, bias): always f32. */
   vector(local: string, size: number): string {
-    return this.declare(local, this.prefix + local, { dtype: "f32", shape: [size] }, this.tuning.method === "full");
+    const name = this.prefix + local;
+    return this.declare(local, name, { dtype: "f32", shape: [size] }, this.trains(name));
   }
 
   /** A matrix [rows, columns] as an f32 value; a frozen one may lie in memory as bf16 or f16. */
   matrix(local: string, shape: readonly [number, number], name = this.prefix + local): string {
-    const dtype = this.tuning.method === "full" ? "f32" : this.weightType(name);
-    const param = this.declare(local, name, { dtype, shape }, this.tuning.method === "full");
+    const isTrained = this.trains(name);
+    const dtype = isTrained ? "f32" : this.weightType(name);
+    const param = this.declare(local, name, { dtype, shape }, isTrained);
     return dtype === "f32" ? param : this.builder.value(Cast, [param], { to: ONNX_FLOAT }, `${local}.f32`);
   }
 
   adapter(local: string, shape: readonly [number, number]): string {
     return this.declare(local, `base_model.model.${this.prefix}${local}.weight`, { dtype: "f32", shape }, true);
+  }
+
+  private trains(name: string): boolean {
+    return this.tuning.method === "full" && (this.tuning.trains?.(name) ?? true);
   }
 
   private declare(local: string, name: string, type: TensorType, trainable: boolean): string {
@@ -80,6 +90,7 @@ export function linear(scope: ParamScope, x: string, spec: LinearSpec): string {
   const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
   const y = builder.value(Gemm, [x, weight, ...bias], product, module);
   if (tuning.method === "full" || !tuning.targets.has(module.split(".").at(-1)!)) return y;
+  if (tuning.adapts && !tuning.adapts(scope.prefix + module)) return y;
 
   const a = scope.adapter(`${module}.lora_A`, [tuning.rank, inFeatures]);
   const b = scope.adapter(`${module}.lora_B`, [outFeatures, tuning.rank]);

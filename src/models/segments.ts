@@ -49,32 +49,29 @@ const embeddingName = (config: ModelConfig): string => `${config.modulePrefix}${
 export function buildSegments(config: ModelConfig, options: SegmentOptions): Segment[] {
   const kinds = new Map<string, SegmentModel>();
   const segments = [buildEmbedding(config, options)];
-  let active = options.tuning.method === "full";
+  // Below the first trained parameter nothing is differentiated.
+  let active = segments[0]!.model.training !== null;
   for (let layer = 0; layer < config.layers; layer++) {
     const { graph, scope } = buildBlock(config, options, layer);
-    const key = JSON.stringify([active, graph.inputs.map(({ name }) => [name, graph.types.get(name)])]);
+    const isTrained = scope.trainable.size > 0;
+    const key = JSON.stringify([active, isTrained, graph.inputs.map(({ name }) => [name, graph.types.get(name)])]);
     let model = kinds.get(key);
     if (!model) {
-      model = segmentModel(
-        kinds.size === 0 && !active ? "block-first" : uniqueId(kinds),
-        graph,
-        scope,
-        active,
-        options.selective,
-      );
+      const id = active ? "block" : isTrained ? "block-first" : "block-frozen";
+      model = segmentModel(uniqueId(kinds, id), graph, scope, active, options.selective);
       kinds.set(key, model);
     }
     segments.push({ name: blockName(config, layer), model, params: scope.names });
-    active ||= scope.trainable.size > 0;
+    active ||= isTrained;
   }
   segments.push(head(config, options, active));
   return segments;
 }
 
-function uniqueId(kinds: ReadonlyMap<string, SegmentModel>): string {
+function uniqueId(kinds: ReadonlyMap<string, SegmentModel>, base: string): string {
   const taken = new Set([...kinds.values()].map((model) => model.id));
   for (let i = 1; ; i++) {
-    const id = i === 1 ? "block" : `block-${i}`;
+    const id = i === 1 ? base : `${base}-${i}`;
     if (!taken.has(id)) return id;
   }
 }

@@ -49,6 +49,9 @@ export const trainConfigSchema = z.strictObject({
     .min(1)
     .default([ALL_LINEAR])
     .describe("linear layers that get an adapter, by the model's own names"),
+  lastLayers: count
+    .optional()
+    .describe("train only the last N decoder blocks: their adapters, or their weights and what follows them"),
   rslora: z.boolean().default(false).describe("scale by alpha / sqrt(r) instead (rank-stabilised LoRA)"),
 
   sequenceLength: count
@@ -128,6 +131,7 @@ export const trainConfigSchema = z.strictObject({
 
 /** Keys that share a line of help. */
 export const HELP_GROUPS = [
+  { keys: ["targets", "lastLayers"], description: "linear layers that get adapters (all-linear); only in the last N blocks" },
   { keys: ["beta1", "beta2", "epsilon"], description: "AdamW's decays of its moments, and its epsilon (0.9, 0.999, 1e-8)" },
   {
     keys: ["every", "first", "ratio", "groupSize", "groups", "slots"],
@@ -200,6 +204,7 @@ const NUMERIC_KEYS = [
   "alpha",
   "dropout",
   "targets",
+  "lastLayers",
   "rslora",
   "sequenceLength",
   "batchSize",

@@ -7,6 +7,7 @@ import { byteLength, type FloatType } from "../graph/types.ts";
 import { PIECE, readPieces } from "../runtime/executor.ts";
 import { loraAlpha, type TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
+import { adaptedLayers } from "./tuning.ts";
 
 /** Modules that PEFT must not adapt although they have the names of targets, as a regular expression. */
 const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..*`;
@@ -21,26 +22,28 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
       dropout: config.dropout,
       rslora: config.rslora,
       targets: resolveTargets(config.targets, engine.config),
+      layers: adaptedLayers(config, engine.config),
       exclude: engine.config.modulePrefix === "model." ? null : VISION_MODULES,
       tensors: trainedTensors(engine, () => "f32"),
     });
     return;
   }
-  const { source } = engine;
+  const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
   const trained = trainedTensors(engine, stored).map((tensor) => ({
     ...tensor,
     name: source.tensors.get(tensor.name)?.name ?? tensor.name,
   }));
+  const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
   copyCompanions(baseFolder, folder);
-  writeWeights(folder, [...trained, ...visionTensors(source)]);
+  writeWeights(folder, [...trained, ...baseTensors(source, (name) => frozen.has(name) || isVision(name))]);
 }
 
-/** What sees images, as it is in the base model. */
-function visionTensors(source: TensorSource): TensorData[] {
+/** Tensors of the base model, chosen by the module's name, as they are. */
+function baseTensors(source: TensorSource, isWanted: (name: string) => boolean): TensorData[] {
   return [...source.tensors].flatMap(([module, entry]) => {
     const { name, dtype, shape } = entry;
-    return isVision(module) && dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
+    return isWanted(module) && dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
   });
 }
 

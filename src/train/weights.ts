@@ -1,7 +1,7 @@
 import { UserError } from "../errors.ts";
 import { byteLength, DTYPE_BYTES, elements, type FloatType } from "../graph/types.ts";
 import { narrow, widen } from "../hf/halves.ts";
-import { expectTensor, readFloat32, type TensorEntry, type TensorSource } from "../hf/safetensors.ts";
+import { expectTensor, type TensorEntry, type TensorSource } from "../hf/safetensors.ts";
 import { createRandom } from "../random.ts";
 import { type Address, type Executor, PIECE } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
@@ -93,14 +93,6 @@ export function initialiseAdapter(executor: Executor, resident: Resident, seed: 
       const bound = 1 / Math.sqrt(param.type.shape[1]!);
       for (let i = 0; i < values.length; i++) values[i] = bound * (2 * random.uniform() - 1);
     }
-    executor.write(resident.param.get(param.name)!, new Uint8Array(values.buffer));
-  }
-}
-
-/** Reads an adapter's weights into their places. @throws {UserError} missing tensor, wrong shape or dtype */
-export function loadAdapter(executor: Executor, resident: Resident, source: TensorSource): void {
-  for (const param of resident.params.filter(isAdapter)) {
-    const values = readFloat32(source, param.name, param.type.shape);
     executor.write(resident.param.get(param.name)!, new Uint8Array(values.buffer));
   }
 }

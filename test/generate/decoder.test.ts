@@ -1,5 +1,6 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
+import { writeAdapterWeights } from "../../src/generate/adapter.ts";
 import { createDecoder } from "../../src/generate/decoder.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { argmax, createSampler, GREEDY } from "../../src/generate/sampler.ts";
@@ -7,7 +8,6 @@ import { loadConfig } from "../../src/hf/config.ts";
 import { openModelWeights } from "../../src/hf/model-weights.ts";
 import { openAdapter } from "../../src/hf/peft.ts";
 import { createRandom } from "../../src/random.ts";
-import { loadAdapter } from "../../src/train/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { fullForward } from "../support/full-forward.ts";
 import { adapterFolder, FAMILIES, modelFolder, relativeError } from "../support/golden.ts";
@@ -32,7 +32,7 @@ async function pair(folder: string, adapterPath: string | null, tokens: number) 
     { method: "lora", rank, scale, dropout: 0, targets: new Set(targets) },
     tokens,
   );
-  if (adapter) loadAdapter(executor, full.resident, adapter.source);
+  if (adapter) writeAdapterWeights(executor, full.resident, adapter, scale);
   return { config, full, decoder: createDecoder(executor, { config, source, adapter, maxTokens: tokens }) };
 }
 

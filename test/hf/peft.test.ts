@@ -33,6 +33,7 @@ const ADAPTER: AdapterToWrite = {
   dropout: 0.1,
   rslora: false,
   targets: ["q_proj", "up_proj"],
+  layers: null,
   exclude: null,
   tensors: [...pair("model.layers.0.self_attn.q_proj"), ...pair("model.layers.0.mlp.up_proj")],
 };
@@ -91,7 +92,54 @@ describe("reading", () => {
     ]);
     source.close();
     expect(userError(() => readAdapter(target, LLAMA))).toContain("training further needs one rank");
-    expect(userError(() => openAdapter(written({}, { rank_pattern: { "layers\\.[01]": 3 } })))).toContain("regular expression");
+  });
+
+  test("patterns may be regular expressions, the first that matches counts; what could run long or mean something else is refused", () => {
+    const rank = (rank_pattern: Record<string, number>) => {
+      const { modules, source } = openAdapter(written({}, { rank_pattern, r: 9 }));
+      source.close();
+      return modules.size;
+    };
+    for (const key of [
+      "layers\\.[01]\\..*",
+      "(self_attn|mlp)\\.(?:q|up)_proj",
+      "^model\\.layers\\.\\d+\\.\\w+\\.\\w+",
+      ".*_proj",
+    ])
+      expect(rank({ [key]: 2, q_proj: 9, up_proj: 9 })).toBe(2);
+    // Not the end of a part of a name.
+    expect(userError(() => rank({ _proj: 2 }))).toContain("says rank 9");
+    for (const key of ["(\\w+)+x", "(?P<a>q)_proj", "(a|b)*", "[q", "(q)\\1", "\\Aq", "q_proj$\n", ".*".repeat(5), "(?=q)q_proj"])
+      expect(userError(() => rank({ [key]: 2 }))).toContain("is not understood");
+  });
+
+  test("a matrix of a module that the configuration leaves out is refused", () => {
+    const two = [...ADAPTER.tensors, ...pair("model.layers.3.self_attn.q_proj")];
+    const open = (config: object) => openAdapter(written({ tensors: two }, config)).source.close();
+    for (const config of [
+      {},
+      { layers_to_transform: [0, 3] },
+      { layers_to_transform: [] },
+      { layers_to_transform: [0, 3], layers_pattern: ["h", "layers"] },
+      { target_modules: ".*(q|up)_proj" },
+      { target_modules: ["model.layers.3.self_attn.q_proj", "q_proj", "up_proj"], layers_to_transform: 0 },
+    ])
+      open(config);
+    for (const config of [
+      { layers_to_transform: [0, 1] },
+      { layers_to_transform: 3 },
+      { layers_to_transform: [0, 3], layers_pattern: "h" },
+      { target_modules: ["q_proj"] },
+      { target_modules: ["up_proj", "_proj"] },
+    ])
+      expect(userError(() => open(config))).toContain("is none that adapter_config.json names");
+  });
+
+  test("layers are written as PEFT's layers_to_transform", () => {
+    const target = written({ layers: [0] });
+    const config = JSON.parse(readFileSync(join(target, "adapter_config.json"), "utf8")) as Record<string, unknown>;
+    expect(config).toMatchObject({ layers_to_transform: [0], layers_pattern: null });
+    openAdapter(target).source.close();
   });
 
   test("what plain LoRA is not is refused by name", () => {
@@ -103,6 +151,9 @@ describe("reading", () => {
       [{ fan_in_fan_out: true }, "fan_in_fan_out"],
       [{ init_lora_weights: "pissa" }, 'init_lora_weights "pissa"'],
       [{ lora_bias: true }, "lora_bias"],
+      [{ kasa_config: {}, r: 2 }, "kasa_config"],
+      [{ layer_replication: [[0, 1]] }, "layer_replication"],
+      [{ trainable_token_indices: [3] }, "trainable_token_indices"],
       [{ r: 0 }, '"r" is 0'],
       [{ r: 3 }, "says rank 3"],
       [{ lora_alpha: "8" }, '"lora_alpha" is "8"'],
@@ -119,7 +170,7 @@ describe("reading", () => {
     expect(userError(() => openAdapter(written({ tensors: ADAPTER.tensors.slice(0, 3) })))).toContain(
       "lacks base_model.model.model.layers.0.mlp.up_proj.lora_B.weight",
     );
-    expect(userError(() => readAdapter(written({ tensors: pair("lm_head") }), LLAMA))).toContain(
+    expect(userError(() => readAdapter(written({ targets: ["lm_head"], tensors: pair("lm_head") }), LLAMA))).toContain(
       'target module "lm_head" is unknown',
     );
     expect(userError(() => openAdapter(written({ tensors: [] })))).toContain("holds no LoRA matrices");

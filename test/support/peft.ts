@@ -20,6 +20,9 @@ const TARGETS: Partial<Record<GoldenFamily, TrainConfig["targets"]>> = {
   internlm2: ["wqkv", "wo", "w1", "w2"],
 };
 
+/** Families whose adapter is on the last blocks alone. */
+const LAST_LAYERS: Partial<Record<GoldenFamily, number>> = { gemma2: 2, "gemma3-vision": 1 };
+
 export const peftFixture = (family: GoldenFamily): string => join(import.meta.dir, "../golden/peft", family);
 
 /** An engine with a seeded random adapter, as it stands after a training run. */
@@ -32,6 +35,7 @@ export async function adaptedEngine(
     rank: 3,
     alpha: 5,
     rslora: true,
+    lastLayers: LAST_LAYERS[family],
     targets: TARGETS[family] ?? ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
   });
   const model = loadConfig(modelFolder(family));
