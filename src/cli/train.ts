@@ -5,7 +5,7 @@ import { writeTextAtomic } from "../hf/files.ts";
 import { type HubProgress } from "../hf/hub.ts";
 import { visionNote } from "../hf/model-weights.ts";
 import { writeSegmentModels } from "../onnx/segments.ts";
-import { createCheckpoints, START, type TrainingPosition } from "../train/checkpoint.ts";
+import { createCheckpoints, findResumable, type Resumable, START, type TrainingPosition } from "../train/checkpoint.ts";
 import { schedulePrograms } from "../runtime/scheduled.ts";
 import { formatSummary, summarise } from "../schedule/summary.ts";
 import { strategyName } from "../train/checkpointing.ts";
@@ -63,11 +63,14 @@ export async function run(args: readonly string[]): Promise<number> {
   let session: Session | null = null;
   try {
     session = createSession(device.executor, inputs);
+    const steps = totalSteps(config, session.data.train.count(0));
+    const resumable = config.resume ? findResumable(config.output, fingerprint(config, inputs), steps) : null;
     // Only now that nothing can be refused any more is something written.
     const { folder, lock } = prepareRunFolder(config.output, config.resume);
     release = lock.release;
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     describe(session, device, file, display);
+    if (resumable) explainResume(resumable, steps, display);
     const { segments, schedule } = session.engine;
     const used = new Set(schedulePrograms(segments, schedule).map(({ graph }) => graph));
     // Besides what this schedule runs, the plain programs of every segment, which any other schedule is made of.
@@ -169,6 +172,16 @@ function describe(session: Session, { description, notice }: Device, file: strin
   for (const line of lines) display.say(line);
 }
 
+/** What a resumed run does otherwise than the one before it, or that it has nothing to do. */
+function explainResume({ step, length }: Resumable, steps: number, display: Display): void {
+  if (step === steps) display.say(`all ${steps} steps of the run are done; more --steps or --epochs go on from here`);
+  else if (length) {
+    display.warn(
+      `the run goes on to another end: it had ${length.had} and has ${length.has} now; from here on the learning rates are those of ${steps} steps`,
+    );
+  }
+}
+
 function strategyText(config: TrainConfig): string {
   if (config.memory !== undefined) return `the fastest schedule within ${config.memory} for the process`;
   return config.gradientCheckpointing ? `gradient checkpointing (${strategyName(config)})` : "gradient checkpointing off";
@@ -236,6 +249,7 @@ async function runSession(session: Session, device: Device, folder: string, disp
       },
       evaluation: (evaluation) => record({ type: "evaluation", ...evaluation, perplexity: Math.exp(evaluation.loss) }),
       checkpoint: (step) => record({ type: "checkpoint", step }),
+      warning: warn,
     };
     const run = {
       engine,

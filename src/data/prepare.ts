@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import { join } from "node:path";
+import { type Breath, createBreath } from "../breath.ts";
 import { UserError } from "../errors.ts";
 import { fileError, fileIo, type FileIo } from "../hf/files.ts";
 import { placeIn, readEntries } from "./dataset.ts";
@@ -33,9 +34,6 @@ export interface LoadedSamples extends SampleSet {
 
 /** Data between two collections of garbage: left alone, it grows to some 250 MB, and tokenizing is no faster. */
 const GARBAGE_BYTES = 4 << 20;
-
-/** Between two of these, signals and timers are let in. */
-const SLICE_MS = 50;
 
 /**
  * Reads and tokenizes a file, or opens what an earlier run made of the same bytes in the same way. Memory holds the index
@@ -105,19 +103,4 @@ async function hashContent(path: string, breathe: Breath): Promise<string> {
     fs.closeSync(fd);
   }
   return hash.digest("hex");
-}
-
-/** True when it took a breath. @throws the signal's reason */
-type Breath = () => boolean | Promise<boolean>;
-
-function createBreath(signal: AbortSignal | undefined): Breath {
-  let last = performance.now();
-  return () => {
-    if (performance.now() - last < SLICE_MS) return false;
-    return Bun.sleep(0).then(() => {
-      signal?.throwIfAborted();
-      last = performance.now();
-      return true;
-    });
-  };
 }

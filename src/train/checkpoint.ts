@@ -4,6 +4,7 @@ import { z } from "zod";
 import { messageOf, UserError } from "../errors.ts";
 import { parseWith } from "../hf/schema.ts";
 import { fileError, makeFolder, readJsonObject, writeTextAtomic } from "../hf/files.ts";
+import { compareFingerprints, type Difference } from "./config.ts";
 import { expectTensor, openSafetensors, type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import { type Executor, readPieces } from "../runtime/executor.ts";
 import type { FlatState } from "../runtime/resident.ts";
@@ -52,10 +53,50 @@ const positionSchema = z.object({
   sha256: z.string(),
 });
 
+/** What `--resume` finds in a run folder. */
+export interface Resumable {
+  /** Of the newest checkpoint whose `state.json` is whole. */
+  readonly step: number;
+  /** What was said about the run's length when it was written and is said otherwise now. */
+  readonly length: Difference | null;
+}
+
+/**
+ * Looks at the newest checkpoint of a run folder that can be read, and loads nothing. Null when there is none.
+ * @param steps at which the run is to end now
+ * @throws {UserError} a checkpoint of a run with other settings, or of one that is past its end
+ */
+export function findResumable(run: string, fingerprint: string, steps: number): Resumable | null {
+  const folder = join(run, "checkpoints");
+  for (const name of checkpointNames(folder).reverse()) {
+    const path = join(folder, name);
+    let position: z.infer<typeof positionSchema>;
+    try {
+      position = readPosition(path);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      continue;
+    }
+    const { other, length } = compareFingerprints(position.fingerprint, fingerprint);
+    if (other) {
+      throw new UserError(
+        `${path} was written by a run with other settings: it had ${other.had}, this one has ${other.has}. Use the same settings, or another --output`,
+      );
+    }
+    if (position.step > steps) {
+      throw new UserError(
+        `${path} is past the end of this run, which is to have ${steps} steps; give more --steps or --epochs, or another --output`,
+      );
+    }
+    return { step: position.step, length };
+  }
+  return null;
+}
+
 export interface CheckpointOptions {
   /** How many of the newest are kept; the one with the least held-out loss is kept besides. */
   readonly keep: number;
-  /** What a run must have in common with the one that wrote a checkpoint: settings that its numbers depend on. */
+  /** Written beside the position, for `findResumable`. */
   readonly fingerprint: string;
 }
 
@@ -64,7 +105,7 @@ export interface Checkpoints {
   /**
    * Loads the newest checkpoint that is whole and returns its position, or null when there is none. `warn` hears of
    * damaged ones that were passed over.
-   * @throws {UserError} checkpoints of a run with other settings, or damaged ones alone
+   * @throws {UserError} damaged ones alone
    */
   restore(warn: (message: string) => void): TrainingPosition | null;
   /** The same of the checkpoint with the least held-out loss. */
@@ -74,12 +115,7 @@ export interface Checkpoints {
 /** The checkpoints of a run folder, for the state in `executor`'s memory. */
 export function createCheckpoints(run: string, executor: Executor, state: FlatState, options: CheckpointOptions): Checkpoints {
   const folder = join(run, "checkpoints");
-  const names = () =>
-    existsSync(folder)
-      ? readdirSync(folder)
-          .filter((name) => NAME.test(name))
-          .sort()
-      : [];
+  const names = () => checkpointNames(folder);
   const bytes = 4 * state.size;
 
   /** Loads the first of some checkpoints that is whole. */
@@ -87,9 +123,8 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
     for (const name of candidates) {
       const path = join(folder, name);
       try {
-        return load(path, executor, state, options.fingerprint);
+        return load(path, executor, state);
       } catch (error) {
-        if (error instanceof OtherRun) throw error;
         warn(`checkpoint ${path} is damaged and passed over: ${messageOf(error)}`);
       }
     }
@@ -147,18 +182,17 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
   };
 }
 
-class OtherRun extends UserError {}
+/** Oldest first. */
+function checkpointNames(folder: string): string[] {
+  return existsSync(folder)
+    ? readdirSync(folder)
+        .filter((name) => NAME.test(name))
+        .sort()
+    : [];
+}
 
-function load(path: string, executor: Executor, state: FlatState, fingerprint: string): TrainingPosition {
-  const { version: _, sha256, fingerprint: written, ...position } = readPosition(path);
-  if (written !== fingerprint) {
-    const [before, now] = [written, fingerprint].map((text) => text.split("; "));
-    const had = before!.filter((setting) => !now!.includes(setting)).join("; ");
-    const has = now!.filter((setting) => !before!.includes(setting)).join("; ");
-    throw new OtherRun(
-      `${path} was written by a run with other settings: it had ${had}, this one has ${has}. Use the same settings, or another --output`,
-    );
-  }
+function load(path: string, executor: Executor, state: FlatState): TrainingPosition {
+  const { version: _, sha256, fingerprint: __, ...position } = readPosition(path);
   const weights = join(path, STATE_FILE);
   if (hashFile(weights) !== sha256) throw new UserError(`${weights} does not have the checksum that ${POSITION_FILE} states`);
   const source = openSafetensors(weights);

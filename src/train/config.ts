@@ -117,8 +117,17 @@ export const trainConfigSchema = z.strictObject({
     .min(0)
     .default(0)
     .describe("evaluate on the held-out examples every N steps (0: at the start and the end)"),
-  saveEvery: z.number().int().min(0).default(0).describe("save a checkpoint every N steps (0: only by time, and on Ctrl-C)"),
-  saveMinutes: z.number().min(0).default(10).describe("save a checkpoint when so many minutes have passed (0: never)"),
+  saveEvery: z
+    .number()
+    .int()
+    .min(0)
+    .default(0)
+    .describe("save a checkpoint every N steps (0: by time, on Ctrl-C and at the end)"),
+  saveMinutes: z
+    .number()
+    .min(0)
+    .default(10)
+    .describe("save a checkpoint when so many minutes have passed (both 0: on Ctrl-C alone)"),
   keep: count.default(2).describe("newest checkpoints that are kept; the best one is kept besides"),
   resume: z.boolean().default(false).describe("go on from the newest checkpoint in the run folder, if there is one"),
   patience: z.number().int().min(0).default(0).describe("stop after N evaluations without a better held-out loss (0: never)"),
@@ -224,7 +233,10 @@ const NUMERIC_KEYS = [
   "dtype",
 ] as const satisfies TrainConfigKey[];
 
-/** A text that two runs share when the one can go on from a checkpoint of the other. */
+/** Of these, the ones that only say how long to train: a run may be resumed with others, and then goes on to its new end. */
+const LENGTH_KEYS: readonly TrainConfigKey[] = ["epochs", "steps"];
+
+/** A text that two runs share when the one can go on from a checkpoint of the other as if it were the same run. */
 export function fingerprint(
   config: TrainConfig,
   inputs: {
@@ -240,4 +252,32 @@ export function fingerprint(
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,
     `data of ${train.count} examples, ${train.tokens} tokens, SHA-256 ${train.content.slice(0, 16)}`,
   ].join("; ");
+}
+
+/** Settings that differ between two fingerprints, as each of them states them. */
+export interface Difference {
+  readonly had: string;
+  readonly has: string;
+}
+
+/**
+ * Compares the fingerprint that a checkpoint was written with to the present one. `other`: the checkpoint cannot be resumed;
+ * `length`: it can, to another end than the run had that wrote it. Null where there is no difference.
+ */
+export function compareFingerprints(
+  written: string,
+  now: string,
+): { readonly other: Difference | null; readonly length: Difference | null } {
+  const [before, after] = [written, now].map((text) => text.split("; ")) as [string[], string[]];
+  const difference = (length: boolean): Difference | null => {
+    const only = (these: readonly string[], those: readonly string[]) =>
+      these.filter((setting) => !those.includes(setting) && isLength(setting) === length).join("; ");
+    const [had, has] = [only(before, after), only(after, before)];
+    return had === "" && has === "" ? null : { had, has };
+  };
+  return { other: difference(false), length: difference(true) };
+}
+
+function isLength(setting: string): boolean {
+  return LENGTH_KEYS.some((key) => setting.startsWith(`${key} `));
 }

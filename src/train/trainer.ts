@@ -1,6 +1,7 @@
 import type { Batches, MicroBatch } from "../data/batch.ts";
+import { createBreath, type Breath } from "../breath.ts";
 import { UserError } from "../errors.ts";
-import type { Checkpoints, TrainingPosition } from "./checkpoint.ts";
+import { type Checkpoints, START, type TrainingPosition } from "./checkpoint.ts";
 import type { TrainConfig } from "./config.ts";
 import type { ComputedTime, Engine } from "./engine.ts";
 import { learningRate } from "./learning-rate.ts";
@@ -48,6 +49,7 @@ export interface TrainingEvents {
   evaluation(evaluation: Evaluation): void;
   /** A checkpoint of this step is on the disk. */
   checkpoint(step: number): void;
+  warning(text: string): void;
 }
 
 /** Number of optimizer steps of a run: `steps`, or `epochs` passes over the data. */
@@ -56,13 +58,14 @@ export function totalSteps(config: Pick<TrainConfig, "steps" | "epochs" | "gradi
   return Math.max(1, Math.ceil((config.epochs * microBatches) / config.gradientAccumulation));
 }
 
-/** Mean held-out loss, and token accuracy. */
-export function evaluate(engine: Engine, batches: readonly MicroBatch[], step: number): Evaluation {
+/** Mean held-out loss, and token accuracy; null when it was told to stop before its end. */
+async function evaluate({ engine, data, shouldStop }: TrainingRun, step: number, breathe: Breath): Promise<Evaluation | null> {
   let loss = 0;
   let correct = 0;
   let labelled = 0;
   let weight = 0;
-  for (const batch of batches) {
+  for (const batch of data.valid) {
+    if ((await breathe()) && shouldStop()) return null;
     const score = engine.evaluate(batch);
     loss += score.loss;
     correct += score.correct;
@@ -82,48 +85,66 @@ export interface TrainingRun {
   readonly events: TrainingEvents;
   /** Called between steps, evaluations and checkpoints: collects garbage where memory is limited. */
   readonly collect: () => void;
-  /** Asked after every step. */
+  /** Asked after every step, and during evaluations. */
   readonly shouldStop: () => boolean;
 }
 
 /**
  * Trains from a position to the end, or until it is told to stop or the held-out loss has stopped falling. The loss of a
- * step is the (weighted) mean over all labelled tokens of its micro-batches (not the mean of their means). Returns the last position.
+ * step is the (weighted) mean over all labelled tokens of its micro-batches (not the mean of their means). Returns the last
+ * position, which is on the disk unless checkpoints are switched off: a run can go on from its end, too.
  * @throws {UserError} when the loss or the gradients stop being numbers
  */
 export async function trainLoop(run: TrainingRun, start: TrainingPosition): Promise<TrainingPosition> {
-  const { engine, data, config, checkpoints, events } = run;
+  const { data, config, checkpoints, events } = run;
   const steps = totalSteps(config, data.train.count(0));
+  const breathe = createBreath();
   let position = start;
-  let saved = performance.now();
+  let saved = { position: start, time: performance.now() };
   const save = () => {
     run.collect();
     checkpoints.save(position);
     events.checkpoint(position.step);
-    saved = performance.now();
+    saved = { position, time: performance.now() };
   };
-  const evaluateNow = () => {
-    position = withEvaluation(position, evaluate(engine, data.valid, position.step), events);
-    // The best weights have to be on the disk when others follow that are worse.
-    if (config.loadBest && position.sinceBest === 0) save();
-  };
-  if (position.step === 0 && position.heldOutLoss === null && data.valid.length > 0) evaluateNow();
-  // A run that had stopped by itself has nothing more to do when it is resumed.
+  // A run that was stopped in the middle of an evaluation begins with it.
+  const isEvaluationDue = () =>
+    data.valid.length > 0 &&
+    position.heldOutLoss === null &&
+    (position.step === 0 || position.step === steps || (config.evalEvery > 0 && position.step % config.evalEvery === 0));
+  // One that had stopped by itself has nothing more to do when it is resumed.
   const isExhausted = () => config.patience > 0 && position.sinceBest >= config.patience;
-  while (position.step < steps && !isExhausted()) {
-    run.collect();
-    position = trainStep(run, position, steps);
-    const { step } = position;
-    const last = step === steps;
-    if (data.valid.length > 0 && (last || (config.evalEvery > 0 && step % config.evalEvery === 0))) {
-      evaluateNow();
+  for (;;) {
+    let isNewBest = false;
+    if (isEvaluationDue()) {
+      const evaluation = await evaluate(run, position.step, breathe);
+      if (!evaluation) {
+        if (position !== saved.position || position === START) save();
+        break;
+      }
+      position = withEvaluation(position, evaluation, events);
+      isNewBest = position.sinceBest === 0;
     }
-    const stop = run.shouldStop() || isExhausted();
+    const last = position.step >= steps;
+    const stop = isExhausted() || run.shouldStop();
     const due =
-      (config.saveEvery > 0 && step % config.saveEvery === 0) ||
-      (config.saveMinutes > 0 && performance.now() - saved >= config.saveMinutes * 60_000);
-    if (due || (stop && !last)) save();
-    if (stop) break;
+      // The best weights have to be on the disk when others follow that are worse.
+      (config.loadBest && isNewBest) ||
+      (config.saveEvery > 0 && position.step > 0 && position.step % config.saveEvery === 0) ||
+      (config.saveMinutes > 0 && performance.now() - saved.time >= config.saveMinutes * 60_000);
+    const atEnd = last && (config.saveEvery > 0 || config.saveMinutes > 0);
+    if (position !== saved.position && (due || stop || atEnd)) {
+      try {
+        save();
+      } catch (error) {
+        // At the end, what was trained can still be exported, which takes less room.
+        if (!last || !(error instanceof UserError)) throw error;
+        events.warning(`the run cannot go on from its end later: ${error.message}`);
+      }
+    }
+    if (stop || last) break;
+    run.collect();
+    position = await trainStep(run, position, steps, breathe);
     // Lets signals and timers in.
     await Bun.sleep(0);
   }
@@ -142,11 +163,12 @@ function withEvaluation(position: TrainingPosition, evaluation: Evaluation, even
 }
 
 /** One optimizer step, from the position after `position.step` steps. */
-function trainStep(
+async function trainStep(
   { engine, optimizer, data, config, events }: TrainingRun,
   position: TrainingPosition,
   steps: number,
-): TrainingPosition {
+  breathe: Breath,
+): Promise<TrainingPosition> {
   const begin = performance.now();
   const step = position.step + 1;
   const { epoch } = data.train.locate(position.draw);
@@ -160,9 +182,10 @@ function trainStep(
   optimizer.zeroGradients();
   const before = engine.computed;
   let loss = 0;
-  group.forEach((batch, i) => {
+  for (const [i, batch] of group.entries()) {
+    await breathe();
     loss += engine.forwardBackward(batch, 1 / weight, config.seed, position.draw + i);
-  });
+  }
   const forwardBackward = elapsed(before, engine.computed);
   const rate = learningRate(config, step - 1, steps);
   const gradientNorm = Number.isFinite(loss) ? optimizer.step(step - (scaling?.skipped ?? 0), rate, scaling?.scale) : NaN;

@@ -38,6 +38,14 @@ function losses(output: string): unknown[] {
   });
 }
 
+/** Names and contents of all files. */
+function filesOf(output: string): Record<string, string> {
+  const names = readdirSync(output, { recursive: true, encoding: "utf8" }).filter((name) =>
+    statSync(join(output, name)).isFile(),
+  );
+  return Object.fromEntries(names.map((name) => [name, Bun.hash(readFileSync(join(output, name))).toString()]));
+}
+
 const weights = (output: string) => readFileSync(join(output, "adapter_model.safetensors"));
 
 async function uninterrupted(): Promise<string> {
@@ -100,13 +108,86 @@ describe("resume", () => {
     expect(weights(output)).toEqual(weights(whole));
   });
 
-  test("other settings are refused; nothing is changed", async () => {
+  test("other settings, and an end before the checkpoint, are refused; no file is changed", async () => {
     const output = copyFolder(await uninterrupted(), join(folder, "other"));
-    const before = readdirSync(join(output, "checkpoints"));
+    const before = filesOf(output);
     const { code, stderr } = await remat([...args(output), "--learning-rate", "2e-2"]);
     expect(code).toBe(2);
     expect(stderr).toMatch(/learningRate 0\.01.*learningRate 0\.02/s);
-    expect(readdirSync(join(output, "checkpoints"))).toEqual(before);
+    const shorter = await remat([...args(output), "--steps", "39"]);
+    expect(shorter.code).toBe(2);
+    expect(shorter.stderr).toMatch(/step-00000040 is past the end of this run, which is to have 39 steps/);
+    expect(filesOf(output)).toEqual(before);
+  });
+
+  test("a finished run goes on to a later end: with a constant rate, as if it had been that long from the beginning", async () => {
+    const constant = (output: string, steps: number) =>
+      args(output).concat("--schedule", "constant", "--warmup", "0", "--save-every", "0", "--steps", String(steps));
+    const [long, extended] = [join(folder, "long"), join(folder, "extended")];
+    expect(await remat(constant(long, 14))).toMatchObject({ code: 0 });
+    expect(await remat(constant(extended, 7))).toMatchObject({ code: 0 });
+    // Nothing asked for checkpoints on the way: the end has one all the same.
+    expect(readdirSync(join(extended, "checkpoints"))).toEqual(["step-00000007"]);
+    const { code, stderr } = await remat(constant(extended, 14));
+    expect({ code, stderr }).toMatchObject({
+      code: 0,
+      stderr: expect.stringContaining(
+        "it had steps 7 and has steps 14 now; from here on the learning rates are those of 14 steps",
+      ),
+    });
+    expect(losses(extended)).toEqual(losses(long));
+    expect(weights(extended)).toEqual(weights(long));
+    const metrics = readFileSync(join(extended, "metrics.jsonl"), "utf8");
+    const again = await remat(constant(extended, 14));
+    expect({ code: again.code, stderr: again.stderr }).toMatchObject({
+      code: 0,
+      stderr: expect.stringContaining("all 14 steps of the run are done; more --steps or --epochs go on from here"),
+    });
+    expect(readFileSync(join(extended, "metrics.jsonl"), "utf8")).toBe(metrics);
+    expect(weights(extended)).toEqual(weights(long));
+  });
+
+  test("no room for a checkpoint: an error on the way; at the end a warning, and what was trained is exported", async () => {
+    // Files of at most 250 KiB: an adapter of rank 64 has 105, its checkpoint three times as much.
+    const command = ["bash", "-c", 'ulimit -f 250; trap "" XFSZ; exec "$@"', "bash", process.execPath, main];
+    const run = async (name: string, every: number) => {
+      const large = [...args(join(folder, name)), "--rank", "64", "--steps", "2", "--save-every", String(every)];
+      const child = Bun.spawn([...command, ...large], { stdout: "ignore", stderr: "pipe" });
+      const stderr = await new Response(child.stderr).text();
+      return { code: await child.exited, stderr, files: readdirSync(join(folder, name)) };
+    };
+    const onTheWay = await run("full-1", 1);
+    expect(onTheWay).toMatchObject({ code: 2, stderr: expect.stringMatching(/\nremat: cannot write .*step-00000001/) });
+    expect(onTheWay.files).not.toContain("adapter_config.json");
+    const atTheEnd = await run("full-0", 0);
+    expect(atTheEnd).toMatchObject({
+      code: 0,
+      stderr: expect.stringMatching(/\nthe run cannot go on from its end later: cannot write .*step-00000002.* limit allows\n/),
+    });
+    expect(atTheEnd.files).toContain("adapter_model.safetensors");
+    expect(readdirSync(join(folder, "full-0", "checkpoints"))).toEqual([]);
+  });
+
+  test("Ctrl-C is heard during an evaluation; the resumed run makes it anew", async () => {
+    const valid = join(folder, "many.jsonl");
+    writeFileSync(valid, Array.from({ length: 5_000 }, (_, i) => JSON.stringify({ text: `Line ${i}.\n` })).join("\n"));
+    const output = join(folder, "evaluating");
+    const evaluating = [...args(output), "--steps", "2", "--valid", valid, "--sequence-length", "256"];
+    const child = Bun.spawn([process.execPath, main, ...evaluating, "--eval-limit", "100000000"], {
+      stdout: "ignore",
+      stderr: "pipe",
+    });
+    const stderr = new Response(child.stderr).text();
+    // The run folder's metrics are opened right before the first evaluation.
+    while (!existsSync(join(output, "metrics.jsonl"))) await Bun.sleep(5);
+    child.kill("SIGINT");
+    expect(await child.exited).toBe(0);
+    expect(await stderr).toMatch(/stopped\s+after step 0: interrupted/);
+    expect(readFileSync(join(output, "metrics.jsonl"), "utf8")).toBe("");
+    expect(readdirSync(join(output, "checkpoints"))).toEqual(["step-00000000"]);
+    expect(await remat([...evaluating, "--eval-limit", "20000"])).toMatchObject({ code: 0 });
+    const types = losses(output).map((record) => (record as { type: string }).type);
+    expect(types).toEqual(["evaluation", "step", "step", "evaluation"]);
   });
 
   test("keeps the newest checkpoints and the best one", async () => {

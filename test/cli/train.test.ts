@@ -75,6 +75,7 @@ describe("train", () => {
     expect(filesIn(output)).toEqual([
       "adapter_config.json",
       "adapter_model.safetensors",
+      "checkpoints",
       "metrics.jsonl",
       "segments",
       "train-config.json",

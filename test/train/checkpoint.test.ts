@@ -61,6 +61,7 @@ async function train(run: string, start: TrainingPosition, fingerprint = "same")
       step: ({ loss, gradientNorm }) => void losses.push(loss, gradientNorm),
       evaluation: ({ loss }) => void losses.push(loss),
       checkpoint: () => {},
+      warning: () => {},
     },
     collect: () => {},
     shouldStop: () => false,

@@ -85,6 +85,7 @@ describe("training in f16 on ONNX Runtime", () => {
           },
           evaluation: () => {},
           checkpoint: () => {},
+          warning: () => {},
         },
         collect: () => {},
         shouldStop: () => false,
