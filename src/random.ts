@@ -60,3 +60,10 @@ export function shuffle<T extends unknown[] | Int32Array>(items: T, random: Rand
   }
   return items;
 }
+
+/** 0 to count - 1, in order. Filled in a loop: `Int32Array.from` first makes a list, of several times the size. */
+export function indices(count: number): Int32Array {
+  const all = new Int32Array(count);
+  for (let i = 0; i < count; i++) all[i] = i;
+  return all;
+}

@@ -1,6 +1,6 @@
-import { createRandom, shuffle } from "../random.ts";
+import { createRandom, indices, shuffle } from "../random.ts";
 import { IGNORED } from "./sample.ts";
-import type { SampleSet } from "./sample-store.ts";
+import { createIntList, type SampleSet } from "./sample-store.ts";
 
 /** A micro-batch laid flat: `tokens` = rows x row length, one vector entry per token. */
 export interface MicroBatch {
@@ -68,7 +68,11 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
   const buckets = options.packing ? [rowLength] : bucketLengths(samples.lengths, rowLength);
   let cached: { epoch: number; plan: EpochPlan } | null = null;
   const planOf = (epoch: number): EpochPlan => {
-    if (cached?.epoch !== epoch) cached = { epoch, plan: planEpoch(samples, buckets, options, epoch) };
+    if (cached?.epoch !== epoch) {
+      // Two plans at a time would be twice the memory.
+      cached = null;
+      cached = { epoch, plan: planEpoch(samples, buckets, options, epoch) };
+    }
     return cached.plan;
   };
   // Every call of `locate` counts from the first epoch, which must not be planned anew each time.
@@ -97,22 +101,23 @@ const WINDOW = 1024;
 function planEpoch(samples: SampleSet, buckets: readonly number[], options: BatchOptions, epoch: number): EpochPlan {
   const { rows, rowLength, seed } = options;
   const { lengths } = samples;
-  const order = samples.draw?.(epoch, seed) ?? Int32Array.from(lengths, (_, i) => i);
+  const order = samples.draw?.(epoch, seed) ?? indices(samples.count);
   const random = createRandom(seed, `epoch ${epoch}`);
   if (options.shuffle) shuffle(order, random);
   if (options.packing) {
     // Each window's samples take their places in `order` again, row after row.
-    const starts = [0];
+    const starts = createIntList();
+    let at = 0;
     for (const window of windows(order, WINDOW)) {
-      let at = starts.at(-1)!;
       for (const row of packRows(Array.from(window), lengths, rowLength)) {
+        starts.push(at);
         order.set(row, at);
         at += row.length;
-        starts.push(at);
       }
     }
-    const rowStarts = Int32Array.from(starts);
-    const rowOrder = Int32Array.from({ length: starts.length - 1 }, (_, i) => i);
+    starts.push(at);
+    const rowStarts = starts.finish();
+    const rowOrder = indices(rowStarts.length - 1);
     if (options.shuffle) shuffle(rowOrder, random);
     return {
       count: Math.ceil(rowOrder.length / rows),
@@ -126,7 +131,7 @@ function planEpoch(samples: SampleSet, buckets: readonly number[], options: Batc
   }
   // Samples of like length share a micro-batch, so that little of it is padding.
   for (const window of windows(order, WINDOW * rows)) window.sort((a, b) => lengths[b]! - lengths[a]! || a - b);
-  const groups = Int32Array.from({ length: Math.ceil(order.length / rows) }, (_, i) => i);
+  const groups = indices(Math.ceil(order.length / rows));
   if (options.shuffle) shuffle(groups, random);
   return {
     count: groups.length,
@@ -142,8 +147,8 @@ function planEpoch(samples: SampleSet, buckets: readonly number[], options: Batc
 }
 
 /** Parts of `size` numbers, the last one maybe shorter, that view the same memory. */
-function windows(items: Int32Array, size: number): Int32Array[] {
-  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) => items.subarray(i * size, (i + 1) * size));
+function* windows(items: Int32Array, size: number): Iterable<Int32Array> {
+  for (let at = 0; at < items.length; at += size) yield items.subarray(at, at + size);
 }
 
 /**

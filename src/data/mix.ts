@@ -1,4 +1,4 @@
-import { createRandom, shuffle } from "../random.ts";
+import { createRandom, indices, shuffle } from "../random.ts";
 import type { SampleSet } from "./sample-store.ts";
 
 /** A data set and how often an epoch goes through it: 1 once, 3 three times, 0.25 a quarter of it. */
@@ -51,12 +51,10 @@ export function mixSamples(sources: readonly WeightedSet[]): SampleSet {
 function draw({ set, weight }: WeightedSet, epoch: number, seed: number, source: number, first: number): Int32Array {
   const whole = Math.floor(weight);
   const part = Math.round((weight - whole) * set.count);
-  const indices = Int32Array.from({ length: whole * set.count + part }, (_, i) => first + (i % set.count));
-  if (part === 0) return indices;
-  const order = shuffle(
-    Int32Array.from({ length: set.count }, (_, i) => i),
-    createRandom(seed, `source ${source}`),
-  );
-  for (let i = 0; i < part; i++) indices[whole * set.count + i] = first + order[(epoch * part + i) % set.count]!;
-  return indices;
+  const drawn = indices(whole * set.count + part);
+  for (let i = 0; i < drawn.length; i++) drawn[i] = first + (i % set.count);
+  if (part === 0) return drawn;
+  const order = shuffle(indices(set.count), createRandom(seed, `source ${source}`));
+  for (let i = 0; i < part; i++) drawn[whole * set.count + i] = first + order[(epoch * part + i) % set.count]!;
+  return drawn;
 }

@@ -35,6 +35,9 @@ export interface LoadedSamples extends SampleSet {
 /** Data between two collections of garbage: left alone, it grows to some 250 MB, and tokenizing is no faster. */
 const GARBAGE_BYTES = 4 << 20;
 
+/** Until the runtime's allocator has returned to the system what it has free (it does so at its leisure): 50-80 MB after tokenizing. */
+const RETURN_MS = 300;
+
 /**
  * Reads and tokenizes a file, or opens what an earlier run made of the same bytes in the same way. Memory holds the index
  * (about ten bytes a sample) and a few pieces of the file, unless there is no cache.
@@ -63,6 +66,10 @@ export async function loadSamples(path: string, sampler: Sampler, options: Prepa
         if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
       }
       set = sink.finish();
+      if (collected > 0) {
+        Bun.gc(true);
+        await Bun.sleep(RETURN_MS);
+      }
     } catch (error) {
       sink.discard();
       throw error;

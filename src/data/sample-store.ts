@@ -119,8 +119,12 @@ export function createIndexBuilder(): {
   };
 }
 
-/** Grows by blocks: an array that doubles would hold three times its content while it does. */
-function createIntList(): { push(value: number): void; finish(): Int32Array } {
+/** A list of i32 that grows by blocks: an array that doubles would hold three times its content while it does. */
+export function createIntList(): {
+  push(value: number): void;
+  /** All numbers; the list is empty then. */
+  finish(): Int32Array;
+} {
   const blocks: Int32Array[] = [];
   let count = 0;
   return {
@@ -131,6 +135,7 @@ function createIntList(): { push(value: number): void; finish(): Int32Array } {
     finish() {
       const values = new Int32Array(count);
       blocks.forEach((block, i) => values.set(block.subarray(0, count - i * BLOCK), i * BLOCK));
+      blocks.length = count = 0;
       return values;
     },
   };

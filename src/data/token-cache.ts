@@ -3,7 +3,14 @@ import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
 import { fileIo, isRecord, openAtomic, readFully, type FileIo } from "../hf/files.ts";
-import { createIndexBuilder, createSampleSet, packSample, type SampleSet, type SampleSink } from "./sample-store.ts";
+import {
+  createIndexBuilder,
+  createSampleSet,
+  packSample,
+  type SampleIndex,
+  type SampleSet,
+  type SampleSink,
+} from "./sample-store.ts";
 
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
@@ -60,7 +67,8 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
     },
     finish() {
       flush();
-      const { lengths, numbers, weightRuns, labelled } = builder.finish();
+      const index = builder.finish();
+      const { lengths, numbers, weightRuns, labelled } = index;
       file.write(bytesOf(lengths));
       file.write(bytesOf(numbers));
       file.write(bytesOf(weightRuns));
@@ -71,7 +79,7 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
       file.write(new TextEncoder().encode(MARK));
       file.finish();
       removeUnused(dirname(path));
-      const written = openTokenCache(path, placeOf);
+      const written = openTokenCache(path, placeOf, index);
       if (written) return written;
       throw new UserError(`${path} cannot be read back after writing it; check the disk, or set REMAT_CACHE to another folder`);
     },
@@ -98,8 +106,9 @@ function bytesOf(view: Int32Array | Uint32Array): Uint8Array {
  * Opens a cache; null when it is not there or not whole. Samples are read when asked for, through a descriptor that stays
  * open as long as the process.
  * @param placeOf names the place in the data of a line or item
+ * @param index what the file holds of it, where that is in memory: it is not read again
  */
-export function openTokenCache(path: string, placeOf: (number: number) => string): SampleSet | null {
+export function openTokenCache(path: string, placeOf: (number: number) => string, index?: SampleIndex): SampleSet | null {
   let fd: number;
   try {
     fd = fs.openSync(path, "r");
@@ -121,9 +130,11 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     readFully(fd, bytesOf(values), at * 4, path);
     return values;
   };
-  const lengths = readInts(tokens, samples);
-  const numbers = readInts(tokens + samples, samples);
-  const weightRuns = readInts(tokens + 2 * samples, trailer.weightRuns);
+  const { lengths, numbers, weightRuns } = index ?? {
+    lengths: readInts(tokens, samples),
+    numbers: readInts(tokens + samples, samples),
+    weightRuns: readInts(tokens + 2 * samples, trailer.weightRuns),
+  };
   if (lengths.reduce((sum, length) => sum + length, 0) !== tokens) {
     fs.closeSync(fd);
     return null;
