@@ -32,26 +32,37 @@ export function createSampler(options: SamplingOptions): Sampler {
       for (const id of new Set(text)) logits[id]! *= logits[id]! > 0 ? 1 / repetitionPenalty : repetitionPenalty;
     }
     if (temperature === 0) return argmax(logits);
-    let kept = likeliest(logits, topK > 0 ? Math.min(topK, logits.length) : logits.length);
-    const greatest = logits[kept[0]!]!;
-    const weights = Float64Array.from(kept, (id) => Math.exp((logits[id]! - greatest) / temperature));
-    let total = weights.reduce((sum, weight) => sum + weight, 0);
-    if (topP < 1) {
+    const greatest = logits[argmax(logits)]!;
+    const weightOf = (id: number) => Math.exp((logits[id]! - greatest) / temperature);
+    let candidates: Iterable<number> = fallingIds(logits);
+    let total = 0;
+    if (topK > 0) {
+      candidates = take(candidates, topK);
+      for (const id of candidates) total += weightOf(id);
+    } else {
+      for (let id = 0; id < logits.length; id++) total += weightOf(id);
+    }
+    if (topP < 1 || minP > 0) {
+      const kept: number[] = [];
       let sum = 0;
-      let count = 0;
-      while (count < kept.length && (count === 0 || sum < topP * total)) sum += weights[count++]!;
-      kept = kept.subarray(0, count);
+      for (const id of candidates) {
+        const weight = weightOf(id);
+        // The likeliest token is always kept; its weight is 1.
+        if (kept.length > 0 && (weight < minP || (topP < 1 && sum >= topP * total))) break;
+        kept.push(id);
+        sum += weight;
+      }
+      candidates = kept;
+      total = sum;
     }
-    // The likeliest has weight 1.
-    let count = kept.length;
-    while (count > 1 && weights[count - 1]! < minP) count--;
-    total = weights.subarray(0, count).reduce((sum, weight) => sum + weight, 0);
     let left = random.uniform() * total;
-    for (let i = 0; i < count; i++) {
-      left -= weights[i]!;
-      if (left < 0) return kept[i]!;
+    let chosen = 0;
+    for (const id of candidates) {
+      chosen = id;
+      left -= weightOf(id);
+      if (left < 0) break;
     }
-    return kept[count - 1]!;
+    return chosen;
   };
 }
 
@@ -62,13 +73,55 @@ export function argmax(values: Float32Array): number {
   return best;
 }
 
-/** The `count` greatest, in falling order. */
-function likeliest(logits: Float32Array, count: number): Int32Array {
-  let ids = Int32Array.from(logits.keys());
-  if (count < logits.length) {
-    // Sorting numbers natively is much faster than sorting ids by a function.
-    const least = logits.slice().sort()[logits.length - count]!;
-    ids = ids.filter((id) => logits[id]! >= least);
+function take(ids: Iterable<number>, count: number): number[] {
+  const taken: number[] = [];
+  for (const id of ids) if (taken.push(id) === count) break;
+  return taken;
+}
+
+/** Buckets of equal width between the greatest and the least logit. */
+const BUCKETS = 1024;
+/** Ids that are sorted first, about. */
+const FIRST_BATCH = 128;
+
+/**
+ * Token ids by falling logit, equal ones by id, sorted no further than they are taken: nearly always a few of many thousands.
+ * Logits lie in buckets, which say how far down the next batch reaches.
+ */
+function* fallingIds(logits: Float32Array): Generator<number, void> {
+  const buckets = bucketsOf(logits);
+  const counts = new Int32Array(BUCKETS);
+  for (let id = 0; id < buckets.length; id++) counts[buckets[id]!]!++;
+  let batch = FIRST_BATCH;
+  for (let end = 0; end < BUCKETS; batch *= 2) {
+    const begin = end;
+    let count = 0;
+    while (end < BUCKETS && count < batch) count += counts[end++]!;
+    yield* between(buckets, begin, end, count).sort((a, b) => logits[b]! - logits[a]! || a - b);
   }
-  return ids.sort((a, b) => logits[b]! - logits[a]! || a - b).subarray(0, count);
+}
+
+/** The bucket of each logit, the greatest in the first; whatever is no number in the last. */
+function bucketsOf(logits: Float32Array): Uint16Array {
+  let [least, greatest] = [Infinity, -Infinity];
+  for (let id = 0; id < logits.length; id++) {
+    const logit = logits[id]!;
+    if (logit > greatest) greatest = logit;
+    if (logit < least && logit !== -Infinity) least = logit;
+  }
+  const perUnit = BUCKETS / Math.max(greatest - least, 1e-6);
+  const buckets = new Uint16Array(logits.length);
+  for (let id = 0; id < logits.length; id++) {
+    const at = (greatest - logits[id]!) * perUnit;
+    buckets[id] = at < BUCKETS - 1 ? at : BUCKETS - 1;
+  }
+  return buckets;
+}
+
+/** The `count` ids in buckets from `begin` up to `end`. */
+function between(buckets: Uint16Array, begin: number, end: number, count: number): Int32Array {
+  const ids = new Int32Array(count);
+  let filled = 0;
+  for (let id = 0; id < buckets.length; id++) if (buckets[id]! >= begin && buckets[id]! < end) ids[filled++] = id;
+  return ids;
 }

@@ -1,5 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createSampler, GREEDY, type SamplingOptions } from "../../src/generate/sampler.ts";
+import { createRandom, type Random } from "../../src/random.ts";
 
 setDefaultTimeout(120_000);
 
@@ -66,4 +67,42 @@ describe("sampling: shares within five standard deviations", () => {
   test("greedy takes the first of the greatest", () => {
     expect(createSampler(GREEDY)(Float32Array.of(1, 3, 3, -Infinity), [])).toBe(1);
   });
+});
+
+/** The definition: all ids sorted, a filter after the other, one draw. */
+function drawn(logits: Float32Array, { temperature, topK, topP, minP }: SamplingOptions, random: Random): number {
+  let ids = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b);
+  if (topK > 0) ids = ids.slice(0, topK);
+  const greatest = logits[ids[0]!]!;
+  const weight = (id: number) => Math.exp((logits[id]! - greatest) / temperature);
+  const sumOf = (some: readonly number[]) => some.reduce((sum, id) => sum + weight(id), 0);
+  const total = sumOf(ids);
+  let sum = 0;
+  if (topP < 1) ids = ids.filter((_, rank) => rank === 0 || (sum += weight(ids[rank - 1]!)) < topP * total);
+  ids = ids.filter((id, rank) => rank === 0 || weight(id) >= minP);
+  let left = random.uniform() * sumOf(ids);
+  return ids.find((id) => (left -= weight(id)) < 0) ?? ids.at(-1)!;
+}
+
+test("tokens are those of sorting them all, for any filters, also among equal and impossible ones", () => {
+  const random = createRandom(3);
+  const pick = <T>(...values: readonly T[]): T => values[random.below(values.length)]!;
+  for (let round = 0; round < 200; round++) {
+    const count = pick(1, 2, 50, 3000);
+    const [deviation, isCoarse] = [pick(0, 0.1, 1, 3, 10), pick(true, false)];
+    const logits = Float32Array.from({ length: count }, (_, id) => {
+      const logit = deviation * random.normal();
+      return id > 0 && random.below(20) === 0 ? -Infinity : isCoarse ? Math.round(logit) : logit;
+    });
+    const options: SamplingOptions = {
+      temperature: pick(0.01, 0.3, 0.7, 1, 5),
+      topK: pick(0, 0, 1, 5, 40, 100_000),
+      topP: pick(1, 1, 0.1, 0.5, 0.9, 0.999),
+      minP: pick(0, 0, 0.01, 0.1, 1),
+      repetitionPenalty: 1,
+      seed: round,
+    };
+    const [sampler, expected] = [createSampler(options), createRandom(round, "sampling")];
+    for (let draw = 0; draw < 10; draw++) expect(sampler(logits, [])).toBe(drawn(logits, options, expected));
+  }
 });
