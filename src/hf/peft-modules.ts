@@ -42,7 +42,7 @@ export function patternValue(patterns: ModulePattern, module: string, where: str
 }
 
 /** What means the same in Python and here, and is over in no time on a module's name. */
-const PLAIN_PATTERN = /^(?:[\w.^$|*+?,{}\[\]-]|\\[.dDwW_-]|\((?:\?:)?|\)(?![*+{]))*$/;
+const PLAIN_PATTERN = /^(?:[\w.^$|*+?,{}[\]-]|\\[.dDwW_-]|\((?:\?:)?|\)(?![*+{]))*$/;
 const MOST_REPEATS = 4;
 
 function createPattern(source: string, key: string, where: string): RegExp {

@@ -5,6 +5,7 @@ import { UserError } from "../errors.ts";
 import { type ModelConfig } from "./config.ts";
 import { parseWith } from "./schema.ts";
 import { fileIo, makeFolder, readJsonObject, show, writeTextAtomic, type FileIo } from "./files.ts";
+import { moduleName } from "./model-weights.ts";
 import { modulesOf } from "./modules.ts";
 import { isAdapted, patternValue } from "./peft-modules.ts";
 import { openSafetensors, writeSafetensors, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
@@ -104,7 +105,7 @@ export interface Adapter {
   readonly dropout: number;
   /** Last parts of the names of the adapted modules: `q_proj`, ... */
   readonly targets: readonly string[];
-  /** By the module's name in the base model: `model.layers.0.self_attn.q_proj`. */
+  /** By the module's name in the base model: `model.layers.0.self_attn.q_proj`. Files may have older names of it. */
   readonly modules: ReadonlyMap<string, AdapterModule>;
   /** Open until its `close` is called. */
   readonly source: TensorSource;
@@ -253,7 +254,7 @@ function readModules(source: TensorSource, config: RawAdapter, where: string): M
       );
     }
     const alpha = patternValue(config.alpha_pattern, name, where) ?? config.lora_alpha;
-    modules.set(name, { rank, scale: scaleOf(alpha, rank, config), a, b });
+    modules.set(moduleName(name), { rank, scale: scaleOf(alpha, rank, config), a, b });
   }
   return modules;
 }

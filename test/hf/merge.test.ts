@@ -95,7 +95,8 @@ describe("what cannot be merged leaves nothing behind", () => {
   test("lm_head of a model whose head is its embedding", () => {
     const adapter = path("head-adapter");
     mkdirSync(adapter);
-    cpSync(join(model("qwen2"), "adapter/adapter_config.json"), join(adapter, "adapter_config.json"));
+    const config = JSON.parse(readFileSync(join(model("qwen2"), "adapter/adapter_config.json"), "utf8")) as object;
+    writeFileSync(join(adapter, "adapter_config.json"), JSON.stringify({ ...config, target_modules: ["lm_head"] }));
     const part = (name: string, shape: number[]) => ({
       name: `base_model.model.lm_head.${name}.weight`,
       dtype: "f32" as const,

@@ -1,5 +1,5 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig, type ModelConfig } from "../../src/hf/config.ts";
 import { mergeAdapter } from "../../src/hf/merge.ts";
@@ -57,6 +57,29 @@ test("a step on the new layout gives PyTorch's loss and gradients within 1e-4, a
   const expected = readExpected(FAMILY, "lora", "padded");
   const gradients = readTensors(out);
   for (const [name, gradient] of expected.gradients) expect(relativeError(gradients.get(name)!, gradient)).toBeLessThan(1e-4);
+});
+
+test("an adapter under the names of older versions of Transformers: the same loss, gradients and merged weights", async () => {
+  const target = copyFolder(adapterFolder(FAMILY), path("older"));
+  const source = openSafetensors(join(adapterFolder(FAMILY), "adapter_model.safetensors"));
+  const older = Array.from(source.tensors.values(), (entry) => ({
+    name: entry.name.replace("model.language_model.", "language_model.model."),
+    dtype: entry.dtype!,
+    shape: entry.shape,
+    data: () => readBytes(source, entry),
+  }));
+  expect(older.every(({ name }) => name.startsWith("base_model.model.language_model.model.layers."))).toBe(true);
+  rmSync(join(target, "adapter_model.safetensors"));
+  writeSafetensors(join(target, "adapter_model.safetensors"), older);
+  source.close();
+  for (const [name, adapter] of Object.entries({ a: adapterFolder(FAMILY), b: target })) {
+    const flags = ["--batch", batchFile(FAMILY, "padded"), "--out", path(`step-${name}`)];
+    const { code } = await remat(["step", "--model", modelFolder(FAMILY), "--adapter", adapter, ...flags, "--threads", "1"]);
+    expect(code).toBe(0);
+    mergeAdapter({ base: renamed, adapter, output: path(`merged-${name}`) });
+  }
+  const read = (name: string) => readTensors(path(name));
+  for (const file of ["step-", "merged-"]) expect(read(`${file}b`)).toEqual(read(`${file}a`));
 });
 
 test("full training writes a whole model: what sees images is there bit for bit, under the names of the base", async () => {
