@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { checkData, type Problems } from "../data/check.ts";
-import { readEntries } from "../data/dataset.ts";
+import { findSplits, readEntries } from "../data/dataset.ts";
 import { createSampler, sampleParts } from "../data/sample.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
@@ -22,7 +22,7 @@ export const flags = z.strictObject({
   count: z.int().min(1).default(3).describe("show: how many examples"),
   from: z.int().min(1).default(1).describe("show: the first one's line"),
   listed: z.int().min(0).default(20).describe("check: problems of a kind that are listed one by one"),
-  json: z.boolean().default(false).describe("check: print one JSON object"),
+  json: z.boolean().default(false).describe("check: print a JSON object a file, in a line"),
 });
 
 export const words = ["check", "show"] as const;
@@ -35,7 +35,7 @@ export function help(): string {
 Usage: remat data check FILE [--model DIR] [--flag value ...]
        remat data show FILE --model DIR [--flag value ...]
 
-check reads the whole file and reports counts, lengths, duplicates, over-long examples and every error with its line; it exits
+FILE may be a folder with train.jsonl. check reads whole files (of a folder all splits) and reports counts, lengths, duplicates, over-long examples and every error with its line; it exits
 with 1 if there are errors. show prints examples as the model sees them: what is not trained on is dimmed, or, where the
 output is no terminal, in [brackets].
 
@@ -56,9 +56,14 @@ export async function run(args: readonly string[]): Promise<number> {
     throw new UserError(`data ${action} takes one file, got ${parsed.words.length - 1}`);
   const config = validateConfig(flags, parsed.values);
   const model = config.model === undefined ? null : await openSampler(config.model, config);
-  if (action === "check") return check(file, config, model);
+  const { train, valid, test } = findSplits(file);
+  if (action === "check") {
+    const isFolder = train !== file;
+    const files = isFolder ? [train, valid, test].filter((split) => split !== null) : [file];
+    return Math.max(...files.map((path) => check(path, config, model, isFolder)));
+  }
   if (model === null) throw new UserError("data show needs --model, whose tokenizer and chat template are used");
-  return show(file, config, model);
+  return show(train, config, model);
 }
 
 interface Sampling {
@@ -77,15 +82,16 @@ async function openSampler(model: string, config: Flags): Promise<Sampling> {
   return { tokenizer, sampler, sequenceLength: sequenceLengthOf(config, contextLimit(modelConfig)) };
 }
 
-function check(file: string, config: Flags, model: Sampling | null): number {
+function check(file: string, config: Flags, model: Sampling | null, named: boolean): number {
   const maxLength = model?.sequenceLength ?? Number.MAX_SAFE_INTEGER;
   const report = checkData(file, {
     maxLength,
     listed: config.listed,
     ...(model ? { samples: (example) => model.sampler.samples(example) } : {}),
   });
-  if (config.json) console.log(JSON.stringify(report, null, 2));
+  if (config.json) console.log(JSON.stringify(report));
   else {
+    if (named) console.log(`file         ${file}`);
     const counts = (of: Readonly<Record<string, number>>) =>
       Object.entries(of)
         .filter(([, count]) => count > 0)

@@ -37,7 +37,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stderr.write(`installed ${paths.join(" and ")}\n`);
   }
   const report = await examine();
-  console.log(flags.json ? JSON.stringify(report, null, 2) : formatReport(report));
+  console.log(flags.json ? JSON.stringify(report) : formatReport(report));
   return report.devices.some(({ works }) => works) ? 0 : 1;
 }
 

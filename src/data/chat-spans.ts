@@ -1,4 +1,5 @@
 import { UserError } from "../errors.ts";
+import { show } from "../hf/files.ts";
 import type { ChatTemplate, Range } from "./chat-template.ts";
 import type { ChatExample, Message } from "./formats.ts";
 
@@ -22,7 +23,7 @@ export interface TrainedText {
  * the context exactly as the model will see it.
  * Empty when no message is trained on.
  * @param endTokens special tokens, which may end a turn
- * @throws {UserError} a template that changes the context when the answer is added
+ * @throws {UserError} a template that changes the context when the answer is added, or that leaves out a message
  */
 export function trainedTexts(template: ChatTemplate, example: ChatExample, endTokens: Iterable<string>): TrainedText[] {
   const { messages, tools } = example;
@@ -31,6 +32,7 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
   const render = (count: number, addGenerationPrompt = false) =>
     template.render({ messages: fieldsOf(messages.slice(0, count)), tools, addGenerationPrompt });
 
+  refuseLostRoles(template, example);
   const marked = template.renderMarked({ messages: fieldsOf(messages), tools });
   if (marked && marked.ranges.length > 0) {
     const assistants = messages.flatMap((message, i) => (message.role === "assistant" ? [i] : []));
@@ -77,6 +79,21 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
   if (turns.every((turn) => full.startsWith(turn.body)))
     return [{ text: full, ranges: turns.map((turn) => turn.range), weights }];
   return turns.map((turn, i) => ({ text: turn.text, ranges: [turn.range], weights: [weights[i]!] }));
+}
+
+/** Roles that every template is expected to know, or to refuse. */
+const USUAL_ROLES: readonly string[] = ["system", "user", "assistant", "tool"];
+
+/** Many templates pass over roles that they do not know (such as `developer`) without a word. @throws {UserError} */
+function refuseLostRoles(template: ChatTemplate, { messages, tools, where }: ChatExample): void {
+  for (const [i, { role }] of messages.entries()) {
+    if (USUAL_ROLES.includes(role)) continue;
+    const render = (some: readonly Message[]) => attempt(() => template.render({ messages: fieldsOf(some), tools }));
+    if (render(messages) !== render(messages.toSpliced(i, 1))) continue;
+    throw new UserError(
+      `${where}: the chat template leaves out message ${i + 1}, whose role is ${show(role)}; give it one of ${USUAL_ROLES.join(", ")}`,
+    );
+  }
 }
 
 interface Turn {

@@ -1,6 +1,7 @@
 import type { Template } from "@huggingface/jinja";
 import { explanationOf, UserError } from "../errors.ts";
 import { show } from "../hf/files.ts";
+import { contentText } from "./formats.ts";
 import { parseTemplate, runTemplate } from "./jinja.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -27,6 +28,9 @@ export type Range = readonly [start: number, end: number];
 
 /** Marks the edges of generation blocks in the rendered text: two private characters that no tokenizer's text holds. */
 const MARK = "\u{10FFFD}\u{F0001}";
+
+/** A text that no template treats in a way of its own. */
+const PROBE = "probe";
 
 const GENERATION_TAG = /\{%(-?)\s*(end)?generation\s*(-?)%\}/g;
 
@@ -96,9 +100,30 @@ export function createChatTemplate(
           ),
         )
       : null;
+  let known: boolean | null = null;
+  /** Whether the template goes through a list of parts; others would write the list itself into the text. */
+  const readsParts = (): boolean => {
+    if (known !== null) return known;
+    known = true;
+    const say = (content: unknown): string | null => {
+      try {
+        return run(plain, { messages: [{ role: "user", content }] });
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        return null;
+      }
+    };
+    const asParts = say([{ type: "text", text: PROBE }]);
+    return (known = asParts !== null && asParts === say(PROBE));
+  };
   const run = (template: Template, conversation: Conversation): string => {
-    const { messages, tools = null, addGenerationPrompt = false } = conversation;
-    const own = { messages: messages.map(withReasoning), tools, documents: null, add_generation_prompt: addGenerationPrompt };
+    const { tools = null, addGenerationPrompt = false } = conversation;
+    const messages = conversation.messages
+      .map(withReasoning)
+      .map((message) =>
+        Array.isArray(message["content"]) && !readsParts() ? { ...message, content: contentText(message["content"]) } : message,
+      );
+    const own = { messages, tools, documents: null, add_generation_prompt: addGenerationPrompt };
     try {
       return runTemplate(template, { ...variables, ...own }, now);
     } catch (error) {

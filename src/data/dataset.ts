@@ -3,7 +3,8 @@ import { dirname, join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 import { fileError, isRecord, jsonKind, parseJson, readText } from "../hf/files.ts";
 import { exampleOf, parseExample, type Example } from "./formats.ts";
-import { readLines } from "./lines.ts";
+import { foreignFolder, refuseForeign } from "./foreign.ts";
+import { readLines, textOf } from "./lines.ts";
 
 /** The files of a data source; a split that is not there is null. */
 export interface Splits {
@@ -12,12 +13,16 @@ export interface Splits {
   readonly test: string | null;
 }
 
+/** Names of the held-out split: MLX-LM's, Hugging Face's, and what else is usual. */
+const VALID = ["valid.jsonl", "validation.jsonl", "val.jsonl"];
+
 /**
  * A folder holds `train.jsonl` and maybe `valid.jsonl` and `test.jsonl`; beside a file, the latter two are looked for too.
  * @throws {UserError} nothing there
  */
 export function findSplits(path: string): Splits {
   let isFolder: boolean;
+  if (path === "-") refuseForeign(path);
   try {
     isFolder = statSync(path).isDirectory();
   } catch (error) {
@@ -26,12 +31,16 @@ export function findSplits(path: string): Splits {
   const folder = isFolder ? path : dirname(path);
   const train = isFolder ? join(path, "train.jsonl") : path;
   if (!existsSync(train))
-    throw new UserError(`${path}: a data folder must hold train.jsonl (and may hold valid.jsonl and test.jsonl)`);
-  const split = (name: string) => {
-    const file = join(folder, name);
-    return file !== train && existsSync(file) ? file : null;
-  };
-  return { train, valid: split("valid.jsonl"), test: split("test.jsonl") };
+    throw new UserError(
+      `${path}: a data folder must hold train.jsonl (and may hold valid.jsonl and test.jsonl)${explain(foreignFolder(path))}`,
+    );
+  const split = (names: readonly string[]) =>
+    names.map((name) => join(folder, name)).find((file) => file !== train && existsSync(file)) ?? null;
+  return { train, valid: split(VALID), test: split(["test.jsonl"]) };
+}
+
+function explain(reason: string | null): string {
+  return reason === null ? "" : `; ${reason}`;
 }
 
 /** A data source and how often an epoch goes through it (see `mixSamples`). */
@@ -78,6 +87,7 @@ export function placeIn(path: string): (number: number) => string {
  * @throws {UserError} a file that cannot be read
  */
 export function* readEntries(path: string): Generator<Entry> {
+  refuseForeign(path);
   const placeOf = placeIn(path);
   if (path.endsWith(".json")) {
     const items = parseArray(path);
@@ -92,9 +102,10 @@ export function* readEntries(path: string): Generator<Entry> {
     }
     return;
   }
-  for (const { text, number, end } of readLines(path)) {
+  for (const line of readLines(path)) {
+    const { number, end } = line;
     const where = placeOf(number);
-    yield { number, where, end, parse: () => parseExample(text, where) };
+    yield { number, where, end, parse: () => parseExample(textOf(line, where), where) };
   }
 }
 

@@ -135,8 +135,9 @@ function messageList(record: Readonly<Record<string, unknown>>, key: string, whe
     const fields = wellFormed(Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== null)));
     if (typeof fields.role !== "string") throw new UserError(`${here}: "role" must be a text, got ${jsonKind(fields.role)}`);
     const { content } = fields;
-    if (content === undefined ? fields.tool_calls === undefined && fields.function_call === undefined : !isContent(content)) {
-      throw new UserError(`${here}: "content" must be a text or a list of parts, got ${jsonKind(content)}`);
+    if (content !== undefined) checkContent(content, here);
+    else if (fields.tool_calls === undefined && fields.function_call === undefined) {
+      throw new UserError(`${here}: "content" must be a text or a list of parts, got ${jsonKind(entry.content)}`);
     }
     const counts = weightOf(fields.role, weight, here);
     return { role: fields.role, weight: trainable ? counts : 0, fields };
@@ -155,8 +156,32 @@ function weightOf(role: string, written: unknown, where: string): number {
 /** Far above what makes sense, so that a column of something else is noticed. */
 const MOST_WEIGHT = 1000;
 
-function isContent(content: unknown): boolean {
-  return typeof content === "string" || (Array.isArray(content) && content.every(isRecord));
+/** A part of a message, when its content is a list of them. */
+interface TextPart {
+  readonly type: "text";
+  readonly text: string;
+}
+
+/** @throws {UserError} neither a text nor a list of parts that are texts */
+function checkContent(content: unknown, where: string): void {
+  if (typeof content === "string") return;
+  if (!Array.isArray(content)) {
+    throw new UserError(`${where}: "content" must be a text or a list of parts, got ${jsonKind(content)}`);
+  }
+  for (const [i, part] of content.entries()) {
+    if (!isRecord(part)) throw new UserError(`${where}: part ${i + 1} of "content" must be an object, got ${jsonKind(part)}`);
+    if (part.type === "text" && typeof part.text === "string") continue;
+    throw new UserError(
+      part.type === "text"
+        ? `${where}: part ${i + 1} of "content" must have a "text", got ${jsonKind(part.text)}`
+        : `${where}: part ${i + 1} of "content" has the type ${show(part.type)}; only parts of type "text" can be trained on`,
+    );
+  }
+}
+
+/** What a message says, as one text: parts become lines, as in llama.cpp and vLLM. */
+export function contentText(content: unknown): string {
+  return Array.isArray(content) ? content.map((part: TextPart) => part.text).join("\n") : String(content);
 }
 
 function readCompletion(record: Readonly<Record<string, unknown>>, where: string): Example {

@@ -3,7 +3,8 @@ import { UserError } from "../errors.ts";
 import { fileError } from "../hf/files.ts";
 
 export interface Line {
-  readonly text: string;
+  /** Null: the bytes are not UTF-8 (see `textOf`). */
+  readonly text: string | null;
   /** Counts from 1. */
   readonly number: number;
   /** Byte offsets of the line in the file: its first byte, and the one behind its end. */
@@ -18,7 +19,7 @@ const NEWLINE = 0x0a;
 /**
  * The lines of a UTF-8 file, blank ones left out, read piece by piece: memory holds one line and one piece.
  * A byte order mark is dropped and `\r\n` ends a line as `\n` does.
- * @throws {UserError} unreadable file, bytes that are not UTF-8 (with the line number)
+ * @throws {UserError} unreadable file, a line without an end
  */
 export function* readLines(path: string, pieceBytes = 1 << 20): Generator<Line> {
   let fd: number;
@@ -36,14 +37,14 @@ export function* readLines(path: string, pieceBytes = 1 << 20): Generator<Line> 
     let offset = 0;
     const finish = (last: Uint8Array): Line => {
       const bytes = pending.length === 0 ? last : Buffer.concat([...pending, last]);
-      let text: string;
+      let text: string | null = null;
       try {
         text = decoder.decode(bytes);
       } catch {
-        throw new UserError(`${path}:${number}: the line is not UTF-8 text`);
+        // Whoever needs the text is told; a check goes on with the next line.
       }
       const end = offset + bytes.length;
-      const line = { text: text.endsWith("\r") ? text.slice(0, -1) : text, number, offset, end };
+      const line = { text: text?.endsWith("\r") ? text.slice(0, -1) : text, number, offset, end };
       number++;
       offset = end + 1;
       pending = [];
@@ -61,7 +62,7 @@ export function* readLines(path: string, pieceBytes = 1 << 20): Generator<Line> 
       for (let at = piece.indexOf(NEWLINE); at >= 0 && at < count; at = piece.indexOf(NEWLINE, from)) {
         const line = finish(piece.subarray(from, at));
         from = at + 1;
-        if (line.text.trim() !== "") yield line;
+        if (line.text?.trim() !== "") yield line;
       }
       if (count === 0) break;
       pending.push(piece.slice(from, count));
@@ -71,9 +72,15 @@ export function* readLines(path: string, pieceBytes = 1 << 20): Generator<Line> 
     }
     if (pendingBytes > 0) {
       const line = finish(new Uint8Array(0));
-      if (line.text.trim() !== "") yield line;
+      if (line.text?.trim() !== "") yield line;
     }
   } finally {
     fs.closeSync(fd);
   }
+}
+
+/** @throws {UserError} bytes that are not UTF-8 */
+export function textOf({ text }: Line, where: string): string {
+  if (text === null) throw new UserError(`${where}: the line is not UTF-8 text; save the file in UTF-8`);
+  return text;
 }

@@ -4,6 +4,7 @@ import { type Breath, createBreath } from "../breath.ts";
 import { UserError } from "../errors.ts";
 import { fileError, fileIo, type FileIo } from "../hf/files.ts";
 import { placeIn, readEntries } from "./dataset.ts";
+import { refuseForeign } from "./foreign.ts";
 import type { Sampler } from "./sample.ts";
 import { createSampleStore, type SampleSet, type SampleSink } from "./sample-store.ts";
 import { canWrite, createTokenCache, openTokenCache } from "./token-cache.ts";
@@ -48,6 +49,7 @@ export async function loadSamples(path: string, sampler: Sampler, options: Prepa
   const { cache = null, signal, onProgress = () => {}, io = fileIo } = options;
   const breathe = createBreath(signal);
   const placeOf = placeIn(path);
+  refuseForeign(path);
   const content = await hashContent(path, breathe);
   const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(content, sampler.key)}.tokens`) : null;
   let set = file === null ? null : openTokenCache(file, placeOf);

@@ -105,7 +105,7 @@ const CHARACTERS_PER_TOKEN = 1000;
 const SHORT_TEXT = 1 << 18;
 
 /** To be raised when the same tokenizer and options give other samples than before. */
-const SAMPLER_VERSION = 1;
+const SAMPLER_VERSION = 2;
 
 /** Prefix, ids and eos, which is not written twice. */
 function join(prefix: readonly number[], ids: Int32Array, end: readonly number[]): Int32Array {
@@ -147,7 +147,10 @@ function checked(
   }
   const kept = labels.slice(0, maxLength);
   if (!kept.subarray(1).some((label) => label !== IGNORED))
-    throw noTrainable(where, `the first ${maxLength} of ${ids.length} tokens are all masked`);
+    throw noTrainable(
+      where,
+      `the first ${maxLength} of ${ids.length} tokens are all masked; raise the sequence length or remove the example`,
+    );
   return { ids: ids.slice(0, maxLength), labels: kept, weights: weights && weights.slice(0, maxLength), where };
 }
 

@@ -1,6 +1,7 @@
 import { chatTemplateOf } from "../data/chat-template.ts";
 import { exampleOf } from "../data/formats.ts";
-import { readLines } from "../data/lines.ts";
+import { refuseForeign } from "../data/foreign.ts";
+import { readLines, textOf } from "../data/lines.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { parseJsonObject } from "../hf/files.ts";
 
@@ -17,9 +18,10 @@ export interface Prompt {
  * @throws {UserError} at the first bad line, with file and line
  */
 export function* readPrompts(path: string, tokenizer: Tokenizer): Generator<Prompt> {
-  for (const { text, number } of readLines(path)) {
-    const where = `${path}:${number}`;
-    yield promptOf(parseJsonObject(text, where), where, tokenizer);
+  refuseForeign(path);
+  for (const line of readLines(path)) {
+    const where = `${path}:${line.number}`;
+    yield promptOf(parseJsonObject(textOf(line, where), where), where, tokenizer);
   }
 }
 

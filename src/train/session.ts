@@ -3,7 +3,7 @@ import { type Batches, createBatches } from "../data/batch.ts";
 import { chatTemplateOf } from "../data/chat-template.ts";
 import { findSplits, readExamples, parseSources, type Source } from "../data/dataset.ts";
 import { mixSamples } from "../data/mix.ts";
-import type { Example } from "../data/formats.ts";
+import { contentText, type Example } from "../data/formats.ts";
 import { type LoadedSamples, loadSamples, type PrepareOptions } from "../data/prepare.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
 import { cacheFolder } from "../data/token-cache.ts";
@@ -188,7 +188,7 @@ function promptOf(tokenizer: Tokenizer, example: Example): { text: string; ids: 
       const messages = example.messages.slice(0, first).map((message) => message.fields);
       const template = chatTemplateOf(tokenizer, { tools: example.tools !== null });
       const rendered = template.render({ messages, tools: example.tools, addGenerationPrompt: true });
-      return { text: String(messages.at(-1)!["content"]), ids: tokenizer.encode(rendered) };
+      return { text: contentText(messages.at(-1)!["content"]), ids: tokenizer.encode(rendered) };
     }
     case "completion":
       return { text: example.prompt, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(example.prompt)]) };

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
@@ -256,6 +256,24 @@ describe("data", () => {
     expect(code).toBe(1);
     expect(stdout).toContain("wrong.jsonl:3: ");
     expect(stdout).toContain("wrong.jsonl:2: the same as");
+  });
+
+  test("check of a folder: each split by name; a line of JSON each with --json; the exit code is the worst one's", async () => {
+    const splits = join(folder, "splits");
+    mkdirSync(splits);
+    writeFileSync(join(splits, "train.jsonl"), lines([chat("king")]));
+    writeFileSync(join(splits, "validation.jsonl"), "nonsense\n");
+    const { code, stdout } = await remat(["data", "check", splits]);
+    expect(code).toBe(1);
+    expect(stdout.split("\n").filter((line) => line.startsWith("file "))).toEqual(
+      ["train", "validation"].map((name) => `file         ${splits}/${name}.jsonl`),
+    );
+    const json = await remat(["data", "check", splits, "--json"]);
+    const reports = json.stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { examples: number });
+    expect(reports.map(({ examples }) => examples)).toEqual([1, 0]);
   });
 
   test("show marks what is masked", async () => {

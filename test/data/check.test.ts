@@ -53,6 +53,17 @@ test("counts, lengths, duplicates, over-long samples and every error with its li
   expect(tokens!.trained).toBeLessThan(tokens!.total);
 });
 
+test("a line that is not UTF-8 is an error of its own, and the lines behind it count", () => {
+  const path = join(folder, "bytes.jsonl");
+  writeFileSync(path, Buffer.from('{"text":"a"}\n{"text":"caf\xe9"}\n{"text":"b"}\n', "latin1"));
+  const report = checkData(path, { maxLength: 10 });
+  expect(report.examples).toBe(2);
+  expect(report.errors).toEqual({
+    count: 1,
+    first: [{ where: `${path}:2`, message: "the line is not UTF-8 text; save the file in UTF-8" }],
+  });
+});
+
 test("without a tokenizer only the formats are checked, the list of problems is short, the count whole", () => {
   const path = join(folder, "broken.jsonl");
   writeFileSync(path, "{\n".repeat(50));

@@ -122,6 +122,23 @@ describe("formats", () => {
       [{ messages: ["hi"] }, '"messages" entry 1 must be an object'],
       [{ messages: [{ content: "a" }] }, 'message 1: "role" must be a text, got nothing'],
       [{ messages: [{ role: "user" }] }, 'message 1: "content" must be a text or a list of parts, got nothing'],
+      [{ messages: [{ role: "user", content: null }] }, 'message 1: "content" must be a text or a list of parts, got null'],
+      [{ messages: [{ role: "user", content: ["a"] }] }, 'message 1: part 1 of "content" must be an object, got a string'],
+      [{ messages: [{ role: "user", content: [{ type: "text" }] }] }, 'part 1 of "content" must have a "text", got nothing'],
+      [
+        {
+          messages: [
+            {
+              role: "user",
+              content: [
+                { type: "text", text: "a" },
+                { type: "image", url: "x" },
+              ],
+            },
+          ],
+        },
+        'part 2 of "content" has the type "image"; only parts of type "text" can be trained on',
+      ],
       [{ messages: [{ role: "user", content: 5 }] }, '"content" must be a text or a list of parts, got a number'],
       [{ messages: [{ role: "assistant", content: "a", weight: -0.5 }] }, '"weight" must be a number from 0 to 1000, got -0.5'],
       [{ messages: [{ role: "assistant", content: "a", weight: "1" }] }, '"weight" must be a number from 0 to 1000, got "1"'],
@@ -160,7 +177,7 @@ describe("files", () => {
         [6, '{"last":true}'],
       ]);
       expect(
-        lines.map((line) => Buffer.from(content).subarray(line.offset).toString().replace("\ufeff", "").startsWith(line.text)),
+        lines.map((line) => Buffer.from(content).subarray(line.offset).toString().replace("\ufeff", "").startsWith(line.text!)),
       ).toEqual([true, true, true]);
     }
   });
@@ -170,7 +187,7 @@ describe("files", () => {
     writeFileSync(path, '{"text":"a"}\n\n{"text":\n');
     expect(userError(() => [...readExamples(path)])).toStartWith(`${path}:3 is not valid JSON`);
     writeFileSync(path, Buffer.concat([Buffer.from('{"text":"a"}\n'), Buffer.from([0x22, 0xff, 0xfe, 0x0a])]));
-    expect(userError(() => [...readExamples(path)])).toBe(`${path}:2: the line is not UTF-8 text`);
+    expect(userError(() => [...readExamples(path)])).toBe(`${path}:2: the line is not UTF-8 text; save the file in UTF-8`);
     expect(userError(() => [...readExamples(join(folder, "none.jsonl"))])).toContain("no such file");
     expect(userError(() => [...readExamples(folder)])).toContain("it is a folder");
   });

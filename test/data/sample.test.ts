@@ -172,6 +172,27 @@ describe("chat: the assistant's turns, end token included, line break after it n
     );
   });
 
+  test("parts that are texts: as the template writes them, or as lines where it would write the list itself", () => {
+    const parts = (...texts: string[]) => texts.map((text) => ({ type: "text", text }));
+    const messages = [
+      { role: "user", content: parts("Sum this.", "1 2") },
+      { role: "assistant", content: parts("3") },
+    ];
+    const lines = { messages: [user("Sum this.\n1 2"), assistant("3")] };
+    // No loop over parts.
+    for (const tokenizer of [qwen, llama3, phi3]) expect(show(tokenizer, { messages })).toEqual(show(tokenizer, lines));
+    // Gemma's own loop writes them one after the other.
+    expect(show(gemma3, { messages })).toEqual(show(gemma3, { messages: [user("Sum this.1 2"), assistant("3")] }));
+  });
+
+  test("a role that the template passes over without a word is an error; one that it writes is not", () => {
+    const messages = [{ role: "developer", content: "Be brief." }, user("Hi"), assistant("Yo")];
+    expect(userError(() => samples(qwen, { messages }))).toBe(
+      'data.jsonl:3: the chat template leaves out message 1, whose role is "developer"; give it one of system, user, assistant, tool',
+    );
+    expect(show(llama3, { messages })[0]).toContain("developer<|end_header_id|>\n\nBe brief.");
+  });
+
   test("a template that changes the context when an answer is added is an error", () => {
     const source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
     const example = parseExample(JSON.stringify({ messages: [user("q"), assistant("a")] }), "f:1") as ChatExample;
