@@ -6,13 +6,14 @@ import { sessionOf } from "./native";
 @external("matrix", "gemm")
 declare function gemm(
   a: usize, aType: i32, lda: i32, transA: bool, b: usize, bType: i32, ldb: i32, transB: bool, c: usize, ldc: i32, out: usize, ldo: i32,
-  m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize,
+  m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize, scales: usize,
 ): void;
 
 /**
  * Gemm: out[M, N] = alpha op(A) op(B) + C, see matrix.ts.
  *
- * Operands: A, B, C or null, out, count or null. Scalars: M, N, K, transA, transB, type of A, type of B (half.ts), mode of C
+ * Operands: A, B, C or null, out, count or null, scales of a quantised B or null. Scalars: M, N, K, transA, transB, type of A, type of B
+ * (half.ts, quantised.ts), mode of C
  * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first, and the low and high word of a native session's address or 0, 0.
  *
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
@@ -40,6 +41,6 @@ export function gemmCommand(_opcode: u32): void {
   }
   gemm(
     pointer(0), int(5), lda, transA, pointer(1), int(6), ldb, transB, cMode ? pointer(2) : 0, cMode == 1 ? n : 0, pointer(3), n,
-    m, n, k, float(8), threadIndex, threadCount, threadScratch,
+    m, n, k, float(8), threadIndex, threadCount, threadScratch, pointer(5),
   );
 }

@@ -4,6 +4,7 @@
  */
 export { setThread, THREAD_SCRATCH } from "./command";
 export { interpret, work, stop, fail, setSpin, currentCommand, CONTROL_BYTES } from "./interpret";
+export { quantise } from "./quantise";
 
 /** First byte behind this module's static data; the executor places nothing below 64 KiB. */
 export const heapBase: usize = __heap_base;

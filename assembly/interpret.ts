@@ -19,6 +19,7 @@ import { crossEntropyCommand } from "./cross-entropy";
 import { dropoutCommand } from "./dropout";
 import { optimizerCommand } from "./optimizer";
 import { nativeHeadCommand } from "./head-native";
+import { quantisedCommand } from "./quantise";
 
 // Offsets in the control block; what different threads write is on different cache lines.
 const EPOCH = 0; // counts programs; workers sleep on it
@@ -85,6 +86,7 @@ function dispatch(opcode: i32): void {
     case 0xa: optimizerCommand(opcode); break;
     case 0xb: nativeAttentionCommand(opcode); break;
     case 0xc: nativeHeadCommand(opcode); break;
+    case 0xd: quantisedCommand(opcode); break;
     default: unreachable();
   }
 }

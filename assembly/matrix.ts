@@ -11,7 +11,9 @@ import { BF16, F16, F32 } from "./half";
 import { COLUMNS, ROWS, computeTile } from "./gemm-kernel";
 import { mergeTile, mergeTransposed } from "./gemm-merge";
 import { packColumns, packRows, panelBytes } from "./gemm-pack";
+import { packQuantised } from "./gemm-pack-quantised";
 import { FEW_ROWS, fewRows } from "./gemm-few-rows";
+import { BLOCK } from "./quantised";
 export { attentionScores, attentionSums } from "./attention-kernel";
 
 /** Most rows of B in a block, a multiple of 8. A packed panel of A and one of B fit into 32 KiB, the usual first-level cache. */
@@ -69,11 +71,12 @@ function fill(c: usize, cRow: usize, out: usize, outRow: usize, m: i32, n: i32, 
 
 /**
  * The part of thread `index` of `count`; all sizes positive, all strides in bytes. If `transposed`, C and the output are [n, m] (m is at
- * most NARROW) instead of [m, n]: the product is formed in scratch and transposed when it is complete.
+ * most NARROW) instead of [m, n]: the product is formed in scratch and transposed when it is complete. With `scales` B is quantised, and
+ * has no strides but `ldb` and `transB`.
  */
 function blocked(
   a: usize, aType: i32, aRow: usize, aK: usize, b: usize, bType: i32, bColumn: usize, bK: usize,
-  c: usize, cRow: usize, out: usize, outRow: usize, transposed: bool,
+  scales: usize, ldb: i32, transB: bool, c: usize, cRow: usize, out: usize, outRow: usize, transposed: bool,
   m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize,
 ): void {
   const rowPanels = (m + ROWS - 1) / ROWS;
@@ -96,8 +99,9 @@ function blocked(
   const width = ((endColumn - firstColumn + blocks - 1) / blocks + COLUMNS - 1) & ~(COLUMNS - 1);
 
   const steps = (k + K_BLOCK - 1) / K_BLOCK;
-  // A multiple of 8: only the last block has a remainder to pack, of 8 halves or of 4 rows.
-  const step = ((k + steps - 1) / steps + 7) & ~7;
+  // A multiple of 8: only the last block has a remainder to pack, of 8 halves or of 4 rows. Blocks of codes are not cut.
+  const unit = scales ? BLOCK : 8;
+  const step = ((k + steps - 1) / steps + unit - 1) & ~(unit - 1);
 
   for (let j = firstColumn; j < endColumn; j += width) {
     const columns = min(width, endColumn - j);
@@ -106,7 +110,8 @@ function blocked(
     for (let p = 0; p < k; p += step) {
       const depth = min(step, k - p);
       const panel = panelBytes(depth);
-      packColumns(bType, b + <usize>j * bColumn + <usize>p * bK, bColumn, bK, columns, depth, packedColumns);
+      if (scales) packQuantised(bType, b, ldb, transB, scales, j, p, columns, depth, packedColumns);
+      else packColumns(bType, b + <usize>j * bColumn + <usize>p * bK, bColumn, bK, columns, depth, packedColumns);
       // After the first block of k the target itself holds what the next is added to.
       const addend = p ? target : transposed || !c ? 0 : c + (<usize>j << 2);
       const addRow = p ? targetRow : cRow;
@@ -145,11 +150,11 @@ function blocked(
  *
  * op(A) is [m, k]: A is stored [m, k], or [k, m] if `transA`; op(B) is [k, n]: B is stored [k, n], or [n, k] if `transB`; both row-major with
  * leading dimensions lda, ldb and element types of half.ts. C (f32) is absent (0), [m, n] with leading dimension ldc, or one row for all (ldc = 0); it may
- * be `out`. Leading dimensions are in elements. `scratch`: GEMM_SCRATCH bytes, this thread's own.
+ * be `out`. Leading dimensions are in elements. `scratch`: GEMM_SCRATCH bytes, this thread's own. With `scales` B is quantised (quantised.ts).
  */
 export function gemm(
   a: usize, aType: i32, lda: i32, transA: bool, b: usize, bType: i32, ldb: i32, transB: bool, c: usize, ldc: i32, out: usize, ldo: i32,
-  m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize,
+  m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize, scales: usize,
 ): void {
   if (m <= 0 || n <= 0) return;
   const cRow = <usize>ldc << 2;
@@ -159,8 +164,13 @@ export function gemm(
     return;
   }
   const aWidth: usize = aType == F32 ? 4 : 2;
-  const bWidth: usize = bType == F32 ? 4 : 2;
   const lineA = <usize>lda * aWidth;
+  if (scales) {
+    const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;
+    blocked(a, aType, aRow, aK, b, bType, 0, 0, scales, ldb, transB, c, cRow, out, outRow, false, m, n, k, alpha, index, count, scratch);
+    return;
+  }
+  const bWidth: usize = bType == F32 ? 4 : 2;
   const lineB = <usize>ldb * bWidth;
   if (m <= FEW_ROWS && transB && !transA && aType == F32 && m * k <= FEW_ELEMENTS) {
     const from = <i32>(<i64>n * index / count);
@@ -172,8 +182,8 @@ export function gemm(
   const bColumn = transB ? lineB : bWidth, bK = transB ? bWidth : lineB;
   // With few k packing A costs little compared with writing the output.
   if (n <= NARROW && n < m && k > NARROW) {
-    blocked(b, bType, bColumn, bK, a, aType, aRow, aK, c, cRow, out, outRow, true, n, m, k, alpha, index, count, scratch);
+    blocked(b, bType, bColumn, bK, a, aType, aRow, aK, 0, 0, false, c, cRow, out, outRow, true, n, m, k, alpha, index, count, scratch);
   } else {
-    blocked(a, aType, aRow, aK, b, bType, bColumn, bK, c, cRow, out, outRow, false, m, n, k, alpha, index, count, scratch);
+    blocked(a, aType, aRow, aK, b, bType, bColumn, bK, 0, 0, false, c, cRow, out, outRow, false, m, n, k, alpha, index, count, scratch);
   }
 }

@@ -69,4 +69,7 @@ export enum Opcode {
   NativeLogitsEnd = 0xc1,
   NativeLogitsGrad = 0xc2,
   NativeLogitsSum = 0xc3,
+
+  // quantised matrices (quantise.ts)
+  Dequantize = 0xd0,
 }

@@ -7,7 +7,7 @@ import { fuseAccumulation } from "./fuse.ts";
 
 /**
  * Decides whether a forward value that the backward needs goes into the tape; otherwise its node runs again there. It is
- * not asked about views and casts of weights: they are free.
+ * not asked about views and widened weights: they are free.
  */
 export type ResidualPolicy = (value: string, node: Node) => boolean;
 
@@ -102,10 +102,10 @@ function lossFromGradient(graph: Graph): Graph {
   return rename(graph, names);
 }
 
-/** Views cost nothing, and the cast of a weight is never worth keeping: the weight is there anyway. */
+/** Views cost nothing, and a widened weight is never worth keeping: the weight is there anyway. */
 export function isFree(node: Node, graph: Graph): boolean {
   if (opOf(node).view) return true;
-  return node.op === "Cast" && graph.inputs.some((input) => input.name === node.inputs[0] && input.role === "param");
+  return (node.op === "Cast" || node.op === "Dequantize") && graph.inputs.some((input) => input.name === node.inputs[0] && input.role === "param");
 }
 
 const SPARE = "again.";

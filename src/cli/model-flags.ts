@@ -28,6 +28,7 @@ export const MODEL_FLAGS = {
   adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
   device: trainConfigSchema.shape.device,
   dtype: trainConfigSchema.shape.dtype,
+  quantize: trainConfigSchema.shape.quantize,
   threads: trainConfigSchema.shape.threads,
 } as const;
 
@@ -116,9 +117,9 @@ export async function openModel(flags: {
 
 /** Runs `use` with an open model and an executor, and closes both. @throws {UserError} a device that cannot be used */
 export async function withModel<T>(
-  flags: Pick<TrainConfig, "device" | "dtype" | "threads"> &
+  flags: Pick<TrainConfig, "device" | "dtype" | "quantize" | "threads"> &
     Partial<Pick<TrainConfig, "model">> & { readonly adapter?: string | undefined },
-  use: (model: OpenModel & Pick<TrainConfig, "dtype">, executor: Executor) => Promise<T>,
+  use: (model: OpenModel & Pick<TrainConfig, "dtype" | "quantize">, executor: Executor) => Promise<T>,
 ): Promise<T> {
   const model = await openModel(flags);
   try {
@@ -126,7 +127,7 @@ export async function withModel<T>(
     const device = await openDevice({ device: flags.device, threads: flags.threads, matmul: "wasm" });
     if (device.notice !== null) process.stderr.write(`note: ${device.notice}\n`);
     try {
-      return await use({ ...model, dtype: flags.dtype }, device.executor);
+      return await use({ ...model, dtype: flags.dtype, quantize: flags.quantize }, device.executor);
     } finally {
       device.close();
     }

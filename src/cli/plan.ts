@@ -13,7 +13,7 @@ import { plannerOf } from "../schedule/offload.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { formatSummary, summarise } from "../schedule/summary.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
-import { CHECKPOINTING_KEYS, sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { CHECKPOINTING_KEYS, checkQuantize, sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { fixedTotal, formatBytes } from "../train/memory.ts";
@@ -51,6 +51,7 @@ const shown = trainConfigSchema
     batchSize: true,
     ...CHECKPOINTING_KEYS,
     dtype: true,
+    quantize: true,
     threads: true,
     matmul: true,
   })
@@ -85,6 +86,7 @@ export async function run(args: readonly string[]): Promise<number> {
     return planChain(chain, memory, json);
   }
   const config = validateConfig(modelFlags, valuesOf(modelFlags, args));
+  checkQuantize(config);
   const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);
   const adapter = adapterFolder === null ? null : readAdapter(adapterFolder, model);
@@ -103,6 +105,8 @@ export async function run(args: readonly string[]): Promise<number> {
       selective: selectiveOf(config),
       variants: PLANNED_VARIANTS,
       tokens: [tokens],
+      dtype: config.dtype,
+      quantize: config.quantize,
       optimizer: true,
     };
     const offload = offloadOf(config, config.output);
@@ -110,11 +114,11 @@ export async function run(args: readonly string[]): Promise<number> {
       if (!config.measure)
         return planModel(device.executor, {
           ...options,
-          weightType: weightTypeOf(device.executor, source, config.dtype),
+          weightType: weightTypeOf(device.executor, source, config),
           link: offload && NOMINAL_LINK,
         });
       const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
-      const engine = createEngine(device.executor, { ...options, source, measure, offload, dtype: config.dtype });
+      const engine = createEngine(device.executor, { ...options, source, measure, offload });
       engine.close();
       return engine.plan;
     });

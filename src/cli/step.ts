@@ -8,7 +8,7 @@ import { readAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import { type TensorData, writeSafetensors } from "../hf/safetensors.ts";
 import { PIECE, readPieces } from "../runtime/executor.ts";
-import { CHECKPOINTING_KEYS, trainConfigSchema } from "../train/config.ts";
+import { CHECKPOINTING_KEYS, checkQuantize, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
@@ -36,6 +36,7 @@ const schema = trainConfigSchema
     ...CHECKPOINTING_KEYS,
     device: true,
     dtype: true,
+    quantize: true,
     threads: true,
     matmul: true,
   })
@@ -65,6 +66,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const { values, words } = parseFlags(schema, args);
   if (words.length > 0) throw new UserError(`step takes flags only, got ${JSON.stringify(words[0])}`);
   const config = validateConfig(schema, values);
+  checkQuantize(config);
   const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);
   const batch = readStepBatch(config.batch, model);
@@ -87,6 +89,7 @@ export async function run(args: readonly string[]): Promise<number> {
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,
         dtype: config.dtype,
+        quantize: config.quantize,
         offload: offloadOf(config, config.out),
         tokens: [batch.ids.length],
         weighted: batch.weights !== null,

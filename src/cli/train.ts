@@ -11,7 +11,7 @@ import { formatSummary, summarise } from "../schedule/summary.ts";
 import { strategyName } from "../train/checkpointing.ts";
 import { saveCosts } from "../train/costs.ts";
 import type { Engine } from "../train/engine.ts";
-import { fingerprint, HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../train/config.ts";
+import { checkQuantize, fingerprint, HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { exportTrained } from "../train/export.ts";
 import { peakProcessMemory } from "../train/free-memory.ts";
 import { formatBytes } from "../train/memory.ts";
@@ -47,6 +47,7 @@ ${describeFlags(trainConfigSchema, HELP_GROUPS)}`;
 
 export async function run(args: readonly string[]): Promise<number> {
   const { config, file } = await resolveConfig(args);
+  checkQuantize(config);
   const display = createDisplay(config.json);
   checkRunFolder(config.output, config);
   const { folder: model, adapter } = await findModel(config, { onProgress: showDownload(display) });

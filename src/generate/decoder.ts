@@ -1,5 +1,4 @@
 import { UserError } from "../errors.ts";
-import type { FloatType } from "../graph/types.ts";
 import { type ModelConfig } from "../hf/config.ts";
 import { contextLimit } from "../hf/rope-config.ts";
 import type { Adapter } from "../hf/peft.ts";
@@ -7,21 +6,20 @@ import type { TensorSource } from "../hf/safetensors.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { reserveResident } from "../runtime/resident.ts";
-import { computeType, loadWeights, weightTypeOf } from "../train/weights.ts";
+import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../train/weights.ts";
 import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
 import { type Decoder, MOST_TOKENS, planDecoder, startDecoder } from "./cached.ts";
 
 export type { Decoder } from "./cached.ts";
 
-export interface DecoderOptions {
+/** Caches are f32 whatever the weights are. */
+export interface DecoderOptions extends WeightStorage {
   readonly config: ModelConfig;
   readonly source: TensorSource;
   /** Applied beside the weights, which stay as they are. */
   readonly adapter?: Adapter | null;
   /** The longest text, in tokens, prompt included (default: the model's context, at most 4096). */
   readonly maxTokens?: number;
-  /** As in `EngineOptions`. Caches are f32. */
-  readonly dtype?: FloatType | undefined;
 }
 
 const DEFAULT_TOKENS = 4096;
@@ -37,7 +35,7 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
   const plan = planDecoder(
     programs,
     config,
-    { tuning, weightType: weightTypeOf(executor, source, dtype), compute: computeType(executor, dtype) },
+    { tuning, weightType: weightTypeOf(executor, source, options), compute: computeType(executor, dtype) },
     maxTokens,
   );
   const segments = [...plan.chains.values()][0]!;

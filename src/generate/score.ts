@@ -1,6 +1,5 @@
 import { inPrecision } from "../autodiff/precision.ts";
 import type { MicroBatch } from "../data/batch.ts";
-import type { FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { Adapter } from "../hf/peft.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
@@ -11,7 +10,7 @@ import { createForward, forwardExtent } from "../runtime/forward.ts";
 import { reserveResident } from "../runtime/resident.ts";
 import { createBatchMemory } from "../train/batch-memory.ts";
 import { createConstants } from "../train/constants.ts";
-import { computeType, loadWeights, weightTypeOf } from "../train/weights.ts";
+import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../train/weights.ts";
 import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
 
 /** How likely a model finds the labels of a batch. */
@@ -25,19 +24,17 @@ export interface Score {
 /** Scores micro-batches of `tokens` tokens. @throws {UserError} weights that do not fit */
 export function createScorer(
   executor: Executor,
-  options: {
+  options: WeightStorage & {
     readonly config: ModelConfig;
     readonly source: TensorSource;
     readonly adapter: Adapter | null;
     readonly tokens: number;
     readonly weighted: boolean;
-    /** As in `EngineOptions`. */
-    readonly dtype?: FloatType | undefined;
   },
 ): (batch: MicroBatch) => Score {
   const { config, source, adapter, tokens, weighted, dtype } = options;
   const tuning = adapterTuning(adapter, config);
-  const segmentOptions = { tokens, tuning, weighted, weightType: weightTypeOf(executor, source, dtype) };
+  const segmentOptions = { tokens, tuning, weighted, weightType: weightTypeOf(executor, source, options) };
   const segments = inPrecision(buildSegments(config, segmentOptions), computeType(executor, dtype));
   const programs = createPrograms(executor);
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });

@@ -4,7 +4,7 @@
  */
 
 /** Element types. The ONNX numbers are in `onnx/`, the sizes are here. */
-export type DType = "f32" | "bf16" | "f16" | "i32" | "i64" | "u32" | "u64" | "u8" | "bool";
+export type DType = "f32" | "bf16" | "f16" | "i32" | "i64" | "u32" | "u64" | "i8" | "u8" | "bool";
 
 export const DTYPE_BYTES: Readonly<Record<DType, number>> = {
   f32: 4,
@@ -14,12 +14,19 @@ export const DTYPE_BYTES: Readonly<Record<DType, number>> = {
   i64: 8,
   u32: 4,
   u64: 8,
+  i8: 1,
   u8: 1,
   bool: 1,
 };
 
 /** The dtypes a floating-point weight may have in memory; activations and gradients are `f32`. */
 export type FloatType = "f32" | "bf16" | "f16";
+
+/** Formats of a frozen matrix that is two tensors in memory, codes and scales: see ops/dequantize.ts. */
+export type Quantised = "q8" | "nf4";
+
+/** How a frozen matrix may lie in memory. */
+export type WeightType = FloatType | Quantised;
 
 export type Shape = readonly number[];
 

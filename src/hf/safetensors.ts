@@ -74,6 +74,7 @@ const STORED_NAMES: Readonly<Record<DType, string>> = {
   i64: "I64",
   u32: "U32",
   u64: "U64",
+  i8: "I8",
   u8: "U8",
   bool: "BOOL",
 };

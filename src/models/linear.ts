@@ -1,6 +1,7 @@
 import type { GraphBuilder } from "../graph/builder.ts";
-import type { FloatType, TensorType } from "../graph/types.ts";
+import type { TensorType, WeightType } from "../graph/types.ts";
 import { Cast } from "../ops/cast.ts";
+import { Dequantize, isQuantised, quantisedTypes } from "../ops/dequantize.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { PhiloxDropout } from "../ops/dropout.ts";
 
@@ -28,6 +29,17 @@ export type Tuning = Lora | FullTuning;
 /** ONNX number of float32, for `Cast`. */
 const ONNX_FLOAT = 1;
 
+const SCALES = ".scales";
+
+/** Name of the parameter that holds the scales of a quantised one. */
+export function scalesOf(name: string): string {
+  return name + SCALES;
+}
+
+export function isScales({ name }: { readonly name: string }): boolean {
+  return name.endsWith(SCALES);
+}
+
 /** Declares weights as graph inputs and remembers the checkpoint name of each. */
 export class ParamScope {
   readonly names = new Map<string, string>();
@@ -39,7 +51,7 @@ export class ParamScope {
     readonly prefix: string,
     readonly tuning: Tuning,
     /** Type in memory of a weight matrix, by checkpoint name. */
-    readonly weightType: (name: string) => FloatType,
+    readonly weightType: (name: string) => WeightType,
   ) {}
 
   /** A vector (norm weight, bias): always f32. */
@@ -48,10 +60,15 @@ export class ParamScope {
     return this.declare(local, name, { dtype: "f32", shape: [size] }, this.trains(name));
   }
 
-  /** A matrix [rows, columns] as an f32 value; a frozen one may lie in memory as bf16 or f16. */
+  /** A matrix [rows, columns] as an f32 value; a frozen one may lie in memory as bf16 or f16, or quantised. */
   matrix(local: string, shape: readonly [number, number], name = this.prefix + local): string {
     const isTrained = this.trains(name);
     const dtype = isTrained ? "f32" : this.weightType(name);
+    if (isQuantised(dtype)) {
+      const { codes, scales } = quantisedTypes(dtype, shape);
+      const stored = [this.declare(local, name, codes, false), this.declare(`${local}.scales`, scalesOf(name), scales, false)];
+      return this.builder.value(Dequantize, stored, {}, `${local}.f32`);
+    }
     const param = this.declare(local, name, { dtype, shape }, isTrained);
     return dtype === "f32" ? param : this.builder.value(Cast, [param], { to: ONNX_FLOAT }, `${local}.f32`);
   }

@@ -1,5 +1,5 @@
 import { GraphBuilder } from "../graph/builder.ts";
-import type { FloatType, TensorType } from "../graph/types.ts";
+import type { TensorType, WeightType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { RopeConfig } from "../hf/rope-config.ts";
 import type { SelectiveOptions } from "../autodiff/selective.ts";
@@ -19,7 +19,7 @@ export interface SegmentOptions {
   readonly tokens: number;
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
-  readonly weightType: (name: string) => FloatType;
+  readonly weightType: (name: string) => WeightType;
   /** Tokens count differently in the loss: the batch input `scale` has one value for each. */
   readonly weighted?: boolean;
   /** Variants of the blocks with smaller tapes; none by default. */

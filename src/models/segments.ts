@@ -8,6 +8,7 @@ import type { Family, ModelConfig } from "../hf/config.ts";
 import { fromFloat32, toFloat32 } from "../hf/halves.ts";
 import { modulesOf } from "../hf/modules.ts";
 import { Affine } from "../ops/affine.ts";
+import { isQuantised } from "../ops/dequantize.ts";
 import { Gather } from "../ops/gather.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { LinearCrossEntropy } from "../ops/linear-cross-entropy.ts";
@@ -99,7 +100,8 @@ export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Se
   const weight = scope.matrix(`${modulesOf(config).embedding}.weight`, [config.vocabSize, config.hiddenSize]);
   const rows = builder.value(Gather, [weight, "ids"], {}, "y");
   // Transformers multiplies by the factor in the dtype that the weights have.
-  const alpha = roundTo(config.embeddingScale, options.weightType(`${embeddingName(config)}.weight`));
+  const type = options.weightType(`${embeddingName(config)}.weight`);
+  const alpha = roundTo(config.embeddingScale, isQuantised(type) ? "f32" : type);
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
   builder.output({ name: scaled, role: "boundary" });
   return {

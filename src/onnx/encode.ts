@@ -23,6 +23,7 @@ export const ONNX_DTYPE: Readonly<Record<DType, DataType>> = {
   i64: DataType.INT64,
   u32: DataType.UINT32,
   u64: DataType.UINT64,
+  i8: DataType.INT8,
   u8: DataType.UINT8,
   bool: DataType.BOOL,
 };
@@ -131,6 +132,8 @@ function setElement(view: DataView, at: number, dtype: DType, value: number | bi
       return view.setBigInt64(at, BigInt(value), true);
     case "u64":
       return view.setBigUint64(at, BigInt(value), true);
+    case "i8":
+      return view.setInt8(at, Number(value));
     case "u8":
     case "bool":
       return view.setUint8(at, Number(value));

@@ -1,6 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type FloatType, sameType, type Shape, type TensorType } from "../graph/types.ts";
 import { ColumnSum } from "./column-sum.ts";
+import { kernelFormat, QUANTISED_BLOCK } from "./dequantize.ts";
 import { HALF_CODE, isFloat } from "./half.ts";
 import { Reshape } from "./reshape.ts";
 import {
@@ -26,7 +27,7 @@ export type GemmAttrs = {
 
 /**
  * `Gemm(A, B, C?)`: alpha op(A) op(B) + C, [M, N]. op(A) is [M, K], op(B) is [K, N]; C is [M, N], or one row for all,
- * [N] or [1, N]. All are of one float type; the kernel's f32 A and B may be bf16 or f16 in memory.
+ * [N] or [1, N]. All are of one float type; the kernel's f32 A and B may be bf16 or f16 in memory, B also quantised.
  */
 export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
   name: "Gemm",
@@ -84,7 +85,7 @@ export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
       transA: transA !== 0,
       transB: transB !== 0,
       aType: e.type(a).dtype as FloatType,
-      bType: e.type(b).dtype as FloatType,
+      ...storedOperand(e, 1),
       alpha,
     });
   },
@@ -92,7 +93,18 @@ export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
   accumulates: { output: 0, input: 2 },
   narrow: [0, 1, 2],
   halfInputs: [0, 1],
+  quantisedInputs: [1],
 });
+
+/** How an operand of a product lies in memory, input `i` of an operator. */
+export function storedOperand(
+  e: Pick<KernelEmitter, "input" | "scales" | "type">,
+  i: number,
+): Pick<Product, "bType" | "quantised"> {
+  const type = e.type(e.input(i)!);
+  const scales = e.scales(i);
+  return scales === null ? { bType: type.dtype as FloatType } : { quantised: { scales, format: kernelFormat(type) } };
+}
 
 /** One product for the kernel `Gemm` (assembly/gemm.ts). */
 export interface Product {
@@ -110,28 +122,31 @@ export interface Product {
   readonly transB?: boolean;
   readonly aType?: FloatType;
   readonly bType?: FloatType;
+  /** B is codes. */
+  readonly quantised?: { readonly scales: Operand; readonly format: number };
   readonly alpha?: number;
   /** Of dimension `dim` only what lies below the i32 `count` when it begins at `first` is computed. */
   readonly clip?: { readonly dim: "m" | "k"; readonly count: Operand; readonly first: number };
 }
 
-/** A half weight is widened for a native product if it has at most so many bytes then. */
+/** A half or quantised weight is widened for a native product if it has at most so many bytes then. */
 const MOST_WIDENED = 64 * 2 ** 20;
 
 export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, product: Product): void {
-  const { a, b, c, out, m, n, k, transA, transB, aType = "f32", bType = "f32", alpha = 1, clip } = product;
+  const { a, b, c, out, m, n, k, transA, transB, aType = "f32", bType = "f32", quantised, alpha = 1, clip } = product;
   const mode = !c ? 0 : c.row ? 2 : 1;
   const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
   const session = nativeSession(e, product);
-  let [right, rightType] = [b, bType];
-  if (session !== null && bType !== "f32") {
+  let [right, rightType, scales] = [b, quantised?.format ?? HALF_CODE[bType], quantised?.scales ?? null];
+  if (session !== null && rightType !== HALF_CODE.f32) {
     right = e.scratch(4 * k * n);
-    rightType = "f32";
-    e.emit(Opcode.CastHalf, [b, right], [k * n, HALF_CODE[bType], HALF_CODE.f32]);
+    if (quantised) e.emit(Opcode.Dequantize, [b, scales, right], [(k * n) / QUANTISED_BLOCK, rightType]);
+    else e.emit(Opcode.CastHalf, [b, right], [k * n, rightType, HALF_CODE.f32]);
+    [rightType, scales] = [HALF_CODE.f32, null];
   }
   e.emit(
     Opcode.Gemm,
-    [a, right, c?.value ?? null, out, clip?.count ?? null],
+    [a, right, c?.value ?? null, out, clip?.count ?? null, scales],
     [
       m,
       n,
@@ -139,7 +154,7 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
       Number(!!transA),
       Number(!!transB),
       HALF_CODE[aType],
-      HALF_CODE[rightType],
+      rightType,
       mode,
       { f32: alpha },
       clipped,
@@ -150,8 +165,8 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
 }
 
 function nativeSession({ native }: Pick<KernelEmitter, "native">, product: Product): number | null {
-  const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32" } = product;
-  if (!native || aType !== "f32" || (bType !== "f32" && 4 * k * n > MOST_WIDENED)) return null;
+  const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32", quantised } = product;
+  if (!native || aType !== "f32" || ((bType !== "f32" || quantised) && 4 * k * n > MOST_WIDENED)) return null;
   const shape: ProductShape = { m, n, k, transA, transB, addend: !c ? "none" : c.row ? "row" : "matrix", alpha };
   return native.pays(shape) ? native.product(shape) : null;
 }

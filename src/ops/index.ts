@@ -6,6 +6,7 @@ import { CausalAttention, CausalAttentionGrad } from "./attention.ts";
 import { CachedAttention } from "./cached-attention.ts";
 import { Cast } from "./cast.ts";
 import { ColumnSum } from "./column-sum.ts";
+import { Dequantize } from "./dequantize.ts";
 import { PhiloxDropout } from "./dropout.ts";
 import { EmbeddingGrad } from "./embedding-grad.ts";
 import { Gather } from "./gather.ts";
@@ -33,6 +34,7 @@ export const OPS = {
   CausalAttention,
   CausalAttentionGrad,
   ColumnSum,
+  Dequantize,
   EmbeddingGrad,
   Gather,
   Gelu,

@@ -79,6 +79,8 @@ export interface KernelEmitter<A extends Attrs = Attrs> {
   readonly attrs: A;
   /** Input `i`, or null when absent. */
   input(i: number): string | null;
+  /** Scales of input `i` where that is a quantised matrix's codes, read in place; else null. */
+  scales(i: number): string | null;
   output(i: number): string;
   /** Whether output `i` is used by anyone; an unused output may be left unwritten and its operand is null. */
   used(i: number): boolean;
@@ -137,6 +139,8 @@ export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
   readonly view?: true;
   /** Inputs that may be bf16 or f16 in memory: a Cast in front of them is not executed. */
   readonly halfInputs?: readonly number[];
+  /** Inputs that may be quantised matrices: a Dequantize in front of them is not executed. */
+  readonly quantisedInputs?: readonly number[];
   /**
    * Inputs of one float type, which may be bf16 or f16 where a runtime computes in it (the kernels do not); the others
    * stay what they are. Absent: the operator computes in f32 alone.

@@ -1,5 +1,6 @@
 import { z } from "zod";
-import type { FloatType } from "../graph/types.ts";
+import { UserError } from "../errors.ts";
+import type { FloatType, Quantised } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { LINEAR_MODULES } from "../hf/modules.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft.ts";
@@ -25,6 +26,7 @@ export const STRATEGIES = [
 ] as const;
 export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 export const DTYPES = ["f32", "bf16", "f16"] as const satisfies FloatType[];
+export const QUANTIZE_CHOICES = ["off", "q8", "nf4"] as const satisfies ("off" | Quantised)[];
 export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const;
 export const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
@@ -105,6 +107,10 @@ export const trainConfigSchema = z.strictObject({
     .enum(DTYPES)
     .optional()
     .describe("frozen weights, and on ort-cpu and cuda all that is computed but sums and what is trained (as stored; f32)"),
+  quantize: z
+    .enum(QUANTIZE_CHOICES)
+    .default("off")
+    .describe("frozen linear layers in memory: 8-bit integers, or QLoRA's 4-bit NormalFloat"),
   threads: count.max(64).optional().describe("CPU threads (default: all cores)"),
   matmul: z
     .enum(MATMUL_CHOICES)
@@ -149,6 +155,11 @@ export const HELP_GROUPS = [
   { keys: ["patience", "loadBest"], description: "stop after N evaluations without a better loss; export the best weights" },
   { keys: ["tensorboard", "json"], description: "write TensorBoard files too; print events as JSON lines" },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
+  {
+    keys: ["dtype", "quantize"],
+    description:
+      "frozen weights (as stored), the linear ones as 8-bit integers or QLoRA's 4-bit NormalFloat; on ort-cpu and cuda also what is computed",
+  },
   {
     keys: ["threads", "matmul"],
     description: "CPU threads (all), and whether WebAssembly or ONNX Runtime multiplies matrices on wasm (auto)",
@@ -206,6 +217,14 @@ export function sequenceLengthOf(config: Pick<TrainConfig, "sequenceLength">, co
   return config.sequenceLength ?? Math.min(SEQUENCE_LENGTH, contextLimit);
 }
 
+/** @throws {UserError} quantised weights although all are to be trained */
+export function checkQuantize({ method, lastLayers, quantize }: Pick<TrainConfig, "method" | "lastLayers" | "quantize">): void {
+  if (method === "full" && lastLayers === undefined && quantize !== "off")
+    throw new UserError(
+      `--quantize ${quantize} is for frozen weights and needs --method lora; got --method full, which trains them all`,
+    );
+}
+
 /** Settings that a run's numbers depend on: a checkpoint can only be resumed with the same. */
 const NUMERIC_KEYS = [
   "method",
@@ -231,6 +250,7 @@ const NUMERIC_KEYS = [
   "clip",
   "seed",
   "dtype",
+  "quantize",
 ] as const satisfies TrainConfigKey[];
 
 /** Of these, the ones that only say how long to train: a run may be resumed with others, and then goes on to its new end. */

@@ -20,15 +20,10 @@ import { fixedTotal, forecast, type MemoryForecast } from "./memory.ts";
 import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "./model-plan.ts";
 import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "./offload.ts";
 import { plannedTime } from "./planning.ts";
-import { computeType, loadWeights, weightTypeOf } from "./weights.ts";
+import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "./weights.ts";
 
-export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link"> {
+export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link">, WeightStorage {
   readonly source: TensorSource;
-  /**
-   * Of frozen weights in memory, and of what an executor of `halves: "all"` computes in; by default weights are as stored,
-   * and all else is f32.
-   */
-  readonly dtype?: FloatType | undefined;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
   /** Boundaries and tapes may leave memory. */
@@ -101,7 +96,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   const { config, source, measure, offload = null } = options;
   const compute = computeType(executor, options.dtype);
   const link = offload && { ...NOMINAL_LINK, leastBytes: offload.leastBytes ?? NOMINAL_LINK.leastBytes };
-  const planOptions = { ...options, compute, weightType: weightTypeOf(executor, source, options.dtype), link };
+  const planOptions = { ...options, compute, weightType: weightTypeOf(executor, source, options), link };
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;

@@ -87,7 +87,7 @@ export function explainingLimit<T>(memory: string | undefined, strategy: Checkpo
   } catch (error) {
     if (!(error instanceof LimitError)) throw error;
     const lower =
-      "A shorter --sequence-length, a smaller --batch-size (with more --gradient-accumulation), a lower --rank or --method lora lower it";
+      "A shorter --sequence-length, a smaller --batch-size (with more --gradient-accumulation), a lower --rank, --method lora or --quantize nf4 lower it";
     if (strategy.name !== "budget" || memory === undefined) {
       throw new UserError(`--activation-memory is not enough: the least that works is ${formatBytes(error.least)}. ${lower}`);
     }

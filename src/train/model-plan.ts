@@ -3,7 +3,7 @@ import { isNamed, type SelectiveOptions } from "../autodiff/selective.ts";
 import { UserError } from "../errors.ts";
 import { type DecoderPlan, planDecoder } from "../generate/cached.ts";
 import type { Segment } from "../graph/segment.ts";
-import type { FloatType } from "../graph/types.ts";
+import type { FloatType, WeightType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { Tuning } from "../models/linear.ts";
 import type { SegmentOptions } from "../models/parts.ts";
@@ -33,7 +33,7 @@ export interface ModelPlanOptions {
   readonly config: ModelConfig;
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
-  readonly weightType: (name: string) => FloatType;
+  readonly weightType: (name: string) => WeightType;
   /** What programs compute in: f32 by default, or a half type, which frozen weights then must have too; see autodiff/precision.ts. */
   readonly compute?: FloatType;
   readonly strategy: Checkpointing;

@@ -16,6 +16,7 @@ import { loadConfig, type ModelConfig } from "../hf/config.ts";
 import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
+import { isScales } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { type Costs, deviceName, loadCosts } from "./costs.ts";
@@ -28,7 +29,7 @@ import { isPlanned } from "./planning.ts";
 import { RUN_FILES } from "./run-folder.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
 import { tuningOf } from "./tuning.ts";
-import { initialiseAdapter } from "./weights.ts";
+import { initialiseAdapter, shapeOf } from "./weights.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
 export interface Inputs {
@@ -146,6 +147,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,
     dtype: config.dtype,
+    quantize: config.quantize,
     offload: offloadOf(config, config.output),
     ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
@@ -159,8 +161,8 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   Bun.gc(true);
   const count = (trainable: boolean) =>
     engine.resident.params
-      .filter((param) => param.trainable || !trainable)
-      .reduce((sum, param) => sum + elements(param.type.shape), 0);
+      .filter((param) => (param.trainable || !trainable) && !isScales(param))
+      .reduce((sum, param) => sum + elements(shapeOf(param)), 0);
   return {
     inputs,
     engine,

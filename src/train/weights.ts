@@ -1,10 +1,22 @@
 import { UserError } from "../errors.ts";
-import { byteLength, DTYPE_BYTES, elements, type FloatType } from "../graph/types.ts";
+import {
+  byteLength,
+  DTYPE_BYTES,
+  elements,
+  type FloatType,
+  type Quantised,
+  type Shape,
+  type WeightType,
+} from "../graph/types.ts";
 import { narrow, widen } from "../hf/halves.ts";
 import { expectTensor, type TensorEntry, type TensorSource } from "../hf/safetensors.ts";
+import { LINEAR_MODULES } from "../hf/modules.ts";
+import { isScales, scalesOf } from "../models/linear.ts";
+import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
 import { createRandom } from "../random.ts";
 import { type Address, type Executor, PIECE } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
+import { createQuantiser, PIECE_ELEMENTS, type Quantiser } from "../wasm/quantiser.ts";
 
 const ADAPTER_PREFIX = "base_model.model.";
 
@@ -17,14 +29,32 @@ export function storedWeightType(source: TensorSource): (name: string) => FloatT
   return (name) => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
 }
 
-/** Of frozen weights in an executor's memory: `dtype`, or as stored. */
+/** How frozen weights are to lie in memory. */
+export interface WeightStorage {
+  /** Of frozen weights in memory that are not quantised, and of what an executor of `halves: "all"` computes in; by default weights are as stored, and all else is f32. */
+  readonly dtype?: FloatType | undefined;
+  /** Of the blocks' linear layers. */
+  readonly quantize?: Quantised | "off" | undefined;
+}
+
+/** Of frozen weights in an executor's memory. @throws {UserError} the executor reads no quantised weights */
 export function weightTypeOf(
-  { halves }: Pick<Executor, "halves">,
+  { halves, name: executor }: Pick<Executor, "halves" | "name">,
   source: TensorSource,
-  dtype: FloatType | undefined,
-): (name: string) => FloatType {
-  if (halves === "none") return () => "f32";
-  return dtype === undefined ? storedWeightType(source) : () => dtype;
+  { dtype, quantize = "off" }: WeightStorage,
+): (name: string) => WeightType {
+  if (halves === "none") {
+    if (quantize !== "off") throw new UserError(`--quantize ${quantize} is not to be had on ${executor}; use --device wasm`);
+    return () => "f32";
+  }
+  const float = dtype === undefined ? storedWeightType(source) : () => dtype;
+  return (name) => (quantize !== "off" && canQuantise(source, name) ? quantize : float(name));
+}
+
+/** Linear layers of blocks, with whole blocks of elements in their rows. */
+function canQuantise(source: TensorSource, name: string): boolean {
+  const columns = source.tensors.get(name)?.shape[1] ?? 0;
+  return LINEAR_MODULES.includes(name.split(".").at(-2)!) && columns > 0 && columns % QUANTISED_BLOCK === 0;
 }
 
 /** What programs compute in on an executor, when `dtype` is asked for. */
@@ -33,22 +63,62 @@ export function computeType({ halves }: Pick<Executor, "halves">, dtype: FloatTy
 }
 
 /**
- * Reads the base model's weights into their places, each straight from the file where no conversion is needed.
+ * Reads the base model's weights into their places, each straight from the file where no conversion is needed; others piece by piece.
  * @throws {UserError} missing tensor, wrong shape or dtype
  */
 export function loadWeights(executor: Executor, resident: Resident, source: TensorSource): void {
-  const params = resident.params.filter((param) => !isAdapter(param));
+  const params = resident.params.filter((param) => !isAdapter(param) && !isScales(param));
   // All are checked before the first byte is read.
-  const entries = params.map((param) => expectTensor(source, param.name, param.type.shape));
+  const entries = params.map((param) => expectTensor(source, param.name, shapeOf(param)));
+  let quantiser: Quantiser | null = null;
   params.forEach((param, i) => {
     const entry = entries[i]!;
     const address = resident.param.get(param.name)!;
-    if (entry.dtype === param.type.dtype) {
+    const format = formatOfCodes(param.type);
+    if (format !== null) {
+      const scales = resident.param.get(scalesOf(param.name))!;
+      writeQuantised(executor, { codes: address, scales }, source, entry, format, (quantiser ??= createQuantiser()));
+    } else if (entry.dtype === param.type.dtype) {
       executor.fill(address, byteLength(param.type), (target) => source.read(entry, target));
     } else {
       writeConverted(executor, address, source, entry, param.type.dtype as FloatType);
     }
   });
+}
+
+/** Shape of a parameter in the checkpoint, which knows of no scales. */
+export function shapeOf({ type }: ParamInfo): Shape {
+  const format = formatOfCodes(type);
+  return format === null ? type.shape : matrixShape(format, type.shape);
+}
+
+/**
+ * Reads a matrix and writes it quantised, piece by piece in the same memory.
+ * @throws {UserError} a number that is not finite
+ */
+function writeQuantised(
+  executor: Executor,
+  to: { readonly codes: Address; readonly scales: Address },
+  source: TensorSource,
+  entry: TensorEntry,
+  format: Quantised,
+  { input, run }: Quantiser,
+): void {
+  const stored = entry.dtype as FloatType;
+  const all = elements(entry.shape);
+  let { codes: codesAt, scales: scalesAt } = to;
+  for (let at = 0; at < all; at += PIECE_ELEMENTS) {
+    const count = Math.min(PIECE_ELEMENTS, all - at);
+    source.read(entry, input.subarray(0, count * DTYPE_BYTES[stored]), at * DTYPE_BYTES[stored]);
+    const { codes, scales } = run(format, stored, count);
+    if (!new Float32Array(scales.buffer, scales.byteOffset, scales.length / DTYPE_BYTES.f32).every(Number.isFinite)) {
+      throw new UserError(`${source.path}: ${entry.name} holds a number that is not finite, which --quantize has no place for`);
+    }
+    executor.write(codesAt, codes);
+    executor.write(scalesAt, scales);
+    codesAt += codes.length;
+    scalesAt += scales.length;
+  }
 }
 
 const LARGEST_F16 = 65504;

@@ -28,6 +28,7 @@ export interface Kernels {
   fail(): void;
   setSpin(rounds: number): void;
   currentCommand(): number;
+  quantise(format: number, x: Address, stored: number, codes: Address, scales: Address, blocks: number): void;
 }
 
 /** About 20 microseconds of spinning at a barrier; none where threads outnumber cores and would spin in each other's way. */

@@ -1,4 +1,4 @@
-/** A graph becomes a command buffer: liveness, elision of half-precision casts, lowering, placement, encoding. */
+/** A graph becomes a command buffer: liveness, elision of what widens weights, lowering, placement, encoding. */
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, type Graph, type Node, type TensorType, typeOf } from "../graph/types.ts";
 import type { KernelEmitter, NativeLibrary, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
@@ -21,17 +21,19 @@ interface Command {
   readonly scalars: readonly Scalar[];
 }
 
-/** A node that runs, its inputs with elided casts looked through. */
+/** A node that runs, its inputs with what is elided looked through. */
 interface LiveNode {
   readonly node: Node;
   readonly op: OpDef;
   readonly inputs: readonly string[];
+  /** By input: the scales of codes that are read in place. */
+  readonly scales: ReadonlyMap<number, string>;
   /** Outputs, `""` for those that nobody uses. */
   readonly outputs: readonly string[];
 }
 
 export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeLibrary | null = null): Lowered {
-  const nodes = elideCasts(graph, liveNodes(graph, opOf));
+  const nodes = elideWidening(graph, liveNodes(graph, opOf));
   const commands: Command[][] = [];
   const scratch: Scratch[][] = [];
   const steps = nodes.map((live): Step => {
@@ -45,7 +47,7 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
     scratch.push(buffers);
     const { inPlace = [], accumulates } = live.op;
     return {
-      reads: live.inputs,
+      reads: [...live.inputs, ...live.scales.values()],
       writes: live.outputs,
       inPlace: accumulates ? [[accumulates.output, accumulates.input], ...inPlace] : inPlace,
       view: live.op.view === true,
@@ -107,36 +109,41 @@ function liveNodes(graph: Graph, opOf: (node: Node) => OpDef): LiveNode[] {
     const outputs = node.outputs.map((name) => (used.has(name) ? name : ""));
     if (outputs.every((name) => name === "")) continue;
     for (const name of node.inputs) used.add(name);
-    live.push({ node, op: opOf(node), inputs: node.inputs, outputs });
+    live.push({ node, op: opOf(node), inputs: node.inputs, scales: new Map(), outputs });
   }
   return live.reverse();
 }
 
-/** Drops casts from half precision whose consumers all read the half type themselves. */
-function elideCasts(graph: Graph, nodes: readonly LiveNode[]): LiveNode[] {
+/** Drops casts from half precision, and Dequantize, whose consumers all read the stored type themselves. */
+function elideWidening(graph: Graph, nodes: readonly LiveNode[]): LiveNode[] {
   const outputs = new Set(graph.outputs.map((output) => output.name));
-  const needed = new Set<string>();
+  const needed = { halfInputs: new Set(outputs), quantisedInputs: new Set(outputs) };
   for (const { op, inputs } of nodes) {
     inputs.forEach((name, i) => {
-      if (!op.halfInputs?.includes(i)) needed.add(name);
+      if (!op.halfInputs?.includes(i)) needed.halfInputs.add(name);
+      if (!op.quantisedInputs?.includes(i)) needed.quantisedInputs.add(name);
     });
   }
-  const source = new Map<string, string>();
+  const source = new Map<string, readonly string[]>();
   for (const { node, inputs } of nodes) {
-    const [from, to] = [inputs[0]!, node.outputs[0]!];
-    if (node.op !== "Cast" || needed.has(to) || outputs.has(to)) continue;
-    if (isHalf(typeOf(graph, from)) && typeOf(graph, to).dtype === "f32") source.set(to, from);
+    const to = node.outputs[0]!;
+    const widens = node.op === "Cast" && isHalf(typeOf(graph, inputs[0]!)) && typeOf(graph, to).dtype === "f32";
+    if (widens ? !needed.halfInputs.has(to) : node.op === "Dequantize" && !needed.quantisedInputs.has(to)) source.set(to, inputs);
   }
   return nodes
     .filter(({ node }) => !source.has(node.outputs[0]!))
-    .map((live) => ({ ...live, inputs: live.inputs.map((name) => source.get(name) ?? name) }));
+    .map((live) => ({
+      ...live,
+      inputs: live.inputs.map((name) => source.get(name)?.[0] ?? name),
+      scales: new Map(live.inputs.flatMap((name, i) => (source.get(name)?.[1] ? [[i, source.get(name)![1]!] as const] : []))),
+    }));
 }
 
 const isHalf = (type: TensorType): boolean => type.dtype === "bf16" || type.dtype === "f16";
 
 function emitter(
   graph: Graph,
-  { node, inputs, outputs }: LiveNode,
+  { node, inputs, scales, outputs }: LiveNode,
   commands: Command[],
   scratch: Scratch[],
   native: NativeLibrary | null,
@@ -145,6 +152,7 @@ function emitter(
     node,
     attrs: node.attrs,
     input: (i) => inputs[i] || null,
+    scales: (i) => scales.get(i) ?? null,
     output: (i) => node.outputs[i]!,
     used: (i) => (outputs[i] ?? "") !== "",
     type: (value) => typeOf(graph, value),

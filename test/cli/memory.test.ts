@@ -55,7 +55,7 @@ describe("train --memory", () => {
     expect(code).toBe(2);
     const [, least] = /not enough: the least that works is (\d+) MiB/.exec(stderr)!;
     for (const run of [1, 2, 3]) expect(await train(`${least}MiB`, `least-${run}`)).toMatchObject({ code: 0 });
-    expect(stderr).toMatch(/--sequence-length.*--batch-size.*--method lora/);
+    expect(stderr).toMatch(/--sequence-length.*--batch-size.*--method lora.*--quantize/);
     expect((await train("10MiB", "less")).stderr).toMatch(/the process alone needs/);
     expect((await train("1GiB", "off", "--no-gradient-checkpointing")).stderr).toMatch(/--memory needs gradient checkpointing/);
   });

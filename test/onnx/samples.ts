@@ -1,6 +1,7 @@
 import type { Attrs, Shape } from "../../src/graph/types.ts";
 import { CAST_TO } from "../../src/ops/cast.ts";
 import type { OpName } from "../../src/ops/index.ts";
+import { QUANTISED_FORMATS, quantised } from "../support/quantised.ts";
 import { f32, generator, half, i32, random, type TestTensor } from "../support/ops.ts";
 
 /** One call of an operator, small and of odd sizes. */
@@ -135,6 +136,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: [normal(129, 7)] },
     { attrs: {}, inputs: [normal(5, 19), normal(19)] },
   ],
+  Dequantize: QUANTISED_FORMATS.map((format) => {
+    const { codes, scales } = quantised(random(generator(18), [5, 192]), format);
+    return { attrs: {}, inputs: [codes, scales], bound: 0 };
+  }),
   EmbeddingGrad: [
     { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5)] },
     { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5), normal(11, 5)] },

@@ -18,11 +18,13 @@ import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.t
 
 /** An array of values: f32, i32, or the bits of bf16 or f16. */
 export type Data = Float32Array | Int32Array | Uint16Array;
+/** What a tensor may hold beside them: codes of quantised matrices. */
+export type TestData = Data | Int8Array | Uint8Array;
 
 export interface TestTensor {
-  readonly dtype: "f32" | "i32" | "bf16" | "f16";
+  readonly dtype: "f32" | "i32" | "bf16" | "f16" | "i8" | "u8";
   readonly shape: Shape;
-  readonly data: Data;
+  readonly data: TestData;
 }
 
 /** The operator in float64: absent inputs are empty arrays, integers are exact. */
@@ -382,7 +384,7 @@ export function expectWithin(what: string, error: number, bound: number): void {
 }
 
 /** Equal bit for bit: NaN payloads and the sign of zero included. */
-export function expectSameBits(what: string, actual: readonly Data[], expected: readonly Data[]): void {
+export function expectSameBits(what: string, actual: readonly TestData[], expected: readonly TestData[]): void {
   expect(actual.length).toBe(expected.length);
   actual.forEach((array, i) => {
     const other = expected[i]!;

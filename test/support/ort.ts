@@ -6,7 +6,8 @@ import { writeModel } from "../../src/onnx/write.ts";
 import { expectWithin, relativeError, runGraph, type TestTensor } from "./ops.ts";
 
 /** The values of a tensor, flat. bf16 and f16 are their bits in a `Uint16Array`. */
-export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint32Array | BigUint64Array | Uint8Array;
+export type TensorData =
+  Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint32Array | BigUint64Array | Int8Array | Uint8Array;
 
 const ORT_TYPES: Readonly<Record<DType, Tensor.Type>> = {
   f32: "float32",
@@ -16,6 +17,7 @@ const ORT_TYPES: Readonly<Record<DType, Tensor.Type>> = {
   i64: "int64",
   u32: "uint32",
   u64: "uint64",
+  i8: "int8",
   u8: "uint8",
   bool: "bool",
 };
