@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
 import { makeFolder, readJsonObject, writeTextAtomic } from "../../src/hf/files.ts";
 import { fromFloat32 } from "../../src/hf/halves.ts";
-import { openSafetensors, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { openSafetensors, readFloat32 } from "../../src/hf/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
 import { sampleTexts } from "./sample.ts";
 
 const TEMPERATURE = 0.7;

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
 import { makeFolder, writeTextAtomic } from "../../src/hf/files.ts";
-import { writeSafetensors, type TensorData } from "../../src/hf/safetensors.ts";
+import { writeSafetensors, type TensorData } from "../../src/hf/safetensors-write.ts";
 import { createRandom } from "../../src/random.ts";
 
 /** The keys of `config.json` that shape the weights. */

@@ -6,7 +6,7 @@ import { writeAdapterWeights } from "../generate/adapter.ts";
 import { loadConfig } from "../hf/config.ts";
 import { readAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
-import { type TensorData, writeSafetensors } from "../hf/safetensors.ts";
+import { type TensorData, writeSafetensors } from "../hf/safetensors-write.ts";
 import { PIECE, readPieces } from "../runtime/executor.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";

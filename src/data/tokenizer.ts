@@ -55,6 +55,12 @@ export function loadTokenizer(folder: string): Tokenizer {
   const mapPath = join(folder, "special_tokens_map.json");
   const named = namedTokens(existsSync(mapPath) ? { ...readJsonObject(mapPath), ...config } : config);
   const isSentencePiece = !existsSync(path) && existsSync(join(folder, SENTENCEPIECE_FILE));
+  if (!isSentencePiece && !existsSync(path)) {
+    const old = existsSync(join(folder, "vocab.json")) ? "; vocab.json is of an older form" : "";
+    throw new UserError(
+      `${folder} has neither tokenizer.json nor ${SENTENCEPIECE_FILE}${old}; in Python: transformers.AutoTokenizer.from_pretrained(MODEL).save_pretrained(${JSON.stringify(folder)})`,
+    );
+  }
   const json = isSentencePiece ? tokenizerFromSentencePiece(folder, config, named) : readJsonObject(path);
   return createTokenizer(json, named, chatTemplates(folder, config), folder);
 }

@@ -265,8 +265,21 @@ export function parseJsonObject(text: string, where: string): Record<string, unk
 /** Levels of arrays and objects within each other; much deeper ones exhaust the stack of whatever walks through them. */
 const MAX_DEPTH = 500;
 
+/** First words of what git leaves in the place of a large file that it has not fetched. */
+const POINTER = "version https://git-lfs.github.com/spec/";
+
+/** @param begin of the file's text @throws {UserError} when the file is a pointer of Git LFS */
+export function refusePointer(begin: string, where: string): void {
+  if (begin.startsWith(POINTER)) {
+    throw new UserError(
+      `${where} is a pointer of Git LFS, not the file itself; fetch it with git lfs pull, or download the file`,
+    );
+  }
+}
+
 /** @throws {UserError} when `text` is not JSON, or is nested too deep */
 export function parseJson(text: string, where: string): unknown {
+  refusePointer(text, where);
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -9,7 +9,8 @@ import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "./model-folder.ts
 import { openAdapter, type Adapter, type AdapterModule } from "./peft.ts";
 import { openModelWeights } from "./model-weights.ts";
 import { modulesOf } from "./modules.ts";
-import { readBytes, readFloat32, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
+import { readBytes, readFloat32, type TensorEntry, type TensorSource } from "./safetensors.ts";
+import { type TensorData } from "./safetensors-write.ts";
 
 export interface MergeOptions {
   readonly base: string;

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, fileIo, writeTextAtomic, type FileIo } from "./files.ts";
-import { storedBytes, writeSafetensors, type TensorData } from "./safetensors.ts";
+import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
 
 /** Files of a model folder that go along with its weights. */
 export const COMPANION_FILES = [

@@ -8,7 +8,8 @@ import { fileIo, makeFolder, readJsonObject, show, writeTextAtomic, type FileIo 
 import { moduleName } from "./model-weights.ts";
 import { modulesOf } from "./modules.ts";
 import { isAdapted, patternValue } from "./peft-modules.ts";
-import { openSafetensors, writeSafetensors, type TensorData, type TensorEntry, type TensorSource } from "./safetensors.ts";
+import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
+import { writeSafetensors, type TensorData } from "./safetensors-write.ts";
 
 /**
  * LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, whose tensors are named

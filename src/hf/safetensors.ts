@@ -2,8 +2,7 @@ import * as fs from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
 import { elements, type DType, type FloatType, type Shape } from "../graph/types.ts";
-import { fileError, fileIo, isRecord, jsonKind, parseJsonObject, readFully, readJsonObject, show, writeAtomic } from "./files.ts";
-import type { FileIo } from "./files.ts";
+import { fileError, isRecord, jsonKind, parseJsonObject, readFully, readJsonObject, refusePointer, show } from "./files.ts";
 import { toFloat32 } from "./halves.ts";
 
 /**
@@ -41,7 +40,7 @@ export interface TensorSource {
 }
 
 /** Bits per element of every dtype that the format knows. */
-const STORED_BITS: Readonly<Record<string, number>> = {
+export const STORED_BITS: Readonly<Record<string, number>> = {
   BOOL: 8,
   F4: 4,
   F6_E2M3: 6,
@@ -66,7 +65,7 @@ const STORED_BITS: Readonly<Record<string, number>> = {
   U64: 64,
 };
 
-const STORED_NAMES: Readonly<Record<DType, string>> = {
+export const STORED_NAMES: Readonly<Record<DType, string>> = {
   f32: "F32",
   bf16: "BF16",
   f16: "F16",
@@ -143,11 +142,21 @@ function locate(path: string): string {
   // Transformers prefers the single file when both are there.
   if (fs.existsSync(single)) return single;
   if (fs.existsSync(index)) return index;
-  const pickled = fs.readdirSync(path).find((name) => name.endsWith(".bin") || name.endsWith(".pth") || name.endsWith(".pt"));
   throw new UserError(
-    `${path} holds neither model.safetensors nor model.safetensors.index.json` +
-      (pickled ? `; ${pickled} is a pickle, which is not read: convert the model to safetensors` : ""),
+    `${path} holds neither model.safetensors nor model.safetensors.index.json${insteadOf(fs.readdirSync(path))}`,
   );
+}
+
+/** What a model folder without weights that can be read has in their place. */
+function insteadOf(names: readonly string[]): string {
+  const find = (pattern: RegExp) => names.find((name) => pattern.test(name));
+  const shard = find(/\.safetensors$/);
+  if (shard)
+    return `; of ${shard} nothing says which tensors it holds: download the index too, or name a whole model's file model.safetensors`;
+  const pickled = find(/\.(bin|pth|pt)$/);
+  if (pickled) return `; ${pickled} is a pickle, which is not read: convert the model to safetensors`;
+  const gguf = find(/\.gguf$/);
+  return gguf ? `; ${gguf} is in llama.cpp's format: use the model that it was made from` : "";
 }
 
 type Contents = { tensors: Map<string, TensorEntry>; metadata: Map<string, string> };
@@ -191,6 +200,9 @@ function readHeader(fd: number, path: string): Contents {
   readFully(fd, prefix, 0, path);
   const length = new DataView(prefix.buffer).getBigUint64(0, true);
   if (length > BigInt(MAX_HEADER) || length < 2n) {
+    const begin = new Uint8Array(Math.min(size, 64));
+    readFully(fd, begin, 0, path);
+    refusePointer(Buffer.from(begin).toString("latin1"), path);
     throw new UserError(`${path} is not a safetensors file: its header length reads ${length}`);
   }
   if (8 + Number(length) > size) {
@@ -333,71 +345,4 @@ export function readBytes(source: TensorSource, entry: TensorEntry): Uint8Array<
 export function readFloat32(source: TensorSource, name: string, shape: Shape): Float32Array<ArrayBuffer> {
   const entry = expectTensor(source, name, shape);
   return toFloat32(readBytes(source, entry), entry.dtype as FloatType);
-}
-
-/**
- * A tensor to write. `data` may be a function, called when its turn comes, so that only one tensor is in memory, or pieces
- * that are made one after the other, so that only one of them is.
- */
-export interface TensorData {
-  readonly name: string;
-  readonly dtype: DType;
-  readonly shape: Shape;
-  readonly data: ArrayBufferView | (() => ArrayBufferView) | { pieces(): Iterable<ArrayBufferView> };
-}
-
-/**
- * Writes a `.safetensors` file atomically. Tensors are laid out in the order of their names.
- * @throws {UserError} full disk, unwritable folder; nothing is left behind
- */
-export function writeSafetensors(
-  path: string,
-  tensors: readonly TensorData[],
-  metadata: Readonly<Record<string, string>> = { format: "pt" },
-  io: FileIo = fileIo,
-): void {
-  const ordered = [...tensors].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
-  const fields: string[] = [`"__metadata__":${JSON.stringify(metadata)}`];
-  let end = 0;
-  for (const [i, tensor] of ordered.entries()) {
-    if (tensor.name === ordered[i - 1]?.name || tensor.name === "__metadata__") {
-      throw new Error(`${path}: tensor name ${JSON.stringify(tensor.name)} is taken`);
-    }
-    const bytes = storedBytes(tensor);
-    const entry = { dtype: STORED_NAMES[tensor.dtype], shape: tensor.shape, data_offsets: [end, end + bytes] };
-    fields.push(`${JSON.stringify(tensor.name)}:${JSON.stringify(entry)}`);
-    end += bytes;
-  }
-  const json = new TextEncoder().encode(`{${fields.join(",")}}`);
-  // The data starts at a multiple of 8, so that a reader can map any dtype in place.
-  const header = new Uint8Array(8 + Math.ceil(json.length / 8) * 8).fill(0x20);
-  new DataView(header.buffer).setBigUint64(0, BigInt(header.length - 8), true);
-  header.set(json, 8);
-  writeAtomic(path, chunks(header, ordered), io);
-}
-
-function* chunks(header: Uint8Array, tensors: readonly TensorData[]): Iterable<Uint8Array> {
-  yield header;
-  for (const tensor of tensors) yield* tensorPieces(tensor);
-}
-
-/** The bytes of a tensor to write, piece by piece. */
-export function* tensorPieces(tensor: TensorData): Iterable<Uint8Array> {
-  const { data } = tensor;
-  let bytes = 0;
-  for (const { buffer, byteOffset, byteLength } of typeof data === "function"
-    ? [data()]
-    : "pieces" in data
-      ? data.pieces()
-      : [data]) {
-    bytes += byteLength;
-    yield new Uint8Array(buffer, byteOffset, byteLength);
-  }
-  if (bytes !== storedBytes(tensor)) {
-    throw new Error(`${tensor.name}: ${bytes} bytes given for ${tensor.dtype}[${tensor.shape.join(", ")}]`);
-  }
-}
-
-export function storedBytes(tensor: Pick<TensorData, "dtype" | "shape">): number {
-  return (elements(tensor.shape) * STORED_BITS[STORED_NAMES[tensor.dtype]]!) / 8;
 }

@@ -1,7 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openSafetensors, readBytes, type TensorData, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { openSafetensors, readBytes } from "../../src/hf/safetensors.ts";
+import { type TensorData, writeSafetensors } from "../../src/hf/safetensors-write.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
 
@@ -98,6 +99,10 @@ describe("a model that cannot be trained is refused before anything is written",
     refused(on(changedConfig({ num_attention_heads: "four" })), "config.json", "num_attention_heads"));
   test("broken tokenizer", () =>
     refused(on(changedModel((copy) => writeFileSync(join(copy, "tokenizer.json"), "{"))), "tokenizer.json"));
+  test("no tokenizer", () =>
+    refused(on(changedModel((copy) => rmSync(join(copy, "tokenizer.json")))), "neither tokenizer.json nor tokenizer.model"));
+  test("quantised weights", () =>
+    refused(on(changedConfig({ quantization_config: { quant_method: "gptq", bits: 4 } })), "config.json", "quantised", "bf16"));
   test("sequences longer than the context", () => refused([...on(model), "--sequence-length", "257"], "257", "256"));
 });
 

@@ -130,5 +130,5 @@ test("a real tokenizer.json cut at 100 places is a UserError that names the file
     writeFileSync(join(folder, "tokenizer.json"), bytes.subarray(0, length));
     expect(userError(() => loadTokenizer(folder))).toContain(join(folder, "tokenizer.json"));
   }
-  expect(userError(() => loadTokenizer(join(folder, "none")))).toContain("no such file");
+  expect(userError(() => loadTokenizer(join(folder, "none")))).toContain("neither tokenizer.json nor tokenizer.model");
 });

@@ -14,7 +14,8 @@ import { join } from "node:path";
 import { UserError } from "../../src/errors.ts";
 import { hubCacheFolder, hubToken } from "../../src/hf/hub-cache.ts";
 import { resolveModel, type HubOptions } from "../../src/hf/hub.ts";
-import { openSafetensors, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { openSafetensors } from "../../src/hf/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
 import { filesIn, temporaryFolder } from "./temp.ts";
 
 setDefaultTimeout(120_000);

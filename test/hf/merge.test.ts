@@ -3,7 +3,8 @@ import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node
 import { join } from "node:path";
 import { mergeAdapter } from "../../src/hf/merge.ts";
 import { moduleName } from "../../src/hf/model-weights.ts";
-import { openSafetensors, readBytes, readFloat32, writeSafetensors } from "../../src/hf/safetensors.ts";
+import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);

@@ -3,7 +3,8 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openAdapter, readAdapter, resolveTargets, writeAdapter, type AdapterToWrite } from "../../src/hf/peft.ts";
 import { modulesOf } from "../../src/hf/modules.ts";
-import { readFloat32, type TensorData } from "../../src/hf/safetensors.ts";
+import { readFloat32 } from "../../src/hf/safetensors.ts";
+import { type TensorData } from "../../src/hf/safetensors-write.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);

@@ -4,15 +4,9 @@ import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../src/errors.ts";
 import { fromFloat32, toFloat32 } from "../../src/hf/halves.ts";
-import {
-  expectTensor,
-  openSafetensors,
-  readBytes,
-  readFloat32,
-  tensorPieces,
-  writeSafetensors,
-} from "../../src/hf/safetensors.ts";
-import type { TensorData } from "../../src/hf/safetensors.ts";
+import { expectTensor, openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
+import { tensorPieces, writeSafetensors } from "../../src/hf/safetensors-write.ts";
+import type { TensorData } from "../../src/hf/safetensors-write.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);
@@ -119,8 +113,25 @@ describe("bad files give one clear error", () => {
     expect(userError(() => openSafetensors(path("bare")))).toContain("holds neither");
     writeFileSync(path("bare/pytorch_model.bin"), "x");
     expect(userError(() => openSafetensors(path("bare")))).toContain("pickle");
+    writeFileSync(path("bare/model-00001-of-00002.safetensors"), "x");
+    expect(userError(() => openSafetensors(path("bare")))).toContain("download the index too");
     mkdirSync(path("bare/model.safetensors"));
     expect(userError(() => openSafetensors(path("bare")))).toContain("not a regular file");
+  });
+
+  test("a folder with a GGUF file alone; what git left for a file that it did not fetch", () => {
+    mkdirSync(path("llama.cpp"));
+    writeFileSync(path("llama.cpp/model.gguf"), "GGUF");
+    expect(userError(() => openSafetensors(path("llama.cpp")))).toEndWith(
+      "; model.gguf is in llama.cpp's format: use the model that it was made from",
+    );
+    const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1f2e\nsize 269060552\n";
+    for (const name of ["model.safetensors", "model.safetensors.index.json"]) {
+      writeFileSync(path(`pointer-${name}`), pointer);
+      expect(userError(() => openSafetensors(path(`pointer-${name}`)))).toStartWith(
+        `${path(`pointer-${name}`)} is a pointer of Git LFS, not the file itself`,
+      );
+    }
   });
 
   test("a file cut at every length is a UserError, never a success", () => {
