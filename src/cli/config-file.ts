@@ -2,6 +2,7 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, extname, isAbsolute, join, resolve } from "node:path";
 import { parse as parseYaml } from "yaml";
 import { z } from "zod";
+import { parseHeldOut } from "../data/held-out.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { camelCase, flagName, suggestion } from "./flags.ts";
 
@@ -40,7 +41,7 @@ export async function readConfigFile(file: string): Promise<Record<string, unkno
   const config = Object.fromEntries(Object.entries(value).map(([key, entry]) => [camelCase(key), entry]));
   for (const key of PATH_KEYS) {
     const path = config[key];
-    if (typeof path !== "string" || isAbsolute(path)) continue;
+    if (typeof path !== "string" || isAbsolute(path) || (key === "valid" && parseHeldOut(path))) continue;
     const beside = join(dirname(file), path);
     // A model that is no folder beside the file may be one of the hub.
     if (key !== "model" || path.startsWith(".") || existsSync(beside)) config[key] = beside;

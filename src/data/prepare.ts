@@ -6,7 +6,7 @@ import { fileError, fileIo, type FileIo } from "../hf/files.ts";
 import { placeIn, readEntries } from "./dataset.ts";
 import { refuseForeign } from "./foreign.ts";
 import type { Sampler } from "./sample.ts";
-import { createSampleStore, type SampleSet, type SampleSink } from "./sample-store.ts";
+import { createSampleStore, type FileSamples, type SampleSink } from "./sample-store.ts";
 import { canWrite, createTokenCache, openTokenCache } from "./token-cache.ts";
 
 /** How far the reading and tokenizing of a file is. */
@@ -28,7 +28,7 @@ export interface PrepareOptions {
 }
 
 /** Samples with what they were made of. */
-export interface LoadedSamples extends SampleSet {
+export interface LoadedFile extends FileSamples {
   /** SHA-256 of the file's bytes, in hexadecimal. */
   readonly content: string;
 }
@@ -45,7 +45,7 @@ const RETURN_MS = 300;
  * @throws {UserError} bad examples, or none at all; a full disk
  * @throws the signal's reason when it is aborted
  */
-export async function loadSamples(path: string, sampler: Sampler, options: PrepareOptions = {}): Promise<LoadedSamples> {
+export async function loadSamples(path: string, sampler: Sampler, options: PrepareOptions = {}): Promise<LoadedFile> {
   const { cache = null, signal, onProgress = () => {}, io = fileIo } = options;
   const breathe = createBreath(signal);
   const placeOf = placeIn(path);

@@ -16,11 +16,17 @@ export interface SampleSet {
   draw?(epoch: number, seed: number): Int32Array;
 }
 
+/** The samples of one file. */
+export interface FileSamples extends SampleSet {
+  /** Line (or item) of the file that each comes from; those of one example follow each other. */
+  readonly numbers: Int32Array;
+}
+
 /** Takes samples, one after the other, and makes a set of them. */
 export interface SampleSink {
   /** @param number line or item of the file that the sample comes from */
   add(sample: StoredSample, number: number): void;
-  finish(): SampleSet;
+  finish(): FileSamples;
   /** Instead of `finish`: nothing is left. */
   discard(): void;
 }
@@ -44,7 +50,7 @@ export type TokenReader = (at: number, length: number) => Int32Array;
 const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
-export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: (number: number) => string): SampleSet {
+export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
   const { lengths, numbers, weightRuns, labelled } = index;
   const weightsOf = createWeightReader(weightRuns);
   // First tokens of every 64th sample: the lengths tell the others.
@@ -63,6 +69,7 @@ export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: 
   return {
     count: lengths.length,
     lengths,
+    numbers,
     tokens,
     labelled,
     weighted: weightRuns.length > 0,

@@ -8,7 +8,7 @@ import {
   createSampleSet,
   packSample,
   type SampleIndex,
-  type SampleSet,
+  type FileSamples,
   type SampleSink,
 } from "./sample-store.ts";
 
@@ -108,7 +108,7 @@ function bytesOf(view: Int32Array | Uint32Array): Uint8Array {
  * @param placeOf names the place in the data of a line or item
  * @param index what the file holds of it, where that is in memory: it is not read again
  */
-export function openTokenCache(path: string, placeOf: (number: number) => string, index?: SampleIndex): SampleSet | null {
+export function openTokenCache(path: string, placeOf: (number: number) => string, index?: SampleIndex): FileSamples | null {
   let fd: number;
   try {
     fd = fs.openSync(path, "r");

@@ -38,7 +38,11 @@ export const trainConfigSchema = z.strictObject({
     .describe(
       "training examples: a JSONL file, or a folder with train.jsonl and valid.jsonl; several with weights: a.jsonl=2,b.jsonl=0.5",
     ),
-  valid: z.string().min(1).optional().describe("held-out examples (default: valid.jsonl beside the training file, if there)"),
+  valid: z
+    .union([z.string().min(1), z.number().min(0)])
+    .transform(String)
+    .optional()
+    .describe("held-out examples: a file, or 5% or 200 of the training examples (default: valid.jsonl beside them, if there)"),
   output: z.string().min(1).default("runs/latest").describe("run folder; must be new or empty unless --overwrite is given"),
   overwrite: z.boolean().default(false).describe("replace the contents of the run folder"),
 

@@ -1,14 +1,11 @@
 import { join } from "node:path";
 import { type Batches, createBatches } from "../data/batch.ts";
 import { chatTemplateOf } from "../data/chat-template.ts";
-import { findSplits, readExamples, parseSources, type Source } from "../data/dataset.ts";
-import { mixSamples } from "../data/mix.ts";
 import { contentText, type Example } from "../data/formats.ts";
-import { type LoadedSamples, loadSamples, type PrepareOptions } from "../data/prepare.ts";
+import type { PrepareOptions } from "../data/prepare.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
 import { cacheFolder } from "../data/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { UserError } from "../errors.ts";
 import { generate, stopTokens } from "../generate/generate.ts";
 import { createSampler as createTokenSampler, GREEDY } from "../generate/sampler.ts";
 import { elements } from "../graph/types.ts";
@@ -23,6 +20,7 @@ import { type Costs, deviceName, loadCosts } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
 import { createCollector, explainingLimit, processBase } from "./limit.ts";
+import { type LoadedData, loadData } from "./load-data.ts";
 import { offloadOf } from "./offload.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { isPlanned } from "./planning.ts";
@@ -32,7 +30,7 @@ import { tuningOf } from "./tuning.ts";
 import { initialiseAdapter, shapeOf } from "./weights.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
-export interface Inputs {
+export interface Inputs extends LoadedData {
   readonly config: TrainConfig;
   /** The base model's folder. */
   readonly folder: string;
@@ -40,10 +38,6 @@ export interface Inputs {
   readonly source: TensorSource;
   readonly tokenizer: Tokenizer;
   readonly sequenceLength: number;
-  readonly train: LoadedSamples;
-  readonly valid: LoadedSamples | null;
-  /** First held-out example, for a sample before and after. */
-  readonly shown: Example | null;
 }
 
 /**
@@ -60,12 +54,6 @@ export async function readInputs(
   checkContext(model, sequenceLength);
   const tokenizer = loadTokenizer(folder);
   const source = openModelWeights(folder, model);
-  const sources = parseSources(config.data).map(({ path, weight }) => ({ splits: findSplits(path), weight }));
-  const beside = [...new Set(sources.flatMap(({ splits }) => splits.valid ?? []))];
-  const heldOutPaths = config.valid === undefined ? beside : parseSources(config.valid).map(({ path }) => path);
-  if (config.loadBest && heldOutPaths.length === 0) {
-    throw new UserError("--load-best needs held-out examples: give --valid, or a valid.jsonl beside the training file");
-  }
   const sampler = createSampler(tokenizer, {
     maxLength: sequenceLength,
     truncate: config.truncate,
@@ -73,13 +61,6 @@ export async function readInputs(
     eosId: model.eosTokenIds[0] ?? null,
   });
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
-  const loadAll = async (all: readonly Source[]): Promise<LoadedSamples> => {
-    const sets: { set: LoadedSamples; weight: number }[] = [];
-    for (const { path, weight } of all) sets.push({ set: await loadSamples(path, sampler, options), weight });
-    if (sets.length === 1 && sets[0]!.weight === 1) return sets[0]!.set;
-    const content = sets.map(({ set, weight }) => `${set.content}=${weight}`).join();
-    return { ...mixSamples(sets), content: new Bun.CryptoHasher("sha256").update(content).digest("hex") };
-  };
   return {
     config,
     folder,
@@ -87,15 +68,8 @@ export async function readInputs(
     source,
     tokenizer,
     sequenceLength,
-    train: await loadAll(sources.map(({ splits, weight }) => ({ path: splits.train, weight }))),
-    valid: heldOutPaths.length === 0 ? null : await loadAll(heldOutPaths.map((path) => ({ path, weight: 1 }))),
-    shown: heldOutPaths.length === 0 ? null : firstExample(heldOutPaths[0]!),
+    ...(await loadData(config, sampler, options)),
   };
-}
-
-function firstExample(path: string): Example | null {
-  for (const example of readExamples(path)) return example;
-  return null;
 }
 
 /** Tokens of prompt and answer together, at most. */
