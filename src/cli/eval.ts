@@ -4,7 +4,8 @@ import { loadSamples } from "../data/prepare.ts";
 import { createSampler } from "../data/sample.ts";
 import { createScorer } from "../generate/score.ts";
 import { checkContext, contextLimit } from "../hf/rope-config.ts";
-import { sequenceLengthOf } from "../train/config.ts";
+import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { startOfDay } from "../train/run-date.ts";
 import { printEvent } from "./display.ts";
 import { describeFlags } from "./flags.ts";
 import { MODEL_FLAGS, readFlags, withModel } from "./model-flags.ts";
@@ -14,6 +15,7 @@ const schema = z.strictObject({
   data: z.string().min(1).describe("examples: a JSONL file"),
   sequenceLength: z.int().min(2).optional().describe("tokens in a row (512, or the model's context)"),
   truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
+  date: trainConfigSchema.shape.date.describe("what chat templates that write the date take for today (today)"),
   json: z.boolean().default(false).describe("print one JSON object"),
 });
 
@@ -34,7 +36,13 @@ export async function run(args: readonly string[]): Promise<number> {
     const tokens = sequenceLengthOf(flags, contextLimit(config));
     checkContext(config, tokens);
     const eosId = config.eosTokenIds[0] ?? null;
-    const sampler = createSampler(tokenizer, { maxLength: tokens, truncate: flags.truncate, vocabSize: config.vocabSize, eosId });
+    const sampler = createSampler(tokenizer, {
+      maxLength: tokens,
+      truncate: flags.truncate,
+      vocabSize: config.vocabSize,
+      eosId,
+      ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
+    });
     const samples = await loadSamples(flags.data, sampler);
     const padId = tokenizer.padId ?? eosId ?? 0;
     const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });

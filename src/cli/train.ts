@@ -15,6 +15,7 @@ import { checkQuantize, fingerprint, HELP_GROUPS, type TrainConfig, trainConfigS
 import { exportTrained } from "../train/export.ts";
 import { peakProcessMemory } from "../train/free-memory.ts";
 import { formatBytes } from "../train/memory.ts";
+import { runDate } from "../train/run-date.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../train/run-folder.ts";
 import { createStepTimes } from "../train/step-times.ts";
 import { createSession, readInputs, type Session } from "../train/session.ts";
@@ -46,7 +47,10 @@ ${describeFlags(trainConfigSchema, HELP_GROUPS)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const { config, file } = await resolveConfig(args);
+  const given = await resolveConfig(args);
+  const { file } = given;
+  // Written into the run folder with the others: the run is resumed with the day that it was begun on.
+  const config = { ...given.config, date: runDate(given.config) };
   checkQuantize(config);
   const display = createDisplay(config.json);
   checkRunFolder(config.output, config);

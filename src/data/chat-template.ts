@@ -73,6 +73,11 @@ export function chatTemplateOf(
   return createChatTemplate(source, variables, options.now, tokenizer.folder);
 }
 
+/** Whether a model's template writes the date, so that tokens depend on it. */
+export function readsDate({ chatTemplates }: Pick<Tokenizer, "chatTemplates">): boolean {
+  return [...chatTemplates.values()].some((source) => source.includes("strftime_now"));
+}
+
 /** @param where names the template in errors */
 export function createChatTemplate(
   source: string,

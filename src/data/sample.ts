@@ -1,6 +1,6 @@
 import { UserError } from "../errors.ts";
 import { trainedTexts } from "./chat-spans.ts";
-import { chatTemplateOf } from "./chat-template.ts";
+import { chatTemplateOf, readsDate } from "./chat-template.ts";
 import type { ChatTemplate } from "./chat-template.ts";
 import type { Example } from "./formats.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -94,7 +94,7 @@ export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sam
       }
     }
   };
-  const day = [...tokenizer.chatTemplates.values()].some((source) => source.includes("strftime_now")) ? now.toDateString() : null;
+  const day = readsDate(tokenizer) ? now.toDateString() : null;
   return { samples, key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]) };
 }
 

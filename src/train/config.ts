@@ -79,6 +79,10 @@ export const trainConfigSchema = z.strictObject({
   epsilon: positive.default(1e-8).describe("AdamW's epsilon"),
   clip: z.number().min(0).default(1).describe("largest global gradient norm; 0 switches clipping off"),
   seed: z.number().int().min(0).max(2147483647).default(42).describe("seeds shuffling, initialisation and dropout"),
+  date: z.iso
+    .date()
+    .optional()
+    .describe("what chat templates that write the date take for today, 2026-11-24 (today; a resumed run keeps its own)"),
 
   gradientCheckpointing: z.boolean().default(true).describe("keep few activations and replay the forward in the backward pass"),
   strategy: z
@@ -156,6 +160,7 @@ export const HELP_GROUPS = [
     keys: ["every", "first", "ratio", "groupSize", "groups", "slots"],
     description: "what the strategies every, first, ratio, uniform, sqrt and revolve take",
   },
+  { keys: ["seed", "date"], description: "seeds shuffling, initialisation and dropout (42); what chat templates take for today" },
   { keys: ["patience", "loadBest"], description: "stop after N evaluations without a better loss; export the best weights" },
   { keys: ["tensorboard", "json"], description: "write TensorBoard files too; print events as JSON lines" },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
@@ -265,14 +270,17 @@ export function fingerprint(
   config: TrainConfig,
   inputs: {
     readonly model: Pick<ModelConfig, "family" | "layers" | "hiddenSize">;
+    /** Null where no token depends on it. */
+    readonly date: string | null;
     readonly train: { readonly count: number; readonly tokens: number; readonly content: string };
   },
 ): string {
-  const { model, train } = inputs;
+  const { model, train, date } = inputs;
   const resolved = { ...config, targets: resolveTargets(config.targets, model) };
   const settings = NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? "default")}`);
   return [
     ...settings,
+    ...(date === null ? [] : [`date ${date}`]),
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,
     `data of ${train.count} examples, ${train.tokens} tokens, SHA-256 ${train.content.slice(0, 16)}`,
   ].join("; ");

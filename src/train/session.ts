@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { type Batches, createBatches } from "../data/batch.ts";
-import { chatTemplateOf } from "../data/chat-template.ts";
+import { chatTemplateOf, readsDate } from "../data/chat-template.ts";
 import { contentText, type Example } from "../data/formats.ts";
 import type { PrepareOptions } from "../data/prepare.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
@@ -24,6 +24,7 @@ import { type LoadedData, loadData } from "./load-data.ts";
 import { offloadOf } from "./offload.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
 import { isPlanned } from "./planning.ts";
+import { runDate, startOfDay } from "./run-date.ts";
 import { RUN_FILES } from "./run-folder.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
 import { tuningOf } from "./tuning.ts";
@@ -38,6 +39,8 @@ export interface Inputs extends LoadedData {
   readonly source: TensorSource;
   readonly tokenizer: Tokenizer;
   readonly sequenceLength: number;
+  /** What chat templates take for today; null where this model's do not ask. */
+  readonly date: string | null;
 }
 
 /**
@@ -54,7 +57,9 @@ export async function readInputs(
   checkContext(model, sequenceLength);
   const tokenizer = loadTokenizer(folder);
   const source = openModelWeights(folder, model);
+  const date = runDate(config);
   const sampler = createSampler(tokenizer, {
+    now: startOfDay(date),
     maxLength: sequenceLength,
     truncate: config.truncate,
     vocabSize: model.vocabSize,
@@ -68,6 +73,7 @@ export async function readInputs(
     source,
     tokenizer,
     sequenceLength,
+    date: readsDate(tokenizer) ? date : null,
     ...(await loadData(config, sampler, options)),
   };
 }
@@ -108,7 +114,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   };
   const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
   const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });
-  const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown) : null;
+  const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
   const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
   const canSample = prompt !== null && prompt.ids.length < sampleTokens;
   const strategy = checkpointingOf(config, () => processBase(config));
@@ -156,13 +162,16 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
 }
 
 /** What the model is asked: the conversation up to the first answer, the prompt, or a text's first words. */
-function promptOf(tokenizer: Tokenizer, example: Example): { text: string; ids: Int32Array } | null {
+function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): { text: string; ids: Int32Array } | null {
   switch (example.kind) {
     case "chat": {
       const first = example.messages.findIndex((message) => message.role === "assistant");
       if (first < 1) return null;
       const messages = example.messages.slice(0, first).map((message) => message.fields);
-      const template = chatTemplateOf(tokenizer, { tools: example.tools !== null });
+      const template = chatTemplateOf(tokenizer, {
+        tools: example.tools !== null,
+        ...(date === null ? {} : { now: startOfDay(date) }),
+      });
       const rendered = template.render({ messages, tools: example.tools, addGenerationPrompt: true });
       return { text: contentText(messages.at(-1)!["content"]), ids: tokenizer.encode(rendered) };
     }
