@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { checkData, type Problems } from "../data/check.ts";
+import { checkData, type DataReport, type Problems } from "../data/check.ts";
 import { findSplits, readEntries } from "../data/dataset.ts";
 import { createSampler, sampleParts } from "../data/sample.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
@@ -8,6 +8,7 @@ import { loadConfig } from "../hf/config.ts";
 import { contextLimit } from "../hf/rope-config.ts";
 import { sequenceLengthOf } from "../train/config.ts";
 import { validateConfig } from "./config-file.ts";
+import { printEvent } from "./display.ts";
 import { findModel } from "./find-model.ts";
 import { hasColour } from "./terminal.ts";
 import { describeFlags, parseFlags, suggestion } from "./flags.ts";
@@ -22,7 +23,7 @@ export const flags = z.strictObject({
   count: z.int().min(1).default(3).describe("show: how many examples"),
   from: z.int().min(1).default(1).describe("show: the first one's line"),
   listed: z.int().min(0).default(20).describe("check: problems of a kind that are listed one by one"),
-  json: z.boolean().default(false).describe("check: print a JSON object a file, in a line"),
+  json: z.boolean().default(false).describe("print JSON lines: problems and a report of each file, or examples"),
 });
 
 export const words = ["check", "show"] as const;
@@ -35,8 +36,8 @@ export function help(): string {
 Usage: remat data check FILE [--model DIR] [--flag value ...]
        remat data show FILE --model DIR [--flag value ...]
 
-FILE may be a folder with train.jsonl. check reads whole files (of a folder all splits) and reports counts, lengths, duplicates, over-long examples and every error with its line; it exits
-with 1 if there are errors. show prints examples as the model sees them: what is not trained on is dimmed, or, where the
+FILE may be a folder with train.jsonl. check reads whole files (of a folder all splits) and reports counts, lengths,
+duplicates, over-long examples and every error with its line; it exits with 1 if there are errors. show prints examples as the model sees them: what is not trained on is dimmed, or, where the
 output is no terminal, in [brackets].
 
 ${describeFlags(flags)}`;
@@ -89,31 +90,46 @@ function check(file: string, config: Flags, model: Sampling | null, named: boole
     listed: config.listed,
     ...(model ? { samples: (example) => model.sampler.samples(example) } : {}),
   });
-  if (config.json) console.log(JSON.stringify(report));
-  else {
-    if (named) console.log(`file         ${file}`);
-    const counts = (of: Readonly<Record<string, number>>) =>
-      Object.entries(of)
-        .filter(([, count]) => count > 0)
-        .map(([name, count]) => `${count} ${name}`)
-        .join(", ");
-    console.log(`examples     ${report.examples}${report.examples > 0 ? ` (${counts(report.kinds)})` : ""}`);
-    if (Object.keys(report.roles).length > 0) console.log(`messages     ${counts(report.roles)}`);
-    if (report.tokens) {
-      const { samples, total, trained, lengths } = report.tokens;
-      console.log(
-        `tokens       ${total} in ${samples} samples, ${trained} of them trained on (${((100 * trained) / total).toFixed(1)} %)`,
-      );
-      const { min, mean, p50, p90, p95, p99, max } = lengths;
-      console.log(
-        `lengths      min ${min}, mean ${mean.toFixed(1)}, 50 % ${p50}, 90 % ${p90}, 95 % ${p95}, 99 % ${p99}, max ${max}`,
-      );
-    }
-    printProblems("errors", report.errors);
-    printProblems("duplicates", report.duplicates);
-    if (model) printProblems(`over-long`, report.overLong, ` (sequence length ${model.sequenceLength})`);
-  }
+  if (config.json) printReport(report);
+  else showReport(report, model, named);
   return report.errors.count > 0 ? 1 : 0;
+}
+
+function printReport({ errors, duplicates, overLong, ...report }: DataReport): void {
+  const kinds = [
+    ["error", errors],
+    ["duplicate", duplicates],
+    ["over-long", overLong],
+  ] as const;
+  for (const [kind, { first }] of kinds)
+    for (const { where, message } of first) printEvent({ type: "problem", kind, where, message });
+  const counts = { errors: errors.count, duplicates: duplicates.count, overLong: overLong.count };
+  printEvent({ type: "report", ...report, ...counts });
+}
+
+/** @param named whether the file's name is said too */
+function showReport(report: DataReport, model: Sampling | null, named: boolean): void {
+  if (named) console.log(`file         ${report.path}`);
+  const counts = (of: Readonly<Record<string, number>>) =>
+    Object.entries(of)
+      .filter(([, count]) => count > 0)
+      .map(([name, count]) => `${count} ${name}`)
+      .join(", ");
+  console.log(`examples     ${report.examples}${report.examples > 0 ? ` (${counts(report.kinds)})` : ""}`);
+  if (Object.keys(report.roles).length > 0) console.log(`messages     ${counts(report.roles)}`);
+  if (report.tokens) {
+    const { samples, total, trained, lengths } = report.tokens;
+    console.log(
+      `tokens       ${total} in ${samples} samples, ${trained} of them trained on (${((100 * trained) / total).toFixed(1)} %)`,
+    );
+    const { min, mean, p50, p90, p95, p99, max } = lengths;
+    console.log(
+      `lengths      min ${min}, mean ${mean.toFixed(1)}, 50 % ${p50}, 90 % ${p90}, 95 % ${p95}, 99 % ${p99}, max ${max}`,
+    );
+  }
+  printProblems("errors", report.errors);
+  printProblems("duplicates", report.duplicates);
+  if (model) printProblems(`over-long`, report.overLong, ` (sequence length ${model.sequenceLength})`);
 }
 
 function printProblems(name: string, { count, first }: Problems, note = ""): void {
@@ -130,6 +146,11 @@ function show(file: string, config: Flags, { tokenizer, sampler }: Sampling): nu
     if (left-- === 0) break;
     for (const sample of sampler.samples(entry.parse())) {
       const trained = sample.labels.reduce((count, label) => count + Number(label >= 0), 0);
+      if (config.json) {
+        const { where } = sample;
+        printEvent({ type: "example", where, tokens: sample.ids.length, trained, parts: sampleParts(tokenizer, sample) });
+        continue;
+      }
       const weights = sample.weights && new Set(sample.weights.filter((_, t) => sample.labels[t]! >= 0));
       const note = weights ? `, with the weights ${[...weights].map((weight) => Number(weight.toPrecision(6))).join(", ")}` : "";
       console.log(`${entry.where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);

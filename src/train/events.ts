@@ -1,4 +1,6 @@
 import type { ComputedTime } from "./engine.ts";
+import type { DataReport } from "../data/check.ts";
+import type { SamplePart } from "../data/sample.ts";
 import type { Evaluation, StepMetrics } from "./trainer.ts";
 
 /**
@@ -91,6 +93,33 @@ export type VerbEvent =
   | { readonly type: "answer"; readonly number: number; readonly of: number; readonly where: string; readonly tokens: number }
   /** `generate`, `merge`, `export`: what was written. */
   | { readonly type: "written"; readonly files: readonly string[]; readonly seconds: number }
+  /** `data check`: something is wrong with the example at `where`. Only the first of a kind are listed (`--listed`). */
+  | {
+      readonly type: "problem";
+      readonly kind: "error" | "duplicate" | "over-long";
+      readonly where: string;
+      readonly message: string;
+    }
+  /** `data check`: a whole file, with the number of all problems of a kind. `tokens` is null without a model. */
+  | {
+      readonly type: "report";
+      readonly path: string;
+      readonly examples: number;
+      readonly kinds: DataReport["kinds"];
+      readonly roles: DataReport["roles"];
+      readonly errors: number;
+      readonly duplicates: number;
+      readonly overLong: number;
+      readonly tokens: DataReport["tokens"];
+    }
+  /** `data show`: a sample, cut where the masking changes. */
+  | {
+      readonly type: "example";
+      readonly where: string;
+      readonly tokens: number;
+      readonly trained: number;
+      readonly parts: readonly SamplePart[];
+    }
   | { readonly type: "warning"; readonly text: string }
   /** The verb failed; the last line. The message is on standard error too. */
   | { readonly type: "error"; readonly message: string; readonly exitCode: number };

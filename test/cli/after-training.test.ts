@@ -44,6 +44,11 @@ interface Evaluation {
 
 const evaluate = async (...args: string[]) =>
   JSON.parse(await ok("eval", "--data", data, "--threads", "1", "--json", ...args)) as Evaluation;
+const events = (stdout: string) =>
+  stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { readonly type: string; readonly [key: string]: unknown });
 const greedy = ["--temperature", "0", "--max-new-tokens", "12", "--threads", "1"];
 
 beforeAll(async () => {
@@ -258,28 +263,54 @@ describe("data", () => {
     expect(stdout).toContain("wrong.jsonl:2: the same as");
   });
 
-  test("check of a folder: each split by name; a line of JSON each with --json; the exit code is the worst one's", async () => {
+  test("check of a folder: each split by name; events with --json; the exit code is the worst one's", async () => {
     const splits = join(folder, "splits");
     mkdirSync(splits);
-    writeFileSync(join(splits, "train.jsonl"), lines([chat("king")]));
+    writeFileSync(join(splits, "train.jsonl"), lines([chat("king"), chat("king")]));
     writeFileSync(join(splits, "validation.jsonl"), "nonsense\n");
     const { code, stdout } = await remat(["data", "check", splits]);
     expect(code).toBe(1);
     expect(stdout.split("\n").filter((line) => line.startsWith("file "))).toEqual(
       ["train", "validation"].map((name) => `file         ${splits}/${name}.jsonl`),
     );
-    const json = await remat(["data", "check", splits, "--json"]);
-    const reports = json.stdout
-      .trim()
-      .split("\n")
-      .map((line) => JSON.parse(line) as { examples: number });
-    expect(reports.map(({ examples }) => examples)).toEqual([1, 0]);
+    const json = await remat(["data", "check", splits, "--json", "--model", model, "--sequence-length", "4"]);
+    expect(json.code).toBe(1);
+    const [train, validation] = ["train", "validation"].map((name) => join(splits, `${name}.jsonl`));
+    const tooLong = {
+      type: "problem",
+      kind: "over-long",
+      message: expect.stringMatching(/^\d+ tokens, \d+ too many$/) as string,
+    };
+    expect(events(json.stdout)).toEqual([
+      { type: "problem", kind: "duplicate", where: `${train}:2`, message: `the same as ${train}:1` },
+      { ...tooLong, where: `${train}:1` },
+      { ...tooLong, where: `${train}:2` },
+      expect.objectContaining({ type: "report", path: train, examples: 2, errors: 0, duplicates: 1, overLong: 2 }),
+      { type: "problem", kind: "error", where: `${validation}:1`, message: expect.stringContaining("JSON") as string },
+      expect.objectContaining({
+        type: "report",
+        path: validation,
+        examples: 0,
+        errors: 1,
+        duplicates: 0,
+        overLong: 0,
+        tokens: null,
+      }),
+    ]);
+    const short = events((await remat(["data", "check", splits, "--json", "--listed", "0"])).stdout);
+    expect(short.map(({ type }) => type)).toEqual(["report", "report"]);
+    expect(short[1]).toMatchObject({ errors: 1 });
   });
 
   test("show marks what is masked", async () => {
     const text = await ok("data", "show", data, "--model", model, "--count", "1", "--from", "2");
     expect(text).toContain("data.jsonl:2: ");
     expect(text).toMatch(/\[[^\]]*Define house\.[^\]]*\]n\. A thing called house\./);
+    const shown = events(await ok("data", "show", data, "--model", model, "--count", "2", "--json"));
+    expect(shown.map(({ type, where }) => [type, where])).toEqual([1, 2].map((line) => ["example", `${data}:${line}`]));
+    const parts = shown[1]!["parts"] as { text: string; trained: boolean }[];
+    expect(parts.map(({ trained }) => trained)).toEqual([false, true, false]);
+    expect(parts[1]!.text).toStartWith("n. A thing called house.");
     expect(await refused("data", "show", data)).toContain("--model");
     expect(await refused("data", "shw", data)).toContain("did you mean show?");
   });
