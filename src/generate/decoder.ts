@@ -1,6 +1,5 @@
-import { UserError } from "../errors.ts";
 import { type ModelConfig } from "../hf/config.ts";
-import { contextLimit } from "../hf/rope-config.ts";
+import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import type { Adapter } from "../hf/peft.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { createPrograms } from "../runtime/chain.ts";
@@ -29,7 +28,7 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
   const { config, source, adapter = null, dtype } = options;
   const limit = contextLimit(config);
   const maxTokens = Math.min(options.maxTokens ?? Math.min(limit, DEFAULT_TOKENS), MOST_TOKENS);
-  if (maxTokens > limit) throw new UserError(`${maxTokens} tokens are more than the model's context of ${limit}`);
+  checkContext(config, maxTokens);
   const tuning = adapterTuning(adapter, config);
   const programs = createPrograms(executor);
   const plan = planDecoder(

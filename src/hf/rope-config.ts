@@ -8,7 +8,10 @@ import { positive, size } from "./schema.ts";
 export type RopeScaling =
   | { readonly type: "default" }
   | { readonly type: "linear"; readonly factor: number }
-  /** Frequencies grow only beyond `maxPositions`, which training never exceeds: the same as `default` here. */
+  /**
+   * Beyond `maxPositions` each length has frequencies of its own in Transformers; such texts are refused, and up to it this is the
+   * same as `default`.
+   */
   | { readonly type: "dynamic"; readonly factor: number }
   | {
       readonly type: "llama3";
@@ -168,8 +171,16 @@ export function contextLimit(config: Pick<ModelConfig, "maxPositions" | "rope">)
 export function checkContext(config: Pick<ModelConfig, "maxPositions" | "rope">, length: number): void {
   const limit = contextLimit(config);
   if (length > limit) {
+    const why = isStretched(config)
+      ? " (dynamic rotary positions, which would change with every length beyond it, are not supported)"
+      : "";
     throw new UserError(
-      `sequence length ${length} is longer than the model's context of ${limit} tokens; choose ${limit} or less`,
+      `sequence length ${length} is longer than the model's context of ${limit} tokens${why}; choose ${limit} or less`,
     );
   }
+}
+
+/** Whether a text beyond the context would have other frequencies than one within it. */
+export function isStretched({ rope }: Pick<ModelConfig, "rope">): boolean {
+  return rope.scaling.type === "dynamic";
 }

@@ -2,6 +2,7 @@ import { UserError } from "../errors.ts";
 import { elements } from "../graph/types.ts";
 import { openSafetensors, readBytes, readFloat32, type TensorSource } from "../hf/safetensors.ts";
 import type { ModelConfig } from "../hf/config.ts";
+import { checkContext, isStretched } from "../hf/rope-config.ts";
 import type { TokenBatch } from "./batch-memory.ts";
 
 /** A batch read from a file, how many of its positions have a target, and the sum of their weights. */
@@ -17,7 +18,8 @@ export interface StepBatch extends TokenBatch {
  * - `weights` (optional, float32; how much each label counts: the loss is sum w nll / sum w),
  * - `attention_mask` (optional; 1 for tokens, then 0 for padding on the right),
  * - `position_ids` (optional; a 0 starts a new example in the row: packing).
- * @throws {UserError} missing tensors, wrong dtypes or shapes, ids outside the vocabulary, no target at all
+ * @throws {UserError} missing tensors, wrong dtypes or shapes, ids outside the vocabulary, no target at all, an example longer than
+ * a context that dynamic rotary positions would stretch
  */
 export function readStepBatch(path: string, config: ModelConfig): StepBatch {
   const source = openSafetensors(path);
@@ -64,6 +66,7 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
         }
       }
     }
+    if (isStretched(config)) checkContext(config, 1 + batch.positions.reduce((most, position) => Math.max(most, position), 0));
     if (labelled === 0)
       throw new UserError(`${path}: no position has a target: every label is -100 or the first of its sequence`);
     if (weight === 0) throw new UserError(`${path}: all targets have weight 0`);

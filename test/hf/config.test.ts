@@ -2,7 +2,10 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig, parseConfig } from "../../src/hf/config.ts";
+import { inverseFrequencies } from "../../src/hf/rope.ts";
 import { checkContext, contextLimit } from "../../src/hf/rope-config.ts";
+import { readStepBatch } from "../../src/train/step-batch.ts";
+import { batchFile, modelFolder } from "../support/golden.ts";
 import { temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);
@@ -281,7 +284,25 @@ describe("rotary settings", () => {
     expect(contextLimit(llama({ max_position_embeddings: 100, rope_scaling: { type: "linear", factor: 2.5 } }))).toBe(250);
     expect(contextLimit(llama({ max_position_embeddings: 100, rope_scaling: llama3 }))).toBe(100);
     checkContext(llama({ max_position_embeddings: 100 }), 100);
-    expect(userError(() => checkContext(llama({ max_position_embeddings: 100 }), 101))).toContain("context of 100 tokens");
+    expect(userError(() => checkContext(llama({ max_position_embeddings: 100 }), 101))).toBe(
+      "sequence length 101 is longer than the model's context of 100 tokens; choose 100 or less",
+    );
+  });
+
+  test("dynamic NTK is the same as none up to the context, and refused beyond", () => {
+    const dynamic = llama({ max_position_embeddings: 100, rope_scaling: { rope_type: "dynamic", factor: 4 } });
+    expect(contextLimit(dynamic)).toBe(100);
+    expect(inverseFrequencies(dynamic)).toEqual(inverseFrequencies(llama({ max_position_embeddings: 100 })));
+    checkContext(dynamic, 100);
+    expect(userError(() => checkContext(dynamic, 101))).toBe(
+      "sequence length 101 is longer than the model's context of 100 tokens (dynamic rotary positions, which would change with every length beyond it, are not supported); choose 100 or less",
+    );
+    // A batch for `step`: each example by its own length.
+    const model = loadConfig(modelFolder("internlm2"));
+    const longest = Math.max(...readStepBatch(batchFile("internlm2", "packed"), model).positions) + 1;
+    const read = (maxPositions: number) => readStepBatch(batchFile("internlm2", "packed"), { ...model, maxPositions });
+    expect(read(longest).positions.length).toBeGreaterThan(longest);
+    expect(userError(() => read(longest - 1))).toContain("dynamic rotary positions");
   });
 });
 
