@@ -1,12 +1,17 @@
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { exportAdapter } from "../gguf/adapter.ts";
+import { endOfTurn } from "../gguf/chat.ts";
 import { exportModel } from "../gguf/model.ts";
 import { modelfile } from "../gguf/modelfile.ts";
 import { hasWindows } from "../gguf/names.ts";
+import { spaceTaking } from "../gguf/tokenizer.ts";
+import type { ModelConfig } from "../hf/config.ts";
+import { contextLimit } from "../hf/rope-config.ts";
 import { makeFolder, writeTextAtomic } from "../hf/files.ts";
 import { validateConfig } from "./config-file.ts";
 import { printEvent } from "./display.ts";
@@ -17,7 +22,7 @@ export const flags = z.strictObject({
   model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder: merged in, or with --adapter-only written alone"),
   out: z.string().min(1).describe("file to write; a Modelfile for Ollama is written beside it"),
-  type: z.enum(["f16", "bf16", "q8_0", "f32"]).default("f16").describe("type of the matrices"),
+  type: z.enum(["f16", "bf16", "q8_0", "q4_0", "f32"]).default("f16").describe("type of the matrices"),
   adapterOnly: z.boolean().default(false).describe("write the adapter without its base model"),
   overwrite: z.boolean().default(false).describe("replace files that are there"),
   json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
@@ -58,16 +63,12 @@ export async function run(args: readonly string[]): Promise<number> {
     makeFolder(dirname(out));
     if (adapterOnly) exportAdapter(out, adapter!, config, type);
     else exportModel(out, model, type);
-    const ids = stopTokens(config, tokenizer);
+    const ids = stopTokens(config, tokenizer).add(endOfTurn(tokenizer) ?? -1);
     const stop = [...tokenizer.specialTokens].filter(([, id]) => ids.has(id)).map(([token]) => token);
     const file = `./${basename(out)}`;
     const text = adapterOnly ? modelfile(model.folder, file, tokenizer, stop) : modelfile(file, null, tokenizer, stop);
     writeTextAtomic(companion, text);
-    if (config.slidingWindow !== null && !hasWindows(config)) {
-      process.stderr.write(
-        `note: llama.cpp lets every token see the whole text; this model sees ${config.slidingWindow} tokens, so keep to that length\n`,
-      );
-    }
+    for (const note of notes(config, tokenizer)) process.stderr.write(`note: ${note}\n`);
     if (json) printEvent({ type: "written", files: [out, companion], seconds: (performance.now() - begin) / 1000 });
     else
       console.log(
@@ -77,4 +78,15 @@ export async function run(args: readonly string[]): Promise<number> {
     model.close();
   }
   return 0;
+}
+
+/** What llama.cpp does otherwise, though not so much that it could not be used. */
+function notes(config: ModelConfig, tokenizer: Tokenizer): string[] {
+  const { slidingWindow } = config;
+  const found: string[] = [];
+  if (slidingWindow !== null && !hasWindows(config) && contextLimit(config) > slidingWindow)
+    found.push(`llama.cpp lets every token see the whole text; this model sees ${slidingWindow} tokens, so keep to that length`);
+  if (spaceTaking(tokenizer) === "unknown")
+    found.push("llama.cpp keeps white space behind special tokens, which this tokenizer takes away: begin no message with any");
+  return found;
 }

@@ -77,6 +77,7 @@ export function createTokenizer(
   try {
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
     keepByteOrderMarks(inner.decoder);
+    knowAllDigits(inner.pre_tokenizer);
     cacheWords(inner);
     inner.decode(inner.encode("a").ids);
   } catch (error) {
@@ -228,6 +229,14 @@ function keepByteOrderMarks(decoder: unknown): void {
   const parts = decoder as { text_decoder?: TextDecoder; decoders?: unknown[] } | null;
   if (parts?.text_decoder) parts.text_decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   for (const part of parts?.decoders ?? []) keepByteOrderMarks(part);
+}
+
+/** The library's Digits know 0 to 9 only; Transformers' are the numerals of all scripts, with fractions and the like. */
+function knowAllDigits(preTokenizer: unknown): void {
+  if (typeof preTokenizer !== "object" && typeof preTokenizer !== "function") return;
+  const part = preTokenizer as { config?: Record<string, unknown>; pattern?: RegExp; tokenizers?: unknown[] } | null;
+  if (part?.config?.["type"] === "Digits") part.pattern = part.config["individual_digits"] ? /\P{N}+|\p{N}/gu : /\P{N}+|\p{N}+/gu;
+  for (const inner of part?.tokenizers ?? []) knowAllDigits(inner);
 }
 
 function tokenBytes(inner: HuggingFaceTokenizer, added: ReadonlyMap<number, string>): (id: number) => number {

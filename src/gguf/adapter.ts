@@ -1,6 +1,7 @@
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { Adapter } from "../hf/peft.ts";
+import { modulesOf } from "../hf/modules.ts";
 import { readFloat32 } from "../hf/safetensors.ts";
 import { encode, typeFor } from "./encode.ts";
 import { architectureOf, checkExportable, ggufParts } from "./names.ts";
@@ -13,6 +14,8 @@ import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./wri
  */
 export function exportAdapter(path: string, adapter: Adapter, config: ModelConfig, type: GgufType): void {
   checkExportable(config);
+  if (type === "q4_0")
+    throw new UserError("an adapter alone is not written as q4_0: too little would be left of it; take q8_0 or f16");
   const alpha = Math.fround(adapter.scale * adapter.rank);
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { text: architectureOf(config) }],
@@ -21,6 +24,12 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     ["adapter.lora.alpha", { f32: alpha }],
   ]);
   const tensors = [...adapter.modules].flatMap(([module, { a, b, rank, scale }]): GgufTensor[] => {
+    const { head } = modulesOf(config);
+    if (module === head && config.tieWordEmbeddings) {
+      throw new UserError(
+        `${adapter.source.path}: ${head} is shared with the embedding, and llama.cpp has no place for an adapter of it`,
+      );
+    }
     const parts = ggufParts(module, config);
     if (parts.length === 0) throw new UserError(`${adapter.source.path}: module ${module} has no place in a GGUF adapter`);
     const rest = (scale * rank) / alpha;

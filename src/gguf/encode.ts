@@ -8,8 +8,14 @@ export function typeFor(wanted: GgufType, shape: Shape): GgufType {
   return shape.at(-1)! % GGUF_TYPES[wanted].elements === 0 ? wanted : "f16";
 }
 
+/** Of a model in 4 bits, the matrix that makes the logits has 8, as `llama-quantize` too gives it more. */
+export function headType(wanted: GgufType): GgufType {
+  return wanted === "q4_0" ? "q8_0" : wanted;
+}
+
 export function encode(values: Float32Array, type: GgufType): Uint8Array {
-  return type === "q8_0" ? quantise8(values) : fromFloat32(values, type);
+  if (type === "q8_0") return quantise8(values);
+  return type === "q4_0" ? quantise4(values) : fromFloat32(values, type);
 }
 
 /**
@@ -32,6 +38,28 @@ function quantise8(values: Float32Array): Uint8Array {
       const scaled = Math.fround(values[from + i]! * inverse);
       signed[to + 2 + i] = Math.sign(scaled) * Math.floor(Math.abs(scaled) + 0.5);
     }
+  }
+  return bytes;
+}
+
+/**
+ * q4_0: blocks of 32 elements, d = (the x of the greatest |x|, the first of equals) / -8 as f16, then q = x / d + 8 rounded half up,
+ * at most 15; x ~ d (q - 8). Byte i holds element i in its low half and element i + 16 in its high half.
+ */
+function quantise4(values: Float32Array): Uint8Array {
+  const blocks = values.length / 32;
+  const bytes = new Uint8Array(blocks * 18);
+  const view = new DataView(bytes.buffer);
+  for (let block = 0; block < blocks; block++) {
+    const from = 32 * block;
+    const to = 18 * block;
+    let greatest = 0;
+    for (let i = 0; i < 32; i++) if (Math.abs(values[from + i]!) > Math.abs(greatest)) greatest = values[from + i]!;
+    const d = greatest / -8;
+    const inverse = d === 0 ? 0 : Math.fround(1 / d);
+    view.setFloat16(to, d, true);
+    const quant = (x: number) => Math.min(15, Math.floor(Math.fround(Math.fround(x * inverse) + 8.5)));
+    for (let i = 0; i < 16; i++) bytes[to + 2 + i] = quant(values[from + i]!) | (quant(values[from + 16 + i]!) << 4);
   }
   return bytes;
 }

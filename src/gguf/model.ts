@@ -3,23 +3,22 @@ import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import { elements, type FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import { contextLimit } from "../hf/rope-config.ts";
-import { isRecord } from "../hf/files.ts";
+import { contextLimit, type RopeConfig } from "../hf/rope-config.ts";
 import { toFloat32 } from "../hf/halves.ts";
 import { mergedTensors } from "../hf/merge.ts";
 import type { Adapter } from "../hf/peft.ts";
-import { inverseFrequencies, longRopeAttentionFactor } from "../hf/rope.ts";
+import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../hf/rope.ts";
 import { isVision, moduleName } from "../hf/model-weights.ts";
 import { modulesOf } from "../hf/modules.ts";
 import { readBytes, type TensorSource } from "../hf/safetensors.ts";
 import { type TensorData } from "../hf/safetensors-write.ts";
-import { encode, typeFor } from "./encode.ts";
-import { architectureOf, blockModules, checkExportable, ggufParts, hasWindows, normOffset } from "./names.ts";
-import { tokenizerMetadata } from "./tokenizer.ts";
+import { encode, headType, typeFor } from "./encode.ts";
+import { architectureOf, blockModules, checkExportable, ggufParts, hasWindows, isUsualYarn, normOffset } from "./names.ts";
+import { spaceTaking, tokenizerMetadata } from "./tokenizer.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
 /** llama.cpp's numbers for "mostly this type". */
-const FILE_TYPES: Readonly<Record<GgufType, number>> = { f32: 0, f16: 1, q8_0: 7, bf16: 32 };
+const FILE_TYPES: Readonly<Record<GgufType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
 
 export interface GgufModel {
   readonly folder: string;
@@ -39,7 +38,7 @@ export function exportModel(path: string, model: GgufModel, type: GgufType): voi
 
 function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType): Map<string, GgufValue> {
   const architecture = architectureOf(config);
-  const { scaling, theta } = config.rope;
+  const { theta } = config.rope;
   const own: [string, GgufValue][] = [
     ["block_count", { u32: config.layers }],
     ["context_length", { u32: contextLimit(config) }],
@@ -54,14 +53,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["rope.freq_base", { f32: theta }],
     ["vocab_size", { u32: config.vocabSize }],
   ];
-  if (scaling.type === "linear" || scaling.type === "yarn") {
-    own.push(["rope.scaling.type", { text: scaling.type }], ["rope.scaling.factor", { f32: scaling.factor }]);
-    if (scaling.type === "yarn") own.push(["rope.scaling.original_context_length", { u32: scaling.originalMaxPositions }]);
-  }
-  if (scaling.type === "longrope") {
-    own.push(["rope.scaling.attn_factor", { f32: longRopeAttentionFactor(scaling) }]);
-    own.push(["rope.scaling.original_context_length", { u32: scaling.originalMaxPositions }]);
-  }
+  own.push(...ropeMetadata(config.rope));
   if (config.family === "phi3") own.push(["attention.sliding_window", { u32: config.slidingWindow ?? 0 }]);
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
@@ -69,22 +61,50 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
   return new Map<string, GgufValue>([
     ["general.architecture", { text: architecture }],
     ["general.type", { text: "model" }],
-    ["general.name", { text: nameOf(folder, config, tokenizer) }],
+    ["general.name", { text: nameOf(folder, tokenizer) }],
     ["general.file_type", { u32: FILE_TYPES[type] }],
     ["general.quantization_version", { u32: 2 }],
     ...own.map(([key, value]): [string, GgufValue] => [`${architecture}.${key}`, value]),
   ]);
 }
 
+/** Rotary scaling that is not among the tensors (`ropeFactors`). */
+function ropeMetadata({ scaling }: RopeConfig): [string, GgufValue][] {
+  const kind = (factor: number): [string, GgufValue][] => [
+    ["rope.scaling.type", { text: scaling.type }],
+    ["rope.scaling.factor", { f32: factor }],
+  ];
+  const attention = (factor: number): [string, GgufValue] => ["rope.scaling.attn_factor", { f32: factor }];
+  const original = (length: number): [string, GgufValue] => ["rope.scaling.original_context_length", { u32: length }];
+  switch (scaling.type) {
+    case "linear":
+      return kind(scaling.factor);
+    case "yarn": {
+      const factor = yarnAttentionFactor(scaling);
+      if (!isUsualYarn(scaling)) return [attention(factor)];
+      // llama.cpp multiplies by the usual factor itself.
+      const usual = yarnAttentionFactor({ ...scaling, attentionFactor: null, mscale: null });
+      return [
+        ...kind(scaling.factor),
+        original(scaling.originalMaxPositions),
+        ...(factor === usual ? [] : [attention(factor / usual)]),
+      ];
+    }
+    case "longrope":
+      return [attention(longRopeAttentionFactor(scaling)), original(scaling.originalMaxPositions)];
+    default:
+      return [];
+  }
+}
+
 /**
  * The folder's name. llama.cpp knows by the name of a Phi-3 that its special tokens take the white space behind them: a name
- * that does not say so gets it appended.
+ * that does not say so gets it appended, and one that says so of another tokenizer is changed.
  */
-function nameOf(folder: string, config: ModelConfig, { json }: Tokenizer): string {
+function nameOf(folder: string, tokenizer: Tokenizer): string {
   const name = basename(resolve(folder));
-  const added = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
-  const strips = config.family === "phi3" && added.some((token) => isRecord(token) && token["rstrip"] === true);
-  return strips && !/phi-?3/i.test(name) ? `${name} (phi-3)` : name;
+  if (spaceTaking(tokenizer) !== "known") return name.replace(/(phi)-?(3)/gi, "$1 $2");
+  return /phi-?3/i.test(name) ? name : `${name} (phi-3)`;
 }
 
 function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): GgufTensor[] {
@@ -95,17 +115,18 @@ function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): G
         dtype: entry.dtype ?? "u8",
         data: () => readBytes(source, entry),
       }));
+  const { embedding, head } = modulesOf(config);
+  const logits = config.tieWordEmbeddings ? `${config.modulePrefix}${embedding}` : head;
   const tensors = stored.flatMap((tensor): GgufTensor[] => {
     const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(moduleName(tensor.name)) ?? [];
     if (isVision(moduleName(tensor.name))) return [];
-    if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === modulesOf(config).head && config.tieWordEmbeddings))
-      return [];
+    if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === head && config.tieWordEmbeddings)) return [];
     const parts = module === undefined ? [] : ggufParts(module, config);
     if (parts.length === 0 || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
       throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
     }
     const offset = normOffset(module!, config);
-    const to = typeFor(type, tensor.shape);
+    const to = typeFor(module === logits ? headType(type) : type, tensor.shape);
     const read = () => {
       const view = (tensor.data as () => ArrayBufferView)();
       const values = toFloat32(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), tensor.dtype as FloatType);
@@ -137,7 +158,7 @@ function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, sour
   if (missing !== undefined) throw new UserError(`${source.path} holds no tensor for ${missing}.weight; it is not a whole model`);
 }
 
-/** Llama 3's scaling and LongRoPE are tensors: what each frequency is divided by. */
+/** Llama 3's scaling, LongRoPE and a YaRN with other betas are tensors: what each frequency is divided by. */
 function ropeFactors(config: ModelConfig): GgufTensor[] {
   const tensor = (name: string, factors: Float32Array): GgufTensor => ({
     name: `${name}.weight`,
@@ -153,7 +174,7 @@ function ropeFactors(config: ModelConfig): GgufTensor[] {
       tensor("rope_factors_short", Float32Array.from(shortFactors)),
     ];
   }
-  if (scaling.type !== "llama3") return [];
+  if (scaling.type !== "llama3" && (scaling.type !== "yarn" || isUsualYarn(scaling))) return [];
   const scaled = inverseFrequencies(config).inverse;
   const plain = inverseFrequencies({ ...config, rope: { ...config.rope, scaling: { type: "default" } } }).inverse;
   return [

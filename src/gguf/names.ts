@@ -1,6 +1,7 @@
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { modulesOf } from "../hf/modules.ts";
+import type { RopeScaling } from "../hf/rope-config.ts";
 import { groupRows, interleaveRows } from "./encode.ts";
 
 /** llama.cpp's architecture of a family. */
@@ -155,6 +156,11 @@ function checkGemma(config: ModelConfig, family: "gemma2" | "gemma3_text"): void
     throw refuse(capped ? "soft caps on scores and logits" : "no soft caps");
 }
 
+/** llama.cpp reads no betas of YaRN from these architectures' files: it has the usual ones, rounded to whole dimensions. */
+export function isUsualYarn({ betaFast, betaSlow, truncate }: Extract<RopeScaling, { type: "yarn" }>): boolean {
+  return betaFast === 32 && betaSlow === 1 && truncate;
+}
+
 /** @throws {UserError} what llama.cpp computes otherwise */
 export function checkExportable(config: ModelConfig): void {
   const { scaling } = config.rope;
@@ -166,7 +172,10 @@ export function checkExportable(config: ModelConfig): void {
     throw new UserError("llama.cpp's internlm2 models have no biases in attention");
   if (scaling.type === "longrope" && config.family !== "phi3")
     throw new UserError(`llama.cpp's ${architectureOf(config)} models have no longrope scaling`);
-  if (scaling.type === "yarn" && (scaling.attentionFactor !== null || (scaling.mscale && scaling.mscaleAllDim))) {
-    throw new UserError("GGUF has no place for the attention_factor or mscale of this model's rope scaling");
+  if (scaling.type === "yarn" && !isUsualYarn(scaling) && architectureOf(config) !== "llama") {
+    throw new UserError(
+      `llama.cpp's ${architectureOf(config)} models have YaRN with beta_fast 32, beta_slow 1 and truncate, ` +
+        `not beta_fast ${scaling.betaFast}, beta_slow ${scaling.betaSlow}, truncate ${scaling.truncate}`,
+    );
   }
 }

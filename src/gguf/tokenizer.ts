@@ -1,7 +1,8 @@
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import { isRecord } from "../hf/files.ts";
+import { isRecord, show } from "../hf/files.ts";
+import { chatTemplates, endOfTurn } from "./chat.ts";
 import type { GgufValue } from "./write.ts";
 
 /** llama.cpp's token types. */
@@ -17,15 +18,22 @@ const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 const UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]";
 const LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
-const SPLITS: ReadonlyMap<string, string> = new Map([
-  [`${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}${REST}`, "llama-bpe"],
-  [`${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${REST}`, "qwen2"],
+const FIRST = "[^\\r\\n\\p{L}\\p{N}]?";
+const SPLITS: ReadonlyMap<string, PreTokenizer> = new Map<string, PreTokenizer>([
+  [`${CONTRACTIONS}|${FIRST}\\p{L}+|\\p{N}{1,3}${REST}`, { merged: "dbrx", whole: "llama-bpe" }],
+  [`${CONTRACTIONS}|${FIRST}\\p{L}+|\\p{N}${REST}`, { merged: "qwen2" }],
   [
-    `[^\\r\\n\\p{L}\\p{N}]?${UPPER}*${LOWER}+${CONTRACTIONS}?|[^\\r\\n\\p{L}\\p{N}]?${UPPER}+${LOWER}*${CONTRACTIONS}?|\\p{N}{1,3}` +
-      REST.replace("]*", "/]*"),
-    "gpt-4o",
+    `${FIRST}${UPPER}*${LOWER}+${CONTRACTIONS}?|${FIRST}${UPPER}+${LOWER}*${CONTRACTIONS}?|\\p{N}{1,3}${REST.replace("]*", "/]*")}`,
+    { merged: "gpt-4o" },
   ],
+  [`${FIRST}${UPPER}*${LOWER}+|${FIRST}${UPPER}+${LOWER}*|\\p{N}${REST.replace("]*", "/]*")}`, { whole: "tekken" }],
 ]);
+
+/** The name where a word becomes tokens by merges alone, and where a word that is a token is that token (`ignore_merges`). */
+interface PreTokenizer {
+  readonly merged?: string;
+  readonly whole?: string;
+}
 
 /** A BPE tokenizer as `tokenizer.json` has it. */
 interface Bpe {
@@ -35,6 +43,8 @@ interface Bpe {
   /** Pairs of tokens, the first to be joined first. */
   readonly merges: readonly (readonly [string, string])[];
   readonly unknown: string | null;
+  /** Whether what is no token is written as bytes, each of which is a token. */
+  readonly bytes: boolean;
 }
 
 /**
@@ -54,39 +64,68 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
     vocab: model["vocab"],
     merges: model["merges"].map((merge) => (Array.isArray(merge) ? merge : String(merge).split(" ")) as [string, string]),
     unknown: typeof model["unk_token"] === "string" ? model["unk_token"] : null,
+    bytes: model["byte_fallback"] === true,
   };
   const { tokens, types } = tokensOf(bpe, config.vocabSize);
-  const template = tokenizer.chatTemplates.get("default");
-  const kind =
-    model["byte_fallback"] === true ? sentencePiece(bpe, tokens, types, template !== undefined) : byteLevel(bpe, tokens, types);
+  const templates = chatTemplates(tokenizer);
+  const named = [...templates.keys()].filter((name) => name !== "default");
+  const kind = bpe.bytes
+    ? sentencePiece(bpe, tokens, types, tokenizer.chatTemplates.has("default"))
+    : byteLevel(bpe, tokens, types);
   const eos = tokenizer.eosId ?? config.eosTokenIds[0];
-  const other = config.eosTokenIds.find((id) => id !== eos);
+  const others = config.eosTokenIds.filter((id) => id !== eos);
+  const eot = endOfTurn(tokenizer) ?? others[0];
   const id = (key: string, value: number | null | undefined): [string, GgufValue][] =>
     value === null || value === undefined ? [] : [[`tokenizer.ggml.${key}`, { u32: value }]];
   return new Map<string, GgufValue>([
     ...kind,
     ...id("bos_token_id", tokenizer.bosId ?? config.bosTokenId),
     ...id("eos_token_id", eos),
-    ...id("eot_token_id", other),
+    ...id("eot_token_id", eot),
+    // Generation ends with this one, too.
+    ...id(
+      "eom_token_id",
+      others.find((other) => other !== eot),
+    ),
     ...id("padding_token_id", tokenizer.padId ?? config.padTokenId),
     ["tokenizer.ggml.add_bos_token", { bool: tokenizer.prefix.length > 0 }],
     ["tokenizer.ggml.add_eos_token", { bool: false }],
-    ...(template === undefined ? [] : [["tokenizer.chat_template", { text: template }] as [string, GgufValue]]),
+    ...(named.length === 0 ? [] : [["tokenizer.chat_templates", { texts: named }] as [string, GgufValue]]),
+    ...[...templates].map(([name, text]): [string, GgufValue] => [
+      name === "default" ? "tokenizer.chat_template" : `tokenizer.chat_template.${name}`,
+      { text },
+    ]),
   ]);
 }
 
+/** What llama.cpp looks up in the vocabulary of a model whose name says Phi-3; it does not load one that lacks any of them. */
+const PHI3_TOKENS = ["</s>", "<unk>", "<s>", "<|endoftext|>"];
+
+/**
+ * Whether there are tokens that take the white space behind them, and whether llama.cpp knows of it: of Phi-3's, but not of
+ * others' (Phi-4-mini).
+ */
+export function spaceTaking({ json, idOf }: Tokenizer): "none" | "known" | "unknown" {
+  if (!addedTokens(json).some((token) => token["rstrip"] === true)) return "none";
+  return PHI3_TOKENS.every((token) => idOf(token) !== null) ? "known" : "unknown";
+}
+
+function addedTokens(json: Bpe["json"]): Record<string, unknown>[] {
+  const added = json["added_tokens"];
+  return Array.isArray(added) ? added.filter(isRecord) : [];
+}
+
 /** All tokens by id, as far as the model has embeddings, and their types. */
-function tokensOf({ json, vocab, unknown }: Bpe, vocabSize: number): { tokens: string[]; types: number[] } {
+function tokensOf({ json, vocab, unknown, bytes }: Bpe, vocabSize: number): { tokens: string[]; types: number[] } {
   const tokens = Array.from({ length: vocabSize }, (_, i) => `[PAD${i}]`);
   const types = Array.from({ length: vocabSize }, () => UNUSED);
   const place = (token: string, id: number, type: number) => {
     if (id >= vocabSize) return;
     tokens[id] = token;
-    types[id] = token === unknown ? UNKNOWN : BYTE_TOKEN.test(token) ? BYTE : type;
+    types[id] = token === unknown ? UNKNOWN : bytes && BYTE_TOKEN.test(token) ? BYTE : type;
   };
   for (const [token, id] of Object.entries(vocab)) place(token, Number(id), NORMAL);
-  for (const added of Array.isArray(json["added_tokens"]) ? json["added_tokens"] : []) {
-    if (!isRecord(added)) continue;
+  for (const added of addedTokens(json)) {
     const content = String(added["content"]);
     place(content, Number(added["id"]), added["special"] === true || MARKER.test(content) ? CONTROL : USER_DEFINED);
   }
@@ -99,14 +138,14 @@ const BYTE_TOKEN = /^<0x[0-9A-F]{2}>$/;
 /** Added tokens that are no text, though their tokenizer does not call them special: llama.cpp's converter looks for the same. */
 const MARKER = /^(?:<\|.*\|>|<\uff5c.*\uff5c>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\])$/s;
 
-function byteLevel({ json, path, merges }: Bpe, tokens: readonly string[], types: readonly number[]): [string, GgufValue][] {
+function byteLevel(bpe: Bpe, tokens: readonly string[], types: readonly number[]): [string, GgufValue][] {
   return [
     ["tokenizer.ggml.model", { text: "gpt2" }],
-    ["tokenizer.ggml.pre", { text: preTokenizer(json["pre_tokenizer"], path) }],
+    ["tokenizer.ggml.pre", { text: preTokenizer(bpe) }],
     ["tokenizer.ggml.tokens", { texts: tokens }],
     ["tokenizer.ggml.token_type", { i32s: types }],
     // A pair is written with a space, which no byte-level token contains.
-    ["tokenizer.ggml.merges", { texts: merges.map((pair) => pair.join(" ")) }],
+    ["tokenizer.ggml.merges", { texts: bpe.merges.map((pair) => pair.join(" ")) }],
   ];
 }
 
@@ -150,6 +189,11 @@ function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly numb
   ];
 }
 
+/** A list of parts, or one part by itself. */
+function listed(value: unknown, key: string): Record<string, unknown>[] {
+  return (isRecord(value) && Array.isArray(value[key]) ? value[key] : [value]).filter(isRecord);
+}
+
 /** What a space is in SentencePiece's tokens. */
 const SPACE = "\u2581";
 
@@ -159,8 +203,6 @@ const SPACE = "\u2581";
  * @throws {UserError} spaces are not what SentencePiece makes of them
  */
 function spacePrefix({ json, path }: Bpe, chats: boolean): boolean {
-  const listed = (value: unknown, key: string) =>
-    (isRecord(value) && Array.isArray(value[key]) ? value[key] : [value]).filter(isRecord);
   const isSpace = (pattern: unknown) => isRecord(pattern) && pattern["String"] === " ";
   const normalizers = listed(json["normalizer"], "normalizers");
   const words = listed(json["pre_tokenizer"], "pretokenizers");
@@ -181,19 +223,51 @@ function spacePrefix({ json, path }: Bpe, chats: boolean): boolean {
   return scheme === "always" || (scheme === "first" && !chats);
 }
 
-function preTokenizer(value: unknown, path: string): string {
-  const parts = isRecord(value) && Array.isArray(value["pretokenizers"]) ? value["pretokenizers"] : [value];
-  const [first, second, ...others] = parts.filter(isRecord);
+/** @throws {UserError} words are split, or texts changed before, in a way that llama.cpp has no name for */
+function preTokenizer(bpe: Bpe): string {
+  const { json, path } = bpe;
+  // What NFC changes llama.cpp takes as it is written; most texts are NFC already.
+  const other = listed(json["normalizer"], "normalizers").find((one) => one["type"] !== "NFC");
+  if (other) {
+    throw new UserError(`${path}: llama.cpp does not normalise texts by ${show(other["type"])}, which this tokenizer does`);
+  }
+  const [first, second, ...others] = listed(json["pre_tokenizer"], "pretokenizers");
   const isByteLevel = (part: Record<string, unknown> | undefined, words: boolean) =>
     part?.["type"] === "ByteLevel" && part["add_prefix_space"] !== true && (part["use_regex"] !== false) === words;
-  if (first && others.length === 0) {
-    if (!second && isByteLevel(first, true)) return "gpt-2";
-    if (first["type"] === "Digits" && first["individual_digits"] === true && isByteLevel(second, true)) return "smollm";
+  const found = ((): PreTokenizer => {
+    if (!first || others.length > 0) return {};
+    if (!second && isByteLevel(first, true)) return { merged: "gpt-2" };
+    if (first["type"] === "Digits" && first["individual_digits"] === true && isByteLevel(second, true))
+      return { merged: "smollm" };
     const pattern = first["type"] === "Split" && isRecord(first["pattern"]) ? first["pattern"]["Regex"] : undefined;
-    const name = typeof pattern === "string" ? SPLITS.get(pattern) : undefined;
-    if (name !== undefined && isByteLevel(second, false)) return name;
-  }
+    return (typeof pattern === "string" && isByteLevel(second, false) && SPLITS.get(pattern)) || {};
+  })();
+  const whole = isRecord(json["model"]) && json["model"]["ignore_merges"] === true;
+  const name = whole ? found.whole : found.merged;
+  if (name !== undefined) return name;
+  const same = whole ? found.merged : found.whole;
+  if (same !== undefined && mergesMakeAll(bpe)) return same;
   throw new UserError(
-    `${path}: llama.cpp has no name that is known here for this pre_tokenizer; convert this model with llama.cpp`,
+    `${path}: llama.cpp has no name that is known here for this pre_tokenizer${whole ? " with ignore_merges" : ""}; convert this model with llama.cpp`,
   );
+}
+
+/** Whether merges make every token of its characters, so that `ignore_merges` makes no difference. */
+function mergesMakeAll({ vocab, merges, json }: Bpe): boolean {
+  const ranks = new Map(merges.map((pair, rank) => [pair.join(" "), rank]));
+  const added = new Set(addedTokens(json).map((token) => token["content"]));
+  return Object.keys(vocab).every((token) => {
+    const parts = added.has(token) ? [token] : [...token];
+    while (parts.length > 1) {
+      let best = -1;
+      let bestRank = Infinity;
+      for (let i = 0; i + 1 < parts.length; i++) {
+        const rank = ranks.get(`${parts[i]} ${parts[i + 1]}`);
+        if (rank !== undefined && rank < bestRank) [best, bestRank] = [i, rank];
+      }
+      if (best < 0) return false;
+      parts.splice(best, 2, parts[best]! + parts[best + 1]!);
+    }
+    return true;
+  });
 }

@@ -5,13 +5,14 @@ import { fileIo, type FileIo, writeAtomic } from "../hf/files.ts";
  * GGUF version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, counts, metadata, tensor
  * directory, padding, tensor data. Little-endian; dimensions are written innermost first.
  */
-export type GgufType = "f32" | "f16" | "bf16" | "q8_0";
+export type GgufType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
 
 /** Numbers of the types in ggml, and bytes of a block of so many elements. */
 export const GGUF_TYPES: Readonly<Record<GgufType, { readonly id: number; readonly elements: number; readonly bytes: number }>> =
   {
     f32: { id: 0, elements: 1, bytes: 4 },
     f16: { id: 1, elements: 1, bytes: 2 },
+    q4_0: { id: 2, elements: 32, bytes: 18 },
     q8_0: { id: 8, elements: 32, bytes: 34 },
     bf16: { id: 30, elements: 1, bytes: 2 },
   };

@@ -85,7 +85,8 @@ function yarnFrequencies(
   });
 }
 
-function yarnAttentionFactor(scaling: Extract<RopeScaling, { type: "yarn" }>): number {
+/** What YaRN multiplies cos and sin by. */
+export function yarnAttentionFactor(scaling: Extract<RopeScaling, { type: "yarn" }>): number {
   const { factor, attentionFactor, mscale, mscaleAllDim } = scaling;
   const scale = (by: number) => (factor <= 1 ? 1 : 0.1 * by * Math.log(factor) + 1);
   if (attentionFactor !== null) return attentionFactor;

@@ -1,16 +1,18 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { exportAdapter } from "../../src/gguf/adapter.ts";
 import { encode, interleaveRows, typeFor } from "../../src/gguf/encode.ts";
 import { loadConfig } from "../../src/hf/config.ts";
 import { fromFloat32, toFloat32 } from "../../src/hf/halves.ts";
 import { mergeAdapter } from "../../src/hf/merge.ts";
 import { openAdapter } from "../../src/hf/peft.ts";
+import { inverseFrequencies } from "../../src/hf/rope.ts";
 import { openSafetensors, readFloat32 } from "../../src/hf/safetensors.ts";
 import { createRandom } from "../../src/random.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
-import { readGguf } from "../support/gguf.ts";
+import { type GgufFile, readGguf } from "../support/gguf.ts";
 import { adapterFolder, FAMILIES, type GoldenFamily, modelFolder, readTensors, relativeError } from "../support/golden.ts";
 
 setDefaultTimeout(120_000);
@@ -45,7 +47,7 @@ let exports = 0;
 async function exported(...args: string[]) {
   const out = join(folder, `export-${exports++}`, "m.gguf");
   const { code, stderr } = await remat(["export", "gguf", "--out", out, ...args]);
-  expect(`${code} ${stderr.replace(/^note:.*\n/, "")}`).toBe("0 ");
+  expect(`${code} ${stderr.replace(/^note:.*\n/gm, "")}`).toBe("0 ");
   return { file: readGguf(out), modelfile: readFileSync(join(out, "../Modelfile"), "utf8") };
 }
 
@@ -223,6 +225,28 @@ describe("types", () => {
     ]).toEqual([127, -127, 1, -1, 2]);
   });
 
+  test("q8_0 and q4_0 are, to the bit, what llama.cpp makes of the same numbers", () => {
+    const golden = JSON.parse(readFileSync(join(import.meta.dir, "../golden/gguf/quants.json"), "utf8"));
+    const bytes = (name: string) => Uint8Array.from(Buffer.from(golden[name], "base64"));
+    const values = new Float32Array(bytes("values").buffer);
+    for (const type of ["q8_0", "q4_0"] as const) expect(encode(values, type)).toEqual(bytes(type));
+  });
+
+  test("q4_0: within a step of 1/8 of the block's greatest; what makes the logits has 8 bits", async () => {
+    const stored = readModel(tiny);
+    const { file } = await exported("--model", tiny, "--type", "q4_0");
+    expect(file.metadata.get("general.file_type")).toBe(2);
+    const expected = stored.get("model.layers.1.mlp.up_proj.weight")!;
+    const tensor = file.tensors.get("blk.1.ffn_up.weight")!;
+    expect(tensor.type).toBe(2);
+    tensor.values().forEach((value, i) => {
+      const greatest = Math.max(...expected.subarray(i - (i % 32), i - (i % 32) + 32).map(Math.abs));
+      // The greatest is -8 steps, so on its other side the 7 steps fall short by one; the step is kept as f16, 11 bits.
+      expect(Math.abs(value - expected[i]!)).toBeLessThanOrEqual((greatest / 8) * (1 + 8 / 2048));
+    });
+    expect(file.tensors.get("token_embd.weight")!.type).toBe(8);
+  });
+
   test("the Modelfile has the chat template and the ends of turns", async () => {
     const { modelfile, file } = await exported("--model", tiny);
     expect(modelfile).toContain("FROM ./m.gguf\n");
@@ -272,6 +296,65 @@ describe("adapters", () => {
       expect(heads ? separateRows(b.values(), heads, rank) : b.values()).toEqual(expected);
     }
     expect(modelfile).toContain("ADAPTER ./m.gguf");
+  });
+
+  test("one in 4 bits, and one of a head that is the embedding, are refused", () => {
+    const config = loadConfig(modelFolder("smollm2"));
+    const adapter = openAdapter(adapterFolder("llama"));
+    const [first] = adapter.modules.values();
+    const out = join(folder, "refused.gguf");
+    expect(() => exportAdapter(out, adapter, config, "q4_0")).toThrow("an adapter alone is not written as q4_0");
+    const ofHead = { ...adapter, modules: new Map([["lm_head", first!]]) };
+    expect(() => exportAdapter(out, ofHead, config, "f16")).toThrow("lm_head is shared with the embedding");
+    adapter.source.close();
+    expect(existsSync(out)).toBe(false);
+  });
+});
+
+describe("YaRN", () => {
+  const changed = (family: GoldenFamily, name: string, scaling: object): string => {
+    const target = copyFolder(model(family, "smollm"), join(folder, name));
+    const path = join(target, "config.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    const yarn = { rope_type: "yarn", factor: 4, original_max_position_embeddings: 32, ...scaling };
+    writeFileSync(path, JSON.stringify({ ...config, rope_theta: 10_000, rope_scaling: yarn }));
+    return target;
+  };
+  const scalingOf = ({ metadata }: GgufFile, architecture: string) =>
+    Object.fromEntries(
+      [...metadata].flatMap(([key, value]) =>
+        key.startsWith(`${architecture}.rope.scaling.`) ? [[key.slice(architecture.length + 14), value]] : [],
+      ),
+    );
+
+  test("as usual: llama.cpp computes it; its factor on cos and sin is what is left of the model's", async () => {
+    const usual = { type: "yarn", factor: 4, original_context_length: 32 };
+    const plain = await exported("--model", changed("qwen2", "yarn", {}), "--type", "f16");
+    expect(scalingOf(plain.file, "qwen2")).toEqual(usual);
+    const factor = await exported("--model", changed("qwen2", "yarn-factor", { attention_factor: 1.5 }), "--type", "f16");
+    expect(scalingOf(factor.file, "qwen2")).toEqual({ ...usual, attn_factor: Math.fround(1.5 / (1 + 0.1 * Math.log(4))) });
+  });
+
+  test("with other betas: frequencies of its own in a llama, and refused where llama.cpp reads none", async () => {
+    const betas = { beta_fast: 2, beta_slow: 0.5 };
+    const path = changed("smollm2", "yarn-betas", betas);
+    const { file } = await exported("--model", path, "--type", "f16");
+    expect(scalingOf(file, "llama")).toEqual({ attn_factor: Math.fround(1 + 0.1 * Math.log(4)) });
+    const factors = [...file.tensors.get("rope_freqs.weight")!.values()];
+    const { rope, rotaryDim } = loadConfig(path);
+    const { inverse } = inverseFrequencies({ rope, rotaryDim });
+    factors.forEach((factor, i) => expect(10_000 ** ((-2 * i) / rotaryDim) / factor / inverse[i]!).toBeCloseTo(1, 6));
+    expect(new Set(factors).size).toBeGreaterThan(2);
+    const refused = await remat([
+      "export",
+      "gguf",
+      "--model",
+      changed("qwen2", "yarn-odd", betas),
+      "--out",
+      join(folder, "odd.gguf"),
+    ]);
+    expect(refused.code).toBe(2);
+    expect(refused.stderr).toContain("qwen2 models have YaRN with beta_fast 32");
   });
 });
 

@@ -9,6 +9,11 @@ import { modelFolder } from "../support/golden.ts";
 
 const folder = join(import.meta.dir, "../golden/tokenizers");
 
+/** What llama.cpp made of texts (llama-cpp.py there), where it is not what Transformers makes of them. */
+const made: Readonly<Record<string, { readonly different: Readonly<Record<string, number[]>> }>> = JSON.parse(
+  readFileSync(join(import.meta.dir, "../golden/gguf/llama-cpp.json"), "utf8"),
+).tokens;
+
 /** Fixtures with byte fallback: SentencePiece's construction. */
 const names = readdirSync(folder).filter(
   (name) =>
@@ -124,6 +129,11 @@ describe.each(names)("the GGUF vocabulary of %s", (name) => {
     // Whatever was added is cut out, but runs of spaces: those are made by joining.
     const cut = added.filter(({ content, special }) => !special && !content.includes(SPACE)).map(({ content }) => content);
     expect(tokens.filter((_, i) => types[i] === USER_DEFINED)).toEqual(cut);
+  });
+
+  test("is used as here by llama.cpp, also where that is not what Transformers does", () => {
+    const different = Object.entries(made[name]!.different);
+    for (const [text, ids] of different) expect([text, ...tokenize(vocabulary, text)]).toEqual([text, ...ids]);
   });
 
   test("splits texts as Transformers does, and puts them together again", () => {

@@ -76,6 +76,15 @@ function decode(bytes: Buffer, from: number, type: number, count: number): Float
       return toFloat32(part(2 * count), "f16");
     case 30:
       return toFloat32(part(2 * count), "bf16");
+    case 2: {
+      const blocks = part((count / 32) * 18);
+      const view = new DataView(blocks.buffer, blocks.byteOffset, blocks.length);
+      return Float32Array.from({ length: count }, (_, i) => {
+        const block = Math.floor(i / 32) * 18;
+        const pair = view.getUint8(block + 2 + (i % 16));
+        return view.getFloat16(block, true) * ((i % 32 < 16 ? pair & 15 : pair >> 4) - 8);
+      });
+    }
     case 8: {
       const blocks = part((count / 32) * 34);
       const view = new DataView(blocks.buffer, blocks.byteOffset, blocks.length);
