@@ -4,6 +4,8 @@ import { parse as parseYaml } from "yaml";
 import { z } from "zod";
 import { parseHeldOut } from "../data/held-out.ts";
 import { messageOf, UserError } from "../errors.ts";
+import { trainConfigSchema } from "../train/config.ts";
+import { counterpartOf } from "./elsewhere.ts";
 import { camelCase, flagName, suggestion } from "./flags.ts";
 
 const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
@@ -26,7 +28,7 @@ export function findConfig(word: string, recipes: string): string {
   );
 }
 
-/** Reads a configuration file. Keys may be written in camel, kebab or snake case. */
+/** Reads a configuration of `train`. Its keys may be written in camel, kebab or snake case; others stay as they are. */
 export async function readConfigFile(file: string): Promise<Record<string, unknown>> {
   let value: unknown;
   try {
@@ -38,7 +40,8 @@ export async function readConfigFile(file: string): Promise<Record<string, unkno
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new UserError(`${file}: expected keys and values${extname(file) === ".ts" ? " as the default export" : ""}`);
   }
-  const config = Object.fromEntries(Object.entries(value).map(([key, entry]) => [camelCase(key), entry]));
+  const own = (key: string) => (Object.hasOwn(trainConfigSchema.shape, camelCase(key)) ? camelCase(key) : key);
+  const config = Object.fromEntries(Object.entries(value).map(([key, entry]) => [own(key), entry]));
   for (const key of PATH_KEYS) {
     const path = config[key];
     if (typeof path !== "string" || isAbsolute(path) || (key === "valid" && parseHeldOut(path))) continue;
@@ -56,10 +59,20 @@ export function validateConfig<S extends z.ZodObject>(schema: S, values: Record<
   const known = Object.keys(schema.shape);
   const problems = result.error.issues.flatMap((issue) => {
     if (issue.code === "unrecognized_keys")
-      return issue.keys.map((key) => `unknown key ${JSON.stringify(key)}${suggestion(key, known)}`);
+      return issue.keys.map((key) => `unknown key ${JSON.stringify(key)}${keyHint(key, known)}`);
     const key = String(issue.path[0]);
-    const got = values[key] === undefined ? "it is missing" : `got ${JSON.stringify(values[key])}`;
-    return [`${flagName(key)}: ${issue.message}; ${got}`];
+    if (values[key] === undefined) return [`${flagName(key)}: it is missing`];
+    return [`${flagName(key)}: ${issue.message}; got ${JSON.stringify(values[key])}`];
   });
   throw new UserError(`${file ? `${file}: ` : ""}${problems.join("\n")}`);
+}
+
+/** As `suggestion`, and what a key of another system is here. */
+function keyHint(key: string, known: readonly string[]): string {
+  const found = counterpartOf(key, known.map(flagName));
+  if (!found) return suggestion(camelCase(key), known);
+  if ("why" in found) return `; there is no such key: ${found.why}`;
+  const [flag, value] = found.flag.split(" ");
+  if (flag!.startsWith("--no-")) return `; it is ${camelCase(flag!.slice(5))}: false here`;
+  return `; it is ${camelCase(flag!.slice(2))}${value === undefined ? "" : `: ${value}`} here`;
 }

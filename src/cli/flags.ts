@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import { UserError } from "../errors.ts";
+import { counterpartOf } from "./elsewhere.ts";
 
 /** What a command line says: flags by camel-case key, and the words that are not flags. */
 export interface ParsedFlags {
@@ -59,7 +60,10 @@ export function camelCase(name: string): string {
   return name.replaceAll(/[-_]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 }
 
-/** Parses `--flag value`, `--flag=value`, `--boolean` and `--no-boolean` against a schema's keys. */
+/**
+ * Parses `--flag value`, `--flag=value`, `--boolean`, `--boolean true` and `--no-boolean` against a schema's keys. Words of a flag may
+ * be joined by underscores, as in Python.
+ */
 export function parseFlags(schema: ObjectSchema, args: readonly string[]): ParsedFlags {
   const flags = new Map(flagsOf(schema).map((flag) => [flagName(flag.key), flag]));
   const values: Record<string, unknown> = {};
@@ -71,13 +75,14 @@ export function parseFlags(schema: ObjectSchema, args: readonly string[]): Parse
       continue;
     }
     const equals = arg.indexOf("=");
-    const given = equals < 0 ? arg : arg.slice(0, equals);
+    const given = (equals < 0 ? arg : arg.slice(0, equals)).replaceAll("_", "-");
     const inline = equals < 0 ? null : arg.slice(equals + 1);
     const negated = given.startsWith("--no-") && flags.get(`--${given.slice(5)}`)?.kind === "boolean";
     const flag = flags.get(negated ? `--${given.slice(5)}` : given);
-    if (!flag) throw new UserError(`unknown flag ${given}${suggestion(given, [...flags.keys()])}`);
+    if (!flag) throw new UserError(`unknown flag ${given}${flagHint(given, [...flags.keys()])}`);
     if (flag.kind === "boolean") {
-      values[flag.key] = negated ? false : parseBoolean(given, inline ?? "true");
+      const follows = inline === null && !negated && /^(true|false)$/i.test(args[i + 1] ?? "");
+      values[flag.key] = negated ? false : parseBoolean(given, follows ? args[++i]! : (inline ?? "true"));
       continue;
     }
     const text = inline ?? args[++i];
@@ -90,8 +95,8 @@ export function parseFlags(schema: ObjectSchema, args: readonly string[]): Parse
 }
 
 function parseBoolean(name: string, text: string): boolean {
-  if (text === "true") return true;
-  if (text === "false") return false;
+  if (text.toLowerCase() === "true") return true;
+  if (text.toLowerCase() === "false") return false;
   throw new UserError(`${name} takes true or false, got ${JSON.stringify(text)}`);
 }
 
@@ -101,6 +106,13 @@ function parseValue(name: string, flag: Flag, text: string): unknown {
   const number = Number(text);
   if (text.trim() === "" || Number.isNaN(number)) throw new UserError(`${name} takes a number, got ${JSON.stringify(text)}`);
   return number;
+}
+
+/** As `suggestion`, and what a flag of another system is here. */
+function flagHint(given: string, known: readonly string[]): string {
+  const found = counterpartOf(given, known);
+  if (!found) return suggestion(given, known);
+  return "flag" in found ? `; it is ${found.flag} here` : `; there is no such flag: ${found.why}`;
 }
 
 /** `; did you mean --learning-rate?` when a known name is close, else where to look. */

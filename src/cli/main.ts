@@ -2,6 +2,7 @@
 import { version } from "../../package.json" with { type: "json" };
 import { messageOf, UserError } from "../errors.ts";
 import type { VerbEvent } from "../train/events.ts";
+import { verbFor } from "./elsewhere.ts";
 import { suggestion } from "./flags.ts";
 import { ALIASES, VERBS, type Verb } from "./verbs.ts";
 
@@ -20,7 +21,11 @@ async function main(args: readonly string[]): Promise<number> {
     return 0;
   }
   const verb: Verb | undefined = Object.hasOwn(VERBS, name) ? VERBS[name] : undefined;
-  if (!verb) throw new UserError(`unknown verb ${JSON.stringify(name)}${suggestion(name, Object.keys(VERBS))}`);
+  if (!verb) {
+    const other = verbFor(name);
+    const hint = other === null ? suggestion(name, Object.keys(VERBS)) : `; it is ${other} here`;
+    throw new UserError(`unknown verb ${JSON.stringify(name)}${hint}`);
+  }
   const module = await verb.load();
   if (rest.includes("--help") || rest.includes("-h")) {
     console.log(module.help());

@@ -84,6 +84,11 @@ describe("flags", () => {
     });
     expect(parseFlags(schema, ["--dry-run", "--rate=-1"]).values).toEqual({ dryRun: true, rate: -1 });
     expect(parseFlags(schema, ["--dry-run=false"]).values).toEqual({ dryRun: false });
+    expect(parseFlags(schema, ["--long_name", "a_b", "--dry_run", "False", "word"])).toEqual({
+      values: { longName: "a_b", dryRun: false },
+      words: ["word"],
+    });
+    expect(parseFlags(schema, ["--no-dry-run", "true"])).toEqual({ values: { dryRun: false }, words: ["true"] });
   });
 
   test.each([
