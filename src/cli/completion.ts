@@ -50,7 +50,7 @@ async function readVerbs(): Promise<CompletedVerb[]> {
       const isOn = kind === "boolean" && fallback === "true";
       return {
         name: isOn ? plain.replace("--", "--no-") : plain,
-        description,
+        description: isOn ? `${description} (on)` : description,
         choices,
         isOpen: kind !== "boolean" && choices.length === 0,
       };

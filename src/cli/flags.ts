@@ -70,7 +70,7 @@ export function parseFlags(schema: ObjectSchema, args: readonly string[]): Parse
   const words: string[] = [];
   for (let i = 0; i < args.length; i++) {
     const arg = args[i]!;
-    if (!arg.startsWith("--")) {
+    if (!/^-./.test(arg)) {
       words.push(arg);
       continue;
     }
@@ -109,7 +109,8 @@ function parseValue(name: string, flag: Flag, text: string): unknown {
 }
 
 /** As `suggestion`, and what a flag of another system is here. */
-function flagHint(given: string, known: readonly string[]): string {
+function flagHint(written: string, known: readonly string[]): string {
+  const given = written.replace(/^-(?!-)/, "--");
   const found = counterpartOf(given, known);
   if (!found) return suggestion(given, known);
   return "flag" in found ? `; it is ${found.flag} here` : `; there is no such flag: ${found.why}`;

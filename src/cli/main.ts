@@ -40,21 +40,33 @@ function overview(): string {
   return `Fine-tunes language models inside Bun, with gradient checkpointing on by default.\n\nUsage: remat <verb> ...\n\n${rows.join("\n")}\n\nremat <verb> --help explains a verb.`;
 }
 
+/** Whoever reads the output may leave (`| head`): what is under way, such as a training run, goes on without being seen. */
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+  });
+}
+
+/** A program that reads events is told of an error on the same stream. */
+function tellProgram(args: readonly string[], message: string, exitCode: number): void {
+  const at = args.findLastIndex((arg) => arg.startsWith("--json"));
+  if (at < 0 || !/^--json(=true)?$/i.test(args[at]!) || args[at + 1]?.toLowerCase() === "false") return;
+  const event: VerbEvent = { type: "error", message, exitCode };
+  process.stdout.write(`${JSON.stringify(event)}\n`);
+}
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
   if (error instanceof UserError) {
     process.stderr.write(`remat: ${error.message}\n`);
     process.exitCode = error.exitCode;
-    // A program that reads events is told on the same stream.
-    if (process.argv.includes("--json")) {
-      const event: VerbEvent = { type: "error", message: error.message, exitCode: error.exitCode };
-      process.stdout.write(`${JSON.stringify(event)}\n`);
-    }
+    tellProgram(process.argv, error.message, error.exitCode);
   } else {
     process.stderr.write(
       `remat: internal error (please report it): ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}\n`,
     );
     process.exitCode = 1;
+    tellProgram(process.argv, `internal error: ${messageOf(error)}`, 1);
   }
 }

@@ -65,7 +65,10 @@ const shown = trainConfigSchema
 const modelFlags = trainConfigSchema.extend({ ...shown.shape, data: trainConfigSchema.shape.data.optional() });
 
 /** For shell completion: the flags of both uses. */
-export const flags = shown.extend({ chain: chainFlags.shape.chain.optional() });
+export const flags = shown.extend({
+  // A description belongs to one schema, and not to what is made of it.
+  chain: chainFlags.shape.chain.optional().describe(flagsOf(chainFlags)[0]!.description),
+});
 
 export function help(): string {
   return `Plans what a training step keeps and what it computes again, so that it stays within a memory limit. Nothing is trained.

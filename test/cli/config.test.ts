@@ -94,6 +94,7 @@ describe("flags", () => {
   test.each([
     [["--rat", "1"], /unknown flag --rat; did you mean --rate\?/],
     [["--zzzzzzzzz"], /unknown flag --zzzzzzzzz; see --help/],
+    [["-rate", "1"], /unknown flag -rate; did you mean --rate\?/],
     [["--rate"], /--rate needs a value/],
     [["--rate", "--dry-run"], /--rate needs a value/],
     [["--rate", "fast"], /--rate takes a number, got "fast"/],

@@ -14,6 +14,7 @@ const model = writeTinyModel(join(folder, "model"), {
   head_dim: 4,
   intermediate_size: 16,
 });
+const main = join(import.meta.dir, "../../src/cli/main.ts");
 const examples = (words: readonly string[], answer: (word: string) => string) =>
   words.map((word) => `${JSON.stringify({ prompt: `Define ${word}. `, completion: answer(word) })}\n`).join("");
 const words = ["king", "house", "water", "tree", "sword", "bread", "stone", "night"];
@@ -105,6 +106,37 @@ test("a planner's schedule has a predicted time, in events and in words", async 
   const { code, stderr } = await remat(["train", "--model", model, ...data, ...flags]);
   expect(code).toBe(0);
   expect(stderr).toMatch(/\ntime +\d+ s; forward and backward of a step predicted [\d.]+ m?s, measured [\d.]+ m?s\n/);
+
+  test("whoever reads the events may leave: the run goes on to its end", async () => {
+    const output = join(folder, "unread");
+    const flags = [
+      "--data",
+      join(folder, "train.jsonl"),
+      "--output",
+      output,
+      "--steps",
+      "6",
+      "--threads",
+      "1",
+      "--no-sample",
+      "--json",
+    ];
+    const command = `"$@" | head -n 1; exit "\${PIPESTATUS[0]}"`;
+    const child = Bun.spawn(["bash", "-c", command, "bash", process.execPath, main, "train", "--model", model, ...flags], {
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    expect({ code: await child.exited, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(
+      stdout
+        .trim()
+        .split("\n")
+        .map((line) => (JSON.parse(line) as RunEvent).type),
+    ).toEqual(["start"]);
+    const metrics = readFileSync(join(output, "metrics.jsonl"), "utf8");
+    expect(metrics.match(/"type":"step"/g)?.length).toBe(6);
+  });
 });
 
 describe("--load-best", () => {
@@ -247,8 +279,13 @@ describe("other verbs with --json", () => {
     for (const args of [
       ["train", "--model", model, "--data", join(folder, "none.jsonl")],
       ["eval", "--modle", model],
-    ]) {
-      const { code, stdout, stderr } = await remat([...args, "--json"]);
+      ["data", "check", join(folder, "none.jsonl")],
+      ["plan", "--model", join(folder, "none")],
+    ].flatMap((args) => [
+      [...args, "--json"],
+      [...args, "--json=true"],
+    ])) {
+      const { code, stdout, stderr } = await remat(args);
       const event = lines(stdout).at(-1)!;
       expect(event).toMatchObject({ type: "error", exitCode: code });
       expect(code).toBe(2);
