@@ -91,21 +91,6 @@ describe("--json", () => {
     );
     expect(readdirSync(join(folder, "events")).filter((name) => name.startsWith("events.out.tfevents.")).length).toBe(1);
   });
-});
-
-test("a planner's schedule has a predicted time, in events and in words", async () => {
-  const flags = ["--activation-memory", "100%", "--steps", "3", "--no-sample"];
-  const { events } = await train("planned", ...flags);
-  for (const { forwardBackward } of [...of(events, "step"), ...of(events, "done")]) {
-    expect(forwardBackward!.predicted).toBeGreaterThan(0);
-    expect(forwardBackward!.measured).toBeGreaterThan(0);
-  }
-  const [, second, third] = of(events, "step").map(({ forwardBackward }) => forwardBackward.measured);
-  expect(of(events, "done")[0]!.forwardBackward!.measured).toBeCloseTo((second! + third!) / 2, 9);
-  const data = ["--data", join(folder, "train.jsonl"), "--output", join(folder, "words"), "--sequence-length", "64"];
-  const { code, stderr } = await remat(["train", "--model", model, ...data, ...flags]);
-  expect(code).toBe(0);
-  expect(stderr).toMatch(/\ntime +\d+ s; forward and backward of a step predicted [\d.]+ m?s, measured [\d.]+ m?s\n/);
 
   test("whoever reads the events may leave: the run goes on to its end", async () => {
     const output = join(folder, "unread");
@@ -137,6 +122,21 @@ test("a planner's schedule has a predicted time, in events and in words", async 
     const metrics = readFileSync(join(output, "metrics.jsonl"), "utf8");
     expect(metrics.match(/"type":"step"/g)?.length).toBe(6);
   });
+});
+
+test("a planner's schedule has a predicted time, in events and in words", async () => {
+  const flags = ["--activation-memory", "100%", "--steps", "3", "--no-sample"];
+  const { events } = await train("planned", ...flags);
+  for (const { forwardBackward } of [...of(events, "step"), ...of(events, "done")]) {
+    expect(forwardBackward!.predicted).toBeGreaterThan(0);
+    expect(forwardBackward!.measured).toBeGreaterThan(0);
+  }
+  const [, second, third] = of(events, "step").map(({ forwardBackward }) => forwardBackward.measured);
+  expect(of(events, "done")[0]!.forwardBackward!.measured).toBeCloseTo((second! + third!) / 2, 9);
+  const data = ["--data", join(folder, "train.jsonl"), "--output", join(folder, "words"), "--sequence-length", "64"];
+  const { code, stderr } = await remat(["train", "--model", model, ...data, ...flags]);
+  expect(code).toBe(0);
+  expect(stderr).toMatch(/\ntime +\d+ s; forward and backward of a step predicted [\d.]+ m?s, measured [\d.]+ m?s\n/);
 });
 
 describe("--load-best", () => {
