@@ -6,7 +6,7 @@ import { parseHeldOut } from "../data/held-out.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { trainConfigSchema } from "../train/config.ts";
 import { counterpartOf } from "./elsewhere.ts";
-import { camelCase, flagName, suggestion } from "./flags.ts";
+import { camelCase, type Flag, flagName, flagsOf, suggestion } from "./flags.ts";
 
 const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
 /** Keys whose value is a path: in a file they are relative to that file, as flags to the working directory. */
@@ -40,16 +40,40 @@ export async function readConfigFile(file: string): Promise<Record<string, unkno
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new UserError(`${file}: expected keys and values${extname(file) === ".ts" ? " as the default export" : ""}`);
   }
-  const own = (key: string) => (Object.hasOwn(trainConfigSchema.shape, camelCase(key)) ? camelCase(key) : key);
-  const config = Object.fromEntries(Object.entries(value).map(([key, entry]) => [own(key), entry]));
+  const kinds = new Map(flagsOf(trainConfigSchema).map(({ key, kind }) => [key, kind]));
+  const config: Record<string, unknown> = {};
+  for (const [key, entry] of Object.entries(value)) {
+    const kind = kinds.get(camelCase(key));
+    // A key without a value is as good as absent.
+    if (kind === undefined) config[key] = entry;
+    else if (entry !== null) config[camelCase(key)] = readEntry(kind, entry);
+  }
+  const beside = (path: string) => (isAbsolute(path) ? path : join(dirname(file), path));
   for (const key of PATH_KEYS) {
     const path = config[key];
-    if (typeof path !== "string" || isAbsolute(path) || (key === "valid" && parseHeldOut(path))) continue;
-    const beside = join(dirname(file), path);
+    if (typeof path !== "string" || (key === "valid" && parseHeldOut(path))) continue;
     // A model that is no folder beside the file may be one of the hub.
-    if (key !== "model" || path.startsWith(".") || existsSync(beside)) config[key] = beside;
+    if (key !== "model")
+      config[key] = existsSync(beside(path))
+        ? beside(path)
+        : path
+            .split(",")
+            .map((part) => beside(part.trim()))
+            .join();
+    else if (path.startsWith(".") || existsSync(beside(path))) config[key] = beside(path);
   }
   return config;
+}
+
+/** An entry as its flag might have it: a list as text with commas, a number in quotes, YAML 1.1's words for true and false. */
+function readEntry(kind: Flag["kind"], entry: unknown): unknown {
+  if (kind === "text" && Array.isArray(entry) && entry.every((part) => typeof part === "string")) return entry.join();
+  if (typeof entry !== "string") return entry;
+  if (kind === "list") return entry.split(",").map((part) => part.trim());
+  if (kind === "number") return entry.trim() === "" || Number.isNaN(Number(entry)) ? entry : Number(entry);
+  if (kind === "boolean" && /^(yes|on|true)$/i.test(entry)) return true;
+  if (kind === "boolean" && /^(no|off|false)$/i.test(entry)) return false;
+  return entry;
 }
 
 /** Checks values against a schema; one error that names every wrong key, as a flag and, if given, with its file. */

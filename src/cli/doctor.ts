@@ -4,8 +4,8 @@ import { UserError } from "../errors.ts";
 import { describeMissing } from "../ort/cuda.ts";
 import { CUDA_PACKAGE, installCuda } from "../ort/install.ts";
 import { formatBytes } from "../train/memory.ts";
-import { validateConfig } from "./config-file.ts";
-import { describeFlags, parseFlags } from "./flags.ts";
+import { describeFlags } from "./flags.ts";
+import { readFlags } from "./model-flags.ts";
 
 const schema = z.strictObject({
   json: z.boolean().default(false).describe("print one JSON object"),
@@ -28,9 +28,7 @@ ${describeFlags(schema)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const { values, words } = parseFlags(schema, args);
-  if (words.length > 0) throw new UserError(`doctor takes flags only, got ${JSON.stringify(words[0])}`);
-  const flags = validateConfig(schema, values);
+  const flags = readFlags("doctor", schema, args);
   if (flags.from !== undefined && flags.install === undefined) throw new UserError("--from needs --install cuda");
   if (flags.install) {
     const paths = await installCuda({ from: flags.from, onBytes: showDownload() });

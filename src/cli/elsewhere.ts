@@ -3,7 +3,7 @@
  * an unknown one gets. docs/coming-from.md says more; a test compares the two.
  */
 const COUNTERPARTS: Readonly<Record<string, string>> = {
-  "--model": "model_name_or_path base_model pretrained_model_name_or_path",
+  "--model": "model_name_or_path base_model pretrained_model_name_or_path m",
   "--data": "dataset_name dataset datasets data_path train_file",
   "--valid": "eval_dataset val_set_size val_split",
   "--output": "output_dir work_dir adapter_path",
@@ -52,6 +52,8 @@ const COUNTERPARTS: Readonly<Record<string, string>> = {
   "--device": "device_map",
   "--type": "quantization_method outtype",
   "--temperature": "temp",
+  "--prompt": "p",
+  "--max-new-tokens": "n n_predict",
 };
 
 const VERBS: Readonly<Record<string, string>> = {
@@ -73,6 +75,7 @@ const NONE: Readonly<Record<string, string>> = {
   "the model's own chat template is used": "chat_template prompt_template",
   "the format of data is told from the keys of a line": "dataset_text_field dataset_map_fn",
   "metrics.jsonl, --json and --tensorboard are what there is": "wandb_project mlflow_tracking_uri",
+  "a configuration is named without a flag, remat train FILE": "config c config_file",
   "a run has one device": "deepspeed fsdp",
   "upload the run folder with the hub's own tools": "push_to_hub hub_model_id",
   "adapters are plain LoRA": "use_dora modules_to_save",

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { createBatches } from "../data/batch.ts";
+import { evaluationFile } from "../data/dataset.ts";
 import { loadSamples } from "../data/prepare.ts";
 import { createSampler } from "../data/sample.ts";
 import { createScorer } from "../generate/score.ts";
@@ -12,7 +13,7 @@ import { MODEL_FLAGS, readFlags, withModel } from "./model-flags.ts";
 
 const schema = z.strictObject({
   ...MODEL_FLAGS,
-  data: z.string().min(1).describe("examples: a JSONL file"),
+  data: z.string().min(1).describe("examples: a JSONL file, or a folder with test.jsonl or valid.jsonl"),
   sequenceLength: z.int().min(2).optional().describe("tokens in a row (512, or the model's context)"),
   truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
   date: trainConfigSchema.shape.date.describe("what chat templates that write the date take for today (today)"),
@@ -43,7 +44,7 @@ export async function run(args: readonly string[]): Promise<number> {
       eosId,
       ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
     });
-    const samples = await loadSamples(flags.data, sampler);
+    const samples = await loadSamples(evaluationFile(flags.data), sampler);
     const padId = tokenizer.padId ?? eosId ?? 0;
     const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });
     const score = createScorer(executor, { ...model, tokens, weighted: samples.weighted });

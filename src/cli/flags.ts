@@ -1,3 +1,5 @@
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
 import type { z } from "zod";
 import { UserError } from "../errors.ts";
 import { counterpartOf } from "./elsewhere.ts";
@@ -92,6 +94,22 @@ export function parseFlags(schema: ObjectSchema, args: readonly string[]): Parse
     values[flag.key] = parseValue(given, flag, text);
   }
   return { values, words };
+}
+
+/** What the flags of a verb say that takes no words. @throws {UserError} */
+export function parseOnlyFlags(verb: string, schema: ObjectSchema, args: readonly string[]): ParsedFlags["values"] {
+  const { values, words } = parseFlags(schema, args);
+  const [word] = words;
+  if (word === undefined) return values;
+  const has = (key: string) => Object.hasOwn(schema.shape, key);
+  const flag = !existsSync(word)
+    ? null
+    : has("adapter") && existsSync(join(word, "adapter_config.json"))
+      ? "--adapter"
+      : statSync(word).isDirectory()
+        ? has("model") && "--model"
+        : has("data") && "--data";
+  throw new UserError(`${verb} takes flags only, got ${JSON.stringify(word)}${flag ? `; did you mean ${flag} ${word}?` : ""}`);
 }
 
 function parseBoolean(name: string, text: string): boolean {

@@ -1,6 +1,5 @@
 import { z } from "zod";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { UserError } from "../errors.ts";
 import type { SamplingOptions } from "../generate/sampler.ts";
 import {
   describeSampling,
@@ -19,7 +18,7 @@ import { type Executor } from "../runtime/executor.ts";
 import { type TrainConfig, trainConfigSchema } from "../train/config.ts";
 import { printEvent } from "./display.ts";
 import { findModel } from "./find-model.ts";
-import { parseFlags } from "./flags.ts";
+import { parseOnlyFlags } from "./flags.ts";
 import { validateConfig } from "./config-file.ts";
 
 /** Flags of every verb that runs a model. */
@@ -76,9 +75,7 @@ export interface OpenModel {
 
 /** Flags of a verb that takes no words. @throws {UserError} */
 export function readFlags<S extends z.ZodObject>(verb: string, schema: S, args: readonly string[]): z.output<S> {
-  const { values, words } = parseFlags(schema, args);
-  if (words.length > 0) throw new UserError(`${verb} takes flags only, got ${JSON.stringify(words[0])}`);
-  return validateConfig(schema, values);
+  return validateConfig(schema, parseOnlyFlags(verb, schema, args));
 }
 
 /**

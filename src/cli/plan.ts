@@ -1,7 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { z } from "zod";
 import { openDevice } from "../device.ts";
-import { UserError } from "../errors.ts";
 import { loadConfig } from "../hf/config.ts";
 import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import { fileError } from "../hf/files.ts";
@@ -25,9 +24,9 @@ import { type ModelPlan, planModel } from "../train/model-plan.ts";
 import { PLANNED_VARIANTS } from "../train/planning.ts";
 import { tuningOf, tuningOfAdapter } from "../train/tuning.ts";
 import { weightTypeOf } from "../train/weights.ts";
-import { validateConfig } from "./config-file.ts";
 import { findModel } from "./find-model.ts";
-import { describeFlags, flagsOf, flagName, parseFlags } from "./flags.ts";
+import { describeFlags, flagsOf, flagName } from "./flags.ts";
+import { readFlags } from "./model-flags.ts";
 import { planChain } from "./plan-chain.ts";
 
 const chainFlags = z.strictObject({
@@ -85,10 +84,10 @@ ${describeFlags(shown)}
 
 export async function run(args: readonly string[]): Promise<number> {
   if (args.some((arg) => arg === "--chain" || arg.startsWith("--chain="))) {
-    const { chain, memory, json } = validateConfig(chainFlags, valuesOf(chainFlags, args));
+    const { chain, memory, json } = readFlags("plan", chainFlags, args);
     return planChain(chain, memory, json);
   }
-  const config = validateConfig(modelFlags, valuesOf(modelFlags, args));
+  const config = readFlags("plan", modelFlags, args);
   checkQuantize(config);
   const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);
@@ -135,12 +134,6 @@ export async function run(args: readonly string[]): Promise<number> {
     source.close();
   }
   return 0;
-}
-
-function valuesOf(schema: z.ZodObject, args: readonly string[]): Record<string, unknown> {
-  const { values, words } = parseFlags(schema, args);
-  if (words.length > 0) throw new UserError(`plan takes flags only, got ${JSON.stringify(words[0])}; see --help`);
-  return { ...values };
 }
 
 /** Rows that are each one example with a target everywhere: attention and head have the most to do. */

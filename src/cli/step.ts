@@ -17,10 +17,9 @@ import { offloadOf } from "../train/offload.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { tuningOf, tuningOfAdapter } from "../train/tuning.ts";
 import { initialiseAdapter } from "../train/weights.ts";
-import { validateConfig } from "./config-file.ts";
 import { findModel } from "./find-model.ts";
-import { describeFlags, parseFlags } from "./flags.ts";
-import { MODEL_FLAGS } from "./model-flags.ts";
+import { describeFlags } from "./flags.ts";
+import { MODEL_FLAGS, readFlags } from "./model-flags.ts";
 import { temporaryText } from "./progress.ts";
 
 const schema = trainConfigSchema
@@ -63,9 +62,7 @@ ${describeFlags(schema)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const { values, words } = parseFlags(schema, args);
-  if (words.length > 0) throw new UserError(`step takes flags only, got ${JSON.stringify(words[0])}`);
-  const config = validateConfig(schema, values);
+  const config = readFlags("step", schema, args);
   checkQuantize(config);
   const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);

@@ -39,6 +39,14 @@ export function findSplits(path: string): Splits {
   return { train, valid: split(VALID), test: split(["test.jsonl"]) };
 }
 
+/** The file to evaluate on: itself, or of a folder `test.jsonl`, else `valid.jsonl`. @throws {UserError} a folder without them */
+export function evaluationFile(path: string): string {
+  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return path;
+  const found = ["test.jsonl", ...VALID].map((name) => join(path, name)).find((file) => existsSync(file));
+  if (found !== undefined) return found;
+  throw new UserError(`${path}: a folder to evaluate on must hold test.jsonl or valid.jsonl; or name a file`);
+}
+
 function explain(reason: string | null): string {
   return reason === null ? "" : `; ${reason}`;
 }

@@ -46,7 +46,10 @@ export const trainConfigSchema = z.strictObject({
   output: z.string().min(1).default("runs/latest").describe("run folder; must be new or empty unless --overwrite is given"),
   overwrite: z.boolean().default(false).describe("replace the contents of the run folder"),
 
-  method: z.enum(["lora", "full"]).default("lora").describe("train low-rank adapters, or all weights"),
+  method: z
+    .enum(["lora", "full"], { error: ({ input }) => (input === "qlora" ? "qlora is lora with --quantize nf4" : undefined) })
+    .default("lora")
+    .describe("train low-rank adapters, or all weights"),
   rank: count.max(1024).default(8).describe("LoRA rank r"),
   alpha: positive.optional().describe("LoRA alpha; the adapter's output is scaled by alpha / r (default: twice the rank)"),
   dropout: z.number().min(0).max(0.95).default(0).describe("dropout in front of the adapters"),

@@ -85,6 +85,17 @@ describe("eval", () => {
     expect(first!.accuracy).toBe(accuracy);
   });
 
+  test("of a folder, test.jsonl is used, else valid.jsonl", async () => {
+    const splits = join(folder, "evaluation");
+    mkdirSync(splits);
+    const flags = ["--model", model, "--threads", "1", "--json"];
+    expect(await refused("eval", ...flags, "--data", splits)).toContain("must hold test.jsonl or valid.jsonl");
+    writeFileSync(join(splits, "valid.jsonl"), lines([chat("king"), chat("house")]));
+    expect(JSON.parse(await ok("eval", ...flags, "--data", splits))).toMatchObject({ examples: 2 });
+    writeFileSync(join(splits, "test.jsonl"), lines([chat("water")]));
+    expect(JSON.parse(await ok("eval", ...flags, "--data", splits))).toMatchObject({ examples: 1 });
+  });
+
   test("over-long examples are refused with their length", async () => {
     expect(await refused("eval", "--model", model, "--data", data, "--sequence-length", "8")).toMatch(
       /data\.jsonl:1: the example has \d+ tokens/,

@@ -57,6 +57,26 @@ describe("configuration files", () => {
     expect(userError(() => findConfig("no-such", recipes))).toMatch(/no-such.*recipe/);
   });
 
+  test("lists as text and text as lists, numbers in quotes, YAML 1.1's words, keys without a value", async () => {
+    const text =
+      'targets: all-linear\nlearning_rate: "1e-4"\npacking: no\nresume: On\nseed:\ndata: [a.jsonl=2, /b.jsonl]\nvalid: c.jsonl,d.jsonl\nother:\n';
+    expect(await readConfigFile(file("python.yaml", text))).toEqual({
+      targets: ["all-linear"],
+      learningRate: 1e-4,
+      packing: false,
+      resume: true,
+      // Each part is relative to the file.
+      data: `${join(folder, "a.jsonl=2")},/b.jsonl`,
+      valid: `${join(folder, "c.jsonl")},${join(folder, "d.jsonl")}`,
+      other: null,
+    });
+    expect(await readConfigFile(file("part.yaml", "valid: 5%\nmodel: org/name\nrank: many\n"))).toEqual({
+      valid: "5%",
+      model: "org/name",
+      rank: "many",
+    });
+  });
+
   test("every wrong key is named, with its file", () => {
     const message = userError(() =>
       validateConfig(trainConfigSchema, { model: "m", data: "d", rank: 0, schedule: "cosin", lerningRate: 1 }, "my.yaml"),

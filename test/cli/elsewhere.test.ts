@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { counterpartOf } from "../../src/cli/elsewhere.ts";
 import { validateConfig } from "../../src/cli/config-file.ts";
-import { flagName, parseFlags } from "../../src/cli/flags.ts";
+import { flagName, parseFlags, parseOnlyFlags } from "../../src/cli/flags.ts";
 import { VERBS } from "../../src/cli/verbs.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import { userError } from "../hf/temp.ts";
@@ -55,6 +55,27 @@ test("a flag that the verb does not have is not named", async () => {
   const { flags } = await VERBS["eval"]!.load();
   expect(userError(() => parseFlags(flags, ["--adapter-path", "x"]))).toBe("unknown flag --adapter-path; it is --adapter here");
   expect(userError(() => parseFlags(flags, ["--max-grad-norm", "1"]))).toBe("unknown flag --max-grad-norm; see --help");
+});
+
+test("flags of one letter, and words where there are none", async () => {
+  expect(userError(() => parseFlags(trainConfigSchema, ["-c", "x.yaml"]))).toBe(
+    "unknown flag -c; there is no such flag: a configuration is named without a flag, remat train FILE",
+  );
+  const { flags } = await VERBS["chat"]!.load();
+  expect(userError(() => parseFlags(flags, ["-m", "x"]))).toBe("unknown flag -m; it is --model here");
+  const root = join(import.meta.dir, "../..");
+  const model = join(root, "recipes/base/model");
+  expect(userError(() => parseOnlyFlags("chat", flags, [model]))).toBe(
+    `chat takes flags only, got ${JSON.stringify(model)}; did you mean --model ${model}?`,
+  );
+  const { flags: evalFlags } = await VERBS["eval"]!.load();
+  expect(userError(() => parseOnlyFlags("eval", evalFlags, [join(root, "package.json")]))).toContain("did you mean --data ");
+  const adapter = join(root, "test/golden/models/llama/adapter");
+  expect(userError(() => parseOnlyFlags("eval", evalFlags, [adapter]))).toContain("did you mean --adapter ");
+  expect(userError(() => parseOnlyFlags("eval", evalFlags, ["nothing"]))).toBe('eval takes flags only, got "nothing"');
+  expect(userError(() => validateConfig(trainConfigSchema, { model: "m", data: "d", method: "qlora" }))).toBe(
+    '--method: qlora is lora with --quantize nf4; got "qlora"',
+  );
 });
 
 test("verbs of other systems", async () => {
