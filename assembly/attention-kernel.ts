@@ -6,6 +6,7 @@
  * them, counted from the start of the key block. A tile whose range is empty is skipped.
  */
 import { computeTile } from "./gemm-kernel";
+import { loadSome, storeSome } from "./lanes";
 
 /**
  * Scores of 6 keys, the first of which is `key`: c[key + 0..6][8] = A B for each tile that sees `key`. B is
@@ -42,4 +43,46 @@ export function attentionSums(
     b += bStride;
     c += cStride;
   }
+}
+
+/**
+ * out[dim] = factor * p[count] V[count, dim]: for each feature a sum over rows in ascending order. Four rows at once are added to the sums
+ * in memory: V is read once, from front to back.
+ */
+export function weightedSum(p: usize, count: i32, v: usize, dim: i32, factor: f32, out: usize): void {
+  const stride = <usize>dim << 2;
+  const whole = dim & ~3, left = dim & 3;
+  memory.fill(out, 0, stride);
+  let i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const p0 = v128.load32_splat(p), p1 = v128.load32_splat(p, 4), p2 = v128.load32_splat(p, 8), p3 = v128.load32_splat(p, 12);
+    let v0 = v, v1 = v0 + stride, v2 = v1 + stride, v3 = v2 + stride;
+    let to = out;
+    for (const end = out + (<usize>whole << 2); to != end; to += 16) {
+      let s = f32x4.add(v128.load(to), f32x4.mul(p0, v128.load(v0)));
+      s = f32x4.add(s, f32x4.mul(p1, v128.load(v1)));
+      s = f32x4.add(s, f32x4.mul(p2, v128.load(v2)));
+      v128.store(to, f32x4.add(s, f32x4.mul(p3, v128.load(v3))));
+      v0 += 16, v1 += 16, v2 += 16, v3 += 16;
+    }
+    if (left) {
+      let s = f32x4.add(loadSome(to, left), f32x4.mul(p0, loadSome(v0, left)));
+      s = f32x4.add(s, f32x4.mul(p1, loadSome(v1, left)));
+      s = f32x4.add(s, f32x4.mul(p2, loadSome(v2, left)));
+      storeSome(to, f32x4.add(s, f32x4.mul(p3, loadSome(v3, left))), left);
+    }
+    p += 16;
+    v += stride << 2;
+  }
+  for (; i < count; i++, p += 4) {
+    const p0 = v128.load32_splat(p);
+    let to = out;
+    for (const end = out + (<usize>whole << 2); to != end; to += 16, v += 16) v128.store(to, f32x4.add(v128.load(to), f32x4.mul(p0, v128.load(v))));
+    if (left) storeSome(to, f32x4.add(loadSome(to, left), f32x4.mul(p0, loadSome(v, left))), left);
+    v += <usize>left << 2;
+  }
+  const scale = f32x4.splat(factor);
+  let to = out;
+  for (const end = out + (<usize>whole << 2); to != end; to += 16) v128.store(to, f32x4.mul(v128.load(to), scale));
+  if (left) storeSome(to, f32x4.mul(loadSome(to, left), scale), left);
 }

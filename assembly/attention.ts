@@ -43,16 +43,20 @@ export function causalAttention(): void {
   if (int(0) == 0) {
     if (threadIndex == 0) store<i32>(pointer(6), 0);
   } else {
+    const kvHeads = int(3), dim = int(4);
     attention(
-      pointer(0), pointer(1), pointer(2), pointer(3), pointer(4), pointer(5), pointer(6),
-      0, int(1), int(2), int(3), int(4), float(5), float(6),
+      pointer(0), pointer(1), pointer(2), <usize>(kvHeads * dim) << 2, <usize>dim << 2, pointer(3), pointer(4), pointer(5), pointer(6),
+      0, int(1), int(2), kvHeads, dim, float(5), float(6),
     );
   }
 }
 
-/** Attention of the queries from..tokens - 1; q, starts, out and lse point to where query 0 would be. */
+/**
+ * Attention of the queries from..tokens - 1; q, starts, out and lse point to where query 0 would be. Rows of k and v are `kvStride` bytes
+ * apart, heads `headStride`.
+ */
 export function attention(
-  q: usize, k: usize, v: usize, starts: usize, out: usize, lse: usize, counter: usize,
+  q: usize, k: usize, v: usize, kvStride: usize, headStride: usize, starts: usize, out: usize, lse: usize, counter: usize,
   from: i32, tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32, cap: f32,
 ): void {
   const group = heads / kvHeads;
@@ -70,7 +74,7 @@ export function attention(
     // Later queries see more.
     const token = from + (tiles - 1 - task / units) * queries;
     attendTile(
-      q, k + (<usize>(kvHead * dim) << 2), v + (<usize>(kvHead * dim) << 2), starts, out, lse, tokens, heads, kvHeads, dim, scale, cap,
+      q, k + <usize>kvHead * headStride, v + <usize>kvHead * headStride, kvStride, starts, out, lse, tokens, heads, dim, scale, cap,
       head, min(taskHeads, (kvHead + 1) * group - head), token, (min(queries, tokens - token) + PANEL - 1) / PANEL,
     );
   }
@@ -78,13 +82,12 @@ export function attention(
 
 /** Attention of `count` heads from `head` on, of `panels` panels of queries from `token` on. `k` and `v` are their head's. */
 function attendTile(
-  q: usize, k: usize, v: usize, starts: usize, out: usize, lse: usize,
-  tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32, cap: f32, head: i32, count: i32, token: i32, panels: i32,
+  q: usize, k: usize, v: usize, kStride: usize, starts: usize, out: usize, lse: usize,
+  tokens: i32, heads: i32, dim: i32, scale: f32, cap: f32, head: i32, count: i32, token: i32, panels: i32,
 ): void {
   const depth = (dim + 3) & ~3;
   const total = count * panels;
   const qStride = <usize>(heads * dim) << 2;
-  const kStride = <usize>(kvHeads * dim) << 2;
   const columnBytes = <usize>depth << 5; // [depth][8]
   const scoreBytes: usize = KEYS << 5; // [KEYS][8]
 

@@ -14,7 +14,7 @@ import { packColumns, packRows, panelBytes } from "./gemm-pack";
 import { packQuantised } from "./gemm-pack-quantised";
 import { FEW_ROWS, fewRows } from "./gemm-few-rows";
 import { BLOCK } from "./quantised";
-export { attentionScores, attentionSums } from "./attention-kernel";
+export { attentionScores, attentionSums, weightedSum } from "./attention-kernel";
 
 /** Most rows of B in a block, a multiple of 8. A packed panel of A and one of B fit into 32 KiB, the usual first-level cache. */
 const K_BLOCK: i32 = 192;

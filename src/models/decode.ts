@@ -9,9 +9,9 @@ import { buildBlock, buildEmbedding, buildLogits } from "./segments.ts";
 /** Caches of a block, inputs of role `cache`. */
 export const CACHES = ["keys", "values"] as const;
 
-/** Keys or values of `size` tokens. */
-export function cacheType(config: ModelConfig, size: number): TensorType {
-  return { dtype: "f32", shape: [size, config.kvHeads * config.headDim] };
+/** Keys or values of `texts` texts of `size` tokens. */
+export function cacheType(config: ModelConfig, size: number, texts = 1): TensorType {
+  return { dtype: "f32", shape: [texts * config.kvHeads, size, config.headDim] };
 }
 
 /**

@@ -18,19 +18,19 @@ const MAX_HEAD_DIM = 512;
 /** The scores of a query must fit a thread's scratch. */
 export const MAX_CACHE_TOKENS = 1 << 18;
 
-function sizesOf(
-  [q, , , cache]: readonly (TensorType | null | undefined)[],
-  { heads, kvHeads }: CachedAttentionAttrs,
-): CacheSizes {
+function sizesOf(types: readonly (TensorType | null | undefined)[], { heads, kvHeads }: CachedAttentionAttrs): CacheSizes {
+  const [q, , , cache, , , position] = types;
   const [tokens = 0, width = 0] = q?.shape ?? [];
-  return { tokens, heads, kvHeads, group: heads / kvHeads, dim: width / heads, dtype: "f32", size: cache?.shape[0] ?? 0 };
+  const texts = position?.shape[0] ?? 1;
+  return { tokens, heads, kvHeads, group: heads / kvHeads, dim: width / heads, dtype: "f32", size: cache?.shape[1] ?? 0, texts };
 }
 
 /**
- * `CachedAttention(q, k, v, keys, values, starts, position) -> out, keys', values'`: rows k and v go to the rows
- * position, position + 1, ... of the caches; then token i attends to the rows starts[i]..position + i, as in
- * `CausalAttention`. q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], caches [size, kvHeads * dim], starts
- * i32[T], position i32[1] with position + T <= size. Rows of the caches that no token sees must be finite.
+ * `CachedAttention(q, k, v, keys, values, starts, position) -> out, keys', values'`: attention of new tokens to caches that take in their
+ * keys and values first. q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], caches [texts * kvHeads, size, dim], starts i32[T],
+ * position i32[texts]. With one text token i comes to position + i of it; with as many texts as tokens it comes to position[i] of text i. There
+ * it attends to what its text has from starts[i] up to itself, as in `CausalAttention`. Rows of the caches that no token sees must
+ * be finite.
  */
 export const CachedAttention = defineOp<CachedAttentionAttrs>({
   name: "CachedAttention",
@@ -38,15 +38,16 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
   cost: "compute",
   infer(inputs, attrs) {
     const [q, k, v, keys, values, starts, position] = inputs;
-    const { tokens, heads, kvHeads, group, dim, size } = sizesOf(inputs, attrs);
+    const { tokens, heads, kvHeads, group, dim, size, texts } = sizesOf(inputs, attrs);
     expectCap("CachedAttention", attrs.softcap);
-    const matrices = [q, k, v, keys, values].every((type) => type?.dtype === "f32" && type.shape.length === 2);
-    const widths = [k, v, keys, values].every((type) => type?.shape[1] === kvHeads * dim);
-    const rows = k?.shape[0] === tokens && !!v && sameType(k, v) && !!keys && !!values && sameType(keys, values);
+    const is = (type: TensorType | null | undefined, shape: readonly number[]) =>
+      !!type && sameType(type, { dtype: "f32", shape });
+    const rows = is(q, [tokens, heads * dim]) && [k, v].every((type) => is(type, [tokens, kvHeads * dim]));
+    const slabs = [keys, values].every((type) => is(type, [texts * kvHeads, size, dim]));
     expectShape(
       "CachedAttention",
-      `f32 q [T, ${heads} * dim], k and v [T, ${kvHeads} * dim], caches [size, ${kvHeads} * dim], ${kvHeads} a divisor of ${heads}`,
-      matrices && widths && rows && Number.isInteger(dim) && Number.isInteger(group),
+      `f32 q [T, ${heads} * dim], k and v [T, ${kvHeads} * dim], caches [texts * ${kvHeads}, size, dim], ${kvHeads} a divisor of ${heads}`,
+      rows && slabs && Number.isInteger(dim) && Number.isInteger(group),
       q,
       k,
       v,
@@ -54,18 +55,19 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
       values,
     );
     expectShape("CachedAttention", `an even head dimension of at most ${MAX_HEAD_DIM}`, dim % 2 === 0 && dim <= MAX_HEAD_DIM, q);
+    expectShape("CachedAttention", "one text, or one per token", texts === 1 || texts === tokens, position);
     expectShape(
       "CachedAttention",
-      `caches of ${tokens} to ${MAX_CACHE_TOKENS} rows`,
-      size >= tokens && size <= MAX_CACHE_TOKENS,
+      `caches of ${tokens / texts} to ${MAX_CACHE_TOKENS} rows`,
+      size >= tokens / texts && size <= MAX_CACHE_TOKENS,
       keys,
     );
     const isVector = (type: TensorType | null | undefined, length: number) =>
       !!type && sameType(type, { dtype: "i32", shape: [length] });
     expectShape(
       "CachedAttention",
-      `starts i32[${tokens}] and position i32[1]`,
-      isVector(starts, tokens) && isVector(position, 1),
+      `starts i32[${tokens}] and position i32[${texts}]`,
+      isVector(starts, tokens) && isVector(position, texts),
       starts,
       position,
     );
@@ -74,8 +76,8 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
   gradient: notDifferentiable("it overwrites its caches; training attends within the micro-batch (CausalAttention)"),
   body: (body, inputs, types, attrs) => cachedAttentionBody(body, inputs, sizesOf(types, attrs), attrs),
   lower(e) {
-    const types = [0, 1, 2, 3].map((i) => e.type(e.input(i)!));
-    const { tokens, heads, kvHeads, dim, size } = sizesOf(types, e.attrs);
+    const types = [0, 1, 2, 3, 4, 5, 6].map((i) => e.type(e.input(i)!));
+    const { tokens, heads, kvHeads, dim, size, texts } = sizesOf(types, e.attrs);
     const counter = e.scratch(64);
     // The caches are read back, so they are written even if nobody wants them.
     const caches = [1, 2].map((i) => (e.used(i) ? e.output(i) : e.scratch(byteLength(types[3]!))));
@@ -83,7 +85,8 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
     if (!e.used(0)) operands[7] = e.scratch(byteLength(types[0]!));
     const { scale, softcap = 0 } = e.attrs;
     const scores = [{ f32: scale }, { f32: softcap }];
-    for (const phase of [0, 1]) e.emit(Opcode.CachedAttention, operands, [phase, tokens, heads, kvHeads, dim, size, ...scores]);
+    for (const phase of [0, 1])
+      e.emit(Opcode.CachedAttention, operands, [phase, tokens, heads, kvHeads, dim, size, ...scores, texts]);
   },
   inPlace: [
     [1, 3],

@@ -48,8 +48,9 @@ const lse = uniform([13, 6], 3);
 
 function cappedCache(): TestTensor[] {
   const own = generator(13);
-  const rows = [3, 3, 3, 9, 9].map((count, i) => random(own, [count, i === 0 ? 60 : 20]));
-  return [...rows, i32([3], [0, 2, 5]), i32([1], [4])];
+  const rows = [60, 20, 20].map((width) => random(own, [3, width]));
+  const caches = [0, 1].map(() => random(own, [2, 9, 10]));
+  return [...rows, ...caches, i32([3], [0, 2, 5]), i32([1], [4])];
 }
 
 /** q, k, v, starts, and with them the results of attention, which a gradient takes. */
@@ -96,10 +97,22 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
         normal(3, 60),
         normal(3, 20),
         normal(3, 20),
-        normal(9, 20),
-        normal(9, 20),
+        normal(2, 9, 10),
+        normal(2, 9, 10),
         { dtype: "i32", shape: [3], data: Int32Array.of(0, 2, 5) },
         { dtype: "i32", shape: [1], data: Int32Array.of(4) },
+      ],
+    },
+    {
+      attrs: attention,
+      inputs: [
+        normal(3, 60),
+        normal(3, 20),
+        normal(3, 20),
+        normal(6, 9, 10),
+        normal(6, 9, 10),
+        { dtype: "i32", shape: [3], data: Int32Array.of(0, 2, 5) },
+        { dtype: "i32", shape: [3], data: Int32Array.of(4, 2, 8) },
       ],
     },
     { attrs: { ...attention, softcap: 1.5 }, inputs: cappedCache() },

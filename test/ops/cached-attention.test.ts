@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { CausalAttention } from "../../src/ops/attention.ts";
 import { CachedAttention } from "../../src/ops/cached-attention.ts";
-import { checkForward, expectSameBits, f32, generator, i32, random, runWasm } from "../support/ops.ts";
+import { checkForward, expectSameBits, f32, generator, i32, random, runWasm, type TestTensor } from "../support/ops.ts";
 import { expectParity } from "../support/ort.ts";
 
 setDefaultTimeout(120_000);
@@ -13,7 +13,8 @@ interface Case {
   readonly kvHeads: number;
   readonly dim: number;
   readonly size: number;
-  readonly position: number;
+  /** Of the first token, or of each: then each has a text of its own. */
+  readonly position: number | readonly number[];
   /** How far back a token sees. */
   readonly window?: number;
   readonly softcap?: number;
@@ -32,50 +33,69 @@ const CASES: readonly Case[] = [
   { tokens: 1, heads: 4, kvHeads: 2, dim: 18, size: 100, position: 41, window: 20, softcap: 0.8 },
   { tokens: 1, heads: 8, kvHeads: 4, dim: 64, size: 300, position: 299, softcap: 50 },
   { tokens: 70, heads: 4, kvHeads: 1, dim: 32, size: 400, position: 203, window: 64, softcap: 1.1 },
+  { tokens: 3, heads: 4, kvHeads: 2, dim: 18, size: 50, position: [41, 0, 7], window: 20 },
+  { tokens: 7, heads: 9, kvHeads: 3, dim: 64, size: 300, position: [299, 3, 150, 150, 0, 17, 298], softcap: 50 },
 ];
 
-function tensors({ tokens, heads, kvHeads, dim, size, position, window = size }: Case) {
+/** The text of each token and its place there. */
+function placesOf({ tokens, position }: Case): { readonly text: number; readonly place: number }[] {
+  return Array.from({ length: tokens }, (_, i) =>
+    typeof position === "number" ? { text: 0, place: position + i } : { text: i, place: position[i]! },
+  );
+}
+
+function tensors(sizes: Case) {
+  const { tokens, heads, kvHeads, dim, size, position, window = size } = sizes;
   const rng = generator(7);
   const rows = (count: number, columns: number) => random(rng, [count, columns]);
-  const starts = Array.from({ length: tokens }, (_, i) => Math.max(0, position + i - window + 1));
+  const positions = [position].flat();
+  const cache = () => random(rng, [positions.length * kvHeads, size, dim]);
+  const starts = placesOf(sizes).map(({ place }) => Math.max(0, place - window + 1));
   return [
     rows(tokens, heads * dim),
     rows(tokens, kvHeads * dim),
     rows(tokens, kvHeads * dim),
-    rows(size, kvHeads * dim),
-    rows(size, kvHeads * dim),
+    cache(),
+    cache(),
     i32([tokens], starts),
-    i32([1], [position]),
+    i32([positions.length], positions),
   ] as const;
 }
 
 /** The definition, in float64. */
-function reference({ tokens, heads, kvHeads, dim, position, softcap = Infinity }: Case, scale: number) {
+function reference(sizes: Case, scale: number) {
+  const { tokens, heads, kvHeads, dim, size, softcap = Infinity } = sizes;
   const capped = (score: number) => (softcap === Infinity ? score : softcap * Math.tanh(score / softcap));
+  const places = placesOf(sizes);
+  const row = (text: number, head: number, place: number) => ((text * kvHeads + head) * size + place) * dim;
   return ([q, k, v, keys, values, starts]: Float64Array[]): Float64Array[] => {
-    const width = kvHeads * dim;
     const [newKeys, newValues] = [keys!.slice(), values!.slice()];
-    newKeys.set(k!, position * width);
-    newValues.set(v!, position * width);
+    places.forEach(({ text, place }, t) => {
+      for (let h = 0; h < kvHeads; h++) {
+        const from = (t * kvHeads + h) * dim;
+        newKeys.set(k!.subarray(from, from + dim), row(text, h, place));
+        newValues.set(v!.subarray(from, from + dim), row(text, h, place));
+      }
+    });
     const out = new Float64Array(tokens * heads * dim);
-    for (let t = 0; t < tokens; t++) {
+    places.forEach(({ text, place }, t) => {
       for (let h = 0; h < heads; h++) {
-        const row = (t * heads + h) * dim;
-        const column = Math.floor((h * kvHeads) / heads) * dim;
+        const to = (t * heads + h) * dim;
+        const at = (j: number) => row(text, Math.floor((h * kvHeads) / heads), j);
         const scores: number[] = [];
-        for (let j = starts![t]!; j <= position + t; j++) {
+        for (let j = starts![t]!; j <= place; j++) {
           let score = 0;
-          for (let i = 0; i < dim; i++) score += q![row + i]! * newKeys[j * width + column + i]!;
+          for (let i = 0; i < dim; i++) score += q![to + i]! * newKeys[at(j) + i]!;
           scores.push(capped(score * scale));
         }
         const greatest = Math.max(...scores);
         const powers = scores.map((score) => Math.exp(score - greatest));
         const sum = powers.reduce((a, b) => a + b);
         powers.forEach((p, n) => {
-          for (let i = 0; i < dim; i++) out[row + i]! += (p / sum) * newValues[(starts![t]! + n) * width + column + i]!;
+          for (let i = 0; i < dim; i++) out[to + i]! += (p / sum) * newValues[at(starts![t]! + n) + i]!;
         });
       }
-    }
+    });
     return [out, newKeys, newValues];
   };
 }
@@ -91,15 +111,34 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
   for (const sizes of CASES) {
     const { tokens, heads, kvHeads, dim, size, position, softcap } = sizes;
     const cap = softcap === undefined ? "" : `, capped at ${softcap}`;
-    test(`${tokens} tokens at ${position} of ${size}, ${heads}/${kvHeads} heads of ${dim}${cap}`, async () => {
+    test(`${tokens} tokens at ${[position].flat().join(" ")} of ${size}, ${heads}/${kvHeads} heads of ${dim}${cap}`, async () => {
       const attrs = attrsOf(sizes);
       const exact = reference(sizes, Math.fround(attrs.scale));
       await checkForward({ op: CachedAttention, inputs: tensors(sizes), attrs, reference: exact, bound: 1e-6 });
     });
   }
 
+  test("texts side by side give the bits of each alone", async () => {
+    const sizes = CASES.at(-1)!;
+    const { tokens, kvHeads, size, dim } = sizes;
+    const [q, k, v, keys, values, starts, positions] = tensors(sizes);
+    const together = await runWasm(CachedAttention, [q, k, v, keys, values, starts, positions], attrsOf(sizes));
+    const part = ({ data }: TestTensor, i: number) => {
+      const length = data.length / tokens;
+      return data.slice(i * length, (i + 1) * length);
+    };
+    for (let i = 0; i < tokens; i++) {
+      const rows = [q, k, v].map((x) => f32([1, x.data.length / tokens], part(x, i)));
+      const caches = [keys, values].map((x) => f32([kvHeads, size, dim], part(x, i)));
+      const places = [starts, positions].map((x) => i32([1], part(x, i)));
+      const alone = await runWasm(CachedAttention, [...rows, ...caches, ...places], attrsOf(sizes));
+      const same = together.map((data) => part({ dtype: "f32", shape: [], data }, i));
+      expectSameBits(`text ${i}`, alone, same);
+    }
+  });
+
   test("agrees with its ONNX body on ONNX Runtime, relative error < 1e-6", async () => {
-    for (const sizes of [...CASES.slice(2, 7), ...CASES.slice(-3)]) {
+    for (const sizes of [...CASES.slice(2, 7), ...CASES.slice(-5)]) {
       const names = ["q", "k", "v", "keys", "values", "starts", "position"];
       const inputs = tensors(sizes);
       const builder = new GraphBuilder("cached");
@@ -118,7 +157,8 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
     const [q, k, v] = [heads, kvHeads, kvHeads].map((count) => random(rng, [size, count * dim]));
     const attrs = attrsOf({ tokens: size, heads, kvHeads, dim, size, position: 0, softcap });
     const whole = await runWasm(CausalAttention, [q!, k!, v!, i32([size], new Int32Array(size))], attrs, { outputs: [0] });
-    let caches = [f32(k!.shape, new Float32Array(k!.data.length)), f32(v!.shape, new Float32Array(v!.data.length))];
+    const shape = [kvHeads, size, dim];
+    let caches = [k, v].map((x) => f32(shape, new Float32Array(x!.data.length)));
     const part = (x: typeof q, from: number, to: number) => {
       const width = x!.shape[1]!;
       return f32([to - from, width], (x!.data as Float32Array).subarray(from * width, to * width));
@@ -131,27 +171,23 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
       const [out, keys, values] = await runWasm(CachedAttention, inputs, attrs);
       const width = heads * dim;
       expectSameBits(`rows ${from} to ${to}`, [out!], [(whole[0] as Float32Array).slice(from * width, to * width)]);
-      caches = [keys!, values!].map((data) => f32(k!.shape, data));
+      caches = [keys!, values!].map((data) => f32(shape, data));
     }
   });
 });
 
 test("types that do not fit are refused with the operator's name", () => {
   const type = (shape: readonly number[], dtype: "f32" | "i32" = "f32") => ({ dtype, shape });
-  const infer = (tokens: number, size: number, width = 8) =>
-    CachedAttention.infer(
-      [
-        type([tokens, 16]),
-        type([tokens, 8]),
-        type([tokens, 8]),
-        type([size, width]),
-        type([size, width]),
-        type([tokens], "i32"),
-        type([1], "i32"),
-      ],
+  const infer = (tokens: number, size: number, { dim = 8, texts = 1 } = {}) => {
+    const cache = type([texts, size, dim]);
+    return CachedAttention.infer(
+      [type([tokens, 16]), type([tokens, 8]), type([tokens, 8]), cache, cache, type([tokens], "i32"), type([texts], "i32")],
       { heads: 2, kvHeads: 1, scale: 1 },
     );
+  };
   expect(() => infer(3, 5)).not.toThrow();
+  expect(() => infer(3, 1, { texts: 3 })).not.toThrow();
   expect(() => infer(6, 5)).toThrow(/CachedAttention: expected caches of 6 to/);
-  expect(() => infer(3, 5, 4)).toThrow(/CachedAttention: expected f32 q/);
+  expect(() => infer(3, 5, { dim: 4 })).toThrow(/CachedAttention: expected f32 q/);
+  expect(() => infer(3, 5, { texts: 2 })).toThrow(/CachedAttention: expected one text, or one per token/);
 });
