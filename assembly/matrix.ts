@@ -12,6 +12,7 @@ import { COLUMNS, ROWS, computeTile } from "./gemm-kernel";
 import { mergeTile, mergeTransposed } from "./gemm-merge";
 import { packColumns, packRows, panelBytes } from "./gemm-pack";
 import { packQuantised } from "./gemm-pack-quantised";
+import { fewRowsQuantised } from "./gemm-few-quantised";
 import { FEW_ROWS, fewRows } from "./gemm-few-rows";
 import { BLOCK } from "./quantised";
 export { attentionScores, attentionSums, weightedSum } from "./attention-kernel";
@@ -165,20 +166,20 @@ export function gemm(
   }
   const aWidth: usize = aType == F32 ? 4 : 2;
   const lineA = <usize>lda * aWidth;
+  const isFew = m <= FEW_ROWS && transB && !transA && aType == F32 && m * k <= FEW_ELEMENTS;
+  const from = <i32>(<i64>n * index / count), to = <i32>(<i64>n * (index + 1) / count);
+  const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;
   if (scales) {
-    const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;
-    blocked(a, aType, aRow, aK, b, bType, 0, 0, scales, ldb, transB, c, cRow, out, outRow, false, m, n, k, alpha, index, count, scratch);
+    if (isFew) fewRowsQuantised(bType, a, lineA, b, scales, c, cRow, out, outRow, m, from, to, k, alpha, scratch);
+    else blocked(a, aType, aRow, aK, b, bType, 0, 0, scales, ldb, transB, c, cRow, out, outRow, false, m, n, k, alpha, index, count, scratch);
     return;
   }
   const bWidth: usize = bType == F32 ? 4 : 2;
   const lineB = <usize>ldb * bWidth;
-  if (m <= FEW_ROWS && transB && !transA && aType == F32 && m * k <= FEW_ELEMENTS) {
-    const from = <i32>(<i64>n * index / count);
-    const to = <i32>(<i64>n * (index + 1) / count);
+  if (isFew) {
     fewRows(bType, a, lineA, b, lineB, c, cRow, out, outRow, m, from, to, k, alpha, scratch);
     return;
   }
-  const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;
   const bColumn = transB ? lineB : bWidth, bK = transB ? bWidth : lineB;
   // With few k packing A costs little compared with writing the output.
   if (n <= NARROW && n < m && k > NARROW) {

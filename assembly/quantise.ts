@@ -31,39 +31,41 @@ function largest(x: usize, stored: i32): f32 {
 /** Below this the inverse of a magnitude is taken of this one: as bitsandbytes does it. */
 const LEAST: f32 = 1e-38;
 
+/** Sixteen codes, one in each byte, from words. */
+// @ts-ignore: decorator
+@inline
+function bytesOf(n0: v128, n1: v128, n2: v128, n3: v128): v128 {
+  return i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(n0, n1), i16x8.narrow_i32x4_s(n2, n3));
+}
+
+/** The middles between neighbours of the sixteen numbers. Loaded, because the JIT would make a constant anew at every use. */
+const MIDDLES: usize = memory.data<f32>([
+  -0.8480963706970215, -0.6106328964233398, -0.4599952697753906, -0.33967941999435425, -0.23460739850997925,
+  -0.13791173696517944, -0.045525018125772476, 0.03979014977812767, 0.120255246758461, 0.2035212516784668,
+  0.2920137643814087, 0.3893125355243683, 0.5016634464263916, 0.6427869200706482, 0.8614784479141235,
+], 16);
+
 /**
- * The code of each lane's nearest of the sixteen numbers: how many of the middles between two neighbours lie below it. In the middle
- * the lower one is taken.
+ * The index of the nearest of the sixteen numbers: how many of the middles lie below an element. In the middle the lower one is taken.
+ * Sixteen elements at once share a load.
  */
 // @ts-ignore: decorator
 @inline
-function nearest(x: v128): v128 {
-  let n = f32x4.gt(x, f32x4.splat(-0.8480963706970215));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(-0.6106328964233398)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(-0.4599952697753906)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(-0.33967941999435425)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(-0.23460739850997925)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(-0.13791173696517944)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(-0.045525018125772476)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.03979014977812767)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.120255246758461)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.2035212516784668)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.2920137643814087)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.3893125355243683)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.5016634464263916)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.6427869200706482)));
-  n = i32x4.add(n, f32x4.gt(x, f32x4.splat(0.8614784479141235)));
-  return i32x4.neg(n);
+function nearest(x0: v128, x1: v128, x2: v128, x3: v128): v128 {
+  let n0 = i32x4.splat(0), n1 = n0, n2 = n0, n3 = n0;
+  for (let t = MIDDLES; t != MIDDLES + 60; t += 4) {
+    const middle = v128.load32_splat(t);
+    n0 = i32x4.sub(n0, f32x4.gt(x0, middle)), n1 = i32x4.sub(n1, f32x4.gt(x1, middle));
+    n2 = i32x4.sub(n2, f32x4.gt(x2, middle)), n3 = i32x4.sub(n3, f32x4.gt(x3, middle));
+  }
+  return bytesOf(n0, n1, n2, n3);
 }
 
-/** Codes of four elements, times `inverse` in [-1, 1], as words. */
+/** The integer nearest to 127 times each lane, ties to even. */
 // @ts-ignore: decorator
 @inline
-function fourCodes(type: i32, x: usize, stored: i32, inverse: v128): v128 {
-  const scaled = f32x4.mul(loadFloats(x, stored), inverse);
-  return type == Q8
-    ? i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(scaled, f32x4.splat(127))))
-    : nearest(scaled);
+function rounded(x: v128): v128 {
+  return i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(x, f32x4.splat(127))));
 }
 
 // @ts-ignore: decorator
@@ -75,12 +77,13 @@ function quantiseOf(type: i32, x: usize, stored: i32, codes: usize, scales: usiz
     const inverse = f32x4.splat(1 / max(most, LEAST));
     store<f32>(scales, type == Q8 ? most / 127 : most);
     for (const end = codes + codeBytes(type, BLOCK); codes != end; x += 4 * step, codes += codeBytes(type, 16)) {
-      const low = i16x8.narrow_i32x4_s(fourCodes(type, x, stored, inverse), fourCodes(type, x + step, stored, inverse));
-      const high = i16x8.narrow_i32x4_s(fourCodes(type, x + 2 * step, stored, inverse), fourCodes(type, x + 3 * step, stored, inverse));
-      const bytes = i8x16.narrow_i16x8_s(low, high);
+      // In [-1, 1].
+      const x0 = f32x4.mul(loadFloats(x, stored), inverse), x1 = f32x4.mul(loadFloats(x + step, stored), inverse);
+      const x2 = f32x4.mul(loadFloats(x + 2 * step, stored), inverse), x3 = f32x4.mul(loadFloats(x + 3 * step, stored), inverse);
       if (type == Q8) {
-        v128.store(codes, bytes);
+        v128.store(codes, bytesOf(rounded(x0), rounded(x1), rounded(x2), rounded(x3)));
       } else {
+        const bytes = nearest(x0, x1, x2, x3);
         const pairs = v128.or(bytes, i16x8.shr_u(bytes, 4));
         v128.store64_lane(codes, i8x16.narrow_i16x8_u(v128.and(pairs, i16x8.splat(0xff)), pairs), 0);
       }

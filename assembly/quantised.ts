@@ -20,6 +20,36 @@ export function codeBytes(type: i32, count: usize): usize {
   return type == Q8 ? count : count >> 1;
 }
 
+/** The sixteen numbers byte by byte, lowest bytes first. Loaded, because the JIT would make a constant anew at every use. */
+const TABLE: usize = memory.data<i8>([
+  0, -79, 48, -96, 77, 63, 113, 0, -1, -29, -35, 58, -72, -85, -77, 0,
+  0, 57, 107, 50, -94, 53, 120, 0, -6, -54, 4, 3, -92, 7, 19, 0,
+  -128, 50, 6, -54, -111, 61, -70, 0, -94, 36, 124, -83, -31, 16, 57, -128,
+  -65, -65, -65, -66, -66, -66, -67, 0, 61, 62, 62, 62, 62, 63, 63, 63,
+], 16);
+
+/** 15 in each byte; 16 and 2^11 in each pair of bytes. */
+const NIBBLES: usize = memory.data<i8>([
+  15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15,
+  16, 0, 16, 0, 16, 0, 16, 0, 16, 0, 16, 0, 16, 0, 16, 0,
+  0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8,
+], 16);
+
+/** Of sixteen bytes with two codes each the first ones. */
+// @ts-ignore: decorator
+@inline
+function evenCodes(bytes: v128): v128 {
+  return v128.and(bytes, v128.load(NIBBLES));
+}
+
+/** The second ones: times 2^11, divided by 2^15 and rounded, which nothing is lost by as the first ones are gone. A shift is slower. */
+// @ts-ignore: decorator
+@inline
+function oddCodes(bytes: v128): v128 {
+  const mask = v128.load(NIBBLES);
+  return v128.and(i16x8.relaxed_q15mulr_s(v128.andnot(bytes, mask), v128.load(NIBBLES, 32)), mask);
+}
+
 /** Sixteen (or with `eight` the first eight) codes in a row, one in each byte; the other bytes are 0. */
 // @ts-ignore: decorator
 @inline
@@ -27,7 +57,7 @@ export function loadCodes(type: i32, at: usize, eight: bool): v128 {
   if (type == Q8) return eight ? v128.load64_zero(at) : v128.load(at);
   const pairs = i16x8.extend_low_i8x16_u(eight ? v128.load32_zero(at) : v128.load64_zero(at));
   // A byte ab becomes the bytes 0b, 0a: 00ab | 0ab0, without the upper halves.
-  return v128.and(v128.or(pairs, i16x8.mul(pairs, i16x8.splat(16))), i8x16.splat(15));
+  return v128.and(v128.or(pairs, i16x8.mul(pairs, v128.load(NIBBLES, 16))), v128.load(NIBBLES));
 }
 
 // @ts-ignore: decorator
@@ -54,29 +84,18 @@ function highPairs(a: v128, b: v128): v128 {
   return v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 
-// Byte i of the sixteen numbers, lowest byte first. An index below 16 picks the same byte on every machine.
-// @ts-ignore: decorator
-@inline
-function byte0(codes: v128): v128 {
-  return i8x16.relaxed_swizzle(i8x16(0, -79, 48, -96, 77, 63, 113, 0, -1, -29, -35, 58, -72, -85, -77, 0), codes);
+/** One of the numbers. */
+export function nf4Value(code: usize): f32 {
+  let bits: u32 = 0;
+  for (let i: usize = 0; i < 4; i++) bits |= <u32>load<u8>(TABLE + 16 * i + code) << (8 * <u32>i);
+  return reinterpret<f32>(bits);
 }
 
+/** Byte `i` of the numbers that codes stand for. An index below 16 picks the same byte on every machine. */
 // @ts-ignore: decorator
 @inline
-function byte1(codes: v128): v128 {
-  return i8x16.relaxed_swizzle(i8x16(0, 57, 107, 50, -94, 53, 120, 0, -6, -54, 4, 3, -92, 7, 19, 0), codes);
-}
-
-// @ts-ignore: decorator
-@inline
-function byte2(codes: v128): v128 {
-  return i8x16.relaxed_swizzle(i8x16(-128, 50, 6, -54, -111, 61, -70, 0, -94, 36, 124, -83, -31, 16, 57, -128), codes);
-}
-
-// @ts-ignore: decorator
-@inline
-function byte3(codes: v128): v128 {
-  return i8x16.relaxed_swizzle(i8x16(-65, -65, -65, -66, -66, -66, -67, 0, 61, 62, 62, 62, 62, 63, 63, 63), codes);
+function byteOf(i: usize, codes: v128): v128 {
+  return i8x16.relaxed_swizzle(v128.load(TABLE + 16 * i), codes);
 }
 
 /** What 16 codes stand for: the first four at a0 times s0, the next behind it times s1; with `both` the last eight likewise at a1. */
@@ -94,7 +113,7 @@ export function storeValues(type: i32, codes: v128, s0: v128, s1: v128, a0: usiz
     }
     return;
   }
-  const b0 = byte0(codes), b1 = byte1(codes), b2 = byte2(codes), b3 = byte3(codes);
+  const b0 = byteOf(0, codes), b1 = byteOf(1, codes), b2 = byteOf(2, codes), b3 = byteOf(3, codes);
   const low01 = lowBytes(b0, b1), low23 = lowBytes(b2, b3);
   v128.store(a0, f32x4.mul(lowPairs(low01, low23), s0));
   v128.store(a0, f32x4.mul(highPairs(low01, low23), s1), 16);
@@ -129,9 +148,8 @@ function storeTwo(type: i32, bytes: v128, s0: v128, s1: v128, to: usize): void {
     storeValues(type, bytes, s0, s1, to, true, s0, s1, to + 32);
     return;
   }
-  storeValues(type, v128.and(bytes, i8x16.splat(15)), s0, s1, to, true, s0, s1, to + 64);
-  const odd = i16x8.shr_u(v128.and(bytes, i8x16.splat(-16)), 4);
-  storeValues(type, odd, s0, s1, to + 32, true, s0, s1, to + 96);
+  storeValues(type, evenCodes(bytes), s0, s1, to, true, s0, s1, to + 64);
+  storeValues(type, oddCodes(bytes), s0, s1, to + 32, true, s0, s1, to + 96);
 }
 
 /** Sixteen columns of eight rows: to[16][8]. */

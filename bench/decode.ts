@@ -2,22 +2,25 @@
  * Tokens per second of decoding, against the bound that memory sets: every token reads all weights once, so no decoder is
  * faster than (bytes per second that the threads read) / (bytes of the weights and of the cache so far).
  *
- *     bun bench/decode.ts [smollm2-135m|qwen2.5-0.5b] [f32|bf16|f16] [threads] [context]
+ *     bun bench/decode.ts [smollm2-135m|qwen2.5-0.5b] [f32|bf16|f16|q8|nf4] [threads] [context]
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
-import type { FloatType, Graph, Node } from "../src/graph/types.ts";
+import type { Graph, Node } from "../src/graph/types.ts";
 import { createDecoder } from "../src/generate/decoder.ts";
+import { buildSegments } from "../src/models/segments.ts";
 import { SumSquares } from "../src/ops/sum-squares.ts";
 import type { Executor } from "../src/runtime/executor.ts";
+import { collectParams, residentBytes } from "../src/runtime/resident.ts";
+import { weightTypeOf } from "../src/train/weights.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
-import { randomCheckpoint, shapeConfig, type ShapeName } from "./shapes.ts";
+import { randomCheckpoint, shapeConfig, type ShapeName, storageOf } from "./shapes.ts";
 import { median } from "./report.ts";
 import { time } from "./time.ts";
 
 const [shape = "smollm2-135m", dtype = "bf16", threads = "2", context = "128"] = process.argv.slice(2);
 const config = shapeConfig(shape as ShapeName);
-const source = randomCheckpoint(config, dtype as FloatType);
-const weights = [...source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+const { stored, ...storage } = storageOf(dtype);
+const source = randomCheckpoint(config, stored);
 const length = Number(context);
 const cache = 2 * 4 * config.layers * config.kvHeads * config.headDim * length;
 
@@ -46,7 +49,12 @@ const record = (node: Node | null, seconds: number, graph: Graph) => {
 };
 const isProfiled = process.env["PROFILE"] === "1";
 const executor = await createWasmExecutor({ threads: Number(threads), ...(isProfiled ? { profile: record } : {}) });
-const decoder = createDecoder(executor, { config, source, maxTokens: length + 64 });
+const loadBegin = performance.now();
+const decoder = createDecoder(executor, { config, source, maxTokens: length + 64, ...storage });
+const loadSeconds = (performance.now() - loadBegin) / 1000;
+const tuning = { method: "lora", rank: 1, scale: 1, dropout: 0, targets: new Set<string>() } as const;
+const segments = buildSegments(config, { tokens: 1, tuning, weightType: weightTypeOf(executor, source, storage) });
+const weights = residentBytes(collectParams(segments), false).frozen;
 const ids = Array.from({ length }, (_, i) => (i * 37) % config.vocabSize);
 const begin = performance.now();
 decoder.feed(ids);
@@ -64,7 +72,9 @@ for (let round = 0; round < 15; round++) {
 const bandwidth = READ_BYTES / median(readTimes);
 const bound = bandwidth / (weights + cache);
 const rate = 1 / median(tokenTimes);
-console.log(`${shape} ${dtype}, ${threads} threads, ${length} tokens of context: ${(weights / 1e6).toFixed(0)} MB of weights`);
+console.log(
+  `${shape} ${dtype}, ${threads} threads, ${length} tokens of context: ${(weights / 1e6).toFixed(0)} MB of weights, loaded in ${loadSeconds.toFixed(2)} s`,
+);
 console.log(`reading    ${(bandwidth / 1e9).toFixed(1)} GB/s, a bound of ${bound.toFixed(1)} tokens/s`);
 console.log(`decoding   ${rate.toFixed(1)} tokens/s, ${((100 * rate) / bound).toFixed(0)} % of the bound (medians of 15 turns)`);
 console.log(`prompt     ${length} tokens in ${promptSeconds.toFixed(2)} s, ${(length / promptSeconds).toFixed(0)} tokens/s`);

@@ -5,6 +5,7 @@ import type { TensorEntry, TensorSource } from "../src/hf/safetensors.ts";
 import { buildSegments } from "../src/models/segments.ts";
 import { createRandom } from "../src/random.ts";
 import { collectParams } from "../src/runtime/resident.ts";
+import type { WeightStorage } from "../src/train/weights.ts";
 
 /** Shapes of published models (from their config.json), to be filled with random weights. */
 export const SHAPES = {
@@ -62,6 +63,12 @@ export function shapeConfig(name: ShapeName, layers?: number): ModelConfig {
     { ...SHAPES[name], ...(layers === undefined ? {} : { num_hidden_layers: layers }) },
     `bench/shapes.ts (${name})`,
   );
+}
+
+/** What `--dtype` of a benchmark says of frozen weights: q8 and nf4 are made of a checkpoint in bf16. */
+export function storageOf(dtype: string): WeightStorage & { readonly stored: FloatType } {
+  if (dtype === "q8" || dtype === "nf4") return { stored: "bf16", quantize: dtype };
+  return { stored: dtype as FloatType, dtype: dtype as FloatType };
 }
 
 /** A checkpoint of a configuration that is made up as it is read: normal weights of deviation 0.02, norms of 1. */

@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import type { FloatType, Graph, Node } from "../src/graph/types.ts";
+import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/random.ts";
 import { createEngine } from "../src/train/engine.ts";
 import { peakProcessMemory } from "../src/train/free-memory.ts";
@@ -12,13 +12,13 @@ import type { OrtProvider } from "../src/ort/providers.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import type { MatmulChoice } from "../src/wasm/matmul.ts";
 import { LINEAR_MODULES } from "../src/hf/modules.ts";
-import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.ts";
+import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig, storageOf } from "./shapes.ts";
 
 /**
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
  * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
  * tokens/s, peak RSS. `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or
- * cuda (ONNX Runtime), which also compute in `--dtype`.
+ * cuda (ONNX Runtime), which also compute in `--dtype` f32, bf16 or f16; q8 and nf4 are quantised weights.
  *
  *     bun bench/step.ts --shape smollm2-135m --tokens 512 --steps 4
  */
@@ -38,7 +38,7 @@ const { values } = parseArgs({
   },
 });
 const tokens = Number(values.tokens);
-const dtype = values.dtype as FloatType;
+const { stored, ...storage } = storageOf(values.dtype);
 if (!(values.shape in SHAPES)) throw new Error(`--shape: one of ${Object.keys(SHAPES).join(", ")}`);
 const config = shapeConfig(values.shape as ShapeName, values.layers ? Number(values.layers) : undefined);
 /** Time of steps after the first, by operator and shapes. */
@@ -89,8 +89,8 @@ const ort = isWasm ? null : createOrtExecutor({ provider, threads: Number(values
 const executor = wasm ?? ort!;
 const engine = createEngine(executor, {
   config,
-  source: randomCheckpoint(config, dtype),
-  dtype,
+  source: randomCheckpoint(config, stored),
+  ...storage,
   tuning: { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) },
   strategy: values.memory
     ? { name: "budget", bytes: parseMemory(values.memory), base: processBase }
