@@ -6,6 +6,7 @@ import { messageOf, UserError } from "../errors.ts";
 import { type DType, elements, type Graph, typeOf } from "../graph/types.ts";
 import { PORTABLE } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
+import { forbidTelemetry } from "./telemetry.ts";
 import { type Address, align, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
 
 /** The synchronous session inside of onnxruntime-node, which its public interface wraps in promises. */
@@ -143,6 +144,7 @@ let loaded: Addon | null = null;
 
 function loadAddon(): Addon {
   if (loaded) return loaded;
+  forbidTelemetry();
   try {
     const root = dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
     const addon = createRequire(import.meta.url)(join(root, "dist/binding.js")) as Addon;

@@ -31,6 +31,8 @@ export function openEnvironment(): OrtEnvironment {
   if (shared) return shared;
   const { api } = loadOrt();
   const env = created((out) => api.CreateEnv(LOG_ERRORS, cString("remat"), out));
+  // Windows has a telemetry of its own, without a variable.
+  api.DisableTelemetryEvents(env);
   const memoryInfo = created((out) => api.CreateCpuMemoryInfo(ARENA_ALLOCATOR, DEFAULT_MEMORY, out));
   const arena = createArenaConfig(api, ARENA);
   api.CreateAndRegisterAllocator(env, memoryInfo, arena);

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { CString, dlopen, linkSymbols, type Pointer, ptr, read } from "bun:ffi";
 import { messageOf, UserError } from "../errors.ts";
+import { forbidTelemetry } from "./telemetry.ts";
 
 /**
  * ONNX Runtime's C API by `bun:ffi`. `OrtGetApiBase()->GetApi(version)` is a table of function pointers that only ever
@@ -13,6 +14,7 @@ const API_VERSION = 23;
 const SLOTS = {
   GetErrorMessage: [2, ["ptr"], "ptr"],
   CreateEnv: [3, ["i32", "ptr", "ptr"]],
+  DisableTelemetryEvents: [6, ["ptr"]],
   CreateSessionFromArray: [8, ["ptr", "ptr", "usize", "ptr", "ptr"]],
   Run: [9, ["ptr", "ptr", "ptr", "ptr", "usize", "ptr", "usize", "ptr"]],
   CreateSessionOptions: [10, ["ptr"]],
@@ -114,6 +116,7 @@ export function loadOrt(path: string = libraryPath()): OrtLibrary {
 }
 
 function open(path: string): OrtLibrary {
+  forbidTelemetry();
   let base: Pointer | null;
   try {
     base = toPointer(dlopen(path, { OrtGetApiBase: { args: [], returns: "ptr" } }).symbols.OrtGetApiBase());

@@ -1,8 +1,8 @@
-import { dlopen } from "bun:ffi";
 import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readFileSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
 import { fileError } from "../hf/files.ts";
+import { openLibc } from "../libc.ts";
 
 /**
  * One process at a time trains in a run folder: `flock` on a file in it. The system gives the lock back when its process
@@ -11,11 +11,6 @@ import { fileError } from "../hf/files.ts";
  */
 export const LOCK_FILE = ".lock";
 
-const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
-  linux: ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1"],
-  darwin: ["libSystem.B.dylib"],
-};
-
 /** LOCK_EX | LOCK_NB, the same on Linux and macOS. */
 const EXCLUSIVE = 2 | 4;
 
@@ -23,14 +18,7 @@ type Flock = (fd: number, operation: number) => number;
 let flock: Flock | null | undefined;
 
 function loadFlock(): Flock | null {
-  for (const library of LIBRARIES[process.platform] ?? []) {
-    try {
-      return dlopen(library, { flock: { args: ["i32", "i32"], returns: "i32" } }).symbols.flock;
-    } catch {
-      // Another C library.
-    }
-  }
-  return null;
+  return openLibc({ flock: { args: ["i32", "i32"], returns: "i32" } })?.flock ?? null;
 }
 
 export interface RunLock {
