@@ -149,7 +149,7 @@ console.log(
     device: values.device,
     ...(wasm && { matmul: wasm.matmul.name }),
     // With weights and ONNX Runtime's temporary memory.
-    ...(ort && { peakDeviceMemory: ort.reserved + ort.temporary() }),
+    ...(ort && { peakDeviceMemory: ort.reserved + ort.temporary.bytes }),
     firstLoss,
     loss,
     firstStepSeconds: firstStep,

@@ -24,11 +24,6 @@ export interface Device {
   readonly description: string;
   /** Why it is not the device that the user may expect; said once. */
   readonly notice: string | null;
-  /**
-   * Most bytes of temporary memory so far that are not part of the runtime's workspace: ONNX Runtime takes them from its
-   * own arena, which cannot be planned. 0 on `wasm`.
-   */
-  temporary(): number;
   close(): void;
 }
 
@@ -89,7 +84,6 @@ async function openWasm({ threads, matmul = "auto" }: DeviceOptions, notice: str
     executor,
     description: `wasm, ${threadsText(executor)}, ${products}`,
     notice,
-    temporary: () => 0,
     close: () => executor.close(),
   };
 }
@@ -117,7 +111,6 @@ async function openOrt(options: DeviceOptions, name: "ort-cpu" | "cuda" | "webgp
     executor,
     description: `${name}, ONNX Runtime ${loadOrt().version}${name === "ort-cpu" ? `, ${threadsText(executor)}` : ""}`,
     notice: null,
-    temporary: () => executor.temporary(),
     close: () => executor.close(),
   };
 }
@@ -130,7 +123,6 @@ async function openAddon({ threads }: DeviceOptions, why: string): Promise<Devic
     executor,
     description: `ort-cpu, ONNX Runtime through its addon, ${threadsText(executor)}`,
     notice: `ONNX Runtime is used through its addon, ${why}: slower, half types are widened to f32, and its temporary memory is not counted`,
-    temporary: () => 0,
     close: () => executor.close(),
   };
 }

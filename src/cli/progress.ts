@@ -99,7 +99,7 @@ function formatSeconds(seconds: number): string {
   return seconds < 1 ? `${(1000 * seconds).toPrecision(3)} ms` : `${seconds.toPrecision(3)} s`;
 }
 
-/** What ONNX Runtime took for itself, which no plan knows; empty where there is none. */
+/** The part of a peak that ONNX Runtime took for itself; empty where there is none. */
 export function temporaryText(bytes: number): string {
-  return bytes === 0 ? "" : ` and ${formatBytes(bytes)} of ONNX Runtime's temporary memory, which is not predicted`;
+  return bytes === 0 ? "" : ` (${formatBytes(bytes)} of it ONNX Runtime's temporary memory)`;
 }

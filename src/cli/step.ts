@@ -111,7 +111,7 @@ export async function run(args: readonly string[]): Promise<number> {
     engine.close();
     console.log(
       `loss ${loss.toFixed(6)} over ${batch.labelled} tokens; ${gradients.length} gradients in ${config.out}; ` +
-        `peak memory predicted ${formatBytes(engine.predicted.peak)}, measured ${formatBytes(engine.measuredPeak)}${temporaryText(device.temporary())}`,
+        `peak memory predicted ${formatBytes(engine.predicted.peak)}, measured ${formatBytes(engine.measuredPeak)}${temporaryText(executor.temporary?.bytes ?? 0)}`,
     );
   } finally {
     device.close();

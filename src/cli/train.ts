@@ -88,7 +88,7 @@ export async function run(args: readonly string[]): Promise<number> {
     Bun.gc(true);
     const { costs } = session;
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
-    await runSession(session, device, folder, display);
+    await runSession(session, folder, display);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
   } finally {
     release();
@@ -202,7 +202,7 @@ function markPart(part: SamplePart): string {
   return part.trained ? text : `[${text}]`;
 }
 
-async function runSession(session: Session, device: Device, folder: string, display: Display): Promise<void> {
+async function runSession(session: Session, folder: string, display: Display): Promise<void> {
   const { engine, data, inputs } = session;
   const { config } = inputs;
   const checkpoints = createCheckpoints(folder, engine.executor, engine.resident.trainable, {
@@ -247,7 +247,7 @@ async function runSession(session: Session, device: Device, folder: string, disp
           type: "step",
           ...step,
           tokensPerSecond: speed,
-          memory: engine.measuredPeak + device.temporary(),
+          memory: engine.measuredPeak,
           ...moved(),
           secondsLeft: (seconds() / (step.step - start.step)) * (step.steps - step.step),
         });
@@ -294,7 +294,7 @@ async function runSession(session: Session, device: Device, folder: string, disp
     seconds: seconds(),
     predictedPeak: engine.predicted.peak,
     measuredPeak: engine.measuredPeak,
-    temporary: device.temporary(),
+    temporary: engine.executor.temporary?.bytes ?? 0,
     withoutCheckpointing: engine.withoutCheckpointing.peak,
     processPeak: peakProcessMemory(),
     forwardBackward: times.medians(),

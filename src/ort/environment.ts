@@ -1,4 +1,4 @@
-import { CString, type Pointer, ptr } from "bun:ffi";
+import { type Pointer, ptr } from "bun:ffi";
 import { cString, created, loadOrt, type OrtApi } from "./library.ts";
 
 /** What all sessions of the process share. */
@@ -50,25 +50,4 @@ export function createArenaConfig(api: OrtApi, entries: Readonly<Record<string, 
 
 export function loadSession({ api, env }: OrtEnvironment, model: Uint8Array, options: Pointer): Pointer {
   return created((out) => api.CreateSessionFromArray(env, model, model.length, options, out));
-}
-
-export interface ArenaStats {
-  /** Bytes that the arena has taken from the system. */
-  readonly total: number;
-  /** Most bytes that were in use at a time. */
-  readonly peak: number;
-}
-
-/** State of the arena in the memory `info` that `session` takes its temporary memory from. */
-export function arenaStats({ api }: OrtEnvironment, session: Pointer, info: Pointer): ArenaStats {
-  const allocator = created((out) => api.CreateAllocator(session, info, out));
-  const pairs = created((out) => api.AllocatorGetStats(allocator, out));
-  const read = (key: string) => {
-    const value = api.GetKeyValue(pairs, cString(key));
-    return value ? Number(new CString(value).toString()) : 0;
-  };
-  const stats = { total: read("TotalAllocated"), peak: read("MaxInUse") };
-  api.ReleaseKeyValuePairs(pairs);
-  api.ReleaseAllocator(allocator);
-  return stats;
 }

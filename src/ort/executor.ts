@@ -4,11 +4,12 @@ import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { PORTABLE, type Target } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
-import { type Address, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
-import { type ArenaStats, arenaStats, loadSession, LOG_ERRORS, openEnvironment } from "./environment.ts";
+import { type Address, ALIGNMENT, type Call, type Executor, type Program, type TemporaryMemory } from "../runtime/executor.ts";
+import { loadSession, LOG_ERRORS, openEnvironment } from "./environment.ts";
 import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel } from "./copy-models.ts";
 import { copiedMemory, hostMemory } from "./memory.ts";
+import { type ArenaStats, createArena } from "./arena.ts";
 import { appendProvider, explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
 
 export interface OrtExecutorOptions extends ProviderOptions {
@@ -22,10 +23,9 @@ export interface OrtExecutorOptions extends ProviderOptions {
 export interface OrtExecutor extends Executor {
   /** Programs that were loaded, and calls that were bound, so far. */
   readonly loaded: { readonly programs: number; readonly calls: number };
-  /** The arena of ONNX Runtime's temporary memory; shared by all executors of the process. */
+  /** In ONNX Runtime's arena, which all executors of the process on the same device share. */
+  readonly temporary: TemporaryMemory;
   arena(): ArenaStats;
-  /** Bytes of the arena besides `reserved`: what programs took for themselves. */
-  temporary(): number;
 }
 
 interface OrtProgram extends Program {
@@ -71,7 +71,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   const runOptions = created((out) => api.CreateRunOptions(out));
   const sessions: Pointer[] = [];
   const bindings: Pointer[] = [];
-  const arena = () => (sessions[0] ? arenaStats(environment, sessions[0], info) : { total: 0, peak: 0 });
+  const temporary = createArena(environment, { sessionOptions, memory, device: provider === "cuda" ? "gpu:0" : "cpu:0" });
 
   return {
     name: `ort-${provider}`,
@@ -113,9 +113,10 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     read: memory.read,
     zero: memory.zero,
     reach: memory.reach,
-    arena,
-    temporary: () => Math.max(0, arena().total - (memory.isInArena ? memory.reserved : 0)),
+    temporary,
+    arena: temporary.stats,
     close(): void {
+      temporary.close();
       for (const binding of bindings.splice(0)) api.ReleaseIoBinding(binding);
       for (const session of sessions.splice(0)) api.ReleaseSession(session);
       memory.close();

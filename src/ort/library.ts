@@ -47,6 +47,7 @@ const SLOTS = {
   CreateAndRegisterAllocator: [144, ["ptr", "ptr", "ptr"]],
   ReleaseArenaCfg: [157, ["ptr"], "void"],
   CreateArenaCfgV2: [164, ["ptr", "ptr", "usize", "ptr"]],
+  AddRunConfigEntry: [165, ["ptr", "ptr", "ptr"]],
   SynchronizeBoundInputs: [202, ["ptr"]],
   SynchronizeBoundOutputs: [203, ["ptr"]],
   SessionOptionsAppendExecutionProvider_CUDA_V2: [204, ["ptr", "ptr"]],

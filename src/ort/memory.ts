@@ -20,6 +20,8 @@ export interface OrtMemory {
   read(address: Address, bytes: number, target?: Uint8Array): Uint8Array;
   zero(address: Address, bytes: number): void;
   readonly reach: Reach;
+  /** Gives back what was reserved. */
+  release(address: Address): void;
   close(): void;
 }
 
@@ -52,6 +54,7 @@ export function hostMemory(environment: OrtEnvironment): OrtMemory {
       for (let done = 0; done < bytes; done += VIEW_BYTES) view(address + done, Math.min(VIEW_BYTES, bytes - done)).fill(0);
     },
     reach: { kind: "process" },
+    release: blocks.release,
     close: blocks.close,
   };
 }
@@ -152,6 +155,7 @@ export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointe
       }
     },
     reach: { kind: "device", copies },
+    release: blocks.release,
     close() {
       blocks.close();
       api.ReleaseAllocator(allocator);
@@ -167,7 +171,8 @@ const INT64 = 7;
 
 /** Aligned blocks of an allocator. */
 function createBlocks({ api }: OrtEnvironment, allocator: Pointer) {
-  const blocks: Pointer[] = [];
+  /** By the aligned address in it. */
+  const blocks = new Map<Address, { readonly block: Pointer; readonly bytes: number }>();
   let reserved = 0;
   return {
     reserved: () => reserved,
@@ -180,12 +185,20 @@ function createBlocks({ api }: OrtEnvironment, allocator: Pointer) {
           `memory is exhausted: cannot reserve ${bytes} bytes besides ${reserved}; lower the batch or a budget`,
         );
       }
-      blocks.push(block);
+      const address = align(block);
+      blocks.set(address, { block, bytes: align(bytes) });
       reserved += align(bytes);
-      return align(block);
+      return address;
+    },
+    release(address: Address): void {
+      const { block, bytes } = blocks.get(address)!;
+      api.AllocatorFree(allocator, block);
+      blocks.delete(address);
+      reserved -= bytes;
     },
     close(): void {
-      for (const block of blocks.splice(0)) api.AllocatorFree(allocator, block);
+      for (const { block } of blocks.values()) api.AllocatorFree(allocator, block);
+      blocks.clear();
     },
   };
 }

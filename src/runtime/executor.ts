@@ -35,6 +35,19 @@ export interface DeviceCopies {
 }
 
 /**
+ * Temporary memory that the library below an executor takes for its programs by itself, beside what the runtime places: it cannot
+ * be planned, only measured; see runtime/temporary.ts.
+ */
+export interface TemporaryMemory {
+  /** Bytes that it has grown to. */
+  readonly bytes: number;
+  /** Gives back all that is not in use, and takes `bytes` in one piece to cut what programs ask for from. */
+  reset(bytes: number): void;
+  /** Has a function use memory that is given back behind it. Its content is arbitrary. */
+  borrow<T>(bytes: number, use: (address: Address) => T): T;
+}
+
+/**
  * Runs programs on memory that the runtime places. Addresses given out are 64-byte aligned (`ALIGNMENT`), and so must
  * be those passed in. Nothing is allocated by `run`.
  */
@@ -63,6 +76,8 @@ export interface Executor {
   /** Bytes reserved so far. */
   readonly reserved: number;
   readonly reach: Reach;
+  /** Where a program's `workspace` is not all that it takes. */
+  readonly temporary?: TemporaryMemory;
   close(): void;
 }
 

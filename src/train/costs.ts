@@ -22,6 +22,9 @@ export interface Costs {
   setBandwidth(target: string, bandwidth: Bandwidth): void;
   /** Takes over the bandwidth seen in steps when it differs by more than `tolerance`, as a share; then the answer is true. */
   updateBandwidth(target: string, seen: Partial<Bandwidth>, tolerance: number): boolean;
+  /** Bytes of temporary memory that programs take together; see runtime/temporary.ts. */
+  temporaryOf(graphs: readonly Graph[]): number | undefined;
+  setTemporary(graphs: readonly Graph[], bytes: number): void;
   /** Written by `saveCosts`. */
   toJSON(): CostsFile;
 }
@@ -35,6 +38,8 @@ interface CostsFile {
   readonly seconds: Readonly<Record<string, number>>;
   /** By target. */
   readonly bandwidth: Readonly<Record<string, Bandwidth>>;
+  /** Bytes, by a hash of all programs. */
+  readonly temporary: Readonly<Record<string, number>>;
 }
 
 /** Executor, threads and processor. */
@@ -43,15 +48,17 @@ export function deviceName(executor: Pick<Executor, "name" | "threads">): string
   return `${executor.name}, ${executor.threads} threads, ${models.join(" + ")}`;
 }
 
-export function createCosts(device: string, known: Partial<Pick<CostsFile, "seconds" | "bandwidth">> = {}): Costs {
+export function createCosts(device: string, known: Partial<Omit<CostsFile, "device">> = {}): Costs {
   const seconds = new Map(Object.entries(known.seconds ?? {}));
   const bandwidths = new Map(Object.entries(known.bandwidth ?? {}));
+  const temporary = new Map(Object.entries(known.temporary ?? {}));
   const keys = new Map<Graph, string>();
   const keyOf = (graph: Graph): string => {
     let key = keys.get(graph);
     if (key === undefined) keys.set(graph, (key = contentKey(graph)));
     return key;
   };
+  const keyOfAll = (graphs: readonly Graph[]): string => hashOf(graphs.map(keyOf).sort());
   return {
     secondsOf: (graph) => seconds.get(keyOf(graph)),
     set: (graph, value) => void seconds.set(keyOf(graph), value),
@@ -81,10 +88,13 @@ export function createCosts(device: string, known: Partial<Pick<CostsFile, "seco
       bandwidths.set(target, next);
       return true;
     },
+    temporaryOf: (graphs) => temporary.get(keyOfAll(graphs)),
+    setTemporary: (graphs, bytes) => void temporary.set(keyOfAll(graphs), bytes),
     toJSON: () => ({
       device,
       seconds: Object.fromEntries([...seconds].sort(([a], [b]) => (a < b ? -1 : 1))),
       bandwidth: Object.fromEntries(bandwidths),
+      temporary: Object.fromEntries(temporary),
     }),
   };
 }
@@ -99,9 +109,13 @@ export function loadCosts(path: string, device: string): Costs {
     const seconds = Object.entries(file["seconds"]).filter(([, value]) => isPositive(value));
     const bandwidths = isRecord(file["bandwidth"]) ? Object.entries(file["bandwidth"]) : [];
     const bandwidth = bandwidths.filter(([, value]) => isRecord(value) && isPositive(value["out"]) && isPositive(value["in"]));
+    const temporary = isRecord(file["temporary"])
+      ? Object.entries(file["temporary"]).filter(([, value]) => isPositive(value))
+      : [];
     return createCosts(device, {
       seconds: Object.fromEntries(seconds) as CostsFile["seconds"],
       bandwidth: Object.fromEntries(bandwidth) as CostsFile["bandwidth"],
+      temporary: Object.fromEntries(temporary) as CostsFile["temporary"],
     });
   } catch {
     // They can be measured again.
@@ -129,8 +143,9 @@ export function secondsWith(costs: Costs, programs: readonly Graph[]): SecondsOf
 function contentKey(graph: Graph): string {
   const types = [...graph.types].map(([name, { dtype, shape }]) => [name, dtype, ...shape]);
   const nodes = graph.nodes.map(({ op, inputs, outputs, attrs }) => [op, inputs, outputs, Object.entries(attrs).sort()]);
-  const hash = Bun.hash(JSON.stringify([graph.inputs, graph.outputs, nodes, types]))
-    .toString(16)
-    .padStart(16, "0");
-  return `${graph.name} ${hash}`;
+  return `${graph.name} ${hashOf([graph.inputs, graph.outputs, nodes, types])}`;
+}
+
+function hashOf(content: unknown): string {
+  return Bun.hash(JSON.stringify(content)).toString(16).padStart(16, "0");
 }

@@ -22,7 +22,7 @@ import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, ope
 import { plannedTime } from "./planning.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "./weights.ts";
 
-export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link">, WeightStorage {
+export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link" | "costs">, WeightStorage {
   readonly source: TensorSource;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
@@ -96,7 +96,8 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   const { config, source, measure, offload = null } = options;
   const compute = computeType(executor, options.dtype);
   const link = offload && { ...NOMINAL_LINK, leastBytes: offload.leastBytes ?? NOMINAL_LINK.leastBytes };
-  const planOptions = { ...options, compute, weightType: weightTypeOf(executor, source, options), link };
+  const weightType = weightTypeOf(executor, source, options);
+  const planOptions = { ...options, compute, weightType, link, ...(measure && { costs: measure.costs }) };
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
@@ -149,7 +150,11 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
         verifier,
         ...(store && { offload: { outside: store, inFlight: step.chain.offload!.inFlight } }),
       });
-      return { runner, forecast: forecast(step, fixed), seconds: measure && !verifier ? plannedTime(step) : null };
+      return {
+        runner,
+        forecast: forecast(step, fixed, plan.predicted.temporary),
+        seconds: measure && !verifier ? plannedTime(step) : null,
+      };
     });
   let runners = makeRunners();
   const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).still, arena, memory));
@@ -172,6 +177,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
 
   /** Plans anew when the programs of a schedule take other times than it was made with. */
   function checkTimes(runner: Runner, costs: Costs): void {
+    if (executor.temporary) costs.setTemporary(plan.measured, executor.temporary.bytes);
     const programsDiffer = costs.update(runner.seconds(), TOLERANCE);
     const transfersDiffer =
       store !== null && costs.updateBandwidth(store.description, bandwidthSeen(counted!, store.counts()), TOLERANCE);
@@ -203,7 +209,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     },
     withoutCheckpointing: plan.withoutCheckpointing,
     get measuredPeak() {
-      return fixedTotal(fixed) + touched;
+      return fixedTotal(fixed) + touched + (executor.temporary?.bytes ?? 0);
     },
     get computed() {
       return computed;

@@ -47,7 +47,7 @@ export interface StepEvent extends StepMetrics {
   readonly type: "step";
   /** Smoothed. */
   readonly tokensPerSecond: number;
-  /** Bytes: the greatest so far of what is planned, with ONNX Runtime's temporary memory. */
+  /** Bytes: the greatest so far of what is planned. */
   readonly memory: number;
   readonly secondsLeft: number;
   /** With offload: bytes that went out and came in during the step, and seconds that the computation waited for them. */
@@ -70,6 +70,7 @@ export interface DoneEvent {
   /** Bytes. */
   readonly predictedPeak: number;
   readonly measuredPeak: number;
+  /** ONNX Runtime's temporary memory, which is in both peaks. */
   readonly temporary: number;
   readonly withoutCheckpointing: number;
   readonly processPeak: number;

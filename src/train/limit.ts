@@ -92,12 +92,14 @@ export function explainingLimit<T>(memory: string | undefined, strategy: Checkpo
       throw new UserError(`--activation-memory is not enough: the least that works is ${formatBytes(error.least)}. ${lower}`);
     }
     const base = strategy.base?.() ?? 0;
-    const fixed = strategy.bytes - base - error.limit;
+    const { temporary } = error;
+    const fixed = strategy.bytes - base - temporary - error.limit;
     // Rounded up, in whole MiB: formatting to three digits may take more away than there is to spare.
-    const least = Math.ceil((base + fixed + error.least + SPREAD) / 2 ** 20);
+    const least = Math.ceil((base + fixed + temporary + error.least + SPREAD) / 2 ** 20);
     throw new UserError(
       `--memory ${memory} is not enough: the least that works is ${least} MiB ` +
-        `(${formatBytes(base + SPREAD)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations). ` +
+        `(${formatBytes(base + SPREAD)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations` +
+        `${temporary > 0 ? `, ${formatBytes(temporary)} of temporary memory of ONNX Runtime` : ""}). ` +
         lower,
     );
   }

@@ -17,6 +17,8 @@ export interface MemoryForecast {
   readonly stash: number;
   /** Temporary memory of the kernel program at the moment of the peak. */
   readonly workspace: number;
+  /** What the executor's library takes for its programs beside what is planned, at most; see runtime/temporary.ts. */
+  readonly temporary: number;
   readonly peak: number;
 }
 
@@ -25,14 +27,18 @@ export function fixedTotal({ frozen, trainable, gradients, optimizer, batch, log
 }
 
 /** What a schedule needs beside what is fixed, by exact simulation. */
-export function forecast(step: { readonly chain: Chain; readonly schedule: Schedule }, fixed: FixedBytes): MemoryForecast {
+export function forecast(
+  step: { readonly chain: Chain; readonly schedule: Schedule },
+  fixed: FixedBytes,
+  temporary: number,
+): MemoryForecast {
   const { peak, items, steps } = simulate(step.chain, step.schedule);
   const at = steps.findIndex(({ during }) => during === peak);
   const stash = items
     .filter((item) => item.kind !== "workspace" && item.first <= at && at <= item.last)
     .reduce((bytes, item) => bytes + item.bytes, 0);
   const resident = fixedTotal(fixed);
-  return { resident, stash, workspace: peak - stash, peak: resident + peak };
+  return { resident, stash, workspace: peak - stash, temporary, peak: resident + peak + temporary };
 }
 
 export function formatBytes(bytes: number): string {

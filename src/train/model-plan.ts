@@ -2,8 +2,8 @@ import { inPrecision } from "../autodiff/precision.ts";
 import { isNamed, type SelectiveOptions } from "../autodiff/selective.ts";
 import { UserError } from "../errors.ts";
 import { type DecoderPlan, planDecoder } from "../generate/cached.ts";
-import type { Segment } from "../graph/segment.ts";
-import type { FloatType, WeightType } from "../graph/types.ts";
+import { programsOf, type Segment } from "../graph/segment.ts";
+import type { FloatType, Graph, WeightType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import type { Tuning } from "../models/linear.ts";
 import type { SegmentOptions } from "../models/parts.ts";
@@ -12,12 +12,15 @@ import { buildChain, createPrograms, type Programs, type SecondsOf } from "../ru
 import { align, type Executor } from "../runtime/executor.ts";
 import { forwardExtent } from "../runtime/forward.ts";
 import { collectParams, residentBytes } from "../runtime/resident.ts";
+import { measureTemporary, settle } from "../runtime/temporary.ts";
 import type { Link } from "../schedule/chain.ts";
 import { strategySchedule } from "../schedule/strategies.ts";
 import { storeAlignment } from "../store/store.ts";
 import { batchBytes } from "./batch-memory.ts";
 import { constantBytes } from "./constants.ts";
+import type { Costs } from "./costs.ts";
 import { type FixedBytes, fixedTotal, forecast, type MemoryForecast } from "./memory.ts";
+import { largestUpdate } from "./optimizer.ts";
 import {
   activationLimit,
   type Checkpointing,
@@ -53,6 +56,8 @@ export interface ModelPlanOptions {
   readonly optimizer: boolean;
   /** Boundaries and tapes may leave memory by this link. */
   readonly link?: Link | null;
+  /** Temporary memory from before, and where it is kept. Without it, it is always measured. */
+  readonly costs?: Pick<Costs, "temporaryOf" | "setTemporary">;
 }
 
 /** Plan of one number of tokens. */
@@ -75,6 +80,8 @@ export interface ModelPlan {
   readonly decoder: DecoderPlan | null;
   /** Everything besides the arena. */
   readonly fixed: FixedBytes;
+  /** The programs whose temporary memory is in `predicted`. */
+  readonly measured: readonly Graph[];
   /** Bytes of the arena that holds stash and workspace. A later plan with other times needs no more. */
   readonly arena: number;
   readonly predicted: MemoryForecast;
@@ -125,6 +132,15 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const alignment = storeAlignment(executor);
   // What all programs take is there before a limit is divided.
   for (const { segments } of built.values()) buildChain(segments, programs);
+  const chains = [built.get(most)!.still, ...answers.values(), ...(decoder?.chains.values() ?? [])];
+  const measured = [
+    ...new Set([
+      ...built.get(most)!.segments.flatMap(({ model }) => programsOf(model).map(([, graph]) => graph)),
+      ...chains.flat().map(({ model }) => model.forward),
+      ...(options.optimizer ? largestUpdate(fixed.optimizer / 8) : []),
+    ]),
+  ];
+  const temporary = temporaryBytes(executor, programs, measured, options.costs);
 
   const plan = (
     times: SecondsOf | undefined,
@@ -143,7 +159,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     }
     const largest = steps.get(most)!;
     const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
-    const withoutCheckpointing = forecast(off, fixed);
+    const withoutCheckpointing = forecast(off, fixed, temporary);
     const extent = Math.max(forwardBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
     // Other times may lead to a plan that keeps more, up to everything, within the limit.
     const keepAll = Math.min(
@@ -158,18 +174,39 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       answers,
       decoder,
       fixed,
+      measured,
       arena,
       // A smaller micro-batch may keep more than the largest one.
       predicted: [...steps.values()]
-        .map((step) => forecast(step, fixed))
+        .map((step) => forecast(step, fixed, temporary))
         .reduce((most, one) => (one.peak > most.peak ? one : most)),
       withoutCheckpointing,
       withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
     };
   };
-  const room = strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - fixedTotal(fixed) : Infinity;
-  // The first tables may have the arena's bytes, which nothing has touched yet.
-  return plan(seconds, options.link ?? null, room, Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8)));
+  const room = strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - fixedTotal(fixed) - temporary : Infinity;
+  try {
+    // The first tables may have the arena's bytes, which nothing has touched yet.
+    return plan(seconds, options.link ?? null, room, Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8)));
+  } catch (error) {
+    if (error instanceof LimitError) throw new LimitError(error.limit, error.least, temporary);
+    throw error;
+  }
+}
+
+/** Temporary memory of programs, which the executor's library then has: from before where it is known, or measured. */
+function temporaryBytes(
+  executor: Executor,
+  programs: Programs,
+  graphs: readonly Graph[],
+  costs: ModelPlanOptions["costs"],
+): number {
+  if (!executor.temporary) return 0;
+  const known = costs?.temporaryOf(graphs);
+  if (known !== undefined) return settle(executor.temporary, known);
+  const bytes = measureTemporary(executor, graphs.map(programs.of));
+  costs?.setTemporary(graphs, bytes);
+  return bytes;
 }
 
 /** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */

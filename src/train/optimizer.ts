@@ -2,7 +2,7 @@ import { GraphBuilder } from "../graph/builder.ts";
 import type { Graph, TensorType } from "../graph/types.ts";
 import { AdamW } from "../ops/adamw.ts";
 import { SumSquares } from "../ops/sum-squares.ts";
-import type { Address, Executor } from "../runtime/executor.ts";
+import { type Address, align, ALIGNMENT, type Executor, type Program } from "../runtime/executor.ts";
 import { type FlatState, readTensor } from "../runtime/resident.ts";
 
 export interface AdamWOptions {
@@ -14,7 +14,7 @@ export interface AdamWOptions {
   readonly clip: number;
 }
 
-/** AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) over flat arrays, as two graphs. */
+/** AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) over flat arrays, piece by piece. */
 export interface Optimizer {
   /**
    * One update, counted from 1, with gradients that are `lossScale` times what they should be. Returns their global norm
@@ -26,53 +26,89 @@ export interface Optimizer {
 
 const HYPER_BYTES = 32;
 
+/**
+ * Elements that one call updates: the operators that AdamW is made of elsewhere than on `wasm` take some temporary copies of
+ * what they work on, and no more than a small share of the state. A call has its own costs, so that a small piece is not worth it.
+ */
+function pieceSize(size: number): number {
+  return Math.max(LEAST_PIECE, align(Math.ceil(size / MOST_PIECES)));
+}
+const MOST_PIECES = 128;
+const LEAST_PIECE = 2 ** 18;
+
+/** The programs of an optimizer of at least `size` elements whose calls take the most temporary memory. */
+export function largestUpdate(size: number): Graph[] {
+  const elements = Math.min(pieceSize(size), size);
+  return [normGraph(elements), adamWGraph(elements)];
+}
+
 export function createOptimizer(executor: Executor, state: FlatState, options: AdamWOptions): Optimizer {
-  const squares = executor.reserve(4);
-  const norm = executor.prepare(normGraph(state.size));
+  const most = pieceSize(state.size);
   const parts = [
-    { offset: 0, size: state.decayed, weightDecay: options.weightDecay },
-    { offset: state.decayed, size: state.size - state.decayed, weightDecay: 0 },
-  ].filter((part) => part.size > 0);
-  const programs = parts.map((part) => executor.prepare(adamWGraph(part.size)));
-  const workspace = executor.reserve(Math.max(norm.workspace, ...programs.map((program) => program.workspace)));
-  const normCall = executor.bind(
-    norm,
-    new Map([
-      ["gradient", state.gradient],
-      ["squares", squares],
-    ]),
-    workspace,
+    { begin: 0, end: state.decayed, weightDecay: options.weightDecay },
+    { begin: state.decayed, end: state.size, weightDecay: 0 },
+  ]
+    .filter(({ begin, end }) => begin < end)
+    .map((part) => ({ ...part, hyper: executor.reserve(HYPER_BYTES) }));
+  const pieces = parts.flatMap((part) =>
+    Array.from({ length: Math.ceil((part.end - part.begin) / most) }, (_, i) => {
+      const begin = part.begin + i * most;
+      return { begin, size: Math.min(most, part.end - begin), hyper: part.hyper };
+    }),
   );
-  const updates = parts.map((part, i) => {
-    const hyper = executor.reserve(HYPER_BYTES);
-    return { ...part, hyper, call: executor.bind(programs[i]!, adamWAddresses(state, part.offset * 4, hyper), workspace) };
-  });
+  const prepared = (graphOf: (size: number) => Graph) => {
+    const programs = new Map<number, Program>();
+    return pieces.map(({ size }) => {
+      let program = programs.get(size);
+      if (!program) programs.set(size, (program = executor.prepare(graphOf(size))));
+      return program;
+    });
+  };
+  const norms = prepared(normGraph);
+  const updates = prepared(adamWGraph);
+  const workspace = executor.reserve(Math.max(...[...norms, ...updates].map((program) => program.workspace)));
+  const squares = executor.reserve(pieces.length * ALIGNMENT);
+  const calls = pieces.map(({ begin, hyper }, i) => ({
+    norm: executor.bind(
+      norms[i]!,
+      new Map([
+        ["gradient", state.gradient + begin * 4],
+        ["squares", squares + i * ALIGNMENT],
+      ]),
+      workspace,
+    ),
+    update: executor.bind(updates[i]!, adamWAddresses(state, begin * 4, hyper), workspace),
+  }));
   const hyper = new Float32Array(HYPER_BYTES / 4);
   const hyperBytes = new Uint8Array(hyper.buffer);
-  const sum = () => readTensor(executor, squares, { dtype: "f32", shape: [1] })[0]!;
+  const stride = ALIGNMENT / 4;
+  const sum = () =>
+    readTensor(executor, squares, { dtype: "f32", shape: [pieces.length * stride] })
+      .filter((_, i) => i % stride === 0)
+      .reduce((total, square) => total + square, 0);
 
   return {
     step(count, learningRate, lossScale = 1) {
-      executor.run(normCall);
+      for (const { norm } of calls) executor.run(norm);
       const gradientNorm = Math.sqrt(sum()) / lossScale;
       if (!Number.isFinite(gradientNorm)) return gradientNorm;
       // As torch.nn.utils.clip_grad_norm_: the coefficient is clip / (norm + 1e-6), at most 1.
       const gradientScale = (options.clip > 0 ? Math.min(1, options.clip / (gradientNorm + 1e-6)) : 1) / lossScale;
-      for (const update of updates) {
+      for (const part of parts) {
         hyper.set([
           learningRate,
           options.beta1,
           options.beta2,
           options.epsilon,
-          update.weightDecay,
+          part.weightDecay,
           // With the betas rounded as the kernel has them, so that the rounding of 1 - 0.999 (5e-5 of it) cancels.
           1 - Math.fround(options.beta1) ** count,
           1 - Math.fround(options.beta2) ** count,
           gradientScale,
         ]);
-        executor.write(update.hyper, hyperBytes);
-        executor.run(update.call);
+        executor.write(part.hyper, hyperBytes);
       }
+      for (const { update } of calls) executor.run(update);
       return gradientNorm;
     },
     zeroGradients() {

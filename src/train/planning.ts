@@ -34,6 +34,8 @@ export class LimitError extends Error {
     /** Bytes of stash and workspace: the limit, and the least one that can be kept. */
     readonly limit: number,
     readonly least: number,
+    /** Bytes that programs take besides, which had been taken off the limit. */
+    readonly temporary: number = 0,
   ) {
     super(`no schedule fits ${limit} bytes; the least is ${least}`);
   }

@@ -9,24 +9,20 @@ setDefaultTimeout(120_000);
 const folder = temporaryFolder();
 const MIB = 2 ** 20;
 
+function train(method: string, limit: number, flags: readonly string[]) {
+  const output = join(folder, `${method}-${limit}`);
+  const common = "train --model recipes/base/model --data recipes/devils-dictionary --sequence-length 128 --truncate";
+  const memory = ["--method", method, "--memory", `${limit}MiB`, "--output", output, "--json", "--threads", "2"];
+  return remat([...common.split(" "), ...memory, ...flags]);
+}
+
 // The high-water mark of the process covers start-up, planning, evaluations, checkpoints, samples and the export.
 test.each([
   ["lora", 215, ["--no-packing", "--batch-size", "2"]],
   ["full", 240, []],
 ] as const)("%s: 200 steps with a limit of %d MiB never take a tenth more", async (method, limit, flags) => {
-  const { code, stdout, stderr } = await remat([
-    ..."train --model recipes/base/model --data recipes/devils-dictionary --sequence-length 128 --truncate --steps 200".split(
-      " ",
-    ),
-    ..."--eval-every 50 --eval-limit 512 --save-every 50 --json --threads 2".split(" "),
-    "--method",
-    method,
-    "--memory",
-    `${limit}MiB`,
-    "--output",
-    join(folder, method),
-    ...flags,
-  ]);
+  const often = "--steps 200 --eval-every 50 --eval-limit 512 --save-every 50".split(" ");
+  const { code, stdout, stderr } = await train(method, limit, [...often, ...flags]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const events = stdout
     .trim()
@@ -37,3 +33,21 @@ test.each([
   const done = events.find((event) => event.type === "done")!;
   expect(done.processPeak / MIB).toBeLessThan(1.1 * limit);
 });
+
+test.each(["lora", "full"])(
+  "ort-cpu, %s: 40 steps with the least limit that an error names never take a tenth more",
+  async (method) => {
+    const flags = "--device ort-cpu --steps 40 --eval-every 20 --eval-limit 512 --save-every 20 --batch-size 4".split(" ");
+    const refused = await train(method, 145, flags);
+    expect(refused.code).toBe(2);
+    const [, least, temporary] = /the least that works is (\d+) MiB .* ([\d.]+) MiB of temporary memory of ONNX Runtime\)/
+      .exec(refused.stderr)!
+      .map(Number);
+    const { code, stdout } = await train(method, least!, flags);
+    const done = JSON.parse(stdout.trim().split("\n").at(-1)!) as RunEvent & { type: "done" };
+    expect({ code, type: done.type }).toEqual({ code: 0, type: "done" });
+    expect(done.processPeak / MIB).toBeLessThan(1.1 * least!);
+    // What the programs took when each had run once is what they took in all.
+    expect(Math.abs(done.temporary / MIB - temporary!)).toBeLessThan(0.1 * temporary!);
+  },
+);

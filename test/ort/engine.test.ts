@@ -154,10 +154,10 @@ describe.each(METHODS)("%s on ONNX Runtime", (_, tuning) => {
       optimizer.zeroGradients();
       expect(engine.forwardBackward(batch, 1 / batch.labelled, 11, step)).toBeFinite();
       optimizer.step(step, 1e-4);
-      sizes.push(executor.reserved + executor.temporary());
+      sizes.push(executor.reserved + executor.temporary.bytes);
     }
     expect(sizes[199]).toBe(sizes[9]!);
-    expect(executor.temporary()).toBeGreaterThan(0);
+    expect(executor.temporary.bytes).toBeGreaterThan(0);
   });
 });
 
@@ -182,7 +182,7 @@ test("micro-batches of many lengths: programs for a few sizes, loaded once; memo
     optimizer: false,
   });
   const lengths = new Set<number>();
-  const state = () => ({ ...executor.loaded, bytes: executor.reserved + executor.temporary() });
+  const state = () => ({ ...executor.loaded, bytes: executor.reserved + executor.temporary.bytes });
   const states = [0, 1, 2].map((epoch) => {
     for (let index = 0; index < batches.count(epoch); index++) {
       const batch = batches.batch(epoch, index);

@@ -160,8 +160,8 @@ describe("memory that is reached by copies alone", () => {
     const graph = builder.build();
     const [expected, actual] = [executor, copying].map((executor) => runOn(executor, graph, feeds));
     expectSameBits("outputs", [...actual!.values()], [...expected!.values()]);
-    expect(copying.temporary()).toBeGreaterThan(0);
-    expect(copying.temporary()).toBe(copying.arena().total - copying.reserved);
+    expect(copying.temporary.bytes).toBeGreaterThan(0);
+    expect(copying.temporary.bytes).toBe(copying.arena().total - copying.reserved);
   });
 
   test("memory that the system does not have gives one clear error", () => {

@@ -176,7 +176,9 @@ describe.each([
     const engines = ([undefined, "bf16"] as const).map((dtype) => build(openOrt(1), tuning, dtype, { name: "off" }));
     for (const engine of engines) {
       engine.forwardBackward(packedBatch(TOKENS, config.vocabSize), 1, 1, 1);
-      expect(engine.measuredPeak).toBe(engine.predicted.peak);
+      // Temporary memory is that of all executors here.
+      const { peak, temporary } = engine.predicted;
+      expect(engine.measuredPeak - engine.executor.temporary!.bytes).toBe(peak - temporary);
     }
     const [exact, rounded] = engines.map(({ predicted }) => predicted.stash);
     expect(rounded! / exact!).toBeLessThan(0.55);

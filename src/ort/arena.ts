@@ -1,0 +1,108 @@
+import { CString, dlopen, type Pointer } from "bun:ffi";
+import type { TemporaryMemory } from "../runtime/executor.ts";
+import { copyModel } from "./copy-models.ts";
+import { loadSession, type OrtEnvironment } from "./environment.ts";
+import { cString, created } from "./library.ts";
+import { createCopier, type OrtMemory } from "./memory.ts";
+
+/** The arena that programs take temporary memory from; one for all sessions of the process on a device. */
+export interface Arena extends TemporaryMemory {
+  stats(): ArenaStats;
+  close(): void;
+}
+
+export interface ArenaStats {
+  /** Bytes that the arena has taken from the system. */
+  readonly total: number;
+  /** Most bytes that were in use at a time. */
+  readonly peak: number;
+}
+
+/** Bytes that are copied for nothing but the end of a run. */
+const COPIED = 64;
+
+/**
+ * The arena in the memory that `memory.info` names; `device` is what ONNX Runtime calls it in the option by which the end of a run
+ * gives back the regions of the arena in which nothing is in use (`cpu:0`, `gpu:0`).
+ */
+export function createArena(
+  environment: OrtEnvironment,
+  { sessionOptions, memory, device }: { readonly sessionOptions: Pointer; readonly memory: OrtMemory; readonly device: string },
+): Arena {
+  const { api } = environment;
+  const session = loadSession(environment, copyModel(), sessionOptions);
+  const allocator = created((out) => api.CreateAllocator(session, memory.info, out));
+  const shrinking = created((out) => api.CreateRunOptions(out));
+  api.AddRunConfigEntry(shrinking, cString("memory.enable_memory_arena_shrinkage"), cString(device));
+
+  const stats = (): ArenaStats => {
+    const pairs = created((out) => api.AllocatorGetStats(allocator, out));
+    const read = (key: string) => {
+      const value = api.GetKeyValue(pairs, cString(key));
+      return value ? Number(new CString(value).toString()) : 0;
+    };
+    const found = { total: read("TotalAllocated"), peak: read("MaxInUse") };
+    api.ReleaseKeyValuePairs(pairs);
+    return found;
+  };
+  const borrow: TemporaryMemory["borrow"] = (bytes, use) => {
+    const address = memory.reserve(bytes);
+    try {
+      return use(address);
+    } finally {
+      memory.release(address);
+    }
+  };
+  /** False where the provider does not know how. */
+  const shrink = (): boolean => {
+    const copier = createCopier(api, { session, runOptions: shrinking, host: memory.info, device: memory.info });
+    return borrow(2 * COPIED, (at) => {
+      try {
+        copier.toDevice(at as Pointer, at + COPIED, COPIED);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  };
+  return {
+    stats,
+    get bytes() {
+      return Math.max(0, stats().total - (memory.isInArena ? memory.reserved : 0));
+    },
+    reset(bytes) {
+      const isEmpty = shrink();
+      trimHeap();
+      if (!isEmpty || bytes === 0) return;
+      const piece = created((out) => api.AllocatorAlloc(allocator, bytes, out));
+      api.AllocatorFree(allocator, piece);
+    },
+    borrow,
+    close() {
+      api.ReleaseRunOptions(shrinking);
+      api.ReleaseAllocator(allocator);
+      api.ReleaseSession(session);
+    },
+  };
+}
+
+/** Gives what the C library has kept of freed memory back to the system: loading a session leaves some hundred KiB. */
+export function trimHeap(): void {
+  heap ??= openHeap();
+  heap.malloc_trim(0);
+}
+
+interface Heap {
+  malloc_trim(keep: number): unknown;
+}
+
+let heap: Heap | null = null;
+
+/** glibc alone has such a function (malloc_trim(3)). */
+function openHeap(): Heap {
+  try {
+    return dlopen("libc.so.6", { malloc_trim: { args: ["usize"], returns: "i32" } }).symbols;
+  } catch {
+    return { malloc_trim: () => 0 };
+  }
+}

@@ -1,0 +1,54 @@
+import { byteLength, type Graph, typeOf } from "../graph/types.ts";
+import { type Address, align, type Executor, type Program, type TemporaryMemory } from "./executor.ts";
+
+/** Share of the largest program's temporary memory from which on programs may need more than it in the same piece. */
+const NEAR = 0.75;
+
+/**
+ * Bytes of temporary memory that `programs` take in all, in any order: a library reuses the memory of one for the next. Each is
+ * run alone, on memory without a meaning (no shape depends on values), and what the largest has grown to is then there in one
+ * piece, from which the others are cut. Grown bit by bit it would have holes that nothing fits into. 0 where all memory is planned.
+ */
+export function measureTemporary(executor: Executor, programs: readonly Program[]): number {
+  const { temporary } = executor;
+  if (!temporary || programs.length === 0) return 0;
+  const [inputs, outputs] = [mostBytes(programs, "inputs"), mostBytes(programs, "outputs")];
+  return temporary.borrow(inputs + outputs, (scratch) => {
+    // Indices must be valid: 0 is.
+    executor.zero(scratch, mostBytes(programs, "inputs", isWhole));
+    const run = (program: Program) => executor.run(executor.bind(program, scratchAddresses(program.graph, scratch, inputs), 0));
+    const bytes = programs.map((program) => {
+      temporary.reset(0);
+      run(program);
+      return temporary.bytes;
+    });
+    const largest = Math.max(...bytes);
+    temporary.reset(largest);
+    programs.forEach((program, i) => bytes[i]! >= NEAR * largest && run(program));
+    return settle(temporary);
+  });
+}
+
+/** Has what was measured before in one piece. Returns the bytes that are now taken. */
+export function settle(temporary: TemporaryMemory, bytes: number = temporary.bytes): number {
+  temporary.reset(bytes);
+  return temporary.bytes;
+}
+
+const isWhole = (dtype: string): boolean => /^[iu]\d/.test(dtype);
+
+/** Bytes of the largest input or output. */
+function mostBytes(programs: readonly Program[], side: "inputs" | "outputs", wanted: (dtype: string) => boolean = () => true) {
+  const sizes = programs.flatMap(({ graph }) =>
+    graph[side].map(({ name }) => typeOf(graph, name)).map((type) => (wanted(type.dtype) ? align(byteLength(type)) : 0)),
+  );
+  return Math.max(0, ...sizes);
+}
+
+/** All inputs in one place, which stays as it is, and all outputs in another. */
+function scratchAddresses(graph: Graph, inputs: Address, inputBytes: number): Map<string, Address> {
+  return new Map([
+    ...graph.inputs.map(({ name }) => [name, inputs] as const),
+    ...graph.outputs.map(({ name }) => [name, inputs + inputBytes] as const),
+  ]);
+}
