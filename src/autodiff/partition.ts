@@ -105,7 +105,10 @@ function lossFromGradient(graph: Graph): Graph {
 /** Views cost nothing, and a widened weight is never worth keeping: the weight is there anyway. */
 export function isFree(node: Node, graph: Graph): boolean {
   if (opOf(node).view) return true;
-  return (node.op === "Cast" || node.op === "Dequantize") && graph.inputs.some((input) => input.name === node.inputs[0] && input.role === "param");
+  return (
+    (node.op === "Cast" || node.op === "Dequantize") &&
+    graph.inputs.some((input) => input.name === node.inputs[0] && input.role === "param")
+  );
 }
 
 const SPARE = "again.";

@@ -6,7 +6,8 @@ import { baseModelOf } from "../hf/peft.ts";
 
 /** What a verb's `--model` and `--adapter` mean together. */
 export interface FoundModel {
-  /** The base model's folder, on this machine. */
+  /** The base model as it was named, and its folder on this machine. */
+  readonly name: string;
   readonly folder: string;
   /** The adapter's folder. */
   readonly adapter: string | null;
@@ -27,7 +28,7 @@ export async function findModel(
   const { model } = flags;
   const given = model !== undefined && isAdapter(model) ? model : undefined;
   const adapter = flags.adapter ?? given ?? null;
-  if (given === undefined && model !== undefined) return { folder: await resolveModel(model, options), adapter };
+  if (given === undefined && model !== undefined) return { name: model, folder: await resolveModel(model, options), adapter };
   if (adapter === null) throw new UserError("--model: a model folder or hub name is needed; it is missing");
   if (given !== undefined && given !== adapter) {
     throw new UserError(`--model ${given} is an adapter, and so is --adapter ${adapter}; give one of them, or their base model`);
@@ -36,7 +37,7 @@ export async function findModel(
   if (base === null)
     throw new UserError(`${adapter} does not name its base model; give it with --model, and ${adapter} with --adapter`);
   try {
-    return { folder: await resolveModel(base, options), adapter };
+    return { name: base, folder: await resolveModel(base, options), adapter };
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     throw new UserError(

@@ -1,4 +1,5 @@
-import { join, relative } from "node:path";
+import { existsSync } from "node:fs";
+import { join, relative, resolve } from "node:path";
 import { type Device, openDevice } from "../device.ts";
 import type { SamplePart } from "../data/sample.ts";
 import { writeTextAtomic } from "../hf/files.ts";
@@ -50,19 +51,17 @@ export async function run(args: readonly string[]): Promise<number> {
   const given = await resolveConfig(args);
   const { file } = given;
   // Written into the run folder with the others: the run is resumed with the day that it was begun on.
-  const config = { ...given.config, date: runDate(given.config) };
-  checkQuantize(config);
-  const display = createDisplay(config.json);
-  checkRunFolder(config.output, config);
-  const { folder: model, adapter } = await findModel(config, { onProgress: showDownload(display) });
-  if (adapter !== null) {
-    throw new UserError(
-      `--model ${adapter} is an adapter; training begins with a model. To go on with the run in it, give its --output and --resume; to train a new adapter on top, make a model of it with remat merge`,
-    );
-  }
+  const asked = { ...given.config, date: runDate(given.config) };
+  checkQuantize(asked);
+  const display = createDisplay(asked.json);
+  checkRunFolder(asked.output, asked);
+  const found = await findModel(asked, { onProgress: showDownload(display) });
+  checkAdapter(found.adapter, asked);
+  const named = { ...asked, model: found.name, ...(found.adapter === null ? {} : { adapter: found.adapter }) };
   const inputs = await interruptible((signal) =>
-    readInputs(config, model, { signal, onProgress: (report) => display.prepare(report) }),
+    readInputs(named, found.folder, { signal, given: given.keys, onProgress: (report) => display.prepare(report) }),
   );
+  const { config } = inputs;
   const device = await openDevice(config);
   let release = () => {};
   let session: Session | null = null;
@@ -95,8 +94,22 @@ export async function run(args: readonly string[]): Promise<number> {
     session?.engine.close();
     device.close();
     inputs.source.close();
+    inputs.start?.adapter.source.close();
   }
   return 0;
+}
+
+/** @throws {UserError} an adapter that its own run would overwrite, and axolotl's key of that name */
+function checkAdapter(adapter: string | null, { output }: TrainConfig): void {
+  if (adapter !== null && /^q?lora$/.test(adapter) && !existsSync(adapter)) {
+    throw new UserError(
+      `--adapter ${adapter}: no such folder; what is trained is said with --method lora${adapter === "qlora" ? " and --quantize nf4" : ""}`,
+    );
+  }
+  if (adapter === null || resolve(adapter) !== resolve(output)) return;
+  throw new UserError(
+    `--output ${output} holds the adapter that is to be trained further; choose another folder. To go on with the run in it, give its base model as --model, and --resume`,
+  );
 }
 
 /** Lets Ctrl-C end an action in good order. */
@@ -113,7 +126,10 @@ async function interruptible<T>(action: (signal: AbortSignal) => Promise<T>): Pr
   }
 }
 
-async function resolveConfig(args: readonly string[]): Promise<{ config: TrainConfig; file: string | undefined }> {
+/** The configuration, the file that it came from, and the keys that file or flags have. */
+async function resolveConfig(
+  args: readonly string[],
+): Promise<{ readonly config: TrainConfig; readonly file: string | undefined; readonly keys: readonly string[] }> {
   const { values, words } = parseFlags(trainConfigSchema, args);
   if (words.length > 1)
     throw new UserError(`expected one configuration, got ${words.map((word) => JSON.stringify(word)).join(" and ")}`);
@@ -122,7 +138,8 @@ async function resolveConfig(args: readonly string[]): Promise<{ config: TrainCo
   const fromFile = file === undefined ? {} : await readConfigFile(file);
   // The bundled example may be run again and again without thinking of folders.
   const implied = words.length === 0 && named === DEFAULT_RECIPE ? { overwrite: true } : {};
-  return { config: validateConfig(trainConfigSchema, { ...implied, ...fromFile, ...values }, file), file };
+  const asked = { ...implied, ...fromFile, ...values };
+  return { config: validateConfig(trainConfigSchema, asked, file), file, keys: Object.keys(asked) };
 }
 
 /** Says how far a download is, a line for every tenth of a file. */
@@ -164,7 +181,7 @@ function describe(session: Session, { description, notice }: Device, file: strin
     ...(file ? [`configuration   ${relative(process.cwd(), file) || file}`] : []),
     `model           ${config.model}: ${model.family}, ${model.layers} layers, ${millions(parameters.all)} parameters`,
     ...(vision === null ? [] : [`                ${vision}`]),
-    `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)`,
+    `trained         ${config.method}, ${millions(parameters.trainable)} parameters (${share} %)${inputs.start ? `, from ${config.adapter}` : ""}`,
     `data            ${train.count} examples, ${train.tokens} tokens, ${train.labelled} with a target${train.weighted ? " (some count more than others)" : ""}${valid ? `; ${valid.count} held out` : ""}`,
     `memory          ${formatBytes(engine.predicted.peak)} predicted with ${strategyText(config)}, ${formatBytes(engine.withoutCheckpointing.peak)} without`,
     `schedule        ${formatSummary(summarise(engine.chain, engine.schedule))}`,

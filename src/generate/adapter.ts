@@ -1,8 +1,6 @@
-import { UserError } from "../errors.ts";
 import { elements } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import { layerOf, modulesOf } from "../hf/modules.ts";
-import type { Adapter } from "../hf/peft.ts";
+import { type Adapter, checkModules } from "../hf/peft.ts";
 import { readFloat32 } from "../hf/safetensors.ts";
 import type { Lora } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
@@ -18,12 +16,11 @@ const NO_ADAPTER: Lora = { method: "lora", rank: 1, scale: 1, dropout: 0, target
  */
 export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Lora {
   if (adapter === null) return NO_ADAPTER;
-  const known = modulesOf(config).linear;
-  for (const name of adapter.modules.keys()) {
-    const layer = layerOf(name, config);
-    if (layer !== null && layer < config.layers && known.includes(name.split(".").at(-1)!)) continue;
-    throw new UserError(`the adapter changes ${name}, which can only be used merged: see remat merge`);
-  }
+  checkModules(
+    adapter,
+    config,
+    "an adapter of other modules than the blocks' linear layers can only be used merged: see remat merge",
+  );
   const ranks = [...adapter.modules.values()].map((module) => module.rank);
   const { scale, targets, modules } = adapter;
   const adapts = (module: string) => modules.has(module);

@@ -321,3 +321,23 @@ export function jsonKind(value: unknown): string {
   if (Array.isArray(value)) return "an array";
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }
+
+const CHUNK = 4 << 20;
+
+/** SHA-256 of a file, in hexadecimal, read piece by piece. */
+export function hashFile(path: string): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const buffer = new Uint8Array(CHUNK);
+  let fd: number;
+  try {
+    fd = fs.openSync(path, "r");
+  } catch (error) {
+    throw fileError("open", path, error);
+  }
+  try {
+    for (let read = fs.readSync(fd, buffer); read > 0; read = fs.readSync(fd, buffer)) hasher.update(buffer.subarray(0, read));
+  } finally {
+    fs.closeSync(fd);
+  }
+  return hasher.digest("hex");
+}

@@ -1,5 +1,6 @@
 import { UserError } from "../errors.ts";
 import { show } from "./files.ts";
+import { layerOf } from "./modules.ts";
 
 /** What an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */
 export interface ModuleRules {
@@ -9,6 +10,20 @@ export interface ModuleRules {
   readonly layers_to_transform?: readonly number[] | number | null | undefined;
   /** What stands before the number of a block: `layers`. */
   readonly layers_pattern?: readonly string[] | string | null | undefined;
+}
+
+/**
+ * Names modules as PEFT's configuration does: by the ends of their names, with the blocks that they are in unless that is all of them;
+ * one by one where not every block has the same.
+ */
+export function describeModules(
+  modules: readonly string[],
+  model: { readonly layers: number; readonly modulePrefix: string },
+): { readonly targets: string[]; readonly layers: number[] | null } {
+  const targets = [...new Set(modules.map((name) => name.split(".").at(-1)!))].sort();
+  const layers = [...new Set(modules.map((name) => layerOf(name, model) ?? -1))].sort((a, b) => a - b);
+  if (targets.length * layers.length !== modules.length) return { targets: [...modules].sort(), layers: null };
+  return { targets, layers: layers.length === model.layers ? null : layers };
 }
 
 /** Rank or alpha by module: keys are regular expressions of the whole name, or of its end after a dot. */

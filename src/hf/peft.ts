@@ -6,7 +6,7 @@ import { type ModelConfig } from "./config.ts";
 import { parseWith } from "./schema.ts";
 import { fileIo, makeFolder, readJsonObject, show, writeTextAtomic, type FileIo } from "./files.ts";
 import { moduleName } from "./model-weights.ts";
-import { modulesOf } from "./modules.ts";
+import { layerOf, modulesOf } from "./modules.ts";
 import { isAdapted, patternValue } from "./peft-modules.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 import { writeSafetensors, type TensorData } from "./safetensors-write.ts";
@@ -102,6 +102,8 @@ export interface AdapterModule {
 export interface Adapter {
   readonly base: string | null;
   readonly rank: number;
+  readonly alpha: number;
+  readonly rslora: boolean;
   readonly scale: number;
   readonly dropout: number;
   /** Last parts of the names of the adapted modules: `q_proj`, ... */
@@ -177,6 +179,8 @@ export function openAdapter(folder: string): Adapter {
     return {
       base: config.base_model_name_or_path ?? null,
       rank: config.r,
+      alpha: config.lora_alpha,
+      rslora: config.use_rslora ?? false,
       scale: scaleOf(config.lora_alpha, config.r, config),
       dropout: config.lora_dropout,
       targets: [...new Set(Array.from(modules.keys(), (name) => name.split(".").at(-1)!))].sort(),
@@ -193,10 +197,10 @@ export function openAdapter(folder: string): Adapter {
  * Opens an adapter to train further: one rank and one scale for all its modules, which are linear layers of the blocks.
  * @throws {UserError} as `openAdapter`; also for rank or alpha patterns in use and for other modules
  */
-export function readAdapter(folder: string, model: Pick<ModelConfig, "family">): Adapter {
+export function readAdapter(folder: string, model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">): Adapter {
   const adapter = openAdapter(folder);
   try {
-    resolveTargets(adapter.targets, model);
+    checkModules(adapter, model, `${folder}: training further needs an adapter of the blocks' linear layers`);
     for (const [name, module] of adapter.modules) {
       if (module.rank === adapter.rank && module.scale === adapter.scale) continue;
       throw new UserError(
@@ -209,6 +213,20 @@ export function readAdapter(folder: string, model: Pick<ModelConfig, "family">):
     throw error;
   }
   return adapter;
+}
+
+/** @throws {UserError} an adapter of other modules than the linear layers of the model's blocks */
+export function checkModules(
+  { modules }: Pick<Adapter, "modules">,
+  model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">,
+  what: string,
+): void {
+  const known = modulesOf(model).linear;
+  for (const name of modules.keys()) {
+    const layer = layerOf(name, model);
+    if (layer !== null && layer < model.layers && known.includes(name.split(".").at(-1)!)) continue;
+    throw new UserError(`${what}; this one changes ${name}`);
+  }
 }
 
 function rejectUnsupported(raw: Readonly<Record<string, unknown>>, config: RawAdapter, path: string): void {

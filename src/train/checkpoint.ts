@@ -1,9 +1,9 @@
-import { closeSync, existsSync, fsyncSync, openSync, readdirSync, readSync, renameSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { messageOf, UserError } from "../errors.ts";
 import { parseWith } from "../hf/schema.ts";
-import { fileError, makeFolder, readJsonObject, writeTextAtomic } from "../hf/files.ts";
+import { fileError, hashFile, makeFolder, readJsonObject, writeTextAtomic } from "../hf/files.ts";
 import { compareFingerprints, type Difference } from "./config.ts";
 import { expectTensor, openSafetensors } from "../hf/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../hf/safetensors-write.ts";
@@ -239,26 +239,6 @@ function syncFolder(folder: string): void {
   } finally {
     closeSync(fd);
   }
-}
-
-const CHUNK = 4 << 20;
-
-/** SHA-256 of a file, in hexadecimal, read piece by piece. */
-function hashFile(path: string): string {
-  const hasher = new Bun.CryptoHasher("sha256");
-  const buffer = new Uint8Array(CHUNK);
-  let fd: number;
-  try {
-    fd = openSync(path, "r");
-  } catch (error) {
-    throw fileError("open", path, error);
-  }
-  try {
-    for (let read = readSync(fd, buffer); read > 0; read = readSync(fd, buffer)) hasher.update(buffer.subarray(0, read));
-  } finally {
-    closeSync(fd);
-  }
-  return hasher.digest("hex");
 }
 
 function hashRecord(record: Readonly<Record<string, unknown>>): string {

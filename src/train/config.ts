@@ -32,6 +32,7 @@ export const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
 export const trainConfigSchema = z.strictObject({
   model: z.string().min(1).describe("base model: a folder in Hugging Face layout, or org/name on the hub"),
+  adapter: z.string().min(1).optional().describe("PEFT adapter to train further: its matrices, with its rank, alpha and modules"),
   data: z
     .string()
     .min(1)
@@ -157,6 +158,10 @@ export const trainConfigSchema = z.strictObject({
 
 /** Keys that share a line of help. */
 export const HELP_GROUPS = [
+  {
+    keys: ["model", "adapter"],
+    description: "base model: a folder or org/name on the hub (required); an adapter of it to train further",
+  },
   { keys: ["targets", "lastLayers"], description: "linear layers that get adapters (all-linear); only in the last N blocks" },
   { keys: ["beta1", "beta2", "epsilon"], description: "AdamW's decays of its moments, and its epsilon (0.9, 0.999, 1e-8)" },
   {
@@ -275,15 +280,17 @@ export function fingerprint(
     readonly model: Pick<ModelConfig, "family" | "layers" | "hiddenSize">;
     /** Null where no token depends on it. */
     readonly date: string | null;
+    readonly start: { readonly content: string } | null;
     readonly train: { readonly count: number; readonly tokens: number; readonly content: string };
   },
 ): string {
-  const { model, train, date } = inputs;
+  const { model, train, date, start } = inputs;
   const resolved = { ...config, targets: resolveTargets(config.targets, model) };
   const settings = NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? "default")}`);
   return [
     ...settings,
     ...(date === null ? [] : [`date ${date}`]),
+    ...(start === null ? [] : [`adapter at the start, SHA-256 ${start.content.slice(0, 16)}`]),
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,
     `data of ${train.count} examples, ${train.tokens} tokens, SHA-256 ${train.content.slice(0, 16)}`,
   ].join("; ");

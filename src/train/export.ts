@@ -1,6 +1,7 @@
 import { narrow } from "../hf/halves.ts";
 import { copyCompanions, writeWeights } from "../hf/model-folder.ts";
-import { resolveTargets, writeAdapter } from "../hf/peft.ts";
+import { writeAdapter } from "../hf/peft.ts";
+import { describeModules } from "../hf/peft-modules.ts";
 import { isVision } from "../hf/model-weights.ts";
 import { readBytes, type TensorSource } from "../hf/safetensors.ts";
 import { type TensorData } from "../hf/safetensors-write.ts";
@@ -8,7 +9,6 @@ import { byteLength, type FloatType } from "../graph/types.ts";
 import { PIECE, readPieces } from "../runtime/executor.ts";
 import { loraAlpha, type TrainConfig } from "./config.ts";
 import type { Engine } from "./engine.ts";
-import { adaptedLayers } from "./tuning.ts";
 
 /** Modules that PEFT must not adapt although they have the names of targets, as a regular expression. */
 const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..*`;
@@ -16,14 +16,16 @@ const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..
 /** Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come last. */
 export function exportTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): void {
   if (config.method === "lora") {
+    const modules = engine.resident.params.flatMap(
+      ({ name }) => /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(name)?.[1] ?? [],
+    );
     writeAdapter(folder, {
+      ...describeModules(modules, engine.config),
       base: config.model,
       rank: config.rank,
       alpha: loraAlpha(config),
       dropout: config.dropout,
       rslora: config.rslora,
-      targets: resolveTargets(config.targets, engine.config),
-      layers: adaptedLayers(config, engine.config),
       exclude: engine.config.modulePrefix === "model." ? null : VISION_MODULES,
       tensors: trainedTensors(engine, () => "f32"),
     });

@@ -6,9 +6,12 @@ import type { PrepareOptions } from "../data/prepare.ts";
 import { createSampler, type SamplePart, sampleParts } from "../data/sample.ts";
 import { cacheFolder } from "../data/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { writeAdapterWeights } from "../generate/adapter.ts";
 import { generate, stopTokens } from "../generate/generate.ts";
 import { createSampler as createTokenSampler, GREEDY } from "../generate/sampler.ts";
 import { elements } from "../graph/types.ts";
+import { hashFile } from "../hf/files.ts";
+import { type Adapter, readAdapter } from "../hf/peft.ts";
 import { loadConfig, type ModelConfig } from "../hf/config.ts";
 import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
@@ -27,7 +30,7 @@ import { isPlanned } from "./planning.ts";
 import { runDate, startOfDay } from "./run-date.ts";
 import { RUN_FILES } from "./run-folder.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
-import { tuningOf } from "./tuning.ts";
+import { tuningOf, tuningOfAdapter, withAdapter } from "./tuning.ts";
 import { initialiseAdapter, shapeOf } from "./weights.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
@@ -41,16 +44,18 @@ export interface Inputs extends LoadedData {
   readonly sequenceLength: number;
   /** What chat templates take for today; null where this model's do not ask. */
   readonly date: string | null;
+  /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
+  readonly start: { readonly adapter: Adapter; readonly content: string } | null;
 }
 
 /**
- * Reads and checks everything that a run needs. `folder` is the model's, on this machine.
+ * Reads and checks everything that a run needs. `folder` is the model's, on this machine; `given` are the keys that were asked for.
  * @throws {UserError} anything that is missing or does not fit
  */
 export async function readInputs(
   config: TrainConfig,
   folder: string,
-  preparing: Pick<PrepareOptions, "signal" | "onProgress"> = {},
+  { given = [], ...preparing }: Pick<PrepareOptions, "signal" | "onProgress"> & { readonly given?: readonly string[] } = {},
 ): Promise<Inputs> {
   const model = loadConfig(folder);
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
@@ -66,16 +71,23 @@ export async function readInputs(
     eosId: model.eosTokenIds[0] ?? null,
   });
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
+  const start = config.adapter === undefined ? null : openStart(config.adapter, model);
   return {
-    config,
+    config: start ? withAdapter(config, start.adapter, model, given) : config,
     folder,
     model,
     source,
     tokenizer,
     sequenceLength,
+    start,
     date: readsDate(tokenizer) ? date : null,
     ...(await loadData(config, sampler, options)),
   };
+}
+
+function openStart(folder: string, model: ModelConfig): NonNullable<Inputs["start"]> {
+  const adapter = readAdapter(folder, model);
+  return { adapter, content: hashFile(adapter.source.path) };
 }
 
 /** Tokens of prompt and answer together, at most. */
@@ -103,7 +115,7 @@ export interface Session {
 
 /** Plans memory, reserves it, loads the weights. */
 export function createSession(executor: Executor, inputs: Inputs): Session {
-  const { config, model, source, tokenizer } = inputs;
+  const { config, model, source, start, tokenizer } = inputs;
   const batchOptions = {
     rows: config.batchSize,
     rowLength: inputs.sequenceLength,
@@ -122,7 +134,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const options: EngineOptions = {
     config: model,
     source,
-    tuning: tuningOf(config, model),
+    tuning: start ? tuningOfAdapter(start.adapter, config.dropout) : tuningOf(config, model),
     strategy,
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,
@@ -136,7 +148,8 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     optimizer: true,
   };
   const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
-  if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
+  if (start) writeAdapterWeights(executor, engine.resident, start.adapter, start.adapter.scale);
+  else if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
   // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
   Bun.gc(true);
   const count = (trainable: boolean) =>

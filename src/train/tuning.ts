@@ -2,6 +2,7 @@ import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { layerOf, modulesOf } from "../hf/modules.ts";
 import { type Adapter, resolveTargets } from "../hf/peft.ts";
+import { describeModules } from "../hf/peft-modules.ts";
 import type { Tuning } from "../models/linear.ts";
 import { loraScale, type TrainConfig } from "./config.ts";
 
@@ -34,10 +35,35 @@ function firstLayer({ lastLayers }: Pick<TrainConfig, "lastLayers">, { layers }:
   return layers - lastLayers;
 }
 
-/** The blocks that have adapters, as PEFT's `layers_to_transform`; null: all. @throws {UserError} */
-export function adaptedLayers(config: Pick<TrainConfig, "lastLayers">, model: Pick<ModelConfig, "layers">): number[] | null {
-  const first = firstLayer(config, model);
-  return first === null ? null : Array.from({ length: model.layers - first }, (_, i) => first + i);
+/**
+ * A configuration with what an adapter decides that is trained further.
+ * @param given the keys that were asked for, which must say the same
+ * @throws {UserError} one that says something else
+ */
+export function withAdapter(
+  config: TrainConfig,
+  adapter: Adapter,
+  model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">,
+  given: readonly string[],
+): TrainConfig {
+  if (config.method !== "lora") throw new UserError(`--adapter ${config.adapter} needs --method lora, got ${config.method}`);
+  const { targets, layers } = describeModules([...adapter.modules.keys()], model);
+  const isLast = layers !== null && layers.every((layer, i) => layer === model.layers - layers.length + i);
+  const own = {
+    rank: adapter.rank,
+    alpha: adapter.alpha,
+    rslora: adapter.rslora,
+    targets: modulesOf(model).linear.filter((name) => adapter.targets.includes(name)) as TrainConfig["targets"],
+    lastLayers: isLast ? layers.length : undefined,
+  };
+  const asked = { ...config, targets: resolveTargets(config.targets, model) };
+  for (const key of Object.keys(own) as (keyof typeof own)[]) {
+    if (!given.includes(key) || String(asked[key]) === String(own[key])) continue;
+    throw new UserError(
+      `${key} ${String(asked[key])} is not what the adapter ${config.adapter} has (${key} ${String(own[key] ?? `of ${targets.join(", ")} in layers ${layers?.join(", ")}`)}); an adapter that is trained further keeps its own`,
+    );
+  }
+  return { ...config, ...own };
 }
 
 /** What trains an adapter further that `readAdapter` has opened. */

@@ -2,6 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openAdapter, readAdapter, resolveTargets, writeAdapter, type AdapterToWrite } from "../../src/hf/peft.ts";
+import { describeModules } from "../../src/hf/peft-modules.ts";
 import { modulesOf } from "../../src/hf/modules.ts";
 import { readFloat32 } from "../../src/hf/safetensors.ts";
 import { type TensorData } from "../../src/hf/safetensors-write.ts";
@@ -10,7 +11,7 @@ import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
-const LLAMA = { family: "llama" } as const;
+const LLAMA = { family: "llama", layers: 2, modulePrefix: "model." } as const;
 const LINEAR = modulesOf(LLAMA).linear;
 const golden = join(import.meta.dir, "../golden/models/qwen2/adapter");
 
@@ -136,6 +137,20 @@ describe("reading", () => {
       expect(userError(() => open(config))).toContain("is none that adapter_config.json names");
   });
 
+  test("modules are described by names and layers, or one by one where blocks have different ones", () => {
+    const name = (layer: number, module: string) => `model.layers.${layer}.${module}`;
+    const both = (layer: number) => [name(layer, "self_attn.q_proj"), name(layer, "mlp.up_proj")];
+    const [targets, model] = [["q_proj", "up_proj"], { layers: 3, modulePrefix: "model." }];
+    expect(describeModules([0, 1, 2].flatMap(both), model)).toEqual({ targets, layers: null });
+    expect(describeModules([2, 0].flatMap(both), model)).toEqual({ targets, layers: [0, 2] });
+    const uneven = [...both(0), name(2, "mlp.up_proj")];
+    expect(describeModules(uneven, model)).toEqual({ targets: [...uneven].sort(), layers: null });
+    const target = written({ ...describeModules(uneven, model), tensors: uneven.flatMap((module) => pair(module)) });
+    const { modules, source } = openAdapter(target);
+    expect([...modules.keys()].sort()).toEqual([...uneven].sort());
+    source.close();
+  });
+
   test("layers are written as PEFT's layers_to_transform", () => {
     const target = written({ layers: [0] });
     const config = JSON.parse(readFileSync(join(target, "adapter_config.json"), "utf8")) as Record<string, unknown>;
@@ -172,7 +187,7 @@ describe("reading", () => {
       "lacks base_model.model.model.layers.0.mlp.up_proj.lora_B.weight",
     );
     expect(userError(() => readAdapter(written({ targets: ["lm_head"], tensors: pair("lm_head") }), LLAMA))).toContain(
-      'target module "lm_head" is unknown',
+      "needs an adapter of the blocks' linear layers; this one changes lm_head",
     );
     expect(userError(() => openAdapter(written({ tensors: [] })))).toContain("holds no LoRA matrices");
     expect(userError(() => openAdapter(written({ tensors: [matrix("model.embed_tokens.lora_embedding_A", 2, 3)] })))).toContain(
