@@ -3,7 +3,7 @@ import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { Tensor } from "onnxruntime-node";
 import { messageOf, UserError } from "../errors.ts";
-import { type DType, elements, type Graph, typeOf } from "../graph/types.ts";
+import { byteLength, type DType, elements, type Graph, typeOf } from "../graph/types.ts";
 import { PORTABLE } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
 import { forbidTelemetry } from "./telemetry.ts";
@@ -132,9 +132,12 @@ function tensorAt(
   name: string,
   address: Address,
 ): Tensor {
-  const { dtype, shape } = typeOf(graph, name);
+  const type = typeOf(graph, name);
+  const { dtype, shape } = type;
   const count = elements(shape);
-  const { buffer, byteOffset } = view(address, 4 * count);
+  const { buffer, byteOffset } = view(address, byteLength(type));
+  if (dtype === "u8") return new Tensor("uint8", new Uint8Array(buffer, byteOffset, count), shape);
+  if (dtype === "i8") return new Tensor("int8", new Int8Array(buffer, byteOffset, count), shape);
   if (dtype === "f32") return new Tensor("float32", new Float32Array(buffer, byteOffset, count), shape);
   if (dtype === "i32") return new Tensor("int32", new Int32Array(buffer, byteOffset, count), shape);
   throw new Error(`bind ${graph.name}: ${name} is ${dtype satisfies DType}, which the addon does not pass`);
