@@ -56,7 +56,10 @@ function hashState(text: string): Uint32Array {
 export function shuffle<T extends unknown[] | Int32Array>(items: T, random: Random): T {
   for (let i = items.length - 1; i > 0; i--) {
     const j = random.below(i + 1);
-    [items[i], items[j]] = [items[j], items[i]];
+    // Not by destructuring, which makes an array for each swap.
+    const item = items[i];
+    items[i] = items[j];
+    items[j] = item;
   }
   return items;
 }
