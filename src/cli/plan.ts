@@ -22,10 +22,11 @@ import { createCosts, deviceName } from "../train/costs.ts";
 import { createEngine } from "../train/engine.ts";
 import { type ModelPlan, planModel } from "../train/model-plan.ts";
 import { PLANNED_VARIANTS } from "../train/planning.ts";
-import { tuningOf, tuningOfAdapter } from "../train/tuning.ts";
+import { tuningOf, tuningOfAdapter, withAdapter } from "../train/tuning.ts";
 import { weightTypeOf } from "../train/weights.ts";
 import { findModel } from "./find-model.ts";
-import { describeFlags, flagsOf, flagName } from "./flags.ts";
+import { validateConfig } from "./config-file.ts";
+import { describeFlags, flagsOf, flagName, parseOnlyFlags } from "./flags.ts";
 import { readFlags } from "./model-flags.ts";
 import { planChain } from "./plan-chain.ts";
 
@@ -87,12 +88,14 @@ export async function run(args: readonly string[]): Promise<number> {
     const { chain, memory, json } = readFlags("plan", chainFlags, args);
     return planChain(chain, memory, json);
   }
-  const config = readFlags("plan", modelFlags, args);
+  const values = parseOnlyFlags("plan", modelFlags, args);
+  const config = validateConfig(modelFlags, values);
   checkQuantize(config);
   const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);
   const adapter = adapterFolder === null ? null : readAdapter(adapterFolder, model);
   adapter?.source.close();
+  if (adapter) withAdapter(config, adapter, model, Object.keys(values));
   const length = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, length);
   const source = openModelWeights(folder, model);

@@ -1,6 +1,5 @@
 import { z } from "zod";
 import { openDevice } from "../device.ts";
-import { UserError } from "../errors.ts";
 import { byteLength } from "../graph/types.ts";
 import { writeAdapterWeights } from "../generate/adapter.ts";
 import { loadConfig } from "../hf/config.ts";
@@ -15,11 +14,12 @@ import { formatBytes } from "../train/memory.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { offloadOf } from "../train/offload.ts";
 import { readStepBatch } from "../train/step-batch.ts";
-import { tuningOf, tuningOfAdapter } from "../train/tuning.ts";
+import { tuningOf, tuningOfAdapter, withAdapter } from "../train/tuning.ts";
 import { initialiseAdapter } from "../train/weights.ts";
 import { findModel } from "./find-model.ts";
-import { describeFlags } from "./flags.ts";
-import { MODEL_FLAGS, readFlags } from "./model-flags.ts";
+import { validateConfig } from "./config-file.ts";
+import { describeFlags, parseOnlyFlags } from "./flags.ts";
+import { MODEL_FLAGS } from "./model-flags.ts";
 import { temporaryText } from "./progress.ts";
 
 const schema = trainConfigSchema
@@ -62,13 +62,14 @@ ${describeFlags(schema)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const config = readFlags("step", schema, args);
+  const values = parseOnlyFlags("step", schema, args);
+  const config = validateConfig(schema, values);
   checkQuantize(config);
   const { folder, adapter: adapterFolder } = await findModel(config);
   const model = loadConfig(folder);
   const batch = readStepBatch(config.batch, model);
   const adapter = adapterFolder === null ? null : readAdapter(adapterFolder, model);
-  if (adapter && config.method !== "lora") throw new UserError(`an adapter needs --method lora, got ${config.method}`);
+  if (adapter) withAdapter(config, adapter, model, Object.keys(values));
   const source = openModelWeights(folder, model);
   const note = visionNote(source);
   if (note !== null) process.stderr.write(`note: ${note}\n`);

@@ -40,6 +40,15 @@ const ENDINGS: Readonly<Record<string, Foreign>> = {
   tsv: { what: "a table in TSV", remedy: datasets("csv") },
 };
 
+const PLAIN: Foreign = {
+  what: "plain text",
+  remedy: (path) =>
+    `{"text": "..."} for each passage, such as each line: jq -cR 'select(. != "") | {text: .}' ${path} > train.jsonl`,
+};
+
+/** Endings of texts, which may have JSON lines in them all the same. */
+const TEXTS = ["txt", "md"];
+
 /**
  * Looks at a data file before it is read, and reads none of it but its first bytes.
  * @throws {UserError} one that is no JSON, by its first bytes or its name; one that can be read only once, as a pipe is;
@@ -67,6 +76,7 @@ export function refuseForeign(path: string): void {
   const foreign =
     MAGIC.find(([magic]) => begin.startsWith(magic))?.[1] ?? (Object.hasOwn(ENDINGS, ending) ? ENDINGS[ending] : undefined);
   if (foreign) throw notJsonl(path, foreign);
+  if (TEXTS.includes(ending) && !/^\s*[{[]/.test(begin) && begin.trim() !== "") throw notJsonl(path, PLAIN);
   if (ending !== "json" && begin.trimStart().startsWith("[")) {
     throw new UserError(`${path} begins with an array; expected one JSON object a line, or the array in a file named .json`);
   }

@@ -51,8 +51,10 @@ const INDEX = "model.safetensors.index.json";
  */
 export async function resolveModel(model: string, options: HubOptions = {}): Promise<string> {
   if (existsSync(model)) {
-    if (!statSync(model).isDirectory())
-      throw new UserError(`${model} is a file; expected a model folder or a model of the hub (org/name)`);
+    if (!statSync(model).isDirectory()) {
+      const why = model.endsWith(".gguf") ? "; GGUF files are written and not read: name the folder that it was made of" : "";
+      throw new UserError(`${model} is a file; expected a model folder or a model of the hub (org/name)${why}`);
+    }
     return model;
   }
   if (!MODEL_ID.test(model) || model.includes("..")) {
@@ -75,9 +77,9 @@ export async function resolveModel(model: string, options: HubOptions = {}): Pro
       connection,
     );
   } catch (error) {
-    if (error instanceof Unreachable && cache.commitOf(revision) !== null)
-      return fromCache(model, revision, cache, error.message);
-    throw error;
+    if (!(error instanceof Unreachable)) throw error;
+    if (cache.commitOf(revision) !== null) return fromCache(model, revision, cache, error.message);
+    throw new UserError(`there is no folder ${model}, and the hub cannot be asked for a model of that name: ${error.message}`);
   }
   const { commit, files } = parseListing(listing, model);
   const fetchFile = (file: string) => fetchInto(cache, { endpoint, model, commit, file, connection }, options.onProgress);

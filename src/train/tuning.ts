@@ -40,13 +40,13 @@ function firstLayer({ lastLayers }: Pick<TrainConfig, "lastLayers">, { layers }:
  * @param given the keys that were asked for, which must say the same
  * @throws {UserError} one that says something else
  */
-export function withAdapter(
-  config: TrainConfig,
+export function withAdapter<C extends Pick<TrainConfig, "method" | "rank" | "alpha" | "rslora" | "targets" | "lastLayers">>(
+  config: C,
   adapter: Adapter,
   model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">,
   given: readonly string[],
-): TrainConfig {
-  if (config.method !== "lora") throw new UserError(`--adapter ${config.adapter} needs --method lora, got ${config.method}`);
+): C {
+  if (config.method !== "lora") throw new UserError(`an adapter needs --method lora, got ${config.method}`);
   const { targets, layers } = describeModules([...adapter.modules.keys()], model);
   const isLast = layers !== null && layers.every((layer, i) => layer === model.layers - layers.length + i);
   const own = {
@@ -60,7 +60,7 @@ export function withAdapter(
   for (const key of Object.keys(own) as (keyof typeof own)[]) {
     if (!given.includes(key) || String(asked[key]) === String(own[key])) continue;
     throw new UserError(
-      `${key} ${String(asked[key])} is not what the adapter ${config.adapter} has (${key} ${String(own[key] ?? `of ${targets.join(", ")} in layers ${layers?.join(", ")}`)}); an adapter that is trained further keeps its own`,
+      `${key} ${String(asked[key])} is not what the adapter has (${key} ${String(own[key] ?? `of ${targets.join(", ")} in layers ${layers?.join(", ")}`)}); it keeps its own`,
     );
   }
   return { ...config, ...own };

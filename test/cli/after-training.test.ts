@@ -119,6 +119,7 @@ describe("a run folder as --model", () => {
     const planned = shape(await ok("plan", "--model", adapter, ...flags));
     expect(planned).toBe(shape(await ok("plan", "--model", model, "--rank", "8", ...flags)));
     expect(planned).not.toBe(shape(await ok("plan", "--model", model, "--rank", "4", ...flags)));
+    expect(await refused("plan", "--model", adapter, "--last-layers", "1")).toContain("lastLayers 1 is not what the adapter has");
   });
 
   test("step and merge: what --adapter gives, byte for byte", async () => {

@@ -70,6 +70,8 @@ describe("--last-layers 1 of 3", () => {
     const merged = join(folder, "merged");
     await run("merge", "--adapter", output, "--out", merged);
     expect(Math.abs((await loss(merged)) / adapted - 1)).toBeLessThan(1e-4);
+    const chat = ["--prompt", "Define king.", "--raw", "--temperature", "0", "--max-new-tokens", "8", "--threads", "1"];
+    expect(await run("chat", "--model", output, ...chat)).toBe(await run("chat", "--model", merged, ...chat));
     const [base, sum] = [model, merged].map((path) => tensors(join(path, "model.safetensors")));
     const changed = [...base!].filter(([name, bytes]) => !bytes.equals(sum!.get(name)!)).map(([name]) => name);
     expect(changed.length).toBe(7);

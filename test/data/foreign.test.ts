@@ -31,6 +31,11 @@ describe("what is taken for training data and is none: one sentence that says wh
     ],
     ["a.arrow", Uint8Array.of(255, 255, 255, 255, 0x78, 2), 'load_dataset("arrow"'],
     ["a.csv", "prompt,completion\na,b\n", "is a table in CSV"],
+    [
+      "notes.txt",
+      "The river\n",
+      'is plain text; expected one JSON object a line: {"text": "..."} for each passage, such as each line: jq -cR ',
+    ],
     ["A.TSV", "prompt\tcompletion\n", "is a table in TSV"],
     [
       "a16.jsonl",
