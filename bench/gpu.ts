@@ -84,7 +84,7 @@ async function requireCuda(): Promise<void> {
 }
 
 function parity(): void {
-  for (const file of ["executor", "segments", "engine", "precision", "generate"]) {
+  for (const file of ["executor", "segments", "engine", "families", "precision", "generate"]) {
     const path = `test/ort/${file}.test.ts`;
     const text = output(`parity, ${file}`, [process.execPath, "test", path], { REMAT_TEST_PROVIDER: values.provider });
     if (text !== null)

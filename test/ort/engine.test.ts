@@ -161,6 +161,47 @@ describe.each(METHODS)("%s on ONNX Runtime", (_, tuning) => {
   });
 });
 
+test.each(METHODS)(
+  "%s: a step moves the batch's vectors and rotary tables in, and at most 256 bytes out; nothing that grows with the model",
+  (_, tuning) => {
+    const moved = (hidden: number) => {
+      const executor = openOrt(1);
+      let [into, out] = [0, 0];
+      const counted: Pick<Executor, "write" | "fill" | "read"> = {
+        write(address, data) {
+          into += data.byteLength;
+          executor.write(address, data);
+        },
+        fill(address, bytes, write) {
+          into += bytes;
+          executor.fill(address, bytes, write);
+        },
+        read(address, bytes, target) {
+          out += bytes;
+          return executor.read(address, bytes, target);
+        },
+      };
+      // The rest, sizes that change included, is the executor's own.
+      const counting = Object.assign(Object.create(executor) as Executor, counted);
+      const model = { ...config, hiddenSize: hidden, intermediateSize: 2 * hidden };
+      const engine = build(counting, tuning, { name: "per-segment" }, model);
+      const optimizer = createOptimizer(counting, engine.resident.trainable, ADAMW);
+      const batch = packedBatch();
+      [into, out] = [0, 0];
+      optimizer.zeroGradients();
+      engine.forwardBackward(batch, 1 / batch.labelled, 11, 1);
+      optimizer.step(1, 1e-3);
+      return { into, out, weights: counting.reserved };
+    };
+    const [small, large] = [moved(24), moved(96)];
+    expect(large.weights).toBeGreaterThan(2 * small.weights);
+    expect([large.into, large.out]).toEqual([small.into, small.out]);
+    // Ids, labels, starts and example of a token, its rotary tables (cos and sin of half a head), and some scalars.
+    expect(small.into).toBeLessThanOrEqual(TOKENS * 4 * (4 + 2 * (config.headDim / 2)) + 256);
+    expect(small.out).toBeLessThanOrEqual(256);
+  },
+);
+
 test("micro-batches of many lengths: programs for a few sizes, loaded once; memory stays what it was", () => {
   const executor = openOrt(1);
   executors.push(executor);

@@ -1,0 +1,73 @@
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { loadConfig } from "../../src/hf/config.ts";
+import { openModelWeights } from "../../src/hf/model-weights.ts";
+import type { Tuning } from "../../src/models/linear.ts";
+import type { Executor } from "../../src/runtime/executor.ts";
+import { readTensor } from "../../src/runtime/resident.ts";
+import { createEngine } from "../../src/train/engine.ts";
+import { readStepBatch } from "../../src/train/step-batch.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import {
+  batchFile,
+  FAMILIES,
+  type GoldenFamily,
+  type GoldenMethod,
+  METHODS,
+  modelFolder,
+  readAdapter,
+} from "../support/golden.ts";
+import { expectWithin, relativeError } from "../support/ops.ts";
+import { boundFor, openOrt } from "../support/provider.ts";
+
+setDefaultTimeout(120_000);
+
+const executors: Executor[] = [];
+afterAll(() => executors.forEach((executor) => executor.close()));
+
+/** Loss and the gradient of every trainable parameter, on weights as their checkpoint stores them. */
+function gradientsOf(executor: Executor, family: GoldenFamily, method: GoldenMethod) {
+  executors.push(executor);
+  const config = loadConfig(modelFolder(family));
+  const adapter = readAdapter(family);
+  const tuning: Tuning =
+    method === "full"
+      ? { method }
+      : { method, rank: adapter.rank, scale: adapter.alpha / adapter.rank, dropout: 0, targets: new Set(adapter.targets) };
+  const batch = readStepBatch(batchFile(family, "padded"), config);
+  const source = openModelWeights(modelFolder(family), config);
+  const strategy = { name: "per-segment" } as const;
+  const { resident, ...engine } = createEngine(executor, {
+    config,
+    source,
+    tuning,
+    strategy,
+    tokens: [batch.ids.length],
+    optimizer: false,
+  });
+  source.close();
+  if (method === "lora") {
+    for (const [name, data] of adapter.tensors) {
+      executor.write(resident.param.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    }
+  }
+  engine.zeroGradients();
+  const loss = engine.forwardBackward(batch, 1 / batch.labelled, 1, 0);
+  const trainable = resident.params.filter((param) => param.trainable);
+  const gradients = trainable.map(({ name, type }) => [name, readTensor(executor, resident.gradient.get(name)!, type)] as const);
+  return { loss, gradients: new Map(gradients) };
+}
+
+describe.each(FAMILIES)("%s on ONNX Runtime", (family) => {
+  test.each(METHODS)(
+    "%s: loss and the gradient of every trainable parameter as on the wasm executor, within 1e-4",
+    async (method) => {
+      const expected = gradientsOf(await createWasmExecutor({ threads: 1 }), family, method);
+      const actual = gradientsOf(openOrt(1), family, method);
+      expectWithin("loss", Math.abs(actual.loss / expected.loss - 1), boundFor(1e-4));
+      expect([...actual.gradients.keys()]).toEqual([...expected.gradients.keys()]);
+      for (const [name, gradient] of expected.gradients) {
+        expectWithin(name, relativeError(actual.gradients.get(name)!, gradient), boundFor(1e-4));
+      }
+    },
+  );
+});
