@@ -11,6 +11,7 @@ import { loadSome, storeSome } from "./lanes";
 import { exp4 } from "./math";
 import { MATRIX, NO_ADDEND, product, sessionOf } from "./native";
 import { Opcode } from "./opcodes";
+import { BLOCK, codeBytes, dequantise } from "./quantised";
 import { capSlope4, capSlopeOf, softCap } from "./soft-cap";
 
 /** Rows of a block whose exponentials are summed in a register, column by column; so many stay in the first-level cache. */
@@ -26,12 +27,12 @@ let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 
  * Operands of all: labels i32[T], rows i32[T], count i32[1], logits [V][n], maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk,
  * H, V, rows of a block.
  *
- * - NativeLogits: ..., h [chunk, H], W [V, H], best i32[blocks][chunk] or null; ..., type of W, session of A B^T, soft cap (0: none).
+ * - NativeLogits: ..., h [chunk, H], W [V, H], best i32[blocks][chunk] or null, scales of a quantised W or null; ..., type of W, session of A B^T, soft cap (0: none).
  *   logits = exp(W h^T - maxima), where maxima are over a block; sums of these; own = the logit of the label; best = the first class
  *   of the greatest logit in a block. With a cap, the logits stay logits, which its derivative needs.
  * - NativeLogitsEnd: ..., scale [T] or null, losses [T], best, hits i32[T] (null as best). losses = log sum exp - own;
  *   sums = exp(maxima - log sum exp), times scale; hits = 1 where the label is the first class of the greatest logit, else 0.
- * - NativeLogitsGrad: ..., h, W, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null; ..., type of W, P, sessions of A^T B, A^T B + C and A B (+ C),
+ * - NativeLogitsGrad: ..., h, W, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null, scales of W or null; ..., type of W, P, sessions of A^T B, A^T B + C and A B (+ C),
  *   soft cap, step of scale: 0 for a scale [1], 1 for a scale [T], which the sums have in them.
  *   With D = (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, a P-th of the vocabulary each; dW = D^T h + C (C may be dW).
  * - NativeLogitsSum: ..., parts, out [chunk, H]; ..., P. out = sum of parts.
@@ -42,9 +43,9 @@ export function nativeHeadCommand(opcode: u32): void {
   n = max(0, min(int(1), load<i32>(pointer(2)) - first));
   blocks = (vocabulary + block - 1) / block;
   switch (opcode) {
-    case Opcode.NativeLogits: computeLogits(pointer(7), pointer(8), pointer(9)); break;
+    case Opcode.NativeLogits: computeLogits(pointer(7), pointer(8), pointer(10), pointer(9)); break;
     case Opcode.NativeLogitsEnd: endLogits(pointer(7), pointer(8), pointer(9), pointer(10)); break;
-    case Opcode.NativeLogitsGrad: differentiate(pointer(7), pointer(8)); break;
+    case Opcode.NativeLogitsGrad: differentiate(pointer(7), pointer(8), pointer(14)); break;
     case Opcode.NativeLogitsSum: addParts(pointer(7), pointer(8)); break;
     default: unreachable();
   }
@@ -56,8 +57,13 @@ function blockRows(b: i32): i32 {
   return min(block, vocabulary - b * block);
 }
 
-/** Block `b` of W as f32: in place, or widened into the thread's scratch. */
-function blockOf(w: usize, type: i32, b: i32): usize {
+/** Block `b` of W as f32: in place, or widened into the thread's scratch. With `codeScales` W is quantised. */
+function blockOf(w: usize, type: i32, codeScales: usize, b: i32): usize {
+  if (codeScales) {
+    const at = <usize>b * block * width;
+    dequantise(type, w + codeBytes(type, at), codeScales + (at / BLOCK << 2), threadScratch, blockRows(b) * width / BLOCK);
+    return threadScratch;
+  }
   const from = w + floatBytes(type, <usize>b * block * width);
   if (type == F32) return from;
   const count = blockRows(b) * width;
@@ -66,7 +72,7 @@ function blockOf(w: usize, type: i32, b: i32): usize {
   return threadScratch;
 }
 
-function computeLogits(h: usize, w: usize, best: usize): void {
+function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void {
   if (n == 0) return;
   const type = int(5);
   const session = sessionOf(int(6), int(7));
@@ -75,7 +81,7 @@ function computeLogits(h: usize, w: usize, best: usize): void {
   for (let b = partStart(blocks, 1); b < end; b++) {
     const count = blockRows(b);
     const x = logits + (<usize>b * block * n << 2);
-    product(session, blockOf(w, type, b), h, 0, x, count, n, width, false, true, NO_ADDEND);
+    product(session, blockOf(w, type, codeScales, b), h, 0, x, count, n, width, false, true, NO_ADDEND);
     if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
@@ -204,7 +210,7 @@ function firstOfBlocks(best: usize, most: usize, stride: usize): i32 {
   return found;
 }
 
-function differentiate(h: usize, w: usize): void {
+function differentiate(h: usize, w: usize, codeScales: usize): void {
   const parts = pointer(11), dw = pointer(12), c = pointer(13);
   const type = int(5), partCount = int(6);
   const begin = sessionOf(int(7), int(8)), add = sessionOf(int(9), int(10)), toWeight = sessionOf(int(11), int(12));
@@ -235,7 +241,7 @@ function differentiate(h: usize, w: usize): void {
       subtractOwn(x, b * block, count, factor, scales, cap);
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
-        const weights = blockOf(w, type, b);
+        const weights = blockOf(w, type, codeScales, b);
         if (b == from) product(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND);
         else product(add, x, weights, out, out, n, width, count, true, false, MATRIX);
       }

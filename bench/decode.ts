@@ -2,7 +2,7 @@
  * Tokens per second of decoding, against the bound that memory sets: every token reads all weights once, so no decoder is
  * faster than (bytes per second that the threads read) / (bytes of the weights and of the cache so far).
  *
- *     bun bench/decode.ts [smollm2-135m|qwen2.5-0.5b] [f32|bf16|f16|q8|nf4] [threads] [context]
+ *     bun bench/decode.ts [smollm2-135m|qwen2.5-0.5b] [f32|bf16|f16|q8|nf4|q8-all|nf4-all] [threads] [context]
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
 import type { Graph, Node } from "../src/graph/types.ts";

@@ -1,4 +1,4 @@
-import { DTYPE_BYTES, elements, type FloatType } from "../src/graph/types.ts";
+import { DTYPE_BYTES, elements, type FloatType, type Quantised } from "../src/graph/types.ts";
 import { type ModelConfig, parseConfig } from "../src/hf/config.ts";
 import { fromFloat32 } from "../src/hf/halves.ts";
 import type { TensorEntry, TensorSource } from "../src/hf/safetensors.ts";
@@ -65,9 +65,10 @@ export function shapeConfig(name: ShapeName, layers?: number): ModelConfig {
   );
 }
 
-/** What `--dtype` of a benchmark says of frozen weights: q8 and nf4 are made of a checkpoint in bf16. */
+/** What `--dtype` of a benchmark says of frozen weights: q8 and nf4 are made of a checkpoint in bf16, q8-all and nf4-all with the embedding. */
 export function storageOf(dtype: string): WeightStorage & { readonly stored: FloatType } {
-  if (dtype === "q8" || dtype === "nf4") return { stored: "bf16", quantize: dtype };
+  const [, quantize, all] = /^(q8|nf4)(-all)?$/.exec(dtype) ?? [];
+  if (quantize) return { stored: "bf16", quantize: quantize as Quantised, quantizeEmbedding: all !== undefined };
   return { stored: dtype as FloatType, dtype: dtype as FloatType };
 }
 

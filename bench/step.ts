@@ -18,7 +18,7 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig, storageOf } from
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
  * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
  * tokens/s, peak RSS. `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or
- * cuda (ONNX Runtime), which also compute in `--dtype` f32, bf16 or f16; q8 and nf4 are quantised weights.
+ * cuda (ONNX Runtime), which also compute in `--dtype` f32, bf16 or f16; q8, nf4, q8-all and nf4-all are quantised weights.
  *
  *     bun bench/step.ts --shape smollm2-135m --tokens 512 --steps 4
  */

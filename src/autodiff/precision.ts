@@ -3,6 +3,7 @@ import type { Segment, SegmentModel, TrainingPrograms } from "../graph/segment.t
 import { type FloatType, type Graph, type Node, type OutputRole, type TensorType, typeOf } from "../graph/types.ts";
 import { Add } from "../ops/add.ts";
 import { Cast, CAST_TO } from "../ops/cast.ts";
+import { Dequantize } from "../ops/dequantize.ts";
 import { isFloat } from "../ops/half.ts";
 import { opOf } from "../ops/index.ts";
 
@@ -45,6 +46,8 @@ function modelInPrecision(model: SegmentModel, dtype: FloatType): SegmentModel {
 /** `taped` says which types the tape has that the graph reads. */
 function graphInPrecision(graph: Graph, dtype: FloatType, taped?: Graph): Graph {
   const wide = new Set(graph.outputs.filter(({ role }) => WIDE_ROLES.has(role)).map(({ name }) => name));
+  // The scales of codes are no numbers that anybody computes with.
+  const exact = new Set(graph.nodes.flatMap(({ op, inputs }) => (op === Dequantize.name ? inputs : [])));
   const types = new Map<string, TensorType>();
   const nodes: Node[] = [];
   const add = (node: Node, made: readonly TensorType[]): void => {
@@ -112,7 +115,7 @@ function graphInPrecision(graph: Graph, dtype: FloatType, taped?: Graph): Graph 
     const outputs = node.outputs.map((name, i) => {
       const type = made[i]!;
       const isSum = sum !== "" && i === accumulates!.output;
-      const isRounded = !wide.has(name) && isMatrix(type) && (moves || !computes);
+      const isRounded = !wide.has(name) && !exact.has(name) && isMatrix(type) && (moves || !computes);
       if (!isSum && !isRounded && !(wide.has(name) && isHalf(type))) return name;
       const raw = fresh(`${name}.made`);
       if (isSum)

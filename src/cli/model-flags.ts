@@ -15,7 +15,8 @@ import { type Adapter, openAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { type Executor } from "../runtime/executor.ts";
-import { type TrainConfig, trainConfigSchema } from "../train/config.ts";
+import { STORAGE_KEYS, type TrainConfig, trainConfigSchema } from "../train/config.ts";
+import { storageOf, type WeightStorage } from "../train/weights.ts";
 import { printEvent } from "./display.ts";
 import { findModel } from "./find-model.ts";
 import { parseOnlyFlags } from "./flags.ts";
@@ -26,8 +27,7 @@ export const MODEL_FLAGS = {
   model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
   device: trainConfigSchema.shape.device,
-  dtype: trainConfigSchema.shape.dtype,
-  quantize: trainConfigSchema.shape.quantize,
+  ...trainConfigSchema.pick(STORAGE_KEYS).shape,
   threads: trainConfigSchema.shape.threads,
 } as const;
 
@@ -114,9 +114,10 @@ export async function openModel(flags: {
 
 /** Runs `use` with an open model and an executor, and closes both. @throws {UserError} a device that cannot be used */
 export async function withModel<T>(
-  flags: Pick<TrainConfig, "device" | "dtype" | "quantize" | "threads"> &
+  flags: Pick<TrainConfig, "device" | "threads"> &
+    WeightStorage &
     Partial<Pick<TrainConfig, "model">> & { readonly adapter?: string | undefined },
-  use: (model: OpenModel & Pick<TrainConfig, "dtype" | "quantize">, executor: Executor) => Promise<T>,
+  use: (model: OpenModel & WeightStorage, executor: Executor) => Promise<T>,
 ): Promise<T> {
   const model = await openModel(flags);
   try {
@@ -124,7 +125,7 @@ export async function withModel<T>(
     const device = await openDevice({ device: flags.device, threads: flags.threads, matmul: "wasm" });
     if (device.notice !== null) process.stderr.write(`note: ${device.notice}\n`);
     try {
-      return await use({ ...model, dtype: flags.dtype, quantize: flags.quantize }, device.executor);
+      return await use({ ...model, ...storageOf(flags) }, device.executor);
     } finally {
       device.close();
     }

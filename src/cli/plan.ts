@@ -12,7 +12,7 @@ import { plannerOf } from "../schedule/offload.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { formatSummary, summarise } from "../schedule/summary.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
-import { CHECKPOINTING_KEYS, checkQuantize, sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { CHECKPOINTING_KEYS, checkQuantize, sequenceLengthOf, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { fixedTotal, formatBytes } from "../train/memory.ts";
@@ -23,7 +23,7 @@ import { createEngine } from "../train/engine.ts";
 import { type ModelPlan, planModel } from "../train/model-plan.ts";
 import { PLANNED_VARIANTS } from "../train/planning.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/tuning.ts";
-import { weightTypeOf } from "../train/weights.ts";
+import { storageOf, weightTypeOf } from "../train/weights.ts";
 import { findModel } from "./find-model.ts";
 import { validateConfig } from "./config-file.ts";
 import { describeFlags, flagsOf, flagName, parseOnlyFlags } from "./flags.ts";
@@ -50,8 +50,7 @@ const shown = trainConfigSchema
     sequenceLength: true,
     batchSize: true,
     ...CHECKPOINTING_KEYS,
-    dtype: true,
-    quantize: true,
+    ...STORAGE_KEYS,
     threads: true,
     matmul: true,
   })
@@ -110,8 +109,7 @@ export async function run(args: readonly string[]): Promise<number> {
       selective: selectiveOf(config),
       variants: PLANNED_VARIANTS,
       tokens: [tokens],
-      dtype: config.dtype,
-      quantize: config.quantize,
+      ...storageOf(config),
       optimizer: true,
     };
     const offload = offloadOf(config, config.output);

@@ -7,7 +7,7 @@ import { readAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
 import { type TensorData, writeSafetensors } from "../hf/safetensors-write.ts";
 import { PIECE, readPieces } from "../runtime/executor.ts";
-import { CHECKPOINTING_KEYS, checkQuantize, trainConfigSchema } from "../train/config.ts";
+import { CHECKPOINTING_KEYS, checkQuantize, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
 import { explainingLimit, processBase } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
@@ -15,7 +15,7 @@ import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { offloadOf } from "../train/offload.ts";
 import { readStepBatch } from "../train/step-batch.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/tuning.ts";
-import { initialiseAdapter } from "../train/weights.ts";
+import { initialiseAdapter, storageOf } from "../train/weights.ts";
 import { findModel } from "./find-model.ts";
 import { validateConfig } from "./config-file.ts";
 import { describeFlags, parseOnlyFlags } from "./flags.ts";
@@ -34,8 +34,7 @@ const schema = trainConfigSchema
     seed: true,
     ...CHECKPOINTING_KEYS,
     device: true,
-    dtype: true,
-    quantize: true,
+    ...STORAGE_KEYS,
     threads: true,
     matmul: true,
   })
@@ -86,8 +85,7 @@ export async function run(args: readonly string[]): Promise<number> {
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,
-        dtype: config.dtype,
-        quantize: config.quantize,
+        ...storageOf(config),
         offload: offloadOf(config, config.out),
         tokens: [batch.ids.length],
         weighted: batch.weights !== null,

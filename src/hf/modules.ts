@@ -42,5 +42,10 @@ export function layerOf(name: string, { modulePrefix }: { readonly modulePrefix:
   return layer === undefined ? null : Number(layer);
 }
 
+/** Embeddings and heads of all families. */
+export const TABLE_MODULES: readonly string[] = [
+  ...new Set(Object.values(MODULES).flatMap(({ embedding, head }) => [embedding, head])),
+];
+
 /** The linear layers of all families. */
 export const LINEAR_MODULES: readonly string[] = [...new Set(Object.values(MODULES).flatMap(({ linear }) => linear))];

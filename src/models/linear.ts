@@ -1,7 +1,8 @@
 import type { GraphBuilder } from "../graph/builder.ts";
-import type { TensorType, WeightType } from "../graph/types.ts";
+import type { Quantised, TensorType, WeightType } from "../graph/types.ts";
 import { Cast } from "../ops/cast.ts";
 import { Dequantize, isQuantised, quantisedTypes } from "../ops/dequantize.ts";
+import { Gather } from "../ops/gather.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { PhiloxDropout } from "../ops/dropout.ts";
 
@@ -64,13 +65,26 @@ export class ParamScope {
   matrix(local: string, shape: readonly [number, number], name = this.prefix + local): string {
     const isTrained = this.trains(name);
     const dtype = isTrained ? "f32" : this.weightType(name);
-    if (isQuantised(dtype)) {
-      const { codes, scales } = quantisedTypes(dtype, shape);
-      const stored = [this.declare(local, name, codes, false), this.declare(`${local}.scales`, scalesOf(name), scales, false)];
-      return this.builder.value(Dequantize, stored, {}, `${local}.f32`);
-    }
+    if (isQuantised(dtype)) return this.builder.value(Dequantize, this.quantised(local, name, dtype, shape), {}, `${local}.f32`);
     const param = this.declare(local, name, { dtype, shape }, isTrained);
     return dtype === "f32" ? param : this.builder.value(Cast, [param], { to: ONNX_FLOAT }, `${local}.f32`);
+  }
+
+  /** The rows of a table [vocabulary, columns] that `ids` lists, as f32. Of a quantised table no others are widened. */
+  rows(local: string, shape: readonly [number, number], ids: string): string {
+    const name = this.prefix + local;
+    const type = this.trains(name) ? "f32" : this.weightType(name);
+    if (!isQuantised(type)) return this.builder.value(Gather, [this.matrix(local, shape), ids], {}, "y");
+    const parts = this.quantised(local, name, type, shape).map((part) =>
+      this.builder.value(Gather, [part, ids], {}, `${part}.rows`),
+    );
+    return this.builder.value(Dequantize, parts, {}, "y");
+  }
+
+  /** Codes and scales. */
+  private quantised(local: string, name: string, format: Quantised, shape: readonly [number, number]): [string, string] {
+    const { codes, scales } = quantisedTypes(format, shape);
+    return [this.declare(local, name, codes, false), this.declare(`${local}.scales`, scalesOf(name), scales, false)];
   }
 
   adapter(local: string, shape: readonly [number, number]): string {

@@ -97,11 +97,10 @@ function segmentModel(
 export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
   const builder = startGraph("embedding", config, options, ["ids"], false);
   const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
-  const weight = scope.matrix(`${modulesOf(config).embedding}.weight`, [config.vocabSize, config.hiddenSize]);
-  const rows = builder.value(Gather, [weight, "ids"], {}, "y");
+  const rows = scope.rows(`${modulesOf(config).embedding}.weight`, [config.vocabSize, config.hiddenSize], "ids");
   // Transformers multiplies by the factor in the dtype that the weights have.
   const type = options.weightType(`${embeddingName(config)}.weight`);
-  const alpha = roundTo(config.embeddingScale, isQuantised(type) ? "f32" : type);
+  const alpha = roundTo(config.embeddingScale, isQuantised(type) ? config.dtype : type);
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
   builder.output({ name: scaled, role: "boundary" });
   return {

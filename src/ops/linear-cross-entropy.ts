@@ -1,7 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type FloatType, type TensorType } from "../graph/types.ts";
 import { areFloats } from "./half.ts";
-import { emitGemm } from "./gemm.ts";
+import { emitGemm, type Product, storedOperand } from "./gemm.ts";
 import { emitNativeHead, scaleStep } from "./native-head.ts";
 import { crossEntropyBody, crossEntropyGradBody, type HeadSizes } from "./linear-cross-entropy-body.ts";
 import { expectCap } from "./soft-cap.ts";
@@ -18,7 +18,7 @@ const LOGITS_BYTES = 48 * 2 ** 20;
 /**
  * `LinearCrossEntropy(h, W, labels, scale) -> loss, correct`: the sum over tokens with a label of scale times -log softmax(h W^T)[label], the
  * logits h W^T capped with `softcap`; and how many of these labels have the greatest logit (of equal ones the first class counts).
- * h [T, H] and W [V, H] of one float type (for the kernel f32, W maybe half in memory), labels i32[T] (-100: none), scale f32[1], or f32[T] where tokens have weights,
+ * h [T, H] and W [V, H] of one float type (for the kernel f32, W maybe half or quantised in memory), labels i32[T] (-100: none), scale f32[1], or f32[T] where tokens have weights,
  * loss f32[1], correct i32[1].
  *
  * The logits are computed for a chunk of rows at a time, and only for rows that have a label.
@@ -69,6 +69,7 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   },
   narrow: [0, 1],
   halfInputs: [1],
+  quantisedInputs: [1],
 });
 
 /**
@@ -120,7 +121,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
       }
       if (e.used(0)) {
         const clip = { dim: "m", count, first } as const;
-        emitGemm(e, { a: logits, b: w, out: hidden, m: chunk.rows, n: width, k: vocab, bType: head.weightType, clip });
+        emitGemm(e, { a: logits, b: w, out: hidden, m: chunk.rows, n: width, k: vocab, ...head.stored, clip });
         e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, chunk.rows, width]);
       }
     });
@@ -132,6 +133,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   accumulates: { output: 1, input: 5 },
   narrow: [0, 1],
   halfInputs: [1],
+  quantisedInputs: [1],
 });
 
 function isOne(type: TensorType | null | undefined): boolean {
@@ -139,7 +141,14 @@ function isOne(type: TensorType | null | undefined): boolean {
 }
 
 function headInputs(e: KernelEmitter<HeadAttrs>) {
-  return { h: e.input(0)!, w: e.input(1)!, labels: e.input(2)!, scale: e.input(3)!, softcap: e.attrs.softcap };
+  return {
+    h: e.input(0)!,
+    w: e.input(1)!,
+    stored: storedOperand(e, 1),
+    labels: e.input(2)!,
+    scale: e.input(3)!,
+    softcap: e.attrs.softcap,
+  };
 }
 
 /** 0: none. */
@@ -165,7 +174,8 @@ interface Head {
   /** H. */
   readonly width: number;
   readonly vocab: number;
-  readonly weightType: FloatType;
+  /** How W lies in memory. */
+  readonly stored: Pick<Product, "bType" | "quantised">;
   readonly labels: string;
   readonly scale: string;
   readonly step: 0 | 1;
@@ -185,8 +195,7 @@ interface Head {
 function startHead(e: KernelEmitter<HeadAttrs>): Head {
   const [h, w, labels, scale] = [e.input(0)!, e.input(1)!, e.input(2)!, e.input(3)!];
   const [tokens, width] = e.type(h).shape as [number, number];
-  const { dtype, shape } = e.type(w);
-  const vocab = shape[0]!;
+  const vocab = e.type(w).shape[0]!;
   const most = Math.max(1, Math.floor(LOGITS_BYTES / (4 * vocab)));
   // Chunks of equal size: the last one is no remainder.
   const chunk = Math.ceil(tokens / Math.ceil(tokens / most));
@@ -197,7 +206,7 @@ function startHead(e: KernelEmitter<HeadAttrs>): Head {
     tokens,
     width,
     vocab,
-    weightType: dtype as FloatType,
+    stored: storedOperand(e, 1),
     labels,
     scale,
     step: scaleStep(e, scale),
@@ -216,7 +225,7 @@ function emitLoss(e: KernelEmitter<HeadAttrs>, { losses, rows, count, scale, ste
 
 /** Chunk by chunk computes the logits and does what is asked. A chunk beyond the labelled rows costs nothing. */
 function forEachChunk(e: KernelEmitter<HeadAttrs>, head: Head, use: (chunk: { first: number; rows: number }) => void): void {
-  const { hidden, logits, rows, count, width, vocab, weightType } = head;
+  const { hidden, logits, rows, count, width, vocab, stored } = head;
   for (let first = 0; first < head.tokens; first += head.chunk) {
     const size = Math.min(head.chunk, head.tokens - first);
     e.emit(Opcode.GatherRows, [e.input(0), rows, count, hidden], [first, size, width]);
@@ -229,7 +238,7 @@ function forEachChunk(e: KernelEmitter<HeadAttrs>, head: Head, use: (chunk: { fi
       n: vocab,
       k: width,
       transB: true,
-      bType: weightType,
+      ...stored,
       clip,
     });
     use({ first, rows: size });

@@ -1,5 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import type { FloatType } from "../graph/types.ts";
+import type { Product } from "./gemm.ts";
 import { HALF_CODE } from "./half.ts";
 import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sessionWords } from "./types.ts";
 
@@ -20,6 +20,8 @@ const PARTS = 8;
 export interface HeadOperands {
   readonly h: string;
   readonly w: string;
+  /** How W lies in memory. */
+  readonly stored: Pick<Product, "bType" | "quantised">;
   readonly labels: string;
   /** f32[1], or f32[T]: one per token. */
   readonly scale: string;
@@ -41,10 +43,9 @@ export interface HeadOperands {
 
 /** Emits loss and gradients; false: not here. */
 export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
-  const { h, w, labels, scale, softcap = 0, loss, correct, gradient } = operands;
+  const { h, w, stored, labels, scale, softcap = 0, loss, correct, gradient } = operands;
   const [tokens, width] = e.type(h).shape as [number, number];
-  const { dtype, shape } = e.type(w);
-  const vocab = shape[0]!;
+  const vocab = e.type(w).shape[0]!;
   const block = Math.min(BLOCK, Math.floor(SCRATCH / width / 16) * 16);
   const chunk = chunkRows(tokens, vocab);
   if (!e.native || block < 16 || chunk === null) return false;
@@ -56,7 +57,9 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const [best, hits] = correct === null ? [null, null] : [e.scratch(4 * blocks * chunk), e.scratch(4 * tokens)];
   const parts = gradient?.dh ? e.scratch(4 * PARTS * chunk * width) : null;
   const common: Operand[] = [labels, rows, count, logits, maxima, sums, own];
-  const type = HALF_CODE[dtype as FloatType];
+  const { bType = "f32", quantised } = stored;
+  const type = quantised?.format ?? HALF_CODE[bType];
+  const codeScales = quantised?.scales ?? null;
   const words = sessionsOf(e.native);
   const step = scaleStep(e, scale);
 
@@ -66,7 +69,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
     // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
     const sizes: Scalar[] = [first, chunk, width, vocab, block];
     e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
-    e.emit(Opcode.NativeLogits, [...common, hidden, w, best], [...sizes, type, ...words.logits, { f32: softcap }]);
+    e.emit(Opcode.NativeLogits, [...common, hidden, w, best, codeScales], [...sizes, type, ...words.logits, { f32: softcap }]);
     e.emit(Opcode.NativeLogitsEnd, [...common, step === 0 ? null : scale, losses, best, hits], sizes);
     if (!gradient) continue;
     const { dloss, dh, dw, sum } = gradient;
@@ -75,7 +78,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
     const weight = start === null ? words.weight : words.weightAdd;
     e.emit(
       Opcode.NativeLogitsGrad,
-      [...common, hidden, w, scale, dloss, parts, dw, start],
+      [...common, hidden, w, scale, dloss, parts, dw, start, codeScales],
       [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }, step],
     );
     if (!parts) continue;

@@ -123,6 +123,7 @@ export const trainConfigSchema = z.strictObject({
     .enum(QUANTIZE_CHOICES)
     .default("off")
     .describe("frozen linear layers in memory: 8-bit integers, or QLoRA's 4-bit NormalFloat"),
+  quantizeEmbedding: z.boolean().default(false).describe("embedding and head in memory as 8-bit integers"),
   threads: count.max(64).optional().describe("CPU threads (default: all cores)"),
   matmul: z
     .enum(MATMUL_CHOICES)
@@ -173,7 +174,7 @@ export const HELP_GROUPS = [
   { keys: ["tensorboard", "json"], description: "write TensorBoard files too; print events as JSON lines" },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
   {
-    keys: ["dtype", "quantize"],
+    keys: ["dtype", "quantize", "quantizeEmbedding"],
     description:
       "frozen weights (as stored), the linear ones as 8-bit integers or QLoRA's 4-bit NormalFloat; on ort-cpu and cuda also what is computed",
   },
@@ -191,6 +192,9 @@ export const HELP_GROUPS = [
   readonly keys: readonly (keyof typeof trainConfigSchema.shape)[];
   readonly description: string;
 }[];
+
+/** The keys that decide how frozen weights lie in memory: `WeightStorage`. */
+export const STORAGE_KEYS = { dtype: true, quantize: true, quantizeEmbedding: true } as const;
 
 /** The keys that decide what a step keeps and what it computes again. */
 export const CHECKPOINTING_KEYS = {
@@ -235,11 +239,11 @@ export function sequenceLengthOf(config: Pick<TrainConfig, "sequenceLength">, co
 }
 
 /** @throws {UserError} quantised weights although all are to be trained */
-export function checkQuantize({ method, lastLayers, quantize }: Pick<TrainConfig, "method" | "lastLayers" | "quantize">): void {
-  if (method === "full" && lastLayers === undefined && quantize !== "off")
-    throw new UserError(
-      `--quantize ${quantize} is for frozen weights and needs --method lora; got --method full, which trains them all`,
-    );
+export function checkQuantize(config: Pick<TrainConfig, "method" | "lastLayers" | "quantize" | "quantizeEmbedding">): void {
+  const { method, lastLayers, quantize, quantizeEmbedding } = config;
+  const asked = quantize === "off" ? "--quantize-embedding" : `--quantize ${quantize}`;
+  if (method === "full" && lastLayers === undefined && (quantize !== "off" || quantizeEmbedding))
+    throw new UserError(`${asked} is for frozen weights and needs --method lora; got --method full, which trains them all`);
 }
 
 /** Settings that a run's numbers depend on: a checkpoint can only be resumed with the same. */
@@ -268,6 +272,7 @@ const NUMERIC_KEYS = [
   "seed",
   "dtype",
   "quantize",
+  "quantizeEmbedding",
 ] as const satisfies TrainConfigKey[];
 
 /** Of these, the ones that only say how long to train: a run may be resumed with others, and then goes on to its new end. */

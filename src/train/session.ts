@@ -31,7 +31,7 @@ import { runDate, startOfDay } from "./run-date.ts";
 import { RUN_FILES } from "./run-folder.ts";
 import { heldOut, type TrainingData } from "./trainer.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "./tuning.ts";
-import { initialiseAdapter, shapeOf } from "./weights.ts";
+import { initialiseAdapter, shapeOf, storageOf } from "./weights.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
 export interface Inputs extends LoadedData {
@@ -138,8 +138,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     strategy,
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,
-    dtype: config.dtype,
-    quantize: config.quantize,
+    ...storageOf(config),
     offload: offloadOf(config, config.output),
     ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],

@@ -10,7 +10,7 @@ import {
 } from "../graph/types.ts";
 import { narrow, widen } from "../hf/halves.ts";
 import { expectTensor, type TensorEntry, type TensorSource } from "../hf/safetensors.ts";
-import { LINEAR_MODULES } from "../hf/modules.ts";
+import { LINEAR_MODULES, TABLE_MODULES } from "../hf/modules.ts";
 import { isScales, scalesOf } from "../models/linear.ts";
 import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
 import { createRandom } from "../random.ts";
@@ -35,26 +35,29 @@ export interface WeightStorage {
   readonly dtype?: FloatType | undefined;
   /** Of the blocks' linear layers. */
   readonly quantize?: Quantised | "off" | undefined;
+  /** Embedding and head as 8-bit integers. */
+  readonly quantizeEmbedding?: boolean | undefined;
 }
 
-/** Of frozen weights in an executor's memory. @throws {UserError} the executor reads no quantised weights */
+/** What a configuration or flags say of it. */
+export function storageOf({ dtype, quantize, quantizeEmbedding }: WeightStorage): WeightStorage {
+  return { dtype, quantize, quantizeEmbedding };
+}
+
+/** Of frozen weights in an executor's memory; quantised are those with whole blocks in their rows. */
 export function weightTypeOf(
-  { halves, name: executor }: Pick<Executor, "halves" | "name">,
+  { halves }: Pick<Executor, "halves">,
   source: TensorSource,
-  { dtype, quantize = "off" }: WeightStorage,
+  { dtype, quantize = "off", quantizeEmbedding = false }: WeightStorage,
 ): (name: string) => WeightType {
-  if (halves === "none") {
-    if (quantize !== "off") throw new UserError(`--quantize ${quantize} is not to be had on ${executor}; use --device wasm`);
-    return () => "f32";
-  }
-  const float = dtype === undefined ? storedWeightType(source) : () => dtype;
-  return (name) => (quantize !== "off" && canQuantise(source, name) ? quantize : float(name));
-}
-
-/** Linear layers of blocks, with whole blocks of elements in their rows. */
-function canQuantise(source: TensorSource, name: string): boolean {
-  const columns = source.tensors.get(name)?.shape[1] ?? 0;
-  return LINEAR_MODULES.includes(name.split(".").at(-2)!) && columns > 0 && columns % QUANTISED_BLOCK === 0;
+  const stored = dtype === undefined ? storedWeightType(source) : () => dtype;
+  const float = halves === "none" ? () => "f32" as const : stored;
+  return (name) => {
+    const module = name.split(".").at(-2)!;
+    if ((source.tensors.get(name)?.shape[1] ?? 1) % QUANTISED_BLOCK !== 0) return float(name);
+    if (quantize !== "off" && LINEAR_MODULES.includes(module)) return quantize;
+    return quantizeEmbedding && TABLE_MODULES.includes(module) ? "q8" : float(name);
+  };
 }
 
 /** What programs compute in on an executor, when `dtype` is asked for. */

@@ -49,6 +49,8 @@ describe("plan --quantize", () => {
     const plain = await frozen();
     expect(plain - (await frozen("--quantize", "q8"))).toBe(linear * (4 - 1 - 4 / 64));
     expect(plain - (await frozen("--quantize", "nf4"))).toBe(linear * (4 - 1 / 2 - 4 / 64));
+    // Embedding and head are one matrix.
+    expect(plain - (await frozen("--quantize-embedding"))).toBe(2048 * HIDDEN * (4 - 1 - 4 / 64));
   });
 });
 
@@ -98,6 +100,7 @@ describe("train --quantize", () => {
 
   test("weights that are trained are refused, before anything is read or written", async () => {
     const flags = [...common, "--method", "full", "--quantize", "q8", "--output", join(folder, "no")];
+    expect(await remat(["plan", ...common, "--method", "full", "--quantize-embedding"])).toMatchObject({ code: 2 });
     for (const args of [["train", "--data", data], ["plan"]]) {
       expect(await remat([...args, ...flags])).toMatchObject({
         code: 2,

@@ -4,18 +4,21 @@ import { join } from "node:path";
 import { writeAdapterWeights } from "../../src/generate/adapter.ts";
 import { loadConfig } from "../../src/hf/config.ts";
 import { readAdapter } from "../../src/hf/peft.ts";
-import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
+import { openSafetensors, readBytes, readFloat32, type TensorEntry, type TensorSource } from "../../src/hf/safetensors.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
+import { createAddonExecutor } from "../../src/ort/addon.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { createEngine, type Engine } from "../../src/train/engine.ts";
 import { createOptimizer } from "../../src/train/optimizer.ts";
 import { readStepBatch } from "../../src/train/step-batch.ts";
 import { tuningOfAdapter } from "../../src/train/tuning.ts";
+import { initialiseAdapter, type WeightStorage } from "../../src/train/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { createQuantiser } from "../../src/wasm/quantiser.ts";
 import { readTensors, relativeError } from "../support/golden.ts";
 import { f32, runWasm, type TestTensor } from "../support/ops.ts";
+import { quantised } from "../support/quantised.ts";
 import { Dequantize } from "../../src/ops/dequantize.ts";
 
 setDefaultTimeout(120_000);
@@ -37,6 +40,7 @@ interface AdamW {
 const EXECUTORS: Readonly<Record<string, () => Promise<Executor>>> = {
   wasm: () => createWasmExecutor({ threads: 2 }),
   "wasm with native products": () => createWasmExecutor({ threads: 2, matmul: "native" }),
+  "the addon": async () => createAddonExecutor({ threads: 2 }),
   "ort-cpu": async () => createOrtExecutor({ threads: 2 }),
 };
 
@@ -65,12 +69,14 @@ test("NF4: codes, scales and values are those of bitsandbytes, bit for bit", asy
 describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e-4 of PyTorch", (name) => {
   const adamw = JSON.parse(readFileSync(join(FOLDER, "adamw.json"), "utf8")) as AdamW;
 
-  async function withEngine(use: (engine: Engine, batch: ReturnType<typeof readStepBatch>) => void): Promise<void> {
+  async function withEngine(
+    use: (engine: Engine, batch: ReturnType<typeof readStepBatch>) => void,
+    { source = openSafetensors(FOLDER), ...storage }: WeightStorage & { source?: TensorSource } = {},
+  ): Promise<void> {
     const executor = await EXECUTORS[name]!();
     const config = loadConfig(FOLDER);
     const batch = readStepBatch(join(FOLDER, "batch.safetensors"), config);
     const adapter = readAdapter(join(FOLDER, "adapter"), config);
-    const source = openSafetensors(FOLDER);
     const tokens = [batch.ids.length];
     const engine = createEngine(executor, {
       config,
@@ -81,6 +87,7 @@ describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e
       logits: { tokens, rows: batch.ids.length },
       optimizer: true,
       quantize: "nf4",
+      ...storage,
     });
     source.close();
     writeAdapterWeights(executor, engine.resident, adapter, adapter.scale);
@@ -129,4 +136,77 @@ describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e
       expect(Math.max(...adamw.losses.map((loss, i) => Math.abs(got[i]! / loss - 1)))).toBeLessThan(BOUND);
     });
   });
+
+  test("with a quantised embedding and head, all is within 1e-5 of what a checkpoint with those numbers gives", async () => {
+    interface Results {
+      readonly loss: number;
+      readonly correct: number;
+      readonly logits: Float32Array;
+      readonly gradients: readonly Float32Array[];
+    }
+    const results: Results[] = [];
+    const run = (engine: Engine, batch: ReturnType<typeof readStepBatch>) => {
+      const logits = engine.logits(batch, Int32Array.from(batch.ids.keys()));
+      const loss = engine.forwardBackward(batch, 1 / batch.labelled, 1, 0);
+      const { params, gradient } = engine.resident;
+      const gradients = params
+        .filter((param) => param.trainable)
+        .map((param) => readTensor(engine.executor, gradient.get(param.name)!, param.type));
+      results.push({ loss, logits, gradients, correct: engine.evaluate(batch).correct });
+    };
+    await withEngine(run, { quantizeEmbedding: true });
+    await withEngine(run, { source: withQuantisedEmbedding(openSafetensors(FOLDER)) });
+    await withEngine(run);
+    const [actual, expected, plain] = results as [Results, Results, Results];
+    expect(Math.abs(actual.loss / expected.loss - 1)).toBeLessThan(1e-5);
+    expect(Math.abs(plain.loss / expected.loss - 1)).toBeGreaterThan(1e-4);
+    expect(actual.correct).toBe(expected.correct);
+    expect(relativeError(actual.logits, expected.logits)).toBeLessThan(1e-5);
+    const errors = actual.gradients.map((values, i) => relativeError(values, expected.gradients[i]!));
+    expect(Math.max(...errors)).toBeLessThan(1e-5);
+  });
 });
+
+test("ONNX Runtime computes in bf16 with NF4 weights: the loss is within 1 % of that in f32", () => {
+  const config = loadConfig(FOLDER);
+  const batch = readStepBatch(join(FOLDER, "batch.safetensors"), config);
+  const losses = (["f32", "bf16"] as const).map((dtype) => {
+    const executor = createOrtExecutor({ threads: 2 });
+    const source = openSafetensors(FOLDER);
+    const engine = createEngine(executor, {
+      config,
+      source,
+      tuning: { method: "lora", rank: 2, scale: 1, dropout: 0, targets: new Set(["q_proj", "down_proj"]) },
+      strategy: { name: "per-segment" },
+      tokens: [batch.ids.length],
+      optimizer: false,
+      dtype,
+      quantize: "nf4",
+      quantizeEmbedding: true,
+    });
+    source.close();
+    initialiseAdapter(executor, engine.resident, 1);
+    const loss = engine.forwardBackward(batch, 1 / batch.labelled, 1, 0);
+    executor.close();
+    return loss;
+  });
+  expect(losses[0]).not.toBe(losses[1]);
+  expect(Math.abs(losses[1]! / losses[0]! - 1)).toBeLessThan(0.01);
+});
+
+/** A checkpoint whose embedding holds, in f32, what q8 makes of it. */
+function withQuantisedEmbedding(source: TensorSource): TensorSource {
+  const name = "model.embed_tokens.weight";
+  const entry = source.tensors.get(name)!;
+  const { values } = quantised(f32(entry.shape, readFloat32(source, name, entry.shape)), "q8");
+  const all = new Uint8Array(values.data.buffer);
+  const replaced: TensorEntry = { ...entry, dtype: "f32", bytes: all.length };
+  return {
+    ...source,
+    tensors: new Map([...source.tensors, [name, replaced]]),
+    read(wanted, target, from = 0) {
+      if (wanted === replaced) target.set(all.subarray(from, from + target.length));
+      else source.read(wanted, target, from);
+    },
+  };
+}

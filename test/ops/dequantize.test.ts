@@ -1,7 +1,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { Dequantize } from "../../src/ops/dequantize.ts";
+import { Gather } from "../../src/ops/gather.ts";
 import { Gemm } from "../../src/ops/gemm.ts";
+import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
 import { createQuantiser } from "../../src/wasm/quantiser.ts";
 import {
   checkForward,
@@ -10,16 +12,21 @@ import {
   f32,
   generator,
   half,
+  i32,
   random,
   relativeError,
   runGraph,
+  runWasm,
   type TestTensor,
   toFloat64,
 } from "../support/ops.ts";
+import { runOn, sharedExecutors } from "../support/executor.ts";
 import { expectParity } from "../support/ort.ts";
 import { QUANTISED_FORMATS, quantised, type QuantisedTensor } from "../support/quantised.ts";
 
 setDefaultTimeout(120_000);
+
+const executor = sharedExecutors();
 
 /** x W^T + c or x W, W [rows, columns] of codes, both executors' graph. */
 function product(x: TestTensor, { codes, scales }: QuantisedTensor, transB: number, c: TestTensor | null) {
@@ -94,6 +101,57 @@ describe.each(QUANTISED_FORMATS)("%s", (format) => {
     for (const transB of [0, 1]) {
       const { graph, feeds } = product(random(rng, [11, transB ? 192 : 40]), w, transB, null);
       await expectParity(graph, feeds, 1e-6);
+    }
+  });
+
+  test.each(["wasm", "native"] as const)(
+    "head with codes, %s: loss and gradient as with the numbers, error 1e-6; 1 to 3 threads alike",
+    async (matmul) => {
+      const rng = generator(31);
+      // Blocks of the vocabulary that end unevenly, rows without a label.
+      const [tokens, width, vocab] = [150, 128, 1031];
+      const { codes, scales, values } = quantised(random(rng, [vocab, width], 0.2), format);
+      const labels = Array.from({ length: tokens }, (_, t) => (t % 3 === 0 ? -100 : (t * 31) % vocab));
+      const feeds = new Map<string, TestTensor>([
+        ["h", random(rng, [tokens, width])],
+        ["labels", i32([tokens], labels)],
+        ["scale", f32([1], [0.01])],
+        ["dloss", f32([1], [0.7])],
+        ["codes", codes],
+        ["scales", scales],
+        ["values", values],
+      ]);
+      const graphOf = (isQuantised: boolean) => {
+        const builder = new GraphBuilder("head");
+        const input = (name: string) => builder.input(name, "boundary", feeds.get(name)!);
+        const w = isQuantised ? builder.value(Dequantize, [input("codes"), input("scales")], {}) : input("values");
+        const inputs = [input("h"), w, input("labels"), input("scale")];
+        for (const name of builder.node(LinearCrossEntropy, inputs, {}, "loss")) builder.output({ name, role: "boundary" });
+        const [dh, , loss] = builder.node(LinearCrossEntropyGrad, [...inputs, input("dloss")], {}, "dh");
+        for (const name of [dh!, loss!]) builder.output({ name, role: "boundary" });
+        return builder.build();
+      };
+      const run = async (threads: number, isQuantised = true) =>
+        runOn(await executor(matmul, threads), graphOf(isQuantised), feeds);
+      const [actual, expected] = [await run(1), await run(1, false)];
+      for (const [name, result] of expected) expectWithin(name, relativeError(actual.get(name)!, result), 1e-6);
+      for (const threads of [2, 3])
+        expectSameBits(`${threads} threads`, [...(await run(threads)).values()], [...actual.values()]);
+    },
+  );
+
+  test("rows of codes and of scales are gathered as they are", async () => {
+    const { codes, scales } = quantised(random(generator(8), [9, 128]), format);
+    const ids = [3, 0, 8, 8, 3];
+    for (const table of [codes, scales]) {
+      const width = table.shape[1]!;
+      const inputs = [table, i32([ids.length], ids)];
+      const [rows] = await runWasm(Gather, inputs, {});
+      const bytes = new Uint8Array(rows!.buffer);
+      const all = new Uint8Array(table.data.buffer);
+      const line = all.length / 9;
+      expect(Buffer.from(bytes)).toEqual(Buffer.concat(ids.map((id) => all.subarray(id * line, (id + 1) * line))));
+      expect(Gather.infer([table, i32([5], ids)], {})).toEqual([{ dtype: table.dtype, shape: [5, width] }]);
     }
   });
 
