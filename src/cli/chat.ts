@@ -3,10 +3,11 @@ import { z } from "zod";
 import { chatTemplateOf } from "../data/chat-template.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
+import { answer } from "../generate/answer.ts";
 import { createDecoder, type Decoder } from "../generate/decoder.ts";
-import { generate, stopTokens } from "../generate/generate.ts";
+import { stopTokens } from "../generate/generate.ts";
+import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { createSampler, type Sampler } from "../generate/sampler.ts";
-import { createTextStream } from "../generate/text-stream.ts";
 import { describeFlags } from "./flags.ts";
 import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "./model-flags.ts";
 
@@ -40,7 +41,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const { config, tokenizer } = model;
     const { options, text } = chooseSampling(flags, model.folder);
     if (process.stderr.isTTY === true) process.stderr.write(`sampling: ${text}\n`);
-    const toPrompt = flags.raw ? rawPrompt(tokenizer) : chatPrompt(tokenizer);
+    const toPrompt = flags.raw ? toRawPrompt(tokenizer) : toChatPrompt(tokenizer);
     const decoder = createDecoder(executor, {
       ...model,
       ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
@@ -49,7 +50,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const talk = { tokenizer, decoder, sampler, stop: stopTokens(config, tokenizer), limit: options.maxNewTokens };
     const start: Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
     if (flags.prompt !== undefined) {
-      await answer(talk, toPrompt([...start, { role: "user", content: flags.prompt }]), () => false);
+      await say(talk, toPrompt([...start, { role: "user", content: flags.prompt }]));
       return 0;
     }
     await converse(talk, toPrompt, start);
@@ -59,16 +60,14 @@ export async function run(args: readonly string[]): Promise<number> {
 
 type ToPrompt = (messages: readonly Message[]) => Int32Array;
 
-function chatPrompt(tokenizer: Tokenizer): ToPrompt {
+function toChatPrompt(tokenizer: Tokenizer): ToPrompt {
   const template = chatTemplateOf(tokenizer);
-  return (messages) =>
-    tokenizer.encode(template.render({ messages: messages.map((message) => ({ ...message })), addGenerationPrompt: true }));
+  return (messages) => chatPrompt(tokenizer, template, { messages: messages.map((message) => ({ ...message })) });
 }
 
 /** All that was said, one after the other. */
-function rawPrompt(tokenizer: Tokenizer): ToPrompt {
-  return (messages) =>
-    Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(messages.map(({ content }) => content).join(""))]);
+function toRawPrompt(tokenizer: Tokenizer): ToPrompt {
+  return (messages) => rawPrompt(tokenizer, messages.map(({ content }) => content).join(""));
 }
 
 interface Talk {
@@ -80,20 +79,9 @@ interface Talk {
 }
 
 /** Streams an answer to stdout and returns it. */
-async function answer(talk: Talk, prompt: Int32Array, isStopped: () => boolean): Promise<string> {
-  const stream = createTextStream(talk.tokenizer);
-  let text = "";
-  const write = (piece: string) => {
-    text += piece;
-    if (piece !== "") process.stdout.write(piece);
-  };
-  for (const id of generate(talk.decoder, [...prompt], talk)) {
-    write(stream.push(id));
-    // Signals and a closed pipe are noticed between two tokens.
-    await new Promise((resolve) => setImmediate(resolve));
-    if (isStopped()) break;
-  }
-  write(stream.end());
+async function say(talk: Talk, prompt: Int32Array, signal?: AbortSignal): Promise<string> {
+  const onText = (piece: string) => void process.stdout.write(piece);
+  const { text } = await answer(talk, [...prompt], { ...talk, onText, ...(signal ? { signal } : {}) });
   process.stdout.write("\n");
   return text;
 }
@@ -105,10 +93,10 @@ async function converse(talk: Talk, toPrompt: ToPrompt, start: readonly Message[
     terminal: isTerminal,
     ...(isTerminal ? { output: process.stdout } : {}),
   });
-  let isAnswering = false;
-  let isStopped = false;
+  /** Of the answer that is being made. */
+  let interrupter: AbortController | null = null;
   const interrupt = () => {
-    if (isAnswering) isStopped = true;
+    if (interrupter) interrupter.abort();
     else lines.close();
   };
   lines.on("SIGINT", interrupt);
@@ -123,16 +111,16 @@ async function converse(talk: Talk, toPrompt: ToPrompt, start: readonly Message[
       if (content === "/reset") messages = [...start];
       else if (content !== "") {
         messages.push({ role: "user", content });
-        [isAnswering, isStopped] = [true, false];
+        interrupter = new AbortController();
         try {
-          messages.push({ role: "assistant", content: await answer(talk, toPrompt(messages), () => isStopped) });
+          messages.push({ role: "assistant", content: await say(talk, toPrompt(messages), interrupter.signal) });
         } catch (error) {
           // In a terminal, a conversation that has become too long is no reason to leave.
           if (!isTerminal || !(error instanceof UserError)) throw error;
           process.stderr.write(`${error.message}; /reset starts anew\n`);
           messages.pop();
         }
-        isAnswering = false;
+        interrupter = null;
       }
       if (isTerminal) lines.prompt();
     }

@@ -24,6 +24,7 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   plan: { summary: "the best schedule within a memory limit", load: () => import("./plan.ts") },
   chat: { summary: "talk with a model or an adapter", load: () => import("./chat.ts") },
   generate: { summary: "answer the prompts of a file", load: () => import("./generate.ts") },
+  serve: { summary: "serve a model by OpenAI's API over HTTP", load: () => import("./serve.ts") },
   eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./eval.ts") },
   merge: { summary: "add an adapter to its base model's weights", load: () => import("./merge.ts") },
   export: { summary: "write a GGUF file for llama.cpp and Ollama", load: () => import("./export.ts") },

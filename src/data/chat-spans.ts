@@ -85,7 +85,7 @@ export function trainedTexts(template: ChatTemplate, example: ChatExample, endTo
 const USUAL_ROLES: readonly string[] = ["system", "user", "assistant", "tool"];
 
 /** Many templates pass over roles that they do not know (such as `developer`) without a word. @throws {UserError} */
-function refuseLostRoles(template: ChatTemplate, { messages, tools, where }: ChatExample): void {
+export function refuseLostRoles(template: ChatTemplate, { messages, tools, where }: ChatExample): void {
   for (const [i, { role }] of messages.entries()) {
     if (USUAL_ROLES.includes(role)) continue;
     const render = (some: readonly Message[]) => attempt(() => template.render({ messages: fieldsOf(some), tools }));

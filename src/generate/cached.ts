@@ -24,6 +24,11 @@ export interface Decoder {
    * @throws {UserError} an empty text, or one that is longer than `maxTokens`
    */
   feed(ids: readonly number[]): Float32Array;
+  /**
+   * As `feed`, with a pause between two chunks of new tokens, in which the caller may leave for good. Yields how many of `ids`
+   * the cache holds, for the first time before anything is computed.
+   */
+  feedInPieces(ids: readonly number[]): Generator<number, Float32Array, void>;
 }
 
 /** New tokens that are computed at once. A rest is padded to the least size that holds it, or taken in singles. */
@@ -112,12 +117,18 @@ export function startDecoder(
 
   const limitOfShort = shortLimit(config);
   let held: number[] = [];
-  return {
+  const decoder: Decoder = {
     maxTokens,
     get ids() {
       return held;
     },
     feed(ids) {
+      const pieces = decoder.feedInPieces(ids);
+      let piece = pieces.next();
+      while (!piece.done) piece = pieces.next();
+      return piece.value;
+    },
+    *feedInPieces(ids) {
       if (ids.length === 0) throw new UserError("there is nothing to continue: the prompt has no tokens");
       if (ids.length > maxTokens)
         throw new UserError(`the text has ${ids.length} tokens, more than the ${maxTokens} that there is room for`);
@@ -128,6 +139,7 @@ export function startDecoder(
       while (at < held.length && at < ids.length - 1 && held[at] === ids[at]) at++;
       held = held.slice(0, at);
       while (at < ids.length) {
+        yield at;
         const left = ids.length - at;
         const tokens = CHUNKS.find((chunk) => chunk <= left && (chunk > 1 || left < PADDED_FROM)) ?? CHUNKS[1];
         const chunk = ids.slice(at, at + tokens);
@@ -139,6 +151,7 @@ export function startDecoder(
       return readTensor(executor, logits, { dtype: "f32", shape: [config.vocabSize] });
     },
   };
+  return decoder;
 }
 
 interface Inputs {

@@ -1,9 +1,19 @@
-import { chatTemplateOf } from "../data/chat-template.ts";
+import { type ChatTemplate, chatTemplateOf, type Conversation } from "../data/chat-template.ts";
 import { exampleOf } from "../data/formats.ts";
 import { refuseForeign } from "../data/foreign.ts";
 import { readLines, textOf } from "../data/lines.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { parseJsonObject } from "../hf/files.ts";
+
+/** Asks for an answer to a conversation. @throws {UserError} the template refuses it */
+export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): Int32Array {
+  return tokenizer.encode(template.render({ ...conversation, addGenerationPrompt: true }));
+}
+
+/** Asks for the continuation of a text. */
+export function rawPrompt(tokenizer: Tokenizer, text: string): Int32Array {
+  return Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(text)]);
+}
 
 /** What a model is asked, as tokens, and the line that the answer goes into. */
 export interface Prompt {
@@ -31,13 +41,12 @@ function promptOf(record: Record<string, unknown>, where: string, tokenizer: Tok
   const example = exampleOf(isBare ? { ...record, completion } : withAssistant(record), where);
   if (example.kind !== "chat") {
     const prompt = example.kind === "text" ? example.text : example.prompt;
-    const ids = Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(prompt)]);
-    return { ids, where, withAnswer: (answer) => ({ prompt, completion: answer }) };
+    return { ids: rawPrompt(tokenizer, prompt), where, withAnswer: (answer) => ({ prompt, completion: answer }) };
   }
   const last = example.messages.findLastIndex((message) => message.role !== "assistant");
   const messages = example.messages.slice(0, last + 1).map((message) => message.fields);
   const template = chatTemplateOf(tokenizer, { tools: example.tools !== null });
-  const ids = tokenizer.encode(template.render({ messages, tools: example.tools, addGenerationPrompt: true }));
+  const ids = chatPrompt(tokenizer, template, { messages, tools: example.tools });
   const tools = example.tools === null ? {} : { tools: example.tools };
   return { ids, where, withAnswer: (content) => ({ messages: [...messages, { role: "assistant", content }], ...tools }) };
 }

@@ -121,9 +121,32 @@ export type VerbEvent =
       readonly trained: number;
       readonly parts: readonly SamplePart[];
     }
+  /** `serve`: it takes requests now; `context` is the longest text in tokens, prompt and answer together. */
+  | { readonly type: "listening"; readonly url: string; readonly model: string; readonly context: number }
+  | RequestEvent
   | { readonly type: "warning"; readonly text: string }
   /** The verb failed; the last line. The message is on standard error too. */
   | { readonly type: "error"; readonly message: string; readonly exitCode: number };
+
+/** `serve`: a request is over. */
+export interface RequestEvent {
+  readonly type: "request";
+  readonly method: string;
+  readonly path: string;
+  /** The answer's; 499 when the client went before it was whole. */
+  readonly status: number;
+  readonly seconds: number;
+  /** Of requests that came to the model; `cachedTokens` of the prompt's were in the cache. */
+  readonly promptTokens?: number;
+  readonly cachedTokens?: number;
+  readonly answerTokens?: number;
+  /** null when it was not finished. */
+  readonly reason?: "stop" | "length" | null;
+  /** Seconds in the queue. */
+  readonly waited?: number;
+  /** Why it was refused or cut. */
+  readonly message?: string;
+}
 
 /** Something that takes events. */
 export type EventSink = (event: RunEvent) => void;

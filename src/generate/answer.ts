@@ -1,0 +1,63 @@
+import type { Tokenizer } from "../data/tokenizer.ts";
+import type { Decoder } from "./cached.ts";
+import { generateInPieces, type GenerateOptions } from "./generate.ts";
+import { createStopText } from "./stop-text.ts";
+import { createTextStream } from "./text-stream.ts";
+
+export interface AnswerOptions extends GenerateOptions {
+  /** Texts that end the answer; they are not part of it. */
+  readonly stopTexts?: readonly string[];
+  /** Cuts the answer between two tokens. */
+  readonly signal?: AbortSignal;
+  /** Takes the text as it becomes certain: whole characters, and nothing of a stop text. Never `""`. */
+  onText(piece: string): void;
+}
+
+export interface Answer {
+  readonly text: string;
+  /** A stop token or a stop text, the limit or the end of the room, or the signal. */
+  readonly reason: "stop" | "length" | "cut";
+  /** Tokens of the prompt that the cache held. */
+  readonly cached: number;
+  /** Tokens that were generated, with those that ended the text. */
+  readonly tokens: number;
+}
+
+/** Continues a prompt as text. Signals, timers and connections get in between two tokens, and between chunks of the prompt. */
+export async function answer(
+  { decoder, tokenizer }: { readonly decoder: Decoder; readonly tokenizer: Tokenizer },
+  prompt: readonly number[],
+  options: AnswerOptions,
+): Promise<Answer> {
+  const { signal } = options;
+  const stream = createTextStream(tokenizer);
+  const stops = createStopText(options.stopTexts ?? []);
+  let text = "";
+  const write = (piece: string) => {
+    text += piece;
+    if (piece !== "") options.onText(piece);
+  };
+  let cached: number | null = null;
+  let tokens = 0;
+  const ended = (reason: Answer["reason"]): Answer => ({ text, reason, cached: cached ?? 0, tokens });
+  const steps = generateInPieces(decoder, prompt, options);
+  let step = steps.next();
+  for (; !step.done; step = steps.next()) {
+    if ("held" in step.value) cached ??= step.value.held;
+    else {
+      tokens++;
+      const { text: piece, isStopped } = stops.push(stream.push(step.value.id));
+      write(piece);
+      if (isStopped) return ended("stop");
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+    if (signal?.aborted === true) break;
+  }
+  const last = stops.push(stream.end());
+  write(last.text);
+  if (last.isStopped) return ended("stop");
+  write(stops.end());
+  if (step.done !== true) return ended("cut");
+  if (step.value) tokens++;
+  return ended(step.value ? "stop" : "length");
+}

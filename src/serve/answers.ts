@@ -1,0 +1,147 @@
+import { type Answer, answer } from "../generate/answer.ts";
+import { createSampler } from "../generate/sampler.ts";
+import { ApiError, clientGone, errorResponse, internalError, stopping } from "./errors.ts";
+import type { Job, ServedModel } from "./jobs.ts";
+import { createQueue } from "./queue.ts";
+import { type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
+
+/** What became of a request for an answer. */
+export interface AnswerReport {
+  readonly promptTokens: number;
+  /** Of these, what was in the cache. */
+  readonly cachedTokens: number;
+  readonly answerTokens: number;
+  /** null: it was not finished, for `error`. */
+  readonly reason: FinishReason | null;
+  readonly error: ApiError | null;
+  /** Seconds in the queue. */
+  readonly waited: number;
+}
+
+/** How an answer goes out. */
+export interface Delivery {
+  readonly endpoint: Endpoint;
+  readonly stream: boolean;
+  readonly includeUsage: boolean;
+  /** Aborted when the client does not wait any more. */
+  readonly signal: AbortSignal;
+  /** Called once, when all is over. */
+  report(report: AnswerReport): void;
+}
+
+/** Answers requests one at a time. @throws {ApiError} the queue is full; nothing is reported then */
+export type Responder = (job: Job, delivery: Delivery) => Response | Promise<Response>;
+
+/**
+ * @param waiting requests that may wait
+ * @param shutdown cuts the answer that is being made and those that wait
+ */
+export function createResponder(
+  model: ServedModel,
+  { waiting, shutdown }: { readonly waiting: number; readonly shutdown: AbortSignal },
+): Responder {
+  const queue = createQueue(waiting);
+  /** Of the last answer: after about so long there is a place in the queue again. */
+  let lastSeconds = 0;
+
+  const enter = (signal: AbortSignal): Promise<() => void> => {
+    const place = queue.enter(signal);
+    if (place) return place;
+    throw new ApiError(429, `${waiting} requests wait already; come back later`, {
+      code: "rate_limit_exceeded",
+      headers: { "retry-after": String(Math.max(1, Math.ceil(lastSeconds))) },
+    });
+  };
+
+  /** The answer, or why there is none. Reports either. */
+  const make = async (
+    job: Job,
+    place: Promise<() => void>,
+    { report }: Delivery,
+    signal: AbortSignal,
+    onText: (piece: string) => void,
+  ): Promise<Finished | ApiError> => {
+    const begin = performance.now();
+    const seconds = () => (performance.now() - begin) / 1000;
+    let waited: number | null = null;
+    let made: Answer | null = null;
+    let outcome: Finished | ApiError;
+    const cut = () => (shutdown.aborted ? stopping() : clientGone());
+    try {
+      const leave = await place;
+      waited = seconds();
+      try {
+        const { limit, stopTexts, sampling } = job;
+        const sampler = createSampler(sampling);
+        made = await answer(model, job.prompt, { limit, stop: model.stop, stopTexts, sampler, signal, onText });
+      } finally {
+        lastSeconds = seconds() - waited;
+        leave();
+      }
+      const { reason } = made;
+      outcome = reason === "cut" ? cut() : { ...made, reason };
+    } catch (error) {
+      outcome = error === signal.reason ? cut() : internalError(error);
+    }
+    report({
+      promptTokens: job.prompt.length,
+      cachedTokens: made?.cached ?? 0,
+      answerTokens: made?.tokens ?? 0,
+      reason: outcome instanceof ApiError ? null : outcome.reason,
+      error: outcome instanceof ApiError ? outcome : null,
+      waited: waited ?? seconds(),
+    });
+    return outcome;
+  };
+
+  return (job, delivery) => {
+    const { endpoint, includeUsage } = delivery;
+    const head: Head = {
+      id: `${endpoint.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`,
+      created: Math.floor(Date.now() / 1000),
+      model: model.name,
+    };
+    const closed = new AbortController();
+    const signal = AbortSignal.any([delivery.signal, shutdown, closed.signal]);
+    const place = enter(signal);
+    if (!delivery.stream) {
+      return make(job, place, delivery, signal, () => {}).then((made) =>
+        made instanceof ApiError
+          ? errorResponse(made)
+          : Response.json(endpoint.whole(head, made.text, made.reason, usageOf(job, made))),
+      );
+    }
+    const body = new ReadableStream<string>({
+      async start(controller) {
+        const send = (data: object | "[DONE]" | null) => {
+          if (data !== null && !closed.signal.aborted) controller.enqueue(serverSent(data));
+        };
+        send(endpoint.first(head));
+        const made = await make(job, place, delivery, signal, (piece) => send(endpoint.piece(head, piece)));
+        if (made instanceof ApiError) send(made.body);
+        else {
+          send(endpoint.last(head, made.reason));
+          if (includeUsage) send(endpoint.usage(head, usageOf(job, made)));
+          send("[DONE]");
+        }
+        if (!closed.signal.aborted) controller.close();
+      },
+      cancel: () => closed.abort(),
+    });
+    return new Response(body, { headers: { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" } });
+  };
+}
+
+/** An answer that was not cut. */
+interface Finished extends Answer {
+  readonly reason: FinishReason;
+}
+
+function usageOf({ prompt }: Job, { tokens, cached }: Answer): Usage {
+  return {
+    prompt_tokens: prompt.length,
+    completion_tokens: tokens,
+    total_tokens: prompt.length + tokens,
+    prompt_tokens_details: { cached_tokens: cached },
+  };
+}

@@ -1,0 +1,117 @@
+import { z } from "zod";
+import { SAMPLING } from "../generate/sampling.ts";
+import { ApiError } from "./errors.ts";
+
+/**
+ * The requests of OpenAI's API, as far as a model on this machine can fulfil them, with the sampling fields that vLLM and
+ * llama.cpp add (`top_k`, `min_p`, `repetition_penalty`). null is as good as absent. A field that would change the answer
+ * and is not implemented is refused, unless it has the value that changes nothing; so is one that does not exist.
+ * https://platform.openai.com/docs/api-reference
+ */
+const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);
+
+/** A field of which one value alone is implemented. */
+const only = (...values: readonly z.core.util.Literal[]) =>
+  maybe(z.literal(values, { error: `only ${values.map((value) => JSON.stringify(value)).join(" or ")} is supported` }));
+
+const unsupported = z.null({ error: "it is not supported" }).optional();
+/** Says something about the caller, not about the answer. */
+const ignored = z.unknown().optional();
+
+const STOPS = 4;
+const stopText = z.string().min(1);
+const count = maybe(SAMPLING.maxNewTokens.values);
+
+const common = {
+  model: maybe(z.string()),
+  max_tokens: count,
+  temperature: maybe(SAMPLING.temperature.values),
+  top_p: maybe(SAMPLING.topP.values),
+  top_k: maybe(SAMPLING.topK.values),
+  min_p: maybe(SAMPLING.minP.values),
+  repetition_penalty: maybe(SAMPLING.repetitionPenalty.values),
+  seed: maybe(z.int()),
+  stop: maybe(
+    z.union([stopText.transform((text) => [text]), z.array(stopText).max(STOPS)], {
+      error: `expected a text or a list of at most ${STOPS} texts, none of them empty`,
+    }),
+  ),
+  stream: maybe(z.boolean()),
+  stream_options: maybe(z.object({ include_usage: maybe(z.boolean()) })),
+  n: only(1),
+  presence_penalty: only(0),
+  frequency_penalty: only(0),
+  logit_bias: maybe(z.looseObject({}).refine((biases) => Object.keys(biases).length === 0, { error: "it is not supported" })),
+  user: ignored,
+  metadata: ignored,
+  store: ignored,
+  service_tier: ignored,
+  safety_identifier: ignored,
+  prompt_cache_key: ignored,
+  prompt_cache_retention: ignored,
+} as const;
+
+const part = z.strictObject(
+  { type: z.literal("text"), text: z.string() },
+  { error: 'expected a part {"type": "text", "text": ...}; the model reads nothing else' },
+);
+const message = z.looseObject({
+  role: z.string().min(1),
+  content: z.union([z.string(), z.array(part).min(1)], { error: "expected a text or a list of parts of type text" }).nullish(),
+});
+const tool = z.looseObject({ type: z.literal("function"), function: z.looseObject({ name: z.string().min(1) }) });
+
+const chatRequest = z.strictObject({
+  ...common,
+  messages: z.array(message).min(1),
+  tools: maybe(z.array(tool)),
+  tool_choice: only("auto", "none"),
+  parallel_tool_calls: ignored,
+  max_completion_tokens: count,
+  response_format: maybe(z.looseObject({ type: z.literal("text", { error: 'only "text" is supported' }) })),
+  modalities: maybe(z.array(z.literal("text", { error: 'only "text" is supported' }))),
+  logprobs: only(false),
+  top_logprobs: unsupported,
+});
+
+const textRequest = z.strictObject({
+  ...common,
+  prompt: z.union([z.string(), z.array(z.string()).length(1), z.array(z.int().min(0)).min(1)], {
+    error: "expected a text, a list of one text, or a list of token ids",
+  }),
+  best_of: only(1),
+  echo: only(false),
+  suffix: unsupported,
+  logprobs: unsupported,
+});
+
+export type ChatRequest = z.output<typeof chatRequest>;
+export type TextRequest = z.output<typeof textRequest>;
+export type AnyRequest = ChatRequest | TextRequest;
+
+export const parseChatRequest = (body: unknown): ChatRequest => parse(chatRequest, body);
+export const parseTextRequest = (body: unknown): TextRequest => parse(textRequest, body);
+
+/** @throws {ApiError} the first problem, with the field's name */
+function parse<S extends typeof chatRequest | typeof textRequest>(schema: S, body: unknown): z.output<S> {
+  const result = schema.safeParse(body);
+  if (!result.success) {
+    const issue = result.error.issues[0]!;
+    if (issue.code === "unrecognized_keys") {
+      const param = fieldName([...issue.path, issue.keys[0]!]);
+      throw new ApiError(400, `unknown field ${param}; remove it`, { param, code: "unknown_parameter" });
+    }
+    if (issue.path.length === 0) throw new ApiError(400, `the request's body: ${issue.message}`);
+    const param = fieldName(issue.path);
+    throw new ApiError(400, `${param}: ${issue.message}`, { param, code: "invalid_value" });
+  }
+  if (result.data.stream_options !== undefined && result.data.stream !== true) {
+    throw new ApiError(400, "stream_options: only with stream", { param: "stream_options", code: "invalid_value" });
+  }
+  return result.data as z.output<S>;
+}
+
+/** `messages[0].content` */
+function fieldName(path: readonly PropertyKey[]): string {
+  return path.map((key, i) => (typeof key === "number" ? `[${key}]` : `${i > 0 ? "." : ""}${String(key)}`)).join("");
+}

@@ -1,0 +1,91 @@
+/** The answers of OpenAI's API: https://platform.openai.com/docs/api-reference */
+export interface Usage {
+  readonly prompt_tokens: number;
+  /** With the token or the text that ended the answer. */
+  readonly completion_tokens: number;
+  readonly total_tokens: number;
+  /** Of the prompt, what was in the cache of keys and values. */
+  readonly prompt_tokens_details: { readonly cached_tokens: number };
+}
+
+export type FinishReason = "stop" | "length";
+
+/** What is the same in an answer and all its pieces. */
+export interface Head {
+  readonly id: string;
+  /** Unix time. */
+  readonly created: number;
+  readonly model: string;
+}
+
+/** How an endpoint writes its answers. */
+export interface Endpoint {
+  readonly path: string;
+  readonly idPrefix: string;
+  /** The field that holds the prompt. */
+  readonly field: string;
+  whole(head: Head, text: string, reason: FinishReason, usage: Usage): object;
+  /** What a stream begins with. */
+  first(head: Head): object | null;
+  piece(head: Head, text: string): object;
+  last(head: Head, reason: FinishReason): object;
+  /** What a stream ends with, if it was asked for. */
+  usage(head: Head, usage: Usage): object;
+}
+
+const chunk = ({ id, created, model }: Head, choices: readonly object[]) => ({
+  id,
+  object: "chat.completion.chunk",
+  created,
+  model,
+  choices,
+});
+const delta = (head: Head, change: object, reason: FinishReason | null) =>
+  chunk(head, [{ index: 0, delta: change, logprobs: null, finish_reason: reason }]);
+
+export const CHAT: Endpoint = {
+  path: "/v1/chat/completions",
+  idPrefix: "chatcmpl-",
+  field: "messages",
+  whole: ({ id, created, model }, content, reason, usage) => ({
+    id,
+    object: "chat.completion",
+    created,
+    model,
+    choices: [{ index: 0, message: { role: "assistant", content, refusal: null }, logprobs: null, finish_reason: reason }],
+    usage,
+  }),
+  first: (head) => delta(head, { role: "assistant", content: "" }, null),
+  piece: (head, content) => delta(head, { content }, null),
+  last: (head, reason) => delta(head, {}, reason),
+  usage: (head, usage) => ({ ...chunk(head, []), usage }),
+};
+
+const text = ({ id, created, model }: Head, choices: readonly object[]) => ({
+  id,
+  object: "text_completion",
+  created,
+  model,
+  choices,
+});
+const choice = (piece: string, reason: FinishReason | null) => ({
+  index: 0,
+  text: piece,
+  logprobs: null,
+  finish_reason: reason,
+});
+
+export const TEXT: Endpoint = {
+  path: "/v1/completions",
+  idPrefix: "cmpl-",
+  field: "prompt",
+  whole: (head, answer, reason, usage) => ({ ...text(head, [choice(answer, reason)]), usage }),
+  first: () => null,
+  piece: (head, piece) => text(head, [choice(piece, null)]),
+  last: (head, reason) => text(head, [choice("", reason)]),
+  usage: (head, usage) => ({ ...text(head, []), usage }),
+};
+
+/** An event of a stream: https://html.spec.whatwg.org/multipage/server-sent-events.html */
+export const serverSent = (data: object | "[DONE]"): string =>
+  `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;

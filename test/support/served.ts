@@ -1,0 +1,137 @@
+import type { Tokenizer } from "../../src/data/tokenizer.ts";
+import { createDecoder, type Decoder } from "../../src/generate/decoder.ts";
+import { stopTokens } from "../../src/generate/generate.ts";
+import { GREEDY } from "../../src/generate/sampler.ts";
+import { openModel } from "../../src/cli/model-flags.ts";
+import type { ServedModel } from "../../src/serve/jobs.ts";
+import { type ModelServer, type RequestReport, type ServerOptions, startServer } from "../../src/serve/server.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+
+/** A model folder as it is served: greedy, at most 24 tokens an answer. */
+export async function openServed(folder: string): Promise<{ readonly model: ServedModel; close(): void }> {
+  const opened = await openModel({ model: folder });
+  const executor = await createWasmExecutor({ threads: 1 });
+  const { config, tokenizer, source } = opened;
+  return {
+    model: {
+      name: "served",
+      tokenizer,
+      decoder: createDecoder(executor, { config, source }),
+      vocabSize: config.vocabSize,
+      stop: stopTokens(config, tokenizer),
+      sampling: { ...GREEDY, maxNewTokens: 24 },
+    },
+    close: () => (executor.close(), opened.close()),
+  };
+}
+
+/** A decoder that says a text after any prompt, token for token, and then ends it; or one token for ever. */
+export function scriptedDecoder(tokenizer: Tokenizer, vocabSize: number, script: string | "for ever", maxTokens = 1024): Decoder {
+  const said = script === "for ever" ? null : [...tokenizer.encode(script), tokenizer.eosId!];
+  const again = tokenizer.encode("a")[0]!;
+  let held: readonly number[] = [];
+  let promptTokens = 0;
+  const decoder: Decoder = {
+    maxTokens,
+    get ids() {
+      return held;
+    },
+    feed: (ids) => {
+      const pieces = decoder.feedInPieces(ids);
+      for (;;) {
+        const { done, value } = pieces.next();
+        if (done === true) return value;
+      }
+    },
+    *feedInPieces(ids) {
+      if (ids.length !== held.length + 1) promptTokens = ids.length;
+      yield 0;
+      held = [...ids];
+      const logits = new Float32Array(vocabSize);
+      logits[said === null ? again : said[ids.length - promptTokens]!] = 1;
+      return logits;
+    },
+  };
+  return decoder;
+}
+
+export interface Client {
+  readonly server: ModelServer;
+  /** In the order in which the requests ended. */
+  readonly reports: readonly RequestReport[];
+  post(path: string, body: object | string, init?: RequestInit): Promise<Response>;
+  /** Resolves when so many requests have ended. */
+  ended(count: number): Promise<void>;
+  /** Resolves when so many prompts have been read: their requests are answered or wait. */
+  received(count: number): Promise<void>;
+}
+
+/** A server on a free port, and a client of it. */
+export function serve(model: ServedModel, options: Partial<ServerOptions> = {}): Client {
+  const reports: RequestReport[] = [];
+  let prompts = 0;
+  const tokenizer: Tokenizer = {
+    ...model.tokenizer,
+    encode(text) {
+      prompts++;
+      return model.tokenizer.encode(text);
+    },
+  };
+  const server = startServer(
+    { ...model, tokenizer },
+    {
+      host: "127.0.0.1",
+      port: 0,
+      apiKey: null,
+      cors: null,
+      waiting: 16,
+      onRequest: (report) => void reports.push(report),
+      ...options,
+    },
+  );
+  return {
+    server,
+    reports,
+    post: (path, body, init = {}) =>
+      fetch(server.url + path, {
+        method: "POST",
+        body: typeof body === "string" ? body : JSON.stringify(body),
+        ...init,
+        headers: { "content-type": "application/json", ...(init.headers as Record<string, string> | undefined) },
+      }),
+    async ended(count) {
+      while (reports.length < count) await Bun.sleep(1);
+    },
+    async received(count) {
+      while (prompts < count) await Bun.sleep(1);
+    },
+  };
+}
+
+export interface Piece {
+  readonly id: string;
+  readonly object: string;
+  readonly choices: readonly {
+    readonly text?: string;
+    readonly delta?: { readonly role?: string; readonly content?: string };
+    readonly finish_reason: string | null;
+  }[];
+  readonly usage?: object;
+}
+
+/** The events of a stream: pieces, then "[DONE]". */
+export async function eventsOf(response: Response): Promise<{ readonly pieces: Piece[]; readonly last: string }> {
+  const events = (await response.text()).split("\n\n");
+  if (events.pop() !== "") throw new Error("the stream ends inside an event");
+  const data = events.map((event) => {
+    if (!event.startsWith("data: ")) throw new Error(`no event: ${event}`);
+    return event.slice("data: ".length);
+  });
+  const last = data.pop()!;
+  return { pieces: data.map((text) => JSON.parse(text) as Piece), last };
+}
+
+/** The answer that the pieces are of. */
+export function textOf(pieces: readonly Piece[]): string {
+  return pieces.map(({ choices: [choice] }) => choice?.text ?? choice?.delta?.content ?? "").join("");
+}
