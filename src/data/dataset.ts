@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 import { fileError, isRecord, jsonKind, parseJson, readText } from "../hf/files.ts";
 import { exampleOf, parseExample, type Example } from "./formats.ts";
-import { foreignFolder, refuseForeign } from "./foreign.ts";
+import { foreignFolder, hubDataset, refuseForeign } from "./foreign.ts";
 import { readLines, textOf } from "./lines.ts";
 
 /** The files of a data source; a split that is not there is null. */
@@ -26,7 +26,7 @@ export function findSplits(path: string): Splits {
   try {
     isFolder = statSync(path).isDirectory();
   } catch (error) {
-    throw fileError("read the data at", path, error);
+    throw new UserError(`${messageOf(fileError("read the data at", path, error))}${explain(hubDataset(path))}`);
   }
   const folder = isFolder ? path : dirname(path);
   const train = isFolder ? join(path, "train.jsonl") : path;

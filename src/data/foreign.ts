@@ -92,6 +92,12 @@ function notJsonl(path: string, { what, remedy }: Foreign): UserError {
   return new UserError(`${path} is ${what}; expected one JSON object a line: ${remedy(path)}`);
 }
 
+/** How data of the hub become JSONL, for a path that may be the name of one: `org/name`. */
+export function hubDataset(path: string): string | null {
+  if (!/^[\w-]+\/[\w.-]+$/.test(path) || /\.(?:jsonl?|txt|csv|parquet|gz)$/.test(path) || fs.existsSync(path)) return null;
+  return `data of the hub are not fetched; in Python: datasets.load_dataset(${JSON.stringify(path)}, split="train").to_json("train.jsonl")`;
+}
+
 /** What a folder holds instead of JSONL: a sentence about it, or null. */
 export function foreignFolder(folder: string): string | null {
   const names = fs.readdirSync(folder);

@@ -18,6 +18,13 @@ function file(name: string, content: string | Uint8Array): string {
   return path;
 }
 
+test("a name of the hub where data are wanted", () => {
+  expect(userError(() => findSplits("org/name"))).toBe(
+    'cannot read the data at org/name: no such file or folder; data of the hub are not fetched; in Python: datasets.load_dataset("org/name", split="train").to_json("train.jsonl")',
+  );
+  for (const path of ["no/train.jsonl", "nowhere", "a/b/c"]) expect(userError(() => findSplits(path))).not.toContain("the hub");
+});
+
 describe("what is taken for training data and is none: one sentence that says what it is and how it becomes JSONL", () => {
   test.each<[string, string | Uint8Array, string]>([
     ["a.jsonl.gz", gzipSync(line), "is compressed with gzip; expected one JSON object a line: unpack it first: gunzip "],
