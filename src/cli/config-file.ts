@@ -1,16 +1,17 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { dirname, extname, isAbsolute, join, resolve } from "node:path";
+import { basename, dirname, extname, isAbsolute, join, resolve } from "node:path";
 import { parse as parseYaml } from "yaml";
 import { z } from "zod";
 import { parseHeldOut } from "../data/held-out.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { trainConfigSchema } from "../train/config.ts";
+import { RUN_FILES } from "../train/run-folder.ts";
 import { counterpartOf } from "./elsewhere.ts";
 import { camelCase, type Flag, flagName, flagsOf, suggestion } from "./flags.ts";
 
 const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
-/** Keys whose value is a path: in a file they are relative to that file, as flags to the working directory. */
-const PATH_KEYS = ["model", "data", "valid"];
+/** Keys whose value is a path: in a file they are relative to that file (but in a run's own), as flags to the working directory. */
+const PATH_KEYS = ["model", "adapter", "data", "valid"];
 
 /** Finds a configuration: a file, a folder with `train.yaml` (or .ts, .json), or the name of a recipe. */
 export function findConfig(word: string, recipes: string): string {
@@ -48,22 +49,25 @@ export async function readConfigFile(file: string): Promise<Record<string, unkno
     if (kind === undefined) config[key] = entry;
     else if (entry !== null) config[camelCase(key)] = readEntry(kind, entry);
   }
+  // What a run has written down are the flags that it was given.
+  if (basename(file) === RUN_FILES.config) return config;
   const beside = (path: string) => (isAbsolute(path) ? path : join(dirname(file), path));
   for (const key of PATH_KEYS) {
     const path = config[key];
     if (typeof path !== "string" || (key === "valid" && parseHeldOut(path))) continue;
     // A model that is no folder beside the file may be one of the hub.
-    if (key !== "model")
-      config[key] = existsSync(beside(path))
-        ? beside(path)
-        : path
-            .split(",")
-            .map((part) => beside(part.trim()))
-            .join();
-    else if (path.startsWith(".") || existsSync(beside(path))) config[key] = beside(path);
+    if (key === "model") config[key] = path.startsWith(".") || existsSync(beside(path)) ? beside(path) : path;
+    else config[key] = existsSync(beside(path)) ? beside(path) : eachPart(path, beside);
   }
   return config;
 }
+
+/** Several sources have commas between them. */
+const eachPart = (text: string, change: (part: string) => string): string =>
+  text
+    .split(",")
+    .map((part) => change(part.trim()))
+    .join();
 
 /** An entry as its flag might have it: a list as text with commas, a number in quotes, YAML 1.1's words for true and false. */
 function readEntry(kind: Flag["kind"], entry: unknown): unknown {

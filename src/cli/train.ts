@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { join, relative, resolve } from "node:path";
+import { basename, join, relative, resolve } from "node:path";
 import { type Device, openDevice } from "../device.ts";
 import type { SamplePart } from "../data/sample.ts";
 import { writeTextAtomic } from "../hf/files.ts";
@@ -101,9 +101,10 @@ export async function run(args: readonly string[]): Promise<number> {
 
 /** @throws {UserError} an adapter that its own run would overwrite, and axolotl's key of that name */
 function checkAdapter(adapter: string | null, { output }: TrainConfig): void {
-  if (adapter !== null && /^q?lora$/.test(adapter) && !existsSync(adapter)) {
+  const name = adapter === null ? "" : basename(adapter);
+  if (/^q?lora$/.test(name) && !existsSync(adapter!)) {
     throw new UserError(
-      `--adapter ${adapter}: no such folder; what is trained is said with --method lora${adapter === "qlora" ? " and --quantize nf4" : ""}`,
+      `--adapter ${adapter}: no such folder; what is trained is said with --method lora${name === "qlora" ? " and --quantize nf4" : ""}`,
     );
   }
   if (adapter === null || resolve(adapter) !== resolve(output)) return;

@@ -17,6 +17,7 @@ import { checkContext, contextLimit } from "../hf/rope-config.ts";
 import { openModelWeights } from "../hf/model-weights.ts";
 import type { TensorSource } from "../hf/safetensors.ts";
 import { isScales } from "../models/linear.ts";
+import type { Tuning } from "../models/linear.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { type Costs, deviceName, loadCosts } from "./costs.ts";
@@ -44,6 +45,7 @@ export interface Inputs extends LoadedData {
   readonly sequenceLength: number;
   /** What chat templates take for today; null where this model's do not ask. */
   readonly date: string | null;
+  readonly tuning: Tuning;
   /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
   readonly start: { readonly adapter: Adapter; readonly content: string } | null;
 }
@@ -72,6 +74,7 @@ export async function readInputs(
   });
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
   const start = config.adapter === undefined ? null : openStart(config.adapter, model);
+  const tuning = start ? tuningOfAdapter(start.adapter, config.dropout) : tuningOf(config, model);
   return {
     config: start ? withAdapter(config, start.adapter, model, given) : config,
     folder,
@@ -79,6 +82,7 @@ export async function readInputs(
     source,
     tokenizer,
     sequenceLength,
+    tuning,
     start,
     date: readsDate(tokenizer) ? date : null,
     ...(await loadData(config, sampler, options)),
@@ -134,7 +138,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const options: EngineOptions = {
     config: model,
     source,
-    tuning: start ? tuningOfAdapter(start.adapter, config.dropout) : tuningOf(config, model),
+    tuning: inputs.tuning,
     strategy,
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,

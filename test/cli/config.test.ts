@@ -77,6 +77,11 @@ describe("configuration files", () => {
     });
   });
 
+  test("a run's own configuration has paths as flags have them, relative to the working directory", async () => {
+    const config = { model: "models/a", data: "a.jsonl", valid: "5%" };
+    expect(await readConfigFile(file("train-config.json", JSON.stringify(config)))).toEqual(config);
+  });
+
   test("every wrong key is named, with its file", () => {
     const message = userError(() =>
       validateConfig(trainConfigSchema, { model: "m", data: "d", rank: 0, schedule: "cosin", lerningRate: 1 }, "my.yaml"),
