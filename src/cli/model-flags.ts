@@ -88,9 +88,9 @@ export async function openModel(flags: {
 }): Promise<OpenModel> {
   const found = await findModel(flags);
   const { folder } = found;
-  const adapter = found.adapter === null ? null : openAdapter(found.adapter);
+  const config = loadConfig(folder);
+  const adapter = found.adapter === null ? null : openAdapter(found.adapter, config);
   try {
-    const config = loadConfig(folder);
     const tokenizer = loadTokenizer(folder);
     const source = openModelWeights(folder, config);
     const note = visionNote(source);

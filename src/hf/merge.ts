@@ -35,7 +35,7 @@ export function mergeAdapter(options: MergeOptions): void {
   const config = loadConfig(base);
   const source = openModelWeights(base, config);
   try {
-    const adapter = openAdapter(options.adapter);
+    const adapter = openAdapter(options.adapter, config);
     try {
       const tensors = mergedTensors(source, adapter, config);
       const draft = temporaryPath(output);

@@ -58,6 +58,15 @@ export function moduleName(stored: string): string {
   return found ? found[1] + stored.slice(found[0].length) : stored;
 }
 
+/**
+ * The module of a model with that prefix that an adapter's file names. Adapters of a model with images that were trained on its text
+ * part alone name that part's modules as a model of text does.
+ */
+export function adapterModule(stored: string, modulePrefix = "model."): string {
+  const name = moduleName(stored);
+  return name.startsWith("model.layers.") ? modulePrefix + name.slice("model.".length) : name;
+}
+
 /** Whether a tensor, or a module, belongs to the parts that see images, which are neither trained nor run. */
 export function isVision(name: string): boolean {
   return /^model\.(vision_tower|multi_modal_projector)\./.test(name);

@@ -5,7 +5,7 @@ import { UserError } from "../errors.ts";
 import { type ModelConfig } from "./config.ts";
 import { parseWith } from "./schema.ts";
 import { fileIo, makeFolder, readJsonObject, show, writeTextAtomic, type FileIo } from "./files.ts";
-import { moduleName } from "./model-weights.ts";
+import { adapterModule } from "./model-weights.ts";
 import { layerOf, modulesOf } from "./modules.ts";
 import { isAdapted, patternValue } from "./peft-modules.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
@@ -165,17 +165,18 @@ export function baseModelOf(folder: string): string | null {
 }
 
 /**
- * Opens an adapter; ranks and scales may differ between modules. Its modules are those whose matrices the file holds.
+ * Opens an adapter; ranks and scales may differ between modules. Its modules are those whose matrices the file holds, under the names
+ * that they have in `model`.
  * @throws {UserError} missing or malformed files, DoRA, biases, saved modules and other things that LoRA alone is not
  */
-export function openAdapter(folder: string): Adapter {
+export function openAdapter(folder: string, model?: Pick<ModelConfig, "modulePrefix">): Adapter {
   const path = join(folder, CONFIG_FILE);
   const raw = readJsonObject(path);
   const config = parseWith(schema, raw, path);
   rejectUnsupported(raw, config, path);
   const source = openSafetensors(join(folder, TENSOR_FILE));
   try {
-    const modules = readModules(source, config, path);
+    const modules = readModules(source, config, path, model?.modulePrefix);
     return {
       base: config.base_model_name_or_path ?? null,
       rank: config.r,
@@ -198,7 +199,7 @@ export function openAdapter(folder: string): Adapter {
  * @throws {UserError} as `openAdapter`; also for rank or alpha patterns in use and for other modules
  */
 export function readAdapter(folder: string, model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">): Adapter {
-  const adapter = openAdapter(folder);
+  const adapter = openAdapter(folder, model);
   try {
     checkModules(adapter, model, `${folder}: training further needs an adapter of the blocks' linear layers`);
     for (const [name, module] of adapter.modules) {
@@ -244,7 +245,12 @@ function rejectUnsupported(raw: Readonly<Record<string, unknown>>, config: RawAd
   for (const key of UNSUPPORTED) if (!isOff(raw[key])) throw refuse(key);
 }
 
-function readModules(source: TensorSource, config: RawAdapter, where: string): Map<string, AdapterModule> {
+function readModules(
+  source: TensorSource,
+  config: RawAdapter,
+  where: string,
+  modulePrefix: string | undefined,
+): Map<string, AdapterModule> {
   const parts = new Map<string, { a?: TensorEntry; b?: TensorEntry }>();
   for (const [name, entry] of source.tensors) {
     const match = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/.exec(name);
@@ -273,7 +279,7 @@ function readModules(source: TensorSource, config: RawAdapter, where: string): M
       );
     }
     const alpha = patternValue(config.alpha_pattern, name, where) ?? config.lora_alpha;
-    modules.set(moduleName(name), { rank, scale: scaleOf(alpha, rank, config), a, b });
+    modules.set(adapterModule(name, modulePrefix), { rank, scale: scaleOf(alpha, rank, config), a, b });
   }
   return modules;
 }

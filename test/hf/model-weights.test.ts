@@ -60,16 +60,21 @@ test("a step on the new layout gives PyTorch's loss and gradients within 1e-4, a
   for (const [name, gradient] of expected.gradients) expect(relativeError(gradients.get(name)!, gradient)).toBeLessThan(1e-4);
 });
 
-test("an adapter under the names of older versions of Transformers: the same loss, gradients and merged weights", async () => {
+test.each([
+  ["older versions of Transformers", "language_model.model.layers."],
+  ["the text part alone", "model.layers."],
+])("an adapter under the names of %s: the same loss, gradients and merged weights", async (_, prefix) => {
+  rmSync(path("older"), { recursive: true, force: true });
+  for (const name of ["a", "b"]) rmSync(path(`merged-${name}`), { recursive: true, force: true });
   const target = copyFolder(adapterFolder(FAMILY), path("older"));
   const source = openSafetensors(join(adapterFolder(FAMILY), "adapter_model.safetensors"));
   const older = Array.from(source.tensors.values(), (entry) => ({
-    name: entry.name.replace("model.language_model.", "language_model.model."),
+    name: entry.name.replace("model.language_model.layers.", prefix),
     dtype: entry.dtype!,
     shape: entry.shape,
     data: () => readBytes(source, entry),
   }));
-  expect(older.every(({ name }) => name.startsWith("base_model.model.language_model.model.layers."))).toBe(true);
+  expect(older.every(({ name }) => name.startsWith(`base_model.model.${prefix}`))).toBe(true);
   rmSync(join(target, "adapter_model.safetensors"));
   writeSafetensors(join(target, "adapter_model.safetensors"), older);
   source.close();
