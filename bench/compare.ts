@@ -19,7 +19,7 @@ const { values } = parseArgs({
     python: { type: "string", default: process.env["PYTHON"] ?? "" },
     shapes: { type: "string", default: Object.keys(SHAPES).join() },
     tokens: { type: "string", default: "512,1024,2048" },
-    systems: { type: "string", default: "pytorch,native,bf16,half,wasm,pytorch-bf16" },
+    systems: { type: "string", default: "pytorch,native,bf16,nf4,half,wasm,pytorch-bf16" },
     rounds: { type: "string", default: "3" },
     steps: { type: "string", default: "4" },
     threads: { type: "string", default: "2" },
@@ -39,6 +39,11 @@ interface System {
 const SYSTEMS: Readonly<Record<string, System>> = {
   native: { label: "Remat, native products", peer: false, args: ["--matmul", "native"] },
   bf16: { label: "Remat, native products, weights stored as bf16", peer: false, args: ["--matmul", "native", "--dtype", "bf16"] },
+  nf4: {
+    label: "Remat, native products, weights quantised to NF4",
+    peer: false,
+    args: ["--matmul", "native", "--dtype", "nf4-all"],
+  },
   half: {
     label: "Remat, native products, bf16 weights, half of PyTorch's memory given",
     peer: false,
