@@ -15,6 +15,9 @@ const STRATEGIES: Strategy[] = [
   { name: "per-segment" },
   { name: "sqrt" },
   { name: "every", k: 2 },
+  { name: "first", count: 2 },
+  { name: "ratio", ratio: 0.5 },
+  { name: "uniform", size: 2 },
   { name: "revolve", slots: 2 },
 ];
 
