@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { z } from "zod";
-import { createDecoder } from "../generate/decoder.ts";
+import { createDecoders } from "../generate/decoder.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { isLoopback } from "../serve/guard.ts";
 import { CHAT } from "../serve/responses.ts";
@@ -21,6 +21,12 @@ const schema = z.strictObject({
   apiKey: z.string().min(1).optional().describe("clients need this key (REMAT_API_KEY is not seen by other users)"),
   cors: z.string().min(1).optional().describe("origin whose web pages may use the model, such as http://localhost:3000"),
   waiting: z.int().min(0).default(16).describe("requests that may wait for their turn"),
+  conversations: z
+    .int()
+    .min(1)
+    .max(64)
+    .default(1)
+    .describe("conversations whose keys and values are kept, each in memory of its own"),
   ...SAMPLING_DEFAULTS,
   json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
 });
@@ -41,15 +47,14 @@ export async function run(args: readonly string[]): Promise<number> {
   return withModel(flags, async (model, executor) => {
     const { config, tokenizer } = model;
     const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, flags.json);
-    const decoder = createDecoder(executor, {
-      ...model,
-      ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
-    });
+    const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
+    const decoders = createDecoders(executor, { ...model, ...room }, flags.conversations);
+    const context = decoders[0]!.maxTokens;
     const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
     const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
     const say = (line: string) => process.stderr.write(`${line}\n`);
     const server = startServer(
-      { name, tokenizer, decoder, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
+      { name, tokenizer, decoders, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
       {
         ...flags,
         apiKey,
@@ -68,11 +73,11 @@ export async function run(args: readonly string[]): Promise<number> {
       if (flags.json) printEvent({ type: "warning", text: warning });
       else say(`warning: ${warning}`);
     }
-    if (flags.json) printEvent({ type: "listening", url: server.url, model: name, context: decoder.maxTokens });
+    if (flags.json) printEvent({ type: "listening", url: server.url, model: name, context });
     else {
       say(`sampling: ${text}`);
       say(
-        `${JSON.stringify(name)} listens on ${server.url}${CHAT.path.replace(/\/chat.*/, "")} (a context of ${decoder.maxTokens} tokens); Ctrl-C ends`,
+        `${JSON.stringify(name)} listens on ${server.url}${CHAT.path.replace(/\/chat.*/, "")} (a context of ${context} tokens); Ctrl-C ends`,
       );
     }
     await interrupted();

@@ -25,6 +25,11 @@ const DEFAULT_TOKENS = 4096;
 
 /** Reserves and loads a model for generation. @throws {UserError} weights that are missing or do not fit */
 export function createDecoder(executor: Executor, options: DecoderOptions): Decoder {
+  return createDecoders(executor, options, 1)[0]!;
+}
+
+/** Several decoders of the same weights, each with a cache of its own. */
+export function createDecoders(executor: Executor, options: DecoderOptions, count: number): Decoder[] {
   const { config, source, adapter = null, dtype } = options;
   const limit = contextLimit(config);
   const maxTokens = Math.min(options.maxTokens ?? Math.min(limit, DEFAULT_TOKENS), MOST_TOKENS);
@@ -41,5 +46,5 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);
   if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
-  return startDecoder(executor, programs, plan, resident, executor.reserve(plan.bytes));
+  return Array.from({ length: count }, () => startDecoder(executor, programs, plan, resident, executor.reserve(plan.bytes)));
 }

@@ -1,5 +1,6 @@
 import { type Answer, answer } from "../generate/answer.ts";
 import { createSampler } from "../generate/sampler.ts";
+import { createCaches } from "./caches.ts";
 import { ApiError, clientGone, errorResponse, internalError, stopping } from "./errors.ts";
 import type { Job, ServedModel } from "./jobs.ts";
 import { createQueue } from "./queue.ts";
@@ -41,6 +42,7 @@ export function createResponder(
   { waiting, shutdown }: { readonly waiting: number; readonly shutdown: AbortSignal },
 ): Responder {
   const queue = createQueue(waiting);
+  const decoderFor = createCaches(model.decoders);
   /** Of the last answer: after about so long there is a place in the queue again. */
   let lastSeconds = 0;
 
@@ -71,9 +73,11 @@ export function createResponder(
       const leave = await place;
       waited = seconds();
       try {
-        const { limit, stopTexts, sampling } = job;
+        const { prompt, limit, stopTexts, sampling } = job;
+        const { tokenizer, stop } = model;
         const sampler = createSampler(sampling);
-        made = await answer(model, job.prompt, { limit, stop: model.stop, stopTexts, sampler, signal, onText });
+        const talk = { tokenizer, decoder: decoderFor(prompt) };
+        made = await answer(talk, prompt, { limit, stop, stopTexts, sampler, signal, onText });
       } finally {
         lastSeconds = seconds() - waited;
         leave();

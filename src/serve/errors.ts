@@ -1,3 +1,5 @@
+import { UserError } from "../errors.ts";
+
 /** What a request is refused with: OpenAI's shape, so that its clients raise their own exceptions. */
 export interface ErrorBody {
   readonly error: {
@@ -19,7 +21,7 @@ export class ApiError extends Error {
   constructor(
     readonly status: number,
     message: string,
-    details: { readonly param?: string; readonly code?: string; readonly headers?: Readonly<Record<string, string>> } = {},
+    details: { readonly param?: string | null; readonly code?: string; readonly headers?: Readonly<Record<string, string>> } = {},
   ) {
     super(message);
     this.param = details.param ?? null;
@@ -30,6 +32,16 @@ export class ApiError extends Error {
   get body(): ErrorBody {
     const type = this.status === 429 ? "rate_limit_error" : this.status >= 500 ? "server_error" : "invalid_request_error";
     return { error: { message: this.message, type, param: this.param, code: this.code } };
+  }
+}
+
+/** What users can mend is a client's mistake here. @param param the field that `make` reads */
+export function refusing<T>(param: string | null, code: string, make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    if (error instanceof UserError) throw new ApiError(400, error.message, { param, code });
+    throw error;
   }
 }
 

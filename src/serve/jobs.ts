@@ -6,7 +6,7 @@ import { UserError } from "../errors.ts";
 import type { Decoder } from "../generate/decoder.ts";
 import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
-import { ApiError } from "./errors.ts";
+import { ApiError, refusing } from "./errors.ts";
 import type { AnyRequest, ChatRequest, TextRequest } from "./requests.ts";
 
 /** The model that is served. */
@@ -14,7 +14,8 @@ export interface ServedModel {
   /** As clients call it. */
   readonly name: string;
   readonly tokenizer: Tokenizer;
-  readonly decoder: Decoder;
+  /** At least one. Each holds one text in its cache. */
+  readonly decoders: readonly Decoder[];
   readonly vocabSize: number;
   readonly stop: ReadonlySet<number>;
   /** What a request says nothing about. */
@@ -32,7 +33,7 @@ export interface Job {
 
 /** @throws {ApiError} a conversation that the template refuses, a prompt without room */
 export function chatJob(model: ServedModel, request: ChatRequest): Job {
-  const prompt = refusing("messages", () => conversationPrompt(model.tokenizer, request));
+  const prompt = refusing("messages", "invalid_value", () => conversationPrompt(model.tokenizer, request));
   return jobOf(model, request, [...prompt], "messages", request.max_completion_tokens ?? request.max_tokens);
 }
 
@@ -46,7 +47,7 @@ export function textJob(model: ServedModel, request: TextRequest): Job {
     if (strange === undefined) return prompt;
     throw new UserError(`there is no token ${strange}; the vocabulary has ${model.vocabSize}`);
   };
-  return jobOf(model, request, [...refusing("prompt", toIds)], "prompt", request.max_tokens);
+  return jobOf(model, request, [...refusing("prompt", "invalid_value", toIds)], "prompt", request.max_tokens);
 }
 
 /** With the day that it is: a server lives longer than one. */
@@ -69,7 +70,7 @@ function jobOf(
   param: string,
   limit: number | undefined,
 ): Job {
-  const { maxTokens } = model.decoder;
+  const { maxTokens } = model.decoders[0]!;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
   if (prompt.length > maxTokens) {
     throw new ApiError(
@@ -92,14 +93,4 @@ function jobOf(
     },
     stopTexts: request.stop ?? [],
   };
-}
-
-/** What is wrong with the data is the client's to mend. */
-function refusing<T>(param: string, make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
-    if (error instanceof UserError) throw new ApiError(400, error.message, { param, code: "invalid_value" });
-    throw error;
-  }
 }

@@ -1,7 +1,8 @@
 import type { Server } from "bun";
-import { explanationOf, messageOf, UserError } from "../errors.ts";
+import { messageOf, UserError } from "../errors.ts";
+import { parseJson } from "../hf/files.ts";
 import { type AnswerReport, createResponder } from "./answers.ts";
-import { ApiError, errorResponse, internalError, stopping } from "./errors.ts";
+import { ApiError, errorResponse, internalError, refusing, stopping } from "./errors.ts";
 import { createGuard, isLoopback } from "./guard.ts";
 import { chatJob, type Job, type ServedModel, textJob } from "./jobs.ts";
 import { type AnyRequest, parseChatRequest, parseTextRequest } from "./requests.ts";
@@ -190,11 +191,11 @@ async function readJson(request: Request): Promise<unknown> {
     if (bytes > MOST_BYTES) throw tooLarge();
     pieces.push(piece);
   }
+  let text: string;
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(pieces)));
-  } catch (error) {
-    throw new ApiError(400, `the request's body is no JSON: ${explanationOf(error, "it is not UTF-8")}`, {
-      code: "invalid_json",
-    });
+    text = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(pieces));
+  } catch {
+    throw new ApiError(400, "the request's body is not UTF-8", { code: "invalid_json" });
   }
+  return refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
 }

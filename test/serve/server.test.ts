@@ -58,7 +58,7 @@ const promptIds = (messages: { role: string; content: unknown }[]) => [
 /** A server whose model says `script`. */
 const scripted = (script: string, options: Parameters<typeof serve>[1] = {}, maxTokens = 1024): Client => {
   const decoder = scriptedDecoder(model.tokenizer, model.vocabSize, script, maxTokens);
-  const client = serve({ ...model, decoder, sampling: { ...model.sampling, maxNewTokens: maxTokens } }, options);
+  const client = serve({ ...model, decoders: [decoder], sampling: { ...model.sampling, maxNewTokens: maxTokens } }, options);
   closers.push(() => client.server.stop());
   return client;
 };
@@ -69,7 +69,7 @@ describe("answers", () => {
     const flags = ["--temperature", "0", "--max-new-tokens", "24", "--threads", "1"];
     const { stdout } = await remat(["chat", "--model", folder, "--prompt", question, ...flags]);
     const prompt = promptIds([user(question)]);
-    const ids = [...generate(model.decoder, prompt, { limit: 24, stop: model.stop, sampler: createSampler(GREEDY) })];
+    const ids = [...generate(model.decoders[0]!, prompt, { limit: 24, stop: model.stop, sampler: createSampler(GREEDY) })];
     // The token that ended the answer is one of it.
     expect(ids.length).toBeLessThan(24);
     const counts = {
@@ -144,6 +144,37 @@ describe("answers", () => {
     const again = await ask(CHAT, { messages: longer });
     expect(again.usage.prompt_tokens_details.cached_tokens).toBe(0);
     expect(said(again)).toBe(said(second));
+  });
+});
+
+describe("the template", () => {
+  /** A server whose model's template is this one. */
+  const templated = (template: string): Client => {
+    const { tokenizer } = model;
+    const client = serve({ ...model, tokenizer: { ...tokenizer, chatTemplates: new Map([["default", template]]) } });
+    closers.push(() => client.server.stop());
+    return client;
+  };
+  const turns = "{% for m in messages %}{% if m.role != 'developer' %}{{ m.role + ':' + m.content }}{% endif %}{% endfor %}";
+  const tokens = (text: string) => model.tokenizer.encode(text).length;
+
+  test("gets the tools where it has a place for them, unless none are to be called", async () => {
+    const client = templated(`{% if tools %}{{ tools | tojson }}{% endif %}${turns}`);
+    const tools = [{ type: "function", function: { name: "weather", parameters: { type: "object" } } }];
+    const count = async (more: object) => (await ask(CHAT, { messages: [user("x")], ...more }, client)).usage.prompt_tokens;
+    const written = '[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]';
+    expect(await count({ tools })).toBe(tokens(`${written}user:x`));
+    expect(await count({ tools, tool_choice: "none" })).toBe(tokens("user:x"));
+  });
+
+  test("may refuse a conversation, and may not pass over a message", async () => {
+    const strict = templated("{{ raise_exception('roles must alternate') }}");
+    const refused = await strict.post(CHAT, { messages: [user("x")] });
+    expect(refused.status).toBe(400);
+    expect(await refused.text()).toContain("roles must alternate");
+    const lost = await templated(turns).post(CHAT, { messages: [{ role: "developer", content: "Be brief." }, user("x")] });
+    expect(lost.status).toBe(400);
+    expect(await lost.text()).toContain("leaves out message 1");
   });
 });
 
@@ -345,7 +376,10 @@ describe("what is refused", () => {
   });
 
   test("bodies that are no JSON, of another type, or too large; paths and methods that are not there", async () => {
-    await refused(await client.post(CHAT, "{"), 400, null, "no JSON");
+    await refused(await client.post(CHAT, "{"), 400, null, "not valid JSON");
+    const nested = `{"messages":${"[".repeat(100_000)}${"]".repeat(100_000)}}`;
+    await refused(await client.post(CHAT, nested), 400, null, "nested deeper");
+    await refused(await client.post(CHAT, "", { body: Uint8Array.of(0x22, 0xff, 0x22) }), 400, null, "not UTF-8");
     await refused(await client.post(CHAT, "[]"), 400, null, "expected object");
     await refused(await client.post(CHAT, "{}", { headers: { "content-type": "text/plain" } }), 415, null, "application/json");
     const large = "x".repeat(MOST_BYTES + 1);
@@ -363,6 +397,30 @@ describe("what is refused", () => {
     expect(get.headers.get("allow")).toBe("POST");
     await refused(get, 405, null, "takes POST");
     await refused(await fetch(`${client.server.url}/v1/models/other`), 404, "model", '"served"');
+  });
+
+  test("an error inside is a 500 that tells no more; its cause is in the report, and the next request is answered", async () => {
+    const decoder = scriptedDecoder(model.tokenizer, model.vocabSize, "hello");
+    const bug = new Error("a bug");
+    let isBroken = true;
+    const broken = {
+      ...decoder,
+      feedInPieces: (ids: readonly number[]) => {
+        if (isBroken) throw bug;
+        return decoder.feedInPieces(ids);
+      },
+    };
+    const client = serve({ ...model, decoders: [broken] });
+    closers.push(() => client.server.stop());
+    const whole = await client.post(TEXT, { prompt: "x" });
+    expect(whole.status).toBe(500);
+    const { error } = (await whole.json()) as { error: { type: string; message: string } };
+    expect(error).toMatchObject({ type: "server_error", message: "internal error; the server's log has more" });
+    const streamed = await client.post(TEXT, { prompt: "x", stream: true });
+    expect(await streamed.text()).toBe(`data: ${JSON.stringify({ error })}\n\n`);
+    expect(client.reports.map((report) => report.error?.cause)).toEqual([bug, bug]);
+    isBroken = false;
+    expect(said(await ask(TEXT, { prompt: "x" }, client))).toBe("hello");
   });
 
   test("the models are listed", async () => {

@@ -1,5 +1,5 @@
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
-import { createDecoder, type Decoder } from "../../src/generate/decoder.ts";
+import { createDecoders, type Decoder } from "../../src/generate/decoder.ts";
 import { stopTokens } from "../../src/generate/generate.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { openModel } from "../../src/cli/model-flags.ts";
@@ -8,7 +8,7 @@ import { type ModelServer, type RequestReport, type ServerOptions, startServer }
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 
 /** A model folder as it is served: greedy, at most 24 tokens an answer. */
-export async function openServed(folder: string): Promise<{ readonly model: ServedModel; close(): void }> {
+export async function openServed(folder: string, conversations = 1): Promise<{ readonly model: ServedModel; close(): void }> {
   const opened = await openModel({ model: folder });
   const executor = await createWasmExecutor({ threads: 1 });
   const { config, tokenizer, source } = opened;
@@ -16,7 +16,7 @@ export async function openServed(folder: string): Promise<{ readonly model: Serv
     model: {
       name: "served",
       tokenizer,
-      decoder: createDecoder(executor, { config, source }),
+      decoders: createDecoders(executor, { config, source }, conversations),
       vocabSize: config.vocabSize,
       stop: stopTokens(config, tokenizer),
       sampling: { ...GREEDY, maxNewTokens: 24 },
@@ -44,7 +44,7 @@ export function scriptedDecoder(tokenizer: Tokenizer, vocabSize: number, script:
       }
     },
     *feedInPieces(ids) {
-      if (ids.length !== held.length + 1) promptTokens = ids.length;
+      if (held.length === 0 || ids.length !== held.length + 1) promptTokens = ids.length;
       yield 0;
       held = [...ids];
       const logits = new Float32Array(vocabSize);

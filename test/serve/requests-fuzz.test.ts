@@ -1,0 +1,79 @@
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { UserError } from "../../src/errors.ts";
+import { parseJson } from "../../src/hf/files.ts";
+import { GREEDY } from "../../src/generate/sampler.ts";
+import { ApiError, refusing } from "../../src/serve/errors.ts";
+import { chatJob, type ServedModel, textJob } from "../../src/serve/jobs.ts";
+import { parseChatRequest, parseTextRequest } from "../../src/serve/requests.ts";
+import { fuzz, mutateJson } from "../support/fuzz.ts";
+import { scriptedDecoder } from "../support/served.ts";
+
+setDefaultTimeout(120_000);
+
+const tokenizer = loadTokenizer(join(import.meta.dir, "../../recipes/base/model"));
+const model: ServedModel = {
+  name: "served",
+  tokenizer,
+  decoders: [scriptedDecoder(tokenizer, tokenizer.size, "")],
+  vocabSize: tokenizer.size,
+  stop: new Set(),
+  sampling: { ...GREEDY, maxNewTokens: 10 },
+};
+
+const fields = {
+  model: "served",
+  max_tokens: 5,
+  temperature: 0.5,
+  top_p: 0.9,
+  top_k: 3,
+  min_p: 0.1,
+  repetition_penalty: 1.1,
+  seed: 7,
+  stop: ["a", "b"],
+  stream: true,
+  stream_options: { include_usage: true },
+  n: 1,
+  logit_bias: {},
+  metadata: { a: 1 },
+};
+const call = { role: "assistant", content: null, tool_calls: [{ type: "function", function: { name: "f", arguments: "{}" } }] };
+const messages = [
+  { role: "system", content: "s" },
+  { role: "user", content: [{ type: "text", text: "q" }] },
+  { role: "assistant", content: "a" },
+];
+const tools = [{ type: "function", function: { name: "f", parameters: {} } }];
+const CHATS = [
+  { ...fields, messages, response_format: { type: "text" } },
+  { messages: [...messages, call, { role: "tool", content: "r" }], tools, tool_choice: "none" },
+].map((body) => JSON.stringify(body));
+const TEXTS = [{ ...fields, prompt: "p", echo: false }, { prompt: ["p"] }, { prompt: [5, 6, 7] }].map((body) =>
+  JSON.stringify(body),
+);
+
+test("10,000 mutated requests: a job for the decoder, or a 400 that is clear", () => {
+  const counts = fuzz(
+    "requests",
+    (random) => {
+      const isChat = random.below(2) === 0;
+      const bodies = isChat ? CHATS : TEXTS;
+      return { isChat, text: mutateJson(random, bodies[random.below(bodies.length)]!) };
+    },
+    ({ isChat, text }) => {
+      try {
+        const body = refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
+        const job = isChat ? chatJob(model, parseChatRequest(body)) : textJob(model, parseTextRequest(body));
+        expect(job.prompt.length).toBeGreaterThan(0);
+        expect(job.prompt.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize)).toBe(true);
+        expect(job.limit).toBeGreaterThanOrEqual(1);
+        expect(job.sampling.temperature).toBeGreaterThanOrEqual(0);
+      } catch (error) {
+        if (error instanceof ApiError && error.status === 400) throw new UserError(error.message);
+        throw error;
+      }
+    },
+  );
+  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(500);
+});
