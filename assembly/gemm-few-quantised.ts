@@ -1,5 +1,5 @@
 /**
- * Products of one to three rows with a quantised matrix (quantised.ts), as gemm-few-rows.ts has them for floats: the codes are
+ * Products of a few rows with a quantised matrix (quantised.ts), as gemm-few-rows.ts has them for floats: the codes are
  * widened in registers, where they lie. The products of a block are summed before its scale is applied.
  */
 import { BLOCK, NF4, Q8, codeBytes, nf4Value } from "./quantised";

@@ -5,7 +5,7 @@
  *
  * Every output element is alpha-scaled A times B summed over k in ascending order in blocks of at most K_BLOCK, each block's sum added to the
  * element in turn, starting from C (narrow products add C last). So the result does not depend on the number of threads or on the tile that an element falls into.
- * (Products of up to three rows have an order of their own, which depends on their sizes alone as well.)
+ * (Products of a few rows with a transposed B have an order of their own, which depends on their sizes alone as well.)
  */
 import { BF16, F16, F32 } from "./half";
 import { COLUMNS, ROWS, computeTile } from "./gemm-kernel";
@@ -21,8 +21,8 @@ export { attentionScores, attentionSums, weightedSum } from "./attention-kernel"
 const K_BLOCK: i32 = 192;
 /** Most columns of a block, a multiple of COLUMNS. */
 const N_BLOCK: i32 = 1024;
-/** Elements of A that `fewRows` may have to copy, at most: they must fit the scratch. */
-const FEW_ELEMENTS: i32 = 1 << 16;
+/** Elements of A that `fewRows` may copy: they must fit the scratch. */
+const FEW_ELEMENTS: i32 = 1 << 17;
 /** A product of at most so many columns and more rows is computed transposed: splatting A costs as much as 8 columns. */
 const NARROW: i32 = 64;
 
@@ -166,7 +166,7 @@ export function gemm(
   }
   const aWidth: usize = aType == F32 ? 4 : 2;
   const lineA = <usize>lda * aWidth;
-  const isFew = m <= FEW_ROWS && transB && !transA && aType == F32 && m * k <= FEW_ELEMENTS;
+  const isFew = m <= FEW_ROWS && transB && !transA && aType == F32 && k <= FEW_ELEMENTS;
   const from = <i32>(<i64>n * index / count), to = <i32>(<i64>n * (index + 1) / count);
   const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;
   if (scales) {
@@ -177,7 +177,7 @@ export function gemm(
   const bWidth: usize = bType == F32 ? 4 : 2;
   const lineB = <usize>ldb * bWidth;
   if (isFew) {
-    fewRows(bType, a, lineA, b, lineB, c, cRow, out, outRow, m, from, to, k, alpha, scratch);
+    fewRows(bType, a, lineA, b, lineB, c, cRow, out, outRow, m, from, to, k, alpha, scratch, FEW_ELEMENTS);
     return;
   }
   const bColumn = transB ? lineB : bWidth, bK = transB ? bWidth : lineB;

@@ -124,6 +124,26 @@ for (const [m, n, k] of [
   });
 }
 
+test("Gemm: each of up to eight rows has the bits that it has alone", async () => {
+  const [n, k] = [37, 75];
+  for (const dtype of ["f32", "bf16", "f16"] as const) {
+    const [a, b] = operands(8, n, k, { transB: 1 });
+    const weights = dtype === "f32" ? b : half(b, dtype);
+    const c = random(generator(5), [8, n]);
+    const rows = (from: number, to: number) =>
+      [a, c].map(({ shape, data }) => f32([to - from, shape[1]!], data.slice(from * shape[1]!, to * shape[1]!)));
+    const product = async (from: number, to: number) => {
+      const [x, addend] = rows(from, to);
+      return (await runWasm(Gemm, [x!, weights, addend!], { transB: 1, alpha: 0.5, beta: 1 }, { threads: 2 }))[0]!;
+    };
+    const alone = await Promise.all(Array.from({ length: 8 }, (_, i) => product(i, i + 1)));
+    for (let m = 2; m <= 8; m++) {
+      const together = await product(0, m);
+      for (let i = 0; i < m; i++) expectSameBits(`${dtype}, row ${i} of ${m}`, [together.slice(i * n, (i + 1) * n)], [alone[i]!]);
+    }
+  }
+});
+
 test("Gemm: a NaN or infinity stays in the rows and columns that it belongs to", async () => {
   for (const [m, n] of [
     [2, 6],
