@@ -21,7 +21,7 @@ export interface DifferentiateOptions {
 }
 
 /** Name of the gradient of a value. */
-export const gradientName = (value: string): string => `d.${value}`;
+const gradientName = (value: string): string => `d.${value}`;
 
 /**
  * Reverse-mode differentiation (Griewank & Walther, Evaluating Derivatives, 2008, chapter 3) of a graph with one

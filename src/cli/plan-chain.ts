@@ -37,7 +37,7 @@ export function planChain(file: string, memory: string, json: boolean): number {
   return results.every(({ feasible }) => feasible) ? 0 : EXIT_INFEASIBLE;
 }
 
-export function chainPlan(result: BudgetResult): ChainPlan {
+function chainPlan(result: BudgetResult): ChainPlan {
   const minimum_memory = result.leastMemory;
   if (!result.feasible) return { feasible: false, minimum_memory };
   const { time, peak } = result.simulation;

@@ -66,7 +66,7 @@ export function formatPreparation({ path, bytes, size, seconds }: PrepareProgres
   return `tokenizing      ${path}: ${formatBytes(bytes)} of ${formatBytes(size)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s${left}`;
 }
 
-export function formatStep(report: StepReport): string {
+function formatStep(report: StepReport): string {
   const parts = [
     `step ${report.step}/${report.steps}`,
     `loss ${report.loss.toFixed(4)}`,

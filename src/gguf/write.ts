@@ -47,7 +47,7 @@ const BOOL = 7;
 const TEXT = 8;
 const ARRAY = 9;
 
-export function tensorBytes({ type, shape }: Pick<GgufTensor, "type" | "shape">): number {
+function tensorBytes({ type, shape }: Pick<GgufTensor, "type" | "shape">): number {
   const block = GGUF_TYPES[type];
   return (elements(shape) / block.elements) * block.bytes;
 }

@@ -4,7 +4,7 @@ import { copyAtomic, fileIo, writeTextAtomic, type FileIo } from "./files.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
 
 /** Files of a model folder that go along with its weights. */
-export const COMPANION_FILES = [
+const COMPANION_FILES = [
   "config.json",
   "generation_config.json",
   "tokenizer.json",

@@ -9,7 +9,7 @@ import type { BodyBuilder } from "./types.ts";
  */
 
 /** The label of a token that does not count. */
-export const IGNORED_LABEL = -100;
+const IGNORED_LABEL = -100;
 
 /** Logits of a chunk in bytes. A body has at most `MOST_CHUNKS`. */
 const LOGITS_BYTES = 32 * 2 ** 20;

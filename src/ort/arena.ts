@@ -1,4 +1,5 @@
-import { CString, dlopen, type Pointer } from "bun:ffi";
+import { CString, type Pointer } from "bun:ffi";
+import { openLibc } from "../libc.ts";
 import type { TemporaryMemory } from "../runtime/executor.ts";
 import { copyModel } from "./copy-models.ts";
 import { loadSession, type OrtEnvironment } from "./environment.ts";
@@ -87,8 +88,9 @@ export function createArena(
 }
 
 /** Gives what the C library has kept of freed memory back to the system: loading a session leaves some hundred KiB. */
-export function trimHeap(): void {
-  heap ??= openHeap();
+function trimHeap(): void {
+  // glibc alone has such a function (malloc_trim(3)).
+  heap ??= openLibc({ malloc_trim: { args: ["usize"], returns: "i32" } }) ?? { malloc_trim: () => 0 };
   heap.malloc_trim(0);
 }
 
@@ -97,12 +99,3 @@ interface Heap {
 }
 
 let heap: Heap | null = null;
-
-/** glibc alone has such a function (malloc_trim(3)). */
-function openHeap(): Heap {
-  try {
-    return dlopen("libc.so.6", { malloc_trim: { args: ["usize"], returns: "i32" } }).symbols;
-  } catch {
-    return { malloc_trim: () => 0 };
-  }
-}

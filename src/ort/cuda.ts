@@ -4,7 +4,7 @@ import { CString, dlopen, type Pointer } from "bun:ffi";
 import { cString, libraryPath } from "./library.ts";
 
 /** Version of CUDA that the provider libraries of ONNX Runtime 1.30.0 are made for; a driver of it or newer is needed. */
-export const CUDA_MAJOR = 13;
+const CUDA_MAJOR = 13;
 
 /** ONNX Runtime's own files, which must lie beside its main library. */
 export const PROVIDER_FILES = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"] as const;
@@ -120,7 +120,7 @@ function systemPlaces(): string[] {
   return ["the system's library folders", ...(path ? [`LD_LIBRARY_PATH (${path})`] : [])];
 }
 
-export function systemSearch(): CudaSearch {
+function systemSearch(): CudaSearch {
   return {
     platform: `${process.platform} ${process.arch}`,
     folder: dirname(libraryPath()),

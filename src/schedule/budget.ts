@@ -2,9 +2,7 @@
  * The memory budget: the cheapest schedule that fits a limit, from saving everything down to the least memory.
  * Limits and peaks are bytes of stash and workspace; what is resident is not part of a chain.
  */
-import type { Chain } from "./chain.ts";
-import { plannerOf } from "./offload.ts";
-import type { Planned, Planner, PlannerOptions } from "./optimal.ts";
+import type { Planned, Planner } from "./optimal.ts";
 
 export interface Fit extends Planned {
   readonly feasible: true;
@@ -18,11 +16,6 @@ export interface NoFit {
 }
 
 export type BudgetResult = Fit | NoFit;
-
-/** The cheapest schedule whose exact peak is at most `memory`. */
-export function fitBudget(chain: Chain, memory: number, options?: PlannerOptions): BudgetResult {
-  return fitBudgets(plannerOf(chain, options), [memory])[0]!;
-}
 
 /**
  * The cheapest schedule for each of several limits, in their order. A larger limit never gets a slower schedule than a

@@ -31,8 +31,6 @@ export type Drop = { readonly kind: "DA"; readonly j: number } | { readonly kind
 /** A step that moves bytes beside the computation. */
 export type Transfer = { readonly kind: "OA" | "IA"; readonly j: number } | { readonly kind: "OT" | "IT"; readonly i: number };
 
-export type OpKind = Op["kind"];
-
 export type Schedule = readonly Op[];
 
 export const FN = (i: number): Op => ({ kind: "FN", i });

@@ -37,7 +37,7 @@ export function placeSchedule(chain: Chain, schedule: Schedule): Placement {
   return place(scheduleLifetimes(chain, schedule));
 }
 
-export function scheduleLifetimes(chain: Chain, schedule: Schedule): Lifetime[] {
+function scheduleLifetimes(chain: Chain, schedule: Schedule): Lifetime[] {
   const { items, steps } = simulate(chain, schedule);
   const lifetimes: Lifetime[] = items.map(({ kind, index, bytes, first, last, lastUse }) => ({
     kind,

@@ -24,11 +24,11 @@ export const STRATEGIES = [
   "optimal",
   "budget",
 ] as const;
-export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
+const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 export const DTYPES = ["f32", "bf16", "f16"] as const satisfies FloatType[];
-export const QUANTIZE_CHOICES = ["off", "q8", "nf4"] as const satisfies ("off" | Quantised)[];
-export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const;
-export const SCHEDULES = ["cosine", "linear", "constant"] as const;
+const QUANTIZE_CHOICES = ["off", "q8", "nf4"] as const satisfies ("off" | Quantised)[];
+const MATMUL_CHOICES = ["auto", "wasm", "native"] as const;
+const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
 export const trainConfigSchema = z.strictObject({
   model: z.string().min(1).describe("base model: a folder in Hugging Face layout, or org/name on the hub"),

@@ -135,7 +135,7 @@ export function smallestPlan(chain: Chain, planner: Planner = plannerOf(chain)):
 const ROUNDS = 6;
 
 /** The fastest schedule that is placed in `limit` bytes. */
-export function planWithin(chain: Chain, limit: number, planner: Planner = plannerOf(chain)): StepPlan {
+function planWithin(chain: Chain, limit: number, planner: Planner = plannerOf(chain)): StepPlan {
   let room = limit;
   for (let round = 0; round < ROUNDS; round++) {
     const fit = planner.plan(room);

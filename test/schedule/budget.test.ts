@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { fitBudget, fitBudgets } from "../../src/schedule/budget.ts";
+import { type BudgetResult, fitBudgets } from "../../src/schedule/budget.ts";
 import { makePlanner } from "../../src/schedule/optimal.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { golden, languageModel, makeRandom, randomChain } from "./chains.ts";
@@ -7,8 +7,9 @@ import { golden, languageModel, makeRandom, randomChain } from "./chains.ts";
 describe("budget", () => {
   test("the cheapest schedule that fits, as the planner finds it; what does not fit carries the least memory", () => {
     for (const { chain, limits, min_memory } of golden.cases) {
+      const planner = makePlanner(chain);
       for (const { M, opt_time } of limits) {
-        const result = fitBudget(chain, M);
+        const [result] = fitBudgets(planner, [M]) as [BudgetResult];
         expect(result.feasible).toBe(opt_time !== null);
         expect(result.leastMemory).toBe(min_memory);
         if (!result.feasible) continue;
@@ -43,8 +44,9 @@ describe("budget", () => {
 
   test("with room for everything nothing is recomputed; no limit at all is allowed", () => {
     const chain = languageModel({ blocks: 6 });
-    const result = fitBudget(chain, Infinity);
-    expect(result.feasible && result.simulation.time).toBe(makePlanner(chain).fastest.simulation.time);
-    expect(fitBudget(chain, NaN).feasible).toBe(false);
+    const planner = makePlanner(chain);
+    const [result, none] = fitBudgets(planner, [Infinity, NaN]) as [BudgetResult, BudgetResult];
+    expect(result.feasible && result.simulation.time).toBe(planner.fastest.simulation.time);
+    expect(none.feasible).toBe(false);
   });
 });
