@@ -39,7 +39,7 @@ export function createStopText(sequences: readonly string[]): StopText {
 }
 
 /** The length of the longest end of `text` that begins `sequence` and is not all of it. */
-function overlap(text: string, sequence: string): number {
+export function overlap(text: string, sequence: string): number {
   let length = Math.min(text.length, sequence.length - 1);
   while (length > 0 && !text.endsWith(sequence.slice(0, length))) length--;
   return length;

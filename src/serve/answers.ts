@@ -4,7 +4,8 @@ import { createCaches } from "./caches.ts";
 import { ApiError, clientGone, errorResponse, internalError, stopping } from "./errors.ts";
 import type { Job, ServedModel } from "./jobs.ts";
 import { createQueue } from "./queue.ts";
-import { type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
+import { callsOf, type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
+import { createCallReader, createTextReader, type Part } from "./tool-calls.ts";
 
 /** What became of a request for an answer. */
 export interface AnswerReport {
@@ -13,7 +14,7 @@ export interface AnswerReport {
   readonly cachedTokens: number;
   readonly answerTokens: number;
   /** null: it was not finished, for `error`. */
-  readonly reason: FinishReason | null;
+  readonly reason: Finished["reason"] | null;
   readonly error: ApiError | null;
   /** Seconds in the queue. */
   readonly waited: number;
@@ -61,13 +62,14 @@ export function createResponder(
     place: Promise<() => void>,
     { report }: Delivery,
     signal: AbortSignal,
-    onText: (piece: string) => void,
+    onPart: (part: Part) => void,
   ): Promise<Finished | ApiError> => {
     const begin = performance.now();
     const seconds = () => (performance.now() - begin) / 1000;
     let waited: number | null = null;
     let made: Answer | null = null;
     let outcome: Finished | ApiError;
+    const reader = job.calls ? createCallReader() : createTextReader();
     const cut = () => (shutdown.aborted ? stopping() : clientGone());
     try {
       const leave = await place;
@@ -77,11 +79,13 @@ export function createResponder(
         const { tokenizer, stop } = model;
         const sampler = createSampler(sampling);
         const talk = { tokenizer, decoder: decoderFor(prompt) };
+        const onText = (piece: string) => reader.push(piece).forEach(onPart);
         made = await answer(talk, prompt, { limit, stop, stopTexts, sampler, signal, onText });
       } finally {
         lastSeconds = seconds() - waited;
         leave();
       }
+      reader.end().forEach(onPart);
       const { reason } = made;
       outcome = reason === "cut" ? cut() : { ...made, reason };
     } catch (error) {
@@ -109,10 +113,11 @@ export function createResponder(
     const signal = AbortSignal.any([delivery.signal, shutdown, closed.signal]);
     const place = enter(signal);
     if (!delivery.stream) {
-      return make(job, place, delivery, signal, () => {}).then((made) =>
+      const parts: Part[] = [];
+      return make(job, place, delivery, signal, (part) => parts.push(part)).then((made) =>
         made instanceof ApiError
           ? errorResponse(made)
-          : Response.json(endpoint.whole(head, made.text, made.reason, usageOf(job, made))),
+          : Response.json(endpoint.whole(head, parts, finishReason(made, callsOf(parts).length), usageOf(job, made))),
       );
     }
     const body = new ReadableStream<string>({
@@ -121,10 +126,14 @@ export function createResponder(
           if (data !== null && !closed.signal.aborted) controller.enqueue(serverSent(data));
         };
         send(endpoint.first(head));
-        const made = await make(job, place, delivery, signal, (piece) => send(endpoint.piece(head, piece)));
+        let calls = 0;
+        const made = await make(job, place, delivery, signal, (part) => {
+          send(endpoint.piece(head, part, calls));
+          if ("call" in part) calls++;
+        });
         if (made instanceof ApiError) send(made.body);
         else {
-          send(endpoint.last(head, made.reason));
+          send(endpoint.last(head, finishReason(made, calls)));
           if (includeUsage) send(endpoint.usage(head, usageOf(job, made)));
           send("[DONE]");
         }
@@ -138,7 +147,12 @@ export function createResponder(
 
 /** An answer that was not cut. */
 interface Finished extends Answer {
-  readonly reason: FinishReason;
+  readonly reason: "stop" | "length";
+}
+
+/** An answer that ended by itself with calls in it waits for their results. */
+function finishReason({ reason }: Finished, calls: number): FinishReason {
+  return reason === "stop" && calls > 0 ? "tool_calls" : reason;
 }
 
 function usageOf({ prompt }: Job, { tokens, cached }: Answer): Usage {

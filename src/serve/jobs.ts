@@ -1,5 +1,5 @@
 import { refuseLostRoles } from "../data/chat-spans.ts";
-import { chatTemplateOf } from "../data/chat-template.ts";
+import { type ChatTemplate, chatTemplateOf } from "../data/chat-template.ts";
 import { exampleOf } from "../data/formats.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
@@ -8,6 +8,7 @@ import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
 import { ApiError, refusing } from "./errors.ts";
 import type { AnyRequest, ChatRequest, TextRequest } from "./requests.ts";
+import { withArguments, writesCalls } from "./tool-calls.ts";
 
 /** The model that is served. */
 export interface ServedModel {
@@ -29,12 +30,37 @@ export interface Job {
   readonly limit: number;
   readonly sampling: SamplingOptions;
   readonly stopTexts: readonly string[];
+  /** Calls of tools are looked for in the answer. */
+  readonly calls: boolean;
 }
 
-/** @throws {ApiError} a conversation that the template refuses, a prompt without room */
+/**
+ * The conversation as the template renders it on the day that it is: a server lives longer than one.
+ * @throws {ApiError} a conversation that the template refuses, tools that it has no place for, a prompt without room
+ */
 export function chatJob(model: ServedModel, request: ChatRequest): Job {
-  const prompt = refusing("messages", "invalid_value", () => conversationPrompt(model.tokenizer, request));
-  return jobOf(model, request, [...prompt], "messages", request.max_completion_tokens ?? request.max_tokens);
+  const { tokenizer } = model;
+  const tools = request.tool_choice === "none" || request.tools?.length === 0 ? undefined : request.tools;
+  const template = refusing("messages", "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
+  if (tools) refusing("tools", "invalid_value", () => checkTools(template, tools));
+  const prompt = refusing("messages", "invalid_value", () => {
+    const example = exampleOf({ messages: request.messages, ...(tools ? { tools } : {}) }, "the request");
+    if (example.kind !== "chat") throw new Error("messages are a chat");
+    refuseLostRoles(template, example);
+    const messages = example.messages.map(({ fields }) => withArguments(fields));
+    return chatPrompt(tokenizer, template, { messages, tools: example.tools });
+  });
+  return {
+    ...jobOf(model, request, [...prompt], "messages", request.max_completion_tokens ?? request.max_tokens),
+    calls: tools !== undefined && writesCalls(template.source),
+  };
+}
+
+/** @throws {UserError} */
+function checkTools(template: ChatTemplate, tools: readonly unknown[]): void {
+  const messages = [{ role: "user", content: "x" }];
+  if (template.render({ messages, tools }) === template.render({ messages }))
+    throw new UserError("tools: the model's chat template has no place for tools");
 }
 
 /** A text goes in with the tokens that begin texts, token ids as they are. @throws {ApiError} */
@@ -47,20 +73,8 @@ export function textJob(model: ServedModel, request: TextRequest): Job {
     if (strange === undefined) return prompt;
     throw new UserError(`there is no token ${strange}; the vocabulary has ${model.vocabSize}`);
   };
-  return jobOf(model, request, [...refusing("prompt", "invalid_value", toIds)], "prompt", request.max_tokens);
-}
-
-/** With the day that it is: a server lives longer than one. */
-function conversationPrompt(tokenizer: Tokenizer, request: ChatRequest): Int32Array {
-  const tools = request.tool_choice === "none" || request.tools?.length === 0 ? undefined : request.tools;
-  const example = exampleOf({ messages: request.messages, ...(tools ? { tools } : {}) }, "the request");
-  if (example.kind !== "chat") throw new Error("messages are a chat");
-  const messages = example.messages.map(({ fields }) => fields);
-  const template = chatTemplateOf(tokenizer, { tools: tools !== undefined });
-  refuseLostRoles(template, example);
-  if (tools && template.render({ messages, tools: example.tools }) === template.render({ messages }))
-    throw new ApiError(400, "tools: the model's chat template has no place for tools", { param: "tools", code: "invalid_value" });
-  return chatPrompt(tokenizer, template, { messages, tools: example.tools });
+  const ids = refusing("prompt", "invalid_value", toIds);
+  return { ...jobOf(model, request, [...ids], "prompt", request.max_tokens), calls: false };
 }
 
 function jobOf(
@@ -69,7 +83,7 @@ function jobOf(
   prompt: readonly number[],
   param: string,
   limit: number | undefined,
-): Job {
+): Omit<Job, "calls"> {
   const { maxTokens } = model.decoders[0]!;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
   if (prompt.length > maxTokens) {

@@ -1,3 +1,5 @@
+import type { Part, ToolCall } from "./tool-calls.ts";
+
 /** The answers of OpenAI's API: https://platform.openai.com/docs/api-reference */
 export interface Usage {
   readonly prompt_tokens: number;
@@ -8,7 +10,7 @@ export interface Usage {
   readonly prompt_tokens_details: { readonly cached_tokens: number };
 }
 
-export type FinishReason = "stop" | "length";
+export type FinishReason = "stop" | "length" | "tool_calls";
 
 /** What is the same in an answer and all its pieces. */
 export interface Head {
@@ -22,12 +24,11 @@ export interface Head {
 export interface Endpoint {
   readonly path: string;
   readonly idPrefix: string;
-  /** The field that holds the prompt. */
-  readonly field: string;
-  whole(head: Head, text: string, reason: FinishReason, usage: Usage): object;
+  whole(head: Head, parts: readonly Part[], reason: FinishReason, usage: Usage): object;
   /** What a stream begins with. */
   first(head: Head): object | null;
-  piece(head: Head, text: string): object;
+  /** @param calls before this piece */
+  piece(head: Head, part: Part, calls: number): object;
   last(head: Head, reason: FinishReason): object;
   /** What a stream ends with, if it was asked for. */
   usage(head: Head, usage: Usage): object;
@@ -43,20 +44,27 @@ const chunk = ({ id, created, model }: Head, choices: readonly object[]) => ({
 const delta = (head: Head, change: object, reason: FinishReason | null) =>
   chunk(head, [{ index: 0, delta: change, logprobs: null, finish_reason: reason }]);
 
+const textOf = (parts: readonly Part[]): string => parts.map((part) => ("text" in part ? part.text : "")).join("");
+export const callsOf = (parts: readonly Part[]): ToolCall[] => parts.flatMap((part) => ("call" in part ? [part.call] : []));
+
 export const CHAT: Endpoint = {
   path: "/v1/chat/completions",
   idPrefix: "chatcmpl-",
-  field: "messages",
-  whole: ({ id, created, model }, content, reason, usage) => ({
-    id,
-    object: "chat.completion",
-    created,
-    model,
-    choices: [{ index: 0, message: { role: "assistant", content, refusal: null }, logprobs: null, finish_reason: reason }],
-    usage,
-  }),
+  whole: ({ id, created, model }, parts, reason, usage) => {
+    const calls = callsOf(parts);
+    const content = textOf(parts);
+    const message = {
+      role: "assistant",
+      content: content === "" && calls.length > 0 ? null : content,
+      refusal: null,
+      ...(calls.length > 0 ? { tool_calls: calls } : {}),
+    };
+    const choices = [{ index: 0, message, logprobs: null, finish_reason: reason }];
+    return { id, object: "chat.completion", created, model, choices, usage };
+  },
   first: (head) => delta(head, { role: "assistant", content: "" }, null),
-  piece: (head, content) => delta(head, { content }, null),
+  piece: (head, part, calls) =>
+    delta(head, "text" in part ? { content: part.text } : { tool_calls: [{ index: calls, ...part.call }] }, null),
   last: (head, reason) => delta(head, {}, reason),
   usage: (head, usage) => ({ ...chunk(head, []), usage }),
 };
@@ -78,10 +86,9 @@ const choice = (piece: string, reason: FinishReason | null) => ({
 export const TEXT: Endpoint = {
   path: "/v1/completions",
   idPrefix: "cmpl-",
-  field: "prompt",
-  whole: (head, answer, reason, usage) => ({ ...text(head, [choice(answer, reason)]), usage }),
+  whole: (head, parts, reason, usage) => ({ ...text(head, [choice(textOf(parts), reason)]), usage }),
   first: () => null,
-  piece: (head, piece) => text(head, [choice(piece, null)]),
+  piece: (head, part) => text(head, [choice(textOf([part]), null)]),
   last: (head, reason) => text(head, [choice("", reason)]),
   usage: (head, usage) => ({ ...text(head, []), usage }),
 };

@@ -1,0 +1,125 @@
+import { isRecord } from "../hf/files.ts";
+import { overlap } from "../generate/stop-text.ts";
+
+/** A call that the model asks for. */
+export interface ToolCall {
+  readonly id: string;
+  readonly type: "function";
+  /** `arguments` is JSON. */
+  readonly function: { readonly name: string; readonly arguments: string };
+}
+
+/** A piece of an answer. */
+export type Part = { readonly text: string } | { readonly call: ToolCall };
+
+/** Finds the calls in an answer that comes in pieces. No part has an empty text. */
+export interface PartReader {
+  push(piece: string): Part[];
+  /** What was held back. */
+  end(): Part[];
+}
+
+/** All is text. */
+export function createTextReader(): PartReader {
+  return { push: (text) => (text === "" ? [] : [{ text }]), end: () => [] };
+}
+
+const OPEN = "<tool_call>";
+const CLOSE = "</tool_call>";
+
+/** Whether a model's template has calls written in the form that `createCallReader` reads. */
+export function writesCalls(template: string): boolean {
+  return template.includes(OPEN) && template.includes(CLOSE);
+}
+
+/**
+ * Calls as Hermes 2 Pro writes them, and Qwen and many others after it: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`
+ * (https://github.com/NousResearch/Hermes-Function-Calling). White space around calls is no text; what is between the marks
+ * and is no call is text with its marks.
+ */
+export function createCallReader(): PartReader {
+  let held = "";
+  let isInside = false;
+  let isAfterCall = false;
+  const textPart = (text: string): Part[] => {
+    if (text === "") return [];
+    isAfterCall = false;
+    return [{ text }];
+  };
+  const callPart = (call: ToolCall): Part[] => {
+    isAfterCall = true;
+    return [{ call }];
+  };
+  const take = (): Part[] => {
+    if (isInside) {
+      const end = held.indexOf(CLOSE);
+      if (end < 0) return [];
+      const body = held.slice(0, end);
+      held = held.slice(end + CLOSE.length);
+      isInside = false;
+      const call = readCall(body);
+      return [...(call ? callPart(call) : textPart(OPEN + body + CLOSE)), ...take()];
+    }
+    if (isAfterCall) held = held.trimStart();
+    const start = held.indexOf(OPEN);
+    if (start >= 0) {
+      const text = held.slice(0, start).trimEnd();
+      held = held.slice(start + OPEN.length);
+      isInside = true;
+      return [...textPart(text), ...take()];
+    }
+    // A call may begin here, and then the white space before it is none of the text.
+    const certain = held.slice(0, held.length - overlap(held, OPEN)).trimEnd();
+    held = held.slice(certain.length);
+    return textPart(certain);
+  };
+  return {
+    push(piece) {
+      held += piece;
+      return take();
+    },
+    end() {
+      // The token that ends the answer may stand for the closing mark.
+      const call = isInside ? readCall(held) : null;
+      const rest = isInside ? OPEN + held : held;
+      [held, isInside] = ["", false];
+      return call ? callPart(call) : textPart(rest);
+    },
+  };
+}
+
+function readCall(body: string): ToolCall | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(body);
+  } catch {
+    return null;
+  }
+  if (!isRecord(value) || typeof value["name"] !== "string") return null;
+  const given = value["arguments"] ?? {};
+  const written = typeof given === "string" ? given : JSON.stringify(given);
+  return {
+    id: `call_${crypto.randomUUID().replaceAll("-", "")}`,
+    type: "function",
+    function: { name: value["name"], arguments: written },
+  };
+}
+
+/** A message with its calls' arguments as objects, which templates write as JSON, and not as JSON in a text. */
+export function withArguments(message: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  const calls = message["tool_calls"];
+  if (!Array.isArray(calls)) return message;
+  return { ...message, tool_calls: calls.map(withParsedArguments) };
+}
+
+function withParsedArguments(call: unknown): unknown {
+  if (!isRecord(call) || !isRecord(call["function"])) return call;
+  const { arguments: written } = call["function"];
+  if (typeof written !== "string") return call;
+  try {
+    const value: unknown = JSON.parse(written);
+    return isRecord(value) ? { ...call, function: { ...call["function"], arguments: value } } : call;
+  } catch {
+    return call;
+  }
+}

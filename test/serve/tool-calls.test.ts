@@ -1,0 +1,123 @@
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { chatTemplateOf } from "../../src/data/chat-template.ts";
+import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { GREEDY } from "../../src/generate/sampler.ts";
+import { createRandom } from "../../src/random.ts";
+import { createCallReader, type Part, withArguments } from "../../src/serve/tool-calls.ts";
+import { eventsOf, scriptedDecoder, serve } from "../support/served.ts";
+
+setDefaultTimeout(120_000);
+
+const root = join(import.meta.dir, "../..");
+const closers: (() => unknown)[] = [];
+afterAll(async () => {
+  for (const close of closers) await close();
+});
+
+/** Texts that follow each other as one, calls as [name, arguments]. */
+function joined(parts: readonly Part[]): (string | [string, string])[] {
+  const result: (string | [string, string])[] = [];
+  for (const part of parts) {
+    const last = result.at(-1);
+    if ("call" in part) result.push([part.call.function.name, part.call.function.arguments]);
+    else if (typeof last === "string") result[result.length - 1] = last + part.text;
+    else result.push(part.text);
+  }
+  return result;
+}
+
+const CASES: [string, (string | [string, string])[]][] = [
+  ["plain text, a < b and <tool\n", ["plain text, a < b and <tool\n"]],
+  ['<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', [["f", '{"a":1}']]],
+  [
+    'Let me see.\n<tool_call>{"name":"f","arguments":"{\\"a\\": 1}"}</tool_call>\n<tool_call>{"name":"g"}</tool_call>\n',
+    ["Let me see.", ["f", '{"a": 1}'], ["g", "{}"]],
+  ],
+  ['<tool_call>{"name":"f","arguments":{}}</tool_call>\n\nDone. ', [["f", "{}"], "Done. "]],
+  ['one <tool_call>{"name": 5}</tool_call> two', ['one<tool_call>{"name": 5}</tool_call> two']],
+  ["<tool_call>no JSON</tool_call>", ["<tool_call>no JSON</tool_call>"]],
+  ['<tool_call>{"name":"f","arguments":{"a":"</b>"}}', [["f", '{"a":"</b>"}']]],
+  ['text <tool_call>{"name":"f","argum', ['text<tool_call>{"name":"f","argum']],
+];
+
+test("calls and texts are the same in pieces of any size", () => {
+  const random = createRandom(3, "tool calls");
+  for (const [text, expected] of CASES) {
+    for (let i = 0; i < 200; i++) {
+      const reader = createCallReader();
+      const parts: Part[] = [];
+      for (let at = 0; at < text.length;) {
+        const to = at + (i === 0 ? text.length : 1 + random.below(9));
+        parts.push(...reader.push(text.slice(at, to)));
+        at = to;
+      }
+      parts.push(...reader.end());
+      expect(joined(parts)).toEqual(expected);
+      for (const part of parts) if ("text" in part) expect(part.text).not.toBe("");
+    }
+  }
+});
+
+test("arguments go into the template as objects; what is no object stays as it is", () => {
+  const call = (written: unknown) => ({ role: "assistant", tool_calls: [{ function: { name: "f", arguments: written } }] });
+  expect(withArguments(call('{"a": [1]}'))).toEqual(call({ a: [1] }));
+  for (const other of ["[1]", "no JSON", { a: 1 }, 5]) expect(withArguments(call(other))).toEqual(call(other));
+  expect(withArguments({ role: "user", content: "x", tool_calls: "x" })).toEqual({ role: "user", content: "x", tool_calls: "x" });
+});
+
+test("with Qwen's template an answer's calls come as tool_calls, whole and streamed, and their results go back", async () => {
+  const base = loadTokenizer(join(root, "recipes/base/model"));
+  const template = readFileSync(join(root, "test/golden/tokenizers/qwen/chat_template.jinja"), "utf8");
+  const tokenizer = { ...base, chatTemplates: new Map([["default", template]]) };
+  const script = 'I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>';
+  const client = serve({
+    name: "served",
+    tokenizer,
+    vocabSize: base.size,
+    decoders: [scriptedDecoder(base, base.size, script, 4096)],
+    stop: new Set([base.eosId!]),
+    sampling: { ...GREEDY, maxNewTokens: 200 },
+  });
+  closers.push(() => client.server.stop());
+  const tools = [{ type: "function", function: { name: "weather", parameters: { type: "object", properties: {} } } }];
+  const messages: Record<string, unknown>[] = [{ role: "user", content: "How is the weather in Köln?" }];
+  const post = (body: object) => client.post("/v1/chat/completions", { messages, tools, ...body });
+  const expected = { type: "function", function: { name: "weather", arguments: '{"city":"Köln"}' } };
+
+  const { choices } = (await (await post({})).json()) as {
+    choices: [{ message: { content: string; tool_calls: { id: string }[] }; finish_reason: string }];
+  };
+  const { message, finish_reason } = choices[0];
+  expect(finish_reason).toBe("tool_calls");
+  expect(message.content).toBe("I look.");
+  expect(message.tool_calls).toEqual([{ id: expect.stringMatching(/^call_\w{32}$/) as string, ...expected }]);
+
+  const { pieces } = await eventsOf(await post({ stream: true }));
+  const deltas = pieces.map(({ choices: [choice] }) => choice!.delta!);
+  expect(deltas.map(({ content }) => content ?? "").join("")).toBe("I look.");
+  expect(deltas.flatMap((delta) => (delta as { tool_calls?: object[] }).tool_calls ?? [])).toEqual([
+    expect.objectContaining({ index: 0, ...expected }),
+  ]);
+  expect(pieces.at(-1)!.choices[0]!.finish_reason).toBe("tool_calls");
+
+  // Without tools, or none to be called, it is text; an answer that is cut in a call is text too.
+  const plain = (await (await post({ tool_choice: "none" })).json()) as { choices: [{ message: object }] };
+  expect(plain.choices[0].message).toEqual({ role: "assistant", content: script, refusal: null });
+  const cut = (await (await post({ max_tokens: 20 })).json()) as { choices: [{ message: object; finish_reason: string }] };
+  expect(cut.choices[0]).toMatchObject({ finish_reason: "length", message: { content: expect.stringContaining("<tool_call>") } });
+
+  // The template writes the arguments as the model did.
+  const result = { role: "tool", tool_call_id: message.tool_calls[0]!.id, content: "rain" };
+  messages.push(message, result);
+  const { usage } = (await (await post({})).json()) as { usage: { prompt_tokens: number } };
+  const called = { ...message, tool_calls: [{ type: "function", function: { name: "weather", arguments: { city: "Köln" } } }] };
+  const rendered = chatTemplateOf(tokenizer).render({
+    messages: [messages[0]!, called, result],
+    tools,
+    addGenerationPrompt: true,
+  });
+  expect(rendered).toContain('{"name": "weather", "arguments": {"city": "Köln"}}');
+  expect(usage.prompt_tokens).toBe(base.encode(rendered).length);
+});
