@@ -124,49 +124,154 @@ function oneColumn(type: i32, table: usize, x: usize, codes: usize, scales: usiz
   return sum(total);
 }
 
+/** Most rows that share what is widened. */
+const GROUP: i32 = 3;
+
+/** The columns `j` and `j + apart` of two or three rows, with the same arithmetic. */
 // @ts-ignore: decorator
 @inline
-function rowOf(
-  type: i32, table: usize, x: usize, b: usize, line: usize, scales: usize, scaleLine: usize, c: usize, out: usize, from: i32, to: i32, k: i32, alpha: f32,
+function twoColumns(
+  type: i32, rows: i32, table: usize, x: usize, xLine: usize, b: usize, line: usize, scales: usize, scaleLine: usize,
+  c: usize, ldc: usize, out: usize, ldo: usize, j: i32, apart: i32, k: i32, alpha: f32,
 ): void {
-  const apart = (to - from) / 4;
-  for (let j = from; j < from + apart; j++) fourColumns(type, table, x, b, line, scales, scaleLine, c, out, j, apart, k, alpha);
-  for (let j = from + 4 * apart; j < to; j++) {
-    const product = oneColumn(type, table, x, b + <usize>j * line, scales + <usize>j * scaleLine, k);
-    put(out, c, <usize>j << 2, alpha, product);
+  const stream = <usize>apart * line, scaleStream = <usize>apart * scaleLine;
+  const x1 = xLine, x2 = 2 * xLine;
+  const step = codeBytes(type, 8);
+  let at = b + <usize>j * line;
+  let s = scales + <usize>j * scaleLine;
+  let t00 = f32x4.splat(0), t01 = f32x4.splat(0), t10 = f32x4.splat(0), t11 = f32x4.splat(0);
+  let t20 = f32x4.splat(0), t21 = f32x4.splat(0);
+  for (const end = x + (<usize>k << 2); x != end; s += 4) {
+    let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0);
+    let s20 = f32x4.splat(0), s21 = f32x4.splat(0);
+    let y: v128;
+    for (const blockEnd = x + BLOCK * 4; x != blockEnd; x += 32, at += step) {
+      let w0 = first(type, table, at), w1 = first(type, table, at + stream);
+      y = v128.load(x), s00 = f32x4.add(s00, f32x4.mul(y, w0)), s01 = f32x4.add(s01, f32x4.mul(y, w1));
+      y = v128.load(x + x1), s10 = f32x4.add(s10, f32x4.mul(y, w0)), s11 = f32x4.add(s11, f32x4.mul(y, w1));
+      if (rows > 2) y = v128.load(x + x2), s20 = f32x4.add(s20, f32x4.mul(y, w0)), s21 = f32x4.add(s21, f32x4.mul(y, w1));
+      w0 = last(type, table, at), w1 = last(type, table, at + stream);
+      y = v128.load(x, 16), s00 = f32x4.add(s00, f32x4.mul(y, w0)), s01 = f32x4.add(s01, f32x4.mul(y, w1));
+      y = v128.load(x + x1, 16), s10 = f32x4.add(s10, f32x4.mul(y, w0)), s11 = f32x4.add(s11, f32x4.mul(y, w1));
+      if (rows > 2) y = v128.load(x + x2, 16), s20 = f32x4.add(s20, f32x4.mul(y, w0)), s21 = f32x4.add(s21, f32x4.mul(y, w1));
+    }
+    const scale0 = v128.load32_splat(s), scale1 = v128.load32_splat(s + scaleStream);
+    t00 = f32x4.add(t00, f32x4.mul(s00, scale0)), t01 = f32x4.add(t01, f32x4.mul(s01, scale1));
+    t10 = f32x4.add(t10, f32x4.mul(s10, scale0)), t11 = f32x4.add(t11, f32x4.mul(s11, scale1));
+    if (rows > 2) t20 = f32x4.add(t20, f32x4.mul(s20, scale0)), t21 = f32x4.add(t21, f32x4.mul(s21, scale1));
+  }
+  const column = <usize>j << 2, next = <usize>(j + apart) << 2;
+  put(out, c, column, alpha, sum(t00));
+  put(out, c, next, alpha, sum(t01));
+  out += ldo;
+  if (c) c += ldc;
+  put(out, c, column, alpha, sum(t10));
+  put(out, c, next, alpha, sum(t11));
+  if (rows > 2) {
+    out += ldo;
+    if (c) c += ldc;
+    put(out, c, column, alpha, sum(t20));
+    put(out, c, next, alpha, sum(t21));
   }
 }
 
 // Small functions, because the JIT slows down on large ones.
-function rowQ8(
-  x: usize, b: usize, line: usize, scales: usize, scaleLine: usize, c: usize, out: usize, from: i32, to: i32, k: i32, alpha: f32,
+function fourColumnsQ8(
+  x: usize, b: usize, line: usize, scales: usize, scaleLine: usize, c: usize, out: usize, j: i32, apart: i32, k: i32, alpha: f32,
 ): void {
-  rowOf(Q8, HALVES, x, b, line, scales, scaleLine, c, out, from, to, k, alpha);
+  fourColumns(Q8, HALVES, x, b, line, scales, scaleLine, c, out, j, apart, k, alpha);
 }
 
-function rowNF4(
-  table: usize, x: usize, b: usize, line: usize, scales: usize, scaleLine: usize, c: usize, out: usize, from: i32, to: i32, k: i32, alpha: f32,
+function fourColumnsNF4(
+  table: usize, x: usize, b: usize, line: usize, scales: usize, scaleLine: usize, c: usize, out: usize, j: i32, apart: i32,
+  k: i32, alpha: f32,
 ): void {
-  rowOf(NF4, table, x, b, line, scales, scaleLine, c, out, from, to, k, alpha);
+  fourColumns(NF4, table, x, b, line, scales, scaleLine, c, out, j, apart, k, alpha);
+}
+
+function twoRowsQ8(
+  x: usize, xLine: usize, b: usize, line: usize, scales: usize, scaleLine: usize,
+  c: usize, ldc: usize, out: usize, ldo: usize, j: i32, apart: i32, k: i32, alpha: f32,
+): void {
+  twoColumns(Q8, 2, HALVES, x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+}
+
+function threeRowsQ8(
+  x: usize, xLine: usize, b: usize, line: usize, scales: usize, scaleLine: usize,
+  c: usize, ldc: usize, out: usize, ldo: usize, j: i32, apart: i32, k: i32, alpha: f32,
+): void {
+  twoColumns(Q8, 3, HALVES, x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+}
+
+function twoRowsNF4(
+  table: usize, x: usize, xLine: usize, b: usize, line: usize, scales: usize, scaleLine: usize,
+  c: usize, ldc: usize, out: usize, ldo: usize, j: i32, apart: i32, k: i32, alpha: f32,
+): void {
+  twoColumns(NF4, 2, table, x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+}
+
+function threeRowsNF4(
+  table: usize, x: usize, xLine: usize, b: usize, line: usize, scales: usize, scaleLine: usize,
+  c: usize, ldc: usize, out: usize, ldo: usize, j: i32, apart: i32, k: i32, alpha: f32,
+): void {
+  twoColumns(NF4, 3, table, x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+}
+
+function oneColumnOf(type: i32, table: usize, x: usize, codes: usize, scales: usize, k: i32): f32 {
+  return type == Q8 ? oneColumn(Q8, HALVES, x, codes, scales, k) : oneColumn(NF4, table, x, codes, scales, k);
+}
+
+/** Up to GROUP rows, prepared. */
+function someRows(
+  type: i32, table: usize, rows: i32, x: usize, xLine: usize, b: usize, line: usize, scales: usize, scaleLine: usize,
+  c: usize, ldc: usize, out: usize, ldo: usize, from: i32, to: i32, k: i32, alpha: f32,
+): void {
+  const streams = rows == 1 ? 4 : 2;
+  const apart = (to - from) / streams;
+  for (let j = from; j < from + apart; j++) {
+    if (rows == 1) {
+      if (type == Q8) fourColumnsQ8(x, b, line, scales, scaleLine, c, out, j, apart, k, alpha);
+      else fourColumnsNF4(table, x, b, line, scales, scaleLine, c, out, j, apart, k, alpha);
+    } else if (rows == 2) {
+      if (type == Q8) twoRowsQ8(x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+      else twoRowsNF4(table, x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+    } else {
+      if (type == Q8) threeRowsQ8(x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+      else threeRowsNF4(table, x, xLine, b, line, scales, scaleLine, c, ldc, out, ldo, j, apart, k, alpha);
+    }
+  }
+  for (let j = from + streams * apart; j < to; j++) {
+    const codes = b + <usize>j * line, s = scales + <usize>j * scaleLine;
+    for (let i = 0; i < rows; i++) {
+      const row = <usize>i;
+      put(out + row * ldo, c ? c + row * ldc : 0, <usize>j << 2, alpha, oneColumnOf(type, table, x + row * xLine, codes, s, k));
+    }
+  }
 }
 
 /**
  * out[m, from..to) = alpha A B^T + c, A f32[m, k], B [n, k] of codes with their scales. Leading dimensions in bytes; `scratch` has
- * room for PAIRS bytes, and for a row of A.
+ * room for PAIRS bytes and `room` elements of A, at least k. A row has the bits that it has alone.
  */
 export function fewRowsQuantised(
   type: i32, a: usize, lda: usize, b: usize, scales: usize, c: usize, ldc: usize, out: usize, ldo: usize,
-  m: i32, from: i32, to: i32, k: i32, alpha: f32, scratch: usize,
+  m: i32, from: i32, to: i32, k: i32, alpha: f32, scratch: usize, room: i32,
 ): void {
-  const line = codeBytes(type, k);
+  const codeLine = codeBytes(type, k);
   const scaleLine = <usize>(k / BLOCK) << 2;
+  const prepared = scratch + PAIRS;
+  const xLine = type == Q8 ? <usize>k << 2 : lda;
   if (type == NF4) writePairs(scratch);
-  for (let i = 0; i < m; i++, a += lda, out += ldo, c += ldc) {
-    if (type == Q8) {
-      prepare(a, k, scratch);
-      rowQ8(scratch, b, line, scales, scaleLine, c, out, from, to, k, alpha);
-    } else {
-      rowNF4(scratch, a, b, line, scales, scaleLine, c, out, from, to, k, alpha);
-    }
+  const most = min(GROUP, max(1, room / k));
+  const groups = (m + most - 1) / most;
+  for (let group = 0; group < groups; group++) {
+    const start = m * group / groups, rows = m * (group + 1) / groups - start;
+    const first = <usize>start;
+    const x = a + first * lda;
+    if (type == Q8) for (let i = 0; i < rows; i++) prepare(x + <usize>i * lda, k, prepared + <usize>i * xLine);
+    someRows(
+      type, scratch, rows, type == Q8 ? prepared : x, xLine, b, codeLine, scales, scaleLine,
+      c ? c + first * ldc : 0, ldc, out + first * ldo, ldo, from, to, k, alpha,
+    );
   }
 }

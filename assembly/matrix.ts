@@ -170,7 +170,7 @@ export function gemm(
   const from = <i32>(<i64>n * index / count), to = <i32>(<i64>n * (index + 1) / count);
   const aRow = transA ? aWidth : lineA, aK = transA ? lineA : aWidth;
   if (scales) {
-    if (isFew) fewRowsQuantised(bType, a, lineA, b, scales, c, cRow, out, outRow, m, from, to, k, alpha, scratch);
+    if (isFew) fewRowsQuantised(bType, a, lineA, b, scales, c, cRow, out, outRow, m, from, to, k, alpha, scratch, FEW_ELEMENTS);
     else blocked(a, aType, aRow, aK, b, bType, 0, 0, scales, ldb, transB, c, cRow, out, outRow, false, m, n, k, alpha, index, count, scratch);
     return;
   }

@@ -7,6 +7,7 @@ import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear
 import { createQuantiser } from "../../src/wasm/quantiser.ts";
 import {
   checkForward,
+  type Data,
   expectSameBits,
   expectWithin,
   f32,
@@ -94,6 +95,25 @@ describe.each(QUANTISED_FORMATS)("%s", (format) => {
       }
     });
   }
+
+  test("a row has the bits in a product of up to 8 that it has alone, for any number of threads", async () => {
+    const rng = generator(12);
+    const [rows, columns] = [37, 192];
+    const w = quantised(random(rng, [rows, columns]), format);
+    const all = random(rng, [8, columns]);
+    const run = async (x: TestTensor, threads: number) => {
+      const { graph, feeds } = product(x, w, 1, null);
+      return (await runGraph(graph, feeds, { threads })).get("y")!;
+    };
+    const alone: Data[] = [];
+    for (let i = 0; i < 8; i++) alone.push(await run(f32([1, columns], all.data.subarray(i * columns, (i + 1) * columns)), 1));
+    for (let m = 2; m <= 8; m++) {
+      for (const threads of [1, 3]) {
+        const y = await run(f32([m, columns], all.data.subarray(0, m * columns)), threads);
+        for (let i = 0; i < m; i++) expectSameBits(`row ${i} of ${m}`, [y.slice(i * rows, (i + 1) * rows)], [alone[i]!]);
+      }
+    }
+  });
 
   test("ONNX Runtime agrees on a product within 1e-6, optimized or not", async () => {
     const rng = generator(5);
