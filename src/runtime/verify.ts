@@ -1,19 +1,19 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
-import { prune } from "../graph/passes.ts";
-import { byteLength, type DType, type FloatType, type Graph, type TensorType, typeOf } from "../graph/types.ts";
-import { toFloat32 } from "../hf/halves.ts";
+import { byteLength, type DType, typeOf } from "../graph/types.ts";
+import { widen } from "../hf/halves.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, tapeLayout } from "./chain.ts";
 import { isComputation } from "../schedule/ops.ts";
-import { type Address, align, type Call, type Executor } from "./executor.ts";
+import { type Address, align, type Call, type Executor, PIECE, readPieces } from "./executor.ts";
+import type { Probe, Probes } from "./probes.ts";
 import type { ScheduledProgram } from "./scheduled.ts";
 
 /**
  * Checks, while a schedule runs, that what is computed again comes out as it did the first time. The first forward of a
- * segment is followed by a *probe*: the same forward with every intermediate value as an output. Their checksums are what
- * replayed boundaries, and what a backward computes again, are compared with. A difference names the first operator.
+ * segment is followed by its probe. The checksums of all its values are what replayed boundaries, and what a backward
+ * computes again, are compared with. A difference names the first operator.
  *
- * It takes about the time of another forward and of all that is computed again, and memory for the values of a segment.
+ * It takes about the time of another forward and of all that is computed again.
  */
 export interface Verifier {
   /** What to do before and after a step. */
@@ -30,44 +30,28 @@ export class ReplayError extends Error {
   override name = "ReplayError";
 }
 
-interface Probe {
-  readonly graph: Graph;
-  /** Values that it makes, in order of execution, with their places relative to the probe's memory. */
-  readonly values: readonly { readonly name: string; readonly op: string; readonly offset: number; readonly type: TensorType }[];
-  /** Bytes of values and workspace. */
-  readonly bytes: number;
-}
-
 /** On the WebAssembly executor results are exact; elsewhere kernels may round differently from run to run. */
 const TOLERANCE = 1e-4;
 
+/** `arena` has the probes' bytes. */
 export function createVerifier(
   executor: Executor,
   programs: Programs,
   segments: readonly Segment[],
   memory: StepMemory,
+  probes: Probes,
+  arena: Address,
 ): Verifier {
   const exact = executor.name.startsWith("wasm");
-  const probes = new Map<Graph, Probe>();
-  const models = new Set(segments.map((segment) => segment.model));
-  for (const model of models) {
-    if (model.fused) continue;
-    probes.set(
-      model.forward,
-      probeOf(model.forward, () => true, programs),
-    );
-    const values = new Set(model.forward.nodes.flatMap((node) => node.outputs));
-    for (const { backward } of tapedPrograms(model))
-      probes.set(
-        backward,
-        probeOf(backward, (name) => values.has(name), programs),
-      );
-  }
-  const arena = executor.reserve(Math.max(64, ...[...probes.values()].map((probe) => probe.bytes)));
+  // Values are read piece by piece: all of a step together are many times what a segment takes.
+  const piece = new Uint8Array(PIECE);
+  const checksum = (address: Address, bytes: number, dtype: DType): Checksum =>
+    checksumOf(readPieces(executor, address, bytes, piece), dtype, exact);
+  const hash = (address: Address, bytes: number) => hashOf(readPieces(executor, address, bytes, piece));
 
   /** By segment: checksums of the values of its first forward. */
   const first = new Map<number, Map<string, Checksum>>();
-  const outside = new Map<string, bigint | number>();
+  const outside = new Map<string, bigint>();
 
   const bind = (index: number, probe: Probe, k: number, places: Places): Call => {
     const segment = segments[index]!;
@@ -99,9 +83,7 @@ export function createVerifier(
 
   const checksumsOf = (probe: Probe, call: Call): Map<string, Checksum> => {
     executor.run(call);
-    return new Map(
-      probe.values.map(({ name, offset, type }) => [name, checksum(executor.read(arena + offset, byteLength(type)), type.dtype)]),
-    );
+    return new Map(probe.values.map(({ name, offset, type }) => [name, checksum(arena + offset, byteLength(type), type.dtype)]));
   };
 
   const compare = (index: number, probe: Probe, call: Call, when: string): void => {
@@ -124,10 +106,10 @@ export function createVerifier(
       outside.clear();
     },
     copied(item, address, bytes) {
-      outside.set(item, Bun.hash(executor.read(address, bytes)));
+      outside.set(item, hash(address, bytes));
     },
     fetched(item, address, bytes) {
-      if (outside.get(item) === Bun.hash(executor.read(address, bytes))) return;
+      if (outside.get(item) === hash(address, bytes)) return;
       throw new ReplayError(`replay check: ${item} did not come back from outside as it was when it was copied`);
     },
     watch({ op, graph, k }, places) {
@@ -136,12 +118,12 @@ export function createVerifier(
       const index = op.i - 1;
       const { model } = segments[index]!;
       if (op.kind === "B") {
-        const probe = probes.get(graph)!;
+        const probe = probes.of(graph);
         if (probe.values.length === 0) return { before: nothing, after: nothing };
         const call = bind(index, probe, k, places);
         return { before: () => compare(index, probe, call, `when its backward computes it again`), after: nothing };
       }
-      const probe = probes.get(model.forward)!;
+      const probe = probes.of(model.forward);
       const call = bind(index, probe, k, places);
       const output = model.forward.outputs[0]!.name;
       const type = typeOf(model.forward, output);
@@ -150,10 +132,8 @@ export function createVerifier(
         after() {
           const replayed = first.has(index);
           if (!replayed) first.set(index, checksumsOf(probe, call));
-          if (
-            agree(first.get(index)!.get(output)!, checksum(executor.read(places.output(), byteLength(type)), type.dtype), exact)
-          )
-            return;
+          const now = checksum(places.output(), byteLength(type), type.dtype);
+          if (agree(first.get(index)!.get(output)!, now, exact)) return;
           if (replayed) compare(index, probe, call, "when its forward is replayed");
           throw new ReplayError(
             `replay check: the output of ${segments[index]!.name} is not what its forward computes, although each operator by itself gives the same`,
@@ -164,40 +144,41 @@ export function createVerifier(
   };
 }
 
-/** The part of a graph that makes the values that are wanted, with all of them as outputs. */
-function probeOf(graph: Graph, wanted: (name: string) => boolean, programs: Programs): Probe {
-  const made = graph.nodes
-    .flatMap((node) => node.outputs.map((name) => ({ name, op: node.op })))
-    .filter(({ name }) => wanted(name));
-  const roles = new Map(graph.outputs.map(({ name, role }) => [name, role]));
-  const probe = prune({
-    ...graph,
-    outputs: made.map(({ name }) => ({ name, role: roles.get(name) === "boundary" ? ("boundary" as const) : ("tape" as const) })),
-  });
-  let bytes = 0;
-  const values = made.map(({ name, op }) => {
-    const type = typeOf(graph, name);
-    const value = { name, op, offset: bytes, type };
-    bytes += align(byteLength(type));
-    return value;
-  });
-  return { graph: probe, values, bytes: bytes + (made.length > 0 ? align(programs.of(probe).workspace) : 0) };
-}
-
 interface Checksum {
-  readonly hash: number | bigint;
+  readonly hash: bigint;
+  /** Of values and of their magnitudes; 0 where the hash alone decides. */
   readonly sum: number;
   readonly magnitude: number;
 }
 
-function checksum(bytes: Uint8Array, dtype: DType): Checksum {
-  const values = toFloat32(bytes, dtype as FloatType);
+function hashOf(pieces: Iterable<Uint8Array>): bigint {
+  let hash = 0n;
+  for (const piece of pieces) hash = Bun.hash.wyhash(piece, hash);
+  return hash;
+}
+
+/** `pieces` of whole, aligned elements. */
+function checksumOf(pieces: Iterable<Uint8Array>, dtype: DType, exact: boolean): Checksum {
+  if (exact) return { hash: hashOf(pieces), sum: 0, magnitude: 0 };
+  let hash = 0n;
   let [sum, magnitude] = [0, 0];
-  for (const value of values) {
-    sum += value;
-    magnitude += Math.abs(value);
+  const wide = new Float32Array(PIECE / 2);
+  for (const piece of pieces) {
+    hash = Bun.hash.wyhash(piece, hash);
+    for (const value of floats(piece, dtype, wide)) {
+      sum += value;
+      magnitude += Math.abs(value);
+    }
   }
-  return { hash: Bun.hash(bytes), sum, magnitude };
+  return { hash, sum, magnitude };
+}
+
+/** A view of f32 values, or halves widened into `wide`. */
+function floats({ buffer, byteOffset, byteLength }: Uint8Array, dtype: DType, wide: Float32Array): Float32Array {
+  if (dtype !== "bf16" && dtype !== "f16") return new Float32Array(buffer, byteOffset, byteLength / 4);
+  const values = wide.subarray(0, byteLength / 2);
+  widen(new Uint16Array(buffer, byteOffset, byteLength / 2), dtype, values);
+  return values;
 }
 
 function agree(a: Checksum, b: Checksum, exact: boolean): boolean {

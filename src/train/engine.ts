@@ -24,8 +24,6 @@ import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "./we
 
 export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link" | "costs">, WeightStorage {
   readonly source: TensorSource;
-  /** Check that what is computed again comes out as before; see runtime/verify.ts. */
-  readonly verifyReplay?: boolean;
   /** Boundaries and tapes may leave memory. */
   readonly offload?: OffloadOptions | null;
   /** Times to plan by. Programs without one are timed on `batch` before the first step. */
@@ -141,7 +139,10 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     return plan.withTimes(secondsWith(costs, programs.graphs()), store && costs.bandwidthOf(store.description));
   }
 
-  const verifiers = lazily((tokens) => createVerifier(executor, programs, stepOf(tokens).segments, memory));
+  const checks = fixed.checks > 0 ? executor.reserve(fixed.checks) : 0;
+  const verifiers = lazily((tokens) =>
+    createVerifier(executor, programs, stepOf(tokens).segments, memory, plan.probes.get(tokens)!, checks),
+  );
   const makeRunners = () =>
     lazily((tokens) => {
       const step = stepOf(tokens);

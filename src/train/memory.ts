@@ -3,15 +3,16 @@ import type { Chain } from "../schedule/chain.ts";
 import type { Schedule } from "../schedule/ops.ts";
 import { simulate } from "../schedule/simulate.ts";
 
-/** Bytes of what is not scheduled: resident memory, the inputs of a micro-batch, and logits where they are asked for. */
+/** Bytes of what is not scheduled: resident memory, the inputs of a micro-batch, logits and replay checks where they are asked for. */
 export interface FixedBytes extends ResidentBytes {
   readonly batch: number;
   readonly logits: number;
+  readonly checks: number;
 }
 
 /** Peak memory of training, in bytes, by part. `peak` is their sum. */
 export interface MemoryForecast {
-  /** Weights, adapters, gradients, optimizer state, and the batch's own inputs. */
+  /** What is not scheduled: weights, adapters, gradients, optimizer state, the batch's own inputs, ... */
   readonly resident: number;
   /** Boundaries and tapes at the moment of the peak. */
   readonly stash: number;
@@ -22,8 +23,8 @@ export interface MemoryForecast {
   readonly peak: number;
 }
 
-export function fixedTotal({ frozen, trainable, gradients, optimizer, batch, logits }: FixedBytes): number {
-  return frozen + trainable + gradients + optimizer + batch + logits;
+export function fixedTotal({ frozen, trainable, gradients, optimizer, batch, logits, checks }: FixedBytes): number {
+  return frozen + trainable + gradients + optimizer + batch + logits + checks;
 }
 
 /** What a schedule needs beside what is fixed, by exact simulation. */

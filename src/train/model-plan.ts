@@ -11,6 +11,7 @@ import { buildLogits, buildSegments } from "../models/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../runtime/chain.ts";
 import { align, type Executor } from "../runtime/executor.ts";
 import { forwardExtent } from "../runtime/forward.ts";
+import { createProbes, type Probes } from "../runtime/probes.ts";
 import { collectParams, residentBytes } from "../runtime/resident.ts";
 import { measureTemporary, settle } from "../runtime/temporary.ts";
 import type { Link } from "../schedule/chain.ts";
@@ -52,6 +53,8 @@ export interface ModelPlanOptions {
   readonly decode?: number;
   /** Batches have weights. */
   readonly weighted?: boolean;
+  /** Check that what is computed again comes out as before; see runtime/verify.ts. */
+  readonly verifyReplay?: boolean;
   /** Reserve AdamW's moments. */
   readonly optimizer: boolean;
   /** Boundaries and tapes may leave memory by this link. */
@@ -76,6 +79,8 @@ export interface ModelPlan {
   readonly largest: TokenPlan;
   /** Segments that end in logits, by number of tokens. */
   readonly answers: ReadonlyMap<number, readonly Segment[]>;
+  /** What replay checks run, by number of tokens; none where they are not asked for. */
+  readonly probes: ReadonlyMap<number, Probes>;
   /** Decoding, in the arena between steps. */
   readonly decoder: DecoderPlan | null;
   /** Everything besides the arena. */
@@ -123,7 +128,10 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     }),
   );
   const most = Math.max(...options.tokens);
-  const fixed = fixedBytes(options, built.get(most)!.segments);
+  const probes = new Map(
+    options.verifyReplay ? [...built].map(([tokens, { segments }]) => [tokens, createProbes(segments, programs)]) : [],
+  );
+  const fixed = fixedBytes(options, built.get(most)!.segments, Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes)));
   const forwards = [...[...built.values()].map(({ still }) => still), ...answers.values()];
   const decoder =
     options.decode === undefined ? null : planDecoder(programs, config, { ...stillOptions(1), compute }, options.decode);
@@ -172,6 +180,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       steps,
       largest,
       answers,
+      probes,
       decoder,
       fixed,
       measured,
@@ -227,13 +236,14 @@ function checkNames(segments: readonly Segment[], names: readonly string[]): voi
 }
 
 /** Bytes of what is not scheduled. */
-function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[]): FixedBytes {
+function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[], checks: number): FixedBytes {
   const { config, logits } = options;
   const rows = logits?.rows ?? 1;
   return {
     ...residentBytes(collectParams(segments), options.optimizer),
     batch: batchBytes(config, { tokens: mostTokens(options), rows, weighted: options.weighted }) + constantBytes(segments.length),
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
+    checks,
   };
 }
 
