@@ -82,9 +82,11 @@ export async function run(args: readonly string[]): Promise<number> {
       used.add(model.forward);
       if (model.training) used.add(model.training.taped).add(model.training.backward);
     }
-    writeSegmentModels(join(folder, RUN_FILES.segments), segments, (graph) => used.has(graph));
-    // The files were made in memory, which belongs to the first step now.
-    Bun.gc(true);
+    writeSegmentModels(join(folder, RUN_FILES.segments), segments, {
+      wanted: (graph) => used.has(graph),
+      // The memory belongs to the first step.
+      afterFile: () => Bun.gc(true),
+    });
     const { costs } = session;
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     await runSession(session, folder, display);

@@ -28,12 +28,22 @@ export const fileNameOf = (model: SegmentModel, program: string): string => `${m
 /** Whether a program is written: all are by default. */
 type Wanted = (graph: Graph) => boolean;
 
+export interface WriteOptions {
+  readonly wanted?: Wanted;
+  /** Called after each file. Making one leaves some fifty times its size of garbage. */
+  readonly afterFile?: () => void;
+}
+
 /**
  * Writes the segment models of a chain into `folder`: one ONNX file per program of each distinct model, and
  * `segments.json`, which lists the segments in order. Each file appears whole or not at all, the list last.
  * @throws {UserError} when the folder cannot be written
  */
-export function writeSegmentModels(folder: string, segments: readonly Segment[], wanted: Wanted = () => true): void {
+export function writeSegmentModels(
+  folder: string,
+  segments: readonly Segment[],
+  { wanted = () => true, afterFile = () => {} }: WriteOptions = {},
+): void {
   makeFolder(folder);
   for (const model of new Set(segments.map((segment) => segment.model))) {
     const users = segments.filter((segment) => segment.model === model).map((segment) => segment.name);
@@ -41,6 +51,7 @@ export function writeSegmentModels(folder: string, segments: readonly Segment[],
     for (const [program, graph] of programsOf(model).filter(([, graph]) => wanted(graph))) {
       const note = `${NOTES[program.replace(/-\d+$/, "")]}${variantText(program)} Segment model ${model.id} by Remat, for ${span}; see segments.json.`;
       writeAtomic(join(folder, fileNameOf(model, program)), [writeModel(graph, note)]);
+      afterFile();
     }
   }
   writeTextAtomic(
