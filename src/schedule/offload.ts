@@ -8,17 +8,18 @@
  * cannot be rationed by a price alone), and with some memory kept back for what is under way; it moves fetches ahead and drops back,
  * and keeps the schedule that the exact simulation finds fastest.
  */
-import { type Chain, type Link, variantsOf } from "./chain.ts";
+import type { Chain, Link } from "./chain.ts";
 import { canonicalIntervals } from "./intervals.ts";
 import { type Computation, DA, DT, formatSchedule, IA, isComputation, IT, OA, type Op, OT, type Schedule } from "./ops.ts";
 import { frontier, makePlanner, type Planned, type Planner, type PlannerOptions } from "./optimal.ts";
 import { overlapTransfers } from "./overlap.ts";
 import { readSchedule } from "./read.ts";
-import { makeRecurrence, NONE, type Recurrence } from "./recurrence.ts";
+import { pagedRecurrence } from "./paged.ts";
+import { makeRecurrence, type Recurrence } from "./recurrence.ts";
 import { simulate } from "./simulate.ts";
 import { strategySchedule } from "./strategies.ts";
 import { fittingUnit, sizeDivisor } from "./slots.ts";
-import { extremes, fillTable, layoutTable } from "./table.ts";
+import { extremes, fillTable, layoutTable, type Table } from "./table.ts";
 
 /** The planner of a chain: with offload where the chain has a link. */
 export function plannerOf(chain: Chain, options?: PlannerOptions): Planner {
@@ -30,7 +31,7 @@ export function plannerOf(chain: Chain, options?: PlannerOptions): Planner {
 }
 
 /** Inner steps and entries (of 8 bytes) of a table at most, and slots of the layout by which they are foreseen. */
-const WORK = 1e7;
+const WORK = 5e6;
 const MOST_ENTRIES = 1e6;
 const SLOTS = 500;
 
@@ -49,49 +50,71 @@ const CHOICES = [
   { scale: 0.02, stride: 4 },
   { scale: 0.1, stride: 3 },
 ] as const;
-/** Long chains, whose tables take longer, have the first of them. */
+/** Factors by which memory counts as more or less than it is when a rounded table is read: see optimal.ts. */
+const READINGS = [1, 0.97, 1.03, 1.06];
+/** Long chains, whose tables take longer, have the first of them, fewer split points, and hold whole tapes alone without their input. */
 const LONG_CHAIN = 64;
-const LONG_CHAIN_CHOICES = 5;
+const LONG_CHAIN_CHOICES = 3;
 /** How far a fetch moves ahead, in multiples of its own duration. */
 const LEADS = [0, 1, 2, 4, Infinity];
 /** Time as a multiple of the least without a limit that is not worth a search. */
 const GOOD = 1.002;
 /** Share of a limit down to which its search is used again. */
 const NEAR = 0.9;
+/** Chains of so few limits that differ have a plan for each of them. */
+const FEW_LIMITS = 128;
+/** Limits below one that is asked for whose schedules are looked at too. */
+const RUNGS = 8;
 /** Limits at which a curve looks for schedules with offload. */
 const CURVE_POINTS = 10;
 
 function withOffload(chain: Chain, link: Link, plain: Planner, entries: number): Planner {
-  const base = makeRecurrence(chain, canonicalIntervals(chain));
+  const isLong = chain.n > LONG_CHAIN;
+  const base = makeRecurrence(chain, canonicalIntervals(chain), isLong ? { retapes: 1, allSplits: LONG_CHAIN } : {});
   const boundary = Math.max(...chain.a);
   const tape = Math.max(...chain.r);
   const reserves = [0, boundary, 2 * boundary, tape + boundary, 2 * (tape + boundary)];
-  const choices = chain.n <= LONG_CHAIN ? CHOICES : CHOICES.slice(0, LONG_CHAIN_CHOICES);
+  const choices = isLong ? CHOICES.slice(0, LONG_CHAIN_CHOICES) : CHOICES;
+  const readers = new Map<number, Reader>();
+  /** Of tapes at a stride; the price of a transfer changes no bound. */
+  const readerOf = (stride: number): Reader => {
+    let reader = readers.get(stride);
+    if (!reader) readers.set(stride, (reader = makeReader(chain, (scale) => pagedRecurrence(chain, link, base, scale, stride))));
+    return reader;
+  };
   // Where every tape may leave, the least memory is the least of all.
-  const leastMemory = Math.min(plain.leastMemory, readerOf(chain, pagedRecurrence(chain, link, base, 1, 1)).leastMemory);
+  const leastMemory = Math.min(plain.leastMemory, readerOf(1).leastMemory);
   const enough = plain.fastest.simulation.peak;
 
-  /** Schedules whose transfers stop the computation, for the largest of some limits and below. */
+  /** Reads schedules whose transfers stop the computation, for limits up to `memory`. */
+  const tablesFor = (memory: number): ((limit: number) => Candidate[]) => {
+    let unit: number | undefined;
+    const reads = choices.flatMap(({ scale, stride }) => {
+      const reader = readerOf(stride);
+      if (memory < reader.leastMemory) return [];
+      // All choices have about the same work, which takes a while to foresee in a long chain.
+      if (unit === undefined || !isLong) unit = reader.unitFor(memory, entries);
+      const read = reader.upTo(memory, scale, unit);
+      return [(limit: number) => (limit >= reader.leastMemory ? read(limit) : [])];
+    });
+    return (limit) =>
+      reads.flatMap((read) =>
+        read(limit).flatMap((schedule) => (schedule.some(isFetch) ? [candidateOf(chain, link, schedule)] : [])),
+      );
+  };
+  /** The candidates of several limits, each schedule once. */
   const search = (limits: readonly number[]): Candidate[] => {
-    const found = new Map<string, Candidate>();
-    for (const { scale, stride } of choices) {
-      const reader = readerOf(chain, pagedRecurrence(chain, link, base, scale, stride));
-      const fitting = limits.filter((memory) => memory >= reader.leastMemory);
-      if (fitting.length === 0) continue;
-      const read = reader.upTo(Math.max(...fitting), entries);
-      for (const memory of fitting) {
-        const schedule = read(memory);
-        const key = formatSchedule(schedule).join();
-        if (!found.has(key) && schedule.some(isFetch)) found.set(key, { schedule, peak: simulate(chain, schedule).peak });
-      }
-    }
+    const read = tablesFor(Math.max(...limits));
+    const found = new Map(limits.flatMap(read).map((candidate) => [formatSchedule(candidate.schedule).join(), candidate]));
     return [...found.values()];
   };
   const best = (candidates: readonly Candidate[], memory: number, from: Planned | null): Planned | null => {
     let best = from;
-    for (const { schedule, peak } of candidates) {
+    for (const { schedule, peak, least } of candidates.toSorted((x, y) => x.least - y.least)) {
       if (peak > memory) continue;
       for (const lead of LEADS) {
+        // Wherever transfers go, they are not faster than that.
+        if (best && least >= best.simulation.time) return best;
         const beside = overlapTransfers(chain, link, schedule, memory, lead);
         const simulation = simulate(chain, beside);
         if (!best || simulation.time < best.simulation.time) best = { schedule: beside, simulation };
@@ -99,8 +122,47 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number):
     }
     return best;
   };
+  const simple = (memory: number) => best(simpleCandidates(chain, link, memory), memory, plain.plan(memory));
+  const isGood = (planned: Planned | null): planned is Planned =>
+    planned !== null && planned.simulation.time <= GOOD * plain.fastest.simulation.time;
+
+  const divisor = sizeDivisor(chain);
+  const count = divisor > 0 ? Math.round((enough - leastMemory) / divisor) : Infinity;
+  /** Where there are few limits that differ, the plans of all of them in turn: none is slower than the one of a lower limit. */
+  const plans: (Planned | null)[] = [];
+  let read: ((limit: number) => Candidate[]) | undefined;
+  const candidatesAt = memoised((limit: number) => (read ??= tablesFor(enough))(limit));
+  const planOf = (limit: number): Planned | null => {
+    const planned = simple(limit);
+    if (isGood(planned)) return planned;
+    return best(
+      reserves.flatMap((reserve) => candidatesAt(limit - reserve)),
+      limit,
+      planned,
+    );
+  };
+  const planAt = (index: number): Planned | null => {
+    while (plans.length <= index) {
+      const planned = planOf(leastMemory + plans.length * divisor);
+      const lower = plans.at(-1) ?? null;
+      plans.push(lower && !(planned && planned.simulation.time < lower.simulation.time) ? lower : planned);
+    }
+    return plans[index]!;
+  };
+
+  const rungs = Array.from({ length: RUNGS }, (_, i) => leastMemory * (enough / leastMemory) ** (i / RUNGS));
   /** Limits a little below one that was asked for are answered by the same search. */
   let last: { readonly memory: number; readonly candidates: readonly Candidate[] } | undefined;
+  const planBetween = (memory: number): Planned | null => {
+    const planned = simple(memory);
+    if (isGood(planned)) return planned;
+    const isNear = last !== undefined && memory <= last.memory && memory >= NEAR * last.memory;
+    const known = isNear ? best(last!.candidates, memory, planned) : null;
+    if (known) return known;
+    const lower = rungs.filter((rung) => rung < memory);
+    last = { memory, candidates: search([...reserves.map((reserve) => memory - reserve), ...lower]) };
+    return best(last.candidates, memory, planned);
+  };
 
   return {
     chain,
@@ -109,40 +171,44 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number):
     plan(memory) {
       if (!(memory >= leastMemory)) return null;
       if (memory >= enough) return plain.fastest;
-      const simple = best(simpleCandidates(chain, memory), memory, plain.plan(memory));
-      if (simple && simple.simulation.time <= GOOD * plain.fastest.simulation.time) return simple;
-      const isNear = last !== undefined && memory <= last.memory && memory >= NEAR * last.memory;
-      const known = isNear ? best(last!.candidates, memory, simple) : null;
-      if (known) return known;
-      last = { memory, candidates: search(reserves.map((reserve) => memory - reserve)) };
-      return best(last.candidates, memory, simple);
+      return count <= FEW_LIMITS ? planAt(Math.floor((memory - leastMemory) / divisor)) : planBetween(memory);
     },
     curve() {
       const limits = Array.from({ length: CURVE_POINTS }, (_, i) => leastMemory * (enough / leastMemory) ** (i / CURVE_POINTS));
       const candidates = search(limits.toReversed());
-      const points = limits.flatMap((memory) => best([...candidates, ...simpleCandidates(chain, memory)], memory, null) ?? []);
+      const points = limits.flatMap(
+        (memory) => best([...candidates, ...simpleCandidates(chain, link, memory)], memory, null) ?? [],
+      );
       return frontier([...plain.curve(), ...points]);
     },
   };
 }
 
-/** A schedule whose transfers stop the computation, and its peak. */
+/** A schedule whose transfers stop the computation. */
 interface Candidate {
   readonly schedule: Schedule;
   readonly peak: number;
+  /** Time that its computations take, and its transfers in either direction: the least when they are beside each other. */
+  readonly least: number;
+}
+
+function candidateOf(chain: Chain, link: Link, schedule: Schedule): Candidate {
+  const { time, waited, peak, transfers } = simulate(chain, schedule);
+  const moved = { out: 0, in: 0 };
+  for (const { direction, bytes } of transfers) moved[direction] += bytes;
+  return { schedule, peak, least: Math.max(time - waited, moved.out / link.out, moved.in / link.in) };
 }
 
 /**
  * Everything computed once: the tapes of one variant, and those of the first segments, as few as that takes, outside. These are good
  * where a chain is so deep that a slot of a table is larger than a boundary.
  */
-function simpleCandidates(chain: Chain, memory: number): Candidate[] {
+function simpleCandidates(chain: Chain, link: Link, memory: number): Candidate[] {
   const variants = Math.max(...chain.variants.map((list) => list.length));
   return Array.from({ length: variants + 1 }, (_, variant) => {
     const kept = strategySchedule(chain, { name: "off", variant });
     const outside = (count: number): Candidate => {
-      const schedule = offloadKept(chain, kept, { last: chain.frozen + count, isBeside: false });
-      return { schedule, peak: simulate(chain, schedule).peak };
+      return candidateOf(chain, link, offloadKept(chain, kept, { last: chain.frozen + count, isBeside: false }));
     };
     let [low, high] = [0, chain.n - chain.frozen];
     while (high - low > 1) {
@@ -156,70 +222,44 @@ function simpleCandidates(chain: Chain, memory: number): Candidate[] {
 
 const isFetch = ({ kind }: Op): boolean => kind === "IA" || kind === "IT";
 
-function readerOf(chain: Chain, recurrence: Recurrence) {
-  const bounds = extremes(recurrence);
-  const root = recurrence.forC(1, chain.n);
-  const leastMemory = chain.a[0]! + bounds.least[root]!;
+interface Reader {
+  readonly leastMemory: number;
+  /** Bytes of a slot of a table for limits up to `memory` bytes: the sizes' divisor where that can be afforded. */
+  unitFor(memory: number, entries: number): number;
+  /** Reads schedules for limits from the least memory to `memory` bytes out of one table. */
+  upTo(memory: number, scale: number, unit: number): (limit: number) => Schedule[];
+}
+
+function makeReader(chain: Chain, recurrenceOf: (scale: number) => Recurrence): Reader {
+  const any = recurrenceOf(1);
+  const bounds = extremes(any);
+  const root = any.forC(1, chain.n);
   const divisor = sizeDivisor(chain);
+  const top = (memory: number) => Math.min(memory, bounds.enough[root]! + chain.a[0]!);
   return {
-    leastMemory,
-    /** Reads the schedules of limits from the least memory to `memory` bytes out of one table. */
-    upTo(memory: number, entries: number): (limit: number) => Schedule {
-      const top = Math.min(memory, bounds.enough[root]! + chain.a[0]!);
-      const layout = (unit: number) => layoutTable(recurrence, bounds, unit, top);
-      const first = layout(Math.max(divisor, top / SLOTS));
+    leastMemory: chain.a[0]! + bounds.least[root]!,
+    unitFor(memory, entries) {
+      const first = layoutTable(any, bounds, Math.max(divisor, top(memory) / SLOTS), top(memory));
       const affordable = first.unit * Math.max(first.work / WORK, first.entries / entries);
-      const isExact = divisor >= affordable;
-      const table = fillTable(recurrence, layout(isExact ? divisor : fittingUnit(chain, affordable)));
-      return (limit) => readSchedule(chain, recurrence, bounds, table, isExact ? Math.floor(limit / divisor) * divisor : limit);
+      return divisor >= affordable ? divisor : fittingUnit(chain, affordable);
+    },
+    upTo(memory, scale, unit) {
+      const recurrence = recurrenceOf(scale);
+      const table = fillTable(recurrence, layoutTable(recurrence, bounds, unit, top(memory)));
+      const read = (view: Table, limit: number) => readSchedule(chain, recurrence, bounds, view, limit);
+      if (unit === divisor) return (limit) => [read(table, Math.floor(limit / divisor) * divisor)];
+      const views = (chain.n <= LONG_CHAIN ? READINGS : [1]).map((factor) => ({ ...table, unit: table.unit / factor }));
+      return (limit) => views.map((view) => read(view, limit));
     },
   };
 }
 
-/**
- * The recurrence with the choice to have inputs and tapes outside, where a transfer costs `scale` times what it takes. Of
- * the tapes in an interval s..t only those of t, t - stride, t - 2 stride .. may leave.
- */
-function pagedRecurrence(chain: Chain, link: Link, base: Recurrence, scale: number, stride: number): Recurrence {
-  const { a } = chain;
-  const tapes = Array.from({ length: chain.n + 1 }, (_, i) => (i === 0 ? [] : variantsOf(chain, i).map(({ r }) => r)));
-  const row = (of: number, copied: boolean) => (of === NONE ? NONE : 2 * of + (copied ? 1 : 0));
-  const leaves = (bytes: number) => bytes > 0 && bytes >= link.leastBytes;
-  const timeOut = scale / link.out;
-  const timeIn = scale / link.in;
-  return {
-    rows: 2 * base.rows,
-    order: Int32Array.from([...base.order].flatMap((of) => [2 * of, 2 * of + 1])),
-    forC: (s, t) => row(base.forC(s, t), false),
-    forD: (s, q, k) => row(base.forD(s, q, k), false),
-    subproblem: (of) => {
-      const [s, t, k] = base.subproblem(of >> 1);
-      return [s, t, k, (of & 1) === 1];
-    },
-    options(s, t, k, copied, visit) {
-      const input = a[s - 1]!;
-      const inputLeaves = leaves(input);
-      const inputTime = input * (timeIn + (copied ? 0 : timeOut));
-      base.options(s, t, k, false, (option) => {
-        const { choice, time, deep, deepTaken, rest } = option;
-        const taped = choice === "tape" ? s : choice === "retape" ? option.q : NONE;
-        const tape = taped === NONE ? 0 : tapes[taped]![option.k]!;
-        const inputWays = inputLeaves && deep !== NONE && (choice === "tape" || rest !== NONE) ? 1 : 0;
-        const tapeWays = leaves(tape) && stride > 0 && (t - taped) % stride === 0 ? 1 : 0;
-        option.deep = row(deep, false);
-        // The option is the base's own, which it overwrites for the next one: no copies in the innermost loop.
-        for (let input1 = 0; input1 <= inputWays; input1++) {
-          for (let tape1 = 0; tape1 <= tapeWays; tape1++) {
-            option.pagesInput = input1 === 1;
-            option.pagesTape = tape1 === 1;
-            option.rest = row(rest, copied || option.pagesInput);
-            option.time = time + input1 * inputTime + tape1 * tape * (timeIn + timeOut);
-            option.deepTaken = deepTaken - input1 * input - tape1 * tape;
-            visit(option);
-          }
-        }
-      });
-    },
+function memoised<T>(make: (key: number) => T): (key: number) => T {
+  const made = new Map<number, T>();
+  return (key) => {
+    let value = made.get(key);
+    if (value === undefined) made.set(key, (value = make(key)));
+    return value;
   };
 }
 

@@ -61,6 +61,8 @@ export interface Recurrence {
    * already; it matters where there is offload.
    */
   options(s: number, t: number, k: number, copied: boolean, visit: (option: Option) => void): void;
+  /** Options that have the least memory and the least time of all: those that decide which memory a row is about. */
+  extremes(s: number, t: number, k: number, copied: boolean, visit: (option: Option) => void): void;
   /** The subproblem of a row: s, t, k (`NONE` for C), and whether its input has a copy outside. */
   subproblem(row: number): readonly [s: number, t: number, k: number, copied: boolean];
 }
@@ -72,11 +74,23 @@ export interface Recurrence {
 const ALL_SPLITS = 128;
 const NEAR_SPLITS = 16;
 
-export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
+export interface RecurrenceOptions {
+  /** Variants of a tape that may be held without its input, the first of those worth a try; all by default. */
+  readonly retapes?: number;
+  /** Segments up to which a chain tries all split points. */
+  readonly allSplits?: number;
+}
+
+export function makeRecurrence(
+  chain: Chain,
+  intervals: Intervals,
+  { retapes = Infinity, allSplits = ALL_SPLITS }: RecurrenceOptions = {},
+): Recurrence {
   const { n, a, g, w, uf, of, frozen } = chain;
   /** By segment, 1-based: all variants, and the numbers of those worth a try. */
   const tapes = Array.from({ length: n + 1 }, (_, i) => (i === 0 ? [] : variantsOf(chain, i)));
   const variants = tapes.map(useful);
+  const retaped = variants.map((list) => list.slice(0, retapes));
   /** behind[i]: parameter-gradient bytes of segments 1..i; the sum over i+1..t is behind[t] - behind[i]. */
   const behind = new Float64Array(n + 1);
   for (let i = 1; i <= n; i++) behind[i] = behind[i - 1]! + w[i - 1]!;
@@ -95,13 +109,13 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
     order.push(id);
     // The tape of the last segment is never held over deeper backwards: there are none.
     for (let k = 0; t < n && k < tapes[t]!.length; k++) {
-      order.push(subproblems.length);
+      if (retaped[t]!.includes(k)) order.push(subproblems.length);
       subproblems.push([s, t, k, false]);
     }
   }
   const stride = Math.ceil(n / 64);
   const splits = (s: number, q: number, t: number) =>
-    n <= ALL_SPLITS || q - s <= NEAR_SPLITS || t - q <= NEAR_SPLITS || (q - s) % stride === 0;
+    n <= allSplits || q - s <= NEAR_SPLITS || t - q <= NEAR_SPLITS || (q - s) % stride === 0;
   const forC = (s: number, t: number) => (t <= frozen ? NONE : intervals.id(s, t));
   const forD = (s: number, q: number, k: number) => baseD[intervals.id(s, q)]! + k;
 
@@ -183,7 +197,7 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
       option.restTaken = behind[t]! - behind[q - 1]!;
       visit(option);
       if (q > frozen && q < t) {
-        for (const k of variants[q]!) {
+        for (const k of retaped[q]!) {
           const { uf: f, r, of: fo } = tapes[q]![k]!;
           give("retape", q, k, time + f, base + Math.max(sweep, a[q - 1]! + a[q]! + r + fo));
           option.deep = deeper(q + 1);
@@ -202,6 +216,7 @@ export function makeRecurrence(chain: Chain, intervals: Intervals): Recurrence {
     forC,
     forD,
     options,
+    extremes: options,
     subproblem: (row) => subproblems[row]!,
   };
 }

@@ -24,7 +24,7 @@ export function extremes(recurrence: Recurrence): Extremes {
   const enough = new Float64Array(recurrence.rows).fill(Infinity);
   for (const row of recurrence.order) {
     const [s, t, k, copied] = recurrence.subproblem(row);
-    recurrence.options(s, t, k, copied, ({ threshold, deep, deepTaken, rest, restTaken, time: own }) => {
+    recurrence.extremes(s, t, k, copied, ({ threshold, deep, deepTaken, rest, restTaken, time: own }) => {
       let memory = threshold;
       let all = threshold;
       let sum = own;
@@ -81,7 +81,7 @@ export function layoutTable(recurrence: Recurrence, { time }: Extremes, unit: nu
     let starts = 0;
     let options = 0;
     let best = top;
-    recurrence.options(s, t, k, copied, (option) => {
+    recurrence.extremes(s, t, k, copied, (option) => {
       const { deep, rest } = option;
       let from = Math.max(0, slots(option.threshold));
       let all = from;

@@ -158,6 +158,51 @@ describe("offload as a choice of the planner", () => {
     expect(below).toBeGreaterThan(5);
   });
 
+  test("12 random chains: no limit has a slower plan than a lower one has, whatever was planned before; never slower than without offload", () => {
+    const random = makeRandom(31);
+    let faster = 0;
+    for (let i = 0; i < 12; i++) {
+      const plain = randomChain(random, random.whole(3, 6));
+      const chain = linked(plain, random.whole(1, 4), random.whole(1, 4));
+      const without = makePlanner(plain);
+      const least = plannerOf(chain).leastMemory;
+      const enough = without.fastest.simulation.peak;
+      let before = Infinity;
+      for (let step = 0; step <= 8; step++) {
+        const memory = least + Math.floor(((enough - least) * step) / 8) + (step % 2 === 0 ? 0 : 0.5);
+        const { time, peak } = plannerOf(chain).plan(memory)!.simulation;
+        expect(peak).toBeLessThanOrEqual(memory);
+        expect(time).toBeLessThanOrEqual(before);
+        expect(time).toBeLessThanOrEqual((without.plan(memory)?.simulation.time ?? Infinity) + 1e-9);
+        if (time < before) faster++;
+        before = time;
+      }
+    }
+    expect(faster).toBeGreaterThan(40);
+  });
+
+  test("language models of many limits: monotonic over 12 limits, at three bandwidths", () => {
+    const plain = languageModel({ blocks: 10, scale: 1000, selective: true });
+    const { simulation } = makePlanner(plain).fastest;
+    for (const bandwidth of [1e3, 5e3, 2e4]) {
+      let before = Infinity;
+      for (let share = 0.15; share < 1; share += 0.07) {
+        const { time } = plannerOf(linked(plain, bandwidth, bandwidth)).plan(share * simulation.peak)!.simulation;
+        expect(time).toBeLessThanOrEqual(before);
+        before = time;
+      }
+    }
+  });
+
+  test("200 blocks on a slow link: planned in less than two seconds of processor time, on a busy machine too", () => {
+    const plain = languageModel({ blocks: 200, scale: 1000, selective: true });
+    const memory = 0.1 * makePlanner(plain).fastest.simulation.peak;
+    const begin = process.cpuUsage();
+    const planned = plannerOf(linked(plain, 1e3, 1e3)).plan(memory)!;
+    expect(process.cpuUsage(begin).user / 1e6).toBeLessThan(2);
+    expect(planned.simulation.time).toBeLessThanOrEqual(makePlanner(plain).plan(memory)!.simulation.time);
+  });
+
   // The planner is not exact for transfers beside the computation; this is what it is measured by.
   test("30 tiny chains against exhaustive search: least memory exact, times between the best with transfers that take no time and (in all but 1 of 90 cases) the best with transfers that stop the computation", () => {
     const random = makeRandom(11);
