@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { idealTime } from "../../src/schedule/chain.ts";
 import { frontier, makePlanner } from "../../src/schedule/optimal.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { leastTime } from "./brute-force.ts";
 import { golden, languageModel, makeRandom, randomChain } from "./chains.ts";
+
+setDefaultTimeout(120_000);
 
 const SAME = 1 + 1e-9;
 

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Chain } from "../../src/schedule/chain.ts";
 import type { Schedule } from "../../src/schedule/ops.ts";
 import { makePlanner } from "../../src/schedule/optimal.ts";
@@ -6,6 +6,8 @@ import { place, PLACEMENT_ALIGNMENT, type PlacedItem, placeSchedule } from "../.
 import { simulate } from "../../src/schedule/simulate.ts";
 import { type Strategy, strategySchedule } from "../../src/schedule/strategies.ts";
 import { languageModel, makeRandom, randomChain } from "./chains.ts";
+
+setDefaultTimeout(120_000);
 
 /** Number of pairs that are live during a common step and share a byte: sweeps over the steps, items sorted by offset. */
 function overlaps(items: readonly PlacedItem[]): number {
