@@ -1,5 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import { elements, sameType } from "../graph/types.ts";
+import { byteLength, elements, sameType } from "../graph/types.ts";
 import { defineOp, expectShape, type NoAttrs, notDifferentiable } from "./types.ts";
 
 /** Entries of the `hyper` input, in order. */
@@ -43,8 +43,10 @@ export const AdamW = defineOp<NoAttrs>({
   },
   lower(e) {
     const inputs = [0, 1, 2, 3, 4].map((i) => e.input(i));
-    const outputs = [0, 1, 2].map((i) => e.output(i));
-    e.emit(Opcode.AdamW, [...inputs, ...outputs], [elements(e.type(e.input(0)!).shape)]);
+    const type = e.type(e.input(0)!);
+    // The kernel writes all three.
+    const outputs = [0, 1, 2].map((i) => (e.used(i) ? e.output(i) : e.scratch(byteLength(type))));
+    e.emit(Opcode.AdamW, [...inputs, ...outputs], [elements(type.shape)]);
   },
   inPlace: [
     [0, 0],

@@ -120,6 +120,8 @@ function arena(threads: number): Promise<Arena> {
 }
 
 const GUARD_BYTES = 64;
+/** Addresses below the modules' data; see asconfig.json. */
+const NULL_BYTES = 1024;
 const GUARD = new Uint8Array(GUARD_BYTES).fill(0xa5);
 /** Bytes that make f32 values NaN, i32 values absurd and halves NaN. */
 const POISON = 0xff;
@@ -169,6 +171,8 @@ export async function runGraph(
     executor.write(addresses.get(name)!, new Uint8Array(feed.data.buffer, feed.data.byteOffset, feed.data.byteLength));
   }
   executor.run(executor.bind(program, addresses, workspace));
+  // Nothing is there but what a null pointer would write, over the modules' own data soon.
+  if (executor.read(0, NULL_BYTES).some((byte) => byte !== 0)) throw new Error(`${graph.name}: written to a null pointer`);
   for (const { what, before, after } of guards) {
     for (const address of [before, after]) {
       if (executor.read(address, GUARD_BYTES).some((byte) => byte !== GUARD[0]))
