@@ -4,6 +4,7 @@ import { z } from "zod";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import { stopTokens } from "../generate/generate.ts";
+import { readGenerationConfig } from "../generate/sampling.ts";
 import { exportAdapter } from "../gguf/adapter.ts";
 import { endOfTurn } from "../gguf/chat.ts";
 import { exportModel } from "../gguf/model.ts";
@@ -66,8 +67,9 @@ export async function run(args: readonly string[]): Promise<number> {
     const ids = stopTokens(config, tokenizer).add(endOfTurn(tokenizer) ?? -1);
     const stop = [...tokenizer.specialTokens].filter(([, id]) => ids.has(id)).map(([token]) => token);
     const file = `./${basename(out)}`;
-    const text = adapterOnly ? modelfile(model.folder, file, tokenizer, stop) : modelfile(file, null, tokenizer, stop);
-    writeTextAtomic(companion, text);
+    const { values: sampling } = readGenerationConfig(model.folder);
+    const [from, alone] = adapterOnly ? [model.folder, file] : [file, null];
+    writeTextAtomic(companion, modelfile(from, alone, tokenizer, stop, sampling));
     for (const note of notes(config, tokenizer)) process.stderr.write(`note: ${note}\n`);
     if (json) printEvent({ type: "written", files: [out, companion], seconds: (performance.now() - begin) / 1000 });
     else

@@ -35,7 +35,7 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     const rest = (scale * rank) / alpha;
     const aType = typeFor(type, a.shape);
     const bType = typeFor(type, b.shape);
-    const aData = () => encode(readFloat32(adapter.source, a.name, a.shape), aType);
+    const aData = () => encode(readFloat32(adapter.source, a.name, a.shape), aType, a.name);
     const bValues = () => readFloat32(adapter.source, b.name, b.shape).map((value) => value * rest);
     return parts.flatMap(({ name, count, take }): GgufTensor[] => [
       { name: `${name}.weight.lora_a`, type: aType, shape: a.shape, data: aData },
@@ -43,7 +43,7 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
         name: `${name}.weight.lora_b`,
         type: bType,
         shape: [count(b.shape[0]!), rank],
-        data: () => encode(take(bValues(), rank), bType),
+        data: () => encode(take(bValues(), rank), bType, b.name),
       },
     ]);
   });

@@ -1,3 +1,4 @@
+import { UserError } from "../errors.ts";
 import type { Shape } from "../graph/types.ts";
 import { fromFloat32 } from "../hf/halves.ts";
 import { GGUF_TYPES, type GgufType } from "./write.ts";
@@ -13,7 +14,20 @@ export function headType(wanted: GgufType): GgufType {
   return wanted === "q4_0" ? "q8_0" : wanted;
 }
 
-export function encode(values: Float32Array, type: GgufType): Uint8Array {
+/** The greatest |x| that a type holds: scales of blocks are f16, of which 65504 is the greatest. */
+const GREATEST: Readonly<Record<GgufType, number>> = {
+  f32: Infinity,
+  bf16: Infinity,
+  f16: 65504,
+  q8_0: 65504 * 127,
+  q4_0: 65504 * 8,
+};
+
+/** @throws {UserError} a number that the type does not hold; `name` is the tensor's */
+export function encode(values: Float32Array, type: GgufType, name: string): Uint8Array {
+  const greatest = GREATEST[type];
+  const beyond = greatest === Infinity ? undefined : values.find((value) => Math.abs(value) > greatest);
+  if (beyond !== undefined) throw new UserError(`${name} holds ${beyond}, which ${type} does not: take --type bf16 or f32`);
   if (type === "q8_0") return quantise8(values);
   return type === "q4_0" ? quantise4(values) : fromFloat32(values, type);
 }

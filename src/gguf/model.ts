@@ -1,6 +1,7 @@
 import { basename, resolve } from "node:path";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { UserError } from "../errors.ts";
+import { readGenerationConfig } from "../generate/sampling.ts";
 import { elements, type FloatType } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config.ts";
 import { contextLimit, type RopeConfig } from "../hf/rope-config.ts";
@@ -15,6 +16,7 @@ import { type TensorData } from "../hf/safetensors-write.ts";
 import { encode, headType, typeFor } from "./encode.ts";
 import { architectureOf, blockModules, checkExportable, ggufParts, hasWindows, isUsualYarn, normOffset } from "./names.ts";
 import { spaceTaking, tokenizerMetadata } from "./tokenizer.ts";
+import { samplingMetadata } from "./sampling.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
 /** llama.cpp's numbers for "mostly this type". */
@@ -63,6 +65,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["general.type", { text: "model" }],
     ["general.name", { text: nameOf(folder, tokenizer) }],
     ["general.file_type", { u32: FILE_TYPES[type] }],
+    ...samplingMetadata(readGenerationConfig(folder).values),
     ["general.quantization_version", { u32: 2 }],
     ...own.map(([key, value]): [string, GgufValue] => [`${architecture}.${key}`, value]),
   ]);
@@ -138,7 +141,7 @@ function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): G
       name: `${name}.${kind}`,
       type: to,
       shape: [count(rows), ...inner],
-      data: () => encode(take(read(), elements(inner)), to),
+      data: () => encode(take(read(), elements(inner)), to, tensor.name),
     }));
   });
   checkComplete(tensors, config, source);
@@ -164,7 +167,7 @@ function ropeFactors(config: ModelConfig): GgufTensor[] {
     name: `${name}.weight`,
     type: "f32",
     shape: [factors.length],
-    data: () => encode(factors, "f32"),
+    data: () => encode(factors, "f32", name),
   });
   const { scaling } = config.rope;
   if (scaling.type === "longrope") {

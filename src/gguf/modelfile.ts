@@ -1,5 +1,7 @@
 import { chatTemplateOf } from "../data/chat-template.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
+import type { SamplingValues } from "../generate/sampling.ts";
+import { samplingParameters } from "./sampling.ts";
 
 type Message = Readonly<Record<"role" | "content", string>>;
 
@@ -68,12 +70,19 @@ const TALK: readonly Message[] = [{ role: "system", content: "Be brief." }, ...U
  * middle of 2026 it renders with the template in the GGUF file, before it knew some of them by their text. White space around a content stays, also where the model's
  * own template takes it away.
  */
-export function modelfile(from: string, adapter: string | null, tokenizer: Tokenizer, stop: readonly string[]): string {
+export function modelfile(
+  from: string,
+  adapter: string | null,
+  tokenizer: Tokenizer,
+  stop: readonly string[],
+  sampling: Partial<SamplingValues> = {},
+): string {
   const lines = [`FROM ${from}`, ...(adapter === null ? [] : [`ADAPTER ${adapter}`])];
   const found = formatOf(tokenizer);
   if (found) lines.push(`TEMPLATE """${goTemplate(found.format)}"""`);
   if (found?.system) lines.push(`SYSTEM """${found.system}"""`);
-  return `${[...lines, ...stop.map((token) => `PARAMETER stop ${JSON.stringify(token)}`)].join("\n")}\n`;
+  const parameters = [...samplingParameters(sampling), ...stop.map((token) => `PARAMETER stop ${JSON.stringify(token)}`)];
+  return `${[...lines, ...parameters].join("\n")}\n`;
 }
 
 /** The format of a model's chat template, and the system prompt that it puts where there is none. */

@@ -239,7 +239,8 @@ function preTokenizer(bpe: Bpe): string {
     if (!second && isByteLevel(first, true)) return { merged: "gpt-2" };
     if (first["type"] === "Digits" && first["individual_digits"] === true && isByteLevel(second, true))
       return { merged: "smollm" };
-    const pattern = first["type"] === "Split" && isRecord(first["pattern"]) ? first["pattern"]["Regex"] : undefined;
+    const splits = first["type"] === "Split" && first["behavior"] === "Isolated" && first["invert"] !== true;
+    const pattern = splits && isRecord(first["pattern"]) ? first["pattern"]["Regex"] : undefined;
     return (typeof pattern === "string" && isByteLevel(second, false) && SPLITS.get(pattern)) || {};
   })();
   const whole = isRecord(json["model"]) && json["model"]["ignore_merges"] === true;

@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { exportAdapter } from "../../src/gguf/adapter.ts";
 import { encode, interleaveRows, typeFor } from "../../src/gguf/encode.ts";
@@ -220,6 +220,7 @@ describe("types", () => {
         encode(
           Float32Array.from({ length: 32 }, (_, i) => [127, -127, 0.5, -0.5, 2.4][i % 5]!),
           "q8_0",
+          "x",
         ).buffer,
       ).slice(2, 7),
     ]).toEqual([127, -127, 1, -1, 2]);
@@ -229,7 +230,7 @@ describe("types", () => {
     const golden = JSON.parse(readFileSync(join(import.meta.dir, "../golden/gguf/quants.json"), "utf8"));
     const bytes = (name: string) => Uint8Array.from(Buffer.from(golden[name], "base64"));
     const values = new Float32Array(bytes("values").buffer);
-    for (const type of ["q8_0", "q4_0"] as const) expect(encode(values, type)).toEqual(bytes(type));
+    for (const type of ["q8_0", "q4_0"] as const) expect(encode(values, type, "x")).toEqual(bytes(type));
   });
 
   test("q4_0: within a step of 1/8 of the block's greatest; what makes the logits has 8 bits", async () => {
@@ -247,6 +248,22 @@ describe("types", () => {
     expect(file.tensors.get("token_embd.weight")!.type).toBe(8);
   });
 
+  test("a number that a type does not hold is refused, and nothing written", async () => {
+    const path = copyFolder(tiny, join(folder, "great"));
+    const name = "model.layers.1.mlp.up_proj.weight";
+    const source = openSafetensors(path);
+    const { offset } = source.tensors.get(name)!;
+    source.close();
+    const bytes = readFileSync(join(path, "model.safetensors"));
+    bytes.writeFloatLE(-65520, offset + 4);
+    writeFileSync(join(path, "model.safetensors"), bytes);
+    const out = join(folder, "great-out", "m.gguf");
+    const { code, stderr } = await remat(["export", "gguf", "--model", path, "--type", "f16", "--out", out]);
+    expect(`${code} ${stderr}`).toBe(`2 remat: ${name} holds -65520, which f16 does not: take --type bf16 or f32\n`);
+    expect(readdirSync(join(folder, "great-out"))).toEqual([]);
+    expect((await exported("--model", path, "--type", "bf16")).file.tensors.get("blk.1.ffn_up.weight")!.values()[1]).toBe(-65536);
+  });
+
   test("the Modelfile has the chat template and the ends of turns", async () => {
     const { modelfile, file } = await exported("--model", tiny);
     expect(modelfile).toContain("FROM ./m.gguf\n");
@@ -255,6 +272,35 @@ describe("types", () => {
     expect(file.metadata.get("tokenizer.chat_template")).toContain("<|im_start|>");
     expect(file.metadata.get("tokenizer.ggml.eos_token_id")).toBe(2);
   });
+});
+
+test("sampling is as the model's generation_config.json says", async () => {
+  const path = copyFolder(writeTinyModel(join(folder, "tiny-base")), join(folder, "sampling"));
+  const before = await exported("--model", path);
+  const config = {
+    temperature: 0.6,
+    top_k: 20,
+    top_p: 0.8,
+    repetition_penalty: 1.05,
+    do_sample: true,
+    max_new_tokens: 9,
+    min_p: 7,
+  };
+  writeFileSync(join(path, "generation_config.json"), JSON.stringify(config));
+  const { file, modelfile } = await exported("--model", path);
+  const added = [...file.metadata].filter(([key]) => !before.file.metadata.has(key));
+  expect(Object.fromEntries(added)).toEqual({
+    "general.sampling.temp": Math.fround(0.6),
+    "general.sampling.top_k": 20,
+    "general.sampling.top_p": Math.fround(0.8),
+    "general.sampling.penalty_repeat": Math.fround(1.05),
+  });
+  expect(modelfile.match(/PARAMETER (?!stop).*/g)).toEqual([
+    "PARAMETER temperature 0.6",
+    "PARAMETER top_p 0.8",
+    "PARAMETER top_k 20",
+    "PARAMETER repeat_penalty 1.05",
+  ]);
 });
 
 describe("adapters", () => {

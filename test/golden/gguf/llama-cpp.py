@@ -16,6 +16,7 @@ greatest logit. Checked of each case:
 """
 
 import argparse
+import copy
 import ctypes
 import json
 import random
@@ -70,6 +71,7 @@ CASES = {
     "qwen3": ("qwen3", "qwen", dict(head_dim=24)),
     "gemma2": ("gemma2", "gemma2", GEMMA),
     "gemma3": ("gemma3", "gemma3", dict(GEMMA, num_hidden_layers=7, sliding_window_pattern=6, rope_local_base_freq=10000.0)),
+    "gemma3-vision": ("gemma3-vision", "gemma3", dict(GEMMA, num_hidden_layers=7, layer_types=None)),
     "phi3": ("phi3", "phi3", dict(num_key_value_heads=2, sliding_window=None)),
     "phi4-mini": ("phi4-mini", "phi4", dict(rope_scaling=LONG, original_max_position_embeddings=256)),
     "internlm2": ("internlm2", "internlm2", dict(bias=False)),
@@ -175,7 +177,14 @@ def make_model(name, folder):
     spec = golden.FAMILIES[family]
     size = vocabulary_size(TOKENIZERS / tokenizer)
     # Some embeddings more than tokens, as many models have.
-    config = {**golden.COMMON, **spec["config"], **WIDE, **changes, "vocab_size": -(-size // 8) * 8 + 8}
+    changes = {**WIDE, **changes, "vocab_size": -(-size // 8) * 8 + 8}
+    config = copy.deepcopy({**golden.COMMON, **spec["config"]})
+    text = config.get("text_config", config)
+    text.update(changes)
+    if text is not config:
+        # The part that reads texts, of a model that sees images too; llama.cpp has this base in layers with a window.
+        config["torch_dtype"] = config["dtype"] = "float32"
+        text["rope_parameters"]["sliding_attention"]["rope_theta"] = 10000.0
     if family in ("phi3", "phi4-mini", "internlm2"):
         del config["head_dim"]
     folder.mkdir()
@@ -183,7 +192,7 @@ def make_model(name, folder):
     generator = torch.Generator().manual_seed(7)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
     golden.randomise(model, generator)
-    golden.save_checkpoint(model, folder, torch.float32, None)
+    golden.save_checkpoint(model, folder, torch.float32, None, spec.get("names", ()))
     golden.save_adapter(folder, spec["targets"], generator)
     for file in (TOKENIZERS / tokenizer).iterdir():
         if file.name != "cases.json":
@@ -270,6 +279,29 @@ def check_chats(program, tokenizer, path):
     return len(texts), {name: text for name, text in texts.items() if text != expected[name]}
 
 
+def check_base(out):
+    """The bundled model: its logits on a text, and what it goes on with greedily."""
+    folder = ROOT / "recipes/base/model"
+    text = "And it came to pass in those days, that there went out a decree from Caesar Augustus, that all the world should be taxed."
+    ids = product_tokens(folder, [text])[0]
+    transformer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = transformer(input_ids=torch.tensor([ids])).logits[0].numpy()
+        greedy = transformer.generate(torch.tensor([ids[:5]]), max_new_tokens=40, do_sample=False)[0].tolist()
+    errors = {}
+    for type in ("f32", *TYPES):
+        model = Llama(export(folder, out / type / "m.gguf", type), 512)
+        assert model.tokens(text) == ids
+        errors[type] = float(f"{difference(model.logits(ids), expected):.1e}")
+        if type == "f32":
+            more = ids[:5]
+            while len(more) < len(greedy):
+                more.append(int(model.logits(more)[-1].argmax()))
+            assert more == greedy
+    assert errors["f32"] < BOUND
+    return errors
+
+
 def write(results):
     """One line for each case, text or tokenizer."""
 
@@ -306,6 +338,8 @@ def main():
             chats, unlike = check_chats(arguments.chat, tokenizer, out / "f32" / "m.gguf")
             results["chats"][tokenizer] = {"conversations": chats, "different": unlike}
             print(f"  {tokenizer}: {len(other)} of {count} texts, {len(unlike)} of {chats} conversations differ", flush=True)
+        results["logits"]["bundled model"] = check_base(Path(temporary) / "base")
+        print("bundled model", results["logits"]["bundled model"])
     if not arguments.cases:
         write(results)
 
