@@ -13,19 +13,20 @@ const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
 /** Keys whose value is a path: in a file they are relative to that file (but in a run's own), as flags to the working directory. */
 const PATH_KEYS = ["model", "adapter", "data", "valid"];
 
-/** Finds a configuration: a file, a folder with `train.yaml` (or .ts, .json), or the name of a recipe. */
+/** Finds a configuration: a file, a folder with `train.yaml` (or .ts, .json), a run folder, or the name of a recipe. */
 export function findConfig(word: string, recipes: string): string {
   for (const base of [resolve(word), join(recipes, word)]) {
     const candidates = [
       base,
       ...EXTENSIONS.map((extension) => base + extension),
       ...EXTENSIONS.map((extension) => join(base, `train${extension}`)),
+      join(base, RUN_FILES.config),
     ];
     const found = candidates.find((path) => existsSync(path) && statSync(path).isFile());
     if (found) return found;
   }
   throw new UserError(
-    `no configuration ${JSON.stringify(word)}: expected a .ts, .yaml or .json file, a folder with train.yaml, or a recipe's name`,
+    `no configuration ${JSON.stringify(word)}: expected a .ts, .yaml or .json file, a folder with train.yaml, a run folder, or a recipe's name`,
   );
 }
 

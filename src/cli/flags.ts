@@ -83,7 +83,7 @@ export function parseFlags(schema: ObjectSchema, args: readonly string[]): Parse
     const flag = flags.get(negated ? `--${given.slice(5)}` : given);
     if (!flag) throw new UserError(`unknown flag ${given}${flagHint(given, [...flags.keys()])}`);
     if (flag.kind === "boolean") {
-      const follows = inline === null && !negated && /^(true|false)$/i.test(args[i + 1] ?? "");
+      const follows = inline === null && !negated && /^(true|false|auto)$/i.test(args[i + 1] ?? "");
       values[flag.key] = negated ? false : parseBoolean(given, follows ? args[++i]! : (inline ?? "true"));
       continue;
     }
@@ -113,7 +113,8 @@ export function parseOnlyFlags(verb: string, schema: ObjectSchema, args: readonl
 }
 
 function parseBoolean(name: string, text: string): boolean {
-  if (text.toLowerCase() === "true") return true;
+  // XTuner's --resume auto.
+  if (["true", "auto"].includes(text.toLowerCase())) return true;
   if (text.toLowerCase() === "false") return false;
   throw new UserError(`${name} takes true or false, got ${JSON.stringify(text)}`);
 }

@@ -41,8 +41,8 @@ export function help(): string {
 
 Usage: remat train [CONFIG] [--flag value ...]
 
-CONFIG is a .ts, .yaml or .json file with the flags' names as keys, or a recipe's name. Without CONFIG, --model and --data
-the bundled example is trained.
+CONFIG is a .ts, .yaml or .json file with the flags' names as keys, a recipe's name, or a run folder: remat train RUN --resume.
+Without CONFIG, --model and --data the bundled example is trained.
 
 ${describeFlags(trainConfigSchema, HELP_GROUPS)}`;
 }

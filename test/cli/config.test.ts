@@ -113,6 +113,7 @@ describe("flags", () => {
       values: { longName: "a_b", dryRun: false },
       words: ["word"],
     });
+    expect(parseFlags(schema, ["--dry-run", "auto"])).toEqual({ values: { dryRun: true }, words: [] });
     expect(parseFlags(schema, ["--no-dry-run", "true"])).toEqual({ values: { dryRun: false }, words: ["true"] });
   });
 

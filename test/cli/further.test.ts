@@ -88,7 +88,7 @@ describe("training an adapter further", () => {
     rmSync(path("second/checkpoints/step-00000004"), { recursive: true });
     rmSync(path("second/adapter_model.safetensors"));
     // The configuration in a run folder is one to train by.
-    await ok("train", path("second/train-config.json"), "--resume");
+    await ok("train", "--resume", path("second"));
     expect(losses("second")).toEqual(whole);
     expect(readFileSync(path("second/adapter_model.safetensors"))).toEqual(adapter);
   });
