@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { copyFileSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openSafetensors, readFloat32 } from "../../src/hf/safetensors.ts";
+import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
@@ -96,6 +96,30 @@ describe("train --quantize", () => {
     expect(await train("resumed", "--quantize", "nf4", "--resume")).toMatchObject({ code: 0 });
     const adapter = (run: string) => readFileSync(join(run, "adapter_model.safetensors"));
     expect(adapter(output).equals(adapter(whole))).toBe(true);
+  });
+
+  test("below the blocks that --last-layers trains whole, weights are quantised in memory and exported as they were", async () => {
+    const { code, stderr } = await train(
+      "last",
+      "--method",
+      "full",
+      "--last-layers",
+      "1",
+      "--quantize",
+      "nf4",
+      "--quantize-embedding",
+    );
+    expect({ code, stderr }).toMatchObject({ code: 0 });
+    const [base, trained] = [openSafetensors(model), openSafetensors(join(folder, "last"))];
+    const differs = (name: string) => {
+      const [before, after] = [base, trained].map((source) => readBytes(source, source.tensors.get(name)!));
+      return !Buffer.from(before!).equals(Buffer.from(after!));
+    };
+    expect(differs("model.embed_tokens.weight")).toBe(false);
+    expect(differs("model.layers.0.mlp.up_proj.weight")).toBe(false);
+    expect(differs("model.layers.1.mlp.up_proj.weight")).toBe(true);
+    base.close();
+    trained.close();
   });
 
   test("weights that are trained are refused, before anything is read or written", async () => {
