@@ -1,8 +1,9 @@
 import { closeSync, existsSync, openSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../errors.ts";
-import { createDecoder } from "../generate/decoder.ts";
-import { generate, stopTokens } from "../generate/generate.ts";
+import { cacheBytes } from "../generate/cached.ts";
+import { createDecoders, roomOf } from "../generate/decoder.ts";
+import { generateAll, stopTokens } from "../generate/generate.ts";
 import { readPrompts } from "../generate/prompts.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { fileError, writeFully } from "../hf/files.ts";
@@ -14,12 +15,21 @@ const schema = z.strictObject({
   ...MODEL_FLAGS,
   data: z.string().min(1).describe('JSONL file of prompts: any training format, its last answers left away, or {"prompt"}'),
   out: z.string().min(1).describe("JSONL file to write, one line per prompt: the prompt with the answer"),
+  batchSize: z
+    .int()
+    .min(1)
+    .max(64)
+    .default(8)
+    .describe("prompts that are answered at a time, fewer where their keys and values would take more than 1 GiB"),
   overwrite: z.boolean().default(false).describe("replace the file to write"),
   ...SAMPLING_FLAGS,
   json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
 });
 
 export { schema as flags };
+
+/** Keys and values of all texts that are under way. */
+const CACHE_BYTES = 2 ** 30;
 
 export function help(): string {
   return `Answers the prompts of a file.
@@ -36,34 +46,45 @@ export async function run(args: readonly string[]): Promise<number> {
   return withModel(flags, async (model, executor) => {
     const { config, tokenizer } = model;
     const { options, text } = chooseSampling(flags, model.folder, flags.json);
-    const decoder = createDecoder(executor, {
-      ...model,
-      ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
-    });
+    const room = roomOf(config, flags.maxTokens);
     // Everything that can be refused is, before anything is written.
     const prompts = [...readPrompts(flags.data, tokenizer)];
     for (const { ids, where } of prompts) {
-      if (ids.length > decoder.maxTokens)
-        throw new UserError(
-          `${where}: the prompt has ${ids.length} tokens, more than the ${decoder.maxTokens} that there is room for`,
-        );
+      if (ids.length > room)
+        throw new UserError(`${where}: the prompt has ${ids.length} tokens, more than the ${room} that there is room for`);
     }
+    const longest = prompts.reduce((most, { ids }) => Math.max(most, ids.length), 1);
+    const maxTokens = Math.min(room, longest + options.maxNewTokens);
+    const fitting = Math.floor(CACHE_BYTES / cacheBytes(config, maxTokens));
+    const texts = Math.max(1, Math.min(flags.batchSize, prompts.length, fitting));
+    const decoders = createDecoders(executor, { ...model, maxTokens }, texts);
     if (!flags.json) process.stderr.write(`sampling: ${text}\n`);
     const stop = stopTokens(config, tokenizer);
     const begin = performance.now();
     let tokens = 0;
     const fd = openFile(flags.out);
     try {
-      prompts.forEach((prompt, i) => {
-        // A seed of its own: an answer does not depend on the prompts before it.
-        const sampler = createSampler({ ...options, seed: options.seed + i });
-        const ids = [...generate(decoder, [...prompt.ids], { limit: options.maxNewTokens, stop, sampler })];
-        tokens += ids.length;
-        const line = `${JSON.stringify(prompt.withAnswer(tokenizer.decode(ids, { skipSpecial: true })))}\n`;
-        writeLine(fd, flags.out, line);
-        const { where } = prompt;
-        if (flags.json) printEvent({ type: "answer", number: i + 1, of: prompts.length, where, tokens: ids.length });
+      // A seed of its own: an answer does not depend on the other prompts.
+      const optionsOf = (i: number) => ({
+        limit: options.maxNewTokens,
+        stop,
+        sampler: createSampler({ ...options, seed: options.seed + i }),
       });
+      const inputs = prompts.map(({ ids }) => ids);
+      const answers = new Map<number, readonly number[]>();
+      let written = 0;
+      for (const [number, answer] of generateAll(decoders, inputs, optionsOf)) {
+        tokens += answer.length;
+        answers.set(number, answer);
+        // Lines are in the order of the prompts.
+        for (let ids = answers.get(written); ids; ids = answers.get(++written)) {
+          answers.delete(written);
+          const prompt = prompts[written]!;
+          writeLine(fd, flags.out, `${JSON.stringify(prompt.withAnswer(tokenizer.decode([...ids], { skipSpecial: true })))}\n`);
+          const { where } = prompt;
+          if (flags.json) printEvent({ type: "answer", number: written + 1, of: prompts.length, where, tokens: ids.length });
+        }
+      }
     } finally {
       closeSync(fd);
     }

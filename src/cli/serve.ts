@@ -48,7 +48,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const { config, tokenizer } = model;
     const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, flags.json);
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
-    const decoders = createDecoders(executor, { ...model, ...room }, flags.conversations);
+    const { each: decoders } = createDecoders(executor, { ...model, ...room }, flags.conversations);
     const context = decoders[0]!.maxTokens;
     const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
     const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);

@@ -7,9 +7,9 @@ import type { Executor } from "../runtime/executor.ts";
 import { reserveResident } from "../runtime/resident.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../train/weights.ts";
 import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
-import { type Decoder, MOST_TOKENS, planDecoder, startDecoder } from "./cached.ts";
+import { type Decoder, type Decoders, MOST_TOKENS, planDecoder, startDecoders } from "./cached.ts";
 
-export type { Decoder } from "./cached.ts";
+export type { Decoder, Decoders } from "./cached.ts";
 
 /** Caches are f32 whatever the weights are. */
 export interface DecoderOptions extends WeightStorage {
@@ -23,28 +23,29 @@ export interface DecoderOptions extends WeightStorage {
 
 const DEFAULT_TOKENS = 4096;
 
-/** Reserves and loads a model for generation. @throws {UserError} weights that are missing or do not fit */
-export function createDecoder(executor: Executor, options: DecoderOptions): Decoder {
-  return createDecoders(executor, options, 1)[0]!;
+/** The longest text that is decoded if `maxTokens` is wanted. @throws {UserError} more than the model's context */
+export function roomOf(config: ModelConfig, maxTokens?: number): number {
+  const room = Math.min(maxTokens ?? Math.min(contextLimit(config), DEFAULT_TOKENS), MOST_TOKENS);
+  checkContext(config, room);
+  return room;
 }
 
-/** Several decoders of the same weights, each with a cache of its own. */
-export function createDecoders(executor: Executor, options: DecoderOptions, count: number): Decoder[] {
+/** Reserves and loads a model for generation. @throws {UserError} weights that are missing or do not fit */
+export function createDecoder(executor: Executor, options: DecoderOptions): Decoder {
+  return createDecoders(executor, options, 1).each[0]!;
+}
+
+/** Several decoders of the same weights. */
+export function createDecoders(executor: Executor, options: DecoderOptions, texts: number): Decoders {
   const { config, source, adapter = null, dtype } = options;
-  const limit = contextLimit(config);
-  const maxTokens = Math.min(options.maxTokens ?? Math.min(limit, DEFAULT_TOKENS), MOST_TOKENS);
-  checkContext(config, maxTokens);
+  const maxTokens = roomOf(config, options.maxTokens);
   const tuning = adapterTuning(adapter, config);
   const programs = createPrograms(executor);
-  const plan = planDecoder(
-    programs,
-    config,
-    { tuning, weightType: weightTypeOf(executor, source, options), compute: computeType(executor, dtype) },
-    maxTokens,
-  );
+  const storage = { tuning, weightType: weightTypeOf(executor, source, options), compute: computeType(executor, dtype) };
+  const plan = planDecoder(programs, config, storage, maxTokens, texts);
   const segments = [...plan.chains.values()][0]!;
   const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
   loadWeights(executor, resident, source);
   if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
-  return Array.from({ length: count }, () => startDecoder(executor, programs, plan, resident, executor.reserve(plan.bytes)));
+  return startDecoders(executor, programs, plan, resident, executor.reserve(plan.bytes));
 }

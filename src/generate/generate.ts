@@ -1,6 +1,6 @@
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { ModelConfig } from "../hf/config.ts";
-import type { Decoder } from "./cached.ts";
+import type { Decoder, Decoders } from "./cached.ts";
 import type { Sampler } from "./sampler.ts";
 
 export interface GenerateOptions {
@@ -39,6 +39,46 @@ export function* generateInPieces(
     ids.push(id);
   }
   return false;
+}
+
+/**
+ * As `generate`, of many prompts, of which as many as there are decoders are under way at a time. Yields each prompt's number and its new
+ * tokens in the order in which they end. They are those of a decoder that is new for each prompt.
+ */
+export function* generateAll(
+  decoders: Decoders,
+  prompts: readonly ArrayLike<number>[],
+  optionsOf: (prompt: number) => GenerateOptions,
+): Generator<readonly [prompt: number, ids: readonly number[]], void> {
+  const waiting = prompts.entries();
+  const running = new Map<
+    number,
+    GenerateOptions & { readonly prompt: number; readonly text: number[]; readonly ids: number[] }
+  >();
+  for (;;) {
+    for (const [number, decoder] of decoders.each.entries()) {
+      if (running.has(number)) continue;
+      const next = waiting.next();
+      if (next.done === true) break;
+      const [prompt, ids] = next.value;
+      const text = Array.from(ids);
+      decoder.startAnew(text);
+      running.set(number, { ...optionsOf(prompt), prompt, text, ids: [] });
+    }
+    if (running.size === 0) return;
+    const logits = decoders.feed(new Map([...running].map(([number, { text }]) => [number, text])));
+    for (const [number, { prompt, text, ids, sampler, stop, limit }] of running) {
+      const id = sampler(logits.get(number)!, text);
+      const isStop = stop.has(id);
+      if (!isStop) {
+        ids.push(id);
+        text.push(id);
+      }
+      if (!isStop && ids.length < limit && text.length <= decoders.each[number]!.maxTokens) continue;
+      running.delete(number);
+      yield [prompt, ids];
+    }
+  }
 }
 
 /** The tokens that end an answer: the model's and the tokenizer's. */

@@ -15,14 +15,14 @@ export function cacheType(config: ModelConfig, size: number, texts = 1): TensorT
 }
 
 /**
- * The chain of segments that takes `options.tokens` new tokens from the batch input `position` on: embedding, blocks that
- * attend to their caches of `size` tokens (and update them in place), and the logits [1, vocabulary] of the one new token
- * that the batch input `rows` names. Identical blocks share one `SegmentModel`. Nothing here is trained.
+ * The chain of segments that takes `options.tokens` new tokens, of one text from the batch input `position` on, or one of each of `texts`
+ * texts (see `CachedAttention`): embedding, blocks that attend to their caches of `size` tokens a text (and update them in place), and
+ * the logits [texts, vocabulary] of the new tokens that the batch input `rows` names. Identical blocks share one `SegmentModel`. Nothing here is trained.
  */
-export function buildDecoder(config: ModelConfig, options: SegmentOptions, size: number): Segment[] {
+export function buildDecoder(config: ModelConfig, options: SegmentOptions, size: number, texts = 1): Segment[] {
   const attend: Attend = (builder, q, k, v, starts) => {
-    builder.input("position", "batch", { dtype: "i32", shape: [1] });
-    for (const name of CACHES) builder.input(name, "cache", cacheType(config, size));
+    builder.input("position", "batch", { dtype: "i32", shape: [texts] });
+    for (const name of CACHES) builder.input(name, "cache", cacheType(config, size, texts));
     const outputs = builder.node(CachedAttention, [q, k, v, ...CACHES, starts, "position"], attentionAttrs(config), "attention");
     CACHES.forEach((name, i) => builder.output({ name: outputs[i + 1]!, role: "state", updates: name }));
     return outputs[0]!;
@@ -38,5 +38,5 @@ export function buildDecoder(config: ModelConfig, options: SegmentOptions, size:
     }
     return { name: blockName(config, layer), model, params: scope.names };
   });
-  return [buildEmbedding(config, options), ...blocks, buildLogits(config, options, 1)];
+  return [buildEmbedding(config, options), ...blocks, buildLogits(config, options, texts)];
 }

@@ -206,29 +206,16 @@ describe("generate", () => {
     expect(await refused("generate", "--model", adapter, "--data", prompts, "--out", out)).toContain("--overwrite");
   });
 
-  test("the same seed gives the same file", async () => {
-    const write = async (name: string, seed: string) => {
+  test("the same seed gives the same file, whatever the batch size", async () => {
+    const write = async (name: string, seed: string, batchSize: string) => {
       const out = join(folder, name);
-      await ok(
-        "generate",
-        "--model",
-        model,
-        "--data",
-        prompts,
-        "--out",
-        out,
-        "--seed",
-        seed,
-        "--max-new-tokens",
-        "8",
-        "--threads",
-        "1",
-      );
+      const flags = ["--seed", seed, "--batch-size", batchSize, "--max-new-tokens", "8", "--threads", "1"];
+      await ok("generate", "--model", model, "--data", prompts, "--out", out, ...flags);
       return readFileSync(out, "utf8");
     };
-    const first = await write("a.jsonl", "1");
-    expect(await write("b.jsonl", "1")).toBe(first);
-    expect(await write("c.jsonl", "2")).not.toBe(first);
+    const first = await write("a.jsonl", "1", "1");
+    expect(await write("b.jsonl", "1", "3")).toBe(first);
+    expect(await write("c.jsonl", "2", "3")).not.toBe(first);
   });
 
   test("the model's generation_config.json is honoured and said, flags override it, what is out of range is a warning", async () => {

@@ -1,14 +1,14 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { writeAdapterWeights } from "../../src/generate/adapter.ts";
-import { createDecoder } from "../../src/generate/decoder.ts";
-import { generate } from "../../src/generate/generate.ts";
-import { argmax, createSampler, GREEDY } from "../../src/generate/sampler.ts";
+import { createDecoder, createDecoders } from "../../src/generate/decoder.ts";
+import { generate, generateAll } from "../../src/generate/generate.ts";
+import { argmax, createSampler, GREEDY, type Sampler } from "../../src/generate/sampler.ts";
 import { loadConfig } from "../../src/hf/config.ts";
 import { openModelWeights } from "../../src/hf/model-weights.ts";
 import { openAdapter } from "../../src/hf/peft.ts";
 import { createRandom } from "../../src/random.ts";
-import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 import { fullForward } from "../support/full-forward.ts";
 import { adapterFolder, FAMILIES, modelFolder, relativeError } from "../support/golden.ts";
 
@@ -101,5 +101,73 @@ describe("the text in the cache", () => {
     expect([...generate(decoder, [1, 2, 3, 4, 5], options)].length).toBe(16);
     expect([...generate(decoder, [1, 2, 3], { ...options, limit: 4 })].length).toBe(4);
     expect(() => [...generate(decoder, randomIds(1, 25, 50), options)]).toThrow(/more than the 20/);
+  });
+});
+
+describe("many prompts: the tokens of each are those of a new decoder, to the bit of the logits", () => {
+  /** The tokens of each prompt, and all logits that they were chosen by, in the order of the prompts. */
+  function answers(
+    folder: string,
+    executor: WasmExecutor,
+    prompts: readonly (readonly number[])[],
+    options: { readonly decoders: number; readonly temperature: number },
+  ) {
+    const config = loadConfig(folder);
+    const source = openModelWeights(folder, config);
+    const maxTokens = Math.max(...prompts.map(({ length }) => length)) + 12;
+    const seen: string[][] = prompts.map(() => []);
+    const optionsOf = (prompt: number) => {
+      const sampler = createSampler({ ...GREEDY, temperature: options.temperature, seed: prompt });
+      const recorded: Sampler = (logits, text) => {
+        seen[prompt]!.push(Bun.hash(logits).toString());
+        return sampler(logits, text);
+      };
+      // Answers of many lengths, one stop token among them.
+      return { limit: 3 + ((7 * prompt) % 17), stop: new Set([5]), sampler: recorded };
+    };
+    const ids: (readonly number[])[] = [];
+    if (options.decoders === 0) {
+      const decoder = createDecoder(executor, { config, source, maxTokens });
+      prompts.forEach((prompt, i) => {
+        decoder.startAnew([-1]);
+        ids[i] = [...generate(decoder, prompt, optionsOf(i))];
+      });
+    } else {
+      const decoders = createDecoders(executor, { config, source, maxTokens }, options.decoders);
+      for (const [prompt, answer] of generateAll(decoders, prompts, optionsOf)) ids[prompt] = answer;
+    }
+    source.close();
+    return { ids, seen };
+  }
+
+  test.each(["llama", "gemma3", "phi4-mini", "qwen3"] as const)(
+    "%s, by 1, 3 and 8 decoders, on 1 and 2 threads",
+    async (family) => {
+      const folder = modelFolder(family);
+      const { vocabSize } = loadConfig(folder);
+      const system = randomIds(1, 9, vocabSize);
+      const prompts = Array.from({ length: 11 }, (_, i) => [
+        ...(i % 3 ? system : []),
+        ...randomIds(i, 1 + ((5 * i) % 13), vocabSize),
+      ]);
+      const [one, two] = await Promise.all([1, 2].map((threads) => createWasmExecutor({ threads })));
+      closers.push(() => (one!.close(), two!.close()));
+      for (const temperature of [0, 1]) {
+        const expected = answers(folder, one!, prompts, { decoders: 0, temperature });
+        for (const decoders of [1, 3, 8])
+          expect(answers(folder, decoders === 3 ? one! : two!, prompts, { decoders, temperature })).toEqual(expected);
+      }
+    },
+  );
+
+  test("the bundled model, prompts with a common beginning of more than a chunk", async () => {
+    const folder = join(import.meta.dir, "../../recipes/base/model");
+    const { vocabSize } = loadConfig(folder);
+    const system = randomIds(1, 140, vocabSize);
+    const prompts = Array.from({ length: 5 }, (_, i) => [...system, ...randomIds(i, 3 * i, vocabSize)]);
+    const executor = await createWasmExecutor({ threads: 2 });
+    closers.push(() => executor.close());
+    const expected = answers(folder, executor, prompts, { decoders: 0, temperature: 1 });
+    for (const decoders of [1, 2]) expect(answers(folder, executor, prompts, { decoders, temperature: 1 })).toEqual(expected);
   });
 });

@@ -16,7 +16,7 @@ export async function openServed(folder: string, conversations = 1): Promise<{ r
     model: {
       name: "served",
       tokenizer,
-      decoders: createDecoders(executor, { config, source }, conversations),
+      decoders: createDecoders(executor, { config, source }, conversations).each,
       vocabSize: config.vocabSize,
       stop: stopTokens(config, tokenizer),
       sampling: { ...GREEDY, maxNewTokens: 24 },
@@ -42,6 +42,9 @@ export function scriptedDecoder(tokenizer: Tokenizer, vocabSize: number, script:
         const { done, value } = pieces.next();
         if (done === true) return value;
       }
+    },
+    startAnew() {
+      held = [];
     },
     *feedInPieces(ids) {
       if (held.length === 0 || ids.length !== held.length + 1) promptTokens = ids.length;

@@ -1,0 +1,98 @@
+import type { ModelConfig } from "../hf/config.ts";
+import { createRope } from "../hf/rope.ts";
+import { rotaryInputs } from "../models/parts.ts";
+import { type Address, align, type Executor } from "../runtime/executor.ts";
+
+/** A token that a text goes on by. */
+export interface Next {
+  readonly id: number;
+  readonly position: number;
+  /** What the token attends to begins here; windows begin later. */
+  readonly start: number;
+}
+
+/** The inputs of role `batch` of a decoder's programs. */
+export interface DecoderInputs {
+  readonly addresses: ReadonlyMap<string, Address>;
+  /** `ids` at positions from `position` on of a text of `length` tokens, padded to `tokens`. */
+  load(ids: readonly number[], position: number, tokens: number, length: number): void;
+  /** One token of each text. */
+  loadTogether(next: readonly Next[]): void;
+}
+
+/** 32-bit words of each input, for up to `tokens` tokens of one text, or one of each of `texts`. */
+function inputWords(config: ModelConfig, tokens: number, texts: number): Record<string, number> {
+  const most = Math.max(tokens, texts);
+  const angles = rotaryInputs(config).flatMap(({ names }) => names.map((name) => [name, (most * config.rotaryDim) / 2]));
+  const each = { ids: most, starts: most, windowStarts: most, ...Object.fromEntries(angles) };
+  return { ...each, position: texts, rows: texts, rng: 2, segment: 1 };
+}
+
+/** Bytes that `createInputs` asks for. */
+export function inputBytes(config: ModelConfig, tokens: number, texts: number): number {
+  return Object.values(inputWords(config, tokens, texts)).reduce((sum, count) => sum + align(4 * count), 0);
+}
+
+/** @param place reserves bytes, which are zero */
+export function createInputs(
+  executor: Executor,
+  config: ModelConfig,
+  size: { readonly tokens: number; readonly texts: number },
+  place: (bytes: number) => Address,
+): DecoderInputs {
+  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
+  const words = Object.entries(inputWords(config, size.tokens, size.texts));
+  const addresses = new Map(words.map(([name, count]) => [name, place(4 * count)]));
+  const put = (name: string, data: Int32Array | Float32Array) =>
+    executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  const reach = config.slidingWindow === null ? Infinity : config.slidingWindow - 1;
+  const putStarts = (positions: Int32Array, starts: Int32Array) => {
+    put("starts", starts);
+    put(
+      "windowStarts",
+      positions.map((at, i) => Math.max(starts[i]!, at - reach)),
+    );
+  };
+  return {
+    addresses,
+    load(ids, position, tokens, length) {
+      const padded = new Int32Array(tokens);
+      padded.set(ids);
+      put("ids", padded);
+      const positions = Int32Array.from({ length: tokens }, (_, i) => position + i);
+      putStarts(positions, new Int32Array(tokens));
+      for (const { names, fill } of rotary) {
+        const { cos, sin } = fill(positions, undefined, length);
+        put(names[0], cos);
+        put(names[1], sin);
+      }
+      put("position", Int32Array.of(position));
+      put("rows", Int32Array.of(ids.length - 1));
+    },
+    loadTogether(next) {
+      const positions = Int32Array.from(next, ({ position }) => position);
+      put(
+        "ids",
+        Int32Array.from(next, ({ id }) => id),
+      );
+      putStarts(
+        positions,
+        Int32Array.from(next, ({ start }) => start),
+      );
+      for (const { names, fill } of rotary) {
+        const half = config.rotaryDim / 2;
+        const [cos, sin] = [new Float32Array(next.length * half), new Float32Array(next.length * half)];
+        // One by one: neighbours in the table are positions of different texts.
+        positions.forEach((position, i) => {
+          const row = fill(Int32Array.of(position));
+          cos.set(row.cos, i * half);
+          sin.set(row.sin, i * half);
+        });
+        put(names[0], cos);
+        put(names[1], sin);
+      }
+      put("position", positions);
+      put("rows", Int32Array.from(next.keys()));
+    },
+  };
+}
