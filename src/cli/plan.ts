@@ -14,7 +14,7 @@ import { formatSummary, summarise } from "../schedule/summary.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, sequenceLengthOf, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
-import { explainingLimit, processBase } from "../train/limit.ts";
+import { explainingLimit, limitedMemory } from "../train/limit.ts";
 import { fixedTotal, formatBytes } from "../train/memory.ts";
 import { NOMINAL_LINK, offloadOf } from "../train/offload.ts";
 import type { TokenBatch } from "../train/batch-memory.ts";
@@ -23,7 +23,7 @@ import { createEngine } from "../train/engine.ts";
 import { type ModelPlan, planModel } from "../train/model-plan.ts";
 import { PLANNED_VARIANTS } from "../train/planning.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/tuning.ts";
-import { storageOf, weightTypeOf } from "../train/weights.ts";
+import { computeType, storageOf, weightTypeOf } from "../train/weights.ts";
 import { findModel } from "./find-model.ts";
 import { validateConfig } from "./config-file.ts";
 import { describeFlags, flagsOf, flagName, parseOnlyFlags } from "./flags.ts";
@@ -51,6 +51,7 @@ const shown = trainConfigSchema
     batchSize: true,
     ...CHECKPOINTING_KEYS,
     ...STORAGE_KEYS,
+    device: true,
     threads: true,
     matmul: true,
   })
@@ -98,9 +99,10 @@ export async function run(args: readonly string[]): Promise<number> {
   const length = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, length);
   const source = openModelWeights(folder, model);
-  const device = await openDevice({ ...config, device: "wasm" });
+  const device = await openDevice(config);
   try {
-    const strategy = checkpointingOf(config, () => processBase(config));
+    const limited = limitedMemory(device.executor, config);
+    const strategy = checkpointingOf(config, limited);
     const tokens = config.batchSize * length;
     const options = {
       config: model,
@@ -119,6 +121,7 @@ export async function run(args: readonly string[]): Promise<number> {
         return planModel(device.executor, {
           ...options,
           weightType: weightTypeOf(device.executor, source, config),
+          compute: computeType(device.executor, config.dtype),
           link: offload && NOMINAL_LINK,
         });
       const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
@@ -126,7 +129,7 @@ export async function run(args: readonly string[]): Promise<number> {
       engine.close();
       return engine.plan;
     });
-    const report = reportOf(plan, strategy.name === "budget" && strategy.base ? strategy.base() : processBase(config));
+    const report = reportOf(plan, strategy.name === "budget" && strategy.base ? strategy.base() : limited.base(), limited.owner);
     if (config.svg !== undefined) draw(config.svg, plan, report);
     console.log(
       config.json ? JSON.stringify(report) : formatReport(report, config.measure ? "measured" : "modelled", config.svg),
@@ -147,7 +150,7 @@ function oneExample(tokens: number, length: number): TokenBatch {
 interface CurvePoint {
   /** Stash and workspace, bytes. */
   readonly activations: number;
-  /** All memory of the process, bytes. */
+  /** All memory of the process, or on the card, bytes. */
   readonly memory: number;
   /** Time over that of a step that computes nothing twice. */
   readonly overhead: number;
@@ -155,7 +158,7 @@ interface CurvePoint {
 
 type Report = ReturnType<typeof reportOf>;
 
-function reportOf(plan: ModelPlan, base: number) {
+function reportOf(plan: ModelPlan, base: number, owner: string) {
   const { chain, schedule, segments } = plan.largest;
   const ideal = idealTime(chain);
   const fixed = fixedTotal(plan.fixed);
@@ -163,7 +166,7 @@ function reportOf(plan: ModelPlan, base: number) {
     .curve()
     .map(({ simulation }): CurvePoint => ({
       activations: simulation.peak,
-      memory: base + fixed + simulation.peak,
+      memory: base + fixed + simulation.peak + plan.predicted.temporary,
       overhead: simulation.time / ideal - 1,
     }));
   return {
@@ -178,11 +181,13 @@ function reportOf(plan: ModelPlan, base: number) {
       backward: chain.replay[i]?.ub ?? chain.ub[i]!,
     })),
     schedule: formatSchedule(schedule),
+    owner,
     memory: {
       process: base,
       ...plan.fixed,
       stash: plan.predicted.stash,
       workspace: plan.predicted.workspace,
+      temporary: plan.predicted.temporary,
       peak: base + plan.predicted.peak,
     },
     withoutCheckpointing: base + plan.withoutCheckpointing.peak,
@@ -226,7 +231,7 @@ function formatReport(report: Report, times: "measured" | "modelled", svg: strin
     ]);
   }
   const parts = Object.entries({
-    process: memory.process,
+    [report.owner]: memory.process,
     "frozen weights": memory.frozen,
     "trained weights": memory.trainable,
     gradients: memory.gradients,
@@ -235,6 +240,7 @@ function formatReport(report: Report, times: "measured" | "modelled", svg: strin
     ...(memory.checks > 0 && { "replay checks": memory.checks }),
     stash: memory.stash,
     workspace: memory.workspace,
+    ...(memory.temporary > 0 && { temporary: memory.temporary }),
     peak: memory.peak,
   }).map(([name, bytes]) => [name, formatBytes(bytes)]);
   const points = report.curve.filter((_, i) => i % Math.ceil(report.curve.length / 12) === 0 || i === report.curve.length - 1);
@@ -244,7 +250,7 @@ function formatReport(report: Report, times: "measured" | "modelled", svg: strin
     `memory, ${times} times\n${table(parts)}`,
     ...(report.offload ? [`offload, ${times} bandwidth\n${table(offloadRows(report.offload))}`] : []),
     `${formatSummary(report)}\nwithout gradient checkpointing the peak is ${formatBytes(report.withoutCheckpointing)}`,
-    `fastest schedules over the range of memory\n${table([["process", "activations", "overhead"], ...points.map((point) => [formatBytes(point.memory), formatBytes(point.activations), percent(point.overhead)])])}`,
+    `fastest schedules over the range of memory\n${table([["all", "activations", "overhead"], ...points.map((point) => [formatBytes(point.memory), formatBytes(point.activations), percent(point.overhead)])])}`,
     ...(svg === undefined ? [] : [`drawn into ${svg}`]),
   ].join("\n\n");
 }

@@ -1,19 +1,18 @@
 import { z } from "zod";
 import { openDevice } from "../device.ts";
-import { byteLength } from "../graph/types.ts";
 import { writeAdapterWeights } from "../generate/adapter.ts";
 import { loadConfig } from "../hf/config.ts";
 import { readAdapter } from "../hf/peft.ts";
 import { openModelWeights, visionNote } from "../hf/model-weights.ts";
-import { type TensorData, writeSafetensors } from "../hf/safetensors-write.ts";
-import { PIECE, readPieces } from "../runtime/executor.ts";
+import { writeSafetensors } from "../hf/safetensors-write.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { createEngine } from "../train/engine.ts";
-import { explainingLimit, processBase } from "../train/limit.ts";
+import { explainingLimit, limitedMemory } from "../train/limit.ts";
 import { formatBytes } from "../train/memory.ts";
 import { checkpointingOf, selectiveOf } from "../train/checkpointing.ts";
 import { offloadOf } from "../train/offload.ts";
 import { readStepBatch } from "../train/step-batch.ts";
+import { stepGradients } from "../train/step-gradients.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/tuning.ts";
 import { initialiseAdapter, storageOf } from "../train/weights.ts";
 import { findModel } from "./find-model.ts";
@@ -76,7 +75,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const { executor } = device;
   if (device.notice !== null) process.stderr.write(`${device.notice}\n`);
   try {
-    const strategy = checkpointingOf(config, () => processBase(config));
+    const strategy = checkpointingOf(config, limitedMemory(executor, config));
     const engine = explainingLimit(config.memory, strategy, () =>
       createEngine(executor, {
         config: model,
@@ -96,20 +95,11 @@ export async function run(args: readonly string[]): Promise<number> {
       if (adapter) writeAdapterWeights(executor, engine.resident, adapter, adapter.scale);
       else initialiseAdapter(executor, engine.resident, config.seed);
     }
-    const loss = engine.forwardBackward(batch, 1 / batch.weight, config.seed, 0);
-    const piece = new Uint8Array(PIECE);
-    const gradients = engine.resident.params
-      .filter((param) => param.trainable)
-      .map(({ name, type }): TensorData => ({
-        name,
-        dtype: "f32",
-        shape: type.shape,
-        data: { pieces: () => readPieces(executor, engine.resident.gradient.get(name)!, byteLength(type), piece) },
-      }));
+    const { loss, lossScale, gradients } = stepGradients(engine, batch, config.seed);
     writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
     engine.close();
     console.log(
-      `loss ${loss.toFixed(6)} over ${batch.labelled} tokens; ${gradients.length} gradients in ${config.out}; ` +
+      `loss ${loss.toFixed(6)} over ${batch.labelled} tokens; ${gradients.length} gradients in ${config.out}${lossScale === 1 ? "" : `, computed ${lossScale} times as large`}; ` +
         `peak memory predicted ${formatBytes(engine.predicted.peak)}, measured ${formatBytes(engine.measuredPeak)}${temporaryText(executor.temporary?.bytes ?? 0)}`,
     );
   } finally {

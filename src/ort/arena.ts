@@ -1,4 +1,4 @@
-import { CString, type Pointer } from "bun:ffi";
+import { CString, type Pointer, ptr } from "bun:ffi";
 import { openLibc } from "../libc.ts";
 import type { TemporaryMemory } from "../runtime/executor.ts";
 import { copyModel } from "./copy-models.ts";
@@ -9,6 +9,8 @@ import { createCopier, type OrtMemory } from "./memory.ts";
 /** The arena that programs take temporary memory from; one for all sessions of the process on a device. */
 export interface Arena extends TemporaryMemory {
   stats(): ArenaStats;
+  /** To be called before programs run: only then is a piece for them there to be cut, so that no memory is reserved from it. */
+  open(): void;
   close(): void;
 }
 
@@ -54,17 +56,25 @@ export function createArena(
       memory.release(address);
     }
   };
+  /** The piece, until programs run. */
+  let held: Pointer | null = null;
+  const open = (): void => {
+    if (held !== null) api.AllocatorFree(allocator, held);
+    held = null;
+  };
+  const copier = createCopier(api, { session, runOptions: shrinking, host: memory.info, device: memory.info });
+  // Where memory is reserved in the arena itself, from the beginning: whatever lies in a region keeps it.
+  const own = memory.isInArena ? created((out) => api.AllocatorAlloc(allocator, 2 * COPIED, out)) : null;
+  const buffer = new Uint8Array(2 * COPIED);
   /** False where the provider does not know how. */
   const shrink = (): boolean => {
-    const copier = createCopier(api, { session, runOptions: shrinking, host: memory.info, device: memory.info });
-    return borrow(2 * COPIED, (at) => {
-      try {
-        copier.toDevice(at as Pointer, at + COPIED, COPIED);
-        return true;
-      } catch {
-        return false;
-      }
-    });
+    const at = own ?? ptr(buffer);
+    try {
+      copier.toDevice(at, at + COPIED, COPIED);
+      return true;
+    } catch {
+      return false;
+    }
   };
   return {
     stats,
@@ -72,14 +82,16 @@ export function createArena(
       return Math.max(0, stats().total - (memory.isInArena ? memory.reserved : 0));
     },
     reset(bytes) {
+      open();
       const isEmpty = shrink();
       trimHeap();
-      if (!isEmpty || bytes === 0) return;
-      const piece = created((out) => api.AllocatorAlloc(allocator, bytes, out));
-      api.AllocatorFree(allocator, piece);
+      if (isEmpty && bytes > 0) held = created((out) => api.AllocatorAlloc(allocator, bytes, out));
     },
     borrow,
+    open,
     close() {
+      open();
+      if (own !== null) api.AllocatorFree(allocator, own);
       api.ReleaseRunOptions(shrinking);
       api.ReleaseAllocator(allocator);
       api.ReleaseSession(session);

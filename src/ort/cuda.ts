@@ -9,12 +9,14 @@ const CUDA_MAJOR = 13;
 /** ONNX Runtime's own files, which must lie beside its main library. */
 export const PROVIDER_FILES = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"] as const;
 
+const RUNTIME = "libcudart.so.13";
+
 /**
  * NVIDIA's libraries that the provider needs, each behind those that it needs itself. It is linked to all but cuDNN, which
  * it opens for the first reduction.
  */
 const CUDA_LIBRARIES = [
-  { name: "libcudart.so.13", part: "CUDA 13 runtime" },
+  { name: RUNTIME, part: "CUDA 13 runtime" },
   { name: "libcublasLt.so.13", part: "cuBLAS of CUDA 13" },
   { name: "libcublas.so.13", part: "cuBLAS of CUDA 13" },
   { name: "libcurand.so.10", part: "cuRAND of CUDA 13" },
@@ -167,7 +169,25 @@ function loadGlobally(library: string): string | null {
   return message ? new CString(message).toString() : "unknown error";
 }
 
-/** CUresult: success. */
+/** `cudaMemGetInfo(size_t *free, size_t *total)`, of the first card. */
+type MemoryInfo = (free: BigUint64Array, total: BigUint64Array) => number;
+
+/** Bytes that are free on the card, by the CUDA runtime that the provider has loaded; null when it cannot be asked. */
+export function freeCardMemory(open: () => MemoryInfo = openMemoryInfo): number | null {
+  const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)];
+  try {
+    return open()(free, total) === SUCCESS ? Number(free[0]) : null;
+  } catch {
+    // Another version of the runtime, under another name.
+    return null;
+  }
+}
+
+function openMemoryInfo(): MemoryInfo {
+  return dlopen(RUNTIME, { cudaMemGetInfo: { args: ["ptr", "ptr"], returns: "i32" } }).symbols.cudaMemGetInfo;
+}
+
+/** CUresult and cudaError_t: success. */
 const SUCCESS = 0;
 
 function readDriver(): { cards: number; version: number } | string {

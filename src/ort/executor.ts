@@ -10,6 +10,7 @@ import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel } from "./copy-models.ts";
 import { copiedMemory, hostMemory } from "./memory.ts";
 import { type ArenaStats, createArena } from "./arena.ts";
+import { freeCardMemory } from "./cuda.ts";
 import { appendProvider, explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
 
 export interface OrtExecutorOptions extends ProviderOptions {
@@ -105,6 +106,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       return { program, binding };
     },
     run(call: OrtCall): void {
+      temporary.open();
       api.RunWithBinding(call.program.session, runOptions, call.binding);
     },
     reserve: memory.reserve,
@@ -114,6 +116,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     zero: memory.zero,
     reach: memory.reach,
     temporary,
+    ...(provider === "cuda" && { card: { freeMemory: freeCardMemory } }),
     arena: temporary.stats,
     close(): void {
       temporary.close();

@@ -47,6 +47,11 @@ export interface TemporaryMemory {
   borrow<T>(bytes: number, use: (address: Address) => T): T;
 }
 
+export interface Card {
+  /** Bytes of its memory that are free; null when it cannot be asked. */
+  freeMemory(): number | null;
+}
+
 /**
  * Runs programs on memory that the runtime places. Addresses given out are 64-byte aligned (`ALIGNMENT`), and so must
  * be those passed in. Nothing is allocated by `run`.
@@ -76,6 +81,8 @@ export interface Executor {
   /** Bytes reserved so far. */
   readonly reserved: number;
   readonly reach: Reach;
+  /** Where memory is a card's, which is what runs out then, and not this process's. */
+  readonly card?: Card;
   /** Where a program's `workspace` is not all that it takes. */
   readonly temporary?: TemporaryMemory;
   close(): void;

@@ -13,7 +13,7 @@ export function measureTemporary(executor: Executor, programs: readonly Program[
   const { temporary } = executor;
   if (!temporary || programs.length === 0) return 0;
   const [inputs, outputs] = [mostBytes(programs, "inputs"), mostBytes(programs, "outputs")];
-  return temporary.borrow(inputs + outputs, (scratch) => {
+  const taken = temporary.borrow(inputs + outputs, (scratch) => {
     // Indices must be valid: 0 is.
     executor.zero(scratch, mostBytes(programs, "inputs", isWhole));
     const run = (program: Program) => executor.run(executor.bind(program, scratchAddresses(program.graph, scratch, inputs), 0));
@@ -25,12 +25,13 @@ export function measureTemporary(executor: Executor, programs: readonly Program[
     const largest = Math.max(...bytes);
     temporary.reset(largest);
     programs.forEach((program, i) => bytes[i]! >= NEAR * largest && run(program));
-    return settle(temporary);
+    return temporary.bytes;
   });
+  return settle(temporary, taken);
 }
 
-/** Has what was measured before in one piece. Returns the bytes that are now taken. */
-export function settle(temporary: TemporaryMemory, bytes: number = temporary.bytes): number {
+/** Has what was measured in one piece. Returns the bytes that are taken then. */
+export function settle(temporary: TemporaryMemory, bytes: number): number {
   temporary.reset(bytes);
   return temporary.bytes;
 }

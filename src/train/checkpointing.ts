@@ -1,6 +1,6 @@
 import { UserError } from "../errors.ts";
 import type { CHECKPOINTING_KEYS, TrainConfig } from "./config.ts";
-import { parseMemory, parseSize } from "./limit.ts";
+import { type LimitedMemory, parseMemory, parseSize } from "./limit.ts";
 import { formatBytes } from "./memory.ts";
 import type { ModelPlanOptions } from "./model-plan.ts";
 import type { Checkpointing } from "./planning.ts";
@@ -51,11 +51,11 @@ export function strategyName(config: CheckpointingConfig): StrategyName {
 }
 
 /**
- * How the schedule of a run is found. A memory limit is the limit of the whole process; `base` says what it takes
- * besides what is planned (see `processBase`). `--no-gradient-checkpointing` keeps every tape.
+ * How the schedule of a run is found. A memory limit is the limit of all that is taken of `memory`. `--no-gradient-checkpointing`
+ * keeps every tape.
  * @throws {UserError} parameters that contradict each other or are missing, or a limit below the base
  */
-export function checkpointingOf(config: CheckpointingConfig, base: () => number): Checkpointing {
+export function checkpointingOf(config: CheckpointingConfig, memory: LimitedMemory): Checkpointing {
   const name = strategyName(config);
   const parameter = <K extends Parameter>(key: K): NonNullable<TrainConfig[K]> => {
     const value = config[key];
@@ -81,7 +81,7 @@ export function checkpointingOf(config: CheckpointingConfig, base: () => number)
     case "optimal":
       return { name, limit: activationLimit(parameter("activationMemory")) };
     case "budget":
-      return budget(parameter("memory"), base);
+      return budget(parameter("memory"), memory);
   }
 }
 
@@ -101,12 +101,13 @@ function activationLimit(text: string): { readonly bytes: number } | { readonly 
   );
 }
 
-function budget(memory: string, base: () => number): Checkpointing {
-  const bytes = parseMemory(memory);
+function budget(text: string, { owner, free, base }: LimitedMemory): Checkpointing {
+  const bytes = parseMemory(text, free);
   const now = base();
   if (bytes <= now) {
-    throw new UserError(`--memory ${memory}: the process alone needs ${formatBytes(now)} before any weight is loaded`);
+    const alone = owner === "the process" ? "the process alone" : owner;
+    throw new UserError(`--memory ${text}: ${alone} needs ${formatBytes(now)} before any weight is loaded`);
   }
   let later: number | undefined;
-  return { name: "budget", bytes, base: () => (later ??= base()) };
+  return { name: "budget", bytes, base: () => (later ??= base()), owner };
 }

@@ -103,7 +103,10 @@ export const trainConfigSchema = z.strictObject({
     .string()
     .optional()
     .describe("strategy optimal: limit of stash and workspace: 200MiB, or 25% of what off needs"),
-  memory: z.string().optional().describe("strategy budget: limit of the whole process: 1.5GiB, 50% of what is free, or auto"),
+  memory: z
+    .string()
+    .optional()
+    .describe("strategy budget: limit of the whole process (cuda: on the card): 1.5GiB, 50% of what is free, or auto"),
   keepOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block whose results are always kept"),
   recomputeOps: z.array(z.string().min(1)).optional().describe("layers or operators of a block that always run again"),
   offload: z

@@ -1,5 +1,6 @@
 import { UserError } from "../errors.ts";
 import type { TrainConfig } from "./config.ts";
+import type { Executor } from "../runtime/executor.ts";
 import { freeMemory } from "./free-memory.ts";
 import { formatBytes } from "./memory.ts";
 import { type Checkpointing, LimitError } from "./planning.ts";
@@ -11,6 +12,9 @@ import { type Checkpointing, LimitError } from "./planning.ts";
 const GROWTH = 40 << 20;
 /** Threads that move boundaries and tapes. */
 const TRANSFER_THREADS = 10 << 20;
+
+/** Until the runtime's allocator has returned what it has free to the system, which is some 10 MiB that differ from start to start. */
+const RETURN_MS = 150;
 
 /** Share of the free memory that `--memory auto` takes. */
 const AUTO_SHARE = 0.8;
@@ -54,7 +58,33 @@ export function parseSize(text: string): { readonly bytes: number } | { readonly
 /** Bytes of this process that no plan can change: runtime, tokenizer, data and programs as they are now, and what is to come. */
 export function processBase({ offload = "off" }: Partial<Pick<TrainConfig, "offload">> = {}): number {
   Bun.gc(true);
+  Bun.sleepSync(RETURN_MS);
+  Bun.gc(true);
   return process.memoryUsage.rss() + GROWTH + (offload === "off" ? 0 : TRANSFER_THREADS);
+}
+
+/** What CUDA takes of a card for itself, about: its context, kernels and workspaces of its libraries. */
+const CUDA_BASE = 600 << 20;
+
+/** The memory that `--memory` is about. */
+export interface LimitedMemory {
+  /** Who takes `base`. */
+  readonly owner: "the process" | "CUDA itself";
+  /** Bytes that may be taken. @throws {UserError} when that is not known */
+  free(): number;
+  /** Bytes that no plan can change. */
+  base(): number;
+}
+
+/** The memory of the process; with an executor on a card, the card's. */
+export function limitedMemory({ card }: Pick<Executor, "card">, config: Partial<Pick<TrainConfig, "offload">>): LimitedMemory {
+  if (!card) return { owner: "the process", free: freeMemory, base: () => processBase(config) };
+  const free = () => {
+    const bytes = card.freeMemory();
+    if (bytes !== null) return bytes;
+    throw new UserError("--memory: the free memory of the card cannot be asked here; give a size such as 8GiB");
+  };
+  return { owner: "CUDA itself", free, base: () => CUDA_BASE };
 }
 
 /** Share of a limit from which on garbage is collected, and milliseconds from one collection to the next. */
@@ -98,7 +128,7 @@ export function explainingLimit<T>(memory: string | undefined, strategy: Checkpo
     const least = Math.ceil((base + fixed + temporary + error.least + SPREAD) / 2 ** 20);
     throw new UserError(
       `--memory ${memory} is not enough: the least that works is ${least} MiB ` +
-        `(${formatBytes(base + SPREAD)} for the process, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations` +
+        `(${formatBytes(base + SPREAD)} for ${strategy.owner ?? "the process"}, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations` +
         `${temporary > 0 ? `, ${formatBytes(temporary)} of temporary memory of ONNX Runtime` : ""}). ` +
         lower,
     );

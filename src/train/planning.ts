@@ -13,9 +13,9 @@ export type Checkpointing =
   | { readonly name: "optimal"; readonly limit: { readonly bytes: number } | { readonly share: number } }
   /**
    * The fastest schedule with which everything fits: `bytes` less what does not depend on the schedule. Where they are for the
-   * whole process, `base` says what it takes besides what is planned; it is asked when all programs have been made.
+   * whole process or card, `base` says what `owner` takes besides what is planned; it is asked when all programs have been made.
    */
-  | { readonly name: "budget"; readonly bytes: number; readonly base?: () => number }
+  | { readonly name: "budget"; readonly bytes: number; readonly base?: () => number; readonly owner?: string }
   /** A given schedule, for tests and experiments. */
   | { readonly name: "given"; readonly schedule: (chain: Chain) => Schedule };
 

@@ -23,7 +23,7 @@ import { sequenceLengthOf, type TrainConfig } from "./config.ts";
 import { type Costs, deviceName, loadCosts } from "./costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "./engine.ts";
 import { checkpointingOf, selectiveOf } from "./checkpointing.ts";
-import { createCollector, explainingLimit, processBase } from "./limit.ts";
+import { createCollector, explainingLimit, limitedMemory } from "./limit.ts";
 import { type LoadedData, loadData } from "./load-data.ts";
 import { offloadOf } from "./offload.ts";
 import { createOptimizer, type Optimizer } from "./optimizer.ts";
@@ -133,7 +133,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
   const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
   const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
   const canSample = prompt !== null && prompt.ids.length < sampleTokens;
-  const strategy = checkpointingOf(config, () => processBase(config));
+  const strategy = checkpointingOf(config, limitedMemory(executor, config));
   const costs = isPlanned(strategy) ? loadCosts(join(config.output, RUN_FILES.costs), deviceName(executor)) : null;
   const options: EngineOptions = {
     config: model,
@@ -166,7 +166,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     optimizer: createOptimizer(executor, engine.resident.trainable, config),
     data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
     parameters: { trainable: count(true), all: count(false) },
-    collect: createCollector(strategy.name === "budget" ? strategy.bytes : Infinity),
+    collect: createCollector(strategy.name === "budget" && !executor.card ? strategy.bytes : Infinity),
     sample() {
       if (!canSample) return null;
       const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createTokenSampler(GREEDY) };

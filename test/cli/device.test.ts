@@ -64,6 +64,17 @@ describe("--device", () => {
     expect(resumed.code).toBe(0);
   });
 
+  test("plan --measure on ort-cpu: temporary memory is a part of the peak", async () => {
+    const plan = (...flags: string[]) =>
+      remat(["plan", "--model", model, "--device", "ort-cpu", "--sequence-length", "48", "--threads", "1", ...flags]);
+    const { memory } = JSON.parse((await plan("--measure", "--json")).stdout) as { memory: Record<string, number> };
+    expect(memory["temporary"]).toBeGreaterThan(2 ** 16);
+    expect(memory["workspace"]).toBe(0);
+    const { peak, ...parts } = memory;
+    expect(Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)).toBe(peak!);
+    expect((await plan()).stdout).toMatch(/\n  temporary +[\d.]+ [KM]iB\n  peak /);
+  });
+
   test("step: the same loss and gradients within 1e-4", async () => {
     const batch = join(folder, "batch.safetensors");
     const ids = BigInt64Array.from({ length: 24 }, (_, i) => BigInt(3 + ((i * 37) % 900)));

@@ -2,10 +2,16 @@ import { describe, expect, test } from "bun:test";
 import { UserError } from "../../src/errors.ts";
 import { checkpointingOf, selectiveOf } from "../../src/train/checkpointing.ts";
 import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
-import { parseSize } from "../../src/train/limit.ts";
+import { userError } from "../hf/temp.ts";
+import { explainingLimit, limitedMemory, parseSize } from "../../src/train/limit.ts";
+import { LimitError } from "../../src/train/planning.ts";
 
 const parse = (flags: Partial<TrainConfigInput>) =>
-  checkpointingOf(trainConfigSchema.parse({ model: "m", data: "d", ...flags }), () => 100 * 2 ** 20);
+  checkpointingOf(trainConfigSchema.parse({ model: "m", data: "d", ...flags }), {
+    owner: "the process",
+    free: () => 2 ** 30,
+    base: () => 100 * 2 ** 20,
+  });
 
 describe("strategies by flags", () => {
   test.each([
@@ -29,7 +35,7 @@ describe("strategies by flags", () => {
       { strategy: "optimal", activationMemory: "1 MiB" },
       { name: "optimal", limit: { bytes: 2 ** 20 } },
     ],
-    [{ memory: "1GiB" }, { name: "budget", bytes: 2 ** 30, base: expect.any(Function) as () => number }],
+    [{ memory: "1GiB" }, { name: "budget", bytes: 2 ** 30, base: expect.any(Function) as () => number, owner: "the process" }],
   ] as [Partial<TrainConfigInput>, unknown][])("%j", (flags, expected) => {
     expect(parse(flags)).toEqual(expected as ReturnType<typeof parse>);
   });
@@ -63,4 +69,36 @@ test("a value is kept or computed again, not both", () => {
   expect(() => selectiveOf(trainConfigSchema.parse({ ...config, recomputeOps: ["q_proj"] }))).toThrow(
     "q_proj is in --keep-ops and in --recompute-ops",
   );
+});
+
+describe("--memory on a card", () => {
+  const GIB = 2 ** 30;
+  const on = (free: number | null, memory: string) =>
+    checkpointingOf(
+      trainConfigSchema.parse({ model: "m", data: "d", memory }),
+      limitedMemory({ card: { freeMemory: () => free } }, { offload: "auto" }),
+    );
+  const bytesOf = (free: number | null, memory: string) => (on(free, memory) as { readonly bytes: number }).bytes;
+
+  test("is about the card's memory: shares of what is free there, a size as it is", () => {
+    expect([bytesOf(40 * GIB, "auto"), bytesOf(40 * GIB, "50%"), bytesOf(null, "8GiB")]).toEqual([32 * GIB, 20 * GIB, 8 * GIB]);
+  });
+
+  test("a card that cannot be asked, and a limit below what CUDA takes, are told", () => {
+    expect(userError(() => on(null, "auto"))).toBe(
+      "--memory: the free memory of the card cannot be asked here; give a size such as 8GiB",
+    );
+    expect(userError(() => on(null, "100MiB"))).toBe("--memory 100MiB: CUDA itself needs 600 MiB before any weight is loaded");
+  });
+
+  test("a limit that nothing keeps: the least that works has all parts, temporary memory too", () => {
+    const strategy = on(null, "1GiB");
+    const plan = () => {
+      // 1024 - 600 MiB for CUDA - 300 for weights - 100 for temporary memory leave 24.
+      throw new LimitError(24 * 2 ** 20, 50 * 2 ** 20, 100 * 2 ** 20);
+    };
+    expect(userError(() => explainingLimit("1GiB", strategy, plan))).toMatch(
+      /the least that works is 1054 MiB \(604 MiB for CUDA itself, 300 MiB for weights, gradients and optimizer, 50\.0 MiB for activations, 100 MiB of temporary/,
+    );
+  });
 });
