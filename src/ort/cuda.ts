@@ -1,6 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { CString, dlopen, type Pointer } from "bun:ffi";
+import type { Card } from "../runtime/executor.ts";
 import { cString, libraryPath } from "./library.ts";
 
 /** Version of CUDA that the provider libraries of ONNX Runtime 1.30.0 are made for; a driver of it or newer is needed. */
@@ -172,11 +173,11 @@ function loadGlobally(library: string): string | null {
 /** `cudaMemGetInfo(size_t *free, size_t *total)`, of the first card. */
 type MemoryInfo = (free: BigUint64Array, total: BigUint64Array) => number;
 
-/** Bytes that are free on the card, by the CUDA runtime that the provider has loaded; null when it cannot be asked. */
-export function freeCardMemory(open: () => MemoryInfo = openMemoryInfo): number | null {
+/** Bytes of the card's memory, by the CUDA runtime that the provider has loaded; null when it cannot be asked. */
+export function cardMemory(open: () => MemoryInfo = openMemoryInfo): ReturnType<Card["memory"]> {
   const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)];
   try {
-    return open()(free, total) === SUCCESS ? Number(free[0]) : null;
+    return open()(free, total) === SUCCESS ? { free: Number(free[0]), total: Number(total[0]) } : null;
   } catch {
     // Another version of the runtime, under another name.
     return null;

@@ -10,7 +10,7 @@ import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel } from "./copy-models.ts";
 import { copiedMemory, hostMemory } from "./memory.ts";
 import { type ArenaStats, createArena } from "./arena.ts";
-import { freeCardMemory } from "./cuda.ts";
+import { cardMemory, findCuda } from "./cuda.ts";
 import { appendProvider, explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
 
 export interface OrtExecutorOptions extends ProviderOptions {
@@ -61,6 +61,8 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   const { api } = environment;
   const sessionOptions = createSessionOptions(api, threads);
   const { memory, info } = explainFailure(provider, () => {
+    // What the provider is linked to need not lie where the system looks.
+    if (provider === "cuda") findCuda();
     appendProvider(api, sessionOptions, provider, options);
     const isDevice = provider === "cuda";
     const info = isDevice ? openCudaMemory(environment, options) : environment.memoryInfo;
@@ -116,7 +118,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     zero: memory.zero,
     reach: memory.reach,
     temporary,
-    ...(provider === "cuda" && { card: { freeMemory: freeCardMemory } }),
+    ...(provider === "cuda" && { card: { memory: cardMemory, pin: memory.pin } }),
     arena: temporary.stats,
     close(): void {
       temporary.close();

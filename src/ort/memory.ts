@@ -22,6 +22,8 @@ export interface OrtMemory {
   readonly reach: Reach;
   /** Gives back what was reserved. */
   release(address: Address): void;
+  /** Pinned memory of this process; see `Card`. */
+  pin(bytes: number): Address | null;
   close(): void;
 }
 
@@ -55,6 +57,7 @@ export function hostMemory(environment: OrtEnvironment): OrtMemory {
     },
     reach: { kind: "process" },
     release: blocks.release,
+    pin: () => null,
     close: blocks.close,
   };
 }
@@ -124,6 +127,7 @@ export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointe
   const zeroSession = loadSession(environment, zeroModel(), sessionOptions);
   const allocator = created((out) => api.CreateAllocator(copySession, info, out));
   const blocks = createBlocks(environment, allocator);
+  const pinned = openPinned(environment, copySession);
   const copies: DeviceCopies = { session: copySession, runOptions, host, device: info };
   const copier = createCopier(api, copies);
   const write = (address: Address, data: Uint8Array) => {
@@ -156,14 +160,45 @@ export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointe
     },
     reach: { kind: "device", copies },
     release: blocks.release,
+    pin(bytes) {
+      try {
+        return pinned?.blocks.reserve(bytes) ?? null;
+      } catch {
+        // The system has no more of it.
+        return null;
+      }
+    },
     close() {
       blocks.close();
+      pinned?.blocks.close();
+      if (pinned) api.ReleaseAllocator(pinned.allocator);
       api.ReleaseAllocator(allocator);
       api.ReleaseSession(copySession);
       api.ReleaseSession(zeroSession);
       api.ReleaseRunOptions(runOptions);
     },
   };
+}
+
+/** Arguments of CreateMemoryInfo: OrtDeviceAllocator, the first card, OrtMemTypeCPUOutput. */
+const DEVICE_ALLOCATOR = 0;
+const FIRST_CARD = 0;
+const CPU_OUTPUT = -1;
+
+/** The allocator of pinned memory that the CUDA provider gives its sessions; null where there is none. */
+function openPinned(environment: OrtEnvironment, session: Pointer) {
+  const { api } = environment;
+  try {
+    const info = created((out) => api.CreateMemoryInfo(cString("CudaPinned"), DEVICE_ALLOCATOR, FIRST_CARD, CPU_OUTPUT, out));
+    try {
+      const allocator = created((out) => api.CreateAllocator(session, info, out));
+      return { allocator, blocks: createBlocks(environment, allocator) };
+    } finally {
+      api.ReleaseMemoryInfo(info);
+    }
+  } catch {
+    return null;
+  }
 }
 
 /** ONNXTensorElementDataType: a shape's numbers. */

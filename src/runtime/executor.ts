@@ -48,8 +48,10 @@ export interface TemporaryMemory {
 }
 
 export interface Card {
-  /** Bytes of its memory that are free; null when it cannot be asked. */
-  freeMemory(): number | null;
+  /** Bytes of its memory; null when it cannot be asked. */
+  memory(): { readonly free: number; readonly total: number } | null;
+  /** Reserves memory of this process that stays where it is (pinned), so that copies to and from the card need no detour; null: none is to be had. */
+  pin(bytes: number): Address | null;
 }
 
 /**

@@ -64,7 +64,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
 
   /** Places by name. */
   const places = new Map<string, { readonly place: number; readonly bytes: number }>();
-  /** Memory of this process that places point to. */
+  /** Memory of this process that places point to, where it is not the executor's. */
   const buffers: Uint8Array[] = [];
   let extent = 0;
   /** Copies that may be unfinished, and their bytes. */
@@ -104,9 +104,14 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
         }
       } else {
         if (bytes > options.freeMemory()) throw new UserError(`--offload: host memory is exhausted: cannot take ${bytes} bytes`);
-        const buffer = new Uint8Array(bytes);
-        buffers.push(buffer);
-        place = ptr(buffer);
+        const pinned = executor.card?.pin(bytes) ?? null;
+        if (pinned !== null) {
+          place = pinned;
+        } else {
+          const buffer = new Uint8Array(bytes);
+          buffers.push(buffer);
+          place = ptr(buffer);
+        }
       }
       extent += bytes;
       places.set(name, { place, bytes });

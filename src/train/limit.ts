@@ -80,8 +80,8 @@ export interface LimitedMemory {
 export function limitedMemory({ card }: Pick<Executor, "card">, config: Partial<Pick<TrainConfig, "offload">>): LimitedMemory {
   if (!card) return { owner: "the process", free: freeMemory, base: () => processBase(config) };
   const free = () => {
-    const bytes = card.freeMemory();
-    if (bytes !== null) return bytes;
+    const memory = card.memory();
+    if (memory !== null) return memory.free;
     throw new UserError("--memory: the free memory of the card cannot be asked here; give a size such as 8GiB");
   };
   return { owner: "CUDA itself", free, base: () => CUDA_BASE };

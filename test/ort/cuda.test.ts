@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
-import { type CudaSearch, describeMissing, findCuda, freeCardMemory, isHalfInstalled, PROVIDER_FILES } from "../../src/ort/cuda.ts";
+import { cardMemory, type CudaSearch, describeMissing, findCuda, isHalfInstalled, PROVIDER_FILES } from "../../src/ort/cuda.ts";
 import { cudaOptions } from "../../src/ort/providers.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
@@ -110,15 +110,15 @@ test("a provider that cannot be loaded gives one clear error with ONNX Runtime's
   expect(message).not.toContain("onnxruntime_src");
 });
 
-test("the card's free memory: in bytes, above 4 GiB too; null when the runtime fails or is not there", () => {
+test("the card's memory: in bytes, above 4 GiB too; null when the runtime fails or is not there", () => {
   const answer = (status: number) => () => (free: BigUint64Array, total: BigUint64Array) => {
     [free[0], total[0]] = [79n << 30n, 80n << 30n];
     return status;
   };
-  expect(freeCardMemory(answer(0))).toBe(79 * 2 ** 30);
-  expect(freeCardMemory(answer(100))).toBe(null);
+  expect(cardMemory(answer(0))).toEqual({ free: 79 * 2 ** 30, total: 80 * 2 ** 30 });
+  expect(cardMemory(answer(100))).toBe(null);
   const absent = () => {
     throw new Error("libcudart.so.13: cannot open shared object file");
   };
-  expect(freeCardMemory(absent)).toBe(null);
+  expect(cardMemory(absent)).toBe(null);
 });

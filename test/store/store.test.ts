@@ -1,6 +1,7 @@
 import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import { closeSync, openSync, readdirSync, readlinkSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { ptr } from "bun:ffi";
 import { type Executor } from "../../src/runtime/executor.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { openOffloadFile } from "../../src/store/file.ts";
@@ -162,4 +163,31 @@ test("host memory: more than is free is refused", () => {
   const store = open(executor, { freeMemory: () => 1000 });
   expect(store.description).toBe("host memory");
   expect(userError(() => store.reserve("item", 4096))).toMatch(/--offload: host memory is exhausted: cannot take 4096 bytes/);
+});
+
+test("host memory: pinned where the executor has it, else the process's own; the same bytes come back", () => {
+  const executor = createOrtExecutor({ threads: 1, copies: true });
+  executors.push(executor);
+  const BYTES = 4096;
+  const pinned = new Uint8Array(2 * BYTES);
+  const asked: number[] = [];
+  // There is room for one item.
+  const pin = (bytes: number) => (asked.push(bytes) === 1 ? ptr(pinned) : null);
+  const store = open({ ...executor, card: { memory: () => null, pin } }, {});
+  const address = executor.reserve(BYTES);
+  for (const [name, first] of [
+    ["one", 1],
+    ["two", 2],
+  ] as const) {
+    const data = Uint8Array.from({ length: BYTES }, (_, i) => first + i);
+    executor.write(address, data);
+    const place = store.reserve(name, BYTES);
+    expect(place === ptr(pinned)).toBe(name === "one");
+    store.wait("out", store.copy(address, BYTES, place, Infinity));
+    executor.zero(address, BYTES);
+    store.wait("in", store.fetch(address, BYTES, place, 0));
+    expect(executor.read(address, BYTES)).toEqual(data);
+    if (name === "one") expect(pinned.subarray(0, BYTES)).toEqual(data);
+  }
+  expect(asked).toEqual([BYTES, BYTES]);
 });

@@ -76,7 +76,10 @@ describe("--memory on a card", () => {
   const on = (free: number | null, memory: string) =>
     checkpointingOf(
       trainConfigSchema.parse({ model: "m", data: "d", memory }),
-      limitedMemory({ card: { freeMemory: () => free } }, { offload: "auto" }),
+      limitedMemory(
+        { card: { memory: () => (free === null ? null : { free, total: 80 * GIB }), pin: () => null } },
+        { offload: "auto" },
+      ),
     );
   const bytesOf = (free: number | null, memory: string) => (on(free, memory) as { readonly bytes: number }).bytes;
 
