@@ -2,7 +2,7 @@
  * Packing for the tile kernel (gemm-kernel.ts): copies a block of an operand into the order in which the kernel reads
  * it, widening bf16 and f16 on the way. Addresses and strides are in bytes; `type` is one of half.ts.
  */
-import { BF16, F16, F32, loadFloats, widenF16Words } from "./half";
+import { BF16, F16, F32, loadFloats, widenEvenF16, widenOddF16 } from "./half";
 import { COLUMNS, ROWS } from "./gemm-kernel";
 
 /** Bytes of `k` packed rows of B in one panel; packed k is a multiple of 4. */
@@ -204,8 +204,8 @@ function storeWords(type: i32, at: usize, x: v128): usize {
     v128.store(at, i32x4.mul(x, i32x4.splat(1 << 16)));
     v128.store(at, v128.and(x, i32x4.splat(0xffff0000)), 32);
   } else {
-    v128.store(at, widenF16Words(v128.and(x, i32x4.splat(0xffff))));
-    v128.store(at, widenF16Words(i32x4.shr_u(x, 16)), 32);
+    v128.store(at, widenEvenF16(x));
+    v128.store(at, widenOddF16(x), 32);
   }
   return at + 64;
 }

@@ -19,25 +19,44 @@ export function widenBf16(h: v128): v128 {
   return i8x16.shuffle(h, i32x4.splat(0), 16, 16, 0, 1, 16, 16, 2, 3, 16, 16, 4, 5, 16, 16, 6, 7);
 }
 
+/** Vectors of one word, loaded because the JIT would make them anew at every use: 2^13 times the lower and the upper half of a word, exponents. */
+const WORDS: usize = memory.data<u32>(
+  [1 << 13, 1 << 13, 1 << 13, 1 << 13, 1 << 29, 1 << 29, 1 << 29, 1 << 29, 0x0f800000, 0x0f800000, 0x0f800000, 0x0f800000, 0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000], 16,
+);
+
 /** Four f16 (the low 8 bytes of `h`) as f32. Exact. */
 // @ts-ignore: decorator
 @inline
 export function widenF16(h: v128): v128 {
-  return widenF16Words(i32x4.extend_low_i16x8_u(h));
+  return widenEvenF16(i32x4.extend_low_i16x8_u(h));
+}
+
+/** Four f16, each in the low half of a word, as f32. Exact. */
+// @ts-ignore: decorator
+@inline
+export function widenEvenF16(words: v128): v128 {
+  return fromShifted(i32x4.dot_i16x8_s(words, v128.load(WORDS)));
+}
+
+/** Those in the high halves. */
+// @ts-ignore: decorator
+@inline
+export function widenOddF16(words: v128): v128 {
+  return fromShifted(i32x4.dot_i16x8_s(words, v128.load(WORDS, 16)));
 }
 
 /**
- * Four f16, each in the low half of a word, as f32. Exact. Exponent and fraction move up by 13 bits (x 2^13) and read as an f32 they are the
- * value times 2^-112, subnormals included; infinities and NaN get their exponent filled up.
+ * Signed f16 times 2^13 as f32: exponent and fraction are in place, with copies of the sign before them. Read as an f32 that is the value
+ * times 2^-112, subnormals included; infinities and NaN get their exponent filled up.
  */
 // @ts-ignore: decorator
 @inline
-export function widenF16Words(wide: v128): v128 {
-  const magnitude = v128.and(wide, i32x4.splat(0x7fff));
-  const value = f32x4.mul(i32x4.mul(magnitude, i32x4.splat(1 << 13)), f32x4.splat(reinterpret<f32>((127 + 112) << 23)));
-  const special = v128.and(i32x4.gt_s(magnitude, i32x4.splat(0x7bff)), i32x4.splat(0x7f800000));
-  const sign = i32x4.mul(v128.and(wide, i32x4.splat(0x8000)), i32x4.splat(1 << 16));
-  return v128.or(v128.or(value, special), sign);
+function fromShifted(shifted: v128): v128 {
+  const bits = v128.and(shifted, i32x4.splat(0x8fffffff));
+  const value = f32x4.mul(bits, f32x4.splat(reinterpret<f32>((127 + 112) << 23)));
+  const exponent = v128.load(WORDS, 32);
+  const special = i32x4.eq(v128.and(bits, exponent), exponent);
+  return v128.or(value, v128.and(special, v128.load(WORDS, 48)));
 }
 
 /** Four f32 as bf16 in the low 8 bytes, rounded to nearest even; NaN stays NaN (quiet). */

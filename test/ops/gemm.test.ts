@@ -176,13 +176,24 @@ test("Gemm: every finite f16, subnormal ones too, is read exactly, alone and in 
   for (const k of [1, 8]) {
     const n = finite.length / k;
     const weights: TestTensor = { dtype: "f16", shape: [n, k], data: finite };
-    // One row and six go through different kernels; row i is one at column `one` and zero elsewhere.
-    for (const m of [1, 6]) {
+    // One row, two and nine go through different kernels; each row is one at column `one` and zero elsewhere.
+    for (const m of [1, 2, 9]) {
       for (let one = 0; one < k; one++) {
         const rows = Float32Array.from({ length: m * k }, (_, i) => Number(i % k === one));
         const [y] = await runWasm(Gemm, [f32([m, k], rows), weights], { transB: 1 });
         expect(y!.findIndex((value, i) => value !== values[(i % n) * k + one])).toBe(-1);
       }
     }
+  }
+});
+
+test("Gemm: infinite and NaN halves stay what they are where they are packed", async () => {
+  const special = Uint16Array.of(0x7c00, 0xfc00, 0x7c01, 0xfe00, 0x3c00, 0xffff, 0x7bff, 0xfbff);
+  const weights: TestTensor = { dtype: "f16", shape: [8, 1], data: special };
+  const expected = [Infinity, -Infinity, NaN, NaN, 1, NaN, 65504, -65504];
+  for (const transB of [1, 0]) {
+    const b = transB ? weights : { ...weights, shape: [1, 8] };
+    const [y] = await runWasm(Gemm, [f32([9, 1], new Float32Array(9).fill(1)), b], { transB });
+    expect([...y!]).toEqual(Array.from({ length: 9 }, () => expected).flat());
   }
 });
