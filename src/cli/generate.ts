@@ -20,7 +20,7 @@ const schema = z.strictObject({
     .min(1)
     .max(64)
     .default(8)
-    .describe("prompts that are answered at a time, fewer where their keys and values would take more than 1 GiB"),
+    .describe("prompts that are answered at a time, fewer where their keys and values would take more than 512 MiB"),
   overwrite: z.boolean().default(false).describe("replace the file to write"),
   ...SAMPLING_FLAGS,
   json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
@@ -29,7 +29,7 @@ const schema = z.strictObject({
 export { schema as flags };
 
 /** Keys and values of all texts that are under way. */
-const CACHE_BYTES = 2 ** 30;
+const CACHE_BYTES = 2 ** 29;
 
 export function help(): string {
   return `Answers the prompts of a file.
