@@ -4,7 +4,6 @@ import { z } from "zod";
 import { createDecoders } from "../generate/decoder.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { isLoopback } from "../serve/guard.ts";
-import { CHAT } from "../serve/responses.ts";
 import { type RequestReport, startServer } from "../serve/server.ts";
 import type { RequestEvent } from "../train/events.ts";
 import { printEvent } from "./display.ts";
@@ -76,9 +75,7 @@ export async function run(args: readonly string[]): Promise<number> {
     if (flags.json) printEvent({ type: "listening", url: server.url, model: name, context });
     else {
       say(`sampling: ${text}`);
-      say(
-        `${JSON.stringify(name)} listens on ${server.url}${CHAT.path.replace(/\/chat.*/, "")} (a context of ${context} tokens); Ctrl-C ends`,
-      );
+      say(`${JSON.stringify(name)} listens on ${server.url} (a context of ${context} tokens); Ctrl-C ends`);
     }
     await interrupted();
     await server.stop();
@@ -132,6 +129,7 @@ function lineOf({ method, path, status, seconds, error, answer }: RequestReport)
         `${seconds.toFixed(1)} s${answer.waited >= 0.05 ? ` (${answer.waited.toFixed(1)} waited)` : ""}`,
       ]
     : [];
-  const end = error?.message ?? answer?.reason ?? "";
+  // A message may quote the client.
+  const end = (error?.message ?? answer?.reason ?? "").replaceAll(/\p{Cc}/gu, "\uFFFD");
   return `${new Date().toTimeString().slice(0, 8)} ${method} ${path} ${status}: ${[...parts, end].filter(Boolean).join(", ")}`;
 }

@@ -111,7 +111,10 @@ function parse<S extends typeof chatRequest | typeof textRequest>(schema: S, bod
   return result.data as z.output<S>;
 }
 
-/** `messages[0].content` */
+const LONGEST_NAME = 80;
+
+/** `messages[0].content`, cut to a readable length: the keys are the client's. */
 function fieldName(path: readonly PropertyKey[]): string {
-  return path.map((key, i) => (typeof key === "number" ? `[${key}]` : `${i > 0 ? "." : ""}${String(key)}`)).join("");
+  const name = path.map((key, i) => (typeof key === "number" ? `[${key}]` : `${i > 0 ? "." : ""}${String(key)}`)).join("");
+  return name.length <= LONGEST_NAME ? name : `${name.slice(0, LONGEST_NAME - 3)}...`;
 }

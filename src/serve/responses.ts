@@ -12,6 +12,9 @@ export interface Usage {
 
 export type FinishReason = "stop" | "length" | "tool_calls";
 
+/** What all paths begin with. */
+export const BASE = "/v1";
+
 /** What is the same in an answer and all its pieces. */
 export interface Head {
   readonly id: string;
@@ -48,7 +51,7 @@ const textOf = (parts: readonly Part[]): string => parts.map((part) => ("text" i
 export const callsOf = (parts: readonly Part[]): ToolCall[] => parts.flatMap((part) => ("call" in part ? [part.call] : []));
 
 export const CHAT: Endpoint = {
-  path: "/v1/chat/completions",
+  path: `${BASE}/chat/completions`,
   idPrefix: "chatcmpl-",
   whole: ({ id, created, model }, parts, reason, usage) => {
     const calls = callsOf(parts);
@@ -84,7 +87,7 @@ const choice = (piece: string, reason: FinishReason | null) => ({
 });
 
 export const TEXT: Endpoint = {
-  path: "/v1/completions",
+  path: `${BASE}/completions`,
   idPrefix: "cmpl-",
   whole: (head, parts, reason, usage) => ({ ...text(head, [choice(textOf(parts), reason)]), usage }),
   first: () => null,

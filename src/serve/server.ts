@@ -1,12 +1,12 @@
 import type { Server } from "bun";
 import { messageOf, UserError } from "../errors.ts";
-import { parseJson } from "../hf/files.ts";
+import { parseJson, show } from "../hf/files.ts";
 import { type AnswerReport, createResponder } from "./answers.ts";
 import { ApiError, errorResponse, internalError, refusing, stopping } from "./errors.ts";
 import { createGuard, isLoopback } from "./guard.ts";
 import { chatJob, type Job, type ServedModel, textJob } from "./jobs.ts";
 import { type AnyRequest, parseChatRequest, parseTextRequest } from "./requests.ts";
-import { CHAT, type Endpoint, TEXT } from "./responses.ts";
+import { BASE, CHAT, type Endpoint, TEXT } from "./responses.ts";
 
 export interface ServerOptions {
   readonly host: string;
@@ -32,6 +32,7 @@ export interface RequestReport {
 }
 
 export interface ModelServer {
+  /** What clients take as the base of OpenAI's API. */
   readonly url: string;
   /** Cuts the answers that are being made, and resolves when all connections are closed. */
   stop(): Promise<void>;
@@ -81,19 +82,19 @@ export function startServer(model: ServedModel, options: ServerOptions): ModelSe
     };
   const checkModel = (name: string): void => {
     if (name === model.name) return;
-    throw new ApiError(404, `there is no model ${JSON.stringify(name)} here, but ${JSON.stringify(model.name)}`, {
+    throw new ApiError(404, `there is no model ${show(name)} here, but ${show(model.name)}`, {
       param: "model",
       code: "model_not_found",
     });
   };
   const routes: Readonly<Record<string, Readonly<Record<string, Route>>>> = {
     "/health": { GET: () => Response.json({ status: "ok" }) },
-    "/v1/models": { GET: () => Response.json({ object: "list", data: [described] }) },
+    [`${BASE}/models`]: { GET: () => Response.json({ object: "list", data: [described] }) },
     [CHAT.path]: { POST: complete(CHAT, parseChatRequest, chatJob) },
     [TEXT.path]: { POST: complete(TEXT, parseTextRequest, textJob) },
   };
   const routeOf = (method: string, path: string): Route => {
-    const named = /^\/v1\/models\/(.+)$/.exec(path)?.[1];
+    const named = path.startsWith(`${BASE}/models/`) ? path.slice(`${BASE}/models/`.length) : undefined;
     const methods: Readonly<Record<string, Route>> | undefined = Object.hasOwn(routes, path)
       ? routes[path]
       : named === undefined
@@ -147,7 +148,7 @@ export function startServer(model: ServedModel, options: ServerOptions): ModelSe
     throw new UserError(listenProblem(error, host, port));
   }
   return {
-    url: server.url.origin,
+    url: server.url.origin + BASE,
     async stop() {
       shutdown.abort();
       // Resolves when the last connection is closed, which a client may keep open without a request.

@@ -33,7 +33,7 @@ function start(flags: readonly string[], env: Record<string, string> = {}) {
 }
 
 const ask = (url: string, body: object, headers: Record<string, string> = {}) =>
-  fetch(`${url}/v1/completions`, {
+  fetch(`${url}/completions`, {
     method: "POST",
     headers: { "content-type": "application/json", ...headers },
     body: JSON.stringify({ prompt: "king", ...body }),
@@ -79,9 +79,11 @@ test("without --json: a line per request on standard error; the key may come fro
     return pattern.exec(text)!;
   };
   const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  const [, url] = await until(/"mine" listens on (http:\S+)\/v1 /);
+  const [, url] = await until(/"mine" listens on (http:\S+\/v1) /);
   expect((await ask(url!, {})).status).toBe(401);
   await until(/POST \/v1\/completions 401: a key is needed/);
+  expect((await ask(url!, { "\u001b[2J\n": 1 }, { authorization: "Bearer secret" })).status).toBe(400);
+  await until(/POST \/v1\/completions 400: unknown field \uFFFD\[2J\uFFFD; remove it\n/);
   expect((await ask(url!, { model: "mine", max_tokens: 3 }, { authorization: "Bearer secret" })).status).toBe(200);
   await until(/POST \/v1\/completions 200: \d+ tokens in \(0 cached\), 3 out, [\d.]+ s, length\n/);
   child.kill("SIGTERM");

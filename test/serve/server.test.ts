@@ -6,7 +6,7 @@ import { createSampler, GREEDY } from "../../src/generate/sampler.ts";
 import type { ServedModel } from "../../src/serve/jobs.ts";
 import { MOST_BYTES } from "../../src/serve/server.ts";
 import { remat } from "../support/cli.ts";
-import { type Client, eventsOf, openServed, scriptedDecoder, serve, textOf } from "../support/served.ts";
+import { type Client, eventsOf, openServed, originOf, scriptedDecoder, serve, textOf } from "../support/served.ts";
 
 setDefaultTimeout(120_000);
 
@@ -243,7 +243,7 @@ describe("the queue", () => {
       await client.received(1);
       const next = client.post(TEXT, { prompt: "x", max_tokens: 3 });
       await client.received(2);
-      expect(await (await fetch(`${client.server.url}/health`)).json()).toEqual({ status: "ok" });
+      expect(await (await fetch(`${originOf(client.server)}/health`)).json()).toEqual({ status: "ok" });
       expect(client.reports).toEqual([]);
       leaving.abort();
       await expect(gone).rejects.toThrow();
@@ -339,6 +339,7 @@ describe("what is refused", () => {
       [{ messages, tools: [{ type: "function", function: { name: "f" } }] }, 400, "tools", "no place for tools"],
       [{ messages, stream_options: { include_usage: true } }, 400, "stream_options", "only with stream"],
       [{ messages, temprature: 1 }, 400, "temprature", "unknown field"],
+      [{ messages, ["k".repeat(10_000)]: 1 }, 400, `${"k".repeat(77)}...`, "unknown field"],
       [{ messages, model: "gpt-4" }, 404, "model", '"served"'],
       [{ messages: [user("word ".repeat(2000))] }, 400, "messages", "more than the maximum context length of 1024 tokens"],
     ];
@@ -391,12 +392,12 @@ describe("what is refused", () => {
       },
     });
     await refused(await client.post(CHAT, "", { body }), 413, null, `${MOST_BYTES} bytes`);
-    await refused(await fetch(`${client.server.url}/v1/embeddings`), 404, null, "/v1/embeddings");
-    await refused(await fetch(`${client.server.url}/constructor`), 404, null, "/constructor");
-    const get = await fetch(client.server.url + CHAT);
+    await refused(await fetch(`${originOf(client.server)}/v1/embeddings`), 404, null, "/v1/embeddings");
+    await refused(await fetch(`${originOf(client.server)}/constructor`), 404, null, "/constructor");
+    const get = await fetch(originOf(client.server) + CHAT);
     expect(get.headers.get("allow")).toBe("POST");
     await refused(get, 405, null, "takes POST");
-    await refused(await fetch(`${client.server.url}/v1/models/other`), 404, "model", '"served"');
+    await refused(await fetch(`${originOf(client.server)}/v1/models/other`), 404, "model", '"served"');
   });
 
   test("an error inside is a 500 that tells no more; its cause is in the report, and the next request is answered", async () => {
@@ -424,16 +425,16 @@ describe("what is refused", () => {
   });
 
   test("the models are listed", async () => {
-    const { data } = (await (await fetch(`${client.server.url}/v1/models`)).json()) as { data: object[] };
+    const { data } = (await (await fetch(`${originOf(client.server)}/v1/models`)).json()) as { data: object[] };
     expect(data).toEqual([expect.objectContaining({ id: "served", object: "model" })]);
-    expect(await (await fetch(`${client.server.url}/v1/models/served`)).json()).toEqual(data[0]!);
+    expect(await (await fetch(`${originOf(client.server)}/v1/models/served`)).json()).toEqual(data[0]!);
   });
 });
 
 describe("who may ask", () => {
   const models = "/v1/models";
   const status = async (client: Client, headers: Record<string, string>, path = models) =>
-    (await fetch(client.server.url + path, { headers })).status;
+    (await fetch(originOf(client.server) + path, { headers })).status;
 
   test("with a key, who has it; the health is no secret", async () => {
     const client = scripted("hello", { apiKey: "secret" });
@@ -455,11 +456,11 @@ describe("who may ask", () => {
 
   test("web pages of the origin that is named, and none without", async () => {
     const preflight = { method: "OPTIONS", headers: { "access-control-request-headers": "authorization,x-other" } };
-    expect((await fetch(client.server.url + CHAT, preflight)).status).toBe(405);
+    expect((await fetch(originOf(client.server) + CHAT, preflight)).status).toBe(405);
     expect((await client.post(TEXT, { prompt: "x" })).headers.get("access-control-allow-origin")).toBeNull();
     const origin = "http://localhost:3000";
     const open = scripted("hello", { cors: origin, apiKey: "secret" });
-    const asked = await fetch(open.server.url + CHAT, preflight);
+    const asked = await fetch(originOf(open.server) + CHAT, preflight);
     expect(asked.status).toBe(204);
     expect(asked.headers.get("access-control-allow-origin")).toBe(origin);
     expect(asked.headers.get("access-control-allow-headers")).toBe("authorization,x-other");

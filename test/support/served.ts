@@ -58,6 +58,8 @@ export function scriptedDecoder(tokenizer: Tokenizer, vocabSize: number, script:
   return decoder;
 }
 
+export const originOf = ({ url }: ModelServer): string => new URL(url).origin;
+
 export interface Client {
   readonly server: ModelServer;
   /** In the order in which the requests ended. */
@@ -96,7 +98,7 @@ export function serve(model: ServedModel, options: Partial<ServerOptions> = {}):
     server,
     reports,
     post: (path, body, init = {}) =>
-      fetch(server.url + path, {
+      fetch(originOf(server) + path, {
         method: "POST",
         body: typeof body === "string" ? body : JSON.stringify(body),
         ...init,
