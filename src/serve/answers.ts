@@ -78,9 +78,10 @@ export function createResponder(
         const { prompt, limit, stopTexts, sampling } = job;
         const { tokenizer, stop } = model;
         const sampler = createSampler(sampling);
-        const talk = { tokenizer, decoder: decoderFor(prompt) };
+        const decoder = decoderFor(prompt);
+        if (job.isExact) decoder.startAnew(prompt);
         const onText = (piece: string) => reader.push(piece).forEach(onPart);
-        made = await answer(talk, prompt, { limit, stop, stopTexts, sampler, signal, onText });
+        made = await answer({ tokenizer, decoder }, prompt, { limit, stop, stopTexts, sampler, signal, onText });
       } finally {
         lastSeconds = seconds() - waited;
         leave();

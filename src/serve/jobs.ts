@@ -30,6 +30,8 @@ export interface Job {
   readonly limit: number;
   readonly sampling: SamplingOptions;
   readonly stopTexts: readonly string[];
+  /** The answer is to the bit that of a server that has just begun: the request has a seed. */
+  readonly isExact: boolean;
   /** Calls of tools are looked for in the answer. */
   readonly calls: boolean;
 }
@@ -106,5 +108,6 @@ function jobOf(
       seed: request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     },
     stopTexts: request.stop ?? [],
+    isExact: request.seed !== undefined,
   };
 }

@@ -120,6 +120,14 @@ describe("answers", () => {
     expect(new Set(unseeded.map(said)).size).toBe(3);
     // The flags' temperature is 0.
     const greedy = await Promise.all([1, 2].map(() => ask(TEXT, { prompt: "And" })));
+    // With a seed nothing is taken from the cache that would round otherwise: whole chunks of 128 tokens at the beginning only.
+    const long = { prompt: "And the LORD said unto Moses, ".repeat(30), max_tokens: 1 };
+    const cachedOf = async (more: object) => (await ask(TEXT, { ...long, ...more })).usage.prompt_tokens_details.cached_tokens;
+    expect(await cachedOf({ seed: 1 })).toBe(0);
+    const tokens = model.tokenizer.encode(long.prompt).length;
+    expect(tokens).toBeGreaterThan(128);
+    expect(await cachedOf({})).toBe(tokens - 1);
+    expect(await cachedOf({ seed: 1 })).toBe(tokens - (tokens % 128));
     expect(said(greedy[0]!)).toBe(said(greedy[1]!));
   });
 
