@@ -27,7 +27,7 @@ export function plannerOf(chain: Chain, options?: PlannerOptions): Planner {
   if (!chain.offload) return plain;
   // The tables of all choices together have no more entries than one of the planner's.
   const entries = Math.min(MOST_ENTRIES, (options?.entries ?? Infinity) / CHOICES.length);
-  return withOffload(chain, chain.offload, plain, entries);
+  return withOffload(chain, chain.offload, plain, entries, options?.pause ?? (() => {}));
 }
 
 /** Inner steps and entries (of 8 bytes) of a table at most, and slots of the layout by which they are foreseen. */
@@ -68,7 +68,7 @@ const RUNGS = 8;
 /** Limits at which a curve looks for schedules with offload. */
 const CURVE_POINTS = 10;
 
-function withOffload(chain: Chain, link: Link, plain: Planner, entries: number): Planner {
+function withOffload(chain: Chain, link: Link, plain: Planner, entries: number, pause: () => void): Planner {
   const isLong = chain.n > LONG_CHAIN;
   const base = makeRecurrence(chain, canonicalIntervals(chain), isLong ? { retapes: 1, allSplits: LONG_CHAIN } : {});
   const boundary = Math.max(...chain.a);
@@ -86,26 +86,28 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number):
   const leastMemory = Math.min(plain.leastMemory, readerOf(1).leastMemory);
   const enough = plain.fastest.simulation.peak;
 
-  /** Reads schedules whose transfers stop the computation, for limits up to `memory`. */
-  const tablesFor = (memory: number): ((limit: number) => Candidate[]) => {
+  /** By choice, one after the other: reads schedules whose transfers stop the computation, for limits up to `memory`. */
+  function* tablesFor(memory: number): Iterable<(limit: number) => Candidate[]> {
     let unit: number | undefined;
-    const reads = choices.flatMap(({ scale, stride }) => {
+    for (const { scale, stride } of choices) {
       const reader = readerOf(stride);
-      if (memory < reader.leastMemory) return [];
+      if (memory < reader.leastMemory) continue;
       // All choices have about the same work, which takes a while to foresee in a long chain.
       if (unit === undefined || !isLong) unit = reader.unitFor(memory, entries);
       const read = reader.upTo(memory, scale, unit);
-      return [(limit: number) => (limit >= reader.leastMemory ? read(limit) : [])];
-    });
-    return (limit) =>
-      reads.flatMap((read) =>
-        read(limit).flatMap((schedule) => (schedule.some(isFetch) ? [candidateOf(chain, link, schedule)] : [])),
-      );
-  };
-  /** The candidates of several limits, each schedule once. */
+      yield (limit) => {
+        pause();
+        if (limit < reader.leastMemory) return [];
+        return read(limit).flatMap((schedule) => (schedule.some(isFetch) ? [candidateOf(chain, link, schedule)] : []));
+      };
+    }
+  }
+  /** The candidates of several limits, each schedule once. There is one table at a time. */
   const search = (limits: readonly number[]): Candidate[] => {
-    const read = tablesFor(Math.max(...limits));
-    const found = new Map(limits.flatMap(read).map((candidate) => [formatSchedule(candidate.schedule).join(), candidate]));
+    const found = new Map<string, Candidate>();
+    for (const read of tablesFor(Math.max(...limits))) {
+      for (const candidate of limits.flatMap(read)) found.set(formatSchedule(candidate.schedule).join(), candidate);
+    }
     return [...found.values()];
   };
   const best = (candidates: readonly Candidate[], memory: number, from: Planned | null): Planned | null => {
@@ -115,6 +117,7 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number):
       for (const lead of LEADS) {
         // Wherever transfers go, they are not faster than that.
         if (best && least >= best.simulation.time) return best;
+        pause();
         const beside = overlapTransfers(chain, link, schedule, memory, lead);
         const simulation = simulate(chain, beside);
         if (!best || simulation.time < best.simulation.time) best = { schedule: beside, simulation };
@@ -130,8 +133,8 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number):
   const count = divisor > 0 ? Math.round((enough - leastMemory) / divisor) : Infinity;
   /** Where there are few limits that differ, the plans of all of them in turn: none is slower than the one of a lower limit. */
   const plans: (Planned | null)[] = [];
-  let read: ((limit: number) => Candidate[]) | undefined;
-  const candidatesAt = memoised((limit: number) => (read ??= tablesFor(enough))(limit));
+  let reads: ((limit: number) => Candidate[])[] | undefined;
+  const candidatesAt = memoised((limit: number) => (reads ??= [...tablesFor(enough)]).flatMap((read) => read(limit)));
   const planOf = (limit: number): Planned | null => {
     const planned = simple(limit);
     if (isGood(planned)) return planned;

@@ -42,6 +42,8 @@ export interface PlannerOptions {
   readonly work?: number;
   /** Entries of 8 bytes that one table may have. */
   readonly entries?: number;
+  /** Called between pieces of work, each of which leaves some hundred KB behind that may be collected. */
+  readonly pause?: () => void;
 }
 
 const DEFAULT_WORK = 1e8;
@@ -72,9 +74,11 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
   const divisor = sizeDivisor(chain);
   const work = options.work ?? DEFAULT_WORK;
   const entries = options.entries ?? DEFAULT_ENTRIES;
+  const pause = options.pause ?? (() => {});
   const readings = chain.n <= LONG_CHAIN ? READINGS : READINGS.slice(0, LONG_CHAIN_READINGS);
 
   const read = (table: Table, memory: number): Planned => {
+    pause();
     const schedule = readSchedule(chain, recurrence, bounds, table, memory);
     return { schedule, simulation: simulate(chain, schedule) };
   };

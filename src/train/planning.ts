@@ -3,6 +3,7 @@ import type { Schedule } from "../schedule/ops.ts";
 import { offloadKept, plannerOf } from "../schedule/offload.ts";
 import type { Planner } from "../schedule/optimal.ts";
 import { type Placement, placeSchedule } from "../schedule/placement.ts";
+import { createSweeper } from "./garbage.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { type Strategy, strategySchedule } from "../schedule/strategies.ts";
 
@@ -99,7 +100,11 @@ export function planStep(
   switch (checkpointing.name) {
     case "optimal":
     case "budget": {
-      const planner = plannerOf(chain, entries === undefined ? {} : { entries });
+      const isLimited = checkpointing.name === "budget" && checkpointing.base !== undefined;
+      const planner = plannerOf(chain, {
+        ...(entries !== undefined && { entries }),
+        ...(isLimited && { pause: createSweeper() }),
+      });
       const plan = planWithin(chain, activationLimit(chain, checkpointing, room), planner);
       // The tables of the planner take up to tens of megabytes, which the step may need.
       Bun.gc(true);
