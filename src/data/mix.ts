@@ -47,10 +47,21 @@ export function mixSamples(sources: readonly WeightedSet[]): SampleSet {
   };
 }
 
-/** Samples of one source, numbered from `first` on. */
-function draw({ set, weight }: WeightedSet, epoch: number, seed: number, source: number, first: number): Int32Array {
+/** How many samples an epoch takes, which is the same for all epochs. */
+export function samplesPerEpoch(sources: readonly WeightedSet[]): number {
+  return sources.reduce((sum, source) => sum + shareOf(source).whole * source.set.count + shareOf(source).part, 0);
+}
+
+/** Whole passes over a source in an epoch, and samples of another one. */
+function shareOf({ set, weight }: WeightedSet): { readonly whole: number; readonly part: number } {
   const whole = Math.floor(weight);
-  const part = Math.round((weight - whole) * set.count);
+  return { whole, part: Math.round((weight - whole) * set.count) };
+}
+
+/** Samples of one source, numbered from `first` on. */
+function draw(weighted: WeightedSet, epoch: number, seed: number, source: number, first: number): Int32Array {
+  const { set } = weighted;
+  const { whole, part } = shareOf(weighted);
   const drawn = indices(whole * set.count + part);
   for (let i = 0; i < drawn.length; i++) drawn[i] = first + (i % set.count);
   if (part === 0) return drawn;

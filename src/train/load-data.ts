@@ -1,7 +1,7 @@
 import { findSplits, parseSources, readEntries } from "../data/dataset.ts";
 import type { Example } from "../data/formats.ts";
 import { type HeldOutAmount, parseHeldOut, splitHeldOut } from "../data/held-out.ts";
-import { mixSamples, type WeightedSet } from "../data/mix.ts";
+import { mixSamples, samplesPerEpoch, type WeightedSet } from "../data/mix.ts";
 import { type LoadedFile, loadSamples, type PrepareOptions } from "../data/prepare.ts";
 import type { Sampler } from "../data/sample.ts";
 import type { SampleSet } from "../data/sample-store.ts";
@@ -55,7 +55,16 @@ export async function loadData(
   };
 }
 
+/** Indices of an epoch's samples are 32-bit numbers. */
+const MOST_SAMPLES = 2 ** 31 - 1;
+
 function mixed(sets: readonly WeightedSet[]): SampleSet {
+  const count = samplesPerEpoch(sets);
+  if (count === 0 || count > MOST_SAMPLES) {
+    throw new UserError(
+      `--data: with these weights an epoch has ${count} of the ${sets.reduce((sum, { set }) => sum + set.count, 0)} examples; expected 1 to ${MOST_SAMPLES}: ${count === 0 ? "raise" : "lower"} a weight`,
+    );
+  }
   return sets.length === 1 && sets[0]!.weight === 1 ? sets[0]!.set : mixSamples(sets);
 }
 

@@ -121,6 +121,12 @@ describe("bad data is refused with file and line", () => {
       "64",
       "trunca",
     ));
+  // An epoch without an example would never end.
+  test("a weight that leaves no example, and one that takes too many", async () => {
+    const path = dataFile(good.repeat(3));
+    await refused(withData(`${path}=0.1`), "an epoch has 0 of the 3 examples", "raise a weight");
+    await refused(withData(`${path}=1e12`), "an epoch has 3000000000000 of the 3 examples", "lower a weight");
+  });
   test("empty file", () => refused(withData(dataFile("")), "no examples"));
 });
 

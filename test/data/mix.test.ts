@@ -1,6 +1,6 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { createBatches } from "../../src/data/batch.ts";
-import { mixSamples } from "../../src/data/mix.ts";
+import { mixSamples, samplesPerEpoch } from "../../src/data/mix.ts";
 import { createSampleStore, type SampleSet } from "../../src/data/sample-store.ts";
 
 setDefaultTimeout(120_000);
@@ -22,17 +22,19 @@ const counts = (values: readonly number[]) => {
 };
 
 test("samples keep their places; whole weights repeat, fractions take turns until all were used once", () => {
-  const mixed = mixSamples([
+  const sources = [
     { set: makeSet("a", 3, 100), weight: 2 },
     { set: makeSet("b", 8, 200), weight: 0.25 },
     { set: makeSet("c", 1, 300), weight: 1 },
-  ]);
+  ];
+  const mixed = mixSamples(sources);
+  expect(samplesPerEpoch(sources)).toBe(9);
   expect([mixed.count, mixed.tokens, mixed.labelled]).toEqual([12, 36, 24]);
   expect([0, 2, 3, 10, 11].map((i) => mixed.sample(i).where)).toEqual(["a:0", "a:2", "b:0", "b:7", "c:0"]);
   const ofB: number[] = [];
   for (let epoch = 0; epoch < 4; epoch++) {
     const drawn = [...mixed.draw!(epoch, 5)];
-    expect(drawn).toHaveLength(9);
+    expect(drawn).toHaveLength(samplesPerEpoch(sources));
     expect(drawn).toEqual([...mixed.draw!(epoch, 5)]);
     const seen = counts(drawn);
     expect([0, 1, 2, 11].map((i) => seen.get(i))).toEqual([2, 2, 2, 1]);
