@@ -3,7 +3,7 @@ import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/random.ts";
 import { createEngine } from "../src/train/engine.ts";
 import { peakProcessMemory } from "../src/train/free-memory.ts";
-import { parseMemory, processBase } from "../src/train/limit.ts";
+import { limitedMemory, parseMemory } from "../src/train/limit.ts";
 import { formatBytes } from "../src/train/memory.ts";
 import { createOptimizer } from "../src/train/optimizer.ts";
 import { initialiseAdapter } from "../src/train/weights.ts";
@@ -87,13 +87,14 @@ const wasm = isWasm ? await openWasm() : null;
 const provider = (values.device === "ort-cpu" ? "cpu" : values.device) as OrtProvider;
 const ort = isWasm ? null : createOrtExecutor({ provider, threads: Number(values.threads) });
 const executor = wasm ?? ort!;
+const limited = limitedMemory(executor, {});
 const engine = createEngine(executor, {
   config,
   source: randomCheckpoint(config, stored),
   ...storage,
   tuning: { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) },
   strategy: values.memory
-    ? { name: "budget", bytes: parseMemory(values.memory), base: processBase }
+    ? { name: "budget", bytes: parseMemory(values.memory, limited.free), ...limited }
     : { name: values.strategy as "per-segment" | "sqrt" | "off" },
   tokens: [tokens],
   optimizer: true,
@@ -139,6 +140,8 @@ const medianOf = (all: readonly number[]) => {
   return (later[Math.floor((later.length - 1) / 2)]! + later[Math.ceil((later.length - 1) / 2)]!) / 2;
 };
 const median = medianOf(times);
+/** All that is taken on the card, CUDA's context too. */
+const card = ort?.card?.memory();
 console.log(
   JSON.stringify({
     shape: values.shape,
@@ -148,8 +151,9 @@ console.log(
     threads: executor.threads,
     device: values.device,
     ...(wasm && { matmul: wasm.matmul.name }),
-    // With weights and ONNX Runtime's temporary memory.
+    // What ONNX Runtime's allocator took, which never gives anything back: weights and temporary memory too.
     ...(ort && { peakDeviceMemory: ort.reserved + ort.temporary.bytes }),
+    ...(card && { cardMemory: card.total - card.free }),
     firstLoss,
     loss,
     firstStepSeconds: firstStep,

@@ -142,6 +142,7 @@ for step in range(args.steps):
     if step == 0:
         first = time.perf_counter() - START
 median = statistics.median(times[1:] or times)
+card = torch.cuda.mem_get_info() if args.device == "cuda" else (0, 0)
 print(
     json.dumps(
         {
@@ -157,8 +158,12 @@ print(
             "stepSeconds": median,
             "tokensPerSecond": args.tokens / median,
             "stepCpuSeconds": statistics.median(cpu_times[1:] or cpu_times),
-            # What the allocator took; on the CPU nothing keeps count of it.
-            **({"peakDeviceMemory": torch.cuda.max_memory_reserved()} if args.device == "cuda" else {}),
+            # What the allocator took, and all that is taken on the card, CUDA's context too; on the CPU nothing keeps count of it.
+            **(
+                {"peakDeviceMemory": torch.cuda.max_memory_reserved(), "cardMemory": card[1] - card[0]}
+                if args.device == "cuda"
+                else {}
+            ),
             # Kibibytes on Linux, bytes on macOS.
             "peakRss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         }

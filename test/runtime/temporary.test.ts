@@ -9,11 +9,13 @@ import { hostMemory } from "../../src/ort/memory.ts";
 import { measureTemporary, settle } from "../../src/runtime/temporary.ts";
 import { loadConfig } from "../../src/hf/config.ts";
 import { modelFolder } from "../support/golden.ts";
+import { PROVIDER } from "../support/provider.ts";
 
 setDefaultTimeout(120_000);
 
 const executor = createOrtExecutor({ threads: 1 });
-const device = createOrtExecutor({ threads: 1, copies: true });
+// On the CPU, memory that is treated like a device's.
+const device = createOrtExecutor({ threads: 1, provider: PROVIDER, copies: PROVIDER === "cpu" });
 afterAll(() => [executor, device].forEach((each) => each.close()));
 
 const config = loadConfig(modelFolder("qwen3"));
