@@ -79,12 +79,16 @@ function output(what: string, command: readonly string[], env: Record<string, st
     check(what, false, `not reached within ${LIMIT_SECONDS} s`);
     return null;
   }
+  if (Bun.which(command[0]!) === null) {
+    check(what, false, `there is no command ${command[0]}`);
+    return null;
+  }
   const child = Bun.spawnSync([...command], {
     cwd: root,
     env: { ...process.env, ...env },
     stdout: "pipe",
     stderr: "pipe",
-    timeout: 1000 * seconds,
+    timeout: Math.ceil(1000 * seconds),
     killSignal: "SIGKILL",
   });
   const text = `${child.stdout.toString()}\n${child.stderr.toString()}`;
@@ -110,8 +114,9 @@ function measured<T extends Measured>(what: string, command: readonly string[]):
 async function requireCuda(): Promise<void> {
   const isOurs = (what: string) => PROVIDER_FILES.some((file) => what.startsWith(file));
   // PyTorch brings NVIDIA's libraries along, as Python packages.
-  const prefix = Bun.spawnSync([values.python, "-c", "import sys; print(sys.prefix)"], { stderr: "ignore" });
-  if (prefix.exitCode === 0) process.env["VIRTUAL_ENV"] ??= prefix.stdout.toString().trim();
+  const python = Bun.which(values.python);
+  const prefix = python === null ? null : Bun.spawnSync([python, "-c", "import sys; print(sys.prefix)"], { stderr: "ignore" });
+  if (prefix?.exitCode === 0) process.env["VIRTUAL_ENV"] ??= prefix.stdout.toString().trim();
   const before = findCuda().missing;
   if (before.length > 0 && before.every(({ what }) => isOurs(what))) await installCuda();
   const { missing, found } = findCuda();
