@@ -58,8 +58,14 @@ describe("resume", () => {
   test("killed at 50 random instants, the losses and the adapter are the uninterrupted run's, bit for bit", async () => {
     const whole = await uninterrupted();
     const random = createRandom(17, "kills");
+    // Whole checkpoints: of the others some are removed at the start, and come again under the same names.
     const progressOf = (output: string) =>
-      existsSync(join(output, "checkpoints")) ? readdirSync(join(output, "checkpoints")).sort().join() : "";
+      existsSync(join(output, "checkpoints"))
+        ? readdirSync(join(output, "checkpoints"))
+            .filter((name) => /^step-\d+$/.test(name))
+            .sort()
+            .join()
+        : "";
     let output = "";
     let runs = 0;
     let restarts = 0;
