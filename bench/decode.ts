@@ -2,11 +2,13 @@
  * Tokens per second of decoding, against the bound that memory sets: every token reads all weights once, so no decoder is
  * faster than (bytes per second that the threads read) / (bytes of the weights and of the cache so far).
  *
- *     bun bench/decode.ts [smollm2-135m|qwen2.5-0.5b] [f32|bf16|f16|q8|nf4|q8-all|nf4-all] [threads] [context]
+ *     bun bench/decode.ts [smollm2-135m|qwen2.5-0.5b] [f32|bf16|f16|q8|nf4|q8-all|nf4-all] [threads] [context] [texts]
+ *
+ * With several texts that go on together the weights are read once for a token of each.
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
 import type { Graph, Node } from "../src/graph/types.ts";
-import { createDecoder } from "../src/generate/decoder.ts";
+import { createDecoders } from "../src/generate/decoder.ts";
 import { buildSegments } from "../src/models/segments.ts";
 import { SumSquares } from "../src/ops/sum-squares.ts";
 import type { Executor } from "../src/runtime/executor.ts";
@@ -17,12 +19,13 @@ import { randomCheckpoint, shapeConfig, type ShapeName, storageOf } from "./shap
 import { median } from "./report.ts";
 import { time } from "./time.ts";
 
-const [shape = "smollm2-135m", dtype = "bf16", threads = "2", context = "128"] = process.argv.slice(2);
+const [shape = "smollm2-135m", dtype = "bf16", threads = "2", context = "128", texts = "1"] = process.argv.slice(2);
 const config = shapeConfig(shape as ShapeName);
 const { stored, ...storage } = storageOf(dtype);
 const source = randomCheckpoint(config, stored);
 const length = Number(context);
-const cache = 2 * 4 * config.layers * config.kvHeads * config.headDim * length;
+const count = Number(texts);
+const cache = 2 * 4 * config.layers * config.kvHeads * config.headDim * length * count;
 
 const READ_BYTES = 1 << 28;
 /** Reads 256 MB, by a kernel that does little else: a sum of squares. */
@@ -50,15 +53,17 @@ const record = (node: Node | null, seconds: number, graph: Graph) => {
 const isProfiled = process.env["PROFILE"] === "1";
 const executor = await createWasmExecutor({ threads: Number(threads), ...(isProfiled ? { profile: record } : {}) });
 const loadBegin = performance.now();
-const decoder = createDecoder(executor, { config, source, maxTokens: length + 64, ...storage });
+const decoders = createDecoders(executor, { config, source, maxTokens: length + 64, ...storage }, count);
 const loadSeconds = (performance.now() - loadBegin) / 1000;
 const tuning = { method: "lora", rank: 1, scale: 1, dropout: 0, targets: new Set<string>() } as const;
 const segments = buildSegments(config, { tokens: 1, tuning, weightType: weightTypeOf(executor, source, storage) });
 const weights = residentBytes(collectParams(segments), false).frozen;
 const ids = Array.from({ length }, (_, i) => (i * 37) % config.vocabSize);
 const begin = performance.now();
-decoder.feed(ids);
+decoders.each[0]!.feed(ids);
 const promptSeconds = (performance.now() - begin) / 1000;
+const all = new Map(decoders.each.keys().map((text) => [text, ids]));
+decoders.feed(all);
 profile.clear();
 const read = reader(executor);
 const tokenTimes: number[] = [];
@@ -67,13 +72,13 @@ const readTimes: number[] = [];
 for (let round = 0; round < 15; round++) {
   readTimes.push(time(read, 0.1).median);
   // The last token alone is computed again and again.
-  tokenTimes.push(time(() => decoder.feed(ids), 0.2).median);
+  tokenTimes.push(time(() => decoders.feed(all), 0.2).median);
 }
 const bandwidth = READ_BYTES / median(readTimes);
-const bound = bandwidth / (weights + cache);
-const rate = 1 / median(tokenTimes);
+const bound = (count * bandwidth) / (weights + cache);
+const rate = count / median(tokenTimes);
 console.log(
-  `${shape} ${dtype}, ${threads} threads, ${length} tokens of context: ${(weights / 1e6).toFixed(0)} MB of weights, loaded in ${loadSeconds.toFixed(2)} s`,
+  `${shape} ${dtype}, ${threads} threads, ${count > 1 ? `${count} texts of ` : ""}${length} tokens of context: ${(weights / 1e6).toFixed(0)} MB of weights, loaded in ${loadSeconds.toFixed(2)} s`,
 );
 console.log(`reading    ${(bandwidth / 1e9).toFixed(1)} GB/s, a bound of ${bound.toFixed(1)} tokens/s`);
 console.log(`decoding   ${rate.toFixed(1)} tokens/s, ${((100 * rate) / bound).toFixed(0)} % of the bound (medians of 15 turns)`);

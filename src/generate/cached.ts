@@ -38,7 +38,7 @@ export interface Decoder {
 export interface Decoders {
   readonly each: readonly Decoder[];
   /**
-   * `feed` of some of the decoders, by their number. Those that go on by one token are computed together if they are most of all there
+   * `feed` of some of the decoders, by their number. Those that have one token to compute are computed together if they are most of all there
    * are. With up to eight decoders on the CPU kernels that changes no bit.
    */
   feed(texts: ReadonlyMap<number, readonly number[]>): Map<number, Float32Array>;
@@ -152,26 +152,28 @@ export function startDecoders(
   const held: number[][] = Array.from({ length: texts }, () => []);
   /** Tokens at the beginning of a text that came in whole chunks of the largest size. */
   const whole = held.map(() => 0);
+  const keep = (text: number, count: number) => {
+    held[text] = held[text]!.slice(0, count);
+    whole[text] = Math.min(whole[text]!, count - (count % CHUNKS[0]));
+  };
+  /** How many tokens a text's cache has of `ids` without the last one, which is always computed: its logits are wanted. */
+  const shared = (text: number, ids: readonly number[]): number => {
+    const known = held[text]!;
+    // Keys of a text that grows longer than the limit were rotated by other frequencies.
+    if (!areAlike(ids.length, known.length)) return 0;
+    let at = 0;
+    while (at < known.length && at < ids.length - 1 && known[at] === ids[at]) at++;
+    return at;
+  };
   const decoderOf = (text: number): Decoder => {
-    const keep = (count: number) => {
-      held[text] = held[text]!.slice(0, count);
-      whole[text] = Math.min(whole[text]!, count - (count % CHUNKS[0]));
-    };
-    const shared = (ids: readonly number[]): number => {
-      const known = held[text]!;
-      let at = 0;
-      // The last token is always computed: its logits are wanted.
-      while (at < known.length && at < ids.length - 1 && known[at] === ids[at]) at++;
-      return at;
-    };
     const decoder: Decoder = {
       maxTokens,
       get ids() {
         return held[text]!;
       },
       startAnew(ids) {
-        keep(shared(ids));
-        keep(whole[text]!);
+        keep(text, shared(text, ids));
+        keep(text, whole[text]!);
       },
       feed(ids) {
         const pieces = decoder.feedInPieces(ids);
@@ -183,9 +185,8 @@ export function startDecoders(
         if (ids.length === 0) throw new UserError("there is nothing to continue: the prompt has no tokens");
         if (ids.length > maxTokens)
           throw new UserError(`the text has ${ids.length} tokens, more than the ${maxTokens} that there is room for`);
-        // Keys of a text that grows longer than the limit were rotated by other frequencies.
-        let at = areAlike(ids.length, held[text]!.length) ? shared(ids) : 0;
-        keep(at);
+        let at = shared(text, ids);
+        keep(text, at);
         while (at < ids.length) {
           yield at;
           const left = ids.length - at;
@@ -204,18 +205,16 @@ export function startDecoders(
   };
   const each = Array.from({ length: texts }, (_, text) => decoderOf(text));
 
-  const goesOn = (known: readonly number[], ids: readonly number[]): boolean =>
-    ids.length === known.length + 1 &&
-    ids.length <= maxTokens &&
-    areAlike(ids.length, known.length) &&
-    known.every((id, i) => ids[i] === id);
   return {
     each,
     feed(wanted) {
       const results = new Map<number, Float32Array>();
-      const going = [...wanted].filter(([text, ids]) => goesOn(held[text]!, ids));
+      const going = [...wanted].filter(
+        ([text, ids]) => ids.length > 0 && ids.length <= maxTokens && shared(text, ids) === ids.length - 1,
+      );
       if (together && going.length > texts / 2) {
         const ids = new Map(going.map(([text, all]) => [text, all.at(-1)!]));
+        for (const [text, all] of going) keep(text, all.length - 1);
         inputs.loadTogether(
           held.map(({ length: position }, text) => {
             const id = ids.get(text);
