@@ -1,6 +1,5 @@
-import * as fs from "node:fs";
 import { UserError } from "../errors.ts";
-import { fileError } from "../hf/files.ts";
+import { filePieces } from "../hf/files.ts";
 
 export interface Line {
   /** Null: the bytes are not UTF-8 (see `textOf`). */
@@ -22,60 +21,42 @@ const NEWLINE = 0x0a;
  * @throws {UserError} unreadable file, a line without an end
  */
 export function* readLines(path: string, pieceBytes = 1 << 20): Generator<Line> {
-  let fd: number;
-  try {
-    fd = fs.openSync(path, "r");
-  } catch (error) {
-    throw fileError("open", path, error);
-  }
-  try {
-    const decoder = new TextDecoder("utf-8", { fatal: true });
-    const piece = new Uint8Array(pieceBytes);
-    let pending: Uint8Array[] = [];
-    let pendingBytes = 0;
-    let number = 1;
-    let offset = 0;
-    const finish = (last: Uint8Array): Line => {
-      const bytes = pending.length === 0 ? last : Buffer.concat([...pending, last]);
-      let text: string | null = null;
-      try {
-        text = decoder.decode(bytes);
-      } catch {
-        // Whoever needs the text is told; a check goes on with the next line.
-      }
-      const end = offset + bytes.length;
-      const line = { text: text?.endsWith("\r") ? text.slice(0, -1) : text, number, offset, end };
-      number++;
-      offset = end + 1;
-      pending = [];
-      pendingBytes = 0;
-      return line;
-    };
-    for (;;) {
-      let count: number;
-      try {
-        count = fs.readSync(fd, piece, 0, piece.length, null);
-      } catch (error) {
-        throw fileError("read", path, error);
-      }
-      let from = 0;
-      for (let at = piece.indexOf(NEWLINE); at >= 0 && at < count; at = piece.indexOf(NEWLINE, from)) {
-        const line = finish(piece.subarray(from, at));
-        from = at + 1;
-        if (line.text?.trim() !== "") yield line;
-      }
-      if (count === 0) break;
-      pending.push(piece.slice(from, count));
-      pendingBytes += count - from;
-      if (pendingBytes > MAX_LINE)
-        throw new UserError(`${path}:${number}: the line is longer than ${MAX_LINE} bytes; expected JSONL`);
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  let pending: Uint8Array[] = [];
+  let pendingBytes = 0;
+  let number = 1;
+  let offset = 0;
+  const finish = (last: Uint8Array): Line => {
+    const bytes = pending.length === 0 ? last : Buffer.concat([...pending, last]);
+    let text: string | null = null;
+    try {
+      text = decoder.decode(bytes);
+    } catch {
+      // Whoever needs the text is told; a check goes on with the next line.
     }
-    if (pendingBytes > 0) {
-      const line = finish(new Uint8Array(0));
+    const end = offset + bytes.length;
+    const line = { text: text?.endsWith("\r") ? text.slice(0, -1) : text, number, offset, end };
+    number++;
+    offset = end + 1;
+    pending = [];
+    pendingBytes = 0;
+    return line;
+  };
+  for (const piece of filePieces(path, pieceBytes)) {
+    let from = 0;
+    for (let at = piece.indexOf(NEWLINE); at >= 0; at = piece.indexOf(NEWLINE, from)) {
+      const line = finish(piece.subarray(from, at));
+      from = at + 1;
       if (line.text?.trim() !== "") yield line;
     }
-  } finally {
-    fs.closeSync(fd);
+    pending.push(piece.slice(from));
+    pendingBytes += piece.length - from;
+    if (pendingBytes > MAX_LINE)
+      throw new UserError(`${path}:${number}: the line is longer than ${MAX_LINE} bytes; expected JSONL`);
+  }
+  if (pendingBytes > 0) {
+    const line = finish(new Uint8Array(0));
+    if (line.text?.trim() !== "") yield line;
   }
 }
 

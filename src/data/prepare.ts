@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { type Breath, createBreath } from "../breath.ts";
 import { UserError } from "../errors.ts";
-import { fileError, fileIo, type FileIo } from "../hf/files.ts";
+import { fileIo, filePieces, type FileIo } from "../hf/files.ts";
 import { placeIn, readEntries } from "./dataset.ts";
 import { refuseForeign } from "./foreign.ts";
 import type { Sampler } from "./sample.ts";
@@ -89,27 +89,9 @@ function cacheKey(content: string, key: string): string {
 /** SHA-256 of a file's bytes, in hexadecimal. */
 async function hashContent(path: string, breathe: Breath): Promise<string> {
   const hash = new Bun.CryptoHasher("sha256");
-  let fd: number;
-  try {
-    fd = fs.openSync(path, "r");
-  } catch (error) {
-    throw fileError("open", path, error);
-  }
-  try {
-    const piece = new Uint8Array(1 << 20);
-    const read = (): number => {
-      try {
-        return fs.readSync(fd, piece);
-      } catch (error) {
-        throw fileError("read", path, error);
-      }
-    };
-    for (let count = read(); count > 0; count = read()) {
-      hash.update(piece.subarray(0, count));
-      await breathe();
-    }
-  } finally {
-    fs.closeSync(fd);
+  for (const piece of filePieces(path)) {
+    hash.update(piece);
+    await breathe();
   }
   return hash.digest("hex");
 }

@@ -322,12 +322,11 @@ export function jsonKind(value: unknown): string {
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }
 
-const CHUNK = 4 << 20;
-
-/** SHA-256 of a file, in hexadecimal, read piece by piece. */
-export function hashFile(path: string): string {
-  const hasher = new Bun.CryptoHasher("sha256");
-  const buffer = new Uint8Array(CHUNK);
+/**
+ * The bytes of a file, piece by piece, each in the memory of the one before it. A last piece is empty.
+ * @throws {UserError} a file that cannot be read
+ */
+export function* filePieces(path: string, bytes = 1 << 20): Generator<Uint8Array> {
   let fd: number;
   try {
     fd = fs.openSync(path, "r");
@@ -335,9 +334,24 @@ export function hashFile(path: string): string {
     throw fileError("open", path, error);
   }
   try {
-    for (let read = fs.readSync(fd, buffer); read > 0; read = fs.readSync(fd, buffer)) hasher.update(buffer.subarray(0, read));
+    const piece = new Uint8Array(bytes);
+    let count: number;
+    do {
+      try {
+        count = fs.readSync(fd, piece);
+      } catch (error) {
+        throw fileError("read", path, error);
+      }
+      yield piece.subarray(0, count);
+    } while (count > 0);
   } finally {
     fs.closeSync(fd);
   }
+}
+
+/** SHA-256 of a file, in hexadecimal, read piece by piece. */
+export function hashFile(path: string): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for (const piece of filePieces(path)) hasher.update(piece);
   return hasher.digest("hex");
 }

@@ -13,12 +13,12 @@ import { canonicalIntervals } from "./intervals.ts";
 import { type Computation, DA, DT, formatSchedule, IA, isComputation, IT, OA, type Op, OT, type Schedule } from "./ops.ts";
 import { frontier, makePlanner, type Planned, type Planner, type PlannerOptions } from "./optimal.ts";
 import { overlapTransfers } from "./overlap.ts";
-import { readSchedule } from "./read.ts";
+import { readSchedule, ROUNDING } from "./read.ts";
 import { pagedRecurrence } from "./paged.ts";
 import { makeRecurrence, type Recurrence } from "./recurrence.ts";
 import { simulate } from "./simulate.ts";
 import { strategySchedule } from "./strategies.ts";
-import { fittingUnit, sizeDivisor } from "./slots.ts";
+import { fittingUnit, MOST_SLOTS, sizeDivisor } from "./slots.ts";
 import { extremes, fillTable, layoutTable, type Table } from "./table.ts";
 
 /** The planner of a chain: with offload where the chain has a link. */
@@ -120,6 +120,8 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number, 
         pause();
         const beside = overlapTransfers(chain, link, schedule, memory, lead);
         const simulation = simulate(chain, beside);
+        // Sums of sizes that are not whole numbers depend on their order.
+        if (simulation.peak > memory) continue;
         if (!best || simulation.time < best.simulation.time) best = { schedule: beside, simulation };
       }
     }
@@ -240,11 +242,11 @@ function makeReader(chain: Chain, recurrenceOf: (scale: number) => Recurrence): 
   const divisor = sizeDivisor(chain);
   const top = (memory: number) => Math.min(memory, bounds.enough[root]! + chain.a[0]!);
   return {
-    leastMemory: chain.a[0]! + bounds.least[root]!,
+    leastMemory: (chain.a[0]! + bounds.least[root]!) * (divisor > 0 ? 1 : 1 + ROUNDING),
     unitFor(memory, entries) {
       const first = layoutTable(any, bounds, Math.max(divisor, top(memory) / SLOTS), top(memory));
       const affordable = first.unit * Math.max(first.work / WORK, first.entries / entries);
-      return divisor >= affordable ? divisor : fittingUnit(chain, affordable);
+      return divisor >= affordable ? divisor : fittingUnit(chain, Math.max(affordable, top(memory) / MOST_SLOTS));
     },
     upTo(memory, scale, unit) {
       const recurrence = recurrenceOf(scale);

@@ -15,7 +15,7 @@ import type { Schedule } from "./ops.ts";
 import { readSchedule } from "./read.ts";
 import { makeRecurrence } from "./recurrence.ts";
 import { simulate, type Simulation } from "./simulate.ts";
-import { fittingUnit, sizeDivisor } from "./slots.ts";
+import { fittingUnit, MOST_SLOTS, sizeDivisor } from "./slots.ts";
 import { extremes, fillTable, layoutTable, type Table, timeAt } from "./table.ts";
 
 export interface Planned {
@@ -48,9 +48,8 @@ export interface PlannerOptions {
 
 const DEFAULT_WORK = 1e8;
 const DEFAULT_ENTRIES = 2e7;
-/** Slots of the first layout, by which the work of others is foreseen, and of the finest rounded one. */
+/** Slots of the first layout, by which the work of others is foreseen. */
 const FIRST_SLOTS = 500;
-const MOST_SLOTS = 20000;
 
 /**
  * Factors by which memory counts as more or less than it is when a rounded table is read. What the roundings of a
@@ -70,7 +69,6 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
   const recurrence = makeRecurrence(chain, canonicalIntervals(chain));
   const bounds = extremes(recurrence);
   const root = recurrence.forC(1, chain.n);
-  const leastMemory = chain.a[0]! + bounds.least[root]!;
   const divisor = sizeDivisor(chain);
   const work = options.work ?? DEFAULT_WORK;
   const entries = options.entries ?? DEFAULT_ENTRIES;
@@ -86,6 +84,10 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
   const unlimited = fillTable(recurrence, layoutTable(recurrence, bounds, Infinity, 0));
   const fastest = read(unlimited, Number.MAX_VALUE);
   const enough = fastest.simulation.peak;
+  const bound = chain.a[0]! + bounds.least[root]!;
+  // Sums of sizes that are not whole numbers depend on their order: there the simulator's counts.
+  const smallest = divisor > 0 ? null : read(unlimited, bound);
+  const leastMemory = Math.max(bound, smallest?.simulation.peak ?? 0);
 
   const boundary = typical(chain.a);
   let exact: { readonly table: Table; readonly memory: number } | undefined;
@@ -111,7 +113,8 @@ export function makePlanner(chain: Chain, options: PlannerOptions = {}): Planner
     if (table && table === exact?.table) return [read(table, Math.floor(memory / divisor) * divisor)];
     const mixture = bestMixture(chain, memory);
     const tables = table ? readings.map((factor) => ({ ...table, unit: table.unit / factor })) : mixture ? [] : [unlimited];
-    return [...(mixture ? [mixture] : []), ...tables.map((view) => read(view, memory))];
+    const plans = [...(mixture ? [mixture] : []), ...tables.map((view) => read(view, memory))];
+    return smallest ? [smallest, ...plans.filter(({ simulation }) => simulation.peak <= memory)] : plans;
   };
 
   return {

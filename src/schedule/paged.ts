@@ -1,5 +1,5 @@
 import { type Chain, type Link, variantsOf } from "./chain.ts";
-import { NONE, type Option, type Recurrence } from "./recurrence.ts";
+import { NO_STEPS, NONE, type Recurrence } from "./recurrence.ts";
 
 /**
  * The recurrence with the choice to have inputs and tapes outside, where a transfer costs `scale` times what it takes. Of
@@ -70,18 +70,3 @@ export function pagedRecurrence(chain: Chain, link: Link, base: Recurrence, scal
     },
   };
 }
-
-/** An option of nothing but a deeper subproblem. */
-const NO_STEPS: Option = {
-  choice: "single",
-  q: 0,
-  k: 0,
-  time: 0,
-  threshold: 0,
-  deep: NONE,
-  deepTaken: 0,
-  rest: NONE,
-  restTaken: 0,
-  pagesInput: false,
-  pagesTape: false,
-};

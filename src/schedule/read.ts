@@ -2,6 +2,7 @@
 import type { Chain } from "./chain.ts";
 import { B, BR, DA, DT, FA, FC, FN, IA, IT, OA, type Op, OT } from "./ops.ts";
 import { NONE, type Option, type Recurrence } from "./recurrence.ts";
+import { sizeDivisor } from "./slots.ts";
 import { type Extremes, type Table, timeAt } from "./table.ts";
 
 /** A subproblem still to be written out, with the bytes that it may use. */
@@ -15,9 +16,16 @@ interface Task {
   readonly memory: number;
 }
 
-/** The schedule by the best allowed choice of each subproblem in turn. `memory` must be at least the least memory. */
+/** Of a limit: what sums of sizes that are not whole numbers may be off by. */
+export const ROUNDING = 1e-12;
+
+/**
+ * The schedule by the best allowed choice of each subproblem in turn. `memory` must be at least the least memory. With sizes that are
+ * not whole numbers its peak may be larger by rounding.
+ */
 export function readSchedule(chain: Chain, recurrence: Recurrence, bounds: Extremes, table: Table, memory: number): Op[] {
   const ops: Op[] = [];
+  const slack = sizeDivisor(chain) > 0 ? 0 : ROUNDING * memory;
   // Last in, first out: a subproblem is replaced by its steps in reverse order.
   const stack: (Task | Op)[] = [{ s: 1, t: chain.n, k: NONE, copied: false, memory: memory - chain.a[0]! }];
   for (let task = stack.pop(); task; task = stack.pop()) {
@@ -26,7 +34,7 @@ export function readSchedule(chain: Chain, recurrence: Recurrence, bounds: Extre
       continue;
     }
     const { s, t, k, copied } = task;
-    const option = bestOption(recurrence, bounds, table, task);
+    const option = bestOption(recurrence, bounds, table, task, slack);
     const { q, pagesInput, pagesTape } = option;
     const deep = (first: number) => stack.push({ s: first, t, k, copied: false, memory: task.memory - option.deepTaken });
     const rest = (last: number, held: number) => {
@@ -89,19 +97,25 @@ export function readSchedule(chain: Chain, recurrence: Recurrence, bounds: Extre
 }
 
 /** The fastest option by the table among those that fit in exact bytes. */
-function bestOption(recurrence: Recurrence, bounds: Extremes, table: Table, { s, t, k, copied, memory }: Task): Option {
+function bestOption(
+  recurrence: Recurrence,
+  bounds: Extremes,
+  table: Table,
+  { s, t, k, copied, memory }: Task,
+  slack: number,
+): Option {
   let best: Option | undefined;
   let least = Infinity;
   recurrence.options(s, t, k, copied, (option) => {
     const { deep, rest } = option;
-    if (memory < option.threshold) return;
+    if (memory + slack < option.threshold) return;
     let time = option.time;
     if (deep !== NONE) {
-      if (memory - option.deepTaken < bounds.least[deep]!) return;
+      if (memory - option.deepTaken + slack < bounds.least[deep]!) return;
       time += timeAt(table, deep, memory - option.deepTaken);
     }
     if (rest !== NONE) {
-      if (memory - option.restTaken < bounds.least[rest]!) return;
+      if (memory - option.restTaken + slack < bounds.least[rest]!) return;
       time += timeAt(table, rest, memory - option.restTaken);
     }
     if (time < least || !best) {

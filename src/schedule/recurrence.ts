@@ -47,6 +47,21 @@ export interface Option {
   pagesTape: boolean;
 }
 
+/** An option without steps or subproblems. */
+export const NO_STEPS: Readonly<Option> = {
+  choice: "single",
+  q: 0,
+  k: 0,
+  time: 0,
+  threshold: 0,
+  deep: NONE,
+  deepTaken: 0,
+  rest: NONE,
+  restTaken: 0,
+  pagesInput: false,
+  pagesTape: false,
+};
+
 /** Rows of all subproblems: one for each C of a distinct interval, then for each D. */
 export interface Recurrence {
   readonly rows: number;
@@ -119,19 +134,7 @@ export function makeRecurrence(
   const forC = (s: number, t: number) => (t <= frozen ? NONE : intervals.id(s, t));
   const forD = (s: number, q: number, k: number) => baseD[intervals.id(s, q)]! + k;
 
-  const option: Option = {
-    choice: "single",
-    q: 0,
-    k: 0,
-    time: 0,
-    threshold: 0,
-    deep: NONE,
-    deepTaken: 0,
-    rest: NONE,
-    restTaken: 0,
-    pagesInput: false,
-    pagesTape: false,
-  };
+  const option: Option = { ...NO_STEPS };
 
   const options = (s: number, t: number, heldK: number, _copied: boolean, visit: (option: Option) => void): void => {
     const isD = heldK >= 0;

@@ -1,7 +1,10 @@
 /** How many bytes a memory slot of a planning table has. */
 import { type Chain, variantsOf } from "./chain.ts";
 
-/** Greatest common divisor of all sizes of a chain; 0 when they are not all whole numbers (or all 0). */
+/** Slots of the finest table of rounded sizes. */
+export const MOST_SLOTS = 20000;
+
+/** Greatest common divisor of all sizes of a chain; 0 when they are not all whole numbers whose sums are exact (or all 0). */
 export function sizeDivisor(chain: Chain): number {
   let divisor = 0;
   const sizes = [chain.a, chain.g, chain.w, chain.of].flat();
@@ -9,7 +12,7 @@ export function sizeDivisor(chain: Chain): number {
     sizes.push(chain.replay[i - 1]?.ob ?? 0);
     for (const { r, of, ob } of variantsOf(chain, i)) sizes.push(r, of, ob);
   }
-  if (!sizes.every(Number.isInteger)) return 0;
+  if (!sizes.every(Number.isInteger) || sizes.reduce((sum, size) => sum + size, 0) > Number.MAX_SAFE_INTEGER) return 0;
   for (let size of sizes) while (size > 0) [divisor, size] = [size, divisor % size];
   return divisor;
 }
@@ -38,6 +41,8 @@ export function fittingUnit(chain: Chain, wanted: number): number {
   let unit = wanted;
   let least = error(unit);
   for (const [size] of common) {
+    // Larger than all of a table.
+    if (size > MOST_SLOTS * wanted) continue;
     for (let parts = Math.max(1, Math.ceil(size / wanted / LATITUDE)); parts <= (size / wanted) * LATITUDE; parts++) {
       const candidate = error(size / parts);
       if (candidate < least) [unit, least] = [size / parts, candidate];

@@ -4,8 +4,8 @@ import { ApiError } from "./errors.ts";
 
 /**
  * The requests of OpenAI's API, as far as a model on this machine can fulfil them, with the sampling fields that vLLM and
- * llama.cpp add (`top_k`, `min_p`, `repetition_penalty`). null is as good as absent. A field that would change the answer
- * and is not implemented is refused, unless it has the value that changes nothing; so is one that does not exist.
+ * llama.cpp add (`top_k`, `min_p`, `repetition_penalty`). null is as good as absent. A field that this
+ * model cannot follow is refused, unless it has the value that changes nothing; so is one that does not exist.
  * https://platform.openai.com/docs/api-reference
  */
 const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);

@@ -1,7 +1,6 @@
 import { UserError } from "../errors.ts";
 import type { CHECKPOINTING_KEYS, TrainConfig } from "./config.ts";
 import { type LimitedMemory, parseMemory, parseSize } from "./limit.ts";
-import { formatBytes } from "./memory.ts";
 import type { ModelPlanOptions } from "./model-plan.ts";
 import type { Checkpointing } from "./planning.ts";
 
@@ -102,12 +101,6 @@ function activationLimit(text: string): { readonly bytes: number } | { readonly 
 }
 
 function budget(text: string, { owner, free, base }: LimitedMemory): Checkpointing {
-  const bytes = parseMemory(text, free);
-  const now = base();
-  if (bytes <= now) {
-    const alone = owner === "the process" ? "the process alone" : owner;
-    throw new UserError(`--memory ${text}: ${alone} needs ${formatBytes(now)} before any weight is loaded`);
-  }
   let later: number | undefined;
-  return { name: "budget", bytes, base: () => (later ??= base()), owner };
+  return { name: "budget", bytes: parseMemory(text, free), base: () => (later ??= base()), owner };
 }

@@ -9,7 +9,7 @@ import { type Checkpointing, LimitError } from "./planning.ts";
  * What the process takes on top of what is planned once its programs have been made: optimised code of the kernels and of
  * the step, tables of the planner, pieces of files that are written, and garbage between two collections.
  */
-const GROWTH = 40 << 20;
+const GROWTH = 45 << 20;
 /** Threads that move boundaries and tapes. */
 const TRANSFER_THREADS = 10 << 20;
 

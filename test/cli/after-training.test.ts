@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
-import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
+import { copyFolder, ok, refused, remat, writeTinyModel } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -19,20 +19,6 @@ const lines = (records: readonly unknown[]) => records.map((record) => `${JSON.s
 writeFileSync(data, lines(["king", "house", "water", "tree", "sword", "bread"].map(chat)));
 const adapter = join(folder, "run");
 const merged = join(folder, "merged");
-
-async function ok(...args: string[]): Promise<string> {
-  const { code, stdout, stderr } = await remat(args);
-  expect(`${code} ${stderr}`).toStartWith("0 ");
-  return stdout;
-}
-
-async function refused(...args: string[]): Promise<string> {
-  const { code, stderr } = await remat(args);
-  expect(code).toBe(2);
-  expect(stderr).toStartWith("remat: ");
-  expect(stderr).not.toContain("    at ");
-  return stderr;
-}
 
 interface Evaluation {
   readonly examples: number;

@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
-import { remat, writeTinyModel } from "../support/cli.ts";
+import { ok, refused, writeTinyModel } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -29,18 +29,6 @@ const settings = [
   "--no-sample",
 ];
 const shape = ["--rank", "4", "--alpha", "6", "--rslora", "--targets", "q_proj,down_proj", "--last-layers", "2"];
-
-async function ok(...args: string[]): Promise<string> {
-  const { code, stdout, stderr } = await remat(args);
-  expect(`${code} ${stderr}`).toStartWith("0 ");
-  return stdout;
-}
-
-async function refused(...args: string[]): Promise<string> {
-  const { code, stderr } = await remat(args);
-  expect(code).toBe(2);
-  return stderr;
-}
 
 const json = (...parts: string[]) => JSON.parse(readFileSync(path(join(...parts)), "utf8")) as Record<string, unknown>;
 const losses = (run: string) =>

@@ -3,7 +3,7 @@ import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openSafetensors, readBytes } from "../../src/hf/safetensors.ts";
 import { temporaryFolder } from "../hf/temp.ts";
-import { remat, writeTinyModel } from "../support/cli.ts";
+import { ok, remat, writeTinyModel } from "../support/cli.ts";
 import { readGguf } from "../support/gguf.ts";
 
 setDefaultTimeout(120_000);
@@ -17,12 +17,6 @@ writeFileSync(
     .map((word) => `${JSON.stringify({ prompt: `Define ${word}.`, completion: `n. A ${word}.` })}\n`)
     .join(""),
 );
-
-async function run(...args: string[]): Promise<string> {
-  const { code, stdout, stderr } = await remat(args);
-  expect(`${code} ${stderr}`).toStartWith("0 ");
-  return stdout;
-}
 
 const training = [
   "train",
@@ -38,7 +32,7 @@ const training = [
   "1",
 ];
 const loss = async (path: string) =>
-  (JSON.parse(await run("eval", "--data", data, "--json", "--threads", "1", "--model", path)) as { loss: number }).loss;
+  (JSON.parse(await ok("eval", "--data", data, "--json", "--threads", "1", "--model", path)) as { loss: number }).loss;
 
 function tensors(path: string): Map<string, Buffer> {
   const source = openSafetensors(path);
@@ -52,14 +46,14 @@ describe("--last-layers 1 of 3", () => {
 
   test("lora: trained, resumed, evaluated, merged, exported", async () => {
     const lora = [...training, "--output", output, "--steps", "24", "--save-every", "12"];
-    await run(...lora, "--last-layers", "1");
+    await ok(...lora, "--last-layers", "1");
     const whole = tensors(join(output, "adapter_model.safetensors"));
     expect([...whole.keys()].every((name) => name.includes(".layers.2."))).toBe(true);
     expect(JSON.parse(readFileSync(join(output, "adapter_config.json"), "utf8"))).toMatchObject({ layers_to_transform: [2] });
 
     rmSync(join(output, "checkpoints", "step-00000024"), { recursive: true });
     rmSync(join(output, "adapter_model.safetensors"));
-    await run(...lora, "--last-layers", "1", "--resume");
+    await ok(...lora, "--last-layers", "1", "--resume");
     expect(tensors(join(output, "adapter_model.safetensors"))).toEqual(whole);
     const other = await remat([...lora, "--last-layers", "2", "--resume"]);
     expect(other.code).toBe(2);
@@ -68,10 +62,10 @@ describe("--last-layers 1 of 3", () => {
     const adapted = await loss(output);
     expect(adapted).toBeLessThan((await loss(model)) - 0.1);
     const merged = join(folder, "merged");
-    await run("merge", "--adapter", output, "--out", merged);
+    await ok("merge", "--adapter", output, "--out", merged);
     expect(Math.abs((await loss(merged)) / adapted - 1)).toBeLessThan(1e-4);
     const chat = ["--prompt", "Define king.", "--raw", "--temperature", "0", "--max-new-tokens", "8", "--threads", "1"];
-    expect(await run("chat", "--model", output, ...chat)).toBe(await run("chat", "--model", merged, ...chat));
+    expect(await ok("chat", "--model", output, ...chat)).toBe(await ok("chat", "--model", merged, ...chat));
     const [base, sum] = [model, merged].map((path) => tensors(join(path, "model.safetensors")));
     const changed = [...base!].filter(([name, bytes]) => !bytes.equals(sum!.get(name)!)).map(([name]) => name);
     expect(changed.length).toBe(7);
@@ -85,7 +79,7 @@ describe("--last-layers 1 of 3", () => {
 
   test("full: the model folder has the frozen weights byte for byte, and others in the trained block and the norm", async () => {
     const full = join(folder, "full");
-    await run(...training, "--output", full, "--method", "full", "--last-layers", "1", "--steps", "4", "--no-sample");
+    await ok(...training, "--output", full, "--method", "full", "--last-layers", "1", "--steps", "4", "--no-sample");
     const [base, trained] = [model, full].map((path) => tensors(join(path, "model.safetensors")));
     expect([...trained!.keys()].sort()).toEqual([...base!.keys()].sort());
     for (const [name, bytes] of base!)

@@ -56,7 +56,9 @@ describe("train --memory", () => {
     const [, least] = /not enough: the least that works is (\d+) MiB/.exec(stderr)!;
     for (const run of [1, 2, 3]) expect(await train(`${least}MiB`, `least-${run}`)).toMatchObject({ code: 0 });
     expect(stderr).toMatch(/--sequence-length.*--batch-size.*--method lora.*--quantize/);
-    expect((await train("10MiB", "less")).stderr).toMatch(/the process alone needs/);
+    // Less than the process itself takes is answered in the same way: with the least that works.
+    const [, sameLeast] = /not enough: the least that works is (\d+) MiB/.exec((await train("10MiB", "less")).stderr)!;
+    expect(Math.abs(Number(sameLeast) - Number(least))).toBeLessThanOrEqual(8);
     expect((await train("1GiB", "off", "--no-gradient-checkpointing")).stderr).toMatch(/--memory needs gradient checkpointing/);
   });
 });

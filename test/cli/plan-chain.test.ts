@@ -3,10 +3,11 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXIT_INFEASIBLE, planChain } from "../../src/cli/plan-chain.ts";
 import { UserError } from "../../src/errors.ts";
+import { parseChain } from "../../src/schedule/chain.ts";
 import { parseSchedule } from "../../src/schedule/ops.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { temporaryFolder } from "../hf/temp.ts";
-import { golden } from "../schedule/chains.ts";
+import { golden, makeRandom, randomChain } from "../schedule/chains.ts";
 import { remat } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
@@ -63,6 +64,43 @@ describe("remat plan --chain", () => {
   test("as text: time, overhead, peak and steps, or the least memory", () => {
     expect(plan(file, "64", false).text).toContain("memory 64: time 76.7 (0.0 % over the step without recompute), peak 64");
     expect(plan(file, "10", false).text).toBe("memory 10: no schedule fits; the least memory is 29");
+  });
+
+  test("sizes in fractions, far apart or beyond whole numbers: the stated least memory works, and no peak exceeds its limit", () => {
+    const random = makeRandom(4);
+    for (const factor of [0.37, 1e-9, 1e9, 1e200, 1e-200]) {
+      for (let i = 0; i < 12; i++) {
+        const whole = randomChain(random, random.whole(1, 5));
+        const times = (sizes: readonly number[]) => sizes.map((size) => size * factor);
+        const { a, g, r, of, ob, ot, w } = whole;
+        const scaled = {
+          n: whole.n,
+          uf: whole.uf,
+          ub: whole.ub,
+          frozen: whole.frozen,
+          a: times(a),
+          g: times(g),
+          r: times(r),
+          of: times(of),
+          ob: times(ob),
+          ot: times(ot),
+          w: times(w),
+          ...(i % 3 === 0 && { offload: { out: 2, in: 3 } }),
+        };
+        const path = write("scaled.json", JSON.stringify(scaled));
+        const least = (JSON.parse(plan(path, "0").text) as { minimum_memory: number }).minimum_memory;
+        for (const limit of [least, 1.2 * least]) {
+          const { code, text } = plan(path, String(limit));
+          const { peak, ops } = JSON.parse(text) as { peak: number; ops: string[] };
+          expect(code).toBe(0);
+          expect(peak).toBeLessThanOrEqual(limit);
+          expect(simulate(parseChain(scaled), parseSchedule(ops)).peak).toBe(peak);
+        }
+      }
+    }
+    // The tape of a frozen segment is never made.
+    const far = write("far.json", JSON.stringify({ a: [4, 2, 3], r: [1e300, 3], uf: [1, 3], ub: [5, 6], frozen: 1 }));
+    expect(plan(far, "1000").code).toBe(0);
   });
 
   test("bad input is a UserError that names the place", () => {

@@ -1,7 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config.ts";
 import { openModelWeights } from "../../src/hf/model-weights.ts";
-import type { Tuning } from "../../src/models/linear.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import { createEngine, type Engine } from "../../src/train/engine.ts";
@@ -18,6 +17,7 @@ import {
   METHODS,
   modelFolder,
   readAdamW,
+  goldenTuning,
   readAdapter,
   readExpected,
   relativeError,
@@ -39,10 +39,7 @@ async function setUp(family: GoldenFamily, method: GoldenMethod, name: GoldenBat
   const executor = await createWasmExecutor({ threads: 2 });
   const config = loadConfig(modelFolder(family));
   const adapter = readAdapter(family);
-  const tuning: Tuning =
-    method === "full"
-      ? { method }
-      : { method, rank: adapter.rank, scale: adapter.alpha / adapter.rank, dropout: 0, targets: new Set(adapter.targets) };
+  const tuning = goldenTuning(family, method);
   const batch = readStepBatch(batchFile(family, name), config);
   const positions = tokenPositions(family, name);
   const source = openModelWeights(modelFolder(family), config);

@@ -1,7 +1,6 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config.ts";
 import { openModelWeights } from "../../src/hf/model-weights.ts";
-import type { Tuning } from "../../src/models/linear.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { createEngine } from "../../src/train/engine.ts";
@@ -14,6 +13,7 @@ import {
   type GoldenMethod,
   METHODS,
   modelFolder,
+  goldenTuning,
   readAdapter,
 } from "../support/golden.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
@@ -29,10 +29,7 @@ function gradientsOf(executor: Executor, family: GoldenFamily, method: GoldenMet
   executors.push(executor);
   const config = loadConfig(modelFolder(family));
   const adapter = readAdapter(family);
-  const tuning: Tuning =
-    method === "full"
-      ? { method }
-      : { method, rank: adapter.rank, scale: adapter.alpha / adapter.rank, dropout: 0, targets: new Set(adapter.targets) };
+  const tuning = goldenTuning(family, method);
   const batch = readStepBatch(batchFile(family, "padded"), config);
   const source = openModelWeights(modelFolder(family), config);
   const strategy = { name: "per-segment" } as const;

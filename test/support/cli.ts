@@ -1,3 +1,4 @@
+import { expect } from "bun:test";
 import { copyFileSync, cpSync } from "node:fs";
 import { join } from "node:path";
 import { writeRandomModel } from "../../recipes/base/init.ts";
@@ -25,6 +26,22 @@ export async function remat(args: readonly string[], cwd = root, env: Record<str
     child.exited,
   ]);
   return { code, stdout, stderr };
+}
+
+/** What a verb that succeeds prints. */
+export async function ok(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await remat(args);
+  expect(`${code} ${stderr}`).toStartWith("0 ");
+  return stdout;
+}
+
+/** What a verb says that refuses its arguments: one message, no stack trace. */
+export async function refused(...args: string[]): Promise<string> {
+  const { code, stderr } = await remat(args);
+  expect(code).toBe(2);
+  expect(stderr).toStartWith("remat: ");
+  expect(stderr).not.toContain("    at ");
+  return stderr;
 }
 
 export const TINY_MODEL = {

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
+import type { Tuning } from "../../src/models/linear.ts";
 
 /** The fixtures of test/golden/models; its README describes the files. */
 const ROOT = join(import.meta.dir, "../golden/models");
@@ -95,6 +96,13 @@ export interface GoldenAdapter {
   readonly targets: readonly string[];
   /** By PEFT name. */
   readonly tensors: ReadonlyMap<string, Float32Array>;
+}
+
+/** What a family's fixtures train: everything, or its adapter, without dropout. */
+export function goldenTuning(family: GoldenFamily, method: GoldenMethod): Tuning {
+  if (method === "full") return { method };
+  const { rank, alpha, targets } = readAdapter(family);
+  return { method, rank, scale: alpha / rank, dropout: 0, targets: new Set(targets) };
 }
 
 export function readAdapter(family: GoldenFamily): GoldenAdapter {

@@ -1,3 +1,5 @@
+import { afterAll, beforeAll, expect } from "bun:test";
+import { join } from "node:path";
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
 import { createDecoders, type Decoder } from "../../src/generate/decoder.ts";
 import { stopTokens } from "../../src/generate/generate.ts";
@@ -139,4 +141,77 @@ export async function eventsOf(response: Response): Promise<{ readonly pieces: P
 /** The answer that the pieces are of. */
 export function textOf(pieces: readonly Piece[]): string {
   return pieces.map(({ choices: [choice] }) => choice?.text ?? choice?.delta?.content ?? "").join("");
+}
+
+export const CHAT = "/v1/chat/completions";
+export const TEXT = "/v1/completions";
+
+export interface Answer {
+  readonly object: string;
+  readonly model: string;
+  readonly choices: readonly [
+    {
+      readonly message?: { readonly role: string; readonly content: string };
+      readonly text?: string;
+      readonly finish_reason: string;
+    },
+  ];
+  readonly usage: {
+    readonly prompt_tokens: number;
+    readonly completion_tokens: number;
+    readonly total_tokens: number;
+    readonly prompt_tokens_details: { readonly cached_tokens: number };
+  };
+}
+
+export const said = ({ choices: [{ message, text }] }: Answer): string => message?.content ?? text!;
+export const user = (content: unknown) => ({ role: "user", content });
+
+/** The bundled model, served for the tests of a file. */
+export interface Served {
+  readonly model: ServedModel;
+  readonly client: Client;
+  /** An answer that is not streamed. */
+  ask(path: string, body: object, from?: Client): Promise<Answer>;
+  /** A server whose model says `script`. */
+  scripted(script: string, options?: Partial<ServerOptions>, maxTokens?: number): Client;
+  /** Another server for the rest of the file. */
+  also(client: Client): Client;
+}
+
+export function useServed(): Served {
+  const closers: (() => unknown)[] = [];
+  let model: ServedModel;
+  let client: Client;
+  const also = (other: Client): Client => {
+    closers.push(() => other.server.stop());
+    return other;
+  };
+  beforeAll(async () => {
+    const opened = await openServed(join(import.meta.dir, "../../recipes/base/model"));
+    closers.push(opened.close);
+    model = opened.model;
+    client = also(serve(model));
+  });
+  afterAll(async () => {
+    for (const close of closers.reverse()) await close();
+  });
+  return {
+    get model() {
+      return model;
+    },
+    get client() {
+      return client;
+    },
+    async ask(path, body, from = client) {
+      const response = await from.post(path, body);
+      expect(response.status).toBe(200);
+      return (await response.json()) as Answer;
+    },
+    scripted(script, options = {}, maxTokens = 1024) {
+      const decoder = scriptedDecoder(model.tokenizer, model.vocabSize, script, maxTokens);
+      return also(serve({ ...model, decoders: [decoder], sampling: { ...model.sampling, maxNewTokens: maxTokens } }, options));
+    },
+    also,
+  };
 }

@@ -6,9 +6,8 @@ import { createOptimizer } from "../../src/train/optimizer.ts";
 import { type Evaluation, type StepMetrics, trainLoop } from "../../src/train/trainer.ts";
 import { loadConfig } from "../../src/hf/config.ts";
 import { openModelWeights } from "../../src/hf/model-weights.ts";
-import type { Tuning } from "../../src/models/linear.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
-import { modelFolder, readAdapter } from "../support/golden.ts";
+import { goldenTuning, modelFolder, readAdapter } from "../support/golden.ts";
 import { drawn, readTrainerFixture, rowsOf, RUNS, trainerBatches } from "../support/trainer.ts";
 
 setDefaultTimeout(120_000);
@@ -28,16 +27,7 @@ describe("a whole run is what Transformers' Trainer makes of it", () => {
       const config = trainConfigSchema.parse({ ...run, data: "-", steps: expected.steps.length });
       const model = loadConfig(modelFolder(run.model));
       const adapter = readAdapter(run.model);
-      const tuning: Tuning =
-        run.method === "full"
-          ? { method: "full" }
-          : {
-              method: "lora",
-              rank: adapter.rank,
-              scale: adapter.alpha / adapter.rank,
-              dropout: 0,
-              targets: new Set(adapter.targets),
-            };
+      const tuning = goldenTuning(run.model, run.method);
       const executor = await createWasmExecutor({ threads: 1 });
       const source = openModelWeights(modelFolder(run.model), model);
       const strategy = { name: "per-segment" } as const;
