@@ -5,6 +5,7 @@ import { LINEAR_MODULES } from "../src/hf/modules.ts";
 import type { Tuning } from "../src/models/linear.ts";
 import { createRandom } from "../src/random.ts";
 import { idealTime } from "../src/schedule/chain.ts";
+import { plannerOf } from "../src/schedule/offload.ts";
 import { makePlanner } from "../src/schedule/optimal.ts";
 import { simulate } from "../src/schedule/simulate.ts";
 import { strategySchedule } from "../src/schedule/strategies.ts";
@@ -12,6 +13,7 @@ import { drawing, lineChart } from "../src/schedule/svg.ts";
 import { createCosts } from "../src/train/costs.ts";
 import { createEngine, type Engine } from "../src/train/engine.ts";
 import { formatBytes } from "../src/train/memory.ts";
+import type { OffloadOptions } from "../src/train/offload.ts";
 import type { Checkpointing } from "../src/train/planning.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import type { MatmulChoice } from "../src/wasm/matmul.ts";
@@ -23,6 +25,10 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig } from "./shapes.
  * planned; and what plain checkpointing per segment costs beside the forward passes that it replays. Each takes turns with
  * an engine that saves everything, and the least time counts. With one thread times are processor times, which other
  * programs disturb less. Prints a table, and one JSON line.
+ * With `--offload FOLDER` boundaries and tapes may go to a file there; times are then of the clock on the wall, because waiting for
+ * the disk takes no processor. Exit code 1 when something is not as promised: a peak above the limit or 2 % from its
+ * prediction, other gradients, a step 7 % from its plan, a planned time that rises with the limit, and without offload more overhead
+ * than `PROMISED`. Run it on a quiet machine.
  *
  *     bun bench/budget.ts --method full --svg build/budget-full.svg
  */
@@ -36,6 +42,7 @@ const { values } = parseArgs({
     threads: { type: "string", default: "1" },
     matmul: { type: "string", default: "auto" },
     budgets: { type: "string", default: "10" },
+    offload: { type: "string" },
     svg: { type: "string" },
   },
 });
@@ -56,9 +63,10 @@ const batch = {
 };
 const costs = createCosts("bench");
 /** Seconds. */
-const clock = threads === 1 ? () => process.cpuUsage().user / 1e6 : () => performance.now() / 1000;
+const clock =
+  threads === 1 && values.offload === undefined ? () => process.cpuUsage().user / 1e6 : () => performance.now() / 1000;
 
-async function open(strategy: Checkpointing) {
+async function open(strategy: Checkpointing, offload: OffloadOptions | null = null) {
   const executor = await createWasmExecutor({ threads, matmul: values.matmul as MatmulChoice });
   const source = randomCheckpoint(config, "f32");
   const engine = createEngine(executor, {
@@ -68,9 +76,10 @@ async function open(strategy: Checkpointing) {
     strategy,
     tokens: [tokens],
     optimizer: false,
+    offload,
     measure: { costs, batch, clock },
   });
-  return { engine, close: () => executor.close() };
+  return { engine, close: () => (engine.close(), executor.close()) };
 }
 
 /** Forward and backward; returns its seconds. */
@@ -90,12 +99,15 @@ const off = await open({ name: "optimal", limit: { share: 1 } });
 step(off.engine);
 const reference = gradientHash(off.engine);
 const everything = off.engine.withoutCheckpointing.stash + off.engine.withoutCheckpointing.workspace;
-const least = makePlanner(off.engine.chain).leastMemory;
+const outside = values.offload === undefined ? null : { folder: values.offload };
+/** Sizes in a chain with offload are rounded up to the file system's blocks. */
+const probe = outside ? await open({ name: "optimal", limit: { share: 1 } }, outside) : off;
+const least = plannerOf(probe.engine.chain).leastMemory;
+if (probe !== off) probe.close();
 const count = Number(values.budgets);
 const limits = [
   ...Array.from({ length: count }, (_, i) => Math.floor(least + ((everything - least) * i) / Math.max(1, count - 1))),
-  Math.floor(everything / 2),
-  Math.floor(everything / 4),
+  ...[everything / 2, everything / 4].map(Math.floor).filter((limit) => limit >= least),
 ];
 /** Least seconds of a step of `engine`, and of one that saves everything, in turn. */
 function timed(engine: Engine): { time: number; without: number } {
@@ -107,13 +119,27 @@ function timed(engine: Engine): { time: number; without: number } {
   }
   return { time, without };
 }
+/** Most overhead, by the share of everything that is given. */
+const PROMISED: Readonly<Record<string, readonly [share: number, overhead: number][]>> = {
+  full: [
+    [0.5, 0.08],
+    [0.25, 0.2],
+  ],
+  lora: [
+    [0.5, 0.12],
+    [0.25, 0.3],
+  ],
+};
+const broken: string[] = [];
+const plain = makePlanner(off.engine.chain);
 const rows = [];
 for (const limit of limits) {
-  const { engine, close } = await open({ name: "optimal", limit: { bytes: limit } });
+  const { engine, close } = await open({ name: "optimal", limit: { bytes: limit } }, outside);
   const { time, without } = timed(engine);
   const { time: planned } = simulate(engine.chain, engine.schedule);
   const predicted = engine.predicted.stash + engine.predicted.workspace;
   const measured = engine.measuredPeak - engine.predicted.resident;
+  const moved = engine.store?.counts();
   rows.push({
     share: limit / everything,
     limit,
@@ -125,14 +151,30 @@ for (const limit of limits) {
     seconds: time,
     plannedSeconds: planned,
     identical: gradientHash(engine) === reference,
+    ...(moved && { moved, plannedWithoutOffload: plain.plan(limit)!.simulation.time }),
   });
   const row = rows.at(-1)!;
+  const share = `${(100 * row.share).toFixed(1)} %`;
+  if (!row.within) broken.push(`${share}: peak ${measured} of limit ${limit}, predicted ${predicted}`);
+  if (!row.identical) broken.push(`${share}: other gradients`);
+  if (Math.abs(time / planned - 1) > 0.07) broken.push(`${share}: ${time.toFixed(2)} s, planned ${planned.toFixed(2)} s`);
   process.stderr.write(
     `${(100 * row.share).toFixed(1).padStart(6)} %  limit ${formatBytes(limit).padStart(8)}  peak ${formatBytes(measured).padStart(8)}  ` +
       `overhead ${(100 * row.overhead).toFixed(1).padStart(5)} % (planned ${(100 * row.plannedOverhead).toFixed(1)} %)  ` +
-      `${time.toFixed(2)} s (planned ${planned.toFixed(2)} s)  ${row.identical ? "same gradients" : "OTHER GRADIENTS"}\n`,
+      `${time.toFixed(2)} s (planned ${planned.toFixed(2)} s)  ${row.identical ? "same gradients" : "OTHER GRADIENTS"}` +
+      `${moved ? `, ${formatBytes(moved.out)} out, ${moved.waited.toFixed(2)} s waited in all; without offload ${row.plannedWithoutOffload!.toFixed(2)} s are planned` : ""}\n`,
   );
   close();
+}
+const ascending = rows.toSorted((a, b) => a.limit - b.limit);
+ascending.slice(1).forEach((row, i) => {
+  if (row.plannedSeconds > 1.001 * ascending[i]!.plannedSeconds)
+    broken.push(`a limit of ${row.limit} is planned slower than a lower one`);
+});
+for (const [share, most] of values.offload === undefined ? PROMISED[values.method]! : []) {
+  const row = rows.find((one) => Math.abs(one.share - share) < 1e-6);
+  if (row && row.overhead > most)
+    broken.push(`${100 * share} %: overhead ${(100 * row.overhead).toFixed(1)} %, at most ${100 * most} % is promised`);
 }
 // Plain checkpointing of each segment: what it costs on top of saving everything, beside the forward programs it replays.
 const { chain } = off.engine;
@@ -173,3 +215,5 @@ console.log(
   }),
 );
 off.close();
+for (const one of broken) process.stderr.write(`FAIL ${one}\n`);
+if (broken.length > 0) process.exitCode = 1;

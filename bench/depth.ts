@@ -126,6 +126,8 @@ async function run(layers: number, strategy: Checkpointing) {
   return { layers, activations, seconds, secondsPerBlock: seconds / layers, modelledOverhead: time / ideal - 1 };
 }
 
+/** More time per block, at most, at the peak of so many saved blocks. */
+const PROMISED = 0.35;
 const measured = [];
 if (values.run) {
   const off = await run(shallow, { name: "off" });
@@ -144,3 +146,10 @@ console.log(
   }),
 );
 executor.close();
+const slower = measured.length > 0 ? measured[1]!.secondsPerBlock / measured[0]!.secondsPerBlock - 1 : 0;
+if (slower > PROMISED || (measured[1]?.activations ?? 0) > (measured[0]?.activations ?? 0)) {
+  process.stderr.write(
+    `FAIL ${deep} blocks at the memory of ${shallow}: ${(100 * slower).toFixed(0)} % more time per block, at most ${100 * PROMISED} % is promised\n`,
+  );
+  process.exitCode = 1;
+}
