@@ -16,7 +16,7 @@ import { capSlope4, capSlopeOf, softCap } from "./soft-cap";
 
 /** Rows of a block whose exponentials are summed in a register, column by column; so many stay in the first-level cache. */
 const RUN: i32 = 32;
-/** Probabilities below count as 0: products with subnormal numbers cost a hundred cycles. */
+/** Probabilities, times a weight of either sign, count as 0 below this size: products with subnormal numbers cost a hundred cycles. */
 const NEGLIGIBLE: f32 = 1e-26;
 
 // Of the command in effect; the operands that all commands share come first.
@@ -266,18 +266,18 @@ function differentiateCap(x: usize, count: i32, most: usize, cap: f32): void {
   }
 }
 
-/** x[count][n] *= each column's scale, times the factor; negligible probabilities become 0. */
+/** x[count][n] *= each column's scale, times the factor; negligible probabilities become 0. Scales have either sign. */
 function scaleBlock(x: usize, count: i32, scales: usize, factor: f32): void {
   const scale = f32x4.splat(factor), least = f32x4.splat(NEGLIGIBLE);
   for (let v = 0; v < count; v++) {
     let i = 0;
     for (; i + 4 <= n; i += 4) {
       const p = f32x4.mul(v128.load(x + (<usize>i << 2)), v128.load(scales + (<usize>i << 2)));
-      v128.store(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(p, least)));
+      v128.store(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(f32x4.abs(p), least)));
     }
     if (i < n) {
       const p = f32x4.mul(loadSome(x + (<usize>i << 2), n - i), loadSome(scales + (<usize>i << 2), n - i));
-      storeSome(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(p, least)), n - i);
+      storeSome(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(f32x4.abs(p), least)), n - i);
     }
     x += <usize>n << 2;
   }

@@ -19,7 +19,8 @@ const LOGITS_BYTES = 48 * 2 ** 20;
  * `LinearCrossEntropy(h, W, labels, scale) -> loss, correct`: the sum over tokens with a label of scale times -log softmax(h W^T)[label], the
  * logits h W^T capped with `softcap`; and how many of these labels have the greatest logit (of equal ones the first class counts).
  * h [T, H] and W [V, H] of one float type (for the kernel f32, W maybe half or quantised in memory), labels i32[T] (-100: none), scale f32[1], or f32[T] where tokens have weights,
- * loss f32[1], correct i32[1].
+ * loss f32[1], correct i32[1]. Scales have either sign, or are 0: a preference loss makes a rejected text's tokens less likely. The least that
+ * a gradient shows is a probability times its scale of 1e-26.
  *
  * The logits are computed for a chunk of rows at a time, and only for rows that have a label.
  */

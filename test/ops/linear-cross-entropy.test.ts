@@ -3,6 +3,7 @@ import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear
 import {
   checkForward,
   checkGradient,
+  type Data,
   expectSameBits,
   f32,
   generator,
@@ -152,14 +153,14 @@ for (const softcap of [0.5, 30]) {
   });
 }
 
-/** The sample with a weight of its own for each token; some are 0. */
+/** The sample with a weight of its own for each token: of either sign, and some are 0. */
 function weighted(tokens: number, width: number, vocab: number, part: number): TestTensor[] {
   const rng = generator(3 * tokens + vocab);
-  const scales = Array.from({ length: tokens }, () => (rng() < 0.2 ? 0 : Math.fround(0.2 * rng())));
+  const scales = Array.from({ length: tokens }, () => (rng() < 0.2 ? 0 : Math.fround(0.4 * rng() - 0.2)));
   return [...sample(tokens, width, vocab, part).slice(0, 3), f32([tokens], scales)];
 }
 
-test("LinearCrossEntropy with a scale per token: error 1e-6, gradients 5e-6, by finite differences 1e-5", async () => {
+test("LinearCrossEntropy with a scale of either sign per token: error 1e-6, gradients 5e-6, by finite differences 1e-5", async () => {
   for (const [tokens, width, vocab] of SIZES) {
     for (const attrs of [{}, { softcap: 2 }]) {
       const inputs = weighted(tokens, width, vocab, 0.7);
@@ -178,6 +179,24 @@ test("LinearCrossEntropy with a scale per token: error 1e-6, gradients 5e-6, by 
     wrt: [0, 1],
     bound: 1e-5,
   });
+});
+
+test("LinearCrossEntropy: opposite scales give opposite gradients to the last bit", async () => {
+  const inputs = [...weighted(40, 17, 1030, 0.7), f32([1], [1.5])];
+  const opposite = inputs.with(
+    3,
+    f32(
+      [40],
+      (inputs[3]!.data as Float32Array).map((scale) => -scale),
+    ),
+  );
+  const negated = (values: readonly Data[]) => values.map((all) => (all as Float32Array).map((value) => 0 - value));
+  const expected = await runWasm(LinearCrossEntropyGrad, inputs, {});
+  expectSameBits(
+    "negated",
+    negated(await runWasm(LinearCrossEntropyGrad, opposite, {})),
+    expected.map((all) => all as Float32Array),
+  );
 });
 
 test("LinearCrossEntropy: the same scale for each token gives the gradients of the one scale to the last bit", async () => {

@@ -34,7 +34,7 @@ interface Case {
   readonly wanted: readonly ("dh" | "dw")[];
   readonly sum?: boolean;
   readonly softcap?: number;
-  /** A scale for each token. */
+  /** A scale of its own for each token: of either sign, some 0. */
   readonly scales?: boolean;
 }
 
@@ -72,7 +72,7 @@ function feedsOf({ tokens, width, vocab, every, labelled, dtype = "f32", scales 
       scales
         ? f32(
             [tokens],
-            Array.from({ length: tokens }, (_, t) => (t % 5) / (3 * labelled)),
+            Array.from({ length: tokens }, (_, t) => ((t % 5) - 2) / (3 * labelled)),
           )
         : f32([1], [1 / labelled]),
     ],
