@@ -2,8 +2,8 @@ import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statSync, writeSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { createRandom } from "../src/random.ts";
-import type { RunEvent } from "../src/train/events.ts";
+import { createRandom } from "../src/base/random.ts";
+import type { RunEvent } from "../src/train/run/events.ts";
 import { machine } from "./report.ts";
 
 /**

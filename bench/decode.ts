@@ -13,7 +13,7 @@ import { buildSegments } from "../src/models/segments.ts";
 import { SumSquares } from "../src/ops/sum-squares.ts";
 import type { Executor } from "../src/runtime/executor.ts";
 import { collectParams, residentBytes } from "../src/runtime/resident.ts";
-import { weightTypeOf } from "../src/train/weights.ts";
+import { weightTypeOf } from "../src/load/weights.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import { randomCheckpoint, shapeConfig, type ShapeName, storageOf } from "./shapes.ts";
 import { median } from "./report.ts";

@@ -1,14 +1,14 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { type ModelConfig, parseConfig } from "../src/hf/config.ts";
+import { type ModelConfig, parseConfig } from "../src/hf/config/config.ts";
 import { drawing, lineChart } from "../src/schedule/svg.ts";
 import { simulate } from "../src/schedule/simulate.ts";
 import { strategySchedule } from "../src/schedule/strategies.ts";
-import { createEngine } from "../src/train/engine.ts";
-import { formatBytes } from "../src/train/memory.ts";
-import { planModel } from "../src/train/model-plan.ts";
-import type { Checkpointing } from "../src/train/planning.ts";
+import { createEngine } from "../src/train/step/engine.ts";
+import { formatBytes } from "../src/train/memory/forecast.ts";
+import { planModel } from "../src/train/memory/model-plan.ts";
+import type { Checkpointing } from "../src/train/memory/step-plan.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import { randomCheckpoint } from "./shapes.ts";
 

@@ -10,7 +10,7 @@
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
 import { type Attrs, byteLength, elements, type FloatType, type TensorType } from "../src/graph/types.ts";
-import { fromFloat32 } from "../src/hf/halves.ts";
+import { fromFloat32 } from "../src/base/float16.ts";
 import { Cast, CAST_TO } from "../src/ops/cast.ts";
 import { Gemm } from "../src/ops/gemm.ts";
 import { LinearCrossEntropyGrad } from "../src/ops/linear-cross-entropy.ts";

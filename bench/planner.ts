@@ -7,7 +7,7 @@
  * is above what is promised: 0.5 s for 200 segments of a language model at 500 slots, 2 s for 100 different ones.
  */
 import { type Chain, makeChain } from "../src/schedule/chain.ts";
-import { makePlanner, type PlannerOptions } from "../src/schedule/optimal.ts";
+import { makePlanner, type PlannerOptions } from "../src/schedule/planner/optimal.ts";
 import { time } from "./time.ts";
 
 /** Share of the memory of save-all. */

@@ -1,11 +1,11 @@
 import { DTYPE_BYTES, elements, type FloatType, type Quantised } from "../src/graph/types.ts";
-import { type ModelConfig, parseConfig } from "../src/hf/config.ts";
-import { fromFloat32 } from "../src/hf/halves.ts";
-import type { TensorEntry, TensorSource } from "../src/hf/safetensors.ts";
+import { type ModelConfig, parseConfig } from "../src/hf/config/config.ts";
+import { fromFloat32 } from "../src/base/float16.ts";
+import type { TensorEntry, TensorSource } from "../src/hf/weights/safetensors.ts";
 import { buildSegments } from "../src/models/segments.ts";
-import { createRandom } from "../src/random.ts";
+import { createRandom } from "../src/base/random.ts";
 import { collectParams } from "../src/runtime/resident.ts";
-import type { WeightStorage } from "../src/train/weights.ts";
+import type { WeightStorage } from "../src/load/weights.ts";
 
 /** Shapes of published models (from their config.json), to be filled with random weights. */
 export const SHAPES = {

@@ -1,17 +1,17 @@
 import { parseArgs } from "node:util";
 import type { Graph, Node } from "../src/graph/types.ts";
-import { createRandom } from "../src/random.ts";
-import { createEngine } from "../src/train/engine.ts";
-import { peakProcessMemory } from "../src/train/free-memory.ts";
-import { limitedMemory, parseMemory } from "../src/train/limit.ts";
-import { formatBytes } from "../src/train/memory.ts";
-import { createOptimizer } from "../src/train/optimizer.ts";
-import { initialiseAdapter } from "../src/train/weights.ts";
+import { createRandom } from "../src/base/random.ts";
+import { createEngine } from "../src/train/step/engine.ts";
+import { peakProcessMemory } from "../src/train/memory/free-memory.ts";
+import { limitedMemory, parseMemory } from "../src/train/memory/limit.ts";
+import { formatBytes } from "../src/train/memory/forecast.ts";
+import { createOptimizer } from "../src/train/step/optimizer.ts";
+import { initialiseAdapter } from "../src/load/weights.ts";
 import { createOrtExecutor } from "../src/ort/executor.ts";
 import type { OrtProvider } from "../src/ort/providers.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import type { MatmulChoice } from "../src/wasm/matmul.ts";
-import { LINEAR_MODULES } from "../src/hf/modules.ts";
+import { LINEAR_MODULES } from "../src/hf/config/modules.ts";
 import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig, storageOf } from "./shapes.ts";
 
 /**

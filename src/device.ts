@@ -1,7 +1,7 @@
 /**
  * The one place that knows all executors: makes the one for `--device`.
  */
-import { UserError } from "./errors.ts";
+import { UserError } from "./base/errors.ts";
 import type { Executor } from "./runtime/executor.ts";
 import type { TrainConfig } from "./train/config.ts";
 import type { MatmulChoice } from "./wasm/matmul.ts";

@@ -13,7 +13,7 @@ import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { elements, type Shape } from "../../src/graph/types.ts";
-import { messageOf } from "../../src/errors.ts";
+import { messageOf } from "../../src/base/errors.ts";
 import { writeModel } from "../../src/onnx/write.ts";
 import { Gemm } from "../../src/ops/gemm.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";

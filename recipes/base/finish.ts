@@ -2,10 +2,10 @@
 import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
-import { makeFolder, readJsonObject, writeTextAtomic } from "../../src/hf/files.ts";
-import { fromFloat32 } from "../../src/hf/halves.ts";
-import { openSafetensors, readFloat32 } from "../../src/hf/safetensors.ts";
-import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
+import { makeFolder, readJsonObject, writeTextAtomic } from "../../src/base/files.ts";
+import { fromFloat32 } from "../../src/base/float16.ts";
+import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { sampleTexts } from "./sample.ts";
 
 const TEMPERATURE = 0.7;

@@ -1,10 +1,10 @@
 /** Text from a model, drawn from its distribution: shows what it has learned better than its likeliest words do. */
-import type { Tokenizer } from "../../src/data/tokenizer.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openSafetensors } from "../../src/hf/safetensors.ts";
-import { createRandom, type Random } from "../../src/random.ts";
-import { createEngine, type Engine } from "../../src/train/engine.ts";
+import type { Tokenizer } from "../../src/data/tokens/tokenizer.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
+import { createRandom, type Random } from "../../src/base/random.ts";
+import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 
 const LENGTH = 96;

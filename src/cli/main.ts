@@ -1,9 +1,9 @@
 #!/usr/bin/env bun
 import { version } from "../../package.json" with { type: "json" };
-import { messageOf, UserError } from "../errors.ts";
-import type { VerbEvent } from "../train/events.ts";
-import { verbFor } from "./elsewhere.ts";
-import { suggestion } from "./flags.ts";
+import { messageOf, UserError } from "../base/errors.ts";
+import type { VerbEvent } from "../train/run/events.ts";
+import { verbFor } from "./flags/other-systems.ts";
+import { suggestion } from "./flags/flags.ts";
 import { ALIASES, VERBS, type Verb } from "./verbs.ts";
 
 /**

@@ -19,19 +19,19 @@ export interface Verb {
 }
 
 export const VERBS: Readonly<Record<string, Verb>> = {
-  train: { summary: "fine-tune a model", load: () => import("./train.ts") },
-  step: { summary: "one forward and backward without an update: loss and gradients", load: () => import("./step.ts") },
-  plan: { summary: "the best schedule within a memory limit", load: () => import("./plan.ts") },
-  chat: { summary: "talk with a model or an adapter", load: () => import("./chat.ts") },
-  generate: { summary: "answer the prompts of a file", load: () => import("./generate.ts") },
-  serve: { summary: "serve a model by OpenAI's API over HTTP", load: () => import("./serve.ts") },
-  eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./eval.ts") },
-  merge: { summary: "add an adapter to its base model's weights", load: () => import("./merge.ts") },
-  export: { summary: "write a GGUF file for llama.cpp and Ollama", load: () => import("./export.ts") },
-  data: { summary: "check examples, or show how they are tokenized and masked", load: () => import("./data.ts") },
-  doctor: { summary: "what works on this machine, how fast, and what is missing", load: () => import("./doctor.ts") },
-  recipes: { summary: "list the bundled training configurations, or copy one", load: () => import("./recipes.ts") },
-  completion: { summary: "completion for bash, zsh or fish", load: () => import("./completion.ts") },
+  train: { summary: "fine-tune a model", load: () => import("./verbs/train.ts") },
+  step: { summary: "one forward and backward without an update: loss and gradients", load: () => import("./verbs/step.ts") },
+  plan: { summary: "the best schedule within a memory limit", load: () => import("./verbs/plan.ts") },
+  chat: { summary: "talk with a model or an adapter", load: () => import("./verbs/chat.ts") },
+  generate: { summary: "answer the prompts of a file", load: () => import("./verbs/generate.ts") },
+  serve: { summary: "serve a model by OpenAI's API over HTTP", load: () => import("./verbs/serve.ts") },
+  eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./verbs/eval.ts") },
+  merge: { summary: "add an adapter to its base model's weights", load: () => import("./verbs/merge.ts") },
+  export: { summary: "write a GGUF file for llama.cpp and Ollama", load: () => import("./verbs/export.ts") },
+  data: { summary: "check examples, or show how they are tokenized and masked", load: () => import("./verbs/data.ts") },
+  doctor: { summary: "what works on this machine, how fast, and what is missing", load: () => import("./verbs/doctor.ts") },
+  recipes: { summary: "list the bundled training configurations, or copy one", load: () => import("./verbs/recipes.ts") },
+  completion: { summary: "completion for bash, zsh or fish", load: () => import("./verbs/completion.ts") },
 };
 
 /** Names that users of XTuner look for. */

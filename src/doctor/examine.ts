@@ -1,6 +1,6 @@
 import { freemem, totalmem } from "node:os";
 import { type DeviceName, openDevice } from "../device.ts";
-import { messageOf } from "../errors.ts";
+import { messageOf } from "../base/errors.ts";
 import { findCuda, type Missing } from "../ort/cuda.ts";
 import { BOUND, type SelfTest, selfTest } from "./self-test.ts";
 

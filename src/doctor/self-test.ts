@@ -4,7 +4,7 @@ import { Add } from "../ops/add.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { RMSNormalization } from "../ops/rms-norm.ts";
 import { SwiGLU } from "../ops/swiglu.ts";
-import { createRandom } from "../random.ts";
+import { createRandom } from "../base/random.ts";
 import { type Address, align, type Call, type Executor } from "../runtime/executor.ts";
 
 /** What an executor was found to do. */

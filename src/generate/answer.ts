@@ -1,5 +1,5 @@
-import type { Tokenizer } from "../data/tokenizer.ts";
-import type { Decoder } from "./cached.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import type { Decoder } from "./decoders.ts";
 import { generateInPieces, type GenerateOptions } from "./generate.ts";
 import { createStopText } from "./stop-text.ts";
 import { createTextStream } from "./text-stream.ts";

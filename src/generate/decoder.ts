@@ -1,15 +1,15 @@
-import { type ModelConfig } from "../hf/config.ts";
-import { checkContext, contextLimit } from "../hf/rope-config.ts";
-import type { Adapter } from "../hf/peft.ts";
-import type { TensorSource } from "../hf/safetensors.ts";
+import { type ModelConfig } from "../hf/config/config.ts";
+import { checkContext, contextLimit } from "../hf/config/rope-config.ts";
+import type { Adapter } from "../hf/peft/peft.ts";
+import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { reserveResident } from "../runtime/resident.ts";
-import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../train/weights.ts";
-import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
-import { type Decoder, type Decoders, MOST_TOKENS, planDecoder, startDecoders } from "./cached.ts";
+import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../load/weights.ts";
+import { adapterTuning, writeAdapterWeights } from "../load/adapter.ts";
+import { type Decoder, type Decoders, MOST_TOKENS, planDecoder, startDecoders } from "./decoders.ts";
 
-export type { Decoder, Decoders } from "./cached.ts";
+export type { Decoder, Decoders } from "./decoders.ts";
 
 /** Caches are f32 whatever the weights are. */
 export interface DecoderOptions extends WeightStorage {

@@ -1,6 +1,6 @@
-import type { Tokenizer } from "../data/tokenizer.ts";
-import type { ModelConfig } from "../hf/config.ts";
-import type { Decoder, Decoders } from "./cached.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import type { Decoder, Decoders } from "./decoders.ts";
 import type { Sampler } from "./sampler.ts";
 
 export interface GenerateOptions {

@@ -1,5 +1,5 @@
-import type { ModelConfig } from "../hf/config.ts";
-import { createRope } from "../hf/rope.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import { createRope } from "../load/rotary-tables.ts";
 import { rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 

@@ -1,9 +1,9 @@
-import { type ChatTemplate, chatTemplateOf, type Conversation } from "../data/chat-template.ts";
-import { exampleOf } from "../data/formats.ts";
-import { refuseForeign } from "../data/foreign.ts";
-import { readLines, textOf } from "../data/lines.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
-import { parseJsonObject } from "../hf/files.ts";
+import { type ChatTemplate, chatTemplateOf, type Conversation } from "../data/chat/chat-template.ts";
+import { exampleOf } from "../data/examples/formats.ts";
+import { refuseForeign } from "../data/examples/wrong-files.ts";
+import { readLines, textOf } from "../data/examples/lines.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { parseJsonObject } from "../base/files.ts";
 
 /** Asks for an answer to a conversation. @throws {UserError} the template refuses it */
 export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): Int32Array {

@@ -1,17 +1,17 @@
 import { inPrecision } from "../autodiff/precision.ts";
-import type { MicroBatch } from "../data/batch.ts";
-import type { ModelConfig } from "../hf/config.ts";
-import type { Adapter } from "../hf/peft.ts";
-import type { TensorSource } from "../hf/safetensors.ts";
+import type { MicroBatch } from "../data/samples/batch.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import type { Adapter } from "../hf/peft/peft.ts";
+import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { buildSegments } from "../models/segments.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { createForward, forwardExtent } from "../runtime/forward.ts";
 import { reserveResident } from "../runtime/resident.ts";
-import { createBatchMemory } from "../train/batch-memory.ts";
-import { createConstants } from "../train/constants.ts";
-import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../train/weights.ts";
-import { adapterTuning, writeAdapterWeights } from "./adapter.ts";
+import { createBatchMemory } from "../load/batch-memory.ts";
+import { createConstants } from "../runtime/step-words.ts";
+import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../load/weights.ts";
+import { adapterTuning, writeAdapterWeights } from "../load/adapter.ts";
 
 /** How likely a model finds the labels of a batch. */
 export interface Score {

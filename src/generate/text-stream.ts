@@ -1,4 +1,4 @@
-import type { Tokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 
 /** Turns tokens into pieces of text as they come. All pieces together are the text of all tokens. */
 export interface TextStream {

@@ -1,8 +1,8 @@
-import { UserError } from "../errors.ts";
-import type { ModelConfig } from "../hf/config.ts";
-import type { Adapter } from "../hf/peft.ts";
-import { modulesOf } from "../hf/modules.ts";
-import { readFloat32 } from "../hf/safetensors.ts";
+import { UserError } from "../base/errors.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import type { Adapter } from "../hf/peft/peft.ts";
+import { modulesOf } from "../hf/config/modules.ts";
+import { readFloat32 } from "../hf/weights/safetensors.ts";
 import { encode, typeFor } from "./encode.ts";
 import { architectureOf, checkExportable, ggufParts } from "./names.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";

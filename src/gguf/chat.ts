@@ -1,6 +1,6 @@
-import { chatTemplateOf } from "../data/chat-template.ts";
-import { parseTemplate, runTemplate } from "../data/jinja.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
+import { chatTemplateOf } from "../data/chat/chat-template.ts";
+import { parseTemplate, runTemplate } from "../data/chat/jinja.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 
 /** Takes the place of a content; no template writes it by itself. */
 const CONTENT = "\u{10FFFD}";

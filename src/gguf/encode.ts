@@ -1,6 +1,6 @@
-import { UserError } from "../errors.ts";
+import { UserError } from "../base/errors.ts";
 import type { Shape } from "../graph/types.ts";
-import { fromFloat32 } from "../hf/halves.ts";
+import { fromFloat32 } from "../base/float16.ts";
 import { GGUF_TYPES, type GgufType } from "./write.ts";
 
 /** The type that a tensor gets: vectors stay f32, and rows that are no whole blocks go to f16. */

@@ -1,5 +1,5 @@
-import { chatTemplateOf } from "../data/chat-template.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
+import { chatTemplateOf } from "../data/chat/chat-template.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import type { SamplingValues } from "../generate/sampling.ts";
 import { samplingParameters } from "./sampling.ts";
 

@@ -1,7 +1,7 @@
-import { UserError } from "../errors.ts";
-import type { ModelConfig } from "../hf/config.ts";
-import { modulesOf } from "../hf/modules.ts";
-import type { RopeScaling } from "../hf/rope-config.ts";
+import { UserError } from "../base/errors.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import { modulesOf } from "../hf/config/modules.ts";
+import type { RopeScaling } from "../hf/config/rope-config.ts";
 import { groupRows, interleaveRows } from "./encode.ts";
 
 /** llama.cpp's architecture of a family. */

@@ -1,7 +1,7 @@
 import { optimise } from "../autodiff/partition.ts";
 import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { TensorType } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
 import { CachedAttention } from "../ops/cached-attention.ts";
 import { type Attend, attentionAttrs, blockName, type SegmentOptions } from "./parts.ts";
 import { buildBlock, buildEmbedding, buildLogits } from "./segments.ts";

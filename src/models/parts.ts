@@ -1,7 +1,7 @@
 import { GraphBuilder } from "../graph/builder.ts";
 import type { TensorType, WeightType } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config.ts";
-import type { RopeConfig } from "../hf/rope-config.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import type { RopeConfig } from "../hf/config/rope-config.ts";
 import type { SelectiveOptions } from "../autodiff/selective.ts";
 import { Affine } from "../ops/affine.ts";
 import { CausalAttention } from "../ops/attention.ts";

@@ -4,9 +4,9 @@ import { type SelectiveOptions, selectivePrograms } from "../autodiff/selective.
 import type { GraphBuilder } from "../graph/builder.ts";
 import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { FloatType, Graph } from "../graph/types.ts";
-import type { Family, ModelConfig } from "../hf/config.ts";
-import { fromFloat32, toFloat32 } from "../hf/halves.ts";
-import { modulesOf } from "../hf/modules.ts";
+import type { Family, ModelConfig } from "../hf/config/config.ts";
+import { fromFloat32, toFloat32 } from "../base/float16.ts";
+import { modulesOf } from "../hf/config/modules.ts";
 import { Affine } from "../ops/affine.ts";
 import { isQuantised } from "../ops/dequantize.ts";
 import { Gather } from "../ops/gather.ts";

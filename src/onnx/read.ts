@@ -1,5 +1,5 @@
 import { fromBinary } from "@bufbuild/protobuf";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, UserError } from "../base/errors.ts";
 import {
   type Attrs,
   type AttrValue,

@@ -2,7 +2,7 @@ import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { Tensor } from "onnxruntime-node";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, UserError } from "../base/errors.ts";
 import { byteLength, type DType, elements, type Graph, typeOf } from "../graph/types.ts";
 import { PORTABLE } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";

@@ -12,9 +12,9 @@ import {
 import { dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { createInflateRaw } from "node:zlib";
-import { UserError } from "../errors.ts";
-import { fileError } from "../hf/files.ts";
-import { download } from "../hf/hub-download.ts";
+import { UserError } from "../base/errors.ts";
+import { fileError } from "../base/files.ts";
+import { download } from "../hf/hub/hub-download.ts";
 import { PROVIDER_FILES } from "./cuda.ts";
 import { libraryPath, loadOrt } from "./library.ts";
 

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { CString, dlopen, linkSymbols, type Pointer, ptr, read } from "bun:ffi";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, UserError } from "../base/errors.ts";
 import { forbidTelemetry } from "./telemetry.ts";
 
 /**

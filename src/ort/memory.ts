@@ -1,6 +1,6 @@
 import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { type Address, align, ALIGNMENT, type DeviceCopies, type Reach } from "../runtime/executor.ts";
-import { UserError } from "../errors.ts";
+import { UserError } from "../base/errors.ts";
 import { loadSession, type OrtEnvironment } from "./environment.ts";
 import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel, zeroModel } from "./copy-models.ts";

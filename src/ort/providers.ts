@@ -1,5 +1,5 @@
 import type { Pointer } from "bun:ffi";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, UserError } from "../base/errors.ts";
 import { ARENA, createArenaConfig, type OrtEnvironment } from "./environment.ts";
 import { cString, created, type OrtApi, textPairs } from "./library.ts";
 

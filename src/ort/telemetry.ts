@@ -1,4 +1,4 @@
-import { openLibc } from "../libc.ts";
+import { openLibc } from "../base/libc.ts";
 
 /** What ONNX Runtime looks for when its environment is made. */
 const VARIABLE = "ORT_DISABLE_TELEMETRY";

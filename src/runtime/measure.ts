@@ -1,7 +1,7 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
 import { byteLength, type FloatType, type Graph, type InputRole, type OutputRole, typeOf } from "../graph/types.ts";
-import { fromFloat32 } from "../hf/halves.ts";
-import { createRandom } from "../random.ts";
+import { fromFloat32 } from "../base/float16.ts";
+import { createRandom } from "../base/random.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, type TapeLayout, tapeLayout } from "./chain.ts";
 import { type Address, align, type Executor } from "./executor.ts";

@@ -1,6 +1,6 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
 import { byteLength, type DType, typeOf } from "../graph/types.ts";
-import { widen } from "../hf/halves.ts";
+import { widen } from "../base/float16.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, tapeLayout } from "./chain.ts";
 import { isComputation } from "../schedule/ops.ts";

@@ -1,8 +1,8 @@
-import { refuseLostRoles } from "../data/chat-spans.ts";
-import { type ChatTemplate, chatTemplateOf } from "../data/chat-template.ts";
-import { exampleOf } from "../data/formats.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
-import { UserError } from "../errors.ts";
+import { refuseLostRoles } from "../data/chat/chat-spans.ts";
+import { type ChatTemplate, chatTemplateOf } from "../data/chat/chat-template.ts";
+import { exampleOf } from "../data/examples/formats.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { UserError } from "../base/errors.ts";
 import type { Decoder } from "../generate/decoder.ts";
 import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";

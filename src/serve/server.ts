@@ -1,6 +1,6 @@
 import type { Server } from "bun";
-import { messageOf, UserError } from "../errors.ts";
-import { parseJson, show } from "../hf/files.ts";
+import { messageOf, UserError } from "../base/errors.ts";
+import { parseJson, show } from "../base/files.ts";
 import { type AnswerReport, createResponder } from "./answers.ts";
 import { ApiError, errorResponse, internalError, refusing, stopping } from "./errors.ts";
 import { createGuard, isLoopback } from "./guard.ts";

@@ -4,8 +4,8 @@
  */
 import { closeSync, fstatSync, statfsSync } from "node:fs";
 import { ptr } from "bun:ffi";
-import { UserError } from "../errors.ts";
-import { fileError } from "../hf/files.ts";
+import { UserError } from "../base/errors.ts";
+import { fileError } from "../base/files.ts";
 import { ALIGNMENT, type Executor } from "../runtime/executor.ts";
 import type { Outside, TransferCounts } from "../runtime/outside.ts";
 import { DIRECT_ALIGNMENT, openOffloadFile } from "./file.ts";

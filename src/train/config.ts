@@ -1,9 +1,9 @@
 import { z } from "zod";
-import { UserError } from "../errors.ts";
+import { UserError } from "../base/errors.ts";
 import type { FloatType, Quantised } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config.ts";
-import { LINEAR_MODULES } from "../hf/modules.ts";
-import { ALL_LINEAR, resolveTargets } from "../hf/peft.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import { LINEAR_MODULES } from "../hf/config/modules.ts";
+import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
 
 /**
  * The training configuration. This schema is the one place that defines each key: its flag (`learningRate` is

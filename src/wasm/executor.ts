@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import { messageOf } from "../errors.ts";
+import { messageOf } from "../base/errors.ts";
 import type { Graph, Node } from "../graph/types.ts";
 import { opOf } from "../ops/index.ts";
 import type { OpDef } from "../ops/types.ts";

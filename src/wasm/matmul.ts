@@ -4,7 +4,7 @@
  * do not depend on the number of threads.
  */
 import { type Pointer, ptr } from "bun:ffi";
-import { messageOf } from "../errors.ts";
+import { messageOf } from "../base/errors.ts";
 import type { NativeLibrary, ProductShape } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
 

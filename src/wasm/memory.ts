@@ -1,5 +1,5 @@
 import { ALIGNMENT, align, type Address } from "../runtime/executor.ts";
-import { UserError } from "../errors.ts";
+import { UserError } from "../base/errors.ts";
 
 /** A page of WebAssembly memory. */
 const PAGE = 65536;

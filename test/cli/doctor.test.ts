@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { formatReport } from "../../src/cli/doctor.ts";
+import { formatReport } from "../../src/cli/verbs/doctor.ts";
 import type { Report } from "../../src/doctor/examine.ts";
 import { BOUND, selfTest } from "../../src/doctor/self-test.ts";
 import { findCuda } from "../../src/ort/cuda.ts";

@@ -1,9 +1,9 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { counterpartOf } from "../../src/cli/elsewhere.ts";
-import { validateConfig } from "../../src/cli/config-file.ts";
-import { flagName, parseFlags, parseOnlyFlags } from "../../src/cli/flags.ts";
+import { counterpartOf } from "../../src/cli/flags/other-systems.ts";
+import { validateConfig } from "../../src/cli/flags/config-file.ts";
+import { flagName, parseFlags, parseOnlyFlags } from "../../src/cli/flags/flags.ts";
 import { VERBS } from "../../src/cli/verbs.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import { userError } from "../hf/temp.ts";

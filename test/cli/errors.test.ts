@@ -1,8 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openSafetensors, readBytes } from "../../src/hf/safetensors.ts";
-import { type TensorData, writeSafetensors } from "../../src/hf/safetensors-write.ts";
+import { openSafetensors, readBytes } from "../../src/hf/weights/safetensors.ts";
+import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
 

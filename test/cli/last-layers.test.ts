@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openSafetensors, readBytes } from "../../src/hf/safetensors.ts";
+import { openSafetensors, readBytes } from "../../src/hf/weights/safetensors.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { ok, remat, writeTinyModel } from "../support/cli.ts";
 import { readGguf } from "../support/gguf.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { parseMemory } from "../../src/train/limit.ts";
+import { parseMemory } from "../../src/train/memory/limit.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { remat } from "../support/cli.ts";
 

@@ -1,8 +1,8 @@
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { EXIT_INFEASIBLE, planChain } from "../../src/cli/plan-chain.ts";
-import { UserError } from "../../src/errors.ts";
+import { EXIT_INFEASIBLE, planChain } from "../../src/cli/verbs/plan-chain.ts";
+import { UserError } from "../../src/base/errors.ts";
 import { parseChain } from "../../src/schedule/chain.ts";
 import { parseSchedule } from "../../src/schedule/ops.ts";
 import { simulate } from "../../src/schedule/simulate.ts";

@@ -1,5 +1,5 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { createProgress, formatPreparation } from "../../src/cli/progress.ts";
+import { createProgress, formatPreparation } from "../../src/cli/terminal/progress.ts";
 
 setDefaultTimeout(120_000);
 

@@ -1,6 +1,6 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import type { RequestEvent, VerbEvent } from "../../src/train/events.ts";
+import type { RequestEvent, VerbEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
 

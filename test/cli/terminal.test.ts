@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
-import { createProgress, type StepReport } from "../../src/cli/progress.ts";
-import { canRewrite, columnsOf, hasColour } from "../../src/cli/terminal.ts";
+import { createProgress, type StepReport } from "../../src/cli/terminal/progress.ts";
+import { canRewrite, columnsOf, hasColour } from "../../src/cli/terminal/terminal.ts";
 
 test("lines are written over in a terminal alone, and coloured without NO_COLOR alone", () => {
   const terminal = { isTTY: true, columns: 90 };

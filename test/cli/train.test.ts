@@ -1,9 +1,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openSafetensors } from "../../src/hf/safetensors.ts";
-import { type TensorData, writeSafetensors } from "../../src/hf/safetensors-write.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
+import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
 

@@ -1,9 +1,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
-import { bucketLengths, createBatches, packRows, type BatchOptions, type MicroBatch } from "../../src/data/batch.ts";
-import { IGNORED } from "../../src/data/sample.ts";
-import { createSampleStore, type SampleSet } from "../../src/data/sample-store.ts";
-import { createRandom } from "../../src/random.ts";
+import { bucketLengths, createBatches, packRows, type BatchOptions, type MicroBatch } from "../../src/data/samples/batch.ts";
+import { IGNORED } from "../../src/data/samples/sample.ts";
+import { createSampleStore, type SampleSet } from "../../src/data/samples/sample-store.ts";
+import { createRandom } from "../../src/base/random.ts";
 
 setDefaultTimeout(120_000);
 

@@ -1,9 +1,9 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { checkData } from "../../src/data/check.ts";
-import { createSampler } from "../../src/data/sample.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { checkData } from "../../src/data/samples/check.ts";
+import { createSampler } from "../../src/data/samples/sample.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);

@@ -2,11 +2,11 @@ import { describe, expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { findSplits, readExamples } from "../../src/data/dataset.ts";
-import { refuseForeign } from "../../src/data/foreign.ts";
-import { loadSamples } from "../../src/data/prepare.ts";
-import { createSampler } from "../../src/data/sample.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { findSplits, readExamples } from "../../src/data/examples/dataset.ts";
+import { refuseForeign } from "../../src/data/examples/wrong-files.ts";
+import { loadSamples } from "../../src/data/samples/prepare.ts";
+import { createSampler } from "../../src/data/samples/sample.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { filesIn, rejection, temporaryFolder, userError } from "../hf/temp.ts";
 
 const folder = temporaryFolder();

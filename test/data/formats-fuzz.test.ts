@@ -1,10 +1,10 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readEntries } from "../../src/data/dataset.ts";
-import { createSampler } from "../../src/data/sample.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import { UserError } from "../../src/errors.ts";
+import { readEntries } from "../../src/data/examples/dataset.ts";
+import { createSampler } from "../../src/data/samples/sample.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
+import { UserError } from "../../src/base/errors.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
 

@@ -1,9 +1,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findSplits, readExamples } from "../../src/data/dataset.ts";
-import { parseExample, type ChatExample, type Example } from "../../src/data/formats.ts";
-import { readLines } from "../../src/data/lines.ts";
+import { findSplits, readExamples } from "../../src/data/examples/dataset.ts";
+import { parseExample, type ChatExample, type Example } from "../../src/data/examples/formats.ts";
+import { readLines } from "../../src/data/examples/lines.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import { parseHeldOut, splitHeldOut } from "../../src/data/held-out.ts";
-import { createSampleStore, type FileSamples, type SampleSet } from "../../src/data/sample-store.ts";
-import { createRandom } from "../../src/random.ts";
+import { parseHeldOut, splitHeldOut } from "../../src/data/samples/held-out.ts";
+import { createSampleStore, type FileSamples, type SampleSet } from "../../src/data/samples/sample-store.ts";
+import { createRandom } from "../../src/base/random.ts";
 import { userError } from "../hf/temp.ts";
 
 /** `examples` examples of one to three samples of random lengths, some tokens masked. */

@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { createBatches } from "../../src/data/batch.ts";
-import { mixSamples, samplesPerEpoch } from "../../src/data/mix.ts";
-import { createSampleStore, type SampleSet } from "../../src/data/sample-store.ts";
+import { createBatches } from "../../src/data/samples/batch.ts";
+import { mixSamples, samplesPerEpoch } from "../../src/data/samples/mix.ts";
+import { createSampleStore, type SampleSet } from "../../src/data/samples/sample-store.ts";
 
 setDefaultTimeout(120_000);
 

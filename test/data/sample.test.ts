@@ -1,10 +1,10 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { createChatTemplate } from "../../src/data/chat-template.ts";
-import { trainedTexts } from "../../src/data/chat-spans.ts";
-import { parseExample, type ChatExample } from "../../src/data/formats.ts";
-import { createSampler, IGNORED, sampleParts, type Sample, type SampleOptions } from "../../src/data/sample.ts";
-import { createTokenizer, loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
+import { createChatTemplate } from "../../src/data/chat/chat-template.ts";
+import { trainedTexts } from "../../src/data/chat/chat-spans.ts";
+import { parseExample, type ChatExample } from "../../src/data/examples/formats.ts";
+import { createSampler, IGNORED, sampleParts, type Sample, type SampleOptions } from "../../src/data/samples/sample.ts";
+import { createTokenizer, loadTokenizer, type Tokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);

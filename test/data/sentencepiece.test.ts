@@ -2,9 +2,9 @@ import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { PIECE, readSentencePiece } from "../../src/data/sentencepiece.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import type { Random } from "../../src/random.ts";
+import { PIECE, readSentencePiece } from "../../src/data/tokens/sentencepiece.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
+import type { Random } from "../../src/base/random.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
 

@@ -1,8 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { parseSources } from "../../src/data/dataset.ts";
-import type { RunEvent } from "../../src/train/events.ts";
+import { parseSources } from "../../src/data/examples/dataset.ts";
+import type { RunEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
 

@@ -1,13 +1,13 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { loadSamples } from "../../src/data/prepare.ts";
-import { createSampler } from "../../src/data/sample.ts";
-import { createSampleStore, type SampleSet, type SampleSink, type StoredSample } from "../../src/data/sample-store.ts";
-import { createTokenCache, openTokenCache } from "../../src/data/token-cache.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import { createRandom } from "../../src/random.ts";
-import type { FileIo } from "../../src/hf/files.ts";
+import { loadSamples } from "../../src/data/samples/prepare.ts";
+import { createSampler } from "../../src/data/samples/sample.ts";
+import { createSampleStore, type SampleSet, type SampleSink, type StoredSample } from "../../src/data/samples/sample-store.ts";
+import { createTokenCache, openTokenCache } from "../../src/data/samples/token-cache.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
+import { createRandom } from "../../src/base/random.ts";
+import type { FileIo } from "../../src/base/files.ts";
 import { filesIn, fullDisk, rejection, temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);

@@ -1,10 +1,10 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import { parseExample } from "../../src/data/formats.ts";
-import { createSampler } from "../../src/data/sample.ts";
-import type { Random } from "../../src/random.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
+import { parseExample } from "../../src/data/examples/formats.ts";
+import { createSampler } from "../../src/data/samples/sample.ts";
+import type { Random } from "../../src/base/random.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
 

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { chatTemplateOf } from "../../src/data/chat-template.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);

@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { Tokenizer } from "@huggingface/tokenizers";
 import fc from "fast-check";
 import { join } from "node:path";
-import { cacheWords } from "../../src/data/word-cache.ts";
+import { cacheWords } from "../../src/data/tokens/word-cache.ts";
 
 setDefaultTimeout(120_000);
 

@@ -1,13 +1,13 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { writeAdapterWeights } from "../../src/generate/adapter.ts";
+import { writeAdapterWeights } from "../../src/load/adapter.ts";
 import { createDecoder, createDecoders } from "../../src/generate/decoder.ts";
 import { generate, generateAll } from "../../src/generate/generate.ts";
 import { argmax, createSampler, GREEDY, type Sampler } from "../../src/generate/sampler.ts";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openModelWeights } from "../../src/hf/model-weights.ts";
-import { openAdapter } from "../../src/hf/peft.ts";
-import { createRandom } from "../../src/random.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openAdapter } from "../../src/hf/peft/peft.ts";
+import { createRandom } from "../../src/base/random.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 import { fullForward } from "../support/full-forward.ts";
 import { adapterFolder, FAMILIES, modelFolder, relativeError } from "../support/golden.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createSampler, GREEDY, type SamplingOptions } from "../../src/generate/sampler.ts";
-import { createRandom, type Random } from "../../src/random.ts";
+import { createRandom, type Random } from "../../src/base/random.ts";
 
 setDefaultTimeout(120_000);
 

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { createStopText } from "../../src/generate/stop-text.ts";
-import { createRandom } from "../../src/random.ts";
+import { createRandom } from "../../src/base/random.ts";
 
 /** What is let through of pieces, and whether the text was stopped. */
 function through(pieces: readonly string[], sequences: readonly string[]): { given: string[]; isStopped: boolean } {

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { createTextStream } from "../../src/generate/text-stream.ts";
 
 setDefaultTimeout(120_000);

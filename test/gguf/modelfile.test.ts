@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { chatTemplateOf } from "../../src/data/chat-template.ts";
+import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
 import { endOfTurn } from "../../src/gguf/chat.ts";
 import { modelfile } from "../../src/gguf/modelfile.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { TALKS, templateIn, tokenizers } from "../golden/gguf/modelfile-cases.ts";
 
 /** What Go makes of each template for each conversation: see modelfile.ts there. */

@@ -2,9 +2,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { tokenizerMetadata } from "../../src/gguf/tokenizer.ts";
-import { loadConfig } from "../../src/hf/config.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
 import { modelFolder } from "../support/golden.ts";
 
 const folder = join(import.meta.dir, "../golden/tokenizers");

@@ -1,9 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { createTokenizer, loadTokenizer } from "../../src/data/tokenizer.ts";
+import { createTokenizer, loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { tokenizerMetadata } from "../../src/gguf/tokenizer.ts";
-import { loadConfig } from "../../src/hf/config.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
 import { modelFolder } from "../support/golden.ts";
 
 const folder = join(import.meta.dir, "../golden/tokenizers");

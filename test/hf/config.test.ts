@@ -1,10 +1,10 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { loadConfig, parseConfig } from "../../src/hf/config.ts";
-import { inverseFrequencies } from "../../src/hf/rope.ts";
-import { checkContext, contextLimit } from "../../src/hf/rope-config.ts";
-import { readStepBatch } from "../../src/train/step-batch.ts";
+import { loadConfig, parseConfig } from "../../src/hf/config/config.ts";
+import { inverseFrequencies } from "../../src/load/rotary-tables.ts";
+import { checkContext, contextLimit } from "../../src/hf/config/rope-config.ts";
+import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { batchFile, modelFolder } from "../support/golden.ts";
 import { temporaryFolder, userError } from "./temp.ts";
 

@@ -1,10 +1,10 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { copyAtomic, temporaryPath, writeTextAtomic } from "../../src/hf/files.ts";
-import { copyCompanions, writeWeights } from "../../src/hf/model-folder.ts";
-import { openSafetensors } from "../../src/hf/safetensors.ts";
-import { prepareRunFolder } from "../../src/train/run-folder.ts";
+import { copyAtomic, temporaryPath, writeTextAtomic } from "../../src/base/files.ts";
+import { copyCompanions, writeWeights } from "../../src/hf/weights/model-folder.ts";
+import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
+import { prepareRunFolder } from "../../src/train/run/folder.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);

@@ -11,11 +11,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../src/errors.ts";
-import { hubCacheFolder, hubToken } from "../../src/hf/hub-cache.ts";
-import { resolveModel, type HubOptions } from "../../src/hf/hub.ts";
-import { openSafetensors } from "../../src/hf/safetensors.ts";
-import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { hubCacheFolder, hubToken } from "../../src/hf/hub/hub-cache.ts";
+import { resolveModel, type HubOptions } from "../../src/hf/hub/hub.ts";
+import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { filesIn, temporaryFolder } from "./temp.ts";
 
 setDefaultTimeout(120_000);

@@ -1,10 +1,10 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { mergeAdapter } from "../../src/hf/merge.ts";
-import { moduleName } from "../../src/hf/model-weights.ts";
-import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
-import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
+import { mergeAdapter } from "../../src/hf/weights/merge.ts";
+import { moduleName } from "../../src/hf/weights/model-weights.ts";
+import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);

@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { parseConfig } from "../../src/hf/config.ts";
-import { createRope, inverseFrequencies, shortLimit } from "../../src/hf/rope.ts";
+import { parseConfig } from "../../src/hf/config/config.ts";
+import { createRope, inverseFrequencies, shortLimit } from "../../src/load/rotary-tables.ts";
 
 setDefaultTimeout(120_000);
 

@@ -1,9 +1,9 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { openSafetensors, readBytes } from "../../src/hf/safetensors.ts";
-import { writeSafetensors } from "../../src/hf/safetensors-write.ts";
-import type { Random } from "../../src/random.ts";
+import { openSafetensors, readBytes } from "../../src/hf/weights/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
+import type { Random } from "../../src/base/random.ts";
 import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
 import { temporaryFolder } from "./temp.ts";
 

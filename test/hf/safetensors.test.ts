@@ -2,11 +2,11 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../src/errors.ts";
-import { fromFloat32, toFloat32 } from "../../src/hf/halves.ts";
-import { expectTensor, openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
-import { tensorPieces, writeSafetensors } from "../../src/hf/safetensors-write.ts";
-import type { TensorData } from "../../src/hf/safetensors-write.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { fromFloat32, toFloat32 } from "../../src/base/float16.ts";
+import { expectTensor, openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
+import { tensorPieces, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
+import type { TensorData } from "../../src/hf/weights/safetensors-write.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 
 setDefaultTimeout(120_000);

@@ -2,8 +2,8 @@ import { afterAll } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { UserError } from "../../src/errors.ts";
-import { fileIo, type FileIo } from "../../src/hf/files.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { fileIo, type FileIo } from "../../src/base/files.ts";
 
 /** A folder for this test file, removed when its tests have ended. */
 export function temporaryFolder(): string {

@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openModelWeights } from "../../src/hf/model-weights.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
-import { createEngine, type Engine } from "../../src/train/engine.ts";
-import { createOptimizer } from "../../src/train/optimizer.ts";
-import { readStepBatch } from "../../src/train/step-batch.ts";
+import { createEngine, type Engine } from "../../src/train/step/engine.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
+import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import {
   BATCHES,

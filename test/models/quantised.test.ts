@@ -1,19 +1,25 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeAdapterWeights } from "../../src/generate/adapter.ts";
-import { loadConfig } from "../../src/hf/config.ts";
-import { readAdapter } from "../../src/hf/peft.ts";
-import { openSafetensors, readBytes, readFloat32, type TensorEntry, type TensorSource } from "../../src/hf/safetensors.ts";
+import { writeAdapterWeights } from "../../src/load/adapter.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { readAdapter } from "../../src/hf/peft/peft.ts";
+import {
+  openSafetensors,
+  readBytes,
+  readFloat32,
+  type TensorEntry,
+  type TensorSource,
+} from "../../src/hf/weights/safetensors.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { createAddonExecutor } from "../../src/ort/addon.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
-import { createEngine, type Engine } from "../../src/train/engine.ts";
-import { createOptimizer } from "../../src/train/optimizer.ts";
-import { readStepBatch } from "../../src/train/step-batch.ts";
-import { tuningOfAdapter } from "../../src/train/tuning.ts";
-import { initialiseAdapter, type WeightStorage } from "../../src/train/weights.ts";
+import { createEngine, type Engine } from "../../src/train/step/engine.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
+import { readStepBatch } from "../../src/train/step/step-batch.ts";
+import { tuningOfAdapter } from "../../src/train/step/tuning.ts";
+import { initialiseAdapter, type WeightStorage } from "../../src/load/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { createQuantiser } from "../../src/wasm/quantiser.ts";
 import { readTensors, relativeError } from "../support/golden.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import type { ModelConfig } from "../../src/hf/config.ts";
+import type { ModelConfig } from "../../src/hf/config/config.ts";
 import { buildDecoder } from "../../src/models/decode.ts";
 import type { SegmentOptions } from "../../src/models/parts.ts";
 import { buildSegments } from "../../src/models/segments.ts";

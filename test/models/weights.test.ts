@@ -1,12 +1,12 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openModelWeights } from "../../src/hf/model-weights.ts";
-import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
-import { type TensorData, writeSafetensors } from "../../src/hf/safetensors-write.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
+import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
-import { createEngine } from "../../src/train/engine.ts";
-import { readStepBatch } from "../../src/train/step-batch.ts";
+import { createEngine } from "../../src/train/step/engine.ts";
+import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { batchFile, type GoldenFamily, modelFolder, readTensors, relativeError } from "../support/golden.ts";

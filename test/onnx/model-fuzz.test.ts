@@ -4,7 +4,7 @@ import { ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
 import { readModel } from "../../src/onnx/read.ts";
 import { writeModel } from "../../src/onnx/write.ts";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
-import type { Random } from "../../src/random.ts";
+import type { Random } from "../../src/base/random.ts";
 import { fuzz, mutateBytes } from "../support/fuzz.ts";
 import { opGraph } from "../support/ops.ts";
 import { SAMPLES } from "./samples.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
-import { UserError } from "../../src/errors.ts";
+import { UserError } from "../../src/base/errors.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { Graph, TensorType } from "../../src/graph/types.ts";
 import { type ModelProto, ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";

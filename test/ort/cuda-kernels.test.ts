@@ -4,7 +4,7 @@ import { create, fromBinary } from "@bufbuild/protobuf";
 import { inPrecision } from "../../src/autodiff/precision.ts";
 import { programsOf, type Segment } from "../../src/graph/segment.ts";
 import type { DType, FloatType, Graph } from "../../src/graph/types.ts";
-import { loadConfig } from "../../src/hf/config.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
 import { buildDecoder } from "../../src/models/decode.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { buildSegments } from "../../src/models/segments.ts";

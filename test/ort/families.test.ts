@@ -1,10 +1,10 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openModelWeights } from "../../src/hf/model-weights.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
-import { createEngine } from "../../src/train/engine.ts";
-import { readStepBatch } from "../../src/train/step-batch.ts";
+import { createEngine } from "../../src/train/step/engine.ts";
+import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import {
   batchFile,

@@ -2,7 +2,7 @@ import { afterAll, beforeEach, describe, expect, setDefaultTimeout, test } from 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deflateRawSync } from "node:zlib";
-import { UserError } from "../../src/errors.ts";
+import { UserError } from "../../src/base/errors.ts";
 import { PROVIDER_FILES } from "../../src/ort/cuda.ts";
 import { CUDA_PACKAGE, installCuda, type ProviderPackage } from "../../src/ort/install.ts";
 import { loadOrt } from "../../src/ort/library.ts";

@@ -7,7 +7,7 @@ import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { cString, created } from "../../src/ort/library.ts";
 import { hostMemory } from "../../src/ort/memory.ts";
 import { measureTemporary, settle } from "../../src/runtime/temporary.ts";
-import { loadConfig } from "../../src/hf/config.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
 import { modelFolder } from "../support/golden.ts";
 import { PROVIDER } from "../support/provider.ts";
 

@@ -2,8 +2,8 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { ReplayError } from "../../src/runtime/verify.ts";
-import { createEngine, type Engine } from "../../src/train/engine.ts";
-import type { Checkpointing } from "../../src/train/planning.ts";
+import { createEngine, type Engine } from "../../src/train/step/engine.ts";
+import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { type BudgetResult, fitBudgets } from "../../src/schedule/budget.ts";
-import { makePlanner } from "../../src/schedule/optimal.ts";
+import { type BudgetResult, fitBudgets } from "../../src/schedule/planner/budget.ts";
+import { makePlanner } from "../../src/schedule/planner/optimal.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { golden, languageModel, makeRandom, randomChain } from "./chains.ts";
 

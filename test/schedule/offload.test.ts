@@ -1,9 +1,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { type Chain, type Link, makeChain, parseChain } from "../../src/schedule/chain.ts";
-import { offloadKept, plannerOf } from "../../src/schedule/offload.ts";
+import { offloadKept, plannerOf } from "../../src/schedule/planner/offload.ts";
 import { formatSchedule, IA, isComputation, IT, OA, type Op, OT, parseSchedule } from "../../src/schedule/ops.ts";
-import { makePlanner } from "../../src/schedule/optimal.ts";
+import { makePlanner } from "../../src/schedule/planner/optimal.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { type Strategy, strategySchedule } from "../../src/schedule/strategies.ts";
 import { leastTime } from "./brute-force.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { idealTime } from "../../src/schedule/chain.ts";
-import { frontier, makePlanner } from "../../src/schedule/optimal.ts";
+import { frontier, makePlanner } from "../../src/schedule/planner/optimal.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { leastTime } from "./brute-force.ts";
 import { golden, languageModel, makeRandom, randomChain } from "./chains.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Chain } from "../../src/schedule/chain.ts";
 import type { Schedule } from "../../src/schedule/ops.ts";
-import { makePlanner } from "../../src/schedule/optimal.ts";
+import { makePlanner } from "../../src/schedule/planner/optimal.ts";
 import { place, PLACEMENT_ALIGNMENT, type PlacedItem, placeSchedule } from "../../src/schedule/placement.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { type Strategy, strategySchedule } from "../../src/schedule/strategies.ts";

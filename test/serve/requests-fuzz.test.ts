@@ -1,8 +1,8 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import { UserError } from "../../src/errors.ts";
-import { parseJson } from "../../src/hf/files.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { parseJson } from "../../src/base/files.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { ApiError, refusing } from "../../src/serve/errors.ts";
 import { chatJob, type ServedModel, textJob } from "../../src/serve/jobs.ts";

@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { chatTemplateOf } from "../../src/data/chat-template.ts";
+import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { createSampler, GREEDY } from "../../src/generate/sampler.ts";
 import type { ServedModel } from "../../src/serve/jobs.ts";

@@ -1,10 +1,10 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { chatTemplateOf } from "../../src/data/chat-template.ts";
-import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
+import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
-import { createRandom } from "../../src/random.ts";
+import { createRandom } from "../../src/base/random.ts";
 import { createCallReader, type Part, withArguments } from "../../src/serve/tool-calls.ts";
 import { eventsOf, scriptedDecoder, serve } from "../support/served.ts";
 

@@ -1,12 +1,12 @@
 import { randomCheckpoint } from "../../bench/shapes.ts";
-import { type ModelConfig, parseConfig } from "../../src/hf/config.ts";
+import { type ModelConfig, parseConfig } from "../../src/hf/config/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
-import { createRandom } from "../../src/random.ts";
+import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
-import { createEngine, type Engine, type EngineOptions } from "../../src/train/engine.ts";
-import type { Checkpointing } from "../../src/train/planning.ts";
-import { initialiseAdapter, isAdapter } from "../../src/train/weights.ts";
+import { createEngine, type Engine, type EngineOptions } from "../../src/train/step/engine.ts";
+import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
+import { initialiseAdapter, isAdapter } from "../../src/load/weights.ts";
 import { createWasmExecutor, type WasmExecutorOptions } from "../../src/wasm/executor.ts";
 
 const executors: Executor[] = [];

@@ -1,13 +1,13 @@
-import type { ModelConfig } from "../../src/hf/config.ts";
-import type { TensorSource } from "../../src/hf/safetensors.ts";
+import type { ModelConfig } from "../../src/hf/config/config.ts";
+import type { TensorSource } from "../../src/hf/weights/safetensors.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { buildLogits, buildSegments } from "../../src/models/segments.ts";
 import { createPrograms } from "../../src/runtime/chain.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { createForward, forwardExtent } from "../../src/runtime/forward.ts";
 import { readTensor, reserveResident, type Resident } from "../../src/runtime/resident.ts";
-import { createBatchMemory } from "../../src/train/batch-memory.ts";
-import { loadWeights, storedWeightType } from "../../src/train/weights.ts";
+import { createBatchMemory } from "../../src/load/batch-memory.ts";
+import { loadWeights, storedWeightType } from "../../src/load/weights.ts";
 
 /** Logits of a text's last token by one pass over the whole text, padded to `tokens`: the reference for decoding. */
 export function fullForward(

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
-import { messageOf, UserError } from "../../src/errors.ts";
-import { createRandom, type Random } from "../../src/random.ts";
+import { messageOf, UserError } from "../../src/base/errors.ts";
+import { createRandom, type Random } from "../../src/base/random.ts";
 
 /**
  * Fuzzing of readers: seeded, mutated inputs, of which each must be read or refused with a `UserError`, soon and without

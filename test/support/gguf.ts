@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { toFloat32 } from "../../src/hf/halves.ts";
+import { toFloat32 } from "../../src/base/float16.ts";
 
 /** A reader of GGUF files, written against the format's description: for tests. */
 export interface GgufFile {

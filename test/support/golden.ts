@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/safetensors.ts";
+import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 
 /** The fixtures of test/golden/models; its README describes the files. */

@@ -1,14 +1,14 @@
 import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openModelWeights } from "../../src/hf/model-weights.ts";
-import { createRandom } from "../../src/random.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { createRandom } from "../../src/base/random.ts";
 import { type TrainConfig, trainConfigSchema } from "../../src/train/config.ts";
-import { createEngine, type Engine } from "../../src/train/engine.ts";
-import { exportTrained } from "../../src/train/export.ts";
-import { readStepBatch } from "../../src/train/step-batch.ts";
-import { isAdapter } from "../../src/train/weights.ts";
-import { tuningOf } from "../../src/train/tuning.ts";
+import { createEngine, type Engine } from "../../src/train/step/engine.ts";
+import { exportTrained } from "../../src/train/run/export.ts";
+import { readStepBatch } from "../../src/train/step/step-batch.ts";
+import { isAdapter } from "../../src/load/weights.ts";
+import { tuningOf } from "../../src/train/step/tuning.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { batchFile, type GoldenFamily, modelFolder } from "./golden.ts";
 

@@ -1,6 +1,6 @@
 import type { Segment } from "../../src/graph/segment.ts";
 import { elements, type FloatType, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
-import type { ModelConfig } from "../../src/hf/config.ts";
+import type { ModelConfig } from "../../src/hf/config/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { buildSegments } from "../../src/models/segments.ts";
 import { type Data, f32, half, i32, random, type TestTensor } from "./ops.ts";

@@ -1,9 +1,9 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { createBatches, type Batches, type MicroBatch } from "../../src/data/batch.ts";
-import { createSampleStore } from "../../src/data/sample-store.ts";
-import { IGNORED } from "../../src/data/sample.ts";
-import { createRandom } from "../../src/random.ts";
+import { createBatches, type Batches, type MicroBatch } from "../../src/data/samples/batch.ts";
+import { createSampleStore } from "../../src/data/samples/sample-store.ts";
+import { IGNORED } from "../../src/data/samples/sample.ts";
+import { createRandom } from "../../src/base/random.ts";
 import type { GoldenFamily, GoldenMethod } from "./golden.ts";
 
 /** The fixture of test/golden/trainer: runs of Transformers' Trainer over micro-batches in the order in which they are drawn here. */

@@ -1,15 +1,15 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createBatches } from "../../src/data/batch.ts";
-import { createSampleStore } from "../../src/data/sample-store.ts";
-import { createRandom, type Random } from "../../src/random.ts";
+import { createBatches } from "../../src/data/samples/batch.ts";
+import { createSampleStore } from "../../src/data/samples/sample-store.ts";
+import { createRandom, type Random } from "../../src/base/random.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
-import { createCheckpoints, START, type TrainingPosition } from "../../src/train/checkpoint.ts";
+import { createCheckpoints, START, type TrainingPosition } from "../../src/train/run/checkpoint.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
-import { createOptimizer } from "../../src/train/optimizer.ts";
-import { rewindJsonLines } from "../../src/train/run-folder.ts";
-import { trainLoop, type TrainingRun } from "../../src/train/trainer.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
+import { rewindJsonLines } from "../../src/train/run/folder.ts";
+import { trainLoop, type TrainingRun } from "../../src/train/run/loop.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { build, closeExecutors, llama, lora } from "../support/engine.ts";
 

@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { UserError } from "../../src/errors.ts";
-import { checkpointingOf, selectiveOf } from "../../src/train/checkpointing.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { checkpointingOf, selectiveOf } from "../../src/train/memory/strategy.ts";
 import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
 import { userError } from "../hf/temp.ts";
-import { explainingLimit, limitedMemory, parseSize } from "../../src/train/limit.ts";
-import { LimitError } from "../../src/train/planning.ts";
+import { explainingLimit, limitedMemory, parseSize } from "../../src/train/memory/limit.ts";
+import { LimitError } from "../../src/train/memory/step-plan.ts";
 
 const parse = (flags: Partial<TrainConfigInput>) =>
   checkpointingOf(trainConfigSchema.parse({ model: "m", data: "d", ...flags }), {

@@ -1,8 +1,8 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { schedulePrograms } from "../../src/runtime/scheduled.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
-import type { Engine } from "../../src/train/engine.ts";
-import { createOptimizer } from "../../src/train/optimizer.ts";
+import type { Engine } from "../../src/train/step/engine.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
 import { relativeError } from "../support/ops.ts";
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { freeMemory } from "../../src/train/free-memory.ts";
+import { freeMemory } from "../../src/train/memory/free-memory.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
 const folder = temporaryFolder();

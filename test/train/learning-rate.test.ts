@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { learningRate, warmupSteps } from "../../src/train/learning-rate.ts";
+import { learningRate, warmupSteps } from "../../src/train/step/learning-rate.ts";
 
 setDefaultTimeout(120_000);
 

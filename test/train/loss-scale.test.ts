@@ -1,16 +1,16 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { randomCheckpoint } from "../../bench/shapes.ts";
-import { createBatches } from "../../src/data/batch.ts";
-import { createSampleStore } from "../../src/data/sample-store.ts";
-import { createRandom } from "../../src/random.ts";
+import { createBatches } from "../../src/data/samples/batch.ts";
+import { createSampleStore } from "../../src/data/samples/sample-store.ts";
+import { createRandom } from "../../src/base/random.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
-import { createCheckpoints, START, type TrainingPosition } from "../../src/train/checkpoint.ts";
+import { createCheckpoints, START, type TrainingPosition } from "../../src/train/run/checkpoint.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
-import { createEngine } from "../../src/train/engine.ts";
-import { FIRST_LOSS_SCALE, type LossScale, nextLossScale } from "../../src/train/loss-scale.ts";
-import { createOptimizer } from "../../src/train/optimizer.ts";
-import { type StepMetrics, trainLoop } from "../../src/train/trainer.ts";
+import { createEngine } from "../../src/train/step/engine.ts";
+import { FIRST_LOSS_SCALE, type LossScale, nextLossScale } from "../../src/train/step/loss-scale.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
+import { type StepMetrics, trainLoop } from "../../src/train/run/loop.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { llama } from "../support/engine.ts";
 

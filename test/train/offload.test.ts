@@ -1,12 +1,12 @@
 import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
-import type { ModelConfig } from "../../src/hf/config.ts";
+import type { ModelConfig } from "../../src/hf/config/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { summarise } from "../../src/schedule/summary.ts";
-import { createCosts } from "../../src/train/costs.ts";
-import { createEngine, type Engine, type EngineOptions } from "../../src/train/engine.ts";
-import { bandwidthSeen } from "../../src/train/offload.ts";
-import { type Checkpointing, LimitError } from "../../src/train/planning.ts";
+import { createCosts } from "../../src/train/memory/costs.ts";
+import { createEngine, type Engine, type EngineOptions } from "../../src/train/step/engine.ts";
+import { bandwidthSeen } from "../../src/train/memory/offload.ts";
+import { type Checkpointing, LimitError } from "../../src/train/memory/step-plan.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";

@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Strategy } from "../../src/schedule/strategies.ts";
-import type { WeightStorage } from "../../src/train/weights.ts";
+import type { WeightStorage } from "../../src/load/weights.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
 import { relativeError } from "../support/ops.ts";
 

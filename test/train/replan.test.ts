@@ -1,7 +1,7 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
-import { createCosts } from "../../src/train/costs.ts";
-import { activationLimit, plannedTime, planStep } from "../../src/train/planning.ts";
-import { createStepTimes } from "../../src/train/step-times.ts";
+import { createCosts } from "../../src/train/memory/costs.ts";
+import { activationLimit, plannedTime, planStep } from "../../src/train/memory/step-plan.ts";
+import { createStepTimes } from "../../src/train/run/step-times.ts";
 import { languageModel, makeRandom } from "../schedule/chains.ts";
 import { build, closeExecutors, gradients, llama, packedBatch } from "../support/engine.ts";
 

@@ -1,14 +1,14 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { checkRunFolder, prepareRunFolder, RUN_FILES } from "../../src/train/run-folder.ts";
-import { LOCK_FILE, lockRun } from "../../src/train/run-lock.ts";
+import { checkRunFolder, prepareRunFolder, RUN_FILES } from "../../src/train/run/folder.ts";
+import { LOCK_FILE, lockRun } from "../../src/train/run/lock.ts";
 import { filesIn, temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
-const module = join(import.meta.dir, "../../src/train/run-lock.ts");
+const module = join(import.meta.dir, "../../src/train/run/lock.ts");
 
 /** A process that locks a folder, says so, and sleeps. */
 async function holder(run: string) {

@@ -1,9 +1,9 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
-import type { TensorData } from "../../src/hf/safetensors-write.ts";
+import type { TensorData } from "../../src/hf/weights/safetensors-write.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
-import { createEngine } from "../../src/train/engine.ts";
-import { stepGradients } from "../../src/train/step-gradients.ts";
+import { createEngine } from "../../src/train/step/engine.ts";
+import { stepGradients } from "../../src/train/step/step-gradients.ts";
 import { llama, packedBatch } from "../support/engine.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 

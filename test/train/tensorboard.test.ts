@@ -2,8 +2,8 @@ import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { BinaryReader } from "@bufbuild/protobuf/wire";
-import type { RunEvent } from "../../src/train/events.ts";
-import { crc32c, openTensorBoard } from "../../src/train/tensorboard.ts";
+import type { RunEvent } from "../../src/train/run/events.ts";
+import { crc32c, openTensorBoard } from "../../src/train/run/tensorboard.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 
 const step = (n: number): RunEvent => ({

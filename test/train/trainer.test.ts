@@ -1,11 +1,11 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { type Checkpoints, START } from "../../src/train/checkpoint.ts";
+import { type Checkpoints, START } from "../../src/train/run/checkpoint.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
-import { createEngine } from "../../src/train/engine.ts";
-import { createOptimizer } from "../../src/train/optimizer.ts";
-import { type Evaluation, type StepMetrics, trainLoop } from "../../src/train/trainer.ts";
-import { loadConfig } from "../../src/hf/config.ts";
-import { openModelWeights } from "../../src/hf/model-weights.ts";
+import { createEngine } from "../../src/train/step/engine.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
+import { type Evaluation, type StepMetrics, trainLoop } from "../../src/train/run/loop.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { goldenTuning, modelFolder, readAdapter } from "../support/golden.ts";
 import { drawn, readTrainerFixture, rowsOf, RUNS, trainerBatches } from "../support/trainer.ts";

@@ -1,10 +1,10 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import type { ModelConfig } from "../../src/hf/config.ts";
-import { createRandom } from "../../src/random.ts";
+import type { ModelConfig } from "../../src/hf/config/config.ts";
+import { createRandom } from "../../src/base/random.ts";
 import { idealTime, variantsOf } from "../../src/schedule/chain.ts";
 import { B, BR, FA, type Schedule } from "../../src/schedule/ops.ts";
 import { simulate } from "../../src/schedule/simulate.ts";
-import { type Checkpointing, LimitError } from "../../src/train/planning.ts";
+import { type Checkpointing, LimitError } from "../../src/train/memory/step-plan.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
 
 setDefaultTimeout(120_000);

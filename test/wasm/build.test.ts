@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../src/errors.ts";
+import { UserError } from "../../src/base/errors.ts";
 import { buildKernels, kernelsAreCurrent, loadKernels } from "../../src/wasm/build.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { UserError } from "../../src/errors.ts";
+import { UserError } from "../../src/base/errors.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { byteLength, type Graph, type TensorType } from "../../src/graph/types.ts";
 import { Add } from "../../src/ops/add.ts";

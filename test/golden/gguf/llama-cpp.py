@@ -157,7 +157,7 @@ def export(model, out, type, *more):
 def product_tokens(folder, texts):
     """The product's own tokens, which tests compare with Transformers'."""
     program = (
-        f"import {{ loadTokenizer }} from {json.dumps(str(ROOT / 'src/data/tokenizer.ts'))};"
+        f"import {{ loadTokenizer }} from {json.dumps(str(ROOT / 'src/data/tokens/tokenizer.ts'))};"
         "const { folder, texts } = await Bun.stdin.json(); const tokenizer = loadTokenizer(folder);"
         "console.log(JSON.stringify(texts.map((text) => [...tokenizer.encode(text)])));"
     )

@@ -1,4 +1,4 @@
-import { createTokenizer, loadTokenizer, type Tokenizer } from "../../../src/data/tokenizer.ts";
+import { createTokenizer, loadTokenizer, type Tokenizer } from "../../../src/data/tokens/tokenizer.ts";
 import { join } from "node:path";
 
 const folder = join(import.meta.dir, "../tokenizers");

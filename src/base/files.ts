@@ -1,0 +1,357 @@
+import * as fs from "node:fs";
+import { dirname, join, basename } from "node:path";
+import { messageOf, UserError } from "./errors.ts";
+
+/** The file system calls that a durable write makes; a test replaces them to simulate a full disk. */
+export interface FileIo {
+  openSync(path: string, flags: string): number;
+  writeSync(fd: number, bytes: Uint8Array, offset: number, length: number): number;
+  fsyncSync(fd: number): void;
+  closeSync(fd: number): void;
+  renameSync(from: string, to: string): void;
+  rmSync(path: string, options: { force: boolean }): void;
+}
+
+export const fileIo: FileIo = fs;
+
+/** One call of write(2) or read(2) moves at most 2^31 - 4096 bytes on Linux; larger pieces are looped over anyway. */
+const MAX_TRANSFER = 1 << 30;
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOSPC: "the disk is full; free some space or choose another folder",
+  EDQUOT: "the disk quota is used up; free some space or choose another folder",
+  EFBIG: "the file would be larger than the file system or the process limit allows",
+  EACCES: "permission denied; choose a folder that you may write to",
+  EPERM: "operation not permitted",
+  EROFS: "the file system is read-only; choose another folder",
+  ENOENT: "no such file or folder",
+  ENOTDIR: "a part of the path is a file, not a folder",
+  EISDIR: "it is a folder, not a file",
+  EEXIST: "a file of that name is in the way",
+  EMFILE: "too many open files; raise the limit (ulimit -n)",
+  ENAMETOOLONG: "the name is too long",
+  ELOOP: "too many symbolic links",
+  EIO: "the device reports an input/output error",
+};
+
+/** Turns an error of a file system call into one sentence: what could not be done, to what, and why. */
+export function fileError(action: string, path: string, error: unknown): UserError {
+  if (error instanceof UserError) return error;
+  const code = typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
+  return new UserError(`cannot ${action} ${path}: ${REASONS[code] ?? messageOf(error)}`);
+}
+
+/** Makes a folder and its parents. @throws {UserError} */
+export function makeFolder(path: string): void {
+  try {
+    fs.mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw fileError("create the folder", path, error);
+  }
+}
+
+export function writeFully(fd: number, bytes: Uint8Array, io: FileIo = fileIo): void {
+  for (let done = 0; done < bytes.length;) {
+    const written = io.writeSync(fd, bytes, done, Math.min(bytes.length - done, MAX_TRANSFER));
+    if (written <= 0) throw new Error("the system accepted no more bytes");
+    done += written;
+  }
+}
+
+/**
+ * Fills `target` from byte `position` of an open file. `target` may view shared memory, so weights go from the file
+ * into a kernel's memory without a copy between.
+ * @throws {UserError} when the file ends early
+ */
+export function readFully(fd: number, target: Uint8Array, position: number, path: string): void {
+  for (let done = 0; done < target.length;) {
+    let read: number;
+    try {
+      read = fs.readSync(fd, target, done, Math.min(target.length - done, MAX_TRANSFER), position + done);
+    } catch (error) {
+      throw fileError("read", path, error);
+    }
+    if (read === 0) {
+      throw new UserError(
+        `${path} is truncated: expected ${target.length} bytes at offset ${position}, got ${done}; copy or download the file again`,
+      );
+    }
+    done += read;
+  }
+}
+
+/**
+ * Writes a file so that a reader sees the old content or all of the new one, whatever happens in between: temporary
+ * file beside it, write, fsync, rename, fsync of the folder. After a failure nothing is left behind.
+ * @throws {UserError} on any file system error
+ */
+export function writeAtomic(path: string, chunks: Iterable<Uint8Array>, io: FileIo = fileIo): void {
+  const file = openAtomic(path, io);
+  try {
+    for (const chunk of chunks) file.write(chunk);
+  } catch (error) {
+    file.discard();
+    throw fileError("write", path, error);
+  }
+  file.finish();
+}
+
+/** A file that is written piece by piece. After a failure nothing is left behind. */
+export interface AtomicFile {
+  /** @throws {UserError} */
+  write(chunk: Uint8Array): void;
+  /** Gives the file its name. @throws {UserError} */
+  finish(): void;
+  /** Instead of `finish`: removes what was written. */
+  discard(): void;
+}
+
+/** As `writeAtomic`, for content that comes over time. @throws {UserError} */
+export function openAtomic(path: string, io: FileIo = fileIo): AtomicFile {
+  const temporary = temporaryPath(path);
+  let fd = -1;
+  const discard = () => {
+    if (fd >= 0) closeQuietly(fd, io);
+    fd = -1;
+    removeQuietly(temporary, io);
+  };
+  const attempt = (action: () => void) => {
+    try {
+      action();
+    } catch (error) {
+      discard();
+      throw fileError("write", path, error);
+    }
+  };
+  attempt(() => (fd = io.openSync(temporary, "w")));
+  return {
+    write: (chunk) => attempt(() => writeFully(fd, chunk, io)),
+    finish() {
+      attempt(() => {
+        io.fsyncSync(fd);
+        io.closeSync(fd);
+        fd = -1;
+        io.renameSync(temporary, path);
+      });
+      syncFolder(dirname(path), io);
+    },
+    discard,
+  };
+}
+
+/** A file or folder that becomes `path` when it is whole; what earlier processes left there when they were killed is removed. */
+export function temporaryPath(path: string): string {
+  const folder = dirname(path);
+  const name = `.${basename(path)}.`;
+  let entries: string[] = [];
+  try {
+    entries = fs.readdirSync(folder);
+  } catch {
+    // What is to be written there says so.
+  }
+  for (const entry of entries) {
+    const pid = entry.startsWith(name) ? /^(\d+)\.tmp$/.exec(entry.slice(name.length))?.[1] : undefined;
+    if (pid !== undefined && isAbandoned(join(folder, entry), Number(pid)))
+      fs.rmSync(join(folder, entry), { recursive: true, force: true });
+  }
+  return join(folder, `${name}${process.pid}.tmp`);
+}
+
+/** A process on another machine, or in another container, looks dead from here but goes on writing. */
+const ABANDONED_MS = 60_000;
+
+function isAbandoned(path: string, pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    if ((error as { code?: string }).code !== "ESRCH") return false;
+  }
+  const changed = (at: string): number => {
+    const stat = fs.statSync(at, { throwIfNoEntry: false });
+    if (!stat) return 0;
+    return stat.isDirectory()
+      ? Math.max(stat.mtimeMs, ...fs.readdirSync(at).map((entry) => changed(join(at, entry))))
+      : stat.mtimeMs;
+  };
+  return Date.now() - changed(path) > ABANDONED_MS;
+}
+
+const COPIED_AT_A_TIME = 1 << 20;
+
+/** Copies a file, which appears whole or not at all; a link that stands in its place is replaced. @throws {UserError} */
+export function copyAtomic(from: string, to: string, io: FileIo = fileIo): void {
+  let fd: number;
+  try {
+    fd = fs.openSync(from, "r");
+  } catch (error) {
+    throw fileError("open", from, error);
+  }
+  function* pieces(): Generator<Uint8Array> {
+    const piece = new Uint8Array(COPIED_AT_A_TIME);
+    for (let count = fs.readSync(fd, piece); count > 0; count = fs.readSync(fd, piece)) yield piece.subarray(0, count);
+  }
+  try {
+    writeAtomic(to, pieces(), io);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+export function writeTextAtomic(path: string, text: string, io: FileIo = fileIo): void {
+  writeAtomic(path, [new TextEncoder().encode(text)], io);
+}
+
+/** Makes a rename durable. Some file systems refuse to open or sync a folder; the data itself is already synced then. */
+function syncFolder(path: string, io: FileIo): void {
+  let fd: number;
+  try {
+    fd = io.openSync(path, "r");
+  } catch {
+    return;
+  }
+  try {
+    io.fsyncSync(fd);
+  } catch {
+    // The rename is done; only its durability across a power cut is up to the file system.
+  } finally {
+    closeQuietly(fd, io);
+  }
+}
+
+function closeQuietly(fd: number, io: FileIo): void {
+  try {
+    io.closeSync(fd);
+  } catch {
+    // The error that led here is the one to report.
+  }
+}
+
+function removeQuietly(path: string, io: FileIo): void {
+  try {
+    io.rmSync(path, { force: true });
+  } catch {
+    // It may never have been created.
+  }
+}
+
+/** The text of a UTF-8 file. @throws {UserError} */
+export function readText(path: string): string {
+  let bytes: Uint8Array;
+  try {
+    bytes = fs.readFileSync(path);
+  } catch (error) {
+    throw fileError("read", path, error);
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new UserError(`${path} is not UTF-8 text; convert it or copy it again`);
+  }
+}
+
+/** A JSON file that holds an object. @throws {UserError} */
+export function readJsonObject(path: string): Record<string, unknown> {
+  return parseJsonObject(readText(path), path);
+}
+
+/** @throws {UserError} when `text` is not JSON or not an object; `where` names the source. */
+export function parseJsonObject(text: string, where: string): Record<string, unknown> {
+  const value = parseJson(text, where);
+  if (!isRecord(value)) throw new UserError(`${where}: expected a JSON object, got ${jsonKind(value)}`);
+  return value;
+}
+
+/** Levels of arrays and objects within each other; much deeper ones exhaust the stack of whatever walks through them. */
+const MAX_DEPTH = 500;
+
+/** First words of what git leaves in the place of a large file that it has not fetched. */
+const POINTER = "version https://git-lfs.github.com/spec/";
+
+/** @param begin of the file's text @throws {UserError} when the file is a pointer of Git LFS */
+export function refusePointer(begin: string, where: string): void {
+  if (begin.startsWith(POINTER)) {
+    throw new UserError(
+      `${where} is a pointer of Git LFS, not the file itself; fetch it with git lfs pull, or download the file`,
+    );
+  }
+}
+
+/** @throws {UserError} when `text` is not JSON, or is nested too deep */
+export function parseJson(text: string, where: string): unknown {
+  refusePointer(text, where);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${where} is not valid JSON: ${messageOf(error)}`);
+  }
+  if (isDeeper(value, MAX_DEPTH)) throw new UserError(`${where}: JSON is nested deeper than ${MAX_DEPTH} levels`);
+  return value;
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (levels === 0) return true;
+  if (Array.isArray(value)) return value.some((entry) => isDeeper(entry, levels - 1));
+  for (const key in value) if (isDeeper((value as Record<string, unknown>)[key], levels - 1)) return true;
+  return false;
+}
+
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A value as JSON for an error message, cut to a readable length. */
+export function show(value: unknown): string {
+  let text: string;
+  try {
+    text = JSON.stringify(value) ?? jsonKind(value);
+  } catch {
+    // Nested too deep to be written.
+    return jsonKind(value);
+  }
+  return text.length <= 80 ? text : `${text.slice(0, 77)}...`;
+}
+
+/** What a JSON value is, in words, for an error message. */
+export function jsonKind(value: unknown): string {
+  if (value === null) return "null";
+  if (value === undefined) return "nothing";
+  if (Array.isArray(value)) return "an array";
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
+}
+
+/**
+ * The bytes of a file, piece by piece, each in the memory of the one before it. A last piece is empty.
+ * @throws {UserError} a file that cannot be read
+ */
+export function* filePieces(path: string, bytes = 1 << 20): Generator<Uint8Array> {
+  let fd: number;
+  try {
+    fd = fs.openSync(path, "r");
+  } catch (error) {
+    throw fileError("open", path, error);
+  }
+  try {
+    const piece = new Uint8Array(bytes);
+    let count: number;
+    do {
+      try {
+        count = fs.readSync(fd, piece);
+      } catch (error) {
+        throw fileError("read", path, error);
+      }
+      yield piece.subarray(0, count);
+    } while (count > 0);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** SHA-256 of a file, in hexadecimal, read piece by piece. */
+export function hashFile(path: string): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for (const piece of filePieces(path)) hasher.update(piece);
+  return hasher.digest("hex");
+}

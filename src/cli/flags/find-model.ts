@@ -1,0 +1,47 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { messageOf, UserError } from "../../base/errors.ts";
+import { type HubOptions, resolveModel } from "../../hf/hub/hub.ts";
+import { baseModelOf } from "../../hf/peft/peft.ts";
+
+/** What a verb's `--model` and `--adapter` mean together. */
+export interface FoundModel {
+  /** The base model as it was named, and its folder on this machine. */
+  readonly name: string;
+  readonly folder: string;
+  /** The adapter's folder. */
+  readonly adapter: string | null;
+}
+
+/** Whether a folder holds an adapter and no model: what training with LoRA leaves. */
+const isAdapter = (folder: string): boolean =>
+  existsSync(join(folder, "adapter_config.json")) && !existsSync(join(folder, "config.json"));
+
+/**
+ * Finds the base model: the one that is named, or the adapter's. A folder that holds an adapter may be given as the model.
+ * @throws {UserError} neither is given; an adapter whose base model is not known or not there
+ */
+export async function findModel(
+  flags: { readonly model?: string | undefined; readonly adapter?: string | undefined },
+  options: HubOptions = {},
+): Promise<FoundModel> {
+  const { model } = flags;
+  const given = model !== undefined && isAdapter(model) ? model : undefined;
+  const adapter = flags.adapter ?? given ?? null;
+  if (given === undefined && model !== undefined) return { name: model, folder: await resolveModel(model, options), adapter };
+  if (adapter === null) throw new UserError("--model: a model folder or hub name is needed; it is missing");
+  if (given !== undefined && given !== adapter) {
+    throw new UserError(`--model ${given} is an adapter, and so is --adapter ${adapter}; give one of them, or their base model`);
+  }
+  const base = baseModelOf(adapter);
+  if (base === null)
+    throw new UserError(`${adapter} does not name its base model; give it with --model, and ${adapter} with --adapter`);
+  try {
+    return { name: base, folder: await resolveModel(base, options), adapter };
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(
+      `${messageOf(error)}; it is the base model that ${adapter} names: give it with --model, and ${adapter} with --adapter`,
+    );
+  }
+}

@@ -1,0 +1,105 @@
+import type { PrepareProgress } from "../../data/samples/prepare.ts";
+import type { DoneEvent, StepEvent } from "../../train/run/events.ts";
+import { formatBytes } from "../../train/memory/forecast.ts";
+import { canRewrite, columnsOf } from "./terminal.ts";
+
+/** What is shown of a step. */
+export type StepReport = Pick<
+  StepEvent,
+  "step" | "steps" | "loss" | "learningRate" | "tokensPerSecond" | "memory" | "secondsLeft" | "lossScale"
+>;
+
+/** Shows steps: one line that is rewritten in a terminal, a plain line now and then elsewhere. */
+export interface Progress {
+  step(report: StepReport): void;
+  /** How far a long preparation is. */
+  prepare(report: PrepareProgress): void;
+  /** A line of its own. */
+  say(text: string): void;
+}
+
+const PLAIN_INTERVAL_MS = 5_000;
+
+export function createProgress(
+  stream: NodeJS.WriteStream = process.stderr,
+  now: () => number = Date.now,
+  env: NodeJS.ProcessEnv = process.env,
+): Progress {
+  const terminal = canRewrite(stream, env);
+  let lastPlain = -Infinity;
+  let dirty = false;
+  const clear = () => {
+    if (dirty) stream.write("\r\u001b[K");
+    dirty = false;
+  };
+  const pass = (line: string, isLast: boolean) => {
+    if (terminal) {
+      clear();
+      stream.write(line.slice(0, columnsOf(stream, env) - 1));
+      dirty = true;
+      if (isLast) {
+        stream.write("\n");
+        dirty = false;
+      }
+    } else if (now() - lastPlain >= PLAIN_INTERVAL_MS || isLast) {
+      stream.write(`${line}\n`);
+      lastPlain = now();
+    }
+  };
+  return {
+    step: (report) => pass(formatStep(report), report.step === report.steps),
+    prepare(report) {
+      if (report.seconds >= QUIET_SECONDS) pass(formatPreparation(report), false);
+    },
+    say(text) {
+      clear();
+      stream.write(`${text}\n`);
+    },
+  };
+}
+
+/** A preparation that is over sooner is not worth a word. */
+const QUIET_SECONDS = 2;
+
+export function formatPreparation({ path, bytes, size, seconds }: PrepareProgress): string {
+  const left = bytes > 0 ? `, ${formatDuration((seconds / bytes) * (size - bytes))} left` : "";
+  return `tokenizing      ${path}: ${formatBytes(bytes)} of ${formatBytes(size)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s${left}`;
+}
+
+function formatStep(report: StepReport): string {
+  const parts = [
+    `step ${report.step}/${report.steps}`,
+    `loss ${report.loss.toFixed(4)}`,
+    `lr ${report.learningRate.toExponential(2)}`,
+    ...(report.lossScale === undefined ? [] : [`scale ${report.lossScale}`]),
+    `${Math.round(report.tokensPerSecond)} tokens/s`,
+    `memory ${formatBytes(report.memory)}`,
+    `${formatDuration(report.secondsLeft)} left`,
+  ];
+  return parts.join("  ");
+}
+
+export function formatDuration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const hours = Math.floor(whole / 3600);
+  const minutes = Math.floor((whole % 3600) / 60);
+  if (hours > 0) return `${hours} h ${String(minutes).padStart(2, "0")} min`;
+  return minutes > 0 ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
+}
+
+/** What a step's programs took, and were planned to take; empty where no step has run. */
+export function stepTimeText({ forwardBackward }: Pick<DoneEvent, "forwardBackward">): string {
+  if (!forwardBackward) return "";
+  const { measured, predicted } = forwardBackward;
+  const planned = predicted === null ? "" : `predicted ${formatSeconds(predicted)}, `;
+  return `; forward and backward of a step ${planned}measured ${formatSeconds(measured)}`;
+}
+
+function formatSeconds(seconds: number): string {
+  return seconds < 1 ? `${(1000 * seconds).toPrecision(3)} ms` : `${seconds.toPrecision(3)} s`;
+}
+
+/** The part of a peak that ONNX Runtime took for itself; empty where there is none. */
+export function temporaryText(bytes: number): string {
+  return bytes === 0 ? "" : ` (${formatBytes(bytes)} of it ONNX Runtime's temporary memory)`;
+}

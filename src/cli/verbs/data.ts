@@ -1,0 +1,165 @@
+import { z } from "zod";
+import { checkData, type DataReport, type Problems } from "../../data/samples/check.ts";
+import { findSplits, readEntries } from "../../data/examples/dataset.ts";
+import { createSampler, sampleParts } from "../../data/samples/sample.ts";
+import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
+import { UserError } from "../../base/errors.ts";
+import { loadConfig } from "../../hf/config/config.ts";
+import { contextLimit } from "../../hf/config/rope-config.ts";
+import { sequenceLengthOf } from "../../train/config.ts";
+import { validateConfig } from "../flags/config-file.ts";
+import { printEvent } from "../terminal/display.ts";
+import { findModel } from "../flags/find-model.ts";
+import { hasColour } from "../terminal/terminal.ts";
+import { describeFlags, parseFlags, suggestion } from "../flags/flags.ts";
+
+export const flags = z.strictObject({
+  model: z.string().min(1).optional().describe("model folder or hub name, for its tokenizer and chat template"),
+  sequenceLength: z
+    .int()
+    .min(2)
+    .optional()
+    .describe("tokens in a row that examples are held against (512, or the model's context)"),
+  count: z.int().min(1).default(3).describe("show: how many examples"),
+  from: z.int().min(1).default(1).describe("show: the first one's line"),
+  listed: z.int().min(0).default(20).describe("check: problems of a kind that are listed one by one"),
+  json: z.boolean().default(false).describe("print JSON lines: problems and a report of each file, or examples"),
+});
+
+export const words = ["check", "show"] as const;
+
+type Flags = z.output<typeof flags>;
+
+export function help(): string {
+  return `Looks at training examples.
+
+Usage: remat data check FILE [--model DIR] [--flag value ...]
+       remat data show FILE --model DIR [--flag value ...]
+
+FILE may be a folder with train.jsonl. check reads whole files (of a folder all splits) and reports counts, lengths,
+duplicates, over-long examples and every error with its line; it exits with 1 if there are errors. show prints examples as the model sees them: what is not trained on is dimmed, or, where the
+output is no terminal, in [brackets].
+
+${describeFlags(flags)}`;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const parsed = parseFlags(flags, args);
+  const [action, file, ...others] = parsed.words;
+  if (action !== "check" && action !== "show") {
+    throw new UserError(
+      action === undefined
+        ? "data needs to be told what to do: remat data check FILE, or remat data show FILE"
+        : `data has no action ${JSON.stringify(action)}${suggestion(action, words)}`,
+    );
+  }
+  if (file === undefined || others.length > 0)
+    throw new UserError(`data ${action} takes one file, got ${parsed.words.length - 1}`);
+  const config = validateConfig(flags, parsed.values);
+  const model = config.model === undefined ? null : await openSampler(config.model, config);
+  const { train, valid, test } = findSplits(file);
+  if (action === "check") {
+    const isFolder = train !== file;
+    const files = isFolder ? [train, valid, test].filter((split) => split !== null) : [file];
+    return Math.max(...files.map((path) => check(path, config, model, isFolder)));
+  }
+  if (model === null) throw new UserError("data show needs --model, whose tokenizer and chat template are used");
+  return show(train, config, model);
+}
+
+interface Sampling {
+  readonly tokenizer: Tokenizer;
+  readonly sampler: ReturnType<typeof createSampler>;
+  readonly sequenceLength: number;
+}
+
+async function openSampler(model: string, config: Flags): Promise<Sampling> {
+  const { folder } = await findModel({ model });
+  const modelConfig = loadConfig(folder);
+  const tokenizer = loadTokenizer(folder);
+  const eosId = modelConfig.eosTokenIds[0] ?? null;
+  // Over-long examples are to be reported, not refused.
+  const sampler = createSampler(tokenizer, { maxLength: Number.MAX_SAFE_INTEGER, vocabSize: modelConfig.vocabSize, eosId });
+  return { tokenizer, sampler, sequenceLength: sequenceLengthOf(config, contextLimit(modelConfig)) };
+}
+
+function check(file: string, config: Flags, model: Sampling | null, named: boolean): number {
+  const maxLength = model?.sequenceLength ?? Number.MAX_SAFE_INTEGER;
+  const report = checkData(file, {
+    maxLength,
+    listed: config.listed,
+    ...(model ? { samples: (example) => model.sampler.samples(example) } : {}),
+  });
+  if (config.json) printReport(report);
+  else showReport(report, model, named);
+  return report.errors.count > 0 ? 1 : 0;
+}
+
+function printReport({ errors, duplicates, overLong, ...report }: DataReport): void {
+  const kinds = [
+    ["error", errors],
+    ["duplicate", duplicates],
+    ["over-long", overLong],
+  ] as const;
+  for (const [kind, { first }] of kinds)
+    for (const { where, message } of first) printEvent({ type: "problem", kind, where, message });
+  const counts = { errors: errors.count, duplicates: duplicates.count, overLong: overLong.count };
+  printEvent({ type: "report", ...report, ...counts });
+}
+
+/** @param named whether the file's name is said too */
+function showReport(report: DataReport, model: Sampling | null, named: boolean): void {
+  if (named) console.log(`file         ${report.path}`);
+  const counts = (of: Readonly<Record<string, number>>) =>
+    Object.entries(of)
+      .filter(([, count]) => count > 0)
+      .map(([name, count]) => `${count} ${name}`)
+      .join(", ");
+  console.log(`examples     ${report.examples}${report.examples > 0 ? ` (${counts(report.kinds)})` : ""}`);
+  if (Object.keys(report.roles).length > 0) console.log(`messages     ${counts(report.roles)}`);
+  if (report.tokens) {
+    const { samples, total, trained, lengths } = report.tokens;
+    console.log(
+      `tokens       ${total} in ${samples} samples, ${trained} of them trained on (${((100 * trained) / total).toFixed(1)} %)`,
+    );
+    const { min, mean, p50, p90, p95, p99, max } = lengths;
+    console.log(
+      `lengths      min ${min}, mean ${mean.toFixed(1)}, 50 % ${p50}, 90 % ${p90}, 95 % ${p95}, 99 % ${p99}, max ${max}`,
+    );
+  }
+  printProblems("errors", report.errors);
+  printProblems("duplicates", report.duplicates);
+  if (model) printProblems(`over-long`, report.overLong, ` (sequence length ${model.sequenceLength})`);
+}
+
+function printProblems(name: string, { count, first }: Problems, note = ""): void {
+  console.log(`${name.padEnd(13)}${count}${note}`);
+  for (const { where, message } of first) console.log(`  ${where}: ${message}`);
+  if (count > first.length && first.length > 0) console.log(`  and ${count - first.length} more`);
+}
+
+function show(file: string, config: Flags, { tokenizer, sampler }: Sampling): number {
+  const isDimmed = hasColour(process.stdout);
+  let left = config.count;
+  for (const entry of readEntries(file)) {
+    if (entry.number < config.from) continue;
+    if (left-- === 0) break;
+    for (const sample of sampler.samples(entry.parse())) {
+      const trained = sample.labels.reduce((count, label) => count + Number(label >= 0), 0);
+      if (config.json) {
+        const { where } = sample;
+        printEvent({ type: "example", where, tokens: sample.ids.length, trained, parts: sampleParts(tokenizer, sample) });
+        continue;
+      }
+      const weights = sample.weights && new Set(sample.weights.filter((_, t) => sample.labels[t]! >= 0));
+      const note = weights ? `, with the weights ${[...weights].map((weight) => Number(weight.toPrecision(6))).join(", ")}` : "";
+      console.log(`${entry.where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);
+      const parts = sampleParts(tokenizer, sample).map((part) =>
+        part.trained ? part.text : isDimmed ? `\x1b[2m${part.text}\x1b[22m` : `[${part.text}]`,
+      );
+      console.log(`${parts.join("")}\n`);
+    }
+  }
+  if (left === config.count) throw new UserError(`${file} has no example at or after line ${config.from}`);
+  return 0;
+}

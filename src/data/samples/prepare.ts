@@ -1,0 +1,97 @@
+import * as fs from "node:fs";
+import { join } from "node:path";
+import { type Breath, createBreath } from "../../base/event-loop.ts";
+import { UserError } from "../../base/errors.ts";
+import { fileIo, filePieces, type FileIo } from "../../base/files.ts";
+import { placeIn, readEntries } from "../examples/dataset.ts";
+import { refuseForeign } from "../examples/wrong-files.ts";
+import type { Sampler } from "./sample.ts";
+import { createSampleStore, type FileSamples, type SampleSink } from "./sample-store.ts";
+import { canWrite, createTokenCache, openTokenCache } from "./token-cache.ts";
+
+/** How far the reading and tokenizing of a file is. */
+export interface PrepareProgress {
+  readonly path: string;
+  readonly bytes: number;
+  readonly size: number;
+  readonly seconds: number;
+}
+
+export interface PrepareOptions {
+  /** Folder of token caches; without it, or when it cannot be written to, the tokens are kept in memory. */
+  readonly cache?: string | null;
+  /** Ends the preparation; nothing of it is left then. */
+  readonly signal?: AbortSignal | undefined;
+  /** Told now and then while a file is tokenized. */
+  readonly onProgress?: ((progress: PrepareProgress) => void) | undefined;
+  readonly io?: FileIo;
+}
+
+/** Samples with what they were made of. */
+export interface LoadedFile extends FileSamples {
+  /** SHA-256 of the file's bytes, in hexadecimal. */
+  readonly content: string;
+}
+
+/** Data between two collections of garbage: left alone, it grows to some 250 MB, and tokenizing is no faster. */
+const GARBAGE_BYTES = 4 << 20;
+
+/** Until the runtime's allocator has returned to the system what it has free (it does so at its leisure): 50-80 MB after tokenizing. */
+const RETURN_MS = 300;
+
+/**
+ * Reads and tokenizes a file, or opens what an earlier run made of the same bytes in the same way. Memory holds the index
+ * (about ten bytes a sample) and a few pieces of the file, unless there is no cache.
+ * @throws {UserError} bad examples, or none at all; a full disk
+ * @throws the signal's reason when it is aborted
+ */
+export async function loadSamples(path: string, sampler: Sampler, options: PrepareOptions = {}): Promise<LoadedFile> {
+  const { cache = null, signal, onProgress = () => {}, io = fileIo } = options;
+  const breathe = createBreath(signal);
+  const placeOf = placeIn(path);
+  refuseForeign(path);
+  const content = await hashContent(path, breathe);
+  const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(content, sampler.key)}.tokens`) : null;
+  let set = file === null ? null : openTokenCache(file, placeOf);
+  if (!set) {
+    const sink: SampleSink = file === null ? createSampleStore(placeOf) : createTokenCache(file, placeOf, io);
+    const { size } = fs.statSync(path);
+    const begin = performance.now();
+    let collected = 0;
+    try {
+      for (const { number, end, parse } of readEntries(path)) {
+        for (const sample of sampler.samples(parse())) sink.add(sample, number);
+        if (end - collected >= GARBAGE_BYTES) {
+          collected = end;
+          Bun.gc(true);
+        }
+        if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
+      }
+      set = sink.finish();
+      if (collected > 0) {
+        Bun.gc(true);
+        await Bun.sleep(RETURN_MS);
+      }
+    } catch (error) {
+      sink.discard();
+      throw error;
+    }
+  }
+  if (set.count === 0) throw new UserError(`${path} holds no examples`);
+  return { ...set, content };
+}
+
+/** Names what a file becomes under a sampler's key. */
+function cacheKey(content: string, key: string): string {
+  return new Bun.CryptoHasher("sha256").update(`${content}\0${key}`).digest("hex");
+}
+
+/** SHA-256 of a file's bytes, in hexadecimal. */
+async function hashContent(path: string, breathe: Breath): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256");
+  for (const piece of filePieces(path)) {
+    hash.update(piece);
+    await breathe();
+  }
+  return hash.digest("hex");
+}

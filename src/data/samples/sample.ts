@@ -1,0 +1,182 @@
+import { UserError } from "../../base/errors.ts";
+import { trainedTexts } from "../chat/chat-spans.ts";
+import { chatTemplateOf, readsDate } from "../chat/chat-template.ts";
+import type { ChatTemplate } from "../chat/chat-template.ts";
+import type { Example } from "../examples/formats.ts";
+import type { Tokenizer } from "../tokens/tokenizer.ts";
+
+/** The label of a position that is not trained on, as in PyTorch and Transformers. */
+export const IGNORED = -100;
+
+/**
+ * A tokenized example. As in Transformers, `labels[t]` is `ids[t]` where that token is to be learned and `IGNORED`
+ * elsewhere; the shift to "the next token of position t" happens when batches are made.
+ */
+export interface Sample {
+  readonly ids: Int32Array;
+  readonly labels: Int32Array;
+  /** How much each label counts, above 0; null: all the same. */
+  readonly weights: Float32Array | null;
+  /** `file:line` */
+  readonly where: string;
+}
+
+export interface SampleOptions {
+  /** Longest sample, in tokens. */
+  readonly maxLength: number;
+  /** Cut longer samples instead of refusing them. */
+  readonly truncate?: boolean;
+  /** Rows of the model's embedding; a tokenizer with larger ids belongs to another model. */
+  readonly vocabSize: number;
+  /** Ends a text when the tokenizer names no eos token: config.json's. */
+  readonly eosId?: number | null;
+  /** What a template's `strftime_now` reads. */
+  readonly now?: Date;
+}
+
+export interface Sampler {
+  /** @throws {UserError} over-long samples, samples without a trainable token */
+  samples(example: Example): Sample[];
+  /** Changes whenever the same example might become other samples: names them in a cache. */
+  readonly key: string;
+}
+
+/**
+ * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
+ * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
+ * Text: everything, eos included. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * write theirs.
+ */
+export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sampler {
+  const eosId = tokenizer.eosId ?? options.eosId ?? null;
+  const templates = new Map<boolean, ChatTemplate>();
+  const templateFor = (tools: boolean): ChatTemplate => {
+    let template = templates.get(tools);
+    if (!template) templates.set(tools, (template = chatTemplateOf(tokenizer, { tools, now: options.now })));
+    return template;
+  };
+  const end = eosId === null ? [] : [eosId];
+  const { maxLength, truncate = false, vocabSize, now = new Date() } = options;
+  const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
+  /** What can be at most a sample of a text: tokenizing 100 MB in one piece would take gigabytes. */
+  const bounded = (text: string, where: string): string => {
+    if (text.length <= limit) return text;
+    if (truncate) return text.slice(0, limit);
+    throw new UserError(
+      `${where}: the example has ${text.length} characters, which are more than ${maxLength} tokens, the sequence length; shorten the example, or allow truncation`,
+    );
+  };
+  const samples = (example: Example): Sample[] => {
+    switch (example.kind) {
+      case "text": {
+        const ids = tokenizer.encode(bounded(example.text, example.where));
+        return [finish(join(tokenizer.prefix, ids, end), tokenizer.prefix.length, example.where, options)];
+      }
+      case "completion": {
+        const text = bounded(example.prompt + example.completion, example.where);
+        const { ids, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
+        return [finish(join(tokenizer.prefix, ids, end), tokenizer.prefix.length + tokens[0]!, example.where, options)];
+      }
+      case "chat": {
+        const texts = trainedTexts(templateFor(example.tools !== null), example, tokenizer.specialTokens.keys());
+        if (texts.length === 0) throw noTrainable(example.where, "no message is an assistant's to train on");
+        return texts.map(({ text, ranges, weights: ofRange }) => {
+          const { ids, tokens } = tokenizer.encodeWithBoundaries(bounded(text, example.where), ranges.flat());
+          const labels = new Int32Array(ids.length).fill(IGNORED);
+          const weights = ofRange.every((weight) => weight === 1) ? null : new Float32Array(ids.length).fill(1);
+          ranges.forEach((_, i) => {
+            const [from, to] = [tokens[2 * i], tokens[2 * i + 1]];
+            labels.set(ids.subarray(from, to), from);
+            weights?.fill(ofRange[i]!, from, to);
+          });
+          return checked(ids, labels, weights, example.where, options);
+        });
+      }
+    }
+  };
+  const day = readsDate(tokenizer) ? now.toDateString() : null;
+  return { samples, key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]) };
+}
+
+/** Tokens of a vocabulary are at most some hundred characters long (runs of spaces). */
+const CHARACTERS_PER_TOKEN = 1000;
+
+/** Characters that are tokenized in any case. */
+const SHORT_TEXT = 1 << 18;
+
+/** To be raised when the same tokenizer and options give other samples than before. */
+const SAMPLER_VERSION = 2;
+
+/** Prefix, ids and eos, which is not written twice. */
+function join(prefix: readonly number[], ids: Int32Array, end: readonly number[]): Int32Array {
+  const tail = ids.at(-1) === end[0] ? [] : end;
+  const all = new Int32Array(prefix.length + ids.length + tail.length);
+  all.set(prefix);
+  all.set(ids, prefix.length);
+  all.set(tail, prefix.length + ids.length);
+  return all;
+}
+
+function finish(ids: Int32Array, trainedFrom: number, where: string, options: SampleOptions): Sample {
+  const labels = Int32Array.from(ids);
+  labels.fill(IGNORED, 0, trainedFrom);
+  return checked(ids, labels, null, where, options);
+}
+
+function checked(
+  ids: Int32Array,
+  labels: Int32Array,
+  weights: Float32Array | null,
+  where: string,
+  options: SampleOptions,
+): Sample {
+  const { maxLength, truncate, vocabSize } = options;
+  const foreign = ids.find((id) => id >= vocabSize);
+  if (foreign !== undefined) {
+    throw new UserError(
+      `${where}: token id ${foreign} is outside the model's vocabulary of ${vocabSize}; the tokenizer belongs to another model`,
+    );
+  }
+  // The first token has nothing before it to be predicted from.
+  if (!labels.subarray(1).some((label) => label !== IGNORED)) throw noTrainable(where, "all tokens are masked");
+  if (ids.length <= maxLength) return { ids, labels, weights, where };
+  if (!truncate) {
+    throw new UserError(
+      `${where}: the example has ${ids.length} tokens, more than the sequence length of ${maxLength}; raise it, shorten the example, or allow truncation`,
+    );
+  }
+  const kept = labels.slice(0, maxLength);
+  if (!kept.subarray(1).some((label) => label !== IGNORED))
+    throw noTrainable(
+      where,
+      `the first ${maxLength} of ${ids.length} tokens are all masked; raise the sequence length or remove the example`,
+    );
+  return { ids: ids.slice(0, maxLength), labels: kept, weights: weights && weights.slice(0, maxLength), where };
+}
+
+function noTrainable(where: string, why: string): UserError {
+  return new UserError(`${where}: the example has no trainable token: ${why}`);
+}
+
+/** A run of a sample's tokens with the same masking, decoded. */
+export interface SamplePart {
+  readonly text: string;
+  readonly trained: boolean;
+}
+
+/** The sample as text, cut where the masking changes: for showing what is trained on. */
+export function sampleParts(tokenizer: Tokenizer, sample: Sample): SamplePart[] {
+  const parts: SamplePart[] = [];
+  let before = "";
+  for (let from = 0; from < sample.ids.length;) {
+    const trained = sample.labels[from] !== IGNORED;
+    let to = from + 1;
+    while (to < sample.ids.length && (sample.labels[to] !== IGNORED) === trained) to++;
+    // Some decoders drop the space at the start of a text, so a part is what it adds to the text before it.
+    const text = tokenizer.decode(sample.ids.subarray(0, to));
+    parts.push({ text: text.slice(before.length), trained });
+    before = text;
+    from = to;
+  }
+  return parts;
+}

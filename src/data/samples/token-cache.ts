@@ -1,0 +1,174 @@
+import * as fs from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { fileIo, isRecord, openAtomic, readFully, type FileIo } from "../../base/files.ts";
+import {
+  createIndexBuilder,
+  createSampleSet,
+  packSample,
+  type SampleIndex,
+  type FileSamples,
+  type SampleSink,
+} from "./sample-store.ts";
+
+/**
+ * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
+ * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), a JSON
+ * trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one.
+ */
+const MARK = "RMTK";
+const VERSION = 2;
+
+interface Trailer {
+  readonly version: number;
+  readonly samples: number;
+  readonly tokens: number;
+  /** 32-bit words. */
+  readonly weightRuns: number;
+  readonly labelled: number;
+}
+
+/** Where caches are kept: `REMAT_CACHE`, or the user's cache folder. */
+export function cacheFolder(): string {
+  const { REMAT_CACHE: own, XDG_CACHE_HOME: general } = process.env;
+  return own || join(general || join(homedir(), ".cache"), "remat");
+}
+
+/** Tokens handed to the disk at a time. */
+const CHUNK_TOKENS = 1 << 18;
+
+/**
+ * Writes a cache as its samples come: memory holds the index and one chunk. The file appears when it is finished.
+ * @param placeOf names the place in the data of a line or item
+ * @throws {UserError} a full disk
+ */
+export function createTokenCache(path: string, placeOf: (number: number) => string, io: FileIo = fileIo): SampleSink {
+  const file = openAtomic(path, io);
+  const builder = createIndexBuilder();
+  const chunk = new Int32Array(CHUNK_TOKENS);
+  let used = 0;
+  let tokens = 0;
+  const flush = () => {
+    file.write(bytesOf(chunk.subarray(0, used)));
+    used = 0;
+  };
+  return {
+    add(sample, number) {
+      const { stored, labelled } = packSample(sample);
+      if (used + stored.length > chunk.length) flush();
+      if (stored.length > chunk.length) file.write(bytesOf(stored));
+      else {
+        chunk.set(stored, used);
+        used += stored.length;
+      }
+      tokens += stored.length;
+      builder.add(sample, number, labelled);
+    },
+    finish() {
+      flush();
+      const index = builder.finish();
+      const { lengths, numbers, weightRuns, labelled } = index;
+      file.write(bytesOf(lengths));
+      file.write(bytesOf(numbers));
+      file.write(bytesOf(weightRuns));
+      const trailer: Trailer = { version: VERSION, samples: lengths.length, tokens, weightRuns: weightRuns.length, labelled };
+      const json = new TextEncoder().encode(JSON.stringify(trailer));
+      file.write(json);
+      file.write(bytesOf(Uint32Array.of(json.length)));
+      file.write(new TextEncoder().encode(MARK));
+      file.finish();
+      removeUnused(dirname(path));
+      const written = openTokenCache(path, placeOf, index);
+      if (written) return written;
+      throw new UserError(`${path} cannot be read back after writing it; check the disk, or set REMAT_CACHE to another folder`);
+    },
+    discard: () => file.discard(),
+  };
+}
+
+const UNUSED_MS = 30 * 24 * 3600 * 1000;
+
+/** Caches that no run has opened for a month can be made again, and would fill the disk in the end. */
+function removeUnused(folder: string): void {
+  for (const name of fs.readdirSync(folder)) {
+    const path = join(folder, name);
+    const changed = name.endsWith(".tokens") ? fs.statSync(path, { throwIfNoEntry: false })?.mtimeMs : undefined;
+    if (changed !== undefined && Date.now() - changed > UNUSED_MS) fs.rmSync(path, { force: true });
+  }
+}
+
+function bytesOf(view: Int32Array | Uint32Array): Uint8Array {
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+/**
+ * Opens a cache; null when it is not there or not whole. Samples are read when asked for, through a descriptor that stays
+ * open as long as the process.
+ * @param placeOf names the place in the data of a line or item
+ * @param index what the file holds of it, where that is in memory: it is not read again
+ */
+export function openTokenCache(path: string, placeOf: (number: number) => string, index?: SampleIndex): FileSamples | null {
+  let fd: number;
+  try {
+    fd = fs.openSync(path, "r");
+  } catch {
+    return null;
+  }
+  const trailer = readTrailer(fd, path);
+  if (!trailer) {
+    fs.closeSync(fd);
+    return null;
+  }
+  const { samples, tokens, labelled } = trailer;
+  // For `removeUnused`; a cache that only may be read stays as it is.
+  try {
+    fs.futimesSync(fd, new Date(), new Date());
+  } catch {}
+  const readInts = (at: number, length: number): Int32Array => {
+    const values = new Int32Array(length);
+    readFully(fd, bytesOf(values), at * 4, path);
+    return values;
+  };
+  const { lengths, numbers, weightRuns } = index ?? {
+    lengths: readInts(tokens, samples),
+    numbers: readInts(tokens + samples, samples),
+    weightRuns: readInts(tokens + 2 * samples, trailer.weightRuns),
+  };
+  if (lengths.reduce((sum, length) => sum + length, 0) !== tokens) {
+    fs.closeSync(fd);
+    return null;
+  }
+  return createSampleSet({ lengths, numbers, weightRuns, labelled }, readInts, placeOf);
+}
+
+function readTrailer(fd: number, path: string): Trailer | null {
+  const { size } = fs.fstatSync(fd);
+  if (size < 8) return null;
+  const end = new Uint8Array(8);
+  readFully(fd, end, size - 8, path);
+  const length = new DataView(end.buffer).getUint32(0, true);
+  if (new TextDecoder().decode(end.subarray(4)) !== MARK || length > size - 8) return null;
+  const bytes = new Uint8Array(length);
+  readFully(fd, bytes, size - 8 - length, path);
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    return null;
+  }
+  if (!isRecord(value) || value.version !== VERSION) return null;
+  const { samples, tokens, weightRuns } = value as unknown as Trailer;
+  return 4 * (tokens + 2 * samples + weightRuns) + length + 8 === size ? (value as unknown as Trailer) : null;
+}
+
+/** Whether a folder exists, or can be made, and can be written to. */
+export function canWrite(folder: string): boolean {
+  try {
+    fs.mkdirSync(folder, { recursive: true });
+    fs.accessSync(folder, fs.constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}

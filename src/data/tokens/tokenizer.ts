@@ -1,0 +1,289 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { explanationOf, UserError } from "../../base/errors.ts";
+import { isRecord, readJsonObject, readText, show } from "../../base/files.ts";
+import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
+import { cacheWords } from "./word-cache.ts";
+
+/** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */
+export interface Tokenizer {
+  readonly folder: string;
+  /** The contents of `tokenizer.json`, or what would be its contents. */
+  readonly json: Readonly<Record<string, unknown>>;
+  /** SHA-256 of everything that decides the tokens and the templates. */
+  readonly fingerprint: string;
+  /** One more than the largest token id. */
+  readonly size: number;
+  /** Token ids of a text; special tokens written in it are recognised, none are added. */
+  encode(text: string): Int32Array;
+  /** As `encode`; also the first token at or after each `boundary` (see `Encoded`). */
+  encodeWithBoundaries(text: string, boundaries: readonly number[]): Encoded;
+  decode(ids: ArrayLike<number>, options?: { readonly skipSpecial?: boolean }): string;
+  /** The id of a token by its exact text, or null. */
+  idOf(token: string): number | null;
+  /** Special tokens (ends of turns, ends of text, ...) by their text. */
+  readonly specialTokens: ReadonlyMap<string, number>;
+  /** What the post-processor puts in front of a text (`<s>` for Llama) and behind it. */
+  readonly prefix: readonly number[];
+  readonly suffix: readonly number[];
+  readonly eosId: number | null;
+  readonly bosId: number | null;
+  readonly padId: number | null;
+  /** `bos_token`, `eos_token`, ... by name, for chat templates. */
+  readonly namedTokens: Readonly<Record<string, string>>;
+  /** Jinja chat templates by name; empty when the model has none. */
+  readonly chatTemplates: ReadonlyMap<string, string>;
+}
+
+export interface Encoded {
+  readonly ids: Int32Array;
+  /**
+   * Per boundary (a UTF-16 index of the text): the first token that holds a character at or after it. A token that
+   * reaches across the boundary counts as after it, as in Transformers' `char_to_token`.
+   */
+  readonly tokens: readonly number[];
+}
+
+const NAMED_TOKENS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/** @throws {UserError} missing or malformed files */
+export function loadTokenizer(folder: string): Tokenizer {
+  const path = join(folder, "tokenizer.json");
+  const configPath = join(folder, "tokenizer_config.json");
+  const config = existsSync(configPath) ? readJsonObject(configPath) : {};
+  const mapPath = join(folder, "special_tokens_map.json");
+  const named = namedTokens(existsSync(mapPath) ? { ...readJsonObject(mapPath), ...config } : config);
+  const isSentencePiece = !existsSync(path) && existsSync(join(folder, SENTENCEPIECE_FILE));
+  if (!isSentencePiece && !existsSync(path)) {
+    const old = existsSync(join(folder, "vocab.json")) ? "; vocab.json is of an older form" : "";
+    throw new UserError(
+      `${folder} has neither tokenizer.json nor ${SENTENCEPIECE_FILE}${old}; in Python: transformers.AutoTokenizer.from_pretrained(MODEL).save_pretrained(${JSON.stringify(folder)})`,
+    );
+  }
+  const json = isSentencePiece ? tokenizerFromSentencePiece(folder, config, named) : readJsonObject(path);
+  return createTokenizer(json, named, chatTemplates(folder, config), folder);
+}
+
+export function createTokenizer(
+  json: Readonly<Record<string, unknown>>,
+  named: Readonly<Record<string, string>> = {},
+  templates: ReadonlyMap<string, string> = new Map(),
+  folder = "tokenizer.json",
+): Tokenizer {
+  checkVocabulary(json, folder);
+  checkPatterns(json, folder);
+  let inner: HuggingFaceTokenizer;
+  try {
+    inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
+    keepByteOrderMarks(inner.decoder);
+    knowAllDigits(inner.pre_tokenizer);
+    cacheWords(inner);
+    inner.decode(inner.encode("a").ids);
+  } catch (error) {
+    const why = explanationOf(error, "a part of it is damaged; copy or download it again");
+    throw new UserError(`${folder}: tokenizer.json cannot be used: ${why}`);
+  }
+  const idOf = (token: string) => inner.token_to_id(token) ?? null;
+  const encode = (text: string, special = false): Int32Array => {
+    const { ids } = inner.encode(text, { add_special_tokens: special });
+    if (!ids.every(Number.isInteger)) {
+      throw new UserError(
+        `${folder}: the vocabulary has no token for a part of ${JSON.stringify(text.slice(0, 60))} and no unk_token`,
+      );
+    }
+    return Int32Array.from(ids);
+  };
+  const specialTokens = new Map<string, number>();
+  const added = new Map<number, string>();
+  let size = 0;
+  for (const id of inner.get_vocab().values()) size = Math.max(size, id + 1);
+  for (const [id, token] of inner.get_added_tokens_decoder()) {
+    added.set(id, token.content);
+    if (token.special) specialTokens.set(token.content, id);
+    size = Math.max(size, id + 1);
+  }
+  const [prefix, suffix] = surroundings(encode("a"), encode("a", true));
+  const bytesOf = isByteLevel(json) ? tokenBytes(inner, added) : null;
+  const namedId = (name: string) => (named[name] === undefined ? null : idOf(named[name]));
+  const fingerprint = new Bun.CryptoHasher("sha256").update(JSON.stringify([json, named, [...templates]])).digest("hex");
+  return {
+    folder,
+    json,
+    fingerprint,
+    size,
+    encode: (text) => encode(text),
+    encodeWithBoundaries(text, boundaries) {
+      const ids = encode(text);
+      const unchanged = !inner.normalizer || inner.normalizer.normalize(text) === text;
+      const tokens =
+        (unchanged && bytesOf && byByteLengths(ids, text, boundaries, bytesOf)) || byPrefixes(ids, text, boundaries, encode);
+      return { ids, tokens };
+    },
+    decode: (ids, options) =>
+      ids.length === 0
+        ? ""
+        : inner.decode(Array.from(ids), {
+            skip_special_tokens: options?.skipSpecial ?? false,
+            clean_up_tokenization_spaces: false,
+          }),
+    idOf,
+    specialTokens,
+    prefix,
+    suffix,
+    eosId: namedId("eos_token"),
+    bosId: namedId("bos_token"),
+    padId: namedId("pad_token"),
+    namedTokens: named,
+    chatTemplates: templates,
+  };
+}
+
+/** As many as a model may have; the library keeps a list with a place for every id. */
+const MAX_TOKENS = 2 ** 24;
+
+/** @throws {UserError} tokens that are no texts, ids that are no places in a vocabulary */
+function checkVocabulary(json: Readonly<Record<string, unknown>>, folder: string): void {
+  const vocab = isRecord(json.model) ? json.model.vocab : undefined;
+  const pairs: (readonly [token: unknown, id: unknown])[] = isRecord(vocab)
+    ? Object.entries(vocab)
+    : Array.isArray(vocab)
+      ? vocab.map((entry: unknown, id) => [Array.isArray(entry) ? entry[0] : entry, id] as const)
+      : [];
+  if (Array.isArray(json.added_tokens))
+    for (const entry of json.added_tokens as readonly unknown[]) if (isRecord(entry)) pairs.push([entry.content, entry.id]);
+  for (const [token, id] of pairs) {
+    if (typeof token === "string" && Number.isInteger(id) && (id as number) >= 0 && (id as number) < MAX_TOKENS) continue;
+    throw new UserError(
+      `${folder}: tokenizer.json gives the token ${show(token)} the id ${show(id)}; expected a text and a whole number below ${MAX_TOKENS}`,
+    );
+  }
+}
+
+/** A pattern of another kind would be ignored, and text be cut in other places than the model knows. */
+function checkPatterns(json: Readonly<Record<string, unknown>>, folder: string): void {
+  const parts = (value: unknown): Record<string, unknown>[] => {
+    if (!isRecord(value)) return [];
+    const inner = [value.normalizers, value.pretokenizers, value.decoders].filter(Array.isArray);
+    return [value, ...inner.flat().flatMap(parts)];
+  };
+  for (const { type, pattern } of [json.normalizer, json.pre_tokenizer, json.decoder].flatMap(parts)) {
+    if (type !== "Split" && type !== "Replace") continue;
+    if (isRecord(pattern) && [pattern.Regex, pattern.String].some((text) => typeof text === "string")) continue;
+    throw new UserError(
+      `${folder}: tokenizer.json has a ${type} whose pattern is ${show(pattern)}; expected {"Regex": text} or {"String": text}`,
+    );
+  }
+}
+
+/** A token is given as text or as `{"content": text, ...}`. */
+function namedTokens(config: Readonly<Record<string, unknown>>): Record<string, string> {
+  const named: Record<string, string> = {};
+  for (const name of NAMED_TOKENS) {
+    const value = config[name];
+    const content = isRecord(value) ? value.content : value;
+    if (typeof content === "string") named[name] = content;
+  }
+  return named;
+}
+
+/** `chat_template.jinja` wins over the key in tokenizer_config.json: one template or a list of named ones. */
+function chatTemplates(folder: string, config: Readonly<Record<string, unknown>>): Map<string, string> {
+  const path = join(folder, "chat_template.jinja");
+  if (existsSync(path)) return new Map([["default", readText(path)]]);
+  const { chat_template: value } = config;
+  if (typeof value === "string") return new Map([["default", value]]);
+  const templates = new Map<string, string>();
+  if (Array.isArray(value)) {
+    for (const entry of value as readonly unknown[]) {
+      if (!isRecord(entry) || typeof entry.name !== "string" || typeof entry.template !== "string") {
+        throw new UserError(`${folder}: "chat_template" in tokenizer_config.json must be a text or a list of {name, template}`);
+      }
+      templates.set(entry.name, entry.template);
+    }
+  } else if (isRecord(value)) {
+    for (const [name, template] of Object.entries(value)) if (typeof template === "string") templates.set(name, template);
+  }
+  return templates;
+}
+
+/** What stands before and after `plain` within `full`. */
+function surroundings(plain: Int32Array, full: Int32Array): [number[], number[]] {
+  const ids = [...full];
+  const at = ids.findIndex((_, i) => plain.every((id, j) => ids[i + j] === id));
+  return at < 0 ? [[], []] : [ids.slice(0, at), ids.slice(at + plain.length)];
+}
+
+/** Whether tokens are strings of GPT-2's byte alphabet, in which one character stands for one byte. */
+function isByteLevel(json: Readonly<Record<string, unknown>>): boolean {
+  const mentions = (part: unknown): boolean =>
+    isRecord(part) &&
+    (part.type === "ByteLevel" ||
+      [part.pretokenizers, part.decoders].some((parts) => Array.isArray(parts) && parts.some(mentions)));
+  return mentions(json.pre_tokenizer) && mentions(json.decoder);
+}
+
+/** The byte-fallback decoder's TextDecoder would swallow U+FEFF, which is an ordinary character inside a text. */
+function keepByteOrderMarks(decoder: unknown): void {
+  if (typeof decoder !== "object" && typeof decoder !== "function") return;
+  const parts = decoder as { text_decoder?: TextDecoder; decoders?: unknown[] } | null;
+  if (parts?.text_decoder) parts.text_decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  for (const part of parts?.decoders ?? []) keepByteOrderMarks(part);
+}
+
+/** The library's Digits know 0 to 9 only; Transformers' are the numerals of all scripts, with fractions and the like. */
+function knowAllDigits(preTokenizer: unknown): void {
+  if (typeof preTokenizer !== "object" && typeof preTokenizer !== "function") return;
+  const part = preTokenizer as { config?: Record<string, unknown>; pattern?: RegExp; tokenizers?: unknown[] } | null;
+  if (part?.config?.["type"] === "Digits") part.pattern = part.config["individual_digits"] ? /\P{N}+|\p{N}/gu : /\P{N}+|\p{N}+/gu;
+  for (const inner of part?.tokenizers ?? []) knowAllDigits(inner);
+}
+
+function tokenBytes(inner: HuggingFaceTokenizer, added: ReadonlyMap<number, string>): (id: number) => number {
+  const known: number[] = [];
+  const lengthOf = (id: number): number => {
+    const content = added.get(id);
+    return content === undefined ? (inner.id_to_token(id)?.length ?? NaN) : Buffer.byteLength(content);
+  };
+  return (id) => (known[id] ??= lengthOf(id));
+}
+
+/** Adds up the tokens' bytes; null when they do not add up to the text (a token that swallows white space, ...). */
+function byByteLengths(
+  ids: Int32Array,
+  text: string,
+  boundaries: readonly number[],
+  bytesOf: (id: number) => number,
+): number[] | null {
+  const ends = new Float64Array(ids.length);
+  let total = 0;
+  ids.forEach((id, i) => (ends[i] = total += bytesOf(id)));
+  if (total !== Buffer.byteLength(text)) return null;
+  const result: number[] = [];
+  let at = 0;
+  let bytes = 0;
+  let token = 0;
+  for (const boundary of boundaries) {
+    if (boundary < at) [at, bytes, token] = [0, 0, 0];
+    bytes += Buffer.byteLength(text.slice(at, boundary));
+    at = boundary;
+    while (token < ids.length && ends[token]! <= bytes) token++;
+    result.push(token);
+  }
+  return result;
+}
+
+/** Encodes the text up to each boundary: the tokens that it shares with the whole are before the boundary. */
+function byPrefixes(
+  ids: Int32Array,
+  text: string,
+  boundaries: readonly number[],
+  encode: (text: string) => Int32Array,
+): number[] {
+  return boundaries.map((boundary) => {
+    if (boundary >= text.length) return ids.length;
+    const prefix = encode(text.slice(0, boundary));
+    const different = prefix.findIndex((id, i) => id !== ids[i]);
+    return different < 0 ? prefix.length : different;
+  });
+}

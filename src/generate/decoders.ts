@@ -1,0 +1,236 @@
+import { UserError } from "../base/errors.ts";
+import { inPrecision } from "../autodiff/precision.ts";
+import type { Segment } from "../graph/segment.ts";
+import { byteLength, type FloatType } from "../graph/types.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import { shortLimit } from "../load/rotary-tables.ts";
+import { buildDecoder, CACHES, cacheType } from "../models/decode.ts";
+import type { SegmentOptions } from "../models/parts.ts";
+import { MAX_CACHE_TOKENS } from "../ops/cached-attention.ts";
+import type { StepMemory } from "../runtime/bind.ts";
+import type { Programs } from "../runtime/chain.ts";
+import { type Address, align, type Executor } from "../runtime/executor.ts";
+import { createForward, forwardExtent, type ForwardRunner } from "../runtime/forward.ts";
+import { readTensor, type Resident } from "../runtime/resident.ts";
+import { createInputs, inputBytes } from "./inputs.ts";
+
+/** A model with a cache of keys and values: a text's tokens go in once, each gives the logits of the next. */
+export interface Decoder {
+  readonly maxTokens: number;
+  /** The tokens in the cache. */
+  readonly ids: readonly number[];
+  /**
+   * Makes `ids` the text so far and returns the logits [vocabulary] behind its last token. What the cache already holds
+   * of its beginning is not computed again.
+   * @throws {UserError} an empty text, or one that is longer than `maxTokens`
+   */
+  feed(ids: readonly number[]): Float32Array;
+  /**
+   * As `feed`, with a pause between two chunks of new tokens, in which the caller may leave for good. Yields how many of `ids`
+   * the cache holds, for the first time before anything is computed.
+   */
+  feedInPieces(ids: readonly number[]): Generator<number, Float32Array, void>;
+  /** Forgets what feeding `ids` to a new decoder would compute in other pieces, so that its logits come out with the same bits. */
+  startAnew(ids: readonly number[]): void;
+}
+
+/** Decoders of the same weights, each with a cache of its own, whose next tokens are computed together: the weights are read once. */
+export interface Decoders {
+  readonly each: readonly Decoder[];
+  /**
+   * `feed` of some of the decoders, by their number. Those that have one token to compute are computed together if they are most of all there
+   * are. With up to eight decoders on the CPU kernels that changes no bit.
+   */
+  feed(texts: ReadonlyMap<number, readonly number[]>): Map<number, Float32Array>;
+}
+
+/** New tokens that are computed at once. A rest is padded to the least size that holds it, or taken in singles. */
+const CHUNKS = [128, 16, 1] as const;
+/** A rest of fewer tokens is cheaper in singles. */
+const PADDED_FROM = 3;
+
+/** The longest text that any decoder has room for. */
+export const MOST_TOKENS = MAX_CACHE_TOKENS - CHUNKS[0];
+
+/** The programs of decoders and what they need, before any memory is taken. */
+export interface DecoderPlan {
+  readonly config: ModelConfig;
+  readonly maxTokens: number;
+  /** How many decoders. */
+  readonly texts: number;
+  /** For each number of tokens of one text. */
+  readonly chains: ReadonlyMap<number, readonly Segment[]>;
+  /** For one token of each text; null if there is one alone. */
+  readonly together: readonly Segment[] | null;
+  /** Bytes besides the weights: inputs, caches, logits, boundaries and workspace. */
+  readonly bytes: number;
+}
+
+/** @param programs compiles what is planned, and is given to `startDecoders` again */
+export function planDecoder(
+  programs: Programs,
+  config: ModelConfig,
+  options: Omit<SegmentOptions, "tokens"> & { readonly compute: FloatType },
+  maxTokens: number,
+  texts = 1,
+): DecoderPlan {
+  const size = cacheSize(maxTokens);
+  const chainOf = (tokens: number, count = 1) =>
+    inPrecision(buildDecoder(config, { ...options, tokens }, size, count), options.compute);
+  const chains = new Map(CHUNKS.map((tokens) => [tokens as number, chainOf(tokens)]));
+  const together = texts > 1 ? chainOf(texts, texts) : null;
+  const all = [...chains.values(), ...(together ? [together] : [])];
+  const extent = Math.max(...all.map((chain) => forwardExtent(chain, programs)));
+  const own = inputBytes(config, CHUNKS[0], texts) + align(4 * config.vocabSize * texts) + align(extent);
+  return { config, maxTokens, texts, chains, together, bytes: own + texts * cacheBytes(config, maxTokens) };
+}
+
+/** Bytes of a text's keys and values. */
+export function cacheBytes(config: ModelConfig, maxTokens: number): number {
+  return config.layers * CACHES.length * align(byteLength(cacheType(config, cacheSize(maxTokens))));
+}
+
+/** Padding of the last chunk is written behind the text. A multiple, so that each text's part is as aligned as the whole. */
+function cacheSize(maxTokens: number): number {
+  return Math.ceil((maxTokens + CHUNKS[0]) / 32) * 32;
+}
+
+/** The one decoder of a plan of one text: see `startDecoders`. */
+export function startDecoder(...args: Parameters<typeof startDecoders>): Decoder {
+  return startDecoders(...args).each[0]!;
+}
+
+/** Starts with empty caches in the `plan.bytes` bytes at `base`, which are the decoders' as long as they are used. */
+export function startDecoders(
+  executor: Executor,
+  programs: Programs,
+  plan: DecoderPlan,
+  resident: Pick<Resident, "param" | "gradient">,
+  base: Address,
+): Decoders {
+  const { config, maxTokens, texts, chains, together } = plan;
+  executor.zero(base, plan.bytes);
+  let end = base;
+  const place = (bytes: number): Address => {
+    const address = end;
+    end += align(bytes);
+    return address;
+  };
+  const inputs = createInputs(executor, config, { tokens: CHUNKS[0], texts }, place);
+  const segments = chains.get(CHUNKS[0])!;
+  const textBytes = byteLength(cacheType(config, cacheSize(maxTokens)));
+  const caches = segments.map((segment) => {
+    const isBlock = segment.model.forward.inputs.some(({ role }) => role === "cache");
+    return isBlock ? CACHES.map((name) => [name, place(texts * textBytes)] as const) : [];
+  });
+  /** With the caches from a text's on. */
+  const memoryOf = (text: number): StepMemory => ({
+    resident,
+    batch: inputs.addresses,
+    segmentIndex: segments.map(() => inputs.addresses.get("segment")!),
+    lossGradient: 0,
+    loss: 0,
+    correct: 0,
+    cache: caches.map((names) => new Map(names.map(([name, address]) => [name, address + text * textBytes]))),
+  });
+  const logits = place(4 * config.vocabSize * texts);
+  const arena = end;
+  const runners = new Map<string, ForwardRunner>();
+  const runner = (key: string, chain: readonly Segment[], text: number): ForwardRunner => {
+    let made = runners.get(key);
+    if (!made) runners.set(key, (made = createForward(executor, programs, chain, arena, memoryOf(text), logits)));
+    return made;
+  };
+  /** Without `last`, the logits are not computed. */
+  const runChunk = (text: number, tokens: (typeof CHUNKS)[number], last: boolean) => {
+    const chain = chains.get(tokens)!;
+    runner(`${text} ${tokens} ${last}`, last ? chain : chain.slice(0, -1), text).run();
+  };
+
+  const limitOfShort = shortLimit(config);
+  const areAlike = (length: number, other: number) => length > limitOfShort === other > limitOfShort;
+  const held: number[][] = Array.from({ length: texts }, () => []);
+  /** Tokens at the beginning of a text that came in whole chunks of the largest size. */
+  const whole = held.map(() => 0);
+  const keep = (text: number, count: number) => {
+    held[text] = held[text]!.slice(0, count);
+    whole[text] = Math.min(whole[text]!, count - (count % CHUNKS[0]));
+  };
+  /** How many tokens a text's cache has of `ids` without the last one, which is always computed: its logits are wanted. */
+  const shared = (text: number, ids: readonly number[]): number => {
+    const known = held[text]!;
+    // Keys of a text that grows longer than the limit were rotated by other frequencies.
+    if (!areAlike(ids.length, known.length)) return 0;
+    let at = 0;
+    while (at < known.length && at < ids.length - 1 && known[at] === ids[at]) at++;
+    return at;
+  };
+  const decoderOf = (text: number): Decoder => {
+    const decoder: Decoder = {
+      maxTokens,
+      get ids() {
+        return held[text]!;
+      },
+      startAnew(ids) {
+        keep(text, shared(text, ids));
+        keep(text, whole[text]!);
+      },
+      feed(ids) {
+        const pieces = decoder.feedInPieces(ids);
+        let piece = pieces.next();
+        while (!piece.done) piece = pieces.next();
+        return piece.value;
+      },
+      *feedInPieces(ids) {
+        if (ids.length === 0) throw new UserError("there is nothing to continue: the prompt has no tokens");
+        if (ids.length > maxTokens)
+          throw new UserError(`the text has ${ids.length} tokens, more than the ${maxTokens} that there is room for`);
+        let at = shared(text, ids);
+        keep(text, at);
+        while (at < ids.length) {
+          yield at;
+          const left = ids.length - at;
+          const tokens = CHUNKS.find((chunk) => chunk <= left && (chunk > 1 || left < PADDED_FROM)) ?? CHUNKS[1];
+          const chunk = ids.slice(at, at + tokens);
+          inputs.load(chunk, at, tokens, ids.length);
+          if (at === whole[text] && tokens === CHUNKS[0]) whole[text] = at + tokens;
+          at += chunk.length;
+          runChunk(text, tokens, at === ids.length);
+          held[text]!.push(...chunk);
+        }
+        return readTensor(executor, logits, { dtype: "f32", shape: [config.vocabSize] });
+      },
+    };
+    return decoder;
+  };
+  const each = Array.from({ length: texts }, (_, text) => decoderOf(text));
+
+  return {
+    each,
+    feed(wanted) {
+      const results = new Map<number, Float32Array>();
+      const going = [...wanted].filter(
+        ([text, ids]) => ids.length > 0 && ids.length <= maxTokens && shared(text, ids) === ids.length - 1,
+      );
+      if (together && going.length > texts / 2) {
+        const ids = new Map(going.map(([text, all]) => [text, all.at(-1)!]));
+        for (const [text, all] of going) keep(text, all.length - 1);
+        inputs.loadTogether(
+          held.map(({ length: position }, text) => {
+            const id = ids.get(text);
+            // A text that stays as it is has what is written behind its end overwritten later.
+            return id === undefined ? { id: 0, position, start: position } : { id, position, start: 0 };
+          }),
+        );
+        runner("together", together, 0).run();
+        for (const [text, id] of ids) {
+          held[text]!.push(id);
+          const row = logits + 4 * config.vocabSize * text;
+          results.set(text, readTensor(executor, row, { dtype: "f32", shape: [config.vocabSize] }));
+        }
+      }
+      for (const [text, ids] of wanted) if (!results.has(text)) results.set(text, each[text]!.feed(ids));
+      return results;
+    },
+  };
+}

@@ -1,0 +1,78 @@
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { copyAtomic, fileIo, writeTextAtomic, type FileIo } from "../../base/files.ts";
+import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
+
+/** Files of a model folder that go along with its weights. */
+const COMPANION_FILES = [
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer.model",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+  // Of models that see images too.
+  "chat_template.json",
+  "preprocessor_config.json",
+  "processor_config.json",
+] as const;
+
+/** Whether a file is Python code at the top of a model's folder: models that Transformers does not contain bring their own. */
+export const isModelCode = (name: string): boolean => /^\w+\.py$/.test(name);
+
+/** Copies those that are there. @throws {UserError} */
+export function copyCompanions(from: string, to: string, io: FileIo = fileIo): void {
+  for (const name of [...COMPANION_FILES, ...readdirSync(from).filter(isModelCode)])
+    if (existsSync(join(from, name))) copyAtomic(join(from, name), join(to, name), io);
+}
+
+/** Transformers' default for `max_shard_size`. */
+export const MAX_SHARD_BYTES = 50e9;
+
+/**
+ * Writes weights as Transformers does: `model.safetensors`, or, above `maxShardBytes`, shards in the order given and
+ * `model.safetensors.index.json`. The index comes last: a folder without it is not taken for a model.
+ * @throws {UserError}
+ */
+export function writeWeights(
+  folder: string,
+  tensors: readonly TensorData[],
+  maxShardBytes = MAX_SHARD_BYTES,
+  io: FileIo = fileIo,
+): void {
+  const shards = splitShards(tensors, maxShardBytes);
+  if (shards.length === 1) {
+    writeSafetensors(join(folder, "model.safetensors"), shards[0]!, { format: "pt" }, io);
+    return;
+  }
+  const map: [name: string, file: string][] = [];
+  const count = String(shards.length).padStart(5, "0");
+  for (const [i, shard] of shards.entries()) {
+    const file = `model-${String(i + 1).padStart(5, "0")}-of-${count}.safetensors`;
+    writeSafetensors(join(folder, file), shard, { format: "pt" }, io);
+    for (const { name } of shard) map.push([name, file]);
+  }
+  const size = tensors.reduce((sum, tensor) => sum + storedBytes(tensor), 0);
+  const index = { metadata: { total_size: size }, weight_map: Object.fromEntries(map) };
+  writeTextAtomic(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, null, 2)}\n`, io);
+}
+
+/** Consecutive groups of at most `maxBytes`; a larger tensor stands alone. */
+function splitShards(tensors: readonly TensorData[], maxBytes: number): TensorData[][] {
+  const shards: TensorData[][] = [[]];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    const size = storedBytes(tensor);
+    if (bytes > 0 && bytes + size > maxBytes) {
+      shards.push([]);
+      bytes = 0;
+    }
+    shards.at(-1)!.push(tensor);
+    bytes += size;
+  }
+  return shards;
+}

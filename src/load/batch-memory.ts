@@ -1,0 +1,82 @@
+import { byteLength } from "../graph/types.ts";
+import type { ModelConfig } from "../hf/config/config.ts";
+import { createRope } from "./rotary-tables.ts";
+import { batchTypes, type BatchInput, type BatchSize, rotaryInputs } from "../models/parts.ts";
+import { type Address, align, type Executor } from "../runtime/executor.ts";
+
+/** What a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/samples/batch.ts`. */
+export interface TokenBatch {
+  readonly ids: Int32Array;
+  /** Target of each position; -100 is none. */
+  readonly labels: Int32Array;
+  /** How much each target counts; null or absent: all the same. */
+  readonly weights?: Float32Array | null;
+  /** First position that each token attends to. */
+  readonly starts: Int32Array;
+  readonly positions: Int32Array;
+}
+
+/** The batch inputs of all segments, in executor memory; one set serves every number of tokens up to the largest. */
+export interface BatchMemory {
+  readonly addresses: ReadonlyMap<string, Address>;
+  readonly bytes: number;
+  /**
+   * Takes a batch, whose losses count times `scale`: 1 / labelled tokens of the optimizer step, or where tokens have weights
+   * 1 / the sum of those weights.
+   */
+  load(batch: TokenBatch, scale: number): void;
+  /** Keys dropout: `draw` counts micro-batches. */
+  setRng(seed: number, draw: number): void;
+  setRows(rows: Int32Array): void;
+}
+
+export function batchBytes(config: ModelConfig, size: BatchSize): number {
+  return Object.values(batchTypes(config, size)).reduce((sum, type) => sum + align(byteLength(type)), 0);
+}
+
+export function createBatchMemory(executor: Executor, config: ModelConfig, size: BatchSize): BatchMemory {
+  const { tokens, weighted = false } = size;
+  const types = batchTypes(config, size);
+  const addresses = new Map<string, Address>(
+    Object.entries(types).map(([name, type]) => [name, executor.reserve(byteLength(type))]),
+  );
+  const put = (name: BatchInput, data: Int32Array | Float32Array) =>
+    executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+
+  const half = config.rotaryDim / 2;
+  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
+  const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
+  const windowStarts = new Int32Array(tokens);
+  const scales = new Float32Array(weighted ? tokens : 1);
+  const rng = new Int32Array(2);
+  return {
+    addresses,
+    bytes: batchBytes(config, size),
+    load({ ids, labels, weights = null, starts, positions }, scale) {
+      if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
+      put("ids", ids);
+      put("labels", labels);
+      put("starts", starts);
+      const count = positions.length;
+      const reach = config.slidingWindow === null ? count : config.slidingWindow - 1;
+      starts.forEach((start, token) => (windowStarts[token] = Math.max(start, token - reach)));
+      put("windowStarts", windowStarts.subarray(0, count));
+      for (const { names, fill } of rotary) {
+        fill(positions, angles);
+        put(names[0], angles.cos.subarray(0, count * half));
+        put(names[1], angles.sin.subarray(0, count * half));
+      }
+      if (weights) weights.forEach((weight, t) => (scales[t] = scale * weight));
+      else scales.fill(scale);
+      put("scale", weighted ? scales.subarray(0, count) : scales);
+    },
+    setRng(seed, draw) {
+      rng[0] = seed;
+      rng[1] = draw;
+      put("rng", rng);
+    },
+    setRows(rows) {
+      put("rows", rows);
+    },
+  };
+}

@@ -1,0 +1,54 @@
+import type { ResidentBytes } from "../../runtime/resident.ts";
+import type { Chain } from "../../schedule/chain.ts";
+import type { Schedule } from "../../schedule/ops.ts";
+import { simulate } from "../../schedule/simulate.ts";
+
+/** Bytes of what is not scheduled: resident memory, the inputs of a micro-batch, logits and replay checks where they are asked for. */
+export interface FixedBytes extends ResidentBytes {
+  readonly batch: number;
+  readonly logits: number;
+  readonly checks: number;
+}
+
+/** Peak memory of training, in bytes, by part. `peak` is their sum. */
+export interface MemoryForecast {
+  /** What is not scheduled: weights, adapters, gradients, optimizer state, the batch's own inputs, ... */
+  readonly resident: number;
+  /** Boundaries and tapes at the moment of the peak. */
+  readonly stash: number;
+  /** Temporary memory of the kernel program at the moment of the peak. */
+  readonly workspace: number;
+  /** What the executor's library takes for its programs beside what is planned, at most; see runtime/temporary.ts. */
+  readonly temporary: number;
+  readonly peak: number;
+}
+
+export function fixedTotal({ frozen, trainable, gradients, optimizer, batch, logits, checks }: FixedBytes): number {
+  return frozen + trainable + gradients + optimizer + batch + logits + checks;
+}
+
+/** What a schedule needs beside what is fixed, by exact simulation. */
+export function forecast(
+  step: { readonly chain: Chain; readonly schedule: Schedule },
+  fixed: FixedBytes,
+  temporary: number,
+): MemoryForecast {
+  const { peak, items, steps } = simulate(step.chain, step.schedule);
+  const at = steps.findIndex(({ during }) => during === peak);
+  const stash = items
+    .filter((item) => item.kind !== "workspace" && item.first <= at && at <= item.last)
+    .reduce((bytes, item) => bytes + item.bytes, 0);
+  const resident = fixedTotal(fixed);
+  return { resident, stash, workspace: peak - stash, temporary, peak: resident + peak + temporary };
+}
+
+export function formatBytes(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let unit = 0;
+  let value = bytes;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toPrecision(value >= 1000 ? 4 : 3)} ${units[unit]}`;
+}

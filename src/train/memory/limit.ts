@@ -1,0 +1,136 @@
+import { UserError } from "../../base/errors.ts";
+import type { TrainConfig } from "../config.ts";
+import type { Executor } from "../../runtime/executor.ts";
+import { freeMemory } from "./free-memory.ts";
+import { formatBytes } from "./forecast.ts";
+import { type Checkpointing, LimitError } from "./step-plan.ts";
+
+/**
+ * What the process takes on top of what is planned once its programs have been made: optimised code of the kernels and of
+ * the step, tables of the planner, pieces of files that are written, and garbage between two collections.
+ */
+const GROWTH = 45 << 20;
+/** Threads that move boundaries and tapes. */
+const TRANSFER_THREADS = 10 << 20;
+
+/** Until the runtime's allocator has returned what it has free to the system, which is some 10 MiB that differ from start to start. */
+const RETURN_MS = 150;
+
+/** Share of the free memory that `--memory auto` takes. */
+const AUTO_SHARE = 0.8;
+
+const UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  b: 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+  k: 2 ** 10,
+  m: 2 ** 20,
+  g: 2 ** 30,
+};
+
+/** Reads `1.5GiB`, `800MB`, `auto` or `50%` (of the free memory). @throws {UserError} */
+export function parseMemory(text: string, free: () => number = freeMemory): number {
+  if (text === "auto") return Math.floor(AUTO_SHARE * free());
+  const size = parseSize(text);
+  if (size === null) {
+    throw new UserError(
+      `--memory takes a size such as 1.5GiB or 800MB, a share of the free memory such as 50%, or auto; got ${JSON.stringify(text)}`,
+    );
+  }
+  return "share" in size ? Math.floor(size.share * free()) : size.bytes;
+}
+
+/** Reads a size (`1.5GiB`, `800MB`, `1e9`) or a share above 0 and up to 1 (`50%`); null is neither. */
+export function parseSize(text: string): { readonly bytes: number } | { readonly share: number } | null {
+  const [, number, unit = ""] = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-z%]*)$/i.exec(text.trim()) ?? [];
+  const value = Number(number);
+  if (!(value > 0)) return null;
+  if (unit === "%") return value <= 100 ? { share: value / 100 } : null;
+  const factor = UNITS[unit.toLowerCase()];
+  return factor === undefined ? null : { bytes: Math.floor(value * factor) };
+}
+
+/** Bytes of this process that no plan can change: runtime, tokenizer, data and programs as they are now, and what is to come. */
+export function processBase({ offload = "off" }: Partial<Pick<TrainConfig, "offload">> = {}): number {
+  Bun.gc(true);
+  Bun.sleepSync(RETURN_MS);
+  Bun.gc(true);
+  return process.memoryUsage.rss() + GROWTH + (offload === "off" ? 0 : TRANSFER_THREADS);
+}
+
+/** What CUDA takes of a card for itself, about: its context, kernels and workspaces of its libraries. */
+const CUDA_BASE = 600 << 20;
+
+/** The memory that `--memory` is about. */
+export interface LimitedMemory {
+  /** Who takes `base`. */
+  readonly owner: "the process" | "CUDA itself";
+  /** Bytes that may be taken. @throws {UserError} when that is not known */
+  free(): number;
+  /** Bytes that no plan can change. */
+  base(): number;
+}
+
+/** The memory of the process; with an executor on a card, the card's. */
+export function limitedMemory({ card }: Pick<Executor, "card">, config: Partial<Pick<TrainConfig, "offload">>): LimitedMemory {
+  if (!card) return { owner: "the process", free: freeMemory, base: () => processBase(config) };
+  const free = () => {
+    const memory = card.memory();
+    if (memory !== null) return memory.free;
+    throw new UserError("--memory: the free memory of the card cannot be asked here; give a size such as 8GiB");
+  };
+  return { owner: "CUDA itself", free, base: () => CUDA_BASE };
+}
+
+/** Share of a limit from which on garbage is collected, and milliseconds from one collection to the next. */
+const NEAR = 0.95;
+const PAUSE = 1000;
+
+/**
+ * Collects garbage, when it is called, if the process is near its limit. By itself the runtime lets garbage grow by a share
+ * of all that it knows to be in use, and the executor's memory is a part of that.
+ */
+export function createCollector(limit: number): () => void {
+  let next = 0;
+  return () => {
+    if (performance.now() < next || process.memoryUsage.rss() < NEAR * limit) return;
+    Bun.gc(true);
+    next = performance.now() + PAUSE;
+  };
+}
+
+/** What the process has resident when it plans differs by a few MiB from start to start; a limit that is named must work at the next. */
+const SPREAD = 4 << 20;
+
+/**
+ * Runs `plan`. A limit that it cannot keep is told in the user's terms: the least limit that works, and what lowers it.
+ * @throws {UserError}
+ */
+export function explainingLimit<T>(memory: string | undefined, strategy: Checkpointing, plan: () => T): T {
+  try {
+    return plan();
+  } catch (error) {
+    if (!(error instanceof LimitError)) throw error;
+    const lower =
+      "A shorter --sequence-length, a smaller --batch-size (with more --gradient-accumulation), a lower --rank, --method lora or --quantize nf4 lower it";
+    if (strategy.name !== "budget" || memory === undefined) {
+      throw new UserError(`--activation-memory is not enough: the least that works is ${formatBytes(error.least)}. ${lower}`);
+    }
+    const base = strategy.base?.() ?? 0;
+    const { temporary } = error;
+    const fixed = strategy.bytes - base - temporary - error.limit;
+    // Rounded up, in whole MiB: formatting to three digits may take more away than there is to spare.
+    const least = Math.ceil((base + fixed + temporary + error.least + SPREAD) / 2 ** 20);
+    throw new UserError(
+      `--memory ${memory} is not enough: the least that works is ${least} MiB ` +
+        `(${formatBytes(base + SPREAD)} for ${strategy.owner ?? "the process"}, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations` +
+        `${temporary > 0 ? `, ${formatBytes(temporary)} of temporary memory of ONNX Runtime` : ""}). ` +
+        lower,
+    );
+  }
+}

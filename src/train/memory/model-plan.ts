@@ -1,0 +1,253 @@
+import { inPrecision } from "../../autodiff/precision.ts";
+import { isNamed, type SelectiveOptions } from "../../autodiff/selective.ts";
+import { UserError } from "../../base/errors.ts";
+import { type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
+import { programsOf, type Segment } from "../../graph/segment.ts";
+import type { FloatType, Graph, WeightType } from "../../graph/types.ts";
+import type { ModelConfig } from "../../hf/config/config.ts";
+import type { Tuning } from "../../models/linear.ts";
+import type { SegmentOptions } from "../../models/parts.ts";
+import { buildLogits, buildSegments } from "../../models/segments.ts";
+import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
+import { align, type Executor } from "../../runtime/executor.ts";
+import { forwardExtent } from "../../runtime/forward.ts";
+import { createProbes, type Probes } from "../../runtime/probes.ts";
+import { collectParams, residentBytes } from "../../runtime/resident.ts";
+import { measureTemporary, settle } from "../../runtime/temporary.ts";
+import type { Link } from "../../schedule/chain.ts";
+import { strategySchedule } from "../../schedule/strategies.ts";
+import { storeAlignment } from "../../store/store.ts";
+import { batchBytes } from "../../load/batch-memory.ts";
+import { constantBytes } from "../../runtime/step-words.ts";
+import type { Costs } from "./costs.ts";
+import { type FixedBytes, fixedTotal, forecast, type MemoryForecast } from "./forecast.ts";
+import { largestUpdate } from "../step/optimizer.ts";
+import {
+  activationLimit,
+  type Checkpointing,
+  isPlanned,
+  LimitError,
+  planStep,
+  smallestPlan,
+  type StepPlan,
+  variantsWanted,
+} from "./step-plan.ts";
+
+export interface ModelPlanOptions {
+  readonly config: ModelConfig;
+  readonly tuning: Tuning;
+  /** Type in memory of a frozen weight matrix, by checkpoint name. */
+  readonly weightType: (name: string) => WeightType;
+  /** What programs compute in: f32 by default, or a half type, which frozen weights then must have too; see autodiff/precision.ts. */
+  readonly compute?: FloatType;
+  readonly strategy: Checkpointing;
+  /** Names of forward values to keep or to recompute in any case. */
+  readonly selective?: Omit<SelectiveOptions, "count">;
+  /** Smaller-tape variants of the blocks, besides those that the strategy makes use of: for a comparison. */
+  readonly variants?: number;
+  /** Numbers of tokens in a micro-batch that is trained or evaluated on. */
+  readonly tokens: readonly number[];
+  /** Numbers of tokens that logits are wanted for, and the most positions at a time. */
+  readonly logits?: { readonly tokens: readonly number[]; readonly rows: number };
+  /** The longest text that is to be continued, in tokens, by `Engine.decoder`. */
+  readonly decode?: number;
+  /** Batches have weights. */
+  readonly weighted?: boolean;
+  /** Check that what is computed again comes out as before; see runtime/verify.ts. */
+  readonly verifyReplay?: boolean;
+  /** Reserve AdamW's moments. */
+  readonly optimizer: boolean;
+  /** Boundaries and tapes may leave memory by this link. */
+  readonly link?: Link | null;
+  /** Temporary memory from before, and where it is kept. Without it, it is always measured. */
+  readonly costs?: Pick<Costs, "temporaryOf" | "setTemporary">;
+}
+
+/** Plan of one number of tokens. */
+export interface TokenPlan extends StepPlan {
+  readonly segments: readonly Segment[];
+  /** Segments without dropout, for evaluation. */
+  readonly still: readonly Segment[];
+}
+
+/** A model's programs and schedules, made before any memory is reserved or any weight is read. */
+export interface ModelPlan {
+  readonly programs: Programs;
+  /** By number of tokens. */
+  readonly steps: ReadonlyMap<number, TokenPlan>;
+  /** The plan of the largest number of tokens, which needs the most memory. */
+  readonly largest: TokenPlan;
+  /** Segments that end in logits, by number of tokens. */
+  readonly answers: ReadonlyMap<number, readonly Segment[]>;
+  /** What replay checks run, by number of tokens; none where they are not asked for. */
+  readonly probes: ReadonlyMap<number, Probes>;
+  /** Decoding, in the arena between steps. */
+  readonly decoder: DecoderPlan | null;
+  /** Everything besides the arena. */
+  readonly fixed: FixedBytes;
+  /** The programs whose temporary memory is in `predicted`. */
+  readonly measured: readonly Graph[];
+  /** Bytes of the arena that holds stash and workspace. A later plan with other times needs no more. */
+  readonly arena: number;
+  readonly predicted: MemoryForecast;
+  readonly withoutCheckpointing: MemoryForecast;
+  /** Plans all steps again with other times, and another bandwidth of the link, in the same arena. No step is slower by these times than it is now. */
+  withTimes(seconds: SecondsOf, bandwidth?: Pick<Link, "out" | "in"> | null): ModelPlan;
+}
+
+/** @throws {LimitError} when the strategy's limit is too low for every schedule */
+export function planModel(executor: Executor, options: ModelPlanOptions, seconds?: SecondsOf): ModelPlan {
+  const { config, tuning, strategy, compute = "f32" } = options;
+  const programs = createPrograms(executor);
+  const dropout = tuning.method === "lora" && tuning.dropout > 0;
+  const segmentOptions = (tokens: number): SegmentOptions => ({
+    tokens,
+    tuning,
+    weightType: options.weightType,
+    weighted: options.weighted,
+    selective: { ...options.selective, count: Math.max(variantsWanted(strategy), options.variants ?? 0) },
+  });
+  const stillOptions = (tokens: number): SegmentOptions => ({
+    tokens,
+    tuning: tuning.method === "lora" ? { ...tuning, dropout: 0 } : tuning,
+    weightType: options.weightType,
+    weighted: options.weighted,
+  });
+  const build = (each: SegmentOptions) => inPrecision(buildSegments(config, each), compute);
+  const built = new Map(
+    options.tokens.map((tokens) => {
+      const segments = build(segmentOptions(tokens));
+      return [tokens, { segments, still: dropout ? build(stillOptions(tokens)) : segments }];
+    }),
+  );
+  checkNames([...built.values()][0]!.segments, [...(options.selective?.keep ?? []), ...(options.selective?.recompute ?? [])]);
+  const answers = new Map(
+    (options.logits?.tokens ?? []).map((tokens) => {
+      const body = buildSegments(config, stillOptions(tokens)).slice(0, -1);
+      return [tokens, inPrecision([...body, buildLogits(config, stillOptions(tokens), options.logits!.rows)], compute)];
+    }),
+  );
+  const most = Math.max(...options.tokens);
+  const probes = new Map(
+    options.verifyReplay ? [...built].map(([tokens, { segments }]) => [tokens, createProbes(segments, programs)]) : [],
+  );
+  const fixed = fixedBytes(options, built.get(most)!.segments, Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes)));
+  const forwards = [...[...built.values()].map(({ still }) => still), ...answers.values()];
+  const decoder =
+    options.decode === undefined ? null : planDecoder(programs, config, { ...stillOptions(1), compute }, options.decode);
+  const forwardBytes = Math.max(decoder?.bytes ?? 0, ...forwards.map((segments) => forwardExtent(segments, programs)));
+
+  const alignment = storeAlignment(executor);
+  // What all programs take is there before a limit is divided.
+  for (const { segments } of built.values()) buildChain(segments, programs);
+  const chains = [built.get(most)!.still, ...answers.values(), ...(decoder?.chains.values() ?? [])];
+  const measured = [
+    ...new Set([
+      ...built.get(most)!.segments.flatMap(({ model }) => programsOf(model).map(([, graph]) => graph)),
+      ...chains.flat().map(({ model }) => model.forward),
+      ...(options.optimizer ? largestUpdate(fixed.optimizer / 8) : []),
+    ]),
+  ];
+  const temporary = temporaryBytes(executor, programs, measured, options.costs);
+
+  const plan = (
+    times: SecondsOf | undefined,
+    link: Link | null,
+    room: number,
+    entries: number,
+    before?: ReadonlyMap<number, StepPlan>,
+  ): ModelPlan => {
+    const steps = new Map<number, TokenPlan>();
+    // The largest first: it decides whether a limit can be kept.
+    for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
+      const { segments, still } = built.get(tokens)!;
+      const chain = buildChain(segments, programs, times, link && { link, alignment });
+      if (forwardBytes > room) throw new LimitError(room, Math.max(forwardBytes, smallestPlan(chain).placement.extent));
+      steps.set(tokens, { ...planStep(chain, strategy, room, { entries, current: before?.get(tokens) }), segments, still });
+    }
+    const largest = steps.get(most)!;
+    const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
+    const withoutCheckpointing = forecast(off, fixed, temporary);
+    const extent = Math.max(forwardBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
+    // Other times may lead to a plan that keeps more, up to everything, within the limit.
+    const keepAll = Math.min(
+      activationLimit(largest.chain, strategy, room),
+      withoutCheckpointing.stash + withoutCheckpointing.workspace,
+    );
+    const arena = isPlanned(strategy) ? Math.max(extent, keepAll) : extent;
+    return {
+      programs,
+      steps,
+      largest,
+      answers,
+      probes,
+      decoder,
+      fixed,
+      measured,
+      arena,
+      // A smaller micro-batch may keep more than the largest one.
+      predicted: [...steps.values()]
+        .map((step) => forecast(step, fixed, temporary))
+        .reduce((most, one) => (one.peak > most.peak ? one : most)),
+      withoutCheckpointing,
+      withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
+    };
+  };
+  const room = strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - fixedTotal(fixed) - temporary : Infinity;
+  try {
+    // The first tables may have the arena's bytes, which nothing has touched yet.
+    return plan(seconds, options.link ?? null, room, Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8)));
+  } catch (error) {
+    if (error instanceof LimitError) throw new LimitError(error.limit, error.least, temporary);
+    throw error;
+  }
+}
+
+/** Temporary memory of programs, which the executor's library then has: from before where it is known, or measured. */
+function temporaryBytes(
+  executor: Executor,
+  programs: Programs,
+  graphs: readonly Graph[],
+  costs: ModelPlanOptions["costs"],
+): number {
+  if (!executor.temporary) return 0;
+  const known = costs?.temporaryOf(graphs);
+  if (known !== undefined) return settle(executor.temporary, known);
+  const bytes = measureTemporary(executor, graphs.map(programs.of));
+  costs?.setTemporary(graphs, bytes);
+  return bytes;
+}
+
+/** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */
+const MOST_ENTRIES = 2e7;
+const LATER_ENTRIES = 2e6;
+
+/** @throws {UserError} a name that means no value of any block */
+function checkNames(segments: readonly Segment[], names: readonly string[]): void {
+  const nodes = segments.flatMap(({ model }) => (model.training ? model.forward.nodes : []));
+  const values = nodes.flatMap((node) => node.outputs.map((value) => ({ value, node })));
+  for (const name of names) {
+    if (values.some(({ value, node }) => isNamed(name, value, node))) continue;
+    const known = [...new Set(values.flatMap(({ value, node }) => [...value.split("."), node.op]))].filter((text) =>
+      /^[a-z]/i.test(text),
+    );
+    throw new UserError(`no layer or operator of a block is named ${JSON.stringify(name)}; there are ${known.sort().join(", ")}`);
+  }
+}
+
+/** Bytes of what is not scheduled. */
+function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[], checks: number): FixedBytes {
+  const { config, logits } = options;
+  const rows = logits?.rows ?? 1;
+  return {
+    ...residentBytes(collectParams(segments), options.optimizer),
+    batch: batchBytes(config, { tokens: mostTokens(options), rows, weighted: options.weighted }) + constantBytes(segments.length),
+    logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
+    checks,
+  };
+}
+
+/** The most tokens that a batch has, generation included. */
+export function mostTokens({ tokens, logits }: Pick<ModelPlanOptions, "tokens" | "logits">): number {
+  return Math.max(...tokens, ...(logits?.tokens ?? []));
+}

@@ -1,0 +1,155 @@
+import type { Chain } from "../../schedule/chain.ts";
+import type { Schedule } from "../../schedule/ops.ts";
+import { offloadKept, plannerOf } from "../../schedule/planner/offload.ts";
+import type { Planner } from "../../schedule/planner/optimal.ts";
+import { type Placement, placeSchedule } from "../../schedule/placement.ts";
+import { createSweeper } from "../../base/garbage.ts";
+import { simulate } from "../../schedule/simulate.ts";
+import { type Strategy, strategySchedule } from "../../schedule/strategies.ts";
+
+/** How the schedule of a training step is found. */
+export type Checkpointing =
+  | Strategy
+  /** The fastest schedule whose activations (stash and workspace) fit a limit: bytes, or a share of what `off` needs. */
+  | { readonly name: "optimal"; readonly limit: { readonly bytes: number } | { readonly share: number } }
+  /**
+   * The fastest schedule with which everything fits: `bytes` less what does not depend on the schedule. Where they are for the
+   * whole process or card, `base` says what `owner` takes besides what is planned; it is asked when all programs have been made.
+   */
+  | { readonly name: "budget"; readonly bytes: number; readonly base?: () => number; readonly owner?: string }
+  /** A given schedule, for tests and experiments. */
+  | { readonly name: "given"; readonly schedule: (chain: Chain) => Schedule };
+
+/** What one step does, and where everything is while it does it. */
+export interface StepPlan {
+  readonly chain: Chain;
+  readonly schedule: Schedule;
+  readonly placement: Placement;
+}
+
+/** A limit that no schedule keeps. */
+export class LimitError extends Error {
+  override name = "LimitError";
+
+  constructor(
+    /** Bytes of stash and workspace: the limit, and the least one that can be kept. */
+    readonly limit: number,
+    readonly least: number,
+    /** Bytes that programs take besides, which had been taken off the limit. */
+    readonly temporary: number = 0,
+  ) {
+    super(`no schedule fits ${limit} bytes; the least is ${least}`);
+  }
+}
+
+/** Whether the planner chooses the schedule by the chain's times and sizes. */
+export function isPlanned(checkpointing: Checkpointing): boolean {
+  return checkpointing.name === "optimal" || checkpointing.name === "budget";
+}
+
+/** Smaller-tape variants of the blocks that a way of finding schedules makes use of. */
+export function variantsWanted(checkpointing: Checkpointing): number {
+  switch (checkpointing.name) {
+    case "off":
+      return checkpointing.variant ?? 0;
+    case "per-segment":
+    case "every":
+    case "first":
+    case "ratio":
+      // The one with the smallest tape.
+      return 1;
+    case "optimal":
+    case "budget":
+    case "given":
+      return PLANNED_VARIANTS;
+    default:
+      return 0;
+  }
+}
+
+/** What a planner chooses from. */
+export const PLANNED_VARIANTS = 4;
+
+/** Bytes that stash and workspace may have in an arena of `room` bytes. */
+export function activationLimit(chain: Chain, checkpointing: Checkpointing, room: number): number {
+  if (checkpointing.name !== "optimal") return room;
+  const { limit } = checkpointing;
+  if ("bytes" in limit) return Math.min(room, limit.bytes);
+  const everything = simulate(chain, strategySchedule(chain, { name: "off" })).peak;
+  return Math.min(room, Math.floor(limit.share * everything));
+}
+
+export interface PlanStepOptions {
+  /** Entries of a planning table, at most. */
+  readonly entries?: number;
+  /** The plan so far, made with other times within the same limits: a planner's stays as long as no other one is faster. */
+  readonly current?: StepPlan | undefined;
+}
+
+/**
+ * Plans a step in an arena of `room` bytes. On a chain with offload, a planner makes use of it as far as it is worthwhile; a
+ * fixed strategy has everything outside that it keeps and that is large enough.
+ * @throws {LimitError} when nothing fits
+ */
+export function planStep(
+  chain: Chain,
+  checkpointing: Checkpointing,
+  room: number,
+  { entries, current }: PlanStepOptions = {},
+): StepPlan {
+  switch (checkpointing.name) {
+    case "optimal":
+    case "budget": {
+      const isLimited = checkpointing.name === "budget" && checkpointing.base !== undefined;
+      const planner = plannerOf(chain, {
+        ...(entries !== undefined && { entries }),
+        ...(isLimited && { pause: createSweeper() }),
+      });
+      const plan = planWithin(chain, activationLimit(chain, checkpointing, room), planner);
+      // The tables of the planner take up to tens of megabytes, which the step may need.
+      Bun.gc(true);
+      return current && plannedTime({ ...current, chain }) <= plannedTime(plan) ? { ...current, chain } : plan;
+    }
+    case "given":
+      return placed(chain, checkpointing.schedule(chain));
+    case "per-segment":
+    case "every":
+    case "first":
+    case "ratio":
+      return placed(chain, offloadKept(chain, strategySchedule(chain, { ...checkpointing, inside: true })));
+    default:
+      return placed(chain, offloadKept(chain, strategySchedule(chain, checkpointing)));
+  }
+}
+
+/** Time of a step in the chain's unit: its programs, and what they wait for. */
+export function plannedTime({ chain, schedule }: Pick<StepPlan, "chain" | "schedule">): number {
+  return simulate(chain, schedule).time;
+}
+
+function placed(chain: Chain, schedule: Schedule): StepPlan {
+  return { chain, schedule, placement: placeSchedule(chain, schedule) };
+}
+
+/** The plan that needs the least memory of all. */
+export function smallestPlan(chain: Chain, planner: Planner = plannerOf(chain)): StepPlan {
+  return placed(chain, planner.plan(planner.leastMemory)!.schedule);
+}
+
+/** Rounds in which the planner gets less because the placement of its schedule has gaps. */
+const ROUNDS = 6;
+
+/** The fastest schedule that is placed in `limit` bytes. */
+function planWithin(chain: Chain, limit: number, planner: Planner = plannerOf(chain)): StepPlan {
+  let room = limit;
+  for (let round = 0; round < ROUNDS; round++) {
+    const fit = planner.plan(room);
+    if (!fit) break;
+    const plan = placed(chain, fit.schedule);
+    if (plan.placement.extent <= limit) return plan;
+    room -= plan.placement.extent - limit;
+  }
+  const smallest = smallestPlan(chain, planner);
+  if (smallest.placement.extent > limit) throw new LimitError(limit, smallest.placement.extent);
+  return smallest;
+}

@@ -1,0 +1,246 @@
+import { closeSync, existsSync, fsyncSync, openSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { messageOf, UserError } from "../../base/errors.ts";
+import { parseWith } from "../../base/schema.ts";
+import { fileError, hashFile, makeFolder, readJsonObject, writeTextAtomic } from "../../base/files.ts";
+import { compareFingerprints, type Difference } from "../config.ts";
+import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";
+import { type TensorData, writeSafetensors } from "../../hf/weights/safetensors-write.ts";
+import { type Executor, readPieces } from "../../runtime/executor.ts";
+import type { FlatState } from "../../runtime/resident.ts";
+import type { LossScale } from "../step/loss-scale.ts";
+
+/**
+ * Training states on disk, in `<run>/checkpoints/step-00000042/`: the trainable parameters with AdamW's moments
+ * (`state.safetensors`), and where training stands (`state.json`, with the checksum of the former and its own). Nothing else is
+ * needed to go on as if nothing had happened: data order and dropout are functions of the seed and the position.
+ *
+ * A checkpoint is written under another name and renamed when all of it is on the disk, so one that is there is whole
+ * unless the disk damaged it, which the checksum tells.
+ */
+export interface TrainingPosition {
+  /** Optimizer steps done. */
+  readonly step: number;
+  /** Micro-batches done: position in the data, and key of dropout. */
+  readonly draw: number;
+  /** Held-out loss at this step, where it was measured. */
+  readonly heldOutLoss: number | null;
+  /** Least held-out loss so far, and evaluations since it was reached. */
+  readonly bestLoss: number | null;
+  readonly sinceBest: number;
+  /** Of training in f16. */
+  readonly lossScale: LossScale | null;
+}
+
+export const START: TrainingPosition = { step: 0, draw: 0, heldOutLoss: null, bestLoss: null, sinceBest: 0, lossScale: null };
+
+const STATE_FILE = "state.safetensors";
+const POSITION_FILE = "state.json";
+const NAME = /^step-(\d{8})$/;
+const FLAT = ["param", "moment1", "moment2"] as const satisfies (keyof FlatState)[];
+
+const positionSchema = z.object({
+  version: z.literal(3),
+  fingerprint: z.string(),
+  step: z.number().int().min(0),
+  draw: z.number().int().min(0),
+  heldOutLoss: z.number().nullable(),
+  bestLoss: z.number().nullable(),
+  sinceBest: z.number().int().min(0),
+  lossScale: z
+    .object({ scale: z.number().positive(), streak: z.number().int().min(0), skipped: z.number().int().min(0) })
+    .nullable(),
+  sha256: z.string(),
+});
+
+/** What `--resume` finds in a run folder. */
+export interface Resumable {
+  /** Of the newest checkpoint whose `state.json` is whole. */
+  readonly step: number;
+  /** What was said about the run's length when it was written and is said otherwise now. */
+  readonly length: Difference | null;
+}
+
+/**
+ * Looks at the newest checkpoint of a run folder that can be read, and loads nothing. Null when there is none.
+ * @param steps at which the run is to end now
+ * @throws {UserError} a checkpoint of a run with other settings, or of one that is past its end
+ */
+export function findResumable(run: string, fingerprint: string, steps: number): Resumable | null {
+  const folder = join(run, "checkpoints");
+  for (const name of checkpointNames(folder).reverse()) {
+    const path = join(folder, name);
+    let position: z.infer<typeof positionSchema>;
+    try {
+      position = readPosition(path);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      continue;
+    }
+    const { other, length } = compareFingerprints(position.fingerprint, fingerprint);
+    if (other) {
+      throw new UserError(
+        `${path} was written by a run with other settings: it had ${other.had}, this one has ${other.has}. Use the same settings, or another --output`,
+      );
+    }
+    if (position.step > steps) {
+      throw new UserError(
+        `${path} is past the end of this run, which is to have ${steps} steps; give more --steps or --epochs, or another --output`,
+      );
+    }
+    return { step: position.step, length };
+  }
+  return null;
+}
+
+export interface CheckpointOptions {
+  /** How many of the newest are kept; the one with the least held-out loss is kept besides. */
+  readonly keep: number;
+  /** Written beside the position, for `findResumable`. */
+  readonly fingerprint: string;
+}
+
+export interface Checkpoints {
+  save(position: TrainingPosition): void;
+  /**
+   * Loads the newest checkpoint that is whole and returns its position, or null when there is none. `warn` hears of
+   * damaged ones that were passed over.
+   * @throws {UserError} damaged ones alone
+   */
+  restore(warn: (message: string) => void): TrainingPosition | null;
+  /** The same of the checkpoint with the least held-out loss. */
+  restoreBest(warn: (message: string) => void): TrainingPosition | null;
+}
+
+/** The checkpoints of a run folder, for the state in `executor`'s memory. */
+export function createCheckpoints(run: string, executor: Executor, state: FlatState, options: CheckpointOptions): Checkpoints {
+  const folder = join(run, "checkpoints");
+  const names = () => checkpointNames(folder);
+  const bytes = 4 * state.size;
+
+  /** Loads the first of some checkpoints that is whole. */
+  const firstWhole = (candidates: readonly string[], warn: (message: string) => void): TrainingPosition | null => {
+    for (const name of candidates) {
+      const path = join(folder, name);
+      try {
+        return load(path, executor, state);
+      } catch (error) {
+        warn(`checkpoint ${path} is damaged and passed over: ${messageOf(error)}`);
+      }
+    }
+    return null;
+  };
+
+  return {
+    save(position) {
+      const name = `step-${String(position.step).padStart(8, "0")}`;
+      const temporary = join(folder, `.${name}.tmp`);
+      makeFolder(folder);
+      try {
+        rmSync(temporary, { recursive: true, force: true });
+        makeFolder(temporary);
+        const tensors = FLAT.map((part): TensorData => ({
+          name: part,
+          dtype: "f32",
+          shape: [state.size],
+          data: { pieces: () => readPieces(executor, state[part], bytes) },
+        }));
+        writeSafetensors(join(temporary, STATE_FILE), tensors);
+        const record = {
+          version: 3,
+          fingerprint: options.fingerprint,
+          ...position,
+          sha256: hashFile(join(temporary, STATE_FILE)),
+        };
+        const signed = { ...record, checksum: hashRecord(record) };
+        writeTextAtomic(join(temporary, POSITION_FILE), `${JSON.stringify(signed, null, 2)}\n`);
+        rmSync(join(folder, name), { recursive: true, force: true });
+        renameSync(temporary, join(folder, name));
+        syncFolder(folder);
+      } catch (error) {
+        rmSync(temporary, { recursive: true, force: true });
+        throw fileError("write the checkpoint", join(folder, name), error);
+      }
+      // Those of later steps were damaged and passed over: they would count among the newest.
+      for (const other of names()) if (other > name) rmSync(join(folder, other), { recursive: true, force: true });
+      prune(folder, names(), options.keep);
+    },
+    restore(warn) {
+      const position = firstWhole(names().reverse(), warn);
+      if (position || names().length === 0) return position;
+      throw new UserError(
+        `no checkpoint in ${folder} is whole; bring one back from a copy, or start anew with --overwrite instead of --resume`,
+      );
+    },
+    restoreBest(warn) {
+      const evaluated = names().filter((name) => heldOutLoss(folder, name) !== Infinity);
+      return firstWhole(
+        evaluated.sort((a, b) => heldOutLoss(folder, a) - heldOutLoss(folder, b)),
+        warn,
+      );
+    },
+  };
+}
+
+/** Oldest first. */
+function checkpointNames(folder: string): string[] {
+  return existsSync(folder)
+    ? readdirSync(folder)
+        .filter((name) => NAME.test(name))
+        .sort()
+    : [];
+}
+
+function load(path: string, executor: Executor, state: FlatState): TrainingPosition {
+  const { version: _, sha256, fingerprint: __, ...position } = readPosition(path);
+  const weights = join(path, STATE_FILE);
+  if (hashFile(weights) !== sha256) throw new UserError(`${weights} does not have the checksum that ${POSITION_FILE} states`);
+  const source = openSafetensors(weights);
+  try {
+    const entries = FLAT.map((part) => expectTensor(source, part, [state.size], ["f32"]));
+    FLAT.forEach((part, i) => executor.fill(state[part], 4 * state.size, (target) => source.read(entries[i]!, target)));
+  } finally {
+    source.close();
+  }
+  return position;
+}
+
+function readPosition(path: string): z.infer<typeof positionSchema> {
+  const file = join(path, POSITION_FILE);
+  const { checksum, ...record } = readJsonObject(file);
+  if (checksum !== hashRecord(record)) throw new UserError(`${file} does not have the checksum that it states`);
+  return parseWith(positionSchema, record, file);
+}
+
+/** Held-out loss of a checkpoint's weights; infinite where it is not known. */
+function heldOutLoss(folder: string, name: string): number {
+  try {
+    return readPosition(join(folder, name)).heldOutLoss ?? Infinity;
+  } catch {
+    return Infinity;
+  }
+}
+
+/** Removes all but the newest `keep` and the best, and what interrupted saves left. */
+function prune(folder: string, names: readonly string[], keep: number): void {
+  const loss = (name: string) => heldOutLoss(folder, name);
+  const older = names.slice(0, Math.max(0, names.length - keep));
+  const best = names.reduce((least, name) => (loss(name) < loss(least) ? name : least), names[0]!);
+  for (const name of older)
+    if (name !== best || loss(best) === Infinity) rmSync(join(folder, name), { recursive: true, force: true });
+  for (const name of readdirSync(folder)) if (name.endsWith(".tmp")) rmSync(join(folder, name), { recursive: true, force: true });
+}
+
+function syncFolder(folder: string): void {
+  const fd = openSync(folder, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function hashRecord(record: Readonly<Record<string, unknown>>): string {
+  return new Bun.CryptoHasher("sha256").update(JSON.stringify(record)).digest("hex");
+}

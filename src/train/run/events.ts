@@ -1,0 +1,152 @@
+import type { ComputedTime } from "../step/engine.ts";
+import type { DataReport } from "../../data/samples/check.ts";
+import type { SamplePart } from "../../data/samples/sample.ts";
+import type { Evaluation, StepMetrics } from "./loop.ts";
+
+/**
+ * What a run tells while it goes on: the terminal shows it, `--json` prints each as a line of JSON on standard output,
+ * `metrics.jsonl` and TensorBoard's files get the steps and evaluations.
+ */
+export type RunEvent =
+  | StartEvent
+  /** The run goes on after so many optimizer steps. */
+  | { readonly type: "resume"; readonly step: number }
+  | StepEvent
+  | EvaluationEvent
+  | { readonly type: "checkpoint"; readonly step: number }
+  /** Greedy answers to a held-out prompt; `before` is null in a resumed run. */
+  | { readonly type: "sample"; readonly prompt: string; readonly before: string | null; readonly after: string }
+  /** The run ends before its last step: it was interrupted, or the held-out loss no longer falls (`--patience`). */
+  | { readonly type: "stop"; readonly step: number; readonly reason: "interrupted" | "patience" }
+  | DoneEvent
+  /** Something is not as it should be, and the run goes on. */
+  | { readonly type: "warning"; readonly text: string }
+  /** Anything else that is worth a line. */
+  | { readonly type: "message"; readonly text: string };
+
+export interface StartEvent {
+  readonly type: "start";
+  readonly model: string;
+  readonly family: string;
+  readonly layers: number;
+  readonly method: "lora" | "full";
+  readonly parameters: { readonly all: number; readonly trainable: number };
+  readonly examples: number;
+  readonly tokens: number;
+  readonly labelled: number;
+  readonly heldOut: number;
+  readonly strategy: string;
+  /** Bytes. */
+  readonly predictedPeak: number;
+  readonly withoutCheckpointing: number;
+  readonly device: string;
+  readonly output: string;
+}
+
+export interface StepEvent extends StepMetrics {
+  readonly type: "step";
+  /** Smoothed. */
+  readonly tokensPerSecond: number;
+  /** Bytes: the greatest so far of what is planned. */
+  readonly memory: number;
+  readonly secondsLeft: number;
+  /** With offload: bytes that went out and came in during the step, and seconds that the computation waited for them. */
+  readonly offload?: { readonly out: number; readonly in: number; readonly waited: number };
+}
+
+export interface EvaluationEvent extends Evaluation {
+  readonly type: "evaluation";
+  readonly perplexity: number;
+}
+
+export interface DoneEvent {
+  readonly type: "done";
+  readonly method: "lora" | "full";
+  readonly step: number;
+  readonly reason: "finished" | "interrupted" | "patience";
+  /** The step whose weights were exported, if not the last one's. */
+  readonly bestStep: number | null;
+  readonly seconds: number;
+  /** Bytes. */
+  readonly predictedPeak: number;
+  readonly measuredPeak: number;
+  /** ONNX Runtime's temporary memory, which is in both peaks. */
+  readonly temporary: number;
+  readonly withoutCheckpointing: number;
+  readonly processPeak: number;
+  /** Medians over the last steps of this process; null when there were none. */
+  readonly forwardBackward: ComputedTime | null;
+  readonly output: string;
+}
+
+/** What other verbs print with `--json`. */
+export type VerbEvent =
+  /** `eval`: mean loss, perplexity and token accuracy. */
+  | {
+      readonly type: "score";
+      readonly examples: number;
+      readonly tokens: number;
+      readonly loss: number;
+      readonly perplexity: number;
+      readonly accuracy: number;
+    }
+  /** `generate`: the `number`-th of `of` answers, for the prompt at `where`. */
+  | { readonly type: "answer"; readonly number: number; readonly of: number; readonly where: string; readonly tokens: number }
+  /** `generate`, `merge`, `export`: what was written. */
+  | { readonly type: "written"; readonly files: readonly string[]; readonly seconds: number }
+  /** `data check`: something is wrong with the example at `where`. Only the first of a kind are listed (`--listed`). */
+  | {
+      readonly type: "problem";
+      readonly kind: "error" | "duplicate" | "over-long";
+      readonly where: string;
+      readonly message: string;
+    }
+  /** `data check`: a whole file, with the number of all problems of a kind. `tokens` is null without a model. */
+  | {
+      readonly type: "report";
+      readonly path: string;
+      readonly examples: number;
+      readonly kinds: DataReport["kinds"];
+      readonly roles: DataReport["roles"];
+      readonly errors: number;
+      readonly duplicates: number;
+      readonly overLong: number;
+      readonly tokens: DataReport["tokens"];
+    }
+  /** `data show`: a sample, cut where the masking changes. */
+  | {
+      readonly type: "example";
+      readonly where: string;
+      readonly tokens: number;
+      readonly trained: number;
+      readonly parts: readonly SamplePart[];
+    }
+  /** `serve`: it takes requests now; `context` is the longest text in tokens, prompt and answer together. */
+  | { readonly type: "listening"; readonly url: string; readonly model: string; readonly context: number }
+  | RequestEvent
+  | { readonly type: "warning"; readonly text: string }
+  /** The verb failed; the last line. The message is on standard error too. */
+  | { readonly type: "error"; readonly message: string; readonly exitCode: number };
+
+/** `serve`: a request is over. */
+export interface RequestEvent {
+  readonly type: "request";
+  readonly method: string;
+  readonly path: string;
+  /** The answer's; 499 when the client went before it was whole. */
+  readonly status: number;
+  readonly seconds: number;
+  /** Of requests that came to the model; `cachedTokens` of the prompt's were in the cache. */
+  readonly promptTokens?: number;
+  readonly cachedTokens?: number;
+  readonly answerTokens?: number;
+  /** null when it was not finished. */
+  readonly reason?: "stop" | "length" | null;
+  /** Seconds in the queue. */
+  readonly waited?: number;
+  /** Why it was refused or cut. */
+  readonly message?: string;
+}
+
+/** Something that takes events. */
+export type EventSink = (event: RunEvent) => void;

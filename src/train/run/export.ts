@@ -1,0 +1,75 @@
+import { narrow } from "../../base/float16.ts";
+import { copyCompanions, writeWeights } from "../../hf/weights/model-folder.ts";
+import { writeAdapter } from "../../hf/peft/peft.ts";
+import { describeModules } from "../../hf/peft/peft-modules.ts";
+import { isVision } from "../../hf/weights/model-weights.ts";
+import { readBytes, type TensorSource } from "../../hf/weights/safetensors.ts";
+import { type TensorData } from "../../hf/weights/safetensors-write.ts";
+import { byteLength, type FloatType } from "../../graph/types.ts";
+import { PIECE, readPieces } from "../../runtime/executor.ts";
+import { loraAlpha, type TrainConfig } from "../config.ts";
+import type { Engine } from "../step/engine.ts";
+
+/** Modules that PEFT must not adapt although they have the names of targets, as a regular expression. */
+const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..*`;
+
+/** Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come last. */
+export function exportTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): void {
+  if (config.method === "lora") {
+    const modules = engine.resident.params.flatMap(
+      ({ name }) => /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(name)?.[1] ?? [],
+    );
+    writeAdapter(folder, {
+      ...describeModules(modules, engine.config),
+      base: config.model,
+      rank: config.rank,
+      alpha: loraAlpha(config),
+      dropout: config.dropout,
+      rslora: config.rslora,
+      exclude: engine.config.modulePrefix === "model." ? null : VISION_MODULES,
+      tensors: trainedTensors(engine, () => "f32"),
+    });
+    return;
+  }
+  const { source, resident } = engine;
+  const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
+  const trained = trainedTensors(engine, stored).map((tensor) => ({
+    ...tensor,
+    name: source.tensors.get(tensor.name)?.name ?? tensor.name,
+  }));
+  const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
+  copyCompanions(baseFolder, folder);
+  writeWeights(folder, [...trained, ...baseTensors(source, (name) => frozen.has(name) || isVision(name))]);
+}
+
+/** Tensors of the base model, chosen by the module's name, as they are. */
+function baseTensors(source: TensorSource, isWanted: (name: string) => boolean): TensorData[] {
+  return [...source.tensors].flatMap(([module, entry]) => {
+    const { name, dtype, shape } = entry;
+    return isWanted(module) && dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
+  });
+}
+
+/** The trainable parameters under their names, read out piece by piece, in the dtype that `typeOf` gives. */
+function trainedTensors(engine: Engine, typeOf: (name: string) => FloatType): TensorData[] {
+  const { params, param } = engine.resident;
+  const buffer = new Uint8Array(PIECE);
+  const halves = new Uint16Array(PIECE / 4);
+  return params
+    .filter((info) => info.trainable)
+    .map(({ name, type }) => {
+      const dtype = typeOf(name);
+      const pieces = function* () {
+        for (const piece of readPieces(engine.executor, param.get(name)!, byteLength(type), buffer)) {
+          if (dtype === "f32") yield piece;
+          else {
+            const values = new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4);
+            const narrowed = halves.subarray(0, values.length);
+            narrow(values, dtype, narrowed);
+            yield narrowed;
+          }
+        }
+      };
+      return { name, dtype, shape: type.shape, data: { pieces } };
+    });
+}

@@ -1,0 +1,86 @@
+import { findSplits, parseSources, readEntries } from "../../data/examples/dataset.ts";
+import type { Example } from "../../data/examples/formats.ts";
+import { type HeldOutAmount, parseHeldOut, splitHeldOut } from "../../data/samples/held-out.ts";
+import { mixSamples, samplesPerEpoch, type WeightedSet } from "../../data/samples/mix.ts";
+import { type LoadedFile, loadSamples, type PrepareOptions } from "../../data/samples/prepare.ts";
+import type { Sampler } from "../../data/samples/sample.ts";
+import type { SampleSet } from "../../data/samples/sample-store.ts";
+import { UserError } from "../../base/errors.ts";
+import type { TrainConfig } from "../config.ts";
+
+/** The examples of a run. */
+export interface LoadedData {
+  /** `content` tells what it was made of: a run is resumed with the same. */
+  readonly train: SampleSet & { readonly content: string };
+  readonly valid: SampleSet | null;
+  /** First held-out example, for a sample before and after. */
+  readonly shown: Example | null;
+}
+
+/**
+ * Reads and tokenizes the training examples and those that are held out: of files of their own, or a part of the former.
+ * @throws {UserError} anything that is missing or does not fit
+ */
+export async function loadData(
+  config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest">,
+  sampler: Sampler,
+  options: PrepareOptions,
+): Promise<LoadedData> {
+  const sources = parseSources(config.data).map(({ path, weight }) => ({ splits: findSplits(path), weight }));
+  const amount = config.valid === undefined ? null : parseHeldOut(config.valid);
+  const beside = [...new Set(sources.flatMap(({ splits }) => splits.valid ?? []))];
+  const paths = config.valid === undefined ? beside : amount ? [] : parseSources(config.valid).map(({ path }) => path);
+  if (config.loadBest && paths.length === 0 && !amount) {
+    throw new UserError("--load-best needs held-out examples: give --valid, or a valid.jsonl beside the training file");
+  }
+  const loadAll = async (all: readonly string[]): Promise<LoadedFile[]> => {
+    const files: LoadedFile[] = [];
+    for (const path of all) files.push(await loadSamples(path, sampler, options));
+    return files;
+  };
+  const files = await loadAll(sources.map(({ splits }) => splits.train));
+  const split = amount ? splitHeldOut(files, amount, config.seed) : null;
+  const kept = (split?.train ?? files).map((set, i) => ({ set, weight: sources[i]!.weight }));
+  const whole = contentOf(sources.map(({ weight }, i) => ({ content: files[i]!.content, weight })));
+  const held = split ? split.valid : paths.length === 0 ? null : await loadAll(paths);
+  const shown = split?.first
+    ? { path: sources[split.first.file]!.splits.train, number: split.first.number }
+    : paths.length > 0
+      ? { path: paths[0]!, number: 1 }
+      : null;
+  return {
+    train: { ...mixed(kept), content: amount ? partOf(whole, amount, config.seed) : whole },
+    valid: held && mixed(held.map((set) => ({ set, weight: 1 }))),
+    shown: shown && exampleFrom(shown.path, shown.number),
+  };
+}
+
+/** Indices of an epoch's samples are 32-bit numbers. */
+const MOST_SAMPLES = 2 ** 31 - 1;
+
+function mixed(sets: readonly WeightedSet[]): SampleSet {
+  const count = samplesPerEpoch(sets);
+  if (count === 0 || count > MOST_SAMPLES) {
+    throw new UserError(
+      `--data: with these weights an epoch has ${count} of the ${sets.reduce((sum, { set }) => sum + set.count, 0)} examples; expected 1 to ${MOST_SAMPLES}: ${count === 0 ? "raise" : "lower"} a weight`,
+    );
+  }
+  return sets.length === 1 && sets[0]!.weight === 1 ? sets[0]!.set : mixSamples(sets);
+}
+
+const hash = (text: string): string => new Bun.CryptoHasher("sha256").update(text).digest("hex");
+
+function contentOf(files: readonly { readonly content: string; readonly weight: number }[]): string {
+  if (files.length === 1 && files[0]!.weight === 1) return files[0]!.content;
+  return hash(files.map(({ content, weight }) => `${content}=${weight}`).join());
+}
+
+function partOf(content: string, amount: HeldOutAmount, seed: number): string {
+  return hash(`${content} without ${JSON.stringify(amount)} by ${seed}`);
+}
+
+/** The first example at a line or item, or behind it. */
+function exampleFrom(path: string, from: number): Example | null {
+  for (const { number, parse } of readEntries(path)) if (number >= from) return parse();
+  return null;
+}

@@ -1,0 +1,220 @@
+import type { Batches, MicroBatch } from "../../data/samples/batch.ts";
+import { createBreath, type Breath } from "../../base/event-loop.ts";
+import { UserError } from "../../base/errors.ts";
+import { type Checkpoints, START, type TrainingPosition } from "./checkpoint.ts";
+import type { TrainConfig } from "../config.ts";
+import type { ComputedTime, Engine } from "../step/engine.ts";
+import { learningRate } from "../step/learning-rate.ts";
+import { FIRST_LOSS_SCALE, nextLossScale } from "../step/loss-scale.ts";
+import type { Optimizer } from "../step/optimizer.ts";
+
+export interface TrainingData {
+  readonly train: Batches;
+  /** The same micro-batches at every evaluation. */
+  readonly valid: readonly MicroBatch[];
+}
+
+/** One optimizer step. */
+export interface StepMetrics {
+  /** Counted from 1. */
+  readonly step: number;
+  readonly steps: number;
+  readonly epoch: number;
+  /** Mean cross entropy (nats) of the step's labelled tokens, weighted where they have weights: sum w nll / sum w. */
+  readonly loss: number;
+  readonly learningRate: number;
+  /** Global norm of the gradients before clipping; not a number (null in files) in a skipped step. */
+  readonly gradientNorm: number;
+  /** Tokens of examples, padding excluded. */
+  readonly tokens: number;
+  readonly seconds: number;
+  /** Part of `seconds`: forward and backward, without data, clipping and optimizer. */
+  readonly forwardBackward: ComputedTime;
+  /** In f16: what gradients were multiplied by on their way, and how many steps so far had none that could be used. */
+  readonly lossScale?: number;
+  readonly skipped?: number;
+}
+
+export interface Evaluation {
+  readonly step: number;
+  /** Mean cross entropy (nats) of the labelled tokens, weighted where they have weights. */
+  readonly loss: number;
+  readonly labelled: number;
+  /** Share of them that were the likeliest token. */
+  readonly accuracy: number;
+}
+
+export interface TrainingEvents {
+  step(metrics: StepMetrics): void;
+  evaluation(evaluation: Evaluation): void;
+  /** A checkpoint of this step is on the disk. */
+  checkpoint(step: number): void;
+  warning(text: string): void;
+}
+
+/** Number of optimizer steps of a run: `steps`, or `epochs` passes over the data. */
+export function totalSteps(config: Pick<TrainConfig, "steps" | "epochs" | "gradientAccumulation">, microBatches: number): number {
+  if (config.steps !== undefined) return config.steps;
+  return Math.max(1, Math.ceil((config.epochs * microBatches) / config.gradientAccumulation));
+}
+
+/** Mean held-out loss, and token accuracy; null when it was told to stop before its end. */
+async function evaluate({ engine, data, shouldStop }: TrainingRun, step: number, breathe: Breath): Promise<Evaluation | null> {
+  let loss = 0;
+  let correct = 0;
+  let labelled = 0;
+  let weight = 0;
+  for (const batch of data.valid) {
+    if ((await breathe()) && shouldStop()) return null;
+    const score = engine.evaluate(batch);
+    loss += score.loss;
+    correct += score.correct;
+    labelled += batch.labelled;
+    weight += batch.weight;
+  }
+  return { step, loss: loss / weight, labelled, accuracy: correct / labelled };
+}
+
+/** What `trainLoop` works on. */
+export interface TrainingRun {
+  readonly engine: Engine;
+  readonly optimizer: Optimizer;
+  readonly data: TrainingData;
+  readonly config: TrainConfig;
+  readonly checkpoints: Checkpoints;
+  readonly events: TrainingEvents;
+  /** Called between steps, evaluations and checkpoints: collects garbage where memory is limited. */
+  readonly collect: () => void;
+  /** Asked after every step, and during evaluations. */
+  readonly shouldStop: () => boolean;
+}
+
+/**
+ * Trains from a position to the end, or until it is told to stop or the held-out loss has stopped falling. The loss of a
+ * step is the (weighted) mean over all labelled tokens of its micro-batches (not the mean of their means). Returns the last
+ * position, which is on the disk unless checkpoints are switched off: a run can go on from its end, too.
+ * @throws {UserError} when the loss or the gradients stop being numbers
+ */
+export async function trainLoop(run: TrainingRun, start: TrainingPosition): Promise<TrainingPosition> {
+  const { data, config, checkpoints, events } = run;
+  const steps = totalSteps(config, data.train.count(0));
+  const breathe = createBreath();
+  let position = start;
+  let saved = { position: start, time: performance.now() };
+  const save = () => {
+    run.collect();
+    checkpoints.save(position);
+    events.checkpoint(position.step);
+    saved = { position, time: performance.now() };
+  };
+  // A run that was stopped in the middle of an evaluation begins with it.
+  const isEvaluationDue = () =>
+    data.valid.length > 0 &&
+    position.heldOutLoss === null &&
+    (position.step === 0 || position.step === steps || (config.evalEvery > 0 && position.step % config.evalEvery === 0));
+  // One that had stopped by itself has nothing more to do when it is resumed.
+  const isExhausted = () => config.patience > 0 && position.sinceBest >= config.patience;
+  for (;;) {
+    let isNewBest = false;
+    if (isEvaluationDue()) {
+      const evaluation = await evaluate(run, position.step, breathe);
+      if (!evaluation) {
+        if (position !== saved.position || position === START) save();
+        break;
+      }
+      position = withEvaluation(position, evaluation, events);
+      isNewBest = position.sinceBest === 0;
+    }
+    const last = position.step >= steps;
+    const stop = isExhausted() || run.shouldStop();
+    const due =
+      // The best weights have to be on the disk when others follow that are worse.
+      (config.loadBest && isNewBest) ||
+      (config.saveEvery > 0 && position.step > 0 && position.step % config.saveEvery === 0) ||
+      (config.saveMinutes > 0 && performance.now() - saved.time >= config.saveMinutes * 60_000);
+    const atEnd = last && (config.saveEvery > 0 || config.saveMinutes > 0);
+    if (position !== saved.position && (due || stop || atEnd)) {
+      try {
+        save();
+      } catch (error) {
+        // At the end, what was trained can still be exported, which takes less room.
+        if (!last || !(error instanceof UserError)) throw error;
+        events.warning(`the run cannot go on from its end later: ${error.message}`);
+      }
+    }
+    if (stop || last) break;
+    run.collect();
+    position = await trainStep(run, position, steps, breathe);
+    // Lets signals and timers in.
+    await Bun.sleep(0);
+  }
+  return position;
+}
+
+function withEvaluation(position: TrainingPosition, evaluation: Evaluation, events: TrainingEvents): TrainingPosition {
+  events.evaluation(evaluation);
+  const better = position.bestLoss === null || evaluation.loss < position.bestLoss;
+  return {
+    ...position,
+    heldOutLoss: evaluation.loss,
+    bestLoss: better ? evaluation.loss : position.bestLoss,
+    sinceBest: better ? 0 : position.sinceBest + 1,
+  };
+}
+
+/** One optimizer step, from the position after `position.step` steps. */
+async function trainStep(
+  { engine, optimizer, data, config, events }: TrainingRun,
+  position: TrainingPosition,
+  steps: number,
+  breathe: Breath,
+): Promise<TrainingPosition> {
+  const begin = performance.now();
+  const step = position.step + 1;
+  const { epoch } = data.train.locate(position.draw);
+  const group = Array.from({ length: config.gradientAccumulation }, (_, i) => {
+    const at = data.train.locate(position.draw + i);
+    return data.train.batch(at.epoch, at.index);
+  });
+  const weight = group.reduce((sum, batch) => sum + batch.weight, 0);
+  const scaling = engine.compute === "f16" ? (position.lossScale ?? FIRST_LOSS_SCALE) : null;
+  if (scaling) engine.scaleGradients(scaling.scale);
+  optimizer.zeroGradients();
+  const before = engine.computed;
+  let loss = 0;
+  for (const [i, batch] of group.entries()) {
+    await breathe();
+    loss += engine.forwardBackward(batch, 1 / weight, config.seed, position.draw + i);
+  }
+  const forwardBackward = elapsed(before, engine.computed);
+  const rate = learningRate(config, step - 1, steps);
+  const gradientNorm = Number.isFinite(loss) ? optimizer.step(step - (scaling?.skipped ?? 0), rate, scaling?.scale) : NaN;
+  const lossScale = scaling && nextLossScale(scaling, Number.isFinite(gradientNorm));
+  if (!Number.isFinite(gradientNorm) && !lossScale) {
+    throw new UserError(
+      `step ${step}: the loss is ${loss} and the gradient norm ${gradientNorm}; training diverged. Lower --learning-rate (now ${config.learningRate}) or lengthen --warmup`,
+    );
+  }
+  const tokens = group.reduce((sum, batch) => sum + batch.used, 0);
+  const seconds = (performance.now() - begin) / 1000;
+  const scaled = scaling && lossScale ? { lossScale: scaling.scale, skipped: lossScale.skipped } : {};
+  events.step({ step, steps, epoch, loss, learningRate: rate, gradientNorm, tokens, seconds, forwardBackward, ...scaled });
+  return { ...position, step, draw: position.draw + group.length, heldOutLoss: null, lossScale };
+}
+
+function elapsed(before: ComputedTime, now: ComputedTime): ComputedTime {
+  const predicted = before.predicted === null || now.predicted === null ? null : now.predicted - before.predicted;
+  return { measured: now.measured - before.measured, predicted };
+}
+
+/** The first micro-batches that hold at least `limit` tokens, or all. */
+export function heldOut(batches: Batches, limit: number): MicroBatch[] {
+  const chosen: MicroBatch[] = [];
+  let tokens = 0;
+  for (let index = 0; index < batches.count(0) && tokens < limit; index++) {
+    const batch = batches.batch(0, index);
+    chosen.push(batch);
+    tokens += batch.used;
+  }
+  return chosen;
+}

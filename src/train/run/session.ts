@@ -1,0 +1,201 @@
+import { join } from "node:path";
+import { type Batches, createBatches } from "../../data/samples/batch.ts";
+import { chatTemplateOf, readsDate } from "../../data/chat/chat-template.ts";
+import { contentText, type Example } from "../../data/examples/formats.ts";
+import type { PrepareOptions } from "../../data/samples/prepare.ts";
+import { createSampler, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
+import { cacheFolder } from "../../data/samples/token-cache.ts";
+import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
+import { writeAdapterWeights } from "../../load/adapter.ts";
+import { generate, stopTokens } from "../../generate/generate.ts";
+import { createSampler as createTokenSampler, GREEDY } from "../../generate/sampler.ts";
+import { elements } from "../../graph/types.ts";
+import { hashFile } from "../../base/files.ts";
+import { type Adapter, readAdapter } from "../../hf/peft/peft.ts";
+import { loadConfig, type ModelConfig } from "../../hf/config/config.ts";
+import { checkContext, contextLimit } from "../../hf/config/rope-config.ts";
+import { openModelWeights } from "../../hf/weights/model-weights.ts";
+import type { TensorSource } from "../../hf/weights/safetensors.ts";
+import { isScales } from "../../models/linear.ts";
+import type { Tuning } from "../../models/linear.ts";
+import type { Executor } from "../../runtime/executor.ts";
+import { sequenceLengthOf, type TrainConfig } from "../config.ts";
+import { type Costs, deviceName, loadCosts } from "../memory/costs.ts";
+import { createEngine, type Engine, type EngineOptions } from "../step/engine.ts";
+import { checkpointingOf, selectiveOf } from "../memory/strategy.ts";
+import { createCollector, explainingLimit, limitedMemory } from "../memory/limit.ts";
+import { type LoadedData, loadData } from "./load-data.ts";
+import { offloadOf } from "../memory/offload.ts";
+import { createOptimizer, type Optimizer } from "../step/optimizer.ts";
+import { isPlanned } from "../memory/step-plan.ts";
+import { runDate, startOfDay } from "./date.ts";
+import { RUN_FILES } from "./folder.ts";
+import { heldOut, type TrainingData } from "./loop.ts";
+import { tuningOf, tuningOfAdapter, withAdapter } from "../step/tuning.ts";
+import { initialiseAdapter, shapeOf, storageOf } from "../../load/weights.ts";
+
+/** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
+export interface Inputs extends LoadedData {
+  readonly config: TrainConfig;
+  /** The base model's folder. */
+  readonly folder: string;
+  readonly model: ModelConfig;
+  readonly source: TensorSource;
+  readonly tokenizer: Tokenizer;
+  readonly sequenceLength: number;
+  /** What chat templates take for today; null where this model's do not ask. */
+  readonly date: string | null;
+  readonly tuning: Tuning;
+  /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
+  readonly start: { readonly adapter: Adapter; readonly content: string } | null;
+}
+
+/**
+ * Reads and checks everything that a run needs. `folder` is the model's, on this machine; `given` are the keys that were asked for.
+ * @throws {UserError} anything that is missing or does not fit
+ */
+export async function readInputs(
+  config: TrainConfig,
+  folder: string,
+  { given = [], ...preparing }: Pick<PrepareOptions, "signal" | "onProgress"> & { readonly given?: readonly string[] } = {},
+): Promise<Inputs> {
+  const model = loadConfig(folder);
+  const sequenceLength = sequenceLengthOf(config, contextLimit(model));
+  checkContext(model, sequenceLength);
+  const tokenizer = loadTokenizer(folder);
+  const source = openModelWeights(folder, model);
+  const date = runDate(config);
+  const sampler = createSampler(tokenizer, {
+    now: startOfDay(date),
+    maxLength: sequenceLength,
+    truncate: config.truncate,
+    vocabSize: model.vocabSize,
+    eosId: model.eosTokenIds[0] ?? null,
+  });
+  const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
+  const start = config.adapter === undefined ? null : openStart(config.adapter, model);
+  const tuning = start ? tuningOfAdapter(start.adapter, config.dropout) : tuningOf(config, model);
+  return {
+    config: start ? withAdapter(config, start.adapter, model, given) : config,
+    folder,
+    model,
+    source,
+    tokenizer,
+    sequenceLength,
+    tuning,
+    start,
+    date: readsDate(tokenizer) ? date : null,
+    ...(await loadData(config, sampler, options)),
+  };
+}
+
+function openStart(folder: string, model: ModelConfig): NonNullable<Inputs["start"]> {
+  const adapter = readAdapter(folder, model);
+  return { adapter, content: hashFile(adapter.source.path) };
+}
+
+/** Tokens of prompt and answer together, at most. */
+const SAMPLE_TOKENS = 256;
+
+/** Tokens of an answer, at most. */
+const SAMPLE_LIMIT = 60;
+
+/** A run that is ready to train. */
+export interface Session {
+  readonly inputs: Inputs;
+  readonly engine: Engine;
+  /** Times that the schedule was planned with; null when its strategy needs none. */
+  readonly costs: Costs | null;
+  readonly optimizer: Optimizer;
+  readonly data: TrainingData;
+  readonly parameters: { readonly trainable: number; readonly all: number };
+  /** Keeps garbage from reaching the memory limit: to be called between steps. */
+  readonly collect: () => void;
+  /** The model's greedy answer to the first held-out example's prompt, or null when there is none to show. */
+  sample(): { readonly prompt: string; readonly answer: string } | null;
+  /** The first training example, cut where the masking changes. */
+  shownSample(): SamplePart[];
+}
+
+/** Plans memory, reserves it, loads the weights. */
+export function createSession(executor: Executor, inputs: Inputs): Session {
+  const { config, model, source, start, tokenizer } = inputs;
+  const batchOptions = {
+    rows: config.batchSize,
+    rowLength: inputs.sequenceLength,
+    packing: config.packing,
+    seed: config.seed,
+    // Padding is masked everywhere: any id inside the vocabulary will do.
+    padId: 0,
+  };
+  const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
+  const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });
+  const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
+  const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
+  const canSample = prompt !== null && prompt.ids.length < sampleTokens;
+  const strategy = checkpointingOf(config, limitedMemory(executor, config));
+  const costs = isPlanned(strategy) ? loadCosts(join(config.output, RUN_FILES.costs), deviceName(executor)) : null;
+  const options: EngineOptions = {
+    config: model,
+    source,
+    tuning: inputs.tuning,
+    strategy,
+    selective: selectiveOf(config),
+    verifyReplay: config.verifyReplay,
+    ...storageOf(config),
+    offload: offloadOf(config, config.output),
+    ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
+    tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
+    weighted: inputs.train.weighted || inputs.valid?.weighted === true,
+    ...(canSample ? { decode: sampleTokens } : {}),
+    optimizer: true,
+  };
+  const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
+  if (start) writeAdapterWeights(executor, engine.resident, start.adapter, start.adapter.scale);
+  else if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
+  // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
+  Bun.gc(true);
+  const count = (trainable: boolean) =>
+    engine.resident.params
+      .filter((param) => (param.trainable || !trainable) && !isScales(param))
+      .reduce((sum, param) => sum + elements(shapeOf(param)), 0);
+  return {
+    inputs,
+    engine,
+    costs,
+    optimizer: createOptimizer(executor, engine.resident.trainable, config),
+    data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
+    parameters: { trainable: count(true), all: count(false) },
+    collect: createCollector(strategy.name === "budget" && !executor.card ? strategy.bytes : Infinity),
+    sample() {
+      if (!canSample) return null;
+      const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createTokenSampler(GREEDY) };
+      const answer = [...generate(engine.decoder(), [...prompt.ids], greedy)];
+      return { prompt: prompt.text, answer: tokenizer.decode(answer, { skipSpecial: true }).trim() };
+    },
+    shownSample: () => sampleParts(tokenizer, inputs.train.sample(0)),
+  };
+}
+
+/** What the model is asked: the conversation up to the first answer, the prompt, or a text's first words. */
+function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): { text: string; ids: Int32Array } | null {
+  switch (example.kind) {
+    case "chat": {
+      const first = example.messages.findIndex((message) => message.role === "assistant");
+      if (first < 1) return null;
+      const messages = example.messages.slice(0, first).map((message) => message.fields);
+      const template = chatTemplateOf(tokenizer, {
+        tools: example.tools !== null,
+        ...(date === null ? {} : { now: startOfDay(date) }),
+      });
+      const rendered = template.render({ messages, tools: example.tools, addGenerationPrompt: true });
+      return { text: contentText(messages.at(-1)!["content"]), ids: tokenizer.encode(rendered) };
+    }
+    case "completion":
+      return { text: example.prompt, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(example.prompt)]) };
+    case "text": {
+      const words = example.text.split(/\s+/, 8).join(" ");
+      return { text: words, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(words)]) };
+    }
+  }
+}

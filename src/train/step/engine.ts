@@ -1,0 +1,281 @@
+import { type Decoder, startDecoder } from "../../generate/decoders.ts";
+import type { Segment } from "../../graph/segment.ts";
+import type { FloatType, Graph } from "../../graph/types.ts";
+import type { ModelConfig } from "../../hf/config/config.ts";
+import type { TensorSource } from "../../hf/weights/safetensors.ts";
+import type { StepMemory } from "../../runtime/bind.ts";
+import { align, ALIGNMENT, type Executor } from "../../runtime/executor.ts";
+import { createForward, type ForwardRunner } from "../../runtime/forward.ts";
+import { measurePrograms } from "../../runtime/measure.ts";
+import { type ParamInfo, readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
+import { createRunner, type Runner } from "../../runtime/runner.ts";
+import type { Chain } from "../../schedule/chain.ts";
+import type { Schedule } from "../../schedule/ops.ts";
+import { createVerifier } from "../../runtime/verify.ts";
+import { type Store, storeAlignment } from "../../store/store.ts";
+import { createBatchMemory, type TokenBatch } from "../../load/batch-memory.ts";
+import { createConstants } from "../../runtime/step-words.ts";
+import { type Costs, secondsWith } from "../memory/costs.ts";
+import { fixedTotal, forecast, type MemoryForecast } from "../memory/forecast.ts";
+import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "../memory/model-plan.ts";
+import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "../memory/offload.ts";
+import { plannedTime } from "../memory/step-plan.ts";
+import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../../load/weights.ts";
+
+export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link" | "costs">, WeightStorage {
+  readonly source: TensorSource;
+  /** Boundaries and tapes may leave memory. */
+  readonly offload?: OffloadOptions | null;
+  /** Times to plan by. Programs without one are timed on `batch` before the first step. */
+  readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch; readonly clock?: () => number };
+}
+
+/** Seconds of forward and backward passes, with what they waited for. */
+export interface ComputedTime {
+  readonly measured: number;
+  /** By the times that schedules were planned with; null where none are known, or replay checks are part of what was measured. */
+  readonly predicted: number | null;
+}
+
+/** A model in an executor's memory, with its training step for each number of tokens. */
+export interface Engine {
+  readonly executor: Executor;
+  readonly config: ModelConfig;
+  readonly resident: Resident;
+  /** What programs compute in. */
+  readonly compute: FloatType;
+  /** The checkpoint that the weights came from. */
+  readonly source: TensorSource;
+  readonly plan: ModelPlan;
+  /** Segments at the largest number of tokens. */
+  readonly segments: readonly Segment[];
+  readonly chain: Chain;
+  readonly schedule: Schedule;
+  /**
+   * Peak of training: as planned, as it would be without gradient checkpointing, and as counted so far. Once steps have run,
+   * what was planned for these.
+   */
+  readonly predicted: MemoryForecast;
+  readonly withoutCheckpointing: MemoryForecast;
+  readonly measuredPeak: number;
+  /** Forward and backward of all micro-batches so far. */
+  readonly computed: ComputedTime;
+  /** Where boundaries and tapes go; null without offload. */
+  readonly store: Store | null;
+  /** How many times the schedule was made anew because programs took other times than planned with. */
+  readonly replans: number;
+  /**
+   * Forward and backward of one micro-batch; adds to the gradients. `draw` counts micro-batches and keys dropout.
+   * Returns the loss: `scale` times the summed cross entropy of the labelled tokens, each times its weight.
+   */
+  forwardBackward(batch: TokenBatch, scale: number, seed: number, draw: number): number;
+  /**
+   * Factor of all gradients from now on, 1 at first: f16 has no small numbers, so that small gradients are made larger on
+   * their way (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740).
+   */
+  scaleGradients(factor: number): void;
+  /** Forward alone, dropout off: the summed cross entropy of the labelled tokens (each times its weight), and how many of them were the likeliest token. */
+  evaluate(batch: TokenBatch): { readonly loss: number; readonly correct: number };
+  /** Logits [rows.length, vocabulary] of the given positions, dropout off. */
+  logits(batch: TokenBatch, rows: Int32Array): Float32Array;
+  /** Continues texts with the present weights, dropout off. It lives in the arena: only until the next step or evaluation. */
+  decoder(): Decoder;
+  zeroGradients(): void;
+  /** Ends what the engine itself has started: the threads of its store. */
+  close(): void;
+}
+
+/**
+ * Builds, plans, reserves and loads a model.
+ * @throws {UserError} weights that are missing or do not fit
+ * @throws {LimitError} when the strategy's limit is too low for every schedule
+ */
+export function createEngine(executor: Executor, options: EngineOptions): Engine {
+  const { config, source, measure, offload = null } = options;
+  const compute = computeType(executor, options.dtype);
+  const link = offload && { ...NOMINAL_LINK, leastBytes: offload.leastBytes ?? NOMINAL_LINK.leastBytes };
+  const weightType = weightTypeOf(executor, source, options);
+  const planOptions = { ...options, compute, weightType, link, ...(measure && { costs: measure.costs }) };
+  let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
+  const { programs, fixed, answers } = plan;
+  const { segments } = plan.largest;
+  // Matrices alone have weight decay (no norm weights, no biases), as in Transformers' Trainer.
+  const decays = (param: ParamInfo) => param.type.shape.length > 1;
+  const resident = reserveResident(executor, segments, { optimizer: options.optimizer, decays });
+  loadWeights(executor, resident, source);
+
+  const rows = options.logits?.rows ?? 1;
+  const batch = createBatchMemory(executor, config, { tokens: mostTokens(options), rows, weighted: options.weighted });
+  const constants = createConstants(executor, segments.length);
+  const memory: StepMemory = { resident, batch: batch.addresses, ...constants };
+  const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
+  const arena = align(executor.reserve(plan.arena + alignment - ALIGNMENT), alignment);
+  const store = offload && openEngineStore(executor, offload);
+  const logitsAddress = options.logits ? executor.reserve(4 * rows * config.vocabSize) : 0;
+  const zeroGradients = () => executor.zero(resident.trainable.gradient, resident.trainable.size * 4);
+
+  if (measure) {
+    batch.load(measure.batch, 1);
+    const known = (graph: Graph) => measure.costs.secondsOf(graph) !== undefined;
+    const seconds = measurePrograms(
+      executor,
+      programs,
+      stepOf(measure.batch.ids.length).segments,
+      memory,
+      arena,
+      plan.arena,
+      known,
+    );
+    for (const [graph, value] of seconds) measure.costs.set(graph, value);
+    zeroGradients();
+    if (store && !measure.costs.bandwidthOf(store.description)) {
+      const bandwidth = measureBandwidth(store, arena, plan.arena, alignment);
+      if (bandwidth) measure.costs.setBandwidth(store.description, bandwidth);
+    }
+    plan = planAgain(measure.costs);
+  }
+
+  function planAgain(costs: Costs): ModelPlan {
+    return plan.withTimes(secondsWith(costs, programs.graphs()), store && costs.bandwidthOf(store.description));
+  }
+
+  const checks = fixed.checks > 0 ? executor.reserve(fixed.checks) : 0;
+  const verifiers = lazily((tokens) =>
+    createVerifier(executor, programs, stepOf(tokens).segments, memory, plan.probes.get(tokens)!, checks),
+  );
+  const makeRunners = () =>
+    lazily((tokens) => {
+      const step = stepOf(tokens);
+      const verifier = options.verifyReplay ? verifiers(tokens) : undefined;
+      const runner = createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory, {
+        verifier,
+        ...(store && { offload: { outside: store, inFlight: step.chain.offload!.inFlight } }),
+      });
+      return {
+        runner,
+        forecast: forecast(step, fixed, plan.predicted.temporary),
+        seconds: measure && !verifier ? plannedTime(step) : null,
+      };
+    });
+  let runners = makeRunners();
+  const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).still, arena, memory));
+  const answerers = lazily((tokens) => createForward(executor, programs, answers.get(tokens)!, arena, memory, logitsAddress));
+
+  function stepOf(tokens: number) {
+    const step = plan.steps.get(tokens);
+    if (!step) throw new Error(`no plan for micro-batches of ${tokens} tokens`);
+    return step;
+  }
+
+  let touched = 0;
+  let ran: MemoryForecast | null = null;
+  let computed: ComputedTime = { measured: 0, predicted: 0 };
+  let runs = 0;
+  let nextCheck = FIRST_CHECK;
+  let replans = 0;
+  /** Transfers up to the last plan. */
+  let counted = store && store.counts();
+
+  /** Plans anew when the programs of a schedule take other times than it was made with. */
+  function checkTimes(runner: Runner, costs: Costs): void {
+    if (executor.temporary) costs.setTemporary(plan.measured, executor.temporary.bytes);
+    const programsDiffer = costs.update(runner.seconds(), TOLERANCE);
+    const transfersDiffer =
+      store !== null && costs.updateBandwidth(store.description, bandwidthSeen(counted!, store.counts()), TOLERANCE);
+    if (!programsDiffer && !transfersDiffer) return;
+    plan = planAgain(costs);
+    runners = makeRunners();
+    counted = store && store.counts();
+    replans++;
+  }
+
+  return {
+    executor,
+    config,
+    resident,
+    compute,
+    source,
+    segments,
+    get plan() {
+      return plan;
+    },
+    get chain() {
+      return plan.largest.chain;
+    },
+    get schedule() {
+      return plan.largest.schedule;
+    },
+    get predicted() {
+      return ran ?? plan.predicted;
+    },
+    withoutCheckpointing: plan.withoutCheckpointing,
+    get measuredPeak() {
+      return fixedTotal(fixed) + touched + (executor.temporary?.bytes ?? 0);
+    },
+    get computed() {
+      return computed;
+    },
+    store,
+    get replans() {
+      return replans;
+    },
+    forwardBackward(tokens, scale, seed, draw) {
+      const { runner, forecast, seconds } = runners(tokens.ids.length);
+      batch.load(tokens, scale);
+      batch.setRng(seed, draw);
+      const begin = performance.now();
+      runner.run();
+      computed = {
+        measured: computed.measured + (performance.now() - begin) / 1000,
+        predicted: computed.predicted === null || seconds === null ? null : computed.predicted + seconds,
+      };
+      touched = Math.max(touched, runner.touched);
+      if (!ran || forecast.peak > ran.peak) ran = forecast;
+      const { loss } = constants.score();
+      if (measure && ++runs === nextCheck) {
+        nextCheck *= 2;
+        checkTimes(runner, measure.costs);
+      }
+      return loss;
+    },
+    scaleGradients(factor) {
+      executor.write(constants.lossGradient, new Uint8Array(Float32Array.of(factor).buffer));
+    },
+    evaluate(tokens) {
+      batch.load(tokens, 1);
+      evaluators(tokens.ids.length).run();
+      return constants.score();
+    },
+    logits(tokens, wanted) {
+      batch.load(tokens, 1);
+      const padded = new Int32Array(rows);
+      padded.set(wanted);
+      batch.setRows(padded);
+      const runner: ForwardRunner = answerers(tokens.ids.length);
+      runner.run();
+      return readTensor(executor, logitsAddress, { dtype: "f32", shape: [wanted.length, config.vocabSize] });
+    },
+    decoder() {
+      if (!plan.decoder) throw new Error("the engine was made without decoding");
+      return startDecoder(executor, programs, plan.decoder, resident, arena);
+    },
+    zeroGradients,
+    close: () => store?.close(),
+  };
+}
+
+/** Micro-batches before measured times are compared with the planned ones; then after twice as many each time. */
+const FIRST_CHECK = 4;
+
+/** Deviation of times, as a share of the step, from which on another schedule may be better. */
+const TOLERANCE = 0.2;
+
+/** A cache by number of tokens. */
+function lazily<T>(make: (tokens: number) => T): (tokens: number) => T {
+  const made = new Map<number, T>();
+  return (tokens) => {
+    let value = made.get(tokens);
+    if (value === undefined) made.set(tokens, (value = make(tokens)));
+    return value;
+  };
+}

@@ -1,0 +1,102 @@
+import { UserError } from "../../base/errors.ts";
+import { elements } from "../../graph/types.ts";
+import { openSafetensors, readBytes, readFloat32, type TensorSource } from "../../hf/weights/safetensors.ts";
+import type { ModelConfig } from "../../hf/config/config.ts";
+import { checkContext, isStretched } from "../../hf/config/rope-config.ts";
+import type { TokenBatch } from "../../load/batch-memory.ts";
+
+/** A batch read from a file, how many of its positions have a target, and the sum of their weights. */
+export interface StepBatch extends TokenBatch {
+  readonly labelled: number;
+  readonly weight: number;
+}
+
+/**
+ * Reads a batch file: int64 [sequences, length] tensors
+ * - `input_ids`, `labels` (-100 = masked; as in Transformers `labels[t]` belongs to `input_ids[t]`, and position t - 1
+ *   predicts it),
+ * - `weights` (optional, float32; how much each label counts: the loss is sum w nll / sum w),
+ * - `attention_mask` (optional; 1 for tokens, then 0 for padding on the right),
+ * - `position_ids` (optional; a 0 starts a new example in the row: packing).
+ * @throws {UserError} missing tensors, wrong dtypes or shapes, ids outside the vocabulary, no target at all, an example longer than
+ * a context that dynamic rotary positions would stretch
+ */
+export function readStepBatch(path: string, config: ModelConfig): StepBatch {
+  const source = openSafetensors(path);
+  try {
+    const shape = source.tensors.get("input_ids")?.shape;
+    if (shape?.length !== 2) throw new UserError(`${path}: expected a tensor "input_ids" of shape [sequences, length], int64`);
+    const [sequences, length] = shape as [number, number];
+    const ids = read(source, "input_ids", shape)!;
+    const targets = read(source, "labels", shape);
+    if (!targets) throw new UserError(`${path} holds no tensor "labels" (int64 [${shape.join(", ")}])`);
+    const mask = read(source, "attention_mask", shape);
+    const positions = read(source, "position_ids", shape);
+    const given = source.tensors.has("weights") ? readFloat32(source, "weights", shape) : null;
+    if (given?.some((weight) => !(weight >= 0 && weight < Infinity))) {
+      throw new UserError(`${path}: tensor "weights" must hold finite numbers from 0 on`);
+    }
+    checkIds(path, "input_ids", ids, config.vocabSize, false);
+    checkIds(path, "labels", targets, config.vocabSize, true);
+
+    const batch = {
+      ids,
+      labels: new Int32Array(ids.length).fill(-100),
+      starts: new Int32Array(ids.length),
+      positions: new Int32Array(ids.length),
+      weights: given && new Float32Array(ids.length),
+    };
+    let labelled = 0;
+    let weight = 0;
+    for (let row = 0; row < sequences; row++) {
+      let start = row * length;
+      for (let t = row * length; t < (row + 1) * length; t++) {
+        const padding = mask !== null && mask[t] === 0;
+        if (mask !== null && t > row * length && mask[t]! > mask[t - 1]!)
+          throw new UserError(`${path}: attention_mask of row ${row} is not right padding`);
+        if (padding || (positions !== null && positions[t] === 0)) start = t;
+        batch.starts[t] = start;
+        batch.positions[t] = t - start;
+        // Position t - 1 predicts t, within one example.
+        if (t > start && !padding && targets[t] !== -100) {
+          batch.labels[t - 1] = targets[t]!;
+          if (batch.weights) batch.weights[t - 1] = given![t]!;
+          labelled++;
+          weight += given?.[t] ?? 1;
+        }
+      }
+    }
+    if (isStretched(config)) checkContext(config, 1 + batch.positions.reduce((most, position) => Math.max(most, position), 0));
+    if (labelled === 0)
+      throw new UserError(`${path}: no position has a target: every label is -100 or the first of its sequence`);
+    if (weight === 0) throw new UserError(`${path}: all targets have weight 0`);
+    return { ...batch, labelled, weight };
+  } finally {
+    source.close();
+  }
+}
+
+function read(source: TensorSource, name: string, shape: readonly number[]): Int32Array | null {
+  const entry = source.tensors.get(name);
+  if (!entry) return null;
+  if (
+    entry.dtype !== "i64" ||
+    elements(entry.shape) !== elements(shape) ||
+    entry.shape.length !== 2 ||
+    entry.shape[0] !== shape[0]
+  ) {
+    throw new UserError(
+      `${source.path}: tensor "${name}" is ${entry.stored} [${entry.shape.join(", ")}]; expected int64 [${shape.join(", ")}]`,
+    );
+  }
+  const values = new BigInt64Array(readBytes(source, entry).buffer);
+  return Int32Array.from(values, Number);
+}
+
+function checkIds(path: string, name: string, ids: Int32Array, vocabulary: number, masked: boolean): void {
+  const at = ids.findIndex((id) => !(id >= 0 && id < vocabulary) && !(masked && id === -100));
+  if (at >= 0)
+    throw new UserError(
+      `${path}: ${name}[${at}] is ${ids[at]}; expected a token id from 0 to ${vocabulary - 1}${masked ? ", or -100" : ""}`,
+    );
+}
