@@ -12,7 +12,7 @@ import { strategySchedule } from "../src/schedule/strategies.ts";
 import { drawing, lineChart } from "../src/schedule/svg.ts";
 import { createCosts } from "../src/train/memory/costs.ts";
 import { createEngine, type Engine } from "../src/train/step/engine.ts";
-import { formatBytes } from "../src/train/memory/forecast.ts";
+import { formatBytes } from "../src/base/bytes.ts";
 import type { OffloadOptions } from "../src/train/memory/offload.ts";
 import type { Checkpointing } from "../src/train/memory/step-plan.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";

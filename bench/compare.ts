@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { formatBytes } from "../src/train/memory/forecast.ts";
+import { formatBytes } from "../src/base/bytes.ts";
 import { BENCHMARKS, machine, median, ownVersions, versionsText, writeSection } from "./report.ts";
 import { SHAPES } from "./shapes.ts";
 

@@ -8,7 +8,7 @@
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
 import type { Graph, Node } from "../src/graph/types.ts";
-import { createDecoders } from "../src/generate/decoder.ts";
+import { createDecoders } from "../src/generate/open-decoder.ts";
 import { buildSegments } from "../src/models/segments.ts";
 import { SumSquares } from "../src/ops/sum-squares.ts";
 import type { Executor } from "../src/runtime/executor.ts";

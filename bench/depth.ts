@@ -6,7 +6,7 @@ import { drawing, lineChart } from "../src/schedule/svg.ts";
 import { simulate } from "../src/schedule/simulate.ts";
 import { strategySchedule } from "../src/schedule/strategies.ts";
 import { createEngine } from "../src/train/step/engine.ts";
-import { formatBytes } from "../src/train/memory/forecast.ts";
+import { formatBytes } from "../src/base/bytes.ts";
 import { planModel } from "../src/train/memory/model-plan.ts";
 import type { Checkpointing } from "../src/train/memory/step-plan.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";

@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
-import { formatBytes } from "../src/train/memory/forecast.ts";
+import { formatBytes } from "../src/base/bytes.ts";
 
 export const BENCHMARKS = join(import.meta.dir, "../docs/benchmarks.md");
 

@@ -4,7 +4,7 @@ import { createRandom } from "../src/base/random.ts";
 import { createEngine } from "../src/train/step/engine.ts";
 import { peakProcessMemory } from "../src/train/memory/free-memory.ts";
 import { limitedMemory, parseMemory } from "../src/train/memory/limit.ts";
-import { formatBytes } from "../src/train/memory/forecast.ts";
+import { formatBytes } from "../src/base/bytes.ts";
 import { createOptimizer } from "../src/train/step/optimizer.ts";
 import { initialiseAdapter } from "../src/load/weights.ts";
 import { createOrtExecutor } from "../src/ort/executor.ts";

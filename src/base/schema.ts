@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { UserError } from "./errors.ts";
-import { show } from "./files.ts";
+import { show } from "./json.ts";
 
 /** What schemas of configuration files are made of. */
 

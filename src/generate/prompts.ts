@@ -3,7 +3,7 @@ import { exampleOf } from "../data/examples/formats.ts";
 import { refuseForeign } from "../data/examples/wrong-files.ts";
 import { readLines, textOf } from "../data/examples/lines.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
-import { parseJsonObject } from "../base/files.ts";
+import { parseJsonObject } from "../base/json.ts";
 
 /** Asks for an answer to a conversation. @throws {UserError} the template refuses it */
 export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): Int32Array {

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { readJsonObject } from "../base/files.ts";
+import { readJsonObject } from "../base/json.ts";
 import { GREEDY, type SamplingOptions } from "./sampler.ts";
 
 /**

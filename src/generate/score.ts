@@ -9,7 +9,7 @@ import type { Executor } from "../runtime/executor.ts";
 import { createForward, forwardExtent } from "../runtime/forward.ts";
 import { reserveResident } from "../runtime/resident.ts";
 import { createBatchMemory } from "../load/batch-memory.ts";
-import { createConstants } from "../runtime/step-words.ts";
+import { createStepWords } from "../runtime/step-words.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../load/weights.ts";
 import { adapterTuning, writeAdapterWeights } from "../load/adapter.ts";
 
@@ -41,13 +41,13 @@ export function createScorer(
   loadWeights(executor, resident, source);
   if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
   const inputs = createBatchMemory(executor, config, { tokens, weighted });
-  const constants = createConstants(executor, segments.length);
-  const memory = { resident, batch: inputs.addresses, ...constants };
+  const words = createStepWords(executor, segments.length);
+  const memory = { resident, batch: inputs.addresses, ...words };
   const arena = executor.reserve(forwardExtent(segments, programs));
   const forward = createForward(executor, programs, segments, arena, memory);
   return (batch) => {
     inputs.load(batch, 1);
     forward.run();
-    return constants.score();
+    return words.score();
   };
 }

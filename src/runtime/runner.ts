@@ -5,7 +5,7 @@ import type { PlacedItem, Placement } from "../schedule/placement.ts";
 import { bindProgram, type BoundProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, type TapeLayout, tapeLayouts } from "./chain.ts";
 import type { Address, Executor } from "./executor.ts";
-import type { Outside } from "./outside.ts";
+import type { OffloadMemory } from "./offload-memory.ts";
 import { schedulePrograms } from "./scheduled.ts";
 import type { Verifier } from "./verify.ts";
 
@@ -22,7 +22,7 @@ export interface Runner {
 export interface RunnerOptions {
   readonly verifier?: Verifier | undefined;
   /** Where a schedule with offload copies to, and the bytes of unfinished copies at most. */
-  readonly offload?: { readonly outside: Outside; readonly inFlight: number } | undefined;
+  readonly offload?: { readonly outside: OffloadMemory; readonly inFlight: number } | undefined;
 }
 
 interface BoundStep {

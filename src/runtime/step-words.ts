@@ -2,16 +2,16 @@ import type { StepMemory } from "./bind.ts";
 import { type Address, align, type Executor } from "./executor.ts";
 
 /** A word each: the segments' indices, the loss, its seed gradient, the count of correct labels. */
-export interface Constants extends Pick<StepMemory, "segmentIndex" | "lossGradient" | "loss" | "correct"> {
+export interface StepWords extends Pick<StepMemory, "segmentIndex" | "lossGradient" | "loss" | "correct"> {
   /** What the last forward pass found: the scaled loss, and how many labels were the likeliest token. */
   score(): { readonly loss: number; readonly correct: number };
 }
 
-export function constantBytes(segments: number): number {
+export function stepWordBytes(segments: number): number {
   return (segments + 3) * align(4);
 }
 
-export function createConstants(executor: Executor, segments: number): Constants {
+export function createStepWords(executor: Executor, segments: number): StepWords {
   const word = (value: Int32Array | Float32Array): Address => {
     const address = executor.reserve(4);
     executor.write(address, new Uint8Array(value.buffer));

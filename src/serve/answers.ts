@@ -2,8 +2,8 @@ import { type Answer, answer } from "../generate/answer.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { createCaches } from "./caches.ts";
 import { ApiError, clientGone, errorResponse, internalError, stopping } from "./errors.ts";
-import type { Job, ServedModel } from "./jobs.ts";
-import { createQueue } from "./queue.ts";
+import type { AnswerOrder, ServedModel } from "./answer-orders.ts";
+import { createTurns } from "./turns.ts";
 import { callsOf, type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
 import { createCallReader, createTextReader, type Part } from "./tool-calls.ts";
 
@@ -32,7 +32,7 @@ export interface Delivery {
 }
 
 /** Answers requests one at a time. @throws {ApiError} the queue is full; nothing is reported then */
-export type Responder = (job: Job, delivery: Delivery) => Response | Promise<Response>;
+export type Responder = (order: AnswerOrder, delivery: Delivery) => Response | Promise<Response>;
 
 /**
  * @param waiting requests that may wait
@@ -42,13 +42,13 @@ export function createResponder(
   model: ServedModel,
   { waiting, shutdown }: { readonly waiting: number; readonly shutdown: AbortSignal },
 ): Responder {
-  const queue = createQueue(waiting);
+  const turns = createTurns(waiting);
   const decoderFor = createCaches(model.decoders);
   /** Of the last answer: after about so long there is a place in the queue again. */
   let lastSeconds = 0;
 
   const enter = (signal: AbortSignal): Promise<() => void> => {
-    const place = queue.enter(signal);
+    const place = turns.enter(signal);
     if (place) return place;
     throw new ApiError(429, `${waiting} requests wait already; come back later`, {
       code: "rate_limit_exceeded",
@@ -58,7 +58,7 @@ export function createResponder(
 
   /** The answer, or why there is none. Reports either. */
   const make = async (
-    job: Job,
+    order: AnswerOrder,
     place: Promise<() => void>,
     { report }: Delivery,
     signal: AbortSignal,
@@ -69,17 +69,17 @@ export function createResponder(
     let waited: number | null = null;
     let made: Answer | null = null;
     let outcome: Finished | ApiError;
-    const reader = job.calls ? createCallReader() : createTextReader();
+    const reader = order.calls ? createCallReader() : createTextReader();
     const cut = () => (shutdown.aborted ? stopping() : clientGone());
     try {
       const leave = await place;
       waited = seconds();
       try {
-        const { prompt, limit, stopTexts, sampling } = job;
+        const { prompt, limit, stopTexts, sampling } = order;
         const { tokenizer, stop } = model;
         const sampler = createSampler(sampling);
         const decoder = decoderFor(prompt);
-        if (job.isExact) decoder.startAnew(prompt);
+        if (order.isExact) decoder.startAnew(prompt);
         const onText = (piece: string) => reader.push(piece).forEach(onPart);
         made = await answer({ tokenizer, decoder }, prompt, { limit, stop, stopTexts, sampler, signal, onText });
       } finally {
@@ -93,7 +93,7 @@ export function createResponder(
       outcome = error === signal.reason ? cut() : internalError(error);
     }
     report({
-      promptTokens: job.prompt.length,
+      promptTokens: order.prompt.length,
       cachedTokens: made?.cached ?? 0,
       answerTokens: made?.tokens ?? 0,
       reason: outcome instanceof ApiError ? null : outcome.reason,
@@ -103,7 +103,7 @@ export function createResponder(
     return outcome;
   };
 
-  return (job, delivery) => {
+  return (order, delivery) => {
     const { endpoint, includeUsage } = delivery;
     const head: Head = {
       id: `${endpoint.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`,
@@ -115,10 +115,10 @@ export function createResponder(
     const place = enter(signal);
     if (!delivery.stream) {
       const parts: Part[] = [];
-      return make(job, place, delivery, signal, (part) => parts.push(part)).then((made) =>
+      return make(order, place, delivery, signal, (part) => parts.push(part)).then((made) =>
         made instanceof ApiError
           ? errorResponse(made)
-          : Response.json(endpoint.whole(head, parts, finishReason(made, callsOf(parts).length), usageOf(job, made))),
+          : Response.json(endpoint.whole(head, parts, finishReason(made, callsOf(parts).length), usageOf(order, made))),
       );
     }
     const body = new ReadableStream<string>({
@@ -128,14 +128,14 @@ export function createResponder(
         };
         send(endpoint.first(head));
         let calls = 0;
-        const made = await make(job, place, delivery, signal, (part) => {
+        const made = await make(order, place, delivery, signal, (part) => {
           send(endpoint.piece(head, part, calls));
           if ("call" in part) calls++;
         });
         if (made instanceof ApiError) send(made.body);
         else {
           send(endpoint.last(head, finishReason(made, calls)));
-          if (includeUsage) send(endpoint.usage(head, usageOf(job, made)));
+          if (includeUsage) send(endpoint.usage(head, usageOf(order, made)));
           send("[DONE]");
         }
         if (!closed.signal.aborted) controller.close();
@@ -156,7 +156,7 @@ function finishReason({ reason }: Finished, calls: number): FinishReason {
   return reason === "stop" && calls > 0 ? "tool_calls" : reason;
 }
 
-function usageOf({ prompt }: Job, { tokens, cached }: Answer): Usage {
+function usageOf({ prompt }: AnswerOrder, { tokens, cached }: Answer): Usage {
   return {
     prompt_tokens: prompt.length,
     completion_tokens: tokens,

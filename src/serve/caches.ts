@@ -1,4 +1,4 @@
-import type { Decoder } from "../generate/decoder.ts";
+import type { Decoder } from "../generate/open-decoder.ts";
 
 /** Chooses the decoder for a prompt. */
 export type Caches = (prompt: readonly number[]) => Decoder;

@@ -1,10 +1,10 @@
 import type { Server } from "bun";
 import { messageOf, UserError } from "../base/errors.ts";
-import { parseJson, show } from "../base/files.ts";
+import { parseJson, show } from "../base/json.ts";
 import { type AnswerReport, createResponder } from "./answers.ts";
 import { ApiError, errorResponse, internalError, refusing, stopping } from "./errors.ts";
 import { createGuard, isLoopback } from "./guard.ts";
-import { chatJob, type Job, type ServedModel, textJob } from "./jobs.ts";
+import { chatOrder, type AnswerOrder, type ServedModel, textOrder } from "./answer-orders.ts";
 import { type AnyRequest, parseChatRequest, parseTextRequest } from "./requests.ts";
 import { BASE, CHAT, type Endpoint, TEXT } from "./responses.ts";
 
@@ -66,13 +66,13 @@ export function startServer(model: ServedModel, options: ServerOptions): ModelSe
     <R extends AnyRequest>(
       endpoint: Endpoint,
       parse: (body: unknown) => R,
-      toJob: (model: ServedModel, request: R) => Job,
+      toOrder: (model: ServedModel, request: R) => AnswerOrder,
     ): Route =>
     async (request, { report, wait }) => {
       const asked = parse(await readJson(request));
       wait();
       if (asked.model !== undefined) checkModel(asked.model);
-      return respond(toJob(model, asked), {
+      return respond(toOrder(model, asked), {
         endpoint,
         stream: asked.stream ?? false,
         includeUsage: asked.stream_options?.include_usage ?? false,
@@ -90,8 +90,8 @@ export function startServer(model: ServedModel, options: ServerOptions): ModelSe
   const routes: Readonly<Record<string, Readonly<Record<string, Route>>>> = {
     "/health": { GET: () => Response.json({ status: "ok" }) },
     [`${BASE}/models`]: { GET: () => Response.json({ object: "list", data: [described] }) },
-    [CHAT.path]: { POST: complete(CHAT, parseChatRequest, chatJob) },
-    [TEXT.path]: { POST: complete(TEXT, parseTextRequest, textJob) },
+    [CHAT.path]: { POST: complete(CHAT, parseChatRequest, chatOrder) },
+    [TEXT.path]: { POST: complete(TEXT, parseTextRequest, textOrder) },
   };
   const routeOf = (method: string, path: string): Route => {
     const named = path.startsWith(`${BASE}/models/`) ? path.slice(`${BASE}/models/`.length) : undefined;

@@ -1,4 +1,4 @@
-import { isRecord } from "../base/files.ts";
+import { isRecord } from "../base/json.ts";
 import { overlap } from "../generate/stop-text.ts";
 
 /** A call that the model asks for. */

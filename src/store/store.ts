@@ -7,12 +7,12 @@ import { ptr } from "bun:ffi";
 import { UserError } from "../base/errors.ts";
 import { fileError } from "../base/files.ts";
 import { ALIGNMENT, type Executor } from "../runtime/executor.ts";
-import type { Outside, TransferCounts } from "../runtime/outside.ts";
+import type { OffloadMemory, TransferCounts } from "../runtime/offload-memory.ts";
 import { DIRECT_ALIGNMENT, openOffloadFile } from "./file.ts";
-import { awaitMove, awaitReady, createQueue, isDone, issue, type Queue, stopThread } from "./queue.ts";
+import { awaitMove, awaitReady, createMoveQueue, isDone, issue, type MoveQueue, stopThread } from "./move-queue.ts";
 import type { Boot } from "./thread.ts";
 
-export interface Store extends Outside {
+export interface Store extends OffloadMemory {
   /** What it is, for people and as a name of its bandwidth: `a file in FOLDER` or `host memory`. */
   readonly description: string;
   /** What the user should know about it. */
@@ -43,7 +43,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
       "--offload cannot be used with ONNX Runtime's addon, whose memory other threads do not reach; use --device wasm",
     );
   const file = reach.kind === "device" ? null : open(folder);
-  const queues = { out: createQueue(), in: createQueue() };
+  const queues = { out: createMoveQueue(), in: createMoveQueue() };
   const workers = (["out", "in"] as const).map((direction) => {
     const worker = new Worker(new URL("./thread.ts", import.meta.url));
     // An idle thread does not keep the process alive.
@@ -73,7 +73,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
   const counts = { out: 0, in: 0, waited: 0 };
 
   const wait = (direction: "out" | "in", ticket: number): void => {
-    const queue: Queue = queues[direction];
+    const queue: MoveQueue = queues[direction];
     const begin = isDone(queue, ticket) ? 0 : performance.now();
     try {
       awaitMove(queue, ticket);

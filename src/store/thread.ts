@@ -2,14 +2,14 @@
 import { readSync, writeSync } from "node:fs";
 import { type Pointer, toArrayBuffer } from "bun:ffi";
 import type { Reach } from "../runtime/executor.ts";
-import { fail, type Move, type Queue, serve } from "./queue.ts";
+import { fail, type Move, type MoveQueue, serve } from "./move-queue.ts";
 
 /** What a thread needs to start. */
 export interface Boot {
   readonly direction: "out" | "in";
-  readonly queue: Queue;
+  readonly queue: MoveQueue;
   /** That of the other direction. */
-  readonly other: Queue;
+  readonly other: MoveQueue;
   readonly reach: Reach;
   /** The file that places are offsets in; null where they are pointers. */
   readonly fd: number | null;

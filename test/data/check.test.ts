@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkData } from "../../src/data/samples/check.ts";
-import { createSampler } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
@@ -10,7 +10,7 @@ setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tokenizer = loadTokenizer(join(import.meta.dir, "../golden/tokenizers/smollm"));
-const { samples } = createSampler(tokenizer, { maxLength: Infinity, vocabSize: tokenizer.size });
+const { samples } = createSampleMaker(tokenizer, { maxLength: Infinity, vocabSize: tokenizer.size });
 
 test("counts, lengths, duplicates, over-long samples and every error with its line", () => {
   const path = join(folder, "data.jsonl");

@@ -5,7 +5,7 @@ import { gzipSync } from "node:zlib";
 import { findSplits, readExamples } from "../../src/data/examples/dataset.ts";
 import { refuseForeign } from "../../src/data/examples/wrong-files.ts";
 import { loadSamples } from "../../src/data/samples/prepare.ts";
-import { createSampler } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { filesIn, rejection, temporaryFolder, userError } from "../hf/temp.ts";
 
@@ -87,8 +87,8 @@ describe("what is taken for training data and is none: one sentence that says wh
     const cache = join(folder, "cache");
     mkdirSync(cache);
     const tokenizer = loadTokenizer(join(import.meta.dir, "../golden/tokenizers/smollm"));
-    const sampler = createSampler(tokenizer, { maxLength: 64, vocabSize: tokenizer.size });
-    expect(await rejection(loadSamples(file("b.jsonl.gz", gzipSync(line)), sampler, { cache }))).toContain("gzip");
+    const maker = createSampleMaker(tokenizer, { maxLength: 64, vocabSize: tokenizer.size });
+    expect(await rejection(loadSamples(file("b.jsonl.gz", gzipSync(line)), maker, { cache }))).toContain("gzip");
     expect(filesIn(cache)).toEqual([]);
   });
 });

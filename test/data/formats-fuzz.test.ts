@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readEntries } from "../../src/data/examples/dataset.ts";
-import { createSampler } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { UserError } from "../../src/base/errors.ts";
 import { temporaryFolder } from "../hf/temp.ts";
@@ -12,7 +12,7 @@ setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tokenizer = loadTokenizer(join(import.meta.dir, "../../recipes/base/model"));
-const sampler = createSampler(tokenizer, { maxLength: 128, vocabSize: tokenizer.size });
+const maker = createSampleMaker(tokenizer, { maxLength: 128, vocabSize: tokenizer.size });
 
 const turns = [
   { role: "system", content: "s" },
@@ -54,7 +54,7 @@ test("10,000 mutated lines and files of every format: samples, or a UserError th
       try {
         for (const entry of readEntries(file)) {
           ({ where } = entry);
-          sampler.samples(entry.parse());
+          maker.samples(entry.parse());
           where = file;
         }
       } catch (error) {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { createChatTemplate } from "../../src/data/chat/chat-template.ts";
 import { trainedTexts } from "../../src/data/chat/chat-spans.ts";
 import { parseExample, type ChatExample } from "../../src/data/examples/formats.ts";
-import { createSampler, IGNORED, sampleParts, type Sample, type SampleOptions } from "../../src/data/samples/sample.ts";
+import { createSampleMaker, IGNORED, sampleParts, type Sample, type SampleOptions } from "../../src/data/samples/sample.ts";
 import { createTokenizer, loadTokenizer, type Tokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { userError } from "../hf/temp.ts";
 
@@ -20,8 +20,8 @@ const gemma2 = loadTokenizer(join(folder, "gemma2"));
 const gemma3 = loadTokenizer(join(folder, "gemma3"));
 
 function samples(tokenizer: Tokenizer, data: object, options: Partial<SampleOptions> = {}): Sample[] {
-  const sampler = createSampler(tokenizer, { maxLength: 10_000, vocabSize: tokenizer.size, ...options });
-  return sampler.samples(parseExample(JSON.stringify(data), "data.jsonl:3"));
+  const maker = createSampleMaker(tokenizer, { maxLength: 10_000, vocabSize: tokenizer.size, ...options });
+  return maker.samples(parseExample(JSON.stringify(data), "data.jsonl:3"));
 }
 
 /** The sample as text, trained parts in brackets. */
@@ -285,7 +285,11 @@ describe("samples that cannot be used", () => {
     const long = "A river. ".repeat(50e6 / 9);
     const begin = process.cpuUsage();
     const of = (text: string, truncate: boolean) =>
-      createSampler(smollm, { maxLength: 64, truncate, vocabSize: smollm.size }).samples({ kind: "text", text, where: "f:1" });
+      createSampleMaker(smollm, { maxLength: 64, truncate, vocabSize: smollm.size }).samples({
+        kind: "text",
+        text,
+        where: "f:1",
+      });
     expect(userError(() => of(long, false))).toBe(
       `f:1: the example has ${long.length} characters, which are more than 64 tokens, the sequence length; shorten the example, or allow truncation`,
     );

@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { loadSamples } from "../../src/data/samples/prepare.ts";
-import { createSampler } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import { createSampleStore, type SampleSet, type SampleSink, type StoredSample } from "../../src/data/samples/sample-store.ts";
 import { createTokenCache, openTokenCache } from "../../src/data/samples/token-cache.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
@@ -14,7 +14,7 @@ setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tokenizer = loadTokenizer(join(import.meta.dir, "../golden/tokenizers/smollm"));
-const sampler = createSampler(tokenizer, { maxLength: 1000, vocabSize: tokenizer.size });
+const maker = createSampleMaker(tokenizer, { maxLength: 1000, vocabSize: tokenizer.size });
 const place = (number: number) => `f:${number}`;
 
 interface NumberedSample {
@@ -68,12 +68,12 @@ describe("samples come back as they were", () => {
   test("a file gives the same with and without a cache, the second time without tokenizing", async () => {
     const path = join(folder, "data.jsonl");
     writeFileSync(path, Array.from({ length: 50 }, (_, i) => `{"text":"The river number ${i}"}\n\n`).join(""));
-    const plain = await loadSamples(path, sampler);
+    const plain = await loadSamples(path, maker);
     expect(plain.sample(49).where).toBe(`${path}:99`);
     const cache = join(folder, "cache");
-    expectSame(await loadSamples(path, sampler, { cache }), plain);
+    expectSame(await loadSamples(path, maker, { cache }), plain);
     const refuse = {
-      ...sampler,
+      ...maker,
       samples: () => {
         throw new Error("tokenized again");
       },
@@ -82,8 +82,8 @@ describe("samples come back as they were", () => {
     expect(filesIn(cache)).toHaveLength(1);
     writeFileSync(path, '{"text":"another"}');
     expect(loadSamples(path, refuse, { cache })).rejects.toThrow("tokenized again");
-    const other = createSampler(tokenizer, { maxLength: 999, vocabSize: tokenizer.size });
-    await loadSamples(path, sampler, { cache });
+    const other = createSampleMaker(tokenizer, { maxLength: 999, vocabSize: tokenizer.size });
+    await loadSamples(path, maker, { cache });
     await loadSamples(path, other, { cache });
     expect(filesIn(cache)).toHaveLength(3);
   });
@@ -113,7 +113,7 @@ describe("caches that cannot be used", () => {
     const bad = join(folder, "bad.jsonl");
     writeFileSync(bad, '{"text":"a b c d e f g"}\n{"text":""');
     const cache = join(folder, "cache-of-bad");
-    expect(await rejection(loadSamples(bad, sampler, { cache }))).toStartWith(`${bad}:2 is not valid JSON`);
+    expect(await rejection(loadSamples(bad, maker, { cache }))).toStartWith(`${bad}:2 is not valid JSON`);
     expect(filesIn(cache)).toEqual([]);
     expect(filesIn(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
   });
@@ -121,8 +121,8 @@ describe("caches that cannot be used", () => {
   test("a cache folder that cannot be written to: tokens stay in memory", async () => {
     const path = join(folder, "small.jsonl");
     writeFileSync(path, '{"text":"a b c d e f g"}');
-    expectSame(await loadSamples(path, sampler, { cache: join(path, "cache") }), await loadSamples(path, sampler));
+    expectSame(await loadSamples(path, maker, { cache: join(path, "cache") }), await loadSamples(path, maker));
     writeFileSync(path, "\n\n");
-    expect(await rejection(loadSamples(path, sampler))).toContain("holds no examples");
+    expect(await rejection(loadSamples(path, maker))).toContain("holds no examples");
   });
 });

@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { parseExample } from "../../src/data/examples/formats.ts";
-import { createSampler } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import type { Random } from "../../src/base/random.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
@@ -118,7 +118,7 @@ test("10,000 mutated tokenizer.json, tokenizer_config.json and special_tokens_ma
     const { ids } = loaded.encodeWithBoundaries("ab <e>a", [0, 2, 7]);
     if (ids.some((id) => id < 0 || id >= loaded.size)) throw new Error(`ids ${ids.join()} of a vocabulary of ${loaded.size}`);
     loaded.decode(ids);
-    createSampler(loaded, { maxLength: 64, vocabSize: loaded.size }).samples(parseExample(EXAMPLE, "d.jsonl:1"));
+    createSampleMaker(loaded, { maxLength: 64, vocabSize: loaded.size }).samples(parseExample(EXAMPLE, "d.jsonl:1"));
   });
   expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(500);
 });

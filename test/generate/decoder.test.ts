@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { writeAdapterWeights } from "../../src/load/adapter.ts";
-import { createDecoder, createDecoders } from "../../src/generate/decoder.ts";
+import { createDecoder, createDecoders } from "../../src/generate/open-decoder.ts";
 import { generate, generateAll } from "../../src/generate/generate.ts";
 import { argmax, createSampler, GREEDY, type Sampler } from "../../src/generate/sampler.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";

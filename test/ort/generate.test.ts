@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createBatches } from "../../src/data/samples/batch.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
-import { createDecoder } from "../../src/generate/decoder.ts";
+import { createDecoder } from "../../src/generate/open-decoder.ts";
 import { argmax } from "../../src/generate/sampler.ts";
 import { createScorer } from "../../src/generate/score.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";

@@ -1,6 +1,6 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import type { Decoder } from "../../src/generate/decoder.ts";
+import type { Decoder } from "../../src/generate/open-decoder.ts";
 import { createCaches } from "../../src/serve/caches.ts";
 import { openServed, serve } from "../support/served.ts";
 

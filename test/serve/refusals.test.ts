@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import type { ServedModel } from "../../src/serve/jobs.ts";
+import type { ServedModel } from "../../src/serve/answer-orders.ts";
 import { MOST_BYTES } from "../../src/serve/server.ts";
 import { CHAT, type Client, originOf, said, scriptedDecoder, serve, TEXT, user, useServed } from "../support/served.ts";
 

@@ -2,10 +2,10 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { UserError } from "../../src/base/errors.ts";
-import { parseJson } from "../../src/base/files.ts";
+import { parseJson } from "../../src/base/json.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { ApiError, refusing } from "../../src/serve/errors.ts";
-import { chatJob, type ServedModel, textJob } from "../../src/serve/jobs.ts";
+import { chatOrder, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
 import { parseChatRequest, parseTextRequest } from "../../src/serve/requests.ts";
 import { fuzz, mutateJson } from "../support/fuzz.ts";
 import { scriptedDecoder } from "../support/served.ts";
@@ -53,7 +53,7 @@ const TEXTS = [{ ...fields, prompt: "p", echo: false }, { prompt: ["p"] }, { pro
   JSON.stringify(body),
 );
 
-test("10,000 mutated requests: a job for the decoder, or a 400 that is clear", () => {
+test("10,000 mutated requests: a order for the decoder, or a 400 that is clear", () => {
   const counts = fuzz(
     "requests",
     (random) => {
@@ -64,11 +64,11 @@ test("10,000 mutated requests: a job for the decoder, or a 400 that is clear", (
     ({ isChat, text }) => {
       try {
         const body = refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
-        const job = isChat ? chatJob(model, parseChatRequest(body)) : textJob(model, parseTextRequest(body));
-        expect(job.prompt.length).toBeGreaterThan(0);
-        expect(job.prompt.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize)).toBe(true);
-        expect(job.limit).toBeGreaterThanOrEqual(1);
-        expect(job.sampling.temperature).toBeGreaterThanOrEqual(0);
+        const order = isChat ? chatOrder(model, parseChatRequest(body)) : textOrder(model, parseTextRequest(body));
+        expect(order.prompt.length).toBeGreaterThan(0);
+        expect(order.prompt.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize)).toBe(true);
+        expect(order.limit).toBeGreaterThanOrEqual(1);
+        expect(order.sampling.temperature).toBeGreaterThanOrEqual(0);
       } catch (error) {
         if (error instanceof ApiError && error.status === 400) throw new UserError(error.message);
         throw error;

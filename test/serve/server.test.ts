@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { createSampler, GREEDY } from "../../src/generate/sampler.ts";
-import type { ServedModel } from "../../src/serve/jobs.ts";
+import type { ServedModel } from "../../src/serve/answer-orders.ts";
 import { remat } from "../support/cli.ts";
 import {
   type Answer,

@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, expect } from "bun:test";
 import { join } from "node:path";
 import type { Tokenizer } from "../../src/data/tokens/tokenizer.ts";
-import { createDecoders, type Decoder } from "../../src/generate/decoder.ts";
+import { createDecoders, type Decoder } from "../../src/generate/open-decoder.ts";
 import { stopTokens } from "../../src/generate/generate.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { openModel } from "../../src/cli/flags/model-flags.ts";
-import type { ServedModel } from "../../src/serve/jobs.ts";
+import type { ServedModel } from "../../src/serve/answer-orders.ts";
 import { type ModelServer, type RequestReport, type ServerOptions, startServer } from "../../src/serve/server.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 

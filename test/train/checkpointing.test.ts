@@ -3,7 +3,8 @@ import { UserError } from "../../src/base/errors.ts";
 import { checkpointingOf, selectiveOf } from "../../src/train/memory/strategy.ts";
 import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
 import { userError } from "../hf/temp.ts";
-import { explainingLimit, limitedMemory, parseSize } from "../../src/train/memory/limit.ts";
+import { explainingLimit, limitedMemory } from "../../src/train/memory/limit.ts";
+import { parseSize } from "../../src/base/bytes.ts";
 import { LimitError } from "../../src/train/memory/step-plan.ts";
 
 const parse = (flags: Partial<TrainConfigInput>) =>

@@ -1,7 +1,7 @@
 import { relative } from "node:path";
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
 import type { EventSink, RunEvent, VerbEvent } from "../../train/run/events.ts";
-import { formatBytes } from "../../train/memory/forecast.ts";
+import { formatBytes } from "../../base/bytes.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { createProgress, formatDuration, type Progress, stepTimeText, temporaryText } from "./progress.ts";
 

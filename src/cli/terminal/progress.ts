@@ -1,6 +1,6 @@
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
 import type { DoneEvent, StepEvent } from "../../train/run/events.ts";
-import { formatBytes } from "../../train/memory/forecast.ts";
+import { formatBytes } from "../../base/bytes.ts";
 import { canRewrite, columnsOf } from "./terminal.ts";
 
 /** What is shown of a step. */

@@ -4,7 +4,7 @@ import { chatTemplateOf } from "../../data/chat/chat-template.ts";
 import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { UserError } from "../../base/errors.ts";
 import { answer } from "../../generate/answer.ts";
-import { createDecoder, type Decoder } from "../../generate/decoder.ts";
+import { createDecoder, type Decoder } from "../../generate/open-decoder.ts";
 import { stopTokens } from "../../generate/generate.ts";
 import { chatPrompt, rawPrompt } from "../../generate/prompts.ts";
 import { createSampler, type Sampler } from "../../generate/sampler.ts";

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { checkData, type DataReport, type Problems } from "../../data/samples/check.ts";
 import { findSplits, readEntries } from "../../data/examples/dataset.ts";
-import { createSampler, sampleParts } from "../../data/samples/sample.ts";
+import { createSampleMaker, sampleParts } from "../../data/samples/sample.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { UserError } from "../../base/errors.ts";
 import { loadConfig } from "../../hf/config/config.ts";
@@ -69,7 +69,7 @@ export async function run(args: readonly string[]): Promise<number> {
 
 interface Sampling {
   readonly tokenizer: Tokenizer;
-  readonly sampler: ReturnType<typeof createSampler>;
+  readonly maker: ReturnType<typeof createSampleMaker>;
   readonly sequenceLength: number;
 }
 
@@ -79,8 +79,8 @@ async function openSampler(model: string, config: Flags): Promise<Sampling> {
   const tokenizer = loadTokenizer(folder);
   const eosId = modelConfig.eosTokenIds[0] ?? null;
   // Over-long examples are to be reported, not refused.
-  const sampler = createSampler(tokenizer, { maxLength: Number.MAX_SAFE_INTEGER, vocabSize: modelConfig.vocabSize, eosId });
-  return { tokenizer, sampler, sequenceLength: sequenceLengthOf(config, contextLimit(modelConfig)) };
+  const maker = createSampleMaker(tokenizer, { maxLength: Number.MAX_SAFE_INTEGER, vocabSize: modelConfig.vocabSize, eosId });
+  return { tokenizer, maker, sequenceLength: sequenceLengthOf(config, contextLimit(modelConfig)) };
 }
 
 function check(file: string, config: Flags, model: Sampling | null, named: boolean): number {
@@ -88,7 +88,7 @@ function check(file: string, config: Flags, model: Sampling | null, named: boole
   const report = checkData(file, {
     maxLength,
     listed: config.listed,
-    ...(model ? { samples: (example) => model.sampler.samples(example) } : {}),
+    ...(model ? { samples: (example) => model.maker.samples(example) } : {}),
   });
   if (config.json) printReport(report);
   else showReport(report, model, named);
@@ -138,13 +138,13 @@ function printProblems(name: string, { count, first }: Problems, note = ""): voi
   if (count > first.length && first.length > 0) console.log(`  and ${count - first.length} more`);
 }
 
-function show(file: string, config: Flags, { tokenizer, sampler }: Sampling): number {
+function show(file: string, config: Flags, { tokenizer, maker }: Sampling): number {
   const isDimmed = hasColour(process.stdout);
   let left = config.count;
   for (const entry of readEntries(file)) {
     if (entry.number < config.from) continue;
     if (left-- === 0) break;
-    for (const sample of sampler.samples(entry.parse())) {
+    for (const sample of maker.samples(entry.parse())) {
       const trained = sample.labels.reduce((count, label) => count + Number(label >= 0), 0);
       if (config.json) {
         const { where } = sample;

@@ -3,7 +3,7 @@ import { type DeviceReport, examine, type Report } from "../../doctor/examine.ts
 import { UserError } from "../../base/errors.ts";
 import { describeMissing } from "../../ort/cuda.ts";
 import { CUDA_PACKAGE, installCuda } from "../../ort/install.ts";
-import { formatBytes } from "../../train/memory/forecast.ts";
+import { formatBytes } from "../../base/bytes.ts";
 import { describeFlags } from "../flags/flags.ts";
 import { readFlags } from "../flags/model-flags.ts";
 

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { createBatches } from "../../data/samples/batch.ts";
 import { evaluationFile } from "../../data/examples/dataset.ts";
 import { loadSamples } from "../../data/samples/prepare.ts";
-import { createSampler } from "../../data/samples/sample.ts";
+import { createSampleMaker } from "../../data/samples/sample.ts";
 import { createScorer } from "../../generate/score.ts";
 import { checkContext, contextLimit } from "../../hf/config/rope-config.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../../train/config.ts";
@@ -37,14 +37,14 @@ export async function run(args: readonly string[]): Promise<number> {
     const tokens = sequenceLengthOf(flags, contextLimit(config));
     checkContext(config, tokens);
     const eosId = config.eosTokenIds[0] ?? null;
-    const sampler = createSampler(tokenizer, {
+    const maker = createSampleMaker(tokenizer, {
       maxLength: tokens,
       truncate: flags.truncate,
       vocabSize: config.vocabSize,
       eosId,
       ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
     });
-    const samples = await loadSamples(evaluationFile(flags.data), sampler);
+    const samples = await loadSamples(evaluationFile(flags.data), maker);
     const padId = tokenizer.padId ?? eosId ?? 0;
     const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });
     const score = createScorer(executor, { ...model, tokens, weighted: samples.weighted });

@@ -2,7 +2,7 @@ import { closeSync, existsSync, openSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { cacheBytes } from "../../generate/decoders.ts";
-import { createDecoders, roomOf } from "../../generate/decoder.ts";
+import { createDecoders, roomOf } from "../../generate/open-decoder.ts";
 import { generateAll, stopTokens } from "../../generate/generate.ts";
 import { readPrompts } from "../../generate/prompts.ts";
 import { createSampler } from "../../generate/sampler.ts";

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { z } from "zod";
-import { createDecoders } from "../../generate/decoder.ts";
+import { createDecoders } from "../../generate/open-decoder.ts";
 import { stopTokens } from "../../generate/generate.ts";
 import { isLoopback } from "../../serve/guard.ts";
 import { type RequestReport, startServer } from "../../serve/server.ts";

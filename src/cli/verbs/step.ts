@@ -8,7 +8,7 @@ import { writeSafetensors } from "../../hf/weights/safetensors-write.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, STORAGE_KEYS, trainConfigSchema } from "../../train/config.ts";
 import { createEngine } from "../../train/step/engine.ts";
 import { explainingLimit, limitedMemory } from "../../train/memory/limit.ts";
-import { formatBytes } from "../../train/memory/forecast.ts";
+import { formatBytes } from "../../base/bytes.ts";
 import { checkpointingOf, selectiveOf } from "../../train/memory/strategy.ts";
 import { offloadOf } from "../../train/memory/offload.ts";
 import { readStepBatch } from "../../train/step/step-batch.ts";

@@ -15,7 +15,7 @@ import type { Engine } from "../../train/step/engine.ts";
 import { checkQuantize, fingerprint, HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { exportTrained } from "../../train/run/export.ts";
 import { peakProcessMemory } from "../../train/memory/free-memory.ts";
-import { formatBytes } from "../../train/memory/forecast.ts";
+import { formatBytes } from "../../base/bytes.ts";
 import { runDate } from "../../train/run/date.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "../../train/run/folder.ts";
 import { createStepTimes } from "../../train/run/step-times.ts";

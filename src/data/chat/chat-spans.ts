@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { show } from "../../base/files.ts";
+import { show } from "../../base/json.ts";
 import type { ChatTemplate, Range } from "./chat-template.ts";
 import type { ChatExample, Message } from "../examples/formats.ts";
 

@@ -1,6 +1,6 @@
 import type { Template } from "@huggingface/jinja";
 import { explanationOf, UserError } from "../../base/errors.ts";
-import { show } from "../../base/files.ts";
+import { show } from "../../base/json.ts";
 import { contentText } from "../examples/formats.ts";
 import { parseTemplate, runTemplate } from "./jinja.ts";
 import type { Tokenizer } from "../tokens/tokenizer.ts";

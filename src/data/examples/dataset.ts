@@ -1,7 +1,8 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { messageOf, UserError } from "../../base/errors.ts";
-import { fileError, isRecord, jsonKind, parseJson, readText } from "../../base/files.ts";
+import { fileError, readText } from "../../base/files.ts";
+import { isRecord, jsonKind, parseJson } from "../../base/json.ts";
 import { exampleOf, parseExample, type Example } from "./formats.ts";
 import { foreignFolder, hubDataset, refuseForeign } from "./wrong-files.ts";
 import { readLines, textOf } from "./lines.ts";

@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { isRecord, jsonKind, parseJson, parseJsonObject, show } from "../../base/files.ts";
+import { isRecord, jsonKind, parseJson, parseJsonObject, show } from "../../base/json.ts";
 
 /**
  * Training examples, one JSON object per line, told apart by their keys:

@@ -5,7 +5,7 @@ import { UserError } from "../../base/errors.ts";
 import { fileIo, filePieces, type FileIo } from "../../base/files.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import { refuseForeign } from "../examples/wrong-files.ts";
-import type { Sampler } from "./sample.ts";
+import type { SampleMaker } from "./sample.ts";
 import { createSampleStore, type FileSamples, type SampleSink } from "./sample-store.ts";
 import { canWrite, createTokenCache, openTokenCache } from "./token-cache.ts";
 
@@ -45,13 +45,13 @@ const RETURN_MS = 300;
  * @throws {UserError} bad examples, or none at all; a full disk
  * @throws the signal's reason when it is aborted
  */
-export async function loadSamples(path: string, sampler: Sampler, options: PrepareOptions = {}): Promise<LoadedFile> {
+export async function loadSamples(path: string, maker: SampleMaker, options: PrepareOptions = {}): Promise<LoadedFile> {
   const { cache = null, signal, onProgress = () => {}, io = fileIo } = options;
   const breathe = createBreath(signal);
   const placeOf = placeIn(path);
   refuseForeign(path);
   const content = await hashContent(path, breathe);
-  const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(content, sampler.key)}.tokens`) : null;
+  const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(content, maker.key)}.tokens`) : null;
   let set = file === null ? null : openTokenCache(file, placeOf);
   if (!set) {
     const sink: SampleSink = file === null ? createSampleStore(placeOf) : createTokenCache(file, placeOf, io);
@@ -60,7 +60,7 @@ export async function loadSamples(path: string, sampler: Sampler, options: Prepa
     let collected = 0;
     try {
       for (const { number, end, parse } of readEntries(path)) {
-        for (const sample of sampler.samples(parse())) sink.add(sample, number);
+        for (const sample of maker.samples(parse())) sink.add(sample, number);
         if (end - collected >= GARBAGE_BYTES) {
           collected = end;
           Bun.gc(true);
@@ -81,7 +81,7 @@ export async function loadSamples(path: string, sampler: Sampler, options: Prepa
   return { ...set, content };
 }
 
-/** Names what a file becomes under a sampler's key. */
+/** Names what a file becomes under a maker's key. */
 function cacheKey(content: string, key: string): string {
   return new Bun.CryptoHasher("sha256").update(`${content}\0${key}`).digest("hex");
 }

@@ -34,7 +34,7 @@ export interface SampleOptions {
   readonly now?: Date;
 }
 
-export interface Sampler {
+export interface SampleMaker {
   /** @throws {UserError} over-long samples, samples without a trainable token */
   samples(example: Example): Sample[];
   /** Changes whenever the same example might become other samples: names them in a cache. */
@@ -47,7 +47,7 @@ export interface Sampler {
  * Text: everything, eos included. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
-export function createSampler(tokenizer: Tokenizer, options: SampleOptions): Sampler {
+export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
   const eosId = tokenizer.eosId ?? options.eosId ?? null;
   const templates = new Map<boolean, ChatTemplate>();
   const templateFor = (tools: boolean): ChatTemplate => {

@@ -2,7 +2,8 @@ import * as fs from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { fileIo, isRecord, openAtomic, readFully, type FileIo } from "../../base/files.ts";
+import { fileIo, openAtomic, readFully, type FileIo } from "../../base/files.ts";
+import { isRecord } from "../../base/json.ts";
 import {
   createIndexBuilder,
   createSampleSet,

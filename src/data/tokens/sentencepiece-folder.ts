@@ -1,7 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { fileError, isRecord, readJsonObject, show } from "../../base/files.ts";
+import { fileError } from "../../base/files.ts";
+import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { type AddedToken, plainToken, readSentencePiece, sentencePieceJson } from "./sentencepiece.ts";
 
 /** The vocabulary of a model folder without `tokenizer.json`. */

@@ -2,7 +2,8 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { explanationOf, UserError } from "../../base/errors.ts";
-import { isRecord, readJsonObject, readText, show } from "../../base/files.ts";
+import { readText } from "../../base/files.ts";
+import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
 import { cacheWords } from "./word-cache.ts";
 

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import type { FloatType } from "../../graph/types.ts";
-import { readJsonObject, show } from "../../base/files.ts";
+import { readJsonObject, show } from "../../base/json.ts";
 import { gemma3Text, plainGemma } from "./gemma-config.ts";
 import { plainInternlm2, plainInternlm3, plainPhi3 } from "./plain-config.ts";
 import { checkLongRope, type RopeConfig, ropeOf, ropeSchema } from "./rope-config.ts";

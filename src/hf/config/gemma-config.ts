@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { isRecord, show } from "../../base/files.ts";
+import { isRecord, show } from "../../base/json.ts";
 
 type Raw = Readonly<Record<string, unknown>>;
 

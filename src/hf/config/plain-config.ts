@@ -1,4 +1,4 @@
-import { isRecord } from "../../base/files.ts";
+import { isRecord } from "../../base/json.ts";
 
 type Raw = Readonly<Record<string, unknown>>;
 

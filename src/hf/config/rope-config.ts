@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import type { ModelConfig } from "./config.ts";
-import { show } from "../../base/files.ts";
+import { show } from "../../base/json.ts";
 import { positive, size } from "../../base/schema.ts";
 
 /** How rotary frequencies are stretched beyond the context of pre-training (Transformers' `rope_type`). */

@@ -1,7 +1,8 @@
 import { existsSync, statfsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { isRecord, makeFolder, readJsonObject, show } from "../../base/files.ts";
+import { makeFolder } from "../../base/files.ts";
+import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { cachedModel, hubCacheFolder, hubToken, type CachedModel } from "./hub-cache.ts";
 import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "./hub-download.ts";
 import { isModelCode } from "../weights/model-folder.ts";

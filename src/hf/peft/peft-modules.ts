@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { show } from "../../base/files.ts";
+import { show } from "../../base/json.ts";
 import { layerOf } from "../config/modules.ts";
 
 /** What an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */

@@ -41,14 +41,3 @@ export function forecast(
   const resident = fixedTotal(fixed);
   return { resident, stash, workspace: peak - stash, temporary, peak: resident + peak + temporary };
 }
-
-export function formatBytes(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB"];
-  let unit = 0;
-  let value = bytes;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toPrecision(value >= 1000 ? 4 : 3)} ${units[unit]}`;
-}

@@ -1,8 +1,9 @@
 import { UserError } from "../../base/errors.ts";
+import { parseSize } from "../../base/bytes.ts";
 import type { TrainConfig } from "../config.ts";
 import type { Executor } from "../../runtime/executor.ts";
 import { freeMemory } from "./free-memory.ts";
-import { formatBytes } from "./forecast.ts";
+import { formatBytes } from "../../base/bytes.ts";
 import { type Checkpointing, LimitError } from "./step-plan.ts";
 
 /**
@@ -19,20 +20,6 @@ const RETURN_MS = 150;
 /** Share of the free memory that `--memory auto` takes. */
 const AUTO_SHARE = 0.8;
 
-const UNITS: Readonly<Record<string, number>> = {
-  "": 1,
-  b: 1,
-  kb: 1e3,
-  mb: 1e6,
-  gb: 1e9,
-  kib: 2 ** 10,
-  mib: 2 ** 20,
-  gib: 2 ** 30,
-  k: 2 ** 10,
-  m: 2 ** 20,
-  g: 2 ** 30,
-};
-
 /** Reads `1.5GiB`, `800MB`, `auto` or `50%` (of the free memory). @throws {UserError} */
 export function parseMemory(text: string, free: () => number = freeMemory): number {
   if (text === "auto") return Math.floor(AUTO_SHARE * free());
@@ -43,16 +30,6 @@ export function parseMemory(text: string, free: () => number = freeMemory): numb
     );
   }
   return "share" in size ? Math.floor(size.share * free()) : size.bytes;
-}
-
-/** Reads a size (`1.5GiB`, `800MB`, `1e9`) or a share above 0 and up to 1 (`50%`); null is neither. */
-export function parseSize(text: string): { readonly bytes: number } | { readonly share: number } | null {
-  const [, number, unit = ""] = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-z%]*)$/i.exec(text.trim()) ?? [];
-  const value = Number(number);
-  if (!(value > 0)) return null;
-  if (unit === "%") return value <= 100 ? { share: value / 100 } : null;
-  const factor = UNITS[unit.toLowerCase()];
-  return factor === undefined ? null : { bytes: Math.floor(value * factor) };
 }
 
 /** Bytes of this process that no plan can change: runtime, tokenizer, data and programs as they are now, and what is to come. */

@@ -18,7 +18,7 @@ import type { Link } from "../../schedule/chain.ts";
 import { strategySchedule } from "../../schedule/strategies.ts";
 import { storeAlignment } from "../../store/store.ts";
 import { batchBytes } from "../../load/batch-memory.ts";
-import { constantBytes } from "../../runtime/step-words.ts";
+import { stepWordBytes } from "../../runtime/step-words.ts";
 import type { Costs } from "./costs.ts";
 import { type FixedBytes, fixedTotal, forecast, type MemoryForecast } from "./forecast.ts";
 import { largestUpdate } from "../step/optimizer.ts";
@@ -67,7 +67,7 @@ export interface ModelPlanOptions {
 export interface TokenPlan extends StepPlan {
   readonly segments: readonly Segment[];
   /** Segments without dropout, for evaluation. */
-  readonly still: readonly Segment[];
+  readonly withoutDropout: readonly Segment[];
 }
 
 /** A model's programs and schedules, made before any memory is reserved or any weight is read. */
@@ -107,7 +107,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     weighted: options.weighted,
     selective: { ...options.selective, count: Math.max(variantsWanted(strategy), options.variants ?? 0) },
   });
-  const stillOptions = (tokens: number): SegmentOptions => ({
+  const evaluationOptions = (tokens: number): SegmentOptions => ({
     tokens,
     tuning: tuning.method === "lora" ? { ...tuning, dropout: 0 } : tuning,
     weightType: options.weightType,
@@ -117,14 +117,14 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const built = new Map(
     options.tokens.map((tokens) => {
       const segments = build(segmentOptions(tokens));
-      return [tokens, { segments, still: dropout ? build(stillOptions(tokens)) : segments }];
+      return [tokens, { segments, withoutDropout: dropout ? build(evaluationOptions(tokens)) : segments }];
     }),
   );
   checkNames([...built.values()][0]!.segments, [...(options.selective?.keep ?? []), ...(options.selective?.recompute ?? [])]);
   const answers = new Map(
     (options.logits?.tokens ?? []).map((tokens) => {
-      const body = buildSegments(config, stillOptions(tokens)).slice(0, -1);
-      return [tokens, inPrecision([...body, buildLogits(config, stillOptions(tokens), options.logits!.rows)], compute)];
+      const body = buildSegments(config, evaluationOptions(tokens)).slice(0, -1);
+      return [tokens, inPrecision([...body, buildLogits(config, evaluationOptions(tokens), options.logits!.rows)], compute)];
     }),
   );
   const most = Math.max(...options.tokens);
@@ -132,15 +132,15 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     options.verifyReplay ? [...built].map(([tokens, { segments }]) => [tokens, createProbes(segments, programs)]) : [],
   );
   const fixed = fixedBytes(options, built.get(most)!.segments, Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes)));
-  const forwards = [...[...built.values()].map(({ still }) => still), ...answers.values()];
+  const forwards = [...[...built.values()].map(({ withoutDropout }) => withoutDropout), ...answers.values()];
   const decoder =
-    options.decode === undefined ? null : planDecoder(programs, config, { ...stillOptions(1), compute }, options.decode);
+    options.decode === undefined ? null : planDecoder(programs, config, { ...evaluationOptions(1), compute }, options.decode);
   const forwardBytes = Math.max(decoder?.bytes ?? 0, ...forwards.map((segments) => forwardExtent(segments, programs)));
 
   const alignment = storeAlignment(executor);
   // What all programs take is there before a limit is divided.
   for (const { segments } of built.values()) buildChain(segments, programs);
-  const chains = [built.get(most)!.still, ...answers.values(), ...(decoder?.chains.values() ?? [])];
+  const chains = [built.get(most)!.withoutDropout, ...answers.values(), ...(decoder?.chains.values() ?? [])];
   const measured = [
     ...new Set([
       ...built.get(most)!.segments.flatMap(({ model }) => programsOf(model).map(([, graph]) => graph)),
@@ -160,10 +160,14 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     const steps = new Map<number, TokenPlan>();
     // The largest first: it decides whether a limit can be kept.
     for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
-      const { segments, still } = built.get(tokens)!;
+      const { segments, withoutDropout } = built.get(tokens)!;
       const chain = buildChain(segments, programs, times, link && { link, alignment });
       if (forwardBytes > room) throw new LimitError(room, Math.max(forwardBytes, smallestPlan(chain).placement.extent));
-      steps.set(tokens, { ...planStep(chain, strategy, room, { entries, current: before?.get(tokens) }), segments, still });
+      steps.set(tokens, {
+        ...planStep(chain, strategy, room, { entries, current: before?.get(tokens) }),
+        segments,
+        withoutDropout,
+      });
     }
     const largest = steps.get(most)!;
     const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
@@ -241,7 +245,7 @@ function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[], che
   const rows = logits?.rows ?? 1;
   return {
     ...residentBytes(collectParams(segments), options.optimizer),
-    batch: batchBytes(config, { tokens: mostTokens(options), rows, weighted: options.weighted }) + constantBytes(segments.length),
+    batch: batchBytes(config, { tokens: mostTokens(options), rows, weighted: options.weighted }) + stepWordBytes(segments.length),
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
     checks,
   };

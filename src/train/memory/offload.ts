@@ -2,7 +2,7 @@ import { existsSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import type { Address, Executor } from "../../runtime/executor.ts";
-import type { TransferCounts } from "../../runtime/outside.ts";
+import type { TransferCounts } from "../../runtime/offload-memory.ts";
 import type { Link } from "../../schedule/chain.ts";
 import { openStore, type Store, type StoreOptions } from "../../store/store.ts";
 import type { TrainConfig } from "../config.ts";

@@ -1,6 +1,7 @@
 import { UserError } from "../../base/errors.ts";
 import type { CHECKPOINTING_KEYS, TrainConfig } from "../config.ts";
-import { type LimitedMemory, parseMemory, parseSize } from "./limit.ts";
+import { type LimitedMemory, parseMemory } from "./limit.ts";
+import { parseSize } from "../../base/bytes.ts";
 import type { ModelPlanOptions } from "./model-plan.ts";
 import type { Checkpointing } from "./step-plan.ts";
 

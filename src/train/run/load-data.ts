@@ -3,7 +3,7 @@ import type { Example } from "../../data/examples/formats.ts";
 import { type HeldOutAmount, parseHeldOut, splitHeldOut } from "../../data/samples/held-out.ts";
 import { mixSamples, samplesPerEpoch, type WeightedSet } from "../../data/samples/mix.ts";
 import { type LoadedFile, loadSamples, type PrepareOptions } from "../../data/samples/prepare.ts";
-import type { Sampler } from "../../data/samples/sample.ts";
+import type { SampleMaker } from "../../data/samples/sample.ts";
 import type { SampleSet } from "../../data/samples/sample-store.ts";
 import { UserError } from "../../base/errors.ts";
 import type { TrainConfig } from "../config.ts";
@@ -23,7 +23,7 @@ export interface LoadedData {
  */
 export async function loadData(
   config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest">,
-  sampler: Sampler,
+  maker: SampleMaker,
   options: PrepareOptions,
 ): Promise<LoadedData> {
   const sources = parseSources(config.data).map(({ path, weight }) => ({ splits: findSplits(path), weight }));
@@ -35,7 +35,7 @@ export async function loadData(
   }
   const loadAll = async (all: readonly string[]): Promise<LoadedFile[]> => {
     const files: LoadedFile[] = [];
-    for (const path of all) files.push(await loadSamples(path, sampler, options));
+    for (const path of all) files.push(await loadSamples(path, maker, options));
     return files;
   };
   const files = await loadAll(sources.map(({ splits }) => splits.train));

@@ -3,12 +3,12 @@ import { type Batches, createBatches } from "../../data/samples/batch.ts";
 import { chatTemplateOf, readsDate } from "../../data/chat/chat-template.ts";
 import { contentText, type Example } from "../../data/examples/formats.ts";
 import type { PrepareOptions } from "../../data/samples/prepare.ts";
-import { createSampler, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
+import { createSampleMaker, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
 import { cacheFolder } from "../../data/samples/token-cache.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { writeAdapterWeights } from "../../load/adapter.ts";
 import { generate, stopTokens } from "../../generate/generate.ts";
-import { createSampler as createTokenSampler, GREEDY } from "../../generate/sampler.ts";
+import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
 import { hashFile } from "../../base/files.ts";
 import { type Adapter, readAdapter } from "../../hf/peft/peft.ts";
@@ -65,7 +65,7 @@ export async function readInputs(
   const tokenizer = loadTokenizer(folder);
   const source = openModelWeights(folder, model);
   const date = runDate(config);
-  const sampler = createSampler(tokenizer, {
+  const maker = createSampleMaker(tokenizer, {
     now: startOfDay(date),
     maxLength: sequenceLength,
     truncate: config.truncate,
@@ -85,7 +85,7 @@ export async function readInputs(
     tuning,
     start,
     date: readsDate(tokenizer) ? date : null,
-    ...(await loadData(config, sampler, options)),
+    ...(await loadData(config, maker, options)),
   };
 }
 
@@ -169,7 +169,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     collect: createCollector(strategy.name === "budget" && !executor.card ? strategy.bytes : Infinity),
     sample() {
       if (!canSample) return null;
-      const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createTokenSampler(GREEDY) };
+      const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createSampler(GREEDY) };
       const answer = [...generate(engine.decoder(), [...prompt.ids], greedy)];
       return { prompt: prompt.text, answer: tokenizer.decode(answer, { skipSpecial: true }).trim() };
     },

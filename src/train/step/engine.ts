@@ -14,7 +14,7 @@ import type { Schedule } from "../../schedule/ops.ts";
 import { createVerifier } from "../../runtime/verify.ts";
 import { type Store, storeAlignment } from "../../store/store.ts";
 import { createBatchMemory, type TokenBatch } from "../../load/batch-memory.ts";
-import { createConstants } from "../../runtime/step-words.ts";
+import { createStepWords } from "../../runtime/step-words.ts";
 import { type Costs, secondsWith } from "../memory/costs.ts";
 import { fixedTotal, forecast, type MemoryForecast } from "../memory/forecast.ts";
 import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "../memory/model-plan.ts";
@@ -106,8 +106,8 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
 
   const rows = options.logits?.rows ?? 1;
   const batch = createBatchMemory(executor, config, { tokens: mostTokens(options), rows, weighted: options.weighted });
-  const constants = createConstants(executor, segments.length);
-  const memory: StepMemory = { resident, batch: batch.addresses, ...constants };
+  const words = createStepWords(executor, segments.length);
+  const memory: StepMemory = { resident, batch: batch.addresses, ...words };
   const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
   const arena = align(executor.reserve(plan.arena + alignment - ALIGNMENT), alignment);
   const store = offload && openEngineStore(executor, offload);
@@ -158,7 +158,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       };
     });
   let runners = makeRunners();
-  const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).still, arena, memory));
+  const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).withoutDropout, arena, memory));
   const answerers = lazily((tokens) => createForward(executor, programs, answers.get(tokens)!, arena, memory, logitsAddress));
 
   function stepOf(tokens: number) {
@@ -231,7 +231,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       };
       touched = Math.max(touched, runner.touched);
       if (!ran || forecast.peak > ran.peak) ran = forecast;
-      const { loss } = constants.score();
+      const { loss } = words.score();
       if (measure && ++runs === nextCheck) {
         nextCheck *= 2;
         checkTimes(runner, measure.costs);
@@ -239,12 +239,12 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return loss;
     },
     scaleGradients(factor) {
-      executor.write(constants.lossGradient, new Uint8Array(Float32Array.of(factor).buffer));
+      executor.write(words.lossGradient, new Uint8Array(Float32Array.of(factor).buffer));
     },
     evaluate(tokens) {
       batch.load(tokens, 1);
       evaluators(tokens.ids.length).run();
-      return constants.score();
+      return words.score();
     },
     logits(tokens, wanted) {
       batch.load(tokens, 1);

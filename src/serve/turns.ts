@@ -1,5 +1,5 @@
 /** First come, first served: one at a time is in, a bounded number waits. */
-export interface Queue {
+export interface Turns {
   /**
    * A promise of what gives the place back, kept when all who came before are done; null when too many wait already. Who
    * gives up waiting leaves the queue.
@@ -8,7 +8,7 @@ export interface Queue {
   enter(signal: AbortSignal): Promise<() => void> | null;
 }
 
-export function createQueue(limit: number): Queue {
+export function createTurns(limit: number): Turns {
   const waiting: (() => void)[] = [];
   let isBusy = false;
   const leave = () => {

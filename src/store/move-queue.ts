@@ -15,7 +15,7 @@ export interface Move {
 }
 
 /** Shared with the thread by message. */
-export interface Queue {
+export interface MoveQueue {
   /** Words at the positions below. */
   readonly state: Int32Array;
   /** [CAPACITY, 4] the moves under way. */
@@ -36,7 +36,7 @@ const STOP = -1;
 /** Milliseconds after which a thread that does not start or end is given up. */
 const PATIENCE = 20_000;
 
-export function createQueue(): Queue {
+export function createMoveQueue(): MoveQueue {
   return {
     state: new Int32Array(new SharedArrayBuffer(16)),
     moves: new Float64Array(new SharedArrayBuffer(CAPACITY * 4 * 8)),
@@ -46,13 +46,13 @@ export function createQueue(): Queue {
 }
 
 /** Waits for the thread behind a queue to be ready. @throws {Error} when it is not in time, or could not start */
-export function awaitReady(queue: Queue): void {
+export function awaitReady(queue: MoveQueue): void {
   if (Atomics.wait(queue.state, READY, 0, PATIENCE) === "timed-out") throw new Error("a thread for transfers did not start");
   throwError(queue);
 }
 
 /** Appends a move and returns its ticket; waits while the queue is full. Tickets count from 1. */
-export function issue(queue: Queue, { address, bytes, place, after }: Move): number {
+export function issue(queue: MoveQueue, { address, bytes, place, after }: Move): number {
   const { state, moves } = queue;
   const issued = state[ISSUED]!;
   if (issued >= CAPACITY) waitFor(queue, issued - CAPACITY + 1);
@@ -62,29 +62,29 @@ export function issue(queue: Queue, { address, bytes, place, after }: Move): num
   return issued + 1;
 }
 
-export function isDone({ state }: Queue, ticket: number): boolean {
+export function isDone({ state }: MoveQueue, ticket: number): boolean {
   return Atomics.load(state, DONE) >= ticket;
 }
 
 /** Blocks until a move is done. @throws {Error} with the code of the system call, when this or an earlier one has failed */
-export function awaitMove(queue: Queue, ticket: number): void {
+export function awaitMove(queue: MoveQueue, ticket: number): void {
   waitFor(queue, ticket);
   throwError(queue);
 }
 
 /** Ends the thread after all moves that are under way. */
-export function stopThread(queue: Queue): void {
+export function stopThread(queue: MoveQueue): void {
   const ticket = issue(queue, { address: 0, bytes: STOP, place: 0, after: 0 });
   waitFor(queue, ticket, PATIENCE);
 }
 
-function waitFor({ state }: Queue, ticket: number, patience = Infinity): void {
+function waitFor({ state }: MoveQueue, ticket: number, patience = Infinity): void {
   for (let done = Atomics.load(state, DONE); done < ticket; done = Atomics.load(state, DONE)) {
     if (Atomics.wait(state, DONE, done, patience) === "timed-out") return;
   }
 }
 
-function throwError({ state, error }: Queue): void {
+function throwError({ state, error }: MoveQueue): void {
   const length = Atomics.load(state, ERROR_BYTES);
   if (length === 0) return;
   const { code, message } = JSON.parse(new TextDecoder().decode(error.slice(0, length))) as { code: string; message: string };
@@ -95,7 +95,7 @@ function throwError({ state, error }: Queue): void {
  * The thread's side: does the moves of `queue` one after the other until it is stopped. After a failure the others are only counted,
  * so that nobody waits for ever. `other` is the queue that `after` speaks of.
  */
-export function serve(queue: Queue, other: Queue, move: (of: Move) => void): void {
+export function serve(queue: MoveQueue, other: MoveQueue, move: (of: Move) => void): void {
   const { state, moves, busy } = queue;
   Atomics.store(state, READY, 1);
   Atomics.notify(state, READY);
@@ -121,7 +121,7 @@ export function serve(queue: Queue, other: Queue, move: (of: Move) => void): voi
 }
 
 /** Tells an error to the thread that trains. */
-export function fail({ state, error }: Queue, cause: unknown): void {
+export function fail({ state, error }: MoveQueue, cause: unknown): void {
   const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : "";
   const message = (cause instanceof Error ? cause.message : String(cause)).slice(0, 200);
   const bytes = new TextEncoder().encode(JSON.stringify({ code, message }));

@@ -12,7 +12,7 @@ export interface TransferCounts {
 }
 
 /** Where boundaries and tapes go while they are not needed; see src/store. A ticket stands for a move that was begun. */
-export interface Outside {
+export interface OffloadMemory {
   /** A place of at least `bytes`; the same one for the same name. @throws {UserError} when there is no room */
   reserve(name: string, bytes: number): number;
   /** Begins to copy memory to a place, once less than `inFlight` bytes are under way with it (or nothing is). */

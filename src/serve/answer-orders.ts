@@ -3,7 +3,7 @@ import { type ChatTemplate, chatTemplateOf } from "../data/chat/chat-template.ts
 import { exampleOf } from "../data/examples/formats.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { UserError } from "../base/errors.ts";
-import type { Decoder } from "../generate/decoder.ts";
+import type { Decoder } from "../generate/open-decoder.ts";
 import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
 import { ApiError, refusing } from "./errors.ts";
@@ -24,7 +24,7 @@ export interface ServedModel {
 }
 
 /** What a request asks of the decoder. */
-export interface Job {
+export interface AnswerOrder {
   readonly prompt: readonly number[];
   /** Tokens of the answer at most. */
   readonly limit: number;
@@ -40,7 +40,7 @@ export interface Job {
  * The conversation as the template renders it on the day that it is: a server lives longer than one.
  * @throws {ApiError} a conversation that the template refuses, tools that it has no place for, a prompt without room
  */
-export function chatJob(model: ServedModel, request: ChatRequest): Job {
+export function chatOrder(model: ServedModel, request: ChatRequest): AnswerOrder {
   const { tokenizer } = model;
   const tools = request.tool_choice === "none" || request.tools?.length === 0 ? undefined : request.tools;
   const template = refusing("messages", "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
@@ -53,7 +53,7 @@ export function chatJob(model: ServedModel, request: ChatRequest): Job {
     return chatPrompt(tokenizer, template, { messages, tools: example.tools });
   });
   return {
-    ...jobOf(model, request, [...prompt], "messages", request.max_completion_tokens ?? request.max_tokens),
+    ...orderOf(model, request, [...prompt], "messages", request.max_completion_tokens ?? request.max_tokens),
     calls: tools !== undefined && writesCalls(template.source),
   };
 }
@@ -66,7 +66,7 @@ function checkTools(template: ChatTemplate, tools: readonly unknown[]): void {
 }
 
 /** A text goes in with the tokens that begin texts, token ids as they are. @throws {ApiError} */
-export function textJob(model: ServedModel, request: TextRequest): Job {
+export function textOrder(model: ServedModel, request: TextRequest): AnswerOrder {
   const { prompt } = request;
   const isIds = (value: TextRequest["prompt"]): value is number[] => Array.isArray(value) && typeof value[0] === "number";
   const toIds = () => {
@@ -76,16 +76,16 @@ export function textJob(model: ServedModel, request: TextRequest): Job {
     throw new UserError(`there is no token ${strange}; the vocabulary has ${model.vocabSize}`);
   };
   const ids = refusing("prompt", "invalid_value", toIds);
-  return { ...jobOf(model, request, [...ids], "prompt", request.max_tokens), calls: false };
+  return { ...orderOf(model, request, [...ids], "prompt", request.max_tokens), calls: false };
 }
 
-function jobOf(
+function orderOf(
   model: ServedModel,
   request: AnyRequest,
   prompt: readonly number[],
   param: string,
   limit: number | undefined,
-): Omit<Job, "calls"> {
+): Omit<AnswerOrder, "calls"> {
   const { maxTokens } = model.decoders[0]!;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
   if (prompt.length > maxTokens) {
