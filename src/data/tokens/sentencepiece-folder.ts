@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { fileError } from "../../base/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
+import { decoderTokens } from "./added-tokens.ts";
 import { type AddedToken, plainToken, readSentencePiece, sentencePieceJson } from "./sentencepiece.ts";
 
 /** The vocabulary of a model folder without `tokenizer.json`. */
@@ -57,21 +58,7 @@ function addedTokens(
     added.set(id, plainToken(content, special.has(content)));
   }
   const { added_tokens_decoder: decoder } = config;
-  for (const [id, token] of Object.entries(isRecord(decoder) ? decoder : {})) {
-    if (!isRecord(token) || typeof token["content"] !== "string") {
-      throw new UserError(
-        `${join(folder, "tokenizer_config.json")}: added token ${id} is ${show(token)}; expected {"content": text}`,
-      );
-    }
-    const flag = (name: keyof AddedToken) => token[name] === true;
-    added.set(Number(id), {
-      content: token["content"],
-      special: flag("special"),
-      lstrip: flag("lstrip"),
-      rstrip: flag("rstrip"),
-      single_word: flag("single_word"),
-      normalized: flag("normalized"),
-    });
-  }
+  const ids = Object.keys(isRecord(decoder) ? decoder : {}).sort((a, b) => Number(a) - Number(b));
+  for (const [i, token] of decoderTokens(decoder, folder).entries()) added.set(Number(ids[i]), token);
   return added;
 }

@@ -1,10 +1,12 @@
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { explanationOf, UserError } from "../../base/errors.ts";
 import { readText } from "../../base/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
+import { additionalTemplates, CHAT_TEMPLATE_FILE } from "../../hf/weights/model-folder.ts";
 import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
+import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";
 import { cacheWords } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */
@@ -52,9 +54,12 @@ const NAMED_TOKENS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_t
 export function loadTokenizer(folder: string): Tokenizer {
   const path = join(folder, "tokenizer.json");
   const configPath = join(folder, "tokenizer_config.json");
-  const config = existsSync(configPath) ? readJsonObject(configPath) : {};
   const mapPath = join(folder, "special_tokens_map.json");
-  const named = namedTokens(existsSync(mapPath) ? { ...readJsonObject(mapPath), ...config } : config);
+  const written = existsSync(configPath) ? readJsonObject(configPath) : {};
+  const map = existsSync(mapPath) ? readJsonObject(mapPath) : {};
+  // Transformers 5 takes the map for what folders have that are older than `added_tokens_decoder`.
+  const config = written["added_tokens_decoder"] === undefined ? { ...written, ...map } : { ...map, ...written };
+  const named = namedTokens(config);
   const isSentencePiece = !existsSync(path) && existsSync(join(folder, SENTENCEPIECE_FILE));
   if (!isSentencePiece && !existsSync(path)) {
     const old = existsSync(join(folder, "vocab.json")) ? "; vocab.json is of an older form" : "";
@@ -63,7 +68,9 @@ export function loadTokenizer(folder: string): Tokenizer {
     );
   }
   const json = isSentencePiece ? tokenizerFromSentencePiece(folder, config, named) : readJsonObject(path);
-  return createTokenizer(json, named, chatTemplates(folder, config), folder);
+  checkVocabulary(json, folder);
+  const variables = { ...namedExtraTokens(config), ...named };
+  return createTokenizer(withConfiguredTokens(json, config, named, folder), variables, chatTemplates(folder, config), folder);
 }
 
 export function createTokenizer(
@@ -188,10 +195,18 @@ function namedTokens(config: Readonly<Record<string, unknown>>): Record<string, 
   return named;
 }
 
-/** `chat_template.jinja` wins over the key in tokenizer_config.json: one template or a list of named ones. */
+/**
+ * Chat templates by name. `chat_template.jinja` and `additional_chat_templates/NAME.jinja` win over the key in
+ * tokenizer_config.json, which is one template or a list of named ones.
+ */
 function chatTemplates(folder: string, config: Readonly<Record<string, unknown>>): Map<string, string> {
-  const path = join(folder, "chat_template.jinja");
-  if (existsSync(path)) return new Map([["default", readText(path)]]);
+  const path = join(folder, CHAT_TEMPLATE_FILE);
+  const files: [string, string][] = existsSync(path) ? [["default", readText(path)]] : [];
+  for (const file of additionalTemplates(folder)) files.push([basename(file, ".jinja"), readText(join(folder, file))]);
+  return new Map([...(files[0]?.[0] === "default" ? [] : configuredTemplates(folder, config)), ...files]);
+}
+
+function configuredTemplates(folder: string, config: Readonly<Record<string, unknown>>): Map<string, string> {
   const { chat_template: value } = config;
   if (typeof value === "string") return new Map([["default", value]]);
   const templates = new Map<string, string>();

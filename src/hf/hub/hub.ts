@@ -5,7 +5,7 @@ import { makeFolder } from "../../base/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { cachedModel, hubCacheFolder, hubToken, type CachedModel } from "./hub-cache.ts";
 import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "./hub-download.ts";
-import { isModelCode } from "../weights/model-folder.ts";
+import { isAdditionalTemplate, isModelCode } from "../weights/model-folder.ts";
 import { isPlainFileName } from "../weights/safetensors.ts";
 
 export interface HubOptions {
@@ -86,6 +86,7 @@ export async function resolveModel(model: string, options: HubOptions = {}): Pro
   const fetchFile = (file: string) => fetchInto(cache, { endpoint, model, commit, file, connection }, options.onProgress);
   // Small files first: a model that cannot be used is refused before its weights are on their way.
   for (const file of SMALL_FILES) if (files.includes(file)) await fetchFile(file);
+  for (const file of files.filter(isAdditionalTemplate)) await fetchFile(file);
   if (!files.includes("config.json")) throw new UserError(`model ${model} has no config.json`);
   if (!files.includes("tokenizer.json") && files.includes(VOCABULARY)) await fetchFile(VOCABULARY);
   // What is made of the model needs them in Transformers; nothing runs them here.
@@ -136,7 +137,11 @@ async function fetchInto(cache: CachedModel, hub: HubFile, onProgress?: (progres
   // A snapshot's files never change.
   if (existsSync(join(cache.snapshot(commit), file))) return;
   const what = `${model}/${file}`;
-  const remote = await fetchMetadata(`${endpoint}/${model}/resolve/${commit}/${encodeURIComponent(file)}`, what, connection);
+  const remote = await fetchMetadata(
+    `${endpoint}/${model}/resolve/${commit}/${file.split("/").map(encodeURIComponent).join("/")}`,
+    what,
+    connection,
+  );
   const blob = cache.blob(remote.etag);
   if (!existsSync(blob)) {
     checkSpace(dirname(blob), remote.size, what);

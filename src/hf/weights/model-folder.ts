@@ -1,7 +1,25 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { copyAtomic, fileIo, writeTextAtomic, type FileIo } from "../../base/files.ts";
+import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
+
+export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
+
+/** Where Transformers keeps further chat templates, each under its name. */
+const ADDITIONAL_TEMPLATES = "additional_chat_templates";
+
+/** Whether a file of a model's folder is one of its further chat templates. */
+export const isAdditionalTemplate = (file: string): boolean => /^additional_chat_templates\/[^/]+\.jinja$/.test(file);
+
+/** The further chat templates of a folder, as paths within it, in the order of their names. */
+export function additionalTemplates(folder: string): string[] {
+  const templates = join(folder, ADDITIONAL_TEMPLATES);
+  const files = existsSync(templates) ? readdirSync(templates) : [];
+  return files
+    .map((name) => `${ADDITIONAL_TEMPLATES}/${name}`)
+    .filter(isAdditionalTemplate)
+    .sort();
+}
 
 /** Files of a model folder that go along with its weights. */
 const COMPANION_FILES = [
@@ -14,7 +32,7 @@ const COMPANION_FILES = [
   "added_tokens.json",
   "vocab.json",
   "merges.txt",
-  "chat_template.jinja",
+  CHAT_TEMPLATE_FILE,
   // Of models that see images too.
   "chat_template.json",
   "preprocessor_config.json",
@@ -26,7 +44,9 @@ export const isModelCode = (name: string): boolean => /^\w+\.py$/.test(name);
 
 /** Copies those that are there. @throws {UserError} */
 export function copyCompanions(from: string, to: string, io: FileIo = fileIo): void {
-  for (const name of [...COMPANION_FILES, ...readdirSync(from).filter(isModelCode)])
+  const templates = additionalTemplates(from);
+  if (templates.length > 0) makeFolder(join(to, ADDITIONAL_TEMPLATES));
+  for (const name of [...COMPANION_FILES, ...templates, ...readdirSync(from).filter(isModelCode)])
     if (existsSync(join(from, name))) copyAtomic(join(from, name), join(to, name), io);
 }
 
