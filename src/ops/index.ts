@@ -22,6 +22,7 @@ import { SoftCap } from "./soft-cap.ts";
 import { JoinColumns, SplitColumns } from "./split-columns.ts";
 import { SumSquares } from "./sum-squares.ts";
 import { SwiGLU, SwiGLUGrad } from "./swiglu.ts";
+import { TokenCrossEntropy } from "./token-cross-entropy.ts";
 import type { OpDef } from "./types.ts";
 
 /** Every operator. An operator is one file in this folder, its kernels in assembly/, and a test. */
@@ -55,6 +56,7 @@ export const OPS = {
   SumSquares,
   SwiGLU,
   SwiGLUGrad,
+  TokenCrossEntropy,
 } satisfies Record<string, OpDef<any>>;
 
 export type OpName = keyof typeof OPS;

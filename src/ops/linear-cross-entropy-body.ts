@@ -64,6 +64,18 @@ export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], s
   return [loss, body.op("ReduceSum", [counts, body.ints([0])], { keepdims: 1 })];
 }
 
+/** -> the loss of each token [T], without a scale; 0 where it has no label. */
+export function tokenCrossEntropyBody(
+  body: BodyBuilder,
+  inputs: readonly string[],
+  sizes: HeadSizes,
+  softcap?: number,
+): string[] {
+  const [h, w, labels] = inputs as [string, string, string];
+  const losses = chunksOf(sizes).map((chunk) => softmax(body, h, w, labels, chunk, sizes, softcap).losses);
+  return [body.op("Squeeze", [body.op("Concat", losses, { axis: 0 }), body.ints([1])])];
+}
+
 /** -> dh, dW, loss. With P = softmax(h W^T) and Y the one-hot labels, D = scale dloss (P - Y) (times the slope of the cap): dh = D W, dW = sum + D^T h. */
 export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
   const [h, w, labels, scale, dloss, sum = ""] = inputs as [string, string, string, string, string, string?];

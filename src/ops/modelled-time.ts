@@ -29,6 +29,7 @@ function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
     case "CausalAttentionGrad":
       return 5 * rows() * size(0);
     case "LinearCrossEntropy":
+    case "TokenCrossEntropy":
       return 2 * rows() * size(1);
     case "LinearCrossEntropyGrad":
       return (node.inputs[5] ? 6 : 4) * rows() * size(1);

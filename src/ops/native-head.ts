@@ -1,6 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import type { Product } from "./gemm.ts";
 import { HALF_CODE } from "./half.ts";
+import { emitTokenLosses, scaleStep } from "./head-kernels.ts";
 import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sessionWords } from "./types.ts";
 
 /** Lowering of the fused head to assembly/head-native.ts. */
@@ -23,14 +24,16 @@ export interface HeadOperands {
   /** How W lies in memory. */
   readonly stored: Pick<Product, "bType" | "quantised">;
   readonly labels: string;
-  /** f32[1], or f32[T]: one per token. */
-  readonly scale: string;
+  /** f32[1], or f32[T]: one per token; null where neither the loss nor a gradient is wanted. */
+  readonly scale: string | null;
   /** Absent: the logits are not capped. */
   readonly softcap?: number;
   /** The loss; null: not wanted. */
   readonly loss: Operand;
   /** How many labels have the greatest logit; null: not wanted. */
   readonly correct: Operand;
+  /** f32[T]: the loss of each token without a scale, 0 where it has no label. Absent: not wanted. */
+  readonly tokenLosses?: string;
   readonly gradient?: {
     readonly dloss: string;
     /** null: not wanted. */
@@ -43,7 +46,7 @@ export interface HeadOperands {
 
 /** Emits loss and gradients; false: not here. */
 export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
-  const { h, w, stored, labels, scale, softcap = 0, loss, correct, gradient } = operands;
+  const { h, w, stored, labels, scale, softcap = 0, loss, correct, tokenLosses, gradient } = operands;
   const [tokens, width] = e.type(h).shape as [number, number];
   const vocab = e.type(w).shape[0]!;
   const block = Math.min(BLOCK, Math.floor(SCRATCH / width / 16) * 16);
@@ -61,7 +64,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const type = quantised?.format ?? HALF_CODE[bType];
   const codeScales = quantised?.scales ?? null;
   const words = sessionsOf(e.native);
-  const step = scaleStep(e, scale);
+  const step = scale === null ? 0 : scaleStep(e, scale);
 
   e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
   for (let first = 0; first < tokens; first += chunk) {
@@ -86,14 +89,10 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
     e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, size, width]);
   }
   if (gradient?.dh) e.emit(Opcode.ClearRows, [labels, gradient.dh], [tokens, width]);
+  if (tokenLosses !== undefined) emitTokenLosses(e, { losses, rows, count, labels, tokens }, tokenLosses);
   if (loss !== null) e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
   if (correct !== null) e.emit(Opcode.HitSum, [hits, count, correct], []);
   return true;
-}
-
-/** Elements from a token's scale to the next one's: 0 where all have the same. */
-export function scaleStep(e: Pick<KernelEmitter, "type">, scale: string): 0 | 1 {
-  return e.type(scale).shape[0] === 1 ? 0 : 1;
 }
 
 /** Rows of a chunk, chunks of nearly equal size; null: not even a few rows of logits fit. */

@@ -218,4 +218,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   SumSquares: [{ attrs: {}, inputs: [normal(67, 71)] }],
   SwiGLU: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   SwiGLUGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13), normal(7, 13)] }],
+  TokenCrossEntropy: [
+    { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS] },
+    { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS] },
+    { attrs: { softcap: 2 }, inputs: cappedHead().slice(0, 3) },
+    { attrs: {}, inputs: CHUNKED.slice(0, 3) },
+  ],
 };

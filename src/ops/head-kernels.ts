@@ -1,0 +1,150 @@
+import { Opcode } from "../../assembly/opcodes.ts";
+import type { FloatType, TensorType } from "../graph/types.ts";
+import { areFloats } from "./half.ts";
+import { emitGemm, type Product, storedOperand } from "./gemm.ts";
+import type { HeadSizes } from "./linear-cross-entropy-body.ts";
+import type { KernelEmitter, Operand, Scalar, Scratch } from "./types.ts";
+
+/** What the operators of the fused head have in common: operands, and the lowering to kernels of WebAssembly. */
+
+export type HeadAttrs = {
+  /** Logits x become softcap tanh(x / softcap) (Gemma 2, arXiv 2408.00118); absent: they stay. */
+  readonly softcap?: number;
+};
+
+/** The logits of so many rows are in memory at a time; with them the workspace stays below 64 MiB. */
+const LOGITS_BYTES = 48 * 2 ** 20;
+
+export function isOne(type: TensorType | null | undefined): boolean {
+  return type?.dtype === "f32" && type.shape.length === 1 && type.shape[0] === 1;
+}
+
+export function headInputs(e: KernelEmitter<HeadAttrs>) {
+  return {
+    h: e.input(0)!,
+    w: e.input(1)!,
+    stored: storedOperand(e, 1),
+    labels: e.input(2)!,
+    scale: e.input(3),
+    softcap: e.attrs.softcap,
+  };
+}
+
+/** 0: none. */
+export function softCapOf(e: KernelEmitter<HeadAttrs>): Scalar {
+  return { f32: e.attrs.softcap ?? 0 };
+}
+
+/** Whether h [T, H] and W [V, H] are of one float type, and labels i32[T]. */
+export function isHead(...[h, w, labels]: readonly (TensorType | null | undefined)[]): boolean {
+  const matrices = areFloats(h, w) && h!.shape.length === 2 && w!.shape.length === 2;
+  const tokens = labels?.dtype === "i32" && labels.shape.length === 1 && labels.shape[0] === h?.shape[0];
+  return matrices && tokens && h!.shape[1] === w!.shape[1];
+}
+
+/** Whether scale is f32[1], or f32[T]. */
+export function isScale(h: TensorType | null | undefined, scale: TensorType | null | undefined): boolean {
+  return scale?.dtype === "f32" && scale.shape.length === 1 && (isOne(scale) || scale.shape[0] === h?.shape[0]);
+}
+
+export function headSizes([h, w, , scale]: readonly (TensorType | null)[]): HeadSizes {
+  const [tokens, width] = h!.shape as [number, number];
+  return { tokens, vocab: w!.shape[0]!, width, scales: !!scale && !isOne(scale), dtype: h!.dtype as FloatType };
+}
+
+/** Sizes and buffers of the lowering. */
+interface Head {
+  readonly tokens: number;
+  /** H. */
+  readonly width: number;
+  readonly vocab: number;
+  /** How W lies in memory. */
+  readonly stored: Pick<Product, "bType" | "quantised">;
+  readonly labels: string;
+  /** null: the losses have none. */
+  readonly scale: string | null;
+  readonly step: 0 | 1;
+  /** Most rows of a chunk. */
+  readonly chunk: number;
+  /** The tokens that have a label, i32[T], and how many, i32[1]. */
+  readonly rows: Scratch;
+  readonly count: Scratch;
+  /** Cross entropy of each of them, f32[T]. */
+  readonly losses: Scratch;
+  /** h of a chunk, f32[chunk, H]; then its gradient. */
+  readonly hidden: Scratch;
+  /** f32[chunk, V]; then their gradient. */
+  readonly logits: Scratch;
+}
+
+export function startHead(e: KernelEmitter<HeadAttrs>): Head {
+  const [h, w, labels, scale] = [e.input(0)!, e.input(1)!, e.input(2)!, e.input(3)];
+  const [tokens, width] = e.type(h).shape as [number, number];
+  const vocab = e.type(w).shape[0]!;
+  const most = Math.max(1, Math.floor(LOGITS_BYTES / (4 * vocab)));
+  // Chunks of equal size: the last one is no remainder.
+  const chunk = Math.ceil(tokens / Math.ceil(tokens / most));
+  const rows = e.scratch(4 * tokens);
+  const count = e.scratch(4);
+  e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
+  return {
+    tokens,
+    width,
+    vocab,
+    stored: storedOperand(e, 1),
+    labels,
+    scale,
+    step: scale === null ? 0 : scaleStep(e, scale),
+    chunk,
+    rows,
+    count,
+    losses: e.scratch(4 * tokens),
+    hidden: e.scratch(4 * chunk * width),
+    logits: e.scratch(4 * chunk * vocab),
+  };
+}
+
+export function emitLoss(e: KernelEmitter<HeadAttrs>, { losses, rows, count, scale, step }: Head, loss: string): void {
+  e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
+}
+
+/** Chunk by chunk computes the logits and does what is asked. A chunk beyond the labelled rows costs nothing. */
+export function forEachChunk(
+  e: KernelEmitter<HeadAttrs>,
+  head: Head,
+  use: (chunk: { first: number; rows: number }) => void,
+): void {
+  const { hidden, logits, rows, count, width, vocab, stored } = head;
+  for (let first = 0; first < head.tokens; first += head.chunk) {
+    const size = Math.min(head.chunk, head.tokens - first);
+    e.emit(Opcode.GatherRows, [e.input(0), rows, count, hidden], [first, size, width]);
+    const clip = { dim: "m", count, first } as const;
+    emitGemm(e, {
+      a: hidden,
+      b: e.input(1),
+      out: logits,
+      m: size,
+      n: vocab,
+      k: width,
+      transB: true,
+      ...stored,
+      clip,
+    });
+    use({ first, rows: size });
+  }
+}
+
+/** Writes compact losses of the labelled rows to their tokens, f32[T]: 0 where there is no label. */
+export function emitTokenLosses(
+  e: Pick<KernelEmitter, "emit">,
+  { losses, rows, count, labels, tokens }: Pick<Head, "losses" | "rows" | "count" | "labels" | "tokens">,
+  out: Operand,
+): void {
+  e.emit(Opcode.ScatterRows, [losses, rows, count, out], [0, tokens, 1]);
+  e.emit(Opcode.ClearRows, [labels, out], [tokens, 1]);
+}
+
+/** Elements from a token's scale to the next one's: 0 where all have the same. */
+export function scaleStep(e: Pick<KernelEmitter, "type">, scale: string): 0 | 1 {
+  return e.type(scale).shape[0] === 1 ? 0 : 1;
+}
