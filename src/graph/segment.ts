@@ -14,6 +14,11 @@ export interface SegmentModel {
   readonly variants: readonly TrainingPrograms[];
   /** Forward and backward in one program without a tape. The head has only this one. */
   readonly fused: Graph | null;
+  /**
+   * An open head: the loss is computed outside, of what `forward` outputs. Each `fused` follows a run of `forward`, and its batch input
+   * `scale` holds the derivatives of that loss by these outputs.
+   */
+  readonly open?: true;
 }
 
 /** A taped forward and the backward that reads its tape. */

@@ -62,8 +62,12 @@ export interface Node {
  */
 export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "cache" | "accumulator";
 
-/** What a graph output is: `param-grad` is `accumulator + gradient`, `correct` how many labels were the likeliest token. */
-export type OutputRole = "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "correct" | "logits" | "state";
+/**
+ * What a graph output is: `param-grad` is `accumulator + gradient`, `correct` how many labels were the likeliest token, `token-losses` what an
+ * open head says of each token (see `SegmentModel.open`).
+ */
+export type OutputRole =
+  "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "correct" | "token-losses" | "logits" | "state";
 
 export interface GraphInput {
   readonly name: string;

@@ -1,7 +1,7 @@
 import { byteLength } from "../graph/types.ts";
 import type { ModelConfig } from "../hf/config/config.ts";
 import { createRope } from "./rotary-tables.ts";
-import { batchTypes, type BatchInput, type BatchSize, rotaryInputs } from "../models/parts.ts";
+import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 
 /** What a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/samples/batch.ts`. */
@@ -28,6 +28,9 @@ export interface BatchMemory {
   /** Keys dropout: `draw` counts micro-batches. */
   setRng(seed: number, draw: number): void;
   setRows(rows: Int32Array): void;
+  /** Of an open head: the loss of each of the first `count` tokens, and the scale of each, `factor` times what is given. */
+  tokenLosses(count: number): Float32Array;
+  setScales(scales: ArrayLike<number>, factor: number): void;
 }
 
 export function batchBytes(config: ModelConfig, size: BatchSize): number {
@@ -35,13 +38,19 @@ export function batchBytes(config: ModelConfig, size: BatchSize): number {
 }
 
 export function createBatchMemory(executor: Executor, config: ModelConfig, size: BatchSize): BatchMemory {
-  const { tokens, weighted = false } = size;
+  const { tokens } = size;
+  const weighted = hasTokenScales(size);
   const types = batchTypes(config, size);
   const addresses = new Map<string, Address>(
     Object.entries(types).map(([name, type]) => [name, executor.reserve(byteLength(type))]),
   );
+  const known = (name: BatchInput): Address => {
+    const address = addresses.get(name);
+    if (address === undefined) throw new Error(`the batch has no ${name}`);
+    return address;
+  };
   const put = (name: BatchInput, data: Int32Array | Float32Array) =>
-    executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    executor.write(known(name), new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
 
   const half = config.rotaryDim / 2;
   const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
@@ -77,6 +86,14 @@ export function createBatchMemory(executor: Executor, config: ModelConfig, size:
     },
     setRows(rows) {
       put("rows", rows);
+    },
+    tokenLosses(count) {
+      const { buffer, byteOffset } = executor.read(known("tokenLosses"), 4 * count);
+      return new Float32Array(buffer, byteOffset, count);
+    },
+    setScales(values, factor) {
+      for (let t = 0; t < values.length; t++) scales[t] = factor * values[t]!;
+      put("scale", scales.subarray(0, values.length));
     },
   };
 }

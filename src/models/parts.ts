@@ -22,9 +22,17 @@ export interface SegmentOptions {
   readonly weightType: (name: string) => WeightType;
   /** Tokens count differently in the loss: the batch input `scale` has one value for each. */
   readonly weighted?: boolean;
+  /** How the chain ends; with the loss by default. */
+  readonly head?: HeadKind | undefined;
   /** Variants of the blocks with smaller tapes; none by default. */
   readonly selective?: SelectiveOptions;
 }
+
+/**
+ * How a chain ends: in the sum of the tokens' losses, each times its scale; or open, in the loss of each token, of which something else makes a
+ * loss and the scales.
+ */
+export type HeadKind = "loss" | "token-losses";
 
 /**
  * How a block attends: adds nodes that take rotated q [tokens, heads * headDim] and k, and v [tokens, kvHeads * headDim],
@@ -33,17 +41,22 @@ export interface SegmentOptions {
 export type Attend = (builder: GraphBuilder, q: string, k: string, v: string, starts: string) => string;
 
 /** What the types of the batch inputs depend on. */
-export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted"> {
+export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted" | "head"> {
   readonly rows?: number;
+}
+
+/** Whether `scale` has a value for each token. */
+export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): boolean {
+  return weighted || head === "token-losses";
 }
 
 /**
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
  * without and with the sliding window; `windowCos` and `windowSin` are there where layers with a window have rotary positions
- * of their own; `rows` are the positions whose logits are wanted.
+ * of their own; `rows` are the positions whose logits are wanted. `tokenLosses` is what an open head writes.
  */
 export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
-  const { tokens, rows = 1, weighted = false } = size;
+  const { tokens, rows = 1, head = "loss" } = size;
   const angles: TensorType = { dtype: "f32", shape: [tokens, config.rotaryDim / 2] };
   return {
     ids: { dtype: "i32", shape: [tokens] },
@@ -53,9 +66,10 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     cos: angles,
     sin: angles,
     ...(config.windowRope && { windowCos: angles, windowSin: angles }),
-    scale: { dtype: "f32", shape: [weighted ? tokens : 1] },
+    scale: { dtype: "f32", shape: [hasTokenScales(size) ? tokens : 1] },
     rng: { dtype: "i32", shape: [2] },
     rows: { dtype: "i32", shape: [rows] },
+    ...(head === "token-losses" && { tokenLosses: { dtype: "f32", shape: [tokens] } }),
   };
 }
 
@@ -69,7 +83,18 @@ export function rotaryInputs({
 }
 
 export type BatchInput =
-  "ids" | "labels" | "starts" | "windowStarts" | "cos" | "sin" | "windowCos" | "windowSin" | "scale" | "rng" | "rows";
+  | "ids"
+  | "labels"
+  | "starts"
+  | "windowStarts"
+  | "cos"
+  | "sin"
+  | "windowCos"
+  | "windowSin"
+  | "scale"
+  | "rng"
+  | "rows"
+  | "tokenLosses";
 
 export function startGraph(
   name: string,

@@ -13,6 +13,7 @@ import { Gather } from "../ops/gather.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { LinearCrossEntropy } from "../ops/linear-cross-entropy.ts";
 import { SoftCap } from "../ops/soft-cap.ts";
+import { TokenCrossEntropy } from "../ops/token-cross-entropy.ts";
 import { ParamScope } from "./linear.ts";
 import { internlm2Block, phi3Block } from "./fused.ts";
 import { gemmaBlock } from "./gemma.ts";
@@ -148,10 +149,22 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   builder.output({ name: loss!, role: "loss" });
   const trains = inputGrad || scope.trainable.size > 0;
   const fused = trains ? fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad })) : null;
+  const model = { id: "head", training: null, variants: [], fused };
+  if (options.head === "token-losses")
+    return { name: "head", model: { ...model, forward: openHead(config, options), open: true }, params: scope.names };
   // Training runs the fused program; the forward is what evaluates.
   builder.output({ name: correct!, role: "correct" });
   const forward = optimise(builder.build());
-  return { name: "head", model: { id: "head", forward, training: null, variants: [], fused }, params: scope.names };
+  return { name: "head", model: { ...model, forward }, params: scope.names };
+}
+
+/** The forward of an open head: the loss of each token. */
+function openHead(config: ModelConfig, options: SegmentOptions): Graph {
+  const builder = startGraph("head", config, options, ["labels"], true);
+  const { normed, weight } = headParams(builder, config, options);
+  const name = builder.value(TokenCrossEntropy, [normed, weight, "labels"], capAttr(config.logitSoftCap), "losses");
+  builder.output({ name, role: "token-losses" });
+  return optimise(builder.build());
 }
 
 /**

@@ -30,6 +30,7 @@ export const OUTPUT_NOTES: Readonly<Record<OutputRole, string>> = {
   "param-grad": "the running gradient plus this micro-batch's",
   loss: "the scaled sum of the token losses",
   correct: "how many labels were the likeliest token",
+  "token-losses": "the loss of each token, without a scale",
   logits: "the logits",
   state: "an updated state",
 };

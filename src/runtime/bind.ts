@@ -7,7 +7,7 @@ import type { Resident } from "./resident.ts";
 /** Memory that is not scheduled: what every segment's programs bind beside the stash. */
 export interface StepMemory {
   readonly resident: Pick<Resident, "param" | "gradient">;
-  /** Inputs of role `batch`, by name. */
+  /** Inputs of role `batch`, by name; and `tokenLosses`, which an open head writes. */
   readonly batch: ReadonlyMap<string, Address>;
   /** Per segment: an i32 that holds its index. */
   readonly segmentIndex: readonly Address[];
@@ -100,6 +100,9 @@ export function bindProgram(
         break;
       case "loss":
         addresses.set(name, memory.loss);
+        break;
+      case "token-losses":
+        addresses.set(name, known(memory.batch, "tokenLosses"));
         break;
       case "correct":
         addresses.set(name, memory.correct);

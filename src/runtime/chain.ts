@@ -119,7 +119,12 @@ function modelRow(model: SegmentModel, programs: Programs, seconds: SecondsOf, a
     of: workspace(pair.taped),
     ob: workspace(pair.backward),
   }));
-  const replay = model.fused ? { ub: seconds(model.fused), ob: workspace(model.fused) } : null;
+  // The fused program of an open head follows its forward, one in the workspace of the other.
+  const ending = model.fused && (model.open ? [model.forward, model.fused] : [model.fused]);
+  const replay = ending && {
+    ub: ending.reduce((sum, graph) => sum + seconds(graph), 0),
+    ob: Math.max(...ending.map(workspace)),
+  };
   // Dearer than the fused program, so that no planner asks for it.
   const untaped = { uf: seconds(model.forward), of: workspace(model.forward), r: 0, ub: replay?.ub ?? 0, ob: replay?.ob ?? 0 };
   const backward = model.training?.backward ?? model.fused;

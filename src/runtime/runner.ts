@@ -11,8 +11,11 @@ import type { Verifier } from "./verify.ts";
 
 /** A schedule bound to memory: running it is a fixed list of calls, with nothing allocated on the way. */
 export interface Runner {
-  /** One forward and backward of one micro-batch. */
-  run(): void;
+  /**
+   * One forward and backward of one micro-batch. With an open head `weigh` is called when the losses of all tokens are there, and leaves the
+   * scales with which the backward begins.
+   */
+  run(weigh?: () => void): void;
   /** Bytes from the arena's start to the highest address that the steps run so far could touch. */
   readonly touched: number;
   /** Mean seconds of each program in the runs after the first, and how often one run runs it. */
@@ -32,6 +35,8 @@ interface BoundStep {
   readonly program: BoundProgram | null;
   readonly watch?: ReturnType<Verifier["watch"]> | undefined;
   readonly after?: (() => void) | undefined;
+  /** It is the forward of an open head, in front of its backward. */
+  readonly opens?: true;
 }
 
 /** Binds each step of a schedule to the places that `placement` gives its items in the arena. */
@@ -62,7 +67,7 @@ export function createRunner(
   const addressOf = (kind: PlacedItem["kind"], index: number, step: number): Address => arena + itemAt(kind, index, step).offset;
 
   const transfers = offload && bindTransfers(offload, itemAt, arena, verifier);
-  const steps = schedulePrograms(segments, schedule).map((program, step): BoundStep => {
+  const steps = schedulePrograms(segments, schedule).flatMap((program, step): BoundStep | BoundStep[] => {
     const { op, graph, k } = program;
     if (!isComputation(op) || !graph) {
       if (!transfers && op.kind !== "DA" && op.kind !== "DT") throw new Error(`step ${step}: there is nowhere to copy to`);
@@ -78,17 +83,20 @@ export function createRunner(
       workspace: () => addressOf("workspace", step, step),
     };
     const layout = layouts.get(segment.model)![k]!;
-    const bound = bindProgram(executor, programs, segment, op.i - 1, graph, memory, layout, places);
-    return { program: bound, watch: verifier?.watch(program, places), ...transfers?.around(op) };
+    const bind = (own: Graph) => bindProgram(executor, programs, segment, op.i - 1, own, memory, layout, places);
+    const bound = { program: bind(graph), watch: verifier?.watch(program, places), ...transfers?.around(op) };
+    if (op.kind !== "BR" || !segment.model.open) return bound;
+    const { before, ...rest } = bound;
+    return [{ ...(before && { before }), program: bind(segment.model.forward), opens: true }, rest];
   });
 
   let end = arena;
   let runs = 0;
   const spent = new Float64Array(steps.length);
   return {
-    run() {
+    run(weigh) {
       verifier?.begin();
-      steps.forEach(({ before, program, watch, after }, at) => {
+      steps.forEach(({ before, program, watch, after, opens }, at) => {
         before?.();
         if (!program) return;
         watch?.before();
@@ -99,6 +107,9 @@ export function createRunner(
         watch?.after();
         if (program.end > end) end = program.end;
         after?.();
+        if (!opens) return;
+        if (!weigh) throw new Error("an open head needs somebody who weighs its tokens");
+        weigh();
       });
       if (transfers) {
         offload.outside.finish();

@@ -6,7 +6,7 @@ import { programsOf, type Segment } from "../../graph/segment.ts";
 import type { FloatType, Graph, WeightType } from "../../graph/types.ts";
 import type { ModelConfig } from "../../hf/config/config.ts";
 import type { Tuning } from "../../models/linear.ts";
-import type { SegmentOptions } from "../../models/parts.ts";
+import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
 import { buildLogits, buildSegments } from "../../models/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
 import { align, type Executor } from "../../runtime/executor.ts";
@@ -53,6 +53,8 @@ export interface ModelPlanOptions {
   readonly decode?: number;
   /** Batches have weights. */
   readonly weighted?: boolean;
+  /** How the chain ends; with the loss by default. */
+  readonly head?: HeadKind;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
   /** Reserve AdamW's moments. */
@@ -105,6 +107,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     tuning,
     weightType: options.weightType,
     weighted: options.weighted,
+    head: options.head,
     selective: { ...options.selective, count: Math.max(variantsWanted(strategy), options.variants ?? 0) },
   });
   const evaluationOptions = (tokens: number): SegmentOptions => ({
@@ -112,6 +115,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     tuning: tuning.method === "lora" ? { ...tuning, dropout: 0 } : tuning,
     weightType: options.weightType,
     weighted: options.weighted,
+    head: options.head,
   });
   const build = (each: SegmentOptions) => inPrecision(buildSegments(config, each), compute);
   const built = new Map(
@@ -242,10 +246,9 @@ function checkNames(segments: readonly Segment[], names: readonly string[]): voi
 /** Bytes of what is not scheduled. */
 function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[], checks: number): FixedBytes {
   const { config, logits } = options;
-  const rows = logits?.rows ?? 1;
   return {
     ...residentBytes(collectParams(segments), options.optimizer),
-    batch: batchBytes(config, { tokens: mostTokens(options), rows, weighted: options.weighted }) + stepWordBytes(segments.length),
+    batch: batchBytes(config, batchSizeOf(options)) + stepWordBytes(segments.length),
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
     checks,
   };
@@ -254,4 +257,9 @@ function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[], che
 /** The most tokens that a batch has, generation included. */
 export function mostTokens({ tokens, logits }: Pick<ModelPlanOptions, "tokens" | "logits">): number {
   return Math.max(...tokens, ...(logits?.tokens ?? []));
+}
+
+/** What the batch inputs of a model have room for. */
+export function batchSizeOf(options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head">): BatchSize {
+  return { tokens: mostTokens(options), rows: options.logits?.rows ?? 1, weighted: options.weighted, head: options.head };
 }

@@ -17,7 +17,7 @@ import { createBatchMemory, type TokenBatch } from "../../load/batch-memory.ts";
 import { createStepWords } from "../../runtime/step-words.ts";
 import { type Costs, secondsWith } from "../memory/costs.ts";
 import { fixedTotal, forecast, type MemoryForecast } from "../memory/forecast.ts";
-import { type ModelPlan, type ModelPlanOptions, mostTokens, planModel } from "../memory/model-plan.ts";
+import { batchSizeOf, type ModelPlan, type ModelPlanOptions, planModel } from "../memory/model-plan.ts";
 import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "../memory/offload.ts";
 import { plannedTime } from "../memory/step-plan.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../../load/weights.ts";
@@ -36,6 +36,9 @@ export interface ComputedTime {
   /** By the times that schedules were planned with; null where none are known, or replay checks are part of what was measured. */
   readonly predicted: number | null;
 }
+
+/** Derivatives of a loss by the losses of tokens, of which it is a function. */
+export type Weigh = (losses: Float32Array) => ArrayLike<number>;
 
 /** A model in an executor's memory, with its training step for each number of tokens. */
 export interface Engine {
@@ -70,12 +73,19 @@ export interface Engine {
    */
   forwardBackward(batch: TokenBatch, scale: number, seed: number, draw: number): number;
   /**
+   * The same with an open head. `weigh` is told the loss of each token (0 without a label) when they are there, and returns the derivatives of
+   * the objective's loss by them; `scale` is the factor of these.
+   */
+  forwardBackwardOpen(batch: TokenBatch, scale: number, seed: number, draw: number, weigh: Weigh): void;
+  /**
    * Factor of all gradients from now on, 1 at first: f16 has no small numbers, so that small gradients are made larger on
    * their way (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740).
    */
   scaleGradients(factor: number): void;
   /** Forward alone, dropout off: the summed cross entropy of the labelled tokens (each times its weight), and how many of them were the likeliest token. */
   evaluate(batch: TokenBatch): { readonly loss: number; readonly correct: number };
+  /** Forward alone, dropout off, with an open head: the loss of each token. */
+  tokenLosses(batch: TokenBatch): Float32Array;
   /** Logits [rows.length, vocabulary] of the given positions, dropout off. */
   logits(batch: TokenBatch, rows: Int32Array): Float32Array;
   /** Continues texts with the present weights, dropout off. It lives in the arena: only until the next step or evaluation. */
@@ -105,7 +115,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   loadWeights(executor, resident, source);
 
   const rows = options.logits?.rows ?? 1;
-  const batch = createBatchMemory(executor, config, { tokens: mostTokens(options), rows, weighted: options.weighted });
+  const batch = createBatchMemory(executor, config, batchSizeOf(options));
   const words = createStepWords(executor, segments.length);
   const memory: StepMemory = { resident, batch: batch.addresses, ...words };
   const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
@@ -189,6 +199,24 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     replans++;
   }
 
+  function run(tokens: TokenBatch, scale: number, seed: number, draw: number, weigh?: () => void): void {
+    const { runner, forecast, seconds } = runners(tokens.ids.length);
+    batch.load(tokens, scale);
+    batch.setRng(seed, draw);
+    const begin = performance.now();
+    runner.run(weigh);
+    computed = {
+      measured: computed.measured + (performance.now() - begin) / 1000,
+      predicted: computed.predicted === null || seconds === null ? null : computed.predicted + seconds,
+    };
+    touched = Math.max(touched, runner.touched);
+    if (!ran || forecast.peak > ran.peak) ran = forecast;
+    if (measure && ++runs === nextCheck) {
+      nextCheck *= 2;
+      checkTimes(runner, measure.costs);
+    }
+  }
+
   return {
     executor,
     config,
@@ -220,23 +248,11 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return replans;
     },
     forwardBackward(tokens, scale, seed, draw) {
-      const { runner, forecast, seconds } = runners(tokens.ids.length);
-      batch.load(tokens, scale);
-      batch.setRng(seed, draw);
-      const begin = performance.now();
-      runner.run();
-      computed = {
-        measured: computed.measured + (performance.now() - begin) / 1000,
-        predicted: computed.predicted === null || seconds === null ? null : computed.predicted + seconds,
-      };
-      touched = Math.max(touched, runner.touched);
-      if (!ran || forecast.peak > ran.peak) ran = forecast;
-      const { loss } = words.score();
-      if (measure && ++runs === nextCheck) {
-        nextCheck *= 2;
-        checkTimes(runner, measure.costs);
-      }
-      return loss;
+      run(tokens, scale, seed, draw);
+      return words.score().loss;
+    },
+    forwardBackwardOpen(tokens, scale, seed, draw, weigh) {
+      run(tokens, scale, seed, draw, () => batch.setScales(weigh(batch.tokenLosses(tokens.ids.length)), scale));
     },
     scaleGradients(factor) {
       executor.write(words.lossGradient, new Uint8Array(Float32Array.of(factor).buffer));
@@ -245,6 +261,11 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       batch.load(tokens, 1);
       evaluators(tokens.ids.length).run();
       return words.score();
+    },
+    tokenLosses(tokens) {
+      batch.load(tokens, 1);
+      evaluators(tokens.ids.length).run();
+      return batch.tokenLosses(tokens.ids.length);
     },
     logits(tokens, wanted) {
       batch.load(tokens, 1);
