@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { LINEAR_MODULES } from "../src/hf/config/modules.ts";
+import { LINEAR_MODULES } from "../src/models/families/index.ts";
 import type { Tuning } from "../src/models/linear.ts";
 import { createRandom } from "../src/base/random.ts";
 import { idealTime } from "../src/schedule/chain.ts";

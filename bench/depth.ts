@@ -1,7 +1,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { type ModelConfig, parseConfig } from "../src/hf/config/config.ts";
+import type { ModelConfig } from "../src/models/config.ts";
+import { parseConfig } from "../src/models/families/index.ts";
 import { drawing, lineChart } from "../src/schedule/svg.ts";
 import { simulate } from "../src/schedule/simulate.ts";
 import { strategySchedule } from "../src/schedule/strategies.ts";

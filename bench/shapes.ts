@@ -1,5 +1,6 @@
 import { DTYPE_BYTES, elements, type FloatType, type Quantised } from "../src/graph/types.ts";
-import { type ModelConfig, parseConfig } from "../src/hf/config/config.ts";
+import type { ModelConfig } from "../src/models/config.ts";
+import { parseConfig } from "../src/models/families/index.ts";
 import { fromFloat32 } from "../src/base/float16.ts";
 import type { TensorEntry, TensorSource } from "../src/hf/weights/safetensors.ts";
 import { buildSegments } from "../src/models/segments.ts";

@@ -11,7 +11,7 @@ import { createOrtExecutor } from "../src/ort/executor.ts";
 import type { OrtProvider } from "../src/ort/providers.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
 import type { MatmulChoice } from "../src/wasm/matmul.ts";
-import { LINEAR_MODULES } from "../src/hf/config/modules.ts";
+import { LINEAR_MODULES } from "../src/models/families/index.ts";
 import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig, storageOf } from "./shapes.ts";
 
 /**

@@ -1,10 +1,10 @@
 import { UserError } from "../base/errors.ts";
 import { inPrecision } from "../autodiff/precision.ts";
 import type { Segment } from "../graph/segment.ts";
-import { byteLength, type FloatType } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
+import { byteLength, type FloatType, typeOf } from "../graph/types.ts";
+import type { ModelConfig } from "../models/config.ts";
 import { shortLimit } from "../load/rotary-tables.ts";
-import { buildDecoder, CACHES, cacheType } from "../models/decode.ts";
+import { buildDecoder, cachesOf } from "../models/decode.ts";
 import type { SegmentOptions } from "../models/parts.ts";
 import { MAX_CACHE_TOKENS } from "../ops/cached-attention.ts";
 import type { StepMemory } from "../runtime/bind.ts";
@@ -85,9 +85,10 @@ export function planDecoder(
   return { config, maxTokens, texts, chains, together, bytes: own + texts * cacheBytes(config, maxTokens) };
 }
 
-/** Bytes of a text's keys and values. */
+/** Bytes of what is kept of one text, keys and values for example. */
 export function cacheBytes(config: ModelConfig, maxTokens: number): number {
-  return config.layers * CACHES.length * align(byteLength(cacheType(config, cacheSize(maxTokens))));
+  const types = cachesOf(config, cacheSize(maxTokens)).flatMap((caches) => [...caches.values()]);
+  return types.reduce((sum, type) => sum + align(byteLength(type)), 0);
 }
 
 /** Padding of the last chunk is written behind the text. A multiple, so that each text's part is as aligned as the whole. */
@@ -118,11 +119,15 @@ export function startDecoders(
   };
   const inputs = createInputs(executor, config, { tokens: CHUNKS[0], texts }, place);
   const segments = chains.get(CHUNKS[0])!;
-  const textBytes = byteLength(cacheType(config, cacheSize(maxTokens)));
-  const caches = segments.map((segment) => {
-    const isBlock = segment.model.forward.inputs.some(({ role }) => role === "cache");
-    return isBlock ? CACHES.map((name) => [name, place(texts * textBytes)] as const) : [];
-  });
+  /** By segment: where the caches of all texts begin, and how many bytes each text has. */
+  const caches = segments.map(({ model: { forward } }) =>
+    forward.inputs
+      .filter(({ role }) => role === "cache")
+      .map(({ name }) => {
+        const bytes = byteLength(typeOf(forward, name));
+        return { name, bytes, address: place(texts * bytes) };
+      }),
+  );
   /** With the caches from a text's on. */
   const memoryOf = (text: number): StepMemory => ({
     resident,
@@ -131,7 +136,7 @@ export function startDecoders(
     lossGradient: 0,
     loss: 0,
     correct: 0,
-    cache: caches.map((names) => new Map(names.map(([name, address]) => [name, address + text * textBytes]))),
+    cache: caches.map((each) => new Map(each.map(({ name, bytes, address }) => [name, address + text * bytes]))),
   });
   const logits = place(4 * config.vocabSize * texts);
   const arena = end;

@@ -1,5 +1,5 @@
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
 import type { Decoder, Decoders } from "./decoders.ts";
 import type { Sampler } from "./sampler.ts";
 

@@ -1,4 +1,4 @@
-import type { ModelConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
 import { createRope } from "../load/rotary-tables.ts";
 import { rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";

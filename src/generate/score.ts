@@ -1,6 +1,6 @@
 import { inPrecision } from "../autodiff/precision.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { buildSegments } from "../models/segments.ts";

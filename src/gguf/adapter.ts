@@ -1,7 +1,7 @@
 import { UserError } from "../base/errors.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
-import { modulesOf } from "../hf/config/modules.ts";
+import { modulesOf } from "../models/families/index.ts";
 import { readFloat32 } from "../hf/weights/safetensors.ts";
 import { encode, typeFor } from "./encode.ts";
 import { architectureOf, checkExportable, ggufParts } from "./names.ts";

@@ -3,18 +3,18 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { UserError } from "../base/errors.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
 import { elements, type FloatType } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
-import { contextLimit, type RopeConfig } from "../hf/config/rope-config.ts";
+import type { ModelConfig } from "../models/config.ts";
+import { contextLimit, type RopeConfig } from "../models/rope.ts";
 import { toFloat32 } from "../base/float16.ts";
 import { mergedTensors } from "../hf/weights/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../load/rotary-tables.ts";
 import { isVision, moduleName } from "../hf/weights/model-weights.ts";
-import { modulesOf } from "../hf/config/modules.ts";
+import { modulesOf } from "../models/families/index.ts";
 import { readBytes, type TensorSource } from "../hf/weights/safetensors.ts";
 import { type TensorData } from "../hf/weights/safetensors-write.ts";
 import { encode, headType, typeFor } from "./encode.ts";
-import { architectureOf, blockModules, checkExportable, ggufParts, hasWindows, isUsualYarn, normOffset } from "./names.ts";
+import { architectureOf, blockModules, checkExportable, ggufParts, isUsualYarn, normOffset, windowInFile } from "./names.ts";
 import { spaceTaking, tokenizerMetadata } from "./tokenizer.ts";
 import { samplingMetadata } from "./sampling.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
@@ -56,10 +56,10 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["vocab_size", { u32: config.vocabSize }],
   ];
   own.push(...ropeMetadata(config.rope));
-  if (config.family === "phi3") own.push(["attention.sliding_window", { u32: config.slidingWindow ?? 0 }]);
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
-  if (hasWindows(config)) own.push(["attention.sliding_window", { u32: config.slidingWindow! }]);
+  const window = windowInFile(config);
+  if (window !== null) own.push(["attention.sliding_window", { u32: window }]);
   return new Map<string, GgufValue>([
     ["general.architecture", { text: architecture }],
     ["general.type", { text: "model" }],

@@ -1,6 +1,6 @@
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { UserError } from "../base/errors.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
 import { isRecord, show } from "../base/json.ts";
 import { chatTemplates, endOfTurn } from "./chat.ts";
 import type { GgufValue } from "./write.ts";

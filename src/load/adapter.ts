@@ -1,5 +1,5 @@
 import { elements } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
 import { type Adapter, checkModules } from "../hf/peft/peft.ts";
 import { readFloat32 } from "../hf/weights/safetensors.ts";
 import type { Lora } from "../models/linear.ts";

@@ -1,5 +1,5 @@
 import { byteLength } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
 import { createRope } from "./rotary-tables.ts";
 import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";

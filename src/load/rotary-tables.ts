@@ -1,5 +1,5 @@
-import type { ModelConfig } from "../hf/config/config.ts";
-import type { RopeScaling } from "../hf/config/rope-config.ts";
+import type { ModelConfig } from "../models/config.ts";
+import type { RopeScaling } from "../models/rope.ts";
 
 /**
  * Rotary position tables. Every step is rounded to f32 in the order in which Transformers computes in PyTorch

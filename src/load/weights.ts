@@ -10,7 +10,7 @@ import {
 } from "../graph/types.ts";
 import { narrow, widen } from "../base/float16.ts";
 import { expectTensor, type TensorEntry, type TensorSource } from "../hf/weights/safetensors.ts";
-import { LINEAR_MODULES, TABLE_MODULES } from "../hf/config/modules.ts";
+import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
 import { isScales, scalesOf } from "../models/linear.ts";
 import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
 import { createRandom } from "../base/random.ts";

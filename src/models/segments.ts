@@ -2,11 +2,10 @@ import { differentiate } from "../autodiff/differentiate.ts";
 import { fuse, optimise } from "../autodiff/partition.ts";
 import { type SelectiveOptions, selectivePrograms } from "../autodiff/selective.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
+import { graphHash } from "../graph/hash.ts";
 import type { Segment, SegmentModel } from "../graph/segment.ts";
 import type { FloatType, Graph } from "../graph/types.ts";
-import type { Family, ModelConfig } from "../hf/config/config.ts";
 import { fromFloat32, toFloat32 } from "../base/float16.ts";
-import { modulesOf } from "../hf/config/modules.ts";
 import { Affine } from "../ops/affine.ts";
 import { isQuantised } from "../ops/dequantize.ts";
 import { Gather } from "../ops/gather.ts";
@@ -15,55 +14,41 @@ import { LinearCrossEntropy } from "../ops/linear-cross-entropy.ts";
 import { SoftCap } from "../ops/soft-cap.ts";
 import { TokenCrossEntropy } from "../ops/token-cross-entropy.ts";
 import { ParamScope } from "./linear.ts";
-import { internlm2Block, phi3Block } from "./fused.ts";
-import { gemmaBlock } from "./gemma.ts";
-import { llamaBlock } from "./llama.ts";
-import {
-  type Attend,
-  batchTypes,
-  type BlockParts,
-  blockName,
-  blockParts,
-  capAttr,
-  rmsNorm,
-  type SegmentOptions,
-  startGraph,
-} from "./parts.ts";
+import { type Decoding, type Layer, startBlock } from "./blocks/layer.ts";
+import { rmsNorm } from "./blocks/norm.ts";
+import type { ModelConfig } from "./config.ts";
+import { familyOf, modulesOf } from "./families/index.ts";
+import { blockName } from "./names.ts";
+import { batchTypes, capAttr, type SegmentOptions, startGraph } from "./parts.ts";
 
 /** A model as segments: embedding, one per decoder block, head (final norm + linear + cross entropy). */
 
-/** The builder of a family's blocks. */
-const BLOCKS: Readonly<Record<Family, (parts: BlockParts) => string>> = {
-  llama: llamaBlock,
-  mistral: llamaBlock,
-  qwen2: llamaBlock,
-  qwen3: llamaBlock,
-  gemma2: gemmaBlock,
-  gemma3_text: gemmaBlock,
-  phi3: phi3Block,
-  internlm2: internlm2Block,
-  internlm3: llamaBlock,
-};
-
 const embeddingName = (config: ModelConfig): string => `${config.modulePrefix}${modulesOf(config).embedding}`;
 
-/** The chain of segments of a model, with their programs. Identical blocks share one `SegmentModel`. */
-export function buildSegments(config: ModelConfig, options: SegmentOptions): Segment[] {
+/**
+ * The chain of segments of a model, with their programs. Blocks whose graphs are the same share one `SegmentModel`.
+ * @param layers the blocks, in place of those that the family has
+ */
+export function buildSegments(
+  config: ModelConfig,
+  options: SegmentOptions,
+  layers: readonly Layer[] = familyOf(config).layers(config),
+): Segment[] {
   const kinds = new Map<string, SegmentModel>();
   const segments = [buildEmbedding(config, options)];
   // Below the first trained parameter nothing is differentiated.
   let active = segments[0]!.model.training !== null;
-  for (let layer = 0; layer < config.layers; layer++) {
-    const { graph, scope } = buildBlock(config, options, layer);
+  for (const [number, layer] of layers.entries()) {
+    const { graph, scope } = buildBlock(config, options, number, layer);
     const isTrained = scope.trainable.size > 0;
-    const key = JSON.stringify([active, isTrained, graph.inputs.map(({ name }) => [name, graph.types.get(name)])]);
+    const key = `${active} ${[...scope.trainable].join(" ")} ${graphHash(graph)}`;
     let model = kinds.get(key);
     if (!model) {
       const id = active ? "block" : isTrained ? "block-first" : "block-frozen";
       model = segmentModel(uniqueId(kinds, id), graph, scope, active, options.selective);
       kinds.set(key, model);
     }
-    segments.push({ name: blockName(config, layer), model, params: scope.names });
+    segments.push({ name: blockName(config, number), model, params: scope.names });
     active ||= isTrained;
   }
   segments.push(head(config, options, active));
@@ -115,15 +100,16 @@ function roundTo(value: number, dtype: FloatType): number {
   return toFloat32(fromFloat32(Float32Array.of(value), dtype), dtype)[0]!;
 }
 
-/** The forward graph of a decoder block; by default it attends within the micro-batch. */
+/** The forward graph of a decoder block; without `decoding`, its tokens attend to each other alone. */
 export function buildBlock(
   config: ModelConfig,
   options: SegmentOptions,
-  layer: number,
-  attend?: Attend,
+  number: number,
+  layer: Layer,
+  decoding: Decoding | null = null,
 ): { graph: Graph; scope: ParamScope } {
-  const parts = blockParts(config, options, layer, attend);
-  parts.builder.output({ name: BLOCKS[config.family](parts), role: "boundary" });
+  const parts = startBlock(config, options, number, layer, decoding);
+  parts.builder.output({ name: layer.build(parts), role: "boundary" });
   return { graph: parts.builder.build(), scope: parts.scope };
 }
 

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import type { FloatType, Quantised } from "../graph/types.ts";
-import type { ModelConfig } from "../hf/config/config.ts";
-import { LINEAR_MODULES } from "../hf/config/modules.ts";
+import type { ModelConfig } from "../models/config.ts";
+import { LINEAR_MODULES } from "../models/families/index.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
 
 /**

@@ -1,9 +1,10 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { loadConfig, parseConfig } from "../../src/hf/config/config.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { parseConfig } from "../../src/models/families/index.ts";
 import { inverseFrequencies } from "../../src/load/rotary-tables.ts";
-import { checkContext, contextLimit } from "../../src/hf/config/rope-config.ts";
+import { checkContext, contextLimit } from "../../src/models/rope.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { batchFile, modelFolder } from "../support/golden.ts";
 import { temporaryFolder, userError } from "./temp.ts";
@@ -39,6 +40,7 @@ describe("families", () => {
       tieWordEmbeddings: false,
       maxPositions: 2048,
       rope: { theta: 10000, scaling: { type: "default" } },
+      rotaryLayers: [],
       slidingWindow: null,
       windowLayers: [],
       windowRope: null,

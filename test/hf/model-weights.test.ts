@@ -1,7 +1,8 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { loadConfig, type ModelConfig } from "../../src/hf/config/config.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
 import { mergeAdapter } from "../../src/hf/weights/merge.ts";
 import { isVision, openModelWeights, visionNote } from "../../src/hf/weights/model-weights.ts";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";

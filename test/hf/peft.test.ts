@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openAdapter, readAdapter, resolveTargets, writeAdapter, type AdapterToWrite } from "../../src/hf/peft/peft.ts";
 import { describeModules } from "../../src/hf/peft/peft-modules.ts";
-import { modulesOf } from "../../src/hf/config/modules.ts";
+import { modulesOf } from "../../src/models/families/index.ts";
 import { readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { type TensorData } from "../../src/hf/weights/safetensors-write.ts";
 import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";

@@ -1,6 +1,6 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { parseConfig } from "../../src/hf/config/config.ts";
+import { parseConfig } from "../../src/models/families/index.ts";
 import { createRope, inverseFrequencies, shortLimit } from "../../src/load/rotary-tables.ts";
 
 setDefaultTimeout(120_000);

@@ -1,6 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import type { ModelConfig } from "../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
 import { buildDecoder } from "../../src/models/decode.ts";
+import { llamaLayers } from "../../src/models/families/llama.ts";
 import type { SegmentOptions } from "../../src/models/parts.ts";
 import { buildSegments } from "../../src/models/segments.ts";
 import { llama, lora } from "../support/engine.ts";
@@ -25,6 +26,20 @@ describe("blocks of a kind share one program", () => {
     expect(kinds(buildSegments(gemma("gemma2", 5), FULL))).toEqual([0, 1, 0, 1, 0]);
     expect(kinds(buildSegments(gemma("gemma3_text", 8), FULL))).toEqual([0, 0, 0, 0, 0, 1, 0, 0]);
     expect(kinds(buildDecoder(gemma("gemma3_text", 8), FULL, 16))).toEqual([0, 0, 0, 0, 0, 1, 0, 0]);
+  });
+
+  test("layers that differ in an attribute only are two", () => {
+    const config = llama(3);
+    const layers = [0.25, 0.5, 0.25].map((attentionScale) => llamaLayers({ ...config, attentionScale })[0]!);
+    const scales = (segments: ReturnType<typeof buildSegments>) =>
+      segments.flatMap(({ model }) => model.forward.nodes.flatMap(({ attrs }) => attrs["scale"] ?? []));
+    const trained = buildSegments(config, FULL, layers);
+    expect(kinds(trained)).toEqual([0, 1, 0]);
+    expect(scales(trained)).toEqual([0.25, 0.5, 0.25]);
+    expect(new Set(trained.slice(1, -1).map(({ model }) => model.training!.backward)).size).toBe(2);
+    const decoded = buildDecoder(config, FULL, 16, 1, layers);
+    expect(kinds(decoded)).toEqual([0, 1, 0]);
+    expect(scales(decoded)).toEqual([0.25, 0.5, 0.25]);
   });
 
   test("a first block whose input needs no gradient is a third", () => {

@@ -2,7 +2,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { createBatches } from "../../src/data/samples/batch.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
-import { parseConfig } from "../../src/hf/config/config.ts";
+import { parseConfig } from "../../src/models/families/index.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";

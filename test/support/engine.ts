@@ -1,5 +1,6 @@
 import { randomCheckpoint } from "../../bench/shapes.ts";
-import { type ModelConfig, parseConfig } from "../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
+import { parseConfig } from "../../src/models/families/index.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";

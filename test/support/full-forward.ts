@@ -1,4 +1,4 @@
-import type { ModelConfig } from "../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
 import type { TensorSource } from "../../src/hf/weights/safetensors.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { buildLogits, buildSegments } from "../../src/models/segments.ts";

@@ -1,6 +1,6 @@
 import type { Segment } from "../../src/graph/segment.ts";
 import { elements, type FloatType, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
-import type { ModelConfig } from "../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { buildSegments } from "../../src/models/segments.ts";
 import { type Data, f32, half, i32, random, type TestTensor } from "./ops.ts";
@@ -23,6 +23,7 @@ const config: ModelConfig = {
   tieWordEmbeddings: false,
   maxPositions: 64,
   rope: { theta: 10000, scaling: { type: "default" } },
+  rotaryLayers: [],
   slidingWindow: null,
   windowLayers: [],
   windowRope: null,

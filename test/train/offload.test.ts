@@ -1,6 +1,6 @@
 import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
-import type { ModelConfig } from "../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
 import { summarise } from "../../src/schedule/summary.ts";
 import { createCosts } from "../../src/train/memory/costs.ts";

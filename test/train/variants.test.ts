@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import type { ModelConfig } from "../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { idealTime, variantsOf } from "../../src/schedule/chain.ts";
 import { B, BR, FA, type Schedule } from "../../src/schedule/ops.ts";

@@ -9,7 +9,8 @@ import {
   type SamplingKey,
   samplingOf,
 } from "../../generate/sampling.ts";
-import { loadConfig, type ModelConfig } from "../../hf/config/config.ts";
+import { loadConfig } from "../../hf/config/config.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import { openDevice } from "../../device.ts";
 import { type Adapter, openAdapter } from "../../hf/peft/peft.ts";
 import { openModelWeights, visionNote } from "../../hf/weights/model-weights.ts";

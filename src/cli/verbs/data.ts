@@ -5,7 +5,7 @@ import { createSampleMaker, sampleParts } from "../../data/samples/sample.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { UserError } from "../../base/errors.ts";
 import { loadConfig } from "../../hf/config/config.ts";
-import { contextLimit } from "../../hf/config/rope-config.ts";
+import { contextLimit } from "../../models/rope.ts";
 import { sequenceLengthOf } from "../../train/config.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { printEvent } from "../terminal/display.ts";

@@ -4,7 +4,7 @@ import { evaluationFile } from "../../data/examples/dataset.ts";
 import { loadSamples } from "../../data/samples/prepare.ts";
 import { createSampleMaker } from "../../data/samples/sample.ts";
 import { createScorer } from "../../generate/score.ts";
-import { checkContext, contextLimit } from "../../hf/config/rope-config.ts";
+import { checkContext, contextLimit } from "../../models/rope.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../../train/config.ts";
 import { startOfDay } from "../../train/run/date.ts";
 import { printEvent } from "../terminal/display.ts";

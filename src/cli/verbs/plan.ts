@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { z } from "zod";
 import { openDevice } from "../../device.ts";
 import { loadConfig } from "../../hf/config/config.ts";
-import { checkContext, contextLimit } from "../../hf/config/rope-config.ts";
+import { checkContext, contextLimit } from "../../models/rope.ts";
 import { fileError } from "../../base/files.ts";
 import { readAdapter } from "../../hf/peft/peft.ts";
 import { openModelWeights } from "../../hf/weights/model-weights.ts";

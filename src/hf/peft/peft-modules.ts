@@ -1,6 +1,6 @@
 import { UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
-import { layerOf } from "../config/modules.ts";
+import { layerOf } from "../../models/names.ts";
 
 /** What an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */
 export interface ModuleRules {

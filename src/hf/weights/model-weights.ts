@@ -1,6 +1,6 @@
 import { UserError } from "../../base/errors.ts";
 import { elements } from "../../graph/types.ts";
-import type { ModelConfig } from "../config/config.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
 /** Names in checkpoints of models with images, and those of the modules in Transformers 5. The first that fits is taken. */

@@ -4,7 +4,7 @@ import { UserError } from "../../base/errors.ts";
 import { type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
 import { programsOf, type Segment } from "../../graph/segment.ts";
 import type { FloatType, Graph, WeightType } from "../../graph/types.ts";
-import type { ModelConfig } from "../../hf/config/config.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import type { Tuning } from "../../models/linear.ts";
 import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
 import { buildLogits, buildSegments } from "../../models/segments.ts";

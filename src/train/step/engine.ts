@@ -1,7 +1,7 @@
 import { type Decoder, startDecoder } from "../../generate/decoders.ts";
 import type { Segment } from "../../graph/segment.ts";
 import type { FloatType, Graph } from "../../graph/types.ts";
-import type { ModelConfig } from "../../hf/config/config.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import type { StepMemory } from "../../runtime/bind.ts";
 import { align, ALIGNMENT, type Executor } from "../../runtime/executor.ts";

@@ -1,6 +1,7 @@
 import { UserError } from "../../base/errors.ts";
-import type { ModelConfig } from "../../hf/config/config.ts";
-import { layerOf, modulesOf } from "../../hf/config/modules.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import { layerOf } from "../../models/names.ts";
+import { modulesOf } from "../../models/families/index.ts";
 import { type Adapter, resolveTargets } from "../../hf/peft/peft.ts";
 import { describeModules } from "../../hf/peft/peft-modules.ts";
 import type { Tuning } from "../../models/linear.ts";

@@ -1,0 +1,116 @@
+import { CausalAttention } from "../../ops/attention.ts";
+import { CachedAttention } from "../../ops/cached-attention.ts";
+import { Rope } from "../../ops/rope.ts";
+import { SplitColumns } from "../../ops/split-columns.ts";
+import type { ModelConfig } from "../config.ts";
+import { type BatchInput, capAttr } from "../parts.ts";
+import { addCaches, type BlockParts, type Caches, type Layer } from "./layer.ts";
+import { headNorm } from "./norm.ts";
+
+/** What attention in one layer is like. */
+export interface AttentionSettings {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Factor of the scores. */
+  readonly scale: number;
+  /** Scores s become cap * tanh(s / cap); null: they stay. */
+  readonly softCap: number | null;
+  /** The input that holds the first position that each token sees. */
+  readonly starts: "starts" | "windowStarts";
+  /** How queries and keys are rotated: inputs with cos and sin, and how many features of each head; null: not at all. */
+  readonly rotary: { readonly angles: readonly [cos: BatchInput, sin: BatchInput]; readonly dim: number } | null;
+}
+
+/** The settings that a configuration gives layer `layer`. */
+export function attentionOf(config: ModelConfig, layer: number): AttentionSettings {
+  const { heads, kvHeads, headDim, rotaryDim, rotaryLayers, windowLayers, windowRope } = config;
+  const hasWindow = windowLayers[layer] === true;
+  const isRotated = rotaryLayers[layer] ?? true;
+  const angles = hasWindow && windowRope ? (["windowCos", "windowSin"] as const) : (["cos", "sin"] as const);
+  return {
+    heads,
+    kvHeads,
+    headDim,
+    scale: config.attentionScale,
+    softCap: config.attentionSoftCap,
+    starts: hasWindow ? "windowStarts" : "starts",
+    rotary: isRotated ? { angles, dim: rotaryDim } : null,
+  };
+}
+
+/** A block that attends, and keeps the keys and values of earlier tokens while decoding. */
+export function attentionLayer(settings: AttentionSettings, build: (parts: BlockParts) => string): Layer {
+  const { starts, rotary } = settings;
+  return {
+    kind: "attention",
+    inputs: [starts, ...(rotary?.angles ?? [])],
+    caches: (tokens) => keysAndValues(settings, tokens),
+    build,
+  };
+}
+
+/** The caches of one text of up to `tokens` tokens. */
+function keysAndValues({ kvHeads, headDim }: AttentionSettings, tokens: number): Caches {
+  const type = { dtype: "f32", shape: [kvHeads, tokens, headDim] } as const;
+  return new Map([
+    ["keys", type],
+    ["values", type],
+  ]);
+}
+
+/** The attention of x [tokens, hiddenSize], from the projections of queries, keys and values to that of the result. */
+export function selfAttention(parts: BlockParts, settings: AttentionSettings, x: string): string {
+  const { config, project } = parts;
+  const { heads, kvHeads, headDim } = settings;
+  const { hiddenSize, attentionBias } = config;
+  let q = project(x, "self_attn.q_proj", hiddenSize, heads * headDim, attentionBias);
+  let k = project(x, "self_attn.k_proj", hiddenSize, kvHeads * headDim, attentionBias);
+  const v = project(x, "self_attn.v_proj", hiddenSize, kvHeads * headDim, attentionBias);
+  if (config.qkNorm) {
+    q = headNorm(parts, q, "self_attn.q_norm", heads);
+    k = headNorm(parts, k, "self_attn.k_norm", kvHeads);
+  }
+  const result = attend(parts, settings, q, k, v);
+  return project(result, "self_attn.o_proj", heads * headDim, hiddenSize, config.attentionOutputBias);
+}
+
+export interface FusedNames {
+  readonly qkv: string;
+  readonly output: string;
+  /** How often queries, keys and values follow each other in the rows of the matrix: 1, or once for each key head. */
+  readonly groups: number;
+}
+
+/** As `selfAttention`, where one matrix gives queries, keys and values: its product is cut. */
+export function fusedAttention(parts: BlockParts, settings: AttentionSettings, x: string, names: FusedNames): string {
+  const { builder, config, project } = parts;
+  const { heads, kvHeads, headDim } = settings;
+  const { qkv, output, groups } = names;
+  const sizes = [heads, kvHeads, kvHeads].map((count) => (count / groups) * headDim);
+  const product = project(x, qkv, config.hiddenSize, (heads + 2 * kvHeads) * headDim, config.attentionBias);
+  const [q, k, v] = builder.node(SplitColumns, [product], { groups, sizes }, `${qkv}.split`);
+  const result = attend(parts, settings, q!, k!, v!);
+  return project(result, output, heads * headDim, config.hiddenSize, config.attentionOutputBias);
+}
+
+/**
+ * Rotates queries [tokens, heads * headDim] and keys [tokens, kvHeads * headDim] and attends: within the micro-batch, or, when
+ * decoding, to the caches too, which get the new keys and values.
+ */
+function attend(parts: BlockParts, settings: AttentionSettings, queries: string, keys: string, v: string): string {
+  const { builder, decoding } = parts;
+  const { heads, kvHeads, scale, softCap, starts, rotary } = settings;
+  const rotated = (x: string, count: number) =>
+    rotary === null
+      ? x
+      : builder.value(Rope, [x, ...rotary.angles], { heads: count, rotaryDim: rotary.dim, inverse: 0 }, `${x}.rotated`);
+  const [q, k] = [rotated(queries, heads), rotated(keys, kvHeads)];
+  const attrs = { heads, kvHeads, scale, ...capAttr(softCap) };
+  if (decoding === null) return builder.value(CausalAttention, [q, k, v, starts], attrs, "attention");
+  builder.input("position", "batch", { dtype: "i32", shape: [decoding.texts] });
+  const names = addCaches(builder, keysAndValues(settings, decoding.size), decoding);
+  const outputs = builder.node(CachedAttention, [q, k, v, ...names, starts, "position"], attrs, "attention");
+  names.forEach((name, i) => builder.output({ name: outputs[i + 1]!, role: "state", updates: name }));
+  return outputs[0]!;
+}

@@ -1,0 +1,32 @@
+import { Gelu } from "../../ops/gelu.ts";
+import { Mul } from "../../ops/mul.ts";
+import { SplitColumns } from "../../ops/split-columns.ts";
+import { SwiGLU } from "../../ops/swiglu.ts";
+import type { BlockParts } from "./layer.ts";
+
+const LLAMA_NAMES = { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" };
+
+/** The gated MLP (Shazeer 2020, https://arxiv.org/abs/2002.05202) of x [tokens, hiddenSize], with the names of its three layers. */
+export function gatedMlp(parts: BlockParts, x: string, names = LLAMA_NAMES): string {
+  const { config, project } = parts;
+  const { hiddenSize, intermediateSize, mlpBias } = config;
+  const gate = project(x, names.gate, hiddenSize, intermediateSize, mlpBias);
+  const up = project(x, names.up, hiddenSize, intermediateSize, mlpBias);
+  return project(gated(parts, gate, up), names.down, intermediateSize, hiddenSize, mlpBias);
+}
+
+/** The gated MLP whose gate and up are one matrix, one after the other (Phi-3). */
+export function fusedMlp(parts: BlockParts, x: string): string {
+  const { builder, config, project } = parts;
+  const { hiddenSize, intermediateSize: size } = config;
+  const product = project(x, "mlp.gate_up_proj", hiddenSize, 2 * size, false);
+  const [gate, up] = builder.node(SplitColumns, [product], { groups: 1, sizes: [size, size] }, "mlp.gate_up_proj.split");
+  return project(gated(parts, gate!, up!), "mlp.down_proj", size, hiddenSize, false);
+}
+
+/** The activation of `gate`, times `up`. */
+function gated({ builder, config }: BlockParts, gate: string, up: string): string {
+  if (config.hiddenAct === "silu") return builder.value(SwiGLU, [gate, up], {}, "mlp.gated");
+  const approximate = config.hiddenAct === "gelu" ? "none" : "tanh";
+  return builder.value(Mul, [builder.value(Gelu, [gate], { approximate }), up], {}, "mlp.gated");
+}

@@ -1,0 +1,25 @@
+import { Affine } from "../../ops/affine.ts";
+import { Reshape } from "../../ops/reshape.ts";
+import { RMSNormalization } from "../../ops/rms-norm.ts";
+import type { ModelConfig } from "../config.ts";
+import type { ParamScope } from "../linear.ts";
+import type { BlockParts } from "./layer.ts";
+
+/**
+ * RMSNorm (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467) of the rows of x [rows, size] with the weight
+ * `<local>.weight`. Where 1 is added to the weight, that is done here, so that the parameter, what is learned of it and what is
+ * saved are the checkpoint's.
+ */
+export function rmsNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
+  const stored = scope.vector(`${local}.weight`, size);
+  const offset = { alpha: 1, beta: config.normOffset };
+  const weight = config.normOffset === 0 ? stored : scope.builder.value(Affine, [stored], offset, `${local}.scale`);
+  return scope.builder.value(RMSNormalization, [x, weight], { axis: -1, epsilon: config.rmsNormEps }, local);
+}
+
+/** RMSNorm of each of `count` heads of x [tokens, count * dim]. */
+export function headNorm({ builder, scope, config, tokens }: BlockParts, x: string, local: string, count: number): string {
+  const dim = builder.type(x).shape[1]! / count;
+  const rows = builder.value(Reshape, [x], { shape: [tokens * count, dim] });
+  return builder.value(Reshape, [rmsNorm(scope, config, rows, local, dim)], { shape: [tokens, count * dim] });
+}

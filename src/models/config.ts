@@ -1,0 +1,57 @@
+import type { FloatType } from "../graph/types.ts";
+import type { RopeConfig } from "./rope.ts";
+
+export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
+
+/** What the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
+export interface ModelConfig {
+  /** Row of the table of families (`families/index.ts`): the model type in `config.json`. */
+  readonly family: string;
+  readonly hiddenSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** How many features of each head are rotated, the first ones: all but in a Phi-4-mini. */
+  readonly rotaryDim: number;
+  readonly intermediateSize: number;
+  readonly vocabSize: number;
+  readonly rmsNormEps: number;
+  readonly hiddenAct: HiddenAct;
+  readonly tieWordEmbeddings: boolean;
+  /** The longest context, in tokens, that the model was made for (before `rope.scaling`). */
+  readonly maxPositions: number;
+  readonly rope: RopeConfig;
+  /** Layers whose queries and keys are rotated; empty: all. */
+  readonly rotaryLayers: readonly boolean[];
+  /** Tokens that a token sees, itself included, in the layers that `windowLayers` marks; null: no layer has a window. */
+  readonly slidingWindow: number | null;
+  /** Layer by layer; empty without a window. */
+  readonly windowLayers: readonly boolean[];
+  /** Rotary positions of the layers with a window, where they have their own (Gemma 3); null: `rope`. */
+  readonly windowRope: RopeConfig | null;
+  /** Factor of the attention scores: 1 / sqrt(headDim), or what Gemma's `query_pre_attn_scalar` gives. */
+  readonly attentionScale: number;
+  /** Attention scores s, or logits, become cap * tanh(s / cap) (Gemma 2); null: they stay. */
+  readonly attentionSoftCap: number | null;
+  readonly logitSoftCap: number | null;
+  /** What is added to the weights of RMSNorm: 1 for Gemma, whose weights are offsets from it. */
+  readonly normOffset: 0 | 1;
+  /** Factor of the embeddings, not rounded: sqrt(hiddenSize) for Gemma, 1 for all others. */
+  readonly embeddingScale: number;
+  /** What the names of all modules but the head begin with: a Gemma 3 with images holds its text part apart. */
+  readonly modulePrefix: "model." | "model.language_model.";
+  /** Biases on the query, key and value projections. */
+  readonly attentionBias: boolean;
+  /** A bias on the attention output projection. */
+  readonly attentionOutputBias: boolean;
+  readonly mlpBias: boolean;
+  /** RMSNorm of each query and key head (Qwen3). */
+  readonly qkNorm: boolean;
+  readonly bosTokenId: number | null;
+  /** All ids that end a text, the model's own first. */
+  readonly eosTokenIds: readonly number[];
+  readonly padTokenId: number | null;
+  /** The dtype that the checkpoint is meant to be in. */
+  readonly dtype: FloatType;
+}

@@ -1,0 +1,69 @@
+import type { Layer } from "../blocks/layer.ts";
+import type { HiddenAct, ModelConfig } from "../config.ts";
+
+/** A JSON object as it was read. */
+export type Raw = Readonly<Record<string, unknown>>;
+
+/** All that Remat knows of a model family. A family is one file here and one row of the table in `index.ts`. */
+export interface Family {
+  /** `model_type` in `config.json`. */
+  readonly type: string;
+  /** The class in `architectures` that generates text. */
+  readonly architecture: string;
+  /** Names of its models, as the README and messages list them. */
+  readonly models: readonly string[];
+  /**
+   * Reads `config.json`, with the defaults of Transformers where the file is silent.
+   * @param where names the file in errors
+   * @param generation `generation_config.json`, or an empty object
+   * @throws {UserError} missing or wrong values, features that are not supported
+   */
+  read(raw: Raw, where: string, generation: Raw): ModelConfig;
+  /** Configurations of larger models that hold one of this family as a part. */
+  readonly wrapper?: Wrapper;
+  readonly modules: FamilyModules;
+  /** The decoder blocks, from the first to the last. */
+  layers(config: ModelConfig): readonly Layer[];
+  readonly gguf: GgufFacts;
+}
+
+/** A model that sees images too and has a family's model as its text part. */
+export interface Wrapper {
+  /** `model_type` in its `config.json`. */
+  readonly type: string;
+  /** What the names of the text part's modules begin with. */
+  readonly modulePrefix: ModelConfig["modulePrefix"];
+  /** The text part as a `config.json` of the family. @throws {UserError} no text part */
+  text(raw: Raw, where: string): Raw;
+}
+
+/** What a family calls its modules in checkpoints, PEFT adapters included. */
+export interface FamilyModules {
+  /** Below `ModelConfig.modulePrefix`. */
+  readonly embedding: string;
+  /** At the top; the checkpoint lacks it where the embedding is used in its place. */
+  readonly head: string;
+  /** Last parts of the names of the linear layers of a block, which are PEFT's "all-linear". */
+  readonly linear: readonly string[];
+}
+
+/** How llama.cpp has a family's models. */
+export interface GgufFacts {
+  /** llama.cpp's name of the architecture. */
+  readonly architecture: string;
+  /**
+   * Names of a block's modules; several where llama.cpp has the rows of one matrix in as many: queries, keys and values, which
+   * follow each other once for each key head.
+   */
+  readonly modules: Readonly<Record<string, string | readonly string[]>>;
+  /** Whether neighbouring features are rotated with each other, not feature i with i + dim / 2: rows of queries and keys are reordered. */
+  readonly rotatesNeighbours: boolean;
+  /** The one activation that the architecture has. */
+  readonly activation: HiddenAct;
+  /** The sliding window: not known to the architecture, named in the file without being applied, or applied. */
+  readonly window: "unknown" | "named" | "applied";
+  /** Kinds of rotary scaling that the architecture has beside those that all have. */
+  readonly scalings: readonly ("longrope" | "yarn-betas")[];
+  /** Refuses a model that llama.cpp would compute otherwise. @throws {UserError} */
+  check?(config: ModelConfig): void;
+}

@@ -1,0 +1,69 @@
+import { UserError } from "../../base/errors.ts";
+import { show } from "../../base/json.ts";
+import type { ModelConfig } from "../config.ts";
+import type { Family, FamilyModules, Raw } from "./family.ts";
+import { gemma2 } from "./gemma2.ts";
+import { gemma3 } from "./gemma3.ts";
+import { internlm2 } from "./internlm2.ts";
+import { internlm3 } from "./internlm3.ts";
+import { llama } from "./llama.ts";
+import { mistral } from "./mistral.ts";
+import { phi3 } from "./phi3.ts";
+import { qwen2 } from "./qwen2.ts";
+import { qwen3 } from "./qwen3.ts";
+
+/** All families, in the order in which the README lists them. */
+export const FAMILIES: readonly Family[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, internlm2, internlm3];
+
+const BY_TYPE: ReadonlyMap<string, Family> = new Map(FAMILIES.map((family) => [family.type, family]));
+
+/** The family of a configuration that `parseConfig` has read. */
+export function familyOf({ family }: Pick<ModelConfig, "family">): Family {
+  const found = BY_TYPE.get(family);
+  if (!found) throw new Error(`no family ${family}`);
+  return found;
+}
+
+export function modulesOf(model: Pick<ModelConfig, "family">): FamilyModules {
+  return familyOf(model).modules;
+}
+
+/** Embeddings and heads of all families. */
+export const TABLE_MODULES: readonly string[] = [
+  ...new Set(FAMILIES.flatMap(({ modules: { embedding, head } }) => [embedding, head])),
+];
+
+/** The linear layers of all families. */
+export const LINEAR_MODULES: readonly string[] = [...new Set(FAMILIES.flatMap(({ modules }) => modules.linear))];
+
+/** The models of all families as a list in words: "Llama, Mistral and Qwen2". */
+export function supportedModels(): string {
+  const names = FAMILIES.flatMap(({ models }) => models);
+  return `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
+}
+
+/**
+ * Reads a `config.json` that is in memory.
+ * @param where names the file in errors
+ * @param generation `generation_config.json`, or an empty object
+ * @throws {UserError} unknown architecture, missing or wrong values, features that are not supported
+ */
+export function parseConfig(raw: Raw, where = "config.json", generation: Raw = {}): ModelConfig {
+  for (const { wrapper, read } of FAMILIES) {
+    if (!wrapper || raw["model_type"] !== wrapper.type) continue;
+    return { ...read(wrapper.text(raw, where), where, generation), modulePrefix: wrapper.modulePrefix };
+  }
+  return findFamily(raw, where).read(raw, where, generation);
+}
+
+function findFamily({ model_type: type, architectures }: Raw, where: string): Family {
+  const names = Array.isArray(architectures) ? architectures.filter((name) => typeof name === "string") : [];
+  const found = typeof type === "string" ? BY_TYPE.get(type) : FAMILIES.find(({ architecture }) => names.includes(architecture));
+  if (!found) {
+    throw new UserError(`${where}: architecture ${show(names[0] ?? type)} is not supported; supported are ${supportedModels()}`);
+  }
+  if (names.length > 0 && !names.includes(found.architecture)) {
+    throw new UserError(`${where}: architecture ${show(names[0])} is not supported; expected ${found.architecture}`);
+  }
+  return found;
+}
