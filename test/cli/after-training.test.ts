@@ -240,7 +240,7 @@ describe("data", () => {
     const bad = join(folder, "wrong.jsonl");
     writeFileSync(bad, `${lines([chat("king"), chat("king")])}nonsense\n`);
     const { code, stdout } = await remat(["data", "check", bad]);
-    expect(code).toBe(1);
+    expect(code).toBe(2);
     expect(stdout).toContain("wrong.jsonl:3: ");
     expect(stdout).toContain("wrong.jsonl:2: the same as");
   });
@@ -251,12 +251,12 @@ describe("data", () => {
     writeFileSync(join(splits, "train.jsonl"), lines([chat("king"), chat("king")]));
     writeFileSync(join(splits, "validation.jsonl"), "nonsense\n");
     const { code, stdout } = await remat(["data", "check", splits]);
-    expect(code).toBe(1);
+    expect(code).toBe(2);
     expect(stdout.split("\n").filter((line) => line.startsWith("file "))).toEqual(
       ["train", "validation"].map((name) => `file         ${splits}/${name}.jsonl`),
     );
     const json = await remat(["data", "check", splits, "--json", "--model", model, "--sequence-length", "4"]);
-    expect(json.code).toBe(1);
+    expect(json.code).toBe(2);
     const [train, validation] = ["train", "validation"].map((name) => join(splits, `${name}.jsonl`));
     const tooLong = {
       type: "problem",

@@ -187,7 +187,7 @@ describe("resume", () => {
     // The run folder's metrics are opened right before the first evaluation.
     while (!existsSync(join(output, "metrics.jsonl"))) await Bun.sleep(5);
     child.kill("SIGINT");
-    expect(await child.exited).toBe(0);
+    expect(await child.exited).toBe(130);
     expect(await stderr).toMatch(/stopped\s+after step 0: interrupted/);
     expect(readFileSync(join(output, "metrics.jsonl"), "utf8")).toBe("");
     expect(readdirSync(join(output, "checkpoints"))).toEqual(["step-00000000"]);

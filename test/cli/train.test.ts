@@ -165,7 +165,7 @@ describe("train", () => {
     const metrics = join(output, "metrics.jsonl");
     while (!(existsSync(metrics) && readFileSync(metrics, "utf8").includes('"step":3'))) await Bun.sleep(50);
     child.kill("SIGINT");
-    expect(await child.exited).toBe(0);
+    expect(await child.exited).toBe(130);
     expect(existsSync(join(output, "adapter_config.json"))).toBe(true);
   });
 });

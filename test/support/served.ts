@@ -4,7 +4,7 @@ import type { Tokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { createDecoders, type Decoder } from "../../src/generate/open-decoder.ts";
 import { stopTokens } from "../../src/generate/generate.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
-import { openModel } from "../../src/cli/flags/model-flags.ts";
+import { openModel } from "../../src/load/open-model.ts";
 import type { ServedModel } from "../../src/serve/answer-orders.ts";
 import { type ModelServer, type RequestReport, type ServerOptions, startServer } from "../../src/serve/server.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";

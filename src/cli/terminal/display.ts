@@ -1,6 +1,7 @@
 import { relative } from "node:path";
-import type { PrepareProgress } from "../../data/samples/prepare.ts";
-import type { EventSink, RunEvent, VerbEvent } from "../../train/run/events.ts";
+import type { SamplePart } from "../../data/samples/sample.ts";
+import { formatSummary } from "../../schedule/summary.ts";
+import type { EventSink, RunEvent, StartEvent, VerbEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { createProgress, formatDuration, type Progress, stepTimeText, temporaryText } from "./progress.ts";
@@ -8,10 +9,6 @@ import { createProgress, formatDuration, type Progress, stepTimeText, temporaryT
 /** Where a run's events are shown. */
 export interface Display {
   readonly emit: EventSink;
-  /** A line that is no event of its own kind. */
-  say(text: string): void;
-  warn(text: string): void;
-  prepare(report: PrepareProgress): void;
 }
 
 /** `--json`: one line of JSON on standard output. */
@@ -19,22 +16,26 @@ export function printEvent(event: RunEvent | VerbEvent): void {
   process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
-/** JSON lines on standard output, or text on standard error. */
-export function createDisplay(json: boolean, progress: Progress = createProgress()): Display {
-  const emit: EventSink = json ? printEvent : (event) => showEvent(event, progress);
-  return {
-    emit,
-    say: (text) => emit({ type: "message", text }),
-    warn: (text) => emit({ type: "warning", text }),
-    // Programs are told what comes of it.
-    prepare: json ? () => {} : (report) => progress.prepare(report),
-  };
+/** JSON lines on standard output, or text on standard error. `file` is the configuration's, for a reader of the text. */
+export function createDisplay(
+  json: boolean,
+  { file, progress = createProgress() }: { readonly file?: string | undefined; readonly progress?: Progress } = {},
+): Display {
+  // Programs are told what comes of a preparation.
+  if (json) return { emit: (event) => event.type !== "prepare" && printEvent(event) };
+  return { emit: (event) => showEvent(event, progress, file) };
 }
 
-function showEvent(event: RunEvent, progress: Progress): void {
+function showEvent(event: RunEvent, progress: Progress, file: string | undefined): void {
   switch (event.type) {
+    case "download": {
+      const { file: name, bytes, size } = event;
+      return progress.say(`downloading     ${name}: ${Math.floor((10 * bytes) / Math.max(1, size))}0 % of ${formatBytes(size)}`);
+    }
+    case "prepare":
+      return progress.prepare(event);
     case "start":
-      // Said in lines of its own, with what no program wants to know.
+      for (const line of startLines(event, file)) progress.say(line);
       return;
     case "resume":
       return progress.say(`resumed         after step ${event.step}`);
@@ -73,4 +74,40 @@ function showEvent(event: RunEvent, progress: Progress): void {
     case "message":
       return progress.say(event.text);
   }
+}
+
+/** What is about to be trained, before the first step. */
+function startLines(event: StartEvent, file: string | undefined): string[] {
+  const { parameters, predictedPeak, withoutCheckpointing } = event;
+  const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);
+  const further = event.adapter === null ? "" : `, from ${event.adapter}`;
+  const weighted = event.weighted ? " (some count more than others)" : "";
+  const heldOut = event.heldOut > 0 ? `; ${event.heldOut} held out` : "";
+  return [
+    ...(file === undefined ? [] : [`configuration   ${relative(process.cwd(), file) || file}`]),
+    `model           ${event.model}: ${event.family}, ${event.layers} layers, ${millions(parameters.all)} parameters`,
+    `trained         ${event.method}, ${millions(parameters.trainable)} parameters (${share} %)${further}`,
+    `data            ${event.examples} examples, ${event.tokens} tokens, ${event.labelled} with a target${weighted}${heldOut}`,
+    `memory          ${formatBytes(predictedPeak)} predicted with ${strategyText(event)}, ${formatBytes(withoutCheckpointing)} without`,
+    `schedule        ${formatSummary(event.schedule)}`,
+    `device          ${event.device}`,
+    ...(event.offload === null ? [] : [`offload         ${event.offload}`]),
+    ...event.notes.map((note) => `note            ${note}`),
+    `first example   ${event.firstExample.map(markPart).join("")}`,
+  ];
+}
+
+function strategyText({ limit, strategy }: StartEvent): string {
+  if (limit !== null) return `the fastest schedule within ${limit} for the process`;
+  return strategy === "off" ? "gradient checkpointing off" : `gradient checkpointing (${strategy})`;
+}
+
+function millions(count: number): string {
+  return count < 1e6 ? `${(count / 1e3).toFixed(1)} thousand` : `${(count / 1e6).toFixed(2)} million`;
+}
+
+/** Masked text in brackets. */
+function markPart(part: SamplePart): string {
+  const text = part.text.replaceAll("\n", "\\n");
+  return part.trained ? text : `[${text}]`;
 }

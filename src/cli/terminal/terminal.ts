@@ -22,3 +22,8 @@ const LEAST_COLUMNS = 20;
 export function columnsOf(stream: Terminal, env: Environment = process.env): number {
   return Math.max(LEAST_COLUMNS, Number(env["COLUMNS"]) || stream.columns || 80);
 }
+
+/** Says something on standard error that a user should know and that stops nothing. */
+export function printNote(text: string): void {
+  process.stderr.write(`note: ${text}\n`);
+}

@@ -8,8 +8,10 @@ import { createDecoder, type Decoder } from "../../generate/open-decoder.ts";
 import { stopTokens } from "../../generate/generate.ts";
 import { chatPrompt, rawPrompt } from "../../generate/prompts.ts";
 import { createSampler, type Sampler } from "../../generate/sampler.ts";
+import { printNote } from "../terminal/terminal.ts";
 import { describeFlags } from "../flags/flags.ts";
-import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "../flags/model-flags.ts";
+import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS } from "../flags/model-flags.ts";
+import { withModel } from "../../load/open-model.ts";
 
 const schema = z.strictObject({
   ...MODEL_FLAGS,
@@ -37,25 +39,29 @@ interface Message {
 
 export async function run(args: readonly string[]): Promise<number> {
   const flags = readFlags("chat", schema, args);
-  return withModel(flags, async (model, executor) => {
-    const { config, tokenizer } = model;
-    const { options, text } = chooseSampling(flags, model.folder);
-    if (process.stderr.isTTY === true) process.stderr.write(`sampling: ${text}\n`);
-    const toPrompt = flags.raw ? toRawPrompt(tokenizer) : toChatPrompt(tokenizer);
-    const decoder = createDecoder(executor, {
-      ...model,
-      ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
-    });
-    const sampler = createSampler(options);
-    const talk = { tokenizer, decoder, sampler, stop: stopTokens(config, tokenizer), limit: options.maxNewTokens };
-    const start: Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
-    if (flags.prompt !== undefined) {
-      await say(talk, toPrompt([...start, { role: "user", content: flags.prompt }]));
+  return withModel(
+    flags,
+    async (model, executor) => {
+      const { config, tokenizer } = model;
+      const { options, text } = chooseSampling(flags, model.folder);
+      if (process.stderr.isTTY === true) process.stderr.write(`sampling: ${text}\n`);
+      const toPrompt = flags.raw ? toRawPrompt(tokenizer) : toChatPrompt(tokenizer);
+      const decoder = createDecoder(executor, {
+        ...model,
+        ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
+      });
+      const sampler = createSampler(options);
+      const talk = { tokenizer, decoder, sampler, stop: stopTokens(config, tokenizer), limit: options.maxNewTokens };
+      const start: Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
+      if (flags.prompt !== undefined) {
+        await say(talk, toPrompt([...start, { role: "user", content: flags.prompt }]));
+        return 0;
+      }
+      await converse(talk, toPrompt, start);
       return 0;
-    }
-    await converse(talk, toPrompt, start);
-    return 0;
-  });
+    },
+    { onNote: printNote },
+  );
 }
 
 type ToPrompt = (messages: readonly Message[]) => Int32Array;

@@ -9,7 +9,7 @@ import { contextLimit } from "../../models/rope.ts";
 import { sequenceLengthOf } from "../../train/config.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { printEvent } from "../terminal/display.ts";
-import { findModel } from "../flags/find-model.ts";
+import { findModel } from "../../load/find-model.ts";
 import { hasColour } from "../terminal/terminal.ts";
 import { describeFlags, parseFlags, suggestion } from "../flags/flags.ts";
 
@@ -92,7 +92,7 @@ function check(file: string, config: Flags, model: Sampling | null, named: boole
   });
   if (config.json) printReport(report);
   else showReport(report, model, named);
-  return report.errors.count > 0 ? 1 : 0;
+  return report.errors.count > 0 ? 2 : 0;
 }
 
 function printReport({ errors, duplicates, overLong, ...report }: DataReport): void {

@@ -16,8 +16,9 @@ import { contextLimit } from "../../models/rope.ts";
 import { makeFolder, writeTextAtomic } from "../../base/files.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { printEvent } from "../terminal/display.ts";
+import { printNote } from "../terminal/terminal.ts";
 import { describeFlags, parseFlags, suggestion } from "../flags/flags.ts";
-import { openModel } from "../flags/model-flags.ts";
+import { openModel } from "../../load/open-model.ts";
 
 export const flags = z.strictObject({
   model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
@@ -57,7 +58,7 @@ export async function run(args: readonly string[]): Promise<number> {
   for (const path of [out, companion]) {
     if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
   }
-  const model = await openModel(named);
+  const model = await openModel(named, { onNote: printNote });
   try {
     const { config, tokenizer, adapter } = model;
     if (adapterOnly && adapter === null) throw new UserError("--adapter-only needs --adapter");

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { mergeAdapter } from "../../hf/weights/merge.ts";
 import { printEvent } from "../terminal/display.ts";
-import { findModel } from "../flags/find-model.ts";
+import { findModel } from "../../load/find-model.ts";
 import { describeFlags } from "../flags/flags.ts";
 import { readFlags } from "../flags/model-flags.ts";
 

@@ -25,7 +25,7 @@ import { type ModelPlan, planModel } from "../../train/memory/model-plan.ts";
 import { PLANNED_VARIANTS } from "../../train/memory/step-plan.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../../train/step/tuning.ts";
 import { computeType, storageOf, weightTypeOf } from "../../load/weights.ts";
-import { findModel } from "../flags/find-model.ts";
+import { findModel } from "../../load/find-model.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { describeFlags, flagsOf, flagName, parseOnlyFlags } from "../flags/flags.ts";
 import { readFlags } from "../flags/model-flags.ts";

@@ -7,8 +7,10 @@ import { isLoopback } from "../../serve/guard.ts";
 import { type RequestReport, startServer } from "../../serve/server.ts";
 import type { RequestEvent } from "../../train/run/events.ts";
 import { printEvent } from "../terminal/display.ts";
+import { printNote } from "../terminal/terminal.ts";
 import { describeFlags } from "../flags/flags.ts";
-import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS, withModel } from "../flags/model-flags.ts";
+import { chooseSampling, MODEL_FLAGS, readFlags, SAMPLING_FLAGS } from "../flags/model-flags.ts";
+import { withModel } from "../../load/open-model.ts";
 
 const { seed: _, ...SAMPLING_DEFAULTS } = SAMPLING_FLAGS;
 
@@ -43,44 +45,48 @@ ${describeFlags(schema)}`;
 
 export async function run(args: readonly string[]): Promise<number> {
   const flags = readFlags("serve", schema, args);
-  return withModel(flags, async (model, executor) => {
-    const { config, tokenizer } = model;
-    const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, flags.json);
-    const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
-    const { each: decoders } = createDecoders(executor, { ...model, ...room }, flags.conversations);
-    const context = decoders[0]!.maxTokens;
-    const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
-    const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
-    const say = (line: string) => process.stderr.write(`${line}\n`);
-    const server = startServer(
-      { name, tokenizer, decoders, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
-      {
-        ...flags,
-        apiKey,
-        cors: flags.cors ?? null,
-        onRequest(report) {
-          const cause = report.error?.cause;
-          if (cause !== undefined)
-            say(`internal error (please report it): ${cause instanceof Error ? cause.stack : String(cause)}`);
-          if (flags.json) printEvent(eventOf(report));
-          else say(lineOf(report));
+  return withModel(
+    flags,
+    async (model, executor) => {
+      const { config, tokenizer } = model;
+      const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, flags.json);
+      const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
+      const { each: decoders } = createDecoders(executor, { ...model, ...room }, flags.conversations);
+      const context = decoders[0]!.maxTokens;
+      const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
+      const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
+      const say = (line: string) => process.stderr.write(`${line}\n`);
+      const server = startServer(
+        { name, tokenizer, decoders, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
+        {
+          ...flags,
+          apiKey,
+          cors: flags.cors ?? null,
+          onRequest(report) {
+            const cause = report.error?.cause;
+            if (cause !== undefined)
+              say(`internal error (please report it): ${cause instanceof Error ? cause.stack : String(cause)}`);
+            if (flags.json) printEvent(eventOf(report));
+            else say(lineOf(report));
+          },
         },
-      },
-    );
-    if (!isLoopback(flags.host) && apiKey === null) {
-      const warning = `everyone who reaches ${server.url} may use the model; --api-key KEY asks for a key`;
-      if (flags.json) printEvent({ type: "warning", text: warning });
-      else say(`warning: ${warning}`);
-    }
-    if (flags.json) printEvent({ type: "listening", url: server.url, model: name, context });
-    else {
-      say(`sampling: ${text}`);
-      say(`${JSON.stringify(name)} listens on ${server.url} (a context of ${context} tokens); Ctrl-C ends`);
-    }
-    await interrupted();
-    await server.stop();
-    return 0;
-  });
+      );
+      if (!isLoopback(flags.host) && apiKey === null) {
+        const warning = `everyone who reaches ${server.url} may use the model; --api-key KEY asks for a key`;
+        if (flags.json) printEvent({ type: "warning", text: warning });
+        else say(`warning: ${warning}`);
+      }
+      if (flags.json) printEvent({ type: "listening", url: server.url, model: name, context });
+      else {
+        say(`sampling: ${text}`);
+        say(`${JSON.stringify(name)} listens on ${server.url} (a context of ${context} tokens); Ctrl-C ends`);
+      }
+      await interrupted();
+      await server.stop();
+      return 0;
+    },
+    { onNote: printNote },
+  );
 }
 
 /** A folder's own name, or a name on the hub as it is. */

@@ -15,7 +15,7 @@ import { readStepBatch } from "../../train/step/step-batch.ts";
 import { stepGradients } from "../../train/step/step-gradients.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../../train/step/tuning.ts";
 import { initialiseAdapter, storageOf } from "../../load/weights.ts";
-import { findModel } from "../flags/find-model.ts";
+import { findModel } from "../../load/find-model.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { describeFlags, parseOnlyFlags } from "../flags/flags.ts";
 import { MODEL_FLAGS } from "../flags/model-flags.ts";

@@ -1,6 +1,9 @@
 import type { ComputedTime } from "../step/engine.ts";
 import type { DataReport } from "../../data/samples/check.ts";
+import type { PrepareProgress } from "../../data/samples/prepare.ts";
 import type { SamplePart } from "../../data/samples/sample.ts";
+import type { HubProgress } from "../../hf/hub/hub.ts";
+import type { Summary } from "../../schedule/summary.ts";
 import type { Evaluation, StepMetrics } from "./loop.ts";
 
 /**
@@ -8,6 +11,10 @@ import type { Evaluation, StepMetrics } from "./loop.ts";
  * `metrics.jsonl` and TensorBoard's files get the steps and evaluations.
  */
 export type RunEvent =
+  /** A file of the model is being downloaded; at most one event for each tenth of the file. */
+  | ({ readonly type: "download" } & HubProgress)
+  /** Examples are being read and tokenized. */
+  | ({ readonly type: "prepare" } & PrepareProgress)
   | StartEvent
   /** The run goes on after so many optimizer steps. */
   | { readonly type: "resume"; readonly step: number }
@@ -35,11 +42,24 @@ export interface StartEvent {
   readonly tokens: number;
   readonly labelled: number;
   readonly heldOut: number;
+  /** Some training tokens count more than others. */
+  readonly weighted: boolean;
+  /** The adapter that is trained further, as it was named. */
+  readonly adapter: string | null;
   readonly strategy: string;
+  /** The memory limit as it was given. */
+  readonly limit: string | null;
+  readonly schedule: Summary;
   /** Bytes. */
   readonly predictedPeak: number;
   readonly withoutCheckpointing: number;
   readonly device: string;
+  /** Where boundaries and tapes go that leave memory. */
+  readonly offload: string | null;
+  /** What is not as a user may expect, about model, device and offload. */
+  readonly notes: readonly string[];
+  /** The first training example, cut where the masking changes. */
+  readonly firstExample: readonly SamplePart[];
   readonly output: string;
 }
 

@@ -5,17 +5,16 @@ import { contentText, type Example } from "../../data/examples/formats.ts";
 import type { PrepareOptions } from "../../data/samples/prepare.ts";
 import { createSampleMaker, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
 import { cacheFolder } from "../../data/samples/token-cache.ts";
-import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
+import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { writeAdapterWeights } from "../../load/adapter.ts";
 import { generate, stopTokens } from "../../generate/generate.ts";
 import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
 import { hashFile } from "../../base/files.ts";
 import { type Adapter, readAdapter } from "../../hf/peft/peft.ts";
-import { loadConfig } from "../../hf/config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { checkContext, contextLimit } from "../../models/rope.ts";
-import { openModelWeights } from "../../hf/weights/model-weights.ts";
+import { openFound, type OpenModel, type OpenModelOptions } from "../../load/open-model.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import { isScales } from "../../models/linear.ts";
 import type { Tuning } from "../../models/linear.ts";
@@ -49,22 +48,42 @@ export interface Inputs extends LoadedData {
   readonly tuning: Tuning;
   /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
   readonly start: { readonly adapter: Adapter; readonly content: string } | null;
+  /** Closes the files of model and adapter. */
+  close(): void;
+}
+
+export interface InputsOptions extends Pick<PrepareOptions, "signal" | "onProgress">, Pick<OpenModelOptions, "onNote"> {
+  /** The keys of the configuration that were asked for; an adapter that is trained further must agree with them. */
+  readonly given?: readonly string[] | undefined;
 }
 
 /**
- * Reads and checks everything that a run needs. `folder` is the model's, on this machine; `given` are the keys that were asked for.
+ * Reads and checks everything that a run needs. `folder` is the base model's, on this machine.
  * @throws {UserError} anything that is missing or does not fit
  */
 export async function readInputs(
   config: TrainConfig,
   folder: string,
-  { given = [], ...preparing }: Pick<PrepareOptions, "signal" | "onProgress"> & { readonly given?: readonly string[] } = {},
+  { given = [], onNote, ...preparing }: InputsOptions = {},
 ): Promise<Inputs> {
-  const model = loadConfig(folder);
+  const found = { name: config.model, folder, adapter: config.adapter ?? null };
+  const opened = openFound(found, { adapterReader: readAdapter, onNote });
+  try {
+    return await readOpened(config, opened, given, preparing);
+  } catch (error) {
+    opened.close();
+    throw error;
+  }
+}
+
+async function readOpened(
+  config: TrainConfig,
+  { folder, config: model, tokenizer, source, adapter, close }: OpenModel,
+  given: readonly string[],
+  preparing: Pick<PrepareOptions, "signal" | "onProgress">,
+): Promise<Inputs> {
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
-  const tokenizer = loadTokenizer(folder);
-  const source = openModelWeights(folder, model);
   const date = runDate(config);
   const maker = createSampleMaker(tokenizer, {
     now: startOfDay(date),
@@ -74,7 +93,7 @@ export async function readInputs(
     eosId: model.eosTokenIds[0] ?? null,
   });
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
-  const start = config.adapter === undefined ? null : openStart(config.adapter, model);
+  const start = adapter && { adapter, content: hashFile(adapter.source.path) };
   const tuning = start ? tuningOfAdapter(start.adapter, config.dropout) : tuningOf(config, model);
   return {
     config: start ? withAdapter(config, start.adapter, model, given) : config,
@@ -85,14 +104,10 @@ export async function readInputs(
     sequenceLength,
     tuning,
     start,
+    close,
     date: readsDate(tokenizer) ? date : null,
     ...(await loadData(config, maker, options)),
   };
-}
-
-function openStart(folder: string, model: ModelConfig): NonNullable<Inputs["start"]> {
-  const adapter = readAdapter(folder, model);
-  return { adapter, content: hashFile(adapter.source.path) };
 }
 
 /** Tokens of prompt and answer together, at most. */

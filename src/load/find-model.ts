@@ -1,8 +1,17 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { messageOf, UserError } from "../../base/errors.ts";
-import { type HubOptions, resolveModel } from "../../hf/hub/hub.ts";
-import { baseModelOf } from "../../hf/peft/peft.ts";
+import { messageOf, UserError } from "../base/errors.ts";
+import { type HubOptions, resolveModel } from "../hf/hub/hub.ts";
+import { baseModelOf } from "../hf/peft/peft.ts";
+
+/** A base model, an adapter, or both, as a user names them: folders, or names on the hub. */
+export interface NamedModel {
+  readonly model?: string | undefined;
+  readonly adapter?: string | undefined;
+}
+
+/** How a model is found that is not on this machine yet. */
+export type FindModelOptions = Pick<HubOptions, "onProgress">;
 
 /** What a verb's `--model` and `--adapter` mean together. */
 export interface FoundModel {
@@ -21,13 +30,10 @@ const isAdapter = (folder: string): boolean =>
  * Finds the base model: the one that is named, or the adapter's. A folder that holds an adapter may be given as the model.
  * @throws {UserError} neither is given; an adapter whose base model is not known or not there
  */
-export async function findModel(
-  flags: { readonly model?: string | undefined; readonly adapter?: string | undefined },
-  options: HubOptions = {},
-): Promise<FoundModel> {
-  const { model } = flags;
+export async function findModel(named: NamedModel, options: HubOptions = {}): Promise<FoundModel> {
+  const { model } = named;
   const given = model !== undefined && isAdapter(model) ? model : undefined;
-  const adapter = flags.adapter ?? given ?? null;
+  const adapter = named.adapter ?? given ?? null;
   if (given === undefined && model !== undefined) return { name: model, folder: await resolveModel(model, options), adapter };
   if (adapter === null) throw new UserError("--model: a model folder or hub name is needed; it is missing");
   if (given !== undefined && given !== adapter) {

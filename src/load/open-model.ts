@@ -1,0 +1,80 @@
+import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
+import { type DeviceOptions, openDevice } from "../device.ts";
+import { loadConfig } from "../hf/config/config.ts";
+import type { ModelConfig } from "../models/config.ts";
+import { type Adapter, openAdapter } from "../hf/peft/peft.ts";
+import { openModelWeights, visionNote } from "../hf/weights/model-weights.ts";
+import type { TensorSource } from "../hf/weights/safetensors.ts";
+import type { Executor } from "../runtime/executor.ts";
+import { findModel, type FindModelOptions, type FoundModel, type NamedModel } from "./find-model.ts";
+import { storageOf, type WeightStorage } from "./weights.ts";
+
+/** A model whose files are open; no weight is in memory yet. */
+export interface OpenModel {
+  /** The base model as it was named. */
+  readonly name: string;
+  /** The base model's folder on this machine. */
+  readonly folder: string;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly source: TensorSource;
+  readonly adapter: Adapter | null;
+  close(): void;
+}
+
+export interface OpenModelOptions extends FindModelOptions {
+  /** Called with a sentence that a user should read once, such as that a vision part is left out. */
+  readonly onNote?: ((text: string) => void) | undefined;
+  /** What opens the adapter (default: `openAdapter`; `readAdapter` where it is trained further). */
+  readonly adapterReader?: ((folder: string, model: ModelConfig) => Adapter) | undefined;
+}
+
+/**
+ * Opens a model, and an adapter on it; see `findModel`.
+ * @throws {UserError}
+ */
+export async function openModel(named: NamedModel, options: OpenModelOptions = {}): Promise<OpenModel> {
+  return openFound(await findModel(named, options), options);
+}
+
+/** As `openModel`, of a model that is on this machine. @throws {UserError} */
+export function openFound({ name, folder, adapter: path }: FoundModel, options: OpenModelOptions = {}): OpenModel {
+  const { onNote, adapterReader = openAdapter } = options;
+  const config = loadConfig(folder);
+  const adapter = path === null ? null : adapterReader(path, config);
+  try {
+    const tokenizer = loadTokenizer(folder);
+    const source = openModelWeights(folder, config);
+    const note = visionNote(source);
+    if (note !== null) onNote?.(note);
+    const close = () => {
+      source.close();
+      adapter?.source.close();
+    };
+    return { name, folder, config, tokenizer, source, adapter, close };
+  } catch (error) {
+    adapter?.source.close();
+    throw error;
+  }
+}
+
+/** Runs `use` with an open model and an executor, and closes both. @throws {UserError} a device that cannot be used */
+export async function withModel<T>(
+  named: NamedModel & WeightStorage & Pick<DeviceOptions, "device" | "threads">,
+  use: (model: OpenModel & WeightStorage, executor: Executor) => Promise<T>,
+  options: OpenModelOptions = {},
+): Promise<T> {
+  const model = await openModel(named, options);
+  try {
+    // Products of few rows are what generation has: the kernels' own are fastest there.
+    const device = await openDevice({ device: named.device, threads: named.threads, matmul: "wasm" });
+    if (device.notice !== null) options.onNote?.(device.notice);
+    try {
+      return await use({ ...model, ...storageOf(named) }, device.executor);
+    } finally {
+      device.close();
+    }
+  } finally {
+    model.close();
+  }
+}
