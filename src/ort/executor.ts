@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import type { Pointer } from "bun:ffi";
+import { type Pointer, ptr } from "bun:ffi";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { PORTABLE, type Target } from "../onnx/target.ts";
@@ -35,7 +35,7 @@ interface OrtProgram extends Program {
 
 interface OrtCall extends Call {
   readonly program: OrtProgram;
-  readonly binding: Pointer;
+  start(): void;
 }
 
 /** What the providers have kernels for. In f16 the CPU's get casts from ONNX Runtime itself. */
@@ -50,8 +50,8 @@ const NO_OPTIMIZATION = 0;
 
 /**
  * An executor on a provider of ONNX Runtime. An address is a pointer into memory of the process or, with CUDA, of the
- * card; inputs and outputs are bound in place, without copies (WebGPU, whose memory has no addresses, copies them at each
- * run). A program is a session on the graph's ONNX model. ONNX Runtime takes temporary memory from its own arena, outside
+ * card; inputs and outputs are bound in place, without copies. WebGPU's memory has no addresses: its inputs and outputs lie in
+ * memory of the process and are copied at each run. A program is a session on the graph's ONNX model. ONNX Runtime takes temporary memory from its own arena, outside
  * of what the runtime places: `workspace` is 0.
  * @throws {UserError} when the library or the provider cannot be loaded
  */
@@ -73,7 +73,8 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   });
   const runOptions = created((out) => api.CreateRunOptions(out));
   const sessions: Pointer[] = [];
-  const bindings: Pointer[] = [];
+  const ends: (() => void)[] = [];
+  const bindCall = provider === "webgpu" ? callByCopies : callInPlace;
   const temporary = createArena(environment, { sessionOptions, memory, device: provider === "cuda" ? "gpu:0" : "cpu:0" });
 
   return {
@@ -84,7 +85,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       return memory.reserved;
     },
     get loaded() {
-      return { programs: sessions.length, calls: bindings.length };
+      return { programs: sessions.length, calls: ends.length };
     },
     prepare(graph: Graph): OrtProgram {
       const model = writeModel(graph, undefined, TARGETS[provider]);
@@ -93,23 +94,19 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       return { graph, workspace: 0, session };
     },
     bind(program: OrtProgram, addresses): OrtCall {
-      const { graph, session } = program;
-      const binding = created((out) => api.CreateIoBinding(session, out));
-      bindings.push(binding);
-      const bindAll = (values: readonly { name: string }[], to: (binding: Pointer, name: Uint8Array, value: Pointer) => void) => {
-        for (const { name } of values) {
-          const address = addresses.get(name);
-          if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
-          bindValue(api, info, graph, name, address, (value) => to(binding, cString(name), value));
-        }
+      const { graph } = program;
+      const tensor = ({ name }: { readonly name: string }): NamedTensor => {
+        const address = addresses.get(name);
+        if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
+        return { name: cString(name), value: tensorAt(api, info, graph, name, address) };
       };
-      bindAll(graph.inputs, api.BindInput);
-      bindAll(graph.outputs, api.BindOutput);
-      return { program, binding };
+      const { start, end } = bindCall(api, program.session, runOptions, graph.inputs.map(tensor), graph.outputs.map(tensor));
+      ends.push(end);
+      return { program, start };
     },
     run(call: OrtCall): void {
       temporary.open();
-      api.RunWithBinding(call.program.session, runOptions, call.binding);
+      call.start();
     },
     reserve: memory.reserve,
     fill: memory.fill,
@@ -122,7 +119,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     arena: temporary.stats,
     close(): void {
       temporary.close();
-      for (const binding of bindings.splice(0)) api.ReleaseIoBinding(binding);
+      for (const end of ends.splice(0)) end();
       for (const session of sessions.splice(0)) api.ReleaseSession(session);
       memory.close();
       api.ReleaseSessionOptions(sessionOptions);
@@ -150,19 +147,65 @@ function createSessionOptions(api: OrtApi, threads: number): Pointer {
   return options;
 }
 
-/** Makes a tensor that views the memory at `address` and hands it to `bind`, which keeps its own reference. */
-function bindValue(
+interface NamedTensor {
+  readonly name: Uint8Array;
+  readonly value: Pointer;
+}
+
+/** Runs a session on the tensors that it was made for, as often as wanted, until `end` releases them. */
+interface BoundCall {
+  start(): void;
+  end(): void;
+}
+
+/** A call that reads and writes tensors where they are: in memory that the provider computes on. */
+function callInPlace(
   api: OrtApi,
-  memoryInfo: Pointer,
-  graph: Graph,
-  name: string,
-  address: Address,
-  bind: (value: Pointer) => void,
-): void {
+  session: Pointer,
+  runOptions: Pointer,
+  inputs: readonly NamedTensor[],
+  outputs: readonly NamedTensor[],
+): BoundCall {
+  const binding = created((out) => api.CreateIoBinding(session, out));
+  for (const { name, value } of inputs) api.BindInput(binding, name, value);
+  for (const { name, value } of outputs) api.BindOutput(binding, name, value);
+  // The binding keeps references of its own.
+  for (const { value } of [...inputs, ...outputs]) api.ReleaseValue(value);
+  return {
+    start: () => void api.RunWithBinding(session, runOptions, binding),
+    end: () => api.ReleaseIoBinding(binding),
+  };
+}
+
+/**
+ * A call whose tensors are copied to the provider's memory and back at each run. A binding would copy an input once, when it is
+ * bound: later runs would see what the memory held then.
+ */
+function callByCopies(
+  api: OrtApi,
+  session: Pointer,
+  runOptions: Pointer,
+  inputs: readonly NamedTensor[],
+  outputs: readonly NamedTensor[],
+): BoundCall {
+  const names = (tensors: readonly NamedTensor[]) => BigUint64Array.from(tensors, ({ name }) => BigInt(ptr(name)));
+  const values = (tensors: readonly NamedTensor[]) => BigUint64Array.from(tensors, ({ value }) => BigInt(value));
+  const [inputNames, inputValues] = [names(inputs), values(inputs)];
+  const [outputNames, outputValues] = [names(outputs), values(outputs)];
+  return {
+    start: () =>
+      void api.Run(session, runOptions, inputNames, inputValues, inputs.length, outputNames, outputs.length, outputValues),
+    // The names' characters must live as long as the pointers to them.
+    end: () => [...inputs, ...outputs].forEach(({ value }) => api.ReleaseValue(value)),
+  };
+}
+
+/** A tensor that views the memory at `address`. */
+function tensorAt(api: OrtApi, memoryInfo: Pointer, graph: Graph, name: string, address: Address): Pointer {
   if (address % ALIGNMENT !== 0) throw new Error(`bind ${graph.name}: ${name} at ${address} is not ${ALIGNMENT}-byte aligned`);
   const type = typeOf(graph, name);
   const shape = BigInt64Array.from(type.shape, BigInt);
-  const value = created((out) =>
+  return created((out) =>
     api.CreateTensorWithDataAsOrtValue(
       memoryInfo,
       address as Pointer,
@@ -173,9 +216,4 @@ function bindValue(
       out,
     ),
   );
-  try {
-    bind(value);
-  } finally {
-    api.ReleaseValue(value);
-  }
 }

@@ -32,7 +32,7 @@ export function cudaOptions({ memoryLimit }: ProviderOptions = {}): Record<strin
 /** Lets sessions with `options` compute on a provider. */
 export function appendProvider(api: OrtApi, options: Pointer, provider: OrtProvider, settings: ProviderOptions): void {
   if (provider === "cuda") appendCuda(api, options, cudaOptions(settings));
-  if (provider === "webgpu") api.SessionOptionsAppendExecutionProvider(options, cString("WebGPU"), null, null, 0);
+  if (provider === "webgpu") appendWebGpu(api, options);
 }
 
 /** A message of ONNX Runtime without the place in its source, which comes first. */
@@ -61,6 +61,15 @@ function appendCuda(api: OrtApi, options: Pointer, entries: Readonly<Record<stri
   } finally {
     api.ReleaseCUDAProviderOptions(cuda);
   }
+}
+
+/**
+ * The provider counts the users of its device: one for each time that it is appended, but each session gives one back at its end, so
+ * that of several sessions with the same options the first one would take the device from the others. Hence it is kept.
+ */
+function appendWebGpu(api: OrtApi, options: Pointer): void {
+  api.AddSessionConfigEntry(options, cString("ep.webgpuexecutionprovider.preserveDevice"), cString("1"));
+  api.SessionOptionsAppendExecutionProvider(options, cString("WebGPU"), null, null, 0);
 }
 
 let cudaInfo: Pointer | null = null;
