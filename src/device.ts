@@ -14,7 +14,12 @@ export interface DeviceOptions {
   readonly threads?: number | undefined;
   /** What computes large matrix products on `wasm`; `auto` by default. */
   readonly matmul?: MatmulChoice | undefined;
+  /** Asked before a device with a driver is opened. */
+  readonly trial?: Trial | undefined;
 }
+
+/** Says why a device cannot be opened without danger for this process; null when it can. */
+export type Trial = (device: "cuda" | "webgpu") => Promise<string | null>;
 
 /** An executor, and what the user should know about it. */
 export interface Device {
@@ -40,6 +45,7 @@ export async function openDevice(options: DeviceOptions): Promise<Device> {
     case "ort-cpu":
       return openOrt(options, "ort-cpu");
     case "webgpu":
+      await passTrial(options, "webgpu");
       return openOrt(options, "webgpu");
     case "cuda": {
       const { describeMissing, findCuda } = await import("./ort/cuda.ts");
@@ -48,9 +54,16 @@ export async function openDevice(options: DeviceOptions): Promise<Device> {
         throw new UserError(
           `--device cuda cannot be used here:\n${missing.map((entry) => `- ${describeMissing(entry)}`).join("\n")}`,
         );
+      await passTrial(options, "cuda");
       return openOrt(options, "cuda");
     }
   }
+}
+
+/** @throws {UserError} a device whose trial failed */
+async function passTrial({ trial }: DeviceOptions, device: "cuda" | "webgpu"): Promise<void> {
+  const problem = (await trial?.(device)) ?? null;
+  if (problem !== null) throw new UserError(`--device ${device} cannot be used here: ${problem}; see remat doctor`);
 }
 
 async function openAuto(options: DeviceOptions): Promise<Device> {
@@ -68,6 +81,7 @@ async function openAuto(options: DeviceOptions): Promise<Device> {
   }
   if (state.missing.length > 0) return openWasm(options, null);
   try {
+    await passTrial(options, "cuda");
     return await openOrt(options, "cuda");
   } catch (error) {
     if (!(error instanceof UserError)) throw error;

@@ -4,7 +4,7 @@ import { messageOf, UserError } from "../base/errors.ts";
 import type { VerbEvent } from "../train/run/events.ts";
 import { verbFor } from "./flags/other-systems.ts";
 import { suggestion } from "./flags/flags.ts";
-import { ALIASES, VERBS, type Verb } from "./verbs.ts";
+import { ALIASES, CHILDREN, VERBS, type Verb } from "./verbs.ts";
 
 /**
  * The command line: `remat <verb> ...`. A `UserError` is printed as one message, without a stack trace, and exits with
@@ -20,6 +20,7 @@ async function main(args: readonly string[]): Promise<number> {
     console.log(version);
     return 0;
   }
+  if (Object.hasOwn(CHILDREN, name)) return (await CHILDREN[name]!()).run(rest);
   const verb: Verb | undefined = Object.hasOwn(VERBS, name) ? VERBS[name] : undefined;
   if (!verb) {
     const other = verbFor(name);

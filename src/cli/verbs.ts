@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import { CHILD as EXAMINE_DEVICE } from "../doctor/apart.ts";
 
 /** A verb's own module. */
 export interface VerbModule {
@@ -32,6 +33,11 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   doctor: { summary: "what works on this machine, how fast, and what is missing", load: () => import("./verbs/doctor.ts") },
   recipes: { summary: "list the bundled training configurations, or copy one", load: () => import("./verbs/recipes.ts") },
   completion: { summary: "completion for bash, zsh or fish", load: () => import("./verbs/completion.ts") },
+};
+
+/** What this program has processes of its own do, by their first argument; no verbs for users. */
+export const CHILDREN: Readonly<Record<string, () => Promise<Pick<VerbModule, "run">>>> = {
+  [EXAMINE_DEVICE]: () => import("../doctor/examine-device.ts"),
 };
 
 /** Names that users of XTuner look for. */

@@ -1,7 +1,12 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { formatReport } from "../../src/cli/verbs/doctor.ts";
-import type { Report } from "../../src/doctor/examine.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { openDevice } from "../../src/device.ts";
+import { examineApart } from "../../src/doctor/apart.ts";
+import { examine, type Report } from "../../src/doctor/examine.ts";
+import { unknownDevice } from "../../src/doctor/examine-device.ts";
 import { BOUND, selfTest } from "../../src/doctor/self-test.ts";
+import { createTrial } from "../../src/doctor/trial.ts";
 import { findCuda } from "../../src/ort/cuda.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
@@ -37,6 +42,82 @@ describe("self-test", () => {
       expect(error).toBeGreaterThan(BOUND);
     }
   });
+
+  test("finds an executor that computes with the inputs of its first run for good", () => {
+    const first = new Map<object, Uint8Array>();
+    const stale: Executor = {
+      ...wasm,
+      bind: (program, addresses, workspace) => ({ ...wasm.bind(program, addresses, workspace), output: addresses.get("y")! }),
+      run(call) {
+        wasm.run(call);
+        const { output } = call as typeof call & { output: number };
+        const seen = first.get(call);
+        if (seen) wasm.write(output, seen);
+        else first.set(call, wasm.read(output, 64));
+      },
+    };
+    expect(selfTest(stale, 0.001).error).toBeGreaterThan(BOUND);
+  });
+});
+
+describe("a device that is tested in a child process", () => {
+  const target = { device: "webgpu", matmul: null } as const;
+  const report = { ...unknownDevice(target), works: true, description: "a card" };
+  /** A child that evaluates a script. */
+  const child = (script: string) => () => [process.execPath, "-e", script];
+  const print = `console.log("noise of a driver"); console.log(${JSON.stringify(JSON.stringify(report))});`;
+  const kill = (signal: string) => `process.kill(process.pid, "${signal}"); await Bun.sleep(60_000);`;
+
+  test("its report is the child's", async () => {
+    expect(await examineApart(target, { command: child(print) })).toEqual(report);
+  });
+
+  test.each([
+    ["a segmentation fault", kill("SIGSEGV"), "its library or driver crashed (SIGSEGV)"],
+    ["an abort", kill("SIGABRT"), "its library or driver crashed (SIGABRT)"],
+    ["an end without a report", "process.exit(3)", "its library or driver ended the process with exit code 3"],
+    [
+      "a crash at the end",
+      print + kill("SIGABRT"),
+      "its library or driver crashed (SIGABRT) when the device was closed, after it had been tested",
+    ],
+  ])("%s is a problem of the report", async (_, script, problem) => {
+    const found = await examineApart(target, { command: child(script) });
+    expect(found).toMatchObject({ device: "webgpu", works: false, crashed: true, problem });
+  });
+
+  test("one that hangs is ended", async () => {
+    const found = await examineApart(target, { command: child("await Bun.sleep(600_000)"), patience: 0.2 });
+    expect(found).toMatchObject({ works: false, crashed: true, problem: "it did not answer within 0.2 seconds" });
+  });
+
+  test("doctor goes on behind a device that crashes", async () => {
+    const found = await examine({
+      command: (one) =>
+        child(one.device === "webgpu" ? kill("SIGSEGV") : `console.log(${JSON.stringify(JSON.stringify(report))})`)(),
+    });
+    expect(found.devices.map(({ works }) => works)).toEqual([true, true, true, true, false]);
+    expect(formatReport(found)).toContain("webgpu    does not work: its library or driver crashed (SIGSEGV)");
+  });
+
+  test("train does not open it, and says why", async () => {
+    const trial = createTrial("webgpu", { command: child(kill("SIGSEGV")) });
+    expect(await trial.beside(async () => 7)).toBe(7);
+    await expect(openDevice({ device: "webgpu", trial: trial.pass })).rejects.toThrow(
+      new UserError("--device webgpu cannot be used here: its library or driver crashed (SIGSEGV); see remat doctor"),
+    );
+  });
+
+  test("nothing is tried where nothing can crash; the child ends with what is done beside it", async () => {
+    let children = 0;
+    const command = () => (children++, child("await Bun.sleep(600_000)")());
+    expect(await createTrial("wasm", { command }).beside(async () => 1)).toBe(1);
+    expect(children).toBe(0);
+    const trial = createTrial("webgpu", { command });
+    await expect(trial.beside(() => Promise.reject(new Error("no data")))).rejects.toThrow("no data");
+    expect(await trial.pass("webgpu")).toContain("its library or driver crashed (SIGTERM)");
+    expect(children).toBe(1);
+  });
 });
 
 describe("remat doctor", () => {
@@ -59,7 +140,7 @@ describe("remat doctor", () => {
     const missing = [
       { what: "libcudart.so.13 (CUDA 13 runtime)", lookedIn: ["/opt/a", "/opt/b"], get: "install CUDA 13 runtime" },
     ];
-    const nothing = { matmul: null, works: false, description: null, test: null, problem: null, missing: [], found: [] };
+    const nothing = unknownDevice({ device: "wasm", matmul: null });
     const test = { error: 2.3e-7, worst: "Gemm", gflops: 101.7, gbps: 20.14 };
     const text = formatReport({
       system: "linux x64",

@@ -1,5 +1,6 @@
 import { z } from "zod";
-import { type DeviceReport, examine, type Report } from "../../doctor/examine.ts";
+import { examine, type Report } from "../../doctor/examine.ts";
+import type { DeviceReport } from "../../doctor/examine-device.ts";
 import { UserError } from "../../base/errors.ts";
 import { describeMissing } from "../../ort/cuda.ts";
 import { CUDA_PACKAGE, installCuda } from "../../ort/install.ts";
@@ -20,7 +21,7 @@ export function help(): string {
 
 Usage: remat doctor [--json] [--install cuda [--from FILE]]
 
-Each device is tested against numbers computed in float64; speed is that of a matrix product of 512 rows, columns and terms
+Each device is tested in a process of its own, which a driver may crash, against numbers computed in float64; speed is that of a matrix product of 512 rows, columns and terms
 (GFLOP/s) and of an addition of long vectors (GB/s). --install cuda fetches ${formatBytes(CUDA_PACKAGE.bytes)}
 from the Python package index, checks them and puts two files beside ONNX Runtime's library.
 

@@ -3,6 +3,7 @@ import { basename, join, resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { writeTextAtomic } from "../../base/files.ts";
 import { type Device, openDevice } from "../../device.ts";
+import { createTrial } from "../../doctor/trial.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";
 import { findModel } from "../../load/find-model.ts";
 import { writeSegmentModels } from "../../onnx/segments.ts";
@@ -59,20 +60,21 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
   checkAdapter(found.adapter, dated);
   const named = { ...dated, model: found.name, ...(found.adapter === null ? {} : { adapter: found.adapter }) };
   const notes: string[] = [];
-  const inputs = await interruptible(signal, () =>
+  const trial = createTrial(dated.device);
+  const read = () =>
     readInputs(named, found.folder, {
       signal,
       given,
       onNote: (text) => notes.push(text),
       onProgress: (report) => sink({ type: "prepare", ...report }),
-    }),
-  );
+    });
+  const inputs = await interruptible(signal, () => trial.beside(read));
   const { config } = inputs;
   let device: Device | null = null;
   let session: Session | null = null;
   let release = () => {};
   try {
-    device = await openDevice(config);
+    device = await openDevice({ ...config, trial: trial.pass });
     session = createSession(device.executor, inputs);
     const { engine, costs } = session;
     const steps = totalSteps(config, session.data.train.count(0));
