@@ -94,7 +94,7 @@ export function libraryPath(): string {
     root = dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
   } catch {
     throw new UserError(
-      "ONNX Runtime is not there: expected the package onnxruntime-node, which is optional; install again (with npm: --onnxruntime-node-install=skip)",
+      "ONNX Runtime is not there: expected the package onnxruntime-node, which is optional; install again (with npm: ONNXRUNTIME_NODE_INSTALL=skip npm install)",
     );
   }
   const path = join(root, "bin", "napi-v6", process.platform, process.arch, LIBRARY_NAMES[process.platform] ?? "");

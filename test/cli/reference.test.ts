@@ -69,7 +69,7 @@ test("every flag that the documentation names exists", async () => {
     }
   }
   // "--flag" stands for any; the others are Bun's and npm's, in the commands that start the product.
-  for (const other of ["--flag", "--yes", "--global", "--onnxruntime-node-install"]) known.add(other);
+  for (const other of ["--flag", "--yes", "--global"]) known.add(other);
   for (const page of pages) {
     const text = readFileSync(page, "utf8");
     // In a table of other systems' names, the last column holds ours.
