@@ -20,11 +20,12 @@ setDefaultTimeout(120_000);
 const folder = temporaryFolder();
 const tokenizers = join(import.meta.dir, "../golden/tokenizers");
 
-/** What llama.cpp expects of every Gemma, which the fixtures are not like in order to tell more from one another. */
+/** What llama.cpp expects of every Gemma and SmolLM3, which the fixtures are not like in order to tell more from one another. */
 const USUAL: Partial<Record<GoldenFamily, (config: Record<string, any>) => void>> = {
   gemma2: (config) => (config["query_pre_attn_scalar"] = 14),
   gemma3: (config) =>
     Object.assign(config, { query_pre_attn_scalar: 16, sliding_window_pattern: 6, rope_local_base_freq: 10_000 }),
+  smollm3: (config) => Object.assign(config, { no_rope_layer_interval: 4, use_sliding_window: false }),
   "gemma3-vision"({ text_config: text }) {
     delete text.layer_types;
     text.rope_parameters.sliding_attention.rope_theta = 10_000;
@@ -131,7 +132,7 @@ describe("a model as GGUF holds the model's tensors", () => {
       }
       const text = [...stored.keys()].filter((name) => !isVisionTensor(name));
       expect(seen.length).toBe(text.length - Number(config.tieWordEmbeddings && stored.has("lm_head.weight")));
-      const architecture = isLlama ? "llama" : family.replace("-vision", "");
+      const architecture = isLlama && family !== "smollm3" ? "llama" : family.replace("-vision", "");
       const { metadata } = file;
       expect(metadata.get("general.architecture")).toBe(architecture);
       expect(metadata.get(`${architecture}.block_count`)).toBe(config.layers);
@@ -162,6 +163,29 @@ describe("a model as GGUF holds the model's tensors", () => {
       const path = copyFolder(modelFolder(family), join(folder, `odd-${family}`));
       for (const file of ["tokenizer.json", "tokenizer_config.json"])
         copyFileSync(join(tokenizers, "smollm", file), join(path, file));
+      const { code, stderr } = await remat(["export", "gguf", "--model", path, "--out", join(folder, "odd", "m.gguf")]);
+      expect(code).toBe(2);
+      expect(stderr).toContain(expected);
+    }
+  });
+
+  test("a SmolLM3 that llama.cpp would compute otherwise is refused; a YaRN goes into its settings", async () => {
+    const { file } = await exported("--model", model("smollm3", "smollm"), "--type", "f32");
+    expect(file.metadata.get("smollm3.rope.scaling.type")).toBe("yarn");
+    expect(file.metadata.get("smollm3.rope.scaling.factor")).toBe(4);
+    const llama3 = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+    for (const [changes, expected] of [
+      [{}, "no rotary positions in every fourth layer, and this one differs in layer 2"],
+      [{ no_rope_layers: [1, 1, 1, 1, 1] }, "differs in layer 4"],
+      [{ no_rope_layer_interval: 4, attention_bias: true }, "no biases on the output of attention and in the MLP"],
+      [{ no_rope_layer_interval: 4, rope_scaling: llama3 }, "smollm3 models have no llama3 scaling"],
+      [{ no_rope_layer_interval: 4, rope_scaling: { type: "yarn", factor: 4, beta_fast: 16 } }, "beta_fast 16"],
+    ] as const) {
+      const path = copyFolder(modelFolder("smollm3"), join(folder, `odd-smollm3-${expected.length}`));
+      for (const name of ["tokenizer.json", "tokenizer_config.json"])
+        copyFileSync(join(tokenizers, "smollm", name), join(path, name));
+      const config = JSON.parse(readFileSync(join(path, "config.json"), "utf8"));
+      writeFileSync(join(path, "config.json"), JSON.stringify({ ...config, ...changes }));
       const { code, stderr } = await remat(["export", "gguf", "--model", path, "--out", join(folder, "odd", "m.gguf")]);
       expect(code).toBe(2);
       expect(stderr).toContain(expected);

@@ -104,6 +104,53 @@ describe("families", () => {
     expect(userError(() => qwen3(types.slice(1)))).toContain("layer_types has 3 entries");
   });
 
+  test("SmolLM3: layers without rotary positions, by list or interval; a window where the layers' types say, or on request", () => {
+    const smollm3 = (extra: object = {}) => of("smollm3", { num_hidden_layers: 5, ...extra });
+    expect(smollm3()).toMatchObject({
+      rotaryLayers: [true, true, true, false, true],
+      slidingWindow: null,
+      windowLayers: [],
+      tieWordEmbeddings: true,
+      attentionBias: false,
+      mlpBias: false,
+      rope: { theta: 2e6, scaling: { type: "default" } },
+      maxPositions: 32_768,
+      bosTokenId: 128_000,
+      eosTokenIds: [128_001],
+      padTokenId: 128_004,
+    });
+    expect(of("smollm3", { num_key_value_heads: undefined }).kvHeads).toBe(4);
+    expect(smollm3({ no_rope_layer_interval: 2 }).rotaryLayers).toEqual([true, false, true, false, true]);
+    expect(smollm3({ no_rope_layer_interval: 9 }).rotaryLayers).toEqual([true, true, true, true, true]);
+    // A 1 says that there are rotary positions; entries beyond the last layer count for nothing.
+    expect(smollm3({ no_rope_layers: [0, 1, 1, 0, 1, 0], no_rope_layer_interval: 2 }).rotaryLayers).toEqual([
+      false,
+      true,
+      true,
+      false,
+      true,
+    ]);
+    const window = { sliding_window: 7, use_sliding_window: true };
+    expect(smollm3({ sliding_window: 7 }).slidingWindow).toBeNull();
+    expect(smollm3(window)).toMatchObject({ slidingWindow: 7, windowLayers: [false, false, false, true, false] });
+    expect(smollm3({ ...window, no_rope_layers: [1, 1, 1, 1, 1] }).slidingWindow).toBeNull();
+    const types = ["sliding_attention", ...Array<string>(4).fill("full_attention")];
+    expect(smollm3({ sliding_window: 7, layer_types: types }).windowLayers).toEqual([true, false, false, false, false]);
+    expect(smollm3({ rope_theta: null, attention_bias: true, mlp_bias: true })).toMatchObject({
+      rope: { theta: 2e6 },
+      attentionOutputBias: true,
+      mlpBias: true,
+    });
+    for (const [extra, message] of [
+      [{ no_rope_layers: [1, 1] }, "no_rope_layers has 2 entries; expected one for each of 5 layers"],
+      [{ no_rope_layers: [1, 1, 1, 2, 1] }, '"no_rope_layers.3" is 2'],
+      [{ no_rope_layer_interval: 0 }, '"no_rope_layer_interval" is 0'],
+      [{ layer_types: types }, 'layer_types has "sliding_attention", but there is no sliding_window'],
+      [{ sliding_window: 7, layer_types: types.slice(1) }, "layer_types has 4 entries"],
+    ] as const)
+      expect(userError(() => smollm3(extra))).toContain(message);
+  });
+
   test("Gemma 2: windows in every other layer, soft caps, its own scale of scores, Transformers' defaults", () => {
     expect(of("gemma2", { num_hidden_layers: 3, query_pre_attn_scalar: 64 })).toMatchObject({
       headDim: 256,
@@ -313,7 +360,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],

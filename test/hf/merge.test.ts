@@ -24,6 +24,7 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
     "mistral",
     "qwen2",
     "smollm2",
+    "smollm3",
     "gemma2",
     "gemma3",
     "gemma3-vision",

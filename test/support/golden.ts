@@ -13,6 +13,7 @@ export const FAMILIES = [
   "qwen2",
   "qwen3",
   "smollm2",
+  "smollm3",
   "gemma2",
   "gemma3",
   "gemma3-vision",

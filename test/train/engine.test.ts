@@ -22,12 +22,20 @@ const STRATEGIES: Strategy[] = [
 ];
 
 describe("gradients are the same to the bit", () => {
-  for (const [title, tuning] of [
-    ["LoRA with dropout", lora(0.2)],
-    ["full", { method: "full" }],
+  const smollm3 = {
+    architectures: undefined,
+    model_type: "smollm3",
+    no_rope_layer_interval: 2,
+    use_sliding_window: true,
+    sliding_window: 9,
+  };
+  for (const [title, tuning, config] of [
+    ["LoRA with dropout", lora(0.2), llama(5)],
+    ["full", { method: "full" }, llama(5)],
+    ["LoRA with dropout, two kinds of layers", lora(0.2), llama(5, 32, smollm3)],
+    ["full, two kinds of layers", { method: "full" }, llama(5, 32, smollm3)],
   ] as const) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {
-      const config = llama(5);
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
       expect(reference.losses[0]).toBeGreaterThan(1);
       for (const values of reference.values.values()) expect(values.some((value) => value !== 0)).toBe(true);

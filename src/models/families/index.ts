@@ -11,9 +11,10 @@ import { mistral } from "./mistral.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { smollm3 } from "./smollm3.ts";
 
 /** All families, in the order in which the README lists them. */
-export const FAMILIES: readonly Family[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, internlm2, internlm3];
+export const FAMILIES: readonly Family[] = [llama, smollm3, mistral, qwen2, qwen3, gemma2, gemma3, phi3, internlm2, internlm3];
 
 const BY_TYPE: ReadonlyMap<string, Family> = new Map(FAMILIES.map((family) => [family.type, family]));
 

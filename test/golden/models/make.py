@@ -97,6 +97,32 @@ FAMILIES = {
             "torch_dtype": "float32",
         },
     },
+    # Layers 2 and 4 have no rotary positions, and a window.
+    "smollm3": {
+        "seed": 1020,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["SmolLM3ForCausalLM"],
+            "model_type": "smollm3",
+            "hidden_size": 36,
+            "intermediate_size": 41,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 101,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 3000.0,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+            "no_rope_layer_interval": 2,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "pad_token_id": 4,
+            "torch_dtype": "float32",
+        },
+    },
     "mistral": {
         "seed": 1002,
         "dtype": torch.float16,
@@ -520,7 +546,7 @@ def forward_inputs(batch, config, dtype):
         inputs["position_ids"] = batch["position_ids"]
     if "position_ids" in batch or dtype == torch.float64:
         window = getattr(config, "sliding_window", None)
-        if "gemma" in config.model_type:
+        if "gemma" in config.model_type or config.model_type == "smollm3":
             # One mask for each kind of layer.
             inputs["attention_mask"] = {
                 "full_attention": explicit_mask(batch, config, dtype),
