@@ -3,7 +3,7 @@ import { version } from "../../package.json" with { type: "json" };
 import { messageOf, UserError } from "../base/errors.ts";
 import type { VerbEvent } from "../train/run/events.ts";
 import { verbFor } from "./flags/other-systems.ts";
-import { suggestion } from "./flags/flags.ts";
+import { suggestion } from "../base/names.ts";
 import { ALIASES, CHILDREN, VERBS, type Verb } from "./verbs.ts";
 
 /**

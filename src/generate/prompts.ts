@@ -35,7 +35,8 @@ export function* readPrompts(path: string, tokenizer: Tokenizer): Generator<Prom
   }
 }
 
-function promptOf(record: Record<string, unknown>, where: string, tokenizer: Tokenizer): Prompt {
+/** The prompt of one record; `where` names its place in errors. @throws {UserError} */
+export function promptOf(record: Record<string, unknown>, where: string, tokenizer: Tokenizer): Prompt {
   const isBare = "prompt" in record && !("completion" in record);
   const completion = Array.isArray(record["prompt"]) ? [{ role: "assistant", content: "-" }] : "-";
   const example = exampleOf(isBare ? { ...record, completion } : withAssistant(record), where);

@@ -1,7 +1,8 @@
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { flagName, flagsOf, parseFlags } from "../../src/cli/flags/flags.ts";
+import { flagsOf, parseFlags } from "../../src/cli/flags/flags.ts";
+import { flagName } from "../../src/base/names.ts";
 import { REFERENCE, reference } from "../../src/cli/flags/reference.ts";
 import { ALIASES, VERBS } from "../../src/cli/verbs.ts";
 

@@ -4,10 +4,12 @@ import { parse as parseYaml } from "yaml";
 import { z } from "zod";
 import { parseHeldOut } from "../../data/samples/held-out.ts";
 import { messageOf, UserError } from "../../base/errors.ts";
+import { validateOptions } from "../../library/options.ts";
 import { trainConfigSchema } from "../../train/config.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { counterpartOf } from "./other-systems.ts";
-import { camelCase, type Flag, flagName, flagsOf, suggestion } from "./flags.ts";
+import { type Flag, flagsOf } from "./flags.ts";
+import { camelCase, flagName, suggestion } from "../../base/names.ts";
 
 const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
 /** Keys whose value is a path: in a file they are relative to that file (but in a run's own), as flags to the working directory. */
@@ -81,19 +83,9 @@ function readEntry(kind: Flag["kind"], entry: unknown): unknown {
   return entry;
 }
 
-/** Checks values against a schema; one error that names every wrong key, as a flag and, if given, with its file. */
+/** As `validateOptions`; a key of another system is answered with what it is here. @throws {UserError} */
 export function validateConfig<S extends z.ZodObject>(schema: S, values: Record<string, unknown>, file?: string): z.output<S> {
-  const result = schema.safeParse(values);
-  if (result.success) return result.data;
-  const known = Object.keys(schema.shape);
-  const problems = result.error.issues.flatMap((issue) => {
-    if (issue.code === "unrecognized_keys")
-      return issue.keys.map((key) => `unknown key ${JSON.stringify(key)}${keyHint(key, known)}`);
-    const key = String(issue.path[0]);
-    if (values[key] === undefined) return [`${flagName(key)}: it is missing`];
-    return [`${flagName(key)}: ${issue.message}; got ${JSON.stringify(values[key])}`];
-  });
-  throw new UserError(`${file ? `${file}: ` : ""}${problems.join("\n")}`);
+  return validateOptions(schema, values, file, keyHint);
 }
 
 /** As `suggestion`, and what a key of another system is here. */

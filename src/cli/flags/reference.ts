@@ -1,7 +1,8 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { flagName, flagsOf, type Flag } from "./flags.ts";
+import { flagsOf, type Flag } from "./flags.ts";
+import { flagName } from "../../base/names.ts";
 import { VERBS } from "../verbs.ts";
 
 /**

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { flagName, flagsOf, parseFlags, suggestion } from "../flags/flags.ts";
+import { flagsOf, parseFlags } from "../flags/flags.ts";
+import { flagName, suggestion } from "../../base/names.ts";
 import { ALIASES, VERBS } from "../verbs.ts";
 
 export const flags = z.strictObject({});

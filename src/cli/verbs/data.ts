@@ -11,7 +11,8 @@ import { validateConfig } from "../flags/config-file.ts";
 import { printEvent } from "../terminal/display.ts";
 import { findModel } from "../../load/find-model.ts";
 import { hasColour } from "../terminal/terminal.ts";
-import { describeFlags, parseFlags, suggestion } from "../flags/flags.ts";
+import { describeFlags, parseFlags } from "../flags/flags.ts";
+import { suggestion } from "../../base/names.ts";
 
 export const flags = z.strictObject({
   model: z.string().min(1).optional().describe("model folder or hub name, for its tokenizer and chat template"),

@@ -3,7 +3,8 @@ import { dirname, isAbsolute, join, relative, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { makeFolder, writeTextAtomic } from "../../base/files.ts";
-import { describeFlags, parseFlags, suggestion } from "../flags/flags.ts";
+import { describeFlags, parseFlags } from "../flags/flags.ts";
+import { suggestion } from "../../base/names.ts";
 import { validateConfig } from "../flags/config-file.ts";
 
 const RECIPES = join(import.meta.dir, "../../../recipes");

@@ -101,6 +101,8 @@ export interface DoneEvent {
 
 /** What other verbs print with `--json`. */
 export type VerbEvent =
+  /** `generate`, `chat`, `serve`: how answers are sampled, in words. */
+  | { readonly type: "sampling"; readonly text: string }
   /** `eval`: mean loss, perplexity and token accuracy. */
   | {
       readonly type: "score";
@@ -144,6 +146,8 @@ export type VerbEvent =
   /** `serve`: it takes requests now; `context` is the longest text in tokens, prompt and answer together. */
   | { readonly type: "listening"; readonly url: string; readonly model: string; readonly context: number }
   | RequestEvent
+  /** Something that a user should know and that stops nothing. */
+  | { readonly type: "note"; readonly text: string }
   | { readonly type: "warning"; readonly text: string }
   /** The verb failed; the last line. The message is on standard error too. */
   | { readonly type: "error"; readonly message: string; readonly exitCode: number };

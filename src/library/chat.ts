@@ -1,0 +1,94 @@
+import { z } from "zod";
+import { chatTemplateOf } from "../data/chat/chat-template.ts";
+import { openDevice } from "../device.ts";
+import { type Answer, answer } from "../generate/answer.ts";
+import { stopTokens } from "../generate/generate.ts";
+import { createDecoder } from "../generate/open-decoder.ts";
+import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
+import { createSampler } from "../generate/sampler.ts";
+import { openModel } from "../load/open-model.ts";
+import { storageOf } from "../load/weights.ts";
+import { type CallOptions, chooseSampling, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+
+export const chatOptionsSchema = z.strictObject({
+  ...MODEL_OPTIONS,
+  system: z.string().min(1).optional().describe("system message"),
+  raw: z.boolean().default(false).describe("continue the text itself, without the chat template"),
+  ...SAMPLING_OPTIONS,
+});
+
+export type ChatOptions = z.input<typeof chatOptionsSchema>;
+
+interface Message {
+  readonly role: "system" | "user" | "assistant";
+  readonly content: string;
+}
+
+export interface SayOptions {
+  /** Takes the answer piece by piece, as its text becomes certain. */
+  readonly onText?: ((piece: string) => void) | undefined;
+  /** Cuts the answer between two tokens. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A conversation with a model that is in memory. */
+export interface Conversation {
+  /**
+   * Says something and returns the answer; both become part of the conversation. One answer is made at a time; the event loop
+   * gets in between two tokens.
+   * @throws {UserError} a conversation that has become too long, which leaves the conversation as it was
+   */
+  say(text: string, options?: SayOptions): Promise<string>;
+  /** Forgets what was said. */
+  reset(): void;
+  /** Frees the model. */
+  close(): void;
+}
+
+/** Opens a model to talk with. @throws {UserError} a model that is missing or does not fit */
+export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<CallOptions, "sink"> = {}): Promise<Conversation> {
+  const flags = validateOptions(chatOptionsSchema, options);
+  const note = (text: string) => sink({ type: "note", text });
+  const model = await openModel(flags, { onNote: note });
+  let close = model.close;
+  try {
+    // Products of few rows are what generation has: the kernels' own are fastest there.
+    const device = await openDevice({ device: flags.device, threads: flags.threads, matmul: "wasm" });
+    close = () => {
+      device.close();
+      model.close();
+    };
+    if (device.notice !== null) note(device.notice);
+    const { config, tokenizer } = model;
+    const warn = (text: string) => sink({ type: "warning", text });
+    const { options: sampling, text: described } = chooseSampling(flags, model.folder, warn);
+    sink({ type: "sampling", text: described });
+    const template = flags.raw ? null : chatTemplateOf(tokenizer);
+    const toPrompt = (messages: readonly Message[]): Int32Array =>
+      template === null
+        ? rawPrompt(tokenizer, messages.map(({ content }) => content).join(""))
+        : chatPrompt(tokenizer, template, { messages: messages.map((message) => ({ ...message })) });
+    const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
+    const decoder = createDecoder(device.executor, { ...model, ...storageOf(flags), ...room });
+    const sampler = createSampler(sampling);
+    const limits = { sampler, stop: stopTokens(config, tokenizer), limit: sampling.maxNewTokens };
+    const start: readonly Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
+    let messages = start;
+    return {
+      async say(text, { onText = () => {}, signal } = {}) {
+        const asked: readonly Message[] = [...messages, { role: "user", content: text }];
+        const prompt = [...toPrompt(asked)];
+        const made: Answer = await answer({ decoder, tokenizer }, prompt, { ...limits, onText, ...(signal ? { signal } : {}) });
+        messages = [...asked, { role: "assistant", content: made.text }];
+        return made.text;
+      },
+      reset() {
+        messages = start;
+      },
+      close: () => close(),
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}

@@ -1,0 +1,78 @@
+import { z } from "zod";
+import { evaluationFile } from "../data/examples/dataset.ts";
+import { createBatches } from "../data/samples/batch.ts";
+import { loadSamples } from "../data/samples/prepare.ts";
+import { createSampleMaker } from "../data/samples/sample.ts";
+import { createScorer } from "../generate/score.ts";
+import { withModel } from "../load/open-model.ts";
+import { checkContext, contextLimit } from "../models/rope.ts";
+import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { startOfDay } from "../train/run/date.ts";
+import { type CallOptions, MODEL_OPTIONS, validateOptions } from "./options.ts";
+
+export const evaluateOptionsSchema = z.strictObject({
+  ...MODEL_OPTIONS,
+  data: z.string().min(1).describe("examples: a JSONL file, or a folder with test.jsonl or valid.jsonl"),
+  sequenceLength: z.int().min(2).optional().describe("tokens in a row (512, or the model's context)"),
+  truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
+  date: trainConfigSchema.shape.date.describe("what chat templates that write the date take for today (today)"),
+});
+
+export type EvaluateOptions = z.input<typeof evaluateOptionsSchema>;
+
+export interface EvaluateResult {
+  readonly examples: number;
+  /** Tokens with a target. */
+  readonly tokens: number;
+  /** Mean cross entropy of the tokens with a target, in nats, weighted where they have weights. */
+  readonly loss: number;
+  readonly perplexity: number;
+  /** Share of the tokens with a target that were the likeliest token. */
+  readonly accuracy: number;
+}
+
+/**
+ * Measures a model on examples: mean loss of the tokens that training would learn, perplexity, token accuracy.
+ * @throws {UserError} bad examples, a model that does not fit
+ */
+export async function evaluate(options: EvaluateOptions, { sink = () => {} }: CallOptions = {}): Promise<EvaluateResult> {
+  const flags = validateOptions(evaluateOptionsSchema, options);
+  return withModel(
+    flags,
+    async (model, executor) => {
+      const { config, tokenizer } = model;
+      const tokens = sequenceLengthOf(flags, contextLimit(config));
+      checkContext(config, tokens);
+      const eosId = config.eosTokenIds[0] ?? null;
+      const maker = createSampleMaker(tokenizer, {
+        maxLength: tokens,
+        truncate: flags.truncate,
+        vocabSize: config.vocabSize,
+        eosId,
+        ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
+      });
+      const samples = await loadSamples(evaluationFile(flags.data), maker);
+      const padId = tokenizer.padId ?? eosId ?? 0;
+      const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });
+      const score = createScorer(executor, { ...model, tokens, weighted: samples.weighted });
+      const total = { loss: 0, labelled: 0, weight: 0, correct: 0 };
+      for (let index = 0; index < batches.count(0); index++) {
+        const batch = batches.batch(0, index);
+        const { loss, correct } = score(batch);
+        total.loss += loss;
+        total.labelled += batch.labelled;
+        total.weight += batch.weight;
+        total.correct += correct;
+      }
+      const loss = total.loss / total.weight;
+      return {
+        examples: samples.count,
+        tokens: total.labelled,
+        loss,
+        perplexity: Math.exp(loss),
+        accuracy: total.correct / total.labelled,
+      };
+    },
+    { onNote: (text) => sink({ type: "note", text }) },
+  );
+}

@@ -1,0 +1,79 @@
+import { existsSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { z } from "zod";
+import { UserError } from "../base/errors.ts";
+import { makeFolder, writeTextAtomic } from "../base/files.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { stopTokens } from "../generate/generate.ts";
+import { readGenerationConfig } from "../generate/sampling.ts";
+import { exportAdapter } from "../gguf/adapter.ts";
+import { endOfTurn } from "../gguf/chat.ts";
+import { exportModel } from "../gguf/model.ts";
+import { modelfile } from "../gguf/modelfile.ts";
+import { hasWindows } from "../gguf/names.ts";
+import { spaceTaking } from "../gguf/tokenizer.ts";
+import { openModel } from "../load/open-model.ts";
+import type { ModelConfig } from "../models/config.ts";
+import { contextLimit } from "../models/rope.ts";
+import { type CallOptions, validateOptions } from "./options.ts";
+
+export const exportGgufOptionsSchema = z.strictObject({
+  model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
+  adapter: z.string().min(1).optional().describe("PEFT adapter folder: merged in, or with --adapter-only written alone"),
+  out: z.string().min(1).describe("file to write; a Modelfile for Ollama is written beside it"),
+  type: z.enum(["f16", "bf16", "q8_0", "q4_0", "f32"]).default("f16").describe("type of the matrices"),
+  adapterOnly: z.boolean().default(false).describe("write the adapter without its base model"),
+  overwrite: z.boolean().default(false).describe("replace files that are there"),
+});
+
+export type ExportGgufOptions = z.input<typeof exportGgufOptionsSchema>;
+
+export interface ExportGgufResult {
+  /** The GGUF file, and the Modelfile for Ollama beside it. */
+  readonly out: string;
+  readonly modelfile: string;
+  readonly type: z.output<typeof exportGgufOptionsSchema>["type"];
+  readonly content: "model" | "merged model" | "adapter";
+}
+
+/**
+ * Writes a model for llama.cpp and Ollama, with its tokenizer and chat template, an adapter merged in or alone.
+ * @throws {UserError} files that are in the way, a model that llama.cpp does not know
+ */
+export async function exportGguf(options: ExportGgufOptions, { sink = () => {} }: CallOptions = {}): Promise<ExportGgufResult> {
+  const { out, type, adapterOnly, overwrite, ...named } = validateOptions(exportGgufOptionsSchema, options);
+  const companion = join(dirname(out), "Modelfile");
+  for (const path of [out, companion]) {
+    if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
+  }
+  const note = (text: string) => sink({ type: "note", text });
+  const model = await openModel(named, { onNote: note });
+  try {
+    const { config, tokenizer, adapter } = model;
+    if (adapterOnly && adapter === null) throw new UserError("--adapter-only needs --adapter");
+    makeFolder(dirname(out));
+    if (adapterOnly) exportAdapter(out, adapter!, config, type);
+    else exportModel(out, model, type);
+    const ids = stopTokens(config, tokenizer).add(endOfTurn(tokenizer) ?? -1);
+    const stop = [...tokenizer.specialTokens].filter(([, id]) => ids.has(id)).map(([token]) => token);
+    const file = `./${basename(out)}`;
+    const { values: sampling } = readGenerationConfig(model.folder);
+    const [from, alone] = adapterOnly ? [model.folder, file] : [file, null];
+    writeTextAtomic(companion, modelfile(from, alone, tokenizer, stop, sampling));
+    differences(config, tokenizer).forEach(note);
+    return { out, modelfile: companion, type, content: adapterOnly ? "adapter" : adapter ? "merged model" : "model" };
+  } finally {
+    model.close();
+  }
+}
+
+/** What llama.cpp does otherwise, though not so much that it could not be used. */
+function differences(config: ModelConfig, tokenizer: Tokenizer): string[] {
+  const { slidingWindow } = config;
+  const found: string[] = [];
+  if (slidingWindow !== null && !hasWindows(config) && contextLimit(config) > slidingWindow)
+    found.push(`llama.cpp lets every token see the whole text; this model sees ${slidingWindow} tokens, so keep to that length`);
+  if (spaceTaking(tokenizer) === "unknown")
+    found.push("llama.cpp keeps white space behind special tokens, which this tokenizer takes away: begin no message with any");
+  return found;
+}

@@ -1,0 +1,35 @@
+import { z } from "zod";
+import { UserError } from "../base/errors.ts";
+import { mergeAdapter } from "../hf/weights/merge.ts";
+import { findModel } from "../load/find-model.ts";
+import { validateOptions } from "./options.ts";
+
+export const mergeOptionsSchema = z.strictObject({
+  model: z.string().min(1).optional().describe("base model: folder or hub name (default: the one that the adapter names)"),
+  adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
+  out: z.string().min(1).describe("folder to write; must be new or empty"),
+  maxShardSize: z.number().positive().default(50).describe("largest weight file, in GB (10^9 bytes)"),
+});
+
+export type MergeOptions = z.input<typeof mergeOptionsSchema>;
+
+export interface MergeResult {
+  /** The folder that was written. */
+  readonly out: string;
+  /** The base model's folder on this machine. */
+  readonly base: string;
+  /** The adapter's folder. */
+  readonly adapter: string;
+}
+
+/**
+ * Adds an adapter to its base model's weights and writes a model folder in the base model's dtype.
+ * @throws {UserError} an adapter of another model, an output folder in use, a full disk
+ */
+export async function merge(options: MergeOptions): Promise<MergeResult> {
+  const { out, maxShardSize, ...named } = validateOptions(mergeOptionsSchema, options);
+  const { folder: base, adapter } = await findModel(named);
+  if (adapter === null) throw new UserError("merge needs an adapter: give its folder with --adapter");
+  mergeAdapter({ base, adapter, output: out, maxShardBytes: maxShardSize * 1e9 });
+  return { out, base, adapter };
+}

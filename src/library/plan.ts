@@ -1,0 +1,237 @@
+import { writeFileSync } from "node:fs";
+import { z } from "zod";
+import { formatBytes } from "../base/bytes.ts";
+import { fileError } from "../base/files.ts";
+import { openDevice } from "../device.ts";
+import { readAdapter } from "../hf/peft/peft.ts";
+import type { TokenBatch } from "../load/batch-memory.ts";
+import { openModel } from "../load/open-model.ts";
+import { computeType, storageOf, weightTypeOf } from "../load/weights.ts";
+import { checkContext, contextLimit } from "../models/rope.ts";
+import { type Chain, idealTime } from "../schedule/chain.ts";
+import { formatSchedule, type Schedule } from "../schedule/ops.ts";
+import { plannerOf } from "../schedule/planner/offload.ts";
+import { simulate } from "../schedule/simulate.ts";
+import { summarise, type Summary } from "../schedule/summary.ts";
+import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
+import { CHECKPOINTING_KEYS, checkQuantize, sequenceLengthOf, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
+import { createCosts, deviceName } from "../train/memory/costs.ts";
+import { fixedTotal, type FixedBytes } from "../train/memory/forecast.ts";
+import { explainingLimit, limitedMemory } from "../train/memory/limit.ts";
+import { type ModelPlan, planModel } from "../train/memory/model-plan.ts";
+import { NOMINAL_LINK, offloadOf } from "../train/memory/offload.ts";
+import { PLANNED_VARIANTS } from "../train/memory/step-plan.ts";
+import { checkpointingOf, selectiveOf } from "../train/memory/strategy.ts";
+import { createEngine } from "../train/step/engine.ts";
+import { tuningOf, tuningOfAdapter, withAdapter } from "../train/step/tuning.ts";
+import { type CallOptions, validateOptions } from "./options.ts";
+
+/** Flags of `train` that a plan depends on. */
+export const planKeys = trainConfigSchema
+  .pick({
+    model: true,
+    method: true,
+    rank: true,
+    alpha: true,
+    rslora: true,
+    dropout: true,
+    targets: true,
+    lastLayers: true,
+    sequenceLength: true,
+    batchSize: true,
+    ...CHECKPOINTING_KEYS,
+    ...STORAGE_KEYS,
+    device: true,
+    threads: true,
+    matmul: true,
+  })
+  .extend({
+    measure: z.boolean().default(false).describe("load the model and time its programs instead of modelling the times"),
+    svg: z.string().min(1).optional().describe("draw the time/memory curve and the memory of a step into this file"),
+  });
+
+/** All that a configuration of `train` may hold; what does not matter here is only checked. */
+export const planOptionsSchema = trainConfigSchema.extend({ ...planKeys.shape, data: trainConfigSchema.shape.data.optional() });
+
+export type PlanOptions = z.input<typeof planOptionsSchema>;
+
+/** A schedule that no other beats in both memory and time. */
+export interface CurvePoint {
+  /** Stash and workspace, bytes. */
+  readonly activations: number;
+  /** All memory of the process, or on the card, bytes. */
+  readonly memory: number;
+  /** Time over that of a step that computes nothing twice. */
+  readonly overhead: number;
+}
+
+/** A kind of segment of the chain. Sizes in bytes, times in seconds, of one micro-batch. */
+export interface PlannedSegment {
+  readonly name: string;
+  readonly model: string;
+  readonly output: number;
+  readonly tape: number;
+  readonly tapes: readonly number[];
+  readonly forward: number;
+  readonly backward: number;
+}
+
+/** Bytes by part; `peak` is the sum of process, resident memory, stash, workspace and temporary memory. */
+export interface PlannedMemory extends FixedBytes {
+  readonly process: number;
+  readonly stash: number;
+  readonly workspace: number;
+  readonly temporary: number;
+  readonly peak: number;
+}
+
+export interface PlanReport extends Summary {
+  readonly segments: readonly PlannedSegment[];
+  readonly schedule: readonly string[];
+  /** What `memory.process` is: the process itself, or what a card's library takes. */
+  readonly owner: string;
+  readonly memory: PlannedMemory;
+  readonly withoutCheckpointing: number;
+  /** Bytes that a step moves, seconds that it waits, bytes per second of the link. */
+  readonly offload: {
+    readonly out: number;
+    readonly in: number;
+    readonly waited: number;
+    readonly bandwidth: { readonly out: number; readonly in: number };
+  } | null;
+  /** The fastest schedules over the whole range of memory. */
+  readonly curve: readonly CurvePoint[];
+}
+
+/**
+ * Plans what a training step keeps and what it computes again, so that it stays within a memory limit. Nothing is trained.
+ * @throws {UserError} anything that is missing or does not fit; a limit that is too low, with the least that works
+ */
+export async function plan(options: PlanOptions, { sink = () => {} }: CallOptions = {}): Promise<PlanReport> {
+  const config = validateOptions(planOptionsSchema, options);
+  checkQuantize(config);
+  const model = await openModel(config, {
+    adapterReader: readAdapter,
+    onNote: (text) => sink({ type: "note", text }),
+  });
+  const { adapter, source } = model;
+  try {
+    if (adapter) withAdapter(config, adapter, model.config, Object.keys(options));
+    const length = sequenceLengthOf(config, contextLimit(model.config));
+    checkContext(model.config, length);
+    const device = await openDevice(config);
+    try {
+      const limited = limitedMemory(device.executor, config);
+      const strategy = checkpointingOf(config, limited);
+      const tokens = config.batchSize * length;
+      const options = {
+        config: model.config,
+        tuning: adapter ? tuningOfAdapter(adapter, config.dropout) : tuningOf(config, model.config),
+        strategy,
+        selective: selectiveOf(config),
+        verifyReplay: config.verifyReplay,
+        variants: PLANNED_VARIANTS,
+        tokens: [tokens],
+        ...storageOf(config),
+        optimizer: true,
+      };
+      const offload = offloadOf(config, config.output);
+      const plan = explainingLimit(config.memory, strategy, () => {
+        if (!config.measure)
+          return planModel(device.executor, {
+            ...options,
+            weightType: weightTypeOf(device.executor, source, config),
+            compute: computeType(device.executor, config.dtype),
+            link: offload && NOMINAL_LINK,
+          });
+        const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
+        const engine = createEngine(device.executor, { ...options, source, measure, offload });
+        engine.close();
+        return engine.plan;
+      });
+      const report = reportOf(
+        plan,
+        strategy.name === "budget" && strategy.base ? strategy.base() : limited.base(),
+        limited.owner,
+      );
+      if (config.svg !== undefined) draw(config.svg, plan, report);
+      return report;
+    } finally {
+      device.close();
+    }
+  } finally {
+    model.close();
+  }
+}
+
+/** Rows that are each one example with a target everywhere: attention and head have the most to do. */
+function oneExample(tokens: number, length: number): TokenBatch {
+  const positions = Int32Array.from({ length: tokens }, (_, t) => t % length);
+  return { ids: new Int32Array(tokens), labels: new Int32Array(tokens), starts: positions.map((at, t) => t - at), positions };
+}
+
+function reportOf(plan: ModelPlan, base: number, owner: string): PlanReport {
+  const { chain, schedule, segments } = plan.largest;
+  const ideal = idealTime(chain);
+  const fixed = fixedTotal(plan.fixed);
+  const curve = plannerOf(chain)
+    .curve()
+    .map(({ simulation }): CurvePoint => ({
+      activations: simulation.peak,
+      memory: base + fixed + simulation.peak + plan.predicted.temporary,
+      overhead: simulation.time / ideal - 1,
+    }));
+  return {
+    segments: segments.map(({ name, model }, i) => ({
+      name,
+      model: model.id,
+      output: chain.a[i + 1]!,
+      tape: chain.r[i]!,
+      tapes: chain.variants[i]!.map(({ r }) => r),
+      // The head's forward and backward are one program.
+      forward: chain.replay[i] ? 0 : chain.uf[i]!,
+      backward: chain.replay[i]?.ub ?? chain.ub[i]!,
+    })),
+    schedule: formatSchedule(schedule),
+    owner,
+    memory: {
+      process: base,
+      ...plan.fixed,
+      stash: plan.predicted.stash,
+      workspace: plan.predicted.workspace,
+      temporary: plan.predicted.temporary,
+      peak: base + plan.predicted.peak,
+    },
+    withoutCheckpointing: base + plan.withoutCheckpointing.peak,
+    offload: chain.offload && offloadReport(chain, schedule),
+    ...summarise(chain, schedule),
+    curve,
+  };
+}
+
+/** What a step moves, and how fast that goes. */
+function offloadReport(chain: Chain, schedule: Schedule): NonNullable<PlanReport["offload"]> {
+  const { transfers, waited } = simulate(chain, schedule);
+  const bytes = (wanted: "out" | "in") =>
+    transfers.filter(({ direction }) => direction === wanted).reduce((sum, transfer) => sum + transfer.bytes, 0);
+  const { out, in: into } = chain.offload!;
+  return { out: bytes("out"), in: bytes("in"), waited, bandwidth: { out, in: into } };
+}
+
+function draw(path: string, plan: ModelPlan, report: PlanReport): void {
+  const { chain, schedule } = plan.largest;
+  const chart = lineChart({
+    title: "Fastest schedules: overhead against memory",
+    x: { label: "stash and workspace", unit: 2 ** 20, format: formatBytes },
+    y: { label: "overhead", unit: 0.01, format: (share) => `${Math.round(100 * share)} %` },
+    series: [
+      { name: "fastest schedules", points: report.curve.map(({ activations, overhead }) => [activations, overhead]) },
+      { name: "chosen", points: [[report.memory.stash + report.memory.workspace, report.overhead]], marks: true },
+    ],
+  });
+  try {
+    writeFileSync(path, drawing([chart, memoryTimeline(simulate(chain, schedule), "Memory of one step", formatBytes)]));
+  } catch (error) {
+    throw fileError("write", path, error);
+  }
+}

@@ -1,0 +1,105 @@
+import { existsSync } from "node:fs";
+import { basename, resolve } from "node:path";
+import { z } from "zod";
+import { stopTokens } from "../generate/generate.ts";
+import { createDecoders } from "../generate/open-decoder.ts";
+import { openDevice } from "../device.ts";
+import { openModel } from "../load/open-model.ts";
+import { storageOf } from "../load/weights.ts";
+import { isLoopback } from "../serve/guard.ts";
+import { type RequestReport, startServer } from "../serve/server.ts";
+import { type CallOptions, chooseSampling, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+
+const { seed: _, ...SAMPLING_DEFAULTS } = SAMPLING_OPTIONS;
+
+export const serveOptionsSchema = z.strictObject({
+  ...MODEL_OPTIONS,
+  host: z.string().min(1).default("127.0.0.1").describe("address to listen on; 0.0.0.0: all of this machine's"),
+  port: z.int().min(0).max(65535).default(8000).describe("port to listen on; 0: any that is free"),
+  name: z.string().min(1).optional().describe("what clients call the model (its folder's name)"),
+  apiKey: z.string().min(1).optional().describe("clients need this key (REMAT_API_KEY is not seen by other users)"),
+  cors: z.string().min(1).optional().describe("origin whose web pages may use the model, such as http://localhost:3000"),
+  waiting: z.int().min(0).default(16).describe("requests that may wait for their turn"),
+  conversations: z
+    .int()
+    .min(1)
+    .max(64)
+    .default(1)
+    .describe("conversations whose keys and values are kept, each in memory of its own"),
+  ...SAMPLING_DEFAULTS,
+});
+
+export type ServeOptions = z.input<typeof serveOptionsSchema>;
+
+export interface ServeCallOptions extends Pick<CallOptions, "sink"> {
+  /** Called for each request that asks for an answer, or is refused, when it is over. */
+  readonly onRequest?: ((report: RequestReport) => void) | undefined;
+}
+
+/** A server that takes requests. */
+export interface RunningServer {
+  /** What clients take as the base of OpenAI's API. */
+  readonly url: string;
+  /** What clients call the model. */
+  readonly model: string;
+  /** The longest text in tokens, prompt and answer together. */
+  readonly context: number;
+  /** Cuts the answers that are being made, closes all connections, and frees the model. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Serves a model by OpenAI's API in this process. One request is answered at a time; the event loop gets in between two tokens.
+ * @throws {UserError} a model that does not fit, a host or port that cannot be listened on
+ */
+export async function serve(
+  options: ServeOptions,
+  { sink = () => {}, onRequest = () => {} }: ServeCallOptions = {},
+): Promise<RunningServer> {
+  const flags = validateOptions(serveOptionsSchema, options);
+  const note = (text: string) => sink({ type: "note", text });
+  const model = await openModel(flags, { onNote: note });
+  let close = model.close;
+  try {
+    // Products of few rows are what generation has: the kernels' own are fastest there.
+    const device = await openDevice({ device: flags.device, threads: flags.threads, matmul: "wasm" });
+    close = () => {
+      device.close();
+      model.close();
+    };
+    if (device.notice !== null) note(device.notice);
+    const { config, tokenizer } = model;
+    const warn = (text: string) => sink({ type: "warning", text });
+    const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, warn);
+    const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
+    const { each: decoders } = createDecoders(device.executor, { ...model, ...storageOf(flags), ...room }, flags.conversations);
+    const context = decoders[0]!.maxTokens;
+    const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
+    const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
+    const server = startServer(
+      { name, tokenizer, decoders, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
+      { ...flags, apiKey, cors: flags.cors ?? null, onRequest },
+    );
+    if (!isLoopback(flags.host) && apiKey === null)
+      warn(`everyone who reaches ${server.url} may use the model; --api-key KEY asks for a key`);
+    sink({ type: "sampling", text });
+    sink({ type: "listening", url: server.url, model: name, context });
+    return {
+      url: server.url,
+      model: name,
+      context,
+      async stop() {
+        await server.stop();
+        close();
+      },
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/** A folder's own name, or a name on the hub as it is. */
+function nameOf(model: string): string {
+  return existsSync(model) ? basename(resolve(model)) : model;
+}

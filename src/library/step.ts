@@ -1,0 +1,120 @@
+import { z } from "zod";
+import { openDevice } from "../device.ts";
+import { writeAdapterWeights } from "../load/adapter.ts";
+import { initialiseAdapter, storageOf } from "../load/weights.ts";
+import { openModel } from "../load/open-model.ts";
+import { readAdapter } from "../hf/peft/peft.ts";
+import { writeSafetensors } from "../hf/weights/safetensors-write.ts";
+import { CHECKPOINTING_KEYS, checkQuantize, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
+import { explainingLimit, limitedMemory } from "../train/memory/limit.ts";
+import { offloadOf } from "../train/memory/offload.ts";
+import { checkpointingOf, selectiveOf } from "../train/memory/strategy.ts";
+import { createEngine } from "../train/step/engine.ts";
+import { readStepBatch } from "../train/step/step-batch.ts";
+import { stepGradients } from "../train/step/step-gradients.ts";
+import { tuningOf, tuningOfAdapter, withAdapter } from "../train/step/tuning.ts";
+import { type CallOptions, MODEL_OPTIONS, validateOptions } from "./options.ts";
+
+export const stepOptionsSchema = trainConfigSchema
+  .pick({
+    model: true,
+    method: true,
+    rank: true,
+    alpha: true,
+    rslora: true,
+    targets: true,
+    lastLayers: true,
+    seed: true,
+    ...CHECKPOINTING_KEYS,
+    device: true,
+    ...STORAGE_KEYS,
+    threads: true,
+    matmul: true,
+  })
+  .extend({
+    model: MODEL_OPTIONS.model,
+    batch: z
+      .string()
+      .min(1)
+      .describe(
+        "safetensors file: input_ids, labels (-100 = masked), optional attention_mask and position_ids, int64 [sequences, length]",
+      ),
+    out: z.string().min(1).describe("safetensors file to write: loss, and the gradient of every trainable parameter"),
+    adapter: z.string().min(1).optional().describe("PEFT adapter folder (default: a fresh adapter from the seed)"),
+  });
+
+export type StepOptions = z.input<typeof stepOptionsSchema>;
+
+export interface StepResult {
+  /** Mean over the labelled tokens, in nats. */
+  readonly loss: number;
+  readonly labelled: number;
+  /** Gradients in the file. */
+  readonly gradients: number;
+  /** What gradients were multiplied by on their way in f16; else 1. */
+  readonly lossScale: number;
+  /** Bytes. */
+  readonly predictedPeak: number;
+  readonly measuredPeak: number;
+  /** ONNX Runtime's temporary memory, which is in both peaks. */
+  readonly temporary: number;
+}
+
+/**
+ * One forward and backward pass without an update, for checking against other systems: writes the loss and every gradient.
+ * @throws {UserError} anything in options, model or batch that is missing or does not fit
+ */
+export async function step(options: StepOptions, { sink = () => {} }: CallOptions = {}): Promise<StepResult> {
+  const config = validateOptions(stepOptionsSchema, options);
+  checkQuantize(config);
+  const model = await openModel(config, {
+    adapterReader: readAdapter,
+    onNote: (text) => sink({ type: "note", text }),
+  });
+  const { source, adapter } = model;
+  try {
+    const batch = readStepBatch(config.batch, model.config);
+    if (adapter) withAdapter(config, adapter, model.config, Object.keys(options));
+    const device = await openDevice(config);
+    const { executor } = device;
+    if (device.notice !== null) sink({ type: "note", text: device.notice });
+    try {
+      const strategy = checkpointingOf(config, limitedMemory(executor, config));
+      const engine = explainingLimit(config.memory, strategy, () =>
+        createEngine(executor, {
+          config: model.config,
+          source,
+          tuning: adapter ? tuningOfAdapter(adapter, 0) : tuningOf({ ...config, dropout: 0 }, model.config),
+          strategy,
+          selective: selectiveOf(config),
+          verifyReplay: config.verifyReplay,
+          ...storageOf(config),
+          offload: offloadOf(config, config.out),
+          tokens: [batch.ids.length],
+          weighted: batch.weights !== null,
+          optimizer: false,
+        }),
+      );
+      if (config.method === "lora") {
+        if (adapter) writeAdapterWeights(executor, engine.resident, adapter, adapter.scale);
+        else initialiseAdapter(executor, engine.resident, config.seed);
+      }
+      const { loss, lossScale, gradients } = stepGradients(engine, batch, config.seed);
+      writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
+      engine.close();
+      return {
+        loss,
+        labelled: batch.labelled,
+        gradients: gradients.length,
+        lossScale,
+        predictedPeak: engine.predicted.peak,
+        measuredPeak: engine.measuredPeak,
+        temporary: executor.temporary?.bytes ?? 0,
+      };
+    } finally {
+      device.close();
+    }
+  } finally {
+    model.close();
+  }
+}
