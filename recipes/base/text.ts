@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
-import { Template } from "@huggingface/jinja";
+import { parseTemplate, runTemplate } from "../../src/data/chat/jinja.ts";
 import { CHATML_TEMPLATE } from "../../src/data/tokens/tokenizer-files.ts";
 
 /** Characters of a row, at least (except at the end of a chapter) and at most (except for one verse that is longer). */
@@ -67,7 +67,7 @@ export function joinPieces(pieces: readonly string[], separator: string): string
 /** A row of verses said in turn by the two roles, without the last `<|im_end|>`, which ends every text. */
 function dialogue(verses: readonly string[]): string {
   const messages = verses.map((content, i) => ({ role: i % 2 === 0 ? "user" : "assistant", content }));
-  return new Template(CHATML_TEMPLATE).render({ messages }).replace(/<\|im_end\|>\n$/, "");
+  return runTemplate(parseTemplate(CHATML_TEMPLATE), { messages }, new Date(0)).replace(/<\|im_end\|>\n$/, "");
 }
 
 /** One row in fifty is held out, by its SHA-256. */

@@ -207,7 +207,7 @@ describe("chat: the assistant's turns, end token included, line break after it n
     const loop = "{% for i in range(100000) %}";
     expect(render(`${loop}${loop}{% endfor %}{% endfor %}`)).toContain("it does not come to an end");
     expect(render("{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}")).toContain(
-      "its text grows without an end",
+      "its texts and lists grow without an end",
     );
     const { user, system } = process.cpuUsage(begin);
     expect((user + system) / 1e6).toBeLessThan(5);

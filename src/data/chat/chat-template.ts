@@ -1,8 +1,7 @@
-import type { Template } from "@huggingface/jinja";
 import { explanationOf, UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import { contentText } from "../examples/formats.ts";
-import { parseTemplate, runTemplate } from "./jinja.ts";
+import { parseTemplate, runTemplate, type Template } from "./jinja.ts";
 import type { Tokenizer } from "../tokens/tokenizer.ts";
 
 /** Renders conversations to text with a model's Jinja template, as Transformers' `apply_chat_template` does. */

@@ -1,0 +1,60 @@
+import { TemplateError } from "./errors.ts";
+
+/**
+ * Counts what one rendering takes, so that no template runs without an end or fills the memory. Everything that makes a
+ * value counts before the value is made. A rendering is one synchronous call, so one meter serves them all in turn.
+ */
+
+/** Steps of one rendering: expressions, turns of loops and items of lists; some hundred times what a long conversation takes. */
+const MAX_STEPS = 10_000_000;
+
+/** Bytes of one rendering's new values beyond what its input allows. */
+const MAX_BYTES = 2 ** 27;
+
+/** New bytes for each byte of input: many filters may go over a long message. */
+const BYTES_PER_INPUT_BYTE = 64;
+
+/** Steps of a turn of a loop or a call, which makes a scope of its own. */
+export const SCOPE_STEPS = 10;
+
+/** Bytes of a list's item: the reference to a value. */
+export const ITEM_BYTES = 8;
+
+/** Characters that are read in the time of one step. */
+const STEP_CHARACTERS = 64;
+
+let steps = 0;
+let bytes = 0;
+let mostBytes = MAX_BYTES;
+
+/** Counts steps. @throws {TemplateError} too many */
+export function step(count = 1): void {
+  steps += count;
+  if (!(steps <= MAX_STEPS)) throw new TemplateError(`it does not come to an end within ${MAX_STEPS} steps`);
+}
+
+/** Counts bytes of values that are about to be made. @throws {TemplateError} too many */
+export function spend(count: number): void {
+  bytes += count;
+  if (!(bytes <= mostBytes))
+    throw new TemplateError(`its texts and lists grow without an end (beyond ${Math.round(mostBytes / 2 ** 20)} MiB)`);
+}
+
+/** Counts the reading of a text. */
+export function scan(text: string): void {
+  step(Math.ceil(text.length / STEP_CHARACTERS));
+}
+
+/**
+ * Runs `render` with a meter of its own.
+ * @param inputBytes characters of the variables
+ */
+export function metered<Result>(inputBytes: number, render: () => Result): Result {
+  const outer = [steps, bytes, mostBytes] as const;
+  [steps, bytes, mostBytes] = [0, 0, MAX_BYTES + BYTES_PER_INPUT_BYTE * inputBytes];
+  try {
+    return render();
+  } finally {
+    [steps, bytes, mostBytes] = outer;
+  }
+}

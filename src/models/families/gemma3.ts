@@ -1,0 +1,65 @@
+import { UserError } from "../../base/errors.ts";
+import { isRecord, show } from "../../base/json.ts";
+import type { Family, Raw } from "./family.ts";
+import { GEMMA_DEFAULTS, gemmaGguf, gemmaLayers, gemmaRules, plainGemma } from "./gemma2.ts";
+import { LLAMA_MODULES } from "./llama.ts";
+import { readDecoder } from "./read.ts";
+
+/**
+ * The text part of a `config.json` of model type `gemma3` (text and images) as one of type `gemma3_text`: what the outer
+ * part says of tokens and dtypes goes along. Its final soft cap is not applied, as in Transformers.
+ * @throws {UserError} no text part
+ */
+function textOf(raw: Raw, where: string): Raw {
+  const { text_config: text } = raw;
+  if (!isRecord(text)) throw new UserError(`${where}: "text_config" is ${show(text)}; a gemma3 model needs an object`);
+  const outer = ["eos_token_id", "bos_token_id", "pad_token_id", "dtype", "torch_dtype", "quantization_config"];
+  const known = Object.fromEntries(outer.flatMap((key) => (raw[key] === undefined ? [] : [[key, raw[key]]])));
+  return { ...text, ...known, tie_word_embeddings: raw["tie_word_embeddings"] ?? true, final_logit_softcapping: null };
+}
+
+/**
+ * Rotary settings of the layers with full attention as `rope_parameters`, of those with a window as `window_rope_parameters`. Old
+ * configurations name the two bases and a scaling of the full attention, new ones hold settings by kind of layer.
+ */
+function ropeOfBoth(config: Raw): Raw {
+  const { rope_parameters: given, rope_scaling: scaling, max_position_embeddings: positions } = config;
+  const part = (key: string): Raw => (isRecord(given) && isRecord(given[key]) ? given[key] : {});
+  const full: Raw = {
+    rope_theta: config["rope_theta"],
+    ...part("full_attention"),
+    ...(isRecord(scaling) ? scaling : {}),
+  };
+  const factor = (full["rope_type"] ?? full["type"]) === "linear" ? Number(full["factor"]) : 1;
+  return {
+    rope_scaling: undefined,
+    rope_parameters: full,
+    window_rope_parameters: { rope_theta: config["rope_local_base_freq"], ...part("sliding_attention") },
+    // Unlike elsewhere, the context that the scaling gives.
+    max_position_embeddings: factor >= 1 ? Math.ceil(Number(positions) / factor) : positions,
+  };
+}
+
+/** Gemma 3 (https://arxiv.org/abs/2503.19786): five layers with a window, and rotary positions of their own, for each without. */
+export const gemma3: Family = {
+  type: "gemma3_text",
+  architecture: "Gemma3ForCausalLM",
+  models: ["Gemma 3"],
+  wrapper: { type: "gemma3", modulePrefix: "model.language_model.", text: textOf },
+  read(raw, where, generation) {
+    const config = {
+      ...GEMMA_DEFAULTS,
+      vocab_size: 262_208,
+      max_position_embeddings: 131_072,
+      sliding_window_pattern: 6,
+      rope_theta: 1_000_000,
+      rope_local_base_freq: 10_000,
+      ...raw,
+    };
+    const plain = { ...plainGemma(config, where), ...ropeOfBoth(config), attn_logit_softcapping: null };
+    return readDecoder(plain, where, generation, gemmaRules("gemma3_text", 131_072, { qkNorm: true }));
+  },
+  modules: LLAMA_MODULES,
+  layers: gemmaLayers,
+  gguf: gemmaGguf({ architecture: "gemma3", period: 6, largest: 62, capped: false }),
+};

@@ -1,0 +1,59 @@
+import { UserError } from "../../base/errors.ts";
+import { attentionLayer, attentionOf, fusedAttention } from "../blocks/attention.ts";
+import { gatedMlp } from "../blocks/mlp.ts";
+import { preNorm } from "../blocks/residual.ts";
+import type { Family } from "./family.ts";
+import { readDecoder } from "./read.ts";
+
+/**
+ * InternLM2 and 2.5 (https://arxiv.org/abs/2403.17297): one matrix holds for each key head its query heads, then the key and the
+ * value. One `bias`, on by default, is for both matrices of attention.
+ */
+export const internlm2: Family = {
+  type: "internlm2",
+  architecture: "InternLM2ForCausalLM",
+  models: ["InternLM2", "InternLM2.5"],
+  read: (raw, where, generation) =>
+    readDecoder({ ...raw, attention_bias: raw["bias"] ?? true }, where, generation, {
+      family: "internlm2",
+      defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
+      biases: ({ attention_bias: attention }) => ({
+        attentionBias: attention,
+        attentionOutputBias: attention,
+        mlpBias: false,
+      }),
+    }),
+  modules: { embedding: "tok_embeddings", head: "output", linear: ["wqkv", "wo", "w1", "w3", "w2"] },
+  layers: (config) =>
+    Array.from({ length: config.layers }, (_, layer) => {
+      const settings = attentionOf(config, layer);
+      const names = { qkv: "attention.wqkv", output: "attention.wo", groups: config.kvHeads };
+      const mlp = { gate: "feed_forward.w1", up: "feed_forward.w3", down: "feed_forward.w2" };
+      return attentionLayer(settings, (parts) =>
+        preNorm(
+          parts,
+          { norm: "attention_norm", add: (x) => fusedAttention(parts, settings, x, names) },
+          { norm: "ffn_norm", add: (x) => gatedMlp(parts, x, mlp) },
+        ),
+      );
+    }),
+  gguf: {
+    architecture: "internlm2",
+    modules: {
+      attention_norm: "attn_norm",
+      ffn_norm: "ffn_norm",
+      "attention.wqkv": ["attn_q", "attn_k", "attn_v"],
+      "attention.wo": "attn_output",
+      "feed_forward.w1": "ffn_gate",
+      "feed_forward.w3": "ffn_up",
+      "feed_forward.w2": "ffn_down",
+    },
+    rotatesNeighbours: true,
+    activation: "silu",
+    window: "unknown",
+    scalings: [],
+    check({ attentionBias }) {
+      if (attentionBias) throw new UserError("llama.cpp's internlm2 models have no biases in attention");
+    },
+  },
+};

@@ -1,0 +1,20 @@
+import type { Family } from "./family.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
+import { readDecoder, windowEverywhere } from "./read.ts";
+
+/** Mistral (Jiang et al. 2023, https://arxiv.org/abs/2310.06825): a Llama without biases and with a window in all layers. */
+export const mistral: Family = {
+  type: "mistral",
+  architecture: "MistralForCausalLM",
+  models: ["Mistral"],
+  read: (raw, where, generation) =>
+    readDecoder(raw, where, generation, {
+      family: "mistral",
+      defaults: { maxPositions: 131_072, kvHeads: 8, headDim: null, bos: 1, eos: 2 },
+      biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
+      window: ({ sliding_window: size = 4096, num_hidden_layers: layers }) => windowEverywhere(size, layers),
+    }),
+  modules: LLAMA_MODULES,
+  layers: llamaLayers,
+  gguf: LLAMA_GGUF,
+};
