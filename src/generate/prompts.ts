@@ -1,9 +1,9 @@
 import { type ChatTemplate, chatTemplateOf, type Conversation } from "../data/chat/chat-template.ts";
-import { exampleOf } from "../data/examples/formats.ts";
-import { refuseForeign } from "../data/examples/wrong-files.ts";
-import { readLines, textOf } from "../data/examples/lines.ts";
+import { createUnusedCounter, type Mapping } from "../data/examples/columns.ts";
+import { readEntries } from "../data/examples/dataset.ts";
+import { type Example, exampleOf } from "../data/examples/formats.ts";
+import type { DataRecord } from "../data/examples/values.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
-import { parseJsonObject } from "../base/json.ts";
 
 /** Asks for an answer to a conversation. @throws {UserError} the template refuses it */
 export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): Int32Array {
@@ -24,22 +24,29 @@ export interface Prompt {
 }
 
 /**
- * The prompts of a JSONL file: any training format, of which answers at the end are left away, or `{"prompt"}` alone.
- * @throws {UserError} at the first bad line, with file and line
+ * The prompts of a file: any training format, of which answers at the end are left away, or a record without an answer, such as
+ * `{"prompt"}` alone.
+ * @param onNote told which columns are not used, at the end
+ * @throws {UserError} at the first bad record, with its place
  */
-export function* readPrompts(path: string, tokenizer: Tokenizer): Generator<Prompt> {
-  refuseForeign(path);
-  for (const line of readLines(path)) {
-    const where = `${path}:${line.number}`;
-    yield promptOf(parseJsonObject(textOf(line, where), where), where, tokenizer);
-  }
+export async function* readPrompts(
+  path: string,
+  tokenizer: Tokenizer,
+  { mapping, onNote }: { readonly mapping: Mapping; readonly onNote: (note: string) => void },
+): AsyncGenerator<Prompt> {
+  const unused = createUnusedCounter();
+  for await (const entry of readEntries(path, { mapping, unused: unused.count }))
+    yield promptOfExample(entry.parse(withAnswer), entry.where, tokenizer);
+  const note = unused.note(path);
+  if (note !== null) onNote(note);
 }
 
 /** The prompt of one record; `where` names its place in errors. @throws {UserError} */
-export function promptOf(record: Record<string, unknown>, where: string, tokenizer: Tokenizer): Prompt {
-  const isBare = "prompt" in record && !("completion" in record);
-  const completion = Array.isArray(record["prompt"]) ? [{ role: "assistant", content: "-" }] : "-";
-  const example = exampleOf(isBare ? { ...record, completion } : withAssistant(record), where);
+export function promptOf(record: DataRecord, where: string, tokenizer: Tokenizer): Prompt {
+  return promptOfExample(exampleOf(withAnswer(record), where), where, tokenizer);
+}
+
+function promptOfExample(example: Example, where: string, tokenizer: Tokenizer): Prompt {
   if (example.kind !== "chat") {
     const prompt = example.kind === "text" ? example.text : example.prompt;
     return { ids: rawPrompt(tokenizer, prompt), where, withAnswer: (answer) => ({ prompt, completion: answer }) };
@@ -52,10 +59,24 @@ export function promptOf(record: Record<string, unknown>, where: string, tokeniz
   return { ids, where, withAnswer: (content) => ({ messages: [...messages, { role: "assistant", content }], ...tools }) };
 }
 
-/** Training examples end with an answer; a conversation that waits for one gets a stand-in. */
-function withAssistant(record: Record<string, unknown>): Record<string, unknown> {
+/** Keys that ask, and those that answer: a record that only asks gets a stand-in for its answer. */
+const ANSWERS = [
+  ["prompt", "completion"],
+  ["question", "answer"],
+  ["instruction", "output"],
+] as const;
+
+const STAND_IN = "-";
+
+/** Training examples end with an answer; a record that waits for one gets a stand-in. */
+function withAnswer(record: DataRecord): DataRecord {
   const { messages } = record;
-  if (!Array.isArray(messages)) return record;
-  const last = messages.at(-1) as { role?: unknown } | undefined;
-  return last?.role === "assistant" ? record : { ...record, messages: [...messages, { role: "assistant", content: "-" }] };
+  if (Array.isArray(messages)) {
+    const last = messages.at(-1) as { role?: unknown } | undefined;
+    return last?.role === "assistant" ? record : { ...record, messages: [...messages, { role: "assistant", content: STAND_IN }] };
+  }
+  const waiting = ANSWERS.find(([ask, answer]) => Object.hasOwn(record, ask) && (record[answer] ?? null) === null);
+  if (!waiting) return record;
+  const [ask, answer] = waiting;
+  return { ...record, [answer]: Array.isArray(record[ask]) ? [{ role: "assistant", content: STAND_IN }] : STAND_IN };
 }

@@ -1,7 +1,10 @@
 import { z } from "zod";
-import { evaluationFile } from "../data/examples/dataset.ts";
+import { readMapping } from "../data/examples/formats.ts";
+import { evaluationFiles } from "../data/examples/sources.ts";
 import { createBatches } from "../data/samples/batch.ts";
+import { mixSamples } from "../data/samples/mix.ts";
 import { loadSamples } from "../data/samples/prepare.ts";
+import type { SampleSet } from "../data/samples/sample-store.ts";
 import { createSampleMaker } from "../data/samples/sample.ts";
 import { createScorer } from "../generate/score.ts";
 import { withModel } from "../load/open-model.ts";
@@ -12,7 +15,9 @@ import { type CallOptions, MODEL_OPTIONS, validateOptions } from "./options.ts";
 
 export const evaluateOptionsSchema = z.strictObject({
   ...MODEL_OPTIONS,
-  data: z.string().min(1).describe("examples: a JSONL file, or a folder with test.jsonl or valid.jsonl"),
+  data: z.string().min(1).describe("examples, in files as train takes them; of a folder its test split, else the held-out one"),
+  columns: trainConfigSchema.shape.columns,
+  roles: trainConfigSchema.shape.roles,
   sequenceLength: z.int().min(2).optional().describe("tokens in a row (512, or the model's context)"),
   truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
   date: trainConfigSchema.shape.date.describe("what chat templates that write the date take for today (today)"),
@@ -37,6 +42,7 @@ export interface EvaluateResult {
  */
 export async function evaluate(options: EvaluateOptions, { sink = () => {} }: CallOptions = {}): Promise<EvaluateResult> {
   const flags = validateOptions(evaluateOptionsSchema, options);
+  const onNote = (text: string) => sink({ type: "note", text });
   return withModel(
     flags,
     async (model, executor) => {
@@ -51,7 +57,10 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {} }: Ca
         eosId,
         ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
       });
-      const samples = await loadSamples(evaluationFile(flags.data), maker);
+      const reading = { mapping: readMapping(flags), onNote };
+      const sets: SampleSet[] = [];
+      for (const path of evaluationFiles(flags.data)) sets.push(await loadSamples(path, maker, reading));
+      const samples = sets.length === 1 ? sets[0]! : mixSamples(sets.map((set) => ({ set, weight: 1 })));
       const padId = tokenizer.padId ?? eosId ?? 0;
       const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });
       const score = createScorer(executor, { ...model, tokens, weighted: samples.weighted });
@@ -73,6 +82,6 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {} }: Ca
         accuracy: total.correct / total.labelled,
       };
     },
-    { onNote: (text) => sink({ type: "note", text }) },
+    { onNote },
   );
 }

@@ -2,6 +2,10 @@ import { closeSync, existsSync, openSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { fileError, writeFully } from "../base/files.ts";
+import { readMapping } from "../data/examples/formats.ts";
+import { promptFiles } from "../data/examples/sources.ts";
+import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { trainConfigSchema } from "../train/config.ts";
 import { cacheBytes } from "../generate/decoders.ts";
 import { generateAll, stopTokens } from "../generate/generate.ts";
 import { createDecoders, roomOf } from "../generate/open-decoder.ts";
@@ -22,7 +26,12 @@ const COMMON = {
 /** Answers the prompts of a file into another file. */
 export const generateFileSchema = z.strictObject({
   ...MODEL_OPTIONS,
-  data: z.string().min(1).describe('JSONL file of prompts: any training format, its last answers left away, or {"prompt"}'),
+  data: z
+    .string()
+    .min(1)
+    .describe('prompts, in files as train takes them: any training format, its last answers left away, or {"prompt"}'),
+  columns: trainConfigSchema.shape.columns,
+  roles: trainConfigSchema.shape.roles,
   out: z.string().min(1).describe("JSONL file to write, one line per prompt: the prompt with the answer"),
   ...COMMON,
   overwrite: z.boolean().default(false).describe("replace the file to write"),
@@ -80,7 +89,7 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
           ? flags.prompts.map((prompt, i) =>
               promptOf(typeof prompt === "string" ? { prompt } : { messages: prompt }, `prompt ${i + 1}`, tokenizer),
             )
-          : [...readPrompts(flags.data, tokenizer)];
+          : await readAllPrompts(flags, tokenizer, onNote);
       for (const { ids, where } of prompts) {
         if (ids.length > room)
           throw new UserError(`${where}: the prompt has ${ids.length} tokens, more than the ${room} that there is room for`);
@@ -130,6 +139,19 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
     },
     { onNote },
   );
+}
+
+/** The prompts of all files that `data` names, in their order. @throws {UserError} */
+async function readAllPrompts(
+  flags: z.output<typeof generateFileSchema>,
+  tokenizer: Tokenizer,
+  onNote: (note: string) => void,
+): Promise<Prompt[]> {
+  const reading = { mapping: readMapping(flags), onNote };
+  const prompts: Prompt[] = [];
+  for (const path of promptFiles(flags.data))
+    for await (const prompt of readPrompts(path, tokenizer, reading)) prompts.push(prompt);
+  return prompts;
 }
 
 function openLines(path: string): { line(prompt: Prompt, answer: string): void; close(): void } {

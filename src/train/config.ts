@@ -37,13 +37,20 @@ export const trainConfigSchema = z.strictObject({
     .string()
     .min(1)
     .describe(
-      "training examples: a JSONL file, or a folder with train.jsonl and valid.jsonl; several with weights: a.jsonl=2,b.jsonl=0.5",
+      "training examples: a file (JSONL, a JSON array, CSV, Parquet), a folder, a pattern (more/*.csv), or several with weights: a.jsonl=2,b.csv=0.5",
     ),
+  columns: z
+    .array(z.string().min(1))
+    .optional()
+    .describe("columns of other names: prompt=question,completion=reply; ignore=notes leaves one out"),
+  roles: z.array(z.string().min(1)).optional().describe("roles of other names in conversations: customer=user,agent=assistant"),
   valid: z
     .union([z.string().min(1), z.number().min(0)])
     .transform(String)
     .optional()
-    .describe("held-out examples: a file, or 5% or 200 of the training examples (default: valid.jsonl beside them, if there)"),
+    .describe(
+      "held-out examples: files like those of --data, or 5% or 200 of the training examples (default: valid.jsonl beside them, if there)",
+    ),
   output: z.string().min(1).default("runs/latest").describe("run folder; must be new or empty unless --overwrite is given"),
   overwrite: z.boolean().default(false).describe("replace the contents of the run folder"),
 
@@ -165,6 +172,11 @@ export const HELP_GROUPS = [
   {
     keys: ["model", "adapter"],
     description: "base model: a folder or org/name on the hub (required); an adapter of it to train further",
+  },
+  {
+    keys: ["data", "columns", "roles"],
+    description:
+      "examples: files, folders, patterns; columns and roles of other names: prompt=question,ignore=notes; customer=user",
   },
   { keys: ["targets", "lastLayers"], description: "linear layers that get adapters (all-linear); only in the last N blocks" },
   { keys: ["beta1", "beta2", "epsilon"], description: "AdamW's decays of its moments, and its epsilon (0.9, 0.999, 1e-8)" },

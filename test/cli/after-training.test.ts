@@ -224,7 +224,7 @@ describe("generate", () => {
 
   test("a bad line is refused before anything is written", async () => {
     const bad = join(folder, "bad.jsonl");
-    writeFileSync(bad, `${lines([chat("king")])}{"question": "?"}\n`);
+    writeFileSync(bad, `${lines([chat("king")])}{"frage": "?"}\n`);
     const out = join(folder, "none.jsonl");
     expect(await refused("generate", "--model", model, "--data", bad, "--out", out)).toContain("bad.jsonl:2");
     expect(existsSync(out)).toBe(false);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { checkData } from "../../src/data/samples/check.ts";
 import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
-import { temporaryFolder, userError } from "../hf/temp.ts";
+import { rejection, temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
 
@@ -12,7 +12,7 @@ const folder = temporaryFolder();
 const tokenizer = loadTokenizer(join(import.meta.dir, "../golden/tokenizers/smollm"));
 const { samples } = createSampleMaker(tokenizer, { maxLength: Infinity, vocabSize: tokenizer.size });
 
-test("counts, lengths, duplicates, over-long samples and every error with its line", () => {
+test("counts, lengths, duplicates, over-long samples and every error with its line", async () => {
   const path = join(folder, "data.jsonl");
   const chat = (content: string) =>
     JSON.stringify({
@@ -33,7 +33,7 @@ test("counts, lengths, duplicates, over-long samples and every error with its li
     '{"txt":1}',
   ];
   writeFileSync(path, lines.join("\n"));
-  const report = checkData(path, { maxLength: 100, samples });
+  const report = await checkData(path, { maxLength: 100, samples });
   expect(report.examples).toBe(5);
   expect(report.kinds).toEqual({ chat: 2, completion: 1, text: 2 });
   expect(report.roles).toEqual({ assistant: 2, user: 2 });
@@ -53,10 +53,10 @@ test("counts, lengths, duplicates, over-long samples and every error with its li
   expect(tokens!.trained).toBeLessThan(tokens!.total);
 });
 
-test("a line that is not UTF-8 is an error of its own, and the lines behind it count", () => {
+test("a line that is not UTF-8 is an error of its own, and the lines behind it count", async () => {
   const path = join(folder, "bytes.jsonl");
   writeFileSync(path, Buffer.from('{"text":"a"}\n{"text":"caf\xe9"}\n{"text":"b"}\n', "latin1"));
-  const report = checkData(path, { maxLength: 10 });
+  const report = await checkData(path, { maxLength: 10 });
   expect(report.examples).toBe(2);
   expect(report.errors).toEqual({
     count: 1,
@@ -64,10 +64,10 @@ test("a line that is not UTF-8 is an error of its own, and the lines behind it c
   });
 });
 
-test("without a tokenizer only the formats are checked, the list of problems is short, the count whole", () => {
+test("without a tokenizer only the formats are checked, the list of problems is short, the count whole", async () => {
   const path = join(folder, "broken.jsonl");
   writeFileSync(path, "{\n".repeat(50));
-  const report = checkData(path, { maxLength: 10, listed: 3 });
+  const report = await checkData(path, { maxLength: 10, listed: 3 });
   expect([report.errors.count, report.errors.first.length, report.examples, report.tokens]).toEqual([50, 3, 0, null]);
-  expect(userError(() => checkData(join(folder, "none.jsonl"), { maxLength: 10 }))).toContain("no such file");
+  expect(await rejection(checkData(join(folder, "none.jsonl"), { maxLength: 10 }))).toContain("no such file");
 });

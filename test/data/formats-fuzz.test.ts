@@ -1,7 +1,8 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readEntries } from "../../src/data/examples/dataset.ts";
+import { parseExample } from "../../src/data/examples/formats.ts";
 import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { UserError } from "../../src/base/errors.ts";
@@ -11,6 +12,7 @@ import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
+const tables = join(import.meta.dir, "../golden/tables");
 const tokenizer = loadTokenizer(join(import.meta.dir, "../../recipes/base/model"));
 const maker = createSampleMaker(tokenizer, { maxLength: 128, vocabSize: tokenizer.size });
 
@@ -39,8 +41,40 @@ const LINES = [
 ].map((line) => JSON.stringify(line));
 const whole = Buffer.from(`${LINES.join("\r\n\n")}\n`);
 
-test("10,000 mutated lines and files of every format: samples, or a UserError that names the place", () => {
-  const counts = fuzz(
+function attempt(action: () => unknown): boolean {
+  try {
+    action();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Reads every entry of a file and makes samples of it; an error must name the file, or the entry that it comes from. */
+async function readAll(file: string): Promise<void> {
+  let first: unknown = null;
+  const check = (error: unknown, where: string): void => {
+    // A template's refusal names the model.
+    const names = error instanceof UserError && (error.message.startsWith(where) || error.message.includes("the chat template"));
+    if (!names) throw new Error(`not a UserError that begins with ${where}`, { cause: error });
+    first ??= error;
+  };
+  const entries = readEntries(file);
+  for (;;) {
+    // What is behind a bad entry is read all the same.
+    const next = await entries.next().catch((error: unknown) => check(error, file));
+    if (!next || next.done) break;
+    try {
+      maker.samples(next.value.parse());
+    } catch (error) {
+      check(error, next.value.where);
+    }
+  }
+  if (first !== null) throw first;
+}
+
+test("10,000 mutated lines and files of every format: samples, or a UserError that names the place", async () => {
+  const counts = await fuzz(
     "formats",
     (random) => {
       const file = join(folder, random.below(4) === 0 ? "data.json" : "data.jsonl");
@@ -50,21 +84,63 @@ test("10,000 mutated lines and files of every format: samples, or a UserError th
     },
     ({ file, content }) => {
       writeFileSync(file, content);
-      let where = file;
-      try {
-        for (const entry of readEntries(file)) {
-          ({ where } = entry);
-          maker.samples(entry.parse());
-          where = file;
-        }
-      } catch (error) {
-        // A template's refusal names the model.
-        const names =
-          error instanceof UserError && (error.message.startsWith(where) || error.message.includes("the chat template"));
-        throw names ? error : new Error(`not a UserError that begins with ${where}`, { cause: error });
-      }
+      return readAll(file);
     },
   );
   expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(500);
   expect(({} as { polluted?: unknown }).polluted).toBeUndefined();
+});
+
+test("10,000 mutated arrays of several items, as bytes: samples, or a UserError that names the place", async () => {
+  const usable = LINES.filter((line) => attempt(() => maker.samples(parseExample(line, "a"))));
+  expect(usable.length).toBeGreaterThan(5);
+  const seed = Buffer.from(`[${usable.join(",\n")}]`);
+  const counts = await fuzz(
+    "arrays",
+    (random) => mutateBytes(random, seed),
+    (content) => {
+      writeFileSync(join(folder, "array.json"), content);
+      return readAll(join(folder, "array.json"));
+    },
+  );
+  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(100);
+});
+
+test("10,000 mutated tables in CSV: samples, or a UserError that names the place", async () => {
+  const cell = (text: string) => `"${text.replaceAll('"', '""')}"`;
+  const seeds = [
+    ...["quotes.csv", "semicolon.csv", "mixed-ends.csv", "no-end.csv", "bom.csv"].map((name) => readFileSync(join(tables, name))),
+    Buffer.from(`id,messages,score\n1,${cell(JSON.stringify(turns))},\r\n2,${cell(JSON.stringify(turns))},x\n`),
+  ];
+  const counts = await fuzz(
+    "csv",
+    (random) => mutateBytes(random, seeds[random.below(seeds.length)]!, seeds),
+    (content) => {
+      writeFileSync(join(folder, "table.csv"), content);
+      return readAll(join(folder, "table.csv"));
+    },
+  );
+  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(500);
+});
+
+test("10,000 mutated Parquet files of every compression: samples, or a UserError that names the place", async () => {
+  const names = ["none", "snappy", "gzip", "brotli", "zstd", "lz4", "pages-v2", "plain"];
+  const seeds = names.map((name) => readFileSync(join(tables, `${name}.parquet`)));
+  const counts = await fuzz(
+    "parquet",
+    (random) => {
+      const seed = seeds[random.below(seeds.length)]!;
+      // Half of the changes go to the metadata at the end, where the sizes and counts are.
+      if (random.below(2) === 0) return mutateBytes(random, seed, seeds);
+      const metadata = seed.length - 8 - seed.readUInt32LE(seed.length - 8);
+      const changed = mutateBytes(random, seed.subarray(metadata, -8));
+      const length = new Uint8Array(Uint32Array.of(changed.length).buffer);
+      return Buffer.concat([seed.subarray(0, metadata), changed, length, Buffer.from("PAR1")]);
+    },
+    (content) => {
+      writeFileSync(join(folder, "table.parquet"), content);
+      return readAll(join(folder, "table.parquet"));
+    },
+  );
+  expect(counts.refused).toBeGreaterThan(500);
 });

@@ -1,10 +1,11 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findSplits, readExamples } from "../../src/data/examples/dataset.ts";
+import { readExamples } from "../../src/data/examples/dataset.ts";
+import { findSplits, trainingFiles } from "../../src/data/examples/sources.ts";
 import { parseExample, type ChatExample, type Example } from "../../src/data/examples/formats.ts";
 import { readLines } from "../../src/data/examples/lines.ts";
-import { temporaryFolder, userError } from "../hf/temp.ts";
+import { rejection, temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
 
@@ -116,7 +117,7 @@ describe("formats", () => {
       [{}, "got the keys []"],
       [{ txt: "a" }, 'got the keys ["txt"]'],
       [{ text: 3 }, '"text" must be a text, got a number'],
-      [{ text: "a", id: 3 }, 'unknown key "id" beside "text"; remove it'],
+      [{ text: "a", notes: 3 }, 'unknown key "notes" beside "text"; remove it, or leave it out with --columns ignore=notes'],
       [{ messages: [] }, '"messages" is empty'],
       [{ messages: "hi" }, '"messages" must be a list, got a string'],
       [{ messages: ["hi"] }, '"messages" entry 1 must be an object'],
@@ -182,39 +183,44 @@ describe("files", () => {
     }
   });
 
-  test("errors name file and line: broken JSON, bytes that are not UTF-8, no file, a folder", () => {
+  test("errors name file and line: broken JSON, bytes that are not UTF-8, no file, a folder", async () => {
     const path = join(folder, "bad.jsonl");
     writeFileSync(path, '{"text":"a"}\n\n{"text":\n');
-    expect(userError(() => [...readExamples(path)])).toStartWith(`${path}:3 is not valid JSON`);
+    expect(await rejection(Array.fromAsync(readExamples(path)))).toStartWith(`${path}:3 is not valid JSON`);
     writeFileSync(path, Buffer.concat([Buffer.from('{"text":"a"}\n'), Buffer.from([0x22, 0xff, 0xfe, 0x0a])]));
-    expect(userError(() => [...readExamples(path)])).toBe(`${path}:2: the line is not UTF-8 text; save the file in UTF-8`);
-    expect(userError(() => [...readExamples(join(folder, "none.jsonl"))])).toContain("no such file");
-    expect(userError(() => [...readExamples(folder)])).toContain("it is a folder");
+    expect(await rejection(Array.fromAsync(readExamples(path)))).toBe(
+      `${path}:2: the line is not UTF-8 text; save the file in UTF-8`,
+    );
+    expect(await rejection(Array.fromAsync(readExamples(join(folder, "none.jsonl"))))).toContain("no such file");
+    expect(await rejection(Array.fromAsync(readExamples(folder)))).toContain("it is a folder");
   });
 
-  test("a .json file holds one array", () => {
+  test("a file that begins with a bracket holds one array, others an object a line, whatever their names", async () => {
     const path = join(folder, "alpaca.json");
     writeFileSync(path, JSON.stringify([{ instruction: "a", output: "b" }, { text: "c" }]));
-    expect([...readExamples(path)].map((example) => example.where)).toEqual([`${path}, item 1`, `${path}, item 2`]);
+    expect((await Array.fromAsync(readExamples(path))).map((example) => example.where)).toEqual([
+      `${path}:1, item 1`,
+      `${path}:1, item 2`,
+    ]);
     writeFileSync(path, JSON.stringify([{ text: "c" }, 5]));
-    expect(userError(() => [...readExamples(path)])).toContain("item 2: expected an object, got a number");
+    expect(await rejection(Array.fromAsync(readExamples(path)))).toContain("item 2: expected a JSON object, got a number");
     writeFileSync(path, '{"text":"a"}\n{"text":"b"}');
-    expect(userError(() => [...readExamples(path)])).toContain("one object per line is named .jsonl");
+    expect((await Array.fromAsync(readExamples(path))).map((example) => example.where)).toEqual([`${path}:1`, `${path}:2`]);
   });
 
   test("splits of a folder and beside a file", () => {
     const data = join(folder, "data");
     mkdirSync(data);
-    expect(userError(() => findSplits(data))).toContain("must hold train.jsonl");
+    expect(userError(() => trainingFiles(data))).toContain("must hold train.jsonl");
     expect(userError(() => findSplits(join(folder, "nothing")))).toContain("no such file");
     writeFileSync(join(data, "train.jsonl"), "");
-    expect(findSplits(data)).toEqual({ train: join(data, "train.jsonl"), valid: null, test: null });
+    expect(findSplits(data)).toEqual({ train: [join(data, "train.jsonl")], valid: [], test: [] });
     writeFileSync(join(data, "valid.jsonl"), "");
     expect(findSplits(join(data, "train.jsonl"))).toEqual({
-      train: join(data, "train.jsonl"),
-      valid: join(data, "valid.jsonl"),
-      test: null,
+      train: [join(data, "train.jsonl")],
+      valid: [join(data, "valid.jsonl")],
+      test: [],
     });
-    expect(findSplits(join(data, "valid.jsonl")).valid).toBeNull();
+    expect(findSplits(join(data, "valid.jsonl")).valid).toEqual([]);
   });
 });

@@ -118,7 +118,7 @@ test("what is not supported, and damage: one sentence", () => {
   }
 });
 
-test("10,000 mutated tokenizer.model, tokenizer_config.json and added_tokens.json: a tokenizer or a UserError", () => {
+test("10,000 mutated tokenizer.model, tokenizer_config.json and added_tokens.json: a tokenizer or a UserError", async () => {
   const target = join(folder, "fuzz");
   mkdirSync(target);
   const seed = model({
@@ -143,7 +143,7 @@ test("10,000 mutated tokenizer.model, tokenizer_config.json and added_tokens.jso
       "added_tokens.json": kind === 3 ? mutateJson(random, added) : added,
     };
   };
-  const counts = fuzz("sentencepiece", input, (files) => {
+  const counts = await fuzz("sentencepiece", input, (files) => {
     for (const [name, content] of Object.entries(files)) writeFileSync(join(target, name), content);
     const tokenizer = loadTokenizer(target);
     const ids = tokenizer.encode("ab <x>a\u00e9 bb<z>");

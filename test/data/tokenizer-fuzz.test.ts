@@ -109,10 +109,10 @@ const EXAMPLE = JSON.stringify({
   ],
 });
 
-test("10,000 mutated tokenizer.json, tokenizer_config.json and special_tokens_map.json: a tokenizer or a UserError", () => {
+test("10,000 mutated tokenizer.json, tokenizer_config.json and special_tokens_map.json: a tokenizer or a UserError", async () => {
   const target = join(folder, "model");
   mkdirSync(target);
-  const counts = fuzz("tokenizer", input, (files) => {
+  const counts = await fuzz("tokenizer", input, (files) => {
     for (const [name, content] of Object.entries(files)) writeFileSync(join(target, name), content);
     const loaded = loadTokenizer(target);
     const { ids } = loaded.encodeWithBoundaries("ab <e>a", [0, 2, 7]);

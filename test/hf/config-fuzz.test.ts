@@ -46,9 +46,9 @@ const SEEDS = [
 ].map((seed) => JSON.stringify(seed));
 const GENERATION = JSON.stringify({ eos_token_id: [2, 5], do_sample: true, temperature: 0.6 });
 
-test("10,000 mutated config.json and generation_config.json: a configuration of sane numbers, or a UserError", () => {
+test("10,000 mutated config.json and generation_config.json: a configuration of sane numbers, or a UserError", async () => {
   const generation = join(folder, "generation_config.json");
-  const counts = fuzz(
+  const counts = await fuzz(
     "config",
     (random) => {
       const seed = SEEDS[random.below(SEEDS.length)]!;

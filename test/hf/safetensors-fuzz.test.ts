@@ -43,8 +43,8 @@ function input(random: Random): { readonly path: string; readonly content: Uint8
   return { path: join(folder, "header.safetensors"), content: Buffer.concat([length, json, data]) };
 }
 
-test("10,000 mutated files, headers and indices: tensors inside their file, or a UserError", () => {
-  const counts = fuzz("safetensors", input, ({ path, content }) => {
+test("10,000 mutated files, headers and indices: tensors inside their file, or a UserError", async () => {
+  const counts = await fuzz("safetensors", input, ({ path, content }) => {
     writeFileSync(path, content);
     const source = openSafetensors(path);
     try {

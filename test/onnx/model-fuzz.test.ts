@@ -78,7 +78,7 @@ function input(random: Random): Uint8Array {
   }
 }
 
-test("10,000 mutated ONNX files, bytes and fields: a graph or a UserError", () => {
-  const counts = fuzz("onnx", input, (bytes) => void readModel(bytes, "block.onnx"));
+test("10,000 mutated ONNX files, bytes and fields: a graph or a UserError", async () => {
+  const counts = await fuzz("onnx", input, (bytes) => void readModel(bytes, "block.onnx"));
   expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(1000);
 });

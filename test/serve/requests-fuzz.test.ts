@@ -53,8 +53,8 @@ const TEXTS = [{ ...fields, prompt: "p", echo: false }, { prompt: ["p"] }, { pro
   JSON.stringify(body),
 );
 
-test("10,000 mutated requests: a order for the decoder, or a 400 that is clear", () => {
-  const counts = fuzz(
+test("10,000 mutated requests: a order for the decoder, or a 400 that is clear", async () => {
+  const counts = await fuzz(
     "requests",
     (random) => {
       const isChat = random.below(2) === 0;

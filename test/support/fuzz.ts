@@ -28,7 +28,11 @@ export interface FuzzCounts {
  * Makes and reads `INPUTS` inputs. Throws for one whose reading fails with anything but a `UserError`, takes too long or
  * makes a large array, and when the process has grown too much. The key of the input's random numbers is in the error.
  */
-export function fuzz<Input>(name: string, make: (random: Random) => Input, read: (input: Input) => void): FuzzCounts {
+export async function fuzz<Input>(
+  name: string,
+  make: (random: Random) => Input,
+  read: (input: Input) => void | Promise<void>,
+): Promise<FuzzCounts> {
   Bun.gc(true);
   const before = processBytes();
   const arrays = watchArrays();
@@ -41,7 +45,7 @@ export function fuzz<Input>(name: string, make: (random: Random) => Input, read:
       const begin = process.cpuUsage();
       arrays.largest = 0;
       try {
-        read(input);
+        await read(input);
       } catch (error) {
         if (!(error instanceof UserError) || !isClear(error.message))
           throw new Error(`${name}, input ${i}: ${messageOf(error).slice(0, 500)}: ${shown(input)}`, { cause: error });

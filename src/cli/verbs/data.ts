@@ -1,16 +1,19 @@
 import { z } from "zod";
 import { checkData, type DataReport, type Problems } from "../../data/samples/check.ts";
-import { findSplits, readEntries } from "../../data/examples/dataset.ts";
-import { createSampleMaker, sampleParts } from "../../data/samples/sample.ts";
+import { createUnusedCounter, type Mapping } from "../../data/examples/columns.ts";
+import { readEntries } from "../../data/examples/dataset.ts";
+import { readMapping } from "../../data/examples/formats.ts";
+import { allFiles, parseSources, trainingFiles } from "../../data/examples/sources.ts";
+import { createSampleMaker, type Sample, sampleParts } from "../../data/samples/sample.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { UserError } from "../../base/errors.ts";
 import { loadConfig } from "../../hf/config/config.ts";
 import { contextLimit } from "../../models/rope.ts";
-import { sequenceLengthOf } from "../../train/config.ts";
+import { sequenceLengthOf, trainConfigSchema } from "../../train/config.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { printEvent } from "../terminal/display.ts";
 import { findModel } from "../../load/find-model.ts";
-import { hasColour } from "../terminal/terminal.ts";
+import { hasColour, printNote } from "../terminal/terminal.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { suggestion } from "../../base/names.ts";
 
@@ -21,8 +24,10 @@ export const flags = z.strictObject({
     .min(2)
     .optional()
     .describe("tokens in a row that examples are held against (512, or the model's context)"),
+  columns: trainConfigSchema.shape.columns,
+  roles: trainConfigSchema.shape.roles,
   count: z.int().min(1).default(3).describe("show: how many examples"),
-  from: z.int().min(1).default(1).describe("show: the first one's line"),
+  from: z.int().min(1).default(1).describe("show: the first one's line, item or row"),
   listed: z.int().min(0).default(20).describe("check: problems of a kind that are listed one by one"),
   json: z.boolean().default(false).describe("print JSON lines: problems and a report of each file, or examples"),
 });
@@ -34,10 +39,10 @@ type Flags = z.output<typeof flags>;
 export function help(): string {
   return `Looks at training examples.
 
-Usage: remat data check FILE [--model DIR] [--flag value ...]
-       remat data show FILE --model DIR [--flag value ...]
+Usage: remat data check FILE... [--model DIR] [--flag value ...]
+       remat data show FILE... --model DIR [--flag value ...]
 
-FILE may be a folder with train.jsonl. check reads whole files (of a folder all splits) and reports counts, lengths,
+FILE is what --data of train takes: a file in JSONL, JSON, CSV or Parquet, a folder, a pattern. check reads whole files (of a folder all splits) and reports counts, lengths,
 duplicates, over-long examples and every error with its line; it exits with 1 if there are errors. show prints examples as the model sees them: what is not trained on is dimmed, or, where the
 output is no terminal, in [brackets].
 
@@ -46,7 +51,7 @@ ${describeFlags(flags)}`;
 
 export async function run(args: readonly string[]): Promise<number> {
   const parsed = parseFlags(flags, args);
-  const [action, file, ...others] = parsed.words;
+  const [action, ...sources] = parsed.words;
   if (action !== "check" && action !== "show") {
     throw new UserError(
       action === undefined
@@ -54,18 +59,20 @@ export async function run(args: readonly string[]): Promise<number> {
         : `data has no action ${JSON.stringify(action)}${suggestion(action, words)}`,
     );
   }
-  if (file === undefined || others.length > 0)
-    throw new UserError(`data ${action} takes one file, got ${parsed.words.length - 1}`);
+  if (sources.length === 0) throw new UserError(`data ${action} takes files, folders or patterns, got none`);
   const config = validateConfig(flags, parsed.values);
   const model = config.model === undefined ? null : await openSampler(config.model, config);
-  const { train, valid, test } = findSplits(file);
+  const mapping = readMapping(config);
   if (action === "check") {
-    const isFolder = train !== file;
-    const files = isFolder ? [train, valid, test].filter((split) => split !== null) : [file];
-    return Math.max(...files.map((path) => check(path, config, model, isFolder)));
+    const files = sources.flatMap(allFiles);
+    const isOneFile = files.length === 1 && sources[0] === files[0];
+    let code = 0;
+    for (const path of files) code = Math.max(code, await check(path, config, { mapping, model, named: !isOneFile }));
+    return code;
   }
   if (model === null) throw new UserError("data show needs --model, whose tokenizer and chat template are used");
-  return show(train, config, model);
+  const files = sources.flatMap((source) => parseSources(source).flatMap(({ path }) => trainingFiles(path)));
+  return show(files, config, mapping, model);
 }
 
 interface Sampling {
@@ -84,10 +91,16 @@ async function openSampler(model: string, config: Flags): Promise<Sampling> {
   return { tokenizer, maker, sequenceLength: sequenceLengthOf(config, contextLimit(modelConfig)) };
 }
 
-function check(file: string, config: Flags, model: Sampling | null, named: boolean): number {
+/** @param how `named`: whether the file's name is said too */
+async function check(
+  file: string,
+  config: Flags,
+  { mapping, model, named }: { readonly mapping: Mapping; readonly model: Sampling | null; readonly named: boolean },
+): Promise<number> {
   const maxLength = model?.sequenceLength ?? Number.MAX_SAFE_INTEGER;
-  const report = checkData(file, {
+  const report = await checkData(file, {
     maxLength,
+    mapping,
     listed: config.listed,
     ...(model ? { samples: (example) => model.maker.samples(example) } : {}),
   });
@@ -128,6 +141,7 @@ function showReport(report: DataReport, model: Sampling | null, named: boolean):
       `lengths      min ${min}, mean ${mean.toFixed(1)}, 50 % ${p50}, 90 % ${p90}, 95 % ${p95}, 99 % ${p99}, max ${max}`,
     );
   }
+  if (Object.keys(report.unused).length > 0) console.log(`not used     columns of examples: ${counts(report.unused)}`);
   printProblems("errors", report.errors);
   printProblems("duplicates", report.duplicates);
   if (model) printProblems(`over-long`, report.overLong, ` (sequence length ${model.sequenceLength})`);
@@ -139,28 +153,36 @@ function printProblems(name: string, { count, first }: Problems, note = ""): voi
   if (count > first.length && first.length > 0) console.log(`  and ${count - first.length} more`);
 }
 
-function show(file: string, config: Flags, { tokenizer, maker }: Sampling): number {
-  const isDimmed = hasColour(process.stdout);
+/** Prints `count` examples of files that follow each other. */
+async function show(files: readonly string[], config: Flags, mapping: Mapping, model: Sampling): Promise<number> {
   let left = config.count;
-  for (const entry of readEntries(file)) {
-    if (entry.number < config.from) continue;
-    if (left-- === 0) break;
-    for (const sample of maker.samples(entry.parse())) {
-      const trained = sample.labels.reduce((count, label) => count + Number(label >= 0), 0);
-      if (config.json) {
-        const { where } = sample;
-        printEvent({ type: "example", where, tokens: sample.ids.length, trained, parts: sampleParts(tokenizer, sample) });
-        continue;
-      }
-      const weights = sample.weights && new Set(sample.weights.filter((_, t) => sample.labels[t]! >= 0));
-      const note = weights ? `, with the weights ${[...weights].map((weight) => Number(weight.toPrecision(6))).join(", ")}` : "";
-      console.log(`${entry.where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);
-      const parts = sampleParts(tokenizer, sample).map((part) =>
-        part.trained ? part.text : isDimmed ? `\x1b[2m${part.text}\x1b[22m` : `[${part.text}]`,
-      );
-      console.log(`${parts.join("")}\n`);
+  for (const file of files) {
+    const unused = createUnusedCounter();
+    for await (const entry of readEntries(file, { mapping, unused: unused.count })) {
+      if (left === 0) break;
+      if (entry.number < config.from && file === files[0]) continue;
+      left--;
+      for (const sample of model.maker.samples(entry.parse())) showSample(sample, entry.where, config, model);
     }
+    const note = unused.note(file);
+    if (note !== null) printNote(note);
   }
-  if (left === config.count) throw new UserError(`${file} has no example at or after line ${config.from}`);
+  if (left === config.count) throw new UserError(`${files.join(", ")}: no example at or after ${config.from}`);
   return 0;
+}
+
+function showSample(sample: Sample, where: string, config: Flags, { tokenizer }: Sampling): void {
+  const isDimmed = hasColour(process.stdout);
+  const trained = sample.labels.reduce((count, label) => count + Number(label >= 0), 0);
+  if (config.json) {
+    printEvent({ type: "example", where, tokens: sample.ids.length, trained, parts: sampleParts(tokenizer, sample) });
+    return;
+  }
+  const weights = sample.weights && new Set(sample.weights.filter((_, t) => sample.labels[t]! >= 0));
+  const note = weights ? `, with the weights ${[...weights].map((weight) => Number(weight.toPrecision(6))).join(", ")}` : "";
+  console.log(`${where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);
+  const parts = sampleParts(tokenizer, sample).map((part) =>
+    part.trained ? part.text : isDimmed ? `\x1b[2m${part.text}\x1b[22m` : `[${part.text}]`,
+  );
+  console.log(`${parts.join("")}\n`);
 }

@@ -1,5 +1,4 @@
 import * as fs from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { fileError } from "../../base/files.ts";
 
@@ -13,7 +12,6 @@ const datasets = (kind: string) => (path: string) =>
   `in Python: datasets.load_dataset("${kind}", data_files=${JSON.stringify(path)}, split="train").to_json("train.jsonl")`;
 const unpack = (command: string) => (path: string) => `unpack it first: ${command} ${path}`;
 
-const PARQUET: Foreign = { what: "a Parquet file", remedy: datasets("parquet") };
 const ARROW: Foreign = { what: "an Arrow file", remedy: datasets("arrow") };
 const UTF16: Foreign = {
   what: "UTF-16 text",
@@ -27,18 +25,13 @@ const MAGIC: readonly (readonly [string, Foreign])[] = [
   ["\xfd7zXZ\0", { what: "compressed with xz", remedy: unpack("unxz") }],
   ["BZh", { what: "compressed with bzip2", remedy: unpack("bunzip2") }],
   ["PK\x03\x04", { what: "a ZIP archive (or a spreadsheet)", remedy: unpack("unzip") }],
-  ["PAR1", PARQUET],
+  ["PARE", { what: "an encrypted Parquet file", remedy: datasets("parquet") }],
   ["ARROW1", ARROW],
   // Arrow's stream, which `save_to_disk` writes.
   ["\xff\xff\xff\xff", ARROW],
   ["\xff\xfe", UTF16],
   ["\xfe\xff", UTF16],
 ];
-
-const ENDINGS: Readonly<Record<string, Foreign>> = {
-  csv: { what: "a table in CSV", remedy: datasets("csv") },
-  tsv: { what: "a table in TSV", remedy: datasets("csv") },
-};
 
 const PLAIN: Foreign = {
   what: "plain text",
@@ -49,19 +42,25 @@ const PLAIN: Foreign = {
 /** Endings of texts, which may have JSON lines in them all the same. */
 const TEXTS = ["txt", "md"];
 
+/** How the examples of a file are written: JSON objects a line, one JSON array, a table. */
+export type DataKind = "lines" | "array" | "csv" | "parquet";
+
+/** Bytes that tell what a file is; white space before the first word is seldom longer. */
+const BEGIN_BYTES = 4096;
+
 /**
  * Looks at a data file before it is read, and reads none of it but its first bytes.
- * @throws {UserError} one that is no JSON, by its first bytes or its name; one that can be read only once, as a pipe is;
+ * @throws {UserError} one that holds no examples, by its first bytes or its name; one that can be read only once, as a pipe is;
  *   one that does not exist
  */
-export function refuseForeign(path: string): void {
+export function kindOf(path: string): DataKind {
   if (path === "-") throw onlyOnce("standard input", path);
-  const bytes = new Uint8Array(16);
+  const bytes = new Uint8Array(BEGIN_BYTES);
   let count: number;
   try {
     const stat = fs.statSync(path);
     if (stat.isDirectory()) throw Object.assign(new Error("it is a folder"), { code: "EISDIR" });
-    if (stat.isFIFO() || stat.isSocket()) throw onlyOnce(path, path);
+    if (stat.isFIFO() || stat.isSocket() || stat.isCharacterDevice()) throw onlyOnce(path, path);
     const fd = fs.openSync(path, "r");
     try {
       count = fs.readSync(fd, bytes, 0, bytes.length, 0);
@@ -72,24 +71,33 @@ export function refuseForeign(path: string): void {
     throw fileError("read", path, error);
   }
   const begin = Buffer.from(bytes.subarray(0, count)).toString("latin1");
+  if (begin.startsWith("PAR1")) return "parquet";
+  const foreign = MAGIC.find(([magic]) => begin.startsWith(magic))?.[1];
+  if (foreign) throw notExamples(path, foreign);
   const ending = /\.(\w+)$/.exec(path)?.[1]?.toLowerCase() ?? "";
-  const foreign =
-    MAGIC.find(([magic]) => begin.startsWith(magic))?.[1] ?? (Object.hasOwn(ENDINGS, ending) ? ENDINGS[ending] : undefined);
-  if (foreign) throw notJsonl(path, foreign);
-  if (TEXTS.includes(ending) && !/^\s*[{[]/.test(begin) && begin.trim() !== "") throw notJsonl(path, PLAIN);
-  if (ending !== "json" && begin.trimStart().startsWith("[")) {
-    throw new UserError(`${path} begins with an array; expected one JSON object a line, or the array in a file named .json`);
-  }
+  const text = begin.replace(/^\xef\xbb\xbf/, "").trimStart();
+  if (ending === "csv" || ending === "tsv") return "csv";
+  if (ending === "parquet" && count > 0) throw notExamples(path, BROKEN_PARQUET);
+  if (TEXTS.includes(ending) && !/^[{[]/.test(text) && text !== "") throw notExamples(path, PLAIN);
+  return text.startsWith("[") ? "array" : "lines";
 }
 
-function onlyOnce(name: string, path: string): UserError {
+const BROKEN_PARQUET: Foreign = {
+  what: "named .parquet but does not begin as a Parquet file does",
+  remedy: () => "copy or download it again, or give it the ending of what it is (.jsonl, .json, .csv)",
+};
+
+/** What can be read only once is refused. */
+export function onlyOnce(name: string, path: string): UserError {
   return new UserError(
     `${name} can be read only once, and data are read several times; write them to a file: cat ${path} > train.jsonl`,
   );
 }
 
-function notJsonl(path: string, { what, remedy }: Foreign): UserError {
-  return new UserError(`${path} is ${what}; expected one JSON object a line: ${remedy(path)}`);
+function notExamples(path: string, { what, remedy }: Foreign): UserError {
+  return new UserError(
+    `${path} is ${what}; expected JSON objects (one a line, or an array of them), CSV or Parquet: ${remedy(path)}`,
+  );
 }
 
 /** How data of the hub become JSONL, for a path that may be the name of one: `org/name`. */
@@ -105,6 +113,5 @@ export function foreignFolder(folder: string): string | null {
     const train = names.includes("dataset_dict.json") ? '["train"]' : "";
     return `it is a dataset saved to disk; in Python: datasets.load_from_disk(${JSON.stringify(folder)})${train}.to_json("train.jsonl")`;
   }
-  const parquet = names.find((name) => name.endsWith(".parquet"));
-  return parquet === undefined ? null : `it holds Parquet files; ${PARQUET.remedy(join(folder, "*.parquet"))}`;
+  return null;
 }

@@ -1,5 +1,6 @@
 import { UserError } from "../../base/errors.ts";
 import type { Example } from "../examples/formats.ts";
+import { createUnusedCounter, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import type { Sample } from "./sample.ts";
 
@@ -8,6 +9,8 @@ export interface CheckOptions {
   readonly maxLength: number;
   /** Problems that are listed one by one; all are counted. */
   readonly listed?: number;
+  /** Columns and roles of other names. */
+  readonly mapping?: Mapping;
   /** Tokenizes an example, of any length; without it, only the formats are checked. */
   readonly samples?: (example: Example) => Sample[];
 }
@@ -19,7 +22,9 @@ export interface DataReport {
   readonly kinds: Readonly<Record<Example["kind"], number>>;
   /** Messages by role, in chats. */
   readonly roles: Readonly<Record<string, number>>;
-  /** Lines that are no usable example, with what is wrong. */
+  /** Examples by columns that are not used. */
+  readonly unused: Readonly<Record<string, number>>;
+  /** Records that are no usable example, with what is wrong. */
   readonly errors: Problems;
   /** Examples that are the same as an earlier one. */
   readonly duplicates: Problems;
@@ -57,8 +62,9 @@ export interface LengthReport {
  * first error.
  * @throws {UserError} only when the file itself cannot be read
  */
-export function checkData(path: string, options: CheckOptions): DataReport {
-  const { maxLength, listed = 20, samples } = options;
+export async function checkData(path: string, options: CheckOptions): Promise<DataReport> {
+  const { maxLength, listed = 20, samples, mapping = NO_MAPPING } = options;
+  const unused = createUnusedCounter();
   const kinds = { chat: 0, completion: 0, text: 0 };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);
@@ -68,7 +74,7 @@ export function checkData(path: string, options: CheckOptions): DataReport {
   const seen = new Map<bigint, number>();
   const lengths: number[] = [];
   let trained = 0;
-  for (const entry of readEntries(path)) {
+  for await (const entry of readEntries(path, { mapping, unused: unused.count })) {
     let example: Example;
     let tokenized: Sample[];
     try {
@@ -96,6 +102,7 @@ export function checkData(path: string, options: CheckOptions): DataReport {
     examples: kinds.chat + kinds.completion + kinds.text,
     kinds,
     roles: Object.fromEntries([...roles].sort(([a], [b]) => (a < b ? -1 : 1))),
+    unused: Object.fromEntries(unused.counts),
     errors: errors.finish(),
     duplicates: duplicates.finish(),
     overLong: overLong.finish(),

@@ -3,8 +3,9 @@ import { join } from "node:path";
 import { type Breath, createBreath } from "../../base/event-loop.ts";
 import { UserError } from "../../base/errors.ts";
 import { fileIo, filePieces, type FileIo } from "../../base/files.ts";
+import { createUnusedCounter, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
-import { refuseForeign } from "../examples/wrong-files.ts";
+import { kindOf } from "../examples/wrong-files.ts";
 import type { SampleMaker } from "./sample.ts";
 import { createSampleStore, type FileSamples, type SampleSink } from "./sample-store.ts";
 import { canWrite, createTokenCache, openTokenCache } from "./token-cache.ts";
@@ -24,12 +25,16 @@ export interface PrepareOptions {
   readonly signal?: AbortSignal | undefined;
   /** Told now and then while a file is tokenized. */
   readonly onProgress?: ((progress: PrepareProgress) => void) | undefined;
+  /** Columns and roles of other names. */
+  readonly mapping?: Mapping;
+  /** Told, of a file that is tokenized, which of its columns are not used. */
+  readonly onNote?: ((note: string) => void) | undefined;
   readonly io?: FileIo;
 }
 
 /** Samples with what they were made of. */
 export interface LoadedFile extends FileSamples {
-  /** SHA-256 of the file's bytes, in hexadecimal. */
+  /** SHA-256 of the file's bytes (and of how its columns are mapped, if they are), in hexadecimal. */
   readonly content: string;
 }
 
@@ -46,20 +51,21 @@ const RETURN_MS = 300;
  * @throws the signal's reason when it is aborted
  */
 export async function loadSamples(path: string, maker: SampleMaker, options: PrepareOptions = {}): Promise<LoadedFile> {
-  const { cache = null, signal, onProgress = () => {}, io = fileIo } = options;
+  const { cache = null, signal, onProgress = () => {}, mapping = NO_MAPPING, onNote = () => {}, io = fileIo } = options;
   const breathe = createBreath(signal);
   const placeOf = placeIn(path);
-  refuseForeign(path);
-  const content = await hashContent(path, breathe);
-  const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(content, maker.key)}.tokens`) : null;
+  const bytes = await hashContent(path, breathe);
+  const content = mapping.key === "" ? bytes : sha256(`${bytes} as ${mapping.key}`);
+  const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(path, content, maker.key)}.tokens`) : null;
   let set = file === null ? null : openTokenCache(file, placeOf);
   if (!set) {
     const sink: SampleSink = file === null ? createSampleStore(placeOf) : createTokenCache(file, placeOf, io);
     const { size } = fs.statSync(path);
     const begin = performance.now();
+    const unused = createUnusedCounter();
     let collected = 0;
     try {
-      for (const { number, end, parse } of readEntries(path)) {
+      for await (const { number, end, parse } of readEntries(path, { mapping, unused: unused.count })) {
         for (const sample of maker.samples(parse())) sink.add(sample, number);
         if (end - collected >= GARBAGE_BYTES) {
           collected = end;
@@ -68,6 +74,8 @@ export async function loadSamples(path: string, maker: SampleMaker, options: Pre
         if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
       }
       set = sink.finish();
+      const note = unused.note(path);
+      if (note !== null) onNote(note);
       if (collected > 0) {
         Bun.gc(true);
         await Bun.sleep(RETURN_MS);
@@ -81,9 +89,15 @@ export async function loadSamples(path: string, maker: SampleMaker, options: Pre
   return { ...set, content };
 }
 
-/** Names what a file becomes under a maker's key. */
-function cacheKey(content: string, key: string): string {
-  return new Bun.CryptoHasher("sha256").update(`${content}\0${key}`).digest("hex");
+/** Names what a file becomes under a maker's key. The same bytes are other examples where they are read otherwise. */
+function cacheKey(path: string, content: string, key: string): string {
+  const kind = kindOf(path);
+  const reader = kind === "csv" && path.toLowerCase().endsWith(".tsv") ? "tsv" : kind;
+  return sha256(reader === "lines" ? `${content}\0${key}` : `${content}\0${key}\0${reader}`);
+}
+
+function sha256(text: string): string {
+  return new Bun.CryptoHasher("sha256").update(text).digest("hex");
 }
 
 /** SHA-256 of a file's bytes, in hexadecimal. */

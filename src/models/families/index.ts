@@ -2,16 +2,16 @@ import { UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Family, FamilyModules, Raw } from "./family.ts";
-import { gemma2 } from "./gemma2.ts";
-import { gemma3 } from "./gemma3.ts";
-import { internlm2 } from "./internlm2.ts";
-import { internlm3 } from "./internlm3.ts";
-import { llama } from "./llama.ts";
-import { mistral } from "./mistral.ts";
-import { phi3 } from "./phi3.ts";
-import { qwen2 } from "./qwen2.ts";
-import { qwen3 } from "./qwen3.ts";
-import { smollm3 } from "./smollm3.ts";
+import { gemma2 } from "./gemma/gemma2.ts";
+import { gemma3 } from "./gemma/gemma3.ts";
+import { internlm2 } from "./internlm/internlm2.ts";
+import { internlm3 } from "./internlm/internlm3.ts";
+import { llama } from "./llama/llama.ts";
+import { mistral } from "./mistral/mistral.ts";
+import { phi3 } from "./phi/phi3.ts";
+import { qwen2 } from "./qwen/qwen2.ts";
+import { qwen3 } from "./qwen/qwen3.ts";
+import { smollm3 } from "./llama/smollm3.ts";
 
 /** All families, in the order in which the README lists them. */
 export const FAMILIES: readonly Family[] = [llama, smollm3, mistral, qwen2, qwen3, gemma2, gemma3, phi3, internlm2, internlm3];

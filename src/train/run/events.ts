@@ -130,6 +130,7 @@ export type VerbEvent =
       readonly examples: number;
       readonly kinds: DataReport["kinds"];
       readonly roles: DataReport["roles"];
+      readonly unused: DataReport["unused"];
       readonly errors: number;
       readonly duplicates: number;
       readonly overLong: number;

@@ -1,5 +1,7 @@
-import { findSplits, parseSources, readEntries } from "../../data/examples/dataset.ts";
-import type { Example } from "../../data/examples/formats.ts";
+import type { Mapping } from "../../data/examples/columns.ts";
+import { readEntries } from "../../data/examples/dataset.ts";
+import { type Example, readMapping } from "../../data/examples/formats.ts";
+import { findSplits, heldOutFiles, parseSources, trainingFiles } from "../../data/examples/sources.ts";
 import { type HeldOutAmount, parseHeldOut, splitHeldOut } from "../../data/samples/held-out.ts";
 import { mixSamples, samplesPerEpoch, type WeightedSet } from "../../data/samples/mix.ts";
 import { type LoadedFile, loadSamples, type PrepareOptions } from "../../data/samples/prepare.ts";
@@ -22,36 +24,36 @@ export interface LoadedData {
  * @throws {UserError} anything that is missing or does not fit
  */
 export async function loadData(
-  config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest">,
+  config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest" | "columns" | "roles">,
   maker: SampleMaker,
   options: PrepareOptions,
 ): Promise<LoadedData> {
-  const sources = parseSources(config.data).map(({ path, weight }) => ({ splits: findSplits(path), weight }));
+  const mapping = readMapping(config);
+  const sources = parseSources(config.data).flatMap(({ path, weight }) => trainingFiles(path).map((file) => ({ file, weight })));
   const amount = config.valid === undefined ? null : parseHeldOut(config.valid);
-  const beside = [...new Set(sources.flatMap(({ splits }) => splits.valid ?? []))];
-  const paths = config.valid === undefined ? beside : amount ? [] : parseSources(config.valid).map(({ path }) => path);
+  const paths = config.valid === undefined ? filesBeside(config.data) : amount ? [] : heldOutFiles(config.valid);
   if (config.loadBest && paths.length === 0 && !amount) {
     throw new UserError("--load-best needs held-out examples: give --valid, or a valid.jsonl beside the training file");
   }
   const loadAll = async (all: readonly string[]): Promise<LoadedFile[]> => {
     const files: LoadedFile[] = [];
-    for (const path of all) files.push(await loadSamples(path, maker, options));
+    for (const path of all) files.push(await loadSamples(path, maker, { ...options, mapping }));
     return files;
   };
-  const files = await loadAll(sources.map(({ splits }) => splits.train));
+  const files = await loadAll(sources.map(({ file }) => file));
   const split = amount ? splitHeldOut(files, amount, config.seed) : null;
   const kept = (split?.train ?? files).map((set, i) => ({ set, weight: sources[i]!.weight }));
   const whole = contentOf(sources.map(({ weight }, i) => ({ content: files[i]!.content, weight })));
   const held = split ? split.valid : paths.length === 0 ? null : await loadAll(paths);
   const shown = split?.first
-    ? { path: sources[split.first.file]!.splits.train, number: split.first.number }
+    ? { path: sources[split.first.file]!.file, number: split.first.number }
     : paths.length > 0
       ? { path: paths[0]!, number: 1 }
       : null;
   return {
     train: { ...mixed(kept), content: amount ? partOf(whole, amount, config.seed) : whole },
     valid: held && mixed(held.map((set) => ({ set, weight: 1 }))),
-    shown: shown && exampleFrom(shown.path, shown.number),
+    shown: shown && (await exampleFrom(shown.path, shown.number, mapping)),
   };
 }
 
@@ -79,8 +81,15 @@ function partOf(content: string, amount: HeldOutAmount, seed: number): string {
   return hash(`${content} without ${JSON.stringify(amount)} by ${seed}`);
 }
 
-/** The first example at a line or item, or behind it. */
-function exampleFrom(path: string, from: number): Example | null {
-  for (const { number, parse } of readEntries(path)) if (number >= from) return parse();
+/** Held-out files that lie beside the training files, or in their folders. */
+function filesBeside(data: string): string[] {
+  const splits = parseSources(data).map(({ path }) => findSplits(path));
+  const trained = new Set(splits.flatMap(({ train }) => train));
+  return [...new Set(splits.flatMap(({ valid }) => valid))].filter((file) => !trained.has(file));
+}
+
+/** The first example at a line, item or row, or behind it. */
+async function exampleFrom(path: string, from: number, mapping: Mapping): Promise<Example | null> {
+  for await (const { number, parse } of readEntries(path, { mapping, unused: () => {} })) if (number >= from) return parse();
   return null;
 }

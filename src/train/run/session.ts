@@ -69,7 +69,7 @@ export async function readInputs(
   const found = { name: config.model, folder, adapter: config.adapter ?? null };
   const opened = openFound(found, { adapterReader: readAdapter, onNote });
   try {
-    return await readOpened(config, opened, given, preparing);
+    return await readOpened(config, opened, given, { ...preparing, onNote });
   } catch (error) {
     opened.close();
     throw error;
@@ -80,7 +80,7 @@ async function readOpened(
   config: TrainConfig,
   { folder, config: model, tokenizer, source, adapter, close }: OpenModel,
   given: readonly string[],
-  preparing: Pick<PrepareOptions, "signal" | "onProgress">,
+  preparing: Pick<PrepareOptions, "signal" | "onProgress" | "onNote">,
 ): Promise<Inputs> {
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);

@@ -1,6 +1,6 @@
-import type { Family } from "./family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
-import { readDecoder } from "./read.ts";
+import type { Family } from "../family.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
+import { readDecoder } from "../reading/common.ts";
 
 /** InternLM3: a Llama whose `qkv_bias` is of queries, keys and values, and `bias` of the other linear layers. */
 export const internlm3: Family = {

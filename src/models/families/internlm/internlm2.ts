@@ -1,9 +1,9 @@
-import { UserError } from "../../base/errors.ts";
-import { attentionLayer, attentionOf, fusedAttention } from "../blocks/attention.ts";
-import { gatedMlp } from "../blocks/mlp.ts";
-import { preNorm } from "../blocks/residual.ts";
-import type { Family } from "./family.ts";
-import { readDecoder } from "./read.ts";
+import { UserError } from "../../../base/errors.ts";
+import { attentionLayer, attentionOf, fusedAttention } from "../../blocks/attention.ts";
+import { gatedMlp } from "../../blocks/mlp.ts";
+import { preNorm } from "../../blocks/residual.ts";
+import type { Family } from "../family.ts";
+import { readDecoder } from "../reading/common.ts";
 
 /**
  * InternLM2 and 2.5 (https://arxiv.org/abs/2403.17297): one matrix holds for each key head its query heads, then the key and the

@@ -1,10 +1,10 @@
-import { isRecord } from "../../base/json.ts";
-import { attentionLayer, attentionOf, fusedAttention } from "../blocks/attention.ts";
-import { fusedMlp } from "../blocks/mlp.ts";
-import { preNorm } from "../blocks/residual.ts";
-import type { Family, Raw } from "./family.ts";
-import { LLAMA_MODULES } from "./llama.ts";
-import { readDecoder, windowEverywhere } from "./read.ts";
+import { isRecord } from "../../../base/json.ts";
+import { attentionLayer, attentionOf, fusedAttention } from "../../blocks/attention.ts";
+import { fusedMlp } from "../../blocks/mlp.ts";
+import { preNorm } from "../../blocks/residual.ts";
+import type { Family, Raw } from "../family.ts";
+import { LLAMA_MODULES } from "../llama/llama.ts";
+import { readDecoder, windowEverywhere } from "../reading/common.ts";
 
 /** The defaults of Transformers. Early versions call LongRoPE "su" or "yarn". */
 function withDefaults(raw: Raw): Raw {

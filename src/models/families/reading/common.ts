@@ -1,11 +1,11 @@
 import { z } from "zod";
-import { UserError } from "../../base/errors.ts";
-import type { FloatType } from "../../graph/types.ts";
-import { show } from "../../base/json.ts";
-import { parseWith, positive, size } from "../../base/schema.ts";
-import type { HiddenAct, ModelConfig } from "../config.ts";
-import type { Raw } from "./family.ts";
-import { checkLongRope, ropeOf, ropeSchema } from "./read-rope.ts";
+import { UserError } from "../../../base/errors.ts";
+import type { FloatType } from "../../../graph/types.ts";
+import { show } from "../../../base/json.ts";
+import { parseWith, positive, size } from "../../../base/schema.ts";
+import type { HiddenAct, ModelConfig } from "../../config.ts";
+import type { Raw } from "../family.ts";
+import { checkLongRope, ropeOf, ropeSchema } from "./rope.ts";
 
 /** What the families' readers share: the keys of `config.json` that most of them have, and what those must be. */
 

@@ -1,12 +1,12 @@
-import { UserError } from "../../base/errors.ts";
-import { attentionLayer, attentionOf, selfAttention } from "../blocks/attention.ts";
-import type { Layer } from "../blocks/layer.ts";
-import { gatedMlp } from "../blocks/mlp.ts";
-import { normedBranches } from "../blocks/residual.ts";
-import type { ModelConfig } from "../config.ts";
-import type { Family, GgufFacts, Raw } from "./family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES } from "./llama.ts";
-import { readDecoder, type ReadingRules, windowByLayer } from "./read.ts";
+import { UserError } from "../../../base/errors.ts";
+import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
+import type { Layer } from "../../blocks/layer.ts";
+import { gatedMlp } from "../../blocks/mlp.ts";
+import { normedBranches } from "../../blocks/residual.ts";
+import type { ModelConfig } from "../../config.ts";
+import type { Family, GgufFacts, Raw } from "../family.ts";
+import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
+import { readDecoder, type ReadingRules, windowByLayer } from "../reading/common.ts";
 
 /** What Transformers assumes where the config.json of a Gemma 2 or 3 is silent. */
 export const GEMMA_DEFAULTS: Raw = {

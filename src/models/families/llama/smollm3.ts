@@ -1,10 +1,10 @@
 import { z } from "zod";
-import { UserError } from "../../base/errors.ts";
-import { parseWith, size } from "../../base/schema.ts";
-import type { ModelConfig } from "../config.ts";
-import type { Family } from "./family.ts";
+import { UserError } from "../../../base/errors.ts";
+import { parseWith, size } from "../../../base/schema.ts";
+import type { ModelConfig } from "../../config.ts";
+import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
-import { type CommonConfig, NO_WINDOW, readDecoder, windowByLayer } from "./read.ts";
+import { type CommonConfig, NO_WINDOW, readDecoder, windowByLayer } from "../reading/common.ts";
 
 const rotarySchema = z.object({
   no_rope_layers: z.array(z.int().min(0).max(1)).nullish(),

@@ -1,6 +1,6 @@
-import type { Family } from "./family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
-import { NO_WINDOW, readDecoder, type ReadingRules, windowByLayer } from "./read.ts";
+import type { Family } from "../family.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
+import { NO_WINDOW, readDecoder, type ReadingRules, windowByLayer } from "../reading/common.ts";
 
 /** A window on request only: `use_sliding_window`, 4096 tokens where `sliding_window` is not there. */
 export const qwenWindow: NonNullable<ReadingRules["window"]> = (config, where) => {

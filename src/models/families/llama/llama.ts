@@ -1,10 +1,10 @@
-import { attentionLayer, attentionOf, selfAttention } from "../blocks/attention.ts";
-import type { Layer } from "../blocks/layer.ts";
-import { gatedMlp } from "../blocks/mlp.ts";
-import { preNorm } from "../blocks/residual.ts";
-import type { ModelConfig } from "../config.ts";
-import type { Family, FamilyModules, GgufFacts } from "./family.ts";
-import { readDecoder } from "./read.ts";
+import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
+import type { Layer } from "../../blocks/layer.ts";
+import { gatedMlp } from "../../blocks/mlp.ts";
+import { preNorm } from "../../blocks/residual.ts";
+import type { ModelConfig } from "../../config.ts";
+import type { Family, FamilyModules, GgufFacts } from "../family.ts";
+import { readDecoder } from "../reading/common.ts";
 
 /** Names of a Llama's modules, which many families have taken over. */
 export const LLAMA_MODULES: FamilyModules = {

@@ -1,6 +1,6 @@
-import type { Family } from "./family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
-import { readDecoder, windowEverywhere } from "./read.ts";
+import type { Family } from "../family.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
+import { readDecoder, windowEverywhere } from "../reading/common.ts";
 
 /** Mistral (Jiang et al. 2023, https://arxiv.org/abs/2310.06825): a Llama without biases and with a window in all layers. */
 export const mistral: Family = {

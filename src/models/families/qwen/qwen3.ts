@@ -1,7 +1,7 @@
-import type { Family } from "./family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
+import type { Family } from "../family.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
 import { qwenWindow } from "./qwen2.ts";
-import { readDecoder } from "./read.ts";
+import { readDecoder } from "../reading/common.ts";
 
 /** Qwen3, dense (https://arxiv.org/abs/2505.09388): a Llama whose query and key heads are normed. */
 export const qwen3: Family = {

@@ -1,8 +1,8 @@
 import { z } from "zod";
-import { UserError } from "../../base/errors.ts";
-import { show } from "../../base/json.ts";
-import { positive, size } from "../../base/schema.ts";
-import type { RopeConfig } from "../rope.ts";
+import { UserError } from "../../../base/errors.ts";
+import { show } from "../../../base/json.ts";
+import { positive, size } from "../../../base/schema.ts";
+import type { RopeConfig } from "../../rope.ts";
 
 /** A context is stretched by no more than this, which keeps every product below 2^53. */
 const MOST_STRETCH = 1_048_576;

@@ -1,9 +1,9 @@
-import { UserError } from "../../base/errors.ts";
-import { isRecord, show } from "../../base/json.ts";
-import type { Family, Raw } from "./family.ts";
+import { UserError } from "../../../base/errors.ts";
+import { isRecord, show } from "../../../base/json.ts";
+import type { Family, Raw } from "../family.ts";
 import { GEMMA_DEFAULTS, gemmaGguf, gemmaLayers, gemmaRules, plainGemma } from "./gemma2.ts";
-import { LLAMA_MODULES } from "./llama.ts";
-import { readDecoder } from "./read.ts";
+import { LLAMA_MODULES } from "../llama/llama.ts";
+import { readDecoder } from "../reading/common.ts";
 
 /**
  * The text part of a `config.json` of model type `gemma3` (text and images) as one of type `gemma3_text`: what the outer

@@ -1,0 +1,74 @@
+import { UserError } from "../../base/errors.ts";
+import { isRecord, jsonKind, parseJson, show } from "../../base/json.ts";
+
+/** A record of a data file. */
+export type DataRecord = Readonly<Record<string, unknown>>;
+
+/** A text value; lone surrogates, which no tokenizer can encode, become U+FFFD. @throws {UserError} no text */
+export function text(record: DataRecord, key: string, where: string): string {
+  const value = record[key];
+  if (typeof value !== "string") throw new UserError(`${where}: "${key}" must be a text, got ${jsonKind(value)}`);
+  return value.toWellFormed();
+}
+
+/** The same; null where the value is absent or null. @throws {UserError} */
+export function optionalText(record: DataRecord, key: string, where: string): string | null {
+  return record[key] === undefined || record[key] === null ? null : text(record, key, where);
+}
+
+/** A list that is not empty, as JSON or (in tables) as a text that holds JSON. @throws {UserError} */
+export function list(record: DataRecord, key: string, where: string): readonly unknown[] {
+  const value = listText(record[key], key, where);
+  if (!Array.isArray(value)) throw new UserError(`${where}: "${key}" must be a list, got ${jsonKind(value)}`);
+  if (value.length === 0) throw new UserError(`${where}: "${key}" is empty; an example needs at least one entry`);
+  return value;
+}
+
+/** A text that begins with a bracket is parsed; everything else stays as it is. @throws {UserError} */
+export function listText(value: unknown, key: string, where: string): unknown {
+  if (typeof value !== "string" || !/^\s*\[/.test(value)) return value;
+  if (PYTHON_LIST.test(value))
+    throw new UserError(`${where}: "${key}", a text, is a list in Python's notation; write it with json.dumps, as JSON`);
+  return parseJson(value, `${where}: "${key}", a text,`);
+}
+
+/** What `str` makes of a list of dictionaries, and pandas of such a column in CSV. */
+const PYTHON_LIST = /^\s*\[\s*\{\s*'/;
+
+/** A list of objects. @throws {UserError} */
+export function records(record: DataRecord, key: string, where: string): DataRecord[] {
+  return list(record, key, where).map((entry, i) => {
+    if (!isRecord(entry)) throw new UserError(`${where}: "${key}" entry ${i + 1} must be an object, got ${jsonKind(entry)}`);
+    return entry;
+  });
+}
+
+/** Tool descriptions: a list, or (ShareGPT, tables) the same as JSON text. @throws {UserError} */
+export function toolsOf(record: DataRecord, where: string): readonly unknown[] | null {
+  let tools = record["tools"];
+  if (tools === undefined || tools === null || tools === "") return null;
+  if (typeof tools === "string") tools = parseJson(tools, `${where}: "tools", a text,`);
+  if (!Array.isArray(tools)) throw new UserError(`${where}: "tools" must be a list, got ${jsonKind(tools)}`);
+  return tools.length === 0 ? null : wellFormed(tools);
+}
+
+/** The same value with U+FFFD for lone surrogates in all texts. */
+export function wellFormed<T>(value: T): T {
+  if (typeof value === "string") return value.toWellFormed() as T;
+  if (Array.isArray(value)) return value.map(wellFormed) as T;
+  if (isRecord(value)) return Object.fromEntries(Object.entries(value).map(([key, entry]) => [key, wellFormed(entry)])) as T;
+  return value;
+}
+
+/** A name of the data as a part of a flag that a message proposes. */
+export function argument(name: string): string {
+  return name.length <= 40 ? name : "NAME";
+}
+
+/** Refuses keys that nobody reads. @throws {UserError} */
+export function onlyKeys(record: DataRecord, known: readonly string[], where: string): void {
+  const unknown = Object.keys(record).find((key) => !known.includes(key));
+  if (unknown === undefined) return;
+  const names = known.map((key) => `"${key}"`);
+  throw new UserError(`${where}: unknown key ${show(unknown)}; expected ${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+}
