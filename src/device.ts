@@ -114,7 +114,12 @@ async function openOrt(options: DeviceOptions, name: "ort-cpu" | "cuda" | "webgp
       loadOrt();
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
-      return openAddon(options, `because ${error.message}`);
+      try {
+        return await openAddon(options, `because ${error.message}`);
+      } catch {
+        // The addon is of the same package.
+        throw error;
+      }
     }
   }
   const [{ createOrtExecutor }, { loadOrt }] = await Promise.all([import("./ort/executor.ts"), import("./ort/library.ts")]);

@@ -1,7 +1,7 @@
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
-import { Tensor } from "onnxruntime-node";
+import type { Tensor } from "onnxruntime-node";
 import { messageOf, UserError } from "../base/errors.ts";
 import { byteLength, type DType, elements, type Graph, typeOf } from "../graph/types.ts";
 import { PORTABLE } from "../onnx/target.ts";
@@ -18,7 +18,8 @@ interface AddonSession {
 
 interface Addon {
   readonly binding: { readonly InferenceSession: new () => AddonSession };
-  initOrt(): void;
+  /** The class of the tensors that sessions take. */
+  readonly Tensor: typeof Tensor;
 }
 
 interface AddonProgram extends Program {
@@ -44,7 +45,7 @@ interface Block {
  * @throws {UserError} when the addon cannot be loaded
  */
 export function createAddonExecutor({ threads = availableParallelism() }: { readonly threads?: number } = {}): Executor {
-  const { binding } = loadAddon();
+  const { binding, Tensor } = loadAddon();
   const blocks: Block[] = [];
   const sessions: AddonSession[] = [];
   let end: Address = ALIGNMENT;
@@ -87,7 +88,7 @@ export function createAddonExecutor({ threads = availableParallelism() }: { read
             if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
             if (address % ALIGNMENT !== 0)
               throw new Error(`bind ${graph.name}: ${name} at ${address} is not ${ALIGNMENT}-byte aligned`);
-            return [name, tensorAt(view, graph, name, address)] as const;
+            return [name, tensorAt(Tensor, view, graph, name, address)] as const;
           }),
         );
       return { program, feeds: tensors(graph.inputs), fetches: tensors(graph.outputs) };
@@ -127,6 +128,7 @@ export function createAddonExecutor({ threads = availableParallelism() }: { read
 }
 
 function tensorAt(
+  Tensor: Addon["Tensor"],
   view: (address: Address, bytes: number) => Uint8Array<ArrayBuffer>,
   graph: Graph,
   name: string,
@@ -149,11 +151,14 @@ function loadAddon(): Addon {
   if (loaded) return loaded;
   forbidTelemetry();
   try {
-    const root = dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
-    const addon = createRequire(import.meta.url)(join(root, "dist/binding.js")) as Addon;
+    const path = Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir);
+    // Resolved when it is used: the package is optional.
+    const requireFrom = createRequire(path);
+    const addon = requireFrom(join(dirname(path), "dist/binding.js")) as Pick<Addon, "binding"> & { initOrt(): void };
+    const { Tensor } = requireFrom("onnxruntime-common") as Pick<Addon, "Tensor">;
     addon.initOrt();
-    loaded = addon;
-    return addon;
+    loaded = { binding: addon.binding, Tensor };
+    return loaded;
   } catch (error) {
     throw new UserError(`ONNX Runtime's addon cannot be loaded: ${messageOf(error)}; run \`bun install\``);
   }

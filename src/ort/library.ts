@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { CString, dlopen, linkSymbols, type Pointer, ptr, read } from "bun:ffi";
 import { messageOf, UserError } from "../base/errors.ts";
+import { IS_EXECUTABLE } from "../base/program.ts";
 import { forbidTelemetry } from "./telemetry.ts";
 
 /**
@@ -89,6 +90,12 @@ const LIBRARY_NAMES: Readonly<Record<string, string>> = {
 
 /** Where the package onnxruntime-node keeps the library for this system. @throws {UserError} when it is not there */
 export function libraryPath(): string {
+  const name = LIBRARY_NAMES[process.platform] ?? "";
+  if (IS_EXECUTABLE) {
+    const path = join(dirname(process.execPath), name);
+    if (existsSync(path)) return path;
+    throw new UserError(`ONNX Runtime is not there: put ${name} of the package onnxruntime-node beside this program, as ${path}`);
+  }
   let root: string;
   try {
     root = dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
@@ -97,7 +104,7 @@ export function libraryPath(): string {
       "ONNX Runtime is not there: expected the package onnxruntime-node, which is optional; install again (with npm: ONNXRUNTIME_NODE_INSTALL=skip npm install)",
     );
   }
-  const path = join(root, "bin", "napi-v6", process.platform, process.arch, LIBRARY_NAMES[process.platform] ?? "");
+  const path = join(root, "bin", "napi-v6", process.platform, process.arch, name);
   if (!existsSync(path)) {
     throw new UserError(`ONNX Runtime has no library for ${process.platform} ${process.arch}: expected ${path}`);
   }

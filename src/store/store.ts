@@ -6,6 +6,7 @@ import { closeSync, fstatSync, statfsSync } from "node:fs";
 import { ptr } from "bun:ffi";
 import { UserError } from "../base/errors.ts";
 import { fileError } from "../base/files.ts";
+import { threadModule } from "../base/program.ts";
 import { ALIGNMENT, type Executor } from "../runtime/executor.ts";
 import type { OffloadMemory, TransferCounts } from "../runtime/offload-memory.ts";
 import { DIRECT_ALIGNMENT, openOffloadFile } from "./file.ts";
@@ -45,7 +46,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
   const file = reach.kind === "device" ? null : open(folder);
   const queues = { out: createMoveQueue(), in: createMoveQueue() };
   const workers = (["out", "in"] as const).map((direction) => {
-    const worker = new Worker(new URL("./thread.ts", import.meta.url));
+    const worker = new Worker(threadModule("src/store/thread.ts"));
     // An idle thread does not keep the process alive.
     worker.unref();
     const other = queues[direction === "out" ? "in" : "out"];

@@ -17,14 +17,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { messageOf, UserError } from "../base/errors.ts";
+import { messageOf } from "../base/errors.ts";
+import { PROGRAM_FOLDER } from "../base/program.ts";
+import { folderOf, type KernelModule, latest, latestOf, MODULES } from "./kernels.ts";
 
-const ROOT = join(import.meta.dir, "../..");
 const HOUR = 3_600_000;
-
-/** Name of the compile target in asconfig.json and of the entry file in assembly/. */
-const MODULES = ["matrix", "index"] as const;
-export type KernelModule = (typeof MODULES)[number];
 
 function keyOf(root: string): string {
   const hash = new Bun.CryptoHasher("sha256");
@@ -39,26 +36,9 @@ function keyOf(root: string): string {
   return hash.digest("hex").slice(0, 16);
 }
 
-const folderOf = (root: string, key: string): string => join(root, "build", `kernels-${key}`);
-const latestOf = (root: string): string => join(root, "build", "kernels");
-
-/** Key of the last build, or null. */
-function latest(root: string): string | null {
-  const path = latestOf(root);
-  return existsSync(path) ? readFileSync(path, "utf8") : null;
-}
-
 /** Whether the compiled kernels fit the sources. */
-export function kernelsAreCurrent(root = ROOT): boolean {
+export function kernelsAreCurrent(root = PROGRAM_FOLDER): boolean {
   return latest(root) === keyOf(root);
-}
-
-/** The compiled modules of the last build. */
-export function loadKernels(root = ROOT): Record<KernelModule, Uint8Array<ArrayBuffer>> {
-  const key = latest(root);
-  if (key === null) throw new UserError('the kernels are not compiled; run "bun src/wasm/build.ts"');
-  const folder = folderOf(root, key);
-  return { matrix: readFileSync(join(folder, "matrix.wasm")), index: readFileSync(join(folder, "index.wasm")) };
 }
 
 async function compile(root: string, module: KernelModule): Promise<Uint8Array> {
@@ -74,7 +54,7 @@ async function compile(root: string, module: KernelModule): Promise<Uint8Array> 
 }
 
 /** Compiles what is stale. A finished build appears in one step: processes may build at the same time. */
-export async function buildKernels(root = ROOT): Promise<void> {
+export async function buildKernels(root = PROGRAM_FOLDER): Promise<void> {
   const key = keyOf(root);
   if (latest(root) === key) return;
   const build = join(root, "build");

@@ -1,10 +1,11 @@
 import { availableParallelism } from "node:os";
 import { messageOf } from "../base/errors.ts";
+import { threadModule } from "../base/program.ts";
 import type { Graph, Node } from "../graph/types.ts";
 import { opOf } from "../ops/index.ts";
 import type { OpDef } from "../ops/types.ts";
 import type { Address, Call, Executor, Program } from "../runtime/executor.ts";
-import { loadKernels } from "./build.ts";
+import { loadKernels } from "./kernels.ts";
 import { type Boot, instantiateKernels, type Kernels } from "./instance.ts";
 import { lower, type Lowered } from "./lower.ts";
 import { type MatmulChoice, type MatmulProvider, openMatmul } from "./matmul.ts";
@@ -164,7 +165,7 @@ interface Threads {
 
 async function startThreads(shared: SharedMemory, threads: number, choice: MatmulChoice): Promise<Threads> {
   // They load their modules while this thread compiles the kernels and opens the native library.
-  const workers = Array.from({ length: threads - 1 }, () => new Worker(new URL("./worker.ts", import.meta.url)));
+  const workers = Array.from({ length: threads - 1 }, () => new Worker(threadModule("src/wasm/worker.ts")));
   // An idle thread does not keep the process alive.
   for (const worker of workers) worker.unref();
   try {

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import type { Address } from "../runtime/executor.ts";
-import type { KernelModule } from "./build.ts";
+import type { KernelModule } from "./kernels.ts";
 import { createNativeImports, type NativeThread, noNativeImports } from "./native.ts";
 
 /** What a thread needs to start. */

@@ -1,7 +1,7 @@
 import { byteLength, DTYPE_BYTES, type FloatType, type Quantised } from "../graph/types.ts";
 import { kernelFormat, QUANTISED_BLOCK, quantisedTypes } from "../ops/dequantize.ts";
 import { HALF_CODE } from "../ops/half.ts";
-import { loadKernels } from "./build.ts";
+import { loadKernels } from "./kernels.ts";
 import { instantiateKernels } from "./instance.ts";
 import { STATIC_BYTES } from "./memory.ts";
 

@@ -49,12 +49,12 @@ describe("configuration files", () => {
 
   test("are found by path, without extension, as a folder, and as a recipe's name", () => {
     const path = file("train.yaml", "model: x\n");
-    expect(findConfig(path, "/none")).toBe(path);
-    expect(findConfig(path.slice(0, -5), "/none")).toBe(path);
-    expect(findConfig(folder, "/none")).toBe(path);
+    expect(findConfig(path, () => "/none")).toBe(path);
+    expect(findConfig(path.slice(0, -5), () => "/none")).toBe(path);
+    expect(findConfig(folder, () => "/none")).toBe(path);
     const recipes = join(import.meta.dir, "../../recipes");
-    expect(findConfig("devils-dictionary", recipes)).toBe(join(recipes, "devils-dictionary/train.yaml"));
-    expect(userError(() => findConfig("no-such", recipes))).toMatch(/no-such.*recipe/);
+    expect(findConfig("devils-dictionary", () => recipes)).toBe(join(recipes, "devils-dictionary/train.yaml"));
+    expect(userError(() => findConfig("no-such", () => recipes))).toMatch(/no-such.*recipe/);
   });
 
   test("lists as text and text as lists, numbers in quotes, YAML 1.1's words, keys without a value", async () => {

@@ -2,7 +2,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../src/base/errors.ts";
-import { buildKernels, kernelsAreCurrent, loadKernels } from "../../src/wasm/build.ts";
+import { buildKernels, kernelsAreCurrent } from "../../src/wasm/build.ts";
+import { loadKernels } from "../../src/wasm/kernels.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);

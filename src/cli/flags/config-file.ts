@@ -16,8 +16,9 @@ const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
 const PATH_KEYS = ["model", "adapter", "data", "valid"];
 
 /** Finds a configuration: a file, a folder with `train.yaml` (or .ts, .json), a run folder, or the name of a recipe. */
-export function findConfig(word: string, recipes: string): string {
-  for (const base of [resolve(word), join(recipes, word)]) {
+export function findConfig(word: string, recipes: () => string): string {
+  for (const baseOf of [() => resolve(word), () => join(recipes(), word)]) {
+    const base = baseOf();
     const candidates = [
       base,
       ...EXTENSIONS.map((extension) => base + extension),

@@ -3,11 +3,11 @@ import { dirname, isAbsolute, join, relative, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { makeFolder, writeTextAtomic } from "../../base/files.ts";
-import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { suggestion } from "../../base/names.ts";
+import { recipesFolder } from "../bundled.ts";
+import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { validateConfig } from "../flags/config-file.ts";
 
-const RECIPES = join(import.meta.dir, "../../../recipes");
 const FILE = "train.yaml";
 
 export const flags = z.strictObject({
@@ -44,8 +44,8 @@ export async function run(args: readonly string[]): Promise<number> {
 }
 
 function recipeNames(): string[] {
-  return readdirSync(RECIPES)
-    .filter((name) => existsSync(join(RECIPES, name, FILE)))
+  return readdirSync(recipesFolder())
+    .filter((name) => existsSync(join(recipesFolder(), name, FILE)))
     .sort();
 }
 
@@ -60,7 +60,7 @@ function list(part: string): number {
 
 /** The heading of a recipe's README. */
 function titleOf(name: string): string {
-  const path = join(RECIPES, name, "README.md");
+  const path = join(recipesFolder(), name, "README.md");
   return existsSync(path) ? (/^#\s+(.*)$/m.exec(readFileSync(path, "utf8"))?.[1] ?? "") : "";
 }
 
@@ -68,10 +68,10 @@ function copy(name: string, target: string, overwrite: boolean): number {
   if (!recipeNames().includes(name)) throw new UserError(`no recipe ${JSON.stringify(name)}${suggestion(name, recipeNames())}`);
   if (existsSync(target) && !overwrite) throw new UserError(`${target} exists; choose another file, or give --overwrite`);
   const folder = dirname(resolve(target));
-  const text = readFileSync(join(RECIPES, name, FILE), "utf8");
+  const text = readFileSync(join(recipesFolder(), name, FILE), "utf8");
   // Paths in a configuration are relative to its file.
   const moved = text.replaceAll(/^(model|data|valid):\s*(\S+)\s*$/gm, (line, key: string, path: string) => {
-    const absolute = join(RECIPES, name, path);
+    const absolute = join(recipesFolder(), name, path);
     return isAbsolute(path) || !existsSync(absolute) ? line : `${key}: ${relative(folder, absolute)}`;
   });
   makeFolder(folder);

@@ -1,13 +1,11 @@
-import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { run as runTraining } from "../../train/run/run.ts";
+import { recipesFolder } from "../bundled.ts";
 import { findConfig, readConfigFile, validateConfig } from "../flags/config-file.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { createDisplay } from "../terminal/display.ts";
 import { withSignals } from "../terminal/signals.ts";
-
-const RECIPES = join(import.meta.dir, "../../../recipes");
 
 /** What `remat train` without a configuration runs. */
 const DEFAULT_RECIPE = "devils-dictionary";
@@ -42,7 +40,7 @@ async function resolveConfig(
   if (words.length > 1)
     throw new UserError(`expected one configuration, got ${words.map((word) => JSON.stringify(word)).join(" and ")}`);
   const named = words[0] ?? (values["model"] === undefined && values["data"] === undefined ? DEFAULT_RECIPE : undefined);
-  const file = named === undefined ? undefined : findConfig(named, RECIPES);
+  const file = named === undefined ? undefined : findConfig(named, recipesFolder);
   const fromFile = file === undefined ? {} : await readConfigFile(file);
   // The bundled example may be run again and again without thinking of folders.
   const implied = words.length === 0 && named === DEFAULT_RECIPE ? { overwrite: true } : {};
