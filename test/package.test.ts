@@ -1,5 +1,15 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, unlinkSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -20,6 +30,8 @@ const remat = (...args: string[]) => run([process.execPath, join(installed, "src
 
 describe("the package", () => {
   beforeAll(() => {
+    // As prepack does; the kernels are there already.
+    expect(run([process.execPath, "run", "types"], root).code).toBe(0);
     const pack = run([process.execPath, "pm", "pack", "--ignore-scripts", "--destination", home], root);
     expect(pack.stderr + pack.stdout).toContain("Total files");
     const archive = readdirSync(home).find((name) => name.endsWith(".tgz"))!;
@@ -79,5 +91,39 @@ describe("the package", () => {
     const answer = remat("chat", "--model", "run", "--prompt", "Love", "--max-new-tokens", "4", "--seed", "1");
     expect(answer.code).toBe(0);
     expect(readdirSync(work)).toEqual(["run"]);
+  });
+
+  test("a project that has it imports it, and type-checks as strictly as a compiler can", () => {
+    const project = join(home, "project");
+    mkdirSync(join(project, "node_modules"), { recursive: true });
+    symlinkSync(installed, join(project, "node_modules/remat"));
+    symlinkSync(join(root, "node_modules/@types"), join(project, "node_modules/@types"));
+    const page = readFileSync(join(root, "docs/library.md"), "utf8");
+    const examples = [...page.matchAll(/^```ts\n([^]*?)^```/gm)].map(([, code]) => code!);
+    const files = examples.map((_, i) => `example-${i}.ts`);
+    examples.forEach((code, i) => writeFileSync(join(project, files[i]!), code));
+    writeFileSync(
+      join(project, "wrong.ts"),
+      'import { train } from "remat";\n// @ts-expect-error there is no such key\nawait train({ model: "m", data: "d", rnk: 1 });\n',
+    );
+    const compilerOptions = {
+      strict: true,
+      noUncheckedIndexedAccess: true,
+      noPropertyAccessFromIndexSignature: true,
+      erasableSyntaxOnly: true,
+      exactOptionalPropertyTypes: true,
+      skipLibCheck: false,
+      types: ["node"],
+      target: "ES2023",
+      module: "ESNext",
+      moduleResolution: "bundler",
+      noEmit: true,
+    };
+    writeFileSync(join(project, "package.json"), JSON.stringify({ type: "module" }));
+    writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [...files, "wrong.ts"] }));
+    const checked = run([join(root, "node_modules/.bin/tsc"), "-p", project], project);
+    expect(checked).toEqual({ code: 0, stdout: "", stderr: "" });
+    const names = run([process.execPath, "-e", 'console.log(Object.keys(await import("remat")).sort().join())'], project);
+    expect(names.stdout.trim()).toBe("UserError,defineConfig,evaluate,exportGguf,generate,merge,openChat,plan,serve,step,train");
   });
 });

@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import { CHILD as EXAMINE_DEVICE } from "../doctor/apart.ts";
+import { CHILD as TRAIN } from "../library/train-apart.ts";
 
 /** A verb's own module. */
 export interface VerbModule {
@@ -38,6 +39,7 @@ export const VERBS: Readonly<Record<string, Verb>> = {
 /** What this program has processes of its own do, by their first argument; no verbs for users. */
 export const CHILDREN: Readonly<Record<string, () => Promise<Pick<VerbModule, "run">>>> = {
   [EXAMINE_DEVICE]: () => import("../doctor/examine-device.ts"),
+  [TRAIN]: () => import("../library/train-child.ts"),
 };
 
 /** Names that users of XTuner look for. */

@@ -7,6 +7,7 @@ import { messageOf, UserError } from "../../base/errors.ts";
 import { validateOptions } from "../../library/options.ts";
 import { trainConfigSchema } from "../../train/config.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
+import { importConfig } from "./config-module.ts";
 import { counterpartOf } from "./other-systems.ts";
 import { type Flag, flagsOf } from "./flags.ts";
 import { camelCase, flagName, suggestion } from "../../base/names.ts";
@@ -37,7 +38,7 @@ export function findConfig(word: string, recipes: () => string): string {
 export async function readConfigFile(file: string): Promise<Record<string, unknown>> {
   let value: unknown;
   try {
-    if (extname(file) === ".ts") value = ((await import(file)) as { default?: unknown }).default;
+    if (extname(file) === ".ts") value = await importConfig(file);
     else value = parseYaml(readFileSync(file, "utf8"));
   } catch (error) {
     throw new UserError(`${file}: cannot be read: ${messageOf(error)}`);

@@ -1,0 +1,48 @@
+/**
+ * Kernel commands: the numbers that TypeScript writes into a command buffer and the interpreter reads.
+ * This file is compiled by both AssemblyScript and TypeScript, so it holds nothing but this enumeration.
+ * The high nibble of the low byte is the family (one file in this folder); see `command.ts` for the encoding.
+ */
+export declare enum Opcode {
+    Gemm = 0,
+    Attention = 16,
+    AttentionGrad = 17,
+    CachedAttention = 24,
+    Add = 32,
+    Mul = 33,
+    Fill = 34,
+    Copy = 35,
+    CastHalf = 36,
+    Affine = 37,
+    CopyBlock = 38,
+    SwiGLU = 48,
+    SwiGLUGrad = 49,
+    Gelu = 50,
+    GeluGrad = 51,
+    SoftCap = 52,
+    RMSNorm = 64,
+    RMSNormGrad = 65,
+    Rope = 80,
+    Gather = 96,
+    EmbeddingGrad = 97,
+    ColumnSum = 112,
+    SumSquares = 113,
+    Sum = 114,
+    CrossEntropy = 128,
+    LabelledRows = 129,
+    GatherRows = 130,
+    ScatterRows = 131,
+    ClearRows = 132,
+    LossSum = 133,
+    Hits = 134,
+    HitSum = 135,
+    Dropout = 144,
+    AdamW = 160,
+    NativeAttention = 176,
+    NativeAttentionGrad = 177,
+    NativeLogits = 192,
+    NativeLogitsEnd = 193,
+    NativeLogitsGrad = 194,
+    NativeLogitsSum = 195,
+    Dequantize = 208
+}

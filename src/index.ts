@@ -1,0 +1,25 @@
+/**
+ * Remat as a library. Nothing here prints, ends the process, or takes a signal of it: what happens is told to a `sink`, what
+ * went wrong is thrown, and an `AbortSignal` ends long work in good order. A mistake that a user can mend is a `UserError`.
+ */
+export { UserError } from "./base/errors.ts";
+export { type ChatOptions, type Conversation, openChat, type SayOptions } from "./library/chat.ts";
+export { evaluate, type EvaluateOptions, type EvaluateResult } from "./library/evaluate.ts";
+export { exportGguf, type ExportGgufOptions, type ExportGgufResult } from "./library/export-gguf.ts";
+export { generate, type GeneratedAnswer, type GenerateOptions, type GenerateResult } from "./library/generate.ts";
+export { merge, type MergeOptions, type MergeResult } from "./library/merge.ts";
+export type { CallOptions } from "./library/options.ts";
+export {
+  type CurvePoint,
+  plan,
+  type PlannedMemory,
+  type PlannedSegment,
+  type PlanOptions,
+  type PlanReport,
+} from "./library/plan.ts";
+export { type RunningServer, serve, type ServeCallOptions, type ServeOptions } from "./library/serve.ts";
+export { step, type StepOptions, type StepResult } from "./library/step.ts";
+export { train, type TrainOptions } from "./library/train.ts";
+export { defineConfig, type TrainConfig, type TrainConfigInput } from "./train/config.ts";
+export type { DoneEvent, EvaluationEvent, RunEvent, StartEvent, StepEvent, VerbEvent } from "./train/run/events.ts";
+export type { RunResult } from "./train/run/run.ts";

@@ -1,0 +1,146 @@
+import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type RunEvent, train, UserError } from "../../src/index.ts";
+import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
+import { CHILD } from "../../src/library/train-apart.ts";
+import { temporaryFolder } from "../hf/temp.ts";
+import { writeTinyModel } from "../support/cli.ts";
+
+setDefaultTimeout(120_000);
+
+const root = join(import.meta.dir, "../..");
+const folder = temporaryFolder();
+const model = join(folder, "models/SmolLM2-135M");
+const chat = (word: string) =>
+  `${JSON.stringify({
+    messages: [
+      { role: "user", content: `Define ${word}.` },
+      { role: "assistant", content: `A thing called ${word}.` },
+    ],
+  })}\n`;
+
+beforeAll(() => {
+  mkdirSync(model, { recursive: true });
+  writeTinyModel(model, { num_hidden_layers: 2, hidden_size: 16, head_dim: 4, intermediate_size: 16 });
+  writeFileSync(join(folder, "chats.jsonl"), ["king", "house", "water", "tree"].map(chat).join(""));
+  writeFileSync(join(folder, "valid.jsonl"), chat("gold"));
+  const row = (values: readonly number[]) => BigInt64Array.from(values, BigInt);
+  writeSafetensors(join(folder, "batch.safetensors"), [
+    { name: "input_ids", dtype: "i64", shape: [1, 4], data: row([5, 6, 7, 8]) },
+    { name: "labels", dtype: "i64", shape: [1, 4], data: row([-100, 6, 7, 8]) },
+  ]);
+  mkdirSync(join(folder, "node_modules"));
+  symlinkSync(root, join(folder, "node_modules/remat"));
+});
+
+const config = (output: string) => ({
+  model,
+  data: join(folder, "chats.jsonl"),
+  output: join(folder, output),
+  sequenceLength: 64,
+  steps: 3,
+  threads: 1,
+  sample: false,
+});
+
+const adapterOf = (output: string) => readFileSync(join(folder, output, "adapter_model.safetensors"));
+
+describe("train", () => {
+  test("is the same to the bit in this process and in one of its own, tells the same, and leaves this one alone", async () => {
+    const signals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"] as const;
+    const listeners = () => signals.map((name) => process.listenerCount(name));
+    const before = listeners();
+    const told = async (output: string, isolate: boolean) => {
+      const events: RunEvent[] = [];
+      const result = await train(config(output), { isolate, sink: (event) => events.push(event) });
+      return { result, events };
+    };
+    const here = await told("here", false);
+    const apart = await told("apart", true);
+    expect(listeners()).toEqual(before);
+    expect(adapterOf("apart").equals(adapterOf("here"))).toBe(true);
+    const shapes = ({ events }: typeof here) =>
+      events
+        // How far the data are is told by the clock.
+        .filter(({ type }) => type !== "prepare")
+        .map((event) => (event.type === "step" ? [event.type, event.step, event.loss, event.gradientNorm] : [event.type]));
+    expect(shapes(apart)).toEqual(shapes(here));
+    expect(here.result).toMatchObject({ reason: "finished", step: 3, steps: 3, output: join(folder, "here") });
+    expect(apart.result.loss).toBe(here.result.loss);
+  });
+
+  test.each([false, true])("ends in good order when it is asked to, and goes on (isolate: %p)", async (isolate) => {
+    const output = `stopped-${isolate}`;
+    const controller = new AbortController();
+    const asked = { ...config(output), steps: 6, saveEvery: 3 };
+    const stopped = await train(asked, {
+      isolate,
+      signal: controller.signal,
+      sink: (event) => event.type === "step" && event.step === 2 && controller.abort(),
+    });
+    expect(stopped.reason).toBe("interrupted");
+    expect(stopped.step).toBeLessThan(6);
+    const done = await train({ ...asked, resume: true }, { isolate });
+    expect(done).toMatchObject({ reason: "finished", step: 6 });
+    await train({ ...config(`${output}-whole`), steps: 6 });
+    expect(adapterOf(output).equals(adapterOf(`${output}-whole`))).toBe(true);
+  });
+
+  test.each([false, true])("throws what a user can mend (isolate: %p)", async (isolate) => {
+    const bad = train({ ...config("bad"), data: join(folder, "missing.jsonl") }, { isolate });
+    expect(await bad.catch((error: unknown) => error)).toBeInstanceOf(UserError);
+    const unknown = train({ ...config("bad"), rnk: 3 } as never, { isolate });
+    expect(await unknown.catch((error: Error) => error.message)).toContain('unknown key "rnk"; did you mean rank?');
+  });
+
+  test.each([false, true])("an error of the sink ends the run and is thrown as it is (isolate: %p)", async (isolate) => {
+    const cause = new Error("no more");
+    const sink = (event: RunEvent) => {
+      if (event.type === "step") throw cause;
+    };
+    const run = train({ ...config(`sink-${isolate}`), steps: 50 }, { isolate, sink });
+    expect(await run.catch((error: unknown) => error)).toBe(cause);
+  });
+
+  test("a process of its own that is killed is told, with the signal", async () => {
+    const run = train(
+      { ...config("killed"), steps: 1000 },
+      {
+        isolate: true,
+        sink(event) {
+          if (event.type !== "step" || event.step !== 2) return;
+          // The only child of this process that trains.
+          const found = Bun.spawnSync(["pkill", "-KILL", "-P", String(process.pid), "-f", CHILD]);
+          expect(found.exitCode).toBe(0);
+        },
+      },
+    );
+    expect(await run.catch((error: Error) => error.message)).toContain("SIGKILL");
+  });
+});
+
+describe("docs/library.md", () => {
+  const page = readFileSync(join(root, "docs/library.md"), "utf8");
+  const examples = [...page.matchAll(/^```ts\n([^]*?)^```/gm)].map(([, code]) => code!);
+  const run = async (name: string, code: string) => {
+    writeFileSync(join(folder, name), code);
+    const child = Bun.spawn([process.execPath, name], { cwd: folder, stdout: "pipe", stderr: "pipe" });
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    expect({ code: await child.exited, stderr }).toEqual({ code: 0, stderr: "" });
+    return stdout;
+  };
+
+  test("the first example trains, evaluates and chats in 26 lines", async () => {
+    expect(examples[0]!.split("\n").filter((line) => line.trim() !== "").length).toBeLessThanOrEqual(26);
+    const out = await run("first.ts", examples[0]!);
+    expect(out).toMatch(/^1 \d\.\d{3}\n[^]*held-out loss \d\.\d{3}\n/);
+  });
+
+  test("every other example runs", async () => {
+    expect(examples.length).toBe(4);
+    expect(await run("second.ts", examples[1]!)).toMatch(/^finished (\d+) of \1\n$/);
+    expect(await run("third.ts", examples[2]!)).toContain('object: "list"');
+    await run("fourth.ts", examples[3]!);
+  });
+});
