@@ -57,8 +57,14 @@ export enum Opcode {
   // dropout (dropout.ts)
   Dropout = 0x90,
 
-  // optimizers (optimizer.ts)
+  // optimizers (optimizer.ts, optimizer-8bit.ts, optimizer-momentum.ts)
   AdamW = 0xa0,
+  AdamW8bit = 0xa1,
+  Lion = 0xa2,
+  Sgd = 0xa3,
+  MuonMomentum = 0xa4,
+  UnitNorm = 0xa5,
+  MuonStep = 0xa6,
 
   // attention by a native library (attention-native.ts)
   NativeAttention = 0xb0,

@@ -1,23 +1,13 @@
-/** AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), as PyTorch computes it. */
+/** The optimizers' commands, and AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), as PyTorch computes it. */
 import { int, partEnd, partStart, pointer } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { Opcode } from "./opcodes";
+import { adamW8bitCommand } from "./optimizer-8bit";
+import { lerp4, step4 } from "./optimizer-lanes";
+import { lionCommand, muonMomentumCommand, muonStepCommand, sgdCommand, unitNormCommand } from "./optimizer-momentum";
 
 /** Elements that are handed out as one: a cache line. */
 const UNIT: i32 = 16;
-
-// @ts-ignore: decorator
-@inline
-function lerp4(state: v128, keep: v128, x: v128, take: v128): v128 {
-  return f32x4.add(f32x4.mul(state, keep), f32x4.mul(x, take));
-}
-
-// @ts-ignore: decorator
-@inline
-function step4(p: v128, m: v128, v: v128, decay: v128, rate: v128, correction: v128, epsilon: v128): v128 {
-  const root = f32x4.add(f32x4.div(f32x4.sqrt(v), correction), epsilon);
-  return f32x4.sub(f32x4.mul(p, decay), f32x4.div(f32x4.mul(rate, m), root));
-}
 
 /**
  * hyper = [lr, beta1, beta2, epsilon, weight decay, 1 - beta1^t, 1 - beta2^t, gradient scale]. With g = grad * scale:
@@ -70,8 +60,7 @@ function adamw(p: usize, grad: usize, m: usize, v: usize, hyper: usize, newP: us
 }
 
 /** Command AdamW: p, grad, m, v [n], hyper [8], p', m', v' [n]; n. */
-export function optimizerCommand(opcode: u32): void {
-  if (opcode != Opcode.AdamW) unreachable();
+function adamWCommand(): void {
   const start = partStart(int(0), UNIT);
   const n = partEnd(int(0), UNIT) - start;
   if (n <= 0) return;
@@ -81,4 +70,17 @@ export function optimizerCommand(opcode: u32): void {
     pointer(5) + at, pointer(6) + at, pointer(7) + at,
     n,
   );
+}
+
+export function optimizerCommand(opcode: u32): void {
+  switch (opcode) {
+    case Opcode.AdamW: adamWCommand(); break;
+    case Opcode.AdamW8bit: adamW8bitCommand(); break;
+    case Opcode.Lion: lionCommand(); break;
+    case Opcode.Sgd: sgdCommand(); break;
+    case Opcode.MuonMomentum: muonMomentumCommand(); break;
+    case Opcode.UnitNorm: unitNormCommand(); break;
+    case Opcode.MuonStep: muonStepCommand(); break;
+    default: unreachable();
+  }
 }

@@ -1,5 +1,6 @@
 import type { Node } from "../graph/types.ts";
 import { AdamW } from "./adamw.ts";
+import { AdamW8bit } from "./adamw-8bit.ts";
 import { Add } from "./add.ts";
 import { Affine } from "./affine.ts";
 import { CausalAttention, CausalAttentionGrad } from "./attention.ts";
@@ -14,10 +15,13 @@ import { Gelu, GeluGrad } from "./gelu.ts";
 import { Gemm } from "./gemm.ts";
 import { Identity } from "./identity.ts";
 import { LinearCrossEntropy, LinearCrossEntropyGrad } from "./linear-cross-entropy.ts";
+import { Lion } from "./lion.ts";
 import { Mul } from "./mul.ts";
+import { MuonMomentum, MuonStep, UnitNorm } from "./muon.ts";
 import { Reshape } from "./reshape.ts";
 import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
 import { Rope } from "./rope.ts";
+import { Sgd } from "./sgd.ts";
 import { SoftCap } from "./soft-cap.ts";
 import { JoinColumns, SplitColumns } from "./split-columns.ts";
 import { SumSquares } from "./sum-squares.ts";
@@ -28,6 +32,7 @@ import type { OpDef } from "./types.ts";
 /** Every operator. An operator is one file in this folder, its kernels in assembly/, and a test. */
 export const OPS = {
   AdamW,
+  AdamW8bit,
   Add,
   Affine,
   CachedAttention,
@@ -45,18 +50,23 @@ export const OPS = {
   JoinColumns,
   LinearCrossEntropy,
   LinearCrossEntropyGrad,
+  Lion,
   Mul,
+  MuonMomentum,
+  MuonStep,
   PhiloxDropout,
   Reshape,
   RMSNormalization,
   RMSNormGrad,
   Rope,
+  Sgd,
   SoftCap,
   SplitColumns,
   SumSquares,
   SwiGLU,
   SwiGLUGrad,
   TokenCrossEntropy,
+  UnitNorm,
 } satisfies Record<string, OpDef<any>>;
 
 export type OpName = keyof typeof OPS;

@@ -1,5 +1,6 @@
 import type { Attrs, Shape } from "../../src/graph/types.ts";
 import { CAST_TO } from "../../src/ops/cast.ts";
+import { CODES_BLOCK, withMaps } from "../../src/ops/adamw-8bit.ts";
 import type { OpName } from "../../src/ops/index.ts";
 import { QUANTISED_FORMATS, quantised } from "../support/quantised.ts";
 import { f32, generator, half, i32, random, type TestTensor } from "../support/ops.ts";
@@ -46,6 +47,16 @@ const short = { heads: 2, kvHeads: 1, scale: 0.7 };
 /** log sum exp of 6 heads over 13 tokens that goes with any queries and keys: large enough that no power overflows. */
 const lse = uniform([13, 6], 3);
 
+/** Two blocks of codes, the second one with moments of 0. */
+function codedState(): TestTensor[] {
+  const own = generator(19);
+  const n = 2 * CODES_BLOCK;
+  const codes = (): TestTensor => ({ dtype: "u8", shape: [n], data: Uint8Array.from({ length: n }, () => 256 * own()) });
+  const hyper = withMaps([0.01, 0.9, 0.999, 1e-8, 0.1, 0.271, 0.003, 0.7]);
+  const scales = [f32([2], [0.3, 0]), f32([2], [0.02, 0])];
+  return [random(own, [n]), random(own, [n], 0.1), codes(), codes(), ...scales, f32([hyper.length], hyper)];
+}
+
 function cappedCache(): TestTensor[] {
   const own = generator(13);
   const rows = [60, 20, 20].map((width) => random(own, [3, width]));
@@ -88,6 +99,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
       ],
     },
   ],
+  AdamW8bit: [{ attrs: {}, inputs: codedState() }],
   Add: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   Affine: [{ attrs: { alpha: 1.7, beta: -0.3 }, inputs: [random(generator(12), [7, 13])], bound: 0 }],
   CachedAttention: [
@@ -195,7 +207,16 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { softcap: 2 }, inputs: [...cappedHead(), f32([1], [1.5])] },
     { attrs: {}, inputs: [...CHUNKED.with(3, chunkedScales()), f32([1], [1.5]), random(generator(18), [20011, 3])] },
   ],
+  Lion: [
+    { attrs: {}, inputs: [normal(3, 37), normal(3, 37), normal(3, 37), f32([5], [0.01, 0.9, 0.99, 0.1, 0.7])] },
+    {
+      attrs: {},
+      inputs: [f32([4], [1, 2, 3, 4]), f32([4], [0, 0, 1, -1]), f32([4], [0, 1, 0, 0]), f32([5], [0.01, 0.9, 0.99, 0, 1])],
+    },
+  ],
   Mul: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
+  MuonMomentum: [{ attrs: {}, inputs: [normal(3, 37), normal(3, 37), f32([5], [0.01, 0.95, 0.1, 0.7, 0.95])] }],
+  MuonStep: [{ attrs: { scale: 485.3 }, inputs: [normal(3, 37), normal(3, 37), f32([5], [0.01, 0.95, 0.1, 0.7, 0.95])] }],
   PhiloxDropout: [
     { attrs: { probability: 0.1, site: 3 }, inputs: [normal(7, 13), i32([2], [1234567, -5]), i32([1], [9])] },
     { attrs: { probability: 0.5, site: 0 }, inputs: [normal(3, 1), i32([2], [-1, 0]), i32([1], [0])] },
@@ -210,6 +231,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { heads: 3, rotaryDim: 10, inverse: 0 }, inputs: [normal(7, 30), uniform([7, 5], -0.5), uniform([7, 5], -0.5)] },
     { attrs: { heads: 3, rotaryDim: 6, inverse: 1 }, inputs: [normal(7, 30), uniform([7, 3], -0.5), uniform([7, 3], -0.5)] },
   ],
+  Sgd: [{ attrs: {}, inputs: [normal(3, 37), normal(3, 37), normal(3, 37), f32([6], [0.01, 0.9, 0.1, 0.7, 1, 0.9])] }],
   SoftCap: [{ attrs: { softcap: 1.5 }, inputs: [random(generator(16), [7, 13])] }],
   SplitColumns: [
     { attrs: { groups: 1, sizes: [4, 2, 1] }, inputs: [normal(6, 7)], bound: 0 },
@@ -218,6 +240,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   SumSquares: [{ attrs: {}, inputs: [normal(67, 71)] }],
   SwiGLU: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   SwiGLUGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13), normal(7, 13)] }],
+  UnitNorm: [
+    { attrs: { epsilon: 1e-7 }, inputs: [normal(3, 37), f32([1], [111])] },
+    { attrs: { epsilon: 1e-7 }, inputs: [f32([3], [0, 1e-9, -1e-9]), f32([1], [2e-18])] },
+  ],
   TokenCrossEntropy: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS] },
     { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS] },

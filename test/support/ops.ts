@@ -16,15 +16,13 @@ import type { GradientContext, OpDef } from "../../src/ops/types.ts";
 import { align, type Address } from "../../src/runtime/executor.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 
-/** An array of values: f32, i32, or the bits of bf16 or f16. */
-export type Data = Float32Array | Int32Array | Uint16Array;
-/** What a tensor may hold beside them: codes of quantised matrices. */
-export type TestData = Data | Int8Array | Uint8Array;
+/** An array of values: f32, i32, the bits of bf16 or f16, or codes. */
+export type Data = Float32Array | Int32Array | Uint16Array | Int8Array | Uint8Array;
 
 export interface TestTensor {
   readonly dtype: "f32" | "i32" | "bf16" | "f16" | "i8" | "u8";
   readonly shape: Shape;
-  readonly data: TestData;
+  readonly data: Data;
 }
 
 /** The operator in float64: absent inputs are empty arrays, integers are exact. */
@@ -191,6 +189,8 @@ function dataOf(dtype: DType, bytes: Uint8Array): Data {
   const buffer = bytes.slice().buffer as ArrayBuffer;
   if (dtype === "f32") return new Float32Array(buffer);
   if (dtype === "bf16" || dtype === "f16") return new Uint16Array(buffer);
+  if (dtype === "u8") return new Uint8Array(buffer);
+  if (dtype === "i8") return new Int8Array(buffer);
   return new Int32Array(buffer);
 }
 
@@ -388,7 +388,7 @@ export function expectWithin(what: string, error: number, bound: number): void {
 }
 
 /** Equal bit for bit: NaN payloads and the sign of zero included. */
-export function expectSameBits(what: string, actual: readonly TestData[], expected: readonly TestData[]): void {
+export function expectSameBits(what: string, actual: readonly Data[], expected: readonly Data[]): void {
   expect(actual.length).toBe(expected.length);
   actual.forEach((array, i) => {
     const other = expected[i]!;

@@ -6,7 +6,7 @@ import { Add } from "../../src/ops/add.ts";
 import { SwiGLU } from "../../src/ops/swiglu.ts";
 import { ALIGNMENT, type Address, type Call, type Executor, type Program } from "../../src/runtime/executor.ts";
 import { createWasmExecutor, type WasmExecutor, type WasmExecutorOptions } from "../../src/wasm/executor.ts";
-import { f32, generator, random, type TestData } from "../support/ops.ts";
+import { f32, generator, random, type Data } from "../support/ops.ts";
 
 setDefaultTimeout(120_000);
 
@@ -49,7 +49,7 @@ function bindAnywhere(executor: Executor, program: Program): Bound {
   return { call, addresses, output: addresses.get(graph.outputs[0]!.name)! };
 }
 
-const bytesOf = (data: TestData): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+const bytesOf = (data: Data): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
 describe("wasm executor", () => {
   test("1, 2 and 3 threads give the same bits", async () => {
