@@ -75,7 +75,7 @@ async function open(strategy: Checkpointing, offload: OffloadOptions | null = nu
     tuning,
     strategy,
     tokens: [tokens],
-    optimizer: false,
+    optimizer: null,
     offload,
     measure: { costs, batch, clock },
   });
@@ -91,7 +91,7 @@ function step(engine: Engine): number {
 }
 
 function gradientHash({ executor, resident }: Engine): string {
-  return Bun.hash(executor.read(resident.trainable.gradient, 4 * resident.trainable.size)).toString(16);
+  return Bun.hash(executor.read(resident.trainable.gradient, 4 * resident.trainable.layout.size)).toString(16);
 }
 
 // An engine that may choose everything: it measures all programs, and saves every tape.

@@ -57,7 +57,7 @@ const decoders = createDecoders(executor, { config, source, maxTokens: length + 
 const loadSeconds = (performance.now() - loadBegin) / 1000;
 const tuning = { method: "lora", rank: 1, scale: 1, dropout: 0, targets: new Set<string>() } as const;
 const segments = buildSegments(config, { tokens: 1, tuning, weightType: weightTypeOf(executor, source, storage) });
-const weights = residentBytes(collectParams(segments), false).frozen;
+const weights = residentBytes(collectParams(segments), null).frozen;
 const ids = Array.from({ length }, (_, i) => (i * 37) % config.vocabSize);
 const begin = performance.now();
 decoders.each[0]!.feed(ids);

@@ -65,7 +65,7 @@ function planned(layers: number, strategy: Checkpointing) {
     weightType: () => "f32",
     strategy,
     tokens: [tokens],
-    optimizer: false,
+    optimizer: null,
   });
 }
 
@@ -105,7 +105,7 @@ async function run(layers: number, strategy: Checkpointing) {
     tuning: { method: "full" },
     strategy,
     tokens: [tokens],
-    optimizer: false,
+    optimizer: null,
   });
   const ids = Int32Array.from({ length: tokens }, (_, t) => (t * 7919) % 512);
   const batch = {

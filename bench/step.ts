@@ -1,6 +1,7 @@
 import { parseArgs } from "node:util";
 import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/base/random.ts";
+import { chooseOptimizer, type OptimizerName } from "../src/optimizers/index.ts";
 import { createEngine } from "../src/train/step/engine.ts";
 import { peakProcessMemory } from "../src/train/memory/free-memory.ts";
 import { limitedMemory, parseMemory } from "../src/train/memory/limit.ts";
@@ -31,6 +32,7 @@ const { values } = parseArgs({
     threads: { type: "string", default: "2" },
     dtype: { type: "string", default: "f32" },
     strategy: { type: "string", default: "per-segment" },
+    optimizer: { type: "string", default: "adamw" },
     memory: { type: "string" },
     layers: { type: "string" },
     matmul: { type: "string", default: "auto" },
@@ -97,18 +99,12 @@ const engine = createEngine(executor, {
     ? { name: "budget", bytes: parseMemory(values.memory, limited.free), ...limited }
     : { name: values.strategy as "per-segment" | "sqrt" | "off" },
   tokens: [tokens],
-  optimizer: true,
+  optimizer: chooseOptimizer({ optimizer: values.optimizer as OptimizerName }),
 });
 initialiseAdapter(executor, engine.resident, 1);
 // As createSession does.
 Bun.gc(true);
-const optimizer = createOptimizer(executor, engine.resident.trainable, {
-  beta1: 0.9,
-  beta2: 0.999,
-  epsilon: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-});
+const optimizer = createOptimizer(engine, { clip: 1 });
 const random = createRandom(1, "tokens");
 const ids = Int32Array.from({ length: tokens }, () => random.below(config.vocabSize));
 const batch = {

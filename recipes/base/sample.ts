@@ -28,7 +28,7 @@ export async function sampleTexts(
       strategy: { name: "per-segment" },
       tokens,
       logits: { tokens, rows: 1 },
-      optimizer: false,
+      optimizer: null,
     });
     const tokenizer = loadTokenizer(folder);
     return prompts.map((prompt) => continueText(engine, tokenizer, prompt, temperature, createRandom(seed, prompt)));

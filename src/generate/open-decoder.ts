@@ -44,7 +44,7 @@ export function createDecoders(executor: Executor, options: DecoderOptions, text
   const storage = { tuning, weightType: weightTypeOf(executor, source, options), compute: computeType(executor, dtype) };
   const plan = planDecoder(programs, config, storage, maxTokens, texts);
   const segments = [...plan.chains.values()][0]!;
-  const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
+  const resident = reserveResident(executor, segments);
   loadWeights(executor, resident, source);
   if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
   return startDecoders(executor, programs, plan, resident, executor.reserve(plan.bytes));

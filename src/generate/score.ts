@@ -37,7 +37,7 @@ export function createScorer(
   const segmentOptions = { tokens, tuning, weighted, weightType: weightTypeOf(executor, source, options) };
   const segments = inPrecision(buildSegments(config, segmentOptions), computeType(executor, dtype));
   const programs = createPrograms(executor);
-  const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
+  const resident = reserveResident(executor, segments);
   loadWeights(executor, resident, source);
   if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
   const inputs = createBatchMemory(executor, config, { tokens, weighted });

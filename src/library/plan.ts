@@ -11,6 +11,7 @@ import { checkContext, contextLimit } from "../models/rope.ts";
 import { type Chain, idealTime } from "../schedule/chain.ts";
 import { formatSchedule, type Schedule } from "../schedule/ops.ts";
 import { plannerOf } from "../schedule/planner/offload.ts";
+import { chooseOptimizer } from "../optimizers/index.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { summarise, type Summary } from "../schedule/summary.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
@@ -37,6 +38,7 @@ export const planKeys = trainConfigSchema
     dropout: true,
     targets: true,
     lastLayers: true,
+    optimizer: true,
     sequenceLength: true,
     batchSize: true,
     ...CHECKPOINTING_KEYS,
@@ -110,6 +112,7 @@ export interface PlanReport extends Summary {
 export async function plan(options: PlanOptions, { sink = () => {} }: CallOptions = {}): Promise<PlanReport> {
   const config = validateOptions(planOptionsSchema, options);
   checkQuantize(config);
+  const optimizer = chooseOptimizer(config);
   const model = await openModel(config, {
     adapterReader: readAdapter,
     onNote: (text) => sink({ type: "note", text }),
@@ -133,7 +136,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: CallOption
         variants: PLANNED_VARIANTS,
         tokens: [tokens],
         ...storageOf(config),
-        optimizer: true,
+        optimizer,
       };
       const offload = offloadOf(config, config.output);
       const plan = explainingLimit(config.memory, strategy, () => {

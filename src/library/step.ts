@@ -92,7 +92,7 @@ export async function step(options: StepOptions, { sink = () => {} }: CallOption
           offload: offloadOf(config, config.out),
           tokens: [batch.ids.length],
           weighted: batch.weights !== null,
-          optimizer: false,
+          optimizer: null,
         }),
       );
       if (config.method === "lora") {

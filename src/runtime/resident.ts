@@ -1,7 +1,7 @@
 import type { Segment } from "../graph/segment.ts";
 import { accumulatorOf, programsOf } from "../graph/segment.ts";
 import { byteLength, elements, formatType, sameType, type TensorType } from "../graph/types.ts";
-import { type Address, align, type Executor } from "./executor.ts";
+import { type Address, align, ALIGNMENT, type Executor } from "./executor.ts";
 
 /** A parameter of the chain, under its checkpoint or adapter name. */
 export interface ParamInfo {
@@ -29,24 +29,47 @@ export function collectParams(segments: readonly Segment[]): ParamInfo[] {
   return [...params.values()];
 }
 
-/** Where everything that outlives a step is: weights, and the trainable parameters' gradients and optimizer state. */
+/** Where everything that outlives a step is: weights, and the trainable parameters' gradients. */
 export interface Resident {
   readonly params: readonly ParamInfo[];
   readonly param: ReadonlyMap<string, Address>;
   readonly gradient: ReadonlyMap<string, Address>;
-  /** The trainable parameters, laid out alike in four flat f32 arrays, weight-decayed ones first. */
-  readonly trainable: FlatState;
+  readonly trainable: FlatParams;
   readonly bytes: ResidentBytes;
 }
 
-export interface FlatState {
+/** The trainable parameters and their gradients, laid out alike in two flat f32 arrays. */
+export interface FlatParams {
   readonly param: Address;
   readonly gradient: Address;
-  readonly moment1: Address;
-  readonly moment2: Address;
-  /** Elements in all (padding included, which stays zero), and of the part that has weight decay. */
+  readonly layout: FlatLayout;
+}
+
+export interface FlatLayout {
+  readonly parts: readonly FlatPart[];
+  /** Elements in all, with the space between parameters, which stays zero. */
   readonly size: number;
-  readonly decayed: number;
+}
+
+export interface FlatPart {
+  readonly param: ParamInfo;
+  /** The place of the first element, in elements. */
+  readonly begin: number;
+}
+
+/** Lays parameters out group by group; each takes a multiple of a cache line, and of its group's number of elements. */
+export function flatLayout(
+  groups: readonly { readonly params: readonly ParamInfo[]; readonly multipleOf?: number }[],
+): FlatLayout {
+  let size = 0;
+  const parts = groups.flatMap(({ params, multipleOf = 1 }) =>
+    params.map((param): FlatPart => {
+      const begin = size;
+      size += align(elements(param.type.shape), Math.max(ALIGNMENT / 4, multipleOf));
+      return { param, begin };
+    }),
+  );
+  return { parts, size };
 }
 
 export interface ResidentBytes {
@@ -56,50 +79,48 @@ export interface ResidentBytes {
   readonly optimizer: number;
 }
 
-export interface ResidentOptions {
-  /** Without an optimizer (a single step, inference) no moments are reserved. */
-  readonly optimizer: boolean;
-  /** Which trainable parameters have weight decay. */
-  readonly decays: (param: ParamInfo) => boolean;
+/** What an optimizer asks for: an order of the trainable parameters, and memory for its state. */
+export interface OptimizerMemory {
+  readonly layout: FlatLayout;
+  readonly bytes: number;
 }
 
 /** Sizes before anything is reserved, so that a plan can be shown or refused first. */
-export function residentBytes(params: readonly ParamInfo[], optimizer: boolean): ResidentBytes {
-  const sum = (trainable: boolean) =>
-    params.filter((param) => param.trainable === trainable).reduce((bytes, param) => bytes + align(byteLength(param.type)), 0);
-  const trainable = sum(true);
-  return { frozen: sum(false), trainable, gradients: trainable, optimizer: optimizer ? 2 * trainable : 0 };
+export function residentBytes(params: readonly ParamInfo[], optimizer: OptimizerMemory | null): ResidentBytes {
+  const frozen = params.filter((param) => !param.trainable).reduce((bytes, param) => bytes + align(byteLength(param.type)), 0);
+  const trainable = 4 * layoutOf(params, optimizer).size;
+  return { frozen, trainable, gradients: trainable, optimizer: optimizer?.bytes ?? 0 };
 }
 
-/** Reserves the resident memory. Gradients and moments are zero; weights are to be loaded into `param`. */
-export function reserveResident(executor: Executor, segments: readonly Segment[], options: ResidentOptions): Resident {
+function layoutOf(params: readonly ParamInfo[], optimizer: OptimizerMemory | null): FlatLayout {
+  return optimizer?.layout ?? flatLayout([{ params: params.filter((param) => param.trainable) }]);
+}
+
+/**
+ * Reserves the resident memory but for the optimizer's state. Gradients are zero; weights are to be loaded into `param`.
+ * @param optimizer null where nothing is updated (a single step, inference)
+ */
+export function reserveResident(
+  executor: Executor,
+  segments: readonly Segment[],
+  optimizer: OptimizerMemory | null = null,
+): Resident {
   const params = collectParams(segments);
-  const bytes = residentBytes(params, options.optimizer);
+  const bytes = residentBytes(params, optimizer);
+  const layout = layoutOf(params, optimizer);
   const param = new Map<string, Address>();
   for (const frozen of params.filter((info) => !info.trainable))
     param.set(frozen.name, executor.reserve(byteLength(frozen.type)));
-
-  const decayed = params.filter((info) => info.trainable && options.decays(info));
-  const plain = params.filter((info) => info.trainable && !options.decays(info));
   const flat = (size: number) => {
     const address = executor.reserve(size);
     executor.zero(address, size);
     return address;
   };
-  const trainable: FlatState = {
-    param: flat(bytes.trainable),
-    gradient: flat(bytes.gradients),
-    moment1: options.optimizer ? flat(bytes.trainable) : 0,
-    moment2: options.optimizer ? flat(bytes.trainable) : 0,
-    size: bytes.trainable / 4,
-    decayed: decayed.reduce((size, info) => size + align(byteLength(info.type)) / 4, 0),
-  };
+  const trainable: FlatParams = { param: flat(bytes.trainable), gradient: flat(bytes.gradients), layout };
   const gradient = new Map<string, Address>();
-  let offset = 0;
-  for (const info of [...decayed, ...plain]) {
-    param.set(info.name, trainable.param + offset);
-    gradient.set(info.name, trainable.gradient + offset);
-    offset += align(byteLength(info.type));
+  for (const part of layout.parts) {
+    param.set(part.param.name, trainable.param + 4 * part.begin);
+    gradient.set(part.param.name, trainable.gradient + 4 * part.begin);
   }
   return { params, param, gradient, trainable, bytes };
 }

@@ -4,6 +4,7 @@ import type { FloatType, Quantised } from "../graph/types.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { LINEAR_MODULES } from "../models/families/index.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
+import { chooseOptimizer, optimizerShape } from "../optimizers/index.ts";
 
 /**
  * The training configuration. This schema is the one place that defines each key: its flag (`learningRate` is
@@ -81,13 +82,9 @@ export const trainConfigSchema = z.strictObject({
 
   epochs: positive.default(1).describe("passes over the training data"),
   steps: count.optional().describe("optimizer steps; overrides --epochs"),
-  learningRate: positive.default(2e-4).describe("peak learning rate"),
+  ...optimizerShape,
   schedule: z.enum(SCHEDULES).default("cosine").describe("learning-rate schedule after the warm-up"),
   warmup: z.number().min(0).default(0.03).describe("warm-up: steps, or a share of all steps if below 1"),
-  weightDecay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay of matrices"),
-  beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW's decay of the first moment"),
-  beta2: z.number().min(0).lt(1).default(0.999).describe("AdamW's decay of the second moment"),
-  epsilon: positive.default(1e-8).describe("AdamW's epsilon"),
   clip: z.number().min(0).default(1).describe("largest global gradient norm; 0 switches clipping off"),
   seed: z.number().int().min(0).max(2147483647).default(42).describe("seeds shuffling, initialisation and dropout"),
   date: z.iso
@@ -179,7 +176,10 @@ export const HELP_GROUPS = [
       "examples: files, folders, patterns; columns and roles of other names: prompt=question,ignore=notes; customer=user",
   },
   { keys: ["targets", "lastLayers"], description: "linear layers that get adapters (all-linear); only in the last N blocks" },
-  { keys: ["beta1", "beta2", "epsilon"], description: "AdamW's decays of its moments, and its epsilon (0.9, 0.999, 1e-8)" },
+  {
+    keys: ["beta1", "beta2", "epsilon", "momentum", "nesterov", "adjustLr"],
+    description: "hyperparameters that some optimizers have; docs/configuration.md says which, and their defaults",
+  },
   {
     keys: ["every", "first", "ratio", "groupSize", "groups", "slots"],
     description: "what the strategies every, first, ratio, uniform, sqrt and revolve take",
@@ -276,13 +276,8 @@ const NUMERIC_KEYS = [
   "packing",
   "epochs",
   "steps",
-  "learningRate",
   "schedule",
   "warmup",
-  "weightDecay",
-  "beta1",
-  "beta2",
-  "epsilon",
   "clip",
   "seed",
   "dtype",
@@ -306,7 +301,13 @@ export function fingerprint(
 ): string {
   const { model, train, date, start } = inputs;
   const resolved = { ...config, targets: resolveTargets(config.targets, model) };
-  const settings = NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? "default")}`);
+  const optimizer = chooseOptimizer(config);
+  const settings = [
+    ...NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? "default")}`),
+    `optimizer ${optimizer.name}`,
+    `learningRate ${optimizer.learningRate}`,
+    ...optimizer.settings.map(([key, value]) => `${key} ${value}`),
+  ];
   return [
     ...settings,
     ...(date === null ? [] : [`date ${date}`]),
@@ -330,7 +331,7 @@ export function compareFingerprints(
   written: string,
   now: string,
 ): { readonly other: Difference | null; readonly length: Difference | null } {
-  const [before, after] = [written, now].map((text) => text.split("; ")) as [string[], string[]];
+  const [before, after] = [written, now].map(settingsOf) as [string[], string[]];
   const difference = (length: boolean): Difference | null => {
     const only = (these: readonly string[], those: readonly string[]) =>
       these.filter((setting) => !those.includes(setting) && isLength(setting) === length).join("; ");
@@ -338,6 +339,12 @@ export function compareFingerprints(
     return had === "" && has === "" ? null : { had, has };
   };
   return { other: difference(false), length: difference(true) };
+}
+
+/** The settings of a fingerprint. When there was no other optimizer than AdamW, none was named. */
+function settingsOf(fingerprint: string): string[] {
+  const settings = fingerprint.split("; ");
+  return settings.some((setting) => setting.startsWith("optimizer ")) ? settings : ["optimizer adamw", ...settings];
 }
 
 function isLength(setting: string): boolean {

@@ -94,7 +94,7 @@ test("full training writes a whole model: what sees images is there bit for bit,
   const source = openModelWeights(modelFolder(FAMILY), config);
   const executor = await createWasmExecutor({ threads: 1 });
   const tuning = { method: "full" } as const;
-  const engine = createEngine(executor, { config, source, tuning, strategy: { name: "off" }, tokens: [8], optimizer: false });
+  const engine = createEngine(executor, { config, source, tuning, strategy: { name: "off" }, tokens: [8], optimizer: null });
   mkdirSync(path("trained"));
   const settings = trainConfigSchema.parse({ model: FAMILY, data: "none", method: "full" });
   exportTrained(path("trained"), engine, settings, modelFolder(FAMILY));

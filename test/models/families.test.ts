@@ -3,6 +3,7 @@ import { loadConfig } from "../../src/hf/config/config.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
@@ -35,7 +36,13 @@ interface Setup {
   readonly positions: Int32Array;
 }
 
-async function setUp(family: GoldenFamily, method: GoldenMethod, name: GoldenBatch, strategy: Strategy): Promise<Setup> {
+async function setUp(
+  family: GoldenFamily,
+  method: GoldenMethod,
+  name: GoldenBatch,
+  strategy: Strategy,
+  optimizer = chooseOptimizer({}),
+): Promise<Setup> {
   const executor = await createWasmExecutor({ threads: 2 });
   const config = loadConfig(modelFolder(family));
   const adapter = readAdapter(family);
@@ -45,7 +52,7 @@ async function setUp(family: GoldenFamily, method: GoldenMethod, name: GoldenBat
   const source = openModelWeights(modelFolder(family), config);
   const tokens = [batch.ids.length];
   const logits = { tokens, rows: positions.length };
-  const engine = createEngine(executor, { config, source, tuning, strategy, tokens, logits, optimizer: true });
+  const engine = createEngine(executor, { config, source, tuning, strategy, tokens, logits, optimizer });
   source.close();
   if (method === "lora") {
     for (const [parameter, data] of adapter.tensors) {
@@ -118,14 +125,10 @@ describe.each(FAMILIES)("%s", (family) => {
       `${method}%s: the losses of ten AdamW steps within 1e-4 of PyTorch's`,
       async (suffix) => {
         const { adamw, losses } = readAdamW(family);
-        const { engine, batch } = await setUp(family, method, "padded", { name: "off" });
-        const optimizer = createOptimizer(engine.executor, engine.resident.trainable, {
-          beta1: adamw.betas[0],
-          beta2: adamw.betas[1],
-          epsilon: adamw.eps,
-          weightDecay: adamw.weight_decay,
-          clip: suffix === "" ? 0 : adamw.clip,
-        });
+        const [beta1, beta2] = adamw.betas;
+        const choice = chooseOptimizer({ beta1, beta2, epsilon: adamw.eps, weightDecay: adamw.weight_decay });
+        const { engine, batch } = await setUp(family, method, "padded", { name: "off" }, choice);
+        const optimizer = createOptimizer(engine, { clip: suffix === "" ? 0 : adamw.clip });
         const got: number[] = [];
         for (let step = 1; step <= adamw.steps; step++) {
           optimizer.zeroGradients();

@@ -15,6 +15,7 @@ import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { createAddonExecutor } from "../../src/ort/addon.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
@@ -74,6 +75,7 @@ test("NF4: codes, scales and values are those of bitsandbytes, bit for bit", asy
 
 describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e-4 of PyTorch", (name) => {
   const adamw = JSON.parse(readFileSync(join(FOLDER, "adamw.json"), "utf8")) as AdamW;
+  const [beta1, beta2] = adamw.betas;
 
   async function withEngine(
     use: (engine: Engine, batch: ReturnType<typeof readStepBatch>) => void,
@@ -91,7 +93,7 @@ describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e
       strategy: { name: "per-segment" },
       tokens,
       logits: { tokens, rows: batch.ids.length },
-      optimizer: true,
+      optimizer: chooseOptimizer({ beta1, beta2, epsilon: adamw.eps, weightDecay: adamw.weight_decay }),
       quantize: "nf4",
       ...storage,
     });
@@ -129,9 +131,7 @@ describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e
 
   test("the losses of ten AdamW steps", async () => {
     await withEngine((engine, batch) => {
-      const [beta1, beta2] = adamw.betas;
-      const settings = { beta1, beta2, epsilon: adamw.eps, weightDecay: adamw.weight_decay, clip: 0 };
-      const optimizer = createOptimizer(engine.executor, engine.resident.trainable, settings);
+      const optimizer = createOptimizer(engine, { clip: 0 });
       const got: number[] = [];
       for (let step = 1; step < adamw.losses.length; step++) {
         optimizer.zeroGradients();
@@ -185,7 +185,7 @@ test("ONNX Runtime computes in bf16 with NF4 weights: the loss is within 1 % of 
       tuning: { method: "lora", rank: 2, scale: 1, dropout: 0, targets: new Set(["q_proj", "down_proj"]) },
       strategy: { name: "per-segment" },
       tokens: [batch.ids.length],
-      optimizer: false,
+      optimizer: null,
       dtype,
       quantize: "nf4",
       quantizeEmbedding: true,

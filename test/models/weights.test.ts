@@ -48,7 +48,7 @@ for (const family of ["llama", "gemma2"] as const) {
         strategy: { name: "per-segment" },
         tokens: [batch.ids.length],
         weighted: true,
-        optimizer: false,
+        optimizer: null,
       });
       source.close();
       const loss = engine.forwardBackward(batch, 1 / batch.weight, 1, 0);

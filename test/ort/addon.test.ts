@@ -3,6 +3,7 @@ import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { createAddonExecutor } from "../../src/ort/addon.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { initialiseAdapter } from "../../src/load/weights.ts";
@@ -62,7 +63,7 @@ describe("the addon's executor", () => {
           tuning,
           strategy: { name: "per-segment" },
           tokens: [24],
-          optimizer: true,
+          optimizer: chooseOptimizer({}),
           dtype,
         });
         initialiseAdapter(executor, engine.resident, 3);

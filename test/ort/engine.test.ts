@@ -7,6 +7,7 @@ import type { Tuning } from "../../src/models/linear.ts";
 import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
@@ -74,7 +75,14 @@ const METHODS: [string, Tuning][] = [
 function build(executor: Executor, tuning: Tuning, strategy: Checkpointing, model = config): Engine {
   executors.push(executor);
   const source = randomCheckpoint(model, tuning.method === "lora" ? "bf16" : "f32");
-  const engine = createEngine(executor, { config: model, source, tuning, strategy, tokens: [TOKENS], optimizer: true });
+  const engine = createEngine(executor, {
+    config: model,
+    source,
+    tuning,
+    strategy,
+    tokens: [TOKENS],
+    optimizer: chooseOptimizer({ weightDecay: 0.01 }),
+  });
   initialiseAdapter(executor, engine.resident, 3);
   return engine;
 }
@@ -87,7 +95,7 @@ const REPLAYING_SOME: readonly Checkpointing[] = [
   { name: "revolve", slots: 2 },
 ];
 
-const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, clip: 1 };
+const CLIP = { clip: 1 };
 
 /** Two examples in one row; some tokens without a label. */
 function packedBatch() {
@@ -102,7 +110,7 @@ function packedBatch() {
 /** Losses of `steps` AdamW steps, and the gradients of the last one by parameter. */
 function train(engine: Engine, steps: number): { losses: number[]; gradients: Map<string, Float32Array> } {
   const { executor, resident } = engine;
-  const optimizer = createOptimizer(executor, resident.trainable, ADAMW);
+  const optimizer = createOptimizer(engine, CLIP);
   const batch = packedBatch();
   const losses: number[] = [];
   for (let step = 1; step <= steps; step++) {
@@ -162,7 +170,7 @@ describe.each(METHODS)("%s on ONNX Runtime", (_, tuning) => {
   test("200 steps: memory is that of the tenth step, and losses are finite", () => {
     const executor = openOrt(1);
     const engine = build(executor, tuning, { name: "per-segment" });
-    const optimizer = createOptimizer(executor, engine.resident.trainable, ADAMW);
+    const optimizer = createOptimizer(engine, CLIP);
     const batch = packedBatch();
     const sizes: number[] = [];
     for (let step = 1; step <= 200; step++) {
@@ -200,7 +208,7 @@ test.each(METHODS)(
       const counting = Object.assign(Object.create(executor) as Executor, counted);
       const model = { ...config, hiddenSize: hidden, intermediateSize: 2 * hidden };
       const engine = build(counting, tuning, { name: "per-segment" }, model);
-      const optimizer = createOptimizer(counting, engine.resident.trainable, ADAMW);
+      const optimizer = createOptimizer(engine, CLIP);
       const batch = packedBatch();
       [into, out] = [0, 0];
       optimizer.zeroGradients();
@@ -235,7 +243,7 @@ test("micro-batches of many lengths: programs for a few sizes, loaded once; memo
     tuning: { ...LORA, dropout: 0 },
     strategy: { name: "per-segment" },
     tokens: batches.sizes,
-    optimizer: false,
+    optimizer: null,
   });
   const lengths = new Set<number>();
   const state = () => ({ ...executor.loaded, bytes: executor.reserved + executor.temporary.bytes });

@@ -39,7 +39,7 @@ function gradientsOf(executor: Executor, family: GoldenFamily, method: GoldenMet
     tuning,
     strategy,
     tokens: [batch.ids.length],
-    optimizer: false,
+    optimizer: null,
   });
   source.close();
   if (method === "lora") {

@@ -33,7 +33,7 @@ function build(copies: boolean, strategy: Checkpointing, offload: OffloadOptions
     tuning,
     strategy,
     tokens: [TOKENS],
-    optimizer: false,
+    optimizer: null,
     offload,
     verifyReplay: offload !== null,
   };

@@ -8,6 +8,7 @@ import type { Tuning } from "../../src/models/linear.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { initialiseAdapter } from "../../src/load/weights.ts";
@@ -117,7 +118,8 @@ const FULL: Tuning = { method: "full" };
 
 function build(executor: Executor, tuning: Tuning, dtype: FloatType | undefined, strategy: Strategy): Engine {
   const source = randomCheckpoint(config, "bf16");
-  const engine = createEngine(keep(executor), { config, source, tuning, strategy, dtype, tokens: [TOKENS], optimizer: true });
+  const optimizer = chooseOptimizer({ weightDecay: 0.01 });
+  const engine = createEngine(keep(executor), { config, source, tuning, strategy, dtype, tokens: [TOKENS], optimizer });
   initialiseAdapter(executor, engine.resident, 3);
   // B = 0 would leave A without a gradient.
   for (const { name, type } of engine.resident.params.filter((param) => param.name.endsWith("lora_B.weight"))) {
@@ -130,8 +132,7 @@ function build(executor: Executor, tuning: Tuning, dtype: FloatType | undefined,
 /** Losses of AdamW steps, and the gradients of the first one by parameter. `lossScale` multiplies gradients on their way. */
 function train(engine: Engine, steps: number, lossScale = 1): { losses: number[]; gradients: Map<string, Float32Array> } {
   const { executor, resident } = engine;
-  const options = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, clip: 1 };
-  const optimizer = createOptimizer(executor, resident.trainable, options);
+  const optimizer = createOptimizer(engine, { clip: 1 });
   const batch = packedBatch(TOKENS, config.vocabSize);
   engine.scaleGradients(lossScale);
   const losses: number[] = [];

@@ -48,7 +48,7 @@ describe("the first operator that differs is named", () => {
     const config = llama(5);
     const source = randomCheckpoint(config, "f32");
     const tuning = { method: "full" } as const;
-    const options = { config, source, tuning, strategy, tokens: [TOKENS], optimizer: false, verifyReplay: true };
+    const options = { config, source, tuning, strategy, tokens: [TOKENS], optimizer: null, verifyReplay: true };
     engine = createEngine(executor, options);
     const batch = packedBatch(TOKENS, config.vocabSize);
     try {

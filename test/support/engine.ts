@@ -5,6 +5,7 @@ import type { Tuning } from "../../src/models/linear.ts";
 import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine, type EngineOptions } from "../../src/train/step/engine.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { initialiseAdapter, isAdapter } from "../../src/load/weights.ts";
@@ -74,7 +75,7 @@ export async function build(
   more: Partial<EngineOptions> = {},
 ): Promise<Engine> {
   const source = randomCheckpoint(config, "f32");
-  const options = { config, source, tuning, strategy, tokens: [tokens], optimizer: true, ...more };
+  const options = { config, source, tuning, strategy, tokens: [tokens], optimizer: chooseOptimizer({}), ...more };
   const engine = createEngine(await executor(typeof threads === "number" ? { threads } : threads), options);
   initialiseAdapter(engine.executor, engine.resident, 3);
   // B = 0 would leave A without a gradient.

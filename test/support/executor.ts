@@ -1,9 +1,9 @@
 import { afterAll } from "bun:test";
-import { byteLength, type DType, type Graph, typeOf } from "../../src/graph/types.ts";
+import { byteLength, type Graph, typeOf } from "../../src/graph/types.ts";
 import { type Address, align, type Executor } from "../../src/runtime/executor.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
-import type { Data, TestTensor } from "./ops.ts";
+import { type Data, dataOf, type TestTensor } from "./ops.ts";
 
 /** Executors of a test file, one for each way of multiplying and number of threads; closed when its tests have ended. */
 export function sharedExecutors(): (matmul: MatmulChoice, threads: number) => Promise<WasmExecutor> {
@@ -50,10 +50,4 @@ export function runOn(
       return [name, dataOf(type.dtype, executor.read(addresses.get(name)!, byteLength(type)))];
     }),
   );
-}
-
-function dataOf(dtype: DType, bytes: Uint8Array): Data {
-  const buffer = bytes.slice().buffer;
-  if (dtype === "f32") return new Float32Array(buffer);
-  return dtype === "i32" ? new Int32Array(buffer) : new Uint16Array(buffer);
 }

@@ -20,7 +20,7 @@ export function fullForward(
   const options = { tokens, tuning, weightType: storedWeightType(source) };
   const segments = [...buildSegments(config, options).slice(0, -1), buildLogits(config, options, 1)];
   const programs = createPrograms(executor);
-  const resident = reserveResident(executor, segments, { optimizer: false, decays: () => false });
+  const resident = reserveResident(executor, segments);
   loadWeights(executor, resident, source);
   const batch = createBatchMemory(executor, config, { tokens });
   const word = executor.reserve(4);

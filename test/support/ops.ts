@@ -185,7 +185,8 @@ export async function runGraph(
   );
 }
 
-function dataOf(dtype: DType, bytes: Uint8Array): Data {
+/** The values that some bytes are; the bits of halves. */
+export function dataOf(dtype: DType, bytes: Uint8Array): Data {
   const buffer = bytes.slice().buffer as ArrayBuffer;
   if (dtype === "f32") return new Float32Array(buffer);
   if (dtype === "bf16" || dtype === "f16") return new Uint16Array(buffer);

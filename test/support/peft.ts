@@ -50,7 +50,7 @@ export async function adaptedEngine(
     strategy: { name: "per-segment" },
     tokens,
     logits: { tokens, rows: batch.ids.length },
-    optimizer: false,
+    optimizer: null,
   });
   source.close();
   for (const { name, type } of engine.resident.params.filter(isAdapter)) {

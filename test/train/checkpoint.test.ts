@@ -7,6 +7,7 @@ import { createRandom, type Random } from "../../src/base/random.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { createCheckpoints, START, type TrainingPosition } from "../../src/train/run/checkpoint.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
+import { resetOptimizer } from "../../src/optimizers/plan.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { rewindJsonLines } from "../../src/train/run/folder.ts";
 import { trainLoop, type TrainingRun } from "../../src/train/run/loop.ts";
@@ -44,8 +45,8 @@ const held = createBatches(samples, { ...options, shuffle: false });
 
 const engine = await build(llama(2, 16, { intermediate_size: 24 }), lora(0.1), { name: "per-segment" }, 24, 1);
 const { executor, resident } = engine;
-const optimizer = createOptimizer(executor, resident.trainable, config);
-const stateBytes = 4 * resident.trainable.size;
+const optimizer = createOptimizer(engine, config);
+const stateBytes = 4 * resident.trainable.layout.size;
 const initial = executor.read(resident.trainable.param, stateBytes).slice();
 
 /** All losses and the last weights of a run from a position on; the weights in memory are the start's. */
@@ -56,7 +57,7 @@ async function train(run: string, start: TrainingPosition, fingerprint = "same")
     optimizer,
     config,
     data: { train: batches, valid: [held.batch(0, 0)] },
-    checkpoints: createCheckpoints(run, executor, resident.trainable, { keep: config.keep, fingerprint }),
+    checkpoints: createCheckpoints(run, engine, { keep: config.keep, fingerprint }),
     events: {
       step: ({ loss, gradientNorm }) => void losses.push(loss, gradientNorm),
       evaluation: ({ loss }) => void losses.push(loss),
@@ -75,7 +76,7 @@ async function train(run: string, start: TrainingPosition, fingerprint = "same")
 
 function scrub(): void {
   executor.write(resident.trainable.param, initial);
-  for (const part of ["moment1", "moment2"] as const) executor.zero(resident.trainable[part], stateBytes);
+  resetOptimizer(executor, engine.optimizer!);
 }
 
 const whole = join(folder, "whole");
@@ -94,7 +95,7 @@ function copyOfWhole(): string {
 async function expectSame(run: string, step: number): Promise<string[]> {
   const warnings: string[] = [];
   scrub();
-  const checkpoints = createCheckpoints(run, executor, resident.trainable, { keep: config.keep, fingerprint: "same" });
+  const checkpoints = createCheckpoints(run, engine, { keep: config.keep, fingerprint: "same" });
   const position = checkpoints.restore((message) => warnings.push(message))!;
   expect(position.step).toBe(step);
   const { losses, weights } = await train(run, position);
@@ -149,7 +150,7 @@ describe("a damaged file of the newest checkpoint: the one before is used, and t
   test("saving removes what was damaged and of later steps, instead of counting it among the newest", async () => {
     const run = copyOfWhole();
     for (const name of names.slice(1)) truncateSync(join(run, "checkpoints", name, "state.json"), 10);
-    const checkpoints = createCheckpoints(run, executor, resident.trainable, { keep: 1, fingerprint: "same" });
+    const checkpoints = createCheckpoints(run, engine, { keep: 1, fingerprint: "same" });
     const position = checkpoints.restore(() => {})!;
     checkpoints.save(position);
     expect(readdirSync(join(run, "checkpoints"))).toEqual([names[0]!]);
@@ -160,7 +161,7 @@ describe("a damaged file of the newest checkpoint: the one before is used, and t
 test("when no checkpoint is whole, the run is not begun anew without a word", () => {
   const run = copyOfWhole();
   for (const name of names) truncateSync(join(run, "checkpoints", name, "state.safetensors"), 9);
-  const { restore } = createCheckpoints(run, executor, resident.trainable, { keep: 1, fingerprint: "same" });
+  const { restore } = createCheckpoints(run, engine, { keep: 1, fingerprint: "same" });
   expect(userError(() => restore(() => {}))).toMatch(/no checkpoint in .* is whole; .*--overwrite/);
   expect(existsSync(join(run, "checkpoints", names[0]!))).toBe(true);
 });

@@ -1,6 +1,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { schedulePrograms } from "../../src/runtime/scheduled.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import type { Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
@@ -47,12 +48,11 @@ describe("gradients are the same to the bit", () => {
   }
 
   test("decoding between steps sees the present weights, and leaves losses and gradients as they are to the bit", async () => {
-    const more = { decode: 40, logits: { tokens: [37], rows: 1 } };
+    const optimizer = chooseOptimizer({ beta2: 0.99 });
+    const more = { optimizer, decode: 40, logits: { tokens: [37], rows: 1 } };
     const engine = await build(llama(3), lora(0.2), { name: "per-segment" }, 37, 2, more);
-    const plain = await build(llama(3), lora(0.2), { name: "per-segment" }, 37);
-    const optimizers = [engine, plain].map(({ executor, resident }) =>
-      createOptimizer(executor, resident.trainable, { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0, clip: 0 }),
-    );
+    const plain = await build(llama(3), lora(0.2), { name: "per-segment" }, 37, 2, { optimizer });
+    const optimizers = [engine, plain].map((one) => createOptimizer(one, { clip: 0 }));
     const batch = { ...packedBatch(37, 67), starts: new Int32Array(37), positions: Int32Array.from({ length: 37 }, (_, t) => t) };
     let before: Float32Array | null = null;
     for (let step = 1; step <= 3; step++) {
@@ -119,13 +119,7 @@ describe("memory", () => {
 
 test("a model of 1000 blocks trains: the loss falls over three steps", async () => {
   const engine = await build(llama(1000, 16), { method: "full" }, { name: "sqrt" }, 8, 1);
-  const optimizer = createOptimizer(engine.executor, engine.resident.trainable, {
-    beta1: 0.9,
-    beta2: 0.999,
-    epsilon: 1e-8,
-    weightDecay: 0,
-    clip: 1,
-  });
+  const optimizer = createOptimizer(engine, { clip: 1 });
   const batch = { ...packedBatch(8, 67), labels: Int32Array.of(1, 2, 3, -100, 1, 2, 3, -100), labelled: 6 };
   const losses: number[] = [];
   for (let step = 1; step <= 3; step++) {

@@ -43,7 +43,7 @@ async function golden(family: GoldenFamily, tuning: Tuning, adapter: Adapter | n
   const executor = await createWasmExecutor({ threads: 1 });
   closers.push(() => executor.close());
   const tokens = [batch.ids.length];
-  const options = { config, source, tuning, strategy: { name: "per-segment" }, tokens, optimizer: false } as const;
+  const options = { config, source, tuning, strategy: { name: "per-segment" }, tokens, optimizer: null } as const;
   const engine = createEngine(executor, { ...options, logits: { tokens, rows: batch.ids.length } });
   if (adapter && tuning.method === "lora") writeAdapterWeights(executor, engine.resident, adapter, tuning.scale);
   source.close();

@@ -7,6 +7,8 @@ import { createRandom } from "../../src/base/random.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { createCheckpoints, START, type TrainingPosition } from "../../src/train/run/checkpoint.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
+import { resetOptimizer } from "../../src/optimizers/plan.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
 import { FIRST_LOSS_SCALE, type LossScale, nextLossScale } from "../../src/train/step/loss-scale.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
@@ -57,18 +59,18 @@ describe("training in f16 on ONNX Runtime", () => {
     strategy: { name: "per-segment" },
     dtype: "f16",
     tokens: batches.sizes,
-    optimizer: true,
+    optimizer: chooseOptimizer(config),
   });
   const flat = engine.resident.trainable;
-  const optimizer = createOptimizer(executor, flat, config);
-  const bytes = 4 * flat.size;
+  const optimizer = createOptimizer(engine, config);
+  const bytes = 4 * flat.layout.size;
   const initial = executor.read(flat.param, bytes).slice();
   const weights = () => executor.read(flat.param, bytes).slice();
 
   async function train(run: string, start: TrainingPosition) {
-    const checkpoints = createCheckpoints(join(folder, run), executor, flat, { keep: config.keep, fingerprint: "same" });
+    const checkpoints = createCheckpoints(join(folder, run), engine, { keep: config.keep, fingerprint: "same" });
     executor.write(flat.param, initial);
-    for (const part of ["moment1", "moment2"] as const) executor.zero(flat[part], bytes);
+    resetOptimizer(executor, engine.optimizer!);
     const steps: StepMetrics[] = [];
     const after: Uint8Array[] = [];
     const position = await trainLoop(
@@ -122,7 +124,7 @@ describe("training in f16 on ONNX Runtime", () => {
     const usual = await train("usual", START);
     expect(usual.steps.map(({ lossScale }) => lossScale)).toEqual(Array<number>(STEPS).fill(2 ** 16));
     usual.steps.forEach(({ loss }, i) => expect(Math.abs(loss / small.steps[i]!.loss - 1)).toBeLessThan(1e-3));
-    const checkpoints = createCheckpoints(join(folder, "usual"), executor, flat, { keep: 9, fingerprint: "same" });
+    const checkpoints = createCheckpoints(join(folder, "usual"), engine, { keep: 9, fingerprint: "same" });
     expect(checkpoints.restore(() => {})!.lossScale).toEqual({ scale: 2 ** 16, streak: STEPS, skipped: 0 });
   });
 });

@@ -146,7 +146,7 @@ test("the replay check names what comes back changed", async () => {
   const engine = createEngine(inner, {
     ...options,
     tokens: [TOKENS],
-    optimizer: false,
+    optimizer: null,
     verifyReplay: true,
     offload: { folder, leastBytes: 4096 },
   });

@@ -104,7 +104,7 @@ test("an open head on ONNX Runtime: token losses and gradients within 2e-5 of th
   const config = llama(2);
   const executor = createOrtExecutor({ threads: 1 });
   try {
-    const options = { config, source: randomCheckpoint(config, "f32"), tuning: { method: "full" }, optimizer: false } as const;
+    const options = { config, source: randomCheckpoint(config, "f32"), tuning: { method: "full" }, optimizer: null } as const;
     const strategy = { name: "per-segment" } as const;
     const [kernels, ort] = [
       openGradients(await build(config, { method: "full" }, strategy, TOKENS, 1, OPEN)),

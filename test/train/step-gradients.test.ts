@@ -22,7 +22,7 @@ const [exact, half] = (["f32", "f16"] as const).map((dtype, i) =>
     strategy: { name: "per-segment" },
     dtype,
     tokens: [TOKENS],
-    optimizer: false,
+    optimizer: null,
   }),
 ) as [ReturnType<typeof createEngine>, ReturnType<typeof createEngine>];
 const packed = packedBatch(TOKENS, config.vocabSize);
@@ -61,12 +61,12 @@ describe("gradients of one batch in f16", () => {
     half.scaleGradients(1);
     half.zeroGradients();
     half.forwardBackward({ ...packed, weights: null }, 1e-6, 1, 0);
-    const { gradient, size } = half.resident.trainable;
-    const lost = [...new Float32Array(half.executor.read(gradient, 4 * size).slice().buffer)];
+    const { gradient, layout } = half.resident.trainable;
+    const lost = [...new Float32Array(half.executor.read(gradient, 4 * layout.size).slice().buffer)];
     const batch = { ...packed, weights: null, weight: 1e6 };
     stepGradients(exact, batch, 1);
     const flat = exact.resident.trainable;
-    const kept = [...new Float32Array(exact.executor.read(flat.gradient, 4 * size).slice().buffer)];
+    const kept = [...new Float32Array(exact.executor.read(flat.gradient, 4 * layout.size).slice().buffer)];
     expect(relativeError(lost, kept)).toBeGreaterThan(0.2);
   });
 });

@@ -1,6 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Checkpoints, START } from "../../src/train/run/checkpoint.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { type Evaluation, type StepMetrics, trainLoop } from "../../src/train/run/loop.ts";
@@ -31,7 +32,14 @@ describe("a whole run is what Transformers' Trainer makes of it", () => {
       const executor = await createWasmExecutor({ threads: 1 });
       const source = openModelWeights(modelFolder(run.model), model);
       const strategy = { name: "per-segment" } as const;
-      const engine = createEngine(executor, { config: model, source, tuning, strategy, tokens: train.sizes, optimizer: true });
+      const engine = createEngine(executor, {
+        config: model,
+        source,
+        tuning,
+        strategy,
+        tokens: train.sizes,
+        optimizer: chooseOptimizer(config),
+      });
       source.close();
       if (run.method === "lora") {
         for (const [name, data] of adapter.tensors) {
@@ -44,7 +52,7 @@ describe("a whole run is what Transformers' Trainer makes of it", () => {
       await trainLoop(
         {
           engine,
-          optimizer: createOptimizer(executor, engine.resident.trainable, config),
+          optimizer: createOptimizer(engine, config),
           data: { train, valid: drawn(train) },
           config,
           checkpoints,

@@ -31,6 +31,7 @@ const COUNTERPARTS: Readonly<Record<string, string>> = {
   "--beta1": "adam_beta1",
   "--beta2": "adam_beta2",
   "--epsilon": "adam_epsilon",
+  "--optimizer": "optim optimizer_type",
   "--clip": "max_grad_norm max_norm",
   "--seed": "random_state random_seed",
   "--gradient-checkpointing": "grad_checkpoint activation_checkpoint use_gradient_checkpointing",
@@ -66,7 +67,6 @@ const VERBS: Readonly<Record<string, string>> = {
 
 /** Why some are not needed, or are missing. */
 const NONE: Readonly<Record<string, string>> = {
-  "the optimizer is AdamW": "optim optimizer",
   "each step is shown and kept in metrics.jsonl": "logging_steps steps_per_report",
   "attention and loss never form their large matrices": "attn_implementation use_liger_kernel flash_attention sdp_attention",
   "examples are tokenized once and kept on disk": "dataloader_num_workers dataset_num_proc preprocess",

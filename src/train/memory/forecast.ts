@@ -41,3 +41,14 @@ export function forecast(
   const resident = fixedTotal(fixed);
   return { resident, stash, workspace: peak - stash, temporary, peak: resident + peak + temporary };
 }
+
+/** What a program between training steps needs: an update, which finds an empty stash. */
+export function betweenSteps(fixed: FixedBytes, workspace: number, temporary: number): MemoryForecast {
+  const resident = fixedTotal(fixed);
+  return { resident, stash: 0, workspace, temporary, peak: resident + workspace + temporary };
+}
+
+/** The forecast with the highest peak; of equal ones the first. */
+export function largestOf(forecasts: readonly (MemoryForecast | null)[]): MemoryForecast {
+  return forecasts.filter((each) => each !== null).reduce((most, one) => (one.peak > most.peak ? one : most));
+}

@@ -5,6 +5,8 @@ import { type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
 import { programsOf, type Segment } from "../../graph/segment.ts";
 import type { FloatType, Graph, WeightType } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import type { OptimizerChoice } from "../../optimizers/index.ts";
+import { type OptimizerPlan, planOptimizer, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
 import type { Tuning } from "../../models/linear.ts";
 import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
 import { buildLogits, buildSegments } from "../../models/segments.ts";
@@ -20,8 +22,7 @@ import { storeAlignment } from "../../store/store.ts";
 import { batchBytes } from "../../load/batch-memory.ts";
 import { stepWordBytes } from "../../runtime/step-words.ts";
 import type { Costs } from "./costs.ts";
-import { type FixedBytes, fixedTotal, forecast, type MemoryForecast } from "./forecast.ts";
-import { largestUpdate } from "../step/optimizer.ts";
+import { betweenSteps, type FixedBytes, fixedTotal, forecast, largestOf, type MemoryForecast } from "./forecast.ts";
 import {
   activationLimit,
   type Checkpointing,
@@ -57,8 +58,8 @@ export interface ModelPlanOptions {
   readonly head?: HeadKind;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
-  /** Reserve AdamW's moments. */
-  readonly optimizer: boolean;
+  /** What updates the trained weights; null: nothing does. */
+  readonly optimizer: OptimizerChoice | null;
   /** Boundaries and tapes may leave memory by this link. */
   readonly link?: Link | null;
   /** Temporary memory from before, and where it is kept. Without it, it is always measured. */
@@ -85,6 +86,10 @@ export interface ModelPlan {
   readonly probes: ReadonlyMap<number, Probes>;
   /** Decoding, in the arena between steps. */
   readonly decoder: DecoderPlan | null;
+  /** Where the optimizer's state lies, and what an update runs in the arena between steps; null without one. */
+  readonly optimizer: OptimizerPlan | null;
+  /** The memory of an update; null without an optimizer. */
+  readonly update: MemoryForecast | null;
   /** Everything besides the arena. */
   readonly fixed: FixedBytes;
   /** The programs whose temporary memory is in `predicted`. */
@@ -135,11 +140,20 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const probes = new Map(
     options.verifyReplay ? [...built].map(([tokens, { segments }]) => [tokens, createProbes(segments, programs)]) : [],
   );
-  const fixed = fixedBytes(options, built.get(most)!.segments, Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes)));
+  const optimizer = options.optimizer && planOptimizer(options.optimizer, collectParams(built.get(most)!.segments));
+  const updates = optimizer ? updateGraphs(optimizer) : [];
+  const checks = Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes));
+  const fixed = fixedBytes(options, built.get(most)!.segments, optimizer, checks);
   const forwards = [...[...built.values()].map(({ withoutDropout }) => withoutDropout), ...answers.values()];
   const decoder =
     options.decode === undefined ? null : planDecoder(programs, config, { ...evaluationOptions(1), compute }, options.decode);
-  const forwardBytes = Math.max(decoder?.bytes ?? 0, ...forwards.map((segments) => forwardExtent(segments, programs)));
+  const updateBytes = updateWorkspace(programs, updates);
+  /** What runs in the arena between training steps. */
+  const betweenBytes = Math.max(
+    decoder?.bytes ?? 0,
+    updateBytes,
+    ...forwards.map((segments) => forwardExtent(segments, programs)),
+  );
 
   const alignment = storeAlignment(executor);
   // What all programs take is there before a limit is divided.
@@ -149,10 +163,11 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     ...new Set([
       ...built.get(most)!.segments.flatMap(({ model }) => programsOf(model).map(([, graph]) => graph)),
       ...chains.flat().map(({ model }) => model.forward),
-      ...(options.optimizer ? largestUpdate(fixed.optimizer / 8) : []),
+      ...updates,
     ]),
   ];
   const temporary = temporaryBytes(executor, programs, measured, options.costs);
+  const update = optimizer && betweenSteps(fixed, updateBytes, temporary);
 
   const plan = (
     times: SecondsOf | undefined,
@@ -166,7 +181,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
       const { segments, withoutDropout } = built.get(tokens)!;
       const chain = buildChain(segments, programs, times, link && { link, alignment });
-      if (forwardBytes > room) throw new LimitError(room, Math.max(forwardBytes, smallestPlan(chain).placement.extent));
+      if (betweenBytes > room) throw new LimitError(room, Math.max(betweenBytes, smallestPlan(chain).placement.extent));
       steps.set(tokens, {
         ...planStep(chain, strategy, room, { entries, current: before?.get(tokens) }),
         segments,
@@ -175,8 +190,8 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     }
     const largest = steps.get(most)!;
     const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
-    const withoutCheckpointing = forecast(off, fixed, temporary);
-    const extent = Math.max(forwardBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
+    const withoutCheckpointing = largestOf([forecast(off, fixed, temporary), update]);
+    const extent = Math.max(betweenBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
     // Other times may lead to a plan that keeps more, up to everything, within the limit.
     const keepAll = Math.min(
       activationLimit(largest.chain, strategy, room),
@@ -190,13 +205,13 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       answers,
       probes,
       decoder,
+      optimizer,
+      update,
       fixed,
       measured,
       arena,
       // A smaller micro-batch may keep more than the largest one.
-      predicted: [...steps.values()]
-        .map((step) => forecast(step, fixed, temporary))
-        .reduce((most, one) => (one.peak > most.peak ? one : most)),
+      predicted: largestOf([...[...steps.values()].map((step) => forecast(step, fixed, temporary)), update]),
       withoutCheckpointing,
       withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
     };
@@ -244,10 +259,15 @@ function checkNames(segments: readonly Segment[], names: readonly string[]): voi
 }
 
 /** Bytes of what is not scheduled. */
-function fixedBytes(options: ModelPlanOptions, segments: readonly Segment[], checks: number): FixedBytes {
+function fixedBytes(
+  options: ModelPlanOptions,
+  segments: readonly Segment[],
+  optimizer: OptimizerPlan | null,
+  checks: number,
+): FixedBytes {
   const { config, logits } = options;
   return {
-    ...residentBytes(collectParams(segments), options.optimizer),
+    ...residentBytes(collectParams(segments), optimizer),
     batch: batchBytes(config, batchSizeOf(options)) + stepWordBytes(segments.length),
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
     checks,

@@ -2,19 +2,21 @@ import { closeSync, existsSync, fsyncSync, openSync, readdirSync, renameSync, rm
 import { join } from "node:path";
 import { z } from "zod";
 import { messageOf, UserError } from "../../base/errors.ts";
+import { byteLength } from "../../graph/types.ts";
 import { parseWith } from "../../base/schema.ts";
 import { fileError, hashFile, makeFolder, writeTextAtomic } from "../../base/files.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { compareFingerprints, type Difference } from "../config.ts";
 import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../hf/weights/safetensors-write.ts";
-import { type Executor, readPieces } from "../../runtime/executor.ts";
-import type { FlatState } from "../../runtime/resident.ts";
+import { type Executor, PIECE, readPieces } from "../../runtime/executor.ts";
+import { type OptimizerState, type TrainedTensor, trainedTensors } from "../../optimizers/plan.ts";
+import type { FlatParams } from "../../runtime/resident.ts";
 import type { LossScale } from "../step/loss-scale.ts";
 
 /**
- * Training states on disk, in `<run>/checkpoints/step-00000042/`: the trainable parameters with AdamW's moments
- * (`state.safetensors`), and where training stands (`state.json`, with the checksum of the former and its own). Nothing else is
+ * Training states on disk, in `<run>/checkpoints/step-00000042/`: the trainable parameters with the optimizer's state
+ * (`state.safetensors`: `param/<name>` and `<slot>/<name>`), and where training stands (`state.json`, with the checksum of the former and its own). Nothing else is
  * needed to go on as if nothing had happened: data order and dropout are functions of the seed and the position.
  *
  * A checkpoint is written under another name and renamed when all of it is on the disk, so one that is there is whole
@@ -39,10 +41,12 @@ export const START: TrainingPosition = { step: 0, draw: 0, heldOutLoss: null, be
 const STATE_FILE = "state.safetensors";
 const POSITION_FILE = "state.json";
 const NAME = /^step-(\d{8})$/;
-const FLAT = ["param", "moment1", "moment2"] as const satisfies (keyof FlatState)[];
+/** Up to version 3, a checkpoint held three flat arrays: AdamW's parameters and moments in the order of their layout. */
+const FLAT_VERSION = 3;
+const VERSION = 4;
 
 const positionSchema = z.object({
-  version: z.literal(3),
+  version: z.union([z.literal(FLAT_VERSION), z.literal(VERSION)]),
   fingerprint: z.string(),
   step: z.number().int().min(0),
   draw: z.number().int().min(0),
@@ -114,18 +118,28 @@ export interface Checkpoints {
   restoreBest(warn: (message: string) => void): TrainingPosition | null;
 }
 
-/** The checkpoints of a run folder, for the state in `executor`'s memory. */
-export function createCheckpoints(run: string, executor: Executor, state: FlatState, options: CheckpointOptions): Checkpoints {
+/** What is trained, in an executor's memory: an engine's. */
+export interface TrainedState {
+  readonly executor: Executor;
+  readonly resident: { readonly trainable: FlatParams };
+  readonly optimizer: OptimizerState | null;
+}
+
+/** The checkpoints of a run folder, for the state in an executor's memory. */
+export function createCheckpoints(run: string, state: TrainedState, options: CheckpointOptions): Checkpoints {
+  const { executor, optimizer } = state;
+  const { trainable } = state.resident;
+  if (!optimizer) throw new Error("a state without an optimizer has no checkpoints");
   const folder = join(run, "checkpoints");
   const names = () => checkpointNames(folder);
-  const bytes = 4 * state.size;
+  const trained = trainedTensors(trainable, optimizer);
 
   /** Loads the first of some checkpoints that is whole. */
   const firstWhole = (candidates: readonly string[], warn: (message: string) => void): TrainingPosition | null => {
     for (const name of candidates) {
       const path = join(folder, name);
       try {
-        return load(path, executor, state);
+        return load(path, executor, trainable, trained);
       } catch (error) {
         warn(`checkpoint ${path} is damaged and passed over: ${messageOf(error)}`);
       }
@@ -141,15 +155,15 @@ export function createCheckpoints(run: string, executor: Executor, state: FlatSt
       try {
         rmSync(temporary, { recursive: true, force: true });
         makeFolder(temporary);
-        const tensors = FLAT.map((part): TensorData => ({
-          name: part,
-          dtype: "f32",
-          shape: [state.size],
-          data: { pieces: () => readPieces(executor, state[part], bytes) },
+        const piece = new Uint8Array(PIECE);
+        const tensors = trained.map(({ name, type, address }): TensorData => ({
+          name,
+          ...type,
+          data: { pieces: () => readPieces(executor, address, byteLength(type), piece) },
         }));
         writeSafetensors(join(temporary, STATE_FILE), tensors);
         const record = {
-          version: 3,
+          version: VERSION,
           fingerprint: options.fingerprint,
           ...position,
           sha256: hashFile(join(temporary, STATE_FILE)),
@@ -193,14 +207,24 @@ function checkpointNames(folder: string): string[] {
     : [];
 }
 
-function load(path: string, executor: Executor, state: FlatState): TrainingPosition {
-  const { version: _, sha256, fingerprint: __, ...position } = readPosition(path);
+function load(path: string, executor: Executor, { layout }: FlatParams, trained: readonly TrainedTensor[]): TrainingPosition {
+  const { version, sha256, fingerprint: _, ...position } = readPosition(path);
   const weights = join(path, STATE_FILE);
   if (hashFile(weights) !== sha256) throw new UserError(`${weights} does not have the checksum that ${POSITION_FILE} states`);
   const source = openSafetensors(weights);
   try {
-    const entries = FLAT.map((part) => expectTensor(source, part, [state.size], ["f32"]));
-    FLAT.forEach((part, i) => executor.fill(state[part], 4 * state.size, (target) => source.read(entries[i]!, target)));
+    const begins = new Map(layout.parts.map(({ param, begin }) => [param.name, begin]));
+    const places = trained.map(({ name, type }) => {
+      if (version === VERSION) return { entry: expectTensor(source, name, type.shape, [type.dtype]), from: 0 };
+      const slash = name.indexOf("/");
+      const entry = expectTensor(source, name.slice(0, slash), [layout.size], ["f32"]);
+      return { entry, from: 4 * begins.get(name.slice(slash + 1))! };
+    });
+    // All are checked before the first byte is read.
+    trained.forEach(({ type, address }, i) => {
+      const { entry, from } = places[i]!;
+      executor.fill(address, byteLength(type), (target) => source.read(entry, target, from));
+    });
   } finally {
     source.close();
   }

@@ -187,12 +187,12 @@ async function trainStep(
     loss += engine.forwardBackward(batch, 1 / weight, config.seed, position.draw + i);
   }
   const forwardBackward = elapsed(before, engine.computed);
-  const rate = learningRate(config, step - 1, steps);
+  const rate = learningRate({ ...config, learningRate: optimizer.learningRate }, step - 1, steps);
   const gradientNorm = Number.isFinite(loss) ? optimizer.step(step - (scaling?.skipped ?? 0), rate, scaling?.scale) : NaN;
   const lossScale = scaling && nextLossScale(scaling, Number.isFinite(gradientNorm));
   if (!Number.isFinite(gradientNorm) && !lossScale) {
     throw new UserError(
-      `step ${step}: the loss is ${loss} and the gradient norm ${gradientNorm}; training diverged. Lower --learning-rate (now ${config.learningRate}) or lengthen --warmup`,
+      `step ${step}: the loss is ${loss} and the gradient norm ${gradientNorm}; training diverged. Lower --learning-rate (now ${optimizer.learningRate}) or lengthen --warmup`,
     );
   }
   const tokens = group.reduce((sum, batch) => sum + batch.used, 0);

@@ -9,6 +9,7 @@ import { findModel } from "../../load/find-model.ts";
 import { writeSegmentModels } from "../../onnx/segments.ts";
 import { schedulePrograms } from "../../runtime/scheduled.ts";
 import { summarise } from "../../schedule/summary.ts";
+import { chooseOptimizer } from "../../optimizers/index.ts";
 import { checkQuantize, fingerprint, type TrainConfig } from "../config.ts";
 import { saveCosts } from "../memory/costs.ts";
 import { peakProcessMemory } from "../memory/free-memory.ts";
@@ -55,6 +56,7 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
   // Written into the run folder with the others: the run is resumed with the day that it was begun on.
   const dated = { ...asked, date: runDate(asked) };
   checkQuantize(dated);
+  chooseOptimizer(dated);
   checkRunFolder(dated.output, dated);
   const found = await findModel(dated, { onProgress: tenths(sink) });
   checkAdapter(found.adapter, dated);
@@ -200,7 +202,7 @@ async function trainSession(
   const { engine, data, inputs } = session;
   const { config } = inputs;
   const warn = (text: string) => sink({ type: "warning", text });
-  const checkpoints = createCheckpoints(folder, engine.executor, engine.resident.trainable, {
+  const checkpoints = createCheckpoints(folder, engine, {
     keep: config.keep,
     fingerprint: fingerprint(config, inputs),
   });

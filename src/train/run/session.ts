@@ -33,6 +33,7 @@ import { RUN_FILES } from "./folder.ts";
 import { heldOut, type TrainingData } from "./loop.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../step/tuning.ts";
 import { initialiseAdapter, shapeOf, storageOf } from "../../load/weights.ts";
+import { chooseOptimizer } from "../../optimizers/index.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
 export interface Inputs extends LoadedData {
@@ -164,7 +165,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,
     ...(canSample ? { decode: sampleTokens } : {}),
-    optimizer: true,
+    optimizer: chooseOptimizer(config),
   };
   const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
   if (start) writeAdapterWeights(executor, engine.resident, start.adapter, start.adapter.scale);
@@ -179,7 +180,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     inputs,
     engine,
     costs,
-    optimizer: createOptimizer(executor, engine.resident.trainable, config),
+    optimizer: createOptimizer(engine, config),
     data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
     parameters: { trainable: count(true), all: count(false) },
     collect: createCollector(strategy.name === "budget" && !executor.card ? strategy.bytes : Infinity),

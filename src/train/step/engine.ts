@@ -4,10 +4,11 @@ import type { FloatType, Graph } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import type { StepMemory } from "../../runtime/bind.ts";
-import { align, ALIGNMENT, type Executor } from "../../runtime/executor.ts";
+import { type OptimizerState, reserveOptimizer } from "../../optimizers/plan.ts";
+import { type Address, align, ALIGNMENT, type Executor } from "../../runtime/executor.ts";
 import { createForward, type ForwardRunner } from "../../runtime/forward.ts";
 import { measurePrograms } from "../../runtime/measure.ts";
-import { type ParamInfo, readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
+import { readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
 import { createRunner, type Runner } from "../../runtime/runner.ts";
 import type { Chain } from "../../schedule/chain.ts";
 import type { Schedule } from "../../schedule/ops.ts";
@@ -16,7 +17,7 @@ import { type Store, storeAlignment } from "../../store/store.ts";
 import { createBatchMemory, type TokenBatch } from "../../load/batch-memory.ts";
 import { createStepWords } from "../../runtime/step-words.ts";
 import { type Costs, secondsWith } from "../memory/costs.ts";
-import { fixedTotal, forecast, type MemoryForecast } from "../memory/forecast.ts";
+import { fixedTotal, forecast, largestOf, type MemoryForecast } from "../memory/forecast.ts";
 import { batchSizeOf, type ModelPlan, type ModelPlanOptions, planModel } from "../memory/model-plan.ts";
 import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "../memory/offload.ts";
 import { plannedTime } from "../memory/step-plan.ts";
@@ -45,6 +46,8 @@ export interface Engine {
   readonly executor: Executor;
   readonly config: ModelConfig;
   readonly resident: Resident;
+  /** The optimizer's state; null where nothing is updated. */
+  readonly optimizer: OptimizerState | null;
   /** What programs compute in. */
   readonly compute: FloatType;
   /** The checkpoint that the weights came from. */
@@ -91,6 +94,8 @@ export interface Engine {
   /** Continues texts with the present weights, dropout off. It lives in the arena: only until the next step or evaluation. */
   decoder(): Decoder;
   zeroGradients(): void;
+  /** Returns the place of `bytes` bytes in the arena for an update: only until the next step or evaluation. */
+  updateMemory(bytes: number): Address;
   /** Ends what the engine itself has started: the threads of its store. */
   close(): void;
 }
@@ -109,9 +114,8 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
-  // Matrices alone have weight decay (no norm weights, no biases), as in Transformers' Trainer.
-  const decays = (param: ParamInfo) => param.type.shape.length > 1;
-  const resident = reserveResident(executor, segments, { optimizer: options.optimizer, decays });
+  const resident = reserveResident(executor, segments, plan.optimizer);
+  const optimizer = plan.optimizer && reserveOptimizer(executor, plan.optimizer);
   loadWeights(executor, resident, source);
 
   const rows = options.logits?.rows ?? 1;
@@ -122,7 +126,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   const arena = align(executor.reserve(plan.arena + alignment - ALIGNMENT), alignment);
   const store = offload && openEngineStore(executor, offload);
   const logitsAddress = options.logits ? executor.reserve(4 * rows * config.vocabSize) : 0;
-  const zeroGradients = () => executor.zero(resident.trainable.gradient, resident.trainable.size * 4);
+  const zeroGradients = () => executor.zero(resident.trainable.gradient, resident.trainable.layout.size * 4);
 
   if (measure) {
     batch.load(measure.batch, 1);
@@ -179,6 +183,8 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
 
   let touched = 0;
   let ran: MemoryForecast | null = null;
+  /** Whether an optimizer works in the arena. */
+  let updates = false;
   let computed: ComputedTime = { measured: 0, predicted: 0 };
   let runs = 0;
   let nextCheck = FIRST_CHECK;
@@ -221,6 +227,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     executor,
     config,
     resident,
+    optimizer,
     compute,
     source,
     segments,
@@ -234,7 +241,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return plan.largest.schedule;
     },
     get predicted() {
-      return ran ?? plan.predicted;
+      return largestOf([ran ?? plan.predicted, updates ? plan.update : null]);
     },
     withoutCheckpointing: plan.withoutCheckpointing,
     get measuredPeak() {
@@ -281,6 +288,12 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return startDecoder(executor, programs, plan.decoder, resident, arena);
     },
     zeroGradients,
+    updateMemory(bytes) {
+      if (bytes > plan.arena) throw new Error(`an update needs ${bytes} bytes, the arena has ${plan.arena}`);
+      updates = true;
+      touched = Math.max(touched, bytes);
+      return arena;
+    },
     close: () => store?.close(),
   };
 }

@@ -10,7 +10,7 @@ export function warmupSteps(config: Pick<TrainConfig, "warmup">, totalSteps: num
  * constant, linear to 0, or half a cosine to 0.
  */
 export function learningRate(
-  config: Pick<TrainConfig, "learningRate" | "schedule" | "warmup">,
+  config: Pick<TrainConfig, "schedule" | "warmup"> & { readonly learningRate: number },
   step: number,
   totalSteps: number,
 ): number {

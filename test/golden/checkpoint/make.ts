@@ -15,10 +15,11 @@ import { remat, writeTinyModel } from "../../support/cli.ts";
 export const MODEL = { hidden_size: 16, intermediate_size: 24, head_dim: 4 };
 
 /** Settings of the run, but for model, output and number of steps. Norms, which have no weight decay, are trained beside matrices. */
-export const SETTINGS = [
-  ...["--data", join(import.meta.dir, "data.jsonl"), "--valid", "0", "--method", "full", "--last-layers", "1"],
-  ...["--sequence-length", "32", "--learning-rate", "1e-2", "--weight-decay", "0.1", "--schedule", "constant", "--warmup", "0"],
-  ...["--save-every", "2", "--keep", "2", "--no-sample", "--device", "wasm", "--matmul", "wasm", "--threads", "1"],
+export const SETTINGS: readonly string[] = [
+  "--data",
+  join(import.meta.dir, "data.jsonl"),
+  ...`--valid 0 --method full --last-layers 1 --sequence-length 32 --learning-rate 1e-2 --weight-decay 0.1 --schedule constant
+    --warmup 0 --save-every 2 --keep 2 --no-sample --device wasm --matmul wasm --threads 1`.split(/\s+/),
 ];
 
 export const STEPS = 4;

@@ -1,0 +1,274 @@
+import { GraphBuilder } from "../graph/builder.ts";
+import { byteLength, elements, type Graph, type TensorType } from "../graph/types.ts";
+import { SumSquares } from "../ops/sum-squares.ts";
+import type { Programs } from "../runtime/chain.ts";
+import { type Address, align, type Executor, PIECE } from "../runtime/executor.ts";
+import { flatLayout, type FlatParams, type FlatPart, type OptimizerMemory, type ParamInfo } from "../runtime/resident.ts";
+import type { OptimizerChoice } from "./index.ts";
+import type { StateSlot, UpdateRule } from "./optimizer.ts";
+
+/**
+ * Where an optimizer's state lies, and the calls that an update is made of, before anything is reserved. Parameters that are updated
+ * alike stand side by side in the flat arrays: a *run*. The calls depend on each other in nothing but the global norm of the
+ * gradients, which is known when all `norms` have run.
+ */
+export interface OptimizerPlan extends OptimizerMemory {
+  readonly choice: OptimizerChoice;
+  readonly runs: readonly Run[];
+  readonly norms: readonly NormCall[];
+  readonly updates: readonly UpdateCall[];
+}
+
+/** Consecutive trainable parameters with one rule and one weight decay. */
+export interface Run {
+  readonly rule: UpdateRule;
+  readonly weightDecay: number;
+  /** Elements [begin, end) of the flat arrays. */
+  readonly begin: number;
+  readonly end: number;
+  readonly parts: readonly FlatPart[];
+  /** By slot: the first byte of its array in the state. */
+  readonly offsets: ReadonlyMap<StateSlot, number>;
+}
+
+/** The sum of the squares of some gradients: `size` elements from `begin` on. */
+export interface NormCall {
+  readonly graph: Graph;
+  readonly begin: number;
+}
+
+export interface UpdateCall {
+  readonly graph: Graph;
+  readonly run: Run;
+  readonly begin: number;
+  /** By slot: where in the state the values of these elements begin, in bytes. */
+  readonly offsets: ReadonlyMap<StateSlot, number>;
+}
+
+/** Matrices alone have weight decay (no norm weights, no biases), as in Transformers' Trainer. */
+const decays = ({ type }: ParamInfo): boolean => type.shape.length > 1;
+
+/**
+ * Elements that one call updates: the operators that an update is made of elsewhere than on `wasm` take some temporary copies of
+ * what they work on, and no more than a small share of the state. A call has its own costs, so that a small piece is not worth it.
+ */
+function pieceSize(size: number): number {
+  return Math.max(LEAST_PIECE, align(Math.ceil(size / MOST_PIECES), LARGEST_MULTIPLE));
+}
+const MOST_PIECES = 128;
+const LEAST_PIECE = 2 ** 18;
+const LARGEST_MULTIPLE = 64;
+
+export function planOptimizer(choice: OptimizerChoice, params: readonly ParamInfo[]): OptimizerPlan {
+  const groups = groupsOf(choice, params);
+  for (const { rule } of groups) checkSlots(rule);
+  const layout = flatLayout(groups.map(({ params, rule }) => ({ params, multipleOf: multipleOf(rule) })));
+  let bytes = 0;
+  let first = 0;
+  const runs = groups.map(({ rule, weightDecay, params }): Run => {
+    const parts = layout.parts.slice(first, (first += params.length));
+    const end = layout.parts[first]?.begin ?? layout.size;
+    const offsets = new Map<StateSlot, number>();
+    for (const slot of rule.slots) {
+      offsets.set(slot, bytes);
+      bytes += align(slotOffset(slot, parts, end));
+    }
+    return { rule, weightDecay, begin: parts[0]!.begin, end, parts, offsets };
+  });
+  const graphs = createGraphs();
+  const most = pieceSize(layout.size);
+  return {
+    choice,
+    layout,
+    bytes,
+    runs,
+    norms: runs.flatMap((run) => pieces(run, most).map(({ begin, size }) => ({ begin, graph: graphs.norm(size) }))),
+    updates: runs.flatMap((run) => updatesOf(run, most, graphs)),
+  };
+}
+
+/** The programs of an update, each once. */
+export function updateGraphs({ norms, updates }: OptimizerPlan): Graph[] {
+  return [...new Set([...norms, ...updates].map(({ graph }) => graph))];
+}
+
+/** Bytes that the programs of an update need, one after the other. */
+export function updateWorkspace(programs: Programs, graphs: readonly Graph[]): number {
+  return Math.max(0, ...graphs.map((graph) => programs.of(graph).workspace));
+}
+
+interface Group {
+  readonly rule: UpdateRule;
+  readonly weightDecay: number;
+  readonly params: ParamInfo[];
+}
+
+/** Trainable parameters by rule, first those with weight decay; within a group in the order of the chain. */
+function groupsOf(choice: OptimizerChoice, params: readonly ParamInfo[]): Group[] {
+  const groups: Group[] = [];
+  const trainable = params.filter((param) => param.trainable);
+  for (const isDecayed of [true, false]) {
+    const byRule = new Map<UpdateRule, Group>();
+    for (const param of trainable.filter((param) => decays(param) === isDecayed)) {
+      const rule = choice.ruleOf(param);
+      const group = byRule.get(rule) ?? { rule, weightDecay: isDecayed ? choice.weightDecay : 0, params: [] };
+      group.params.push(param);
+      byRule.set(rule, group);
+    }
+    groups.push(...byRule.values());
+  }
+  return groups;
+}
+
+function multipleOf({ reach }: UpdateRule): number {
+  return reach === "matrix" ? 1 : reach.multipleOf;
+}
+
+/** A call that reaches across parameters finds its values by the number of its first element. */
+function checkSlots({ name, slots, reach }: UpdateRule): void {
+  for (const { name: slot, per } of slots) {
+    const fits =
+      reach === "matrix"
+        ? typeof per === "string"
+        : typeof per === "object"
+          ? reach.multipleOf % per.block === 0
+          : per === "element";
+    if (!fits) throw new Error(`rule ${name}: slot ${slot} does not fit what a call reaches`);
+  }
+}
+
+/** Values that a slot has for a parameter. */
+export function slotShape({ per }: StateSlot, { type }: ParamInfo): readonly number[] {
+  if (per === "element") return type.shape;
+  if (per === "row") return [type.shape[0]!];
+  return per === "matrix" ? [1] : [Math.ceil(elements(type.shape) / per.block)];
+}
+
+/** Bytes that the elements of a run before `begin` have in a slot's array. */
+function slotOffset(slot: StateSlot, parts: readonly FlatPart[], begin: number): number {
+  const start = parts[0]!.begin;
+  const { dtype, per } = slot;
+  const bytesOf = (values: number) => byteLength({ dtype, shape: [values] });
+  if (per === "element") return bytesOf(begin - start);
+  if (typeof per === "object") return bytesOf((begin - start) / per.block);
+  return parts
+    .filter((part) => part.begin < begin)
+    .reduce((bytes, { param }) => bytes + align(byteLength({ dtype, shape: slotShape(slot, param) })), 0);
+}
+
+function pieces({ begin, end }: Pick<Run, "begin" | "end">, most: number): { begin: number; size: number }[] {
+  return Array.from({ length: Math.ceil((end - begin) / most) }, (_, i) => {
+    const at = begin + i * most;
+    return { begin: at, size: Math.min(most, end - at) };
+  });
+}
+
+function updatesOf(run: Run, most: number, graphs: Graphs): UpdateCall[] {
+  const { rule, parts } = run;
+  const call = (begin: number, shape: readonly number[]): UpdateCall => ({
+    graph: graphs.update(rule, shape),
+    run,
+    begin,
+    offsets: new Map(rule.slots.map((slot) => [slot, run.offsets.get(slot)! + slotOffset(slot, parts, begin)])),
+  });
+  if (rule.reach === "matrix") return parts.map(({ param, begin }) => call(begin, param.type.shape));
+  const multiple = align(most, rule.reach.multipleOf);
+  return pieces(run, multiple).map(({ begin, size }) => call(begin, [size]));
+}
+
+interface Graphs {
+  norm(size: number): Graph;
+  update(rule: UpdateRule, shape: readonly number[]): Graph;
+}
+
+/** Graphs by what they depend on, so that pieces of one size share a program. */
+function createGraphs(): Graphs {
+  const made = new Map<string, Graph>();
+  const once = (key: string, make: () => Graph) => {
+    const graph = made.get(key) ?? make();
+    made.set(key, graph);
+    return graph;
+  };
+  return {
+    norm: (size) => once(`norm ${size}`, () => normGraph(size)),
+    update: (rule, shape) => once(`${rule.name} ${shape.join(" ")}`, () => updateGraph(rule, shape)),
+  };
+}
+
+function normGraph(size: number): Graph {
+  const builder = new GraphBuilder("gradient-norm");
+  builder.input("gradient", "accumulator", { dtype: "f32", shape: [size] });
+  builder.output({ name: builder.value(SumSquares, ["gradient"], {}, "squares"), role: "state" });
+  return builder.build();
+}
+
+function updateGraph(rule: UpdateRule, shape: readonly number[]): Graph {
+  const builder = new GraphBuilder(rule.name);
+  const type: TensorType = { dtype: "f32", shape };
+  builder.input("param", "param", type);
+  builder.input("gradient", "accumulator", type);
+  for (const slot of rule.slots) {
+    const values = slotShape(slot, { name: rule.name, type, trainable: true });
+    builder.input(slot.name, "accumulator", { dtype: slot.dtype, shape: values });
+  }
+  builder.input("hyper", "batch", { dtype: "f32", shape: [rule.hyperSize] });
+  const next = rule.update(builder);
+  for (const name of ["param", ...rule.slots.map((slot) => slot.name)])
+    builder.output({ name: next[name]!, role: "state", updates: name });
+  return builder.build();
+}
+
+/** An optimizer's state in an executor's memory. */
+export interface OptimizerState {
+  readonly plan: OptimizerPlan;
+  readonly address: Address;
+}
+
+/** Reserves the state as it is before the first step. */
+export function reserveOptimizer(executor: Executor, plan: OptimizerPlan): OptimizerState {
+  const state = { plan, address: executor.reserve(plan.bytes) };
+  resetOptimizer(executor, state);
+  return state;
+}
+
+/** Makes the state what it is before the first step. */
+export function resetOptimizer(executor: Executor, { plan, address }: OptimizerState): void {
+  executor.zero(address, plan.bytes);
+  for (const { rule, parts, end, offsets } of plan.runs) {
+    for (const slot of rule.slots.filter(({ start }) => start !== 0)) {
+      const piece = startBytes(slot);
+      const bytes = slotOffset(slot, parts, end);
+      const from = address + offsets.get(slot)!;
+      for (let at = 0; at < bytes; at += PIECE) executor.write(from + at, piece.subarray(0, Math.min(PIECE, bytes - at)));
+    }
+  }
+}
+
+/** As many values of a slot's start as a piece holds. */
+function startBytes({ name, dtype, start }: StateSlot): Uint8Array {
+  if (dtype === "u8") return new Uint8Array(PIECE).fill(start);
+  if (dtype === "f32") return new Uint8Array(new Float32Array(PIECE / 4).fill(start).buffer);
+  throw new Error(`slot ${name}: values of ${dtype} begin at 0; got ${start}`);
+}
+
+/** A tensor of what is trained, in an executor's memory. */
+export interface TrainedTensor {
+  /** `param/<parameter>` or `<slot>/<parameter>`. */
+  readonly name: string;
+  readonly type: TensorType;
+  readonly address: Address;
+}
+
+/** All that an optimizer works on: the trainable parameters, and its state of each. */
+export function trainedTensors(flat: FlatParams, { plan, address }: OptimizerState): TrainedTensor[] {
+  return plan.runs.flatMap(({ rule, parts, offsets }) =>
+    parts.flatMap(({ param, begin }): TrainedTensor[] => [
+      { name: `param/${param.name}`, type: param.type, address: flat.param + 4 * begin },
+      ...rule.slots.map((slot) => ({
+        name: `${slot.name}/${param.name}`,
+        type: { dtype: slot.dtype, shape: slotShape(slot, param) },
+        address: address + offsets.get(slot)! + slotOffset(slot, parts, begin),
+      })),
+    ]),
+  );
+}
