@@ -2,6 +2,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { commitOf, plantCosts, remat } from "./checkout.ts";
 import { type Case, CASES, writeInputs } from "./identity/cases.ts";
 import { compareFolders, type Mode } from "./identity/compare.ts";
 import { machine } from "./report.ts";
@@ -53,46 +54,21 @@ interface Side {
   readonly folder: string;
 }
 
-/** Runs the command line of a checkout in the work folder; returns its standard output. */
-async function remat(checkout: string, args: readonly string[]): Promise<string> {
-  const child = Bun.spawn([process.execPath, join(checkout, "src/cli/main.ts"), ...args], {
-    cwd: WORK,
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [output, errors, code] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  if (code !== 0) throw new Error(`${checkout}: remat ${args.join(" ")}\nexit code ${code}\n${errors}`);
-  return output;
-}
-
-/** Leaves a run folder that holds nothing but measured times, from which a run is planned. */
-function plantCosts(folder: string, costs: string): void {
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
-  cpSync(costs, join(folder, "costs.json"));
-  writeFileSync(join(folder, "train-config.json"), "{}\n");
-}
-
 async function runCase(checkout: string, one: Case, costs: string): Promise<void> {
   const run = join(WORK, one.name, "run");
   const train = ["train", ...one.train, "--output", `${one.name}/run`, "--overwrite", "--json"];
   mkdirSync(join(WORK, one.name), { recursive: true });
   if (one.measured) {
     if (!existsSync(costs)) {
-      await remat(checkout, [...train, "--steps", "1"]);
+      await remat(checkout, [...train, "--steps", "1"], WORK);
       cpSync(join(run, "costs.json"), costs);
     }
     plantCosts(run, costs);
   }
-  const output = await remat(checkout, train);
-  const samples = output.split("\n").filter((line) => line.startsWith('{"type":"sample"'));
+  const { stdout } = await remat(checkout, train, WORK);
+  const samples = stdout.split("\n").filter((line) => line.startsWith('{"type":"sample"'));
   if (samples.length > 0) writeFileSync(join(WORK, one.name, "events.jsonl"), `${samples.join("\n")}\n`);
-  for (const args of one.after) await remat(checkout, args);
+  for (const args of one.after) await remat(checkout, args, WORK);
 }
 
 /** Makes all runs of a checkout with the inputs and measured times in `source`, and leaves them in `target`. */
@@ -111,10 +87,6 @@ async function runAll(checkout: string, source: string, target: string): Promise
   } finally {
     rmSync(WORK, { recursive: true, force: true });
   }
-}
-
-function commitOf(checkout: string): string {
-  return Bun.spawnSync(["git", "-C", checkout, "rev-parse", "--short", "HEAD"]).stdout.toString().trim();
 }
 
 /** Makes a record of a checkout. */
