@@ -9,7 +9,7 @@
 import { GraphBuilder } from "../src/graph/builder.ts";
 import type { Graph, Node } from "../src/graph/types.ts";
 import { createDecoders } from "../src/generate/open-decoder.ts";
-import { buildSegments } from "../src/models/segments.ts";
+import { buildSegments } from "../src/models/chain/segments.ts";
 import { SumSquares } from "../src/ops/sum-squares.ts";
 import type { Executor } from "../src/runtime/executor.ts";
 import { collectParams, residentBytes } from "../src/runtime/resident.ts";

@@ -9,7 +9,8 @@
  * on a busy machine the best is the better estimate.
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
-import { type Attrs, byteLength, elements, type FloatType, type TensorType } from "../src/graph/types.ts";
+import { type Attrs, byteLength, elements, type TensorType } from "../src/graph/types.ts";
+import { type FloatType } from "../src/base/dtype.ts";
 import { fromFloat32 } from "../src/base/float16.ts";
 import { Cast, CAST_TO } from "../src/ops/cast.ts";
 import { Gemm } from "../src/ops/gemm.ts";

@@ -6,7 +6,8 @@
  * GB/s counts each input and output once. Best of 20 runs.
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
-import { type Attrs, byteLength, type DType, elements, type TensorType } from "../src/graph/types.ts";
+import { type Attrs, byteLength, elements, type TensorType } from "../src/graph/types.ts";
+import { type DType } from "../src/base/dtype.ts";
 import { AdamW } from "../src/ops/adamw.ts";
 import { Add } from "../src/ops/add.ts";
 import { Cast, CAST_TO } from "../src/ops/cast.ts";

@@ -1,9 +1,10 @@
-import { DTYPE_BYTES, elements, type FloatType, type Quantised } from "../src/graph/types.ts";
+import { elements, type Quantised } from "../src/graph/types.ts";
+import { DTYPE_BYTES, type FloatType } from "../src/base/dtype.ts";
 import type { ModelConfig } from "../src/models/config.ts";
 import { parseConfig } from "../src/models/families/index.ts";
 import { fromFloat32 } from "../src/base/float16.ts";
 import type { TensorEntry, TensorSource } from "../src/hf/weights/safetensors.ts";
-import { buildSegments } from "../src/models/segments.ts";
+import { buildSegments } from "../src/models/chain/segments.ts";
 import { createRandom } from "../src/base/random.ts";
 import { collectParams } from "../src/runtime/resident.ts";
 import type { WeightStorage } from "../src/load/weights.ts";

@@ -3,10 +3,15 @@
  */
 import { UserError } from "./base/errors.ts";
 import type { Executor } from "./runtime/executor.ts";
-import type { TrainConfig } from "./train/config.ts";
 import type { MatmulChoice } from "./wasm/matmul.ts";
 
-export type DeviceName = TrainConfig["device"];
+/** What `--device` takes. */
+export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
+
+export type DeviceName = (typeof DEVICES)[number];
+
+/** What `--matmul` takes. */
+export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const satisfies MatmulChoice[];
 
 export interface DeviceOptions {
   readonly device: DeviceName;

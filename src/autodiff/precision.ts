@@ -1,6 +1,7 @@
 import { prune } from "../graph/passes.ts";
 import type { Segment, SegmentModel, TrainingPrograms } from "../graph/segment.ts";
-import { type FloatType, type Graph, type Node, type OutputRole, type TensorType, typeOf } from "../graph/types.ts";
+import { type Graph, type Node, type OutputRole, type TensorType, typeOf } from "../graph/types.ts";
+import { type FloatType } from "../base/dtype.ts";
 import { Add } from "../ops/add.ts";
 import { Cast, CAST_TO } from "../ops/cast.ts";
 import { Dequantize } from "../ops/dequantize.ts";

@@ -1,4 +1,4 @@
-import type { FloatType } from "../graph/types.ts";
+import type { FloatType } from "./dtype.ts";
 
 /**
  * Conversions between f32 and the two half types. bf16 is the upper half of an f32; f16 is IEEE binary16.

@@ -4,7 +4,8 @@ import { messageOf, UserError } from "../base/errors.ts";
 import type { VerbEvent } from "../train/run/events.ts";
 import { verbFor } from "./flags/other-systems.ts";
 import { suggestion } from "../base/names.ts";
-import { ALIASES, CHILDREN, VERBS, type Verb } from "./verbs.ts";
+import { ALIASES, type Verb } from "./flags/verb.ts";
+import { CHILDREN, VERBS } from "./verbs.ts";
 
 /**
  * The command line: `remat <verb> ...`. A `UserError` is printed as one message, without a stack trace, and exits with
@@ -32,7 +33,7 @@ async function main(args: readonly string[]): Promise<number> {
     console.log(module.help());
     return 0;
   }
-  return module.run(rest);
+  return module.run(rest, VERBS);
 }
 
 function overview(): string {

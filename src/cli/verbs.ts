@@ -1,26 +1,8 @@
-import type { z } from "zod";
+import type { VerbTable } from "./flags/verb.ts";
 import { CHILD as EXAMINE_DEVICE } from "../doctor/apart.ts";
 import { CHILD as TRAIN } from "../library/train-apart.ts";
 
-/** A verb's own module. */
-export interface VerbModule {
-  help(): string;
-  /** All its flags, for shell completion. */
-  readonly flags: z.ZodObject;
-  /** First words, for verbs that have such. */
-  readonly words?: readonly string[];
-  /** Returns the exit code. */
-  run(args: readonly string[]): Promise<number>;
-}
-
-/** A verb of the command line. Its code is imported when it is needed, so that start-up stays short. */
-export interface Verb {
-  /** One line for the overview. */
-  readonly summary: string;
-  load(): Promise<VerbModule>;
-}
-
-export const VERBS: Readonly<Record<string, Verb>> = {
+export const VERBS: VerbTable = {
   train: { summary: "fine-tune a model", load: () => import("./verbs/train.ts") },
   step: { summary: "one forward and backward without an update: loss and gradients", load: () => import("./verbs/step.ts") },
   plan: { summary: "the best schedule within a memory limit", load: () => import("./verbs/plan.ts") },
@@ -37,16 +19,7 @@ export const VERBS: Readonly<Record<string, Verb>> = {
 };
 
 /** What this program has processes of its own do, by their first argument; no verbs for users. */
-export const CHILDREN: Readonly<Record<string, () => Promise<Pick<VerbModule, "run">>>> = {
+export const CHILDREN: Readonly<Record<string, () => Promise<{ run(args: readonly string[]): Promise<number> }>>> = {
   [EXAMINE_DEVICE]: () => import("../doctor/examine-device.ts"),
   [TRAIN]: () => import("../library/train-child.ts"),
-};
-
-/** Names that users of XTuner look for. */
-export const ALIASES: Readonly<Record<string, readonly string[]>> = {
-  "list-cfg": ["recipes", "list"],
-  "copy-cfg": ["recipes", "copy"],
-  convert: ["merge"],
-  "check-custom-dataset": ["data", "check"],
-  "log-dataset": ["data", "show"],
 };

@@ -1,10 +1,11 @@
 import { UserError } from "../base/errors.ts";
 import { inPrecision } from "../autodiff/precision.ts";
 import type { Segment } from "../graph/segment.ts";
-import { byteLength, type FloatType, typeOf } from "../graph/types.ts";
+import { byteLength, typeOf } from "../graph/types.ts";
+import { type FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { shortLimit } from "../load/rotary-tables.ts";
-import { buildDecoder, cachesOf } from "../models/decode.ts";
+import { buildDecoder, cachesOf } from "../models/chain/decode.ts";
 import type { SegmentOptions } from "../models/parts.ts";
 import { MAX_CACHE_TOKENS } from "../ops/cached-attention.ts";
 import type { StepMemory } from "../runtime/bind.ts";

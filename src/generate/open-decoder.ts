@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../models/config.ts";
-import { checkContext, contextLimit } from "../models/rope.ts";
+import { checkContext, contextLimit } from "../models/context.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { createPrograms } from "../runtime/chain.ts";

@@ -3,7 +3,7 @@ import type { MicroBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
-import { buildSegments } from "../models/segments.ts";
+import { buildSegments } from "../models/chain/segments.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { createForward, forwardExtent } from "../runtime/forward.ts";

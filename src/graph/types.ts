@@ -2,25 +2,7 @@
  * The intermediate representation. It is ONNX with static shapes: a node has an operator name, input and output
  * value names and attributes, and every value has a dtype and a shape. Names are unique within a graph (SSA).
  */
-
-/** Element types. The ONNX numbers are in `onnx/`, the sizes are here. */
-export type DType = "f32" | "bf16" | "f16" | "i32" | "i64" | "u32" | "u64" | "i8" | "u8" | "bool";
-
-export const DTYPE_BYTES: Readonly<Record<DType, number>> = {
-  f32: 4,
-  bf16: 2,
-  f16: 2,
-  i32: 4,
-  i64: 8,
-  u32: 4,
-  u64: 8,
-  i8: 1,
-  u8: 1,
-  bool: 1,
-};
-
-/** The dtypes a floating-point weight may have in memory; activations and gradients are `f32`. */
-export type FloatType = "f32" | "bf16" | "f16";
+import { type DType, DTYPE_BYTES, type FloatType } from "../base/dtype.ts";
 
 /** Formats of a frozen matrix that is two tensors in memory, codes and scales: see ops/dequantize.ts. */
 export type Quantised = "q8" | "nf4";

@@ -8,7 +8,7 @@ import type { SampleSet } from "../data/samples/sample-store.ts";
 import { createSampleMaker } from "../data/samples/sample.ts";
 import { createScorer } from "../generate/score.ts";
 import { withModel } from "../load/open-model.ts";
-import { checkContext, contextLimit } from "../models/rope.ts";
+import { checkContext, contextLimit } from "../models/context.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { startOfDay } from "../train/run/date.ts";
 import { type CallOptions, MODEL_OPTIONS, validateOptions } from "./options.ts";

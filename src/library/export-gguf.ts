@@ -14,7 +14,7 @@ import { hasWindows } from "../gguf/names.ts";
 import { spaceTaking } from "../gguf/tokenizer.ts";
 import { openModel } from "../load/open-model.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { contextLimit } from "../models/rope.ts";
+import { contextLimit } from "../models/context.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
 
 export const exportGgufOptionsSchema = z.strictObject({

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { mergeAdapter } from "../hf/weights/merge.ts";
+import { mergeAdapter } from "../hf/peft/merge.ts";
 import { findModel } from "../load/find-model.ts";
 import { validateOptions } from "./options.ts";
 

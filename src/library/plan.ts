@@ -7,7 +7,7 @@ import { readAdapter } from "../hf/peft/peft.ts";
 import type { TokenBatch } from "../load/batch-memory.ts";
 import { openModel } from "../load/open-model.ts";
 import { computeType, storageOf, weightTypeOf } from "../load/weights.ts";
-import { checkContext, contextLimit } from "../models/rope.ts";
+import { checkContext, contextLimit } from "../models/context.ts";
 import { type Chain, idealTime } from "../schedule/chain.ts";
 import { formatSchedule, type Schedule } from "../schedule/ops.ts";
 import { plannerOf } from "../schedule/planner/offload.ts";

@@ -1,13 +1,6 @@
 import { UserError } from "../base/errors.ts";
-import {
-  byteLength,
-  DTYPE_BYTES,
-  elements,
-  type FloatType,
-  type Quantised,
-  type Shape,
-  type WeightType,
-} from "../graph/types.ts";
+import { byteLength, elements, type Quantised, type Shape, type WeightType } from "../graph/types.ts";
+import { DTYPE_BYTES, type FloatType } from "../base/dtype.ts";
 import { narrow, widen } from "../base/float16.ts";
 import { expectTensor, type TensorEntry, type TensorSource } from "../hf/weights/safetensors.ts";
 import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";

@@ -1,4 +1,4 @@
-import type { FloatType } from "../graph/types.ts";
+import type { FloatType } from "../base/dtype.ts";
 import type { RopeConfig } from "./rope.ts";
 
 export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";

@@ -1,5 +1,6 @@
 import { create } from "@bufbuild/protobuf";
-import { type AttrValue, type Attrs, DTYPE_BYTES, type DType, elements, type TensorType } from "../graph/types.ts";
+import { type AttrValue, type Attrs, elements, type TensorType } from "../graph/types.ts";
+import { DTYPE_BYTES, type DType } from "../base/dtype.ts";
 import { fromFloat32 } from "../base/float16.ts";
 import {
   type AttributeProto,

@@ -1,5 +1,6 @@
 import { create } from "@bufbuild/protobuf";
-import { type Attrs, type AttrValue, type DType, formatType, type TensorType } from "../graph/types.ts";
+import { type Attrs, type AttrValue, formatType, type TensorType } from "../graph/types.ts";
+import { type DType } from "../base/dtype.ts";
 import type { BodyBuilder, BodyConstant, OpDef } from "../ops/types.ts";
 import { encodeAttributes, encodeTensor } from "./encode.ts";
 import { needsCasts, outputDtype, type Target } from "./target.ts";

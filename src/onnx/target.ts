@@ -1,4 +1,5 @@
-import type { AttrValue, DType } from "../graph/types.ts";
+import type { AttrValue } from "../graph/types.ts";
+import type { DType } from "../base/dtype.ts";
 import { dtypeOf } from "./encode.ts";
 
 /** What a runtime that reads a model has kernels for, as far as that decides how the model is written. */

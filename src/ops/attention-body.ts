@@ -1,4 +1,4 @@
-import type { FloatType } from "../graph/types.ts";
+import type { FloatType } from "../base/dtype.ts";
 import { narrow, widen } from "./half-body.ts";
 import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";

@@ -1,6 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import type { FloatType, TensorType } from "../graph/types.ts";
-import { sameType } from "../graph/types.ts";
+import { type TensorType, sameType } from "../graph/types.ts";
+import type { FloatType } from "../base/dtype.ts";
 import { attentionBody, attentionGradBody, type Sizes } from "./attention-body.ts";
 import { emitNativeAttention, emitNativeAttentionGrad } from "./native-attention.ts";
 import { areFloats } from "./half.ts";

@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import { elements, type FloatType } from "../graph/types.ts";
+import { elements } from "../graph/types.ts";
+import { type FloatType } from "../base/dtype.ts";
 import { HALF_CODE, isFloat } from "./half.ts";
 import { defineOp, expectShape, type OpDef } from "./types.ts";
 

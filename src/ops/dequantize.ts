@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import { type DType, elements, type Quantised, type Shape, type TensorType, type WeightType } from "../graph/types.ts";
+import { elements, type Quantised, type Shape, type TensorType, type WeightType } from "../graph/types.ts";
+import { type DType } from "../base/dtype.ts";
 import { type BodyBuilder, defineOp, expectShape, type NoAttrs, notDifferentiable } from "./types.ts";
 
 /** Elements of a row with one scale. */

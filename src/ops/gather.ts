@@ -1,5 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import { DTYPE_BYTES } from "../graph/types.ts";
+import { DTYPE_BYTES } from "../base/dtype.ts";
 import { formatOfCodes } from "./dequantize.ts";
 import { EmbeddingGrad } from "./embedding-grad.ts";
 import { areFloats, HALF_CODE, isFloat } from "./half.ts";

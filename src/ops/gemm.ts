@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import { type FloatType, sameType, type Shape, type TensorType } from "../graph/types.ts";
+import { sameType, type Shape, type TensorType } from "../graph/types.ts";
+import { type FloatType } from "../base/dtype.ts";
 import { ColumnSum } from "./column-sum.ts";
 import { kernelFormat, QUANTISED_BLOCK } from "./dequantize.ts";
 import { HALF_CODE, isFloat } from "./half.ts";

@@ -1,4 +1,4 @@
-import type { FloatType } from "../graph/types.ts";
+import type { FloatType } from "../base/dtype.ts";
 import type { BodyBuilder } from "./types.ts";
 
 /** In a body that computes in a half type: what needs the range or the mantissa of f32 (sums, exponentials) is widened for it. */

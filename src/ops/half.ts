@@ -1,4 +1,5 @@
-import type { DType, FloatType, TensorType } from "../graph/types.ts";
+import type { TensorType } from "../graph/types.ts";
+import type { DType, FloatType } from "../base/dtype.ts";
 
 /** The number by which a kernel command says how floats lie in memory (assembly/half.ts). */
 export const HALF_CODE: Readonly<Record<FloatType, number>> = { f32: 0, bf16: 1, f16: 2 };

@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import type { FloatType, TensorType } from "../graph/types.ts";
+import type { TensorType } from "../graph/types.ts";
+import type { FloatType } from "../base/dtype.ts";
 import { areFloats } from "./half.ts";
 import { emitGemm, type Product, storedOperand } from "./gemm.ts";
 import type { HeadSizes } from "./linear-cross-entropy-body.ts";

@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import type { DType, FloatType, TensorType } from "../graph/types.ts";
+import type { TensorType } from "../graph/types.ts";
+import type { DType, FloatType } from "../base/dtype.ts";
 import { areFloats } from "./half.ts";
 import { narrow } from "./half-body.ts";
 import { defineOp, expectShape, type KernelEmitter, type OpDef } from "./types.ts";

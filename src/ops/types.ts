@@ -1,5 +1,6 @@
 import type { GraphBuilder, OpSignature } from "../graph/builder.ts";
-import type { Attrs, AttrValue, DType, Domain, Node, TensorType } from "../graph/types.ts";
+import type { Attrs, AttrValue, Domain, Node, TensorType } from "../graph/types.ts";
+import type { DType } from "../base/dtype.ts";
 import type { Opcode } from "../../assembly/opcodes.ts";
 
 /**

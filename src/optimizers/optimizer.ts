@@ -1,5 +1,5 @@
 import type { GraphBuilder } from "../graph/builder.ts";
-import type { DType } from "../graph/types.ts";
+import type { DType } from "../base/dtype.ts";
 import type { ParamInfo } from "../runtime/resident.ts";
 import type { Hyperparameter, Hyperparameters } from "./hyperparameters.ts";
 

@@ -14,7 +14,7 @@ import { pipeline } from "node:stream/promises";
 import { createInflateRaw } from "node:zlib";
 import { UserError } from "../base/errors.ts";
 import { fileError } from "../base/files.ts";
-import { download } from "../hf/hub/hub-download.ts";
+import { download } from "../base/download.ts";
 import { PROVIDER_FILES } from "./cuda.ts";
 import { libraryPath, loadOrt } from "./library.ts";
 

@@ -1,5 +1,6 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
-import { byteLength, type FloatType, type Graph, type InputRole, type OutputRole, typeOf } from "../graph/types.ts";
+import { byteLength, type Graph, type InputRole, type OutputRole, typeOf } from "../graph/types.ts";
+import { type FloatType } from "../base/dtype.ts";
 import { fromFloat32 } from "../base/float16.ts";
 import { createRandom } from "../base/random.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";

@@ -1,5 +1,6 @@
 import { type Segment, tapedPrograms } from "../graph/segment.ts";
-import { byteLength, type DType, typeOf } from "../graph/types.ts";
+import { byteLength, typeOf } from "../graph/types.ts";
+import { type DType } from "../base/dtype.ts";
 import { widen } from "../base/float16.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, tapeLayout } from "./chain.ts";

@@ -1,10 +1,9 @@
 /**
- * Offline placement: gives every boundary, tape, gradient and workspace of a schedule a fixed place in one arena, so
- * that no two items that are live at the same time overlap and nothing has to be allocated while the steps run.
- *
- * Finding the least extent is NP-hard (dynamic storage allocation); the largest sum of live bytes is a lower bound. The
- * orders tried here reach it on the schedules of language models, whose boundaries and tapes come and go like a stack.
+ * Offline placement of a schedule: gives every boundary, tape, gradient and workspace a fixed place in one arena, so that
+ * nothing has to be allocated while the steps run. The orders tried here reach the lower bound on the schedules of language
+ * models, whose boundaries and tapes come and go like a stack.
  */
+import { bestPlacement, findGap, type Fit, type Interval } from "../base/intervals.ts";
 import type { Chain } from "./chain.ts";
 import type { Schedule } from "./ops.ts";
 import { type Item, simulate } from "./simulate.ts";
@@ -13,7 +12,7 @@ import { type Item, simulate } from "./simulate.ts";
 export const PLACEMENT_ALIGNMENT = 64;
 
 /** An item with its place. `bytes` is aligned and `last` is its last use: later its memory is free again. */
-export interface PlacedItem extends Pick<Item, "kind" | "index" | "bytes" | "first" | "last"> {
+export interface PlacedItem extends Interval, Pick<Item, "kind" | "index"> {
   readonly offset: number;
 }
 
@@ -55,22 +54,20 @@ function scheduleLifetimes(chain: Chain, schedule: Schedule): Lifetime[] {
 
 /** Places items of given lifetimes. Tries a fixed list of ways and stops at the first that reaches the lower bound. */
 export function place(lifetimes: readonly Lifetime[]): Placement {
-  const problem = makeProblem(lifetimes);
-  const { lowerBound } = problem;
-  let best: Float64Array = new Float64Array(lifetimes.length);
-  let extent = Infinity;
-  const keep = (offsets: Float64Array): boolean => {
-    const needed = extentOf(problem, offsets);
-    if (needed < extent) [best, extent] = [offsets, needed];
-    return extent === lowerBound;
-  };
-  let sweeps = Math.max(5, Math.floor(SWEPT_ITEMS / lifetimes.length));
-  search: for (const fit of ["first", "best"] as const) {
+  const { offsets, extent, lowerBound } = bestPlacement(lifetimes, (bound) => sweeps(lifetimes, bound));
+  return { items: lifetimes.map((item, i) => ({ ...item, offset: offsets[i]! })), extent, lowerBound };
+}
+
+function* sweeps(lifetimes: readonly Lifetime[], lowerBound: number): Generator<Float64Array> {
+  const starts = startsOf(lifetimes);
+  let left = Math.max(5, Math.floor(SWEPT_ITEMS / lifetimes.length));
+  for (const fit of ["first", "best"] as const) {
     for (const brief of BRIEF_STEPS) {
       const ranks = Int32Array.from(lifetimes, ({ first, last }) => (last - first < brief ? 0 : -1));
       for (let round = 0; round <= IMPROVEMENTS; round++) {
-        const offsets = sweep(problem, ranks, fit);
-        if (keep(offsets) || --sweeps === 0) break search;
+        const offsets = sweep(lifetimes, starts, ranks, fit);
+        yield offsets;
+        if (--left === 0) return;
         // Local improvement: what did not fit under the bound is placed earlier in the next round.
         lifetimes.forEach(({ bytes }, i) => {
           if (offsets[i]! + bytes > lowerBound) ranks[i]!--;
@@ -78,7 +75,6 @@ export function place(lifetimes: readonly Lifetime[]): Placement {
       }
     }
   }
-  return { items: lifetimes.map((item, i) => ({ ...item, offset: best[i]! })), extent, lowerBound };
 }
 
 /** Bound of the search: items placed by all sweeps together (about 10 us each where a thousand are live). */
@@ -90,31 +86,14 @@ const BRIEF_STEPS = [2, 1, 3, 8, 32];
 /** Rounds of local improvement of each way. */
 const IMPROVEMENTS = 4;
 
-interface Problem {
-  readonly lifetimes: readonly Lifetime[];
-  /** [steps] items that take memory, by first step. */
-  readonly starts: readonly (readonly number[])[];
-  readonly lowerBound: number;
-}
-
-function makeProblem(lifetimes: readonly Lifetime[]): Problem {
+/** [steps] items that take memory, by first step. */
+function startsOf(lifetimes: readonly Lifetime[]): number[][] {
   const steps = lifetimes.reduce((count, { last }) => Math.max(count, last + 1), 0);
   const starts = Array.from({ length: steps }, (): number[] => []);
-  const change = new Float64Array(steps + 1);
   lifetimes.forEach(({ first, last, bytes }, i) => {
-    if (bytes === 0 || last < first) return;
-    starts[first]!.push(i);
-    change[first]! += bytes;
-    change[last + 1]! -= bytes;
+    if (bytes > 0 && last >= first) starts[first]!.push(i);
   });
-  let live = 0;
-  let lowerBound = 0;
-  for (const delta of change) lowerBound = Math.max(lowerBound, (live += delta));
-  return { lifetimes, starts, lowerBound };
-}
-
-function extentOf({ lifetimes }: Problem, offsets: Float64Array): number {
-  return lifetimes.reduce((extent, { bytes }, i) => Math.max(extent, offsets[i]! + bytes), 0);
+  return starts;
 }
 
 /**
@@ -122,7 +101,12 @@ function extentOf({ lifetimes }: Problem, offsets: Float64Array): number {
  * between the items that share a step with it and have a place already: the lowest that is large enough (`first`) or the smallest
  * (`best`). Brief items come in a late pass, so that they don't cut the room of long-lived ones into pieces.
  */
-function sweep({ lifetimes, starts }: Problem, ranks: Int32Array, fit: "first" | "best"): Float64Array {
+function sweep(
+  lifetimes: readonly Lifetime[],
+  starts: readonly (readonly number[])[],
+  ranks: Int32Array,
+  fit: Fit,
+): Float64Array {
   const offsets = new Float64Array(lifetimes.length);
   const byOffset = (i: number, j: number) => offsets[i]! - offsets[j]!;
   for (const rank of [...new Set(ranks)].toSorted((x, y) => x - y)) {
@@ -141,35 +125,12 @@ function sweep({ lifetimes, starts }: Problem, ranks: Int32Array, fit: "first" |
           for (const j of starts[ahead]!) if (ranks[j]! < rank) later.push(j);
         }
         const around = later.length > 0 ? live.concat(later).sort(byOffset) : live;
-        offsets[i] = gap(lifetimes, offsets, around, lifetimes[i]!.bytes, fit);
+        offsets[i] = findGap(lifetimes, offsets, around, lifetimes[i]!.bytes, fit);
         live.splice(lowerIndex(live, offsets, offsets[i]!), 0, i);
       }
     });
   }
   return offsets;
-}
-
-/** Offset of a gap of at least `bytes` between items that are sorted by offset (they may overlap each other). */
-function gap(
-  lifetimes: readonly Lifetime[],
-  offsets: Float64Array,
-  around: readonly number[],
-  bytes: number,
-  fit: "first" | "best",
-): number {
-  let end = 0;
-  let chosen = -1;
-  let least = Infinity;
-  for (const i of around) {
-    const room = offsets[i]! - end;
-    if (room >= bytes && room < least) {
-      chosen = end;
-      least = room;
-      if (fit === "first") return chosen;
-    }
-    end = Math.max(end, offsets[i]! + lifetimes[i]!.bytes);
-  }
-  return chosen >= 0 ? chosen : end;
 }
 
 function lowerIndex(sorted: readonly number[], offsets: Float64Array, offset: number): number {

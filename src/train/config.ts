@@ -1,6 +1,8 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import type { FloatType, Quantised } from "../graph/types.ts";
+import { DEVICES, MATMUL_CHOICES } from "../device.ts";
+import type { Quantised } from "../graph/types.ts";
+import type { FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { LINEAR_MODULES } from "../models/families/index.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
@@ -25,10 +27,8 @@ export const STRATEGIES = [
   "optimal",
   "budget",
 ] as const;
-const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 export const DTYPES = ["f32", "bf16", "f16"] as const satisfies FloatType[];
 const QUANTIZE_CHOICES = ["off", "q8", "nf4"] as const satisfies ("off" | Quantised)[];
-const MATMUL_CHOICES = ["auto", "wasm", "native"] as const;
 const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
 export const trainConfigSchema = z.strictObject({

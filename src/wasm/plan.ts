@@ -7,6 +7,7 @@
  * the workspace, where buffers whose lives do not overlap may overlap in space.
  */
 import type { GraphOutput } from "../graph/types.ts";
+import { type Interval, packIntervals } from "../base/intervals.ts";
 import { align } from "../runtime/executor.ts";
 
 /** One node as the planner sees it. */
@@ -39,13 +40,6 @@ export interface Plan {
   readonly copies: readonly { readonly value: string; readonly to: Place }[];
   /** Names of the bound values; `slots[i]` is slot `i + 1`. */
   readonly slots: readonly string[];
-}
-
-/** Something that lives in the workspace from step `first` to step `last`, both included. */
-export interface Block {
-  readonly bytes: number;
-  readonly first: number;
-  readonly last: number;
 }
 
 interface Buffer {
@@ -127,7 +121,7 @@ export function plan(request: PlanRequest): Plan {
 
   const placed = new Map<Buffer, number>();
   const scratchAt: number[] = [];
-  const blocks: Block[] = [];
+  const blocks: Interval[] = [];
   for (const buffer of new Set(buffers.values())) {
     if (buffer.slot !== 0) continue;
     placed.set(buffer, blocks.length);
@@ -137,7 +131,7 @@ export function plan(request: PlanRequest): Plan {
     scratchAt.push(blocks.length);
     for (const bytes of step.scratch) blocks.push({ bytes: align(bytes), first: at, last: at });
   });
-  const { offsets, peak } = pack(blocks);
+  const { offsets, extent } = packIntervals(blocks);
 
   const place = new Map<string, Place>();
   for (const [name, buffer] of buffers) {
@@ -146,7 +140,7 @@ export function plan(request: PlanRequest): Plan {
   return {
     place,
     scratch: steps.map((step, at) => step.scratch.map((_, i) => ({ slot: 0, offset: offsets[scratchAt[at]! + i]! }))),
-    workspace: peak,
+    workspace: extent,
     copies: copiesOf(outputs, place, slotOf),
     slots,
   };
@@ -187,70 +181,4 @@ function copiesOf(
   return copied
     .sort((a, b) => rank(a) - rank(b))
     .map(({ name }) => ({ value: name, to: { slot: slotOf.get(name)!, offset: 0 } }));
-}
-
-/**
- * Offsets such that blocks that live at the same time do not overlap. Greedy by size with best fit (Pisarchyk & Lee
- * 2020, https://arxiv.org/abs/2001.03288); where that misses the lower bound (the most bytes that live at one time),
- * other orders are tried and the best result is taken.
- */
-export function pack(blocks: readonly Block[]): { offsets: number[]; peak: number } {
-  const bound = liveBytes(blocks);
-  const life = (block: Block): number => block.last - block.first + 1;
-  const orders: ((a: Block, b: Block) => number)[] = [
-    (a, b) => b.bytes - a.bytes || life(b) - life(a),
-    (a, b) => b.bytes * life(b) - a.bytes * life(a),
-    (a, b) => life(b) - life(a) || b.bytes - a.bytes,
-    (a, b) => a.first - b.first || b.bytes - a.bytes,
-  ];
-  let best: { offsets: number[]; peak: number } | undefined;
-  for (const order of orders) {
-    const result = packInOrder(
-      blocks,
-      blocks.map((_, i) => i).sort((a, b) => order(blocks[a]!, blocks[b]!) || a - b),
-    );
-    if (!best || result.peak < best.peak) best = result;
-    if (best.peak === bound) break;
-  }
-  return best!;
-}
-
-function packInOrder(blocks: readonly Block[], order: readonly number[]): { offsets: number[]; peak: number } {
-  const offsets = blocks.map(() => 0);
-  /** Placed blocks by offset. */
-  const placed: number[] = [];
-  let peak = 0;
-  for (const index of order) {
-    const block = blocks[index]!;
-    let offset = -1;
-    let slack = Infinity;
-    let end = 0;
-    for (const other of placed) {
-      const { first, last, bytes } = blocks[other]!;
-      if (last < block.first || first > block.last) continue;
-      const gap = offsets[other]! - end;
-      if (gap >= block.bytes && gap - block.bytes < slack) [offset, slack] = [end, gap - block.bytes];
-      end = Math.max(end, offsets[other]! + bytes);
-    }
-    if (offset < 0) offset = end;
-    offsets[index] = offset;
-    peak = Math.max(peak, offset + block.bytes);
-    const at = placed.findIndex((other) => offsets[other]! > offset);
-    placed.splice(at < 0 ? placed.length : at, 0, index);
-  }
-  return { offsets, peak };
-}
-
-/** The most bytes that live at one time: no placement can have a smaller peak. */
-export function liveBytes(blocks: readonly Block[]): number {
-  const change = new Map<number, number>();
-  const add = (at: number, bytes: number): void => void change.set(at, (change.get(at) ?? 0) + bytes);
-  for (const { first, last, bytes } of blocks) {
-    add(first, bytes);
-    add(last + 1, -bytes);
-  }
-  let live = 0;
-  let most = 0;
-  for (const [, bytes] of [...change].sort(([a], [b]) => a - b)) most = Math.max(most, (live += bytes));
-  return most;
 }

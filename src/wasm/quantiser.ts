@@ -1,4 +1,5 @@
-import { byteLength, DTYPE_BYTES, type FloatType, type Quantised } from "../graph/types.ts";
+import { byteLength, type Quantised } from "../graph/types.ts";
+import { DTYPE_BYTES, type FloatType } from "../base/dtype.ts";
 import { kernelFormat, QUANTISED_BLOCK, quantisedTypes } from "../ops/dequantize.ts";
 import { HALF_CODE } from "../ops/half.ts";
 import { loadKernels } from "./kernels.ts";

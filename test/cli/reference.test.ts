@@ -3,12 +3,13 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { flagsOf, parseFlags } from "../../src/cli/flags/flags.ts";
 import { flagName } from "../../src/base/names.ts";
-import { REFERENCE, reference } from "../../src/cli/flags/reference.ts";
-import { ALIASES, VERBS } from "../../src/cli/verbs.ts";
+import { REFERENCE, reference } from "../../src/cli/reference.ts";
+import { ALIASES } from "../../src/cli/flags/verb.ts";
+import { VERBS } from "../../src/cli/verbs.ts";
 
 const root = join(import.meta.dir, "../..");
 
-test("docs/configuration.md is what the schemas say (bun src/cli/flags/reference.ts writes it)", async () => {
+test("docs/configuration.md is what the schemas say (bun src/cli/reference.ts writes it)", async () => {
   expect(readFileSync(REFERENCE, "utf8")).toBe(await reference());
 });
 

@@ -5,7 +5,7 @@ import { exportAdapter } from "../../src/gguf/adapter.ts";
 import { encode, interleaveRows, typeFor } from "../../src/gguf/encode.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { fromFloat32, toFloat32 } from "../../src/base/float16.ts";
-import { mergeAdapter } from "../../src/hf/weights/merge.ts";
+import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import { openAdapter } from "../../src/hf/peft/peft.ts";
 import { inverseFrequencies } from "../../src/load/rotary-tables.ts";
 import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { groupRows } from "../../src/gguf/encode.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
-import { mergeAdapter } from "../../src/hf/weights/merge.ts";
+import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import { openSafetensors, readBytes } from "../../src/hf/weights/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { temporaryFolder } from "../hf/temp.ts";

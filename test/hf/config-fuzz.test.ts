@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { checkContext, contextLimit } from "../../src/models/rope.ts";
+import { checkContext, contextLimit } from "../../src/models/context.ts";
 import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
 import { temporaryFolder } from "./temp.ts";
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { parseConfig } from "../../src/models/families/index.ts";
 import { inverseFrequencies } from "../../src/load/rotary-tables.ts";
-import { checkContext, contextLimit } from "../../src/models/rope.ts";
+import { checkContext, contextLimit } from "../../src/models/context.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { batchFile, modelFolder } from "../support/golden.ts";
 import { temporaryFolder, userError } from "./temp.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { mergeAdapter } from "../../src/hf/weights/merge.ts";
+import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import { moduleName } from "../../src/hf/weights/model-weights.ts";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";

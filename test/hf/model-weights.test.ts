@@ -3,7 +3,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
-import { mergeAdapter } from "../../src/hf/weights/merge.ts";
+import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import { isVision, openModelWeights, visionNote } from "../../src/hf/weights/model-weights.ts";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";

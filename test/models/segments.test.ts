@@ -1,9 +1,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { ModelConfig } from "../../src/models/config.ts";
-import { buildDecoder } from "../../src/models/decode.ts";
+import { buildDecoder } from "../../src/models/chain/decode.ts";
 import { llamaLayers } from "../../src/models/families/llama/llama.ts";
 import type { SegmentOptions } from "../../src/models/parts.ts";
-import { buildSegments } from "../../src/models/segments.ts";
+import { buildSegments } from "../../src/models/chain/segments.ts";
 import { llama, lora } from "../support/engine.ts";
 
 setDefaultTimeout(120_000);

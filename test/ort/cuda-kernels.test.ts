@@ -3,11 +3,12 @@ import { join } from "node:path";
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { inPrecision } from "../../src/autodiff/precision.ts";
 import { programsOf, type Segment } from "../../src/graph/segment.ts";
-import type { DType, FloatType, Graph } from "../../src/graph/types.ts";
+import type { Graph } from "../../src/graph/types.ts";
+import type { DType, FloatType } from "../../src/base/dtype.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { buildDecoder } from "../../src/models/decode.ts";
+import { buildDecoder } from "../../src/models/chain/decode.ts";
 import type { Tuning } from "../../src/models/linear.ts";
-import { buildSegments } from "../../src/models/segments.ts";
+import { buildSegments } from "../../src/models/chain/segments.ts";
 import { dtypeOf, encodeValueInfo } from "../../src/onnx/encode.ts";
 import {
   type FunctionProto,

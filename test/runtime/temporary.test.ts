@@ -1,6 +1,6 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { programsOf } from "../../src/graph/segment.ts";
-import { buildSegments } from "../../src/models/segments.ts";
+import { buildSegments } from "../../src/models/chain/segments.ts";
 import { createArena } from "../../src/ort/arena.ts";
 import { openEnvironment } from "../../src/ort/environment.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";

@@ -1,7 +1,7 @@
 import type { ModelConfig } from "../../src/models/config.ts";
 import type { TensorSource } from "../../src/hf/weights/safetensors.ts";
 import type { Tuning } from "../../src/models/linear.ts";
-import { buildLogits, buildSegments } from "../../src/models/segments.ts";
+import { buildLogits, buildSegments } from "../../src/models/chain/segments.ts";
 import { createPrograms } from "../../src/runtime/chain.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { createForward, forwardExtent } from "../../src/runtime/forward.ts";

@@ -10,7 +10,8 @@
  */
 import { expect } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
-import { type Attrs, byteLength, type DType, elements, type Graph, type Shape, type TensorType } from "../../src/graph/types.ts";
+import { type Attrs, byteLength, elements, type Graph, type Shape, type TensorType } from "../../src/graph/types.ts";
+import { type DType } from "../../src/base/dtype.ts";
 import { OPS } from "../../src/ops/index.ts";
 import type { GradientContext, OpDef } from "../../src/ops/types.ts";
 import { align, type Address } from "../../src/runtime/executor.ts";

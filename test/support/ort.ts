@@ -1,5 +1,6 @@
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { type DType, elements, type Graph, typeOf } from "../../src/graph/types.ts";
+import { elements, type Graph, typeOf } from "../../src/graph/types.ts";
+import { type DType } from "../../src/base/dtype.ts";
 import { toFloat32 } from "../../src/base/float16.ts";
 import { PORTABLE } from "../../src/onnx/target.ts";
 import { writeModel } from "../../src/onnx/write.ts";

@@ -1,8 +1,9 @@
 import type { Segment } from "../../src/graph/segment.ts";
-import { elements, type FloatType, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
+import { elements, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
+import { type FloatType } from "../../src/base/dtype.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
 import type { Tuning } from "../../src/models/linear.ts";
-import { buildSegments } from "../../src/models/segments.ts";
+import { buildSegments } from "../../src/models/chain/segments.ts";
 import { type Data, f32, half, i32, random, type TestTensor } from "./ops.ts";
 
 const TOKENS = 13;

@@ -1,6 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
-import type { FloatType, Graph } from "../../src/graph/types.ts";
+import type { Graph } from "../../src/graph/types.ts";
+import type { FloatType } from "../../src/base/dtype.ts";
 import { Cast, CAST_TO } from "../../src/ops/cast.ts";
 import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
 import { chunkRows } from "../../src/ops/native-head.ts";

@@ -1,7 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { ALIGNMENT, align } from "../../src/runtime/executor.ts";
-import { type Block, liveBytes, pack, type Place, type Plan, plan, type PlanRequest, type Step } from "../../src/wasm/plan.ts";
+import { type Interval, mostLive, packIntervals } from "../../src/base/intervals.ts";
+import { type Place, type Plan, plan, type PlanRequest, type Step } from "../../src/wasm/plan.ts";
 
 setDefaultTimeout(120_000);
 
@@ -273,7 +274,7 @@ describe("plan", () => {
   });
 });
 
-describe("pack", () => {
+describe("packIntervals", () => {
   const blocks = fc.array(
     fc.record({ bytes: fc.integer({ min: 1, max: 40 }), first: fc.nat({ max: 20 }), length: fc.nat({ max: 8 }) }),
     { minLength: 1, maxLength: 40 },
@@ -282,16 +283,16 @@ describe("pack", () => {
   test("blocks that live at one time do not overlap; the peak is the extent and at least the live bytes", () => {
     fc.assert(
       fc.property(blocks, (shapes) => {
-        const list: Block[] = shapes.map(({ bytes, first, length }) => ({ bytes, first, last: first + length }));
-        const { offsets, peak } = pack(list);
+        const list: Interval[] = shapes.map(({ bytes, first, length }) => ({ bytes, first, last: first + length }));
+        const { offsets, extent } = packIntervals(list);
         list.forEach((a, i) =>
           list.forEach((b, j) => {
             if (i >= j || a.last < b.first || b.last < a.first) return;
             expect(offsets[i]! + a.bytes <= offsets[j]! || offsets[j]! + b.bytes <= offsets[i]!).toBe(true);
           }),
         );
-        expect(peak).toBe(Math.max(...list.map((block, i) => offsets[i]! + block.bytes)));
-        expect(peak).toBeGreaterThanOrEqual(liveBytes(list));
+        expect(extent).toBe(Math.max(...list.map((block, i) => offsets[i]! + block.bytes)));
+        expect(extent).toBeGreaterThanOrEqual(mostLive(list));
       }),
       { numRuns: 500, seed: 3 },
     );
@@ -302,7 +303,7 @@ describe("pack", () => {
     const instances = fc.sample(blocks, { numRuns: 300, seed: 5 });
     for (const shapes of instances) {
       const list = shapes.map(({ bytes, first, length }) => ({ bytes, first, last: first + length }));
-      const ratio = pack(list).peak / liveBytes(list);
+      const ratio = packIntervals(list).extent / mostLive(list);
       expect(ratio).toBeLessThanOrEqual(1.25);
       sum += ratio;
     }
@@ -310,6 +311,6 @@ describe("pack", () => {
   });
 
   test("nothing to place", () => {
-    expect(pack([])).toEqual({ offsets: [], peak: 0 });
+    expect(packIntervals([])).toEqual({ offsets: new Float64Array(0), extent: 0, lowerBound: 0 });
   });
 });

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { flagsOf, parseFlags } from "../flags/flags.ts";
 import { flagName, suggestion } from "../../base/names.ts";
-import { ALIASES, VERBS } from "../verbs.ts";
+import { ALIASES, type VerbTable } from "../flags/verb.ts";
 
 export const flags = z.strictObject({});
 
@@ -19,12 +19,12 @@ zsh    add to ~/.zshrc after compinit: source <(remat completion zsh)
 fish   run once:                       remat completion fish > ~/.config/fish/completions/remat.fish`;
 }
 
-export async function run(args: readonly string[]): Promise<number> {
+export async function run(args: readonly string[], table: VerbTable): Promise<number> {
   const { words: given } = parseFlags(flags, args);
   const [shell] = given;
   if (shell === undefined || given.length > 1) throw new UserError(`completion takes one shell: ${words.join(", ")}`);
   if (!Object.hasOwn(SHELLS, shell)) throw new UserError(`no completion for ${JSON.stringify(shell)}${suggestion(shell, words)}`);
-  process.stdout.write(SHELLS[shell as keyof typeof SHELLS](await readVerbs()));
+  process.stdout.write(SHELLS[shell as keyof typeof SHELLS](await readVerbs(table)));
   return 0;
 }
 
@@ -43,9 +43,9 @@ interface CompletedVerb {
   readonly flags: readonly CompletedFlag[];
 }
 
-async function readVerbs(): Promise<CompletedVerb[]> {
+async function readVerbs(table: VerbTable): Promise<CompletedVerb[]> {
   const read = async (name: string, from: string, summary: string): Promise<CompletedVerb> => {
-    const module = await VERBS[from]!.load();
+    const module = await table[from]!.load();
     const named = flagsOf(module.flags).map(({ key, kind, choices, description, fallback }): CompletedFlag => {
       const plain = flagName(key);
       const isOn = kind === "boolean" && fallback === "true";
@@ -59,7 +59,7 @@ async function readVerbs(): Promise<CompletedVerb[]> {
     const all = [...named, { name: "--help", description: "explain the verb", choices: [], isOpen: false }];
     return { name, summary, words: name === from ? (module.words ?? []) : [], flags: all };
   };
-  const own = Object.entries(VERBS).map(([name, { summary }]) => read(name, name, summary));
+  const own = Object.entries(table).map(([name, { summary }]) => read(name, name, summary));
   const aliases = Object.entries(ALIASES).map(([name, [verb, ...rest]]) =>
     read(name, verb!, `the same as ${[verb, ...rest].join(" ")}`),
   );

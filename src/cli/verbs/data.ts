@@ -8,7 +8,7 @@ import { createSampleMaker, type Sample, sampleParts } from "../../data/samples/
 import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { UserError } from "../../base/errors.ts";
 import { loadConfig } from "../../hf/config/config.ts";
-import { contextLimit } from "../../models/rope.ts";
+import { contextLimit } from "../../models/context.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../../train/config.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { printEvent } from "../terminal/display.ts";

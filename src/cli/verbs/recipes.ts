@@ -4,7 +4,7 @@ import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { makeFolder, writeTextAtomic } from "../../base/files.ts";
 import { suggestion } from "../../base/names.ts";
-import { recipesFolder } from "../bundled.ts";
+import { recipesFolder } from "../flags/bundled.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { validateConfig } from "../flags/config-file.ts";
 

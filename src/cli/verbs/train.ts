@@ -1,7 +1,7 @@
 import { UserError } from "../../base/errors.ts";
 import { HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { run as runTraining } from "../../train/run/run.ts";
-import { recipesFolder } from "../bundled.ts";
+import { recipesFolder } from "../flags/bundled.ts";
 import { findConfig, readConfigFile, validateConfig } from "../flags/config-file.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { createDisplay } from "../terminal/display.ts";

@@ -4,7 +4,7 @@ import { UserError } from "../../base/errors.ts";
 import { makeFolder } from "../../base/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { cachedModel, hubCacheFolder, hubToken, type CachedModel } from "./hub-cache.ts";
-import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "./hub-download.ts";
+import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "../../base/download.ts";
 import { isAdditionalTemplate, isModelCode } from "../weights/model-folder.ts";
 import { isPlainFileName } from "../weights/safetensors.ts";
 

@@ -1,4 +1,5 @@
-import { elements, type DType, type Shape } from "../../graph/types.ts";
+import { elements, type Shape } from "../../graph/types.ts";
+import { type DType } from "../../base/dtype.ts";
 import { fileIo, writeAtomic, type FileIo } from "../../base/files.ts";
 import { STORED_BITS, STORED_NAMES } from "./safetensors.ts";
 

@@ -1,7 +1,8 @@
 import * as fs from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { elements, type DType, type FloatType, type Shape } from "../../graph/types.ts";
+import { elements, type Shape } from "../../graph/types.ts";
+import { type DType, type FloatType } from "../../base/dtype.ts";
 import { fileError, readFully } from "../../base/files.ts";
 import { isRecord, jsonKind, parseJsonObject, readJsonObject, refusePointer, show } from "../../base/json.ts";
 import { toFloat32 } from "../../base/float16.ts";

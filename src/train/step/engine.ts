@@ -1,6 +1,7 @@
 import { type Decoder, startDecoder } from "../../generate/decoders.ts";
 import type { Segment } from "../../graph/segment.ts";
-import type { FloatType, Graph } from "../../graph/types.ts";
+import type { Graph } from "../../graph/types.ts";
+import type { FloatType } from "../../base/dtype.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import type { StepMemory } from "../../runtime/bind.ts";

@@ -2,7 +2,7 @@ import { UserError } from "../../base/errors.ts";
 import { elements } from "../../graph/types.ts";
 import { openSafetensors, readBytes, readFloat32, type TensorSource } from "../../hf/weights/safetensors.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { checkContext, isStretched } from "../../models/rope.ts";
+import { checkContext, isStretched } from "../../models/context.ts";
 import type { TokenBatch } from "../../load/batch-memory.ts";
 
 /** A batch read from a file, how many of its positions have a target, and the sum of their weights. */

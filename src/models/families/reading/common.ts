@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
-import type { FloatType } from "../../../graph/types.ts";
+import type { FloatType } from "../../../base/dtype.ts";
 import { show } from "../../../base/json.ts";
 import { parseWith, positive, size } from "../../../base/schema.ts";
 import type { HiddenAct, ModelConfig } from "../../config.ts";

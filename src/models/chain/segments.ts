@@ -1,25 +1,26 @@
-import { differentiate } from "../autodiff/differentiate.ts";
-import { fuse, optimise } from "../autodiff/partition.ts";
-import { type SelectiveOptions, selectivePrograms } from "../autodiff/selective.ts";
-import type { GraphBuilder } from "../graph/builder.ts";
-import { graphHash } from "../graph/hash.ts";
-import type { Segment, SegmentModel } from "../graph/segment.ts";
-import type { FloatType, Graph } from "../graph/types.ts";
-import { fromFloat32, toFloat32 } from "../base/float16.ts";
-import { Affine } from "../ops/affine.ts";
-import { isQuantised } from "../ops/dequantize.ts";
-import { Gather } from "../ops/gather.ts";
-import { Gemm } from "../ops/gemm.ts";
-import { LinearCrossEntropy } from "../ops/linear-cross-entropy.ts";
-import { SoftCap } from "../ops/soft-cap.ts";
-import { TokenCrossEntropy } from "../ops/token-cross-entropy.ts";
-import { ParamScope } from "./linear.ts";
-import { type Decoding, type Layer, startBlock } from "./blocks/layer.ts";
-import { rmsNorm } from "./blocks/norm.ts";
-import type { ModelConfig } from "./config.ts";
-import { familyOf, modulesOf } from "./families/index.ts";
-import { blockName } from "./names.ts";
-import { batchTypes, capAttr, type SegmentOptions, startGraph } from "./parts.ts";
+import { differentiate } from "../../autodiff/differentiate.ts";
+import { fuse, optimise } from "../../autodiff/partition.ts";
+import { type SelectiveOptions, selectivePrograms } from "../../autodiff/selective.ts";
+import type { GraphBuilder } from "../../graph/builder.ts";
+import { graphHash } from "../../graph/hash.ts";
+import type { Segment, SegmentModel } from "../../graph/segment.ts";
+import type { Graph } from "../../graph/types.ts";
+import type { FloatType } from "../../base/dtype.ts";
+import { fromFloat32, toFloat32 } from "../../base/float16.ts";
+import { Affine } from "../../ops/affine.ts";
+import { isQuantised } from "../../ops/dequantize.ts";
+import { Gather } from "../../ops/gather.ts";
+import { Gemm } from "../../ops/gemm.ts";
+import { LinearCrossEntropy } from "../../ops/linear-cross-entropy.ts";
+import { SoftCap } from "../../ops/soft-cap.ts";
+import { TokenCrossEntropy } from "../../ops/token-cross-entropy.ts";
+import { ParamScope } from "../linear.ts";
+import { type Decoding, type Layer, startBlock } from "../blocks/layer.ts";
+import { rmsNorm } from "../blocks/norm.ts";
+import type { ModelConfig } from "../config.ts";
+import { familyOf, modulesOf } from "../families/index.ts";
+import { blockName } from "../names.ts";
+import { batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
 
 /** A model as segments: embedding, one per decoder block, head (final norm + linear + cross entropy). */
 

@@ -1,11 +1,11 @@
-import { optimise } from "../autodiff/partition.ts";
-import { graphHash } from "../graph/hash.ts";
-import type { Segment, SegmentModel } from "../graph/segment.ts";
-import type { Caches, Layer } from "./blocks/layer.ts";
-import type { ModelConfig } from "./config.ts";
-import { familyOf } from "./families/index.ts";
-import { blockName } from "./names.ts";
-import type { SegmentOptions } from "./parts.ts";
+import { optimise } from "../../autodiff/partition.ts";
+import { graphHash } from "../../graph/hash.ts";
+import type { Segment, SegmentModel } from "../../graph/segment.ts";
+import type { Caches, Layer } from "../blocks/layer.ts";
+import type { ModelConfig } from "../config.ts";
+import { familyOf } from "../families/index.ts";
+import { blockName } from "../names.ts";
+import type { SegmentOptions } from "../parts.ts";
 import { buildBlock, buildEmbedding, buildLogits } from "./segments.ts";
 
 /** The caches of one text of up to `tokens` tokens, block by block. */

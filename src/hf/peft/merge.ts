@@ -1,18 +1,18 @@
 import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import type { FloatType } from "../../graph/types.ts";
+import type { FloatType } from "../../base/dtype.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { fileError, fileIo, makeFolder, temporaryPath, type FileIo } from "../../base/files.ts";
 import { show } from "../../base/json.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
-import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "./model-folder.ts";
-import { openAdapter, type Adapter, type AdapterModule } from "../peft/peft.ts";
-import { openModelWeights } from "./model-weights.ts";
+import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
+import { openAdapter, type Adapter, type AdapterModule } from "./peft.ts";
+import { openModelWeights } from "../weights/model-weights.ts";
 import { modulesOf } from "../../models/families/index.ts";
-import { readBytes, readFloat32, type TensorEntry, type TensorSource } from "./safetensors.ts";
-import { type TensorData } from "./safetensors-write.ts";
+import { readBytes, readFloat32, type TensorEntry, type TensorSource } from "../weights/safetensors.ts";
+import { type TensorData } from "../weights/safetensors-write.ts";
 
 export interface MergeOptions {
   readonly base: string;

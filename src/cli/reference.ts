@@ -1,24 +1,24 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { flagsOf, type Flag } from "./flags.ts";
-import { flagName } from "../../base/names.ts";
-import { VERBS } from "../verbs.ts";
+import { flagsOf, type Flag } from "./flags/flags.ts";
+import { flagName } from "../base/names.ts";
+import { VERBS } from "./verbs.ts";
 
 /**
  * docs/configuration.md: every flag of every verb, made from the schemas that read them. A test compares the page with
  * what this makes.
  *
- *     bun src/cli/flags/reference.ts
+ *     bun src/cli/reference.ts
  */
-export const REFERENCE = join(import.meta.dir, "../../../docs/configuration.md");
+export const REFERENCE = join(import.meta.dir, "../../docs/configuration.md");
 
 export async function reference(): Promise<string> {
   const { flags } = await VERBS["train"]!.load();
   const sections = [
     `# Configuration
 
-Every key and flag, made by \`bun src/cli/flags/reference.ts\` from the schemas that check them. A configuration file for
+Every key and flag, made by \`bun src/cli/reference.ts\` from the schemas that check them. A configuration file for
 \`remat train\` (\`.yaml\`, \`.json\`, or \`.ts\` with \`export default\`) has the keys of the first table, which may be written with hyphens
 too; flags override it. A key that is not in the table, or a value out of range, is an error before anything starts. In flags, a list is
 written with commas, and \`--flag\` alone means true.
