@@ -25,6 +25,8 @@ const USUAL: Partial<Record<GoldenFamily, (config: Record<string, any>) => void>
   gemma2: (config) => (config["query_pre_attn_scalar"] = 14),
   gemma3: (config) =>
     Object.assign(config, { query_pre_attn_scalar: 16, sliding_window_pattern: 6, rope_local_base_freq: 10_000 }),
+  // No bias on the output.
+  "seed-oss": (config) => (config["attention_out_bias"] = false),
   smollm3: (config) => Object.assign(config, { no_rope_layer_interval: 4, use_sliding_window: false }),
   "gemma3-vision"({ text_config: text }) {
     delete text.layer_types;
@@ -73,10 +75,30 @@ const GEMMA_MODULES: Readonly<Record<string, string>> = {
   post_ffw_norm: "post_feedforward_layernorm",
 };
 
+const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
+  smollm3: "smollm3",
+  "seed-oss": "seed_oss",
+  qwen2: "qwen2",
+  qwen3: "qwen3",
+  gemma: "gemma",
+  gemma2: "gemma2",
+  gemma3: "gemma3",
+  "gemma3-vision": "gemma3",
+};
+
+/** Families whose rows of queries and keys are reordered. */
+const rotatesNeighbours = (architecture: string): boolean => ["llama", "smollm3"].includes(architecture);
+
+function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
+  const { ffn_norm: norm, ...others } = MODULES;
+  if (family === "seed-oss") return { ...others, post_attention_norm: norm! };
+  return family.startsWith("gemma") && family !== "gemma" ? GEMMA_MODULES : MODULES;
+}
+
 /** The checkpoint's name of a GGUF tensor. */
 function originalName(name: string, family: GoldenFamily): string {
   const prefix = family === "gemma3-vision" ? "language_model.model" : "model";
-  const modules = family.startsWith("gemma") ? GEMMA_MODULES : MODULES;
+  const modules = modulesOf(family);
   const [, layer, module, kind] = /^blk\.(\d+)\.(\w+)\.(\w+)$/.exec(name) ?? [];
   if (layer !== undefined) return `${prefix}.layers.${layer}.${modules[module!]}.${kind}`;
   return {
@@ -118,21 +140,25 @@ describe("a model as GGUF holds the model's tensors", () => {
       const { file } = await exported("--model", path, "--type", "f32");
       const stored = readModel(path);
       const isGemma = family.startsWith("gemma");
-      const isLlama = !family.startsWith("qwen") && !isGemma;
+      const architecture = ARCHITECTURES[family] ?? "llama";
       const seen = [...file.tensors].filter(([name]) => name !== "rope_freqs.weight");
       for (const [name, tensor] of seen) {
         const original = originalName(name, family);
         const offset = isGemma && name.endsWith("norm.weight") ? 1 : 0;
         const expected = stored.get(original)!.map((value) => value + offset);
         const values = tensor.values();
-        const heads = /attn_q\.|attn_k\./.test(name) && isLlama ? (name.includes("attn_q") ? config.heads : config.kvHeads) : 0;
+        const heads =
+          /attn_q\.|attn_k\./.test(name) && rotatesNeighbours(architecture)
+            ? name.includes("attn_q")
+              ? config.heads
+              : config.kvHeads
+            : 0;
         const columns = tensor.shape[1] ?? 1;
         expect(`${name} ${relativeError(heads ? separateRows(values, heads, columns) : values, expected)}`).toBe(`${name} 0`);
         expect(tensor.offset % 32).toBe(0);
       }
       const text = [...stored.keys()].filter((name) => !isVisionTensor(name));
       expect(seen.length).toBe(text.length - Number(config.tieWordEmbeddings && stored.has("lm_head.weight")));
-      const architecture = isLlama && family !== "smollm3" ? "llama" : family.replace("-vision", "");
       const { metadata } = file;
       expect(metadata.get("general.architecture")).toBe(architecture);
       expect(metadata.get(`${architecture}.block_count`)).toBe(config.layers);
@@ -141,7 +167,9 @@ describe("a model as GGUF holds the model's tensors", () => {
       expect(metadata.get(`${architecture}.rope.freq_base`)).toBe(Math.fround(config.rope.theta));
       expect(metadata.get(`${architecture}.attn_logit_softcapping`)).toBe(family === "gemma2" ? 2.5 : undefined);
       expect(metadata.get(`${architecture}.final_logit_softcapping`)).toBe(family === "gemma2" ? 4 : undefined);
-      expect(metadata.get(`${architecture}.attention.sliding_window`)).toBe(isGemma ? config.slidingWindow : undefined);
+      expect(metadata.get(`${architecture}.attention.sliding_window`)).toBe(
+        isGemma && family !== "gemma" ? config.slidingWindow : undefined,
+      );
       expect(metadata.get("tokenizer.ggml.pre")).toBe("smollm");
       expect((metadata.get("tokenizer.ggml.tokens") as string[]).length).toBe(config.vocabSize);
     });

@@ -42,6 +42,10 @@ const SEEDS = [
   { model_type: "qwen3", ...SIZES, sliding_window: 9, use_sliding_window: true, layer_types: Array(4).fill("full_attention") },
   { model_type: "qwen2", ...SIZES, rope_parameters: { rope_type: "yarn", factor: 4, rope_theta: 1e6, mscale: 1 } },
   { model_type: "smollm3", ...SIZES, sliding_window: 9, use_sliding_window: true, no_rope_layers: [1, 0, 1, 0] },
+  { model_type: "cwm", ...SIZES, sliding_window: 9 },
+  { model_type: "seed_oss", ...SIZES, attention_out_bias: true },
+  { model_type: "gemma", ...SIZES, hidden_act: "gelu" },
+  { model_type: "ministral", ...SIZES, layer_types: Array(4).fill("sliding_attention") },
   { model_type: "mistral", ...SIZES, sliding_window: 16, tie_word_embeddings: true },
 ].map((seed) => JSON.stringify(seed));
 const GENERATION = JSON.stringify({ eos_token_id: [2, 5], do_sample: true, temperature: 0.6 });

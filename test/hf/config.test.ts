@@ -151,6 +151,71 @@ describe("families", () => {
       expect(userError(() => smollm3(extra))).toContain(message);
   });
 
+  test("Ministral and CWM: windows by type of layer; CWM's usual pattern, scaling and end ids", () => {
+    const types = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"];
+    expect(of("ministral")).toMatchObject({ slidingWindow: 4096, windowLayers: [true, true, true, true], attentionBias: false });
+    expect(of("ministral", { sliding_window: 7, layer_types: types })).toMatchObject({
+      slidingWindow: 7,
+      windowLayers: [true, false, true, false],
+    });
+    expect(of("ministral", { sliding_window: null }).slidingWindow).toBeNull();
+    const scaling = { type: "llama3", factor: 16, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 8192 };
+    expect(of("cwm", { num_hidden_layers: 6, mlp_bias: true })).toMatchObject({
+      slidingWindow: 8192,
+      windowLayers: [false, true, true, true, false, true],
+      rope: { theta: 1e6, scaling },
+      headDim: 128,
+      eosTokenIds: [128_001, 128_008, 128_009],
+      bosTokenId: 128_000,
+      mlpBias: true,
+      attentionBias: false,
+      rmsNormEps: 1e-5,
+    });
+    expect(of("cwm", { rope_theta: 5 }).rope.theta).toBe(1e6);
+    expect(of("cwm", { rope_theta: 5, rope_scaling: { type: "linear", factor: 2 } }).rope).toEqual({
+      theta: 5,
+      scaling: { type: "linear", factor: 2 },
+    });
+    expect(of("cwm", { eos_token_id: 3 }).eosTokenIds).toEqual([3]);
+    for (const type of ["ministral", "cwm"])
+      expect(userError(() => of(type, { sliding_window: null, layer_types: types }))).toContain("there is no sliding_window");
+  });
+
+  test("Seed-OSS: biases on three of four projections, another flag for the fourth", () => {
+    const biases = ({ attentionBias, attentionOutputBias, mlpBias }: ReturnType<typeof of>) => [
+      attentionBias,
+      attentionOutputBias,
+      mlpBias,
+    ];
+    expect(biases(of("seed_oss"))).toEqual([true, false, false]);
+    expect(biases(of("seed_oss", { attention_bias: false, attention_out_bias: true, mlp_bias: true }))).toEqual([
+      false,
+      true,
+      true,
+    ]);
+    expect(of("seed_oss")).toMatchObject({ headDim: 128, maxPositions: 524_288, bosTokenId: 0, eosTokenIds: [2], padTokenId: 1 });
+    expect(of("seed_oss", { head_dim: null }).headDim).toBe(16);
+    expect(userError(() => of("seed_oss", { attention_out_bias: "yes" }))).toContain('"attention_out_bias" is "yes"');
+  });
+
+  test("Gemma: the activation that its files call gelu, norms and embeddings as in its successors, no windows", () => {
+    expect(of("gemma", { hidden_act: "gelu", sliding_window: 7 })).toMatchObject({
+      hiddenAct: "gelu_pytorch_tanh",
+      normOffset: 1,
+      embeddingScale: 8,
+      attentionScale: 1 / 16,
+      headDim: 256,
+      tieWordEmbeddings: true,
+      slidingWindow: null,
+      attentionSoftCap: null,
+      bosTokenId: 2,
+      eosTokenIds: [1],
+      padTokenId: 0,
+    });
+    expect(of("gemma").hiddenAct).toBe("gelu_pytorch_tanh");
+    expect(userError(() => of("gemma", { use_bidirectional_attention: true }))).toContain("use_bidirectional_attention");
+  });
+
   test("Gemma 2: windows in every other layer, soft caps, its own scale of scores, Transformers' defaults", () => {
     expect(of("gemma2", { num_hidden_layers: 3, query_pre_attn_scalar: 64 })).toMatchObject({
       headDim: 256,
@@ -360,7 +425,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Mistral, Ministral, Qwen2, Qwen2.5, Qwen3, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],

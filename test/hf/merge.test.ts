@@ -25,6 +25,8 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
     "qwen2",
     "smollm2",
     "smollm3",
+    "seed-oss",
+    "gemma",
     "gemma2",
     "gemma3",
     "gemma3-vision",

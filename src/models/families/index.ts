@@ -2,19 +2,38 @@ import { UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Family, FamilyModules, Raw } from "./family.ts";
+import { gemma } from "./gemma/gemma.ts";
 import { gemma2 } from "./gemma/gemma2.ts";
 import { gemma3 } from "./gemma/gemma3.ts";
 import { internlm2 } from "./internlm/internlm2.ts";
 import { internlm3 } from "./internlm/internlm3.ts";
+import { cwm } from "./llama/cwm.ts";
 import { llama } from "./llama/llama.ts";
+import { ministral } from "./mistral/ministral.ts";
 import { mistral } from "./mistral/mistral.ts";
 import { phi3 } from "./phi/phi3.ts";
 import { qwen2 } from "./qwen/qwen2.ts";
 import { qwen3 } from "./qwen/qwen3.ts";
+import { seedOss } from "./llama/seed-oss.ts";
 import { smollm3 } from "./llama/smollm3.ts";
 
 /** All families, in the order in which the README lists them. */
-export const FAMILIES: readonly Family[] = [llama, smollm3, mistral, qwen2, qwen3, gemma2, gemma3, phi3, internlm2, internlm3];
+export const FAMILIES: readonly Family[] = [
+  llama,
+  smollm3,
+  cwm,
+  seedOss,
+  mistral,
+  ministral,
+  qwen2,
+  qwen3,
+  gemma,
+  gemma2,
+  gemma3,
+  phi3,
+  internlm2,
+  internlm3,
+];
 
 const BY_TYPE: ReadonlyMap<string, Family> = new Map(FAMILIES.map((family) => [family.type, family]));
 

@@ -25,14 +25,18 @@ export const GEMMA_DEFAULTS: Raw = {
   bos_token_id: 2,
 };
 
+/** @throws {UserError} attention in both directions (EmbeddingGemma) */
+export function refuseBidirectional(raw: Raw, where: string): void {
+  if (raw["use_bidirectional_attention"] !== true) return;
+  throw new UserError(`${where}: use_bidirectional_attention is not supported; expected a model that generates text`);
+}
+
 /**
  * A Gemma's `config.json` in the words of the other families, with `layer_types` written out. `raw` has its defaults.
- * @throws {UserError} attention in both directions (EmbeddingGemma)
+ * @throws {UserError} attention in both directions
  */
 export function plainGemma(raw: Raw, where: string): Raw {
-  if (raw["use_bidirectional_attention"] === true) {
-    throw new UserError(`${where}: use_bidirectional_attention is not supported; expected a model that generates text`);
-  }
+  refuseBidirectional(raw, where);
   const { num_hidden_layers: layers, sliding_window_pattern: pattern } = raw;
   const patterned = () =>
     Array.from({ length: Number(layers) }, (_, i) => ((i + 1) % Number(pattern) ? "sliding_attention" : "full_attention"));

@@ -4,7 +4,7 @@ import { parseWith, size } from "../../../base/schema.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
-import { type CommonConfig, NO_WINDOW, readDecoder, windowByLayer } from "../reading/common.ts";
+import { type CommonConfig, NO_WINDOW, readDecoder, windowByTypes } from "../reading/common.ts";
 
 const rotarySchema = z.object({
   no_rope_layers: z.array(z.int().min(0).max(1)).nullish(),
@@ -27,11 +27,7 @@ function windowOf(
   where: string,
 ): Pick<ModelConfig, "slidingWindow" | "windowLayers"> {
   const { layer_types: types, sliding_window: window, use_sliding_window: isUsed } = config;
-  if (types) {
-    if (!window && types.includes("sliding_attention"))
-      throw new UserError(`${where}: layer_types has "sliding_attention", but there is no sliding_window`);
-    return windowByLayer(window, config, where);
-  }
+  if (types) return windowByTypes(types, config, where);
   const windowLayers = rotaryLayers.map((isRotated) => !isRotated);
   return isUsed && window && windowLayers.includes(true) ? { slidingWindow: window, windowLayers } : NO_WINDOW;
 }

@@ -201,6 +201,16 @@ export function windowByLayer(size: number | null | undefined, config: CommonCon
   return windowLayers.includes(true) ? { slidingWindow: size, windowLayers } : NO_WINDOW;
 }
 
+/**
+ * The window in the layers that a list of types calls `sliding_attention`.
+ * @throws {UserError} a list that does not fit the layers, or no size of the window
+ */
+export function windowByTypes(types: readonly string[], config: CommonConfig, where: string): Window {
+  if (!config.sliding_window && types.includes("sliding_attention"))
+    throw new UserError(`${where}: layer_types has "sliding_attention", but there is no sliding_window`);
+  return windowByLayer(config.sliding_window, { ...config, layer_types: [...types] }, where);
+}
+
 function checkLayerTypes(types: readonly string[], layers: number, where: string): void {
   const other = types.find((type) => type !== "full_attention" && type !== "sliding_attention");
   if (other === undefined && types.length === layers) return;
