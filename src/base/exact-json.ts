@@ -61,8 +61,8 @@ export function needsExact(value: unknown): boolean {
   return false;
 }
 
-/** @param text JSON that `JSON.parse` has read without an error */
-export function parseExactJson(text: string): unknown {
+/** Reads JSON exactly. @param text JSON that `JSON.parse` has read without an error */
+export function readExactly(text: string): unknown {
   return new Reader(text).value();
 }
 
@@ -139,12 +139,13 @@ class Reader {
     const { text } = this;
     const begin = this.at + 1;
     let end = text.indexOf('"', begin);
-    const escape = text.indexOf("\\", begin);
-    if (escape < 0 || escape > end) {
+    const plain = text.slice(begin, end);
+    const escape = plain.indexOf("\\");
+    if (escape < 0) {
       this.at = end + 1;
-      return text.slice(begin, end);
+      return plain;
     }
-    for (end = escape; text.charCodeAt(end) !== QUOTE; end++) if (text[end] === "\\") end++;
+    for (end = begin + escape; text.charCodeAt(end) !== QUOTE; end++) if (text[end] === "\\") end++;
     this.at = end + 1;
     return JSON.parse(text.slice(begin - 1, end + 1)) as string;
   }

@@ -1,4 +1,5 @@
 import { messageOf, UserError } from "./errors.ts";
+import { JsonNumber, needsExact, readExactly } from "./exact-json.ts";
 import { readText } from "./files.ts";
 
 /** A JSON file that holds an object. @throws {UserError} */
@@ -41,6 +42,15 @@ export function parseJson(text: string, where: string): unknown {
   return value;
 }
 
+/**
+ * The same with numbers and keys as Python reads them (see `exact-json.ts`), in case they matter.
+ * @param matters whether a value that `JSON.parse` gave may be printed where the difference shows
+ */
+export function parseJsonExactly(text: string, where: string, matters: (value: unknown) => boolean = needsExact): unknown {
+  const value = parseJson(text, where);
+  return matters(value) ? readExactly(text) : value;
+}
+
 function isDeeper(value: unknown, levels: number): boolean {
   if (typeof value !== "object" || value === null) return false;
   if (levels === 0) return true;
@@ -50,7 +60,7 @@ function isDeeper(value: unknown, levels: number): boolean {
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof JsonNumber);
 }
 
 /** A value as JSON for an error message, cut to a readable length. */
@@ -70,5 +80,6 @@ export function jsonKind(value: unknown): string {
   if (value === null) return "null";
   if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "an array";
+  if (value instanceof JsonNumber) return "a number";
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }

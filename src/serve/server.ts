@@ -1,6 +1,7 @@
 import type { Server } from "bun";
 import { messageOf, UserError } from "../base/errors.ts";
-import { parseJson, show } from "../base/json.ts";
+import { needsExact, readExactly } from "../base/exact-json.ts";
+import { isRecord, parseJson, show } from "../base/json.ts";
 import { type AnswerReport, createResponder } from "./answers.ts";
 import { ApiError, errorResponse, internalError, refusing, stopping } from "./errors.ts";
 import { createGuard, isLoopback } from "./guard.ts";
@@ -198,5 +199,15 @@ async function readJson(request: Request): Promise<unknown> {
   } catch {
     throw new ApiError(400, "the request's body is not UTF-8", { code: "invalid_json" });
   }
-  return refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
+  const body = refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
+  return withExactParts(body, text);
+}
+
+/** What templates print of a body has numbers and keys as they are written; the body's own numbers stay JavaScript's. */
+function withExactParts(body: unknown, text: string): unknown {
+  if (!isRecord(body)) return body;
+  const parts = ["messages", "tools"].filter((name) => needsExact(body[name]));
+  if (parts.length === 0) return body;
+  const exact = readExactly(text) as Readonly<Record<string, unknown>>;
+  return { ...body, ...Object.fromEntries(parts.map((name) => [name, exact[name]])) };
 }

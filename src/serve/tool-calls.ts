@@ -1,4 +1,4 @@
-import { isRecord } from "../base/json.ts";
+import { isRecord, parseJsonExactly } from "../base/json.ts";
 import { overlap } from "../generate/stop-text.ts";
 
 /** A call that the model asks for. */
@@ -117,7 +117,7 @@ function withParsedArguments(call: unknown): unknown {
   const { arguments: written } = call["function"];
   if (typeof written !== "string") return call;
   try {
-    const value: unknown = JSON.parse(written);
+    const value = parseJsonExactly(written, "a call's arguments");
     return isRecord(value) ? { ...call, function: { ...call["function"], arguments: value } } : call;
   } catch {
     return call;

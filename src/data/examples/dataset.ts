@@ -1,4 +1,3 @@
-import { parseJsonObject } from "../../base/json.ts";
 import { isExtra, PLAIN_READING, type Reading, renameColumns } from "./columns.ts";
 import { readCsv } from "./csv.ts";
 import { COLUMNS, type Example, exampleOfColumns } from "./formats.ts";
@@ -6,7 +5,7 @@ import { readItems } from "./json-array.ts";
 import { readLines, textOf } from "./lines.ts";
 import { readParquet } from "./parquet.ts";
 import type { RawRecord } from "./record.ts";
-import type { DataRecord } from "./values.ts";
+import { type DataRecord, parseRecord } from "./values.ts";
 import { type DataKind, kindOf } from "./wrong-files.ts";
 
 /** An example of a file that has not been parsed yet, so that a bad one need not end the reading. */
@@ -51,7 +50,7 @@ export async function* readEntries(path: string, reading: Reading = PLAIN_READIN
       where,
       end,
       parse(complete) {
-        const renamed = renameColumns(parseJsonObject(json(), where), mapping, where);
+        const renamed = renameColumns(parseRecord(json(), where), mapping, where);
         skipped.forEach(unused);
         return exampleOfColumns(complete ? complete(renamed) : renamed, where, reading);
       },

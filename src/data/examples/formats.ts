@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { jsonKind, parseJsonObject, show } from "../../base/json.ts";
+import { jsonKind, show } from "../../base/json.ts";
 import {
   isKnownExtra,
   type Mapping,
@@ -10,7 +10,18 @@ import {
   renameColumns,
 } from "./columns.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
-import { argument, type DataRecord, listText, onlyKeys, optionalText, records, text, toolsOf, wellFormed } from "./values.ts";
+import {
+  argument,
+  type DataRecord,
+  listText,
+  onlyKeys,
+  optionalText,
+  parseRecord,
+  records,
+  text,
+  toolsOf,
+  wellFormed,
+} from "./values.ts";
 
 export { contentText, type Message } from "./messages.ts";
 
@@ -77,7 +88,7 @@ export function readMapping(flags: MappingFlags): Mapping {
 
 /** One line of a JSONL file. @throws {UserError} with `where` */
 export function parseExample(line: string, where: string, reading: Reading = PLAIN_READING): Example {
-  return exampleOf(parseJsonObject(line, where), where, reading);
+  return exampleOf(parseRecord(line, where), where, reading);
 }
 
 /** @throws {UserError} unknown keys, missing keys, wrong types */

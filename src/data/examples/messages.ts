@@ -1,5 +1,6 @@
 import { UserError } from "../../base/errors.ts";
-import { isRecord, jsonKind, parseJson, show } from "../../base/json.ts";
+import { JsonNumber } from "../../base/exact-json.ts";
+import { isRecord, jsonKind, parseJsonExactly, show } from "../../base/json.ts";
 import { type Mapping, renameMessage } from "./columns.ts";
 import { argument, type DataRecord, onlyKeys, records, text, wellFormed } from "./values.ts";
 
@@ -79,7 +80,7 @@ function checkCall(call: DataRecord, where: string): DataRecord {
 
 /** Weight of a message that has this one written beside it. A weight of another role than the assistant's is checked alone. */
 function weightOf(role: string, written: unknown, where: string): number {
-  const weight = written ?? 1;
+  const weight = written instanceof JsonNumber ? written.valueOf() : (written ?? 1);
   if (typeof weight !== "number" || !(weight >= 0 && weight <= MOST_WEIGHT)) {
     throw new UserError(`${where}: "weight" must be a number from 0 to ${MOST_WEIGHT}, got ${show(weight)}`);
   }
@@ -148,7 +149,7 @@ export function shareGptTurn(turn: DataRecord, where: string, { roles }: Mapping
 
 /** @throws {UserError} a text that holds neither a call nor a list of calls */
 function callsOf(value: string, where: string): unknown[] {
-  const parsed = parseJson(value, `${where}: "value", a call,`);
+  const parsed = parseJsonExactly(value, `${where}: "value", a call,`);
   const calls = Array.isArray(parsed) ? parsed : [parsed];
   if (calls.length === 0) throw new UserError(`${where}: "value" holds no call`);
   return calls.map((call: unknown) => {

@@ -1,8 +1,35 @@
 import { UserError } from "../../base/errors.ts";
-import { isRecord, jsonKind, parseJson, show } from "../../base/json.ts";
+import { mapValues, needsExact } from "../../base/exact-json.ts";
+import { isRecord, jsonKind, parseJsonExactly, show } from "../../base/json.ts";
 
 /** A record of a data file. */
 export type DataRecord = Readonly<Record<string, unknown>>;
+
+/**
+ * A record of JSON. Numbers and keys of what chat templates print are Python's (see `exact-json.ts`).
+ * @throws {UserError} no object
+ */
+export function parseRecord(json: string, where: string): DataRecord {
+  const record = parseJsonExactly(json, where, needsExactRecord);
+  if (!isRecord(record)) throw new UserError(`${where}: expected a JSON object, got ${jsonKind(record)}`);
+  return record;
+}
+
+/** Templates get messages and tools, which are lists, and one object; a message's weight is a number for us alone. */
+function needsExactRecord(record: unknown): boolean {
+  if (!isRecord(record)) return false;
+  for (const key in record) {
+    const value = record[key];
+    if (Array.isArray(value) ? value.some(needsExactEntry) : key === "chat_template_kwargs" && needsExact(value)) return true;
+  }
+  return false;
+}
+
+function needsExactEntry(entry: unknown): boolean {
+  if (!isRecord(entry)) return needsExact(entry);
+  for (const key in entry) if (key !== "weight" && needsExact(entry[key])) return true;
+  return false;
+}
 
 /** A text value; lone surrogates, which no tokenizer can encode, become U+FFFD. @throws {UserError} no text */
 export function text(record: DataRecord, key: string, where: string): string {
@@ -29,7 +56,7 @@ export function listText(value: unknown, key: string, where: string): unknown {
   if (typeof value !== "string" || !/^\s*\[/.test(value)) return value;
   if (PYTHON_LIST.test(value))
     throw new UserError(`${where}: "${key}", a text, is a list in Python's notation; write it with json.dumps, as JSON`);
-  return parseJson(value, `${where}: "${key}", a text,`);
+  return parseJsonExactly(value, `${where}: "${key}", a text,`);
 }
 
 /** What `str` makes of a list of dictionaries, and pandas of such a column in CSV. */
@@ -47,7 +74,7 @@ export function records(record: DataRecord, key: string, where: string): DataRec
 export function toolsOf(record: DataRecord, where: string): readonly unknown[] | null {
   let tools = record["tools"];
   if (tools === undefined || tools === null || tools === "") return null;
-  if (typeof tools === "string") tools = parseJson(tools, `${where}: "tools", a text,`);
+  if (typeof tools === "string") tools = parseJsonExactly(tools, `${where}: "tools", a text,`);
   if (!Array.isArray(tools)) throw new UserError(`${where}: "tools" must be a list, got ${jsonKind(tools)}`);
   return tools.length === 0 ? null : wellFormed(tools);
 }
@@ -56,7 +83,7 @@ export function toolsOf(record: DataRecord, where: string): readonly unknown[] |
 export function wellFormed<T>(value: T): T {
   if (typeof value === "string") return value.toWellFormed() as T;
   if (Array.isArray(value)) return value.map(wellFormed) as T;
-  if (isRecord(value)) return Object.fromEntries(Object.entries(value).map(([key, entry]) => [key, wellFormed(entry)])) as T;
+  if (isRecord(value)) return mapValues(value, wellFormed) as T;
   return value;
 }
 

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { TemplateError } from "../../../../src/data/chat/jinja/errors.ts";
-import { parseExactJson } from "../../../../src/base/exact-json.ts";
+import { readExactly } from "../../../../src/base/exact-json.ts";
 import { parseTemplate, runTemplate } from "../../../../src/data/chat/jinja.ts";
 
 const folder = join(import.meta.dir, "../../../golden/jinja");
@@ -27,7 +27,7 @@ function render(source: string, variables: Readonly<Record<string, unknown>>): s
 }
 
 test(`${golden.cases.length} expressions and templates give Python's text, or are errors in both`, () => {
-  const variables = parseExactJson(golden.variables) as Record<string, unknown>;
+  const variables = readExactly(golden.variables) as Record<string, unknown>;
   const differ = golden.cases
     .map(([template, text]) => ({ template, python: text, here: render(template, variables) }))
     .filter(({ python, here }) => python !== here);
