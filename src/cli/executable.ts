@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { messageOf } from "../base/errors.ts";
-import { PROGRAM_FOLDER } from "../base/program.ts";
+import { PROGRAM_FOLDER } from "../base/process/program.ts";
 import { folderOf, latest, latestOf } from "../wasm/kernels.ts";
 
 /** Modules that threads start with: entry points of their own, by their paths in the package. */

@@ -1,4 +1,4 @@
-import { programCommand } from "../base/program.ts";
+import { programCommand } from "../base/process/program.ts";
 import { type DeviceReport, type Target, unknownDevice } from "./examine-device.ts";
 
 /** Argument by which the command line runs `examineDevice` alone. */

@@ -1,5 +1,5 @@
 import { UserError } from "../base/errors.ts";
-import { programCommand } from "../base/program.ts";
+import { programCommand } from "../base/process/program.ts";
 import type { TrainConfig } from "../train/config.ts";
 import type { RunEvent } from "../train/run/events.ts";
 import type { RunResult } from "../train/run/run.ts";

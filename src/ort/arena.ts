@@ -1,5 +1,5 @@
 import { CString, type Pointer, ptr } from "bun:ffi";
-import { openLibc } from "../base/libc.ts";
+import { openLibc } from "../base/process/libc.ts";
 import type { TemporaryMemory } from "../runtime/executor.ts";
 import { copyModel } from "./copy-models.ts";
 import { loadSession, type OrtEnvironment } from "./environment.ts";

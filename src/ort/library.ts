@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { CString, dlopen, linkSymbols, type Pointer, ptr, read } from "bun:ffi";
 import { messageOf, UserError } from "../base/errors.ts";
-import { IS_EXECUTABLE } from "../base/program.ts";
+import { IS_EXECUTABLE } from "../base/process/program.ts";
 import { forbidTelemetry } from "./telemetry.ts";
 
 /**

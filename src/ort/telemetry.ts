@@ -1,4 +1,4 @@
-import { openLibc } from "../base/libc.ts";
+import { openLibc } from "../base/process/libc.ts";
 
 /** What ONNX Runtime looks for when its environment is made. */
 const VARIABLE = "ORT_DISABLE_TELEMETRY";

@@ -18,7 +18,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { messageOf } from "../base/errors.ts";
-import { PROGRAM_FOLDER } from "../base/program.ts";
+import { PROGRAM_FOLDER } from "../base/process/program.ts";
 import { folderOf, type KernelModule, latest, latestOf, MODULES } from "./kernels.ts";
 
 const HOUR = 3_600_000;

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { messageOf } from "../base/errors.ts";
-import { threadModule } from "../base/program.ts";
+import { threadModule } from "../base/process/program.ts";
 import type { Graph, Node } from "../graph/types.ts";
 import { opOf } from "../ops/index.ts";
 import type { OpDef } from "../ops/types.ts";

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
-import { PROGRAM_FOLDER } from "../base/program.ts";
+import { PROGRAM_FOLDER } from "../base/process/program.ts";
 
 /** Names of the compiled modules: of the targets in asconfig.json and of the entry files in assembly/. */
 export const MODULES = ["matrix", "index"] as const;

@@ -3,7 +3,7 @@ import { TemplateError } from "./jinja/errors.ts";
 import { fromJson, sizeOf } from "./jinja/values/from-json.ts";
 import { globalsFor } from "./jinja/library/globals.ts";
 import { metered } from "./jinja/meter.ts";
-import { parse } from "./jinja/syntax/parser.ts";
+import { parse } from "./jinja/syntax/parse.ts";
 import { type Rendering, Scope } from "./jinja/run/scope.ts";
 import type { Value } from "./jinja/values/values.ts";
 

@@ -3,7 +3,7 @@ import type { Schedule } from "../../schedule/ops.ts";
 import { offloadKept, plannerOf } from "../../schedule/planner/offload.ts";
 import type { Planner } from "../../schedule/planner/optimal.ts";
 import { type Placement, placeSchedule } from "../../schedule/placement.ts";
-import { createSweeper } from "../../base/garbage.ts";
+import { createSweeper } from "../../base/process/garbage.ts";
 import { simulate } from "../../schedule/simulate.ts";
 import { type Strategy, strategySchedule } from "../../schedule/strategies.ts";
 

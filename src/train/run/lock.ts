@@ -2,7 +2,7 @@ import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readFileSync
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { fileError } from "../../base/files.ts";
-import { openLibc } from "../../base/libc.ts";
+import { openLibc } from "../../base/process/libc.ts";
 
 /**
  * One process at a time trains in a run folder: `flock` on a file in it. The system gives the lock back when its process

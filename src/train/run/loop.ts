@@ -1,5 +1,5 @@
 import type { Batches, MicroBatch } from "../../data/samples/batch.ts";
-import { createBreath, type Breath } from "../../base/event-loop.ts";
+import { createBreath, type Breath } from "../../base/process/event-loop.ts";
 import { UserError } from "../../base/errors.ts";
 import { type Checkpoints, START, type TrainingPosition } from "./checkpoint.ts";
 import type { TrainConfig } from "../config.ts";

@@ -3,7 +3,6 @@ import { pairOf } from "./filters-text.ts";
 import { spend } from "../meter.ts";
 import { dictFromKeys } from "./methods.ts";
 import { integer, iterate } from "../values/items.ts";
-import type { Rendering } from "../run/scope.ts";
 import { strftime } from "./strftime.ts";
 import { str } from "../values/text.ts";
 import {
@@ -98,7 +97,7 @@ const GLOBALS = {
 } as const;
 
 /** What Jinja and Transformers offer to a chat template. */
-export function globalsFor({ now }: Rendering): ReadonlyMap<string, Value> {
+export function globalsFor({ now }: { readonly now: Date }): ReadonlyMap<string, Value> {
   const globals = new Map<string, Value>(
     Object.entries(GLOBALS).map(([name, call]) => {
       const attribute = (key: string): Value | undefined =>

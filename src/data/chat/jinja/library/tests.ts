@@ -1,10 +1,9 @@
 import { type Builtin, builtin, table } from "./builtin.ts";
 import { TemplateError } from "../errors.ts";
 import { binary } from "../values/arithmetic.ts";
-import { compare, contains, equal } from "../values/compare.ts";
+import { compare, type Comparison, contains, equal } from "../values/compare.ts";
 import { iterate, lengthOf } from "../values/items.ts";
 import { isOfKind } from "../values/strings.ts";
-import type { Comparison } from "../syntax/tree.ts";
 import { str } from "../values/text.ts";
 import { Callable, Dict, Float, intOf, numberOf, Undefined, type Value, View } from "../values/values.ts";
 

@@ -1,24 +1,11 @@
 import { TemplateError } from "../errors.ts";
 import type { Token, TokenType } from "./lexer.ts";
-import { tokenize } from "./lexer.ts";
-import { parseStatement } from "./statements.ts";
-import {
-  type Arguments,
-  type BinaryOperator,
-  type Body,
-  type Bound,
-  type Comparison,
-  CONSTANTS,
-  type Expression,
-} from "./tree.ts";
+import type { BinaryOperator } from "../values/arithmetic.ts";
+import type { Comparison } from "../values/compare.ts";
+import { type Arguments, type Body, type Bound, CONSTANTS, type Expression, type Statement } from "./tree.ts";
 
 /** Levels of brackets, operators and tags; Python's own parser ends before. */
 const MAX_DEPTH = 200;
-
-/** @throws {TemplateError} with the line of the fault */
-export function parse(source: string): Body {
-  return new Parser(tokenize(source)).body([]);
-}
 
 /** Reads tokens from left to right; a method per kind of expression, the loosest binding first. */
 export class Parser {
@@ -30,7 +17,11 @@ export class Parser {
   private at = 0;
   private depth = 0;
 
-  constructor(private readonly tokens: readonly Token[]) {}
+  /** @param statements reads a tag from its name on, and the tags that belong to it, up to the last one's `%}` */
+  constructor(
+    private readonly tokens: readonly Token[],
+    private readonly statements: (parser: Parser) => Statement[],
+  ) {}
 
   get token(): Token {
     return this.tokens[this.at]!;
@@ -54,7 +45,7 @@ export class Parser {
           this.expect("print end");
         } else {
           if (this.token.type === "name" && ends.includes(this.token.value)) return statements;
-          statements.push(...parseStatement(this));
+          statements.push(...this.statements(this));
           this.expect("tag end");
         }
       }

@@ -1,3 +1,6 @@
+import type { BinaryOperator } from "../values/arithmetic.ts";
+import type { Comparison } from "../values/compare.ts";
+
 /** The syntax tree of a template. */
 export type Expression =
   | { readonly type: "constant"; readonly value: null | boolean | string }
@@ -32,8 +35,6 @@ export type Expression =
   | { readonly type: "choice"; readonly test: Expression; readonly yes: Expression; readonly no: Expression | null };
 
 export type Bound = Expression | null;
-export type BinaryOperator = "+" | "-" | "*" | "/" | "//" | "%" | "**";
-export type Comparison = "==" | "!=" | "<" | "<=" | ">" | ">=" | "in" | "not in";
 
 export interface Arguments {
   readonly positional: readonly Expression[];

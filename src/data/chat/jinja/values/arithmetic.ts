@@ -2,11 +2,12 @@ import { TemplateError } from "../errors.ts";
 import { percentFormat } from "./format.ts";
 import { reserve } from "./items.ts";
 import { ITEM_BYTES, spend } from "../meter.ts";
-import type { BinaryOperator } from "../syntax/tree.ts";
 import { repeat } from "./text.ts";
 import { Float, int, intOf, isList, numberOf, Tuple, typeName, Undefined, type Value, View } from "./values.ts";
 
 /** Python's arithmetic, on numbers of both kinds, texts and lists. */
+
+export type BinaryOperator = "+" | "-" | "*" | "/" | "//" | "%" | "**";
 
 export function unary(operator: "-" | "+", value: Value): Value {
   if (value instanceof Undefined) value.fail();

@@ -1,7 +1,6 @@
 import { TemplateError } from "../errors.ts";
 import { iterate } from "./items.ts";
 import { scan, step } from "../meter.ts";
-import type { Comparison } from "../syntax/tree.ts";
 import { Dict, isList, numberOf, Range, Tuple, typeName, Undefined, type Value, View } from "./values.ts";
 
 /** Python's comparisons of values. */
@@ -91,6 +90,8 @@ export function contains(container: Value, item: Value): boolean {
   }
   return false;
 }
+
+export type Comparison = "==" | "!=" | "<" | "<=" | ">" | ">=" | "in" | "not in";
 
 export function compare(operator: Comparison, a: Value, b: Value): boolean {
   switch (operator) {

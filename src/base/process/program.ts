@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { UserError } from "./errors.ts";
+import { UserError } from "../errors.ts";
 
 /** Defined where the executable is built (cli/executable.ts). */
 declare const REMAT_EXECUTABLE: boolean | undefined;
@@ -9,7 +9,7 @@ declare const REMAT_EXECUTABLE: boolean | undefined;
 export const IS_EXECUTABLE: boolean = typeof REMAT_EXECUTABLE !== "undefined";
 
 /** The folder of the package. The executable holds the same files under the same names; they can be read whole, but not be opened. */
-export const PROGRAM_FOLDER: string = IS_EXECUTABLE ? import.meta.dir : join(import.meta.dir, "../..");
+export const PROGRAM_FOLDER: string = IS_EXECUTABLE ? import.meta.dir : join(import.meta.dir, "../../..");
 
 /** The module of a thread, by its path in the package. */
 export function threadModule(path: string): URL {
