@@ -171,9 +171,9 @@ export const HELP_GROUPS = [
     description: "base model: a folder or org/name on the hub (required); an adapter of it to train further",
   },
   {
-    keys: ["data", "columns", "roles"],
+    keys: ["data", "valid", "columns", "roles"],
     description:
-      "examples: files, folders, patterns; columns and roles of other names: prompt=question,ignore=notes; customer=user",
+      "examples and held-out ones (or 5% of the former): files, folders, patterns; columns and roles of other names: prompt=question,ignore=notes; customer=user",
   },
   { keys: ["targets", "lastLayers"], description: "linear layers that get adapters (all-linear); only in the last N blocks" },
   {

@@ -44,7 +44,7 @@ describe("configuration files", () => {
         'export default defineConfig({ model: "base", data: "/data/chats.jsonl", learningRate: 1e-3, targets: ["q_proj", "v_proj"], gradientCheckpointing: false });\n',
     ],
   ])("%s: keys in any case, data relative to the file", async (name, text) => {
-    expect(await readConfigFile(file(name, text))).toEqual(expected);
+    expect((await readConfigFile(file(name, text))).values).toEqual(expected);
   });
 
   test("are found by path, without extension, as a folder, and as a recipe's name", () => {
@@ -60,7 +60,7 @@ describe("configuration files", () => {
   test("lists as text and text as lists, numbers in quotes, YAML 1.1's words, keys without a value", async () => {
     const text =
       'targets: all-linear\nlearning_rate: "1e-4"\npacking: no\nresume: On\nseed:\ndata: [a.jsonl=2, /b.jsonl]\nvalid: c.jsonl,d.jsonl\nother:\n';
-    expect(await readConfigFile(file("python.yaml", text))).toEqual({
+    expect((await readConfigFile(file("python.yaml", text))).values).toEqual({
       targets: ["all-linear"],
       learningRate: 1e-4,
       packing: false,
@@ -70,7 +70,7 @@ describe("configuration files", () => {
       valid: `${join(folder, "c.jsonl")},${join(folder, "d.jsonl")}`,
       other: null,
     });
-    expect(await readConfigFile(file("part.yaml", "valid: 5%\nmodel: org/name\nrank: many\n"))).toEqual({
+    expect((await readConfigFile(file("part.yaml", "valid: 5%\nmodel: org/name\nrank: many\n"))).values).toEqual({
       valid: "5%",
       model: "org/name",
       rank: "many",
@@ -79,7 +79,7 @@ describe("configuration files", () => {
 
   test("a run's own configuration has paths as flags have them, relative to the working directory", async () => {
     const config = { model: "models/a", data: "a.jsonl", valid: "5%" };
-    expect(await readConfigFile(file("train-config.json", JSON.stringify(config)))).toEqual(config);
+    expect((await readConfigFile(file("train-config.json", JSON.stringify(config)))).values).toEqual(config);
   });
 
   test("every wrong key is named, with its file", () => {

@@ -25,7 +25,7 @@ test("what docs/coming-from.md says of a name is what the error says of it", asy
       if (!found) continue;
       count++;
       if (/^(none|on by default)/.test(here) || !here.includes("--")) continue;
-      if ("flag" in found)
+      if (found.flag !== null)
         expect([name, here]).toEqual([name, expect.stringContaining(found.flag.split(" ")[0]!.replace(/^--(no-)?/, ""))]);
     }
   }
@@ -35,8 +35,7 @@ test("what docs/coming-from.md says of a name is what the error says of it", asy
 test("every flag that is named exists, and takes the value that is named", () => {
   for (const name of ["max_steps", "bf16", "fp16", "load_in_4bit", "load_in_8bit", "group_by_length", "num_layers"]) {
     const found = counterpartOf(name, Object.keys(trainConfigSchema.shape).map(flagName));
-    expect(found).toHaveProperty("flag");
-    const words = (found as { flag: string }).flag.split(" ");
+    const words = found!.flag!.split(" ");
     expect(() =>
       parseFlags(trainConfigSchema, words[1] === undefined && !words[0]!.startsWith("--no-") ? [words[0]!, "1"] : words),
     ).not.toThrow();

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { flagsOf, parseFlags } from "../../src/cli/flags/flags.ts";
 import { flagName } from "../../src/base/names.ts";
-import { REFERENCE, reference } from "../../src/cli/reference.ts";
+import { COMING_FROM, comingFrom, REFERENCE, reference } from "../../src/cli/reference.ts";
 import { ALIASES } from "../../src/cli/flags/verb.ts";
 import { VERBS } from "../../src/cli/verbs.ts";
 
@@ -11,6 +11,13 @@ const root = join(import.meta.dir, "../..");
 
 test("docs/configuration.md is what the schemas say (bun src/cli/reference.ts writes it)", async () => {
   expect(readFileSync(REFERENCE, "utf8")).toBe(await reference());
+});
+
+test("docs/coming-from.md has the keys of other systems as their tables have them (bun src/cli/reference.ts writes them)", () => {
+  const page = readFileSync(COMING_FROM, "utf8");
+  // The formatter fills cells up.
+  const plain = (text: string) => text.replaceAll(/ +/g, " ").replaceAll(/-{3,}/g, "---");
+  expect(plain(page)).toBe(plain(comingFrom(page)));
 });
 
 test("every verb has a section in docs/verbs.md, and every alias is named", () => {

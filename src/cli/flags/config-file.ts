@@ -1,20 +1,23 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
+import { homedir } from "node:os";
 import { basename, dirname, extname, isAbsolute, join, resolve } from "node:path";
 import { parse as parseYaml } from "yaml";
 import { z } from "zod";
+import { isRecord } from "../../base/json.ts";
+import { splitSources } from "../../data/examples/sources.ts";
 import { parseHeldOut } from "../../data/samples/held-out.ts";
 import { messageOf, UserError } from "../../base/errors.ts";
 import { validateOptions } from "../../library/options.ts";
 import { trainConfigSchema } from "../../train/config.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
-import { importConfig } from "./config-module.ts";
-import { counterpartOf } from "./other-systems.ts";
+import { counterpartOf, explain, pythonConfig, translate } from "./other-systems.ts";
 import { type Flag, flagsOf } from "./flags.ts";
+import { importConfig } from "./config-module.ts";
 import { camelCase, flagName, suggestion } from "../../base/names.ts";
 
 const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
-/** Keys whose value is a path: in a file they are relative to that file (but in a run's own), as flags to the working directory. */
-const PATH_KEYS = ["model", "adapter", "data", "valid"];
+/** Keys whose value is a path. In a file they start from its folder (but in a run's own), as flags do from the working directory. */
+const PATH_KEYS = ["model", "adapter", "data", "valid", "output", "offload"] as const;
 
 /** Finds a configuration: a file, a folder with `train.yaml` (or .ts, .json), a run folder, or the name of a recipe. */
 export function findConfig(word: string, recipes: () => string): string {
@@ -34,48 +37,85 @@ export function findConfig(word: string, recipes: () => string): string {
   );
 }
 
-/** Reads a configuration of `train`. Its keys may be written in camel, kebab or snake case; others stay as they are. */
-export async function readConfigFile(file: string): Promise<Record<string, unknown>> {
+/** A configuration of `train` that was read from a file. */
+export interface ConfigFile {
+  readonly values: Readonly<Record<string, unknown>>;
+  /** Sentences that a user should read. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Reads a configuration of `train`, or one of another system. Keys may be written in camel, kebab or snake case; those that nobody
+ * knows stay as they are.
+ * @param outputFolder where relative paths of `output` start from (default: the file's folder, as those of all others do)
+ * @throws {UserError}
+ */
+export async function readConfigFile(file: string, outputFolder = dirname(file)): Promise<ConfigFile> {
+  const value = await readValues(file);
+  const flags = flagsOf(trainConfigSchema);
+  const translated = translate(file, value, new Set(flags.map(({ key }) => key)));
+  const kinds = new Map(flags.map(({ key, kind }) => [key, kind]));
+  const values: Record<string, unknown> = {};
+  for (const [key, entry] of Object.entries(translated?.config ?? value)) {
+    const kind = kinds.get(camelCase(key));
+    // A key without a value is as good as absent.
+    if (kind === undefined) values[key] = entry;
+    else if (entry !== null) values[camelCase(key)] = readEntry(kind, entry);
+  }
+  const notes = translated?.notes ?? [];
+  // What a run has written down are the flags that it was given.
+  if (basename(file) === RUN_FILES.config) return { values, notes };
+  for (const key of PATH_KEYS) {
+    const path = values[key];
+    if (typeof path === "string") values[key] = pathFrom(key === "output" ? outputFolder : dirname(file), key, path);
+  }
+  return { values, notes };
+}
+
+async function readValues(file: string): Promise<Readonly<Record<string, unknown>>> {
   let value: unknown;
   try {
     if (extname(file) === ".ts") value = await importConfig(file);
-    else value = parseYaml(readFileSync(file, "utf8"));
+    else {
+      const text = readFileSync(file, "utf8");
+      if (extname(file) === ".py") throw pythonConfig(file, text);
+      value = parseYaml(text);
+    }
   } catch (error) {
+    if (error instanceof UserError) throw error;
     throw new UserError(`${file}: cannot be read: ${messageOf(error)}`);
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new UserError(`${file}: expected keys and values${extname(file) === ".ts" ? " as the default export" : ""}`);
   }
-  const kinds = new Map(flagsOf(trainConfigSchema).map(({ key, kind }) => [key, kind]));
-  const config: Record<string, unknown> = {};
-  for (const [key, entry] of Object.entries(value)) {
-    const kind = kinds.get(camelCase(key));
-    // A key without a value is as good as absent.
-    if (kind === undefined) config[key] = entry;
-    else if (entry !== null) config[camelCase(key)] = readEntry(kind, entry);
-  }
-  // What a run has written down are the flags that it was given.
-  if (basename(file) === RUN_FILES.config) return config;
-  const beside = (path: string) => (isAbsolute(path) ? path : join(dirname(file), path));
-  for (const key of PATH_KEYS) {
-    const path = config[key];
-    if (typeof path !== "string" || (key === "valid" && parseHeldOut(path))) continue;
-    // A model that is no folder beside the file may be one of the hub.
-    if (key === "model") config[key] = path.startsWith(".") || existsSync(beside(path)) ? beside(path) : path;
-    else config[key] = existsSync(beside(path)) ? beside(path) : eachPart(path, beside);
-  }
-  return config;
+  return value as Readonly<Record<string, unknown>>;
 }
 
-/** Several sources have commas between them. */
-const eachPart = (text: string, change: (part: string) => string): string =>
-  text
-    .split(",")
-    .map((part) => change(part.trim()))
-    .join();
+/** A path of a file from its folder on; names of the hub, amounts and words that are no paths stay as they are. */
+function pathFrom(folder: string, key: (typeof PATH_KEYS)[number], path: string): string {
+  const beside = (part: string) =>
+    part === "~" || part.startsWith("~/") ? join(homedir(), part.slice(1)) : isAbsolute(part) ? part : join(folder, part);
+  switch (key) {
+    case "model":
+      // What is no folder beside the file may be a model of the hub.
+      return /^[.~/]/.test(path) || existsSync(beside(path)) || !isHubName(path) ? beside(path) : path;
+    case "valid":
+      if (parseHeldOut(path)) return path;
+      break;
+    case "offload":
+      return ["off", "auto"].includes(path) ? path : beside(path);
+    case "output":
+    case "adapter":
+      return beside(path);
+  }
+  return existsSync(beside(path)) ? beside(path) : splitSources(path).map(beside).join();
+}
 
-/** An entry as its flag might have it: a list as text with commas, a number in quotes, YAML 1.1's words for true and false. */
+const isHubName = (name: string): boolean => /^[\w.-]+\/[\w.-]+(?:@[\w./-]+)?$/.test(name) || !name.includes("/");
+
+/** An entry as its flag might have it: a list as text with commas, pairs as an object, a number in quotes, YAML 1.1's words for true and false. */
 function readEntry(kind: Flag["kind"], entry: unknown): unknown {
+  if (kind === "list" && isRecord(entry)) return Object.entries(entry).map(([name, value]) => `${name}=${String(value)}`);
   if (kind === "text" && Array.isArray(entry) && entry.every((part) => typeof part === "string")) return entry.join();
   if (typeof entry !== "string") return entry;
   if (kind === "list") return entry.split(",").map((part) => part.trim());
@@ -94,8 +134,9 @@ export function validateConfig<S extends z.ZodObject>(schema: S, values: Record<
 function keyHint(key: string, known: readonly string[]): string {
   const found = counterpartOf(key, known.map(flagName));
   if (!found) return suggestion(camelCase(key), known);
-  if ("why" in found) return `; there is no such key: ${found.why}`;
-  const [flag, value] = found.flag.split(" ");
-  if (flag!.startsWith("--no-")) return `; it is ${camelCase(flag!.slice(5))}: false here`;
-  return `; it is ${camelCase(flag!.slice(2))}${value === undefined ? "" : `: ${value}`} here`;
+  return explain(found, "key", (text) => {
+    const [flag, value] = text.split(" ") as [string, string?];
+    if (flag.startsWith("--no-")) return `${camelCase(flag.slice(5))}: false`;
+    return `${camelCase(flag.slice(2))}${value === undefined ? "" : `: ${value}`}`;
+  });
 }

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { flagName, suggestion } from "../../base/names.ts";
-import { counterpartOf } from "./other-systems.ts";
+import { counterpartOf, explain } from "./other-systems.ts";
 
 /** What a command line says: flags by camel-case key, and the words that are not flags. */
 export interface ParsedFlags {
@@ -74,7 +74,10 @@ export function parseFlags(schema: ObjectSchema, args: readonly string[]): Parse
     const inline = equals < 0 ? null : arg.slice(equals + 1);
     const negated = given.startsWith("--no-") && flags.get(`--${given.slice(5)}`)?.kind === "boolean";
     const flag = flags.get(negated ? `--${given.slice(5)}` : given);
-    if (!flag) throw new UserError(`unknown flag ${given}${flagHint(given, [...flags.keys()])}`);
+    if (!flag) {
+      const follows = args[i + 1]?.startsWith("-") === false ? args[i + 1] : undefined;
+      throw new UserError(`unknown flag ${given}${flagHint(given, [...flags.keys()], inline ?? follows)}`);
+    }
     if (flag.kind === "boolean") {
       const follows = inline === null && !negated && /^(true|false|auto)$/i.test(args[i + 1] ?? "");
       values[flag.key] = negated ? false : parseBoolean(given, follows ? args[++i]! : (inline ?? "true"));
@@ -121,11 +124,10 @@ function parseValue(name: string, flag: Flag, text: string): unknown {
 }
 
 /** As `suggestion`, and what a flag of another system is here. */
-function flagHint(written: string, known: readonly string[]): string {
+function flagHint(written: string, known: readonly string[], value?: string): string {
   const given = written.replace(/^-(?!-)/, "--");
-  const found = counterpartOf(given, known);
-  if (!found) return suggestion(given, known);
-  return "flag" in found ? `; it is ${found.flag} here` : `; there is no such flag: ${found.why}`;
+  const found = counterpartOf(given, known, value);
+  return found ? explain(found, "flag", (flag) => flag) : suggestion(given, known);
 }
 
 /** Flags that share a line of help. */

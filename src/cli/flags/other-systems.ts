@@ -1,61 +1,58 @@
+import { basename, dirname } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { camelCase, flagName, suggestion } from "../../base/names.ts";
+import { AXOLOTL, axolotlDefaults } from "./systems/axolotl.ts";
+import { type Counterpart, isOff, type Meaning, type Settings, type Table, verbFlag } from "./systems/counterpart.ts";
+import { HUGGING_FACE, LLAMA_FACTORY, LLAMA_FACTORY_DEFAULTS, trlDefaults } from "./systems/hugging-face.ts";
+import { ACCELERATE, DEEPSPEED, LLAMA_CPP, MLX, UNSLOTH, XTUNER } from "./systems/others.ts";
+
 /**
- * What flags and keys of other systems (TRL, PEFT, axolotl, XTuner, MLX-LM, Unsloth, llama.cpp) are called here: for the error that
- * an unknown one gets. docs/coming-from.md says more; a test compares the two.
+ * What flags and keys of other systems are here: one table of names for each system. An unknown flag or key is answered from
+ * them, configuration files of these systems are read by them, and a test compares docs/coming-from.md with them.
  */
-const COUNTERPARTS: Readonly<Record<string, string>> = {
-  "--model": "model_name_or_path base_model pretrained_model_name_or_path m",
-  "--data": "dataset_name dataset datasets data_path train_file",
-  "--valid": "eval_dataset val_set_size val_split",
-  "--output": "output_dir work_dir adapter_path",
-  "--adapter": "adapter_path lora_model_dir lora resume_adapter_file",
-  "--overwrite": "overwrite_output_dir",
-  "--method": "fine_tune_type finetuning_type",
-  "--rank": "r lora_r lora_rank",
-  "--alpha": "lora_alpha",
-  "--dropout": "lora_dropout",
-  "--targets": "target_modules lora_target_modules lora_target_linear",
-  "--rslora": "use_rslora",
-  "--last-layers": "num_layers layers_to_transform lora_layers",
-  "--sequence-length": "max_length max_seq_length max_seq_len sequence_len",
-  "--truncate": "truncation",
-  "--batch-size": "per_device_train_batch_size micro_batch_size",
-  "--gradient-accumulation": "gradient_accumulation_steps grad_accumulation_steps accumulative_counts",
-  "--packing": "sample_packing pack_to_max_length",
-  "--no-packing": "group_by_length",
-  "--epochs": "num_train_epochs num_epochs max_epochs",
-  "--steps": "max_steps iters",
-  "--learning-rate": "lr",
-  "--schedule": "lr_scheduler lr_scheduler_type",
-  "--warmup": "warmup_steps warmup_ratio",
-  "--weight-decay": "wd",
-  "--beta1": "adam_beta1",
-  "--beta2": "adam_beta2",
-  "--epsilon": "adam_epsilon",
-  "--optimizer": "optim optimizer_type",
-  "--clip": "max_grad_norm max_norm",
-  "--seed": "random_state random_seed",
-  "--gradient-checkpointing": "grad_checkpoint activation_checkpoint use_gradient_checkpointing",
-  "--no-gradient-checkpointing": "no_checkpointing",
-  "--memory LIMIT": "auto_find_batch_size",
-  "--eval-every": "eval_steps eval_strategy evaluation_strategy steps_per_eval evaluation_freq evals_per_epoch",
-  "--eval-limit": "val_batches",
-  "--save-every": "save_steps save_strategy saves_per_epoch",
-  "--keep": "save_total_limit",
-  "--resume": "resume_from_checkpoint auto_resume_from_checkpoints",
-  "--patience": "early_stopping_patience",
-  "--load-best": "load_best_model_at_end",
-  "--tensorboard": "report_to",
-  "--dtype bf16": "bf16",
-  "--dtype f16": "fp16",
-  "--dtype": "torch_dtype",
-  "--quantize nf4": "load_in_4bit",
-  "--quantize q8": "load_in_8bit",
-  "--device": "device_map",
-  "--type": "quantization_method outtype",
-  "--temperature": "temp",
-  "--prompt": "p",
-  "--max-new-tokens": "n n_predict",
-};
+export interface System {
+  /** As its section in docs/coming-from.md is called. */
+  readonly name: string;
+  readonly table: Table;
+  /** How its configuration files are known; null for one that has none here. */
+  readonly file: SystemFile | null;
+}
+
+interface SystemFile {
+  readonly isOne: (written: Readonly<Record<string, unknown>>) => boolean;
+  /** What the system does where a file says nothing and what is done here differs; null: such a file alone makes no run. */
+  readonly defaults: ((written: Readonly<Record<string, unknown>>) => Settings) | null;
+}
+
+const hasAny =
+  (...keys: string[]) =>
+  (written: Readonly<Record<string, unknown>>): boolean =>
+    keys.some((key) => Object.hasOwn(written, key));
+
+/** In the order in which a file is compared with them. */
+export const SYSTEMS: readonly System[] = [
+  {
+    name: "LLaMA-Factory",
+    table: LLAMA_FACTORY,
+    file: { isOne: hasAny("finetuning_type", "cutoff_len", "dataset_dir"), defaults: () => LLAMA_FACTORY_DEFAULTS },
+  },
+  { name: "TRL and PEFT", table: HUGGING_FACE, file: { isOne: hasAny("model_name_or_path"), defaults: trlDefaults } },
+  { name: "axolotl", table: AXOLOTL, file: { isOne: hasAny("base_model"), defaults: axolotlDefaults } },
+  {
+    name: "MLX-LM",
+    table: MLX,
+    file: { isOne: hasAny("lora_parameters", "fine_tune_type", "iters"), defaults: () => ({ packing: false }) },
+  },
+  { name: "XTuner", table: XTUNER, file: null },
+  { name: "Unsloth", table: UNSLOTH, file: null },
+  { name: "llama.cpp", table: LLAMA_CPP, file: null },
+  {
+    name: "DeepSpeed",
+    table: DEEPSPEED,
+    file: { isOne: hasAny("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"), defaults: null },
+  },
+  { name: "accelerate", table: ACCELERATE, file: { isOne: hasAny("compute_environment", "distributed_type"), defaults: null } },
+];
 
 const VERBS: Readonly<Record<string, string>> = {
   train: "lora finetune fine-tune sft",
@@ -65,55 +62,183 @@ const VERBS: Readonly<Record<string, string>> = {
   data: "preprocess dataset",
 };
 
-/** Why some are not needed, or are missing. */
-const NONE: Readonly<Record<string, string>> = {
-  "each step is shown and kept in metrics.jsonl": "logging_steps steps_per_report",
-  "attention and loss never form their large matrices": "attn_implementation use_liger_kernel flash_attention sdp_attention",
-  "examples are tokenized once and kept on disk": "dataloader_num_workers dataset_num_proc preprocess",
-  "only answers are learned": "mask_prompt train_on_inputs assistant_only_loss completion_only_loss train_on_responses_only",
-  "the assistant's turns are learned with the token that ends them": "roles_to_train train_on_eos",
-  "the model's own chat template is used": "chat_template prompt_template",
-  "the format of data is told from the keys of a line": "dataset_text_field dataset_map_fn",
-  "metrics.jsonl, --json and --tensorboard are what there is": "wandb_project mlflow_tracking_uri",
-  "a configuration is named without a flag, remat train FILE": "config c config_file",
-  "a run has one device": "deepspeed fsdp",
-  "upload the run folder with the hub's own tools": "push_to_hub hub_model_id",
-  "adapters are plain LoRA": "use_dora modules_to_save",
-  "training has one rank and one alpha": "rank_pattern alpha_pattern",
-  "there is no autograd engine to re-enter": "gradient_checkpointing_kwargs",
-};
+/** Names that are another thing with another verb than with `train`. */
+const OF_VERBS: Table = { adapter_path: verbFlag("--adapter"), lora_model_dir: verbFlag("--adapter") };
 
 const plain = (name: string): string => name.toLowerCase().replaceAll(/[^a-z0-9]/g, "");
 
-/** By plain name: flags with their values, or why there is none. */
-const BY_NAME = new Map<string, { flags: string[]; why: string | null }>();
-for (const [table, isFlag] of [
-  [COUNTERPARTS, true],
-  [NONE, false],
-] as const) {
-  for (const [here, names] of Object.entries(table)) {
-    for (const name of names.split(" ").map(plain)) {
-      const entry = BY_NAME.get(name) ?? { flags: [], why: null };
-      BY_NAME.set(name, isFlag ? { ...entry, flags: [...entry.flags, here] } : { ...entry, why: here });
-    }
+let byName: Map<string, Counterpart[]> | null = null;
+
+/** All that a name may be, over all systems. */
+function meaningsOf(name: string): readonly Counterpart[] {
+  if (!byName) {
+    byName = new Map();
+    for (const table of [...SYSTEMS.map((system) => system.table), OF_VERBS])
+      for (const [key, counterpart] of Object.entries(table))
+        byName.set(plain(key), [...(byName.get(plain(key)) ?? []), counterpart]);
   }
+  return byName.get(plain(name)) ?? [];
+}
+
+/** What a flag or key of another system is here. */
+export interface Found {
+  /** A flag that there is, with its value if it has one. */
+  readonly flag: string | null;
+  /** Why there is none, or what is wrong with the value. */
+  readonly why: string | null;
 }
 
 /**
- * What a flag or key of another system is here: a flag of `known` (names with `--`), with its value if it has one, or a sentence.
- * Null for a name that is not known from elsewhere, or has no counterpart in `known`.
+ * What a flag or key of another system is here: a flag of `known` (names with `--`), or a sentence. Null for a name that is not
+ * known from elsewhere, or has no counterpart in `known`.
+ * @param value that is given with it, if any
  */
-export function counterpartOf(
-  name: string,
-  known: readonly string[],
-): { readonly flag: string } | { readonly why: string } | null {
-  const entry = BY_NAME.get(plain(name));
-  const flag = entry?.flags.find((text) => known.includes(text.replace(/^--no-/, "--").split(" ")[0]!));
-  if (flag !== undefined) return { flag };
-  return entry?.why ? { why: entry.why } : null;
+export function counterpartOf(name: string, known: readonly string[], value?: string): Found | null {
+  const all = meaningsOf(name);
+  const named = all.find(({ flag }) => flag !== null && known.includes(flag.replace(/^--no-/, "--").split(" ")[0]!));
+  if (named) {
+    const meaning = value === undefined ? null : named.read(valueOf(value), ".");
+    return { flag: named.flag, why: meaning && "problem" in meaning ? meaning.problem : null };
+  }
+  const why = all.find((counterpart) => counterpart.flag === null)?.why;
+  return why ? { flag: null, why } : null;
+}
+
+/** A flag's text as a file might have it. */
+function valueOf(text: string): unknown {
+  if (/^(true|false)$/i.test(text)) return text.toLowerCase() === "true";
+  return text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text);
 }
 
 /** The verb that does here what one of that name does elsewhere; null for others. */
 export function verbFor(name: string): string | null {
   return Object.keys(VERBS).find((verb) => VERBS[verb]!.split(" ").some((other) => plain(other) === plain(name))) ?? null;
+}
+
+/** A configuration file of another system as one of ours. */
+export interface Translation {
+  readonly config: Readonly<Record<string, unknown>>;
+  /** Sentences that a user should read. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Reads a configuration file of another system; null where it is none. Keys of ours may stand in it too.
+ * @param written keys and values of the file
+ * @param ours keys of a configuration here
+ * @throws {UserError} one error that names every key without a counterpart, with what to do
+ */
+export function translate(
+  file: string,
+  written: Readonly<Record<string, unknown>>,
+  ours: ReadonlySet<string>,
+): Translation | null {
+  const system = SYSTEMS.find((one) => one.file?.isOne(written));
+  if (!system?.file) return null;
+  const { settings, notes, problems } = read(system.table, written, ours, dirname(file));
+  const { defaults } = system.file;
+  if (!defaults) {
+    throw new UserError(
+      `${file} is a configuration of ${system.name}, which does not say what is trained; remat train takes model, data and these:\n${linesOf({ settings, problems })}`,
+    );
+  }
+  if (problems.length > 0) {
+    const count = Object.keys(written).length;
+    throw new UserError(
+      `${file} is a configuration of ${system.name}; ${problems.length} of its ${count} keys ${problems.length === 1 ? "has" : "have"} no counterpart here:\n` +
+        `${problems.map(([key, text]) => `  ${key}: ${text}`).join("\n")}\nRemove or change them; the others are read as they are.`,
+    );
+  }
+  const implied = Object.entries(defaults(written)).filter(([key]) => !Object.hasOwn(settings, key));
+  const said = implied.map(([key, value]) => `${flagName(key).slice(2)} ${Array.isArray(value) ? value.join() : String(value)}`);
+  return {
+    config: { ...Object.fromEntries(implied), ...settings },
+    notes: [
+      `${basename(file)} is read as a configuration of ${system.name}${said.length === 0 ? "" : `; what it does not say is as there: ${said.join(", ")}`}`,
+      ...notes,
+    ],
+  };
+}
+
+interface Reading {
+  readonly settings: Readonly<Record<string, unknown>>;
+  readonly notes: readonly string[];
+  /** Keys with what to do about them. */
+  readonly problems: readonly (readonly [key: string, text: string])[];
+}
+
+/** Keys are read in the order of the table, so that of two for one setting the later one there counts. */
+function read(table: Table, written: Readonly<Record<string, unknown>>, ours: ReadonlySet<string>, folder: string): Reading {
+  const settings: Record<string, unknown> = {};
+  const notes = new Set<string>();
+  const problems: (readonly [string, string])[] = [];
+  const left = new Map(Object.entries(written).map(([key, value]) => [plain(key), [key, value] as const]));
+  for (const [name, counterpart] of Object.entries(table)) {
+    const found = left.get(plain(name));
+    if (!found) continue;
+    left.delete(plain(name));
+    const [key, value] = found;
+    const meaning: Meaning = counterpart.read(value, folder);
+    if ("problem" in meaning) problems.push([key, meaning.problem]);
+    else {
+      Object.assign(settings, meaning.set);
+      if (meaning.note !== undefined) notes.add(`${key}: ${meaning.note}`);
+    }
+  }
+  for (const [key, value] of left.values()) {
+    if (ours.has(camelCase(key))) settings[camelCase(key)] = value;
+    else if (!isOff(value)) problems.push([key, unknown(key, Object.keys(table))]);
+  }
+  return { settings, notes: [...notes], problems };
+}
+
+function unknown(key: string, known: readonly string[]): string {
+  const hint = suggestion(key, known);
+  return `it is not known here${hint.startsWith("; did") ? hint : ""}`;
+}
+
+function linesOf({ settings, problems }: Pick<Reading, "settings" | "problems">): string {
+  return [
+    ...Object.entries(settings).map(([key, value]) => `  ${flagName(key).slice(2)}: ${yamlOf(value)}`),
+    ...problems.map(([key, text]) => `  # ${key}: ${text}`),
+  ].join("\n");
+}
+
+function yamlOf(value: unknown): string {
+  return typeof value === "string" && /^[\w./-]+$/.test(value) ? value : JSON.stringify(value);
+}
+
+/** `name = value` at the start of a line of Python, with a value that is a plain literal. */
+const ASSIGNMENT = /^([A-Za-z_]\w*)\s*=\s*(.+?)\s*(?:#.*)?$/gm;
+
+/** A configuration in Python, as XTuner's and Unsloth's are: what of it can be said here is in the error. */
+export function pythonConfig(file: string, text: string): UserError {
+  const written: Record<string, unknown> = {};
+  for (const [, name, value] of text.matchAll(ASSIGNMENT)) {
+    const literal = literalOf(value!);
+    if (literal !== undefined && Object.hasOwn(XTUNER, name!)) written[name!] = literal;
+  }
+  const reading = read(XTUNER, written, new Set(), dirname(file));
+  const lines = linesOf(reading);
+  return new UserError(
+    `${file} is a program in Python, as XTuner's configurations are, and cannot be read; a configuration here is YAML` +
+      (lines === "" ? ", such as recipes copy writes" : `. What it sets, for a file of your own:\n${lines}`),
+  );
+}
+
+/** A literal of Python as a value; undefined for everything else. */
+function literalOf(text: string): unknown {
+  const quoted = /^(?:'([^'\\]*)'|"([^"\\]*)")$/.exec(text);
+  if (quoted) return quoted[1] ?? quoted[2];
+  if (text === "True" || text === "False") return text === "True";
+  if (text === "None") return null;
+  const list = /^[([]([^()[\]]*)[)\]]$/.exec(text);
+  if (list) return list[1]!.split(",").flatMap((part) => (part.trim() === "" ? [] : [literalOf(part.trim())]));
+  return /^[-+]?[\d.]+(?:e[-+]?\d+)?$/i.test(text) && !Number.isNaN(Number(text)) ? Number(text) : undefined;
+}
+
+/** What is said behind an unknown flag or key that another system has. */
+export function explain({ flag, why }: Found, what: "flag" | "key", write: (flag: string) => string): string {
+  if (flag === null) return `; there is no such ${what}: ${why}`;
+  return `; it is ${write(flag)} here${why === null ? "" : `: ${why}`}`;
 }

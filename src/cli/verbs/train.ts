@@ -1,3 +1,4 @@
+import { sep } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { run as runTraining } from "../../train/run/run.ts";
@@ -24,26 +25,48 @@ ${describeFlags(trainConfigSchema, HELP_GROUPS)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const { config, file, keys } = await resolveConfig(args);
+  const { config, file, keys, notes } = await resolveConfig(args);
   const { emit } = createDisplay(config.json, { file });
+  for (const text of notes) emit({ type: "message", text });
   return withSignals(async (signal) => {
     const { reason } = await runTraining(config, { sink: emit, signal, given: keys });
     return reason === "interrupted";
   });
 }
 
-/** The configuration, the file that it came from, and the keys that file or flags have. */
-async function resolveConfig(
-  args: readonly string[],
-): Promise<{ readonly config: TrainConfig; readonly file: string | undefined; readonly keys: readonly string[] }> {
+/** Whether a file is one of the recipes. Their folder is unpacked by whoever asks for it, so files elsewhere do not ask. */
+function isRecipe(file: string): boolean {
+  return file.split(sep).includes("recipes") && file.startsWith(recipesFolder() + sep);
+}
+
+interface Resolved {
+  readonly config: TrainConfig;
+  /** The file that it came from. */
+  readonly file: string | undefined;
+  /** The keys that file or flags have. */
+  readonly keys: readonly string[];
+  /** Sentences about the file that a user should read. */
+  readonly notes: readonly string[];
+}
+
+async function resolveConfig(args: readonly string[]): Promise<Resolved> {
   const { values, words } = parseFlags(trainConfigSchema, args);
+  const dataWord = words.find((word) => /\.(?:jsonl|csv|tsv|parquet)$/.test(word));
+  if (dataWord !== undefined) {
+    throw new UserError(
+      `${dataWord} is a file of data, where a configuration is expected; give --data, and quotes around a pattern: --data "more/*.csv"`,
+    );
+  }
   if (words.length > 1)
     throw new UserError(`expected one configuration, got ${words.map((word) => JSON.stringify(word)).join(" and ")}`);
   const named = words[0] ?? (values["model"] === undefined && values["data"] === undefined ? DEFAULT_RECIPE : undefined);
   const file = named === undefined ? undefined : findConfig(named, recipesFolder);
-  const fromFile = file === undefined ? {} : await readConfigFile(file);
+  // A recipe is no file of the user's: its run goes where the user is.
+  const outputFolder = file !== undefined && isRecipe(file) ? "." : undefined;
+  const read = file === undefined ? { values: {}, notes: [] } : await readConfigFile(file, outputFolder);
   // The bundled example may be run again and again without thinking of folders.
   const implied = words.length === 0 && named === DEFAULT_RECIPE ? { overwrite: true } : {};
-  const asked = { ...implied, ...fromFile, ...values };
-  return { config: validateConfig(trainConfigSchema, asked, file), file, keys: Object.keys(asked) };
+  const asked = { ...implied, ...read.values, ...values };
+  const config = validateConfig(trainConfigSchema, asked, file);
+  return { config, file, keys: Object.keys(asked), notes: read.notes };
 }
