@@ -1,9 +1,10 @@
-import { type ChatTemplate, chatTemplateOf, type Conversation } from "../data/chat/chat-template.ts";
+import { type ChatTemplate, chatTemplateOf } from "../data/chat/chat-template.ts";
+import type { Conversation } from "../data/chat/conversation.ts";
 import { createUnusedCounter, type Mapping } from "../data/examples/columns.ts";
 import { readEntries } from "../data/examples/dataset.ts";
 import { type Example, exampleOf } from "../data/examples/formats.ts";
 import type { DataRecord } from "../data/examples/values.ts";
-import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { type Tokenizer, withPrefix } from "../data/tokens/tokenizer.ts";
 
 /** Asks for an answer to a conversation. @throws {UserError} the template refuses it */
 export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): Int32Array {
@@ -12,7 +13,7 @@ export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, convers
 
 /** Asks for the continuation of a text. */
 export function rawPrompt(tokenizer: Tokenizer, text: string): Int32Array {
-  return Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(text)]);
+  return withPrefix(tokenizer, tokenizer.encode(text));
 }
 
 /** What a model is asked, as tokens, and the line that the answer goes into. */

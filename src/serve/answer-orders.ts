@@ -1,4 +1,4 @@
-import { refuseLostRoles } from "../data/chat/chat-spans.ts";
+import { refuseLostRoles } from "../data/chat/losses.ts";
 import { type ChatTemplate, chatTemplateOf } from "../data/chat/chat-template.ts";
 import { exampleOf } from "../data/examples/formats.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";

@@ -49,7 +49,11 @@ describe("chat: the assistant's turns, end token included, line break after it n
     }[];
     cases.chats.forEach((item, i) => {
       const { messages, tools } = conversations[i]!;
-      const [sample, ...rest] = samples(smollm, { messages, ...(tools ? { tools } : {}) });
+      const example = { messages, ...(tools ? { tools } : {}) };
+      // What this template has no place for.
+      const lost = /tool|reasoning key/.exec(item.name);
+      if (lost) return expect(userError(() => samples(smollm, example))).toContain("the chat template leaves out");
+      const [sample, ...rest] = samples(smollm, example);
       // The fixture of "prompt" ends in a generation prompt, which training data never has.
       const length = item.name === "prompt" ? sample!.ids.length : item.ids.length;
       expect(rest).toEqual([]);
@@ -193,12 +197,28 @@ describe("chat: the assistant's turns, end token included, line break after it n
     expect(show(llama3, { messages })[0]).toContain("developer<|end_header_id|>\n\nBe brief.");
   });
 
-  test("a template that changes the context when an answer is added is an error", () => {
-    const source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
-    const example = parseExample(JSON.stringify({ messages: [user("q"), assistant("a")] }), "f:1") as ChatExample;
-    expect(userError(() => trainedTexts(createChatTemplate(source), example, []))).toContain(
-      "f:1: the chat template renders the messages before message 2 differently",
-    );
+  test("a template that renders the messages before a turn otherwise once it is there: the turn is found by its own words", () => {
+    const texts = (source: string, messages: object[]) => {
+      const example = parseExample(JSON.stringify({ messages }), "f:1") as ChatExample;
+      return trainedTexts(createChatTemplate(source), example, ["<end>"]).map(({ text, ranges }) => {
+        const [[from, to], ...others] = ranges as [[number, number], ...[number, number][]];
+        const marked = [...others]
+          .toReversed()
+          .reduce((all, [a, b]) => `${all.slice(0, a)}⟦${all.slice(a, b)}⟧${all.slice(b)}`, text);
+        return `${marked.slice(0, from)}⟦${marked.slice(from, to)}⟧${marked.slice(to)}`;
+      });
+    };
+    const counted = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    expect(texts(counted, [user("q"), assistant("a")])).toEqual(["2q⟦a⟧"]);
+    expect(texts(counted, [user("q"), assistant("a"), user("r"), assistant("b")])).toEqual(["2q⟦a⟧", "4qar⟦b⟧"]);
+    // The last message is closed otherwise, and the generation prompt has words of its own.
+    const last =
+      "{% for m in messages %}{{ m.role ~ ':' ~ m.content ~ ('' if loop.last else '.') ~ '<end>' }}{% endfor %}" +
+      "{% if add_generation_prompt %}assistant:<think>{% endif %}";
+    expect(texts(last, [user("q"), assistant("<a"), user("assistant:"), assistant("<b")])).toEqual([
+      "user:q.<end>assistant:⟦<a<end>⟧",
+      "user:q.<end>assistant:<a.<end>user:assistant:.<end>assistant:⟦<b<end>⟧",
+    ]);
   });
 
   test("a template that does not end, and one whose text doubles without an end, are refused within 5 seconds", () => {

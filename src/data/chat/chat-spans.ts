@@ -1,7 +1,12 @@
 import { UserError } from "../../base/errors.ts";
-import { show } from "../../base/json.ts";
-import type { ChatTemplate, Range } from "./chat-template.ts";
-import type { ChatExample, Message } from "../examples/formats.ts";
+import type { ChatExample } from "../examples/formats.ts";
+import { answerStart } from "./answer-start.ts";
+import { attempt, type ChatTemplate } from "./chat-template.ts";
+import type { Conversation, Range } from "./conversation.ts";
+import { fieldsOf, type Notice, refuseFields, refuseLostRoles } from "./losses.ts";
+import type { Field } from "./marks.ts";
+import { createRenderings } from "./renderings.ts";
+import { type Trace, traceConversation } from "./trace.ts";
 
 /** A rendered conversation and the parts of it that are trained on. */
 export interface TrainedText {
@@ -15,131 +20,150 @@ export interface TrainedText {
  * Renders a conversation and finds what the assistant says in it.
  *
  * A template with `{% generation %}` blocks says so itself. Otherwise the conversation is rendered up to each assistant
- * turn: the turn starts where the generation prompt ends and ends where the rendering through it ends (behind its end
- * token, so that the line break after it is not trained on). That needs each rendering to be the beginning of the next, but for
- * a token that closes whole conversations only (Phi-3).
- * Where it is not (Qwen3 drops the reasoning of earlier turns, Mistral moves the system prompt to the last user turn),
+ * turn: the turn starts where the generation prompt ends (see `answerStart`) and ends where the rendering through it ends (behind its end
+ * token, so that the line break after it is not trained on; a token that closes whole conversations only, as Phi-3's, is no turn's).
+ * Where these renderings are the beginnings of the whole one, the conversation is one text.
+ * Where they are not (Qwen3 drops the reasoning of earlier turns, Mistral moves the system prompt to the last user turn),
  * the model would never see the whole conversation as one text; then every trained turn becomes a text of its own, with
- * the context exactly as the model will see it.
+ * the context as the model will see it.
  * Empty when no message is trained on.
- * @param endTokens special tokens, which may end a turn
- * @throws {UserError} a template that changes the context when the answer is added, or that leaves out a message
+ * @param endTokens tokens that may end a turn
+ * @param notice takes what the template leaves out on purpose
+ * @throws {UserError} a template that leaves something out, or whose answers cannot be found
  */
-export function trainedTexts(template: ChatTemplate, example: ChatExample, endTokens: Iterable<string>): TrainedText[] {
-  const { messages, tools } = example;
+export function trainedTexts(
+  template: ChatTemplate,
+  example: ChatExample,
+  endTokens: Iterable<string>,
+  notice: (notice: Notice) => void = () => {},
+): TrainedText[] {
+  const { messages, tools, args } = example;
   const trained = messages.flatMap((message, i) => (message.weight > 0 ? [i] : []));
   if (trained.length === 0) return [];
-  const render = (count: number, addGenerationPrompt = false) =>
-    template.render({ messages: fieldsOf(messages.slice(0, count)), tools, addGenerationPrompt });
-
   refuseLostRoles(template, example);
-  const marked = template.renderMarked({ messages: fieldsOf(messages), tools });
-  if (marked && marked.ranges.length > 0) {
-    const assistants = messages.flatMap((message, i) => (message.role === "assistant" ? [i] : []));
-    if (assistants.every((index) => messages[index]!.weight === 1)) return [{ ...marked, weights: marked.ranges.map(() => 1) }];
-    if (marked.ranges.length === assistants.length) {
-      const ranges = marked.ranges.filter((_, i) => messages[assistants[i]!]!.weight > 0);
-      return [{ text: marked.text, ranges, weights: trained.map((index) => messages[index]!.weight) }];
-    }
+  const upTo = (count: number): Conversation => ({ messages: fieldsOf(messages.slice(0, count)), tools, args });
+  const losses = createLosses(template, example, upTo);
+  const marked = generationBlocks(template, example, trained, upTo(messages.length));
+  if (marked) {
+    losses.read(messages.length, marked.text);
+    losses.finish(notice);
+    return [marked];
   }
-
+  const renderings = createRenderings(template, upTo);
+  const full = renderings.plain(messages.length);
+  if (full === null) throw new UserError(renderings.refusal(messages.length));
   const ends = [...endTokens];
-  const full = render(messages.length);
-  /** A rendering without the token that closes it where no answer is asked for. */
-  const unclosed = (text: string, count: number): string => {
-    const closing = ends.find((token) => text.endsWith(token));
-    if (closing === undefined) return text;
-    const open = text.slice(0, -closing.length);
-    const asking = attempt(() => render(count, true));
-    return asking !== null && !asking.startsWith(text) && asking.startsWith(open) ? open : text;
-  };
   const turns = trained.map((index): Turn => {
-    const through = index === messages.length - 1 ? full : render(index + 1);
-    const context = index === 0 ? "" : unclosed(render(index), index);
-    const start = index === 0 ? firstTurnStart(template, example, through) : commonPrefix(render(index, true), through);
+    const through = renderings.plain(index + 1);
+    // A template that wants something to follow (the result of a call): the turn is looked for in the whole conversation.
+    const count = through === null ? messages.length : index + 1;
+    const text = through ?? full;
+    const trace = () => losses.read(count, text);
+    const start = answerStart({ template, example, renderings, index, count, text, ends, trace });
+    if (start === null) throw unclear(example, index);
+    if (through === null) return { text, body: text, count, range: [start, middleEnd(text, index, ends, trace(), example)] };
     // The closing token is the turn's own where no other ends it.
-    const open = unclosed(through, index + 1);
+    const open = renderings.unclosed(index + 1, ends) ?? through;
     const body = turnEnd(open, start, ends) === null ? through : open;
-    return {
-      text: through,
-      body,
-      range: [start, turnEnd(body, start, ends) ?? body.length],
-      stable: start >= context.length && through.startsWith(context),
-    };
+    return { text, body, count, range: [start, turnEnd(body, start, ends) ?? body.length] };
   });
-  for (const [i, turn] of turns.entries()) {
-    if (!turn.stable) {
-      throw new UserError(
-        `${example.where}: the chat template renders the messages before message ${trained[i]! + 1} differently once it is there, ` +
-          "so its tokens cannot be told from the prompt's; give the template {% generation %} blocks or another chat template",
-      );
-    }
-  }
   const weights = trained.map((index) => messages[index]!.weight);
-  if (turns.every((turn) => full.startsWith(turn.body)))
-    return [{ text: full, ranges: turns.map((turn) => turn.range), weights }];
+  const isOne = turns.every((turn) => full.startsWith(turn.body));
+  if (isOne) losses.read(messages.length, full);
+  else for (const { count, text } of turns) losses.read(count, text);
+  losses.finish(notice);
+  if (isOne) return [{ text: full, ranges: turns.map((turn) => turn.range), weights }];
   return turns.map((turn, i) => ({ text: turn.text, ranges: [turn.range], weights: [weights[i]!] }));
 }
 
-/** Roles that every template is expected to know, or to refuse. */
-const USUAL_ROLES: readonly string[] = ["system", "user", "assistant", "tool"];
-
-/** Many templates pass over roles that they do not know (such as `developer`) without a word. @throws {UserError} */
-export function refuseLostRoles(template: ChatTemplate, { messages, tools, where }: ChatExample): void {
-  for (const [i, { role }] of messages.entries()) {
-    if (USUAL_ROLES.includes(role)) continue;
-    const render = (some: readonly Message[]) => attempt(() => template.render({ messages: fieldsOf(some), tools }));
-    if (render(messages) !== render(messages.toSpliced(i, 1))) continue;
-    throw new UserError(
-      `${where}: the chat template leaves out message ${i + 1}, whose role is ${show(role)}; give it one of ${USUAL_ROLES.join(", ")}`,
-    );
-  }
-}
-
 interface Turn {
-  /** The conversation up to and with the turn. */
+  /** The conversation up to and with the turn, or, where the template does not render that, the whole. */
   readonly text: string;
   /** The same without a token that closes the conversation. */
   readonly body: string;
+  /** Messages that are rendered in `text`. */
+  readonly count: number;
   readonly range: Range;
-  /** The messages before it are the beginning of `text`. */
-  readonly stable: boolean;
 }
 
-function fieldsOf(messages: readonly Message[]): Message["fields"][] {
-  return messages.map((message) => message.fields);
+function unclear({ where }: ChatExample, index: number): UserError {
+  return new UserError(
+    `${where}: the chat template renders the messages before message ${index + 1} differently once it is there, ` +
+      "so its tokens cannot be told from the prompt's; give the template {% generation %} blocks, or another one with --chat-template",
+  );
 }
 
-/** Where the first message's own words start; many templates refuse to render an empty conversation. */
-function firstTurnStart(template: ChatTemplate, { messages, tools }: ChatExample, through: string): number {
-  const empty = attempt(() => template.render({ messages: [], tools, addGenerationPrompt: true }));
-  if (empty !== null) return commonPrefix(empty, through);
-  const { fields } = messages[0]!;
-  if (typeof fields.content !== "string") return 0;
-  // The same message with another first character differs from there on.
-  const other = { ...fields, content: (fields.content.startsWith("a") ? "b" : "a") + fields.content };
-  return commonPrefix(template.render({ messages: [other], tools }), through);
-}
-
-/** null: the template refuses. */
-function attempt(render: () => string): string | null {
-  try {
-    return render();
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    return null;
-  }
-}
-
-function commonPrefix(a: string, b: string): number {
-  const limit = Math.min(a.length, b.length);
-  let i = 0;
-  while (i < limit && a.charCodeAt(i) === b.charCodeAt(i)) i++;
-  return i;
+/** What the template's own `{% generation %}` blocks say; null where it has none, or they do not tell the messages apart. */
+function generationBlocks(
+  template: ChatTemplate,
+  { messages }: ChatExample,
+  trained: readonly number[],
+  conversation: Conversation,
+): TrainedText | null {
+  const marked = template.renderMarked(conversation);
+  if (!marked || marked.ranges.length === 0) return null;
+  const assistants = messages.flatMap((message, i) => (message.role === "assistant" ? [i] : []));
+  if (assistants.every((index) => messages[index]!.weight === 1)) return { ...marked, weights: marked.ranges.map(() => 1) };
+  if (marked.ranges.length !== assistants.length) return null;
+  const ranges = marked.ranges.filter((_, i) => messages[assistants[i]!]!.weight > 0);
+  return { text: marked.text, ranges, weights: trained.map((index) => messages[index]!.weight) };
 }
 
 /** Behind the token that ends the turn; null: none does. */
 function turnEnd(text: string, start: number, endTokens: readonly string[]): number | null {
   const turn = text.slice(start).trimEnd();
   return endTokens.some((token) => turn.endsWith(token)) ? start + turn.length : null;
+}
+
+/** Where a turn ends that others follow: behind the end token after its last word, or there. @throws {UserError} */
+function middleEnd(text: string, index: number, ends: readonly string[], trace: Trace, example: ChatExample): number {
+  const span = trace.spanOf(index);
+  if (span === null) throw unclear(example, index);
+  const behind = text.slice(span[1]);
+  const space = behind.length - behind.trimStart().length;
+  const token = ends.filter((end) => behind.startsWith(end, space)).sort((a, b) => b.length - a.length)[0];
+  return span[1] + (token === undefined ? 0 : space + token.length);
+}
+
+/** Follows what the texts of an example leave out. */
+interface Losses {
+  /** @param count messages that `text` renders @throws {UserError} anything but reasoning is lost */
+  read(count: number, text: string): Trace;
+  /** @throws {UserError} the reasoning of a trained turn is in no text, and not because others follow it */
+  finish(notice: (notice: Notice) => void): void;
+}
+
+function createLosses(template: ChatTemplate, example: ChatExample, upTo: (count: number) => Conversation): Losses {
+  const { messages, where } = example;
+  const traces = new Map<number, Trace>();
+  const traceOf = (count: number, text: string): Trace => {
+    let trace = traces.get(count);
+    if (!trace) traces.set(count, (trace = traceConversation(template, upTo(count), text)));
+    return trace;
+  };
+  const read = new Map<number, readonly Field[]>();
+  return {
+    read(count, text) {
+      const trace = traceOf(count, text);
+      const lost = trace.lost.filter(({ isReasoning }) => isReasoning);
+      refuseFields(
+        trace.lost.filter(({ isReasoning }) => !isReasoning),
+        example,
+      );
+      read.set(count, lost);
+      return trace;
+    },
+    finish(notice) {
+      const lostIn = (message: number) => (fields: readonly Field[]) => fields.find((field) => field.message === message);
+      for (const [index, { weight }] of messages.entries()) {
+        const holding = [...read].filter(([count]) => count > index).map(([, fields]) => fields);
+        const field = holding.map(lostIn(index)).find((one) => one !== undefined);
+        if (field === undefined || !holding.every(lostIn(index))) continue;
+        const until = weight > 0 && index + 1 < messages.length ? attempt(() => template.render(upTo(index + 1))) : null;
+        const isMeant = weight === 0 || (until !== null && !lostIn(index)(traceOf(index + 1, until).lost));
+        if (!isMeant) refuseFields([field], example);
+        notice({ kind: "reasoning", where: `${where}, message ${index + 1}` });
+      }
+    },
+  };
 }

@@ -1,13 +1,17 @@
 import { explanationOf, UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import { contentText } from "../examples/formats.ts";
+import { type Conversation, type MessageFields, type Range, withReasoning } from "./conversation.ts";
 import { parseTemplate, runTemplate, type Template } from "./jinja.ts";
+import { tagsOf } from "./marks.ts";
 import type { Tokenizer } from "../tokens/tokenizer.ts";
 
 /** Renders conversations to text with a model's Jinja template, as Transformers' `apply_chat_template` does. */
 export interface ChatTemplate {
   /** Jinja source, for saving beside a model. */
   readonly source: string;
+  /** Tags that the source writes out (see `tagsOf`). */
+  readonly tags: RegExp | null;
   render(conversation: Conversation): string;
   /**
    * The text and the character ranges inside `{% generation %}` blocks, or null when the template has none (or when
@@ -15,15 +19,6 @@ export interface ChatTemplate {
    */
   renderMarked(conversation: Conversation): { readonly text: string; readonly ranges: readonly Range[] } | null;
 }
-
-export interface Conversation {
-  readonly messages: readonly Readonly<Record<string, unknown>>[];
-  readonly tools?: readonly unknown[] | null;
-  readonly addGenerationPrompt?: boolean;
-}
-
-/** Half open, in UTF-16 units. */
-export type Range = readonly [start: number, end: number];
 
 /** Marks the edges of generation blocks in the rendered text: two private characters that no tokenizer's text holds. */
 const MARK = "\u{10FFFD}\u{F0001}";
@@ -109,27 +104,20 @@ export function createChatTemplate(
   const readsParts = (): boolean => {
     if (known !== null) return known;
     known = true;
-    const say = (content: unknown): string | null => {
-      try {
-        return run(plain, { messages: [{ role: "user", content }] });
-      } catch (error) {
-        if (!(error instanceof UserError)) throw error;
-        return null;
-      }
-    };
+    const say = (content: unknown) => attempt(() => run(plain, { messages: [{ role: "user", content }] }));
     const asParts = say([{ type: "text", text: PROBE }]);
     return (known = asParts !== null && asParts === say(PROBE));
   };
+  const asRead = (message: MessageFields): MessageFields => {
+    const { content } = message;
+    return Array.isArray(content) && !readsParts() ? { ...message, content: contentText(content) } : message;
+  };
   const run = (template: Template, conversation: Conversation): string => {
-    const { tools = null, addGenerationPrompt = false } = conversation;
-    const messages = conversation.messages
-      .map(withReasoning)
-      .map((message) =>
-        Array.isArray(message["content"]) && !readsParts() ? { ...message, content: contentText(message["content"]) } : message,
-      );
+    const { tools = null, addGenerationPrompt = false, args } = conversation;
+    const messages = conversation.messages.map((message) => asRead(withReasoning(message)));
     const own = { messages, tools, documents: null, add_generation_prompt: addGenerationPrompt };
     try {
-      return runTemplate(template, { ...variables, ...own }, now);
+      return runTemplate(template, { ...variables, ...args, ...own }, now);
     } catch (error) {
       throw new UserError(
         `${where}: the chat template refuses the conversation: ${explanationOf(error, "it needs something that is not there")}`,
@@ -138,6 +126,7 @@ export function createChatTemplate(
   };
   return {
     source,
+    tags: tagsOf(source),
     render: (conversation) => run(plain, conversation),
     renderMarked(conversation) {
       if (!marked) return null;
@@ -155,11 +144,12 @@ export function createChatTemplate(
   };
 }
 
-/** Names under which a message's reasoning comes; templates read the first (gpt-oss: `thinking`). */
-const REASONING = ["reasoning_content", "thinking", "reasoning"];
-
-function withReasoning(message: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
-  const name = REASONING.find((key) => message[key] !== undefined);
-  if (name === undefined) return message;
-  return { thinking: message[name], ...message, reasoning_content: message[name] };
+/** What an action gives; null: it is refused. */
+export function attempt<T>(action: () => T): T | null {
+  try {
+    return action();
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return null;
+  }
 }

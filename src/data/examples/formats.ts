@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { jsonKind, show } from "../../base/json.ts";
+import { isRecord, jsonKind, show } from "../../base/json.ts";
 import {
   isKnownExtra,
   type Mapping,
@@ -41,6 +41,8 @@ export interface ChatExample {
   readonly kind: "chat";
   readonly messages: readonly Message[];
   readonly tools: readonly unknown[] | null;
+  /** Variables of the chat template, such as `enable_thinking`. */
+  readonly args?: DataRecord | null;
   /** Place of the record (see `placeIn`), for errors. */
   readonly where: string;
 }
@@ -69,8 +71,8 @@ interface Format {
 
 /** The first that fits is taken. */
 const FORMATS: readonly Format[] = [
-  { required: ["messages"], optional: ["tools", "parallel_tool_calls"], read: readMessages },
-  { required: ["prompt", "completion"], optional: ["tools"], read: readCompletion },
+  { required: ["messages"], optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"], read: readMessages },
+  { required: ["prompt", "completion"], optional: ["tools", "chat_template_kwargs"], read: readCompletion },
   { required: ["instruction", "output"], optional: ["input", "system", "history"], repeated: ["text"], read: readAlpaca },
   { required: ["conversations"], optional: ["system", "tools"], read: readShareGpt },
   { required: ["conversation"], optional: [], read: readXTuner },
@@ -127,17 +129,31 @@ function unknownKey(key: string, { required, optional }: Format, where: string):
 
 function readMessages(record: DataRecord, where: string, mapping: Mapping): ChatExample {
   const messages = messageList(record, "messages", where, mapping);
-  return { kind: "chat", messages, tools: toolsOf(record, where), where };
+  return { kind: "chat", messages, tools: toolsOf(record, where), args: argsOf(record, where), where };
+}
+
+/** Variables that a row has for its chat template, by the name that TRL gives them. */
+function argsOf(record: DataRecord, where: string): DataRecord | null {
+  const args = record["chat_template_kwargs"];
+  if (args === undefined || args === null) return null;
+  if (!isRecord(args)) throw new UserError(`${where}: "chat_template_kwargs" must be an object, got ${jsonKind(args)}`);
+  return wellFormed(args);
 }
 
 function readCompletion(record: DataRecord, where: string, mapping: Mapping): Example {
   if (Array.isArray(record["prompt"]) && Array.isArray(record["completion"])) {
     const prompt = messageList(record, "prompt", where, mapping, false);
     const completion = messageList(record, "completion", where, mapping);
-    return { kind: "chat", messages: [...prompt, ...completion], tools: toolsOf(record, where), where };
+    return {
+      kind: "chat",
+      messages: [...prompt, ...completion],
+      tools: toolsOf(record, where),
+      args: argsOf(record, where),
+      where,
+    };
   }
-  if (record["tools"] !== undefined && record["tools"] !== null)
-    throw new UserError(`${where}: "tools" needs "prompt" and "completion" to be lists of messages`);
+  const chats = ["tools", "chat_template_kwargs"].find((key) => record[key] !== undefined && record[key] !== null);
+  if (chats !== undefined) throw new UserError(`${where}: "${chats}" needs "prompt" and "completion" to be lists of messages`);
   return { kind: "completion", prompt: text(record, "prompt", where), completion: text(record, "completion", where), where };
 }
 

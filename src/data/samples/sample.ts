@@ -3,7 +3,7 @@ import { trainedTexts } from "../chat/chat-spans.ts";
 import { chatTemplateOf, readsDate } from "../chat/chat-template.ts";
 import type { ChatTemplate } from "../chat/chat-template.ts";
 import type { Example } from "../examples/formats.ts";
-import type { Tokenizer } from "../tokens/tokenizer.ts";
+import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 
 /** The label of a position that is not trained on, as in PyTorch and Transformers. */
 export const IGNORED = -100;
@@ -69,13 +69,16 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
   const samples = (example: Example): Sample[] => {
     switch (example.kind) {
       case "text": {
-        const ids = tokenizer.encode(bounded(example.text, example.where));
-        return [finish(join(tokenizer.prefix, ids, end), tokenizer.prefix.length, example.where, options)];
+        const ids = withPrefix(tokenizer, tokenizer.encode(bounded(example.text, example.where)));
+        return [finish(join(ids, end), tokenizer.prefix.length, example.where, options)];
       }
       case "completion": {
         const text = bounded(example.prompt + example.completion, example.where);
-        const { ids, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
-        return [finish(join(tokenizer.prefix, ids, end), tokenizer.prefix.length + tokens[0]!, example.where, options)];
+        const { ids: own, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
+        const ids = withPrefix(tokenizer, own);
+        // What begins the text is no answer, whoever wrote it.
+        const from = Math.max(tokenizer.prefix.length, ids.length - own.length + tokens[0]!);
+        return [finish(join(ids, end), from, example.where, options)];
       }
       case "chat": {
         const texts = trainedTexts(templateFor(example.tools !== null), example, tokenizer.specialTokens.keys());
@@ -105,16 +108,11 @@ const CHARACTERS_PER_TOKEN = 1000;
 const SHORT_TEXT = 1 << 18;
 
 /** To be raised when the same tokenizer and options give other samples than before. */
-const SAMPLER_VERSION = 2;
+const SAMPLER_VERSION = 3;
 
-/** Prefix, ids and eos, which is not written twice. */
-function join(prefix: readonly number[], ids: Int32Array, end: readonly number[]): Int32Array {
-  const tail = ids.at(-1) === end[0] ? [] : end;
-  const all = new Int32Array(prefix.length + ids.length + tail.length);
-  all.set(prefix);
-  all.set(ids, prefix.length);
-  all.set(tail, prefix.length + ids.length);
-  return all;
+/** Ids and eos, which is not written twice. */
+function join(ids: Int32Array, end: readonly number[]): Int32Array {
+  return ids.at(-1) === end[0] ? ids : Int32Array.from([...ids, ...end]);
 }
 
 function finish(ids: Int32Array, trainedFrom: number, where: string, options: SampleOptions): Sample {

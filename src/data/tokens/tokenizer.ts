@@ -4,9 +4,9 @@ import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { explanationOf, UserError } from "../../base/errors.ts";
 import { readText } from "../../base/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
-import { additionalTemplates, CHAT_TEMPLATE_FILE } from "../../hf/weights/model-folder.ts";
 import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
 import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";
+import { additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
 import { cacheWords } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */
@@ -37,6 +37,11 @@ export interface Tokenizer {
   readonly namedTokens: Readonly<Record<string, string>>;
   /** Jinja chat templates by name; empty when the model has none. */
   readonly chatTemplates: ReadonlyMap<string, string>;
+}
+
+/** Ids with the tokens in front that begin a text, unless the text brings them itself. */
+export function withPrefix({ prefix }: Pick<Tokenizer, "prefix">, ids: Int32Array): Int32Array {
+  return prefix.every((id, i) => ids[i] === id) ? ids : Int32Array.from([...prefix, ...ids]);
 }
 
 export interface Encoded {

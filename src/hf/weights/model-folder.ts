@@ -1,25 +1,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files.ts";
+import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "../../data/tokens/template-files.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
-
-export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
-
-/** Where Transformers keeps further chat templates, each under its name. */
-const ADDITIONAL_TEMPLATES = "additional_chat_templates";
-
-/** Whether a file of a model's folder is one of its further chat templates. */
-export const isAdditionalTemplate = (file: string): boolean => /^additional_chat_templates\/[^/]+\.jinja$/.test(file);
-
-/** The further chat templates of a folder, as paths within it, in the order of their names. */
-export function additionalTemplates(folder: string): string[] {
-  const templates = join(folder, ADDITIONAL_TEMPLATES);
-  const files = existsSync(templates) ? readdirSync(templates) : [];
-  return files
-    .map((name) => `${ADDITIONAL_TEMPLATES}/${name}`)
-    .filter(isAdditionalTemplate)
-    .sort();
-}
 
 /** Files of a model folder that go along with its weights. */
 const COMPANION_FILES = [

@@ -1,0 +1,147 @@
+import { isRecord } from "../../base/json.ts";
+import { attempt, type ChatTemplate } from "./chat-template.ts";
+import type { Conversation, MessageFields, Range } from "./conversation.ts";
+import { type Field, markConversation, spanOf, unmark, type Unmarked, unusedCharacter } from "./marks.ts";
+
+/** What became of a conversation's fields in its rendering. */
+export interface Trace {
+  /** Fields that do not reach the text, or not whole. */
+  readonly lost: readonly Field[];
+  /** Where the words of a message stand, from the first to the last visible character; null: nowhere that can be told. */
+  spanOf(message: number): Range | null;
+}
+
+/**
+ * Follows each field of a conversation into its rendering. The conversation is rendered once more with marks in all of them; where
+ * that gives the same text but for the marks, the marks say what is there and where. Where it does not, because the template
+ * looks at what a text says, each field is marked alone, and what cannot be told by marks then is rendered without the field.
+ * @param text the rendering of `conversation`
+ */
+export function traceConversation(template: ChatTemplate, conversation: Conversation, text: string): Trace {
+  if (!isPlainlyThere(conversation, text, template.tags)) return traceByMarks(template, conversation, text);
+  let marks: Trace | null = null;
+  return { lost: [], spanOf: (message) => (marks ??= traceByMarks(template, conversation, text)).spanOf(message) };
+}
+
+/** Shorter words stand in a rendering by chance too: `a` in `assistant`. */
+const SHORT = 12;
+
+/**
+ * Whether a conversation has nothing but contents, and each of them stands behind the one before, word for word. That takes no
+ * rendering, and most conversations are so.
+ */
+function isPlainlyThere({ messages, tools }: Conversation, text: string, tags: RegExp | null): boolean {
+  if (tools) return false;
+  let from = 0;
+  for (const message of messages) {
+    for (const name in message) if (name !== "role" && name !== "content") return false;
+    const { content } = message;
+    if (typeof content !== "string" || tags?.test(content) === true) return false;
+    const words = content.trim();
+    if (words === "") continue;
+    const at = words.length < SHORT ? -1 : text.indexOf(words, from);
+    if (at < 0) return false;
+    from = at + words.length;
+  }
+  return true;
+}
+
+function traceByMarks(template: ChatTemplate, conversation: Conversation, text: string): Trace {
+  const character = unusedCharacter(text);
+  if (character === null) return { lost: [], spanOf: () => null };
+  const mark = (only?: Parameters<typeof markConversation>[3]) => markConversation(conversation, character, template.tags, only);
+  const marked = mark();
+  const lost: Field[] = unmarkable(conversation)
+    .filter(({ changed }) => attempt(() => template.render(changed)) === text)
+    .map(({ field }) => field);
+  const whole = read(template, marked.conversation, character);
+  if (whole?.text === text) {
+    const { at } = whole;
+    lost.push(...marked.fields.filter(({ marks }) => !marks.every((number) => at.has(number))));
+    const ofMessage = (message: number) => marked.fields.filter((field) => field.message === message);
+    return { lost: sorted(lost), spanOf: (message) => spanOf(ofMessage(message), at) };
+  }
+  for (const field of marked.fields) {
+    const alone = mark((message, name) => message === field.message && name === field.name);
+    const rendered = read(template, alone.conversation, character);
+    // The template refuses the marks: it has read the field.
+    if (rendered === null) continue;
+    const marks = alone.fields.filter(({ isReasoning }) => isReasoning === field.isReasoning).flatMap((one) => one.marks);
+    const found = marks.filter((number) => rendered.at.has(number)).length;
+    const isLost =
+      found > 0 || rendered.text === text
+        ? found < marks.length
+        : attempt(() => template.render(without(conversation, field))) === text;
+    if (isLost) lost.push(field);
+  }
+  return {
+    lost: sorted(lost),
+    spanOf(message) {
+      const alone = mark((index) => index === message);
+      const rendered = read(template, alone.conversation, character);
+      return rendered?.text === text ? spanOf(alone.fields, rendered.at) : null;
+    },
+  };
+}
+
+/** In the order of the messages; what belongs to all of them comes last. */
+function sorted(fields: readonly Field[]): Field[] {
+  return fields.toSorted((a, b) => (a.message ?? Infinity) - (b.message ?? Infinity));
+}
+
+/** A marked rendering; null: the template refuses it. A torn mark counts as a text of its own. */
+function read(template: ChatTemplate, conversation: Conversation, character: string): Unmarked | null {
+  const rendered = attempt(() => template.render(conversation));
+  return rendered === null ? null : (unmark(rendered, character) ?? { text: rendered, at: new Map() });
+}
+
+function without(conversation: Conversation, { message, name }: Field): Conversation {
+  if (message === null) return { ...conversation, tools: null };
+  const { [name]: _, ...rest } = conversation.messages[message]!;
+  const fields = name === "content" ? { ...rest, content: "" } : rest;
+  return { ...conversation, messages: conversation.messages.with(message, fields) };
+}
+
+/** Fields that have no text to be marked, each with a conversation that says something else there. */
+function unmarkable(conversation: Conversation): { readonly field: Field; readonly changed: Conversation }[] {
+  const { messages, tools } = conversation;
+  const found = messages.flatMap((message, index) => {
+    const changed = withOtherNumbers(message["tool_calls"]);
+    if (changed === null) return [];
+    const field = { message: index, name: "tool_calls", isReasoning: false, marks: [] };
+    return [{ field, changed: { ...conversation, messages: messages.with(index, { ...message, tool_calls: changed }) } }];
+  });
+  if (!tools || tools.some((tool) => isRecord(tool) && (isRecord(tool["function"]) || typeof tool["name"] === "string")))
+    return found;
+  const field = { message: null, name: "tools", isReasoning: false, marks: [] };
+  return [...found, { field, changed: { ...conversation, tools: null } }];
+}
+
+/** Calls with one argument more, where some of them have arguments and none is a text; else null. */
+function withOtherNumbers(calls: unknown): unknown {
+  if (!Array.isArray(calls)) return null;
+  const changed = calls.map((call: unknown) => {
+    if (!isRecord(call)) return null;
+    if (!isRecord(call["function"])) return otherArguments(call);
+    const inner = otherArguments(call["function"]);
+    return inner && { ...call, function: inner };
+  });
+  return changed.some((call) => call !== null) ? changed.map((call, i) => call ?? (calls[i] as unknown)) : null;
+}
+
+function otherArguments(call: MessageFields): MessageFields | null {
+  const { arguments: given } = call;
+  const values =
+    given instanceof Map ? [...(given as Map<unknown, unknown>).values()] : isRecord(given) ? Object.values(given) : [];
+  if (values.length === 0 || values.some(holdsText)) return null;
+  const more =
+    given instanceof Map ? new Map(given as Map<unknown, unknown>).set("probe", 1) : { ...(given as object), probe: 1 };
+  return { ...call, arguments: more };
+}
+
+function holdsText(value: unknown): boolean {
+  if (typeof value === "string") return value !== "";
+  if (Array.isArray(value)) return value.some(holdsText);
+  if (value instanceof Map) return [...(value as Map<unknown, unknown>).values()].some(holdsText);
+  return isRecord(value) && Object.values(value).some(holdsText);
+}
