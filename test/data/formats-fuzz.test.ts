@@ -13,7 +13,15 @@ setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tables = join(import.meta.dir, "../golden/tables");
-const tokenizer = loadTokenizer(join(import.meta.dir, "../../recipes/base/model"));
+/** A template with a place for everything that the lines have: what has none would be refused. */
+const TEMPLATE =
+  "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' }}" +
+  "{% if m.content is string %}{{ m.content }}{% endif %}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}" +
+  "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+const tokenizer = {
+  ...loadTokenizer(join(import.meta.dir, "../../recipes/base/model")),
+  chatTemplates: new Map([["default", TEMPLATE]]),
+};
 const maker = createSampleMaker(tokenizer, { maxLength: 128, vocabSize: tokenizer.size });
 
 const turns = [

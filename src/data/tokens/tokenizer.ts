@@ -164,7 +164,8 @@ function checkVocabulary(json: Readonly<Record<string, unknown>>, folder: string
       ? vocab.map((entry: unknown, id) => [Array.isArray(entry) ? entry[0] : entry, id] as const)
       : [];
   if (Array.isArray(json.added_tokens))
-    for (const entry of json.added_tokens as readonly unknown[]) if (isRecord(entry)) pairs.push([entry.content, entry.id]);
+    for (const entry of json.added_tokens as readonly unknown[])
+      pairs.push(isRecord(entry) ? [entry.content, entry.id] : [entry, undefined]);
   for (const [token, id] of pairs) {
     if (typeof token === "string" && Number.isInteger(id) && (id as number) >= 0 && (id as number) < MAX_TOKENS) continue;
     throw new UserError(
