@@ -2,7 +2,7 @@ import { explanationOf, UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import { contentText } from "../examples/formats.ts";
 import { type Conversation, type MessageFields, type Range, withReasoning } from "./conversation.ts";
-import { parseTemplate, runTemplate, type Template } from "./jinja.ts";
+import { parseTemplate, type RenderOptions, runTemplate, type Template } from "./jinja.ts";
 import { tagsOf } from "./marks.ts";
 import type { Tokenizer } from "../tokens/tokenizer.ts";
 
@@ -26,7 +26,7 @@ const MARK = "\u{10FFFD}\u{F0001}";
 /** A text that no template treats in a way of its own. */
 const PROBE = "probe";
 
-const GENERATION_TAG = /\{%(-?)\s*(end)?generation\s*(-?)%\}/g;
+const GENERATION_TAG = /\{%[-+]?\s*generation\s*[-+]?%\}/;
 
 /** ChatML (OpenAI 2023), for models without a template whose vocabulary has its tokens. */
 const CHATML =
@@ -79,32 +79,23 @@ export function createChatTemplate(
   now = new Date(),
   where = "chat template",
 ): ChatTemplate {
-  const parse = (text: string): Template => {
+  const parse = (): Template => {
     try {
-      return parseTemplate(text);
+      return parseTemplate(source);
     } catch (error) {
       throw new UserError(
         `${where}: the chat template cannot be parsed: ${explanationOf(error, "a tag or a bracket is not closed")}`,
       );
     }
   };
-  const plain = parse(source);
-  // An {% if %} takes the place of the tag: it trims white space around it just as the tag does.
-  const marked =
-    source.search(GENERATION_TAG) >= 0
-      ? parse(
-          source.replaceAll(
-            GENERATION_TAG,
-            (_, left: string, _end, right: string) => `{%${left} if true %}${MARK}{% endif ${right}%}`,
-          ),
-        )
-      : null;
+  const template = parse();
+  const hasBlocks = GENERATION_TAG.test(source);
   let known: boolean | null = null;
   /** Whether the template goes through a list of parts; others would write the list itself into the text. */
   const readsParts = (): boolean => {
     if (known !== null) return known;
     known = true;
-    const say = (content: unknown) => attempt(() => run(plain, { messages: [{ role: "user", content }] }));
+    const say = (content: unknown) => attempt(() => run({ messages: [{ role: "user", content }] }));
     const asParts = say([{ type: "text", text: PROBE }]);
     return (known = asParts !== null && asParts === say(PROBE));
   };
@@ -112,12 +103,12 @@ export function createChatTemplate(
     const { content } = message;
     return Array.isArray(content) && !readsParts() ? { ...message, content: contentText(content) } : message;
   };
-  const run = (template: Template, conversation: Conversation): string => {
+  const run = (conversation: Conversation, options: RenderOptions = {}): string => {
     const { tools = null, addGenerationPrompt = false, args } = conversation;
     const messages = conversation.messages.map((message) => asRead(withReasoning(message)));
     const own = { messages, tools, documents: null, add_generation_prompt: addGenerationPrompt };
     try {
-      return runTemplate(template, { ...variables, ...args, ...own }, now);
+      return runTemplate(template, { ...variables, ...args, ...own }, now, options);
     } catch (error) {
       throw new UserError(
         `${where}: the chat template refuses the conversation: ${explanationOf(error, "it needs something that is not there")}`,
@@ -127,12 +118,12 @@ export function createChatTemplate(
   return {
     source,
     tags: tagsOf(source),
-    render: (conversation) => run(plain, conversation),
+    render: (conversation) => run(conversation),
     renderMarked(conversation) {
-      if (!marked) return null;
-      const parts = run(marked, conversation).split(MARK);
+      if (!hasBlocks) return null;
+      const parts = run(conversation, { mark: MARK }).split(MARK);
       const text = parts.join("");
-      if (parts.length % 2 === 0 || text !== run(plain, conversation)) return null;
+      if (parts.length % 2 === 0 || text !== run(conversation)) return null;
       const ranges: Range[] = [];
       let at = 0;
       parts.forEach((part, i) => {

@@ -141,7 +141,7 @@ function markCall(call: MessageFields, next: () => string): MessageFields {
 /** Whether a call has no arguments. */
 function isEmpty(given: unknown): boolean {
   if (given === undefined || given === null || given === "") return true;
-  return given instanceof Map ? given.size === 0 : isPlain(given) && Object.keys(given).length === 0;
+  return isPlain(given) && Object.keys(given).length === 0;
 }
 
 /** The value with a mark behind the first text in it, or null when there is none. */
@@ -152,11 +152,6 @@ function markFirstText(value: unknown, next: () => string): unknown {
       const marked = markFirstText(entry, next);
       if (marked !== null) return value.with(i, marked);
     }
-  } else if (value instanceof Map) {
-    for (const [key, entry] of value as Map<unknown, unknown>) {
-      const marked = markFirstText(entry, next);
-      if (marked !== null) return new Map(value as Map<unknown, unknown>).set(key, marked);
-    }
   } else if (isPlain(value)) {
     for (const [key, entry] of Object.entries(value)) {
       const marked = markFirstText(entry, next);
@@ -166,8 +161,8 @@ function markFirstText(value: unknown, next: () => string): unknown {
   return null;
 }
 
-/** An object of JSON, and no value of a class. */
-function isPlain(value: unknown): value is Record<string, unknown> {
+/** Whether a value is an object of JSON, and not of a class (`JsonNumber`). */
+export function isPlain(value: unknown): value is Record<string, unknown> {
   if (typeof value !== "object" || value === null) return false;
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null;

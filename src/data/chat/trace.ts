@@ -1,7 +1,6 @@
-import { isRecord } from "../../base/json.ts";
 import { attempt, type ChatTemplate } from "./chat-template.ts";
 import type { Conversation, MessageFields, Range } from "./conversation.ts";
-import { type Field, markConversation, spanOf, unmark, type Unmarked, unusedCharacter } from "./marks.ts";
+import { type Field, isPlain, markConversation, spanOf, unmark, type Unmarked, unusedCharacter } from "./marks.ts";
 
 /** What became of a conversation's fields in its rendering. */
 export interface Trace {
@@ -111,7 +110,7 @@ function unmarkable(conversation: Conversation): { readonly field: Field; readon
     const field = { message: index, name: "tool_calls", isReasoning: false, marks: [] };
     return [{ field, changed: { ...conversation, messages: messages.with(index, { ...message, tool_calls: changed }) } }];
   });
-  if (!tools || tools.some((tool) => isRecord(tool) && (isRecord(tool["function"]) || typeof tool["name"] === "string")))
+  if (!tools || tools.some((tool) => isPlain(tool) && (isPlain(tool["function"]) || typeof tool["name"] === "string")))
     return found;
   const field = { message: null, name: "tools", isReasoning: false, marks: [] };
   return [...found, { field, changed: { ...conversation, tools: null } }];
@@ -121,8 +120,8 @@ function unmarkable(conversation: Conversation): { readonly field: Field; readon
 function withOtherNumbers(calls: unknown): unknown {
   if (!Array.isArray(calls)) return null;
   const changed = calls.map((call: unknown) => {
-    if (!isRecord(call)) return null;
-    if (!isRecord(call["function"])) return otherArguments(call);
+    if (!isPlain(call)) return null;
+    if (!isPlain(call["function"])) return otherArguments(call);
     const inner = otherArguments(call["function"]);
     return inner && { ...call, function: inner };
   });
@@ -131,17 +130,12 @@ function withOtherNumbers(calls: unknown): unknown {
 
 function otherArguments(call: MessageFields): MessageFields | null {
   const { arguments: given } = call;
-  const values =
-    given instanceof Map ? [...(given as Map<unknown, unknown>).values()] : isRecord(given) ? Object.values(given) : [];
-  if (values.length === 0 || values.some(holdsText)) return null;
-  const more =
-    given instanceof Map ? new Map(given as Map<unknown, unknown>).set("probe", 1) : { ...(given as object), probe: 1 };
-  return { ...call, arguments: more };
+  if (!isPlain(given) || Object.keys(given).length === 0 || holdsText(given)) return null;
+  return { ...call, arguments: { ...given, probe: 1 } };
 }
 
 function holdsText(value: unknown): boolean {
   if (typeof value === "string") return value !== "";
   if (Array.isArray(value)) return value.some(holdsText);
-  if (value instanceof Map) return [...(value as Map<unknown, unknown>).values()].some(holdsText);
-  return isRecord(value) && Object.values(value).some(holdsText);
+  return isPlain(value) && Object.values(value).some(holdsText);
 }
