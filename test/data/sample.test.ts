@@ -221,16 +221,13 @@ describe("chat: the assistant's turns, end token included, line break after it n
     ]);
   });
 
-  test("a template that does not end, and one whose text doubles without an end, are refused within 5 seconds", () => {
-    const begin = process.cpuUsage();
+  test("a template that does not end, and one whose text doubles without an end, are refused within a bound of steps and of bytes", () => {
     const render = (source: string) => userError(() => createChatTemplate(source).render({ messages: [] }));
     const loop = "{% for i in range(100000) %}";
-    expect(render(`${loop}${loop}{% endfor %}{% endfor %}`)).toContain("it does not come to an end");
+    expect(render(`${loop}${loop}{% endfor %}{% endfor %}`)).toContain("it does not come to an end within 10000000 steps");
     expect(render("{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}")).toContain(
-      "its texts and lists grow without an end",
+      "its texts and lists grow without an end (beyond 128 MiB)",
     );
-    const { user, system } = process.cpuUsage(begin);
-    expect((user + system) / 1e6).toBeLessThan(5);
   });
 
   test("a template's own refusal reaches the user", () => {
@@ -301,11 +298,18 @@ describe("samples that cannot be used", () => {
     expect(sample!.labels).toEqual(sample!.ids);
   });
 
-  test("a text of 50 MB is refused or cut before it is tokenized: in less than 2 seconds, to the same tokens", () => {
+  test("a text of 50 MB is refused or cut before it is tokenized: at most 2^18 characters are, to the same tokens", () => {
     const long = "A river. ".repeat(50e6 / 9);
-    const begin = process.cpuUsage();
+    let characters = 0;
+    const counting: Tokenizer = {
+      ...smollm,
+      encode(text) {
+        characters += text.length;
+        return smollm.encode(text);
+      },
+    };
     const of = (text: string, truncate: boolean) =>
-      createSampleMaker(smollm, { maxLength: 64, truncate, vocabSize: smollm.size }).samples({
+      createSampleMaker(counting, { maxLength: 64, truncate, vocabSize: smollm.size }).samples({
         kind: "text",
         text,
         where: "f:1",
@@ -313,9 +317,10 @@ describe("samples that cannot be used", () => {
     expect(userError(() => of(long, false))).toBe(
       `f:1: the example has ${long.length} characters, which are more than 64 tokens, the sequence length; shorten the example, or allow truncation`,
     );
-    expect(of(long, true)).toEqual(of(long.slice(0, 10_000), true));
-    const { user, system } = process.cpuUsage(begin);
-    expect((user + system) / 1e6).toBeLessThan(2);
+    expect(characters).toBe(0);
+    const cut = of(long, true);
+    expect(characters).toBeLessThanOrEqual(2 ** 18);
+    expect(cut).toEqual(of(long.slice(0, 10_000), true));
   });
 
   test("without a trainable token: an error, never a loss of 0", () => {
