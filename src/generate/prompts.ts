@@ -48,6 +48,7 @@ export function promptOf(record: DataRecord, where: string, tokenizer: Tokenizer
 }
 
 function promptOfExample(example: Example, where: string, tokenizer: Tokenizer): Prompt {
+  if (example.kind === "preference") return promptOfExample(example.chosen, where, tokenizer);
   if (example.kind !== "chat") {
     const prompt = example.kind === "text" ? example.text : example.prompt;
     return { ids: rawPrompt(tokenizer, prompt), where, withAnswer: (answer) => ({ prompt, completion: answer }) };
@@ -76,7 +77,9 @@ function withAnswer(record: DataRecord): DataRecord {
     const last = messages.at(-1) as { role?: unknown } | undefined;
     return last?.role === "assistant" ? record : { ...record, messages: [...messages, { role: "assistant", content: STAND_IN }] };
   }
-  const waiting = ANSWERS.find(([ask, answer]) => Object.hasOwn(record, ask) && (record[answer] ?? null) === null);
+  const waiting = ANSWERS.find(
+    ([ask, answer]) => Object.hasOwn(record, ask) && (record[answer] ?? null) === null && !Object.hasOwn(record, "chosen"),
+  );
   if (!waiting) return record;
   const [ask, answer] = waiting;
   return { ...record, [answer]: Array.isArray(record[ask]) ? [{ role: "assistant", content: STAND_IN }] : STAND_IN };

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { readMapping } from "../data/examples/formats.ts";
 import { evaluationFiles } from "../data/examples/sources.ts";
 import { createBatches } from "../data/samples/batch.ts";
+import { groupSamples } from "../data/samples/groups.ts";
 import { mixSamples } from "../data/samples/mix.ts";
 import { loadSamples } from "../data/samples/prepare.ts";
 import type { SampleSet } from "../data/samples/sample-store.ts";
@@ -9,6 +10,8 @@ import { createSampleMaker } from "../data/samples/sample.ts";
 import { createScorer } from "../generate/score.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
+import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
+import { addSums, type Sums } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { startOfDay } from "../train/run/date.ts";
 import { type CallOptions, MODEL_OPTIONS, validateOptions } from "./options.ts";
@@ -18,6 +21,8 @@ export const evaluateOptionsSchema = z.strictObject({
   data: z.string().min(1).describe("examples, in files as train takes them; of a folder its test split, else the held-out one"),
   columns: trainConfigSchema.shape.columns,
   roles: trainConfigSchema.shape.roles,
+  objective: trainConfigSchema.shape.objective,
+  ...OBJECTIVE_FLAGS,
   sequenceLength: z.int().min(2).optional().describe("tokens in a row (512, or the model's context)"),
   truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
   date: trainConfigSchema.shape.date.describe("what chat templates that write the date take for today (today)"),
@@ -29,20 +34,21 @@ export interface EvaluateResult {
   readonly examples: number;
   /** Tokens with a target. */
   readonly tokens: number;
-  /** Mean cross entropy of the tokens with a target, in nats, weighted where they have weights. */
+  /** The objective's: for next-token the mean cross entropy of the tokens with a target, in nats, weighted where they have weights. */
   readonly loss: number;
-  readonly perplexity: number;
-  /** Share of the tokens with a target that were the likeliest token. */
-  readonly accuracy: number;
+  /** The objective's, by name: for next-token `perplexity`, and as `accuracy` the share of these tokens that were the likeliest one. */
+  readonly metrics: Readonly<Record<string, number>>;
 }
 
 /**
- * Measures a model on examples: mean loss of the tokens that training would learn, perplexity, token accuracy.
+ * Measures a model on examples: mean loss of what training would learn, and the metrics of the objective.
  * @throws {UserError} bad examples, a model that does not fit
  */
 export async function evaluate(options: EvaluateOptions, { sink = () => {} }: CallOptions = {}): Promise<EvaluateResult> {
   const flags = validateOptions(evaluateOptionsSchema, options);
   const onNote = (text: string) => sink({ type: "note", text });
+  const objective = objectiveOf(flags);
+  checkObjectiveFlags(flags);
   return withModel(
     flags,
     async (model, executor) => {
@@ -50,37 +56,37 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {} }: Ca
       const tokens = sequenceLengthOf(flags, contextLimit(config));
       checkContext(config, tokens);
       const eosId = config.eosTokenIds[0] ?? null;
-      const maker = createSampleMaker(tokenizer, {
-        maxLength: tokens,
-        truncate: flags.truncate,
-        vocabSize: config.vocabSize,
-        eosId,
-        ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
-      });
+      const maker = makerFor(
+        objective,
+        createSampleMaker(tokenizer, {
+          maxLength: tokens,
+          truncate: flags.truncate,
+          vocabSize: config.vocabSize,
+          eosId,
+          ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
+        }),
+      );
       const reading = { mapping: readMapping(flags), onNote };
       const sets: SampleSet[] = [];
-      for (const path of evaluationFiles(flags.data)) sets.push(await loadSamples(path, maker, reading));
+      for (const path of evaluationFiles(flags.data)) {
+        const loaded = await loadSamples(path, maker, reading);
+        sets.push(objective.texts === 1 ? loaded : groupSamples(loaded));
+      }
       const samples = sets.length === 1 ? sets[0]! : mixSamples(sets.map((set) => ({ set, weight: 1 })));
       const padId = tokenizer.padId ?? eosId ?? 0;
-      const batches = createBatches(samples, { rows: 1, rowLength: tokens, packing: true, seed: 0, padId, shuffle: false });
-      const score = createScorer(executor, { ...model, tokens, weighted: samples.weighted });
-      const total = { loss: 0, labelled: 0, weight: 0, correct: 0 };
+      const rowLength = tokens * objective.texts;
+      const batches = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
+      const score = createScorer(executor, { ...model, head: objective.head, tokens: rowLength, weighted: samples.weighted });
+      let sums: Sums | null = null;
+      let labelled = 0;
       for (let index = 0; index < batches.count(0); index++) {
         const batch = batches.batch(0, index);
-        const { loss, correct } = score(batch);
-        total.loss += loss;
-        total.labelled += batch.labelled;
-        total.weight += batch.weight;
-        total.correct += correct;
+        sums = addSums(sums, score(batch));
+        labelled += batch.labelled;
       }
-      const loss = total.loss / total.weight;
-      return {
-        examples: samples.count,
-        tokens: total.labelled,
-        loss,
-        perplexity: Math.exp(loss),
-        accuracy: total.correct / total.labelled,
-      };
+      const { loss, metrics } = objective.head.values(sums!);
+      const shown = Object.fromEntries(objective.metrics.map(({ name }) => [name, metrics[name]!]));
+      return { examples: samples.count, tokens: labelled, loss, metrics: shown };
     },
     { onNote },
   );

@@ -15,6 +15,7 @@ import { chooseOptimizer } from "../optimizers/index.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { summarise, type Summary } from "../schedule/summary.ts";
 import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
+import { objectiveOf } from "../objectives/index.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, sequenceLengthOf, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { createCosts, deviceName } from "../train/memory/costs.ts";
 import { fixedTotal, type FixedBytes } from "../train/memory/forecast.ts";
@@ -39,6 +40,7 @@ export const planKeys = trainConfigSchema
     targets: true,
     lastLayers: true,
     optimizer: true,
+    objective: true,
     sequenceLength: true,
     batchSize: true,
     ...CHECKPOINTING_KEYS,
@@ -126,7 +128,8 @@ export async function plan(options: PlanOptions, { sink = () => {} }: CallOption
     try {
       const limited = limitedMemory(device.executor, config);
       const strategy = checkpointingOf(config, limited);
-      const tokens = config.batchSize * length;
+      const { texts, head } = objectiveOf(config);
+      const tokens = config.batchSize * length * texts;
       const options = {
         config: model.config,
         tuning: adapter ? tuningOfAdapter(adapter, config.dropout) : tuningOf(config, model.config),
@@ -135,6 +138,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: CallOption
         verifyReplay: config.verifyReplay,
         variants: PLANNED_VARIANTS,
         tokens: [tokens],
+        head: head.kind,
         ...storageOf(config),
         optimizer,
       };

@@ -5,6 +5,15 @@ import type { Quantised } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { LINEAR_MODULES } from "../models/families/index.ts";
+import {
+  DEFAULT_OBJECTIVE,
+  OBJECTIVE_FLAGS,
+  OBJECTIVE_KEYS,
+  OBJECTIVE_NAMES,
+  OBJECTIVE_SUMMARY,
+  objectiveFingerprint,
+} from "../objectives/index.ts";
+import { LOSS } from "../objectives/objective.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
 import { chooseOptimizer, optimizerShape } from "../optimizers/index.ts";
 
@@ -52,6 +61,8 @@ export const trainConfigSchema = z.strictObject({
     .describe(
       "held-out examples: files like those of --data, or 5% or 200 of the training examples (default: valid.jsonl beside them, if there)",
     ),
+  objective: z.enum(OBJECTIVE_NAMES).default(DEFAULT_OBJECTIVE).describe(`what is learned (${OBJECTIVE_SUMMARY})`),
+  ...OBJECTIVE_FLAGS,
   output: z.string().min(1).default("runs/latest").describe("run folder; must be new or empty unless --overwrite is given"),
   overwrite: z.boolean().default(false).describe("replace the contents of the run folder"),
 
@@ -157,6 +168,11 @@ export const trainConfigSchema = z.strictObject({
   keep: count.default(2).describe("newest checkpoints that are kept; the best one is kept besides"),
   resume: z.boolean().default(false).describe("go on from the newest checkpoint in the run folder, if there is one"),
   patience: z.number().int().min(0).default(0).describe("stop after N evaluations without a better held-out loss (0: never)"),
+  bestMetric: z
+    .string()
+    .min(1)
+    .default(LOSS.name)
+    .describe("what of an evaluation makes weights the best: the loss, or a metric of the objective, such as accuracy"),
   evalLimit: count.default(100_000).describe("held-out tokens used by an evaluation, at most"),
   loadBest: z.boolean().default(false).describe("export the weights with the least held-out loss instead of the last ones"),
   tensorboard: z.boolean().default(false).describe("write TensorBoard event files into the run folder too"),
@@ -166,6 +182,11 @@ export const trainConfigSchema = z.strictObject({
 
 /** Keys that share a line of help. */
 export const HELP_GROUPS = [
+  { keys: ["objective", ...OBJECTIVE_KEYS], description: `what is learned, and how: ${OBJECTIVE_SUMMARY}` },
+  {
+    keys: ["output", "overwrite"],
+    description: "run folder (runs/latest), new or empty unless its contents are to be replaced",
+  },
   {
     keys: ["model", "adapter"],
     description: "base model: a folder or org/name on the hub (required); an adapter of it to train further",
@@ -185,7 +206,10 @@ export const HELP_GROUPS = [
     description: "what the strategies every, first, ratio, uniform, sqrt and revolve take",
   },
   { keys: ["seed", "date"], description: "seeds shuffling, initialisation and dropout (42); what chat templates take for today" },
-  { keys: ["patience", "loadBest"], description: "stop after N evaluations without a better loss; export the best weights" },
+  {
+    keys: ["patience", "loadBest", "bestMetric"],
+    description: "stop after N evaluations without a better one; export the best weights; the metric that says so (loss)",
+  },
   { keys: ["tensorboard", "json"], description: "write TensorBoard files too; print events as JSON lines" },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
   {
@@ -310,6 +334,8 @@ export function fingerprint(
   ];
   return [
     ...settings,
+    ...objectiveFingerprint(config),
+    ...(config.bestMetric === LOSS.name ? [] : [`bestMetric ${config.bestMetric}`]),
     ...(date === null ? [] : [`date ${date}`]),
     ...(start === null ? [] : [`adapter at the start, SHA-256 ${start.content.slice(0, 16)}`]),
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,

@@ -58,7 +58,7 @@ describe("--columns and --roles", () => {
     [{ columns: ["frage=prompt"] }, '--columns frage=prompt: "frage" is no name of a column here; did you mean prompt=frage?'],
     [
       { columns: ["frage=antwort"] },
-      '--columns frage=antwort: "frage" is no name of a column here; expected ignore or one of messages, tools',
+      '--columns frage=antwort: "frage" is no name of a column here; expected ignore or one of chosen, rejected',
     ],
     [{ columns: ["prompt"] }, "--columns prompt: expected NAME=NAME, such as prompt=question"],
     [{ columns: ["prompt="] }, "--columns prompt=: expected NAME=NAME"],

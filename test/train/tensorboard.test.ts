@@ -12,6 +12,7 @@ const step = (n: number): RunEvent => ({
   steps: 10,
   epoch: 0,
   loss: 1 / n,
+  metrics: {},
   learningRate: 1e-3,
   gradientNorm: 2,
   tokens: 100,
@@ -90,7 +91,13 @@ test("steps and evaluations become scalars", () => {
   const file = openTensorBoard(folder, 0, () => 1234.5);
   file.write(step(1));
   file.write({ type: "message", text: "no scalar" });
-  file.write({ type: "evaluation", step: 1, loss: 0.5, labelled: 7, accuracy: 0.25, perplexity: Math.exp(0.5) });
+  file.write({
+    type: "evaluation",
+    step: 1,
+    loss: 0.5,
+    labelled: 7,
+    metrics: { accuracy: 0.25, perplexity: Math.exp(0.5), "rewards/margins": 2 },
+  });
   file.close();
   expect(files(folder)[0]).toStartWith("events.out.tfevents.1234.");
   const [version, start, first, evaluation, ...rest] = read(join(folder, files(folder)[0]!));
@@ -110,6 +117,7 @@ test("steps and evaluations become scalars", () => {
     "eval/loss": 0.5,
     "eval/perplexity": Math.fround(Math.exp(0.5)),
     "eval/token_accuracy": 0.25,
+    "eval/rewards/margins": 2,
   });
 });
 

@@ -1,7 +1,8 @@
 import { relative } from "node:path";
 import type { SamplePart } from "../../data/samples/sample.ts";
 import { formatSummary } from "../../schedule/summary.ts";
-import type { EventSink, RunEvent, StartEvent, VerbEvent } from "../../train/run/events.ts";
+import { metricsText } from "../../objectives/index.ts";
+import { type EventSink, lineOf, type RunEvent, type StartEvent, type VerbEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { createProgress, formatDuration, type Progress, stepTimeText, temporaryText } from "./progress.ts";
@@ -13,7 +14,7 @@ export interface Display {
 
 /** `--json`: one line of JSON on standard output. */
 export function printEvent(event: RunEvent | VerbEvent): void {
-  process.stdout.write(`${JSON.stringify(event)}\n`);
+  process.stdout.write(`${JSON.stringify(lineOf(event))}\n`);
 }
 
 /** JSON lines on standard output, or text on standard error. `file` is the configuration's, for a reader of the text. */
@@ -43,9 +44,7 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
       return progress.step(event);
     case "evaluation": {
       const when = event.step === 0 ? "before training" : `after step ${event.step}`;
-      return progress.say(
-        `held-out loss ${event.loss.toFixed(4)} (perplexity ${event.perplexity.toFixed(2)}, token accuracy ${(100 * event.accuracy).toFixed(1)} %) ${when}`,
-      );
+      return progress.say(`held-out loss ${event.loss.toFixed(4)} (${metricsText(event.metrics)}) ${when}`);
     }
     case "checkpoint":
       // Every few minutes and without news.
@@ -67,7 +66,7 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
       );
     }
     case "stop": {
-      const why = event.reason === "patience" ? "the held-out loss no longer falls" : "interrupted";
+      const why = event.reason === "patience" ? "the held-out evaluations no longer get better" : "interrupted";
       return progress.say(`stopped         after step ${event.step}: ${why}`);
     }
     case "warning":

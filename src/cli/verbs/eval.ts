@@ -1,4 +1,5 @@
 import { evaluate, evaluateOptionsSchema } from "../../library/evaluate.ts";
+import { metricsText } from "../../objectives/index.ts";
 import { describeFlags } from "../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../flags/model-flags.ts";
 import { printEvent } from "../terminal/display.ts";
@@ -9,7 +10,7 @@ const schema = evaluateOptionsSchema.extend(JSON_FLAG);
 export { schema as flags };
 
 export function help(): string {
-  return `Measures a model on examples: mean loss of the tokens that training would learn, perplexity, token accuracy.
+  return `Measures a model on examples: mean loss of what training would learn, and the metrics of the objective (perplexity and token accuracy).
 
 Usage: remat eval --model DIR [--adapter DIR] --data FILE [--flag value ...]
 
@@ -22,8 +23,7 @@ export async function run(args: readonly string[]): Promise<number> {
   if (json) printEvent({ type: "score", ...result });
   else {
     console.log(
-      `loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(3)}, token accuracy ${(100 * result.accuracy).toFixed(2)} % ` +
-        `(${result.examples} examples, ${result.tokens} tokens with a target)`,
+      `loss ${result.loss.toFixed(4)}, ${metricsText(result.metrics, 1)} (${result.examples} examples, ${result.tokens} tokens with a target)`,
     );
   }
   return 0;

@@ -50,7 +50,8 @@ const KNOWN_EXTRAS: ReadonlySet<string> = new Set(
     "metadata meta meta_data extra info score scores rating quality reward difficulty confidence category categories topic topics " +
     "subject domain type task tag tags lang language languages license licence url uri link author user_id timestamp created_at " +
     "updated_at created date time version model model_name generator num_turns num_tokens n_tokens token_count length " +
-    "__index_level_0__ level_0"
+    "__index_level_0__ level_0 score_chosen score_rejected chosen_score rejected_score chosen_rating rejected_rating margin " +
+    "chosen_model rejected_model"
   ).split(" "),
 ).add("");
 

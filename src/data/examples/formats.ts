@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { isRecord, jsonKind, show } from "../../base/json.ts";
+import { jsonKind, show } from "../../base/json.ts";
 import {
   isKnownExtra,
   type Mapping,
@@ -9,8 +9,11 @@ import {
   type Reading,
   renameColumns,
 } from "./columns.ts";
+import type { ChatExample, Example } from "./example.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
+import { readOpenAiPreference, readPreference } from "./preferences.ts";
 import {
+  argsOf,
   argument,
   type DataRecord,
   listText,
@@ -23,42 +26,8 @@ import {
   wellFormed,
 } from "./values.ts";
 
+export type { ChatExample, CompletionExample, Example, PreferenceExample, TextExample } from "./example.ts";
 export { contentText, type Message } from "./messages.ts";
-
-/**
- * Training examples, one record each, told apart by their keys:
- * - `{"messages": [{role, content}], "tools"?}` (OpenAI, Transformers)
- * - `{"prompt", "completion"}`, both texts or both lists of messages (TRL)
- * - `{"text"}`
- * - `{"instruction", "input"?, "output", "system"?, "history"?}` (Alpaca, whose `text` says the same again)
- * - `{"conversations": [{"from", "value"}], "system"?, "tools"?}` (ShareGPT)
- * - `{"conversation": [{"system"?, "input", "output"}]}` (XTuner)
- * - `{"question", "answer", "system"?}`
- */
-export type Example = ChatExample | CompletionExample | TextExample;
-
-export interface ChatExample {
-  readonly kind: "chat";
-  readonly messages: readonly Message[];
-  readonly tools: readonly unknown[] | null;
-  /** Variables of the chat template, such as `enable_thinking`. */
-  readonly args?: DataRecord | null;
-  /** Place of the record (see `placeIn`), for errors. */
-  readonly where: string;
-}
-
-export interface CompletionExample {
-  readonly kind: "completion";
-  readonly prompt: string;
-  readonly completion: string;
-  readonly where: string;
-}
-
-export interface TextExample {
-  readonly kind: "text";
-  readonly text: string;
-  readonly where: string;
-}
 
 interface Format {
   /** The keys that tell the format; all must be there. */
@@ -69,8 +38,31 @@ interface Format {
   read(record: DataRecord, where: string, mapping: Mapping): Example;
 }
 
-/** The first that fits is taken. */
+/**
+ * Training examples, one record each, told apart by their keys:
+ * - `{"messages": [{role, content}], "tools"?}` (OpenAI, Transformers)
+ * - `{"prompt", "completion"}`, both texts or both lists of messages (TRL)
+ * - `{"text"}`
+ * - `{"instruction", "input"?, "output", "system"?, "history"?}` (Alpaca, whose `text` says the same again)
+ * - `{"conversations": [{"from", "value"}], "system"?, "tools"?}` (ShareGPT)
+ * - `{"conversation": [{"system"?, "input", "output"}]}` (XTuner)
+ * - `{"question", "answer", "system"?}`
+ *
+ * Two answers to the same prompt, of which one is preferred:
+ * - `{"prompt", "chosen", "rejected"}`, all texts or all lists of messages (TRL); or a prompt as text and both conversations whole
+ * - `{"chosen", "rejected"}`, both lists of messages that begin alike: that is the prompt (TRL)
+ * - `{"input": {"messages", "tools"?}, "preferred_output", "non_preferred_output"}` (OpenAI)
+ *
+ * The first that fits is taken.
+ */
 const FORMATS: readonly Format[] = [
+  {
+    required: ["chosen", "rejected"],
+    optional: ["prompt", "tools", "chat_template_kwargs"],
+    repeated: ["messages"],
+    read: readPreference,
+  },
+  { required: ["input", "preferred_output", "non_preferred_output"], optional: [], read: readOpenAiPreference },
   { required: ["messages"], optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"], read: readMessages },
   { required: ["prompt", "completion"], optional: ["tools", "chat_template_kwargs"], read: readCompletion },
   { required: ["instruction", "output"], optional: ["input", "system", "history"], repeated: ["text"], read: readAlpaca },
@@ -130,14 +122,6 @@ function unknownKey(key: string, { required, optional }: Format, where: string):
 function readMessages(record: DataRecord, where: string, mapping: Mapping): ChatExample {
   const messages = messageList(record, "messages", where, mapping);
   return { kind: "chat", messages, tools: toolsOf(record, where), args: argsOf(record, where), where };
-}
-
-/** Variables that a row has for its chat template, by the name that TRL gives them. */
-function argsOf(record: DataRecord, where: string): DataRecord | null {
-  const args = record["chat_template_kwargs"];
-  if (args === undefined || args === null) return null;
-  if (!isRecord(args)) throw new UserError(`${where}: "chat_template_kwargs" must be an object, got ${jsonKind(args)}`);
-  return wellFormed(args);
 }
 
 function readCompletion(record: DataRecord, where: string, mapping: Mapping): Example {

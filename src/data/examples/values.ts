@@ -79,6 +79,14 @@ export function toolsOf(record: DataRecord, where: string): readonly unknown[] |
   return tools.length === 0 ? null : wellFormed(tools);
 }
 
+/** Variables that a row has for its chat template, by the name that TRL gives them. @throws {UserError} */
+export function argsOf(record: DataRecord, where: string): DataRecord | null {
+  const args = record["chat_template_kwargs"];
+  if (args === undefined || args === null) return null;
+  if (!isRecord(args)) throw new UserError(`${where}: "chat_template_kwargs" must be an object, got ${jsonKind(args)}`);
+  return wellFormed(args);
+}
+
 /** The same value with U+FFFD for lone surrogates in all texts. */
 export function wellFormed<T>(value: T): T {
   if (typeof value === "string") return value.toWellFormed() as T;

@@ -22,6 +22,14 @@ export interface MicroBatch {
   readonly used: number;
   /** Number of examples. */
   readonly examples: number;
+  /** Where the texts of each example lie: one, or several that stay together. */
+  readonly spans: readonly (readonly Span[])[];
+}
+
+/** A text within a micro-batch: tokens `from` to `to - 1`. */
+export interface Span {
+  readonly from: number;
+  readonly to: number;
 }
 
 export interface BatchOptions {
@@ -193,27 +201,34 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
   let labelled = 0;
   let weight = 0;
   let used = 0;
-  let examples = 0;
+  const spans: Span[][] = [];
   for (const [row, members] of plan.rows.entries()) {
     let start = row * rowLength;
     for (const member of members) {
       const sample = samples.sample(member);
       const length = sample.ids.length;
       ids.set(sample.ids, start);
-      labels.set(sample.labels.subarray(1), start);
-      starts.fill(start, start, start + length);
-      for (let i = 0; i < length; i++) {
-        positions[start + i] = i;
-        if (i === 0 || sample.labels[i] === IGNORED) continue;
-        labelled++;
-        const own = sample.weights?.[i] ?? 1;
-        if (weights) weights[start + i - 1] = own;
-        weight += own;
+      const texts: Span[] = [];
+      let from = 0;
+      for (const part of sample.parts ?? [length]) {
+        const [first, to] = [start + from, from + part];
+        labels.set(sample.labels.subarray(from + 1, to), first);
+        starts.fill(first, first, start + to);
+        for (let i = from; i < to; i++) {
+          positions[start + i] = i - from;
+          if (i === from || sample.labels[i] === IGNORED) continue;
+          labelled++;
+          const own = sample.weights?.[i] ?? 1;
+          if (weights) weights[start + i - 1] = own;
+          weight += own;
+        }
+        texts.push({ from: first, to: start + to });
+        from = to;
       }
+      spans.push(texts);
       start += length;
       used += length;
-      examples++;
     }
   }
-  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples };
+  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples: spans.length, spans };
 }

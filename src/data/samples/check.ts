@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import type { Example } from "../examples/formats.ts";
+import type { Example, Message } from "../examples/formats.ts";
 import { createUnusedCounter, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import type { Sample } from "./sample.ts";
@@ -65,7 +65,7 @@ export interface LengthReport {
 export async function checkData(path: string, options: CheckOptions): Promise<DataReport> {
   const { maxLength, listed = 20, samples, mapping = NO_MAPPING } = options;
   const unused = createUnusedCounter();
-  const kinds = { chat: 0, completion: 0, text: 0 };
+  const kinds: Record<Example["kind"], number> = { chat: 0, completion: 0, text: 0, preference: 0 };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);
   const duplicates = createProblems(listed);
@@ -86,7 +86,7 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
       continue;
     }
     kinds[example.kind]++;
-    if (example.kind === "chat") for (const { role } of example.messages) roles.set(role, (roles.get(role) ?? 0) + 1);
+    for (const { role } of messagesOf(example)) roles.set(role, (roles.get(role) ?? 0) + 1);
     const content = contentHash(example);
     const earlier = seen.get(content);
     if (earlier === undefined) seen.set(content, entry.number);
@@ -99,7 +99,7 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
   }
   return {
     path,
-    examples: kinds.chat + kinds.completion + kinds.text,
+    examples: Object.values(kinds).reduce((sum, count) => sum + count, 0),
     kinds,
     roles: Object.fromEntries([...roles].sort(([a], [b]) => (a < b ? -1 : 1))),
     unused: Object.fromEntries(unused.counts),
@@ -112,7 +112,18 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
 
 /** 64 bits of a hash of what the example says, not of how its line is written. */
 function contentHash(example: Example): bigint {
-  return BigInt(Bun.hash(JSON.stringify({ ...example, where: "" })));
+  return BigInt(Bun.hash(JSON.stringify(withoutWhere(example))));
+}
+
+function withoutWhere(example: Example): object {
+  if (example.kind !== "preference") return { ...example, where: "" };
+  return { ...example, chosen: withoutWhere(example.chosen), rejected: withoutWhere(example.rejected), where: "" };
+}
+
+/** The messages of chats; of a preference those of both. */
+function messagesOf(example: Example): readonly Message[] {
+  if (example.kind === "preference") return [example.chosen, example.rejected].flatMap(messagesOf);
+  return example.kind === "chat" ? example.messages : [];
 }
 
 /** The report shows the place in a column of its own. */

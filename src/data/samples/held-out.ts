@@ -1,6 +1,6 @@
 import { UserError } from "../../base/errors.ts";
 import { createRandom, indices, shuffle } from "../../base/random.ts";
-import { createIntList, type FileSamples, packSample, type SampleSet } from "./sample-store.ts";
+import { countLabelled, createIntList, type FileSamples, type SampleSet } from "./sample-store.ts";
 
 /** How many of the training examples are held out: a share of them, or a number. */
 export type HeldOutAmount = { readonly share: number } | { readonly count: number };
@@ -59,7 +59,7 @@ export function splitHeldOut(files: readonly FileSamples[], amount: HeldOutAmoun
       (isHeldOut[example] ? taken : kept).push(i);
     }
     const [staying, away] = [subset(set, kept.finish()), subset(set, taken.finish())];
-    const labelled = countLabelled(away);
+    const labelled = labelledOf(away);
     train.push({ ...staying, labelled: set.labelled - labelled });
     valid.push({ ...away, labelled });
   });
@@ -85,8 +85,8 @@ function subset(set: SampleSet, samples: Int32Array): Omit<SampleSet, "labelled"
   };
 }
 
-function countLabelled({ count, sample }: Pick<SampleSet, "count" | "sample">): number {
+function labelledOf({ count, sample }: Pick<SampleSet, "count" | "sample">): number {
   let labelled = 0;
-  for (let i = 0; i < count; i++) labelled += packSample(sample(i)).labelled;
+  for (let i = 0; i < count; i++) labelled += countLabelled(sample(i));
   return labelled;
 }

@@ -85,6 +85,17 @@ export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: 
 /** What is stored of a sample. */
 export type StoredSample = Pick<Sample, "ids" | "labels" | "weights">;
 
+/** How many tokens of a sample are learned: labelled ones that are not first in their text. */
+export function countLabelled({ labels, parts = [labels.length] }: Pick<Sample, "labels" | "parts">): number {
+  let labelled = 0;
+  let from = 0;
+  for (const length of parts) {
+    for (let t = from + 1; t < from + length; t++) if (labels[t] !== IGNORED) labelled++;
+    from += length;
+  }
+  return labelled;
+}
+
 /** A sample's tokens as they are stored, and how many of them count as labelled. */
 export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
   readonly stored: Int32Array;

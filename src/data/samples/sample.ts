@@ -2,7 +2,7 @@ import { UserError } from "../../base/errors.ts";
 import { trainedTexts } from "../chat/chat-spans.ts";
 import { chatTemplateOf, readsDate } from "../chat/chat-template.ts";
 import type { ChatTemplate } from "../chat/chat-template.ts";
-import type { Example } from "../examples/formats.ts";
+import type { Example, PreferenceExample } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 
 /** The label of a position that is not trained on, as in PyTorch and Transformers. */
@@ -17,6 +17,8 @@ export interface Sample {
   readonly labels: Int32Array;
   /** How much each label counts, above 0; null: all the same. */
   readonly weights: Float32Array | null;
+  /** Tokens of each text, where the sample is several texts that do not see each other, one behind the other; absent: it is one. */
+  readonly parts?: readonly number[];
   /** `file:line` */
   readonly where: string;
 }
@@ -44,7 +46,7 @@ export interface SampleMaker {
 /**
  * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
- * Text: everything, eos included. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * Text: everything, eos included. A preference: the chosen text, then the rejected one. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
 export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
@@ -80,6 +82,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         const from = Math.max(tokenizer.prefix.length, ids.length - own.length + tokens[0]!);
         return [finish(join(ids, end), from, example.where, options)];
       }
+      case "preference":
+        return preference(example);
       case "chat": {
         const texts = trainedTexts(templateFor(example.tools !== null), example, tokenizer.specialTokens.keys());
         if (texts.length === 0) throw noTrainable(example.where, "no message is an assistant's to train on");
@@ -96,6 +100,27 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         });
       }
     }
+  };
+  /** Both answers to a prompt, which has the same tokens in both but for one that reaches into the answer. */
+  const preference = ({ chosen, rejected, where }: PreferenceExample): Sample[] => {
+    const both = [chosen, rejected].map(samples);
+    const [first, second] = both.map((made) => made[0]!) as [Sample, Sample];
+    if (both.some((made) => made.length > 1)) {
+      throw new UserError(
+        `${where}: the chat template makes several texts of one answer, of which none could be preferred as a whole; give "chosen" and "rejected" one assistant message each`,
+      );
+    }
+    const prompts = [first, second].map(({ ids, labels }) =>
+      ids.subarray(
+        0,
+        labels.findIndex((label) => label !== IGNORED),
+      ),
+    );
+    const least = Math.max(...prompts.map(({ length }) => length)) - 1;
+    if (prompts.some(({ length }) => length < least) || prompts[0]!.subarray(0, least).some((id, t) => id !== prompts[1]![t])) {
+      throw new UserError(`${where}: the chat template renders the prompt of "chosen" and that of "rejected" differently`);
+    }
+    return [first, second];
   };
   const day = readsDate(tokenizer) ? now.toDateString() : null;
   return { samples, key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]) };

@@ -27,7 +27,7 @@ export interface TrainingPosition {
   readonly step: number;
   /** Micro-batches done: position in the data, and key of dropout. */
   readonly draw: number;
-  /** Held-out loss at this step, where it was measured. */
+  /** Held-out loss at this step, where it was measured; with another `--best-metric` that one, negated where more is better. */
   readonly heldOutLoss: number | null;
   /** Least held-out loss so far, and evaluations since it was reached. */
   readonly bestLoss: number | null;
@@ -86,7 +86,7 @@ export function findResumable(run: string, fingerprint: string, steps: number): 
     const { other, length } = compareFingerprints(position.fingerprint, fingerprint);
     if (other) {
       throw new UserError(
-        `${path} was written by a run with other settings: it had ${other.had}, this one has ${other.has}. Use the same settings, or another --output`,
+        `${path} was written by a run with other settings: it had ${other.had || "none of that"}, this one has ${other.has || "none of that"}. Use the same settings, or another --output`,
       );
     }
     if (position.step > steps) {

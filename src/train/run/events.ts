@@ -23,7 +23,7 @@ export type RunEvent =
   | { readonly type: "checkpoint"; readonly step: number }
   /** Greedy answers to a held-out prompt; `before` is null in a resumed run. */
   | { readonly type: "sample"; readonly prompt: string; readonly before: string | null; readonly after: string }
-  /** The run ends before its last step: it was interrupted, or the held-out loss no longer falls (`--patience`). */
+  /** The run ends before its last step: it was interrupted, or the held-out loss (or `--best-metric`) no longer gets better (`--patience`). */
   | { readonly type: "stop"; readonly step: number; readonly reason: "interrupted" | "patience" }
   | DoneEvent
   /** Something is not as it should be, and the run goes on. */
@@ -76,7 +76,13 @@ export interface StepEvent extends StepMetrics {
 
 export interface EvaluationEvent extends Evaluation {
   readonly type: "evaluation";
-  readonly perplexity: number;
+}
+
+/** An event as a line of JSON has it: metrics stand beside the other keys. */
+export function lineOf(event: RunEvent | VerbEvent): Readonly<Record<string, unknown>> {
+  if (!("metrics" in event)) return { ...event };
+  const { metrics, ...rest } = event;
+  return { ...rest, ...metrics };
 }
 
 export interface DoneEvent {
@@ -103,14 +109,13 @@ export interface DoneEvent {
 export type VerbEvent =
   /** `generate`, `chat`, `serve`: how answers are sampled, in words. */
   | { readonly type: "sampling"; readonly text: string }
-  /** `eval`: mean loss, perplexity and token accuracy. */
+  /** `eval`: mean loss, and the metrics of the objective. `tokens` are those with a target. */
   | {
       readonly type: "score";
       readonly examples: number;
       readonly tokens: number;
       readonly loss: number;
-      readonly perplexity: number;
-      readonly accuracy: number;
+      readonly metrics: Readonly<Record<string, number>>;
     }
   /** `generate`: the `number`-th of `of` answers, for the prompt at `where`. */
   | { readonly type: "answer"; readonly number: number; readonly of: number; readonly where: string; readonly tokens: number }

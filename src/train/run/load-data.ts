@@ -3,6 +3,7 @@ import { readEntries } from "../../data/examples/dataset.ts";
 import { type Example, readMapping } from "../../data/examples/formats.ts";
 import { findSplits, heldOutFiles, parseSources, trainingFiles } from "../../data/examples/sources.ts";
 import { type HeldOutAmount, parseHeldOut, splitHeldOut } from "../../data/samples/held-out.ts";
+import { groupSamples } from "../../data/samples/groups.ts";
 import { mixSamples, samplesPerEpoch, type WeightedSet } from "../../data/samples/mix.ts";
 import { type LoadedFile, loadSamples, type PrepareOptions } from "../../data/samples/prepare.ts";
 import type { SampleMaker } from "../../data/samples/sample.ts";
@@ -20,12 +21,13 @@ export interface LoadedData {
 }
 
 /**
- * Reads and tokenizes the training examples and those that are held out: of files of their own, or a part of the former.
+ * Reads and tokenizes the training examples and those that are held out: of files of their own, or a part of the former. With more than one of
+ * `texts` to an example, its samples stay together.
  * @throws {UserError} anything that is missing or does not fit
  */
 export async function loadData(
   config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest" | "columns" | "roles">,
-  maker: SampleMaker,
+  { maker, texts }: { readonly maker: SampleMaker; readonly texts: number },
   options: PrepareOptions,
 ): Promise<LoadedData> {
   const mapping = readMapping(config);
@@ -37,7 +39,10 @@ export async function loadData(
   }
   const loadAll = async (all: readonly string[]): Promise<LoadedFile[]> => {
     const files: LoadedFile[] = [];
-    for (const path of all) files.push(await loadSamples(path, maker, { ...options, mapping }));
+    for (const path of all) {
+      const file = await loadSamples(path, maker, { ...options, mapping });
+      files.push(texts === 1 ? file : { ...groupSamples(file), content: file.content });
+    }
     return files;
   };
   const files = await loadAll(sources.map(({ file }) => file));

@@ -1,9 +1,12 @@
 import type { Batches, MicroBatch } from "../../data/samples/batch.ts";
 import { createBreath, type Breath } from "../../base/process/event-loop.ts";
 import { UserError } from "../../base/errors.ts";
+import { metricOf, objectiveOf } from "../../objectives/index.ts";
+import { addSums, LOSS, type Metric, type Sums } from "../../objectives/objective.ts";
 import { type Checkpoints, START, type TrainingPosition } from "./checkpoint.ts";
 import type { TrainConfig } from "../config.ts";
 import type { ComputedTime, Engine } from "../step/engine.ts";
+import { createLearner, type Learner } from "../step/learner.ts";
 import { learningRate } from "../step/learning-rate.ts";
 import { FIRST_LOSS_SCALE, nextLossScale } from "../step/loss-scale.ts";
 import type { Optimizer } from "../step/optimizer.ts";
@@ -20,8 +23,10 @@ export interface StepMetrics {
   readonly step: number;
   readonly steps: number;
   readonly epoch: number;
-  /** Mean cross entropy (nats) of the step's labelled tokens, weighted where they have weights: sum w nll / sum w. */
+  /** The objective's: a mean over what the step learns, for next-token the (weighted) cross entropy in nats of its labelled tokens. */
   readonly loss: number;
+  /** The objective's by name; none where the device computes the loss. */
+  readonly metrics: Readonly<Record<string, number>>;
   readonly learningRate: number;
   /** Global norm of the gradients before clipping; not a number (null in files) in a skipped step. */
   readonly gradientNorm: number;
@@ -37,11 +42,12 @@ export interface StepMetrics {
 
 export interface Evaluation {
   readonly step: number;
-  /** Mean cross entropy (nats) of the labelled tokens, weighted where they have weights. */
+  /** The objective's: a mean over all held-out examples. */
   readonly loss: number;
+  /** Tokens with a target. */
   readonly labelled: number;
-  /** Share of them that were the likeliest token. */
-  readonly accuracy: number;
+  /** The objective's, by name. */
+  readonly metrics: Readonly<Record<string, number>>;
 }
 
 export interface TrainingEvents {
@@ -58,21 +64,22 @@ export function totalSteps(config: Pick<TrainConfig, "steps" | "epochs" | "gradi
   return Math.max(1, Math.ceil((config.epochs * microBatches) / config.gradientAccumulation));
 }
 
-/** Mean held-out loss, and token accuracy; null when it was told to stop before its end. */
-async function evaluate({ engine, data, shouldStop }: TrainingRun, step: number, breathe: Breath): Promise<Evaluation | null> {
-  let loss = 0;
-  let correct = 0;
+/** Held-out loss and metrics; null when it was told to stop before its end. */
+async function evaluate(
+  { data, shouldStop }: TrainingRun,
+  learner: Learner,
+  step: number,
+  breathe: Breath,
+): Promise<Evaluation | null> {
+  let sums: Sums | null = null;
   let labelled = 0;
-  let weight = 0;
   for (const batch of data.valid) {
     if ((await breathe()) && shouldStop()) return null;
-    const score = engine.evaluate(batch);
-    loss += score.loss;
-    correct += score.correct;
+    sums = addSums(sums, learner.evaluate(batch));
     labelled += batch.labelled;
-    weight += batch.weight;
   }
-  return { step, loss: loss / weight, labelled, accuracy: correct / labelled };
+  const { loss, metrics } = learner.head.values(sums!);
+  return { step, loss, labelled, metrics };
 }
 
 /** What `trainLoop` works on. */
@@ -90,14 +97,17 @@ export interface TrainingRun {
 }
 
 /**
- * Trains from a position to the end, or until it is told to stop or the held-out loss has stopped falling. The loss of a
- * step is the (weighted) mean over all labelled tokens of its micro-batches (not the mean of their means). Returns the last
+ * Trains from a position to the end, or until it is told to stop or the held-out metric has stopped getting better. The loss of a
+ * step is a mean over its micro-batches, each counting as the objective says. Returns the last
  * position, which is on the disk unless checkpoints are switched off: a run can go on from its end, too.
  * @throws {UserError} when the loss or the gradients stop being numbers
  */
 export async function trainLoop(run: TrainingRun, start: TrainingPosition): Promise<TrainingPosition> {
   const { data, config, checkpoints, events } = run;
   const steps = totalSteps(config, data.train.count(0));
+  const objective = objectiveOf(config);
+  const learner = createLearner(run.engine, objective.head);
+  const metric = metricOf(objective, config.bestMetric);
   const breathe = createBreath();
   let position = start;
   let saved = { position: start, time: performance.now() };
@@ -117,12 +127,13 @@ export async function trainLoop(run: TrainingRun, start: TrainingPosition): Prom
   for (;;) {
     let isNewBest = false;
     if (isEvaluationDue()) {
-      const evaluation = await evaluate(run, position.step, breathe);
+      const evaluation = await evaluate(run, learner, position.step, breathe);
       if (!evaluation) {
         if (position !== saved.position || position === START) save();
         break;
       }
-      position = withEvaluation(position, evaluation, events);
+      events.evaluation(evaluation);
+      position = withEvaluation(position, evaluation, metric);
       isNewBest = position.sinceBest === 0;
     }
     const last = position.step >= steps;
@@ -144,20 +155,21 @@ export async function trainLoop(run: TrainingRun, start: TrainingPosition): Prom
     }
     if (stop || last) break;
     run.collect();
-    position = await trainStep(run, position, steps, breathe);
+    position = await trainStep(run, learner, position, steps, breathe);
     // Lets signals and timers in.
     await Bun.sleep(0);
   }
   return position;
 }
 
-function withEvaluation(position: TrainingPosition, evaluation: Evaluation, events: TrainingEvents): TrainingPosition {
-  events.evaluation(evaluation);
-  const better = position.bestLoss === null || evaluation.loss < position.bestLoss;
+function withEvaluation(position: TrainingPosition, { loss, metrics }: Evaluation, metric: Metric): TrainingPosition {
+  const value = metric === LOSS ? loss : metrics[metric.name]!;
+  const held = metric.better === "lower" ? value : -value;
+  const better = position.bestLoss === null || held < position.bestLoss;
   return {
     ...position,
-    heldOutLoss: evaluation.loss,
-    bestLoss: better ? evaluation.loss : position.bestLoss,
+    heldOutLoss: held,
+    bestLoss: better ? held : position.bestLoss,
     sinceBest: better ? 0 : position.sinceBest + 1,
   };
 }
@@ -165,6 +177,7 @@ function withEvaluation(position: TrainingPosition, evaluation: Evaluation, even
 /** One optimizer step, from the position after `position.step` steps. */
 async function trainStep(
   { engine, optimizer, data, config, events }: TrainingRun,
+  learner: Learner,
   position: TrainingPosition,
   steps: number,
   breathe: Breath,
@@ -176,16 +189,21 @@ async function trainStep(
     const at = data.train.locate(position.draw + i);
     return data.train.batch(at.epoch, at.index);
   });
-  const weight = group.reduce((sum, batch) => sum + batch.weight, 0);
+  const { head } = learner;
+  const total = group.reduce((sum, batch) => sum + head.share(batch), 0);
   const scaling = engine.compute === "f16" ? (position.lossScale ?? FIRST_LOSS_SCALE) : null;
   if (scaling) engine.scaleGradients(scaling.scale);
   optimizer.zeroGradients();
   const before = engine.computed;
   let loss = 0;
+  let sums: Sums | null = null;
   for (const [i, batch] of group.entries()) {
     await breathe();
-    loss += engine.forwardBackward(batch, 1 / weight, config.seed, position.draw + i);
+    const part = learner.learn(batch, total, config.seed, position.draw + i);
+    loss += part.loss;
+    if (part.sums) sums = addSums(sums, part.sums);
   }
+  const metrics = sums ? head.values(sums).metrics : {};
   const forwardBackward = elapsed(before, engine.computed);
   const rate = learningRate({ ...config, learningRate: optimizer.learningRate }, step - 1, steps);
   const gradientNorm = Number.isFinite(loss) ? optimizer.step(step - (scaling?.skipped ?? 0), rate, scaling?.scale) : NaN;
@@ -198,7 +216,19 @@ async function trainStep(
   const tokens = group.reduce((sum, batch) => sum + batch.used, 0);
   const seconds = (performance.now() - begin) / 1000;
   const scaled = scaling && lossScale ? { lossScale: scaling.scale, skipped: lossScale.skipped } : {};
-  events.step({ step, steps, epoch, loss, learningRate: rate, gradientNorm, tokens, seconds, forwardBackward, ...scaled });
+  events.step({
+    step,
+    steps,
+    epoch,
+    loss,
+    metrics,
+    learningRate: rate,
+    gradientNorm,
+    tokens,
+    seconds,
+    forwardBackward,
+    ...scaled,
+  });
   return { ...position, step, draw: position.draw + group.length, heldOutLoss: null, lossScale };
 }
 

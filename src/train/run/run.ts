@@ -7,6 +7,7 @@ import { createTrial } from "../../doctor/trial.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";
 import { findModel } from "../../load/find-model.ts";
 import { writeSegmentModels } from "../../onnx/segments.ts";
+import { LOSS } from "../../objectives/objective.ts";
 import { schedulePrograms } from "../../runtime/scheduled.ts";
 import { summarise } from "../../schedule/summary.ts";
 import { chooseOptimizer } from "../../optimizers/index.ts";
@@ -17,7 +18,7 @@ import { strategyName } from "../memory/strategy.ts";
 import type { Engine } from "../step/engine.ts";
 import { createCheckpoints, findResumable, type Resumable, START, type TrainingPosition } from "./checkpoint.ts";
 import { runDate } from "./date.ts";
-import type { DoneEvent, EventSink, StepEvent } from "./events.ts";
+import { type DoneEvent, type EventSink, lineOf, type StepEvent } from "./events.ts";
 import { exportTrained } from "./export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
 import { type Evaluation, totalSteps, type TrainingEvents, trainLoop } from "./loop.ts";
@@ -213,7 +214,7 @@ async function trainSession(
   const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
   const tensorBoard = config.tensorboard ? openTensorBoard(folder, restored ? start.step + 1 : 0) : null;
   const record: EventSink = (event) => {
-    if (event.type === "step" || event.type === "evaluation") metrics.write({ ...event });
+    if (event.type === "step" || event.type === "evaluation") metrics.write(lineOf(event));
     tensorBoard?.write(event);
     sink(event);
   };
@@ -249,7 +250,7 @@ async function trainSession(
       },
       evaluation(evaluation) {
         lastEvaluation = evaluation;
-        record({ type: "evaluation", ...evaluation, perplexity: Math.exp(evaluation.loss) });
+        record({ type: "evaluation", ...evaluation });
       },
       checkpoint: (step) => record({ type: "checkpoint", step }),
       warning: warn,
@@ -272,7 +273,10 @@ async function trainSession(
     if (config.loadBest && !interrupted && last.sinceBest > 0) {
       best = checkpoints.restoreBest(warn);
       // Where the run was begun without --load-best, or its checkpoint is damaged.
-      if (best?.heldOutLoss !== last.bestLoss) warn(`the best weights (held-out loss ${last.bestLoss}) are in no checkpoint`);
+      if (best?.heldOutLoss !== last.bestLoss) {
+        const value = config.bestMetric === LOSS.name ? last.bestLoss! : Math.abs(last.bestLoss!);
+        warn(`the best weights (held-out ${config.bestMetric} ${value}) are in no checkpoint`);
+      }
     }
     exportTrained(folder, engine, config, inputs.folder);
   } finally {

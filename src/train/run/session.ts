@@ -17,9 +17,12 @@ import { checkContext, contextLimit } from "../../models/context.ts";
 import { openFound, type OpenModel, type OpenModelOptions } from "../../load/open-model.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import { isScales, type Tuning } from "../../models/linear.ts";
+import { checkObjectiveFlags, makerFor, metricOf, objectiveOf } from "../../objectives/index.ts";
+import type { Objective } from "../../objectives/objective.ts";
 import type { Executor } from "../../runtime/executor.ts";
 import { sequenceLengthOf, type TrainConfig } from "../config.ts";
 import { type Costs, deviceName, loadCosts } from "../memory/costs.ts";
+import { headBatch } from "../../load/head-batch.ts";
 import { createEngine, type Engine, type EngineOptions } from "../step/engine.ts";
 import { checkpointingOf, selectiveOf } from "../memory/strategy.ts";
 import { createCollector, explainingLimit, limitedMemory } from "../memory/limit.ts";
@@ -40,6 +43,7 @@ export interface Inputs extends LoadedData {
   /** The base model's folder. */
   readonly folder: string;
   readonly model: ModelConfig;
+  readonly objective: Objective;
   readonly source: TensorSource;
   readonly tokenizer: Tokenizer;
   readonly sequenceLength: number;
@@ -85,13 +89,19 @@ async function readOpened(
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
   const date = runDate(config);
-  const maker = createSampleMaker(tokenizer, {
-    now: startOfDay(date),
-    maxLength: sequenceLength,
-    truncate: config.truncate,
-    vocabSize: model.vocabSize,
-    eosId: model.eosTokenIds[0] ?? null,
-  });
+  const objective = objectiveOf(config);
+  checkObjectiveFlags(config);
+  metricOf(objective, config.bestMetric);
+  const maker = makerFor(
+    objective,
+    createSampleMaker(tokenizer, {
+      now: startOfDay(date),
+      maxLength: sequenceLength,
+      truncate: config.truncate,
+      vocabSize: model.vocabSize,
+      eosId: model.eosTokenIds[0] ?? null,
+    }),
+  );
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
   const start = adapter && { adapter, content: hashFile(adapter.source.path) };
   const tuning = start ? tuningOfAdapter(start.adapter, config.dropout) : tuningOf(config, model);
@@ -99,6 +109,7 @@ async function readOpened(
     config: start ? withAdapter(config, start.adapter, model, given) : config,
     folder,
     model,
+    objective,
     source,
     tokenizer,
     sequenceLength,
@@ -106,7 +117,7 @@ async function readOpened(
     start,
     close,
     date: readsDate(tokenizer) ? date : null,
-    ...(await loadData(config, maker, options)),
+    ...(await loadData(config, { maker, texts: objective.texts }, options)),
   };
 }
 
@@ -135,10 +146,10 @@ export interface Session {
 
 /** Plans memory, reserves it, loads the weights. */
 export function createSession(executor: Executor, inputs: Inputs): Session {
-  const { config, model, source, start, tokenizer } = inputs;
+  const { config, model, objective, source, start, tokenizer } = inputs;
   const batchOptions = {
     rows: config.batchSize,
-    rowLength: inputs.sequenceLength,
+    rowLength: inputs.sequenceLength * objective.texts,
     packing: config.packing,
     seed: config.seed,
     // Padding is masked everywhere: any id inside the vocabulary will do.
@@ -160,8 +171,9 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     verifyReplay: config.verifyReplay,
     ...storageOf(config),
     offload: offloadOf(config, config.output),
-    ...(costs ? { measure: { costs, batch: train.batch(0, 0) } } : {}),
+    ...(costs ? { measure: { costs, batch: headBatch(objective.head, train.batch(0, 0)) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
+    head: objective.head.kind,
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,
     ...(canSample ? { decode: sampleTokens } : {}),
     optimizer: chooseOptimizer(config),
@@ -207,6 +219,8 @@ function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): 
       const rendered = template.render({ messages, tools: example.tools, addGenerationPrompt: true });
       return { text: contentText(messages.at(-1)!["content"]), ids: tokenizer.encode(rendered) };
     }
+    case "preference":
+      return promptOf(tokenizer, example.chosen, date);
     case "completion":
       return { text: example.prompt, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(example.prompt)]) };
     case "text": {

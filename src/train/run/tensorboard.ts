@@ -3,6 +3,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { fileError, writeFully } from "../../base/files.ts";
+import { METRICS } from "../../objectives/index.ts";
 import type { EventSink, RunEvent } from "./events.ts";
 import { RUN_FILES } from "./folder.ts";
 
@@ -13,9 +14,16 @@ import { RUN_FILES } from "./folder.ts";
 
 /** Scalars of an event, by TensorBoard's tag. */
 function scalarsOf(event: RunEvent): Readonly<Record<string, number>> {
+  const tagged = (group: string, metrics: Readonly<Record<string, number>>) =>
+    Object.fromEntries(
+      [...METRICS.values()].flatMap(({ name, tag = name }) =>
+        metrics[name] === undefined ? [] : [[`${group}/${tag}`, metrics[name]]],
+      ),
+    );
   if (event.type === "step") {
     return {
       "train/loss": event.loss,
+      ...tagged("train", event.metrics),
       "train/learning_rate": event.learningRate,
       "train/gradient_norm": event.gradientNorm,
       ...(event.lossScale !== undefined && { "train/loss_scale": event.lossScale }),
@@ -24,8 +32,7 @@ function scalarsOf(event: RunEvent): Readonly<Record<string, number>> {
       "train/memory_bytes": event.memory,
     };
   }
-  if (event.type === "evaluation")
-    return { "eval/loss": event.loss, "eval/perplexity": event.perplexity, "eval/token_accuracy": event.accuracy };
+  if (event.type === "evaluation") return { "eval/loss": event.loss, ...tagged("eval", event.metrics) };
   return {};
 }
 

@@ -1,0 +1,44 @@
+import type { Message } from "./messages.ts";
+import type { DataRecord } from "./values.ts";
+
+/** A training example, whatever it was written as. */
+export type Example = ChatExample | CompletionExample | TextExample | PreferenceExample;
+
+export interface ChatExample {
+  readonly kind: "chat";
+  readonly messages: readonly Message[];
+  readonly tools: readonly unknown[] | null;
+  /** Variables of the chat template, such as `enable_thinking`. */
+  readonly args?: DataRecord | null;
+  /** Place of the record (see `placeIn`), for errors. */
+  readonly where: string;
+}
+
+export interface CompletionExample {
+  readonly kind: "completion";
+  readonly prompt: string;
+  readonly completion: string;
+  readonly where: string;
+}
+
+export interface TextExample {
+  readonly kind: "text";
+  readonly text: string;
+  readonly where: string;
+}
+
+/** Two answers to the same prompt. */
+export interface PreferenceExample {
+  readonly kind: "preference";
+  readonly chosen: ChatExample | CompletionExample;
+  readonly rejected: ChatExample | CompletionExample;
+  readonly where: string;
+}
+
+/** The keys of each kind of example, for messages. */
+export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
+  chat: '{"messages"}',
+  completion: '{"prompt", "completion"}',
+  text: '{"text"}',
+  preference: '{"prompt", "chosen", "rejected"}',
+};

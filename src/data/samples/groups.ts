@@ -1,0 +1,42 @@
+import type { Sample } from "./sample.ts";
+import type { FileSamples } from "./sample-store.ts";
+import { createIntList } from "./sample-store.ts";
+
+/** The samples of each example as one, so that they stay together wherever samples are drawn, held out, packed and batched. */
+export function groupSamples(set: FileSamples): FileSamples {
+  const firsts = createIntList();
+  set.numbers.forEach((number, i) => {
+    if (i === 0 || number !== set.numbers[i - 1]) firsts.push(i);
+  });
+  firsts.push(set.count);
+  const bounds = firsts.finish();
+  const count = bounds.length - 1;
+  const lengths = new Int32Array(count);
+  for (let group = 0; group < count; group++)
+    for (let i = bounds[group]!; i < bounds[group + 1]!; i++) lengths[group]! += set.lengths[i]!;
+  return {
+    ...set,
+    count,
+    lengths,
+    numbers: set.numbers.filter((number, i) => i === 0 || number !== set.numbers[i - 1]),
+    sample(group) {
+      const members: Sample[] = [];
+      for (let i = bounds[group]!; i < bounds[group + 1]!; i++) members.push(set.sample(i));
+      return joined(members);
+    },
+  };
+}
+
+function joined(members: readonly Sample[]): Sample {
+  const length = members.reduce((sum, { ids }) => sum + ids.length, 0);
+  const [ids, labels] = [new Int32Array(length), new Int32Array(length)];
+  const weights = members.some((member) => member.weights) ? new Float32Array(length).fill(1) : null;
+  let at = 0;
+  for (const member of members) {
+    ids.set(member.ids, at);
+    labels.set(member.labels, at);
+    if (member.weights) weights!.set(member.weights, at);
+    at += member.ids.length;
+  }
+  return { ids, labels, weights, parts: members.map((member) => member.ids.length), where: members[0]!.where };
+}

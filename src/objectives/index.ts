@@ -1,0 +1,98 @@
+import { z } from "zod";
+import { UserError } from "../base/errors.ts";
+import { flagName } from "../base/names.ts";
+import { KIND_KEYS } from "../data/examples/example.ts";
+import type { SampleMaker } from "../data/samples/sample.ts";
+import { LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
+import { nextToken } from "./next-token.ts";
+import { orpo } from "./orpo.ts";
+
+/** Every objective: a file in this folder each. */
+const TABLE = [nextToken, orpo] as const;
+
+export type ObjectiveName = (typeof TABLE)[number]["name"];
+
+export const OBJECTIVE_NAMES = TABLE.map(({ name }) => name) as [ObjectiveName, ...ObjectiveName[]];
+
+/** One line for each, for help texts. */
+export const OBJECTIVE_SUMMARY = TABLE.map(({ name, summary }) => `${name}: ${summary}`).join("; ");
+
+/** What everything is that does not say otherwise. */
+export const DEFAULT_OBJECTIVE: ObjectiveName = nextToken.name;
+
+type FlagsOf<T extends readonly unknown[]> = T extends readonly [{ readonly flags: infer F }, ...infer Rest]
+  ? F & FlagsOf<Rest>
+  : unknown;
+
+/** The flags of all objectives, by configuration key. */
+export const OBJECTIVE_FLAGS = Object.assign({}, ...TABLE.map(({ flags }) => flags)) as FlagsOf<typeof TABLE>;
+
+export const OBJECTIVE_KEYS = Object.keys(OBJECTIVE_FLAGS) as readonly (keyof typeof OBJECTIVE_FLAGS)[];
+
+/** What chooses an objective: its name, and the flags of all. */
+export type ObjectiveSettings = { readonly objective: ObjectiveName } & z.output<z.ZodObject<typeof OBJECTIVE_FLAGS>>;
+
+const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, any> => TABLE.find((each) => each.name === name)!;
+
+export function objectiveOf(settings: ObjectiveSettings): Objective {
+  const { create, ...definition } = definitionOf(settings.objective);
+  return { ...definition, head: create(settings) };
+}
+
+/** What a run's numbers depend on, a text for each; none for the default, which runs of old have. */
+export function objectiveFingerprint(settings: ObjectiveSettings): string[] {
+  if (settings.objective === DEFAULT_OBJECTIVE) return [];
+  const { flags } = definitionOf(settings.objective);
+  const values = settings as Readonly<Record<string, unknown>>;
+  return [`objective ${settings.objective}`, ...Object.keys(flags).map((key) => `${key} ${String(values[key])}`)];
+}
+
+/** @throws {UserError} settings of another objective that are not its defaults: they would change nothing */
+export function checkObjectiveFlags(settings: ObjectiveSettings): void {
+  const values = settings as Readonly<Record<string, unknown>>;
+  for (const { name, flags } of TABLE) {
+    if (name === settings.objective) continue;
+    for (const [key, flag] of Object.entries(flags as z.ZodRawShape)) {
+      if (values[key] === z.parse(flag, undefined)) continue;
+      throw new UserError(`${flagName(key)} is a setting of --objective ${name}; got --objective ${settings.objective}`);
+    }
+  }
+}
+
+/** Samples for an objective. Its examples are refused by kind, with their places. */
+export function makerFor({ name, accepts }: Objective, maker: SampleMaker): SampleMaker {
+  return {
+    // What the default takes has the names that it always had in the cache.
+    key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts]),
+    samples(example) {
+      if (accepts.includes(example.kind)) return maker.samples(example);
+      const others = TABLE.filter((each) => (each.accepts as readonly string[]).includes(example.kind)).map((each) => each.name);
+      throw new UserError(
+        `${example.where}: the objective ${name} learns from ${accepts.map((kind) => KIND_KEYS[kind]).join(" or ")}, got ${KIND_KEYS[example.kind]}; that is for --objective ${others.join(" or ")}`,
+      );
+    },
+  };
+}
+
+/** All metrics by name, those of an objective in the order in which they are shown. */
+export const METRICS: ReadonlyMap<string, Metric> = new Map(
+  [LOSS, ...TABLE.flatMap((each): readonly Metric[] => each.metrics)].map((metric) => [metric.name, metric]),
+);
+
+/** @throws {UserError} a name that the objective has no metric of */
+export function metricOf({ name, metrics }: Objective, wanted: string): Metric {
+  const metric = [LOSS, ...metrics].find((each) => each.name === wanted);
+  if (metric) return metric;
+  const known = [LOSS, ...metrics].map((each) => each.name).join(", ");
+  throw new UserError(`--best-metric ${wanted}: the objective ${name} has the metrics ${known}`);
+}
+
+/** The shown metrics as words: `perplexity 3.21, token accuracy 64.0 %`. `more`: digits besides the usual ones. */
+export function metricsText(values: Readonly<Record<string, number>>, more = 0): string {
+  const shown = [...METRICS.values()].filter(({ name, label }) => label !== null && Object.hasOwn(values, name));
+  return shown.map((metric) => `${metric.label} ${formatMetric(metric, values[metric.name]!, more)}`).join(", ");
+}
+
+function formatMetric({ unit, digits }: Metric, value: number, more: number): string {
+  return unit === "%" ? `${(100 * value).toFixed(digits + more)} %` : value.toFixed(digits + more);
+}

@@ -1,0 +1,23 @@
+import { defineObjective } from "./objective.ts";
+
+/** Mean cross entropy (nats) of the labelled tokens, weighted where they have weights: sum w nll / sum w. */
+export const nextToken = defineObjective({
+  name: "next-token",
+  summary: "the next token of answers and texts",
+  accepts: ["chat", "completion", "text"],
+  texts: 1,
+  metrics: [
+    { name: "perplexity", label: "perplexity", better: "lower", digits: 2 },
+    { name: "accuracy", label: "token accuracy", better: "higher", tag: "token_accuracy", unit: "%", digits: 1 },
+  ],
+  flags: {},
+  create: () => ({
+    kind: "loss",
+    share: ({ weight }) => weight,
+    sums: ({ labelled, weight }, { loss, correct }) => ({ loss, correct, labelled, weight }),
+    values({ loss: sum, correct, labelled, weight }) {
+      const loss = sum! / weight!;
+      return { loss, metrics: { accuracy: correct! / labelled!, perplexity: Math.exp(loss) } };
+    },
+  }),
+});

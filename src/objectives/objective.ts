@@ -1,0 +1,100 @@
+import type { z } from "zod";
+import type { Example } from "../data/examples/example.ts";
+import type { MicroBatch } from "../data/samples/batch.ts";
+
+/**
+ * What is learned: which examples, what of the model's output makes the loss, and what is told of it. An objective is one file in this folder
+ * and one line of its table.
+ *
+ * The examples of a micro-batch are in it as a whole, with all their texts (`MicroBatch.spans`), packed or padded. The chain of segments ends in
+ * one of two heads:
+ * - closed: the device adds up the tokens' losses, times the weights that the batch has;
+ * - open: the device gives the loss of each token, -log p(label); the objective computes its loss of them on the CPU, in float64, and its derivatives
+ *   by them, with which the backward begins. The head runs twice then, and no other segment does.
+ *
+ * Losses and metrics of several micro-batches come of numbers that add up: `Sums`.
+ */
+export interface ObjectiveDefinition<N extends string = string, F extends z.ZodRawShape = z.ZodRawShape> {
+  readonly name: N;
+  /** What is learned, for the help: a phrase. */
+  readonly summary: string;
+  /** Kinds of examples that it takes. */
+  readonly accepts: readonly Example["kind"][];
+  /** Texts of an example that stay together in a row, which has room for so many of the sequence length. */
+  readonly texts: number;
+  /** What an evaluation finds besides `loss`, which every objective has, in the order in which it is shown. */
+  readonly metrics: readonly Metric[];
+  /** Flags of its own, by configuration key; all have defaults. */
+  readonly flags: F;
+  create(settings: z.output<z.ZodObject<F>>): Head;
+}
+
+/** An objective with its settings. */
+export type Objective = Omit<ObjectiveDefinition, "create"> & { readonly head: Head };
+
+export type Head = ClosedHead | OpenHead;
+
+export interface ClosedHead extends Totals {
+  readonly kind: "loss";
+  /** @param found the sum of the weighted losses, and how many labels were the likeliest token */
+  sums(batch: MicroBatch, found: { readonly loss: number; readonly correct: number }): Sums;
+}
+
+export interface OpenHead extends Totals {
+  readonly kind: "token-losses";
+  /** The tokens whose losses are wanted: labels i32[T], -100 for none. */
+  labels(batch: MicroBatch): Int32Array;
+  /** @param losses of each token, 0 without a label */
+  judge(batch: MicroBatch, losses: Float32Array): Judgement;
+}
+
+/** What a micro-batch's losses come to. */
+export interface Judgement {
+  readonly sums: Sums;
+  /** Derivatives of the sum that `loss` is the mean of, by each token's loss: of either sign. */
+  readonly weights: Float64Array;
+}
+
+interface Totals {
+  /** How much of a step a micro-batch is: what the loss is a mean over. */
+  share(batch: MicroBatch): number;
+  /** The loss and all metrics, of the sums of all micro-batches. */
+  values(sums: Sums): Values;
+}
+
+/** Numbers that add up over micro-batches, by name. */
+export type Sums = Readonly<Record<string, number>>;
+
+/** A loss, and metrics by name. */
+export interface Values {
+  readonly loss: number;
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+export interface Metric {
+  /** In events and files, and for `--best-metric`. */
+  readonly name: string;
+  /** In the terminal; null: it is in files alone. */
+  readonly label: string | null;
+  /** The better values. */
+  readonly better: "lower" | "higher";
+  /** In TensorBoard, behind `train/` or `eval/`; the name by default. */
+  readonly tag?: string;
+  /** How it is shown: a number, or per cent. */
+  readonly unit?: "%";
+  /** Digits behind the point. */
+  readonly digits: number;
+}
+
+/** The metric that every objective has. */
+export const LOSS: Metric = { name: "loss", label: "loss", better: "lower", digits: 4 };
+
+export function defineObjective<const N extends string, F extends z.ZodRawShape>(
+  definition: ObjectiveDefinition<N, F>,
+): ObjectiveDefinition<N, F> {
+  return definition;
+}
+
+export function addSums(a: Sums | null, b: Sums): Sums {
+  return a === null ? b : Object.fromEntries(Object.entries(b).map(([name, value]) => [name, a[name]! + value]));
+}

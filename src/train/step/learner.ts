@@ -1,0 +1,39 @@
+import type { MicroBatch } from "../../data/samples/batch.ts";
+import type { Head, Sums } from "../../objectives/objective.ts";
+import { headBatch } from "../../load/head-batch.ts";
+import type { Engine } from "./engine.ts";
+
+/** An engine that learns an objective. */
+export interface Learner {
+  readonly head: Head;
+  /**
+   * Forward and backward of one micro-batch; adds to the gradients. `total` is what all micro-batches of the step count; `draw` counts
+   * micro-batches and keys dropout. Returns its part of the step's loss, and with an open head what its metrics are made of.
+   */
+  learn(batch: MicroBatch, total: number, seed: number, draw: number): { readonly loss: number; readonly sums: Sums | null };
+  /** Forward alone, dropout off. */
+  evaluate(batch: MicroBatch): Sums;
+}
+
+export function createLearner(engine: Engine, head: Head): Learner {
+  if (head.kind === "loss") {
+    return {
+      head,
+      learn: (batch, total, seed, draw) => ({ loss: engine.forwardBackward(batch, 1 / total, seed, draw), sums: null }),
+      evaluate: (batch) => head.sums(batch, engine.evaluate(batch)),
+    };
+  }
+  return {
+    head,
+    learn(batch, total, seed, draw) {
+      let sums: Sums = {};
+      engine.forwardBackwardOpen(headBatch(head, batch), 1 / total, seed, draw, (losses) => {
+        const judgement = head.judge(batch, losses);
+        sums = judgement.sums;
+        return judgement.weights;
+      });
+      return { loss: (head.values(sums).loss * head.share(batch)) / total, sums };
+    },
+    evaluate: (batch) => head.judge(batch, engine.tokenLosses(headBatch(head, batch))).sums,
+  };
+}

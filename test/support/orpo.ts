@@ -1,0 +1,103 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { createRandom } from "../../src/base/random.ts";
+import { createBatches, type Batches, type MicroBatch, type Span } from "../../src/data/samples/batch.ts";
+import { groupSamples } from "../../src/data/samples/groups.ts";
+import { IGNORED } from "../../src/data/samples/sample.ts";
+import { createSampleStore, type FileSamples } from "../../src/data/samples/sample-store.ts";
+import type { GoldenFamily, GoldenMethod } from "./golden.ts";
+
+/** The fixture of test/golden/orpo: runs of TRL's ORPOTrainer over micro-batches in the order in which they are drawn here. */
+export const ORPO_FOLDER = join(import.meta.dir, "../golden/orpo");
+
+export interface OrpoRun {
+  readonly model: GoldenFamily;
+  readonly method: GoldenMethod;
+  readonly batchSize: number;
+  readonly gradientAccumulation: number;
+  readonly learningRate: number;
+  readonly schedule: "cosine" | "linear";
+  /** Steps. */
+  readonly warmup: number;
+  readonly weightDecay: number;
+  readonly clip: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  readonly orpoLambda: number;
+}
+
+/** A text with its labels at its own tokens, as Transformers has them. */
+export interface OrpoText {
+  readonly ids: readonly number[];
+  readonly labels: readonly number[];
+}
+
+export interface OrpoPair {
+  readonly chosen: OrpoText;
+  readonly rejected: OrpoText;
+}
+
+/** TRL's metrics by name, among them `loss`. */
+export type OrpoMetrics = Readonly<Record<string, number>>;
+
+export interface OrpoFixture {
+  /** Pairs of each micro-batch, of all epochs one after the other. */
+  readonly batches: OrpoPair[][];
+  readonly runs: readonly {
+    readonly settings: OrpoRun;
+    readonly expected: { readonly steps: readonly OrpoMetrics[]; readonly evaluation: OrpoMetrics };
+  }[];
+}
+
+export const BATCH_SIZE = 2;
+const EPOCHS = 5;
+export const TEXT_LENGTH = 24;
+const common = { batchSize: BATCH_SIZE, gradientAccumulation: 2, warmup: 4, clip: 0.5, beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
+
+export const RUNS: readonly OrpoRun[] = [
+  { model: "smollm2", method: "full", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, orpoLambda: 0.1, ...common },
+  { model: "gemma2", method: "lora", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, orpoLambda: 1, ...common },
+  { model: "phi3", method: "lora", learningRate: 1e-2, schedule: "cosine", weightDecay: 0, orpoLambda: 0.5, ...common },
+];
+
+/** Pairs with prompts and answers of different lengths. */
+export function orpoSamples(): FileSamples {
+  const random = createRandom(4, "orpo");
+  const store = createSampleStore((number) => `d:${number}`);
+  const tokens = (count: number) => Array.from({ length: count }, () => 5 + random.below(80));
+  for (let i = 0; i < 16; i++) {
+    const prompt = tokens(2 + random.below(8));
+    for (let side = 0; side < 2; side++) {
+      const answer = tokens(1 + random.below(TEXT_LENGTH - prompt.length - 1));
+      const ids = Int32Array.from([...prompt, ...answer]);
+      store.add({ ids, labels: ids.slice().fill(IGNORED, 0, prompt.length), weights: null }, i + 1);
+    }
+  }
+  return groupSamples(store.finish());
+}
+
+export function orpoBatches(samples = orpoSamples(), packing = false): Batches {
+  const options = { rows: BATCH_SIZE, rowLength: 2 * TEXT_LENGTH, packing, seed: 6, shuffle: true, padId: 0 };
+  return createBatches(samples, options);
+}
+
+/** All micro-batches in the order in which training draws them. */
+export function drawn(batches: Batches): MicroBatch[] {
+  return Array.from({ length: EPOCHS * batches.count(0) }, (_, ordinal) => {
+    const { epoch, index } = batches.locate(ordinal);
+    return batches.batch(epoch, index);
+  });
+}
+
+export function pairsOf({ ids, labels, spans }: MicroBatch): OrpoPair[] {
+  const text = ({ from, to }: Span): OrpoText => ({
+    ids: [...ids.subarray(from, to)],
+    labels: [IGNORED, ...labels.subarray(from, to - 1)],
+  });
+  return spans.map(([chosen, rejected]) => ({ chosen: text(chosen!), rejected: text(rejected!) }));
+}
+
+export function readOrpoFixture(): OrpoFixture {
+  return JSON.parse(readFileSync(join(ORPO_FOLDER, "orpo.json"), "utf8")) as OrpoFixture;
+}
