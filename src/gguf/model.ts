@@ -12,7 +12,7 @@ import { mergedTensors } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../load/rotary-tables.ts";
 import { isVision, moduleName } from "../hf/weights/model-weights.ts";
-import { modulesOf } from "../models/families/index.ts";
+import { familyOf, modulesOf } from "../models/families/index.ts";
 import { readBytes, type TensorSource } from "../hf/weights/safetensors.ts";
 import { type TensorData } from "../hf/weights/safetensors-write.ts";
 import { encode, headType, typeFor } from "./encode.ts";
@@ -60,6 +60,8 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
   own.push(...ropeMetadata(config.rope));
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
+  const settings = familyOf(config).gguf.settings?.(config) ?? {};
+  own.push(...Object.entries(settings).map(([key, value]): [string, GgufValue] => [key, { f32: value }]));
   const window = windowInFile(config);
   if (window !== null) own.push(["attention.sliding_window", { u32: window }]);
   return new Map<string, GgufValue>([

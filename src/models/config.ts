@@ -30,15 +30,21 @@ export interface ModelConfig {
   readonly windowLayers: readonly boolean[];
   /** Rotary positions of the layers with a window, where they have their own (Gemma 3); null: `rope`. */
   readonly windowRope: RopeConfig | null;
-  /** Factor of the attention scores: 1 / sqrt(headDim), or what Gemma's `query_pre_attn_scalar` gives. */
+  /** Factor of the attention scores: 1 / sqrt(headDim), or what Gemma's `query_pre_attn_scalar` or Granite's `attention_multiplier` gives. */
   readonly attentionScale: number;
   /** Attention scores s, or logits, become cap * tanh(s / cap) (Gemma 2); null: they stay. */
   readonly attentionSoftCap: number | null;
   readonly logitSoftCap: number | null;
   /** What is added to the weights of RMSNorm: 1 for Gemma, whose weights are offsets from it. */
   readonly normOffset: 0 | 1;
-  /** Factor of the embeddings, not rounded: sqrt(hiddenSize) for Gemma, 1 for all others. */
+  /** Factor of the embeddings, not rounded: sqrt(hiddenSize) for Gemma, Granite's `embedding_multiplier`, 1 for all others. */
   readonly embeddingScale: number;
+  /** Whether that factor is rounded to the dtype of the weights (Gemma). */
+  readonly roundsEmbeddingScale: boolean;
+  /** Factor of what attention and MLP give before it is added to their input: Granite's `residual_multiplier`, 1 for all others. */
+  readonly residualScale: number;
+  /** Factor of the logits: 1 / Granite's `logits_scaling`, 1 for all others. */
+  readonly logitScale: number;
   /** What the names of all modules but the head begin with: a Gemma 3 with images holds its text part apart. */
   readonly modulePrefix: "model." | "model.language_model.";
   /** Biases on the query, key and value projections. */

@@ -78,6 +78,7 @@ const GEMMA_MODULES: Readonly<Record<string, string>> = {
 const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
   smollm3: "smollm3",
   "seed-oss": "seed_oss",
+  granite: "granite",
   qwen2: "qwen2",
   qwen3: "qwen3",
   gemma: "gemma",
@@ -87,7 +88,7 @@ const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
 };
 
 /** Families whose rows of queries and keys are reordered. */
-const rotatesNeighbours = (architecture: string): boolean => ["llama", "smollm3"].includes(architecture);
+const rotatesNeighbours = (architecture: string): boolean => ["llama", "smollm3", "granite"].includes(architecture);
 
 function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
   const { ffn_norm: norm, ...others } = MODULES;
@@ -195,6 +196,17 @@ describe("a model as GGUF holds the model's tensors", () => {
       expect(code).toBe(2);
       expect(stderr).toContain(expected);
     }
+  });
+
+  test("Granite's four factors are settings", async () => {
+    const { file } = await exported("--model", model("granite", "smollm"), "--type", "f32");
+    for (const [key, value] of Object.entries({
+      "attention.scale": 0.17,
+      embedding_scale: 5.3,
+      residual_scale: 0.43,
+      logit_scale: 3.7,
+    }))
+      expect(file.metadata.get(`granite.${key}`)).toBe(Math.fround(value));
   });
 
   test("a SmolLM3 that llama.cpp would compute otherwise is refused; a YaRN goes into its settings", async () => {

@@ -49,6 +49,9 @@ describe("families", () => {
       logitSoftCap: null,
       normOffset: 0,
       embeddingScale: 1,
+      roundsEmbeddingScale: false,
+      residualScale: 1,
+      logitScale: 1,
       modulePrefix: "model.",
       attentionBias: false,
       attentionOutputBias: false,
@@ -196,6 +199,23 @@ describe("families", () => {
     expect(of("seed_oss")).toMatchObject({ headDim: 128, maxPositions: 524_288, bosTokenId: 0, eosTokenIds: [2], padTokenId: 1 });
     expect(of("seed_oss", { head_dim: null }).headDim).toBe(16);
     expect(userError(() => of("seed_oss", { attention_out_bias: "yes" }))).toContain('"attention_out_bias" is "yes"');
+  });
+
+  test("Granite: four factors, each of which may be left out", () => {
+    expect(of("granite")).toMatchObject({ attentionScale: 1, embeddingScale: 1, residualScale: 1, logitScale: 1, headDim: 16 });
+    const factors = { embedding_multiplier: 12, attention_multiplier: 0.0625, residual_multiplier: 0.22, logits_scaling: 8 };
+    expect(of("granite", { ...factors, attention_bias: true, mlp_bias: true })).toMatchObject({
+      embeddingScale: 12,
+      roundsEmbeddingScale: false,
+      attentionScale: 0.0625,
+      residualScale: 0.22,
+      logitScale: 0.125,
+      attentionOutputBias: true,
+      mlpBias: true,
+    });
+    expect(userError(() => of("granite", { logits_scaling: 0 }))).toContain('"logits_scaling" is 0');
+    // Only this family knows the keys.
+    expect(llama({ ...factors })).toMatchObject({ embeddingScale: 1, attentionScale: 0.25, residualScale: 1, logitScale: 1 });
   });
 
   test("Gemma: the activation that its files call gelu, norms and embeddings as in its successors, no windows", () => {
@@ -425,7 +445,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Mistral, Ministral, Qwen2, Qwen2.5, Qwen3, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Qwen2, Qwen2.5, Qwen3, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],

@@ -17,6 +17,7 @@ export const FAMILIES = [
   "smollm3",
   "cwm",
   "seed-oss",
+  "granite",
   "gemma",
   "gemma2",
   "gemma3",

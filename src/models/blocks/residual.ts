@@ -1,4 +1,5 @@
 import { Add } from "../../ops/add.ts";
+import { Affine } from "../../ops/affine.ts";
 import type { BlockParts } from "./layer.ts";
 import { rmsNorm } from "./norm.ts";
 
@@ -15,9 +16,13 @@ export interface NormedBranch extends Branch {
   readonly after: string;
 }
 
-/** h = x + first(norm(x)), y = h + second(norm(h)). */
+/** h = x + s first(norm(x)), y = h + s second(norm(h)), with s = `residualScale`. */
 export function preNorm({ builder, scope, config }: BlockParts, first: Branch, second: Branch): string {
-  const branch = ({ norm, add }: Branch, x: string) => add(rmsNorm(scope, config, x, norm, config.hiddenSize));
+  const { hiddenSize, residualScale: alpha } = config;
+  const branch = ({ norm, add }: Branch, x: string) => {
+    const added = add(rmsNorm(scope, config, x, norm, hiddenSize));
+    return alpha === 1 ? added : builder.value(Affine, [added], { alpha, beta: 0 }, `${norm}.branch`);
+  };
   const h = builder.value(Add, ["x", branch(first, "x")], {}, "h");
   return builder.value(Add, [h, branch(second, h)], {}, "y");
 }

@@ -85,9 +85,9 @@ export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Se
   const builder = startGraph("embedding", config, options, ["ids"], false);
   const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
   const rows = scope.rows(`${modulesOf(config).embedding}.weight`, [config.vocabSize, config.hiddenSize], "ids");
-  // Transformers multiplies by the factor in the dtype that the weights have.
   const type = options.weightType(`${embeddingName(config)}.weight`);
-  const alpha = roundTo(config.embeddingScale, isQuantised(type) ? config.dtype : type);
+  const { embeddingScale, roundsEmbeddingScale, dtype } = config;
+  const alpha = roundTo(embeddingScale, !roundsEmbeddingScale ? "f32" : isQuantised(type) ? dtype : type);
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
   builder.output({ name: scaled, role: "boundary" });
   return {
@@ -122,7 +122,10 @@ interface HeadParams {
 
 function headParams(builder: GraphBuilder, config: ModelConfig, options: SegmentOptions): HeadParams {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
-  const normed = rmsNorm(scope, config, "x", `${config.modulePrefix}norm`, config.hiddenSize);
+  const { logitScale: alpha } = config;
+  const unscaled = rmsNorm(scope, config, "x", `${config.modulePrefix}norm`, config.hiddenSize);
+  // Here it costs one pass over [tokens, hiddenSize], at the logits one over [tokens, vocabulary].
+  const normed = alpha === 1 ? unscaled : builder.value(Affine, [unscaled], { alpha, beta: 0 }, "scaled");
   const { head } = modulesOf(config);
   const name = config.tieWordEmbeddings ? embeddingName(config) : head;
   return { scope, normed, weight: scope.matrix(`${head}.weight`, [config.vocabSize, config.hiddenSize], `${name}.weight`) };

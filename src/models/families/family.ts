@@ -64,6 +64,8 @@ export interface GgufFacts {
   readonly window: "unknown" | "named" | "applied";
   /** Kinds of rotary scaling that the architecture has beside those that all have. */
   readonly scalings: readonly ("longrope" | "yarn-betas")[];
+  /** Numbers that the architecture reads beside those that all have, by key. */
+  settings?(config: ModelConfig): Readonly<Record<string, number>>;
   /** Refuses a model that llama.cpp would compute otherwise. @throws {UserError} */
   check?(config: ModelConfig): void;
 }

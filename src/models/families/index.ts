@@ -8,6 +8,7 @@ import { gemma3 } from "./gemma/gemma3.ts";
 import { internlm2 } from "./internlm/internlm2.ts";
 import { internlm3 } from "./internlm/internlm3.ts";
 import { cwm } from "./llama/cwm.ts";
+import { granite } from "./llama/granite.ts";
 import { llama } from "./llama/llama.ts";
 import { ministral } from "./mistral/ministral.ts";
 import { mistral } from "./mistral/mistral.ts";
@@ -23,6 +24,7 @@ export const FAMILIES: readonly Family[] = [
   smollm3,
   cwm,
   seedOss,
+  granite,
   mistral,
   ministral,
   qwen2,

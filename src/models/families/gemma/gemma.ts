@@ -25,7 +25,7 @@ export const gemma: Family = {
         attentionOutputBias: attention,
         mlpBias: false,
       }),
-      more: ({ hidden_size: hidden }) => ({ normOffset: 1, embeddingScale: Math.sqrt(hidden) }),
+      more: ({ hidden_size: hidden }) => ({ normOffset: 1, embeddingScale: Math.sqrt(hidden), roundsEmbeddingScale: true }),
     });
   },
   modules: LLAMA_MODULES,

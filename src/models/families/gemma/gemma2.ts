@@ -65,6 +65,7 @@ export function gemmaRules(family: string, maxPositions: number, more: Partial<M
       logitSoftCap: config.final_logit_softcapping || null,
       normOffset: 1,
       embeddingScale: Math.sqrt(config.hidden_size),
+      roundsEmbeddingScale: true,
       ...more,
     }),
   };

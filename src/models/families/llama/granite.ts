@@ -1,0 +1,50 @@
+import { z } from "zod";
+import { parseWith, positive } from "../../../base/schema.ts";
+import type { Family } from "../family.ts";
+import { readDecoder } from "../reading/common.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
+
+const ownSchema = z.object({
+  embedding_multiplier: positive.default(1),
+  attention_multiplier: positive.default(1),
+  residual_multiplier: positive.default(1),
+  logits_scaling: positive.default(1),
+});
+
+/** Granite 3, dense (IBM 2024, https://github.com/ibm-granite/granite-3.0-language-models): a Llama with four factors. */
+export const granite: Family = {
+  type: "granite",
+  architecture: "GraniteForCausalLM",
+  models: ["Granite 3"],
+  read: (raw, where, generation) =>
+    readDecoder(raw, where, generation, {
+      family: "granite",
+      defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
+      biases: ({ attention_bias: attention, mlp_bias: mlp }) => ({
+        attentionBias: attention,
+        attentionOutputBias: attention,
+        mlpBias: mlp,
+      }),
+      more() {
+        const own = parseWith(ownSchema, raw, where);
+        return {
+          embeddingScale: own.embedding_multiplier,
+          attentionScale: own.attention_multiplier,
+          residualScale: own.residual_multiplier,
+          logitScale: 1 / own.logits_scaling,
+        };
+      },
+    }),
+  modules: LLAMA_MODULES,
+  layers: llamaLayers,
+  gguf: {
+    ...LLAMA_GGUF,
+    architecture: "granite",
+    settings: ({ embeddingScale, attentionScale, residualScale, logitScale }) => ({
+      "attention.scale": attentionScale,
+      embedding_scale: embeddingScale,
+      residual_scale: residualScale,
+      logit_scale: 1 / logitScale,
+    }),
+  },
+};
