@@ -9,6 +9,7 @@ import { GraphBuilder } from "../src/graph/builder.ts";
 import { type Attrs, byteLength, elements, type TensorType } from "../src/graph/types.ts";
 import { type DType } from "../src/base/dtype.ts";
 import { AdamW } from "../src/ops/adamw.ts";
+import { AdamW8bit, CODES_BLOCK } from "../src/ops/adamw-8bit.ts";
 import { Add } from "../src/ops/add.ts";
 import { Cast, CAST_TO } from "../src/ops/cast.ts";
 import { ColumnSum } from "../src/ops/column-sum.ts";
@@ -17,8 +18,10 @@ import { EmbeddingGrad } from "../src/ops/embedding-grad.ts";
 import { Gather } from "../src/ops/gather.ts";
 import { Gelu, GeluGrad } from "../src/ops/gelu.ts";
 import { Identity } from "../src/ops/identity.ts";
+import { Lion } from "../src/ops/lion.ts";
 import { Mul } from "../src/ops/mul.ts";
 import { RMSNormalization, RMSNormGrad } from "../src/ops/rms-norm.ts";
+import { Sgd } from "../src/ops/sgd.ts";
 import { SumSquares } from "../src/ops/sum-squares.ts";
 import { SwiGLU, SwiGLUGrad } from "../src/ops/swiglu.ts";
 import type { OpDef } from "../src/ops/types.ts";
@@ -33,6 +36,9 @@ const x = tensor("f32", ROWS, COLUMNS);
 const scale = tensor("f32", COLUMNS);
 const table = tensor("f32", VOCAB, COLUMNS);
 const ids = tensor("i32", ROWS);
+const flat = tensor("f32", ROWS * COLUMNS);
+const codes = tensor("u8", ROWS * COLUMNS);
+const scales = tensor("f32", (ROWS * COLUMNS) / CODES_BLOCK);
 const norm = { axis: -1, epsilon: 1e-5 };
 
 interface Case {
@@ -69,6 +75,9 @@ const CASES: readonly Case[] = [
   of(EmbeddingGrad, [ids, x, table], { vocab: VOCAB }),
   of(PhiloxDropout, [x, tensor("i32", 2), tensor("i32", 1)], { probability: 0.1, site: 0 }),
   of(AdamW, [x, x, x, x, tensor("f32", 8)]),
+  of(AdamW8bit, [flat, flat, codes, codes, scales, scales, tensor("f32", 520)]),
+  of(Lion, [x, x, x, tensor("f32", 5)]),
+  of(Sgd, [x, x, x, tensor("f32", 6)]),
 ];
 
 /** Milliseconds and bytes of one run. */

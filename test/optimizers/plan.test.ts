@@ -1,0 +1,122 @@
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { DTYPE_BYTES, elements } from "../../src/graph/types.ts";
+import { Add } from "../../src/ops/add.ts";
+import { Affine } from "../../src/ops/affine.ts";
+import { chooseOptimizer, OPTIMIZER_NAMES, type OptimizerChoice } from "../../src/optimizers/index.ts";
+import type { StateSlot, UpdateRule } from "../../src/optimizers/optimizer.ts";
+import { planOptimizer, trainedTensors } from "../../src/optimizers/plan.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { userError } from "../hf/temp.ts";
+import { paramsOf, trainAlone } from "../support/optimizer.ts";
+
+setDefaultTimeout(60_000);
+
+const executor = await createWasmExecutor({ threads: 2 });
+afterAll(() => executor.close());
+
+/** An optimizer of one rule, which adds the gradient to the parameter and 1 to all of its state. */
+function counting(slots: readonly StateSlot[], reach: UpdateRule["reach"]): OptimizerChoice {
+  const rule: UpdateRule = {
+    name: "counting",
+    slots,
+    reach,
+    hyperSize: 1,
+    hyper: () => [0],
+    update: (builder) => ({
+      param: builder.value(Add, ["param", "gradient"], {}, "next"),
+      ...Object.fromEntries(
+        slots.map(({ name }) => [name, builder.value(Affine, [name], { alpha: 1, beta: 1 }, `${name}.next`)]),
+      ),
+    }),
+  };
+  return { ...chooseOptimizer({}), ruleOf: () => rule };
+}
+
+const slot = (name: string, per: StateSlot["per"], start = 0): StateSlot => ({ name, dtype: "f32", per, start });
+const SHAPES = { a: [5, 7], b: [33, 3], norm: [9], c: [1, 40] };
+
+test("slots for each element, row and matrix: their own values for each parameter, from their start on", () => {
+  const slots = [slot("each", "element"), slot("row", "row", 2), slot("matrix", "matrix", -1)];
+  const trained = trainAlone(executor, counting(slots, "matrix"), paramsOf(SHAPES), 0);
+  for (const name of Object.keys(SHAPES))
+    trained.write("gradient", { [name]: new Float32Array(elements(SHAPES[name as "a"])).fill(1) });
+  for (const count of [1, 2, 3]) trained.updates.step(count, 1);
+  const tensors = trainedTensors(trained.resident.trainable, trained.optimizer);
+  expect(tensors.map(({ name, type }) => `${name} ${type.shape.join("x")}`).sort()).toEqual(
+    Object.entries(SHAPES)
+      .flatMap(([name, shape]) => [
+        `each/${name} ${shape.join("x")}`,
+        `matrix/${name} 1`,
+        `param/${name} ${shape.join("x")}`,
+        `row/${name} ${shape[0]}`,
+      ])
+      .sort(),
+  );
+  for (const [name, bytes] of trained.bytes()) {
+    const values = new Float32Array(bytes.buffer);
+    expect([name, ...new Set(values)]).toEqual([name, { param: 3, each: 3, row: 5, matrix: 2 }[name.split("/")[0]!]!]);
+  }
+});
+
+test("slots that a call across parameters cannot find are refused", () => {
+  const plan = (per: StateSlot["per"], reach: UpdateRule["reach"]) => () =>
+    planOptimizer(counting([slot("some", per)], reach), paramsOf(SHAPES));
+  for (const per of ["row", "matrix", { block: 64 }] as const)
+    expect(plan(per, { multipleOf: 16 })).toThrow("rule counting: slot some does not fit what a call reaches");
+  expect(plan({ block: 64 }, "matrix")).toThrow("does not fit");
+  expect(plan({ block: 64 }, { multipleOf: 128 })).not.toThrow();
+});
+
+describe.each(OPTIMIZER_NAMES)("%s", (optimizer) => {
+  const params = paramsOf({ ...SHAPES, "x.embed_tokens.weight": [300, 17], "x.up_proj.weight": [1000, 301] });
+  const plan = planOptimizer(chooseOptimizer({ optimizer, weightDecay: 0.1 }), params);
+
+  test("parameters and state lie apart, and all of them are within what is reserved", () => {
+    const address = 2 ** 22;
+    const flat = { param: 0, gradient: 0, layout: plan.layout };
+    expect(4 * plan.layout.size).toBeLessThan(address);
+    const ranges = trainedTensors(flat, { plan, address })
+      .map(({ name, type, address: at }) => ({ name, at, end: at + elements(type.shape) * DTYPE_BYTES[type.dtype] }))
+      .sort((a, b) => a.at - b.at);
+    ranges.slice(1).forEach(({ at }, i) => expect(at).toBeGreaterThanOrEqual(ranges[i]!.end));
+    expect(ranges.at(-1)!.end).toBeLessThanOrEqual(address + plan.bytes);
+    expect(ranges.filter(({ name }) => name.startsWith("param/"))).toHaveLength(params.length);
+  });
+
+  test("each element is updated once, and counted once in the norm", () => {
+    for (const calls of [plan.updates, plan.norms]) {
+      const seen = new Uint8Array(plan.layout.size);
+      for (const { graph, begin } of calls) {
+        const n = elements(graph.types.get("gradient")!.shape);
+        for (let i = begin; i < begin + n; i++) seen[i]!++;
+      }
+      const spaces = new Set(seen.keys());
+      for (const { param, begin } of plan.layout.parts)
+        for (let i = 0; i < elements(param.type.shape); i++) spaces.delete(begin + i);
+      expect(seen.every((count, i) => count === 1 || (count === 0 && spaces.has(i)))).toBe(true);
+    }
+  });
+
+  test("weight decay is that of matrices", () => {
+    for (const { parts, weightDecay } of plan.runs)
+      for (const { param } of parts) expect(weightDecay).toBe(param.type.shape.length > 1 ? 0.1 : 0);
+  });
+});
+
+describe("settings", () => {
+  test("what is not asked for is the optimizer's own", () => {
+    expect(chooseOptimizer({})).toMatchObject({ name: "adamw", learningRate: 2e-4, weightDecay: 0 });
+    expect(Object.fromEntries(chooseOptimizer({ optimizer: "lion", beta1: 0.95 }).settings)).toEqual({
+      weightDecay: 0,
+      beta1: 0.95,
+      beta2: 0.99,
+    });
+  });
+
+  test("a hyperparameter of another optimizer is refused, with those that there are", () => {
+    expect(userError(() => chooseOptimizer({ optimizer: "sgd", beta1: 0.9 }))).toBe(
+      "--beta1 is no setting of the optimizer sgd, which has --weight-decay, --momentum, --nesterov; --beta1 belongs to adamw, adamw8bit, muon, lion",
+    );
+    expect(userError(() => chooseOptimizer({ adjustLr: "original" }))).toContain("--adjust-lr belongs to muon");
+  });
+});
