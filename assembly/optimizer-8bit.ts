@@ -12,20 +12,21 @@ const BLOCK_BYTES: usize = (<usize>BLOCK) << 2;
 
 /**
  * The code of a number is found by the upper 16 bits of its f32: the numbers that share them make a *bucket*, which has one
- * middle between two entries at most, so that a table of 3073 buckets and one comparison give the nearest entry. Buckets
- * begin at 2^-24: the maps' smallest middle is 1.6e-7. Negative numbers have buckets of their own behind them.
+ * middle between two entries at most, so that a table of buckets and one comparison give the nearest entry. Buckets of
+ * magnitudes begin at 2^-24 (the maps' smallest middle is 1.6e-7; what is smaller is in bucket 0) and end at 1. Those of
+ * negative numbers lie where the sign's bit leads.
  */
 const FIRST_BUCKET: i32 = 0x3f80 - 24 * 128;
 const BUCKETS: i32 = 24 * 128 + 1;
+const NEGATIVE: usize = 0x8000;
 
 // What a thread keeps in its scratch during a command.
 const MOMENT1: usize = 0; // [BLOCK] f32
 const MOMENT2: usize = MOMENT1 + BLOCK_BYTES;
-const QUOTIENTS: usize = MOMENT2 + BLOCK_BYTES; // [BLOCK] f32
-const MIDDLES1: usize = QUOTIENTS + BLOCK_BYTES; // [256] f32: between an entry and the next
+const MIDDLES1: usize = MOMENT2 + BLOCK_BYTES; // [256] f32: between an entry and the next
 const MIDDLES2: usize = MIDDLES1 + 1024;
-const CODES1: usize = MIDDLES2 + 1024; // [2 * BUCKETS] u8: of the least number of a bucket
-const CODES2: usize = CODES1 + 2 * (<usize>BUCKETS);
+const CODES1: usize = MIDDLES2 + 1024; // u8 by bucket: the code of its least number
+const CODES2: usize = CODES1 + NEGATIVE + 4096;
 
 /** The least number of a bucket that is not negative. */
 // @ts-ignore: decorator
@@ -46,7 +47,7 @@ function prepareSearch(map: usize, middles: usize, codes: usize): void {
   for (let bucket = BUCKETS - 1; bucket >= 0; bucket--) {
     const end = -bucketStart(bucket + 1);
     while (load<f32>(middles + (code << 2)) <= end) code++;
-    store<u8>(codes + BUCKETS + bucket, <u8>code);
+    store<u8>(codes + NEGATIVE + bucket, <u8>code);
   }
   for (let bucket = 0; bucket < BUCKETS; bucket++) {
     const start = bucketStart(bucket);
@@ -55,15 +56,12 @@ function prepareSearch(map: usize, middles: usize, codes: usize): void {
   }
 }
 
-/** The code whose entry is nearest to x in [-1, 1]; of two as near, the lower one. */
+/** Writes the code whose entry is nearest to a number; of two as near, the lower one. */
 // @ts-ignore: decorator
 @inline
-function nearest(at: usize, middles: usize, codes: usize): i32 {
-  const bits = load<i32>(at);
-  const bucket = max(((bits & 0x7fffffff) >> 16) - FIRST_BUCKET, 0);
-  // The shift of the sign is 0 or -1.
-  const code = <i32>load<u8>(codes + min(bucket, BUCKETS - 1) + (BUCKETS & (bits >> 31)));
-  return code + i32(load<f32>(at) > load<f32>(middles + ((<usize>code) << 2)));
+function storeCode(x: f32, bucket: i32, middles: usize, codes: usize, to: usize): void {
+  const code = <i32>load<u8>(codes + bucket);
+  store<u8>(to, code + i32(x > load<f32>(middles + ((<usize>code) << 2))));
 }
 
 /** The numbers of four codes, unscaled. */
@@ -83,13 +81,17 @@ function quantise(values: usize, largest: v128, middles: usize, codes: usize, to
     max(f32x4.extract_lane(largest, 2), f32x4.extract_lane(largest, 3)),
   );
   const divisor = f32x4.splat(scale == 0 ? 1 : scale);
-  const quotients = threadScratch + QUOTIENTS;
-  for (let at: usize = 0; at < BLOCK_BYTES; at += 16) v128.store(quotients + at, f32x4.div(v128.load(values + at), divisor));
-  for (let at: usize = 0; at < BLOCK_BYTES; at += 16, to += 4) {
-    const from = quotients + at;
-    const low = nearest(from, middles, codes) | (nearest(from + 4, middles, codes) << 8);
-    const high = nearest(from + 8, middles, codes) | (nearest(from + 12, middles, codes) << 8);
-    store<i32>(to, low | (high << 16));
+  const magnitude = i32x4.splat(0x7fffffff);
+  const first = i16x8.splat(<i16>FIRST_BUCKET);
+  const sign = i32x4.splat(0x80000000);
+  for (const end = values + BLOCK_BYTES; values != end; values += 16, to += 4) {
+    const x = f32x4.div(v128.load(values), divisor);
+    // The subtraction stops at 0.
+    const buckets = v128.or(i16x8.sub_sat_u(v128.and(x, magnitude), first), v128.and(x, sign));
+    storeCode(f32x4.extract_lane(x, 0), i16x8.extract_lane_u(buckets, 1), middles, codes, to);
+    storeCode(f32x4.extract_lane(x, 1), i16x8.extract_lane_u(buckets, 3), middles, codes, to + 1);
+    storeCode(f32x4.extract_lane(x, 2), i16x8.extract_lane_u(buckets, 5), middles, codes, to + 2);
+    storeCode(f32x4.extract_lane(x, 3), i16x8.extract_lane_u(buckets, 7), middles, codes, to + 3);
   }
   return scale;
 }

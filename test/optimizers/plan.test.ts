@@ -1,5 +1,6 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { DTYPE_BYTES, elements } from "../../src/graph/types.ts";
+import { DTYPE_BYTES } from "../../src/base/dtype.ts";
+import { elements } from "../../src/graph/types.ts";
 import { Add } from "../../src/ops/add.ts";
 import { Affine } from "../../src/ops/affine.ts";
 import { chooseOptimizer, OPTIMIZER_NAMES, type OptimizerChoice } from "../../src/optimizers/index.ts";

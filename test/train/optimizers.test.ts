@@ -11,7 +11,7 @@ import { createCheckpoints, START } from "../../src/train/run/checkpoint.ts";
 import type { Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { shapeConfig } from "../../bench/shapes.ts";
-import { buildSegments } from "../../src/models/segments.ts";
+import { buildSegments } from "../../src/models/chain/segments.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { build, closeExecutors, llama, lora, packedBatch } from "../support/engine.ts";
