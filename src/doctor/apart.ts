@@ -1,5 +1,5 @@
 import { programCommand } from "../base/process/program.ts";
-import { type DeviceReport, type Target, unknownDevice } from "./examine-device.ts";
+import { type DeviceReport, type Target, unknownDevice } from "./report.ts";
 
 /** Argument by which the command line runs `examineDevice` alone. */
 export const CHILD = "examine-device";

@@ -1,33 +1,8 @@
-import { type DeviceName, openDevice } from "../device.ts";
+import { openDevice } from "../device.ts";
 import { messageOf } from "../base/errors.ts";
-import { findCuda, type Missing } from "../ort/cuda.ts";
-import { BOUND, type SelfTest, selfTest } from "./self-test.ts";
-
-/** What is examined: a device, and of `wasm` the way in which it computes matrix products. */
-export interface Target {
-  readonly device: Exclude<DeviceName, "auto">;
-  readonly matmul: "wasm" | "native" | null;
-}
-
-/** What was found out of one device. */
-export interface DeviceReport extends Target {
-  readonly works: boolean;
-  readonly description: string | null;
-  readonly test: SelfTest | null;
-  /** Why it does not work, where that is not something missing. */
-  readonly problem: string | null;
-  /** Whether that is the end of the process that it was tested in. */
-  readonly crashed: boolean;
-  readonly missing: readonly Missing[];
-  /** Parts of it that are there. */
-  readonly found: readonly string[];
-}
-
-/** A device of which nothing is known but its name. */
-export function unknownDevice({ device, matmul }: Target): DeviceReport {
-  const nothing = { description: null, test: null, problem: null, missing: [], found: [] };
-  return { device, matmul, works: false, crashed: false, ...nothing };
-}
+import { findCuda } from "../ort/cuda.ts";
+import { type DeviceReport, type Target, unknownDevice } from "./report.ts";
+import { BOUND, selfTest } from "./self-test.ts";
 
 /** Opens and tests a device in this process, which a library or a driver may end. */
 export async function examineDevice(target: Target): Promise<DeviceReport> {

@@ -1,7 +1,7 @@
 import { freemem, totalmem } from "node:os";
 import type { DeviceName } from "../device.ts";
 import { type ApartOptions, examineApart } from "./apart.ts";
-import type { DeviceReport, Target } from "./examine-device.ts";
+import type { DeviceReport, Target } from "./report.ts";
 
 export interface Report {
   readonly system: string;

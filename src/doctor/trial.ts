@@ -1,6 +1,6 @@
 import type { DeviceName, Trial } from "../device.ts";
 import { type ApartOptions, examineApart } from "./apart.ts";
-import type { DeviceReport } from "./examine-device.ts";
+import type { DeviceReport } from "./report.ts";
 
 /** Tries a device in a child process, so that a driver that crashes does not end this one. */
 export interface DeviceTrial {

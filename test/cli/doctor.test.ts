@@ -4,7 +4,7 @@ import { UserError } from "../../src/base/errors.ts";
 import { openDevice } from "../../src/device.ts";
 import { examineApart } from "../../src/doctor/apart.ts";
 import { examine, type Report } from "../../src/doctor/examine.ts";
-import { unknownDevice } from "../../src/doctor/examine-device.ts";
+import { unknownDevice } from "../../src/doctor/report.ts";
 import { BOUND, selfTest } from "../../src/doctor/self-test.ts";
 import { createTrial } from "../../src/doctor/trial.ts";
 import { findCuda } from "../../src/ort/cuda.ts";

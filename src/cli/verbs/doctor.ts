@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { examine, type Report } from "../../doctor/examine.ts";
-import type { DeviceReport } from "../../doctor/examine-device.ts";
+import type { DeviceReport } from "../../doctor/report.ts";
 import { UserError } from "../../base/errors.ts";
 import { describeMissing } from "../../ort/cuda.ts";
 import { CUDA_PACKAGE, installCuda } from "../../ort/install.ts";

@@ -1,0 +1,29 @@
+import type { DeviceName } from "../device.ts";
+import type { Missing } from "../ort/cuda.ts";
+import type { SelfTest } from "./self-test.ts";
+
+/** What is examined: a device, and of `wasm` the way in which it computes matrix products. */
+export interface Target {
+  readonly device: Exclude<DeviceName, "auto">;
+  readonly matmul: "wasm" | "native" | null;
+}
+
+/** What was found out of one device. */
+export interface DeviceReport extends Target {
+  readonly works: boolean;
+  readonly description: string | null;
+  readonly test: SelfTest | null;
+  /** Why it does not work, where that is not something missing. */
+  readonly problem: string | null;
+  /** Whether that is the end of the process that it was tested in. */
+  readonly crashed: boolean;
+  readonly missing: readonly Missing[];
+  /** Parts of it that are there. */
+  readonly found: readonly string[];
+}
+
+/** A device of which nothing is known but its name. */
+export function unknownDevice({ device, matmul }: Target): DeviceReport {
+  const nothing = { description: null, test: null, problem: null, missing: [], found: [] };
+  return { device, matmul, works: false, crashed: false, ...nothing };
+}
