@@ -2,7 +2,7 @@
 import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
-import { makeFolder, writeTextAtomic } from "../../src/base/files.ts";
+import { makeFolder, writeTextAtomic } from "../../src/base/files/files.ts";
 import { readJsonObject } from "../../src/base/json.ts";
 import { fromFloat32 } from "../../src/base/float16.ts";
 import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";

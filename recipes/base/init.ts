@@ -1,7 +1,7 @@
 /** A Llama-architecture model folder with random weights, the start of the bundled base model's training. */
 import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
-import { makeFolder, writeTextAtomic } from "../../src/base/files.ts";
+import { makeFolder, writeTextAtomic } from "../../src/base/files/files.ts";
 import { writeSafetensors, type TensorData } from "../../src/hf/weights/safetensors-write.ts";
 import { createRandom } from "../../src/base/random.ts";
 

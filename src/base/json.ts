@@ -1,6 +1,6 @@
 import { messageOf, UserError } from "./errors.ts";
 import { JsonNumber, needsExact, readExactly } from "./exact-json.ts";
-import { readText } from "./files.ts";
+import { readText } from "./files/files.ts";
 
 /** A JSON file that holds an object. @throws {UserError} */
 export function readJsonObject(path: string): Record<string, unknown> {

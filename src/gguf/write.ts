@@ -1,5 +1,5 @@
 import { elements, type Shape } from "../graph/types.ts";
-import { fileIo, type FileIo, writeAtomic } from "../base/files.ts";
+import { fileIo, type FileIo, writeAtomic } from "../base/files/files.ts";
 
 /**
  * GGUF version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, counts, metadata, tensor

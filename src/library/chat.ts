@@ -8,7 +8,7 @@ import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { openModel } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
-import { type CallOptions, chooseSampling, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+import { type CallOptions, chooseSampling, checkOf, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
 
 export const chatOptionsSchema = z.strictObject({
   ...MODEL_OPTIONS,
@@ -49,7 +49,7 @@ export interface Conversation {
 export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<CallOptions, "sink"> = {}): Promise<Conversation> {
   const flags = validateOptions(chatOptionsSchema, options);
   const note = (text: string) => sink({ type: "note", text });
-  const model = await openModel(flags, { onNote: note });
+  const model = await openModel(flags, { onNote: note, check: checkOf(flags) });
   let close = model.close;
   try {
     // Products of few rows are what generation has: the kernels' own are fastest there.

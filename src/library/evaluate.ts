@@ -14,7 +14,7 @@ import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../
 import { addSums, type Sums } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { startOfDay } from "../train/run/date.ts";
-import { type CallOptions, MODEL_OPTIONS, validateOptions } from "./options.ts";
+import { type CallOptions, checkOf, MODEL_OPTIONS, validateOptions } from "./options.ts";
 
 export const evaluateOptionsSchema = z.strictObject({
   ...MODEL_OPTIONS,
@@ -88,6 +88,6 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {} }: Ca
       const shown = Object.fromEntries(objective.metrics.map(({ name }) => [name, metrics[name]!]));
       return { examples: samples.count, tokens: labelled, loss, metrics: shown };
     },
-    { onNote },
+    { onNote, check: checkOf(flags) },
   );
 }

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { makeFolder, writeTextAtomic } from "../base/files.ts";
+import { makeFolder, writeTextAtomic } from "../base/files/files.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
@@ -47,7 +47,7 @@ export async function exportGguf(options: ExportGgufOptions, { sink = () => {} }
     if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
   }
   const note = (text: string) => sink({ type: "note", text });
-  const model = await openModel(named, { onNote: note });
+  const model = await openModel(named, { onNote: note, check: "fresh" });
   try {
     const { config, tokenizer, adapter } = model;
     if (adapterOnly && adapter === null) throw new UserError("--adapter-only needs --adapter");

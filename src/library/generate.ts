@@ -1,7 +1,7 @@
 import { closeSync, existsSync, openSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { fileError, writeFully } from "../base/files.ts";
+import { fileError, writeFully } from "../base/files/files.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { promptFiles } from "../data/examples/sources.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
@@ -12,7 +12,7 @@ import { createDecoders, roomOf } from "../generate/open-decoder.ts";
 import { type Prompt, promptOf, readPrompts } from "../generate/prompts.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { withModel } from "../load/open-model.ts";
-import { type CallOptions, chooseSampling, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+import { type CallOptions, chooseSampling, checkOf, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
 
 const COMMON = {
   batchSize: z
@@ -137,7 +137,7 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
       const tokens = answers.reduce((sum, answer) => sum + answer.tokens, 0);
       return { answers, tokens, seconds: (performance.now() - begin) / 1000 };
     },
-    { onNote },
+    { onNote, check: checkOf(flags) },
   );
 }
 

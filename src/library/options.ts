@@ -20,7 +20,14 @@ export const MODEL_OPTIONS = {
   device: trainConfigSchema.shape.device,
   ...trainConfigSchema.pick(STORAGE_KEYS).shape,
   threads: trainConfigSchema.shape.threads,
+  verify: z
+    .boolean()
+    .default(false)
+    .describe("read all files of model and adapter again and compare them with their checksums, as after copying"),
 } as const;
+
+/** How the files of a model are checked. */
+export const checkOf = ({ verify }: { readonly verify: boolean }): "fresh" | "kept" => (verify ? "fresh" : "kept");
 
 /** An option whose default is the model's, if it has one. */
 function samplingOption(key: SamplingKey) {

@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
-import { fileError } from "../base/files.ts";
+import { fileError } from "../base/files/files.ts";
 import { openDevice } from "../device.ts";
 import { readAdapter } from "../hf/peft/peft.ts";
 import type { TokenBatch } from "../load/batch-memory.ts";
@@ -117,6 +117,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: CallOption
   const optimizer = chooseOptimizer(config);
   const model = await openModel(config, {
     adapterReader: readAdapter,
+    check: "none",
     onNote: (text) => sink({ type: "note", text }),
   });
   const { adapter, source } = model;

@@ -8,7 +8,7 @@ import { openModel } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
 import { isLoopback } from "../serve/guard.ts";
 import { type RequestReport, startServer } from "../serve/server.ts";
-import { type CallOptions, chooseSampling, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+import { type CallOptions, chooseSampling, checkOf, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
 
 const { seed: _, ...SAMPLING_DEFAULTS } = SAMPLING_OPTIONS;
 
@@ -58,7 +58,7 @@ export async function serve(
 ): Promise<RunningServer> {
   const flags = validateOptions(serveOptionsSchema, options);
   const note = (text: string) => sink({ type: "note", text });
-  const model = await openModel(flags, { onNote: note });
+  const model = await openModel(flags, { onNote: note, check: checkOf(flags) });
   let close = model.close;
   try {
     // Products of few rows are what generation has: the kernels' own are fastest there.

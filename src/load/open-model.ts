@@ -1,8 +1,12 @@
+import { join } from "node:path";
+import { verifyChecksums } from "../base/files/checksums.ts";
+import { hashFile } from "../base/files/files.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
 import { loadConfig } from "../hf/config/config.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { type Adapter, openAdapter } from "../hf/peft/peft.ts";
+import { examineWeights } from "../hf/weights/examine.ts";
 import { openModelWeights, visionNote } from "../hf/weights/model-weights.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { Executor } from "../runtime/executor.ts";
@@ -19,12 +23,29 @@ export interface OpenModel {
   readonly tokenizer: Tokenizer;
   readonly source: TensorSource;
   readonly adapter: Adapter | null;
+  /** What identifies the base model. */
+  readonly identity: ModelIdentity;
   close(): void;
+}
+
+/** SHA-256, in hexadecimal, of what decides the numbers of a model. */
+export interface ModelIdentity {
+  /** The file `config.json`. */
+  readonly config: string;
+  /** All weight files; empty where they were not asked for. */
+  readonly weights: string;
+  /** Tokenizer and chat templates. */
+  readonly tokenizer: string;
 }
 
 export interface OpenModelOptions extends FindModelOptions {
   /** Called with a sentence that a user should read once, such as that a vision part is left out. */
   readonly onNote?: ((text: string) => void) | undefined;
+  /**
+   * How weights and checksums are checked: `kept` believes what an earlier check of the same, unchanged files has found, `fresh` reads
+   * all files, `none` reads none (default: `kept`).
+   */
+  readonly check?: "kept" | "fresh" | "none" | undefined;
   /** What opens the adapter (default: `openAdapter`; `readAdapter` where it is trained further). */
   readonly adapterReader?: ((folder: string, model: ModelConfig) => Adapter) | undefined;
 }
@@ -39,7 +60,7 @@ export async function openModel(named: NamedModel, options: OpenModelOptions = {
 
 /** As `openModel`, of a model that is on this machine. @throws {UserError} */
 export function openFound({ name, folder, adapter: path }: FoundModel, options: OpenModelOptions = {}): OpenModel {
-  const { onNote, adapterReader = openAdapter } = options;
+  const { onNote, adapterReader = openAdapter, check = "kept" } = options;
   const config = loadConfig(folder);
   const adapter = path === null ? null : adapterReader(path, config);
   try {
@@ -51,7 +72,23 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
       source.close();
       adapter?.source.close();
     };
-    return { name, folder, config, tokenizer, source, adapter, close };
+    try {
+      const reading = { fresh: check === "fresh" };
+      if (check !== "none") {
+        verifyChecksums(folder, reading);
+        if (path !== null) verifyChecksums(path, reading);
+        if (adapter) examineWeights(adapter.source, reading);
+      }
+      const identity: ModelIdentity = {
+        config: hashFile(join(folder, "config.json")),
+        weights: check === "none" ? "" : examineWeights(source, reading),
+        tokenizer: tokenizer.fingerprint,
+      };
+      return { name, folder, config, tokenizer, source, adapter, identity, close };
+    } catch (error) {
+      source.close();
+      throw error;
+    }
   } catch (error) {
     adapter?.source.close();
     throw error;

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { Graph } from "../graph/types.ts";
 import { type Segment, type SegmentModel, programsOf } from "../graph/segment.ts";
-import { makeFolder, writeAtomic, writeTextAtomic } from "../base/files.ts";
+import { makeFolder, writeAtomic, writeTextAtomic } from "../base/files/files.ts";
 import { writeModel } from "./write.ts";
 
 /** Which files and parameters a segment of the chain uses; an entry of `segments.json`. */

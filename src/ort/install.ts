@@ -13,8 +13,8 @@ import { dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { createInflateRaw } from "node:zlib";
 import { UserError } from "../base/errors.ts";
-import { fileError } from "../base/files.ts";
-import { download } from "../base/download.ts";
+import { fileError } from "../base/files/files.ts";
+import { download } from "../base/files/download.ts";
 import { PROVIDER_FILES } from "./cuda.ts";
 import { libraryPath, loadOrt } from "./library.ts";
 

@@ -8,7 +8,7 @@
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { ptr } from "bun:ffi";
-import { fileError } from "../base/files.ts";
+import { fileError } from "../base/files/files.ts";
 
 export interface OffloadFile {
   readonly fd: number;

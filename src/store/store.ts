@@ -5,7 +5,7 @@
 import { closeSync, fstatSync, statfsSync } from "node:fs";
 import { ptr } from "bun:ffi";
 import { UserError } from "../base/errors.ts";
-import { fileError } from "../base/files.ts";
+import { fileError } from "../base/files/files.ts";
 import { threadModule } from "../base/process/program.ts";
 import { ALIGNMENT, type Executor } from "../runtime/executor.ts";
 import type { OffloadMemory, TransferCounts } from "../runtime/offload-memory.ts";

@@ -312,6 +312,15 @@ const NUMERIC_KEYS = [
 /** Of these, the ones that only say how long to train: a run may be resumed with others, and then goes on to its new end. */
 const LENGTH_KEYS: readonly TrainConfigKey[] = ["epochs", "steps"];
 
+/** What a fingerprint says of the base model, each with a SHA-256 behind it. */
+const IDENTITY = {
+  config: "the base model's config.json, SHA-256",
+  weights: "the base model's weights, SHA-256",
+  tokenizer: "tokenizer and chat template, SHA-256",
+} as const;
+
+const IDENTITY_KEYS = Object.keys(IDENTITY) as (keyof typeof IDENTITY)[];
+
 /** A text that two runs share when the one can go on from a checkpoint of the other as if it were the same run. */
 export function fingerprint(
   config: TrainConfig,
@@ -320,10 +329,12 @@ export function fingerprint(
     /** Null where no token depends on it. */
     readonly date: string | null;
     readonly start: { readonly content: string } | null;
+    /** SHA-256, in hexadecimal, of what decides the base model's numbers. */
+    readonly identity: { readonly config: string; readonly weights: string; readonly tokenizer: string };
     readonly train: { readonly count: number; readonly tokens: number; readonly content: string };
   },
 ): string {
-  const { model, train, date, start } = inputs;
+  const { model, train, date, start, identity } = inputs;
   const resolved = { ...config, targets: resolveTargets(config.targets, model) };
   const optimizer = chooseOptimizer(config);
   const settings = [
@@ -339,6 +350,7 @@ export function fingerprint(
     ...(date === null ? [] : [`date ${date}`]),
     ...(start === null ? [] : [`adapter at the start, SHA-256 ${start.content.slice(0, 16)}`]),
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,
+    ...IDENTITY_KEYS.map((key) => `${IDENTITY[key]} ${identity[key].slice(0, 16)}`),
     `data of ${train.count} examples, ${train.tokens} tokens, SHA-256 ${train.content.slice(0, 16)}`,
   ].join("; ");
 }
@@ -357,7 +369,10 @@ export function compareFingerprints(
   written: string,
   now: string,
 ): { readonly other: Difference | null; readonly length: Difference | null } {
-  const [before, after] = [written, now].map(settingsOf) as [string[], string[]];
+  const [before, complete] = [written, now].map(settingsOf) as [string[], string[]];
+  // Runs of earlier versions did not write down which base model they had.
+  const isIdentity = (setting: string) => IDENTITY_KEYS.some((key) => setting.startsWith(IDENTITY[key]));
+  const after = before.some(isIdentity) ? complete : complete.filter((setting) => !isIdentity(setting));
   const difference = (length: boolean): Difference | null => {
     const only = (these: readonly string[], those: readonly string[]) =>
       these.filter((setting) => !those.includes(setting) && isLength(setting) === length).join("; ");

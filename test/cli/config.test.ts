@@ -1,6 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { z } from "zod";
 import { findConfig, readConfigFile, validateConfig } from "../../src/cli/flags/config-file.ts";
 import { describeFlags, parseFlags } from "../../src/cli/flags/flags.ts";
@@ -78,8 +78,10 @@ describe("configuration files", () => {
   });
 
   test("a run's own configuration has paths as flags have them, relative to the working directory", async () => {
-    const config = { model: "models/a", data: "a.jsonl", valid: "5%" };
-    expect((await readConfigFile(file("train-config.json", JSON.stringify(config)))).values).toEqual(config);
+    const config = { model: "models/a", data: "a.jsonl", valid: "5%", output: "where/it/was" };
+    const read = await readConfigFile(file("train-config.json", JSON.stringify(config)));
+    // The folder that is named is the run, wherever it was made.
+    expect(read.values).toEqual({ ...config, output: relative(process.cwd(), folder) });
   });
 
   test("every wrong key is named, with its file", () => {

@@ -7,7 +7,7 @@ import { createSampleStore, type SampleSet, type SampleSink, type StoredSample }
 import { createTokenCache, openTokenCache } from "../../src/data/samples/token-cache.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { createRandom } from "../../src/base/random.ts";
-import type { FileIo } from "../../src/base/files.ts";
+import type { FileIo } from "../../src/base/files/files.ts";
 import { filesIn, fullDisk, rejection, temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);

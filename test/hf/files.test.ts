@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { copyAtomic, temporaryPath, writeTextAtomic } from "../../src/base/files.ts";
+import { copyAtomic, temporaryPath, writeTextAtomic } from "../../src/base/files/files.ts";
 import { copyCompanions, writeWeights } from "../../src/hf/weights/model-folder.ts";
 import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
 import { prepareRunFolder } from "../../src/train/run/folder.ts";

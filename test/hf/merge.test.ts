@@ -70,7 +70,7 @@ test("code that a model brings for Transformers goes along", () => {
   cpSync(model("internlm2"), base, { recursive: true });
   for (const name of ["modeling_internlm2.py", "not-a-module.py.txt"]) writeFileSync(join(base, name), "# code\n");
   mergeAdapter({ base, adapter: join(base, "adapter"), output: path("coded-merged") });
-  expect(filesIn(path("coded-merged"))).toEqual(["config.json", "model.safetensors", "modeling_internlm2.py"]);
+  expect(filesIn(path("coded-merged"))).toEqual(["SHA256SUMS", "config.json", "model.safetensors", "modeling_internlm2.py"]);
 });
 
 test("shards of a given size hold the same tensors under an index", () => {
@@ -126,6 +126,6 @@ describe("what cannot be merged leaves nothing behind", () => {
     expect(filesIn(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
     mkdirSync(path("empty"));
     mergeAdapter({ ...options, output: path("empty") });
-    expect(filesIn(path("empty"))).toEqual(["config.json", "model.safetensors"]);
+    expect(filesIn(path("empty"))).toEqual(["SHA256SUMS", "config.json", "model.safetensors"]);
   });
 });

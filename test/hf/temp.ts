@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../../src/base/errors.ts";
-import { fileIo, type FileIo } from "../../src/base/files.ts";
+import { fileIo, type FileIo } from "../../src/base/files/files.ts";
 
 /** A folder for this test file, removed when its tests have ended. */
 export function temporaryFolder(): string {

@@ -1,8 +1,8 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { makeFolder } from "../../base/files.ts";
+import { makeFolder } from "../../base/files/files.ts";
+import { cacheFolder } from "../../base/files/cache-folder.ts";
 import { IS_EXECUTABLE, PROGRAM_FOLDER } from "../../base/process/program.ts";
-import { cacheFolder } from "../../data/samples/token-cache.ts";
 
 const RECIPES = join(PROGRAM_FOLDER, "recipes");
 

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { homedir } from "node:os";
-import { basename, dirname, extname, isAbsolute, join, resolve } from "node:path";
+import { basename, dirname, extname, isAbsolute, join, relative, resolve } from "node:path";
 import { parse as parseYaml } from "yaml";
 import { z } from "zod";
 import { isRecord } from "../../base/json.ts";
@@ -63,8 +63,10 @@ export async function readConfigFile(file: string, outputFolder = dirname(file))
     else if (entry !== null) values[camelCase(key)] = readEntry(kind, entry);
   }
   const notes = translated?.notes ?? [];
-  // What a run has written down are the flags that it was given.
-  if (basename(file) === RUN_FILES.config) return { values, notes };
+  // What a run has written down are the flags that it was given; wherever the folder lies by now, it is the run.
+  if (basename(file) === RUN_FILES.config) {
+    return { values: { ...values, output: relative(process.cwd(), dirname(file)) || "." }, notes };
+  }
   for (const key of PATH_KEYS) {
     const path = values[key];
     if (typeof path === "string") values[key] = pathFrom(key === "output" ? outputFolder : dirname(file), key, path);

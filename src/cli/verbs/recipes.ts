@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, isAbsolute, join, relative, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { makeFolder, writeTextAtomic } from "../../base/files.ts";
+import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { suggestion } from "../../base/names.ts";
 import { recipesFolder } from "../flags/bundled.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";

@@ -1,6 +1,6 @@
 import type { ParseConfig, ParseStepResult } from "papaparse";
 import { UserError } from "../../base/errors.ts";
-import { filePieces } from "../../base/files.ts";
+import { filePieces } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
 import { MAX_RECORD, type RawRecord } from "./record.ts";
 

@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { filePieces } from "../../base/files.ts";
+import { filePieces } from "../../base/files/files.ts";
 import { MAX_RECORD, type RawRecord } from "./record.ts";
 
 const [QUOTE, COMMA, OPEN_LIST, BACKSLASH, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT, NEWLINE] = [

@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { filePieces } from "../../base/files.ts";
+import { filePieces } from "../../base/files/files.ts";
 
 export interface Line {
   /** Null: the bytes are not UTF-8 (see `textOf`). */

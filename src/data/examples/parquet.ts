@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as zlib from "node:zlib";
 import type { AsyncBuffer, ColumnMetaData, Compressors, FileMetaData, SchemaTree } from "hyparquet";
 import { explanationOf, UserError } from "../../base/errors.ts";
-import { fileError, readFully } from "../../base/files.ts";
+import { fileError, readFully } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
 import type { RawRecord } from "./record.ts";
 

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { messageOf, UserError } from "../../base/errors.ts";
-import { fileError } from "../../base/files.ts";
+import { fileError } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
 import { foreignFolder, hubDataset, onlyOnce } from "./wrong-files.ts";
 

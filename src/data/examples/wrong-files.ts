@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import { UserError } from "../../base/errors.ts";
-import { fileError } from "../../base/files.ts";
+import { fileError } from "../../base/files/files.ts";
 
 /** What a user may take for training data, and how it becomes JSONL. */
 interface Foreign {

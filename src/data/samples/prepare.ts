@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { type Breath, createBreath } from "../../base/process/event-loop.ts";
 import { UserError } from "../../base/errors.ts";
-import { fileIo, filePieces, type FileIo } from "../../base/files.ts";
+import { fileIo, filePieces, type FileIo } from "../../base/files/files.ts";
 import { createUnusedCounter, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import { kindOf } from "../examples/wrong-files.ts";

@@ -1,8 +1,7 @@
 import * as fs from "node:fs";
-import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { fileIo, openAtomic, readFully, type FileIo } from "../../base/files.ts";
+import { fileIo, openAtomic, readFully, type FileIo } from "../../base/files/files.ts";
 import { isRecord } from "../../base/json.ts";
 import {
   createIndexBuilder,
@@ -28,12 +27,6 @@ interface Trailer {
   /** 32-bit words. */
   readonly weightRuns: number;
   readonly labelled: number;
-}
-
-/** Where caches are kept: `REMAT_CACHE`, or the user's cache folder. */
-export function cacheFolder(): string {
-  const { REMAT_CACHE: own, XDG_CACHE_HOME: general } = process.env;
-  return own || join(general || join(homedir(), ".cache"), "remat");
 }
 
 /** Tokens handed to the disk at a time. */

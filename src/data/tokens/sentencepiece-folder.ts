@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { fileError } from "../../base/files.ts";
+import { fileError } from "../../base/files/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { decoderTokens } from "./added-tokens.ts";
 import { type AddedToken, plainToken, readSentencePiece, sentencePieceJson } from "./sentencepiece.ts";

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { explanationOf, UserError } from "../../base/errors.ts";
-import { readText } from "../../base/files.ts";
+import { readText } from "../../base/files/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
 import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";

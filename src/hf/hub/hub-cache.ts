@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import { fileError, makeFolder, readText } from "../../base/files.ts";
+import { fileError, makeFolder, readText } from "../../base/files/files.ts";
 
 /**
  * The Hugging Face cache, in the layout that the Python library shares:

@@ -1,10 +1,10 @@
 import { existsSync, statfsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { makeFolder } from "../../base/files.ts";
+import { makeFolder } from "../../base/files/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { cachedModel, hubCacheFolder, hubToken, type CachedModel } from "./hub-cache.ts";
-import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "../../base/download.ts";
+import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "../../base/files/download.ts";
 import { isAdditionalTemplate } from "../../data/tokens/template-files.ts";
 import { isModelCode } from "../weights/model-folder.ts";
 import { isPlainFileName } from "../weights/safetensors.ts";

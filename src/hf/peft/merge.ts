@@ -1,12 +1,14 @@
 import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { resolve } from "node:path";
+import { verifyChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { UserError } from "../../base/errors.ts";
 import type { FloatType } from "../../base/dtype.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { fileError, fileIo, makeFolder, temporaryPath, type FileIo } from "../../base/files.ts";
+import { fileError, fileIo, makeFolder, temporaryPath, type FileIo } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
+import { examineWeights } from "../weights/examine.ts";
 import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
 import { openAdapter, type Adapter, type AdapterModule } from "./peft.ts";
 import { openModelWeights } from "../weights/model-weights.ts";
@@ -39,12 +41,16 @@ export function mergeAdapter(options: MergeOptions): void {
   try {
     const adapter = openAdapter(options.adapter, config);
     try {
+      // What is damaged must not get checksums of its own.
+      for (const folder of [base, options.adapter]) verifyChecksums(folder, { fresh: true });
+      for (const { tensors } of [source, adapter.source]) examineWeights({ tensors }, { fresh: true });
       const tensors = mergedTensors(source, adapter, config);
       const draft = temporaryPath(output);
       makeFolder(draft);
       try {
-        copyCompanions(base, draft, io);
-        writeWeights(draft, tensors, maxShardBytes, io);
+        const companions = copyCompanions(base, draft, io);
+        const weights = writeWeights(draft, tensors, maxShardBytes, io);
+        writeChecksums(draft, [...companions, ...weights], io);
         publish(draft, output);
       } finally {
         rmSync(draft, { recursive: true, force: true });

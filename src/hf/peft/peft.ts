@@ -4,7 +4,7 @@ import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { parseWith } from "../../base/schema.ts";
-import { fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files.ts";
+import { fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { readJsonObject, show } from "../../base/json.ts";
 import { adapterModule } from "../weights/model-weights.ts";
 import { layerOf } from "../../models/names.ts";

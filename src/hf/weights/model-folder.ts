@@ -1,6 +1,6 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files.ts";
+import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "../../data/tokens/template-files.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
 
@@ -25,12 +25,14 @@ const COMPANION_FILES = [
 /** Whether a file is Python code at the top of a model's folder: models that Transformers does not contain bring their own. */
 export const isModelCode = (name: string): boolean => /^\w+\.py$/.test(name);
 
-/** Copies those that are there. @throws {UserError} */
-export function copyCompanions(from: string, to: string, io: FileIo = fileIo): void {
+/** Copies those that are there, and returns their paths within the folder. @throws {UserError} */
+export function copyCompanions(from: string, to: string, io: FileIo = fileIo): string[] {
   const templates = additionalTemplates(from);
   if (templates.length > 0) makeFolder(join(to, ADDITIONAL_TEMPLATES));
-  for (const name of [...COMPANION_FILES, ...templates, ...readdirSync(from).filter(isModelCode)])
-    if (existsSync(join(from, name))) copyAtomic(join(from, name), join(to, name), io);
+  const names = [...COMPANION_FILES, ...templates, ...readdirSync(from).filter(isModelCode)];
+  const copied = names.filter((name) => existsSync(join(from, name)));
+  for (const name of copied) copyAtomic(join(from, name), join(to, name), io);
+  return copied;
 }
 
 /** Transformers' default for `max_shard_size`. */
@@ -38,7 +40,7 @@ export const MAX_SHARD_BYTES = 50e9;
 
 /**
  * Writes weights as Transformers does: `model.safetensors`, or, above `maxShardBytes`, shards in the order given and
- * `model.safetensors.index.json`. The index comes last: a folder without it is not taken for a model.
+ * `model.safetensors.index.json`. The index comes last: a folder without it is not taken for a model. Returns the files' names.
  * @throws {UserError}
  */
 export function writeWeights(
@@ -46,11 +48,11 @@ export function writeWeights(
   tensors: readonly TensorData[],
   maxShardBytes = MAX_SHARD_BYTES,
   io: FileIo = fileIo,
-): void {
+): string[] {
   const shards = splitShards(tensors, maxShardBytes);
   if (shards.length === 1) {
     writeSafetensors(join(folder, "model.safetensors"), shards[0]!, { format: "pt" }, io);
-    return;
+    return ["model.safetensors"];
   }
   const map: [name: string, file: string][] = [];
   const count = String(shards.length).padStart(5, "0");
@@ -62,6 +64,7 @@ export function writeWeights(
   const size = tensors.reduce((sum, tensor) => sum + storedBytes(tensor), 0);
   const index = { metadata: { total_size: size }, weight_map: Object.fromEntries(map) };
   writeTextAtomic(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, null, 2)}\n`, io);
+  return [...new Set(map.map(([, file]) => file)), "model.safetensors.index.json"];
 }
 
 /** Consecutive groups of at most `maxBytes`; a larger tensor stands alone. */

@@ -1,6 +1,6 @@
 import { elements, type Shape } from "../../graph/types.ts";
 import { type DType } from "../../base/dtype.ts";
-import { fileIo, writeAtomic, type FileIo } from "../../base/files.ts";
+import { fileIo, writeAtomic, type FileIo } from "../../base/files/files.ts";
 import { STORED_BITS, STORED_NAMES } from "./safetensors.ts";
 
 /**

@@ -1,7 +1,7 @@
 import { cpus } from "node:os";
 import { existsSync, readFileSync } from "node:fs";
 import type { Graph } from "../../graph/types.ts";
-import { writeTextAtomic } from "../../base/files.ts";
+import { writeTextAtomic } from "../../base/files/files.ts";
 import { isRecord } from "../../base/json.ts";
 import { modelledSeconds } from "../../ops/modelled-time.ts";
 import type { SecondsOf } from "../../runtime/chain.ts";

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { messageOf, UserError } from "../../base/errors.ts";
 import { byteLength } from "../../graph/types.ts";
 import { parseWith } from "../../base/schema.ts";
-import { fileError, hashFile, makeFolder, writeTextAtomic } from "../../base/files.ts";
+import { fileError, hashFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { compareFingerprints, type Difference } from "../config.ts";
 import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";

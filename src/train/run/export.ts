@@ -1,3 +1,4 @@
+import { removeChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { narrow } from "../../base/float16.ts";
 import { copyCompanions, writeWeights } from "../../hf/weights/model-folder.ts";
 import { writeAdapter } from "../../hf/peft/peft.ts";
@@ -10,12 +11,22 @@ import { type FloatType } from "../../base/dtype.ts";
 import { PIECE, readPieces } from "../../runtime/executor.ts";
 import { loraAlpha, type TrainConfig } from "../config.ts";
 import type { Engine } from "../step/engine.ts";
+import { RUN_FILES } from "./folder.ts";
 
 /** Modules that PEFT must not adapt although they have the names of targets, as a regular expression. */
 const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..*`;
 
-/** Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come last. */
+/**
+ * Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come behind the other files, and
+ * the checksums behind the weights.
+ */
 export function exportTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): void {
+  removeChecksums(folder);
+  writeChecksums(folder, writeTrained(folder, engine, config, baseFolder));
+}
+
+/** Returns the names of the files. */
+function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): string[] {
   if (config.method === "lora") {
     const modules = engine.resident.params.flatMap(
       ({ name }) => /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(name)?.[1] ?? [],
@@ -30,7 +41,7 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
       exclude: engine.config.modulePrefix === "model." ? null : VISION_MODULES,
       tensors: trainedTensors(engine, () => "f32"),
     });
-    return;
+    return [RUN_FILES.adapterConfig, RUN_FILES.adapter];
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
@@ -39,8 +50,9 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
     name: source.tensors.get(tensor.name)?.name ?? tensor.name,
   }));
   const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
-  copyCompanions(baseFolder, folder);
-  writeWeights(folder, [...trained, ...baseTensors(source, (name) => frozen.has(name) || isVision(name))]);
+  const companions = copyCompanions(baseFolder, folder);
+  const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
+  return [...companions, ...writeWeights(folder, [...trained, ...base])];
 }
 
 /** Tensors of the base model, chosen by the module's name, as they are. */

@@ -1,7 +1,7 @@
 import { accessSync, closeSync, constants, existsSync, openSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { fileError, makeFolder, writeFully, writeTextAtomic } from "../../base/files.ts";
+import { fileError, makeFolder, writeFully, writeTextAtomic } from "../../base/files/files.ts";
 import { checkUnlocked, LOCK_FILE, lockRun, type RunLock } from "./lock.ts";
 
 /** What a run writes, by name. */

@@ -1,7 +1,7 @@
 import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readFileSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { fileError } from "../../base/files.ts";
+import { fileError } from "../../base/files/files.ts";
 import { openLibc } from "../../base/process/libc.ts";
 
 /**

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { writeTextAtomic } from "../../base/files.ts";
+import { writeTextAtomic } from "../../base/files/files.ts";
 import { type Device, openDevice } from "../../device.ts";
 import { createTrial } from "../../doctor/trial.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";

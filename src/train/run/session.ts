@@ -4,17 +4,17 @@ import { chatTemplateOf, readsDate } from "../../data/chat/chat-template.ts";
 import { contentText, type Example } from "../../data/examples/formats.ts";
 import type { PrepareOptions } from "../../data/samples/prepare.ts";
 import { createSampleMaker, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
-import { cacheFolder } from "../../data/samples/token-cache.ts";
+import { cacheFolder } from "../../base/files/cache-folder.ts";
 import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { writeAdapterWeights } from "../../load/adapter.ts";
 import { generate, stopTokens } from "../../generate/generate.ts";
 import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
-import { hashFile } from "../../base/files.ts";
+import { hashFile } from "../../base/files/files.ts";
 import { type Adapter, readAdapter } from "../../hf/peft/peft.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { checkContext, contextLimit } from "../../models/context.ts";
-import { openFound, type OpenModel, type OpenModelOptions } from "../../load/open-model.ts";
+import { type ModelIdentity, openFound, type OpenModel, type OpenModelOptions } from "../../load/open-model.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import { isScales, type Tuning } from "../../models/linear.ts";
 import { checkObjectiveFlags, makerFor, metricOf, objectiveOf } from "../../objectives/index.ts";
@@ -52,6 +52,8 @@ export interface Inputs extends LoadedData {
   readonly tuning: Tuning;
   /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
   readonly start: { readonly adapter: Adapter; readonly content: string } | null;
+  /** What identifies the base model. */
+  readonly identity: ModelIdentity;
   /** Closes the files of model and adapter. */
   close(): void;
 }
@@ -71,7 +73,7 @@ export async function readInputs(
   { given = [], onNote, ...preparing }: InputsOptions = {},
 ): Promise<Inputs> {
   const found = { name: config.model, folder, adapter: config.adapter ?? null };
-  const opened = openFound(found, { adapterReader: readAdapter, onNote });
+  const opened = openFound(found, { adapterReader: readAdapter, onNote, check: config.resume ? "fresh" : "kept" });
   try {
     return await readOpened(config, opened, given, { ...preparing, onNote });
   } catch (error) {
@@ -82,7 +84,7 @@ export async function readInputs(
 
 async function readOpened(
   config: TrainConfig,
-  { folder, config: model, tokenizer, source, adapter, close }: OpenModel,
+  { folder, config: model, tokenizer, source, adapter, identity, close }: OpenModel,
   given: readonly string[],
   preparing: Pick<PrepareOptions, "signal" | "onProgress" | "onNote">,
 ): Promise<Inputs> {
@@ -115,6 +117,7 @@ async function readOpened(
     sequenceLength,
     tuning,
     start,
+    identity,
     close,
     date: readsDate(tokenizer) ? date : null,
     ...(await loadData(config, { maker, texts: objective.texts }, options)),

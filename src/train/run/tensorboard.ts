@@ -2,7 +2,7 @@ import { closeSync, openSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
-import { fileError, writeFully } from "../../base/files.ts";
+import { fileError, writeFully } from "../../base/files/files.ts";
 import { METRICS } from "../../objectives/index.ts";
 import type { EventSink, RunEvent } from "./events.ts";
 import { RUN_FILES } from "./folder.ts";

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import { dirname, join, basename } from "node:path";
-import { messageOf, UserError } from "./errors.ts";
+import { messageOf, UserError } from "../errors.ts";
 
 /** The file system calls that a durable write makes; a test replaces them to simulate a full disk. */
 export interface FileIo {

@@ -1,8 +1,8 @@
 import * as fs from "node:fs";
 import { dirname } from "node:path";
-import { messageOf, UserError } from "./errors.ts";
+import { messageOf, UserError } from "../errors.ts";
 import { fileError, makeFolder, writeFully } from "./files.ts";
-import { show } from "./json.ts";
+import { show } from "../json.ts";
 
 /** What the hub says of a file without sending it. */
 export interface RemoteFile {

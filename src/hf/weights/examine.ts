@@ -1,0 +1,102 @@
+import * as fs from "node:fs";
+import type { DType } from "../../base/dtype.ts";
+import { UserError } from "../../base/errors.ts";
+import { fileVerdict, type VerdictOptions } from "../../base/files/file-verdicts.ts";
+import { fileError, readFully } from "../../base/files/files.ts";
+import type { TensorEntry, TensorSource } from "./safetensors.ts";
+
+/** What reading a weight file whole has shown. */
+interface Verdict extends Readonly<Record<string, unknown>> {
+  /** In hexadecimal. */
+  readonly sha256: string;
+  /** The first tensor with a value that is infinite or no number. */
+  readonly notFinite: string | null;
+}
+
+/**
+ * Reads each file of a checkpoint once (or not at all, if it was read before and has not changed) and returns what identifies the
+ * checkpoint: one SHA-256 of those of its files, in hexadecimal.
+ * @throws {UserError} a value that is not finite, by file and tensor
+ */
+export function examineWeights({ tensors }: Pick<TensorSource, "tensors">, options: VerdictOptions = {}): string {
+  const files = new Map<string, TensorEntry[]>();
+  for (const entry of tensors.values()) files.set(entry.path, [...(files.get(entry.path) ?? []), entry]);
+  const hasher = new Bun.CryptoHasher("sha256");
+  for (const [path, entries] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const { sha256, notFinite } = fileVerdict<Verdict>("weights", path, () => examine(path, entries), options);
+    if (notFinite !== null) {
+      throw new UserError(
+        `${path}: tensor ${JSON.stringify(notFinite)} holds a value that is infinite or no number; the file is damaged, or comes from training that diverged`,
+      );
+    }
+    hasher.update(`${sha256}\n`);
+  }
+  return hasher.digest("hex");
+}
+
+/** Bytes that are read at a time; a multiple of every element's size. */
+const PIECE = 1 << 22;
+
+/** Reads a file from its begin to its end. Pieces begin where tensors begin, so that no piece cuts an element. */
+function examine(path: string, entries: readonly TensorEntry[]): Verdict {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const buffer = new Uint8Array(PIECE);
+  let notFinite: string | null = null;
+  const fd = openFile(path);
+  try {
+    const { size } = fs.fstatSync(fd);
+    let at = 0;
+    const readTo = (end: number, look: (piece: Uint8Array) => void) => {
+      while (at < end) {
+        const piece = buffer.subarray(0, Math.min(PIECE, end - at));
+        readFully(fd, piece, at, path);
+        hasher.update(piece);
+        look(piece);
+        at += piece.length;
+      }
+    };
+    for (const { name, offset, bytes, dtype } of entries.toSorted((a, b) => a.offset - b.offset)) {
+      readTo(offset, () => {});
+      readTo(offset + bytes, (piece) => {
+        if (notFinite === null && !isFinite(piece, dtype)) notFinite = name;
+      });
+    }
+    readTo(size, () => {});
+  } finally {
+    fs.closeSync(fd);
+  }
+  return { sha256: hasher.digest("hex"), notFinite };
+}
+
+function openFile(path: string): number {
+  try {
+    return fs.openSync(path, "r");
+  } catch (error) {
+    throw fileError("open", path, error);
+  }
+}
+
+/** Whether whole elements at the begin of a buffer are finite. Types without infinities are. */
+function isFinite({ buffer, length }: Uint8Array, dtype: DType | null): boolean {
+  switch (dtype) {
+    case "bf16":
+      return halvesAreFinite(new Uint16Array(buffer, 0, length / 2), 0x7f80);
+    case "f16":
+      return halvesAreFinite(new Uint16Array(buffer, 0, length / 2), 0x7c00);
+    case "f32":
+      return wordsAreFinite(new Int32Array(buffer, 0, length / 4));
+    default:
+      return true;
+  }
+}
+
+/** An exponent of all ones (`mask`) is an infinity, or no number. */
+function halvesAreFinite(halves: Uint16Array, mask: number): boolean {
+  for (let i = 0; i < halves.length; i++) if ((halves[i]! & mask) === mask) return false;
+  return true;
+}
+
+function wordsAreFinite(words: Int32Array): boolean {
+  for (let i = 0; i < words.length; i++) if ((words[i]! & 0x7f80_0000) === 0x7f80_0000) return false;
+  return true;
+}
