@@ -135,3 +135,11 @@ test(`no folder has more than ${MOST_FILES} files`, () => {
   const large = [...counts].filter(([folder, count]) => count > MOST_FILES && !LARGE_FOLDERS.has(folder));
   expect(large.map(([folder, count]) => `${folder}: ${count}`)).toEqual([]);
 });
+
+test("docs/architecture.md lists the folders in this order, and no other", () => {
+  const page = readFileSync(join(SOURCE, "../docs/architecture.md"), "utf8");
+  const listed = [...page.matchAll(/^- \*\*`src\/([\w.-]+)\/?`\*\*/gm)].map(([, name]) => name!);
+  const there = new Set([...imports.keys()].map((file) => file.split("/")[0]!));
+  const rooms = [...new Set(ROOMS.map((room) => room.split("/")[0]!))].filter((room) => there.has(room) && room !== "index.ts");
+  expect(listed).toEqual(rooms);
+});

@@ -6,7 +6,7 @@ import { readText } from "../../base/files/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
 import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";
-import { additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
+import { additionalTemplates, CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
 import { cacheWords } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */

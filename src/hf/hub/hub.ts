@@ -5,7 +5,7 @@ import { makeFolder } from "../../base/files/files.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { cachedModel, hubCacheFolder, hubToken, type CachedModel } from "./hub-cache.ts";
 import { download, fetchJson, fetchMetadata, Unreachable, type Connection } from "../../base/files/download.ts";
-import { isAdditionalTemplate } from "../../data/tokens/template-files.ts";
+import { isAdditionalTemplate } from "../weights/template-files.ts";
 import { isModelCode } from "../weights/model-folder.ts";
 import { isPlainFileName } from "../weights/safetensors.ts";
 

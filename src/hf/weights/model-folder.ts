@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
-import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "../../data/tokens/template-files.ts";
+import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
 
 /** Files of a model folder that go along with its weights. */
