@@ -20,6 +20,7 @@ import { dropoutCommand } from "./dropout";
 import { optimizerCommand } from "./optimizer";
 import { nativeHeadCommand } from "./head-native";
 import { quantisedCommand } from "./quantise";
+import { magnitudeCommand } from "./magnitude";
 
 // Offsets in the control block; what different threads write is on different cache lines.
 const EPOCH = 0; // counts programs; workers sleep on it
@@ -87,6 +88,7 @@ function dispatch(opcode: i32): void {
     case 0xb: nativeAttentionCommand(opcode); break;
     case 0xc: nativeHeadCommand(opcode); break;
     case 0xd: quantisedCommand(opcode); break;
+    case 0xe: magnitudeCommand(opcode); break;
     default: unreachable();
   }
 }

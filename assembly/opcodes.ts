@@ -78,4 +78,9 @@ export enum Opcode {
 
   // quantised matrices (quantise.ts)
   Dequantize = 0xd0,
+
+  // magnitudes of adapted matrices (magnitude.ts)
+  RowNorm = 0xe0,
+  ScaleColumns = 0xe1,
+  ColumnDot = 0xe2,
 }

@@ -95,7 +95,10 @@ function lossFromGradient(graph: Graph): Graph {
   for (const node of graph.nodes) {
     if (node.op !== "LinearCrossEntropy") continue;
     const twin = graph.nodes.find(
-      (other) => other.op === "LinearCrossEntropyGrad" && node.inputs.every((input, i) => other.inputs[i] === input),
+      (other) =>
+        other.op === "LinearCrossEntropyGrad" &&
+        // Behind the first four inputs the gradient has dloss and sum.
+        node.inputs.every((input, i) => other.inputs[i < 4 ? i : i + 2] === input),
     );
     if (twin) names.set(node.outputs[0]!, twin.outputs[2]!);
   }

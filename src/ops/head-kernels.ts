@@ -11,7 +11,12 @@ import type { KernelEmitter, Operand, Scalar, Scratch } from "./types.ts";
 export type HeadAttrs = {
   /** Logits x become softcap tanh(x / softcap) (Gemma 2, arXiv 2408.00118); absent: they stay. */
   readonly softcap?: number;
+  /** Factor of a low-rank update of the logits; absent: there is none. */
+  readonly alpha?: number;
 };
+
+/** Where an operator has the two matrices of a low-rank update, its inputs `at` and `at + 1`. */
+export type UpdateAt = 4 | 6;
 
 /** The logits of so many rows are in memory at a time; with them the workspace stays below 64 MiB. */
 const LOGITS_BYTES = 48 * 2 ** 20;
@@ -43,18 +48,42 @@ export function isHead(...[h, w, labels]: readonly (TensorType | null | undefine
   return matrices && tokens && h!.shape[1] === w!.shape[1];
 }
 
+/** Whether low f32[T, r] and up f32[V, r] are there with a finite alpha, or none of the three is. */
+export function isUpdate(
+  h: TensorType | null | undefined,
+  w: TensorType | null | undefined,
+  low: TensorType | null | undefined,
+  up: TensorType | null | undefined,
+  { alpha }: HeadAttrs,
+): boolean {
+  if (alpha === undefined) return !low && !up;
+  const matrices = [low, up].every((type) => type?.dtype === "f32" && type.shape.length === 2);
+  const [tokens, vocab] = [h?.shape[0], w?.shape[0]];
+  return (
+    Number.isFinite(alpha) && matrices && low!.shape[0] === tokens && up!.shape[0] === vocab && low!.shape[1] === up!.shape[1]
+  );
+}
+
 /** Whether scale is f32[1], or f32[T]. */
 export function isScale(h: TensorType | null | undefined, scale: TensorType | null | undefined): boolean {
   return scale?.dtype === "f32" && scale.shape.length === 1 && (isOne(scale) || scale.shape[0] === h?.shape[0]);
 }
 
-export function headSizes([h, w, , scale]: readonly (TensorType | null)[]): HeadSizes {
+export function headSizes(types: readonly (TensorType | null)[], { alpha }: HeadAttrs, at: UpdateAt): HeadSizes {
+  const [h, w, , scale] = types;
   const [tokens, width] = h!.shape as [number, number];
-  return { tokens, vocab: w!.shape[0]!, width, scales: !!scale && !isOne(scale), dtype: h!.dtype as FloatType };
+  return {
+    tokens,
+    vocab: w!.shape[0]!,
+    width,
+    scales: !!scale && !isOne(scale),
+    dtype: h!.dtype as FloatType,
+    ...(alpha !== undefined && { update: { at, rank: types[at]!.shape[1]!, alpha } }),
+  };
 }
 
 /** Sizes and buffers of the lowering. */
-interface Head {
+export interface Head {
   readonly tokens: number;
   /** H. */
   readonly width: number;
@@ -76,9 +105,20 @@ interface Head {
   readonly hidden: Scratch;
   /** f32[chunk, V]; then their gradient. */
   readonly logits: Scratch;
+  readonly update: HeadUpdate | null;
 }
 
-export function startHead(e: KernelEmitter<HeadAttrs>): Head {
+/** alpha low up^T, which is added to the logits. */
+export interface HeadUpdate {
+  readonly low: string;
+  readonly up: string;
+  readonly rank: number;
+  readonly alpha: number;
+  /** low of a chunk, f32[chunk, rank]; then its gradient. */
+  readonly gathered: Scratch;
+}
+
+export function startHead(e: KernelEmitter<HeadAttrs>, at: UpdateAt): Head {
   const [h, w, labels, scale] = [e.input(0)!, e.input(1)!, e.input(2)!, e.input(3)];
   const [tokens, width] = e.type(h).shape as [number, number];
   const vocab = e.type(w).shape[0]!;
@@ -102,7 +142,16 @@ export function startHead(e: KernelEmitter<HeadAttrs>): Head {
     losses: e.scratch(4 * tokens),
     hidden: e.scratch(4 * chunk * width),
     logits: e.scratch(4 * chunk * vocab),
+    update: startUpdate(e, at, chunk),
   };
+}
+
+function startUpdate(e: KernelEmitter<HeadAttrs>, at: UpdateAt, chunk: number): HeadUpdate | null {
+  const { alpha } = e.attrs;
+  if (alpha === undefined) return null;
+  const [low, up] = [e.input(at)!, e.input(at + 1)!];
+  const rank = e.type(up).shape[1]!;
+  return { low, up, rank, alpha, gathered: e.scratch(4 * chunk * rank) };
 }
 
 export function emitLoss(e: KernelEmitter<HeadAttrs>, { losses, rows, count, scale, step }: Head, loss: string): void {
@@ -115,7 +164,7 @@ export function forEachChunk(
   head: Head,
   use: (chunk: { first: number; rows: number }) => void,
 ): void {
-  const { hidden, logits, rows, count, width, vocab, stored } = head;
+  const { hidden, logits, rows, count, width, vocab, stored, update } = head;
   for (let first = 0; first < head.tokens; first += head.chunk) {
     const size = Math.min(head.chunk, head.tokens - first);
     e.emit(Opcode.GatherRows, [e.input(0), rows, count, hidden], [first, size, width]);
@@ -131,6 +180,12 @@ export function forEachChunk(
       ...stored,
       clip,
     });
+    if (update) {
+      const { low, up, rank, alpha, gathered } = update;
+      e.emit(Opcode.GatherRows, [low, rows, count, gathered], [first, size, rank]);
+      const c = { value: logits, row: false };
+      emitGemm(e, { a: gathered, b: up, c, out: logits, m: size, n: vocab, k: rank, transB: true, alpha, clip });
+    }
     use({ first, rows: size });
   }
 }

@@ -22,6 +22,8 @@ import { Reshape } from "./reshape.ts";
 import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
 import { Rope } from "./rope.ts";
 import { Sgd } from "./sgd.ts";
+import { RowNorm } from "./row-norm.ts";
+import { ColumnDot, ScaleColumns } from "./scale-columns.ts";
 import { SoftCap } from "./soft-cap.ts";
 import { JoinColumns, SplitColumns } from "./split-columns.ts";
 import { SumSquares } from "./sum-squares.ts";
@@ -39,6 +41,7 @@ export const OPS = {
   Cast,
   CausalAttention,
   CausalAttentionGrad,
+  ColumnDot,
   ColumnSum,
   Dequantize,
   EmbeddingGrad,
@@ -60,6 +63,8 @@ export const OPS = {
   RMSNormGrad,
   Rope,
   Sgd,
+  RowNorm,
+  ScaleColumns,
   SoftCap,
   SplitColumns,
   SumSquares,

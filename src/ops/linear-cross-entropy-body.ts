@@ -24,6 +24,8 @@ export interface HeadSizes {
   readonly scales: boolean;
   /** Of h and W. */
   readonly dtype: FloatType;
+  /** The logits get alpha low up^T, of the inputs `at` and `at + 1`, f32. */
+  readonly update?: { readonly at: number; readonly rank: number; readonly alpha: number };
 }
 
 /** Tokens from..to-1. */
@@ -42,9 +44,9 @@ function chunksOf({ tokens, vocab }: HeadSizes): Chunk[] {
 
 /** -> loss, correct */
 export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
-  const [h, w, labels, scale] = inputs as [string, string, string, string];
+  const [, , , scale] = inputs as [string, string, string, string];
   const chunks = chunksOf(sizes).map((chunk) => {
-    const { logits, targets, valid, losses } = softmax(body, h, w, labels, chunk, sizes, softcap);
+    const { logits, targets, valid, losses } = softmax(body, inputs, chunk, sizes, softcap);
     const first = body.op("ArgMax", [logits], { axis: 1, keepdims: 0, select_last_index: 0 });
     const hits = body.op("And", [valid, body.op("Equal", [body.op("Cast", [first], { to: "i32" }), targets])]);
     const count = body.op("ReduceSum", [body.op("Cast", [hits], { to: "i32" }), body.ints([0])], { keepdims: 1 });
@@ -71,18 +73,21 @@ export function tokenCrossEntropyBody(
   sizes: HeadSizes,
   softcap?: number,
 ): string[] {
-  const [h, w, labels] = inputs as [string, string, string];
-  const losses = chunksOf(sizes).map((chunk) => softmax(body, h, w, labels, chunk, sizes, softcap).losses);
+  const losses = chunksOf(sizes).map((chunk) => softmax(body, inputs, chunk, sizes, softcap).losses);
   return [body.op("Squeeze", [body.op("Concat", losses, { axis: 0 }), body.ints([1])])];
 }
 
-/** -> dh, dW, loss. With P = softmax(h W^T) and Y the one-hot labels, D = scale dloss (P - Y) (times the slope of the cap): dh = D W, dW = sum + D^T h. */
+/**
+ * -> dh, dW, loss, and with an update dlow, dup. With P = softmax(h W^T) and Y the one-hot labels, D = scale dloss (P - Y) (times the slope
+ * of the cap): dh = D W, dW = sum + D^T h, dlow = alpha D up, dup = alpha D^T low.
+ */
 export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
-  const [h, w, labels, scale, dloss, sum = ""] = inputs as [string, string, string, string, string, string?];
-  const { dtype } = sizes;
+  const [, w, , scale, dloss, sum = ""] = inputs as [string, string, string, string, string, string?];
+  const { dtype, width, vocab, update } = sizes;
   let dW = sum;
+  let dup: string | null = null;
   const chunks = chunksOf(sizes).map((chunk) => {
-    const { rows, powers, total, valid, column, losses: plain, slope } = softmax(body, h, w, labels, chunk, sizes, softcap);
+    const { rows, low, powers, total, valid, column, losses: plain, slope } = softmax(body, inputs, chunk, sizes, softcap);
     const losses = scaled(body, plain, scale, chunk, sizes);
     const factor = body.op("Where", [valid, body.op("Mul", [scaleOf(body, scale, chunk, sizes), dloss]), body.scalar(0)]);
     const perRow = body.op("Unsqueeze", [factor, body.ints([1])]);
@@ -93,27 +98,29 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
     // What a chunk gives goes through one value, so that a runtime which orders nodes by outputs finishes the chunk
     // before it begins the next: it would keep the logits of all chunks otherwise. Joined by columns: providers tabulate
     // the axis that is joined and split, on the CPU.
-    const [parts, columns] =
-      sum === ""
-        ? [
-            [dh, losses],
-            [sizes.width, 1],
-          ]
-        : [
-            [dh, losses, d],
-            [sizes.width, 1, sizes.vocab],
-          ];
-    const joined = body.op("Concat", parts, { axis: 1 });
-    const [dhPart, lossPart, dPart] = body.ops("Split", [joined, body.ints(columns)], { axis: 1 }, parts.length);
+    const parts: (readonly [value: string, columns: number])[] = [
+      [dh, width],
+      [losses, 1],
+    ];
+    if (sum !== "" || update) parts.push([d, vocab]);
+    if (update) parts.push([body.op("Gemm", [d, inputs[update.at + 1]!], { alpha: Math.fround(update.alpha) }), update.rank]);
+    const joined = body.op(
+      "Concat",
+      parts.map(([value]) => value),
+      { axis: 1 },
+    );
+    const columns = parts.map(([, count]) => count);
+    const [dhPart, lossPart, dPart, lowPart] = body.ops("Split", [joined, body.ints(columns)], { axis: 1 }, parts.length);
     dW = addProduct(body, narrow(body, dPart ?? d, dtype), rows, dW, dtype);
-    return { dh: dhPart!, loss: sumOf(body, lossPart!) };
+    if (update && low !== null) {
+      const addend: string[] = dup === null ? [] : [dup];
+      dup = body.op("Gemm", [dPart!, low, ...addend], { transA: 1, alpha: Math.fround(update.alpha) });
+    }
+    return { dh: dhPart!, loss: sumOf(body, lossPart!), dlow: lowPart };
   });
-  const dh = body.op(
-    "Concat",
-    chunks.map((chunk) => chunk.dh),
-    { axis: 0 },
-  );
-  return [
+  const joinRows = (parts: readonly string[]) => body.op("Concat", parts, { axis: 0 });
+  const dh = joinRows(chunks.map((chunk) => chunk.dh));
+  const outputs = [
     narrow(body, dh, dtype),
     dW,
     scaledSum(
@@ -123,6 +130,7 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
       sizes,
     ),
   ];
+  return dup === null ? outputs : [...outputs, joinRows(chunks.map((chunk) => chunk.dlow!)), dup];
 }
 
 /** sum + a^T b, added in f32. */
@@ -133,10 +141,17 @@ function addProduct(body: BodyBuilder, a: string, b: string, sum: string, dtype:
 }
 
 /** The softmax of a chunk is powers / total; `losses` [tokens, 1] are unscaled, 0 without a label. */
-function softmax(body: BodyBuilder, h: string, w: string, labels: string, chunk: Chunk, sizes: HeadSizes, softcap?: number) {
+function softmax(body: BodyBuilder, inputs: readonly string[], chunk: Chunk, sizes: HeadSizes, softcap?: number) {
+  const [h, w, labels] = inputs as [string, string, string];
+  const { update, dtype } = sizes;
   const [rows, targets] = [slice(body, h, chunk, sizes), slice(body, labels, chunk, sizes)];
-  const product = body.op("Gemm", [rows, w], { transB: 1 });
-  const { capped: logits, slope } = softCapBody(body, widen(body, product, sizes.dtype), softcap);
+  const product = widen(body, body.op("Gemm", [rows, w], { transB: 1 }), dtype);
+  const low = update ? slice(body, inputs[update.at]!, chunk, sizes) : null;
+  const adapted =
+    update && low !== null
+      ? body.op("Gemm", [low, inputs[update.at + 1]!, product], { transB: 1, alpha: Math.fround(update.alpha) })
+      : product;
+  const { capped: logits, slope } = softCapBody(body, adapted, softcap);
   const valid = body.op("Not", [body.op("Equal", [targets, body.scalar(IGNORED_LABEL, "i32")])]);
   const column = body.op("Unsqueeze", [body.op("Where", [valid, targets, body.scalar(0, "i32")]), body.ints([1])]);
   const picked = body.op("GatherElements", [logits, column], { axis: 1 });
@@ -145,7 +160,7 @@ function softmax(body: BodyBuilder, h: string, w: string, labels: string, chunk:
   const total = body.op("ReduceSum", [powers, body.ints([1])], { keepdims: 1 });
   const all = body.op("Sub", [body.op("Add", [greatest, body.op("Log", [total])]), picked]);
   const losses = body.op("Where", [body.op("Unsqueeze", [valid, body.ints([1])]), all, body.scalar(0)]);
-  return { rows, targets, logits, powers, total, valid, column, losses, slope };
+  return { rows, low, targets, logits, powers, total, valid, column, losses, slope };
 }
 
 /** A chunk's part of one value per token. */

@@ -6,6 +6,7 @@ import {
   headInputs,
   headSizes,
   isHead,
+  isUpdate,
   softCapOf,
   startHead,
 } from "./head-kernels.ts";
@@ -19,6 +20,8 @@ import { defineOp, expectShape, notDifferentiable, type OpDef } from "./types.ts
  * a token has no label. h [T, H] and W [V, H] of one float type (for the kernel f32, W maybe half or quantised in memory), labels i32[T]
  * (-100: none), losses f32[T].
  *
+ * With the attribute alpha, low f32[T, r] and up f32[V, r] are inputs 4 and 5, as those of `LinearCrossEntropy`.
+ *
  * It is for losses that are no weighted sum of these, such as a function of what whole texts sum to: their derivatives by each token's loss
  * are the scales of `LinearCrossEntropy`, whose gradient is theirs then.
  */
@@ -26,18 +29,19 @@ export const TokenCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   name: "TokenCrossEntropy",
   domain: "remat",
   cost: "compute",
-  infer([h, w, labels], { softcap }) {
-    expectCap("TokenCrossEntropy", softcap);
-    const fits = isHead(h, w, labels);
-    expectShape("TokenCrossEntropy", "h [T, H] and W [V, H] of one float type, labels i32[T]", fits, h, w, labels);
+  infer([h, w, labels, none, low, up], attrs) {
+    expectCap("TokenCrossEntropy", attrs.softcap);
+    const fits = isHead(h, w, labels) && !none && isUpdate(h, w, low, up, attrs);
+    const what = "h [T, H] and W [V, H] of one float type, labels i32[T]; with alpha low f32[T, r] and up f32[V, r]";
+    expectShape("TokenCrossEntropy", what, fits, h, w, labels, low, up);
     return [{ dtype: "f32", shape: [h!.shape[0]!] }];
   },
   gradient: notDifferentiable("its gradient is that of LinearCrossEntropy with the derivatives as scales"),
-  body: (body, inputs, types, { softcap }) => tokenCrossEntropyBody(body, inputs, headSizes(types), softcap),
+  body: (body, inputs, types, attrs) => tokenCrossEntropyBody(body, inputs, headSizes(types, attrs, 4), attrs.softcap),
   lower(e) {
     const tokenLosses = e.output(0);
-    if (emitNativeHead(e, { ...headInputs(e), loss: null, correct: null, tokenLosses })) return;
-    const head = startHead(e);
+    if (e.attrs.alpha === undefined && emitNativeHead(e, { ...headInputs(e), loss: null, correct: null, tokenLosses })) return;
+    const head = startHead(e, 4);
     const { labels, rows, count, logits, losses, vocab } = head;
     forEachChunk(e, head, ({ first, rows: size }) => {
       e.emit(Opcode.CrossEntropy, [logits, labels, rows, count, null, null, losses], [first, size, vocab, softCapOf(e), 0]);

@@ -85,6 +85,33 @@ function chunkedScales(): TestTensor {
   );
 }
 
+/** Of an adapter of rank 2, whose parts are the inputs `at` and `at + 1`. */
+function adaptedHead(at: 4 | 6): (TestTensor | null)[] {
+  const own = generator(21);
+  const head = [random(own, [13, 7]), random(own, [17, 7]), LABELS, f32([1], [0.3])];
+  return [...head, ...(at === 6 ? [f32([1], [1.5]), null] : []), random(own, [13, 2]), random(own, [17, 2])];
+}
+
+function adaptedChunks(): (TestTensor | null)[] {
+  const own = generator(23);
+  return [...CHUNKED, f32([1], [1.5]), null, random(own, [451, 2]), random(own, [20011, 2])];
+}
+
+function columnDot(): TestTensor[] {
+  const own = generator(18);
+  return [random(own, [13, 7]), random(own, [13, 7]), random(own, [7], 0.1, 1), random(own, [7])];
+}
+
+function rowNorm(): TestTensor[] {
+  const own = generator(19);
+  return [random(own, [13, 21]), random(own, [3, 21]), random(own, [13, 3])];
+}
+
+function scaleColumns(c: Shape | null): (TestTensor | null)[] {
+  const own = generator(20);
+  return [random(own, [13, 7]), random(own, [7]), random(own, [7], 0.1, 1), c && random(own, c)];
+}
+
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   AdamW: [
@@ -157,6 +184,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     },
     { attrs: { ...attention, softcap: 1.5 }, inputs: cappedAttention() },
   ],
+  ColumnDot: [{ attrs: {}, inputs: columnDot() }],
   ColumnSum: [
     { attrs: {}, inputs: [normal(129, 7)] },
     { attrs: {}, inputs: [normal(5, 19), normal(19)] },
@@ -199,6 +227,8 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: CHUNKED },
     { attrs: { softcap: 2 }, inputs: cappedHead() },
     { attrs: {}, inputs: CHUNKED.with(3, chunkedScales()) },
+    { attrs: { alpha: 0.7 }, inputs: adaptedHead(4) },
+    { attrs: { alpha: -2, softcap: 3 }, inputs: adaptedHead(4) },
   ],
   LinearCrossEntropyGrad: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3]), f32([1], [1.5])] },
@@ -206,6 +236,9 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: [...CHUNKED, f32([1], [1.5]), normal(20011, 3)] },
     { attrs: { softcap: 2 }, inputs: [...cappedHead(), f32([1], [1.5])] },
     { attrs: {}, inputs: [...CHUNKED.with(3, chunkedScales()), f32([1], [1.5]), random(generator(18), [20011, 3])] },
+    { attrs: { alpha: 0.7 }, inputs: adaptedHead(6) },
+    { attrs: { alpha: -2, softcap: 3 }, inputs: adaptedHead(6).with(5, random(generator(22), [17, 7])) },
+    { attrs: { alpha: 0.3 }, inputs: adaptedChunks() },
   ],
   Lion: [
     { attrs: {}, inputs: [normal(3, 37), normal(3, 37), normal(3, 37), f32([5], [0.01, 0.9, 0.99, 0.1, 0.7])] },
@@ -232,6 +265,12 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { heads: 3, rotaryDim: 6, inverse: 1 }, inputs: [normal(7, 30), uniform([7, 3], -0.5), uniform([7, 3], -0.5)] },
   ],
   Sgd: [{ attrs: {}, inputs: [normal(3, 37), normal(3, 37), normal(3, 37), f32([6], [0.01, 0.9, 0.1, 0.7, 1, 0.9])] }],
+  RowNorm: [{ attrs: { alpha: 0.5 }, inputs: rowNorm() }],
+  ScaleColumns: [
+    { attrs: {}, inputs: scaleColumns(null) },
+    { attrs: {}, inputs: scaleColumns([7]) },
+    { attrs: {}, inputs: scaleColumns([13, 7]) },
+  ],
   SoftCap: [{ attrs: { softcap: 1.5 }, inputs: [random(generator(16), [7, 13])] }],
   SplitColumns: [
     { attrs: { groups: 1, sizes: [4, 2, 1] }, inputs: [normal(6, 7)], bound: 0 },
@@ -249,5 +288,6 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS] },
     { attrs: { softcap: 2 }, inputs: cappedHead().slice(0, 3) },
     { attrs: {}, inputs: CHUNKED.slice(0, 3) },
+    { attrs: { alpha: 0.7 }, inputs: adaptedHead(4).with(3, null) },
   ],
 };

@@ -3,6 +3,7 @@ import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { Graph } from "../../src/graph/types.ts";
 import type { FloatType } from "../../src/base/dtype.ts";
 import { Cast, CAST_TO } from "../../src/ops/cast.ts";
+import type { HeadAttrs } from "../../src/ops/head-kernels.ts";
 import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
 import { chunkRows } from "../../src/ops/native-head.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
@@ -41,7 +42,7 @@ interface Case {
 
 /** The loss as the forward computes it, and gradients with the loss as the gradient operator does. */
 function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap, scales }: Case): Graph {
-  const attrs = softcap === undefined ? {} : { softcap };
+  const attrs: HeadAttrs = softcap === undefined ? {} : { softcap };
   const builder = new GraphBuilder("head");
   const h = builder.input("h", "boundary", { dtype: "f32", shape: [tokens, width] });
   const stored = builder.input("w", "param", { dtype, shape: [vocab, width] });
