@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { LINEAR_MODULES } from "../src/models/families/index.ts";
-import type { Tuning } from "../src/models/linear.ts";
+import { type Tuning, uniformAdapters } from "../src/models/tuning.ts";
 import { createRandom } from "../src/base/random.ts";
 import { idealTime } from "../src/schedule/chain.ts";
 import { plannerOf } from "../src/schedule/planner/offload.ts";
@@ -52,7 +52,7 @@ const config = shapeConfig(values.shape as ShapeName, Number(values.layers));
 const tuning: Tuning =
   values.method === "full"
     ? { method: "full" }
-    : { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) };
+    : uniformAdapters({ rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) });
 const random = createRandom(1, "tokens");
 const ids = Int32Array.from({ length: tokens }, () => random.below(config.vocabSize));
 const batch = {

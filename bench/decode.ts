@@ -6,6 +6,7 @@
  *
  * With several texts that go on together the weights are read once for a token of each.
  */
+import { NO_TUNING } from "../src/models/tuning.ts";
 import { GraphBuilder } from "../src/graph/builder.ts";
 import type { Graph, Node } from "../src/graph/types.ts";
 import { createDecoders } from "../src/generate/open-decoder.ts";
@@ -55,7 +56,7 @@ const executor = await createWasmExecutor({ threads: Number(threads), ...(isProf
 const loadBegin = performance.now();
 const decoders = createDecoders(executor, { config, source, maxTokens: length + 64, ...storage }, count);
 const loadSeconds = (performance.now() - loadBegin) / 1000;
-const tuning = { method: "lora", rank: 1, scale: 1, dropout: 0, targets: new Set<string>() } as const;
+const tuning = NO_TUNING;
 const segments = buildSegments(config, { tokens: 1, tuning, weightType: weightTypeOf(executor, source, storage) });
 const weights = residentBytes(collectParams(segments), null).frozen;
 const ids = Array.from({ length }, (_, i) => (i * 37) % config.vocabSize);

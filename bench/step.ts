@@ -1,3 +1,4 @@
+import { uniformAdapters } from "../src/models/tuning.ts";
 import { parseArgs } from "node:util";
 import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/base/random.ts";
@@ -7,7 +8,7 @@ import { peakProcessMemory } from "../src/train/memory/free-memory.ts";
 import { limitedMemory, parseMemory } from "../src/train/memory/limit.ts";
 import { formatBytes } from "../src/base/bytes.ts";
 import { createOptimizer } from "../src/train/step/optimizer.ts";
-import { initialiseAdapter } from "../src/load/weights.ts";
+import { initialiseAdapter } from "../src/load/adapter.ts";
 import { createOrtExecutor } from "../src/ort/executor.ts";
 import type { OrtProvider } from "../src/ort/providers.ts";
 import { createWasmExecutor } from "../src/wasm/executor.ts";
@@ -94,14 +95,14 @@ const engine = createEngine(executor, {
   config,
   source: randomCheckpoint(config, stored),
   ...storage,
-  tuning: { method: "lora", rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) },
+  tuning: uniformAdapters({ rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) }),
   strategy: values.memory
     ? { name: "budget", bytes: parseMemory(values.memory, limited.free), ...limited }
     : { name: values.strategy as "per-segment" | "sqrt" | "off" },
   tokens: [tokens],
   optimizer: chooseOptimizer({ optimizer: values.optimizer as OptimizerName }),
 });
-initialiseAdapter(executor, engine.resident, 1);
+initialiseAdapter(engine, 1);
 // As createSession does.
 Bun.gc(true);
 const optimizer = createOptimizer(engine, { clip: 1 });

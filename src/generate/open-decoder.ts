@@ -6,7 +6,7 @@ import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { reserveResident } from "../runtime/resident.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../load/weights.ts";
-import { adapterTuning, writeAdapterWeights } from "../load/adapter.ts";
+import { adapterTuning, withReplacedWeights, writeAdapterWeights } from "../load/adapter.ts";
 import { type Decoder, type Decoders, MOST_TOKENS, planDecoder, startDecoders } from "./decoders.ts";
 
 export type { Decoder, Decoders } from "./decoders.ts";
@@ -37,7 +37,8 @@ export function createDecoder(executor: Executor, options: DecoderOptions): Deco
 
 /** Several decoders of the same weights. */
 export function createDecoders(executor: Executor, options: DecoderOptions, texts: number): Decoders {
-  const { config, source, adapter = null, dtype } = options;
+  const { adapter = null, dtype } = options;
+  const { config, source } = withReplacedWeights(options, adapter);
   const maxTokens = roomOf(config, options.maxTokens);
   const tuning = adapterTuning(adapter, config);
   const programs = createPrograms(executor);
@@ -46,6 +47,6 @@ export function createDecoders(executor: Executor, options: DecoderOptions, text
   const segments = [...plan.chains.values()][0]!;
   const resident = reserveResident(executor, segments);
   loadWeights(executor, resident, source);
-  if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
+  if (adapter) writeAdapterWeights({ executor, resident, source, config, tuning }, adapter);
   return startDecoders(executor, programs, plan, resident, executor.reserve(plan.bytes));
 }

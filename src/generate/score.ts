@@ -1,4 +1,5 @@
 import { inPrecision } from "../autodiff/precision.ts";
+
 import type { MicroBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
@@ -13,7 +14,7 @@ import { reserveResident } from "../runtime/resident.ts";
 import { createBatchMemory } from "../load/batch-memory.ts";
 import { createStepWords } from "../runtime/step-words.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../load/weights.ts";
-import { adapterTuning, writeAdapterWeights } from "../load/adapter.ts";
+import { adapterTuning, withReplacedWeights, writeAdapterWeights } from "../load/adapter.ts";
 
 /** Scores micro-batches of `tokens` tokens by an objective: gives what its metrics are made of. @throws {UserError} weights that do not fit */
 export function createScorer(
@@ -27,7 +28,8 @@ export function createScorer(
     readonly weighted: boolean;
   },
 ): (batch: MicroBatch) => Sums {
-  const { config, source, adapter, head, tokens, weighted, dtype } = options;
+  const { adapter, head, tokens, weighted, dtype } = options;
+  const { config, source } = withReplacedWeights(options, adapter);
   const tuning = adapterTuning(adapter, config);
   const size = { tokens, weighted, head: head.kind };
   const segmentOptions = { ...size, tuning, weightType: weightTypeOf(executor, source, options) };
@@ -35,7 +37,7 @@ export function createScorer(
   const programs = createPrograms(executor);
   const resident = reserveResident(executor, segments);
   loadWeights(executor, resident, source);
-  if (adapter) writeAdapterWeights(executor, resident, adapter, tuning.scale);
+  if (adapter) writeAdapterWeights({ executor, resident, source, config, tuning }, adapter);
   const inputs = createBatchMemory(executor, config, size);
   const words = createStepWords(executor, segments.length);
   const memory = { resident, batch: inputs.addresses, ...words };

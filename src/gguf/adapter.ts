@@ -1,6 +1,8 @@
 import { UserError } from "../base/errors.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
+import { adapterKind } from "../models/adapters/index.ts";
+import { transpose } from "../models/adapters/low-rank.ts";
 import { modulesOf } from "../models/families/index.ts";
 import { readFloat32 } from "../hf/weights/safetensors.ts";
 import { encode, typeFor } from "./encode.ts";
@@ -16,6 +18,12 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
   checkExportable(config);
   if (type === "q4_0")
     throw new UserError("an adapter alone is not written as q4_0: too little would be left of it; take q8_0 or f16");
+  const kind = adapterKind(adapter.method);
+  const instead = "; write the model with the adapter merged in: remat merge, or export without --adapter-only";
+  const refuse = (what: string) =>
+    new UserError(`${adapter.source.path}: llama.cpp's adapters have no place for ${what}${instead}`);
+  const [whole] = [...adapter.whole.keys(), ...adapter.copies.keys()];
+  if (whole !== undefined) throw refuse(`${whole}, which is trained whole`);
   const alpha = Math.fround(adapter.scale * adapter.rank);
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { text: architectureOf(config) }],
@@ -23,22 +31,26 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     ["adapter.type", { text: "lora" }],
     ["adapter.lora.alpha", { f32: alpha }],
   ]);
-  const tensors = [...adapter.modules].flatMap(([module, { a, b, rank, scale }]): GgufTensor[] => {
-    const { head } = modulesOf(config);
-    if (module === head && config.tieWordEmbeddings) {
-      throw new UserError(
-        `${adapter.source.path}: ${head} is shared with the embedding, and llama.cpp has no place for an adapter of it`,
-      );
-    }
+  const { head } = modulesOf(config);
+  const tensors = [...adapter.modules].flatMap(([module, { site, parts: stored, rank, scale }]): GgufTensor[] => {
+    const pair = kind.gguf(site);
+    if (pair === null) throw refuse(`an adapter of the kind ${kind.name}`);
+    if (config.tieWordEmbeddings && module === head) throw refuse(`${head}, which is shared with the embedding`);
+    if (config.tieWordEmbeddings && site.layer === "embedding") throw refuse(`${module}, which is shared with the head`);
     const parts = ggufParts(module, config);
-    if (parts.length === 0) throw new UserError(`${adapter.source.path}: module ${module} has no place in a GGUF adapter`);
+    if (parts.length === 0) throw refuse(`module ${module}`);
+    const [a, b] = [stored.get(pair.a)!, stored.get(pair.b)!];
     const rest = (scale * rank) / alpha;
-    const aType = typeFor(type, a.shape);
-    const bType = typeFor(type, b.shape);
-    const aData = () => encode(readFloat32(adapter.source, a.name, a.shape), aType, a.name);
+    const aValues = () => readFloat32(adapter.source, a.name, a.shape);
     const bValues = () => readFloat32(adapter.source, b.name, b.shape).map((value) => value * rest);
+    const bType = typeFor(type, b.shape);
+    // llama.cpp looks up rows of the embedding's A, so that its rows are the words.
+    const isTable = site.layer === "embedding";
+    const aShape = isTable ? a.shape.toReversed() : a.shape;
+    const aType = typeFor(type, aShape);
+    const aData = () => encode(isTable ? transpose(aValues(), rank, site.rows) : aValues(), aType, a.name);
     return parts.flatMap(({ name, count, take }): GgufTensor[] => [
-      { name: `${name}.weight.lora_a`, type: aType, shape: a.shape, data: aData },
+      { name: `${name}.weight.lora_a`, type: aType, shape: aShape, data: aData },
       {
         name: `${name}.weight.lora_b`,
         type: bType,

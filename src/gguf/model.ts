@@ -8,7 +8,7 @@ import type { ModelConfig } from "../models/config.ts";
 import { type RopeConfig } from "../models/rope.ts";
 import { contextLimit } from "../models/context.ts";
 import { toFloat32 } from "../base/float16.ts";
-import { mergedTensors } from "../hf/peft/merge.ts";
+import { mergedModel } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../load/rotary-tables.ts";
 import { isVision, moduleName } from "../hf/weights/model-weights.ts";
@@ -37,7 +37,11 @@ export interface GgufModel {
 export function exportModel(path: string, model: GgufModel, type: GgufType): void {
   checkExportable(model.config);
   const metadata = new Map([...modelMetadata(model, type), ...tokenizerMetadata(model.tokenizer, model.config)]);
-  writeGguf(path, metadata, modelTensors(model, type));
+  const { source, adapter } = model;
+  const { config, tensors } = adapter
+    ? mergedModel(source, adapter, model.config)
+    : { config: model.config, tensors: storedTensors(source) };
+  writeGguf(path, metadata, modelTensors(config, tensors, source.path, type));
 }
 
 function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType): Map<string, GgufValue> {
@@ -114,14 +118,16 @@ function nameOf(folder: string, tokenizer: Tokenizer): string {
   return /phi-?3/i.test(name) ? name : `${name} (phi-3)`;
 }
 
-function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): GgufTensor[] {
-  const stored: readonly TensorData[] = adapter
-    ? mergedTensors(source, adapter, config)
-    : Array.from(source.tensors.values(), (entry) => ({
-        ...entry,
-        dtype: entry.dtype ?? "u8",
-        data: () => readBytes(source, entry),
-      }));
+function storedTensors(source: TensorSource): TensorData[] {
+  return Array.from(source.tensors.values(), (entry) => ({
+    ...entry,
+    dtype: entry.dtype ?? "u8",
+    data: () => readBytes(source, entry),
+  }));
+}
+
+/** @param from names the file that the tensors are of in errors */
+function modelTensors(config: ModelConfig, stored: readonly TensorData[], from: string, type: GgufType): GgufTensor[] {
   const { embedding, head } = modulesOf(config);
   const logits = config.tieWordEmbeddings ? `${config.modulePrefix}${embedding}` : head;
   const tensors = stored.flatMap((tensor): GgufTensor[] => {
@@ -130,7 +136,7 @@ function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): G
     if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === head && config.tieWordEmbeddings)) return [];
     const parts = module === undefined ? [] : ggufParts(module, config);
     if (parts.length === 0 || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
-      throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
+      throw new UserError(`${from}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
     }
     const offset = normOffset(module!, config);
     const to = typeFor(module === logits ? headType(type) : type, tensor.shape);
@@ -148,11 +154,11 @@ function modelTensors({ config, source, adapter }: GgufModel, type: GgufType): G
       data: () => encode(take(read(), elements(inner)), to, tensor.name),
     }));
   });
-  checkComplete(tensors, config, source);
+  checkComplete(tensors, config, from);
   return [...tensors, ...ropeFactors(config)];
 }
 
-function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, source: TensorSource): void {
+function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, from: string): void {
   const names = new Set(tensors.map(({ name }) => name));
   const block = blockModules(config);
   const needed = [
@@ -162,7 +168,7 @@ function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, sour
     ...Array.from({ length: config.layers }, (_, layer) => block.map((module) => `blk.${layer}.${module}`)).flat(),
   ];
   const missing = needed.find((module) => !names.has(`${module}.weight`));
-  if (missing !== undefined) throw new UserError(`${source.path} holds no tensor for ${missing}.weight; it is not a whole model`);
+  if (missing !== undefined) throw new UserError(`${from} holds no tensor for ${missing}.weight; it is not a whole model`);
 }
 
 /** Llama 3's scaling, LongRoPE and a YaRN with other betas are tensors: what each frequency is divided by. */

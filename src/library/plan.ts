@@ -3,7 +3,6 @@ import { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
 import { fileError } from "../base/files/files.ts";
 import { openDevice } from "../device.ts";
-import { readAdapter } from "../hf/peft/peft.ts";
 import type { TokenBatch } from "../load/batch-memory.ts";
 import { openModel } from "../load/open-model.ts";
 import { computeType, storageOf, weightTypeOf } from "../load/weights.ts";
@@ -38,6 +37,10 @@ export const planKeys = trainConfigSchema
     rslora: true,
     dropout: true,
     targets: true,
+    rankPattern: true,
+    alphaPattern: true,
+    bias: true,
+    modulesToSave: true,
     lastLayers: true,
     optimizer: true,
     objective: true,
@@ -116,7 +119,6 @@ export async function plan(options: PlanOptions, { sink = () => {} }: CallOption
   checkQuantize(config);
   const optimizer = chooseOptimizer(config);
   const model = await openModel(config, {
-    adapterReader: readAdapter,
     check: "none",
     onNote: (text) => sink({ type: "note", text }),
   });
@@ -133,7 +135,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: CallOption
       const tokens = config.batchSize * length * texts;
       const options = {
         config: model.config,
-        tuning: adapter ? tuningOfAdapter(adapter, config.dropout) : tuningOf(config, model.config),
+        tuning: adapter ? tuningOfAdapter(adapter, model.config, config.dropout) : tuningOf(config, model.config, source),
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,

@@ -1,9 +1,8 @@
 import { z } from "zod";
 import { openDevice } from "../device.ts";
-import { writeAdapterWeights } from "../load/adapter.ts";
-import { initialiseAdapter, storageOf } from "../load/weights.ts";
+import { initialiseAdapter, writeAdapterWeights } from "../load/adapter.ts";
+import { storageOf } from "../load/weights.ts";
 import { openModel } from "../load/open-model.ts";
-import { readAdapter } from "../hf/peft/peft.ts";
 import { writeSafetensors } from "../hf/weights/safetensors-write.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { explainingLimit, limitedMemory } from "../train/memory/limit.ts";
@@ -23,6 +22,10 @@ export const stepOptionsSchema = trainConfigSchema
     alpha: true,
     rslora: true,
     targets: true,
+    rankPattern: true,
+    alphaPattern: true,
+    bias: true,
+    modulesToSave: true,
     lastLayers: true,
     seed: true,
     ...CHECKPOINTING_KEYS,
@@ -68,13 +71,12 @@ export async function step(options: StepOptions, { sink = () => {} }: CallOption
   const config = validateOptions(stepOptionsSchema, options);
   checkQuantize(config);
   const model = await openModel(config, {
-    adapterReader: readAdapter,
     onNote: (text) => sink({ type: "note", text }),
   });
   const { source, adapter } = model;
   try {
     const batch = readStepBatch(config.batch, model.config);
-    if (adapter) withAdapter(config, adapter, model.config, Object.keys(options));
+    if (adapter) withAdapter({ ...config, dropout: 0 }, adapter, model.config, Object.keys(options));
     const device = await openDevice(config);
     const { executor } = device;
     if (device.notice !== null) sink({ type: "note", text: device.notice });
@@ -84,7 +86,7 @@ export async function step(options: StepOptions, { sink = () => {} }: CallOption
         createEngine(executor, {
           config: model.config,
           source,
-          tuning: adapter ? tuningOfAdapter(adapter, 0) : tuningOf({ ...config, dropout: 0 }, model.config),
+          tuning: adapter ? tuningOfAdapter(adapter, model.config, 0) : tuningOf({ ...config, dropout: 0 }, model.config, source),
           strategy,
           selective: selectiveOf(config),
           verifyReplay: config.verifyReplay,
@@ -95,10 +97,8 @@ export async function step(options: StepOptions, { sink = () => {} }: CallOption
           optimizer: null,
         }),
       );
-      if (config.method === "lora") {
-        if (adapter) writeAdapterWeights(executor, engine.resident, adapter, adapter.scale);
-        else initialiseAdapter(executor, engine.resident, config.seed);
-      }
+      if (adapter) writeAdapterWeights(engine, adapter);
+      else initialiseAdapter(engine, config.seed);
       const { loss, lossScale, gradients } = stepGradients(engine, batch, config.seed);
       writeSafetensors(config.out, [{ name: "loss", dtype: "f32", shape: [], data: Float32Array.of(loss) }, ...gradients]);
       engine.close();

@@ -1,48 +1,187 @@
-import { elements } from "../graph/types.ts";
+import { UserError } from "../base/errors.ts";
+import { createRandom } from "../base/random.ts";
+import { GraphBuilder } from "../graph/builder.ts";
+import type { Adapter } from "../hf/peft/peft.ts";
+import { storedEntry } from "../hf/peft/check-adapter.ts";
+import { readFloat32, type TensorSource } from "../hf/weights/safetensors.ts";
+import { adapterKind, PART_SUFFIXES, isTransposed } from "../models/adapters/index.ts";
+import type { AdapterKind, AdapterSize, Site } from "../models/adapters/kind.ts";
+import { transpose } from "../models/adapters/low-rank.ts";
+import { isAdapter, parameterOf, partName, withoutPrefix } from "../models/adapters/names.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { type Adapter, checkModules } from "../hf/peft/peft.ts";
-import { readFloat32 } from "../hf/weights/safetensors.ts";
-import type { Lora } from "../models/linear.ts";
+import { modulesOf } from "../models/families/index.ts";
+import { ParamScope } from "../models/linear.ts";
+import { layerOf } from "../models/names.ts";
+import { type AdapterTuning, hasAdapters, NO_TUNING, type Tuning } from "../models/tuning.ts";
+import { formatOfCodes } from "../ops/dequantize.ts";
 import type { Executor } from "../runtime/executor.ts";
-import type { Resident } from "../runtime/resident.ts";
-import { isAdapter } from "./weights.ts";
+import type { ParamInfo, Resident } from "../runtime/resident.ts";
+import { shapeOf } from "./weights.ts";
 
-/** Tuning without a target: the weights alone, in the dtype that the checkpoint has. */
-const NO_ADAPTER: Lora = { method: "lora", rank: 1, scale: 1, dropout: 0, targets: new Set() };
-
-/**
- * One rank and scale for all modules of an adapter; `writeAdapterWeights` makes up for those that have another.
- * @throws {UserError} an adapter of other modules than the blocks' linear layers
- */
-export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Lora {
-  if (adapter === null) return NO_ADAPTER;
-  checkModules(
-    adapter,
-    config,
-    "an adapter of other modules than the blocks' linear layers can only be used merged: see remat merge",
-  );
-  const ranks = [...adapter.modules.values()].map((module) => module.rank);
-  const { scale, targets, modules } = adapter;
-  const adapts = (module: string) => modules.has(module);
-  return { method: "lora", rank: Math.max(1, ...ranks), scale, dropout: 0, targets: new Set(targets), adapts };
+/** A model in an executor's memory whose base weights are loaded. */
+export interface LoadedModel {
+  readonly executor: Executor;
+  readonly resident: Resident;
+  readonly source: TensorSource;
+  readonly config: ModelConfig;
+  readonly tuning: Tuning;
 }
 
 /**
- * Reads an adapter into its places: a smaller rank is filled up with zeros, what a module's scale has beyond that of the
- * programs goes into B.
- * @throws {UserError} wrong shape or dtype
+ * What runs a model with an adapter beside its weights; without one, what runs the model alone.
+ * @throws {UserError} an adapter of modules that it can only be merged into
  */
-export function writeAdapterWeights(executor: Executor, resident: Resident, adapter: Adapter, scale: number): void {
-  for (const { name, type } of resident.params.filter(isAdapter)) {
-    const [, moduleName, side] = /^base_model\.model\.(.*)\.lora_([AB])\.weight$/.exec(name)!;
-    const module = adapter.modules.get(moduleName!)!;
-    const values = new Float32Array(elements(type.shape));
-    const [rows, columns] = type.shape as [number, number];
-    const shape = side === "A" ? [module.rank, columns] : [rows, module.rank];
-    const stored = readFloat32(adapter.source, (side === "A" ? module.a : module.b).name, shape);
-    const factor = side === "A" ? 1 : module.scale / scale;
-    const width = shape[1]!;
-    stored.forEach((value, i) => (values[Math.floor(i / width) * columns + (i % width)] = value * factor));
-    executor.write(resident.param.get(name)!, new Uint8Array(values.buffer));
+export function adapterTuning(adapter: Adapter | null, config: ModelConfig): AdapterTuning {
+  if (adapter === null) return NO_TUNING;
+  checkModules(adapter, config, "can only be used merged: see remat merge");
+  const { method, modules } = adapter;
+  return { method, dropout: 0, adapts: (module) => modules.get(module) ?? null, frozen: true };
+}
+
+/** @throws {UserError} an adapter of other modules than those that its kind runs in */
+export function checkModules(
+  { modules, method }: Pick<Adapter, "modules" | "method">,
+  model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">,
+  what: string,
+): void {
+  const { linear, head, embedding } = modulesOf(model);
+  const kind = adapterKind(method);
+  for (const [name, { site }] of modules) {
+    const layer = layerOf(name, model);
+    const isKnown =
+      layer === null
+        ? name === head || name === model.modulePrefix + embedding
+        : layer < model.layers && linear.includes(name.split(".").at(-1)!);
+    if (isKnown && kind.sites.includes(site.layer)) continue;
+    throw new UserError(`an adapter (${method}) that changes ${name} ${what}`);
   }
 }
+
+/**
+ * The base model with the weights that an adapter holds in place of its own. Where the base's head is its embedding and the adapter has
+ * one of them whole, the two are different matrices from then on.
+ */
+export function withReplacedWeights<M extends { readonly config: ModelConfig; readonly source: TensorSource }>(
+  model: M,
+  adapter: Adapter | null,
+): M {
+  if (adapter === null || adapter.whole.size + adapter.copies.size === 0) return model;
+  const { config, source } = model;
+  const tensors = new Map([...source.tensors, ...adapter.copies]);
+  const { head, embedding } = modulesOf(config);
+  const [headName, embeddingName] = [`${head}.weight`, `${config.modulePrefix}${embedding}.weight`];
+  const unties = config.tieWordEmbeddings && (adapter.whole.has(headName) || adapter.whole.has(embeddingName));
+  if (unties) tensors.set(headName, { ...tensors.get(embeddingName)!, name: headName });
+  for (const [name, entry] of adapter.whole) tensors.set(name, entry);
+  const read: TensorSource["read"] = (entry, target, from) =>
+    (entry.path === adapter.source.path ? adapter.source : source).read(entry, target, from);
+  return { ...model, config: unties ? { ...config, tieWordEmbeddings: false } : config, source: { ...source, tensors, read } };
+}
+
+/** Gives the parameters of adapters their first values, each from the seed and its name; what is trained whole begins as the base's. */
+export function initialiseAdapter(model: LoadedModel, seed: number): void {
+  const { tuning } = model;
+  if (!hasAdapters(tuning)) return;
+  const kind = adapterKind(tuning.method);
+  for (const param of model.resident.params.filter(isAdapter)) {
+    const part = partOf(param, kind);
+    if (part === null) writeFile(model, param, baseValues(model, param));
+    else {
+      const shape = fileShape(param);
+      const values = kind.initialise({ suffix: part.suffix, shape }, createRandom(seed, param.name));
+      if (values !== null) writeFile(model, param, values);
+    }
+  }
+  if (kind.computed) compute(model, kind, kind.computed.begins);
+}
+
+/** Reads an adapter into its places. @throws {UserError} wrong shape or dtype */
+export function writeAdapterWeights(model: LoadedModel, adapter: Adapter): void {
+  const { tuning } = model;
+  if (!hasAdapters(tuning)) return;
+  const kind = adapterKind(tuning.method);
+  for (const param of model.resident.params.filter(isAdapter)) {
+    const part = partOf(param, kind);
+    if (part !== null && part.suffix === kind.computed?.constant) continue;
+    const entry =
+      part === null
+        ? adapter.whole.get(parameterOf(withoutPrefix(param.name)!).parameter)
+        : adapter.modules.get(part.module)?.parts.get(part.suffix);
+    if (!entry) throw new Error(`${adapter.source.path} has no ${param.name}`);
+    writeFile(model, param, readFloat32(adapter.source, entry.name, fileShape(param)));
+  }
+  if (kind.computed && tuning.frozen) compute(model, kind, kind.computed.constant);
+}
+
+/** The module and suffix of a part's name; null for a parameter that is trained whole. */
+function partOf({ name }: ParamInfo, kind: AdapterKind): { readonly module: string; readonly suffix: string } | null {
+  const plain = withoutPrefix(name)!;
+  const suffixes = kind.computed ? [...PART_SUFFIXES, kind.computed.constant] : PART_SUFFIXES;
+  const suffix = suffixes.find((candidate) => plain.endsWith(`.${candidate}`));
+  return suffix === undefined ? null : { suffix, module: plain.slice(0, -suffix.length - 1) };
+}
+
+/** Shape of a parameter in PEFT's files. */
+export function fileShape({ name, type }: Pick<ParamInfo, "name" | "type">): readonly number[] {
+  return isTransposed(name) ? type.shape.toReversed() : type.shape;
+}
+
+/** Writes values that are in the order of PEFT's files. */
+function writeFile({ executor, resident }: LoadedModel, param: ParamInfo, values: Float32Array<ArrayBuffer>): void {
+  const [rows, columns] = fileShape(param) as [number, number];
+  const ordered = isTransposed(param.name) ? transpose(values, rows, columns) : values;
+  executor.write(resident.param.get(param.name)!, new Uint8Array(ordered.buffer, ordered.byteOffset, ordered.byteLength));
+}
+
+/** What the base model has of a parameter that is trained whole. */
+function baseValues({ source, config }: LoadedModel, { name, type }: ParamInfo): Float32Array<ArrayBuffer> {
+  const { parameter } = parameterOf(withoutPrefix(name)!);
+  const entry = storedEntry(source, config, parameter);
+  if (!entry) throw new Error(`${source.path} has no tensor ${parameter}`);
+  return readFloat32({ ...source, tensors: new Map([[parameter, entry]]) }, parameter, type.shape);
+}
+
+/** Runs what a kind computes once of base weights and parts, for all modules that have a place for it. */
+function compute(model: LoadedModel, kind: AdapterKind, suffix: string): void {
+  const { executor, resident, tuning } = model;
+  const byName = new Map(resident.params.map((param) => [param.name, param]));
+  const programs = new Map<string, ReturnType<Executor["prepare"]>>();
+  for (const param of resident.params.filter(isAdapter)) {
+    const part = partOf(param, kind);
+    if (part?.suffix !== suffix) continue;
+    const { module } = part;
+    const weight = byName.get(`${module}.weight`)!;
+    const size = (tuning as AdapterTuning).adapts(module)!;
+    const { builder, scope, result } = computation(tuning, kind, size, weight);
+    const key = JSON.stringify([weight.type, size]);
+    const program = programs.get(key) ?? executor.prepare(builder.build());
+    programs.set(key, program);
+    const addresses = new Map([...scope.names].map(([input, name]) => [input, resident.param.get(rename(name, module))!]));
+    addresses.set(result, resident.param.get(param.name)!);
+    const workspace = program.workspace > 0 ? executor.reserve(program.workspace) : 0;
+    executor.run(executor.bind(program, addresses, workspace));
+  }
+}
+
+/** The module's name in programs that all modules of one shape share. */
+const SHARED = "module";
+
+const rename = (name: string, module: string): string =>
+  withoutPrefix(name) === null ? name.replace(SHARED, module) : partName(module, withoutPrefix(name)!.slice(SHARED.length + 1));
+
+/** The graph of `AdapterKind.computed`, of a weight as it lies in memory. */
+function computation(tuning: Tuning, kind: AdapterKind, size: AdapterSize, weight: ParamInfo) {
+  const builder = new GraphBuilder(kind.name);
+  const format = formatOfCodes(weight.type);
+  const scope = new ParamScope(builder, "", frozen(tuning), () => format ?? (weight.type.dtype as "f32"));
+  const [rows, columns] = shapeOf(weight) as [number, number];
+  const site: Site = { layer: "linear", rows, columns };
+  const value = scope.matrix(`${SHARED}.weight`, [rows, columns]);
+  const parameter = scope.parametersOf(SHARED);
+  const result = kind.computed!.value({ builder, module: SHARED, site, weight: value, parameter }, size);
+  builder.output({ name: result, role: "boundary" });
+  return { builder, scope, result };
+}
+
+/** Nothing of a program that only computes is trained, and no module of it has a size of its own. */
+const frozen = (tuning: Tuning): Tuning => ({ ...NO_TUNING, method: tuning.method });

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf, UserError } from "../base/errors.ts";
 import { type HubOptions, resolveModel } from "../hf/hub/hub.ts";
-import { baseModelOf } from "../hf/peft/peft.ts";
+import { baseModelOf } from "../hf/peft/adapter-config.ts";
 
 /** A base model, an adapter, or both, as a user names them: folders, or names on the hub. */
 export interface NamedModel {

@@ -5,8 +5,9 @@ import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
 import { loadConfig } from "../hf/config/config.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { type Adapter, openAdapter } from "../hf/peft/peft.ts";
 import { examineWeights } from "../hf/weights/examine.ts";
+import { openAdapterFor } from "../hf/peft/check-adapter.ts";
+import type { Adapter } from "../hf/peft/peft.ts";
 import { openModelWeights, visionNote } from "../hf/weights/model-weights.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { Executor } from "../runtime/executor.ts";
@@ -46,8 +47,6 @@ export interface OpenModelOptions extends FindModelOptions {
    * all files, `none` reads none (default: `kept`).
    */
   readonly check?: "kept" | "fresh" | "none" | undefined;
-  /** What opens the adapter (default: `openAdapter`; `readAdapter` where it is trained further). */
-  readonly adapterReader?: ((folder: string, model: ModelConfig) => Adapter) | undefined;
 }
 
 /**
@@ -60,37 +59,33 @@ export async function openModel(named: NamedModel, options: OpenModelOptions = {
 
 /** As `openModel`, of a model that is on this machine. @throws {UserError} */
 export function openFound({ name, folder, adapter: path }: FoundModel, options: OpenModelOptions = {}): OpenModel {
-  const { onNote, adapterReader = openAdapter, check = "kept" } = options;
+  const { onNote, check = "kept" } = options;
   const config = loadConfig(folder);
-  const adapter = path === null ? null : adapterReader(path, config);
+  const tokenizer = loadTokenizer(folder);
+  const source = openModelWeights(folder, config);
+  let adapter: Adapter | null = null;
+  const close = () => {
+    source.close();
+    adapter?.source.close();
+  };
   try {
-    const tokenizer = loadTokenizer(folder);
-    const source = openModelWeights(folder, config);
+    if (path !== null) adapter = openAdapterFor(source, path, config);
     const note = visionNote(source);
     if (note !== null) onNote?.(note);
-    const close = () => {
-      source.close();
-      adapter?.source.close();
-    };
-    try {
-      const reading = { fresh: check === "fresh" };
-      if (check !== "none") {
-        verifyChecksums(folder, reading);
-        if (path !== null) verifyChecksums(path, reading);
-        if (adapter) examineWeights(adapter.source, reading);
-      }
-      const identity: ModelIdentity = {
-        config: hashFile(join(folder, "config.json")),
-        weights: check === "none" ? "" : examineWeights(source, reading),
-        tokenizer: tokenizer.fingerprint,
-      };
-      return { name, folder, config, tokenizer, source, adapter, identity, close };
-    } catch (error) {
-      source.close();
-      throw error;
+    const reading = { fresh: check === "fresh" };
+    if (check !== "none") {
+      verifyChecksums(folder, reading);
+      if (path !== null) verifyChecksums(path, reading);
+      if (adapter) examineWeights(adapter.source, reading);
     }
+    const identity: ModelIdentity = {
+      config: hashFile(join(folder, "config.json")),
+      weights: check === "none" ? "" : examineWeights(source, reading),
+      tokenizer: tokenizer.fingerprint,
+    };
+    return { name, folder, config, tokenizer, source, adapter, identity, close };
   } catch (error) {
-    adapter?.source.close();
+    close();
     throw error;
   }
 }

@@ -4,18 +4,12 @@ import { DTYPE_BYTES, type FloatType } from "../base/dtype.ts";
 import { narrow, widen } from "../base/float16.ts";
 import { expectTensor, type TensorEntry, type TensorSource } from "../hf/weights/safetensors.ts";
 import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
+import { isAdapter } from "../models/adapters/names.ts";
 import { isScales, scalesOf } from "../models/linear.ts";
 import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
-import { createRandom } from "../base/random.ts";
 import { type Address, type Executor, PIECE } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
 import { createQuantiser, PIECE_ELEMENTS, type Quantiser } from "../wasm/quantiser.ts";
-
-const ADAPTER_PREFIX = "base_model.model.";
-
-export function isAdapter(param: ParamInfo): boolean {
-  return param.name.startsWith(ADAPTER_PREFIX);
-}
 
 /** Type in memory of a frozen weight: as stored. Trainable weights are f32 whatever the checkpoint holds. */
 export function storedWeightType(source: TensorSource): (name: string) => FloatType {
@@ -146,19 +140,3 @@ function writeConverted(executor: Executor, address: Address, source: TensorSour
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array | Uint16Array): Uint8Array =>
   new Uint8Array(buffer, byteOffset, byteLength);
-
-/**
- * PEFT's initialisation of LoRA: A is Kaiming-uniform with a = sqrt(5), that is uniform in +-1/sqrt(in), and B zero, so
- * that the adapted model starts as the base model. Seeded per parameter name.
- */
-export function initialiseAdapter(executor: Executor, resident: Resident, seed: number): void {
-  for (const param of resident.params.filter(isAdapter)) {
-    const values = new Float32Array(elements(param.type.shape));
-    if (param.name.endsWith(".lora_A.weight")) {
-      const random = createRandom(seed, param.name);
-      const bound = 1 / Math.sqrt(param.type.shape[1]!);
-      for (let i = 0; i < values.length; i++) values[i] = bound * (2 * random.uniform() - 1);
-    }
-    executor.write(resident.param.get(param.name)!, new Uint8Array(values.buffer));
-  }
-}

@@ -3,29 +3,12 @@ import type { Quantised, TensorType, WeightType } from "../graph/types.ts";
 import { Cast } from "../ops/cast.ts";
 import { Dequantize, isQuantised, quantisedTypes } from "../ops/dequantize.ts";
 import { Gather } from "../ops/gather.ts";
-import { Gemm } from "../ops/gemm.ts";
 import { PhiloxDropout } from "../ops/dropout.ts";
-
-/** Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685): y += scale * (dropout(x) A^T) B^T. */
-export interface Lora {
-  readonly method: "lora";
-  readonly rank: number;
-  /** alpha / rank (or alpha / sqrt(rank) with rsLoRA). */
-  readonly scale: number;
-  readonly dropout: number;
-  /** Module names: `q_proj`, `down_proj`, ... */
-  readonly targets: ReadonlySet<string>;
-  /** Which modules of these names have an adapter, by full name (`model.layers.3.self_attn.q_proj`); without it, all. */
-  readonly adapts?: (module: string) => boolean;
-}
-
-export interface FullTuning {
-  readonly method: "full";
-  /** Which weights are trained, by checkpoint name; without it, all. */
-  readonly trains?: (name: string) => boolean;
-}
-
-export type Tuning = Lora | FullTuning;
+import { adapterKind } from "./adapters/index.ts";
+import type { AdapterKind, AdapterPart, AdapterSize, LinearLayer, Site } from "./adapters/kind.ts";
+import { product } from "./adapters/low-rank.ts";
+import { partName, wholeName } from "./adapters/names.ts";
+import { hasAdapters, type Tuning } from "./tuning.ts";
 
 /** ONNX number of float32, for `Cast`. */
 const ONNX_FLOAT = 1;
@@ -57,13 +40,16 @@ export class ParamScope {
 
   /** A vector (norm weight, bias): always f32. */
   vector(local: string, size: number): string {
-    const name = this.prefix + local;
-    return this.declare(local, name, { dtype: "f32", shape: [size] }, this.trains(name));
+    const { name, isTrained } = this.resolve(local);
+    return this.declare(local, name, { dtype: "f32", shape: [size] }, isTrained);
   }
 
-  /** A matrix [rows, columns] as an f32 value; a frozen one may lie in memory as bf16 or f16, or quantised. */
-  matrix(local: string, shape: readonly [number, number], name = this.prefix + local): string {
-    const isTrained = this.trains(name);
+  /**
+   * A matrix [rows, columns] as an f32 value; a frozen one may lie in memory as bf16 or f16, or quantised.
+   * @param stored name in the checkpoint, where that is another one: of a matrix that is used in two places
+   */
+  matrix(local: string, shape: readonly [number, number], stored = this.prefix + local): string {
+    const { name, isTrained } = this.resolve(local, stored);
     const dtype = isTrained ? "f32" : this.weightType(name);
     if (isQuantised(dtype)) return this.builder.value(Dequantize, this.quantised(local, name, dtype, shape), {}, `${local}.f32`);
     const param = this.declare(local, name, { dtype, shape }, isTrained);
@@ -72,8 +58,8 @@ export class ParamScope {
 
   /** The rows of a table [vocabulary, columns] that `ids` lists, as f32. Of a quantised table no others are widened. */
   rows(local: string, shape: readonly [number, number], ids: string): string {
-    const name = this.prefix + local;
-    const type = this.trains(name) ? "f32" : this.weightType(name);
+    const { name, isTrained } = this.resolve(local);
+    const type = isTrained ? "f32" : this.weightType(name);
     if (!isQuantised(type)) return this.builder.value(Gather, [this.matrix(local, shape), ids], {}, "y");
     const parts = this.quantised(local, name, type, shape).map((part) =>
       this.builder.value(Gather, [part, ids], {}, `${part}.rows`),
@@ -87,12 +73,41 @@ export class ParamScope {
     return [this.declare(local, name, codes, false), this.declare(`${local}.scales`, scalesOf(name), scales, false)];
   }
 
-  adapter(local: string, shape: readonly [number, number]): string {
-    return this.declare(local, `base_model.model.${this.prefix}${local}.weight`, { dtype: "f32", shape }, true);
+  /** The adapter of a module of this segment; null: it has none. */
+  adapterOf(module: string): { readonly kind: AdapterKind; readonly size: AdapterSize } | null {
+    const { tuning } = this;
+    const size = hasAdapters(tuning) ? tuning.adapts(this.prefix + module) : null;
+    return size && { kind: adapterKind(tuning.method), size };
   }
 
-  private trains(name: string): boolean {
-    return this.tuning.method === "full" && (this.tuning.trains?.(name) ?? true);
+  /** Whether nothing of an adapter is trained. */
+  get frozen(): boolean {
+    return hasAdapters(this.tuning) && this.tuning.frozen;
+  }
+
+  /** Declares parts of a module's adapter, each once. */
+  parametersOf(module: string): (part: AdapterPart) => string {
+    const declared = new Map<string, string>();
+    return ({ suffix, shape, transposed }) => {
+      let value = declared.get(suffix);
+      if (value === undefined) {
+        const type: TensorType = { dtype: "f32", shape: transposed ? shape.toReversed() : shape };
+        const local = `${module}.${suffix.replace(/\.weight$/, "")}`;
+        value = this.declare(local, partName(this.prefix + module, suffix), type, !this.frozen);
+        declared.set(suffix, value);
+      }
+      return value;
+    };
+  }
+
+  /** Under which name a parameter is declared, and whether it is trained. */
+  private resolve(local: string, stored = this.prefix + local): { readonly name: string; readonly isTrained: boolean } {
+    const { tuning } = this;
+    if (!hasAdapters(tuning)) return { name: stored, isTrained: tuning.trains?.(stored) ?? true };
+    const own = this.prefix + local;
+    if (!tuning.trains?.(own)) return { name: stored, isTrained: false };
+    const isAdapted = this.adapterOf(local.slice(0, local.lastIndexOf("."))) !== null;
+    return { name: wholeName(own, isAdapted), isTrained: !tuning.frozen };
   }
 
   private declare(local: string, name: string, type: TensorType, trainable: boolean): string {
@@ -114,21 +129,49 @@ export interface LinearSpec {
 
 /** y [T, out] = x W^T + b, with its adapter when the module is a target. `x` is [T, in]. */
 export function linear(scope: ParamScope, x: string, spec: LinearSpec): string {
-  const { builder, tuning } = scope;
+  const { builder } = scope;
   const { module, inFeatures, outFeatures } = spec;
   const weight = scope.matrix(`${module}.weight`, [outFeatures, inFeatures]);
-  const bias = spec.bias ? [scope.vector(`${module}.bias`, outFeatures)] : [];
-  const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
-  const y = builder.value(Gemm, [x, weight, ...bias], product, module);
-  if (tuning.method === "full" || !tuning.targets.has(module.split(".").at(-1)!)) return y;
-  if (tuning.adapts && !tuning.adapts(scope.prefix + module)) return y;
+  const bias = spec.bias ? scope.vector(`${module}.bias`, outFeatures) : null;
+  const site: Site = { layer: "linear", rows: outFeatures, columns: inFeatures };
+  const layer: LinearLayer = { ...adaptedInput(scope, x, module, site, spec.site), builder, weight, bias, frozen: scope.frozen };
+  const adapter = scope.adapterOf(module);
+  return adapter === null ? product(layer) : adapter.kind.linear(layer, adapter.size);
+}
 
-  const a = scope.adapter(`${module}.lora_A`, [tuning.rank, inFeatures]);
-  const b = scope.adapter(`${module}.lora_B`, [outFeatures, tuning.rank]);
-  const dropped =
-    tuning.dropout > 0
-      ? builder.value(PhiloxDropout, [x, "rng", "segment"], { probability: tuning.dropout, site: spec.site }, `${module}.dropout`)
-      : x;
-  const low = builder.value(Gemm, [dropped, a], product, `${module}.low`);
-  return builder.value(Gemm, [low, b, y], { ...product, alpha: tuning.scale }, `${module}.adapted`);
+/** What a kind of adapter takes of any layer. */
+export function adaptedInput(
+  scope: ParamScope,
+  x: string,
+  module: string,
+  site: Site,
+  mask: number,
+): Pick<LinearLayer, "builder" | "module" | "site" | "x" | "parameter" | "dropped"> {
+  const { builder, tuning } = scope;
+  const probability = hasAdapters(tuning) ? tuning.dropout : 0;
+  return {
+    builder,
+    module,
+    site,
+    x,
+    parameter: scope.parametersOf(module),
+    dropped: () =>
+      probability > 0 ? builder.value(PhiloxDropout, [x, "rng", "segment"], { probability, site: mask }, `${module}.dropout`) : x,
+  };
+}
+
+/** Rows of the embedding [vocabulary, features] that `ids` lists, with its adapter when it is a target: f32[T, features]. */
+export function embeddingRows(
+  scope: ParamScope,
+  module: string,
+  [rows, columns]: readonly [number, number],
+  ids: string,
+): string {
+  const table = scope.rows(`${module}.weight`, [rows, columns], ids);
+  const adapter = scope.adapterOf(module);
+  if (adapter === null) return table;
+  const { kind, size } = adapter;
+  if (!kind.embedding) throw new Error(`${kind.name} does not adapt embeddings`);
+  const site: Site = { layer: "embedding", rows, columns };
+  return kind.embedding({ builder: scope.builder, module, site, parameter: scope.parametersOf(module), ids, rows: table }, size);
 }

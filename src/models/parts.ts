@@ -2,8 +2,8 @@ import { GraphBuilder } from "../graph/builder.ts";
 import type { TensorType, WeightType } from "../graph/types.ts";
 import type { SelectiveOptions } from "../autodiff/selective.ts";
 import type { ModelConfig } from "./config.ts";
-import type { Tuning } from "./linear.ts";
 import type { RopeConfig } from "./rope.ts";
+import type { Tuning } from "./tuning.ts";
 
 /** What the graphs of all segments begin with. */
 export interface SegmentOptions {

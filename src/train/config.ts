@@ -4,7 +4,7 @@ import { DEVICES, MATMUL_CHOICES } from "../device.ts";
 import type { Quantised } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { LINEAR_MODULES } from "../models/families/index.ts";
+import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
 import {
   DEFAULT_OBJECTIVE,
   OBJECTIVE_FLAGS,
@@ -14,8 +14,11 @@ import {
   objectiveFingerprint,
 } from "../objectives/index.ts";
 import { LOSS } from "../objectives/objective.ts";
+import { BIASES } from "../hf/peft/adapter-config.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
 import { chooseOptimizer, optimizerShape } from "../optimizers/index.ts";
+import { ADAPTER_METHODS, ADAPTER_SUMMARIES } from "../models/adapters/index.ts";
+import { MOST_RANK } from "../ops/row-norm.ts";
 
 /**
  * The training configuration. This schema is the one place that defines each key: its flag (`learningRate` is
@@ -39,6 +42,19 @@ export const STRATEGIES = [
 export const DTYPES = ["f32", "bf16", "f16"] as const satisfies FloatType[];
 const QUANTIZE_CHOICES = ["off", "q8", "nf4"] as const satisfies ("off" | Quantised)[];
 const SCHEDULES = ["cosine", "linear", "constant"] as const;
+
+/** Numbers by module: `name=number,name=number`, or an object; names as in PEFT's patterns. */
+function patternOf(number: z.ZodNumber) {
+  const entries = z.record(z.string().min(1), number);
+  const text = z.string().transform((value, context) => {
+    const pairs = value.split(",").map((part) => /^\s*(.+?)\s*=\s*(\S+)\s*$/.exec(part));
+    const parsed = entries.safeParse(Object.fromEntries(pairs.map((pair) => [pair?.[1] ?? "", Number(pair?.[2])])));
+    if (parsed.success) return parsed.data;
+    context.addIssue({ code: "custom", message: "expected name=number, several with commas between them" });
+    return z.NEVER;
+  });
+  return z.union([entries, text]).optional();
+}
 
 export const trainConfigSchema = z.strictObject({
   model: z.string().min(1).describe("base model: a folder in Hugging Face layout, or org/name on the hub"),
@@ -67,17 +83,29 @@ export const trainConfigSchema = z.strictObject({
   overwrite: z.boolean().default(false).describe("replace the contents of the run folder"),
 
   method: z
-    .enum(["lora", "full"], { error: ({ input }) => (input === "qlora" ? "qlora is lora with --quantize nf4" : undefined) })
+    .enum([...ADAPTER_METHODS, "full"], {
+      error: ({ input }) => (input === "qlora" ? "qlora is lora with --quantize nf4" : undefined),
+    })
     .default("lora")
-    .describe("train low-rank adapters, or all weights"),
-  rank: count.max(1024).default(8).describe("LoRA rank r"),
+    .describe(`what is trained (${ADAPTER_SUMMARIES.join("; ")}; full: all weights)`),
+  rank: count.max(MOST_RANK).default(8).describe("LoRA rank r"),
   alpha: positive.optional().describe("LoRA alpha; the adapter's output is scaled by alpha / r (default: twice the rank)"),
   dropout: z.number().min(0).max(0.95).default(0).describe("dropout in front of the adapters"),
   targets: z
-    .array(z.enum([ALL_LINEAR, ...LINEAR_MODULES]))
+    .array(z.enum([ALL_LINEAR, ...LINEAR_MODULES, ...TABLE_MODULES]))
     .min(1)
     .default([ALL_LINEAR])
-    .describe("linear layers that get an adapter, by the model's own names"),
+    .describe("layers that get an adapter, by the model's own names: linear ones of the blocks, head and embedding"),
+  rankPattern: patternOf(count.max(MOST_RANK)).describe(
+    "ranks of modules that have another one: q_proj=16,layers.0.mlp.down_proj=4",
+  ),
+  alphaPattern: patternOf(positive).describe("alphas of modules that have another one, in the same form"),
+  bias: z.enum(BIASES).default("none").describe("biases that are trained too: all, or those of the layers with an adapter"),
+  modulesToSave: z
+    .array(z.string().min(1))
+    .min(1)
+    .optional()
+    .describe("modules that are trained whole beside the adapters, by the ends of their names: lm_head,embed_tokens,norm"),
   lastLayers: count
     .optional()
     .describe("train only the last N decoder blocks: their adapters, or their weights and what follows them"),
@@ -196,7 +224,10 @@ export const HELP_GROUPS = [
     description:
       "examples and held-out ones (or 5% of the former): files, folders, patterns; columns and roles of other names: prompt=question,ignore=notes; customer=user",
   },
-  { keys: ["targets", "lastLayers"], description: "linear layers that get adapters (all-linear); only in the last N blocks" },
+  { keys: ["rank", "alpha", "rslora"], description: "rank r (8) and alpha (2 r); scaled by alpha / r, or by alpha / sqrt(r)" },
+  { keys: ["targets", "lastLayers"], description: "layers that get adapters (all-linear); only in the last N blocks" },
+  { keys: ["rankPattern", "alphaPattern"], description: "ranks and alphas of some modules: q_proj=16,layers.0.mlp.down_proj=4" },
+  { keys: ["bias", "modulesToSave"], description: "biases and modules that are trained whole beside the adapters (none)" },
   {
     keys: ["beta1", "beta2", "epsilon", "momentum", "nesterov", "adjustLr"],
     description: "hyperparameters that some optimizers have; docs/configuration.md says which, and their defaults",
@@ -266,10 +297,6 @@ export function loraAlpha(config: Pick<TrainConfig, "alpha" | "rank">): number {
   return config.alpha ?? 2 * config.rank;
 }
 
-export function loraScale(config: Pick<TrainConfig, "alpha" | "rank" | "rslora">): number {
-  return loraAlpha(config) / (config.rslora ? Math.sqrt(config.rank) : config.rank);
-}
-
 const SEQUENCE_LENGTH = 512;
 
 /** The sequence length that was asked for, else 512 or the model's context, whichever is shorter. */
@@ -309,6 +336,9 @@ const NUMERIC_KEYS = [
   "quantizeEmbedding",
 ] as const satisfies TrainConfigKey[];
 
+/** Settings of the same sort that are named where they are given, so that older checkpoints, which know nothing of them, stay what they are. */
+const LATER_KEYS = ["rankPattern", "alphaPattern", "bias", "modulesToSave"] as const satisfies TrainConfigKey[];
+
 /** Of these, the ones that only say how long to train: a run may be resumed with others, and then goes on to its new end. */
 const LENGTH_KEYS: readonly TrainConfigKey[] = ["epochs", "steps"];
 
@@ -343,10 +373,12 @@ export function fingerprint(
     `learningRate ${optimizer.learningRate}`,
     ...optimizer.settings.map(([key, value]) => `${key} ${value}`),
   ];
+  const later = LATER_KEYS.filter((key) => config[key] !== undefined && config[key] !== "none");
   return [
     ...settings,
     ...objectiveFingerprint(config),
     ...(config.bestMetric === LOSS.name ? [] : [`bestMetric ${config.bestMetric}`]),
+    ...later.map((key) => `${key} ${JSON.stringify(config[key])}`),
     ...(date === null ? [] : [`date ${date}`]),
     ...(start === null ? [] : [`adapter at the start, SHA-256 ${start.content.slice(0, 16)}`]),
     `model ${model.family} ${model.layers}x${model.hiddenSize}`,

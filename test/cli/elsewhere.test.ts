@@ -46,7 +46,7 @@ test.each([
   [["--max-steps", "3"], "unknown flag --max-steps; it is --steps here"],
   [["--per_device_train_batch_size=2"], "unknown flag --per-device-train-batch-size; it is --batch-size here"],
   [["--load-in-4bit"], "unknown flag --load-in-4bit; it is --quantize nf4 here"],
-  [["--use-dora"], "unknown flag --use-dora; there is no such flag: adapters are plain LoRA"],
+  [["--use-dora"], "unknown flag --use-dora; it is --method dora here"],
   [["--adapter-path", "x"], "unknown flag --adapter-path; it is --output here"],
   [["--lerning_rate", "1"], "unknown flag --lerning-rate; did you mean --learning-rate?"],
 ])("%j", (args, message) => expect(userError(() => parseFlags(trainConfigSchema, args))).toBe(message));

@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { writeAdapterWeights } from "../../src/load/adapter.ts";
+import { adapterTuning, writeAdapterWeights } from "../../src/load/adapter.ts";
 import { createDecoder, createDecoders } from "../../src/generate/open-decoder.ts";
 import { generate, generateAll } from "../../src/generate/generate.ts";
 import { argmax, createSampler, GREEDY, type Sampler } from "../../src/generate/sampler.ts";
@@ -21,18 +21,12 @@ afterAll(() => closers.forEach((close) => close()));
 async function pair(folder: string, adapterPath: string | null, tokens: number) {
   const config = loadConfig(folder);
   const source = openModelWeights(folder, config);
-  const adapter = adapterPath === null ? null : openAdapter(adapterPath);
+  const adapter = adapterPath === null ? null : openAdapter(adapterPath, config);
   const executor = await createWasmExecutor({ threads: 2 });
   closers.push(() => (executor.close(), source.close(), adapter?.source.close()));
-  const { rank, scale, targets } = adapter ?? { rank: 1, scale: 1, targets: [] };
-  const full = fullForward(
-    executor,
-    config,
-    source,
-    { method: "lora", rank, scale, dropout: 0, targets: new Set(targets) },
-    tokens,
-  );
-  if (adapter) writeAdapterWeights(executor, full.resident, adapter, scale);
+  const tuning = adapterTuning(adapter, config);
+  const full = fullForward(executor, config, source, tuning, tokens);
+  if (adapter) writeAdapterWeights({ executor, resident: full.resident, source, config, tuning }, adapter);
   return { config, full, decoder: createDecoder(executor, { config, source, adapter, maxTokens: tokens }) };
 }
 

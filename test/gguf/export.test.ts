@@ -389,7 +389,7 @@ describe("adapters", () => {
       "f32",
     );
     const config = loadConfig(path);
-    const adapter = openAdapter(adapterFolder("llama"));
+    const adapter = openAdapter(adapterFolder("llama"), loadConfig(adapterFolder("llama") + "/.."));
     adapter.source.close();
     const tensors = readTensors(join(adapterFolder("llama"), "adapter_model.safetensors"));
     expect(file.metadata.get("general.type")).toBe("adapter");
@@ -410,12 +410,14 @@ describe("adapters", () => {
 
   test("one in 4 bits, and one of a head that is the embedding, are refused", () => {
     const config = loadConfig(modelFolder("smollm2"));
-    const adapter = openAdapter(adapterFolder("llama"));
+    const adapter = openAdapter(adapterFolder("llama"), loadConfig(adapterFolder("llama") + "/.."));
     const [first] = adapter.modules.values();
     const out = join(folder, "refused.gguf");
     expect(() => exportAdapter(out, adapter, config, "q4_0")).toThrow("an adapter alone is not written as q4_0");
     const ofHead = { ...adapter, modules: new Map([["lm_head", first!]]) };
-    expect(() => exportAdapter(out, ofHead, config, "f16")).toThrow("lm_head is shared with the embedding");
+    expect(() => exportAdapter(out, ofHead, config, "f16")).toThrow(
+      "no place for lm_head, which is shared with the embedding; write the model with the adapter merged in",
+    );
     adapter.source.close();
     expect(existsSync(out)).toBe(false);
   });

@@ -1,9 +1,10 @@
+import { uniformAdapters } from "../../src/models/tuning.ts";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeAdapterWeights } from "../../src/load/adapter.ts";
+import { initialiseAdapter, writeAdapterWeights } from "../../src/load/adapter.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { readAdapter } from "../../src/hf/peft/peft.ts";
+import { openAdapter } from "../../src/hf/peft/peft.ts";
 import {
   openSafetensors,
   readBytes,
@@ -20,7 +21,7 @@ import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { tuningOfAdapter } from "../../src/train/step/tuning.ts";
-import { initialiseAdapter, type WeightStorage } from "../../src/load/weights.ts";
+import type { WeightStorage } from "../../src/load/weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { createQuantiser } from "../../src/wasm/quantiser.ts";
 import { readTensors, relativeError } from "../support/golden.ts";
@@ -84,12 +85,12 @@ describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e
     const executor = await EXECUTORS[name]!();
     const config = loadConfig(FOLDER);
     const batch = readStepBatch(join(FOLDER, "batch.safetensors"), config);
-    const adapter = readAdapter(join(FOLDER, "adapter"), config);
+    const adapter = openAdapter(join(FOLDER, "adapter"), config);
     const tokens = [batch.ids.length];
     const engine = createEngine(executor, {
       config,
       source,
-      tuning: tuningOfAdapter(adapter, 0),
+      tuning: tuningOfAdapter(adapter, config, 0),
       strategy: { name: "per-segment" },
       tokens,
       logits: { tokens, rows: batch.ids.length },
@@ -98,7 +99,7 @@ describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e
       ...storage,
     });
     source.close();
-    writeAdapterWeights(executor, engine.resident, adapter, adapter.scale);
+    writeAdapterWeights(engine, adapter);
     adapter.source.close();
     use(engine, batch);
     engine.close();
@@ -182,7 +183,7 @@ test("ONNX Runtime computes in bf16 with NF4 weights: the loss is within 1 % of 
     const engine = createEngine(executor, {
       config,
       source,
-      tuning: { method: "lora", rank: 2, scale: 1, dropout: 0, targets: new Set(["q_proj", "down_proj"]) },
+      tuning: uniformAdapters({ rank: 2, scale: 1, dropout: 0, targets: new Set(["q_proj", "down_proj"]) }),
       strategy: { name: "per-segment" },
       tokens: [batch.ids.length],
       optimizer: null,
@@ -191,7 +192,7 @@ test("ONNX Runtime computes in bf16 with NF4 weights: the loss is within 1 % of 
       quantizeEmbedding: true,
     });
     source.close();
-    initialiseAdapter(executor, engine.resident, 1);
+    initialiseAdapter(engine, 1);
     const loss = engine.forwardBackward(batch, 1 / batch.labelled, 1, 0);
     executor.close();
     return loss;

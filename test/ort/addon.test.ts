@@ -6,7 +6,7 @@ import type { Executor } from "../../src/runtime/executor.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
 import { randomCheckpoint } from "../../bench/shapes.ts";
-import { initialiseAdapter } from "../../src/load/weights.ts";
+import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { SAMPLES } from "../onnx/samples.ts";
 import { remat } from "../support/cli.ts";
 import { gradients, llama, lora } from "../support/engine.ts";
@@ -66,7 +66,7 @@ describe("the addon's executor", () => {
           optimizer: chooseOptimizer({}),
           dtype,
         });
-        initialiseAdapter(executor, engine.resident, 3);
+        initialiseAdapter(engine, 3);
         return gradients(engine, 24);
       };
       const [expected, actual] = [run(library, "f32"), run(addon)];

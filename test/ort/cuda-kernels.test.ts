@@ -7,7 +7,7 @@ import type { Graph } from "../../src/graph/types.ts";
 import type { DType, FloatType } from "../../src/base/dtype.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { buildDecoder } from "../../src/models/chain/decode.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 import { buildSegments } from "../../src/models/chain/segments.ts";
 import { dtypeOf, encodeValueInfo } from "../../src/onnx/encode.ts";
 import {
@@ -93,13 +93,12 @@ function onTheCpu({ graph, functions }: ModelProto): string[] {
 
 const onCuda = (graph: Graph): string[] => onTheCpu(fromBinary(ModelProtoSchema, writeModel(graph, undefined, TARGETS.cuda)));
 
-const LORA: Tuning = {
-  method: "lora",
+const LORA: Tuning = uniformAdapters({
   rank: 4,
   scale: 2,
   dropout: 0.1,
   targets: new Set(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
-};
+});
 const TUNINGS: readonly Tuning[] = [LORA, { method: "full" }];
 
 describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA", (family) => {

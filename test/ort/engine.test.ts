@@ -3,7 +3,7 @@ import { randomCheckpoint } from "../../bench/shapes.ts";
 import { createBatches } from "../../src/data/samples/batch.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
 import { parseConfig } from "../../src/models/families/index.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
@@ -11,7 +11,7 @@ import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
-import { initialiseAdapter } from "../../src/load/weights.ts";
+import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { openOrt, PROVIDER } from "../support/provider.ts";
 import { expectSameBits, expectWithin, relativeError } from "../support/ops.ts";
@@ -60,13 +60,12 @@ const gemma = parseConfig(
   "test",
 );
 
-const LORA: Tuning = {
-  method: "lora",
+const LORA: Tuning = uniformAdapters({
   rank: 4,
   scale: 1.5,
   dropout: 0.2,
   targets: new Set(["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
-};
+});
 const METHODS: [string, Tuning][] = [
   ["LoRA with dropout", LORA],
   ["full tuning", { method: "full" }],
@@ -83,7 +82,7 @@ function build(executor: Executor, tuning: Tuning, strategy: Checkpointing, mode
     tokens: [TOKENS],
     optimizer: chooseOptimizer({ weightDecay: 0.01 }),
   });
-  initialiseAdapter(executor, engine.resident, 3);
+  initialiseAdapter(engine, 3);
   return engine;
 }
 

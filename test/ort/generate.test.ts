@@ -25,7 +25,7 @@ afterAll(() => {
 
 function open(family: GoldenFamily) {
   const config = loadConfig(modelFolder(family));
-  return { config, source: openModelWeights(modelFolder(family), config), adapter: openAdapter(adapterFolder(family)) };
+  return { config, source: openModelWeights(modelFolder(family), config), adapter: openAdapter(adapterFolder(family), config) };
 }
 
 function randomIds(seed: number, count: number, vocab: number): Int32Array {

@@ -5,7 +5,7 @@ import type { Executor } from "../../src/runtime/executor.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import type { OffloadOptions } from "../../src/train/memory/offload.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
-import { initialiseAdapter } from "../../src/load/weights.ts";
+import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { gradients, llama, lora } from "../support/engine.ts";
 import { boundFor, PROVIDER } from "../support/provider.ts";
@@ -38,7 +38,7 @@ function build(copies: boolean, strategy: Checkpointing, offload: OffloadOptions
     verifyReplay: offload !== null,
   };
   const engine = createEngine(executor, options);
-  initialiseAdapter(executor, engine.resident, 3);
+  initialiseAdapter(engine, 3);
   engines.push(engine);
   return engine;
 }

@@ -5,14 +5,14 @@ import { programsOf } from "../../src/graph/segment.ts";
 import { type Graph, typeOf } from "../../src/graph/types.ts";
 import { type FloatType } from "../../src/base/dtype.ts";
 import { toFloat32 } from "../../src/base/float16.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import type { Tuning } from "../../src/models/tuning.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
-import { initialiseAdapter } from "../../src/load/weights.ts";
+import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { llama, lora, packedBatch } from "../support/engine.ts";
 import { runOn } from "../support/executor.ts";
@@ -121,7 +121,7 @@ function build(executor: Executor, tuning: Tuning, dtype: FloatType | undefined,
   const source = randomCheckpoint(config, "bf16");
   const optimizer = chooseOptimizer({ weightDecay: 0.01 });
   const engine = createEngine(keep(executor), { config, source, tuning, strategy, dtype, tokens: [TOKENS], optimizer });
-  initialiseAdapter(executor, engine.resident, 3);
+  initialiseAdapter(engine, 3);
   // B = 0 would leave A without a gradient.
   for (const { name, type } of engine.resident.params.filter((param) => param.name.endsWith("lora_B.weight"))) {
     const values = random(generator(5), type.shape, 0.1).data;

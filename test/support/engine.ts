@@ -1,14 +1,15 @@
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
 import { parseConfig } from "../../src/models/families/index.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createEngine, type Engine, type EngineOptions } from "../../src/train/step/engine.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
-import { initialiseAdapter, isAdapter } from "../../src/load/weights.ts";
+import { initialiseAdapter } from "../../src/load/adapter.ts";
+import { isAdapter } from "../../src/models/adapters/names.ts";
 import { createWasmExecutor, type WasmExecutorOptions } from "../../src/wasm/executor.ts";
 
 const executors: Executor[] = [];
@@ -57,13 +58,13 @@ export function packedBatch(tokens: number, vocabulary: number) {
   return { ids, labels, starts, positions, labelled: labels.filter((label) => label >= 0).length };
 }
 
-export const lora = (dropout: number): Tuning => ({
-  method: "lora",
-  rank: 4,
-  scale: 1.5,
-  dropout,
-  targets: new Set(["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
-});
+export const lora = (dropout: number): Tuning =>
+  uniformAdapters({
+    rank: 4,
+    scale: 1.5,
+    dropout,
+    targets: new Set(["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
+  });
 
 /** An engine on random weights whose adapters are not zero. */
 export async function build(
@@ -77,7 +78,7 @@ export async function build(
   const source = randomCheckpoint(config, "f32");
   const options = { config, source, tuning, strategy, tokens: [tokens], optimizer: chooseOptimizer({}), ...more };
   const engine = createEngine(await executor(typeof threads === "number" ? { threads } : threads), options);
-  initialiseAdapter(engine.executor, engine.resident, 3);
+  initialiseAdapter(engine, 3);
   // B = 0 would leave A without a gradient.
   for (const param of engine.resident.params.filter((info) => isAdapter(info) && info.name.endsWith("lora_B.weight"))) {
     const random = createRandom(5, param.name);

@@ -1,6 +1,6 @@
 import type { ModelConfig } from "../../src/models/config.ts";
 import type { TensorSource } from "../../src/hf/weights/safetensors.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import type { Tuning } from "../../src/models/tuning.ts";
 import { buildLogits, buildSegments } from "../../src/models/chain/segments.ts";
 import { createPrograms } from "../../src/runtime/chain.ts";
 import type { Executor } from "../../src/runtime/executor.ts";

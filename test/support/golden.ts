@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 
 /** The fixtures of test/golden/models; its README describes the files. */
 const ROOT = join(import.meta.dir, "../golden/models");
@@ -108,7 +108,7 @@ export interface GoldenAdapter {
 export function goldenTuning(family: GoldenFamily, method: GoldenMethod): Tuning {
   if (method === "full") return { method };
   const { rank, alpha, targets } = readAdapter(family);
-  return { method, rank, scale: alpha / rank, dropout: 0, targets: new Set(targets) };
+  return uniformAdapters({ rank, scale: alpha / rank, dropout: 0, targets: new Set(targets) });
 }
 
 export function readAdapter(family: GoldenFamily): GoldenAdapter {

@@ -7,7 +7,7 @@ import { type TrainConfig, trainConfigSchema } from "../../src/train/config.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { exportTrained } from "../../src/train/run/export.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
-import { isAdapter } from "../../src/load/weights.ts";
+import { isAdapter } from "../../src/models/adapters/names.ts";
 import { tuningOf } from "../../src/train/step/tuning.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { batchFile, type GoldenFamily, modelFolder } from "./golden.ts";
@@ -46,7 +46,7 @@ export async function adaptedEngine(
   const engine = createEngine(executor, {
     config: model,
     source,
-    tuning: tuningOf(config, model),
+    tuning: tuningOf(config, model, source),
     strategy: { name: "per-segment" },
     tokens,
     logits: { tokens, rows: batch.ids.length },

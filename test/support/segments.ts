@@ -2,7 +2,7 @@ import type { Segment } from "../../src/graph/segment.ts";
 import { elements, type Graph, type TensorType, typeOf } from "../../src/graph/types.ts";
 import { type FloatType } from "../../src/base/dtype.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 import { buildSegments } from "../../src/models/chain/segments.ts";
 import { type Data, f32, half, i32, random, type TestTensor } from "./ops.ts";
 
@@ -47,13 +47,12 @@ const config: ModelConfig = {
   dtype: "f32",
 };
 
-export const LORA: Tuning = {
-  method: "lora",
+export const LORA: Tuning = uniformAdapters({
   rank: 3,
   scale: 2,
   dropout: 0.1,
   targets: new Set(["q_proj", "v_proj", "down_proj"]),
-};
+});
 
 export function chain(tuning: Tuning, weights: FloatType): Segment[] {
   return buildSegments(config, { tokens: TOKENS, tuning, weightType: () => weights });

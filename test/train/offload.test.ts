@@ -1,7 +1,7 @@
 import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
-import type { Tuning } from "../../src/models/linear.ts";
+import type { Tuning } from "../../src/models/tuning.ts";
 import { summarise } from "../../src/schedule/summary.ts";
 import { createCosts } from "../../src/train/memory/costs.ts";
 import { createEngine, type Engine, type EngineOptions } from "../../src/train/step/engine.ts";

@@ -60,7 +60,7 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
       );
       progress.say(`time            ${formatDuration(event.seconds)}${stepTimeText(event)}`);
       if (event.bestStep !== null) progress.say(`best            the weights after step ${event.bestStep} are exported`);
-      const what = event.method === "lora" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder";
+      const what = event.method !== "full" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder";
       return progress.say(
         `written         ${relative(process.cwd(), event.output) || event.output}: ${what}, ${RUN_FILES.metrics}, ${RUN_FILES.segments}/`,
       );

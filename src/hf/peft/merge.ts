@@ -1,19 +1,21 @@
 import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { verifyChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { UserError } from "../../base/errors.ts";
 import type { FloatType } from "../../base/dtype.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { fileError, fileIo, makeFolder, temporaryPath, type FileIo } from "../../base/files/files.ts";
-import { show } from "../../base/json.ts";
+import { fileError, fileIo, makeFolder, temporaryPath, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
+import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { examineWeights } from "../weights/examine.ts";
 import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
-import { openAdapter, type Adapter, type AdapterModule } from "./peft.ts";
+import { adapterKind } from "../../models/adapters/index.ts";
+import { openAdapterFor } from "./check-adapter.ts";
+import type { Adapter, AdapterModule } from "./peft.ts";
 import { openModelWeights } from "../weights/model-weights.ts";
 import { modulesOf } from "../../models/families/index.ts";
-import { readBytes, readFloat32, type TensorEntry, type TensorSource } from "../weights/safetensors.ts";
+import { readBytes, readFloat32, type TensorSource } from "../weights/safetensors.ts";
 import { type TensorData } from "../weights/safetensors-write.ts";
 
 export interface MergeOptions {
@@ -26,8 +28,7 @@ export interface MergeOptions {
 }
 
 /**
- * Writes the base model with the adapter added to its weights: W + scale * B A, summed in f32 and rounded once to the
- * weight's own dtype. One tensor is in memory at a time. The output folder appears whole or not at all.
+ * Writes the base model with the adapter added to its weights, each computed in f32 and rounded once to the weight's own dtype. One tensor is in memory at a time. The output folder appears whole or not at all.
  * @throws {UserError} an adapter of another model, an output folder in use, a full disk
  */
 export function mergeAdapter(options: MergeOptions): void {
@@ -39,16 +40,17 @@ export function mergeAdapter(options: MergeOptions): void {
   const config = loadConfig(base);
   const source = openModelWeights(base, config);
   try {
-    const adapter = openAdapter(options.adapter, config);
+    const adapter = openAdapterFor(source, options.adapter, config);
     try {
       // What is damaged must not get checksums of its own.
       for (const folder of [base, options.adapter]) verifyChecksums(folder, { fresh: true });
       for (const { tensors } of [source, adapter.source]) examineWeights({ tensors }, { fresh: true });
-      const tensors = mergedTensors(source, adapter, config);
+      const { tensors, config: merged } = mergedModel(source, adapter, config);
       const draft = temporaryPath(output);
       makeFolder(draft);
       try {
         const companions = copyCompanions(base, draft, io);
+        if (merged.tieWordEmbeddings !== config.tieWordEmbeddings) untieConfig(draft, io);
         const weights = writeWeights(draft, tensors, maxShardBytes, io);
         writeChecksums(draft, [...companions, ...weights], io);
         publish(draft, output);
@@ -72,60 +74,74 @@ function publish(draft: string, output: string): void {
   }
 }
 
-/** The base model's tensors, in its order, names and dtypes, with the adapter added when their turn comes. @throws {UserError} */
-export function mergedTensors(
-  source: TensorSource,
-  adapter: Adapter,
-  config: Pick<ModelConfig, "family" | "tieWordEmbeddings">,
-): TensorData[] {
-  const { head } = modulesOf(config);
-  for (const name of adapter.modules.keys()) {
-    if (source.tensors.has(`${name}.weight`)) continue;
-    if (name === head && config.tieWordEmbeddings) {
-      throw new UserError(`the adapter changes ${head}, which the base model shares with its embedding; they cannot be merged`);
-    }
-    throw new UserError(
-      `${source.path} has no tensor ${show(`${name}.weight`)}, which the adapter changes; is it the adapter's base model?`,
-    );
+/** A base model with an adapter in its weights. */
+export interface MergedModel {
+  /** Its head and embedding are two matrices where the adapter has made them differ. */
+  readonly config: ModelConfig;
+  /** In the base model's order, names and dtypes; the adapter is added to each when its turn comes. */
+  readonly tensors: TensorData[];
+}
+
+/**
+ * Merges an adapter that was opened for its base model. Where the base's head is its embedding and the adapter changes one of them, both
+ * are written, each as the adapter has it.
+ * @throws {UserError} a tensor of the base model that cannot be copied
+ */
+export function mergedModel(source: TensorSource, adapter: Adapter, config: ModelConfig): MergedModel {
+  const { head, embedding } = modulesOf(config);
+  const [headName, embeddingName] = [`${head}.weight`, `${config.modulePrefix}${embedding}.weight`];
+  const changes = (module: string, name: string) => adapter.modules.has(module) || adapter.whole.has(name);
+  const unties = config.tieWordEmbeddings && (changes(head, headName) || changes(config.modulePrefix + embedding, embeddingName));
+  const entries = new Map(source.tensors);
+  if (unties) {
+    const shared = entries.get(embeddingName)!;
+    entries.set(headName, { ...shared, name: storedHead(shared.name, headName) });
   }
-  return Array.from(source.tensors, ([key, entry]): TensorData => {
-    const { name, dtype, shape } = entry;
-    if (dtype === null)
-      throw new UserError(`${entry.path}: tensor ${show(name)} has dtype ${entry.stored}, which cannot be copied`);
+  const tensors = Array.from(entries, ([key, entry]): TensorData => {
+    const { name, dtype, shape, stored } = entry;
+    if (dtype === null) throw new UserError(`${entry.path}: tensor ${show(name)} has dtype ${stored}, which cannot be copied`);
+    const replaced =
+      adapter.whole.get(key) ??
+      adapter.copies.get(key) ??
+      (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
     const module = key.endsWith(".weight") ? adapter.modules.get(key.slice(0, -".weight".length)) : undefined;
-    if (!module) return { name, dtype, shape, data: () => readBytes(source, entry) };
-    checkShapes(entry, module);
-    return { name, dtype, shape, data: () => mergedWeight(source, adapter.source, entry, module) };
+    if (!module && !replaced) return { name, dtype, shape, data: () => readBytes(source, entry) };
+    const type = dtype as FloatType;
+    return {
+      name,
+      dtype,
+      shape,
+      data() {
+        const weight = replaced ? readFloat32(adapter.source, replaced.name, shape) : toFloat32(readBytes(source, entry), type);
+        if (module) addUpdate(adapter, weight, module);
+        return fromFloat32(weight, type);
+      },
+    };
+  });
+  return { config: unties ? { ...config, tieWordEmbeddings: false } : config, tensors };
+}
+
+/** The head's name in a file that has the embedding under this one. */
+function storedHead(embedding: string, head: string): string {
+  return embedding.startsWith("language_model.") ? `language_model.${head}` : head;
+}
+
+function addUpdate({ method, source }: Adapter, weight: Float32Array, module: AdapterModule): void {
+  adapterKind(method).merge(weight, module.site, module, (suffix) => {
+    const entry = module.parts.get(suffix)!;
+    return readFloat32(source, entry.name, entry.shape);
   });
 }
 
-function checkShapes(weight: TensorEntry, module: AdapterModule): void {
-  const fits = weight.shape.length === 2 && weight.shape[0] === module.b.shape[0] && weight.shape[1] === module.a.shape[1];
-  if (!fits || !["f32", "bf16", "f16"].includes(weight.dtype ?? "")) {
-    throw new UserError(
-      `${weight.path}: tensor ${show(weight.name)} is ${weight.stored}[${weight.shape.join(", ")}], the adapter's update is ` +
-        `[${module.b.shape[0]}, ${module.a.shape[1]}]; is it the adapter's base model?`,
-    );
-  }
-}
-
-/** W [out, in] + scale * B [out, r] A [r, in]; `sum` holds one row in f64, so the order of the r terms does not show. */
-function mergedWeight(base: TensorSource, adapter: TensorSource, entry: TensorEntry, module: AdapterModule): Uint8Array {
-  const dtype = entry.dtype as FloatType;
-  const weight = toFloat32(readBytes(base, entry), dtype);
-  const a = readFloat32(adapter, module.a.name, module.a.shape);
-  const b = readFloat32(adapter, module.b.name, module.b.shape);
-  const [out, inner] = entry.shape as [number, number];
-  const sum = new Float64Array(inner);
-  for (let row = 0; row < out; row++) {
-    sum.fill(0);
-    for (let k = 0; k < module.rank; k++) {
-      const factor = b[row * module.rank + k]!;
-      const from = k * inner;
-      for (let i = 0; i < inner; i++) sum[i]! += factor * a[from + i]!;
-    }
-    const from = row * inner;
-    for (let i = 0; i < inner; i++) weight[from + i] = weight[from + i]! + module.scale * sum[i]!;
-  }
-  return fromFloat32(weight, dtype);
+/** Says in a folder's `config.json` that head and embedding are two matrices. @throws {UserError} */
+function untieConfig(folder: string, io: FileIo): void {
+  const path = join(folder, "config.json");
+  const config = readJsonObject(path);
+  const text = config["text_config"];
+  const changed = {
+    ...config,
+    ...(isRecord(text) && { text_config: { ...text, tie_word_embeddings: false } }),
+    tie_word_embeddings: false,
+  };
+  writeTextAtomic(path, `${JSON.stringify(changed, null, 2)}\n`, io);
 }

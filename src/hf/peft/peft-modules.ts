@@ -10,24 +10,67 @@ export interface ModuleRules {
   readonly layers_to_transform?: readonly number[] | number | null | undefined;
   /** What stands before the number of a block: `layers`. */
   readonly layers_pattern?: readonly string[] | string | null | undefined;
+  /** Names, or a regular expression, of modules that are not adapted. */
+  readonly exclude_modules?: readonly string[] | string | null | undefined;
+  /** Ends of the names of modules that are trained whole, and not adapted. */
+  readonly modules_to_save?: readonly string[] | null | undefined;
 }
 
 /**
  * Names modules as PEFT's configuration does: by the ends of their names, with the blocks that they are in unless that is all of them;
- * one by one where not every block has the same.
+ * one by one where not every block has the same. Modules outside the blocks have their whole names, which hold whatever the blocks.
  */
 export function describeModules(
   modules: readonly string[],
   model: { readonly layers: number; readonly modulePrefix: string },
 ): { readonly targets: string[]; readonly layers: number[] | null } {
-  const targets = [...new Set(modules.map((name) => name.split(".").at(-1)!))].sort();
-  const layers = [...new Set(modules.map((name) => layerOf(name, model) ?? -1))].sort((a, b) => a - b);
-  if (targets.length * layers.length !== modules.length) return { targets: [...modules].sort(), layers: null };
-  return { targets, layers: layers.length === model.layers ? null : layers };
+  const outside = modules.filter((name) => layerOf(name, model) === null);
+  const inside = modules.filter((name) => layerOf(name, model) !== null);
+  const targets = [...new Set(inside.map((name) => name.split(".").at(-1)!))];
+  const layers = [...new Set(inside.map((name) => layerOf(name, model)!))].sort((a, b) => a - b);
+  if (targets.length * layers.length !== inside.length) return { targets: [...modules].sort(), layers: null };
+  const isAll = inside.length === 0 || layers.length === model.layers;
+  return { targets: [...targets, ...outside].sort(), layers: isAll ? null : layers };
+}
+
+/** Whether a name is a module's, or its end after a dot. */
+const endsWithName = (module: string, name: string): boolean => module === name || module.endsWith(`.${name}`);
+
+/** Whether PEFT trains a module whole for a name: the module's name ends with it, at a dot or not (`_set_trainable`). */
+export function isSaved(parameter: string, names: readonly string[]): boolean {
+  const parts = parameter.split(".").slice(0, -1);
+  return parts.some((_, i) => {
+    const module = parts.slice(0, i + 1).join(".");
+    return names.some((name) => module.endsWith(name));
+  });
+}
+
+/** Whether a module is, or lies in, one that is trained whole: it gets no adapter then. */
+export function isSavedModule(module: string, names: readonly string[]): boolean {
+  const parts = module.split(".");
+  return parts.some((_, i) => names.some((name) => endsWithName(parts.slice(0, i + 1).join("."), name)));
 }
 
 /** Rank or alpha by module: keys are regular expressions of the whole name, or of its end after a dot. */
 export type ModulePattern = Readonly<Record<string, number>> | null | undefined;
+
+/**
+ * Whether a configuration certainly asks for an adapter of a module: where its patterns are not understood, it does not.
+ * @param where names the configuration in errors
+ */
+export function isNamed(module: string, rules: ModuleRules, where: string): boolean {
+  const { target_modules: targets, exclude_modules: excluded } = rules;
+  try {
+    if (typeof excluded === "string" && createPattern(`^(?:${excluded})$`, excluded, where).test(module)) return false;
+    if (typeof targets === "string") {
+      if (!createPattern(`^(?:${targets})$`, targets, where).test(module)) return false;
+    } else if (!targets || targets.length === 0) return false;
+    return isAdapted(module, rules, where);
+  } catch (error) {
+    if (error instanceof UserError) return false;
+    throw error;
+  }
+}
 
 /**
  * Whether PEFT would adapt a module. Where targets are a regular expression or are not named, the matrices in the file say it.
@@ -35,7 +78,9 @@ export type ModulePattern = Readonly<Record<string, number>> | null | undefined;
  * @throws {UserError} a `layers_pattern` that is not understood
  */
 export function isAdapted(module: string, rules: ModuleRules, where: string): boolean {
-  const { target_modules: targets, layers_to_transform: layers } = rules;
+  const { target_modules: targets, layers_to_transform: layers, exclude_modules: excluded } = rules;
+  if (Array.isArray(excluded) && (excluded as readonly string[]).some((name) => endsWithName(module, name))) return false;
+  if (isSavedModule(module, rules.modules_to_save ?? [])) return false;
   if (!Array.isArray(targets) || targets.length === 0) return true;
   const names = targets as readonly string[];
   if (names.includes(module)) return true;

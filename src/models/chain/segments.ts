@@ -14,13 +14,15 @@ import { Gemm } from "../../ops/gemm.ts";
 import { LinearCrossEntropy } from "../../ops/linear-cross-entropy.ts";
 import { SoftCap } from "../../ops/soft-cap.ts";
 import { TokenCrossEntropy } from "../../ops/token-cross-entropy.ts";
-import { ParamScope } from "../linear.ts";
+import { addUpdate } from "../adapters/low-rank.ts";
+import { adaptedInput, embeddingRows, ParamScope } from "../linear.ts";
 import { type Decoding, type Layer, startBlock } from "../blocks/layer.ts";
 import { rmsNorm } from "../blocks/norm.ts";
 import type { ModelConfig } from "../config.ts";
 import { familyOf, modulesOf } from "../families/index.ts";
 import { blockName } from "../names.ts";
-import { batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
+import { type BatchInput, batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
+import { hasAdapters, withoutDropout } from "../tuning.ts";
 
 /** A model as segments: embedding, one per decoder block, head (final norm + linear + cross entropy). */
 
@@ -84,7 +86,7 @@ function segmentModel(
 export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
   const builder = startGraph("embedding", config, options, ["ids"], false);
   const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
-  const rows = scope.rows(`${modulesOf(config).embedding}.weight`, [config.vocabSize, config.hiddenSize], "ids");
+  const rows = embeddingRows(scope, modulesOf(config).embedding, [config.vocabSize, config.hiddenSize], "ids");
   const type = options.weightType(`${embeddingName(config)}.weight`);
   const { embeddingScale, roundsEmbeddingScale, dtype } = config;
   const alpha = roundTo(embeddingScale, !roundsEmbeddingScale ? "f32" : isQuantised(type) ? dtype : type);
@@ -118,6 +120,8 @@ interface HeadParams {
   readonly scope: ParamScope;
   readonly normed: string;
   readonly weight: string;
+  /** What an adapter of the head adds to the logits of normed rows; null: there is none. */
+  readonly update: ((x: string) => { readonly low: string; readonly up: string; readonly scale: number }) | null;
 }
 
 function headParams(builder: GraphBuilder, config: ModelConfig, options: SegmentOptions): HeadParams {
@@ -128,14 +132,35 @@ function headParams(builder: GraphBuilder, config: ModelConfig, options: Segment
   const normed = alpha === 1 ? unscaled : builder.value(Affine, [unscaled], { alpha, beta: 0 }, "scaled");
   const { head } = modulesOf(config);
   const name = config.tieWordEmbeddings ? embeddingName(config) : head;
-  return { scope, normed, weight: scope.matrix(`${head}.weight`, [config.vocabSize, config.hiddenSize], `${name}.weight`) };
+  const site = { layer: "head", rows: config.vocabSize, columns: config.hiddenSize } as const;
+  const weight = scope.matrix(`${head}.weight`, [site.rows, site.columns], `${name}.weight`);
+  const adapter = scope.adapterOf(head);
+  if (adapter === null) return { scope, normed, weight, update: null };
+  const { kind, size } = adapter;
+  if (!kind.head) throw new Error(`${kind.name} does not adapt heads`);
+  const add = kind.head;
+  return {
+    scope,
+    normed,
+    weight,
+    update: (x) => ({ ...add(adaptedInput(scope, x, head, site, 0), size), scale: size.scale }),
+  };
+}
+
+/** Batch inputs of dropout, and the segment's index, where an adapter of the head has dropout. */
+function startHead(config: ModelConfig, options: SegmentOptions, inputs: readonly BatchInput[]): GraphBuilder {
+  const { tuning } = options;
+  const drops = hasAdapters(tuning) && tuning.dropout > 0 && tuning.adapts(modulesOf(config).head) !== null;
+  const builder = startGraph("head", config, options, drops ? [...inputs, "rng"] : inputs, true);
+  if (drops) builder.input("segment", "segment", { dtype: "i32", shape: [1] });
+  return builder;
 }
 
 function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
-  const builder = startGraph("head", config, options, ["labels", "scale"], true);
-  const { scope, normed, weight } = headParams(builder, config, options);
-  const inputs = [normed, weight, "labels", "scale"];
-  const [loss, correct] = builder.node(LinearCrossEntropy, inputs, capAttr(config.logitSoftCap), "loss");
+  const builder = startHead(config, options, ["labels", "scale"]);
+  const { scope, normed, weight, update } = headParams(builder, config, options);
+  const { inputs, attrs } = lossOperands(config, [normed, weight, "labels", "scale"], update);
+  const [loss, correct] = builder.node(LinearCrossEntropy, inputs, attrs, "loss");
   builder.output({ name: loss!, role: "loss" });
   const trains = inputGrad || scope.trainable.size > 0;
   const fused = trains ? fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad })) : null;
@@ -148,11 +173,22 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   return { name: "head", model: { ...model, forward }, params: scope.names };
 }
 
+/** What an operator of the head takes, with an adapter's update where there is one. */
+function lossOperands(config: ModelConfig, inputs: readonly string[], update: HeadParams["update"]) {
+  const cap = capAttr(config.logitSoftCap);
+  if (update === null) return { inputs, attrs: cap };
+  const { low, up, scale } = update(inputs[0]!);
+  return { inputs: [...inputs, low, up], attrs: { ...cap, alpha: scale } };
+}
+
 /** The forward of an open head: the loss of each token. */
 function openHead(config: ModelConfig, options: SegmentOptions): Graph {
-  const builder = startGraph("head", config, options, ["labels"], true);
-  const { normed, weight } = headParams(builder, config, options);
-  const name = builder.value(TokenCrossEntropy, [normed, weight, "labels"], capAttr(config.logitSoftCap), "losses");
+  const builder = startHead(config, options, ["labels"]);
+  const { normed, weight, update } = headParams(builder, config, options);
+  // The operator has no scales, whose place stays empty where more inputs follow.
+  const plain = [normed, weight, "labels", ...(update === null ? [] : [""])];
+  const { inputs, attrs } = lossOperands(config, plain, update);
+  const name = builder.value(TokenCrossEntropy, inputs, attrs, "losses");
   builder.output({ name, role: "token-losses" });
   return optimise(builder.build());
 }
@@ -164,10 +200,12 @@ function openHead(config: ModelConfig, options: SegmentOptions): Graph {
 export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: number): Segment {
   const builder = startGraph("logits", config, options, [], true);
   builder.input("rows", "batch", batchTypes(config, { tokens: options.tokens, rows }).rows!);
-  const { scope, normed, weight } = headParams(builder, config, options);
+  const { scope, normed, weight, update } = headParams(builder, config, { ...options, tuning: withoutDropout(options.tuning) });
   const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
   const picked = builder.value(Gather, [normed, "rows"], {}, "picked");
-  const logits = builder.value(Gemm, [picked, weight], product, "logits");
+  const plain = builder.value(Gemm, [picked, weight], product, "logits");
+  const parts = update && update(picked);
+  const logits = parts === null ? plain : addUpdate({ builder, module: "head" }, plain, parts, parts.scale);
   const { logitSoftCap: softcap } = config;
   const capped = softcap === null ? logits : builder.value(SoftCap, [logits], { softcap }, "capped");
   builder.output({ name: capped, role: "logits" });

@@ -8,7 +8,7 @@ import type { FloatType } from "../../base/dtype.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { OptimizerChoice } from "../../optimizers/index.ts";
 import { type OptimizerPlan, planOptimizer, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
-import type { Tuning } from "../../models/linear.ts";
+import { hasAdapters, type Tuning, withoutDropout } from "../../models/tuning.ts";
 import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
 import { buildLogits, buildSegments } from "../../models/chain/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
@@ -107,7 +107,7 @@ export interface ModelPlan {
 export function planModel(executor: Executor, options: ModelPlanOptions, seconds?: SecondsOf): ModelPlan {
   const { config, tuning, strategy, compute = "f32" } = options;
   const programs = createPrograms(executor);
-  const dropout = tuning.method === "lora" && tuning.dropout > 0;
+  const dropout = hasAdapters(tuning) && tuning.dropout > 0;
   const segmentOptions = (tokens: number): SegmentOptions => ({
     tokens,
     tuning,
@@ -118,7 +118,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   });
   const evaluationOptions = (tokens: number): SegmentOptions => ({
     tokens,
-    tuning: tuning.method === "lora" ? { ...tuning, dropout: 0 } : tuning,
+    tuning: withoutDropout(tuning),
     weightType: options.weightType,
     weighted: options.weighted,
     head: options.head,

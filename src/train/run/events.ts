@@ -1,3 +1,4 @@
+import type { TrainConfig } from "../config.ts";
 import type { ComputedTime } from "../step/engine.ts";
 import type { DataReport } from "../../data/samples/check.ts";
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
@@ -36,7 +37,7 @@ export interface StartEvent {
   readonly model: string;
   readonly family: string;
   readonly layers: number;
-  readonly method: "lora" | "full";
+  readonly method: TrainConfig["method"];
   readonly parameters: { readonly all: number; readonly trainable: number };
   readonly examples: number;
   readonly tokens: number;
@@ -87,7 +88,7 @@ export function lineOf(event: RunEvent | VerbEvent): Readonly<Record<string, unk
 
 export interface DoneEvent {
   readonly type: "done";
-  readonly method: "lora" | "full";
+  readonly method: TrainConfig["method"];
   readonly step: number;
   readonly reason: "finished" | "interrupted" | "patience";
   /** The step whose weights were exported, if not the last one's. */

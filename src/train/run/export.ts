@@ -2,14 +2,20 @@ import { removeChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { narrow } from "../../base/float16.ts";
 import { copyCompanions, writeWeights } from "../../hf/weights/model-folder.ts";
 import { writeAdapter } from "../../hf/peft/peft.ts";
-import { describeModules } from "../../hf/peft/peft-modules.ts";
+import { describeModules, isSaved } from "../../hf/peft/peft-modules.ts";
+import { fileShape } from "../../load/adapter.ts";
+import { isTransposed, PART_SUFFIXES } from "../../models/adapters/index.ts";
+import { transpose } from "../../models/adapters/low-rank.ts";
+import { isAdapter, parameterOf, withoutPrefix } from "../../models/adapters/names.ts";
+import { type ParamInfo, readTensor } from "../../runtime/resident.ts";
 import { isVision } from "../../hf/weights/model-weights.ts";
 import { readBytes, type TensorSource } from "../../hf/weights/safetensors.ts";
 import { type TensorData } from "../../hf/weights/safetensors-write.ts";
 import { byteLength } from "../../graph/types.ts";
 import { type FloatType } from "../../base/dtype.ts";
 import { PIECE, readPieces } from "../../runtime/executor.ts";
-import { loraAlpha, type TrainConfig } from "../config.ts";
+import type { TrainConfig } from "../config.ts";
+import { settingsOf } from "../step/tuning.ts";
 import type { Engine } from "../step/engine.ts";
 import { RUN_FILES } from "./folder.ts";
 
@@ -27,18 +33,18 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
 
 /** Returns the names of the files. */
 function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): string[] {
-  if (config.method === "lora") {
-    const modules = engine.resident.params.flatMap(
-      ({ name }) => /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(name)?.[1] ?? [],
-    );
+  if (config.method !== "full") {
+    const { params } = engine.resident;
+    const modules = params.flatMap(({ name }) => adaptedModule(name) ?? []);
+    const isWrapped = engine.config.modulePrefix !== "model.";
+    const settings = settingsOf(config);
     writeAdapter(folder, {
-      ...describeModules(modules, engine.config),
+      ...settings,
+      ...describeModules([...new Set(modules)], engine.config),
+      // In a model with images a name's end would mean modules of the other parts too.
+      modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
       base: config.model,
-      rank: config.rank,
-      alpha: loraAlpha(config),
-      dropout: config.dropout,
-      rslora: config.rslora,
-      exclude: engine.config.modulePrefix === "model." ? null : VISION_MODULES,
+      exclude: isWrapped ? VISION_MODULES : null,
       tensors: trainedTensors(engine, () => "f32"),
     });
     return [RUN_FILES.adapterConfig, RUN_FILES.adapter];
@@ -53,6 +59,20 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseF
   const companions = copyCompanions(baseFolder, folder);
   const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
   return [...companions, ...writeWeights(folder, [...trained, ...base])];
+}
+
+/** The module that a parameter is a part of an adapter of, or null. */
+function adaptedModule(name: string): string | null {
+  const plain = withoutPrefix(name);
+  const suffix = plain === null ? undefined : PART_SUFFIXES.find((candidate) => plain.endsWith(`.${candidate}`));
+  return suffix === undefined ? null : plain!.slice(0, -suffix.length - 1);
+}
+
+/** Modules that are trained whole for some names, by their own. */
+function savedModules(params: readonly ParamInfo[], names: readonly string[]): string[] {
+  const wholes = params.filter((param) => isAdapter(param) && adaptedModule(param.name) === null);
+  const parameters = wholes.map(({ name }) => parameterOf(withoutPrefix(name)!).parameter).filter((name) => isSaved(name, names));
+  return [...new Set(parameters.map((name) => name.slice(0, name.lastIndexOf("."))))];
 }
 
 /** Tensors of the base model, chosen by the module's name, as they are. */
@@ -72,6 +92,11 @@ function trainedTensors(engine: Engine, typeOf: (name: string) => FloatType): Te
     .filter((info) => info.trainable)
     .map(({ name, type }) => {
       const dtype = typeOf(name);
+      if (isTransposed(name)) {
+        const [rows, columns] = type.shape as [number, number];
+        const data = () => transpose(readTensor(engine.executor, param.get(name)!, type), rows, columns);
+        return { name, dtype, shape: fileShape({ name, type }), data };
+      }
       const pieces = function* () {
         for (const piece of readPieces(engine.executor, param.get(name)!, byteLength(type), buffer)) {
           if (dtype === "f32") yield piece;

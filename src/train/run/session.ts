@@ -6,17 +6,18 @@ import type { PrepareOptions } from "../../data/samples/prepare.ts";
 import { createSampleMaker, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
 import { cacheFolder } from "../../base/files/cache-folder.ts";
 import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
-import { writeAdapterWeights } from "../../load/adapter.ts";
+import { initialiseAdapter, writeAdapterWeights } from "../../load/adapter.ts";
 import { generate, stopTokens } from "../../generate/generate.ts";
 import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
 import { hashFile } from "../../base/files/files.ts";
-import { type Adapter, readAdapter } from "../../hf/peft/peft.ts";
+import type { Adapter } from "../../hf/peft/peft.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { checkContext, contextLimit } from "../../models/context.ts";
 import { type ModelIdentity, openFound, type OpenModel, type OpenModelOptions } from "../../load/open-model.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
-import { isScales, type Tuning } from "../../models/linear.ts";
+import { isScales } from "../../models/linear.ts";
+import type { Tuning } from "../../models/tuning.ts";
 import { checkObjectiveFlags, makerFor, metricOf, objectiveOf } from "../../objectives/index.ts";
 import type { Objective } from "../../objectives/objective.ts";
 import type { Executor } from "../../runtime/executor.ts";
@@ -34,7 +35,7 @@ import { runDate, startOfDay } from "./date.ts";
 import { RUN_FILES } from "./folder.ts";
 import { heldOut, type TrainingData } from "./loop.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../step/tuning.ts";
-import { initialiseAdapter, shapeOf, storageOf } from "../../load/weights.ts";
+import { shapeOf, storageOf } from "../../load/weights.ts";
 import { chooseOptimizer } from "../../optimizers/index.ts";
 
 /** Model, tokenizer and data of a run, read and checked; nothing has been written or reserved yet. */
@@ -73,7 +74,7 @@ export async function readInputs(
   { given = [], onNote, ...preparing }: InputsOptions = {},
 ): Promise<Inputs> {
   const found = { name: config.model, folder, adapter: config.adapter ?? null };
-  const opened = openFound(found, { adapterReader: readAdapter, onNote, check: config.resume ? "fresh" : "kept" });
+  const opened = openFound(found, { onNote, check: config.resume ? "fresh" : "kept" });
   try {
     return await readOpened(config, opened, given, { ...preparing, onNote });
   } catch (error) {
@@ -106,7 +107,7 @@ async function readOpened(
   );
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
   const start = adapter && { adapter, content: hashFile(adapter.source.path) };
-  const tuning = start ? tuningOfAdapter(start.adapter, config.dropout) : tuningOf(config, model);
+  const tuning = start ? tuningOfAdapter(start.adapter, model, config.dropout) : tuningOf(config, model, source);
   return {
     config: start ? withAdapter(config, start.adapter, model, given) : config,
     folder,
@@ -182,8 +183,8 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     optimizer: chooseOptimizer(config),
   };
   const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
-  if (start) writeAdapterWeights(executor, engine.resident, start.adapter, start.adapter.scale);
-  else if (config.method === "lora") initialiseAdapter(executor, engine.resident, config.seed);
+  if (start) writeAdapterWeights(engine, start.adapter);
+  else initialiseAdapter(engine, config.seed);
   // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
   Bun.gc(true);
   const count = (trainable: boolean) =>

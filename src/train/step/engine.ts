@@ -3,6 +3,7 @@ import type { Segment } from "../../graph/segment.ts";
 import type { Graph } from "../../graph/types.ts";
 import type { FloatType } from "../../base/dtype.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import type { Tuning } from "../../models/tuning.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import type { StepMemory } from "../../runtime/bind.ts";
 import { type OptimizerState, reserveOptimizer } from "../../optimizers/plan.ts";
@@ -53,6 +54,8 @@ export interface Engine {
   readonly compute: FloatType;
   /** The checkpoint that the weights came from. */
   readonly source: TensorSource;
+  /** What is trained. */
+  readonly tuning: Tuning;
   readonly plan: ModelPlan;
   /** Segments at the largest number of tokens. */
   readonly segments: readonly Segment[];
@@ -231,6 +234,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     optimizer,
     compute,
     source,
+    tuning: options.tuning,
     segments,
     get plan() {
       return plan;

@@ -1,5 +1,7 @@
 import { byteLength } from "../../graph/types.ts";
 import type { TensorData } from "../../hf/weights/safetensors-write.ts";
+import { isTransposed } from "../../models/adapters/index.ts";
+import { transpose } from "../../models/adapters/low-rank.ts";
 import { PIECE, readPieces } from "../../runtime/executor.ts";
 import type { StepBatch } from "./step-batch.ts";
 import type { Engine } from "./engine.ts";
@@ -53,11 +55,12 @@ export function stepGradients(engine: Engine, batch: StepBatch, seed: number): S
       yield new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
     }
   };
-  const gradients = trainable.map(({ name, type }): TensorData => ({
-    name,
-    dtype: "f32",
-    shape: type.shape,
-    data: { pieces: () => unscaled(name, byteLength(type)) },
-  }));
+  const gradients = trainable.map(({ name, type }): TensorData => {
+    const pieces = () => unscaled(name, byteLength(type));
+    if (!isTransposed(name)) return { name, dtype: "f32", shape: type.shape, data: { pieces } };
+    const [rows, columns] = type.shape as [number, number];
+    const values = () => new Float32Array(Uint8Array.from(Buffer.concat([...pieces()].map((piece) => piece.slice()))).buffer);
+    return { name, dtype: "f32", shape: [columns, rows], data: () => transpose(values(), rows, columns) };
+  });
   return { loss, lossScale, gradients };
 }

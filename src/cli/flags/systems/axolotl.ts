@@ -14,7 +14,19 @@ import {
   type Table,
   to,
 } from "./counterpart.ts";
-import { dataOf, dtype, optimizer, perEpoch, quantization, schedule, targets, TRAINER, WHY } from "./shared.ts";
+import {
+  dataOf,
+  doraInstead,
+  dtype,
+  modulesToSave,
+  optimizer,
+  perEpoch,
+  quantization,
+  schedule,
+  targets,
+  TRAINER,
+  WHY,
+} from "./shared.ts";
 
 /** Types of data whose formats are told from their keys here. */
 const TYPES = /^(alpaca|chat_template|sharegpt|completion|input_output|alpaca_chat\.load_qa|oasst)?$/;
@@ -135,10 +147,9 @@ export const AXOLOTL: Table = {
   lora_dropout: to("dropout"),
   lora_target_modules: targets,
   lora_target_linear: { ...targets, read: (value) => (isOff(value) ? NOTHING : { set: { targets: ["all-linear"] } }) },
-  ...each(
-    "lora_modules_to_save peft_use_dora peft_layers_to_transform loraplus_lr_ratio peft_init_lora_weights",
-    missing(WHY.lora),
-  ),
+  lora_modules_to_save: modulesToSave,
+  peft_use_dora: doraInstead("adapter"),
+  ...each("peft_layers_to_transform loraplus_lr_ratio peft_init_lora_weights", missing(WHY.lora)),
   ...each("lora_fan_in_fan_out lora_mlp_kernel lora_qkv_kernel lora_o_kernel", needless("it decides nothing here")),
   peft_use_rslora: to("rslora"),
   rl: missing("training is next-token prediction"),

@@ -13,7 +13,19 @@ import {
   type Table,
   to,
 } from "./counterpart.ts";
-import { dtype, optimizer, positiveOnly, quantization, readData, targets, TRAINER, WHY } from "./shared.ts";
+import {
+  doraInstead,
+  dtype,
+  modulesToSave,
+  optimizer,
+  positiveOnly,
+  quantization,
+  readData,
+  readPattern,
+  targets,
+  TRAINER,
+  WHY,
+} from "./shared.ts";
 
 /** TRL mixes datasets as a list of them, each with a path. */
 const datasets: Counterpart = to("data", (value, folder) => {
@@ -67,7 +79,8 @@ export const HUGGING_FACE: Table = {
   use_peft: {
     flag: "--method lora",
     why: null,
-    read: (value) => ({ set: { method: isOff(value) ? "full" : "lora" } }),
+    // What it switches on is the default; use_dora may say more.
+    read: (value) => ({ set: isOff(value) ? { method: "full" } : {} }),
   },
   lora_r: to("rank"),
   r: to("rank"),
@@ -76,20 +89,21 @@ export const HUGGING_FACE: Table = {
   lora_target_modules: targets,
   target_modules: targets,
   lora_target_parameters: missing("adapters are at linear layers"),
-  ...each("lora_modules_to_save modules_to_save", missing(WHY.lora)),
+  ...each("lora_modules_to_save modules_to_save", modulesToSave),
   ...each(
     "lora_task_type task_type",
     needless("what is trained is a causal language model", isOneOf("CAUSAL_LM"), `training is next-token prediction`),
   ),
   use_rslora: to("rslora"),
-  use_dora: missing(WHY.lora),
-  ...each("rank_pattern alpha_pattern", missing(WHY.oneRank)),
+  use_dora: switches("method", "dora"),
+  rank_pattern: to("rankPattern", readPattern("rankPattern")),
+  alpha_pattern: to("alphaPattern", readPattern("alphaPattern")),
   layers_to_transform: {
     flag: "--last-layers",
     why: null,
     read: (value) => (isOff(value) ? NOTHING : problem("last-layers: N trains the last N blocks")),
   },
-  bias: missing(WHY.lora, isOneOf("none")),
+  bias: to("bias"),
   lora_model_dir: to("adapter"),
   wd: to("weightDecay"),
   max_norm: to("clip"),
@@ -124,7 +138,7 @@ export const LLAMA_FACTORY: Table = {
   finetuning_type: to("method", (value) =>
     value === "lora" || value === "full"
       ? { set: { method: value } }
-      : problem(`${show(value)}: what is trained is lora or full; --last-layers N trains the last blocks`),
+      : problem(`${show(value)}: what is trained is lora, dora or full; --last-layers N trains the last blocks`),
   ),
   template: missing(`${WHY.template}; remove the key`, isOneOf("default")),
   dataset: { flag: "--data", why: null, read: () => problem("name the file that dataset_info.json names, as data: FILE") },
@@ -154,7 +168,9 @@ export const LLAMA_FACTORY: Table = {
   lora_dropout: to("dropout"),
   lora_target: to("targets", (value) => (value === "all" ? { set: { targets: ["all-linear"] } } : targets.read(value, ""))),
   use_rslora: to("rslora"),
-  ...each("use_dora loraplus_lr_ratio pissa_init additional_target use_galore use_badam", missing(WHY.lora)),
+  use_dora: doraInstead("finetuning_type"),
+  additional_target: modulesToSave,
+  ...each("loraplus_lr_ratio pissa_init use_galore use_badam", missing(WHY.lora)),
   freeze_trainable_layers: to("lastLayers"),
   quantization_bit: to("quantize", (value) =>
     value === 4

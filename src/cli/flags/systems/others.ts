@@ -74,7 +74,9 @@ export const MLX: Table = {
   test: needless("remat eval measures"),
   data: to("data", readData),
   fine_tune_type: to("method", (value) =>
-    value === "lora" || value === "full" ? { set: { method: value } } : problem(`${show(value)}: ${WHY.lora}`),
+    value === "lora" || value === "dora" || value === "full"
+      ? { set: { method: value } }
+      : problem(`${show(value)}: ${WHY.lora}`),
   ),
   iters: positiveOnly("steps"),
   batch_size: to("batchSize"),

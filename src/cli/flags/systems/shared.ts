@@ -30,8 +30,7 @@ export const WHY = {
   format: "the format of data is told from the keys of a line",
   services: "metrics.jsonl, --json and --tensorboard are what there is",
   hub: "upload the run folder with the hub's own tools",
-  lora: "adapters are plain LoRA",
-  oneRank: "training has one rank and one alpha",
+  lora: "adapters are LoRA or DoRA, with modules that are trained whole",
   reentrant: "there is no autograd engine to re-enter",
   noise: "noise on embeddings (NEFTune) is not added here",
   compiled: "kernels are compiled once, before any run",
@@ -242,3 +241,23 @@ export const TRAINER: Table = {
   },
   ...halves,
 };
+
+/** Modules that are trained whole beside adapters: a list, or names with commas. */
+export const modulesToSave = to("modulesToSave", (value) => {
+  if (isOff(value)) return NOTHING;
+  const names = typeof value === "string" ? value.split(",").map((name) => name.trim()) : value;
+  return { set: { modulesToSave: names as string[] } };
+});
+
+/** Ranks or alphas by module; an empty one says nothing. */
+export const readPattern =
+  (key: "rankPattern" | "alphaPattern") =>
+  (value: unknown): Meaning =>
+    isOff(value) ? NOTHING : { set: { [key]: value } };
+
+/** DoRA as a switch beside a key that says what is trained. */
+export const doraInstead = (key: string): Counterpart => ({
+  flag: "--method dora",
+  why: null,
+  read: (value) => (isOff(value) ? NOTHING : problem(`write method: dora in place of ${key}`)),
+});

@@ -1,0 +1,123 @@
+import type { Random } from "../../base/random.ts";
+import { elements, type Shape } from "../../graph/types.ts";
+import { Gather } from "../../ops/gather.ts";
+import { Gemm } from "../../ops/gemm.ts";
+import type { AdapterPart, AdapterSize, EmbeddingLayer, LinearLayer, LowRankPair, Site } from "./kind.ts";
+
+/**
+ * The low-rank update scale B A of a matrix W [rows, columns] (Hu et al. 2021, https://arxiv.org/abs/2106.09685), as PEFT has it: of a
+ * layer A is [rank, columns] and B [rows, rank]; of an embedding, whose table is the layer's transposed, A is [rank, rows] and B
+ * [columns, rank].
+ */
+
+const PAIRS = {
+  linear: { a: "lora_A.weight", b: "lora_B.weight" },
+  head: { a: "lora_A.weight", b: "lora_B.weight" },
+  embedding: { a: "lora_embedding_A", b: "lora_embedding_B" },
+} as const satisfies Record<Site["layer"], LowRankPair>;
+
+export const pairOf = ({ layer }: Pick<Site, "layer">): LowRankPair => PAIRS[layer];
+
+export function lowRankParts(site: Site, rank: number): [a: AdapterPart, b: AdapterPart] {
+  const { layer, rows, columns } = site;
+  const { a, b } = pairOf(site);
+  if (layer === "embedding") {
+    return [
+      { suffix: a, shape: [rank, rows], transposed: true },
+      { suffix: b, shape: [columns, rank] },
+    ];
+  }
+  return [
+    { suffix: a, shape: [rank, columns] },
+    { suffix: b, shape: [rows, rank] },
+  ];
+}
+
+/** The matrix that a pair of such shapes adapts. */
+export function lowRankSite(layer: Site["layer"], shapeOf: (suffix: string) => Shape): Site {
+  const pair = pairOf({ layer });
+  const [a, b] = [shapeOf(pair.a), shapeOf(pair.b)];
+  const [inner = 0, outer = 0] = [a[1], b[0]];
+  return layer === "embedding" ? { layer, rows: inner, columns: outer } : { layer, rows: outer, columns: inner };
+}
+
+/** x W^T + b, or without the bias. */
+export function product({ builder, x, weight, bias, module }: Omit<LinearLayer, "parameter">, name = module): string {
+  return builder.value(Gemm, [x, weight, ...(bias === null ? [] : [bias])], { alpha: 1, beta: 1, transA: 0, transB: 1 }, name);
+}
+
+/** A of the layer's (dropped) input, [tokens, rank], and B. */
+export function lowRank(
+  { builder, module, site, parameter, dropped }: Pick<LinearLayer, "builder" | "module" | "site" | "parameter" | "dropped">,
+  rank: number,
+): { low: string; up: string } {
+  const [a, b] = lowRankParts(site, rank).map(parameter) as [string, string];
+  const low = builder.value(Gemm, [dropped(), a], { alpha: 1, beta: 1, transA: 0, transB: 1 }, `${module}.low`);
+  return { low, up: b };
+}
+
+/** y + scale (x A^T) B^T. */
+export function addUpdate(
+  { builder, module }: Pick<LinearLayer, "builder" | "module">,
+  y: string,
+  { low, up }: { readonly low: string; readonly up: string },
+  scale: number,
+): string {
+  return builder.value(Gemm, [low, up, y], { alpha: scale, beta: 1, transA: 0, transB: 1 }, `${module}.adapted`);
+}
+
+/** Rows of the table, plus scale times the columns of A that `ids` lists, times B^T. */
+export function addEmbedding(layer: EmbeddingLayer, { rank, scale }: AdapterSize): string {
+  const { builder, module, site, ids, rows, parameter } = layer;
+  const [a, b] = lowRankParts(site, rank).map(parameter) as [string, string];
+  const low = builder.value(Gather, [a, ids], {}, `${module}.low`);
+  return addUpdate({ builder, module }, rows, { low, up: b }, scale);
+}
+
+/**
+ * PEFT's first values, which leave the model what it is: of a layer A is Kaiming-uniform with a = sqrt(5), that is uniform in
+ * +-1/sqrt(columns), and B zero; of an embedding A is zero and B normal.
+ */
+export function initialiseLowRank({ suffix, shape }: AdapterPart, random: Random): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(elements(shape));
+  if (suffix === PAIRS.linear.a) {
+    const bound = 1 / Math.sqrt(shape[1]!);
+    for (let i = 0; i < values.length; i++) values[i] = bound * (2 * random.uniform() - 1);
+  } else if (suffix === PAIRS.embedding.b) {
+    for (let i = 0; i < values.length; i++) values[i] = random.normal();
+  }
+  return values;
+}
+
+/** W += scale times the product of the pair, row by row; a row is summed in f64, so that the order of the terms does not show. */
+export function mergeLowRank(
+  weight: Float32Array,
+  site: Site,
+  { rank, scale }: AdapterSize,
+  read: (suffix: string) => Float32Array,
+): void {
+  const { rows, columns, layer } = site;
+  const [a, b] = [read(pairOf(site).a), read(pairOf(site).b)];
+  // Of row and k, and of k and column: B and A of a layer, A and B of an embedding, transposed.
+  const left = layer === "embedding" ? transpose(a, rank, rows) : b;
+  const right = layer === "embedding" ? transpose(b, columns, rank) : a;
+  const sum = new Float64Array(columns);
+  for (let row = 0; row < rows; row++) {
+    sum.fill(0);
+    for (let k = 0; k < rank; k++) {
+      const factor = left[row * rank + k]!;
+      const from = k * columns;
+      for (let i = 0; i < columns; i++) sum[i]! += factor * right[from + i]!;
+    }
+    const from = row * columns;
+    for (let i = 0; i < columns; i++) weight[from + i] = weight[from + i]! + scale * sum[i]!;
+  }
+}
+
+/** x [rows, columns] as [columns, rows]. */
+export function transpose(x: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
+  const y = new Float32Array(x.length);
+  for (let row = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) y[column * rows + row] = x[row * columns + column]!;
+  return y;
+}

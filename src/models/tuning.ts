@@ -1,0 +1,51 @@
+import type { AdapterSize } from "./adapters/kind.ts";
+
+/** Adapters beside the base model's weights, which stay as they are but for those that are trained whole. */
+export interface AdapterTuning {
+  /** The kind of adapter: a row of the table in `adapters/index.ts`. */
+  readonly method: string;
+  /** Share of the adapters' inputs that is dropped. */
+  readonly dropout: number;
+  /** Rank and scale of the adapter of a module, by its full name (`model.layers.3.self_attn.q_proj`); null: the module has none. */
+  readonly adapts: (module: string) => AdapterSize | null;
+  /** Which weights of the base model are trained whole, by checkpoint name; without it, none. */
+  readonly trains?: (name: string) => boolean;
+  /** Whether nothing is trained. */
+  readonly frozen: boolean;
+}
+
+/** Weights of the base model. */
+export interface FullTuning {
+  readonly method: "full";
+  /** Which weights are trained, by checkpoint name; without it, all. */
+  readonly trains?: (name: string) => boolean;
+}
+
+/** What is added to a base model, and what is trained. */
+export type Tuning = AdapterTuning | FullTuning;
+
+export function hasAdapters(tuning: Tuning): tuning is AdapterTuning {
+  return tuning.method !== "full";
+}
+
+/** The base model alone, with nothing trained. */
+export const NO_TUNING: AdapterTuning = { method: "lora", dropout: 0, adapts: () => null, frozen: true };
+
+/** Adapters of one rank and scale. */
+export interface UniformAdapters extends AdapterSize {
+  readonly method?: string;
+  readonly dropout: number;
+  /** Last parts of the names of the adapted modules: `q_proj`, `down_proj`, ... */
+  readonly targets: ReadonlySet<string>;
+}
+
+/** Trains adapters of one rank and scale in all modules of some names. */
+export function uniformAdapters({ method = "lora", dropout, targets, rank, scale }: UniformAdapters): AdapterTuning {
+  const size = { rank, scale };
+  return { method, dropout, adapts: (module) => (targets.has(module.split(".").at(-1)!) ? size : null), frozen: false };
+}
+
+/** The same without dropout: for evaluation and decoding. */
+export function withoutDropout(tuning: Tuning): Tuning {
+  return hasAdapters(tuning) ? { ...tuning, dropout: 0 } : tuning;
+}
