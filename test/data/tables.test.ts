@@ -31,6 +31,12 @@ describe("Parquet", () => {
     },
   );
 
+  test("headers of pages with long statistics", async () => {
+    expect(await texts(readParquet(join(golden, "long-values.parquet"), all()))).toEqual(
+      [..."abc"].map((letter) => `{"text":"${letter.repeat(2000)}"}`),
+    );
+  });
+
   test("rows are counted over groups, and their ends come to the file's", async () => {
     const path = join(golden, "zstd.parquet");
     const records = await Array.fromAsync(readParquet(path, all()));

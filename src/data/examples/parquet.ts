@@ -196,13 +196,12 @@ function checkColumn(column: ColumnMetaData, rows: number, file: AsyncBuffer, he
 const HEADER_BYTES = 1 << 10;
 const MOST_HEADER_BYTES = 1 << 24;
 
-/** Null where the bytes end within the header. */
+/** Null where the bytes end within the header, or hold none. */
 function attempt<T>(read: () => T): T | null {
   try {
     return read();
-  } catch (error) {
-    if (error instanceof RangeError) return null;
-    throw error;
+  } catch {
+    return null;
   }
 }
 

@@ -101,6 +101,7 @@ for codec in ["none", "snappy", "gzip", "brotli", "zstd", "lz4"]:
     pq.write_table(table, path(f"{codec}.parquet"), compression=codec, row_group_size=10)
 pq.write_table(table, path("pages-v2.parquet"), compression="zstd", data_page_version="2.0", data_page_size=64, row_group_size=12)
 pq.write_table(table, path("plain.parquet"), compression="none", use_dictionary=False, row_group_size=100)
+pq.write_table(pa.table({"text": [c * 2000 for c in "abc"]}), path("long-values.parquet"), use_dictionary=False)
 pq.write_table(pa.table({"prompt": ["a", "b"], "picture": [b"\xff\x00", b"\x89PNG"]}), path("bytes.parquet"))
 pq.write_table(pa.table({"prompt": pa.array([], pa.string()), "completion": pa.array([], pa.string())}), path("empty.parquet"))
 
