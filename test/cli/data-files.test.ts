@@ -57,14 +57,9 @@ describe("data in tables and patterns, with every verb", () => {
     writeFileSync(join(data, "a.json"), '[{"question": "q", "answer": "a"},\n{"text": "t"}]');
     writeFileSync(join(data, "b.csv"), "instruction,input,output,text\ndo,this,done,all\n");
     copyFileSync(join(root, "test/golden/tables/long-values.parquet"), join(folder, "held.parquet"));
-    const { stdout } = await ok(
-      ...["train", "--model", model, "--data", join(data, "*.{json,csv}"), "--valid", join(folder, "held.parquet")],
-      ...[
-        "--output",
-        join(folder, "run2"),
-        ..."--threads 1 --sequence-length 256 --truncate --no-sample --json --steps 1".split(" "),
-      ],
-    );
+    const flags = "--threads 1 --sequence-length 256 --truncate --no-sample --json --steps 1".split(" ");
+    const sources = ["--data", join(data, "*.{json,csv}"), "--valid", join(folder, "held.parquet")];
+    const { stdout } = await ok("train", "--model", model, "--output", join(folder, "run2"), ...sources, ...flags);
     const start = JSON.parse(stdout.split("\n").find((line) => line.includes('"start"'))!) as RunEvent;
     expect(start).toMatchObject({
       examples: 3,

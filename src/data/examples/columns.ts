@@ -148,20 +148,24 @@ export function renameMessage(message: DataRecord, { columns }: Mapping): DataRe
 /** Counts columns that are not used, for one note about a file. */
 export function createUnusedCounter(): {
   readonly count: (column: string) => void;
-  /** Sentence about a file, or null where all columns are used. */
+  /** See `unusedNote`. */
   note(path: string): string | null;
   readonly counts: ReadonlyMap<string, number>;
 } {
   const counts = new Map<string, number>();
   return {
     count: (column) => void counts.set(column, (counts.get(column) ?? 0) + 1),
-    note(path) {
-      if (counts.size === 0) return null;
-      const most = Math.max(...counts.values());
-      const names = [...counts].map(([column, count]) => show(column) + (count === most ? "" : ` (${count})`));
-      const [noun, verb] = counts.size === 1 ? ["column", "is"] : ["columns", "are"];
-      return `${path}: the ${noun} ${names.join(", ")} ${verb} not used (${most} example${most === 1 ? "" : "s"})`;
-    },
+    note: (path) => unusedNote(path, Object.fromEntries(counts)),
     counts,
   };
+}
+
+/** A sentence about the columns of a file that are not used, with the examples that have them; null where there are none. */
+export function unusedNote(path: string, counts: Readonly<Record<string, number>>): string | null {
+  const columns = Object.entries(counts);
+  if (columns.length === 0) return null;
+  const most = Math.max(...columns.map(([, count]) => count));
+  const names = columns.map(([column, count]) => show(column) + (count === most ? "" : ` (${count})`));
+  const [noun, verb] = columns.length === 1 ? ["column", "is"] : ["columns", "are"];
+  return `${path}: the ${noun} ${names.join(", ")} ${verb} not used (${most} example${most === 1 ? "" : "s"})`;
 }

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { type Breath, createBreath } from "../../base/process/event-loop.ts";
 import { UserError } from "../../base/errors.ts";
 import { fileIo, filePieces, type FileIo } from "../../base/files/files.ts";
-import { createUnusedCounter, type Mapping, NO_MAPPING } from "../examples/columns.ts";
+import { createUnusedCounter, unusedNote, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import { kindOf } from "../examples/wrong-files.ts";
 import type { SampleMaker } from "./sample.ts";
@@ -27,7 +27,7 @@ export interface PrepareOptions {
   readonly onProgress?: ((progress: PrepareProgress) => void) | undefined;
   /** Columns and roles of other names. */
   readonly mapping?: Mapping;
-  /** Told, of a file that is tokenized, which of its columns are not used. */
+  /** Told which columns of a file are not used. */
   readonly onNote?: ((note: string) => void) | undefined;
   readonly io?: FileIo;
 }
@@ -73,9 +73,7 @@ export async function loadSamples(path: string, maker: SampleMaker, options: Pre
         }
         if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
       }
-      set = sink.finish();
-      const note = unused.note(path);
-      if (note !== null) onNote(note);
+      set = sink.finish(Object.fromEntries(unused.counts));
       if (collected > 0) {
         Bun.gc(true);
         await Bun.sleep(RETURN_MS);
@@ -85,6 +83,8 @@ export async function loadSamples(path: string, maker: SampleMaker, options: Pre
       throw error;
     }
   }
+  const note = unusedNote(path, set.unused);
+  if (note !== null) onNote(note);
   if (set.count === 0) throw new UserError(`${path} holds no examples`);
   return { ...set, content };
 }

@@ -20,13 +20,18 @@ export interface SampleSet {
 export interface FileSamples extends SampleSet {
   /** Line (or item) of the file that each comes from; those of one example follow each other. */
   readonly numbers: Int32Array;
+  /** Examples of the file by columns that are not used. */
+  readonly unused: UnusedColumns;
 }
+
+/** Numbers of examples by the name of a column. */
+export type UnusedColumns = Readonly<Record<string, number>>;
 
 /** Takes samples, one after the other, and makes a set of them. */
 export interface SampleSink {
   /** @param number line or item of the file that the sample comes from */
   add(sample: StoredSample, number: number): void;
-  finish(): FileSamples;
+  finish(unused?: UnusedColumns): FileSamples;
   /** Instead of `finish`: nothing is left. */
   discard(): void;
 }
@@ -41,6 +46,9 @@ export interface SampleIndex {
   readonly labelled: number;
 }
 
+/** An index, and the columns of the file that are not used. */
+export type FileIndex = SampleIndex & { readonly unused: UnusedColumns };
+
 /**
  * Tokens are stored as one i32 each: the id where it is to be learned, -1 - id where it is masked.
  * `read` gives `length` stored tokens from the `at`-th on, as memory that the caller may change.
@@ -50,8 +58,8 @@ export type TokenReader = (at: number, length: number) => Int32Array;
 const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
-export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
-  const { lengths, numbers, weightRuns, labelled } = index;
+export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
+  const { lengths, numbers, weightRuns, labelled, unused } = index;
   const weightsOf = createWeightReader(weightRuns);
   // First tokens of every 64th sample: the lengths tell the others.
   const starts = new Float64Array(Math.ceil(lengths.length / STRIDE));
@@ -70,6 +78,7 @@ export function createSampleSet(index: SampleIndex, read: TokenReader, placeOf: 
     count: lengths.length,
     lengths,
     numbers,
+    unused,
     tokens,
     labelled,
     weighted: weightRuns.length > 0,
@@ -185,13 +194,13 @@ export function createSampleStore(placeOf: (number: number) => string): SampleSi
       index.add(sample, number, labelled);
       end += stored.length;
     },
-    finish() {
+    finish(unused = {}) {
       const read: TokenReader = (at, length) => {
         const stored = new Int32Array(length);
         pieces(at, length, (piece, done) => stored.set(piece, done));
         return stored;
       };
-      return createSampleSet(index.finish(), read, placeOf);
+      return createSampleSet({ ...index.finish(), unused }, read, placeOf);
     },
     discard: () => void blocks.splice(0),
   };

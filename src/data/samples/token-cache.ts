@@ -7,9 +7,10 @@ import {
   createIndexBuilder,
   createSampleSet,
   packSample,
-  type SampleIndex,
+  type FileIndex,
   type FileSamples,
   type SampleSink,
+  type UnusedColumns,
 } from "./sample-store.ts";
 
 /**
@@ -27,6 +28,8 @@ interface Trailer {
   /** 32-bit words. */
   readonly weightRuns: number;
   readonly labelled: number;
+  /** Absent where all columns are used. */
+  readonly unused?: UnusedColumns;
 }
 
 /** Tokens handed to the disk at a time. */
@@ -59,14 +62,21 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
       tokens += stored.length;
       builder.add(sample, number, labelled);
     },
-    finish() {
+    finish(unused = {}) {
       flush();
-      const index = builder.finish();
+      const index = { ...builder.finish(), unused };
       const { lengths, numbers, weightRuns, labelled } = index;
       file.write(bytesOf(lengths));
       file.write(bytesOf(numbers));
       file.write(bytesOf(weightRuns));
-      const trailer: Trailer = { version: VERSION, samples: lengths.length, tokens, weightRuns: weightRuns.length, labelled };
+      const trailer: Trailer = {
+        version: VERSION,
+        samples: lengths.length,
+        tokens,
+        weightRuns: weightRuns.length,
+        labelled,
+        ...(Object.keys(unused).length > 0 ? { unused } : {}),
+      };
       const json = new TextEncoder().encode(JSON.stringify(trailer));
       file.write(json);
       file.write(bytesOf(Uint32Array.of(json.length)));
@@ -102,7 +112,7 @@ function bytesOf(view: Int32Array | Uint32Array): Uint8Array {
  * @param placeOf names the place in the data of a line or item
  * @param index what the file holds of it, where that is in memory: it is not read again
  */
-export function openTokenCache(path: string, placeOf: (number: number) => string, index?: SampleIndex): FileSamples | null {
+export function openTokenCache(path: string, placeOf: (number: number) => string, index?: FileIndex): FileSamples | null {
   let fd: number;
   try {
     fd = fs.openSync(path, "r");
@@ -133,7 +143,7 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     fs.closeSync(fd);
     return null;
   }
-  return createSampleSet({ lengths, numbers, weightRuns, labelled }, readInts, placeOf);
+  return createSampleSet({ lengths, numbers, weightRuns, labelled, unused: trailer.unused ?? {} }, readInts, placeOf);
 }
 
 function readTrailer(fd: number, path: string): Trailer | null {
