@@ -152,7 +152,14 @@ export const AXOLOTL: Table = {
   ...each("peft_layers_to_transform loraplus_lr_ratio peft_init_lora_weights", missing(WHY.lora)),
   ...each("lora_fan_in_fan_out lora_mlp_kernel lora_qkv_kernel lora_o_kernel", needless("it decides nothing here")),
   peft_use_rslora: to("rslora"),
-  rl: missing("training is next-token prediction"),
+  rl: to("objective", (value) =>
+    isOff(value)
+      ? NOTHING
+      : value === "orpo"
+        ? { set: { objective: "orpo" } }
+        : problem(`${show(value)}: of preferences there is orpo`),
+  ),
+  orpo_alpha: to("orpoLambda"),
   ...each("reward_model process_reward_model", missing("training is next-token prediction")),
   sequence_len: to("sequenceLength"),
   sample_packing: to("packing"),

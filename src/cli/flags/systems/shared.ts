@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
 import { show } from "../../../base/json.ts";
+import { METRICS } from "../../../objectives/index.ts";
 import type { OptimizerName } from "../../../optimizers/index.ts";
 import { hubDataset } from "../../../data/examples/wrong-files.ts";
 import {
@@ -200,8 +201,13 @@ export const TRAINER: Table = {
   save_steps: everySteps("saveEvery"),
   save_total_limit: positiveOnly("keep"),
   load_best_model_at_end: to("loadBest"),
-  metric_for_best_model: missing("the best weights are those with the least held-out loss", isOneOf("loss", "eval_loss")),
-  greater_is_better: missing("the best weights are those with the least held-out loss"),
+  metric_for_best_model: to("bestMetric", (value) => {
+    const name = typeof value === "string" ? value.replace(/^eval_/, "") : "";
+    return METRICS.has(name)
+      ? { set: { bestMetric: name } }
+      : problem(`${show(value)} is not one of ${[...METRICS.keys()].join(", ")}`);
+  }),
+  greater_is_better: needless("each metric has its direction"),
   early_stopping_patience: to("patience"),
   resume_from_checkpoint: to("resume", (value) =>
     typeof value === "string" && value !== "true"
