@@ -7,6 +7,8 @@ import { createTextStream } from "./text-stream.ts";
 export interface AnswerOptions extends GenerateOptions {
   /** Texts that end the answer; they are not part of it. */
   readonly stopTexts?: readonly string[];
+  /** Special tokens whose texts are written. */
+  readonly keptTokens?: ReadonlySet<number>;
   /** Cuts the answer between two tokens. */
   readonly signal?: AbortSignal;
   /** Takes the text as it becomes certain: whole characters, and nothing of a stop text. Never `""`. */
@@ -30,8 +32,11 @@ export async function answer(
   options: AnswerOptions,
 ): Promise<Answer> {
   const { signal } = options;
-  const stream = createTextStream(tokenizer);
-  const stops = createStopText(options.stopTexts ?? []);
+  const { stopTexts = [], keptTokens } = options;
+  const stream = createTextStream(tokenizer, keptTokens);
+  const stops = createStopText(stopTexts);
+  // A special token is not written, so its text would never come.
+  const stop = new Set([...options.stop, ...stopTexts.flatMap((text) => tokenizer.specialTokens.get(text) ?? [])]);
   let text = "";
   const write = (piece: string) => {
     text += piece;
@@ -40,7 +45,7 @@ export async function answer(
   let cached: number | null = null;
   let tokens = 0;
   const ended = (reason: Answer["reason"]): Answer => ({ text, reason, cached: cached ?? 0, tokens });
-  const steps = generateInPieces(decoder, prompt, options);
+  const steps = generateInPieces(decoder, prompt, { ...options, stop });
   let step = steps.next();
   for (; !step.done; step = steps.next()) {
     if ("held" in step.value) cached ??= step.value.held;

@@ -1,3 +1,4 @@
+import { endOfTurn } from "../data/chat/end-of-turn.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { Decoder, Decoders } from "./decoders.ts";
@@ -81,7 +82,8 @@ export function* generateAll(
   }
 }
 
-/** The tokens that end an answer: the model's and the tokenizer's. */
+/** The tokens that end an answer: the model's, the tokenizer's and the chat template's. */
 export function stopTokens(config: ModelConfig, tokenizer: Tokenizer): Set<number> {
-  return new Set([...config.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])]);
+  const ids = [...config.eosTokenIds, tokenizer.eosId, endOfTurn(tokenizer)?.id ?? null];
+  return new Set(ids.filter((id) => id !== null));
 }

@@ -1,14 +1,21 @@
 import { type ChatTemplate, chatTemplateOf } from "../data/chat/chat-template.ts";
+import { fieldsOf, refuseLostContext } from "../data/chat/losses.ts";
+import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../data/chat/special-text.ts";
 import type { Conversation } from "../data/chat/conversation.ts";
 import { createUnusedCounter, type Mapping } from "../data/examples/columns.ts";
 import { readEntries } from "../data/examples/dataset.ts";
 import { type Example, exampleOf } from "../data/examples/formats.ts";
 import type { DataRecord } from "../data/examples/values.ts";
 import { type Tokenizer, withPrefix } from "../data/tokens/tokenizer.ts";
+import { endsInReasoning, separateReasoning, type SeparateAnswer, writesReasoning } from "./reasoning.ts";
 
 /** Asks for an answer to a conversation. @throws {UserError} the template refuses it */
 export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): Int32Array {
-  return tokenizer.encode(template.render({ ...conversation, addGenerationPrompt: true }));
+  const asking = { ...conversation, addGenerationPrompt: true };
+  const text = template.render(asking);
+  const special = tokenizer.specialText === "escape" ? specialTextPattern(tokenizer.specialTokens.keys()) : null;
+  const isPlain = special === null || !holdsSpecialText([conversation.messages, conversation.tools], special);
+  return tokenizer.encode(text, isPlain ? [] : specialTextPlaces(template, asking, text, special, "the conversation"));
 }
 
 /** Asks for the continuation of a text. */
@@ -20,8 +27,10 @@ export function rawPrompt(tokenizer: Tokenizer, text: string): Int32Array {
 export interface Prompt {
   readonly ids: Int32Array;
   readonly where: string;
+  /** The answer without the reasoning before it. */
+  separate(answer: string): SeparateAnswer;
   /** The record that says what was answered. */
-  withAnswer(answer: string): Readonly<Record<string, unknown>>;
+  withAnswer(answer: SeparateAnswer): Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -51,14 +60,35 @@ function promptOfExample(example: Example, where: string, tokenizer: Tokenizer):
   if (example.kind === "preference") return promptOfExample(example.chosen, where, tokenizer);
   if (example.kind !== "chat") {
     const prompt = example.kind === "text" ? example.text : example.prompt;
-    return { ids: rawPrompt(tokenizer, prompt), where, withAnswer: (answer) => ({ prompt, completion: answer }) };
+    return {
+      ids: rawPrompt(tokenizer, prompt),
+      where,
+      separate: (text) => ({ text, reasoning: null }),
+      withAnswer: ({ text }) => ({ prompt, completion: text }),
+    };
   }
   const last = example.messages.findLastIndex((message) => message.role !== "assistant");
-  const messages = example.messages.slice(0, last + 1).map((message) => message.fields);
+  const asked = { ...example, messages: example.messages.slice(0, last + 1) };
+  const messages = fieldsOf(asked.messages);
   const template = chatTemplateOf(tokenizer, { tools: example.tools !== null });
-  const ids = chatPrompt(tokenizer, template, { messages, tools: example.tools });
-  const tools = example.tools === null ? {} : { tools: example.tools };
-  return { ids, where, withAnswer: (content) => ({ messages: [...messages, { role: "assistant", content }], ...tools }) };
+  refuseLostContext(template, asked);
+  const ids = chatPrompt(tokenizer, template, { messages, tools: example.tools, args: example.args });
+  const more = {
+    ...(example.tools ? { tools: example.tools } : {}),
+    ...(example.args ? { chat_template_kwargs: example.args } : {}),
+  };
+  const isOpen = endsInReasoning(tokenizer, ids);
+  const separate = (answer: string): SeparateAnswer =>
+    writesReasoning(template.source) ? separateReasoning(answer, isOpen) : { text: answer, reasoning: null };
+  return {
+    ids,
+    where,
+    separate,
+    withAnswer({ text: content, reasoning }) {
+      const thought = reasoning === null ? {} : { reasoning_content: reasoning };
+      return { messages: [...messages, { role: "assistant", content, ...thought }], ...more };
+    },
+  };
 }
 
 /** Keys that ask, and those that answer: a record that only asks gets a stand-in for its answer. */

@@ -14,8 +14,9 @@ const REPLACEMENT = "\uFFFD";
 /**
  * A token may hold a part of a character, and decoders treat the start of a text differently, so each piece is what a
  * token adds to the text of a few tokens in front of it.
+ * @param kept special tokens whose texts are written; all others are left out
  */
-export function createTextStream(tokenizer: Tokenizer): TextStream {
+export function createTextStream(tokenizer: Tokenizer, kept: ReadonlySet<number> = new Set()): TextStream {
   const ids: number[] = [];
   /** `ids[context..done)` have been given out; they are decoded again for what comes behind them. */
   let context = 0;
@@ -31,6 +32,11 @@ export function createTextStream(tokenizer: Tokenizer): TextStream {
   };
   return {
     push(id) {
+      if (kept.has(id)) {
+        const rest = take(true);
+        [ids.length, context, done] = [0, 0, 0];
+        return rest + tokenizer.decode([id]);
+      }
       ids.push(id);
       return take(false);
     },

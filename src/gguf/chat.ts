@@ -1,14 +1,7 @@
 import { chatTemplateOf } from "../data/chat/chat-template.ts";
+import { TALK } from "../data/chat/end-of-turn.ts";
 import { parseTemplate, runTemplate } from "../data/chat/jinja.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
-
-/** Takes the place of a content; no template writes it by itself. */
-const CONTENT = "\u{10FFFD}";
-
-const TALK = [
-  { role: "user", content: "a" },
-  { role: "assistant", content: CONTENT },
-];
 
 /**
  * Chat templates by name, as llama.cpp should have them: the model's own, or that which chats are rendered with here if it has
@@ -44,17 +37,4 @@ function defaultTemplate(tokenizer: Tokenizer): string | null {
     // No eos to end an answer with: nothing that could be chatted with.
     return null;
   }
-}
-
-/** The special token that the chat template puts behind an answer, or null. */
-export function endOfTurn(tokenizer: Tokenizer): number | null {
-  let text: string;
-  try {
-    text = chatTemplateOf(tokenizer).render({ messages: TALK });
-  } catch {
-    return null;
-  }
-  const behind = text.slice(text.lastIndexOf(CONTENT) + CONTENT.length).trimStart();
-  const found = [...tokenizer.specialTokens].filter(([token]) => text.includes(CONTENT) && behind.startsWith(token));
-  return found.sort(([a], [b]) => b.length - a.length)[0]?.[1] ?? null;
 }

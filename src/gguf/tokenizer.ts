@@ -2,7 +2,8 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { UserError } from "../base/errors.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { isRecord, show } from "../base/json.ts";
-import { chatTemplates, endOfTurn } from "./chat.ts";
+import { endOfTurn } from "../data/chat/end-of-turn.ts";
+import { chatTemplates } from "./chat.ts";
 import type { GgufValue } from "./write.ts";
 
 /** llama.cpp's token types. */
@@ -74,7 +75,7 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
     : byteLevel(bpe, tokens, types);
   const eos = tokenizer.eosId ?? config.eosTokenIds[0];
   const others = config.eosTokenIds.filter((id) => id !== eos);
-  const eot = endOfTurn(tokenizer) ?? others[0];
+  const eot = endOfTurn(tokenizer)?.id ?? others[0];
   const id = (key: string, value: number | null | undefined): [string, GgufValue][] =>
     value === null || value === undefined ? [] : [[`tokenizer.ggml.${key}`, { u32: value }]];
   return new Map<string, GgufValue>([

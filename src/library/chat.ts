@@ -5,13 +5,23 @@ import { type Answer, answer } from "../generate/answer.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { createDecoder } from "../generate/open-decoder.ts";
 import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
+import { endsInReasoning, reasoningTokens, separateReasoning, writesReasoning } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { openModel } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
-import { type CallOptions, chooseSampling, checkOf, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+import {
+  type CallOptions,
+  CHAT_OPTIONS,
+  chooseSampling,
+  checkOf,
+  MODEL_OPTIONS,
+  SAMPLING_OPTIONS,
+  validateOptions,
+} from "./options.ts";
 
 export const chatOptionsSchema = z.strictObject({
   ...MODEL_OPTIONS,
+  ...CHAT_OPTIONS,
   system: z.string().min(1).optional().describe("system message"),
   raw: z.boolean().default(false).describe("continue the text itself, without the chat template"),
   ...SAMPLING_OPTIONS,
@@ -22,6 +32,7 @@ export type ChatOptions = z.input<typeof chatOptionsSchema>;
 interface Message {
   readonly role: "system" | "user" | "assistant";
   readonly content: string;
+  readonly reasoning_content?: string;
 }
 
 export interface SayOptions {
@@ -71,15 +82,22 @@ export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<C
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
     const decoder = createDecoder(device.executor, { ...model, ...storageOf(flags), ...room });
     const sampler = createSampler(sampling);
-    const limits = { sampler, stop: stopTokens(config, tokenizer), limit: sampling.maxNewTokens };
+    const keptTokens = flags.raw ? new Set<number>() : reasoningTokens(tokenizer);
+    const limits = { sampler, keptTokens, stop: stopTokens(config, tokenizer), limit: sampling.maxNewTokens };
     const start: readonly Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
     let messages = start;
+    /** The answer as templates take it: what was thought beside what was said. */
+    const said = (answer: string, prompt: readonly number[]): Message => {
+      if (template === null || !writesReasoning(template.source)) return { role: "assistant", content: answer };
+      const { text, reasoning } = separateReasoning(answer, endsInReasoning(tokenizer, prompt));
+      return { role: "assistant", content: text, ...(reasoning === null ? {} : { reasoning_content: reasoning }) };
+    };
     return {
       async say(text, { onText = () => {}, signal } = {}) {
         const asked: readonly Message[] = [...messages, { role: "user", content: text }];
         const prompt = [...toPrompt(asked)];
         const made: Answer = await answer({ decoder, tokenizer }, prompt, { ...limits, onText, ...(signal ? { signal } : {}) });
-        messages = [...asked, { role: "assistant", content: made.text }];
+        messages = [...asked, said(made.text, prompt)];
         return made.text;
       },
       reset() {

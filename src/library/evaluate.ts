@@ -14,10 +14,11 @@ import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../
 import { addSums, type Sums } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { startOfDay } from "../train/run/date.ts";
-import { type CallOptions, checkOf, MODEL_OPTIONS, validateOptions } from "./options.ts";
+import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, validateOptions } from "./options.ts";
 
 export const evaluateOptionsSchema = z.strictObject({
   ...MODEL_OPTIONS,
+  ...CHAT_OPTIONS,
   data: z.string().min(1).describe("examples, in files as train takes them; of a folder its test split, else the held-out one"),
   columns: trainConfigSchema.shape.columns,
   roles: trainConfigSchema.shape.roles,

@@ -7,7 +7,6 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
 import { exportAdapter } from "../gguf/adapter.ts";
-import { endOfTurn } from "../gguf/chat.ts";
 import { exportModel } from "../gguf/model.ts";
 import { modelfile } from "../gguf/modelfile.ts";
 import { hasWindows } from "../gguf/names.ts";
@@ -54,8 +53,8 @@ export async function exportGguf(options: ExportGgufOptions, { sink = () => {} }
     makeFolder(dirname(out));
     if (adapterOnly) exportAdapter(out, adapter!, config, type);
     else exportModel(out, model, type);
-    const ids = stopTokens(config, tokenizer).add(endOfTurn(tokenizer) ?? -1);
-    const stop = [...tokenizer.specialTokens].filter(([, id]) => ids.has(id)).map(([token]) => token);
+    const ids = stopTokens(config, tokenizer);
+    const stop = [...tokenizer.addedTokens].filter(([, id]) => ids.has(id)).map(([token]) => token);
     const file = `./${basename(out)}`;
     const { values: sampling } = readGenerationConfig(model.folder);
     const [from, alone] = adapterOnly ? [model.folder, file] : [file, null];

@@ -10,9 +10,18 @@ import { cacheBytes } from "../generate/decoders.ts";
 import { generateAll, stopTokens } from "../generate/generate.ts";
 import { createDecoders, roomOf } from "../generate/open-decoder.ts";
 import { type Prompt, promptOf, readPrompts } from "../generate/prompts.ts";
+import { answerText, type SeparateAnswer } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { withModel } from "../load/open-model.ts";
-import { type CallOptions, chooseSampling, checkOf, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+import {
+  type CallOptions,
+  CHAT_OPTIONS,
+  chooseSampling,
+  checkOf,
+  MODEL_OPTIONS,
+  SAMPLING_OPTIONS,
+  validateOptions,
+} from "./options.ts";
 
 const COMMON = {
   batchSize: z
@@ -26,6 +35,7 @@ const COMMON = {
 /** Answers the prompts of a file into another file. */
 export const generateFileSchema = z.strictObject({
   ...MODEL_OPTIONS,
+  ...CHAT_OPTIONS,
   data: z
     .string()
     .min(1)
@@ -43,6 +53,7 @@ const message = z.looseObject({ role: z.string(), content: z.unknown().optional(
 /** Answers prompts that are in memory: texts to go on with, or conversations. */
 export const generateTextsSchema = z.strictObject({
   ...MODEL_OPTIONS,
+  ...CHAT_OPTIONS,
   prompts: z.array(z.union([z.string().min(1), z.array(message).min(1)])).min(1),
   ...COMMON,
   ...SAMPLING_OPTIONS,
@@ -51,8 +62,7 @@ export const generateTextsSchema = z.strictObject({
 export type GenerateOptions = z.input<typeof generateFileSchema> | z.input<typeof generateTextsSchema>;
 
 /** An answer to the prompt at the same place. */
-export interface GeneratedAnswer {
-  readonly text: string;
+export interface GeneratedAnswer extends SeparateAnswer {
   readonly tokens: number;
 }
 
@@ -122,9 +132,9 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
           for (let ids = ended.get(answers.length); ids; ids = ended.get(answers.length)) {
             ended.delete(answers.length);
             const prompt = prompts[answers.length]!;
-            const text = tokenizer.decode([...ids], { skipSpecial: true });
-            write?.line(prompt, text);
-            answers.push({ text, tokens: ids.length });
+            const answer = prompt.separate(answerText(tokenizer, ids));
+            write?.line(prompt, answer);
+            answers.push({ ...answer, tokens: ids.length });
             const { where } = prompt;
             sink({ type: "answer", number: answers.length, of: prompts.length, where, tokens: ids.length });
           }
@@ -154,7 +164,7 @@ async function readAllPrompts(
   return prompts;
 }
 
-function openLines(path: string): { line(prompt: Prompt, answer: string): void; close(): void } {
+function openLines(path: string): { line(prompt: Prompt, answer: SeparateAnswer): void; close(): void } {
   const fd = openFile(path);
   return {
     line: (prompt, answer) => writeLine(fd, path, `${JSON.stringify(prompt.withAnswer(answer))}\n`),

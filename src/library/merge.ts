@@ -1,5 +1,13 @@
 import { z } from "zod";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
+import { readText } from "../base/files/files.ts";
+import { undeclaredEnds } from "../data/chat/end-of-turn.ts";
+import { withChatSettings } from "../data/chat/settings.ts";
+import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
+import { loadTokenizer } from "../data/tokens/tokenizer.ts";
+import { loadConfig } from "../hf/config/config.ts";
 import { mergeAdapter } from "../hf/peft/merge.ts";
 import { findModel } from "../load/find-model.ts";
 import { validateOptions } from "./options.ts";
@@ -30,6 +38,10 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   const { out, maxShardSize, ...named } = validateOptions(mergeOptionsSchema, options);
   const { folder: base, adapter } = await findModel(named);
   if (adapter === null) throw new UserError("merge needs an adapter: give its folder with --adapter");
-  mergeAdapter({ base, adapter, output: out, maxShardBytes: maxShardSize * 1e9 });
+  const own = join(adapter, CHAT_TEMPLATE_FILE);
+  const chatTemplate = existsSync(own) ? readText(own) : null;
+  const tokenizer = withChatSettings(loadTokenizer(base), chatTemplate === null ? {} : { chatTemplate: own });
+  const stopIds = undeclaredEnds(loadConfig(base).eosTokenIds, tokenizer);
+  mergeAdapter({ base, adapter, output: out, maxShardBytes: maxShardSize * 1e9, learned: { stopIds, chatTemplate } });
   return { out, base, adapter };
 }

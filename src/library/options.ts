@@ -10,7 +10,7 @@ import {
   type SamplingKey,
   samplingOf,
 } from "../generate/sampling.ts";
-import { STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
+import { CHAT_KEYS, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import type { VerbEvent } from "../train/run/events.ts";
 
 /** Options of every call that runs a model. */
@@ -28,6 +28,9 @@ export const MODEL_OPTIONS = {
 
 /** How the files of a model are checked. */
 export const checkOf = ({ verify }: { readonly verify: boolean }): "fresh" | "kept" => (verify ? "fresh" : "kept");
+
+/** Options of every call that renders chats. */
+export const CHAT_OPTIONS = trainConfigSchema.pick(CHAT_KEYS).shape;
 
 /** An option whose default is the model's, if it has one. */
 function samplingOption(key: SamplingKey) {

@@ -8,12 +8,21 @@ import { openModel } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
 import { isLoopback } from "../serve/guard.ts";
 import { type RequestReport, startServer } from "../serve/server.ts";
-import { type CallOptions, chooseSampling, checkOf, MODEL_OPTIONS, SAMPLING_OPTIONS, validateOptions } from "./options.ts";
+import {
+  type CallOptions,
+  CHAT_OPTIONS,
+  chooseSampling,
+  checkOf,
+  MODEL_OPTIONS,
+  SAMPLING_OPTIONS,
+  validateOptions,
+} from "./options.ts";
 
 const { seed: _, ...SAMPLING_DEFAULTS } = SAMPLING_OPTIONS;
 
 export const serveOptionsSchema = z.strictObject({
   ...MODEL_OPTIONS,
+  ...CHAT_OPTIONS,
   host: z.string().min(1).default("127.0.0.1").describe("address to listen on; 0.0.0.0: all of this machine's"),
   port: z.int().min(0).max(65535).default(8000).describe("port to listen on; 0: any that is free"),
   name: z.string().min(1).optional().describe("what clients call the model (its folder's name)"),

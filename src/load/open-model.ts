@@ -1,6 +1,9 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { verifyChecksums } from "../base/files/checksums.ts";
 import { hashFile } from "../base/files/files.ts";
+import { type ChatSettings, withChatSettings } from "../data/chat/settings.ts";
+import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
 import { loadConfig } from "../hf/config/config.ts";
@@ -40,6 +43,8 @@ export interface ModelIdentity {
 }
 
 export interface OpenModelOptions extends FindModelOptions {
+  /** How chats are rendered, where that is not as the folder says. */
+  readonly chats?: ChatSettings | undefined;
   /** Called with a sentence that a user should read once, such as that a vision part is left out. */
   readonly onNote?: ((text: string) => void) | undefined;
   /**
@@ -53,15 +58,15 @@ export interface OpenModelOptions extends FindModelOptions {
  * Opens a model, and an adapter on it; see `findModel`.
  * @throws {UserError}
  */
-export async function openModel(named: NamedModel, options: OpenModelOptions = {}): Promise<OpenModel> {
-  return openFound(await findModel(named, options), options);
+export async function openModel(named: NamedModel & ChatSettings, options: OpenModelOptions = {}): Promise<OpenModel> {
+  return openFound(await findModel(named, options), { chats: named, ...options });
 }
 
 /** As `openModel`, of a model that is on this machine. @throws {UserError} */
 export function openFound({ name, folder, adapter: path }: FoundModel, options: OpenModelOptions = {}): OpenModel {
-  const { onNote, check = "kept" } = options;
+  const { onNote, check = "kept", chats = {} } = options;
   const config = loadConfig(folder);
-  const tokenizer = loadTokenizer(folder);
+  const tokenizer = withChatSettings(loadTokenizer(folder), withTemplateOf(path, chats));
   const source = openModelWeights(folder, config);
   let adapter: Adapter | null = null;
   const close = () => {
@@ -90,9 +95,15 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
   }
 }
 
+/** An adapter may have the chat template beside it that it was trained with. */
+function withTemplateOf(adapter: string | null, chats: ChatSettings): ChatSettings {
+  const own = adapter === null ? null : join(adapter, CHAT_TEMPLATE_FILE);
+  return own !== null && chats.chatTemplate === undefined && existsSync(own) ? { ...chats, chatTemplate: own } : chats;
+}
+
 /** Runs `use` with an open model and an executor, and closes both. @throws {UserError} a device that cannot be used */
 export async function withModel<T>(
-  named: NamedModel & WeightStorage & Pick<DeviceOptions, "device" | "threads">,
+  named: NamedModel & ChatSettings & WeightStorage & Pick<DeviceOptions, "device" | "threads">,
   use: (model: OpenModel & WeightStorage, executor: Executor) => Promise<T>,
   options: OpenModelOptions = {},
 ): Promise<T> {

@@ -64,6 +64,7 @@ export function makerFor({ name, accepts }: Objective, maker: SampleMaker): Samp
   return {
     // What the default takes has the names that it always had in the cache.
     key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts]),
+    notices: () => maker.notices(),
     samples(example) {
       if (accepts.includes(example.kind)) return maker.samples(example);
       const others = TABLE.filter((each) => (each.accepts as readonly string[]).includes(example.kind)).map((each) => each.name);

@@ -1,10 +1,11 @@
-import { refuseLostRoles } from "../data/chat/losses.ts";
+import { fieldsOf, refuseLostContext } from "../data/chat/losses.ts";
 import { type ChatTemplate, chatTemplateOf } from "../data/chat/chat-template.ts";
 import { exampleOf } from "../data/examples/formats.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { UserError } from "../base/errors.ts";
 import type { Decoder } from "../generate/open-decoder.ts";
 import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
+import { endsInReasoning, writesReasoning } from "../generate/reasoning.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
 import { ApiError, refusing } from "./errors.ts";
 import type { AnyRequest, ChatRequest, TextRequest } from "./requests.ts";
@@ -34,6 +35,8 @@ export interface AnswerOrder {
   readonly isExact: boolean;
   /** Calls of tools are looked for in the answer. */
   readonly calls: boolean;
+  /** Reasoning is looked for before the answer; `open`: the prompt ends within it. */
+  readonly reasoning: "none" | "looked for" | "open";
 }
 
 /**
@@ -46,15 +49,18 @@ export function chatOrder(model: ServedModel, request: ChatRequest): AnswerOrder
   const template = refusing("messages", "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
   if (tools) refusing("tools", "invalid_value", () => checkTools(template, tools));
   const prompt = refusing("messages", "invalid_value", () => {
-    const example = exampleOf({ messages: request.messages, ...(tools ? { tools } : {}) }, "the request");
+    const { messages: written, chat_template_kwargs: args } = request;
+    const record = { messages: written, ...(tools ? { tools } : {}), ...(args ? { chat_template_kwargs: args } : {}) };
+    const example = exampleOf(record, "the request");
     if (example.kind !== "chat") throw new Error("messages are a chat");
-    refuseLostRoles(template, example);
-    const messages = example.messages.map(({ fields }) => withArguments(fields));
-    return chatPrompt(tokenizer, template, { messages, tools: example.tools });
+    const messages = example.messages.map((message) => ({ ...message, fields: withArguments(message.fields) }));
+    refuseLostContext(template, { ...example, messages });
+    return chatPrompt(tokenizer, template, { messages: fieldsOf(messages), tools: example.tools, args: example.args });
   });
   return {
     ...orderOf(model, request, [...prompt], "messages", request.max_completion_tokens ?? request.max_tokens),
     calls: tools !== undefined && writesCalls(template.source),
+    reasoning: !writesReasoning(template.source) ? "none" : endsInReasoning(tokenizer, prompt) ? "open" : "looked for",
   };
 }
 
@@ -76,7 +82,7 @@ export function textOrder(model: ServedModel, request: TextRequest): AnswerOrder
     throw new UserError(`there is no token ${strange}; the vocabulary has ${model.vocabSize}`);
   };
   const ids = refusing("prompt", "invalid_value", toIds);
-  return { ...orderOf(model, request, [...ids], "prompt", request.max_tokens), calls: false };
+  return { ...orderOf(model, request, [...ids], "prompt", request.max_tokens), calls: false, reasoning: "none" };
 }
 
 function orderOf(
@@ -85,7 +91,7 @@ function orderOf(
   prompt: readonly number[],
   param: string,
   limit: number | undefined,
-): Omit<AnswerOrder, "calls"> {
+): Omit<AnswerOrder, "calls" | "reasoning"> {
   const { maxTokens } = model.decoders[0]!;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
   if (prompt.length > maxTokens) {

@@ -1,11 +1,12 @@
 import { type Answer, answer } from "../generate/answer.ts";
+import { reasoningTokens } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
 import { createCaches } from "./caches.ts";
 import { ApiError, clientGone, errorResponse, internalError, stopping } from "./errors.ts";
 import type { AnswerOrder, ServedModel } from "./answer-orders.ts";
 import { createTurns } from "./turns.ts";
 import { callsOf, type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
-import { createCallReader, createTextReader, type Part } from "./tool-calls.ts";
+import { createPartReader, type Part } from "./parts.ts";
 
 /** What became of a request for an answer. */
 export interface AnswerReport {
@@ -69,7 +70,7 @@ export function createResponder(
     let waited: number | null = null;
     let made: Answer | null = null;
     let outcome: Finished | ApiError;
-    const reader = order.calls ? createCallReader() : createTextReader();
+    const reader = createPartReader(order);
     const cut = () => (shutdown.aborted ? stopping() : clientGone());
     try {
       const leave = await place;
@@ -78,10 +79,11 @@ export function createResponder(
         const { prompt, limit, stopTexts, sampling } = order;
         const { tokenizer, stop } = model;
         const sampler = createSampler(sampling);
+        const keptTokens = order.reasoning === "none" ? new Set<number>() : reasoningTokens(tokenizer);
         const decoder = decoderFor(prompt);
         if (order.isExact) decoder.startAnew(prompt);
         const onText = (piece: string) => reader.push(piece).forEach(onPart);
-        made = await answer({ tokenizer, decoder }, prompt, { limit, stop, stopTexts, sampler, signal, onText });
+        made = await answer({ tokenizer, decoder }, prompt, { limit, stop, stopTexts, keptTokens, sampler, signal, onText });
       } finally {
         lastSeconds = seconds() - waited;
         leave();

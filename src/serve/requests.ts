@@ -65,6 +65,8 @@ const chatRequest = z.strictObject({
   ...common,
   messages: z.array(message).min(1),
   tools: maybe(z.array(tool)),
+  // Variables of the chat template, as vLLM takes them.
+  chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
   tool_choice: only("auto", "none"),
   parallel_tool_calls: ignored,
   max_completion_tokens: count,

@@ -1,4 +1,5 @@
-import type { Part, ToolCall } from "./tool-calls.ts";
+import type { Part } from "./parts.ts";
+import type { ToolCall } from "./tool-calls.ts";
 
 /** The answers of OpenAI's API: https://platform.openai.com/docs/api-reference */
 export interface Usage {
@@ -47,6 +48,10 @@ const chunk = ({ id, created, model }: Head, choices: readonly object[]) => ({
 const delta = (head: Head, change: object, reason: FinishReason | null) =>
   chunk(head, [{ index: 0, delta: change, logprobs: null, finish_reason: reason }]);
 
+/** Reasoning has the name that vLLM, SGLang and DeepSeek's own API give it. */
+const change = (part: Exclude<Part, { call: ToolCall }>) =>
+  "text" in part ? { content: part.text } : { reasoning_content: part.reasoning };
+
 const textOf = (parts: readonly Part[]): string => parts.map((part) => ("text" in part ? part.text : "")).join("");
 export const callsOf = (parts: readonly Part[]): ToolCall[] => parts.flatMap((part) => ("call" in part ? [part.call] : []));
 
@@ -56,10 +61,12 @@ export const CHAT: Endpoint = {
   whole: ({ id, created, model }, parts, reason, usage) => {
     const calls = callsOf(parts);
     const content = textOf(parts);
+    const reasoning = parts.map((part) => ("reasoning" in part ? part.reasoning : "")).join("");
     const message = {
       role: "assistant",
       content: content === "" && calls.length > 0 ? null : content,
       refusal: null,
+      ...(reasoning === "" ? {} : { reasoning_content: reasoning }),
       ...(calls.length > 0 ? { tool_calls: calls } : {}),
     };
     const choices = [{ index: 0, message, logprobs: null, finish_reason: reason }];
@@ -67,7 +74,7 @@ export const CHAT: Endpoint = {
   },
   first: (head) => delta(head, { role: "assistant", content: "" }, null),
   piece: (head, part, calls) =>
-    delta(head, "text" in part ? { content: part.text } : { tool_calls: [{ index: calls, ...part.call }] }, null),
+    delta(head, "call" in part ? { tool_calls: [{ index: calls, ...part.call }] } : change(part), null),
   last: (head, reason) => delta(head, {}, reason),
   usage: (head, usage) => ({ ...chunk(head, []), usage }),
 };

@@ -9,14 +9,14 @@ export interface ToolCall {
   readonly function: { readonly name: string; readonly arguments: string };
 }
 
-/** A piece of an answer. */
-export type Part = { readonly text: string } | { readonly call: ToolCall };
+/** A piece of what is said in an answer. */
+export type TextOrCall = { readonly text: string } | { readonly call: ToolCall };
 
 /** Finds the calls in an answer that comes in pieces. No part has an empty text. */
 export interface PartReader {
-  push(piece: string): Part[];
+  push(piece: string): TextOrCall[];
   /** What was held back. */
-  end(): Part[];
+  end(): TextOrCall[];
 }
 
 /** All is text. */
@@ -41,16 +41,16 @@ export function createCallReader(): PartReader {
   let held = "";
   let isInside = false;
   let isAfterCall = false;
-  const textPart = (text: string): Part[] => {
+  const textPart = (text: string): TextOrCall[] => {
     if (text === "") return [];
     isAfterCall = false;
     return [{ text }];
   };
-  const callPart = (call: ToolCall): Part[] => {
+  const callPart = (call: ToolCall): TextOrCall[] => {
     isAfterCall = true;
     return [{ call }];
   };
-  const take = (): Part[] => {
+  const take = (): TextOrCall[] => {
     if (isInside) {
       const end = held.indexOf(CLOSE);
       if (end < 0) return [];

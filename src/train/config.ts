@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
+import { SPECIAL_TEXT } from "../data/chat/settings.ts";
 import { DEVICES, MATMUL_CHOICES } from "../device.ts";
 import type { Quantised } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";
@@ -131,6 +132,16 @@ export const trainConfigSchema = z.strictObject({
     .optional()
     .describe("what chat templates that write the date take for today, 2026-11-24 (today; a resumed run keeps its own)"),
 
+  chatTemplate: z.string().min(1).optional().describe("file of a Jinja chat template that is used in the place of the model's"),
+  templateArgs: z
+    .union([z.string().min(1), z.record(z.string(), z.json())])
+    .optional()
+    .describe("variables of the chat template: enable_thinking=false, several with commas, or a JSON object"),
+  specialText: z
+    .enum(SPECIAL_TEXT)
+    .default("token")
+    .describe("what text in a message that is a special token's becomes: that token, or with escape text like any other"),
+
   gradientCheckpointing: z.boolean().default(true).describe("keep few activations and replay the forward in the backward pass"),
   strategy: z
     .enum(STRATEGIES)
@@ -236,6 +247,10 @@ export const HELP_GROUPS = [
     keys: ["every", "first", "ratio", "groupSize", "groups", "slots"],
     description: "what the strategies every, first, ratio, uniform, sqrt and revolve take",
   },
+  {
+    keys: ["chatTemplate", "templateArgs"],
+    description: "a Jinja file in the place of the model's chat template; its variables, enable_thinking=false",
+  },
   { keys: ["seed", "date"], description: "seeds shuffling, initialisation and dropout (42); what chat templates take for today" },
   {
     keys: ["patience", "loadBest", "bestMetric"],
@@ -262,6 +277,9 @@ export const HELP_GROUPS = [
   readonly keys: readonly (keyof typeof trainConfigSchema.shape)[];
   readonly description: string;
 }[];
+
+/** The keys that decide how chats become text. */
+export const CHAT_KEYS = { chatTemplate: true, templateArgs: true, specialText: true } as const;
 
 /** The keys that decide how frozen weights lie in memory: `WeightStorage`. */
 export const STORAGE_KEYS = { dtype: true, quantize: true, quantizeEmbedding: true } as const;

@@ -10,7 +10,7 @@ setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const tokenizer = loadTokenizer(join(import.meta.dir, "../golden/tokenizers/smollm"));
-const { samples } = createSampleMaker(tokenizer, { maxLength: Infinity, vocabSize: tokenizer.size });
+const maker = createSampleMaker(tokenizer, { maxLength: Infinity, vocabSize: tokenizer.size });
 
 test("counts, lengths, duplicates, over-long samples and every error with its line", async () => {
   const path = join(folder, "data.jsonl");
@@ -33,7 +33,7 @@ test("counts, lengths, duplicates, over-long samples and every error with its li
     '{"txt":1}',
   ];
   writeFileSync(path, lines.join("\n"));
-  const report = await checkData(path, { maxLength: 100, samples });
+  const report = await checkData(path, { maxLength: 100, maker });
   expect(report.examples).toBe(5);
   expect(report.kinds).toEqual({ chat: 2, completion: 1, text: 2, preference: 0 });
   expect(report.roles).toEqual({ assistant: 2, user: 2 });

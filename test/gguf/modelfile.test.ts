@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
-import { endOfTurn } from "../../src/gguf/chat.ts";
+import { endOfTurn } from "../../src/data/chat/end-of-turn.ts";
 import { modelfile } from "../../src/gguf/modelfile.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { TALKS, templateIn, tokenizers } from "../golden/gguf/modelfile-cases.ts";
@@ -50,8 +50,9 @@ describe("the Modelfile's template, run by Go, renders what the model's own does
 
 test("the token that ends an answer is that which the template puts there", () => {
   const ends = [...cases].map(([name, tokenizer]) => {
-    const id = endOfTurn(tokenizer);
-    return [name, [...tokenizer.specialTokens].find(([, other]) => other === id)?.[0]];
+    const end = endOfTurn(tokenizer);
+    if (end) expect(tokenizer.idOf(end.token)).toBe(end.id);
+    return [name, end?.token];
   });
   expect(Object.fromEntries(ends)).toEqual({
     mistral: "</s>",

@@ -5,7 +5,7 @@ import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { createRandom } from "../../src/base/random.ts";
-import { createCallReader, type Part, withArguments } from "../../src/serve/tool-calls.ts";
+import { createCallReader, type TextOrCall, withArguments } from "../../src/serve/tool-calls.ts";
 import { eventsOf, scriptedDecoder, serve } from "../support/served.ts";
 
 setDefaultTimeout(120_000);
@@ -17,7 +17,7 @@ afterAll(async () => {
 });
 
 /** Texts that follow each other as one, calls as [name, arguments]. */
-function joined(parts: readonly Part[]): (string | [string, string])[] {
+function joined(parts: readonly TextOrCall[]): (string | [string, string])[] {
   const result: (string | [string, string])[] = [];
   for (const part of parts) {
     const last = result.at(-1);
@@ -47,7 +47,7 @@ test("calls and texts are the same in pieces of any size", () => {
   for (const [text, expected] of CASES) {
     for (let i = 0; i < 200; i++) {
       const reader = createCallReader();
-      const parts: Part[] = [];
+      const parts: TextOrCall[] = [];
       for (let at = 0; at < text.length;) {
         const to = at + (i === 0 ? text.length : 1 + random.below(9));
         parts.push(...reader.push(text.slice(at, to)));

@@ -5,10 +5,13 @@ import { readEntries } from "../../data/examples/dataset.ts";
 import { readMapping } from "../../data/examples/formats.ts";
 import { allFiles, parseSources, trainingFiles } from "../../data/examples/sources.ts";
 import { createSampleMaker, type Sample, sampleParts } from "../../data/samples/sample.ts";
+import { withChatSettings } from "../../data/chat/settings.ts";
+import { describeNotice } from "../../data/chat/notices.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { UserError } from "../../base/errors.ts";
 import { loadConfig } from "../../hf/config/config.ts";
 import { contextLimit } from "../../models/context.ts";
+import { CHAT_OPTIONS } from "../../library/options.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../../train/config.ts";
 import { validateConfig } from "../flags/config-file.ts";
 import { printEvent } from "../terminal/display.ts";
@@ -24,6 +27,7 @@ export const flags = z.strictObject({
     .min(2)
     .optional()
     .describe("tokens in a row that examples are held against (512, or the model's context)"),
+  ...CHAT_OPTIONS,
   columns: trainConfigSchema.shape.columns,
   roles: trainConfigSchema.shape.roles,
   count: z.int().min(1).default(3).describe("show: how many examples"),
@@ -84,7 +88,7 @@ interface Sampling {
 async function openSampler(model: string, config: Flags): Promise<Sampling> {
   const { folder } = await findModel({ model });
   const modelConfig = loadConfig(folder);
-  const tokenizer = loadTokenizer(folder);
+  const tokenizer = withChatSettings(loadTokenizer(folder), config);
   const eosId = modelConfig.eosTokenIds[0] ?? null;
   // Over-long examples are to be reported, not refused.
   const maker = createSampleMaker(tokenizer, { maxLength: Number.MAX_SAFE_INTEGER, vocabSize: modelConfig.vocabSize, eosId });
@@ -102,7 +106,7 @@ async function check(
     maxLength,
     mapping,
     listed: config.listed,
-    ...(model ? { samples: (example) => model.maker.samples(example) } : {}),
+    ...(model ? { maker: model.maker } : {}),
   });
   if (config.json) printReport(report);
   else showReport(report, model, named);
@@ -142,6 +146,7 @@ function showReport(report: DataReport, model: Sampling | null, named: boolean):
     );
   }
   if (Object.keys(report.unused).length > 0) console.log(`not used     columns of examples: ${counts(report.unused)}`);
+  for (const notice of report.notices) console.log(`notice       ${describeNotice(notice)}`);
   printProblems("errors", report.errors);
   printProblems("duplicates", report.duplicates);
   if (model) printProblems(`over-long`, report.overLong, ` (sequence length ${model.sequenceLength})`);
@@ -166,6 +171,7 @@ async function show(files: readonly string[], config: Flags, mapping: Mapping, m
     }
     const note = unused.note(file);
     if (note !== null) printNote(note);
+    for (const notice of model.maker.notices()) printNote(describeNotice(notice));
   }
   if (left === config.count) throw new UserError(`${files.join(", ")}: no example at or after ${config.from}`);
   return 0;

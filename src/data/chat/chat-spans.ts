@@ -3,8 +3,9 @@ import type { ChatExample } from "../examples/formats.ts";
 import { answerStart } from "./answer-start.ts";
 import { attempt, type ChatTemplate } from "./chat-template.ts";
 import type { Conversation, Range } from "./conversation.ts";
-import { fieldsOf, type Notice, refuseFields, refuseLostRoles } from "./losses.ts";
+import { fieldsOf, refuseFields, refuseLostRoles } from "./losses.ts";
 import type { Field } from "./marks.ts";
+import type { Notice } from "./notices.ts";
 import { createRenderings } from "./renderings.ts";
 import { type Trace, traceConversation } from "./trace.ts";
 
@@ -14,6 +15,8 @@ export interface TrainedText {
   readonly ranges: readonly Range[];
   /** Of each range, how much its tokens count. */
   readonly weights: readonly number[];
+  /** What `text` is the rendering of. */
+  readonly conversation: Conversation;
 }
 
 /**
@@ -72,8 +75,13 @@ export function trainedTexts(
   if (isOne) losses.read(messages.length, full);
   else for (const { count, text } of turns) losses.read(count, text);
   losses.finish(notice);
-  if (isOne) return [{ text: full, ranges: turns.map((turn) => turn.range), weights }];
-  return turns.map((turn, i) => ({ text: turn.text, ranges: [turn.range], weights: [weights[i]!] }));
+  if (isOne) return [{ text: full, ranges: turns.map((turn) => turn.range), weights, conversation: upTo(messages.length) }];
+  return turns.map(({ text, range, count }, i) => ({
+    text,
+    ranges: [range],
+    weights: [weights[i]!],
+    conversation: upTo(count),
+  }));
 }
 
 interface Turn {
@@ -103,10 +111,11 @@ function generationBlocks(
   const marked = template.renderMarked(conversation);
   if (!marked || marked.ranges.length === 0) return null;
   const assistants = messages.flatMap((message, i) => (message.role === "assistant" ? [i] : []));
-  if (assistants.every((index) => messages[index]!.weight === 1)) return { ...marked, weights: marked.ranges.map(() => 1) };
+  if (assistants.every((index) => messages[index]!.weight === 1))
+    return { ...marked, weights: marked.ranges.map(() => 1), conversation };
   if (marked.ranges.length !== assistants.length) return null;
   const ranges = marked.ranges.filter((_, i) => messages[assistants[i]!]!.weight > 0);
-  return { text: marked.text, ranges, weights: trained.map((index) => messages[index]!.weight) };
+  return { text: marked.text, ranges, weights: trained.map((index) => messages[index]!.weight), conversation };
 }
 
 /** Behind the token that ends the turn; null: none does. */

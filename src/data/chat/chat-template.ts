@@ -49,8 +49,8 @@ export function chatTemplateOf(
   tokenizer: Tokenizer,
   options: { readonly tools?: boolean; readonly now?: Date } = {},
 ): ChatTemplate {
-  const { chatTemplates, specialTokens, namedTokens } = tokenizer;
-  const variables: Record<string, unknown> = { ...namedTokens };
+  const { chatTemplates, specialTokens, namedTokens, templateArgs } = tokenizer;
+  const variables: Record<string, unknown> = { ...namedTokens, ...templateArgs };
   let source = options.tools ? chatTemplates.get("tool_use") : undefined;
   source ??= chatTemplates.get("default");
   if (source === undefined && chatTemplates.size > 0) {

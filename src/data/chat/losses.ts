@@ -5,21 +5,6 @@ import { attempt, type ChatTemplate } from "./chat-template.ts";
 import type { Field } from "./marks.ts";
 import { traceConversation } from "./trace.ts";
 
-/** Something of an example that is not as its data say, and is meant to be so. */
-export interface Notice {
-  readonly kind: NoticeKind;
-  /** `file:line`, and the message. */
-  readonly where: string;
-}
-
-/** What happens to examples without being an error, by name; the text is said with a count in front. */
-export const NOTICES = {
-  reasoning: "messages have reasoning that the chat template leaves out of what was said earlier",
-  special: "messages have text that is a special token's, and is read as that token (--special-text escape keeps it text)",
-} as const;
-
-export type NoticeKind = keyof typeof NOTICES;
-
 /** Roles that every template is expected to know, or to refuse. */
 const USUAL_ROLES: readonly string[] = ["system", "user", "assistant", "tool"];
 

@@ -2,7 +2,8 @@ import { UserError } from "../../base/errors.ts";
 import type { Example, Message } from "../examples/formats.ts";
 import { createUnusedCounter, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
-import type { Sample } from "./sample.ts";
+import type { NoticeCount } from "../chat/notices.ts";
+import type { Sample, SampleMaker } from "./sample.ts";
 
 export interface CheckOptions {
   /** Sequence length that samples are held against. */
@@ -11,8 +12,8 @@ export interface CheckOptions {
   readonly listed?: number;
   /** Columns and roles of other names. */
   readonly mapping?: Mapping;
-  /** Tokenizes an example, of any length; without it, only the formats are checked. */
-  readonly samples?: (example: Example) => Sample[];
+  /** Tokenizes examples, of any length; without it, only the formats are checked. */
+  readonly maker?: Pick<SampleMaker, "samples" | "notices">;
 }
 
 export interface DataReport {
@@ -24,6 +25,8 @@ export interface DataReport {
   readonly roles: Readonly<Record<string, number>>;
   /** Examples by columns that are not used. */
   readonly unused: Readonly<Record<string, number>>;
+  /** What some messages have that is no error. */
+  readonly notices: readonly NoticeCount[];
   /** Records that are no usable example, with what is wrong. */
   readonly errors: Problems;
   /** Examples that are the same as an earlier one. */
@@ -63,7 +66,7 @@ export interface LengthReport {
  * @throws {UserError} only when the file itself cannot be read
  */
 export async function checkData(path: string, options: CheckOptions): Promise<DataReport> {
-  const { maxLength, listed = 20, samples, mapping = NO_MAPPING } = options;
+  const { maxLength, listed = 20, maker, mapping = NO_MAPPING } = options;
   const unused = createUnusedCounter();
   const kinds: Record<Example["kind"], number> = { chat: 0, completion: 0, text: 0, preference: 0 };
   const roles = new Map<string, number>();
@@ -79,7 +82,7 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
     let tokenized: Sample[];
     try {
       example = entry.parse();
-      tokenized = samples?.(example) ?? [];
+      tokenized = maker?.samples(example) ?? [];
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       errors.add(entry.where, withoutPlace(error.message, entry.where));
@@ -103,6 +106,7 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
     kinds,
     roles: Object.fromEntries([...roles].sort(([a], [b]) => (a < b ? -1 : 1))),
     unused: Object.fromEntries(unused.counts),
+    notices: maker?.notices() ?? [],
     errors: errors.finish(),
     duplicates: duplicates.finish(),
     overLong: overLong.finish(),

@@ -4,6 +4,7 @@ import { type Breath, createBreath } from "../../base/process/event-loop.ts";
 import { UserError } from "../../base/errors.ts";
 import { fileIo, filePieces, type FileIo } from "../../base/files/files.ts";
 import { createUnusedCounter, unusedNote, type Mapping, NO_MAPPING } from "../examples/columns.ts";
+import { describeNotice } from "../chat/notices.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import { kindOf } from "../examples/wrong-files.ts";
 import type { SampleMaker } from "./sample.ts";
@@ -74,6 +75,7 @@ export async function loadSamples(path: string, maker: SampleMaker, options: Pre
         if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
       }
       set = sink.finish(Object.fromEntries(unused.counts));
+      for (const notice of maker.notices()) onNote(describeNotice(notice));
       if (collected > 0) {
         Bun.gc(true);
         await Bun.sleep(RETURN_MS);

@@ -2,7 +2,10 @@ import { UserError } from "../../base/errors.ts";
 import { trainedTexts } from "../chat/chat-spans.ts";
 import { chatTemplateOf, readsDate } from "../chat/chat-template.ts";
 import type { ChatTemplate } from "../chat/chat-template.ts";
-import type { Example, PreferenceExample } from "../examples/formats.ts";
+import { endTokens } from "../chat/end-of-turn.ts";
+import { createNotices, type NoticeCount } from "../chat/notices.ts";
+import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../chat/special-text.ts";
+import type { ChatExample, Example, PreferenceExample } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 
 /** The label of a position that is not trained on, as in PyTorch and Transformers. */
@@ -39,6 +42,8 @@ export interface SampleOptions {
 export interface SampleMaker {
   /** @throws {UserError} over-long samples, samples without a trainable token */
   samples(example: Example): Sample[];
+  /** What examples had since the last call that is no error; counted, with the first place. */
+  notices(): NoticeCount[];
   /** Changes whenever the same example might become other samples: names them in a cache. */
   readonly key: string;
 }
@@ -68,6 +73,16 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       `${where}: the example has ${text.length} characters, which are more than ${maxLength} tokens, the sequence length; shorten the example, or allow truncation`,
     );
   };
+  const ends = endTokens(tokenizer);
+  const notices = createNotices();
+  const special = specialTextPattern(tokenizer.specialTokens.keys());
+  /** Counts messages with text of special tokens; whether they are to be escaped. */
+  const escapesOf = ({ messages, tools, where }: ChatExample, pattern: RegExp): boolean => {
+    const found = messages.flatMap(({ fields }, i) => (holdsSpecialText({ ...fields, role: "" }, pattern) ? [i] : []));
+    if (tokenizer.specialText === "escape") return found.length > 0 || holdsSpecialText(tools, pattern);
+    for (const i of found) notices.add({ kind: "special", where: `${where}, message ${i + 1}` });
+    return false;
+  };
   const samples = (example: Example): Sample[] => {
     switch (example.kind) {
       case "text": {
@@ -85,10 +100,13 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       case "preference":
         return preference(example);
       case "chat": {
-        const texts = trainedTexts(templateFor(example.tools !== null), example, tokenizer.specialTokens.keys());
+        const template = templateFor(example.tools !== null);
+        const texts = trainedTexts(template, example, ends, notices.add);
         if (texts.length === 0) throw noTrainable(example.where, "no message is an assistant's to train on");
-        return texts.map(({ text, ranges, weights: ofRange }) => {
-          const { ids, tokens } = tokenizer.encodeWithBoundaries(bounded(text, example.where), ranges.flat());
+        const escapes = special !== null && escapesOf(example, special);
+        return texts.map(({ text, ranges, weights: ofRange, conversation }) => {
+          const plain = escapes ? specialTextPlaces(template, conversation, text, special, example.where) : [];
+          const { ids, tokens } = tokenizer.encodeWithBoundaries(bounded(text, example.where), ranges.flat(), plain);
           const labels = new Int32Array(ids.length).fill(IGNORED);
           const weights = ofRange.every((weight) => weight === 1) ? null : new Float32Array(ids.length).fill(1);
           ranges.forEach((_, i) => {
@@ -123,7 +141,11 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     return [first, second];
   };
   const day = readsDate(tokenizer) ? now.toDateString() : null;
-  return { samples, key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]) };
+  return {
+    samples,
+    notices: notices.take,
+    key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]),
+  };
 }
 
 /** Tokens of a vocabulary are at most some hundred characters long (runs of spaces). */

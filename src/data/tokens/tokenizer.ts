@@ -7,6 +7,9 @@ import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
 import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";
 import { additionalTemplates, CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
+import type { TemplateArgs } from "../chat/conversation.ts";
+import type { SpecialText } from "../chat/settings.ts";
+import { createEscape, type Escape } from "./escape.ts";
 import { cacheWords } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */
@@ -18,15 +21,20 @@ export interface Tokenizer {
   readonly fingerprint: string;
   /** One more than the largest token id. */
   readonly size: number;
-  /** Token ids of a text; special tokens written in it are recognised, none are added. */
-  encode(text: string): Int32Array;
+  /**
+   * Token ids of a text; special tokens written in it are recognised, none are added.
+   * @param plain places (UTF-16 units, ascending) where a special token's text is text like any other
+   */
+  encode(text: string, plain?: readonly number[]): Int32Array;
   /** As `encode`; also the first token at or after each `boundary` (see `Encoded`). */
-  encodeWithBoundaries(text: string, boundaries: readonly number[]): Encoded;
+  encodeWithBoundaries(text: string, boundaries: readonly number[], plain?: readonly number[]): Encoded;
   decode(ids: ArrayLike<number>, options?: { readonly skipSpecial?: boolean }): string;
   /** The id of a token by its exact text, or null. */
   idOf(token: string): number | null;
   /** Special tokens (ends of turns, ends of text, ...) by their text. */
   readonly specialTokens: ReadonlyMap<string, number>;
+  /** These and the other tokens that stand beside the vocabulary, by their text. */
+  readonly addedTokens: ReadonlyMap<string, number>;
   /** What the post-processor puts in front of a text (`<s>` for Llama) and behind it. */
   readonly prefix: readonly number[];
   readonly suffix: readonly number[];
@@ -37,6 +45,10 @@ export interface Tokenizer {
   readonly namedTokens: Readonly<Record<string, string>>;
   /** Jinja chat templates by name; empty when the model has none. */
   readonly chatTemplates: ReadonlyMap<string, string>;
+  /** Further variables of the templates, such as `enable_thinking`. */
+  readonly templateArgs: TemplateArgs;
+  /** What becomes of text in a message that is a special token's. */
+  readonly specialText: SpecialText;
 }
 
 /** Ids with the tokens in front that begin a text, unless the text brings them itself. */
@@ -87,19 +99,22 @@ export function createTokenizer(
   checkVocabulary(json, folder);
   checkPatterns(json, folder);
   let inner: HuggingFaceTokenizer;
+  let escape: Escape;
   try {
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
     keepByteOrderMarks(inner.decoder);
     knowAllDigits(inner.pre_tokenizer);
     cacheWords(inner);
+    escape = createEscape(inner);
     inner.decode(inner.encode("a").ids);
   } catch (error) {
     const why = explanationOf(error, "a part of it is damaged; copy or download it again");
     throw new UserError(`${folder}: tokenizer.json cannot be used: ${why}`);
   }
   const idOf = (token: string) => inner.token_to_id(token) ?? null;
-  const encode = (text: string, special = false): Int32Array => {
-    const { ids } = inner.encode(text, { add_special_tokens: special });
+  const encode = (text: string, plain: readonly number[] = [], special = false): Int32Array => {
+    const run = (written: string) => inner.encode(written, { add_special_tokens: special });
+    const { ids } = plain.length === 0 ? run(text) : escape(text, plain, run);
     if (!ids.every(Number.isInteger)) {
       throw new UserError(
         `${folder}: the vocabulary has no token for a part of ${JSON.stringify(text.slice(0, 60))} and no unk_token`,
@@ -108,15 +123,17 @@ export function createTokenizer(
     return Int32Array.from(ids);
   };
   const specialTokens = new Map<string, number>();
+  const addedTokens = new Map<string, number>();
   const added = new Map<number, string>();
   let size = 0;
   for (const id of inner.get_vocab().values()) size = Math.max(size, id + 1);
   for (const [id, token] of inner.get_added_tokens_decoder()) {
     added.set(id, token.content);
+    addedTokens.set(token.content, id);
     if (token.special) specialTokens.set(token.content, id);
     size = Math.max(size, id + 1);
   }
-  const [prefix, suffix] = surroundings(encode("a"), encode("a", true));
+  const [prefix, suffix] = surroundings(encode("a"), encode("a", [], true));
   const bytesOf = isByteLevel(json) ? tokenBytes(inner, added) : null;
   const namedId = (name: string) => (named[name] === undefined ? null : idOf(named[name]));
   const fingerprint = new Bun.CryptoHasher("sha256").update(JSON.stringify([json, named, [...templates]])).digest("hex");
@@ -125,12 +142,18 @@ export function createTokenizer(
     json,
     fingerprint,
     size,
-    encode: (text) => encode(text),
-    encodeWithBoundaries(text, boundaries) {
-      const ids = encode(text);
+    encode: (text, plain) => encode(text, plain),
+    encodeWithBoundaries(text, boundaries, plain = []) {
+      const ids = encode(text, plain);
       const unchanged = !inner.normalizer || inner.normalizer.normalize(text) === text;
       const tokens =
-        (unchanged && bytesOf && byByteLengths(ids, text, boundaries, bytesOf)) || byPrefixes(ids, text, boundaries, encode);
+        (unchanged && bytesOf && byByteLengths(ids, text, boundaries, bytesOf)) ||
+        byPrefixes(ids, text, boundaries, (begin) =>
+          encode(
+            begin,
+            plain.filter((place) => place < begin.length),
+          ),
+        );
       return { ids, tokens };
     },
     decode: (ids, options) =>
@@ -142,6 +165,7 @@ export function createTokenizer(
           }),
     idOf,
     specialTokens,
+    addedTokens,
     prefix,
     suffix,
     eosId: namedId("eos_token"),
@@ -149,6 +173,8 @@ export function createTokenizer(
     padId: namedId("pad_token"),
     namedTokens: named,
     chatTemplates: templates,
+    templateArgs: {},
+    specialText: "token",
   };
 }
 

@@ -9,7 +9,7 @@ import { fileError, fileIo, makeFolder, temporaryPath, writeTextAtomic, type Fil
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { examineWeights } from "../weights/examine.ts";
-import { copyCompanions, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
+import { copyCompanions, type Learned, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
 import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter, AdapterModule } from "./peft.ts";
@@ -24,6 +24,7 @@ export interface MergeOptions {
   /** A folder that is new or empty. */
   readonly output: string;
   readonly maxShardBytes?: number;
+  readonly learned?: Learned;
   readonly io?: FileIo;
 }
 
@@ -49,7 +50,7 @@ export function mergeAdapter(options: MergeOptions): void {
       const draft = temporaryPath(output);
       makeFolder(draft);
       try {
-        const companions = copyCompanions(base, draft, io);
+        const companions = copyCompanions(base, draft, io, options.learned);
         if (merged.tieWordEmbeddings !== config.tieWordEmbeddings) untieConfig(draft, io);
         const weights = writeWeights(draft, tensors, maxShardBytes, io);
         writeChecksums(draft, [...companions, ...weights], io);

@@ -2,12 +2,15 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
+import { readJsonObject } from "../../base/json.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
+
+const GENERATION_FILE = "generation_config.json";
 
 /** Files of a model folder that go along with its weights. */
 const COMPANION_FILES = [
   "config.json",
-  "generation_config.json",
+  GENERATION_FILE,
   "tokenizer.json",
   "tokenizer.model",
   "tokenizer_config.json",
@@ -25,14 +28,34 @@ const COMPANION_FILES = [
 /** Whether a file is Python code at the top of a model's folder: models that Transformers does not contain bring their own. */
 export const isModelCode = (name: string): boolean => /^\w+\.py$/.test(name);
 
-/** Copies those that are there, and returns their paths within the folder. @throws {UserError} */
-export function copyCompanions(from: string, to: string, io: FileIo = fileIo): string[] {
-  const templates = additionalTemplates(from);
+/** What a model has learned that its base's files do not say. */
+export interface Learned {
+  /** Ids that end a text; `generation_config.json` gets those that it lacks. Null: as the base's files say. */
+  readonly stopIds: readonly number[] | null;
+  /** Jinja source in the place of the base's chat templates; null: theirs. */
+  readonly chatTemplate: string | null;
+}
+
+export const NOTHING_LEARNED: Learned = { stopIds: null, chatTemplate: null };
+
+/** Copies those that are there, with what the model has learned, and returns their paths within the folder. @throws {UserError} */
+export function copyCompanions(from: string, to: string, io: FileIo = fileIo, learned = NOTHING_LEARNED): string[] {
+  const { stopIds, chatTemplate } = learned;
+  const templates = chatTemplate === null ? additionalTemplates(from) : [];
   if (templates.length > 0) makeFolder(join(to, ADDITIONAL_TEMPLATES));
   const names = [...COMPANION_FILES, ...templates, ...readdirSync(from).filter(isModelCode)];
-  const copied = names.filter((name) => existsSync(join(from, name)));
-  for (const name of copied) copyAtomic(join(from, name), join(to, name), io);
-  return copied;
+  const written = new Set(names.filter((name) => existsSync(join(from, name))));
+  for (const name of written) copyAtomic(join(from, name), join(to, name), io);
+  const write = (name: string, text: string) => {
+    writeTextAtomic(join(to, name), text, io);
+    written.add(name);
+  };
+  if (chatTemplate !== null) write(CHAT_TEMPLATE_FILE, chatTemplate);
+  if (stopIds !== null) {
+    const config = written.has(GENERATION_FILE) ? readJsonObject(join(from, GENERATION_FILE)) : {};
+    write(GENERATION_FILE, `${JSON.stringify({ ...config, eos_token_id: stopIds }, null, 2)}\n`);
+  }
+  return [...written];
 }
 
 /** Transformers' default for `max_shard_size`. */

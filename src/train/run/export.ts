@@ -1,6 +1,9 @@
 import { removeChecksums, writeChecksums } from "../../base/files/checksums.ts";
+import { join } from "node:path";
+import { writeTextAtomic } from "../../base/files/files.ts";
+import { CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
 import { narrow } from "../../base/float16.ts";
-import { copyCompanions, writeWeights } from "../../hf/weights/model-folder.ts";
+import { copyCompanions, type Learned, NOTHING_LEARNED, writeWeights } from "../../hf/weights/model-folder.ts";
 import { writeAdapter } from "../../hf/peft/peft.ts";
 import { describeModules, isSaved } from "../../hf/peft/peft-modules.ts";
 import { fileShape } from "../../load/adapter.ts";
@@ -26,13 +29,19 @@ const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..
  * Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come behind the other files, and
  * the checksums behind the weights.
  */
-export function exportTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): void {
+export function exportTrained(
+  folder: string,
+  engine: Engine,
+  config: TrainConfig,
+  baseFolder: string,
+  learned = NOTHING_LEARNED,
+): void {
   removeChecksums(folder);
-  writeChecksums(folder, writeTrained(folder, engine, config, baseFolder));
+  writeChecksums(folder, writeTrained(folder, engine, config, baseFolder, learned));
 }
 
 /** Returns the names of the files. */
-function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string): string[] {
+function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string, learned: Learned): string[] {
   if (config.method !== "full") {
     const { params } = engine.resident;
     const modules = params.flatMap(({ name }) => adaptedModule(name) ?? []);
@@ -47,7 +56,11 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseF
       exclude: isWrapped ? VISION_MODULES : null,
       tensors: trainedTensors(engine, () => "f32"),
     });
-    return [RUN_FILES.adapterConfig, RUN_FILES.adapter];
+    const written = [RUN_FILES.adapterConfig, RUN_FILES.adapter];
+    if (learned.chatTemplate === null) return written;
+    // Whoever talks with the adapter is to use the template that it was trained with.
+    writeTextAtomic(join(folder, CHAT_TEMPLATE_FILE), learned.chatTemplate);
+    return [...written, CHAT_TEMPLATE_FILE];
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
@@ -56,7 +69,7 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseF
     name: source.tensors.get(tensor.name)?.name ?? tensor.name,
   }));
   const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
-  const companions = copyCompanions(baseFolder, folder);
+  const companions = copyCompanions(baseFolder, folder, undefined, learned);
   const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
   return [...companions, ...writeWeights(folder, [...trained, ...base])];
 }

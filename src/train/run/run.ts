@@ -4,6 +4,8 @@ import { UserError } from "../../base/errors.ts";
 import { writeTextAtomic } from "../../base/files/files.ts";
 import { type Device, openDevice } from "../../device.ts";
 import { createTrial } from "../../doctor/trial.ts";
+import { undeclaredEnds } from "../../data/chat/end-of-turn.ts";
+import type { Learned } from "../../hf/weights/model-folder.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";
 import { findModel } from "../../load/find-model.ts";
 import { writeSegmentModels } from "../../onnx/segments.ts";
@@ -22,7 +24,7 @@ import { type DoneEvent, type EventSink, lineOf, type StepEvent } from "./events
 import { exportTrained } from "./export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
 import { type Evaluation, totalSteps, type TrainingEvents, trainLoop } from "./loop.ts";
-import { createSession, readInputs, type Session } from "./session.ts";
+import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
 import { createStepTimes } from "./step-times.ts";
 import { openTensorBoard } from "./tensorboard.ts";
 
@@ -278,7 +280,7 @@ async function trainSession(
         warn(`the best weights (held-out ${config.bestMetric} ${value}) are in no checkpoint`);
       }
     }
-    exportTrained(folder, engine, config, inputs.folder);
+    exportTrained(folder, engine, config, inputs.folder, learnedBy(inputs));
   } finally {
     signal?.removeEventListener("abort", tellInterruption);
     metrics.close();
@@ -302,6 +304,14 @@ async function trainSession(
   };
   sink({ type: "done", ...done });
   return { ...done, steps, loss, evaluation: lastEvaluation };
+}
+
+/** What goes into the files beside the trained weights. */
+function learnedBy({ config, model, tokenizer }: Inputs): Learned {
+  return {
+    stopIds: undeclaredEnds(model.eosTokenIds, tokenizer),
+    chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
+  };
 }
 
 /** What a step has moved, each time since the last. */

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { type Batches, createBatches } from "../../data/samples/batch.ts";
 import { chatTemplateOf, readsDate } from "../../data/chat/chat-template.ts";
+import { endOfTurn } from "../../data/chat/end-of-turn.ts";
 import { contentText, type Example } from "../../data/examples/formats.ts";
 import type { PrepareOptions } from "../../data/samples/prepare.ts";
 import { createSampleMaker, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
@@ -8,6 +9,7 @@ import { cacheFolder } from "../../base/files/cache-folder.ts";
 import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { initialiseAdapter, writeAdapterWeights } from "../../load/adapter.ts";
 import { generate, stopTokens } from "../../generate/generate.ts";
+import { chatPrompt, rawPrompt } from "../../generate/prompts.ts";
 import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
 import { hashFile } from "../../base/files/files.ts";
@@ -74,7 +76,7 @@ export async function readInputs(
   { given = [], onNote, ...preparing }: InputsOptions = {},
 ): Promise<Inputs> {
   const found = { name: config.model, folder, adapter: config.adapter ?? null };
-  const opened = openFound(found, { onNote, check: config.resume ? "fresh" : "kept" });
+  const opened = openFound(found, { onNote, chats: config, check: config.resume ? "fresh" : "kept" });
   try {
     return await readOpened(config, opened, given, { ...preparing, onNote });
   } catch (error) {
@@ -105,6 +107,13 @@ async function readOpened(
       eosId: model.eosTokenIds[0] ?? null,
     }),
   );
+  const end = endOfTurn(tokenizer);
+  if (end && !model.eosTokenIds.includes(end.id)) {
+    preparing.onNote?.(
+      `the chat template ends a turn with ${end.token} (${end.id}), the model's files with ${model.eosTokenIds.join(", ") || "nothing"}: ` +
+        "the former is what is learned, and answers end at either; merged models and full exports declare both",
+    );
+  }
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
   const start = adapter && { adapter, content: hashFile(adapter.source.path) };
   const tuning = start ? tuningOfAdapter(start.adapter, model, config.dropout) : tuningOf(config, model, source);
@@ -220,16 +229,16 @@ function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): 
         tools: example.tools !== null,
         ...(date === null ? {} : { now: startOfDay(date) }),
       });
-      const rendered = template.render({ messages, tools: example.tools, addGenerationPrompt: true });
-      return { text: contentText(messages.at(-1)!["content"]), ids: tokenizer.encode(rendered) };
+      const ids = chatPrompt(tokenizer, template, { messages, tools: example.tools, args: example.args });
+      return { text: contentText(messages.at(-1)!["content"]), ids };
     }
     case "preference":
       return promptOf(tokenizer, example.chosen, date);
     case "completion":
-      return { text: example.prompt, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(example.prompt)]) };
+      return { text: example.prompt, ids: rawPrompt(tokenizer, example.prompt) };
     case "text": {
       const words = example.text.split(/\s+/, 8).join(" ");
-      return { text: words, ids: Int32Array.from([...tokenizer.prefix, ...tokenizer.encode(words)]) };
+      return { text: words, ids: rawPrompt(tokenizer, words) };
     }
   }
 }
