@@ -1,5 +1,5 @@
 import type { StateSlot } from "../../optimizers/optimizer.ts";
-import { type OptimizerState, type Run, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
+import { type OptimizerState, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
 import type { Programs } from "../../runtime/chain.ts";
 import { type Address, ALIGNMENT, type Call, type Executor } from "../../runtime/executor.ts";
 import { type FlatParams, readTensor } from "../../runtime/resident.ts";
@@ -57,8 +57,6 @@ export function createOptimizer(inputs: OptimizerInputs, { clip }: { readonly cl
     readTensor(executor, squares, { dtype: "f32", shape: [norms.length * stride] })
       .filter((_, i) => i % stride === 0)
       .reduce((total, square) => total + square, 0);
-  const writeHyper = ({ rule, weightDecay }: Run, address: Address, at: Omit<Parameters<typeof rule.hyper>[0], "weightDecay">) =>
-    executor.write(address, new Uint8Array(Float32Array.from(rule.hyper({ ...at, weightDecay })).buffer));
 
   return {
     learningRate: plan.choice.learningRate,
@@ -68,7 +66,10 @@ export function createOptimizer(inputs: OptimizerInputs, { clip }: { readonly cl
       if (!Number.isFinite(gradientNorm)) return gradientNorm;
       // As torch.nn.utils.clip_grad_norm_: the coefficient is clip / (norm + 1e-6), at most 1.
       const gradientScale = (clip > 0 ? Math.min(1, clip / (gradientNorm + 1e-6)) : 1) / lossScale;
-      for (const [run, address] of hyper) writeHyper(run, address, { count, learningRate, gradientScale });
+      for (const [{ rule, weightDecay }, address] of hyper) {
+        const values = rule.hyper({ count, learningRate, weightDecay, gradientScale });
+        executor.write(address, new Uint8Array(Float32Array.from(values).buffer));
+      }
       for (const update of updates) executor.run(update);
       return gradientNorm;
     },
