@@ -17,7 +17,7 @@ export type OptimizerName = keyof typeof OPTIMIZERS;
 
 export const OPTIMIZER_NAMES = Object.keys(OPTIMIZERS) as [OptimizerName, ...OptimizerName[]];
 
-const KINDS = Object.entries(OPTIMIZERS) as unknown as [OptimizerName, OptimizerKind][];
+const KINDS = Object.entries(OPTIMIZERS) as [OptimizerName, OptimizerKind][];
 
 export const DEFAULT_OPTIMIZER: OptimizerName = "adamw";
 
@@ -27,8 +27,8 @@ export interface OptimizerChoice {
   /** Peak of the schedule. */
   readonly learningRate: number;
   readonly weightDecay: number;
-  /** The optimizer's hyperparameters in their order: asked for, or its own. */
-  readonly settings: readonly (readonly [Hyperparameter, Hyperparameters[Hyperparameter]])[];
+  /** The optimizer's hyperparameters: asked for, or its own. */
+  readonly settings: Readonly<Partial<Hyperparameters>>;
   ruleOf(param: ParamInfo): UpdateRule;
 }
 
@@ -40,7 +40,7 @@ export type OptimizerConfig = { readonly optimizer?: OptimizerName | undefined; 
 /** @throws {UserError} a hyperparameter that the optimizer does not have */
 export function chooseOptimizer(config: OptimizerConfig): OptimizerChoice {
   const name = config.optimizer ?? DEFAULT_OPTIMIZER;
-  const { defaults, learningRate, rules } = OPTIMIZERS[name] as unknown as OptimizerKind;
+  const { defaults, learningRate, rules } = OPTIMIZERS[name];
   const own = Object.keys(defaults) as Hyperparameter[];
   for (const key of Object.keys(HYPERPARAMETERS) as Hyperparameter[]) {
     if (config[key] === undefined || own.includes(key)) continue;
@@ -48,14 +48,15 @@ export function chooseOptimizer(config: OptimizerConfig): OptimizerChoice {
       `${flagName(key)} is no setting of the optimizer ${name}, which has ${own.map(flagName).join(", ")}; ${flagName(key)} belongs to ${having(key).join(", ")}`,
     );
   }
-  const settings = own.map((key) => [key, config[key] ?? defaults[key]] as const);
-  const values = Object.fromEntries(settings) as unknown as Hyperparameters;
+  const asked = Object.fromEntries(own.filter((key) => config[key] !== undefined).map((key) => [key, config[key]]));
+  const settings: Partial<Hyperparameters> = { ...defaults, ...asked };
   return {
     name,
     learningRate: config.learningRate ?? learningRate,
-    weightDecay: values.weightDecay,
+    weightDecay: settings.weightDecay ?? 0,
     settings,
-    ruleOf: rules(values),
+    // The rules read those alone that have a default.
+    ruleOf: rules(settings as Hyperparameters),
   };
 }
 

@@ -8,17 +8,21 @@ import type { Hyperparameter, Hyperparameters } from "./hyperparameters.ts";
  * rule says what state it keeps and what one update computes. Everything else follows from that: the places of state in
  * memory, the forecast, the programs and their calls (plan.ts, train/step/optimizer.ts), and checkpoints.
  */
-export interface OptimizerKind<K extends Hyperparameter = Hyperparameter> {
+export interface OptimizerKind {
   /** Peak learning rate where none is asked for. */
   readonly learningRate: number;
   /** The hyperparameters that the optimizer has, and their values where none are asked for. */
-  readonly defaults: Pick<Hyperparameters, K>;
-  /** Returns the rule of a trainable parameter. A rule is one object for all parameters that it updates. */
-  rules(settings: Pick<Hyperparameters, K>): (param: ParamInfo) => UpdateRule;
+  readonly defaults: Partial<Hyperparameters>;
+  /** Returns the rule of a trainable parameter, which is one object for all parameters that the rule updates. */
+  rules(settings: Hyperparameters): (param: ParamInfo) => UpdateRule;
 }
 
-/** Checks a row of the table: the settings that `rules` reads are those that have a default. */
-export function defineOptimizer<K extends Hyperparameter>(kind: OptimizerKind<K>): OptimizerKind<K> {
+/** Makes a row of the table, whose `rules` reads nothing but hyperparameters that have a default. */
+export function defineOptimizer<K extends Hyperparameter>(kind: {
+  readonly learningRate: number;
+  readonly defaults: Pick<Hyperparameters, K>;
+  rules(settings: Pick<Hyperparameters, K>): (param: ParamInfo) => UpdateRule;
+}): OptimizerKind {
   return kind;
 }
 

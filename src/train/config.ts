@@ -389,7 +389,7 @@ export function fingerprint(
     ...NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? "default")}`),
     `optimizer ${optimizer.name}`,
     `learningRate ${optimizer.learningRate}`,
-    ...optimizer.settings.map(([key, value]) => `${key} ${value}`),
+    ...Object.entries(optimizer.settings).map(([key, value]) => `${key} ${value}`),
   ];
   const later = LATER_KEYS.filter((key) => config[key] !== undefined && config[key] !== "none");
   return [
