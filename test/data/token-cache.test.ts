@@ -79,13 +79,14 @@ describe("samples come back as they were", () => {
       },
     };
     expectSame(await loadSamples(path, refuse, { cache }), plain);
-    expect(filesIn(cache)).toHaveLength(1);
+    // A cache, and when it was last used.
+    expect(filesIn(cache)).toHaveLength(2);
     writeFileSync(path, '{"text":"another"}');
     expect(loadSamples(path, refuse, { cache })).rejects.toThrow("tokenized again");
     const other = createSampleMaker(tokenizer, { maxLength: 999, vocabSize: tokenizer.size });
     await loadSamples(path, maker, { cache });
     await loadSamples(path, other, { cache });
-    expect(filesIn(cache)).toHaveLength(3);
+    expect(filesIn(cache)).toHaveLength(6);
   });
 });
 
@@ -105,6 +106,44 @@ describe("caches that cannot be used", () => {
     }
     writeFileSync(path, Buffer.concat([Buffer.from([0]), whole]));
     expect(openTokenCache(path, place)).toBeNull();
+  });
+
+  test("a byte that the disk changed anywhere makes it anew", () => {
+    const path = join(folder, "damaged.tokens");
+    writeCache(path, samples);
+    const whole = readFileSync(path);
+    expectSame(openTokenCache(path, place)!, memorySet(samples));
+    for (let at = 0; at < whole.length; at += 97) {
+      const damaged = Buffer.from(whole);
+      damaged[at]! ^= 1;
+      writeFileSync(path, damaged);
+      expect(openTokenCache(path, place)).toBeNull();
+    }
+  });
+
+  test("a full disk: the tokens stay in memory, and it is said", async () => {
+    const path = join(folder, "no-room.jsonl");
+    writeFileSync(path, Array.from({ length: 50 }, (_, i) => `{"text":"The river number ${i}"}\n`).join(""));
+    const notes: string[] = [];
+    const cache = join(folder, "full-cache");
+    const options = { cache, io: fullDisk(100), onNote: (note: string) => notes.push(note) };
+    expectSame(await loadSamples(path, maker, options), await loadSamples(path, maker));
+    expect(notes).toHaveLength(1);
+    expect(notes[0]).toMatch(/disk is full.*kept in memory/);
+    expect(filesIn(cache)).toEqual([]);
+  });
+
+  test("data that are changed while they are read are refused", async () => {
+    const path = join(folder, "changing.jsonl");
+    writeFileSync(path, '{"text":"a b c"}\n{"text":"d e f"}\n');
+    const changing = {
+      ...maker,
+      samples(...args: Parameters<typeof maker.samples>) {
+        writeFileSync(path, '{"text":"a b c"}\n{"text":"x y z"}\n');
+        return maker.samples(...args);
+      },
+    };
+    expect(await rejection(loadSamples(path, changing))).toContain("was changed while it was read");
   });
 
   test("a full disk and a bad example leave nothing behind", async () => {

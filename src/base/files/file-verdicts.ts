@@ -36,7 +36,8 @@ export function fileVerdict<T extends Readonly<Record<string, unknown>>>(
   return verdict;
 }
 
-function identityOf(path: string): string {
+/** A text that changes whenever the file is written to, or another takes its place. @throws {UserError} no such file */
+export function identityOf(path: string): string {
   try {
     const { dev, ino, size, ctimeNs } = statSync(path, { bigint: true });
     return `${dev}:${ino}:${size}:${ctimeNs}`;

@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { type Breath, createBreath } from "../../base/process/event-loop.ts";
 import { UserError } from "../../base/errors.ts";
+import { identityOf } from "../../base/files/file-verdicts.ts";
 import { fileIo, filePieces, type FileIo } from "../../base/files/files.ts";
 import { createUnusedCounter, unusedNote, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { describeNotice } from "../chat/notices.ts";
@@ -9,7 +10,7 @@ import { placeIn, readEntries } from "../examples/dataset.ts";
 import { kindOf } from "../examples/wrong-files.ts";
 import type { SampleMaker } from "./sample.ts";
 import { createSampleStore, type FileSamples, type SampleSink } from "./sample-store.ts";
-import { canWrite, createTokenCache, openTokenCache } from "./token-cache.ts";
+import { canWrite, createTokenCache, openTokenCache, TokenCacheError } from "./token-cache.ts";
 
 /** How far the reading and tokenizing of a file is. */
 export interface PrepareProgress {
@@ -48,47 +49,67 @@ const RETURN_MS = 300;
 /**
  * Reads and tokenizes a file, or opens what an earlier run made of the same bytes in the same way. Memory holds the index
  * (about ten bytes a sample) and a few pieces of the file, unless there is no cache.
- * @throws {UserError} bad examples, or none at all; a full disk
+ * @throws {UserError} bad examples, or none at all; a file that is changed while it is read
  * @throws the signal's reason when it is aborted
  */
 export async function loadSamples(path: string, maker: SampleMaker, options: PrepareOptions = {}): Promise<LoadedFile> {
-  const { cache = null, signal, onProgress = () => {}, mapping = NO_MAPPING, onNote = () => {}, io = fileIo } = options;
+  const { cache = null, signal, mapping = NO_MAPPING, onNote = () => {} } = options;
   const breathe = createBreath(signal);
-  const placeOf = placeIn(path);
+  const before = identityOf(path);
   const bytes = await hashContent(path, breathe);
   const content = mapping.key === "" ? bytes : sha256(`${bytes} as ${mapping.key}`);
   const file = cache !== null && canWrite(cache) ? join(cache, `${cacheKey(path, content, maker.key)}.tokens`) : null;
-  let set = file === null ? null : openTokenCache(file, placeOf);
+  let set = file === null ? null : openTokenCache(file, placeIn(path));
   if (!set) {
-    const sink: SampleSink = file === null ? createSampleStore(placeOf) : createTokenCache(file, placeOf, io);
-    const { size } = fs.statSync(path);
-    const begin = performance.now();
-    const unused = createUnusedCounter();
-    let collected = 0;
     try {
-      for await (const { number, end, parse } of readEntries(path, { mapping, unused: unused.count })) {
-        for (const sample of maker.samples(parse())) sink.add(sample, number);
-        if (end - collected >= GARBAGE_BYTES) {
-          collected = end;
-          Bun.gc(true);
-        }
-        if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
-      }
-      set = sink.finish(Object.fromEntries(unused.counts));
-      for (const notice of maker.notices()) onNote(describeNotice(notice));
-      if (collected > 0) {
-        Bun.gc(true);
-        await Bun.sleep(RETURN_MS);
-      }
+      set = await tokenize(path, maker, file, options, breathe);
     } catch (error) {
-      sink.discard();
-      throw error;
+      if (!(error instanceof TokenCacheError)) throw error;
+      onNote(`${error.message}; the tokens of ${path} are kept in memory, and are made again by the next run`);
+      set = await tokenize(path, maker, null, options, breathe);
     }
+    for (const notice of maker.notices()) onNote(describeNotice(notice));
+    if (identityOf(path) !== before) throw new UserError(`${path} was changed while it was read; start again when it is written`);
   }
   const note = unusedNote(path, set.unused);
   if (note !== null) onNote(note);
   if (set.count === 0) throw new UserError(`${path} holds no examples`);
   return { ...set, content };
+}
+
+/** Makes samples of a file's examples, in a cache file or (null) in memory. */
+async function tokenize(
+  path: string,
+  maker: SampleMaker,
+  file: string | null,
+  { onProgress = () => {}, mapping = NO_MAPPING, io = fileIo }: PrepareOptions,
+  breathe: Breath,
+): Promise<FileSamples> {
+  const placeOf = placeIn(path);
+  const sink: SampleSink = file === null ? createSampleStore(placeOf) : createTokenCache(file, placeOf, io);
+  const { size } = fs.statSync(path);
+  const begin = performance.now();
+  const unused = createUnusedCounter();
+  let collected = 0;
+  try {
+    for await (const { number, end, parse } of readEntries(path, { mapping, unused: unused.count })) {
+      for (const sample of maker.samples(parse())) sink.add(sample, number);
+      if (end - collected >= GARBAGE_BYTES) {
+        collected = end;
+        Bun.gc(true);
+      }
+      if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
+    }
+    const set = sink.finish(Object.fromEntries(unused.counts));
+    if (collected > 0) {
+      Bun.gc(true);
+      await Bun.sleep(RETURN_MS);
+    }
+    return set;
+  } catch (error) {
+    sink.discard();
+    throw error;
+  }
 }
 
 /** Names what a file becomes under a maker's key. The same bytes are other examples where they are read otherwise. */

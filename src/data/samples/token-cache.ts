@@ -1,7 +1,8 @@
 import * as fs from "node:fs";
 import { dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { fileIo, openAtomic, readFully, type FileIo } from "../../base/files/files.ts";
+import { fileVerdict } from "../../base/files/file-verdicts.ts";
+import { fileIo, filePieces, openAtomic, readFully, type FileIo } from "../../base/files/files.ts";
 import { isRecord } from "../../base/json.ts";
 import {
   createIndexBuilder,
@@ -16,10 +17,11 @@ import {
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
  * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), a JSON
- * trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one.
+ * trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
+ * checksum tells a damaged one.
  */
 const MARK = "RMTK";
-const VERSION = 2;
+const VERSION = 3;
 
 interface Trailer {
   readonly version: number;
@@ -30,7 +32,12 @@ interface Trailer {
   readonly labelled: number;
   /** Absent where all columns are used. */
   readonly unused?: UnusedColumns;
+  /** Of all in front of the trailer, and of the trailer without this: in hexadecimal. */
+  readonly sha256: string;
 }
+
+/** What keeps a cache from being written: the tokens can be kept in memory instead. */
+export class TokenCacheError extends UserError {}
 
 /** Tokens handed to the disk at a time. */
 const CHUNK_TOKENS = 1 << 18;
@@ -38,23 +45,28 @@ const CHUNK_TOKENS = 1 << 18;
 /**
  * Writes a cache as its samples come: memory holds the index and one chunk. The file appears when it is finished.
  * @param placeOf names the place in the data of a line or item
- * @throws {UserError} a full disk
+ * @throws {TokenCacheError} a full disk
  */
 export function createTokenCache(path: string, placeOf: (number: number) => string, io: FileIo = fileIo): SampleSink {
-  const file = openAtomic(path, io);
+  const file = guarded(openAtomic, path, io);
+  const hasher = new Bun.CryptoHasher("sha256");
+  const write = (bytes: Uint8Array) => {
+    hasher.update(bytes);
+    guarded(file.write, bytes);
+  };
   const builder = createIndexBuilder();
   const chunk = new Int32Array(CHUNK_TOKENS);
   let used = 0;
   let tokens = 0;
   const flush = () => {
-    file.write(bytesOf(chunk.subarray(0, used)));
+    write(bytesOf(chunk.subarray(0, used)));
     used = 0;
   };
   return {
     add(sample, number) {
       const { stored, labelled } = packSample(sample);
       if (used + stored.length > chunk.length) flush();
-      if (stored.length > chunk.length) file.write(bytesOf(stored));
+      if (stored.length > chunk.length) write(bytesOf(stored));
       else {
         chunk.set(stored, used);
         used += stored.length;
@@ -66,10 +78,10 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
       flush();
       const index = { ...builder.finish(), unused };
       const { lengths, numbers, weightRuns, labelled } = index;
-      file.write(bytesOf(lengths));
-      file.write(bytesOf(numbers));
-      file.write(bytesOf(weightRuns));
-      const trailer: Trailer = {
+      write(bytesOf(lengths));
+      write(bytesOf(numbers));
+      write(bytesOf(weightRuns));
+      const counts = {
         version: VERSION,
         samples: lengths.length,
         tokens,
@@ -77,28 +89,43 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
         labelled,
         ...(Object.keys(unused).length > 0 ? { unused } : {}),
       };
+      const trailer: Trailer = { ...counts, sha256: hasher.update(JSON.stringify(counts)).digest("hex") };
       const json = new TextEncoder().encode(JSON.stringify(trailer));
-      file.write(json);
-      file.write(bytesOf(Uint32Array.of(json.length)));
-      file.write(new TextEncoder().encode(MARK));
-      file.finish();
+      for (const end of [json, bytesOf(Uint32Array.of(json.length)), new TextEncoder().encode(MARK)]) guarded(file.write, end);
+      guarded(file.finish);
       removeUnused(dirname(path));
       const written = openTokenCache(path, placeOf, index);
       if (written) return written;
-      throw new UserError(`${path} cannot be read back after writing it; check the disk, or set REMAT_CACHE to another folder`);
+      throw new TokenCacheError(
+        `${path} cannot be read back after writing it; check the disk, or set REMAT_CACHE to another folder`,
+      );
     },
     discard: () => file.discard(),
   };
 }
 
+/** Calls a function that writes a cache. @throws {TokenCacheError} in the place of its error */
+function guarded<A extends unknown[], T>(action: (...args: A) => T, ...args: A): T {
+  try {
+    return action(...args);
+  } catch (error) {
+    throw error instanceof UserError ? new TokenCacheError(error.message) : error;
+  }
+}
+
+/** Ending of the empty file whose time says when a cache was last opened. The cache's own times must not change: its verdict hangs on them. */
+const USED = ".used";
+
 const UNUSED_MS = 30 * 24 * 3600 * 1000;
 
 /** Caches that no run has opened for a month can be made again, and would fill the disk in the end. */
 function removeUnused(folder: string): void {
+  const age = (path: string) => Date.now() - (fs.statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
   for (const name of fs.readdirSync(folder)) {
     const path = join(folder, name);
-    const changed = name.endsWith(".tokens") ? fs.statSync(path, { throwIfNoEntry: false })?.mtimeMs : undefined;
-    if (changed !== undefined && Date.now() - changed > UNUSED_MS) fs.rmSync(path, { force: true });
+    if (!name.endsWith(".tokens") || Math.min(age(path), age(path + USED)) <= UNUSED_MS) continue;
+    fs.rmSync(path, { force: true });
+    fs.rmSync(path + USED, { force: true });
   }
 }
 
@@ -125,9 +152,14 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     return null;
   }
   const { samples, tokens, labelled } = trailer;
+  // What has just been written needs no second look.
+  if (index === undefined && !isWhole(path, trailer)) {
+    fs.closeSync(fd);
+    return null;
+  }
   // For `removeUnused`; a cache that only may be read stays as it is.
   try {
-    fs.futimesSync(fd, new Date(), new Date());
+    fs.writeFileSync(path + USED, "");
   } catch {}
   const readInts = (at: number, length: number): Int32Array => {
     const values = new Int32Array(length);
@@ -144,6 +176,21 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     return null;
   }
   return createSampleSet({ lengths, numbers, weightRuns, labelled, unused: trailer.unused ?? {} }, readInts, placeOf);
+}
+
+/** Whether the checksum holds. The file is read for it once, and again when it has changed. */
+function isWhole(path: string, { sha256, ...counts }: Trailer): boolean {
+  const { found } = fileVerdict("token-cache", path, () => {
+    const hasher = new Bun.CryptoHasher("sha256");
+    let left = 4 * (counts.tokens + 2 * counts.samples + counts.weightRuns);
+    for (const piece of filePieces(path)) {
+      const part = piece.subarray(0, left);
+      hasher.update(part);
+      left -= part.length;
+    }
+    return { found: hasher.update(JSON.stringify(counts)).digest("hex") };
+  });
+  return found === sha256;
 }
 
 function readTrailer(fd: number, path: string): Trailer | null {
