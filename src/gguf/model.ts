@@ -41,7 +41,7 @@ export function exportModel(path: string, model: GgufModel, type: GgufType): voi
   const { config, tensors } = adapter
     ? mergedModel(source, adapter, model.config)
     : { config: model.config, tensors: storedTensors(source) };
-  writeGguf(path, metadata, modelTensors(config, tensors, source.path, type));
+  writeGguf(path, metadata, modelTensors(config, tensors, source, type));
 }
 
 function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType): Map<string, GgufValue> {
@@ -126,17 +126,19 @@ function storedTensors(source: TensorSource): TensorData[] {
   }));
 }
 
-/** @param from names the file that the tensors are of in errors */
-function modelTensors(config: ModelConfig, stored: readonly TensorData[], from: string, type: GgufType): GgufTensor[] {
+/** @param source has the modules' names of the tensors; a head that an adapter has made another matrix has its own already */
+function modelTensors(config: ModelConfig, stored: readonly TensorData[], source: TensorSource, type: GgufType): GgufTensor[] {
   const { embedding, head } = modulesOf(config);
   const logits = config.tieWordEmbeddings ? `${config.modulePrefix}${embedding}` : head;
+  const names = new Map(Array.from(source.tensors, ([name, entry]) => [entry.name, name]));
   const tensors = stored.flatMap((tensor): GgufTensor[] => {
-    const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(moduleName(tensor.name)) ?? [];
-    if (isVision(moduleName(tensor.name))) return [];
+    const name = names.get(tensor.name) ?? moduleName(tensor.name);
+    const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(name) ?? [];
+    if (isVision(name)) return [];
     if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === head && config.tieWordEmbeddings)) return [];
     const parts = module === undefined ? [] : ggufParts(module, config);
     if (parts.length === 0 || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
-      throw new UserError(`${from}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
+      throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
     }
     const offset = normOffset(module!, config);
     const to = typeFor(module === logits ? headType(type) : type, tensor.shape);
@@ -154,7 +156,7 @@ function modelTensors(config: ModelConfig, stored: readonly TensorData[], from: 
       data: () => encode(take(read(), elements(inner)), to, tensor.name),
     }));
   });
-  checkComplete(tensors, config, from);
+  checkComplete(tensors, config, source.path);
   return [...tensors, ...ropeFactors(config)];
 }
 

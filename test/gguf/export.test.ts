@@ -81,6 +81,7 @@ const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
   granite: "granite",
   qwen2: "qwen2",
   qwen3: "qwen3",
+  "qwen3-bare": "qwen3",
   gemma: "gemma",
   gemma2: "gemma2",
   gemma3: "gemma3",
@@ -98,13 +99,13 @@ function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
 
 /** The checkpoint's name of a GGUF tensor. */
 function originalName(name: string, family: GoldenFamily): string {
-  const prefix = family === "gemma3-vision" ? "language_model.model" : "model";
+  const prefix = family === "gemma3-vision" ? "language_model.model." : family === "qwen3-bare" ? "" : "model.";
   const modules = modulesOf(family);
   const [, layer, module, kind] = /^blk\.(\d+)\.(\w+)\.(\w+)$/.exec(name) ?? [];
-  if (layer !== undefined) return `${prefix}.layers.${layer}.${modules[module!]}.${kind}`;
+  if (layer !== undefined) return `${prefix}layers.${layer}.${modules[module!]}.${kind}`;
   return {
-    "token_embd.weight": `${prefix}.embed_tokens.weight`,
-    "output_norm.weight": `${prefix}.norm.weight`,
+    "token_embd.weight": `${prefix}embed_tokens.weight`,
+    "output_norm.weight": `${prefix}norm.weight`,
     "output.weight": "lm_head.weight",
   }[name]!;
 }

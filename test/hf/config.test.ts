@@ -378,6 +378,14 @@ describe("families", () => {
     expect(userError(() => of("internlm"))).toContain('"internlm" is not supported; supported are Llama');
   });
 
+  test("the class without a head is one of the family", () => {
+    expect(of("qwen3", { architectures: ["Qwen3Model"] }).family).toBe("qwen3");
+    expect(parseConfig({ architectures: ["MistralModel"], ...BASE }).family).toBe("mistral");
+    expect(of("gemma3_text", { architectures: ["Gemma3TextModel"] }).family).toBe("gemma3_text");
+    for (const name of ["Gemma3Model", "Qwen2Model"])
+      expect(userError(() => of("gemma3_text", { architectures: [name] }))).toContain(`"${name}" is not supported`);
+  });
+
   test("end ids come from both files, dtype under either key, null biases of the family", () => {
     const config = parseConfig(
       { model_type: "llama", ...BASE, eos_token_id: [5, 6], torch_dtype: "bfloat16", pad_token_id: -1 },

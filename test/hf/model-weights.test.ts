@@ -89,18 +89,19 @@ test.each([
   for (const file of ["step-", "merged-"]) expect(read(`${file}b`)).toEqual(read(`${file}a`));
 });
 
-test("full training writes a whole model: what sees images is there bit for bit, under the names of the base", async () => {
-  const config = loadConfig(modelFolder(FAMILY));
-  const source = openModelWeights(modelFolder(FAMILY), config);
+test.each([FAMILY, "qwen3-bare"] as const)("full training writes the whole of %s under the base's names", async (family) => {
+  const config = loadConfig(modelFolder(family));
+  const source = openModelWeights(modelFolder(family), config);
   const executor = await createWasmExecutor({ threads: 1 });
   const tuning = { method: "full" } as const;
   const engine = createEngine(executor, { config, source, tuning, strategy: { name: "off" }, tokens: [8], optimizer: null });
-  mkdirSync(path("trained"));
-  const settings = trainConfigSchema.parse({ model: FAMILY, data: "none", method: "full" });
-  exportTrained(path("trained"), engine, settings, modelFolder(FAMILY));
+  const output = path(`trained-${family}`);
+  mkdirSync(output);
+  const settings = trainConfigSchema.parse({ model: family, data: "none", method: "full" });
+  exportTrained(output, engine, settings, modelFolder(family));
   executor.close();
   source.close();
-  const [base, trained] = [openSafetensors(modelFolder(FAMILY)), openSafetensors(path("trained"))];
+  const [base, trained] = [openSafetensors(modelFolder(family)), openSafetensors(output)];
   expect([...trained.tensors.keys()].sort()).toEqual([...base.tensors.keys()].sort());
   for (const [name, entry] of base.tensors)
     expect(readBytes(trained, trained.tensors.get(name)!)).toEqual(readBytes(base, entry));
@@ -118,6 +119,55 @@ test("merging keeps the names of the base", () => {
   expect(changed.every(({ name }) => name.includes("_proj.weight"))).toBe(true);
   expect(filesIn(path("merged"))).toContain("config.json");
   for (const source of [base, merged]) source.close();
+});
+
+test("a model without a head: its files' names, adapters that leave out `model.`, merged under the base's names", () => {
+  const config = loadConfig(modelFolder("qwen3-bare"));
+  const source = openModelWeights(modelFolder("qwen3-bare"), config);
+  expect([...source.tensors.keys()].every((name) => name.startsWith("model."))).toBe(true);
+  expect(source.tensors.get("model.layers.1.self_attn.q_proj.weight")!.name).toBe("layers.1.self_attn.q_proj.weight");
+  source.close();
+  const bare = copyFolder(adapterFolder("qwen3-bare"), path("bare-adapter"));
+  const adapter = openSafetensors(join(adapterFolder("qwen3-bare"), "adapter_model.safetensors"));
+  const tensors = Array.from(adapter.tensors.values(), (entry) => ({
+    name: entry.name.replace("base_model.model.model.", "base_model.model."),
+    dtype: entry.dtype!,
+    shape: entry.shape,
+    data: () => readBytes(adapter, entry),
+  }));
+  rmSync(join(bare, "adapter_model.safetensors"));
+  writeSafetensors(join(bare, "adapter_model.safetensors"), tensors);
+  adapter.close();
+  mergeAdapter({ base: modelFolder("qwen3-bare"), adapter: adapterFolder("qwen3-bare"), output: path("bare-a") });
+  mergeAdapter({ base: modelFolder("qwen3-bare"), adapter: bare, output: path("bare-b") });
+  const [before, a, b] = [modelFolder("qwen3-bare"), path("bare-a"), path("bare-b")].map(readTensors);
+  expect([...a!.keys()].sort()).toEqual([...before!.keys()].sort());
+  expect(a!).toEqual(b!);
+  const name = "layers.0.mlp.up_proj.weight";
+  expect(relativeError(a!.get(name)!, before!.get(name)!)).toBeGreaterThan(1e-3);
+});
+
+test("a shared matrix may be in the file under the head's name alone", () => {
+  const target = copyFolder(modelFolder("smollm2"), path("head-only"));
+  const source = openSafetensors(modelFolder("smollm2"));
+  const tensors = Array.from(source.tensors.values(), (entry) => ({
+    name: entry.name === "model.embed_tokens.weight" ? "lm_head.weight" : entry.name,
+    dtype: entry.dtype!,
+    shape: entry.shape,
+    data: () => readBytes(source, entry),
+  }));
+  rmSync(join(target, "model.safetensors"));
+  writeSafetensors(join(target, "model.safetensors"), tensors);
+  const opened = openModelWeights(target, loadConfig(target));
+  expect(opened.tensors.has("lm_head.weight")).toBe(false);
+  const entry = opened.tensors.get("model.embed_tokens.weight")!;
+  expect(readBytes(opened, entry)).toEqual(readBytes(source, source.tensors.get("model.embed_tokens.weight")!));
+  for (const one of [source, opened]) one.close();
+  // Two matrices that are not shared keep their names.
+  const config = { ...loadConfig(target), tieWordEmbeddings: false };
+  const untied = openModelWeights(target, config);
+  expect(untied.tensors.has("model.embed_tokens.weight")).toBe(false);
+  untied.close();
 });
 
 test("a configuration of a larger model is refused before anything of its size is built", () => {

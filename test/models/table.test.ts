@@ -16,7 +16,7 @@ test("every family of the table has fixtures, and every wrapper has", () => {
   const read = FIXTURES.map((name) => loadConfig(modelFolder(name)).family);
   expect([...new Set(read)].sort()).toEqual(FAMILIES.map(({ type }) => type).sort());
   const types = FIXTURES.map((name) => JSON.parse(readFileSync(join(modelFolder(name), "config.json"), "utf8")).model_type);
-  for (const { wrapper } of FAMILIES) if (wrapper) expect(types).toContain(wrapper.type);
+  for (const { wrappers = [] } of FAMILIES) for (const wrapper of wrappers) expect(types).toContain(wrapper.type);
 });
 
 test("a fixture's layers are as many as its configuration says, and keep something while decoding", () => {
@@ -29,7 +29,7 @@ test("a fixture's layers are as many as its configuration says, and keep somethi
 });
 
 test("only a family's own file and the table know its name", () => {
-  const names = FAMILIES.flatMap(({ type, wrapper }) => [type, ...(wrapper ? [wrapper.type] : [])]);
+  const names = FAMILIES.flatMap(({ type, wrappers = [] }) => [type, ...wrappers.map((wrapper) => wrapper.type)]);
   const quoted = new RegExp(`"(${names.join("|")})"`);
   // In GGUF "llama" is a kind of vocabulary too, and "qwen2" a way to split texts.
   const files = [...new Bun.Glob("src/**/*.ts").scanSync(root)].filter(

@@ -13,6 +13,7 @@ export const FAMILIES = [
   "ministral",
   "qwen2",
   "qwen3",
+  "qwen3-bare",
   "smollm2",
   "smollm3",
   "cwm",

@@ -1,19 +1,15 @@
 import { UserError } from "../../base/errors.ts";
 import { elements } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import { modulesOf, WRAPPERS } from "../../models/families/index.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
-/** Names in checkpoints of models with images, and those of the modules in Transformers 5. The first that fits is taken. */
-const RENAMED: readonly (readonly [stored: string, module: string])[] = [
-  ["language_model.lm_head.", "lm_head."],
-  ["language_model.model.", "model.language_model."],
-  ["vision_tower.", "model.vision_tower."],
-  ["multi_modal_projector.", "model.multi_modal_projector."],
-];
+const RENAMED = WRAPPERS.flatMap(({ renamed }) => renamed);
+const VISION = WRAPPERS.flatMap(({ vision }) => vision);
 
 /**
  * Opens a model's weights. They are found under the names of the modules, whatever those in the files: an entry's own name
- * is that of the file.
+ * is that of the file. Models that were saved without a head have names without what those of modules begin with.
  * @throws {UserError} also for a configuration of a larger model, before anything of its size is built
  */
 export function openModelWeights(folder: string, config: ModelConfig): TensorSource {
@@ -24,9 +20,20 @@ export function openModelWeights(folder: string, config: ModelConfig): TensorSou
     source.close();
     throw error;
   }
-  if (config.modulePrefix === "model.") return source;
   const tensors = new Map<string, TensorEntry>();
-  for (const [name, entry] of source.tensors) tensors.set(moduleName(name), entry);
+  const { embedding, head } = modulesOf(config);
+  const isBare = ![...source.tensors.keys()].some((name) => moduleName(name).startsWith(config.modulePrefix));
+  for (const [stored, entry] of source.tensors) {
+    const name = moduleName(stored);
+    tensors.set(isBare && !name.startsWith(`${head}.`) ? config.modulePrefix + name : name, entry);
+  }
+  // Of two names of one matrix a file may hold either; written is the embedding's.
+  const [shared, other] = [`${config.modulePrefix}${embedding}.weight`, `${head}.weight`];
+  const entry = config.tieWordEmbeddings && !tensors.has(shared) ? tensors.get(other) : undefined;
+  if (entry) {
+    tensors.delete(other);
+    tensors.set(shared, { ...entry, name: shared });
+  }
   return { ...source, tensors };
 }
 
@@ -60,16 +67,17 @@ export function moduleName(stored: string): string {
 
 /**
  * The module of a model with that prefix that an adapter's file names. Adapters of a model with images that were trained on its text
- * part alone name that part's modules as a model of text does.
+ * part alone name that part's modules as a model of text does, and those of a model without a head leave out `model.`.
  */
 export function adapterModule(stored: string, modulePrefix = "model."): string {
   const name = moduleName(stored);
+  if (name.startsWith("layers.")) return modulePrefix + name;
   return name.startsWith("model.layers.") ? modulePrefix + name.slice("model.".length) : name;
 }
 
 /** Whether a tensor, or a module, belongs to the parts that see images, which are neither trained nor run. */
 export function isVision(name: string): boolean {
-  return /^model\.(vision_tower|multi_modal_projector)\./.test(name);
+  return VISION.some((prefix) => name.startsWith(prefix));
 }
 
 /** A sentence that says which part of a model with images is used; null for a model of text. */

@@ -10,6 +10,8 @@ export interface Family {
   readonly type: string;
   /** The class in `architectures` that generates text. */
   readonly architecture: string;
+  /** The class without a head that embedding models are saved as; by default `...Model` for `...ForCausalLM`. */
+  readonly bare?: string;
   /** Names of its models, as the README and messages list them. */
   readonly models: readonly string[];
   /**
@@ -19,8 +21,8 @@ export interface Family {
    * @throws {UserError} missing or wrong values, features that are not supported
    */
   read(raw: Raw, where: string, generation: Raw): ModelConfig;
-  /** Configurations of larger models that hold one of this family as a part. */
-  readonly wrapper?: Wrapper;
+  /** Larger models that hold one of this family as a part. */
+  readonly wrappers?: readonly Wrapper[];
   readonly modules: FamilyModules;
   /** The decoder blocks, from the first to the last. */
   layers(config: ModelConfig): readonly Layer[];
@@ -35,6 +37,10 @@ export interface Wrapper {
   readonly modulePrefix: ModelConfig["modulePrefix"];
   /** The text part as a `config.json` of the family. @throws {UserError} no text part */
   text(raw: Raw, where: string): Raw;
+  /** What names in files of some versions begin with, and the modules' names in its place; the first that fits counts. */
+  readonly renamed: readonly (readonly [stored: string, module: string])[];
+  /** What the names of the modules that see images begin with; they are neither trained nor run. */
+  readonly vision: readonly string[];
 }
 
 /** What a family calls its modules in checkpoints, PEFT adapters included. */

@@ -1,7 +1,7 @@
 import { UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import type { ModelConfig } from "../config.ts";
-import type { Family, FamilyModules, Raw } from "./family.ts";
+import type { Family, FamilyModules, Raw, Wrapper } from "./family.ts";
 import { gemma } from "./gemma/gemma.ts";
 import { gemma2 } from "./gemma/gemma2.ts";
 import { gemma3 } from "./gemma/gemma3.ts";
@@ -58,6 +58,9 @@ export const TABLE_MODULES: readonly string[] = [
 /** The linear layers of all families. */
 export const LINEAR_MODULES: readonly string[] = [...new Set(FAMILIES.flatMap(({ modules }) => modules.linear))];
 
+/** All larger models that hold one of a family. */
+export const WRAPPERS: readonly Wrapper[] = FAMILIES.flatMap(({ wrappers = [] }) => wrappers);
+
 /** The models of all families as a list in words: "Llama, Mistral and Qwen2". */
 export function supportedModels(): string {
   const names = FAMILIES.flatMap(({ models }) => models);
@@ -71,21 +74,27 @@ export function supportedModels(): string {
  * @throws {UserError} unknown architecture, missing or wrong values, features that are not supported
  */
 export function parseConfig(raw: Raw, where = "config.json", generation: Raw = {}): ModelConfig {
-  for (const { wrapper, read } of FAMILIES) {
-    if (!wrapper || raw["model_type"] !== wrapper.type) continue;
-    return { ...read(wrapper.text(raw, where), where, generation), modulePrefix: wrapper.modulePrefix };
+  for (const { wrappers = [], read } of FAMILIES) {
+    const wrapper = wrappers.find(({ type }) => type === raw["model_type"]);
+    if (wrapper) return { ...read(wrapper.text(raw, where), where, generation), modulePrefix: wrapper.modulePrefix };
   }
   return findFamily(raw, where).read(raw, where, generation);
 }
 
 function findFamily({ model_type: type, architectures }: Raw, where: string): Family {
   const names = Array.isArray(architectures) ? architectures.filter((name) => typeof name === "string") : [];
-  const found = typeof type === "string" ? BY_TYPE.get(type) : FAMILIES.find(({ architecture }) => names.includes(architecture));
+  const isOne = (family: Family) => names.some((name) => name === family.architecture || name === bareOf(family));
+  const found = typeof type === "string" ? BY_TYPE.get(type) : FAMILIES.find(isOne);
   if (!found) {
     throw new UserError(`${where}: architecture ${show(names[0] ?? type)} is not supported; supported are ${supportedModels()}`);
   }
-  if (names.length > 0 && !names.includes(found.architecture)) {
+  if (names.length > 0 && !isOne(found)) {
     throw new UserError(`${where}: architecture ${show(names[0])} is not supported; expected ${found.architecture}`);
   }
   return found;
+}
+
+/** The class of the family's models without their head. */
+function bareOf({ architecture, bare = architecture.replace(/ForCausalLM$/, "Model") }: Family): string {
+  return bare;
 }

@@ -312,6 +312,28 @@ FAMILIES = {
             "dtype": "float32",
         },
     },
+    # Saved without its head, as embedding models are: the names lack "model.".
+    "qwen3-bare": {
+        "seed": 1040,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "names": (("model.", ""),),
+        "config": {
+            "architectures": ["Qwen3Model"],
+            "model_type": "qwen3",
+            "hidden_size": 22,
+            "intermediate_size": 27,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 12,
+            "vocab_size": 53,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+    },
     "smollm2": {
         "seed": 1005,
         "dtype": torch.bfloat16,

@@ -45,7 +45,21 @@ export const gemma3: Family = {
   type: "gemma3_text",
   architecture: "Gemma3ForCausalLM",
   models: ["Gemma 3"],
-  wrapper: { type: "gemma3", modulePrefix: "model.language_model.", text: textOf },
+  bare: "Gemma3TextModel",
+  wrappers: [
+    {
+      type: "gemma3",
+      modulePrefix: "model.language_model.",
+      text: textOf,
+      renamed: [
+        ["language_model.lm_head.", "lm_head."],
+        ["language_model.model.", "model.language_model."],
+        ["vision_tower.", "model.vision_tower."],
+        ["multi_modal_projector.", "model.multi_modal_projector."],
+      ],
+      vision: ["model.vision_tower.", "model.multi_modal_projector."],
+    },
+  ],
   read(raw, where, generation) {
     const config = {
       ...GEMMA_DEFAULTS,
