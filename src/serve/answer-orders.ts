@@ -9,7 +9,8 @@ import { endsInReasoning, writesReasoning } from "../generate/reasoning.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
 import { ApiError, refusing } from "./errors.ts";
 import type { AnyRequest, ChatRequest, TextRequest } from "./requests.ts";
-import { withArguments, writesCalls } from "./tool-calls.ts";
+import { withArguments } from "../data/chat/call-arguments.ts";
+import { writesCalls } from "./tool-calls.ts";
 
 /** The model that is served. */
 export interface ServedModel {

@@ -1,4 +1,4 @@
-import { isRecord, parseJsonExactly } from "../base/json.ts";
+import { isRecord } from "../base/json.ts";
 import { overlap } from "../generate/stop-text.ts";
 
 /** A call that the model asks for. */
@@ -103,23 +103,4 @@ function readCall(body: string): ToolCall | null {
     type: "function",
     function: { name: value["name"], arguments: written },
   };
-}
-
-/** A message with its calls' arguments as objects, which templates write as JSON, and not as JSON in a text. */
-export function withArguments(message: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
-  const calls = message["tool_calls"];
-  if (!Array.isArray(calls)) return message;
-  return { ...message, tool_calls: calls.map(withParsedArguments) };
-}
-
-function withParsedArguments(call: unknown): unknown {
-  if (!isRecord(call) || !isRecord(call["function"])) return call;
-  const { arguments: written } = call["function"];
-  if (typeof written !== "string") return call;
-  try {
-    const value = parseJsonExactly(written, "a call's arguments");
-    return isRecord(value) ? { ...call, function: { ...call["function"], arguments: value } } : call;
-  } catch {
-    return call;
-  }
 }

@@ -5,7 +5,8 @@ import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { createRandom } from "../../src/base/random.ts";
-import { createCallReader, type TextOrCall, withArguments } from "../../src/serve/tool-calls.ts";
+import { withArguments } from "../../src/data/chat/call-arguments.ts";
+import { createCallReader, type TextOrCall } from "../../src/serve/tool-calls.ts";
 import { eventsOf, scriptedDecoder, serve } from "../support/served.ts";
 
 setDefaultTimeout(120_000);

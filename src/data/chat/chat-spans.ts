@@ -3,7 +3,7 @@ import type { ChatExample } from "../examples/formats.ts";
 import { answerStart } from "./answer-start.ts";
 import { attempt, type ChatTemplate } from "./chat-template.ts";
 import type { Conversation, Range } from "./conversation.ts";
-import { fieldsOf, refuseFields, refuseLostRoles } from "./losses.ts";
+import { asCalled, fieldsOf, refuseFields, refuseLostRoles } from "./losses.ts";
 import type { Field } from "./marks.ts";
 import type { Notice } from "./notices.ts";
 import { createRenderings } from "./renderings.ts";
@@ -36,10 +36,11 @@ export interface TrainedText {
  */
 export function trainedTexts(
   template: ChatTemplate,
-  example: ChatExample,
+  written: ChatExample,
   endTokens: Iterable<string>,
   notice: (notice: Notice) => void = () => {},
 ): TrainedText[] {
+  const example = asCalled(template, written);
   const { messages, tools, args } = example;
   const trained = messages.flatMap((message, i) => (message.weight > 0 ? [i] : []));
   if (trained.length === 0) return [];

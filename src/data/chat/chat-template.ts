@@ -1,6 +1,7 @@
 import { explanationOf, UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import { contentText } from "../examples/formats.ts";
+import { hasTextArguments, withArguments, wantsObjects } from "./call-arguments.ts";
 import { type Conversation, type MessageFields, type Range, withReasoning } from "./conversation.ts";
 import { parseTemplate, type RenderOptions, runTemplate, type Template } from "./jinja.ts";
 import { tagsOf } from "./marks.ts";
@@ -12,6 +13,8 @@ export interface ChatTemplate {
   readonly source: string;
   /** Tags that the source writes out (see `tagsOf`). */
   readonly tags: RegExp | null;
+  /** The message with its calls' arguments as the template wants them: JSON texts as objects, or as they are. */
+  asCalled(message: MessageFields): MessageFields;
   render(conversation: Conversation): string;
   /**
    * The text and the character ranges inside `{% generation %}` blocks, or null when the template has none (or when
@@ -99,13 +102,23 @@ export function createChatTemplate(
     const asParts = say([{ type: "text", text: PROBE }]);
     return (known = asParts !== null && asParts === say(PROBE));
   };
+  let objects: boolean | null = null;
+  const asCalled = (message: MessageFields): MessageFields => {
+    if (!hasTextArguments(message)) return message;
+    if (objects === null) {
+      // The probe's own arguments stay as they are.
+      objects = false;
+      objects = wantsObjects((messages) => attempt(() => run({ messages })));
+    }
+    return objects ? withArguments(message) : message;
+  };
   const asRead = (message: MessageFields): MessageFields => {
     const { content } = message;
     return Array.isArray(content) && !readsParts() ? { ...message, content: contentText(content) } : message;
   };
   const run = (conversation: Conversation, options: RenderOptions = {}): string => {
     const { tools = null, addGenerationPrompt = false, args } = conversation;
-    const messages = conversation.messages.map((message) => asRead(withReasoning(message)));
+    const messages = conversation.messages.map((message) => asCalled(asRead(withReasoning(message))));
     const own = { messages, tools, documents: null, add_generation_prompt: addGenerationPrompt };
     try {
       return runTemplate(template, { ...variables, ...args, ...own }, now, options);
@@ -118,6 +131,7 @@ export function createChatTemplate(
   return {
     source,
     tags: tagsOf(source),
+    asCalled,
     render: (conversation) => run(conversation),
     renderMarked(conversation) {
       if (!hasBlocks) return null;

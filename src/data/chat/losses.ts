@@ -25,7 +25,8 @@ export function refuseLostRoles(template: ChatTemplate, { messages, tools, args,
  * is asked for.
  * @throws {UserError}
  */
-export function refuseLostContext(template: ChatTemplate, example: ChatExample): void {
+export function refuseLostContext(template: ChatTemplate, written: ChatExample): void {
+  const example = asCalled(template, written);
   const { messages, tools, args } = example;
   refuseLostRoles(template, example);
   const conversation = { messages: fieldsOf(messages), tools, args, addGenerationPrompt: true };
@@ -62,6 +63,15 @@ const MOST_LISTED = 4;
 function listed(texts: readonly string[]): string {
   const rest = texts.length - MOST_LISTED;
   return rest > 0 ? `${texts.slice(0, MOST_LISTED).join(", ")} and ${rest} more` : texts.join(", ");
+}
+
+/** The example with its calls' arguments as the template wants them. */
+export function asCalled(template: ChatTemplate, example: ChatExample): ChatExample {
+  const messages = example.messages.map((message) => {
+    const fields = template.asCalled(message.fields);
+    return fields === message.fields ? message : { ...message, fields };
+  });
+  return { ...example, messages };
 }
 
 export function fieldsOf(messages: readonly Message[]): Message["fields"][] {

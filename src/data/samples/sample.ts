@@ -155,7 +155,7 @@ const CHARACTERS_PER_TOKEN = 1000;
 const SHORT_TEXT = 1 << 18;
 
 /** To be raised when the same tokenizer and options give other samples than before. */
-const SAMPLER_VERSION = 3;
+const SAMPLER_VERSION = 4;
 
 /** Ids and eos, which is not written twice. */
 function join(ids: Int32Array, end: readonly number[]): Int32Array {
