@@ -128,3 +128,14 @@ test("every link between the pages leads somewhere, and the README leads to ever
     }
   }
 });
+
+test("every file that a page names is there", () => {
+  for (const page of pages) {
+    const named = [...readFileSync(page, "utf8").matchAll(/`((?:src|test|assembly|bench|recipes|docs)\/[\w./-]+)`/g)].map(
+      ([, path]) => path!,
+    );
+    // Words in capitals stand for any name.
+    const missing = named.filter((path) => !/[A-Z]{3}/.test(path.replace("README", "")) && !existsSync(join(root, path)));
+    expect(missing, page).toEqual([]);
+  }
+});
