@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { createRandom } from "../../src/base/random.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
+import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -55,7 +56,8 @@ async function uninterrupted(): Promise<string> {
 }
 
 describe("resume", () => {
-  test("killed at 50 random instants, the losses and the adapter are the uninterrupted run's, bit for bit", async () => {
+  const KILLS = SLOW ? 50 : 5;
+  test(`killed at ${KILLS} random instants, the losses and the adapter are the uninterrupted run's, bit for bit`, async () => {
     const whole = await uninterrupted();
     const random = createRandom(17, "kills");
     // Whole checkpoints: of the others some are removed at the start, and come again under the same names.
@@ -69,7 +71,7 @@ describe("resume", () => {
     let output = "";
     let runs = 0;
     let restarts = 0;
-    for (let kills = 0; kills < 50;) {
+    for (let kills = 0; kills < KILLS;) {
       // A new run when the last one came through.
       if (output === "" || existsSync(join(output, "adapter_config.json"))) output = join(folder, `killed-${runs++}`);
       const before = progressOf(output);
@@ -98,7 +100,7 @@ describe("resume", () => {
     expect(losses(output)).toEqual(losses(whole));
     expect(weights(output)).toEqual(weights(whole));
     // Most kills hit a run that had moved on since it was started.
-    expect(restarts).toBeGreaterThan(30);
+    expect(restarts).toBeGreaterThan(0.6 * KILLS);
   }, 240_000);
 
   test("a damaged file of the newest checkpoint: the one before it is used, with a word about it", async () => {

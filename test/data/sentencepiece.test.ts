@@ -6,7 +6,7 @@ import { PIECE, readSentencePiece } from "../../src/data/tokens/sentencepiece.ts
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import type { Random } from "../../src/base/random.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
-import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
+import { fuzz, INPUTS, mutateBytes, mutateJson } from "../support/fuzz.ts";
 
 setDefaultTimeout(120_000);
 
@@ -118,7 +118,7 @@ test("what is not supported, and damage: one sentence", () => {
   }
 });
 
-test("10,000 mutated tokenizer.model, tokenizer_config.json and added_tokens.json: a tokenizer or a UserError", async () => {
+test(`${INPUTS} mutated tokenizer.model, tokenizer_config.json and added_tokens.json: a tokenizer or a UserError`, async () => {
   const target = join(folder, "fuzz");
   mkdirSync(target);
   const seed = model({
@@ -151,5 +151,5 @@ test("10,000 mutated tokenizer.model, tokenizer_config.json and added_tokens.jso
       throw new Error(`ids ${ids.join()} of a vocabulary of ${tokenizer.size}`);
     tokenizer.decode(ids);
   });
-  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(500);
+  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(0.05 * INPUTS);
 });

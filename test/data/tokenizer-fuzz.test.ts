@@ -6,7 +6,7 @@ import { parseExample } from "../../src/data/examples/formats.ts";
 import { createSampleMaker } from "../../src/data/samples/sample.ts";
 import type { Random } from "../../src/base/random.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
-import { fuzz, mutateBytes, mutateJson } from "../support/fuzz.ts";
+import { fuzz, INPUTS, mutateBytes, mutateJson } from "../support/fuzz.ts";
 
 setDefaultTimeout(120_000);
 
@@ -109,7 +109,7 @@ const EXAMPLE = JSON.stringify({
   ],
 });
 
-test("10,000 mutated tokenizer.json, tokenizer_config.json and special_tokens_map.json: a tokenizer or a UserError", async () => {
+test(`${INPUTS} mutated tokenizer.json, tokenizer_config.json and special_tokens_map.json: a tokenizer or a UserError`, async () => {
   const target = join(folder, "model");
   mkdirSync(target);
   const counts = await fuzz("tokenizer", input, (files) => {
@@ -120,7 +120,7 @@ test("10,000 mutated tokenizer.json, tokenizer_config.json and special_tokens_ma
     loaded.decode(ids);
     createSampleMaker(loaded, { maxLength: 64, vocabSize: loaded.size }).samples(parseExample(EXAMPLE, "d.jsonl:1"));
   });
-  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(500);
+  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(0.05 * INPUTS);
 });
 
 test("a real tokenizer.json cut at 100 places is a UserError that names the file", () => {

@@ -7,7 +7,7 @@ import { GREEDY } from "../../src/generate/sampler.ts";
 import { ApiError, refusing } from "../../src/serve/errors.ts";
 import { chatOrder, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
 import { parseChatRequest, parseTextRequest } from "../../src/serve/requests.ts";
-import { fuzz, mutateJson } from "../support/fuzz.ts";
+import { fuzz, INPUTS, mutateJson } from "../support/fuzz.ts";
 import { scriptedDecoder } from "../support/served.ts";
 
 setDefaultTimeout(120_000);
@@ -53,7 +53,7 @@ const TEXTS = [{ ...fields, prompt: "p", echo: false }, { prompt: ["p"] }, { pro
   JSON.stringify(body),
 );
 
-test("10,000 mutated requests: a order for the decoder, or a 400 that is clear", async () => {
+test(`${INPUTS} mutated requests: a order for the decoder, or a 400 that is clear`, async () => {
   const counts = await fuzz(
     "requests",
     (random) => {
@@ -75,5 +75,5 @@ test("10,000 mutated requests: a order for the decoder, or a 400 that is clear",
       }
     },
   );
-  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(500);
+  expect(Math.min(counts.read, counts.refused)).toBeGreaterThan(0.05 * INPUTS);
 });

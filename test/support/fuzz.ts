@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { messageOf, UserError } from "../../src/base/errors.ts";
 import { createRandom, type Random } from "../../src/base/random.ts";
+import { SLOW } from "./slow.ts";
 
 /**
  * Fuzzing of readers: seeded, mutated inputs, of which each must be read or refused with a `UserError`, soon and without
@@ -8,7 +9,7 @@ import { createRandom, type Random } from "../../src/base/random.ts";
  */
 
 /** Inputs per reader. */
-export const INPUTS = 10_000;
+export const INPUTS = SLOW ? 10_000 : 1000;
 
 /** CPU seconds of the process that one input may take; a thousand times what it should. */
 const MAX_SECONDS = 2;

@@ -1,0 +1,10 @@
+import { test } from "bun:test";
+
+/**
+ * Whether tests that take long or count on chance are run in full: with `REMAT_SLOW=1`, which CI sets. The plain suite has fewer rounds
+ * of them, or leaves them out.
+ */
+export const SLOW = process.env["REMAT_SLOW"] === "1";
+
+/** A test that only the full suite runs. */
+export const slowTest = SLOW ? test : test.skip;
