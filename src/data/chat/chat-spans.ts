@@ -15,8 +15,8 @@ export interface TrainedText {
   readonly ranges: readonly Range[];
   /** Of each range, how much its tokens count. */
   readonly weights: readonly number[];
-  /** What `text` is the rendering of. */
-  readonly conversation: Conversation;
+  /** What `text` is the rendering of; null: of no conversation as a whole. */
+  readonly conversation: Conversation | null;
 }
 
 /**
@@ -28,7 +28,8 @@ export interface TrainedText {
  * Where these renderings are the beginnings of the whole one, the conversation is one text.
  * Where they are not (Qwen3 drops the reasoning of earlier turns, Mistral moves the system prompt to the last user turn),
  * the model would never see the whole conversation as one text; then every trained turn becomes a text of its own, with
- * the context as the model will see it.
+ * the context as the model will see it. A template that leaves something out once the answer is there (Mistral's system prompt
+ * stands in the last turn, if it is the user's) gives the generation prompt's text, and the answer behind it.
  * Empty when no message is trained on.
  * @param endTokens tokens that may end a turn
  * @param notice takes what the template leaves out on purpose
@@ -62,26 +63,33 @@ export function trainedTexts(
     // A template that wants something to follow (the result of a call): the turn is looked for in the whole conversation.
     const count = through === null ? messages.length : index + 1;
     const text = through ?? full;
-    const trace = () => losses.read(count, text);
+    const trace = () => losses.trace(count, text);
     const start = answerStart({ template, example, renderings, index, count, text, ends, trace });
     if (start === null) throw unclear(example, index);
-    if (through === null) return { text, body: text, count, range: [start, middleEnd(text, index, ends, trace(), example)] };
+    if (through === null) {
+      const range = [start, middleEnd(text, index, ends, trace(), example)] as const;
+      return { text, body: text, count, range, isRendering: true };
+    }
     // The closing token is the turn's own where no other ends it.
     const open = renderings.unclosed(index + 1, ends) ?? through;
     const body = turnEnd(open, start, ends) === null ? through : open;
-    return { text, body, count, range: [start, turnEnd(body, start, ends) ?? body.length] };
+    const end = turnEnd(body, start, ends) ?? body.length;
+    const prompt = losses.isKeptByAsking(index, text) ? renderings.asking(index) : null;
+    if (prompt === null) return { text, body, count, range: [start, end], isRendering: true };
+    const asked = prompt + text.slice(start);
+    return { text: asked, body: asked, count, range: [prompt.length, prompt.length + end - start], isRendering: false };
   });
   const weights = trained.map((index) => messages[index]!.weight);
   const isOne = turns.every((turn) => full.startsWith(turn.body));
   if (isOne) losses.read(messages.length, full);
-  else for (const { count, text } of turns) losses.read(count, text);
+  else for (const { count, text, isRendering } of turns) if (isRendering) losses.read(count, text);
   losses.finish(notice);
   if (isOne) return [{ text: full, ranges: turns.map((turn) => turn.range), weights, conversation: upTo(messages.length) }];
-  return turns.map(({ text, range, count }, i) => ({
+  return turns.map(({ text, range, count, isRendering }, i) => ({
     text,
     ranges: [range],
     weights: [weights[i]!],
-    conversation: upTo(count),
+    conversation: isRendering ? upTo(count) : null,
   }));
 }
 
@@ -93,6 +101,8 @@ interface Turn {
   /** Messages that are rendered in `text`. */
   readonly count: number;
   readonly range: Range;
+  /** `text` is what the template renders, and not a prompt with the answer behind it. */
+  readonly isRendering: boolean;
 }
 
 function unclear({ where }: ChatExample, index: number): UserError {
@@ -137,8 +147,12 @@ function middleEnd(text: string, index: number, ends: readonly string[], trace: 
 
 /** Follows what the texts of an example leave out. */
 interface Losses {
-  /** @param count messages that `text` renders @throws {UserError} anything but reasoning is lost */
-  read(count: number, text: string): Trace;
+  /** @param count messages that `text` renders */
+  trace(count: number, text: string): Trace;
+  /** Takes a text as one that is trained on. @throws {UserError} anything but reasoning is lost in it */
+  read(count: number, text: string): void;
+  /** Whether the messages before a turn lose something once the turn is there, of which nothing is lost when it is asked for. */
+  isKeptByAsking(index: number, text: string): boolean;
   /** @throws {UserError} the reasoning of a trained turn is in no text, and not because others follow it */
   finish(notice: (notice: Notice) => void): void;
 }
@@ -152,7 +166,16 @@ function createLosses(template: ChatTemplate, example: ChatExample, upTo: (count
     return trace;
   };
   const read = new Map<number, readonly Field[]>();
+  const isLost = ({ isReasoning }: Field) => !isReasoning;
   return {
+    trace: traceOf,
+    isKeptByAsking(index, text) {
+      const before = traceOf(index + 1, text).lost.filter((field) => isLost(field) && field.message !== index);
+      if (before.length === 0 || index === 0) return false;
+      const asking = { ...upTo(index), addGenerationPrompt: true };
+      const prompt = attempt(() => template.render(asking));
+      return prompt !== null && !text.startsWith(prompt) && !traceConversation(template, asking, prompt).lost.some(isLost);
+    },
     read(count, text) {
       const trace = traceOf(count, text);
       const lost = trace.lost.filter(({ isReasoning }) => isReasoning);
@@ -161,7 +184,6 @@ function createLosses(template: ChatTemplate, example: ChatExample, upTo: (count
         example,
       );
       read.set(count, lost);
-      return trace;
     },
     finish(notice) {
       const lostIn = (message: number) => (fields: readonly Field[]) => fields.find((field) => field.message === message);

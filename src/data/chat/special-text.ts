@@ -31,19 +31,19 @@ export function holdsSpecialText(value: unknown, pattern: RegExp): boolean {
  */
 export function specialTextPlaces(
   template: ChatTemplate,
-  conversation: Conversation,
+  conversation: Conversation | null,
   text: string,
   pattern: RegExp,
   where: string,
 ): number[] {
-  const { messages, tools } = conversation;
   const mark = unusedCharacter(text);
   const refuse = (): never => {
     throw new UserError(
       `${where}: the chat template treats text otherwise that is a special token's; --special-text escape cannot keep it text`,
     );
   };
-  if (mark === null) return refuse();
+  if (mark === null || conversation === null) return refuse();
+  const { messages, tools } = conversation;
   const inside = (value: unknown): unknown => {
     if (typeof value === "string") return value.replace(pattern, (token) => token.slice(0, 1) + mark + token.slice(1));
     if (Array.isArray(value)) return value.map(inside);
