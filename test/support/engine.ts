@@ -79,8 +79,9 @@ export async function build(
   const options = { config, source, tuning, strategy, tokens: [tokens], optimizer: chooseOptimizer({}), ...more };
   const engine = createEngine(await executor(typeof threads === "number" ? { threads } : threads), options);
   initialiseAdapter(engine, 3);
-  // B = 0 would leave A without a gradient.
-  for (const param of engine.resident.params.filter((info) => isAdapter(info) && info.name.endsWith("lora_B.weight"))) {
+  // B = 0 (of an embedding A = 0) would leave the other one without a gradient.
+  const isZero = ({ name }: { name: string }) => /lora_(B\.weight|embedding_A)$/.test(name);
+  for (const param of engine.resident.params.filter((info) => isAdapter(info) && isZero(info))) {
     const random = createRandom(5, param.name);
     const values = Float32Array.from({ length: param.type.shape[0]! * param.type.shape[1]! }, () => 0.1 * random.normal());
     engine.executor.write(engine.resident.param.get(param.name)!, new Uint8Array(values.buffer));

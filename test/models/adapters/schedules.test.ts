@@ -1,0 +1,110 @@
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import type { WeightStorage } from "../../../src/load/weights.ts";
+import type { AdapterTuning } from "../../../src/models/tuning.ts";
+import { readTensor } from "../../../src/runtime/resident.ts";
+import type { Strategy } from "../../../src/schedule/strategies.ts";
+import { trainConfigSchema } from "../../../src/train/config.ts";
+import { tuningOf } from "../../../src/train/step/tuning.ts";
+import { randomCheckpoint } from "../../../bench/shapes.ts";
+import { build, closeExecutors, gradients, llama, packedBatch } from "../../support/engine.ts";
+import { relativeError } from "../../support/ops.ts";
+
+setDefaultTimeout(120_000);
+
+afterAll(closeExecutors);
+
+/** Biases, a head of its own, and whole blocks of 64 in each row: all linear layers can be quantised. */
+const config = llama(4, 64, {
+  architectures: ["Qwen2ForCausalLM"],
+  model_type: "qwen2",
+  tie_word_embeddings: false,
+});
+const tied = llama(3, 64);
+const TOKENS = 37;
+
+const tuning = (changes: object, model = config) =>
+  tuningOf(
+    trainConfigSchema.parse({ model: "m", data: "d", rank: 4, alpha: 6, ...changes }),
+    model,
+    randomCheckpoint(model, "f32"),
+  ) as AdapterTuning;
+
+const CASES: readonly (readonly [title: string, tuning: AdapterTuning, model?: typeof config])[] = [
+  ["DoRA with dropout", tuning({ method: "dora", dropout: 0.2 })],
+  [
+    "DoRA in the last two blocks, with ranks and alphas of some modules",
+    tuning({ method: "dora", lastLayers: 2, rankPattern: "down_proj=7,layers.3.self_attn.q_proj=2", alphaPattern: "v_proj=3" }),
+  ],
+  ["head and embedding, with dropout", tuning({ targets: ["q_proj", "lm_head", "embed_tokens"], dropout: 0.3 })],
+  ["a head that is the embedding", tuning({ targets: ["up_proj", "lm_head"] }, tied), tied],
+  [
+    "biases and a norm trained whole beside DoRA",
+    tuning({ method: "dora", bias: "all", modulesToSave: ["model.norm", "2.mlp.up_proj"] }),
+  ],
+  [
+    "a head that was the embedding, and the embedding, trained whole",
+    tuning({ targets: ["q_proj"], modulesToSave: ["lm_head", "embed_tokens"] }, tied),
+    tied,
+  ],
+];
+const RUNS: readonly (readonly [Strategy, threads: number])[] = [
+  [{ name: "per-segment" }, 1],
+  [{ name: "sqrt" }, 3],
+  [{ name: "revolve", slots: 2 }, 2],
+];
+
+describe.each(CASES)("%s", (_, adapters, model = config) => {
+  test.each([
+    ["f32 weights", {}],
+    ["quantised weights", { quantize: "nf4", quantizeEmbedding: true }],
+  ] as const satisfies readonly (readonly [string, WeightStorage])[])(
+    "%s: the same bits for every strategy and 1 to 3 threads; memory is as planned",
+    async (__, storage) => {
+      for (const matmul of ["wasm", "native"] as const) {
+        const make = (strategy: Strategy, threads: number) =>
+          build(model, adapters, strategy, TOKENS, { threads, matmul }, storage);
+        const reference = gradients(await make({ name: "off" }, 1), TOKENS);
+        for (const [name, values] of reference.values) expect([name, values.some((value) => value !== 0)]).toEqual([name, true]);
+        for (const [strategy, threads] of RUNS) {
+          const engine = await make(strategy, threads);
+          expect(gradients(engine, TOKENS)).toEqual(reference);
+          expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
+        }
+      }
+    },
+  );
+
+  test("a token at a time gives the logits of the whole text within a relative 1e-5", async () => {
+    const more = { decode: 40, logits: { tokens: [TOKENS], rows: 1 } };
+    const engine = await build(model, adapters, { name: "per-segment" }, TOKENS, 2, more);
+    const positions = Int32Array.from({ length: TOKENS }, (__, t) => t);
+    const batch = { ...packedBatch(TOKENS, 67), starts: new Int32Array(TOKENS), positions };
+    const decoder = engine.decoder();
+    for (let count = 1; count < TOKENS; count++) decoder.feed([...batch.ids.subarray(0, count)]);
+    const decoded = decoder.feed([...batch.ids]);
+    expect(relativeError(decoded, engine.logits(batch, Int32Array.of(TOKENS - 1)))).toBeLessThan(1e-5);
+  });
+});
+
+test.each([{}, { quantize: "q8" }, { quantize: "nf4" }] as const)(
+  "DoRA begins with the lengths of the rows in memory (%j): its model is the base model to the bit",
+  async (storage) => {
+    const more = { ...storage, logits: { tokens: [TOKENS], rows: TOKENS } };
+    const [base, adapted] = await Promise.all(
+      [tuning({ targets: ["q_proj"] }, tied), tuning({ method: "dora" }, tied)].map(async (adapters) => {
+        const engine = await build(tied, adapters, { name: "off" }, TOKENS, 2, more);
+        for (const { name, type } of engine.resident.params.filter(({ name }) => name.endsWith("lora_B.weight")))
+          engine.executor.zero(engine.resident.param.get(name)!, 4 * type.shape[0]! * type.shape[1]!);
+        return engine;
+      }),
+    );
+    const batch = packedBatch(TOKENS, 67);
+    const all = Int32Array.from({ length: TOKENS }, (_, t) => t);
+    expect(adapted!.logits(batch, all)).toEqual(base!.logits(batch, all));
+    const { params, param } = adapted!.resident;
+    const lengths = params.filter(({ name }) => name.endsWith("lora_magnitude_vector"));
+    expect(lengths).toHaveLength(3 * 7);
+    for (const { name, type } of lengths)
+      expect(readTensor(adapted!.executor, param.get(name)!, type).every((x) => x > 0)).toBe(true);
+  },
+);
