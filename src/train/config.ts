@@ -47,14 +47,13 @@ const SCHEDULES = ["cosine", "linear", "constant"] as const;
 /** Numbers by module: `name=number,name=number`, or an object; names as in PEFT's patterns. */
 function patternOf(number: z.ZodNumber) {
   const entries = z.record(z.string().min(1), number);
-  const text = z.string().transform((value, context) => {
-    const pairs = value.split(",").map((part) => /^\s*(.+?)\s*=\s*(\S+)\s*$/.exec(part));
-    const parsed = entries.safeParse(Object.fromEntries(pairs.map((pair) => [pair?.[1] ?? "", Number(pair?.[2])])));
-    if (parsed.success) return parsed.data;
-    context.addIssue({ code: "custom", message: "expected name=number, several with commas between them" });
-    return z.NEVER;
-  });
-  return z.union([entries, text]).optional();
+  const parse = (text: string): unknown => {
+    const pairs = text.split(",").map((part) => /^\s*(.+?)\s*=\s*(\S+)\s*$/.exec(part));
+    return pairs.some((pair) => pair === null) ? null : Object.fromEntries(pairs.map((pair) => [pair![1]!, Number(pair![2])]));
+  };
+  const error = "expected name=number, several with commas between them";
+  const text = z.string().transform(parse).pipe(entries);
+  return z.union([entries, text], { error }).optional();
 }
 
 export const trainConfigSchema = z.strictObject({

@@ -58,9 +58,9 @@ export function packedBatch(tokens: number, vocabulary: number) {
   return { ids, labels, starts, positions, labelled: labels.filter((label) => label >= 0).length };
 }
 
-export const lora = (dropout: number): Tuning =>
+export const lora = (dropout: number, rank = 4): Tuning =>
   uniformAdapters({
-    rank: 4,
+    rank,
     scale: 1.5,
     dropout,
     targets: new Set(["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),

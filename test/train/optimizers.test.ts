@@ -80,7 +80,7 @@ describe.each(OPTIMIZER_NAMES)("%s", (name) => {
 test("bytes of state for each trained weight: 8, 2.1 with eight bits, 4 with one momentum", () => {
   const config = shapeConfig("smollm2-135m");
   const bytesOf = (name: OptimizerName, method: "full" | "lora") => {
-    const tuning = method === "full" ? ({ method } as const) : { ...lora(0), rank: 16 };
+    const tuning = method === "full" ? ({ method } as const) : lora(0, 16);
     const params = collectParams(buildSegments(config, { tokens: 8, tuning, weightType: () => "bf16" }));
     const count = params.filter(({ trainable }) => trainable).reduce((sum, { type }) => sum + elements(type.shape), 0);
     return planOptimizer(chooseOptimizer({ optimizer: name }), params).bytes / count;
