@@ -52,7 +52,7 @@ Every key and flag, made by \`bun src/cli/reference.ts\` from the schemas that c
 too; flags override it. A key that is not in the table, or a value out of range, is an error before anything starts. In flags, a list is
 written with commas, and \`--flag\` alone means true. Files of [other systems](coming-from.md) are read too.
 
-Relative paths follow one rule: in a file they start from the file's folder (\`model\`, \`adapter\`, \`data\`, \`valid\`, \`output\`, \`offload\`; \`~\` is your home),
+Relative paths follow one rule: in a file they start from the file's folder (\`model\`, \`adapter\`, \`data\`, \`valid\`, \`output\`, \`offload\`, \`chatTemplate\`; \`~\` is your home),
 in flags from the working directory. A \`model\` that is no folder there is a name on the hub. A bundled recipe's run goes to the working directory, and
 the configuration in a run folder has its paths as the flags were given.
 

@@ -131,7 +131,7 @@ special_tokens:
       "  neftune_noise_alpha: noise on embeddings (NEFTune) is not added here",
       expect.stringMatching(/^ {2}datasets: org\/chats: data of the hub are not fetched; in Python: .*; then name that file$/),
       '  rl: "dpo": of preferences there is orpo',
-      "  chat_template: the model's own chat template is used; remove the key",
+      "  chat_template: the model's own chat template is used, or a file that chat-template names",
       "  wandb_project: metrics.jsonl, --json and --tensorboard are what there is",
       "  sqeuence_len: it is not known here; did you mean sequence_len?",
       "Remove or change them; the others are read as they are.",
@@ -196,7 +196,7 @@ neftune_noise_alpha:
       output: join(folder, "Qwen2-0.5B-SFT"),
     });
     expect(notes[0]).toBe(
-      "trl.yaml is read as a configuration of TRL and PEFT; what it does not say is as there: schedule linear, warmup 0, sequence-length 1024, truncate true, packing false, dropout 0.05, targets q_proj,v_proj",
+      "trl.yaml is read as a configuration of TRL and PEFT; what it does not say is as there: schedule linear, warmup 0, sequence-length 1024, truncate true, packing false, method lora, dropout 0.05, targets q_proj,v_proj",
     );
     expect(notes[1]).toStartWith("save_strategy: ");
   });
@@ -238,7 +238,7 @@ describe("other systems", () => {
     const path = file("factory.yaml", text);
     expect((await rejection(readAll(path))).split("\n").slice(0, -1)).toEqual([
       `${path} is a configuration of LLaMA-Factory; 3 of its 13 keys have no counterpart here:`,
-      "  template: the model's own chat template is used; remove the key",
+      "  template: the model's own chat template is used, or a file that chat-template names",
       "  dataset: name the file that dataset_info.json names, as data: FILE",
       "  max_samples: all examples are used; --data FILE=0.1 takes a tenth of them in an epoch",
     ]);

@@ -140,6 +140,8 @@ describe("formats", () => {
         },
         'part 2 of "content" has the type "image"; only parts of type "text" can be trained on',
       ],
+      [{ messages: [{ role: "assistant", tool_calls: true }] }, 'message 1: "tool_calls" must be a list, got a boolean'],
+      [{ messages: [{ role: "assistant", tool_calls: ["f"] }] }, 'call 1 of "tool_calls" must be an object, got a string'],
       [{ messages: [{ role: "user", content: 5 }] }, '"content" must be a text or a list of parts, got a number'],
       [{ messages: [{ role: "assistant", content: "a", weight: -0.5 }] }, '"weight" must be a number from 0 to 1000, got -0.5'],
       [{ messages: [{ role: "assistant", content: "a", weight: "1" }] }, '"weight" must be a number from 0 to 1000, got "1"'],

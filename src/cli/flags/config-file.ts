@@ -17,7 +17,7 @@ import { camelCase, flagName, suggestion } from "../../base/names.ts";
 
 const EXTENSIONS = [".ts", ".yaml", ".yml", ".json"];
 /** Keys whose value is a path. In a file they start from its folder (but in a run's own), as flags do from the working directory. */
-const PATH_KEYS = ["model", "adapter", "data", "valid", "output", "offload"] as const;
+const PATH_KEYS = ["model", "adapter", "data", "valid", "output", "offload", "chatTemplate"] as const;
 
 /** Finds a configuration: a file, a folder with `train.yaml` (or .ts, .json), a run folder, or the name of a recipe. */
 export function findConfig(word: string, recipes: () => string): string {
@@ -108,6 +108,7 @@ function pathFrom(folder: string, key: (typeof PATH_KEYS)[number], path: string)
       return ["off", "auto"].includes(path) ? path : beside(path);
     case "output":
     case "adapter":
+    case "chatTemplate":
       return beside(path);
   }
   return existsSync(beside(path)) ? beside(path) : splitSources(path).map(beside).join();

@@ -41,6 +41,7 @@ function messageOf(entry: DataRecord, where: string, { roles }: Mapping, trainab
   const mapped = roles.get(given["role"]);
   const fields = withToolCalls(mapped === undefined ? given : { ...given, role: mapped }, where);
   const { content } = fields;
+  checkCalls(fields["tool_calls"], where);
   if (content !== undefined) checkContent(content, where);
   else if (fields["tool_calls"] === undefined) {
     throw new UserError(`${where}: "content" must be a text or a list of parts, got ${jsonKind(entry["content"])}`);
@@ -48,6 +49,15 @@ function messageOf(entry: DataRecord, where: string, { roles }: Mapping, trainab
   const role = fields["role"] as string;
   const counts = weightOf(role, weight, where);
   return { role, weight: trainable ? counts : 0, fields };
+}
+
+/** @throws {UserError} calls that are no list of objects */
+function checkCalls(calls: unknown, where: string): void {
+  if (calls === undefined) return;
+  if (!Array.isArray(calls)) throw new UserError(`${where}: "tool_calls" must be a list, got ${jsonKind(calls)}`);
+  const other = calls.findIndex((call) => !isRecord(call));
+  if (other >= 0)
+    throw new UserError(`${where}: call ${other + 1} of "tool_calls" must be an object, got ${jsonKind(calls[other])}`);
 }
 
 function roleHint(entry: DataRecord): string {

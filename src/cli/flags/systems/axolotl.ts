@@ -24,6 +24,8 @@ import {
   quantization,
   schedule,
   targets,
+  templateArgs,
+  templateFile,
   TRAINER,
   WHY,
 } from "./shared.ts";
@@ -183,7 +185,9 @@ export const AXOLOTL: Table = {
   lr_scheduler: schedule,
   train_on_inputs: missing('only answers are learned; what is learned whole is {"text"}'),
   ...each("roles_to_train train_on_eos train_on_eot eot_tokens", needless(WHY.endTokens)),
-  chat_template: missing(`${WHY.template}; remove the key`, isOneOf("tokenizer_default")),
+  chat_template: missing(WHY.template, isOneOf("tokenizer_default", "jinja")),
+  chat_template_jinja: templateFile,
+  chat_template_kwargs: templateArgs,
   default_system_message: missing("a system message is a message of the data"),
   special_tokens: missing("tokens are those of the model's tokenizer", (value) =>
     isRecord(value) ? Object.keys(value).every((name) => name === "pad_token") : isOff(value),

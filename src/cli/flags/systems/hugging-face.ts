@@ -23,6 +23,8 @@ import {
   readData,
   readPattern,
   targets,
+  templateArgs,
+  templateFile,
   TRAINER,
   WHY,
 } from "./shared.ts";
@@ -66,7 +68,8 @@ export const HUGGING_FACE: Table = {
   ...each("padding_free pad_to_multiple_of shuffle_dataset", needless("it decides nothing here")),
   pad_token: needless("padding is masked everywhere"),
   eos_token: missing(WHY.endTokens),
-  chat_template_path: missing(WHY.template),
+  chat_template_path: templateFile,
+  chat_template_kwargs: templateArgs,
   loss_type: needless("the loss is the cross entropy of the next token", isOneOf("nll")),
   per_device_train_batch_size: to("batchSize"),
   num_train_epochs: to("epochs"),
@@ -140,7 +143,8 @@ export const LLAMA_FACTORY: Table = {
       ? { set: { method: value } }
       : problem(`${show(value)}: what is trained is lora, dora or full; --last-layers N trains the last blocks`),
   ),
-  template: missing(`${WHY.template}; remove the key`, isOneOf("default")),
+  template: missing(WHY.template, isOneOf("default")),
+  enable_thinking: to("templateArgs", (value) => ({ set: { templateArgs: JSON.stringify({ enable_thinking: value }) } })),
   dataset: { flag: "--data", why: null, read: () => problem("name the file that dataset_info.json names, as data: FILE") },
   eval_dataset: {
     flag: "--valid",

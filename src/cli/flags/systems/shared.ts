@@ -27,7 +27,7 @@ export const WHY = {
   tokenized: "examples are tokenized once and kept on disk",
   answers: "only answers are learned",
   endTokens: "the assistant's turns are learned with the token that ends them",
-  template: "the model's own chat template is used",
+  template: "the model's own chat template is used, or a file that chat-template names",
   format: "the format of data is told from the keys of a line",
   services: "metrics.jsonl, --json and --tensorboard are what there is",
   hub: "upload the run folder with the hub's own tools",
@@ -56,6 +56,19 @@ export function readData(value: unknown, folder: string): Meaning {
   const data = dataOf(value, folder);
   return "problem" in data ? data : { set: { data: data.paths.join() } };
 }
+
+/** A chat template: the path of a Jinja file. */
+export const templateFile = to("chatTemplate", (value) => {
+  if (isOff(value)) return NOTHING;
+  return typeof value === "string" && /\.(?:jinja2?|j2|txt)$/.test(value)
+    ? { set: { chatTemplate: value } }
+    : problem(`expected the path of a .jinja file; write the template into one, got ${show(value)}`);
+});
+
+/** Variables of the chat template. */
+export const templateArgs = to("templateArgs", (value) =>
+  isOff(value) ? NOTHING : { set: { templateArgs: JSON.stringify(value) } },
+);
 
 /** Learning-rate schedules by the names of Transformers. */
 const SCHEDULES: Readonly<Record<string, "cosine" | "linear" | "constant">> = {
