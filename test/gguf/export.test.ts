@@ -82,6 +82,8 @@ const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
   qwen2: "qwen2",
   qwen3: "qwen3",
   "qwen3-bare": "qwen3",
+  "qwen2.5-vl": "qwen2",
+  "qwen3-vl": "qwen3",
   gemma: "gemma",
   gemma2: "gemma2",
   gemma3: "gemma3",
@@ -97,9 +99,16 @@ function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
   return family.startsWith("gemma") && family !== "gemma" ? GEMMA_MODULES : MODULES;
 }
 
+/** What the names of modules begin with in files. */
+const PREFIXES: Partial<Record<GoldenFamily, string>> = {
+  "gemma3-vision": "language_model.model.",
+  "qwen3-bare": "",
+  "qwen3-vl": "model.language_model.",
+};
+
 /** The checkpoint's name of a GGUF tensor. */
 function originalName(name: string, family: GoldenFamily): string {
-  const prefix = family === "gemma3-vision" ? "language_model.model." : family === "qwen3-bare" ? "" : "model.";
+  const prefix = PREFIXES[family] ?? "model.";
   const modules = modulesOf(family);
   const [, layer, module, kind] = /^blk\.(\d+)\.(\w+)\.(\w+)$/.exec(name) ?? [];
   if (layer !== undefined) return `${prefix}layers.${layer}.${modules[module!]}.${kind}`;
@@ -110,7 +119,7 @@ function originalName(name: string, family: GoldenFamily): string {
   }[name]!;
 }
 
-const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_projector)\./.test(name);
+const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_projector|(model\.)?visual)\./.test(name);
 
 /** Undoes the reordering of a head's rows. */
 function separateRows(values: Float32Array, heads: number, columns: number): Float32Array {

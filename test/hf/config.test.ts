@@ -319,6 +319,45 @@ describe("families", () => {
     expect(userError(() => parseConfig(bad))).toContain('"num_hidden_layers" is "x"');
   });
 
+  test("Qwen with images: the text part, nested or flat, its defaults, rotary positions in one direction", () => {
+    const rope_scaling = { type: "mrope", mrope_section: [16, 24, 24] };
+    const flat = of("qwen2_5_vl", { rope_scaling, rope_theta: 5e5, use_sliding_window: false, eos_token_id: 9 });
+    expect(flat).toMatchObject({
+      family: "qwen2",
+      modulePrefix: "model.language_model.",
+      rope: { theta: 5e5, scaling: { type: "default" } },
+      attentionBias: true,
+      attentionOutputBias: false,
+      slidingWindow: null,
+      rmsNormEps: 1e-5,
+      eosTokenIds: [9],
+      bosTokenId: 151_643,
+      tieWordEmbeddings: false,
+    });
+    const nested = (type: string, text: object = {}, outer: object = {}) =>
+      parseConfig({ model_type: type, text_config: { ...BASE, ...text }, vision_config: {}, ...outer });
+    expect(nested("qwen2_5_vl", { rope_parameters: { ...rope_scaling, rope_theta: 5e5 } }, { eos_token_id: 9 })).toEqual(flat);
+    // Versions differ in where they say it.
+    expect(nested("qwen2_5_vl", { tie_word_embeddings: true }).tieWordEmbeddings).toBe(true);
+    expect(nested("qwen2_5_vl", {}, { tie_word_embeddings: true }).tieWordEmbeddings).toBe(true);
+    expect(nested("qwen3_vl", { sliding_window: 7, use_sliding_window: true }, { torch_dtype: "bfloat16" })).toMatchObject({
+      family: "qwen3",
+      modulePrefix: "model.language_model.",
+      rope: { theta: 5e5, scaling: { type: "default" } },
+      maxPositions: 128_000,
+      headDim: 128,
+      qkNorm: true,
+      slidingWindow: null,
+      tieWordEmbeddings: false,
+      dtype: "bf16",
+    });
+    expect(nested("qwen3_vl", { tie_word_embeddings: true }).tieWordEmbeddings).toBe(false);
+    expect(userError(() => parseConfig({ model_type: "qwen3_vl" }))).toContain(
+      '"text_config" is nothing; a qwen3_vl model needs',
+    );
+    expect(userError(() => nested("qwen3_vl", {}, { quantization_config: {} }))).toContain("quantised");
+  });
+
   test("Phi-3: a window everywhere or nowhere, part of a head rotated, LongRoPE by all its names", () => {
     const factors = { short_factor: Array(6).fill(1), long_factor: Array(6).fill(3) };
     const mini = of("phi3", { partial_rotary_factor: 0.75, rope_scaling: { type: "longrope", ...factors } });
@@ -453,7 +492,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Qwen2, Qwen2.5, Qwen3, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Qwen2, Qwen2.5, Qwen2.5-VL, Qwen3, Qwen3-VL, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],

@@ -14,6 +14,8 @@ export const FAMILIES = [
   "qwen2",
   "qwen3",
   "qwen3-bare",
+  "qwen2.5-vl",
+  "qwen3-vl",
   "smollm2",
   "smollm3",
   "cwm",

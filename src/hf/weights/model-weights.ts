@@ -22,13 +22,20 @@ export function openModelWeights(folder: string, config: ModelConfig): TensorSou
   }
   const tensors = new Map<string, TensorEntry>();
   const { embedding, head } = modulesOf(config);
-  const isBare = ![...source.tensors.keys()].some((name) => moduleName(name).startsWith(config.modulePrefix));
-  for (const [stored, entry] of source.tensors) {
+  const { modulePrefix } = config;
+  // Some files name the modules of a text part as a model of text does.
+  const nameOf = (stored: string) => {
     const name = moduleName(stored);
-    tensors.set(isBare && !name.startsWith(`${head}.`) ? config.modulePrefix + name : name, entry);
+    const isPlain = name.startsWith("model.") && !name.startsWith(modulePrefix) && !isVision(name);
+    return isPlain ? modulePrefix + name.slice("model.".length) : name;
+  };
+  const isBare = ![...source.tensors.keys()].some((name) => nameOf(name).startsWith(modulePrefix));
+  for (const [stored, entry] of source.tensors) {
+    const name = nameOf(stored);
+    tensors.set(isBare && !name.startsWith(`${head}.`) ? modulePrefix + name : name, entry);
   }
   // Of two names of one matrix a file may hold either; written is the embedding's.
-  const [shared, other] = [`${config.modulePrefix}${embedding}.weight`, `${head}.weight`];
+  const [shared, other] = [`${modulePrefix}${embedding}.weight`, `${head}.weight`];
   const entry = config.tieWordEmbeddings && !tensors.has(shared) ? tensors.get(other) : undefined;
   if (entry) {
     tensors.delete(other);

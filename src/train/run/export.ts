@@ -17,13 +17,19 @@ import { type TensorData } from "../../hf/weights/safetensors-write.ts";
 import { byteLength } from "../../graph/types.ts";
 import { type FloatType } from "../../base/dtype.ts";
 import { PIECE, readPieces } from "../../runtime/executor.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import { visionPrefixes } from "../../models/families/index.ts";
 import type { TrainConfig } from "../config.ts";
 import { settingsOf } from "../step/tuning.ts";
 import type { Engine } from "../step/engine.ts";
 import { RUN_FILES } from "./folder.ts";
 
-/** Modules that PEFT must not adapt although they have the names of targets, as a regular expression. */
-const VISION_MODULES = String.raw`model\.(vision_tower|multi_modal_projector)\..*`;
+/** Modules that PEFT must not adapt although they have the names of targets, as a regular expression; null: none. */
+function visionModules(config: ModelConfig): string | null {
+  const prefixes = visionPrefixes(config);
+  if (prefixes.length === 0) return null;
+  return String.raw`model\.(${prefixes.map((prefix) => prefix.slice("model.".length, -1)).join("|")})\..*`;
+}
 
 /**
  * Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come behind the other files, and
@@ -53,7 +59,7 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseF
       // In a model with images a name's end would mean modules of the other parts too.
       modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
       base: config.model,
-      exclude: isWrapped ? VISION_MODULES : null,
+      exclude: visionModules(engine.config),
       tensors: trainedTensors(engine, () => "f32"),
     });
     const written = [RUN_FILES.adapterConfig, RUN_FILES.adapter];

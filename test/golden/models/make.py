@@ -22,8 +22,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+VL_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA = 4, 6
 # foreach=False: the plain loop over parameters, whose result does not depend on how tensors are grouped.
@@ -312,6 +313,91 @@ FAMILIES = {
             "dtype": "float32",
         },
     },
+    # Text and images, as published: the keys of both parts side by side, names of a model of text.
+    "qwen2.5-vl": {
+        "seed": 1050,
+        "dtype": torch.bfloat16,
+        "targets": VL_LINEAR,
+        "names": (("model.language_model.", "model."), ("model.visual.", "visual.")),
+        "config": {
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "model_type": "qwen2_5_vl",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": 53,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]},
+            "use_sliding_window": False,
+            "sliding_window": 32,
+            "max_window_layers": 2,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "image_token_id": 50,
+            "video_token_id": 51,
+            "vision_start_token_id": 49,
+            "vision_end_token_id": 48,
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_heads": 2,
+                "patch_size": 2,
+                "out_hidden_size": 24,
+                "fullatt_block_indexes": [0],
+            },
+        },
+    },
+    # Text and images, as Transformers 5 saves them.
+    "qwen3-vl": {
+        "seed": 1051,
+        "dtype": torch.float32,
+        "targets": VL_LINEAR,
+        "config": {
+            "architectures": ["Qwen3VLForConditionalGeneration"],
+            "model_type": "qwen3_vl",
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "image_token_id": 50,
+            "video_token_id": 51,
+            "vision_start_token_id": 49,
+            "vision_end_token_id": 48,
+            "text_config": {
+                "model_type": "qwen3_vl_text",
+                "hidden_size": 26,
+                "intermediate_size": 27,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 12,
+                "vocab_size": 53,
+                "max_position_embeddings": 64,
+                "rms_norm_eps": 1e-6,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_interleaved": True,
+                    "mrope_section": [2, 2, 2],
+                },
+            },
+            "vision_config": {
+                "model_type": "qwen3_vl_vision",
+                "depth": 1,
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_heads": 2,
+                "patch_size": 2,
+                "out_hidden_size": 26,
+                "num_position_embeddings": 4,
+                "deepstack_visual_indexes": [],
+            },
+        },
+    },
     # Saved without its head, as embedding models are: the names lack "model.".
     "qwen3-bare": {
         "seed": 1040,
@@ -582,7 +668,12 @@ def write_json(path, value):
 
 
 def is_vision(name):
-    return "vision_tower" in name or "multi_modal_projector" in name
+    return any(part in name for part in ("vision_tower", "multi_modal_projector", "visual"))
+
+
+def auto_class(folder):
+    config = json.loads((folder / "config.json").read_text())
+    return AutoModelForImageTextToText if config["model_type"].endswith("_vl") else AutoModelForCausalLM
 
 
 def randomise(model, generator):
@@ -767,7 +858,7 @@ def adamw_losses(model, batch, learning_rate, clip=None):
 
 
 def load_model(folder, dtype):
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    model, loading = auto_class(folder).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     assert not loading["unexpected_keys"] and set(loading["missing_keys"]) <= {"lm_head.weight"}, loading
@@ -835,7 +926,7 @@ def make_family(name, spec, root):
     generator = torch.Generator().manual_seed(spec["seed"])
 
     torch.manual_seed(spec["seed"])
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
+    model = auto_class(folder).from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
     randomise(model, generator)
     save_checkpoint(model, folder, spec["dtype"], spec.get("shard"), spec.get("names", ()))
     batches = make_batches(model.config.get_text_config(), generator)

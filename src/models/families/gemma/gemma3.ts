@@ -1,21 +1,14 @@
-import { UserError } from "../../../base/errors.ts";
-import { isRecord, show } from "../../../base/json.ts";
+import { isRecord } from "../../../base/json.ts";
 import type { Family, Raw } from "../family.ts";
 import { GEMMA_DEFAULTS, gemmaGguf, gemmaLayers, gemmaRules, plainGemma } from "./gemma2.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
+import { TEXT_PREFIX, textPart } from "../reading/wrapped.ts";
 
-/**
- * The text part of a `config.json` of model type `gemma3` (text and images) as one of type `gemma3_text`: what the outer
- * part says of tokens and dtypes goes along. Its final soft cap is not applied, as in Transformers.
- * @throws {UserError} no text part
- */
+/** The text part of a model of text and images. Its final soft cap is not applied, as in Transformers. @throws {UserError} */
 function textOf(raw: Raw, where: string): Raw {
-  const { text_config: text } = raw;
-  if (!isRecord(text)) throw new UserError(`${where}: "text_config" is ${show(text)}; a gemma3 model needs an object`);
-  const outer = ["eos_token_id", "bos_token_id", "pad_token_id", "dtype", "torch_dtype", "quantization_config"];
-  const known = Object.fromEntries(outer.flatMap((key) => (raw[key] === undefined ? [] : [[key, raw[key]]])));
-  return { ...text, ...known, tie_word_embeddings: raw["tie_word_embeddings"] ?? true, final_logit_softcapping: null };
+  const text = textPart(raw, where);
+  return { ...text, tie_word_embeddings: raw["tie_word_embeddings"] ?? true, final_logit_softcapping: null };
 }
 
 /**
@@ -49,7 +42,7 @@ export const gemma3: Family = {
   wrappers: [
     {
       type: "gemma3",
-      modulePrefix: "model.language_model.",
+      modulePrefix: TEXT_PREFIX,
       text: textOf,
       renamed: [
         ["language_model.lm_head.", "lm_head."],
