@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { readTensor } from "../../src/runtime/resident.ts";
 import { elements } from "../../src/graph/types.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
@@ -7,37 +8,51 @@ import { type TrainConfig, trainConfigSchema } from "../../src/train/config.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { exportTrained } from "../../src/train/run/export.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
+import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { isAdapter } from "../../src/models/adapters/names.ts";
 import { tuningOf } from "../../src/train/step/tuning.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { batchFile, type GoldenFamily, modelFolder } from "./golden.ts";
 
-/** The families whose checkpoints carry the adapters of test/golden/peft. */
-export const PEFT_FAMILIES = ["qwen3", "gemma2", "gemma3-vision", "phi3", "internlm2"] as const;
+const FEW = { rank: 3, alpha: 5, rslora: true, targets: ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"] };
 
-const TARGETS: Partial<Record<GoldenFamily, TrainConfig["targets"]>> = {
-  phi3: ["qkv_proj", "gate_up_proj", "down_proj"],
-  internlm2: ["wqkv", "wo", "w1", "w2"],
-};
+/** The adapters of test/golden/peft that we write: of which family, by which settings of a run. */
+export const WRITTEN = {
+  qwen3: { family: "qwen3", settings: FEW },
+  // On the last blocks alone.
+  gemma2: { family: "gemma2", settings: { ...FEW, lastLayers: 2 } },
+  "gemma3-vision": { family: "gemma3-vision", settings: { ...FEW, lastLayers: 1 } },
+  phi3: { family: "phi3", settings: { ...FEW, targets: ["qkv_proj", "gate_up_proj", "down_proj"] } },
+  internlm2: { family: "internlm2", settings: { ...FEW, targets: ["wqkv", "wo", "w1", "w2"] } },
+  "written-dora": {
+    family: "qwen2",
+    settings: {
+      ...FEW,
+      method: "dora",
+      bias: "all",
+      rankPattern: { q_proj: 2, "layers.1.mlp.down_proj": 4 },
+      alphaPattern: { v_proj: 3 },
+    },
+  },
+  // One part of a model with images: names must not mean modules of the others.
+  "written-vision": { family: "gemma3-vision", settings: { ...FEW, method: "dora", modulesToSave: ["norm"] } },
+  "written-tables": { family: "gemma3", settings: { ...FEW, targets: ["q_proj", "lm_head", "embed_tokens"], lastLayers: 2 } },
+  "written-whole": {
+    family: "internlm3",
+    settings: { ...FEW, targets: ["q_proj", "up_proj"], bias: "lora_only", modulesToSave: ["lm_head", "0.mlp.down_proj"] },
+  },
+} as const satisfies Record<string, { readonly family: GoldenFamily; readonly settings: object }>;
 
-/** Families whose adapter is on the last blocks alone. */
-const LAST_LAYERS: Partial<Record<GoldenFamily, number>> = { gemma2: 2, "gemma3-vision": 1 };
+export type Written = keyof typeof WRITTEN;
 
-export const peftFixture = (family: GoldenFamily): string => join(import.meta.dir, "../golden/peft", family);
+export const peftFixture = (name: Written): string => join(import.meta.dir, "../golden/peft", name);
 
 /** An engine with a seeded random adapter, as it stands after a training run. */
 export async function adaptedEngine(
-  family: GoldenFamily,
+  name: Written,
 ): Promise<{ engine: Engine; config: TrainConfig; batch: ReturnType<typeof readStepBatch> }> {
-  const config = trainConfigSchema.parse({
-    model: family,
-    data: "none",
-    rank: 3,
-    alpha: 5,
-    rslora: true,
-    lastLayers: LAST_LAYERS[family],
-    targets: TARGETS[family] ?? ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
-  });
+  const { family, settings } = WRITTEN[name];
+  const config = trainConfigSchema.parse({ model: family, data: "none", ...settings });
   const model = loadConfig(modelFolder(family));
   const batch = readStepBatch(batchFile(family, "rows"), model);
   const source = openModelWeights(modelFolder(family), model);
@@ -52,20 +67,28 @@ export async function adaptedEngine(
     logits: { tokens, rows: batch.ids.length },
     optimizer: null,
   });
+  initialiseAdapter(engine, 1);
   source.close();
-  for (const { name, type } of engine.resident.params.filter(isAdapter)) {
-    const random = createRandom(23, name);
-    const values = Float32Array.from({ length: elements(type.shape) }, () => Math.fround(2 * random.uniform() - 1) / 4);
-    executor.write(engine.resident.param.get(name)!, new Uint8Array(values.buffer));
+  for (const { name: parameter, type } of engine.resident.params.filter(isAdapter)) {
+    const random = createRandom(23, parameter);
+    const address = engine.resident.param.get(parameter)!;
+    // Lengths and weights of the base model are moved a little, matrices are drawn.
+    const start = /\.lora_(embedding_)?[AB](\.weight)?$/.test(parameter) ? null : readTensor(executor, address, type);
+    const values = Float32Array.from({ length: elements(type.shape) }, (_, i) => {
+      const drawn = Math.fround(2 * random.uniform() - 1) / 4;
+      return start === null ? drawn : start[i]! * (1 + drawn);
+    });
+    executor.write(address, new Uint8Array(values.buffer));
   }
   return { engine, config, batch };
 }
 
 /** `bun test/support/peft.ts` writes the adapters that test/golden/peft/make.py hands to PEFT. */
 if (import.meta.main) {
-  for (const family of PEFT_FAMILIES) {
-    const { engine, config } = await adaptedEngine(family);
-    exportTrained(join(peftFixture(family), "adapter"), engine, config, modelFolder(family));
+  for (const name of Object.keys(WRITTEN) as Written[]) {
+    const { engine, config } = await adaptedEngine(name);
+    const folder = join(peftFixture(name), "adapter");
+    exportTrained(folder, engine, config, modelFolder(WRITTEN[name].family));
     engine.executor.close();
   }
 }
