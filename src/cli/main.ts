@@ -6,6 +6,7 @@ import { verbFor } from "./flags/other-systems.ts";
 import { suggestion } from "../base/names.ts";
 import { ALIASES, type Verb } from "./flags/verb.ts";
 import { CHILDREN, VERBS } from "./verbs.ts";
+import { guardOutput, print, reportOutputFailure } from "./terminal/output.ts";
 
 /**
  * The command line: `remat <verb> ...`. A `UserError` is printed as one message, without a stack trace, and exits with
@@ -14,11 +15,11 @@ import { CHILDREN, VERBS } from "./verbs.ts";
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = Object.hasOwn(ALIASES, args[0] ?? "") ? [...ALIASES[args[0]!]!, ...args.slice(1)] : args;
   if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-    console.log(overview());
+    print(overview());
     return 0;
   }
   if (name === "--version") {
-    console.log(version);
+    print(version);
     return 0;
   }
   if (Object.hasOwn(CHILDREN, name)) return (await CHILDREN[name]!()).run(rest);
@@ -30,7 +31,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
   const module = await verb.load();
   if (rest.includes("--help") || rest.includes("-h")) {
-    console.log(module.help());
+    print(module.help());
     return 0;
   }
   return module.run(rest, VERBS);
@@ -42,13 +43,6 @@ function overview(): string {
   return `Fine-tunes language models inside Bun, with gradient checkpointing on by default.\n\nUsage: remat <verb> ...\n\n${rows.join("\n")}\n\nremat <verb> --help explains a verb.`;
 }
 
-/** Whoever reads the output may leave (`| head`): what is under way, such as a training run, goes on without being seen. */
-for (const stream of [process.stdout, process.stderr]) {
-  stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-  });
-}
-
 /** A program that reads events is told of an error on the same stream. */
 function tellProgram(args: readonly string[], message: string, exitCode: number): void {
   const at = args.findLastIndex((arg) => arg.startsWith("--json"));
@@ -57,6 +51,7 @@ function tellProgram(args: readonly string[], message: string, exitCode: number)
   process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
+guardOutput();
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
@@ -72,3 +67,5 @@ try {
     tellProgram(process.argv, `internal error: ${messageOf(error)}`, 1);
   }
 }
+// Where the output was lost, whatever was asked for is not done.
+if (await reportOutputFailure()) process.exitCode = 2;

@@ -1,5 +1,6 @@
 import { constants } from "node:os";
 import { UserError } from "../../base/errors.ts";
+import { onOutputFailure } from "./output.ts";
 
 /** Signals that ask a process to end in good order. A second one of the same kind ends it at once. */
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"] as const;
@@ -15,7 +16,7 @@ const INTERRUPTED = 130;
 export async function withSignals(work: (signal: AbortSignal) => Promise<boolean>): Promise<number> {
   const controller = new AbortController();
   let code = 0;
-  const handlers = SIGNALS.map((name) => {
+  const handlers = SIGNALS.map((name): (() => unknown) => {
     const abort = () => {
       code = 128 + constants.signals[name];
       controller.abort();
@@ -23,6 +24,7 @@ export async function withSignals(work: (signal: AbortSignal) => Promise<boolean
     process.once(name, abort);
     return () => process.off(name, abort);
   });
+  handlers.push(onOutputFailure(() => controller.abort()));
   try {
     return (await work(controller.signal)) ? code : 0;
   } catch (error) {

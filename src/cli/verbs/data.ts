@@ -19,6 +19,7 @@ import { findModel } from "../../load/find-model.ts";
 import { hasColour, printNote } from "../terminal/terminal.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { suggestion } from "../../base/names.ts";
+import { print } from "../terminal/output.ts";
 
 export const flags = z.strictObject({
   model: z.string().min(1).optional().describe("model folder or hub name, for its tokenizer and chat template"),
@@ -127,35 +128,33 @@ function printReport({ errors, duplicates, overLong, ...report }: DataReport): v
 
 /** @param named whether the file's name is said too */
 function showReport(report: DataReport, model: Sampling | null, named: boolean): void {
-  if (named) console.log(`file         ${report.path}`);
+  if (named) print(`file         ${report.path}`);
   const counts = (of: Readonly<Record<string, number>>) =>
     Object.entries(of)
       .filter(([, count]) => count > 0)
       .map(([name, count]) => `${count} ${name}`)
       .join(", ");
-  console.log(`examples     ${report.examples}${report.examples > 0 ? ` (${counts(report.kinds)})` : ""}`);
-  if (Object.keys(report.roles).length > 0) console.log(`messages     ${counts(report.roles)}`);
+  print(`examples     ${report.examples}${report.examples > 0 ? ` (${counts(report.kinds)})` : ""}`);
+  if (Object.keys(report.roles).length > 0) print(`messages     ${counts(report.roles)}`);
   if (report.tokens) {
     const { samples, total, trained, lengths } = report.tokens;
-    console.log(
+    print(
       `tokens       ${total} in ${samples} samples, ${trained} of them trained on (${((100 * trained) / total).toFixed(1)} %)`,
     );
     const { min, mean, p50, p90, p95, p99, max } = lengths;
-    console.log(
-      `lengths      min ${min}, mean ${mean.toFixed(1)}, 50 % ${p50}, 90 % ${p90}, 95 % ${p95}, 99 % ${p99}, max ${max}`,
-    );
+    print(`lengths      min ${min}, mean ${mean.toFixed(1)}, 50 % ${p50}, 90 % ${p90}, 95 % ${p95}, 99 % ${p99}, max ${max}`);
   }
-  if (Object.keys(report.unused).length > 0) console.log(`not used     columns of examples: ${counts(report.unused)}`);
-  for (const notice of report.notices) console.log(`notice       ${describeNotice(notice)}`);
+  if (Object.keys(report.unused).length > 0) print(`not used     columns of examples: ${counts(report.unused)}`);
+  for (const notice of report.notices) print(`notice       ${describeNotice(notice)}`);
   printProblems("errors", report.errors);
   printProblems("duplicates", report.duplicates);
   if (model) printProblems(`over-long`, report.overLong, ` (sequence length ${model.sequenceLength})`);
 }
 
 function printProblems(name: string, { count, first }: Problems, note = ""): void {
-  console.log(`${name.padEnd(13)}${count}${note}`);
-  for (const { where, message } of first) console.log(`  ${where}: ${message}`);
-  if (count > first.length && first.length > 0) console.log(`  and ${count - first.length} more`);
+  print(`${name.padEnd(13)}${count}${note}`);
+  for (const { where, message } of first) print(`  ${where}: ${message}`);
+  if (count > first.length && first.length > 0) print(`  and ${count - first.length} more`);
 }
 
 /** Prints `count` examples of files that follow each other. */
@@ -186,9 +185,9 @@ function showSample(sample: Sample, where: string, config: Flags, { tokenizer }:
   }
   const weights = sample.weights && new Set(sample.weights.filter((_, t) => sample.labels[t]! >= 0));
   const note = weights ? `, with the weights ${[...weights].map((weight) => Number(weight.toPrecision(6))).join(", ")}` : "";
-  console.log(`${where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);
+  print(`${where}: ${sample.ids.length} tokens, ${trained} trained on${note}`);
   const parts = sampleParts(tokenizer, sample).map((part) =>
     part.trained ? part.text : isDimmed ? `\x1b[2m${part.text}\x1b[22m` : `[${part.text}]`,
   );
-  console.log(`${parts.join("")}\n`);
+  print(`${parts.join("")}\n`);
 }

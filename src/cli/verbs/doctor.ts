@@ -7,6 +7,7 @@ import { CUDA_PACKAGE, installCuda } from "../../ort/install.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { describeFlags } from "../flags/flags.ts";
 import { readFlags } from "../flags/model-flags.ts";
+import { print } from "../terminal/output.ts";
 
 const schema = z.strictObject({
   json: z.boolean().default(false).describe("print one JSON object"),
@@ -36,7 +37,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stderr.write(`installed ${paths.join(" and ")}\n`);
   }
   const report = await examine();
-  console.log(flags.json ? JSON.stringify(report) : formatReport(report));
+  print(flags.json ? JSON.stringify(report) : formatReport(report));
   return report.devices.some(({ works }) => works) ? 0 : 1;
 }
 

@@ -4,6 +4,7 @@ import { describeFlags } from "../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../flags/model-flags.ts";
 import { printEvent } from "../terminal/display.ts";
 import { createVerbSink } from "../terminal/verb-events.ts";
+import { print } from "../terminal/output.ts";
 
 const schema = evaluateOptionsSchema.extend(JSON_FLAG);
 
@@ -22,7 +23,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const result = await evaluate(options, { sink: createVerbSink(json) });
   if (json) printEvent({ type: "score", ...result });
   else {
-    console.log(
+    print(
       `loss ${result.loss.toFixed(4)}, ${metricsText(result.metrics, 1)} (${result.examples} examples, ${result.tokens} tokens with a target)`,
     );
   }

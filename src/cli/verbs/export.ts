@@ -6,6 +6,7 @@ import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { JSON_FLAG } from "../flags/model-flags.ts";
 import { printEvent } from "../terminal/display.ts";
 import { createVerbSink } from "../terminal/verb-events.ts";
+import { print } from "../terminal/output.ts";
 
 export const flags = exportGgufOptionsSchema.extend(JSON_FLAG);
 
@@ -37,7 +38,7 @@ export async function run(args: readonly string[]): Promise<number> {
   if (json) printEvent({ type: "written", files: [out, modelfile], seconds: (performance.now() - begin) / 1000 });
   else {
     const what = { model: "", "merged model": ", adapter merged in", adapter: ", the adapter alone" }[content];
-    console.log(`${out} (${type}${what}) and ${modelfile}`);
+    print(`${out} (${type}${what}) and ${modelfile}`);
   }
   return 0;
 }

@@ -2,6 +2,7 @@ import { merge, mergeOptionsSchema } from "../../library/merge.ts";
 import { describeFlags } from "../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../flags/model-flags.ts";
 import { printEvent } from "../terminal/display.ts";
+import { print } from "../terminal/output.ts";
 
 const schema = mergeOptionsSchema.extend(JSON_FLAG);
 
@@ -20,6 +21,6 @@ export async function run(args: readonly string[]): Promise<number> {
   const { json, ...options } = readFlags("merge", schema, args);
   const { out, base, adapter } = await merge(options);
   if (json) printEvent({ type: "written", files: [out], seconds: (performance.now() - begin) / 1000 });
-  else console.log(`${out}: ${base} with ${adapter} merged in`);
+  else print(`${out}: ${base} with ${adapter} merged in`);
   return 0;
 }

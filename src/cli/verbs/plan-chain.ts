@@ -5,6 +5,7 @@ import { type BudgetResult, fitBudgets } from "../../schedule/planner/budget.ts"
 import { type Chain, ChainError, idealTime, parseChain } from "../../schedule/chain.ts";
 import { formatSchedule } from "../../schedule/ops.ts";
 import { plannerOf } from "../../schedule/planner/offload.ts";
+import { print } from "../terminal/output.ts";
 
 /** Exit status when a limit is too low for any schedule. */
 export const EXIT_INFEASIBLE = 3;
@@ -30,9 +31,9 @@ export function planChain(file: string, memory: string, json: boolean): number {
   const results = fitBudgets(plannerOf(chain), limits);
   if (json) {
     const plans = results.map(chainPlan);
-    console.log(JSON.stringify(memory.includes(",") ? plans : plans[0]));
+    print(JSON.stringify(memory.includes(",") ? plans : plans[0]));
   } else {
-    results.forEach((result, i) => console.log(describe(chain, limits[i]!, result)));
+    results.forEach((result, i) => print(describe(chain, limits[i]!, result)));
   }
   return results.every(({ feasible }) => feasible) ? 0 : EXIT_INFEASIBLE;
 }

@@ -7,6 +7,7 @@ import { describeFlags, flagsOf, parseOnlyFlags } from "../flags/flags.ts";
 import { readFlags } from "../flags/model-flags.ts";
 import { createVerbSink } from "../terminal/verb-events.ts";
 import { planChain } from "./plan-chain.ts";
+import { print } from "../terminal/output.ts";
 
 const chainFlags = z.strictObject({
   chain: z.string().min(1).describe("JSON file with the sizes and times of a chain of segments"),
@@ -48,7 +49,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const { json = false, ...values } = parseOnlyFlags("plan", modelFlags, args);
   const options = values as unknown as PlanOptions;
   const report = await plan(options, { sink: createVerbSink(false) });
-  console.log(json ? JSON.stringify(report) : formatReport(report, options.measure ? "measured" : "modelled", options.svg));
+  print(json ? JSON.stringify(report) : formatReport(report, options.measure ? "measured" : "modelled", options.svg));
   return 0;
 }
 

@@ -7,6 +7,7 @@ import { suggestion } from "../../base/names.ts";
 import { recipesFolder } from "../flags/bundled.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { validateConfig } from "../flags/config-file.ts";
+import { print } from "../terminal/output.ts";
 
 const FILE = "train.yaml";
 
@@ -54,7 +55,7 @@ function list(part: string): number {
   if (names.length === 0)
     throw new UserError(`no recipe's name contains ${JSON.stringify(part)}; there are ${recipeNames().join(", ")}`);
   const width = Math.max(...names.map((name) => name.length)) + 2;
-  for (const name of names) console.log(`${name.padEnd(width)}${titleOf(name)}`.trimEnd());
+  for (const name of names) print(`${name.padEnd(width)}${titleOf(name)}`.trimEnd());
   return 0;
 }
 
@@ -76,6 +77,6 @@ function copy(name: string, target: string, overwrite: boolean): number {
   });
   makeFolder(folder);
   writeTextAtomic(target, moved);
-  console.log(`${target}: run it with remat train ${target}`);
+  print(`${target}: run it with remat train ${target}`);
   return 0;
 }

@@ -3,6 +3,7 @@ import { step, type StepOptions, stepOptionsSchema } from "../../library/step.ts
 import { describeFlags, parseOnlyFlags } from "../flags/flags.ts";
 import { temporaryText } from "../terminal/progress.ts";
 import { createVerbSink } from "../terminal/verb-events.ts";
+import { print } from "../terminal/output.ts";
 
 export { stepOptionsSchema as flags };
 
@@ -19,7 +20,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const options = parseOnlyFlags("step", stepOptionsSchema, args) as unknown as StepOptions;
   const result = await step(options, { sink: createVerbSink(false) });
   const scaled = result.lossScale === 1 ? "" : `, computed ${result.lossScale} times as large`;
-  console.log(
+  print(
     `loss ${result.loss.toFixed(6)} over ${result.labelled} tokens; ${result.gradients} gradients in ${options.out}${scaled}; ` +
       `peak memory predicted ${formatBytes(result.predictedPeak)}, measured ${formatBytes(result.measuredPeak)}${temporaryText(result.temporary)}`,
   );
