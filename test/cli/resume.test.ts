@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createRandom } from "../../src/base/random.ts";
 import { temporaryFolder } from "../hf/temp.ts";
@@ -213,5 +213,36 @@ describe("resume", () => {
     }[];
     const best = evaluations.findIndex(({ loss }) => loss === Math.min(...evaluations.map((record) => record.loss)));
     expect(evaluations.length - 1 - best).toBe(3);
+  });
+
+  test("a full run whose base model goes away is exported with its tokenizer; a run folder that goes away is told", async () => {
+    const start = (name: string, base: string) => {
+      const flags = ["--method", "full", "--steps", "400", "--sequence-length", "32", "--threads", "1", "--no-sample"];
+      const output = join(folder, name);
+      const child = Bun.spawn([process.execPath, main, "train", "--model", base, "--data", data, "--output", output, ...flags], {
+        stdout: "ignore",
+        stderr: "pipe",
+      });
+      return { output, child, stderr: new Response(child.stderr).text() };
+    };
+    const underway = async (output: string) => {
+      const path = join(output, "metrics.jsonl");
+      while (!(existsSync(path) && readFileSync(path, "utf8").includes('"step":3'))) await Bun.sleep(5);
+    };
+    const base = copyFolder(model, join(folder, "base-that-goes"));
+    const kept = start("kept", base);
+    await underway(kept.output);
+    rmSync(base, { recursive: true });
+    kept.child.kill("SIGINT");
+    expect(await kept.child.exited).toBe(130);
+    const names = readdirSync(kept.output);
+    for (const name of ["config.json", "tokenizer.json", "model.safetensors", "SHA256SUMS"]) expect(names).toContain(name);
+    expect(names).not.toContain("base-files");
+    const gone = start("gone", model);
+    await underway(gone.output);
+    rmSync(gone.output, { recursive: true });
+    expect(await gone.child.exited).toBe(2);
+    expect(await gone.stderr).toMatch(/remat: \S+metrics\.jsonl was removed or replaced while the run was writing to it/);
+    expect(await gone.stderr).not.toContain("    at ");
   });
 });

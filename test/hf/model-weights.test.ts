@@ -9,7 +9,7 @@ import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/sa
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
-import { exportTrained } from "../../src/train/run/export.ts";
+import { exportTrained, keepCompanions } from "../../src/train/run/export.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { copyFolder, remat } from "../support/cli.ts";
 import { adapterFolder, batchFile, modelFolder, readExpected, readTensors, relativeError } from "../support/golden.ts";
@@ -98,7 +98,8 @@ test.each([FAMILY, "qwen3-bare"] as const)("full training writes the whole of %s
   const output = path(`trained-${family}`);
   mkdirSync(output);
   const settings = trainConfigSchema.parse({ model: family, data: "none", method: "full" });
-  exportTrained(output, engine, settings, modelFolder(family));
+  keepCompanions(modelFolder(family), output);
+  exportTrained(output, engine, settings);
   executor.close();
   source.close();
   const [base, trained] = [openSafetensors(modelFolder(family)), openSafetensors(output)];

@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { exportTrained } from "../../src/train/run/export.ts";
-import { modelFolder, readTensors, relativeError } from "../support/golden.ts";
+import { readTensors, relativeError } from "../support/golden.ts";
 import { adaptedEngine, peftFixture, type Written, WRITTEN } from "../support/peft.ts";
 import { filesIn, temporaryFolder } from "./temp.ts";
 
@@ -15,7 +15,7 @@ test.each(Object.keys(WRITTEN) as Written[])(
   async (name) => {
     const folder = join(root, name);
     const { engine, config, batch } = await adaptedEngine(name);
-    exportTrained(folder, engine, config, modelFolder(WRITTEN[name].family));
+    exportTrained(folder, engine, config);
     const logits = engine.logits(batch, Int32Array.from(batch.ids.keys()));
     engine.executor.close();
 

@@ -88,7 +88,7 @@ if (import.meta.main) {
   for (const name of Object.keys(WRITTEN) as Written[]) {
     const { engine, config } = await adaptedEngine(name);
     const folder = join(peftFixture(name), "adapter");
-    exportTrained(folder, engine, config, modelFolder(WRITTEN[name].family));
+    exportTrained(folder, engine, config);
     engine.executor.close();
   }
 }

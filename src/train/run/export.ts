@@ -1,6 +1,7 @@
 import { removeChecksums, writeChecksums } from "../../base/files/checksums.ts";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { writeTextAtomic } from "../../base/files/files.ts";
+import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
 import { narrow } from "../../base/float16.ts";
 import { copyCompanions, type Learned, NOTHING_LEARNED, writeWeights } from "../../hf/weights/model-folder.ts";
@@ -31,23 +32,28 @@ function visionModules(config: ModelConfig): string | null {
   return String.raw`model\.(${prefixes.map((prefix) => prefix.slice("model.".length, -1)).join("|")})\..*`;
 }
 
+/** Where a full run keeps the base model's small files while it trains: the base model may go away before the end. */
+const COMPANIONS = "base-files";
+
+/** Copies the files of the base model that the trained model is to have beside its weights. @throws {UserError} */
+export function keepCompanions(baseFolder: string, folder: string): void {
+  const kept = join(folder, COMPANIONS);
+  makeFolder(kept);
+  copyCompanions(baseFolder, kept);
+}
+
 /**
  * Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come behind the other files, and
  * the checksums behind the weights.
  */
-export function exportTrained(
-  folder: string,
-  engine: Engine,
-  config: TrainConfig,
-  baseFolder: string,
-  learned = NOTHING_LEARNED,
-): void {
+export function exportTrained(folder: string, engine: Engine, config: TrainConfig, learned = NOTHING_LEARNED): void {
   removeChecksums(folder);
-  writeChecksums(folder, writeTrained(folder, engine, config, baseFolder, learned));
+  writeChecksums(folder, writeTrained(folder, engine, config, learned));
+  rmSync(join(folder, COMPANIONS), { recursive: true, force: true });
 }
 
 /** Returns the names of the files. */
-function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseFolder: string, learned: Learned): string[] {
+function writeTrained(folder: string, engine: Engine, config: TrainConfig, learned: Learned): string[] {
   if (config.method !== "full") {
     const { params } = engine.resident;
     const modules = params.flatMap(({ name }) => adaptedModule(name) ?? []);
@@ -75,7 +81,7 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, baseF
     name: source.tensors.get(tensor.name)?.name ?? tensor.name,
   }));
   const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
-  const companions = copyCompanions(baseFolder, folder, undefined, learned);
+  const companions = copyCompanions(join(folder, COMPANIONS), folder, undefined, learned);
   const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
   return [...companions, ...writeWeights(folder, [...trained, ...base])];
 }

@@ -1,4 +1,15 @@
-import { accessSync, closeSync, constants, existsSync, openSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { fileError, makeFolder, writeFully, writeTextAtomic } from "../../base/files/files.ts";
@@ -98,6 +109,10 @@ export interface JsonLines {
   close(): void;
 }
 
+/**
+ * Opens a file of JSON lines to write on.
+ * @throws {UserError} from `write` too: when the file is no longer where it was, what is written would be lost
+ */
 export function openJsonLines(path: string): JsonLines {
   let fd: number;
   try {
@@ -107,6 +122,11 @@ export function openJsonLines(path: string): JsonLines {
   }
   return {
     write(record) {
+      if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(fd).ino) {
+        throw new UserError(
+          `${path} was removed or replaced while the run was writing to it, and perhaps its whole folder; what was trained since the last checkpoint is lost`,
+        );
+      }
       try {
         writeFully(fd, new TextEncoder().encode(`${JSON.stringify(record)}\n`));
       } catch (error) {

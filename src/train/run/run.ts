@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { writeTextAtomic } from "../../base/files/files.ts";
+import { withCleanup } from "../../base/process/cleanup.ts";
 import { type Device, openDevice } from "../../device.ts";
 import { createTrial } from "../../doctor/trial.ts";
 import { undeclaredEnds } from "../../data/chat/end-of-turn.ts";
@@ -18,10 +19,17 @@ import { saveCosts } from "../memory/costs.ts";
 import { peakProcessMemory } from "../memory/free-memory.ts";
 import { strategyName } from "../memory/strategy.ts";
 import type { Engine } from "../step/engine.ts";
-import { createCheckpoints, findResumable, type Resumable, START, type TrainingPosition } from "./checkpoint.ts";
+import {
+  type Checkpoints,
+  createCheckpoints,
+  findResumable,
+  type Resumable,
+  START,
+  type TrainingPosition,
+} from "./checkpoint.ts";
 import { runDate } from "./date.ts";
 import { type DoneEvent, type EventSink, lineOf, type StepEvent } from "./events.ts";
-import { exportTrained } from "./export.ts";
+import { exportTrained, keepCompanions } from "./export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
 import { type Evaluation, totalSteps, type TrainingEvents, trainLoop } from "./loop.ts";
 import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
@@ -75,19 +83,20 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     });
   const inputs = await interruptible(signal, () => trial.beside(read));
   const { config } = inputs;
-  let device: Device | null = null;
-  let session: Session | null = null;
-  let release = () => {};
-  try {
-    device = await openDevice({ ...config, trial: trial.pass });
-    session = createSession(device.executor, inputs);
+  return withCleanup(async (defer) => {
+    defer(inputs.close);
+    const device = await openDevice({ ...config, trial: trial.pass });
+    defer(device.close);
+    const session = createSession(device.executor, inputs);
     const { engine, costs } = session;
+    defer(() => engine.close());
     const steps = totalSteps(config, session.data.train.count(0));
     const resumable = config.resume ? findResumable(config.output, fingerprint(config, inputs), steps) : null;
     // Only now that nothing can be refused any more is something written.
     const { folder, lock } = prepareRunFolder(config.output, config.resume);
-    release = lock.release;
+    defer(lock.release);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
+    if (config.method === "full") keepCompanions(inputs.folder, folder);
     tellStart(session, device, notes, sink);
     if (resumable) tellResume(resumable, steps, sink);
     writePrograms(engine, folder);
@@ -95,12 +104,7 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     const result = await trainSession(session, folder, sink, signal);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     return result;
-  } finally {
-    release();
-    session?.engine.close();
-    device?.close();
-    inputs.close();
-  }
+  });
 }
 
 /** @throws {UserError} an adapter that its own run would overwrite, and axolotl's key of that name */
@@ -212,80 +216,35 @@ async function trainSession(
   const restored = config.resume ? checkpoints.restore(warn) : null;
   const start = restored ?? START;
   if (start.step > 0) sink({ type: "resume", step: start.step });
-  rewindJsonLines(join(folder, RUN_FILES.metrics), restored ? start.step : -1);
-  const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
-  const tensorBoard = config.tensorboard ? openTensorBoard(folder, restored ? start.step + 1 : 0) : null;
-  const record: EventSink = (event) => {
-    if (event.type === "step" || event.type === "evaluation") metrics.write(lineOf(event));
-    tensorBoard?.write(event);
-    sink(event);
-  };
   const steps = totalSteps(config, data.train.count(0));
   const begin = performance.now();
-  const seconds = () => (performance.now() - begin) / 1000;
-  let speed = 0;
-  let loss: number | null = null;
-  let lastEvaluation: Evaluation | null = null;
-  let last = start;
-  let reason: DoneEvent["reason"] = "finished";
-  let best: TrainingPosition | null = null;
-  const moved = stepTransfers(engine);
-  const times = createStepTimes();
-  const tellInterruption = () => sink({ type: "message", text: "interrupted: finishing this step, then saving" });
   const before = start.step === 0 ? session.sample() : null;
-  signal?.addEventListener("abort", tellInterruption, { once: true });
-  try {
-    const events: TrainingEvents = {
-      step(step) {
-        const current = step.tokens / step.seconds;
-        times.add(step.forwardBackward);
-        speed = step.step === start.step + 1 ? current : (1 - NEWEST) * speed + NEWEST * current;
-        loss = step.loss;
-        record({
-          type: "step",
-          ...step,
-          tokensPerSecond: speed,
-          memory: engine.measuredPeak,
-          ...moved(),
-          secondsLeft: (seconds() / (step.step - start.step)) * (step.steps - step.step),
-        });
-      },
-      evaluation(evaluation) {
-        lastEvaluation = evaluation;
-        record({ type: "evaluation", ...evaluation });
-      },
-      checkpoint: (step) => record({ type: "checkpoint", step }),
-      warning: warn,
+  const isInterrupted = () => signal?.aborted === true;
+  const { last, best, reason, told } = await withCleanup(async (defer) => {
+    rewindJsonLines(join(folder, RUN_FILES.metrics), restored ? start.step : -1);
+    const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
+    defer(metrics.close);
+    const tensorBoard = config.tensorboard ? openTensorBoard(folder, restored ? start.step + 1 : 0) : null;
+    if (tensorBoard) defer(() => tensorBoard.close());
+    const record: EventSink = (event) => {
+      if (event.type === "step" || event.type === "evaluation") metrics.write(lineOf(event));
+      tensorBoard?.write(event);
+      sink(event);
     };
-    const loop = {
-      engine,
-      optimizer: session.optimizer,
-      data,
-      config,
-      checkpoints,
-      events,
-      collect: session.collect,
-      shouldStop: () => signal?.aborted === true,
-    };
-    last = await trainLoop(loop, start);
-    const interrupted = signal?.aborted === true;
-    reason = last.step === steps ? "finished" : interrupted ? "interrupted" : "patience";
+    const tellInterruption = () => sink({ type: "message", text: "interrupted: finishing this step, then saving" });
+    signal?.addEventListener("abort", tellInterruption, { once: true });
+    defer(() => signal?.removeEventListener("abort", tellInterruption));
+    const told = createTeller(engine, record, warn);
+    const { optimizer, collect } = session;
+    const loop = { engine, optimizer, data, config, checkpoints, events: told.events, collect, shouldStop: isInterrupted };
+    const last = await trainLoop(loop, start);
+    const reason: DoneEvent["reason"] = last.step === steps ? "finished" : isInterrupted() ? "interrupted" : "patience";
     if (reason !== "finished") record({ type: "stop", step: last.step, reason });
     // An interrupted run goes on from its last weights, and is not at its end.
-    if (config.loadBest && !interrupted && last.sinceBest > 0) {
-      best = checkpoints.restoreBest(warn);
-      // Where the run was begun without --load-best, or its checkpoint is damaged.
-      if (best?.heldOutLoss !== last.bestLoss) {
-        const value = config.bestMetric === LOSS.name ? last.bestLoss! : Math.abs(last.bestLoss!);
-        warn(`the best weights (held-out ${config.bestMetric} ${value}) are in no checkpoint`);
-      }
-    }
-    exportTrained(folder, engine, config, inputs.folder, learnedBy(inputs));
-  } finally {
-    signal?.removeEventListener("abort", tellInterruption);
-    metrics.close();
-    tensorBoard?.close();
-  }
+    const best = config.loadBest && !isInterrupted() && last.sinceBest > 0 ? restoreBest(checkpoints, last, config, warn) : null;
+    exportTrained(folder, engine, config, learnedBy(inputs));
+    return { last, best, reason, told };
+  });
   const after = session.sample();
   if (after) sink({ type: "sample", prompt: after.prompt, before: before?.answer ?? null, after: after.answer });
   const done: Omit<DoneEvent, "type"> = {
@@ -293,17 +252,17 @@ async function trainSession(
     step: last.step,
     reason,
     bestStep: best?.step ?? null,
-    seconds: seconds(),
+    seconds: (performance.now() - begin) / 1000,
     predictedPeak: engine.predicted.peak,
     measuredPeak: engine.measuredPeak,
     temporary: engine.executor.temporary?.bytes ?? 0,
     withoutCheckpointing: engine.withoutCheckpointing.peak,
     processPeak: peakProcessMemory(),
-    forwardBackward: times.medians(),
+    forwardBackward: told.times(),
     output: folder,
   };
   sink({ type: "done", ...done });
-  return { ...done, steps, loss, evaluation: lastEvaluation };
+  return { ...done, steps, loss: told.loss(), evaluation: told.evaluation() };
 }
 
 /** What goes into the files beside the trained weights. */
@@ -311,6 +270,64 @@ function learnedBy({ config, model, tokenizer }: Inputs): Learned {
   return {
     stopIds: undeclaredEnds(model.eosTokenIds, tokenizer),
     chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
+  };
+}
+
+/** Loads the best weights. Null, with a warning, where the run was begun without --load-best, or their checkpoint is damaged. */
+function restoreBest(
+  checkpoints: Checkpoints,
+  last: TrainingPosition,
+  config: TrainConfig,
+  warn: (text: string) => void,
+): TrainingPosition | null {
+  const best = checkpoints.restoreBest(warn);
+  if (best?.heldOutLoss !== last.bestLoss) {
+    const value = config.bestMetric === LOSS.name ? last.bestLoss! : Math.abs(last.bestLoss!);
+    warn(`the best weights (held-out ${config.bestMetric} ${value}) are in no checkpoint`);
+  }
+  return best;
+}
+
+/** Makes events of what the loop tells, and remembers the last of each kind. */
+function createTeller(engine: Engine, record: EventSink, warn: (text: string) => void) {
+  let speed: number | null = null;
+  let loss: number | null = null;
+  let evaluation: Evaluation | null = null;
+  /** When the first step of this process began, ms, and how many steps there were before it. */
+  let first: { readonly at: number; readonly before: number } | null = null;
+  const moved = stepTransfers(engine);
+  const times = createStepTimes();
+  const events: TrainingEvents = {
+    step(step) {
+      const current = step.tokens / step.seconds;
+      const now = performance.now();
+      times.add(step.forwardBackward);
+      speed = speed === null ? current : (1 - NEWEST) * speed + NEWEST * current;
+      loss = step.loss;
+      // The evaluation before the first step says nothing of the steps.
+      first ??= { at: now - 1000 * step.seconds, before: step.step - 1 };
+      record({
+        type: "step",
+        ...step,
+        tokensPerSecond: speed,
+        memory: engine.measuredPeak,
+        ...moved(),
+        secondsLeft: ((now - first.at) / 1000 / (step.step - first.before)) * (step.steps - step.step),
+      });
+    },
+    evaluation(found) {
+      evaluation = found;
+      record({ type: "evaluation", ...found });
+    },
+    checkpoint: (step) => record({ type: "checkpoint", step }),
+    warning: warn,
+  };
+  return {
+    events,
+    loss: () => loss,
+    evaluation: () => evaluation,
+    /** Medians of the times of forward and backward passes. */
+    times: () => times.medians(),
   };
 }
 
