@@ -16,10 +16,11 @@ const LEAST_NORM = 1e-7;
 /**
  * Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) as torch.optim.Muon computes it, but in f32 throughout where
  * PyTorch iterates in bf16: a matrix moves along its momentum with all singular values brought near 1. 4 bytes for each
- * element of a matrix. Vectors (norms, biases), embeddings and heads are AdamW's; matrices of adapters are Muon's.
+ * element of a matrix. Vectors (norms, biases), embeddings and heads are AdamW's; matrices of adapters are Muon's. The learning
+ * rate is one for all: on the bundled example 3 times AdamW's reaches the same loss in 30 steps, AdamW's own a higher one.
  */
 export const muon = defineOptimizer({
-  learningRate: 2e-4,
+  learningRate: 5e-4,
   defaults: { ...ADAMW_DEFAULTS, momentum: 0.95, nesterov: true, adjustLr: "match-rms-adamw" },
   rules(settings) {
     const matrices = muonRule(settings);

@@ -3,10 +3,11 @@ import { defineOptimizer, type UpdateRule } from "./optimizer.ts";
 
 /**
  * Gradient descent with momentum, as torch.optim.SGD computes it: 4 bytes for each element. Weight decay is added to the
- * gradient. Without second moments the steps are as long as the gradients are, so that the learning rate is a larger one.
+ * gradient. Without second moments the steps are as long as the gradients are, so that the learning rate is a larger one: on the
+ * bundled example 100 times AdamW's comes near it, and 500 times diverges.
  */
 export const sgd = defineOptimizer({
-  learningRate: 0.1,
+  learningRate: 0.02,
   defaults: { weightDecay: 0, momentum: 0.9, nesterov: false },
   rules({ momentum, nesterov }) {
     const shares = nesterov ? [1, momentum] : [0, 1];
