@@ -61,13 +61,17 @@ export function runTemplate(
   );
 }
 
+function outOfRange({ message }: RangeError): string {
+  return message.includes("call stack") ? "it is nested too deeply" : "its texts grow without an end";
+}
+
 /** Runs a part of the engine, whose errors get the template's line. */
 function located<Result>(line: () => number, run: () => Result): Result {
   try {
     return run();
   } catch (error) {
-    // The only range that a template can leave is that of the stack.
-    const known = error instanceof RangeError ? new TemplateError("it is nested too deeply") : error;
+    // Ranges that a template can leave are those of the stack and of a text's length.
+    const known = error instanceof RangeError ? new TemplateError(outOfRange(error)) : error;
     if (!(known instanceof TemplateError)) throw error;
     throw new TemplateError(`${known.message} (line ${known.line ?? line()} of the template)`);
   }

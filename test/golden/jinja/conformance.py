@@ -59,14 +59,30 @@ def templates():
         yield line[1:].encode("latin-1", "backslashreplace").decode("unicode_escape") if line.startswith("!") else line
 
 
+def chat_templates():
+    """Templates in the shapes of popular models, and those of the tokenizers among the fixtures."""
+    for path in sorted(HERE.glob("chats/*.jinja")):
+        yield path.stem, path.read_bytes().decode("utf-8")
+    root = HERE.parents[2]
+    for config in [*sorted(root.glob("test/golden/tokenizers/*/tokenizer_config.json")), root / "recipes/base/model/tokenizer_config.json"]:
+        source = json.loads(config.read_text("utf-8")).get("chat_template")
+        jinja = config.parent / "chat_template.jinja"
+        if jinja.exists():
+            source = jinja.read_bytes().decode("utf-8")
+        if isinstance(source, str):
+            yield str(config.parent.relative_to(root)), source
+
+
 def main():
     variables = json.loads(VARIABLES)
     cases = [[template, render(template, variables)] for template in templates()]
     chats = json.loads((HERE / "chats.json").read_text("utf-8"))
     rendered = {}
-    for path in sorted(HERE.glob("chats/*.jinja")):
-        source = path.read_bytes().decode("utf-8")
-        rendered[path.stem] = [render(source, {"messages": None, "tools": None, "documents": None, "bos_token": "<s>", "eos_token": "</s>", **utils._plain_template_data(chat)}) for chat in chats]
+    for name, source in chat_templates():
+        rendered[name] = [
+            render(source, {"tools": None, "documents": None, "bos_token": "<s>", "eos_token": "</s>", **chat})
+            for chat in chats
+        ]
     result = {
         "jinja2": jinja2.__version__,
         "transformers": transformers.__version__,

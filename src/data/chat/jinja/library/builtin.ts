@@ -1,5 +1,5 @@
 import { TemplateError } from "../errors.ts";
-import { ITEM_BYTES, scan, spend, step } from "../meter.ts";
+import { ITEM_BYTES, OBJECT_BYTES, scan, spend, step } from "../meter.ts";
 import { isList, type Named, type Value } from "../values/values.ts";
 
 /** A function of Python's: a method, a filter, a test. */
@@ -42,7 +42,7 @@ export function builtin(name: string, parameters: string, run: Run): Builtin {
       // Parameters that are left out take their defaults.
       const result = run(self, ...(args as Value[]));
       if (typeof result === "string") spend(result.length);
-      else if (isList(result)) spend(ITEM_BYTES * result.length);
+      else if (isList(result)) spend(OBJECT_BYTES + ITEM_BYTES * result.length);
       return result;
     },
   };

@@ -6,7 +6,7 @@ import { roundFloat } from "../values/number-format.ts";
 import { binary } from "../values/arithmetic.ts";
 import { equal, order } from "../values/compare.ts";
 import { integer, iterate, lengthOf, listOf, reserve } from "../values/items.ts";
-import { step } from "../meter.ts";
+import { OBJECT_BYTES, scan, spend, step } from "../meter.ts";
 import { parseFloatText, parseIntText } from "../values/parse-number.ts";
 import { codePoints, str } from "../values/text.ts";
 import {
@@ -31,7 +31,12 @@ import {
 
 type Key = (value: Value) => Value;
 
-const ignoreCase: Key = (value) => (typeof value === "string" ? value.toLowerCase() : value);
+const ignoreCase: Key = (value) => {
+  if (typeof value !== "string") return value;
+  scan(value);
+  spend(value.length);
+  return value.toLowerCase();
+};
 
 /** Reads `a.b.0` of a value. */
 function attributeGetter(path: Value | undefined, fold: boolean, otherwise: Value = null): Key {
@@ -142,6 +147,7 @@ function* slices(value: Value, count: number, fill: Value): Generator<Value> {
   const longer = items.length % count;
   for (let i = 0, at = 0; i < count; i++) {
     step();
+    spend(OBJECT_BYTES);
     const part = items.slice(at, at + size + (i < longer ? 1 : 0));
     at += part.length;
     yield fill !== null && i >= longer ? [...part, fill] : part;
@@ -149,7 +155,7 @@ function* slices(value: Value, count: number, fill: Value): Generator<Value> {
 }
 
 function reverse(value: Value): Value {
-  if (typeof value === "string") return (codePoints(value) ?? Array.from(value)).toReversed().join("");
+  if (typeof value === "string") return listOf(value).toReversed().join("");
   if (isList(value) || value instanceof Tuple || value instanceof Range || value instanceof Dict || value instanceof View) {
     const type = isList(value) ? "list_reverseiterator" : `reverse of ${typeName(value)}`;
     return new Iter(listOf(value).toReversed().values(), type);

@@ -4,12 +4,13 @@ import { percentFormat } from "../values/format.ts";
 import { SPACE } from "../values/strings.ts";
 import { textOf } from "./methods.ts";
 import { floatFormat } from "../values/number-format.ts";
+import { parseFloatText } from "../values/parse-number.ts";
 import { order } from "../values/compare.ts";
-import { integer, iterate } from "../values/items.ts";
+import { integer, isIterable, iterate, lengthOf } from "../values/items.ts";
 import { spend } from "../meter.ts";
 import { type JsonLayout, jsonText, repeat, repr, str, textLength, textSlice } from "../values/text.ts";
-import { capitalize, pad, replace, splitFromRight, splitLines, strip } from "../values/strings.ts";
-import { Dict, isList, numberOf, truth, Tuple, type Value } from "../values/values.ts";
+import { capitalize, pad, replace, split, splitFromRight, splitLines, strip } from "../values/strings.ts";
+import { Dict, numberOf, truth, Tuple, type Value } from "../values/values.ts";
 import { wrapText } from "../values/wrap.ts";
 
 /** Jinja's filters that give a text, and Transformers' `tojson`. */
@@ -20,6 +21,19 @@ const ENTITIES: Readonly<Record<string, string>> = { "&": "&amp;", ">": "&gt;", 
 
 export function escape(text: string): string {
   return text.replace(/[&><'"]/g, (character) => ENTITIES[character]!);
+}
+
+/** A text without what stands between these two, which go with it. */
+function without(text: string, open: string, close: string): string {
+  let result = "";
+  let at = 0;
+  for (;;) {
+    const begin = text.indexOf(open, at);
+    const end = begin < 0 ? -1 : text.indexOf(close, begin);
+    if (end < 0) return result + text.slice(at);
+    result += text.slice(at, begin);
+    at = end + close.length;
+  }
 }
 
 const WORD_BEGIN = new RegExp(`([-(\\{[<]|${SPACE})+`, "g");
@@ -53,11 +67,12 @@ function indent(text: string, width: Value, first: boolean, blank: boolean): str
   return result.join("\n");
 }
 
-function truncate(text: string, length: number, cut: boolean, end: string, leeway: number): string {
+function truncate(value: Value, length: number, cut: boolean, end: string, leeway: number): Value {
   const endLength = textLength(end);
   if (length < endLength) throw new TemplateError(`expected length >= ${endLength}, got ${length}`);
   if (leeway < 0) throw new TemplateError(`expected leeway >= 0, got ${leeway}`);
-  if (textLength(text) <= length + leeway) return text;
+  if ((lengthOf(value) ?? Infinity) <= length + leeway) return value;
+  const text = textOf(value, "truncate()'s value");
   const begin = textSlice(text, 0, length - endLength);
   return (cut ? begin : splitFromRight(begin, " ", 1)[0]!) + end;
 }
@@ -72,8 +87,7 @@ function quote(value: Value, inQuery: boolean): string {
 }
 
 function urlEncode(value: Value): string {
-  const isIterable = typeof value !== "string" && (value instanceof Dict || isList(value) || value instanceof Tuple);
-  if (!isIterable) return quote(value, false);
+  if (typeof value === "string" || !isIterable(value)) return quote(value, false);
   const pairs = value instanceof Dict ? value.entries() : Array.from(iterate(value), (pair) => pairOf(pair));
   return pairs.map(([key, item]) => `${quote(key, true)}=${quote(item, true)}`).join("&");
 }
@@ -85,8 +99,9 @@ export function pairOf(value: Value): readonly [Value, Value] {
 }
 
 function fileSize(value: Value, binary: boolean): string {
-  const number = typeof value === "string" ? Number(value) : numberOf(value);
-  if (number === null || Number.isNaN(number)) throw new TemplateError(`filesizeformat() needs a number, got ${repr(value)}`);
+  const number = typeof value === "string" ? parseFloatText(value) : numberOf(value);
+  if (number === null || !Number.isFinite(Number(number)))
+    throw new TemplateError(`filesizeformat() needs a number, got ${repr(value)}`);
   const bytes = Number(number);
   const base = binary ? 1024 : 1000;
   if (bytes === 1) return "1 Byte";
@@ -141,9 +156,7 @@ export const TEXT_FILTERS = table(
   mapping("e", escape),
   mapping("escape", escape),
   mapping("forceescape", escape),
-  mapping("striptags", (text) =>
-    strip(text.replace(/<!--[^]*?-->|<[^>]*>/g, ""), null, "both").replace(new RegExp(`${SPACE}+`, "g"), " "),
-  ),
+  mapping("striptags", (text) => split(without(without(text, "<!--", "-->"), "<", ">"), null, -1).join(" ")),
   builtin("wordcount", "", (value) => str(value).match(/[\p{L}\p{M}\p{N}\p{Pc}]+/gu)?.length ?? 0),
   builtin("trim", "/chars", (value, chars = null) =>
     strip(str(value), chars === null ? null : textOf(chars, "strip arg"), "both"),
@@ -156,13 +169,7 @@ export const TEXT_FILTERS = table(
     indent(textOf(value, "indent()'s value"), width, truth(first), truth(blank)),
   ),
   builtin("truncate", "/length /killwords /end /leeway", (value, length = 255, cut = false, end = "...", leeway = null) =>
-    truncate(
-      textOf(value, "truncate()'s value"),
-      integer(length, "length"),
-      truth(cut),
-      textOf(end, "end"),
-      leeway === null ? 5 : integer(leeway, "leeway"),
-    ),
+    truncate(value, integer(length, "length"), truth(cut), textOf(end, "end"), leeway === null ? 5 : integer(leeway, "leeway")),
   ),
   builtin(
     "wordwrap",

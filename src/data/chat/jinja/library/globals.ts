@@ -1,6 +1,6 @@
 import { TemplateError } from "../errors.ts";
 import { pairOf } from "./filters-text.ts";
-import { spend } from "../meter.ts";
+import { OBJECT_BYTES, spend } from "../meter.ts";
 import { dictFromKeys } from "./methods.ts";
 import { integer, iterate } from "../values/items.ts";
 import { strftime } from "./strftime.ts";
@@ -37,7 +37,7 @@ function dict(positional: readonly Value[], named: Named = NO_NAMES): Dict {
   if (positional.length > 1) throw new TemplateError("dict expected at most 1 argument");
   const result = new Dict();
   const add = (key: Value, value: Value): void => {
-    spend(64);
+    spend(OBJECT_BYTES);
     result.set(key, value);
   };
   const [source] = positional;

@@ -1,7 +1,7 @@
 import { type Builtin, builtin, table, variadic } from "./builtin.ts";
 import { TemplateError } from "../errors.ts";
 import { braceFormat } from "../values/format.ts";
-import { spend, step } from "../meter.ts";
+import { OBJECT_BYTES, spend, step } from "../meter.ts";
 import { same } from "../values/compare.ts";
 import { integer, iterate } from "../values/items.ts";
 import { repeat, textLength } from "../values/text.ts";
@@ -207,7 +207,7 @@ export function dictFromKeys(keys: Value, value: Value): Dict {
   const dict = new Dict();
   for (const key of iterate(keys)) {
     step();
-    spend(64);
+    spend(OBJECT_BYTES);
     dict.set(key, value);
   }
   return dict;

@@ -1,8 +1,7 @@
 import { type Builtin, builtin, table } from "./builtin.ts";
-import { TemplateError } from "../errors.ts";
 import { binary } from "../values/arithmetic.ts";
 import { compare, type Comparison, contains, equal } from "../values/compare.ts";
-import { iterate, lengthOf } from "../values/items.ts";
+import { isIterable, lengthOf } from "../values/items.ts";
 import { isOfKind } from "../values/strings.ts";
 import { str } from "../values/text.ts";
 import { Callable, Dict, Float, intOf, numberOf, Undefined, type Value, View } from "../values/values.ts";
@@ -20,14 +19,10 @@ const COMPARISONS: readonly (readonly [Comparison, readonly string[]])[] = [
 
 const simple = (name: string, holds: (value: Value) => boolean): Builtin => builtin(name, "", (value) => holds(value));
 
-function isIterable(value: Value): boolean {
-  try {
-    iterate(value);
-    return true;
-  } catch (error) {
-    if (!(error instanceof TemplateError)) throw error;
-    return false;
-  }
+/** A text; what else can be a key is no name. @throws {TemplateError} what cannot */
+function isKey(value: Value): value is string {
+  new Dict().has(value);
+  return typeof value === "string";
 }
 
 export function allTests(library: {
@@ -55,8 +50,8 @@ export function allTests(library: {
     simple("upper", (value) => isOfKind(str(value), "isupper")),
     simple("odd", (value) => equal(binary("%", value, 2), 1)),
     simple("even", (value) => equal(binary("%", value, 2), 0)),
-    simple("filter", (value) => library.hasFilter(str(value))),
-    simple("test", (value) => library.hasTest(str(value))),
+    simple("filter", (value) => isKey(value) && library.hasFilter(value)),
+    simple("test", (value) => isKey(value) && library.hasTest(value)),
     builtin("divisibleby", "num", (value, by) => equal(binary("%", value, by), 0)),
     // Equal texts and integers are one object here.
     builtin("sameas", "other", (a, b) => a === b),

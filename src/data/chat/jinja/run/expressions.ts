@@ -3,7 +3,7 @@ import { binary, unary } from "../values/arithmetic.ts";
 import { compare } from "../values/compare.ts";
 import { TemplateError } from "../errors.ts";
 import { findFilter, findTest } from "../library/library.ts";
-import { ITEM_BYTES, spend } from "../meter.ts";
+import { ITEM_BYTES, OBJECT_BYTES, spend } from "../meter.ts";
 import { methodOf } from "../library/methods.ts";
 import { iterate, slice } from "../values/items.ts";
 import { called, type Scope } from "./scope.ts";
@@ -57,7 +57,7 @@ export function compileExpression(node: Expression): Evaluate {
     case "dict": {
       const items = node.items.map(([key, value]) => [compileExpression(key), compileExpression(value)] as const);
       return (scope) => {
-        spend(ITEM_BYTES * 8 * items.length);
+        spend(OBJECT_BYTES * (1 + items.length));
         return Dict.of(items.map(([key, value]) => [key(scope), value(scope)]));
       };
     }
@@ -137,7 +137,7 @@ function named<Found>({ line }: { readonly line: number }, find: () => Found): F
 }
 
 function evaluateAll(items: readonly Evaluate[], scope: Scope): Value[] {
-  spend(ITEM_BYTES * items.length);
+  spend(OBJECT_BYTES + ITEM_BYTES * items.length);
   return items.map((evaluate) => evaluate(scope));
 }
 

@@ -1,7 +1,7 @@
 import { compileCall, compileExpression, compileFilter, type Evaluate } from "./expressions.ts";
 import { TemplateError } from "../errors.ts";
 import { Loop } from "./loop.ts";
-import { SCOPE_STEPS, spend, step } from "../meter.ts";
+import { OBJECT_BYTES, SCOPE_STEPS, spend, step } from "../meter.ts";
 import { iterate } from "../values/items.ts";
 import { captured, type Scope } from "./scope.ts";
 import type { Body, Expression, Parameter, Statement, Target } from "../syntax/tree.ts";
@@ -123,7 +123,7 @@ function assign(target: Target, value: Value, scope: Scope): void {
     if (!(namespace instanceof Namespace)) throw new TemplateError("cannot assign attribute on non-namespace object");
     if (target.name.startsWith("_"))
       throw new TemplateError(`the attribute '${target.name}' of a namespace begins with an underscore`);
-    spend(64);
+    spend(OBJECT_BYTES);
     namespace.attributes.set(target.name, value);
   } else {
     const { items } = target;
@@ -142,7 +142,7 @@ function iterable(value: Value): Iterable<Value> {
   try {
     return iterate(value);
   } catch (error) {
-    throw error instanceof TemplateError ? new TemplateError(`cannot unpack non-iterable ${typeName(value)} object`) : error;
+    throw error instanceof TemplateError ? new TemplateError(`cannot unpack ${typeName(value)}, which has no items`) : error;
   }
 }
 

@@ -1,5 +1,5 @@
 import { TemplateError } from "../errors.ts";
-import { SPACE } from "../values/strings.ts";
+import { SPACE, strip } from "../values/strings.ts";
 
 /**
  * Tokens of a template, by the rules of Jinja 3.1 (https://jinja.palletsprojects.com/en/stable/templates/) with the
@@ -26,12 +26,15 @@ const COMMENT_END = new RegExp(`\\+#\\}|-#\\}${SPACE}*|#\\}\\n?`, "g");
 const TAG_END = sticky(`\\+%\\}|-%\\}${SPACE}*|%\\}\\n?`);
 const PRINT_END = sticky(`-\\}\\}${SPACE}*|\\}\\}`);
 const BLANK = sticky(`${SPACE}+`);
-const TRAILING_SPACE = new RegExp(`${SPACE}+$`);
 const ONLY_SPACE = new RegExp(`^${SPACE}+$`);
 
 const DIGITS = "(?:\\d+_)*\\d+";
 const FLOAT = sticky(`(?<!\\.)${DIGITS}(?:(?:\\.${DIGITS})?e[+-]?${DIGITS}|\\.${DIGITS})`, "i");
 const INTEGER = sticky("0b(?:_?[01])+|0o(?:_?[0-7])+|0x(?:_?[\\da-f])+|[1-9](?:_?\\d)*|0(?:_?0)*", "i");
+/** Most names; where another character than these follows, `WORD` reads all. */
+const ASCII_WORD = sticky("[A-Za-z_][A-Za-z_0-9]*");
+const LAST_BLANK = 0x20;
+const LAST_ASCII = 0x7f;
 const WORD = sticky("[\\p{L}\\p{M}\\p{N}\\p{Pc}]+", "u");
 const IDENTIFIER = /^[\p{XID_Start}_]\p{XID_Continue}*$/u;
 const STRING = sticky("'[^'\\\\]*(?:\\\\[^][^'\\\\]*)*'|\"[^\"\\\\]*(?:\\\\[^][^\"\\\\]*)*\"");
@@ -45,13 +48,15 @@ export function tokenize(template: string): Token[] {
   const tokens: Token[] = [];
   let at = 0;
   let line = 1;
+  /** The line break that ends the line; -1: none does. */
+  let lineEnd = source.indexOf("\n");
   /** Behind a tag that took its line break along, a line begins. */
   let lineBegins = true;
 
   const push = (type: TokenType, value: string): void => void tokens.push({ type, value, line });
   /** Moves on to `end`. */
   const advance = (end: number): void => {
-    for (let i = source.indexOf("\n", at); i >= 0 && i < end; i = source.indexOf("\n", i + 1)) line++;
+    for (; lineEnd >= 0 && lineEnd < end; lineEnd = source.indexOf("\n", lineEnd + 1)) line++;
     lineBegins = source[end - 1] === "\n";
     at = end;
   };
@@ -62,7 +67,7 @@ export function tokenize(template: string): Token[] {
   /** Text up to a tag, without the space that the tag takes away. */
   const data = (end: number, sign: string | undefined, isPrint: boolean): void => {
     let text = source.slice(at, end);
-    if (sign === "-") text = text.replace(TRAILING_SPACE, "");
+    if (sign === "-") text = strip(text, null, "right");
     else if (sign !== "+" && !isPrint) {
       const lineStart = text.lastIndexOf("\n") + 1;
       if ((lineStart > 0 || lineBegins) && ONLY_SPACE.test(text.slice(lineStart))) text = text.slice(0, lineStart);
@@ -78,14 +83,16 @@ export function tokenize(template: string): Token[] {
     advance(at + 2 + (signAt(at + 2) === undefined ? 0 : 1));
     const open: string[] = [];
     for (;;) {
-      const end = open.length === 0 ? match(kind === "tag" ? TAG_END : PRINT_END) : null;
+      const mayEnd = open.length === 0 && "-+%}".includes(source[at] ?? " ");
+      const end = mayEnd ? match(kind === "tag" ? TAG_END : PRINT_END) : null;
       if (end !== null) {
         push(`${kind} end`, "");
         advance(at + end.length);
         return;
       }
       if (at >= source.length) throw new TemplateError(`the ${kind === "tag" ? "tag {%" : "expression {{"} is not closed`, begin);
-      const blank = match(BLANK);
+      const code = source.charCodeAt(at);
+      const blank = code <= LAST_BLANK || code > LAST_ASCII ? match(BLANK) : null;
       if (blank !== null) {
         advance(at + blank.length);
         continue;
@@ -111,11 +118,14 @@ export function tokenize(template: string): Token[] {
     }
   };
   const word = (): [TokenType, string] => {
-    for (const [type, pattern] of WORDS) {
+    const kinds = WORDS.get(source[at]!) ?? NAME;
+    for (const [type, pattern] of kinds) {
       const text = match(pattern);
       if (text === null) continue;
-      if (type === "name" && !IDENTIFIER.test(text)) throw new TemplateError(`${text} is not a name`, line);
-      return [type, text];
+      if (type !== "name" || source.charCodeAt(at + text.length) <= LAST_ASCII) return [type, text];
+      const whole = match(WORD)!;
+      if (!IDENTIFIER.test(whole)) throw new TemplateError(`${whole} is not a name`, line);
+      return [type, whole];
     }
     throw new TemplateError(`unexpected character ${JSON.stringify(String.fromCodePoint(source.codePointAt(at)!))}`, line);
   };
@@ -150,12 +160,23 @@ export function tokenize(template: string): Token[] {
   return tokens;
 }
 
-const WORDS: readonly (readonly [TokenType, RegExp])[] = [
-  ["float", FLOAT],
-  ["integer", INTEGER],
+type Kinds = readonly (readonly [TokenType, RegExp])[];
+
+/** What a word may be, by its first character. */
+const WORDS: ReadonlyMap<string, Kinds> = new Map([
+  ...Array.from("0123456789", (digit): [string, Kinds] => [
+    digit,
+    [
+      ["float", FLOAT],
+      ["integer", INTEGER],
+    ],
+  ]),
+  ...Array.from("'\"", (quote): [string, Kinds] => [quote, [["string", STRING]]]),
+  ...Array.from("-+/*%~[](){}><=!.:|,;", (sign): [string, Kinds] => [sign, [["operator", OPERATOR]]]),
+]);
+const NAME: Kinds = [
+  ["name", ASCII_WORD],
   ["name", WORD],
-  ["string", STRING],
-  ["operator", OPERATOR],
 ];
 
 const ESCAPES: Readonly<Record<string, string>> = {

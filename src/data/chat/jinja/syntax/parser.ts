@@ -348,7 +348,8 @@ export class Parser {
     return name;
   }
 
-  private nested<Result>(read: () => Result): Result {
+  /** Reads what stands within something else. */
+  nested<Result>(read: () => Result): Result {
     if (++this.depth > MAX_DEPTH) this.fail(`it is nested deeper than ${MAX_DEPTH} levels`);
     try {
       return read();

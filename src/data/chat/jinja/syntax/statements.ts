@@ -189,7 +189,7 @@ function readTarget(parser: Parser, options: TargetOptions): Target {
 
 function readOneTarget(parser: Parser, options: TargetOptions): Target {
   if (parser.skip("operator", "(")) {
-    const target = readTarget(parser, { bindings: options.bindings });
+    const target = parser.nested(() => readTarget(parser, { bindings: options.bindings }));
     parser.expect("operator", ")");
     return target;
   }

@@ -1,12 +1,15 @@
 import { TemplateError } from "../errors.ts";
 import { iterate } from "./items.ts";
-import { scan, step } from "../meter.ts";
+import { scan, search, step } from "../meter.ts";
 import { Dict, isList, numberOf, Range, Tuple, typeName, Undefined, type Value, View } from "./values.ts";
 
 /** Python's comparisons of values. */
 
 export function equal(a: Value, b: Value): boolean {
-  if (typeof a === "string" || a === null) return a === b;
+  if (typeof a === "string" || a === null) {
+    if (typeof a === "string" && typeof b === "string" && a.length === b.length) scan(a);
+    return a === b;
+  }
   const [x, y] = [numberOf(a), numberOf(b)];
   // Numbers of both kinds compare exactly with ==.
   if (x !== null || y !== null) return x !== null && y !== null && x == y;
@@ -68,6 +71,7 @@ function textOrder(a: string, b: string): number {
   const limit = Math.min(a.length, b.length);
   let i = 0;
   while (i < limit && a.charCodeAt(i) === b.charCodeAt(i)) i++;
+  step(i >> 6);
   if (i === limit) return a.length - b.length;
   const rank = (unit: number): number => (unit >= 0xe000 ? unit - 0x2000 : unit >= 0xd800 ? unit + 0x2000 : unit);
   return rank(a.charCodeAt(i)) - rank(b.charCodeAt(i));
@@ -79,7 +83,7 @@ export function contains(container: Value, item: Value): boolean {
       if (item instanceof Undefined) throw new TemplateError(`'in <string>' requires string as left operand, not Undefined`);
       throw new TemplateError(`'in <string>' requires string as left operand, not ${typeName(item)}`);
     }
-    scan(container);
+    search(container, item);
     return container.includes(item);
   }
   if (container instanceof Dict) return container.has(item);

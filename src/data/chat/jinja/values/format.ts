@@ -3,7 +3,20 @@ import { itemOf, plainAttribute } from "./items.ts";
 import { spend } from "../meter.ts";
 import { aligned, floatFormat, grouped } from "./number-format.ts";
 import { floatText, repr, str, textLength, textSlice } from "./text.ts";
-import { Dict, Float, intOf, isList, type Named, numberOf, orElse, Tuple, typeName, Undefined, type Value } from "./values.ts";
+import {
+  Dict,
+  Float,
+  intOf,
+  isList,
+  type Named,
+  numberOf,
+  orElse,
+  Range,
+  Tuple,
+  typeName,
+  Undefined,
+  type Value,
+} from "./values.ts";
 
 /** Python's two ways to put values into a text: `text % values` and `text.format(...)`. */
 
@@ -50,8 +63,8 @@ export function percentFormat(text: string, values: Value): string {
       return aligned(written, textLength(written), Math.abs(width), left ? "<" : zeros ? "=" : ">", zeros ? "0" : " ");
     },
   );
-  if (used < items.length && !(values instanceof Dict || isList(values)))
-    throw new TemplateError("not all arguments converted during string formatting");
+  const isMapping = isList(values) || values instanceof Dict || values instanceof Range || values instanceof Undefined;
+  if (used < items.length && !isMapping) throw new TemplateError("not all arguments converted during string formatting");
   spend(result.length);
   return result;
 }
@@ -154,8 +167,9 @@ export function braceFormat(
     else if (conversion === "r") value = repr(value);
     else if (conversion === "a") value = ascii(repr(value));
     else if (conversion !== undefined) throw new TemplateError(`Unknown conversion specifier '${conversion}'`);
-    result += formatValue(value, braceFormat(spec, positional, named, level - 1, counter));
-    spend(result.length - text.length > 0 ? 1 : 0);
+    const part = formatValue(value, braceFormat(spec, positional, named, level - 1, counter));
+    spend(part.length);
+    result += part;
     at = end + 1;
   }
   return result;

@@ -1,6 +1,6 @@
 import { TemplateError } from "../errors.ts";
 import { ITEM_BYTES, scan, spend, step } from "../meter.ts";
-import { codePoints, repr, textLength } from "./text.ts";
+import { characters, codePoints, repr, textLength } from "./text.ts";
 import {
   Callable,
   Dict,
@@ -26,17 +26,15 @@ export function iterate(value: Value): Iterable<Value> {
   if (value instanceof Tuple) return value.items;
   if (value instanceof Dict) return value.keys();
   if (value instanceof View) return value.items();
-  if (typeof value === "string") return codeUnits(value);
+  if (typeof value === "string") return characters(value);
   if (value instanceof Undefined) return [];
   if (value instanceof Iter) return { [Symbol.iterator]: () => value.items };
   if (value instanceof Range) return rangeItems(value);
-  throw new TemplateError(`'${typeName(value)}' object is not iterable`);
+  throw new TemplateError(`'${typeName(value)}' object has no items to go through`);
 }
 
-function codeUnits(text: string): string[] {
-  step(text.length);
-  spend(ITEM_BYTES * text.length);
-  return Array.from(text);
+export function isIterable(value: Value): boolean {
+  return value instanceof Iter || lengthOf(value) !== null;
 }
 
 function* rangeItems(range: Range): Generator<Value> {

@@ -2,7 +2,8 @@ import { strip } from "./strings.ts";
 
 /** Numbers in texts, as Python's `int` and `float` read them. */
 
-const FLOAT = /^[-+]?(?:(?:\d+(?:_\d+)*)?\.?\d+(?:_\d+)*|\d+(?:_\d+)*\.)(?:e[-+]?\d+(?:_\d+)*)?$/i;
+const DIGITS = "\\d+(?:_\\d+)*";
+const FLOAT = new RegExp(`^[-+]?(?:${DIGITS}(?:\\.(?:${DIGITS})?)?|\\.${DIGITS})(?:e[-+]?${DIGITS})?$`, "i");
 const WORDS = /^([-+]?)(inf|infinity|nan)$/i;
 
 /** null: the text is no float. */

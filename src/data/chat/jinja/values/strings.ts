@@ -1,6 +1,6 @@
 import { TemplateError } from "../errors.ts";
-import { ITEM_BYTES, scan, spend, step } from "../meter.ts";
-import { codePoints, repeat, textLength, textSlice } from "./text.ts";
+import { ITEM_BYTES, scan, search, spend, step } from "../meter.ts";
+import { characters, repeat, textLength, textSlice } from "./text.ts";
 
 /** Python's `str` where JavaScript's differs. */
 
@@ -39,6 +39,7 @@ export function strip(text: string, characters: string | null, sides: Sides): st
 export function split(text: string, separator: string | null, most: number): string[] {
   if (separator === null) return splitWords(text, most);
   if (separator === "") throw new TemplateError("empty separator");
+  search(text, separator);
   const parts: string[] = [];
   let at = 0;
   for (
@@ -59,6 +60,7 @@ export function splitFromRight(text: string, separator: string | null, most: num
   const parts: string[] = [];
   let end = text.length;
   if (separator !== null) {
+    search(text, separator);
     for (let found = text.lastIndexOf(separator); found >= 0 && parts.length < most;) {
       addPart(parts, text.slice(found + separator.length, end));
       end = found;
@@ -122,14 +124,15 @@ export function replace(text: string, old: string, by: string, most = -1): strin
   if (most === 0) return text;
   let count = 0;
   if (old === "") {
-    const points = codePoints(text) ?? Array.from(text);
+    const points = characters(text);
     const places = most < 0 ? points.length + 1 : Math.min(most, points.length + 1);
     spend(text.length + places * by.length);
     return points.map((point, i) => (i < places ? by + point : point)).join("") + (places > points.length ? by : "");
   }
+  search(text, old);
   if (!text.includes(old)) return text;
   for (let at = text.indexOf(old); at >= 0 && (most < 0 || count < most); at = text.indexOf(old, at + old.length)) count++;
-  step(count);
+  step(4 * count);
   spend(text.length + count * Math.max(0, by.length - old.length));
   if (most < 0) return text.replaceAll(old, () => by);
   const parts = split(text, old, most);
@@ -149,6 +152,7 @@ function window(text: string, start: number | null, end: number | null): { reado
 export function find(text: string, part: string, start: number | null, end: number | null, last = false): number {
   const where = window(text, start, end);
   if (!where) return -1;
+  search(where.part, part);
   const at = last ? where.part.lastIndexOf(part) : where.part.indexOf(part);
   return at < 0 ? -1 : where.from + textLength(where.part.slice(0, at));
 }
@@ -156,6 +160,7 @@ export function find(text: string, part: string, start: number | null, end: numb
 export function count(text: string, part: string, start: number | null, end: number | null): number {
   const where = window(text, start, end);
   if (!where) return 0;
+  search(where.part, part);
   if (part === "") return textLength(where.part) + 1;
   let found = 0;
   for (let at = where.part.indexOf(part); at >= 0; at = where.part.indexOf(part, at + part.length)) found++;

@@ -8,12 +8,22 @@ const SURROGATE = /[\ud800-\udfff]/;
 
 /** A text's code points where they differ from its units; null: they do not. */
 export function codePoints(text: string): readonly string[] | null {
-  return SURROGATE.test(text) ? Array.from(text) : null;
+  return SURROGATE.test(text) ? characters(text) : null;
+}
+
+/** A list of a text's code points, which is counted. */
+export function characters(text: string): readonly string[] {
+  step(text.length);
+  spend(ITEM_BYTES * text.length);
+  return Array.from(text);
 }
 
 /** Python's `len` of a text. */
 export function textLength(text: string): number {
-  return codePoints(text)?.length ?? text.length;
+  if (!SURROGATE.test(text)) return text.length;
+  let pairs = 0;
+  for (let i = 1; i < text.length; i++) if (text.codePointAt(i - 1)! > 0xffff) pairs++;
+  return text.length - pairs;
 }
 
 /** `text[start:stop]` in code points, neither negative. */
@@ -50,8 +60,11 @@ export function repr(value: Value): string {
 /** Levels of lists in lists; Python ends at about the same. */
 const MAX_DEPTH = 500;
 
+/** Steps of a piece of a list's text. */
+const PIECE_STEPS = 4;
+
 function put(pieces: string[], piece: string): void {
-  step();
+  step(PIECE_STEPS);
   spend(piece.length);
   pieces.push(piece);
 }
