@@ -22,6 +22,28 @@ test("16 MB of data take at most 80 MB of memory more than 1 MB; from the token 
   expect(second.losses).toEqual(first.losses);
 });
 
+test("16 MB as a JSON array and as CSV take at most 80 MB of memory more than 1 MB", async () => {
+  const lines = (bytes: number): string[] => {
+    const path = join(folder, "lines.jsonl");
+    writeChats(path, bytes);
+    return readFileSync(path, "utf8").trim().split("\n");
+  };
+  const forms = {
+    "chats.json": (texts: readonly string[]) => `[${texts.join(",\n")}]`,
+    "chats.csv": (texts: readonly string[]) =>
+      `messages\n${texts.map((text) => `"${JSON.stringify((JSON.parse(text) as { messages: unknown }).messages).replaceAll('"', '""')}"`).join("\n")}\n`,
+  };
+  const [large, small] = [lines(16e6), lines(1e6)];
+  for (const [name, write] of Object.entries(forms)) {
+    const path = join(folder, name);
+    writeFileSync(path, write(small));
+    const base = await trainOn(path, folder, 2);
+    writeFileSync(path, write(large));
+    const run = await trainOn(path, folder, 2);
+    expect(run.peak - base.peak, name).toBeLessThan(80e6);
+  }
+});
+
 const model = writeTinyModel(join(folder, "model"));
 const data = join(folder, "data.jsonl");
 writeChats(data, 12e6, 3);

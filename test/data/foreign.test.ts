@@ -37,6 +37,8 @@ describe("what is taken for training data and is none: one sentence that says wh
     ["a.zst", Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd, 0, 1), "zstd"],
     ["a.zip", "PK\x03\x04\x14\0", "a ZIP archive"],
     ["a.parquet", "id,text\n", "is named .parquet but does not begin as a Parquet file does"],
+    ["one-object.json", '{"data": [\n{"text": "a"}\n]}', "is one JSON object over several lines"],
+    ["pretty.json", '{\n  "text": "a"\n}\n', "if its examples are under a key: jq -c "],
     ["secret.parquet", "PARE\x15\x04", "is an encrypted Parquet file"],
     ["a.arrow", Uint8Array.of(255, 255, 255, 255, 0x78, 2), 'load_dataset("arrow"'],
     [

@@ -144,11 +144,16 @@ function showReport(report: DataReport, model: Sampling | null, named: boolean):
     const { min, mean, p50, p90, p95, p99, max } = lengths;
     print(`lengths      min ${min}, mean ${mean.toFixed(1)}, 50 % ${p50}, 90 % ${p90}, 95 % ${p95}, 99 % ${p99}, max ${max}`);
   }
-  if (Object.keys(report.unused).length > 0) print(`not used     columns of examples: ${counts(report.unused)}`);
+  if (Object.keys(report.unused).length > 0) print(`not used     columns of examples: ${counts(quoteUnnamed(report.unused))}`);
   for (const notice of report.notices) print(`notice       ${describeNotice(notice)}`);
   printProblems("errors", report.errors);
   printProblems("duplicates", report.duplicates);
   if (model) printProblems(`over-long`, report.overLong, ` (sequence length ${model.sequenceLength})`);
+}
+
+/** A table's column without a name is an empty text. */
+function quoteUnnamed(columns: DataReport["unused"]): DataReport["unused"] {
+  return Object.fromEntries(Object.entries(columns).map(([name, count]) => [name === "" ? '""' : name, count]));
 }
 
 function printProblems(name: string, { count, first }: Problems, note = ""): void {

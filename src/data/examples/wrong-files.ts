@@ -79,8 +79,14 @@ export function kindOf(path: string): DataKind {
   if (ending === "csv" || ending === "tsv") return "csv";
   if (ending === "parquet" && count > 0) throw notExamples(path, BROKEN_PARQUET);
   if (TEXTS.includes(ending) && !/^[{[]/.test(text) && text !== "") throw notExamples(path, PLAIN);
+  if (ending === "json" && /^\{(?:[^\n]*[^\s}])?[^\S\n]*\n/.test(text)) throw notExamples(path, ONE_OBJECT);
   return text.startsWith("[") ? "array" : "lines";
 }
+
+const ONE_OBJECT: Foreign = {
+  what: "one JSON object over several lines",
+  remedy: (path) => `if its examples are under a key: jq -c '.data[]' ${path} > train.jsonl`,
+};
 
 const BROKEN_PARQUET: Foreign = {
   what: "named .parquet but does not begin as a Parquet file does",
