@@ -3,11 +3,19 @@ import { join } from "node:path";
 import type { RunEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat } from "../support/cli.ts";
+import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const MIB = 2 ** 20;
+
+/** Optimizer steps of the runs with a given limit, and of those with the least one: memory that leaks shows after many. */
+const [STEPS, LEAST_STEPS] = SLOW ? [200, 40] : [20, 8];
+
+/** Flags of a run with evaluations and checkpoints, `parts` of each. */
+const often = (steps: number, parts: number): string[] =>
+  `--steps ${steps} --eval-every ${steps / parts} --eval-limit 512 --save-every ${steps / parts}`.split(" ");
 
 function train(method: string, limit: number, flags: readonly string[]) {
   const output = join(folder, `${method}-${limit}`);
@@ -20,15 +28,14 @@ function train(method: string, limit: number, flags: readonly string[]) {
 test.each([
   ["lora", 215, ["--no-packing", "--batch-size", "2"]],
   ["full", 240, []],
-] as const)("%s: 200 steps with a limit of %d MiB never take a tenth more", async (method, limit, flags) => {
-  const often = "--steps 200 --eval-every 50 --eval-limit 512 --save-every 50".split(" ");
-  const { code, stdout, stderr } = await train(method, limit, [...often, ...flags]);
+] as const)(`%s: ${STEPS} steps with a limit of %d MiB never take a tenth more`, async (method, limit, flags) => {
+  const { code, stdout, stderr } = await train(method, limit, [...often(STEPS, 4), ...flags]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const events = stdout
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line) as RunEvent);
-  expect(events.filter(({ type }) => type === "step").length).toBe(200);
+  expect(events.filter(({ type }) => type === "step").length).toBe(STEPS);
   expect(events.filter(({ type }) => type === "checkpoint").length).toBe(4);
   const done = events.find((event) => event.type === "done")!;
   expect(done.processPeak / MIB).toBeLessThan(1.1 * limit);
@@ -36,12 +43,12 @@ test.each([
 
 /** A run with the least limit that an error names, and the MiB that the error speaks of. */
 async function trainAtLeast(method: string, flags: readonly string[]) {
-  const often = "--steps 40 --eval-every 20 --eval-limit 512 --save-every 20 --batch-size 4".split(" ");
-  const refused = await train(method, 100, [...often, ...flags]);
+  const asked = [...often(LEAST_STEPS, 2), "--batch-size", "4", ...flags];
+  const refused = await train(method, 100, asked);
   expect(refused.code).toBe(2);
   const [, least] = /the least that works is (\d+) MiB /.exec(refused.stderr)!.map(Number);
   const temporary = Number(/ ([\d.]+) MiB of temporary memory of ONNX Runtime\)/.exec(refused.stderr)?.[1] ?? 0);
-  const { code, stdout, stderr } = await train(method, least!, [...often, ...flags]);
+  const { code, stdout, stderr } = await train(method, least!, asked);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const done = JSON.parse(stdout.trim().split("\n").at(-1)!) as RunEvent & { type: "done" };
   expect(done.type).toBe("done");
@@ -50,7 +57,7 @@ async function trainAtLeast(method: string, flags: readonly string[]) {
 }
 
 test.each(["lora", "full"])(
-  "ort-cpu, %s: 40 steps with the least limit that an error names never take a tenth more",
+  `ort-cpu, %s: ${LEAST_STEPS} steps with the least limit that an error names never take a tenth more`,
   async (method) => {
     const { done, temporary } = await trainAtLeast(method, ["--device", "ort-cpu"]);
     // What the programs took when each had run once is what they took in all.
