@@ -198,7 +198,10 @@ neftune_noise_alpha:
     expect(notes[0]).toBe(
       "trl.yaml is read as a configuration of TRL and PEFT; what it does not say is as there: schedule linear, warmup 0, sequence-length 1024, truncate true, packing false, method lora, dropout 0.05, targets q_proj,v_proj",
     );
-    expect(notes[1]).toStartWith("save_strategy: ");
+    expect(notes[1]).toBe("of conversations, only the assistant's turns are learned here, as with assistant_only_loss: true");
+    expect(notes[2]).toStartWith("save_strategy: ");
+    const told = file("told.yaml", `${text}assistant_only_loss: true\n`);
+    expect((await readAll(told)).notes[1]).toStartWith("save_strategy: ");
   });
 
   test("without use_peft all weights are trained; a schedule of steps counts before one of a share", async () => {

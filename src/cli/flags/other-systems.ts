@@ -3,7 +3,7 @@ import { UserError } from "../../base/errors.ts";
 import { camelCase, flagName, suggestion } from "../../base/names.ts";
 import { AXOLOTL, axolotlDefaults } from "./systems/axolotl.ts";
 import { type Counterpart, isOff, type Meaning, type Settings, type Table, verbFlag } from "./systems/counterpart.ts";
-import { HUGGING_FACE, LLAMA_FACTORY, LLAMA_FACTORY_DEFAULTS, trlDefaults } from "./systems/hugging-face.ts";
+import { HUGGING_FACE, LLAMA_FACTORY, LLAMA_FACTORY_DEFAULTS, trlDefaults, trlDiffers } from "./systems/hugging-face.ts";
 import { ACCELERATE, DEEPSPEED, LLAMA_CPP, MLX, UNSLOTH, XTUNER } from "./systems/others.ts";
 
 /**
@@ -22,6 +22,8 @@ interface SystemFile {
   readonly isOne: (written: Readonly<Record<string, unknown>>) => boolean;
   /** What the system does where a file says nothing and what is done here differs; null: such a file alone makes no run. */
   readonly defaults: ((written: Readonly<Record<string, unknown>>) => Settings) | null;
+  /** What is done otherwise here, whatever the settings. */
+  readonly differs?: (written: Readonly<Record<string, unknown>>) => string | null;
 }
 
 const hasAny =
@@ -36,7 +38,11 @@ export const SYSTEMS: readonly System[] = [
     table: LLAMA_FACTORY,
     file: { isOne: hasAny("finetuning_type", "cutoff_len", "dataset_dir"), defaults: () => LLAMA_FACTORY_DEFAULTS },
   },
-  { name: "TRL and PEFT", table: HUGGING_FACE, file: { isOne: hasAny("model_name_or_path"), defaults: trlDefaults } },
+  {
+    name: "TRL and PEFT",
+    table: HUGGING_FACE,
+    file: { isOne: hasAny("model_name_or_path"), defaults: trlDefaults, differs: trlDiffers },
+  },
   { name: "axolotl", table: AXOLOTL, file: { isOne: hasAny("base_model"), defaults: axolotlDefaults } },
   {
     name: "MLX-LM",
@@ -149,12 +155,14 @@ export function translate(
         `${problems.map(([key, text]) => `  ${key}: ${text}`).join("\n")}\nRemove or change them; the others are read as they are.`,
     );
   }
+  const different = system.file.differs?.(written) ?? null;
   const implied = Object.entries(defaults(written)).filter(([key]) => !Object.hasOwn(settings, key));
   const said = implied.map(([key, value]) => `${flagName(key).slice(2)} ${Array.isArray(value) ? value.join() : String(value)}`);
   return {
     config: { ...Object.fromEntries(implied), ...settings },
     notes: [
       `${basename(file)} is read as a configuration of ${system.name}${said.length === 0 ? "" : `; what it does not say is as there: ${said.join(", ")}`}`,
+      ...(different === null ? [] : [different]),
       ...notes,
     ],
   };

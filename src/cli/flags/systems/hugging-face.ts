@@ -132,6 +132,13 @@ export function trlDefaults(written: Readonly<Record<string, unknown>>): Setting
   };
 }
 
+/** TRL learns whole conversations unless it is told otherwise. */
+export function trlDiffers(written: Readonly<Record<string, unknown>>): string | null {
+  return written["assistant_only_loss"] === true
+    ? null
+    : "of conversations, only the assistant's turns are learned here, as with assistant_only_loss: true";
+}
+
 /** Keys of LLaMA-Factory (0.9), which passes the Trainer's on. */
 export const LLAMA_FACTORY: Table = {
   ...TRAINER,
