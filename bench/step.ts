@@ -4,7 +4,7 @@ import type { Graph, Node } from "../src/graph/types.ts";
 import { createRandom } from "../src/base/random.ts";
 import { chooseOptimizer, type OptimizerName } from "../src/optimizers/index.ts";
 import { createEngine } from "../src/train/step/engine.ts";
-import { peakProcessMemory } from "../src/train/memory/free-memory.ts";
+import { peakProcessMemory } from "../src/base/process/free-memory.ts";
 import { limitedMemory, parseMemory } from "../src/train/memory/limit.ts";
 import { formatBytes } from "../src/base/bytes.ts";
 import { createOptimizer } from "../src/train/step/optimizer.ts";

@@ -1,4 +1,5 @@
 import { freemem, totalmem } from "node:os";
+import { freeMemory, memoryLimit } from "../base/process/free-memory.ts";
 import type { DeviceName } from "../device.ts";
 import { type ApartOptions, examineApart } from "./apart.ts";
 import type { DeviceReport, Target } from "./report.ts";
@@ -21,6 +22,17 @@ const TARGETS: readonly Target[] = [
   { device: "webgpu", matmul: null },
 ];
 
+/** Bytes that this process may hold, and may still take: a control group (a container) may allow less than the machine has. */
+function memoryHere(): Report["memory"] {
+  const total = Math.min(totalmem(), memoryLimit());
+  try {
+    return { total, free: Math.min(total, freeMemory()) };
+  } catch {
+    // Not a Linux: what the system says of itself.
+    return { total, free: freemem() };
+  }
+}
+
 /** Tests each device in a process of its own, one after the other, so that none slows another down. */
 export async function examine(options: ApartOptions = {}): Promise<Report> {
   const devices: DeviceReport[] = [];
@@ -29,7 +41,7 @@ export async function examine(options: ApartOptions = {}): Promise<Report> {
     system: `${process.platform} ${process.arch}`,
     runtime: `Bun ${Bun.version}`,
     cores: navigator.hardwareConcurrency,
-    memory: { total: totalmem(), free: freemem() },
+    memory: memoryHere(),
     devices,
     auto: devices.some(({ device, works }) => device === "cuda" && works) ? "cuda" : "wasm",
   };

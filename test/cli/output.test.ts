@@ -1,8 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
-import { writeTinyModel } from "../support/cli.ts";
+import { copyFolder, writeTinyModel } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -62,4 +62,32 @@ describe("a full disk behind the output is one sentence and exit code 2", () => 
     const { code, stderr } = await shell('| head -n 1; exit "${PIPESTATUS[0]}"', "data", "show", data, "--model", model);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   });
+});
+
+describe("what is no file", () => {
+  test("a pipe or device in a model folder is refused, and not waited for", async () => {
+    for (const name of ["config.json", "tokenizer.json", "model.safetensors"]) {
+      const odd = copyFolder(model, join(folder, `odd-${name}`));
+      rmSync(join(odd, name));
+      expect(Bun.spawnSync(["mkfifo", join(odd, name)]).exitCode).toBe(0);
+      const { code, stderr } = await shell("", "eval", "--model", odd, "--data", data);
+      expect({ code, stderr: stderr.trim() }).toEqual({
+        code: 2,
+        stderr: `remat: cannot read ${join(odd, name)}: it is a pipe or a device, not a file; write its content to a file first`,
+      });
+    }
+  });
+});
+
+test("a peak above what the process may hold is a warning before anything of its size is reserved", async () => {
+  const args = ["train", "--model", model, "--data", data, "--output", join(folder, "lack"), "--steps", "1", "--no-sample"];
+  const child = Bun.spawn(["bash", "-c", 'ulimit -m 40000; exec "$@"', "bash", process.execPath, main, ...args], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const stderr = await new Response(child.stderr).text();
+  expect(await child.exited).toBe(0);
+  expect(stderr).toMatch(
+    /the predicted peak is \S+ \w+, \S+ MiB for the whole process, and this machine or container has 39.1 MiB/,
+  );
 });

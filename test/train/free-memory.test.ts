@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { freeMemory } from "../../src/train/memory/free-memory.ts";
+import { freeMemory, memoryLimit } from "../../src/base/process/free-memory.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
 const folder = temporaryFolder();
@@ -132,4 +132,15 @@ describe("free memory", () => {
     expect(limits(String(1000 * MIB), "unlimited", "unlimited")).toBe(900);
     expect(limits("unlimited", String(500 * MIB), String(300 * MIB))).toBe(200);
   });
+});
+
+test("what a process may hold in all: the machine's memory, or less where a control group or ulimit says so", () => {
+  const total = 1024 * 99999999;
+  expect(memoryLimit(fake(machine(100)))).toBe(total);
+  const group = { ...machine(100), "proc/self/mountinfo": V2, "proc/self/cgroup": "0::/box\n", ...group2("/box", 300, 250) };
+  expect(memoryLimit(fake(group))).toBe(300 * MIB);
+  const limits =
+    "Limit                     Soft Limit           Hard Limit           Units\nMax resident set          104857600            unlimited            bytes\n";
+  expect(memoryLimit(fake({ ...group, "proc/self/limits": limits }))).toBe(100 * MIB);
+  expect(memoryLimit(fake({}))).toBe(Infinity);
 });

@@ -235,9 +235,20 @@ function removeQuietly(path: string, io: FileIo): void {
   }
 }
 
+/**
+ * Refuses pipes and devices, which would be waited for or never end. What is not there is left to the one who opens it.
+ * @throws {UserError}
+ */
+export function checkRegular(path: string): void {
+  const stat = fs.statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined || stat.isFile() || stat.isDirectory()) return;
+  throw new UserError(`cannot read ${path}: it is a pipe or a device, not a file; write its content to a file first`);
+}
+
 /** The text of a UTF-8 file. @throws {UserError} */
 export function readText(path: string): string {
   let bytes: Uint8Array;
+  checkRegular(path);
   try {
     bytes = fs.readFileSync(path);
   } catch (error) {
@@ -256,6 +267,7 @@ export function readText(path: string): string {
  */
 export function* filePieces(path: string, bytes = 1 << 20): Generator<Uint8Array> {
   let fd: number;
+  checkRegular(path);
   try {
     fd = fs.openSync(path, "r");
   } catch (error) {

@@ -3,7 +3,7 @@ import { basename, dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { elements, type Shape } from "../../graph/types.ts";
 import { type DType, type FloatType } from "../../base/dtype.ts";
-import { fileError, readFully } from "../../base/files/files.ts";
+import { checkRegular, fileError, readFully } from "../../base/files/files.ts";
 import { isRecord, jsonKind, parseJsonObject, readJsonObject, refusePointer, show } from "../../base/json.ts";
 import { toFloat32 } from "../../base/float16.ts";
 
@@ -99,6 +99,7 @@ export function openSafetensors(path: string): TensorSource {
   };
   const open = (file: string): ReturnType<typeof readHeader> => {
     let fd: number;
+    checkRegular(file);
     try {
       fd = fs.openSync(file, "r");
     } catch (error) {

@@ -2,7 +2,7 @@ import { UserError } from "../../base/errors.ts";
 import { parseSize } from "../../base/bytes.ts";
 import type { TrainConfig } from "../config.ts";
 import type { Executor } from "../../runtime/executor.ts";
-import { freeMemory } from "./free-memory.ts";
+import { freeMemory } from "../../base/process/free-memory.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { type Checkpointing, LimitError } from "./step-plan.ts";
 

@@ -6,7 +6,7 @@ import type { TransferCounts } from "../../runtime/offload-memory.ts";
 import type { Link } from "../../schedule/chain.ts";
 import { openStore, type Store, type StoreOptions } from "../../store/store.ts";
 import type { TrainConfig } from "../config.ts";
-import { freeMemory } from "./free-memory.ts";
+import { freeMemory } from "../../base/process/free-memory.ts";
 
 /** Boundaries and tapes may leave memory for a file in a folder, or for the process's memory with a device. */
 export interface OffloadOptions {

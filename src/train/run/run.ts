@@ -16,7 +16,7 @@ import { summarise } from "../../schedule/summary.ts";
 import { chooseOptimizer } from "../../optimizers/index.ts";
 import { checkQuantize, fingerprint, type TrainConfig } from "../config.ts";
 import { saveCosts } from "../memory/costs.ts";
-import { peakProcessMemory } from "../memory/free-memory.ts";
+import { peakProcessMemory } from "../../base/process/free-memory.ts";
 import { strategyName } from "../memory/strategy.ts";
 import type { Engine } from "../step/engine.ts";
 import {
@@ -87,7 +87,7 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     defer(inputs.close);
     const device = await openDevice({ ...config, trial: trial.pass });
     defer(device.close);
-    const session = createSession(device.executor, inputs);
+    const session = createSession(device.executor, inputs, (text) => sink({ type: "warning", text }));
     const { engine, costs } = session;
     defer(() => engine.close());
     const steps = totalSteps(config, session.data.train.count(0));

@@ -12,6 +12,8 @@ import { generate, stopTokens } from "../../generate/generate.ts";
 import { chatPrompt, rawPrompt } from "../../generate/prompts.ts";
 import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
+import { formatBytes } from "../../base/bytes.ts";
+import { memoryLimit } from "../../base/process/free-memory.ts";
 import { hashFile } from "../../base/files/files.ts";
 import type { Adapter } from "../../hf/peft/peft.ts";
 import type { ModelConfig } from "../../models/config.ts";
@@ -157,8 +159,18 @@ export interface Session {
   shownSample(): SamplePart[];
 }
 
-/** Plans memory, reserves it, loads the weights. */
-export function createSession(executor: Executor, inputs: Inputs): Session {
+/** Says that a run will not fit, where it will not: the system would end the process without a word, or swap. */
+function warnOfLack(executor: Executor, peak: number, warn: (text: string) => void): void {
+  const wanted = process.memoryUsage.rss() + peak;
+  const there = memoryLimit();
+  if (executor.card || wanted <= there) return;
+  warn(
+    `the predicted peak is ${formatBytes(peak)}, ${formatBytes(wanted)} for the whole process, and this machine or container has ${formatBytes(there)}; the system may end the run. --memory ${Math.floor((0.9 * there) / 2 ** 20)}MiB plans within it`,
+  );
+}
+
+/** Plans memory, reserves it, loads the weights. `warn` is told before that where there is less memory than is planned. */
+export function createSession(executor: Executor, inputs: Inputs, warn: (text: string) => void = () => {}): Session {
   const { config, model, objective, source, start, tokenizer } = inputs;
   const batchOptions = {
     rows: config.batchSize,
@@ -190,6 +202,7 @@ export function createSession(executor: Executor, inputs: Inputs): Session {
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,
     ...(canSample ? { decode: sampleTokens } : {}),
     optimizer: chooseOptimizer(config),
+    onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, warn),
   };
   const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
   if (start) writeAdapterWeights(engine, start.adapter);

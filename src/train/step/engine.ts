@@ -31,6 +31,8 @@ export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "co
   readonly offload?: OffloadOptions | null;
   /** Times to plan by. Programs without one are timed on `batch` before the first step. */
   readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch; readonly clock?: () => number };
+  /** Called with the first plan, before anything of its size is reserved. */
+  readonly onPlan?: ((plan: ModelPlan) => void) | undefined;
 }
 
 /** Seconds of forward and backward passes, with what they waited for. */
@@ -116,6 +118,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   const weightType = weightTypeOf(executor, source, options);
   const planOptions = { ...options, compute, weightType, link, ...(measure && { costs: measure.costs }) };
   let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
+  options.onPlan?.(plan);
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
   const resident = reserveResident(executor, segments, plan.optimizer);

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, posix } from "node:path";
-import { UserError } from "../../base/errors.ts";
+import { UserError } from "../errors.ts";
 
 /**
  * Bytes that this process may still take: the least of what the machine has available, what is left of each control group
@@ -20,6 +20,16 @@ export function freeMemory(root = "/"): number {
   if (!Number.isFinite(free))
     throw new UserError("--memory: the free memory of this system is not known; give a size such as 1.5GiB");
   return Math.max(0, free);
+}
+
+/**
+ * Bytes that this process may hold in all: the machine's memory, or the limit of a control group or of `ulimit` where that is less.
+ * Infinity where nothing is known.
+ */
+export function memoryLimit(root = "/"): number {
+  const read = (path: string) => textOf(join(root, path));
+  const machine = kibibytes(read("proc/meminfo"), "MemTotal") ?? Infinity;
+  return Math.min(machine, ...controlGroups(read).map(({ limit }) => limit), mostResident(read));
 }
 
 /** The text of a file, or null where there is none. */
@@ -51,13 +61,16 @@ function kibibytes(text: string | null, name: string): number | undefined {
  * `-m` although it is asked for.
  */
 function underLimits(read: Reader): number {
+  return mostResident(read) - (kibibytes(read("proc/self/status"), "VmRSS") ?? 0);
+}
+
+function mostResident(read: Reader): number {
   const limits = read("proc/self/limits") ?? "";
-  const least = Math.min(
+  return Math.min(
     ...["Max address space", "Max data size", "Max resident set"].map((name) =>
       Number(new RegExp(`^${name}\\s+(\\d+)\\s`, "m").exec(limits)?.[1] ?? Infinity),
     ),
   );
-  return least - (kibibytes(read("proc/self/status"), "VmRSS") ?? 0);
 }
 
 /** Memory of a control group, in bytes. */
