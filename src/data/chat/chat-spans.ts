@@ -6,6 +6,7 @@ import type { Conversation, Range } from "./conversation.ts";
 import { asCalled, fieldsOf, refuseFields, refuseLostRoles } from "./losses.ts";
 import type { Field } from "./marks.ts";
 import type { Notice } from "./notices.ts";
+import { renderExample } from "./refusals.ts";
 import { createRenderings } from "./renderings.ts";
 import { type Trace, traceConversation } from "./trace.ts";
 
@@ -55,8 +56,7 @@ export function trainedTexts(
     return [marked];
   }
   const renderings = createRenderings(template, upTo);
-  const full = renderings.plain(messages.length);
-  if (full === null) throw new UserError(renderings.refusal(messages.length));
+  const full = renderings.plain(messages.length) ?? renderExample(template, upTo(messages.length), example.where);
   const ends = [...endTokens];
   const turns = trained.map((index): Turn => {
     const through = renderings.plain(index + 1);
@@ -119,7 +119,7 @@ function generationBlocks(
   trained: readonly number[],
   conversation: Conversation,
 ): TrainedText | null {
-  const marked = template.renderMarked(conversation);
+  const marked = attempt(() => template.renderMarked(conversation));
   if (!marked || marked.ranges.length === 0) return null;
   const assistants = messages.flatMap((message, i) => (message.role === "assistant" ? [i] : []));
   if (assistants.every((index) => messages[index]!.weight === 1))
@@ -135,14 +135,17 @@ function turnEnd(text: string, start: number, endTokens: readonly string[]): num
   return endTokens.some((token) => turn.endsWith(token)) ? start + turn.length : null;
 }
 
-/** Where a turn ends that others follow: behind the end token after its last word, or there. @throws {UserError} */
+/** Where a turn ends that others follow: behind the first end token between its last word and the next message's first, or there. @throws {UserError} */
 function middleEnd(text: string, index: number, ends: readonly string[], trace: Trace, example: ChatExample): number {
   const span = trace.spanOf(index);
   if (span === null) throw unclear(example, index);
-  const behind = text.slice(span[1]);
-  const space = behind.length - behind.trimStart().length;
-  const token = ends.filter((end) => behind.startsWith(end, space)).sort((a, b) => b.length - a.length)[0];
-  return span[1] + (token === undefined ? 0 : space + token.length);
+  const behind = text.slice(span[1], trace.spanOf(index + 1)?.[0]);
+  const found = ends.flatMap((token) => {
+    const at = behind.indexOf(token);
+    return at < 0 ? [] : [{ at, to: at + token.length }];
+  });
+  const [first] = found.toSorted((a, b) => a.at - b.at || b.to - a.to);
+  return span[1] + (first?.to ?? 0);
 }
 
 /** Follows what the texts of an example leave out. */

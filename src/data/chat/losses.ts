@@ -3,6 +3,7 @@ import { show } from "../../base/json.ts";
 import type { ChatExample, Message } from "../examples/formats.ts";
 import { attempt, type ChatTemplate } from "./chat-template.ts";
 import type { Field } from "./marks.ts";
+import { renderExample } from "./refusals.ts";
 import { traceConversation } from "./trace.ts";
 
 /** Roles that every template is expected to know, or to refuse. */
@@ -27,10 +28,10 @@ export function refuseLostRoles(template: ChatTemplate, { messages, tools, args,
  */
 export function refuseLostContext(template: ChatTemplate, written: ChatExample): void {
   const example = asCalled(template, written);
-  const { messages, tools, args } = example;
+  const { messages, tools, args, where } = example;
   refuseLostRoles(template, example);
   const conversation = { messages: fieldsOf(messages), tools, args, addGenerationPrompt: true };
-  const text = template.render(conversation);
+  const text = renderExample(template, conversation, where);
   refuseFields(
     traceConversation(template, conversation, text).lost.filter(({ isReasoning }) => !isReasoning),
     example,

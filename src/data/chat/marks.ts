@@ -9,6 +9,8 @@ export interface Field {
   readonly isReasoning: boolean;
   /** Numbers of the marks in it. */
   readonly marks: readonly number[];
+  /** What stands between two marks, word for word; nothing of calls and tools, whose texts have one mark. */
+  readonly words: readonly string[];
 }
 
 /** A conversation with marks around its texts. */
@@ -60,6 +62,7 @@ export function markConversation(
 ): Marked {
   const fields: Field[] = [];
   let marks: number[] = [];
+  let words: string[] = [];
   let count = 0;
   const next = (): string => {
     marks.push(count);
@@ -68,12 +71,13 @@ export function markConversation(
   const around = (text: string): string => {
     const core = text.trim();
     if (core === "") return text;
+    words.push(core);
     const from = text.indexOf(core);
     return text.slice(0, from) + next() + core + next() + text.slice(from + core.length);
   };
   const close = (message: number | null, name: string, isReasoning = false): void => {
-    if (marks.length > 0) fields.push({ message, name, isReasoning, marks });
-    marks = [];
+    if (marks.length > 0) fields.push({ message, name, isReasoning, marks, words });
+    [marks, words] = [[], []];
   };
   const content = (text: string, message: number): string => {
     const pieces = tags?.test(text) ? text.split(tags) : [text];

@@ -1,4 +1,3 @@
-import { UserError } from "../../base/errors.ts";
 import { attempt, type ChatTemplate } from "./chat-template.ts";
 import type { Conversation } from "./conversation.ts";
 
@@ -10,8 +9,6 @@ export interface Renderings {
   asking(count: number): string | null;
   /** `plain` without a token that closes it where no answer is asked for. */
   unclosed(count: number, ends: readonly string[]): string | null;
-  /** Why the template refuses the first `count` messages. */
-  refusal(count: number): string;
 }
 
 export function createRenderings(template: ChatTemplate, upTo: (count: number) => Conversation): Renderings {
@@ -33,15 +30,6 @@ export function createRenderings(template: ChatTemplate, upTo: (count: number) =
       const open = text.slice(0, -closing.length);
       const asked = asking(count);
       return asked !== null && !asked.startsWith(text) && asked.startsWith(open) ? open : text;
-    },
-    refusal(count) {
-      try {
-        template.render(upTo(count));
-      } catch (error) {
-        if (error instanceof UserError) return error.message;
-        throw error;
-      }
-      return "";
     },
   };
 }

@@ -67,10 +67,11 @@ function traceByMarks(template: ChatTemplate, conversation: Conversation, text: 
     if (rendered === null) continue;
     const marks = alone.fields.filter(({ isReasoning }) => isReasoning === field.isReasoning).flatMap((one) => one.marks);
     const found = marks.filter((number) => rendered.at.has(number)).length;
-    const isLost =
-      found > 0 || rendered.text === text
-        ? found < marks.length
-        : attempt(() => template.render(without(conversation, field))) === text;
+    // Where the marks have changed the text, a part of them may be gone because of them: a template that cuts texts at a length.
+    const isWhole = field.words.length > 0 && field.words.every((word) => text.includes(word));
+    const isTorn = found < marks.length && (rendered.text === text || (found > 0 && !isWhole));
+    // A template that looks at the words shows others; without any it shows whether these have an effect.
+    const isLost = isTorn || (rendered.text !== text && attempt(() => template.render(without(conversation, field))) === text);
     if (isLost) lost.push(field);
   }
   return {
@@ -107,12 +108,12 @@ function unmarkable(conversation: Conversation): { readonly field: Field; readon
   const found = messages.flatMap((message, index) => {
     const changed = withOtherNumbers(message["tool_calls"]);
     if (changed === null) return [];
-    const field = { message: index, name: "tool_calls", isReasoning: false, marks: [] };
+    const field = { message: index, name: "tool_calls", isReasoning: false, marks: [], words: [] };
     return [{ field, changed: { ...conversation, messages: messages.with(index, { ...message, tool_calls: changed }) } }];
   });
   if (!tools || tools.some((tool) => isPlain(tool) && (isPlain(tool["function"]) || typeof tool["name"] === "string")))
     return found;
-  const field = { message: null, name: "tools", isReasoning: false, marks: [] };
+  const field = { message: null, name: "tools", isReasoning: false, marks: [], words: [] };
   return [...found, { field, changed: { ...conversation, tools: null } }];
 }
 
