@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { readText } from "../base/files/files.ts";
+import { attempt } from "../data/chat/chat-template.ts";
 import { undeclaredEnds } from "../data/chat/end-of-turn.ts";
 import { withChatSettings } from "../data/chat/settings.ts";
 import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
@@ -40,8 +41,10 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   if (adapter === null) throw new UserError("merge needs an adapter: give its folder with --adapter");
   const own = join(adapter, CHAT_TEMPLATE_FILE);
   const chatTemplate = existsSync(own) ? readText(own) : null;
-  const tokenizer = withChatSettings(loadTokenizer(base), chatTemplate === null ? {} : { chatTemplate: own });
-  const stopIds = undeclaredEnds(loadConfig(base).eosTokenIds, tokenizer);
+  // Weights alone, without a tokenizer beside them, can be merged too.
+  const loaded = attempt(() => loadTokenizer(base));
+  const tokenizer = loaded && withChatSettings(loaded, chatTemplate === null ? {} : { chatTemplate: own });
+  const stopIds = tokenizer && undeclaredEnds(loadConfig(base).eosTokenIds, tokenizer);
   mergeAdapter({ base, adapter, output: out, maxShardBytes: maxShardSize * 1e9, learned: { stopIds, chatTemplate } });
   return { out, base, adapter };
 }
