@@ -6,7 +6,7 @@ import type { DeviceReport } from "./report.ts";
 export interface DeviceTrial {
   /** For `openDevice`. */
   readonly pass: Trial;
-  /** Does something else while a device is tried that is sure to be opened; when `action` fails, the trial ends too. */
+  /** Does something else while a device is tried that is likely to be opened; when `action` fails, the trial ends too. */
   beside<T>(action: () => Promise<T>): Promise<T>;
 }
 
@@ -15,7 +15,15 @@ function dangerIn({ crashed, test, problem }: DeviceReport): string | null {
   return crashed || test !== null ? problem : null;
 }
 
-/** Makes a trial of the device that was asked for. With `auto`, a card is tried when it is to be opened. */
+/** The device with a driver that is going to be opened, or may be; null where there is none. */
+async function candidate(asked: DeviceName): Promise<"cuda" | "webgpu" | null> {
+  if (asked === "cuda" || asked === "webgpu") return asked;
+  if (asked !== "auto") return null;
+  const { hasProviderFiles } = await import("../ort/cuda.ts");
+  return hasProviderFiles() ? "cuda" : null;
+}
+
+/** Makes a trial of the device that was asked for. */
 export function createTrial(asked: DeviceName, options: Omit<ApartOptions, "signal"> = {}): DeviceTrial {
   const controller = new AbortController();
   const problems = new Map<string, Promise<string | null>>();
@@ -31,7 +39,8 @@ export function createTrial(asked: DeviceName, options: Omit<ApartOptions, "sign
   return {
     pass,
     async beside(action) {
-      if (asked === "cuda" || asked === "webgpu") void pass(asked);
+      const device = await candidate(asked);
+      if (device !== null) void pass(device);
       try {
         return await action();
       } catch (error) {

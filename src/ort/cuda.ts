@@ -107,6 +107,17 @@ export function findCuda(search: CudaSearch = systemSearch()): CudaState {
   return { missing, found };
 }
 
+/** Whether ONNX Runtime's own files for CUDA are installed. Nothing is loaded. */
+export function hasProviderFiles(): boolean {
+  try {
+    const folder = dirname(libraryPath());
+    return PROVIDER_FILES.every((file) => existsSync(join(folder, file)));
+  } catch {
+    // Without ONNX Runtime there are none.
+    return false;
+  }
+}
+
 /** Whether there is a driver or ONNX Runtime's files, but not all else: the user might expect CUDA to be used. */
 export function isHalfInstalled({ missing, found }: CudaState): boolean {
   const telling: readonly string[] = [DRIVER_NAME, ...PROVIDER_FILES];

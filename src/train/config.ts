@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { SPECIAL_TEXT } from "../data/chat/settings.ts";
+import { SPECIAL_TEXT } from "../data/tokens/rendering.ts";
 import { DEVICES, MATMUL_CHOICES } from "../device.ts";
 import type { Quantised } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";

@@ -7,7 +7,7 @@ import { examine, type Report } from "../../src/doctor/examine.ts";
 import { unknownDevice } from "../../src/doctor/report.ts";
 import { BOUND, selfTest } from "../../src/doctor/self-test.ts";
 import { createTrial } from "../../src/doctor/trial.ts";
-import { findCuda } from "../../src/ort/cuda.ts";
+import { findCuda, hasProviderFiles } from "../../src/ort/cuda.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
@@ -112,6 +112,7 @@ describe("a device that is tested in a child process", () => {
     let children = 0;
     const command = () => (children++, child("await Bun.sleep(600_000)")());
     expect(await createTrial("wasm", { command }).beside(async () => 1)).toBe(1);
+    if (!hasProviderFiles()) expect(await createTrial("auto", { command }).beside(async () => 1)).toBe(1);
     expect(children).toBe(0);
     const trial = createTrial("webgpu", { command });
     await expect(trial.beside(() => Promise.reject(new Error("no data")))).rejects.toThrow("no data");

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { buildExecutable } from "../../src/cli/executable.ts";
 import type { Report } from "../../src/doctor/examine.ts";
@@ -78,7 +78,7 @@ describe("the program as one file", () => {
     }
   });
 
-  test("takes ONNX Runtime's library when it lies beside it, in processes of its own too; offloads by threads", async () => {
+  test("takes ONNX Runtime's library when it lies beside it, in processes of its own too; reads a configuration in TypeScript; offloads by threads", async () => {
     const devices = async () => (JSON.parse((await remat("doctor", "--json")).stdout) as Report).devices;
     const without = await devices();
     expect(without.map(({ works }) => works)).toEqual([true, false, false, false, false]);
@@ -90,21 +90,10 @@ describe("the program as one file", () => {
     const recipe = join(folder, "cache/recipes");
     const model = join(recipe, readdirSync(recipe)[0]!, "base/model");
     const data = join(model, "../../devils-dictionary");
-    const training = [
-      "--model",
-      model,
-      "--data",
-      data,
-      "--steps",
-      "1",
-      "--eval-limit",
-      "100",
-      "--no-sample",
-      "--output",
-      "offload",
-    ];
-    const memory = ["--quantize", "q8", "--no-gradient-checkpointing", "--offload", "auto"];
-    const offload = await remat("train", ...training, ...memory);
+    const config = { model, data, steps: 1, evalLimit: 100, sample: false, output: "offload", quantize: "q8" };
+    const source = `import { defineConfig } from "remat";\nexport default defineConfig(${JSON.stringify(config)});\n`;
+    writeFileSync(join(work, "train.ts"), source);
+    const offload = await remat("train", "train.ts", "--no-gradient-checkpointing", "--offload", "auto");
     expect(offload.code, offload.stderr).toBe(0);
     expect(offload.stderr).toMatch(/matrix products native/);
     expect(existsSync(join(work, "offload/adapter_model.safetensors"))).toBe(true);

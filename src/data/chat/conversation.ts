@@ -1,3 +1,5 @@
+import type { TemplateArgs } from "../tokens/rendering.ts";
+
 /** What a chat template renders. */
 export interface Conversation {
   readonly messages: readonly MessageFields[];
@@ -6,8 +8,6 @@ export interface Conversation {
   /** Further variables of the template, such as `enable_thinking`: Transformers' `chat_template_kwargs`. */
   readonly args?: TemplateArgs | null;
 }
-
-export type TemplateArgs = Readonly<Record<string, unknown>>;
 
 /** A message as the template sees it: role, content, tool_calls, ... */
 export type MessageFields = Readonly<Record<string, unknown>>;

@@ -2,12 +2,7 @@ import { UserError } from "../../base/errors.ts";
 import { readText } from "../../base/files/files.ts";
 import { isRecord, jsonKind, parseJson, show } from "../../base/json.ts";
 import type { Tokenizer } from "../tokens/tokenizer.ts";
-import type { TemplateArgs } from "./conversation.ts";
-
-/** What becomes of text in a message that is a special token's: that token, or text like any other. */
-export const SPECIAL_TEXT = ["token", "escape"] as const;
-
-export type SpecialText = (typeof SPECIAL_TEXT)[number];
+import type { SpecialText, TemplateArgs } from "../tokens/rendering.ts";
 
 /** How chats are rendered, where that is not as the model's folder says. */
 export interface ChatSettings {

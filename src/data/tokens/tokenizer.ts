@@ -7,8 +7,7 @@ import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { SENTENCEPIECE_FILE, tokenizerFromSentencePiece } from "./sentencepiece-folder.ts";
 import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";
 import { additionalTemplates, CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
-import type { TemplateArgs } from "../chat/conversation.ts";
-import type { SpecialText } from "../chat/settings.ts";
+import type { SpecialText, TemplateArgs } from "./rendering.ts";
 import { createEscape, type Escape } from "./escape.ts";
 import { cacheWords } from "./word-cache.ts";
 
