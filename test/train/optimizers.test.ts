@@ -147,6 +147,8 @@ test("muon leaves tables, vectors and nothing else to AdamW", () => {
       param("model.embed_tokens.weight", 8, 8),
       param("model.tok_embeddings.weight", 8, 8),
       param("lm_head.weight", 8, 8),
+      param("base_model.model.model.embed_tokens.lora_embedding_A", 2, 8),
+      param("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector", 8),
       param("output.weight", 8, 8),
       param("model.norm.weight", 8),
       param("model.layers.0.self_attn.q_proj.bias", 8),
