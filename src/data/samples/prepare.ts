@@ -68,11 +68,11 @@ export async function loadSamples(path: string, maker: SampleMaker, options: Pre
       onNote(`${error.message}; the tokens of ${path} are kept in memory, and are made again by the next run`);
       set = await tokenize(path, maker, null, options, breathe);
     }
-    for (const notice of maker.notices()) onNote(describeNotice(notice));
     if (identityOf(path) !== before) throw new UserError(`${path} was changed while it was read; start again when it is written`);
   }
   const note = unusedNote(path, set.unused);
   if (note !== null) onNote(note);
+  for (const notice of set.notices) onNote(describeNotice({ ...notice, where: path + notice.where }));
   if (set.count === 0) throw new UserError(`${path} holds no examples`);
   return { ...set, content };
 }
@@ -91,6 +91,8 @@ async function tokenize(
   const begin = performance.now();
   const unused = createUnusedCounter();
   let collected = 0;
+  // Those of an earlier attempt are counted again.
+  maker.notices();
   try {
     for await (const { number, end, parse } of readEntries(path, { mapping, unused: unused.count })) {
       for (const sample of maker.samples(parse())) sink.add(sample, number);
@@ -100,7 +102,9 @@ async function tokenize(
       }
       if (await breathe()) onProgress({ path, bytes: end, size, seconds: (performance.now() - begin) / 1000 });
     }
-    const set = sink.finish(Object.fromEntries(unused.counts));
+    // A cache serves all files of the same content.
+    const notices = maker.notices().map((notice) => ({ ...notice, where: notice.where.slice(path.length) }));
+    const set = sink.finish(Object.fromEntries(unused.counts), notices);
     if (collected > 0) {
       Bun.gc(true);
       await Bun.sleep(RETURN_MS);

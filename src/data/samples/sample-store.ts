@@ -1,3 +1,4 @@
+import type { NoticeCount } from "../chat/notices.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 import { addWeightRuns, createWeightReader } from "./weight-runs.ts";
 
@@ -22,6 +23,8 @@ export interface FileSamples extends SampleSet {
   readonly numbers: Int32Array;
   /** Examples of the file by columns that are not used. */
   readonly unused: UnusedColumns;
+  /** What messages of the file have that is no error; places are within the file. */
+  readonly notices: readonly NoticeCount[];
 }
 
 /** Numbers of examples by the name of a column. */
@@ -31,7 +34,7 @@ export type UnusedColumns = Readonly<Record<string, number>>;
 export interface SampleSink {
   /** @param number line or item of the file that the sample comes from */
   add(sample: StoredSample, number: number): void;
-  finish(unused?: UnusedColumns): FileSamples;
+  finish(unused?: UnusedColumns, notices?: readonly NoticeCount[]): FileSamples;
   /** Instead of `finish`: nothing is left. */
   discard(): void;
 }
@@ -46,8 +49,8 @@ export interface SampleIndex {
   readonly labelled: number;
 }
 
-/** An index, and the columns of the file that are not used. */
-export type FileIndex = SampleIndex & { readonly unused: UnusedColumns };
+/** An index, and what is to be said of the file. */
+export type FileIndex = SampleIndex & Pick<FileSamples, "unused" | "notices">;
 
 /**
  * Tokens are stored as one i32 each: the id where it is to be learned, -1 - id where it is masked.
@@ -59,7 +62,7 @@ const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
 export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
-  const { lengths, numbers, weightRuns, labelled, unused } = index;
+  const { lengths, numbers, weightRuns, labelled, unused, notices } = index;
   const weightsOf = createWeightReader(weightRuns);
   // First tokens of every 64th sample: the lengths tell the others.
   const starts = new Float64Array(Math.ceil(lengths.length / STRIDE));
@@ -79,6 +82,7 @@ export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (n
     lengths,
     numbers,
     unused,
+    notices,
     tokens,
     labelled,
     weighted: weightRuns.length > 0,
@@ -194,13 +198,13 @@ export function createSampleStore(placeOf: (number: number) => string): SampleSi
       index.add(sample, number, labelled);
       end += stored.length;
     },
-    finish(unused = {}) {
+    finish(unused = {}, notices = []) {
       const read: TokenReader = (at, length) => {
         const stored = new Int32Array(length);
         pieces(at, length, (piece, done) => stored.set(piece, done));
         return stored;
       };
-      return createSampleSet({ ...index.finish(), unused }, read, placeOf);
+      return createSampleSet({ ...index.finish(), unused, notices }, read, placeOf);
     },
     discard: () => void blocks.splice(0),
   };

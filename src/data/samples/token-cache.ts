@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import { dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import type { NoticeCount } from "../chat/notices.ts";
 import { fileVerdict } from "../../base/files/file-verdicts.ts";
 import { fileIo, filePieces, openAtomic, readFully, type FileIo } from "../../base/files/files.ts";
 import { isRecord } from "../../base/json.ts";
@@ -32,6 +33,8 @@ interface Trailer {
   readonly labelled: number;
   /** Absent where all columns are used. */
   readonly unused?: UnusedColumns;
+  /** Absent where there are none. */
+  readonly notices?: readonly NoticeCount[];
   /** Of all in front of the trailer, and of the trailer without this: in hexadecimal. */
   readonly sha256: string;
 }
@@ -74,9 +77,9 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
       tokens += stored.length;
       builder.add(sample, number, labelled);
     },
-    finish(unused = {}) {
+    finish(unused = {}, notices = []) {
       flush();
-      const index = { ...builder.finish(), unused };
+      const index = { ...builder.finish(), unused, notices };
       const { lengths, numbers, weightRuns, labelled } = index;
       write(bytesOf(lengths));
       write(bytesOf(numbers));
@@ -88,6 +91,7 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
         weightRuns: weightRuns.length,
         labelled,
         ...(Object.keys(unused).length > 0 ? { unused } : {}),
+        ...(notices.length > 0 ? { notices } : {}),
       };
       const trailer: Trailer = { ...counts, sha256: hasher.update(JSON.stringify(counts)).digest("hex") };
       const json = new TextEncoder().encode(JSON.stringify(trailer));
@@ -175,7 +179,8 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     fs.closeSync(fd);
     return null;
   }
-  return createSampleSet({ lengths, numbers, weightRuns, labelled, unused: trailer.unused ?? {} }, readInts, placeOf);
+  const { unused = {}, notices = [] } = trailer;
+  return createSampleSet({ lengths, numbers, weightRuns, labelled, unused, notices }, readInts, placeOf);
 }
 
 /** Whether the checksum holds. The file is read for it once, and again when it has changed. */

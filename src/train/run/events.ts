@@ -137,6 +137,7 @@ export type VerbEvent =
       readonly kinds: DataReport["kinds"];
       readonly roles: DataReport["roles"];
       readonly unused: DataReport["unused"];
+      readonly notices: DataReport["notices"];
       readonly errors: number;
       readonly duplicates: number;
       readonly overLong: number;
