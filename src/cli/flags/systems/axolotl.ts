@@ -28,7 +28,7 @@ import {
   templateFile,
   TRAINER,
   WHY,
-} from "./shared.ts";
+} from "./common.ts";
 
 /** Types of data whose formats are told from their keys here. */
 const TYPES = /^(alpaca|chat_template|sharegpt|completion|input_output|alpaca_chat\.load_qa|oasst)?$/;

@@ -27,7 +27,7 @@ import {
   templateFile,
   TRAINER,
   WHY,
-} from "./shared.ts";
+} from "./common.ts";
 
 /** TRL mixes datasets as a list of them, each with a path. */
 const datasets: Counterpart = to("data", (value, folder) => {

@@ -1,6 +1,6 @@
 import { show } from "../../../base/json.ts";
 import { each, isOff, isOneOf, missing, needless, NOTHING, problem, switches, type Table, to, verbFlag } from "./counterpart.ts";
-import { everySteps, optimizer, positiveOnly, quantization, readData, reportTo, targets, WHY } from "./shared.ts";
+import { everySteps, optimizer, positiveOnly, quantization, readData, reportTo, targets, WHY } from "./common.ts";
 
 /** Keys of a DeepSpeed configuration (0.18). */
 export const DEEPSPEED: Table = {
