@@ -4,25 +4,29 @@ import { join } from "node:path";
 import { trainOn, writeChats } from "../../bench/big-data.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
 import { remat, writeTinyModel } from "../support/cli.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const main = join(import.meta.dir, "../../src/cli/main.ts");
 
-test("16 MB of data take at most 80 MB of memory more than 1 MB; from the token cache at most 20 MB, with the same losses", async () => {
-  const [large, small] = [join(folder, "large.jsonl"), join(folder, "small.jsonl")];
-  writeChats(large, 16e6);
-  writeChats(small, 1e6);
-  const base = await trainOn(small, folder, 2);
-  const first = await trainOn(large, folder, 2);
-  const second = await trainOn(large, folder, 2);
-  expect(first.peak - base.peak).toBeLessThan(80e6);
-  expect(second.peak - base.peak).toBeLessThan(20e6);
-  expect(second.losses).toEqual(first.losses);
-});
+slowTest(
+  "16 MB of data take at most 80 MB of memory more than 1 MB; from the token cache at most 20 MB, with the same losses",
+  async () => {
+    const [large, small] = [join(folder, "large.jsonl"), join(folder, "small.jsonl")];
+    writeChats(large, 16e6);
+    writeChats(small, 1e6);
+    const base = await trainOn(small, folder, 2);
+    const first = await trainOn(large, folder, 2);
+    const second = await trainOn(large, folder, 2);
+    expect(first.peak - base.peak).toBeLessThan(80e6);
+    expect(second.peak - base.peak).toBeLessThan(20e6);
+    expect(second.losses).toEqual(first.losses);
+  },
+);
 
-test("16 MB as a JSON array and as CSV take at most 80 MB of memory more than 1 MB", async () => {
+slowTest("16 MB as a JSON array and as CSV take at most 80 MB of memory more than 1 MB", async () => {
   const lines = (bytes: number): string[] => {
     const path = join(folder, "lines.jsonl");
     writeChats(path, bytes);

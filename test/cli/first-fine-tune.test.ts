@@ -1,7 +1,8 @@
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, setDefaultTimeout } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -21,7 +22,7 @@ case $1 in train) ;; remat) shift ;; *) exit 9 ;; esac
 exec "${process.execPath}" "${join(root, "src/cli/main.ts")}" "$@"
 `;
 
-test("the commands of docs/first-fine-tune.md, one after the other, do what the page says", () => {
+slowTest("the commands of docs/first-fine-tune.md, one after the other, do what the page says", () => {
   mkdirSync(join(home, "bin"));
   writeFileSync(join(home, "bin/bun"), STAND_IN, { mode: 0o755 });
   symlinkSync(join(root, "recipes"), join(home, "recipes"));
