@@ -19,7 +19,7 @@ import { type CallOptions, validateOptions } from "./options.ts";
 export const exportGgufOptionsSchema = z.strictObject({
   model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder: merged in, or with --adapter-only written alone"),
-  out: z.string().min(1).describe("file to write; a Modelfile for Ollama is written beside it"),
+  out: z.string().min(1).describe("file to write; NAME.Modelfile for Ollama is written beside NAME.gguf"),
   type: z.enum(["f16", "bf16", "q8_0", "q4_0", "f32"]).default("f16").describe("type of the matrices"),
   adapterOnly: z.boolean().default(false).describe("write the adapter without its base model"),
   overwrite: z.boolean().default(false).describe("replace files that are there"),
@@ -41,7 +41,8 @@ export interface ExportGgufResult {
  */
 export async function exportGguf(options: ExportGgufOptions, { sink = () => {} }: CallOptions = {}): Promise<ExportGgufResult> {
   const { out, type, adapterOnly, overwrite, ...named } = validateOptions(exportGgufOptionsSchema, options);
-  const companion = join(dirname(out), "Modelfile");
+  // A folder may hold several models.
+  const companion = join(dirname(out), `${basename(out, ".gguf")}.Modelfile`);
   for (const path of [out, companion]) {
     if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
   }

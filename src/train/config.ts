@@ -56,6 +56,11 @@ function patternOf(number: z.ZodNumber) {
   return z.union([entries, text], { error }).optional();
 }
 
+/** A boolean that is on; `off` is what switching it off does, for the help of its --no- flag. */
+function onByDefault(description: string, off: string) {
+  return z.boolean().default(true).meta({ description, off });
+}
+
 export const trainConfigSchema = z.strictObject({
   model: z.string().min(1).describe("base model: a folder in Hugging Face layout, or org/name on the hub"),
   adapter: z.string().min(1).optional().describe("PEFT adapter to train further: its matrices, with its rank, alpha and modules"),
@@ -117,7 +122,10 @@ export const trainConfigSchema = z.strictObject({
   truncate: z.boolean().default(false).describe("cut examples that are longer than the sequence length"),
   batchSize: count.default(1).describe("rows in a micro-batch"),
   gradientAccumulation: count.default(1).describe("micro-batches in an optimizer step"),
-  packing: z.boolean().default(true).describe("put several examples into a row; attention never crosses them"),
+  packing: onByDefault(
+    "put several examples into a row; attention never crosses them",
+    "one example in a row, filled up with padding",
+  ),
 
   epochs: positive.default(1).describe("passes over the training data"),
   steps: count.optional().describe("optimizer steps; overrides --epochs"),
@@ -141,7 +149,10 @@ export const trainConfigSchema = z.strictObject({
     .default("token")
     .describe("what text in a message that is a special token's becomes: that token, or with escape text like any other"),
 
-  gradientCheckpointing: z.boolean().default(true).describe("keep few activations and replay the forward in the backward pass"),
+  gradientCheckpointing: onByDefault(
+    "keep few activations and replay the forward in the backward pass",
+    "keep all activations, and replay nothing",
+  ),
   strategy: z
     .enum(STRATEGIES)
     .optional()
@@ -215,7 +226,11 @@ export const trainConfigSchema = z.strictObject({
   loadBest: z.boolean().default(false).describe("export the weights with the least held-out loss instead of the last ones"),
   tensorboard: z.boolean().default(false).describe("write TensorBoard event files into the run folder too"),
   json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
-  sample: z.boolean().default(true).describe("answer one held-out prompt before and after training"),
+  sample: onByDefault(
+    "answer one held-out prompt before and after training",
+    "do not answer a held-out prompt before and after training",
+  ),
+  dryRun: z.boolean().default(false).describe("say what the run would be, take and last, train nothing and write nothing"),
 });
 
 /** Keys that share a line of help. */

@@ -274,7 +274,7 @@ describe("other verbs with --json", () => {
     expect(await run("merge", "--adapter", adapter, "--out", merged)).toMatchObject([{ type: "written", files: [merged] }]);
     const out = join(folder, "gguf", "model.gguf");
     const exported = await run("export", "gguf", "--model", merged, "--out", out);
-    expect(exported).toMatchObject([{ type: "written", files: [out, join(folder, "gguf", "Modelfile")] }]);
+    expect(exported).toMatchObject([{ type: "written", files: [out, out.replace(/\.gguf$/, ".Modelfile")] }]);
   });
 
   test("a verb that fails says so in its last line, and in words on standard error", async () => {

@@ -40,5 +40,5 @@ slowTest("the commands of docs/first-fine-tune.md, one after the other, do what 
   expect(answer!.trim()).toBe("n. A promise that ends on the day before it is needed.");
   expect(after).toContain("token accuracy 100.00 %");
   expect(readFileSync(join(home, "runs/mine-gguf/model.gguf")).subarray(0, 4).toString()).toBe("GGUF");
-  expect(readFileSync(join(home, "runs/mine-gguf/Modelfile"), "utf8")).toContain("FROM ./model.gguf");
+  expect(readFileSync(join(home, "runs/mine-gguf/model.Modelfile"), "utf8")).toContain("FROM ./model.gguf");
 });

@@ -40,3 +40,24 @@ test("steps in a pipe are plain lines without control characters, now and then a
   expect(lines.map((line) => /^step (\d+)\/6 /.exec(line)?.[1])).toEqual(["1", "4", "6"]);
   expect(text).toMatch(/^[\x20-\x7e\n]*$/);
 });
+
+test("a narrow terminal shows how far it is, the loss and the time left, and leaves other parts away", () => {
+  const shown = (columns: number): string => {
+    let text = "";
+    const stream = { isTTY: true, columns, write: (piece: string) => (text += piece) } as unknown as NodeJS.WriteStream;
+    const report = {
+      step: 7,
+      steps: 4000,
+      loss: 1.5,
+      learningRate: 1e-3,
+      tokensPerSecond: 100,
+      memory: 1 << 20,
+      secondsLeft: 61,
+    };
+    createProgress(stream, () => 0, { TERM: "xterm" }).step(report);
+    return text;
+  };
+  expect(shown(45)).toBe("step 7/4000  loss 1.5000  1 min 01 s left");
+  expect(shown(60)).toBe("step 7/4000  loss 1.5000  100 tokens/s  1 min 01 s left");
+  expect(shown(120)).toBe("step 7/4000  loss 1.5000  100 tokens/s  memory 1.00 MiB  lr 1.00e-3  1 min 01 s left");
+});

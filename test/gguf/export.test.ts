@@ -51,7 +51,7 @@ async function exported(...args: string[]) {
   const out = join(folder, `export-${exports++}`, "m.gguf");
   const { code, stderr } = await remat(["export", "gguf", "--out", out, ...args]);
   expect(`${code} ${stderr.replace(/^note:.*\n/gm, "")}`).toBe("0 ");
-  return { file: readGguf(out), modelfile: readFileSync(join(out, "../Modelfile"), "utf8") };
+  return { file: readGguf(out), modelfile: readFileSync(out.replace(/\.gguf$/, ".Modelfile"), "utf8") };
 }
 
 const MODULES: Readonly<Record<string, string>> = {

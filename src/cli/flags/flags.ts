@@ -19,6 +19,8 @@ export interface Flag {
   readonly kind: "boolean" | "number" | "list" | "text";
   readonly choices: readonly string[];
   readonly description: string;
+  /** What switching it off does, of a boolean that is on. */
+  readonly off?: string | undefined;
   readonly fallback: string;
   readonly required: boolean;
 }
@@ -38,6 +40,7 @@ export function flagsOf(schema: ObjectSchema): Flag[] {
       kind: kinds[inner.def.type] ?? "text",
       choices,
       description: type.description ?? "",
+      off: type.meta()?.["off"] as string | undefined,
       fallback,
       required: !missing.success,
     };
@@ -145,7 +148,7 @@ export function describeFlags(schema: ObjectSchema, groups: readonly FlagGroup[]
   const grouped = (flag: Flag) => groups.find(({ keys }) => keys.includes(flag.key));
   const rows = flags.flatMap((flag): [string, string][] => {
     const group = grouped(flag);
-    if (!group) return [[`  ${usage(flag)}`, flag.description + noteOf(flag)]];
+    if (!group) return [[`  ${usage(flag)}`, textOf(flag) + noteOf(flag)]];
     if (group.keys[0] !== flag.key) return [];
     const members = group.keys.map((key) => flags.find((other) => other.key === key)!);
     return [[`  ${members.map(usage).join(", ")}`, group.description]];
@@ -164,8 +167,11 @@ function usage(flag: Flag): string {
 
 const isOn = (flag: Flag): boolean => flag.kind === "boolean" && flag.fallback === "true";
 
+/** What a flag does; of one that switches something off, that. */
+export const textOf = (flag: Flag): string => (isOn(flag) ? (flag.off ?? `not: ${flag.description}`) : flag.description);
+
 function noteOf(flag: Flag): string {
   if (flag.required) return " (required)";
-  if (flag.kind === "boolean") return isOn(flag) ? " (on)" : "";
+  if (flag.kind === "boolean") return "";
   return flag.fallback ? ` (${flag.fallback})` : "";
 }

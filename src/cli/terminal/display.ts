@@ -38,6 +38,15 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
     case "start":
       for (const line of startLines(event, file)) progress.say(line);
       return;
+    case "estimate": {
+      const { steps, epochs, secondsPerStep, seconds } = event;
+      progress.say(
+        `steps           ${steps} of about ${secondsPerStep.toPrecision(2)} s, ${Number(epochs.toFixed(2))} passes over the data`,
+      );
+      return progress.say(
+        `time            ${formatDuration(seconds)} for all steps; evaluations come on top. Nothing was trained or written (--dry-run)`,
+      );
+    }
     case "resume":
       return progress.say(`resumed         after step ${event.step}`);
     case "step":
@@ -96,8 +105,12 @@ function startLines(event: StartEvent, file: string | undefined): string[] {
   ];
 }
 
-function strategyText({ limit, strategy }: StartEvent): string {
-  if (limit !== null) return `the fastest schedule within ${limit} for the process`;
+function strategyText({ limit, limitBytes, strategy }: StartEvent): string {
+  if (limit !== null) {
+    // `auto` and shares do not say how much they are.
+    const bytes = limitBytes === null || /^[\d.]+\s*[kmgi]*b?$/i.test(limit) ? "" : ` (${formatBytes(limitBytes)})`;
+    return `the fastest schedule within ${limit}${bytes} for the process`;
+  }
   return strategy === "off" ? "gradient checkpointing off" : `gradient checkpointing (${strategy})`;
 }
 

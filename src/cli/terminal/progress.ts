@@ -32,24 +32,25 @@ export function createProgress(
     if (dirty) stream.write("\r\u001b[K");
     dirty = false;
   };
-  const pass = (line: string, isLast: boolean) => {
+  const pass = (lineOf: (width: number) => string, isLast: boolean) => {
     if (terminal) {
       clear();
-      stream.write(line.slice(0, columnsOf(stream, env) - 1));
+      const width = columnsOf(stream, env) - 1;
+      stream.write(lineOf(width).slice(0, width));
       dirty = true;
       if (isLast) {
         stream.write("\n");
         dirty = false;
       }
     } else if (now() - lastPlain >= PLAIN_INTERVAL_MS || isLast) {
-      stream.write(`${line}\n`);
+      stream.write(`${lineOf(Infinity)}\n`);
       lastPlain = now();
     }
   };
   return {
-    step: (report) => pass(formatStep(report), report.step === report.steps),
+    step: (report) => pass((width) => formatStep(report, width), report.step === report.steps),
     prepare(report) {
-      if (report.seconds >= QUIET_SECONDS) pass(formatPreparation(report), false);
+      if (report.seconds >= QUIET_SECONDS) pass(() => formatPreparation(report), false);
     },
     say(text) {
       clear();
@@ -66,17 +67,20 @@ export function formatPreparation({ path, bytes, size, seconds }: PrepareProgres
   return `tokenizing      ${path}: ${formatBytes(bytes)} of ${formatBytes(size)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s${left}`;
 }
 
-function formatStep(report: StepReport): string {
-  const parts = [
-    `step ${report.step}/${report.steps}`,
-    `loss ${report.loss.toFixed(4)}`,
-    `lr ${report.learningRate.toExponential(2)}`,
-    ...(report.lossScale === undefined ? [] : [`scale ${report.lossScale}`]),
+/** One line, of which a narrow terminal shows what matters most: how far it is, the loss, the time left. */
+function formatStep(report: StepReport, width: number): string {
+  const left = `${formatDuration(report.secondsLeft)} left`;
+  const parts = [`step ${report.step}/${report.steps}`, `loss ${report.loss.toFixed(4)}`];
+  const others = [
     `${Math.round(report.tokensPerSecond)} tokens/s`,
     `memory ${formatBytes(report.memory)}`,
-    `${formatDuration(report.secondsLeft)} left`,
+    `lr ${report.learningRate.toExponential(2)}`,
+    ...(report.lossScale === undefined ? [] : [`scale ${report.lossScale}`]),
   ];
-  return parts.join("  ");
+  const line = (count: number) => [...parts, ...others.slice(0, count), left].join("  ");
+  let shown = others.length;
+  while (shown > 0 && line(shown).length > width) shown--;
+  return line(shown);
 }
 
 export function formatDuration(seconds: number): string {

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { flagsOf, parseFlags } from "../flags/flags.ts";
+import { flagsOf, parseFlags, textOf } from "../flags/flags.ts";
 import { flagName, suggestion } from "../../base/names.ts";
 import { ALIASES, type VerbTable } from "../flags/verb.ts";
 
@@ -46,12 +46,13 @@ interface CompletedVerb {
 async function readVerbs(table: VerbTable): Promise<CompletedVerb[]> {
   const read = async (name: string, from: string, summary: string): Promise<CompletedVerb> => {
     const module = await table[from]!.load();
-    const named = flagsOf(module.flags).map(({ key, kind, choices, description, fallback }): CompletedFlag => {
+    const named = flagsOf(module.flags).map((flag): CompletedFlag => {
+      const { key, kind, choices, fallback } = flag;
       const plain = flagName(key);
       const isOn = kind === "boolean" && fallback === "true";
       return {
         name: isOn ? plain.replace("--", "--no-") : plain,
-        description: isOn ? `${description} (on)` : description,
+        description: textOf(flag),
         choices,
         isOpen: kind !== "boolean" && choices.length === 0,
       };

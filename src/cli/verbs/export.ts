@@ -17,7 +17,7 @@ export function help(): string {
 
 Usage: remat export gguf --model DIR [--adapter DIR] --out FILE [--flag value ...]
 
-Try it: ollama create NAME -f Modelfile, in the folder of FILE.
+Try it: ollama create mine -f NAME.Modelfile, in the folder of NAME.gguf.
 
 ${describeFlags(flags)}`;
 }

@@ -19,6 +19,8 @@ export type RunEvent =
   | StartEvent
   /** The run goes on after so many optimizer steps. */
   | { readonly type: "resume"; readonly step: number }
+  /** `--dry-run`: what the run would take, by a step that was timed. Nothing was trained or written. */
+  | ({ readonly type: "estimate" } & Estimate)
   | StepEvent
   | EvaluationEvent
   | { readonly type: "checkpoint"; readonly step: number }
@@ -48,8 +50,9 @@ export interface StartEvent {
   /** The adapter that is trained further, as it was named. */
   readonly adapter: string | null;
   readonly strategy: string;
-  /** The memory limit as it was given. */
+  /** The memory limit as it was given, and what that is in bytes. */
   readonly limit: string | null;
+  readonly limitBytes: number | null;
   readonly schedule: Summary;
   /** Bytes. */
   readonly predictedPeak: number;
@@ -62,6 +65,17 @@ export interface StartEvent {
   /** The first training example, cut where the masking changes. */
   readonly firstExample: readonly SamplePart[];
   readonly output: string;
+}
+
+/** What a whole run would take. */
+export interface Estimate {
+  /** Optimizer steps, and passes over the data. */
+  readonly steps: number;
+  readonly epochs: number;
+  /** Of an optimizer step, by forward and backward passes that were timed. */
+  readonly secondsPerStep: number;
+  /** Of all steps; evaluations come on top. */
+  readonly seconds: number;
 }
 
 export interface StepEvent extends StepMetrics {
@@ -90,7 +104,7 @@ export interface DoneEvent {
   readonly type: "done";
   readonly method: TrainConfig["method"];
   readonly step: number;
-  readonly reason: "finished" | "interrupted" | "patience";
+  readonly reason: "finished" | "interrupted" | "patience" | "dry-run";
   /** The step whose weights were exported, if not the last one's. */
   readonly bestStep: number | null;
   readonly seconds: number;

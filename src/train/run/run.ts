@@ -19,6 +19,7 @@ import { saveCosts } from "../memory/costs.ts";
 import { peakProcessMemory } from "../../base/process/free-memory.ts";
 import { strategyName } from "../memory/strategy.ts";
 import type { Engine } from "../step/engine.ts";
+import { createLearner } from "../step/learner.ts";
 import {
   type Checkpoints,
   createCheckpoints,
@@ -68,7 +69,7 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
   const dated = { ...asked, date: runDate(asked) };
   checkQuantize(dated);
   chooseOptimizer(dated);
-  checkRunFolder(dated.output, dated);
+  if (!dated.dryRun) checkRunFolder(dated.output, dated);
   const found = await findModel(dated, { onProgress: tenths(sink) });
   checkAdapter(found.adapter, dated);
   const named = { ...dated, model: found.name, ...(found.adapter === null ? {} : { adapter: found.adapter }) };
@@ -92,12 +93,16 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     defer(() => engine.close());
     const steps = totalSteps(config, session.data.train.count(0));
     const resumable = config.resume ? findResumable(config.output, fingerprint(config, inputs), steps) : null;
+    if (config.dryRun) {
+      tellStart(session, device, [...notes, ...fewSteps(config, steps)], sink);
+      return estimate(session, steps, sink);
+    }
     // Only now that nothing can be refused any more is something written.
     const { folder, lock } = prepareRunFolder(config.output, config.resume);
     defer(lock.release);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     if (config.method === "full") keepCompanions(inputs.folder, folder);
-    tellStart(session, device, notes, sink);
+    tellStart(session, device, [...notes, ...fewSteps(config, steps)], sink);
     if (resumable) tellResume(resumable, steps, sink);
     writePrograms(engine, folder);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
@@ -160,6 +165,7 @@ function tellStart(session: Session, { description, notice }: Device, notes: rea
     adapter: inputs.start ? config.adapter! : null,
     strategy: strategyName(config),
     limit: config.memory ?? null,
+    limitBytes: session.limit,
     schedule: summarise(engine.chain, engine.schedule),
     predictedPeak: engine.predicted.peak,
     withoutCheckpointing: engine.withoutCheckpointing.peak,
@@ -169,6 +175,49 @@ function tellStart(session: Session, { description, notice }: Device, notes: rea
     firstExample: session.shownSample(),
     output: config.output,
   });
+}
+
+/** Steps below which the default learning rate hardly moves anything. */
+const FEW_STEPS = 20;
+
+/** A sentence for runs that will hardly teach anything; none for others, and where a learning rate was asked for. */
+function fewSteps({ learningRate, resume }: TrainConfig, steps: number): string[] {
+  if (steps >= FEW_STEPS || learningRate !== undefined || resume) return [];
+  return [
+    `${steps} steps at the default learning rate hardly teach anything: more --epochs or --steps, a smaller --batch-size, or a higher --learning-rate`,
+  ];
+}
+
+/** Times forward and backward passes and tells what the whole run would take. Nothing is updated or written. */
+function estimate({ engine, data, inputs }: Session, steps: number, sink: EventSink): RunResult {
+  const { config } = inputs;
+  const learner = createLearner(engine, inputs.objective.head);
+  const began = performance.now();
+  // The second pass is timed: the kernels' code is optimised during the first.
+  const passes = [0, 1].map(() => {
+    const begin = performance.now();
+    engine.zeroGradients();
+    learner.learn(data.train.batch(0, 0), inputs.objective.head.share(data.train.batch(0, 0)), config.seed, 0);
+    return (performance.now() - begin) / 1000;
+  });
+  const secondsPerStep = passes[1]! * config.gradientAccumulation;
+  const epochs = (steps * config.gradientAccumulation) / data.train.count(0);
+  sink({ type: "estimate", steps, epochs, secondsPerStep, seconds: steps * secondsPerStep });
+  const done: Omit<DoneEvent, "type"> = {
+    method: config.method,
+    step: 0,
+    reason: "dry-run",
+    bestStep: null,
+    seconds: (performance.now() - began) / 1000,
+    predictedPeak: engine.predicted.peak,
+    measuredPeak: engine.measuredPeak,
+    temporary: engine.executor.temporary?.bytes ?? 0,
+    withoutCheckpointing: engine.withoutCheckpointing.peak,
+    processPeak: peakProcessMemory(),
+    forwardBackward: null,
+    output: config.output,
+  };
+  return { ...done, steps, loss: null, evaluation: null };
 }
 
 /** Tells what a resumed run does otherwise than the one before it, or that it has nothing to do. */

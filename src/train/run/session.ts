@@ -148,6 +148,8 @@ export interface Session {
   readonly engine: Engine;
   /** Times that the schedule was planned with; null when its strategy needs none. */
   readonly costs: Costs | null;
+  /** The limit of the whole process's (or card's) memory, in bytes; null where there is none. */
+  readonly limit: number | null;
   readonly optimizer: Optimizer;
   readonly data: TrainingData;
   readonly parameters: { readonly trainable: number; readonly all: number };
@@ -217,6 +219,7 @@ export function createSession(executor: Executor, inputs: Inputs, warn: (text: s
     inputs,
     engine,
     costs,
+    limit: strategy.name === "budget" ? strategy.bytes : null,
     optimizer: createOptimizer(engine, config),
     data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
     parameters: { trainable: count(true), all: count(false) },
