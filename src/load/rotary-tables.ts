@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../models/config.ts";
-import type { RopeScaling } from "../models/rope.ts";
+import type { RopeGrowth, RopeScaling } from "../models/rope.ts";
 
 /**
  * Rotary position tables. Every step is rounded to f32 in the order in which Transformers computes in PyTorch
@@ -118,8 +118,9 @@ export type FillRope = (positions: Int32Array, into?: RopeTables, length?: numbe
 export function createRope(config: RopeShape): FillRope {
   const half = config.rotaryDim / 2;
   const limit = shortLimit(config);
-  const short = createRows(inverseFrequencies(config));
-  const long = createRows(inverseFrequencies(config, true));
+  const factor = growthFactor(config.rope.growth);
+  const short = createRows(inverseFrequencies(config), factor);
+  const long = createRows(inverseFrequencies(config, true), factor);
   return (positions, into, length) => {
     const size = positions.length * half;
     const tables = into ?? { cos: new Float32Array(size), sin: new Float32Array(size) };
@@ -136,8 +137,18 @@ export function createRope(config: RopeShape): FillRope {
   };
 }
 
+/** The factor at each position, in f32 (Transformers' `get_llama_4_attn_scale`). */
+function growthFactor(growth: RopeGrowth | undefined): (position: number) => number {
+  if (!growth) return () => 1;
+  const { beta, every } = growth;
+  return (position) => f(1 + f(f(beta) * f(Math.log(1 + Math.floor(position / every)))));
+}
+
 /** Tables of the positions 0, 1, ..., at least `count` of them. */
-function createRows({ inverse, attentionFactor }: ReturnType<typeof inverseFrequencies>): (count: number) => RopeTables {
+function createRows(
+  { inverse, attentionFactor }: ReturnType<typeof inverseFrequencies>,
+  factor: (position: number) => number,
+): (count: number) => RopeTables {
   const half = inverse.length;
   const scale = f(attentionFactor);
   let rows = 0;
@@ -149,9 +160,11 @@ function createRows({ inverse, attentionFactor }: ReturnType<typeof inverseFrequ
     cos.set(tables.cos);
     sin.set(tables.sin);
     for (let i = rows * half; i < cos.length; i++) {
-      const angle = f(Math.floor(i / half) * inverse[i % half]!);
-      cos[i] = f(Math.cos(angle)) * scale;
-      sin[i] = f(Math.sin(angle)) * scale;
+      const position = Math.floor(i / half);
+      const angle = f(position * inverse[i % half]!);
+      const grown = factor(position);
+      cos[i] = f(f(Math.cos(angle)) * scale) * grown;
+      sin[i] = f(f(Math.sin(angle)) * scale) * grown;
     }
     rows = size;
     tables = { cos, sin };

@@ -30,6 +30,8 @@ export interface ModelConfig {
   readonly windowLayers: readonly boolean[];
   /** Rotary positions of the layers with a window, where they have their own (Gemma 3); null: `rope`. */
   readonly windowRope: RopeConfig | null;
+  /** Rotary positions of queries where they are not those of keys (Ministral 3, whose queries grow along the text); null: `rope`. */
+  readonly queryRope: RopeConfig | null;
   /** Factor of the attention scores: 1 / sqrt(headDim), or what Gemma's `query_pre_attn_scalar` or Granite's `attention_multiplier` gives. */
   readonly attentionScale: number;
   /** Attention scores s, or logits, become cap * tanh(s / cap) (Gemma 2); null: they stay. */

@@ -39,7 +39,7 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
 /**
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
  * without and with the sliding window; `windowCos` and `windowSin` are there where layers with a window have rotary positions
- * of their own; `rows` are the positions whose logits are wanted. `tokenLosses` is what an open head writes.
+ * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted. `tokenLosses` is what an open head writes.
  */
 export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
   const { tokens, rows = 1, head = "loss" } = size;
@@ -52,6 +52,7 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     cos: angles,
     sin: angles,
     ...(config.windowRope && { windowCos: angles, windowSin: angles }),
+    ...(config.queryRope && { queryCos: angles, querySin: angles }),
     scale: { dtype: "f32", shape: [hasTokenScales(size) ? tokens : 1] },
     rng: { dtype: "i32", shape: [2] },
     rows: { dtype: "i32", shape: [rows] },
@@ -59,13 +60,17 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
   };
 }
 
-/** The inputs that hold cos and sin of the model's rotary positions, one pair or two. */
+/** The inputs that hold cos and sin of the model's rotary positions, by pairs. */
 export function rotaryInputs({
   rope,
   windowRope,
+  queryRope,
 }: ModelConfig): { names: readonly [BatchInput, BatchInput]; rope: RopeConfig }[] {
-  const all = { names: ["cos", "sin"], rope } as const;
-  return windowRope ? [all, { names: ["windowCos", "windowSin"], rope: windowRope }] : [all];
+  return [
+    { names: ["cos", "sin"], rope },
+    ...(windowRope ? [{ names: ["windowCos", "windowSin"] as const, rope: windowRope }] : []),
+    ...(queryRope ? [{ names: ["queryCos", "querySin"] as const, rope: queryRope }] : []),
+  ];
 }
 
 export type BatchInput =
@@ -77,6 +82,8 @@ export type BatchInput =
   | "sin"
   | "windowCos"
   | "windowSin"
+  | "queryCos"
+  | "querySin"
   | "scale"
   | "rng"
   | "rows"

@@ -38,7 +38,16 @@ export type RopeScaling =
       readonly attentionFactor: number | null;
     };
 
+/** A factor on cos and sin that grows along the text: 1 + beta ln(1 + floor(position / every)). */
+export interface RopeGrowth {
+  readonly beta: number;
+  /** Tokens from one step of the factor to the next. */
+  readonly every: number;
+}
+
 export interface RopeConfig {
   readonly theta: number;
   readonly scaling: RopeScaling;
+  /** Absent: the factor is 1 at every position. */
+  readonly growth?: RopeGrowth;
 }

@@ -77,6 +77,7 @@ const GEMMA_MODULES: Readonly<Record<string, string>> = {
 
 const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
   smollm3: "smollm3",
+  ministral3: "mistral3",
   "seed-oss": "seed_oss",
   granite: "granite",
   qwen2: "qwen2",
@@ -91,7 +92,7 @@ const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
 };
 
 /** Families whose rows of queries and keys are reordered. */
-const rotatesNeighbours = (architecture: string): boolean => ["llama", "smollm3", "granite"].includes(architecture);
+const rotatesNeighbours = (architecture: string): boolean => ["llama", "smollm3", "granite", "mistral3"].includes(architecture);
 
 function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
   const { ffn_norm: norm, ...others } = MODULES;
@@ -102,6 +103,7 @@ function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
 /** What the names of modules begin with in files. */
 const PREFIXES: Partial<Record<GoldenFamily, string>> = {
   "gemma3-vision": "language_model.model.",
+  mistral3: "language_model.model.",
   "qwen3-bare": "",
   "qwen3-vl": "model.language_model.",
 };
@@ -115,7 +117,7 @@ function originalName(name: string, family: GoldenFamily): string {
   return {
     "token_embd.weight": `${prefix}embed_tokens.weight`,
     "output_norm.weight": `${prefix}norm.weight`,
-    "output.weight": "lm_head.weight",
+    "output.weight": family === "mistral3" ? "language_model.lm_head.weight" : "lm_head.weight",
   }[name]!;
 }
 
@@ -206,6 +208,19 @@ describe("a model as GGUF holds the model's tensors", () => {
       expect(code).toBe(2);
       expect(stderr).toContain(expected);
     }
+  });
+
+  test("Ministral 3's queries grow behind YaRN's context; without YaRN they are refused", async () => {
+    const path = model("ministral3", "smollm");
+    const { file } = await exported("--model", path, "--type", "f32");
+    expect(file.metadata.get("mistral3.attention.temperature_scale")).toBe(Math.fround(0.7));
+    expect(file.metadata.get("mistral3.rope.scaling.original_context_length")).toBe(5);
+    const config = JSON.parse(readFileSync(join(path, "config.json"), "utf8"));
+    const rope_parameters = { rope_type: "linear", factor: 2, llama_4_scaling_beta: 0.7, original_max_position_embeddings: 5 };
+    writeFileSync(join(path, "config.json"), JSON.stringify({ ...config, rope_parameters }));
+    const { code, stderr } = await remat(["export", "gguf", "--model", path, "--out", join(folder, "odd", "m.gguf")]);
+    expect(code).toBe(2);
+    expect(stderr).toContain("queries that grow with yarn scaling only");
   });
 
   test("Granite's four factors are settings", async () => {

@@ -43,6 +43,7 @@ const SEEDS = [
   { model_type: "qwen2", ...SIZES, rope_parameters: { rope_type: "yarn", factor: 4, rope_theta: 1e6, mscale: 1 } },
   { model_type: "smollm3", ...SIZES, sliding_window: 9, use_sliding_window: true, no_rope_layers: [1, 0, 1, 0] },
   { model_type: "cwm", ...SIZES, sliding_window: 9 },
+  { model_type: "ministral3", ...SIZES, rope_parameters: { rope_type: "yarn", factor: 4, llama_4_scaling_beta: 0.1 } },
   { model_type: "granite", ...SIZES, logits_scaling: 8, residual_multiplier: 0.2 },
   { model_type: "seed_oss", ...SIZES, attention_out_bias: true },
   { model_type: "gemma", ...SIZES, hidden_act: "gelu" },

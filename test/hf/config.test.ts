@@ -44,6 +44,7 @@ describe("families", () => {
       slidingWindow: null,
       windowLayers: [],
       windowRope: null,
+      queryRope: null,
       attentionScale: 0.25,
       attentionSoftCap: null,
       logitSoftCap: null,
@@ -182,6 +183,46 @@ describe("families", () => {
     expect(of("cwm", { eos_token_id: 3 }).eosTokenIds).toEqual([3]);
     for (const type of ["ministral", "cwm"])
       expect(userError(() => of(type, { sliding_window: null, layer_types: types }))).toContain("there is no sliding_window");
+  });
+
+  test("Ministral 3: queries that grow, its usual scaling, text parts of either family in one wrapper", () => {
+    const usual = of("ministral3", { max_position_embeddings: 262_144 });
+    const scaling = { type: "yarn", factor: 16, originalMaxPositions: 16_384, mscale: 1, mscaleAllDim: 1 };
+    expect(usual).toMatchObject({
+      rope: { theta: 1e6, scaling },
+      queryRope: { theta: 1e6, scaling, growth: { beta: 0.1, every: 16_384 } },
+      headDim: 128,
+      slidingWindow: null,
+      rmsNormEps: 1e-5,
+      padTokenId: 11,
+      attentionBias: false,
+    });
+    expect(usual.rope.growth).toBeUndefined();
+    expect(contextLimit(usual)).toBe(262_144);
+    const plain = of("ministral3", {
+      head_dim: null,
+      rope_parameters: { rope_type: "default", rope_theta: 9 },
+      sliding_window: 7,
+    });
+    expect(plain).toMatchObject({
+      queryRope: null,
+      rope: { theta: 9, scaling: { type: "default" } },
+      headDim: 16,
+      slidingWindow: 7,
+    });
+    const lacking = { rope_parameters: { rope_type: "default", llama_4_scaling_beta: 0.1 } };
+    expect(userError(() => of("ministral3", lacking))).toContain("needs original_max_position_embeddings");
+    const wrapped = (model_type: string, outer: object = {}, text: object = {}) =>
+      parseConfig({ model_type: "mistral3", text_config: { model_type, ...BASE, ...text }, ...outer });
+    expect(wrapped("mistral", {}, { sliding_window: null })).toMatchObject({ family: "mistral", slidingWindow: null });
+    expect(wrapped("ministral3")).toMatchObject({
+      family: "ministral3",
+      modulePrefix: "model.language_model.",
+      tieWordEmbeddings: true,
+    });
+    expect(wrapped("ministral3", {}, { tie_word_embeddings: false }).tieWordEmbeddings).toBe(false);
+    expect(wrapped("ministral3", { tie_word_embeddings: false }, { tie_word_embeddings: true }).tieWordEmbeddings).toBe(false);
+    expect(userError(() => wrapped("mistral4"))).toContain('"mistral3" is not supported');
   });
 
   test("Seed-OSS: biases on three of four projections, another flag for the fourth", () => {
@@ -492,7 +533,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Qwen2, Qwen2.5, Qwen2.5-VL, Qwen3, Qwen3-VL, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Ministral 3, Qwen2, Qwen2.5, Qwen2.5-VL, Qwen3, Qwen3-VL, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],

@@ -11,6 +11,8 @@ export const FAMILIES = [
   "llama-linear",
   "mistral",
   "ministral",
+  "ministral3",
+  "mistral3",
   "qwen2",
   "qwen3",
   "qwen3-bare",

@@ -28,6 +28,7 @@ const config: ModelConfig = {
   slidingWindow: null,
   windowLayers: [],
   windowRope: null,
+  queryRope: null,
   attentionScale: 1 / Math.sqrt(6),
   attentionSoftCap: null,
   logitSoftCap: null,

@@ -18,16 +18,27 @@ export interface AttentionSettings {
   readonly softCap: number | null;
   /** The input that holds the first position that each token sees. */
   readonly starts: "starts" | "windowStarts";
-  /** How queries and keys are rotated: inputs with cos and sin, and how many features of each head; null: not at all. */
-  readonly rotary: { readonly angles: readonly [cos: BatchInput, sin: BatchInput]; readonly dim: number } | null;
+  /** How queries and keys are rotated; null: not at all. */
+  readonly rotary: RotarySettings | null;
+}
+
+/** Names of the inputs that hold cos and sin. */
+type Angles = readonly [cos: BatchInput, sin: BatchInput];
+
+export interface RotarySettings {
+  readonly keys: Angles;
+  readonly queries: Angles;
+  /** How many features of each head are rotated, the first ones. */
+  readonly dim: number;
 }
 
 /** The settings that a configuration gives layer `layer`. */
 export function attentionOf(config: ModelConfig, layer: number): AttentionSettings {
-  const { heads, kvHeads, headDim, rotaryDim, rotaryLayers, windowLayers, windowRope } = config;
+  const { heads, kvHeads, headDim, rotaryDim, rotaryLayers, windowLayers, windowRope, queryRope } = config;
   const hasWindow = windowLayers[layer] === true;
   const isRotated = rotaryLayers[layer] ?? true;
-  const angles = hasWindow && windowRope ? (["windowCos", "windowSin"] as const) : (["cos", "sin"] as const);
+  const keys: Angles = hasWindow && windowRope ? ["windowCos", "windowSin"] : ["cos", "sin"];
+  const queries: Angles = queryRope ? ["queryCos", "querySin"] : keys;
   return {
     heads,
     kvHeads,
@@ -35,7 +46,7 @@ export function attentionOf(config: ModelConfig, layer: number): AttentionSettin
     scale: config.attentionScale,
     softCap: config.attentionSoftCap,
     starts: hasWindow ? "windowStarts" : "starts",
-    rotary: isRotated ? { angles, dim: rotaryDim } : null,
+    rotary: isRotated ? { keys, queries, dim: rotaryDim } : null,
   };
 }
 
@@ -44,7 +55,7 @@ export function attentionLayer(settings: AttentionSettings, build: (parts: Block
   const { starts, rotary } = settings;
   return {
     kind: "attention",
-    inputs: [starts, ...(rotary?.angles ?? [])],
+    inputs: [...new Set([starts, ...(rotary?.keys ?? []), ...(rotary?.queries ?? [])])],
     caches: (tokens) => keysAndValues(settings, tokens),
     build,
   };
@@ -101,11 +112,11 @@ export function fusedAttention(parts: BlockParts, settings: AttentionSettings, x
 function attend(parts: BlockParts, settings: AttentionSettings, queries: string, keys: string, v: string): string {
   const { builder, decoding } = parts;
   const { heads, kvHeads, scale, softCap, starts, rotary } = settings;
-  const rotated = (x: string, count: number) =>
+  const rotated = (x: string, count: number, side: "queries" | "keys") =>
     rotary === null
       ? x
-      : builder.value(Rope, [x, ...rotary.angles], { heads: count, rotaryDim: rotary.dim, inverse: 0 }, `${x}.rotated`);
-  const [q, k] = [rotated(queries, heads), rotated(keys, kvHeads)];
+      : builder.value(Rope, [x, ...rotary[side]], { heads: count, rotaryDim: rotary.dim, inverse: 0 }, `${x}.rotated`);
+  const [q, k] = [rotated(queries, heads, "queries"), rotated(keys, kvHeads, "keys")];
   const attrs = { heads, kvHeads, scale, ...capAttr(softCap) };
   if (decoding === null) return builder.value(CausalAttention, [q, k, v, starts], attrs, "attention");
   builder.input("position", "batch", { dtype: "i32", shape: [decoding.texts] });

@@ -33,6 +33,8 @@ export interface Family {
 export interface Wrapper {
   /** `model_type` in its `config.json`. */
   readonly type: string;
+  /** `model_type` of its text part, where one wrapper may hold several families. */
+  readonly textType?: string;
   /** What the names of the text part's modules begin with. */
   readonly modulePrefix: ModelConfig["modulePrefix"];
   /** The text part as a `config.json` of the family. @throws {UserError} no text part */

@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { show } from "../../base/json.ts";
+import { isRecord, show } from "../../base/json.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Family, FamilyModules, Raw, Wrapper } from "./family.ts";
 import { gemma } from "./gemma/gemma.ts";
@@ -11,6 +11,7 @@ import { cwm } from "./llama/cwm.ts";
 import { granite } from "./llama/granite.ts";
 import { llama } from "./llama/llama.ts";
 import { ministral } from "./mistral/ministral.ts";
+import { ministral3 } from "./mistral/ministral3.ts";
 import { mistral } from "./mistral/mistral.ts";
 import { phi3 } from "./phi/phi3.ts";
 import { qwen2 } from "./qwen/qwen2.ts";
@@ -27,6 +28,7 @@ export const FAMILIES: readonly Family[] = [
   granite,
   mistral,
   ministral,
+  ministral3,
   qwen2,
   qwen3,
   gemma,
@@ -81,10 +83,14 @@ export function supportedModels(): string {
  */
 export function parseConfig(raw: Raw, where = "config.json", generation: Raw = {}): ModelConfig {
   for (const { wrappers = [], read } of FAMILIES) {
-    const wrapper = wrappers.find(({ type }) => type === raw["model_type"]);
+    const wrapper = wrappers.find((one) => isWrapper(one, raw));
     if (wrapper) return { ...read(wrapper.text(raw, where), where, generation), modulePrefix: wrapper.modulePrefix };
   }
   return findFamily(raw, where).read(raw, where, generation);
+}
+
+function isWrapper({ type, textType }: Wrapper, { model_type: given, text_config: text }: Raw): boolean {
+  return given === type && (textType === undefined || (isRecord(text) && text["model_type"] === textType));
 }
 
 function findFamily({ model_type: type, architectures }: Raw, where: string): Family {

@@ -225,6 +225,81 @@ FAMILIES = {
             "torch_dtype": "float32",
         },
     },
+    # Queries grow every five tokens.
+    "ministral3": {
+        "seed": 1060,
+        "dtype": torch.float32,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["Ministral3ForCausalLM"],
+            "model_type": "ministral3",
+            "hidden_size": 26,
+            "intermediate_size": 31,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 12,
+            "vocab_size": 53,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1000.0,
+                "factor": 12.0,
+                "original_max_position_embeddings": 5,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.7,
+            },
+            "pad_token_id": None,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+    },
+    # Text and images under the names of the published checkpoints, a head of its own.
+    "mistral3": {
+        "seed": 1061,
+        "dtype": torch.bfloat16,
+        "targets": VL_LINEAR,
+        "names": (
+            ("model.language_model.", "language_model.model."),
+            ("lm_head.", "language_model.lm_head."),
+            ("model.", ""),
+        ),
+        "config": {
+            "architectures": ["Mistral3ForConditionalGeneration"],
+            "model_type": "mistral3",
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "image_token_index": 50,
+            "spatial_merge_size": 1,
+            "text_config": {
+                "model_type": "mistral",
+                "hidden_size": 24,
+                "intermediate_size": 29,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 14,
+                "vocab_size": 53,
+                "max_position_embeddings": 64,
+                "rms_norm_eps": 1e-5,
+                "rope_theta": 10000.0,
+                "sliding_window": None,
+            },
+            "vision_config": {
+                "model_type": "pixtral",
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "head_dim": 4,
+                "image_size": 8,
+                "patch_size": 4,
+            },
+        },
+    },
     # "gelu" means its approximation by tanh in this family.
     "gemma": {
         "seed": 1033,
@@ -673,7 +748,7 @@ def is_vision(name):
 
 def auto_class(folder):
     config = json.loads((folder / "config.json").read_text())
-    return AutoModelForImageTextToText if config["model_type"].endswith("_vl") else AutoModelForCausalLM
+    return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "mistral3") else AutoModelForCausalLM
 
 
 def randomise(model, generator):

@@ -3,7 +3,7 @@ import type { Family, Raw } from "../family.ts";
 import { GEMMA_DEFAULTS, gemmaGguf, gemmaLayers, gemmaRules, plainGemma } from "./gemma2.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
-import { TEXT_PREFIX, textPart } from "../reading/wrapped.ts";
+import { LLAVA_NAMES, textPart } from "../reading/wrapped.ts";
 
 /** The text part of a model of text and images. Its final soft cap is not applied, as in Transformers. @throws {UserError} */
 function textOf(raw: Raw, where: string): Raw {
@@ -39,20 +39,7 @@ export const gemma3: Family = {
   architecture: "Gemma3ForCausalLM",
   models: ["Gemma 3"],
   bare: "Gemma3TextModel",
-  wrappers: [
-    {
-      type: "gemma3",
-      modulePrefix: TEXT_PREFIX,
-      text: textOf,
-      renamed: [
-        ["language_model.lm_head.", "lm_head."],
-        ["language_model.model.", "model.language_model."],
-        ["vision_tower.", "model.vision_tower."],
-        ["multi_modal_projector.", "model.multi_modal_projector."],
-      ],
-      vision: ["model.vision_tower.", "model.multi_modal_projector."],
-    },
-  ],
+  wrappers: [{ type: "gemma3", text: textOf, ...LLAVA_NAMES }],
   read(raw, where, generation) {
     const config = {
       ...GEMMA_DEFAULTS,

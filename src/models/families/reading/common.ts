@@ -122,6 +122,7 @@ export function readDecoder(raw: Raw, where: string, generation: Raw, rules: Rea
     windowRope: config.window_rope_parameters
       ? ropeOf({ ...config, rope_parameters: config.window_rope_parameters }, maxPositions, where)
       : null,
+    queryRope: null,
     attentionScale: 1 / Math.sqrt(headDim),
     attentionSoftCap: null,
     logitSoftCap: null,

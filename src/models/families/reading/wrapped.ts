@@ -1,7 +1,7 @@
 import { UserError } from "../../../base/errors.ts";
 import { isRecord, show } from "../../../base/json.ts";
 import type { ModelConfig } from "../../config.ts";
-import type { Raw } from "../family.ts";
+import type { Raw, Wrapper } from "../family.ts";
 
 /** Keys of a model with images that count for its text part too. */
 const OUTER = ["eos_token_id", "bos_token_id", "pad_token_id", "dtype", "torch_dtype", "quantization_config"];
@@ -21,3 +21,15 @@ export function textPart(raw: Raw, where: string, text: unknown = raw["text_conf
   const known = Object.fromEntries(OUTER.flatMap((key) => (raw[key] === undefined ? [] : [[key, raw[key]]])));
   return { ...text, ...known };
 }
+
+/** What names begin with in files and in the modules, in models that were first published under LLaVA's. */
+export const LLAVA_NAMES: Pick<Wrapper, "modulePrefix" | "renamed" | "vision"> = {
+  modulePrefix: TEXT_PREFIX,
+  renamed: [
+    ["language_model.lm_head.", "lm_head."],
+    ["language_model.model.", "model.language_model."],
+    ["vision_tower.", "model.vision_tower."],
+    ["multi_modal_projector.", "model.multi_modal_projector."],
+  ],
+  vision: ["model.vision_tower.", "model.multi_modal_projector."],
+};
