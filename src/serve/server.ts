@@ -206,7 +206,7 @@ async function readJson(request: Request): Promise<unknown> {
 /** What templates print of a body has numbers and keys as they are written; the body's own numbers stay JavaScript's. */
 function withExactParts(body: unknown, text: string): unknown {
   if (!isRecord(body)) return body;
-  const parts = ["messages", "tools"].filter((name) => needsExact(body[name]));
+  const parts = ["messages", "tools", "chat_template_kwargs"].filter((name) => needsExact(body[name]));
   if (parts.length === 0) return body;
   const exact = readExactly(text) as Readonly<Record<string, unknown>>;
   return { ...body, ...Object.fromEntries(parts.map((name) => [name, exact[name]])) };

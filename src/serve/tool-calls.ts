@@ -1,4 +1,4 @@
-import { isRecord } from "../base/json.ts";
+import { isRecord, parseJsonExactly } from "../base/json.ts";
 import { overlap } from "../generate/stop-text.ts";
 
 /** A call that the model asks for. */
@@ -91,7 +91,7 @@ export function createCallReader(): PartReader {
 function readCall(body: string): ToolCall | null {
   let value: unknown;
   try {
-    value = JSON.parse(body);
+    value = parseJsonExactly(body, "a call");
   } catch {
     return null;
   }

@@ -36,6 +36,10 @@ const CASES: [string, (string | [string, string])[]][] = [
     'Let me see.\n<tool_call>{"name":"f","arguments":"{\\"a\\": 1}"}</tool_call>\n<tool_call>{"name":"g"}</tool_call>\n',
     ["Let me see.", ["f", '{"a": 1}'], ["g", "{}"]],
   ],
+  [
+    '<tool_call>{"name":"f","arguments":{"a":1.0,"b":12345678901234567890}}</tool_call>',
+    [["f", '{"a":1.0,"b":12345678901234567890}']],
+  ],
   ['<tool_call>{"name":"f","arguments":{}}</tool_call>\n\nDone. ', [["f", "{}"], "Done. "]],
   ['one <tool_call>{"name": 5}</tool_call> two', ['one<tool_call>{"name": 5}</tool_call> two']],
   ["<tool_call>no JSON</tool_call>", ["<tool_call>no JSON</tool_call>"]],
@@ -121,4 +125,30 @@ test("with Qwen's template an answer's calls come as tool_calls, whole and strea
   });
   expect(rendered).toContain('{"name": "weather", "arguments": {"city": "Köln"}}');
   expect(usage.prompt_tokens).toBe(base.encode(rendered).length);
+});
+
+test("numbers and keys of tools and calls come into the prompt as they are written", async () => {
+  const base = loadTokenizer(join(root, "recipes/base/model"));
+  const template =
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.tool_calls }}{% endfor %}{{ x }}";
+  const decoder = scriptedDecoder(base, base.size, "ok", 4096);
+  const client = serve({
+    name: "served",
+    tokenizer: { ...base, chatTemplates: new Map([["default", template]]) },
+    vocabSize: base.size,
+    decoders: [decoder],
+    stop: new Set([base.eosId!]),
+    sampling: { ...GREEDY, maxNewTokens: 10 },
+  });
+  closers.push(() => client.server.stop());
+  const written = '{"10": {"minimum": 1.0}, "2": 12345678901234567890}';
+  const call = `{"type": "function", "function": {"name": "f", "arguments": ${written}}}`;
+  const body = `{"messages": [{"role": "assistant", "content": "", "tool_calls": [${call}]}, {"role": "user", "content": "q"}], "temperature": 0.5,
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": ${written}}}], "chat_template_kwargs": {"x": 2.0}}`;
+  const response = await client.post("/v1/chat/completions", body, { headers: { "content-type": "application/json" } });
+  expect([response.status, await response.text()]).toEqual([200, expect.stringContaining("ok") as string]);
+  const prompt = base.decode(decoder.ids);
+  expect(prompt).toContain(`"parameters": ${written}`);
+  expect(prompt).toContain("'arguments': {'10': {'minimum': 1.0}, '2': 12345678901234567890}");
+  expect(prompt).toContain("2.0");
 });

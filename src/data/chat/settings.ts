@@ -1,6 +1,6 @@
 import { UserError } from "../../base/errors.ts";
 import { readText } from "../../base/files/files.ts";
-import { isRecord, jsonKind, parseJson, show } from "../../base/json.ts";
+import { isRecord, jsonKind, parseJsonExactly, show } from "../../base/json.ts";
 import type { Tokenizer } from "../tokens/tokenizer.ts";
 import type { SpecialText, TemplateArgs } from "../tokens/rendering.ts";
 
@@ -31,7 +31,7 @@ export function withChatSettings(tokenizer: Tokenizer, settings: ChatSettings): 
 export function parseTemplateArgs(text: string): TemplateArgs {
   const where = "--template-args";
   if (text.trimStart().startsWith("{")) {
-    const value = parseJson(text, where);
+    const value = parseJsonExactly(text, where);
     if (!isRecord(value)) throw new UserError(`${where}: expected an object, got ${jsonKind(value)}`);
     return value;
   }
@@ -51,7 +51,7 @@ const CONSTANTS: Readonly<Record<string, unknown>> = { True: true, False: false,
 function valueOf(text: string): unknown {
   if (Object.hasOwn(CONSTANTS, text)) return CONSTANTS[text];
   try {
-    return JSON.parse(text) as unknown;
+    return parseJsonExactly(text, "a value");
   } catch {
     return text;
   }

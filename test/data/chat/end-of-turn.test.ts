@@ -1,6 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { JsonNumber } from "../../../src/base/exact-json.ts";
 import { endOfTurn, endTokens } from "../../../src/data/chat/end-of-turn.ts";
 import { parseTemplateArgs, withChatSettings } from "../../../src/data/chat/settings.ts";
 import { chatTemplateOf } from "../../../src/data/chat/chat-template.ts";
@@ -136,7 +137,7 @@ describe("template settings", () => {
     expect(parseTemplateArgs("enable_thinking=false,language=German, n=1.5,none=None,yes=True,text=a=b")).toEqual({
       enable_thinking: false,
       language: "German",
-      n: 1.5,
+      n: new JsonNumber("1.5"),
       none: null,
       yes: true,
       text: "a=b",
