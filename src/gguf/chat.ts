@@ -1,6 +1,6 @@
 import { chatTemplateOf } from "../data/chat/chat-template.ts";
 import { TALK } from "../data/chat/end-of-turn.ts";
-import { parseTemplate, runTemplate } from "../data/chat/jinja.ts";
+import { parseTemplate, runTemplate } from "../data/chat/jinja/template.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 
 /**

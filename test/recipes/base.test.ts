@@ -7,7 +7,7 @@ import { plainText } from "../../recipes/base/extract.ts";
 import { randomWeights } from "../../recipes/base/init.ts";
 import { makeTokenizer } from "../../recipes/base/make.ts";
 import { joinPieces, makeBaseText } from "../../recipes/base/text.ts";
-import { parseTemplate, runTemplate } from "../../src/data/chat/jinja.ts";
+import { parseTemplate, runTemplate } from "../../src/data/chat/jinja/template.ts";
 import golden from "../golden/tokenizer/bundled.json" with { type: "json" };
 
 setDefaultTimeout(120_000);

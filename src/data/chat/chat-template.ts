@@ -3,7 +3,7 @@ import { show } from "../../base/json.ts";
 import { contentText } from "../examples/formats.ts";
 import { hasTextArguments, withArguments, wantsObjects } from "./call-arguments.ts";
 import { type Conversation, type MessageFields, type Range, withReasoning } from "./conversation.ts";
-import { parseTemplate, type RenderOptions, runTemplate, type Template } from "./jinja.ts";
+import { parseTemplate, type RenderOptions, runTemplate, type Template } from "./jinja/template.ts";
 import { tagsOf } from "./marks.ts";
 import type { Tokenizer } from "../tokens/tokenizer.ts";
 

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { TemplateError } from "../../../../src/data/chat/jinja/errors.ts";
 import { readExactly } from "../../../../src/base/exact-json.ts";
-import { parseTemplate, runTemplate } from "../../../../src/data/chat/jinja.ts";
+import { parseTemplate, runTemplate } from "../../../../src/data/chat/jinja/template.ts";
 
 const folder = join(import.meta.dir, "../../../golden/jinja");
 

@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { TemplateError } from "../../../../src/data/chat/jinja/errors.ts";
-import { parseTemplate, runTemplate } from "../../../../src/data/chat/jinja.ts";
+import { parseTemplate, runTemplate } from "../../../../src/data/chat/jinja/template.ts";
 
 setDefaultTimeout(120_000);
 

@@ -1,11 +1,11 @@
-import { compileBody, compileSelf, type Execute } from "./jinja/run/statements.ts";
-import { TemplateError } from "./jinja/errors.ts";
-import { fromJson, sizeOf } from "./jinja/values/from-json.ts";
-import { globalsFor } from "./jinja/library/globals.ts";
-import { metered } from "./jinja/meter.ts";
-import { parse } from "./jinja/syntax/parse.ts";
-import { type Rendering, Scope } from "./jinja/run/scope.ts";
-import type { Value } from "./jinja/values/values.ts";
+import { compileBody, compileSelf, type Execute } from "./run/statements.ts";
+import { TemplateError } from "./errors.ts";
+import { fromJson, sizeOf } from "./values/from-json.ts";
+import { globalsFor } from "./library/globals.ts";
+import { metered } from "./meter.ts";
+import { parse } from "./syntax/parse.ts";
+import { type Rendering, Scope } from "./run/scope.ts";
+import type { Value } from "./values/values.ts";
 
 /**
  * Jinja for chat templates, with what Transformers offers to them: the language of Jinja 3.1 in its sandbox with `trim_blocks`
