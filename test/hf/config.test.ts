@@ -462,6 +462,9 @@ describe("families", () => {
     expect(of("qwen3", { architectures: ["Qwen3Model"] }).family).toBe("qwen3");
     expect(parseConfig({ architectures: ["MistralModel"], ...BASE }).family).toBe("mistral");
     expect(of("gemma3_text", { architectures: ["Gemma3TextModel"] }).family).toBe("gemma3_text");
+    expect(of("internlm3", { architectures: ["LlamaForCausalLM"] }).family).toBe("internlm3");
+    expect(parseConfig({ architectures: ["LlamaForCausalLM"], ...BASE }).family).toBe("llama");
+    expect(userError(() => of("internlm2", { architectures: ["LlamaForCausalLM"] }))).toContain("expected InternLM2ForCausalLM");
     for (const name of ["Gemma3Model", "Qwen2Model"])
       expect(userError(() => of("gemma3_text", { architectures: [name] }))).toContain(`"${name}" is not supported`);
   });

@@ -12,6 +12,8 @@ export interface Family {
   readonly architecture: string;
   /** The class without a head that embedding models are saved as; by default `...Model` for `...ForCausalLM`. */
   readonly bare?: string;
+  /** Other classes that versions of Transformers save its models as. */
+  readonly aliases?: readonly string[];
   /** Names of its models, as the README and messages list them. */
   readonly models: readonly string[];
   /**

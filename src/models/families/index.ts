@@ -95,7 +95,7 @@ function isWrapper({ type, textType }: Wrapper, { model_type: given, text_config
 
 function findFamily({ model_type: type, architectures }: Raw, where: string): Family {
   const names = Array.isArray(architectures) ? architectures.filter((name) => typeof name === "string") : [];
-  const isOne = (family: Family) => names.some((name) => name === family.architecture || name === bareOf(family));
+  const isOne = (family: Family) => classesOf(family).some((name) => names.includes(name));
   const found = typeof type === "string" ? BY_TYPE.get(type) : FAMILIES.find(isOne);
   if (!found) {
     throw new UserError(`${where}: architecture ${show(names[0] ?? type)} is not supported; supported are ${supportedModels()}`);
@@ -106,7 +106,7 @@ function findFamily({ model_type: type, architectures }: Raw, where: string): Fa
   return found;
 }
 
-/** The class of the family's models without their head. */
-function bareOf({ architecture, bare = architecture.replace(/ForCausalLM$/, "Model") }: Family): string {
-  return bare;
+/** The classes in `architectures` that are the family's. */
+function classesOf({ architecture, bare = architecture.replace(/ForCausalLM$/, "Model"), aliases = [] }: Family): string[] {
+  return [architecture, bare, ...aliases];
 }

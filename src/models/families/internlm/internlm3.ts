@@ -6,6 +6,8 @@ import { readDecoder } from "../reading/common.ts";
 export const internlm3: Family = {
   type: "internlm3",
   architecture: "InternLM3ForCausalLM",
+  // Transformers 5 has no class for it.
+  aliases: ["LlamaForCausalLM", "LlamaModel"],
   models: ["InternLM3"],
   read(raw, where, generation) {
     const plain = {
