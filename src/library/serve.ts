@@ -6,7 +6,7 @@ import { createDecoders } from "../generate/open-decoder.ts";
 import { openDevice } from "../device.ts";
 import { openModel } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
-import { isLoopback } from "../serve/guard.ts";
+import { checkApiKey, isLoopback, readOrigin } from "../serve/guard.ts";
 import { type RequestReport, startServer } from "../serve/server.ts";
 import {
   type CallOptions,
@@ -66,6 +66,9 @@ export async function serve(
   { sink = () => {}, onRequest = () => {} }: ServeCallOptions = {},
 ): Promise<RunningServer> {
   const flags = validateOptions(serveOptionsSchema, options);
+  const cors = flags.cors === undefined ? null : readOrigin(flags.cors);
+  const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
+  if (apiKey !== null) checkApiKey(apiKey, flags.apiKey === undefined ? "REMAT_API_KEY" : "--api-key");
   const note = (text: string) => sink({ type: "note", text });
   const model = await openModel(flags, { onNote: note, check: checkOf(flags) });
   let close = model.close;
@@ -84,10 +87,9 @@ export async function serve(
     const { each: decoders } = createDecoders(device.executor, { ...model, ...storageOf(flags), ...room }, flags.conversations);
     const context = decoders[0]!.maxTokens;
     const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
-    const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
     const server = startServer(
       { name, tokenizer, decoders, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
-      { ...flags, apiKey, cors: flags.cors ?? null, onRequest },
+      { ...flags, apiKey, cors, onRequest },
     );
     if (!isLoopback(flags.host) && apiKey === null)
       warn(`everyone who reaches ${server.url} may use the model; --api-key KEY asks for a key`);

@@ -75,9 +75,8 @@ function checkTools(template: ChatTemplate, tools: readonly unknown[]): void {
 /** A text goes in with the tokens that begin texts, token ids as they are. @throws {ApiError} */
 export function textOrder(model: ServedModel, request: TextRequest): AnswerOrder {
   const { prompt } = request;
-  const isIds = (value: TextRequest["prompt"]): value is number[] => Array.isArray(value) && typeof value[0] === "number";
   const toIds = () => {
-    if (!isIds(prompt)) return rawPrompt(model.tokenizer, (typeof prompt === "string" ? prompt : prompt[0]!).toWellFormed());
+    if (typeof prompt === "string") return rawPrompt(model.tokenizer, prompt.toWellFormed());
     const strange = prompt.find((id) => id >= model.vocabSize);
     if (strange === undefined) return prompt;
     throw new UserError(`there is no token ${strange}; the vocabulary has ${model.vocabSize}`);

@@ -1,10 +1,11 @@
 import { z } from "zod";
+import { isRecord } from "../base/json.ts";
 import { SAMPLING } from "../generate/sampling.ts";
 import { ApiError } from "./errors.ts";
 
 /**
  * The requests of OpenAI's API, as far as a model on this machine can fulfil them, with the sampling fields that vLLM and
- * llama.cpp add (`top_k`, `min_p`, `repetition_penalty`). null is as good as absent. A field that this
+ * llama.cpp add (`top_k`, `min_p`, `repetition_penalty`). null is as good as absent, in a field that does not exist too. A field that this
  * model cannot follow is refused, unless it has the value that changes nothing; so is one that does not exist.
  * https://platform.openai.com/docs/api-reference
  */
@@ -51,15 +52,33 @@ const common = {
   prompt_cache_retention: ignored,
 } as const;
 
-const part = z.strictObject(
-  { type: z.literal("text"), text: z.string() },
-  { error: 'expected a part {"type": "text", "text": ...}; the model reads nothing else' },
+/** An object without its fields that are null: OpenAI's API has them absent, whether a server knows them or not. */
+function withoutNulls(value: unknown): unknown {
+  if (!isRecord(value) || !Object.values(value).includes(null)) return value;
+  // A spread keeps what readers of exact JSON put beside the keys.
+  const rest: Record<string, unknown> = { ...value };
+  for (const key of Object.keys(rest)) if (rest[key] === null) delete rest[key];
+  return rest;
+}
+
+const part = z.preprocess(
+  withoutNulls,
+  z.strictObject(
+    { type: z.literal("text"), text: z.string() },
+    { error: 'expected a part {"type": "text", "text": ...}; the model reads nothing else' },
+  ),
 );
 const message = z.looseObject({
   role: z.string().min(1),
   content: z.union([z.string(), z.array(part).min(1)], { error: "expected a text or a list of parts of type text" }).nullish(),
 });
-const tool = z.looseObject({ type: z.literal("function"), function: z.looseObject({ name: z.string().min(1) }) });
+const tool = z.preprocess(
+  withoutNulls,
+  z.looseObject({
+    type: z.literal("function"),
+    function: z.preprocess(withoutNulls, z.looseObject({ name: z.string().min(1) })),
+  }),
+);
 
 const chatRequest = z.strictObject({
   ...common,
@@ -76,10 +95,17 @@ const chatRequest = z.strictObject({
   top_logprobs: unsupported,
 });
 
+const one = <T extends z.ZodType>(schema: T) =>
+  z
+    .array(schema)
+    .length(1)
+    .transform(([value]) => value!);
+const tokenIds = z.array(z.int().min(0)).min(1);
+
 const textRequest = z.strictObject({
   ...common,
-  prompt: z.union([z.string(), z.array(z.string()).length(1), z.array(z.int().min(0)).min(1)], {
-    error: "expected a text, a list of one text, or a list of token ids",
+  prompt: z.union([z.string(), one(z.string()), tokenIds, one(tokenIds)], {
+    error: "expected a text, a list of one text, a list of token ids, or a list of one such list",
   }),
   best_of: only(1),
   echo: only(false),
@@ -96,7 +122,7 @@ export const parseTextRequest = (body: unknown): TextRequest => parse(textReques
 
 /** @throws {ApiError} the first problem, with the field's name */
 function parse<S extends typeof chatRequest | typeof textRequest>(schema: S, body: unknown): z.output<S> {
-  const result = schema.safeParse(body);
+  const result = schema.safeParse(withoutNulls(body));
   if (!result.success) {
     const issue = result.error.issues[0]!;
     if (issue.code === "unrecognized_keys") {

@@ -4,7 +4,7 @@ import { needsExact, readExactly } from "../base/exact-json.ts";
 import { isRecord, parseJson, show } from "../base/json.ts";
 import { type AnswerReport, createResponder } from "./answers.ts";
 import { ApiError, errorResponse, internalError, refusing, stopping } from "./errors.ts";
-import { createGuard, isLoopback } from "./guard.ts";
+import { addressOf, createGuard, isLoopback } from "./guard.ts";
 import { chatOrder, type AnswerOrder, type ServedModel, textOrder } from "./answer-orders.ts";
 import { type AnyRequest, parseChatRequest, parseTextRequest } from "./requests.ts";
 import { BASE, CHAT, type Endpoint, TEXT } from "./responses.ts";
@@ -110,14 +110,16 @@ export function startServer(model: ServedModel, options: ServerOptions): ModelSe
 
   const handle = async (request: Request, server: Server<undefined>): Promise<Response> => {
     const begin = performance.now();
-    const url = new URL(request.url);
     const { method } = request;
+    let path = request.url;
     const tell = (status: number, error: ApiError | null, answer: AnswerReport | null) =>
-      options.onRequest({ method, path: url.pathname, status, seconds: (performance.now() - begin) / 1000, error, answer });
+      options.onRequest({ method, path, status, seconds: (performance.now() - begin) / 1000, error, answer });
     try {
+      const url = addressOf(request);
+      path = url.pathname;
       if (method === "OPTIONS" && options.cors !== null) return new Response(null, { status: 204 });
-      if (url.pathname !== "/health") guard.check(request, url);
-      const route = routeOf(method, url.pathname);
+      if (path !== "/health") guard.check(request, url);
+      const route = routeOf(method, path);
       if (shutdown.signal.aborted) throw stopping();
       return await route(request, {
         report: (answer) => tell(answer.error?.status ?? 200, answer.error, answer),

@@ -102,3 +102,13 @@ test("a port that is taken, and a host that is not this machine's, are one clear
   expect(host.code).toBe(2);
   expect(host.stderr).toContain("this machine has no such address");
 });
+
+test("an origin and a key that could never match are refused before the model is opened", async () => {
+  const flags = ["serve", "--model", "nowhere"];
+  const cors = await remat([...flags, "--cors", "localhost:3000"]);
+  expect(cors).toMatchObject({ code: 2, stdout: "" });
+  expect(cors.stderr).toContain("--cors: expected an origin (scheme, host and port, such as http://localhost:3000) or *");
+  const key = await remat(flags, undefined, { REMAT_API_KEY: "schlüssel" });
+  expect(key.code).toBe(2);
+  expect(key.stderr).toContain("REMAT_API_KEY: expected letters, digits and signs of ASCII");
+});

@@ -58,6 +58,9 @@ describe("what is refused", () => {
     const texts: [object, number, string | null, string][] = [
       [{}, 400, "prompt", "expected a text"],
       [{ prompt: ["a", "b"] }, 400, "prompt", "list of one text"],
+      [{ prompt: [[5], [6]] }, 400, "prompt", "list of one such list"],
+      [{ prompt: [[]] }, 400, "prompt", "list of one such list"],
+      [{ prompt: [[5, 999_999]] }, 400, "prompt", "no token 999999"],
       [{ prompt: "" }, 400, "prompt", "no tokens"],
       [{ prompt: [1, 999_999] }, 400, "prompt", "no token 999999"],
       [{ prompt: "x", echo: true }, 400, "echo", "only false"],
@@ -85,6 +88,10 @@ describe("what is refused", () => {
     expect(said(await ask(CHAT, { messages, ...nothing, tools: null, tool_choice: "none" }))).toBe(plain);
     const tools = [{ type: "function", function: { name: "f" } }];
     expect(said(await ask(CHAT, { messages, tools, tool_choice: "none" }))).toBe(plain);
+    const unknown = { functions: null, function_call: null, reasoning_effort: null, verbosity: null, temprature: null };
+    expect(said(await ask(CHAT, { messages, ...unknown }))).toBe(plain);
+    const parts = [{ type: "text", text: "x", cache_control: null }];
+    expect(said(await ask(CHAT, { messages: [{ role: "user", content: parts, name: null }] }))).toBe(plain);
   });
 
   test("bodies that are no JSON, of another type, or too large; paths and methods that are not there", async () => {

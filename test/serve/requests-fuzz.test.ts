@@ -49,8 +49,8 @@ const CHATS = [
   { ...fields, messages, response_format: { type: "text" } },
   { messages: [...messages, call, { role: "tool", content: "r" }], tools, tool_choice: "none" },
 ].map((body) => JSON.stringify(body));
-const TEXTS = [{ ...fields, prompt: "p", echo: false }, { prompt: ["p"] }, { prompt: [5, 6, 7] }].map((body) =>
-  JSON.stringify(body),
+const TEXTS = [{ ...fields, prompt: "p", echo: false }, { prompt: ["p"] }, { prompt: [5, 6, 7] }, { prompt: [[5, 6, 7]] }].map(
+  (body) => JSON.stringify(body),
 );
 
 test(`${INPUTS} mutated requests: a order for the decoder, or a 400 that is clear`, async () => {

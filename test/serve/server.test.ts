@@ -66,7 +66,7 @@ describe("answers", () => {
     expect(pieces.length).toBeGreaterThan(20);
   });
 
-  test("texts: a stream, a list of one text and token ids give the same; usage comes only when it is asked for", async () => {
+  test("texts: a stream, a list of one text, token ids and a list of one list of them give the same; usage comes only when it is asked for", async () => {
     const prompt = "In the beginning";
     const answer = await ask(TEXT, { prompt });
     expect(answer).toMatchObject({ object: "text_completion", choices: [{ index: 0, finish_reason: "length" }] });
@@ -74,7 +74,7 @@ describe("answers", () => {
     expect(textOf(pieces)).toBe(said(answer));
     expect(pieces.every(({ usage }) => usage === undefined)).toBe(true);
     const ids = [...model.tokenizer.encode(prompt)];
-    expect(said(await ask(TEXT, { prompt: ids }))).toBe(said(answer));
+    for (const same of [ids, [ids]]) expect(said(await ask(TEXT, { prompt: same }))).toBe(said(answer));
     expect(answer.usage.prompt_tokens).toBe(ids.length);
   });
 
