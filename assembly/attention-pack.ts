@@ -1,5 +1,5 @@
 /**
- * What forward and backward attention share: the packing of rows of one head, which keys a tile of queries sees, and
+ * The parts that forward and backward attention share: the packing of rows of one head, which keys a tile of queries sees, and
  * the exponential. A *panel* is 8 queries side by side in two vectors, at a multiple of 8.
  */
 import { loadSome } from "./lanes";

@@ -137,7 +137,7 @@ function crossEntropy(): void {
   }
 }
 
-/** Whether a value of x[n] is greater than `limit`, or (`orEqual`) as great. */
+/** Tells whether a value of x[n] is greater than `limit`, or (`orEqual`) as great. */
 function anyAbove(x: usize, n: i32, limit: f32, orEqual: bool): bool {
   const all = f32x4.splat(limit);
   const end = x + (<usize>n << 2);

@@ -17,7 +17,7 @@ function writePairs(table: usize): void {
   }
 }
 
-/** What the codes of two bytes stand for. Looked up in memory: putting four bytes together in registers takes three times as long. */
+/** Returns what the codes of two bytes stand for. Looked up in memory: putting four bytes together in registers takes three times as long. */
 // @ts-ignore: decorator
 @inline
 function four(table: usize, codes: usize): v128 {
@@ -37,7 +37,7 @@ function prepare(x: usize, k: i32, out: usize): void {
   }
 }
 
-/** What the first four of eight codes stand for (Q8: those at even places). `table` is that of the pairs, or HALVES. */
+/** Returns what the first four of eight codes stand for (Q8: those at even places). `table` is that of the pairs, or HALVES. */
 // @ts-ignore: decorator
 @inline
 function first(type: i32, table: usize, codes: usize): v128 {

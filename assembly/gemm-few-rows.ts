@@ -26,14 +26,14 @@ const VECTORS: usize = memory.data<u32>(
   [1 << 13, 1 << 13, 1 << 13, 1 << 13, 1 << 29, 1 << 29, 1 << 29, 1 << 29, 0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000], 16,
 );
 
-/** What `evenOf` takes. */
+/** Returns what `evenOf` takes. */
 // @ts-ignore: decorator
 @inline
 function evenVector(type: i32): v128 {
   return type == F16 ? v128.load(VECTORS) : i32x4.splat(0);
 }
 
-/** What `oddOf` takes. */
+/** Returns what `oddOf` takes. */
 // @ts-ignore: decorator
 @inline
 function oddVector(type: i32): v128 {
@@ -57,7 +57,7 @@ function oddOf(type: i32, words: v128, odd: v128): v128 {
   return v128.and(words, odd);
 }
 
-/** What makes up for the 2^-112 of `evenOf`: one half is in the prepared row, so that no product is subnormal, one in the sum. */
+/** The factor that makes up for the 2^-112 of `evenOf`: one half is in the prepared row, so that no product is subnormal, one in the sum. */
 const HALF_SCALE: f32 = reinterpret<f32>((127 + 56) << 23);
 
 /**
@@ -75,14 +75,14 @@ function prepare(type: i32, x: usize, k: i32, rows: i32, out: usize, rest: usize
   memory.copy(rest, x, <usize>(k & 7) << 2);
 }
 
-/** Of the eight elements at b, as f32, those that meet the first four of a prepared row. */
+/** Returns, of the eight elements at b, as f32, the ones that meet the first four of a prepared row. */
 // @ts-ignore: decorator
 @inline
 function firstFour(type: i32, b: usize, even: v128): v128 {
   return type == F32 ? v128.load(b) : evenOf(type, v128.load(b), even);
 }
 
-/** Those that meet the last four. */
+/** Returns the ones that meet the last four. */
 // @ts-ignore: decorator
 @inline
 function lastFour(type: i32, b: usize, odd: v128): v128 {

@@ -38,7 +38,7 @@ export function widenEvenF16(words: v128): v128 {
   return fromShifted(i32x4.dot_i16x8_s(words, v128.load(WORDS)));
 }
 
-/** Those in the high halves. */
+/** Widens the elements in the high halves. */
 // @ts-ignore: decorator
 @inline
 export function widenOddF16(words: v128): v128 {

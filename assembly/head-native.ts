@@ -197,7 +197,7 @@ function endLogits(scale: usize, losses: usize, best: usize, hits: usize): void 
   }
 }
 
-/** Of the best classes of all blocks the first with the greatest logit. */
+/** Returns the first of the best classes of all blocks with the greatest logit. */
 function firstOfBlocks(best: usize, most: usize, stride: usize): i32 {
   let top: f32 = -f32.POSITIVE_INFINITY;
   let found = -1;

@@ -35,7 +35,7 @@ const NIBBLES: usize = memory.data<i8>([
   0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8,
 ], 16);
 
-/** Of sixteen bytes with two codes each the first ones. */
+/** Returns the first codes of sixteen bytes with two codes each. */
 // @ts-ignore: decorator
 @inline
 function evenCodes(bytes: v128): v128 {
@@ -98,7 +98,7 @@ function byteOf(i: usize, codes: v128): v128 {
   return i8x16.relaxed_swizzle(v128.load(TABLE + 16 * i), codes);
 }
 
-/** What 16 codes stand for: the first four at a0 times s0, the next behind it times s1; with `both` the last eight likewise at a1. */
+/** Returns what 16 codes stand for: the first four at a0 times s0, the next behind it times s1; with `both` the last eight likewise at a1. */
 // @ts-ignore: decorator
 @inline
 export function storeValues(type: i32, codes: v128, s0: v128, s1: v128, a0: usize, both: bool, s2: v128, s3: v128, a1: usize): void {

@@ -26,7 +26,7 @@ export function softCap(x: usize, y: usize, n: i32, cap: f32): void {
   if (n & 3) storeSome(y, softCap4(loadSome(x, n & 3), factor, inverse), n & 3);
 }
 
-/** Of one number. */
+/** The soft cap of one number. */
 export function softCapOf(x: f32, cap: f32): f32 {
   return f32x4.extract_lane(softCap4(f32x4.splat(x), f32x4.splat(cap), f32x4.splat(1 / cap)), 0);
 }

@@ -5,19 +5,19 @@ import { UserError } from "./base/errors.ts";
 import type { Executor } from "./runtime/executor.ts";
 import type { MatmulChoice } from "./wasm/matmul.ts";
 
-/** What `--device` takes. */
+/** The values of `--device`. */
 export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 
 export type DeviceName = (typeof DEVICES)[number];
 
-/** What `--matmul` takes. */
+/** The values of `--matmul`. */
 export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const satisfies MatmulChoice[];
 
 export interface DeviceOptions {
   readonly device: DeviceName;
   /** CPU threads; by default one per core. */
   readonly threads?: number | undefined;
-  /** What computes large matrix products on `wasm`; `auto` by default. */
+  /** The provider of large matrix products on `wasm`; `auto` by default. */
   readonly matmul?: MatmulChoice | undefined;
   /** Asked before a device with a driver is opened. */
   readonly trial?: Trial | undefined;
@@ -30,7 +30,7 @@ export type Trial = (device: "cuda" | "webgpu") => Promise<string | null>;
 export interface Device {
   readonly name: Exclude<DeviceName, "auto">;
   readonly executor: Executor;
-  /** What computes: library, threads. */
+  /** The library and threads that compute. */
   readonly description: string;
   /** Why it is not the device that the user may expect; said once. */
   readonly notice: string | null;

@@ -16,7 +16,7 @@ export interface JointGraph {
 export interface DifferentiateOptions {
   /** Inputs of role `param` whose gradients are wanted. */
   readonly trainable: ReadonlySet<string>;
-  /** Whether the gradient of the segment's input boundary is wanted. */
+  /** True if the gradient of the segment's input boundary is wanted. */
   readonly inputGrad: boolean;
 }
 

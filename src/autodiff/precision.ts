@@ -61,7 +61,7 @@ function graphInPrecision(graph: Graph, dtype: FloatType, taped?: Graph): Graph 
   };
   const fresh = (name: string): string => (types.has(name) || graph.types.has(name) ? fresh(`${name}_`) : name);
 
-  /** What an exact cast to f32 of the graph was made from: the value itself for who computes in that type. */
+  /** The values that exact casts to f32 were made from: for nodes that compute in that type. */
   const sources = new Map<string, string>();
   const forms = new Map<string, string>();
   const form = (name: string, dtype: FloatType): string => {

@@ -18,7 +18,7 @@ export interface SelectiveOptions {
 }
 
 /**
- * Whether `name` means this value of a node: an operator (`SwiGLU`), or a part of the value's path: `mlp`, `q_proj` and
+ * Tells whether `name` means this value of a node: an operator (`SwiGLU`), or a part of the value's path: `mlp`, `q_proj` and
  * `rotated` all mean `self_attn.q_proj.rotated` or its like.
  */
 export function isNamed(name: string, value: string, node: Node): boolean {

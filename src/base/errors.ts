@@ -21,7 +21,7 @@ export function messageOf(error: unknown): string {
 const LONGEST_EXPLANATION = 300;
 
 /**
- * What a library says of input that it refuses, cut to a readable length; `otherwise` where it only stumbled over it,
+ * Returns what a library says of input that it refuses, cut to a readable length; `otherwise` where it only stumbled over it,
  * which tells a user nothing.
  */
 export function explanationOf(error: unknown, otherwise: string): string {

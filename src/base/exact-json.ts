@@ -11,7 +11,7 @@
 export class JsonNumber {
   constructor(readonly source: string) {}
 
-  /** Whether Python reads a float, and not an int. */
+  /** Tells whether Python reads a float, and not an int. */
   get isFloat(): boolean {
     return /[.eE]/.test(this.source);
   }
@@ -50,7 +50,7 @@ export function mapValues(
   return copy;
 }
 
-/** Whether a value that `JSON.parse` gave holds a number or a key that may be written otherwise in its text. */
+/** Tells whether a value that `JSON.parse` gave holds a number or a key that may be written otherwise in its text. */
 export function needsExact(value: unknown): boolean {
   if (typeof value !== "object") return typeof value === "number";
   if (value === null) return false;

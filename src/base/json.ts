@@ -75,7 +75,7 @@ export function show(value: unknown): string {
   return text.length <= 80 ? text : `${text.slice(0, 77)}...`;
 }
 
-/** What a JSON value is, in words, for an error message. */
+/** Returns what a JSON value is, in words, for an error message. */
 export function jsonKind(value: unknown): string {
   if (value === null) return "null";
   if (value === undefined) return "nothing";

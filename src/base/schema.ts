@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "./errors.ts";
 import { show } from "./json.ts";
 
-/** What schemas of configuration files are made of. */
+/** The parts that schemas of configuration files are made of. */
 
 /** Dimensions above this are surely a mistake, and keep every product below 2^53. */
 export const size = z.int().positive().max(16_777_216);

@@ -18,7 +18,7 @@ export const VERBS: VerbTable = {
   completion: { summary: "completion for bash, zsh or fish", load: () => import("./verbs/completion.ts") },
 };
 
-/** What this program has processes of its own do, by their first argument; no verbs for users. */
+/** The work of this program's own processes, by their first argument; no verbs for users. */
 export const CHILDREN: Readonly<Record<string, () => Promise<{ run(args: readonly string[]): Promise<number> }>>> = {
   [EXAMINE_DEVICE]: () => import("../doctor/examine-device.ts"),
   [TRAIN]: () => import("../library/train-child.ts"),

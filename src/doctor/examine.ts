@@ -10,7 +10,7 @@ export interface Report {
   readonly cores: number;
   readonly memory: { readonly total: number; readonly free: number };
   readonly devices: readonly DeviceReport[];
-  /** What `--device auto` takes. */
+  /** The device that `--device auto` takes. */
   readonly auto: DeviceName;
 }
 

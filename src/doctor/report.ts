@@ -2,20 +2,20 @@ import type { DeviceName } from "../device.ts";
 import type { Missing } from "../ort/cuda.ts";
 import type { SelfTest } from "./self-test.ts";
 
-/** What is examined: a device, and of `wasm` the way in which it computes matrix products. */
+/** Describes what is examined: a device, and of `wasm` the way in which it computes matrix products. */
 export interface Target {
   readonly device: Exclude<DeviceName, "auto">;
   readonly matmul: "wasm" | "native" | null;
 }
 
-/** What was found out of one device. */
+/** Describes what was found out of one device. */
 export interface DeviceReport extends Target {
   readonly works: boolean;
   readonly description: string | null;
   readonly test: SelfTest | null;
   /** Why it does not work, where that is not something missing. */
   readonly problem: string | null;
-  /** Whether that is the end of the process that it was tested in. */
+  /** True if that is the end of the process that it was tested in. */
   readonly crashed: boolean;
   readonly missing: readonly Missing[];
   /** Parts of it that are there. */

@@ -7,7 +7,7 @@ import { SwiGLU } from "../ops/swiglu.ts";
 import { createRandom } from "../base/random.ts";
 import { type Address, align, type Call, type Executor } from "../runtime/executor.ts";
 
-/** What an executor was found to do. */
+/** Describes what an executor was found to do. */
 export interface SelfTest {
   /** Largest error of an operator against float64, relative to its largest result; f32 rounds to 6e-8. */
   readonly error: number;

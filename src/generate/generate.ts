@@ -12,7 +12,7 @@ export interface GenerateOptions {
   readonly sampler: Sampler;
 }
 
-/** What happens on the way of a generation: the cache holds so many tokens of the prompt and more are to come, or a new token. */
+/** Describes what happens on the way of a generation: the cache holds so many tokens of the prompt and more are to come, or a new token. */
 export type GenerateStep = { readonly held: number } | { readonly id: number };
 
 /** Continues a prompt, token by token, until a stop token, the limit, or the end of the decoder's room. */

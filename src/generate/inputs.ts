@@ -7,7 +7,7 @@ import { type Address, align, type Executor } from "../runtime/executor.ts";
 export interface Next {
   readonly id: number;
   readonly position: number;
-  /** What the token attends to begins here; windows begin later. */
+  /** The first position that the token attends to; windows begin later. */
   readonly start: number;
 }
 

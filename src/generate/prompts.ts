@@ -23,7 +23,7 @@ export function rawPrompt(tokenizer: Tokenizer, text: string): Int32Array {
   return withPrefix(tokenizer, tokenizer.encode(text));
 }
 
-/** What a model is asked, as tokens, and the line that the answer goes into. */
+/** Describes what a model is asked, as tokens, and the line that the answer goes into. */
 export interface Prompt {
   readonly ids: Int32Array;
   readonly where: string;

@@ -8,19 +8,19 @@ export type Said = { readonly reasoning: string } | { readonly text: string };
 /** Separates reasoning from the answer in a text that comes in pieces. */
 export interface ReasoningReader {
   push(piece: string): Said[];
-  /** What was held back. */
+  /** Returns what was held back. */
   end(): Said[];
 }
 
 const OPEN = "<think>";
 const CLOSE = "</think>";
 
-/** Whether a model's template has reasoning written in the form that `createReasoningReader` reads. */
+/** Tells whether a model's template has reasoning written in the form that `createReasoningReader` reads. */
 export function writesReasoning(template: string): boolean {
   return template.includes(CLOSE);
 }
 
-/** Whether a prompt ends within the reasoning, as DeepSeek-R1's does: the model's first words belong to it. */
+/** Tells whether a prompt ends within the reasoning, as DeepSeek-R1's does: the model's first words belong to it. */
 export function endsInReasoning(tokenizer: Tokenizer, prompt: ArrayLike<number>): boolean {
   return tokenizer.decode(Array.from(prompt).slice(-8)).trimEnd().endsWith(OPEN);
 }

@@ -61,10 +61,10 @@ const KEYS = Object.keys(SAMPLING) as SamplingKey[];
 
 export type SamplingValues = Readonly<Record<SamplingKey, number>>;
 
-/** What a command line says of sampling. */
+/** Describes what a command line says of sampling. */
 export type SamplingFlags = Readonly<Partial<Record<SamplingKey, number | undefined>>>;
 
-/** What a model's folder says of sampling. */
+/** Describes what a model's folder says of sampling. */
 export interface GenerationConfig {
   readonly values: Partial<SamplingValues>;
   /** Values that are out of range, which are not used. */

@@ -1,8 +1,8 @@
 /** Lets a text through up to the first of some stop sequences, which may come in several pieces. */
 export interface StopText {
-  /** What of the text so far is certain to come before any stop sequence; `isStopped` when one has come. */
+  /** Returns what of the text so far is certain to come before any stop sequence; `isStopped` when one has come. */
   push(piece: string): { readonly text: string; readonly isStopped: boolean };
-  /** What was held back because a stop sequence could have begun in it. */
+  /** Returns what was held back because a stop sequence could have begun in it. */
   end(): string;
 }
 

@@ -4,11 +4,11 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 export interface TextStream {
   /** The text that is certain now: `""` while a character is incomplete. */
   push(id: number): string;
-  /** What was held back. */
+  /** Returns what was held back. */
   end(): string;
 }
 
-/** What an incomplete UTF-8 sequence decodes to. */
+/** The character that an incomplete UTF-8 sequence decodes to. */
 const REPLACEMENT = "\uFFFD";
 
 /**

@@ -9,7 +9,7 @@ export function typeFor(wanted: GgufType, shape: Shape): GgufType {
   return shape.at(-1)! % GGUF_TYPES[wanted].elements === 0 ? wanted : "f16";
 }
 
-/** Of a model in 4 bits, the matrix that makes the logits has 8, as `llama-quantize` too gives it more. */
+/** Gives the matrix that makes the logits 8 bits in a model of 4, as `llama-quantize` too gives it more. */
 export function headType(wanted: GgufType): GgufType {
   return wanted === "q4_0" ? "q8_0" : wanted;
 }

@@ -5,14 +5,14 @@ import { samplingParameters } from "./sampling.ts";
 
 type Message = Readonly<Record<"role" | "content", string>>;
 
-/** What stands before and behind a content. */
+/** Describes what stands before and behind a content. */
 type Turn = readonly [before: string, behind: string];
 
 /** A chat format that Ollama's templates (Go's text/template) can say. */
 interface Format {
   /** A role's turn; the assistant's begins as its answer is asked for. */
   readonly turn: (role: string) => Turn;
-  /** What asks for an answer, where that is not how the assistant's turn begins. */
+  /** The text that asks for an answer, where the assistant's turn begins otherwise. */
   readonly answer?: string;
   /** Where a system prompt stands: in a turn of its own, or before the content of the first or the last user turn. */
   readonly system: "turn" | "first" | "last";

@@ -75,7 +75,7 @@ function interleavedHeads(module: string, config: ModelConfig): number {
   return module === "self_attn.k_proj" ? config.kvHeads : 0;
 }
 
-/** Whether llama.cpp has the model's sliding window; in the other families every token sees the whole text there. */
+/** Tells whether llama.cpp has the model's sliding window; in the other families every token sees the whole text there. */
 export function hasWindows(config: ModelConfig): boolean {
   return familyOf(config).gguf.window === "applied" && config.slidingWindow !== null;
 }

@@ -1,7 +1,7 @@
 import type { SamplingKey, SamplingValues } from "../generate/sampling.ts";
 import type { GgufValue } from "./write.ts";
 
-/** What a setting is called in GGUF metadata (`general.sampling.`) and as a parameter of a Modelfile. */
+/** The names of settings in GGUF metadata (`general.sampling.`) and as parameters of a Modelfile. */
 const NAMES: Readonly<Partial<Record<SamplingKey, { readonly gguf: string; readonly ollama: string }>>> = {
   temperature: { gguf: "temp", ollama: "temperature" },
   topP: { gguf: "top_p", ollama: "top_p" },
@@ -17,7 +17,7 @@ function named(values: Partial<SamplingValues>) {
   });
 }
 
-/** What a model's `generation_config.json` says of sampling, for llama.cpp, which samples so unless told otherwise. */
+/** Returns what a model's `generation_config.json` says of sampling, for llama.cpp, which samples so unless told otherwise. */
 export function samplingMetadata(values: Partial<SamplingValues>): [string, GgufValue][] {
   return named(values).map(({ gguf, value }) => [`general.sampling.${gguf}`, gguf === "top_k" ? { u32: value } : { f32: value }]);
 }

@@ -44,7 +44,7 @@ interface Bpe {
   /** Pairs of tokens, the first to be joined first. */
   readonly merges: readonly (readonly [string, string])[];
   readonly unknown: string | null;
-  /** Whether what is no token is written as bytes, each of which is a token. */
+  /** True if what is no token is written as bytes, each of which is a token. */
   readonly bytes: boolean;
 }
 
@@ -99,11 +99,11 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
   ]);
 }
 
-/** What llama.cpp looks up in the vocabulary of a model whose name says Phi-3; it does not load one that lacks any of them. */
+/** The tokens that llama.cpp looks up in the vocabulary of a model whose name says Phi-3; it does not load a model that lacks any of them. */
 const PHI3_TOKENS = ["</s>", "<unk>", "<s>", "<|endoftext|>"];
 
 /**
- * Whether there are tokens that take the white space behind them, and whether llama.cpp knows of it: of Phi-3's, but not of
+ * Tells whether there are tokens that take the white space behind them, and whether llama.cpp knows of it: of Phi-3's, but not of
  * others' (Phi-4-mini).
  */
 export function spaceTaking({ json, idOf }: Tokenizer): "none" | "known" | "unknown" {
@@ -195,11 +195,11 @@ function listed(value: unknown, key: string): Record<string, unknown>[] {
   return (isRecord(value) && Array.isArray(value[key]) ? value[key] : [value]).filter(isRecord);
 }
 
-/** What a space is in SentencePiece's tokens. */
+/** The character that stands for a space in SentencePiece's tokens. */
 const SPACE = "\u2581";
 
 /**
- * Whether a text gets a space in front. llama.cpp puts one behind every special token too, as older tokenizers do; newer ones
+ * Tells whether a text gets a space in front. llama.cpp puts one behind every special token too, as older tokenizers do; newer ones
  * ("first") put one only where a text begins. With a chat template a text begins with a special token: no space then.
  * @throws {UserError} spaces are not what SentencePiece makes of them
  */
@@ -254,7 +254,7 @@ function preTokenizer(bpe: Bpe): string {
   );
 }
 
-/** Whether merges make every token of its characters, so that `ignore_merges` makes no difference. */
+/** Tells whether merges make every token of its characters, so that `ignore_merges` makes no difference. */
 function mergesMakeAll({ vocab, merges, json }: Bpe): boolean {
   const ranks = new Map(merges.map((pair, rank) => [pair.join(" "), rank]));
   const added = new Set(addedTokens(json).map((token) => token["content"]));

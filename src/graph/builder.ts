@@ -1,6 +1,6 @@
 import { type Attrs, type Graph, type GraphOutput, type InputRole, type Node, type TensorType, typeOf } from "./types.ts";
 
-/** What the builder needs of an operator; `ops/` adds the gradient rule, the ONNX body and the lowering. */
+/** Describes what the builder needs of an operator; `ops/` adds the gradient rule, the ONNX body and the lowering. */
 export interface OpSignature<A extends Attrs = Attrs> {
   readonly name: string;
   /** Types of the outputs. Throws when the inputs do not fit the operator. `null` is an absent optional input. */

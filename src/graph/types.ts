@@ -32,7 +32,7 @@ export interface Node {
 }
 
 /**
- * What a graph input is bound to.
+ * Describes what a graph input is bound to.
  * - `boundary`: the tensor that enters the segment
  * - `param`: a weight (frozen or trainable)
  * - `batch`: data of the micro-batch, the same for all segments (token ids, positions, ...)
@@ -45,7 +45,7 @@ export interface Node {
 export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "cache" | "accumulator";
 
 /**
- * What a graph output is: `param-grad` is `accumulator + gradient`, `correct` how many labels were the likeliest token, `token-losses` what an
+ * Describes what a graph output is: `param-grad` is `accumulator + gradient`, `correct` how many labels were the likeliest token, `token-losses` what an
  * open head says of each token (see `SegmentModel.open`).
  */
 export type OutputRole =

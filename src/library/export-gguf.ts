@@ -67,7 +67,7 @@ export async function exportGguf(options: ExportGgufOptions, { sink = () => {} }
   }
 }
 
-/** What llama.cpp does otherwise, though not so much that it could not be used. */
+/** Returns what llama.cpp does otherwise, though not so much that it could not be used. */
 function differences(config: ModelConfig, tokenizer: Tokenizer): string[] {
   const { slidingWindow } = config;
   const found: string[] = [];

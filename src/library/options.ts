@@ -50,7 +50,7 @@ export const SAMPLING_OPTIONS = {
   seed: z.int().min(0).max(2147483647).default(42).describe("seeds the sampling"),
 } as const;
 
-/** What every call may be given beside its own options. */
+/** Describes what every call may be given beside its own options. */
 export interface CallOptions {
   /** Called with everything that happens, in order. An error that the sink throws ends the call. */
   readonly sink?: ((event: VerbEvent) => void) | undefined;

@@ -95,7 +95,7 @@ export interface PlannedMemory extends FixedBytes {
 export interface PlanReport extends Summary {
   readonly segments: readonly PlannedSegment[];
   readonly schedule: readonly string[];
-  /** What `memory.process` is: the process itself, or what a card's library takes. */
+  /** The owner of `memory.process`: the process itself, or a card's library. */
   readonly owner: string;
   readonly memory: PlannedMemory;
   readonly withoutCheckpointing: number;
@@ -219,7 +219,7 @@ function reportOf(plan: ModelPlan, base: number, owner: string): PlanReport {
   };
 }
 
-/** What a step moves, and how fast that goes. */
+/** Returns what a step moves, and how fast that goes. */
 function offloadReport(chain: Chain, schedule: Schedule): NonNullable<PlanReport["offload"]> {
   const { transfers, waited } = simulate(chain, schedule);
   const bytes = (wanted: "out" | "in") =>

@@ -47,9 +47,9 @@ export interface ServeCallOptions extends Pick<CallOptions, "sink"> {
 
 /** A server that takes requests. */
 export interface RunningServer {
-  /** What clients take as the base of OpenAI's API. */
+  /** The address that clients take as the base of OpenAI's API. */
   readonly url: string;
-  /** What clients call the model. */
+  /** The model's name for clients. */
   readonly model: string;
   /** The longest text in tokens, prompt and answer together. */
   readonly context: number;

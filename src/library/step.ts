@@ -54,7 +54,7 @@ export interface StepResult {
   readonly labelled: number;
   /** Gradients in the file. */
   readonly gradients: number;
-  /** What gradients were multiplied by on their way in f16; else 1. */
+  /** The factor of the gradients on their way in f16; else 1. */
   readonly lossScale: number;
   /** Bytes. */
   readonly predictedPeak: number;

@@ -7,11 +7,11 @@ import type { RunResult } from "../train/run/run.ts";
 /** The first argument of a process that trains for another one. */
 export const CHILD = "train-child";
 
-/** What the child is told: first what to train, then perhaps to stop. */
+/** Describes what the child is told: first what to train, then perhaps to stop. */
 export type ToChild =
   { readonly type: "run"; readonly config: TrainConfig; readonly given: readonly string[] } | { readonly type: "stop" };
 
-/** What the child tells. The last message is a result or an error. */
+/** Describes what the child tells. The last message is a result or an error. */
 export type FromChild =
   | { readonly type: "ready" }
   | { readonly type: "event"; readonly event: RunEvent }

@@ -28,7 +28,7 @@ export interface LoadedModel {
 }
 
 /**
- * What runs a model with an adapter beside its weights; without one, what runs the model alone.
+ * Returns what runs a model with an adapter beside its weights; without one, what runs the model alone.
  * @throws {UserError} an adapter of modules that it can only be merged into
  */
 export function adapterTuning(adapter: Adapter | null, config: ModelConfig): AdapterTuning {
@@ -133,7 +133,7 @@ function writeFile({ executor, resident }: LoadedModel, param: ParamInfo, values
   executor.write(resident.param.get(param.name)!, new Uint8Array(ordered.buffer, ordered.byteOffset, ordered.byteLength));
 }
 
-/** What the base model has of a parameter that is trained whole. */
+/** Returns what the base model has of a parameter that is trained whole. */
 function baseValues({ source, config }: LoadedModel, { name, type }: ParamInfo): Float32Array<ArrayBuffer> {
   const { parameter } = parameterOf(withoutPrefix(name)!);
   const entry = storedEntry(source, config, parameter);

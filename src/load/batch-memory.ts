@@ -4,7 +4,7 @@ import { createRope } from "./rotary-tables.ts";
 import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 
-/** What a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/samples/batch.ts`. */
+/** Describes what a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/samples/batch.ts`. */
 export interface TokenBatch {
   readonly ids: Int32Array;
   /** Target of each position; -100 is none. */
@@ -28,8 +28,9 @@ export interface BatchMemory {
   /** Keys dropout: `draw` counts micro-batches. */
   setRng(seed: number, draw: number): void;
   setRows(rows: Int32Array): void;
-  /** Of an open head: the loss of each of the first `count` tokens, and the scale of each, `factor` times what is given. */
+  /** Returns an open head's loss of each of the first `count` tokens. */
   tokenLosses(count: number): Float32Array;
+  /** Sets an open head's scale of each token: `factor` times the given one. */
   setScales(scales: ArrayLike<number>, factor: number): void;
 }
 

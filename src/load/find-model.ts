@@ -13,7 +13,7 @@ export interface NamedModel {
 /** How a model is found that is not on this machine yet. */
 export type FindModelOptions = Pick<HubOptions, "onProgress">;
 
-/** What a verb's `--model` and `--adapter` mean together. */
+/** Describes what a verb's `--model` and `--adapter` mean together. */
 export interface FoundModel {
   /** The base model as it was named, and its folder on this machine. */
   readonly name: string;
@@ -22,7 +22,7 @@ export interface FoundModel {
   readonly adapter: string | null;
 }
 
-/** Whether a folder holds an adapter and no model: what training with LoRA leaves. */
+/** Tells whether a folder holds an adapter and no model: what training with LoRA leaves. */
 const isAdapter = (folder: string): boolean =>
   existsSync(join(folder, "adapter_config.json")) && !existsSync(join(folder, "config.json"));
 

@@ -27,7 +27,7 @@ export interface OpenModel {
   readonly tokenizer: Tokenizer;
   readonly source: TensorSource;
   readonly adapter: Adapter | null;
-  /** What identifies the base model. */
+  /** The identity of the base model. */
   readonly identity: ModelIdentity;
   close(): void;
 }

@@ -85,7 +85,7 @@ function yarnFrequencies(
   });
 }
 
-/** What YaRN multiplies cos and sin by. */
+/** Returns what YaRN multiplies cos and sin by. */
 export function yarnAttentionFactor(scaling: Extract<RopeScaling, { type: "yarn" }>): number {
   const { factor, attentionFactor, mscale, mscaleAllDim } = scaling;
   const scale = (by: number) => (factor <= 1 ? 1 : 0.1 * by * Math.log(factor) + 1);

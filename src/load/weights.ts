@@ -18,20 +18,20 @@ export function storedWeightType(source: TensorSource): (name: string) => FloatT
 
 /** How frozen weights are to lie in memory. */
 export interface WeightStorage {
-  /** Of frozen weights in memory that are not quantised, and of what an executor of `halves: "all"` computes in; by default weights are as stored, and all else is f32. */
+  /** The type of frozen weights in memory that are not quantised, and of the values of an executor with `halves: "all"`; by default weights are as stored, and all else is f32. */
   readonly dtype?: FloatType | undefined;
-  /** Of the blocks' linear layers. */
+  /** The format of the blocks' linear layers. */
   readonly quantize?: Quantised | "off" | undefined;
   /** Embedding and head as 8-bit integers. */
   readonly quantizeEmbedding?: boolean | undefined;
 }
 
-/** What a configuration or flags say of it. */
+/** Returns what a configuration or flags say of it. */
 export function storageOf({ dtype, quantize, quantizeEmbedding }: WeightStorage): WeightStorage {
   return { dtype, quantize, quantizeEmbedding };
 }
 
-/** Of frozen weights in an executor's memory; quantised are those with whole blocks in their rows. */
+/** Returns the types of frozen weights in an executor's memory; weights with whole blocks in their rows are quantised. */
 export function weightTypeOf(
   { halves }: Pick<Executor, "halves">,
   source: TensorSource,
@@ -47,7 +47,7 @@ export function weightTypeOf(
   };
 }
 
-/** What programs compute in on an executor, when `dtype` is asked for. */
+/** Returns what programs compute in on an executor, when `dtype` is asked for. */
 export function computeType({ halves }: Pick<Executor, "halves">, dtype: FloatType | undefined): FloatType {
   return halves === "all" ? (dtype ?? "f32") : "f32";
 }

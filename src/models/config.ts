@@ -3,7 +3,7 @@ import type { RopeConfig } from "./rope.ts";
 
 export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
 
-/** What the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
+/** Describes what the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
 export interface ModelConfig {
   /** Row of the table of families (`families/index.ts`): the model type in `config.json`. */
   readonly family: string;
@@ -37,17 +37,17 @@ export interface ModelConfig {
   /** Attention scores s, or logits, become cap * tanh(s / cap) (Gemma 2); null: they stay. */
   readonly attentionSoftCap: number | null;
   readonly logitSoftCap: number | null;
-  /** What is added to the weights of RMSNorm: 1 for Gemma, whose weights are offsets from it. */
+  /** The number that is added to the weights of RMSNorm: 1 for Gemma, whose weights are offsets from it. */
   readonly normOffset: 0 | 1;
   /** Factor of the embeddings, not rounded: sqrt(hiddenSize) for Gemma, Granite's `embedding_multiplier`, 1 for all others. */
   readonly embeddingScale: number;
-  /** Whether that factor is rounded to the dtype of the weights (Gemma). */
+  /** True if that factor is rounded to the dtype of the weights (Gemma). */
   readonly roundsEmbeddingScale: boolean;
   /** Factor of what attention and MLP give before it is added to their input: Granite's `residual_multiplier`, 1 for all others. */
   readonly residualScale: number;
   /** Factor of the logits: 1 / Granite's `logits_scaling`, 1 for all others. */
   readonly logitScale: number;
-  /** What the names of all modules but the head begin with: a Gemma 3 with images holds its text part apart. */
+  /** The begin of the names of all modules but the head: a Gemma 3 with images holds its text part apart. */
   readonly modulePrefix: "model." | "model.language_model.";
   /** Biases on the query, key and value projections. */
   readonly attentionBias: boolean;

@@ -25,7 +25,7 @@ export function checkContext(config: Pick<ModelConfig, "maxPositions" | "rope">,
   }
 }
 
-/** Whether a text beyond the context would have other frequencies than one within it. */
+/** Tells whether a text beyond the context would have other frequencies than one within it. */
 export function isStretched({ rope }: Pick<ModelConfig, "rope">): boolean {
   return rope.scaling.type === "dynamic";
 }

@@ -80,7 +80,7 @@ export class ParamScope {
     return size && { kind: adapterKind(tuning.method), size };
   }
 
-  /** Whether nothing of an adapter is trained. */
+  /** Tells whether nothing of an adapter is trained. */
   get frozen(): boolean {
     return hasAdapters(this.tuning) && this.tuning.frozen;
   }
@@ -139,7 +139,7 @@ export function linear(scope: ParamScope, x: string, spec: LinearSpec): string {
   return adapter === null ? product(layer) : adapter.kind.linear(layer, adapter.size);
 }
 
-/** What a kind of adapter takes of any layer. */
+/** Returns what a kind of adapter takes of any layer. */
 export function adaptedInput(
   scope: ParamScope,
   x: string,

@@ -5,7 +5,7 @@ import type { ModelConfig } from "./config.ts";
 import type { RopeConfig } from "./rope.ts";
 import type { Tuning } from "./tuning.ts";
 
-/** What the graphs of all segments begin with. */
+/** Describes what the graphs of all segments begin with. */
 export interface SegmentOptions {
   /** Rows of a micro-batch times row length: the static first dimension of every activation. */
   readonly tokens: number;
@@ -26,12 +26,12 @@ export interface SegmentOptions {
  */
 export type HeadKind = "loss" | "token-losses";
 
-/** What the types of the batch inputs depend on. */
+/** Describes what the types of the batch inputs depend on. */
 export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted" | "head"> {
   readonly rows?: number;
 }
 
-/** Whether `scale` has a value for each token. */
+/** Tells whether `scale` has a value for each token. */
 export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): boolean {
   return weighted || head === "token-losses";
 }

@@ -28,7 +28,7 @@ export type RopeScaling =
     }
   | {
       readonly type: "longrope";
-      /** What each frequency is divided by, in sequences of up to `originalMaxPositions` tokens and in longer ones. */
+      /** The divisors of the frequencies, in sequences of up to `originalMaxPositions` tokens and in longer ones. */
       readonly shortFactors: readonly number[];
       readonly longFactors: readonly number[];
       readonly originalMaxPositions: number;

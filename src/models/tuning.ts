@@ -10,7 +10,7 @@ export interface AdapterTuning {
   readonly adapts: (module: string) => AdapterSize | null;
   /** Which weights of the base model are trained whole, by checkpoint name; without it, none. */
   readonly trains?: (name: string) => boolean;
-  /** Whether nothing is trained. */
+  /** True if nothing is trained. */
   readonly frozen: boolean;
 }
 
@@ -21,7 +21,7 @@ export interface FullTuning {
   readonly trains?: (name: string) => boolean;
 }
 
-/** What is added to a base model, and what is trained. */
+/** Describes what is added to a base model, and what is trained. */
 export type Tuning = AdapterTuning | FullTuning;
 
 export function hasAdapters(tuning: Tuning): tuning is AdapterTuning {

@@ -17,7 +17,7 @@ export const OBJECTIVE_NAMES = TABLE.map(({ name }) => name) as [ObjectiveName, 
 /** One line for each, for help texts. */
 export const OBJECTIVE_SUMMARY = TABLE.map(({ name, summary }) => `${name}: ${summary}`).join("; ");
 
-/** What everything is that does not say otherwise. */
+/** The objective of a run that does not name one. */
 export const DEFAULT_OBJECTIVE: ObjectiveName = nextToken.name;
 
 type FlagsOf<T extends readonly unknown[]> = T extends readonly [{ readonly flags: infer F }, ...infer Rest]
@@ -29,7 +29,7 @@ export const OBJECTIVE_FLAGS = Object.assign({}, ...TABLE.map(({ flags }) => fla
 
 export const OBJECTIVE_KEYS = Object.keys(OBJECTIVE_FLAGS) as readonly (keyof typeof OBJECTIVE_FLAGS)[];
 
-/** What chooses an objective: its name, and the flags of all. */
+/** Describes what chooses an objective: its name, and the flags of all. */
 export type ObjectiveSettings = { readonly objective: ObjectiveName } & z.output<z.ZodObject<typeof OBJECTIVE_FLAGS>>;
 
 const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, any> => TABLE.find((each) => each.name === name)!;
@@ -39,7 +39,7 @@ export function objectiveOf(settings: ObjectiveSettings): Objective {
   return { ...definition, head: create(settings) };
 }
 
-/** What a run's numbers depend on, a text for each; none for the default, which runs of old have. */
+/** Returns what a run's numbers depend on, a text for each; none for the default, which runs of old have. */
 export function objectiveFingerprint(settings: ObjectiveSettings): string[] {
   if (settings.objective === DEFAULT_OBJECTIVE) return [];
   const { flags } = definitionOf(settings.objective);

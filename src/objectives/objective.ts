@@ -3,7 +3,7 @@ import type { Example } from "../data/examples/example.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 
 /**
- * What is learned: which examples, what of the model's output makes the loss, and what is told of it. An objective is one file in this folder
+ * Describes what is learned: which examples, what of the model's output makes the loss, and what is told of it. An objective is one file in this folder
  * and one line of its table.
  *
  * The examples of a micro-batch are in it as a whole, with all their texts (`MicroBatch.spans`), packed or padded. The chain of segments ends in
@@ -16,13 +16,13 @@ import type { MicroBatch } from "../data/samples/batch.ts";
  */
 export interface ObjectiveDefinition<N extends string = string, F extends z.ZodRawShape = z.ZodRawShape> {
   readonly name: N;
-  /** What is learned, for the help: a phrase. */
+  /** The thing that is learned, for the help: a phrase. */
   readonly summary: string;
   /** Kinds of examples that it takes. */
   readonly accepts: readonly Example["kind"][];
   /** Texts of an example that stay together in a row, which has room for so many of the sequence length. */
   readonly texts: number;
-  /** What an evaluation finds besides `loss`, which every objective has, in the order in which it is shown. */
+  /** The metrics of an evaluation besides `loss`, which every objective has, in the order in which they are shown. */
   readonly metrics: readonly Metric[];
   /** Flags of its own, by configuration key; all have defaults. */
   readonly flags: F;
@@ -48,7 +48,7 @@ export interface OpenHead extends Totals {
   judge(batch: MicroBatch, losses: Float32Array): Judgement;
 }
 
-/** What a micro-batch's losses come to. */
+/** Describes what a micro-batch's losses come to. */
 export interface Judgement {
   readonly sums: Sums;
   /** Derivatives of the sum that `loss` is the mean of, by each token's loss: of either sign. */

@@ -92,7 +92,7 @@ class FunctionBody implements BodyBuilder {
   private readonly nodes: NodeProto[] = [];
   private readonly counts = new Map<string, number>();
   private readonly constants = new Map<string, string>();
-  /** Of the values so far; an absent one has none. */
+  /** The types of the values so far; an absent value has none. */
   private readonly dtypes: Map<string, DType | null>;
 
   constructor(

@@ -25,7 +25,7 @@ const NOTES: Readonly<Record<string, string>> = {
 
 export const fileNameOf = (model: SegmentModel, program: string): string => `${model.id}.${program}.onnx`;
 
-/** Whether a program is written: all are by default. */
+/** Says whether a program is written: all are by default. */
 type Wanted = (graph: Graph) => boolean;
 
 export interface WriteOptions {

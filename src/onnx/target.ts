@@ -2,7 +2,7 @@ import type { AttrValue } from "../graph/types.ts";
 import type { DType } from "../base/dtype.ts";
 import { dtypeOf } from "./encode.ts";
 
-/** What a runtime that reads a model has kernels for, as far as that decides how the model is written. */
+/** Describes what a runtime that reads a model has kernels for, as far as that decides how the model is written. */
 export interface Target {
   /** Bit operations on integers: CUDA has none. */
   readonly bitOps: boolean;
@@ -41,7 +41,7 @@ export function outputDtype(op: string, inputs: readonly (DType | null)[], attrs
   return first;
 }
 
-/** Whether a target needs casts around an operator with inputs of these types. */
+/** Tells whether a target needs casts around an operator with inputs of these types. */
 export function needsCasts(op: string, inputs: readonly (DType | null)[], { bf16 }: Target): boolean {
   return !bf16 && !MOVES.has(op) && inputs.includes("bf16");
 }

@@ -136,7 +136,7 @@ export const AdamW8bit = defineOp<NoAttrs>({
   ],
 });
 
-/** What a block is divided by: its scale, or 1 where all of it is 0. */
+/** Returns what a block is divided by: its scale, or 1 where all of it is 0. */
 function divisorOf(body: BodyBuilder, scales: string): string {
   return body.op("Where", [body.op("LessOrEqual", [scales, body.scalar(0)]), body.scalar(1), scales]);
 }

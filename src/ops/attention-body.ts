@@ -19,11 +19,11 @@ export interface Sizes {
   /** Query heads per key head. */
   readonly group: number;
   readonly dim: number;
-  /** Of queries, keys, values and what is like them. */
+  /** The type of queries, keys, values and the like. */
   readonly dtype: FloatType;
 }
 
-/** Of the scores: see `CausalAttention`. */
+/** Settings of the scores: see `CausalAttention`. */
 export interface Scores {
   readonly scale: number;
   readonly softcap?: number;

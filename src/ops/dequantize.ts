@@ -17,7 +17,7 @@ export const NF4_VALUES: readonly number[] = [
 ];
 
 interface Format {
-  /** Of the codes, which tells the formats apart. */
+  /** The type of the codes, which tells the formats apart. */
   readonly dtype: DType;
   /** Codes in an element of it. */
   readonly codes: number;
@@ -104,7 +104,7 @@ export const Dequantize = defineOp<NoAttrs>({
 });
 
 /**
- * What codes stand for, before the scale. A byte of NF4 looks up a pair. (ONNX's own DequantizeLinear is not used: ONNX Runtime may
+ * Returns what codes stand for, before the scale. A byte of NF4 looks up a pair. (ONNX's own DequantizeLinear is not used: ONNX Runtime may
  * turn it and a product into one with 8-bit activations, which is another number.)
  */
 function valuesOf(body: BodyBuilder, codes: string, type: TensorType): string {

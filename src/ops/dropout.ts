@@ -5,7 +5,7 @@ import { philoxBody } from "./philox-body.ts";
 import { defineOp, expectShape, type OpDef } from "./types.ts";
 
 type PhiloxDropoutAttrs = {
-  /** Of an element to become 0. */
+  /** The probability of an element to become 0. */
   readonly probability: number;
   /** Which mask of the segment: every dropout of a segment has its own number. */
   readonly site: number;

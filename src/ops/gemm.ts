@@ -113,7 +113,7 @@ export interface Product {
   readonly a: Operand;
   /** Stored [k, n], or [n, k] with `transB`. */
   readonly b: Operand;
-  /** What is added: [m, n], which may be the output, or one row [n] for all. */
+  /** The addend: [m, n], which may be the output, or one row [n] for all. */
   readonly c?: { readonly value: Operand; readonly row: boolean } | null;
   readonly out: Operand;
   readonly m: number;
@@ -126,7 +126,7 @@ export interface Product {
   /** B is codes. */
   readonly quantised?: { readonly scales: Operand; readonly format: number };
   readonly alpha?: number;
-  /** Of dimension `dim` only what lies below the i32 `count` when it begins at `first` is computed. */
+  /** The part of dimension `dim` that is computed: below the i32 `count`, when the dimension begins at `first`. */
   readonly clip?: { readonly dim: "m" | "k"; readonly count: Operand; readonly first: number };
 }
 

@@ -8,7 +8,7 @@ export function isFloat(dtype: DType): dtype is FloatType {
   return dtype in HALF_CODE;
 }
 
-/** Whether all are floats of one type: f32, or the half type that a runtime computes in. */
+/** Tells whether all are floats of one type: f32, or the half type that a runtime computes in. */
 export function areFloats(...types: readonly (TensorType | null | undefined)[]): boolean {
   const [first] = types;
   return !!first && isFloat(first.dtype) && types.every((type) => type?.dtype === first.dtype);

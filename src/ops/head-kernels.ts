@@ -6,7 +6,7 @@ import { emitGemm, type Product, storedOperand } from "./gemm.ts";
 import type { HeadSizes } from "./linear-cross-entropy-body.ts";
 import type { KernelEmitter, Operand, Scalar, Scratch } from "./types.ts";
 
-/** What the operators of the fused head have in common: operands, and the lowering to kernels of WebAssembly. */
+/** The part that the operators of the fused head have in common: operands, and the lowering to kernels of WebAssembly. */
 
 export type HeadAttrs = {
   /** Logits x become softcap tanh(x / softcap) (Gemma 2, arXiv 2408.00118); absent: they stay. */
@@ -41,14 +41,14 @@ export function softCapOf(e: KernelEmitter<HeadAttrs>): Scalar {
   return { f32: e.attrs.softcap ?? 0 };
 }
 
-/** Whether h [T, H] and W [V, H] are of one float type, and labels i32[T]. */
+/** Tells whether h [T, H] and W [V, H] are of one float type, and labels i32[T]. */
 export function isHead(...[h, w, labels]: readonly (TensorType | null | undefined)[]): boolean {
   const matrices = areFloats(h, w) && h!.shape.length === 2 && w!.shape.length === 2;
   const tokens = labels?.dtype === "i32" && labels.shape.length === 1 && labels.shape[0] === h?.shape[0];
   return matrices && tokens && h!.shape[1] === w!.shape[1];
 }
 
-/** Whether low f32[T, r] and up f32[V, r] are there with a finite alpha, or none of the three is. */
+/** Tells whether low f32[T, r] and up f32[V, r] are there with a finite alpha, or none of the three is. */
 export function isUpdate(
   h: TensorType | null | undefined,
   w: TensorType | null | undefined,
@@ -64,7 +64,7 @@ export function isUpdate(
   );
 }
 
-/** Whether scale is f32[1], or f32[T]. */
+/** Tells whether scale is f32[1], or f32[T]. */
 export function isScale(h: TensorType | null | undefined, scale: TensorType | null | undefined): boolean {
   return scale?.dtype === "f32" && scale.shape.length === 1 && (isOne(scale) || scale.shape[0] === h?.shape[0]);
 }

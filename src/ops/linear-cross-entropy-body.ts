@@ -22,7 +22,7 @@ export interface HeadSizes {
   readonly width: number;
   /** Each token has a scale of its own. */
   readonly scales: boolean;
-  /** Of h and W. */
+  /** The type of h and W. */
   readonly dtype: FloatType;
   /** The logits get alpha low up^T, of the inputs `at` and `at + 1`, f32. */
   readonly update?: { readonly at: number; readonly rank: number; readonly alpha: number };

@@ -3,7 +3,7 @@ import { byteLength, elements, sameType } from "../graph/types.ts";
 import { defineOp, expectShape, type NoAttrs, notDifferentiable } from "./types.ts";
 
 /**
- * What Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) needs beside matrix products: its momentum, the start
+ * The operators that Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) needs beside matrix products: its momentum, the start
  * of the Newton-Schulz iteration, and the step. `hyper` is f32[5]: learning rate, momentum, weight decay, gradient scale, and
  * the share of the buffer in the direction: 1, or with Nesterov's momentum `momentum`.
  */

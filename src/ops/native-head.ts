@@ -39,7 +39,7 @@ export interface HeadOperands {
     /** null: not wanted. */
     readonly dh: Operand;
     readonly dw: Operand;
-    /** What dW is added to. */
+    /** The sum that dW is added to. */
     readonly sum: Operand;
   };
 }

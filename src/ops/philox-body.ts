@@ -38,9 +38,9 @@ const CHUNK = 2 ** 18;
 const MOST_CHUNKS = 16;
 
 const ROUNDS = 10;
-/** Of the counter's words 0 and 2. */
+/** Multipliers of the counter's words 0 and 2. */
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
-/** What the key's words grow by from round to round. */
+/** Steps by which the key's words grow from round to round. */
 const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
 
 /** With bit operations: words are u64 in 0..2^32-1 -> i64 [4 blocks]: all words 0, then all words 1, .... */

@@ -82,7 +82,7 @@ export const ColumnDot: OpDef<NoAttrs> = defineOp<NoAttrs>({
   accumulates: { output: 0, input: 3 },
 });
 
-/** Whether a vector has an element for each column of a matrix. */
+/** Tells whether a vector has an element for each column of a matrix. */
 function isRow(type: TensorType | null | undefined, { shape: [, columns] }: TensorType): boolean {
   return type?.dtype === "f32" && type.shape.length === 1 && type.shape[0] === columns;
 }

@@ -4,7 +4,7 @@ import type { DType } from "../base/dtype.ts";
 import type { Opcode } from "../../assembly/opcodes.ts";
 
 /**
- * What a gradient rule sees. It adds nodes to `builder`, which already holds the forward nodes: a forward value used
+ * Describes what a gradient rule sees. It adds nodes to `builder`, which already holds the forward nodes: a forward value used
  * here becomes a residual (or is recomputed, as the policy says). Contract: a rule returns one gradient per input,
  * `null` where `needs(i)` is false or the gradient is zero; the caller sums gradients of values used more than once.
  */
@@ -17,7 +17,7 @@ export interface GradientContext<A extends Attrs = Attrs> {
   output(i: number): string;
   /** Gradient of output `i`, or null when nothing depends on it. */
   grad(i: number): string | null;
-  /** Whether the gradient of input `i` is wanted. */
+  /** Tells whether the gradient of input `i` is wanted. */
   needs(i: number): boolean;
 }
 
@@ -39,7 +39,7 @@ export interface BodyConstant {
 
 /** Builds the body of a model-local function out of standard ONNX (opset 23) operators. */
 export interface BodyBuilder {
-  /** Whether who runs the body has bit operations on integers. */
+  /** True if who runs the body has bit operations on integers. */
   readonly bitOps: boolean;
   /** Adds a node with `outputs` outputs (default 1) and returns their names. */
   op(name: string, inputs: readonly string[], attrs?: Readonly<Record<string, AttrValue>>, outputs?: 1): string;
@@ -74,7 +74,7 @@ export interface OffsetOperand {
 /** A kernel argument that is not a pointer: integer (i32) or `{ f32 }`. */
 export type Scalar = number | { readonly f32: number };
 
-/** What a lowering emits into. Commands run in order, all threads inside each, a barrier between two. */
+/** Describes what a lowering emits into. Commands run in order, all threads inside each, a barrier between two. */
 export interface KernelEmitter<A extends Attrs = Attrs> {
   readonly node: Node;
   readonly attrs: A;
@@ -83,7 +83,7 @@ export interface KernelEmitter<A extends Attrs = Attrs> {
   /** Scales of input `i` where that is a quantised matrix's codes, read in place; else null. */
   scales(i: number): string | null;
   output(i: number): string;
-  /** Whether output `i` is used by anyone; an unused output may be left unwritten and its operand is null. */
+  /** Tells whether output `i` is used by anyone; an unused output may be left unwritten and its operand is null. */
   used(i: number): boolean;
   type(value: string): TensorType;
   /** Workspace bytes that live during this node only. */
@@ -109,12 +109,12 @@ export interface ProductShape extends ProductKind {
   readonly k: number;
 }
 
-/** What commands can have computed natively. A session is an address in the process, good for any sizes. */
+/** Describes what commands can have computed natively. A session is an address in the process, good for any sizes. */
 export interface NativeLibrary {
-  /** Whether a whole product is faster there than by the kernel. */
+  /** Tells whether a whole product is faster there than by the kernel. */
   pays(product: ProductShape): boolean;
   product(kind: ProductKind): number;
-  /** Of each row, or of each element. */
+  /** An operation on each row, or on each element. */
   unary(op: "Softmax" | "Exp"): number;
 }
 
@@ -151,7 +151,7 @@ export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
   readonly cost: "compute" | "memory";
 }
 
-/** Of an operator without attributes. */
+/** The attributes of an operator without any. */
 export type NoAttrs = Record<never, never>;
 
 export function defineOp<A extends Attrs>(op: OpDef<A>): OpDef<A> {

@@ -32,7 +32,7 @@ export interface OptimizerChoice {
   ruleOf(param: ParamInfo): UpdateRule;
 }
 
-/** What a configuration says of the optimizer: a key that is absent has the optimizer's own default. */
+/** Describes what a configuration says of the optimizer: a key that is absent has the optimizer's own default. */
 export type OptimizerConfig = { readonly optimizer?: OptimizerName | undefined; readonly learningRate?: number | undefined } & {
   readonly [K in Hyperparameter]?: Hyperparameters[K] | undefined;
 };

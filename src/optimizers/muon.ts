@@ -31,7 +31,7 @@ export const muon = defineOptimizer({
 });
 
 /**
- * Whether a parameter is a matrix between activations, and no table of the vocabulary: neither an embedding or a head, nor
+ * Tells whether a parameter is a matrix between activations, and no table of the vocabulary: neither an embedding or a head, nor
  * `embed_tokens.lora_embedding_A`, whose columns are looked up as an embedding's rows are.
  */
 function isHidden({ name, type }: ParamInfo): boolean {

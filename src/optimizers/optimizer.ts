@@ -58,13 +58,13 @@ export interface StateSlot {
   readonly start: number;
 }
 
-/** What is known when a step is to be done. */
+/** Describes what is known when a step is to be done. */
 export interface UpdateStep {
   /** The number of the update, from 1. */
   readonly count: number;
   readonly learningRate: number;
   /** 0 for vectors, whatever is asked for. */
   readonly weightDecay: number;
-  /** What all gradients are multiplied by: it clips, and takes the loss scale out. */
+  /** The factor of all gradients: it clips, and takes the loss scale out. */
   readonly gradientScale: number;
 }

@@ -42,7 +42,7 @@ export interface Missing {
 export interface CudaState {
   /** Empty when CUDA can be used. */
   readonly missing: readonly Missing[];
-  /** What is there, with its place or version. */
+  /** The parts that are there, with their places or versions. */
   readonly found: readonly string[];
 }
 
@@ -107,7 +107,7 @@ export function findCuda(search: CudaSearch = systemSearch()): CudaState {
   return { missing, found };
 }
 
-/** Whether ONNX Runtime's own files for CUDA are installed. Nothing is loaded. */
+/** Tells whether ONNX Runtime's own files for CUDA are installed. Nothing is loaded. */
 export function hasProviderFiles(): boolean {
   try {
     const folder = dirname(libraryPath());
@@ -118,7 +118,7 @@ export function hasProviderFiles(): boolean {
   }
 }
 
-/** Whether there is a driver or ONNX Runtime's files, but not all else: the user might expect CUDA to be used. */
+/** Tells whether there is a driver or ONNX Runtime's files, but not all else: the user might expect CUDA to be used. */
 export function isHalfInstalled({ missing, found }: CudaState): boolean {
   const telling: readonly string[] = [DRIVER_NAME, ...PROVIDER_FILES];
   return missing.length > 0 && found.some((name) => telling.includes(name));

@@ -1,7 +1,7 @@
 import { type Pointer, ptr } from "bun:ffi";
 import { cString, created, loadOrt, type OrtApi } from "./library.ts";
 
-/** What all sessions of the process share. */
+/** Describes what all sessions of the process share. */
 export interface OrtEnvironment {
   readonly api: OrtApi;
   readonly env: Pointer;

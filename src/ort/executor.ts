@@ -38,7 +38,7 @@ interface OrtCall extends Call {
   start(): void;
 }
 
-/** What the providers have kernels for. In f16 the CPU's get casts from ONNX Runtime itself. */
+/** The types that the providers have kernels for. In f16 the CPU's get casts from ONNX Runtime itself. */
 export const TARGETS: Readonly<Record<OrtProvider, Target>> = {
   cpu: { bitOps: true, bf16: false },
   cuda: { bitOps: false, bf16: true },

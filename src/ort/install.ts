@@ -113,7 +113,7 @@ interface ZipEntry {
   readonly method: number;
   readonly packed: number;
   readonly bytes: number;
-  /** Of the packed bytes. */
+  /** The offset of the packed bytes. */
   readonly offset: number;
 }
 

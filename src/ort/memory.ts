@@ -9,7 +9,7 @@ import { copyModel, zeroModel } from "./copy-models.ts";
 export interface OrtMemory {
   /** Names it, in tensors and to allocators. */
   readonly info: Pointer;
-  /** Whether `reserve` takes from the arena of the programs' temporary memory. */
+  /** True if `reserve` takes from the arena of the programs' temporary memory. */
   readonly isInArena: boolean;
   /** Bytes reserved so far. */
   readonly reserved: number;

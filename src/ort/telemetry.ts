@@ -1,6 +1,6 @@
 import { openLibc } from "../base/process/libc.ts";
 
-/** What ONNX Runtime looks for when its environment is made. */
+/** The variable that ONNX Runtime looks for when its environment is made. */
 const VARIABLE = "ORT_DISABLE_TELEMETRY";
 
 let done = false;

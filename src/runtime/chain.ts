@@ -97,7 +97,7 @@ export interface ChainOffload {
   readonly alignment: number;
 }
 
-/** What all segments of one model have in common. */
+/** Describes what all segments of one model have in common. */
 interface ModelRow {
   readonly trains: boolean;
   /** Bytes of the boundary that it takes in, and whether the backward outputs its gradient. */

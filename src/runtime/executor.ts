@@ -61,7 +61,7 @@ export interface Card {
 export interface Executor {
   readonly name: string;
   readonly threads: number;
-  /** What bf16 and f16 may be the types of: nothing, weights in memory alone, or all that programs compute. */
+  /** The values that bf16 and f16 may be the types of: none, weights in memory alone, or all that programs compute. */
   readonly halves: "none" | "weights" | "all";
   /** Compiles a graph. Throws when an operator has no kernel here. */
   prepare(graph: Graph): Program;

@@ -1,6 +1,6 @@
 import type { Address } from "./executor.ts";
 
-/** What has been moved so far: bytes, and seconds. */
+/** Describes what has been moved so far: bytes, and seconds. */
 export interface TransferCounts {
   readonly out: number;
   readonly in: number;

@@ -79,7 +79,7 @@ export interface ResidentBytes {
   readonly optimizer: number;
 }
 
-/** What an optimizer asks for: an order of the trainable parameters, and memory for its state. */
+/** Describes what an optimizer asks for: an order of the trainable parameters, and memory for its state. */
 export interface OptimizerMemory {
   readonly layout: FlatLayout;
   readonly bytes: number;

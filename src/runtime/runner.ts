@@ -183,7 +183,7 @@ function bindTransfers(
       }
       return () => void fetches.set(key, { ticket: outside.fetch(address, bytes, place, copies.get(key)!), address, bytes });
     },
-    /** What a computation waits for: fetches of what it reads, and copies of what is freed behind it. */
+    /** Returns what a computation waits for: fetches of what it reads, and copies of what is freed behind it. */
     around(op: Computation): Pick<BoundStep, "before" | "after"> {
       const keys = [`boundary ${op.i - 1}`, `tape ${op.i}`];
       const frees = op.kind === "FN" || op.kind === "B" || op.kind === "BR";

@@ -3,7 +3,7 @@ import { type Address, align, type Executor } from "./executor.ts";
 
 /** A word each: the segments' indices, the loss, its seed gradient, the count of correct labels. */
 export interface StepWords extends Pick<StepMemory, "segmentIndex" | "lossGradient" | "loss" | "correct"> {
-  /** What the last forward pass found: the scaled loss, and how many labels were the likeliest token. */
+  /** Returns what the last forward pass found: the scaled loss, and how many labels were the likeliest token. */
   score(): { readonly loss: number; readonly correct: number };
 }
 

@@ -17,7 +17,7 @@ import type { ScheduledProgram } from "./scheduled.ts";
  * It takes about the time of another forward and of all that is computed again.
  */
 export interface Verifier {
-  /** What to do before and after a step. */
+  /** Returns what is to be done before and after a step. */
   watch(step: ScheduledProgram, places: Places): { before(): void; after(): void };
   /** Remembers an item that is copied outside, and compares what has come back: always exactly. */
   copied(item: string, address: Address, bytes: number): void;
@@ -147,7 +147,7 @@ export function createVerifier(
 
 interface Checksum {
   readonly hash: bigint;
-  /** Of values and of their magnitudes; 0 where the hash alone decides. */
+  /** The sums of values and of their magnitudes; 0 where the hash alone decides. */
   readonly sum: number;
   readonly magnitude: number;
 }

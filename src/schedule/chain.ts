@@ -60,7 +60,7 @@ export interface Chain {
   readonly offload: Link | null;
 }
 
-/** What may be left out of a chain; see `makeChain`. */
+/** Describes what may be left out of a chain; see `makeChain`. */
 export type ChainInput = Pick<Chain, "a" | "r" | "uf" | "ub"> &
   Partial<Pick<Chain, "g" | "of" | "ob" | "ot" | "w" | "frozen">> & {
     readonly variants?: readonly (readonly Variant[] | null)[];

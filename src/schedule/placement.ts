@@ -25,7 +25,7 @@ export interface Placement {
   readonly lowerBound: number;
 }
 
-/** What has to be placed. */
+/** Describes what has to be placed. */
 export type Lifetime = Omit<PlacedItem, "offset">;
 
 /**

@@ -10,7 +10,7 @@
 import { type Chain, variant } from "./chain.ts";
 import { formatOp, movedItem, type Op, type Schedule } from "./ops.ts";
 
-/** What occupies the stash, and `workspace`, which lasts one step. */
+/** Describes what occupies the stash, and `workspace`, which lasts one step. */
 export type ItemKind = "boundary" | "tape" | "gradient" | "param-grad" | "workspace";
 
 /** A stretch of memory over a range of steps. An item that was freed and made again is two. */

@@ -1,4 +1,4 @@
-/** What a schedule does, in a few numbers and a sentence. */
+/** A schedule in a few numbers and a sentence. */
 import { type Chain, idealTime } from "./chain.ts";
 import type { Schedule } from "./ops.ts";
 import { simulate } from "./simulate.ts";

@@ -21,11 +21,11 @@ export interface ServedModel {
   readonly decoders: readonly Decoder[];
   readonly vocabSize: number;
   readonly stop: ReadonlySet<number>;
-  /** What a request says nothing about. */
+  /** The settings of requests that name none. */
   readonly sampling: Omit<SamplingOptions, "seed"> & { readonly maxNewTokens: number };
 }
 
-/** What a request asks of the decoder. */
+/** Describes what a request asks of the decoder. */
 export interface AnswerOrder {
   readonly prompt: readonly number[];
   /** Tokens of the answer at most. */

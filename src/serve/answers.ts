@@ -8,10 +8,10 @@ import { createTurns } from "./turns.ts";
 import { callsOf, type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
 import { createPartReader, type Part } from "./parts.ts";
 
-/** What became of a request for an answer. */
+/** Describes what became of a request for an answer. */
 export interface AnswerReport {
   readonly promptTokens: number;
-  /** Of these, what was in the cache. */
+  /** The number of prompt tokens that were in the cache. */
   readonly cachedTokens: number;
   readonly answerTokens: number;
   /** null: it was not finished, for `error`. */
@@ -45,7 +45,7 @@ export function createResponder(
 ): Responder {
   const turns = createTurns(waiting);
   const decoderFor = createCaches(model.decoders);
-  /** Of the last answer: after about so long there is a place in the queue again. */
+  /** The seconds of the last answer: after about so long there is a place in the queue again. */
   let lastSeconds = 0;
 
   const enter = (signal: AbortSignal): Promise<() => void> => {

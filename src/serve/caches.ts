@@ -4,7 +4,7 @@ import type { Decoder } from "../generate/open-decoder.ts";
 export type Caches = (prompt: readonly number[]) => Decoder;
 
 /**
- * Of several decoders the one whose cache saves most, if it saves no less than it forgets: the prompt goes on with at least half
+ * Chooses, of several decoders, the one whose cache saves most, if it saves no less than it forgets: the prompt goes on with at least half
  * of the text in it, as the next turn of a conversation does. For any other prompt, the one that was used longest ago.
  */
 export function createCaches(decoders: readonly Decoder[]): Caches {

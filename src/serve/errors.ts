@@ -1,6 +1,6 @@
 import { UserError } from "../base/errors.ts";
 
-/** What a request is refused with: OpenAI's shape, so that its clients raise their own exceptions. */
+/** Describes what a request is refused with: OpenAI's shape, so that its clients raise their own exceptions. */
 export interface ErrorBody {
   readonly error: {
     readonly message: string;
@@ -35,7 +35,7 @@ export class ApiError extends Error {
   }
 }
 
-/** What users can mend is a client's mistake here. @param param the field that `make` reads */
+/** Turns an error that users can mend into a client's mistake. @param param the field that `make` reads */
 export function refusing<T>(param: string | null, code: string, make: () => T): T {
   try {
     return make();

@@ -3,7 +3,7 @@ import { UserError } from "../base/errors.ts";
 import { show } from "../base/json.ts";
 import { ApiError } from "./errors.ts";
 
-/** Who may ask. */
+/** The callers that may ask. */
 export interface GuardOptions {
   /** Without a key everyone who reaches the server may. */
   readonly apiKey: string | null;
@@ -16,7 +16,7 @@ export interface GuardOptions {
 export interface Guard {
   /** @throws {ApiError} */
   check(request: Request, url: URL): void;
-  /** What a browser wants to read beside an answer. */
+  /** Returns what a browser wants to read beside an answer. */
   headers(request: Request): Record<string, string>;
 }
 
@@ -91,7 +91,7 @@ function digest(text: string): Buffer {
   return createHash("sha256").update(text).digest();
 }
 
-/** Whether a name means this machine and nothing else. */
+/** Tells whether a name means this machine and nothing else. */
 export function isLoopback(hostname: string): boolean {
   return hostname === "localhost" || hostname === "[::1]" || hostname === "::1" || /^127(?:\.\d{1,3}){3}$/.test(hostname);
 }

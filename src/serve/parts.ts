@@ -8,7 +8,7 @@ export type Part = TextOrCall | { readonly reasoning: string };
 /** Finds reasoning and calls in an answer that comes in pieces, as far as the order looks for them. No part has an empty text. */
 export function createPartReader({ calls, reasoning }: Pick<AnswerOrder, "calls" | "reasoning">): {
   push(piece: string): Part[];
-  /** What was held back. */
+  /** Returns what was held back. */
   end(): Part[];
 } {
   const texts: PartReader = calls ? createCallReader() : createTextReader();

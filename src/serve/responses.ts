@@ -7,16 +7,16 @@ export interface Usage {
   /** With the token or the text that ended the answer. */
   readonly completion_tokens: number;
   readonly total_tokens: number;
-  /** Of the prompt, what was in the cache of keys and values. */
+  /** The part of the prompt that was in the cache of keys and values. */
   readonly prompt_tokens_details: { readonly cached_tokens: number };
 }
 
 export type FinishReason = "stop" | "length" | "tool_calls";
 
-/** What all paths begin with. */
+/** The begin of all paths. */
 export const BASE = "/v1";
 
-/** What is the same in an answer and all its pieces. */
+/** Describes what is the same in an answer and all its pieces. */
 export interface Head {
   readonly id: string;
   /** Unix time. */
@@ -29,12 +29,12 @@ export interface Endpoint {
   readonly path: string;
   readonly idPrefix: string;
   whole(head: Head, parts: readonly Part[], reason: FinishReason, usage: Usage): object;
-  /** What a stream begins with. */
+  /** Returns what a stream begins with. */
   first(head: Head): object | null;
   /** @param calls before this piece */
   piece(head: Head, part: Part, calls: number): object;
   last(head: Head, reason: FinishReason): object;
-  /** What a stream ends with, if it was asked for. */
+  /** Returns what a stream ends with, if it was asked for. */
   usage(head: Head, usage: Usage): object;
 }
 

@@ -21,7 +21,7 @@ export interface ServerOptions {
   onRequest(report: RequestReport): void;
 }
 
-/** What became of a request. */
+/** Describes what became of a request. */
 export interface RequestReport {
   readonly method: string;
   readonly path: string;
@@ -33,7 +33,7 @@ export interface RequestReport {
 }
 
 export interface ModelServer {
-  /** What clients take as the base of OpenAI's API. */
+  /** The address that clients take as the base of OpenAI's API. */
   readonly url: string;
   /** Cuts the answers that are being made, and resolves when all connections are closed. */
   stop(): Promise<void>;
@@ -43,7 +43,7 @@ export interface ModelServer {
 export const MOST_BYTES = 4 * 1024 * 1024;
 /** Seconds without a request until a connection is closed. */
 const IDLE_SECONDS = 120;
-/** What is left to clients, at the end, to read their answers. */
+/** The milliseconds that clients have, at the end, to read their answers. */
 const FAREWELL_MS = 1000;
 
 interface Exchange {
@@ -205,7 +205,7 @@ async function readJson(request: Request): Promise<unknown> {
   return withExactParts(body, text);
 }
 
-/** What templates print of a body has numbers and keys as they are written; the body's own numbers stay JavaScript's. */
+/** Gives the parts of a body that templates print their numbers and keys as they are written; the body's own numbers stay JavaScript's. */
 function withExactParts(body: unknown, text: string): unknown {
   if (!isRecord(body)) return body;
   const parts = ["messages", "tools", "chat_template_kwargs"].filter((name) => needsExact(body[name]));

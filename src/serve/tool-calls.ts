@@ -15,7 +15,7 @@ export type TextOrCall = { readonly text: string } | { readonly call: ToolCall }
 /** Finds the calls in an answer that comes in pieces. No part has an empty text. */
 export interface PartReader {
   push(piece: string): TextOrCall[];
-  /** What was held back. */
+  /** Returns what was held back. */
   end(): TextOrCall[];
 }
 
@@ -27,7 +27,7 @@ export function createTextReader(): PartReader {
 const OPEN = "<tool_call>";
 const CLOSE = "</tool_call>";
 
-/** Whether a model's template has calls written in the form that `createCallReader` reads. */
+/** Tells whether a model's template has calls written in the form that `createCallReader` reads. */
 export function writesCalls(template: string): boolean {
   return template.includes(OPEN) && template.includes(CLOSE);
 }

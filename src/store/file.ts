@@ -12,13 +12,13 @@ import { fileError } from "../base/files/files.ts";
 
 export interface OffloadFile {
   readonly fd: number;
-  /** Whether bytes go past the page cache. */
+  /** True if bytes go past the page cache. */
   readonly isDirect: boolean;
-  /** Whether the file system itself is in memory, so that nothing is saved. */
+  /** True if the file system itself is in memory, so that nothing is saved. */
   readonly isInMemory: boolean;
 }
 
-/** What addresses, sizes and offsets of direct access are multiples of, on every disk. */
+/** The number that addresses, sizes and offsets of direct access are multiples of, on every disk. */
 export const DIRECT_ALIGNMENT = 4096;
 
 /** Linux: a file without a name (O_TMPFILE includes O_DIRECTORY). Other systems make a file and remove its name at once. */

@@ -14,14 +14,14 @@ import { awaitMove, awaitReady, createMoveQueue, isDone, issue, type MoveQueue, 
 import type { Boot } from "./thread.ts";
 
 export interface Store extends OffloadMemory {
-  /** What it is, for people and as a name of its bandwidth: `a file in FOLDER` or `host memory`. */
+  /** The store in words, for people and as a name of its bandwidth: `a file in FOLDER` or `host memory`. */
   readonly description: string;
-  /** What the user should know about it. */
+  /** A sentence about the store that the user should know. */
   readonly notice: string | null;
   close(): void;
 }
 
-/** What addresses and sizes of an executor's offloaded items are multiples of. */
+/** Returns what addresses and sizes of an executor's offloaded items are multiples of. */
 export function storeAlignment({ reach }: Pick<Executor, "reach">): number {
   return reach.kind === "device" ? ALIGNMENT : DIRECT_ALIGNMENT;
 }

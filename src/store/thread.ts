@@ -4,7 +4,7 @@ import { type Pointer, toArrayBuffer } from "bun:ffi";
 import type { Reach } from "../runtime/executor.ts";
 import { fail, type Move, type MoveQueue, serve } from "./move-queue.ts";
 
-/** What a thread needs to start. */
+/** Describes what a thread needs to start. */
 export interface Boot {
   readonly direction: "out" | "in";
   readonly queue: MoveQueue;

@@ -373,10 +373,10 @@ const NUMERIC_KEYS = [
 /** Settings of the same sort that are named where they are given, so that older checkpoints, which know nothing of them, stay what they are. */
 const LATER_KEYS = ["rankPattern", "alphaPattern", "bias", "modulesToSave"] as const satisfies TrainConfigKey[];
 
-/** Of these, the ones that only say how long to train: a run may be resumed with others, and then goes on to its new end. */
+/** The numeric keys that only say how long to train: a run may be resumed with others, and then goes on to its new end. */
 const LENGTH_KEYS: readonly TrainConfigKey[] = ["epochs", "steps"];
 
-/** What a fingerprint says of the base model, each with a SHA-256 behind it. */
+/** The parts of a fingerprint about the base model, each with a SHA-256 behind it. */
 const IDENTITY = {
   config: "the base model's config.json, SHA-256",
   weights: "the base model's weights, SHA-256",

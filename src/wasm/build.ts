@@ -36,7 +36,7 @@ function keyOf(root: string): string {
   return hash.digest("hex").slice(0, 16);
 }
 
-/** Whether the compiled kernels fit the sources. */
+/** Tells whether the compiled kernels fit the sources. */
 export function kernelsAreCurrent(root = PROGRAM_FOLDER): boolean {
   return latest(root) === keyOf(root);
 }

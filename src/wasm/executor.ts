@@ -15,20 +15,20 @@ import { NATIVE_SCRATCH } from "./native.ts";
 export interface WasmExecutorOptions {
   /** Threads that run kernels, this one included; by default one per core. Results do not depend on it. */
   readonly threads?: number;
-  /** What computes large matrix products; `wasm` by default. */
+  /** The provider of large matrix products; `wasm` by default. */
   readonly matmul?: MatmulChoice;
   /** Bytes that the executor may use at most: 4 GiB, what 32-bit addresses reach, by default. */
   readonly memoryLimit?: number;
   /** Runs commands one by one and reports each: the node it belongs to (null: a final copy) and its seconds. */
   readonly profile?: (node: Node | null, seconds: number, graph: Graph) => void;
-  /** What `profile` measures with, in milliseconds; `performance.now` by default. */
+  /** The clock of `profile`, in milliseconds; `performance.now` by default. */
   readonly clock?: () => number;
 }
 
 export interface WasmExecutor extends Executor {
   /** Bytes that the executor took for itself besides `reserved`: thread scratch, commands, static data. */
   readonly overhead: number;
-  /** What computes large matrix products, and why. */
+  /** The provider of large matrix products, and the reason for it. */
   readonly matmul: Pick<MatmulProvider, "name" | "reason">;
   /** For instruments and tests. */
   readonly memory: WebAssembly.Memory;
@@ -155,7 +155,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
 }
 
 interface Threads {
-  /** Of this thread, which is thread 0. */
+  /** The kernels of this thread, which is thread 0. */
   readonly kernels: Kernels;
   /** The other threads, waiting for work. */
   readonly workers: readonly Worker[];

@@ -3,7 +3,7 @@ import type { Address } from "../runtime/executor.ts";
 import type { KernelModule } from "./kernels.ts";
 import { createNativeImports, type NativeThread, noNativeImports } from "./native.ts";
 
-/** What a thread needs to start. */
+/** Describes what a thread needs to start. */
 export interface Boot {
   readonly modules: Readonly<Record<KernelModule, WebAssembly.Module>>;
   readonly memory: WebAssembly.Memory;

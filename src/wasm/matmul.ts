@@ -19,7 +19,7 @@ export interface MatmulProvider {
   readonly name: "wasm" | "native";
   /** One sentence: which library, or why there is none. */
   readonly reason: string;
-  /** What threads and lowerings need; null: all products are computed by WebAssembly kernels. */
+  /** The library for threads and lowerings; null: all products are computed by WebAssembly kernels. */
   readonly native: (NativeLibrary & { readonly boot: NativeBoot; close(): void }) | null;
 }
 

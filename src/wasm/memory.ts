@@ -3,7 +3,7 @@ import { UserError } from "../base/errors.ts";
 
 /** A page of WebAssembly memory. */
 const PAGE = 65536;
-/** What 32-bit addresses reach: 4 GiB. */
+/** Pages that 32-bit addresses reach: 4 GiB. */
 const MAX_PAGES = 65536;
 
 /** Addresses below belong to the static data of the modules (`memoryBase` in asconfig.json) and to null pointers. */

@@ -2,7 +2,7 @@ import type { Pointer } from "bun:ffi";
 import { bindFunctions, text } from "../ort/library.ts";
 import type { Address } from "../runtime/executor.ts";
 
-/** What threads need to call ONNX Runtime: addresses in the process, the same for all. */
+/** Describes what threads need to call ONNX Runtime: addresses in the process, the same for all. */
 export interface NativeBoot {
   readonly entries: Readonly<
     Record<"Run" | "CreateTensorWithDataAsOrtValue" | "ReleaseValue" | "GetErrorMessage" | "ReleaseStatus", Pointer>
@@ -20,7 +20,7 @@ export interface NativeThread extends NativeBoot {
   readonly scratch: Address;
 }
 
-/** What the kernels import under `native`: see assembly/native.ts. */
+/** Describes what the kernels import under `native`: see assembly/native.ts. */
 export interface NativeImports {
   product(
     session: number,

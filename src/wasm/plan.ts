@@ -66,7 +66,7 @@ export function plan(request: PlanRequest): Plan {
   const buffers = new Map<string, Buffer>();
   for (const name of inputs) buffers.set(name, { first: -1, last: last.get(name) ?? -1, bytes: 0, slot: slotOf.get(name)! });
 
-  /** Whether the memory of output `name` may hold a buffer that step `at` completes and that is first written at `first`. */
+  /** Tells whether the memory of output `name` may hold a buffer that step `at` completes and that is first written at `first`. */
   const fitsOutput = (name: string, first: number, at: number, reusesUpdated: boolean): boolean => {
     const updated = updates.get(name);
     if (updated === undefined) return true;

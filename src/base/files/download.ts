@@ -4,7 +4,7 @@ import { messageOf, UserError } from "../errors.ts";
 import { fileError, makeFolder, writeFully } from "./files.ts";
 import { show } from "../json.ts";
 
-/** What the hub says of a file without sending it. */
+/** Describes what the hub says of a file without sending it. */
 export interface RemoteFile {
   readonly url: string;
   /** SHA-256 of the content for large files, SHA-1 of the git blob for others. */

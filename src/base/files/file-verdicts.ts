@@ -5,7 +5,7 @@ import { fileError, makeFolder, writeTextAtomic } from "./files.ts";
 import { isRecord, readJsonObject } from "../json.ts";
 
 /**
- * What was once found out about a large file by reading it whole is kept under the user's cache folder, by device, inode, size and
+ * The verdict on a large file that was once read whole is kept under the user's cache folder, by device, inode, size and
  * time of change (in nanoseconds; any write and any rename over the file changes one of them).
  */
 export interface VerdictOptions {

@@ -49,7 +49,7 @@ function availableMemory(read: Reader): number {
   return kibibytes(read("proc/meminfo"), "MemAvailable") ?? Infinity;
 }
 
-/** What an entry `name:  123 kB` of a file says, in bytes. */
+/** Returns what an entry `name:  123 kB` of a file says, in bytes. */
 function kibibytes(text: string | null, name: string): number | undefined {
   const value = new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text ?? "")?.[1];
   return value === undefined ? undefined : 1024 * Number(value);
@@ -77,7 +77,7 @@ function mostResident(read: Reader): number {
 interface ControlGroup {
   /** Infinite where there is none. */
   readonly limit: number;
-  /** What it holds, without the page cache, which gives way. */
+  /** Bytes that the group holds, without the page cache, which gives way. */
   readonly used: number;
 }
 

@@ -5,7 +5,7 @@ import { UserError } from "../errors.ts";
 /** Defined where the executable is built (cli/executable.ts). */
 declare const REMAT_EXECUTABLE: boolean | undefined;
 
-/** Whether this is the program in one file, which needs neither Bun nor a package. */
+/** True if this is the program in one file, which needs neither Bun nor a package. */
 export const IS_EXECUTABLE: boolean = typeof REMAT_EXECUTABLE !== "undefined";
 
 /** The folder of the package. The executable holds the same files under the same names; they can be read whole, but not be opened. */

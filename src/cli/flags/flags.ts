@@ -5,7 +5,7 @@ import { UserError } from "../../base/errors.ts";
 import { flagName, suggestion } from "../../base/names.ts";
 import { counterpartOf, explain } from "./other-systems.ts";
 
-/** What a command line says: flags by camel-case key, and the words that are not flags. */
+/** Describes what a command line says: flags by camel-case key, and the words that are not flags. */
 export interface ParsedFlags {
   readonly values: Readonly<Record<string, unknown>>;
   readonly words: readonly string[];
@@ -19,7 +19,7 @@ export interface Flag {
   readonly kind: "boolean" | "number" | "list" | "text";
   readonly choices: readonly string[];
   readonly description: string;
-  /** What switching it off does, of a boolean that is on. */
+  /** The effect of switching off a boolean that is on. */
   readonly off?: string | undefined;
   readonly fallback: string;
   readonly required: boolean;
@@ -95,7 +95,7 @@ export function parseFlags(schema: ObjectSchema, args: readonly string[]): Parse
   return { values, words };
 }
 
-/** What the flags of a verb say that takes no words. @throws {UserError} */
+/** Returns what the flags of a verb say that takes no words. @throws {UserError} */
 export function parseOnlyFlags(verb: string, schema: ObjectSchema, args: readonly string[]): ParsedFlags["values"] {
   const { values, words } = parseFlags(schema, args);
   const [word] = words;
@@ -167,7 +167,7 @@ function usage(flag: Flag): string {
 
 const isOn = (flag: Flag): boolean => flag.kind === "boolean" && flag.fallback === "true";
 
-/** What a flag does; of one that switches something off, that. */
+/** Returns what a flag does; of one that switches something off, that. */
 export const textOf = (flag: Flag): string => (isOn(flag) ? (flag.off ?? `not: ${flag.description}`) : flag.description);
 
 function noteOf(flag: Flag): string {

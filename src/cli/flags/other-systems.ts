@@ -7,7 +7,7 @@ import { HUGGING_FACE, LLAMA_FACTORY, LLAMA_FACTORY_DEFAULTS, trlDefaults, trlDi
 import { ACCELERATE, DEEPSPEED, LLAMA_CPP, MLX, UNSLOTH, XTUNER } from "./systems/others.ts";
 
 /**
- * What flags and keys of other systems are here: one table of names for each system. An unknown flag or key is answered from
+ * Describes what flags and keys of other systems are here: one table of names for each system. An unknown flag or key is answered from
  * them, configuration files of these systems are read by them, and a test compares docs/coming-from.md with them.
  */
 export interface System {
@@ -20,9 +20,9 @@ export interface System {
 
 interface SystemFile {
   readonly isOne: (written: Readonly<Record<string, unknown>>) => boolean;
-  /** What the system does where a file says nothing and what is done here differs; null: such a file alone makes no run. */
+  /** The system's behaviour where a file says nothing and Remat's own differs; null: such a file alone makes no run. */
   readonly defaults: ((written: Readonly<Record<string, unknown>>) => Settings) | null;
-  /** What is done otherwise here, whatever the settings. */
+  /** The differences that no setting removes. */
   readonly differs?: (written: Readonly<Record<string, unknown>>) => string | null;
 }
 
@@ -86,7 +86,7 @@ function meaningsOf(name: string): readonly Counterpart[] {
   return byName.get(plain(name)) ?? [];
 }
 
-/** What a flag or key of another system is here. */
+/** Describes what a flag or key of another system is here. */
 export interface Found {
   /** A flag that there is, with its value if it has one. */
   readonly flag: string | null;
@@ -95,7 +95,7 @@ export interface Found {
 }
 
 /**
- * What a flag or key of another system is here: a flag of `known` (names with `--`), or a sentence. Null for a name that is not
+ * Returns what a flag or key of another system is here: a flag of `known` (names with `--`), or a sentence. Null for a name that is not
  * known from elsewhere, or has no counterpart in `known`.
  * @param value that is given with it, if any
  */
@@ -245,7 +245,7 @@ function literalOf(text: string): unknown {
   return /^[-+]?[\d.]+(?:e[-+]?\d+)?$/i.test(text) && !Number.isNaN(Number(text)) ? Number(text) : undefined;
 }
 
-/** What is said behind an unknown flag or key that another system has. */
+/** Returns what is said behind an unknown flag or key that another system has. */
 export function explain({ flag, why }: Found, what: "flag" | "key", write: (flag: string) => string): string {
   if (flag === null) return `; there is no such ${what}: ${why}`;
   return `; it is ${write(flag)} here${why === null ? "" : `: ${why}`}`;

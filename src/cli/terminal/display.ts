@@ -84,7 +84,7 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
   }
 }
 
-/** What is about to be trained, before the first step. */
+/** Returns what is about to be trained, before the first step. */
 function startLines(event: StartEvent, file: string | undefined): string[] {
   const { parameters, predictedPeak, withoutCheckpointing } = event;
   const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);

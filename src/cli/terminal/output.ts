@@ -1,7 +1,7 @@
 import { messageOf } from "../../base/errors.ts";
 
 /**
- * What the command line writes to. A reader may leave (`| head`): what is under way, such as a training run, goes on without being
+ * The streams that the command line writes to. A reader may leave (`| head`): what is under way, such as a training run, goes on without being
  * seen. Any other failure (a full disk behind `>`) ends long work in good order, and is one sentence at the end.
  */
 const STREAMS = { "standard output": process.stdout, "standard error": process.stderr } as const;

@@ -3,7 +3,7 @@ import type { DoneEvent, StepEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { canRewrite, columnsOf } from "./terminal.ts";
 
-/** What is shown of a step. */
+/** Describes what is shown of a step. */
 export type StepReport = Pick<
   StepEvent,
   "step" | "steps" | "loss" | "learningRate" | "tokensPerSecond" | "memory" | "secondsLeft" | "lossScale"
@@ -91,7 +91,7 @@ export function formatDuration(seconds: number): string {
   return minutes > 0 ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
 }
 
-/** What a step's programs took, and were planned to take; empty where no step has run. */
+/** Returns what a step's programs took, and were planned to take; empty where no step has run. */
 export function stepTimeText({ forwardBackward }: Pick<DoneEvent, "forwardBackward">): string {
   if (!forwardBackward) return "";
   const { measured, predicted } = forwardBackward;

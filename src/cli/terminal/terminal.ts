@@ -1,4 +1,4 @@
-/** What may be written to a stream. In a pipe, in CI and on a dumb terminal lines stay as they are written. */
+/** Describes what may be written to a stream. In a pipe, in CI and on a dumb terminal lines stay as they are written. */
 interface Terminal {
   readonly isTTY?: boolean;
   readonly columns?: number;
@@ -6,12 +6,12 @@ interface Terminal {
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Whether a line may be written over again. */
+/** Tells whether a line may be written over again. */
 export function canRewrite(stream: Terminal, env: Environment = process.env): boolean {
   return stream.isTTY === true && env["TERM"] !== "dumb" && !env["CI"];
 }
 
-/** Whether text may be dimmed or coloured: not with NO_COLOR (https://no-color.org). */
+/** Tells whether text may be dimmed or coloured: not with NO_COLOR (https://no-color.org). */
 export function hasColour(stream: Terminal, env: Environment = process.env): boolean {
   return canRewrite(stream, env) && !env["NO_COLOR"];
 }

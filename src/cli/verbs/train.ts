@@ -8,7 +8,7 @@ import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { createDisplay } from "../terminal/display.ts";
 import { withSignals } from "../terminal/signals.ts";
 
-/** What `remat train` without a configuration runs. */
+/** The recipe that `remat train` without a configuration runs. */
 const DEFAULT_RECIPE = "devils-dictionary";
 
 export { trainConfigSchema as flags };
@@ -34,7 +34,7 @@ export async function run(args: readonly string[]): Promise<number> {
   });
 }
 
-/** Whether a file is one of the recipes. Their folder is unpacked by whoever asks for it, so files elsewhere do not ask. */
+/** Tells whether a file is one of the recipes. Their folder is unpacked by whoever asks for it, so files elsewhere do not ask. */
 function isRecipe(file: string): boolean {
   return file.split(sep).includes("recipes") && file.startsWith(recipesFolder() + sep);
 }

@@ -11,7 +11,7 @@ interface TurnIn {
   readonly template: ChatTemplate;
   readonly example: ChatExample;
   readonly renderings: Renderings;
-  /** Of the turn's message. */
+  /** The index of the turn's message. */
   readonly index: number;
   /** Messages that `text` renders, the turn's among them. */
   readonly count: number;

@@ -12,7 +12,7 @@ const PROBE = { name: "probed", value: "value" };
 /** Renders messages; null where the template refuses them. */
 export type Attempt = (messages: readonly MessageFields[]) => string | null;
 
-/** Whether a template has a place for arguments that are objects, and none for arguments that are texts. */
+/** Tells whether a template has a place for arguments that are objects, and none for arguments that are texts. */
 export function wantsObjects(attempt: Attempt): boolean {
   const call = (given: unknown) =>
     attempt([
@@ -30,7 +30,7 @@ export function wantsObjects(attempt: Attempt): boolean {
   return !asText?.includes(PROBE.value) || asText.includes(`\\"${PROBE.name}\\"`);
 }
 
-/** Whether a message has a call whose arguments are a text. */
+/** Tells whether a message has a call whose arguments are a text. */
 export function hasTextArguments({ tool_calls: calls }: MessageFields): boolean {
   return Array.isArray(calls) && calls.some((call: unknown) => typeof (functionOf(call) ?? {})["arguments"] === "string");
 }
@@ -42,7 +42,7 @@ export function withArguments(message: MessageFields): MessageFields {
   return { ...message, tool_calls: calls.map(withParsedArguments) };
 }
 
-/** What is called: under `function`, as OpenAI has it, or the call itself. */
+/** Returns what is called: under `function`, as OpenAI has it, or the call itself. */
 function functionOf(call: unknown): MessageFields | null {
   if (!isRecord(call)) return null;
   return isRecord(call["function"]) ? call["function"] : call;

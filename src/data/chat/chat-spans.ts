@@ -14,9 +14,9 @@ import { type Trace, traceConversation } from "./trace.ts";
 export interface TrainedText {
   readonly text: string;
   readonly ranges: readonly Range[];
-  /** Of each range, how much its tokens count. */
+  /** The weight of each range's tokens. */
   readonly weights: readonly number[];
-  /** What `text` is the rendering of; null: of no conversation as a whole. */
+  /** The conversation that `text` renders; null: no conversation as a whole. */
   readonly conversation: Conversation | null;
 }
 
@@ -112,7 +112,7 @@ function unclear({ where }: ChatExample, index: number): UserError {
   );
 }
 
-/** What the template's own `{% generation %}` blocks say; null where it has none, or they do not tell the messages apart. */
+/** Returns what the template's own `{% generation %}` blocks say; null where it has none, or they do not tell the messages apart. */
 function generationBlocks(
   template: ChatTemplate,
   { messages }: ChatExample,
@@ -154,7 +154,7 @@ interface Losses {
   trace(count: number, text: string): Trace;
   /** Takes a text as one that is trained on. @throws {UserError} anything but reasoning is lost in it */
   read(count: number, text: string): void;
-  /** Whether the messages before a turn lose something once the turn is there, of which nothing is lost when it is asked for. */
+  /** Tells whether the messages before a turn lose something once the turn is there, of which nothing is lost when it is asked for. */
   isKeptByAsking(index: number, text: string): boolean;
   /** @throws {UserError} the reasoning of a trained turn is in no text, and not because others follow it */
   finish(notice: (notice: Notice) => void): void;

@@ -70,7 +70,7 @@ export function chatTemplateOf(
   return createChatTemplate(source, variables, options.now, tokenizer.folder);
 }
 
-/** Whether a model's template writes the date, so that tokens depend on it. */
+/** Tells whether a model's template writes the date, so that tokens depend on it. */
 export function readsDate({ chatTemplates }: Pick<Tokenizer, "chatTemplates">): boolean {
   return [...chatTemplates.values()].some((source) => source.includes("strftime_now"));
 }
@@ -94,7 +94,7 @@ export function createChatTemplate(
   const template = parse();
   const hasBlocks = GENERATION_TAG.test(source);
   let known: boolean | null = null;
-  /** Whether the template goes through a list of parts; others would write the list itself into the text. */
+  /** Tells whether the template goes through a list of parts; others would write the list itself into the text. */
   const readsParts = (): boolean => {
     if (known !== null) return known;
     known = true;
@@ -149,7 +149,7 @@ export function createChatTemplate(
   };
 }
 
-/** What an action gives; null: it is refused. */
+/** Returns what an action gives; null: it is refused. */
 export function attempt<T>(action: () => T): T | null {
   try {
     return action();

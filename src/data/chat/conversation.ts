@@ -1,6 +1,6 @@
 import type { TemplateArgs } from "../tokens/rendering.ts";
 
-/** What a chat template renders. */
+/** Describes what a chat template renders. */
 export interface Conversation {
   readonly messages: readonly MessageFields[];
   readonly tools?: readonly unknown[] | null;

@@ -5,11 +5,11 @@ export interface Field {
   /** Index of its message; null: `tools`, which belong to the whole conversation. */
   readonly message: number | null;
   readonly name: string;
-  /** What the model thinks before it answers, which templates leave out of earlier turns on purpose. */
+  /** True for the model's thoughts before its answer, which templates leave out of earlier turns on purpose. */
   readonly isReasoning: boolean;
   /** Numbers of the marks in it. */
   readonly marks: readonly number[];
-  /** What stands between two marks, word for word; nothing of calls and tools, whose texts have one mark. */
+  /** The words between two marks; none of calls and tools, whose texts have one mark. */
   readonly words: readonly string[];
 }
 
@@ -142,7 +142,7 @@ function markCall(call: MessageFields, next: () => string): MessageFields {
   return isEmpty(given) ? markName(call, next) : call;
 }
 
-/** Whether a call has no arguments. */
+/** Tells whether a call has no arguments. */
 function isEmpty(given: unknown): boolean {
   if (given === undefined || given === null || given === "") return true;
   return isPlain(given) && Object.keys(given).length === 0;
@@ -165,7 +165,7 @@ function markFirstText(value: unknown, next: () => string): unknown {
   return null;
 }
 
-/** Whether a value is an object of JSON, and not of a class (`JsonNumber`). */
+/** Tells whether a value is an object of JSON, and not of a class (`JsonNumber`). */
 export function isPlain(value: unknown): value is Record<string, unknown> {
   if (typeof value !== "object" || value === null) return false;
   const prototype: unknown = Object.getPrototypeOf(value);

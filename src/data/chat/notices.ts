@@ -5,7 +5,7 @@ export interface Notice {
   readonly where: string;
 }
 
-/** What happens to messages without being an error, by name: what is said behind their number. */
+/** Things that happen to messages without being an error, by name, with the words behind their number. */
 const NOTICES = {
   reasoning: "with reasoning that the chat template leaves out of what was said before",
   special: "with text that is a special token's, and is read as that token (--special-text escape keeps it text)",

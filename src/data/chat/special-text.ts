@@ -16,7 +16,7 @@ export function specialTextPattern(specialTokens: Iterable<string>): RegExp | nu
   return new RegExp(tokens.map((token) => RegExp.escape(token)).join("|"), "g");
 }
 
-/** Whether a message, a list of tools or the like holds such text. */
+/** Tells whether a message, a list of tools or the like holds such text. */
 export function holdsSpecialText(value: unknown, pattern: RegExp): boolean {
   if (typeof value === "string") return value.search(pattern) >= 0;
   if (Array.isArray(value)) return value.some((entry) => holdsSpecialText(entry, pattern));

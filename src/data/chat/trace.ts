@@ -2,7 +2,7 @@ import { attempt, type ChatTemplate } from "./chat-template.ts";
 import type { Conversation, MessageFields, Range } from "./conversation.ts";
 import { type Field, isPlain, markConversation, spanOf, unmark, type Unmarked, unusedCharacter } from "./marks.ts";
 
-/** What became of a conversation's fields in its rendering. */
+/** Describes what became of a conversation's fields in its rendering. */
 export interface Trace {
   /** Fields that do not reach the text, or not whole. */
   readonly lost: readonly Field[];
@@ -26,7 +26,7 @@ export function traceConversation(template: ChatTemplate, conversation: Conversa
 const SHORT = 12;
 
 /**
- * Whether a conversation has nothing but contents, and each of them stands behind the one before, word for word. That takes no
+ * Tells whether a conversation has nothing but contents, and each of them stands behind the one before, word for word. That takes no
  * rendering, and most conversations are so.
  */
 function isPlainlyThere({ messages, tools }: Conversation, text: string, tags: RegExp | null): boolean {

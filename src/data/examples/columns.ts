@@ -16,7 +16,7 @@ export interface Mapping {
 
 export const NO_MAPPING: Mapping = { columns: new Map(), ignored: new Set(), roles: new Map(), key: "" };
 
-/** What a reader is told about a file's records, and what it tells. */
+/** Describes what a reader is told about a file's records, and what it tells. */
 export interface Reading {
   readonly mapping: Mapping;
   /** Called for each column of a record that is known to say nothing to the model. */
@@ -58,14 +58,14 @@ const KNOWN_EXTRAS: ReadonlySet<string> = new Set(
 /** Columns as pandas names those without a name. */
 const UNNAMED = /^Unnamed: \d+$/;
 
-/** Whether a column says nothing to the model, whatever the format. `ours` are the names that formats read. */
+/** Tells whether a column says nothing to the model, whatever the format. `ours` are the names that formats read. */
 export function isExtra(column: string, { columns, ignored }: Mapping, ours: ReadonlySet<string>): boolean {
   if (ignored.has(column)) return true;
   if (ours.has(column) || [...columns.values()].includes(column)) return false;
   return isKnownExtra(column);
 }
 
-/** Whether a column that the format of its record does not read is one that data sets usually carry. */
+/** Tells whether a column that the format of its record does not read is one that data sets usually carry. */
 export function isKnownExtra(column: string): boolean {
   return KNOWN_EXTRAS.has(column.toLowerCase()) || UNNAMED.test(column);
 }

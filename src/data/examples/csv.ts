@@ -94,7 +94,7 @@ interface RowPlace {
   readonly number: number;
   readonly end: number;
   readonly where: string;
-  /** What the parser says of the row's quotes. */
+  /** The parser's complaint about the row's quotes. */
   readonly fault: string | null;
 }
 

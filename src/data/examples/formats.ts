@@ -75,7 +75,7 @@ const FORMATS: readonly Format[] = [
 /** All names of columns that some format reads. */
 export const COLUMNS: ReadonlySet<string> = new Set(FORMATS.flatMap(({ required, optional }) => [...required, ...optional]));
 
-/** What `--columns` and `--roles` say. @throws {UserError} */
+/** Returns what `--columns` and `--roles` say. @throws {UserError} */
 export function readMapping(flags: MappingFlags): Mapping {
   return parseMapping(flags, COLUMNS);
 }

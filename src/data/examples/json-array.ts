@@ -8,7 +8,7 @@ const [QUOTE, COMMA, OPEN_LIST, BACKSLASH, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT
 const WHITE = new Set([0x20, 0x09, 0x0d, NEWLINE]);
 const BYTE_ORDER_MARK = [0xef, 0xbb, 0xbf];
 
-/** What may come next, outside of an item. */
+/** Describes what may come next, outside of an item. */
 type Expected = "array" | "first" | "item" | "comma" | "nothing";
 
 const SENTENCES: Readonly<Record<Expected, string>> = {

@@ -123,7 +123,7 @@ function checkContent(content: unknown, where: string): void {
   }
 }
 
-/** What a message says, as one text: parts become lines, as in llama.cpp and vLLM. */
+/** Returns what a message says, as one text: parts become lines, as in llama.cpp and vLLM. */
 export function contentText(content: unknown): string {
   return Array.isArray(content) ? content.map((part: TextPart) => part.text).join("\n") : String(content);
 }

@@ -15,7 +15,7 @@ const MOST_EXPANSION = 1 << 12;
 const SMALL_PAGE = 1 << 16;
 
 export interface ParquetOptions {
-  /** Whether a column is left out: it is not decoded then. */
+  /** True if a column is left out: it is not decoded then. */
   readonly isUnused: (column: string) => boolean;
   /** Told which columns are left out, before the first row. */
   readonly onUnused: (columns: readonly string[]) => void;
@@ -231,7 +231,7 @@ function textOf(bytes: Uint8Array | undefined): string | undefined {
 /** Values of JSON stay texts, which the formats read as lists where they want lists. */
 const PARSERS = { stringFromBytes: textOf, jsonFromBytes: textOf };
 
-/** Whether all numbers of a column that arrive as doubles are such in the file. */
+/** Tells whether all numbers of a column that arrive as doubles are such in the file. */
 function holdsFloats(column: SchemaTree): boolean {
   const types = new Set<string | undefined>();
   const visit = ({ element, children }: SchemaTree): void => {

@@ -5,7 +5,7 @@ import type { ChatExample, CompletionExample, PreferenceExample } from "./exampl
 import { contentText, type Message, messageList } from "./messages.ts";
 import { argsOf, type DataRecord, onlyKeys, text, toolsOf } from "./values.ts";
 
-/** What a chat has beside its messages. */
+/** Describes what a chat has beside its messages. */
 type Rest = Pick<ChatExample, "tools" | "args">;
 
 /** The names that a format has for the two answers. */
@@ -64,7 +64,7 @@ export function readOpenAiPreference(record: DataRecord, where: string, mapping:
   return sidesOf(prompt, answers, OPENAI_KEYS, { tools: toolsOf(input, `${where}, input`) }, where);
 }
 
-/** What two conversations begin with; each has at least one message of its own. */
+/** Returns what two conversations begin with; each has at least one message of its own. */
 function sharedMessages(first: readonly Message[], second: readonly Message[]): readonly Message[] {
   const most = Math.min(first.length, second.length) - 1;
   const end = first.findIndex((each, i) => i >= most || !Bun.deepEquals(each.fields, second[i]!.fields));

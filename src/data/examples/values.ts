@@ -59,7 +59,7 @@ export function listText(value: unknown, key: string, where: string): unknown {
   return parseJsonExactly(value, `${where}: "${key}", a text,`);
 }
 
-/** What `str` makes of a list of dictionaries, and pandas of such a column in CSV. */
+/** The begin of what `str` makes of a list of dictionaries, and pandas of such a column in CSV. */
 const PYTHON_LIST = /^\s*\[\s*\{\s*'/;
 
 /** A list of objects. @throws {UserError} */

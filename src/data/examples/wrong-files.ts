@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import { UserError } from "../../base/errors.ts";
 import { fileError } from "../../base/files/files.ts";
 
-/** What a user may take for training data, and how it becomes JSONL. */
+/** Describes what a user may take for training data, and how it becomes JSONL. */
 interface Foreign {
   readonly what: string;
   readonly remedy: (path: string) => string;
@@ -93,7 +93,7 @@ const BROKEN_PARQUET: Foreign = {
   remedy: () => "copy or download it again, or give it the ending of what it is (.jsonl, .json, .csv)",
 };
 
-/** What can be read only once is refused. */
+/** Refuses input that can be read only once. */
 export function onlyOnce(name: string, path: string): UserError {
   return new UserError(
     `${name} can be read only once, and data are read several times; write them to a file: cat ${path} > train.jsonl`,
@@ -112,7 +112,7 @@ export function hubDataset(path: string): string | null {
   return `data of the hub are not fetched; in Python: datasets.load_dataset(${JSON.stringify(path)}, split="train").to_json("train.jsonl")`;
 }
 
-/** What a folder holds instead of JSONL: a sentence about it, or null. */
+/** Returns what a folder holds instead of JSONL: a sentence about it, or null. */
 export function foreignFolder(folder: string): string | null {
   const names = fs.readdirSync(folder);
   if (names.includes("dataset_dict.json") || names.includes("state.json")) {

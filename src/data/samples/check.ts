@@ -25,7 +25,7 @@ export interface DataReport {
   readonly roles: Readonly<Record<string, number>>;
   /** Examples by columns that are not used. */
   readonly unused: Readonly<Record<string, number>>;
-  /** What some messages have that is no error. */
+  /** Things that some messages have and that are no error. */
   readonly notices: readonly NoticeCount[];
   /** Records that are no usable example, with what is wrong. */
   readonly errors: Problems;
@@ -33,7 +33,7 @@ export interface DataReport {
   readonly duplicates: Problems;
   /** Samples longer than the sequence length. */
   readonly overLong: Problems;
-  /** Of all samples; null without a tokenizer or without samples. */
+  /** The tokens of all samples; null without a tokenizer or without samples. */
   readonly tokens: TokenReport | null;
 }
 

@@ -21,7 +21,7 @@ export function parseHeldOut(text: string): HeldOutAmount | null {
   return isShare ? { share } : { count: number };
 }
 
-/** What stays of each file, and what was taken away of it: maybe nothing. */
+/** Describes what stays of each file, and what was taken away of it: maybe nothing. */
 export interface HeldOutSplit {
   readonly train: readonly SampleSet[];
   /** Null when nothing is held out. */

@@ -23,7 +23,7 @@ export interface FileSamples extends SampleSet {
   readonly numbers: Int32Array;
   /** Examples of the file by columns that are not used. */
   readonly unused: UnusedColumns;
-  /** What messages of the file have that is no error; places are within the file. */
+  /** Things that messages of the file have and that are no error; places are within the file. */
   readonly notices: readonly NoticeCount[];
 }
 
@@ -95,7 +95,7 @@ export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (n
   };
 }
 
-/** What is stored of a sample. */
+/** Describes what is stored of a sample. */
 export type StoredSample = Pick<Sample, "ids" | "labels" | "weights">;
 
 /** How many tokens of a sample are learned: labelled ones that are not first in their text. */

@@ -35,14 +35,14 @@ export interface SampleOptions {
   readonly vocabSize: number;
   /** Ends a text when the tokenizer names no eos token: config.json's. */
   readonly eosId?: number | null;
-  /** What a template's `strftime_now` reads. */
+  /** The time that a template's `strftime_now` reads. */
   readonly now?: Date;
 }
 
 export interface SampleMaker {
   /** @throws {UserError} over-long samples, samples without a trainable token */
   samples(example: Example): Sample[];
-  /** What examples had since the last call that is no error; counted, with the first place. */
+  /** Returns what examples had since the last call that is no error; counted, with the first place. */
   notices(): NoticeCount[];
   /** Changes whenever the same example might become other samples: names them in a cache. */
   readonly key: string;
@@ -65,7 +65,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
   const end = eosId === null ? [] : [eosId];
   const { maxLength, truncate = false, vocabSize, now = new Date() } = options;
   const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
-  /** What can be at most a sample of a text: tokenizing 100 MB in one piece would take gigabytes. */
+  /** Returns the most of a text that a sample can need: tokenizing 100 MB in one piece would take gigabytes. */
   const bounded = (text: string, where: string): string => {
     if (text.length <= limit) return text;
     if (truncate) return text.slice(0, limit);

@@ -35,11 +35,11 @@ interface Trailer {
   readonly unused?: UnusedColumns;
   /** Absent where there are none. */
   readonly notices?: readonly NoticeCount[];
-  /** Of all in front of the trailer, and of the trailer without this: in hexadecimal. */
+  /** SHA-256 of everything in front of the trailer and of the trailer's other fields, in hexadecimal. */
   readonly sha256: string;
 }
 
-/** What keeps a cache from being written: the tokens can be kept in memory instead. */
+/** Describes what keeps a cache from being written: the tokens can be kept in memory instead. */
 export class TokenCacheError extends UserError {}
 
 /** Tokens handed to the disk at a time. */
@@ -183,7 +183,7 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
   return createSampleSet({ lengths, numbers, weightRuns, labelled, unused, notices }, readInts, placeOf);
 }
 
-/** Whether the checksum holds. The file is read for it once, and again when it has changed. */
+/** Tells whether the checksum holds. The file is read for it once, and again when it has changed. */
 function isWhole(path: string, { sha256, ...counts }: Trailer): boolean {
   const { found } = fileVerdict("token-cache", path, () => {
     const hasher = new Bun.CryptoHasher("sha256");
@@ -218,7 +218,7 @@ function readTrailer(fd: number, path: string): Trailer | null {
   return 4 * (tokens + 2 * samples + weightRuns) + length + 8 === size ? (value as unknown as Trailer) : null;
 }
 
-/** Whether a folder exists, or can be made, and can be written to. */
+/** Tells whether a folder exists, or can be made, and can be written to. */
 export function canWrite(folder: string): boolean {
   try {
     fs.mkdirSync(folder, { recursive: true });

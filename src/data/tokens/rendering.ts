@@ -1,4 +1,4 @@
-/** What becomes of text in a message that is a special token's: that token, or text like any other. */
+/** The treatments of text in a message that is a special token's: that token, or text like any other. */
 export const SPECIAL_TEXT = ["token", "escape"] as const;
 
 export type SpecialText = (typeof SPECIAL_TEXT)[number];

@@ -95,7 +95,7 @@ function readFields(reader: BinaryReader, readers: Readonly<Record<number, (read
   }
 }
 
-/** What goes with a model: `tokenizer_config.json`, `added_tokens.json`. */
+/** Describes what goes with a model: `tokenizer_config.json`, `added_tokens.json`. */
 export interface SentencePieceSettings {
   /** Tokens that are cut out of a text before it is split, by id; they win over the model's own pieces. */
   readonly added: ReadonlyMap<number, AddedToken>;

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import type { Bpe } from "./bpe.ts";
 
-/** What `tokenizer_config.json` says beside the vocabulary. Each token must be one of the special tokens. */
+/** Describes what `tokenizer_config.json` says beside the vocabulary. Each token must be one of the special tokens. */
 export interface TokenizerSettings {
   /** Ends a text or a turn. */
   readonly eosToken: string;

@@ -34,7 +34,7 @@ export interface Tokenizer {
   readonly specialTokens: ReadonlyMap<string, number>;
   /** These and the other tokens that stand beside the vocabulary, by their text. */
   readonly addedTokens: ReadonlyMap<string, number>;
-  /** What the post-processor puts in front of a text (`<s>` for Llama) and behind it. */
+  /** The tokens that the post-processor puts in front of a text (`<s>` for Llama) and behind it. */
   readonly prefix: readonly number[];
   readonly suffix: readonly number[];
   readonly eosId: number | null;
@@ -46,7 +46,7 @@ export interface Tokenizer {
   readonly chatTemplates: ReadonlyMap<string, string>;
   /** Further variables of the templates, such as `enable_thinking`. */
   readonly templateArgs: TemplateArgs;
-  /** What becomes of text in a message that is a special token's. */
+  /** The treatment of text in a message that is a special token's. */
   readonly specialText: SpecialText;
 }
 
@@ -254,14 +254,14 @@ function configuredTemplates(folder: string, config: Readonly<Record<string, unk
   return templates;
 }
 
-/** What stands before and after `plain` within `full`. */
+/** Returns what stands before and after `plain` within `full`. */
 function surroundings(plain: Int32Array, full: Int32Array): [number[], number[]] {
   const ids = [...full];
   const at = ids.findIndex((_, i) => plain.every((id, j) => ids[i + j] === id));
   return at < 0 ? [[], []] : [ids.slice(0, at), ids.slice(at + plain.length)];
 }
 
-/** Whether tokens are strings of GPT-2's byte alphabet, in which one character stands for one byte. */
+/** Tells whether tokens are strings of GPT-2's byte alphabet, in which one character stands for one byte. */
 function isByteLevel(json: Readonly<Record<string, unknown>>): boolean {
   const mentions = (part: unknown): boolean =>
     isRecord(part) &&

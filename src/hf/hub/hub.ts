@@ -26,7 +26,7 @@ export interface HubProgress {
 /** `org/name` or `name`, as the hub allows them. */
 const MODEL_ID = /^[A-Za-z0-9][\w.-]{0,95}(?:\/[A-Za-z0-9][\w.-]{0,95})?$/;
 
-/** What is needed of a model beside its weights. */
+/** The files that are needed of a model beside its weights. */
 const SMALL_FILES = [
   "config.json",
   "generation_config.json",

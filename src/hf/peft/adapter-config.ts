@@ -14,7 +14,7 @@ export type Bias = (typeof BIASES)[number];
 /** Numbers by module: keys are names, or regular expressions of the end of a module's name. */
 export type Pattern = Readonly<Record<string, number>>;
 
-/** What an adapter is, besides its modules and matrices. */
+/** Describes what an adapter is, besides its modules and matrices. */
 export interface AdapterSettings {
   /** The kind of adapter: a row of the table in models/adapters. */
   readonly method: string;
@@ -36,7 +36,7 @@ export interface AdapterConfig extends AdapterSettings {
   /** The base model that it names. */
   readonly base: string | null;
   readonly rules: ModuleRules;
-  /** Whether what is shared in the base model stays shared. */
+  /** True if what is shared in the base model stays shared. */
   readonly tied: boolean;
 }
 
@@ -126,7 +126,7 @@ export function readAdapterConfig(folder: string): AdapterConfig {
   };
 }
 
-/** What the files to be written say of the modules. */
+/** Describes what the files to be written say of the modules. */
 export interface ConfigToWrite extends AdapterSettings {
   /** The base model, as the user named it. */
   readonly base: string;

@@ -90,7 +90,7 @@ function checkShape(adapter: Adapter, base: Base, model: Model, parameter: strin
   );
 }
 
-/** Whether the file holds what the configuration names, of the base model's text part. */
+/** Tells whether the file holds what the configuration names, of the base model's text part. */
 function checkComplete(adapter: Adapter, base: Base, model: Model): void {
   const { modules, whole, source, path, rules } = adapter;
   const { head } = tablesOf(model);
@@ -126,7 +126,7 @@ function* floats(source: Pick<TensorSource, "read">, entry: TensorEntry): Genera
   }
 }
 
-/** Whether two tensors of one shape hold the same numbers, in whatever types. */
+/** Tells whether two tensors of one shape hold the same numbers, in whatever types. */
 function isSame(source: TensorSource, entry: TensorEntry, base: Base, other: TensorEntry): boolean {
   const others = floats(base, other);
   for (const piece of floats(source, entry)) {

@@ -2,13 +2,13 @@ import { UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import { layerOf } from "../../models/names.ts";
 
-/** What an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */
+/** Describes what an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */
 export interface ModuleRules {
   /** Names, or a regular expression; a name stands for all modules whose name ends with it. */
   readonly target_modules?: readonly string[] | string | null | undefined;
   /** Decoder blocks, by number, in which these are adapted; null or none: all. */
   readonly layers_to_transform?: readonly number[] | number | null | undefined;
-  /** What stands before the number of a block: `layers`. */
+  /** The part of a name before the number of a block: `layers`. */
   readonly layers_pattern?: readonly string[] | string | null | undefined;
   /** Names, or a regular expression, of modules that are not adapted. */
   readonly exclude_modules?: readonly string[] | string | null | undefined;
@@ -33,10 +33,10 @@ export function describeModules(
   return { targets: [...targets, ...outside].sort(), layers: isAll ? null : layers };
 }
 
-/** Whether a name is a module's, or its end after a dot. */
+/** Tells whether a name is a module's, or its end after a dot. */
 const endsWithName = (module: string, name: string): boolean => module === name || module.endsWith(`.${name}`);
 
-/** Whether PEFT trains a module whole for a name: the module's name ends with it, at a dot or not (`_set_trainable`). */
+/** Tells whether PEFT trains a module whole for a name: the module's name ends with it, at a dot or not (`_set_trainable`). */
 export function isSaved(parameter: string, names: readonly string[]): boolean {
   const parts = parameter.split(".").slice(0, -1);
   return parts.some((_, i) => {
@@ -45,7 +45,7 @@ export function isSaved(parameter: string, names: readonly string[]): boolean {
   });
 }
 
-/** Whether a module is, or lies in, one that is trained whole: it gets no adapter then. */
+/** Tells whether a module is, or lies in, one that is trained whole: it gets no adapter then. */
 export function isSavedModule(module: string, names: readonly string[]): boolean {
   const parts = module.split(".");
   return parts.some((_, i) => names.some((name) => endsWithName(parts.slice(0, i + 1).join("."), name)));
@@ -55,7 +55,7 @@ export function isSavedModule(module: string, names: readonly string[]): boolean
 export type ModulePattern = Readonly<Record<string, number>> | null | undefined;
 
 /**
- * Whether a configuration certainly asks for an adapter of a module: where its patterns are not understood, it does not.
+ * Tells whether a configuration certainly asks for an adapter of a module: where its patterns are not understood, it does not.
  * @param where names the configuration in errors
  */
 export function isNamed(module: string, rules: ModuleRules, where: string): boolean {
@@ -73,7 +73,7 @@ export function isNamed(module: string, rules: ModuleRules, where: string): bool
 }
 
 /**
- * Whether PEFT would adapt a module. Where targets are a regular expression or are not named, the matrices in the file say it.
+ * Tells whether PEFT would adapt a module. Where targets are a regular expression or are not named, the matrices in the file say it.
  * @param where names the configuration in errors
  * @throws {UserError} a `layers_pattern` that is not understood
  */
@@ -101,7 +101,7 @@ export function patternValue(patterns: ModulePattern, module: string, where: str
   return null;
 }
 
-/** What means the same in Python and here, and is over in no time on a module's name. */
+/** Patterns that mean the same in Python and here, and are matched in no time on a module's name. */
 const PLAIN_PATTERN = /^(?:[\w.^$|*+?,{}[\]-]|\\[.dDwW_-]|\((?:\?:)?|\)(?![*+{]))*$/;
 const MOST_REPEATS = 4;
 

@@ -20,7 +20,7 @@ import { isAdapted, isSaved, patternValue } from "./peft-modules.ts";
  * `base_model.model.<module>.<suffix>`; a parameter of the base model that is trained whole has its own name in the suffix's place.
  */
 
-/** What PEFT calls all linear layers of the blocks. */
+/** PEFT's name for all linear layers of the blocks. */
 export const ALL_LINEAR = "all-linear";
 
 /**
@@ -48,7 +48,7 @@ export function sizeOf(settings: AdapterSettings, module: string, where: string)
   return { rank, scale: alpha / (settings.rslora ? Math.sqrt(rank) : rank) };
 }
 
-/** Whether a parameter of the base model is trained whole. */
+/** Tells whether a parameter of the base model is trained whole. */
 export function isWhole(
   parameter: string,
   { bias, modulesToSave }: Pick<AdapterSettings, "bias" | "modulesToSave">,
@@ -129,7 +129,7 @@ export function openAdapter(folder: string, model: Pick<ModelConfig, "family" | 
 /** Suffixes of parts, longest first, so that none is taken for the end of another. */
 const SUFFIXES = [...PART_SUFFIXES].sort((a, b) => b.length - a.length);
 
-/** What a name in a file stands for where PEFT's own names hold that of an adapter (`default`), as some tools leave it. */
+/** Returns what a name in a file stands for where PEFT's own names hold that of an adapter (`default`), as some tools leave it. */
 function plainName(name: string): string {
   return name
     .replace(/\.modules_to_save\.default(?=\.)/, "")

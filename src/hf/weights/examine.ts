@@ -5,7 +5,7 @@ import { fileVerdict, type VerdictOptions } from "../../base/files/file-verdicts
 import { fileError, readFully } from "../../base/files/files.ts";
 import type { TensorEntry, TensorSource } from "./safetensors.ts";
 
-/** What reading a weight file whole has shown. */
+/** Describes what reading a weight file whole has shown. */
 interface Verdict extends Readonly<Record<string, unknown>> {
   /** In hexadecimal. */
   readonly sha256: string;
@@ -76,7 +76,7 @@ function openFile(path: string): number {
   }
 }
 
-/** Whether whole elements at the begin of a buffer are finite. Types without infinities are. */
+/** Tells whether whole elements at the begin of a buffer are finite. Types without infinities are. */
 function isFinite({ buffer, length }: Uint8Array, dtype: DType | null): boolean {
   switch (dtype) {
     case "bf16":

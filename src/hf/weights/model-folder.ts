@@ -25,10 +25,10 @@ const COMPANION_FILES = [
   "processor_config.json",
 ] as const;
 
-/** Whether a file is Python code at the top of a model's folder: models that Transformers does not contain bring their own. */
+/** Tells whether a file is Python code at the top of a model's folder: models that Transformers does not contain bring their own. */
 export const isModelCode = (name: string): boolean => /^\w+\.py$/.test(name);
 
-/** What a model has learned that its base's files do not say. */
+/** Describes what a model has learned that its base's files do not say. */
 export interface Learned {
   /** Ids that end a text; `generation_config.json` gets those that it lacks. Null: as the base's files say. */
   readonly stopIds: readonly number[] | null;

@@ -82,7 +82,7 @@ export function adapterModule(stored: string, modulePrefix = "model."): string {
   return name.startsWith("model.layers.") ? modulePrefix + name.slice("model.".length) : name;
 }
 
-/** Whether a tensor, or a module, belongs to the parts that see images, which are neither trained nor run. */
+/** Tells whether a tensor, or a module, belongs to the parts that see images, which are neither trained nor run. */
 export function isVision(name: string): boolean {
   return VISION.some((prefix) => name.startsWith(prefix));
 }

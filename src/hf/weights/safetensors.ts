@@ -150,7 +150,7 @@ function locate(path: string): string {
   );
 }
 
-/** What a model folder without weights that can be read has in their place. */
+/** Returns what a model folder without weights that can be read has in their place. */
 function insteadOf(names: readonly string[]): string {
   const find = (pattern: RegExp) => names.find((name) => pattern.test(name));
   const shard = find(/\.safetensors$/);

@@ -7,7 +7,7 @@ export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 /** Where Transformers keeps further chat templates, each under its name. */
 export const ADDITIONAL_TEMPLATES = "additional_chat_templates";
 
-/** Whether a file of a model's folder is one of its further chat templates. */
+/** Tells whether a file of a model's folder is one of its further chat templates. */
 export const isAdditionalTemplate = (file: string): boolean => /^additional_chat_templates\/[^/]+\.jinja$/.test(file);
 
 /** The further chat templates of a folder, as paths within it, in the order of their names. */

@@ -10,7 +10,7 @@ export type AdapterMethod = (typeof KINDS)[number]["name"];
 /** Names of all kinds: values of `--method`. */
 export const ADAPTER_METHODS: readonly AdapterMethod[] = KINDS.map(({ name }) => name);
 
-/** What each kind is, in words: "lora: low-rank adapters". */
+/** Each kind in words: "lora: low-rank adapters". */
 export const ADAPTER_SUMMARIES: readonly string[] = KINDS.map(({ name, summary }) => `${name}: ${summary}`);
 
 export function adapterKind(name: string): AdapterKind {
@@ -41,7 +41,7 @@ const TRANSPOSED = new Set(
   ),
 );
 
-/** Whether a parameter lies in memory with rows and columns exchanged. */
+/** Tells whether a parameter lies in memory with rows and columns exchanged. */
 export function isTransposed(name: string): boolean {
   return [...TRANSPOSED].some((suffix) => name.endsWith(`.${suffix}`));
 }

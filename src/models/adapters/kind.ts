@@ -26,7 +26,7 @@ export interface AdapterSize {
 
 /** A parameter that an adapter adds to a module, f32. */
 export interface AdapterPart {
-  /** What follows the module's name in PEFT's files, `lora_A.weight`. */
+  /** The part behind the module's name in PEFT's files, `lora_A.weight`. */
   readonly suffix: string;
   /** Shape in PEFT's files. */
   readonly shape: Shape;
@@ -47,7 +47,7 @@ export interface LinearLayer {
   parameter(part: AdapterPart): string;
   /** `x` with dropout, or `x` itself where there is none. */
   dropped(): string;
-  /** Whether nothing is trained, so that a value that depends on parameters alone may be a parameter too. */
+  /** True if nothing is trained, so that a value that depends on parameters alone may be a parameter too. */
   readonly frozen: boolean;
 }
 
@@ -83,7 +83,7 @@ export interface AdapterKind<Name extends string = string> {
   linear(layer: LinearLayer, size: AdapterSize): string;
   /** Adds the nodes of adapted rows of a table; returns them. It is there where `sites` has embeddings. */
   embedding?(layer: EmbeddingLayer, size: AdapterSize): string;
-  /** What the logits of an adapted head get: scale low up^T, low f32[tokens, rank], up f32[rows, rank]. It is there where `sites` has heads. */
+  /** Returns what the logits of an adapted head get: scale low up^T, low f32[tokens, rank], up f32[rows, rank]. It is there where `sites` has heads. */
   head?(
     layer: Pick<LinearLayer, "builder" | "module" | "site" | "x" | "parameter" | "dropped">,
     size: AdapterSize,

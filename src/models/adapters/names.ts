@@ -1,4 +1,4 @@
-/** What the names of all parameters of an adapter begin with, in PEFT's files and here. */
+/** The begin of the names of all parameters of an adapter, in PEFT's files and here. */
 const PREFIX = "base_model.model.";
 
 /** Name of a module's part: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. */
@@ -13,7 +13,7 @@ export function wholeName(parameter: string, isAdapted: boolean): string {
   return PREFIX + parameter.slice(0, at) + (isAdapted ? BASE_LAYER : "") + parameter.slice(at);
 }
 
-/** Whether a parameter is one of an adapter, or trained whole beside adapters; all others are the base model's. */
+/** Tells whether a parameter is one of an adapter, or trained whole beside adapters; all others are the base model's. */
 export function isAdapter({ name }: { readonly name: string }): boolean {
   return name.startsWith(PREFIX);
 }
@@ -23,7 +23,7 @@ export function withoutPrefix(name: string): string | null {
   return name.startsWith(PREFIX) ? name.slice(PREFIX.length) : null;
 }
 
-/** What a name without the prefix means: a parameter, and whether it is held as that of a base layer. */
+/** Returns what a name without the prefix means: a parameter, and whether it is held as that of a base layer. */
 export function parameterOf(name: string): { readonly parameter: string; readonly inBaseLayer: boolean } {
   const at = name.lastIndexOf(".");
   const module = name.slice(0, at);

@@ -7,7 +7,7 @@ import { type BatchInput, capAttr } from "../parts.ts";
 import { addCaches, type BlockParts, type Caches, type Layer } from "./layer.ts";
 import { headNorm } from "./norm.ts";
 
-/** What attention in one layer is like. */
+/** Describes what attention in one layer is like. */
 export interface AttentionSettings {
   readonly heads: number;
   readonly kvHeads: number;

@@ -14,7 +14,7 @@ export interface Layer {
   readonly kind: string;
   /** Batch inputs of its programs. */
   readonly inputs: readonly BatchInput[];
-  /** What decoding keeps of the earlier tokens of one text of up to `tokens` tokens. */
+  /** Returns what decoding keeps of the earlier tokens of one text of up to `tokens` tokens. */
   caches(tokens: number): Caches;
   /** Adds the block's nodes to a graph whose boundary is "x" [tokens, hiddenSize]; returns the value that leaves it. */
   build(parts: BlockParts): string;

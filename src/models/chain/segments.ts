@@ -120,7 +120,7 @@ interface HeadParams {
   readonly scope: ParamScope;
   readonly normed: string;
   readonly weight: string;
-  /** What an adapter of the head adds to the logits of normed rows; null: there is none. */
+  /** The addition of a head's adapter to the logits of normed rows; null: there is none. */
   readonly update: ((x: string) => { readonly low: string; readonly up: string; readonly scale: number }) | null;
 }
 
@@ -173,7 +173,7 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   return { name: "head", model: { ...model, forward }, params: scope.names };
 }
 
-/** What an operator of the head takes, with an adapter's update where there is one. */
+/** Returns what an operator of the head takes, with an adapter's update where there is one. */
 function lossOperands(config: ModelConfig, inputs: readonly string[], update: HeadParams["update"]) {
   const cap = capAttr(config.logitSoftCap);
   if (update === null) return { inputs, attrs: cap };

@@ -37,17 +37,17 @@ export interface Wrapper {
   readonly type: string;
   /** `model_type` of its text part, where one wrapper may hold several families. */
   readonly textType?: string;
-  /** What the names of the text part's modules begin with. */
+  /** The begin of the names of the text part's modules. */
   readonly modulePrefix: ModelConfig["modulePrefix"];
   /** The text part as a `config.json` of the family. @throws {UserError} no text part */
   text(raw: Raw, where: string): Raw;
-  /** What names in files of some versions begin with, and the modules' names in its place; the first that fits counts. */
+  /** The begins of names in files of some versions, and of the modules' names in their place; the first that fits counts. */
   readonly renamed: readonly (readonly [stored: string, module: string])[];
-  /** What the names of the modules that see images begin with; they are neither trained nor run. */
+  /** The begins of the names of the modules that see images; such modules are neither trained nor run. */
   readonly vision: readonly string[];
 }
 
-/** What a family calls its modules in checkpoints, PEFT adapters included. */
+/** Describes what a family calls its modules in checkpoints, PEFT adapters included. */
 export interface FamilyModules {
   /** Below `ModelConfig.modulePrefix`. */
   readonly embedding: string;
@@ -66,7 +66,7 @@ export interface GgufFacts {
    * follow each other once for each key head.
    */
   readonly modules: Readonly<Record<string, string | readonly string[]>>;
-  /** Whether neighbouring features are rotated with each other, not feature i with i + dim / 2: rows of queries and keys are reordered. */
+  /** True if neighbouring features are rotated with each other, not feature i with i + dim / 2: rows of queries and keys are reordered. */
   readonly rotatesNeighbours: boolean;
   /** The one activation that the architecture has. */
   readonly activation: HiddenAct;

@@ -63,7 +63,7 @@ export const LINEAR_MODULES: readonly string[] = [...new Set(FAMILIES.flatMap(({
 /** All larger models that hold one of a family. */
 export const WRAPPERS: readonly Wrapper[] = FAMILIES.flatMap(({ wrappers = [] }) => wrappers);
 
-/** What the names of the modules that see images begin with; none in a model of text. */
+/** Returns what the names of the modules that see images begin with; none in a model of text. */
 export function visionPrefixes(config: ModelConfig): readonly string[] {
   const { wrappers = [] } = familyOf(config);
   return wrappers.find(({ modulePrefix }) => modulePrefix === config.modulePrefix)?.vision ?? [];

@@ -76,7 +76,7 @@ function withOffload(chain: Chain, link: Link, plain: Planner, entries: number, 
   const reserves = [0, boundary, 2 * boundary, tape + boundary, 2 * (tape + boundary)];
   const choices = isLong ? CHOICES.slice(0, LONG_CHAIN_CHOICES) : CHOICES;
   const readers = new Map<number, Reader>();
-  /** Of tapes at a stride; the price of a transfer changes no bound. */
+  /** Makes the reader of tapes at a stride; the price of a transfer changes no bound. */
   const readerOf = (stride: number): Reader => {
     let reader = readers.get(stride);
     if (!reader) readers.set(stride, (reader = makeReader(chain, (scale) => pagedRecurrence(chain, link, base, scale, stride))));
@@ -275,7 +275,7 @@ export interface KeptOptions {
   /** Segments 1..last: their inputs and tapes; all by default. */
   readonly last?: number;
   /**
-   * Whether each copy runs beside the next computation and each fetch beside the one before its use, as by default, or transfers
+   * True if each copy runs beside the next computation and each fetch beside the one before its use, as by default, or transfers
    * stop the computation.
    */
   readonly isBeside?: boolean;

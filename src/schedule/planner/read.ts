@@ -11,12 +11,12 @@ interface Task {
   readonly t: number;
   /** Variant of the held tape for D, `NONE` for C. */
   readonly k: number;
-  /** Whether A(s-1) has a copy outside. */
+  /** True if A(s-1) has a copy outside. */
   readonly copied: boolean;
   readonly memory: number;
 }
 
-/** Of a limit: what sums of sizes that are not whole numbers may be off by. */
+/** The share of a limit that sums of sizes may be off by when they are not whole numbers. */
 export const ROUNDING = 1e-12;
 
 /**

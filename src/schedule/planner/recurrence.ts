@@ -42,7 +42,7 @@ export interface Option {
   /** Row of the subproblem that runs afterwards. */
   rest: number;
   restTaken: number;
-  /** Whether the input of the subproblem, and the tape of a tape or retape, are outside while the deeper one runs. */
+  /** True if the input of the subproblem, and the tape of a tape or retape, are outside while the deeper one runs. */
   pagesInput: boolean;
   pagesTape: boolean;
 }

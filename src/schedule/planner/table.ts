@@ -6,7 +6,7 @@
  */
 import { NONE, type Recurrence } from "./recurrence.ts";
 
-/** What is known of each row in exact bytes, before any rounding. */
+/** Describes what is known of each row in exact bytes, before any rounding. */
 export interface Extremes {
   /** Least memory with which the subproblem can be done. */
   readonly least: Float64Array;

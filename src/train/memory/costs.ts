@@ -33,7 +33,7 @@ export interface Costs {
 type Bandwidth = Pick<Link, "out" | "in">;
 
 interface CostsFile {
-  /** What the times depend on besides the programs. */
+  /** The device, which the times depend on besides the programs. */
   readonly device: string;
   /** Program (name, tokens and a hash of its content) -> seconds. */
   readonly seconds: Readonly<Record<string, number>>;

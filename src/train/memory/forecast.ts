@@ -12,13 +12,13 @@ export interface FixedBytes extends ResidentBytes {
 
 /** Peak memory of training, in bytes, by part. `peak` is their sum. */
 export interface MemoryForecast {
-  /** What is not scheduled: weights, adapters, gradients, optimizer state, the batch's own inputs, ... */
+  /** Bytes that are not scheduled: weights, adapters, gradients, optimizer state, the batch's own inputs, ... */
   readonly resident: number;
   /** Boundaries and tapes at the moment of the peak. */
   readonly stash: number;
   /** Temporary memory of the kernel program at the moment of the peak. */
   readonly workspace: number;
-  /** What the executor's library takes for its programs beside what is planned, at most; see runtime/temporary.ts. */
+  /** Bytes that the executor's library takes for its programs beside the plan, at most; see runtime/temporary.ts. */
   readonly temporary: number;
   readonly peak: number;
 }
@@ -27,7 +27,7 @@ export function fixedTotal({ frozen, trainable, gradients, optimizer, batch, log
   return frozen + trainable + gradients + optimizer + batch + logits + checks;
 }
 
-/** What a schedule needs beside what is fixed, by exact simulation. */
+/** Returns what a schedule needs beside what is fixed, by exact simulation. */
 export function forecast(
   step: { readonly chain: Chain; readonly schedule: Schedule },
   fixed: FixedBytes,
@@ -42,7 +42,7 @@ export function forecast(
   return { resident, stash, workspace: peak - stash, temporary, peak: resident + peak + temporary };
 }
 
-/** What a program between training steps needs: an update, which finds an empty stash. */
+/** Returns what a program between training steps needs: an update, which finds an empty stash. */
 export function betweenSteps(fixed: FixedBytes, workspace: number, temporary: number): MemoryForecast {
   const resident = fixedTotal(fixed);
   return { resident, stash: 0, workspace, temporary, peak: resident + workspace + temporary };

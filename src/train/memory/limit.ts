@@ -7,7 +7,7 @@ import { formatBytes } from "../../base/bytes.ts";
 import { type Checkpointing, LimitError } from "./step-plan.ts";
 
 /**
- * What the process takes on top of what is planned once its programs have been made: optimised code of the kernels and of
+ * Bytes that the process takes on top of the plan once its programs have been made: optimised code of the kernels and of
  * the step, tables of the planner, pieces of files that are written, and garbage between two collections.
  */
 const GROWTH = 45 << 20;
@@ -40,12 +40,12 @@ export function processBase({ offload = "off" }: Partial<Pick<TrainConfig, "offl
   return process.memoryUsage.rss() + GROWTH + (offload === "off" ? 0 : TRANSFER_THREADS);
 }
 
-/** What CUDA takes of a card for itself, about: its context, kernels and workspaces of its libraries. */
+/** Bytes that CUDA takes of a card for itself, about: its context, kernels and workspaces of its libraries. */
 const CUDA_BASE = 600 << 20;
 
 /** The memory that `--memory` is about. */
 export interface LimitedMemory {
-  /** Who takes `base`. */
+  /** The owner of `base`. */
   readonly owner: "the process" | "CUDA itself";
   /** Bytes that may be taken. @throws {UserError} when that is not known */
   free(): number;

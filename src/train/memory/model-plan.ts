@@ -40,7 +40,7 @@ export interface ModelPlanOptions {
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
   readonly weightType: (name: string) => WeightType;
-  /** What programs compute in: f32 by default, or a half type, which frozen weights then must have too; see autodiff/precision.ts. */
+  /** The type that programs compute in: f32 by default, or a half type, which frozen weights then must have too; see autodiff/precision.ts. */
   readonly compute?: FloatType;
   readonly strategy: Checkpointing;
   /** Names of forward values to keep or to recompute in any case. */
@@ -59,7 +59,7 @@ export interface ModelPlanOptions {
   readonly head?: HeadKind;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
-  /** What updates the trained weights; null: nothing does. */
+  /** The optimizer of the trained weights; null: there is none. */
   readonly optimizer: OptimizerChoice | null;
   /** Boundaries and tapes may leave memory by this link. */
   readonly link?: Link | null;
@@ -83,7 +83,7 @@ export interface ModelPlan {
   readonly largest: TokenPlan;
   /** Segments that end in logits, by number of tokens. */
   readonly answers: ReadonlyMap<number, readonly Segment[]>;
-  /** What replay checks run, by number of tokens; none where they are not asked for. */
+  /** The programs of replay checks, by number of tokens; none where they are not asked for. */
   readonly probes: ReadonlyMap<number, Probes>;
   /** Decoding, in the arena between steps. */
   readonly decoder: DecoderPlan | null;
@@ -149,7 +149,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const decoder =
     options.decode === undefined ? null : planDecoder(programs, config, { ...evaluationOptions(1), compute }, options.decode);
   const updateBytes = updateWorkspace(programs, updates);
-  /** What runs in the arena between training steps. */
+  /** Bytes of the programs that run in the arena between training steps. */
   const betweenBytes = Math.max(
     decoder?.bytes ?? 0,
     updateBytes,
@@ -280,7 +280,7 @@ export function mostTokens({ tokens, logits }: Pick<ModelPlanOptions, "tokens" |
   return Math.max(...tokens, ...(logits?.tokens ?? []));
 }
 
-/** What the batch inputs of a model have room for. */
+/** Returns what the batch inputs of a model have room for. */
 export function batchSizeOf(options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head">): BatchSize {
   return { tokens: mostTokens(options), rows: options.logits?.rows ?? 1, weighted: options.weighted, head: options.head };
 }

@@ -24,7 +24,7 @@ export interface OffloadOptions {
 export const NOMINAL_LINK: Link = { out: 1e9, in: 1e9, leastBytes: 2 ** 18, inFlight: 2 ** 29 };
 
 /**
- * What `--offload` asks for; null when everything stays in memory. `auto` is the folder that `output` is in, or will be in.
+ * Returns what `--offload` asks for; null when everything stays in memory. `auto` is the folder that `output` is in, or will be in.
  * @throws {UserError} a folder that is none
  */
 export function offloadOf({ offload }: Pick<TrainConfig, "offload">, output: string): OffloadOptions | null {

@@ -20,7 +20,7 @@ export type Checkpointing =
   /** A given schedule, for tests and experiments. */
   | { readonly name: "given"; readonly schedule: (chain: Chain) => Schedule };
 
-/** What one step does, and where everything is while it does it. */
+/** Describes what one step does, and where everything is while it does it. */
 export interface StepPlan {
   readonly chain: Chain;
   readonly schedule: Schedule;
@@ -42,7 +42,7 @@ export class LimitError extends Error {
   }
 }
 
-/** Whether the planner chooses the schedule by the chain's times and sizes. */
+/** Tells whether the planner chooses the schedule by the chain's times and sizes. */
 export function isPlanned(checkpointing: Checkpointing): boolean {
   return checkpointing.name === "optimal" || checkpointing.name === "budget";
 }
@@ -67,7 +67,7 @@ export function variantsWanted(checkpointing: Checkpointing): number {
   }
 }
 
-/** What a planner chooses from. */
+/** The number of variants that a planner chooses from. */
 export const PLANNED_VARIANTS = 4;
 
 /** Bytes that stash and workspace may have in an arena of `room` bytes. */

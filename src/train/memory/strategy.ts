@@ -85,7 +85,7 @@ export function checkpointingOf(config: CheckpointingConfig, memory: LimitedMemo
   }
 }
 
-/** What of a block is kept or recomputed in any case. @throws {UserError} a name in both lists */
+/** Returns what of a block is kept or recomputed in any case. @throws {UserError} a name in both lists */
 export function selectiveOf(config: CheckpointingConfig): ModelPlanOptions["selective"] {
   const [keep, recompute] = [config.keepOps ?? [], config.recomputeOps ?? []];
   const both = keep.find((name) => recompute.includes(name));

@@ -32,7 +32,7 @@ export interface TrainingPosition {
   /** Least held-out loss so far, and evaluations since it was reached. */
   readonly bestLoss: number | null;
   readonly sinceBest: number;
-  /** Of training in f16. */
+  /** The loss scale of training in f16. */
   readonly lossScale: LossScale | null;
 }
 
@@ -59,11 +59,11 @@ const positionSchema = z.object({
   sha256: z.string(),
 });
 
-/** What `--resume` finds in a run folder. */
+/** Describes what `--resume` finds in a run folder. */
 export interface Resumable {
-  /** Of the newest checkpoint whose `state.json` is whole. */
+  /** The step of the newest checkpoint whose `state.json` is whole. */
   readonly step: number;
-  /** What was said about the run's length when it was written and is said otherwise now. */
+  /** The settings about the run's length that differ from those at the time of writing. */
   readonly length: Difference | null;
 }
 
@@ -118,7 +118,7 @@ export interface Checkpoints {
   restoreBest(warn: (message: string) => void): TrainingPosition | null;
 }
 
-/** What is trained, in an executor's memory: an engine's. */
+/** Describes what is trained, in an executor's memory: an engine's. */
 export interface TrainedState {
   readonly executor: Executor;
   readonly resident: { readonly trainable: FlatParams };

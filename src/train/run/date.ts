@@ -21,7 +21,7 @@ function formatDate(now: Date): string {
   return `${now.getFullYear()}-${two(now.getMonth() + 1)}-${two(now.getDate())}`;
 }
 
-/** Of the configuration in a run folder; null where there is none, or none that can be read. */
+/** Returns the date of the configuration in a run folder; null where there is none, or none that can be read. */
 function keptDate(folder: string): string | null {
   try {
     const { date } = JSON.parse(readFileSync(join(folder, RUN_FILES.config), "utf8")) as { date?: unknown };

@@ -8,7 +8,7 @@ import type { Summary } from "../../schedule/summary.ts";
 import type { Evaluation, StepMetrics } from "./loop.ts";
 
 /**
- * What a run tells while it goes on: the terminal shows it, `--json` prints each as a line of JSON on standard output,
+ * Describes what a run tells while it goes on: the terminal shows it, `--json` prints each as a line of JSON on standard output,
  * `metrics.jsonl` and TensorBoard's files get the steps and evaluations.
  */
 export type RunEvent =
@@ -60,21 +60,21 @@ export interface StartEvent {
   readonly device: string;
   /** Where boundaries and tapes go that leave memory. */
   readonly offload: string | null;
-  /** What is not as a user may expect, about model, device and offload. */
+  /** Sentences about model, device and offload that a user may not expect. */
   readonly notes: readonly string[];
   /** The first training example, cut where the masking changes. */
   readonly firstExample: readonly SamplePart[];
   readonly output: string;
 }
 
-/** What a whole run would take. */
+/** Describes what a whole run would take. */
 export interface Estimate {
   /** Optimizer steps, and passes over the data. */
   readonly steps: number;
   readonly epochs: number;
-  /** Of an optimizer step, by forward and backward passes that were timed. */
+  /** The seconds of an optimizer step, by forward and backward passes that were timed. */
   readonly secondsPerStep: number;
-  /** Of all steps; evaluations come on top. */
+  /** The seconds of all steps; evaluations come on top. */
   readonly seconds: number;
 }
 
@@ -120,7 +120,7 @@ export interface DoneEvent {
   readonly output: string;
 }
 
-/** What other verbs print with `--json`. */
+/** Describes what other verbs print with `--json`. */
 export type VerbEvent =
   /** `generate`, `chat`, `serve`: how answers are sampled, in words. */
   | { readonly type: "sampling"; readonly text: string }
@@ -182,7 +182,7 @@ export interface RequestEvent {
   /** The answer's; 499 when the client went before it was whole. */
   readonly status: number;
   readonly seconds: number;
-  /** Of requests that came to the model; `cachedTokens` of the prompt's were in the cache. */
+  /** Counts of requests that came to the model; `cachedTokens` of the prompt's tokens were in the cache. */
   readonly promptTokens?: number;
   readonly cachedTokens?: number;
   readonly answerTokens?: number;

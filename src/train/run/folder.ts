@@ -15,7 +15,7 @@ import { UserError } from "../../base/errors.ts";
 import { fileError, makeFolder, writeFully, writeTextAtomic } from "../../base/files/files.ts";
 import { checkUnlocked, LOCK_FILE, lockRun, type RunLock } from "./lock.ts";
 
-/** What a run writes, by name. */
+/** The files of a run, by name. */
 export const RUN_FILES = {
   config: "train-config.json",
   metrics: "metrics.jsonl",
@@ -59,7 +59,7 @@ export function checkRunFolder(path: string, mode: { readonly overwrite: boolean
   }
 }
 
-/** What a run leaves that is killed: files that were being written, and its lock. */
+/** Returns what a run leaves that is killed: files that were being written, and its lock. */
 function isTemporary(name: string): boolean {
   return (name.startsWith(".") && name.endsWith(".tmp")) || name === LOCK_FILE;
 }

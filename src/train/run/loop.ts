@@ -82,7 +82,7 @@ async function evaluate(
   return { step, loss, labelled, metrics };
 }
 
-/** What `trainLoop` works on. */
+/** Describes what `trainLoop` works on. */
 export interface TrainingRun {
   readonly engine: Engine;
   readonly optimizer: Optimizer;

@@ -314,7 +314,7 @@ async function trainSession(
   return { ...done, steps, loss: told.loss(), evaluation: told.evaluation() };
 }
 
-/** What goes into the files beside the trained weights. */
+/** Returns what goes into the files beside the trained weights. */
 function learnedBy({ config, model, tokenizer }: Inputs): Learned {
   return {
     stopIds: undeclaredEnds(model.eosTokenIds, tokenizer),
@@ -380,7 +380,7 @@ function createTeller(engine: Engine, record: EventSink, warn: (text: string) =>
   };
 }
 
-/** What a step has moved, each time since the last. */
+/** Returns what a step has moved, each time since the last. */
 function stepTransfers({ store }: Engine): () => Pick<StepEvent, "offload"> {
   if (!store) return () => ({});
   let before = store.counts();

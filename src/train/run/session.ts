@@ -52,12 +52,12 @@ export interface Inputs extends LoadedData {
   readonly source: TensorSource;
   readonly tokenizer: Tokenizer;
   readonly sequenceLength: number;
-  /** What chat templates take for today; null where this model's do not ask. */
+  /** The day that chat templates take for today; null where this model's templates do not ask. */
   readonly date: string | null;
   readonly tuning: Tuning;
   /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
   readonly start: { readonly adapter: Adapter; readonly content: string } | null;
-  /** What identifies the base model. */
+  /** The identity of the base model. */
   readonly identity: ModelIdentity;
   /** Closes the files of model and adapter. */
   close(): void;
@@ -234,7 +234,7 @@ export function createSession(executor: Executor, inputs: Inputs, warn: (text: s
   };
 }
 
-/** What the model is asked: the conversation up to the first answer, the prompt, or a text's first words. */
+/** Returns what the model is asked: the conversation up to the first answer, the prompt, or a text's first words. */
 function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): { text: string; ids: Int32Array } | null {
   switch (example.kind) {
     case "chat": {

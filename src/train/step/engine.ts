@@ -52,11 +52,11 @@ export interface Engine {
   readonly resident: Resident;
   /** The optimizer's state; null where nothing is updated. */
   readonly optimizer: OptimizerState | null;
-  /** What programs compute in. */
+  /** The type that programs compute in. */
   readonly compute: FloatType;
   /** The checkpoint that the weights came from. */
   readonly source: TensorSource;
-  /** What is trained. */
+  /** The parameters that are trained. */
   readonly tuning: Tuning;
   readonly plan: ModelPlan;
   /** Segments at the largest number of tokens. */
@@ -190,7 +190,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
 
   let touched = 0;
   let ran: MemoryForecast | null = null;
-  /** Whether an optimizer works in the arena. */
+  /** True if an optimizer works in the arena. */
   let updates = false;
   let computed: ComputedTime = { measured: 0, predicted: 0 };
   let runs = 0;

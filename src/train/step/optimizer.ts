@@ -16,7 +16,7 @@ export interface Optimizer {
   zeroGradients(): void;
 }
 
-/** What an optimizer works on: an engine. */
+/** Describes what an optimizer works on: an engine. */
 export interface OptimizerInputs {
   readonly executor: Executor;
   readonly resident: { readonly trainable: FlatParams };

@@ -7,13 +7,13 @@ import type { StepBatch } from "./step-batch.ts";
 import type { Engine } from "./engine.ts";
 import { FIRST_LOSS_SCALE, type LossScale, nextLossScale } from "./loss-scale.ts";
 
-/** What one batch gives. */
+/** Describes what one batch gives. */
 export interface StepGradients {
   /** Mean cross entropy of the labelled tokens, by their weights. */
   readonly loss: number;
-  /** What the gradients were multiplied by on their way through the model, and are divided by where they are read: 1 but in f16. */
+  /** The factor of the gradients on their way through the model, by which they are divided where they are read: 1 but in f16. */
   readonly lossScale: number;
-  /** Of all trainable parameters, f32, read from the executor piece by piece. */
+  /** The gradients of all trainable parameters, f32, read from the executor piece by piece. */
   readonly gradients: readonly TensorData[];
 }
 

@@ -29,7 +29,7 @@ type TuningConfig = Pick<
 >;
 type Model = Pick<ModelConfig, "family" | "layers" | "modulePrefix">;
 
-/** What a configuration says of its adapters. */
+/** Returns what a configuration says of its adapters. */
 export function settingsOf(config: TuningConfig): AdapterSettings {
   return {
     method: config.method,
@@ -45,7 +45,7 @@ export function settingsOf(config: TuningConfig): AdapterSettings {
 }
 
 /**
- * What a configuration trains.
+ * Returns what a configuration trains.
  * @param base names of the base model's weights
  * @throws {UserError} targets, blocks, modules or patterns that the model does not have
  */
@@ -90,7 +90,7 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
 
 const last = (module: string): string => module.split(".").at(-1)!;
 
-/** What is trained whole beside adapters. */
+/** Returns what is trained whole beside adapters. */
 function wholes(settings: AdapterSettings, adapts: (module: string) => boolean): Pick<Tuning, "trains"> {
   if (settings.bias === "none" && settings.modulesToSave.length === 0) return {};
   return { trains: (name) => isWhole(name, settings, adapts) };
@@ -188,7 +188,7 @@ const allTargets = (model: Model): string[] => {
 };
 
 /**
- * What trains an adapter further that was opened for its base model.
+ * Returns what trains an adapter further that was opened for its base model.
  * @throws {UserError} an adapter of modules in which its kind cannot be trained, or with weights that it does not train
  */
 export function tuningOfAdapter(adapter: Adapter, model: Model, dropout: number): Tuning {

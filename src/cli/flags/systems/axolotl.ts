@@ -232,7 +232,7 @@ export const AXOLOTL: Table = {
   sequence_parallel_degree: missing(WHY.oneDevice, isOneOf(1)),
 };
 
-/** What axolotl does where a file says nothing. */
+/** Returns what axolotl does where a file says nothing. */
 export function axolotlDefaults(written: Readonly<Record<string, unknown>>): Settings {
   return { packing: false, ...(isOff(written["adapter"]) ? { method: "full" } : {}) };
 }

@@ -172,7 +172,7 @@ export const reportTo: Counterpart = {
   },
 };
 
-/** What quantised loading says beside the number of bits. */
+/** Keys of quantised loading beside the number of bits. */
 export const quantization: Table = {
   load_in_4bit: switches("quantize", "nf4"),
   load_in_8bit: switches("quantize", "q8"),

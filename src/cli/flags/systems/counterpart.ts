@@ -4,20 +4,20 @@ import type { TrainConfigInput, TrainConfigKey } from "../../../train/config.ts"
 /** Values of a configuration here. */
 export type Settings = { readonly [Key in TrainConfigKey]?: TrainConfigInput[Key] | undefined };
 
-/** What a value of another system's key means here. */
+/** Describes what a value of another system's key means here. */
 export type Meaning =
   /** Settings, none where the value is what is always done here; and what a reader should know of it. */
   | { readonly set: Settings; readonly note?: string }
-  /** What to do about a value without a counterpart, without the key. */
+  /** Advice about a value without a counterpart, without the key. */
   | { readonly problem: string };
 
-/** What a key or flag of another system is here. */
+/** Describes what a key or flag of another system is here. */
 export interface Counterpart {
   /** A flag, with its value where it has one: `--rank`, `--quantize nf4`; null where there is none. */
   readonly flag: string | null;
   /** Sentence about a name that has no flag: why none is needed, or what is missing. */
   readonly why: string | null;
-  /** Whether what the name asks for is not done here. */
+  /** True if what the name asks for is not done here. */
   readonly isMissing?: boolean;
   /** @param folder that relative paths start from */
   read(value: unknown, folder: string): Meaning;
@@ -27,7 +27,7 @@ export type Table = Readonly<Record<string, Counterpart>>;
 
 export const NOTHING: Meaning = { set: {} };
 
-/** Whether a value says nothing: absent, switched off or empty. */
+/** Tells whether a value says nothing: absent, switched off or empty. */
 export function isOff(value: unknown): boolean {
   if (value === null || value === undefined || value === false || value === "") return true;
   if (Array.isArray(value)) return value.length === 0;

@@ -116,7 +116,7 @@ export const HUGGING_FACE: Table = {
   validation_file: to("valid"),
 };
 
-/** What TRL's `sft` does where a file says nothing. */
+/** Returns what TRL's `sft` does where a file says nothing. */
 export function trlDefaults(written: Readonly<Record<string, unknown>>): Settings {
   const lora: Settings = { method: "lora", rank: 16, alpha: 32, dropout: 0.05, targets: ["q_proj", "v_proj"] };
   return {
@@ -200,7 +200,7 @@ export const LLAMA_FACTORY: Table = {
   steps: positiveOnly("steps"),
 };
 
-/** What LLaMA-Factory does where a file says nothing. */
+/** LLaMA-Factory's behaviour where a file says nothing. */
 export const LLAMA_FACTORY_DEFAULTS: Settings = {
   epochs: 3,
   batchSize: 8,

@@ -1,4 +1,4 @@
-/** What a template does that Python would refuse: wrong syntax, undefined values, types that do not fit, no end. */
+/** Describes what a template does that Python would refuse: wrong syntax, undefined values, types that do not fit, no end. */
 export class TemplateError extends Error {
   override name = "TemplateError";
 

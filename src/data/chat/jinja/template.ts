@@ -29,7 +29,7 @@ export function parseTemplate(source: string): Template {
 }
 
 export interface RenderOptions {
-  /** What is written at both ends of `{% generation %}`; nothing by default. */
+  /** The text that is written at both ends of `{% generation %}`; none by default. */
   readonly mark?: string;
 }
 

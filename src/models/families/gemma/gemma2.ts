@@ -8,7 +8,7 @@ import type { Family, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder, type ReadingRules, windowByLayer } from "../reading/common.ts";
 
-/** What Transformers assumes where the config.json of a Gemma 2 or 3 is silent. */
+/** Transformers' defaults where the config.json of a Gemma 2 or 3 is silent. */
 export const GEMMA_DEFAULTS: Raw = {
   hidden_size: 2304,
   intermediate_size: 9216,
@@ -85,14 +85,14 @@ export function gemmaLayers(config: ModelConfig): Layer[] {
   });
 }
 
-/** What llama.cpp knows of a Gemma without being told. */
+/** Describes what llama.cpp knows of a Gemma without being told. */
 interface UsualGemma {
   readonly architecture: string;
   /** Layers up to one with full attention, that one included. */
   readonly period: number;
   /** Layers of the family's largest model, whose scores are scaled otherwise. */
   readonly largest: number;
-  /** Whether scores and logits have soft caps. */
+  /** True if scores and logits have soft caps. */
   readonly capped: boolean;
 }
 

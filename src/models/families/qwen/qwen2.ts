@@ -32,7 +32,7 @@ function textOf(raw: Raw, where: string): Raw {
   };
 }
 
-/** What names of a Qwen with images begin with in files and in the modules. */
+/** The begins of names of a Qwen with images, in files and in the modules. */
 export const QWEN_NAMES: Pick<Wrapper, "modulePrefix" | "renamed" | "vision"> = {
   modulePrefix: TEXT_PREFIX,
   renamed: [["visual.", "model.visual."]],

@@ -7,7 +7,7 @@ import type { HiddenAct, ModelConfig } from "../../config.ts";
 import type { Raw } from "../family.ts";
 import { checkLongRope, ropeOf, ropeSchema } from "./rope.ts";
 
-/** What the families' readers share: the keys of `config.json` that most of them have, and what those must be. */
+/** The part that the families' readers share: the keys of `config.json` that most families have, and their legal values. */
 
 const DTYPES: Readonly<Record<string, FloatType>> = { float32: "f32", bfloat16: "bf16", float16: "f16" };
 
@@ -65,7 +65,7 @@ type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 export interface ReadingRules {
   /** `Family.type`. */
   readonly family: string;
-  /** What Transformers assumes where the file is silent. */
+  /** Transformers' defaults where the file is silent. */
   readonly defaults: {
     readonly maxPositions: number;
     /** null: as many as heads. */
@@ -78,9 +78,9 @@ export interface ReadingRules {
   biases(config: CommonConfig): Biases;
   /** Layers that see only the last tokens; absent: none, whatever the file says. @throws {UserError} */
   window?(config: CommonConfig, where: string): Window;
-  /** Whether `partial_rotary_factor` may differ from 1. */
+  /** True if `partial_rotary_factor` may differ from 1. */
   readonly partialRotary?: boolean;
-  /** What else the family has, in place of what most have. @throws {UserError} */
+  /** Returns what else the family has, in place of what most have. @throws {UserError} */
   more?(config: CommonConfig, where: string): Partial<ModelConfig>;
 }
 

@@ -6,7 +6,7 @@ import type { Raw, Wrapper } from "../family.ts";
 /** Keys of a model with images that count for its text part too. */
 const OUTER = ["eos_token_id", "bos_token_id", "pad_token_id", "dtype", "torch_dtype", "quantization_config"];
 
-/** What the names of the text part's modules begin with, in all such models of Transformers 5. */
+/** The begin of the names of the text part's modules, in all such models of Transformers 5. */
 export const TEXT_PREFIX: ModelConfig["modulePrefix"] = "model.language_model.";
 
 /**
@@ -22,7 +22,7 @@ export function textPart(raw: Raw, where: string, text: unknown = raw["text_conf
   return { ...text, ...known };
 }
 
-/** What names begin with in files and in the modules, in models that were first published under LLaVA's. */
+/** The begins of names in files and in the modules, of models that were first published under LLaVA's names. */
 export const LLAVA_NAMES: Pick<Wrapper, "modulePrefix" | "renamed" | "vision"> = {
   modulePrefix: TEXT_PREFIX,
   renamed: [

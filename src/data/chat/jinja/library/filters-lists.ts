@@ -225,7 +225,7 @@ function sum(value: Value, attribute: Value, start: Value): Value {
   return total;
 }
 
-/** What calls filters and tests by their names. */
+/** Describes what calls filters and tests by their names. */
 export interface Library {
   filter(name: string): Builtin;
   test(name: string): Builtin;

@@ -96,7 +96,7 @@ const GLOBALS = {
   },
 } as const;
 
-/** What Jinja and Transformers offer to a chat template. */
+/** Returns what Jinja and Transformers offer to a chat template. */
 export function globalsFor({ now }: { readonly now: Date }): ReadonlyMap<string, Value> {
   const globals = new Map<string, Value>(
     Object.entries(GLOBALS).map(([name, call]) => {

@@ -3,7 +3,7 @@ import { equal } from "../values/compare.ts";
 import { iterate, lengthOf } from "../values/items.ts";
 import { Callable, orElse, Tuple, Undefined, type Value } from "../values/values.ts";
 
-/** What `loop` is within a loop. Items are fetched one ahead only when somebody asks what comes next. */
+/** Describes what `loop` is within a loop. Items are fetched one ahead only when somebody asks what comes next. */
 export class Loop {
   /** The value of the variable `loop`. */
   readonly value: Callable;

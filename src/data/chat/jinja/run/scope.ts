@@ -2,7 +2,7 @@ import { TemplateError } from "../errors.ts";
 import { SCOPE_STEPS, step } from "../meter.ts";
 import type { Value } from "../values/values.ts";
 
-/** What one rendering has at a time. */
+/** Describes what one rendering has at a time. */
 export interface Rendering {
   /** The text of the innermost block that collects one. */
   out: string;
@@ -11,7 +11,7 @@ export interface Rendering {
   /** Calls of macros, loops and blocks within each other. */
   depth: number;
   readonly now: Date;
-  /** What is written at both ends of `{% generation %}`. */
+  /** The text that is written at both ends of `{% generation %}`. */
   readonly mark: string;
 }
 

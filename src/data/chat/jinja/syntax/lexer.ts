@@ -162,7 +162,7 @@ export function tokenize(template: string): Token[] {
 
 type Kinds = readonly (readonly [TokenType, RegExp])[];
 
-/** What a word may be, by its first character. */
+/** The kinds that a word may be of, by its first character. */
 const WORDS: ReadonlyMap<string, Kinds> = new Map([
   ...Array.from("0123456789", (digit): [string, Kinds] => [
     digit,

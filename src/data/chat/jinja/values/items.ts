@@ -18,7 +18,7 @@ import {
   View,
 } from "./values.ts";
 
-/** What is in a value: its items, how many there are, one of them, a slice; and its attributes, methods excepted. */
+/** The contents of a value: its items, their number, one of them, a slice; and its attributes, methods excepted. */
 
 /** The items of a value, in a loop. @throws {TemplateError} a value without items */
 export function iterate(value: Value): Iterable<Value> {

@@ -2,7 +2,7 @@ import { TemplateError } from "../errors.ts";
 import { ITEM_BYTES, spend, step } from "../meter.ts";
 import { Callable, Dict, Float, isList, Iter, Namespace, Range, Tuple, typeName, Undefined, type Value, View } from "./values.ts";
 
-/** What values print as: Python's `str`, `repr` and `json.dumps`. */
+/** The texts that values print as: Python's `str`, `repr` and `json.dumps`. */
 
 const SURROGATE = /[\ud800-\udfff]/;
 
@@ -142,7 +142,7 @@ export function floatText(value: number): string {
   return text.includes(".") ? text : `${text}.0`;
 }
 
-/** What Python escapes in a text's `repr`: all but letters, marks, numbers, punctuation, symbols and the blank. */
+/** The characters that Python escapes in a text's `repr`: all but letters, marks, numbers, punctuation, symbols and the blank. */
 // oxlint-disable-next-line no-control-regex
 const UNPRINTABLE = /[\\'\p{C}\p{Z}]/u;
 
@@ -163,7 +163,7 @@ function textRepr(text: string): string {
 
 export interface JsonLayout {
   readonly ascii: boolean;
-  /** What a level is moved in by; null: everything stands in one line. */
+  /** The text that moves in a level; null: everything stands in one line. */
   readonly indent: string | null;
   readonly itemSeparator: string;
   readonly keySeparator: string;

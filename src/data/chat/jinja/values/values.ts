@@ -50,7 +50,7 @@ export class Range {
   }
 }
 
-/** What a dict is filed by: keys that are equal in Python (`1`, `1.0` and `True`) have the same. */
+/** Describes what a dict is filed by: keys that are equal in Python (`1`, `1.0` and `True`) have the same. */
 type Hash = unknown;
 
 export class Dict {
@@ -110,7 +110,7 @@ export class View {
   }
 }
 
-/** What gives its items once: a generator, or `reversed`. */
+/** Describes what gives its items once: a generator, or `reversed`. */
 export class Iter {
   /** @param type Python's name */
   constructor(
@@ -160,7 +160,7 @@ export class Callable {
     readonly call: (positional: readonly Value[], named: Named) => Value,
     /** Values of attributes by name; undefined: it has none. */
     readonly attribute: (name: string) => Value | undefined = () => undefined,
-    /** What it prints as. */
+    /** The text that the function prints as. */
     readonly text: () => string = () => `<function ${name}>`,
   ) {}
 }
