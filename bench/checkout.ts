@@ -1,7 +1,7 @@
 import { cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** What a command of a checkout printed and took. */
+/** Describes what a command of a checkout printed and took. */
 export interface Ran {
   readonly stdout: string;
   /** Seconds of all its threads, in user and system mode. */

@@ -53,7 +53,7 @@ const ORDERS: readonly (readonly (keyof Round)[])[] = [
   ["again", "old", "new"],
 ];
 
-/** What is compared; `counted` is exact, so that any other value than 1 is a change of the plan. */
+/** The quantities that are compared; `counted` is exact, so that any other value than 1 is a change of the plan. */
 const QUANTITIES = { time: "time", rss: "peak RSS", counted: "counted memory" } as const;
 type Quantity = keyof typeof QUANTITIES;
 type Measured = Readonly<Record<Quantity, number>>;

@@ -40,10 +40,10 @@ if (values.only !== undefined && values.only !== "parity" && values.only !== "sp
 const isCuda = values.provider === "cuda";
 const SPEED = { least: 0.7, aim: 1.2 };
 const MEMORY = { most: 1, aim: 0.6 };
-/** Of what was predicted. */
+/** The share of the prediction that a measurement may be off by. */
 const PREDICTION = 0.02;
 const LIMIT_SECONDS = Number(values.limit);
-/** Of a test file, and of one system's steps. */
+/** The seconds that a test file, and one system's steps, may take. */
 const PART_SECONDS = 90;
 /** The end of a part that is cut off, in characters. */
 const TAIL = 2000;
@@ -59,7 +59,7 @@ const secondsLeft = () => LIMIT_SECONDS - performance.now() / 1000;
 interface Measured {
   readonly tokensPerSecond: number;
   readonly stepSeconds: number;
-  /** What the system's allocator took. */
+  /** Bytes that the system's allocator took. */
   readonly peakDeviceMemory: number;
   /** All that was taken on the card, CUDA's context too; by nobody else, it is hoped. */
   readonly cardMemory?: number;

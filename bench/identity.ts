@@ -8,7 +8,7 @@ import { compareFolders, type Mode } from "./identity/compare.ts";
 import { machine } from "./report.ts";
 
 /**
- * Whether two checkouts compute the same, to the bit: the bundled example and three smaller runs (all weights; quantised with a
+ * True if two checkouts compute the same, to the bit: the bundled example and three smaller runs (all weights; quantised with a
  * limit of memory and offload; a packed Gemma) are trained, merged and exported by the command line of each, and what they
  * write is compared: adapters, models, GGUF, metrics but for times, segment models, checkpoints. A schedule that is planned by
  * measured times gets those of the first checkout in both.
@@ -48,7 +48,7 @@ const cases = CASES.filter(({ name }) => wanted.includes(name));
 /** Processor, cores and memory: measured times are known for one device. */
 const device = machine().replace(/^[^,]*, /, "");
 
-/** What a checkout has written, a folder for each case. */
+/** Describes what a checkout has written, a folder for each case. */
 interface Side {
   readonly label: string;
   readonly folder: string;

@@ -11,7 +11,7 @@ export function machine(): string {
   return `${new Date().toISOString().slice(0, 10)}, ${models}, ${cpus().length} cores, ${formatBytes(totalmem())}`;
 }
 
-/** Of Bun and ONNX Runtime. */
+/** Returns the versions of Bun and ONNX Runtime. */
 export function ownVersions(): Record<string, string> {
   const path = Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir);
   return { Bun: Bun.version, "ONNX Runtime": (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version };

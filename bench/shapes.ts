@@ -67,7 +67,7 @@ export function shapeConfig(name: ShapeName, layers?: number): ModelConfig {
   );
 }
 
-/** What `--dtype` of a benchmark says of frozen weights: q8 and nf4 are made of a checkpoint in bf16, q8-all and nf4-all with the embedding. */
+/** Returns what `--dtype` of a benchmark says of frozen weights: q8 and nf4 are made of a checkpoint in bf16, q8-all and nf4-all with the embedding. */
 export function storageOf(dtype: string): WeightStorage & { readonly stored: FloatType } {
   const [, quantize, all] = /^(q8|nf4)(-all)?$/.exec(dtype) ?? [];
   if (quantize) return { stored: "bf16", quantize: quantize as Quantised, quantizeEmbedding: all !== undefined };

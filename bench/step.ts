@@ -47,7 +47,7 @@ const config = shapeConfig(values.shape as ShapeName, values.layers ? Number(val
 /** Time of steps after the first, by operator and shapes. */
 interface ProfileEntry {
   readonly op: string;
-  /** Of a `Gemm`: stored shapes and transpositions of both operands. */
+  /** The product of a `Gemm`: stored shapes and transpositions of both operands. */
   readonly product?: {
     readonly a: readonly number[];
     readonly b: readonly number[];
@@ -131,7 +131,7 @@ for (let step = 1; step <= Number(values.steps); step++) {
   // `performance.now` counts from the start of the process.
   if (step === 1) [firstStep, firstLoss] = [performance.now() / 1000, loss];
 }
-/** Of all steps but the first; of the first if there is no other. */
+/** Returns the median of all steps but the first, or the first if there is no other. */
 const medianOf = (all: readonly number[]) => {
   const later = all.slice(all.length > 1 ? 1 : 0).sort((a, b) => a - b);
   return (later[Math.floor((later.length - 1) / 2)]! + later[Math.ceil((later.length - 1) / 2)]!) / 2;

@@ -1,7 +1,7 @@
 import { createRandom } from "../../src/base/random.ts";
 import { median } from "../report.ts";
 
-/** What one round measured: the older checkout, the newer one, and the older one again. */
+/** Describes what one round measured: the older checkout, the newer one, and the older one again. */
 export interface Round {
   readonly old: number;
   readonly new: number;
@@ -15,7 +15,7 @@ export interface Verdict {
   readonly quartiles: readonly [number, number];
   /** Interval of the medians of as many rounds of the older checkout against itself. */
   readonly self: readonly [number, number];
-  /** Whether the ratio is within `BOUNDS` or within the spread of the older checkout against itself. */
+  /** True if the ratio is within `BOUNDS` or within the spread of the older checkout against itself. */
   readonly same: boolean;
 }
 

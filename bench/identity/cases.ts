@@ -10,7 +10,7 @@ export interface Case {
   readonly name: string;
   /** Arguments of `train`, its output folder excepted. */
   readonly train: readonly string[];
-  /** Whether the schedule depends on measured times: the run then gets those of the first checkout. */
+  /** True if the schedule depends on measured times: the run then gets those of the first checkout. */
   readonly measured: boolean;
   /** Commands after training. */
   readonly after: readonly (readonly string[])[];

@@ -12,7 +12,7 @@ export interface Comparison {
   readonly files: number;
   /** Files that a comparison of tensors has nothing to compare in. */
   readonly passedOver: readonly string[];
-  /** What is not the same, a line each. */
+  /** The differences, a line each. */
   readonly differences: readonly string[];
 }
 
@@ -67,7 +67,7 @@ function filesOf(folder: string): ReadonlySet<string> {
   return new Set(names.map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1)));
 }
 
-/** Whether a file only says how things are laid out: programs, settings with all their keys, checkpoints. */
+/** Tells whether a file only says how things are laid out: programs, settings with all their keys, checkpoints. */
 function isLayout(name: string): boolean {
   return /(^|\/)(segments|checkpoints)\//.test(name) || basename(name) === "train-config.json";
 }

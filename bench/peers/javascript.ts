@@ -75,7 +75,7 @@ async function remat(matmul: "wasm" | "native"): Promise<Prepare> {
   };
 }
 
-/** What onnxruntime-node and onnxruntime-web share. */
+/** Describes what onnxruntime-node and onnxruntime-web share. */
 interface OnnxRuntime {
   readonly Tensor: new (type: string, data: Float32Array, dims: readonly number[]) => object;
   readonly InferenceSession: {

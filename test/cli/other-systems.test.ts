@@ -19,7 +19,7 @@ function file(name: string, content: string): string {
 file("alpaca.jsonl", "");
 mkdirSync(join(folder, "more"));
 
-/** What a file says, with all that the schema adds and checks. */
+/** Returns what a file says, with all that the schema adds and checks. */
 async function readAll(path: string) {
   const { values, notes } = await readConfigFile(path);
   return { config: validateConfig(trainConfigSchema, values), values, notes };

@@ -5,7 +5,7 @@ setDefaultTimeout(120_000);
 
 const MIB = 2 ** 20;
 
-/** What is written to a stream, and a clock to be set. */
+/** Returns what is written to a stream, and a clock to be set. */
 function display(isTTY: boolean) {
   const written: string[] = [];
   const clock = { now: 0 };

@@ -30,7 +30,7 @@ const settings =
 const args = (output: string) =>
   ["train", "--model", model, "--data", data, "--output", output, "--steps", String(STEPS)].concat(settings.split(" "));
 
-/** What must not depend on interruptions: losses of steps and evaluations. */
+/** Returns what must not depend on interruptions: losses of steps and evaluations. */
 function losses(output: string): unknown[] {
   const lines = readFileSync(join(output, "metrics.jsonl"), "utf8").trim().split("\n");
   return lines.map((line) => {

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { createStopText } from "../../src/generate/stop-text.ts";
 import { createRandom } from "../../src/base/random.ts";
 
-/** What is let through of pieces, and whether the text was stopped. */
+/** Returns what is let through of pieces, and whether the text was stopped. */
 function through(pieces: readonly string[], sequences: readonly string[]): { given: string[]; isStopped: boolean } {
   const stops = createStopText(sequences);
   const given: string[] = [];

@@ -20,7 +20,7 @@ setDefaultTimeout(120_000);
 const folder = temporaryFolder();
 const tokenizers = join(import.meta.dir, "../golden/tokenizers");
 
-/** What llama.cpp expects of every Gemma and SmolLM3, which the fixtures are not like in order to tell more from one another. */
+/** The settings that llama.cpp expects of every Gemma and SmolLM3; the fixtures have others in order to tell more from one another. */
 const USUAL: Partial<Record<GoldenFamily, (config: Record<string, any>) => void>> = {
   gemma2: (config) => (config["query_pre_attn_scalar"] = 14),
   gemma3: (config) =>
@@ -100,7 +100,7 @@ function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
   return family.startsWith("gemma") && family !== "gemma" ? GEMMA_MODULES : MODULES;
 }
 
-/** What the names of modules begin with in files. */
+/** The begins of the names of modules in files. */
 const PREFIXES: Partial<Record<GoldenFamily, string>> = {
   "gemma3-vision": "language_model.model.",
   mistral3: "language_model.model.",

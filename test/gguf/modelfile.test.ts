@@ -7,7 +7,7 @@ import { modelfile } from "../../src/gguf/modelfile.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { TALKS, templateIn, tokenizers } from "../golden/gguf/modelfile-cases.ts";
 
-/** What Go makes of each template for each conversation: see modelfile.ts there. */
+/** Go's rendering of each template for each conversation: see modelfile.ts there. */
 const golden: Readonly<Record<string, readonly string[]>> = JSON.parse(
   readFileSync(join(import.meta.dir, "../golden/gguf/modelfile.json"), "utf8"),
 );

@@ -9,7 +9,7 @@ import { modelFolder } from "../support/golden.ts";
 
 const folder = join(import.meta.dir, "../golden/tokenizers");
 
-/** What llama.cpp made of texts (llama-cpp.py there), where it is not what Transformers makes of them. */
+/** Tokens of texts by llama.cpp (llama-cpp.py there), where they differ from Transformers' tokens. */
 const made: Readonly<Record<string, { readonly different: Readonly<Record<string, number[]>> }>> = JSON.parse(
   readFileSync(join(import.meta.dir, "../golden/gguf/llama-cpp.json"), "utf8"),
 ).tokens;
@@ -87,7 +87,7 @@ function detokenize({ tokens, types, spacePrefix }: Vocabulary, ids: readonly nu
   return Buffer.concat(parts).toString();
 }
 
-/** What is written for the tokenizer of a folder. */
+/** Returns what is written for the tokenizer of a folder. */
 function exported(at: string) {
   const tokenizer = loadTokenizer(at);
   const vocabSize = tokenizer.size;

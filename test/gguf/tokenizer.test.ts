@@ -9,7 +9,7 @@ import { modelFolder } from "../support/golden.ts";
 const folder = join(import.meta.dir, "../golden/tokenizers");
 const config = loadConfig(modelFolder("smollm2"));
 
-/** What llama.cpp made of thousands of texts (llama-cpp.py there): those that it split otherwise than Transformers. */
+/** Texts that llama.cpp (llama-cpp.py there) split otherwise than Transformers, of thousands. */
 const golden: Readonly<
   Record<string, { readonly texts: number; readonly different: Readonly<Record<string, readonly number[]>> }>
 > = JSON.parse(readFileSync(join(import.meta.dir, "../golden/gguf/llama-cpp.json"), "utf8")).tokens;

@@ -31,7 +31,7 @@ import { Dequantize } from "../../src/ops/dequantize.ts";
 
 setDefaultTimeout(120_000);
 
-/** What bitsandbytes, PyTorch, Transformers and PEFT computed: see make.py there. */
+/** Values that bitsandbytes, PyTorch, Transformers and PEFT computed: see make.py there. */
 const ROOT = join(import.meta.dir, "../golden/quantised");
 const FOLDER = join(ROOT, "llama");
 const BOUND = 1e-4;

@@ -54,7 +54,7 @@ function other(random: Random, value: unknown): unknown {
   return value;
 }
 
-/** Of an initializer: its data are said to be in another file. */
+/** Says of an initializer that its data are in another file. */
 function moveOutside(random: Random, model: Fields): void {
   const tensors = (model.graph as { initializer?: Fields[] } | undefined)?.initializer ?? [];
   const tensor = tensors[random.below(tensors.length)];

@@ -30,7 +30,7 @@ const below = (count: number, limit: number): TestTensor =>
 
 /** Three packed examples of 11 tokens in all, and two tokens of padding. */
 const STARTS = i32([13], [0, 0, 0, 0, 4, 4, 4, 7, 7, 7, 7, 11, 12]);
-/** Of 17 classes; -100 is no label. */
+/** Labels of 17 classes; -100 is no label. */
 const LABELS = i32([13], [3, -100, 16, 0, 5, -100, -100, 8, 8, 11, 2, 15, -100]);
 /** Logits of 36 MB: more than one chunk. */
 const CHUNKED = [normal(451, 3), normal(20011, 3), below(451, 20011), f32([1], [0.01])];
@@ -85,7 +85,7 @@ function chunkedScales(): TestTensor {
   );
 }
 
-/** Of an adapter of rank 2, whose parts are the inputs `at` and `at + 1`. */
+/** Returns the samples of an adapter of rank 2, whose parts are the inputs `at` and `at + 1`. */
 function adaptedHead(at: 4 | 6): (TestTensor | null)[] {
   const own = generator(21);
   const head = [random(own, [13, 7]), random(own, [17, 7]), LABELS, f32([1], [0.3])];

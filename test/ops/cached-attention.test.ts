@@ -13,7 +13,7 @@ interface Case {
   readonly kvHeads: number;
   readonly dim: number;
   readonly size: number;
-  /** Of the first token, or of each: then each has a text of its own. */
+  /** The position of the first token, or of each: then each has a text of its own. */
   readonly position: number | readonly number[];
   /** How far back a token sees. */
   readonly window?: number;

@@ -32,7 +32,7 @@ import { addFeeds, addOutputs, chain, CHAINS, LORA } from "../support/segments.t
 
 setDefaultTimeout(120_000);
 
-/** Of losses and gradients computed in a half type, relative to f32. */
+/** The error of losses and gradients in a half type, relative to f32. */
 const BOUND = 2e-2;
 
 const HALVES = ["bf16", "f16"] as const;

@@ -28,14 +28,14 @@ export async function remat(args: readonly string[], cwd = root, env: Record<str
   return { code, stdout, stderr };
 }
 
-/** What a verb that succeeds prints. */
+/** Returns what a verb that succeeds prints. */
 export async function ok(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await remat(args);
   expect(`${code} ${stderr}`).toStartWith("0 ");
   return stdout;
 }
 
-/** What a verb says that refuses its arguments: one message, no stack trace. */
+/** Returns what a verb says that refuses its arguments: one message, no stack trace. */
 export async function refused(...args: string[]): Promise<string> {
   const { code, stderr } = await remat(args);
   expect(code).toBe(2);

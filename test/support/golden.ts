@@ -46,7 +46,7 @@ export const adapterFolder = (family: GoldenFamily): string => join(ROOT, family
 export const batchFile = (family: GoldenFamily, batch: GoldenBatch): string =>
   join(ROOT, family, "batches", `${batch}.safetensors`);
 
-/** What PyTorch computed for one batch. */
+/** Describes what PyTorch computed for one batch. */
 export interface Expected {
   readonly loss: number;
   /** [sequences * length, vocabulary]; zeros at padding. */
@@ -109,7 +109,7 @@ export interface GoldenAdapter {
   readonly tensors: ReadonlyMap<string, Float32Array>;
 }
 
-/** What a family's fixtures train: everything, or its adapter, without dropout. */
+/** Returns what a family's fixtures train: everything, or its adapter, without dropout. */
 export function goldenTuning(family: GoldenFamily, method: GoldenMethod): Tuning {
   if (method === "full") return { method };
   const { rank, alpha, targets } = readAdapter(family);

@@ -59,7 +59,7 @@ export function chain(tuning: Tuning, weights: FloatType): Segment[] {
   return buildSegments(config, { tokens: TOKENS, tuning, weightType: () => weights });
 }
 
-/** What the chains are tested with. */
+/** The chains of the tests. */
 export const CHAINS: readonly [title: string, tuning: Tuning, weights: FloatType][] = [
   ["LoRA on f32 weights", LORA, "f32"],
   ["LoRA on bf16 weights", LORA, "bf16"],

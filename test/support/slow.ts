@@ -1,7 +1,7 @@
 import { test } from "bun:test";
 
 /**
- * Whether tests that take long or count on chance are run in full: with `REMAT_SLOW=1`, which CI sets. The plain suite has fewer rounds
+ * True if tests that take long or count on chance are run in full: with `REMAT_SLOW=1`, which CI sets. The plain suite has fewer rounds
  * of them, or leaves them out.
  */
 export const SLOW = process.env["REMAT_SLOW"] === "1";

@@ -23,7 +23,7 @@ interface Case {
   readonly answers?: readonly (string | null)[];
 }
 
-/** What Transformers renders with templates in the styles of well-known families, and what they leave out. */
+/** Renderings by Transformers of templates in the styles of well-known families, and the parts that these leave out. */
 const { templates, conversations, cases, ends, bos, eos } = (await Bun.file(
   join(import.meta.dir, "../../golden/chat-templates/cases.json"),
 ).json()) as {

@@ -24,7 +24,7 @@ const PIECES = (
   "'%99999999d' % 1|'{:99999999}'.format(1)|.__class__|.items()|[::-1]|[0]|messages|loop.index|none|\u0000|\u{1f600}|\ud83d|\r\n|\u2028"
 ).split("|");
 
-/** What may stand behind any expression. */
+/** Suffixes of any expression. */
 const SUFFIXES: readonly string[] = [
   " | list",
   " | string",

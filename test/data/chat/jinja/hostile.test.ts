@@ -5,7 +5,7 @@ import { parseTemplate, runTemplate } from "../../../../src/data/chat/jinja/temp
 
 setDefaultTimeout(120_000);
 
-/** What a template that is refused says; a text where it is not. */
+/** Returns what a template that is refused says; a text where it is not. */
 function outcome(source: string, variables: Readonly<Record<string, unknown>> = {}): string {
   try {
     return `rendered ${runTemplate(parseTemplate(source), { messages: [{ role: "user", content: "hi" }], ...variables }, new Date(0)).length} characters`;
