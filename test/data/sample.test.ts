@@ -224,7 +224,7 @@ describe("chat: the assistant's turns, end token included, line break after it n
   test("a template that does not end, and one whose text doubles without an end, are refused within a bound of steps and of bytes", () => {
     const render = (source: string) => userError(() => createChatTemplate(source).render({ messages: [] }));
     const loop = "{% for i in range(100000) %}";
-    expect(render(`${loop}${loop}{% endfor %}{% endfor %}`)).toMatch(/it does not come to an end within 3000\d{3} steps/);
+    expect(render(`${loop}${loop}{% endfor %}{% endfor %}`)).toMatch(/it does not come to an end within 30\d{5} steps/);
     expect(render("{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}")).toContain(
       "its texts and lists grow without an end (beyond 64 MiB)",
     );

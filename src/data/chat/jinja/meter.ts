@@ -11,8 +11,11 @@ import { TemplateError } from "./errors.ts";
  */
 const MAX_STEPS = 3_000_000;
 
-/** Steps for each byte of input: a long conversation has many turns, or long texts that are read. */
-const STEPS_PER_INPUT_BYTE = 4;
+/** Steps for each byte of input: a template may go over all turns at each of a thousand turns. */
+const STEPS_PER_INPUT_BYTE = 256;
+
+/** Steps that no input raises; a few seconds. */
+const MOST_STEPS = 50_000_000;
 
 /** Bytes of one rendering's new values beyond what its input allows. */
 const MAX_BYTES = 2 ** 26;
@@ -74,7 +77,8 @@ const SEARCHED = 1 << 13;
 export function metered<Result>(inputBytes: number, render: () => Result): Result {
   const outer = [steps, bytes, mostSteps, mostBytes] as const;
   [steps, bytes] = [0, 0];
-  [mostSteps, mostBytes] = [MAX_STEPS + STEPS_PER_INPUT_BYTE * inputBytes, MAX_BYTES + BYTES_PER_INPUT_BYTE * inputBytes];
+  mostSteps = Math.min(MOST_STEPS, MAX_STEPS + STEPS_PER_INPUT_BYTE * inputBytes);
+  mostBytes = MAX_BYTES + BYTES_PER_INPUT_BYTE * inputBytes;
   try {
     return render();
   } finally {

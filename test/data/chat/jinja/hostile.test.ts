@@ -167,6 +167,16 @@ test("all of them together leave the process as it was, give or take 256 MiB", (
   expect(resident() - before).toBeLessThan(256 * 2 ** 20);
 });
 
+test("a template may go over all turns at each turn of a long conversation", () => {
+  const messages = Array.from({ length: 1000 }, (_, i) => ({
+    role: i % 2 ? "assistant" : "user",
+    content: `turn ${i} of a conversation`,
+  }));
+  const source =
+    "{% for m in messages %}{% set ns = namespace(n=0) %}{% for other in messages %}{% if other.role == m.role %}{% set ns.n = ns.n + 1 %}{% endif %}{% endfor %}{{ ns.n }}{% endfor %}";
+  expect(outcome(source, { messages })).toBe("rendered 3000 characters");
+});
+
 test("a long conversation is far from the bounds", () => {
   const content = "word ".repeat(2000);
   const messages = Array.from({ length: 2000 }, (_, i) => ({ role: i % 2 ? "assistant" : "user", content }));
