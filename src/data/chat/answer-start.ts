@@ -46,16 +46,34 @@ export function answerStart(turn: TurnIn): number | null {
   }
   if (own === null) return null;
   const head = text.slice(0, own);
-  const before = turn.trace().spanOf(index - 1)?.[1] ?? 0;
+  const { before, isNext } = endOfEarlier(turn);
   const asked = prompt !== null && context !== null && prompt.startsWith(context) ? prompt.slice(context.length) : "";
   if (asked !== "") {
+    // The most of it right in front of the words is nearer than all of it further away, which may be an earlier turn's.
+    const near = beginningAtEnd(head, asked);
     const at = head.lastIndexOf(asked);
-    if (at >= before && at >= 0) return at + asked.length;
-    for (let length = asked.length - 1; length > 0; length--) if (head.endsWith(asked.slice(0, length))) return own;
+    if (at >= before && at >= 0 && near <= asked.length / 2) return at + asked.length;
+    if (near > 0) return own;
   }
   const last = prompt === null ? null : endOfLast(turn, prompt);
-  if (prompt === null || last === null || before === 0) return own;
-  return Math.min(own, before + commonPrefix(text.slice(before), prompt.slice(last)));
+  if (prompt === null || last === null || !isNext) return own;
+  return Math.min(own, before + commonTurnEnd(text.slice(before), prompt.slice(last), ends));
+}
+
+/** Length of the longest beginning of `tail`, shorter than it, that `head` ends with. */
+function beginningAtEnd(head: string, tail: string): number {
+  let length = tail.length - 1;
+  while (length > 0 && !head.endsWith(tail.slice(0, length))) length--;
+  return length;
+}
+
+/** How far two texts behind a message's words are alike; a token that ends the turn in the one may be another in the other. */
+function commonTurnEnd(text: string, prompt: string, ends: readonly string[]): number {
+  const endOf = (behind: string) =>
+    ends.filter((token) => behind.startsWith(token)).reduce((a, b) => (b.length > a.length ? b : a), "");
+  const [own, asked] = [endOf(text), endOf(prompt)];
+  if (own === "" || asked === "") return commonPrefix(text, prompt);
+  return own.length + commonPrefix(text.slice(own.length), prompt.slice(asked.length));
 }
 
 /** Where the first message's own words start; many templates refuse to render an empty conversation. */
@@ -104,6 +122,15 @@ function beginningOtherwise(message: MessageFields, mark: string): MessageFields
       changed.push({ ...message, tool_calls: [{ ...first, function: { ...call, name: mark + String(call["name"]) } }, ...rest] });
   }
   return changed;
+}
+
+/** Where the last words before the turn end that can be told, and whether those of the message before it are among them. */
+function endOfEarlier({ index, trace }: TurnIn): { readonly before: number; readonly isNext: boolean } {
+  for (let earlier = index - 1; earlier >= 0; earlier--) {
+    const span = trace().spanOf(earlier);
+    if (span) return { before: span[1], isNext: earlier === index - 1 };
+  }
+  return { before: 0, isNext: false };
 }
 
 /** Where the words of the message before the turn end in the generation prompt. */

@@ -65,7 +65,11 @@ export function trainedTexts(
     const text = through ?? full;
     const trace = () => losses.trace(count, text);
     const start = answerStart({ template, example, renderings, index, count, text, ends, trace });
-    if (start === null) throw unclear(example, index);
+    if (start === null) {
+      // Its own words may be gone, which says more.
+      losses.read(count, text);
+      throw unclear(example, index);
+    }
     if (through === null) {
       const range = [start, middleEnd(text, index, ends, trace(), example)] as const;
       return { text, body: text, count, range, isRendering: true };

@@ -9,7 +9,7 @@ export interface Field {
   readonly isReasoning: boolean;
   /** Numbers of the marks in it. */
   readonly marks: readonly number[];
-  /** The words between two marks; none of calls and tools, whose texts have one mark. */
+  /** The words between each two marks; none of calls and tools, whose texts have one mark. */
   readonly words: readonly string[];
 }
 
@@ -80,7 +80,7 @@ export function markConversation(
     [marks, words] = [[], []];
   };
   const content = (text: string, message: number): string => {
-    const pieces = tags?.test(text) ? text.split(tags) : [text];
+    const pieces = tags?.test(text) && !isTagsAlone(text, tags) ? text.split(tags) : [text];
     const end = pieces.findLastIndex((piece, i) => i % 2 === 1 && REASONING_END.test(piece));
     return pieces
       .map((piece, i) => {
@@ -129,6 +129,16 @@ export function markConversation(
   return { conversation: { ...conversation, messages, ...(tools ? { tools } : {}) }, fields };
 }
 
+/** Whether a text is nothing but tags, of which some are not of reasoning: then they are what is said. */
+function isTagsAlone(text: string, tags: RegExp): boolean {
+  const pieces = text.split(tags);
+  const isTag = (_: string, i: number) => i % 2 === 1;
+  return (
+    pieces.every((piece, i) => isTag(piece, i) || piece.trim() === "") &&
+    pieces.filter(isTag).some((tag) => !/think|thought/i.test(tag))
+  );
+}
+
 function markName(fields: MessageFields, next: () => string): MessageFields {
   return typeof fields["name"] === "string" && fields["name"] !== "" ? { ...fields, name: fields["name"] + next() } : fields;
 }
@@ -172,24 +182,22 @@ export function isPlain(value: unknown): value is Record<string, unknown> {
   return prototype === Object.prototype || prototype === null;
 }
 
-/** Takes the marks out of a rendering; null: it holds a part of one. */
-export function unmark(rendered: string, character: string): Unmarked | null {
-  const parts = rendered.split(character);
-  if (parts.length % 2 === 0) return null;
+/** Takes the marks out of a rendering. What is left of a torn one stays in the text. */
+export function unmark(rendered: string, character: string): Unmarked {
   const at = new Map<number, number>();
-  const texts: string[] = [];
-  let length = 0;
-  for (const [i, part] of parts.entries()) {
-    if (i % 2 === 0) {
-      texts.push(part);
-      length += part.length;
-      continue;
-    }
-    const number = Number(part);
-    if (part === "" || !Number.isInteger(number)) return null;
-    if (!at.has(number)) at.set(number, length);
+  let text = "";
+  let from = 0;
+  for (let open = rendered.indexOf(character); open >= 0; open = rendered.indexOf(character, open + 1)) {
+    const inside = open + character.length;
+    const close = rendered.indexOf(character, inside);
+    const number = close < 0 ? NaN : Number(rendered.slice(inside, close));
+    if (close <= inside || !Number.isInteger(number)) continue;
+    text += rendered.slice(from, open);
+    if (!at.has(number)) at.set(number, text.length);
+    from = close + character.length;
+    open = from - 1;
   }
-  return { text: texts.join(""), at };
+  return { text: text + rendered.slice(from), at };
 }
 
 /** From the first to the last of some marks; null: none is there. */

@@ -55,24 +55,25 @@ function traceByMarks(template: ChatTemplate, conversation: Conversation, text: 
     .map(({ field }) => field);
   const whole = read(template, marked.conversation, character);
   if (whole?.text === text) {
-    const { at } = whole;
-    lost.push(...marked.fields.filter(({ marks }) => !marks.every((number) => at.has(number))));
+    lost.push(...marked.fields.filter((field) => !isThere(field, whole, text)));
     const ofMessage = (message: number) => marked.fields.filter((field) => field.message === message);
-    return { lost: sorted(lost), spanOf: (message) => spanOf(ofMessage(message), at) };
+    return { lost: sorted(lost), spanOf: (message) => spanOf(ofMessage(message), whole.at) };
   }
   for (const field of marked.fields) {
     const alone = mark((message, name) => message === field.message && name === field.name);
     const rendered = read(template, alone.conversation, character);
     // The template refuses the marks: it has read the field.
     if (rendered === null) continue;
-    const marks = alone.fields.filter(({ isReasoning }) => isReasoning === field.isReasoning).flatMap((one) => one.marks);
-    const found = marks.filter((number) => rendered.at.has(number)).length;
-    // Where the marks have changed the text, a part of them may be gone because of them: a template that cuts texts at a length.
-    const isWhole = field.words.length > 0 && field.words.every((word) => text.includes(word));
-    const isTorn = found < marks.length && (rendered.text === text || (found > 0 && !isWhole));
-    // A template that looks at the words shows others; without any it shows whether these have an effect.
-    const isLost = isTorn || (rendered.text !== text && attempt(() => template.render(without(conversation, field))) === text);
-    if (isLost) lost.push(field);
+    const own = alone.fields.find(({ isReasoning }) => isReasoning === field.isReasoning)!;
+    if (isThere(own, rendered, text)) {
+      // A template that looks at the words may show the marked ones alone.
+      if (rendered.text === text || attempt(() => template.render(without(conversation, field))) !== text) continue;
+    } else if (rendered.text !== text && !own.marks.some((number) => rendered.at.has(number))) {
+      // Other words took their place. Without any it shows whether these have an effect, and with a mark behind them, whether all do.
+      const isSame = (some: Conversation) => attempt(() => template.render(some)) === text;
+      if (!isSame(without(conversation, field)) && !isSame(longer(conversation, field, character))) continue;
+    }
+    lost.push(field);
   }
   return {
     lost: sorted(lost),
@@ -89,16 +90,57 @@ function sorted(fields: readonly Field[]): Field[] {
   return fields.toSorted((a, b) => (a.message ?? Infinity) - (b.message ?? Infinity));
 }
 
-/** A marked rendering; null: the template refuses it. A torn mark counts as a text of its own. */
+/** A marked rendering; null: the template refuses it. */
 function read(template: ChatTemplate, conversation: Conversation, character: string): Unmarked | null {
   const rendered = attempt(() => template.render(conversation));
-  return rendered === null ? null : (unmark(rendered, character) ?? { text: rendered, at: new Map() });
+  return rendered === null ? null : unmark(rendered, character);
 }
 
-function without(conversation: Conversation, { message, name }: Field): Conversation {
+/**
+ * Whether all of a field stands in a text: each of its marks is in the marked rendering, or where one was cut off (by a template that
+ * cuts texts at a length) the words stand in the text beside the other.
+ */
+function isThere({ marks, words }: Field, rendered: Unmarked, text: string): boolean {
+  if (words.length === 0) return marks.every((number) => rendered.at.has(number));
+  return words.every((word, i) => {
+    const [from, to] = [rendered.at.get(marks[2 * i]!), rendered.at.get(marks[2 * i + 1]!)];
+    if (from !== undefined && to !== undefined) return true;
+    if (from !== undefined) return text.startsWith(word, from) && text.startsWith(rendered.text.slice(0, from));
+    return (
+      to !== undefined &&
+      text.endsWith(rendered.text.slice(to)) &&
+      text.slice(0, text.length - rendered.text.length + to).endsWith(word)
+    );
+  });
+}
+
+/** The conversation without a field, or, of a content, without the words of it that are the field's. */
+function without(conversation: Conversation, field: Field): Conversation {
+  const { message, name } = field;
   if (message === null) return { ...conversation, tools: null };
+  if (name === "content") return withWords(conversation, field, () => "");
   const { [name]: _, ...rest } = conversation.messages[message]!;
-  const fields = name === "content" ? { ...rest, content: "" } : rest;
+  return { ...conversation, messages: conversation.messages.with(message, rest) };
+}
+
+/** The conversation with something behind the field's words. */
+function longer(conversation: Conversation, field: Field, character: string): Conversation {
+  return withWords(conversation, field, (word) => word + character);
+}
+
+/** The conversation with other words in the place of a field's; a content that is no text becomes empty. */
+function withWords(
+  conversation: Conversation,
+  { message, name, words, isReasoning }: Field,
+  change: (word: string) => string,
+): Conversation {
+  if (message === null) return conversation;
+  const value = conversation.messages[message]![name];
+  const changed = (text: string, word: string): string => {
+    const at = isReasoning ? text.indexOf(word) : text.lastIndexOf(word);
+    return text.slice(0, at) + change(word) + text.slice(at + word.length);
+  };
+  const fields = { ...conversation.messages[message]!, [name]: typeof value === "string" ? words.reduce(changed, value) : "" };
   return { ...conversation, messages: conversation.messages.with(message, fields) };
 }
 
