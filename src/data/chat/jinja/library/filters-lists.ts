@@ -185,7 +185,7 @@ function round(value: Value, precision: number, method: string): Value {
   }
   const unit = precision >= 0 ? 10 ** precision : 1 / 10 ** -precision;
   const scaled = Number(number) * unit;
-  return new Float((method === "ceil" ? Math.ceil(scaled) : Math.floor(scaled)) / unit);
+  return new Float(((method === "ceil" ? Math.ceil(scaled) : Math.floor(scaled)) + 0) / unit);
 }
 
 function toInt(value: Value, otherwise: Value, base: number): Value {

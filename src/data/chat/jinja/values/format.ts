@@ -226,10 +226,12 @@ export function formatValue(value: Value, spec: string): string {
     : intSpec(BigInt(number), precision, type, hash !== undefined);
   const negative = number < 0 || Object.is(number, -0);
   const size = "xXob".includes(type ?? "?") ? 4 : 3;
-  const body = group === undefined ? text : grouped(text, group, size);
-  const signed = sign(negative, plus === "-" ? "" : plus) + body;
-  if (zero && align === undefined && group !== undefined && width > signed.length)
-    throw new TemplateError("zeros before grouped digits are not supported");
+  const before = sign(negative, plus === "-" ? "" : plus);
+  const isFilled = (fill ?? (zero ? "0" : " ")) === "0" && (align ?? (zero ? "=" : ">")) === "=";
+  if (group !== undefined && !(group === "_" ? "deEfFgG%xXob" : "deEfFgG%").includes(type ?? "d"))
+    throw new TemplateError(`Cannot specify '${group}' with '${type}'.`);
+  const body = group === undefined ? text : grouped(text, group, size, isFilled ? width - before.length : 0);
+  const signed = before + body;
   return aligned(signed, textLength(signed), width, align ?? (zero ? "=" : ">"), fill ?? (zero ? "0" : " "));
 }
 

@@ -59,7 +59,10 @@ export function floatFormat(value: number, { type, digits, alternate, pointed = 
   }
   const precision = Math.max(1, digits);
   const [text, power] = exponential(value, precision - 1);
-  const trimmed = (number: string): string => (alternate || !number.includes(".") ? number : number.replace(/\.?0+$/, ""));
+  const trimmed = (number: string): string => {
+    if (alternate) return withPoint(number);
+    return number.includes(".") ? number.replace(/\.?0+$/, "") : number;
+  };
   if (power < -4 || power >= precision || (pointed && power >= precision - 1 && power > 0))
     return trimmed(text) + powerText(power);
   const plain = trimmed(fixed(value, precision - 1 - power));
@@ -76,15 +79,28 @@ export function roundFloat(value: number, digits: number): number {
         ? -Number(fixed(value, digits))
         : Number(fixed(value, digits));
   if (digits < -310) return value < 0 ? -0 : 0;
-  const unit = 10 ** -digits;
-  const rounded = Number(fixed(value / unit, 0)) * unit;
+  const [unit, whole] = [10n ** BigInt(-digits), BigInt(Math.trunc(Math.abs(value)))];
+  const [quotient, twice] = [whole / unit, 2n * (whole % unit)];
+  const isUp = twice > unit || (twice === unit && (!Number.isInteger(value) || quotient % 2n !== 0n));
+  const rounded = Number((quotient + (isUp ? 1n : 0n)) * unit);
   return value < 0 ? -rounded : rounded;
 }
 
-/** A comma or the like between groups of digits of the whole part. */
-export function grouped(text: string, separator: string, size: number): string {
-  const [, whole, rest] = /^([0-9a-zA-Z]*)(.*)$/s.exec(text)! as unknown as [string, string, string];
-  return whole.replace(new RegExp(`(?<=.)(?=(?:.{${size}})+$)`, "g"), separator) + rest;
+/**
+ * A number without a sign with a comma or the like between groups of digits of its whole part.
+ * @param width least length; zeros fill it, in groups too
+ */
+export function grouped(text: string, separator: string, size: number, width: number): string {
+  const [, prefix = "", whole = "", rest = ""] = /^(0[xXob])?([0-9a-fA-F]*)(.*)$/s.exec(text)!;
+  const room = width - prefix.length - rest.length;
+  let digits = Math.max(whole.length, Math.floor((room * size) / (size + 1)) - 1);
+  while (digits + Math.floor((digits - 1) / size) < room) digits++;
+  spend(2 * digits);
+  const filled = whole.padStart(digits, "0");
+  const first = filled.length % size || size;
+  let result = prefix + filled.slice(0, first);
+  for (let at = first; at < filled.length; at += size) result += separator + filled.slice(at, at + size);
+  return result + rest;
 }
 
 /** Fills a text up to a width. @param align `<`, `>`, `^`, or `=`: behind the sign */

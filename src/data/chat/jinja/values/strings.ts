@@ -187,24 +187,24 @@ const isCased = (character: string): boolean => /[\p{Lu}\p{Ll}\p{Lt}]/u.test(cha
 
 /** The first letter of every run of letters large, the others small. */
 export function titleCase(text: string): string {
-  let inWord = false;
-  return Array.from(text, (character) => {
-    const result = inWord ? character.toLowerCase() : upperFirst(character);
-    inWord = isCased(character);
-    return result;
-  }).join("");
+  return text.replace(/[\p{Lu}\p{Ll}\p{Lt}]+/gu, capitalize);
 }
 
 /** One character as the first of a word: of a ligature its first letter only. */
-export function upperFirst(character: string): string {
-  const [first = "", ...rest] = character.toUpperCase();
-  return first + rest.join("").toLowerCase();
+function upperFirst(character: string): string {
+  const upper = character.toUpperCase();
+  const [first = "", ...rest] = TITLE_LETTERS[upper] ?? upper;
+  return isCased(first) ? first + rest.join("").toLowerCase() : upper;
 }
+
+/** Letters that are two, of which the first alone is large. */
+const TITLE_LETTERS: Readonly<Record<string, string>> = { Ǆ: "ǅ", Ǉ: "ǈ", Ǌ: "ǋ", Ǳ: "ǲ" };
 
 export function capitalize(text: string): string {
   if (text === "") return "";
   const first = String.fromCodePoint(text.codePointAt(0)!);
-  return upperFirst(first) + text.slice(first.length).toLowerCase();
+  // All of the text is made small, since a letter at the end may have another small form.
+  return upperFirst(first) + text.toLowerCase().slice(first.toLowerCase().length);
 }
 
 export function swapCase(text: string): string {
