@@ -11,10 +11,11 @@ import type { ModelConfig } from "../models/config.ts";
 import { examineWeights } from "../hf/weights/examine.ts";
 import { openAdapterFor } from "../hf/peft/check-adapter.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
-import { openModelWeights, visionNote } from "../hf/weights/model-weights.ts";
+import { openModelWeights, visionNote, withOwnHead } from "../hf/weights/model-weights.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { findModel, type FindModelOptions, type FoundModel, type NamedModel } from "./find-model.ts";
+import { checkUnread } from "./unread.ts";
 import { storageOf, type WeightStorage } from "./weights.ts";
 
 /** A model whose files are open; no weight is in memory yet. */
@@ -65,18 +66,20 @@ export async function openModel(named: NamedModel & ChatSettings, options: OpenM
 /** As `openModel`, of a model that is on this machine. @throws {UserError} */
 export function openFound({ name, folder, adapter: path }: FoundModel, options: OpenModelOptions = {}): OpenModel {
   const { onNote, check = "kept", chats = {} } = options;
-  const config = loadConfig(folder);
+  const declared = loadConfig(folder);
   const tokenizer = withChatSettings(loadTokenizer(folder), withTemplateOf(path, chats));
-  const source = openModelWeights(folder, config);
+  const source = openModelWeights(folder, declared);
   let adapter: Adapter | null = null;
   const close = () => {
     source.close();
     adapter?.source.close();
   };
   try {
+    const config = withOwnHead(declared, source);
     if (path !== null) adapter = openAdapterFor(source, path, config);
-    const note = visionNote(source);
-    if (note !== null) onNote?.(note);
+    if (config !== declared)
+      onNote?.("the checkpoint has a head of its own, so the head is not tied to the embedding, whatever config.json says");
+    for (const note of [visionNote(source), checkUnread(config, source)]) if (note !== null) onNote?.(note);
     const reading = { fresh: check === "fresh" };
     if (check !== "none") {
       verifyChecksums(folder, reading);

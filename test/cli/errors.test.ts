@@ -176,6 +176,7 @@ describe("step refuses a bad batch and leaves no file", () => {
     shape: [values.length, values[0]!.length],
     data: BigInt64Array.from(values.flat(), BigInt),
   });
+  const plain = [int64("input_ids", [[1, 2, 3]]), int64("labels", [[1, 2, 3]])];
   const cases: [string, TensorData[], RegExp][] = [
     ["no labels", [int64("input_ids", [[1, 2, 3]])], /labels/],
     ["other shapes", [int64("input_ids", [[1, 2, 3]]), int64("labels", [[1, 2]])], /labels.*\[1, 2\].*\[1, 3\]/],
@@ -183,9 +184,18 @@ describe("step refuses a bad batch and leaves no file", () => {
     ["all masked", [int64("input_ids", [[1, 2, 3]]), int64("labels", [[-100, -100, -100]])], /no position has a target/],
     [
       "left padding",
-      [int64("input_ids", [[1, 2]]), int64("labels", [[1, 2]]), int64("attention_mask", [[0, 1]])],
+      [int64("input_ids", [[1, 2]]), int64("labels", [[-100, 2]]), int64("attention_mask", [[0, 1]])],
       /right padding/,
     ],
+    [
+      "a tensor of another name",
+      [...plain, int64("token_type_ids", [[0, 0, 0]])],
+      /"token_type_ids" would not count; a batch has/,
+    ],
+    ["a mask of other values", [...plain, int64("attention_mask", [[1, 2, 1]])], /attention_mask\[0, 1\] is 2; expected 1 .* 0/],
+    ["a label on padding", [...plain, int64("attention_mask", [[1, 1, 0]])], /labels\[0, 2\] is 3 at a place of padding/],
+    ["positions that jump", [...plain, int64("position_ids", [[0, 1, 5]])], /position_ids\[0, 2\] is 5; expected 2/],
+    ["positions that begin late", [...plain, int64("position_ids", [[7, 8, 9]])], /position_ids\[0, 0\] is 7; expected 0/],
   ];
   test.each(cases)("%s", async (name, tensors, expected) => {
     const out = join(folder, `${name}.out.safetensors`);

@@ -13,7 +13,7 @@ import { copyCompanions, type Learned, MAX_SHARD_BYTES, writeWeights } from "../
 import { adapterKind } from "../../models/adapters/index.ts";
 import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter, AdapterModule } from "./peft.ts";
-import { openModelWeights } from "../weights/model-weights.ts";
+import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
 import { modulesOf } from "../../models/families/index.ts";
 import { readBytes, readFloat32, type TensorSource } from "../weights/safetensors.ts";
 import { type TensorData } from "../weights/safetensors-write.ts";
@@ -38,9 +38,10 @@ export function mergeAdapter(options: MergeOptions): void {
   if (existsSync(output) && (!statSync(output).isDirectory() || readdirSync(output).length > 0)) {
     throw new UserError(`${options.output} is not an empty folder; choose a new one for the merged model`);
   }
-  const config = loadConfig(base);
-  const source = openModelWeights(base, config);
+  const declared = loadConfig(base);
+  const source = openModelWeights(base, declared);
   try {
+    const config = withOwnHead(declared, source);
     const adapter = openAdapterFor(source, options.adapter, config);
     try {
       // What is damaged must not get checksums of its own.

@@ -92,3 +92,31 @@ export function visionNote({ tensors }: TensorSource): string | null {
   const count = [...tensors.keys()].filter(isVision).length;
   return count === 0 ? null : `only the text part of this model is used; its ${count} vision tensors stay as they are`;
 }
+
+/**
+ * Unties a model whose checkpoint has a head of its own although its configuration says that the head is the embedding: Transformers 5
+ * loads both and lets them differ.
+ */
+export function withOwnHead(config: ModelConfig, source: TensorSource): ModelConfig {
+  if (!config.tieWordEmbeddings) return config;
+  const { embedding, head } = modulesOf(config);
+  const [a, b] = [`${config.modulePrefix}${embedding}.weight`, `${head}.weight`].map((name) => source.tensors.get(name));
+  if (a === undefined || b === undefined || isSame(source, a, b)) return config;
+  return { ...config, tieWordEmbeddings: false };
+}
+
+/** Bytes that are compared at a time. */
+const PIECE = 1 << 20;
+
+function isSame(source: TensorSource, a: TensorEntry, b: TensorEntry): boolean {
+  if (a.stored !== b.stored || a.bytes !== b.bytes) return false;
+  for (let at = 0; at < a.bytes; at += PIECE) {
+    const [left, right] = [a, b].map((entry) => {
+      const piece = Buffer.alloc(Math.min(PIECE, a.bytes - at));
+      source.read(entry, piece, at);
+      return piece;
+    }) as [Buffer, Buffer];
+    if (!left.equals(right)) return false;
+  }
+  return true;
+}

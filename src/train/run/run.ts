@@ -171,7 +171,7 @@ function tellStart(session: Session, { description, notice }: Device, notes: rea
     withoutCheckpointing: engine.withoutCheckpointing.peak,
     device: engine.compute === "f32" ? description : `${description}, computing in ${engine.compute}`,
     offload: engine.store?.description ?? null,
-    notes: [...notes, notice, engine.store?.notice ?? null].filter((note) => note !== null),
+    notes: [...notes, ...session.notes, notice, engine.store?.notice ?? null].filter((note) => note !== null),
     firstExample: session.shownSample(),
     output: config.output,
   });

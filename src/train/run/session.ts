@@ -14,6 +14,8 @@ import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { memoryLimit } from "../../base/process/free-memory.ts";
+import { readJsonObject } from "../../base/json.ts";
+import { QUANTISED_BLOCK } from "../../ops/dequantize.ts";
 import { hashFile } from "../../base/files/files.ts";
 import type { Adapter } from "../../hf/peft/peft.ts";
 import type { ModelConfig } from "../../models/config.ts";
@@ -153,12 +155,34 @@ export interface Session {
   readonly optimizer: Optimizer;
   readonly data: TrainingData;
   readonly parameters: { readonly trainable: number; readonly all: number };
+  /** Sentences about settings that do not do what a user may expect. */
+  readonly notes: readonly string[];
   /** Keeps garbage from reaching the memory limit: to be called between steps. */
   readonly collect: () => void;
   /** The model's greedy answer to the first held-out example's prompt, or null when there is none to show. */
   sample(): { readonly prompt: string; readonly answer: string } | null;
   /** The first training example, cut where the masking changes. */
   shownSample(): SamplePart[];
+}
+
+/** Keys of `config.json` for dropout within the model, by all families' names. */
+const DROPOUT_KEYS = ["attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout", "residual_dropout"];
+
+/** A sentence about dropout that Transformers would apply while it trains and Remat does not; none without any. */
+function dropoutNotes(folder: string): string[] {
+  const raw = readJsonObject(join(folder, "config.json"));
+  const asked = DROPOUT_KEYS.filter((key) => typeof raw[key] === "number" && raw[key] > 0);
+  if (asked.length === 0) return [];
+  const list = asked.map((key) => `${key} ${String(raw[key])}`).join(", ");
+  return [`config.json asks for dropout within the model (${list}), which is not applied; --dropout is in front of the adapters`];
+}
+
+/** A sentence where `--quantize` had no matrix to quantise. */
+function quantizeNotes({ quantize = "off" }: TrainConfig, { resident }: Engine): string[] {
+  if (quantize === "off" || resident.params.some(isScales)) return [];
+  return [
+    `--quantize ${quantize} quantised nothing: no frozen matrix of this model has rows of whole blocks of ${QUANTISED_BLOCK}`,
+  ];
 }
 
 /** Says that a run will not fit, where it will not: the system would end the process without a word, or swap. */
@@ -223,6 +247,7 @@ export function createSession(executor: Executor, inputs: Inputs, warn: (text: s
     optimizer: createOptimizer(engine, config),
     data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
     parameters: { trainable: count(true), all: count(false) },
+    notes: [...dropoutNotes(inputs.folder), ...quantizeNotes(config, engine)],
     collect: createCollector(strategy.name === "budget" && !executor.card ? strategy.bytes : Infinity),
     sample() {
       if (!canSample) return null;

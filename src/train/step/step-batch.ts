@@ -11,19 +11,26 @@ export interface StepBatch extends TokenBatch {
   readonly weight: number;
 }
 
+/** The tensors of a batch file. */
+const TENSORS: readonly string[] = ["input_ids", "labels", "weights", "attention_mask", "position_ids"];
+
 /**
  * Reads a batch file: int64 [sequences, length] tensors
  * - `input_ids`, `labels` (-100 = masked; as in Transformers `labels[t]` belongs to `input_ids[t]`, and position t - 1
  *   predicts it),
  * - `weights` (optional, float32; how much each label counts: the loss is sum w nll / sum w),
  * - `attention_mask` (optional; 1 for tokens, then 0 for padding on the right),
- * - `position_ids` (optional; a 0 starts a new example in the row: packing).
- * @throws {UserError} missing tensors, wrong dtypes or shapes, ids outside the vocabulary, no target at all, an example longer than
+ * - `position_ids` (optional; a 0 starts a new example in the row: packing; within an example each is one more than the last).
+ * Nothing in the file is passed over.
+ * @throws {UserError} missing or unknown tensors, wrong dtypes or shapes, values of mask, labels and positions that would not count, ids outside the vocabulary, no target at all, an example longer than
  * a context that dynamic rotary positions would stretch
  */
 export function readStepBatch(path: string, config: ModelConfig): StepBatch {
   const source = openSafetensors(path);
   try {
+    const unknown = [...source.tensors.keys()].find((name) => !TENSORS.includes(name));
+    if (unknown !== undefined)
+      throw new UserError(`${path}: tensor ${JSON.stringify(unknown)} would not count; a batch has ${TENSORS.join(", ")}`);
     const shape = source.tensors.get("input_ids")?.shape;
     if (shape?.length !== 2) throw new UserError(`${path}: expected a tensor "input_ids" of shape [sequences, length], int64`);
     const [sequences, length] = shape as [number, number];
@@ -51,10 +58,22 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
     for (let row = 0; row < sequences; row++) {
       let start = row * length;
       for (let t = row * length; t < (row + 1) * length; t++) {
+        const place = `[${row}, ${t - row * length}]`;
         const padding = mask !== null && mask[t] === 0;
+        if (mask !== null && mask[t] !== 0 && mask[t] !== 1)
+          throw new UserError(`${path}: attention_mask${place} is ${mask[t]}; expected 1 for a token, 0 for padding`);
+        if (padding && targets[t] !== -100)
+          throw new UserError(
+            `${path}: labels${place} is ${targets[t]} at a place of padding, where no label counts; expected -100`,
+          );
         if (mask !== null && t > row * length && mask[t]! > mask[t - 1]!)
           throw new UserError(`${path}: attention_mask of row ${row} is not right padding`);
         if (padding || (positions !== null && positions[t] === 0)) start = t;
+        if (positions !== null && !padding && positions[t] !== t - start) {
+          throw new UserError(
+            `${path}: position_ids${place} is ${positions[t]}; expected ${t - start}, one more than before it, or 0 where another example begins`,
+          );
+        }
         batch.starts[t] = start;
         batch.positions[t] = t - start;
         // Position t - 1 predicts t, within one example.

@@ -1,0 +1,41 @@
+import { UserError } from "../base/errors.ts";
+import { isVision } from "../hf/weights/model-weights.ts";
+import type { TensorSource } from "../hf/weights/safetensors.ts";
+import { buildSegments } from "../models/chain/segments.ts";
+import type { ModelConfig } from "../models/config.ts";
+import { modulesOf } from "../models/families/index.ts";
+import { adapterTuning } from "./adapter.ts";
+
+/** Names that the model computes by itself, or that say a thing twice: old files hold such tensors, and nobody misses them. */
+const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)$/;
+
+/** Names in a note. */
+const NAMED = 3;
+
+/**
+ * Looks for tensors of a checkpoint that nothing reads.
+ * @returns a sentence about tensors that stand beside the model, such as further layers; null where there are none
+ * @throws {UserError} a tensor of a module that is read, such as a bias that config.json does not know: results would differ
+ * from other systems' without a word
+ */
+export function checkUnread(config: ModelConfig, source: TensorSource): string | null {
+  const options = { tokens: 1, tuning: adapterTuning(null, config), weightType: () => "f32" as const };
+  const read = new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
+  const modules = new Set([...read].map(moduleOf));
+  const head = `${modulesOf(config).head}.weight`;
+  const unread = [...source.tensors.keys()].filter(
+    (name) => !read.has(name) && !isVision(name) && !COMPUTED.test(name) && name !== head,
+  );
+  const partOfRead = unread.find((name) => modules.has(moduleOf(name)));
+  if (partOfRead !== undefined) {
+    throw new UserError(
+      `${source.path}: nothing reads tensor ${JSON.stringify(partOfRead)}, a part of a module that config.json describes otherwise; do the two files belong together? A bias needs attention_bias or mlp_bias there`,
+    );
+  }
+  const [first] = unread;
+  if (first === undefined) return null;
+  const more = unread.length > NAMED ? ` and ${unread.length - NAMED} more` : "";
+  return `nothing reads these tensors of the checkpoint, which stay as they are: ${unread.slice(0, NAMED).join(", ")}${more}`;
+}
+
+const moduleOf = (name: string): string => name.slice(0, name.lastIndexOf("."));
