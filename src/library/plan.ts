@@ -3,7 +3,7 @@ import { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
 import { fileError } from "../base/files/files.ts";
 import { openDevice } from "../device.ts";
-import type { TokenBatch } from "../load/batch-memory.ts";
+import type { TokenBatch } from "../data/samples/batch.ts";
 import { openModel } from "../load/open-model.ts";
 import { computeType, storageOf, weightTypeOf } from "../load/weights.ts";
 import { checkContext, contextLimit } from "../models/context.ts";

@@ -1,20 +1,9 @@
 import { byteLength } from "../graph/types.ts";
+import type { TokenBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { createRope } from "./rotary-tables.ts";
 import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
-
-/** Describes what a micro-batch brings, laid flat: `tokens` of several examples, padded or packed. See `data/samples/batch.ts`. */
-export interface TokenBatch {
-  readonly ids: Int32Array;
-  /** Target of each position; -100 is none. */
-  readonly labels: Int32Array;
-  /** How much each target counts; null or absent: all the same. */
-  readonly weights?: Float32Array | null;
-  /** First position that each token attends to. */
-  readonly starts: Int32Array;
-  readonly positions: Int32Array;
-}
 
 /** The batch inputs of all segments, in executor memory; one set serves every number of tokens up to the largest. */
 export interface BatchMemory {

@@ -1,6 +1,5 @@
-import type { MicroBatch } from "../data/samples/batch.ts";
+import type { MicroBatch, TokenBatch } from "../data/samples/batch.ts";
 import type { Head } from "../objectives/objective.ts";
-import type { TokenBatch } from "./batch-memory.ts";
 
 /** A micro-batch with the labels that a head is to see; weights of its own it has none. */
 export function headBatch(head: Head, batch: MicroBatch): TokenBatch {

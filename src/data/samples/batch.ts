@@ -26,6 +26,9 @@ export interface MicroBatch {
   readonly spans: readonly (readonly Span[])[];
 }
 
+/** The vectors of a micro-batch that a model reads. Absent weights: all labels count the same. */
+export type TokenBatch = Pick<MicroBatch, "ids" | "labels" | "starts" | "positions"> & Partial<Pick<MicroBatch, "weights">>;
+
 /** A text within a micro-batch: tokens `from` to `to - 1`. */
 export interface Span {
   readonly from: number;

@@ -3,13 +3,10 @@ import { elements } from "../../graph/types.ts";
 import { openSafetensors, readBytes, readFloat32, type TensorSource } from "../../hf/weights/safetensors.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { checkContext, isStretched } from "../../models/context.ts";
-import type { TokenBatch } from "../../load/batch-memory.ts";
+import type { MicroBatch, TokenBatch } from "../../data/samples/batch.ts";
 
-/** A batch read from a file, how many of its positions have a target, and the sum of their weights. */
-export interface StepBatch extends TokenBatch {
-  readonly labelled: number;
-  readonly weight: number;
-}
+/** A micro-batch as a file has it. */
+export type StepBatch = TokenBatch & Pick<MicroBatch, "labelled" | "weight">;
 
 /** The tensors of a batch file. */
 const TENSORS: readonly string[] = ["input_ids", "labels", "weights", "attention_mask", "position_ids"];
