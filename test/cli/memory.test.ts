@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { parseMemory } from "../../src/train/memory/limit.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { remat } from "../support/cli.ts";
+import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -54,7 +55,8 @@ describe("train --memory", () => {
     const { code, stderr } = await train("200MiB", "little");
     expect(code).toBe(2);
     const [, least] = /not enough: the least that works is (\d+) MiB/.exec(stderr)!;
-    for (const run of [1, 2, 3]) expect(await train(`${least}MiB`, `least-${run}`)).toMatchObject({ code: 0 });
+    // The least limit must work whatever else the machine does: again and again.
+    for (const run of SLOW ? [1, 2, 3] : [1]) expect(await train(`${least}MiB`, `least-${run}`)).toMatchObject({ code: 0 });
     expect(stderr).toMatch(/--sequence-length.*--batch-size.*--method lora.*--quantize/);
     // Less than the process itself takes is answered in the same way: with the least that works.
     const [, sameLeast] = /not enough: the least that works is (\d+) MiB/.exec((await train("10MiB", "less")).stderr)!;

@@ -3,6 +3,7 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { sampleTexts } from "../../recipes/base/sample.ts";
 import { makeBaseText } from "../../recipes/base/text.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -21,7 +22,7 @@ test("the bundled base model has at most 8 MB", () => {
   expect(bytes).toBeLessThan(8_000_000);
 });
 
-test("95 of 100 words that the bundled base model writes at temperature 0.7 are words of its training text", async () => {
+slowTest("95 of 100 words that the bundled base model writes at temperature 0.7 are words of its training text", async () => {
   const words = (text: string) => text.toLowerCase().match(/[a-z]+/g) ?? [];
   const known = new Set(makeBaseText().train.flatMap(words));
   const prompts = ["And it came to pass", "The LORD said unto", "Blessed are they", "Wisdom, n.", "In those days"];
