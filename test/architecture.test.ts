@@ -143,3 +143,32 @@ test("docs/architecture.md lists the folders in this order, and no other", () =>
   const rooms = [...new Set(ROOMS.map((room) => room.split("/")[0]!))].filter((room) => there.has(room) && room !== "index.ts");
   expect(listed).toEqual(rooms);
 });
+
+test("no function is longer than 120 lines, unless its docstring says why it is in one piece", () => {
+  const found: string[] = [];
+  for (const file of imports.keys()) {
+    if (file.startsWith("onnx/gen/")) continue;
+    const lines = readFileSync(join(SOURCE, file), "utf8").split("\n");
+    lines.forEach((line, i) => {
+      const name = /^(?:export )?(?:async )?function\*? (\w+)/.exec(line)?.[1];
+      if (name === undefined) return;
+      const length = lines.indexOf("}", i) - i;
+      const docstring = lines
+        .slice(lines.lastIndexOf("/**", i), i)
+        .join(" ")
+        .replaceAll(/\s*\*\s*/g, " ");
+      if (length > 120 && !docstring.includes("In one piece:")) found.push(`${file}: ${name}, ${length} lines`);
+    });
+  }
+  expect(found).toEqual([]);
+});
+
+test("no docstring begins with a fragment: a field is a noun phrase, a function a sentence with a verb", () => {
+  const fragments = [...imports.keys()].flatMap((file) =>
+    [
+      ...readFileSync(join(SOURCE, file), "utf8").matchAll(/^\s*\/\*\*(?:\n \*)? (?:Of|Those|Who|Whoever|Whether|What)\b.*$/gm),
+    ].map(([line]) => `${file}: ${line.trim()}`),
+  );
+  // One that is a whole sentence.
+  expect(fragments.filter((line) => !/ (?:is|are|has|have|differs) /.test(line))).toEqual([]);
+});

@@ -102,7 +102,10 @@ export function startDecoder(...args: Parameters<typeof startDecoders>): Decoder
   return startDecoders(...args).each[0]!;
 }
 
-/** Starts with empty caches in the `plan.bytes` bytes at `base`, which are the decoders' as long as they are used. */
+/**
+ * Starts with empty caches in the `plan.bytes` bytes at `base`, which are the decoders' as long as they are used. In one piece: its
+ * functions share what is known of each text's cache, and no other code may change that.
+ */
 export function startDecoders(
   executor: Executor,
   programs: Programs,

@@ -90,7 +90,10 @@ interface Outside {
   readonly ready: number;
 }
 
-/** Runs a schedule in exact bytes. Throws `ScheduleError` at the first step that is invalid. */
+/**
+ * Runs a schedule in exact bytes. Throws `ScheduleError` at the first step that is invalid. In one piece: every operation of a schedule
+ * changes the same few counters, and the planner calls this thousands of times.
+ */
 export function simulate(chain: Chain, schedule: Schedule): Simulation {
   const { n, a, g, frozen } = chain;
   const boundaries = Array.from<Live | undefined>({ length: n + 1 });

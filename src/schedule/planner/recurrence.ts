@@ -96,6 +96,10 @@ export interface RecurrenceOptions {
   readonly allSplits?: number;
 }
 
+/**
+ * Makes the recurrence that fills a table of the planner; see docs/memory.md. In one piece: its inner loops run over typed arrays that are
+ * prepared once, and calls between them would cost more than the loops do.
+ */
 export function makeRecurrence(
   chain: Chain,
   intervals: Intervals,

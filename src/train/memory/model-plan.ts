@@ -103,7 +103,10 @@ export interface ModelPlan {
   withTimes(seconds: SecondsOf, bandwidth?: Pick<Link, "out" | "in"> | null): ModelPlan;
 }
 
-/** @throws {LimitError} when the strategy's limit is too low for every schedule */
+/**
+ * Plans a model for each number of tokens. In one piece: each quantity of the plan follows from the one before it.
+ * @throws {LimitError} when the strategy's limit is too low for every schedule
+ */
 export function planModel(executor: Executor, options: ModelPlanOptions, seconds?: SecondsOf): ModelPlan {
   const { config, tuning, strategy, compute = "f32" } = options;
   const programs = createPrograms(executor);

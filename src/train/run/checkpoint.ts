@@ -6,7 +6,7 @@ import { byteLength } from "../../graph/types.ts";
 import { parseWith } from "../../base/schema.ts";
 import { fileError, hashFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { readJsonObject } from "../../base/json.ts";
-import { compareFingerprints, type Difference } from "../config.ts";
+import { compareFingerprints, type Difference } from "../fingerprint.ts";
 import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../hf/weights/safetensors-write.ts";
 import { type Executor, PIECE, readPieces } from "../../runtime/executor.ts";

@@ -108,7 +108,7 @@ export interface Engine {
 }
 
 /**
- * Builds, plans, reserves and loads a model.
+ * Builds, plans, reserves and loads a model. In one piece: the functions of an engine share the memory that is divided here, once.
  * @throws {UserError} weights that are missing or do not fit
  * @throws {LimitError} when the strategy's limit is too low for every schedule
  */
