@@ -9,7 +9,8 @@ import { plannerOf } from "../src/schedule/planner/offload.ts";
 import { makePlanner } from "../src/schedule/planner/optimal.ts";
 import { simulate } from "../src/schedule/simulate.ts";
 import { strategySchedule } from "../src/schedule/strategies.ts";
-import { drawing, lineChart } from "../src/schedule/svg.ts";
+import { drawing } from "../src/base/charts/drawing.ts";
+import { lineChart } from "../src/base/charts/line-chart.ts";
 import { createCosts } from "../src/train/memory/costs.ts";
 import { createEngine, type Engine } from "../src/train/step/engine.ts";
 import { formatBytes } from "../src/base/bytes.ts";
@@ -194,7 +195,7 @@ if (values.svg !== undefined) {
   const percent = (share: number) => `${Math.round(100 * share)} %`;
   const chart = lineChart({
     title: `${values.shape}, ${values.layers} blocks, ${tokens} tokens, ${values.method}: overhead against memory`,
-    x: { label: "stash and workspace", unit: 2 ** 20, format: formatBytes },
+    x: { label: "stash and workspace", unit: "bytes", format: formatBytes },
     y: { label: "overhead", unit: 0.01, format: percent },
     series: [
       { name: "planned", points: curve },

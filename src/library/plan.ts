@@ -13,7 +13,9 @@ import { plannerOf } from "../schedule/planner/offload.ts";
 import { chooseOptimizer } from "../optimizers/index.ts";
 import { simulate } from "../schedule/simulate.ts";
 import { summarise, type Summary } from "../schedule/summary.ts";
-import { drawing, lineChart, memoryTimeline } from "../schedule/svg.ts";
+import { drawing } from "../base/charts/drawing.ts";
+import { lineChart } from "../base/charts/line-chart.ts";
+import { timelineChart, timelineOf } from "../schedule/timeline.ts";
 import { objectiveOf } from "../objectives/index.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, sequenceLengthOf, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { createCosts, deviceName } from "../train/memory/costs.ts";
@@ -232,7 +234,7 @@ function draw(path: string, plan: ModelPlan, report: PlanReport): void {
   const { chain, schedule } = plan.largest;
   const chart = lineChart({
     title: "Fastest schedules: overhead against memory",
-    x: { label: "stash and workspace", unit: 2 ** 20, format: formatBytes },
+    x: { label: "stash and workspace", unit: "bytes", format: formatBytes },
     y: { label: "overhead", unit: 0.01, format: (share) => `${Math.round(100 * share)} %` },
     series: [
       { name: "fastest schedules", points: report.curve.map(({ activations, overhead }) => [activations, overhead]) },
@@ -240,7 +242,8 @@ function draw(path: string, plan: ModelPlan, report: PlanReport): void {
     ],
   });
   try {
-    writeFileSync(path, drawing([chart, memoryTimeline(simulate(chain, schedule), "Memory of one step", formatBytes)]));
+    const step = timelineChart(timelineOf(simulate(chain, schedule)), { title: "Memory of one step", format: formatBytes });
+    writeFileSync(path, drawing([chart, step]));
   } catch (error) {
     throw fileError("write", path, error);
   }
