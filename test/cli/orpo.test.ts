@@ -173,13 +173,15 @@ test("data check counts preferences and finds the same one again; data show show
 });
 
 test("plan counts rows of two texts, and an open head", async () => {
+  // What is kept and computed is that of as many tokens of next-token.
   const plan = async (...flags: string[]) =>
     JSON.parse(await ok("plan", "--model", model, "--sequence-length", "32", ...flags, "--json")) as {
-      memory: { batch: number };
+      memory: { batch: number; stash: number; workspace: number };
       segments: { output: number }[];
     };
   const [orpo, double] = [await plan("--objective", "orpo"), await plan("--batch-size", "2")];
   expect(orpo.segments.map(({ output }) => output)).toEqual(double.segments.map(({ output }) => output));
+  expect(orpo.memory.stash + orpo.memory.workspace).toBe(double.memory.stash + double.memory.workspace);
   // A scale and a loss for each of 64 tokens, instead of one scale.
   expect(orpo.memory.batch - double.memory.batch).toBe(2 * 64 * 4 - 64);
 });

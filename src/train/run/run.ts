@@ -51,7 +51,7 @@ export interface RunOptions {
 export interface RunResult extends Omit<DoneEvent, "type"> {
   /** Steps of the whole run. */
   readonly steps: number;
-  /** Loss of the last step, in nats per token; null when no step was made. */
+  /** Loss of the last step, by the objective (next-token: nats per token); null when no step was made. */
   readonly loss: number | null;
   /** The last evaluation on held-out examples; null when there was none. */
   readonly evaluation: Evaluation | null;
