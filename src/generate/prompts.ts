@@ -9,13 +9,26 @@ import type { DataRecord } from "../data/examples/values.ts";
 import { type Tokenizer, withPrefix } from "../data/tokens/tokenizer.ts";
 import { endsInReasoning, separateReasoning, type SeparateAnswer, writesReasoning } from "./reasoning.ts";
 
+/** A text that asks for an answer. */
+export interface PromptText {
+  readonly text: string;
+  /** Places (UTF-16 units, ascending) where a special token's text is text like any other. */
+  readonly plain: readonly number[];
+}
+
 /** Asks for an answer to a conversation. @throws {UserError} the template refuses it */
 export function chatPrompt(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): Int32Array {
+  const { text, plain } = chatText(tokenizer, template, conversation);
+  return tokenizer.encode(text, plain);
+}
+
+/** The same as text. @throws {UserError} the template refuses it */
+export function chatText(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation): PromptText {
   const asking = { ...conversation, addGenerationPrompt: true };
   const text = template.render(asking);
   const special = tokenizer.specialText === "escape" ? specialTextPattern(tokenizer.specialTokens.keys()) : null;
   const isPlain = special === null || !holdsSpecialText([conversation.messages, conversation.tools], special);
-  return tokenizer.encode(text, isPlain ? [] : specialTextPlaces(template, asking, text, special, "the conversation"));
+  return { text, plain: isPlain ? [] : specialTextPlaces(template, asking, text, special, "the conversation") };
 }
 
 /** Asks for the continuation of a text. */

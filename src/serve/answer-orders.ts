@@ -1,14 +1,16 @@
 import { fieldsOf, refuseLostContext } from "../data/chat/losses.ts";
 import { type ChatTemplate, chatTemplateOf } from "../data/chat/chat-template.ts";
 import { exampleOf } from "../data/examples/formats.ts";
-import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { reachOf } from "../data/tokens/reach.ts";
+import { type Tokenizer, withPrefix } from "../data/tokens/tokenizer.ts";
 import { UserError } from "../base/errors.ts";
 import type { Decoder } from "../generate/open-decoder.ts";
-import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
+import { chatText } from "../generate/prompts.ts";
 import { endsInReasoning, writesReasoning } from "../generate/reasoning.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
-import { ApiError, refusing } from "./errors.ts";
+import { ApiError, refusing, refusingLater } from "./errors.ts";
 import type { AnyRequest, ChatRequest, TextRequest } from "./requests.ts";
+import { checkTextSize, type Room, tooLong } from "./size.ts";
 import { withArguments } from "../data/chat/call-arguments.ts";
 import { writesCalls } from "./tool-calls.ts";
 
@@ -40,26 +42,36 @@ export interface AnswerOrder {
   readonly reasoning: "none" | "looked for" | "open";
 }
 
+/** Tokens of a text, made while the event loop runs on (see `Encoder`). */
+export type Encode = (text: string, plain: readonly number[]) => Promise<Int32Array>;
+
+/** What a model's context can hold. */
+export function roomOf({ decoders, tokenizer }: Pick<ServedModel, "decoders" | "tokenizer">): Room {
+  return { tokens: decoders[0]!.maxTokens, reach: reachOf(tokenizer.json) };
+}
+
 /**
  * The conversation as the template renders it on the day that it is: a server lives longer than one.
  * @throws {ApiError} a conversation that the template refuses, tools that it has no place for, a prompt without room
  */
-export function chatOrder(model: ServedModel, request: ChatRequest): AnswerOrder {
+export async function chatOrder(model: ServedModel, room: Room, request: ChatRequest, encode: Encode): Promise<AnswerOrder> {
   const { tokenizer } = model;
   const tools = request.tool_choice === "none" || request.tools?.length === 0 ? undefined : request.tools;
   const template = refusing("messages", "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
   if (tools) refusing("tools", "invalid_value", () => checkTools(template, tools));
-  const prompt = refusing("messages", "invalid_value", () => {
+  const { text, plain } = refusing("messages", "invalid_value", () => {
     const { messages: written, chat_template_kwargs: args } = request;
     const record = { messages: written, ...(tools ? { tools } : {}), ...(args ? { chat_template_kwargs: args } : {}) };
     const example = exampleOf(record, "the request");
     if (example.kind !== "chat") throw new Error("messages are a chat");
     const messages = example.messages.map((message) => ({ ...message, fields: withArguments(message.fields) }));
     refuseLostContext(template, { ...example, messages });
-    return chatPrompt(tokenizer, template, { messages: fieldsOf(messages), tools: example.tools, args: example.args });
+    return chatText(tokenizer, template, { messages: fieldsOf(messages), tools: example.tools, args: example.args });
   });
+  checkTextSize(room, text, "messages");
+  const prompt = await refusingLater("messages", "invalid_value", encode(text, plain));
   return {
-    ...orderOf(model, request, [...prompt], "messages", request.max_completion_tokens ?? request.max_tokens),
+    ...orderOf(model, request, prompt, "messages", request.max_completion_tokens ?? request.max_tokens),
     calls: tools !== undefined && writesCalls(template.source),
     reasoning: !writesReasoning(template.source) ? "none" : endsInReasoning(tokenizer, prompt) ? "open" : "looked for",
   };
@@ -73,37 +85,36 @@ function checkTools(template: ChatTemplate, tools: readonly unknown[]): void {
 }
 
 /** A text goes in with the tokens that begin texts, token ids as they are. @throws {ApiError} */
-export function textOrder(model: ServedModel, request: TextRequest): AnswerOrder {
+export async function textOrder(model: ServedModel, room: Room, request: TextRequest, encode: Encode): Promise<AnswerOrder> {
   const { prompt } = request;
-  const toIds = () => {
-    if (typeof prompt === "string") return rawPrompt(model.tokenizer, prompt.toWellFormed());
+  let ids: ArrayLike<number>;
+  if (typeof prompt === "string") {
+    checkTextSize(room, prompt, "prompt");
+    ids = withPrefix(model.tokenizer, await refusingLater("prompt", "invalid_value", encode(prompt.toWellFormed(), [])));
+  } else {
     const strange = prompt.find((id) => id >= model.vocabSize);
-    if (strange === undefined) return prompt;
-    throw new UserError(`there is no token ${strange}; the vocabulary has ${model.vocabSize}`);
-  };
-  const ids = refusing("prompt", "invalid_value", toIds);
-  return { ...orderOf(model, request, [...ids], "prompt", request.max_tokens), calls: false, reasoning: "none" };
+    if (strange !== undefined) {
+      const message = `prompt: there is no token ${strange}; the vocabulary has ${model.vocabSize}`;
+      throw new ApiError(400, message, { param: "prompt", code: "invalid_value" });
+    }
+    ids = prompt;
+  }
+  return { ...orderOf(model, request, ids, "prompt", request.max_tokens), calls: false, reasoning: "none" };
 }
 
 function orderOf(
   model: ServedModel,
   request: AnyRequest,
-  prompt: readonly number[],
+  prompt: ArrayLike<number>,
   param: string,
   limit: number | undefined,
 ): Omit<AnswerOrder, "calls" | "reasoning"> {
   const { maxTokens } = model.decoders[0]!;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
-  if (prompt.length > maxTokens) {
-    throw new ApiError(
-      400,
-      `${param}: ${prompt.length} tokens, more than the maximum context length of ${maxTokens} tokens; shorten it`,
-      { param, code: "context_length_exceeded" },
-    );
-  }
+  if (prompt.length > maxTokens) throw tooLong(param, `${prompt.length} tokens`, { tokens: maxTokens });
   const { maxNewTokens, ...sampling } = model.sampling;
   return {
-    prompt,
+    prompt: Array.from(prompt),
     limit: limit ?? maxNewTokens,
     sampling: {
       temperature: request.temperature ?? sampling.temperature,

@@ -32,8 +32,11 @@ export interface Delivery {
   report(report: AnswerReport): void;
 }
 
-/** Answers requests one at a time. @throws {ApiError} the queue is full; nothing is reported then */
-export type Responder = (order: AnswerOrder, delivery: Delivery) => Response | Promise<Response>;
+/**
+ * Answers requests one at a time. A request has its place in the queue before `prepare` makes the order of it.
+ * @throws {ApiError} the queue is full, or `prepare` refuses the request; nothing is reported then
+ */
+export type Responder = (prepare: (signal: AbortSignal) => Promise<AnswerOrder>, delivery: Delivery) => Promise<Response>;
 
 /**
  * @param waiting requests that may wait
@@ -57,6 +60,8 @@ export function createResponder(
     });
   };
 
+  const cut = () => (shutdown.aborted ? stopping() : clientGone());
+
   /** The answer, or why there is none. Reports either. */
   const make = async (
     order: AnswerOrder,
@@ -71,7 +76,6 @@ export function createResponder(
     let made: Answer | null = null;
     let outcome: Finished | ApiError;
     const reader = createPartReader(order);
-    const cut = () => (shutdown.aborted ? stopping() : clientGone());
     try {
       const leave = await place;
       waited = seconds();
@@ -105,7 +109,7 @@ export function createResponder(
     return outcome;
   };
 
-  return (order, delivery) => {
+  return async (prepare, delivery) => {
     const { endpoint, includeUsage } = delivery;
     const head: Head = {
       id: `${endpoint.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`,
@@ -115,6 +119,21 @@ export function createResponder(
     const closed = new AbortController();
     const signal = AbortSignal.any([delivery.signal, shutdown, closed.signal]);
     const place = enter(signal);
+    // It may fail while nobody waits for it yet.
+    place.catch(() => {});
+    let order: AnswerOrder;
+    try {
+      order = await prepare(signal);
+    } catch (error) {
+      const isCut = error === signal.reason;
+      // Leaves the queue, or gives the turn back that it has already.
+      closed.abort();
+      place.then(
+        (leave) => leave(),
+        () => {},
+      );
+      throw isCut ? cut() : error;
+    }
     if (!delivery.stream) {
       const parts: Part[] = [];
       return make(order, place, delivery, signal, (part) => parts.push(part)).then((made) =>

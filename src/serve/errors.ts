@@ -40,9 +40,21 @@ export function refusing<T>(param: string | null, code: string, make: () => T): 
   try {
     return make();
   } catch (error) {
-    if (error instanceof UserError) throw new ApiError(400, error.message, { param, code });
-    throw error;
+    throw refusal(param, code, error);
   }
+}
+
+/** The same of what is still being made. */
+export async function refusingLater<T>(param: string | null, code: string, made: Promise<T>): Promise<T> {
+  try {
+    return await made;
+  } catch (error) {
+    throw refusal(param, code, error);
+  }
+}
+
+function refusal(param: string | null, code: string, error: unknown): unknown {
+  return error instanceof UserError ? new ApiError(400, error.message, { param, code }) : error;
 }
 
 export function errorResponse(error: ApiError): Response {

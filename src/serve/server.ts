@@ -5,8 +5,10 @@ import { isRecord, parseJson, show } from "../base/json.ts";
 import { type AnswerReport, createResponder } from "./answers.ts";
 import { ApiError, errorResponse, internalError, refusing, stopping } from "./errors.ts";
 import { addressOf, createGuard, isLoopback } from "./guard.ts";
-import { chatOrder, type AnswerOrder, type ServedModel, textOrder } from "./answer-orders.ts";
+import { chatOrder, type AnswerOrder, type Encode, roomOf, type ServedModel, textOrder } from "./answer-orders.ts";
+import { createEncoder } from "./encoder.ts";
 import { type AnyRequest, parseChatRequest, parseTextRequest } from "./requests.ts";
+import { checkBodySize, type Room } from "./size.ts";
 import { BASE, CHAT, type Endpoint, TEXT } from "./responses.ts";
 
 export interface ServerOptions {
@@ -61,19 +63,24 @@ export function startServer(model: ServedModel, options: ServerOptions): ModelSe
   const shutdown = new AbortController();
   const guard = createGuard({ ...options, isLocal: isLoopback(host) });
   const respond = createResponder(model, { waiting, shutdown: shutdown.signal });
+  const room = roomOf(model);
+  const encoder = createEncoder(model.tokenizer);
   const described = { id: model.name, object: "model", created: Math.floor(Date.now() / 1000), owned_by: "remat" };
 
   const complete =
     <R extends AnyRequest>(
       endpoint: Endpoint,
       parse: (body: unknown) => R,
-      toOrder: (model: ServedModel, request: R) => AnswerOrder,
+      toOrder: (model: ServedModel, room: Room, request: R, encode: Encode) => Promise<AnswerOrder>,
     ): Route =>
     async (request, { report, wait }) => {
-      const asked = parse(await readJson(request));
+      const body = await readJson(request);
+      checkBodySize(room, body);
+      const asked = parse(body);
       wait();
       if (asked.model !== undefined) checkModel(asked.model);
-      return respond(toOrder(model, asked), {
+      const prepare = (signal: AbortSignal) => toOrder(model, room, asked, (text, plain) => encoder.encode(text, plain, signal));
+      return respond(prepare, {
         endpoint,
         stream: asked.stream ?? false,
         includeUsage: asked.stream_options?.include_usage ?? false,
@@ -159,6 +166,7 @@ export function startServer(model: ServedModel, options: ServerOptions): ModelSe
       const begin = performance.now();
       while (server.pendingRequests > 0 && performance.now() - begin < FAREWELL_MS) await Bun.sleep(5);
       await server.stop(true);
+      encoder.close();
     },
   };
 }

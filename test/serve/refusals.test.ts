@@ -53,6 +53,7 @@ describe("what is refused", () => {
       [{ messages, ["k".repeat(10_000)]: 1 }, 400, `${"k".repeat(77)}...`, "unknown field"],
       [{ messages, model: "gpt-4" }, 404, "model", '"served"'],
       [{ messages: [user("word ".repeat(2000))] }, 400, "messages", "more than the maximum context length of 1024 tokens"],
+      [{ messages: Array.from({ length: 1025 }, () => user("x")) }, 400, "messages", "1025 messages, more than"],
     ];
     for (const [body, status, param, words] of chats) await refused(await client.post(CHAT, body), status, param, words);
     const texts: [object, number, string | null, string][] = [

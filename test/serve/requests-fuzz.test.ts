@@ -5,8 +5,9 @@ import { UserError } from "../../src/base/errors.ts";
 import { parseJson } from "../../src/base/json.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { ApiError, refusing } from "../../src/serve/errors.ts";
-import { chatOrder, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
+import { chatOrder, roomOf, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
 import { parseChatRequest, parseTextRequest } from "../../src/serve/requests.ts";
+import { checkBodySize } from "../../src/serve/size.ts";
 import { fuzz, INPUTS, mutateJson } from "../support/fuzz.ts";
 import { scriptedDecoder } from "../support/served.ts";
 
@@ -21,6 +22,9 @@ const model: ServedModel = {
   stop: new Set(),
   sampling: { ...GREEDY, maxNewTokens: 10 },
 };
+
+const room = roomOf(model);
+const encode = async (text: string, plain: readonly number[]) => tokenizer.encode(text, plain);
 
 const fields = {
   model: "served",
@@ -61,10 +65,13 @@ test(`${INPUTS} mutated requests: a order for the decoder, or a 400 that is clea
       const bodies = isChat ? CHATS : TEXTS;
       return { isChat, text: mutateJson(random, bodies[random.below(bodies.length)]!) };
     },
-    ({ isChat, text }) => {
+    async ({ isChat, text }) => {
       try {
         const body = refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
-        const order = isChat ? chatOrder(model, parseChatRequest(body)) : textOrder(model, parseTextRequest(body));
+        checkBodySize(room, body);
+        const order = isChat
+          ? await chatOrder(model, room, parseChatRequest(body), encode)
+          : await textOrder(model, room, parseTextRequest(body), encode);
         expect(order.prompt.length).toBeGreaterThan(0);
         expect(order.prompt.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize)).toBe(true);
         expect(order.limit).toBeGreaterThanOrEqual(1);

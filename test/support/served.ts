@@ -71,17 +71,19 @@ export interface Client {
   ended(count: number): Promise<void>;
   /** Resolves when so many prompts have been read: their requests are answered or wait. */
   received(count: number): Promise<void>;
+  /** The texts that were tokenized on the event loop. */
+  encoded(): readonly string[];
 }
 
 /** A server on a free port, and a client of it. */
 export function serve(model: ServedModel, options: Partial<ServerOptions> = {}): Client {
   const reports: RequestReport[] = [];
-  let prompts = 0;
+  const encoded: string[] = [];
   const tokenizer: Tokenizer = {
     ...model.tokenizer,
-    encode(text) {
-      prompts++;
-      return model.tokenizer.encode(text);
+    encode(text, plain) {
+      encoded.push(text);
+      return model.tokenizer.encode(text, plain);
     },
   };
   const server = startServer(
@@ -110,8 +112,9 @@ export function serve(model: ServedModel, options: Partial<ServerOptions> = {}):
       while (reports.length < count) await Bun.sleep(1);
     },
     async received(count) {
-      while (prompts < count) await Bun.sleep(1);
+      while (encoded.length < count) await Bun.sleep(1);
     },
+    encoded: () => encoded,
   };
 }
 
