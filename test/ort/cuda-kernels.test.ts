@@ -93,13 +93,11 @@ function onTheCpu({ graph, functions }: ModelProto): string[] {
 
 const onCuda = (graph: Graph): string[] => onTheCpu(fromBinary(ModelProtoSchema, writeModel(graph, undefined, TARGETS.cuda)));
 
-const LORA: Tuning = uniformAdapters({
-  rank: 4,
-  scale: 2,
-  dropout: 0.1,
-  targets: new Set(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
-});
-const TUNINGS: readonly Tuning[] = [LORA, { method: "full" }];
+const LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const adapters = (method: string, targets: readonly string[]): Tuning =>
+  uniformAdapters({ method, rank: 4, scale: 2, dropout: 0.1, targets: new Set(targets) });
+const LORA = adapters("lora", [...LINEAR, "lm_head", "embed_tokens"]);
+const TUNINGS: readonly Tuning[] = [LORA, adapters("dora", LINEAR), { method: "full" }];
 
 describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA", (family) => {
   const config = loadConfig(modelFolder(family));

@@ -5,7 +5,7 @@ import { programsOf } from "../../src/graph/segment.ts";
 import { type Graph, typeOf } from "../../src/graph/types.ts";
 import { type FloatType } from "../../src/base/dtype.ts";
 import { toFloat32 } from "../../src/base/float16.ts";
-import type { Tuning } from "../../src/models/tuning.ts";
+import { type AdapterTuning, type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
@@ -123,7 +123,7 @@ function build(executor: Executor, tuning: Tuning, dtype: FloatType | undefined,
   const engine = createEngine(keep(executor), { config, source, tuning, strategy, dtype, tokens: [TOKENS], optimizer });
   initialiseAdapter(engine, 3);
   // B = 0 would leave A without a gradient.
-  for (const { name, type } of engine.resident.params.filter((param) => param.name.endsWith("lora_B.weight"))) {
+  for (const { name, type } of engine.resident.params.filter((param) => /lora_(B\.weight|embedding_A)$/.test(param.name))) {
     const values = random(generator(5), type.shape, 0.1).data;
     executor.write(engine.resident.param.get(name)!, new Uint8Array(values.buffer));
   }
@@ -158,6 +158,11 @@ const SCALES: Readonly<Record<Half, number>> = { bf16: 1, f16: 1024 };
 
 describe.each([
   ["LoRA with dropout", lora(0.2)],
+  ["DoRA with dropout", { ...(lora(0.2) as AdapterTuning), method: "dora" }],
+  [
+    "LoRA of head and embedding",
+    uniformAdapters({ rank: 4, scale: 1.5, dropout: 0.2, targets: new Set(["lm_head", "embed_tokens"]) }),
+  ],
   ["full tuning", FULL],
 ] as const)("%s", (_, tuning) => {
   test.each(HALVES)(`in %s: losses of three steps and all gradients as in f32, relative error <= ${BOUND}`, async (dtype) => {
