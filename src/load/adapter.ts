@@ -4,7 +4,7 @@ import { GraphBuilder } from "../graph/builder.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import { storedEntry } from "../hf/peft/check-adapter.ts";
 import { readFloat32, type TensorSource } from "../hf/weights/safetensors.ts";
-import { adapterKind, PART_SUFFIXES, isTransposed } from "../models/adapters/index.ts";
+import { adapterKind, isConstant, isTransposed, PART_SUFFIXES } from "../models/adapters/index.ts";
 import type { AdapterKind, AdapterSize, Site } from "../models/adapters/kind.ts";
 import { transpose } from "../models/adapters/low-rank.ts";
 import { isAdapter, parameterOf, partName, withoutPrefix } from "../models/adapters/names.ts";
@@ -85,6 +85,7 @@ export function initialiseAdapter(model: LoadedModel, seed: number): void {
   const kind = adapterKind(tuning.method);
   for (const param of model.resident.params.filter(isAdapter)) {
     const part = partOf(param, kind);
+    if (isConstant(param)) continue;
     if (part === null) writeFile(model, param, baseValues(model, param));
     else {
       const shape = fileShape(param);
@@ -102,7 +103,7 @@ export function writeAdapterWeights(model: LoadedModel, adapter: Adapter): void 
   const kind = adapterKind(tuning.method);
   for (const param of model.resident.params.filter(isAdapter)) {
     const part = partOf(param, kind);
-    if (part !== null && part.suffix === kind.computed?.constant) continue;
+    if (isConstant(param)) continue;
     const entry =
       part === null
         ? adapter.whole.get(parameterOf(withoutPrefix(param.name)!).parameter)
@@ -110,7 +111,14 @@ export function writeAdapterWeights(model: LoadedModel, adapter: Adapter): void 
     if (!entry) throw new Error(`${adapter.source.path} has no ${param.name}`);
     writeFile(model, param, readFloat32(adapter.source, entry.name, fileShape(param)));
   }
-  if (kind.computed && tuning.frozen) compute(model, kind, kind.computed.constant);
+  if (tuning.frozen) computeConstants(model);
+}
+
+/** Computes what programs take as constants, of the parameters as they are now. */
+export function computeConstants(model: LoadedModel): void {
+  const { tuning } = model;
+  const computed = hasAdapters(tuning) ? adapterKind(tuning.method).computed : undefined;
+  if (computed) compute(model, adapterKind(tuning.method), computed.constant);
 }
 
 /** The module and suffix of a part's name; null for a parameter that is trained whole. */

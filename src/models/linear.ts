@@ -80,9 +80,9 @@ export class ParamScope {
     return size && { kind: adapterKind(tuning.method), size };
   }
 
-  /** Tells whether nothing of an adapter is trained. */
-  get frozen(): boolean {
-    return hasAdapters(this.tuning) && this.tuning.frozen;
+  /** Tells whether the parameters of adapters stay as they are while a program runs. */
+  get resting(): boolean {
+    return hasAdapters(this.tuning) && (this.tuning.frozen || this.tuning.resting === true);
   }
 
   /** Declares parts of a module's adapter, each once. */
@@ -93,7 +93,12 @@ export class ParamScope {
       if (value === undefined) {
         const type: TensorType = { dtype: "f32", shape: transposed ? shape.toReversed() : shape };
         const local = `${module}.${suffix.replace(/\.weight$/, "")}`;
-        value = this.declare(local, partName(this.prefix + module, suffix), type, !this.frozen);
+        value = this.declare(
+          local,
+          partName(this.prefix + module, suffix),
+          type,
+          hasAdapters(this.tuning) && !this.tuning.frozen,
+        );
         declared.set(suffix, value);
       }
       return value;
@@ -134,7 +139,13 @@ export function linear(scope: ParamScope, x: string, spec: LinearSpec): string {
   const weight = scope.matrix(`${module}.weight`, [outFeatures, inFeatures]);
   const bias = spec.bias ? scope.vector(`${module}.bias`, outFeatures) : null;
   const site: Site = { layer: "linear", rows: outFeatures, columns: inFeatures };
-  const layer: LinearLayer = { ...adaptedInput(scope, x, module, site, spec.site), builder, weight, bias, frozen: scope.frozen };
+  const layer: LinearLayer = {
+    ...adaptedInput(scope, x, module, site, spec.site),
+    builder,
+    weight,
+    bias,
+    resting: scope.resting,
+  };
   const adapter = scope.adapterOf(module);
   return adapter === null ? product(layer) : adapter.kind.linear(layer, adapter.size);
 }

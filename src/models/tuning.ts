@@ -12,6 +12,11 @@ export interface AdapterTuning {
   readonly trains?: (name: string) => boolean;
   /** True if nothing is trained. */
   readonly frozen: boolean;
+  /**
+   * True if parameters stay as they are while programs run, so that a value that depends on parameters alone is a parameter too, computed
+   * before: where nothing is trained, and between training steps.
+   */
+  readonly resting?: boolean;
 }
 
 /** Weights of the base model. */
@@ -45,7 +50,12 @@ export function uniformAdapters({ method = "lora", dropout, targets, rank, scale
   return { method, dropout, adapts: (module) => (targets.has(module.split(".").at(-1)!) ? size : null), frozen: false };
 }
 
-/** The same without dropout: for evaluation and decoding. */
+/** The same between training steps, for decoding: without dropout, and with what can be computed before. */
+export function atRest(tuning: Tuning): Tuning {
+  return hasAdapters(tuning) ? { ...tuning, dropout: 0, resting: true } : tuning;
+}
+
+/** The same without dropout: for evaluation. */
 export function withoutDropout(tuning: Tuning): Tuning {
   return hasAdapters(tuning) ? { ...tuning, dropout: 0 } : tuning;
 }

@@ -41,7 +41,7 @@ export const dora: AdapterKind<"dora"> = {
     const update = lowRank(layer, size.rank);
     const adapted = addUpdate(layer, product({ ...layer, x: dropped, bias: null }), update, size.scale);
     const magnitude = parameter({ suffix: MAGNITUDE, shape: magnitudes(site) });
-    const norm = layer.frozen
+    const norm = layer.resting
       ? parameter({ suffix: dora.computed!.constant, shape: dora.computed!.shape(site) })
       : rowNorms(layer, size);
     const operands = [adapted, magnitude, norm];

@@ -35,6 +35,13 @@ export const PART_SUFFIXES: readonly string[] = [
   ...new Set(KINDS.flatMap((kind) => SITES.flatMap((site) => kind.parts(site, 1).map(({ suffix }) => suffix)))),
 ];
 
+const CONSTANTS = new Set(KINDS.flatMap(({ computed }: AdapterKind) => computed?.constant ?? []));
+
+/** Whether a parameter is a constant that is computed of others, which no file has. */
+export function isConstant({ name }: { readonly name: string }): boolean {
+  return CONSTANTS.has(name.slice(name.lastIndexOf(".") + 1));
+}
+
 const TRANSPOSED = new Set(
   KINDS.flatMap((kind: AdapterKind) => SITES.flatMap((site) => kind.parts(site, 1).filter(({ transposed }) => transposed))).map(
     ({ suffix }) => suffix,

@@ -47,8 +47,8 @@ export interface LinearLayer {
   parameter(part: AdapterPart): string;
   /** `x` with dropout, or `x` itself where there is none. */
   dropped(): string;
-  /** True if nothing is trained, so that a value that depends on parameters alone may be a parameter too. */
-  readonly frozen: boolean;
+  /** True if a value that depends on parameters alone may be a parameter too. */
+  readonly resting: boolean;
 }
 
 /** Rows of a table that a kind adds its nodes to. */
@@ -90,11 +90,11 @@ export interface AdapterKind<Name extends string = string> {
   ): { low: string; up: string };
   /** First values of a part, in the file's shape; null: `computed` gives them. */
   initialise(part: AdapterPart, random: Random): Float32Array<ArrayBuffer> | null;
-  /** Parts that are functions of others and of the base weights when training begins, and constants of frozen adapters. */
+  /** Parts that are functions of others and of the base weights when training begins, and constants where adapters stay as they are. */
   readonly computed?: {
     /** Suffix of the part that begins as this value. */
     readonly begins: string;
-    /** Suffix of the parameter that holds it where nothing is trained; no file has it. */
+    /** Suffix of the parameter that holds it where adapters stay as they are; no file has it. */
     readonly constant: string;
     shape(site: Site): Shape;
     value(layer: Pick<LinearLayer, "builder" | "module" | "site" | "weight" | "parameter">, size: AdapterSize): string;

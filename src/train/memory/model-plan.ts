@@ -8,14 +8,14 @@ import type { FloatType } from "../../base/dtype.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { OptimizerChoice } from "../../optimizers/index.ts";
 import { type OptimizerPlan, planOptimizer, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
-import { hasAdapters, type Tuning, withoutDropout } from "../../models/tuning.ts";
+import { atRest, hasAdapters, type Tuning, withoutDropout } from "../../models/tuning.ts";
 import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
 import { buildLogits, buildSegments } from "../../models/chain/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
 import { align, type Executor } from "../../runtime/executor.ts";
 import { forwardExtent } from "../../runtime/forward.ts";
 import { createProbes, type Probes } from "../../runtime/probes.ts";
-import { collectParams, residentBytes } from "../../runtime/resident.ts";
+import { collectParams, type ParamInfo, residentBytes } from "../../runtime/resident.ts";
 import { measureTemporary, settle } from "../../runtime/temporary.ts";
 import type { Link } from "../../schedule/chain.ts";
 import { strategySchedule } from "../../schedule/strategies.ts";
@@ -87,6 +87,8 @@ export interface ModelPlan {
   readonly probes: ReadonlyMap<number, Probes>;
   /** Decoding, in the arena between steps. */
   readonly decoder: DecoderPlan | null;
+  /** The segments whose parameters lie in memory: of training, and of decoding. */
+  readonly loaded: readonly Segment[];
   /** Where the optimizer's state lies, and what an update runs in the arena between steps; null without one. */
   readonly optimizer: OptimizerPlan | null;
   /** The memory of an update; null without an optimizer. */
@@ -147,10 +149,14 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const optimizer = options.optimizer && planOptimizer(options.optimizer, collectParams(built.get(most)!.segments));
   const updates = optimizer ? updateGraphs(optimizer) : [];
   const checks = Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes));
-  const fixed = fixedBytes(options, built.get(most)!.segments, optimizer, checks);
   const forwards = [...[...built.values()].map(({ withoutDropout }) => withoutDropout), ...answers.values()];
   const decoder =
-    options.decode === undefined ? null : planDecoder(programs, config, { ...evaluationOptions(1), compute }, options.decode);
+    options.decode === undefined
+      ? null
+      : planDecoder(programs, config, { ...evaluationOptions(1), tuning: atRest(tuning), compute }, options.decode);
+  const { segments: trained } = built.get(most)!;
+  const loaded = [...trained, ...([...(decoder?.chains.values() ?? [])][0] ?? [])];
+  const fixed = fixedBytes(options, trained.length, collectParams(loaded), optimizer, checks);
   const updateBytes = updateWorkspace(programs, updates);
   /** Bytes of the programs that run in the arena between training steps. */
   const betweenBytes = Math.max(
@@ -209,6 +215,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       answers,
       probes,
       decoder,
+      loaded,
       optimizer,
       update,
       fixed,
@@ -265,14 +272,15 @@ function checkNames(segments: readonly Segment[], names: readonly string[]): voi
 /** Bytes of what is not scheduled. */
 function fixedBytes(
   options: ModelPlanOptions,
-  segments: readonly Segment[],
+  segments: number,
+  params: readonly ParamInfo[],
   optimizer: OptimizerPlan | null,
   checks: number,
 ): FixedBytes {
   const { config, logits } = options;
   return {
-    ...residentBytes(collectParams(segments), optimizer),
-    batch: batchBytes(config, batchSizeOf(options)) + stepWordBytes(segments.length),
+    ...residentBytes(params, optimizer),
+    batch: batchBytes(config, batchSizeOf(options)) + stepWordBytes(segments),
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
     checks,
   };

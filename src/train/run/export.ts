@@ -55,7 +55,7 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
 /** Returns the names of the files. */
 function writeTrained(folder: string, engine: Engine, config: TrainConfig, learned: Learned): string[] {
   if (config.method !== "full") {
-    const { params } = engine.resident;
+    const params = engine.resident.params.filter(({ trainable }) => trainable);
     const modules = params.flatMap(({ name }) => adaptedModule(name) ?? []);
     const isWrapped = engine.config.modulePrefix !== "model.";
     const settings = settingsOf(config);

@@ -22,6 +22,7 @@ import type { ModelConfig } from "../../models/config.ts";
 import { checkContext, contextLimit } from "../../models/context.ts";
 import { type ModelIdentity, openFound, type OpenModel, type OpenModelOptions } from "../../load/open-model.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
+import { isConstant } from "../../models/adapters/index.ts";
 import { isScales } from "../../models/linear.ts";
 import type { Tuning } from "../../models/tuning.ts";
 import { checkObjectiveFlags, makerFor, metricOf, objectiveOf } from "../../objectives/index.ts";
@@ -237,7 +238,7 @@ export function createSession(executor: Executor, inputs: Inputs, warn: (text: s
   Bun.gc(true);
   const count = (trainable: boolean) =>
     engine.resident.params
-      .filter((param) => (param.trainable || !trainable) && !isScales(param))
+      .filter((param) => (param.trainable || !trainable) && !isScales(param) && !isConstant(param))
       .reduce((sum, param) => sum + elements(shapeOf(param)), 0);
   return {
     inputs,

@@ -2,6 +2,7 @@ import { type Decoder, startDecoder } from "../../generate/decoders.ts";
 import type { Segment } from "../../graph/segment.ts";
 import type { Graph } from "../../graph/types.ts";
 import type { FloatType } from "../../base/dtype.ts";
+import { computeConstants } from "../../load/adapter.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { Tuning } from "../../models/tuning.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
@@ -122,7 +123,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
   options.onPlan?.(plan);
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
-  const resident = reserveResident(executor, segments, plan.optimizer);
+  const resident = reserveResident(executor, plan.loaded, plan.optimizer);
   const optimizer = plan.optimizer && reserveOptimizer(executor, plan.optimizer);
   loadWeights(executor, resident, source);
 
@@ -294,6 +295,7 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     },
     decoder() {
       if (!plan.decoder) throw new Error("the engine was made without decoding");
+      computeConstants({ executor, resident, source, config, tuning: options.tuning });
       return startDecoder(executor, programs, plan.decoder, resident, arena);
     },
     zeroGradients,
