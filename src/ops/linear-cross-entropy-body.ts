@@ -74,7 +74,7 @@ export function tokenCrossEntropyBody(
   softcap?: number,
 ): string[] {
   const losses = chunksOf(sizes).map((chunk) => softmax(body, inputs, chunk, sizes, softcap).losses);
-  return [body.op("Squeeze", [body.op("Concat", losses, { axis: 0 }), body.ints([1])])];
+  return [body.op("Reshape", [body.op("Concat", losses, { axis: 0 }), body.ints([sizes.tokens])])];
 }
 
 /**
