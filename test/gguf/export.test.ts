@@ -8,7 +8,8 @@ import { fromFloat32, toFloat32 } from "../../src/base/float16.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import { openAdapter } from "../../src/hf/peft/peft.ts";
 import { inverseFrequencies } from "../../src/load/rotary-tables.ts";
-import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";
+import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
+import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
@@ -43,7 +44,22 @@ function model(family: GoldenFamily, tokenizer: string): string {
   writeFileSync(path, JSON.stringify(config));
   for (const file of ["tokenizer.json", "tokenizer_config.json"])
     copyFileSync(join(tokenizers, tokenizer, file), join(target, file));
+  if (family === "seed-oss") dropTensors(join(target, "model.safetensors"), ".o_proj.bias");
   return target;
+}
+
+/** Takes tensors out of a file that its changed configuration no longer has. */
+function dropTensors(path: string, ending: string): void {
+  const source = openSafetensors(path);
+  const kept = [...source.tensors.values()].filter(({ name }) => !name.endsWith(ending));
+  const tensors = kept.map((entry) => ({
+    name: entry.name,
+    dtype: entry.dtype!,
+    shape: entry.shape,
+    data: readBytes(source, entry),
+  }));
+  source.close();
+  writeSafetensors(path, tensors);
 }
 
 let exports = 0;
