@@ -2,7 +2,6 @@
 import { version } from "../../package.json" with { type: "json" };
 import { messageOf, UserError } from "../base/errors.ts";
 import type { VerbEvent } from "../train/run/events.ts";
-import { verbFor } from "./flags/other-systems.ts";
 import { suggestion } from "../base/names.ts";
 import { ALIASES, type Verb } from "./flags/verb.ts";
 import { CHILDREN, VERBS } from "./verbs.ts";
@@ -25,6 +24,7 @@ async function main(args: readonly string[]): Promise<number> {
   if (Object.hasOwn(CHILDREN, name)) return (await CHILDREN[name]!()).run(rest);
   const verb: Verb | undefined = Object.hasOwn(VERBS, name) ? VERBS[name] : undefined;
   if (!verb) {
+    const { verbFor } = await import("./flags/other-systems.ts");
     const other = verbFor(name);
     const hint = other === null ? suggestion(name, Object.keys(VERBS)) : `; it is ${other} here`;
     throw new UserError(`unknown verb ${JSON.stringify(name)}${hint}`);
