@@ -241,7 +241,10 @@ export const HELP_GROUPS = [
     description:
       "examples and held-out ones (or 5% of the former): files, folders, patterns; columns and roles of other names: prompt=question,ignore=notes; customer=user",
   },
-  { keys: ["rank", "alpha", "rslora"], description: "rank r (8) and alpha (2 r); scaled by alpha / r, or by alpha / sqrt(r)" },
+  {
+    keys: ["rank", "alpha", "rslora", "dropout"],
+    description: "rank r (8) and alpha (2 r), scaled by alpha / r or alpha / sqrt(r); dropout in front of the adapters (0)",
+  },
   { keys: ["sequenceLength", "truncate"], description: "tokens in a row (512, or the model's context); cut longer examples" },
   { keys: ["epochs", "steps"], description: "passes over the training data (1), or optimizer steps" },
   { keys: ["targets", "lastLayers"], description: "layers that get adapters (all-linear); only in the last N blocks" },
