@@ -2,6 +2,7 @@ import { z } from "zod";
 import type { MicroBatch, Span } from "../data/samples/batch.ts";
 import { IGNORED } from "../data/samples/sample.ts";
 import { defineObjective, type Judgement } from "./objective.ts";
+import { logSigmoid, type Mean, meanLogProbability, REWARD_ACCURACY, type PairSums, REWARDS, rewardsOf } from "./preference.ts";
 
 /**
  * Odds ratio preference optimisation (Hong et al. 2024, https://arxiv.org/abs/2403.07691): the chosen answer is learned, and made likelier than the
@@ -19,14 +20,10 @@ export const orpo = defineObjective({
   accepts: ["preference"],
   texts: 2,
   metrics: [
-    { name: "rewards/accuracies", label: "chosen preferred", better: "higher", unit: "%", digits: 1 },
+    REWARD_ACCURACY,
     { name: "log_odds_chosen", label: "log odds ratio", better: "higher", digits: 3 },
     { name: "nll_loss", label: "nll", better: "lower", digits: 4 },
-    { name: "rewards/margins", label: null, better: "higher", digits: 4 },
-    { name: "rewards/chosen", label: null, better: "higher", digits: 4 },
-    { name: "rewards/rejected", label: null, better: "lower", digits: 4 },
-    { name: "logps/chosen", label: null, better: "higher", digits: 4 },
-    { name: "logps/rejected", label: null, better: "lower", digits: 4 },
+    ...REWARDS,
     { name: "log_odds_ratio", label: null, better: "higher", digits: 4 },
   ],
   flags: {
@@ -42,27 +39,21 @@ export const orpo = defineObjective({
     labels: (batch) => (orpoNll === "all" ? withPrompts(batch) : batch.labels),
     judge: (batch, losses) => judge(batch, losses, lambda, orpoNll === "all"),
     values(sums) {
-      const { pairs, loss, nll, ratio, odds, correct, chosen, rejected } = sums as unknown as PairSums;
-      const [meanChosen, meanRejected] = [chosen / pairs, rejected / pairs];
+      const { pairs, loss, nll, ratio, odds } = sums as unknown as OrpoSums;
       return {
         loss: loss / pairs,
         metrics: {
           nll_loss: nll / pairs,
           log_odds_ratio: ratio / pairs,
           log_odds_chosen: odds / pairs,
-          "rewards/accuracies": correct / pairs,
-          "rewards/margins": lambda * (meanChosen - meanRejected),
-          "rewards/chosen": lambda * meanChosen,
-          "rewards/rejected": lambda * meanRejected,
-          "logps/chosen": meanChosen,
-          "logps/rejected": meanRejected,
+          ...rewardsOf(sums as unknown as OrpoSums, lambda),
         },
       };
     },
   }),
 });
 
-type PairSums = Record<"pairs" | "loss" | "nll" | "ratio" | "odds" | "correct" | "chosen" | "rejected", number>;
+type OrpoSums = PairSums & Record<"nll" | "ratio" | "odds", number>;
 
 /** The labels of a batch, and in chosen texts every token that has one before it. */
 function withPrompts({ labels, ids, spans }: MicroBatch): Int32Array {
@@ -74,11 +65,10 @@ function withPrompts({ labels, ids, spans }: MicroBatch): Int32Array {
 /** Mean log-probabilities nearer to 0 than that are not told apart by sums of f32 losses; at 0 the odds would be infinite. */
 const MOST = -(2 ** -30);
 
+const below = ({ value, count }: Mean): Mean => ({ value: Math.min(value, MOST), count });
+
 /** log(1 - e^x) for x < 0, without cancellation (Maechler 2012, Accurately computing log(1 - exp(-|a|))). */
 const log1mExp = (x: number): number => (x < -Math.LN2 ? Math.log1p(-Math.exp(x)) : Math.log(-Math.expm1(x)));
-
-/** log(1 / (1 + e^-x)). */
-const logSigmoid = (x: number): number => (x < 0 ? x - Math.log1p(Math.exp(x)) : -Math.log1p(Math.exp(-x)));
 
 function judge(batch: MicroBatch, losses: Float32Array, lambda: number, all: boolean): Judgement {
   const { labels, spans } = batch;
@@ -94,7 +84,7 @@ function judge(batch: MicroBatch, losses: Float32Array, lambda: number, all: boo
       nll += losses[t]!;
       tokens++;
     });
-    const [first, second] = [meanLog(chosen!, labels, losses), meanLog(rejected!, labels, losses)];
+    const [first, second] = [chosen!, rejected!].map((span) => below(meanLogProbability(span, labels, losses))) as [Mean, Mean];
     const odds = first.value - second.value - (log1mExp(first.value) - log1mExp(second.value));
     const ratio = logSigmoid(odds);
     total.ratio += ratio;
@@ -118,19 +108,4 @@ function judge(batch: MicroBatch, losses: Float32Array, lambda: number, all: boo
   total.nll = share * nll;
   total.loss = total.nll - lambda * total.ratio;
   return { sums: total, weights };
-}
-
-/** Mean log-probability of the labelled tokens of a text, and how many they are. */
-function meanLog(
-  { from, to }: Span,
-  labels: Int32Array,
-  losses: Float32Array,
-): { readonly value: number; readonly count: number } {
-  let [sum, count] = [0, 0];
-  for (let t = from; t < to; t++) {
-    if (labels[t] === IGNORED) continue;
-    sum += losses[t]!;
-    count++;
-  }
-  return { value: Math.min(-sum / count, MOST), count };
 }

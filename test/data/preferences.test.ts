@@ -9,8 +9,8 @@ import { splitHeldOut } from "../../src/data/samples/held-out.ts";
 import { createSampleMaker, IGNORED } from "../../src/data/samples/sample.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokens/tokenizer.ts";
-import { makerFor, objectiveOf } from "../../src/objectives/index.ts";
-import { orpoSamples } from "../support/orpo.ts";
+import { makerFor } from "../../src/objectives/index.ts";
+import { objectiveWith, preferenceSamples } from "../support/preferences.ts";
 
 const golden = join(import.meta.dir, "../golden");
 const folderOf = (name: string) =>
@@ -188,9 +188,8 @@ describe("tokens of preferences", () => {
 describe("objectives refuse what is not for them", () => {
   const tokenizer = loadTokenizer(folderOf("qwen"));
   const maker = createSampleMaker(tokenizer, options);
-  const settings = { orpoLambda: 0.1, orpoNll: "response" } as const;
   const [nextToken, orpo] = (["next-token", "orpo"] as const).map((objective) =>
-    makerFor(objectiveOf({ objective, ...settings }), maker),
+    makerFor(objectiveWith({ objective }), maker),
   ) as [typeof maker, typeof maker];
 
   test("by kind, with the place and the objective that it is for", () => {
@@ -217,7 +216,7 @@ describe("objectives refuse what is not for them", () => {
 });
 
 describe("pairs stay together", () => {
-  const samples = orpoSamples();
+  const samples = preferenceSamples();
   /** The pairs of a micro-batch by their prompts and answers. */
   const textsOf = ({ ids, spans }: MicroBatch) =>
     spans.map((texts) => texts.map(({ from, to }) => ids.subarray(from, to).join()));

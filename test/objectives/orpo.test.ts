@@ -1,13 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import { createRandom } from "../../src/base/random.ts";
 import type { MicroBatch } from "../../src/data/samples/batch.ts";
-import { METRICS, metricOf, metricsText, objectiveOf } from "../../src/objectives/index.ts";
+import { METRICS, metricOf, metricsText } from "../../src/objectives/index.ts";
 import { addSums, type OpenHead } from "../../src/objectives/objective.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
-import { orpoBatches, orpoSamples } from "../support/orpo.ts";
+import { objectiveWith, preferenceBatches, preferenceSamples } from "../support/preferences.ts";
 
 const headOf = (orpoLambda: number, orpoNll: "response" | "all") =>
-  objectiveOf({ objective: "orpo", orpoLambda, orpoNll }).head as OpenHead;
+  objectiveWith({ objective: "orpo", orpoLambda, orpoNll }).head as OpenHead;
 
 /** Losses of the labelled tokens as a model might have them; 0 elsewhere. */
 function lossesOf(batch: MicroBatch, head: OpenHead, scale = 1): Float32Array {
@@ -34,7 +34,7 @@ describe("ORPO", () => {
     for (const packing of [false, true]) {
       test(`loss within 1e-12 of its definition, weights within 1e-7 of its central differences: nll of ${nll}, ${packing ? "packed" : "padded"}`, () => {
         const head = headOf(0.7, nll);
-        const batches = orpoBatches(orpoSamples(), packing);
+        const batches = preferenceBatches(preferenceSamples(), packing);
         const batch = batches.batch(0, 1);
         const losses = lossesOf(batch, head);
         const { sums, weights } = head.judge(batch, losses);
@@ -54,7 +54,7 @@ describe("ORPO", () => {
   }
 
   test("labels: of a chosen text everything with --orpo-nll all, of a rejected one the answer", () => {
-    const batch = orpoBatches().batch(0, 0);
+    const batch = preferenceBatches().batch(0, 0);
     const [all, response] = [headOf(0.1, "all").labels(batch), headOf(0.1, "response").labels(batch)];
     expect(response).toBe(batch.labels);
     for (const [chosen, rejected] of batch.spans) {
@@ -65,7 +65,7 @@ describe("ORPO", () => {
 
   test("is finite where a model is certain, of the right answer or the wrong one, and where it finds an answer impossible", () => {
     const head = headOf(1, "response");
-    const batch = orpoBatches().batch(0, 0);
+    const batch = preferenceBatches().batch(0, 0);
     const [chosen, rejected] = batch.spans[0]!;
     for (const [first, second] of [
       [0, 0],
@@ -86,8 +86,8 @@ describe("ORPO", () => {
 
   test("sums of micro-batches add up: means count pairs, whatever the micro-batch", () => {
     const head = headOf(0.5, "response");
-    const one = orpoBatches(orpoSamples(), true).batch(0, 0);
-    const other = orpoBatches().batch(0, 0);
+    const one = preferenceBatches(preferenceSamples(), true).batch(0, 0);
+    const other = preferenceBatches().batch(0, 0);
     const [a, b] = [one, other].map((batch) => head.judge(batch, lossesOf(batch, head)).sums);
     const [n, m] = [one, other].map((batch) => head.share(batch));
     const together = head.values(addSums(a!, b!));
@@ -100,9 +100,9 @@ describe("ORPO", () => {
 describe("metrics", () => {
   test("every one that an objective declares comes of its sums, and no other", () => {
     const head = headOf(0.5, "response");
-    const batch = orpoBatches().batch(0, 0);
+    const batch = preferenceBatches().batch(0, 0);
     const { metrics } = head.values(head.judge(batch, lossesOf(batch, head)).sums);
-    const objective = objectiveOf({ objective: "orpo", orpoLambda: 0.5, orpoNll: "response" });
+    const objective = objectiveWith({ objective: "orpo", orpoLambda: 0.5, orpoNll: "response" });
     expect(Object.keys(metrics).sort()).toEqual(objective.metrics.map(({ name }) => name).sort());
     for (const name of Object.keys(metrics)) expect(METRICS.has(name)).toBe(true);
   });
@@ -111,7 +111,7 @@ describe("metrics", () => {
     expect(metricsText({ accuracy: 0.256, perplexity: 1.2345, nll_loss: 2 })).toBe(
       "perplexity 1.23, token accuracy 25.6 %, nll 2.0000",
     );
-    const objective = objectiveOf({ objective: "next-token", orpoLambda: 0.1, orpoNll: "response" });
+    const objective = objectiveWith({ objective: "next-token" });
     expect(metricOf(objective, "accuracy").better).toBe("higher");
     expect(() => metricOf(objective, "nll_loss")).toThrow("the objective next-token has the metrics loss, perplexity, accuracy");
   });

@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { drawn, orpoBatches, ORPO_FOLDER, pairsOf, RUNS } from "../../support/orpo.ts";
+import { drawn, folderOf, ORPO_RUNS, pairsOf, preferenceBatches } from "../../support/preferences.ts";
 
 /** Writes orpo.json without its results: micro-batches and settings, for make.py. */
-const batches = drawn(orpoBatches()).map(pairsOf);
-writeFileSync(join(ORPO_FOLDER, "orpo.json"), `${JSON.stringify({ batches, runs: RUNS.map((settings) => ({ settings })) })}\n`);
+const batches = drawn(preferenceBatches()).map(pairsOf);
+writeFileSync(join(folderOf("orpo"), "orpo.json"), `${JSON.stringify({ batches, runs: ORPO_RUNS.map((settings) => ({ settings })) })}\n`);

@@ -1,16 +1,20 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
 import { createRandom } from "../../src/base/random.ts";
 import { createBatches, type Batches, type MicroBatch, type Span } from "../../src/data/samples/batch.ts";
 import { groupSamples } from "../../src/data/samples/groups.ts";
 import { IGNORED } from "../../src/data/samples/sample.ts";
 import { createSampleStore, type FileSamples } from "../../src/data/samples/sample-store.ts";
+import { DEFAULT_OBJECTIVE, OBJECTIVE_FLAGS, objectiveOf, type ObjectiveSettings } from "../../src/objectives/index.ts";
+import type { Objective } from "../../src/objectives/objective.ts";
 import type { GoldenFamily, GoldenMethod } from "./golden.ts";
 
-/** The fixture of test/golden/orpo: runs of TRL's ORPOTrainer over micro-batches in the order in which they are drawn here. */
-export const ORPO_FOLDER = join(import.meta.dir, "../golden/orpo");
+/** The fixtures of test/golden/orpo and its like: runs of TRL's trainers over micro-batches in the order in which they are drawn here. */
+export const folderOf = (objective: string): string => join(import.meta.dir, "../golden", objective);
 
-export interface OrpoRun {
+/** The settings of a run. Those of its objective stand beside them. */
+export interface PreferenceRun {
   readonly model: GoldenFamily;
   readonly method: GoldenMethod;
   readonly batchSize: number;
@@ -24,30 +28,29 @@ export interface OrpoRun {
   readonly beta1: number;
   readonly beta2: number;
   readonly epsilon: number;
+}
+
+export interface OrpoRun extends PreferenceRun {
   readonly orpoLambda: number;
 }
 
 /** A text with its labels at its own tokens, as Transformers has them. */
-export interface OrpoText {
+export interface PreferenceText {
   readonly ids: readonly number[];
   readonly labels: readonly number[];
 }
 
-export interface OrpoPair {
-  readonly chosen: OrpoText;
-  readonly rejected: OrpoText;
+export interface PreferencePair {
+  readonly chosen: PreferenceText;
+  readonly rejected: PreferenceText;
 }
 
 /** TRL's metrics by name, among them `loss`. */
-export type OrpoMetrics = Readonly<Record<string, number>>;
+export type TrlMetrics = Readonly<Record<string, number>>;
 
-export interface OrpoFixture {
-  /** Pairs of each micro-batch, of all epochs one after the other. */
-  readonly batches: OrpoPair[][];
-  readonly runs: readonly {
-    readonly settings: OrpoRun;
-    readonly expected: { readonly steps: readonly OrpoMetrics[]; readonly evaluation: OrpoMetrics };
-  }[];
+export interface TrlRun<R extends PreferenceRun> {
+  readonly settings: R;
+  readonly expected: { readonly steps: readonly TrlMetrics[]; readonly evaluation: TrlMetrics };
 }
 
 export const BATCH_SIZE = 2;
@@ -55,14 +58,14 @@ const EPOCHS = 5;
 export const TEXT_LENGTH = 24;
 const common = { batchSize: BATCH_SIZE, gradientAccumulation: 2, warmup: 4, clip: 0.5, beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
 
-export const RUNS: readonly OrpoRun[] = [
+export const ORPO_RUNS: readonly OrpoRun[] = [
   { model: "smollm2", method: "full", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, orpoLambda: 0.1, ...common },
   { model: "gemma2", method: "lora", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, orpoLambda: 1, ...common },
   { model: "phi3", method: "lora", learningRate: 1e-2, schedule: "cosine", weightDecay: 0, orpoLambda: 0.5, ...common },
 ];
 
 /** Pairs with prompts and answers of different lengths. */
-export function orpoSamples(): FileSamples {
+export function preferenceSamples(): FileSamples {
   const random = createRandom(4, "orpo");
   const store = createSampleStore((number) => `d:${number}`);
   const tokens = (count: number) => Array.from({ length: count }, () => 5 + random.below(80));
@@ -77,7 +80,7 @@ export function orpoSamples(): FileSamples {
   return groupSamples(store.finish());
 }
 
-export function orpoBatches(samples = orpoSamples(), packing = false): Batches {
+export function preferenceBatches(samples = preferenceSamples(), packing = false): Batches {
   const options = { rows: BATCH_SIZE, rowLength: 2 * TEXT_LENGTH, packing, seed: 6, shuffle: true, padId: 0 };
   return createBatches(samples, options);
 }
@@ -90,14 +93,29 @@ export function drawn(batches: Batches): MicroBatch[] {
   });
 }
 
-export function pairsOf({ ids, labels, spans }: MicroBatch): OrpoPair[] {
-  const text = ({ from, to }: Span): OrpoText => ({
+export function pairsOf({ ids, labels, spans }: MicroBatch): PreferencePair[] {
+  const text = ({ from, to }: Span): PreferenceText => ({
     ids: [...ids.subarray(from, to)],
     labels: [IGNORED, ...labels.subarray(from, to - 1)],
   });
   return spans.map(([chosen, rejected]) => ({ chosen: text(chosen!), rejected: text(rejected!) }));
 }
 
-export function readOrpoFixture(): OrpoFixture {
-  return JSON.parse(readFileSync(join(ORPO_FOLDER, "orpo.json"), "utf8")) as OrpoFixture;
+/** Pairs of each micro-batch, of all epochs one after the other; the same for every objective. */
+export function readTrlBatches(): PreferencePair[][] {
+  return read("orpo").batches as PreferencePair[][];
+}
+
+/** Settings of the runs and what TRL makes of them. */
+export function readTrlRuns<R extends PreferenceRun>(objective: string): readonly TrlRun<R>[] {
+  return read(objective).runs as TrlRun<R>[];
+}
+
+function read(objective: string): { readonly batches?: unknown; readonly runs: unknown } {
+  return JSON.parse(readFileSync(join(folderOf(objective), `${objective}.json`), "utf8")) as { runs: unknown };
+}
+
+/** An objective with all its settings by default but some. */
+export function objectiveWith(settings: Partial<ObjectiveSettings>): Objective {
+  return objectiveOf({ objective: DEFAULT_OBJECTIVE, ...z.object(OBJECTIVE_FLAGS).parse({}), ...settings });
 }
