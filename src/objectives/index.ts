@@ -6,9 +6,10 @@ import type { SampleMaker } from "../data/samples/sample.ts";
 import { LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { nextToken } from "./next-token.ts";
 import { orpo } from "./orpo.ts";
+import { simpo } from "./simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, orpo] as const;
+const TABLE = [nextToken, orpo, simpo] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 

@@ -198,7 +198,7 @@ describe("objectives refuse what is not for them", () => {
       (record) => parseExample(JSON.stringify(record), "d.jsonl:8"),
     );
     expect(() => nextToken.samples(pair)).toThrow(
-      /^d\.jsonl:7: the objective next-token learns from .*"chosen".*--objective orpo$/,
+      /^d\.jsonl:7: the objective next-token learns from .*"chosen".*--objective orpo or simpo$/,
     );
     for (const other of others) {
       expect(() => orpo.samples(other)).toThrow(

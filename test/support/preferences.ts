@@ -34,6 +34,11 @@ export interface OrpoRun extends PreferenceRun {
   readonly orpoLambda: number;
 }
 
+export interface SimpoRun extends PreferenceRun {
+  readonly simpoBeta: number;
+  readonly simpoGamma: number;
+}
+
 /** A text with its labels at its own tokens, as Transformers has them. */
 export interface PreferenceText {
   readonly ids: readonly number[];
@@ -62,6 +67,29 @@ export const ORPO_RUNS: readonly OrpoRun[] = [
   { model: "smollm2", method: "full", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, orpoLambda: 0.1, ...common },
   { model: "gemma2", method: "lora", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, orpoLambda: 1, ...common },
   { model: "phi3", method: "lora", learningRate: 1e-2, schedule: "cosine", weightDecay: 0, orpoLambda: 0.5, ...common },
+];
+
+export const SIMPO_RUNS: readonly SimpoRun[] = [
+  {
+    model: "smollm2",
+    method: "full",
+    learningRate: 2e-3,
+    schedule: "cosine",
+    weightDecay: 0.3,
+    simpoBeta: 2,
+    simpoGamma: 1,
+    ...common,
+  },
+  {
+    model: "gemma2",
+    method: "lora",
+    learningRate: 1e-2,
+    schedule: "linear",
+    weightDecay: 0.1,
+    simpoBeta: 0.7,
+    simpoGamma: 0.3,
+    ...common,
+  },
 ];
 
 /** Pairs with prompts and answers of different lengths. */
