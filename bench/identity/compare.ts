@@ -69,7 +69,7 @@ function filesOf(folder: string): ReadonlySet<string> {
 
 /** Tells whether a file only says how things are laid out: programs, settings with all their keys, checkpoints. */
 function isLayout(name: string): boolean {
-  return /(^|\/)(segments|checkpoints)\//.test(name) || basename(name) === "train-config.json";
+  return /(^|\/)(segments|checkpoints)\//.test(name) || /(^|\/)(train-config\.json|(.*\.)?Modelfile)$/.test(name);
 }
 
 /** A text that says how two files differ, or null. */
