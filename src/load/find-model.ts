@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { messageOf, UserError } from "../base/errors.ts";
 import { type HubOptions, resolveModel } from "../hf/hub/hub.ts";
 import { baseModelOf } from "../hf/peft/adapter-config.ts";
+import { checkFolder } from "../hf/peft/adapter-folder.ts";
 
 /** A base model, an adapter, or both, as a user names them: folders, or names on the hub. */
 export interface NamedModel {
@@ -34,6 +35,8 @@ export async function findModel(named: NamedModel, options: HubOptions = {}): Pr
   const { model } = named;
   const given = model !== undefined && isAdapter(model) ? model : undefined;
   const adapter = named.adapter ?? given ?? null;
+  // Adapters of other tools, and folders that hold adapters further inside, are no models either.
+  if (model !== undefined && given === undefined && !existsSync(join(model, "config.json"))) checkFolder(model);
   if (given === undefined && model !== undefined) return { name: model, folder: await resolveModel(model, options), adapter };
   if (adapter === null) throw new UserError("--model: a model folder or hub name is needed; it is missing");
   if (given !== undefined && given !== adapter) {

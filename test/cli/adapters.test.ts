@@ -254,6 +254,9 @@ describe("adapters of other tools say the way out", () => {
       "checkpoint-500/adapter_config.json": "{}",
     });
     expect(trainer).toContain(`${path("trainer", "checkpoint-500")} holds an adapter: give that folder`);
+    // The same where the folder is given as the model.
+    for (const [name, message] of Object.entries({ mlx: "mlx_lm.fuse", trainer: "checkpoint-500 holds an adapter" }))
+      expect(await refused("eval", "--model", path(name), "--data", data)).toContain(message);
   });
 
   test("names with the adapter's own are read, with what the module was before", async () => {
