@@ -25,6 +25,7 @@ export interface OpenModel {
   /** The base model's folder on this machine. */
   readonly folder: string;
   readonly config: ModelConfig;
+  /** Read when it is first asked for. @throws {UserError} a folder without a tokenizer */
   readonly tokenizer: Tokenizer;
   readonly source: TensorSource;
   readonly adapter: Adapter | null;
@@ -67,7 +68,6 @@ export async function openModel(named: NamedModel & ChatSettings, options: OpenM
 export function openFound({ name, folder, adapter: path }: FoundModel, options: OpenModelOptions = {}): OpenModel {
   const { onNote, check = "kept", chats = {} } = options;
   const declared = loadConfig(folder);
-  const tokenizer = withChatSettings(loadTokenizer(folder), withTemplateOf(path, chats));
   const source = openModelWeights(folder, declared);
   let adapter: Adapter | null = null;
   const close = () => {
@@ -86,16 +86,32 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
       if (path !== null) verifyChecksums(path, reading);
       if (adapter) examineWeights(adapter.source, reading);
     }
-    const identity: ModelIdentity = {
-      config: hashFile(join(folder, "config.json")),
-      weights: check === "none" ? "" : examineWeights(source, reading),
-      tokenizer: tokenizer.fingerprint,
+    const weights = check === "none" ? "" : examineWeights(source, reading);
+    // A model can be computed with, and planned, without a tokenizer.
+    const tokenizer = lazily(() => withChatSettings(loadTokenizer(folder), withTemplateOf(path, chats)));
+    return {
+      name,
+      folder,
+      config,
+      source,
+      adapter,
+      get tokenizer() {
+        return tokenizer();
+      },
+      get identity() {
+        return { config: hashFile(join(folder, "config.json")), weights, tokenizer: tokenizer().fingerprint };
+      },
+      close,
     };
-    return { name, folder, config, tokenizer, source, adapter, identity, close };
   } catch (error) {
     close();
     throw error;
   }
+}
+
+function lazily<T>(make: () => T): () => T {
+  let made: { readonly value: T } | null = null;
+  return () => (made ??= { value: make() }).value;
 }
 
 /** An adapter may have the chat template beside it that it was trained with. */
