@@ -89,10 +89,10 @@ export function metricOf({ name, metrics }: Objective, wanted: string): Metric {
   throw new UserError(`--best-metric ${wanted}: the objective ${name} has the metrics ${known}`);
 }
 
-/** The shown metrics as words: `perplexity 3.21, token accuracy 64.0 %`. `more`: digits besides the usual ones. */
-export function metricsText(values: Readonly<Record<string, number>>, more = 0): string {
+/** The shown metrics as words: `perplexity 3.21`, `token accuracy 64.0 %`. `more`: digits besides the usual ones. */
+export function metricTexts(values: Readonly<Record<string, number>>, more = 0): string[] {
   const shown = [...METRICS.values()].filter(({ name, label }) => label !== null && Object.hasOwn(values, name));
-  return shown.map((metric) => `${metric.label} ${formatMetric(metric, values[metric.name]!, more)}`).join(", ");
+  return shown.map((metric) => `${metric.label} ${formatMetric(metric, values[metric.name]!, more)}`);
 }
 
 function formatMetric({ unit, digits }: Metric, value: number, more: number): string {

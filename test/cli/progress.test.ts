@@ -36,3 +36,17 @@ test("in a terminal: one line, rewritten, gone when something else is said", () 
   const clear = "\r\u001b[K";
   expect(written).toEqual([formatPreparation(report(2)), clear, formatPreparation(report(3)), clear, "trained\n"]);
 });
+
+test("a step says its loss and the first metric of its objective, which a narrow terminal leaves out with what matters less", () => {
+  const step = { step: 3, steps: 9, loss: 1.5, learningRate: 1e-3, tokensPerSecond: 100, memory: MIB, secondsLeft: 60 };
+  const metrics = { "rewards/margins": 0.1, "rewards/accuracies": 0.625, nll_loss: 1.25 };
+  const lineOf = (more: object, columns: number) => {
+    const written: string[] = [];
+    const stream = { isTTY: true, columns, write: (text: string) => written.push(text) } as unknown as NodeJS.WriteStream;
+    createProgress(stream, () => 0, { TERM: "xterm" }).step({ ...step, ...more });
+    return written.join("");
+  };
+  expect(lineOf({ metrics }, 120)).toStartWith("step 3/9  loss 1.5000  chosen preferred 62.5 %  100 tokens/s");
+  expect(lineOf({ metrics: {} }, 120)).toStartWith("step 3/9  loss 1.5000  100 tokens/s");
+  expect(lineOf({ metrics }, 45)).toBe("step 3/9  loss 1.5000  1 min 00 s left");
+});

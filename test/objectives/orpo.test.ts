@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { createRandom } from "../../src/base/random.ts";
 import type { MicroBatch } from "../../src/data/samples/batch.ts";
-import { METRICS, metricOf, metricsText } from "../../src/objectives/index.ts";
+import { METRICS, metricOf, metricTexts } from "../../src/objectives/index.ts";
 import { addSums, type OpenHead } from "../../src/objectives/objective.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 import { objectiveWith, preferenceBatches, preferenceSamples } from "../support/preferences.ts";
@@ -108,7 +108,7 @@ describe("metrics", () => {
   });
 
   test("are words in their order, and a name that an objective has not is refused with those that it has", () => {
-    expect(metricsText({ accuracy: 0.256, perplexity: 1.2345, nll_loss: 2 })).toBe(
+    expect(metricTexts({ accuracy: 0.256, perplexity: 1.2345, nll_loss: 2 }).join(", ")).toBe(
       "perplexity 1.23, token accuracy 25.6 %, nll 2.0000",
     );
     const objective = objectiveWith({ objective: "next-token" });

@@ -1,7 +1,7 @@
 import { relative } from "node:path";
 import type { SamplePart } from "../../data/samples/sample.ts";
 import { formatSummary } from "../../schedule/summary.ts";
-import { metricsText } from "../../objectives/index.ts";
+import { metricTexts } from "../../objectives/index.ts";
 import { type EventSink, lineOf, type RunEvent, type StartEvent, type VerbEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
@@ -53,7 +53,7 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
       return progress.step(event);
     case "evaluation": {
       const when = event.step === 0 ? "before training" : `after step ${event.step}`;
-      return progress.say(`held-out loss ${event.loss.toFixed(4)} (${metricsText(event.metrics)}) ${when}`);
+      return progress.say(`held-out loss ${event.loss.toFixed(4)} (${metricTexts(event.metrics).join(", ")}) ${when}`);
     }
     case "checkpoint":
       // Every few minutes and without news.

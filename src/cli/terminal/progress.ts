@@ -1,4 +1,5 @@
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
+import { metricTexts } from "../../objectives/index.ts";
 import type { DoneEvent, StepEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { canRewrite, columnsOf } from "./terminal.ts";
@@ -7,7 +8,8 @@ import { canRewrite, columnsOf } from "./terminal.ts";
 export type StepReport = Pick<
   StepEvent,
   "step" | "steps" | "loss" | "learningRate" | "tokensPerSecond" | "memory" | "secondsLeft" | "lossScale"
->;
+> &
+  Partial<Pick<StepEvent, "metrics">>;
 
 /** Shows steps: one line that is rewritten in a terminal, a plain line now and then elsewhere. */
 export interface Progress {
@@ -71,7 +73,9 @@ export function formatPreparation({ path, bytes, size, seconds }: PrepareProgres
 function formatStep(report: StepReport, width: number): string {
   const left = `${formatDuration(report.secondsLeft)} left`;
   const parts = [`step ${report.step}/${report.steps}`, `loss ${report.loss.toFixed(4)}`];
+  const [metric = ""] = metricTexts(report.metrics ?? {});
   const others = [
+    ...(metric === "" ? [] : [metric]),
     `${Math.round(report.tokensPerSecond)} tokens/s`,
     `memory ${formatBytes(report.memory)}`,
     `lr ${report.learningRate.toExponential(2)}`,

@@ -1,5 +1,5 @@
 import { evaluate, evaluateOptionsSchema } from "../../library/evaluate.ts";
-import { metricsText } from "../../objectives/index.ts";
+import { metricTexts } from "../../objectives/index.ts";
 import { describeFlags } from "../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../flags/model-flags.ts";
 import { printEvent } from "../terminal/display.ts";
@@ -24,7 +24,7 @@ export async function run(args: readonly string[]): Promise<number> {
   if (json) printEvent({ type: "score", ...result });
   else {
     print(
-      `loss ${result.loss.toFixed(4)}, ${metricsText(result.metrics, 1)} (${result.examples} examples, ${result.tokens} tokens with a target)`,
+      `loss ${result.loss.toFixed(4)}, ${metricTexts(result.metrics, 1).join(", ")} (${result.examples} examples, ${result.tokens} tokens with a target)`,
     );
   }
   return 0;
