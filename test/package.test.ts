@@ -77,6 +77,22 @@ describe("the package", () => {
     expect(Object.keys(optionalDependencies)).toEqual(["onnxruntime-node"]);
     const link = join(installed, "node_modules/onnxruntime-node");
     unlinkSync(link);
+    const model = join(installed, "recipes/base/model");
+    for (const device of ["ort-cpu", "cuda", "webgpu"]) {
+      for (const env of [{}, { REMAT_ORT: "addon" }]) {
+        const command = [process.execPath, join(installed, "src/cli/main.ts"), "chat", "--model", model, "--prompt", "x"];
+        const { exitCode, stderr } = Bun.spawnSync([...command, "--device", device], {
+          cwd: work,
+          env: { ...process.env, ...env },
+          stderr: "pipe",
+        });
+        expect(stderr.toString()).toStartWith("remat: ONNX Runtime is not there: expected the package onnxruntime-node");
+        expect(exitCode).toBe(2);
+      }
+    }
+    const train = ["train", "devils-dictionary", "--steps", "1", "--output", "refused", "--device", "ort-cpu"];
+    expect(remat(...train)).toMatchObject({ code: 2, stdout: "" });
+    expect(readdirSync(work)).toEqual([]);
     const step = remat("train", "devils-dictionary", "--steps", "1", "--eval-limit", "64", "--no-sample", "--output", "bare");
     symlinkSync(join(root, "node_modules/onnxruntime-node"), link);
     expect(step.code).toBe(0);

@@ -1,12 +1,13 @@
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import type { Tensor } from "onnxruntime-node";
 import { messageOf, UserError } from "../base/errors.ts";
 import { byteLength, elements, type Graph, typeOf } from "../graph/types.ts";
 import { type DType } from "../base/dtype.ts";
 import { PORTABLE } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
+import { packageFolder } from "./library.ts";
 import { forbidTelemetry } from "./telemetry.ts";
 import { type Address, align, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
 
@@ -151,11 +152,10 @@ let loaded: Addon | null = null;
 function loadAddon(): Addon {
   if (loaded) return loaded;
   forbidTelemetry();
+  const folder = packageFolder();
   try {
-    const path = Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir);
-    // Resolved when it is used: the package is optional.
-    const requireFrom = createRequire(path);
-    const addon = requireFrom(join(dirname(path), "dist/binding.js")) as Pick<Addon, "binding"> & { initOrt(): void };
+    const requireFrom = createRequire(join(folder, "package.json"));
+    const addon = requireFrom(join(folder, "dist/binding.js")) as Pick<Addon, "binding"> & { initOrt(): void };
     const { Tensor } = requireFrom("onnxruntime-common") as Pick<Addon, "Tensor">;
     addon.initOrt();
     loaded = { binding: addon.binding, Tensor };

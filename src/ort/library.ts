@@ -88,6 +88,17 @@ const LIBRARY_NAMES: Readonly<Record<string, string>> = {
   win32: "onnxruntime.dll",
 };
 
+/** Where the package onnxruntime-node is, which is optional. @throws {UserError} when it is not installed */
+export function packageFolder(): string {
+  try {
+    return dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
+  } catch {
+    throw new UserError(
+      "ONNX Runtime is not there: expected the package onnxruntime-node, which is optional; install again (with npm: ONNXRUNTIME_NODE_INSTALL=skip npm install)",
+    );
+  }
+}
+
 /** Where the package onnxruntime-node keeps the library for this system. @throws {UserError} when it is not there */
 export function libraryPath(): string {
   const name = LIBRARY_NAMES[process.platform] ?? "";
@@ -96,15 +107,7 @@ export function libraryPath(): string {
     if (existsSync(path)) return path;
     throw new UserError(`ONNX Runtime is not there: put ${name} of the package onnxruntime-node beside this program, as ${path}`);
   }
-  let root: string;
-  try {
-    root = dirname(Bun.resolveSync("onnxruntime-node/package.json", import.meta.dir));
-  } catch {
-    throw new UserError(
-      "ONNX Runtime is not there: expected the package onnxruntime-node, which is optional; install again (with npm: ONNXRUNTIME_NODE_INSTALL=skip npm install)",
-    );
-  }
-  const path = join(root, "bin", "napi-v6", process.platform, process.arch, name);
+  const path = join(packageFolder(), "bin", "napi-v6", process.platform, process.arch, name);
   if (!existsSync(path)) {
     throw new UserError(`ONNX Runtime has no library for ${process.platform} ${process.arch}: expected ${path}`);
   }
