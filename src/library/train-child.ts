@@ -1,6 +1,10 @@
 import { messageOf, UserError } from "../base/errors.ts";
 import { run as runTraining } from "../train/run/run.ts";
+import { watchSignals } from "../base/process/signals.ts";
 import type { FromChild, ToChild } from "./train-apart.ts";
+
+/** The exit code of work that says that it was interrupted, and not by which signal. */
+const INTERRUPTED = 130;
 
 /** The process that `runApart` starts: takes a configuration, trains, and tells its parent everything. */
 export async function run(): Promise<number> {
@@ -13,7 +17,7 @@ export async function run(): Promise<number> {
   });
   // Without a parent nobody would know of the run: it is saved, and goes on when it is resumed.
   process.on("disconnect", () => controller.abort());
-  for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(name, () => controller.abort());
+  const signals = watchSignals(() => controller.abort());
   tell({ type: "ready" });
   try {
     const { config, given } = await asked.promise;
@@ -23,9 +27,10 @@ export async function run(): Promise<number> {
       sink: (event) => tell({ type: "event", event }),
     });
     tell({ type: "result", result });
-    return 0;
+    return result.reason === "interrupted" ? (signals.code ?? 0) : 0;
   } catch (error) {
-    const exitCode = error instanceof UserError ? error.exitCode : null;
+    const own = error instanceof UserError ? error.exitCode : null;
+    const exitCode = own === INTERRUPTED ? (signals.code ?? own) : own;
     tell({ type: "error", message: messageOf(error), exitCode });
     return exitCode ?? 1;
   } finally {

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { copyAtomic, temporaryPath, writeTextAtomic } from "../../src/base/files/files.ts";
+import { copyAtomic, writeTextAtomic } from "../../src/base/files/files.ts";
 import { copyCompanions, writeWeights } from "../../src/hf/weights/model-folder.ts";
 import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
 import { prepareRunFolder } from "../../src/train/run/folder.ts";
@@ -66,27 +66,4 @@ describe("copies", () => {
     expect(readFileSync(path("copies/to"))).toEqual(readFileSync(path("from")));
     expect(userError(() => copyAtomic(path("none"), path("copies/to")))).toContain("no such file");
   });
-});
-
-test("what a killed process was writing is removed by the next to write it; a living process's, and fresh ones, are not", () => {
-  const long = path("abandoned");
-  mkdirSync(long);
-  const child = Bun.spawnSync(["true"]);
-  const leave = (pid: number, name = "x") => {
-    const left = join(long, `.${name}.${pid}.tmp`);
-    mkdirSync(left);
-    writeFileSync(join(left, "part"), "");
-    const age = Date.now() / 1000 - 3600;
-    utimesSync(join(left, "part"), age, age);
-    utimesSync(left, age, age);
-    return left;
-  };
-  leave(child.pid);
-  leave(child.pid, "y");
-  leave(process.ppid);
-  const fresh = leave(child.pid + 1, "x.y");
-  writeFileSync(join(fresh, "part"), "");
-  expect(temporaryPath(join(long, "x"))).toBe(join(long, `.x.${process.pid}.tmp`));
-  expect(temporaryPath(join(long, "x.y"))).toBe(join(long, `.x.y.${process.pid}.tmp`));
-  expect(filesIn(long)).toEqual([`.x.${process.ppid}.tmp`, `.x.y.${child.pid + 1}.tmp`, `.y.${child.pid}.tmp`].sort());
 });

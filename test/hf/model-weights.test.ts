@@ -180,3 +180,37 @@ test("a configuration of a larger model is refused before anything of its size i
   for (const key of ["vocabSize", "hiddenSize", "intermediateSize", "headDim", "heads"] as const)
     expect(refused({ [key]: 1_000_000 })).toContain("; do the files belong together?");
 });
+
+test("weights of integers or bytes, which other systems quantise to, are refused by name; other integers are not", () => {
+  const source = openSafetensors(modelFolder("llama"));
+  const tensors = Array.from(source.tensors.values(), (entry) => ({
+    name: entry.name,
+    dtype: entry.dtype!,
+    shape: entry.shape,
+    data: () => readBytes(source, entry),
+  }));
+  const config = loadConfig(modelFolder("llama"));
+  const write = (name: string, changed: typeof tensors) => {
+    mkdirSync(path(name), { recursive: true });
+    writeSafetensors(join(path(name), "model.safetensors"), changed);
+    return path(name);
+  };
+  for (const [dtype, stored] of [
+    ["i8", "I8"],
+    ["u8", "U8"],
+  ] as const) {
+    const quantised = tensors.map((tensor) =>
+      tensor.name.endsWith("_proj.weight")
+        ? { ...tensor, dtype, data: () => new Uint8Array(tensor.shape.reduce((product, size) => product * size, 1)) }
+        : tensor,
+    );
+    expect(userError(() => openModelWeights(write(stored, quantised), config))).toMatch(
+      new RegExp(
+        `tensor "model\\.layers\\.0\\..*_proj\\.weight" \\(and \\d+ more\\) is ${stored}, a weight that another system has quantised; expected F32, BF16 or F16`,
+      ),
+    );
+  }
+  const positions = { name: "model.position_ids", dtype: "i8" as const, shape: [2], data: () => new Uint8Array(2) };
+  openModelWeights(write("positions", [...tensors, positions]), config).close();
+  source.close();
+});

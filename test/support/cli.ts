@@ -3,7 +3,7 @@ import { copyFileSync, cpSync } from "node:fs";
 import { join } from "node:path";
 import { writeRandomModel } from "../../recipes/base/init.ts";
 
-const root = join(import.meta.dir, "../..");
+export const root = join(import.meta.dir, "../..");
 
 export interface CliResult {
   readonly code: number;

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
-import { dirname, join, basename } from "node:path";
+import { dirname } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
+import { temporaryPath } from "./drafts.ts";
 
 /** The file system calls that a durable write makes; a test replaces them to simulate a full disk. */
 export interface FileIo {
@@ -137,44 +138,6 @@ export function openAtomic(path: string, io: FileIo = fileIo): AtomicFile {
     },
     discard,
   };
-}
-
-/** A file or folder that becomes `path` when it is whole; what earlier processes left there when they were killed is removed. */
-export function temporaryPath(path: string): string {
-  const folder = dirname(path);
-  const name = `.${basename(path)}.`;
-  let entries: string[] = [];
-  try {
-    entries = fs.readdirSync(folder);
-  } catch {
-    // What is to be written there says so.
-  }
-  for (const entry of entries) {
-    const pid = entry.startsWith(name) ? /^(\d+)\.tmp$/.exec(entry.slice(name.length))?.[1] : undefined;
-    if (pid !== undefined && isAbandoned(join(folder, entry), Number(pid)))
-      fs.rmSync(join(folder, entry), { recursive: true, force: true });
-  }
-  return join(folder, `${name}${process.pid}.tmp`);
-}
-
-/** A process on another machine, or in another container, looks dead from here but goes on writing. */
-const ABANDONED_MS = 60_000;
-
-function isAbandoned(path: string, pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return false;
-  } catch (error) {
-    if ((error as { code?: string }).code !== "ESRCH") return false;
-  }
-  const changed = (at: string): number => {
-    const stat = fs.statSync(at, { throwIfNoEntry: false });
-    if (!stat) return 0;
-    return stat.isDirectory()
-      ? Math.max(stat.mtimeMs, ...fs.readdirSync(at).map((entry) => changed(join(at, entry))))
-      : stat.mtimeMs;
-  };
-  return Date.now() - changed(path) > ABANDONED_MS;
 }
 
 const COPIED_AT_A_TIME = 1 << 20;

@@ -1,9 +1,6 @@
-import { constants } from "node:os";
 import { UserError } from "../../base/errors.ts";
+import { watchSignals } from "../../base/process/signals.ts";
 import { onOutputFailure } from "./output.ts";
-
-/** Signals that ask a process to end in good order. A second one of the same kind ends it at once. */
-const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"] as const;
 
 /** The exit code of work that says that it was interrupted, and not by which signal. */
 const INTERRUPTED = 130;
@@ -15,22 +12,16 @@ const INTERRUPTED = 130;
  */
 export async function withSignals(work: (signal: AbortSignal) => Promise<boolean>): Promise<number> {
   const controller = new AbortController();
-  let code = 0;
-  const handlers = SIGNALS.map((name): (() => unknown) => {
-    const abort = () => {
-      code = 128 + constants.signals[name];
-      controller.abort();
-    };
-    process.once(name, abort);
-    return () => process.off(name, abort);
-  });
-  handlers.push(onOutputFailure(() => controller.abort()));
+  const watch = watchSignals(() => controller.abort());
+  const forget = onOutputFailure(() => controller.abort());
   try {
-    return (await work(controller.signal)) ? code : 0;
+    return (await work(controller.signal)) ? (watch.code ?? 0) : 0;
   } catch (error) {
-    if (error instanceof UserError && error.exitCode === INTERRUPTED) throw new UserError(error.message, code || INTERRUPTED);
+    if (error instanceof UserError && error.exitCode === INTERRUPTED)
+      throw new UserError(error.message, watch.code ?? INTERRUPTED);
     throw error;
   } finally {
-    for (const remove of handlers) remove();
+    watch.end();
+    forget();
   }
 }

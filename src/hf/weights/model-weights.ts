@@ -1,4 +1,6 @@
 import { UserError } from "../../base/errors.ts";
+import type { DType } from "../../base/dtype.ts";
+import { show } from "../../base/json.ts";
 import { elements } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { modulesOf, WRAPPERS } from "../../models/families/index.ts";
@@ -15,6 +17,7 @@ const VISION = WRAPPERS.flatMap(({ vision }) => vision);
 export function openModelWeights(folder: string, config: ModelConfig): TensorSource {
   const source = openSafetensors(folder);
   try {
+    checkTypes(source);
     checkSizes(config, source);
   } catch (error) {
     source.close();
@@ -43,6 +46,21 @@ export function openModelWeights(folder: string, config: ModelConfig): TensorSou
   }
   return { ...source, tensors };
 }
+
+/** Weights are numbers with a fraction; integers and bytes are what other systems quantise them to. */
+function checkTypes({ tensors }: TensorSource): void {
+  const strange = [...tensors.values()].filter(
+    ({ name, dtype }) => name.endsWith(".weight") && !isVision(moduleName(name)) && !FLOATS.includes(dtype),
+  );
+  const first = strange[0];
+  if (first === undefined) return;
+  const others = strange.length > 1 ? ` (and ${strange.length - 1} more)` : "";
+  throw new UserError(
+    `${first.path}: tensor ${show(first.name)}${others} is ${first.stored}, a weight that another system has quantised; expected F32, BF16 or F16: use the original model`,
+  );
+}
+
+const FLOATS: readonly (DType | null)[] = ["f32", "bf16", "f16"];
 
 /** Every block has a tensor of its own, and the matrices of a model are within its tensors, fused or not. */
 function checkSizes(config: ModelConfig, { path, tensors }: TensorSource): void {
