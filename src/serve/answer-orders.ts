@@ -45,7 +45,7 @@ export interface AnswerOrder {
 /** Tokens of a text, made while the event loop runs on (see `Encoder`). */
 export type Encode = (text: string, plain: readonly number[]) => Promise<Int32Array>;
 
-/** What a model's context can hold. */
+/** Returns how much a model can hold in its context. */
 export function roomOf({ decoders, tokenizer }: Pick<ServedModel, "decoders" | "tokenizer">): Room {
   return { tokens: decoders[0]!.maxTokens, reach: reachOf(tokenizer.json) };
 }

@@ -119,21 +119,15 @@ export function createResponder(
     const closed = new AbortController();
     const signal = AbortSignal.any([delivery.signal, shutdown, closed.signal]);
     const place = enter(signal);
-    // It may fail while nobody waits for it yet.
-    place.catch(() => {});
-    let order: AnswerOrder;
-    try {
-      order = await prepare(signal);
-    } catch (error) {
-      const isCut = error === signal.reason;
-      // Leaves the queue, or gives the turn back that it has already.
-      closed.abort();
-      place.then(
-        (leave) => leave(),
-        () => {},
-      );
-      throw isCut ? cut() : error;
-    }
+    const order = await prepareInPlace(
+      place,
+      () => prepare(signal),
+      (error) => {
+        const isCut = error === signal.reason;
+        closed.abort();
+        return isCut ? cut() : error;
+      },
+    );
     if (!delivery.stream) {
       const parts: Part[] = [];
       return make(order, place, delivery, signal, (part) => parts.push(part)).then((made) =>
@@ -165,6 +159,30 @@ export function createResponder(
     });
     return new Response(body, { headers: { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" } });
   };
+}
+
+/**
+ * Makes an order while its request has a place in the queue. A request that fails gives up waiting, by `giveUp`, or gives the turn back that it
+ * has already.
+ * @throws the answer of `giveUp`
+ */
+async function prepareInPlace(
+  place: Promise<() => void>,
+  prepare: () => Promise<AnswerOrder>,
+  giveUp: (error: unknown) => unknown,
+): Promise<AnswerOrder> {
+  // It may fail while nobody waits for it yet.
+  place.catch(() => {});
+  try {
+    return await prepare();
+  } catch (error) {
+    const reason = giveUp(error);
+    place.then(
+      (leave) => leave(),
+      () => {},
+    );
+    throw reason;
+  }
 }
 
 /** An answer that was not cut. */

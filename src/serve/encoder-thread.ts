@@ -2,11 +2,11 @@
 import { messageOf, UserError } from "../base/errors.ts";
 import { createTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 
-/** What the thread is told: first the contents of `tokenizer.json`, then texts. */
+/** A message to the thread: first the contents of `tokenizer.json`, then texts. */
 export type ToEncoder =
   { readonly folder: string; readonly json: string } | { readonly text: string; readonly plain: readonly number[] };
 
-/** What the thread answers to a text. */
+/** The answer of the thread to a text. */
 export type FromEncoder = { readonly ids: Int32Array } | { readonly error: string; readonly isUserError: boolean };
 
 declare const self: Worker;

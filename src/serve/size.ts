@@ -2,7 +2,7 @@ import { isRecord } from "../base/json.ts";
 import type { Reach } from "../data/tokens/reach.ts";
 import { ApiError } from "./errors.ts";
 
-/** What a context can hold. */
+/** The size of a context. */
 export interface Room {
   readonly tokens: number;
   readonly reach: Reach | null;
