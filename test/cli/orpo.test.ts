@@ -146,6 +146,19 @@ describe("train --objective orpo", () => {
     ) as Line;
     expect(score["rewards/accuracies"]).toBe(top);
   });
+
+  test("--best-metric: best weights that were not kept are told with the metric's own sign", async () => {
+    const flags = ["--valid", held, "--steps", "4", "--eval-every", "1", "--best-metric", "logps/chosen"];
+    const more = ["--learning-rate", "0.3", "--save-every", "100"];
+    const { output, lines } = await train("late", ...flags, ...more);
+    const values = lines.filter(({ type }) => type === "evaluation").map((line) => line["logps/chosen"] as number);
+    const top = Math.max(...values);
+    expect(values.indexOf(top)).toBeLessThan(4);
+    expect(top).toBeLessThan(0);
+    const again = ["train", ...common, ...constant, "--data", data, "--output", output, ...flags, ...more];
+    const { stderr } = await remat([...again, "--load-best", "--resume"]);
+    expect(stderr).toContain(`the best weights (held-out logps/chosen ${top}) are in no checkpoint`);
+  });
 });
 
 describe("what does not fit is refused", () => {

@@ -10,7 +10,7 @@ import type { Learned } from "../../hf/weights/model-folder.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";
 import { findModel } from "../../load/find-model.ts";
 import { writeSegmentModels } from "../../onnx/segments.ts";
-import { LOSS } from "../../objectives/objective.ts";
+import { metricOf, objectiveOf } from "../../objectives/index.ts";
 import { schedulePrograms } from "../../runtime/scheduled.ts";
 import { summarise } from "../../schedule/summary.ts";
 import { chooseOptimizer } from "../../optimizers/index.ts";
@@ -332,7 +332,9 @@ function restoreBest(
 ): TrainingPosition | null {
   const best = checkpoints.restoreBest(warn);
   if (best?.heldOutLoss !== last.bestLoss) {
-    const value = config.bestMetric === LOSS.name ? last.bestLoss! : Math.abs(last.bestLoss!);
+    // Positions have the negative of a metric of which more is better.
+    const isLower = metricOf(objectiveOf(config), config.bestMetric).better === "lower";
+    const value = isLower ? last.bestLoss! : -last.bestLoss!;
     warn(`the best weights (held-out ${config.bestMetric} ${value}) are in no checkpoint`);
   }
   return best;
