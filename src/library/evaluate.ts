@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { createBreath } from "../base/process/event-loop.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { evaluationFiles } from "../data/examples/sources.ts";
 import { createBatches } from "../data/samples/batch.ts";
@@ -42,11 +43,13 @@ export interface EvaluateResult {
 }
 
 /**
- * Measures a model on examples: mean loss of what training would learn, and the metrics of the objective.
+ * Measures a model on examples: mean loss of what training would learn, and the metrics of the objective. The event loop gets in
+ * between two rows.
  * @throws {UserError} bad examples, a model that does not fit
  */
-export async function evaluate(options: EvaluateOptions, { sink = () => {} }: CallOptions = {}): Promise<EvaluateResult> {
+export async function evaluate(options: EvaluateOptions, { sink = () => {}, signal }: CallOptions = {}): Promise<EvaluateResult> {
   const flags = validateOptions(evaluateOptionsSchema, options);
+  signal?.throwIfAborted();
   const onNote = (text: string) => sink({ type: "note", text });
   const objective = objectiveOf(flags);
   checkObjectiveFlags(flags);
@@ -67,7 +70,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {} }: Ca
           ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
         }),
       );
-      const reading = { mapping: readMapping(flags), onNote };
+      const reading = { mapping: readMapping(flags), onNote, signal };
       const sets: SampleSet[] = [];
       for (const path of evaluationFiles(flags.data)) {
         const loaded = await loadSamples(path, maker, reading);
@@ -78,9 +81,11 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {} }: Ca
       const rowLength = tokens * objective.texts;
       const batches = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
       const score = createScorer(executor, { ...model, head: objective.head, tokens: rowLength, weighted: samples.weighted });
+      const breathe = createBreath(signal);
       let sums: Sums | null = null;
       let labelled = 0;
       for (let index = 0; index < batches.count(0); index++) {
+        await breathe();
         const batch = batches.batch(0, index);
         sums = addSums(sums, score(batch));
         labelled += batch.labelled;

@@ -39,7 +39,10 @@ export interface ExportGgufResult {
  * Writes a model for llama.cpp and Ollama, with its tokenizer and chat template, an adapter merged in or alone.
  * @throws {UserError} files that are in the way, a model that llama.cpp does not know
  */
-export async function exportGguf(options: ExportGgufOptions, { sink = () => {} }: CallOptions = {}): Promise<ExportGgufResult> {
+export async function exportGguf(
+  options: ExportGgufOptions,
+  { sink = () => {} }: Pick<CallOptions, "sink"> = {},
+): Promise<ExportGgufResult> {
   const { out, type, adapterOnly, overwrite, ...named } = validateOptions(exportGgufOptionsSchema, options);
   // A folder may hold several models.
   const companion = join(dirname(out), `${basename(out, ".gguf")}.Modelfile`);

@@ -116,7 +116,7 @@ export interface PlanReport extends Summary {
  * Plans what a training step keeps and what it computes again, so that it stays within a memory limit. Nothing is trained.
  * @throws {UserError} anything that is missing or does not fit; a limit that is too low, with the least that works
  */
-export async function plan(options: PlanOptions, { sink = () => {} }: CallOptions = {}): Promise<PlanReport> {
+export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallOptions, "sink"> = {}): Promise<PlanReport> {
   const config = validateOptions(planOptionsSchema, options);
   checkQuantize(config);
   const optimizer = chooseOptimizer(config);

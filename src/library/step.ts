@@ -67,7 +67,7 @@ export interface StepResult {
  * One forward and backward pass without an update, for checking against other systems: writes the loss and every gradient.
  * @throws {UserError} anything in options, model or batch that is missing or does not fit
  */
-export async function step(options: StepOptions, { sink = () => {} }: CallOptions = {}): Promise<StepResult> {
+export async function step(options: StepOptions, { sink = () => {} }: Pick<CallOptions, "sink"> = {}): Promise<StepResult> {
   const config = validateOptions(stepOptionsSchema, options);
   checkQuantize(config);
   const model = await openModel(config, {

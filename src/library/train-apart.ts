@@ -35,11 +35,16 @@ export async function runApart(
     signal,
   }: { readonly sink?: ((event: RunEvent) => void) | undefined; readonly signal?: AbortSignal | undefined },
 ): Promise<RunResult> {
-  signal?.throwIfAborted();
   const ended = Promise.withResolvers<RunResult>();
   // The promise may fail before anybody waits for it.
   ended.promise.catch(() => {});
-  const send = (message: ToChild) => child.send(message);
+  const send = (message: ToChild) => {
+    try {
+      child.send(message);
+    } catch {
+      // A child that has said its last word takes no more, and its end tells the rest.
+    }
+  };
   const stop = () => send({ type: "stop" });
   const child = Bun.spawn([...programCommand(), CHILD], {
     // Structured clones keep numbers that are not finite, which JSON has no words for.

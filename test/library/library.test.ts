@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type RunEvent, train, UserError } from "../../src/index.ts";
+import { evaluate, type RunEvent, train, UserError, type VerbEvent } from "../../src/index.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { CHILD } from "../../src/library/train-apart.ts";
 import { temporaryFolder } from "../hf/temp.ts";
@@ -87,6 +87,32 @@ describe("train", () => {
     expect(adapterOf(output).equals(adapterOf(`${output}-whole`))).toBe(true);
   });
 
+  test.each([false, true])(
+    "a signal before the run is an error with the exit code of an interruption (isolate: %p)",
+    async (isolate) => {
+      const run = train(config(`before-${isolate}`), { isolate, signal: AbortSignal.abort() });
+      const error = await run.catch((cause: unknown) => cause);
+      expect(error).toBeInstanceOf(UserError);
+      expect((error as UserError).exitCode).toBe(130);
+      expect(existsSync(join(folder, `before-${isolate}`))).toBe(false);
+    },
+  );
+
+  test.each([false, true])("a signal behind the last event changes nothing (isolate: %p)", async (isolate) => {
+    const controller = new AbortController();
+    const run = await train(config(`behind-${isolate}`), {
+      isolate,
+      signal: controller.signal,
+      sink(event) {
+        if (event.type !== "done") return;
+        // The process of its own goes away in the meantime.
+        if (isolate) Bun.sleepSync(500);
+        controller.abort();
+      },
+    });
+    expect(run.reason).toBe("finished");
+  });
+
   test.each([false, true])("throws what a user can mend (isolate: %p)", async (isolate) => {
     const bad = train({ ...config("bad"), data: join(folder, "missing.jsonl") }, { isolate });
     expect(await bad.catch((error: unknown) => error)).toBeInstanceOf(UserError);
@@ -117,6 +143,30 @@ describe("train", () => {
       },
     );
     expect(await run.catch((error: Error) => error.message)).toContain("SIGKILL");
+  });
+});
+
+describe("evaluate", () => {
+  const asked = { model, data: join(folder, "chats.jsonl"), sequenceLength: 64, threads: 1 };
+
+  test("lets the event loop in, and ends when it is asked to", async () => {
+    const data = join(folder, "many.jsonl");
+    const lines = Array.from({ length: 2_000 }, (_, i) => chat(`thing ${i}`).replace("{", `{"id":${i},`));
+    writeFileSync(data, lines.join(""));
+    const controller = new AbortController();
+    const cause = new Error("enough");
+    // The columns that are not used are told when all examples are tokenized: a timer is heard between two rows, or never.
+    const sink = (event: VerbEvent) => {
+      if (event.type === "note" && event.text.includes("not used")) setTimeout(() => controller.abort(cause), 0);
+    };
+    const run = evaluate({ ...asked, data }, { sink, signal: controller.signal });
+    expect(await run.catch((error: unknown) => error)).toBe(cause);
+  });
+
+  test("refuses a signal that came before it", async () => {
+    const cause = new Error("too late");
+    const run = evaluate(asked, { signal: AbortSignal.abort(cause) });
+    expect(await run.catch((error: unknown) => error)).toBe(cause);
   });
 });
 
