@@ -47,6 +47,16 @@ describe("a run folder that was copied", () => {
     expect(lossesOf("first").length).toBe(2);
   });
 
+  test("has checkpoints that are adapters for every verb", async () => {
+    await ok(...train("longer", "--steps", "4", "--keep", "4"));
+    const score = async (adapter: string) => JSON.parse(await ok("eval", "--adapter", adapter, "--data", data, "--json"));
+    const early = join(folder, "longer/checkpoints/step-00000002");
+    expect(await score(early)).toEqual(await score(join(folder, "first")));
+    expect(await score(join(folder, "longer/checkpoints/step-00000004"))).toEqual(await score(join(folder, "longer")));
+    await ok("merge", "--adapter", early, "--out", join(folder, "early-merged"));
+    await ok("chat", "--adapter", early, "--raw", "--prompt", "x", "--max-new-tokens", "2");
+  });
+
   test("whose adapter was damaged on the way is refused by every verb that reads it", async () => {
     const adapter = copyFolder(join(folder, "whole"), join(folder, "damaged"));
     await ok("eval", "--adapter", adapter, "--data", data);

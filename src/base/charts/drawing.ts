@@ -61,7 +61,7 @@ export interface DrawingOptions {
   readonly width?: number;
   readonly height?: number;
   readonly style?: Style;
-  /** What the drawing is, for those who do not see it. */
+  /** The drawing in words, for readers who do not see it. */
   readonly label?: string;
 }
 

@@ -6,6 +6,10 @@ import { UserError } from "../../base/errors.ts";
 export const CONFIG_FILE = "adapter_config.json";
 export const TENSOR_FILE = "adapter_model.safetensors";
 
+/** The training state in the folder of a checkpoint of a run, which holds the adapter's parameters under these names among others. */
+export const CHECKPOINT_FILE = "state.safetensors";
+export const CHECKPOINT_PREFIX = "param/";
+
 const PICKLE_FILE = "adapter_model.bin";
 /** The matrices of MLX-LM, which writes an adapter_config.json of its own. */
 const MLX_FILE = "adapters.safetensors";
@@ -20,7 +24,7 @@ const CHECKPOINT = /^checkpoint-(\d+)$/;
 export function checkFolder(folder: string): void {
   if (!existsSync(folder) || !statSync(folder).isDirectory()) return;
   const names = readdirSync(folder);
-  if (names.includes(TENSOR_FILE) && names.includes(CONFIG_FILE)) return;
+  if ((names.includes(TENSOR_FILE) || names.includes(CHECKPOINT_FILE)) && names.includes(CONFIG_FILE)) return;
   if (names.includes(MLX_FILE)) {
     throw new UserError(
       `${folder} holds an adapter of MLX-LM (${MLX_FILE}), not one of PEFT; write a whole model with mlx_lm.fuse and give its folder as --model`,

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
-import { adapterKind, PART_SUFFIXES } from "../../models/adapters/index.ts";
+import { adapterKind, PART_SUFFIXES, isTransposed } from "../../models/adapters/index.ts";
 import type { AdapterSize, Site } from "../../models/adapters/kind.ts";
 import { parameterOf, partName, withoutPrefix } from "../../models/adapters/names.ts";
 import type { ModelConfig } from "../../models/config.ts";
@@ -12,7 +12,7 @@ import { adapterModule } from "../weights/model-weights.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "../weights/safetensors.ts";
 import { writeSafetensors, type TensorData } from "../weights/safetensors-write.ts";
 import { type AdapterConfig, type AdapterSettings, type ConfigToWrite, configText, readAdapterConfig } from "./adapter-config.ts";
-import { CONFIG_FILE, TENSOR_FILE } from "./adapter-folder.ts";
+import { CHECKPOINT_FILE, CHECKPOINT_PREFIX, CONFIG_FILE, TENSOR_FILE } from "./adapter-folder.ts";
 import { isAdapted, isSaved, patternValue } from "./peft-modules.ts";
 
 /**
@@ -65,6 +65,11 @@ export interface AdapterToWrite extends ConfigToWrite {
   readonly tensors: readonly TensorData[];
 }
 
+/** Writes `adapter_config.json` alone, into a folder that holds the parameters already. @throws {UserError} */
+export function writeAdapterConfig(folder: string, config: ConfigToWrite, io: FileIo = fileIo): void {
+  writeTextAtomic(join(folder, CONFIG_FILE), configText(config, adapterKind(config.method).peft), io);
+}
+
 /** Writes both files; when the second fails, a first that was not there before is taken away. @throws {UserError} */
 export function writeAdapter(folder: string, adapter: AdapterToWrite, io: FileIo = fileIo): void {
   makeFolder(folder);
@@ -72,7 +77,7 @@ export function writeAdapter(folder: string, adapter: AdapterToWrite, io: FileIo
   const existed = existsSync(tensors);
   writeSafetensors(tensors, adapter.tensors, { format: "pt" }, io);
   try {
-    writeTextAtomic(join(folder, CONFIG_FILE), configText(adapter, adapterKind(adapter.method).peft), io);
+    writeAdapterConfig(folder, adapter, io);
   } catch (error) {
     if (!existed) rmSync(tensors, { force: true });
     throw error;
@@ -108,7 +113,7 @@ export interface Adapter extends AdapterConfig {
  */
 export function openAdapter(folder: string, model: Pick<ModelConfig, "family" | "modulePrefix">): Adapter {
   const config = readAdapterConfig(folder);
-  const source = openSafetensors(join(folder, TENSOR_FILE));
+  const source = openTensors(folder);
   try {
     const { modules, whole, copies } = readTensors(source, config, model);
     return {
@@ -124,6 +129,27 @@ export function openAdapter(folder: string, model: Pick<ModelConfig, "family" | 
     source.close();
     throw error;
   }
+}
+
+/** The parameters of an adapter folder, or of a checkpoint of a run. @throws {UserError} */
+function openTensors(folder: string): TensorSource {
+  const path = join(folder, TENSOR_FILE);
+  const state = join(folder, CHECKPOINT_FILE);
+  if (existsSync(path) || !existsSync(state)) return openSafetensors(path);
+  const source = openSafetensors(state);
+  const tensors = new Map<string, TensorEntry>();
+  for (const [name, entry] of source.tensors) {
+    if (!name.startsWith(CHECKPOINT_PREFIX)) continue;
+    const plain = name.slice(CHECKPOINT_PREFIX.length);
+    if (isTransposed(plain)) {
+      source.close();
+      throw new UserError(
+        `${state}: the adapter of an embedding can be used when the run has exported it, not from a checkpoint`,
+      );
+    }
+    tensors.set(plain, { ...entry, name: plain });
+  }
+  return { ...source, tensors };
 }
 
 /** Suffixes of parts, longest first, so that none is taken for the end of another. */

@@ -7,6 +7,7 @@ import { parseWith } from "../../base/schema.ts";
 import { fileError, hashFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { compareFingerprints, type Difference } from "../fingerprint.ts";
+import { CHECKPOINT_FILE } from "../../hf/peft/adapter-folder.ts";
 import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../hf/weights/safetensors-write.ts";
 import { type Executor, PIECE, readPieces } from "../../runtime/executor.ts";
@@ -38,7 +39,7 @@ export interface TrainingPosition {
 
 export const START: TrainingPosition = { step: 0, draw: 0, heldOutLoss: null, bestLoss: null, sinceBest: 0, lossScale: null };
 
-const STATE_FILE = "state.safetensors";
+const STATE_FILE = CHECKPOINT_FILE;
 const POSITION_FILE = "state.json";
 const NAME = /^step-(\d{8})$/;
 /** Up to version 3, a checkpoint held three flat arrays: AdamW's parameters and moments in the order of their layout. */
@@ -104,6 +105,8 @@ export interface CheckpointOptions {
   readonly keep: number;
   /** Written beside the position, for `findResumable`. */
   readonly fingerprint: string;
+  /** Writes what makes an adapter folder of a checkpoint's folder, in which the parameters are already. */
+  readonly describe?: ((folder: string) => void) | undefined;
 }
 
 export interface Checkpoints {
@@ -170,6 +173,7 @@ export function createCheckpoints(run: string, state: TrainedState, options: Che
         };
         const signed = { ...record, checksum: hashRecord(record) };
         writeTextAtomic(join(temporary, POSITION_FILE), `${JSON.stringify(signed, null, 2)}\n`);
+        options.describe?.(temporary);
         rmSync(join(folder, name), { recursive: true, force: true });
         renameSync(temporary, join(folder, name));
         syncFolder(folder);

@@ -5,7 +5,8 @@ import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
 import { narrow } from "../../base/float16.ts";
 import { copyCompanions, type Learned, NOTHING_LEARNED, writeWeights } from "../../hf/weights/model-folder.ts";
-import { writeAdapter } from "../../hf/peft/peft.ts";
+import type { ConfigToWrite } from "../../hf/peft/adapter-config.ts";
+import { writeAdapter, writeAdapterConfig } from "../../hf/peft/peft.ts";
 import { describeModules, isSaved } from "../../hf/peft/peft-modules.ts";
 import { fileShape } from "../../load/adapter.ts";
 import { isTransposed, PART_SUFFIXES } from "../../models/adapters/index.ts";
@@ -55,24 +56,8 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
 /** Returns the names of the files. */
 function writeTrained(folder: string, engine: Engine, config: TrainConfig, learned: Learned): string[] {
   if (config.method !== "full") {
-    const params = engine.resident.params.filter(({ trainable }) => trainable);
-    const modules = params.flatMap(({ name }) => adaptedModule(name) ?? []);
-    const isWrapped = engine.config.modulePrefix !== "model.";
-    const settings = settingsOf(config);
-    writeAdapter(folder, {
-      ...settings,
-      ...describeModules([...new Set(modules)], engine.config),
-      // In a model with images a name's end would mean modules of the other parts too.
-      modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
-      base: config.model,
-      exclude: visionModules(engine.config),
-      tensors: trainedTensors(engine, () => "f32"),
-    });
-    const written = [RUN_FILES.adapterConfig, RUN_FILES.adapter];
-    if (learned.chatTemplate === null) return written;
-    // Whoever talks with the adapter is to use the template that it was trained with.
-    writeTextAtomic(join(folder, CHAT_TEMPLATE_FILE), learned.chatTemplate);
-    return [...written, CHAT_TEMPLATE_FILE];
+    writeAdapter(folder, { ...adapterConfigOf(engine, config), tensors: trainedTensors(engine, () => "f32") });
+    return [RUN_FILES.adapterConfig, RUN_FILES.adapter, ...writeTemplate(folder, learned)];
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
@@ -84,6 +69,35 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, learn
   const companions = copyCompanions(join(folder, COMPANIONS), folder, undefined, learned);
   const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
   return [...companions, ...writeWeights(folder, [...trained, ...base])];
+}
+
+/** Makes an adapter folder of a folder that holds the parameters already, as a checkpoint's does. @throws {UserError} */
+export function describeAdapter(folder: string, engine: Engine, config: TrainConfig, learned: Learned): void {
+  if (config.method === "full") return;
+  writeAdapterConfig(folder, adapterConfigOf(engine, config));
+  writeTemplate(folder, learned);
+}
+
+/** The template that an adapter was trained with, if it is not its base model's: to be used in talks with it. Returns the file's name. */
+function writeTemplate(folder: string, { chatTemplate }: Learned): string[] {
+  if (chatTemplate === null) return [];
+  writeTextAtomic(join(folder, CHAT_TEMPLATE_FILE), chatTemplate);
+  return [CHAT_TEMPLATE_FILE];
+}
+
+function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
+  const params = engine.resident.params.filter(({ trainable }) => trainable);
+  const modules = params.flatMap(({ name }) => adaptedModule(name) ?? []);
+  const isWrapped = engine.config.modulePrefix !== "model.";
+  const settings = settingsOf(config);
+  return {
+    ...settings,
+    ...describeModules([...new Set(modules)], engine.config),
+    // In a model with images a name's end would mean modules of the other parts too.
+    modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
+    base: config.model,
+    exclude: visionModules(engine.config),
+  };
 }
 
 /** The module that a parameter is a part of an adapter of, or null. */

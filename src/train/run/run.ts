@@ -31,7 +31,7 @@ import {
 } from "./checkpoint.ts";
 import { runDate } from "./date.ts";
 import { type DoneEvent, type EventSink, lineOf, type StepEvent } from "./events.ts";
-import { exportTrained, keepCompanions } from "./export.ts";
+import { describeAdapter, exportTrained, keepCompanions } from "./export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
 import { type Evaluation, totalSteps, type TrainingEvents, trainLoop } from "./loop.ts";
 import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
@@ -262,6 +262,7 @@ async function trainSession(
   const checkpoints = createCheckpoints(folder, engine, {
     keep: config.keep,
     fingerprint: fingerprint(config, inputs),
+    describe: (checkpoint) => describeAdapter(checkpoint, engine, config, learnedBy(inputs)),
   });
   const restored = config.resume ? checkpoints.restore(warn) : null;
   const start = restored ?? START;
