@@ -199,7 +199,7 @@ if (values.svg !== undefined) {
     y: { label: "overhead", unit: 0.01, format: percent },
     series: [
       { name: "planned", points: curve },
-      { name: "measured", points: rows.map((row) => [row.measured, Math.max(0, row.overhead)]), marks: true },
+      { name: "measured", points: rows.map((row) => [row.measured, Math.max(0, row.overhead)]), shape: "points" },
     ],
   });
   writeFileSync(values.svg, drawing([chart]));

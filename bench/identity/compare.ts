@@ -24,8 +24,8 @@ const TIMES: ReadonlySet<string> = new Set(["seconds", "forwardBackward", "token
 /** Values that depend on the schedule besides, which may change during a run that measures its times. */
 const SCHEDULED: ReadonlySet<string> = new Set([...TIMES, "memory", "offload", "predictedPeak", "measuredPeak"]);
 
-/** Measured times, by which a run is planned. */
-const LEFT_OUT: ReadonlySet<string> = new Set(["costs.json"]);
+/** Measured times, by which a run is planned, and a page that shows times. */
+const LEFT_OUT: ReadonlySet<string> = new Set(["costs.json", "report.html"]);
 
 /** Compares what a case wrote in two folders. `measured`: its schedule depends on times. */
 export function compareFolders(left: string, right: string, mode: Mode, measured: boolean): Comparison {

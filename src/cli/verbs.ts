@@ -4,8 +4,9 @@ import { CHILD as TRAIN } from "../library/train-apart.ts";
 
 export const VERBS: VerbTable = {
   train: { summary: "fine-tune a model", load: () => import("./verbs/train.ts") },
+  report: { summary: "a run's report.html made anew, or its losses as a picture", load: () => import("./verbs/report.ts") },
   step: { summary: "one forward and backward without an update: loss and gradients", load: () => import("./verbs/step.ts") },
-  plan: { summary: "the best schedule within a memory limit", load: () => import("./verbs/plan.ts") },
+  plan: { summary: "the best schedule within a memory limit", load: () => import("./verbs/plan/plan.ts") },
   chat: { summary: "talk with a model or an adapter", load: () => import("./verbs/chat.ts") },
   generate: { summary: "answer the prompts of a file", load: () => import("./verbs/generate.ts") },
   serve: { summary: "serve a model by OpenAI's API over HTTP", load: () => import("./verbs/serve.ts") },

@@ -238,7 +238,7 @@ function draw(path: string, plan: ModelPlan, report: PlanReport): void {
     y: { label: "overhead", unit: 0.01, format: (share) => `${Math.round(100 * share)} %` },
     series: [
       { name: "fastest schedules", points: report.curve.map(({ activations, overhead }) => [activations, overhead]) },
-      { name: "chosen", points: [[report.memory.stash + report.memory.workspace, report.overhead]], marks: true },
+      { name: "chosen", points: [[report.memory.stash + report.memory.workspace, report.overhead]], shape: "points" },
     ],
   });
   try {

@@ -95,6 +95,7 @@ export function metricTexts(values: Readonly<Record<string, number>>, more = 0):
   return shown.map((metric) => `${metric.label} ${formatMetric(metric, values[metric.name]!, more)}`);
 }
 
-function formatMetric({ unit, digits }: Metric, value: number, more: number): string {
+/** A value of a metric as it is shown. */
+export function formatMetric({ unit, digits }: Metric, value: number, more = 0): string {
   return unit === "%" ? `${(100 * value).toFixed(digits + more)} %` : value.toFixed(digits + more);
 }

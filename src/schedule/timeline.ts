@@ -33,7 +33,7 @@ export interface Timeline {
   readonly moves: readonly TimelineMove[];
 }
 
-/** What a drawing can show: slots and moves of a longer schedule are put together, each slot by its highest step. */
+/** Slots of a timeline, at most; those of a longer schedule are put together, each group by its highest step. */
 const MOST_SLOTS = 600;
 
 /** Returns the live bytes of each kind over a step's time. */

@@ -218,6 +218,7 @@ export const trainConfigSchema = z.strictObject({
   loadBest: z.boolean().default(false).describe("export the weights with the least held-out loss instead of the last ones"),
   tensorboard: z.boolean().default(false).describe("write TensorBoard event files into the run folder too"),
   json: z.boolean().default(false).describe("print what happens as JSON lines on standard output"),
+  open: z.boolean().default(false).describe("open the run's report.html in the browser at the end"),
   sample: onByDefault(
     "answer one held-out prompt before and after training",
     "do not answer a held-out prompt before and after training",
@@ -267,7 +268,10 @@ export const HELP_GROUPS = [
     keys: ["patience", "loadBest", "bestMetric"],
     description: "stop after N evaluations without a better one; export the best weights; the metric that says so (loss)",
   },
-  { keys: ["tensorboard", "json"], description: "write TensorBoard files too; print events as JSON lines" },
+  {
+    keys: ["tensorboard", "json", "open"],
+    description: "write TensorBoard files too; events as JSON lines; open report.html at the end",
+  },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
   {
     keys: ["dtype", "quantize", "quantizeEmbedding"],

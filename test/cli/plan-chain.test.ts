@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { EXIT_INFEASIBLE, planChain } from "../../src/cli/verbs/plan-chain.ts";
+import { EXIT_INFEASIBLE, planChain } from "../../src/cli/verbs/plan/plan-chain.ts";
 import { UserError } from "../../src/base/errors.ts";
 import { parseChain } from "../../src/schedule/chain.ts";
 import { parseSchedule } from "../../src/schedule/ops.ts";
@@ -21,12 +21,18 @@ const write = (name: string, text: string) => {
 
 /** Exit status and what was printed. */
 function plan(file: string, memory: string, json = true): { code: number; text: string } {
-  const log = spyOn(console, "log").mockImplementation(() => {});
+  const written = spyOn(process.stdout, "write").mockImplementation(() => true);
   try {
     const code = planChain(file, memory, json);
-    return { code, text: log.mock.calls.map((call) => String(call[0])).join("\n") };
+    return {
+      code,
+      text: written.mock.calls
+        .map((call) => String(call[0]))
+        .join("")
+        .trimEnd(),
+    };
   } finally {
-    log.mockRestore();
+    written.mockRestore();
   }
 }
 

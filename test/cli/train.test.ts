@@ -78,6 +78,7 @@ describe("train", () => {
       "adapter_model.safetensors",
       "checkpoints",
       "metrics.jsonl",
+      "report.html",
       "segments",
       "train-config.json",
     ]);

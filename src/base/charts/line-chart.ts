@@ -6,8 +6,8 @@ export interface Series {
   readonly name: string;
   /** In the order of x. A y that is no number interrupts the line. */
   readonly points: readonly (readonly [x: number, y: number])[];
-  /** Marks single points instead of joining them. */
-  readonly marks?: boolean;
+  /** Whether points are joined, marked, or both. Joined ones are marked too where a chart has few. */
+  readonly shape?: "line" | "points" | "both";
   /** A line behind the others. */
   readonly faint?: boolean;
 }
@@ -30,18 +30,18 @@ export function lineChart({ title, x, y, series }: Chart): Panel {
     const xs = all.map((point) => point[0]);
     const ys = all.map((point) => point[1]);
     const frame = layOut({ title, x, y, xs, ys, names: series.map(({ name }) => name) }, top, size, style);
-    const lines = series.map(({ points, marks = false, faint = false }, i) => {
+    const lines = series.map(({ points, shape = "line", faint = false }, i) => {
       const colour = colourOf(style, i);
       const dots = shown[i]!.map(
         (point) => `<circle cx="${px(frame.x(point[0]))}" cy="${px(frame.y(point[1]))}" r="3" fill="${colour}"/>`,
       ).join("");
-      if (marks) return dots;
+      if (shape === "points") return dots;
       const stroke = faint ? 'stroke-width="1" stroke-opacity="0.55"' : 'stroke-width="2" stroke-linejoin="round"';
       const paths = stretches(points, x, y).map((stretch) => {
         const places = stretch.map((point) => `${px(frame.x(point[0]))},${px(frame.y(point[1]))}`).join(" ");
         return `<polyline points="${places}" fill="none" stroke="${colour}" ${stroke}/>`;
       });
-      return paths.join("") + (all.length <= MARKED ? dots : "");
+      return paths.join("") + (shape === "both" || all.length <= MARKED ? dots : "");
     });
     const bands = style.hover ? hoverBands(frame, { title, x, y, series }, shown) : "";
     return { svg: [frame.svg, ...lines, bands].filter((part) => part !== "").join("\n"), height: frame.height };

@@ -4,8 +4,9 @@ import { formatSummary } from "../../schedule/summary.ts";
 import { metricTexts } from "../../objectives/index.ts";
 import { type EventSink, lineOf, type RunEvent, type StartEvent, type VerbEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
+import { formatDuration } from "../../base/duration.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
-import { createProgress, formatDuration, type Progress, stepTimeText, temporaryText } from "./progress.ts";
+import { createProgress, type Progress, stepTimeText, temporaryText } from "./progress.ts";
 
 /** Where a run's events are shown. */
 export interface Display {
@@ -71,7 +72,7 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
       if (event.bestStep !== null) progress.say(`best            the weights after step ${event.bestStep} are exported`);
       const what = event.method !== "full" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder";
       return progress.say(
-        `written         ${relative(process.cwd(), event.output) || event.output}: ${what}, ${RUN_FILES.metrics}, ${RUN_FILES.segments}/`,
+        `written         ${relative(process.cwd(), event.output) || event.output}: ${what}, ${RUN_FILES.report}, ${RUN_FILES.metrics}, ${RUN_FILES.segments}/`,
       );
     }
     case "stop": {

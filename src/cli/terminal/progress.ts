@@ -2,6 +2,7 @@ import type { PrepareProgress } from "../../data/samples/prepare.ts";
 import { metricTexts } from "../../objectives/index.ts";
 import type { DoneEvent, StepEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
+import { formatDuration } from "../../base/duration.ts";
 import { canRewrite, columnsOf } from "./terminal.ts";
 
 /** Describes what is shown of a step. */
@@ -85,14 +86,6 @@ function formatStep(report: StepReport, width: number): string {
   let shown = others.length;
   while (shown > 0 && line(shown).length > width) shown--;
   return line(shown);
-}
-
-export function formatDuration(seconds: number): string {
-  const whole = Math.max(0, Math.round(seconds));
-  const hours = Math.floor(whole / 3600);
-  const minutes = Math.floor((whole % 3600) / 60);
-  if (hours > 0) return `${hours} h ${String(minutes).padStart(2, "0")} min`;
-  return minutes > 0 ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
 }
 
 /** Returns what a step's programs took, and were planned to take; empty where no step has run. */

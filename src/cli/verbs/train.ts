@@ -1,10 +1,12 @@
-import { sep } from "node:path";
+import { join, sep } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { run as runTraining } from "../../train/run/run.ts";
+import { RUN_FILES } from "../../train/run/folder.ts";
 import { recipesFolder } from "../flags/bundled.ts";
 import { findConfig, readConfigFile, validateConfig } from "../flags/config-file.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
+import { openInBrowser } from "../terminal/browser.ts";
 import { createDisplay } from "../terminal/display.ts";
 import { withSignals } from "../terminal/signals.ts";
 
@@ -30,6 +32,7 @@ export async function run(args: readonly string[]): Promise<number> {
   for (const text of notes) emit({ type: "message", text });
   return withSignals(async (signal) => {
     const { reason } = await runTraining(config, { sink: emit, signal, given: keys });
+    if (config.open && reason !== "dry-run" && !signal.aborted) openInBrowser(join(config.output, RUN_FILES.report));
     return reason === "interrupted";
   });
 }

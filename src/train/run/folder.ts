@@ -19,6 +19,7 @@ import { checkUnlocked, LOCK_FILE, lockRun, type RunLock } from "./lock.ts";
 export const RUN_FILES = {
   config: "train-config.json",
   metrics: "metrics.jsonl",
+  report: "report.html",
   segments: "segments",
   checkpoints: "checkpoints",
   costs: "costs.json",

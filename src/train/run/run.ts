@@ -30,10 +30,11 @@ import {
   type TrainingPosition,
 } from "./checkpoint.ts";
 import { runDate } from "./date.ts";
-import { type DoneEvent, type EventSink, lineOf, type StepEvent } from "./events.ts";
+import { type DoneEvent, type EventSink, lineOf, type StartEvent, type StepEvent } from "./events.ts";
 import { describeAdapter, exportTrained, keepCompanions } from "./export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
 import { type Evaluation, totalSteps, type TrainingEvents, trainLoop } from "./loop.ts";
+import { openReport } from "./report/report.ts";
 import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
 import { createStepTimes } from "./step-times.ts";
 import { openTensorBoard } from "./tensorboard.ts";
@@ -95,7 +96,7 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     const steps = totalSteps(config, session.data.train.count(0));
     const resumable = config.resume ? findResumable(config.output, fingerprint(config, inputs), steps) : null;
     if (config.dryRun) {
-      tellStart(session, device, [...notes, ...fewSteps(config, steps)], sink);
+      sink(startEvent(session, device, [...notes, ...fewSteps(config, steps)]));
       return estimate(session, steps, sink);
     }
     // Only now that nothing can be refused any more is something written.
@@ -103,11 +104,12 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     defer(lock.release);
     writeTextAtomic(join(folder, RUN_FILES.config), `${JSON.stringify(config, null, 2)}\n`);
     if (config.method === "full") keepCompanions(inputs.folder, folder);
-    tellStart(session, device, [...notes, ...fewSteps(config, steps)], sink);
+    const start = startEvent(session, device, [...notes, ...fewSteps(config, steps)]);
+    sink(start);
     if (resumable) tellResume(resumable, steps, sink);
     writePrograms(engine, folder);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
-    const result = await trainSession(session, folder, sink, signal);
+    const result = await trainSession(session, folder, start, sink, signal);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     return result;
   });
@@ -148,10 +150,10 @@ function tenths(sink: EventSink): (progress: HubProgress) => void {
   };
 }
 
-function tellStart(session: Session, { description, notice }: Device, notes: readonly string[], sink: EventSink): void {
+function startEvent(session: Session, { description, notice }: Device, notes: readonly string[]): StartEvent {
   const { engine, inputs, parameters } = session;
   const { config, model, train, valid } = inputs;
-  sink({
+  return {
     type: "start",
     model: config.model,
     family: model.family,
@@ -175,7 +177,7 @@ function tellStart(session: Session, { description, notice }: Device, notes: rea
     notes: [...notes, ...session.notes, notice, engine.store?.notice ?? null].filter((note) => note !== null),
     firstExample: session.shownSample(),
     output: config.output,
-  });
+  };
 }
 
 /** Steps below which the default learning rate hardly moves anything. */
@@ -253,6 +255,7 @@ const NEWEST = 0.1;
 async function trainSession(
   session: Session,
   folder: string,
+  begun: StartEvent,
   sink: EventSink,
   signal: AbortSignal | undefined,
 ): Promise<RunResult> {
@@ -271,33 +274,41 @@ async function trainSession(
   const begin = performance.now();
   const before = start.step === 0 ? session.sample() : null;
   const isInterrupted = () => signal?.aborted === true;
-  const { last, best, reason, told } = await withCleanup(async (defer) => {
+  const { last, best, reason, told, tell } = await withCleanup(async (defer) => {
     rewindJsonLines(join(folder, RUN_FILES.metrics), restored ? start.step : -1);
     const metrics = openJsonLines(join(folder, RUN_FILES.metrics));
     defer(metrics.close);
     const tensorBoard = config.tensorboard ? openTensorBoard(folder, restored ? start.step + 1 : 0) : null;
     if (tensorBoard) defer(() => tensorBoard.close());
+    const report = openReport(folder, { engine, config, start: begun, sample: before, warn });
+    const tell: EventSink = (event) => {
+      report.take(event);
+      sink(event);
+    };
     const record: EventSink = (event) => {
       if (event.type === "step" || event.type === "evaluation") metrics.write(lineOf(event));
       tensorBoard?.write(event);
-      sink(event);
+      tell(event);
     };
     const tellInterruption = () => sink({ type: "message", text: "interrupted: finishing this step, then saving" });
     signal?.addEventListener("abort", tellInterruption, { once: true });
     defer(() => signal?.removeEventListener("abort", tellInterruption));
-    const told = createTeller(engine, record, warn);
+    const told = createTeller(engine, record);
     const { optimizer, collect } = session;
     const loop = { engine, optimizer, data, config, checkpoints, events: told.events, collect, shouldStop: isInterrupted };
-    const last = await trainLoop(loop, start);
+    const last = await trainLoop(loop, start).catch((error: unknown) => {
+      report.fail(error);
+      throw error;
+    });
     const reason: DoneEvent["reason"] = last.step === steps ? "finished" : isInterrupted() ? "interrupted" : "patience";
     if (reason !== "finished") record({ type: "stop", step: last.step, reason });
     // An interrupted run goes on from its last weights, and is not at its end.
     const best = config.loadBest && !isInterrupted() && last.sinceBest > 0 ? restoreBest(checkpoints, last, config, warn) : null;
     exportTrained(folder, engine, config, learnedBy(inputs));
-    return { last, best, reason, told };
+    return { last, best, reason, told, tell };
   });
   const after = session.sample();
-  if (after) sink({ type: "sample", prompt: after.prompt, before: before?.answer ?? null, after: after.answer });
+  if (after) tell({ type: "sample", prompt: after.prompt, before: before?.answer ?? null, after: after.answer });
   const done: Omit<DoneEvent, "type"> = {
     method: config.method,
     step: last.step,
@@ -312,7 +323,7 @@ async function trainSession(
     forwardBackward: told.times(),
     output: folder,
   };
-  sink({ type: "done", ...done });
+  tell({ type: "done", ...done });
   return { ...done, steps, loss: told.loss(), evaluation: told.evaluation() };
 }
 
@@ -342,7 +353,7 @@ function restoreBest(
 }
 
 /** Makes events of what the loop tells, and remembers the last of each kind. */
-function createTeller(engine: Engine, record: EventSink, warn: (text: string) => void) {
+function createTeller(engine: Engine, record: EventSink) {
   let speed: number | null = null;
   let loss: number | null = null;
   let evaluation: Evaluation | null = null;
@@ -373,7 +384,7 @@ function createTeller(engine: Engine, record: EventSink, warn: (text: string) =>
       record({ type: "evaluation", ...found });
     },
     checkpoint: (step) => record({ type: "checkpoint", step }),
-    warning: warn,
+    warning: (text) => record({ type: "warning", text }),
   };
   return {
     events,

@@ -194,7 +194,7 @@ export const LLAMA_FACTORY: Table = {
   double_quantization: missing("scales are not quantised again"),
   ...each("flash_attn enable_liger_kernel", needless(WHY.attention)),
   disable_gradient_checkpointing: switches("gradientCheckpointing", false),
-  plot_loss: needless("losses are in metrics.jsonl, and --tensorboard draws them"),
+  plot_loss: needless("report.html in the run folder draws the losses"),
   ...each("use_swanlab swanlab_project", missing(WHY.services)),
   ref_model: missing("training is next-token prediction"),
   steps: positiveOnly("steps"),

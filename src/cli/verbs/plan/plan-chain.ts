@@ -1,11 +1,11 @@
 /** `remat plan --chain FILE --memory BYTES[,BYTES...] [--json]`: plans a bare chain, without a model. */
 import { readFileSync } from "node:fs";
-import { messageOf, UserError } from "../../base/errors.ts";
-import { type BudgetResult, fitBudgets } from "../../schedule/planner/budget.ts";
-import { type Chain, ChainError, idealTime, parseChain } from "../../schedule/chain.ts";
-import { formatSchedule } from "../../schedule/ops.ts";
-import { plannerOf } from "../../schedule/planner/offload.ts";
-import { print } from "../terminal/output.ts";
+import { messageOf, UserError } from "../../../base/errors.ts";
+import { type BudgetResult, fitBudgets } from "../../../schedule/planner/budget.ts";
+import { type Chain, ChainError, idealTime, parseChain } from "../../../schedule/chain.ts";
+import { formatSchedule } from "../../../schedule/ops.ts";
+import { plannerOf } from "../../../schedule/planner/offload.ts";
+import { print } from "../../terminal/output.ts";
 
 /** Exit status when a limit is too low for any schedule. */
 export const EXIT_INFEASIBLE = 3;

@@ -1,13 +1,13 @@
 import { z } from "zod";
-import { formatBytes } from "../../base/bytes.ts";
-import { flagName } from "../../base/names.ts";
-import { plan, planKeys, type PlanOptions, planOptionsSchema, type PlanReport } from "../../library/plan.ts";
-import { formatSummary } from "../../schedule/summary.ts";
-import { describeFlags, flagsOf, parseOnlyFlags } from "../flags/flags.ts";
-import { readFlags } from "../flags/model-flags.ts";
-import { createVerbSink } from "../terminal/verb-events.ts";
+import { formatBytes } from "../../../base/bytes.ts";
+import { flagName } from "../../../base/names.ts";
+import { plan, planKeys, type PlanOptions, planOptionsSchema, type PlanReport } from "../../../library/plan.ts";
+import { formatSummary } from "../../../schedule/summary.ts";
+import { describeFlags, flagsOf, parseOnlyFlags } from "../../flags/flags.ts";
+import { readFlags } from "../../flags/model-flags.ts";
+import { createVerbSink } from "../../terminal/verb-events.ts";
 import { planChain } from "./plan-chain.ts";
-import { print } from "../terminal/output.ts";
+import { print } from "../../terminal/output.ts";
 
 const chainFlags = z.strictObject({
   chain: z.string().min(1).describe("JSON file with the sizes and times of a chain of segments"),
