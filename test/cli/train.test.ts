@@ -74,6 +74,7 @@ describe("train", () => {
   test("LoRA: the loss falls, and the run folder holds adapter, metrics, segment models and configuration", async () => {
     const { output, stderr, steps, evaluations } = await train(["--steps", "12", "--rank", "4"]);
     expect(filesIn(output)).toEqual([
+      "SHA256SUMS",
       "adapter_config.json",
       "adapter_model.safetensors",
       "checkpoints",

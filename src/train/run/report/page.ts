@@ -171,17 +171,17 @@ function runTable({ config, facts }: PageInput): string {
   const rows: [string, string][] = [["base model", config.model]];
   if (facts) {
     const { run } = facts;
-    rows.push(["", `${run.family}, ${run.layers} layers, ${count(run.parameters.all)} parameters`]);
+    rows.push(["architecture", `${run.family}, ${run.layers} layers, ${count(run.parameters.all)} parameters`]);
     const share = ((100 * run.parameters.trainable) / run.parameters.all).toFixed(2);
     rows.push(["trained", `${config.method}, ${count(run.parameters.trainable)} parameters (${share} %)`]);
   } else rows.push(["trained", config.method]);
   if (config.adapter !== undefined) rows.push(["from the adapter", config.adapter]);
   rows.push(["data", inWords(config.data)]);
-  if (config.valid !== undefined) rows.push(["held out", inWords(config.valid)]);
+  if (config.valid !== undefined) rows.push(["held-out data", inWords(config.valid)]);
   if (facts) {
     const { run } = facts;
-    rows.push(["", `${count(run.examples)} examples, ${count(run.tokens)} tokens, ${count(run.labelled)} with a target`]);
-    if (run.heldOut > 0) rows.push(["", `${count(run.heldOut)} examples held out`]);
+    rows.push(["examples", `${count(run.examples)}, ${count(run.tokens)} tokens, ${count(run.labelled)} with a target`]);
+    if (run.heldOut > 0) rows.push(["held-out examples", count(run.heldOut)]);
     rows.push(["device", run.device], ["strategy", run.strategy]);
     if (run.offload !== null) rows.push(["offload", run.offload]);
     for (const note of run.notes) rows.push(["note", note]);

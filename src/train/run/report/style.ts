@@ -5,8 +5,7 @@ export const STYLE = `
 @media (prefers-color-scheme: dark) { :root { --paper: #14161a; --panel: #1d2026; --ink: #e9eaec; --muted: #a8adb5; --grid: #2e323a; --frame: #6d737c; --link: #7cc4f5; --mark: #4d4212;
   --c1: #56b4e9; --c2: #f48f4f; --c3: #3cc79f; --c4: #e3a0c8; --c5: #f0b83f; --c6: #b9aaf5; --c7: #e9eaec; } }
 @media print { :root { color-scheme: light; --paper: #ffffff; --panel: #ffffff; --ink: #000000; --muted: #444444; --grid: #dddddd; --frame: #888888; --link: #000000; --mark: #eeeeee;
-  --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --c4: #b4568d; --c5: #b87f00; --c6: #5b4bb0; --c7: #000000; }
-  nav, .skip { display: none; } section, figure, table { break-inside: avoid; } body { padding: 0; } }
+  --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --c4: #b4568d; --c5: #b87f00; --c6: #5b4bb0; --c7: #000000; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body { margin: 0 auto; max-width: 64rem; padding: 1rem; background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
@@ -35,4 +34,5 @@ th { overflow-wrap: normal; } thead th { font-weight: 600; } .number { text-alig
 summary { cursor: pointer; padding: 0.25rem 0; }
 .text { white-space: pre-wrap; background: var(--panel); border: 1px solid var(--grid); border-radius: 0.5rem; padding: 0.5rem 0.75rem; margin: 0.25rem 0; }
 mark { background: var(--mark); color: inherit; }
+@media print { nav, .skip { display: none; } body { padding: 0; } figure, tr, .text { break-inside: avoid; } h2, h3, caption { break-after: avoid; } .scroll { max-height: none; overflow: visible; } }
 `;
