@@ -44,13 +44,14 @@ export function* generateInPieces(
 
 /**
  * As `generate`, of many prompts, of which as many as there are decoders are under way at a time. Yields each prompt's number and its new
- * tokens in the order in which they end. They are those of a decoder that is new for each prompt.
+ * tokens in the order in which they end, and null after each round of one token for all that are under way. The tokens are those of a
+ * decoder that is new for each prompt.
  */
 export function* generateAll(
   decoders: Decoders,
   prompts: readonly ArrayLike<number>[],
   optionsOf: (prompt: number) => GenerateOptions,
-): Generator<readonly [prompt: number, ids: readonly number[]], void> {
+): Generator<readonly [prompt: number, ids: readonly number[]] | null, void> {
   const waiting = prompts.entries();
   const running = new Map<
     number,
@@ -79,6 +80,7 @@ export function* generateAll(
       running.delete(number);
       yield [prompt, ids];
     }
+    yield null;
   }
 }
 

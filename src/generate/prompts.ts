@@ -46,6 +46,13 @@ export interface Prompt {
   withAnswer(answer: SeparateAnswer): Readonly<Record<string, unknown>>;
 }
 
+/** The answer in a record that `withAnswer` made. */
+export function answerIn(record: Readonly<Record<string, unknown>>): SeparateAnswer {
+  const { completion, messages } = record as { completion?: string; messages?: readonly Readonly<Record<string, string>>[] };
+  const last = messages?.at(-1);
+  return { text: completion ?? last?.["content"] ?? "", reasoning: last?.["reasoning_content"] ?? null };
+}
+
 /**
  * The prompts of a file: any training format, of which answers at the end are left away, or a record without an answer, such as
  * `{"prompt"}` alone.

@@ -1,7 +1,9 @@
-import { closeSync, existsSync, openSync } from "node:fs";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { fileError, writeFully } from "../base/files/files.ts";
+import { hashFile } from "../base/files/files.ts";
+import { createBreath } from "../base/process/event-loop.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { promptFiles } from "../data/examples/sources.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
@@ -9,10 +11,14 @@ import { trainConfigSchema } from "../train/config.ts";
 import { cacheBytes } from "../generate/decoders.ts";
 import { generateAll, stopTokens } from "../generate/generate.ts";
 import { createDecoders, roomOf } from "../generate/open-decoder.ts";
-import { type Prompt, promptOf, readPrompts } from "../generate/prompts.ts";
+import { answerIn, type Prompt, promptOf, readPrompts } from "../generate/prompts.ts";
 import { answerText, type SeparateAnswer } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
-import { withModel } from "../load/open-model.ts";
+import { CONFIG_FILE } from "../hf/peft/adapter-folder.ts";
+import { examineWeights } from "../hf/weights/examine.ts";
+import { type OpenModel, withModel } from "../load/open-model.ts";
+import { storageOf } from "../load/weights.ts";
+import { type AnswersIdentity, checkAnswersFile, openAnswers } from "./answers-file.ts";
 import {
   type CallOptions,
   CHAT_OPTIONS,
@@ -68,7 +74,11 @@ export interface GeneratedAnswer extends SeparateAnswer {
 
 export interface GenerateResult {
   readonly answers: readonly GeneratedAnswer[];
+  /** Answers, the first ones, that an earlier call for the same had written before it was ended early. */
+  readonly kept: number;
+  /** Tokens of all answers. */
   readonly tokens: number;
+  /** Seconds that the other answers took. */
   readonly seconds: number;
 }
 
@@ -77,14 +87,16 @@ const CACHE_BYTES = 2 ** 29;
 
 /**
  * Answers many prompts, several at a time: those of a file into another file, or texts and conversations in memory.
- * An answer does not depend on the other prompts. The event loop gets in between two answers.
+ * An answer does not depend on the other prompts. The event loop gets in between two tokens. A call that was ended early, by its signal,
+ * a kill or a full disk, leaves whole lines in the file; one for the same prompts, model and settings goes on behind them.
+ * @throws the signal's reason
  * @throws {UserError} a prompt without room, a file that is in the way, a model that does not fit
  */
 export async function generate(options: GenerateOptions, { sink = () => {}, signal }: CallOptions = {}): Promise<GenerateResult> {
   const flags =
     "prompts" in options ? validateOptions(generateTextsSchema, options) : validateOptions(generateFileSchema, options);
-  if ("out" in flags && existsSync(flags.out) && !flags.overwrite)
-    throw new UserError(`${flags.out} exists; choose another file, or give --overwrite`);
+  if ("out" in flags) checkAnswersFile(flags.out, flags.overwrite);
+  signal?.throwIfAborted();
   const onNote = (text: string) => sink({ type: "note", text });
   return withModel(
     flags,
@@ -100,6 +112,7 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
               promptOf(typeof prompt === "string" ? { prompt } : { messages: prompt }, `prompt ${i + 1}`, tokenizer),
             )
           : await readAllPrompts(flags, tokenizer, onNote);
+      signal?.throwIfAborted();
       for (const { ids, where } of prompts) {
         if (ids.length > room)
           throw new UserError(`${where}: the prompt has ${ids.length} tokens, more than the ${room} that there is room for`);
@@ -118,34 +131,38 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
         stop,
         sampler: createSampler({ ...sampling, seed: sampling.seed + i }),
       });
-      const answers: GeneratedAnswer[] = [];
-      const write = "out" in flags ? openLines(flags.out) : null;
+      const identity = () => identityOf(model, prompts, { ...sampling, room, ...storageOf(flags) });
+      const file = "out" in flags ? openAnswers(flags.out, identity(), flags.overwrite) : null;
+      const answers: GeneratedAnswer[] = (file?.kept ?? []).map(({ line, tokens }) => {
+        return { ...answerIn(JSON.parse(line) as Record<string, unknown>), tokens };
+      });
+      const kept = answers.length;
+      if (kept > 0)
+        onNote(`${kept} of ${prompts.length} answers are there from a call that was ended early; it goes on behind them`);
+      const breathe = createBreath(signal);
       try {
         const ended = new Map<number, readonly number[]>();
-        for (const [number, answer] of generateAll(
-          decoders,
-          prompts.map(({ ids }) => ids),
-          optionsOf,
-        )) {
-          ended.set(number, answer);
+        const open = prompts.slice(kept).map(({ ids }) => ids);
+        for (const end of generateAll(decoders, open, (i) => optionsOf(kept + i))) {
+          if (end !== null) ended.set(kept + end[0], end[1]);
           // Answers are told and written in the order of the prompts.
           for (let ids = ended.get(answers.length); ids; ids = ended.get(answers.length)) {
             ended.delete(answers.length);
             const prompt = prompts[answers.length]!;
             const answer = prompt.separate(answerText(tokenizer, ids));
-            write?.line(prompt, answer);
+            file?.write({ line: JSON.stringify(prompt.withAnswer(answer)), tokens: ids.length });
             answers.push({ ...answer, tokens: ids.length });
             const { where } = prompt;
             sink({ type: "answer", number: answers.length, of: prompts.length, where, tokens: ids.length });
           }
-          await Bun.sleep(0);
-          signal?.throwIfAborted();
+          await breathe();
         }
+        file?.finish();
       } finally {
-        write?.close();
+        file?.close();
       }
       const tokens = answers.reduce((sum, answer) => sum + answer.tokens, 0);
-      return { answers, tokens, seconds: (performance.now() - begin) / 1000 };
+      return { answers, kept, tokens, seconds: (performance.now() - begin) / 1000 };
     },
     { onNote, check: checkOf(flags) },
   );
@@ -164,26 +181,20 @@ async function readAllPrompts(
   return prompts;
 }
 
-function openLines(path: string): { line(prompt: Prompt, answer: SeparateAnswer): void; close(): void } {
-  const fd = openFile(path);
+/** Everything that decides the answers. Devices and batches decide no more than their rounding. */
+function identityOf(
+  { identity, adapter }: OpenModel,
+  prompts: readonly Prompt[],
+  settings: Readonly<Record<string, unknown>>,
+): AnswersIdentity {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const nothing = { text: "", reasoning: null };
+  for (const prompt of prompts) hasher.update(`${JSON.stringify([[...prompt.ids], prompt.withAnswer(nothing)])}\n`);
+  const configFile = adapter === null ? "" : join(adapter.path, CONFIG_FILE);
+  const adapted = adapter && [examineWeights(adapter.source), existsSync(configFile) ? hashFile(configFile) : ""];
   return {
-    line: (prompt, answer) => writeLine(fd, path, `${JSON.stringify(prompt.withAnswer(answer))}\n`),
-    close: () => closeSync(fd),
+    prompts: hasher.digest("hex"),
+    model: JSON.stringify([identity, adapted]),
+    settings: JSON.stringify(settings),
   };
-}
-
-function openFile(path: string): number {
-  try {
-    return openSync(path, "w");
-  } catch (error) {
-    throw fileError("write", path, error);
-  }
-}
-
-function writeLine(fd: number, path: string, line: string): void {
-  try {
-    writeFully(fd, Buffer.from(line));
-  } catch (error) {
-    throw fileError("write", path, error);
-  }
 }

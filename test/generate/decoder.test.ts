@@ -128,7 +128,7 @@ describe("many prompts: the tokens of each are those of a new decoder, to the bi
       });
     } else {
       const decoders = createDecoders(executor, { config, source, maxTokens }, options.decoders);
-      for (const [prompt, answer] of generateAll(decoders, prompts, optionsOf)) ids[prompt] = answer;
+      for (const ended of generateAll(decoders, prompts, optionsOf)) if (ended) ids[ended[0]] = ended[1];
     }
     source.close();
     return { ids, seen };

@@ -10,7 +10,7 @@ import { basename, dirname, join } from "node:path";
 export function temporaryPath(path: string): string {
   const folder = dirname(path);
   const name = basename(path);
-  const own = join(folder, `.${name}.${process.pid}-${system()}.tmp`);
+  const own = join(folder, `.${name}.${processName()}.tmp`);
   let entries: string[] = [];
   try {
     entries = readdirSync(folder);
@@ -48,6 +48,17 @@ function isDead(pid: number): boolean {
   } catch (error) {
     return (error as { code?: string }).code === "ESRCH";
   }
+}
+
+/** This process's number and its system, as drafts have them in their names. */
+export function processName(): string {
+  return `${process.pid}-${system()}`;
+}
+
+/** Whether a process of that name runs in this system and is not this one. What runs in other systems cannot be known. */
+export function isAliveElsewhere(name: string): boolean {
+  const [pid, where] = name.split("-");
+  return where === system() && Number(pid) !== process.pid && !isDead(Number(pid));
 }
 
 /** The time of the last change in a file or folder, in milliseconds; what goes away meanwhile has none. */
