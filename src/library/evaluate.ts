@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import { createBreath } from "../base/process/event-loop.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { evaluationFiles } from "../data/examples/sources.ts";
@@ -45,7 +46,7 @@ export interface EvaluateResult {
 /**
  * Measures a model on examples: mean loss of what training would learn, and the metrics of the objective. The event loop gets in
  * between two rows.
- * @throws {UserError} bad examples, a model that does not fit
+ * @throws {UserError} bad examples, a model that does not fit, a loss that is not finite
  */
 export async function evaluate(options: EvaluateOptions, { sink = () => {}, signal }: CallOptions = {}): Promise<EvaluateResult> {
   const flags = validateOptions(evaluateOptionsSchema, options);
@@ -91,6 +92,11 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
         labelled += batch.labelled;
       }
       const { loss, metrics } = objective.head.values(sums!);
+      if (!Number.isFinite(loss)) {
+        throw new UserError(
+          `the loss is ${loss}, though all weights are finite: a value within the model is too large for the type that it is computed in. The weights come from training that diverged, or want another --dtype`,
+        );
+      }
       const shown = Object.fromEntries(objective.metrics.map(({ name }) => [name, metrics[name]!]));
       return { examples: samples.count, tokens: labelled, loss, metrics: shown };
     },

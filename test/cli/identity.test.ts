@@ -1,5 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
 import { copyFolder, ok, refused, remat, writeTinyModel } from "../support/cli.ts";
@@ -111,4 +111,30 @@ test("weights that are not finite are refused by the tensor's name", async () =>
   const message = /tensor "\S+" holds a value that is infinite or no number/;
   expect(await refused("eval", "--model", bad, "--data", data)).toMatch(message);
   expect(await refused(...train("never", "--steps", "1", "--model", bad))).toMatch(message);
+});
+
+describe("training that diverges", () => {
+  const flags = ["--steps", "1", "--warmup", "0"];
+  const ended = async (args: readonly string[]) => {
+    const { code, stderr } = await remat(args);
+    expect(code).toBe(2);
+    return stderr;
+  };
+
+  test("is told by the parameter's name at the export, which writes nothing", async () => {
+    const said = await ended(train("diverged", ...flags, "--learning-rate", "1e39"));
+    expect(said).toMatch(/\S+lora_A\.weight holds a value that is infinite or no number: training diverged/);
+    expect(readdirSync(join(folder, "diverged"))).not.toContain("adapter_model.safetensors");
+  });
+
+  test("is told at an evaluation, in a run and in eval", async () => {
+    const held = ["--valid", data];
+    const inf = await ended(train("infinite", ...flags, ...held, "--learning-rate", "1e39"));
+    expect(inf).toMatch(/step 1: the held-out loss is NaN, because \S+lora_A\.weight holds such a value: training diverged/);
+    const large = await ended(train("large", ...flags, ...held, "--learning-rate", "1e30"));
+    expect(large).toContain("step 1: the held-out loss is NaN, because a value within the model is too large for f32");
+    await ok(...train("unseen", ...flags, "--learning-rate", "1e30"));
+    const score = await refused("eval", "--model", model, "--adapter", join(folder, "unseen"), "--data", data);
+    expect(score).toContain("the loss is NaN, though all weights are finite");
+  });
 });

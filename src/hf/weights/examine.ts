@@ -58,7 +58,7 @@ function examine(path: string, entries: readonly TensorEntry[]): Verdict {
     for (const { name, offset, bytes, dtype } of entries.toSorted((a, b) => a.offset - b.offset)) {
       readTo(offset, () => {});
       readTo(offset + bytes, (piece) => {
-        if (notFinite === null && !isFinite(piece, dtype)) notFinite = name;
+        if (notFinite === null && !areFinite(piece, dtype)) notFinite = name;
       });
     }
     readTo(size, () => {});
@@ -76,15 +76,15 @@ function openFile(path: string): number {
   }
 }
 
-/** Tells whether whole elements at the begin of a buffer are finite. Types without infinities are. */
-function isFinite({ buffer, length }: Uint8Array, dtype: DType | null): boolean {
+/** Tells whether all of whole elements, which begin at a multiple of their size, are finite. Types without infinities are. */
+export function areFinite({ buffer, byteOffset, length }: Uint8Array, dtype: DType | null): boolean {
   switch (dtype) {
     case "bf16":
-      return halvesAreFinite(new Uint16Array(buffer, 0, length / 2), 0x7f80);
+      return halvesAreFinite(new Uint16Array(buffer, byteOffset, length / 2), 0x7f80);
     case "f16":
-      return halvesAreFinite(new Uint16Array(buffer, 0, length / 2), 0x7c00);
+      return halvesAreFinite(new Uint16Array(buffer, byteOffset, length / 2), 0x7c00);
     case "f32":
-      return wordsAreFinite(new Int32Array(buffer, 0, length / 4));
+      return wordsAreFinite(new Int32Array(buffer, byteOffset, length / 4));
     default:
       return true;
   }

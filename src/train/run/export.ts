@@ -1,6 +1,7 @@
 import { removeChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
 import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
 import { narrow } from "../../base/float16.ts";
@@ -24,6 +25,7 @@ import { visionPrefixes } from "../../models/families/index.ts";
 import type { TrainConfig } from "../config.ts";
 import { settingsOf } from "../step/tuning.ts";
 import type { Engine } from "../step/engine.ts";
+import { notFinite } from "../step/finite.ts";
 import { RUN_FILES } from "./folder.ts";
 
 /** Modules that PEFT must not adapt although they have the names of targets, as a regular expression; null: none. */
@@ -46,8 +48,15 @@ export function keepCompanions(baseFolder: string, folder: string): void {
 /**
  * Writes what was trained: a PEFT adapter, or a whole model folder in the base's dtypes. The weights come behind the other files, and
  * the checksums behind the weights.
+ * @throws {UserError} values that are not finite, a full disk
  */
 export function exportTrained(folder: string, engine: Engine, config: TrainConfig, learned = NOTHING_LEARNED): void {
+  const bad = notFinite(engine);
+  if (bad !== null) {
+    throw new UserError(
+      `${bad} holds a value that is infinite or no number: training diverged, and nothing is exported. Lower --learning-rate or lengthen --warmup`,
+    );
+  }
   removeChecksums(folder);
   writeChecksums(folder, writeTrained(folder, engine, config, learned));
   rmSync(join(folder, COMPANIONS), { recursive: true, force: true });

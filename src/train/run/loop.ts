@@ -7,6 +7,7 @@ import { type Checkpoints, START, type TrainingPosition } from "./checkpoint.ts"
 import type { TrainConfig } from "../config.ts";
 import type { ComputedTime, Engine } from "../step/engine.ts";
 import { createLearner, type Learner } from "../step/learner.ts";
+import { notFinite } from "../step/finite.ts";
 import { learningRate } from "../step/learning-rate.ts";
 import { FIRST_LOSS_SCALE, nextLossScale } from "../step/loss-scale.ts";
 import type { Optimizer } from "../step/optimizer.ts";
@@ -64,9 +65,12 @@ export function totalSteps(config: Pick<TrainConfig, "steps" | "epochs" | "gradi
   return Math.max(1, Math.ceil((config.epochs * microBatches) / config.gradientAccumulation));
 }
 
-/** Held-out loss and metrics; null when it was told to stop before its end. */
+/**
+ * Held-out loss and metrics; null when it was told to stop before its end.
+ * @throws {UserError} a loss that is not finite
+ */
 async function evaluate(
-  { data, shouldStop }: TrainingRun,
+  { engine, data, shouldStop }: TrainingRun,
   learner: Learner,
   step: number,
   breathe: Breath,
@@ -79,6 +83,12 @@ async function evaluate(
     labelled += batch.labelled;
   }
   const { loss, metrics } = learner.head.values(sums!);
+  if (!Number.isFinite(loss)) {
+    const bad = notFinite(engine);
+    const what = bad === null ? `a value within the model is too large for ${engine.compute}` : `${bad} holds such a value`;
+    const remedy = step === 0 ? "use another --dtype" : "training diverged; lower --learning-rate or lengthen --warmup";
+    throw new UserError(`step ${step}: the held-out loss is ${loss}, because ${what}: ${remedy}`);
+  }
   return { step, loss, labelled, metrics };
 }
 
