@@ -7,8 +7,8 @@
  */
 import { copyFileSync } from "node:fs";
 import { join } from "node:path";
-import { trainBpe } from "../../src/data/tokens/bpe.ts";
-import { CHATML_TEMPLATE, writeTokenizer } from "../../src/data/tokens/tokenizer-files.ts";
+import { trainBpe } from "./bpe.ts";
+import { CHATML_TEMPLATE, writeTokenizer } from "./tokenizer-files.ts";
 import { makeFolder, writeTextAtomic } from "../../src/base/files/files.ts";
 import { finish } from "./finish.ts";
 import { writeRandomModel } from "./init.ts";

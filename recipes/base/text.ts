@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { parseTemplate, runTemplate } from "../../src/data/chat/jinja/template.ts";
-import { CHATML_TEMPLATE } from "../../src/data/tokens/tokenizer-files.ts";
+import { CHATML_TEMPLATE } from "./tokenizer-files.ts";
 
 /** Characters of a row, at least (except at the end of a chapter) and at most (except for one verse that is longer). */
 const MIN_LENGTH = 800;

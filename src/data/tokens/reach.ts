@@ -1,5 +1,5 @@
 import { isRecord } from "../../base/json.ts";
-import { byteCharacters } from "./bpe.ts";
+import { byteCharacters } from "./byte-characters.ts";
 
 /** How much of a text one token stands for at most. */
 export interface Reach {

@@ -1,4 +1,5 @@
-import { UserError } from "../../base/errors.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { byteCharacters } from "../../src/data/tokens/byte-characters.ts";
 
 /**
  * Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2, Radford et al. 2019): text is split into words
@@ -24,15 +25,6 @@ export interface BpeOptions {
 
 /** GPT-2's: contractions, words, numbers and signs with the space before them, other white space. */
 const WORD = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
-
-/** A printable stand-in for each byte: itself where it is printable in Latin-1, else the next one from U+0100 on. */
-export function byteCharacters(): string[] {
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const isPrintable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-    return String.fromCharCode(isPrintable ? byte : next++);
-  });
-}
 
 /** Pairs are keyed by `left * PAIR_BASE + right`, so that ascending keys are ascending pairs. */
 const PAIR_BASE = 1 << 16;

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
+import { makeFolder, writeTextAtomic } from "../../src/base/files/files.ts";
 import type { Bpe } from "./bpe.ts";
 
 /** Describes what `tokenizer_config.json` says beside the vocabulary. Each token must be one of the special tokens. */

@@ -4,8 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import fc from "fast-check";
-import { byteCharacters, trainBpe } from "../../src/data/tokens/bpe.ts";
-import { CHATML_TEMPLATE, tokenizerConfig, tokenizerJson, writeTokenizer } from "../../src/data/tokens/tokenizer-files.ts";
+import { trainBpe } from "../../recipes/base/bpe.ts";
+import { CHATML_TEMPLATE, tokenizerConfig, tokenizerJson, writeTokenizer } from "../../recipes/base/tokenizer-files.ts";
+import { byteCharacters } from "../../src/data/tokens/byte-characters.ts";
 import golden from "../golden/tokenizer/trained.json" with { type: "json" };
 
 setDefaultTimeout(120_000);
