@@ -52,8 +52,8 @@ export interface StateSlot {
   /** The name in checkpoints, where a tensor is called `<slot>/<parameter>`. */
   readonly name: string;
   readonly dtype: DType;
-  /** How many values there are: one for each element, each block of so many elements, each row, or the whole matrix. */
-  readonly per: "element" | { readonly block: number } | "row" | "matrix";
+  /** How many values there are: one for each element, each block of so many elements, each row, each column, or the whole matrix. */
+  readonly per: "element" | { readonly block: number } | "row" | "column" | "matrix";
   /** The number that all values are before the first step. */
   readonly start: number;
 }

@@ -141,6 +141,7 @@ function checkSlots({ name, slots, reach }: UpdateRule): void {
 export function slotShape({ per }: StateSlot, { type }: ParamInfo): readonly number[] {
   if (per === "element") return type.shape;
   if (per === "row") return [type.shape[0]!];
+  if (per === "column") return [type.shape.at(-1)!];
   return per === "matrix" ? [1] : [Math.ceil(elements(type.shape) / per.block)];
 }
 

@@ -36,8 +36,8 @@ function counting(slots: readonly StateSlot[], reach: UpdateRule["reach"]): Opti
 const slot = (name: string, per: StateSlot["per"], start = 0): StateSlot => ({ name, dtype: "f32", per, start });
 const SHAPES = { a: [5, 7], b: [33, 3], norm: [9], c: [1, 40] };
 
-test("slots for each element, row and matrix: their own values for each parameter, from their start on", () => {
-  const slots = [slot("each", "element"), slot("row", "row", 2), slot("matrix", "matrix", -1)];
+test("slots for each element, row, column and matrix: their own values for each parameter, from their start on", () => {
+  const slots = [slot("each", "element"), slot("row", "row", 2), slot("column", "column"), slot("matrix", "matrix", -1)];
   const trained = trainAlone(executor, counting(slots, "matrix"), paramsOf(SHAPES), 0);
   for (const name of Object.keys(SHAPES))
     trained.write("gradient", { [name]: new Float32Array(elements(SHAPES[name as "a"])).fill(1) });
@@ -50,19 +50,20 @@ test("slots for each element, row and matrix: their own values for each paramete
         `matrix/${name} 1`,
         `param/${name} ${shape.join("x")}`,
         `row/${name} ${shape[0]}`,
+        `column/${name} ${shape.at(-1)}`,
       ])
       .sort(),
   );
   for (const [name, bytes] of trained.bytes()) {
     const values = new Float32Array(bytes.buffer);
-    expect([name, ...new Set(values)]).toEqual([name, { param: 3, each: 3, row: 5, matrix: 2 }[name.split("/")[0]!]!]);
+    expect([name, ...new Set(values)]).toEqual([name, { param: 3, each: 3, row: 5, column: 3, matrix: 2 }[name.split("/")[0]!]!]);
   }
 });
 
 test("slots that a call across parameters cannot find are refused", () => {
   const plan = (per: StateSlot["per"], reach: UpdateRule["reach"]) => () =>
     planOptimizer(counting([slot("some", per)], reach), paramsOf(SHAPES));
-  for (const per of ["row", "matrix", { block: 64 }] as const)
+  for (const per of ["row", "column", "matrix", { block: 64 }] as const)
     expect(plan(per, { multipleOf: 16 })).toThrow("rule counting: slot some does not fit what a call reaches");
   expect(plan({ block: 64 }, "matrix")).toThrow("does not fit");
   expect(plan({ block: 64 }, { multipleOf: 128 })).not.toThrow();
