@@ -57,7 +57,7 @@ export enum Opcode {
   // dropout (dropout.ts)
   Dropout = 0x90,
 
-  // optimizers (optimizer.ts, optimizer-8bit.ts, optimizer-momentum.ts)
+  // optimizers (optimizer.ts, optimizer-8bit.ts, optimizer-factored.ts, optimizer-momentum.ts)
   AdamW = 0xa0,
   AdamW8bit = 0xa1,
   Lion = 0xa2,
@@ -65,6 +65,11 @@ export enum Opcode {
   MuonMomentum = 0xa4,
   UnitNorm = 0xa5,
   MuonStep = 0xa6,
+  AdafactorRows = 0xa7,
+  AdafactorShare = 0xa8,
+  AdafactorColumns = 0xa9,
+  AdafactorSquares = 0xaa,
+  AdafactorStep = 0xab,
 
   // attention by a native library (attention-native.ts)
   NativeAttention = 0xb0,

@@ -3,6 +3,9 @@ import { int, partEnd, partStart, pointer } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { Opcode } from "./opcodes";
 import { adamW8bitCommand } from "./optimizer-8bit";
+import {
+  adafactorColumnsCommand, adafactorRowsCommand, adafactorShareCommand, adafactorSquaresCommand, adafactorStepCommand,
+} from "./optimizer-factored";
 import { lerp4, step4 } from "./optimizer-lanes";
 import { lionCommand, muonMomentumCommand, muonStepCommand, sgdCommand, unitNormCommand } from "./optimizer-momentum";
 
@@ -81,6 +84,11 @@ export function optimizerCommand(opcode: u32): void {
     case Opcode.MuonMomentum: muonMomentumCommand(); break;
     case Opcode.UnitNorm: unitNormCommand(); break;
     case Opcode.MuonStep: muonStepCommand(); break;
+    case Opcode.AdafactorRows: adafactorRowsCommand(); break;
+    case Opcode.AdafactorShare: adafactorShareCommand(); break;
+    case Opcode.AdafactorColumns: adafactorColumnsCommand(); break;
+    case Opcode.AdafactorSquares: adafactorSquaresCommand(); break;
+    case Opcode.AdafactorStep: adafactorStepCommand(); break;
     default: unreachable();
   }
 }

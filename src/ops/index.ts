@@ -1,4 +1,5 @@
 import type { Node } from "../graph/types.ts";
+import { AdafactorColumns, AdafactorRows, AdafactorSquares, AdafactorStep } from "./adafactor.ts";
 import { AdamW } from "./adamw.ts";
 import { AdamW8bit } from "./adamw-8bit.ts";
 import { Add } from "./add.ts";
@@ -33,6 +34,10 @@ import type { OpDef } from "./types.ts";
 
 /** Every operator. An operator is one file in this folder, its kernels in assembly/, and a test. */
 export const OPS = {
+  AdafactorColumns,
+  AdafactorRows,
+  AdafactorSquares,
+  AdafactorStep,
   AdamW,
   AdamW8bit,
   Add,

@@ -28,6 +28,9 @@ const below = (count: number, limit: number): TestTensor =>
     Array.from({ length: count }, () => Math.floor(rng() * limit)),
   );
 
+/** Learning rate, weight decay, gradient scale, share of the new squares and relative step of Adafactor. */
+const FACTORED = f32([5], [0.01, 0.1, 0.7, 0.3, 0.02]);
+
 /** Three packed examples of 11 tokens in all, and two tokens of padding. */
 const STARTS = i32([13], [0, 0, 0, 0, 4, 4, 4, 7, 7, 7, 7, 11, 12]);
 /** Labels of 17 classes; -100 is no label. */
@@ -114,6 +117,19 @@ function scaleColumns(c: Shape | null): (TestTensor | null)[] {
 
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
+  AdafactorColumns: [
+    { attrs: {}, inputs: [normal(37, 11), uniform([11]), FACTORED] },
+    { attrs: {}, inputs: [normal(23), uniform([23]), FACTORED] },
+  ],
+  AdafactorRows: [{ attrs: {}, inputs: [normal(37, 11), uniform([37]), FACTORED] }],
+  AdafactorSquares: [
+    { attrs: {}, inputs: [normal(37, 11), uniform([11]), FACTORED, uniform([37])] },
+    { attrs: {}, inputs: [normal(23), uniform([23]), FACTORED] },
+  ],
+  AdafactorStep: [
+    { attrs: {}, inputs: [normal(5, 11), normal(5, 11), uniform([11]), FACTORED, f32([1], [51]), f32([1], [99]), uniform([5])] },
+    { attrs: {}, inputs: [normal(23), normal(23), uniform([23]), FACTORED, f32([1], [1e-9]), f32([1], [9])] },
+  ],
   AdamW: [
     {
       attrs: {},
