@@ -2,6 +2,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
 import type { ParamInfo } from "../runtime/resident.ts";
+import { adafactor } from "./adafactor.ts";
 import { adamw } from "./adamw.ts";
 import { adamw8bit } from "./adamw-8bit.ts";
 import { type Hyperparameter, HYPERPARAMETERS, type Hyperparameters } from "./hyperparameters.ts";
@@ -11,7 +12,7 @@ import type { OptimizerKind, UpdateRule } from "./optimizer.ts";
 import { sgd } from "./sgd.ts";
 
 /** Every optimizer, by the name that `--optimizer` has for it. */
-const OPTIMIZERS = { adamw, adamw8bit, muon, lion, sgd };
+const OPTIMIZERS = { adamw, adamw8bit, adafactor, muon, lion, sgd };
 
 export type OptimizerName = keyof typeof OPTIMIZERS;
 

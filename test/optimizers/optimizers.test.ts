@@ -40,6 +40,7 @@ const KINDS: readonly (readonly [kind: keyof typeof golden.results, config: Opti
   ["lion", { optimizer: "lion" }, 2e-7],
   ["sgd", { optimizer: "sgd" }, 2e-7],
   ["sgd-nesterov", { optimizer: "sgd", nesterov: true }, 2e-7],
+  ["adafactor", { optimizer: "adafactor" }, 2e-7],
   ["muon", { optimizer: "muon" }, 1e-6],
   ["muon-original", { optimizer: "muon", adjustLr: "original" }, 1e-6],
   // Eight bits of a mantissa in fifteen products.

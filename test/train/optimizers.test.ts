@@ -43,7 +43,14 @@ function train(engine: Engine, from: number, to: number, tokens = TOKENS): numbe
   });
 }
 
-const RATES: Readonly<Record<OptimizerName, number>> = { adamw: 1e-2, adamw8bit: 1e-2, muon: 1e-2, lion: 2e-3, sgd: 0.3 };
+const RATES: Readonly<Record<OptimizerName, number>> = {
+  adamw: 1e-2,
+  adamw8bit: 1e-2,
+  muon: 1e-2,
+  lion: 2e-3,
+  sgd: 0.3,
+  adafactor: 0.1,
+};
 
 describe.each(OPTIMIZER_NAMES)("%s", (name) => {
   test("the loss falls to less than half of what it was, and memory is what was predicted", async () => {
@@ -91,6 +98,8 @@ test("bytes of state for each trained weight: 8, 2.1 with eight bits, 4 with one
     expect(bytesOf("adamw8bit", method)).toBeLessThanOrEqual(method === "full" ? 2.1 : 2.2);
     expect(bytesOf("lion", method)).toBe(4);
     expect(bytesOf("sgd", method)).toBe(4);
+    // A value for each place of the longer side: of adapters of rank 16 a quarter of a byte for each weight.
+    expect(bytesOf("adafactor", method)).toBeLessThanOrEqual(method === "full" ? 0.02 : 0.3);
   }
   expect(bytesOf("muon", "lora")).toBe(4);
   // The embedding, a fifth of the weights, is AdamW's.

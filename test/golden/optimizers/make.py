@@ -6,6 +6,7 @@ torch 2.13.0, lion-pytorch 0.2.5 (by an author of many ports of papers; torch ha
 
 small.json: parameters of a model with a name of each sort, their gradients, and what becomes of them under
 - torch.optim.AdamW, torch.optim.SGD with and without Nesterov's momentum, lion_pytorch.Lion;
+- torch.optim.Adafactor;
 - torch.optim.Muon for the matrices between activations and torch.optim.AdamW for the rest, with both adjustments of the learning
   rate. torch.optim.Muon iterates in bf16: "muon" is its own code with `Tensor.bfloat16` returning f32, "muon-bf16" its own code as it is.
 
@@ -90,6 +91,7 @@ def small():
         "lion": lambda named: [Lion(groups(named.values()), lr=1.0)],
         "sgd": lambda named: [torch.optim.SGD(groups(named.values()), lr=1.0, momentum=0.9)],
         "sgd-nesterov": lambda named: [torch.optim.SGD(groups(named.values()), lr=1.0, momentum=0.9, nesterov=True)],
+        "adafactor": lambda named: [torch.optim.Adafactor(groups(named.values()), lr=1.0)],
         "muon-bf16": muon("match_rms_adamw"),
     }
     results = {name: run(start, gradients, make)[0] for name, make in kinds.items()}
