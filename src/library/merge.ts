@@ -37,8 +37,10 @@ export interface MergeResult {
  */
 export async function merge(options: MergeOptions): Promise<MergeResult> {
   const { out, maxShardSize, ...named } = validateOptions(mergeOptionsSchema, options);
+  const lacking = new UserError("merge needs an adapter: give its folder with --adapter");
+  if (named.model === undefined && named.adapter === undefined) throw lacking;
   const { folder: base, adapter } = await findModel(named);
-  if (adapter === null) throw new UserError("merge needs an adapter: give its folder with --adapter");
+  if (adapter === null) throw lacking;
   const own = join(adapter, CHAT_TEMPLATE_FILE);
   const chatTemplate = existsSync(own) ? readText(own) : null;
   // Weights alone, without a tokenizer beside them, can be merged too.

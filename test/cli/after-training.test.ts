@@ -94,6 +94,9 @@ describe("merge", () => {
     expect(filesIn(merged)).toContain("model.safetensors");
     expect(filesIn(merged)).toContain("tokenizer.json");
     expect(await refused("merge", "--adapter", adapter, "--out", merged)).toContain("not an empty folder");
+    expect(await refused("merge", "--out", join(folder, "nothing"))).toContain(
+      "merge needs an adapter: give its folder with --adapter",
+    );
   });
 });
 

@@ -44,9 +44,10 @@ test("--dry-run says steps, data, memory and time, trains nothing and writes not
 });
 
 test("few steps at the default learning rate are told; with one that was asked for they are not", async () => {
-  const few = /note +3 steps at the default learning rate hardly teach anything/;
+  const few = /note +3 steps at the default learning rate will hardly teach anything/;
   expect((await remat([...args, "--steps", "3", "--dry-run"])).stderr).toMatch(few);
   expect((await remat([...args, "--steps", "3", "--dry-run", "--learning-rate", "1e-3"])).stderr).not.toMatch(few);
+  expect((await remat([...args, "--steps", "1", "--dry-run"])).stderr).toContain("1 step at the default learning rate");
 });
 
 test("a dry run into a folder that holds a run says what it would be all the same", async () => {

@@ -187,7 +187,7 @@ const FEW_STEPS = 20;
 function fewSteps({ learningRate, resume }: TrainConfig, steps: number): string[] {
   if (steps >= FEW_STEPS || learningRate !== undefined || resume) return [];
   return [
-    `${steps} steps at the default learning rate hardly teach anything: more --epochs or --steps, a smaller --batch-size, or a higher --learning-rate`,
+    `${steps === 1 ? "1 step" : `${steps} steps`} at the default learning rate will hardly teach anything: more --epochs or --steps, a smaller --batch-size, or a higher --learning-rate`,
   ];
 }
 
