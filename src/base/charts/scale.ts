@@ -39,6 +39,11 @@ export function isOn({ log }: Axis, value: number): boolean {
 /** Ticks of an axis, at most, where there is room. */
 const MOST_TICKS = 7;
 
+/** Values that differ by less of their size are one value: labels have six digits, and steps between them would be lost in rounding. */
+const LEAST_SPREAD = 1e-6;
+
+const isSpread = (low: number, high: number): boolean => high - low > LEAST_SPREAD * Math.max(Math.abs(low), Math.abs(high));
+
 /** Makes scales for values that are on an axis, the one with most ticks first. */
 export function* scales(axis: Axis, values: readonly number[]): Generator<Scale> {
   const [low, high] = values.length > 0 ? extremes(values) : axis.log ? [1, axis.log] : [0, 1];
@@ -59,19 +64,21 @@ function extremes(values: readonly number[]): [low: number, high: number] {
 function linearScale(axis: Axis, least: number, high: number, wanted: number): Scale {
   const { whole = false, fromData = false, tight = false } = axis;
   const low = fromData ? least : Math.min(0, least);
-  const unit = unitOf(axis, (high - low) / wanted);
+  const spread = isSpread(low, high) ? high - low : 0;
+  const unit = unitOf(axis, spread / wanted);
   // A single value has a tick on each side.
-  const range = high > low ? high - low : fromData ? Math.abs(high) / 10 || unit : unit;
+  const range = spread || (fromData && Math.abs(high) / 10) || unit;
   const nice = stepOf(axis, range / wanted, unit, high);
   const step = whole ? Math.max(1, Math.round(nice)) : nice;
   // A share of a step is what rounding makes of a multiple.
   const [first, last] = [Math.floor(low / step + 1e-9), Math.ceil(high / step - 1e-9)];
   const isFlat = first === last;
-  const bottom = tight && high > low ? low : step * (isFlat && fromData ? first - 1 : first);
-  const top = tight && high > low ? high : step * (isFlat ? last + 1 : last);
-  const ticks: number[] = [];
+  const bottom = tight && spread > 0 ? low : step * (isFlat && fromData ? first - 1 : first);
+  const top = tight && spread > 0 ? high : step * (isFlat ? last + 1 : last);
+  const begin = Math.ceil(bottom / step - 1e-9);
+  const count = Math.floor(top / step + 1e-9) - begin + 1;
   // Adding 0 makes 0 of what rounding leaves as -0.
-  for (let i = Math.ceil(bottom / step - 1e-9); i <= Math.floor(top / step + 1e-9); i++) ticks.push(i * step + 0);
+  const ticks = Array.from({ length: Math.max(0, count) }, (_, i) => (begin + i) * step + 0);
   return { at: (value) => (value - bottom) / (top - bottom), ticks };
 }
 
@@ -98,7 +105,7 @@ const MARGIN = 0.05;
 function* logScales(base: number, low: number, high: number): Generator<Scale> {
   const position = (value: number) => Math.log(value) / Math.log(base);
   const [from, to] = [position(low), position(high)];
-  const margin = MARGIN * (to - from) || 0.5;
+  const margin = isSpread(low, high) ? MARGIN * (to - from) : 0.5;
   const [bottom, top] = [from - margin, to + margin];
   const at = (value: number) => (position(value) - bottom) / (top - bottom);
   const first = Math.ceil(bottom);

@@ -47,7 +47,13 @@ function randomChart(random: Random): Chart {
     shape: pick(random, ["line", "line", "points", "both"] as const),
     points: Array.from({ length: Math.floor(random.uniform() * 60) }, (_, step): [number, number] => [
       step * pick(random, [1, 1, 1000]) + 1,
-      pick(random, [offset + random.uniform() * scale, offset + random.uniform() * scale, offset, NaN]),
+      pick(random, [
+        offset + random.uniform() * scale,
+        offset + random.uniform() * scale,
+        offset,
+        offset * (1 + random.uniform() * 1e-15),
+        NaN,
+      ]),
     ]),
   }));
   return {
@@ -174,6 +180,17 @@ describe("scales", () => {
     expect(scale.ticks.at(-1)).toBeCloseTo(1, 12);
     expect(first({ fromData: true }, [3.14, 3.86]).ticks[0]).toBeCloseTo(3, 12);
     expect(first({ whole: true, tight: true, fromData: true }, [1, 3]).ticks).toEqual([1, 2, 3]);
+  });
+
+  test("values that differ by rounding alone are one value, with ticks around it", () => {
+    for (const value of [7.62, 1e-9, 1e30, -3, 0.1 + 0.2]) {
+      for (const axis of [{}, { fromData: true }, { fromData: true, tight: true }, { log: 10 }]) {
+        for (const scale of scales({ label: "", ...axis }, [value, value * (1 + 2 ** -52), value * (1 - 2 ** -53)])) {
+          expect(scale.ticks.length).toBeLessThan(20);
+          if (value > 0) expect(scale.at(value)).toBeWithin(0, 1.001);
+        }
+      }
+    }
   });
 
   test("bytes have ticks at multiples of 1024", () => {
