@@ -130,7 +130,7 @@ special_tokens:
       `${path} is a configuration of axolotl; 6 of its 55 keys have no counterpart here:`,
       "  neftune_noise_alpha: noise on embeddings (NEFTune) is not added here",
       expect.stringMatching(/^ {2}datasets: org\/chats: data of the hub are not fetched; in Python: .*; then name that file$/),
-      '  rl: "dpo": of preferences there is orpo',
+      '  rl: "dpo": of preferences there are orpo and simpo',
       "  chat_template: the model's own chat template is used, or a file that chat-template names",
       "  wandb_project: metrics.jsonl, --json and --tensorboard are what there is",
       "  sqeuence_len: it is not known here; did you mean sequence_len?",

@@ -159,7 +159,11 @@ export const AXOLOTL: Table = {
       ? NOTHING
       : value === "orpo"
         ? { set: { objective: "orpo" } }
-        : problem(`${show(value)}: of preferences there is orpo`),
+        : problem(
+            value === "simpo"
+              ? `${show(value)}: it is objective: simpo here, with simpo-beta and simpo-gamma of its own`
+              : `${show(value)}: of preferences there are orpo and simpo`,
+          ),
   ),
   orpo_alpha: to("orpoLambda"),
   ...each("reward_model process_reward_model", missing("training is next-token prediction")),

@@ -144,7 +144,7 @@ export const LLAMA_FACTORY: Table = {
   ...TRAINER,
   model_name_or_path: to("model"),
   adapter_name_or_path: to("adapter"),
-  stage: missing("training is next-token prediction, or --objective orpo", isOneOf("sft", "pt")),
+  stage: missing("training is next-token prediction, or --objective orpo or simpo", isOneOf("sft", "pt")),
   finetuning_type: to("method", (value) =>
     value === "lora" || value === "full"
       ? { set: { method: value } }
