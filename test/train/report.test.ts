@@ -4,6 +4,7 @@ import { createCurve, createRunCurves, type Point, type RunCurves, SMOOTHED } fr
 import { type Facts, factsElement, factsIn } from "../../src/train/run/report/facts.ts";
 import { type PageInput, reportPage } from "../../src/train/run/report/page.ts";
 import { createRandom } from "../../src/base/random.ts";
+import { METRICS } from "../../src/objectives/index.ts";
 import { collisions } from "../support/drawings.ts";
 
 const NOW = new Date("2026-11-29T12:34:56Z");
@@ -267,6 +268,36 @@ describe("page", () => {
       // Loss and memory in two sizes, two metrics, learning rate, gradient norm, speed.
       expect(drawings).toHaveLength(2 * 2 + 2 + 3);
       for (const svg of drawings) expect(collisions(svg)).toEqual([]);
+    }
+  });
+
+  test("300 runs of odd values (nothing, zeros, infinities, rounding, one step, metrics of preferences) have pages of whole drawings", () => {
+    const random = createRandom(9);
+    const values = [0, 1, -1, 1e-30, 1e38, NaN, Infinity, null, 7.62, 7.62 * (1 + 2 ** -52), "text", undefined] as const;
+    const value = () => (random.uniform() < 0.3 ? random.normal() : values[random.below(values.length)]);
+    for (let round = 0; round < 300; round++) {
+      const curves = createRunCurves();
+      const steps = random.below(6);
+      for (let step = 0; step <= steps; step++) {
+        const metrics = Object.fromEntries(
+          [...METRICS.keys()].filter(() => random.uniform() < 0.5).map((name) => [name, value()]),
+        );
+        const common = { step, steps, loss: value(), ...metrics };
+        curves.add({ ...common, type: "evaluation" });
+        const rates = {
+          learningRate: value(),
+          gradientNorm: value(),
+          tokensPerSecond: value(),
+          tokens: value(),
+          seconds: value(),
+        };
+        curves.add({ ...common, ...rates, type: "step" });
+      }
+      const html = page({ curves });
+      for (const svg of html.match(/<svg [^]*?<\/svg>/g)!) {
+        expect({ round, found: collisions(svg) }).toEqual({ round, found: [] });
+        expect(svg).not.toMatch(/="[^"]*(?:NaN|Infinity|undefined)/);
+      }
     }
   });
 

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { messageOf, UserError } from "../../../base/errors.ts";
+import { messageOf } from "../../../base/errors.ts";
 import { writeTextAtomic } from "../../../base/files/files.ts";
 import { peakProcessMemory } from "../../../base/process/free-memory.ts";
 import { readLines } from "../../../data/examples/lines.ts";
@@ -56,8 +56,8 @@ export function openReport(folder: string, { engine, config, start, sample, warn
     try {
       writeTextAtomic(path, reportPage({ config, curves, facts, now: new Date() }));
     } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      if (!isWarned) warn(`the run goes on without a report: ${error.message}`);
+      // Whatever is wrong with a page, what was trained is worth more.
+      if (!isWarned) warn(`the run goes on without a report: ${messageOf(error)}`);
       isWarned = true;
     }
   };
