@@ -30,13 +30,13 @@ import {
   type TrainingPosition,
 } from "./checkpoint.ts";
 import { runDate } from "./date.ts";
-import { type DoneEvent, type EventSink, lineOf, type StartEvent, type StepEvent } from "./events.ts";
+import { type DoneEvent, type EventSink, lineOf, type StartEvent } from "./events.ts";
 import { describeAdapter, exportTrained, keepCompanions } from "./export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
-import { type Evaluation, totalSteps, type TrainingEvents, trainLoop } from "./loop.ts";
+import { type Evaluation, totalSteps, trainLoop } from "./loop.ts";
 import { openReport } from "./report/report.ts";
 import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
-import { createStepTimes } from "./step-times.ts";
+import { createTeller } from "./teller.ts";
 import { openTensorBoard } from "./tensorboard.ts";
 
 export interface RunOptions {
@@ -249,9 +249,6 @@ function writePrograms({ segments, schedule }: Engine, folder: string): void {
   });
 }
 
-/** Share of the newest step in the rate that is shown. */
-const NEWEST = 0.1;
-
 async function trainSession(
   session: Session,
   folder: string,
@@ -350,59 +347,4 @@ function restoreBest(
     warn(`the best weights (held-out ${config.bestMetric} ${value}) are in no checkpoint`);
   }
   return best;
-}
-
-/** Makes events of what the loop tells, and remembers the last of each kind. */
-function createTeller(engine: Engine, record: EventSink) {
-  let speed: number | null = null;
-  let loss: number | null = null;
-  let evaluation: Evaluation | null = null;
-  /** When the first step of this process began, ms, and how many steps there were before it. */
-  let first: { readonly at: number; readonly before: number } | null = null;
-  const moved = stepTransfers(engine);
-  const times = createStepTimes();
-  const events: TrainingEvents = {
-    step(step) {
-      const current = step.tokens / step.seconds;
-      const now = performance.now();
-      times.add(step.forwardBackward);
-      speed = speed === null ? current : (1 - NEWEST) * speed + NEWEST * current;
-      loss = step.loss;
-      // The evaluation before the first step says nothing of the steps.
-      first ??= { at: now - 1000 * step.seconds, before: step.step - 1 };
-      record({
-        type: "step",
-        ...step,
-        tokensPerSecond: speed,
-        memory: engine.measuredPeak,
-        ...moved(),
-        secondsLeft: ((now - first.at) / 1000 / (step.step - first.before)) * (step.steps - step.step),
-      });
-    },
-    evaluation(found) {
-      evaluation = found;
-      record({ type: "evaluation", ...found });
-    },
-    checkpoint: (step) => record({ type: "checkpoint", step }),
-    warning: (text) => record({ type: "warning", text }),
-  };
-  return {
-    events,
-    loss: () => loss,
-    evaluation: () => evaluation,
-    /** Medians of the times of forward and backward passes. */
-    times: () => times.medians(),
-  };
-}
-
-/** Returns what a step has moved, each time since the last. */
-function stepTransfers({ store }: Engine): () => Pick<StepEvent, "offload"> {
-  if (!store) return () => ({});
-  let before = store.counts();
-  return () => {
-    const now = store.counts();
-    const offload = { out: now.out - before.out, in: now.in - before.in, waited: now.waited - before.waited };
-    before = now;
-    return { offload };
-  };
 }
