@@ -47,6 +47,31 @@ for (const name of ["qwen", "llama3", "smollm", "mistral", "gemma2"]) {
   });
 }
 
+for (const name of ["qwen", "llama3", "smollm"]) {
+  test(`${name}: long words too, which are merged by a heap: 300 random ones of 65 to 2,000 characters`, async () => {
+    const json = (await Bun.file(join(folder, name, "tokenizer.json")).json()) as Record<string, unknown>;
+    const plain = new Tokenizer(json, {});
+    const cached = new Tokenizer(json, {});
+    cacheWords(cached);
+    // Few letters make many pairs of one rank, side by side; whole syllables make deep merges.
+    const alphabets = ["a", "ab", "aehrst", "abcdefghijklmnopqrstuvwxyz"].map((letters) => fc.constantFrom(...letters));
+    const syllables = fc.constantFrom("the", "tion", "er", "an", "re", "st", "ing", "ou", "zw\u00f6", "\u6f22");
+    const word = fc
+      .oneof(
+        ...[...alphabets, syllables, fc.constantFrom(" ", "=", "-")].map((part) =>
+          fc.array(part, { minLength: 65, maxLength: 2000 }),
+        ),
+      )
+      .map((parts) => parts.join(""));
+    fc.assert(
+      fc.property(word, (text) => {
+        expect(cached.encode(text).ids).toEqual(plain.encode(text).ids);
+      }),
+      { numRuns: 300, seed: 11 },
+    );
+  });
+}
+
 test("characters that the vocabulary lacks take the library's way", () => {
   const json = {
     model: { type: "BPE", vocab: { a: 0, b: 1, ab: 2, "?": 3 }, merges: [["a", "b"]], unk_token: "?" },

@@ -1,4 +1,5 @@
 import type { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { merger, type MergingModel } from "./merges.ts";
 
 /** Words kept; the cache starts anew when it is full. Four times as many are slower: they no longer fit the processor's caches. */
 const CAPACITY = 50_000;
@@ -14,14 +15,8 @@ interface PreTokenizer {
   pre_tokenize_text(text: string): string[];
 }
 
-interface Model {
+interface Model extends MergingModel {
   readonly config: { readonly type?: string };
-  readonly merges?: readonly (readonly string[])[];
-  readonly ignore_merges?: boolean;
-  readonly continuing_subword_suffix?: string | null;
-  readonly end_of_word_suffix?: string | null;
-  readonly tokens_to_ids: ReadonlyMap<string, number>;
-  encode(words: readonly string[]): string[];
 }
 
 /**
@@ -45,9 +40,8 @@ export function cacheWords(tokenizer: HuggingFaceTokenizer): void {
   const tokensOf = (word: string): readonly string[] => {
     const known = cache.get(word);
     if (known) return known;
-    const isShort = word.length <= LONGEST;
-    const tokens = isShort && merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word));
-    if (isShort) {
+    const tokens = merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word));
+    if (word.length <= LONGEST) {
       if (cache.size >= CAPACITY) cache = new Map();
       cache.set(word, tokens);
     }
@@ -102,49 +96,4 @@ function skipToFirsts(splitter: Splitter): void {
 function stagesOf(preTokenizer: PreTokenizer | null): PreTokenizer[] {
   if (!preTokenizer) return [];
   return preTokenizer.tokenizers ? preTokenizer.tokenizers.flatMap(stagesOf) : [preTokenizer];
-}
-
-/** Ids stay below 2^26, so that a pair of them is one exact number. */
-const PAIR = 2 ** 26;
-
-/**
- * Byte-pair merges of one short word: the pair of lowest rank first, the leftmost of equal ones, as in the reference.
- * Quadratic in the word's length, but without the allocations of a priority queue. Null when the vocabulary is not
- * closed under its merges or words are decorated, which is left to the library.
- */
-function merger(model: Model, encode: Model["encode"]): ((word: string) => string[]) | null {
-  const { tokens_to_ids: ids, merges } = model;
-  if (!merges || model.continuing_subword_suffix || model.end_of_word_suffix) return null;
-  const ranks = new Map<number, number>();
-  const results: number[] = [];
-  for (const [rank, [left, right]] of merges.entries()) {
-    const a = ids.get(left!);
-    const b = ids.get(right!);
-    const merged = ids.get(left! + right!);
-    if (a === undefined || b === undefined || merged === undefined || merged >= PAIR) return null;
-    ranks.set(a * PAIR + b, rank);
-    results.push(merged);
-  }
-  const texts = new Map(Array.from(ids, ([text, id]) => [id, text]));
-  return (word) => {
-    if (model.ignore_merges && ids.has(word)) return [word];
-    const parts: number[] = [];
-    for (const character of word) {
-      const id = ids.get(character);
-      if (id === undefined) return encode([word]);
-      parts.push(id);
-    }
-    for (;;) {
-      let best = Infinity;
-      let at = -1;
-      for (let i = 1; i < parts.length; i++) {
-        const rank = ranks.get(parts[i - 1]! * PAIR + parts[i]!);
-        if (rank === undefined || rank >= best) continue;
-        best = rank;
-        at = i;
-      }
-      if (at < 0) return parts.map((id) => texts.get(id)!);
-      parts.splice(at - 1, 2, results[best]!);
-    }
-  };
 }
