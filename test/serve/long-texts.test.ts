@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { beforeAll, describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { createEncoder, SHORT } from "../../src/serve/encoder.ts";
 import { createTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import type { ServedModel } from "../../src/serve/answer-orders.ts";
@@ -13,7 +13,9 @@ beforeAll(() => ({ model } = served));
 
 /** A text that takes some tenths of a second: merging one word costs most. */
 const ONE_WORD = "abcdefghij".repeat(10_000);
-/** Tokens of a context that has room for it. */
+/** One that takes ten times as long: requests get behind it before it is done. */
+const LONG_WORD = ONE_WORD.repeat(10);
+/** Tokens of a context that has room for both. */
 const ROOM = 1_000_000;
 
 describe("a text that no context holds", () => {
@@ -81,19 +83,37 @@ describe("a long text that may fit", () => {
     expect(client.encoded()).toEqual([]);
   });
 
-  test("keeps its place: who comes later waits, and who leaves meanwhile gives the turn back", async () => {
+  /** Resolves when a thread has been given a long text, whose request has its place then. */
+  const begun = async (): Promise<void> => {
+    const posts = spyOn(Worker.prototype, "postMessage");
+    try {
+      while (!posts.mock.calls.some(([message]) => typeof (message as { text?: unknown }).text === "string")) await Bun.sleep(1);
+    } finally {
+      posts.mockRestore();
+    }
+  };
+
+  test("keeps its place: who comes later waits", async () => {
+    const client = scripted("hello", {}, ROOM);
+    const isBegun = begun();
+    const long = ask(TEXT, { prompt: LONG_WORD }, client);
+    await isBegun;
+    await ask(TEXT, { prompt: "x" }, client);
+    await long;
+    expect(client.reports.map(({ answer }) => answer!.promptTokens > 100)).toEqual([true, false]);
+  });
+
+  test("whose client leaves meanwhile gives the turn back", async () => {
     const client = scripted("hello", {}, ROOM);
     const leaving = new AbortController();
-    const gone = client.post(TEXT, { prompt: ONE_WORD }, { signal: leaving.signal }).catch(() => "gone");
-    const order: string[] = [];
-    const long = ask(TEXT, { prompt: ONE_WORD.slice(1) }, client).then(() => order.push("long"));
-    await Bun.sleep(20);
-    const short = ask(TEXT, { prompt: "x" }, client).then(() => order.push("short"));
+    const isBegun = begun();
+    const gone = client.post(TEXT, { prompt: LONG_WORD }, { signal: leaving.signal }).catch(() => "gone");
+    await isBegun;
+    const next = ask(TEXT, { prompt: "x" }, client);
     leaving.abort();
     expect(await gone).toBe("gone");
-    await Promise.all([long, short]);
-    expect(order).toEqual(["long", "short"]);
-    expect(client.reports.map(({ status }) => status)).toEqual([499, 200, 200]);
+    await next;
+    expect(client.reports.map(({ status }) => status)).toEqual([499, 200]);
   });
 
   test("that has too many tokens is a 400 with the count, and the next one's turn comes", async () => {
@@ -109,8 +129,9 @@ describe("a long text that may fit", () => {
 
   test("a server that stops meanwhile says so", async () => {
     const client = scripted("hello", {}, ROOM);
-    const asked = client.post(TEXT, { prompt: ONE_WORD });
-    await Bun.sleep(50);
+    const isBegun = begun();
+    const asked = client.post(TEXT, { prompt: LONG_WORD });
+    await isBegun;
     await client.server.stop();
     const response = await asked;
     expect(response.status).toBe(503);
