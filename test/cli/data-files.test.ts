@@ -46,7 +46,10 @@ describe("data in tables and patterns, with every verb", () => {
     const losses = (events: readonly RunEvent[]) => events.flatMap((event) => (event.type === "step" ? [event.loss] : []));
     const fromTable = await train("--data", csv, ...columns);
     const start = fromTable.find((event) => event.type === "start");
-    expect(start).toMatchObject({ examples: 2, notes: [`${csv}: the columns "id", "notes" are not used (2 examples)`] });
+    expect(start).toMatchObject({
+      examples: 2,
+      notes: expect.arrayContaining([`${csv}: the columns "id", "notes" are not used (2 examples)`]),
+    });
     expect(losses(fromTable)).toHaveLength(2);
     expect(losses(fromTable)).toEqual(losses(await train("--data", jsonl)));
   });
@@ -64,7 +67,7 @@ describe("data in tables and patterns, with every verb", () => {
     expect(start).toMatchObject({
       examples: 3,
       heldOut: 3,
-      notes: [expect.stringMatching(/b\.csv: the column "text" is not used \(1 example\)$/)],
+      notes: expect.arrayContaining([expect.stringMatching(/b\.csv: the column "text" is not used \(1 example\)$/)]),
     });
   });
 
