@@ -170,6 +170,64 @@ describe("evaluate", () => {
   });
 });
 
+describe("a process of its own without its parent", () => {
+  /** A host that trains in a process of its own, told of the child by a first event. */
+  const host = (output: string) => {
+    const script = join(folder, `${output}.ts`);
+    const asked = { ...config(output), steps: 5000, saveEvery: 1000 };
+    writeFileSync(
+      script,
+      `import { train } from "remat";\nconsole.log("begun");\nawait train(${JSON.stringify(asked)}, { isolate: true, sink: (event) => event.type === "step" && console.log(event.step) });\n`,
+    );
+    return Bun.spawn([process.execPath, script], { cwd: folder, stdout: "pipe", stderr: "ignore" });
+  };
+  const childOf = async (pid: number): Promise<number> => {
+    for (;;) {
+      const [child] = Bun.spawnSync(["pgrep", "-P", String(pid), "-f", CHILD])
+        .stdout.toString()
+        .trim()
+        .split("\n");
+      if (child) return Number(child);
+      await Bun.sleep(1);
+    }
+  };
+  /** Resolves when a process that is no child of this one has ended. A zombie that nobody waits for has ended, too. */
+  const ended = async (pid: number): Promise<void> => {
+    const isThere = () => {
+      try {
+        return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+      } catch {
+        return false;
+      }
+    };
+    while (isThere()) await Bun.sleep(20);
+  };
+
+  test("saves, exports and ends when the parent is killed in the middle", async () => {
+    const parent = host("orphan");
+    const child = await childOf(parent.pid);
+    for await (const text of parent.stdout.pipeThrough(new TextDecoderStream())) if (/^\d/m.test(text)) break;
+    parent.kill("SIGKILL");
+    await ended(child);
+    expect(adapterOf("orphan").length).toBeGreaterThan(0);
+    const done = await train({ ...config("orphan"), steps: 5000, saveEvery: 1000, resume: true, dryRun: true });
+    expect(done.reason).toBe("dry-run");
+  });
+
+  test("ends when the parent is killed before it has said anything", async () => {
+    const parent = host("stillborn");
+    const child = await childOf(parent.pid);
+    parent.kill("SIGKILL");
+    await ended(child);
+  });
+
+  test("refuses to be started by hand", async () => {
+    const started = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), CHILD], { stdin: "ignore", stderr: "pipe" });
+    expect(await new Response(started.stderr).text()).toContain("for processes that Remat starts itself");
+    expect(await started.exited).toBe(2);
+  });
+});
+
 describe("docs/library.md", () => {
   const page = readFileSync(join(root, "docs/library.md"), "utf8");
   const examples = [...page.matchAll(/^```ts\n([^]*?)^```/gm)].map(([, code]) => code!);
