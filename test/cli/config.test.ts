@@ -148,6 +148,6 @@ describe("help", () => {
     for (const key of Object.keys(trainConfigSchema.shape))
       expect(stdout).toMatch(new RegExp(`--(no-)?${key.replaceAll(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}\\b`));
     expect(stdout).toMatch(/--no-gradient-checkpointing/);
-    expect(stdout).toMatch(/--learning-rate N .*\(adamw, .* 0\.0002; muon/);
+    expect(stdout).toMatch(/--learning-rate N .*\(adamw, .*0\.0002; .*muon 0\.0005/);
   });
 });

@@ -151,7 +151,7 @@ describe("train --quantize", () => {
     copyFileSync(join(model, "config.json"), join(bad, "config.json"));
     const { code, stderr } = await train("nan", "--model", bad, "--quantize", "nf4");
     expect(code).toBe(2);
-    expect(stderr).toContain(`${name} holds a number that is not finite`);
+    expect(stderr).toContain(`tensor "${name}" holds a value that is infinite or no number`);
     expect(existsSync(join(folder, "nan"))).toBe(false);
   });
 });
