@@ -23,7 +23,7 @@ function filesAfter(name: string, begin: string): string[] {
 
 const variable = `
 const { CString } = await import("bun:ffi");
-const { openLibc } = await import(${source("libc.ts")});
+const { openLibc } = await import(${source("base/process/libc.ts")});
 const value = openLibc({ getenv: { args: ["ptr"], returns: "ptr" } }).getenv(new TextEncoder().encode("ORT_DISABLE_TELEMETRY\\0"));
 if (!value || new CString(value).toString() !== "1") throw new Error("the variable is not set");`;
 
