@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import type { AttrValue, Graph } from "./types.ts";
 
 /**
@@ -13,7 +12,7 @@ export function graphHash({ inputs, outputs, nodes, types }: Graph): string {
     nodes: nodes.map(({ op, inputs, outputs, attrs }) => [op, inputs, outputs, sorted(Object.entries(attrs)).map(exact)]),
     types: sorted([...types].map(([name, { dtype, shape }]) => [name, [dtype, ...shape]] as const)),
   };
-  return createHash("sha256").update(JSON.stringify(content)).digest("hex");
+  return new Bun.CryptoHasher("sha256").update(JSON.stringify(content)).digest("hex");
 }
 
 const sorted = <T>(entries: readonly (readonly [string, T])[]) => entries.toSorted(([a], [b]) => (a < b ? -1 : Number(a > b)));

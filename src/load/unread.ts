@@ -1,4 +1,5 @@
 import { UserError } from "../base/errors.ts";
+import { fileVerdict } from "../base/files/file-verdicts.ts";
 import { isVision } from "../hf/weights/model-weights.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { buildSegments } from "../models/chain/segments.ts";
@@ -8,6 +9,9 @@ import { adapterTuning } from "./adapter.ts";
 
 /** Names that the model computes by itself, or that say a thing twice: old files hold such tensors, and nobody misses them. */
 const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)$/;
+
+/** The version of this check: what an earlier one has found is not believed. */
+const CHECK_VERSION = 1;
 
 /** Names in a note. */
 const NAMED = 3;
@@ -19,6 +23,11 @@ const NAMED = 3;
  * from other systems' without a word
  */
 export function checkUnread(config: ModelConfig, source: TensorSource): string | null {
+  const kind = `unread ${CHECK_VERSION} ${Bun.hash(JSON.stringify(config))}`;
+  return fileVerdict(kind, source.path, () => ({ note: findUnread(config, source) })).note;
+}
+
+function findUnread(config: ModelConfig, source: TensorSource): string | null {
   const options = { tokens: 1, tuning: adapterTuning(null, config), weightType: () => "f32" as const };
   const read = new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
   const modules = new Set([...read].map(moduleOf));

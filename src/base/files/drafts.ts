@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
 import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -91,7 +90,7 @@ function system(): string {
       return "";
     }
   };
-  return (known ??= createHash("sha256")
+  return (known ??= new Bun.CryptoHasher("sha256")
     .update(hostname())
     .update(attempt(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8")))
     .update(attempt(() => readlinkSync("/proc/self/ns/pid")))

@@ -3,7 +3,7 @@ import { readCsv } from "./csv.ts";
 import { COLUMNS, type Example, exampleOfColumns } from "./formats.ts";
 import { readItems } from "./json-array.ts";
 import { readLines, textOf } from "./lines.ts";
-import { readParquet } from "./parquet.ts";
+import type { ParquetOptions } from "./parquet.ts";
 import type { RawRecord } from "./record.ts";
 import { type DataRecord, parseRecord } from "./values.ts";
 import { type DataKind, kindOf } from "./wrong-files.ts";
@@ -58,7 +58,7 @@ export async function* readEntries(path: string, reading: Reading = PLAIN_READIN
   }
 }
 
-function openRecords(path: string, options: Parameters<typeof readParquet>[1]): Iterable<RawRecord> | AsyncIterable<RawRecord> {
+function openRecords(path: string, options: ParquetOptions): Iterable<RawRecord> | AsyncIterable<RawRecord> {
   switch (kindOf(path)) {
     case "lines":
       return recordsOfLines(path);
@@ -67,8 +67,14 @@ function openRecords(path: string, options: Parameters<typeof readParquet>[1]): 
     case "csv":
       return readCsv(path);
     case "parquet":
-      return readParquet(path, options);
+      return recordsOfParquet(path, options);
   }
+}
+
+/** Its reader is loaded when there is such a file: it brings what unpacks columns. */
+async function* recordsOfParquet(path: string, options: ParquetOptions): AsyncGenerator<RawRecord> {
+  const { readParquet } = await import("./parquet.ts");
+  yield* readParquet(path, options);
 }
 
 function* recordsOfLines(path: string): Generator<RawRecord> {
