@@ -180,6 +180,8 @@ for name in sys.argv[1:] or CASES:
     adapted.peft_config["default"].base_model_name_or_path = None
     adapted.save_pretrained(folder)
     written = json.loads((folder / "adapter_config.json").read_text())
+    # PEFT puts the path of the machine that it runs on there.
+    written["base_model_name_or_path"] = None
     for key in ("target_modules", "modules_to_save"):
         # The order of a set is another one each time.
         if isinstance(written[key], list):
