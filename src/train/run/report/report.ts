@@ -52,6 +52,8 @@ export function openReport(folder: string, { engine, config, start, sample, warn
   };
   let isWarned = false;
   const write = () => {
+    // The page's texts are not to lie on top of garbage: the memory belongs to the next step.
+    Bun.gc(true);
     facts = { ...facts, memory: memoryFacts(engine, timeline()) };
     try {
       writeTextAtomic(path, reportPage({ config, curves, facts, now: new Date() }));
