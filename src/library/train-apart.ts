@@ -35,6 +35,8 @@ export async function runApart(
     signal,
   }: { readonly sink?: ((event: RunEvent) => void) | undefined; readonly signal?: AbortSignal | undefined },
 ): Promise<RunResult> {
+  const interrupted = () => new UserError("interrupted before the run began; nothing was written", 130);
+  if (signal?.aborted === true) throw interrupted();
   const ended = Promise.withResolvers<RunResult>();
   // The promise may fail before anybody waits for it.
   ended.promise.catch(() => {});
@@ -53,8 +55,12 @@ export async function runApart(
     ipc(message: FromChild) {
       switch (message.type) {
         case "ready":
+          if (signal?.aborted === true) {
+            ended.reject(interrupted());
+            child.kill();
+            return;
+          }
           send({ type: "run", config, given });
-          if (signal?.aborted === true) stop();
           signal?.addEventListener("abort", stop, { once: true });
           return;
         case "event":
