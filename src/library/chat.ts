@@ -1,13 +1,12 @@
 import { z } from "zod";
 import { chatTemplateOf } from "../data/chat/chat-template.ts";
-import { openDevice } from "../device.ts";
 import { type Answer, answer } from "../generate/answer.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { createDecoder } from "../generate/open-decoder.ts";
 import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { endsInReasoning, reasoningTokens, separateReasoning, writesReasoning } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
-import { openModel } from "../load/open-model.ts";
+import { openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
 import {
   type CallOptions,
@@ -59,17 +58,11 @@ export interface Conversation {
 /** Opens a model to talk with. @throws {UserError} a model that is missing or does not fit */
 export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<CallOptions, "sink"> = {}): Promise<Conversation> {
   const flags = validateOptions(chatOptionsSchema, options);
-  const note = (text: string) => sink({ type: "note", text });
-  const model = await openModel(flags, { onNote: note, check: checkOf(flags) });
-  let close = model.close;
+  const { model, executor, close } = await openModelOnDevice(flags, {
+    onNote: (text) => sink({ type: "note", text }),
+    check: checkOf(flags),
+  });
   try {
-    // Products of few rows are what generation has: the kernels' own are fastest there.
-    const device = await openDevice({ device: flags.device, threads: flags.threads, matmul: "wasm" });
-    close = () => {
-      device.close();
-      model.close();
-    };
-    if (device.notice !== null) note(device.notice);
     const { config, tokenizer } = model;
     const warn = (text: string) => sink({ type: "warning", text });
     const { options: sampling, text: described } = chooseSampling(flags, model.folder, warn);
@@ -80,7 +73,7 @@ export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<C
         ? rawPrompt(tokenizer, messages.map(({ content }) => content).join(""))
         : chatPrompt(tokenizer, template, { messages: messages.map((message) => ({ ...message })) });
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
-    const decoder = createDecoder(device.executor, { ...model, ...storageOf(flags), ...room });
+    const decoder = createDecoder(executor, { ...model, ...storageOf(flags), ...room });
     const sampler = createSampler(sampling);
     const keptTokens = flags.raw ? new Set<number>() : reasoningTokens(tokenizer);
     const limits = { sampler, keptTokens, stop: stopTokens(config, tokenizer), limit: sampling.maxNewTokens };
@@ -103,7 +96,7 @@ export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<C
       reset() {
         messages = start;
       },
-      close: () => close(),
+      close,
     };
   } catch (error) {
     close();

@@ -3,8 +3,7 @@ import { basename, resolve } from "node:path";
 import { z } from "zod";
 import { stopTokens } from "../generate/generate.ts";
 import { createDecoders } from "../generate/open-decoder.ts";
-import { openDevice } from "../device.ts";
-import { openModel } from "../load/open-model.ts";
+import { openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
 import { checkApiKey, isLoopback, readOrigin } from "../serve/guard.ts";
 import { type RequestReport, startServer } from "../serve/server.ts";
@@ -69,22 +68,16 @@ export async function serve(
   const cors = flags.cors === undefined ? null : readOrigin(flags.cors);
   const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
   if (apiKey !== null) checkApiKey(apiKey, flags.apiKey === undefined ? "REMAT_API_KEY" : "--api-key");
-  const note = (text: string) => sink({ type: "note", text });
-  const model = await openModel(flags, { onNote: note, check: checkOf(flags) });
-  let close = model.close;
+  const { model, executor, close } = await openModelOnDevice(flags, {
+    onNote: (text) => sink({ type: "note", text }),
+    check: checkOf(flags),
+  });
   try {
-    // Products of few rows are what generation has: the kernels' own are fastest there.
-    const device = await openDevice({ device: flags.device, threads: flags.threads, matmul: "wasm" });
-    close = () => {
-      device.close();
-      model.close();
-    };
-    if (device.notice !== null) note(device.notice);
     const { config, tokenizer } = model;
     const warn = (text: string) => sink({ type: "warning", text });
     const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, warn);
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
-    const { each: decoders } = createDecoders(device.executor, { ...model, ...storageOf(flags), ...room }, flags.conversations);
+    const { each: decoders } = createDecoders(executor, { ...model, ...storageOf(flags), ...room }, flags.conversations);
     const context = decoders[0]!.maxTokens;
     const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
     const server = startServer(

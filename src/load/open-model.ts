@@ -120,23 +120,43 @@ function withTemplateOf(adapter: string | null, chats: ChatSettings): ChatSettin
   return own !== null && chats.chatTemplate === undefined && existsSync(own) ? { ...chats, chatTemplate: own } : chats;
 }
 
-/** Runs `use` with an open model and an executor, and closes both. @throws {UserError} a device that cannot be used */
-export async function withModel<T>(
-  named: NamedModel & ChatSettings & WeightStorage & Pick<DeviceOptions, "device" | "threads">,
-  use: (model: OpenModel & WeightStorage, executor: Executor) => Promise<T>,
-  options: OpenModelOptions = {},
-): Promise<T> {
+type NamedModelAndDevice = NamedModel & ChatSettings & WeightStorage & Pick<DeviceOptions, "device" | "threads">;
+
+/** A model and the executor that runs it; `close` frees both. */
+export interface ModelOnDevice {
+  readonly model: OpenModel;
+  readonly executor: Executor;
+  close(): void;
+}
+
+/** Opens a model, then the device for it. @throws {UserError} a model that is missing, a device that cannot be used */
+export async function openModelOnDevice(named: NamedModelAndDevice, options: OpenModelOptions = {}): Promise<ModelOnDevice> {
   const model = await openModel(named, options);
   try {
     // Products of few rows are what generation has: the kernels' own are fastest there.
     const device = await openDevice({ device: named.device, threads: named.threads, matmul: "wasm" });
     if (device.notice !== null) options.onNote?.(device.notice);
-    try {
-      return await use({ ...model, ...storageOf(named) }, device.executor);
-    } finally {
+    const close = () => {
       device.close();
-    }
-  } finally {
+      model.close();
+    };
+    return { model, executor: device.executor, close };
+  } catch (error) {
     model.close();
+    throw error;
+  }
+}
+
+/** Runs `use` with an open model and an executor, and closes both. @throws {UserError} a device that cannot be used */
+export async function withModel<T>(
+  named: NamedModelAndDevice,
+  use: (model: OpenModel & WeightStorage, executor: Executor) => Promise<T>,
+  options: OpenModelOptions = {},
+): Promise<T> {
+  const { model, executor, close } = await openModelOnDevice(named, options);
+  try {
+    return await use({ ...model, ...storageOf(named) }, executor);
+  } finally {
+    close();
   }
 }
