@@ -1,15 +1,13 @@
-import { UserError } from "../base/errors.ts";
 import { byteLength, elements, type Quantised, type Shape, type WeightType } from "../graph/types.ts";
-import { DTYPE_BYTES, type FloatType } from "../base/dtype.ts";
-import { narrow, widen } from "../base/float16.ts";
+import type { FloatType } from "../base/dtype.ts";
 import { expectTensor, type TensorEntry, type TensorSource } from "../hf/weights/safetensors.ts";
 import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
 import { isAdapter } from "../models/adapters/names.ts";
 import { isScales, scalesOf } from "../models/linear.ts";
 import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
-import { type Address, type Executor, PIECE } from "../runtime/executor.ts";
+import type { Executor } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
-import { createQuantiser, PIECE_ELEMENTS, type Quantiser } from "../wasm/quantiser.ts";
+import { type Conversion, createConverter } from "./convert.ts";
 
 /** Type in memory of a frozen weight: as stored. Trainable weights are f32 whatever the checkpoint holds. */
 export function storedWeightType(source: TensorSource): (name: string) => FloatType {
@@ -60,20 +58,31 @@ export function loadWeights(executor: Executor, resident: Resident, source: Tens
   const params = resident.params.filter((param) => !isAdapter(param) && !isScales(param));
   // All are checked before the first byte is read.
   const entries = params.map((param) => expectTensor(source, param.name, shapeOf(param)));
-  let quantiser: Quantiser | null = null;
+  const converter = createConverter();
   params.forEach((param, i) => {
     const entry = entries[i]!;
-    const address = resident.param.get(param.name)!;
-    const format = formatOfCodes(param.type);
-    if (format !== null) {
-      const scales = resident.param.get(scalesOf(param.name))!;
-      writeQuantised(executor, { codes: address, scales }, source, entry, format, (quantiser ??= createQuantiser()));
-    } else if (entry.dtype === param.type.dtype) {
+    const conversion = conversionOf(entry, param);
+    let address = resident.param.get(param.name)!;
+    if (conversion === null) {
       executor.fill(address, byteLength(param.type), (target) => source.read(entry, target));
-    } else {
-      writeConverted(executor, address, source, entry, param.type.dtype as FloatType);
+      return;
+    }
+    let scalesAt = resident.param.get(scalesOf(param.name)) ?? 0;
+    const range = { begin: 0, end: elements(entry.shape) };
+    for (const { values, scales } of converter.pieces(conversion, range, (target, from) => source.read(entry, target, from))) {
+      executor.write(address, values);
+      address += values.length;
+      if (scales === null) continue;
+      executor.write(scalesAt, scales);
+      scalesAt += scales.length;
     }
   });
+}
+
+/** Returns how a tensor becomes a parameter in memory; null: it is the same bytes. */
+export function conversionOf({ name, path, dtype }: TensorEntry, { type }: ParamInfo): Conversion | null {
+  const to = formatOfCodes(type) ?? (type.dtype as FloatType);
+  return to === dtype ? null : { name, path, stored: dtype as FloatType, to };
 }
 
 /** Shape of a parameter in the checkpoint, which knows of no scales. */
@@ -81,62 +90,3 @@ export function shapeOf({ type }: ParamInfo): Shape {
   const format = formatOfCodes(type);
   return format === null ? type.shape : matrixShape(format, type.shape);
 }
-
-/**
- * Reads a matrix and writes it quantised, piece by piece in the same memory.
- * @throws {UserError} a number that is not finite
- */
-function writeQuantised(
-  executor: Executor,
-  to: { readonly codes: Address; readonly scales: Address },
-  source: TensorSource,
-  entry: TensorEntry,
-  format: Quantised,
-  { input, run }: Quantiser,
-): void {
-  const stored = entry.dtype as FloatType;
-  const all = elements(entry.shape);
-  let { codes: codesAt, scales: scalesAt } = to;
-  for (let at = 0; at < all; at += PIECE_ELEMENTS) {
-    const count = Math.min(PIECE_ELEMENTS, all - at);
-    source.read(entry, input.subarray(0, count * DTYPE_BYTES[stored]), at * DTYPE_BYTES[stored]);
-    const { codes, scales } = run(format, stored, count);
-    if (!new Float32Array(scales.buffer, scales.byteOffset, scales.length / DTYPE_BYTES.f32).every(Number.isFinite)) {
-      throw new UserError(`${source.path}: ${entry.name} holds a number that is not finite, which --quantize has no place for`);
-    }
-    executor.write(codesAt, codes);
-    executor.write(scalesAt, scales);
-    codesAt += codes.length;
-    scalesAt += scales.length;
-  }
-}
-
-const LARGEST_F16 = 65504;
-
-/**
- * Reads a tensor and writes it in another type, piece by piece in the same memory.
- * @throws {UserError} a number that f16 has no place for
- */
-function writeConverted(executor: Executor, address: Address, source: TensorSource, entry: TensorEntry, dtype: FloatType): void {
-  const stored = entry.dtype as FloatType;
-  const count = PIECE / DTYPE_BYTES.f32;
-  const values = new Float32Array(count);
-  const halves = new Uint16Array(count);
-  for (let at = 0; at < elements(entry.shape); at += count) {
-    const piece = values.subarray(0, Math.min(count, elements(entry.shape) - at));
-    const half = halves.subarray(0, piece.length);
-    source.read(entry, bytesOf(stored === "f32" ? piece : half), at * DTYPE_BYTES[stored]);
-    if (stored !== "f32") widen(half, stored, piece);
-    const tooLarge = dtype === "f16" ? piece.find((value) => Math.abs(value) > LARGEST_F16 && Number.isFinite(value)) : undefined;
-    if (tooLarge !== undefined) {
-      throw new UserError(
-        `${source.path}: ${entry.name} holds ${tooLarge}, beyond f16's largest number ${LARGEST_F16}; use --dtype bf16`,
-      );
-    }
-    if (dtype !== "f32") narrow(piece, dtype, half);
-    executor.write(address + at * DTYPE_BYTES[dtype], bytesOf(dtype === "f32" ? piece : half));
-  }
-}
-
-const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array | Uint16Array): Uint8Array =>
-  new Uint8Array(buffer, byteOffset, byteLength);
