@@ -1,6 +1,7 @@
-import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { beforeAll, describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
+import type { Decoder } from "../../src/generate/decoders.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { createSampler, GREEDY } from "../../src/generate/sampler.ts";
 import type { ServedModel } from "../../src/serve/answer-orders.ts";
@@ -12,6 +13,7 @@ import {
   eventsOf,
   originOf,
   said,
+  scriptedDecoder,
   serve,
   TEXT,
   textOf,
@@ -260,6 +262,53 @@ describe("the queue", () => {
     expect((await last).status).toBe(200);
     expect(await Promise.all(asked)).toEqual(["gone", "gone", "gone"]);
     expect(client.reports.map(({ status }) => status)).toEqual([429, 499, 499, 499, 200]);
+  });
+
+  test("Retry-After is the whole seconds of the last answer, without its waiting, and at least one", async () => {
+    // Each token takes 1.1 seconds of this clock, and nothing else takes any.
+    let now = 0;
+    const clock = spyOn(performance, "now").mockImplementation(() => now);
+    try {
+      const decoder = scriptedDecoder(model.tokenizer, model.vocabSize, "for ever", room);
+      const slow: Decoder = {
+        ...decoder,
+        get ids() {
+          return decoder.ids;
+        },
+        *feedInPieces(ids) {
+          now += 1100;
+          return yield* decoder.feedInPieces(ids);
+        },
+      };
+      const sampling = { ...model.sampling, maxNewTokens: room };
+      const client = served.also(serve({ ...model, decoders: [slow], sampling }, { waiting: 1 }));
+      let received = 0;
+      const begin = async (max_tokens: number) => {
+        const leaving = new AbortController();
+        const ended = client.post(TEXT, { prompt: "x", max_tokens }, { signal: leaving.signal }).then(
+          ({ status }) => status,
+          () => "gone",
+        );
+        await client.received(++received);
+        return { ended, leave: () => leaving.abort() };
+      };
+      const retryAfter = async () => {
+        const refused = await client.post(TEXT, endless);
+        expect(refused.status).toBe(429);
+        return refused.headers.get("retry-after");
+      };
+
+      const [first, next] = [await begin(room), await begin(3)];
+      expect(await retryAfter()).toBe("1");
+      first.leave();
+      expect(await next.ended).toBe(200);
+      const [third, fourth] = [await begin(room), await begin(room)];
+      expect(await retryAfter()).toBe("4");
+      for (const { leave } of [fourth, third]) leave();
+      expect(await Promise.all([first, third, fourth].map(({ ended }) => ended))).toEqual(["gone", "gone", "gone"]);
+    } finally {
+      clock.mockRestore();
+    }
   });
 
   test("a server that stops cuts what it is answering and says so", async () => {
