@@ -1,51 +1,37 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { groupRows } from "../../src/gguf/encode.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
-import { openSafetensors, readBytes } from "../../src/hf/weights/safetensors.ts";
-import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
-import { temporaryFolder } from "../hf/temp.ts";
-import { copyFolder, remat } from "../support/cli.ts";
-import { type GgufFile, readGguf } from "../support/gguf.ts";
-import { adapterFolder, type GoldenFamily, modelFolder, readTensors } from "../support/golden.ts";
+import type { ExportGgufOptions } from "../../src/library/export-gguf.ts";
+import { rejection, temporaryFolder } from "../hf/temp.ts";
+import type { GgufFile } from "../support/gguf.ts";
+import { changeConfig, createExporter, dropTensors, modelWithTokenizer, useTokenizer } from "../support/gguf-models.ts";
+import { adapterFolder, type GoldenFamily, readTensors } from "../support/golden.ts";
 
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
-const tokenizers = join(import.meta.dir, "../golden/tokenizers");
 const WEIGHTS = "model.safetensors";
 
-/** A family's golden model with a tokenizer and other settings; an InternLM2 without biases, which llama.cpp does not have. */
+/** A family's golden model with a tokenizer and other settings. */
 function model(family: GoldenFamily, name: string, changes: object = {}): string {
-  const target = copyFolder(modelFolder(family), join(folder, name));
-  for (const file of ["tokenizer.json", "tokenizer_config.json"])
-    copyFileSync(join(tokenizers, "smollm", file), join(target, file));
-  const path = join(target, "config.json");
-  writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), ...changes }));
+  const target = modelWithTokenizer(family, join(folder, name));
+  changeConfig(target, changes);
   return target;
 }
 
+/** An InternLM2 without biases, which llama.cpp does not have. */
 function withoutBiases(): string {
   const target = model("internlm2", "internlm2", { bias: false });
-  const source = openSafetensors(modelFolder("internlm2"));
-  const kept = [...source.tensors.values()].filter(({ name }) => !name.endsWith(".bias"));
-  writeSafetensors(
-    join(target, WEIGHTS),
-    kept.map((entry) => ({ ...entry, dtype: entry.dtype!, data: readBytes(source, entry) })),
-  );
-  source.close();
+  dropTensors(target, ".bias");
   return target;
 }
 
-async function exported(name: string, ...args: string[]): Promise<GgufFile> {
-  const out = join(folder, name, "m.gguf");
-  const { code, stderr } = await remat(["export", "gguf", "--out", out, "--type", "f32", ...args]);
-  expect(`${code} ${stderr.replace(/^note:.*\n/gm, "")}`).toBe("0 ");
-  return readGguf(out);
-}
+const exporter = createExporter(folder);
+const exported = async (model: string, options: Pick<ExportGgufOptions, "adapter" | "adapterOnly"> = {}): Promise<GgufFile> =>
+  (await exporter({ model, type: "f32", ...options })).file;
 
 const PHI3: Readonly<Record<string, string>> = {
   attn_norm: "input_layernorm",
@@ -90,7 +76,7 @@ describe("Phi-3", () => {
   test.each(["phi3", "phi4-mini"] as const)("%s: fused matrices stay one, values exact, settings", async (family) => {
     const path = model(family, family);
     const config = loadConfig(path);
-    const file = await exported(`${family}-f32`, "--model", path);
+    const file = await exported(path);
     const stored = readTensors(join(path, WEIGHTS));
     const names: Readonly<Record<string, string>> = {
       token_embd: "model.embed_tokens",
@@ -119,29 +105,18 @@ describe("Phi-3", () => {
 
   test("llama.cpp is told by the name that special tokens take the white space behind them", async () => {
     const path = model("phi3", "mine");
-    const name = async (out: string, from = path) => (await exported(out, "--model", from)).metadata.get("general.name");
-    expect(await name("plain")).toBe("mine");
-    const use = (tokenizer: string, target: string) => {
-      for (const file of ["tokenizer.json", "tokenizer_config.json"])
-        copyFileSync(join(tokenizers, tokenizer, file), join(target, file));
-    };
-    use("phi3", path);
-    expect(await name("stripping")).toBe("mine (phi-3)");
+    const name = async (from = path) => (await exported(from)).metadata.get("general.name");
+    expect(await name()).toBe("mine");
+    useTokenizer(path, "phi3");
+    expect(await name()).toBe("mine (phi-3)");
     // llama.cpp does not load a model of such a name without Phi-3's tokens.
-    use("phi4", path);
-    expect(await name("stripping-others")).toBe("mine");
-    expect(await name("misleading", model("phi3", "Phi-3-or-phi3"))).toBe("Phi 3-or-phi 3");
+    useTokenizer(path, "phi4");
+    expect(await name()).toBe("mine");
+    expect(await name(model("phi3", "Phi-3-or-phi3"))).toBe("Phi 3-or-phi 3");
   });
 
   test("an adapter of the fused matrices is one pair each", async () => {
-    const file = await exported(
-      "phi3-adapter",
-      "--model",
-      model("phi3", "phi3-base"),
-      "--adapter",
-      adapterFolder("phi3"),
-      "--adapter-only",
-    );
+    const file = await exported(model("phi3", "phi3-base"), { adapter: adapterFolder("phi3"), adapterOnly: true });
     const stored = readTensors(join(adapterFolder("phi3"), "adapter_model.safetensors"));
     expect(file.tensors.size).toBe(stored.size);
     for (const [to, from] of Object.entries(PHI3).slice(2)) {
@@ -159,7 +134,7 @@ describe("InternLM2", () => {
   const parts = ["attn_q", "attn_k", "attn_v"] as const;
 
   test("queries, keys and values are three tensors, the others exact", async () => {
-    const file = await exported("internlm2-f32", "--model", path);
+    const file = await exported(path);
     const stored = readTensors(join(path, WEIGHTS));
     expect(file.metadata.get("general.architecture")).toBe("internlm2");
     expect(file.tensors.size).toBe(3 + config.layers * 9);
@@ -186,7 +161,7 @@ describe("InternLM2", () => {
 
   test("an adapter of wqkv is three that share A; merged in, the same rows of the merged matrix", async () => {
     const stored = readTensors(join(adapterFolder("internlm2"), "adapter_model.safetensors"));
-    const alone = await exported("internlm2-adapter", "--model", path, "--adapter", adapterFolder("internlm2"), "--adapter-only");
+    const alone = await exported(path, { adapter: adapterFolder("internlm2"), adapterOnly: true });
     const wqkv = "base_model.model.model.layers.1.attention.wqkv";
     for (const part of parts) {
       const [a, b] = ["lora_a", "lora_b"].map((side) => alone.tensors.get(`blk.1.${part}.weight.${side}`)!);
@@ -195,23 +170,16 @@ describe("InternLM2", () => {
     }
     const merged = join(folder, "internlm2-merged");
     mergeAdapter({ base: path, adapter: adapterFolder("internlm2"), output: merged });
-    const [file, other] = [
-      await exported("internlm2-with", "--model", path, "--adapter", adapterFolder("internlm2")),
-      await exported("internlm2-merged-f32", "--model", merged),
-    ];
+    const [file, other] = [await exported(path, { adapter: adapterFolder("internlm2") }), await exported(merged)];
     expect([...file.tensors.keys()]).toEqual([...other.tensors.keys()]);
     for (const [name, tensor] of file.tensors) expect(tensor.values()).toEqual(other.tensors.get(name)!.values());
   });
 
   test("what llama.cpp does not compute is refused", async () => {
-    const refused = async (name: string, ...args: string[]) => {
-      const { code, stderr } = await remat(["export", "gguf", "--out", join(folder, name, "m.gguf"), ...args]);
-      expect(code).toBe(2);
-      return stderr;
-    };
-    expect(await refused("biased", "--model", model("internlm2", "internlm2-biased"))).toContain("no biases in attention");
+    const refused = (path: string) => rejection(exported(path));
+    expect(await refused(model("internlm2", "internlm2-biased"))).toContain("no biases in attention");
     const scaling = { type: "longrope", short_factor: Array(6).fill(1), long_factor: Array(6).fill(2) };
-    expect(await refused("long", "--model", model("smollm2", "long-llama", { rope_scaling: scaling }))).toContain(
+    expect(await refused(model("smollm2", "long-llama", { rope_scaling: scaling }))).toContain(
       "llama models have no longrope scaling",
     );
   });
