@@ -18,6 +18,7 @@ import {
   dataOf,
   doraInstead,
   dtype,
+  heldOutShare,
   modulesToSave,
   optimizer,
   perEpoch,
@@ -128,7 +129,7 @@ export const AXOLOTL: Table = {
   revision_of_model: missing("name the revision in the model: org/name@REVISION"),
   datasets: entries("data"),
   test_datasets: entries("valid"),
-  val_set_size: to("valid", (value) => (Number(value) > 0 ? { set: { valid: String(value) } } : NOTHING)),
+  val_set_size: heldOutShare,
   dataset_prepared_path: needless(WHY.tokenized),
   ...each(
     "dataset_processes dataset_keep_in_memory dataset_exact_deduplication shuffle_merged_datasets skip_prepare_dataset",

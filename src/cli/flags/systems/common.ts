@@ -22,6 +22,7 @@ import {
 /** Sentences that several systems' tables say. */
 export const WHY = {
   oneDevice: "a run has one device",
+  twice: "scales are not quantised again",
   attention: "attention and loss never form their large matrices",
   steps: "each step is shown and kept in metrics.jsonl",
   tokenized: "examples are tokenized once and kept on disk",
@@ -70,6 +71,22 @@ export const templateArgs = to("templateArgs", (value) =>
   isOff(value) ? NOTHING : { set: { templateArgs: JSON.stringify(value) } },
 );
 
+/** A setting whose values have other names there; `usual` is the name that says nothing. */
+const byName = <Name extends string>(
+  key: "schedule" | "optimizer" | "dtype",
+  names: Readonly<Record<string, Name>>,
+  usual?: string,
+): Counterpart =>
+  to(key, (value) => {
+    if (usual !== undefined && isOneOf(usual)(value)) return NOTHING;
+    const name = typeof value === "string" && Object.hasOwn(names, value) ? names[value] : undefined;
+    const known = [...(usual === undefined ? [] : [usual]), ...Object.keys(names)];
+    return name ? { set: { [key]: name } } : problem(`${show(value)} is not one of ${known.join(", ")}`);
+  });
+
+/** A list of names, which may be written as one text with commas. */
+const listed = (value: unknown): unknown => (typeof value === "string" ? value.split(",").map((name) => name.trim()) : value);
+
 /** Learning-rate schedules by the names of Transformers. */
 const SCHEDULES: Readonly<Record<string, "cosine" | "linear" | "constant">> = {
   cosine: "cosine",
@@ -78,10 +95,7 @@ const SCHEDULES: Readonly<Record<string, "cosine" | "linear" | "constant">> = {
   constant_with_warmup: "constant",
 };
 
-export const schedule = to("schedule", (value) => {
-  const name = typeof value === "string" && Object.hasOwn(SCHEDULES, value) ? SCHEDULES[value] : undefined;
-  return name ? { set: { schedule: name } } : problem(`${show(value)} is not one of ${Object.keys(SCHEDULES).join(", ")}`);
-});
+export const schedule = byName("schedule", SCHEDULES);
 
 /** Optimizers by the names of Transformers, axolotl and MLX-LM. */
 const OPTIMIZER_NAMES: Readonly<Record<string, OptimizerName>> = {
@@ -96,10 +110,7 @@ const OPTIMIZER_NAMES: Readonly<Record<string, OptimizerName>> = {
   sgd: "sgd",
 };
 
-export const optimizer = to("optimizer", (value) => {
-  const name = typeof value === "string" && Object.hasOwn(OPTIMIZER_NAMES, value) ? OPTIMIZER_NAMES[value] : undefined;
-  return name ? { set: { optimizer: name } } : problem(`${show(value)} is not one of ${Object.keys(OPTIMIZER_NAMES).join(", ")}`);
-});
+export const optimizer = byName("optimizer", OPTIMIZER_NAMES);
 
 /** A number of steps; 0 and less say nothing. */
 export const positiveOnly = (key: "steps" | "warmup" | "keep" | "saveEvery" | "evalEvery"): Counterpart =>
@@ -112,6 +123,9 @@ export const everySteps = (key: "saveEvery" | "evalEvery"): Counterpart =>
     if (!(number > 0)) return NOTHING;
     return Number.isInteger(number) ? { set: { [key]: number } } : { set: {}, note: WHY.byTime };
   });
+
+/** A part of the data that is held out; 0 says nothing. */
+export const heldOutShare = to("valid", (value) => (Number(value) > 0 ? { set: { valid: String(value) } } : NOTHING));
 
 export const strategyOf = (flag: "--eval-every" | "--save-every"): Counterpart => ({
   flag,
@@ -129,7 +143,7 @@ export const perEpoch = (flag: "--eval-every" | "--save-every"): Counterpart => 
 const LINEARS = /^[a-z0-9_]+$/;
 
 export const targets = to("targets", (value) => {
-  const names = typeof value === "string" ? value.split(",").map((name) => name.trim()) : value;
+  const names = listed(value);
   if (!Array.isArray(names) || names.length === 0)
     return isOff(value) ? NOTHING : problem(`expected a list of modules, got ${show(value)}`);
   const pattern = names.find((name) => name !== "all-linear" && !(typeof name === "string" && LINEARS.test(name)));
@@ -156,11 +170,7 @@ const DTYPES: Readonly<Record<string, "f32" | "bf16" | "f16">> = {
   fp16: "f16",
 };
 
-export const dtype = to("dtype", (value) => {
-  if (isOneOf("auto")(value)) return NOTHING;
-  const name = typeof value === "string" && Object.hasOwn(DTYPES, value) ? DTYPES[value] : undefined;
-  return name ? { set: { dtype: name } } : problem(`${show(value)} is not one of auto, ${Object.keys(DTYPES).join(", ")}`);
-});
+export const dtype = byName("dtype", DTYPES, "auto");
 
 export const reportTo: Counterpart = {
   flag: "--tensorboard",
@@ -178,7 +188,7 @@ export const quantization: Table = {
   load_in_8bit: switches("quantize", "q8"),
   bnb_4bit_quant_type: needless("4 bits are NF4", isOneOf("nf4")),
   ...each("bnb_4bit_compute_dtype bnb_4bit_quant_storage", needless("what is computed is f32, or --dtype")),
-  ...each("use_bnb_nested_quant bnb_4bit_use_double_quant double_quantization", missing("scales are not quantised again")),
+  ...each("use_bnb_nested_quant bnb_4bit_use_double_quant double_quantization", missing(WHY.twice)),
 };
 
 /** Keys of Transformers' Trainer that several systems pass on. */
@@ -263,9 +273,7 @@ export const TRAINER: Table = {
 
 /** Modules that are trained whole beside adapters: a list, or names with commas. */
 export const modulesToSave = to("modulesToSave", (value) => {
-  if (isOff(value)) return NOTHING;
-  const names = typeof value === "string" ? value.split(",").map((name) => name.trim()) : value;
-  return { set: { modulesToSave: names as string[] } };
+  return isOff(value) ? NOTHING : { set: { modulesToSave: listed(value) as string[] } };
 });
 
 /** Ranks or alphas by module; an empty one says nothing. */

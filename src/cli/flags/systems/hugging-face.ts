@@ -16,6 +16,7 @@ import {
 import {
   doraInstead,
   dtype,
+  heldOutShare,
   modulesToSave,
   optimizer,
   positiveOnly,
@@ -159,7 +160,7 @@ export const LLAMA_FACTORY: Table = {
     read: (value) => (isOff(value) ? NOTHING : problem("name the file that dataset_info.json names, as valid: FILE")),
   },
   dataset_dir: needless("files of data are named one by one"),
-  val_size: to("valid", (value) => (Number(value) > 0 ? { set: { valid: String(value) } } : NOTHING)),
+  val_size: heldOutShare,
   cutoff_len: to("sequenceLength"),
   max_samples: missing("all examples are used; --data FILE=0.1 takes a tenth of them in an epoch"),
   mix_strategy: needless(
@@ -191,7 +192,7 @@ export const LLAMA_FACTORY: Table = {
         : problem("weights are quantised to 4 or 8 bits"),
   ),
   quantization_method: missing("weights are quantised as bitsandbytes does", isOneOf("bitsandbytes", "bnb")),
-  double_quantization: missing("scales are not quantised again"),
+  double_quantization: missing(WHY.twice),
   ...each("flash_attn enable_liger_kernel", needless(WHY.attention)),
   disable_gradient_checkpointing: switches("gradientCheckpointing", false),
   plot_loss: needless("report.html in the run folder draws the losses"),

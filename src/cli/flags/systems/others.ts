@@ -99,8 +99,10 @@ export const MLX: Table = {
   optimizer,
   optimizer_config: missing("beta1, beta2, epsilon and weight-decay are settings of their own"),
   resume_adapter_file: to("adapter", (value) => (isOff(value) ? NOTHING : { set: { adapter: String(value) } })),
-  num_layers: to("lastLayers", (value) => (Number(value) > 0 ? { set: { lastLayers: Number(value) } } : NOTHING)),
-  lora_layers: to("lastLayers", (value) => (Number(value) > 0 ? { set: { lastLayers: Number(value) } } : NOTHING)),
+  ...each(
+    "num_layers lora_layers",
+    to("lastLayers", (value) => (Number(value) > 0 ? { set: { lastLayers: Number(value) } } : NOTHING)),
+  ),
   lora_parameters: {
     flag: "--rank",
     why: null,
