@@ -8,33 +8,16 @@ import { IGNORED } from "../../src/data/samples/sample.ts";
 import { createSampleStore, type FileSamples } from "../../src/data/samples/sample-store.ts";
 import { DEFAULT_OBJECTIVE, OBJECTIVE_FLAGS, objectiveOf, type ObjectiveSettings } from "../../src/objectives/index.ts";
 import type { Objective } from "../../src/objectives/objective.ts";
-import type { GoldenFamily, GoldenMethod } from "./golden.ts";
+import { drawnIn, type TrainerRun } from "./trainer.ts";
 
 /** The fixtures of test/golden/orpo and its like: runs of TRL's trainers over micro-batches in the order in which they are drawn here. */
 export const folderOf = (objective: string): string => join(import.meta.dir, "../golden", objective);
 
-/** The settings of a run. Those of its objective stand beside them. */
-export interface PreferenceRun {
-  readonly model: GoldenFamily;
-  readonly method: GoldenMethod;
-  readonly batchSize: number;
-  readonly gradientAccumulation: number;
-  readonly learningRate: number;
-  readonly schedule: "cosine" | "linear";
-  /** Steps. */
-  readonly warmup: number;
-  readonly weightDecay: number;
-  readonly clip: number;
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly epsilon: number;
-}
-
-export interface OrpoRun extends PreferenceRun {
+export interface OrpoRun extends TrainerRun {
   readonly orpoLambda: number;
 }
 
-export interface SimpoRun extends PreferenceRun {
+export interface SimpoRun extends TrainerRun {
   readonly simpoBeta: number;
   readonly simpoGamma: number;
 }
@@ -53,7 +36,7 @@ export interface PreferencePair {
 /** TRL's metrics by name, among them `loss`. */
 export type TrlMetrics = Readonly<Record<string, number>>;
 
-export interface TrlRun<R extends PreferenceRun> {
+export interface TrlRun<R extends TrainerRun> {
   readonly settings: R;
   readonly expected: { readonly steps: readonly TrlMetrics[]; readonly evaluation: TrlMetrics };
 }
@@ -114,12 +97,7 @@ export function preferenceBatches(samples = preferenceSamples(), packing = false
 }
 
 /** All micro-batches in the order in which training draws them. */
-export function drawn(batches: Batches): MicroBatch[] {
-  return Array.from({ length: EPOCHS * batches.count(0) }, (_, ordinal) => {
-    const { epoch, index } = batches.locate(ordinal);
-    return batches.batch(epoch, index);
-  });
-}
+export const drawn = (batches: Batches): MicroBatch[] => drawnIn(EPOCHS, batches);
 
 export function pairsOf({ ids, labels, spans }: MicroBatch): PreferencePair[] {
   const text = ({ from, to }: Span): PreferenceText => ({
@@ -135,7 +113,7 @@ export function readTrlBatches(): PreferencePair[][] {
 }
 
 /** Settings of the runs and what TRL makes of them. */
-export function readTrlRuns<R extends PreferenceRun>(objective: string): readonly TrlRun<R>[] {
+export function readTrlRuns<R extends TrainerRun>(objective: string): readonly TrlRun<R>[] {
   return read(objective).runs as TrlRun<R>[];
 }
 

@@ -9,6 +9,7 @@ import type { GoldenFamily, GoldenMethod } from "./golden.ts";
 /** The fixture of test/golden/trainer: runs of Transformers' Trainer over micro-batches in the order in which they are drawn here. */
 export const TRAINER_FILE = join(import.meta.dir, "../golden/trainer/trainer.json");
 
+/** The settings of a run. */
 export interface TrainerRun {
   readonly model: GoldenFamily;
   readonly method: GoldenMethod;
@@ -73,8 +74,10 @@ export function trainerBatches(): Batches {
 }
 
 /** All micro-batches in the order in which training draws them. */
-export function drawn(batches: Batches): MicroBatch[] {
-  return Array.from({ length: EPOCHS * batches.count(0) }, (_, ordinal) => {
+export const drawn = (batches: Batches): MicroBatch[] => drawnIn(EPOCHS, batches);
+
+export function drawnIn(epochs: number, batches: Batches): MicroBatch[] {
+  return Array.from({ length: epochs * batches.count(0) }, (_, ordinal) => {
     const { epoch, index } = batches.locate(ordinal);
     return batches.batch(epoch, index);
   });

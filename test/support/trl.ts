@@ -15,7 +15,8 @@ import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { goldenTuning, modelFolder, readAdapter, readTensors } from "./golden.ts";
 import { expectWithin, relativeError } from "./ops.ts";
-import { folderOf, preferenceBatches, type PreferenceRun, readTrlRuns } from "./preferences.ts";
+import { folderOf, preferenceBatches, readTrlRuns } from "./preferences.ts";
+import type { TrainerRun } from "./trainer.ts";
 
 const train = preferenceBatches();
 
@@ -30,7 +31,7 @@ interface Trained {
 }
 
 async function trained(
-  run: PreferenceRun,
+  run: TrainerRun,
   flags: ObjectiveFlags,
   executor: Executor,
   strategy: Checkpointing = { name: "per-segment" },

@@ -8,6 +8,7 @@ are the means over its micro-batches, as they are, not rounded for a log. The pa
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,24 +16,20 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-from peft import PeftModel
 from safetensors.torch import save_file
-from torch.utils.data import SequentialSampler
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-torch.set_num_threads(1)
+from transformers import AutoTokenizer
 
 HERE = Path(__file__).parent
-MODELS = HERE.parent / "models"
+sys.path.insert(0, str(HERE.parent / "trainer"))
+
+from settings import InOrder, arguments, model_of
+
 TOKENIZER = HERE.parents[2] / "recipes/base/model"
 EPOCHS = 5
 
 
-class Recording:
-    """Takes the pairs in their order and as they are tokenized; notes losses and metrics of micro-batches. Stands before a trainer."""
-
-    def _get_train_sampler(self, *_):
-        return SequentialSampler(self.train_dataset)
+class Recording(InOrder):
+    """Takes the pairs as they are tokenized; notes losses and metrics of micro-batches. Stands before a trainer."""
 
     def tokenize_row(self, feature, model=None):
         row = {"prompt_input_ids": [0], "prompt_attention_mask": [1]}
@@ -55,15 +52,7 @@ def mean(notes):
 
 def train(run, batches, folder_of_weights, Trainer, Config, own, unknown=()):
     """`own`: arguments that the trainer has for its objective; `unknown`: metrics of TRL that are left out."""
-    torch.manual_seed(0)
-    folder = MODELS / run["model"]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    embedding = model.get_input_embeddings()
-    if hasattr(embedding, "embed_scale"):
-        # Gemma's factor is rounded to the type that the checkpoint has, as it is where a model is loaded in that type.
-        embedding.embed_scale = embedding.embed_scale.to(AutoConfig.from_pretrained(folder).dtype).float()
-    if run["method"] == "lora":
-        model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True)
+    model = model_of(run)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     tokenizer.pad_token = tokenizer.eos_token
     rows = [
@@ -79,29 +68,12 @@ def train(run, batches, folder_of_weights, Trainer, Config, own, unknown=()):
             eval_dataset=Dataset.from_list(rows[: len(rows) // EPOCHS]),
             args=Config(
                 output_dir=output,
+                **arguments(run),
                 **own,
                 max_length=64,
-                per_device_train_batch_size=run["batchSize"],
                 per_device_eval_batch_size=run["batchSize"],
-                gradient_accumulation_steps=run["gradientAccumulation"],
-                num_train_epochs=1,
-                learning_rate=run["learningRate"],
-                lr_scheduler_type=run["schedule"],
-                warmup_steps=run["warmup"],
-                weight_decay=run["weightDecay"],
-                max_grad_norm=run["clip"],
-                adam_beta1=run["beta1"],
-                adam_beta2=run["beta2"],
-                adam_epsilon=run["epsilon"],
-                optim="adamw_torch",
-                logging_steps=1,
-                report_to="none",
-                use_cpu=True,
                 bf16=False,
                 gradient_checkpointing=False,
-                save_strategy="no",
-                disable_tqdm=True,
-                remove_unused_columns=False,
             ),
         )
         trainer.notes, trainer.unknown = [], unknown

@@ -13,15 +13,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from peft import PeftModel
-from torch.utils.data import SequentialSampler
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from settings import InOrder, arguments, model_of
+from transformers import Trainer, TrainingArguments
 
-torch.set_num_threads(1)
-
-HERE = Path(__file__).parent
-FILE = HERE / "trainer.json"
-MODELS = HERE.parent / "models"
+FILE = Path(__file__).parent / "trainer.json"
 
 
 def collate(rows):
@@ -34,11 +29,8 @@ def collate(rows):
     }
 
 
-class Recording(Trainer):
-    """Takes the rows in their order, and notes the loss and the rate of each step as they are, not rounded for a log."""
-
-    def _get_train_sampler(self, *_):
-        return SequentialSampler(self.train_dataset)
+class Recording(InOrder, Trainer):
+    """Notes the loss and the rate of each step as they are, not rounded for a log."""
 
     def training_step(self, *args, **more):
         loss = super().training_step(*args, **more)
@@ -47,38 +39,14 @@ class Recording(Trainer):
 
 
 def train(run, batches):
-    torch.manual_seed(0)
-    folder = MODELS / run["model"]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    if run["method"] == "lora":
-        model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True)
+    model = model_of(run)
     rows = [row for batch in batches for row in batch]
     with tempfile.TemporaryDirectory() as output:
         trainer = Recording(
             model=model,
             train_dataset=rows,
             data_collator=collate,
-            args=TrainingArguments(
-                output_dir=output,
-                per_device_train_batch_size=run["batchSize"],
-                gradient_accumulation_steps=run["gradientAccumulation"],
-                num_train_epochs=1,
-                learning_rate=run["learningRate"],
-                lr_scheduler_type=run["schedule"],
-                warmup_steps=run["warmup"],
-                weight_decay=run["weightDecay"],
-                max_grad_norm=run["clip"],
-                adam_beta1=run["beta1"],
-                adam_beta2=run["beta2"],
-                adam_epsilon=run["epsilon"],
-                optim="adamw_torch",
-                logging_steps=1,
-                report_to="none",
-                use_cpu=True,
-                save_strategy="no",
-                disable_tqdm=True,
-                remove_unused_columns=False,
-            ),
+            args=TrainingArguments(output_dir=output, **arguments(run)),
         )
         trainer.notes = []
         trainer.train()
