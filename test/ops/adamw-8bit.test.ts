@@ -1,5 +1,6 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { AdamW8bit, CODES_BLOCK, dynamicMap, withMaps } from "../../src/ops/adamw-8bit.ts";
+import { adamW, hyper } from "../support/adamw.ts";
 import { checkForward, f32, generator, random, type Reference, runWasm, type TestTensor } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
 
@@ -14,24 +15,12 @@ function nearest(map: Float32Array, x: number): number {
   return best;
 }
 
-const reference: Reference = ([param, grad, codes1, codes2, scales1, scales2, hyper]) => {
-  const [lr, beta1, beta2, epsilon, decay, correction1, correction2, scale] = [...hyper!] as [
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-  ];
+const reference: Reference = ([param, grad, codes1, codes2, scales1, scales2, constants]) => {
   const block = (i: number) => Math.floor(i / CODES_BLOCK);
-  const g = grad!.map((value) => value * scale);
-  const m = codes1!.map((code, i) => beta1 * MAPS[0][code]! * scales1![block(i)]! + (1 - beta1) * g[i]!);
-  const v = codes2!.map((code, i) => beta2 * MAPS[1][code]! * scales2![block(i)]! + (1 - beta2) * g[i]! ** 2);
-  const next = param!.map(
-    (p, i) => p * (1 - lr * decay) - ((lr / correction1) * m[i]!) / (Math.sqrt(v[i]! / correction2) + epsilon),
-  );
+  const moments = (codes: Float64Array, map: Float32Array, scales: Float64Array) =>
+    codes.map((code, i) => map[code]! * scales[block(i)]!);
+  const [before1, before2] = [moments(codes1!, MAPS[0], scales1!), moments(codes2!, MAPS[1], scales2!)];
+  const [next, m, v] = adamW(param!, grad!, before1, before2, constants!);
   const largest = (values: Float64Array) =>
     scales1!.map((_, b) =>
       values.subarray(b * CODES_BLOCK, (b + 1) * CODES_BLOCK).reduce((most, x) => Math.max(most, Math.abs(x)), 0),
@@ -45,7 +34,7 @@ const reference: Reference = ([param, grad, codes1, codes2, scales1, scales2, hy
 const u8 = (data: ArrayLike<number>): TestTensor => ({ dtype: "u8", shape: [data.length], data: Uint8Array.from(data) });
 
 /** A state of some blocks, the last one with no gradient and no moments. */
-function state(blocks: number, hyper: readonly number[]): TestTensor[] {
+function state(blocks: number, constants: readonly number[]): TestTensor[] {
   const rng = generator(blocks);
   const n = blocks * CODES_BLOCK;
   const codes = () => u8(Array.from({ length: n }, () => 256 * rng()));
@@ -56,11 +45,11 @@ function state(blocks: number, hyper: readonly number[]): TestTensor[] {
     );
   const grad = random(rng, [n], 0.1);
   grad.data.fill(0, n - CODES_BLOCK);
-  return [random(rng, [n]), grad, codes(), codes(), scales(0.1), scales(0.01), f32([520], withMaps(hyper))];
+  return [random(rng, [n]), grad, codes(), codes(), scales(0.1), scales(0.01), f32([520], withMaps(constants))];
 }
 
 test.each([1, 2, 5, 37])("AdamW8bit of %d blocks: error 2e-6, codes exactly, in place, 1 and 2 threads", async (blocks) => {
-  const inputs = state(blocks, [1e-2, 0.9, 0.999, 1e-8, 0.1, 1 - 0.9 ** 5, 1 - 0.999 ** 5, 0.7]);
+  const inputs = state(blocks, hyper(5, 0.7));
   await checkForward({ op: AdamW8bit, inputs, attrs: {}, reference, bound: 2e-6 });
   await checkOnnx({ op: AdamW8bit, inputs, attrs: {}, bound: 1e-6 });
 });
@@ -92,7 +81,7 @@ test.each([
   });
   const n = grad.length;
   const zeros = f32([blocks], new Float32Array(blocks));
-  const hyper = f32([520], withMaps([0, 0, 0, 1, 0, 1, 1, 1]));
+  const constants = f32([520], withMaps([0, 0, 0, 1, 0, 1, 1, 1]));
   const inputs = [
     f32([n], new Float32Array(n)),
     f32([n], grad),
@@ -100,7 +89,7 @@ test.each([
     u8(new Uint8Array(n)),
     zeros,
     zeros,
-    hyper,
+    constants,
   ];
   const codes = (await runWasm(AdamW8bit, inputs, {}))[1 + which]!;
   const seen = new Set<number>();

@@ -1,6 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { AdamW } from "../../src/ops/adamw.ts";
 import golden from "../golden/adamw.json";
+import { adamW, hyper } from "../support/adamw.ts";
 import {
   checkForward,
   expectSameBits,
@@ -16,29 +17,7 @@ import { checkOnnx } from "../support/parity.ts";
 
 setDefaultTimeout(120_000);
 
-/** Hyperparameters as f32, and their corrections at step t. */
-const hyper = (t: number, scale = 1, lr = 1e-2): number[] => [lr, 0.9, 0.999, 1e-8, 0.1, 1 - 0.9 ** t, 1 - 0.999 ** t, scale];
-
-const reference: Reference = ([param, grad, m, v, h]) => {
-  const [lr, beta1, beta2, epsilon, decay, correction1, correction2, scale] = [...h!] as [
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-  ];
-  const g = grad!.map((value) => value * scale);
-  const newM = m!.map((value, i) => beta1 * value + (1 - beta1) * g[i]!);
-  const newV = v!.map((value, i) => beta2 * value + (1 - beta2) * g[i]! ** 2);
-  const next = param!.map(
-    (value, i) =>
-      value * (1 - lr * decay) - ((lr / correction1) * newM[i]!) / (Math.sqrt(newV[i]!) / Math.sqrt(correction2) + epsilon),
-  );
-  return [next, newM, newV];
-};
+const reference: Reference = ([param, grad, m, v, constants]) => adamW(param!, grad!, m!, v!, constants!);
 
 function state(n: number) {
   const rng = generator(n);
