@@ -3,7 +3,7 @@ import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
-import { remat, writeTinyModel } from "../support/cli.ts";
+import { remat, rematApart, writeTinyModel } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -37,7 +37,7 @@ test("--dry-run says steps, data, memory and time, trains nothing and writes not
   expect(estimate.epochs).toBeGreaterThanOrEqual(3);
   expect(estimate.epochs).toBeLessThan(3.2);
   expect(existsSync(output)).toBe(false);
-  const words = await remat([...args, "--steps", "5", "--dry-run", "--memory", "auto"]);
+  const words = await rematApart([...args, "--steps", "5", "--dry-run", "--memory", "auto"]);
   expect(words.stderr).toMatch(/\nsteps +5 of about \S+ s, [\d.]+ passes over the data\n/);
   expect(words.stderr).toMatch(/within auto \([\d.]+ [MG]iB\) for the process/);
   expect(existsSync(output)).toBe(false);

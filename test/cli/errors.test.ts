@@ -1,10 +1,11 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { version } from "../../package.json" with { type: "json" };
 import { openSafetensors, readBytes } from "../../src/hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { filesIn, temporaryFolder } from "../hf/temp.ts";
-import { copyFolder, remat, writeTinyModel } from "../support/cli.ts";
+import { copyFolder, remat, rematApart, writeTinyModel } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -161,6 +162,25 @@ describe("a bad command line or configuration is refused", () => {
     const { code, stderr } = await remat(["trian"]);
     expect(code).toBe(2);
     expect(stderr).toMatch(/did you mean train\?/);
+  });
+});
+
+describe("a process of its own ends with the code, and has its words on the right stream", () => {
+  test("of an error, for people and for programs", async () => {
+    const message = `${join(folder, "nowhere")}: no such folder`;
+    const flags = ["train", ...on(join(folder, "nowhere"))];
+    const said = { code: 2, stderr: expect.stringMatching(/^remat: [^\n]+\n$/) };
+    expect(await rematApart(flags)).toEqual({ ...said, stdout: "" });
+    const { stdout, ...rest } = await rematApart([...flags, "--json"]);
+    expect(rest).toEqual(said);
+    expect(JSON.parse(stdout)).toEqual({ type: "error", message: expect.stringContaining(message), exitCode: 2 });
+  });
+
+  test("of an answer", async () => {
+    expect(await rematApart(["--version"])).toEqual({ code: 0, stdout: `${version}\n`, stderr: "" });
+    const { code, stdout, stderr } = await rematApart(["data", "check", data, "--model", model]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain("examples     4 (4 chat)");
   });
 });
 

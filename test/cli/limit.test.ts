@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import type { RunEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
-import { remat } from "../support/cli.ts";
+import { rematApart } from "../support/cli.ts";
 import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
@@ -21,7 +21,7 @@ function train(method: string, limit: number, flags: readonly string[]) {
   const output = join(folder, `${method}-${limit}`);
   const common = "train --model recipes/base/model --data recipes/devils-dictionary --sequence-length 128 --truncate";
   const memory = ["--method", method, "--memory", `${limit}MiB`, "--output", output, "--json", "--threads", "2"];
-  return remat([...common.split(" "), ...memory, ...flags]);
+  return rematApart([...common.split(" "), ...memory, ...flags]);
 }
 
 // The high-water mark of the process covers start-up, planning, evaluations, checkpoints, samples and the export.

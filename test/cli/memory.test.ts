@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseMemory } from "../../src/train/memory/limit.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
-import { remat } from "../support/cli.ts";
+import { rematApart } from "../support/cli.ts";
 import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
@@ -28,7 +28,7 @@ test("sizes, shares and auto", () => {
 
 describe("train --memory", () => {
   const train = (memory: string, output: string, ...flags: string[]) =>
-    remat(
+    rematApart(
       ["train", ...model, "--data", join(recipes, "devils-dictionary"), "--output", join(folder, output)].concat(
         ["--steps", "2", "--no-sample", "--eval-limit", "100", "--memory", memory],
         flags,
@@ -74,7 +74,7 @@ describe("plan", () => {
     readonly curve: readonly { readonly memory: number; readonly overhead: number }[];
   }
   const plan = async (...flags: string[]): Promise<Plan> => {
-    const { code, stdout, stderr } = await remat(["plan", ...model, "--json", ...flags]);
+    const { code, stdout, stderr } = await rematApart(["plan", ...model, "--json", ...flags]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     return JSON.parse(stdout) as Plan;
   };
@@ -95,7 +95,7 @@ describe("plan", () => {
 
   test("a table for people, and a drawing", async () => {
     const svg = join(folder, "plan.svg");
-    const { code, stdout } = await remat(["plan", ...model, "--memory", "330MiB", "--svg", svg]);
+    const { code, stdout } = await rematApart(["plan", ...model, "--memory", "330MiB", "--svg", svg]);
     expect(code).toBe(0);
     expect(stdout).toMatch(/block +7 /);
     expect(stdout).toMatch(/schedule \(\d+ steps\)\n +F/);

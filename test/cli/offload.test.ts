@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
-import { remat } from "../support/cli.ts";
+import { remat, rematApart } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -126,7 +126,7 @@ describe("plan --offload", () => {
     readonly curve: readonly { readonly overhead: number }[];
   }
   const plan = async (...flags: string[]): Promise<Plan> => {
-    const { code, stdout, stderr } = await remat(["plan", ...model, "--memory", "270MiB", "--json", ...flags]);
+    const { code, stdout, stderr } = await rematApart(["plan", ...model, "--memory", "270MiB", "--json", ...flags]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     return JSON.parse(stdout) as Plan;
   };
@@ -147,7 +147,7 @@ describe("plan --offload", () => {
 
   test("a table for people, and the transfers in the drawing", async () => {
     const svg = join(folder, "plan.svg");
-    const { code, stdout } = await remat(["plan", ...model, "--memory", "270MiB", "--offload", "auto", "--svg", svg]);
+    const { code, stdout } = await rematApart(["plan", ...model, "--memory", "270MiB", "--offload", "auto", "--svg", svg]);
     expect(code).toBe(0);
     expect(stdout).toMatch(/offload, modelled bandwidth\n +out in a step +[\d.]+ MiB +954 MiB\/s\n +in /);
     expect(readFileSync(svg, "utf8")).toMatch(/copies out[\s\S]*fetches/);

@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import type { RequestEvent, VerbEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
-import { remat, writeTinyModel } from "../support/cli.ts";
+import { remat, rematApart, writeTinyModel } from "../support/cli.ts";
 
 setDefaultTimeout(120_000);
 
@@ -108,7 +108,7 @@ test("an origin and a key that could never match are refused before the model is
   const cors = await remat([...flags, "--cors", "localhost:3000"]);
   expect(cors).toMatchObject({ code: 2, stdout: "" });
   expect(cors.stderr).toContain("--cors: expected an origin (scheme, host and port, such as http://localhost:3000) or *");
-  const key = await remat(flags, undefined, { REMAT_API_KEY: "schlüssel" });
+  const key = await rematApart(flags, undefined, { REMAT_API_KEY: "schlüssel" });
   expect(key.code).toBe(2);
   expect(key.stderr).toContain("REMAT_API_KEY: expected letters, digits and signs of ASCII");
 });

@@ -8,7 +8,7 @@ import { createEngine } from "../../src/train/step/engine.ts";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { SAMPLES } from "../onnx/samples.ts";
-import { remat } from "../support/cli.ts";
+import { rematApart } from "../support/cli.ts";
 import { gradients, llama, lora } from "../support/engine.ts";
 import { runOn } from "../support/executor.ts";
 import { expectSameBits, expectWithin, opGraph, relativeError, runGraph } from "../support/ops.ts";
@@ -76,7 +76,7 @@ describe("the addon's executor", () => {
   );
 
   test("REMAT_ORT=addon has ort-cpu use it, and doctor says so", async () => {
-    const { stdout, code } = await remat(["doctor", "--json"], undefined, { REMAT_ORT: "addon" });
+    const { stdout, code } = await rematApart(["doctor", "--json"], undefined, { REMAT_ORT: "addon" });
     expect(code).toBe(0);
     const devices = (JSON.parse(stdout) as { devices: { device: string; works: boolean; description: string }[] }).devices;
     const { works, description } = devices.find(({ device }) => device === "ort-cpu")!;

@@ -2,6 +2,8 @@ import { expect } from "bun:test";
 import { copyFileSync, cpSync } from "node:fs";
 import { join } from "node:path";
 import { writeRandomModel } from "../../recipes/base/init.ts";
+import { runCommandLine } from "../../src/cli/command-line.ts";
+import { SLOW } from "./slow.ts";
 
 export const root = join(import.meta.dir, "../..");
 
@@ -12,7 +14,7 @@ export interface CliResult {
 }
 
 /** Runs the command line in a process of its own, as a user does. */
-export async function remat(args: readonly string[], cwd = root, env: Record<string, string> = {}): Promise<CliResult> {
+export async function rematApart(args: readonly string[], cwd = root, env: Record<string, string> = {}): Promise<CliResult> {
   const child = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), ...args], {
     cwd,
     env: { ...process.env, ...env },
@@ -26,6 +28,47 @@ export async function remat(args: readonly string[], cwd = root, env: Record<str
     child.exited,
   ]);
   return { code, stdout, stderr };
+}
+
+/**
+ * Runs the command line in this process, which saves the start of another: for what does not depend on a process. The full suite
+ * has a process for each.
+ */
+export const remat: (args: readonly string[]) => Promise<CliResult> = SLOW ? rematApart : rematHere;
+
+/** The run that was asked for last: each waits for the one before it, since all write to the same streams. */
+let last: Promise<unknown> = Promise.resolve();
+
+function rematHere(args: readonly string[]): Promise<CliResult> {
+  const result = last.then(async () => {
+    const streams = [process.stdout, process.stderr].map(catchOutput);
+    try {
+      const code = await runCommandLine(args);
+      const [stdout, stderr] = streams.map(({ text }) => text());
+      return { code, stdout: stdout!, stderr: stderr! };
+    } finally {
+      for (const { release } of streams) release();
+    }
+  });
+  last = result.catch(() => {});
+  return result;
+}
+
+/** Takes what is written to a stream, which is no terminal meanwhile. */
+function catchOutput(stream: NodeJS.WriteStream): { text(): string; release(): void } {
+  const { write, isTTY } = stream;
+  const chunks: Buffer[] = [];
+  stream.isTTY = false;
+  stream.write = (chunk: string | Uint8Array, ...rest: unknown[]) => {
+    chunks.push(Buffer.from(chunk as string));
+    const done = rest.at(-1);
+    if (typeof done === "function") done();
+    return true;
+  };
+  return {
+    text: () => Buffer.concat(chunks).toString(),
+    release: () => void Object.assign(stream, { write, isTTY }),
+  };
 }
 
 /** Returns what a verb that succeeds prints. */
