@@ -91,6 +91,7 @@ export function randomCheckpoint(config: ModelConfig, dtype: FloatType): TensorS
     path: "random",
     tensors: new Map(entries.map((entry) => [entry.name, entry])),
     metadata: new Map(),
+    files: [],
     read(entry, target) {
       const fill = entry.shape.length === 1 && entry.name.includes("norm") ? ones : block;
       for (let at = 0; at < target.length; at += fill.length)

@@ -75,7 +75,12 @@ export function withReplacedWeights<M extends { readonly config: ModelConfig; re
   for (const [name, entry] of adapter.whole) tensors.set(name, entry);
   const read: TensorSource["read"] = (entry, target, from) =>
     (entry.path === adapter.source.path ? adapter.source : source).read(entry, target, from);
-  return { ...model, config: unties ? { ...config, tieWordEmbeddings: false } : config, source: { ...source, tensors, read } };
+  const files = [...source.files, ...adapter.source.files];
+  return {
+    ...model,
+    config: unties ? { ...config, tieWordEmbeddings: false } : config,
+    source: { ...source, tensors, files, read },
+  };
 }
 
 /** Gives the parameters of adapters their first values, each from the seed and its name; what is trained whole begins as the base's. */

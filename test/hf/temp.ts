@@ -40,9 +40,9 @@ export function fullDisk(capacity: number): FileIo {
   return {
     ...fileIo,
     openSync: (path, flags) => fileIo.openSync(path, flags),
-    writeSync(fd, bytes, offset, length) {
+    writeSync(fd, bytes, offset, length, position) {
       if (left === 0) throw Object.assign(new Error("no space left on device"), { code: "ENOSPC" });
-      const written = fileIo.writeSync(fd, bytes, offset, Math.min(length, left));
+      const written = fileIo.writeSync(fd, bytes, offset, Math.min(length, left), position);
       left -= written;
       return written;
     },

@@ -6,7 +6,8 @@ import { temporaryPath } from "./drafts.ts";
 /** The file system calls that a durable write makes; a test replaces them to simulate a full disk. */
 export interface FileIo {
   openSync(path: string, flags: string): number;
-  writeSync(fd: number, bytes: Uint8Array, offset: number, length: number): number;
+  /** Writes at `position`, or without one where the last write ended. */
+  writeSync(fd: number, bytes: Uint8Array, offset: number, length: number, position?: number | null): number;
   fsyncSync(fd: number): void;
   closeSync(fd: number): void;
   renameSync(from: string, to: string): void;
@@ -51,9 +52,10 @@ export function makeFolder(path: string): void {
   }
 }
 
-export function writeFully(fd: number, bytes: Uint8Array, io: FileIo = fileIo): void {
+export function writeFully(fd: number, bytes: Uint8Array, io: FileIo = fileIo, position: number | null = null): void {
   for (let done = 0; done < bytes.length;) {
-    const written = io.writeSync(fd, bytes, done, Math.min(bytes.length - done, MAX_TRANSFER));
+    const at = position === null ? null : position + done;
+    const written = io.writeSync(fd, bytes, done, Math.min(bytes.length - done, MAX_TRANSFER), at);
     if (written <= 0) throw new Error("the system accepted no more bytes");
     done += written;
   }
@@ -166,7 +168,7 @@ export function writeTextAtomic(path: string, text: string, io: FileIo = fileIo)
 }
 
 /** Makes a rename durable. Some file systems refuse to open or sync a folder; the data itself is already synced then. */
-function syncFolder(path: string, io: FileIo): void {
+export function syncFolder(path: string, io: FileIo): void {
   let fd: number;
   try {
     fd = io.openSync(path, "r");

@@ -1,8 +1,9 @@
 import * as fs from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import type { NoticeCount } from "../chat/notices.ts";
 import { fileVerdict } from "../../base/files/file-verdicts.ts";
+import { markUsed, removeCached, unusedFiles } from "../../base/files/last-used.ts";
 import { fileIo, filePieces, openAtomic, readFully, type FileIo } from "../../base/files/files.ts";
 import { isRecord } from "../../base/json.ts";
 import {
@@ -97,7 +98,7 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
       const json = new TextEncoder().encode(JSON.stringify(trailer));
       for (const end of [json, bytesOf(Uint32Array.of(json.length)), new TextEncoder().encode(MARK)]) guarded(file.write, end);
       guarded(file.finish);
-      removeUnused(dirname(path));
+      unusedFiles(dirname(path), [".tokens"]).forEach(removeCached);
       const written = openTokenCache(path, placeOf, index);
       if (written) return written;
       throw new TokenCacheError(
@@ -114,22 +115,6 @@ function guarded<A extends unknown[], T>(action: (...args: A) => T, ...args: A):
     return action(...args);
   } catch (error) {
     throw error instanceof UserError ? new TokenCacheError(error.message) : error;
-  }
-}
-
-/** Ending of the empty file whose time says when a cache was last opened. The cache's own times must not change: its verdict hangs on them. */
-const USED = ".used";
-
-const UNUSED_MS = 30 * 24 * 3600 * 1000;
-
-/** Caches that no run has opened for a month can be made again, and would fill the disk in the end. */
-function removeUnused(folder: string): void {
-  const age = (path: string) => Date.now() - (fs.statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
-  for (const name of fs.readdirSync(folder)) {
-    const path = join(folder, name);
-    if (!name.endsWith(".tokens") || Math.min(age(path), age(path + USED)) <= UNUSED_MS) continue;
-    fs.rmSync(path, { force: true });
-    fs.rmSync(path + USED, { force: true });
   }
 }
 
@@ -161,10 +146,7 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     fs.closeSync(fd);
     return null;
   }
-  // For `removeUnused`; a cache that only may be read stays as it is.
-  try {
-    fs.writeFileSync(path + USED, "");
-  } catch {}
+  markUsed(path);
   const readInts = (at: number, length: number): Int32Array => {
     const values = new Int32Array(length);
     readFully(fd, bytesOf(values), at * 4, path);

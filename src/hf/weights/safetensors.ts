@@ -3,7 +3,8 @@ import { basename, dirname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { elements, type Shape } from "../../graph/types.ts";
 import { type DType, type FloatType } from "../../base/dtype.ts";
-import { checkRegular, fileError, readFully } from "../../base/files/files.ts";
+import { fileError, readFully } from "../../base/files/files.ts";
+import { type OpenFile, openFile } from "../../base/files/open-file.ts";
 import { isRecord, jsonKind, parseJsonObject, readJsonObject, refusePointer, show } from "../../base/json.ts";
 import { toFloat32 } from "../../base/float16.ts";
 
@@ -33,6 +34,8 @@ export interface TensorSource {
   readonly tensors: ReadonlyMap<string, TensorEntry>;
   /** `__metadata__`, of all shards together. */
   readonly metadata: ReadonlyMap<string, string>;
+  /** The open files, as they were when their headers were read. */
+  readonly files: readonly OpenFile[];
   /**
    * Fills `target` (may view shared memory) with the tensor's bytes: all of them, exactly `entry.bytes`, or with `from` those
    * from that byte of the tensor on.
@@ -93,20 +96,14 @@ const MAX_HEADER = 100_000_000;
  * @throws {UserError} missing, truncated or malformed files
  */
 export function openSafetensors(path: string): TensorSource {
-  const files: { path: string; fd: number }[] = [];
+  const files: OpenFile[] = [];
   const close = () => {
     for (const file of files.splice(0)) fs.closeSync(file.fd);
   };
   const open = (file: string): ReturnType<typeof readHeader> => {
-    let fd: number;
-    checkRegular(file);
-    try {
-      fd = fs.openSync(file, "r");
-    } catch (error) {
-      throw fileError("open", file, error);
-    }
-    files.push({ path: file, fd });
-    return readHeader(fd, file);
+    const opened = openFile(file);
+    files.push(opened);
+    return readHeader(opened.fd, file);
   };
   try {
     const target = locate(path);
@@ -115,6 +112,7 @@ export function openSafetensors(path: string): TensorSource {
       path: target,
       tensors,
       metadata,
+      files,
       read(entry, bytes, from) {
         if (from === undefined ? bytes.length !== entry.bytes : from + bytes.length > entry.bytes) {
           throw new Error(`${entry.name}: the target holds ${bytes.length} bytes, the tensor has ${entry.bytes - (from ?? 0)}`);

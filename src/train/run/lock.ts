@@ -2,24 +2,12 @@ import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readFileSync
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { fileError } from "../../base/files/files.ts";
-import { openLibc } from "../../base/process/libc.ts";
+import { tryLock } from "../../base/files/flock.ts";
 
 /**
- * One process at a time trains in a run folder: `flock` on a file in it. The system gives the lock back when its process
- * ends, however it ends, so that no lock outlives its run. Where files cannot be locked (Windows, some network file
- * systems) nothing is.
+ * One process at a time trains in a run folder, which has a lock on this file in it.
  */
 export const LOCK_FILE = ".lock";
-
-/** LOCK_EX | LOCK_NB, the same on Linux and macOS. */
-const EXCLUSIVE = 2 | 4;
-
-type Flock = (fd: number, operation: number) => number;
-let flock: Flock | null | undefined;
-
-function loadFlock(): Flock | null {
-  return openLibc({ flock: { args: ["i32", "i32"], returns: "i32" } })?.flock ?? null;
-}
 
 export interface RunLock {
   release(): void;
@@ -72,19 +60,6 @@ function open(path: string): number {
   } catch (error) {
     throw fileError("write", path, error);
   }
-}
-
-/** False only when another process has the lock. */
-function tryLock(fd: number, path: string): boolean {
-  flock ??= loadFlock();
-  if (!flock || flock(fd, EXCLUSIVE) === 0) return true;
-  // A file system without locks refuses any file, a new one too.
-  const probe = `${path}.${process.pid}.tmp`;
-  const other = openSync(probe, "w");
-  const locks = flock(other, EXCLUSIVE) === 0;
-  closeSync(other);
-  rmSync(probe);
-  return !locks;
 }
 
 function inUse(path: string, name: string): UserError {
