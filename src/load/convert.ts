@@ -94,13 +94,22 @@ function* floatPieces(
     const half = halves.subarray(0, piece.length);
     read(bytesOf(stored === "f32" ? piece : half), at * DTYPE_BYTES[stored]);
     if (stored !== "f32") widen(half, stored, piece);
-    const tooLarge = to === "f16" ? piece.find((value) => Math.abs(value) > LARGEST_F16 && Number.isFinite(value)) : undefined;
-    if (tooLarge !== undefined) {
+    const tooLarge = to === "f16" ? tooLargeForF16(piece) : null;
+    if (tooLarge !== null) {
       throw new UserError(`${path}: ${name} holds ${tooLarge}, beyond f16's largest number ${LARGEST_F16}; use --dtype bf16`);
     }
     if (to !== "f32") narrow(piece, to, half);
     yield { values: bytesOf(to === "f32" ? piece : half), scales: null };
   }
+}
+
+/** A finite number that f16 has no place for, or null. A plain loop, since a callback for each number takes most of the time. */
+function tooLargeForF16(values: Float32Array): number | null {
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]!;
+    if ((value > LARGEST_F16 && value < Infinity) || (value < -LARGEST_F16 && value > -Infinity)) return value;
+  }
+  return null;
 }
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array | Uint16Array): Uint8Array =>

@@ -36,6 +36,7 @@ export async function wholeParts(
   draft: Pick<OpenFile, "fd" | "path">,
   layout: CacheLayout,
   breathe: Breath,
+  onBytes: (count: number) => void,
 ): Promise<Set<string>> {
   const { fd, path } = draft;
   const whole = new Set<string>();
@@ -48,7 +49,7 @@ export async function wholeParts(
   }
   for (const part of layout.parts.values()) {
     if (part.offset + part.bytes > size || checksumOf(begin, part) === null) continue;
-    if (await isWhole(draft, begin, part, breathe)) whole.add(part.name);
+    if (await isWhole(draft, begin, part, breathe, onBytes)) whole.add(part.name);
   }
   return whole;
 }
@@ -59,7 +60,7 @@ export async function isWhole(
   begin: Uint8Array,
   part: CachePart,
   breathe: Breath,
-  onBytes: (count: number) => void = () => {},
+  onBytes: (count: number) => void,
 ): Promise<boolean> {
   const buffer = new Uint8Array(Math.min(PIECE, part.bytes));
   let sum = 0;

@@ -4,9 +4,11 @@ import { join } from "node:path";
 import { type FileIo, fileIo } from "../../../src/base/files/files.ts";
 import { tryLock } from "../../../src/base/files/flock.ts";
 import { UNUSED_MS } from "../../../src/base/files/last-used.ts";
-import { changed } from "../../../src/base/files/open-file.ts";
-import type { WeightCacheProgress } from "../../../src/load/stored/cache.ts";
+import { changed, openFile } from "../../../src/base/files/open-file.ts";
+import { openWeightCache, type WeightCacheProgress } from "../../../src/load/stored/cache.ts";
+import { layoutOf } from "../../../src/load/stored/layout.ts";
 import { storedWeights, type StoredWeights, type StoredWeightsOptions } from "../../../src/load/stored/stored-weights.ts";
+import { tensorsOf } from "../../../src/load/stored/tensors.ts";
 import type { WeightStorage } from "../../../src/load/weights.ts";
 import { filesIn, fullDisk, rejection, temporaryFolder } from "../../hf/temp.ts";
 import { openCheckpoint, readAll, writeCheckpoint } from "../../support/checkpoint.ts";
@@ -102,7 +104,7 @@ describe("making", () => {
 
   test("a draft is believed as far as its checksums hold", async () => {
     const folder = newFolder();
-    await startProcess(folder, 595_000).exited;
+    await rejection(open(folder, { io: fullDisk(595_000) }));
     const draft = join(folder, filesIn(folder)[0]!);
     const bytes = fs.readFileSync(draft);
     bytes.fill(0, 8192 + 1000, 8192 + 1100);
@@ -110,6 +112,21 @@ describe("making", () => {
     const { progress } = await openRight(folder);
     expect(progress[0]!.resumed).toBeLessThan(100_000);
     expect(progress[0]!.resumed).toBeGreaterThan(0);
+  });
+
+  test("a draft stays when its checking is stopped", async () => {
+    const folder = newFolder();
+    await rejection(open(folder, { io: fullDisk(595_000) }));
+    let heard = 0;
+    const { signal } = new AbortController();
+    // Passes at first, and leaves the checking no time until it is asked again.
+    signal.throwIfAborted = () => {
+      if (heard++ > 0) throw new Error("stopped");
+      Bun.sleepSync(60);
+    };
+    await expect(open(folder, { signal })).rejects.toThrow("stopped");
+    const { progress } = await openRight(folder);
+    expect(progress[0]!.resumed).toBeGreaterThan(550_000);
   });
 
   test("a draft of something else, or one cut short, is begun anew", async () => {
@@ -233,30 +250,42 @@ describe("a whole file", () => {
   });
 
   test("with any changes in its header and checksums gives the right weights or is made anew", async () => {
-    // Norms alone, which are made in no time.
-    const groups = checkpoint.groups.map((params) => params.filter(({ name }) => name.includes("norm")));
-    const norms = { ...checkpoint, groups };
+    // Norms alone, which are made in no time, and of them the last one is read.
+    const { source, groups } = checkpoint;
+    const norms = groups.map((params) => params.filter(({ name }) => name.includes("norm")));
+    const files = source.files.map(({ path }) => openFile(path));
+    const tensors = tensorsOf(
+      source,
+      norms,
+      files.map(({ path }) => path),
+    );
+    const layout = layoutOf("content", norms, tensors)!;
+    const last = layout.parts.get("model.norm.weight")!;
     const folder = newFolder();
-    const path = fileOf(await open(folder, {}, norms));
+    const io: FileIo = { ...fileIo, fsyncSync() {} };
+    const openNorms = async () => {
+      const { file, made } = await openWeightCache({ layout, tensors, files }, { folder, io });
+      const bytes = new Uint8Array(last.bytes);
+      fs.readSync(file.fd, bytes, 0, last.bytes, last.offset);
+      fs.closeSync(file.fd);
+      if (!Buffer.from(bytes).equals(expected.get(last.name)!)) throw new Error("other bytes");
+      return { path: file.path, made };
+    };
+    const { path } = await openNorms();
     const seed = fs.readFileSync(path);
-    const end = endOfHeader(seed) + 8 * 5;
+    const end = layout.header.length + 8 * layout.parts.size;
     const other = fs.readFileSync((await wholeFile()).path).subarray(0, 8192);
     let made = 0;
     await fuzz(
       "files of converted weights",
       (random) => Buffer.concat([mutateBytes(random, seed.subarray(0, end), [seed.subarray(0, end), other]), seed.subarray(end)]),
       async (bytes) => {
-        // Another file for whoever has looked at the last one.
         fs.rmSync(path);
         fs.writeFileSync(path, bytes);
-        const { weights } = await open(folder, { io: { ...fileIo, fsyncSync() {} } }, norms);
-        if (weights.cache!.made) made++;
-        for (const [name, read] of readAll(weights))
-          if (!read.every((byte, i) => byte === expected.get(name)![i])) throw new Error(name);
-        weights.close();
+        if ((await openNorms()).made) made++;
       },
     );
-    opened.length = 0;
+    for (const { fd } of files) fs.closeSync(fd);
     expect(made).toBeGreaterThan(0.9 * INPUTS);
   });
 
