@@ -103,7 +103,7 @@ function* floatPieces(
   }
 }
 
-/** A finite number that f16 has no place for, or null. A plain loop, since a callback for each number takes most of the time. */
+/** Finds a finite number that f16 has no place for. A plain loop, since a callback for each number takes most of the time. */
 function tooLargeForF16(values: Float32Array): number | null {
   for (let i = 0; i < values.length; i++) {
     const value = values[i]!;

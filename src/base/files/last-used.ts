@@ -2,7 +2,7 @@ import { readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 /**
- * When files of a cache were last used. An empty file beside each has that time: the cached file's own times must not change, since
+ * The time when a file of a cache was last used is that of an empty file beside it: the cached file's own times must not change, since
  * verdicts hang on them, and the time of the last access is seldom kept by a file system.
  */
 const USED = ".used";
@@ -17,7 +17,7 @@ export function markUsed(path: string): void {
   } catch {}
 }
 
-/** The time when a file was made or last used, in milliseconds; 0 where it is not there. */
+/** Returns the time when a file was made or last used, in milliseconds; 0 where it is not there. */
 export function lastUsed(path: string): number {
   const time = (file: string) => statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0;
   return Math.max(time(path), time(path + USED));
@@ -28,7 +28,7 @@ export function removeCached(path: string): void {
   for (const file of [path, path + USED]) rmSync(file, { force: true });
 }
 
-/** The files of a cache's folder with one of these endings that nobody has used for long. */
+/** Lists the files of a cache's folder with one of these endings that nobody has used for long. */
 export function unusedFiles(folder: string, endings: readonly string[]): string[] {
   return readdirSync(folder)
     .filter((name) => endings.some((ending) => name.endsWith(ending)))

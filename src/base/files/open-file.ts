@@ -12,7 +12,7 @@ export interface OpenFile {
   readonly stamp: string;
 }
 
-/** @throws {UserError} a file that is missing, may not be read, or is none */
+/** Opens a file for reading. @throws {UserError} a file that is missing, may not be read, or is none */
 export function openFile(path: string): OpenFile {
   checkRegular(path);
   let fd: number;

@@ -14,7 +14,7 @@ import { beginsAs } from "./layout.ts";
 import { isWhole, type MakeOptions, makeParts, wholeParts } from "./make.ts";
 import { DRAFT, isAt, makeRoom, onDisk, WeightCacheError, WHOLE } from "./room.ts";
 
-/** How far a file of converted weights is. */
+/** Progress in the making or checking of a file of converted weights. */
 export interface WeightCacheProgress {
   /** `waiting`: another process makes it. */
   readonly stage: "making" | "verifying" | "waiting";
@@ -22,7 +22,7 @@ export interface WeightCacheProgress {
   /** Bytes that are done, of `size`. */
   readonly bytes: number;
   readonly size: number;
-  /** Bytes of these that an earlier process had done. */
+  /** Bytes among these that an earlier process had done; to be left out where a rate is made of `bytes` and `seconds`. */
   readonly resumed: number;
   /** Seconds since the stage began. */
   readonly seconds: number;
@@ -134,7 +134,7 @@ function createCount({ report }: Wanted): (bytes: number) => void {
   };
 }
 
-/** The file, verified and locked; null: it is not there, or no more. Busy is one that another process is about to remove, or has just named. */
+/** Opens the file, verified and locked; null: it is not there, or no more. Busy is one that another process is about to remove, or has just named. */
 async function openWhole(wanted: Wanted): Promise<OpenFile | "busy" | null> {
   const { path, onNote } = wanted;
   const file = openIfThere(path);
@@ -165,7 +165,7 @@ function openIfThere(path: string): OpenFile | null {
   }
 }
 
-/** Compares a file with what it should be. */
+/** Compares a file with what it should be, and returns what is wrong with it. */
 async function faultOf(file: OpenFile, wanted: Wanted): Promise<string | null> {
   const { layout, breathe } = wanted;
   if (file.size !== layout.size) return `it has ${file.size} bytes, expected ${layout.size}`;
@@ -178,7 +178,7 @@ async function faultOf(file: OpenFile, wanted: Wanted): Promise<string | null> {
   return null;
 }
 
-/** A draft that nobody else writes to, open for reading and writing; null: look again, it has become whole meanwhile. */
+/** Opens a draft that nobody else writes to, for reading and writing; null: look again, it has become whole meanwhile. */
 function lockDraft({ path, draft }: Wanted): number | "busy" | null {
   const fd = onDisk("write", draft, () => fs.openSync(draft, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o644));
   if (!tryLock(fd, draft)) {

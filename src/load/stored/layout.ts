@@ -1,10 +1,10 @@
 /**
- * A file of converted weights: a mark, the version of the format and the length of a JSON text (u32 each, little-endian), the text, which
+ * The format of a file of converted weights: a mark, the version of the format and the length of a JSON text (u32 each, little-endian), the text, which
  * says what the file is made of and lists its parts, then a table of checksums, and the parts' data. A part is a parameter as it lies in
  * memory. Parts of a segment stand next to each other in the order in which the segment has its parameters, so that few large reads fetch all of
  * it.
  *
- * The text follows from what is asked for, and the file's name from the text: a file is either the one that is expected, byte for
+ * The text follows from what is asked for, and the file's name from the header: a file is either the one that is expected, byte for
  * byte up to its checksums, or it is not read at all. Nothing in it is parsed.
  *
  * Checksums are CRC-32s: they go on over pieces of any size (Bun's xxHash3 does not, and takes 32 bits of its seed), need a hundredth
@@ -41,7 +41,7 @@ export interface CachePart {
 }
 
 export interface CacheLayout {
-  /** SHA-256 of the JSON text, in hexadecimal. */
+  /** SHA-256 of the header, in hexadecimal. */
   readonly key: string;
   /** The first bytes of the file, up to its table. */
   readonly header: Uint8Array;
@@ -109,17 +109,17 @@ export function layoutOf(
   };
 }
 
-/** The checksum of bytes that follow those with the checksum `before`. */
+/** Computes the checksum of bytes that follow those with the checksum `before`. */
 export function checksum(bytes: Uint8Array, before = 0): number {
   return Bun.hash.crc32(bytes, before);
 }
 
-/** A checksum as the table has it. */
+/** Writes a checksum as the table has it. */
 export function tableEntry(sum: number): Uint8Array {
   return new Uint8Array(Uint32Array.of(sum, ~sum).buffer);
 }
 
-/** The checksum of a part; null: none is there. @param begin the file's first bytes, up to the first part */
+/** Reads the checksum of a part; null: none is there. @param begin the file's first bytes, up to the first part */
 export function checksumOf(begin: Uint8Array, { entry }: CachePart): number | null {
   const view = new DataView(begin.buffer, begin.byteOffset + entry, ENTRY_BYTES);
   const [sum, complement] = [view.getUint32(0, true), view.getUint32(4, true)];

@@ -12,12 +12,12 @@ import type { StoredTensor } from "./tensors.ts";
 
 export interface MakeOptions {
   readonly layout: CacheLayout;
-  /** Those that are converted. */
+  /** The tensors that are converted. */
   readonly tensors: readonly StoredTensor[];
   /** The checkpoint's files. */
   readonly files: readonly OpenFile[];
   readonly breathe: Breath;
-  /** Called with bytes of parts that are done whenever others get their turn. */
+  /** Called with the bytes of parts that are done, whenever others get their turn. */
   readonly onBytes: (done: number) => void;
   readonly io: FileIo;
 }

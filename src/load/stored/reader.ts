@@ -35,7 +35,7 @@ export interface QuantisedPlaces {
   readonly scales: WeightPlace;
 }
 
-/** @param files as `StoredWeights` has them */
+/** Makes a reader, which a thread can do too. @param files as `StoredWeights` has them */
 export function createWeightReader(files: readonly OpenFile[]): WeightReader {
   const converter = createConverter();
   const read = (place: WeightPlace, target: Uint8Array, from = 0): void => {
@@ -73,7 +73,7 @@ export function createWeightReader(files: readonly OpenFile[]): WeightReader {
   };
 }
 
-/** The pieces of a tensor that is to be converted. */
+/** Converts a range of a tensor piece by piece. */
 export function convertedPieces(
   converter: Converter,
   files: readonly OpenFile[],
@@ -84,7 +84,7 @@ export function convertedPieces(
   return converter.pieces(conversion!, range, (target, from) => readFully(fd, target, offset + from, path));
 }
 
-/** The elements that bytes of a parameter stand for. */
+/** Returns the elements that bytes of a parameter stand for. */
 function rangeOf({ conversion }: StoredTensor, part: "values" | "scales", from: number, bytes: number): ElementRange {
   const unit = unitOf(conversion!.to, part);
   if (from % unit.bytes !== 0 || bytes % unit.bytes !== 0)
@@ -92,7 +92,7 @@ function rangeOf({ conversion }: StoredTensor, part: "values" | "scales", from: 
   return { begin: (from / unit.bytes) * unit.elements, end: ((from + bytes) / unit.bytes) * unit.elements };
 }
 
-/** The fewest elements that are converted for themselves, and the bytes that they become. */
+/** Returns the fewest elements that are converted for themselves, and the bytes that they become. */
 function unitOf(to: WeightType, part: "values" | "scales"): { readonly elements: number; readonly bytes: number } {
   if (!isQuantised(to)) return { elements: 1, bytes: DTYPE_BYTES[to] };
   const types = quantisedTypes(to, [1, QUANTISED_BLOCK]);

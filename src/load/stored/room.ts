@@ -16,7 +16,7 @@ export const WHOLE = ".weights";
 export const DRAFT = ".weights.part";
 const ENDINGS = [WHOLE, DRAFT];
 
-/** Says why converted weights cannot be kept on disk: they can be made while reading instead. */
+/** Says why converted weights cannot be kept on disk; they can be made while reading instead. */
 export class WeightCacheError extends UserError {
   constructor(reason: string) {
     super(
@@ -86,13 +86,13 @@ export function makeRoom(folder: string, own: string, size: number): void {
   );
 }
 
-/** Bytes that a disk has for this user. */
+/** Returns the bytes that a disk has for this user. */
 function freeBytes(folder: string): number {
   const { bavail, bsize } = onDisk("look for room in", folder, () => fs.statfsSync(folder));
   return bavail * bsize;
 }
 
-/** @param whole bytes that would be free without converted weights */
+/** Returns the most that converted weights may take, and who says so. @param whole bytes that would be free without them */
 function limitOf(whole: number): { readonly limit: number; readonly from: string } {
   const own = process.env["REMAT_WEIGHT_CACHE"];
   const size = parseSize(own || DEFAULT_LIMIT);
@@ -112,7 +112,7 @@ function cachedIn(folder: string): Cached[] {
     .map((name) => ({ path: join(folder, name), bytes: allocated(join(folder, name)) }));
 }
 
-/** Bytes that a file takes on its disk; 0: it is not there. */
+/** Returns the bytes that a file takes on its disk; 0: it is not there. */
 function allocated(path: string): number {
   return 512 * (fs.statSync(path, { throwIfNoEntry: false })?.blocks ?? 0);
 }
@@ -126,7 +126,7 @@ function removeFree(paths: readonly string[]): void {
   }
 }
 
-/** A lock on a file that nobody else has open, until its descriptor is closed; null: somebody has, or it is not there any more. */
+/** Locks a file that nobody else has open, until the descriptor is closed; null: somebody has, or it is not there any more. */
 function lockFree(path: string): number | null {
   let fd: number;
   try {

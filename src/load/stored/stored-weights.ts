@@ -77,7 +77,7 @@ function openAgain(before: OpenFile): OpenFile {
   throw change;
 }
 
-/** @param cacheFile the cache file's position among the files */
+/** Returns the places of a tensor's parameters. @param cacheFile the cache file's position among the files */
 function placesOf(tensor: StoredTensor, layout: CacheLayout | null, cacheFile: number): (readonly [string, WeightPlace])[] {
   const placeOf = ({ name, bytes }: StoredParam, part: "values" | "scales"): WeightPlace => {
     if (tensor.conversion === null) return { kind: "stored", bytes, file: tensor.file, offset: tensor.offset };
