@@ -11,6 +11,7 @@ import { createRandom } from "../../src/base/random.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 import { fullForward } from "../support/full-forward.ts";
 import { adapterFolder, FAMILIES, isFewer, modelFolder, relativeError } from "../support/golden.ts";
+import { THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -22,7 +23,7 @@ async function pair(folder: string, adapterPath: string | null, tokens: number) 
   const config = loadConfig(folder);
   const source = openModelWeights(folder, config);
   const adapter = adapterPath === null ? null : openAdapter(adapterPath, config);
-  const executor = await createWasmExecutor({ threads: 2 });
+  const executor = await createWasmExecutor({ threads: THREADS });
   closers.push(() => (executor.close(), source.close(), adapter?.source.close()));
   const tuning = adapterTuning(adapter, config);
   const full = fullForward(executor, config, source, tuning, tokens);
@@ -159,7 +160,7 @@ describe("many prompts: the tokens of each are those of a new decoder, to the bi
     const { vocabSize } = loadConfig(folder);
     const system = randomIds(1, 140, vocabSize);
     const prompts = Array.from({ length: 5 }, (_, i) => [...system, ...randomIds(i, 3 * i, vocabSize)]);
-    const executor = await createWasmExecutor({ threads: 2 });
+    const executor = await createWasmExecutor({ threads: THREADS });
     closers.push(() => executor.close());
     const expected = answers(folder, executor, prompts, { decoders: 0, temperature: 1 });
     for (const decoders of [1, 2]) expect(answers(folder, executor, prompts, { decoders, temperature: 1 })).toEqual(expected);

@@ -25,6 +25,7 @@ import {
   relativeError,
   tokenPositions,
 } from "../support/golden.ts";
+import { THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -44,7 +45,7 @@ async function setUp(
   strategy: Strategy,
   optimizer = chooseOptimizer({}),
 ): Promise<Setup> {
-  const executor = await createWasmExecutor({ threads: 2 });
+  const executor = await createWasmExecutor({ threads: THREADS });
   const config = loadConfig(modelFolder(family));
   const adapter = readAdapter(family);
   const tuning = goldenTuning(family, method);

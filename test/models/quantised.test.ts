@@ -28,6 +28,7 @@ import { readTensors, relativeError } from "../support/golden.ts";
 import { f32, runWasm, type TestTensor } from "../support/ops.ts";
 import { quantised } from "../support/quantised.ts";
 import { Dequantize } from "../../src/ops/dequantize.ts";
+import { THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -46,10 +47,10 @@ interface AdamW {
 }
 
 const EXECUTORS: Readonly<Record<string, () => Promise<Executor>>> = {
-  wasm: () => createWasmExecutor({ threads: 2 }),
-  "wasm with native products": () => createWasmExecutor({ threads: 2, matmul: "native" }),
-  "the addon": async () => createAddonExecutor({ threads: 2 }),
-  "ort-cpu": async () => createOrtExecutor({ threads: 2 }),
+  wasm: () => createWasmExecutor({ threads: THREADS }),
+  "wasm with native products": () => createWasmExecutor({ threads: THREADS, matmul: "native" }),
+  "the addon": async () => createAddonExecutor({ threads: THREADS }),
+  "ort-cpu": async () => createOrtExecutor({ threads: THREADS }),
 };
 
 test("NF4: codes, scales and values are those of bitsandbytes, bit for bit", async () => {
@@ -178,7 +179,7 @@ test("ONNX Runtime computes in bf16 with NF4 weights: the loss is within 1 % of 
   const config = loadConfig(FOLDER);
   const batch = readStepBatch(join(FOLDER, "batch.safetensors"), config);
   const losses = (["f32", "bf16"] as const).map((dtype) => {
-    const executor = createOrtExecutor({ threads: 2 });
+    const executor = createOrtExecutor({ threads: THREADS });
     const source = openSafetensors(FOLDER);
     const engine = createEngine(executor, {
       config,

@@ -10,6 +10,7 @@ import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { batchFile, type GoldenFamily, modelFolder, readTensors, relativeError } from "../support/golden.ts";
+import { THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -40,7 +41,7 @@ for (const family of ["llama", "gemma2"] as const) {
       const config = loadConfig(modelFolder(family));
       const batch = readStepBatch(weightedBatch(family, fixture), config);
       const source = openModelWeights(modelFolder(family), config);
-      const executor = await createWasmExecutor({ threads: 2, matmul });
+      const executor = await createWasmExecutor({ threads: THREADS, matmul });
       const engine = createEngine(executor, {
         config,
         source,

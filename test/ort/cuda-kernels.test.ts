@@ -19,13 +19,14 @@ import {
   NodeProtoSchema,
 } from "../../src/onnx/gen/onnx_pb.ts";
 import { outputDtype, PORTABLE } from "../../src/onnx/target.ts";
-import { writeModel } from "../../src/onnx/write.ts";
+import { modelOf } from "../../src/onnx/write.ts";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { copyModel, zeroModel } from "../../src/ort/copy-models.ts";
 import { TARGETS } from "../../src/ort/executor.ts";
 import { SAMPLES } from "../onnx/samples.ts";
-import { FAMILIES, modelFolder } from "../support/golden.ts";
+import { FAMILIES, isFewer, modelFolder } from "../support/golden.ts";
 import { opGraph } from "../support/ops.ts";
+import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -91,7 +92,7 @@ function onTheCpu({ graph, functions }: ModelProto): string[] {
   return [...found].sort();
 }
 
-const onCuda = (graph: Graph): string[] => onTheCpu(fromBinary(ModelProtoSchema, writeModel(graph, undefined, TARGETS.cuda)));
+const onCuda = (graph: Graph): string[] => onTheCpu(modelOf(graph, "", TARGETS.cuda));
 
 const LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 const adapters = (method: string, targets: readonly string[]): Tuning =>
@@ -101,9 +102,9 @@ const TUNINGS: readonly Tuning[] = [LORA, adapters("dora", LINEAR), { method: "f
 
 describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA", (family) => {
   const config = loadConfig(modelFolder(family));
-  // What runs in bf16 runs in f16: the list has f16 wherever it has bf16.
+  // What runs in bf16 runs in f16, and in f32 but for casts: the list has them wherever it has bf16.
   test.each(["f32", "bf16"] as const)("training in %s", (dtype: FloatType) => {
-    for (const tuning of TUNINGS) {
+    for (const tuning of SLOW || (dtype === "bf16" && !isFewer(family)) ? TUNINGS : [LORA]) {
       const options = { tokens: TOKENS, tuning, weightType: () => dtype, selective: { count: 2 } };
       const segments: Segment[] = inPrecision(buildSegments(config, options), dtype);
       for (const model of new Set(segments.map((segment) => segment.model))) {
@@ -127,10 +128,10 @@ test.each(Object.keys(OPS) as OpName[])("%s runs on CUDA", (name) => {
   }
 });
 
-test("a kernel of bf16 has f16 too", () => {
+test("a kernel of bf16 has f16 and f32 too", () => {
   for (const [op, { types }] of Object.entries(kernels))
     for (const dtypes of Object.values(types))
-      expect([op, dtypes.includes("f16")]).toEqual([op, dtypes.includes("f16") || dtypes.includes("bf16")]);
+      if (dtypes.includes("bf16")) expect([op, dtypes]).toEqual([op, expect.arrayContaining(["f16", "f32"])]);
 });
 
 test("the models that move and clear memory run on CUDA", () => {
@@ -144,8 +145,11 @@ test("what CUDA has no kernel for is found: dropout with bit operations, compari
   const { attrs, inputs } = SAMPLES.PhiloxDropout[0]!;
   const { builder, outputs } = opGraph({ op: opOf({ op: "PhiloxDropout" }), inputs, attrs });
   builder.output({ name: outputs[0]!, role: "boundary" });
-  const model = fromBinary(ModelProtoSchema, writeModel(builder.build(), undefined, PORTABLE));
-  expect(onTheCpu(model)).toEqual(["BitShift(u64, u64) -> u64", "BitwiseAnd(u64, u64) -> u64", "BitwiseXor(u64, u64) -> u64"]);
+  expect(onTheCpu(modelOf(builder.build(), "", PORTABLE))).toEqual([
+    "BitShift(u64, u64) -> u64",
+    "BitwiseAnd(u64, u64) -> u64",
+    "BitwiseXor(u64, u64) -> u64",
+  ]);
   const half = encodeValueInfo("h", { dtype: "bf16", shape: [3] });
   const node = create(NodeProtoSchema, { opType: "GreaterOrEqual", input: ["h", "h"], output: ["y"] });
   const comparison = create(ModelProtoSchema, { graph: create(GraphProtoSchema, { input: [half], node: [node] }) });

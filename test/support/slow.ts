@@ -6,5 +6,11 @@ import { test } from "bun:test";
  */
 export const SLOW = process.env["REMAT_SLOW"] === "1";
 
+/**
+ * Threads of executors where the numbers are tested, which do not depend on them: models as small as the fixtures wait for a second thread
+ * longer than it saves.
+ */
+export const THREADS = SLOW ? 2 : 1;
+
 /** A test that only the full suite runs. */
 export const slowTest = SLOW ? test : test.skip;

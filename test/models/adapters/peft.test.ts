@@ -22,6 +22,7 @@ import { tuningOfAdapter } from "../../../src/train/step/tuning.ts";
 import { createWasmExecutor } from "../../../src/wasm/executor.ts";
 import { batchFile, type GoldenFamily, modelFolder, readTensors, relativeError } from "../../support/golden.ts";
 import { openOrt } from "../../support/provider.ts";
+import { THREADS } from "../../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -33,7 +34,7 @@ const BOUND = 1e-4;
 const MERGED_BOUND = 1e-6;
 
 const scratch = mkdtempSync(join(tmpdir(), "remat-adapters-"));
-const executors: Record<string, Executor> = { wasm: await createWasmExecutor({ threads: 2 }), "ort-cpu": openOrt(2) };
+const executors: Record<string, Executor> = { wasm: await createWasmExecutor({ threads: THREADS }), "ort-cpu": openOrt(THREADS) };
 afterAll(() => {
   for (const executor of Object.values(executors)) executor.close();
   rmSync(scratch, { recursive: true });
