@@ -29,6 +29,7 @@ import {
 } from "../support/ops.ts";
 import { openOrt, PROVIDER } from "../support/provider.ts";
 import { addFeeds, addOutputs, chain, CHAINS, LORA } from "../support/segments.ts";
+import { combinations, SLOW, THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -61,7 +62,7 @@ function narrowed(graph: Graph, feeds: ReadonlyMap<string, TestTensor>): Map<str
 }
 
 describe.each(HALVES)("programs of a chain in %s", (dtype) => {
-  const executor = keep(openOrt(2));
+  const executor = keep(openOrt(THREADS));
 
   test.each([["LoRA", LORA] as const, ["full tuning", CHAINS[2]![1]] as const])(
     `%s: as the kernels in f32, relative error <= ${BOUND}`,
@@ -156,7 +157,7 @@ function train(engine: Engine, steps: number, lossScale = 1): { losses: number[]
 /** f16 needs gradients that are larger on their way. */
 const SCALES: Readonly<Record<Half, number>> = { bf16: 1, f16: 1024 };
 
-describe.each([
+const TUNINGS: readonly (readonly [title: string, tuning: Tuning])[] = [
   ["LoRA with dropout", lora(0.2)],
   ["DoRA with dropout", { ...(lora(0.2) as AdapterTuning), method: "dora" }],
   [
@@ -164,11 +165,14 @@ describe.each([
     uniformAdapters({ rank: 4, scale: 1.5, dropout: 0.2, targets: new Set(["lm_head", "embed_tokens"]) }),
   ],
   ["full tuning", FULL],
-] as const)("%s", (_, tuning) => {
-  test.each(HALVES)(`in %s: losses of three steps and all gradients as in f32, relative error <= ${BOUND}`, async (dtype) => {
+];
+
+test.each(combinations(TUNINGS, HALVES).map(([[title, tuning], dtype]) => [title, dtype, tuning] as const))(
+  `%s in %s: losses of three steps and all gradients as in f32, relative error <= ${BOUND}`,
+  async (_, dtype, tuning) => {
     const strategy = { name: "per-segment" } as const;
     const expected = train(build(await createWasmExecutor({ threads: 1 }), tuning, undefined, strategy), 3);
-    const engine = build(openOrt(2), tuning, dtype, strategy);
+    const engine = build(openOrt(THREADS), tuning, dtype, strategy);
     const actual = train(engine, 3, SCALES[dtype]);
     expect(engine.compute).toBe(dtype);
     expectWithin("losses", relativeError(actual.losses, expected.losses), BOUND);
@@ -177,8 +181,10 @@ describe.each([
     // Single small ones differ more in bf16, with its 8 bits.
     for (const [name, gradient] of dtype === "f16" ? actual.gradients : [])
       expectWithin(name, relativeError(gradient, expected.gradients.get(name)!), BOUND / 4);
-  });
+  },
+);
 
+describe.each(SLOW ? TUNINGS : [TUNINGS[0]!, TUNINGS.at(-1)!])("%s", (_, tuning) => {
   test("activations of half the bytes, predicted and counted", () => {
     const engines = ([undefined, "bf16"] as const).map((dtype) => build(openOrt(1), tuning, dtype, { name: "off" }));
     for (const engine of engines) {
@@ -193,7 +199,7 @@ describe.each([
 
   test("every strategy gives the same bits in bf16", () => {
     const strategies: Strategy[] = [{ name: "off" }, { name: "per-segment" }, { name: "sqrt" }];
-    const [off, ...others] = strategies.map((strategy) => train(build(openOrt(2), tuning, "bf16", strategy), 2));
+    const [off, ...others] = strategies.map((strategy) => train(build(openOrt(THREADS), tuning, "bf16", strategy), 2));
     for (const { losses, gradients } of others) {
       if (PROVIDER === "cpu") {
         expect(losses).toEqual(off!.losses);

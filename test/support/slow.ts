@@ -12,5 +12,22 @@ export const SLOW = process.env["REMAT_SLOW"] === "1";
  */
 export const THREADS = SLOW ? 2 : 1;
 
+/**
+ * Tuples of one value of each list: all of them in the full suite. The plain one has as many as the longest list has values, each value of
+ * the others by turns, and not always with the same one of a third.
+ */
+export function combinations<T extends readonly unknown[]>(...lists: { readonly [K in keyof T]: readonly T[K][] }): T[] {
+  if (SLOW)
+    return lists.reduce<unknown[][]>(
+      (tuples, list) => tuples.flatMap((tuple) => list.map((value) => [...tuple, value])),
+      [[]],
+    ) as unknown as T[];
+  const length = Math.max(...lists.map((list) => list.length));
+  return Array.from(
+    { length },
+    (_, i) => lists.map((list, k) => list[(i + k * Math.floor(i / list.length)) % list.length]) as unknown as T,
+  );
+}
+
 /** A test that only the full suite runs. */
 export const slowTest = SLOW ? test : test.skip;

@@ -6,6 +6,7 @@ import type { Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
 import { relativeError } from "../support/ops.ts";
+import { combinations } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -40,10 +41,8 @@ describe("gradients are the same to the bit", () => {
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
       expect(reference.losses[0]).toBeGreaterThan(1);
       for (const values of reference.values.values()) expect(values.some((value) => value !== 0)).toBe(true);
-      for (const threads of [1, 2]) {
-        for (const strategy of STRATEGIES)
-          expect(gradients(await build(config, tuning, strategy, 37, threads), 37)).toEqual(reference);
-      }
+      for (const [strategy, threads] of combinations(STRATEGIES, [1, 2]))
+        expect(gradients(await build(config, tuning, strategy, 37, threads), 37)).toEqual(reference);
     });
   }
 

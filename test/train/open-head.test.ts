@@ -7,6 +7,7 @@ import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { build, closeExecutors, llama, lora, packedBatch } from "../support/engine.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
+import { combinations } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -63,15 +64,11 @@ describe("an open head: gradients of a loss that is made outside are the same to
       const reference = openGradients(await build(config, tuning, { name: "off" }, TOKENS, 2, OPEN));
       for (const values of reference.values.values()) expect(values.some((value) => value !== 0)).toBe(true);
       const more: Partial<EngineOptions>[] = [OPEN, { ...OPEN, verifyReplay: true, offload: { folder, leastBytes: 4096 } }];
-      for (const strategy of STRATEGIES) {
-        for (const options of more) {
-          for (const threads of [1, 2]) {
-            const engine = await build(config, tuning, strategy, TOKENS, threads, options);
-            engines.push(engine);
-            expect(openGradients(engine)).toEqual(reference);
-            expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
-          }
-        }
+      for (const [strategy, options, threads] of combinations(STRATEGIES, more, [1, 2])) {
+        const engine = await build(config, tuning, strategy, TOKENS, threads, options);
+        engines.push(engine);
+        expect(openGradients(engine)).toEqual(reference);
+        expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
       }
     });
   }
