@@ -5,7 +5,7 @@ import { opOf } from "../ops/index.ts";
 import { CONSTANT_INPUTS, encodeAttributes, encodeMetadata, encodeTensor, encodeValueInfo } from "./encode.ts";
 import { needsCasts, PORTABLE, type Target } from "./target.ts";
 import { FunctionTable, ONNX_OPSET, REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
-import { type ModelProto, ModelProtoSchema, type NodeProto, NodeProtoSchema, type TensorProto } from "./gen/onnx_pb.ts";
+import { ModelProtoSchema, type NodeProto, NodeProtoSchema, type TensorProto } from "./gen/onnx_pb.ts";
 
 /** The first version of ONNX's file format with opset 23 (and with overloaded functions and metadata on every part). */
 export const IR_VERSION = 11n;
@@ -46,11 +46,6 @@ export function writeModel(
   note = `The graph ${graph.name} of a training step by Remat.`,
   target = PORTABLE,
 ): Uint8Array<ArrayBuffer> {
-  return toBinary(ModelProtoSchema, modelOf(graph, note, target)) as Uint8Array<ArrayBuffer>;
-}
-
-/** Returns the model that `writeModel` gives the bytes of. */
-export function modelOf(graph: Graph, note: string, target: Target): ModelProto {
   const uses = useCounts(graph);
   const functions = new FunctionTable(target);
   const constants = new ConstantTable(graph);
@@ -58,7 +53,7 @@ export function modelOf(graph: Graph, note: string, target: Target): ModelProto 
   const boundary = new Set([...graph.inputs, ...graph.outputs].map(({ name }) => name));
   const inner = graph.nodes.flatMap(({ outputs }) => outputs.filter((name) => !boundary.has(name) && uses.has(name)));
 
-  return create(ModelProtoSchema, {
+  const model = create(ModelProtoSchema, {
     irVersion: IR_VERSION,
     producerName: "remat",
     docString: note,
@@ -84,6 +79,7 @@ export function modelOf(graph: Graph, note: string, target: Target): ModelProto 
     },
     functions: functions.list(),
   });
+  return toBinary(ModelProtoSchema, model) as Uint8Array<ArrayBuffer>;
 }
 
 function encodeNode(

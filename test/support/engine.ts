@@ -11,6 +11,7 @@ import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { isAdapter } from "../../src/models/adapters/names.ts";
 import { createWasmExecutor, type WasmExecutorOptions } from "../../src/wasm/executor.ts";
+import { THREADS } from "./slow.ts";
 
 const executors: Executor[] = [];
 
@@ -72,7 +73,7 @@ export async function build(
   tuning: Tuning,
   strategy: Checkpointing,
   tokens: number,
-  threads: number | WasmExecutorOptions = 2,
+  threads: number | WasmExecutorOptions = THREADS,
   more: Partial<EngineOptions> = {},
 ): Promise<Engine> {
   const source = randomCheckpoint(config, "f32");
