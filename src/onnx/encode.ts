@@ -1,32 +1,26 @@
-import { create } from "@bufbuild/protobuf";
 import { type AttrValue, type Attrs, elements, type TensorType } from "../graph/types.ts";
 import { DTYPE_BYTES, type DType } from "../base/dtype.ts";
 import { fromFloat32 } from "../base/float16.ts";
 import {
+  ATTRIBUTE_TYPE,
   type AttributeProto,
-  AttributeProtoSchema,
-  AttributeProto_AttributeType as AttributeType,
   type StringStringEntryProto,
-  StringStringEntryProtoSchema,
   type TensorProto,
-  TensorProtoSchema,
-  TensorProto_DataType as DataType,
   type ValueInfoProto,
-  ValueInfoProtoSchema,
-} from "./gen/onnx_pb.ts";
+} from "./messages.ts";
 
 /** ONNX's numbers of the element types (`TensorProto.DataType`). */
-export const ONNX_DTYPE: Readonly<Record<DType, DataType>> = {
-  f32: DataType.FLOAT,
-  bf16: DataType.BFLOAT16,
-  f16: DataType.FLOAT16,
-  i32: DataType.INT32,
-  i64: DataType.INT64,
-  u32: DataType.UINT32,
-  u64: DataType.UINT64,
-  i8: DataType.INT8,
-  u8: DataType.UINT8,
-  bool: DataType.BOOL,
+export const ONNX_DTYPE: Readonly<Record<DType, number>> = {
+  f32: 1,
+  u8: 2,
+  i8: 3,
+  i32: 6,
+  i64: 7,
+  bool: 9,
+  f16: 10,
+  u32: 12,
+  u64: 13,
+  bf16: 16,
 };
 
 const DTYPES: ReadonlyMap<number, DType> = new Map(Object.entries(ONNX_DTYPE).map(([name, number]) => [number, name as DType]));
@@ -54,23 +48,21 @@ export function encodeAttributes(op: string, attrs: Attrs, skip: readonly string
 }
 
 function encodeAttribute(op: string, name: string, value: AttrValue): AttributeProto {
-  const int = (number: number): bigint => {
-    if (Number.isSafeInteger(number)) return BigInt(number);
+  const int = (number: number): number => {
+    if (Number.isSafeInteger(number)) return number;
     throw new Error(`${op}: attribute ${name} = ${number} is not an integer; only ${[...FLOAT_ATTRS].join(", ")} are floats`);
   };
   // The element type of a Cast is a number in ONNX.
   if (name === "to" && typeof value === "string" && value in ONNX_DTYPE) value = ONNX_DTYPE[value as DType];
-  if (typeof value === "string") {
-    return create(AttributeProtoSchema, { name, type: AttributeType.STRING, s: new TextEncoder().encode(value) });
-  }
+  if (typeof value === "string") return { name, type: ATTRIBUTE_TYPE.STRING, s: value };
   if (typeof value === "number") {
     return FLOAT_ATTRS.has(name)
-      ? create(AttributeProtoSchema, { name, type: AttributeType.FLOAT, f: value })
-      : create(AttributeProtoSchema, { name, type: AttributeType.INT, i: int(value) });
+      ? { name, type: ATTRIBUTE_TYPE.FLOAT, f: value }
+      : { name, type: ATTRIBUTE_TYPE.INT, i: int(value) };
   }
   return FLOAT_ATTRS.has(name)
-    ? create(AttributeProtoSchema, { name, type: AttributeType.FLOATS, floats: [...value] })
-    : create(AttributeProtoSchema, { name, type: AttributeType.INTS, ints: value.map(int) });
+    ? { name, type: ATTRIBUTE_TYPE.FLOATS, floats: value }
+    : { name, type: ATTRIBUTE_TYPE.INTS, ints: value.map(int) };
 }
 
 export function encodeValueInfo(
@@ -79,24 +71,16 @@ export function encodeValueInfo(
   docString = "",
   metadata: Readonly<Record<string, string>> = {},
 ): ValueInfoProto {
-  return create(ValueInfoProtoSchema, {
+  return {
     name,
-    type: {
-      value: {
-        case: "tensorType",
-        value: {
-          elemType: ONNX_DTYPE[type.dtype],
-          shape: { dim: type.shape.map((dim) => ({ value: { case: "dimValue" as const, value: BigInt(dim) } })) },
-        },
-      },
-    },
+    type: { tensorType: { elemType: ONNX_DTYPE[type.dtype], shape: { dim: type.shape.map((dimValue) => ({ dimValue })) } } },
     ...(docString && { docString }),
     metadataProps: encodeMetadata(metadata),
-  });
+  };
 }
 
 export function encodeMetadata(entries: Readonly<Record<string, string>>): StringStringEntryProto[] {
-  return Object.entries(entries).map(([key, value]) => create(StringStringEntryProtoSchema, { key, value }));
+  return Object.entries(entries).map(([key, value]) => ({ key, value }));
 }
 
 /** A constant tensor as raw little-endian bytes. */
@@ -109,12 +93,7 @@ export function encodeTensor(name: string, type: TensorType, data: readonly (num
   const rawData = new Uint8Array(count * size);
   const view = new DataView(rawData.buffer);
   data.forEach((value, i) => setElement(view, i * size, type.dtype, value));
-  return create(TensorProtoSchema, {
-    name,
-    dims: type.shape.map(BigInt),
-    dataType: ONNX_DTYPE[type.dtype],
-    rawData,
-  });
+  return { name, dims: type.shape, dataType: ONNX_DTYPE[type.dtype], rawData };
 }
 
 function setElement(view: DataView, at: number, dtype: DType, value: number | bigint): void {

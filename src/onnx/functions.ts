@@ -1,23 +1,13 @@
-import { create } from "@bufbuild/protobuf";
 import { type Attrs, type AttrValue, formatType, type TensorType } from "../graph/types.ts";
 import { type DType } from "../base/dtype.ts";
 import type { BodyBuilder, BodyConstant, OpDef } from "../ops/types.ts";
 import { encodeAttributes, encodeTensor } from "./encode.ts";
 import { needsCasts, outputDtype, type Target } from "./target.ts";
-import {
-  AttributeProtoSchema,
-  AttributeProto_AttributeType as AttributeType,
-  type FunctionProto,
-  FunctionProtoSchema,
-  type NodeProto,
-  NodeProtoSchema,
-} from "./gen/onnx_pb.ts";
+import { ATTRIBUTE_TYPE, type AttributeProto, type FunctionProto, type NodeProto, ONNX_OPSET } from "./messages.ts";
 
 /** The domain of the functions, and the version of their meaning. */
 export const REMAT_DOMAIN = "remat";
-export const REMAT_VERSION = 1n;
-/** The standard operators' version: from 24 on ONNX Runtime lists no CUDA kernels for Cast, Reshape and Transpose. */
-export const ONNX_OPSET = 23n;
+export const REMAT_VERSION = 1;
 
 /** One use of an operator: what a function body depends on. */
 export interface Call {
@@ -74,7 +64,7 @@ function buildFunction({ op, attrs, inputs, outputs, used }: Call, target: Targe
   }
   const { output, node } = body.finish(results, used.slice(0, used.lastIndexOf(true) + 1));
   const list = (types: readonly (TensorType | null)[]) => types.map((type) => (type ? formatType(type) : "absent")).join(", ");
-  return create(FunctionProtoSchema, {
+  return {
     name: op.name,
     ...(overload && { overload }),
     domain: REMAT_DOMAIN,
@@ -84,7 +74,7 @@ function buildFunction({ op, attrs, inputs, outputs, used }: Call, target: Targe
     node,
     docString: `${op.name}(${list(inputs)}) -> ${list(outputs)}, written for these types and attributes alone`,
     opsetImport: [{ domain: "", version: ONNX_OPSET }],
-  });
+  };
 }
 
 /** Collects the nodes of a body. Values are named after the operator that makes them. */
@@ -124,12 +114,7 @@ class FunctionBody implements BodyBuilder {
     const first = this.fresh(name);
     const results = Array.from({ length: outputs }, (_, i) => (i === 0 ? first : `${first}.${i}`));
     this.add(
-      create(NodeProtoSchema, {
-        opType: name,
-        input: [...inputs],
-        output: results,
-        attribute: encodeAttributes(name, attrs),
-      }),
+      { opType: name, input: inputs, output: results, attribute: encodeAttributes(name, attrs) },
       outputDtype(name, dtypes, attrs),
     );
     return results;
@@ -171,18 +156,21 @@ class FunctionBody implements BodyBuilder {
       } else {
         const dtype = this.dtypes.get(value);
         if (dtype === undefined) throw new Error(`${this.owner}: its body returns an unknown value ${value}`);
-        this.add(create(NodeProtoSchema, { opType: "Identity", input: [value], output: [name] }), dtype);
+        this.add({ opType: "Identity", input: [value], output: [name] }, dtype);
       }
       return name;
     });
 
     const toFormal = (name: string) => formal.get(name) ?? name;
     const live = new Set(output);
-    const node = this.nodes.toReversed().filter((node) => {
-      node.input = node.input.map(toFormal);
-      node.output = node.output.map(toFormal);
-      if (!node.output.some((name) => live.has(name))) return false;
-      for (const name of node.input) live.add(name);
+    const renamed = this.nodes.map((node) => ({
+      ...node,
+      input: node.input.map(toFormal),
+      output: node.output.map(toFormal),
+    }));
+    const node = renamed.reverse().filter(({ input, output }) => {
+      if (!output.some((name) => live.has(name))) return false;
+      for (const name of input) live.add(name);
       return true;
     });
     return { output, node: node.reverse() };
@@ -194,12 +182,9 @@ class FunctionBody implements BodyBuilder {
   }
 
   private addConstant(name: string, dtype: DType, shape: readonly number[], data: readonly (number | bigint)[]): void {
-    const value = create(AttributeProtoSchema, {
-      name: "value",
-      type: AttributeType.TENSOR,
-      t: encodeTensor("", { dtype, shape }, data),
-    });
-    this.add(create(NodeProtoSchema, { opType: "Constant", output: [name], attribute: [value] }), dtype);
+    const t = encodeTensor("", { dtype, shape }, data);
+    const value: AttributeProto = { name: "value", type: ATTRIBUTE_TYPE.TENSOR, t };
+    this.add({ opType: "Constant", input: [], output: [name], attribute: [value] }, dtype);
   }
 
   private fresh(op: string): string {

@@ -16,7 +16,7 @@ import {
 } from "../graph/types.ts";
 import { opOf, OPS } from "../ops/index.ts";
 import { CONSTANT_INPUTS, dtypeOf } from "./encode.ts";
-import { ONNX_OPSET, REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
+import { REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
 import {
   type AttributeProto,
   AttributeProto_AttributeType as AttributeType,
@@ -29,6 +29,7 @@ import {
   TensorProto_DataType as DataType,
   type ValueInfoProto,
 } from "./gen/onnx_pb.ts";
+import { ONNX_OPSET } from "./messages.ts";
 import { FORMAT_VERSION, INPUT_NOTES, OUTPUT_NOTES } from "./write.ts";
 
 /**
@@ -58,7 +59,7 @@ function decodeModel(model: ModelProto): Graph {
   if (format === undefined) return refuse("it was not written by Remat (there is no remat.format)");
   if (format !== FORMAT_VERSION) return refuse(`its format is version ${JSON.stringify(format)}, not ${FORMAT_VERSION}`);
   for (const [domain, version] of [["", ONNX_OPSET] as const, [REMAT_DOMAIN, REMAT_VERSION] as const]) {
-    if (!model.opsetImport.some((opset) => opset.domain === domain && opset.version === version)) {
+    if (!model.opsetImport.some((opset) => opset.domain === domain && opset.version === BigInt(version))) {
       return refuse(`it does not use version ${version} of the operators ${JSON.stringify(domain)}`);
     }
   }

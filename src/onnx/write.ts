@@ -1,14 +1,11 @@
-import { create, toBinary } from "@bufbuild/protobuf";
 import { useCounts } from "../graph/passes.ts";
 import { type Attrs, type Graph, type InputRole, type Node, type OutputRole, typeOf } from "../graph/types.ts";
 import { opOf } from "../ops/index.ts";
 import { CONSTANT_INPUTS, encodeAttributes, encodeMetadata, encodeTensor, encodeValueInfo } from "./encode.ts";
 import { needsCasts, PORTABLE, type Target } from "./target.ts";
-import { FunctionTable, ONNX_OPSET, REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
-import { ModelProtoSchema, type NodeProto, NodeProtoSchema, type TensorProto } from "./gen/onnx_pb.ts";
+import { FunctionTable, REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
+import { encodeModel, IR_VERSION, type NodeProto, ONNX_OPSET, type TensorProto } from "./messages.ts";
 
-/** The first version of ONNX's file format with opset 23 (and with overloaded functions and metadata on every part). */
-export const IR_VERSION = 11n;
 /** Version of the metadata that `readModel` needs. */
 export const FORMAT_VERSION = "1";
 
@@ -53,7 +50,7 @@ export function writeModel(
   const boundary = new Set([...graph.inputs, ...graph.outputs].map(({ name }) => name));
   const inner = graph.nodes.flatMap(({ outputs }) => outputs.filter((name) => !boundary.has(name) && uses.has(name)));
 
-  const model = create(ModelProtoSchema, {
+  return encodeModel({
     irVersion: IR_VERSION,
     producerName: "remat",
     docString: note,
@@ -79,7 +76,6 @@ export function writeModel(
     },
     functions: functions.list(),
   });
-  return toBinary(ModelProtoSchema, model) as Uint8Array<ArrayBuffer>;
 }
 
 function encodeNode(
@@ -98,7 +94,7 @@ function encodeNode(
   };
   if (op.body === "standard") {
     const input = [...node.inputs, ...constantInputs.map((name) => constants.ints(node.attrs, name))];
-    return create(NodeProtoSchema, { ...common, input, output: [...node.outputs] });
+    return { ...common, input, output: node.outputs };
   }
   const used = node.outputs.map((name) => uses.has(name));
   if (!used.includes(true))
@@ -112,31 +108,35 @@ function encodeNode(
   });
   // An output that nobody uses is absent in the file; its name stays in the metadata.
   const unused = node.outputs.flatMap((name, i) => (used[i] ? [] : [[`remat.unused.${i}`, name] as const]));
-  return create(NodeProtoSchema, {
+  return {
     ...common,
     domain: REMAT_DOMAIN,
     ...(call.overload && { overload: call.overload }),
-    input: [...node.inputs],
+    input: node.inputs,
     output: node.outputs.map((name, i) => (used[i] ? name : "")).slice(0, call.output.length),
     metadataProps: encodeMetadata(Object.fromEntries(unused)),
-  });
+  };
 }
 
 /** A standard operator that the target lacks in bf16, in f32 between casts. */
 function withCasts(graph: Graph, node: NodeProto, target: Target): NodeProto[] {
   const typesOf = (names: readonly string[]) => names.map((name) => graph.types.get(name)?.dtype ?? null);
-  if (node.domain !== "" || !needsCasts(node.opType, typesOf(node.input), target)) return [node];
-  const cast = (input: string, output: string, to: "f32" | "bf16") =>
-    create(NodeProtoSchema, { opType: "Cast", input: [input], output: [output], attribute: encodeAttributes("Cast", { to }) });
+  if (node.domain !== undefined || !needsCasts(node.opType, typesOf(node.input), target)) return [node];
+  const cast = (input: string, output: string, to: "f32" | "bf16"): NodeProto => ({
+    opType: "Cast",
+    input: [input],
+    output: [output],
+    attribute: encodeAttributes("Cast", { to }),
+  });
   const inner = (name: string) => `${node.output[0]} ${name} f32`;
   const halves = new Set(node.input.filter((name) => graph.types.get(name)?.dtype === "bf16"));
   return [
     ...[...halves].map((name) => cast(name, inner(name), "f32")),
-    create(NodeProtoSchema, {
+    {
       ...node,
       input: node.input.map((name) => (halves.has(name) ? inner(name) : name)),
       output: node.output.map(inner),
-    }),
+    },
     ...node.output.map((name) => cast(inner(name), name, "bf16")),
   ];
 }

@@ -1,54 +1,30 @@
-import { create, toBinary } from "@bufbuild/protobuf";
-import { encodeTensor } from "../onnx/encode.ts";
-import {
-  AttributeProtoSchema,
-  AttributeProto_AttributeType as AttributeType,
-  ModelProtoSchema,
-  type NodeProto,
-  NodeProtoSchema,
-  TensorProto_DataType as DataType,
-  ValueInfoProtoSchema,
-} from "../onnx/gen/onnx_pb.ts";
+import { encodeTensor, ONNX_DTYPE } from "../onnx/encode.ts";
+import { ATTRIBUTE_TYPE, encodeModel, type NodeProto, type ValueInfoProto } from "../onnx/messages.ts";
 
 /** Old enough that each provider has a kernel for these operators. */
-const OPSET = 13n;
-const IR_VERSION = 7n;
+const OPSET = 13;
+const IR_VERSION = 7;
 
 /** y [n] = x [n], bytes. */
 export function copyModel(): Uint8Array {
-  const node = create(NodeProtoSchema, { opType: "Identity", input: ["x"], output: ["y"] });
-  return model("copy", node, DataType.UINT8);
+  return model("copy", { opType: "Identity", input: ["x"], output: ["y"] }, "u8");
 }
 
 /** y = as many zero bytes as x, i64 [1], says. */
 export function zeroModel(): Uint8Array {
-  const value = create(AttributeProtoSchema, {
-    name: "value",
-    type: AttributeType.TENSOR,
-    t: encodeTensor("", { dtype: "u8", shape: [1] }, [0]),
-  });
-  const node = create(NodeProtoSchema, { opType: "ConstantOfShape", input: ["x"], output: ["y"], attribute: [value] });
-  return model("zero", node, DataType.INT64);
+  const value = { name: "value", type: ATTRIBUTE_TYPE.TENSOR, t: encodeTensor("", { dtype: "u8", shape: [1] }, [0]) };
+  return model("zero", { opType: "ConstantOfShape", input: ["x"], output: ["y"], attribute: [value] }, "i64");
 }
 
-function model(name: string, node: NodeProto, input: DataType): Uint8Array {
-  const vector = (name: string, elemType: DataType) =>
-    create(ValueInfoProtoSchema, {
-      name,
-      type: {
-        value: {
-          case: "tensorType",
-          value: { elemType, shape: { dim: [{ value: { case: "dimParam", value: `${name}_length` } }] } },
-        },
-      },
-    });
-  return toBinary(
-    ModelProtoSchema,
-    create(ModelProtoSchema, {
-      irVersion: IR_VERSION,
-      producerName: "remat",
-      opsetImport: [{ domain: "", version: OPSET }],
-      graph: { name, node: [node], input: [vector("x", input)], output: [vector("y", DataType.UINT8)] },
-    }),
-  );
+function model(name: string, node: NodeProto, input: "u8" | "i64"): Uint8Array {
+  const vector = (name: string, dtype: "u8" | "i64"): ValueInfoProto => ({
+    name,
+    type: { tensorType: { elemType: ONNX_DTYPE[dtype], shape: { dim: [{ dimParam: `${name}_length` }] } } },
+  });
+  return encodeModel({
+    irVersion: IR_VERSION,
+    producerName: "remat",
+    opsetImport: [{ domain: "", version: OPSET }],
+    graph: { name, node: [node], input: [vector("x", input)], output: [vector("y", "u8")] },
+  });
 }

@@ -1,6 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { create, fromBinary } from "@bufbuild/protobuf";
+import { fromBinary } from "@bufbuild/protobuf";
 import { inPrecision } from "../../src/autodiff/precision.ts";
 import { programsOf, type Segment } from "../../src/graph/segment.ts";
 import type { Graph } from "../../src/graph/types.ts";
@@ -10,14 +10,8 @@ import { buildDecoder } from "../../src/models/chain/decode.ts";
 import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 import { buildSegments } from "../../src/models/chain/segments.ts";
 import { dtypeOf, encodeValueInfo } from "../../src/onnx/encode.ts";
-import {
-  type FunctionProto,
-  GraphProtoSchema,
-  type ModelProto,
-  ModelProtoSchema,
-  type NodeProto,
-  NodeProtoSchema,
-} from "../../src/onnx/gen/onnx_pb.ts";
+import { type FunctionProto, type ModelProto, ModelProtoSchema, type NodeProto } from "../../src/onnx/gen/onnx_pb.ts";
+import { encodeModel } from "../../src/onnx/messages.ts";
 import { outputDtype, PORTABLE } from "../../src/onnx/target.ts";
 import { writeModel } from "../../src/onnx/write.ts";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
@@ -148,7 +142,8 @@ test("what CUDA has no kernel for is found: dropout with bit operations, compari
   const model = fromBinary(ModelProtoSchema, writeModel(builder.build(), undefined, PORTABLE));
   expect(onTheCpu(model)).toEqual(["BitShift(u64, u64) -> u64", "BitwiseAnd(u64, u64) -> u64", "BitwiseXor(u64, u64) -> u64"]);
   const half = encodeValueInfo("h", { dtype: "bf16", shape: [3] });
-  const node = create(NodeProtoSchema, { opType: "GreaterOrEqual", input: ["h", "h"], output: ["y"] });
-  const comparison = create(ModelProtoSchema, { graph: create(GraphProtoSchema, { input: [half], node: [node] }) });
-  expect(onTheCpu(comparison)).toEqual(["GreaterOrEqual(bf16, bf16) -> bool"]);
+  const node = { opType: "GreaterOrEqual", input: ["h", "h"], output: ["y"] };
+  const graph = { name: "comparison", node: [node], input: [half], output: [] };
+  const comparison = encodeModel({ irVersion: 11, producerName: "", opsetImport: [], graph });
+  expect(onTheCpu(fromBinary(ModelProtoSchema, comparison))).toEqual(["GreaterOrEqual(bf16, bf16) -> bool"]);
 });

@@ -1,8 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { fromBinary } from "@bufbuild/protobuf";
-import { ONNX_OPSET } from "../../src/onnx/functions.ts";
 import { AttributeProto_AttributeType as AttributeType, ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
-import { IR_VERSION } from "../../src/onnx/write.ts";
+import { IR_VERSION, ONNX_OPSET } from "../../src/onnx/messages.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { Graph } from "../../src/graph/types.ts";
 import { Cast, CAST_TO } from "../../src/ops/cast.ts";
@@ -101,8 +100,8 @@ describe("native matrix products", () => {
       ["C", 1],
     ] as const;
     const model = fromBinary(ModelProtoSchema, nodeModel({ op: "Gemm", inputs, attrs: { alpha: 0.5, transA: 1, transB: 0 } }));
-    expect(model.irVersion).toBe(IR_VERSION);
-    expect(model.opsetImport.map(({ domain, version }) => [domain, version])).toEqual([["", ONNX_OPSET]]);
+    expect(model.irVersion).toBe(BigInt(IR_VERSION));
+    expect(model.opsetImport.map(({ domain, version }) => [domain, version])).toEqual([["", BigInt(ONNX_OPSET)]]);
     const [node] = model.graph!.node;
     expect([node!.opType, ...node!.input, ...node!.output]).toEqual(["Gemm", "A", "B", "C", "Y"]);
     expect(node!.attribute.map(({ name, type, f, i }) => [name, type, f, i])).toEqual([
