@@ -18,6 +18,7 @@ import { checkQuantize, type TrainConfig } from "../config.ts";
 import { fingerprint } from "../fingerprint.ts";
 import { saveCosts } from "../memory/costs.ts";
 import { peakProcessMemory } from "../../base/process/free-memory.ts";
+import { createSweeper } from "../../base/process/garbage.ts";
 import { strategyName } from "../memory/strategy.ts";
 import type { Engine } from "../step/engine.ts";
 import { createLearner } from "../step/learner.ts";
@@ -245,7 +246,7 @@ function writePrograms({ segments, schedule }: Engine, folder: string): void {
   writeSegmentModels(join(folder, RUN_FILES.segments), segments, {
     wanted: (graph) => used.has(graph),
     // The memory belongs to the first step.
-    afterFile: () => Bun.gc(true),
+    afterFile: createSweeper(),
   });
 }
 
