@@ -1,7 +1,6 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, extname, isAbsolute, join, relative, resolve } from "node:path";
-import { parse as parseYaml } from "yaml";
 import { z } from "zod";
 import { isRecord } from "../../base/json.ts";
 import { splitSources } from "../../data/examples/sources.ts";
@@ -81,7 +80,9 @@ async function readValues(file: string): Promise<Readonly<Record<string, unknown
     else {
       const text = readFileSync(file, "utf8");
       if (extname(file) === ".py") throw pythonConfig(file, text);
-      value = parseYaml(text);
+      // A run that has flags alone, and every other verb, does without YAML's parser.
+      const { parse } = await import("yaml");
+      value = parse(text);
     }
   } catch (error) {
     if (error instanceof UserError) throw error;
