@@ -8,7 +8,7 @@ import { groupSamples } from "../data/samples/groups.ts";
 import { mixSamples } from "../data/samples/mix.ts";
 import { loadSamples } from "../data/samples/prepare.ts";
 import type { SampleSet } from "../data/samples/sample-store.ts";
-import { createSampleMaker } from "../data/samples/sample.ts";
+import { createSampleMaker } from "../data/samples/sample-maker.ts";
 import { createScorer } from "../generate/score.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";

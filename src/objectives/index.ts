@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
 import { KIND_KEYS } from "../data/examples/example.ts";
-import type { SampleMaker } from "../data/samples/sample.ts";
+import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { nextToken } from "./next-token.ts";
 import { orpo } from "./orpo.ts";

@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkData } from "../../src/data/samples/check.ts";
-import { createSampleMaker } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { rejection, temporaryFolder } from "../hf/temp.ts";
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { createUnusedCounter, type MappingFlags } from "../../src/data/examples/columns.ts";
 import { type ChatExample, type Example, exampleOf, readMapping } from "../../src/data/examples/formats.ts";
 import { loadSamples } from "../../src/data/samples/prepare.ts";
-import { createSampleMaker } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { filesIn, temporaryFolder, userError } from "../hf/temp.ts";
 

@@ -6,7 +6,7 @@ import { readExamples } from "../../src/data/examples/dataset.ts";
 import { findSplits, trainingFiles } from "../../src/data/examples/sources.ts";
 import { kindOf } from "../../src/data/examples/wrong-files.ts";
 import { loadSamples } from "../../src/data/samples/prepare.ts";
-import { createSampleMaker } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { filesIn, rejection, temporaryFolder, userError } from "../hf/temp.ts";
 

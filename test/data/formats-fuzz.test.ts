@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readEntries } from "../../src/data/examples/dataset.ts";
 import { parseExample } from "../../src/data/examples/formats.ts";
-import { createSampleMaker } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { UserError } from "../../src/base/errors.ts";
 import { temporaryFolder } from "../hf/temp.ts";

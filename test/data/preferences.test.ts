@@ -6,7 +6,8 @@ import { type Example, parseExample, type PreferenceExample } from "../../src/da
 import { createBatches, type MicroBatch } from "../../src/data/samples/batch.ts";
 import { groupSamples } from "../../src/data/samples/groups.ts";
 import { splitHeldOut } from "../../src/data/samples/held-out.ts";
-import { createSampleMaker, IGNORED } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
+import { IGNORED } from "../../src/data/samples/sample.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { makerFor } from "../../src/objectives/index.ts";

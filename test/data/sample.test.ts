@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { createChatTemplate } from "../../src/data/chat/chat-template.ts";
 import { trainedTexts } from "../../src/data/chat/chat-spans.ts";
 import { parseExample, type ChatExample } from "../../src/data/examples/formats.ts";
-import { createSampleMaker, IGNORED, sampleParts, type Sample, type SampleOptions } from "../../src/data/samples/sample.ts";
+import { createSampleMaker, type SampleOptions } from "../../src/data/samples/sample-maker.ts";
+import { IGNORED, sampleParts, type Sample } from "../../src/data/samples/sample.ts";
 import { createTokenizer, loadTokenizer, type Tokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { userError } from "../hf/temp.ts";
 

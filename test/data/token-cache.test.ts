@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { loadSamples } from "../../src/data/samples/prepare.ts";
-import { createSampleMaker } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
 import { createSampleStore, type SampleSet, type SampleSink, type StoredSample } from "../../src/data/samples/sample-store.ts";
 import { createTokenCache, openTokenCache } from "../../src/data/samples/token-cache.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";

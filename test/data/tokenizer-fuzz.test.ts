@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { parseExample } from "../../src/data/examples/formats.ts";
-import { createSampleMaker } from "../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
 import type { Random } from "../../src/base/random.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { fuzz, INPUTS, mutateBytes, mutateJson } from "../support/fuzz.ts";

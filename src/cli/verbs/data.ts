@@ -4,7 +4,8 @@ import { createUnusedCounter, type Mapping } from "../../data/examples/columns.t
 import { readEntries } from "../../data/examples/dataset.ts";
 import { readMapping } from "../../data/examples/formats.ts";
 import { allFiles, parseSources, trainingFiles } from "../../data/examples/sources.ts";
-import { createSampleMaker, type Sample, sampleParts } from "../../data/samples/sample.ts";
+import { createSampleMaker } from "../../data/samples/sample-maker.ts";
+import { type Sample, sampleParts } from "../../data/samples/sample.ts";
 import { withChatSettings } from "../../data/chat/settings.ts";
 import { describeNotice } from "../../data/chat/notices.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokens/tokenizer.ts";

@@ -3,7 +3,8 @@ import type { Example, Message } from "../examples/formats.ts";
 import { createUnusedCounter, type Mapping, NO_MAPPING } from "../examples/columns.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import type { NoticeCount } from "../chat/notices.ts";
-import type { Sample, SampleMaker } from "./sample.ts";
+import type { SampleMaker } from "./sample-maker.ts";
+import type { Sample } from "./sample.ts";
 
 export interface CheckOptions {
   /** Sequence length that samples are held against. */

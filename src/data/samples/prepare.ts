@@ -8,7 +8,7 @@ import { createUnusedCounter, unusedNote, type Mapping, NO_MAPPING } from "../ex
 import { describeNotice } from "../chat/notices.ts";
 import { placeIn, readEntries } from "../examples/dataset.ts";
 import { kindOf } from "../examples/wrong-files.ts";
-import type { SampleMaker } from "./sample.ts";
+import type { SampleMaker } from "./sample-maker.ts";
 import { createSampleStore, type FileSamples, type SampleSink } from "./sample-store.ts";
 import { canWrite, createTokenCache, openTokenCache, TokenCacheError } from "./token-cache.ts";
 

@@ -6,7 +6,7 @@ import { type HeldOutAmount, parseHeldOut, splitHeldOut } from "../../data/sampl
 import { groupSamples } from "../../data/samples/groups.ts";
 import { mixSamples, samplesPerEpoch, type WeightedSet } from "../../data/samples/mix.ts";
 import { type LoadedFile, loadSamples, type PrepareOptions } from "../../data/samples/prepare.ts";
-import type { SampleMaker } from "../../data/samples/sample.ts";
+import type { SampleMaker } from "../../data/samples/sample-maker.ts";
 import type { SampleSet } from "../../data/samples/sample-store.ts";
 import { UserError } from "../../base/errors.ts";
 import type { TrainConfig } from "../config.ts";

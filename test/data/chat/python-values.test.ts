@@ -3,7 +3,7 @@ import { copyFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createChatTemplate } from "../../../src/data/chat/chat-template.ts";
 import { type ChatExample, parseExample } from "../../../src/data/examples/formats.ts";
-import { createSampleMaker } from "../../../src/data/samples/sample.ts";
+import { createSampleMaker } from "../../../src/data/samples/sample-maker.ts";
 import { loadTokenizer } from "../../../src/data/tokens/tokenizer.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 

@@ -1,0 +1,187 @@
+import { UserError } from "../../base/errors.ts";
+import { trainedTexts } from "../chat/chat-spans.ts";
+import { chatTemplateOf, readsDate } from "../chat/chat-template.ts";
+import type { ChatTemplate } from "../chat/chat-template.ts";
+import { endTokens } from "../chat/end-of-turn.ts";
+import { createNotices, type NoticeCount } from "../chat/notices.ts";
+import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../chat/special-text.ts";
+import type { ChatExample, Example, PreferenceExample } from "../examples/formats.ts";
+import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
+import { IGNORED, type Sample } from "./sample.ts";
+
+export interface SampleOptions {
+  /** Longest sample, in tokens. */
+  readonly maxLength: number;
+  /** Cut longer samples instead of refusing them. */
+  readonly truncate?: boolean;
+  /** Rows of the model's embedding; a tokenizer with larger ids belongs to another model. */
+  readonly vocabSize: number;
+  /** Ends a text when the tokenizer names no eos token: config.json's. */
+  readonly eosId?: number | null;
+  /** The time that a template's `strftime_now` reads. */
+  readonly now?: Date;
+}
+
+export interface SampleMaker {
+  /** @throws {UserError} over-long samples, samples without a trainable token */
+  samples(example: Example): Sample[];
+  /** Returns what examples had since the last call that is no error; counted, with the first place. */
+  notices(): NoticeCount[];
+  /** Changes whenever the same example might become other samples: names them in a cache. */
+  readonly key: string;
+}
+
+/**
+ * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
+ * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
+ * Text: everything, eos included. A preference: the chosen text, then the rejected one. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * write theirs.
+ */
+export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
+  const eosId = tokenizer.eosId ?? options.eosId ?? null;
+  const templates = new Map<boolean, ChatTemplate>();
+  const templateFor = (tools: boolean): ChatTemplate => {
+    let template = templates.get(tools);
+    if (!template) templates.set(tools, (template = chatTemplateOf(tokenizer, { tools, now: options.now })));
+    return template;
+  };
+  const end = eosId === null ? [] : [eosId];
+  const { maxLength, truncate = false, vocabSize, now = new Date() } = options;
+  const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
+  /** Returns the most of a text that a sample can need: tokenizing 100 MB in one piece would take gigabytes. */
+  const bounded = (text: string, where: string): string => {
+    if (text.length <= limit) return text;
+    if (truncate) return text.slice(0, limit);
+    throw new UserError(
+      `${where}: the example has ${text.length} characters, which are more than ${maxLength} tokens, the sequence length; shorten the example, or allow truncation`,
+    );
+  };
+  const ends = endTokens(tokenizer);
+  const notices = createNotices();
+  const special = specialTextPattern(tokenizer.specialTokens.keys());
+  /** Counts messages with text of special tokens; whether they are to be escaped. */
+  const escapesOf = ({ messages, tools, where }: ChatExample, pattern: RegExp): boolean => {
+    const found = messages.flatMap(({ fields }, i) => (holdsSpecialText({ ...fields, role: "" }, pattern) ? [i] : []));
+    if (tokenizer.specialText === "escape") return found.length > 0 || holdsSpecialText(tools, pattern);
+    for (const i of found) notices.add({ kind: "special", where: `${where}, message ${i + 1}` });
+    return false;
+  };
+  const samples = (example: Example): Sample[] => {
+    switch (example.kind) {
+      case "text": {
+        const ids = withPrefix(tokenizer, tokenizer.encode(bounded(example.text, example.where)));
+        return [finish(join(ids, end), tokenizer.prefix.length, example.where, options)];
+      }
+      case "completion": {
+        const text = bounded(example.prompt + example.completion, example.where);
+        const { ids: own, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
+        const ids = withPrefix(tokenizer, own);
+        // What begins the text is no answer, whoever wrote it.
+        const from = Math.max(tokenizer.prefix.length, ids.length - own.length + tokens[0]!);
+        return [finish(join(ids, end), from, example.where, options)];
+      }
+      case "preference":
+        return preference(example);
+      case "chat": {
+        const template = templateFor(example.tools !== null);
+        const texts = trainedTexts(template, example, ends, notices.add);
+        if (texts.length === 0) throw noTrainable(example.where, "no message is an assistant's to train on");
+        const escapes = special !== null && escapesOf(example, special);
+        return texts.map(({ text, ranges, weights: ofRange, conversation }) => {
+          const plain = escapes ? specialTextPlaces(template, conversation, text, special, example.where) : [];
+          const { ids, tokens } = tokenizer.encodeWithBoundaries(bounded(text, example.where), ranges.flat(), plain);
+          const labels = new Int32Array(ids.length).fill(IGNORED);
+          const weights = ofRange.every((weight) => weight === 1) ? null : new Float32Array(ids.length).fill(1);
+          ranges.forEach((_, i) => {
+            const [from, to] = [tokens[2 * i], tokens[2 * i + 1]];
+            labels.set(ids.subarray(from, to), from);
+            weights?.fill(ofRange[i]!, from, to);
+          });
+          return checked(ids, labels, weights, example.where, options);
+        });
+      }
+    }
+  };
+  /** Both answers to a prompt, which has the same tokens in both but for one that reaches into the answer. */
+  const preference = ({ chosen, rejected, where }: PreferenceExample): Sample[] => {
+    const both = [chosen, rejected].map(samples);
+    const [first, second] = both.map((made) => made[0]!) as [Sample, Sample];
+    if (both.some((made) => made.length > 1)) {
+      throw new UserError(
+        `${where}: the chat template makes several texts of one answer, of which none could be preferred as a whole; give "chosen" and "rejected" one assistant message each`,
+      );
+    }
+    const prompts = [first, second].map(({ ids, labels }) =>
+      ids.subarray(
+        0,
+        labels.findIndex((label) => label !== IGNORED),
+      ),
+    );
+    const least = Math.max(...prompts.map(({ length }) => length)) - 1;
+    if (prompts.some(({ length }) => length < least) || prompts[0]!.subarray(0, least).some((id, t) => id !== prompts[1]![t])) {
+      throw new UserError(`${where}: the chat template renders the prompt of "chosen" and that of "rejected" differently`);
+    }
+    return [first, second];
+  };
+  const day = readsDate(tokenizer) ? now.toDateString() : null;
+  return {
+    samples,
+    notices: notices.take,
+    key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]),
+  };
+}
+
+/** Tokens of a vocabulary are at most some hundred characters long (runs of spaces). */
+const CHARACTERS_PER_TOKEN = 1000;
+
+/** Characters that are tokenized in any case. */
+const SHORT_TEXT = 1 << 18;
+
+/** To be raised when the same tokenizer and options give other samples than before. */
+const SAMPLER_VERSION = 4;
+
+/** Ids and eos, which is not written twice. */
+function join(ids: Int32Array, end: readonly number[]): Int32Array {
+  return ids.at(-1) === end[0] ? ids : Int32Array.from([...ids, ...end]);
+}
+
+function finish(ids: Int32Array, trainedFrom: number, where: string, options: SampleOptions): Sample {
+  const labels = Int32Array.from(ids);
+  labels.fill(IGNORED, 0, trainedFrom);
+  return checked(ids, labels, null, where, options);
+}
+
+function checked(
+  ids: Int32Array,
+  labels: Int32Array,
+  weights: Float32Array | null,
+  where: string,
+  options: SampleOptions,
+): Sample {
+  const { maxLength, truncate, vocabSize } = options;
+  const foreign = ids.find((id) => id >= vocabSize);
+  if (foreign !== undefined) {
+    throw new UserError(
+      `${where}: token id ${foreign} is outside the model's vocabulary of ${vocabSize}; the tokenizer belongs to another model`,
+    );
+  }
+  // The first token has nothing before it to be predicted from.
+  if (!labels.subarray(1).some((label) => label !== IGNORED)) throw noTrainable(where, "all tokens are masked");
+  if (ids.length <= maxLength) return { ids, labels, weights, where };
+  if (!truncate) {
+    throw new UserError(
+      `${where}: the example has ${ids.length} tokens, more than the sequence length of ${maxLength}; raise it, shorten the example, or allow truncation`,
+    );
+  }
+  const kept = labels.slice(0, maxLength);
+  if (!kept.subarray(1).some((label) => label !== IGNORED))
+    throw noTrainable(
+      where,
+      `the first ${maxLength} of ${ids.length} tokens are all masked; raise the sequence length or remove the example`,
+    );
+  return { ids: ids.slice(0, maxLength), labels: kept, weights: weights && weights.slice(0, maxLength), where };
+}
+
+function noTrainable(where: string, why: string): UserError {
+  return new UserError(`${where}: the example has no trainable token: ${why}`);
+}
