@@ -134,9 +134,9 @@ function makeFactors(magnitude: usize, norm: usize, to: usize, columns: i32): vo
   if (rest) storeSome(to, f32x4.div(loadSome(magnitude, rest), loadSome(norm, rest)), rest);
 }
 
-/** Up to 16 columns: y = start + (sum over rows of dy x) / norm. */
+/** Up to 16 columns: y = start + (sum over rows of dy x) / norm; what is null of start and norm is left out. */
 function dotColumns(dy: usize, x: usize, norm: usize, start: usize, y: usize, rows: i32, stride: usize, columns: i32): void {
-  for (; columns > 0; columns -= 4, dy += 16, x += 16, norm += 16, y += 16) {
+  for (; columns > 0; columns -= 4, dy += 16, x += 16, y += 16) {
     const count = min(4, columns);
     let total = f32x4.splat(0);
     let d = dy, v = x;
@@ -147,7 +147,11 @@ function dotColumns(dy: usize, x: usize, norm: usize, start: usize, y: usize, ro
       }
       total = f32x4.add(total, sum);
     }
-    let result = f32x4.div(total, count == 4 ? v128.load(norm) : loadSome(norm, count));
+    let result = total;
+    if (norm) {
+      result = f32x4.div(result, count == 4 ? v128.load(norm) : loadSome(norm, count));
+      norm += 16;
+    }
     if (start) {
       result = f32x4.add(count == 4 ? v128.load(start) : loadSome(start, count), result);
       start += 16;
@@ -161,9 +165,9 @@ function dotColumns(dy: usize, x: usize, norm: usize, start: usize, y: usize, ro
  * Commands:
  * - RowNorm: W [rows, columns], scales of codes or null, A f32[rank, columns], B f32[rows, rank], norms f32[rows]; rows, columns, rank,
  *   type of W, alpha. norms = |W + alpha B A| by rows. A's part is kept in the scratch of a thread: rank is at most 1024.
- * - ScaleColumns: x [rows, columns], magnitude, norm [columns], c or null, y [rows, columns]; rows, columns, stride of c in elements
- *   (0: one row for all). y = x magnitude / norm + c.
- * - ColumnDot: dy, x [rows, columns], norm [columns], start [columns] or null, y [columns]; rows, columns. y = start + sum(dy x) / norm.
+ * - ScaleColumns: x [rows, columns], magnitude [columns], norm [columns] or null, c or null, y [rows, columns]; rows, columns, stride of c
+ *   in elements (0: one row for all). y = x magnitude / norm + c, or x magnitude + c.
+ * - ColumnDot: dy, x [rows, columns], norm, start [columns] or null, y [columns]; rows, columns. y = start + sum(dy x) / norm.
  */
 export function magnitudeCommand(opcode: u32): void {
   const rows = int(0);
@@ -181,14 +185,16 @@ export function magnitudeCommand(opcode: u32): void {
       const first = partStart(rows, 1);
       const end = partEnd(rows, 1);
       const step = <usize>int(2) << 2;
+      const norm = pointer(2);
       const c = pointer(3);
       for (let column = 0; column < columns; column += FACTORS) {
         const at = <usize>column << 2;
         const count = min(FACTORS, columns - column);
-        makeFactors(pointer(1) + at, pointer(2) + at, threadScratch, count);
+        const factors = norm ? threadScratch : pointer(1) + at;
+        if (norm) makeFactors(pointer(1) + at, norm + at, factors, count);
         for (let row = first; row < end; row++) {
           const from = <usize>row * stride + at;
-          scaleRow(pointer(0) + from, threadScratch, c ? c + <usize>row * step + at : 0, pointer(4) + from, count);
+          scaleRow(pointer(0) + from, factors, c ? c + <usize>row * step + at : 0, pointer(4) + from, count);
         }
       }
       break;
@@ -196,10 +202,11 @@ export function magnitudeCommand(opcode: u32): void {
     case Opcode.ColumnDot: {
       const first = partStart(columns, UNIT);
       const end = partEnd(columns, UNIT);
+      const norm = pointer(2);
       const start = pointer(3);
       for (let column = first; column < end; column += UNIT) {
         const at = <usize>column << 2;
-        dotColumns(pointer(0) + at, pointer(1) + at, pointer(2) + at, start ? start + at : 0, pointer(4) + at, rows, stride, min(UNIT, end - column));
+        dotColumns(pointer(0) + at, pointer(1) + at, norm ? norm + at : 0, start ? start + at : 0, pointer(4) + at, rows, stride, min(UNIT, end - column));
       }
       break;
     }

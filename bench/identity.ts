@@ -8,8 +8,8 @@ import { compareFolders, type Mode } from "./identity/compare.ts";
 import { machine } from "./report.ts";
 
 /**
- * True if two checkouts compute the same, to the bit: the bundled example and three smaller runs (all weights; quantised with a
- * limit of memory and offload; a packed Gemma) are trained, merged and exported by the command line of each, and what they
+ * True if two checkouts compute the same, to the bit: the bundled example and four smaller runs (all weights; quantised with a
+ * limit of memory and offload; DoRA; a packed Gemma) are trained, merged and exported by the command line of each, and what they
  * write is compared: adapters, models, GGUF, metrics but for times, segment models, checkpoints. A schedule that is planned by
  * measured times gets those of the first checkout in both.
  *

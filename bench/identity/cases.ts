@@ -52,6 +52,15 @@ export const CASES: readonly Case[] = [
     after: mergeAndExport("quantised", "--type q8_0"),
   },
   {
+    name: "dora",
+    train: words(`
+      --model inputs/base/model --data inputs/data --method dora --rank 4 --alpha 6 --dropout 0.1
+      --rank-pattern q_proj=2,down_proj=6 --alpha-pattern v_proj=3 --modules-to-save norm --last-layers 2
+      --sequence-length 256 --batch-size 2 --steps 6 --save-minutes 0 --save-every 3`),
+    measured: false,
+    after: mergeAndExport("dora"),
+  },
+  {
     name: "gemma",
     train: words(`
       --model inputs/gemma --data inputs/data --sequence-length 256 --truncate --batch-size 2

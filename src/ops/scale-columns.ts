@@ -4,9 +4,9 @@ import { ColumnSum } from "./column-sum.ts";
 import { defineOp, expectShape, type NoAttrs, notDifferentiable, type OpDef } from "./types.ts";
 
 /**
- * `ScaleColumns(x, magnitude, norm, c?)`: x times magnitude / norm, one factor for each column, plus c. All f32: x [rows, columns],
- * magnitude and norm [columns], c [rows, columns] or one row [columns] for all. What DoRA (https://arxiv.org/abs/2402.09353) does
- * with the result of an adapted layer; the norm counts as a constant.
+ * `ScaleColumns(x, magnitude, norm?, c?)`: x times magnitude / norm, one factor for each column, plus c; without a norm, x times
+ * magnitude. All f32: x [rows, columns], magnitude and norm [columns], c [rows, columns] or one row [columns] for all. What DoRA
+ * (https://arxiv.org/abs/2402.09353) does with the result of an adapted layer; the norm counts as a constant.
  */
 export const ScaleColumns: OpDef<NoAttrs> = defineOp<NoAttrs>({
   name: "ScaleColumns",
@@ -17,7 +17,7 @@ export const ScaleColumns: OpDef<NoAttrs> = defineOp<NoAttrs>({
       x?.dtype === "f32" &&
       x.shape.length === 2 &&
       isRow(magnitude, x) &&
-      isRow(norm, x) &&
+      (!norm || isRow(norm, x)) &&
       (!c || isRow(c, x) || sameType(c, x));
     expectShape(
       "ScaleColumns",
@@ -35,15 +35,16 @@ export const ScaleColumns: OpDef<NoAttrs> = defineOp<NoAttrs>({
     const { builder } = ctx;
     const [x, magnitude, norm, c, dy] = [ctx.input(0), ctx.input(1), ctx.input(2), ctx.input(3), ctx.grad(0)!];
     const dc = () => (sameType(builder.type(c), builder.type(dy)) ? dy : builder.value(ColumnSum, [dy], {}));
+    const divisor = norm === "" ? [] : [norm];
     return [
-      ctx.needs(0) ? builder.value(ScaleColumns, [dy, magnitude, norm], {}) : null,
-      ctx.needs(1) ? builder.value(ColumnDot, [dy, x, norm], {}) : null,
+      ctx.needs(0) ? builder.value(ScaleColumns, [dy, magnitude, ...divisor], {}) : null,
+      ctx.needs(1) ? builder.value(ColumnDot, [dy, x, ...divisor], {}) : null,
       null,
       ctx.needs(3) ? dc() : null,
     ];
   },
   body(body, [x, magnitude, norm, c]) {
-    const scaled = body.op("Mul", [x!, body.op("Div", [magnitude!, norm!])]);
+    const scaled = body.op("Mul", [x!, norm ? body.op("Div", [magnitude!, norm]) : magnitude!]);
     return [c ? body.op("Add", [scaled, c]) : scaled];
   },
   lower(e) {
@@ -58,21 +59,25 @@ export const ScaleColumns: OpDef<NoAttrs> = defineOp<NoAttrs>({
   ],
 });
 
-/** `ColumnDot(dy, x, norm, sum?)`: the sum over rows of dy x, divided by norm and added to `sum` where it is given, f32[columns]. */
+/** `ColumnDot(dy, x, norm?, sum?)`: the sum over rows of dy x, divided by norm and added to `sum` where these are given, f32[columns]. */
 export const ColumnDot: OpDef<NoAttrs> = defineOp<NoAttrs>({
   name: "ColumnDot",
   domain: "remat",
   cost: "memory",
   infer([dy, x, norm, sum]) {
     const fits =
-      dy?.dtype === "f32" && dy.shape.length === 2 && !!x && sameType(dy, x) && isRow(norm, dy) && (!sum || isRow(sum, dy));
+      dy?.dtype === "f32" &&
+      dy.shape.length === 2 &&
+      !!x &&
+      sameType(dy, x) &&
+      [norm, sum].every((row) => !row || isRow(row, dy));
     expectShape("ColumnDot", "dy and x f32[rows, columns], norm and sum f32[columns]", fits, dy, x, norm, sum);
     return [{ dtype: "f32", shape: [dy!.shape[1]!] }];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
   body(body, [dy, x, norm, sum]) {
     const total = body.op("ReduceSum", [body.op("Mul", [dy!, x!]), body.ints([0])], { keepdims: 0 });
-    const scaled = body.op("Div", [total, norm!]);
+    const scaled = norm ? body.op("Div", [total, norm]) : total;
     return [sum ? body.op("Add", [sum, scaled]) : scaled];
   },
   lower(e) {

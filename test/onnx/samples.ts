@@ -100,7 +100,7 @@ function adaptedChunks(): (TestTensor | null)[] {
   return [...CHUNKED, f32([1], [1.5]), null, random(own, [451, 2]), random(own, [20011, 2])];
 }
 
-function columnDot(): TestTensor[] {
+function columnDot(): (TestTensor | null)[] {
   const own = generator(18);
   return [random(own, [13, 7]), random(own, [13, 7]), random(own, [7], 0.1, 1), random(own, [7])];
 }
@@ -200,7 +200,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     },
     { attrs: { ...attention, softcap: 1.5 }, inputs: cappedAttention() },
   ],
-  ColumnDot: [{ attrs: {}, inputs: columnDot() }],
+  ColumnDot: [
+    { attrs: {}, inputs: columnDot() },
+    { attrs: {}, inputs: columnDot().with(2, null) },
+  ],
   ColumnSum: [
     { attrs: {}, inputs: [normal(129, 7)] },
     { attrs: {}, inputs: [normal(5, 19), normal(19)] },
@@ -286,6 +289,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: scaleColumns(null) },
     { attrs: {}, inputs: scaleColumns([7]) },
     { attrs: {}, inputs: scaleColumns([13, 7]) },
+    { attrs: {}, inputs: scaleColumns(null).slice(0, 2) },
   ],
   SoftCap: [{ attrs: { softcap: 1.5 }, inputs: [random(generator(16), [7, 13])] }],
   SplitColumns: [

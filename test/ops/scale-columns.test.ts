@@ -21,7 +21,7 @@ const scaled =
     x!.map((value, i) => {
       const column = i % columns;
       const addend = !c || c.length === 0 ? 0 : c[c.length === columns ? column : i]!;
-      return (value * magnitude![column]!) / norm![column]! + addend;
+      return (value * magnitude![column]!) / (norm?.[column] ?? 1) + addend;
     }),
   ];
 
@@ -31,7 +31,7 @@ const dots =
     Array.from({ length: columns }, (_, column) => {
       let total = 0;
       for (let i = column; i < dy!.length; i += columns) total += dy![i]! * x![i]!;
-      return (sum?.[column] ?? 0) + total / norm![column]!;
+      return (sum?.[column] ?? 0) + total / (norm?.[column] ?? 1);
     }),
   ];
 
@@ -50,11 +50,17 @@ for (const [rows, columns] of [
   [70, 18],
   [3, 4099],
 ] as const) {
-  for (const addend of ["none", "row", "matrix"] as const) {
-    test(`ScaleColumns of [${rows}, ${columns}], c: ${addend}: error 2e-7; gradients by finite differences, error 2e-6`, async () => {
+  for (const [addend, withNorm] of [
+    ["none", true],
+    ["row", true],
+    ["matrix", true],
+    ["none", false],
+    ["row", false],
+  ] as const) {
+    test(`ScaleColumns of [${rows}, ${columns}], norm: ${withNorm}, c: ${addend}: error 2e-7; gradients by finite differences, error 2e-6`, async () => {
       const rng = generator(columns);
       const c = { none: null, row: random(rng, [columns]), matrix: random(rng, [rows, columns]) }[addend];
-      const inputs = [random(rng, [rows, columns]), random(rng, [columns]), positive(rng, columns), c];
+      const inputs = [random(rng, [rows, columns]), random(rng, [columns]), withNorm ? positive(rng, columns) : null, c];
       const reference = scaled(columns);
       // With one row a c of the matrix's shape is none of the vector's: the reference reads both alike.
       const [y] = await checkForward({ op: ScaleColumns, inputs, attrs: {}, reference, bound: 2e-7 });
@@ -65,13 +71,18 @@ for (const [rows, columns] of [
     });
   }
 
-  for (const withSum of [false, true]) {
-    test(`ColumnDot of [${rows}, ${columns}]${withSum ? " added to a sum" : ""}: error 1e-6`, async () => {
+  for (const [withNorm, withSum] of [
+    [true, false],
+    [true, true],
+    [false, false],
+    [false, true],
+  ] as const) {
+    test(`ColumnDot of [${rows}, ${columns}], norm: ${withNorm}${withSum ? ", added to a sum" : ""}: error 1e-6`, async () => {
       const rng = generator(rows);
       const inputs = [
         random(rng, [rows, columns]),
         random(rng, [rows, columns]),
-        positive(rng, columns),
+        withNorm ? positive(rng, columns) : null,
         ...(withSum ? [random(rng, [columns])] : []),
       ];
       const [y] = await checkForward({ op: ColumnDot, inputs, attrs: {}, reference: dots(columns), bound: 1e-6 });
@@ -93,4 +104,5 @@ test("other shapes are refused", () => {
   expect(() => ScaleColumns.infer([type(3, 4), type(3), type(4), null], {})).toThrow("expected x f32[rows, columns]");
   expect(() => ScaleColumns.infer([type(3, 4), type(4), type(4), type(1, 4)], {})).toThrow("expected x f32[rows, columns]");
   expect(() => ColumnDot.infer([type(3, 4), type(4, 3), type(4), null], {})).toThrow("expected dy and x");
+  expect(() => ColumnDot.infer([type(3, 4), type(3, 4), null, type(3)], {})).toThrow("expected dy and x");
 });
