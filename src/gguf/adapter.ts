@@ -18,13 +18,14 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
   checkExportable(config);
   if (type === "q4_0")
     throw new UserError("an adapter alone is not written as q4_0: too little would be left of it; take q8_0 or f16");
-  const kind = adapterKind(adapter.method);
+  const { gguf, name: kind } = adapterKind(adapter.method);
   const instead = "; write the model with the adapter merged in: remat merge, or export without --adapter-only";
   const refuse = (what: string) =>
     new UserError(`${adapter.source.path}: llama.cpp's adapters have no place for ${what}${instead}`);
+  if (!gguf) throw refuse(`an adapter of the kind ${kind}`);
   const [whole] = [...adapter.whole.keys(), ...adapter.copies.keys()];
   if (whole !== undefined) throw refuse(`${whole}, which is trained whole`);
-  const alpha = Math.fround(adapter.scale * adapter.rank);
+  const alpha = Math.fround(gguf.alpha(adapter.own));
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { text: architectureOf(config) }],
     ["general.type", { text: "adapter" }],
@@ -32,11 +33,11 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     ["adapter.lora.alpha", { f32: alpha }],
   ]);
   const { head } = modulesOf(config);
-  const tensors = [...adapter.modules].flatMap(([module, { site, parts: stored, rank, scale }]): GgufTensor[] => {
-    const pair = kind.gguf(site);
-    if (pair === null) throw refuse(`an adapter of the kind ${kind.name}`);
+  const tensors = [...adapter.modules].flatMap(([module, { layer, setup, parts: stored }]): GgufTensor[] => {
+    const pair = gguf.pair({ layer }, setup);
+    const { rank, scale } = pair;
     if (config.tieWordEmbeddings && module === head) throw refuse(`${head}, which is shared with the embedding`);
-    if (config.tieWordEmbeddings && site.layer === "embedding") throw refuse(`${module}, which is shared with the head`);
+    if (config.tieWordEmbeddings && layer === "embedding") throw refuse(`${module}, which is shared with the head`);
     const parts = ggufParts(module, config);
     if (parts.length === 0) throw refuse(`module ${module}`);
     const [a, b] = [stored.get(pair.a)!, stored.get(pair.b)!];
@@ -45,10 +46,10 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     const bValues = () => readFloat32(adapter.source, b.name, b.shape).map((value) => value * rest);
     const bType = typeFor(type, b.shape);
     // llama.cpp looks up rows of the embedding's A, so that its rows are the words.
-    const isTable = site.layer === "embedding";
+    const isTable = layer === "embedding";
     const aShape = isTable ? a.shape.toReversed() : a.shape;
     const aType = typeFor(type, aShape);
-    const aData = () => encode(isTable ? transpose(aValues(), rank, site.rows) : aValues(), aType, a.name);
+    const aData = () => encode(isTable ? transpose(aValues(), rank, a.shape[1]!) : aValues(), aType, a.name);
     return parts.flatMap(({ name, count, take }): GgufTensor[] => [
       { name: `${name}.weight.lora_a`, type: aType, shape: aShape, data: aData },
       {

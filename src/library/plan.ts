@@ -3,6 +3,7 @@ import { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
 import { fileError } from "../base/files/files.ts";
 import { openDevice } from "../device.ts";
+import { ADAPTER_KEYS } from "../models/adapters/index.ts";
 import type { TokenBatch } from "../data/samples/batch.ts";
 import { openModel } from "../load/open-model.ts";
 import { computeType, storageOf, weightTypeOf } from "../load/weights.ts";
@@ -34,14 +35,8 @@ export const planKeys = trainConfigSchema
   .pick({
     model: true,
     method: true,
-    rank: true,
-    alpha: true,
-    rslora: true,
-    dropout: true,
+    ...ADAPTER_KEYS,
     targets: true,
-    rankPattern: true,
-    alphaPattern: true,
-    bias: true,
     modulesToSave: true,
     lastLayers: true,
     optimizer: true,

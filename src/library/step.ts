@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { openDevice } from "../device.ts";
+import { ADAPTER_KEYS } from "../models/adapters/index.ts";
 import { initialiseAdapter, writeAdapterWeights } from "../load/adapter.ts";
 import { storageOf } from "../load/weights.ts";
 import { openModel } from "../load/open-model.ts";
@@ -18,13 +19,8 @@ export const stepOptionsSchema = trainConfigSchema
   .pick({
     model: true,
     method: true,
-    rank: true,
-    alpha: true,
-    rslora: true,
+    ...ADAPTER_KEYS,
     targets: true,
-    rankPattern: true,
-    alphaPattern: true,
-    bias: true,
     modulesToSave: true,
     lastLayers: true,
     seed: true,
@@ -34,6 +30,7 @@ export const stepOptionsSchema = trainConfigSchema
     threads: true,
     matmul: true,
   })
+  .omit({ dropout: true })
   .extend({
     model: MODEL_OPTIONS.model,
     batch: z
@@ -76,7 +73,7 @@ export async function step(options: StepOptions, { sink = () => {} }: Pick<CallO
   const { source, adapter } = model;
   try {
     const batch = readStepBatch(config.batch, model.config);
-    if (adapter) withAdapter({ ...config, dropout: 0 }, adapter, model.config, Object.keys(options));
+    if (adapter) withAdapter(config, adapter, model.config, Object.keys(options));
     const device = await openDevice(config);
     const { executor } = device;
     if (device.notice !== null) sink({ type: "note", text: device.notice });
@@ -86,7 +83,7 @@ export async function step(options: StepOptions, { sink = () => {} }: Pick<CallO
         createEngine(executor, {
           config: model.config,
           source,
-          tuning: adapter ? tuningOfAdapter(adapter, model.config, 0) : tuningOf({ ...config, dropout: 0 }, model.config, source),
+          tuning: adapter ? tuningOfAdapter(adapter, model.config) : tuningOf(config, model.config, source),
           strategy,
           selective: selectiveOf(config),
           verifyReplay: config.verifyReplay,

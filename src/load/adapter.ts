@@ -5,7 +5,7 @@ import type { Adapter } from "../hf/peft/peft.ts";
 import { storedEntry } from "../hf/peft/check-adapter.ts";
 import { readFloat32, type TensorSource } from "../hf/weights/safetensors.ts";
 import { adapterKind, isConstant, isTransposed, PART_SUFFIXES } from "../models/adapters/index.ts";
-import type { AdapterKind, AdapterSize, Site } from "../models/adapters/kind.ts";
+import type { AdapterKind, Site } from "../models/adapters/kind.ts";
 import { transpose } from "../models/adapters/low-rank.ts";
 import { isAdapter, parameterOf, partName, withoutPrefix } from "../models/adapters/names.ts";
 import type { ModelConfig } from "../models/config.ts";
@@ -35,7 +35,7 @@ export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Ada
   if (adapter === null) return NO_TUNING;
   checkModules(adapter, config, "can only be used merged: see remat merge");
   const { method, modules } = adapter;
-  return { method, dropout: 0, adapts: (module) => modules.get(module) ?? null, frozen: true };
+  return { method, dropout: 0, adapts: (module) => modules.get(module)?.setup ?? null, frozen: true };
 }
 
 /** @throws {UserError} an adapter of other modules than those that its kind runs in */
@@ -46,13 +46,13 @@ export function checkModules(
 ): void {
   const { linear, head, embedding } = modulesOf(model);
   const kind = adapterKind(method);
-  for (const [name, { site }] of modules) {
+  for (const [name, { layer: site }] of modules) {
     const layer = layerOf(name, model);
     const isKnown =
       layer === null
         ? name === head || name === model.modulePrefix + embedding
         : layer < model.layers && linear.includes(name.split(".").at(-1)!);
-    if (isKnown && kind.sites.includes(site.layer)) continue;
+    if (isKnown && kind.sites.includes(site)) continue;
     throw new UserError(`an adapter (${method}) that changes ${name} ${what}`);
   }
 }
@@ -164,9 +164,9 @@ function compute(model: LoadedModel, kind: AdapterKind, suffix: string): void {
     if (part?.suffix !== suffix) continue;
     const { module } = part;
     const weight = byName.get(`${module}.weight`)!;
-    const size = (tuning as AdapterTuning).adapts(module)!;
-    const { builder, scope, result } = computation(tuning, kind, size, weight);
-    const key = JSON.stringify([weight.type, size]);
+    const setup = (tuning as AdapterTuning).adapts(module)!;
+    const { builder, scope, result } = computation(tuning, kind, setup, weight);
+    const key = JSON.stringify([weight.type, setup]);
     const program = programs.get(key) ?? executor.prepare(builder.build());
     programs.set(key, program);
     const addresses = new Map([...scope.names].map(([input, name]) => [input, resident.param.get(rename(name, module))!]));
@@ -183,7 +183,7 @@ const rename = (name: string, module: string): string =>
   withoutPrefix(name) === null ? name.replace(SHARED, module) : partName(module, withoutPrefix(name)!.slice(SHARED.length + 1));
 
 /** The graph of `AdapterKind.computed`, of a weight as it lies in memory. */
-function computation(tuning: Tuning, kind: AdapterKind, size: AdapterSize, weight: ParamInfo) {
+function computation(tuning: Tuning, kind: AdapterKind, setup: object, weight: ParamInfo) {
   const builder = new GraphBuilder(kind.name);
   const format = formatOfCodes(weight.type);
   const scope = new ParamScope(builder, "", frozen(tuning), () => format ?? (weight.type.dtype as "f32"));
@@ -191,10 +191,10 @@ function computation(tuning: Tuning, kind: AdapterKind, size: AdapterSize, weigh
   const site: Site = { layer: "linear", rows, columns };
   const value = scope.matrix(`${SHARED}.weight`, [rows, columns]);
   const parameter = scope.parametersOf(SHARED);
-  const result = kind.computed!.value({ builder, module: SHARED, site, weight: value, parameter }, size);
+  const result = kind.computed!.value({ builder, module: SHARED, site, weight: value, parameter }, setup);
   builder.output({ name: result, role: "boundary" });
   return { builder, scope, result };
 }
 
-/** Nothing of a program that only computes is trained, and no module of it has a size of its own. */
+/** Nothing of a program that only computes is trained, and no module of it has a setup of its own. */
 const frozen = (tuning: Tuning): Tuning => ({ ...NO_TUNING, method: tuning.method });

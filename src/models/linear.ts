@@ -5,7 +5,7 @@ import { Dequantize, isQuantised, quantisedTypes } from "../ops/dequantize.ts";
 import { Gather } from "../ops/gather.ts";
 import { PhiloxDropout } from "../ops/dropout.ts";
 import { adapterKind } from "./adapters/index.ts";
-import type { AdapterKind, AdapterPart, AdapterSize, LinearLayer, Site } from "./adapters/kind.ts";
+import type { AdapterKind, AdapterPart, LinearLayer, Site } from "./adapters/kind.ts";
 import { product } from "./adapters/low-rank.ts";
 import { partName, wholeName } from "./adapters/names.ts";
 import { hasAdapters, type Tuning } from "./tuning.ts";
@@ -74,10 +74,10 @@ export class ParamScope {
   }
 
   /** The adapter of a module of this segment; null: it has none. */
-  adapterOf(module: string): { readonly kind: AdapterKind; readonly size: AdapterSize } | null {
+  adapterOf(module: string): { readonly kind: AdapterKind; readonly setup: object } | null {
     const { tuning } = this;
-    const size = hasAdapters(tuning) ? tuning.adapts(this.prefix + module) : null;
-    return size && { kind: adapterKind(tuning.method), size };
+    const setup = hasAdapters(tuning) ? tuning.adapts(this.prefix + module) : null;
+    return setup && { kind: adapterKind(tuning.method), setup };
   }
 
   /** Tells whether the parameters of adapters stay as they are while a program runs. */
@@ -147,7 +147,7 @@ export function linear(scope: ParamScope, x: string, spec: LinearSpec): string {
     resting: scope.resting,
   };
   const adapter = scope.adapterOf(module);
-  return adapter === null ? product(layer) : adapter.kind.linear(layer, adapter.size);
+  return adapter === null ? product(layer) : adapter.kind.linear(layer, adapter.setup);
 }
 
 /** Returns what a kind of adapter takes of any layer. */
@@ -181,8 +181,8 @@ export function embeddingRows(
   const table = scope.rows(`${module}.weight`, [rows, columns], ids);
   const adapter = scope.adapterOf(module);
   if (adapter === null) return table;
-  const { kind, size } = adapter;
+  const { kind, setup } = adapter;
   if (!kind.embedding) throw new Error(`${kind.name} does not adapt embeddings`);
   const site: Site = { layer: "embedding", rows, columns };
-  return kind.embedding({ builder: scope.builder, module, site, parameter: scope.parametersOf(module), ids, rows: table }, size);
+  return kind.embedding({ builder: scope.builder, module, site, parameter: scope.parametersOf(module), ids, rows: table }, setup);
 }

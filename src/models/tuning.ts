@@ -1,4 +1,4 @@
-import type { AdapterSize } from "./adapters/kind.ts";
+import type { LowRankSetup } from "./adapters/low-rank-settings.ts";
 
 /** Adapters beside the base model's weights, which stay as they are but for those that are trained whole. */
 export interface AdapterTuning {
@@ -6,8 +6,8 @@ export interface AdapterTuning {
   readonly method: string;
   /** Share of the adapters' inputs that is dropped. */
   readonly dropout: number;
-  /** Rank and scale of the adapter of a module, by its full name (`model.layers.3.self_attn.q_proj`); null: the module has none. */
-  readonly adapts: (module: string) => AdapterSize | null;
+  /** The setup of the adapter of a module, as its kind has it, by the full name (`model.layers.3.self_attn.q_proj`); null: the module has none. */
+  readonly adapts: (module: string) => object | null;
   /** Which weights of the base model are trained whole, by checkpoint name; without it, none. */
   readonly trains?: (name: string) => boolean;
   /** True if nothing is trained. */
@@ -36,8 +36,8 @@ export function hasAdapters(tuning: Tuning): tuning is AdapterTuning {
 /** The base model alone, with nothing trained. */
 export const NO_TUNING: AdapterTuning = { method: "lora", dropout: 0, adapts: () => null, frozen: true };
 
-/** Adapters of one rank and scale. */
-export interface UniformAdapters extends AdapterSize {
+/** Low-rank adapters of one rank and scale. */
+export interface UniformAdapters extends LowRankSetup {
   readonly method?: string;
   readonly dropout: number;
   /** Last parts of the names of the adapted modules: `q_proj`, `down_proj`, ... */
@@ -46,8 +46,8 @@ export interface UniformAdapters extends AdapterSize {
 
 /** Trains adapters of one rank and scale in all modules of some names. */
 export function uniformAdapters({ method = "lora", dropout, targets, rank, scale }: UniformAdapters): AdapterTuning {
-  const size = { rank, scale };
-  return { method, dropout, adapts: (module) => (targets.has(module.split(".").at(-1)!) ? size : null), frozen: false };
+  const setup: LowRankSetup = { rank, scale };
+  return { method, dropout, adapts: (module) => (targets.has(module.split(".").at(-1)!) ? setup : null), frozen: false };
 }
 
 /** The same between training steps, for decoding: without dropout, and with what can be computed before. */

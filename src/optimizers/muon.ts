@@ -1,4 +1,5 @@
 import type { GraphBuilder } from "../graph/builder.ts";
+import { isVectorPart } from "../models/adapters/index.ts";
 import { TABLE_MODULES } from "../models/families/index.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { MuonMomentum, MuonStep, UnitNorm } from "../ops/muon.ts";
@@ -40,7 +41,7 @@ function isHidden({ name, type }: ParamInfo): boolean {
       .replace(/\.modules_to_save(\.default)?/, "")
       .split(".")
       .at(-2) ?? "";
-  return type.shape.length === 2 && !TABLE_MODULES.includes(module);
+  return type.shape.length === 2 && !isVectorPart(name) && !TABLE_MODULES.includes(module);
 }
 
 type MuonSettings = Pick<Hyperparameters, "momentum" | "nesterov" | "adjustLr">;

@@ -1,5 +1,6 @@
 import { GraphBuilder } from "../graph/builder.ts";
 import { byteLength, elements, type Graph, type TensorType } from "../graph/types.ts";
+import { isVectorPart } from "../models/adapters/index.ts";
 import { SumSquares } from "../ops/sum-squares.ts";
 import type { Programs } from "../runtime/chain.ts";
 import { type Address, align, type Executor, PIECE } from "../runtime/executor.ts";
@@ -45,8 +46,8 @@ export interface UpdateCall {
   readonly offsets: ReadonlyMap<StateSlot, number>;
 }
 
-/** Matrices alone have weight decay (no norm weights, no biases), as in Transformers' Trainer. */
-const decays = ({ type }: ParamInfo): boolean => type.shape.length > 1;
+/** Matrices alone have weight decay: no norm weights and no biases, as in Transformers' Trainer, and no factors, which begin at 1. */
+const decays = ({ name, type }: ParamInfo): boolean => type.shape.length > 1 && !isVectorPart(name);
 
 /**
  * Elements that one call updates: the operators that an update is made of elsewhere than on `wasm` take some temporary copies of

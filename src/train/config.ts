@@ -4,14 +4,23 @@ import { SPECIAL_TEXT } from "../data/tokens/rendering.ts";
 import { DEVICES, MATMUL_CHOICES } from "../device.ts";
 import type { Quantised } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";
-import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
+import { flagName } from "../base/names.ts";
+import type { ModelConfig } from "../models/config.ts";
+import { LINEAR_MODULES, modulesOf, TABLE_MODULES } from "../models/families/index.ts";
 import { DEFAULT_OBJECTIVE, OBJECTIVE_FLAGS, OBJECTIVE_KEYS, OBJECTIVE_NAMES, OBJECTIVE_SUMMARY } from "../objectives/index.ts";
 import { LOSS } from "../objectives/objective.ts";
-import { BIASES } from "../hf/peft/adapter-config.ts";
-import { ALL_LINEAR } from "../hf/peft/peft.ts";
+import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
 import { optimizerShape } from "../optimizers/index.ts";
-import { ADAPTER_METHODS, ADAPTER_SUMMARIES } from "../models/adapters/index.ts";
-import { MOST_RANK } from "../ops/row-norm.ts";
+import {
+  ADAPTER_FLAGS,
+  ADAPTER_KEYS,
+  ADAPTER_METHODS,
+  ADAPTER_SUMMARIES,
+  type AdapterFlag,
+  adapterKind,
+  defaultTargets,
+  methodsWith,
+} from "../models/adapters/index.ts";
 
 /**
  * The training configuration. This schema is the one place that defines each key: its flag (`learningRate` is
@@ -35,18 +44,6 @@ export const STRATEGIES = [
 export const DTYPES = ["f32", "bf16", "f16"] as const satisfies FloatType[];
 const QUANTIZE_CHOICES = ["off", "q8", "nf4"] as const satisfies ("off" | Quantised)[];
 const SCHEDULES = ["cosine", "linear", "constant"] as const;
-
-/** Numbers by module: `name=number,name=number`, or an object; names as in PEFT's patterns. */
-function patternOf(number: z.ZodNumber) {
-  const entries = z.record(z.string().min(1), number);
-  const parse = (text: string): unknown => {
-    const pairs = text.split(",").map((part) => /^\s*(.+?)\s*=\s*(\S+)\s*$/.exec(part));
-    return pairs.some((pair) => pair === null) ? null : Object.fromEntries(pairs.map((pair) => [pair![1]!, Number(pair![2])]));
-  };
-  const error = "expected name=number, several with commas between them";
-  const text = z.string().transform(parse).pipe(entries);
-  return z.union([entries, text], { error }).optional();
-}
 
 /** A boolean that is on; `off` is what switching it off does, for the help of its --no- flag. */
 function onByDefault(description: string, off: string) {
@@ -85,19 +82,14 @@ export const trainConfigSchema = z.strictObject({
     })
     .default("lora")
     .describe(`what is trained (${ADAPTER_SUMMARIES.join("; ")}; full: all weights)`),
-  rank: count.max(MOST_RANK).default(8).describe("LoRA rank r"),
-  alpha: positive.optional().describe("LoRA alpha; the adapter's output is scaled by alpha / r (default: twice the rank)"),
-  dropout: z.number().min(0).max(0.95).default(0).describe("dropout in front of the adapters"),
+  ...ADAPTER_FLAGS,
   targets: z
     .array(z.enum([ALL_LINEAR, ...LINEAR_MODULES, ...TABLE_MODULES]))
     .min(1)
-    .default([ALL_LINEAR])
-    .describe("layers that get an adapter, by the model's own names: linear ones of the blocks, head and embedding"),
-  rankPattern: patternOf(count.max(MOST_RANK)).describe(
-    "ranks of modules that have another one: q_proj=16,layers.0.mlp.down_proj=4",
-  ),
-  alphaPattern: patternOf(positive).describe("alphas of modules that have another one, in the same form"),
-  bias: z.enum(BIASES).default("none").describe("biases that are trained too: all, or those of the layers with an adapter"),
+    .optional()
+    .describe(
+      `layers that get an adapter, by the model's own names: linear ones of the blocks, head and embedding (${defaultTargets(ALL_LINEAR)})`,
+    ),
   modulesToSave: z
     .array(z.string().min(1))
     .min(1)
@@ -106,7 +98,6 @@ export const trainConfigSchema = z.strictObject({
   lastLayers: count
     .optional()
     .describe("train only the last N decoder blocks: their adapters, or their weights and what follows them"),
-  rslora: z.boolean().default(false).describe("scale by alpha / sqrt(r) instead (rank-stabilised LoRA)"),
 
   sequenceLength: count
     .optional()
@@ -226,6 +217,11 @@ export const trainConfigSchema = z.strictObject({
   dryRun: z.boolean().default(false).describe("say what the run would be, take and last, train nothing and write nothing"),
 });
 
+/** Flags of adapters without a line of help of their own. */
+const MODULE_KEYS = (Object.keys(ADAPTER_FLAGS) as AdapterFlag[]).filter(
+  (key) => !["rank", "alpha", "rslora", "dropout", "bias"].includes(key),
+);
+
 /** Keys that share a line of help. */
 export const HELP_GROUPS = [
   { keys: ["objective", ...OBJECTIVE_KEYS], description: `what is learned, and how: ${OBJECTIVE_SUMMARY}` },
@@ -249,7 +245,10 @@ export const HELP_GROUPS = [
   { keys: ["sequenceLength", "truncate"], description: "tokens in a row (512, or the model's context); cut longer examples" },
   { keys: ["epochs", "steps"], description: "passes over the training data (1), or optimizer steps" },
   { keys: ["targets", "lastLayers"], description: "layers that get adapters (all-linear); only in the last N blocks" },
-  { keys: ["rankPattern", "alphaPattern"], description: "ranks and alphas of some modules: q_proj=16,layers.0.mlp.down_proj=4" },
+  {
+    keys: MODULE_KEYS,
+    description: "what some modules have of their own (q_proj=16,layers.0.mlp.down_proj=4); see docs/methods.md",
+  },
   { keys: ["bias", "modulesToSave"], description: "biases and modules that are trained whole beside the adapters (none)" },
   {
     keys: ["beta1", "beta2", "epsilon", "momentum", "nesterov", "adjustLr"],
@@ -326,8 +325,43 @@ export function defineConfig(config: TrainConfigInput): TrainConfigInput {
   return config;
 }
 
-export function loraAlpha(config: Pick<TrainConfig, "alpha" | "rank">): number {
-  return config.alpha ?? 2 * config.rank;
+/** The keys of a configuration that are about adapters: those of all kinds, and those of some. */
+const KEYS_OF_ADAPTERS = [...(Object.keys(ADAPTER_KEYS) as AdapterFlag[]), "targets", "modulesToSave"] as const;
+
+type KeyOfAdapters = (typeof KEYS_OF_ADAPTERS)[number];
+
+/** Describes what chooses a method, and what may be said of its adapters. */
+type MethodConfig = { readonly [Key in "method" | KeyOfAdapters]?: unknown };
+
+/** Returns the keys of a configuration, read or not, that mean nothing with its method. */
+export function needlessKeys(config: MethodConfig): KeyOfAdapters[] {
+  const { data: method } = trainConfigSchema.shape.method.safeParse(config.method);
+  if (method === undefined) return [];
+  const isMeant = (key: KeyOfAdapters) => method !== "full" && (!(key in ADAPTER_KEYS) || key in adapterKind(method).flags);
+  return KEYS_OF_ADAPTERS.filter((key) => config[key] !== undefined && !isMeant(key));
+}
+
+/** @throws {UserError} settings of adapters that the method does not have */
+export function checkMethod(config: MethodConfig & Pick<TrainConfig, "method">): void {
+  const { method } = config;
+  const [key] = needlessKeys(config);
+  if (key === undefined) return;
+  if (method === "full") throw new UserError(`${flagName(key)} is for adapters; got --method full, which trains all weights`);
+  const own = Object.keys(adapterKind(method).flags).map(flagName).join(", ");
+  const has = own === "" ? "no settings of its own" : own;
+  throw new UserError(
+    `${flagName(key)} is no setting of --method ${method}, which has ${has}; ${flagName(key)} belongs to --method ${methodsWith(key).join(", ")}`,
+  );
+}
+
+/** The layers that get an adapter: those that are named, or the kind's usual ones. @throws {UserError} names that the model does not have */
+export function targetsOf(
+  { method, targets }: Pick<TrainConfig, "method" | "targets">,
+  model: Pick<ModelConfig, "family">,
+): string[] {
+  const usual = method === "full" ? undefined : adapterKind(method).targets;
+  const { linear } = modulesOf(model);
+  return resolveTargets(targets ?? usual?.of({ family: model.family, linear }) ?? [ALL_LINEAR], model);
 }
 
 const SEQUENCE_LENGTH = 512;

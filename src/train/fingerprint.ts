@@ -1,9 +1,9 @@
 import { objectiveFingerprint } from "../objectives/index.ts";
 import { LOSS } from "../objectives/objective.ts";
-import { resolveTargets } from "../hf/peft/peft.ts";
+import { ADAPTER_KEYS, type AdapterFlag } from "../models/adapters/index.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { chooseOptimizer } from "../optimizers/index.ts";
-import type { TrainConfig, TrainConfigKey } from "./config.ts";
+import { targetsOf, type TrainConfig, type TrainConfigKey } from "./config.ts";
 
 /** Settings that a run's numbers depend on: a checkpoint can only be resumed with the same. */
 const NUMERIC_KEYS = [
@@ -29,8 +29,14 @@ const NUMERIC_KEYS = [
   "quantizeEmbedding",
 ] as const satisfies TrainConfigKey[];
 
+/** Those settings of adapters as they are written where they are not given, whatever the method: as in checkpoints of old. */
+const NOT_GIVEN: { readonly [Key in TrainConfigKey]?: TrainConfig[Key] } = { rank: 8, dropout: 0, rslora: false };
+
 /** Settings of the same sort that are named where they are given, so that older checkpoints, which know nothing of them, stay what they are. */
-const LATER_KEYS = ["rankPattern", "alphaPattern", "bias", "modulesToSave"] as const satisfies TrainConfigKey[];
+const LATER_KEYS = [
+  ...(Object.keys(ADAPTER_KEYS) as AdapterFlag[]).filter((key) => !(NUMERIC_KEYS as readonly TrainConfigKey[]).includes(key)),
+  "modulesToSave",
+] as const;
 
 /** The numeric keys that only say how long to train: a run may be resumed with others, and then goes on to its new end. */
 const LENGTH_KEYS: readonly TrainConfigKey[] = ["epochs", "steps"];
@@ -58,10 +64,10 @@ export function fingerprint(
   },
 ): string {
   const { model, train, date, start, identity } = inputs;
-  const resolved = { ...config, targets: resolveTargets(config.targets, model) };
+  const resolved = { ...config, targets: targetsOf(config, model) };
   const optimizer = chooseOptimizer(config);
   const settings = [
-    ...NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? "default")}`),
+    ...NUMERIC_KEYS.map((key) => `${key} ${String(resolved[key] ?? NOT_GIVEN[key] ?? "default")}`),
     `optimizer ${optimizer.name}`,
     `learningRate ${optimizer.learningRate}`,
     ...Object.entries(optimizer.settings).map(([key, value]) => `${key} ${value}`),

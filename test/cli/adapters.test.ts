@@ -229,6 +229,8 @@ describe("what cannot be asked for", () => {
     [["--modules-to-save", "nothing"], '--modules-to-save: "nothing" is the name of no module of the model; there are'],
     [["--bias", "all"], "--bias all: the model has no biases"],
     [["--method", "full", "--modules-to-save", "lm_head"], "--modules-to-save is for adapters; got --method full"],
+    [["--method", "full", "--rank", "8"], "--rank is for adapters; got --method full, which trains all weights"],
+    [["--method", "full", "--no-rslora"], "--rslora is for adapters; got --method full"],
   ])("%j", async (flags, message) => {
     expect(await asked(...flags)).toContain(message);
   });

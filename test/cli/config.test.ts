@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { z } from "zod";
-import { findConfig, readConfigFile, validateConfig } from "../../src/cli/flags/config-file.ts";
+import { findConfig, readConfigFile, validateConfig, withFlags } from "../../src/cli/flags/config-file.ts";
 import { describeFlags, parseFlags } from "../../src/cli/flags/flags.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
@@ -82,6 +82,24 @@ describe("configuration files", () => {
     const read = await readConfigFile(file("train-config.json", JSON.stringify(config)));
     // The folder that is named is the run, wherever it was made.
     expect(read.values).toEqual({ ...config, output: relative(process.cwd(), folder) });
+  });
+
+  test("a run of all weights wrote down the defaults of adapters once; it is gone on with all the same", async () => {
+    const old = { method: "full", rank: 8, dropout: 0, rslora: false, bias: "none", targets: ["all-linear"], seed: 3 };
+    const { values } = await readConfigFile(file("train-config.json", JSON.stringify(old)));
+    expect(values).toEqual({ method: "full", seed: 3, output: relative(process.cwd(), folder) });
+  });
+
+  test("a method among the flags takes away what the file says of another; what the file or the flags ask for themselves stays", async () => {
+    const read = await readConfigFile(file("lora.yaml", "rank: 16\ntargets: [q_proj]\nseed: 3\n"));
+    expect(withFlags(read, { method: "full", alpha: 2 })).toEqual({
+      values: { method: "full", alpha: 2, seed: 3 },
+      notes: ["rank, targets of the file: left out, since --method full has no such setting"],
+    });
+    for (const flags of [{}, { method: "dora" }, { method: "nonsense" }])
+      expect(withFlags(read, flags)).toEqual({ values: { ...read.values, ...flags }, notes: [] });
+    const both = await readConfigFile(file("both.yaml", "method: full\nrank: 16\n"));
+    expect(withFlags(both, { method: "full" }).values).toEqual({ method: "full", rank: 16 });
   });
 
   test("every wrong key is named, with its file", () => {

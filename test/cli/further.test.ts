@@ -93,7 +93,7 @@ describe("training an adapter further", () => {
     const none = ["--output", path("none")];
     expect(await refused(...further(...none, "--rank", "8"))).toContain("rank 8 is not what the adapter");
     expect(await refused(...further(...none, "--last-layers", "1"))).toContain("(lastLayers 2)");
-    expect(await refused(...further(...none, "--method", "full"))).toContain("needs --method lora");
+    expect(await refused(...further(...none, "--method", "full"))).toContain("trained further with its own method");
     expect(await refused(...further("--output", path("first"), "--overwrite"))).toContain("choose another folder");
     expect(await refused(...further("--output", path("first"), "--resume"))).toContain(
       "give its base model as --model, and --resume",

@@ -210,6 +210,10 @@ neftune_noise_alpha:
       "model_name_or_path: a\ndataset_name: alpaca.jsonl\nwarmup_steps: 20\nwarmup_ratio: 0.1\nmax_steps: 50\n",
     );
     expect((await readAll(path)).config).toMatchObject({ method: "full", warmup: 20, steps: 50 });
+    // What TRL passes over is passed over here.
+    const { config, notes } = await readAll(file("passed.yaml", `${text.replace("use_peft: true", "use_peft: false")}`));
+    expect([config.method, config.rank, config.alpha]).toEqual(["full", undefined, undefined]);
+    expect(notes).toContain("rank, alpha: left out, since method full has no such setting");
     const off = file(
       "off.yaml",
       "model_name_or_path: a\ndataset_name: alpaca.jsonl\nwarmup_steps: 0\nwarmup_ratio: 0.1\nmax_steps: -1\n",

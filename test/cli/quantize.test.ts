@@ -25,7 +25,7 @@ writeFileSync(
     .map((word) => `${JSON.stringify({ prompt: `Define ${word}. `, completion: `A thing called ${word}.` })}\n`)
     .join(""),
 );
-const common = ["--model", model, "--threads", "1", "--sequence-length", "64", "--rank", "2"];
+const common = ["--model", model, "--threads", "1", "--sequence-length", "64"];
 const train = (output: string, ...flags: string[]) =>
   remat(
     ["train", ...common, "--data", data, "--valid", data, "--output", join(folder, output), "--steps", "6"].concat(

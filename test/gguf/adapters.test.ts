@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { exportAdapter } from "../../src/gguf/adapter.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
+import type { LowRankSettings } from "../../src/models/adapters/low-rank-settings.ts";
 import { openAdapter } from "../../src/hf/peft/peft.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { createExporter, modelWithTokenizer, MODULES, separateRows } from "../support/gguf-models.ts";
@@ -30,9 +31,10 @@ test("alone: alpha / rank times B A is the update, rows reordered as the base's"
   adapter.source.close();
   const tensors = readTensors(join(adapterFolder("llama"), "adapter_model.safetensors"));
   expect(file.metadata.get("general.type")).toBe("adapter");
-  expect((file.metadata.get("adapter.lora.alpha") as number) / adapter.rank).toBeCloseTo(adapter.scale, 6);
+  const { rank, alpha } = adapter.own as LowRankSettings;
+  expect(file.metadata.get("adapter.lora.alpha")).toBeCloseTo(alpha, 6);
   expect(file.tensors.size).toBe(2 * adapter.modules.size);
-  for (const [module, { rank }] of adapter.modules) {
+  for (const module of adapter.modules.keys()) {
     const [, layer, inner] = /^model\.layers\.(\d+)\.(.+)$/.exec(module)!;
     const name = `blk.${layer}.${Object.entries(MODULES).find(([, original]) => original === inner)![0]}.weight`;
     const [a, b] = [file.tensors.get(`${name}.lora_a`)!, file.tensors.get(`${name}.lora_b`)!];

@@ -3,6 +3,7 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openAdapter as open, resolveTargets, writeAdapter, type AdapterToWrite } from "../../src/hf/peft/peft.ts";
 import { describeModules } from "../../src/hf/peft/peft-modules.ts";
+import { lowRankSettings } from "../../src/models/adapters/low-rank-settings.ts";
 import { modulesOf } from "../../src/models/families/index.ts";
 import { readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { type TensorData } from "../../src/hf/weights/safetensors-write.ts";
@@ -31,13 +32,9 @@ function pair(module: string, rank = 2): TensorData[] {
 
 const ADAPTER: AdapterToWrite = {
   base: "org/base",
-  rank: 2,
-  alpha: 8,
-  dropout: 0.1,
   method: "lora",
-  rslora: false,
-  rankPattern: {},
-  alphaPattern: {},
+  own: lowRankSettings({ rank: 2, alpha: 8, dropout: 0.1 }),
+  setups: new Map(),
   bias: "none",
   modulesToSave: [],
   targets: ["q_proj", "up_proj"],
@@ -59,7 +56,7 @@ function written(changes: Partial<AdapterToWrite> = {}, config: object = {}): st
 describe("reading", () => {
   test("an adapter that PEFT saved", () => {
     const adapter = openAdapter(golden);
-    expect(adapter).toMatchObject({ base: null, rank: 4, scale: 1.5, dropout: 0 });
+    expect(adapter).toMatchObject({ base: null, own: { rank: 4, alpha: 6, dropout: 0 } });
     expect(adapter.targets).toEqual([...LINEAR].sort());
     expect(adapter.modules.size).toBe(14);
     expect(adapter.modules.get("model.layers.1.mlp.down_proj")!.parts.get("lora_A.weight")!.shape).toEqual([4, 37]);
@@ -68,13 +65,16 @@ describe("reading", () => {
 
   test("what was written comes back", () => {
     const adapter = openAdapter(written());
-    expect(adapter).toMatchObject({ base: "org/base", rank: 2, scale: 4, dropout: 0.1, targets: ["q_proj", "up_proj"] });
+    expect(adapter).toMatchObject({ base: "org/base", own: ADAPTER.own, targets: ["q_proj", "up_proj"] });
+    for (const { setup } of adapter.modules.values()) expect(setup).toEqual({ rank: 2, scale: 4 });
     expect(readFloat32(adapter.source, "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight", [5, 2])[9]).toBe(0.5);
     adapter.source.close();
   });
 
   test("rsLoRA scales by alpha / sqrt(rank)", () => {
-    expect(openAdapter(written({ rslora: true })).scale).toBe(8 / Math.SQRT2);
+    const own = lowRankSettings({ rank: 2, alpha: 8, rslora: true });
+    for (const { setup } of openAdapter(written({ own })).modules.values())
+      expect(setup).toEqual({ rank: 2, scale: 8 / Math.SQRT2 });
   });
 
   test("rank and alpha patterns, by end of the name or whole name", () => {
@@ -88,10 +88,10 @@ describe("reading", () => {
       { rank_pattern: { "layers.0.self_attn.q_proj": 3 }, alpha_pattern: { "^model\\.layers\\.0\\.mlp\\.up_proj": 6 } },
     );
     const { modules, source } = openAdapter(target);
-    expect([...modules.values()].map(({ rank, scale }) => [rank, scale])).toEqual([
-      [2, 3],
-      [3, 8 / 3],
-      [2, 4],
+    expect([...modules.values()].map(({ setup }) => setup)).toEqual([
+      { rank: 2, scale: 3 },
+      { rank: 3, scale: 8 / 3 },
+      { rank: 2, scale: 4 },
     ]);
     expect([...modules.keys()]).toEqual([
       "model.layers.0.mlp.up_proj",
@@ -168,7 +168,7 @@ describe("reading", () => {
       [{ use_dora: true }, "lacks base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector"],
       [{ bias: "some" }, 'bias "some"'],
       [{ modules_to_save: 3 }, '"modules_to_save" is 3'],
-      [{ peft_type: "IA3" }, 'peft_type "IA3"'],
+      [{ peft_type: "OFT" }, 'peft_type "OFT"'],
       [{ fan_in_fan_out: true }, "fan_in_fan_out"],
       [{ init_lora_weights: "pissa" }, 'init_lora_weights "pissa"'],
       [{ lora_bias: true }, "lora_bias"],
@@ -221,6 +221,6 @@ test("a disk that fills up at any byte leaves no adapter, or the one that was th
   }
   writeAdapter(target, ADAPTER);
   const before = filesIn(target).map((name) => readFileSync(join(target, name)));
-  expect(userError(() => writeAdapter(target, { ...ADAPTER, alpha: 9 }, fullDisk(100)))).toContain("disk is full");
+  expect(userError(() => writeAdapter(target, { ...ADAPTER, base: "org/other" }, fullDisk(100)))).toContain("disk is full");
   expect(filesIn(target).map((name) => readFileSync(join(target, name)))).toEqual(before);
 });

@@ -7,7 +7,7 @@ import { splitSources } from "../../data/examples/sources.ts";
 import { parseHeldOut } from "../../data/samples/held-out.ts";
 import { messageOf, UserError } from "../../base/errors.ts";
 import { validateOptions } from "../../library/options.ts";
-import { trainConfigSchema } from "../../train/config.ts";
+import { needlessKeys, trainConfigSchema } from "../../train/config.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { counterpartOf, explain, pythonConfig, translate } from "./other-systems.ts";
 import { type Flag, flagsOf } from "./flags.ts";
@@ -64,6 +64,8 @@ export async function readConfigFile(file: string, outputFolder = dirname(file))
   const notes = translated?.notes ?? [];
   // What a run has written down are the flags that it was given; wherever the folder lies by now, it is the run.
   if (basename(file) === RUN_FILES.config) {
+    // Runs of old wrote down the defaults of all keys.
+    for (const key of needlessKeys(values)) delete values[key];
     return { values: { ...values, output: relative(process.cwd(), dirname(file)) || "." }, notes };
   }
   for (const key of PATH_KEYS) {
@@ -71,6 +73,15 @@ export async function readConfigFile(file: string, outputFolder = dirname(file))
     if (typeof path === "string") values[key] = pathFrom(key === "output" ? outputFolder : dirname(file), key, path);
   }
   return { values, notes };
+}
+
+/** A file's configuration with flags over it. Where the flags choose another method, what it does not have goes away with a note. */
+export function withFlags({ values, notes }: ConfigFile, flags: Readonly<Record<string, unknown>>): ConfigFile {
+  const method = flags["method"];
+  const needless = method === undefined || method === values["method"] ? [] : needlessKeys({ ...values, method });
+  const kept = Object.entries(values).filter(([key]) => !(needless as readonly string[]).includes(key));
+  const note = `${needless.map((key) => flagName(key).slice(2)).join(", ")} of the file: left out, since --method ${String(method)} has no such setting`;
+  return { values: { ...Object.fromEntries(kept), ...flags }, notes: needless.length === 0 ? notes : [...notes, note] };
 }
 
 async function readValues(file: string): Promise<Readonly<Record<string, unknown>>> {

@@ -3,6 +3,7 @@ import { UserError } from "../../base/errors.ts";
 import { camelCase, flagName, suggestion } from "../../base/names.ts";
 import { AXOLOTL, axolotlDefaults } from "./systems/axolotl.ts";
 import { type Counterpart, isOff, type Meaning, type Settings, type Table, verbFlag } from "./systems/counterpart.ts";
+import { needlessKeys } from "../../train/config.ts";
 import { HUGGING_FACE, LLAMA_FACTORY, LLAMA_FACTORY_DEFAULTS, trlDefaults, trlDiffers } from "./systems/hugging-face.ts";
 import { ACCELERATE, DEEPSPEED, LLAMA_CPP, MLX, UNSLOTH, XTUNER } from "./systems/others.ts";
 
@@ -158,11 +159,16 @@ export function translate(
   const different = system.file.differs?.(written) ?? null;
   const implied = Object.entries(defaults(written)).filter(([key]) => !Object.hasOwn(settings, key));
   const said = implied.map(([key, value]) => `${flagName(key).slice(2)} ${Array.isArray(value) ? value.join() : String(value)}`);
+  const config: Record<string, unknown> = { ...Object.fromEntries(implied), ...settings };
+  const needless = needlessKeys(config);
+  for (const key of needless) delete config[key];
+  const left = `${needless.map((key) => flagName(key).slice(2)).join(", ")}: left out, since method ${String(config["method"])} has no such setting`;
   return {
-    config: { ...Object.fromEntries(implied), ...settings },
+    config,
     notes: [
       `${basename(file)} is read as a configuration of ${system.name}${said.length === 0 ? "" : `; what it does not say is as there: ${said.join(", ")}`}`,
       ...(different === null ? [] : [different]),
+      ...(needless.length === 0 ? [] : [left]),
       ...notes,
     ],
   };

@@ -4,7 +4,7 @@ import { HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/co
 import { run as runTraining } from "../../train/run/run.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { recipesFolder } from "../flags/bundled.ts";
-import { findConfig, readConfigFile, validateConfig } from "../flags/config-file.ts";
+import { findConfig, readConfigFile, validateConfig, withFlags } from "../flags/config-file.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
 import { openInBrowser } from "../terminal/browser.ts";
 import { createDisplay } from "../terminal/display.ts";
@@ -69,7 +69,7 @@ async function resolveConfig(args: readonly string[]): Promise<Resolved> {
   const read = file === undefined ? { values: {}, notes: [] } : await readConfigFile(file, outputFolder);
   // The bundled example may be run again and again without thinking of folders.
   const implied = words.length === 0 && named === DEFAULT_RECIPE ? { overwrite: true } : {};
-  const asked = { ...implied, ...read.values, ...values };
-  const config = validateConfig(trainConfigSchema, asked, file);
-  return { config, file, keys: Object.keys(asked), notes: read.notes };
+  const asked = withFlags({ ...read, values: { ...implied, ...read.values } }, values);
+  const config = validateConfig(trainConfigSchema, asked.values, file);
+  return { config, file, keys: Object.keys(asked.values), notes: asked.notes };
 }

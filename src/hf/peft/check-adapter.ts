@@ -33,8 +33,7 @@ export function openAdapterFor(base: Base, folder: string, model: Model): Adapte
  * @throws {UserError} names the tensor
  */
 export function checkAdapter(adapter: Adapter, base: Base, model: Model): Adapter {
-  for (const [module, { site }] of adapter.modules)
-    checkShape(adapter, base, model, `${module}.weight`, [site.rows, site.columns]);
+  for (const [module, { shape }] of adapter.modules) checkShape(adapter, base, model, `${module}.weight`, shape);
   for (const [parameter, { shape }] of [...adapter.whole, ...adapter.copies]) checkShape(adapter, base, model, parameter, shape);
   checkComplete(adapter, base, model);
   const names = [...adapter.modules.keys(), ...Array.from(adapter.whole.keys(), moduleOf)];
@@ -67,14 +66,16 @@ export function storedEntry(base: Pick<TensorSource, "tensors">, model: Model, p
   return own ?? (model.tieWordEmbeddings && parameter === `${head}.weight` ? base.tensors.get(`${embedding}.weight`) : undefined);
 }
 
-function checkShape(adapter: Adapter, base: Base, model: Model, parameter: string, shape: readonly number[]): void {
+/** @param shape null in it fits any size */
+function checkShape(adapter: Adapter, base: Base, model: Model, parameter: string, shape: readonly (number | null)[]): void {
   const entry = storedEntry(base, model, parameter);
   if (!entry) {
     throw new UserError(
       `${base.path} has no tensor ${show(parameter)}, which the adapter changes; is it the adapter's base model?`,
     );
   }
-  const fits = entry.shape.join() === shape.join() && FLOATS.includes(entry.dtype ?? "");
+  const isShape = entry.shape.length === shape.length && shape.every((size, i) => size === null || size === entry.shape[i]);
+  const fits = isShape && FLOATS.includes(entry.dtype ?? "");
   if (fits) return;
   const { head, embedding } = tablesOf(model);
   const [rows, columns] = shape;
@@ -86,7 +87,7 @@ function checkShape(adapter: Adapter, base: Base, model: Model, parameter: strin
   }
   throw new UserError(
     `${entry.path}: tensor ${show(entry.name)} is ${entry.stored}[${entry.shape.join(", ")}], the adapter's update is ` +
-      `[${shape.join(", ")}]; is it the adapter's base model?`,
+      `[${shape.map((size) => size ?? "any").join(", ")}]; is it the adapter's base model?`,
   );
 }
 
@@ -103,8 +104,8 @@ function checkComplete(adapter: Adapter, base: Base, model: Model): void {
     const isMatrix = parameter.endsWith(".weight") && storedEntry(base, model, parameter)!.shape.length === 2;
     if (isMatrix && !modules.has(module) && isNamed(module, rules, path)) {
       const layer = module === tablesOf(model).embedding ? "embedding" : "linear";
-      const [first] = adapterKind(adapter.method).parts({ layer, rows: 1, columns: 1 }, 1);
-      throw missing(partName(module, first!.suffix));
+      const { names } = adapterKind(adapter.method);
+      throw missing(partName(module, (names[layer][0] ?? names.linear[0]!).suffix));
     }
     const isAdapted = modules.has(module);
     if (isWhole(parameter, adapter, (name) => modules.has(name)) && !whole.has(parameter)) {

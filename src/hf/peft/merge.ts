@@ -13,7 +13,7 @@ import { examineWeights } from "../weights/examine.ts";
 import { copyCompanions, type Learned, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
 import { openAdapterFor } from "./check-adapter.ts";
-import type { Adapter, AdapterModule } from "./peft.ts";
+import type { Adapter } from "./peft.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
 import { modulesOf } from "../../models/families/index.ts";
 import { readBytes, readFloat32, type TensorSource } from "../weights/safetensors.ts";
@@ -107,8 +107,8 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
       adapter.whole.get(key) ??
       adapter.copies.get(key) ??
       (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
-    const module = key.endsWith(".weight") ? adapter.modules.get(key.slice(0, -".weight".length)) : undefined;
-    if (!module && !replaced) return { name, dtype, shape, data: () => readBytes(source, entry) };
+    const addTo = updateOf(entries, adapter, key);
+    if (!addTo && !replaced) return { name, dtype, shape, data: () => readBytes(source, entry) };
     const type = dtype as FloatType;
     return {
       name,
@@ -116,7 +116,7 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
       shape,
       data() {
         const weight = replaced ? readFloat32(adapter.source, replaced.name, shape) : toFloat32(readBytes(source, entry), type);
-        if (module) addUpdate(adapter, weight, module);
+        addTo?.(weight);
         return fromFloat32(weight, type);
       },
     };
@@ -129,11 +129,23 @@ function storedHead(embedding: string, head: string): string {
   return embedding.startsWith("language_model.") ? `language_model.${head}` : head;
 }
 
-function addUpdate({ method, source }: Adapter, weight: Float32Array, module: AdapterModule): void {
-  adapterKind(method).merge(weight, module.site, module, (suffix) => {
+/** Returns what adds an adapter to a parameter of the base model in its place; null: it changes nothing of it. */
+function updateOf(
+  base: TensorSource["tensors"],
+  { method, source, modules }: Adapter,
+  name: string,
+): ((values: Float32Array) => void) | null {
+  const at = name.lastIndexOf(".");
+  const module = modules.get(name.slice(0, at));
+  const kind = adapterKind(method);
+  const merge = { weight: kind.merge, bias: kind.mergeBias }[name.slice(at + 1)];
+  if (!module || !merge) return null;
+  const [rows, columns] = base.get(`${name.slice(0, at)}.weight`)!.shape as [number, number];
+  const read = (suffix: string) => {
     const entry = module.parts.get(suffix)!;
     return readFloat32(source, entry.name, entry.shape);
-  });
+  };
+  return (values) => merge(values, { layer: module.layer, rows, columns }, module.setup, read);
 }
 
 /** Says in a folder's `config.json` that head and embedding are two matrices. @throws {UserError} */

@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import { show } from "../../base/json.ts";
+import { createPattern, matches } from "../../models/adapters/patterns.ts";
 import { layerOf } from "../../models/names.ts";
 
 /** Describes what an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */
@@ -51,9 +51,6 @@ export function isSavedModule(module: string, names: readonly string[]): boolean
   return parts.some((_, i) => names.some((name) => endsWithName(parts.slice(0, i + 1).join("."), name)));
 }
 
-/** Rank or alpha by module: keys are regular expressions of the whole name, or of its end after a dot. */
-export type ModulePattern = Readonly<Record<string, number>> | null | undefined;
-
 /**
  * Tells whether a configuration certainly asks for an adapter of a module: where its patterns are not understood, it does not.
  * @param where names the configuration in errors
@@ -61,9 +58,9 @@ export type ModulePattern = Readonly<Record<string, number>> | null | undefined;
 export function isNamed(module: string, rules: ModuleRules, where: string): boolean {
   const { target_modules: targets, exclude_modules: excluded } = rules;
   try {
-    if (typeof excluded === "string" && createPattern(`^(?:${excluded})$`, excluded, where).test(module)) return false;
+    if (typeof excluded === "string" && matches(excluded, module, where)) return false;
     if (typeof targets === "string") {
-      if (!createPattern(`^(?:${targets})$`, targets, where).test(module)) return false;
+      if (!matches(targets, module, where)) return false;
     } else if (!targets || targets.length === 0) return false;
     return isAdapted(module, rules, where);
   } catch (error) {
@@ -92,27 +89,4 @@ export function isAdapted(module: string, rules: ModuleRules, where: string): bo
     .map((prefix) => createPattern(String.raw`^(?:|.*?\.)${prefix}\.(\d+)\.`, prefix, where).exec(module))
     .find((match) => match !== null);
   return found !== undefined && wanted.includes(Number(found[1]));
-}
-
-/** The value of the first key that matches. @throws {UserError} a key that is not understood */
-export function patternValue(patterns: ModulePattern, module: string, where: string): number | null {
-  for (const [key, value] of Object.entries(patterns ?? {}))
-    if (createPattern(String.raw`^(?:.*\.)?(?:${key})$`, key, where).test(module)) return value;
-  return null;
-}
-
-/** Patterns that mean the same in Python and here, and are matched in no time on a module's name. */
-const PLAIN_PATTERN = /^(?:[\w.^$|*+?,{}[\]-]|\\[.dDwW_-]|\((?:\?:)?|\)(?![*+{]))*$/;
-const MOST_REPEATS = 4;
-
-function createPattern(source: string, key: string, where: string): RegExp {
-  const repeats = key.match(/[*+{]/g)?.length ?? 0;
-  try {
-    if (PLAIN_PATTERN.test(key) && repeats <= MOST_REPEATS) return new RegExp(source);
-  } catch {
-    // Said below.
-  }
-  throw new UserError(
-    `${where}: the pattern ${show(key)} is not understood; expected a module name, or a regular expression of names, dots, groups and at most ${MOST_REPEATS} repetitions`,
-  );
 }

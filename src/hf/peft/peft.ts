@@ -4,7 +4,7 @@ import { UserError } from "../../base/errors.ts";
 import { fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
 import { adapterKind, PART_SUFFIXES, isTransposed } from "../../models/adapters/index.ts";
-import type { AdapterSize, Site } from "../../models/adapters/kind.ts";
+import type { AdapterKind, Site } from "../../models/adapters/kind.ts";
 import { parameterOf, partName, withoutPrefix } from "../../models/adapters/names.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { modulesOf } from "../../models/families/index.ts";
@@ -13,7 +13,7 @@ import { openSafetensors, type TensorEntry, type TensorSource } from "../weights
 import { writeSafetensors, type TensorData } from "../weights/safetensors-write.ts";
 import { type AdapterConfig, type AdapterSettings, type ConfigToWrite, configText, readAdapterConfig } from "./adapter-config.ts";
 import { CHECKPOINT_FILE, CHECKPOINT_PREFIX, CONFIG_FILE, TENSOR_FILE } from "./adapter-folder.ts";
-import { isAdapted, isSaved, patternValue } from "./peft-modules.ts";
+import { isAdapted, isSaved } from "./peft-modules.ts";
 
 /**
  * Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`. The parts of a module's adapter are named
@@ -41,13 +41,6 @@ export function resolveTargets(names: readonly string[], model: Pick<ModelConfig
   return known.filter((name) => names.includes(name) || (all && linear.includes(name)));
 }
 
-/** Rank and scale of a module's adapter. @param where names the settings in errors @throws {UserError} a pattern that is not understood */
-export function sizeOf(settings: AdapterSettings, module: string, where: string): AdapterSize {
-  const rank = patternValue(settings.rankPattern, module, where) ?? settings.rank;
-  const alpha = patternValue(settings.alphaPattern, module, where) ?? settings.alpha;
-  return { rank, scale: alpha / (settings.rslora ? Math.sqrt(rank) : rank) };
-}
-
 /** Tells whether a parameter of the base model is trained whole. */
 export function isWhole(
   parameter: string,
@@ -67,7 +60,7 @@ export interface AdapterToWrite extends ConfigToWrite {
 
 /** Writes `adapter_config.json` alone, into a folder that holds the parameters already. @throws {UserError} */
 export function writeAdapterConfig(folder: string, config: ConfigToWrite, io: FileIo = fileIo): void {
-  writeTextAtomic(join(folder, CONFIG_FILE), configText(config, adapterKind(config.method).peft), io);
+  writeTextAtomic(join(folder, CONFIG_FILE), configText(config), io);
 }
 
 /** Writes both files; when the second fails, a first that was not there before is taken away. @throws {UserError} */
@@ -85,15 +78,17 @@ export function writeAdapter(folder: string, adapter: AdapterToWrite, io: FileIo
 }
 
 /** The adapter of one module. */
-export interface AdapterModule extends AdapterSize {
-  readonly site: Site;
+export interface AdapterModule {
+  readonly layer: Site["layer"];
+  /** The shape of the matrix that it changes; null: its parts do not tell. */
+  readonly shape: readonly [rows: number | null, columns: number | null];
+  /** Settings of this module, as the adapter's kind has them. */
+  readonly setup: object;
   /** By suffix. */
   readonly parts: ReadonlyMap<string, TensorEntry>;
 }
 
 export interface Adapter extends AdapterConfig {
-  /** Scale of modules for which no pattern holds. */
-  readonly scale: number;
   /** Last parts of the names of the adapted modules: `q_proj`, ... */
   readonly targets: readonly string[];
   /** By the module's name in the base model: `model.layers.0.self_attn.q_proj`. Files may have older names of it. */
@@ -118,7 +113,6 @@ export function openAdapter(folder: string, model: Pick<ModelConfig, "family" | 
     const { modules, whole, copies } = readTensors(source, config, model);
     return {
       ...config,
-      scale: sizeOf({ ...config, rankPattern: {}, alphaPattern: {} }, "", config.path).scale,
       targets: [...new Set(Array.from(modules.keys(), (name) => name.split(".").at(-1)!))].sort(),
       modules,
       whole,
@@ -155,11 +149,18 @@ function openTensors(folder: string): TensorSource {
 /** Suffixes of parts, longest first, so that none is taken for the end of another. */
 const SUFFIXES = [...PART_SUFFIXES].sort((a, b) => b.length - a.length);
 
-/** Returns what a name in a file stands for where PEFT's own names hold that of an adapter (`default`), as some tools leave it. */
+const either = (names: readonly string[]): string => names.map((name) => name.replaceAll(".", String.raw`\.`)).join("|");
+
+/** The place behind a part where PEFT's own names hold that of an adapter. */
+const WITH_ADAPTER = new RegExp(
+  String.raw`\.(${either(SUFFIXES.map((suffix) => suffix.replace(/\.weight$/, "")))})\.default(?=\.|$)`,
+);
+
+/** Returns what a name in a file stands for where it holds the name of an adapter (`default`), or of a layer, as some tools leave it. */
 function plainName(name: string): string {
   return name
     .replace(/\.modules_to_save\.default(?=\.)/, "")
-    .replace(/\.(lora_\w+)\.default(?=\.|$)/, ".$1")
+    .replace(WITH_ADAPTER, ".$1")
     .replace(/\.lora_magnitude_vector\.weight$/, ".lora_magnitude_vector");
 }
 
@@ -228,28 +229,28 @@ function readModule(
       `${path}: module ${show(name)} is none that ${CONFIG_FILE} names in target_modules and layers_to_transform; do the files belong together?`,
     );
   }
-  const size = sizeOf(config, name, config.path);
-  const layer = [...parts.keys()].some((suffix) => suffix.includes("embedding"))
-    ? "embedding"
-    : module === modulesOf(model).head
-      ? "head"
-      : "linear";
-  const site = kind.siteOf(layer, (suffix) => {
-    const shape = parts.get(suffix)?.shape;
-    if (!shape) throw new UserError(`${path}: module ${show(name)} lacks ${partName(name, suffix)}`);
-    return shape;
-  });
-  const expected = kind.parts(site, size.rank);
-  for (const { suffix, shape } of expected) {
+  const setup = kind.setup(config.own, name, config.path);
+  const isEmbedding = kind.names.embedding.some(({ suffix }) => !isOfLayer(kind, suffix) && parts.has(suffix));
+  const layer = isEmbedding ? "embedding" : module === modulesOf(model).head ? "head" : "linear";
+  const find = (suffix: string): TensorEntry => {
     const entry = parts.get(suffix);
     if (!entry) throw new UserError(`${path}: module ${show(name)} lacks ${partName(name, suffix)}`);
-    if (entry.shape.join() === shape.join()) continue;
-    const shapes = Array.from(parts, ([part, { shape }]) => `${part.replace(/\.weight$/, "")} [${shape.join(", ")}]`).join(
+    return entry;
+  };
+  const shape = kind.shapeOf(layer, (suffix) => find(suffix).shape, setup);
+  const [rows, columns] = shape.map((size) => size ?? 1) as [number, number];
+  const expected = kind.parts({ layer, rows, columns }, setup);
+  for (const part of expected) {
+    if (find(part.suffix).shape.join() === part.shape.join()) continue;
+    const shapes = Array.from(parts, ([suffix, entry]) => `${suffix.replace(/\.weight$/, "")} [${entry.shape.join(", ")}]`).join(
       " and ",
     );
-    throw new UserError(`${path}: module ${show(name)} has ${shapes}, but ${CONFIG_FILE} says rank ${size.rank}`);
+    throw new UserError(`${path}: module ${show(name)} has ${shapes}, but ${CONFIG_FILE} says ${kind.describe(setup)}`);
   }
   const unknown = [...parts].find(([suffix]) => !expected.some((part) => part.suffix === suffix));
   if (unknown) throw strange(source, unknown[1]);
-  return { ...size, site, parts };
+  return { layer, shape, setup, parts };
 }
+
+/** Tells whether a part of that name may be a linear layer's. */
+const isOfLayer = ({ names }: AdapterKind, suffix: string): boolean => names.linear.some((part) => part.suffix === suffix);

@@ -2,21 +2,42 @@ import { Add } from "../../ops/add.ts";
 import { Affine } from "../../ops/affine.ts";
 import { RowNorm } from "../../ops/row-norm.ts";
 import { ScaleColumns } from "../../ops/scale-columns.ts";
-import type { AdapterKind, AdapterSize, LinearLayer, Site } from "./kind.ts";
-import { addUpdate, initialiseLowRank, lowRank, lowRankParts, lowRankSite, mergeLowRank, product } from "./low-rank.ts";
+import { defineAdapter, type LinearLayer, type Site } from "./kind.ts";
+import {
+  addUpdate,
+  initialiseLowRank,
+  LOW_RANK_NAMES,
+  lowRank,
+  lowRankParts,
+  lowRankShape,
+  mergeLowRank,
+  product,
+} from "./low-rank.ts";
+import {
+  checkPatterns,
+  describeLowRank,
+  lowRankAsked,
+  lowRankFlags,
+  lowRankPeft,
+  lowRankSettings,
+  lowRankSetup,
+  type LowRankSetup,
+} from "./low-rank-settings.ts";
 
 /** One length for each output of a layer; of an embedding PEFT has one for each feature. */
-const MAGNITUDE = "lora_magnitude_vector";
+const MAGNITUDE = { suffix: "lora_magnitude_vector", vector: true } as const;
+/** The norms, where adapters stay as they are. */
+const NORM = "lora_norm";
 
 const magnitudes = ({ layer, rows, columns }: Site): [number] => [layer === "embedding" ? columns : rows];
 
 /** Norms of the rows of W + scale B A. */
 function rowNorms(
   { builder, module, site, weight, parameter }: Pick<LinearLayer, "builder" | "module" | "site" | "weight" | "parameter">,
-  { rank, scale }: AdapterSize,
+  setup: LowRankSetup,
 ): string {
-  const [a, b] = lowRankParts(site, rank).map(parameter) as [string, string];
-  return builder.value(RowNorm, [weight, a, b], { alpha: scale }, `${module}.norm`);
+  const [a, b] = lowRankParts(site, setup).map(parameter) as [string, string];
+  return builder.value(RowNorm, [weight, a, b], { alpha: setup.scale }, `${module}.norm`);
 }
 
 /**
@@ -28,34 +49,44 @@ function rowNorms(
  * where n counts as a constant in the gradient (section 4.3). With dropout, as in PEFT, the dropped input d goes through m / n alone:
  * y = x W^T + b - d W^T + (m / n) (d W^T + scale (d A^T) B^T).
  */
-export const dora: AdapterKind<"dora"> = {
+export const dora = defineAdapter({
   name: "dora",
+  title: "DoRA",
   summary: "low-rank adapters with a length for each output (DoRA)",
-  peft: { type: "LORA", flags: ["use_dora"] },
+  flags: lowRankFlags,
+  settings: lowRankSettings,
+  check: checkPatterns,
+  asked: lowRankAsked,
+  setup: lowRankSetup,
+  describe: describeLowRank,
+  peft: lowRankPeft("use_dora"),
   sites: ["linear"],
-  siteOf: lowRankSite,
-  parts: (site, rank) => [...lowRankParts(site, rank), { suffix: MAGNITUDE, shape: magnitudes(site) }],
-  linear(layer, size) {
+  names: {
+    linear: [...LOW_RANK_NAMES.linear, MAGNITUDE],
+    head: [...LOW_RANK_NAMES.head, MAGNITUDE],
+    embedding: [...LOW_RANK_NAMES.embedding, MAGNITUDE],
+  },
+  shapeOf: lowRankShape,
+  parts: (site, setup) => [...lowRankParts(site, setup), { ...MAGNITUDE, shape: magnitudes(site) }],
+  linear(layer, setup) {
     const { builder, module, x, bias, parameter, site } = layer;
     const dropped = layer.dropped();
-    const update = lowRank(layer, size.rank);
-    const adapted = addUpdate(layer, product({ ...layer, x: dropped, bias: null }), update, size.scale);
-    const magnitude = parameter({ suffix: MAGNITUDE, shape: magnitudes(site) });
-    const norm = layer.resting
-      ? parameter({ suffix: dora.computed!.constant, shape: dora.computed!.shape(site) })
-      : rowNorms(layer, size);
+    const update = lowRank(layer, setup);
+    const adapted = addUpdate(layer, product({ ...layer, x: dropped, bias: null }), update);
+    const magnitude = parameter({ ...MAGNITUDE, shape: magnitudes(site) });
+    const norm = layer.resting ? parameter({ suffix: NORM, shape: magnitudes(site) }) : rowNorms(layer, setup);
     const operands = [adapted, magnitude, norm];
     if (dropped === x) return builder.value(ScaleColumns, bias === null ? operands : [...operands, bias], {}, `${module}.scaled`);
     const lost = builder.value(Add, [x, builder.value(Affine, [dropped], { alpha: -1, beta: 0 })], {}, `${module}.lost`);
     const rest = product({ ...layer, x: lost }, `${module}.rest`);
     return builder.value(ScaleColumns, [...operands, rest], {}, `${module}.scaled`);
   },
-  initialise: (part, random) => (part.suffix === MAGNITUDE ? null : initialiseLowRank(part, random)),
-  computed: { begins: MAGNITUDE, constant: "lora_norm", shape: magnitudes, value: rowNorms },
-  merge(weight, site, size, read) {
-    mergeLowRank(weight, site, size, read);
+  initialise: (part, random) => (part.suffix === MAGNITUDE.suffix ? null : initialiseLowRank(part, random)),
+  computed: { begins: MAGNITUDE.suffix, constant: NORM, shape: magnitudes, value: rowNorms },
+  merge(weight, site, setup, read) {
+    mergeLowRank(weight, site, setup, read);
     const { layer, rows, columns } = site;
-    const magnitude = read(MAGNITUDE);
+    const magnitude = read(MAGNITUDE.suffix);
     const at = (row: number, column: number) => (layer === "embedding" ? column : row);
     const squares = new Float64Array(magnitude.length);
     for (let row = 0; row < rows; row++)
@@ -64,5 +95,4 @@ export const dora: AdapterKind<"dora"> = {
     for (let row = 0; row < rows; row++)
       for (let column = 0; column < columns; column++) weight[row * columns + column]! *= factors[at(row, column)]!;
   },
-  gguf: () => null,
-};
+});

@@ -1,31 +1,49 @@
-import type { AdapterKind } from "./kind.ts";
+import { defineAdapter } from "./kind.ts";
 import {
   addEmbedding,
   addUpdate,
   initialiseLowRank,
+  LOW_RANK_NAMES,
   lowRank,
+  lowRankGguf,
   lowRankParts,
-  lowRankSite,
+  lowRankShape,
   mergeLowRank,
-  pairOf,
   product,
 } from "./low-rank.ts";
+import {
+  checkPatterns,
+  describeLowRank,
+  lowRankAsked,
+  lowRankFlags,
+  lowRankPeft,
+  lowRankSettings,
+  lowRankSetup,
+} from "./low-rank-settings.ts";
 
 /** Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685): y += scale (dropout(x) A^T) B^T. */
-export const lora: AdapterKind<"lora"> = {
+export const lora = defineAdapter({
   name: "lora",
+  title: "LoRA",
   summary: "low-rank adapters",
-  peft: { type: "LORA", flags: [] },
+  flags: lowRankFlags,
+  settings: lowRankSettings,
+  check: checkPatterns,
+  asked: lowRankAsked,
+  setup: lowRankSetup,
+  describe: describeLowRank,
+  peft: lowRankPeft(),
   sites: ["linear", "head", "embedding"],
-  siteOf: lowRankSite,
+  names: LOW_RANK_NAMES,
+  shapeOf: lowRankShape,
   parts: lowRankParts,
-  linear(layer, { rank, scale }) {
+  linear(layer, setup) {
     const y = product(layer);
-    return addUpdate(layer, y, lowRank(layer, rank), scale);
+    return addUpdate(layer, y, lowRank(layer, setup));
   },
   embedding: addEmbedding,
-  head: (layer, { rank }) => lowRank(layer, rank),
+  head: lowRank,
   initialise: initialiseLowRank,
   merge: mergeLowRank,
-  gguf: pairOf,
-};
+  gguf: lowRankGguf,
+});

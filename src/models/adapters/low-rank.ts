@@ -2,7 +2,8 @@ import type { Random } from "../../base/random.ts";
 import { elements, type Shape } from "../../graph/types.ts";
 import { Gather } from "../../ops/gather.ts";
 import { Gemm } from "../../ops/gemm.ts";
-import type { AdapterPart, AdapterSize, EmbeddingLayer, LinearLayer, LowRankPair, Site } from "./kind.ts";
+import type { AdapterPart, EmbeddingLayer, LinearLayer, LowRankPair, PartName, Site } from "./kind.ts";
+import type { LowRankSettings, LowRankSetup } from "./low-rank-settings.ts";
 
 /**
  * The low-rank update scale B A of a matrix W [rows, columns] (Hu et al. 2021, https://arxiv.org/abs/2106.09685), as PEFT has it: of a
@@ -10,36 +11,36 @@ import type { AdapterPart, AdapterSize, EmbeddingLayer, LinearLayer, LowRankPair
  * [columns, rank].
  */
 
-const PAIRS = {
-  linear: { a: "lora_A.weight", b: "lora_B.weight" },
-  head: { a: "lora_A.weight", b: "lora_B.weight" },
-  embedding: { a: "lora_embedding_A", b: "lora_embedding_B" },
-} as const satisfies Record<Site["layer"], LowRankPair>;
+export const LOW_RANK_NAMES = {
+  linear: [{ suffix: "lora_A.weight" }, { suffix: "lora_B.weight" }],
+  head: [{ suffix: "lora_A.weight" }, { suffix: "lora_B.weight" }],
+  embedding: [{ suffix: "lora_embedding_A", transposed: true }, { suffix: "lora_embedding_B" }],
+} as const satisfies Record<Site["layer"], readonly [a: PartName, b: PartName]>;
 
-export const pairOf = ({ layer }: Pick<Site, "layer">): LowRankPair => PAIRS[layer];
-
-export function lowRankParts(site: Site, rank: number): [a: AdapterPart, b: AdapterPart] {
-  const { layer, rows, columns } = site;
-  const { a, b } = pairOf(site);
-  if (layer === "embedding") {
-    return [
-      { suffix: a, shape: [rank, rows], transposed: true },
-      { suffix: b, shape: [columns, rank] },
-    ];
-  }
+export function lowRankParts({ layer, rows, columns }: Site, { rank }: LowRankSetup): [AdapterPart, AdapterPart] {
+  const [a, b] = LOW_RANK_NAMES[layer];
+  const [inner, outer] = layer === "embedding" ? [rows, columns] : [columns, rows];
   return [
-    { suffix: a, shape: [rank, columns] },
-    { suffix: b, shape: [rows, rank] },
+    { ...a, shape: [rank, inner] },
+    { ...b, shape: [outer, rank] },
   ];
 }
 
-/** The matrix that a pair of such shapes adapts. */
-export function lowRankSite(layer: Site["layer"], shapeOf: (suffix: string) => Shape): Site {
-  const pair = pairOf({ layer });
-  const [a, b] = [shapeOf(pair.a), shapeOf(pair.b)];
-  const [inner = 0, outer = 0] = [a[1], b[0]];
-  return layer === "embedding" ? { layer, rows: inner, columns: outer } : { layer, rows: outer, columns: inner };
+/** The shape of the matrix that a pair of such shapes adapts. */
+export function lowRankShape(layer: Site["layer"], shapeOf: (suffix: string) => Shape): [rows: number, columns: number] {
+  const [a, b] = LOW_RANK_NAMES[layer].map(({ suffix }) => shapeOf(suffix));
+  const [inner = 0, outer = 0] = [a?.[1], b?.[0]];
+  return layer === "embedding" ? [inner, outer] : [outer, inner];
 }
+
+/** llama.cpp scales a module by the file's alpha over the module's rank. */
+export const lowRankGguf = {
+  alpha: ({ rank, alpha, rslora }: LowRankSettings): number => (alpha / (rslora ? Math.sqrt(rank) : rank)) * rank,
+  pair({ layer }: Pick<Site, "layer">, { rank, scale }: LowRankSetup): LowRankPair {
+    const [a, b] = LOW_RANK_NAMES[layer];
+    return { a: a.suffix, b: b.suffix, rank, scale };
+  },
+};
 
 /** x W^T + b, or without the bias. */
 export function product({ builder, x, weight, bias, module }: Omit<LinearLayer, "parameter">, name = module): string {
@@ -49,29 +50,28 @@ export function product({ builder, x, weight, bias, module }: Omit<LinearLayer, 
 /** A of the layer's (dropped) input, [tokens, rank], and B. */
 export function lowRank(
   { builder, module, site, parameter, dropped }: Pick<LinearLayer, "builder" | "module" | "site" | "parameter" | "dropped">,
-  rank: number,
-): { low: string; up: string } {
-  const [a, b] = lowRankParts(site, rank).map(parameter) as [string, string];
+  setup: LowRankSetup,
+): { low: string; up: string; scale: number } {
+  const [a, b] = lowRankParts(site, setup).map(parameter) as [string, string];
   const low = builder.value(Gemm, [dropped(), a], { alpha: 1, beta: 1, transA: 0, transB: 1 }, `${module}.low`);
-  return { low, up: b };
+  return { low, up: b, scale: setup.scale };
 }
 
 /** y + scale (x A^T) B^T. */
 export function addUpdate(
   { builder, module }: Pick<LinearLayer, "builder" | "module">,
   y: string,
-  { low, up }: { readonly low: string; readonly up: string },
-  scale: number,
+  { low, up, scale }: { readonly low: string; readonly up: string; readonly scale: number },
 ): string {
   return builder.value(Gemm, [low, up, y], { alpha: scale, beta: 1, transA: 0, transB: 1 }, `${module}.adapted`);
 }
 
 /** Rows of the table, plus scale times the columns of A that `ids` lists, times B^T. */
-export function addEmbedding(layer: EmbeddingLayer, { rank, scale }: AdapterSize): string {
+export function addEmbedding(layer: EmbeddingLayer, setup: LowRankSetup): string {
   const { builder, module, site, ids, rows, parameter } = layer;
-  const [a, b] = lowRankParts(site, rank).map(parameter) as [string, string];
+  const [a, b] = lowRankParts(site, setup).map(parameter) as [string, string];
   const low = builder.value(Gather, [a, ids], {}, `${module}.low`);
-  return addUpdate({ builder, module }, rows, { low, up: b }, scale);
+  return addUpdate({ builder, module }, rows, { low, up: b, scale: setup.scale });
 }
 
 /**
@@ -80,10 +80,10 @@ export function addEmbedding(layer: EmbeddingLayer, { rank, scale }: AdapterSize
  */
 export function initialiseLowRank({ suffix, shape }: AdapterPart, random: Random): Float32Array<ArrayBuffer> {
   const values = new Float32Array(elements(shape));
-  if (suffix === PAIRS.linear.a) {
+  if (suffix === LOW_RANK_NAMES.linear[0].suffix) {
     const bound = 1 / Math.sqrt(shape[1]!);
     for (let i = 0; i < values.length; i++) values[i] = bound * (2 * random.uniform() - 1);
-  } else if (suffix === PAIRS.embedding.b) {
+  } else if (suffix === LOW_RANK_NAMES.embedding[1].suffix) {
     for (let i = 0; i < values.length; i++) values[i] = random.normal();
   }
   return values;
@@ -93,11 +93,11 @@ export function initialiseLowRank({ suffix, shape }: AdapterPart, random: Random
 export function mergeLowRank(
   weight: Float32Array,
   site: Site,
-  { rank, scale }: AdapterSize,
+  { rank, scale }: LowRankSetup,
   read: (suffix: string) => Float32Array,
 ): void {
   const { rows, columns, layer } = site;
-  const [a, b] = [read(pairOf(site).a), read(pairOf(site).b)];
+  const [a, b] = LOW_RANK_NAMES[layer].map(({ suffix }) => read(suffix)) as [Float32Array, Float32Array];
   // Of row and k, and of k and column: B and A of a layer, A and B of an embedding, transposed.
   const left = layer === "embedding" ? transpose(a, rank, rows) : b;
   const right = layer === "embedding" ? transpose(b, columns, rank) : a;

@@ -136,14 +136,14 @@ function headParams(builder: GraphBuilder, config: ModelConfig, options: Segment
   const weight = scope.matrix(`${head}.weight`, [site.rows, site.columns], `${name}.weight`);
   const adapter = scope.adapterOf(head);
   if (adapter === null) return { scope, normed, weight, update: null };
-  const { kind, size } = adapter;
+  const { kind, setup } = adapter;
   if (!kind.head) throw new Error(`${kind.name} does not adapt heads`);
   const add = kind.head;
   return {
     scope,
     normed,
     weight,
-    update: (x) => ({ ...add(adaptedInput(scope, x, head, site, 0), size), scale: size.scale }),
+    update: (x) => add(adaptedInput(scope, x, head, site, 0), setup),
   };
 }
 
@@ -205,7 +205,7 @@ export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: 
   const picked = builder.value(Gather, [normed, "rows"], {}, "picked");
   const plain = builder.value(Gemm, [picked, weight], product, "logits");
   const parts = update && update(picked);
-  const logits = parts === null ? plain : addUpdate({ builder, module: "head" }, plain, parts, parts.scale);
+  const logits = parts === null ? plain : addUpdate({ builder, module: "head" }, plain, parts);
   const { logitSoftCap: softcap } = config;
   const capped = softcap === null ? logits : builder.value(SoftCap, [logits], { softcap }, "capped");
   builder.output({ name: capped, role: "logits" });

@@ -21,6 +21,7 @@ import { byteLength } from "../../graph/types.ts";
 import { type FloatType } from "../../base/dtype.ts";
 import { PIECE, readPieces } from "../../runtime/executor.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import { hasAdapters } from "../../models/tuning.ts";
 import { visionPrefixes } from "../../models/families/index.ts";
 import type { TrainConfig } from "../config.ts";
 import { settingsOf } from "../step/tuning.ts";
@@ -96,12 +97,19 @@ function writeTemplate(folder: string, { chatTemplate }: Learned): string[] {
 
 function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
   const params = engine.resident.params.filter(({ trainable }) => trainable);
-  const modules = params.flatMap(({ name }) => adaptedModule(name) ?? []);
+  const { tuning } = engine;
+  const setups = new Map<string, object>();
+  for (const { name } of params) {
+    const module = adaptedModule(name);
+    const setup = module !== null && hasAdapters(tuning) ? tuning.adapts(module) : null;
+    if (setup) setups.set(module!, setup);
+  }
   const isWrapped = engine.config.modulePrefix !== "model.";
   const settings = settingsOf(config);
   return {
     ...settings,
-    ...describeModules([...new Set(modules)], engine.config),
+    ...describeModules([...setups.keys()], engine.config),
+    setups,
     // In a model with images a name's end would mean modules of the other parts too.
     modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
     base: config.model,

@@ -1,65 +1,43 @@
 import { UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import type { AdapterSettings } from "../../hf/peft/adapter-config.ts";
-import { type Adapter, isWhole, resolveTargets, sizeOf } from "../../hf/peft/peft.ts";
-import { describeModules, isSaved, isSavedModule, patternValue } from "../../hf/peft/peft-modules.ts";
+import { type Adapter, isWhole } from "../../hf/peft/peft.ts";
+import { describeModules, isSaved, isSavedModule } from "../../hf/peft/peft-modules.ts";
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import { isVision } from "../../hf/weights/model-weights.ts";
 import { checkModules } from "../../load/adapter.ts";
-import { adapterKind } from "../../models/adapters/index.ts";
+import { type AdapterFlag, adapterKind } from "../../models/adapters/index.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { modulesOf } from "../../models/families/index.ts";
 import { layerOf } from "../../models/names.ts";
 import type { Tuning } from "../../models/tuning.ts";
-import { loraAlpha, type TrainConfig } from "../config.ts";
+import { checkMethod, targetsOf, type TrainConfig } from "../config.ts";
 
-type TuningConfig = Pick<
-  TrainConfig,
-  | "method"
-  | "rank"
-  | "alpha"
-  | "rslora"
-  | "dropout"
-  | "targets"
-  | "lastLayers"
-  | "rankPattern"
-  | "alphaPattern"
-  | "bias"
-  | "modulesToSave"
->;
+type TuningConfig = Pick<TrainConfig, "method" | AdapterFlag | "targets" | "lastLayers" | "modulesToSave">;
 type Model = Pick<ModelConfig, "family" | "layers" | "modulePrefix">;
 
 /** Returns what a configuration says of its adapters. */
 export function settingsOf(config: TuningConfig): AdapterSettings {
-  return {
-    method: config.method,
-    rank: config.rank,
-    alpha: loraAlpha(config),
-    rslora: config.rslora,
-    dropout: config.dropout,
-    rankPattern: config.rankPattern ?? {},
-    alphaPattern: config.alphaPattern ?? {},
-    bias: config.bias,
-    modulesToSave: config.modulesToSave ?? [],
-  };
+  const { method, bias = "none", modulesToSave = [] } = config;
+  return { method, own: adapterKind(method).settings(config), bias, modulesToSave };
 }
 
 /**
  * Returns what a configuration trains.
  * @param base names of the base model's weights
- * @throws {UserError} targets, blocks, modules or patterns that the model does not have
+ * @throws {UserError} settings that the method does not have; targets, blocks, modules or patterns that the model does not have
  */
 export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSource, "tensors">): Tuning {
+  checkMethod(config);
   const first = firstLayer(config, model);
   if (config.method === "full") {
-    checkPlain(config);
     if (first === null) return { method: "full" };
     // What stands above the blocks goes along with them, but for a head that is the embedding.
     const embedding = `${model.modulePrefix}${modulesOf(model).embedding}.`;
     return { method: "full", trains: (name) => !name.startsWith(embedding) && (layerOf(name, model) ?? first) >= first };
   }
   const { head, embedding, linear } = modulesOf(model);
-  const targets = resolveTargets(config.targets, model);
+  const targets = targetsOf(config, model);
   const kind = adapterKind(config.method);
   const tables = [
     { name: head, module: head, layer: "head" },
@@ -77,15 +55,15 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     const layer = layerOf(module, model);
     return layer !== null && linear.includes(last(module)) && targets.includes(last(module)) && layer >= (first ?? 0);
   };
-  checkSettings(settings, isTarget, model, base);
-  const sizes = new Map<string, ReturnType<typeof sizeOf>>();
+  checkSettings(config, settings, isTarget, model, base);
+  const setups = new Map<string, object>();
   const adapts = (module: string) => {
     if (!isTarget(module)) return null;
-    let size = sizes.get(module);
-    if (!size) sizes.set(module, (size = sizeOf(settings, module, "the patterns")));
-    return size;
+    let setup = setups.get(module);
+    if (!setup) setups.set(module, (setup = kind.setup(settings.own, module, "the patterns")));
+    return setup;
   };
-  return { method: config.method, dropout: config.dropout, adapts, frozen: false, ...wholes(settings, isTarget) };
+  return { method: config.method, dropout: config.dropout ?? 0, adapts, frozen: false, ...wholes(settings, isTarget) };
 }
 
 const last = (module: string): string => module.split(".").at(-1)!;
@@ -96,51 +74,27 @@ function wholes(settings: AdapterSettings, adapts: (module: string) => boolean):
   return { trains: (name) => isWhole(name, settings, adapts) };
 }
 
-/** @throws {UserError} what is only for adapters */
-function checkPlain({ bias, modulesToSave, rankPattern, alphaPattern }: TuningConfig): void {
-  const given = {
-    "--bias": bias !== "none",
-    "--modules-to-save": modulesToSave !== undefined,
-    "--rank-pattern": rankPattern !== undefined,
-    "--alpha-pattern": alphaPattern !== undefined,
-  };
-  for (const [flag, isGiven] of Object.entries(given))
-    if (isGiven) throw new UserError(`${flag} is for adapters; got --method full, which trains all weights`);
-}
-
 /** @throws {UserError} names and patterns that mean nothing of the model */
 function checkSettings(
-  { rankPattern, alphaPattern, modulesToSave, bias }: AdapterSettings,
+  config: TuningConfig,
+  { method, modulesToSave, bias }: AdapterSettings,
   isTarget: (module: string) => boolean,
   model: Model,
   base: Pick<TensorSource, "tensors">,
 ): void {
   const weights = [...base.tensors.keys(), `${modulesOf(model).head}.weight`].filter((name) => !isVision(name));
   const modules = weights.filter((name) => name.endsWith(".weight")).map((name) => name.slice(0, -".weight".length));
-  const adapted = modules.filter(isTarget);
-  for (const [flag, pattern] of [
-    ["--rank-pattern", rankPattern],
-    ["--alpha-pattern", alphaPattern],
-  ] as const) {
-    for (const key of Object.keys(pattern)) {
-      if (adapted.some((module) => patternValue({ [key]: 1 }, module, flag) !== null)) continue;
-      throw new UserError(
-        `${flag}: ${show(key)} is the name of no module with an adapter; there are ${someOf(adapted.map(last))}`,
-      );
-    }
-  }
+  adapterKind(method).check?.(config, modules.filter(isTarget));
   for (const name of modulesToSave) {
     if (weights.some((weight) => isSaved(weight, [name]))) continue;
     throw new UserError(
-      `--modules-to-save: ${show(name)} is the name of no module of the model; there are ${someOf(modules.map(last))}`,
+      `--modules-to-save: ${show(name)} is the name of no module of the model; there are ${[...new Set(modules.map(last))].sort().join(", ")}`,
     );
   }
   if (bias !== "none" && !weights.some((name) => isWhole(name, { bias, modulesToSave: [] }, isTarget))) {
     throw new UserError(`--bias ${bias}: the model has no biases${bias === "all" ? "" : " in its adapted modules"}`);
   }
 }
-
-const someOf = (names: readonly string[]): string => [...new Set(names)].sort().join(", ");
 
 /** The first block that is trained, from 0; null: everything is. @throws {UserError} */
 function firstLayer({ lastLayers }: Pick<TrainConfig, "lastLayers">, { layers }: Pick<ModelConfig, "layers">): number | null {
@@ -155,32 +109,33 @@ function firstLayer({ lastLayers }: Pick<TrainConfig, "lastLayers">, { layers }:
  * @throws {UserError} one that says something else
  */
 export function withAdapter<C extends TuningConfig>(config: C, adapter: Adapter, model: Model, given: readonly string[]): C {
-  if (config.method === "full") throw new UserError("an adapter needs --method lora, got full");
+  if (config.method === "full") {
+    throw new UserError(
+      "--method full trains all weights; an adapter is trained further with its own method, or merged before (remat merge)",
+    );
+  }
   const { targets, layers } = describeModules([...adapter.modules.keys()], model);
   const isLast = layers !== null && layers.every((layer, i) => layer === model.layers - layers.length + i);
+  const kind = adapterKind(adapter.method);
+  const method = adapter.method as TrainConfig["method"];
   const own = {
-    method: adapter.method as TrainConfig["method"],
-    rank: adapter.rank,
-    alpha: adapter.alpha,
-    rslora: adapter.rslora,
-    targets: allTargets(model).filter((name) => adapter.targets.includes(name)) as TrainConfig["targets"],
+    method,
+    ...kind.asked(adapter.own, new Map(Array.from(adapter.modules, ([name, { setup }]) => [name, setup]))),
+    targets: allTargets(model).filter((name) => adapter.targets.includes(name)) as NonNullable<TrainConfig["targets"]>,
     lastLayers: isLast ? layers.length : undefined,
-    rankPattern: orAbsent(adapter.rankPattern),
-    alphaPattern: orAbsent(adapter.alphaPattern),
-    bias: adapter.bias,
+    ...("bias" in kind.flags && { bias: adapter.bias }),
     modulesToSave: adapter.modulesToSave.length === 0 ? undefined : [...adapter.modulesToSave],
   };
-  const asked = { ...config, targets: resolveTargets(config.targets, model) };
+  const asked = { ...config, targets: targetsOf({ method, targets: config.targets }, model) };
   const text = (value: unknown) => (typeof value === "object" ? JSON.stringify(value) : String(value));
   for (const key of Object.keys(own) as (keyof typeof own)[]) {
     if (!given.includes(key) || text(asked[key]) === text(own[key])) continue;
     const has = own[key] === undefined ? `of ${targets.join(", ")} in layers ${layers?.join(", ")}` : String(own[key]);
     throw new UserError(`${key} ${String(asked[key])} is not what the adapter has (${key} ${has}); it keeps its own`);
   }
+  checkMethod({ ...config, method });
   return { ...config, ...own };
 }
-
-const orAbsent = (pattern: AdapterSettings["rankPattern"]) => (Object.keys(pattern).length === 0 ? undefined : { ...pattern });
 
 const allTargets = (model: Model): string[] => {
   const { linear, head, embedding } = modulesOf(model);
@@ -191,7 +146,7 @@ const allTargets = (model: Model): string[] => {
  * Returns what trains an adapter further that was opened for its base model.
  * @throws {UserError} an adapter of modules in which its kind cannot be trained, or with weights that it does not train
  */
-export function tuningOfAdapter(adapter: Adapter, model: Model, dropout: number): Tuning {
+export function tuningOfAdapter(adapter: Adapter, model: Model, dropout = 0): Tuning {
   const { method, modules, source } = adapter;
   checkModules(adapter, model, "cannot be trained further, only merged");
   const [copy] = adapter.copies.keys();
@@ -200,6 +155,6 @@ export function tuningOfAdapter(adapter: Adapter, model: Model, dropout: number)
       `${source.path} holds a ${copy} of its own, which it does not train: merge the adapter (remat merge), and train the result`,
     );
   }
-  const adapts = (module: string) => modules.get(module) ?? null;
+  const adapts = (module: string) => modules.get(module)?.setup ?? null;
   return { method, dropout, adapts, frozen: false, ...wholes(adapter, (module) => modules.has(module)) };
 }

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
 import { show } from "../../../base/json.ts";
+import { ADAPTER_TITLES } from "../../../models/adapters/index.ts";
 import { METRICS } from "../../../objectives/index.ts";
 import type { OptimizerName } from "../../../optimizers/index.ts";
 import { hubDataset } from "../../../data/examples/wrong-files.ts";
@@ -32,7 +33,7 @@ export const WHY = {
   format: "the format of data is told from the keys of a line",
   services: "metrics.jsonl, --json and --tensorboard are what there is",
   hub: "upload the run folder with the hub's own tools",
-  lora: "adapters are LoRA or DoRA, with modules that are trained whole",
+  lora: `adapters are ${ADAPTER_TITLES}, with modules that are trained whole`,
   reentrant: "there is no autograd engine to re-enter",
   noise: "noise on embeddings (NEFTune) is not added here",
   compiled: "kernels are compiled once, before any run",

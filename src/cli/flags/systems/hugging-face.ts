@@ -1,4 +1,5 @@
 import { show } from "../../../base/json.ts";
+import { ADAPTER_METHODS } from "../../../models/adapters/index.ts";
 import {
   type Counterpart,
   each,
@@ -149,7 +150,9 @@ export const LLAMA_FACTORY: Table = {
   finetuning_type: to("method", (value) =>
     value === "lora" || value === "full"
       ? { set: { method: value } }
-      : problem(`${show(value)}: what is trained is lora, dora or full; --last-layers N trains the last blocks`),
+      : problem(
+          `${show(value)}: what is trained is ${ADAPTER_METHODS.join(", ")} or full; --last-layers N trains the last blocks`,
+        ),
   ),
   template: missing(WHY.template, isOneOf("default")),
   enable_thinking: to("templateArgs", (value) => ({ set: { templateArgs: JSON.stringify({ enable_thinking: value }) } })),
