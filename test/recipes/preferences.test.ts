@@ -42,7 +42,7 @@ describe("the bundled preferences", () => {
 test(`the recipe learns them: held-out accuracy rises by ${SLOW ? "40" : "10"} points${SLOW ? ", for three seeds" : ""}`, async () => {
   for (const seed of SLOW ? [1, 2, 3] : [42]) {
     const output = temporaryFolder();
-    const length = SLOW ? [] : ["--steps", "20"];
+    const length = SLOW ? [] : ["--steps", "12"];
     await ok(
       "train",
       "preferences",
