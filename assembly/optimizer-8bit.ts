@@ -4,7 +4,7 @@
  * largest magnitude of its block.
  */
 import { int, partEnd, partStart, pointer, threadScratch } from "./command";
-import { lerp4, step4 } from "./optimizer-lanes";
+import { adamCorrection4, adamRate4, complement4, decay4, hyper4, lerp4, step4 } from "./optimizer-lanes";
 
 /** Elements with one scale. */
 const BLOCK: i32 = 256;
@@ -113,18 +113,15 @@ export function adamW8bitCommand(): void {
   prepareSearch(map1, threadScratch + MIDDLES1, threadScratch + CODES1);
   prepareSearch(map2, threadScratch + MIDDLES2, threadScratch + CODES2);
 
-  const lr = <f64>load<f32>(hyper);
-  const beta1 = load<f32>(hyper, 4);
-  const beta2 = load<f32>(hyper, 8);
-  const keepM = f32x4.splat(beta1);
-  const takeM = f32x4.splat(<f32>(1 - <f64>beta1));
-  const keepV = f32x4.splat(beta2);
-  const takeV = f32x4.splat(<f32>(1 - <f64>beta2));
-  const epsilon = f32x4.splat(load<f32>(hyper, 12));
-  const decay = f32x4.splat(<f32>(1 - lr * <f64>load<f32>(hyper, 16)));
-  const rate = f32x4.splat(<f32>(lr / <f64>load<f32>(hyper, 20)));
-  const correction = f32x4.splat(<f32>sqrt<f64>(<f64>load<f32>(hyper, 24)));
-  const gradScale = f32x4.splat(load<f32>(hyper, 28));
+  const keepM = hyper4(hyper, 4);
+  const takeM = complement4(hyper, 4);
+  const keepV = hyper4(hyper, 8);
+  const takeV = complement4(hyper, 8);
+  const epsilon = hyper4(hyper, 12);
+  const decay = decay4(hyper, 16);
+  const rate = adamRate4(hyper);
+  const correction = adamCorrection4(hyper);
+  const gradScale = hyper4(hyper, 28);
 
   for (let first = start; first < end; first += BLOCK) {
     const bytes = (<usize>first) << 2;

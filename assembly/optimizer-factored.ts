@@ -6,7 +6,7 @@
 import { float, int, partEnd, partStart, pointer, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { sum4 } from "./math";
-import { lerp4 } from "./optimizer-lanes";
+import { decay4, hyper4, lerp4 } from "./optimizer-lanes";
 
 /** Elements of a row whose squares are summed in registers; the sums of these are f64. */
 const BLOCK: i32 = 256;
@@ -41,7 +41,7 @@ export function adafactorRowsCommand(): void {
   const columns = int(1);
   const end = partEnd(int(0), 1);
   const hyper = pointer(2);
-  const scale = f32x4.splat(load<f32>(hyper, 8));
+  const scale = hyper4(hyper, 8);
   const take = <f64>load<f32>(hyper, 12);
   for (let row = partStart(int(0), 1); row < end; row++) {
     const at = <usize>row << 2;
@@ -86,7 +86,7 @@ export function adafactorColumnsCommand(): void {
   const rows = int(0);
   const columns = int(1);
   const hyper = pointer(2);
-  const scale = f32x4.splat(load<f32>(hyper, 8));
+  const scale = hyper4(hyper, 8);
   const take = <f64>load<f32>(hyper, 12);
   const keep4 = f32x4.splat(<f32>(1 - take));
   const take4 = f32x4.splat(<f32>(take / <f64>rows));
@@ -125,7 +125,7 @@ function unit4(grad: v128, scale: v128, share: v128, v: v128): v128 {
 export function adafactorSquaresCommand(): void {
   const columns = int(1);
   const end = partEnd(int(0), 1);
-  const scale = f32x4.splat(load<f32>(pointer(2), 8));
+  const scale = hyper4(pointer(2), 8);
   const shares = pointer(3);
   for (let row = partStart(int(0), 1); row < end; row++) {
     const share = f32x4.splat(shares ? load<f32>(shares + (<usize>row << 2)) : 1);
@@ -162,8 +162,8 @@ export function adafactorStepCommand(): void {
   const count = <f64>int(0) * <f64>columns;
   const size = max<f64>(<f64>float(2), sqrt<f64>(<f64>load<f32>(pointer(4)) / count));
   const clip = max<f64>(1, sqrt<f64>(<f64>load<f32>(pointer(5)) / count));
-  const decay = f32x4.splat(<f32>(1 - <f64>load<f32>(hyper) * <f64>load<f32>(hyper, 4)));
-  const scale = f32x4.splat(load<f32>(hyper, 8));
+  const decay = decay4(hyper, 4);
+  const scale = hyper4(hyper, 8);
   const rate = f32x4.splat(<f32>((size * <f64>load<f32>(hyper, 16)) / clip));
   for (let row = partStart(int(0), 1); row < end; row++) {
     const share = f32x4.splat(shares ? load<f32>(shares + (<usize>row << 2)) : 1);

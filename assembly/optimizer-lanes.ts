@@ -1,4 +1,42 @@
-/** Four elements of an update at a time; the optimizers' kernels share these formulas. */
+/**
+ * Four elements of an update at a time, and the constants of a command from its hyperparameters `hyper`, computed in f64 and rounded once: the
+ * optimizers' kernels share these formulas. `at` is a hyperparameter's offset in bytes; the learning rate stands first.
+ */
+
+/** A hyperparameter. */
+// @ts-ignore: decorator
+@inline
+export function hyper4(hyper: usize, at: usize): v128 {
+  return f32x4.splat(load<f32>(hyper + at));
+}
+
+/** 1 - a hyperparameter. */
+// @ts-ignore: decorator
+@inline
+export function complement4(hyper: usize, at: usize): v128 {
+  return f32x4.splat(<f32>(1 - <f64>load<f32>(hyper + at)));
+}
+
+/** 1 - lr decay, what decoupled decay leaves of a parameter. */
+// @ts-ignore: decorator
+@inline
+export function decay4(hyper: usize, at: usize): v128 {
+  return f32x4.splat(<f32>(1 - <f64>load<f32>(hyper) * <f64>load<f32>(hyper + at)));
+}
+
+/** AdamW's lr / (1 - beta1^t). */
+// @ts-ignore: decorator
+@inline
+export function adamRate4(hyper: usize): v128 {
+  return f32x4.splat(<f32>(<f64>load<f32>(hyper) / <f64>load<f32>(hyper, 20)));
+}
+
+/** AdamW's sqrt(1 - beta2^t). */
+// @ts-ignore: decorator
+@inline
+export function adamCorrection4(hyper: usize): v128 {
+  return f32x4.splat(<f32>sqrt<f64>(<f64>load<f32>(hyper, 24)));
+}
 
 /** keep * state + take * x. */
 // @ts-ignore: decorator

@@ -1,10 +1,10 @@
 /**
  * Optimizers that keep one momentum: Lion, SGD, and the elementwise parts of Muon. Everything is f32; outputs may be the
- * inputs; constants of a command are computed in f64 and rounded once.
+ * inputs.
  */
 import { float, int, partEnd, partStart, pointer } from "./command";
 import { loadSome, storeSome } from "./lanes";
-import { lerp4 } from "./optimizer-lanes";
+import { complement4, decay4, hyper4, lerp4 } from "./optimizer-lanes";
 
 /** Elements that are handed out as one: a cache line. */
 const UNIT: i32 = 16;
@@ -35,14 +35,13 @@ export function lionCommand(): void {
   const hyper = pointer(3);
   let newP = pointer(4) + at;
   let newM = pointer(5) + at;
-  const lr = load<f32>(hyper);
-  const rate = f32x4.splat(lr);
-  const keep1 = f32x4.splat(load<f32>(hyper, 4));
-  const take1 = f32x4.splat(<f32>(1 - <f64>load<f32>(hyper, 4)));
-  const keep2 = f32x4.splat(load<f32>(hyper, 8));
-  const take2 = f32x4.splat(<f32>(1 - <f64>load<f32>(hyper, 8)));
-  const decay = f32x4.splat(<f32>(1 - <f64>lr * <f64>load<f32>(hyper, 12)));
-  const scale = f32x4.splat(load<f32>(hyper, 16));
+  const rate = hyper4(hyper, 0);
+  const keep1 = hyper4(hyper, 4);
+  const take1 = complement4(hyper, 4);
+  const keep2 = hyper4(hyper, 8);
+  const take2 = complement4(hyper, 8);
+  const decay = decay4(hyper, 12);
+  const scale = hyper4(hyper, 16);
   for (let i = n >> 2; i > 0; i--) {
     const g = f32x4.mul(v128.load(grad), scale);
     const old = v128.load(m);
@@ -83,12 +82,12 @@ export function sgdCommand(): void {
   const hyper = pointer(3);
   let newP = pointer(4) + at;
   let newB = pointer(5) + at;
-  const rate = f32x4.splat(load<f32>(hyper));
-  const momentum = f32x4.splat(load<f32>(hyper, 4));
-  const decay = f32x4.splat(load<f32>(hyper, 8));
-  const scale = f32x4.splat(load<f32>(hyper, 12));
-  const shareG = f32x4.splat(load<f32>(hyper, 16));
-  const shareB = f32x4.splat(load<f32>(hyper, 20));
+  const rate = hyper4(hyper, 0);
+  const momentum = hyper4(hyper, 4);
+  const decay = hyper4(hyper, 8);
+  const scale = hyper4(hyper, 12);
+  const shareG = hyper4(hyper, 16);
+  const shareB = hyper4(hyper, 20);
   for (let i = n >> 2; i > 0; i--) {
     const old = v128.load(p);
     const g = lerp4(v128.load(grad), scale, old, decay);
@@ -128,11 +127,11 @@ export function muonMomentumCommand(): void {
   const hyper = pointer(2);
   let direction = pointer(3) + at;
   let newB = pointer(4) + at;
-  const keep = f32x4.splat(load<f32>(hyper, 4));
-  const take = f32x4.splat(<f32>(1 - <f64>load<f32>(hyper, 4)));
-  const scale = f32x4.splat(load<f32>(hyper, 12));
-  const shareB = f32x4.splat(load<f32>(hyper, 16));
-  const shareG = f32x4.splat(<f32>(1 - <f64>load<f32>(hyper, 16)));
+  const keep = hyper4(hyper, 4);
+  const take = complement4(hyper, 4);
+  const scale = hyper4(hyper, 12);
+  const shareB = hyper4(hyper, 16);
+  const shareG = complement4(hyper, 16);
   for (let i = n >> 2; i > 0; i--) {
     const g = f32x4.mul(v128.load(grad), scale);
     const next = lerp4(v128.load(b), keep, g, take);
@@ -179,9 +178,8 @@ export function muonStepCommand(): void {
   let y = pointer(1) + at;
   const hyper = pointer(2);
   let newP = pointer(3) + at;
-  const lr = <f64>load<f32>(hyper);
-  const decay = f32x4.splat(<f32>(1 - lr * <f64>load<f32>(hyper, 8)));
-  const rate = f32x4.splat(<f32>(lr * <f64>float(1)));
+  const decay = decay4(hyper, 8);
+  const rate = f32x4.splat(<f32>(<f64>load<f32>(hyper) * <f64>float(1)));
   for (let i = n >> 2; i > 0; i--) {
     v128.store(newP, f32x4.sub(f32x4.mul(v128.load(p), decay), f32x4.mul(rate, v128.load(y))));
     p += 16;

@@ -6,7 +6,7 @@ import { adamW8bitCommand } from "./optimizer-8bit";
 import {
   adafactorColumnsCommand, adafactorRowsCommand, adafactorShareCommand, adafactorSquaresCommand, adafactorStepCommand,
 } from "./optimizer-factored";
-import { lerp4, step4 } from "./optimizer-lanes";
+import { adamCorrection4, adamRate4, complement4, decay4, hyper4, lerp4, step4 } from "./optimizer-lanes";
 import { lionCommand, muonMomentumCommand, muonStepCommand, sgdCommand, unitNormCommand } from "./optimizer-momentum";
 
 /** Elements that are handed out as one: a cache line. */
@@ -19,21 +19,18 @@ const UNIT: i32 = 16;
  *     v' = beta2 v + (1 - beta2) g^2
  *     p' = p (1 - lr decay) - lr / (1 - beta1^t) m' / (sqrt(v') / sqrt(1 - beta2^t) + epsilon)
  *
- * Outputs may be the inputs. Per-command constants are computed in f64 and rounded once.
+ * Outputs may be the inputs.
  */
 function adamw(p: usize, grad: usize, m: usize, v: usize, hyper: usize, newP: usize, newM: usize, newV: usize, n: i32): void {
-  const lr = <f64>load<f32>(hyper);
-  const beta1 = load<f32>(hyper, 4);
-  const beta2 = load<f32>(hyper, 8);
-  const keepM = f32x4.splat(beta1);
-  const takeM = f32x4.splat(<f32>(1 - <f64>beta1));
-  const keepV = f32x4.splat(beta2);
-  const takeV = f32x4.splat(<f32>(1 - <f64>beta2));
-  const epsilon = f32x4.splat(load<f32>(hyper, 12));
-  const decay = f32x4.splat(<f32>(1 - lr * <f64>load<f32>(hyper, 16)));
-  const rate = f32x4.splat(<f32>(lr / <f64>load<f32>(hyper, 20)));
-  const correction = f32x4.splat(<f32>sqrt<f64>(<f64>load<f32>(hyper, 24)));
-  const scale = f32x4.splat(load<f32>(hyper, 28));
+  const keepM = hyper4(hyper, 4);
+  const takeM = complement4(hyper, 4);
+  const keepV = hyper4(hyper, 8);
+  const takeV = complement4(hyper, 8);
+  const epsilon = hyper4(hyper, 12);
+  const decay = decay4(hyper, 16);
+  const rate = adamRate4(hyper);
+  const correction = adamCorrection4(hyper);
+  const scale = hyper4(hyper, 28);
   for (let i = n >> 2; i > 0; i--) {
     const g = f32x4.mul(v128.load(grad), scale);
     const first = lerp4(v128.load(m), keepM, g, takeM);
