@@ -41,6 +41,7 @@ const ROOMS: readonly string[] = [
   "train/memory",
   "train/step",
   "train/run",
+  "train/apart",
   "jobs",
   "serve",
   "fleet",

@@ -8,9 +8,17 @@ export class UserError extends Error {
   constructor(
     message: string,
     readonly exitCode = 2,
+    options?: ErrorOptions,
   ) {
-    super(message);
+    super(message, options);
   }
+}
+
+/** The code of the system call that an error comes from, such as `ENOSPC`; null: it comes from none. */
+export function systemCode(error: unknown): string | null {
+  if (typeof error !== "object" || error === null) return null;
+  if ("code" in error && typeof error.code === "string") return error.code;
+  return "cause" in error ? systemCode(error.cause) : null;
 }
 
 /** Text of an unknown thrown value. */

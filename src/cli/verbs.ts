@@ -1,6 +1,6 @@
 import type { VerbTable } from "./flags/verb.ts";
 import { CHILD as EXAMINE_DEVICE } from "../doctor/apart.ts";
-import { CHILD as TRAIN } from "../library/train-apart.ts";
+import { CHILD as TRAIN } from "../train/apart/train-apart.ts";
 
 export const VERBS: VerbTable = {
   train: { summary: "fine-tune a model", load: () => import("./verbs/train.ts") },
@@ -22,5 +22,5 @@ export const VERBS: VerbTable = {
 /** The work of this program's own processes, by their first argument; no verbs for users. */
 export const CHILDREN: Readonly<Record<string, () => Promise<{ run(args: readonly string[]): Promise<number> }>>> = {
   [EXAMINE_DEVICE]: () => import("../doctor/examine-device.ts"),
-  [TRAIN]: () => import("../library/train-child.ts"),
+  [TRAIN]: () => import("../train/apart/train-child.ts"),
 };

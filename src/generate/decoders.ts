@@ -105,6 +105,7 @@ export function startDecoder(...args: Parameters<typeof startDecoders>): Decoder
 /**
  * Starts with empty caches in the `plan.bytes` bytes at `base`, which are the decoders' as long as they are used. In one piece: its
  * functions share what is known of each text's cache, and no other code may change that.
+ * @param isClean the bytes were those of other decoders of the same model, which stay as they are
  */
 export function startDecoders(
   executor: Executor,
@@ -112,9 +113,10 @@ export function startDecoders(
   plan: DecoderPlan,
   resident: Pick<Resident, "param" | "gradient">,
   base: Address,
+  isClean = false,
 ): Decoders {
   const { config, maxTokens, texts, chains, together } = plan;
-  executor.zero(base, plan.bytes);
+  if (!isClean) executor.zero(base, plan.bytes);
   let end = base;
   const place = (bytes: number): Address => {
     const address = end;

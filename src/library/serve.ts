@@ -1,11 +1,9 @@
-import { existsSync } from "node:fs";
-import { basename, resolve } from "node:path";
 import { z } from "zod";
 import { stopTokens } from "../generate/generate.ts";
 import { createDecoders } from "../generate/open-decoder.ts";
 import { openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
-import { checkApiKey, isLoopback, readOrigin } from "../serve/guard.ts";
+import { checkApiKey, isLoopback, readOrigin } from "../serve/http/guard.ts";
 import { type RequestReport, startServer } from "../serve/server.ts";
 import {
   type CallOptions,
@@ -16,6 +14,7 @@ import {
   SAMPLING_OPTIONS,
   validateOptions,
 } from "./options.ts";
+import { HOME_OPTIONS, refuseHomeOptions, serveHome, servedName } from "./serve-home.ts";
 
 const { seed: _, ...SAMPLING_DEFAULTS } = SAMPLING_OPTIONS;
 
@@ -35,6 +34,12 @@ export const serveOptionsSchema = z.strictObject({
     .default(1)
     .describe("conversations whose keys and values are kept, each in memory of its own"),
   ...SAMPLING_DEFAULTS,
+  home: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("folder for uploads, jobs and runs: the server trains too, by OpenAI's fine-tuning API"),
+  ...HOME_OPTIONS,
 });
 
 export type ServeOptions = z.input<typeof serveOptionsSchema>;
@@ -65,9 +70,11 @@ export async function serve(
   { sink = () => {}, onRequest = () => {} }: ServeCallOptions = {},
 ): Promise<RunningServer> {
   const flags = validateOptions(serveOptionsSchema, options);
+  if (flags.home === undefined) refuseHomeOptions(flags);
   const cors = flags.cors === undefined ? null : readOrigin(flags.cors);
   const apiKey = flags.apiKey ?? (process.env["REMAT_API_KEY"] || null);
   if (apiKey !== null) checkApiKey(apiKey, flags.apiKey === undefined ? "REMAT_API_KEY" : "--api-key");
+  if (flags.home !== undefined) return serveHome({ ...flags, home: flags.home }, { cors, apiKey, sink, onRequest });
   const { model, executor, close } = await openModelOnDevice(flags, {
     onNote: (text) => sink({ type: "note", text }),
     check: checkOf(flags),
@@ -79,7 +86,7 @@ export async function serve(
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
     const { each: decoders } = createDecoders(executor, { ...model, ...storageOf(flags), ...room }, flags.conversations);
     const context = decoders[0]!.maxTokens;
-    const name = flags.name ?? nameOf(flags.adapter ?? flags.model ?? model.folder);
+    const name = flags.name ?? servedName(flags.adapter ?? flags.model ?? model.folder);
     const server = startServer(
       { name, tokenizer, decoders, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
       { ...flags, apiKey, cors, onRequest },
@@ -101,9 +108,4 @@ export async function serve(
     close();
     throw error;
   }
-}
-
-/** A folder's own name, or a name on the hub as it is. */
-function nameOf(model: string): string {
-  return existsSync(model) ? basename(resolve(model)) : model;
 }

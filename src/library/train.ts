@@ -2,7 +2,7 @@ import { type TrainConfigInput, trainConfigSchema } from "../train/config.ts";
 import type { RunEvent } from "../train/run/events.ts";
 import { run, type RunResult } from "../train/run/run.ts";
 import { validateOptions } from "./options.ts";
-import { runApart } from "./train-apart.ts";
+import { runApart } from "../train/apart/train-apart.ts";
 
 export interface TrainOptions {
   /** Called with everything that happens, in order. An error that the sink throws ends the run. */

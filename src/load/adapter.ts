@@ -21,7 +21,7 @@ import { shapeOf } from "./weights.ts";
 /** A model in an executor's memory whose base weights are loaded. */
 export interface LoadedModel {
   readonly executor: Executor;
-  readonly resident: Resident;
+  readonly resident: Pick<Resident, "params" | "param">;
   readonly source: TensorSource;
   readonly config: ModelConfig;
   readonly tuning: Tuning;

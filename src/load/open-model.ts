@@ -114,6 +114,25 @@ function lazily<T>(make: () => T): () => T {
   return () => (made ??= { value: make() }).value;
 }
 
+/** The tokenizer of a model with an adapter of a folder beside it, which may have a chat template of its own. */
+export function tokenizerWith({ tokenizer }: Pick<OpenModel, "tokenizer">, adapter: string): Tokenizer {
+  const own = withTemplateOf(adapter, {});
+  return own.chatTemplate === undefined ? tokenizer : withChatSettings(tokenizer, own);
+}
+
+/** Opens an adapter for a model that is open, and checks its files. @throws {UserError} */
+export function openAdapterOf({ source, config }: Pick<OpenModel, "source" | "config">, folder: string): Adapter {
+  const adapter = openAdapterFor(source, folder, config);
+  try {
+    verifyChecksums(folder, { fresh: false });
+    examineWeights(adapter.source, { fresh: false });
+    return adapter;
+  } catch (error) {
+    adapter.source.close();
+    throw error;
+  }
+}
+
 /** An adapter may have the chat template beside it that it was trained with. */
 function withTemplateOf(adapter: string | null, chats: ChatSettings): ChatSettings {
   const own = adapter === null ? null : join(adapter, CHAT_TEMPLATE_FILE);

@@ -54,7 +54,7 @@ export function computeType({ halves }: Pick<Executor, "halves">, dtype: FloatTy
  * Reads the base model's weights into their places, each straight from the file where no conversion is needed; others piece by piece.
  * @throws {UserError} missing tensor, wrong shape or dtype
  */
-export function loadWeights(executor: Executor, resident: Resident, source: TensorSource): void {
+export function loadWeights(executor: Executor, resident: Pick<Resident, "params" | "param">, source: TensorSource): void {
   const params = resident.params.filter((param) => !isAdapter(param) && !isScales(param));
   // All are checked before the first byte is read.
   const entries = params.map((param) => expectTensor(source, param.name, shapeOf(param)));

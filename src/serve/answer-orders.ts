@@ -8,7 +8,8 @@ import type { Decoder } from "../generate/open-decoder.ts";
 import { chatText } from "../generate/prompts.ts";
 import { endsInReasoning, writesReasoning } from "../generate/reasoning.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
-import { ApiError, refusing, refusingLater } from "./errors.ts";
+import { createCaches } from "./caches.ts";
+import { ApiError, refusing, refusingLater } from "./http/errors.ts";
 import type { AnyRequest, ChatRequest, TextRequest } from "./requests.ts";
 import { checkTextSize, type Room, tooLong } from "./size.ts";
 import { withArguments } from "../data/chat/call-arguments.ts";
@@ -25,6 +26,19 @@ export interface ServedModel {
   readonly stop: ReadonlySet<number>;
   /** The settings of requests that name none. */
   readonly sampling: Omit<SamplingOptions, "seed"> & { readonly maxNewTokens: number };
+}
+
+/** A model, as far as answers are made with it. */
+export interface AnsweringModel extends Omit<ServedModel, "decoders"> {
+  /** The longest text, in tokens. */
+  readonly maxTokens: number;
+  /** Returns the decoder that goes on with a prompt. Called in the request's turn, one after the other. */
+  decoderFor(prompt: readonly number[]): Decoder | Promise<Decoder>;
+}
+
+/** A model that is served alone, whose decoders are chosen by what is in their caches. */
+export function answeringModel({ decoders, ...model }: ServedModel): AnsweringModel {
+  return { ...model, maxTokens: decoders[0]!.maxTokens, decoderFor: createCaches(decoders) };
 }
 
 /** Describes what a request asks of the decoder. */
@@ -46,15 +60,15 @@ export interface AnswerOrder {
 export type Encode = (text: string, plain: readonly number[]) => Promise<Int32Array>;
 
 /** Returns how much a model can hold in its context. */
-export function roomOf({ decoders, tokenizer }: Pick<ServedModel, "decoders" | "tokenizer">): Room {
-  return { tokens: decoders[0]!.maxTokens, reach: reachOf(tokenizer.json) };
+export function roomOf({ maxTokens, tokenizer }: Pick<AnsweringModel, "maxTokens" | "tokenizer">): Room {
+  return { tokens: maxTokens, reach: reachOf(tokenizer.json) };
 }
 
 /**
  * The conversation as the template renders it on the day that it is: a server lives longer than one.
  * @throws {ApiError} a conversation that the template refuses, tools that it has no place for, a prompt without room
  */
-export async function chatOrder(model: ServedModel, room: Room, request: ChatRequest, encode: Encode): Promise<AnswerOrder> {
+export async function chatOrder(model: AnsweringModel, room: Room, request: ChatRequest, encode: Encode): Promise<AnswerOrder> {
   const { tokenizer } = model;
   const tools = request.tool_choice === "none" || request.tools?.length === 0 ? undefined : request.tools;
   const template = refusing("messages", "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
@@ -85,7 +99,7 @@ function checkTools(template: ChatTemplate, tools: readonly unknown[]): void {
 }
 
 /** A text goes in with the tokens that begin texts, token ids as they are. @throws {ApiError} */
-export async function textOrder(model: ServedModel, room: Room, request: TextRequest, encode: Encode): Promise<AnswerOrder> {
+export async function textOrder(model: AnsweringModel, room: Room, request: TextRequest, encode: Encode): Promise<AnswerOrder> {
   const { prompt } = request;
   let ids: ArrayLike<number>;
   if (typeof prompt === "string") {
@@ -103,13 +117,13 @@ export async function textOrder(model: ServedModel, room: Room, request: TextReq
 }
 
 function orderOf(
-  model: ServedModel,
+  model: AnsweringModel,
   request: AnyRequest,
   prompt: ArrayLike<number>,
   param: string,
   limit: number | undefined,
 ): Omit<AnswerOrder, "calls" | "reasoning"> {
-  const { maxTokens } = model.decoders[0]!;
+  const { maxTokens } = model;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
   if (prompt.length > maxTokens) throw tooLong(param, `${prompt.length} tokens`, { tokens: maxTokens });
   const { maxNewTokens, ...sampling } = model.sampling;

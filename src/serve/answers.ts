@@ -1,9 +1,8 @@
 import { type Answer, answer } from "../generate/answer.ts";
 import { reasoningTokens } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
-import { createCaches } from "./caches.ts";
-import { ApiError, clientGone, errorResponse, internalError, stopping } from "./errors.ts";
-import type { AnswerOrder, ServedModel } from "./answer-orders.ts";
+import { ApiError, clientGone, errorResponse, internalError, stopping } from "./http/errors.ts";
+import type { AnswerOrder, AnsweringModel } from "./answer-orders.ts";
 import { createTurns } from "./turns.ts";
 import { callsOf, type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
 import { createPartReader, type Part } from "./parts.ts";
@@ -32,22 +31,24 @@ export interface Delivery {
   report(report: AnswerReport): void;
 }
 
+/** An order, and the model that it is for. */
+export interface Prepared {
+  readonly order: AnswerOrder;
+  readonly model: AnsweringModel;
+}
+
 /**
  * Answers requests one at a time. A request has its place in the queue before `prepare` makes the order of it.
  * @throws {ApiError} the queue is full, or `prepare` refuses the request; nothing is reported then
  */
-export type Responder = (prepare: (signal: AbortSignal) => Promise<AnswerOrder>, delivery: Delivery) => Promise<Response>;
+export type Responder = (prepare: (signal: AbortSignal) => Promise<Prepared>, delivery: Delivery) => Promise<Response>;
 
 /**
  * @param waiting requests that may wait
  * @param shutdown cuts the answer that is being made and those that wait
  */
-export function createResponder(
-  model: ServedModel,
-  { waiting, shutdown }: { readonly waiting: number; readonly shutdown: AbortSignal },
-): Responder {
+export function createResponder({ waiting, shutdown }: { readonly waiting: number; readonly shutdown: AbortSignal }): Responder {
   const turns = createTurns(waiting);
-  const decoderFor = createCaches(model.decoders);
   /** The seconds of the last answer: after about so long there is a place in the queue again. */
   let lastSeconds = 0;
 
@@ -64,7 +65,7 @@ export function createResponder(
 
   /** The answer, or why there is none. Reports either. */
   const make = async (
-    order: AnswerOrder,
+    { order, model }: Prepared,
     place: Promise<() => void>,
     { report }: Delivery,
     signal: AbortSignal,
@@ -84,7 +85,7 @@ export function createResponder(
         const { tokenizer, stop } = model;
         const sampler = createSampler(sampling);
         const keptTokens = order.reasoning === "none" ? new Set<number>() : reasoningTokens(tokenizer);
-        const decoder = decoderFor(prompt);
+        const decoder = await model.decoderFor(prompt);
         if (order.isExact) decoder.startAnew(prompt);
         const onText = (piece: string) => reader.push(piece).forEach(onPart);
         made = await answer({ tokenizer, decoder }, prompt, { limit, stop, stopTexts, keptTokens, sampler, signal, onText });
@@ -111,15 +112,10 @@ export function createResponder(
 
   return async (prepare, delivery) => {
     const { endpoint, includeUsage } = delivery;
-    const head: Head = {
-      id: `${endpoint.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`,
-      created: Math.floor(Date.now() / 1000),
-      model: model.name,
-    };
     const closed = new AbortController();
     const signal = AbortSignal.any([delivery.signal, shutdown, closed.signal]);
     const place = enter(signal);
-    const order = await prepareInPlace(
+    const prepared = await prepareInPlace(
       place,
       () => prepare(signal),
       (error) => {
@@ -128,9 +124,15 @@ export function createResponder(
         return isCut ? cut() : error;
       },
     );
+    const { order, model } = prepared;
+    const head: Head = {
+      id: `${endpoint.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`,
+      created: Math.floor(Date.now() / 1000),
+      model: model.name,
+    };
     if (!delivery.stream) {
       const parts: Part[] = [];
-      return make(order, place, delivery, signal, (part) => parts.push(part)).then((made) =>
+      return make(prepared, place, delivery, signal, (part) => parts.push(part)).then((made) =>
         made instanceof ApiError
           ? errorResponse(made)
           : Response.json(endpoint.whole(head, parts, finishReason(made, callsOf(parts).length), usageOf(order, made))),
@@ -143,7 +145,7 @@ export function createResponder(
         };
         send(endpoint.first(head));
         let calls = 0;
-        const made = await make(order, place, delivery, signal, (part) => {
+        const made = await make(prepared, place, delivery, signal, (part) => {
           send(endpoint.piece(head, part, calls));
           if ("call" in part) calls++;
         });
@@ -168,9 +170,9 @@ export function createResponder(
  */
 async function prepareInPlace(
   place: Promise<() => void>,
-  prepare: () => Promise<AnswerOrder>,
+  prepare: () => Promise<Prepared>,
   giveUp: (error: unknown) => unknown,
-): Promise<AnswerOrder> {
+): Promise<Prepared> {
   // It may fail while nobody waits for it yet.
   place.catch(() => {});
   try {

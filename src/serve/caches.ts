@@ -23,7 +23,8 @@ export function createCaches(decoders: readonly Decoder[]): Caches {
   };
 }
 
-function commonPrefix(a: readonly number[], b: readonly number[]): number {
+/** The number of tokens that two texts begin with alike. */
+export function commonPrefix(a: readonly number[], b: readonly number[]): number {
   let length = 0;
   while (length < a.length && length < b.length && a[length] === b[length]) length++;
   return length;

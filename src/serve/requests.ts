@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { isRecord } from "../base/json.ts";
 import { SAMPLING } from "../generate/sampling.ts";
-import { ApiError } from "./errors.ts";
+import { ApiError } from "./http/errors.ts";
 
 /**
  * The requests of OpenAI's API, as far as a model on this machine can fulfil them, with the sampling fields that vLLM and

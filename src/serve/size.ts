@@ -1,6 +1,6 @@
 import { isRecord } from "../base/json.ts";
 import type { Reach } from "../data/tokens/reach.ts";
-import { ApiError } from "./errors.ts";
+import { ApiError } from "./http/errors.ts";
 
 /** The size of a context. */
 export interface Room {

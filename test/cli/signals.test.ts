@@ -3,7 +3,7 @@ import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { programCommand } from "../../src/base/process/program.ts";
-import { CHILD, type FromChild, type ToChild } from "../../src/library/train-apart.ts";
+import { CHILD, type FromChild, type ToChild } from "../../src/train/apart/train-apart.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat, root, writeTinyModel } from "../support/cli.ts";

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 
 import { join } from "node:path";
 import { evaluate, type RunEvent, train, UserError, type VerbEvent } from "../../src/index.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
-import { CHILD } from "../../src/library/train-apart.ts";
+import { CHILD } from "../../src/train/apart/train-apart.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { writeTinyModel } from "../support/cli.ts";
 

@@ -1,7 +1,7 @@
 import { connect } from "node:net";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { UserError } from "../../src/base/errors.ts";
-import { checkApiKey, readOrigin } from "../../src/serve/guard.ts";
+import { checkApiKey, readOrigin } from "../../src/serve/http/guard.ts";
 import { useServed } from "../support/served.ts";
 
 setDefaultTimeout(120_000);

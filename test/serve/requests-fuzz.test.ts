@@ -4,8 +4,8 @@ import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { UserError } from "../../src/base/errors.ts";
 import { parseJson } from "../../src/base/json.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
-import { ApiError, refusing } from "../../src/serve/errors.ts";
-import { chatOrder, roomOf, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
+import { ApiError, refusing } from "../../src/serve/http/errors.ts";
+import { answeringModel, chatOrder, roomOf, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
 import { parseChatRequest, parseTextRequest } from "../../src/serve/requests.ts";
 import { checkBodySize } from "../../src/serve/size.ts";
 import { fuzz, INPUTS, mutateJson } from "../support/fuzz.ts";
@@ -23,7 +23,8 @@ const model: ServedModel = {
   sampling: { ...GREEDY, maxNewTokens: 10 },
 };
 
-const room = roomOf(model);
+const answering = answeringModel(model);
+const room = roomOf(answering);
 const encode = async (text: string, plain: readonly number[]) => tokenizer.encode(text, plain);
 
 const fields = {
@@ -70,8 +71,8 @@ test(`${INPUTS} mutated requests: a order for the decoder, or a 400 that is clea
         const body = refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
         checkBodySize(room, body);
         const order = isChat
-          ? await chatOrder(model, room, parseChatRequest(body), encode)
-          : await textOrder(model, room, parseTextRequest(body), encode);
+          ? await chatOrder(answering, room, parseChatRequest(body), encode)
+          : await textOrder(answering, room, parseTextRequest(body), encode);
         expect(order.prompt.length).toBeGreaterThan(0);
         expect(order.prompt.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize)).toBe(true);
         expect(order.limit).toBeGreaterThanOrEqual(1);

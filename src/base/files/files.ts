@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import { dirname } from "node:path";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, systemCode, UserError } from "../errors.ts";
 import { temporaryPath } from "./drafts.ts";
 
 /** The file system calls that a durable write makes; a test replaces them to simulate a full disk. */
@@ -39,8 +39,8 @@ const REASONS: Readonly<Record<string, string>> = {
 /** Turns an error of a file system call into one sentence: what could not be done, to what, and why. */
 export function fileError(action: string, path: string, error: unknown): UserError {
   if (error instanceof UserError) return error;
-  const code = typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
-  return new UserError(`cannot ${action} ${path}: ${REASONS[code] ?? messageOf(error)}`);
+  const code = systemCode(error) ?? "";
+  return new UserError(`cannot ${action} ${path}: ${REASONS[code] ?? messageOf(error)}`, 2, { cause: error });
 }
 
 /** Makes a folder and its parents. @throws {UserError} */
@@ -103,8 +103,8 @@ export function writeAtomic(path: string, chunks: Iterable<Uint8Array>, io: File
 export interface AtomicFile {
   /** @throws {UserError} */
   write(chunk: Uint8Array): void;
-  /** Gives the file its name. @throws {UserError} */
-  finish(): void;
+  /** Gives the file its name, or another one in the same folder. @throws {UserError} */
+  finish(name?: string): void;
   /** Instead of `finish`: removes what was written. */
   discard(): void;
 }
@@ -129,12 +129,12 @@ export function openAtomic(path: string, io: FileIo = fileIo): AtomicFile {
   attempt(() => (fd = io.openSync(temporary, "w")));
   return {
     write: (chunk) => attempt(() => writeFully(fd, chunk, io)),
-    finish() {
+    finish(name = path) {
       attempt(() => {
         io.fsyncSync(fd);
         io.closeSync(fd);
         fd = -1;
-        io.renameSync(temporary, path);
+        io.renameSync(temporary, name);
       });
       syncFolder(dirname(path), io);
     },

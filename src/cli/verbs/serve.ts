@@ -14,13 +14,17 @@ export function help(): string {
   return `Serves a model by OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, /health. What a request says nothing
 about is as the sampling flags say. One request is answered at a time. Ctrl-C ends the server.
 
+With --home DIR it is a box for a team: it takes uploads and trains by OpenAI's fine-tuning API too, keeps everything in DIR, and what is trained
+answers at once. --model may then be given several times.
+
 Usage: remat serve --model DIR [--adapter DIR] [--port 8000] [--flag value ...]
+       remat serve --home DIR --model DIR ... [--memory 6GiB] [--flag value ...]
 
 ${describeFlags(schema)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const { json, ...options } = readFlags("serve", schema, args);
+  const { json, ...options } = readFlags("serve", schema, joinModels(args));
   const say = (line: string) => process.stderr.write(`${line}\n`);
   const sink = createVerbSink(json, (event) => {
     if (event.type === "sampling") say(`sampling: ${event.text}`);
@@ -39,6 +43,22 @@ export async function run(args: readonly string[]): Promise<number> {
   await interrupted();
   await server.stop();
   return 0;
+}
+
+/** `--model A --model B`: the second one and all others are `--models`. */
+function joinModels(args: readonly string[]): string[] {
+  const rest: string[] = [];
+  const models: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!;
+    const value = arg.startsWith("--model=") ? arg.slice("--model=".length) : arg === "--model" ? args[i + 1] : undefined;
+    if (value === undefined || models.length === 0) rest.push(arg);
+    if (value === undefined) continue;
+    if (models.length === 0 && arg === "--model") rest.push(value);
+    if (arg === "--model") i++;
+    models.push(value);
+  }
+  return models.length < 2 ? [...args] : [...rest, "--models", models.slice(1).join(",")];
 }
 
 /** Resolves at Ctrl-C or at a request to end; a second one ends the process at once. */

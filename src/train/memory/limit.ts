@@ -82,7 +82,7 @@ export function createCollector(limit: number): () => void {
 }
 
 /** What the process has resident when it plans differs by a few MiB from start to start; a limit that is named must work at the next. */
-const SPREAD = 4 << 20;
+export const LIMIT_SPREAD = 4 << 20;
 
 /**
  * Runs `plan`. A limit that it cannot keep is told in the user's terms: the least limit that works, and what lowers it.
@@ -102,10 +102,10 @@ export function explainingLimit<T>(memory: string | undefined, strategy: Checkpo
     const { temporary } = error;
     const fixed = strategy.bytes - base - temporary - error.limit;
     // Rounded up, in whole MiB: formatting to three digits may take more away than there is to spare.
-    const least = Math.ceil((base + fixed + temporary + error.least + SPREAD) / 2 ** 20);
+    const least = Math.ceil((base + fixed + temporary + error.least + LIMIT_SPREAD) / 2 ** 20);
     throw new UserError(
       `--memory ${memory} is not enough: the least that works is ${least} MiB ` +
-        `(${formatBytes(base + SPREAD)} for ${strategy.owner ?? "the process"}, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations` +
+        `(${formatBytes(base + LIMIT_SPREAD)} for ${strategy.owner ?? "the process"}, ${formatBytes(fixed)} for weights, gradients and optimizer, ${formatBytes(error.least)} for activations` +
         `${temporary > 0 ? `, ${formatBytes(temporary)} of temporary memory of ONNX Runtime` : ""}). ` +
         lower,
     );

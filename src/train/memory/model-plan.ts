@@ -95,6 +95,8 @@ export interface ModelPlan {
   readonly update: MemoryForecast | null;
   /** Everything besides the arena. */
   readonly fixed: FixedBytes;
+  /** Bytes that the arena needs for what runs between training steps: updates, evaluations, decoding. */
+  readonly between: number;
   /** The programs whose temporary memory is in `predicted`. */
   readonly measured: readonly Graph[];
   /** Bytes of the arena that holds stash and workspace. A later plan with other times needs no more. */
@@ -219,6 +221,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       optimizer,
       update,
       fixed,
+      between: betweenBytes,
       measured,
       arena,
       // A smaller micro-batch may keep more than the largest one.

@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fsyncSync, openSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { messageOf, UserError } from "../../base/errors.ts";
@@ -200,6 +200,23 @@ export function createCheckpoints(run: string, state: TrainedState, options: Che
       );
     },
   };
+}
+
+/** A checkpoint of a run folder. */
+export interface SavedCheckpoint {
+  readonly step: number;
+  readonly folder: string;
+  /** The time when it was written, in milliseconds. */
+  readonly at: number;
+}
+
+/** The checkpoints of a run folder, oldest first. */
+export function savedCheckpoints(run: string): SavedCheckpoint[] {
+  const all = join(run, "checkpoints");
+  return checkpointNames(all).flatMap((name) => {
+    const stat = statSync(join(all, name, POSITION_FILE), { throwIfNoEntry: false });
+    return stat ? [{ step: Number(NAME.exec(name)![1]), folder: join(all, name), at: stat.mtimeMs }] : [];
+  });
 }
 
 /** Oldest first. */

@@ -16,15 +16,16 @@ export interface RunLock {
 /**
  * Locks a run folder, which must exist.
  * @param name the folder as the user calls it
+ * @param refuse says that another process has it, by the folder's lock file
  * @throws {UserError} another process has it
  */
-export function lockRun(folder: string, name: string): RunLock {
+export function lockRun(folder: string, name: string, refuse = inUse): RunLock {
   const path = join(folder, LOCK_FILE);
   for (;;) {
     const fd = open(path);
     if (!tryLock(fd, path)) {
       closeSync(fd);
-      throw inUse(path, name);
+      throw refuse(path, name);
     }
     // A run that ends removes its file: the lock must be on the file that others find.
     if (!existsSync(path) || statSync(path).ino !== fstatSync(fd).ino) {
@@ -54,6 +55,22 @@ export function checkUnlocked(folder: string, name: string): void {
   }
 }
 
+/** The process that works in a folder; null: none does, or it cannot be known. */
+export function lockHolder(folder: string): number | null {
+  try {
+    checkUnlocked(folder, folder);
+    return null;
+  } catch {
+    const pid = Number(holderOf(join(folder, LOCK_FILE)));
+    return Number.isInteger(pid) && pid > 0 ? pid : null;
+  }
+}
+
+/** The number of the process that has a lock, as text; "" where it is not known. */
+export function holderOf(path: string): string {
+  return existsSync(path) ? readFileSync(path, "utf8").trim() : "";
+}
+
 function open(path: string): number {
   try {
     return openSync(path, "a+");
@@ -63,7 +80,7 @@ function open(path: string): number {
 }
 
 function inUse(path: string, name: string): UserError {
-  const pid = readFileSync(path, "utf8").trim();
+  const pid = holderOf(path);
   return new UserError(
     `--output ${name}: another run${pid ? ` (process ${pid})` : ""} is at work in this folder; wait for it to end, or choose another folder`,
   );

@@ -38,7 +38,7 @@ import { createCollector, explainingLimit, limitedMemory } from "../memory/limit
 import { type LoadedData, loadData } from "./load-data.ts";
 import { offloadOf } from "../memory/offload.ts";
 import { createOptimizer, type Optimizer } from "../step/optimizer.ts";
-import { isPlanned } from "../memory/step-plan.ts";
+import { type Checkpointing, isPlanned } from "../memory/step-plan.ts";
 import { runDate, startOfDay } from "./date.ts";
 import { RUN_FILES } from "./folder.ts";
 import { heldOut, type TrainingData } from "./loop.ts";
@@ -197,9 +197,20 @@ function warnOfLack(executor: Executor, peak: number, warn: (text: string) => vo
   );
 }
 
-/** Plans memory, reserves it, loads the weights. `warn` is told before that where there is less memory than is planned. */
-export function createSession(executor: Executor, inputs: Inputs, warn: (text: string) => void = () => {}): Session {
-  const { config, model, objective, source, start, tokenizer } = inputs;
+/** What of a run is decided before anything is reserved. */
+export interface SessionPlan {
+  readonly train: Batches;
+  readonly valid: Batches | null;
+  /** The question that the model is asked before and after training; null: none. */
+  readonly prompt: { readonly text: string; readonly ids: Int32Array } | null;
+  readonly costs: Costs | null;
+  readonly strategy: Checkpointing;
+  readonly options: EngineOptions;
+}
+
+/** Divides the data into batches, and says what an engine for them is to be. */
+export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
+  const { config, model, objective, source, tokenizer } = inputs;
   const batchOptions = {
     rows: config.batchSize,
     rowLength: inputs.sequenceLength * objective.texts,
@@ -210,9 +221,9 @@ export function createSession(executor: Executor, inputs: Inputs, warn: (text: s
   };
   const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
   const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });
-  const prompt = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
+  const asked = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
   const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
-  const canSample = prompt !== null && prompt.ids.length < sampleTokens;
+  const prompt = asked !== null && asked.ids.length < sampleTokens ? asked : null;
   const strategy = checkpointingOf(config, limitedMemory(executor, config));
   const costs = isPlanned(strategy) ? loadCosts(join(config.output, RUN_FILES.costs), deviceName(executor)) : null;
   const options: EngineOptions = {
@@ -228,10 +239,17 @@ export function createSession(executor: Executor, inputs: Inputs, warn: (text: s
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     head: objective.head.kind,
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,
-    ...(canSample ? { decode: sampleTokens } : {}),
+    ...(prompt ? { decode: sampleTokens } : {}),
     optimizer: chooseOptimizer(config),
-    onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, warn),
   };
+  return { train, valid, prompt, costs, strategy, options };
+}
+
+/** Plans memory, reserves it, loads the weights. `warn` is told before that where there is less memory than is planned. */
+export function createSession(executor: Executor, inputs: Inputs, warn: (text: string) => void = () => {}): Session {
+  const { config, model, start, tokenizer } = inputs;
+  const { train, valid, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
+  const options: EngineOptions = { ...planned, onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, warn) };
   const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
   if (start) writeAdapterWeights(engine, start.adapter);
   else initialiseAdapter(engine, config.seed);
@@ -252,7 +270,7 @@ export function createSession(executor: Executor, inputs: Inputs, warn: (text: s
     notes: [...dropoutNotes(inputs.folder), ...quantizeNotes(config, engine)],
     collect: createCollector(strategy.name === "budget" && !executor.card ? strategy.bytes : Infinity),
     sample() {
-      if (!canSample) return null;
+      if (prompt === null) return null;
       const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createSampler(GREEDY) };
       const answer = [...generate(engine.decoder(), [...prompt.ids], greedy)];
       return { prompt: prompt.text, answer: tokenizer.decode(answer, { skipSpecial: true }).trim() };

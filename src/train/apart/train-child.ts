@@ -1,7 +1,9 @@
-import { messageOf, UserError } from "../base/errors.ts";
-import { run as runTraining } from "../train/run/run.ts";
-import { watchSignals } from "../base/process/signals.ts";
-import { CHILD, type FromChild, type ToChild } from "./train-apart.ts";
+import { readFileSync } from "node:fs";
+import { messageOf, systemCode, UserError } from "../../base/errors.ts";
+import { watchSignals } from "../../base/process/signals.ts";
+import { run as runTraining } from "../run/run.ts";
+import { examine } from "./examine.ts";
+import { CHILD, FENCED, type Fence, type FromChild, type ToChild } from "./train-apart.ts";
 
 /** The exit code of work that says that it was interrupted, and not by which signal. */
 const INTERRUPTED = 130;
@@ -14,7 +16,8 @@ export async function run(): Promise<number> {
   if (process.send === undefined)
     throw new UserError(`${CHILD} is for processes that Remat starts itself; train with: remat train`);
   const controller = new AbortController();
-  const asked = Promise.withResolvers<Extract<ToChild, { type: "run" }>>();
+  const asked = Promise.withResolvers<Exclude<ToChild, { type: "stop" }>>();
+  let fence: Fence | undefined;
   const parent = process.ppid;
   // Without a parent nobody would know of the run: it is saved, and goes on when it is resumed.
   const orphaned = () => {
@@ -22,7 +25,10 @@ export async function run(): Promise<number> {
     controller.abort();
   };
   // A parent that is killed before this process listens is not told by the channel.
-  const looking = setInterval(() => process.ppid !== parent && orphaned(), LOOK_MS);
+  const looking = setInterval(() => {
+    endIfFenced(fence);
+    if (process.ppid !== parent) orphaned();
+  }, LOOK_MS);
   const tell = (message: FromChild) => {
     try {
       process.send?.(message);
@@ -32,25 +38,36 @@ export async function run(): Promise<number> {
     }
   };
   process.on("message", (message: ToChild) => {
-    if (message.type === "run") asked.resolve(message);
-    else controller.abort();
+    if (message.type === "stop") controller.abort();
+    else asked.resolve(message);
   });
   process.on("disconnect", orphaned);
   const signals = watchSignals(() => controller.abort());
   tell({ type: "ready" });
   try {
-    const { config, given } = await asked.promise;
+    const order = await asked.promise;
+    const { config, given } = order;
+    fence = order.fence;
+    const { signal } = controller;
+    if (order.type === "examine") {
+      tell({ type: "result", result: await examine(config, { given, signal }) });
+      return 0;
+    }
     const result = await runTraining(config, {
       given,
-      signal: controller.signal,
-      sink: (event) => tell({ type: "event", event }),
+      signal,
+      sink(event) {
+        endIfFenced(fence);
+        tell({ type: "event", event });
+      },
     });
     tell({ type: "result", result });
     return result.reason === "interrupted" ? (signals.code ?? 0) : 0;
   } catch (error) {
     const own = error instanceof UserError ? error.exitCode : null;
     const exitCode = own === INTERRUPTED ? (signals.code ?? own) : own;
-    tell({ type: "error", message: messageOf(error), exitCode });
+    const stack = exitCode === null && error instanceof Error ? (error.stack ?? null) : null;
+    tell({ type: "error", message: messageOf(error), exitCode, code: systemCode(error), stack });
     return exitCode ?? 1;
   } finally {
     clearInterval(looking);
@@ -61,4 +78,17 @@ export async function run(): Promise<number> {
       // It is closed already.
     }
   }
+}
+
+/** Ends this process at once where another attempt has begun: nothing more may be written. */
+function endIfFenced(fence: Fence | undefined): void {
+  if (fence === undefined) return;
+  let newest: number;
+  try {
+    newest = Number(readFileSync(fence.path, "utf8"));
+  } catch {
+    // A folder that is gone or cannot be read says nothing of other attempts.
+    return;
+  }
+  if (newest > fence.attempt) process.exit(FENCED);
 }

@@ -1,6 +1,6 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { UserError } from "../base/errors.ts";
-import { show } from "../base/json.ts";
+import { UserError } from "../../base/errors.ts";
+import { show } from "../../base/json.ts";
 import { ApiError } from "./errors.ts";
 
 /** The callers that may ask. */

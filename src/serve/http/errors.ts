@@ -1,4 +1,4 @@
-import { UserError } from "../base/errors.ts";
+import { UserError } from "../../base/errors.ts";
 
 /** Describes what a request is refused with: OpenAI's shape, so that its clients raise their own exceptions. */
 export interface ErrorBody {

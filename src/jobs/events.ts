@@ -1,0 +1,125 @@
+import type { Database } from "bun:sqlite";
+import type { Page, PageQuery } from "./home/files.ts";
+import { isFull, trimLog } from "./home/database.ts";
+import { now } from "./home/home.ts";
+
+/** Something that happened to a job. */
+export interface JobEvent {
+  /** Grows from event to event, over all jobs. */
+  readonly number: number;
+  readonly job: string;
+  readonly created_at: number;
+  readonly level: "info" | "warn" | "error";
+  readonly type: "message" | "metrics";
+  readonly message: string;
+  readonly data: Readonly<Record<string, unknown>> | null;
+}
+
+export interface NewEvent extends Pick<JobEvent, "message"> {
+  readonly level?: JobEvent["level"];
+  readonly type?: JobEvent["type"];
+  readonly data?: JobEvent["data"];
+  /** There is one event of a kind for a step of a job: one that is told again, after the job went on from a checkpoint, is the same. */
+  readonly once?: { readonly kind: "step" | "evaluation"; readonly step: number };
+}
+
+export interface EventLog {
+  /** Written with others after a moment, in their order. */
+  add(job: string, event: NewEvent): void;
+  /** Writes what waits. */
+  flush(): void;
+  /** Events of a job behind one, oldest first. */
+  behind(job: string, number: number, limit: number): JobEvent[];
+  /** Newest first. */
+  list(job: string, query: PageQuery): Page<JobEvent>;
+  /** Calls back when a job has new events; returns what ends that. */
+  watch(job: string, onNew: () => void): () => void;
+}
+
+/** Milliseconds that events wait for others to be written with them: a commit takes a synced write. */
+const GATHER_MS = 50;
+/** Commits between two looks at the length of the log. */
+const COMMITS = 1000;
+
+/** @param onFull is told that events wait because the disk is full */
+export function createEventLog(database: Database, onFull: () => void): EventLog {
+  let waiting: { readonly job: string; readonly at: number; readonly event: NewEvent }[] = [];
+  let timer: ReturnType<typeof setTimeout> | null = null;
+  let commits = 0;
+  const watchers = new Map<string, Set<() => void>>();
+  const insert = database.query(
+    `INSERT OR IGNORE INTO events (job, created_at, level, type, message, data, kind, step) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+  );
+
+  const flush = () => {
+    if (timer !== null) clearTimeout(timer);
+    timer = null;
+    if (waiting.length === 0) return;
+    const batch = waiting;
+    waiting = [];
+    try {
+      database.transaction(() => {
+        for (const { job, at, event } of batch) {
+          const { level = "info", type = "message", message, data = null, once } = event;
+          const text = data === null ? null : JSON.stringify(data);
+          insert.run(job, at, level, type, message, text, once?.kind ?? null, once?.step ?? null);
+        }
+      })();
+      if (++commits % COMMITS === 0) trimLog(database);
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      waiting = [...batch, ...waiting];
+      onFull();
+      schedule(1000);
+      return;
+    }
+    for (const job of new Set(batch.map((each) => each.job))) for (const tell of watchers.get(job) ?? []) tell();
+  };
+  const schedule = (ms: number) => {
+    timer ??= setTimeout(flush, ms);
+  };
+
+  return {
+    flush,
+    add(job, event) {
+      waiting.push({ job, at: now(), event });
+      schedule(GATHER_MS);
+    },
+    behind: (job, number, limit) =>
+      database
+        .query("SELECT * FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?")
+        .all(job, number, limit)
+        .map((row) => eventOf(row as Row)),
+    list(job, { after, limit }) {
+      flush();
+      const rows = database
+        .query("SELECT * FROM events WHERE job = ?1 AND (?2 IS NULL OR number < ?2) ORDER BY number DESC LIMIT ?3")
+        .all(job, after, limit + 1) as Row[];
+      return { data: rows.slice(0, limit).map(eventOf), has_more: rows.length > limit };
+    },
+    watch(job, onNew) {
+      const all = watchers.get(job) ?? new Set();
+      watchers.set(job, all.add(onNew));
+      return () => {
+        all.delete(onNew);
+        if (all.size === 0) watchers.delete(job);
+      };
+    },
+  };
+}
+
+interface Row extends Omit<JobEvent, "data"> {
+  readonly data: string | null;
+}
+
+function eventOf({ number, job, created_at, level, type, message, data }: Row): JobEvent {
+  return {
+    number,
+    job,
+    created_at,
+    level,
+    type,
+    message,
+    data: data === null ? null : (JSON.parse(data) as Readonly<Record<string, unknown>>),
+  };
+}

@@ -1,0 +1,184 @@
+import { existsSync, statSync } from "node:fs";
+import { basename, resolve } from "node:path";
+import { z } from "zod";
+import { formatBytes } from "../base/bytes.ts";
+import { UserError } from "../base/errors.ts";
+import { flagName } from "../base/names.ts";
+import { memoryLimit } from "../base/process/free-memory.ts";
+import type { ChatSettings } from "../data/chat/settings.ts";
+import { type DeviceOptions, openDevice } from "../device.ts";
+import type { SamplingFlags } from "../generate/sampling.ts";
+import { openHome } from "../jobs/home/home.ts";
+import { openModel } from "../load/open-model.ts";
+import { storageOf, type WeightStorage } from "../load/weights.ts";
+import { startHomeServer } from "../serve/home/home-server.ts";
+import { createHost, type Host } from "../serve/hosts/host.ts";
+import { isLoopback } from "../serve/http/guard.ts";
+import type { RequestReport } from "../serve/server.ts";
+import { parseMemory } from "../train/memory/limit.ts";
+import { type CallOptions, checkOf, chooseSampling } from "./options.ts";
+
+/** Options that only a server with a home has. */
+export const HOME_OPTIONS = {
+  models: z.array(z.string().min(1)).optional().describe("with --home: further base models, each loaded when it is first asked"),
+  adapters: z.string().min(1).optional().describe("with --home: folder whose adapters are served, each by its folder's name"),
+  memory: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("with --home: limit of answering and jobs together, such as 6GiB (80% of this machine's or container's memory)"),
+  parallel: z.int().min(1).max(64).optional().describe("with --home: jobs that may train at a time, as memory allows (1)"),
+  keepRuns: z
+    .int()
+    .min(0)
+    .optional()
+    .describe("with --home: ended jobs whose run folders are kept whole; of older ones the trained model is (all)"),
+  loadedAdapters: z.int().min(1).optional().describe("with --home: adapters that are in memory at a time (64)"),
+} as const;
+
+type HomeOption = keyof typeof HOME_OPTIONS;
+
+/** @throws {UserError} an option of a server with a home */
+export function refuseHomeOptions(flags: Readonly<Partial<Record<HomeOption, unknown>>>): void {
+  const given = (Object.keys(HOME_OPTIONS) as HomeOption[]).find((key) => flags[key] !== undefined);
+  if (given !== undefined)
+    throw new UserError(`${flagName(given)} is for a server that trains too; give it a folder with --home`);
+}
+
+/** The options of `serve` that a server with a home looks at. */
+export interface HomeFlags extends ChatSettings, WeightStorage, SamplingFlags, Pick<DeviceOptions, "device" | "threads"> {
+  readonly home: string;
+  readonly model?: string | undefined;
+  readonly models?: readonly string[] | undefined;
+  readonly adapter?: string | undefined;
+  readonly adapters?: string | undefined;
+  readonly memory?: string | undefined;
+  readonly parallel?: number | undefined;
+  readonly keepRuns?: number | undefined;
+  readonly loadedAdapters?: number | undefined;
+  readonly name?: string | undefined;
+  readonly verify: boolean;
+  readonly maxTokens?: number | undefined;
+  readonly conversations: number;
+  readonly host: string;
+  readonly port: number;
+  readonly waiting: number;
+}
+
+/** Part of the machine's memory that is taken where nothing is said of it. */
+const SHARE = 0.8;
+const LOADED_ADAPTERS = 64;
+
+/** Serves base models and adapters, and trains others, with its state in a folder. @throws {UserError} */
+export async function serveHome(
+  flags: HomeFlags,
+  {
+    cors,
+    apiKey,
+    sink = () => {},
+    onRequest,
+  }: {
+    readonly cors: string | null;
+    readonly apiKey: string | null;
+    readonly sink: CallOptions["sink"];
+    onRequest(report: RequestReport): void;
+  },
+) {
+  if (flags.adapter !== undefined)
+    throw new UserError("--adapter is for a server of one model; with --home, put the folder into that of --adapters");
+  const models = [...(flags.model === undefined ? [] : [flags.model]), ...(flags.models ?? [])];
+  if (models.length === 0) throw new UserError("--model: a base model is needed; it is missing");
+  if (flags.name !== undefined && models.length > 1)
+    throw new UserError("--name is what clients call the one model; several are called by their folders' names");
+  const adapters = flags.adapters === undefined ? null : resolve(flags.adapters);
+  if (adapters !== null && !(existsSync(adapters) && statSync(adapters).isDirectory()))
+    throw new UserError(`--adapters ${flags.adapters}: there is no such folder`);
+  const named = models.map((model) => ({ model, name: flags.name ?? servedName(model) }));
+  const twice = named.find(({ name }, i) => named.findIndex((other) => other.name === name) < i);
+  if (twice) throw new UserError(`--model: two models are called ${JSON.stringify(twice.name)}; rename the folder of one`);
+  const memory = flags.memory === undefined ? Math.floor(SHARE * memoryLimit()) : parseMemory(flags.memory);
+  const home = openHome(flags.home);
+  const hosts: Host[] = [];
+  const close = () => {
+    hosts.forEach((host) => host.close());
+    home.close();
+  };
+  try {
+    for (const { model, name } of named) hosts.push(await openHost(model, name, flags, sink));
+    const serving = process.memoryUsage.rss() + hosts.reduce((sum, host) => sum + host.bytes(), 0);
+    if (serving > memory) {
+      throw new UserError(
+        `--memory ${flags.memory ?? formatBytes(memory)} is not enough: answering with ${named.map(({ name }) => name).join(", ")} takes ${formatBytes(serving)} of it`,
+      );
+    }
+    const server = startHomeServer({
+      home,
+      hosts,
+      bases: new Map(named.map(({ name, model }) => [name, existsSync(model) ? resolve(model) : model])),
+      adapters,
+      memory,
+      parallel: flags.parallel ?? 1,
+      keepRuns: flags.keepRuns ?? null,
+      host: flags.host,
+      port: flags.port,
+      waiting: flags.waiting,
+      apiKey,
+      cors,
+      onRequest,
+    });
+    if (!isLoopback(flags.host) && apiKey === null)
+      sink({
+        type: "warning",
+        text: `everyone who reaches ${server.url} may use and train models, unless there are keys; --api-key KEY asks for a key`,
+      });
+    const context = hosts[0]!.named(named[0]!.name, null).model.maxTokens;
+    const all = named.map(({ name }) => name).join(", ");
+    sink({ type: "listening", url: server.url, model: all, context });
+    return {
+      url: server.url,
+      model: all,
+      context,
+      async stop() {
+        await server.stop();
+        home.close();
+      },
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+async function openHost(model: string, name: string, flags: HomeFlags, sink: NonNullable<CallOptions["sink"]>): Promise<Host> {
+  const { chatTemplate, templateArgs, specialText, device, threads } = flags;
+  const chats = { chatTemplate, templateArgs, specialText };
+  const opened = await openModel(
+    { model, ...chats },
+    { onNote: (text) => sink({ type: "note", text: `${name}: ${text}` }), check: checkOf(flags) },
+  );
+  try {
+    if (opened.adapter)
+      throw new UserError(`--model ${model} is an adapter; give its base model, and put the folder into that of --adapters`);
+    const warn = (text: string) => sink({ type: "warning", text });
+    const { options: sampling } = chooseSampling({ ...flags, seed: 0 }, opened.folder, warn);
+    return createHost({
+      name,
+      model: opened,
+      storage: storageOf(flags),
+      maxTokens: flags.maxTokens,
+      conversations: flags.conversations,
+      adapters: flags.loadedAdapters ?? LOADED_ADAPTERS,
+      sampling,
+      // Products of few rows are what generation has: the kernels' own are fastest there.
+      openDevice: () => openDevice({ device, threads, matmul: "wasm" }),
+    });
+  } catch (error) {
+    opened.close();
+    throw error;
+  }
+}
+
+/** Returns what clients call a model: a folder's own name, or a name on the hub as it is. */
+export function servedName(model: string): string {
+  return existsSync(model) ? basename(resolve(model)) : model;
+}

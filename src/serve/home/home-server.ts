@@ -1,0 +1,178 @@
+import { join } from "node:path";
+import { systemCode, UserError } from "../../base/errors.ts";
+import { isRecord } from "../../base/json.ts";
+import { createEventLog } from "../../jobs/events.ts";
+import { isFull } from "../../jobs/home/database.ts";
+import { createFileStore } from "../../jobs/home/files.ts";
+import { type Home, now } from "../../jobs/home/home.ts";
+import { createKeyStore } from "../../jobs/home/keys.ts";
+import type { JobPlaces } from "../../jobs/job-config.ts";
+import { createJobStore } from "../../jobs/job-store.ts";
+import { createLedger } from "../../jobs/ledger.ts";
+import { createQueue, type QueueOptions } from "../../jobs/queue.ts";
+import { createResponder } from "../answers.ts";
+import { createCompletions } from "../completions.ts";
+import type { Host } from "../hosts/host.ts";
+import { ApiError, internalError, stopping } from "../http/errors.ts";
+import { isLoopback } from "../http/guard.ts";
+import { listen } from "../http/listen.ts";
+import { createRouter } from "../http/routes.ts";
+import type { ModelServer, ServerOptions } from "../server.ts";
+import { type Caller, checkScope, createAccess, createAudit } from "./access.ts";
+import { fileRoutes, MOST_UPLOAD } from "./files-api.ts";
+import { jobRoutes } from "./jobs-api.ts";
+import { keyRoutes } from "./keys-api.ts";
+import { createCounters } from "./metrics-text.ts";
+import { modelRoutes } from "./models-api.ts";
+import { createRegistry } from "./registry.ts";
+import type { HomeRoute, HomeRoutes } from "./route.ts";
+
+export interface HomeServerOptions extends ServerOptions {
+  readonly home: Home;
+  readonly hosts: readonly Host[];
+  /** By the names of the hosts: what training takes as the base model. */
+  readonly bases: ReadonlyMap<string, string>;
+  /** The folder of adapters that are served; null: none. */
+  readonly adapters: string | null;
+  /** Bytes that serving and jobs may take together. */
+  readonly memory: number;
+  readonly parallel: number;
+  readonly keepRuns: number | null;
+  /** For tests. */
+  readonly queue?: Pick<QueueOptions, "train" | "freeDisk" | "retryMs"> | undefined;
+}
+
+/** Bytes of a form around its file. */
+const FORM_BYTES = 1 << 20;
+
+/** Serves models, trains others of them, and keeps everything in a home. @throws {UserError} a host or port that cannot be listened on */
+export function startHomeServer(options: HomeServerOptions): ModelServer {
+  const { home, hosts, host, cors, apiKey, waiting } = options;
+  const shutdown = new AbortController();
+  const jobs = createJobStore(home.database);
+  const files = createFileStore(home);
+  const keys = createKeyStore(home);
+  const registry = createRegistry({ database: home.database, hosts, adapters: options.adapters, started: now() }, () => places);
+  const places: JobPlaces = { home, files, jobs, bases: options.bases, adapterOf: registry.adapterOf };
+  const unloaded = () => hosts.filter(({ isLoaded }) => !isLoaded).reduce((sum, each) => sum + each.bytes(), 0);
+  const ledger = createLedger(options.memory, () => process.memoryUsage.rss() + unloaded());
+  const events = createEventLog(home.database, () => queue.wake());
+  const queue = createQueue({
+    places,
+    events,
+    ledger,
+    parallel: options.parallel,
+    keepRuns: options.keepRuns,
+    ...options.queue,
+  });
+  const access = createAccess({ apiKey, keys, cors, isLocal: isLoopback(host) });
+  const audit = createAudit(join(home.folder, "audit.jsonl"));
+  const counters = createCounters();
+  const named = (name: unknown) => {
+    const model = typeof name === "string" ? registry.find(name) : registry.fallback();
+    return model.host.named(model.name, model.adapter);
+  };
+  const completions = createCompletions({
+    respond: createResponder({ waiting, shutdown: shutdown.signal }),
+    find: (body) => named(isRecord(body) ? (body["model"] ?? undefined) : undefined),
+    check: () => {},
+  });
+  const routes: HomeRoutes = {
+    "/health": { GET: { scope: null, handle: () => Response.json({ status: "ok" }) } },
+    "/metrics": {
+      GET: {
+        scope: "infer",
+        handle: () =>
+          new Response(counters.text({ jobs, queue, ledger, hosts }), {
+            headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
+          }),
+      },
+    },
+    ...Object.fromEntries(
+      Object.entries(completions).map(([path, complete]) => [
+        path,
+        { POST: { scope: "infer", handle: (asked) => complete(asked.request, asked) } satisfies HomeRoute },
+      ]),
+    ),
+    "/v1/embeddings": { POST: refusal("embeddings are not made here; expected chat/completions or completions") },
+    ...fileRoutes(files, jobs),
+    ...jobRoutes({ places, events, queue, ledger, registry }),
+    ...modelRoutes(registry, places, options.adapters),
+    ...keyRoutes(keys, apiKey !== null),
+  };
+  const find = createRouter(routes);
+  const listener = listen({
+    host,
+    port: options.port,
+    mostBody: MOST_UPLOAD + FORM_BYTES,
+    headers: access.headers,
+    async handle(request, url, { seconds, wait }) {
+      const { method } = request;
+      const path = url.pathname;
+      if (method === "OPTIONS" && cors !== null) return new Response(null, { status: 204 });
+      let caller: Caller | null = null;
+      let status = 500;
+      try {
+        const { route, params } = find(method, path);
+        // Those who watch over servers have no keys.
+        const asking = path === "/health" ? { name: "anyone", scopes: new Set<never>() } : access.check(request, url);
+        caller = asking;
+        if (route.scope !== null) checkScope(asking, route.scope);
+        if (shutdown.signal.aborted) throw stopping();
+        const response = await route.handle({
+          request,
+          url,
+          params,
+          caller: asking,
+          wait,
+          report(answer) {
+            const { error } = answer;
+            counters.answer(answer, seconds());
+            options.onRequest({ method, path, status: error?.status ?? 200, seconds: seconds(), error, answer });
+          },
+        });
+        status = response.status;
+        return response;
+      } catch (error) {
+        const refused = refusedWith(error);
+        status = refused.status;
+        throw refused;
+      } finally {
+        counters.request(status);
+        const isAnswer = Object.hasOwn(completions, path);
+        if (!["GET", "HEAD"].includes(method) && (!isAnswer || status === 401 || status === 403))
+          audit.add({ caller: caller?.name ?? "unknown", method, path, status });
+      }
+    },
+    onRefused: (method, path, error, seconds) =>
+      options.onRequest({ method, path, status: error.status, seconds, error, answer: null }),
+  });
+  queue.start();
+  return {
+    url: `${listener.url}/v1`,
+    async stop() {
+      shutdown.abort();
+      await Promise.all([listener.stop(), queue.drain()]);
+      for (const each of hosts) each.close();
+    },
+  };
+}
+
+function refusal(message: string): HomeRoute {
+  return {
+    scope: "infer",
+    handle() {
+      throw new ApiError(400, message, { code: "unsupported" });
+    },
+  };
+}
+
+/** A mistake that a user can mend is the client's, a full disk the server's. */
+function refusedWith(error: unknown): ApiError {
+  if (isFull(error) || systemCode(error) === "ENOSPC") {
+    const full = new ApiError(507, "the disk of the server is full", { code: "disk_full" });
+    full.cause = error;
+    return full;
+  }
+  return error instanceof UserError ? new ApiError(400, error.message, { code: "invalid_value" }) : internalError(error);
+}

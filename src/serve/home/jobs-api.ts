@@ -1,0 +1,294 @@
+import { formatBytes } from "../../base/bytes.ts";
+import { UserError } from "../../base/errors.ts";
+import type { EventLog } from "../../jobs/events.ts";
+import { newId } from "../../jobs/home/home.ts";
+import { forClients, type JobPlaces, trainConfigOf } from "../../jobs/job-config.ts";
+import type { Job, JobConfig, NewJob } from "../../jobs/job-store.ts";
+import type { Ledger } from "../../jobs/ledger.ts";
+import { readMetrics } from "../../jobs/metrics.ts";
+import type { Queue } from "../../jobs/queue.ts";
+import type { Examination } from "../../train/apart/examine.ts";
+import { examineApart, runApart } from "../../train/apart/train-apart.ts";
+import { savedCheckpoints } from "../../train/run/checkpoint.ts";
+import type { Estimate, RunEvent } from "../../train/run/events.ts";
+import { readJson } from "../http/body.ts";
+import { ApiError } from "../http/errors.ts";
+import { eventStream } from "./event-stream.ts";
+import { type JobRequest, type JobSettings, parseJobRequest, settingsOf } from "./job-requests.ts";
+import { checkpointId, checkpointView, eventNumber, eventView, jobView } from "./job-views.ts";
+import { afterOf, limitOf, listOf, notFound } from "./lists.ts";
+import type { KnownModel, Registry } from "./registry.ts";
+import type { Asked, HomeRoutes } from "./route.ts";
+
+export interface JobsApiOptions {
+  readonly places: JobPlaces;
+  readonly events: EventLog;
+  readonly queue: Queue;
+  readonly ledger: Ledger;
+  readonly registry: Registry;
+}
+
+const IDEMPOTENCY = "idempotency-key";
+
+/** https://platform.openai.com/docs/api-reference/fine-tuning */
+export function jobRoutes(options: JobsApiOptions): HomeRoutes {
+  const { places, events, queue } = options;
+  const { jobs, home } = places;
+  const create = createCreator(options);
+  const found = ({ params }: Asked): Job => {
+    const job = jobs.get(params["id"]!);
+    if (job === null) throw notFound("fine-tuning job", params["id"]!);
+    return job;
+  };
+  const view = (job: Job) => jobView(job, queue.progressOf(job.id));
+  const train = "train" as const;
+  /** Changes a job that has not ended, and answers with it as it is then. */
+  const change = (what: string, act: (job: Job) => void) => ({
+    scope: train,
+    handle(asked: Asked) {
+      const job = found(asked);
+      if (job.finished_at !== null) {
+        throw new ApiError(
+          400,
+          `the job ${job.id} has ${job.status === "cancelled" ? "been cancelled" : job.status}: it cannot be ${what}`,
+          {
+            code: "job_ended",
+          },
+        );
+      }
+      act(job);
+      return Response.json(view(jobs.get(job.id)!));
+    },
+  });
+  const path = "/v1/fine_tuning/jobs";
+  return {
+    [path]: {
+      POST: { scope: train, handle: create },
+      GET: {
+        scope: train,
+        handle({ url }) {
+          const metadata = [...url.searchParams].flatMap(([key, value]) => {
+            const name = /^metadata\[(.+)\]$/.exec(key)?.[1];
+            return name === undefined ? [] : [[name, value] as const];
+          });
+          const page = jobs.list({
+            after: afterOf(url, (id) => jobs.get(id)?.number ?? null),
+            limit: limitOf(url, 20, 100),
+            metadata: Object.fromEntries(metadata),
+          });
+          return Response.json(listOf({ ...page, data: page.data.map((job) => ({ ...view(job), id: job.id })) }));
+        },
+      },
+    },
+    [`${path}/:id`]: { GET: { scope: train, handle: (asked) => Response.json(view(found(asked))) } },
+    [`${path}/:id/cancel`]: { POST: change("cancelled", queue.cancel) },
+    [`${path}/:id/pause`]: { POST: change("paused", (job) => job.paused || queue.pause(job)) },
+    [`${path}/:id/resume`]: { POST: change("resumed", (job) => job.paused && queue.resume(job)) },
+    [`${path}/:id/events`]: {
+      GET: {
+        scope: train,
+        handle(asked) {
+          const { request, url } = asked;
+          const job = found(asked);
+          if (/\btext\/event-stream\b/.test(request.headers.get("accept") ?? "")) {
+            asked.wait();
+            const seen = request.headers.get("last-event-id");
+            return eventStream(events, jobs, job.id, (seen === null ? null : eventNumber(seen)) ?? 0, request.signal);
+          }
+          const page = events.list(job.id, { after: afterOf(url, eventNumber), limit: limitOf(url, 20, 1000) });
+          return Response.json(listOf({ ...page, data: page.data.map(eventView) }));
+        },
+      },
+    },
+    [`${path}/:id/checkpoints`]: {
+      GET: {
+        scope: train,
+        handle(asked) {
+          const job = found(asked);
+          const run = home.runOf(job.id);
+          const lines = readMetrics(run);
+          const saved = savedCheckpoints(run).reverse();
+          const after = asked.url.searchParams.get("after");
+          const from = after === null ? 0 : saved.findIndex(({ step }) => checkpointId(job.id, step) === after) + 1;
+          const limit = limitOf(asked.url, 10, 100);
+          const data = saved.slice(from, from + limit).map((each) => checkpointView(job, each, lines));
+          return Response.json(listOf({ data, has_more: saved.length > from + limit }));
+        },
+      },
+    },
+  };
+}
+
+/** Checks a job and puts it into the queue, one at a time: each check takes a process. */
+function createCreator(options: JobsApiOptions): (asked: Asked) => Promise<Response> {
+  const { places, events, queue, registry } = options;
+  const { jobs } = places;
+  /** Settled when no check is under way any more. */
+  let checks: Promise<unknown> = Promise.resolve();
+  const again = (job: Job, hash: string): Response => {
+    if (job.request_hash === hash) return Response.json(jobView(job, queue.progressOf(job.id)));
+    throw new ApiError(409, `the ${IDEMPOTENCY} was used for another job, ${job.id}`, { code: "idempotency_key_reused" });
+  };
+  const create = async (asked: Asked, body: unknown, key: string | null): Promise<Response> => {
+    const request = parseJobRequest(body);
+    const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify(body)).digest("hex");
+    const known = key === null ? null : jobs.byKey(key);
+    if (known) return again(known, hash);
+    const model = registry.find(request.model);
+    const chosen = settingsOf(request);
+    const config = configOf(request, model, chosen, options);
+    const { signal } = asked.request;
+    const examination = await examined(config, options, signal);
+    if (request.dry_run === true) return Response.json(await estimated(config, examination, options, signal));
+    const job = jobs.insert(newJob(request, model, chosen, { config, examination, key, hash }));
+    events.add(job.id, { message: `Created fine-tuning job: ${job.id}` });
+    const { examples, tokens, steps } = examination;
+    events.add(job.id, {
+      message: `Files validated: ${examples} examples, ${tokens} tokens, ${steps} steps`,
+      data: { ...examination },
+    });
+    examination.notes.forEach((note) => events.add(job.id, { message: forClients(places, note) }));
+    events.flush();
+    queue.wake();
+    return Response.json(jobView(job, null));
+  };
+  return async (asked) => {
+    const body = await readJson(asked.request);
+    const key = asked.request.headers.get(IDEMPOTENCY);
+    asked.wait();
+    const made = checks.then(() => create(asked, body, key));
+    checks = made.catch(() => {});
+    return made;
+  };
+}
+
+/** @throws {ApiError} files that are not there, a model that cannot be gone on from */
+function configOf(
+  request: JobRequest,
+  model: KnownModel,
+  { settings, chatTemplate }: JobSettings,
+  { places, registry }: JobsApiOptions,
+): JobConfig {
+  const file = (param: string, id: string | undefined | null): string | null => {
+    if (id === undefined || id === null) return null;
+    if (places.files.get(id) !== null) return id;
+    throw new ApiError(400, `${param}: there is no file ${JSON.stringify(id.slice(0, 80))}; upload it first`, {
+      param,
+      code: "file_not_found",
+    });
+  };
+  return {
+    base: model.host.name,
+    parent: registry.parentOf(model),
+    training: file("training_file", request.training_file)!,
+    validation: file("validation_file", request.validation_file),
+    chatTemplate: file("remat.chat_template", chatTemplate),
+    settings,
+  };
+}
+
+/**
+ * Reads and checks what the job would train on, in a process of its own.
+ * @throws {ApiError} examples that are refused, by file and line; a job that never fits into memory
+ */
+async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, signal: AbortSignal): Promise<Examination> {
+  const { files } = places;
+  let examination: Examination;
+  try {
+    const { config: run, given } = trainConfigOf(places, places.home.runOf("dry-run"), config);
+    examination = await examineApart(run, given, { signal });
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    const names = (id: string | null) => id !== null && error.message.includes(files.get(id)?.sha256 ?? "\0");
+    const param = names(config.training) ? "training_file" : names(config.validation) ? "validation_file" : null;
+    const code = param === null ? "invalid_hyperparameters" : `invalid_${param}`;
+    throw new ApiError(400, forClients(places, error.message), { param, code });
+  }
+  const { least, most, asked } = examination.memory;
+  const need = asked === null ? { least, most } : { least: asked, most: asked };
+  if (!ledger.canEverFit(need)) {
+    const there = ledger.limit - ledger.serving();
+    const text =
+      `the job needs at least ${formatBytes(need.least)} of memory, and of this server's ${formatBytes(ledger.limit)} there are ${formatBytes(Math.max(0, there))} ` +
+      "for jobs; a shorter remat.sequence_length, a lower remat.rank or remat.quantize nf4 lower what it needs";
+    throw new ApiError(400, text, { param: "remat.memory", code: "memory_limit" });
+  }
+  return examination;
+}
+
+/** Times a step of the job, trains nothing, and says what the whole job would take. */
+async function estimated(
+  config: JobConfig,
+  examination: Examination,
+  { places }: JobsApiOptions,
+  signal: AbortSignal,
+): Promise<object> {
+  const { config: run, given } = trainConfigOf(places, places.home.runOf("dry-run"), config);
+  let estimate: Estimate | null = null;
+  const sink = (event: RunEvent) => {
+    if (event.type === "estimate") estimate = event;
+  };
+  await runApart({ ...run, dryRun: true }, given, { sink, signal });
+  const timed = estimate as Estimate | null;
+  if (timed === null) throw new Error("a dry run said nothing of its time");
+  const { examples, tokens, labelled, heldOut, steps, memory, notes } = examination;
+  return {
+    object: "fine_tuning.job.dry_run",
+    examples,
+    tokens,
+    trained_tokens: labelled,
+    held_out: heldOut,
+    steps,
+    seconds_per_step: timed.secondsPerStep,
+    minutes: timed.seconds / 60,
+    memory: { least: memory.least, most: memory.most, curve: memory.curve },
+    notes: notes.map((note) => forClients(places, note)),
+  };
+}
+
+interface Checked {
+  readonly config: JobConfig;
+  readonly examination: Examination;
+  readonly key: string | null;
+  readonly hash: string;
+}
+
+/** Letters of a job's id in its model's name. */
+const SHORT = 8;
+
+function newJob(
+  request: JobRequest,
+  model: KnownModel,
+  chosen: JobSettings,
+  { config, examination, key, hash }: Checked,
+): NewJob {
+  const id = newId("ftjob");
+  const base = model.host.name.split("/").at(-1)!.replaceAll(":", "-");
+  const suffix = (request.suffix ?? "").replaceAll(/[^\w.-]/g, "-");
+  const { memory, stepsPerEpoch } = examination;
+  const given = config.settings;
+  const settings = {
+    ...given,
+    // As OpenAI does: a checkpoint at the end of each pass over the data.
+    ...(given.saveEvery === undefined && given.steps === undefined ? { saveEvery: stepsPerEpoch } : {}),
+    // A share of what is free would be another limit when the job starts.
+    ...(given.memory === undefined || memory.asked === null ? {} : { memory: `${Math.floor(memory.asked / 2 ** 20)}MiB` }),
+  };
+  return {
+    id,
+    base: config.base,
+    parent: config.parent === null ? null : model.name,
+    name: `ft:${base}:remat:${suffix}:${id.slice("ftjob-".length, "ftjob-".length + SHORT)}`,
+    request: {
+      model: request.model,
+      suffix: request.suffix ?? null,
+      seed: given.seed ?? 42,
+      metadata: request.metadata ?? null,
+      hyperparameters: chosen.hyperparameters,
+    },
+    config: { ...config, settings },
+    examination,
+    idempotency_key: key,
+    request_hash: hash,
+  };
+}

@@ -1,0 +1,173 @@
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, statSync, utimesSync } from "node:fs";
+import { join } from "node:path";
+import { openDevice } from "../../../src/device.ts";
+import { createDecoder } from "../../../src/generate/open-decoder.ts";
+import { GREEDY } from "../../../src/generate/sampler.ts";
+import { openModel } from "../../../src/load/open-model.ts";
+import { createHost, type Host, type HostOptions } from "../../../src/serve/hosts/host.ts";
+import { createPool } from "../../../src/serve/hosts/pool.ts";
+import { createWasmExecutor, type WasmExecutor } from "../../../src/wasm/executor.ts";
+import { temporaryFolder } from "../../hf/temp.ts";
+import { writeRandomAdapter } from "../../support/adapters.ts";
+import { writeBase } from "../../support/box.ts";
+import { copyFolder, writeTinyModel } from "../../support/cli.ts";
+
+setDefaultTimeout(120_000);
+
+const folder = temporaryFolder();
+let model: string;
+let executor: WasmExecutor;
+const hosts: Host[] = [];
+
+/** Adapters of every sort: what they share with the base model differs. */
+const SORTS = {
+  few: { rank: 3, targets: ["q_proj", "v_proj"] },
+  many: { rank: 16 },
+  dora: { method: "dora", rank: 4, rankPattern: { q_proj: 2 } },
+  head: { rank: 2, targets: ["q_proj"], modulesToSave: ["lm_head"] },
+  tables: { rank: 2, targets: ["q_proj", "embed_tokens"] },
+} as const;
+
+beforeAll(async () => {
+  model = writeBase(folder);
+  executor = await createWasmExecutor({ threads: 1 });
+  mkdirSync(join(folder, "adapters"));
+  for (const [i, [name, settings]] of Object.entries(SORTS).entries())
+    writeRandomAdapter(executor, model, join(folder, "adapters", name), settings, i);
+});
+afterAll(() => {
+  hosts.forEach((host) => host.close());
+  executor.close();
+});
+
+const adapter = (name: string) => join(folder, "adapters", name);
+
+async function open(options: Partial<HostOptions> = {}, path = model): Promise<Host> {
+  const host = createHost({
+    name: "base",
+    model: await openModel({ model: path }),
+    storage: {},
+    maxTokens: 64,
+    conversations: 2,
+    adapters: 64,
+    sampling: { ...GREEDY, maxNewTokens: 8 },
+    openDevice: () => openDevice({ device: "wasm", threads: 1, matmul: "wasm" }),
+    ...options,
+  });
+  hosts.push(host);
+  return host;
+}
+
+const logitsOf = async (host: Host, name: string | null, ids: readonly number[]): Promise<Float32Array> => {
+  const { model } = host.named("x", name === null ? null : adapter(name));
+  const decoder = await model.decoderFor(ids);
+  decoder.startAnew(ids);
+  return decoder.feed(ids);
+};
+
+async function alone(name: string | null, ids: readonly number[]): Promise<Float32Array> {
+  const opened = await openModel({ model, ...(name === null ? {} : { adapter: adapter(name) }) });
+  const { config, source } = opened;
+  const logits = createDecoder(executor, { config, source, adapter: opened.adapter, maxTokens: 64 }).feed(ids);
+  opened.close();
+  return logits;
+}
+
+describe("a base model with adapters", () => {
+  const prompt = Array.from({ length: 20 }, (_, i) => 7 + 13 * i);
+
+  test("answers with each as if it were alone, to the bit, in any order", async () => {
+    const host = await open();
+    const names = [null, ...(Object.keys(SORTS) as (keyof typeof SORTS)[])];
+    const expected = new Map<string | null, Float32Array>();
+    for (const name of names) expected.set(name, await alone(name, prompt));
+    // Each changes what is said, or the test would say nothing.
+    expect(new Set([...expected.values()].map((logits) => logits.join())).size).toBe(names.length);
+    for (const name of [...names, ...names.toReversed(), "many", "few", null, "many"])
+      expect([name, await logitsOf(host, name, prompt)]).toEqual([name, expected.get(name)!]);
+    expect(host.adapters).toBe(5);
+  });
+
+  test("keeps texts in the caches that all share, and forgets those of other models that it overwrites", async () => {
+    const host = await open();
+    const ids = async (name: string | null, text: readonly number[]) => {
+      const { model } = host.named("x", name === null ? null : adapter(name));
+      return [...(await model.decoderFor(text)).ids];
+    };
+    await logitsOf(host, null, prompt);
+    await logitsOf(host, "few", prompt);
+    // Both texts are there.
+    expect(await ids(null, [...prompt, 3])).toEqual(prompt);
+    expect(await ids("few", [...prompt, 3])).toEqual(prompt);
+    // The one that was used longest ago goes.
+    await logitsOf(host, "many", prompt);
+    expect(await ids("few", [...prompt, 3])).toEqual(prompt);
+    expect(await ids(null, [...prompt, 3])).toEqual([]);
+    expect(await logitsOf(host, null, prompt)).toEqual(await alone(null, prompt));
+  });
+
+  test("has so many adapters in memory and no more, and uses their memory again", async () => {
+    const host = await open({ adapters: 2 });
+    const last = { bytes: 0 };
+    for (let round = 0; round < 4; round++) {
+      for (const name of ["few", "many", "dora"]) expect(await logitsOf(host, name, prompt)).toEqual(await alone(name, prompt));
+      expect(host.adapters).toBe(2);
+      if (round === 1) last.bytes = host.bytes();
+    }
+    // The computation of DoRA's lengths takes a little each time.
+    expect(host.bytes() - last.bytes).toBeLessThan(64 << 10);
+    host.drop(adapter("few"));
+    host.drop(adapter("many"));
+    host.drop(adapter("dora"));
+    expect(host.adapters).toBe(0);
+  });
+
+  test("reads an adapter again that has changed, and refuses one that is gone or is of another model", async () => {
+    const host = await open();
+    const copy = writeRandomAdapter(executor, model, join(folder, "adapters/changing"), SORTS.few, 50);
+    const before = await logitsOf(host, "changing", prompt);
+    writeRandomAdapter(executor, model, copy, SORTS.few, 51);
+    utimesSync(join(copy, "adapter_model.safetensors"), 1, 1);
+    const after = await logitsOf(host, "changing", prompt);
+    expect(after).not.toEqual(before);
+    expect(after).toEqual(await alone("changing", prompt));
+    const gone = logitsOf(host, "none", prompt);
+    expect(await gone.catch((error: unknown) => error)).toMatchObject({ status: 404, code: "model_not_found" });
+    const wide = join(folder, "wide");
+    mkdirSync(wide);
+    const other = await open({}, writeTinyModel(wide, { hidden_size: 32, num_hidden_layers: 2 }));
+    const wrong = logitsOf(other, "few", prompt);
+    expect(await wrong.catch((error: unknown) => error)).toMatchObject({ status: 400, param: "model" });
+  });
+
+  test("has 64 adapters of rank 16 for their own bytes and 5 %", async () => {
+    const host = await open();
+    const { rank } = SORTS.many;
+    const first = writeRandomAdapter(executor, model, join(folder, "adapters/a0"), { rank }, 100);
+    await logitsOf(host, null, prompt);
+    await logitsOf(host, "a0", prompt);
+    const before = host.bytes();
+    const all = Array.from({ length: 64 }, (_, i) => `a${i}`);
+    for (const name of all.slice(1)) copyFolder(first, join(folder, "adapters", name));
+    for (const name of all) await logitsOf(host, name, prompt);
+    expect(host.adapters).toBe(64);
+    const own = statSync(join(first, "adapter_model.safetensors")).size;
+    expect((host.bytes() - before) / 63).toBeLessThan(1.05 * own);
+    expect(await logitsOf(host, "a40", prompt)).toEqual(await alone("a40", prompt));
+  });
+});
+
+test("memory that was given back is used again by what is of its size", async () => {
+  const own = await createWasmExecutor({ threads: 1 });
+  const pool = createPool(own);
+  const [large, small] = [pool.take(64 << 20), pool.take(1 << 12)];
+  pool.give(large);
+  pool.give(small);
+  expect(pool.take(1 << 12)).toBe(small);
+  // A large piece is not given for something small.
+  expect(pool.take(4 << 20)).not.toBe(large);
+  expect(pool.take(60 << 20)).toBe(large);
+  expect(pool.taken).toBe((64 << 20) + (1 << 12) + (4 << 20));
+  own.close();
+});
