@@ -1,9 +1,16 @@
+import type { Examination } from "../train/apart/examine.ts";
+
 /** The memory that a job asks for, in bytes. */
 export interface MemoryNeed {
   /** With less it cannot run. */
   readonly least: number;
   /** More is of no use to it. */
   readonly most: number;
+}
+
+/** The need of a run whose plan is known: one that says its memory itself gets that. */
+export function needOf({ least, most, asked }: Pick<Examination["memory"], "least" | "most" | "asked">): MemoryNeed {
+  return asked === null ? { least, most } : { least: asked, most: asked };
 }
 
 /** Says how much of the box's memory is held, and by which, in bytes. */

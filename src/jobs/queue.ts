@@ -6,7 +6,7 @@ import type { EventLog } from "./events.ts";
 import { now } from "./home/home.ts";
 import type { JobPlaces } from "./job-config.ts";
 import type { Job } from "./job-store.ts";
-import type { Ledger } from "./ledger.ts";
+import { type Ledger, needOf } from "./ledger.ts";
 import { createWorker, isDiskFull, type Progress, type Started, type Train } from "./worker.ts";
 
 export interface QueueOptions {
@@ -108,8 +108,7 @@ export function createQueue(options: QueueOptions): Queue {
         wakeIn(wait);
         continue;
       }
-      const { least, most, asked } = job.examination.memory;
-      const need = asked === null ? { least, most } : { least: asked, most: asked };
+      const need = needOf(job.examination.memory);
       const budget = ledger.admit(job.id, need, parallel - active.size);
       if (budget === null) {
         if (!told.has(job.id)) {
@@ -121,7 +120,7 @@ export function createQueue(options: QueueOptions): Queue {
         return;
       }
       told.delete(job.id);
-      begin(job, asked === null ? budget : null);
+      begin(job, job.examination.memory.asked === null ? budget : null);
     }
   };
 

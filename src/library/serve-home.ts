@@ -11,8 +11,9 @@ import type { SamplingFlags } from "../generate/sampling.ts";
 import { openHome } from "../jobs/home/home.ts";
 import { openModel } from "../load/open-model.ts";
 import { storageOf, type WeightStorage } from "../load/weights.ts";
-import { startHomeServer } from "../serve/home/home-server.ts";
-import { createHost, type Host } from "../serve/hosts/host.ts";
+import type { Ledger } from "../jobs/ledger.ts";
+import { CHECK_BYTES, startHomeServer } from "../serve/home/home-server.ts";
+import { createHost, type Host, type HostOptions } from "../serve/hosts/host.ts";
 import { isLoopback } from "../serve/http/guard.ts";
 import type { RequestReport } from "../serve/server.ts";
 import { parseMemory } from "../train/memory/limit.ts";
@@ -104,8 +105,10 @@ export async function serveHome(
     home.close();
   };
   try {
-    for (const { model, name } of named) hosts.push(await openHost(model, name, flags, sink));
-    const serving = process.memoryUsage.rss() + hosts.reduce((sum, host) => sum + host.bytes(), 0);
+    let ledger: Ledger | null = null;
+    const hasRoom = (bytes: number) => ledger === null || bytes <= ledger.free;
+    for (const { model, name } of named) hosts.push(await openHost({ model, name, hasRoom }, flags, sink));
+    const serving = process.memoryUsage.rss() + CHECK_BYTES + hosts.reduce((sum, host) => sum + host.bytes(), 0);
     if (serving > memory) {
       throw new UserError(
         `--memory ${flags.memory ?? formatBytes(memory)} is not enough: answering with ${named.map(({ name }) => name).join(", ")} takes ${formatBytes(serving)} of it`,
@@ -119,6 +122,7 @@ export async function serveHome(
       memory,
       parallel: flags.parallel ?? 1,
       keepRuns: flags.keepRuns ?? null,
+      onLedger: (made) => (ledger = made),
       host: flags.host,
       port: flags.port,
       waiting: flags.waiting,
@@ -149,7 +153,11 @@ export async function serveHome(
   }
 }
 
-async function openHost(model: string, name: string, flags: HomeFlags, sink: NonNullable<CallOptions["sink"]>): Promise<Host> {
+async function openHost(
+  { model, name, hasRoom }: { readonly model: string } & Pick<HostOptions, "name" | "hasRoom">,
+  flags: HomeFlags,
+  sink: NonNullable<CallOptions["sink"]>,
+): Promise<Host> {
   const { chatTemplate, templateArgs, specialText, device, threads } = flags;
   const chats = { chatTemplate, templateArgs, specialText };
   const opened = await openModel(
@@ -169,6 +177,7 @@ async function openHost(model: string, name: string, flags: HomeFlags, sink: Non
       conversations: flags.conversations,
       adapters: flags.loadedAdapters ?? LOADED_ADAPTERS,
       sampling,
+      hasRoom,
       // Products of few rows are what generation has: the kernels' own are fastest there.
       openDevice: () => openDevice({ device, threads, matmul: "wasm" }),
     });

@@ -8,7 +8,7 @@ import { type Home, now } from "../../jobs/home/home.ts";
 import { createKeyStore } from "../../jobs/home/keys.ts";
 import type { JobPlaces } from "../../jobs/job-config.ts";
 import { createJobStore } from "../../jobs/job-store.ts";
-import { createLedger } from "../../jobs/ledger.ts";
+import { createLedger, type Ledger } from "../../jobs/ledger.ts";
 import { createQueue, type QueueOptions } from "../../jobs/queue.ts";
 import { createResponder } from "../answers.ts";
 import { createCompletions } from "../completions.ts";
@@ -38,9 +38,14 @@ export interface HomeServerOptions extends ServerOptions {
   readonly memory: number;
   readonly parallel: number;
   readonly keepRuns: number | null;
+  /** Told who holds how much memory, before anything is loaded. */
+  readonly onLedger?: ((ledger: Ledger) => void) | undefined;
   /** For tests. */
   readonly queue?: Pick<QueueOptions, "train" | "freeDisk" | "retryMs"> | undefined;
 }
+
+/** Bytes of the process that checks a job before it is queued: there is one at a time. */
+export const CHECK_BYTES = 160 << 20;
 
 /** Bytes of a form around its file. */
 const FORM_BYTES = 1 << 20;
@@ -55,7 +60,8 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
   const registry = createRegistry({ database: home.database, hosts, adapters: options.adapters, started: now() }, () => places);
   const places: JobPlaces = { home, files, jobs, bases: options.bases, adapterOf: registry.adapterOf };
   const unloaded = () => hosts.filter(({ isLoaded }) => !isLoaded).reduce((sum, each) => sum + each.bytes(), 0);
-  const ledger = createLedger(options.memory, () => process.memoryUsage.rss() + unloaded());
+  const ledger = createLedger(options.memory, () => process.memoryUsage.rss() + unloaded() + CHECK_BYTES);
+  options.onLedger?.(ledger);
   const events = createEventLog(home.database, () => queue.wake());
   const queue = createQueue({
     places,

@@ -4,13 +4,13 @@ import type { EventLog } from "../../jobs/events.ts";
 import { newId } from "../../jobs/home/home.ts";
 import { forClients, type JobPlaces, trainConfigOf } from "../../jobs/job-config.ts";
 import type { Job, JobConfig, NewJob } from "../../jobs/job-store.ts";
-import type { Ledger } from "../../jobs/ledger.ts";
+import { type Ledger, needOf } from "../../jobs/ledger.ts";
 import { readMetrics } from "../../jobs/metrics.ts";
 import type { Queue } from "../../jobs/queue.ts";
 import type { Examination } from "../../train/apart/examine.ts";
 import { examineApart, runApart } from "../../train/apart/train-apart.ts";
 import { savedCheckpoints } from "../../train/run/checkpoint.ts";
-import type { Estimate, RunEvent } from "../../train/run/events.ts";
+import type { RunEvent } from "../../train/run/events.ts";
 import { readJson } from "../http/body.ts";
 import { ApiError } from "../http/errors.ts";
 import { eventStream } from "./event-stream.ts";
@@ -27,6 +27,9 @@ export interface JobsApiOptions {
   readonly ledger: Ledger;
   readonly registry: Registry;
 }
+
+/** The name by which checks and estimates go, where jobs have their ids. */
+const DRY_RUN = "dry-run";
 
 const IDEMPOTENCY = "idempotency-key";
 
@@ -195,7 +198,7 @@ async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, s
   const { files } = places;
   let examination: Examination;
   try {
-    const { config: run, given } = trainConfigOf(places, places.home.runOf("dry-run"), config);
+    const { config: run, given } = trainConfigOf(places, places.home.runOf(DRY_RUN), config);
     examination = await examineApart(run, given, { signal });
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
@@ -204,8 +207,7 @@ async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, s
     const code = param === null ? "invalid_hyperparameters" : `invalid_${param}`;
     throw new ApiError(400, forClients(places, error.message), { param, code });
   }
-  const { least, most, asked } = examination.memory;
-  const need = asked === null ? { least, most } : { least: asked, most: asked };
+  const need = needOf(examination.memory);
   if (!ledger.canEverFit(need)) {
     const there = ledger.limit - ledger.serving();
     const text =
@@ -220,18 +222,12 @@ async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, s
 async function estimated(
   config: JobConfig,
   examination: Examination,
-  { places }: JobsApiOptions,
+  options: JobsApiOptions,
   signal: AbortSignal,
 ): Promise<object> {
-  const { config: run, given } = trainConfigOf(places, places.home.runOf("dry-run"), config);
-  let estimate: Estimate | null = null;
-  const sink = (event: RunEvent) => {
-    if (event.type === "estimate") estimate = event;
-  };
-  await runApart({ ...run, dryRun: true }, given, { sink, signal });
-  const timed = estimate as Estimate | null;
-  if (timed === null) throw new Error("a dry run said nothing of its time");
+  const { places } = options;
   const { examples, tokens, labelled, heldOut, steps, memory, notes } = examination;
+  const timed = await timedStep(config, examination, options, signal);
   return {
     object: "fine_tuning.job.dry_run",
     examples,
@@ -239,11 +235,36 @@ async function estimated(
     trained_tokens: labelled,
     held_out: heldOut,
     steps,
-    seconds_per_step: timed.secondsPerStep,
-    minutes: timed.seconds / 60,
+    seconds_per_step: timed ?? examination.secondsPerStep,
+    minutes: (steps * (timed ?? examination.secondsPerStep)) / 60,
+    // Without memory for a step of its own, its time is that of a model of an ordinary processor.
+    timed: timed !== null,
     memory: { least: memory.least, most: memory.most, curve: memory.curve },
     notes: notes.map((note) => forClients(places, note)),
   };
+}
+
+/** The seconds of a step, by one that is made; null: jobs hold the memory for it. */
+async function timedStep(
+  config: JobConfig,
+  { memory }: Examination,
+  { places, ledger }: JobsApiOptions,
+  signal: AbortSignal,
+): Promise<number | null> {
+  const budget = ledger.admit(DRY_RUN, needOf(memory), 1);
+  if (budget === null) return null;
+  try {
+    const { config: run, given } = trainConfigOf(places, places.home.runOf(DRY_RUN), config);
+    let seconds: number | null = null;
+    const sink = (event: RunEvent) => {
+      if (event.type === "estimate") seconds = event.secondsPerStep;
+    };
+    const limit = memory.asked === null ? { memory: `${Math.floor(budget / 2 ** 20)}MiB` } : {};
+    await runApart({ ...run, dryRun: true, ...limit }, given, { sink, signal });
+    return seconds;
+  } finally {
+    ledger.release(DRY_RUN);
+  }
 }
 
 interface Checked {

@@ -35,6 +35,8 @@ export interface HostOptions {
   /** Adapters that are in memory at a time. */
   readonly adapters: number;
   readonly sampling: AnsweringModel["sampling"];
+  /** Tells whether so many more bytes may be taken; asked for adapters (default: any number). */
+  readonly hasRoom?: ((bytes: number) => boolean) | undefined;
   openDevice(): Promise<Device>;
 }
 
@@ -136,10 +138,26 @@ export function createHost(options: HostOptions): Host {
     }
     if (!variant) {
       const adapter = folder === null ? null : openAdapterOf(model, folder);
+      const dropOldest = (): boolean => {
+        const oldest = [...here.variants.keys()].find((name) => name !== "");
+        if (oldest !== undefined) drop(oldest);
+        return oldest !== undefined;
+      };
       try {
-        const others = [...here.variants.keys()].filter((name) => name !== "");
-        if (folder !== null && others.length >= options.adapters) drop(others[0]!);
-        variant = { stamp, ...startVariant(here, { ...model, ...storage }, adapter, maxTokens, conversations) };
+        if (folder !== null && adaptersOf(here) >= options.adapters) dropOldest();
+        const makeRoom = (bytes: number) => {
+          while (here.pool.grows(bytes) && options.hasRoom?.(bytes) === false) {
+            if (dropOldest()) continue;
+            throw new ApiError(503, "the adapter has to wait for memory that jobs hold; come back later", {
+              code: "no_memory",
+              headers: { "retry-after": "30" },
+            });
+          }
+        };
+        variant = {
+          stamp,
+          ...startVariant(here, { ...model, ...storage }, adapter, { maxTokens, texts: conversations, makeRoom }),
+        };
       } finally {
         adapter?.source.close();
       }
@@ -181,7 +199,7 @@ export function createHost(options: HostOptions): Host {
       return loaded !== null;
     },
     get adapters() {
-      return loaded === null ? 0 : [...loaded.variants.keys()].filter((name) => name !== "").length;
+      return loaded === null ? 0 : adaptersOf(loaded);
     },
     close() {
       isClosed = true;
@@ -191,6 +209,8 @@ export function createHost(options: HostOptions): Host {
     },
   };
 }
+
+const adaptersOf = ({ variants }: Loaded): number => variants.size - (variants.has("") ? 1 : 0);
 
 /** Changes when the files of an adapter do. @throws {ApiError} a folder that is gone */
 function stampOf(folder: string | null): string {
@@ -230,8 +250,7 @@ function startVariant(
   here: Loaded,
   base: OpenModel & WeightStorage,
   adapter: Adapter | null,
-  maxTokens: number,
-  texts: number,
+  { maxTokens, texts, makeRoom }: { readonly maxTokens: number; readonly texts: number; makeRoom(bytes: number): void },
 ): Pick<Variant, "decoders" | "own"> {
   const { executor, programs, shapes, pool } = here;
   const { config, source } = withReplacedWeights({ config: base.config, source: base.source }, adapter);
@@ -247,6 +266,7 @@ function startVariant(
   const replaced = replacedNames(adapter, params, base.source);
   const own = params.filter((param) => isAdapter(param) || replaced.has(param.name));
   const bytes = own.reduce((sum, { type }) => sum + align(byteLength(type)), 0);
+  if (bytes > 0) makeRoom(bytes);
   const address = bytes === 0 ? null : pool.take(bytes);
   try {
     const param = new Map<string, Address>();

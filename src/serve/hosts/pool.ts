@@ -15,6 +15,8 @@ export interface Pool {
   /** The content is arbitrary. */
   take(bytes: number): Address;
   give(address: Address): void;
+  /** Tells whether `take` would have to reserve more. */
+  grows(bytes: number): boolean;
   /** Bytes that are taken. */
   readonly taken: number;
 }
@@ -22,10 +24,14 @@ export interface Pool {
 export function createPool(executor: Executor): Pool {
   const free: Piece[] = [];
   const taken = new Map<Address, number>();
+  const fittingOf = (bytes: number): Piece | undefined => {
+    const isNear = (piece: Piece) => piece.bytes <= SMALL || bytes >= LEAST_SHARE * piece.bytes;
+    return free.filter((piece) => piece.bytes >= bytes && isNear(piece)).sort((a, b) => a.bytes - b.bytes)[0];
+  };
   return {
+    grows: (bytes) => fittingOf(bytes) === undefined,
     take(bytes) {
-      const isNear = (piece: Piece) => piece.bytes <= SMALL || bytes >= LEAST_SHARE * piece.bytes;
-      const fitting = free.filter((piece) => piece.bytes >= bytes && isNear(piece)).sort((a, b) => a.bytes - b.bytes)[0];
+      const fitting = fittingOf(bytes);
       if (fitting) free.splice(free.indexOf(fitting), 1);
       const piece = fitting ?? { address: executor.reserve(bytes), bytes };
       taken.set(piece.address, piece.bytes);

@@ -123,6 +123,26 @@ describe("a base model with adapters", () => {
     expect(host.adapters).toBe(0);
   });
 
+  test("takes no more memory than there is for adapters: the one that was used longest ago goes, or the request waits", async () => {
+    let room = true;
+    const host = await open({ hasRoom: () => room });
+    await logitsOf(host, "few", prompt);
+    await logitsOf(host, "many", prompt);
+    room = false;
+    const before = host.bytes();
+    expect(await logitsOf(host, "few", prompt)).toEqual(await alone("few", prompt));
+    // What the others give back is enough for one of another shape.
+    expect(await logitsOf(host, "dora", prompt)).toEqual(await alone("dora", prompt));
+    expect(host.adapters).toBeLessThanOrEqual(2);
+    expect(host.bytes() - before).toBeLessThan(64 << 10);
+    const full = await open({ hasRoom: () => false });
+    expect(await logitsOf(full, "few", prompt).catch((error: unknown) => error)).toMatchObject({
+      status: 503,
+      code: "no_memory",
+    });
+    expect(await logitsOf(full, null, prompt)).toEqual(await alone(null, prompt));
+  });
+
   test("reads an adapter again that has changed, and refuses one that is gone or is of another model", async () => {
     const host = await open();
     const copy = writeRandomAdapter(executor, model, join(folder, "adapters/changing"), SORTS.few, 50);
