@@ -4,6 +4,8 @@
  * widened block by block. Blocks are fixed by the sizes, and sums over them are taken in a fixed order.
  *
  * A chunk of the rows with a label is in memory at a time: n of them, entries [first, first + chunk) of `rows` as far as there are any.
+ * The commands that read W take it page by page, a page being a range of blocks, so that W need not be in memory whole; sums go on from page
+ * to page in an order that does not depend on where pages end.
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { F32, floatBytes, loadFloats } from "./half";
@@ -27,14 +29,15 @@ let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 
  * Operands of all: labels i32[T], rows i32[T], count i32[1], logits [V][n], maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk,
  * H, V, rows of a block.
  *
- * - NativeLogits: ..., h [chunk, H], W [V, H], best i32[blocks][chunk] or null, scales of a quantised W or null; ..., type of W, session of A B^T, soft cap (0: none).
+ * - NativeLogits: ..., h [chunk, H], W's page, best i32[blocks][chunk] or null, scales of a quantised page or null; ..., type of W, session of A B^T, soft cap (0: none),
+ *   first block of the page and its end.
  *   logits = exp(W h^T - maxima), where maxima are over a block; sums of these; own = the logit of the label; best = the first class
  *   of the greatest logit in a block. With a cap, the logits stay logits, which its derivative needs.
  * - NativeLogitsEnd: ..., scale [T] or null, losses [T], best, hits i32[T] (null as best). losses = log sum exp - own;
  *   sums = exp(maxima - log sum exp), times scale; hits = 1 where the label is the first class of the greatest logit, else 0.
- * - NativeLogitsGrad: ..., h, W, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null, scales of W or null; ..., type of W, P, sessions of A^T B, A^T B + C and A B (+ C),
- *   soft cap, step of scale: 0 for a scale [1], 1 for a scale [T], which the sums have in them.
- *   With D = (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, a P-th of the vocabulary each; dW = D^T h + C (C may be dW).
+ * - NativeLogitsGrad: ..., h, W's page, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null, scales of the page or null; ..., type of W, P, sessions of A^T B, A^T B + C and
+ *   A B (+ C), soft cap, step of scale: 0 for a scale [1], 1 for a scale [T], which the sums have in them; first block of the page and its end.
+ *   With D = (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, every P-th block each, so that every page has some of each; dW = D^T h + C (C may be dW).
  * - NativeLogitsSum: ..., parts, out [chunk, H]; ..., P. out = sum of parts.
  */
 export function nativeHeadCommand(opcode: u32): void {
@@ -57,18 +60,18 @@ function blockRows(b: i32): i32 {
   return min(block, vocabulary - b * block);
 }
 
-/** Block `b` of W as f32: in place, or widened into the thread's scratch. With `codeScales` W is quantised. */
-function blockOf(w: usize, type: i32, codeScales: usize, b: i32): usize {
+/** Block `b` of W as f32, of a page that begins with block `from`: in place, or widened into the thread's scratch. With `codeScales` W is quantised. */
+function blockOf(w: usize, type: i32, codeScales: usize, b: i32, from: i32): usize {
+  const at = <usize>(b - from) * block * width;
   if (codeScales) {
-    const at = <usize>b * block * width;
     dequantise(type, w + codeBytes(type, at), codeScales + (at / BLOCK << 2), threadScratch, blockRows(b) * width / BLOCK);
     return threadScratch;
   }
-  const from = w + floatBytes(type, <usize>b * block * width);
-  if (type == F32) return from;
+  const values = w + floatBytes(type, at);
+  if (type == F32) return values;
   const count = blockRows(b) * width;
   // What is read behind an odd end lies within the 64 bytes that everything is rounded up to.
-  for (let i = 0; i < count; i += 4) v128.store(threadScratch + (<usize>i << 2), loadFloats(from + (<usize>i << 1), type));
+  for (let i = 0; i < count; i += 4) v128.store(threadScratch + (<usize>i << 2), loadFloats(values + (<usize>i << 1), type));
   return threadScratch;
 }
 
@@ -77,11 +80,12 @@ function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void
   const type = int(5);
   const session = sessionOf(int(6), int(7));
   const cap = float(8);
-  const end = partEnd(blocks, 1);
-  for (let b = partStart(blocks, 1); b < end; b++) {
+  const from = int(9), pageBlocks = int(10) - from;
+  const end = from + partEnd(pageBlocks, 1);
+  for (let b = from + partStart(pageBlocks, 1); b < end; b++) {
     const count = blockRows(b);
     const x = logits + (<usize>b * block * n << 2);
-    product(session, blockOf(w, type, codeScales, b), h, 0, x, count, n, width, false, true, NO_ADDEND);
+    product(session, blockOf(w, type, codeScales, b, from), h, 0, x, count, n, width, false, true, NO_ADDEND);
     if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
@@ -220,12 +224,13 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
   const factor = scales ? dloss : load<f32>(pointer(9)) * dloss;
   const cap = float(13);
   const lineBytes = <usize>width << 2;
+  const from = int(15), to = int(16);
   const end = partEnd(partCount, 1);
   for (let part = partStart(partCount, 1); part < end; part++) {
-    const from = blocks * part / partCount, to = blocks * (part + 1) / partCount;
     const out = parts + <usize>part * n * lineBytes;
-    if (parts && from == to) memory.fill(out, 0, <usize>n * lineBytes);
-    for (let b = from; b < to; b++) {
+    if (parts && from == 0 && part >= blocks) memory.fill(out, 0, <usize>n * lineBytes);
+    // The first block of the page that is the part's own.
+    for (let b = from + (part + partCount - from % partCount) % partCount; b < to; b += partCount) {
       const count = blockRows(b);
       const skipped = <usize>b * block * lineBytes;
       if (n == 0) {
@@ -241,8 +246,8 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
       subtractOwn(x, b * block, count, factor, scales, cap);
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
-        const weights = blockOf(w, type, codeScales, b);
-        if (b == from) product(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND);
+        const weights = blockOf(w, type, codeScales, b, from);
+        if (b == part) product(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND);
         else product(add, x, weights, out, out, n, width, count, true, false, MATRIX);
       }
     }

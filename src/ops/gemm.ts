@@ -1,20 +1,11 @@
-import { Opcode } from "../../assembly/opcodes.ts";
 import { sameType, type Shape, type TensorType } from "../graph/types.ts";
 import { type FloatType } from "../base/dtype.ts";
 import { ColumnSum } from "./column-sum.ts";
-import { kernelFormat, QUANTISED_BLOCK } from "./dequantize.ts";
-import { HALF_CODE, isFloat } from "./half.ts";
+import { emitGemm, type Product, storedOperand } from "./gemm-kernels.ts";
+import { isFloat } from "./half.ts";
+import { emitPagedGemm } from "./paged-gemm.ts";
 import { Reshape } from "./reshape.ts";
-import {
-  defineOp,
-  expectShape,
-  type KernelEmitter,
-  type OpDef,
-  type Operand,
-  type ProductShape,
-  sessionWords,
-  ShapeError,
-} from "./types.ts";
+import { defineOp, expectShape, type OpDef, ShapeError } from "./types.ts";
 
 export type GemmAttrs = {
   /** Factor of the product, 1 by default. */
@@ -75,7 +66,7 @@ export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
     const [a, b, c, out] = [e.input(0)!, e.input(1)!, e.input(2), e.output(0)];
     const [m, n] = e.type(out).shape as [number, number];
     const [, k] = swapIf(transA, e.type(a).shape);
-    emitGemm(e, {
+    const product: Product = {
       a,
       b,
       c: c === null ? null : { value: c, row: addend(e.type(c).shape, m, n) === "row" },
@@ -88,7 +79,8 @@ export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
       aType: e.type(a).dtype as FloatType,
       ...storedOperand(e, 1),
       alpha,
-    });
+    };
+    if (!emitPagedGemm(e, product)) emitGemm(e, product);
   },
   inPlace: [[0, 2]],
   accumulates: { output: 0, input: 2 },
@@ -96,81 +88,6 @@ export const Gemm: OpDef<GemmAttrs> = defineOp<GemmAttrs>({
   halfInputs: [0, 1],
   quantisedInputs: [1],
 });
-
-/** How an operand of a product lies in memory, input `i` of an operator. */
-export function storedOperand(
-  e: Pick<KernelEmitter, "input" | "scales" | "type">,
-  i: number,
-): Pick<Product, "bType" | "quantised"> {
-  const type = e.type(e.input(i)!);
-  const scales = e.scales(i);
-  return scales === null ? { bType: type.dtype as FloatType } : { quantised: { scales, format: kernelFormat(type) } };
-}
-
-/** One product for the kernel `Gemm` (assembly/gemm.ts). */
-export interface Product {
-  /** Stored [m, k], or [k, m] with `transA`. */
-  readonly a: Operand;
-  /** Stored [k, n], or [n, k] with `transB`. */
-  readonly b: Operand;
-  /** The addend: [m, n], which may be the output, or one row [n] for all. */
-  readonly c?: { readonly value: Operand; readonly row: boolean } | null;
-  readonly out: Operand;
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  readonly transA?: boolean;
-  readonly transB?: boolean;
-  readonly aType?: FloatType;
-  readonly bType?: FloatType;
-  /** B is codes. */
-  readonly quantised?: { readonly scales: Operand; readonly format: number };
-  readonly alpha?: number;
-  /** The part of dimension `dim` that is computed: below the i32 `count`, when the dimension begins at `first`. */
-  readonly clip?: { readonly dim: "m" | "k"; readonly count: Operand; readonly first: number };
-}
-
-/** A half or quantised weight is widened for a native product if it has at most so many bytes then. */
-const MOST_WIDENED = 64 * 2 ** 20;
-
-export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, product: Product): void {
-  const { a, b, c, out, m, n, k, transA, transB, aType = "f32", bType = "f32", quantised, alpha = 1, clip } = product;
-  const mode = !c ? 0 : c.row ? 2 : 1;
-  const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
-  const session = nativeSession(e, product);
-  let [right, rightType, scales] = [b, quantised?.format ?? HALF_CODE[bType], quantised?.scales ?? null];
-  if (session !== null && rightType !== HALF_CODE.f32) {
-    right = e.scratch(4 * k * n);
-    if (quantised) e.emit(Opcode.Dequantize, [b, scales, right], [(k * n) / QUANTISED_BLOCK, rightType]);
-    else e.emit(Opcode.CastHalf, [b, right], [k * n, rightType, HALF_CODE.f32]);
-    [rightType, scales] = [HALF_CODE.f32, null];
-  }
-  e.emit(
-    Opcode.Gemm,
-    [a, right, c?.value ?? null, out, clip?.count ?? null, scales],
-    [
-      m,
-      n,
-      k,
-      Number(!!transA),
-      Number(!!transB),
-      HALF_CODE[aType],
-      rightType,
-      mode,
-      { f32: alpha },
-      clipped,
-      clip?.first ?? 0,
-      ...sessionWords(session ?? 0),
-    ],
-  );
-}
-
-function nativeSession({ native }: Pick<KernelEmitter, "native">, product: Product): number | null {
-  const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32", quantised } = product;
-  if (!native || aType !== "f32" || ((bType !== "f32" || quantised) && 4 * k * n > MOST_WIDENED)) return null;
-  const shape: ProductShape = { m, n, k, transA, transB, addend: !c ? "none" : c.row ? "row" : "matrix", alpha };
-  return native.pays(shape) ? native.product(shape) : null;
-}
 
 function isMatrix(type: TensorType | null | undefined): type is TensorType {
   return !!type && isFloat(type.dtype) && type.shape.length === 2;

@@ -2,7 +2,7 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import type { TensorType } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";
 import { areFloats } from "./half.ts";
-import { emitGemm, type Product, storedOperand } from "./gemm.ts";
+import { emitGemm, type Product, storedOperand } from "./gemm-kernels.ts";
 import type { HeadSizes } from "./linear-cross-entropy-body.ts";
 import type { KernelEmitter, Operand, Scalar, Scratch } from "./types.ts";
 

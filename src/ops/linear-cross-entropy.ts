@@ -1,5 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import { emitGemm } from "./gemm.ts";
+import { emitGemm } from "./gemm-kernels.ts";
 import {
   emitLoss,
   forEachChunk,

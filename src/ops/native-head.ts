@@ -1,5 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
-import type { Product } from "./gemm.ts";
+import { byteLength } from "../graph/types.ts";
+import type { Product } from "./gemm-kernels.ts";
 import { HALF_CODE } from "./half.ts";
 import { emitTokenLosses, scaleStep } from "./head-kernels.ts";
 import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sessionWords } from "./types.ts";
@@ -15,8 +16,10 @@ const ROWS_UNIT = 16;
 /** Rows of W in a block; a block of a half-precision W must fit the scratch of a thread (floats of 4 bytes). */
 const BLOCK = 256;
 const SCRATCH = 2 ** 19;
-/** The vocabulary is cut into so many parts for the gradient of h, whatever the number of threads. */
+/** The blocks of the vocabulary are dealt out to so many parts for the gradient of h, whatever the number of threads. */
 const PARTS = 8;
+/** Bytes of a page of W, at least, where W has more: what of it is in memory at a time when it comes from a file. */
+const PAGE_BYTES = 2 ** 24;
 
 export interface HeadOperands {
   readonly h: string;
@@ -64,6 +67,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const type = quantised?.format ?? HALF_CODE[bType];
   const codeScales = quantised?.scales ?? null;
   const words = sessionsOf(e.native);
+  const pages = pagesOf(e, w, block);
   const step = scale === null ? 0 : scaleStep(e, scale);
 
   e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
@@ -72,18 +76,23 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
     // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
     const sizes: Scalar[] = [first, chunk, width, vocab, block];
     e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
-    e.emit(Opcode.NativeLogits, [...common, hidden, w, best, codeScales], [...sizes, type, ...words.logits, { f32: softcap }]);
+    for (const page of pages) {
+      const operands = [...common, hidden, page.of(w), best, page.of(codeScales)];
+      e.emit(Opcode.NativeLogits, operands, [...sizes, type, ...words.logits, { f32: softcap }, ...page.blocks]);
+    }
     e.emit(Opcode.NativeLogitsEnd, [...common, step === 0 ? null : scale, losses, best, hits], sizes);
     if (!gradient) continue;
     const { dloss, dh, dw, sum } = gradient;
     // The first chunk starts from the sum, the others from what is there.
     const start = dw === null ? null : first > 0 ? dw : sum;
     const weight = start === null ? words.weight : words.weightAdd;
-    e.emit(
-      Opcode.NativeLogitsGrad,
-      [...common, hidden, w, scale, dloss, parts, dw, start, codeScales],
-      [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }, step],
-    );
+    for (const page of pages) {
+      e.emit(
+        Opcode.NativeLogitsGrad,
+        [...common, hidden, page.of(w), scale, dloss, parts, dw, start, page.of(codeScales)],
+        [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }, step, ...page.blocks],
+      );
+    }
     if (!parts) continue;
     e.emit(Opcode.NativeLogitsSum, [...common, parts, hidden], [...sizes, PARTS]);
     e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, size, width]);
@@ -93,6 +102,34 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   if (loss !== null) e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
   if (correct !== null) e.emit(Opcode.HitSum, [hits, count, correct], []);
   return true;
+}
+
+/** A range of blocks of W. */
+interface Page {
+  /** Scalars: the first block and the end. */
+  readonly blocks: readonly [number, number];
+  /** Its part of an operand that has a row for each class. */
+  of(operand: Operand): Operand;
+}
+
+function pagesOf(e: Pick<Emitter, "type">, w: string, block: number): Page[] {
+  const vocab = e.type(w).shape[0]!;
+  const blockBytes = (byteLength(e.type(w)) / vocab) * block;
+  // A multiple of the parts, so that each has as much to do.
+  const blocks = PARTS * Math.ceil(PAGE_BYTES / blockBytes / PARTS);
+  const end = Math.ceil(vocab / block);
+  return Array.from({ length: Math.ceil(end / blocks) }, (_, i): Page => {
+    const [from, to] = [i * blocks, Math.min(end, (i + 1) * blocks)];
+    const [first, rows] = [from * block, Math.min(vocab, to * block) - from * block];
+    return {
+      blocks: [from, to],
+      of(operand) {
+        if (typeof operand !== "string") return operand;
+        const rowBytes = byteLength(e.type(operand)) / vocab;
+        return { base: operand, offset: first * rowBytes, bytes: rows * rowBytes };
+      },
+    };
+  });
 }
 
 /** Rows of a chunk, chunks of nearly equal size; null: not even a few rows of logits fit. */

@@ -1,6 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { HALF_CODE, isFloat } from "./half.ts";
-import { storedOperand } from "./gemm.ts";
+import { storedOperand } from "./gemm-kernels.ts";
 import { defineOp, expectShape, type OpDef } from "./types.ts";
 
 type RowNormAttrs = {

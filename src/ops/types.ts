@@ -69,6 +69,8 @@ export interface OffsetOperand {
   readonly base: string | Scratch;
   /** In bytes. */
   readonly offset: number;
+  /** Bytes that the command reads from there; absent: up to the end of `base`. */
+  readonly bytes?: number;
 }
 
 /** A kernel argument that is not a pointer: integer (i32) or `{ f32 }`. */
@@ -89,6 +91,8 @@ export interface KernelEmitter<A extends Attrs = Attrs> {
   /** Workspace bytes that live during this node only. */
   scratch(bytes: number): Scratch;
   emit(opcode: Opcode, operands: readonly Operand[], scalars: readonly Scalar[]): void;
+  /** True for a weight, which may lie in its file until a command reads it. */
+  isWeight(value: string): boolean;
   /** A native library that commands may use; null: none here. */
   readonly native: NativeLibrary | null;
 }

@@ -9,7 +9,7 @@ import { PORTABLE } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
 import { packageFolder } from "./library.ts";
 import { forbidTelemetry } from "./telemetry.ts";
-import { type Address, align, ALIGNMENT, type Call, type Executor, type Program } from "../runtime/executor.ts";
+import { type Address, align, ALIGNMENT, type Call, type Executor, type Program, readsAtOnce } from "../runtime/executor.ts";
 
 /** The synchronous session inside of onnxruntime-node, which its public interface wraps in promises. */
 interface AddonSession {
@@ -64,6 +64,7 @@ export function createAddonExecutor({ threads = availableParallelism() }: { read
     name: "ort-cpu",
     threads,
     halves: "none",
+    capacity: Infinity,
     get reserved() {
       return reserved;
     },
@@ -79,14 +80,15 @@ export function createAddonExecutor({ threads = availableParallelism() }: { read
         extra: { session: { disable_prepacking: "1", intra_op: { allow_spinning: "0" } } },
       });
       sessions.push(session);
-      return { graph, workspace: 0, session };
+      return { graph, workspace: 0, session, commands: 1, reads: readsAtOnce(graph) };
     },
-    bind(program: AddonProgram, addresses): AddonCall {
-      const { graph } = program;
+    bind(program: AddonProgram, addresses, _workspace, places): AddonCall {
+      const { graph, reads } = program;
+      const elsewhere = new Map(reads.map(({ input }, i) => [input, places?.[i] ?? null]));
       const tensors = (values: readonly { readonly name: string }[]) =>
         Object.fromEntries(
           values.map(({ name }) => {
-            const address = addresses.get(name);
+            const address = elsewhere.get(name) ?? addresses.get(name);
             if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
             if (address % ALIGNMENT !== 0)
               throw new Error(`bind ${graph.name}: ${name} at ${address} is not ${ALIGNMENT}-byte aligned`);

@@ -4,7 +4,15 @@ import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { PORTABLE, type Target } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
-import { type Address, ALIGNMENT, type Call, type Executor, type Program, type TemporaryMemory } from "../runtime/executor.ts";
+import {
+  type Address,
+  ALIGNMENT,
+  type Call,
+  type Executor,
+  type Program,
+  readsAtOnce,
+  type TemporaryMemory,
+} from "../runtime/executor.ts";
 import { loadSession, LOG_ERRORS, openEnvironment } from "./environment.ts";
 import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel } from "./copy-models.ts";
@@ -84,6 +92,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     get reserved() {
       return memory.reserved;
     },
+    capacity: Infinity,
     get loaded() {
       return { programs: sessions.length, calls: ends.length };
     },
@@ -91,12 +100,13 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       const model = writeModel(graph, undefined, TARGETS[provider]);
       const session = loadSession(environment, model, sessionOptions);
       sessions.push(session);
-      return { graph, workspace: 0, session };
+      return { graph, workspace: 0, session, commands: 1, reads: readsAtOnce(graph) };
     },
-    bind(program: OrtProgram, addresses): OrtCall {
-      const { graph } = program;
+    bind(program: OrtProgram, addresses, _workspace, places): OrtCall {
+      const { graph, reads } = program;
+      const elsewhere = new Map(reads.map(({ input }, i) => [input, places?.[i] ?? null]));
       const tensor = ({ name }: { readonly name: string }): NamedTensor => {
-        const address = addresses.get(name);
+        const address = elsewhere.get(name) ?? addresses.get(name);
         if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
         return { name: cString(name), value: tensorAt(api, info, graph, name, address) };
       };

@@ -1,4 +1,5 @@
-import type { Graph } from "../graph/types.ts";
+import { byteLength, type Graph, typeOf } from "../graph/types.ts";
+import { weightInputs } from "../graph/weight-inputs.ts";
 
 /** A byte address in the executor's memory. */
 export type Address = number;
@@ -8,6 +9,19 @@ export interface Program {
   readonly graph: Graph;
   /** Bytes of temporary memory while the program runs, exact, from the executor's own memory plan. */
   readonly workspace: number;
+  /** The commands that it consists of: a run may pause between two. */
+  readonly commands: number;
+  /** Which commands read weights (inputs of role `param` that the program does not update), in order. */
+  readonly reads: readonly WeightRead[];
+}
+
+/** A part of a weight that a command reads. */
+export interface WeightRead {
+  readonly input: string;
+  /** In bytes. */
+  readonly offset: number;
+  readonly bytes: number;
+  readonly command: number;
 }
 
 /** A program with the addresses of its inputs, outputs and workspace fixed. */
@@ -67,11 +81,12 @@ export interface Executor {
   prepare(graph: Graph): Program;
   /**
    * Fixes addresses by value name: every graph input and output needs one; an output may have the address of the input
-   * that it `updates`. `workspace` is not looked at if the program needs none.
+   * that it `updates`. `workspace` is not looked at if the program needs none. `reads` has an address for each of the program's reads
+   * of weights that come and go, whose inputs need none then; null: the weight is where `addresses` says.
    */
-  bind(program: Program, addresses: ReadonlyMap<string, Address>, workspace: Address): Call;
-  /** Runs a call to its end. */
-  run(call: Call): void;
+  bind(program: Program, addresses: ReadonlyMap<string, Address>, workspace: Address, reads?: readonly (Address | null)[]): Call;
+  /** Runs a call, or its commands `from` to `to` - 1, of which those before `from` have run. */
+  run(call: Call, from?: number, to?: number): void;
   /** Reserves memory for good. Throws an error that names the sizes when the executor's memory is exhausted. */
   reserve(bytes: number): Address;
   /** Has a function write a reserved range: files are read straight into it where the CPU reaches the memory. */
@@ -82,6 +97,8 @@ export interface Executor {
   zero(address: Address, bytes: number): void;
   /** Bytes reserved so far. */
   readonly reserved: number;
+  /** Bytes that addresses can still be given for, about; Infinity where memory itself is the only limit. */
+  readonly capacity: number;
   readonly reach: Reach;
   /** Where memory is a card's, which is what runs out then, and not this process's. */
   readonly card?: Card;
@@ -104,6 +121,11 @@ export function* readPieces(
     const count = Math.min(PIECE, bytes - at);
     yield executor.read(address + at, count, piece.subarray(0, count));
   }
+}
+
+/** The reads of a program that runs as one command. */
+export function readsAtOnce(graph: Graph): WeightRead[] {
+  return weightInputs(graph).map((input) => ({ input, offset: 0, bytes: byteLength(typeOf(graph, input)), command: 0 }));
 }
 
 export const ALIGNMENT = 64;

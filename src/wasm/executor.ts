@@ -72,10 +72,11 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
     overhead += size;
   };
 
-  const interpret = ({ commands, nodeAt }: Lowered, graph: Graph, start: Address): number => {
+  /** Runs the commands between two words of those that begin at `start`. */
+  const interpret = ({ commands, nodeAt }: Lowered, graph: Graph, start: Address, from: number, to: number): number => {
     const { profile, clock = () => performance.now() } = options;
-    if (!profile) return kernels.interpret(control, start, start + 4 * commands.length, stage.address);
-    for (let at = 0; at < commands.length; at += commands[at + 1]!) {
+    if (!profile) return kernels.interpret(control, start + 4 * from, start + 4 * to, stage.address);
+    for (let at = from; at < to; at += commands[at + 1]!) {
       const begin = clock();
       const failed = kernels.interpret(control, start + 4 * at, start + 4 * (at + commands[at + 1]!), stage.address);
       if (failed !== 0) return failed;
@@ -96,27 +97,37 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
     get overhead() {
       return overhead;
     },
+    get capacity() {
+      return shared.capacity;
+    },
     prepare(graph: Graph): WasmProgram {
       const lowered = lower(graph, opOf as (node: Node) => OpDef, matmul.native);
-      ensureStage(4 * (lowered.slots.length + 1 + lowered.commands.length));
-      return { graph, workspace: lowered.workspace, lowered };
+      const { slots, reads, commands, starts, workspace } = lowered;
+      ensureStage(4 * (1 + slots.length + reads.length + commands.length));
+      return { graph, workspace, lowered, commands: starts.length - 1, reads };
     },
-    bind(program: WasmProgram, addresses, workspace): WasmCall {
-      const { slots } = program.lowered;
+    bind(program: WasmProgram, addresses, workspace, places): WasmCall {
+      const { slots, reads } = program.lowered;
       if (program.workspace > 0) expectAligned(workspace, `bind ${program.graph.name}: the workspace`);
-      const table = new Int32Array(1 + slots.length);
+      const table = new Int32Array(1 + slots.length + reads.length);
       table[0] = workspace;
-      slots.forEach((name, i) => {
+      const known = (name: string): Address => {
         const address = addresses.get(name);
         if (address === undefined) throw new Error(`bind ${program.graph.name}: no address for ${name}`);
         expectAligned(address, `bind ${program.graph.name}: ${name}`);
-        table[i + 1] = address;
+        return address;
+      };
+      /** Weights of which no command reads more than what has a place. */
+      const elsewhere = new Set(places && reads.filter((_, i) => places[i] !== null).map(({ input }) => input));
+      slots.forEach((name, i) => (table[i + 1] = elsewhere.has(name) && !addresses.has(name) ? 0 : known(name)));
+      reads.forEach(({ input, offset }, i) => {
+        table[1 + slots.length + i] = places?.[i] ?? known(input) + offset;
       });
       return { program, table };
     },
-    run(call: WasmCall): void {
+    run(call: WasmCall, first = 0, end = call.program.commands): void {
       if (broken) throw new Error(`the WebAssembly executor ${broken}`);
-      const { commands, nodeAt } = call.program.lowered;
+      const { commands, nodeAt, starts } = call.program.lowered;
       const { table } = call;
       const start = stage.address + 4 * table.length;
       const words = shared.words(stage.address, table.length + commands.length);
@@ -124,7 +135,8 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       words.set(commands, table.length);
       let reason: string | null = null;
       try {
-        if (interpret(call.program.lowered, call.program.graph, start) !== 0) reason = "another thread trapped";
+        if (interpret(call.program.lowered, call.program.graph, start, starts[first]!, starts[end]!) !== 0)
+          reason = "another thread trapped";
       } catch (error) {
         kernels.fail();
         reason = messageOf(error);

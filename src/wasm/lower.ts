@@ -1,14 +1,20 @@
 /** A graph becomes a command buffer: liveness, elision of what widens weights, lowering, placement, encoding. */
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, type Graph, type Node, type TensorType, typeOf } from "../graph/types.ts";
-import type { KernelEmitter, NativeLibrary, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
+import type { KernelEmitter, NativeLibrary, OffsetOperand, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
+import type { WeightRead } from "../runtime/executor.ts";
+import { weightInputs } from "../graph/weight-inputs.ts";
 import { plan, type Place, type Step } from "./plan.ts";
 
 export interface Lowered {
   /** The commands, encoded as assembly/command.ts describes. */
   readonly commands: Int32Array;
+  /** The word that each command begins at, and the end of the last one. */
+  readonly starts: readonly number[];
   /** Names of the bound values: `slots[i]` is slot `i + 1`; slot 0 is the workspace. */
   readonly slots: readonly string[];
+  /** The reads of weights, each with a slot of its own, behind those of `slots`. */
+  readonly reads: readonly WeightRead[];
   /** Bytes of workspace: the exact peak. */
   readonly workspace: number;
   /** The node of the command that begins at this word; null for a final copy. */
@@ -34,6 +40,7 @@ interface LiveNode {
 
 export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeLibrary | null = null): Lowered {
   const nodes = elideWidening(graph, liveNodes(graph, opOf));
+  const weights = new Set(weightInputs(graph));
   const commands: Command[][] = [];
   const scratch: Scratch[][] = [];
   const steps = nodes.map((live): Step => {
@@ -42,7 +49,7 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
     const half = live.outputs.map((name) => graph.types.get(name)).find((type) => type && isHalf(type));
     if (half && live.node.op !== "Cast" && !live.op.view)
       throw new Error(`graph ${graph.name}: there is no kernel that computes ${live.node.op} in ${half.dtype}`);
-    if (!live.op.view) live.op.lower(emitter(graph, live, emitted, buffers, native));
+    if (!live.op.view) live.op.lower(emitter(graph, live, weights, emitted, buffers, native));
     commands.push(emitted);
     scratch.push(buffers);
     const { inPlace = [], accumulates } = live.op;
@@ -62,6 +69,15 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
   });
 
   const words = new CommandWriter();
+  const reads: WeightRead[] = [];
+  /** An operand in a weight gets a slot of its own: the weight may be elsewhere when another command reads it. */
+  const readOf = ({ slot, offset }: Place, bytes: number | undefined): Place => {
+    const input = placement.slots[slot - 1];
+    if (input === undefined || !weights.has(input)) return { slot, offset };
+    const length = bytes ?? byteLength(typeOf(graph, input)) - offset;
+    reads.push({ input, offset, bytes: length, command: words.starts.length });
+    return { slot: placement.slots.length + reads.length, offset: 0 };
+  };
   const origins: { readonly word: number; readonly node: Node }[] = [];
   nodes.forEach(({ node }, at) => {
     const scratchPlace = new Map(scratch[at]!.map((buffer, i) => [buffer, placement.scratch[at]![i]!]));
@@ -80,10 +96,10 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
       words.command(
         opcode,
         operands.map((operand) => {
-          if (operand === null || typeof operand === "string" || "scratch" in operand)
-            return operand === null ? null : placeOf(operand);
-          const place = placeOf(operand.base);
-          return place && { slot: place.slot, offset: place.offset + operand.offset };
+          if (operand === null) return null;
+          const { base, offset, bytes } = partOf(operand);
+          const place = placeOf(base);
+          return place && readOf({ slot: place.slot, offset: place.offset + offset }, bytes);
         }),
         scalars,
       );
@@ -91,14 +107,21 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
   });
   const copiesAt = words.length;
   for (const { value, to } of placement.copies) {
-    words.command(Opcode.Copy, [placement.place.get(value)!, to], [byteLength(typeOf(graph, value))]);
+    const bytes = byteLength(typeOf(graph, value));
+    words.command(Opcode.Copy, [readOf(placement.place.get(value)!, bytes), to], [bytes]);
   }
   return {
     commands: words.finish(),
+    starts: [...words.starts, words.length],
     slots: placement.slots,
+    reads,
     workspace: placement.workspace,
     nodeAt: (word) => (word >= copiesAt ? null : (origins.findLast((origin) => origin.word <= word)?.node ?? null)),
   };
+}
+
+function partOf(operand: string | Scratch | OffsetOperand): OffsetOperand {
+  return typeof operand === "string" || "scratch" in operand ? { base: operand, offset: 0 } : operand;
 }
 
 /** The nodes whose results reach an output of the graph. */
@@ -144,6 +167,7 @@ const isHalf = (type: TensorType): boolean => type.dtype === "bf16" || type.dtyp
 function emitter(
   graph: Graph,
   { node, inputs, scales, outputs }: LiveNode,
+  weights: ReadonlySet<string>,
   commands: Command[],
   scratch: Scratch[],
   native: NativeLibrary | null,
@@ -161,6 +185,7 @@ function emitter(
       scratch.push(buffer);
       return buffer;
     },
+    isWeight: (value) => weights.has(value),
     emit: (opcode, operands, scalars) => void commands.push({ opcode, operands, scalars }),
     native,
   };
@@ -168,6 +193,8 @@ function emitter(
 
 /** Encodes commands; see assembly/command.ts for the layout. */
 class CommandWriter {
+  /** The word that each command begins at. */
+  readonly starts: number[] = [];
   private readonly words: number[] = [];
   private readonly float = new Float32Array(1);
   private readonly floatBits = new Int32Array(this.float.buffer);
@@ -177,6 +204,7 @@ class CommandWriter {
   }
 
   command(opcode: Opcode, pointers: readonly (Place | null)[], scalars: readonly Scalar[]): void {
+    this.starts.push(this.words.length);
     this.words.push(opcode, 3 + 2 * pointers.length + scalars.length, pointers.length);
     for (const place of pointers) this.words.push(place ? place.slot : -1, place ? place.offset : 0);
     for (const scalar of scalars) this.words.push(this.encode(scalar));

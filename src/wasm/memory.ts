@@ -17,6 +17,8 @@ export interface SharedMemory {
   readonly memory: WebAssembly.Memory;
   /** Bytes handed out. */
   readonly reserved: number;
+  /** Bytes that are left. */
+  readonly capacity: number;
   /** Reserves bytes, zeroed. Throws when they do not fit; `what` names them in the error. */
   reserve(bytes: number, what: string): Address;
   /** A view of memory; growth does not invalidate it, but keep none beyond the call: a view holds on to its buffer. */
@@ -33,6 +35,9 @@ export function createMemory(limit = MAX_PAGES * PAGE): SharedMemory {
     memory,
     get reserved() {
       return top - STATIC_BYTES;
+    },
+    get capacity() {
+      return maximum * PAGE - top;
     },
     reserve(bytes, what) {
       const end = top + align(bytes);

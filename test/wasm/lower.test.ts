@@ -21,13 +21,14 @@ interface Decoded {
 }
 
 /** Reads commands back, as assembly/command.ts describes them. */
-function decode({ commands, slots }: Lowered): Decoded[] {
+function decode({ commands, slots, reads }: Lowered): Decoded[] {
+  const nameOf = (slot: number) => (slot === 0 ? "workspace" : (slots[slot - 1] ?? reads[slot - 1 - slots.length]!.input));
   const decoded: Decoded[] = [];
   for (let at = 0; at < commands.length; at += commands[at + 1]!) {
     const count = commands[at + 2]!;
     const pointers = Array.from({ length: count }, (_, i) => {
       const [slot, offset] = commands.subarray(at + 3 + 2 * i, at + 5 + 2 * i) as unknown as [number, number];
-      return slot < 0 ? null : `${slot === 0 ? "workspace" : slots[slot - 1]}+${offset}`;
+      return slot < 0 ? null : `${nameOf(slot)}+${offset}`;
     });
     decoded.push({ opcode: commands[at]!, pointers, scalars: commands.slice(at + 3 + 2 * count, at + commands[at + 1]!) });
   }
