@@ -15,7 +15,7 @@ import { PROGRAM_FOLDER } from "../base/process/program.ts";
 import { folderOf, latest, latestOf } from "../wasm/kernels.ts";
 
 /** Modules that threads start with: entry points of their own, by their paths in the package. */
-const THREADS = ["src/wasm/worker.ts", "src/store/thread.ts", "src/serve/encoder-thread.ts"];
+const THREADS = ["src/wasm/worker.ts", "src/store/thread.ts", "src/load/stored/stream-thread.ts", "src/serve/encoder-thread.ts"];
 
 /** Builds the executable. @throws what Bun says of a build that fails */
 export async function buildExecutable(file: string, target?: Bun.Build.CompileTarget): Promise<void> {

@@ -4,6 +4,7 @@ import type { Segment } from "../graph/segment.ts";
 import { byteLength, typeOf } from "../graph/types.ts";
 import { type FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
+import type { StreamedWeights } from "../load/streamed-weights.ts";
 import { shortLimit } from "../load/rotary-tables.ts";
 import { buildDecoder, cachesOf } from "../models/chain/decode.ts";
 import type { SegmentOptions } from "../models/parts.ts";
@@ -47,6 +48,8 @@ export interface Decoders {
 
 /** New tokens that are computed at once. A rest is padded to the least size that holds it, or taken in singles. */
 const CHUNKS = [128, 16, 1] as const;
+/** The most tokens that a decoder takes in at once. */
+export const DECODER_TOKENS = CHUNKS[0];
 /** A rest of fewer tokens is cheaper in singles. */
 const PADDED_FROM = 3;
 
@@ -113,7 +116,7 @@ export function startDecoders(
   plan: DecoderPlan,
   resident: Pick<Resident, "param" | "gradient">,
   base: Address,
-  isClean = false,
+  { isClean = false, streamed = null }: { readonly isClean?: boolean; readonly streamed?: StreamedWeights | null } = {},
 ): Decoders {
   const { config, maxTokens, texts, chains, together } = plan;
   if (!isClean) executor.zero(base, plan.bytes);
@@ -123,7 +126,7 @@ export function startDecoders(
     end += align(bytes);
     return address;
   };
-  const inputs = createInputs(executor, config, { tokens: CHUNKS[0], texts }, place);
+  const inputs = createInputs(executor, config, { tokens: CHUNKS[0], texts }, place, streamed?.rows);
   const segments = chains.get(CHUNKS[0])!;
   /** By segment: where the caches of all texts begin, and how many bytes each text has. */
   const caches = segments.map(({ model: { forward } }) =>
@@ -137,6 +140,7 @@ export function startDecoders(
   /** With the caches from a text's on. */
   const memoryOf = (text: number): StepMemory => ({
     resident,
+    window: streamed?.window ?? null,
     batch: inputs.addresses,
     segmentIndex: segments.map(() => inputs.addresses.get("segment")!),
     lossGradient: 0,

@@ -1,5 +1,6 @@
 import type { ModelConfig } from "../models/config.ts";
 import { createRope } from "../load/rotary-tables.ts";
+import type { TableRows } from "../load/streamed-weights.ts";
 import { rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 
@@ -33,18 +34,23 @@ export function inputBytes(config: ModelConfig, tokens: number, texts: number): 
   return Object.values(inputWords(config, tokens, texts)).reduce((sum, count) => sum + align(4 * count), 0);
 }
 
-/** @param place reserves bytes, which are zero */
+/**
+ * @param place reserves bytes, which are zero
+ * @param rows where the embedding's table lies in its file
+ */
 export function createInputs(
   executor: Executor,
   config: ModelConfig,
   size: { readonly tokens: number; readonly texts: number },
   place: (bytes: number) => Address,
+  rows: TableRows | null = null,
 ): DecoderInputs {
   const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const words = Object.entries(inputWords(config, size.tokens, size.texts));
   const addresses = new Map(words.map(([name, count]) => [name, place(4 * count)]));
   const put = (name: string, data: Int32Array | Float32Array) =>
     executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  const putIds = (ids: Int32Array) => put("ids", rows ? rows.take(ids) : ids);
   const reach = config.slidingWindow === null ? Infinity : config.slidingWindow - 1;
   const putStarts = (positions: Int32Array, starts: Int32Array) => {
     put("starts", starts);
@@ -58,7 +64,7 @@ export function createInputs(
     load(ids, position, tokens, length) {
       const padded = new Int32Array(tokens);
       padded.set(ids);
-      put("ids", padded);
+      putIds(padded);
       const positions = Int32Array.from({ length: tokens }, (_, i) => position + i);
       putStarts(positions, new Int32Array(tokens));
       for (const { names, fill } of rotary) {
@@ -71,10 +77,7 @@ export function createInputs(
     },
     loadTogether(next) {
       const positions = Int32Array.from(next, ({ position }) => position);
-      put(
-        "ids",
-        Int32Array.from(next, ({ id }) => id),
-      );
+      putIds(Int32Array.from(next, ({ id }) => id));
       putStarts(
         positions,
         Int32Array.from(next, ({ start }) => start),

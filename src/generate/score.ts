@@ -10,24 +10,32 @@ import { buildSegments } from "../models/chain/segments.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { createForward, forwardExtent } from "../runtime/forward.ts";
-import { reserveResident } from "../runtime/resident.ts";
-import { createBatchMemory } from "../load/batch-memory.ts";
-import { createStepWords } from "../runtime/step-words.ts";
-import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../load/weights.ts";
+import { openReadWeights, type ReadWeightsOptions } from "../load/open-weights.ts";
+import { batchBytes, createBatchMemory } from "../load/batch-memory.ts";
+import { createStepWords, stepWordBytes } from "../runtime/step-words.ts";
+import { computeType, type WeightStorage, weightTypeOf } from "../load/weights.ts";
 import { adapterTuning, withReplacedWeights, writeAdapterWeights } from "../load/adapter.ts";
 
-/** Scores micro-batches of `tokens` tokens by an objective: gives what its metrics are made of. @throws {UserError} weights that do not fit */
-export function createScorer(
-  executor: Executor,
-  options: WeightStorage & {
-    readonly config: ModelConfig;
-    readonly source: TensorSource;
-    readonly adapter: Adapter | null;
-    readonly head: Head;
-    readonly tokens: number;
-    readonly weighted: boolean;
-  },
-): (batch: MicroBatch) => Sums {
+export interface ScorerOptions extends WeightStorage {
+  readonly config: ModelConfig;
+  readonly source: TensorSource;
+  readonly adapter: Adapter | null;
+  readonly head: Head;
+  readonly tokens: number;
+  readonly weighted: boolean;
+}
+
+/** Gives the numbers that an objective's metrics are made of, for micro-batches of one number of tokens. */
+export interface Scorer {
+  score(batch: MicroBatch): Sums;
+  close(): void;
+}
+
+/**
+ * Opens a model to score micro-batches by an objective. Weights that do not fit into memory are read from their files for each.
+ * @throws {UserError} weights that are missing or do not fit
+ */
+export async function openScorer(executor: Executor, options: ScorerOptions, weights: ReadWeightsOptions = {}): Promise<Scorer> {
   const { adapter, head, tokens, weighted, dtype } = options;
   const { config, source } = withReplacedWeights(options, adapter);
   const tuning = adapterTuning(adapter, config);
@@ -35,17 +43,24 @@ export function createScorer(
   const segmentOptions = { ...size, tuning, weightType: weightTypeOf(executor, source, options) };
   const segments = inPrecision(buildSegments(config, segmentOptions), computeType(executor, dtype));
   const programs = createPrograms(executor);
-  const resident = reserveResident(executor, segments);
-  loadWeights(executor, resident, source);
-  if (adapter) writeAdapterWeights({ executor, resident, source, config, tuning }, adapter);
-  const inputs = createBatchMemory(executor, config, size);
+  const extent = forwardExtent(segments, programs);
+  const bytes = extent + batchBytes(config, size) + stepWordBytes(segments.length);
+  const { resident, streamed } = await openReadWeights(
+    executor,
+    { source, programs, chains: [segments], bytes, tokens },
+    weights,
+  );
+  if (adapter) writeAdapterWeights({ executor, resident, streamed, source, config, tuning }, adapter);
+  const inputs = createBatchMemory(executor, config, size, streamed?.rows);
   const words = createStepWords(executor, segments.length);
-  const memory = { resident, batch: inputs.addresses, ...words };
-  const arena = executor.reserve(forwardExtent(segments, programs));
-  const forward = createForward(executor, programs, segments, arena, memory);
-  return (batch) => {
-    inputs.load(headBatch(head, batch), 1);
-    forward.run();
-    return head.kind === "loss" ? head.sums(batch, words.score()) : head.judge(batch, inputs.tokenLosses(tokens)).sums;
+  const memory = { resident, window: streamed?.window ?? null, batch: inputs.addresses, ...words };
+  const forward = createForward(executor, programs, segments, executor.reserve(extent), memory);
+  return {
+    score(batch) {
+      inputs.load(headBatch(head, batch), 1);
+      forward.run();
+      return head.kind === "loss" ? head.sums(batch, words.score()) : head.judge(batch, inputs.tokenLosses(tokens)).sums;
+    },
+    close: () => streamed?.close(),
   };
 }

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { chatTemplateOf } from "../data/chat/chat-template.ts";
 import { type Answer, answer } from "../generate/answer.ts";
 import { stopTokens } from "../generate/generate.ts";
-import { createDecoder } from "../generate/open-decoder.ts";
+import { openDecoders } from "../generate/open-decoder.ts";
 import { chatPrompt, rawPrompt } from "../generate/prompts.ts";
 import { endsInReasoning, reasoningTokens, separateReasoning, writesReasoning } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
@@ -16,6 +16,7 @@ import {
   MODEL_OPTIONS,
   SAMPLING_OPTIONS,
   validateOptions,
+  readingOf,
 } from "./options.ts";
 
 export const chatOptionsSchema = z.strictObject({
@@ -73,7 +74,9 @@ export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<C
         ? rawPrompt(tokenizer, messages.map(({ content }) => content).join(""))
         : chatPrompt(tokenizer, template, { messages: messages.map((message) => ({ ...message })) });
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
-    const decoder = createDecoder(executor, { ...model, ...storageOf(flags), ...room });
+    const reading = readingOf(flags, (text) => sink({ type: "note", text }));
+    const decoders = await openDecoders(executor, { ...model, ...storageOf(flags), ...room }, 1, reading);
+    const decoder = decoders.each[0]!;
     const sampler = createSampler(sampling);
     const keptTokens = flags.raw ? new Set<number>() : reasoningTokens(tokenizer);
     const limits = { sampler, keptTokens, stop: stopTokens(config, tokenizer), limit: sampling.maxNewTokens };
@@ -96,7 +99,10 @@ export async function openChat(options: ChatOptions, { sink = () => {} }: Pick<C
       reset() {
         messages = start;
       },
-      close,
+      close() {
+        decoders.close();
+        close();
+      },
     };
   } catch (error) {
     close();

@@ -9,14 +9,14 @@ import { mixSamples } from "../data/samples/mix.ts";
 import { loadSamples } from "../data/samples/prepare.ts";
 import type { SampleSet } from "../data/samples/sample-store.ts";
 import { createSampleMaker } from "../data/samples/sample-maker.ts";
-import { createScorer } from "../generate/score.ts";
+import { openScorer } from "../generate/score.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
 import { addSums, type Sums } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { startOfDay } from "../train/run/date.ts";
-import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, validateOptions } from "./options.ts";
+import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "./options.ts";
 
 export const evaluateOptionsSchema = z.strictObject({
   ...MODEL_OPTIONS,
@@ -81,15 +81,23 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const padId = tokenizer.padId ?? eosId ?? 0;
       const rowLength = tokens * objective.texts;
       const batches = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
-      const score = createScorer(executor, { ...model, head: objective.head, tokens: rowLength, weighted: samples.weighted });
+      const scorer = await openScorer(
+        executor,
+        { ...model, head: objective.head, tokens: rowLength, weighted: samples.weighted },
+        readingOf(flags, onNote, signal),
+      );
       const breathe = createBreath(signal);
       let sums: Sums | null = null;
       let labelled = 0;
-      for (let index = 0; index < batches.count(0); index++) {
-        await breathe();
-        const batch = batches.batch(0, index);
-        sums = addSums(sums, score(batch));
-        labelled += batch.labelled;
+      try {
+        for (let index = 0; index < batches.count(0); index++) {
+          await breathe();
+          const batch = batches.batch(0, index);
+          sums = addSums(sums, scorer.score(batch));
+          labelled += batch.labelled;
+        }
+      } finally {
+        scorer.close();
       }
       const { loss, metrics } = objective.head.values(sums!);
       if (!Number.isFinite(loss)) {

@@ -10,7 +10,7 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { trainConfigSchema } from "../train/config.ts";
 import { cacheBytes } from "../generate/decoders.ts";
 import { generateAll, stopTokens } from "../generate/generate.ts";
-import { createDecoders, roomOf } from "../generate/open-decoder.ts";
+import { openDecoders, roomOf } from "../generate/open-decoder.ts";
 import { answerIn, type Prompt, promptOf, readPrompts } from "../generate/prompts.ts";
 import { answerText, type SeparateAnswer } from "../generate/reasoning.ts";
 import { createSampler } from "../generate/sampler.ts";
@@ -27,6 +27,7 @@ import {
   MODEL_OPTIONS,
   SAMPLING_OPTIONS,
   validateOptions,
+  readingOf,
 } from "./options.ts";
 
 const COMMON = {
@@ -121,7 +122,7 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
       const maxTokens = Math.min(room, longest + sampling.maxNewTokens);
       const fitting = Math.floor(CACHE_BYTES / cacheBytes(config, maxTokens));
       const texts = Math.max(1, Math.min(flags.batchSize, prompts.length, fitting));
-      const decoders = createDecoders(executor, { ...model, maxTokens }, texts);
+      const decoders = await openDecoders(executor, { ...model, maxTokens }, texts, readingOf(flags, onNote, signal));
       sink({ type: "sampling", text: described });
       const stop = stopTokens(config, tokenizer);
       const begin = performance.now();
@@ -160,6 +161,7 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
         file?.finish();
       } finally {
         file?.close();
+        decoders.close();
       }
       const tokens = answers.reduce((sum, answer) => sum + answer.tokens, 0);
       return { answers, kept, tokens, seconds: (performance.now() - begin) / 1000 };

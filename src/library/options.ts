@@ -10,6 +10,7 @@ import {
   type SamplingKey,
   samplingOf,
 } from "../generate/sampling.ts";
+import type { ReadWeightsOptions, StreamMode } from "../load/open-weights.ts";
 import { CHAT_KEYS, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import type { VerbEvent } from "../train/run/events.ts";
 
@@ -19,12 +20,22 @@ export const MODEL_OPTIONS = {
   adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
   device: trainConfigSchema.shape.device,
   ...trainConfigSchema.pick(STORAGE_KEYS).shape,
+  stream: trainConfigSchema.shape.stream,
   threads: trainConfigSchema.shape.threads,
   verify: z
     .boolean()
     .default(false)
     .describe("read all files of model and adapter again and compare them with their checksums, as after copying"),
 } as const;
+
+/** How the weights of a model are read that is not trained. */
+export function readingOf(
+  { stream, weightCache }: { readonly stream: StreamMode; readonly weightCache: boolean },
+  onNote: (text: string) => void,
+  signal?: AbortSignal,
+): ReadWeightsOptions {
+  return { stream, cache: weightCache, onNote, signal };
+}
 
 /** How the files of a model are checked. */
 export const checkOf = ({ verify }: { readonly verify: boolean }): "fresh" | "kept" => (verify ? "fresh" : "kept");

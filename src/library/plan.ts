@@ -6,6 +6,7 @@ import { openDevice } from "../device.ts";
 import { ADAPTER_KEYS } from "../models/adapters/index.ts";
 import type { TokenBatch } from "../data/samples/batch.ts";
 import { openModel } from "../load/open-model.ts";
+import { isOnDisk } from "../load/streamed-weights.ts";
 import { computeType, storageOf, weightTypeOf } from "../load/weights.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import { type Chain, idealTime } from "../schedule/chain.ts";
@@ -25,8 +26,9 @@ import { explainingLimit, limitedMemory } from "../train/memory/limit.ts";
 import { type ModelPlan, planModel } from "../train/memory/model-plan.ts";
 import { NOMINAL_LINK, offloadOf } from "../train/memory/offload.ts";
 import { PLANNED_VARIANTS } from "../train/memory/step-plan.ts";
+import { NOMINAL_BANDWIDTH, streamOf, streamText } from "../train/memory/stream.ts";
 import { checkpointingOf, selectiveOf } from "../train/memory/strategy.ts";
-import { createEngine } from "../train/step/engine.ts";
+import { openEngine } from "../train/step/open-engine.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/step/tuning.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
 
@@ -67,6 +69,8 @@ export interface CurvePoint {
   readonly memory: number;
   /** Time over that of a step that computes nothing twice. */
   readonly overhead: number;
+  /** Bytes of frozen weights that lie in memory. */
+  readonly frozen: number;
 }
 
 /** A kind of segment of the chain. Sizes in bytes, times in seconds, of one micro-batch. */
@@ -103,7 +107,9 @@ export interface PlanReport extends Summary {
     readonly waited: number;
     readonly bandwidth: { readonly out: number; readonly in: number };
   } | null;
-  /** The fastest schedules over the whole range of memory. */
+  /** Frozen weights that lie in their files: in words, bytes that a micro-batch reads, seconds that it waits for them, bytes per second; null: none do. */
+  readonly stream: { readonly text: string; readonly bytes: number; readonly waited: number; readonly bandwidth: number } | null;
+  /** The fastest schedules over the whole range of memory, and where weights lie then. */
   readonly curve: readonly CurvePoint[];
 }
 
@@ -136,6 +142,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,
+        stream: streamOf(config, device.executor, strategy, (param) => isOnDisk(source, param)),
         variants: PLANNED_VARIANTS,
         tokens: [tokens],
         head: head.kind,
@@ -143,19 +150,25 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
         optimizer,
       };
       const offload = offloadOf(config, config.output);
-      const plan = explainingLimit(config.memory, strategy, () => {
-        if (!config.measure)
-          return planModel(device.executor, {
+      const explain = (make: () => ModelPlan) => explainingLimit(config.memory, strategy, make);
+      const modelled = () =>
+        explain(() =>
+          planModel(device.executor, {
             ...options,
             weightType: weightTypeOf(device.executor, source, config),
             compute: computeType(device.executor, config.dtype),
             link: offload && NOMINAL_LINK,
-          });
+          }),
+        );
+      const timed = async () => {
         const measure = { costs: createCosts(deviceName(device.executor)), batch: oneExample(tokens, length) };
-        const engine = createEngine(device.executor, { ...options, source, measure, offload });
+        const all = { ...options, source, measure, offload };
+        const onNote = (text: string) => sink({ type: "note", text });
+        const engine = await openEngine(device.executor, all, explain, { cache: config.weightCache, onNote });
         engine.close();
         return engine.plan;
-      });
+      };
+      const plan = config.measure ? await timed() : modelled();
       const report = reportOf(
         plan,
         strategy.name === "budget" && strategy.base ? strategy.base() : limited.base(),
@@ -180,14 +193,7 @@ function oneExample(tokens: number, length: number): TokenBatch {
 function reportOf(plan: ModelPlan, base: number, owner: string): PlanReport {
   const { chain, schedule, segments } = plan.largest;
   const ideal = idealTime(chain);
-  const fixed = fixedTotal(plan.fixed);
-  const curve = plannerOf(chain)
-    .curve()
-    .map(({ simulation }): CurvePoint => ({
-      activations: simulation.peak,
-      memory: base + fixed + simulation.peak + plan.predicted.temporary,
-      overhead: simulation.time / ideal - 1,
-    }));
+  const curve = curveOf(plan, base, ideal);
   return {
     segments: segments.map(({ name, model }, i) => ({
       name,
@@ -210,10 +216,45 @@ function reportOf(plan: ModelPlan, base: number, owner: string): PlanReport {
       peak: base + plan.predicted.peak,
     },
     withoutCheckpointing: base + plan.withoutCheckpointing.peak,
+    stream: streamReport(plan),
     offload: chain.offload && offloadReport(chain, schedule),
     ...summarise(chain, schedule),
     curve,
   };
+}
+
+/** Schedules of a curve that are tried with every way for weights to lie, at most. */
+const CURVE_SCHEDULES = 48;
+
+/** The points that no other beats in both memory and time, over all schedules and all ways for frozen weights to lie. */
+function curveOf(plan: ModelPlan, base: number, ideal: number): CurvePoint[] {
+  const schedules = plannerOf(plan.largest.chain).curve();
+  const alternatives = plan.alternatives();
+  const stride = alternatives.length === 1 ? 1 : Math.ceil(schedules.length / CURVE_SCHEDULES);
+  const points = alternatives.flatMap(({ fixed, wait }) =>
+    schedules
+      .filter((_, i) => i % stride === 0 || i === schedules.length - 1)
+      .map(({ schedule, simulation }): CurvePoint => ({
+        activations: simulation.peak,
+        memory: base + fixedTotal(fixed) + simulation.peak + plan.predicted.temporary,
+        overhead: (simulation.time + wait(schedule, NOMINAL_BANDWIDTH)) / ideal - 1,
+        frozen: fixed.frozen,
+      })),
+  );
+  points.sort((a, b) => a.memory - b.memory || a.overhead - b.overhead);
+  let best = Infinity;
+  return points.filter(({ overhead }) => {
+    const isBetter = overhead < best;
+    best = Math.min(best, overhead);
+    return isBetter;
+  });
+}
+
+function streamReport(plan: ModelPlan): PlanReport["stream"] {
+  const { streaming } = plan.largest;
+  const text = streamText(plan);
+  if (streaming === null || text === null) return null;
+  return { text, bytes: streaming.bytes, waited: streaming.wait(NOMINAL_BANDWIDTH), bandwidth: NOMINAL_BANDWIDTH };
 }
 
 /** Returns what a step moves, and how fast that goes. */
@@ -229,11 +270,19 @@ function draw(path: string, plan: ModelPlan, report: PlanReport): void {
   const { chain, schedule } = plan.largest;
   const chart = lineChart({
     title: "Fastest schedules: overhead against memory",
-    x: { label: "stash and workspace", unit: "bytes", format: formatBytes },
+    x: {
+      label: report.owner === "the process" ? "memory of the process" : "memory of the card",
+      unit: "bytes",
+      format: formatBytes,
+    },
     y: { label: "overhead", unit: 0.01, format: (share) => `${Math.round(100 * share)} %` },
     series: [
-      { name: "fastest schedules", points: report.curve.map(({ activations, overhead }) => [activations, overhead]) },
-      { name: "chosen", points: [[report.memory.stash + report.memory.workspace, report.overhead]], shape: "points" },
+      { name: "fastest schedules", points: report.curve.map(({ memory, overhead }) => [memory, overhead]) },
+      {
+        name: "chosen",
+        points: [[report.memory.peak, report.overhead + (report.stream?.waited ?? 0) / idealTime(chain)]],
+        shape: "points",
+      },
     ],
   });
   try {

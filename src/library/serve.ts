@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { stopTokens } from "../generate/generate.ts";
-import { createDecoders } from "../generate/open-decoder.ts";
+import { openDecoders } from "../generate/open-decoder.ts";
 import { openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
 import { checkApiKey, isLoopback, readOrigin } from "../serve/http/guard.ts";
@@ -13,6 +13,7 @@ import {
   MODEL_OPTIONS,
   SAMPLING_OPTIONS,
   validateOptions,
+  readingOf,
 } from "./options.ts";
 import { HOME_OPTIONS, refuseHomeOptions, serveHome, servedName } from "./serve-home.ts";
 
@@ -84,7 +85,13 @@ export async function serve(
     const warn = (text: string) => sink({ type: "warning", text });
     const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, warn);
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
-    const { each: decoders } = createDecoders(executor, { ...model, ...storageOf(flags), ...room }, flags.conversations);
+    const reading = readingOf(flags, (text) => sink({ type: "note", text }));
+    const { each: decoders, close: closeDecoders } = await openDecoders(
+      executor,
+      { ...model, ...storageOf(flags), ...room },
+      flags.conversations,
+      reading,
+    );
     const context = decoders[0]!.maxTokens;
     const name = flags.name ?? servedName(flags.adapter ?? flags.model ?? model.folder);
     const server = startServer(
@@ -101,6 +108,7 @@ export async function serve(
       context,
       async stop() {
         await server.stop();
+        closeDecoders();
         close();
       },
     };

@@ -2,14 +2,16 @@ import { z } from "zod";
 import { openDevice } from "../device.ts";
 import { ADAPTER_KEYS } from "../models/adapters/index.ts";
 import { initialiseAdapter, writeAdapterWeights } from "../load/adapter.ts";
+import { isOnDisk } from "../load/streamed-weights.ts";
 import { storageOf } from "../load/weights.ts";
 import { openModel } from "../load/open-model.ts";
 import { writeSafetensors } from "../hf/weights/safetensors-write.ts";
 import { CHECKPOINTING_KEYS, checkQuantize, STORAGE_KEYS, trainConfigSchema } from "../train/config.ts";
 import { explainingLimit, limitedMemory } from "../train/memory/limit.ts";
 import { offloadOf } from "../train/memory/offload.ts";
+import { streamOf } from "../train/memory/stream.ts";
 import { checkpointingOf, selectiveOf } from "../train/memory/strategy.ts";
-import { createEngine } from "../train/step/engine.ts";
+import { openEngine } from "../train/step/open-engine.ts";
 import { readStepBatch } from "../train/step/step-batch.ts";
 import { stepGradients } from "../train/step/step-gradients.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/step/tuning.ts";
@@ -79,20 +81,24 @@ export async function step(options: StepOptions, { sink = () => {} }: Pick<CallO
     if (device.notice !== null) sink({ type: "note", text: device.notice });
     try {
       const strategy = checkpointingOf(config, limitedMemory(executor, config));
-      const engine = explainingLimit(config.memory, strategy, () =>
-        createEngine(executor, {
+      const engine = await openEngine(
+        executor,
+        {
           config: model.config,
           source,
           tuning: adapter ? tuningOfAdapter(adapter, model.config) : tuningOf(config, model.config, source),
           strategy,
           selective: selectiveOf(config),
           verifyReplay: config.verifyReplay,
+          stream: streamOf(config, executor, strategy, (param) => isOnDisk(source, param)),
           ...storageOf(config),
           offload: offloadOf(config, config.out),
           tokens: [batch.ids.length],
           weighted: batch.weights !== null,
           optimizer: null,
-        }),
+        },
+        (plan) => explainingLimit(config.memory, strategy, plan),
+        { cache: config.weightCache, onNote: (text) => sink({ type: "note", text }) },
       );
       if (adapter) writeAdapterWeights(engine, adapter);
       else initialiseAdapter(engine, config.seed);

@@ -16,12 +16,16 @@ import { type AdapterTuning, hasAdapters, NO_TUNING, type Tuning } from "../mode
 import { formatOfCodes } from "../ops/dequantize.ts";
 import type { Executor } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
+import { bindWindow } from "../runtime/weight-window.ts";
+import type { StreamedWeights } from "./streamed-weights.ts";
 import { shapeOf } from "./weights.ts";
 
 /** A model in an executor's memory whose base weights are loaded. */
 export interface LoadedModel {
   readonly executor: Executor;
   readonly resident: Pick<Resident, "params" | "param">;
+  /** The weights that lie in their files; null: all are in memory. */
+  readonly streamed: StreamedWeights | null;
   readonly source: TensorSource;
   readonly config: ModelConfig;
   readonly tuning: Tuning;
@@ -156,7 +160,7 @@ function baseValues({ source, config }: LoadedModel, { name, type }: ParamInfo):
 
 /** Runs what a kind computes once of base weights and parts, for all modules that have a place for it. */
 function compute(model: LoadedModel, kind: AdapterKind, suffix: string): void {
-  const { executor, resident, tuning } = model;
+  const { executor, resident, streamed, tuning } = model;
   const byName = new Map(resident.params.map((param) => [param.name, param]));
   const programs = new Map<string, ReturnType<Executor["prepare"]>>();
   for (const param of resident.params.filter(isAdapter)) {
@@ -169,10 +173,18 @@ function compute(model: LoadedModel, kind: AdapterKind, suffix: string): void {
     const key = JSON.stringify([weight.type, setup]);
     const program = programs.get(key) ?? executor.prepare(builder.build());
     programs.set(key, program);
-    const addresses = new Map([...scope.names].map(([input, name]) => [input, resident.param.get(rename(name, module))!]));
-    addresses.set(result, resident.param.get(param.name)!);
+    const names = new Map([...scope.names].map(([input, name]) => [input, rename(name, module)]));
+    const addresses = new Map([[result, resident.param.get(param.name)!]]);
+    for (const [input, name] of names) {
+      const address = resident.param.get(name);
+      if (address !== undefined) addresses.set(input, address);
+    }
     const workspace = program.workspace > 0 ? executor.reserve(program.workspace) : 0;
-    executor.run(executor.bind(program, addresses, workspace));
+    const sequence = streamed && bindWindow(executor, streamed.window, [{ program, params: names, gathered: new Set() }]);
+    const call = executor.bind(program, addresses, workspace, sequence?.places(0));
+    sequence?.begin();
+    if (sequence) sequence.run(0, call);
+    else executor.run(call);
   }
 }
 

@@ -1,6 +1,7 @@
 import { byteLength } from "../graph/types.ts";
 import type { TokenBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
+import type { TableRows } from "./streamed-weights.ts";
 import { createRope } from "./rotary-tables.ts";
 import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
@@ -27,7 +28,13 @@ export function batchBytes(config: ModelConfig, size: BatchSize): number {
   return Object.values(batchTypes(config, size)).reduce((sum, type) => sum + align(byteLength(type)), 0);
 }
 
-export function createBatchMemory(executor: Executor, config: ModelConfig, size: BatchSize): BatchMemory {
+/** @param rows where the embedding's table lies in its file */
+export function createBatchMemory(
+  executor: Executor,
+  config: ModelConfig,
+  size: BatchSize,
+  rows: TableRows | null = null,
+): BatchMemory {
   const { tokens } = size;
   const weighted = hasTokenScales(size);
   const types = batchTypes(config, size);
@@ -53,7 +60,7 @@ export function createBatchMemory(executor: Executor, config: ModelConfig, size:
     bytes: batchBytes(config, size),
     load({ ids, labels, weights = null, starts, positions }, scale) {
       if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
-      put("ids", ids);
+      put("ids", rows ? rows.take(ids) : ids);
       put("labels", labels);
       put("starts", starts);
       const count = positions.length;

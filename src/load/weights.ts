@@ -62,7 +62,9 @@ export function loadWeights(executor: Executor, resident: Pick<Resident, "params
   params.forEach((param, i) => {
     const entry = entries[i]!;
     const conversion = conversionOf(entry, param);
-    let address = resident.param.get(param.name)!;
+    let address = resident.param.get(param.name);
+    // It comes into a window when it is read.
+    if (address === undefined) return;
     if (conversion === null) {
       executor.fill(address, byteLength(param.type), (target) => source.read(entry, target));
       return;

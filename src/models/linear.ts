@@ -20,6 +20,11 @@ export function scalesOf(name: string): string {
   return name + SCALES;
 }
 
+/** Name of the quantised parameter that scales belong to; any other name as it is. */
+export function matrixOf(name: string): string {
+  return isScales({ name }) ? name.slice(0, -SCALES.length) : name;
+}
+
 export function isScales({ name }: { readonly name: string }): boolean {
   return name.endsWith(SCALES);
 }

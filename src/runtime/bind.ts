@@ -3,6 +3,7 @@ import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import type { Programs, TapeLayout } from "./chain.ts";
 import type { Address, Call, Executor } from "./executor.ts";
 import type { Resident } from "./resident.ts";
+import type { WeightWindow } from "./weight-window.ts";
 
 /** Memory that is not scheduled: what every segment's programs bind beside the stash. */
 export interface StepMemory {
@@ -16,6 +17,8 @@ export interface StepMemory {
   readonly loss: Address;
   /** An i32: how many labels were the likeliest token, which evaluation counts. */
   readonly correct: Address;
+  /** Where weights are while they are read that have no place of their own. */
+  readonly window?: WeightWindow | null;
   /** Per segment, inputs of role `cache`, by name: generation alone has them. */
   readonly cache?: readonly ReadonlyMap<string, Address>[];
 }
@@ -37,7 +40,10 @@ export interface BoundProgram {
   readonly end: Address;
 }
 
-/** Binds one program of segment `index` (0-based) to addresses, by the roles of its inputs and outputs. */
+/**
+ * Binds one program of segment `index` (0-based) to addresses, by the roles of its inputs and outputs.
+ * @param reads addresses of its reads of weights that come into a window
+ */
 export function bindProgram(
   executor: Executor,
   programs: Programs,
@@ -47,6 +53,7 @@ export function bindProgram(
   memory: StepMemory,
   layout: TapeLayout,
   places: Places,
+  reads?: readonly (Address | null)[],
 ): BoundProgram {
   const addresses = new Map<string, Address>();
   let end = 0;
@@ -66,9 +73,13 @@ export function bindProgram(
         if (typeOf(graph, name).shape.length === 1) addresses.set(name, memory.lossGradient);
         else scheduled(name, places.outputGrad());
         break;
-      case "param":
-        addresses.set(name, known(memory.resident.param, known(segment.params, name)));
+      case "param": {
+        const param = known(segment.params, name);
+        const address = memory.resident.param.get(param) ?? memory.window?.rows.get(param);
+        if (address !== undefined) addresses.set(name, address);
+        else if (!reads) throw new Error(`${graph.name}: no place for ${param}`);
         break;
+      }
       case "accumulator":
         addresses.set(name, known(memory.resident.gradient, known(segment.params, name.slice("acc.".length))));
         break;
@@ -115,7 +126,7 @@ export function bindProgram(
   }
   const program = programs.of(graph);
   const workspace = program.workspace > 0 ? places.workspace() : 0;
-  return { call: executor.bind(program, addresses, workspace), end: Math.max(end, workspace + program.workspace) };
+  return { call: executor.bind(program, addresses, workspace, reads), end: Math.max(end, workspace + program.workspace) };
 }
 
 function known<T>(map: ReadonlyMap<string, T>, name: string): T {

@@ -2,11 +2,11 @@ import type { Segment } from "../graph/segment.ts";
 import { bindProgram, type StepMemory } from "./bind.ts";
 import { boundaryBytes, type Programs } from "./chain.ts";
 import { type Address, align, type Executor } from "./executor.ts";
+import { bindWindow, sequenceProgram } from "./weight-window.ts";
 
 /** Forward programs alone, without a tape: evaluation and generation. */
 export interface ForwardRunner {
-  /** Runs the segments from `from` on; what the last run left in front of it is still there. */
-  run(from?: number): void;
+  run(): void;
 }
 
 /** Arena bytes of a forward pass: two boundaries in turn, and the largest workspace. */
@@ -32,6 +32,14 @@ export function createForward(
   const none = (): never => {
     throw new Error("a forward pass has no tape and no gradients");
   };
+  const { window } = memory;
+  const sequence = window
+    ? bindWindow(
+        executor,
+        window,
+        segments.map((segment) => sequenceProgram(executor, programs, segment, segment.model.forward)),
+      )
+    : null;
   const calls = segments.map(
     (segment, index) =>
       bindProgram(
@@ -51,11 +59,13 @@ export function createForward(
           workspace: () => arena + 2 * stride,
           ...(logits === undefined ? {} : { logits: () => logits }),
         },
+        sequence?.places(index),
       ).call,
   );
   return {
-    run(from = 0) {
-      for (const call of calls.slice(from)) executor.run(call);
+    run() {
+      sequence?.begin();
+      calls.forEach((call, index) => (sequence ? sequence.run(index, call) : executor.run(call)));
     },
   };
 }

@@ -85,9 +85,17 @@ export interface OptimizerMemory {
   readonly bytes: number;
 }
 
+const NONE: ReadonlySet<string> = new Set();
+
 /** Sizes before anything is reserved, so that a plan can be shown or refused first. */
-export function residentBytes(params: readonly ParamInfo[], optimizer: OptimizerMemory | null): ResidentBytes {
-  const frozen = params.filter((param) => !param.trainable).reduce((bytes, param) => bytes + align(byteLength(param.type)), 0);
+export function residentBytes(
+  params: readonly ParamInfo[],
+  optimizer: OptimizerMemory | null,
+  streamed: ReadonlySet<string> = NONE,
+): ResidentBytes {
+  const frozen = params
+    .filter(({ trainable, name }) => !trainable && !streamed.has(name))
+    .reduce((bytes, param) => bytes + align(byteLength(param.type)), 0);
   const trainable = 4 * layoutOf(params, optimizer).size;
   return { frozen, trainable, gradients: trainable, optimizer: optimizer?.bytes ?? 0 };
 }
@@ -99,17 +107,19 @@ function layoutOf(params: readonly ParamInfo[], optimizer: OptimizerMemory | nul
 /**
  * Reserves the resident memory but for the optimizer's state. Gradients are zero; weights are to be loaded into `param`.
  * @param optimizer null where nothing is updated (a single step, inference)
+ * @param streamed frozen parameters that get no place: they come into a window when they are read
  */
 export function reserveResident(
   executor: Executor,
   segments: readonly Segment[],
   optimizer: OptimizerMemory | null = null,
+  streamed: ReadonlySet<string> = NONE,
 ): Resident {
   const params = collectParams(segments);
-  const bytes = residentBytes(params, optimizer);
+  const bytes = residentBytes(params, optimizer, streamed);
   const layout = layoutOf(params, optimizer);
   const param = new Map<string, Address>();
-  for (const frozen of params.filter((info) => !info.trainable))
+  for (const frozen of params.filter(({ trainable, name }) => !trainable && !streamed.has(name)))
     param.set(frozen.name, executor.reserve(byteLength(frozen.type)));
   const flat = (size: number) => {
     const address = executor.reserve(size);

@@ -6,8 +6,9 @@ import { bindProgram, type BoundProgram, type Places, type StepMemory } from "./
 import { type Programs, type TapeLayout, tapeLayouts } from "./chain.ts";
 import type { Address, Executor } from "./executor.ts";
 import type { OffloadMemory } from "./offload-memory.ts";
-import { schedulePrograms } from "./scheduled.ts";
+import { opens, schedulePrograms, sequenceGraphs } from "./scheduled.ts";
 import type { Verifier } from "./verify.ts";
+import { bindWindow, sequenceProgram } from "./weight-window.ts";
 
 /** A schedule bound to memory: running it is a fixed list of calls, with nothing allocated on the way. */
 export interface Runner {
@@ -67,7 +68,17 @@ export function createRunner(
   const addressOf = (kind: PlacedItem["kind"], index: number, step: number): Address => arena + itemAt(kind, index, step).offset;
 
   const transfers = offload && bindTransfers(offload, itemAt, arena, verifier);
-  const steps = schedulePrograms(segments, schedule).flatMap((program, step): BoundStep | BoundStep[] => {
+  const scheduled = schedulePrograms(segments, schedule);
+  const { window } = memory;
+  const sequence = window
+    ? bindWindow(
+        executor,
+        window,
+        sequenceGraphs(segments, scheduled).map(({ segment, graph }) => sequenceProgram(executor, programs, segment, graph)),
+      )
+    : null;
+  let bound = 0;
+  const steps = scheduled.flatMap((program, step): BoundStep | BoundStep[] => {
     const { op, graph, k } = program;
     if (!isComputation(op) || !graph) {
       if (!transfers && op.kind !== "DA" && op.kind !== "DT") throw new Error(`step ${step}: there is nowhere to copy to`);
@@ -83,11 +94,16 @@ export function createRunner(
       workspace: () => addressOf("workspace", step, step),
     };
     const layout = layouts.get(segment.model)![k]!;
-    const bind = (own: Graph) => bindProgram(executor, programs, segment, op.i - 1, own, memory, layout, places);
-    const bound = { program: bind(graph), watch: verifier?.watch(program, places), ...transfers?.around(op) };
-    if (op.kind !== "BR" || !segment.model.open) return bound;
-    const { before, ...rest } = bound;
-    return [{ ...(before && { before }), program: bind(segment.model.forward), opens: true }, rest];
+    const bind = (own: Graph) =>
+      bindProgram(executor, programs, segment, op.i - 1, own, memory, layout, places, sequence?.places(bound++));
+    const opening = opens(segment, op) ? bind(segment.model.forward) : null;
+    const { before, ...rest } = { watch: verifier?.watch(program, places), ...transfers?.around(op) };
+    const first = before && { before };
+    if (opening === null) return { ...first, ...rest, program: bind(graph) };
+    return [
+      { ...first, program: opening, opens: true },
+      { ...rest, program: bind(graph) },
+    ];
   });
 
   let end = arena;
@@ -96,14 +112,15 @@ export function createRunner(
   return {
     run(weigh) {
       verifier?.begin();
+      sequence?.begin();
+      let next = 0;
       steps.forEach(({ before, program, watch, after, opens }, at) => {
         before?.();
         if (!program) return;
         watch?.before();
-        const begin = performance.now();
-        executor.run(program.call);
+        const seconds = sequence ? sequence.run(next++, program.call) : timed(() => executor.run(program.call));
         // The first run commits pages.
-        if (runs > 0) spent[at]! += (performance.now() - begin) / 1000;
+        if (runs > 0) spent[at]! += seconds;
         watch?.after();
         if (program.end > end) end = program.end;
         after?.();
@@ -133,6 +150,12 @@ export function createRunner(
       );
     },
   };
+}
+
+function timed(run: () => void): number {
+  const begin = performance.now();
+  run();
+  return (performance.now() - begin) / 1000;
 }
 
 /** The steps of a schedule that move bytes, bound to addresses, and what computations wait for. */

@@ -24,3 +24,20 @@ export function schedulePrograms(segments: readonly Segment[], schedule: Schedul
     return { op, graph, k };
   });
 }
+
+/** True if a step runs the forward of an open head first. */
+export function opens({ model }: Segment, op: Op): boolean {
+  return op.kind === "BR" && model.open === true;
+}
+
+/** The graphs that the steps run, in order. */
+export function sequenceGraphs(
+  segments: readonly Segment[],
+  scheduled: readonly ScheduledProgram[],
+): { readonly segment: Segment; readonly graph: Graph }[] {
+  return scheduled.flatMap(({ op, graph }) => {
+    if (!isComputation(op) || !graph) return [];
+    const segment = segments[op.i - 1]!;
+    return (opens(segment, op) ? [segment.model.forward, graph] : [graph]).map((own) => ({ segment, graph: own }));
+  });
+}

@@ -10,6 +10,8 @@ export interface Move {
   readonly bytes: number;
   /** Offset in a file, or a pointer in this process. */
   readonly place: number;
+  /** Number of the file, or of the parameter, among those that the thread was started with. */
+  readonly file: number;
   /** Ticket of the other queue that has to be done before; 0 for none. */
   readonly after: number;
 }
@@ -18,7 +20,7 @@ export interface Move {
 export interface MoveQueue {
   /** Words at the positions below. */
   readonly state: Int32Array;
-  /** [CAPACITY, 4] the moves under way. */
+  /** [CAPACITY, WORDS] the moves under way. */
   readonly moves: Float64Array;
   /** Seconds that the thread has spent on moves. */
   readonly busy: Float64Array;
@@ -31,6 +33,8 @@ const DONE = 1;
 const READY = 2;
 const ERROR_BYTES = 3;
 const CAPACITY = 256;
+/** Numbers that a move consists of. */
+const WORDS = 5;
 /** Bytes of the move that ends the thread. */
 const STOP = -1;
 /** Milliseconds after which a thread that does not start or end is given up. */
@@ -39,7 +43,7 @@ const PATIENCE = 20_000;
 export function createMoveQueue(): MoveQueue {
   return {
     state: new Int32Array(new SharedArrayBuffer(16)),
-    moves: new Float64Array(new SharedArrayBuffer(CAPACITY * 4 * 8)),
+    moves: new Float64Array(new SharedArrayBuffer(CAPACITY * WORDS * 8)),
     busy: new Float64Array(new SharedArrayBuffer(8)),
     error: new Uint8Array(new SharedArrayBuffer(1024)),
   };
@@ -52,11 +56,11 @@ export function awaitReady(queue: MoveQueue): void {
 }
 
 /** Appends a move and returns its ticket; waits while the queue is full. Tickets count from 1. */
-export function issue(queue: MoveQueue, { address, bytes, place, after }: Move): number {
+export function issue(queue: MoveQueue, { address, bytes, place, file, after }: Move): number {
   const { state, moves } = queue;
   const issued = state[ISSUED]!;
   if (issued >= CAPACITY) waitFor(queue, issued - CAPACITY + 1);
-  moves.set([address, bytes, place, after], (issued % CAPACITY) * 4);
+  moves.set([address, bytes, place, file, after], (issued % CAPACITY) * WORDS);
   Atomics.store(state, ISSUED, issued + 1);
   Atomics.notify(state, ISSUED);
   return issued + 1;
@@ -74,7 +78,7 @@ export function awaitMove(queue: MoveQueue, ticket: number): void {
 
 /** Ends the thread after all moves that are under way. */
 export function stopThread(queue: MoveQueue): void {
-  const ticket = issue(queue, { address: 0, bytes: STOP, place: 0, after: 0 });
+  const ticket = issue(queue, { address: 0, bytes: STOP, place: 0, file: 0, after: 0 });
   waitFor(queue, ticket, PATIENCE);
 }
 
@@ -101,13 +105,13 @@ export function serve(queue: MoveQueue, other: MoveQueue, move: (of: Move) => vo
   Atomics.notify(state, READY);
   for (let next = 0; ; next++) {
     while (Atomics.load(state, ISSUED) === next) Atomics.wait(state, ISSUED, next);
-    const [address, bytes, place, after] = moves.subarray((next % CAPACITY) * 4) as unknown as [number, number, number, number];
+    const [address, bytes, place, file, after] = moves.subarray((next % CAPACITY) * WORDS) as unknown as Tuple;
     if (bytes !== STOP) {
       waitFor(other, after);
       if (Atomics.load(other.state, ERROR_BYTES) === 0 && Atomics.load(state, ERROR_BYTES) === 0) {
         const begin = performance.now();
         try {
-          move({ address, bytes, place, after });
+          move({ address, bytes, place, file, after });
         } catch (error) {
           fail(queue, error);
         }
@@ -119,6 +123,8 @@ export function serve(queue: MoveQueue, other: MoveQueue, move: (of: Move) => vo
     if (bytes === STOP) return;
   }
 }
+
+type Tuple = [address: number, bytes: number, place: number, file: number, after: number];
 
 /** Tells an error to the thread that trains. */
 export function fail({ state, error }: MoveQueue, cause: unknown): void {

@@ -126,14 +126,14 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
         wait("out", copy.ticket);
         under -= copy.bytes;
       }
-      const ticket = issue(queues.out, { address, bytes, place, after: 0 });
+      const ticket = issue(queues.out, { address, bytes, place, file: 0, after: 0 });
       pending.push({ ticket, bytes });
       last.out = ticket;
       counts.out += bytes;
       return ticket;
     },
     fetch(address, bytes, place, after) {
-      last.in = issue(queues.in, { address, bytes, place, after });
+      last.in = issue(queues.in, { address, bytes, place, file: 0, after });
       counts.in += bytes;
       return last.in;
     },

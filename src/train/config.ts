@@ -43,6 +43,7 @@ export const STRATEGIES = [
 ] as const;
 export const DTYPES = ["f32", "bf16", "f16"] as const satisfies FloatType[];
 const QUANTIZE_CHOICES = ["off", "q8", "nf4"] as const satisfies ("off" | Quantised)[];
+const STREAM_MODES = ["auto", "off", "all"] as const;
 const SCHEDULES = ["cosine", "linear", "constant"] as const;
 
 /** A boolean that is on; `off` is what switching it off does, for the help of its --no- flag. */
@@ -163,6 +164,12 @@ export const trainConfigSchema = z.strictObject({
     .describe(
       "what is kept may leave memory: off, auto (a file beside the run folder; host memory with cuda), or a folder for the file",
     ),
+  stream: z
+    .enum(STREAM_MODES)
+    .default("auto")
+    .describe(
+      "frozen weights: auto, in memory if they fit there, else read from their file as they are needed; off; all, as many as can be",
+    ),
   verifyReplay: z.boolean().default(false).describe("check that what is computed again is what it was, value by value; slow"),
   device: z.enum(DEVICES).default("auto").describe("what computes; auto: cuda where all that it needs is installed, else wasm"),
   dtype: z
@@ -174,6 +181,10 @@ export const trainConfigSchema = z.strictObject({
     .default("off")
     .describe("frozen linear layers in memory: 8-bit integers, or QLoRA's 4-bit NormalFloat"),
   quantizeEmbedding: z.boolean().default(false).describe("embedding and head in memory as 8-bit integers"),
+  weightCache: onByDefault(
+    "convert streamed weights once, into a file that runs share",
+    "convert streamed weights each time that they are read, and write no file",
+  ),
   threads: count.max(64).optional().describe("CPU threads (default: all cores)"),
   matmul: z
     .enum(MATMUL_CHOICES)
@@ -295,8 +306,8 @@ export const HELP_GROUPS = [
 /** The keys that decide how chats become text. */
 export const CHAT_KEYS = { chatTemplate: true, templateArgs: true, specialText: true } as const;
 
-/** The keys that decide how frozen weights lie in memory: `WeightStorage`. */
-export const STORAGE_KEYS = { dtype: true, quantize: true, quantizeEmbedding: true } as const;
+/** The keys that decide how frozen weights lie in memory (`WeightStorage`) and on disk. */
+export const STORAGE_KEYS = { dtype: true, quantize: true, quantizeEmbedding: true, weightCache: true } as const;
 
 /** The keys that decide what a step keeps and what it computes again. */
 export const CHECKPOINTING_KEYS = {
@@ -313,6 +324,7 @@ export const CHECKPOINTING_KEYS = {
   keepOps: true,
   recomputeOps: true,
   offload: true,
+  stream: true,
   verifyReplay: true,
 } as const;
 

@@ -27,7 +27,7 @@ async function pair(folder: string, adapterPath: string | null, tokens: number) 
   closers.push(() => (executor.close(), source.close(), adapter?.source.close()));
   const tuning = adapterTuning(adapter, config);
   const full = fullForward(executor, config, source, tuning, tokens);
-  if (adapter) writeAdapterWeights({ executor, resident: full.resident, source, config, tuning }, adapter);
+  if (adapter) writeAdapterWeights({ executor, resident: full.resident, streamed: null, source, config, tuning }, adapter);
   return { config, full, decoder: createDecoder(executor, { config, source, adapter, maxTokens: tokens }) };
 }
 

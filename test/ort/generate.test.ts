@@ -4,7 +4,7 @@ import { createBatches } from "../../src/data/samples/batch.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
 import { createDecoder } from "../../src/generate/open-decoder.ts";
 import { argmax } from "../../src/generate/sampler.ts";
-import { createScorer } from "../../src/generate/score.ts";
+import { openScorer } from "../../src/generate/score.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import { openAdapter } from "../../src/hf/peft/peft.ts";
@@ -49,7 +49,7 @@ describe.each(FAMILIES)("%s with its adapter on ONNX Runtime", (family) => {
   });
 });
 
-test("a score: loss within 1e-5, the same number of right tokens", () => {
+test("a score: loss within 1e-5, the same number of right tokens", async () => {
   const model = open("qwen3");
   const store = createSampleStore((number) => `d:${number}`);
   for (let i = 0; i < 6; i++) {
@@ -61,7 +61,8 @@ test("a score: loss within 1e-5, the same number of right tokens", () => {
     0,
   );
   const options = { ...model, head: nextToken.create({}), tokens: batch.ids.length, weighted: false };
-  const [expected, actual] = [wasm, ort].map((executor) => createScorer(executor, options)(batch));
+  const scorers = await Promise.all([wasm, ort].map((executor) => openScorer(executor, options)));
+  const [expected, actual] = scorers.map((scorer) => scorer.score(batch));
   expectWithin("loss", Math.abs(actual!.loss! / expected!.loss! - 1), boundFor(1e-5));
   expect(actual!.correct!).toBe(expected!.correct!);
 });

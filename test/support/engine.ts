@@ -6,7 +6,9 @@ import { createRandom } from "../../src/base/random.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
-import { createEngine, type Engine, type EngineOptions } from "../../src/train/step/engine.ts";
+import type { Engine, EngineOptions } from "../../src/train/step/engine.ts";
+import { openEngine } from "../../src/train/step/open-engine.ts";
+import type { StoredWeightsOptions } from "../../src/load/stored/stored-weights.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { isAdapter } from "../../src/models/adapters/names.ts";
@@ -75,10 +77,12 @@ export async function build(
   tokens: number,
   threads: number | WasmExecutorOptions = THREADS,
   more: Partial<EngineOptions> = {},
+  stored: StoredWeightsOptions = { cache: false },
 ): Promise<Engine> {
   const source = randomCheckpoint(config, "f32");
   const options = { config, source, tuning, strategy, tokens: [tokens], optimizer: chooseOptimizer({}), ...more };
-  const engine = createEngine(await executor(typeof threads === "number" ? { threads } : threads), options);
+  const made = await executor(typeof threads === "number" ? { threads } : threads);
+  const engine = await openEngine(made, options, (plan) => plan(), stored);
   initialiseAdapter(engine, 3);
   // B = 0 (of an embedding A = 0) would leave the other one without a gradient.
   const isZero = ({ name }: { name: string }) => /lora_(B\.weight|embedding_A)$/.test(name);

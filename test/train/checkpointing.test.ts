@@ -97,7 +97,7 @@ describe("--memory on a card", () => {
   test.each([1024, 100])("%d MiB, which nothing keeps: the least that works has all parts, temporary memory too", (limit) => {
     const memory = `${limit}MiB`;
     const plan = () => {
-      throw new LimitError((limit - 1000) * 2 ** 20, 50 * 2 ** 20, 100 * 2 ** 20);
+      throw new LimitError((limit - 1000) * 2 ** 20, 50 * 2 ** 20, 100 * 2 ** 20, 300 * 2 ** 20);
     };
     expect(userError(() => explainingLimit(memory, on(null, memory), plan))).toMatch(
       /the least that works is 1054 MiB \(604 MiB for CUDA itself, 300 MiB for weights, gradients and optimizer, 50\.0 MiB for activations, 100 MiB of temporary/,

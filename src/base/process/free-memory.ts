@@ -22,6 +22,15 @@ export function freeMemory(root = "/"): number {
   return Math.max(0, free);
 }
 
+/** As `freeMemory`; Infinity where nothing is known. */
+export function knownFreeMemory(): number {
+  try {
+    return freeMemory();
+  } catch {
+    return Infinity;
+  }
+}
+
 /**
  * Bytes that this process may hold in all: the machine's memory, or the limit of a control group or of `ulimit` where that is less.
  * Infinity where nothing is known.

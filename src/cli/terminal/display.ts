@@ -23,8 +23,8 @@ export function createDisplay(
   json: boolean,
   { file, progress = createProgress() }: { readonly file?: string | undefined; readonly progress?: Progress } = {},
 ): Display {
-  // Programs are told what comes of a preparation.
-  if (json) return { emit: (event) => event.type !== "prepare" && printEvent(event) };
+  // Programs are told what comes of preparations.
+  if (json) return { emit: (event) => event.type !== "prepare" && event.type !== "weights" && printEvent(event) };
   return { emit: (event) => showEvent(event, progress, file) };
 }
 
@@ -36,6 +36,8 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
     }
     case "prepare":
       return progress.prepare(event);
+    case "weights":
+      return progress.weights(event);
     case "start":
       for (const line of startLines(event, file)) progress.say(line);
       return;
@@ -100,6 +102,7 @@ function startLines(event: StartEvent, file: string | undefined): string[] {
     `memory          ${formatBytes(predictedPeak)} predicted with ${strategyText(event)}, ${formatBytes(withoutCheckpointing)} without`,
     `schedule        ${formatSummary(event.schedule)}`,
     `device          ${event.device}`,
+    ...(event.stream === null ? [] : [`stream          ${event.stream}`]),
     ...(event.offload === null ? [] : [`offload         ${event.offload}`]),
     ...event.notes.map((note) => `note            ${note}`),
     `first example   ${event.firstExample.map(markPart).join("")}`,

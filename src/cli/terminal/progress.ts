@@ -1,4 +1,5 @@
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
+import type { WeightCacheProgress } from "../../load/stored/cache.ts";
 import { metricTexts } from "../../objectives/index.ts";
 import type { DoneEvent, StepEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
@@ -17,6 +18,8 @@ export interface Progress {
   step(report: StepReport): void;
   /** How far a long preparation is. */
   prepare(report: PrepareProgress): void;
+  /** How far the conversion of weights is. */
+  weights(report: WeightCacheProgress): void;
   /** A line of its own. */
   say(text: string): void;
 }
@@ -55,6 +58,9 @@ export function createProgress(
     prepare(report) {
       if (report.seconds >= QUIET_SECONDS) pass(() => formatPreparation(report), false);
     },
+    weights(report) {
+      if (report.seconds >= QUIET_SECONDS) pass(() => formatWeights(report), false);
+    },
     say(text) {
       clear();
       stream.write(`${text}\n`);
@@ -68,6 +74,14 @@ const QUIET_SECONDS = 2;
 export function formatPreparation({ path, bytes, size, seconds }: PrepareProgress): string {
   const left = bytes > 0 ? `, ${formatDuration((seconds / bytes) * (size - bytes))} left` : "";
   return `tokenizing      ${path}: ${formatBytes(bytes)} of ${formatBytes(size)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s${left}`;
+}
+
+const STAGES = { making: "converting", verifying: "checking", waiting: "waiting for" } as const;
+
+function formatWeights({ stage, path, bytes, size, resumed, seconds }: WeightCacheProgress): string {
+  const rate = (bytes - resumed) / seconds;
+  const left = rate > 0 ? `, ${(rate / 1e6).toFixed(0)} MB/s, ${formatDuration((size - bytes) / rate)} left` : "";
+  return `weights         ${STAGES[stage]} ${path}: ${formatBytes(bytes)} of ${formatBytes(size)}${left}`;
 }
 
 /** One line, of which a narrow terminal shows what matters most: how far it is, the loss, the time left. */

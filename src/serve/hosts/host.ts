@@ -282,7 +282,7 @@ function startVariant(
     );
     loadWeights(executor, { params: [...fresh, ...own.filter((info) => !isAdapter(info))], param }, source);
     for (const { name, type } of fresh) here.shared.set(name, { type, address: param.get(name)! });
-    if (adapter) writeAdapterWeights({ executor, resident: { params, param }, source, config, tuning }, adapter);
+    if (adapter) writeAdapterWeights({ executor, resident: { params, param }, streamed: null, source, config, tuning }, adapter);
     const isClean = here.region !== null && here.region.bytes >= plan.bytes;
     if (!isClean) {
       here.clear();
@@ -290,7 +290,7 @@ function startVariant(
       const size = plan.bytes + HEADROOM;
       here.region = { address: pool.take(size), bytes: size };
     }
-    const decoders = startDecoders(executor, programs, plan, { param, gradient: new Map() }, here.region!.address, isClean);
+    const decoders = startDecoders(executor, programs, plan, { param, gradient: new Map() }, here.region!.address, { isClean });
     return { decoders, own: address };
   } catch (error) {
     if (address !== null) pool.give(address);

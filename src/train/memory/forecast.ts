@@ -5,6 +5,8 @@ import { simulate } from "../../schedule/simulate.ts";
 
 /** Bytes of what is not scheduled: resident memory, the inputs of a micro-batch, logits and replay checks where they are asked for. */
 export interface FixedBytes extends ResidentBytes {
+  /** The window of weights that lie in their file. */
+  readonly window: number;
   readonly batch: number;
   readonly logits: number;
   readonly checks: number;
@@ -23,8 +25,8 @@ export interface MemoryForecast {
   readonly peak: number;
 }
 
-export function fixedTotal({ frozen, trainable, gradients, optimizer, batch, logits, checks }: FixedBytes): number {
-  return frozen + trainable + gradients + optimizer + batch + logits + checks;
+export function fixedTotal({ frozen, window, trainable, gradients, optimizer, batch, logits, checks }: FixedBytes): number {
+  return frozen + window + trainable + gradients + optimizer + batch + logits + checks;
 }
 
 /** Returns what a schedule needs beside what is fixed, by exact simulation. */

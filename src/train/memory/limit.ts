@@ -3,8 +3,9 @@ import { parseSize } from "../../base/bytes.ts";
 import type { TrainConfig } from "../config.ts";
 import type { Executor } from "../../runtime/executor.ts";
 import { freeMemory } from "../../base/process/free-memory.ts";
+import { AUTO_SHARE } from "../../load/open-weights.ts";
 import { formatBytes } from "../../base/bytes.ts";
-import { type Checkpointing, LimitError } from "./step-plan.ts";
+import { CapacityError, type Checkpointing, LimitError } from "./step-plan.ts";
 
 /**
  * Bytes that the process takes on top of the plan once its programs have been made: optimised code of the kernels and of
@@ -16,9 +17,6 @@ const TRANSFER_THREADS = 10 << 20;
 
 /** Until the runtime's allocator has returned what it has free to the system, which is some 10 MiB that differ from start to start. */
 const RETURN_MS = 150;
-
-/** Share of the free memory that `--memory auto` takes. */
-const AUTO_SHARE = 0.8;
 
 /** Reads `1.5GiB`, `800MB`, `auto` or `50%` (of the free memory). @throws {UserError} */
 export function parseMemory(text: string, free: () => number = freeMemory): number {
@@ -81,6 +79,21 @@ export function createCollector(limit: number): () => void {
   };
 }
 
+const LOWER =
+  "A shorter --sequence-length, a smaller --batch-size (with more --gradient-accumulation), a lower --rank, --method lora or --quantize nf4 lower it";
+
+function capacityText({ capacity, fixed, least }: CapacityError): string {
+  const { frozen, window, trainable, gradients, optimizer, batch, logits, checks } = fixed;
+  const trained = trainable + gradients + optimizer;
+  const rest = least - frozen - window - trained;
+  return (
+    `this model needs ${formatBytes(least)} at least, but the WebAssembly executor has addresses for ${formatBytes(capacity)}: ` +
+    `${formatBytes(least - capacity)} are missing (${formatBytes(frozen)} of frozen weights, ${window > 0 ? `${formatBytes(window)} that streamed ones pass through, ` : ""}` +
+    `${formatBytes(trained)} for what is trained, its gradients and optimizer, ${formatBytes(Math.max(rest, batch + logits + checks))} for activations). ` +
+    `${frozen > 0 ? "--stream auto leaves frozen weights in their file. " : ""}${LOWER}`
+  );
+}
+
 /** What the process has resident when it plans differs by a few MiB from start to start; a limit that is named must work at the next. */
 export const LIMIT_SPREAD = 4 << 20;
 
@@ -92,15 +105,14 @@ export function explainingLimit<T>(memory: string | undefined, strategy: Checkpo
   try {
     return plan();
   } catch (error) {
+    if (error instanceof CapacityError) throw new UserError(capacityText(error));
     if (!(error instanceof LimitError)) throw error;
-    const lower =
-      "A shorter --sequence-length, a smaller --batch-size (with more --gradient-accumulation), a lower --rank, --method lora or --quantize nf4 lower it";
+    const lower = LOWER;
     if (strategy.name !== "budget" || memory === undefined) {
       throw new UserError(`--activation-memory is not enough: the least that works is ${formatBytes(error.least)}. ${lower}`);
     }
-    const base = strategy.base?.() ?? 0;
-    const { temporary } = error;
-    const fixed = strategy.bytes - base - temporary - error.limit;
+    const base = (strategy.base?.() ?? 0) + error.reading;
+    const { temporary, fixed } = error;
     // Rounded up, in whole MiB: formatting to three digits may take more away than there is to spare.
     const least = Math.ceil((base + fixed + temporary + error.least + LIMIT_SPREAD) / 2 ** 20);
     throw new UserError(

@@ -1,7 +1,7 @@
 import { inPrecision } from "../../autodiff/precision.ts";
 import { isNamed, type SelectiveOptions } from "../../autodiff/selective.ts";
 import { UserError } from "../../base/errors.ts";
-import { type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
+import { DECODER_TOKENS, type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
 import { programsOf, type Segment } from "../../graph/segment.ts";
 import type { Graph, WeightType } from "../../graph/types.ts";
 import type { FloatType } from "../../base/dtype.ts";
@@ -12,20 +12,29 @@ import { atRest, hasAdapters, type Tuning, withoutDropout } from "../../models/t
 import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
 import { buildLogits, buildSegments } from "../../models/chain/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
+import { modelledSeconds } from "../../ops/modelled-time.ts";
 import { align, type Executor } from "../../runtime/executor.ts";
 import { forwardExtent } from "../../runtime/forward.ts";
 import { createProbes, type Probes } from "../../runtime/probes.ts";
 import { collectParams, type ParamInfo, residentBytes } from "../../runtime/resident.ts";
+import { schedulePrograms, sequenceGraphs } from "../../runtime/scheduled.ts";
 import { measureTemporary, settle } from "../../runtime/temporary.ts";
+import { sequenceProgram, type SequenceProgram, sequenceUses } from "../../runtime/weight-window.ts";
 import type { Link } from "../../schedule/chain.ts";
+import type { Schedule } from "../../schedule/ops.ts";
 import { strategySchedule } from "../../schedule/strategies.ts";
+import { planWindow, windowWait } from "../../schedule/window.ts";
 import { storeAlignment } from "../../store/store.ts";
+import { SPARE } from "../../load/open-weights.ts";
 import { batchBytes } from "../../load/batch-memory.ts";
 import { stepWordBytes } from "../../runtime/step-words.ts";
 import type { Costs } from "./costs.ts";
 import { betweenSteps, type FixedBytes, fixedTotal, forecast, largestOf, type MemoryForecast } from "./forecast.ts";
+import { ALL_RESIDENT, residencies, type Residency, windowBytes } from "../../load/residency.ts";
+import { chooseResidency, SHARES, type StreamOptions } from "./stream.ts";
 import {
   activationLimit,
+  CapacityError,
   type Checkpointing,
   isPlanned,
   LimitError,
@@ -63,6 +72,8 @@ export interface ModelPlanOptions {
   readonly optimizer: OptimizerChoice | null;
   /** Boundaries and tapes may leave memory by this link. */
   readonly link?: Link | null;
+  /** Frozen weights may lie in their file; absent: they lie in memory. */
+  readonly stream?: StreamOptions | undefined;
   /** Temporary memory from before, and where it is kept. Without it, it is always measured. */
   readonly costs?: Pick<Costs, "temporaryOf" | "setTemporary">;
 }
@@ -72,6 +83,15 @@ export interface TokenPlan extends StepPlan {
   readonly segments: readonly Segment[];
   /** Segments without dropout, for evaluation. */
   readonly withoutDropout: readonly Segment[];
+  /** What a micro-batch reads of weights that lie in their file: bytes, and seconds that it waits for them; null where all are in memory. */
+  readonly streaming: { readonly bytes: number; wait(bandwidth: number): number } | null;
+}
+
+/** A way for frozen weights to lie. */
+export interface Alternative {
+  readonly fixed: FixedBytes;
+  /** Seconds that a micro-batch of the largest size waits for weights with a schedule. */
+  wait(schedule: Schedule, bandwidth: number): number;
 }
 
 /** A model's programs and schedules, made before any memory is reserved or any weight is read. */
@@ -87,8 +107,12 @@ export interface ModelPlan {
   readonly probes: ReadonlyMap<number, Probes>;
   /** Decoding, in the arena between steps. */
   readonly decoder: DecoderPlan | null;
-  /** The segments whose parameters lie in memory: of training, and of decoding. */
+  /** The segments of training and of decoding, whose parameters are in use. */
   readonly loaded: readonly Segment[];
+  /** Their parameters. */
+  readonly params: readonly ParamInfo[];
+  /** Which weights lie in memory. */
+  readonly residency: Residency;
   /** Where the optimizer's state lies, and what an update runs in the arena between steps; null without one. */
   readonly optimizer: OptimizerPlan | null;
   /** The memory of an update; null without an optimizer. */
@@ -103,6 +127,8 @@ export interface ModelPlan {
   readonly arena: number;
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
+  /** Other ways for frozen weights to lie, from all in memory to all in their files; the plan's own alone where none may lie there. */
+  alternatives(): readonly Alternative[];
   /** Plans all steps again with other times, and another bandwidth of the link, in the same arena. No step is slower by these times than it is now. */
   withTimes(seconds: SecondsOf, bandwidth?: Pick<Link, "out" | "in"> | null): ModelPlan;
 }
@@ -158,7 +184,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       : planDecoder(programs, config, { ...evaluationOptions(1), tuning: atRest(tuning), compute }, options.decode);
   const { segments: trained } = built.get(most)!;
   const loaded = [...trained, ...([...(decoder?.chains.values() ?? [])][0] ?? [])];
-  const fixed = fixedBytes(options, trained.length, collectParams(loaded), optimizer, checks);
+  const params = collectParams(loaded);
   const updateBytes = updateWorkspace(programs, updates);
   /** Bytes of the programs that run in the arena between training steps. */
   const betweenBytes = Math.max(
@@ -170,6 +196,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const alignment = storeAlignment(executor);
   // What all programs take is there before a limit is divided.
   for (const { segments } of built.values()) buildChain(segments, programs);
+  const between = [...forwards, ...(decoder?.chains.values() ?? [])];
   const chains = [built.get(most)!.withoutDropout, ...answers.values(), ...(decoder?.chains.values() ?? [])];
   const measured = [
     ...new Set([
@@ -179,65 +206,128 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     ]),
   ];
   const temporary = temporaryBytes(executor, programs, measured, options.costs);
-  const update = optimizer && betweenSteps(fixed, updateBytes, temporary);
+  const sequenceOf = (graphs: readonly { readonly segment: Segment; readonly graph: Graph }[]) =>
+    graphs.map(({ segment, graph }) => sequenceProgram(executor, programs, segment, graph));
 
-  const plan = (
-    times: SecondsOf | undefined,
-    link: Link | null,
-    room: number,
-    entries: number,
-    before?: ReadonlyMap<number, StepPlan>,
-  ): ModelPlan => {
-    const steps = new Map<number, TokenPlan>();
-    // The largest first: it decides whether a limit can be kept.
-    for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
-      const { segments, withoutDropout } = built.get(tokens)!;
-      const chain = buildChain(segments, programs, times, link && { link, alignment });
-      if (betweenBytes > room) throw new LimitError(room, Math.max(betweenBytes, smallestPlan(chain).placement.extent));
-      steps.set(tokens, {
-        ...planStep(chain, strategy, room, { entries, current: before?.get(tokens) }),
-        segments,
-        withoutDropout,
-      });
+  const { stream } = options;
+  const choices = lazily(() =>
+    stream && stream.mode !== "off"
+      ? residencies({
+          executor,
+          programs,
+          params,
+          chains: [...[...built.values()].map(({ segments }) => segments), ...between],
+          canStream: stream.canStream,
+        })
+      : null,
+  );
+  const alternativeOf = (residency: Residency, times: SecondsOf): Alternative => ({
+    fixed: fixedBytes(options, trained.length, params, optimizer, checks, residency),
+    wait(schedule, bandwidth) {
+      const graphs = sequenceGraphs(trained, schedulePrograms(trained, schedule));
+      const seconds = graphs.map(({ graph }) => times(graph));
+      return streamingOf(sequenceOf(graphs), seconds, residency)?.wait(bandwidth) ?? 0;
+    },
+  });
+
+  /** Plans with given weights in memory. */
+  const under = (residency: Residency): ModelPlan => {
+    const fixed = fixedBytes(options, trained.length, params, optimizer, checks, residency);
+    const update = optimizer && betweenSteps(fixed, updateBytes, temporary);
+    for (const chain of between) {
+      const graphs = chain.map((segment) => ({ segment, graph: segment.model.forward }));
+      streamingOf(sequenceOf(graphs), [], residency);
     }
-    const largest = steps.get(most)!;
-    const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
-    const withoutCheckpointing = largestOf([forecast(off, fixed, temporary), update]);
-    const extent = Math.max(betweenBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
-    // Other times may lead to a plan that keeps more, up to everything, within the limit.
-    const keepAll = Math.min(
-      activationLimit(largest.chain, strategy, room),
-      withoutCheckpointing.stash + withoutCheckpointing.workspace,
-    );
-    const arena = isPlanned(strategy) ? Math.max(extent, keepAll) : extent;
-    return {
-      programs,
-      steps,
-      largest,
-      answers,
-      probes,
-      decoder,
-      loaded,
-      optimizer,
-      update,
-      fixed,
-      between: betweenBytes,
-      measured,
-      arena,
-      // A smaller micro-batch may keep more than the largest one.
-      predicted: largestOf([...[...steps.values()].map((step) => forecast(step, fixed, temporary)), update]),
-      withoutCheckpointing,
-      withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
+
+    const plan = (
+      times: SecondsOf | undefined,
+      link: Link | null,
+      room: number,
+      entries: number,
+      before?: ReadonlyMap<number, StepPlan>,
+    ): ModelPlan => {
+      const steps = new Map<number, TokenPlan>();
+      // The largest first: it decides whether a limit can be kept.
+      for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
+        const { segments, withoutDropout } = built.get(tokens)!;
+        const chain = buildChain(segments, programs, times, link && { link, alignment });
+        if (betweenBytes > room) throw new LimitError(room, Math.max(betweenBytes, smallestPlan(chain).placement.extent));
+        const step = planStep(chain, strategy, room, { entries, current: before?.get(tokens) });
+        if (step.placement.extent > room) throw new LimitError(room, step.placement.extent);
+        const graphs = sequenceGraphs(segments, schedulePrograms(segments, step.schedule));
+        const seconds = graphs.map(({ graph }) => (times ?? modelledSeconds)(graph));
+        steps.set(tokens, { ...step, segments, withoutDropout, streaming: streamingOf(sequenceOf(graphs), seconds, residency) });
+      }
+      const largest = steps.get(most)!;
+      const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
+      const withoutCheckpointing = largestOf([forecast(off, fixed, temporary), update]);
+      const extent = Math.max(betweenBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
+      // Other times may lead to a plan that keeps more, up to everything, within the limit.
+      const keepAll = Math.min(
+        activationLimit(largest.chain, strategy, room),
+        withoutCheckpointing.stash + withoutCheckpointing.workspace,
+      );
+      const arena = isPlanned(strategy) ? Math.max(extent, keepAll) : extent;
+      return {
+        programs,
+        steps,
+        largest,
+        answers,
+        probes,
+        decoder,
+        loaded,
+        params,
+        residency,
+        optimizer,
+        update,
+        fixed,
+        between: betweenBytes,
+        measured,
+        arena,
+        // A smaller micro-batch may keep more than the largest one.
+        predicted: largestOf([...[...steps.values()].map((step) => forecast(step, fixed, temporary)), update]),
+        withoutCheckpointing,
+        alternatives() {
+          const all = choices();
+          const others = all === null ? [residency] : [ALL_RESIDENT, ...SHARES.map((share) => all.keeping(share, "ample"))];
+          return others.map((each) => alternativeOf(each, times ?? modelledSeconds));
+        },
+        withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
+      };
     };
+    const capacity = executor.capacity - fixedTotal(fixed) - SPARE;
+    const ofProcess = strategy.name === "budget" && strategy.base !== undefined && !executor.card;
+    const reading = ofProcess && residency.streamed.size > 0 ? READING_THREAD : 0;
+    const room =
+      strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - reading - fixedTotal(fixed) - temporary : Infinity;
+    try {
+      // The first tables may have the arena's bytes, which nothing has touched yet.
+      const entries = Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, Math.min(room, capacity) / 8));
+      return plan(seconds, options.link ?? null, Math.min(room, capacity), entries);
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      const { limit, least } = error;
+      throw limit === capacity && capacity < room
+        ? new CapacityError(executor.capacity, fixed, fixedTotal(fixed) + SPARE + least)
+        : new LimitError(limit, least, temporary, fixedTotal(fixed), reading);
+    }
   };
-  const room = strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - fixedTotal(fixed) - temporary : Infinity;
-  try {
-    // The first tables may have the arena's bytes, which nothing has touched yet.
-    return plan(seconds, options.link ?? null, room, Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8)));
-  } catch (error) {
-    if (error instanceof LimitError) throw new LimitError(error.limit, error.least, temporary);
-    throw error;
-  }
+  if (!stream || stream.mode === "off") return under(ALL_RESIDENT);
+  return chooseResidency(stream, under, choices);
+}
+
+/** Reads of a sequence of programs through the window; null: it reads none. */
+function streamingOf(
+  sequence: readonly SequenceProgram[],
+  seconds: readonly number[],
+  { streamed, window }: Residency,
+): TokenPlan["streaming"] {
+  if (streamed.size === 0) return null;
+  const { uses, starts } = sequenceUses(sequence, streamed);
+  const plan = planWindow(uses, window);
+  if (!plan) throw new Error(`a window of ${window} bytes is too small for ${sequence.length} programs`);
+  const runs = seconds.map((each, i) => ({ seconds: each, from: starts[i]!, to: starts[i]! + sequence[i]!.program.commands }));
+  return { bytes: plan.bytes, wait: (bandwidth) => windowWait(plan, uses, runs, bandwidth) };
 }
 
 /** Temporary memory of programs, which the executor's library then has: from before where it is known, or measured. */
@@ -254,6 +344,9 @@ function temporaryBytes(
   costs?.setTemporary(graphs, bytes);
   return bytes;
 }
+
+/** Bytes of this process that the thread takes which reads weights from their files. */
+const READING_THREAD = 12 << 20;
 
 /** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */
 const MOST_ENTRIES = 2e7;
@@ -279,10 +372,12 @@ function fixedBytes(
   params: readonly ParamInfo[],
   optimizer: OptimizerPlan | null,
   checks: number,
+  residency: Residency,
 ): FixedBytes {
   const { config, logits } = options;
   return {
-    ...residentBytes(params, optimizer),
+    ...residentBytes(params, optimizer, residency.streamed),
+    window: windowBytes(residency, rowTokens(options)),
     batch: batchBytes(config, batchSizeOf(options)) + stepWordBytes(segments),
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
     checks,
@@ -294,7 +389,17 @@ export function mostTokens({ tokens, logits }: Pick<ModelPlanOptions, "tokens" |
   return Math.max(...tokens, ...(logits?.tokens ?? []));
 }
 
+/** The most rows of a table that are read at a time; a decoder takes so many tokens at most. */
+export function rowTokens(options: Pick<ModelPlanOptions, "tokens" | "logits">): number {
+  return Math.max(mostTokens(options), DECODER_TOKENS);
+}
+
 /** Returns what the batch inputs of a model have room for. */
 export function batchSizeOf(options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head">): BatchSize {
   return { tokens: mostTokens(options), rows: options.logits?.rows ?? 1, weighted: options.weighted, head: options.head };
+}
+
+function lazily<T>(make: () => T): () => T {
+  let made: { readonly value: T } | null = null;
+  return () => (made ??= { value: make() }).value;
 }

@@ -2,6 +2,7 @@ import type { Chain } from "../../schedule/chain.ts";
 import type { Schedule } from "../../schedule/ops.ts";
 import { offloadKept, plannerOf } from "../../schedule/planner/offload.ts";
 import type { Planner } from "../../schedule/planner/optimal.ts";
+import type { FixedBytes } from "./forecast.ts";
 import { type Placement, placeSchedule } from "../../schedule/placement.ts";
 import { createSweeper } from "../../base/process/garbage.ts";
 import { simulate } from "../../schedule/simulate.ts";
@@ -37,8 +38,26 @@ export class LimitError extends Error {
     readonly least: number,
     /** Bytes that programs take besides, which had been taken off the limit. */
     readonly temporary: number = 0,
+    /** Bytes of what is not scheduled, which had been taken off the limit, too. */
+    readonly fixed: number = 0,
+    /** Bytes of the process that reads weights from their files; 0 where none are read. */
+    readonly reading: number = 0,
   ) {
     super(`no schedule fits ${limit} bytes; the least is ${least}`);
+  }
+}
+
+/** More memory than the executor has addresses for. */
+export class CapacityError extends Error {
+  override name = "CapacityError";
+
+  constructor(
+    /** Bytes that it has addresses for, and bytes of the whole plan at least. */
+    readonly capacity: number,
+    readonly fixed: FixedBytes,
+    readonly least: number,
+  ) {
+    super(`the executor has addresses for ${capacity} bytes; the plan needs ${least}`);
   }
 }
 

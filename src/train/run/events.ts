@@ -4,6 +4,7 @@ import type { DataReport } from "../../data/samples/check.ts";
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
 import type { SamplePart } from "../../data/samples/sample.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";
+import type { WeightCacheProgress } from "../../load/stored/cache.ts";
 import type { Summary } from "../../schedule/summary.ts";
 import type { Evaluation, StepMetrics } from "./loop.ts";
 
@@ -16,6 +17,8 @@ export type RunEvent =
   | ({ readonly type: "download" } & HubProgress)
   /** Examples are being read and tokenized. */
   | ({ readonly type: "prepare" } & PrepareProgress)
+  /** Weights that are read while training are being converted on disk. */
+  | ({ readonly type: "weights" } & WeightCacheProgress)
   | StartEvent
   /** The run goes on after so many optimizer steps. */
   | { readonly type: "resume"; readonly step: number }
@@ -60,6 +63,8 @@ export interface StartEvent {
   readonly device: string;
   /** Where boundaries and tapes go that leave memory. */
   readonly offload: string | null;
+  /** Frozen weights that are read from their files in a micro-batch, in words; null: all are in memory. */
+  readonly stream: string | null;
   /** Sentences about model, device and offload that a user may not expect. */
   readonly notes: readonly string[];
   /** The first training example, cut where the masking changes. */

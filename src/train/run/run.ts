@@ -37,6 +37,7 @@ import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_F
 import { type Evaluation, totalSteps, trainLoop } from "./loop.ts";
 import { openReport } from "./report/report.ts";
 import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
+import { streamText } from "../memory/stream.ts";
 import { createTeller } from "./teller.ts";
 import { openTensorBoard } from "./tensorboard.ts";
 
@@ -91,7 +92,11 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     defer(inputs.close);
     const device = await openDevice({ ...config, trial: trial.pass });
     defer(device.close);
-    const session = createSession(device.executor, inputs, (text) => sink({ type: "warning", text }));
+    const session = await createSession(device.executor, inputs, {
+      signal,
+      onWarning: (text) => sink({ type: "warning", text }),
+      onProgress: (report) => sink({ type: "weights", ...report }),
+    });
     const { engine, costs } = session;
     defer(() => engine.close());
     const steps = totalSteps(config, session.data.train.count(0));
@@ -175,6 +180,7 @@ function startEvent(session: Session, { description, notice }: Device, notes: re
     withoutCheckpointing: engine.withoutCheckpointing.peak,
     device: engine.compute === "f32" ? description : `${description}, computing in ${engine.compute}`,
     offload: engine.store?.description ?? null,
+    stream: streamText(engine.plan),
     notes: [...notes, ...session.notes, notice, engine.store?.notice ?? null].filter((note) => note !== null),
     firstExample: session.shownSample(),
     output: config.output,

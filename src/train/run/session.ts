@@ -32,7 +32,9 @@ import type { Executor } from "../../runtime/executor.ts";
 import { sequenceLengthOf, type TrainConfig } from "../config.ts";
 import { type Costs, deviceName, loadCosts } from "../memory/costs.ts";
 import { headBatch } from "../../load/head-batch.ts";
-import { createEngine, type Engine, type EngineOptions } from "../step/engine.ts";
+import type { Engine, EngineOptions } from "../step/engine.ts";
+import { openEngine } from "../step/open-engine.ts";
+import { streamOf } from "../memory/stream.ts";
 import { checkpointingOf, selectiveOf } from "../memory/strategy.ts";
 import { createCollector, explainingLimit, limitedMemory } from "../memory/limit.ts";
 import { type LoadedData, loadData } from "./load-data.ts";
@@ -43,6 +45,8 @@ import { runDate, startOfDay } from "./date.ts";
 import { RUN_FILES } from "./folder.ts";
 import { heldOut, type TrainingData } from "./loop.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../step/tuning.ts";
+import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
+import { isOnDisk } from "../../load/streamed-weights.ts";
 import { shapeOf, storageOf } from "../../load/weights.ts";
 import { chooseOptimizer } from "../../optimizers/index.ts";
 
@@ -233,6 +237,7 @@ export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
     strategy,
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,
+    stream: streamOf(config, executor, strategy, (param) => isOnDisk(source, param)),
     ...storageOf(config),
     offload: offloadOf(config, config.output),
     ...(costs ? { measure: { costs, batch: headBatch(objective.head, train.batch(0, 0)) } } : {}),
@@ -245,12 +250,34 @@ export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
   return { train, valid, prompt, costs, strategy, options };
 }
 
-/** Plans memory, reserves it, loads the weights. `warn` is told before that where there is less memory than is planned. */
-export function createSession(executor: Executor, inputs: Inputs, warn: (text: string) => void = () => {}): Session {
+/** Describes what `createSession` tells while it goes on, and what ends it. */
+export interface SessionOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Told what a user should know, before memory is reserved: there is less of it than is planned, for example. */
+  readonly onWarning?: (text: string) => void;
+  /** Called while weights are converted on disk. */
+  readonly onProgress?: StoredWeightsOptions["onProgress"];
+}
+
+/**
+ * Plans memory, reserves it, loads the weights.
+ * @throws the signal's reason when it is aborted
+ */
+export async function createSession(
+  executor: Executor,
+  inputs: Inputs,
+  { signal, onWarning = () => {}, onProgress }: SessionOptions = {},
+): Promise<Session> {
   const { config, model, start, tokenizer } = inputs;
   const { train, valid, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
-  const options: EngineOptions = { ...planned, onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, warn) };
-  const engine = explainingLimit(config.memory, strategy, () => createEngine(executor, options));
+  const options: EngineOptions = { ...planned, onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, onWarning) };
+  const engine = await openEngine(executor, options, (plan) => explainingLimit(config.memory, strategy, plan), {
+    // A dry run writes nothing.
+    cache: config.weightCache && !config.dryRun,
+    signal,
+    onProgress,
+    onNote: onWarning,
+  });
   if (start) writeAdapterWeights(engine, start.adapter);
   else initialiseAdapter(engine, config.seed);
   // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.

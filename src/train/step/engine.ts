@@ -17,12 +17,15 @@ import type { Chain } from "../../schedule/chain.ts";
 import type { Schedule } from "../../schedule/ops.ts";
 import { createVerifier } from "../../runtime/verify.ts";
 import { type Store, storeAlignment } from "../../store/store.ts";
+import type { StoredWeights } from "../../load/stored/stored-weights.ts";
+import { openStreamedWeights, type StreamedWeights } from "../../load/streamed-weights.ts";
 import { createBatchMemory } from "../../load/batch-memory.ts";
 import { type TokenBatch } from "../../data/samples/batch.ts";
 import { createStepWords } from "../../runtime/step-words.ts";
 import { type Costs, secondsWith } from "../memory/costs.ts";
 import { fixedTotal, forecast, largestOf, type MemoryForecast } from "../memory/forecast.ts";
-import { batchSizeOf, type ModelPlan, type ModelPlanOptions, planModel } from "../memory/model-plan.ts";
+import { batchSizeOf, type ModelPlan, type ModelPlanOptions, planModel, rowTokens } from "../memory/model-plan.ts";
+import { NOMINAL_BANDWIDTH } from "../memory/stream.ts";
 import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "../memory/offload.ts";
 import { plannedTime } from "../memory/step-plan.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../../load/weights.ts";
@@ -76,6 +79,8 @@ export interface Engine {
   readonly computed: ComputedTime;
   /** Where boundaries and tapes go; null without offload. */
   readonly store: Store | null;
+  /** Frozen weights that lie in their file; null where all are in memory. */
+  readonly streamed: StreamedWeights | null;
   /** How many times the schedule was made anew because programs took other times than planned with. */
   readonly replans: number;
   /**
@@ -108,29 +113,46 @@ export interface Engine {
   close(): void;
 }
 
+/** An engine's plan, and the files of the weights that it leaves there; null where it leaves none. */
+export interface PreparedEngine {
+  readonly plan: ModelPlan;
+  readonly stored: StoredWeights | null;
+}
+
+/** @throws {LimitError | CapacityError} when the strategy's limit, or what the executor has addresses for, is too low for every schedule */
+export function planEngine(executor: Executor, options: EngineOptions): ModelPlan {
+  const { source, measure, offload = null } = options;
+  const link = offload && { ...NOMINAL_LINK, leastBytes: offload.leastBytes ?? NOMINAL_LINK.leastBytes };
+  const compute = computeType(executor, options.dtype);
+  const weightType = weightTypeOf(executor, source, options);
+  const planOptions = { ...options, compute, weightType, link, ...(measure && { costs: measure.costs }) };
+  return planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
+}
+
 /**
  * Builds, plans, reserves and loads a model. In one piece: the functions of an engine share the memory that is divided here, once.
+ * Weights that the plan leaves in their files are prepared by `openEngine`.
  * @throws {UserError} weights that are missing or do not fit
  * @throws {LimitError} when the strategy's limit is too low for every schedule
  */
-export function createEngine(executor: Executor, options: EngineOptions): Engine {
+export function createEngine(executor: Executor, options: EngineOptions, prepared?: PreparedEngine): Engine {
   const { config, source, measure, offload = null } = options;
   const compute = computeType(executor, options.dtype);
-  const link = offload && { ...NOMINAL_LINK, leastBytes: offload.leastBytes ?? NOMINAL_LINK.leastBytes };
-  const weightType = weightTypeOf(executor, source, options);
-  const planOptions = { ...options, compute, weightType, link, ...(measure && { costs: measure.costs }) };
-  let plan: ModelPlan = planModel(executor, planOptions, measure && secondsWith(measure.costs, []));
+  let plan: ModelPlan = prepared?.plan ?? planEngine(executor, options);
   options.onPlan?.(plan);
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
-  const resident = reserveResident(executor, plan.loaded, plan.optimizer);
+  const { residency } = plan;
+  const resident = reserveResident(executor, plan.loaded, plan.optimizer, residency.streamed);
   const optimizer = plan.optimizer && reserveOptimizer(executor, plan.optimizer);
   loadWeights(executor, resident, source);
+  if (residency.streamed.size > 0 && !prepared?.stored) throw new Error("weights that lie in files are prepared by openEngine");
+  const streamed = prepared?.stored ? openStreamedWeights(executor, residency, rowTokens(options), prepared.stored) : null;
 
   const rows = options.logits?.rows ?? 1;
-  const batch = createBatchMemory(executor, config, batchSizeOf(options));
+  const batch = createBatchMemory(executor, config, batchSizeOf(options), streamed?.rows);
   const words = createStepWords(executor, segments.length);
-  const memory: StepMemory = { resident, batch: batch.addresses, ...words };
+  const memory: StepMemory = { resident, window: streamed?.window ?? null, batch: batch.addresses, ...words };
   const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
   const arena = align(executor.reserve(plan.arena + alignment - ALIGNMENT), alignment);
   const store = offload && openEngineStore(executor, offload);
@@ -177,12 +199,18 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       return {
         runner,
         forecast: forecast(step, fixed, plan.predicted.temporary),
-        seconds: measure && !verifier ? plannedTime(step) : null,
+        seconds: measure && !verifier ? plannedTime(step) + (step.streaming?.wait(weightBandwidth()) ?? 0) : null,
       };
     });
   let runners = makeRunners();
   const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).withoutDropout, arena, memory));
   const answerers = lazily((tokens) => createForward(executor, programs, answers.get(tokens)!, arena, memory, logitsAddress));
+
+  /** Bytes per second that weights have been read with so far. */
+  function weightBandwidth(): number {
+    const { bytes, busy } = streamed!.window.stream.counts;
+    return busy > 0 ? bytes / busy : NOMINAL_BANDWIDTH;
+  }
 
   function stepOf(tokens: number) {
     const step = plan.steps.get(tokens);
@@ -295,8 +323,8 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
     },
     decoder() {
       if (!plan.decoder) throw new Error("the engine was made without decoding");
-      computeConstants({ executor, resident, source, config, tuning: options.tuning });
-      return startDecoder(executor, programs, plan.decoder, resident, arena);
+      computeConstants({ executor, resident, streamed, source, config, tuning: options.tuning });
+      return startDecoder(executor, programs, plan.decoder, resident, arena, { streamed });
     },
     zeroGradients,
     updateMemory(bytes) {
@@ -305,7 +333,11 @@ export function createEngine(executor: Executor, options: EngineOptions): Engine
       touched = Math.max(touched, bytes);
       return arena;
     },
-    close: () => store?.close(),
+    streamed,
+    close() {
+      store?.close();
+      streamed?.close();
+    },
   };
 }
 

@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createDecoder } from "../../../src/generate/open-decoder.ts";
-import { createScorer } from "../../../src/generate/score.ts";
+import { openScorer } from "../../../src/generate/score.ts";
 import { loadConfig } from "../../../src/hf/config/config.ts";
 import type { MicroBatch } from "../../../src/data/samples/batch.ts";
 import { openAdapterFor } from "../../../src/hf/peft/check-adapter.ts";
@@ -116,10 +116,10 @@ describe.each(CASES)("%s", (name) => {
     engine.close();
   });
 
-  test("scoring and decoding with it frozen: loss and logits within 1e-4 of PEFT", () => {
+  test("scoring and decoding with it frozen: loss and logits within 1e-4 of PEFT", async () => {
     const { config, source, adapter, batch } = open(name);
     const executor = executors["wasm"]!;
-    const score = createScorer(executor, {
+    const { score } = await openScorer(executor, {
       config,
       source,
       adapter,
@@ -140,7 +140,7 @@ describe.each(CASES)("%s", (name) => {
     adapter.source.close();
   });
 
-  test("merged: within 1e-6 of PEFT's merge in f32, and the merged model computes what the adapter does", () => {
+  test("merged: within 1e-6 of PEFT's merge in f32, and the merged model computes what the adapter does", async () => {
     const { base, config: before } = open(name);
     const output = join(scratch, name);
     mergeAdapter({ base: modelFolder(base), adapter: join(ROOT, name), output });
@@ -155,7 +155,7 @@ describe.each(CASES)("%s", (name) => {
     }
     const executor = executors["wasm"]!;
     const { batch } = open(name);
-    const score = createScorer(executor, {
+    const { score } = await openScorer(executor, {
       config,
       source,
       adapter: null,

@@ -80,6 +80,7 @@ function formatReport(report: PlanReport, times: "measured" | "modelled", svg: s
   const parts = Object.entries({
     [report.owner]: memory.process,
     "frozen weights": memory.frozen,
+    ...(memory.window > 0 && { "window of weights": memory.window }),
     "trained weights": memory.trainable,
     gradients: memory.gradients,
     optimizer: memory.optimizer,
@@ -95,9 +96,14 @@ function formatReport(report: PlanReport, times: "measured" | "modelled", svg: s
     table(rows),
     `schedule (${report.schedule.length} steps)\n  ${report.schedule.join(", ")}`,
     `memory, ${times} times\n${table(parts)}`,
+    ...(report.stream === null
+      ? []
+      : [
+          `weights\n  ${report.stream.text}\n  waiting for them ${milliseconds(report.stream.waited)} at ${formatBytes(report.stream.bandwidth)}/s`,
+        ]),
     ...(report.offload ? [`offload, ${times} bandwidth\n${table(offloadRows(report.offload))}`] : []),
     `${formatSummary(report)}\nwithout gradient checkpointing the peak is ${formatBytes(report.withoutCheckpointing)}`,
-    `fastest schedules over the range of memory\n${table([["all", "activations", "overhead"], ...points.map((point) => [formatBytes(point.memory), formatBytes(point.activations), percent(point.overhead)])])}`,
+    `fastest schedules over the range of memory\n${table([["all", "weights", "activations", "overhead"], ...points.map((point) => [formatBytes(point.memory), formatBytes(point.frozen), formatBytes(point.activations), percent(point.overhead)])])}`,
     ...(svg === undefined ? [] : [`drawn into ${svg}`]),
   ].join("\n\n");
 }

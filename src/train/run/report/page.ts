@@ -128,6 +128,7 @@ function curveParts(curves: RunCurves): string[] {
 /** Names of the parts of resident memory. */
 const PARTS: Readonly<Record<string, string>> = {
   frozen: "frozen weights",
+  window: "window of weights",
   trainable: "trained weights",
   gradients: "gradients",
   optimizer: "optimizer state",

@@ -1,0 +1,141 @@
+/**
+ * Residency: which frozen weights lie in the executor's memory all the time, and which lie in their file and come into a window when a
+ * program reads them.
+ */
+import { programsOf, type Segment } from "../graph/segment.ts";
+import { byteLength } from "../graph/types.ts";
+import { tableInputs } from "../graph/weight-inputs.ts";
+import { matrixOf } from "../models/linear.ts";
+import { align, type Executor } from "../runtime/executor.ts";
+import type { Programs } from "../runtime/chain.ts";
+import type { ParamInfo } from "../runtime/resident.ts";
+import { sequenceProgram, type SequenceProgram, sequenceUses } from "../runtime/weight-window.ts";
+import { windowSizes } from "../schedule/window.ts";
+
+export interface Residency {
+  /** Names of the frozen parameters that lie in their file. */
+  readonly streamed: ReadonlySet<string>;
+  /** By streamed parameter of which a batch reads single rows: bytes of a row. */
+  readonly rowBytes: ReadonlyMap<string, number>;
+  /** Bytes of the window that the others pass through. */
+  readonly window: number;
+}
+
+/** Everything lies in memory. */
+export const ALL_RESIDENT: Residency = { streamed: new Set(), rowBytes: new Map(), window: 0 };
+
+/** Smaller parameters stay in memory: a read of them would be all latency. */
+const LEAST_BYTES = 2 ** 16;
+
+/** What residencies are made for. */
+export interface ResidencyRequest {
+  readonly executor: Pick<Executor, "halves">;
+  readonly programs: Programs;
+  readonly params: readonly ParamInfo[];
+  /** Chains whose programs are run. */
+  readonly chains: readonly (readonly Segment[])[];
+  /** True for a frozen parameter that can be read from a file as it lies in memory. */
+  canStream(param: ParamInfo): boolean;
+}
+
+/** A segment's parameters that may lie in their file. */
+interface Group {
+  readonly names: readonly string[];
+  readonly bytes: number;
+  /** How often the segment's programs read each byte. */
+  readonly passes: number;
+}
+
+export interface Residencies {
+  /** Bytes of all that may lie in files. */
+  readonly bytes: number;
+  /**
+   * About `share` of these bytes stay in memory: first what is read most often, then segments at equal distances, so that the reads of
+   * those between them spread over a step.
+   * @param window `ample`: a read goes on while the one before it is used; `least`: the smallest window of all
+   */
+  keeping(share: number, window: "ample" | "least"): Residency;
+}
+
+/** Returns the choices for a model; null: nothing of it can be streamed. */
+export function residencies(request: ResidencyRequest): Residencies | null {
+  const { executor, programs, params, chains } = request;
+  const byName = new Map(params.map((param) => [param.name, param]));
+  const isLarge = ({ name }: ParamInfo) => byteLength(byName.get(matrixOf(name))!.type) >= LEAST_BYTES;
+  const streamable = new Set(
+    params.filter((param) => !param.trainable && isLarge(param) && request.canStream(param)).map(({ name }) => name),
+  );
+  // Where ids count rows of something else, too, such as an adapter's, they cannot be numbered anew: the table stays in memory.
+  for (const { params: names, model } of chains.flat()) {
+    for (const [, graph] of programsOf(model)) {
+      const { tables, isAlone } = tableInputs(graph, executor.halves === "weights");
+      const read = [...tables].map((input) => names.get(input)!);
+      if (!isAlone || !read.every((name) => streamable.has(name))) for (const name of read) streamable.delete(name);
+    }
+  }
+  /** One sequence with each program of each kind of segment. */
+  const sequence: SequenceProgram[] = [];
+  const gathered = new Set<string>();
+  const groups = new Map<string, Group>();
+  const seen = new Set<unknown>();
+  for (const segment of chains.flat()) {
+    const parts = programsOf(segment.model).map(([, graph]) => sequenceProgram(executor, programs, segment, graph));
+    for (const part of parts) for (const input of part.gathered) gathered.add(part.params.get(input)!);
+    if (!seen.has(segment.model)) sequence.push(...parts);
+    seen.add(segment.model);
+    if (groups.has(segment.name)) continue;
+    const { uses } = sequenceUses(parts, streamable);
+    const names = [...new Set([...segment.params.values()].filter((name) => streamable.has(name)))];
+    const read = names.filter((name) => parts.some((part) => readsWhole(part, name)));
+    const bytes = read.reduce((sum, name) => sum + byteLength(byName.get(name)!.type), 0);
+    if (bytes > 0)
+      groups.set(segment.name, { names: read, bytes, passes: uses.reduce((sum, use) => sum + use.bytes, 0) / bytes });
+  }
+  const tables = [...gathered].filter((name) => streamable.has(name));
+  if (groups.size === 0 && tables.length === 0) return null;
+  const rowBytes = new Map(
+    tables.map((name) => {
+      const { type } = byName.get(name)!;
+      return [name, byteLength(type) / type.shape[0]!];
+    }),
+  );
+  const all = [...groups.values()];
+  const bytes = all.reduce((sum, group) => sum + group.bytes, 0);
+  return {
+    bytes,
+    keeping(share, window) {
+      const kept = new Set(keptGroups(all, share * bytes).flatMap(({ names }) => names));
+      const streamed = new Set([...all.flatMap(({ names }) => names), ...tables].filter((name) => !kept.has(name)));
+      const sizes = windowSizes(sequenceUses(sequence, streamed).uses);
+      return { streamed, window: sizes[window], rowBytes: new Map([...rowBytes].filter(([name]) => streamed.has(name))) };
+    },
+  };
+}
+
+function readsWhole({ program, params, gathered }: SequenceProgram, name: string): boolean {
+  return program.reads.some(({ input }) => params.get(input) === name && !gathered.has(input));
+}
+
+/** Groups of at most `budget` bytes. */
+function keptGroups(groups: readonly Group[], budget: number): Group[] {
+  const kept: Group[] = [];
+  let left = budget;
+  const classes = new Map<number, Group[]>();
+  for (const group of groups) classes.set(group.passes, [...(classes.get(group.passes) ?? []), group]);
+  for (const [, members] of [...classes].sort(([a], [b]) => b - a)) {
+    const mean = members.reduce((sum, { bytes }) => sum + bytes, 0) / members.length;
+    const count = Math.min(members.length, Math.floor(left / mean));
+    for (let i = 0; i < count; i++) {
+      const group = members[Math.floor(((i + 0.5) * members.length) / count)]!;
+      if (group.bytes > left) continue;
+      kept.push(group);
+      left -= group.bytes;
+    }
+  }
+  return kept;
+}
+
+/** Bytes of what streamed weights need in memory, for batches of `tokens` tokens. */
+export function windowBytes({ window, rowBytes }: Residency, tokens: number): number {
+  return align(window) + [...rowBytes.values()].reduce((sum, bytes) => sum + align(bytes * tokens), 0);
+}

@@ -1,0 +1,203 @@
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtempSync, readdirSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { TensorSource } from "../../src/hf/weights/safetensors.ts";
+import { SPARE } from "../../src/load/open-weights.ts";
+import { isOnDisk } from "../../src/load/streamed-weights.ts";
+import { uniformAdapters } from "../../src/models/tuning.ts";
+import type { StreamOptions } from "../../src/train/memory/stream.ts";
+import { CapacityError, LimitError } from "../../src/train/memory/step-plan.ts";
+import type { Engine } from "../../src/train/step/engine.ts";
+import type { WasmExecutor } from "../../src/wasm/executor.ts";
+import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
+import { removeStored, storedCheckpoint } from "../support/stored.ts";
+
+setDefaultTimeout(120_000);
+
+const scratch = mkdtempSync(join(tmpdir(), "remat-stream-"));
+afterAll(() => {
+  closeExecutors();
+  removeStored();
+  rmSync(scratch, { recursive: true });
+});
+
+const TOKENS = 40;
+const config = llama(3, 256);
+/** Its head is three pages of at least 16 MiB in f32. */
+const wordy = (tied: boolean) => llama(2, 128, { vocab_size: 70_000, tie_word_embeddings: tied });
+const OFF = { name: "per-segment" } as const;
+
+function streaming(source: TensorSource, mode: StreamOptions["mode"] = "all"): StreamOptions {
+  return { mode, canStream: (param) => isOnDisk(source, param), bandwidth: 1e9, free: () => Infinity };
+}
+
+/** Hashes of all that an engine computes: losses, gradients, an evaluation and logits of a text that is continued. */
+function results(engine: Engine): Record<string, unknown> {
+  const { losses, values } = gradients(engine, TOKENS);
+  const evaluated = engine.evaluate(packedBatch(TOKENS, engine.config.vocabSize));
+  const decoder = engine.plan.decoder ? engine.decoder() : null;
+  const next =
+    decoder &&
+    [
+      [5, 6, 7, 8],
+      [5, 6, 7, 8, 9],
+    ].map((ids) => Bun.hash(decoder.feed(ids)));
+  return { losses, evaluated, next, ...Object.fromEntries([...values].map(([name, value]) => [name, Bun.hash(value)])) };
+}
+
+describe("weights that come into a window when they are read give the same bits as resident ones", () => {
+  const cases = {
+    "per segment": {},
+    "everything kept": { strategy: { name: "off" } },
+    planned: { strategy: { name: "optimal", limit: { share: 0.6 } } },
+    "in 4 bits": { quantize: "nf4" },
+    "in 8 bits, embedding and head too": { quantize: "q8", quantizeEmbedding: true },
+    "in f16": { dtype: "f16" },
+  } as const;
+  for (const [name, options] of Object.entries(cases)) {
+    for (const matmul of ["wasm", "native"] as const) {
+      test(`${name}, products by ${matmul}; the peak is as predicted`, async () => {
+        const source = storedCheckpoint(config, "bf16");
+        const { strategy = OFF, ...more } = options as { strategy?: typeof OFF };
+        const make = (stream?: StreamOptions) =>
+          build(
+            config,
+            lora(0.1),
+            strategy,
+            TOKENS,
+            { threads: 2, matmul },
+            { source, decode: 32, ...more, ...(stream && { stream }) },
+          );
+        const resident = await make();
+        const streamed = await make(streaming(source));
+        expect(resident.streamed).toBeNull();
+        expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
+        expect(results(streamed)).toEqual(results(resident));
+        expect(streamed.measuredPeak).toBe(streamed.predicted.peak);
+        expect(streamed.plan.fixed.frozen).toBeLessThan(resident.plan.fixed.frozen);
+        streamed.close();
+      });
+    }
+  }
+
+  for (const tied of [true, false]) {
+    test(`a head in pages, ${tied ? "tied to" : "beside"} an embedding of which rows are read`, async () => {
+      const source = storedCheckpoint(wordy(tied), "f32");
+      const make = (stream?: StreamOptions) =>
+        build(
+          wordy(tied),
+          lora(0),
+          OFF,
+          TOKENS,
+          { threads: 2, matmul: "native" },
+          { source, decode: 32, ...(stream && { stream }) },
+        );
+      const resident = await make();
+      const streamed = await make(streaming(source));
+      expect(results(streamed)).toEqual(results(resident));
+      const { residency } = streamed.plan;
+      expect([...residency.rowBytes.values()]).toEqual([4 * 128]);
+      // Two pages at a time.
+      expect(residency.window).toBeLessThan(2.3 * 2 ** 24);
+      streamed.close();
+    });
+  }
+
+  test("adapters of head and embedding, and lengths of rows (DoRA), which are computed of the weights", async () => {
+    const targets = new Set(["q_proj", "down_proj", "embed_tokens", "lm_head"]);
+    const big = llama(2, 128, { vocab_size: 700, tie_word_embeddings: false });
+    const source = storedCheckpoint(big, "f32");
+    const adapters = { rank: 4, scale: 1, dropout: 0.1, targets };
+    for (const tuning of [
+      uniformAdapters(adapters),
+      { ...uniformAdapters({ ...adapters, targets: new Set(["q_proj"]) }), method: "dora" } as const,
+    ]) {
+      const [resident, streamed] = [
+        await build(big, tuning, OFF, TOKENS, 2, { source, decode: 32 }),
+        await build(big, tuning, OFF, TOKENS, 2, { source, decode: 32, stream: streaming(source) }),
+      ];
+      expect(results(streamed)).toEqual(results(resident));
+      streamed.close();
+    }
+  });
+});
+
+describe("the planner decides what stays in memory", () => {
+  const source = () => storedCheckpoint(config, "f32");
+  const plan = async (from: TensorSource, bytes: number, mode: StreamOptions["mode"] = "auto", more = {}) =>
+    build(config, lora(0), { name: "budget", bytes }, TOKENS, 2, { source: from, stream: streaming(from, mode), ...more });
+
+  test("everything if it fits; else as much as is fastest, within the limit; too low a limit names the least, which works", async () => {
+    const from = source();
+    const whole = await build(config, lora(0), { name: "off" }, TOKENS, 2, { source: from });
+    const all = whole.predicted.peak;
+    const ample = await plan(from, all);
+    expect(ample.streamed).toBeNull();
+    const reference = results(ample);
+    const frozen = ample.plan.fixed.frozen;
+    for (const share of [0.9, 0.6, 0.3]) {
+      const bytes = Math.round(all - (1 - share) * frozen);
+      const tight = await plan(from, bytes);
+      expect(tight.predicted.peak).toBeLessThanOrEqual(bytes);
+      expect(results(tight)).toEqual(reference);
+      expect(tight.measuredPeak).toBeLessThanOrEqual(bytes);
+      tight.close();
+    }
+    const least = await plan(from, 1000).catch((error: unknown) => error);
+    expect(least).toBeInstanceOf(LimitError);
+    const { least: activations, fixed } = least as LimitError;
+    const lowest = fixed + activations;
+    const works = await plan(from, lowest);
+    expect(works.predicted.peak).toBeLessThanOrEqual(lowest);
+    expect(results(works)).toEqual(reference);
+    expect(await plan(from, lowest - 64).catch((error: unknown) => error)).toBeInstanceOf(LimitError);
+    works.close();
+  });
+
+  test("addresses of the executor are a limit, too: auto streams, off says what is missing", async () => {
+    const from = source();
+    const whole = await build(config, lora(0), OFF, TOKENS, 2, { source: from });
+    const { reserved, overhead } = whole.executor as WasmExecutor;
+    // What is spared for the executor itself, and a little less than the rest takes.
+    const memoryLimit = reserved + overhead + SPARE;
+    const small = { threads: 2, memoryLimit };
+    const options = { source: from, stream: streaming(from, "auto") };
+    const streamed = await build(config, lora(0), OFF, TOKENS, small, options);
+    expect(streamed.streamed).not.toBeNull();
+    expect(gradients(streamed, TOKENS)).toEqual(gradients(whole, TOKENS));
+    streamed.close();
+    const refused = build(config, lora(0), OFF, TOKENS, small, { source: from, stream: streaming(from, "off") });
+    expect(await refused.catch((error: unknown) => error)).toBeInstanceOf(CapacityError);
+  });
+});
+
+test("a file that is cut, or written to, while a model trains is an error with its name, before the step counts", async () => {
+  for (const [what, damage] of [
+    ["was cut", (path: string) => truncateSync(path, 1000)],
+    ["was written to", (path: string) => (writeFileSync(path, "x", { flag: "r+" }), utimesSync(path, 1, 1))],
+  ] as const) {
+    const source = storedCheckpoint(config, "bf16");
+    const engine = await build(config, lora(0), OFF, TOKENS, 2, { source, stream: streaming(source) });
+    gradients(engine, TOKENS);
+    const { path } = source.files[0]!;
+    damage(path);
+    expect(() => gradients(engine, TOKENS)).toThrow(new RegExp(`${path}.* ${what}`));
+    engine.close();
+  }
+});
+
+test("a quantised model is converted once: two engines share the file", async () => {
+  const source = storedCheckpoint(config, "bf16");
+  const stored = { cache: true, folder: join(scratch, "weights") };
+  const options = { source, quantize: "nf4", stream: streaming(source) } as const;
+  const first = await build(config, lora(0), OFF, TOKENS, 2, options, stored);
+  const second = await build(config, lora(0), OFF, TOKENS, 2, options, stored);
+  expect(readdirSync(stored.folder).filter((name) => name.endsWith(".weights"))).toHaveLength(1);
+  const resident = await build(config, lora(0), OFF, TOKENS, 2, { source, quantize: "nf4" });
+  const expected = results(resident);
+  expect(results(first)).toEqual(expected);
+  expect(results(second)).toEqual(expected);
+  first.close();
+  second.close();
+});
