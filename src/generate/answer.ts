@@ -1,6 +1,6 @@
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import type { Decoder } from "./decoders.ts";
-import { generateInPieces, type GenerateOptions } from "./generate.ts";
+import { generateInPieces, generateLater, type GenerateOptions } from "./generate.ts";
 import { createStopText } from "./stop-text.ts";
 import { createTextStream } from "./text-stream.ts";
 
@@ -25,9 +25,17 @@ export interface Answer {
   readonly tokens: number;
 }
 
+/** The decoder and tokenizer that make an answer. */
+export interface Answerer {
+  readonly decoder: Decoder;
+  readonly tokenizer: Tokenizer;
+  /** The logits behind a text that has grown by a token, where they may be computed together with those of others; see `generateLater`. */
+  readonly next?: ((ids: readonly number[]) => Promise<Float32Array>) | undefined;
+}
+
 /** Continues a prompt as text. Signals, timers and connections get in between two tokens, and between chunks of the prompt. */
 export async function answer(
-  { decoder, tokenizer }: { readonly decoder: Decoder; readonly tokenizer: Tokenizer },
+  { decoder, tokenizer, next }: Answerer,
   prompt: readonly number[],
   options: AnswerOptions,
 ): Promise<Answer> {
@@ -45,9 +53,10 @@ export async function answer(
   let cached: number | null = null;
   let tokens = 0;
   const ended = (reason: Answer["reason"]): Answer => ({ text, reason, cached: cached ?? 0, tokens });
-  const steps = generateInPieces(decoder, prompt, { ...options, stop });
-  let step = steps.next();
-  for (; !step.done; step = steps.next()) {
+  const generation = { ...options, stop };
+  const steps = next ? generateLater(decoder, prompt, generation, next) : generateInPieces(decoder, prompt, generation);
+  let step = await steps.next();
+  for (; !step.done; step = await steps.next()) {
     if ("held" in step.value) cached ??= step.value.held;
     else {
       tokens++;

@@ -100,6 +100,14 @@ function cacheSize(maxTokens: number): number {
   return Math.ceil((maxTokens + CHUNKS[0]) / 32) * 32;
 }
 
+/** Decoders of the same model, with other adapters perhaps, that have the same bytes. */
+export interface OtherDecoders {
+  /** They have begun already: what is in the bytes stays as it is. */
+  readonly areThere: boolean;
+  /** Where the text in a cache ends, whose ever it is: what is behind that may be overwritten. */
+  endOf(text: number): number;
+}
+
 /** The one decoder of a plan of one text: see `startDecoders`. */
 export function startDecoder(...args: Parameters<typeof startDecoders>): Decoder {
   return startDecoders(...args).each[0]!;
@@ -108,7 +116,6 @@ export function startDecoder(...args: Parameters<typeof startDecoders>): Decoder
 /**
  * Starts with empty caches in the `plan.bytes` bytes at `base`, which are the decoders' as long as they are used. In one piece: its
  * functions share what is known of each text's cache, and no other code may change that.
- * @param isClean the bytes were those of other decoders of the same model, which stay as they are
  */
 export function startDecoders(
   executor: Executor,
@@ -116,10 +123,10 @@ export function startDecoders(
   plan: DecoderPlan,
   resident: Pick<Resident, "param" | "gradient">,
   base: Address,
-  { isClean = false, streamed = null }: { readonly isClean?: boolean; readonly streamed?: StreamedWeights | null } = {},
+  { others, streamed = null }: { readonly others?: OtherDecoders; readonly streamed?: StreamedWeights | null } = {},
 ): Decoders {
   const { config, maxTokens, texts, chains, together } = plan;
-  if (!isClean) executor.zero(base, plan.bytes);
+  if (others?.areThere !== true) executor.zero(base, plan.bytes);
   let end = base;
   const place = (bytes: number): Address => {
     const address = end;
@@ -234,7 +241,9 @@ export function startDecoders(
           held.map(({ length: position }, text) => {
             const id = ids.get(text);
             // A text that stays as it is has what is written behind its end overwritten later.
-            return id === undefined ? { id: 0, position, start: position } : { id, position, start: 0 };
+            if (id !== undefined) return { id, position, start: 0 };
+            const end = others?.endOf(text) ?? position;
+            return { id: 0, position: end, start: end };
           }),
         );
         runner("together", together, 0).run();

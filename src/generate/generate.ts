@@ -43,6 +43,33 @@ export function* generateInPieces(
 }
 
 /**
+ * As `generateInPieces`, where the logits behind each new token may be computed later, together with those of other texts.
+ * @param next as `Decoder.feed`, of a text that has grown by a token
+ */
+export async function* generateLater(
+  decoder: Decoder,
+  prompt: readonly number[],
+  { limit, stop, sampler }: GenerateOptions,
+  next: (ids: readonly number[]) => Promise<Float32Array>,
+): AsyncGenerator<GenerateStep, boolean, void> {
+  const ids = [...prompt];
+  for (let count = 0; count < limit && (count === 0 || ids.length <= decoder.maxTokens); count++) {
+    let logits: Float32Array;
+    if (count === 0) {
+      const pieces = decoder.feedInPieces(ids);
+      let piece = pieces.next();
+      for (; !piece.done; piece = pieces.next()) yield { held: piece.value };
+      logits = piece.value;
+    } else logits = await next(ids);
+    const id = sampler(logits, ids);
+    if (stop.has(id)) return true;
+    yield { id };
+    ids.push(id);
+  }
+  return false;
+}
+
+/**
  * As `generate`, of many prompts, of which as many as there are decoders are under way at a time. Yields each prompt's number and its new
  * tokens in the order in which they end, and null after each round of one token for all that are under way. The tokens are those of a
  * decoder that is new for each prompt.

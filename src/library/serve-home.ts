@@ -120,6 +120,7 @@ export async function serveHome(
       bases: new Map(named.map(({ name, model }) => [name, existsSync(model) ? resolve(model) : model])),
       adapters,
       memory,
+      conversations: flags.conversations,
       parallel: flags.parallel ?? 1,
       keepRuns: flags.keepRuns ?? null,
       onLedger: (made) => (ledger = made),

@@ -32,13 +32,26 @@ export interface ServedModel {
 export interface AnsweringModel extends Omit<ServedModel, "decoders"> {
   /** The longest text, in tokens. */
   readonly maxTokens: number;
-  /** Returns the decoder that goes on with a prompt. Called in the request's turn, one after the other. */
-  decoderFor(prompt: readonly number[]): Decoder | Promise<Decoder>;
+  /** Finds a place for an answer to a prompt. Called in the request's turn. */
+  seatFor(prompt: readonly number[]): Seat | Promise<Seat>;
+}
+
+/** The place of an answer that is being made. */
+export interface Seat {
+  readonly decoder: Decoder;
+  /** The logits behind a text that has grown by a token; perhaps computed together with those of other answers. */
+  readonly next?: ((ids: readonly number[]) => Promise<Float32Array>) | undefined;
+  leave(): void;
 }
 
 /** A model that is served alone, whose decoders are chosen by what is in their caches. */
 export function answeringModel({ decoders, ...model }: ServedModel): AnsweringModel {
-  return { ...model, maxTokens: decoders[0]!.maxTokens, decoderFor: createCaches(decoders) };
+  const decoderFor = createCaches(decoders);
+  return {
+    ...model,
+    maxTokens: decoders[0]!.maxTokens,
+    seatFor: (prompt) => ({ decoder: decoderFor(prompt), leave: () => {} }),
+  };
 }
 
 /** Describes what a request asks of the decoder. */

@@ -38,17 +38,22 @@ export interface Prepared {
 }
 
 /**
- * Answers requests one at a time. A request has its place in the queue before `prepare` makes the order of it.
+ * Answers requests, so many at a time as there are places. A request has its place in the queue before `prepare` makes the order of it.
  * @throws {ApiError} the queue is full, or `prepare` refuses the request; nothing is reported then
  */
 export type Responder = (prepare: (signal: AbortSignal) => Promise<Prepared>, delivery: Delivery) => Promise<Response>;
 
-/**
- * @param waiting requests that may wait
- * @param shutdown cuts the answer that is being made and those that wait
- */
-export function createResponder({ waiting, shutdown }: { readonly waiting: number; readonly shutdown: AbortSignal }): Responder {
-  const turns = createTurns(waiting);
+export interface ResponderOptions {
+  /** Requests that may wait. */
+  readonly waiting: number;
+  /** Requests that are answered at a time (one). */
+  readonly places?: number;
+  /** Cuts the answers that are being made and those that wait. */
+  readonly shutdown: AbortSignal;
+}
+
+export function createResponder({ waiting, places, shutdown }: ResponderOptions): Responder {
+  const turns = createTurns(waiting, places);
   /** The seconds of the last answer: after about so long there is a place in the queue again. */
   let lastSeconds = 0;
 
@@ -85,10 +90,15 @@ export function createResponder({ waiting, shutdown }: { readonly waiting: numbe
         const { tokenizer, stop } = model;
         const sampler = createSampler(sampling);
         const keptTokens = order.reasoning === "none" ? new Set<number>() : reasoningTokens(tokenizer);
-        const decoder = await model.decoderFor(prompt);
-        if (order.isExact) decoder.startAnew(prompt);
-        const onText = (piece: string) => reader.push(piece).forEach(onPart);
-        made = await answer({ tokenizer, decoder }, prompt, { limit, stop, stopTexts, keptTokens, sampler, signal, onText });
+        const seat = await model.seatFor(prompt);
+        try {
+          if (order.isExact) seat.decoder.startAnew(prompt);
+          const onText = (piece: string) => reader.push(piece).forEach(onPart);
+          const options = { limit, stop, stopTexts, keptTokens, sampler, signal, onText };
+          made = await answer({ tokenizer, ...seat }, prompt, options);
+        } finally {
+          seat.leave();
+        }
       } finally {
         lastSeconds = seconds() - waited;
         leave();

@@ -1,26 +1,27 @@
-/** First come, first served: one at a time is in, a bounded number waits. */
+/** First come, first served: so many at a time are in, a bounded number waits. */
 export interface Turns {
   /**
-   * A promise of what gives the place back, kept when all who came before are done; null when too many wait already. Who
-   * gives up waiting leaves the queue.
+   * A promise of what gives the place back, kept when there is one and all who came before have theirs; null when too many wait already.
+   * Who gives up waiting leaves the queue.
    * @throws the signal's reason, in the promise
    */
   enter(signal: AbortSignal): Promise<() => void> | null;
 }
 
-export function createTurns(limit: number): Turns {
+/** @param places of those that are in at a time */
+export function createTurns(limit: number, places = 1): Turns {
   const waiting: (() => void)[] = [];
-  let isBusy = false;
+  let inside = 0;
   const leave = () => {
     const next = waiting.shift();
     if (next) next();
-    else isBusy = false;
+    else inside--;
   };
   return {
     enter(signal) {
       if (signal.aborted) return Promise.reject(signal.reason);
-      if (!isBusy) {
-        isBusy = true;
+      if (inside < places) {
+        inside++;
         return Promise.resolve(leave);
       }
       if (waiting.length >= limit) return null;

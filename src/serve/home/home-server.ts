@@ -36,6 +36,8 @@ export interface HomeServerOptions extends ServerOptions {
   readonly adapters: string | null;
   /** Bytes that serving and jobs may take together. */
   readonly memory: number;
+  /** Answers that are made at a time: every host has a cache for each. */
+  readonly conversations: number;
   readonly parallel: number;
   readonly keepRuns: number | null;
   /** Told who holds how much memory, before anything is loaded. */
@@ -79,7 +81,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     return model.host.named(model.name, model.adapter);
   };
   const completions = createCompletions({
-    respond: createResponder({ waiting, shutdown: shutdown.signal }),
+    respond: createResponder({ waiting, places: options.conversations, shutdown: shutdown.signal }),
     find: (body) => named(isRecord(body) ? (body["model"] ?? undefined) : undefined),
     check: () => {},
   });

@@ -3,27 +3,45 @@ import { commonPrefix } from "../caches.ts";
 
 /** Caches that several models share: each holds a text of one of them at a time. */
 export interface Slots {
-  /** Chooses the decoder for a prompt, of the decoders of the model, one for each cache. */
-  choose(owner: object, each: readonly Decoder[], prompt: readonly number[]): Decoder;
+  /**
+   * Chooses a cache for a prompt that no answer is made in, of those of a model's decoders, one for each cache. It is the answer's until
+   * `leave`.
+   */
+  enter(owner: object, each: readonly Decoder[], prompt: readonly number[]): Slot;
   /** The texts of a model are no more. */
   forget(owner: object): void;
+  /** The tokens that a cache holds, whose ever they are. */
+  endOf(index: number): number;
+}
+
+export interface Slot {
+  readonly index: number;
+  readonly decoder: Decoder;
+  leave(): void;
+}
+
+interface State {
+  readonly index: number;
+  owner: object | null;
+  decoder: Decoder | null;
+  isBusy: boolean;
 }
 
 /**
  * As `createCaches`: of the model's own texts the one that saves most, if it saves no less than it forgets; else the cache that was used
- * longest ago, whosever it is.
+ * longest ago, whose ever it is.
  */
 export function createSlots(count: number): Slots {
+  const all = Array.from({ length: count }, (_, index): State => ({ index, owner: null, decoder: null, isBusy: false }));
   /** Longest ago first. */
-  const order: { readonly index: number; owner: object | null; decoder: Decoder | null }[] = Array.from(
-    { length: count },
-    (_, index) => ({ index, owner: null, decoder: null }),
-  );
+  const order = [...all];
   return {
-    choose(owner, each, prompt) {
-      let chosen = order[0]!;
+    enter(owner, each, prompt) {
+      const free = order.filter(({ isBusy }) => !isBusy);
+      let chosen = free[0];
+      if (!chosen) throw new Error("more answers are made than there are caches");
       let most = 0;
-      for (const slot of order) {
+      for (const slot of free) {
         if (slot.owner !== owner) continue;
         const { ids } = each[slot.index]!;
         const shared = commonPrefix(ids, prompt);
@@ -37,11 +55,13 @@ export function createSlots(count: number): Slots {
         chosen.decoder?.startAnew([]);
         decoder.startAnew([]);
       }
-      [chosen.owner, chosen.decoder] = [owner, decoder];
-      return decoder;
+      const slot = chosen;
+      Object.assign(slot, { owner, decoder, isBusy: true });
+      return { index: slot.index, decoder, leave: () => void (slot.isBusy = false) };
     },
     forget(owner) {
       for (const slot of order) if (slot.owner === owner) [slot.owner, slot.decoder] = [null, null];
     },
+    endOf: (index) => all[index]!.decoder?.ids.length ?? 0,
   };
 }

@@ -119,6 +119,23 @@ describe("web pages", () => {
 });
 
 describe("adapters", () => {
+  test("answer side by side with their base model, as each does alone; more requests than there are places wait", async () => {
+    const box = await open("side-by-side", { adapters, conversations: 3 });
+    const ask = async (model: string, prompt: string, stream: boolean) => {
+      if (!stream) return (await box.client.completions.create({ model, prompt, max_tokens: 12 })).choices[0]!.text;
+      let text = "";
+      for await (const { choices } of await box.client.completions.create({ model, prompt, max_tokens: 12, stream: true }))
+        text += choices[0]?.text ?? "";
+      return text;
+    };
+    const asked = ["In the", "Once upon a time", "A thing called king", "And then"].flatMap((prompt) =>
+      [BASE, "poet"].map((model) => [model, prompt] as const),
+    );
+    const alone: string[] = [];
+    for (const [model, prompt] of asked) alone.push(await ask(model, prompt, false));
+    expect(await Promise.all(asked.map(([model, prompt], i) => ask(model, prompt, i % 2 === 0)))).toEqual(alone);
+  });
+
   test("of a folder are models as soon as they are there, and no more when they are gone", async () => {
     const box = await open("live", { adapters });
     const names = async () => (await box.client.models.list()).data.map(({ id }) => id);

@@ -2,11 +2,12 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdirSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { openDevice } from "../../../src/device.ts";
-import { createDecoder } from "../../../src/generate/open-decoder.ts";
+import { createDecoder, type Decoders } from "../../../src/generate/open-decoder.ts";
 import { GREEDY } from "../../../src/generate/sampler.ts";
 import { openModel } from "../../../src/load/open-model.ts";
 import { createHost, type Host, type HostOptions } from "../../../src/serve/hosts/host.ts";
 import { createPool } from "../../../src/serve/hosts/pool.ts";
+import { createRounds } from "../../../src/serve/hosts/rounds.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../../src/wasm/executor.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 import { writeRandomAdapter } from "../../support/adapters.ts";
@@ -61,9 +62,11 @@ async function open(options: Partial<HostOptions> = {}, path = model): Promise<H
 
 const logitsOf = async (host: Host, name: string | null, ids: readonly number[]): Promise<Float32Array> => {
   const { model } = host.named("x", name === null ? null : adapter(name));
-  const decoder = await model.decoderFor(ids);
+  const { decoder, leave } = await model.seatFor(ids);
   decoder.startAnew(ids);
-  return decoder.feed(ids);
+  const logits = decoder.feed(ids);
+  leave();
+  return logits;
 };
 
 async function alone(name: string | null, ids: readonly number[]): Promise<Float32Array> {
@@ -93,7 +96,9 @@ describe("a base model with adapters", () => {
     const host = await open();
     const ids = async (name: string | null, text: readonly number[]) => {
       const { model } = host.named("x", name === null ? null : adapter(name));
-      return [...(await model.decoderFor(text)).ids];
+      const { decoder, leave } = await model.seatFor(text);
+      leave();
+      return [...decoder.ids];
     };
     await logitsOf(host, null, prompt);
     await logitsOf(host, "few", prompt);
@@ -105,6 +110,56 @@ describe("a base model with adapters", () => {
     expect(await ids("few", [...prompt, 3])).toEqual(prompt);
     expect(await ids(null, [...prompt, 3])).toEqual([]);
     expect(await logitsOf(host, null, prompt)).toEqual(await alone(null, prompt));
+  });
+
+  test("makes answers side by side, those of one model in one round, to the bit of those made alone, whoever comes and goes", async () => {
+    const host = await open({ conversations: 5 });
+    const texts: readonly (readonly [name: string | null, start: number, length: number, tokens: number])[] = [
+      [null, 3, 20, 12],
+      [null, 40, 5, 6],
+      ["few", 3, 20, 9],
+      [null, 90, 33, 12],
+      ["many", 11, 17, 12],
+    ];
+    const textOf = (start: number, length: number) => Array.from({ length }, (_, i) => (start + 17 * i) % 2000);
+    /** The logits behind a prompt and behind each token that follows. */
+    const follow = async (feed: (ids: readonly number[]) => Promise<Float32Array>, ids: number[], tokens: number) => {
+      const all: Float32Array[] = [];
+      for (let i = 0; i < tokens; i++) {
+        all.push(await feed(ids));
+        ids.push((31 * ids.length) % 2000);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      return all;
+    };
+    const together = await Promise.all(
+      texts.map(async ([name, start, length, tokens], i) => {
+        // Some come later.
+        for (let wait = 0; wait < 2 * i; wait++) await new Promise((resolve) => setImmediate(resolve));
+        const ids = textOf(start, length);
+        const { decoder, next, leave } = await host.named("x", name === null ? null : adapter(name)).model.seatFor(ids);
+        decoder.startAnew(ids);
+        let isFirst = true;
+        const all = await follow(
+          async (text) => {
+            if (!isFirst) return next!(text);
+            isFirst = false;
+            return decoder.feed(text);
+          },
+          ids,
+          tokens,
+        );
+        leave();
+        return all;
+      }),
+    );
+    for (const [i, [name, start, length, tokens]] of texts.entries()) {
+      const opened = await openModel({ model, ...(name === null ? {} : { adapter: adapter(name) }) });
+      const { config, source } = opened;
+      const decoder = createDecoder(executor, { config, source, adapter: opened.adapter, maxTokens: 64 });
+      expect([i, await follow(async (ids) => decoder.feed(ids), textOf(start, length), tokens)]).toEqual([i, together[i]!]);
+      opened.close();
+    }
   });
 
   test("has so many adapters in memory and no more, and uses their memory again", async () => {
@@ -176,6 +231,25 @@ describe("a base model with adapters", () => {
     expect((host.bytes() - before) / 63).toBeLessThan(1.05 * own);
     expect(await logitsOf(host, "a40", prompt)).toEqual(await alone("a40", prompt));
   });
+});
+
+test("a round has all texts of a model at once, and those of others behind them", async () => {
+  const calls: string[] = [];
+  const decodersOf = (name: string) =>
+    ({
+      feed(texts: ReadonlyMap<number, readonly number[]>) {
+        calls.push(`${name} ${[...texts.keys()].join()}`);
+        if (name === "bad") throw new Error("broken");
+        return new Map([...texts].map(([index, ids]) => [index, Float32Array.of(ids.length)]));
+      },
+    }) as unknown as Decoders;
+  const [a, b, bad] = [decodersOf("a"), decodersOf("b"), decodersOf("bad")];
+  const rounds = createRounds();
+  const broken = rounds.next(bad, 2, [1]).catch((error: Error) => error.message);
+  const made = await Promise.all([rounds.next(a, 0, [1]), rounds.next(b, 1, [1, 2]), rounds.next(a, 3, [1, 2, 3])]);
+  expect(made.map((logits) => logits[0])).toEqual([1, 2, 3]);
+  expect(await broken).toBe("broken");
+  expect(calls).toEqual(["bad 2", "a 0,3", "b 1"]);
 });
 
 test("memory that was given back is used again by what is of its size", async () => {
