@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readConfigFile, validateConfig } from "../../src/cli/flags/config-file.ts";
-import { SYSTEMS } from "../../src/cli/flags/other-systems.ts";
+import { SYSTEMS, translate } from "../../src/cli/flags/other-systems.ts";
 import { flagName } from "../../src/base/names.ts";
 import { parseFlags } from "../../src/cli/flags/flags.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
@@ -24,6 +24,14 @@ async function readAll(path: string) {
   const { values, notes } = await readConfigFile(path);
   return { config: validateConfig(trainConfigSchema, values), values, notes };
 }
+
+test("a file of keys of ours alone is no other system's: it is read without their tables", () => {
+  const keys = Object.keys(trainConfigSchema.shape);
+  const written = Object.fromEntries(
+    keys.flatMap((key) => [[key, 1] as const, [flagName(key).slice(2).replaceAll("-", "_"), 1] as const]),
+  );
+  expect(translate("train.yaml", written, new Set(keys))).toBeNull();
+});
 
 describe("axolotl", () => {
   // The keys of its examples of LoRA and QLoRA.

@@ -9,7 +9,7 @@ import { messageOf, UserError } from "../../base/errors.ts";
 import { validateOptions } from "../../library/options.ts";
 import { needlessKeys, trainConfigSchema } from "../../train/config.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
-import { counterpartOf, explain, pythonConfig, translate } from "./other-systems.ts";
+import { elsewhere } from "./elsewhere.ts";
 import { type Flag, flagsOf } from "./flags.ts";
 import { importConfig } from "./config-module.ts";
 import { camelCase, flagName, suggestion } from "../../base/names.ts";
@@ -52,8 +52,9 @@ export interface ConfigFile {
 export async function readConfigFile(file: string, outputFolder = dirname(file)): Promise<ConfigFile> {
   const value = await readValues(file);
   const flags = flagsOf(trainConfigSchema);
-  const translated = translate(file, value, new Set(flags.map(({ key }) => key)));
   const kinds = new Map(flags.map(({ key, kind }) => [key, kind]));
+  const isOurs = Object.keys(value).every((key) => kinds.has(camelCase(key)));
+  const translated = isOurs ? null : elsewhere().translate(file, value, new Set(kinds.keys()));
   const values: Record<string, unknown> = {};
   for (const [key, entry] of Object.entries(translated?.config ?? value)) {
     const kind = kinds.get(camelCase(key));
@@ -90,7 +91,7 @@ async function readValues(file: string): Promise<Readonly<Record<string, unknown
     if (extname(file) === ".ts") value = await importConfig(file);
     else {
       const text = readFileSync(file, "utf8");
-      if (extname(file) === ".py") throw pythonConfig(file, text);
+      if (extname(file) === ".py") throw elsewhere().pythonConfig(file, text);
       // A run that has flags alone, and every other verb, does without YAML's parser.
       const { parse } = await import("yaml");
       value = parse(text);
@@ -147,6 +148,7 @@ export function validateConfig<S extends z.ZodObject>(schema: S, values: Record<
 
 /** As `suggestion`, and what a key of another system is here. */
 function keyHint(key: string, known: readonly string[]): string {
+  const { counterpartOf, explain } = elsewhere();
   const found = counterpartOf(key, known.map(flagName));
   if (!found) return suggestion(camelCase(key), known);
   return explain(found, "key", (text) => {

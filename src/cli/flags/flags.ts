@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { flagName, suggestion } from "../../base/names.ts";
-import { counterpartOf, explain } from "./other-systems.ts";
+import { elsewhere } from "./elsewhere.ts";
 
 /** Describes what a command line says: flags by camel-case key, and the words that are not flags. */
 export interface ParsedFlags {
@@ -129,6 +129,7 @@ function parseValue(name: string, flag: Flag, text: string): unknown {
 /** As `suggestion`, and what a flag of another system is here. */
 function flagHint(written: string, known: readonly string[], value?: string): string {
   const given = written.replace(/^-(?!-)/, "--");
+  const { counterpartOf, explain } = elsewhere();
   const found = counterpartOf(given, known, value);
   return found ? explain(found, "flag", (flag) => flag) : suggestion(given, known);
 }
