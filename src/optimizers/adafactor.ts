@@ -15,6 +15,7 @@ export const adafactor = defineOptimizer({
   learningRate: 1e-2,
   defaults: { weightDecay: 0 },
   rules() {
+    // Of a matrix of one row or column, such as factors of an adapter, the products of the moments are a vector's.
     return ({ type }) => (type.shape.length > 1 ? factored : plain);
   },
 });

@@ -1,5 +1,4 @@
 import type { GraphBuilder } from "../graph/builder.ts";
-import { isVectorPart } from "../models/adapters/index.ts";
 import { TABLE_MODULES } from "../models/families/index.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { MuonMomentum, MuonStep, UnitNorm } from "../ops/muon.ts";
@@ -7,7 +6,7 @@ import { SumSquares } from "../ops/sum-squares.ts";
 import type { ParamInfo } from "../runtime/resident.ts";
 import { ADAMW_DEFAULTS, adamWRule } from "./adamw.ts";
 import type { Hyperparameters } from "./hyperparameters.ts";
-import { defineOptimizer, type UpdateRule } from "./optimizer.ts";
+import { defineOptimizer, isMatrix, type UpdateRule } from "./optimizer.ts";
 
 /** The coefficients and the number of the Newton-Schulz iterations, and the least norm that is divided by: torch.optim.Muon's. */
 const [A, B, C] = [3.4445, -4.775, 2.0315];
@@ -35,13 +34,13 @@ export const muon = defineOptimizer({
  * Tells whether a parameter is a matrix between activations, and no table of the vocabulary: neither an embedding or a head, nor
  * `embed_tokens.lora_embedding_A`, whose columns are looked up as an embedding's rows are.
  */
-function isHidden({ name, type }: ParamInfo): boolean {
+function isHidden(param: ParamInfo): boolean {
   const module =
-    name
+    param.name
       .replace(/\.modules_to_save(\.default)?/, "")
       .split(".")
       .at(-2) ?? "";
-  return type.shape.length === 2 && !isVectorPart(name) && !TABLE_MODULES.includes(module);
+  return isMatrix(param) && !TABLE_MODULES.includes(module);
 }
 
 type MuonSettings = Pick<Hyperparameters, "momentum" | "nesterov" | "adjustLr">;

@@ -1,5 +1,6 @@
 import type { GraphBuilder } from "../graph/builder.ts";
 import type { DType } from "../base/dtype.ts";
+import { isVectorPart } from "../models/adapters/index.ts";
 import type { ParamInfo } from "../runtime/resident.ts";
 import type { Hyperparameter, Hyperparameters } from "./hyperparameters.ts";
 
@@ -24,6 +25,11 @@ export function defineOptimizer<K extends Hyperparameter>(kind: {
   rules(settings: Pick<Hyperparameters, K>): (param: ParamInfo) => UpdateRule;
 }): OptimizerKind {
   return kind;
+}
+
+/** Tells whether a parameter is a matrix: neither a norm weight, nor a bias, nor factors of an adapter, whatever their shape. */
+export function isMatrix({ name, type }: ParamInfo): boolean {
+  return type.shape.length > 1 && !isVectorPart(name);
 }
 
 /** How some parameters are updated. */

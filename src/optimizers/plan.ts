@@ -1,12 +1,11 @@
 import { GraphBuilder } from "../graph/builder.ts";
 import { byteLength, elements, type Graph, type TensorType } from "../graph/types.ts";
-import { isVectorPart } from "../models/adapters/index.ts";
 import { SumSquares } from "../ops/sum-squares.ts";
 import type { Programs } from "../runtime/chain.ts";
 import { type Address, align, type Executor, PIECE } from "../runtime/executor.ts";
 import { flatLayout, type FlatParams, type FlatPart, type OptimizerMemory, type ParamInfo } from "../runtime/resident.ts";
 import type { OptimizerChoice } from "./index.ts";
-import type { StateSlot, UpdateRule } from "./optimizer.ts";
+import { isMatrix, type StateSlot, type UpdateRule } from "./optimizer.ts";
 
 /**
  * Where an optimizer's state lies, and the calls that an update is made of, before anything is reserved. Parameters that are updated
@@ -45,9 +44,6 @@ export interface UpdateCall {
   /** By slot: where in the state the values of these elements begin, in bytes. */
   readonly offsets: ReadonlyMap<StateSlot, number>;
 }
-
-/** Matrices alone have weight decay: no norm weights and no biases, as in Transformers' Trainer, and no factors, which begin at 1. */
-const decays = ({ name, type }: ParamInfo): boolean => type.shape.length > 1 && !isVectorPart(name);
 
 /**
  * Elements that one call updates: the operators that an update is made of elsewhere than on `wasm` take some temporary copies of
@@ -104,13 +100,16 @@ interface Group {
   readonly params: ParamInfo[];
 }
 
-/** Trainable parameters by rule, first those with weight decay; within a group in the order of the chain. */
+/**
+ * Trainable parameters by rule, first those with weight decay, which matrices alone have, as in Transformers' Trainer; within a group in the
+ * order of the chain.
+ */
 function groupsOf(choice: OptimizerChoice, params: readonly ParamInfo[]): Group[] {
   const groups: Group[] = [];
   const trainable = params.filter((param) => param.trainable);
   for (const isDecayed of [true, false]) {
     const byRule = new Map<UpdateRule, Group>();
-    for (const param of trainable.filter((param) => decays(param) === isDecayed)) {
+    for (const param of trainable.filter((param) => isMatrix(param) === isDecayed)) {
       const rule = choice.ruleOf(param);
       const group = byRule.get(rule) ?? { rule, weightDecay: isDecayed ? choice.weightDecay : 0, params: [] };
       group.params.push(param);

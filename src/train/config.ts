@@ -255,7 +255,10 @@ export const HELP_GROUPS = [
   },
   { keys: ["sequenceLength", "truncate"], description: "tokens in a row (512, or the model's context); cut longer examples" },
   { keys: ["epochs", "steps"], description: "passes over the training data (1), or optimizer steps" },
-  { keys: ["targets", "lastLayers"], description: "layers that get adapters (all-linear); only in the last N blocks" },
+  {
+    keys: ["targets", "lastLayers"],
+    description: `layers that get adapters (${defaultTargets(ALL_LINEAR)}); only in the last N blocks`,
+  },
   {
     keys: MODULE_KEYS,
     description: "what some modules have of their own (q_proj=16,layers.0.mlp.down_proj=4); see docs/methods.md",

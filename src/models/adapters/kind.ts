@@ -29,7 +29,7 @@ export interface PartName {
   readonly suffix: string;
   /** In memory, rows and columns are exchanged: its columns are looked up. */
   readonly transposed?: true;
-  /** One number for each input or output, whatever its shape: optimizers treat it as a vector. */
+  /** One number for each input or output, whatever its shape: it has no weight decay, and Muon does not take it for a matrix. */
   readonly vector?: true;
 }
 
