@@ -375,8 +375,7 @@ export function targetsOf(
   model: Pick<ModelConfig, "family">,
 ): string[] {
   const usual = method === "full" ? undefined : adapterKind(method).targets;
-  const { linear } = modulesOf(model);
-  return resolveTargets(targets ?? usual?.of({ family: model.family, linear }) ?? [ALL_LINEAR], model);
+  return resolveTargets(targets ?? usual?.of(modulesOf(model)) ?? [ALL_LINEAR], model);
 }
 
 const SEQUENCE_LENGTH = 512;

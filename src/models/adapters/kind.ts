@@ -23,6 +23,12 @@ export interface Site {
   readonly columns: number;
 }
 
+/** What a kind is told of a family: last parts of the names of a block's linear layers, as in `FamilyModules`. */
+export interface LinearNames {
+  readonly linear: readonly string[];
+  readonly scaled: { readonly outputs: readonly string[]; readonly inputs: readonly string[] };
+}
+
 /** What is known of a parameter of an adapter by its name. */
 export interface PartName {
   /** The part behind the module's name in PEFT's files, `lora_A.weight`. */
@@ -123,10 +129,10 @@ export interface AdapterKind<
   /** The modules that get an adapter where a run names none; without it, all linear layers of the blocks. */
   readonly targets?: {
     readonly description: string;
-    of(model: { readonly family: string; readonly linear: readonly string[] }): readonly string[];
+    of(names: LinearNames): readonly string[];
   };
   /** Fills in what a run does not say. */
-  settings(asked: z.output<z.ZodObject<Flags>>): Settings;
+  settings(asked: z.output<z.ZodObject<Flags>>, names: LinearNames): Settings;
   /** @param adapted names of the modules that get an adapter @throws {UserError} flags that mean nothing of these modules */
   check?(asked: z.output<z.ZodObject<Flags>>, adapted: readonly string[]): void;
   /** Returns the flags that ask for what an adapter has that was read. */

@@ -55,6 +55,11 @@ export interface FamilyModules {
   readonly head: string;
   /** Last parts of the names of the linear layers of a block, which are PEFT's "all-linear". */
   readonly linear: readonly string[];
+  /**
+   * Those of them that PEFT's IA3 scales where none are named, by their outputs or by their inputs: keys and values (in some families it takes the
+   * queries for the keys), and the last layer of the MLP.
+   */
+  readonly scaled: { readonly outputs: readonly string[]; readonly inputs: readonly string[] };
 }
 
 /** How llama.cpp has a family's models. */

@@ -105,7 +105,7 @@ function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
     if (setup) setups.set(module!, setup);
   }
   const isWrapped = engine.config.modulePrefix !== "model.";
-  const settings = settingsOf(config);
+  const settings = settingsOf(config, engine.config);
   return {
     ...settings,
     ...describeModules([...setups.keys()], engine.config),

@@ -17,9 +17,9 @@ type TuningConfig = Pick<TrainConfig, "method" | AdapterFlag | "targets" | "last
 type Model = Pick<ModelConfig, "family" | "layers" | "modulePrefix">;
 
 /** Returns what a configuration says of its adapters. */
-export function settingsOf(config: TuningConfig): AdapterSettings {
+export function settingsOf(config: TuningConfig, model: Pick<ModelConfig, "family">): AdapterSettings {
   const { method, bias = "none", modulesToSave = [] } = config;
-  return { method, own: adapterKind(method).settings(config), bias, modulesToSave };
+  return { method, own: adapterKind(method).settings(config, modulesOf(model)), bias, modulesToSave };
 }
 
 /**
@@ -47,7 +47,7 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     if (!targets.includes(name) || kind.sites.includes(layer)) continue;
     throw new UserError(`--targets ${name}: --method ${kind.name} has none of it; train it whole with --modules-to-save ${name}`);
   }
-  const settings = settingsOf(config);
+  const settings = settingsOf(config, model);
   const isTarget = (module: string): boolean => {
     if (isSavedModule(module, settings.modulesToSave)) return false;
     const table = tables.find((candidate) => candidate.module === module);

@@ -1,6 +1,6 @@
 import { UserError } from "../../../base/errors.ts";
 import type { Family } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
+import { LLAMA_GGUF, llamaLayers, MODULES_WITH_QUERIES } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 import { refuseBidirectional } from "./gemma2.ts";
 
@@ -28,7 +28,7 @@ export const gemma: Family = {
       more: ({ hidden_size: hidden }) => ({ normOffset: 1, embeddingScale: Math.sqrt(hidden), roundsEmbeddingScale: true }),
     });
   },
-  modules: LLAMA_MODULES,
+  modules: MODULES_WITH_QUERIES,
   layers: llamaLayers,
   gguf: {
     ...LLAMA_GGUF,

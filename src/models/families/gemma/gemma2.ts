@@ -5,7 +5,7 @@ import { gatedMlp } from "../../blocks/mlp.ts";
 import { normedBranches } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
+import { LLAMA_GGUF, MODULES_WITH_QUERIES } from "../llama/llama.ts";
 import { readDecoder, type ReadingRules, windowByLayer } from "../reading/common.ts";
 
 /** Transformers' defaults where the config.json of a Gemma 2 or 3 is silent. */
@@ -143,7 +143,7 @@ export const gemma2: Family = {
     };
     return readDecoder(plainGemma({ ...defaults, ...raw }, where), where, generation, gemmaRules("gemma2", 8192));
   },
-  modules: LLAMA_MODULES,
+  modules: MODULES_WITH_QUERIES,
   layers: gemmaLayers,
   gguf: gemmaGguf({ architecture: "gemma2", period: 2, largest: 46, capped: true }),
 };

@@ -1,7 +1,7 @@
 import { isRecord } from "../../../base/json.ts";
 import type { Family, Raw } from "../family.ts";
 import { GEMMA_DEFAULTS, gemmaGguf, gemmaLayers, gemmaRules, plainGemma } from "./gemma2.ts";
-import { LLAMA_MODULES } from "../llama/llama.ts";
+import { MODULES_WITH_QUERIES } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 import { LLAVA_NAMES, textPart } from "../reading/wrapped.ts";
 
@@ -53,7 +53,7 @@ export const gemma3: Family = {
     const plain = { ...plainGemma(config, where), ...ropeOfBoth(config), attn_logit_softcapping: null };
     return readDecoder(plain, where, generation, gemmaRules("gemma3_text", 131_072, { qkNorm: true }));
   },
-  modules: LLAMA_MODULES,
+  modules: MODULES_WITH_QUERIES,
   layers: gemmaLayers,
   gguf: gemmaGguf({ architecture: "gemma3", period: 6, largest: 62, capped: false }),
 };

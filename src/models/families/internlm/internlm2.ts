@@ -23,7 +23,12 @@ export const internlm2: Family = {
         mlpBias: false,
       }),
     }),
-  modules: { embedding: "tok_embeddings", head: "output", linear: ["wqkv", "wo", "w1", "w3", "w2"] },
+  modules: {
+    embedding: "tok_embeddings",
+    head: "output",
+    linear: ["wqkv", "wo", "w1", "w3", "w2"],
+    scaled: { outputs: ["wqkv"], inputs: ["w2"] },
+  },
   layers: (config) =>
     Array.from({ length: config.layers }, (_, layer) => {
       const settings = attentionOf(config, layer);

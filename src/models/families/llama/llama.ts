@@ -11,6 +11,13 @@ export const LLAMA_MODULES: FamilyModules = {
   embedding: "embed_tokens",
   head: "lm_head",
   linear: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+  scaled: { outputs: ["k_proj", "v_proj"], inputs: ["down_proj"] },
+};
+
+/** The same where PEFT's IA3 takes the queries for the keys. */
+export const MODULES_WITH_QUERIES: FamilyModules = {
+  ...LLAMA_MODULES,
+  scaled: { outputs: ["q_proj", "v_proj"], inputs: ["down_proj"] },
 };
 
 export const LLAMA_GGUF: GgufFacts = {

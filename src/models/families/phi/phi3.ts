@@ -38,7 +38,11 @@ export const phi3: Family = {
       window: ({ sliding_window: size, num_hidden_layers: layers }) => windowEverywhere(size, layers),
       partialRotary: true,
     }),
-  modules: { ...LLAMA_MODULES, linear: ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"] },
+  modules: {
+    ...LLAMA_MODULES,
+    linear: ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    scaled: { outputs: ["qkv_proj"], inputs: ["down_proj"] },
+  },
   layers: (config) =>
     Array.from({ length: config.layers }, (_, layer) => {
       const settings = attentionOf(config, layer);

@@ -1,6 +1,6 @@
 import { isRecord } from "../../../base/json.ts";
 import type { Family, Raw, Wrapper } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
+import { LLAMA_GGUF, llamaLayers, MODULES_WITH_QUERIES } from "../llama/llama.ts";
 import { NO_WINDOW, readDecoder, type ReadingRules, windowByLayer } from "../reading/common.ts";
 import { TEXT_PREFIX, textPart } from "../reading/wrapped.ts";
 
@@ -52,7 +52,7 @@ export const qwen2: Family = {
       biases: () => ({ attentionBias: true, attentionOutputBias: false, mlpBias: false }),
       window: qwenWindow,
     }),
-  modules: LLAMA_MODULES,
+  modules: MODULES_WITH_QUERIES,
   layers: llamaLayers,
   gguf: { ...LLAMA_GGUF, architecture: "qwen2", rotatesNeighbours: false, scalings: [] },
 };

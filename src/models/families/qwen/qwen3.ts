@@ -1,5 +1,5 @@
 import type { Family, Raw } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
+import { LLAMA_GGUF, llamaLayers, MODULES_WITH_QUERIES } from "../llama/llama.ts";
 import { QWEN_NAMES, qwenWindow } from "./qwen2.ts";
 import { readDecoder } from "../reading/common.ts";
 import { textPart } from "../reading/wrapped.ts";
@@ -35,7 +35,7 @@ export const qwen3: Family = {
       window: qwenWindow,
       more: () => ({ qkNorm: true }),
     }),
-  modules: LLAMA_MODULES,
+  modules: MODULES_WITH_QUERIES,
   layers: llamaLayers,
   gguf: { ...LLAMA_GGUF, architecture: "qwen3", rotatesNeighbours: false, scalings: [] },
 };
