@@ -53,6 +53,8 @@ const chat = (name: string) =>
     "1",
   );
 
+const words = (line: string): string[] => line.split(" ");
+
 const CASES: readonly (readonly [
   name: string,
   flags: readonly string[],
@@ -78,6 +80,20 @@ const CASES: readonly (readonly [
       layers_to_transform: [1, 2],
     },
     [/q_proj\.lora_magnitude_vector$/, /down_proj\.lora_B\.weight$/],
+  ],
+  [
+    "ia3",
+    words(
+      "--method ia3 --targets k_proj,v_proj,o_proj,down_proj --feedforward o_proj,down_proj --last-layers 2 --learning-rate 0.3",
+    ),
+    {
+      peft_type: "IA3",
+      feedforward_modules: [1, 2].flatMap((layer) => [
+        `model.layers.${layer}.mlp.down_proj`,
+        `model.layers.${layer}.self_attn.o_proj`,
+      ]),
+    },
+    [/k_proj\.ia3_l$/, /down_proj\.ia3_l$/],
   ],
   [
     "tables",
@@ -147,6 +163,7 @@ describe.each(CASES)("%s", (name, flags, written, parts) => {
     ];
     const refusals: Record<string, string> = {
       dora: "the kind dora",
+      ia3: "the kind ia3",
       tables: "shared with the",
       whole: "lm_head.weight, which is trained whole",
     };
@@ -163,7 +180,7 @@ describe.each(CASES)("%s", (name, flags, written, parts) => {
     rmSync(join(broken, "model.sig"), { force: true });
     const whole = tensors(join(broken, "adapter_model.safetensors"));
     const lost = whole.filter((tensor) => parts[0]!.test(tensor.name))[0]!.name;
-    const module = lost.replace(/\.(lora_\w+|weight)(\.weight)?$/, ".");
+    const module = lost.replace(/\.(lora_\w+|ia3_l|weight)(\.weight)?$/, ".");
     writeSafetensors(
       join(broken, "adapter_model.safetensors"),
       whole.filter((tensor) => !tensor.name.startsWith(module)),
@@ -229,6 +246,19 @@ describe("what cannot be asked for", () => {
     [["--modules-to-save", "nothing"], '--modules-to-save: "nothing" is the name of no module of the model; there are'],
     [["--bias", "all"], "--bias all: the model has no biases"],
     [["--method", "full", "--modules-to-save", "lm_head"], "--modules-to-save is for adapters; got --method full"],
+    [
+      ["--method", "ia3", "--rank", "8"],
+      "--rank is no setting of --method ia3, which has --feedforward; --rank belongs to --method lora, dora",
+    ],
+    ...["--alpha=2", "--dropout=0.1", "--rank-pattern=q_proj=2", "--alpha-pattern=q_proj=2", "--bias=none", "--rslora"].map(
+      (flag) => [["--method", "ia3", flag], `${flag.split("=")[0]} is no setting of --method ia3`] as [string[], string],
+    ),
+    [["--feedforward", "down_proj"], "--feedforward is no setting of --method lora, which has --rank, --alpha"],
+    [
+      ["--method", "ia3", "--feedforward", "q_proj"],
+      '--feedforward: "q_proj" is the name of no module with an adapter; there are down_proj, k_proj, v_proj',
+    ],
+    [["--method", "ia3", "--targets", "lm_head"], "--targets lm_head: --method ia3 has none of it"],
     [["--method", "full", "--rank", "8"], "--rank is for adapters; got --method full, which trains all weights"],
     [["--method", "full", "--no-rslora"], "--rslora is for adapters; got --method full"],
   ])("%j", async (flags, message) => {

@@ -326,7 +326,7 @@ describe("recipes and completion", () => {
     };
     expect(complete("ch")).toEqual(["chat", "check-custom-dataset"]);
     expect(complete("chat", "--temp")).toEqual(["--template-args", "--temperature"]);
-    expect(complete("train", "--method", "")).toEqual(["lora", "dora", "full"]);
+    expect(complete("train", "--method", "")).toEqual(["lora", "dora", "ia3", "full"]);
     for (const shell of ["zsh", "fish"])
       expect(await ok("completion", shell)).toContain("--temperature".replace(shell === "fish" ? "--" : "", ""));
     expect(await refused("completion", "bsh")).toContain("did you mean bash?");

@@ -92,7 +92,14 @@ const LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 const adapters = (method: string, targets: readonly string[]): Tuning =>
   uniformAdapters({ method, rank: 4, scale: 2, dropout: 0.1, targets: new Set(targets) });
 const LORA = adapters("lora", [...LINEAR, "lm_head", "embed_tokens"]);
-const TUNINGS: readonly Tuning[] = [LORA, adapters("dora", LINEAR), { method: "full" }];
+const IA3: Tuning = {
+  method: "ia3",
+  dropout: 0,
+  adapts: (module) =>
+    LINEAR.some((name) => module.endsWith(name)) ? { scaled: /down/.test(module) ? "inputs" : "outputs" } : null,
+  frozen: false,
+};
+const TUNINGS: readonly Tuning[] = [LORA, adapters("dora", LINEAR), IA3, { method: "full" }];
 
 describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA", (family) => {
   const config = loadConfig(modelFolder(family));

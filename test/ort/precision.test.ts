@@ -157,9 +157,17 @@ function train(engine: Engine, steps: number, lossScale = 1): { losses: number[]
 /** f16 needs gradients that are larger on their way. */
 const SCALES: Readonly<Record<Half, number>> = { bf16: 1, f16: 1024 };
 
+const IA3: AdapterTuning = {
+  method: "ia3",
+  dropout: 0,
+  adapts: (module) => (module.endsWith("_proj") ? { scaled: /(o|down)_proj$/.test(module) ? "inputs" : "outputs" } : null),
+  frozen: false,
+};
+
 const TUNINGS: readonly (readonly [title: string, tuning: Tuning])[] = [
   ["LoRA with dropout", lora(0.2)],
   ["DoRA with dropout", { ...(lora(0.2) as AdapterTuning), method: "dora" }],
+  ["IA3", IA3],
   [
     "LoRA of head and embedding",
     uniformAdapters({ rank: 4, scale: 1.5, dropout: 0.2, targets: new Set(["lm_head", "embed_tokens"]) }),

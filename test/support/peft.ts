@@ -34,6 +34,13 @@ export const WRITTEN = {
       alphaPattern: { v_proj: 3 },
     },
   },
+  // Without targets, so that they are the kind's own; on the last block alone, which its configuration names by modules.
+  "written-ia3": { family: "qwen2", settings: { method: "ia3", lastLayers: 1, modulesToSave: ["norm"] } },
+  "written-ia3-phi3": {
+    family: "phi3",
+    settings: { method: "ia3", targets: ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], feedforward: ["o_proj"] },
+  },
+  "written-ia3-vision": { family: "gemma3-vision", settings: { method: "ia3", targets: ["all-linear"] } },
   // One part of a model with images: names must not mean modules of the others.
   "written-vision": { family: "gemma3-vision", settings: { ...FEW, method: "dora", modulesToSave: ["norm"] } },
   "written-tables": { family: "gemma3", settings: { ...FEW, targets: ["q_proj", "lm_head", "embed_tokens"], lastLayers: 2 } },

@@ -1,9 +1,10 @@
 import { dora } from "./dora.ts";
+import { ia3 } from "./ia3.ts";
 import type { AdapterKind, PartName } from "./kind.ts";
 import { lora } from "./lora.ts";
 
 /** Every kind of adapter. A kind is one file in this folder, a row here, and a fixture of test/golden/adapters. */
-const KINDS = [lora, dora] as const;
+const KINDS = [lora, dora, ia3] as const;
 
 /** The same without what is each kind's own in their types. */
 const ANY: readonly AdapterKind[] = KINDS;

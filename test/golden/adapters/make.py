@@ -1,4 +1,4 @@
-"""Adapters of every kind, as PEFT makes them: DoRA, whole modules, biases, head and embedding, patterns.
+"""Adapters of every kind, as PEFT makes them: DoRA, IA3, whole modules, biases, head and embedding, patterns.
 
     pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 safetensors==0.8.0
     python test/golden/adapters/make.py [CASE ...]
@@ -24,6 +24,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 here = Path(__file__).parent
+sys.path.insert(0, str(here.parent / "models"))
+import internlm2  # noqa: E402, F401
+
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore")
 versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
@@ -96,6 +99,29 @@ CASES = {
         "base": "gemma3",
         "r": 3, "lora_alpha": 4, "target_modules": ["v_proj", "embed_tokens"],
     },
+    # The modules that PEFT has for Qwen2, with biases that are scaled.
+    "ia3": {
+        "kind": "IA3", "base": "qwen2",
+        "merged": ["model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.v_proj.bias", "model.layers.1.mlp.down_proj.weight"],
+    },
+    # The modules that PEFT has for Llama, on bfloat16 weights, beside a head that is trained whole.
+    "ia3-saved": {
+        "kind": "IA3", "base": "smollm2", "modules_to_save": ["lm_head"],
+    },
+    "ia3-phi3": {
+        "kind": "IA3", "base": "phi3",
+        "merged": ["model.layers.0.self_attn.qkv_proj.weight", "model.layers.1.mlp.gate_up_proj.weight"],
+        "target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], "feedforward_modules": ["o_proj", "down_proj"],
+    },
+    "ia3-internlm2": {
+        "kind": "IA3", "base": "internlm2", "target_modules": ["wqkv", "w2"], "feedforward_modules": ["w2"],
+    },
+    # Modules of one name whose inputs or outputs are scaled, by block; biases of both.
+    "ia3-patterns": {
+        "kind": "IA3", "base": "internlm3",
+        "merged": ["model.layers.0.mlp.up_proj.bias", "model.layers.1.mlp.up_proj.bias", "model.layers.1.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"],
+        "target_modules": r".*\.(k|up|down)_proj", "feedforward_modules": r".*(\.1\.mlp\.up|down)_proj",
+    },
 }
 
 
@@ -135,10 +161,11 @@ def compute(model, batch):
 
 def adamw(model, batch):
     parameters = list(trained(model).values())
-    # Vectors do not decay.
+    # Vectors do not decay, nor do factors.
+    decayed = [p for name, p in trained(model).items() if p.ndim > 1 and "ia3_" not in name]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        {"params": decayed},
+        {"params": [p for p in parameters if not any(p is other for other in decayed)], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], **ADAMW)
     losses = []
@@ -158,11 +185,12 @@ def distance(a, b):
 
 for name in sys.argv[1:] or CASES:
     settings = dict(CASES[name])
+    kind = settings.pop("kind", "LORA")
     base = settings.pop("base")
     kept = settings.pop("merged", [])
     folder = here / name
     folder.mkdir(exist_ok=True)
-    config = peft.LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **settings)
+    config = {"IA3": peft.IA3Config, "LORA": peft.LoraConfig}[kind](task_type="CAUSAL_LM", **settings)
     adapted = peft.get_peft_model(load(base), config)
     generator = torch.Generator().manual_seed(41)
     with torch.no_grad():
@@ -172,6 +200,8 @@ for name in sys.argv[1:] or CASES:
             noise = torch.randn(parameter.shape, generator=generator)
             if "magnitude" in parameter_name:
                 parameter.mul_(1 + 0.2 * noise)
+            elif "ia3_" in parameter_name:
+                parameter.mul_(1 + 0.4 * noise)
             elif "lora_" in parameter_name:
                 parameter.copy_(0.3 * noise)
             else:
@@ -182,9 +212,9 @@ for name in sys.argv[1:] or CASES:
     written = json.loads((folder / "adapter_config.json").read_text())
     # PEFT puts the path of the machine that it runs on there.
     written["base_model_name_or_path"] = None
-    for key in ("target_modules", "modules_to_save"):
+    for key in ("target_modules", "modules_to_save", "feedforward_modules"):
         # The order of a set is another one each time.
-        if isinstance(written[key], list):
+        if isinstance(written.get(key), list):
             written[key].sort()
     (folder / "adapter_config.json").write_text(json.dumps(written, indent=2) + "\n")
     (folder / "README.md").unlink()

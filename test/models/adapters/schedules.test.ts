@@ -29,11 +29,19 @@ const tuning = (changes: object, model = config) =>
     randomCheckpoint(model, "f32"),
   ) as AdapterTuning;
 
+/** Settings of a kind without ranks. */
+const ia3 = (changes: object, model = config) => tuning({ method: "ia3", rank: undefined, alpha: undefined, ...changes }, model);
+
 const CASES: readonly (readonly [title: string, tuning: AdapterTuning, model?: typeof config])[] = [
   ["DoRA with dropout", tuning({ method: "dora", dropout: 0.2 })],
   [
     "DoRA in the last two blocks, with ranks and alphas of some modules",
     tuning({ method: "dora", lastLayers: 2, rankPattern: "down_proj=7,layers.3.self_attn.q_proj=2", alphaPattern: "v_proj=3" }),
+  ],
+  ["IA3 in all linear layers", ia3({ targets: ["all-linear"], feedforward: ["o_proj", "down_proj"] })],
+  [
+    "IA3 as PEFT has it for the family, in the last two blocks, beside a whole norm",
+    ia3({ lastLayers: 2, modulesToSave: ["model.norm"] }),
   ],
   ["head and embedding, with dropout", tuning({ targets: ["q_proj", "lm_head", "embed_tokens"], dropout: 0.3 })],
   ["a head that is the embedding", tuning({ targets: ["up_proj", "lm_head"] }, tied), tied],
@@ -95,6 +103,25 @@ describe.each(CASES)("%s", (_, adapters, model = config) => {
     expect(relativeError(expectSame(), before)).toBeGreaterThan(1e-3);
   });
 });
+
+test.each([{}, { quantize: "nf4" }] as const)(
+  "IA3 begins with factors of 1 (%j): its model is the base model to the bit",
+  async (storage) => {
+    const more = { ...storage, logits: { tokens: [TOKENS], rows: TOKENS } };
+    const [base, adapted] = await Promise.all(
+      [tuning({ targets: ["q_proj"] }), ia3({ targets: ["all-linear"] })].map(async (adapters) => {
+        const engine = await build(config, adapters, { name: "off" }, TOKENS, 2, more);
+        for (const { name, type } of engine.resident.params.filter(({ name }) => name.endsWith("lora_B.weight")))
+          engine.executor.zero(engine.resident.param.get(name)!, 4 * type.shape[0]! * type.shape[1]!);
+        return engine;
+      }),
+    );
+    const batch = packedBatch(TOKENS, 67);
+    const all = Int32Array.from({ length: TOKENS }, (_, t) => t);
+    expect(adapted!.logits(batch, all)).toEqual(base!.logits(batch, all));
+    expect(adapted!.resident.params.filter(({ name }) => name.endsWith("ia3_l"))).toHaveLength(4 * 7);
+  },
+);
 
 test.each([{}, { quantize: "q8" }, { quantize: "nf4" }] as const)(
   "DoRA begins with the lengths of the rows in memory (%j): its model is the base model to the bit",
