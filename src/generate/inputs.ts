@@ -50,7 +50,10 @@ export function createInputs(
   const addresses = new Map(words.map(([name, count]) => [name, place(4 * count)]));
   const put = (name: string, data: Int32Array | Float32Array) =>
     executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-  const putIds = (ids: Int32Array) => put("ids", rows ? rows.take(ids) : ids);
+  const putIds = (ids: Int32Array) => {
+    put("ids", ids);
+    rows?.take(ids);
+  };
   const reach = config.slidingWindow === null ? Infinity : config.slidingWindow - 1;
   const putStarts = (positions: Int32Array, starts: Int32Array) => {
     put("starts", starts);

@@ -142,7 +142,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,
-        stream: streamOf(config, device.executor, strategy, (param) => isOnDisk(source, param)),
+        stream: streamOf(config, device.executor, strategy, (param) => isOnDisk(source, param), config.output),
         variants: PLANNED_VARIANTS,
         tokens: [tokens],
         head: head.kind,

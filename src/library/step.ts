@@ -90,7 +90,7 @@ export async function step(options: StepOptions, { sink = () => {} }: Pick<CallO
           strategy,
           selective: selectiveOf(config),
           verifyReplay: config.verifyReplay,
-          stream: streamOf(config, executor, strategy, (param) => isOnDisk(source, param)),
+          stream: streamOf(config, executor, strategy, (param) => isOnDisk(source, param), config.out),
           ...storageOf(config),
           offload: offloadOf(config, config.out),
           tokens: [batch.ids.length],

@@ -16,7 +16,7 @@ import { type AdapterTuning, hasAdapters, NO_TUNING, type Tuning } from "../mode
 import { formatOfCodes } from "../ops/dequantize.ts";
 import type { Executor } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
-import { bindWindow } from "../runtime/weight-window.ts";
+import { bindWindow } from "../runtime/streaming/weight-window.ts";
 import type { StreamedWeights } from "./streamed-weights.ts";
 import { shapeOf } from "./weights.ts";
 

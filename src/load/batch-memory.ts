@@ -60,7 +60,8 @@ export function createBatchMemory(
     bytes: batchBytes(config, size),
     load({ ids, labels, weights = null, starts, positions }, scale) {
       if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
-      put("ids", rows ? rows.take(ids) : ids);
+      put("ids", ids);
+      rows?.take(ids);
       put("labels", labels);
       put("starts", starts);
       const count = positions.length;

@@ -5,6 +5,7 @@ import type { Programs } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { collectParams, type ParamInfo, reserveResident, type Resident, residentBytes } from "../runtime/resident.ts";
 import { ALL_RESIDENT, residencies, type Residency, windowBytes } from "./residency.ts";
+import { openWeightStream } from "./stored/stream.ts";
 import { storedWeights, type StoredWeightsOptions } from "./stored/stored-weights.ts";
 import { isOnDisk, openStreamedWeights, type StreamedWeights } from "./streamed-weights.ts";
 import { loadWeights } from "./weights.ts";
@@ -79,7 +80,7 @@ export async function openReadWeights(
   try {
     const resident = reserveResident(executor, segments, null, residency.streamed);
     loadWeights(executor, resident, source);
-    return { resident, streamed: openStreamedWeights(executor, residency, tokens, weights) };
+    return { resident, streamed: openStreamedWeights(executor, residency, tokens, () => openWeightStream(executor, weights)) };
   } catch (error) {
     weights.close();
     throw error;

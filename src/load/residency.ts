@@ -9,7 +9,7 @@ import { matrixOf } from "../models/linear.ts";
 import { align, type Executor } from "../runtime/executor.ts";
 import type { Programs } from "../runtime/chain.ts";
 import type { ParamInfo } from "../runtime/resident.ts";
-import { sequenceProgram, type SequenceProgram, sequenceUses } from "../runtime/weight-window.ts";
+import { sequenceProgram, type SequenceProgram, sequenceUses } from "../runtime/streaming/weight-window.ts";
 import { windowSizes } from "../schedule/window.ts";
 
 export interface Residency {
@@ -19,10 +19,12 @@ export interface Residency {
   readonly rowBytes: ReadonlyMap<string, number>;
   /** Bytes of the window that the others pass through. */
   readonly window: number;
+  /** True if trained parameters are among them: they lie outside with their gradients and the optimizer's state. */
+  readonly isTrainedOutside: boolean;
 }
 
 /** Everything lies in memory. */
-export const ALL_RESIDENT: Residency = { streamed: new Set(), rowBytes: new Map(), window: 0 };
+export const ALL_RESIDENT: Residency = { streamed: new Set(), rowBytes: new Map(), window: 0, isTrainedOutside: false };
 
 /** Smaller parameters stay in memory: a read of them would be all latency. */
 const LEAST_BYTES = 2 ** 16;
@@ -53,8 +55,11 @@ export interface Residencies {
    * About `share` of these bytes stay in memory: first what is read most often, then segments at equal distances, so that the reads of
    * those between them spread over a step.
    * @param window `ample`: a read goes on while the one before it is used; `least`: the smallest window of all
+   * @param isTrainedOutside what is trained lies outside, too
    */
-  keeping(share: number, window: "ample" | "least"): Residency;
+  keeping(share: number, window: "ample" | "least", isTrainedOutside?: boolean): Residency;
+  /** True if something is trained, which then may lie outside. */
+  readonly trains: boolean;
 }
 
 /** Returns the choices for a model; null: nothing of it can be streamed. */
@@ -62,54 +67,68 @@ export function residencies(request: ResidencyRequest): Residencies | null {
   const { executor, programs, params, chains } = request;
   const byName = new Map(params.map((param) => [param.name, param]));
   const isLarge = ({ name }: ParamInfo) => byteLength(byName.get(matrixOf(name))!.type) >= LEAST_BYTES;
-  const streamable = new Set(
-    params.filter((param) => !param.trainable && isLarge(param) && request.canStream(param)).map(({ name }) => name),
-  );
-  // Where ids count rows of something else, too, such as an adapter's, they cannot be numbered anew: the table stays in memory.
-  for (const { params: names, model } of chains.flat()) {
-    for (const [, graph] of programsOf(model)) {
-      const { tables, isAlone } = tableInputs(graph, executor.halves === "weights");
-      const read = [...tables].map((input) => names.get(input)!);
-      if (!isAlone || !read.every((name) => streamable.has(name))) for (const name of read) streamable.delete(name);
-    }
-  }
+  const frozen = params.filter((param) => !param.trainable && isLarge(param) && request.canStream(param));
+  const trained = params.filter((param) => param.trainable).map(({ name }) => name);
+  const streamable = new Set([...frozen.map(({ name }) => name), ...trained]);
+  // Where ids count rows of something else, too, such as an adapter's, they cannot be numbered anew: the table stays in memory, or is read whole.
+  const inMemory = tablesOf(request, new Set(frozen.map(({ name }) => name)));
+  const outside = tablesOf(request, streamable);
+  for (const name of inMemory.pinned) if (!byName.get(name)!.trainable) streamable.delete(name);
   /** One sequence with each program of each kind of segment. */
   const sequence: SequenceProgram[] = [];
-  const gathered = new Set<string>();
   const groups = new Map<string, Group>();
   const seen = new Set<unknown>();
   for (const segment of chains.flat()) {
     const parts = programsOf(segment.model).map(([, graph]) => sequenceProgram(executor, programs, segment, graph));
-    for (const part of parts) for (const input of part.gathered) gathered.add(part.params.get(input)!);
     if (!seen.has(segment.model)) sequence.push(...parts);
     seen.add(segment.model);
     if (groups.has(segment.name)) continue;
-    const { uses } = sequenceUses(parts, streamable);
-    const names = [...new Set([...segment.params.values()].filter((name) => streamable.has(name)))];
+    const { uses } = sequenceUses(parts, { streamed: new Set(frozen.map(({ name }) => name)), rows: inMemory.gathered });
+    const names = [
+      ...new Set([...segment.params.values()].filter((name) => streamable.has(name) && !byName.get(name)!.trainable)),
+    ];
     const read = names.filter((name) => parts.some((part) => readsWhole(part, name)));
     const bytes = read.reduce((sum, name) => sum + byteLength(byName.get(name)!.type), 0);
     if (bytes > 0)
       groups.set(segment.name, { names: read, bytes, passes: uses.reduce((sum, use) => sum + use.bytes, 0) / bytes });
   }
-  const tables = [...gathered].filter((name) => streamable.has(name));
-  if (groups.size === 0 && tables.length === 0) return null;
-  const rowBytes = new Map(
-    tables.map((name) => {
-      const { type } = byName.get(name)!;
-      return [name, byteLength(type) / type.shape[0]!];
-    }),
-  );
+  const tables = [...inMemory.gathered];
+  if (groups.size === 0 && tables.length === 0 && trained.length === 0) return null;
+  const rowBytes = (name: string): number => {
+    const { type } = byName.get(name)!;
+    return byteLength(type) / type.shape[0]!;
+  };
   const all = [...groups.values()];
   const bytes = all.reduce((sum, group) => sum + group.bytes, 0);
   return {
     bytes,
-    keeping(share, window) {
+    trains: trained.length > 0,
+    keeping(share, window, isTrainedOutside = false) {
       const kept = new Set(keptGroups(all, share * bytes).flatMap(({ names }) => names));
-      const streamed = new Set([...all.flatMap(({ names }) => names), ...tables].filter((name) => !kept.has(name)));
-      const sizes = windowSizes(sequenceUses(sequence, streamed).uses);
-      return { streamed, window: sizes[window], rowBytes: new Map([...rowBytes].filter(([name]) => streamed.has(name))) };
+      const left = [...all.flatMap(({ names }) => names), ...tables].filter((name) => !kept.has(name));
+      const streamed = new Set([...left, ...(isTrainedOutside ? trained : [])]);
+      const byRows = isTrainedOutside ? outside : inMemory;
+      const rows = new Map([...byRows.gathered].filter((name) => streamed.has(name)).map((name) => [name, rowBytes(name)]));
+      const sizes = windowSizes(sequenceUses(sequence, { streamed, rows }).uses);
+      return { streamed, window: sizes[window], rowBytes: rows, isTrainedOutside };
     },
   };
+}
+
+/** The tables that may be read by rows, and those that may not because their rows cannot be numbered anew. */
+function tablesOf({ executor, chains }: ResidencyRequest, streamable: ReadonlySet<string>) {
+  const gathered = new Set<string>();
+  const pinned = new Set<string>();
+  for (const { params: names, model } of chains.flat()) {
+    for (const [, graph] of programsOf(model)) {
+      const { tables, isAlone } = tableInputs(graph, executor.halves === "weights");
+      const read = [...tables].map((input) => names.get(input)!);
+      const isFree = isAlone && read.every((name) => streamable.has(name));
+      for (const name of read) (isFree ? gathered : pinned).add(name);
+    }
+  }
+  for (const name of pinned) gathered.delete(name);
+  return { gathered, pinned };
 }
 
 function readsWhole({ program, params, gathered }: SequenceProgram, name: string): boolean {
@@ -137,5 +156,8 @@ function keptGroups(groups: readonly Group[], budget: number): Group[] {
 
 /** Bytes of what streamed weights need in memory, for batches of `tokens` tokens. */
 export function windowBytes({ window, rowBytes }: Residency, tokens: number): number {
-  return align(window) + [...rowBytes.values()].reduce((sum, bytes) => sum + align(bytes * tokens), 0);
+  return (
+    align(window) +
+    [...rowBytes.values()].reduce((sum, bytes) => sum + align(bytes * tokens), rowBytes.size > 0 ? align(4 * tokens) : 0)
+  );
 }

@@ -2,14 +2,12 @@ import { type Address, align, type Executor } from "../runtime/executor.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { matrixOf } from "../models/linear.ts";
 import type { ParamInfo } from "../runtime/resident.ts";
-import type { WeightWindow } from "../runtime/weight-window.ts";
-import type { StoredWeights } from "./stored/stored-weights.ts";
-import { openWeightStream } from "./stored/stream.ts";
+import type { WeightStream, WeightWindow } from "../runtime/streaming/weight-window.ts";
 
 /** Rows of tables that lie in their file. */
 export interface TableRows {
-  /** Reads the rows of some ids into memory, each once, and returns by token where its row is among these. */
-  take(ids: Int32Array): Int32Array;
+  /** Reads the rows of some ids into memory, each once, and writes by token the number of its row there. */
+  take(ids: Int32Array): void;
 }
 
 /** Weights that lie in their file while a model runs. */
@@ -28,20 +26,20 @@ export interface Streaming {
 }
 
 /**
- * Reserves the window and starts the thread that reads into it. The files are closed at its end.
+ * Reserves the window for what a stream reads, which ends with it.
  * @param tokens the most rows of a table at a time
- * @throws {UserError} an executor whose memory other threads do not reach
  */
 export function openStreamedWeights(
   executor: Executor,
   { streamed, rowBytes, window }: Streaming,
   tokens: number,
-  stored: StoredWeights,
+  openStream: () => WeightStream,
 ): StreamedWeights {
   const address = executor.reserve(align(window));
   const rows = new Map<string, Address>([...rowBytes].map(([name, bytes]) => [name, executor.reserve(align(bytes * tokens))]));
-  const stream = openWeightStream(executor, stored);
-  const take = (ids: Int32Array): Int32Array => {
+  const rowIds = rowBytes.size > 0 ? executor.reserve(4 * tokens) : 0;
+  const stream = openStream();
+  const take = (ids: Int32Array): void => {
     const order = new Map<number, number>();
     for (const id of ids) if (!order.has(id)) order.set(id, order.size);
     if (order.size > tokens) throw new Error(`there is room for ${tokens} rows, not ${order.size}`);
@@ -50,10 +48,11 @@ export function openStreamedWeights(
       for (const [id, at] of order) stream.read(name, id * bytes, values.subarray(at * bytes, (at + 1) * bytes));
       executor.write(rows.get(name)!, values);
     }
-    return ids.map((id) => order.get(id)!);
+    const numbers = ids.map((id) => order.get(id)!);
+    executor.write(rowIds, new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength));
   };
   return {
-    window: { streamed, rows, address, bytes: window, stream },
+    window: { streamed, rows, rowIds, address, bytes: window, stream },
     rows: rowBytes.size > 0 ? { take } : null,
     close: () => stream.close(),
   };

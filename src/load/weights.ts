@@ -5,7 +5,7 @@ import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
 import { isAdapter } from "../models/adapters/names.ts";
 import { isScales, scalesOf } from "../models/linear.ts";
 import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
-import type { Executor } from "../runtime/executor.ts";
+import { type Executor, fillPieces } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
 import { type Conversion, createConverter } from "./convert.ts";
 
@@ -66,7 +66,7 @@ export function loadWeights(executor: Executor, resident: Pick<Resident, "params
     // It comes into a window when it is read.
     if (address === undefined) return;
     if (conversion === null) {
-      executor.fill(address, byteLength(param.type), (target) => source.read(entry, target));
+      fillPieces(executor, address, byteLength(param.type), (target, at) => source.read(entry, target, at));
       return;
     }
     let scalesAt = resident.param.get(scalesOf(param.name)) ?? 0;

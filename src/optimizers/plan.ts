@@ -225,9 +225,9 @@ export interface OptimizerState {
   readonly address: Address;
 }
 
-/** Reserves the state as it is before the first step. */
-export function reserveOptimizer(executor: Executor, plan: OptimizerPlan): OptimizerState {
-  const state = { plan, address: executor.reserve(plan.bytes) };
+/** Reserves the state as it is before the first step. @param address its place, where it takes no memory */
+export function reserveOptimizer(executor: Executor, plan: OptimizerPlan, address?: Address): OptimizerState {
+  const state = { plan, address: address ?? executor.reserve(plan.bytes) };
   resetOptimizer(executor, state);
   return state;
 }

@@ -3,7 +3,9 @@ import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import type { Programs, TapeLayout } from "./chain.ts";
 import type { Address, Call, Executor } from "./executor.ts";
 import type { Resident } from "./resident.ts";
-import type { WeightWindow } from "./weight-window.ts";
+import type { GradientWindow } from "./streaming/gradient-window.ts";
+import { isOutside } from "./streaming/outside.ts";
+import type { WeightWindow } from "./streaming/weight-window.ts";
 
 /** Memory that is not scheduled: what every segment's programs bind beside the stash. */
 export interface StepMemory {
@@ -19,6 +21,8 @@ export interface StepMemory {
   readonly correct: Address;
   /** Where weights are while they are read that have no place of their own. */
   readonly window?: WeightWindow | null;
+  /** Where gradients are while programs add to them that lie outside. */
+  readonly gradients?: GradientWindow | null;
   /** Per segment, inputs of role `cache`, by name: generation alone has them. */
   readonly cache?: readonly ReadonlyMap<string, Address>[];
 }
@@ -34,6 +38,16 @@ export interface Places {
   readonly logits?: () => Address;
 }
 
+/** Places of a program in windows. */
+export interface StreamedPlaces {
+  /** Addresses of its reads of weights; null: all have places of their own. */
+  readonly reads: readonly (Address | null)[] | null;
+  /** True if it reads rows of tables that lie outside. */
+  readonly readsRows: boolean;
+  /** Addresses of its accumulators by input; null: all have places of their own. */
+  readonly gradients: ReadonlyMap<string, Address> | null;
+}
+
 export interface BoundProgram {
   readonly call: Call;
   /** End of the highest scheduled value or workspace that the program may touch. */
@@ -42,7 +56,7 @@ export interface BoundProgram {
 
 /**
  * Binds one program of segment `index` (0-based) to addresses, by the roles of its inputs and outputs.
- * @param reads addresses of its reads of weights that come into a window
+ * @param streamed its places in windows, where it has any
  */
 export function bindProgram(
   executor: Executor,
@@ -53,7 +67,7 @@ export function bindProgram(
   memory: StepMemory,
   layout: TapeLayout,
   places: Places,
-  reads?: readonly (Address | null)[],
+  streamed: StreamedPlaces | null = null,
 ): BoundProgram {
   const addresses = new Map<string, Address>();
   let end = 0;
@@ -75,16 +89,20 @@ export function bindProgram(
         break;
       case "param": {
         const param = known(segment.params, name);
-        const address = memory.resident.param.get(param) ?? memory.window?.rows.get(param);
+        const own = memory.resident.param.get(param);
+        const address = own === undefined || isOutside(own) ? memory.window?.rows.get(param) : own;
         if (address !== undefined) addresses.set(name, address);
-        else if (!reads) throw new Error(`${graph.name}: no place for ${param}`);
+        else if (!streamed) throw new Error(`${graph.name}: no place for ${param}`);
         break;
       }
       case "accumulator":
-        addresses.set(name, known(memory.resident.gradient, known(segment.params, name.slice("acc.".length))));
+        addresses.set(
+          name,
+          streamed?.gradients?.get(name) ?? known(memory.resident.gradient, known(segment.params, name.slice("acc.".length))),
+        );
         break;
       case "batch":
-        addresses.set(name, known(memory.batch, name));
+        addresses.set(name, name === "ids" && streamed?.readsRows ? memory.window!.rowIds : known(memory.batch, name));
         break;
       case "cache":
         addresses.set(name, known(memory.cache?.[index] ?? new Map<string, Address>(), name));
@@ -126,7 +144,10 @@ export function bindProgram(
   }
   const program = programs.of(graph);
   const workspace = program.workspace > 0 ? places.workspace() : 0;
-  return { call: executor.bind(program, addresses, workspace, reads), end: Math.max(end, workspace + program.workspace) };
+  return {
+    call: executor.bind(program, addresses, workspace, streamed?.reads ?? undefined),
+    end: Math.max(end, workspace + program.workspace),
+  };
 }
 
 function known<T>(map: ReadonlyMap<string, T>, name: string): T {

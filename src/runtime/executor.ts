@@ -123,6 +123,18 @@ export function* readPieces(
   }
 }
 
+/** Fills a long range piece by piece. @param read fills a piece that begins at byte `at` of the range */
+export function fillPieces(
+  executor: Pick<Executor, "fill">,
+  address: Address,
+  bytes: number,
+  read: (target: Uint8Array, at: number) => void,
+): void {
+  for (let at = 0; at < bytes; at += PIECE) {
+    executor.fill(address + at, Math.min(PIECE, bytes - at), (target) => read(target, at));
+  }
+}
+
 /** The reads of a program that runs as one command. */
 export function readsAtOnce(graph: Graph): WeightRead[] {
   return weightInputs(graph).map((input) => ({ input, offset: 0, bytes: byteLength(typeOf(graph, input)), command: 0 }));

@@ -2,7 +2,7 @@ import type { Segment } from "../graph/segment.ts";
 import { bindProgram, type StepMemory } from "./bind.ts";
 import { boundaryBytes, type Programs } from "./chain.ts";
 import { type Address, align, type Executor } from "./executor.ts";
-import { bindWindow, sequenceProgram } from "./weight-window.ts";
+import { bindSequence } from "./streaming/sequence.ts";
 
 /** Forward programs alone, without a tape: evaluation and generation. */
 export interface ForwardRunner {
@@ -32,14 +32,8 @@ export function createForward(
   const none = (): never => {
     throw new Error("a forward pass has no tape and no gradients");
   };
-  const { window } = memory;
-  const sequence = window
-    ? bindWindow(
-        executor,
-        window,
-        segments.map((segment) => sequenceProgram(executor, programs, segment, segment.model.forward)),
-      )
-    : null;
+  const graphs = segments.map((segment) => ({ segment, graph: segment.model.forward }));
+  const sequence = bindSequence(executor, programs, graphs, memory);
   const calls = segments.map(
     (segment, index) =>
       bindProgram(
@@ -59,7 +53,7 @@ export function createForward(
           workspace: () => arena + 2 * stride,
           ...(logits === undefined ? {} : { logits: () => logits }),
         },
-        sequence?.places(index),
+        sequence?.places(index) ?? null,
       ).call,
   );
   return {

@@ -6,7 +6,7 @@ import { createRandom } from "../base/random.ts";
 import { bindProgram, type Places, type StepMemory } from "./bind.ts";
 import { type Programs, type TapeLayout, tapeLayout } from "./chain.ts";
 import { type Address, align, type Executor } from "./executor.ts";
-import { bindWindow, sequenceProgram } from "./weight-window.ts";
+import { bindSequence } from "./streaming/sequence.ts";
 
 /** Least runs of a program after its first, which is not counted: kernels are compiled and pages committed then. */
 const RUNS = 3;
@@ -44,10 +44,9 @@ export function measurePrograms(
     if (end > bytes) return;
     const places = Object.fromEntries(Object.entries(offsets).map(([part, address]) => [part, () => address]));
     const segment = segments[index]!;
-    const { window } = memory;
-    const alone = window ? bindWindow(executor, window, [sequenceProgram(executor, programs, segment, graph)]) : null;
+    const alone = bindSequence(executor, programs, [{ segment, graph }], memory, true);
     const where = places as unknown as Places;
-    const { call } = bindProgram(executor, programs, segment, index, graph, memory, layout, where, alone?.places(0));
+    const { call } = bindProgram(executor, programs, segment, index, graph, memory, layout, where, alone?.places(0) ?? null);
     /** Seconds of a run, without those that it waits for weights. */
     const run = (): number => {
       if (alone) {

@@ -2,6 +2,7 @@ import type { Segment } from "../graph/segment.ts";
 import { accumulatorOf, programsOf } from "../graph/segment.ts";
 import { byteLength, elements, formatType, sameType, type TensorType } from "../graph/types.ts";
 import { type Address, align, ALIGNMENT, type Executor } from "./executor.ts";
+import { OUTSIDE } from "./streaming/outside.ts";
 
 /** A parameter of the chain, under its checkpoint or adapter name. */
 export interface ParamInfo {
@@ -79,6 +80,22 @@ export interface ResidentBytes {
   readonly optimizer: number;
 }
 
+/** Where trained state lies that is outside: addresses of the flat arrays, and the bytes of all. */
+export interface OutsidePlaces {
+  readonly param: Address;
+  readonly gradient: Address;
+  readonly state: Address;
+  readonly bytes: number;
+}
+
+/** Lays trained state out as it lies in memory: parameters, gradients, the optimizer's state. */
+export function outsidePlaces(params: readonly ParamInfo[], optimizer: OptimizerMemory | null): OutsidePlaces {
+  const { trainable, gradients, optimizer: state } = residentBytes(params, optimizer);
+  const gradient = OUTSIDE + align(trainable);
+  const begin = gradient + align(gradients);
+  return { param: OUTSIDE, gradient, state: begin, bytes: begin + align(state) - OUTSIDE };
+}
+
 /** Describes what an optimizer asks for: an order of the trainable parameters, and memory for its state. */
 export interface OptimizerMemory {
   readonly layout: FlatLayout;
@@ -108,12 +125,14 @@ function layoutOf(params: readonly ParamInfo[], optimizer: OptimizerMemory | nul
  * Reserves the resident memory but for the optimizer's state. Gradients are zero; weights are to be loaded into `param`.
  * @param optimizer null where nothing is updated (a single step, inference)
  * @param streamed frozen parameters that get no place: they come into a window when they are read
+ * @param outside places of what is trained, and its gradients, where they take no memory
  */
 export function reserveResident(
   executor: Executor,
   segments: readonly Segment[],
   optimizer: OptimizerMemory | null = null,
   streamed: ReadonlySet<string> = NONE,
+  outside: OutsidePlaces | null = null,
 ): Resident {
   const params = collectParams(segments);
   const bytes = residentBytes(params, optimizer, streamed);
@@ -126,7 +145,8 @@ export function reserveResident(
     executor.zero(address, size);
     return address;
   };
-  const trainable: FlatParams = { param: flat(bytes.trainable), gradient: flat(bytes.gradients), layout };
+  const places = outside ?? { param: flat(bytes.trainable), gradient: flat(bytes.gradients) };
+  const trainable: FlatParams = { param: places.param, gradient: places.gradient, layout };
   const gradient = new Map<string, Address>();
   for (const part of layout.parts) {
     param.set(part.param.name, trainable.param + 4 * part.begin);

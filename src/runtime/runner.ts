@@ -8,7 +8,7 @@ import type { Address, Executor } from "./executor.ts";
 import type { OffloadMemory } from "./offload-memory.ts";
 import { opens, schedulePrograms, sequenceGraphs } from "./scheduled.ts";
 import type { Verifier } from "./verify.ts";
-import { bindWindow, sequenceProgram } from "./weight-window.ts";
+import { bindSequence } from "./streaming/sequence.ts";
 
 /** A schedule bound to memory: running it is a fixed list of calls, with nothing allocated on the way. */
 export interface Runner {
@@ -69,14 +69,7 @@ export function createRunner(
 
   const transfers = offload && bindTransfers(offload, itemAt, arena, verifier);
   const scheduled = schedulePrograms(segments, schedule);
-  const { window } = memory;
-  const sequence = window
-    ? bindWindow(
-        executor,
-        window,
-        sequenceGraphs(segments, scheduled).map(({ segment, graph }) => sequenceProgram(executor, programs, segment, graph)),
-      )
-    : null;
+  const sequence = bindSequence(executor, programs, sequenceGraphs(segments, scheduled), memory);
   let bound = 0;
   const steps = scheduled.flatMap((program, step): BoundStep | BoundStep[] => {
     const { op, graph, k } = program;
@@ -95,7 +88,7 @@ export function createRunner(
     };
     const layout = layouts.get(segment.model)![k]!;
     const bind = (own: Graph) =>
-      bindProgram(executor, programs, segment, op.i - 1, own, memory, layout, places, sequence?.places(bound++));
+      bindProgram(executor, programs, segment, op.i - 1, own, memory, layout, places, sequence?.places(bound++) ?? null);
     const opening = opens(segment, op) ? bind(segment.model.forward) : null;
     const { before, ...rest } = { watch: verifier?.watch(program, places), ...transfers?.around(op) };
     const first = before && { before };

@@ -45,6 +45,16 @@ export function openOffloadFile(folder: string): OffloadFile {
   }
 }
 
+/** Opens a nameless file that passes through the page cache, for bytes that need not be aligned. @throws {UserError} */
+export function openBufferedFile(folder: string): OffloadFile {
+  try {
+    const isInMemory = IN_MEMORY.has(fs.statfsSync(folder).type);
+    return { fd: openNameless(folder, 0)!, isDirect: false, isInMemory };
+  } catch (error) {
+    throw fileError("write to the folder", folder, error);
+  }
+}
+
 /** Null when the file system does not know the flags. */
 function openNameless(folder: string, flags: number): number | null {
   const open = (path: string, more: number) => {

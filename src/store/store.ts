@@ -2,10 +2,10 @@
  * Where boundaries and tapes are while they are not needed: in a file, or, for a device, in the memory of this process. Two threads
  * move bytes, one out and one in, while the executor computes.
  */
-import { closeSync, fstatSync, statfsSync } from "node:fs";
-import { ptr } from "bun:ffi";
+import { closeSync, fstatSync, statfsSync, writeSync } from "node:fs";
+import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { UserError } from "../base/errors.ts";
-import { fileError } from "../base/files/files.ts";
+import { fileError, readFully } from "../base/files/files.ts";
 import { threadModule } from "../base/process/program.ts";
 import { ALIGNMENT, type Executor } from "../runtime/executor.ts";
 import type { OffloadMemory, TransferCounts } from "../runtime/offload-memory.ts";
@@ -18,6 +18,9 @@ export interface Store extends OffloadMemory {
   readonly description: string;
   /** A sentence about the store that the user should know. */
   readonly notice: string | null;
+  /** Reads from a place, and writes to it, at once. */
+  read(place: number, target: Uint8Array): void;
+  write(place: number, data: Uint8Array): void;
   close(): void;
 }
 
@@ -31,17 +34,19 @@ export interface StoreOptions {
   readonly folder: string;
   /** Bytes that this process may take for a device's memory. */
   readonly freeMemory: () => number;
-  /** Opens the file, for tests; nameless in `folder` by default. */
+  /** The flag that asks for the store, for its errors; `--offload` by default. */
+  readonly flag?: string;
+  /** Opens the file; nameless in `folder` and past the page cache by default. */
   readonly open?: (folder: string) => { readonly fd: number; readonly isDirect: boolean; readonly isInMemory: boolean };
 }
 
 /** @throws {UserError} when no file can be made in the folder, or the executor's memory cannot be reached */
 export function openStore(executor: Executor, options: StoreOptions): Store {
   const { reach } = executor;
-  const { folder, open = openOffloadFile } = options;
+  const { folder, flag = "--offload", open = openOffloadFile } = options;
   if (reach.kind === "none")
     throw new UserError(
-      "--offload cannot be used with ONNX Runtime's addon, whose memory other threads do not reach; use --device wasm",
+      `${flag} cannot be used with ONNX Runtime's addon, whose memory other threads do not reach; use --device wasm`,
     );
   const file = reach.kind === "device" ? null : open(folder);
   const queues = { out: createMoveQueue(), in: createMoveQueue() };
@@ -60,7 +65,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
     file
       ? fileError(direction === "out" ? "write the offload file in" : "read the offload file in", folder, error)
       : new UserError(
-          `--offload: cannot copy between the device and memory: ${error instanceof Error ? error.message : String(error)}`,
+          `${flag}: cannot copy between the device and memory: ${error instanceof Error ? error.message : String(error)}`,
         );
 
   /** Places by name. */
@@ -87,8 +92,8 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
   return {
     description: file ? `a file in ${folder}` : "host memory",
     notice: file?.isInMemory
-      ? `offload saves nothing in ${folder}, which is on a file system in memory; choose a folder on a disk with --offload`
-      : file && !file.isDirect
+      ? `${flag} saves nothing in ${folder}, which is on a file system in memory; choose a folder on a disk`
+      : file && !file.isDirect && open === openOffloadFile
         ? `${folder} has no direct access: offloaded bytes pass through the page cache, which is memory too`
         : null,
     reserve(name, bytes) {
@@ -100,11 +105,11 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
         const free = bavail * bsize + 512 * fstatSync(file.fd).blocks;
         if (extent + bytes > free) {
           throw new UserError(
-            `--offload needs at least ${mebibytes(extent + bytes)} in ${folder}, where ${mebibytes(free)} are free; free some space or give another folder`,
+            `${flag} needs at least ${mebibytes(extent + bytes)} in ${folder}, where ${mebibytes(free)} are free; free some space or give another folder`,
           );
         }
       } else {
-        if (bytes > options.freeMemory()) throw new UserError(`--offload: host memory is exhausted: cannot take ${bytes} bytes`);
+        if (bytes > options.freeMemory()) throw new UserError(`${flag}: host memory is exhausted: cannot take ${bytes} bytes`);
         const pinned = executor.card?.pin(bytes) ?? null;
         if (pinned !== null) {
           place = pinned;
@@ -141,6 +146,23 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
     finish() {
       wait("out", last.out);
       wait("in", last.in);
+    },
+    read(place, target) {
+      if (!file) target.set(new Uint8Array(toArrayBuffer(place as Pointer, 0, target.length)));
+      else
+        try {
+          readFully(file.fd, target, place, folder);
+        } catch (error) {
+          throw explain("in", error);
+        }
+    },
+    write(place, data) {
+      if (!file) return new Uint8Array(toArrayBuffer(place as Pointer, 0, data.length)).set(data);
+      try {
+        for (let done = 0; done < data.length;) done += writeSync(file.fd, data, done, data.length - done, place + done);
+      } catch (error) {
+        throw explain("out", error);
+      }
     },
     counts: (): TransferCounts => ({ ...counts, busyOut: queues.out.busy[0]!, busyIn: queues.in.busy[0]! }),
     close() {

@@ -41,6 +41,8 @@ export function trainAlone(executor: Executor, choice: OptimizerChoice, params: 
       resident: { trainable },
       optimizer,
       plan: { programs: createPrograms(executor) },
+      gradients: null,
+      zeroGradients: () => executor.zero(trainable.gradient, 4 * plan.layout.size),
       updateMemory(bytes) {
         workspace = bytes;
         return executor.reserve(bytes);

@@ -5,7 +5,12 @@ import { join } from "node:path";
 import type { TensorSource } from "../../src/hf/weights/safetensors.ts";
 import { SPARE } from "../../src/load/open-weights.ts";
 import { isOnDisk } from "../../src/load/streamed-weights.ts";
-import { uniformAdapters } from "../../src/models/tuning.ts";
+import { byteLength } from "../../src/graph/types.ts";
+import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
+import { trainedTensors } from "../../src/optimizers/plan.ts";
+import { createCheckpoints, START } from "../../src/train/run/checkpoint.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import type { StreamOptions } from "../../src/train/memory/stream.ts";
 import { CapacityError, LimitError } from "../../src/train/memory/step-plan.ts";
 import type { Engine } from "../../src/train/step/engine.ts";
@@ -29,7 +34,7 @@ const wordy = (tied: boolean) => llama(2, 128, { vocab_size: 70_000, tie_word_em
 const OFF = { name: "per-segment" } as const;
 
 function streaming(source: TensorSource, mode: StreamOptions["mode"] = "all"): StreamOptions {
-  return { mode, canStream: (param) => isOnDisk(source, param), bandwidth: 1e9, free: () => Infinity };
+  return { mode, canStream: (param) => isOnDisk(source, param), folder: scratch, bandwidth: 1e9, free: () => Infinity };
 }
 
 /** Hashes of all that an engine computes: losses, gradients, an evaluation and logits of a text that is continued. */
@@ -200,4 +205,74 @@ test("a quantised model is converted once: two engines share the file", async ()
   expect(results(second)).toEqual(expected);
   first.close();
   second.close();
+});
+
+describe("trained state that lies in a file is the same to the bit as in memory", () => {
+  const cases = {
+    "full, tied head, AdamW": { tuning: { method: "full" } },
+    "full, a head of its own, 8-bit AdamW": { tuning: { method: "full" }, optimizer: { optimizer: "adamw8bit" }, tied: false },
+    "full, Muon": { tuning: { method: "full" }, optimizer: { optimizer: "muon" } },
+    "adapters on everything, Adafactor": {
+      tuning: uniformAdapters({
+        rank: 4,
+        scale: 1,
+        dropout: 0.1,
+        targets: new Set(["q_proj", "down_proj", "embed_tokens", "lm_head"]),
+      }),
+      optimizer: { optimizer: "adafactor" },
+      tied: false,
+    },
+  } as const;
+  for (const [name, options] of Object.entries(cases)) {
+    test(`${name}: gradients, updates, norms, evaluations and checkpoints`, async () => {
+      const {
+        tuning,
+        optimizer = {},
+        tied = true,
+      } = options as {
+        tuning: Tuning;
+        optimizer?: Parameters<typeof chooseOptimizer>[0];
+        tied?: boolean;
+      };
+      const model = llama(2, 64, { vocab_size: 300, tie_word_embeddings: tied });
+      const source = storedCheckpoint(model, "bf16");
+      const trained = async (stream?: StreamOptions) => {
+        const choice = chooseOptimizer(optimizer);
+        const more = { source, decode: 32, optimizer: choice, ...(stream && { stream }) };
+        const engine = await build(model, tuning, { name: "optimal", limit: { share: 0.7 } }, TOKENS, 2, more);
+        const updates = createOptimizer(engine, { clip: 1 });
+        const state = () =>
+          trainedTensors(engine.resident.trainable, engine.optimizer!).map(({ name, type, address }) => [
+            name,
+            Bun.hash(engine.executor.read(address, byteLength(type))),
+          ]);
+        const told: unknown[] = [];
+        for (let step = 1; step <= 3; step++) {
+          updates.zeroGradients();
+          told.push(results(engine), updates.step(step, 0.01), state());
+        }
+        return { engine, updates, told, state };
+      };
+      const inMemory = await trained();
+      const outside = await trained({ ...streaming(source), isTrainedOutside: true });
+      expect(outside.engine.gradients).not.toBeNull();
+      expect(outside.told).toEqual(inMemory.told);
+      expect(outside.engine.measuredPeak).toBe(outside.engine.predicted.peak);
+      const { trainable, gradients, optimizer: kept } = inMemory.engine.plan.fixed;
+      const fixed = outside.engine.plan.fixed;
+      expect(fixed.trainable + fixed.gradients + fixed.optimizer).toBeLessThan(trainable + gradients + kept);
+
+      const folder = mkdtempSync(join(scratch, "run-"));
+      const checkpoints = createCheckpoints(folder, outside.engine, { fingerprint: "f", keep: 1 });
+      checkpoints.save(START);
+      const before = outside.state();
+      outside.updates.step(4, 0.01);
+      expect(outside.state()).not.toEqual(before);
+      checkpoints.restore(() => {});
+      expect(outside.state()).toEqual(before);
+      createCheckpoints(folder, inMemory.engine, { fingerprint: "f", keep: 1 }).restore(() => {});
+      expect(inMemory.state()).toEqual(before);
+      outside.engine.close();
+    });
+  }
 });

@@ -2,7 +2,7 @@ import { UserError } from "../../base/errors.ts";
 import { changed } from "../../base/files/open-file.ts";
 import { threadModule } from "../../base/process/program.ts";
 import type { Executor } from "../../runtime/executor.ts";
-import type { WeightStream } from "../../runtime/weight-window.ts";
+import type { WeightStream } from "../../runtime/streaming/weight-window.ts";
 import { awaitMove, awaitReady, createMoveQueue, isDone, issue, stopThread } from "../../store/move-queue.ts";
 import { createWeightReader } from "./reader.ts";
 import type { StoredWeights } from "./stored-weights.ts";

@@ -19,7 +19,9 @@ import { createProbes, type Probes } from "../../runtime/probes.ts";
 import { collectParams, type ParamInfo, residentBytes } from "../../runtime/resident.ts";
 import { schedulePrograms, sequenceGraphs } from "../../runtime/scheduled.ts";
 import { measureTemporary, settle } from "../../runtime/temporary.ts";
-import { sequenceProgram, type SequenceProgram, sequenceUses } from "../../runtime/weight-window.ts";
+import { gradientWindowBytes } from "../../runtime/streaming/gradient-window.ts";
+import { sequenceProgram, type SequenceProgram, sequenceUses } from "../../runtime/streaming/weight-window.ts";
+import { updateWindowBytes } from "../../optimizers/outside.ts";
 import type { Link } from "../../schedule/chain.ts";
 import type { Schedule } from "../../schedule/ops.ts";
 import { strategySchedule } from "../../schedule/strategies.ts";
@@ -185,13 +187,16 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const { segments: trained } = built.get(most)!;
   const loaded = [...trained, ...([...(decoder?.chains.values() ?? [])][0] ?? [])];
   const params = collectParams(loaded);
-  const updateBytes = updateWorkspace(programs, updates);
-  /** Bytes of the programs that run in the arena between training steps. */
-  const betweenBytes = Math.max(
-    decoder?.bytes ?? 0,
-    updateBytes,
-    ...forwards.map((segments) => forwardExtent(segments, programs)),
+  /** Bytes of the programs of an update, and of what passes through the arena where trained state lies outside. */
+  const updateBytesOf = ({ isTrainedOutside }: Residency) =>
+    updateWorkspace(programs, updates) + (isTrainedOutside ? updateWindowBytes(updates) : 0);
+  const gradientBytes = lazily(() =>
+    Math.max(...[...built.values()].map(({ segments }) => gradientWindowBytes(backwardGraphs(segments)))),
   );
+  const fixedOf = (residency: Residency): FixedBytes => {
+    const fixed = fixedBytes(options, trained.length, params, optimizer, checks, residency);
+    return residency.isTrainedOutside ? { ...fixed, trainable: 0, gradients: align(gradientBytes()), optimizer: 0 } : fixed;
+  };
 
   const alignment = storeAlignment(executor);
   // What all programs take is there before a limit is divided.
@@ -222,7 +227,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       : null,
   );
   const alternativeOf = (residency: Residency, times: SecondsOf): Alternative => ({
-    fixed: fixedBytes(options, trained.length, params, optimizer, checks, residency),
+    fixed: fixedOf(residency),
     wait(schedule, bandwidth) {
       const graphs = sequenceGraphs(trained, schedulePrograms(trained, schedule));
       const seconds = graphs.map(({ graph }) => times(graph));
@@ -232,7 +237,13 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
 
   /** Plans with given weights in memory. */
   const under = (residency: Residency): ModelPlan => {
-    const fixed = fixedBytes(options, trained.length, params, optimizer, checks, residency);
+    const fixed = fixedOf(residency);
+    const updateBytes = updateBytesOf(residency);
+    const betweenBytes = Math.max(
+      decoder?.bytes ?? 0,
+      updateBytes,
+      ...forwards.map((segments) => forwardExtent(segments, programs)),
+    );
     const update = optimizer && betweenSteps(fixed, updateBytes, temporary);
     for (const chain of between) {
       const graphs = chain.map((segment) => ({ segment, graph: segment.model.forward }));
@@ -316,14 +327,22 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   return chooseResidency(stream, under, choices);
 }
 
+/** The programs that add to gradients, from the last segment to the first: every schedule runs them in this order. */
+function backwardGraphs(segments: readonly Segment[]): { readonly graph: Graph; readonly params: Segment["params"] }[] {
+  return segments.toReversed().flatMap(({ model, params }) => {
+    const graph = model.fused ?? model.training?.backward;
+    return graph ? [{ graph, params }] : [];
+  });
+}
+
 /** Reads of a sequence of programs through the window; null: it reads none. */
 function streamingOf(
   sequence: readonly SequenceProgram[],
   seconds: readonly number[],
-  { streamed, window }: Residency,
+  { streamed, rowBytes, window }: Residency,
 ): TokenPlan["streaming"] {
   if (streamed.size === 0) return null;
-  const { uses, starts } = sequenceUses(sequence, streamed);
+  const { uses, starts } = sequenceUses(sequence, { streamed, rows: rowBytes });
   const plan = planWindow(uses, window);
   if (!plan) throw new Error(`a window of ${window} bytes is too small for ${sequence.length} programs`);
   const runs = seconds.map((each, i) => ({ seconds: each, from: starts[i]!, to: starts[i]! + sequence[i]!.program.commands }));

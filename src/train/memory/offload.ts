@@ -37,7 +37,7 @@ export function offloadOf({ offload }: Pick<TrainConfig, "offload">, output: str
 }
 
 /** The nearest folder of a path that exists, itself included. */
-function existingFolder(path: string): string {
+export function existingFolder(path: string): string {
   let folder = resolve(path);
   while (!existsSync(folder) || !statSync(folder).isDirectory()) folder = dirname(folder);
   return folder;

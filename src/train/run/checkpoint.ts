@@ -10,7 +10,7 @@ import { compareFingerprints, type Difference } from "../fingerprint.ts";
 import { CHECKPOINT_FILE } from "../../hf/peft/adapter-folder.ts";
 import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../hf/weights/safetensors-write.ts";
-import { type Executor, PIECE, readPieces } from "../../runtime/executor.ts";
+import { type Executor, fillPieces, PIECE, readPieces } from "../../runtime/executor.ts";
 import { type OptimizerState, type TrainedTensor, trainedTensors } from "../../optimizers/plan.ts";
 import type { FlatParams } from "../../runtime/resident.ts";
 import type { LossScale } from "../step/loss-scale.ts";
@@ -244,7 +244,7 @@ function load(path: string, executor: Executor, { layout }: FlatParams, trained:
     // All are checked before the first byte is read.
     trained.forEach(({ type, address }, i) => {
       const { entry, from } = places[i]!;
-      executor.fill(address, byteLength(type), (target) => source.read(entry, target, from));
+      fillPieces(executor, address, byteLength(type), (target, at) => source.read(entry, target, from + at));
     });
   } finally {
     source.close();

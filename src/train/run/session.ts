@@ -237,7 +237,7 @@ export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
     strategy,
     selective: selectiveOf(config),
     verifyReplay: config.verifyReplay,
-    stream: streamOf(config, executor, strategy, (param) => isOnDisk(source, param)),
+    stream: streamOf(config, executor, strategy, (param) => isOnDisk(source, param), config.output),
     ...storageOf(config),
     offload: offloadOf(config, config.output),
     ...(costs ? { measure: { costs, batch: headBatch(objective.head, train.batch(0, 0)) } } : {}),

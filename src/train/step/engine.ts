@@ -11,7 +11,13 @@ import { type OptimizerState, reserveOptimizer } from "../../optimizers/plan.ts"
 import { type Address, align, ALIGNMENT, type Executor } from "../../runtime/executor.ts";
 import { createForward, type ForwardRunner } from "../../runtime/forward.ts";
 import { measurePrograms } from "../../runtime/measure.ts";
-import { readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
+import { outsidePlaces, readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
+import type { GradientWindow } from "../../runtime/streaming/gradient-window.ts";
+import { type OutsideMemory, withOutside } from "../../runtime/streaming/outside.ts";
+import { trainedStream } from "../../runtime/streaming/trained-stream.ts";
+import { openOutsideFile } from "../../store/outside-file.ts";
+import { freeMemory } from "../../base/process/free-memory.ts";
+import { openWeightStream } from "../../load/stored/stream.ts";
 import { createRunner, type Runner } from "../../runtime/runner.ts";
 import type { Chain } from "../../schedule/chain.ts";
 import type { Schedule } from "../../schedule/ops.ts";
@@ -79,8 +85,10 @@ export interface Engine {
   readonly computed: ComputedTime;
   /** Where boundaries and tapes go; null without offload. */
   readonly store: Store | null;
-  /** Frozen weights that lie in their file; null where all are in memory. */
+  /** Weights that lie in files; null where all are in memory. */
   readonly streamed: StreamedWeights | null;
+  /** Where gradients pass if trained state lies outside; null where it is in memory. */
+  readonly gradients: GradientWindow | null;
   /** How many times the schedule was made anew because programs took other times than planned with. */
   readonly replans: number;
   /**
@@ -135,29 +143,43 @@ export function planEngine(executor: Executor, options: EngineOptions): ModelPla
  * @throws {UserError} weights that are missing or do not fit
  * @throws {LimitError} when the strategy's limit is too low for every schedule
  */
-export function createEngine(executor: Executor, options: EngineOptions, prepared?: PreparedEngine): Engine {
+export function createEngine(memoryExecutor: Executor, options: EngineOptions, prepared?: PreparedEngine): Engine {
   const { config, source, measure, offload = null } = options;
-  const compute = computeType(executor, options.dtype);
-  let plan: ModelPlan = prepared?.plan ?? planEngine(executor, options);
+  const compute = computeType(memoryExecutor, options.dtype);
+  let plan: ModelPlan = prepared?.plan ?? planEngine(memoryExecutor, options);
   options.onPlan?.(plan);
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
   const { residency } = plan;
-  const resident = reserveResident(executor, plan.loaded, plan.optimizer, residency.streamed);
-  const optimizer = plan.optimizer && reserveOptimizer(executor, plan.optimizer);
+  const outside = residency.isTrainedOutside ? openOutside(memoryExecutor, plan, options) : null;
+  /** What is trained may lie outside, under addresses that this executor knows. */
+  const executor = outside ? withOutside(memoryExecutor, outside.memory) : memoryExecutor;
+  const resident = reserveResident(executor, plan.loaded, plan.optimizer, residency.streamed, outside?.places);
+  const optimizer = plan.optimizer && reserveOptimizer(executor, plan.optimizer, outside?.places.state);
   loadWeights(executor, resident, source);
-  if (residency.streamed.size > 0 && !prepared?.stored) throw new Error("weights that lie in files are prepared by openEngine");
-  const streamed = prepared?.stored ? openStreamedWeights(executor, residency, rowTokens(options), prepared.stored) : null;
+  const stored = prepared?.stored ?? null;
+  if (frozenStreamed(plan).length > 0 && !stored) throw new Error("weights that lie in files are prepared by openEngine");
+  const streamed =
+    residency.streamed.size > 0
+      ? openStreamedWeights(executor, residency, rowTokens(options), () => {
+          const frozen = stored && openWeightStream(executor, stored);
+          return outside ? trainedStream(outside.memory, trainedPlaces(resident), frozen) : frozen!;
+        })
+      : null;
+  const gradients = outside && reserveGradients(executor, resident, outside.memory, plan.fixed.gradients);
 
   const rows = options.logits?.rows ?? 1;
   const batch = createBatchMemory(executor, config, batchSizeOf(options), streamed?.rows);
   const words = createStepWords(executor, segments.length);
-  const memory: StepMemory = { resident, window: streamed?.window ?? null, batch: batch.addresses, ...words };
+  const memory: StepMemory = { resident, window: streamed?.window ?? null, gradients, batch: batch.addresses, ...words };
   const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
   const arena = align(executor.reserve(plan.arena + alignment - ALIGNMENT), alignment);
   const store = offload && openEngineStore(executor, offload);
   const logitsAddress = options.logits ? executor.reserve(4 * rows * config.vocabSize) : 0;
-  const zeroGradients = () => executor.zero(resident.trainable.gradient, resident.trainable.layout.size * 4);
+  const zeroGradients = () => {
+    if (!gradients) return executor.zero(resident.trainable.gradient, resident.trainable.layout.size * 4);
+    for (const name of gradients.places.keys()) gradients.clean.add(name);
+  };
 
   if (measure) {
     batch.load(measure.batch, 1);
@@ -334,11 +356,31 @@ export function createEngine(executor: Executor, options: EngineOptions, prepare
       return arena;
     },
     streamed,
+    gradients,
     close() {
       store?.close();
       streamed?.close();
     },
   };
+}
+
+/** Opens the file of the trained state. @throws {UserError} a folder without room */
+function openOutside(executor: Executor, plan: ModelPlan, { stream }: EngineOptions) {
+  const places = outsidePlaces(plan.params, plan.optimizer);
+  return { places, memory: openOutsideFile(executor, stream!.folder, places.bytes, freeMemory) };
+}
+
+/** Names of the frozen parameters that lie in files. */
+export function frozenStreamed({ params, residency }: Pick<ModelPlan, "params" | "residency">): string[] {
+  return params.filter(({ name, trainable }) => !trainable && residency.streamed.has(name)).map(({ name }) => name);
+}
+
+function trainedPlaces({ params, param }: Resident): Map<string, Address> {
+  return new Map(params.filter(({ trainable }) => trainable).map(({ name }) => [name, param.get(name)!]));
+}
+
+function reserveGradients(executor: Executor, { gradient }: Resident, outside: OutsideMemory, bytes: number): GradientWindow {
+  return { outside, address: executor.reserve(bytes), bytes, places: gradient, clean: new Set(gradient.keys()) };
 }
 
 /** Micro-batches before measured times are compared with the planned ones; then after twice as many each time. */

@@ -2,7 +2,7 @@ import type { Executor } from "../../runtime/executor.ts";
 import { streamedGroups } from "../../load/open-weights.ts";
 import { storedWeights, type StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 import type { ModelPlan } from "../memory/model-plan.ts";
-import { createEngine, type Engine, type EngineOptions, planEngine } from "./engine.ts";
+import { createEngine, type Engine, type EngineOptions, frozenStreamed, planEngine } from "./engine.ts";
 
 /**
  * Plans, and where the plan leaves weights in their files, converts those on disk first that do not lie there as memory wants them.
@@ -17,7 +17,7 @@ export async function openEngine(
   stored: StoredWeightsOptions = {},
 ): Promise<Engine> {
   const plan = explain(() => planEngine(executor, options));
-  const { streamed } = plan.residency;
+  const streamed = new Set(frozenStreamed(plan));
   if (streamed.size === 0) return createEngine(executor, options, { plan, stored: null });
   const weights = await storedWeights(options.source, streamedGroups(plan.loaded, plan.params, streamed), stored);
   try {

@@ -1,7 +1,10 @@
 import type { StateSlot } from "../../optimizers/optimizer.ts";
 import { type OptimizerState, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
 import type { Programs } from "../../runtime/chain.ts";
-import { type Address, ALIGNMENT, type Call, type Executor } from "../../runtime/executor.ts";
+import { byteLength } from "../../graph/types.ts";
+import { type Address, ALIGNMENT, type Executor } from "../../runtime/executor.ts";
+import { type GradientWindow, settleGradients } from "../../runtime/streaming/gradient-window.ts";
+import { bindOutsideCalls, type UpdateProgram, updateWindowBytes } from "../../optimizers/outside.ts";
 import { type FlatParams, readTensor } from "../../runtime/resident.ts";
 
 /** Updates the trainable parameters, piece by piece. */
@@ -22,7 +25,10 @@ export interface OptimizerInputs {
   readonly resident: { readonly trainable: FlatParams };
   readonly optimizer: OptimizerState | null;
   readonly plan: { readonly programs: Programs };
+  /** Where gradients pass that lie outside, with the rest of the trained state; null: all is in memory. */
+  readonly gradients: GradientWindow | null;
   updateMemory(bytes: number): Address;
+  zeroGradients(): void;
 }
 
 /** @param clip largest global norm of the gradients; 0 is no clipping */
@@ -32,26 +38,37 @@ export function createOptimizer(inputs: OptimizerInputs, { clip }: { readonly cl
   const { trainable } = inputs.resident;
   const { programs } = inputs.plan;
   const { plan } = state;
-  const workspace = inputs.updateMemory(updateWorkspace(programs, updateGraphs(plan)));
+  const graphs = updateGraphs(plan);
+  const windowBytes = inputs.gradients ? updateWindowBytes(graphs) : 0;
+  const window = inputs.updateMemory(windowBytes + updateWorkspace(programs, graphs));
+  const workspace = window + windowBytes;
   const hyper = new Map(plan.runs.map((run) => [run, executor.reserve(4 * run.rule.hyperSize)]));
   const squares = executor.reserve(plan.norms.length * ALIGNMENT);
-  const norms = plan.norms.map(({ graph, begin }, i) => {
+  const norms = plan.norms.map(({ graph, begin }, i): UpdateProgram => {
     const addresses = new Map([
       ["gradient", trainable.gradient + 4 * begin],
       ["squares", squares + i * ALIGNMENT],
     ]);
-    return executor.bind(programs.of(graph), addresses, workspace);
+    return { graph, addresses };
   });
-  const updates = plan.updates.map(({ graph, run, begin, offsets }): Call => {
-    const bound = new Map<string, Address>([
+  const updates = plan.updates.map(({ graph, run, begin, offsets }): UpdateProgram => {
+    const addresses = new Map<string, Address>([
       ["param", trainable.param + 4 * begin],
       ["gradient", trainable.gradient + 4 * begin],
       ["hyper", hyper.get(run)!],
       ...[...offsets].map(([slot, offset]: [StateSlot, number]) => [slot.name, state.address + offset] as const),
     ]);
-    for (const { name, updates } of graph.outputs) bound.set(name, bound.get(updates!)!);
-    return executor.bind(programs.of(graph), bound, workspace);
+    for (const { name, updates } of graph.outputs) addresses.set(name, addresses.get(updates!)!);
+    return { graph, addresses };
   });
+  const { gradients } = inputs;
+  const runner = (calls: readonly UpdateProgram[]): (() => void) => {
+    if (gradients) return bindOutsideCalls(executor, programs, calls, gradients.outside, window, workspace);
+    const bound = calls.map(({ graph, addresses }) => executor.bind(programs.of(graph), addresses, workspace));
+    return () => bound.forEach((call) => executor.run(call));
+  };
+  const [runNorms, runUpdates] = [runner(norms), runner(updates)];
+  const bytesOf = new Map(trainable.layout.parts.map(({ param }) => [param.name, byteLength(param.type)]));
   const stride = ALIGNMENT / 4;
   const sum = () =>
     readTensor(executor, squares, { dtype: "f32", shape: [norms.length * stride] })
@@ -61,7 +78,8 @@ export function createOptimizer(inputs: OptimizerInputs, { clip }: { readonly cl
   return {
     learningRate: plan.choice.learningRate,
     step(count, learningRate, lossScale = 1) {
-      for (const norm of norms) executor.run(norm);
+      if (gradients) settleGradients(gradients, (param) => bytesOf.get(param)!);
+      runNorms();
       const gradientNorm = Math.sqrt(sum()) / lossScale;
       if (!Number.isFinite(gradientNorm)) return gradientNorm;
       // As torch.nn.utils.clip_grad_norm_: the coefficient is clip / (norm + 1e-6), at most 1.
@@ -70,11 +88,9 @@ export function createOptimizer(inputs: OptimizerInputs, { clip }: { readonly cl
         const values = rule.hyper({ count, learningRate, weightDecay, gradientScale });
         executor.write(address, new Uint8Array(Float32Array.from(values).buffer));
       }
-      for (const update of updates) executor.run(update);
+      runUpdates();
       return gradientNorm;
     },
-    zeroGradients() {
-      executor.zero(trainable.gradient, 4 * trainable.layout.size);
-    },
+    zeroGradients: inputs.zeroGradients,
   };
 }

@@ -1,9 +1,9 @@
-import type { Segment } from "../graph/segment.ts";
-import type { Graph } from "../graph/types.ts";
-import { planWindow, type WindowPlan, type WindowUse } from "../schedule/window.ts";
-import type { Programs } from "./chain.ts";
-import type { Address, Call, Executor, Program } from "./executor.ts";
-import { tableInputs } from "../graph/weight-inputs.ts";
+import type { Segment } from "../../graph/segment.ts";
+import type { Graph } from "../../graph/types.ts";
+import { planWindow, type WindowPlan, type WindowUse } from "../../schedule/window.ts";
+import type { Programs } from "../chain.ts";
+import type { Address, Call, Executor, Program } from "../executor.ts";
+import { tableInputs } from "../../graph/weight-inputs.ts";
 
 /** Reads parameters, as they lie in an executor's memory, from where they are beside the computation; see src/store. */
 export interface WeightStream {
@@ -25,6 +25,8 @@ export interface WeightWindow {
   readonly streamed: ReadonlySet<string>;
   /** By parameter of which only the rows of a batch are read: where these lie. */
   readonly rows: ReadonlyMap<string, Address>;
+  /** By token: the number of its row there, i32; programs that read rows have it in the place of the batch's ids. */
+  readonly rowIds: Address;
   readonly address: Address;
   readonly bytes: number;
   readonly stream: WeightStream;
@@ -57,7 +59,11 @@ export interface SequenceUses {
   readonly useOf: readonly Int32Array[];
 }
 
-export function sequenceUses(sequence: readonly SequenceProgram[], streamed: ReadonlySet<string>): SequenceUses {
+/** @param rows parameters of which single rows are read, where the programs read no more of them */
+export function sequenceUses(
+  sequence: readonly SequenceProgram[],
+  { streamed, rows }: { readonly streamed: ReadonlySet<string>; readonly rows: { has(name: string): boolean } },
+): SequenceUses {
   const uses: WindowUse[] = [];
   const starts: number[] = [];
   const useOf: Int32Array[] = [];
@@ -67,7 +73,7 @@ export function sequenceUses(sequence: readonly SequenceProgram[], streamed: Rea
     useOf.push(
       Int32Array.from(program.reads, ({ input, offset, bytes, command }) => {
         const name = params.get(input)!;
-        if (!streamed.has(name) || gathered.has(input)) return -1;
+        if (!streamed.has(name) || (gathered.has(input) && rows.has(name))) return -1;
         return uses.push({ key: `${offset} ${bytes} ${name}`, bytes, at: start + command }) - 1;
       }),
     );
@@ -90,7 +96,7 @@ export interface WindowSequence {
 /** @throws {Error} a window that is too small for the sequence */
 export function bindWindow(executor: Executor, window: WeightWindow, sequence: readonly SequenceProgram[]): WindowSequence {
   const { stream } = window;
-  const { uses, starts, useOf } = sequenceUses(sequence, window.streamed);
+  const { uses, starts, useOf } = sequenceUses(sequence, window);
   const plan = planWindow(uses, window.bytes);
   if (!plan) throw new Error(`a window of ${window.bytes} bytes is too small`);
   const { loads, loadOf } = plan;
