@@ -7,7 +7,7 @@ import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { UserError } from "../base/errors.ts";
 import { fileError, readFully } from "../base/files/files.ts";
 import { threadModule } from "../base/process/program.ts";
-import { ALIGNMENT, type Executor } from "../runtime/executor.ts";
+import { ALIGNMENT, type Executor, type Reach } from "../runtime/executor.ts";
 import type { OffloadMemory, TransferCounts } from "../runtime/offload-memory.ts";
 import { DIRECT_ALIGNMENT, openOffloadFile } from "./file.ts";
 import { awaitMove, awaitReady, createMoveQueue, isDone, issue, type MoveQueue, stopThread } from "./move-queue.ts";
@@ -49,17 +49,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
       `${flag} cannot be used with ONNX Runtime's addon, whose memory other threads do not reach; use --device wasm`,
     );
   const file = reach.kind === "device" ? null : open(folder);
-  const queues = { out: createMoveQueue(), in: createMoveQueue() };
-  const workers = (["out", "in"] as const).map((direction) => {
-    const worker = new Worker(threadModule("src/store/thread.ts"));
-    // An idle thread does not keep the process alive.
-    worker.unref();
-    const other = queues[direction === "out" ? "in" : "out"];
-    worker.postMessage({ direction, queue: queues[direction], other, reach, fd: file?.fd ?? null } satisfies Boot);
-    return worker;
-  });
-  awaitReady(queues.out);
-  awaitReady(queues.in);
+  const { queues, workers } = startMovers(reach, file?.fd ?? null);
 
   const explain = (direction: "out" | "in", error: unknown): UserError =>
     file
@@ -147,23 +137,16 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
       wait("out", last.out);
       wait("in", last.in);
     },
-    read(place, target) {
-      if (!file) target.set(new Uint8Array(toArrayBuffer(place as Pointer, 0, target.length)));
-      else
-        try {
-          readFully(file.fd, target, place, folder);
-        } catch (error) {
-          throw explain("in", error);
-        }
-    },
-    write(place, data) {
-      if (!file) return new Uint8Array(toArrayBuffer(place as Pointer, 0, data.length)).set(data);
-      try {
-        for (let done = 0; done < data.length;) done += writeSync(file.fd, data, done, data.length - done, place + done);
-      } catch (error) {
-        throw explain("out", error);
-      }
-    },
+    read: (place, target) =>
+      attempt(
+        () => readAt(file, place, target),
+        (error) => explain("in", error),
+      ),
+    write: (place, data) =>
+      attempt(
+        () => writeAt(file, place, data),
+        (error) => explain("out", error),
+      ),
     counts: (): TransferCounts => ({ ...counts, busyOut: queues.out.busy[0]!, busyIn: queues.in.busy[0]! }),
     close() {
       stopThread(queues.out);
@@ -172,6 +155,41 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
       if (file) closeSync(file.fd);
     },
   };
+}
+
+/** Starts a thread for each direction. */
+function startMovers(reach: Reach, fd: number | null) {
+  const queues = { out: createMoveQueue(), in: createMoveQueue() };
+  const workers = (["out", "in"] as const).map((direction) => {
+    const worker = new Worker(threadModule("src/store/thread.ts"));
+    // An idle thread does not keep the process alive.
+    worker.unref();
+    const other = queues[direction === "out" ? "in" : "out"];
+    worker.postMessage({ direction, queue: queues[direction], other, reach, fd } satisfies Boot);
+    return worker;
+  });
+  awaitReady(queues.out);
+  awaitReady(queues.in);
+  return { queues, workers };
+}
+
+function attempt(move: () => void, explain: (error: unknown) => UserError): void {
+  try {
+    move();
+  } catch (error) {
+    throw explain(error);
+  }
+}
+
+/** @param file null: the place is a pointer in this process */
+function readAt(file: { readonly fd: number } | null, place: number, target: Uint8Array): void {
+  if (file === null) target.set(new Uint8Array(toArrayBuffer(place as Pointer, 0, target.length)));
+  else readFully(file.fd, target, place, "the file");
+}
+
+function writeAt(file: { readonly fd: number } | null, place: number, data: Uint8Array): void {
+  if (file === null) return new Uint8Array(toArrayBuffer(place as Pointer, 0, data.length)).set(data);
+  for (let done = 0; done < data.length;) done += writeSync(file.fd, data, done, data.length - done, place + done);
 }
 
 function mebibytes(bytes: number): string {

@@ -365,7 +365,7 @@ function temporaryBytes(
 }
 
 /** Bytes of this process that the thread takes which reads weights from their files. */
-const READING_THREAD = 12 << 20;
+export const READING_THREAD = 12 << 20;
 
 /** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */
 const MOST_ENTRIES = 2e7;
