@@ -285,6 +285,11 @@ export const HELP_GROUPS = [
     keys: ["tensorboard", "json", "open"],
     description: "write TensorBoard files too; events as JSON lines; open report.html at the end",
   },
+  {
+    keys: ["offload", "stream", "weightCache"],
+    description:
+      "what is kept, and frozen weights, may lie in files: off, auto, a folder; auto, off, all; no file of converted weights",
+  },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
   {
     keys: ["dtype", "quantize", "quantizeEmbedding"],

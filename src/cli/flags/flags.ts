@@ -146,7 +146,9 @@ const WIDEST = 46;
 /** One line per flag or group: name, kind or choices, description, default. */
 export function describeFlags(schema: ObjectSchema, groups: readonly FlagGroup[] = []): string {
   const flags = flagsOf(schema);
-  const grouped = (flag: Flag) => groups.find(({ keys }) => keys.includes(flag.key));
+  // Of a group that a verb has a part of, each flag has its own line.
+  const whole = groups.filter(({ keys }) => keys.every((key) => flags.some((flag) => flag.key === key)));
+  const grouped = (flag: Flag) => whole.find(({ keys }) => keys.includes(flag.key));
   const rows = flags.flatMap((flag): [string, string][] => {
     const group = grouped(flag);
     if (!group) return [[`  ${usage(flag)}`, textOf(flag) + noteOf(flag)]];

@@ -3,6 +3,7 @@ import { formatBytes } from "../../../base/bytes.ts";
 import { flagName } from "../../../base/names.ts";
 import { plan, planKeys, type PlanOptions, planOptionsSchema, type PlanReport } from "../../../library/plan.ts";
 import { formatSummary } from "../../../schedule/summary.ts";
+import { HELP_GROUPS } from "../../../train/config.ts";
 import { describeFlags, flagsOf, parseOnlyFlags } from "../../flags/flags.ts";
 import { readFlags } from "../../flags/model-flags.ts";
 import { createVerbSink } from "../../terminal/verb-events.ts";
@@ -36,7 +37,7 @@ Usage: remat plan --model DIR [--memory LIMIT] [--flag value ...]
 The segments, the chosen schedule, its peak by part and its overhead, and the fastest schedules over the whole range of
 memory. With --chain, a bare chain is planned; the exit status is 3 when a limit is too low for any schedule.
 
-${describeFlags(shown)}
+${describeFlags(shown, HELP_GROUPS)}
   ${flagName("chain")} ${flagsOf(chainFlags)[0]!.description}`;
 }
 
