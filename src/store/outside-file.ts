@@ -1,6 +1,5 @@
 import type { Executor } from "../runtime/executor.ts";
 import type { OutsideMemory } from "../runtime/streaming/outside.ts";
-import { openBufferedFile } from "./file.ts";
 import { openStore } from "./store.ts";
 
 /** Bytes that are zeroed at a time. */
@@ -11,7 +10,7 @@ const PIECE = new Uint8Array(2 ** 20);
  * @throws {UserError} a folder that cannot be written to or has too little room
  */
 export function openOutsideFile(executor: Executor, folder: string, bytes: number, freeMemory: () => number): OutsideMemory {
-  const store = openStore(executor, { folder, freeMemory, flag: "--stream", open: openBufferedFile });
+  const store = openStore(executor, { folder, freeMemory, flag: "--stream", isBuffered: true });
   const base = store.reserve("trained state", bytes);
   // What was never written is 0, and there.
   if (bytes > 0) store.write(base + bytes - 1, new Uint8Array(1));

@@ -9,7 +9,7 @@ import { fileError, readFully } from "../base/files/files.ts";
 import { threadModule } from "../base/process/program.ts";
 import { ALIGNMENT, type Executor, type Reach } from "../runtime/executor.ts";
 import type { OffloadMemory, TransferCounts } from "../runtime/offload-memory.ts";
-import { DIRECT_ALIGNMENT, openOffloadFile } from "./file.ts";
+import { DIRECT_ALIGNMENT, openBufferedFile, openOffloadFile } from "./file.ts";
 import { awaitMove, awaitReady, createMoveQueue, isDone, issue, type MoveQueue, stopThread } from "./move-queue.ts";
 import type { Boot } from "./thread.ts";
 
@@ -36,14 +36,17 @@ export interface StoreOptions {
   readonly freeMemory: () => number;
   /** The flag that asks for the store, for its errors; `--offload` by default. */
   readonly flag?: string;
-  /** Opens the file; nameless in `folder` and past the page cache by default. */
+  /** The file passes through the page cache, so that bytes need not be aligned (default: past it). */
+  readonly isBuffered?: boolean;
+  /** Opens the file, for tests; nameless in `folder` by default. */
   readonly open?: (folder: string) => { readonly fd: number; readonly isDirect: boolean; readonly isInMemory: boolean };
 }
 
 /** @throws {UserError} when no file can be made in the folder, or the executor's memory cannot be reached */
 export function openStore(executor: Executor, options: StoreOptions): Store {
   const { reach } = executor;
-  const { folder, flag = "--offload", open = openOffloadFile } = options;
+  const { folder, flag = "--offload", isBuffered = false } = options;
+  const open = options.open ?? (isBuffered ? openBufferedFile : openOffloadFile);
   if (reach.kind === "none")
     throw new UserError(
       `${flag} cannot be used with ONNX Runtime's addon, whose memory other threads do not reach; use --device wasm`,
@@ -83,7 +86,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
     description: file ? `a file in ${folder}` : "host memory",
     notice: file?.isInMemory
       ? `${flag} saves nothing in ${folder}, which is on a file system in memory; choose a folder on a disk`
-      : file && !file.isDirect && open === openOffloadFile
+      : file && !file.isDirect && !isBuffered
         ? `${folder} has no direct access: offloaded bytes pass through the page cache, which is memory too`
         : null,
     reserve(name, bytes) {
