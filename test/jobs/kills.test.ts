@@ -1,4 +1,4 @@
-import { expect, setDefaultTimeout, test } from "bun:test";
+import { expect, setDefaultTimeout } from "bun:test";
 import { join } from "node:path";
 import { mkdirSync } from "node:fs";
 import { temporaryFolder } from "../hf/temp.ts";
@@ -13,11 +13,14 @@ const fresh = (name: string): string => {
   return join(folder, name);
 };
 
-test("a kill of the server and the process that trains, in the middle, loses and doubles nothing, and changes no bit", async () => {
-  const { problems, kills } = await killServers(fresh("one"), ["both"], 1, 12);
-  expect(problems).toEqual([]);
-  expect(kills.both).toBe(1);
-});
+slowTest(
+  "a kill of the server and the process that trains, in the middle, loses and doubles nothing, and changes no bit",
+  async () => {
+    const { problems, kills } = await killServers(fresh("one"), ["both"], 1, 12);
+    expect(problems).toEqual([]);
+    expect(kills.both).toBe(1);
+  },
+);
 
 slowTest("so do twenty kills of the one, the other or both at random instants", async () => {
   const victims = Array.from({ length: 20 }, (_, i) => VICTIMS[i % VICTIMS.length]!);

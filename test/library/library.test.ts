@@ -98,6 +98,15 @@ describe("train", () => {
     },
   );
 
+  test("a signal while the process of its own starts ends that one too", async () => {
+    const controller = new AbortController();
+    const run = train(config("starting"), { isolate: true, signal: controller.signal });
+    // It takes longer to start than this.
+    setTimeout(() => controller.abort(), 20);
+    expect(await run.catch((cause: unknown) => cause)).toMatchObject({ name: "UserError", exitCode: 130 });
+    expect(existsSync(join(folder, "starting"))).toBe(false);
+  });
+
   test.each([false, true])("a signal behind the last event changes nothing (isolate: %p)", async (isolate) => {
     const controller = new AbortController();
     const run = await train(config(`behind-${isolate}`), {

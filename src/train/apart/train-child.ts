@@ -19,11 +19,14 @@ export async function run(): Promise<number> {
   const asked = Promise.withResolvers<Exclude<ToChild, { type: "stop" }>>();
   let fence: Fence | undefined;
   const parent = process.ppid;
-  // Without a parent nobody would know of the run: it is saved, and goes on when it is resumed.
-  const orphaned = () => {
-    asked.reject(new UserError("the process that asked for the run has ended", INTERRUPTED));
+  // Before there is an order, nothing else would end this process.
+  const stop = (why: string) => {
+    asked.reject(new UserError(why, INTERRUPTED));
     controller.abort();
   };
+  // Without a parent nobody would know of the run: it is saved, and goes on when it is resumed.
+  const orphaned = () => stop("the process that asked for the run has ended");
+  const told = () => stop("interrupted before the run began; nothing was written");
   // A parent that is killed before this process listens is not told by the channel.
   const looking = setInterval(() => {
     endIfFenced(fence);
@@ -38,11 +41,11 @@ export async function run(): Promise<number> {
     }
   };
   process.on("message", (message: ToChild) => {
-    if (message.type === "stop") controller.abort();
+    if (message.type === "stop") told();
     else asked.resolve(message);
   });
   process.on("disconnect", orphaned);
-  const signals = watchSignals(() => controller.abort());
+  const signals = watchSignals(told);
   tell({ type: "ready" });
   try {
     const order = await asked.promise;

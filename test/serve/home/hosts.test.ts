@@ -13,6 +13,7 @@ import { temporaryFolder } from "../../hf/temp.ts";
 import { writeRandomAdapter } from "../../support/adapters.ts";
 import { writeBase } from "../../support/box.ts";
 import { copyFolder, writeTinyModel } from "../../support/cli.ts";
+import { SLOW } from "../../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -20,6 +21,9 @@ const folder = temporaryFolder();
 let model: string;
 let executor: WasmExecutor;
 const hosts: Host[] = [];
+
+/** Adapters on one base model. */
+const MANY = SLOW ? 64 : 12;
 
 /** Adapters of every sort: what they share with the base model differs. */
 const SORTS = {
@@ -216,20 +220,20 @@ describe("a base model with adapters", () => {
     expect(await wrong.catch((error: unknown) => error)).toMatchObject({ status: 400, param: "model" });
   });
 
-  test("has 64 adapters of rank 16 for their own bytes and 5 %", async () => {
+  test(`has ${MANY} adapters of rank 16 for their own bytes and 5 %`, async () => {
     const host = await open();
     const { rank } = SORTS.many;
     const first = writeRandomAdapter(executor, model, join(folder, "adapters/a0"), { rank }, 100);
     await logitsOf(host, null, prompt);
     await logitsOf(host, "a0", prompt);
     const before = host.bytes();
-    const all = Array.from({ length: 64 }, (_, i) => `a${i}`);
+    const all = Array.from({ length: MANY }, (_, i) => `a${i}`);
     for (const name of all.slice(1)) copyFolder(first, join(folder, "adapters", name));
     for (const name of all) await logitsOf(host, name, prompt);
-    expect(host.adapters).toBe(64);
+    expect(host.adapters).toBe(MANY);
     const own = statSync(join(first, "adapter_model.safetensors")).size;
-    expect((host.bytes() - before) / 63).toBeLessThan(1.05 * own);
-    expect(await logitsOf(host, "a40", prompt)).toEqual(await alone("a40", prompt));
+    expect((host.bytes() - before) / (MANY - 1)).toBeLessThan(1.05 * own);
+    expect(await logitsOf(host, "a9", prompt)).toEqual(await alone("a9", prompt));
   });
 });
 
