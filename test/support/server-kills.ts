@@ -146,7 +146,7 @@ export async function killServers(
 }
 
 /** Everything of a run that must be the same to the bit. */
-function bitsOf(run: string): string {
+export function bitsOf(run: string): string {
   const losses = readMetrics(run).map(({ type, step, loss, gradientNorm }) => JSON.stringify([type, step, loss, gradientNorm]));
   return [
     new Bun.CryptoHasher("sha256").update(readFileSync(join(run, "adapter_model.safetensors"))).digest("hex"),
