@@ -6,7 +6,7 @@ import { type ApartOptions, CHILD, SuddenEnd } from "../train/apart/train-apart.
 import type { TrainConfig } from "../train/config.ts";
 import { savedCheckpoints } from "../train/run/checkpoint.ts";
 import { lineOf, type RunEvent } from "../train/run/events.ts";
-import { lockHolder } from "../train/run/lock.ts";
+import { IN_USE, lockHolder } from "../train/run/lock.ts";
 import type { RunResult } from "../train/run/run.ts";
 import type { EventLog } from "./events.ts";
 import { isFull } from "./home/database.ts";
@@ -135,7 +135,7 @@ export function createWorker(options: WorkerOptions): (job: Job, budget: number 
     if (error instanceof UserError) {
       // It was told to end before it had begun, or another process has not let go of the folder yet.
       if (error.exitCode !== 2 || controller.signal.aborted) return back(job);
-      if (lockHolder(home.runOf(job.id)) !== null) return later(job, 1);
+      if (systemCode(error) === IN_USE) return later(job, 1);
       return lose(job, { code: "training_failed", message: forClients(places, error.message), param: null });
     }
     const lines = error instanceof SuddenEnd ? error.lastLines : error instanceof Error ? (error.stack ?? "") : "";

@@ -223,6 +223,14 @@ describe("a queue", () => {
     expect(messages(other).join("\n")).toContain("queue.test.ts");
   });
 
+  test("has a job wait whose folder another process has not let go of yet", async () => {
+    const { add, started, status, until } = make();
+    const job = add();
+    (await started(1)).fail(new UserError("another run is at work in this folder", 2, { cause: { code: "EBUSY" } }));
+    (await started(2)).end();
+    await until(() => status(job) === "succeeded");
+  });
+
   test("stands still while the disk is full, says so, and loses nothing", async () => {
     let free = 1e12;
     const { add, started, status, until, queue, messages, runs } = make({ freeDisk: () => free });

@@ -9,6 +9,9 @@ import { tryLock } from "../../base/files/flock.ts";
  */
 export const LOCK_FILE = ".lock";
 
+/** The code in an error's cause (`systemCode`) that says that another process works in a folder, or has just looked whether one does. */
+export const IN_USE = "EBUSY";
+
 export interface RunLock {
   release(): void;
 }
@@ -83,5 +86,7 @@ function inUse(path: string, name: string): UserError {
   const pid = holderOf(path);
   return new UserError(
     `--output ${name}: another run${pid ? ` (process ${pid})` : ""} is at work in this folder; wait for it to end, or choose another folder`,
+    2,
+    { cause: { code: IN_USE } },
   );
 }
