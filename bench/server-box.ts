@@ -21,6 +21,7 @@ const { values } = parseArgs({
     memory: { type: "string", default: "1GiB" },
     answers: { type: "string", default: "20" },
     steps: { type: "string", default: "60" },
+    sequence: { type: "string", default: "32" },
     threads: { type: "string", default: "2" },
   },
 });
@@ -86,7 +87,13 @@ try {
   const training = await box.upload(chats());
   const job = await box.create({
     training_file: training,
-    remat: { ...QUICK, threads: Number(values.threads), steps: Number(values.steps), gradient_accumulation: 4 },
+    remat: {
+      ...QUICK,
+      sequence_length: Number(values.sequence),
+      threads: Number(values.threads),
+      steps: Number(values.steps),
+      gradient_accumulation: 4,
+    },
   });
   await box.until(job.id, (each) => (each as unknown as { remat: { loss: number | null } }).remat.loss !== null);
   const busy = await answers(Number(values.answers));

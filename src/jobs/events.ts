@@ -1,6 +1,6 @@
 import type { Database } from "bun:sqlite";
 import type { Page, PageQuery } from "./home/files.ts";
-import { isFull, trimLog } from "./home/database.ts";
+import { commitLazily, isFull, trimLog } from "./home/database.ts";
 import { now } from "./home/home.ts";
 
 /** Something that happened to a job. */
@@ -58,13 +58,14 @@ export function createEventLog(database: Database, onFull: () => void): EventLog
     const batch = waiting;
     waiting = [];
     try {
-      database.transaction(() => {
+      // Steps are in the run folder too, and are told again from there.
+      commitLazily(database, () => {
         for (const { job, at, event } of batch) {
           const { level = "info", type = "message", message, data = null, once } = event;
           const text = data === null ? null : JSON.stringify(data);
           insert.run(job, at, level, type, message, text, once?.kind ?? null, once?.step ?? null);
         }
-      })();
+      });
       if (++commits % COMMITS === 0) trimLog(database);
     } catch (error) {
       if (!isFull(error)) throw error;

@@ -112,3 +112,18 @@ test("an origin and a key that could never match are refused before the model is
   expect(key.code).toBe(2);
   expect(key.stderr).toContain("REMAT_API_KEY: expected letters, digits and signs of ASCII");
 });
+
+test("--model may be given several times where there is a home, and flags of such a server are refused where there is none", async () => {
+  const folder = temporaryFolder();
+  const other = writeTinyModel(join(folder, "other"));
+  const refused = async (...args: string[]) => {
+    const { code, stderr } = await remat(["serve", ...args]);
+    expect(code).toBe(2);
+    return stderr;
+  };
+  const home = ["--home", join(folder, "home"), "--memory", "1MiB"];
+  expect(await refused(...home, "--model", model, `--model=${other}`)).toContain("answering with tiny, other takes");
+  expect(await refused(...home, "--model", model, "--port", "0", "--model", model)).toContain('two models are called "tiny"');
+  expect(await refused("--model", model, "--model", other)).toContain("--models is for a server that trains too");
+  expect(await refused("--model", model, "--parallel", "2")).toContain("--parallel is for a server that trains too");
+});

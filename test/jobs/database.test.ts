@@ -2,7 +2,7 @@ import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openDatabase } from "../../src/jobs/home/database.ts";
+import { commitLazily, openDatabase } from "../../src/jobs/home/database.ts";
 import { openHome } from "../../src/jobs/home/home.ts";
 import { createFileStore } from "../../src/jobs/home/files.ts";
 import { createKeyStore } from "../../src/jobs/home/keys.ts";
@@ -60,6 +60,14 @@ describe("the database of a home", () => {
     const database = openDatabase(join(folder, "log.sqlite"));
     expect(database.query("PRAGMA journal_mode").get()).toEqual({ journal_mode: "wal" });
     expect(database.query("PRAGMA synchronous").get()).toEqual({ synchronous: 2 });
+    database.run("CREATE TABLE a (x INTEGER)");
+    commitLazily(database, () => {
+      expect(database.query("PRAGMA synchronous").get()).toEqual({ synchronous: 1 });
+      database.run("INSERT INTO a VALUES (1)");
+    });
+    expect(() => commitLazily(database, () => database.run("INSERT INTO b VALUES (1)"))).toThrow("no such table");
+    expect(database.query("PRAGMA synchronous").get()).toEqual({ synchronous: 2 });
+    expect(database.query("SELECT * FROM a").all()).toEqual([{ x: 1 }]);
     database.close();
   });
 

@@ -108,6 +108,19 @@ export function openDatabase(path: string, upgrades = UPGRADES): Database {
   }
 }
 
+/**
+ * Commits something that may be lost when the machine, and not only this process, ends suddenly: it waits for no disk, which would hold answers
+ * up. The next commit that is synced syncs it too.
+ */
+export function commitLazily(database: Database, write: () => void): void {
+  ask(database, "PRAGMA synchronous = NORMAL");
+  try {
+    database.transaction(write)();
+  } finally {
+    ask(database, "PRAGMA synchronous = FULL");
+  }
+}
+
 /** Bytes of the log from which on it goes into the database although the server runs. */
 const LONGEST_LOG = 256 << 20;
 
