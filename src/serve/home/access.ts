@@ -79,7 +79,8 @@ export function createAccess({ apiKey, keys, cors, isLocal }: AccessOptions): Ac
 function checkOrigin(request: Request, url: URL, cors: string | null): void {
   const origin = request.headers.get("origin");
   if (origin === null || ["GET", "HEAD"].includes(request.method)) return;
-  if (origin === url.origin || cors === "*" || origin === cors) return;
+  // A proxy in front of the server may have spoken TLS with the page's browser, which has another scheme then.
+  if (URL.parse(origin)?.host === url.host || cors === "*" || origin === cors) return;
   throw new ApiError(403, `pages of ${origin} may not ask this server; --cors ${origin} lets them`, { code: "origin_refused" });
 }
 

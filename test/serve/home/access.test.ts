@@ -109,6 +109,8 @@ describe("web pages", () => {
     expect((await box.client.files.list()).data).toEqual([]);
     expect((await form("http://app.example")).status).toBe(200);
     expect((await form(new URL(box.server.url).origin)).status).toBe(200);
+    expect((await form(new URL(box.server.url).origin.replace("http:", "https:"))).status).toBe(200);
+    expect((await form(new URL(box.server.url).origin.replace(/\d+$/, "1"))).status).toBe(403);
     expect((await form()).status).toBe(200);
     expect((await post(box, "/v1/fine_tuning/jobs/x/cancel", null, { origin: "http://evil.example" })).status).toBe(403);
     const preflight = await box.ask("/v1/files/x", { method: "OPTIONS", headers: { origin: "http://app.example" } });
