@@ -49,14 +49,14 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     const isTable = layer === "embedding";
     const aShape = isTable ? a.shape.toReversed() : a.shape;
     const aType = typeFor(type, aShape);
-    const aData = () => encode(isTable ? transpose(aValues(), rank, a.shape[1]!) : aValues(), aType, a.name);
+    const aData = () => [encode(isTable ? transpose(aValues(), rank, a.shape[1]!) : aValues(), aType, a.name)];
     return parts.flatMap(({ name, count, take }): GgufTensor[] => [
       { name: `${name}.weight.lora_a`, type: aType, shape: aShape, data: aData },
       {
         name: `${name}.weight.lora_b`,
         type: bType,
         shape: [count(b.shape[0]!), rank],
-        data: () => encode(take(bValues(), rank), bType, b.name),
+        data: () => [encode(take ? take(bValues(), rank) : bValues(), bType, b.name)],
       },
     ]);
   });

@@ -13,7 +13,7 @@ import type { Adapter } from "../hf/peft/peft.ts";
 import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../load/rotary-tables.ts";
 import { isVision, moduleName } from "../hf/weights/model-weights.ts";
 import { familyOf, modulesOf } from "../models/families/index.ts";
-import { readBytes, type TensorSource } from "../hf/weights/safetensors.ts";
+import { tensorBytes, type TensorSource } from "../hf/weights/safetensors.ts";
 import { type TensorData } from "../hf/weights/safetensors-write.ts";
 import { encode, headType, typeFor } from "./encode.ts";
 import { architectureOf, blockModules, checkExportable, ggufParts, isUsualYarn, normOffset, windowInFile } from "./names.ts";
@@ -122,7 +122,7 @@ function storedTensors(source: TensorSource): TensorData[] {
   return Array.from(source.tensors.values(), (entry) => ({
     ...entry,
     dtype: entry.dtype ?? "u8",
-    data: () => readBytes(source, entry),
+    data: { pieces: () => tensorBytes(source, entry) },
   }));
 }
 
@@ -142,22 +142,43 @@ function modelTensors(config: ModelConfig, stored: readonly TensorData[], source
     }
     const offset = normOffset(module!, config);
     const to = typeFor(module === logits ? headType(type) : type, tensor.shape);
-    const read = () => {
-      const view = (tensor.data as () => ArrayBufferView)();
-      const values = toFloat32(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), tensor.dtype as FloatType);
-      if (offset !== 0) values.forEach((value, i) => (values[i] = value + offset));
-      return values;
-    };
     const [rows, ...inner] = tensor.shape as [number, ...number[]];
     return parts.map(({ name, count, take }) => ({
       name: `${name}.${kind}`,
       type: to,
       shape: [count(rows), ...inner],
-      data: () => encode(take(read(), elements(inner)), to, tensor.name),
+      *data() {
+        if (take) yield encode(take(joined(valuesOf(tensor, offset)), elements(inner)), to, tensor.name);
+        else for (const values of valuesOf(tensor, offset)) yield encode(values, to, tensor.name);
+      },
     }));
   });
   checkComplete(tensors, config, source.path);
   return [...tensors, ...ropeFactors(config)];
+}
+
+/** The values of a tensor plus `offset`, piece by piece; pieces have whole blocks of every type. */
+function* valuesOf(tensor: TensorData, offset: number): Iterable<Float32Array> {
+  const { data } = tensor;
+  const pieces = typeof data === "function" ? [data()] : "pieces" in data ? data.pieces() : [data];
+  for (const { buffer, byteOffset, byteLength } of pieces) {
+    const values = toFloat32(new Uint8Array(buffer, byteOffset, byteLength), tensor.dtype as FloatType);
+    if (offset !== 0) values.forEach((value, i) => (values[i] = value + offset));
+    yield values;
+  }
+}
+
+function joined(pieces: Iterable<Float32Array>): Float32Array {
+  // A piece is gone when the next one comes.
+  const all = Array.from(pieces, (piece) => piece.slice());
+  if (all.length === 1) return all[0]!;
+  const values = new Float32Array(all.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const piece of all) {
+    values.set(piece, at);
+    at += piece.length;
+  }
+  return values;
 }
 
 function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, from: string): void {
@@ -179,7 +200,7 @@ function ropeFactors(config: ModelConfig): GgufTensor[] {
     name: `${name}.weight`,
     type: "f32",
     shape: [factors.length],
-    data: () => encode(factors, "f32", name),
+    data: () => [encode(factors, "f32", name)],
   });
   const { scaling } = config.rope;
   if (scaling.type === "longrope") {

@@ -15,13 +15,13 @@ export interface GgufPart {
   readonly name: string;
   /** How many of so many rows it has. */
   count(rows: number): number;
-  /** Its values, of those of all rows. */
-  take(values: Float32Array, columns: number): Float32Array;
+  /** Its values, of those of all rows; null: it has all of them, in their order. */
+  readonly take: ((values: Float32Array, columns: number) => Float32Array) | null;
 }
 
 /** The tensors that a module becomes; none when the format has no place for it. */
 export function ggufParts(module: string, config: ModelConfig): GgufPart[] {
-  const whole = (name: string): GgufPart[] => [{ name, count: (rows) => rows, take: (values) => values }];
+  const whole = (name: string): GgufPart[] => [{ name, count: (rows) => rows, take: null }];
   const { embedding, head } = modulesOf(config);
   if (module === head) return whole("output");
   if (!module.startsWith(config.modulePrefix)) return [];

@@ -32,8 +32,8 @@ export interface GgufTensor {
   readonly type: GgufType;
   /** Outermost first, as everywhere here. */
   readonly shape: Shape;
-  /** Called when its turn comes, so that one tensor is in memory at a time. */
-  readonly data: () => Uint8Array;
+  /** Called when its turn comes; pieces are taken one after the other, so that one alone is in memory. */
+  readonly data: () => Iterable<Uint8Array>;
 }
 
 const ALIGNMENT = 32;
@@ -84,10 +84,13 @@ export function writeGguf(
     yield directory;
     yield new Uint8Array(padded(directory.length) - directory.length);
     for (const tensor of tensors) {
-      const data = tensor.data();
       const bytes = tensorBytes(tensor);
-      if (data.length !== bytes) throw new Error(`${tensor.name}: ${data.length} bytes, expected ${bytes}`);
-      yield data;
+      let written = 0;
+      for (const piece of tensor.data()) {
+        written += piece.length;
+        yield piece;
+      }
+      if (written !== bytes) throw new Error(`${tensor.name}: ${written} bytes, expected ${bytes}`);
       yield new Uint8Array(padded(bytes) - bytes);
     }
   }

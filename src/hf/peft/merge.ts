@@ -16,7 +16,7 @@ import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter } from "./peft.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
 import { modulesOf } from "../../models/families/index.ts";
-import { readBytes, readFloat32, type TensorSource } from "../weights/safetensors.ts";
+import { readBytes, readFloat32, tensorBytes, type TensorSource } from "../weights/safetensors.ts";
 import { type TensorData } from "../weights/safetensors-write.ts";
 
 export interface MergeOptions {
@@ -108,7 +108,7 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
       adapter.copies.get(key) ??
       (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
     const addTo = updateOf(entries, adapter, key);
-    if (!addTo && !replaced) return { name, dtype, shape, data: () => readBytes(source, entry) };
+    if (!addTo && !replaced) return { name, dtype, shape, data: { pieces: () => tensorBytes(source, entry) } };
     const type = dtype as FloatType;
     return {
       name,

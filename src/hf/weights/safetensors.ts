@@ -342,6 +342,19 @@ export function readBytes(source: TensorSource, entry: TensorEntry): Uint8Array<
   return bytes;
 }
 
+/** Bytes that are read at a time where a tensor is only passed on; a multiple of every block of elements. */
+const PIECE = 2 ** 22;
+
+/** The bytes of a tensor piece by piece, each in the memory of the one before it. */
+export function* tensorBytes(source: TensorSource, entry: TensorEntry): Iterable<Uint8Array<ArrayBuffer>> {
+  const buffer = new Uint8Array(Math.min(PIECE, entry.bytes));
+  for (let at = 0; at < entry.bytes; at += PIECE) {
+    const piece = buffer.subarray(0, Math.min(PIECE, entry.bytes - at));
+    source.read(entry, piece, at);
+    yield piece;
+  }
+}
+
 /** A floating-point tensor (f32, bf16, f16) as f32. @throws {UserError} as `expectTensor` */
 export function readFloat32(source: TensorSource, name: string, shape: Shape): Float32Array<ArrayBuffer> {
   const entry = expectTensor(source, name, shape);
