@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { verifyChecksums } from "../base/files/checksums.ts";
 import { hashFile } from "../base/files/files.ts";
+import { lazily } from "../base/lazily.ts";
 import { type ChatSettings, withChatSettings } from "../data/chat/settings.ts";
 import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
@@ -107,11 +108,6 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
     close();
     throw error;
   }
-}
-
-function lazily<T>(make: () => T): () => T {
-  let made: { readonly value: T } | null = null;
-  return () => (made ??= { value: make() }).value;
 }
 
 /** The tokenizer of a model with an adapter of a folder beside it, which may have a chat template of its own. */

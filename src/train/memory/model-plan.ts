@@ -5,6 +5,7 @@ import { DECODER_TOKENS, type DecoderPlan, planDecoder } from "../../generate/de
 import { programsOf, type Segment } from "../../graph/segment.ts";
 import type { Graph, WeightType } from "../../graph/types.ts";
 import type { FloatType } from "../../base/dtype.ts";
+import { lazily, lazilyBy } from "../../base/lazily.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { OptimizerChoice } from "../../optimizers/index.ts";
 import { type OptimizerPlan, planOptimizer, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
@@ -226,14 +227,21 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         })
       : null,
   );
-  const alternativeOf = (residency: Residency, times: SecondsOf): Alternative => ({
-    fixed: fixedOf(residency),
-    wait(schedule, bandwidth) {
+  const alternativesOf = (choices: readonly Residency[], times: SecondsOf): Alternative[] => {
+    // What a schedule runs is the same for all of them.
+    const timed = lazilyBy((schedule: Schedule) => {
       const graphs = sequenceGraphs(trained, schedulePrograms(trained, schedule));
-      const seconds = graphs.map(({ graph }) => times(graph));
-      return streamingOf(sequenceOf(graphs), seconds, residency)?.wait(bandwidth) ?? 0;
-    },
-  });
+      return { sequence: sequenceOf(graphs), seconds: graphs.map(({ graph }) => times(graph)) };
+    });
+    return choices.map((residency) => ({
+      fixed: fixedOf(residency),
+      wait(schedule, bandwidth) {
+        if (residency.streamed.size === 0) return 0;
+        const { sequence, seconds } = timed(schedule);
+        return streamingOf(sequence, seconds, residency)!.wait(bandwidth);
+      },
+    }));
+  };
 
   /** Plans with given weights in memory. */
   const under = (residency: Residency): ModelPlan => {
@@ -301,7 +309,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         alternatives() {
           const all = choices();
           const others = all === null ? [residency] : [ALL_RESIDENT, ...SHARES.map((share) => all.keeping(share, "ample"))];
-          return others.map((each) => alternativeOf(each, times ?? modelledSeconds));
+          return alternativesOf(others, times ?? modelledSeconds);
         },
         withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
       };
@@ -416,9 +424,4 @@ export function rowTokens(options: Pick<ModelPlanOptions, "tokens" | "logits">):
 /** Returns what the batch inputs of a model have room for. */
 export function batchSizeOf(options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head">): BatchSize {
   return { tokens: mostTokens(options), rows: options.logits?.rows ?? 1, weighted: options.weighted, head: options.head };
-}
-
-function lazily<T>(make: () => T): () => T {
-  let made: { readonly value: T } | null = null;
-  return () => (made ??= { value: make() }).value;
 }

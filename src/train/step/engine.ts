@@ -2,6 +2,7 @@ import { type Decoder, startDecoder } from "../../generate/decoders.ts";
 import type { Segment } from "../../graph/segment.ts";
 import type { Graph } from "../../graph/types.ts";
 import type { FloatType } from "../../base/dtype.ts";
+import { lazilyBy } from "../../base/lazily.ts";
 import { computeConstants } from "../../load/adapter.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { Tuning } from "../../models/tuning.ts";
@@ -207,11 +208,11 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
   }
 
   const checks = fixed.checks > 0 ? executor.reserve(fixed.checks) : 0;
-  const verifiers = lazily((tokens) =>
+  const verifiers = lazilyBy((tokens: number) =>
     createVerifier(executor, programs, stepOf(tokens).segments, memory, plan.probes.get(tokens)!, checks),
   );
   const makeRunners = () =>
-    lazily((tokens) => {
+    lazilyBy((tokens: number) => {
       const step = stepOf(tokens);
       const verifier = options.verifyReplay ? verifiers(tokens) : undefined;
       const runner = createRunner(executor, programs, step.segments, step.schedule, step.placement, arena, memory, {
@@ -225,8 +226,12 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
       };
     });
   let runners = makeRunners();
-  const evaluators = lazily((tokens) => createForward(executor, programs, stepOf(tokens).withoutDropout, arena, memory));
-  const answerers = lazily((tokens) => createForward(executor, programs, answers.get(tokens)!, arena, memory, logitsAddress));
+  const evaluators = lazilyBy((tokens: number) =>
+    createForward(executor, programs, stepOf(tokens).withoutDropout, arena, memory),
+  );
+  const answerers = lazilyBy((tokens: number) =>
+    createForward(executor, programs, answers.get(tokens)!, arena, memory, logitsAddress),
+  );
 
   /** Bytes per second that weights have been read with so far. */
   function weightBandwidth(): number {
@@ -388,13 +393,3 @@ const FIRST_CHECK = 4;
 
 /** Deviation of times, as a share of the step, from which on another schedule may be better. */
 const TOLERANCE = 0.2;
-
-/** A cache by number of tokens. */
-function lazily<T>(make: (tokens: number) => T): (tokens: number) => T {
-  const made = new Map<number, T>();
-  return (tokens) => {
-    let value = made.get(tokens);
-    if (value === undefined) made.set(tokens, (value = make(tokens)));
-    return value;
-  };
-}
