@@ -8,12 +8,12 @@ import { type AdapterPart, defineAdapter, type Site } from "./kind.ts";
 import { product } from "./low-rank.ts";
 import { matches } from "./patterns.ts";
 
-interface Ia3Settings {
+export interface Ia3Settings {
   /** The modules whose inputs are scaled: ends of their names, or a regular expression of PEFT's. */
   readonly feedforward: readonly string[] | string;
 }
 
-interface Ia3Setup {
+export interface Ia3Setup {
   readonly scaled: "inputs" | "outputs";
 }
 
