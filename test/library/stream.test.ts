@@ -89,8 +89,16 @@ describe("a run whose weights lie in their files", () => {
     const settings =
       "--valid 4 --sequence-length 256 --truncate --steps 12 --save-every 1 --no-sample --resume --quantize q8 --stream all --threads 1";
     const argsOf = (output: string) => [
-      ...[process.execPath, join(root, "src/cli/main.ts"), "train", "--model", common.model, "--data", common.data],
-      ...["--output", join(folder, output), ...settings.split(" ")],
+      process.execPath,
+      join(root, "src/cli/main.ts"),
+      "train",
+      "--model",
+      common.model,
+      "--data",
+      common.data,
+      "--output",
+      join(folder, output),
+      ...settings.split(" "),
     ];
     const whole = Bun.spawn(argsOf("whole"), { stdout: "ignore", stderr: "ignore" });
     expect(await whole.exited).toBe(0);
