@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { combinations } from "./support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -78,17 +79,15 @@ describe("the package", () => {
     const link = join(installed, "node_modules/onnxruntime-node");
     unlinkSync(link);
     const model = join(installed, "recipes/base/model");
-    for (const device of ["ort-cpu", "cuda", "webgpu"]) {
-      for (const env of [{}, { REMAT_ORT: "addon" }]) {
-        const command = [process.execPath, join(installed, "src/cli/main.ts"), "chat", "--model", model, "--prompt", "x"];
-        const { exitCode, stderr } = Bun.spawnSync([...command, "--device", device], {
-          cwd: work,
-          env: { ...process.env, ...env },
-          stderr: "pipe",
-        });
-        expect(stderr.toString()).toStartWith("remat: ONNX Runtime is not there: expected the package onnxruntime-node");
-        expect(exitCode).toBe(2);
-      }
+    for (const [device, env] of combinations(["ort-cpu", "cuda", "webgpu"], [{}, { REMAT_ORT: "addon" }])) {
+      const command = [process.execPath, join(installed, "src/cli/main.ts"), "chat", "--model", model, "--prompt", "x"];
+      const { exitCode, stderr } = Bun.spawnSync([...command, "--device", device], {
+        cwd: work,
+        env: { ...process.env, ...env },
+        stderr: "pipe",
+      });
+      expect(stderr.toString()).toStartWith("remat: ONNX Runtime is not there: expected the package onnxruntime-node");
+      expect(exitCode).toBe(2);
     }
     const train = ["train", "devils-dictionary", "--steps", "1", "--output", "refused", "--device", "ort-cpu"];
     expect(remat(...train)).toMatchObject({ code: 2, stdout: "" });
