@@ -11,7 +11,7 @@ import { createRandom } from "../../src/base/random.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 import { fullForward } from "../support/full-forward.ts";
 import { adapterFolder, FAMILIES, isFewer, modelFolder, relativeError } from "../support/golden.ts";
-import { SLOW, THREADS } from "../support/slow.ts";
+import { combinations, SLOW, THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -148,10 +148,10 @@ describe("many prompts: the tokens of each are those of a new decoder, to the bi
       ]);
       const [one, two] = await Promise.all([1, 2].map((threads) => createWasmExecutor({ threads })));
       closers.push(() => (one!.close(), two!.close()));
-      for (const temperature of [0, 1]) {
-        const expected = answers(folder, one!, prompts, { decoders: 0, temperature });
-        for (const decoders of [1, 3, 8])
-          expect(answers(folder, decoders === 3 ? one! : two!, prompts, { decoders, temperature })).toEqual(expected);
+      const expected = [0, 1].map((temperature) => answers(folder, one!, prompts, { decoders: 0, temperature }));
+      for (const [decoders, temperature] of combinations([1, 3, 8], [0, 1])) {
+        const executor = decoders === 3 ? one! : two!;
+        expect(answers(folder, executor, prompts, { decoders, temperature })).toEqual(expected[temperature]!);
       }
     },
   );

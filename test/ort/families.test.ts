@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
@@ -18,6 +18,7 @@ import {
 } from "../support/golden.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 import { boundFor, openOrt } from "../support/provider.ts";
+import { combinations } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -54,17 +55,15 @@ function gradientsOf(executor: Executor, family: GoldenFamily, method: GoldenMet
   return { loss, gradients: new Map(gradients) };
 }
 
-describe.each(FAMILIES)("%s on ONNX Runtime", (family) => {
-  test.each(METHODS)(
-    "%s: loss and the gradient of every trainable parameter as on the wasm executor, within 1e-4",
-    async (method) => {
-      const expected = gradientsOf(await createWasmExecutor({ threads: 1 }), family, method);
-      const actual = gradientsOf(openOrt(1), family, method);
-      expectWithin("loss", Math.abs(actual.loss / expected.loss - 1), boundFor(1e-4));
-      expect([...actual.gradients.keys()]).toEqual([...expected.gradients.keys()]);
-      for (const [name, gradient] of expected.gradients) {
-        expectWithin(name, relativeError(actual.gradients.get(name)!, gradient), boundFor(1e-4));
-      }
-    },
-  );
-});
+test.each(combinations(FAMILIES, METHODS))(
+  "%s on ONNX Runtime, %s: loss and the gradient of every trainable parameter as on the wasm executor, within 1e-4",
+  async (family, method) => {
+    const expected = gradientsOf(await createWasmExecutor({ threads: 1 }), family, method);
+    const actual = gradientsOf(openOrt(1), family, method);
+    expectWithin("loss", Math.abs(actual.loss / expected.loss - 1), boundFor(1e-4));
+    expect([...actual.gradients.keys()]).toEqual([...expected.gradients.keys()]);
+    for (const [name, gradient] of expected.gradients) {
+      expectWithin(name, relativeError(actual.gradients.get(name)!, gradient), boundFor(1e-4));
+    }
+  },
+);

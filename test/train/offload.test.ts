@@ -10,6 +10,7 @@ import { type Checkpointing, LimitError } from "../../src/train/memory/step-plan
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
+import { THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -26,7 +27,7 @@ async function outside(
   strategy: Checkpointing,
   more: Partial<EngineOptions> = {},
 ): Promise<Engine> {
-  const engine = await build(config, tuning, strategy, TOKENS, 2, { offload: { folder, leastBytes: 4096 }, ...more });
+  const engine = await build(config, tuning, strategy, TOKENS, THREADS, { offload: { folder, leastBytes: 4096 }, ...more });
   engines.push(engine);
   return engine;
 }

@@ -8,6 +8,7 @@ import { tuningOf } from "../../../src/train/step/tuning.ts";
 import { randomCheckpoint } from "../../../bench/shapes.ts";
 import { build, closeExecutors, gradients, llama, packedBatch } from "../../support/engine.ts";
 import { relativeError } from "../../support/ops.ts";
+import { combinations } from "../../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -61,25 +62,25 @@ const RUNS: readonly (readonly [Strategy, threads: number])[] = [
   [{ name: "revolve", slots: 2 }, 2],
 ];
 
-describe.each(CASES)("%s", (_, adapters, model = config) => {
-  test.each([
-    ["f32 weights", "native", {}],
-    ["quantised weights", "wasm", { quantize: "nf4", quantizeEmbedding: true }],
-  ] as const satisfies readonly (readonly [string, string, WeightStorage])[])(
-    "%s, products by %s: the same bits for every strategy and 1 to 3 threads; memory is as planned",
-    async (__, matmul, storage) => {
-      const make = (strategy: Strategy, threads: number) =>
-        build(model, adapters, strategy, TOKENS, { threads, matmul }, storage);
-      const reference = gradients(await make({ name: "off" }, 1), TOKENS);
-      for (const [name, values] of reference.values) expect([name, values.some((value) => value !== 0)]).toEqual([name, true]);
-      for (const [strategy, threads] of RUNS) {
-        const engine = await make(strategy, threads);
-        expect(gradients(engine, TOKENS)).toEqual(reference);
-        expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
-      }
-    },
-  );
+const STORAGES = [
+  ["f32 weights", "native", {}],
+  ["quantised weights", "wasm", { quantize: "nf4", quantizeEmbedding: true }],
+] as const satisfies readonly (readonly [title: string, matmul: string, storage: WeightStorage])[];
 
+for (const [[title, adapters, model = config], [weights, matmul, storage]] of combinations(CASES, STORAGES)) {
+  test(`${title}, ${weights}, products by ${matmul}: the same bits for every strategy and 1 to 3 threads; memory is as planned`, async () => {
+    const make = (strategy: Strategy, threads: number) => build(model, adapters, strategy, TOKENS, { threads, matmul }, storage);
+    const reference = gradients(await make({ name: "off" }, 1), TOKENS);
+    for (const [name, values] of reference.values) expect([name, values.some((value) => value !== 0)]).toEqual([name, true]);
+    for (const [strategy, threads] of RUNS) {
+      const engine = await make(strategy, threads);
+      expect(gradients(engine, TOKENS)).toEqual(reference);
+      expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
+    }
+  });
+}
+
+describe.each(CASES)("%s", (_, adapters, model = config) => {
   test("a token at a time gives the logits of the whole text within a relative 1e-5", async () => {
     const more = { decode: 40, logits: { tokens: [TOKENS], rows: 1 } };
     const engine = await build(model, adapters, { name: "per-segment" }, TOKENS, 2, more);
