@@ -45,9 +45,9 @@ test.each(GIVEN)(`%s: ${STEPS} steps with a limit of %d MiB never take a tenth m
   expect(done.processPeak / MIB).toBeLessThan(1.1 * limit);
 });
 
-/** A run with the least limit that an error names, and the MiB that the error speaks of. */
+/** A run with the least limit that an error names for weights in memory, and the MiB that the error speaks of. */
 async function trainAtLeast(method: string, flags: readonly string[]) {
-  const asked = [...often(LEAST_STEPS, 2), "--batch-size", "4", ...flags];
+  const asked = [...often(LEAST_STEPS, 2), "--batch-size", "4", "--stream", "off", ...flags];
   const refused = await train(method, 100, asked);
   expect(refused.code).toBe(2);
   const [, least] = /the least that works is (\d+) MiB /.exec(refused.stderr)!.map(Number);
