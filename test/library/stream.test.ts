@@ -84,7 +84,7 @@ describe("a run whose weights lie in their files", () => {
     expect(weightsOf("tight", "model.safetensors").equals(weightsOf("full", "model.safetensors"))).toBe(true);
   });
 
-  const KILLS = SLOW ? 20 : 1;
+  const KILLS = SLOW ? 8 : 1;
   test(`killed at ${KILLS} random instants it goes on as if nothing had happened`, async () => {
     const settings =
       "--valid 4 --sequence-length 256 --truncate --steps 12 --save-every 1 --no-sample --resume --quantize q8 --stream all --threads 1";
