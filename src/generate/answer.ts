@@ -11,6 +11,8 @@ export interface AnswerOptions extends GenerateOptions {
   readonly keptTokens?: ReadonlySet<number>;
   /** Cuts the answer between two tokens. */
   readonly signal?: AbortSignal;
+  /** Told of each token of the answer how many characters become certain with it, before `onText` is. */
+  readonly onToken?: ((characters: number) => void) | undefined;
   /** Takes the text as it becomes certain: whole characters, and nothing of a stop text. Never `""`. */
   onText(piece: string): void;
 }
@@ -60,7 +62,9 @@ export async function answer(
     if ("held" in step.value) cached ??= step.value.held;
     else {
       tokens++;
-      const { text: piece, isStopped } = stops.push(stream.push(step.value.id));
+      const certain = stream.push(step.value.id);
+      options.onToken?.(certain.length);
+      const { text: piece, isStopped } = stops.push(certain);
       write(piece);
       if (isStopped) return ended("stop");
     }

@@ -19,18 +19,30 @@ export const GREEDY: SamplingOptions = { temperature: 0, topK: 0, topP: 1, minP:
 /** Chooses the next token from logits, which it may change, and the text so far. */
 export type Sampler = (logits: Float32Array, text: readonly number[]) => number;
 
+/** Changes logits before a token is chosen, by the text so far. */
+export type LogitRule = (logits: Float32Array, text: readonly number[]) => void;
+
 /**
  * The filters in the order of Transformers: repetition penalty (Keskar et al. 2019, https://arxiv.org/abs/1909.05858),
  * temperature, top-k, top-p (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751), min-p (Nguyen et al. 2024,
  * https://arxiv.org/abs/2407.01082). Equal logits rank by token id.
+ * @param rules further ones, behind the repetition penalty
  */
-export function createSampler(options: SamplingOptions): Sampler {
-  const { temperature, topK, topP, minP, repetitionPenalty, seed } = options;
-  const random = createRandom(seed, "sampling");
+export function createSampler(options: SamplingOptions, rules: readonly LogitRule[] = []): Sampler {
+  const { repetitionPenalty } = options;
+  const choose = createChooser(options);
   return (logits, text) => {
     if (repetitionPenalty !== 1) {
       for (const id of new Set(text)) logits[id]! *= logits[id]! > 0 ? 1 / repetitionPenalty : repetitionPenalty;
     }
+    for (const rule of rules) rule(logits, text);
+    return choose(logits);
+  };
+}
+
+function createChooser({ temperature, topK, topP, minP, seed }: SamplingOptions): (logits: Float32Array) => number {
+  const random = createRandom(seed, "sampling");
+  return (logits) => {
     if (temperature === 0) return argmax(logits);
     const greatest = logits[argmax(logits)]!;
     const weightOf = (id: number) => Math.exp((logits[id]! - greatest) / temperature);
@@ -58,8 +70,11 @@ export function createSampler(options: SamplingOptions): Sampler {
     let left = random.uniform() * total;
     let chosen = 0;
     for (const id of candidates) {
+      const weight = weightOf(id);
+      // What cannot be is not chosen by a rounding of the sum either.
+      if (weight === 0) break;
       chosen = id;
-      left -= weightOf(id);
+      left -= weight;
       if (left < 0) break;
     }
     return chosen;

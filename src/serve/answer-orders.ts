@@ -7,10 +7,11 @@ import { UserError } from "../base/errors.ts";
 import type { Decoder } from "../generate/open-decoder.ts";
 import { chatText } from "../generate/prompts.ts";
 import { endsInReasoning, writesReasoning } from "../generate/reasoning.ts";
+import type { Penalties } from "../generate/penalties.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
 import { createCaches } from "./caches.ts";
 import { ApiError, refusing, refusingLater } from "./http/errors.ts";
-import type { AnyRequest, ChatRequest, TextRequest } from "./requests.ts";
+import type { AnyRequest, ChatRequest, TextRequest } from "./api/requests.ts";
 import { checkTextSize, type Room, tooLong } from "./size.ts";
 import { withArguments } from "../data/chat/call-arguments.ts";
 import { writesCalls } from "./tool-calls.ts";
@@ -59,7 +60,13 @@ export interface AnswerOrder {
   readonly prompt: readonly number[];
   /** Tokens of the answer at most. */
   readonly limit: number;
+  /** With the seed of the first choice; each other one's is one more. */
   readonly sampling: SamplingOptions;
+  readonly penalties: Penalties;
+  /** Answers to the prompt. */
+  readonly choices: number;
+  /** Tokens whose log-probabilities are told in the place of each; null: not even those of the answer's own tokens. */
+  readonly logprobs: number | null;
   readonly stopTexts: readonly string[];
   /** The answer is to the bit that of a server that has just begun: the request has a seed. */
   readonly isExact: boolean;
@@ -99,6 +106,7 @@ export async function chatOrder(model: AnsweringModel, room: Room, request: Chat
   const prompt = await refusingLater("messages", "invalid_value", encode(text, plain));
   return {
     ...orderOf(model, request, prompt, "messages", request.max_completion_tokens ?? request.max_tokens),
+    logprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
     calls: tools !== undefined && writesCalls(template.source),
     reasoning: !writesReasoning(template.source) ? "none" : endsInReasoning(tokenizer, prompt) ? "open" : "looked for",
   };
@@ -126,7 +134,8 @@ export async function textOrder(model: AnsweringModel, room: Room, request: Text
     }
     ids = prompt;
   }
-  return { ...orderOf(model, request, ids, "prompt", request.max_tokens), calls: false, reasoning: "none" };
+  const order = orderOf(model, request, ids, "prompt", request.max_tokens);
+  return { ...order, logprobs: request.logprobs ?? null, calls: false, reasoning: "none" };
 }
 
 function orderOf(
@@ -135,7 +144,7 @@ function orderOf(
   prompt: ArrayLike<number>,
   param: string,
   limit: number | undefined,
-): Omit<AnswerOrder, "calls" | "reasoning"> {
+): Omit<AnswerOrder, "logprobs" | "calls" | "reasoning"> {
   const { maxTokens } = model;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
   if (prompt.length > maxTokens) throw tooLong(param, `${prompt.length} tokens`, { tokens: maxTokens });
@@ -151,7 +160,23 @@ function orderOf(
       repetitionPenalty: request.repetition_penalty ?? sampling.repetitionPenalty,
       seed: request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     },
+    penalties: {
+      presence: request.presence_penalty ?? 0,
+      frequency: request.frequency_penalty ?? 0,
+      bias: biasOf(request.logit_bias ?? {}, model),
+    },
+    choices: request.n ?? 1,
     stopTexts: request.stop ?? [],
     isExact: request.seed !== undefined,
   };
+}
+
+function biasOf(written: Readonly<Record<string, number>>, { vocabSize }: AnsweringModel): Map<number, number> {
+  const bias = new Map(Object.entries(written).map(([id, value]) => [Number(id), value]));
+  for (const id of bias.keys()) {
+    if (id < vocabSize) continue;
+    const message = `logit_bias: there is no token ${id}; the vocabulary has ${vocabSize}`;
+    throw new ApiError(400, message, { param: "logit_bias", code: "invalid_value" });
+  }
+  return bias;
 }

@@ -1,20 +1,18 @@
-import { type Answer, answer } from "../generate/answer.ts";
-import { reasoningTokens } from "../generate/reasoning.ts";
-import { createSampler } from "../generate/sampler.ts";
 import { ApiError, clientGone, errorResponse, internalError, stopping } from "./http/errors.ts";
 import type { AnswerOrder, AnsweringModel } from "./answer-orders.ts";
+import type { Endpoint, FinishReason, Head, Piece, Usage } from "./api/endpoint.ts";
+import { type Made, makeChoices, type Receiver } from "./make-answer.ts";
 import { createTurns } from "./turns.ts";
-import { callsOf, type Endpoint, type FinishReason, type Head, serverSent, type Usage } from "./responses.ts";
-import { createPartReader, type Part } from "./parts.ts";
 
 /** Describes what became of a request for an answer. */
 export interface AnswerReport {
   readonly promptTokens: number;
   /** The number of prompt tokens that were in the cache. */
   readonly cachedTokens: number;
+  /** Tokens of all choices. */
   readonly answerTokens: number;
-  /** null: it was not finished, for `error`. */
-  readonly reason: Finished["reason"] | null;
+  /** "length": the limit cut one of the choices; null: there is no answer, for `error`. */
+  readonly reason: "stop" | "length" | null;
   readonly error: ApiError | null;
   /** Seconds in the queue. */
   readonly waited: number;
@@ -24,7 +22,6 @@ export interface AnswerReport {
 export interface Delivery {
   readonly endpoint: Endpoint;
   readonly stream: boolean;
-  readonly includeUsage: boolean;
   /** Aborted when the client does not wait any more. */
   readonly signal: AbortSignal;
   /** Called once, when all is over. */
@@ -46,7 +43,7 @@ export type Responder = (prepare: (signal: AbortSignal) => Promise<Prepared>, de
 export interface ResponderOptions {
   /** Requests that may wait. */
   readonly waiting: number;
-  /** Requests that are answered at a time (one). */
+  /** Answers that are made at a time (one). */
   readonly places?: number;
   /** Cuts the answers that are being made and those that wait. */
   readonly shutdown: AbortSignal;
@@ -68,60 +65,41 @@ export function createResponder({ waiting, places, shutdown }: ResponderOptions)
 
   const cut = () => (shutdown.aborted ? stopping() : clientGone());
 
-  /** The answer, or why there is none. Reports either. */
+  /** The answers, or why there are none. Reports either. */
   const make = async (
-    { order, model }: Prepared,
+    prepared: Prepared,
     place: Promise<() => void>,
     { report }: Delivery,
     signal: AbortSignal,
-    onPart: (part: Part) => void,
-  ): Promise<Finished | ApiError> => {
+    receiver: Receiver,
+  ): Promise<Usage | ApiError> => {
     const begin = performance.now();
     const seconds = () => (performance.now() - begin) / 1000;
     let waited: number | null = null;
-    let made: Answer | null = null;
-    let outcome: Finished | ApiError;
-    const reader = createPartReader(order);
+    let made: readonly Made[] = [];
+    let error: ApiError | null = null;
     try {
       const leave = await place;
       waited = seconds();
       try {
-        const { prompt, limit, stopTexts, sampling } = order;
-        const { tokenizer, stop } = model;
-        const sampler = createSampler(sampling);
-        const keptTokens = order.reasoning === "none" ? new Set<number>() : reasoningTokens(tokenizer);
-        const seat = await model.seatFor(prompt);
-        try {
-          if (order.isExact) seat.decoder.startAnew(prompt);
-          const onText = (piece: string) => reader.push(piece).forEach(onPart);
-          const options = { limit, stop, stopTexts, keptTokens, sampler, signal, onText };
-          made = await answer({ tokenizer, ...seat }, prompt, options);
-        } finally {
-          seat.leave();
-        }
+        made = await makeChoices(prepared, turns, signal, receiver);
       } finally {
         lastSeconds = seconds() - waited;
         leave();
       }
-      reader.end().forEach(onPart);
-      const { reason } = made;
-      outcome = reason === "cut" ? cut() : { ...made, reason };
-    } catch (error) {
-      outcome = error === signal.reason ? cut() : internalError(error);
+      if (made.length < prepared.order.choices || made.some(({ reason }) => reason === null)) error = cut();
+    } catch (thrown) {
+      error = thrown === signal.reason ? cut() : internalError(thrown);
     }
-    report({
-      promptTokens: order.prompt.length,
-      cachedTokens: made?.cached ?? 0,
-      answerTokens: made?.tokens ?? 0,
-      reason: outcome instanceof ApiError ? null : outcome.reason,
-      error: outcome instanceof ApiError ? outcome : null,
-      waited: waited ?? seconds(),
-    });
-    return outcome;
+    const usage = usageOf(prepared.order, made);
+    const { promptTokens, cachedTokens, answerTokens } = usage;
+    const reason = error ? null : made.some((one) => one.reason === "length") ? "length" : "stop";
+    report({ promptTokens, cachedTokens, answerTokens, reason, error, waited: waited ?? seconds() });
+    return error ?? usage;
   };
 
   return async (prepare, delivery) => {
-    const { endpoint, includeUsage } = delivery;
+    const { endpoint } = delivery;
     const closed = new AbortController();
     const signal = AbortSignal.any([delivery.signal, shutdown, closed.signal]);
     const place = enter(signal);
@@ -134,37 +112,34 @@ export function createResponder({ waiting, places, shutdown }: ResponderOptions)
         return isCut ? cut() : error;
       },
     );
-    const { order, model } = prepared;
     const head: Head = {
       id: `${endpoint.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`,
       created: Math.floor(Date.now() / 1000),
-      model: model.name,
+      model: prepared.model.name,
     };
     if (!delivery.stream) {
-      const parts: Part[] = [];
-      return make(prepared, place, delivery, signal, (part) => parts.push(part)).then((made) =>
-        made instanceof ApiError
-          ? errorResponse(made)
-          : Response.json(endpoint.whole(head, parts, finishReason(made, callsOf(parts).length), usageOf(order, made))),
-      );
+      const choices = Array.from({ length: prepared.order.choices }, () => ({
+        pieces: [] as Piece[],
+        reason: "stop" as FinishReason,
+      }));
+      const usage = await make(prepared, place, delivery, signal, {
+        piece: (choice, piece) => void choices[choice]!.pieces.push(piece),
+        finish: (choice, reason) => void (choices[choice]!.reason = reason),
+      });
+      return usage instanceof ApiError ? errorResponse(usage) : Response.json(endpoint.whole(head, choices, usage));
     }
     const body = new ReadableStream<string>({
       async start(controller) {
-        const send = (data: object | "[DONE]" | null) => {
-          if (data !== null && !closed.signal.aborted) controller.enqueue(serverSent(data));
+        const events = endpoint.stream(head);
+        const send = (written: string) => {
+          if (written !== "" && !closed.signal.aborted) controller.enqueue(written);
         };
-        send(endpoint.first(head));
-        let calls = 0;
-        const made = await make(prepared, place, delivery, signal, (part) => {
-          send(endpoint.piece(head, part, calls));
-          if ("call" in part) calls++;
+        send(events.begin());
+        const usage = await make(prepared, place, delivery, signal, {
+          piece: (choice, piece) => send(events.piece(choice, piece)),
+          finish: (choice, reason) => send(events.finish(choice, reason)),
         });
-        if (made instanceof ApiError) send(made.body);
-        else {
-          send(endpoint.last(head, finishReason(made, calls)));
-          if (includeUsage) send(endpoint.usage(head, usageOf(order, made)));
-          send("[DONE]");
-        }
+        send(usage instanceof ApiError ? events.fail(usage) : events.end(usage));
         if (!closed.signal.aborted) controller.close();
       },
       cancel: () => closed.abort(),
@@ -197,21 +172,13 @@ async function prepareInPlace(
   }
 }
 
-/** An answer that was not cut. */
-interface Finished extends Answer {
-  readonly reason: "stop" | "length";
-}
-
-/** An answer that ended by itself with calls in it waits for their results. */
-function finishReason({ reason }: Finished, calls: number): FinishReason {
-  return reason === "stop" && calls > 0 ? "tool_calls" : reason;
-}
-
-function usageOf({ prompt }: AnswerOrder, { tokens, cached }: Answer): Usage {
+function usageOf({ prompt, reasoning }: AnswerOrder, made: readonly Made[]): Usage {
+  const sum = (of: (one: Made) => number) => made.reduce((total, one) => total + of(one), 0);
   return {
-    prompt_tokens: prompt.length,
-    completion_tokens: tokens,
-    total_tokens: prompt.length + tokens,
-    prompt_tokens_details: { cached_tokens: cached },
+    promptTokens: prompt.length,
+    // The other choices find the prompt there.
+    cachedTokens: made[0]?.cached ?? 0,
+    answerTokens: sum(({ tokens }) => tokens),
+    reasoningTokens: reasoning === "none" ? null : sum((one) => one.reasoning),
   };
 }

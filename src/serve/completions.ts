@@ -2,8 +2,10 @@ import { type AnswerOrder, type AnsweringModel, chatOrder, type Encode, roomOf, 
 import type { AnswerReport, Responder } from "./answers.ts";
 import type { Encoder } from "./encoder.ts";
 import { readJson } from "./http/body.ts";
-import { type AnyRequest, parseChatRequest, parseTextRequest } from "./requests.ts";
-import { CHAT, type Endpoint, TEXT } from "./responses.ts";
+import { CHAT_PATH, chatEndpoint } from "./api/chat.ts";
+import type { Endpoint, Wishes } from "./api/endpoint.ts";
+import { type AnyRequest, parseChatRequest, parseTextRequest } from "./api/requests.ts";
+import { TEXT_PATH, textEndpoint } from "./api/text.ts";
 import { checkBodySize, type Room } from "./size.ts";
 
 /** A model that a request has named, and what tokenizes for it. */
@@ -31,7 +33,7 @@ export type Complete = (request: Request, exchange: { wait(): void; report(answe
 export function createCompletions({ respond, find, check }: CompletionOptions): Readonly<Record<string, Complete>> {
   const complete =
     <R extends AnyRequest>(
-      endpoint: Endpoint,
+      endpointOf: (wishes: Wishes) => Endpoint,
       parse: (body: unknown) => R,
       toOrder: (model: AnsweringModel, room: Room, request: R, encode: Encode) => Promise<AnswerOrder>,
     ): Complete =>
@@ -48,15 +50,17 @@ export function createCompletions({ respond, find, check }: CompletionOptions): 
         order: await toOrder(model, room, asked, (text, plain) => encoder.encode(text, plain, signal)),
       });
       return respond(prepare, {
-        endpoint,
+        endpoint: endpointOf({
+          includeUsage: asked.stream_options?.include_usage ?? false,
+          logprobs: asked.logprobs !== undefined && asked.logprobs !== false,
+        }),
         stream: asked.stream ?? false,
-        includeUsage: asked.stream_options?.include_usage ?? false,
         signal: request.signal,
         report,
       });
     };
   return {
-    [CHAT.path]: complete(CHAT, parseChatRequest, chatOrder),
-    [TEXT.path]: complete(TEXT, parseTextRequest, textOrder),
+    [CHAT_PATH]: complete(chatEndpoint, parseChatRequest, chatOrder),
+    [TEXT_PATH]: complete(textEndpoint, parseTextRequest, textOrder),
   };
 }

@@ -14,10 +14,22 @@ export function createPartReader({ calls, reasoning }: Pick<AnswerOrder, "calls"
   const texts: PartReader = calls ? createCallReader() : createTextReader();
   if (reasoning === "none") return texts;
   const thoughts = createReasoningReader(reasoning === "open");
+  let pushed = 0;
+  /** The place at which reasoning ends, from which on all is text. */
+  let begin: number | null = null;
+  const shift = (part: TextOrCall): Part => ("text" in part ? { ...part, from: part.from + begin! } : part);
   const read = (said: readonly Said[]): Part[] =>
-    said.flatMap((piece): readonly Part[] => ("text" in piece ? texts.push(piece.text) : [piece]));
+    said.flatMap((piece): readonly Part[] => {
+      if (!("text" in piece)) return [piece];
+      // Nothing of a text that has begun is held back.
+      begin ??= pushed - piece.text.length;
+      return texts.push(piece.text).map(shift);
+    });
   return {
-    push: (piece) => read(thoughts.push(piece)),
-    end: () => [...read(thoughts.end()), ...texts.end()],
+    push(piece) {
+      pushed += piece.length;
+      return read(thoughts.push(piece));
+    },
+    end: () => [...read(thoughts.end()), ...texts.end().map(shift)],
   };
 }

@@ -8,7 +8,7 @@ import { ApiError, stopping } from "./http/errors.ts";
 import { createGuard, isLoopback } from "./http/guard.ts";
 import { listen } from "./http/listen.ts";
 import { createRouter } from "./http/routes.ts";
-import { BASE } from "./responses.ts";
+import { BASE } from "./api/endpoint.ts";
 
 export { MOST_BYTES } from "./http/body.ts";
 

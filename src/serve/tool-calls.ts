@@ -9,8 +9,14 @@ export interface ToolCall {
   readonly function: { readonly name: string; readonly arguments: string };
 }
 
+/** A piece of a text; `from` is the place in the text at which it begins. */
+export interface TextPart {
+  readonly text: string;
+  readonly from: number;
+}
+
 /** A piece of what is said in an answer. */
-export type TextOrCall = { readonly text: string } | { readonly call: ToolCall };
+export type TextOrCall = TextPart | { readonly call: ToolCall };
 
 /** Finds the calls in an answer that comes in pieces. No part has an empty text. */
 export interface PartReader {
@@ -21,7 +27,15 @@ export interface PartReader {
 
 /** All is text. */
 export function createTextReader(): PartReader {
-  return { push: (text) => (text === "" ? [] : [{ text }]), end: () => [] };
+  let read = 0;
+  return {
+    push(text) {
+      const from = read;
+      read += text.length;
+      return text === "" ? [] : [{ text, from }];
+    },
+    end: () => [],
+  };
 }
 
 const OPEN = "<tool_call>";
@@ -39,12 +53,15 @@ export function writesCalls(template: string): boolean {
  */
 export function createCallReader(): PartReader {
   let held = "";
+  let read = 0;
   let isInside = false;
   let isAfterCall = false;
-  const textPart = (text: string): TextOrCall[] => {
+  /** The place of what is held back. */
+  const place = () => read - held.length;
+  const textPart = (text: string, from: number): TextOrCall[] => {
     if (text === "") return [];
     isAfterCall = false;
-    return [{ text }];
+    return [{ text, from }];
   };
   const callPart = (call: ToolCall): TextOrCall[] => {
     isAfterCall = true;
@@ -55,35 +72,39 @@ export function createCallReader(): PartReader {
       const end = held.indexOf(CLOSE);
       if (end < 0) return [];
       const body = held.slice(0, end);
+      const from = place() - OPEN.length;
       held = held.slice(end + CLOSE.length);
       isInside = false;
       const call = readCall(body);
-      return [...(call ? callPart(call) : textPart(OPEN + body + CLOSE)), ...take()];
+      return [...(call ? callPart(call) : textPart(OPEN + body + CLOSE, from)), ...take()];
     }
     if (isAfterCall) held = held.trimStart();
+    const from = place();
     const start = held.indexOf(OPEN);
     if (start >= 0) {
       const text = held.slice(0, start).trimEnd();
       held = held.slice(start + OPEN.length);
       isInside = true;
-      return [...textPart(text), ...take()];
+      return [...textPart(text, from), ...take()];
     }
     // A call may begin here, and then the white space before it is none of the text.
     const certain = held.slice(0, held.length - overlap(held, OPEN)).trimEnd();
     held = held.slice(certain.length);
-    return textPart(certain);
+    return textPart(certain, from);
   };
   return {
     push(piece) {
       held += piece;
+      read += piece.length;
       return take();
     },
     end() {
       // The token that ends the answer may stand for the closing mark.
       const call = isInside ? readCall(held) : null;
       const rest = isInside ? OPEN + held : held;
+      const from = read - rest.length;
       [held, isInside] = ["", false];
-      return call ? callPart(call) : textPart(rest);
+      return call ? callPart(call) : textPart(rest, from);
     },
   };
 }

@@ -6,6 +6,8 @@ export interface Turns {
    * @throws the signal's reason, in the promise
    */
   enter(signal: AbortSignal): Promise<() => void> | null;
+  /** Takes a place that nobody waits for; null: there is none. */
+  enterFree(): (() => void) | null;
 }
 
 /** @param places of those that are in at a time */
@@ -18,6 +20,11 @@ export function createTurns(limit: number, places = 1): Turns {
     else inside--;
   };
   return {
+    enterFree() {
+      if (inside >= places) return null;
+      inside++;
+      return leave;
+    },
     enter(signal) {
       if (signal.aborted) return Promise.reject(signal.reason);
       if (inside < places) {

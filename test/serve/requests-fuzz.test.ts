@@ -6,7 +6,7 @@ import { parseJson } from "../../src/base/json.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { ApiError, refusing } from "../../src/serve/http/errors.ts";
 import { answeringModel, chatOrder, roomOf, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
-import { parseChatRequest, parseTextRequest } from "../../src/serve/requests.ts";
+import { parseChatRequest, parseTextRequest } from "../../src/serve/api/requests.ts";
 import { checkBodySize } from "../../src/serve/size.ts";
 import { fuzz, INPUTS, mutateJson } from "../support/fuzz.ts";
 import { scriptedDecoder } from "../support/served.ts";

@@ -177,7 +177,7 @@ export interface Served {
   /** An answer that is not streamed. */
   ask(path: string, body: object, from?: Client): Promise<Answer>;
   /** A server whose model says `script`. */
-  scripted(script: string, options?: Partial<ServerOptions>, maxTokens?: number): Client;
+  scripted(script: string, options?: Partial<ServerOptions>, maxTokens?: number, tokenizer?: Partial<Tokenizer>): Client;
   /** Another server for the rest of the file. */
   also(client: Client): Client;
 }
@@ -211,9 +211,11 @@ export function useServed(): Served {
       expect(response.status).toBe(200);
       return (await response.json()) as Answer;
     },
-    scripted(script, options = {}, maxTokens = 1024) {
+    scripted(script, options = {}, maxTokens = 1024, changed = {}) {
       const decoder = scriptedDecoder(model.tokenizer, model.vocabSize, script, maxTokens);
-      return also(serve({ ...model, decoders: [decoder], sampling: { ...model.sampling, maxNewTokens: maxTokens } }, options));
+      const tokenizer = { ...model.tokenizer, ...changed };
+      const sampling = { ...model.sampling, maxNewTokens: maxTokens };
+      return also(serve({ ...model, tokenizer, decoders: [decoder], sampling }, options));
     },
     also,
   };

@@ -1,7 +1,7 @@
 import { z } from "zod";
-import { isRecord } from "../base/json.ts";
-import { SAMPLING } from "../generate/sampling.ts";
-import { ApiError } from "./http/errors.ts";
+import { isRecord } from "../../base/json.ts";
+import { SAMPLING } from "../../generate/sampling.ts";
+import { ApiError } from "../http/errors.ts";
 
 /**
  * The requests of OpenAI's API, as far as a model on this machine can fulfil them, with the sampling fields that vLLM and
@@ -11,6 +11,8 @@ import { ApiError } from "./http/errors.ts";
  */
 const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);
 
+const number = (least: number, most: number) => z.number().min(least).max(most);
+
 /** A field of which one value alone is implemented. */
 const only = (...values: readonly z.core.util.Literal[]) =>
   maybe(z.literal(values, { error: `only ${values.map((value) => JSON.stringify(value)).join(" or ")} is supported` }));
@@ -18,6 +20,17 @@ const only = (...values: readonly z.core.util.Literal[]) =>
 const unsupported = z.null({ error: "it is not supported" }).optional();
 /** Says something about the caller, not about the answer. */
 const ignored = z.unknown().optional();
+
+/** Answers to one request, at most. */
+const MOST_CHOICES = 8;
+/** Tokens whose log-probabilities are told beside the chosen one's, at most. */
+const MOST_LOGPROBS = 20;
+
+/** By token id. */
+const logitBias = z.record(z.string(), number(-100, 100)).superRefine((biases, { addIssue }) => {
+  const strange = Object.keys(biases).find((id) => !/^(?:0|[1-9]\d{0,15})$/.test(id));
+  if (strange !== undefined) addIssue({ code: "custom", path: [strange], message: "expected the id of a token" });
+});
 
 const STOPS = 4;
 const stopText = z.string().min(1);
@@ -39,10 +52,10 @@ const common = {
   ),
   stream: maybe(z.boolean()),
   stream_options: maybe(z.object({ include_usage: maybe(z.boolean()) })),
-  n: only(1),
-  presence_penalty: only(0),
-  frequency_penalty: only(0),
-  logit_bias: maybe(z.looseObject({}).refine((biases) => Object.keys(biases).length === 0, { error: "it is not supported" })),
+  n: maybe(z.int().min(1).max(MOST_CHOICES)),
+  presence_penalty: maybe(number(-2, 2)),
+  frequency_penalty: maybe(number(-2, 2)),
+  logit_bias: maybe(logitBias),
   user: ignored,
   metadata: ignored,
   store: ignored,
@@ -91,8 +104,8 @@ const chatRequest = z.strictObject({
   max_completion_tokens: count,
   response_format: maybe(z.looseObject({ type: z.literal("text", { error: 'only "text" is supported' }) })),
   modalities: maybe(z.array(z.literal("text", { error: 'only "text" is supported' }))),
-  logprobs: only(false),
-  top_logprobs: unsupported,
+  logprobs: maybe(z.boolean()),
+  top_logprobs: maybe(z.int().min(0).max(MOST_LOGPROBS)),
 });
 
 const one = <T extends z.ZodType>(schema: T) =>
@@ -110,7 +123,7 @@ const textRequest = z.strictObject({
   best_of: only(1),
   echo: only(false),
   suffix: unsupported,
-  logprobs: unsupported,
+  logprobs: maybe(z.int().min(0).max(MOST_LOGPROBS)),
 });
 
 export type ChatRequest = z.output<typeof chatRequest>;
@@ -135,6 +148,9 @@ function parse<S extends typeof chatRequest | typeof textRequest>(schema: S, bod
   }
   if (result.data.stream_options !== undefined && result.data.stream !== true) {
     throw new ApiError(400, "stream_options: only with stream", { param: "stream_options", code: "invalid_value" });
+  }
+  if ("top_logprobs" in result.data && result.data.top_logprobs !== undefined && result.data.logprobs !== true) {
+    throw new ApiError(400, "top_logprobs: only with logprobs", { param: "top_logprobs", code: "invalid_value" });
   }
   return result.data as z.output<S>;
 }
