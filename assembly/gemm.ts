@@ -1,6 +1,8 @@
+import { adaptedRows } from "./adapted-rows";
 import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./command";
 import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
 import { sessionOf } from "./native";
+import { Opcode } from "./opcodes";
 
 // @ts-ignore: decorator
 @external("matrix", "gemm")
@@ -21,7 +23,11 @@ declare function gemm(
  *
  * With a native session A and B are f32, and the product goes there unless it is cut to a few rows.
  */
-export function gemmCommand(_opcode: u32): void {
+export function gemmCommand(opcode: u32): void {
+  if (opcode == Opcode.AdaptedRows) {
+    adaptedRows();
+    return;
+  }
   let m = int(0), k = int(2);
   const n = int(1);
   const transA = int(3) != 0, transB = int(4) != 0;

@@ -4,8 +4,9 @@
  * The high nibble of the low byte is the family (one file in this folder); see `command.ts` for the encoding.
  */
 export enum Opcode {
-  // matrix products (gemm.ts)
+  // matrix products (gemm.ts, adapted-rows.ts)
   Gemm = 0x00,
+  AdaptedRows = 0x01,
 
   // attention (attention.ts)
   Attention = 0x10,

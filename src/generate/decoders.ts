@@ -14,7 +14,7 @@ import type { Programs } from "../runtime/chain.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 import { createForward, forwardExtent, type ForwardRunner } from "../runtime/forward.ts";
 import { readTensor, type Resident } from "../runtime/resident.ts";
-import { createInputs, inputBytes } from "./inputs.ts";
+import { createInputs, type DecoderInputs, inputBytes } from "./inputs.ts";
 
 /** A model with a cache of keys and values: a text's tokens go in once, each gives the logits of the next. */
 export interface Decoder {
@@ -44,6 +44,10 @@ export interface Decoders {
    * are. With up to eight decoders on the CPU kernels that changes no bit.
    */
   feed(texts: ReadonlyMap<number, readonly number[]>): Map<number, Float32Array>;
+  /** Tells whether a text's cache has all of `ids` but the last token, so that it can be computed with those of other texts. */
+  lacksOne(text: number, ids: readonly number[]): boolean;
+  /** Makes `ids`, which lacked one token, the text: the token has been computed with those of other decoders, in the same caches. */
+  take(text: number, ids: readonly number[]): void;
 }
 
 /** New tokens that are computed at once. A rest is padded to the least size that holds it, or taken in singles. */
@@ -80,7 +84,7 @@ export function planDecoder(
 ): DecoderPlan {
   const size = cacheSize(maxTokens);
   const chainOf = (tokens: number, count = 1) =>
-    inPrecision(buildDecoder(config, { ...options, tokens }, size, count), options.compute);
+    inPrecision(buildDecoder(config, { ...options, tokens }, { size, texts: count }), options.compute);
   const chains = new Map(CHUNKS.map((tokens) => [tokens as number, chainOf(tokens)]));
   const together = texts > 1 ? chainOf(texts, texts) : null;
   const all = [...chains.values(), ...(together ? [together] : [])];
@@ -96,7 +100,7 @@ export function cacheBytes(config: ModelConfig, maxTokens: number): number {
 }
 
 /** Padding of the last chunk is written behind the text. A multiple, so that each text's part is as aligned as the whole. */
-function cacheSize(maxTokens: number): number {
+export function cacheSize(maxTokens: number): number {
   return Math.ceil((maxTokens + CHUNKS[0]) / 32) * 32;
 }
 
@@ -106,6 +110,84 @@ export interface OtherDecoders {
   readonly areThere: boolean;
   /** Where the text in a cache ends, whose ever it is: what is behind that may be overwritten. */
   endOf(text: number): number;
+}
+
+/** Where the decoders of a model have what they share. */
+export interface DecoderPlaces {
+  readonly inputs: DecoderInputs;
+  readonly memory: StepMemory;
+  /** By segment: where the caches of all texts begin, and how many bytes each text has. */
+  readonly caches: readonly (readonly { readonly name: string; readonly bytes: number; readonly address: Address }[])[];
+  readonly logits: Address;
+  /** Boundaries and workspace of programs. */
+  readonly arena: Address;
+}
+
+/** Finds places in the bytes at `base`: the same for all decoders of a model, whatever adapters they have. */
+export function placeDecoders(
+  executor: Executor,
+  { config, texts, chains }: DecoderPlan,
+  resident: Pick<Resident, "param" | "gradient">,
+  base: Address,
+  streamed: StreamedWeights | null = null,
+): DecoderPlaces {
+  let end = base;
+  const place = (bytes: number): Address => {
+    const address = end;
+    end += align(bytes);
+    return address;
+  };
+  const inputs = createInputs(executor, config, { tokens: CHUNKS[0], texts }, place, streamed?.rows);
+  const segments = chains.get(CHUNKS[0])!;
+  const caches = segments.map(({ model: { forward } }) =>
+    forward.inputs
+      .filter(({ role }) => role === "cache")
+      .map(({ name }) => {
+        const bytes = byteLength(typeOf(forward, name));
+        return { name, bytes, address: place(texts * bytes) };
+      }),
+  );
+  const memory: StepMemory = {
+    resident,
+    window: streamed?.window ?? null,
+    batch: inputs.addresses,
+    segmentIndex: segments.map(() => inputs.addresses.get("segment")!),
+    lossGradient: 0,
+    loss: 0,
+    correct: 0,
+  };
+  const logits = place(4 * config.vocabSize * texts);
+  return { inputs, memory, caches, logits, arena: end };
+}
+
+/** The caches from a text's on, as programs bind them. */
+export function cachesFrom({ caches }: DecoderPlaces, text: number): NonNullable<StepMemory["cache"]> {
+  return caches.map((each) => new Map(each.map(({ name, bytes, address }) => [name, address + text * bytes])));
+}
+
+/**
+ * Computes one token of each text of some; all others stay as they are. Returns the logits behind each.
+ * @param endOf where the text of a cache ends: what is behind that may be overwritten
+ */
+export function runTogether(
+  executor: Executor,
+  { config, texts }: Pick<DecoderPlan, "config" | "texts">,
+  { inputs, logits }: DecoderPlaces,
+  runner: ForwardRunner,
+  wanted: ReadonlyMap<number, readonly number[]>,
+  endOf: (text: number) => number,
+): Map<number, Float32Array> {
+  inputs.loadTogether(
+    Array.from({ length: texts }, (_, text) => {
+      const ids = wanted.get(text);
+      if (ids) return { id: ids.at(-1)!, position: ids.length - 1, start: 0 };
+      return { id: 0, position: endOf(text), start: endOf(text) };
+    }),
+  );
+  runner.run();
+  const row = (text: number) =>
+    readTensor(executor, logits + 4 * config.vocabSize * text, { dtype: "f32", shape: [config.vocabSize] });
+  return new Map([...wanted.keys()].map((text) => [text, row(text)]));
 }
 
 /** The one decoder of a plan of one text: see `startDecoders`. */
@@ -127,40 +209,16 @@ export function startDecoders(
 ): Decoders {
   const { config, maxTokens, texts, chains, together } = plan;
   if (others?.areThere !== true) executor.zero(base, plan.bytes);
-  let end = base;
-  const place = (bytes: number): Address => {
-    const address = end;
-    end += align(bytes);
-    return address;
-  };
-  const inputs = createInputs(executor, config, { tokens: CHUNKS[0], texts }, place, streamed?.rows);
-  const segments = chains.get(CHUNKS[0])!;
-  /** By segment: where the caches of all texts begin, and how many bytes each text has. */
-  const caches = segments.map(({ model: { forward } }) =>
-    forward.inputs
-      .filter(({ role }) => role === "cache")
-      .map(({ name }) => {
-        const bytes = byteLength(typeOf(forward, name));
-        return { name, bytes, address: place(texts * bytes) };
-      }),
-  );
-  /** With the caches from a text's on. */
-  const memoryOf = (text: number): StepMemory => ({
-    resident,
-    window: streamed?.window ?? null,
-    batch: inputs.addresses,
-    segmentIndex: segments.map(() => inputs.addresses.get("segment")!),
-    lossGradient: 0,
-    loss: 0,
-    correct: 0,
-    cache: caches.map((each) => new Map(each.map(({ name, bytes, address }) => [name, address + text * bytes]))),
-  });
-  const logits = place(4 * config.vocabSize * texts);
-  const arena = end;
+  const places = placeDecoders(executor, plan, resident, base, streamed);
+  const { inputs, memory, logits, arena } = places;
   const runners = new Map<string, ForwardRunner>();
   const runner = (key: string, chain: readonly Segment[], text: number): ForwardRunner => {
     let made = runners.get(key);
-    if (!made) runners.set(key, (made = createForward(executor, programs, chain, arena, memoryOf(text), logits)));
+    if (!made)
+      runners.set(
+        key,
+        (made = createForward(executor, programs, chain, arena, { ...memory, cache: cachesFrom(places, text) }, logits)),
+      );
     return made;
   };
   /** Without `last`, the logits are not computed. */
@@ -227,32 +285,24 @@ export function startDecoders(
   };
   const each = Array.from({ length: texts }, (_, text) => decoderOf(text));
 
+  const lacksOne = (text: number, ids: readonly number[]): boolean =>
+    ids.length > 0 && ids.length <= maxTokens && shared(text, ids) === ids.length - 1;
+  const take = (text: number, ids: readonly number[]): void => {
+    keep(text, ids.length - 1);
+    held[text]!.push(ids.at(-1)!);
+  };
+  const endOf = others?.endOf ?? ((text) => held[text]!.length);
   return {
     each,
+    lacksOne,
+    take,
     feed(wanted) {
-      const results = new Map<number, Float32Array>();
-      const going = [...wanted].filter(
-        ([text, ids]) => ids.length > 0 && ids.length <= maxTokens && shared(text, ids) === ids.length - 1,
-      );
-      if (together && going.length > texts / 2) {
-        const ids = new Map(going.map(([text, all]) => [text, all.at(-1)!]));
-        for (const [text, all] of going) keep(text, all.length - 1);
-        inputs.loadTogether(
-          held.map(({ length: position }, text) => {
-            const id = ids.get(text);
-            // A text that stays as it is has what is written behind its end overwritten later.
-            if (id !== undefined) return { id, position, start: 0 };
-            const end = others?.endOf(text) ?? position;
-            return { id: 0, position: end, start: end };
-          }),
-        );
-        runner("together", together, 0).run();
-        for (const [text, id] of ids) {
-          held[text]!.push(id);
-          const row = logits + 4 * config.vocabSize * text;
-          results.set(text, readTensor(executor, row, { dtype: "f32", shape: [config.vocabSize] }));
-        }
-      }
+      const going = new Map([...wanted].filter(([text, ids]) => lacksOne(text, ids)));
+      const isWorth = together !== null && going.size > texts / 2;
+      const results = isWorth
+        ? runTogether(executor, plan, places, runner("together", together, 0), going, endOf)
+        : new Map<number, Float32Array>();
+      for (const text of results.keys()) take(text, going.get(text)!);
       for (const [text, ids] of wanted) if (!results.has(text)) results.set(text, each[text]!.feed(ids));
       return results;
     },

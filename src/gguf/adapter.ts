@@ -18,14 +18,14 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
   checkExportable(config);
   if (type === "q4_0")
     throw new UserError("an adapter alone is not written as q4_0: too little would be left of it; take q8_0 or f16");
-  const { gguf, name: kind } = adapterKind(adapter.method);
+  const { update, name: kind } = adapterKind(adapter.method);
   const instead = "; write the model with the adapter merged in: remat merge, or export without --adapter-only";
   const refuse = (what: string) =>
     new UserError(`${adapter.source.path}: llama.cpp's adapters have no place for ${what}${instead}`);
-  if (!gguf) throw refuse(`an adapter of the kind ${kind}`);
+  if (!update) throw refuse(`an adapter of the kind ${kind}`);
   const [whole] = [...adapter.whole.keys(), ...adapter.copies.keys()];
   if (whole !== undefined) throw refuse(`${whole}, which is trained whole`);
-  const alpha = Math.fround(gguf.alpha(adapter.own));
+  const alpha = Math.fround(update.alpha(adapter.own));
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { text: architectureOf(config) }],
     ["general.type", { text: "adapter" }],
@@ -34,7 +34,7 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
   ]);
   const { head } = modulesOf(config);
   const tensors = [...adapter.modules].flatMap(([module, { layer, setup, parts: stored }]): GgufTensor[] => {
-    const pair = gguf.pair({ layer }, setup);
+    const pair = update.pair({ layer }, setup);
     const { rank, scale } = pair;
     if (config.tieWordEmbeddings && module === head) throw refuse(`${head}, which is shared with the embedding`);
     if (config.tieWordEmbeddings && layer === "embedding") throw refuse(`${module}, which is shared with the head`);

@@ -51,6 +51,7 @@ export class FunctionTable {
 
 function buildFunction({ op, attrs, inputs, outputs, used }: Call, target: Target, overload: string): FunctionProto {
   if (op.body === "standard") throw new Error(`${op.name}: a standard operator has no function body`);
+  if (typeof op.body !== "function") throw new Error(`${op.name} has no ONNX function: ${op.body.noBody}`);
   const names = inputs.map((_, i) => `input${i}`);
   const body = new FunctionBody(op.name, new Map(names.map((name, i) => [name, inputs[i]?.dtype ?? null])), target);
   const results = op.body(

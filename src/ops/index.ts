@@ -1,5 +1,6 @@
 import type { Node } from "../graph/types.ts";
 import { AdafactorColumns, AdafactorRows, AdafactorSquares, AdafactorStep } from "./adafactor.ts";
+import { AdaptedRows } from "./adapted-rows.ts";
 import { AdamW } from "./adamw.ts";
 import { AdamW8bit } from "./adamw-8bit.ts";
 import { Add } from "./add.ts";
@@ -38,6 +39,7 @@ export const OPS = {
   AdafactorRows,
   AdafactorSquares,
   AdafactorStep,
+  AdaptedRows,
   AdamW,
   AdamW8bit,
   Add,

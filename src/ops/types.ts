@@ -58,6 +58,11 @@ export type Body<A extends Attrs = Attrs> = (
   attrs: A,
 ) => string[];
 
+/** An operator that ONNX cannot say, on purpose: only the kernels run it. */
+export interface NoBody {
+  readonly noBody: string;
+}
+
 /** An operand of a kernel command: a value of the graph, scratch, either at a byte offset, or `null` (pointer 0). */
 export type Operand = string | Scratch | OffsetOperand | null;
 
@@ -131,7 +136,7 @@ export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
   readonly domain: Domain;
   readonly gradient: GradientRule<A> | NotDifferentiable;
   /** `"standard"`: the operator is ONNX's own. */
-  readonly body: "standard" | Body<A>;
+  readonly body: "standard" | Body<A> | NoBody;
   lower(emitter: KernelEmitter<A>): void;
   /** Pairs [output, input] that may share memory: each element is read before it is written. */
   readonly inPlace?: readonly (readonly [output: number, input: number])[];

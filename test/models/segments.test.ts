@@ -25,7 +25,7 @@ describe("blocks of a kind share one program", () => {
     expect(kinds(buildSegments(llama(5), FULL))).toEqual([0, 0, 0, 0, 0]);
     expect(kinds(buildSegments(gemma("gemma2", 5), FULL))).toEqual([0, 1, 0, 1, 0]);
     expect(kinds(buildSegments(gemma("gemma3_text", 8), FULL))).toEqual([0, 0, 0, 0, 0, 1, 0, 0]);
-    expect(kinds(buildDecoder(gemma("gemma3_text", 8), FULL, 16))).toEqual([0, 0, 0, 0, 0, 1, 0, 0]);
+    expect(kinds(buildDecoder(gemma("gemma3_text", 8), FULL, { size: 16, texts: 1 }))).toEqual([0, 0, 0, 0, 0, 1, 0, 0]);
   });
 
   test("layers that differ in an attribute only are two", () => {
@@ -37,7 +37,7 @@ describe("blocks of a kind share one program", () => {
     expect(kinds(trained)).toEqual([0, 1, 0]);
     expect(scales(trained)).toEqual([0.25, 0.5, 0.25]);
     expect(new Set(trained.slice(1, -1).map(({ model }) => model.training!.backward)).size).toBe(2);
-    const decoded = buildDecoder(config, FULL, 16, 1, layers);
+    const decoded = buildDecoder(config, FULL, { size: 16, texts: 1 }, layers);
     expect(kinds(decoded)).toEqual([0, 1, 0]);
     expect(scales(decoded)).toEqual([0.25, 0.5, 0.25]);
   });

@@ -130,6 +130,8 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: [normal(5, 11), normal(5, 11), uniform([11]), FACTORED, f32([1], [51]), f32([1], [99]), uniform([5])] },
     { attrs: {}, inputs: [normal(23), normal(23), uniform([23]), FACTORED, f32([1], [1e-9]), f32([1], [9])] },
   ],
+  // It has no ONNX function.
+  AdaptedRows: [],
   AdamW: [
     {
       attrs: {},

@@ -121,7 +121,7 @@ describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA",
   });
 
   test("generation", () => {
-    const chain = buildDecoder(config, { tokens: 4, tuning: LORA, weightType: () => "bf16" }, 64);
+    const chain = buildDecoder(config, { tokens: 4, tuning: LORA, weightType: () => "bf16" }, { size: 64, texts: 1 });
     for (const { name, model } of chain) expect([name, onCuda(model.forward)]).toEqual([name, []]);
   });
 });

@@ -181,9 +181,9 @@ export interface AdapterKind<
   merge(weight: Float32Array, site: Site, setup: Setup, read: (suffix: string) => Float32Array): void;
   /** The same to the module's bias; without it, the bias stays as it is. */
   mergeBias?(bias: Float32Array, site: Site, setup: Setup, read: (suffix: string) => Float32Array): void;
-  /** How llama.cpp's adapters hold it; without it, they have no place for this kind. */
-  readonly gguf?: {
-    /** The one alpha of the file, by which each module is scaled, over its rank. */
+  /** The low-rank update that is all it does to a module; without it, it does something else, for which llama.cpp's adapters have no place. */
+  readonly update?: {
+    /** The one alpha of a file of llama.cpp's, by which each module is scaled, over its rank. */
     alpha(settings: Settings): number;
     pair(site: Pick<Site, "layer">, setup: Setup): LowRankPair;
   };

@@ -5,9 +5,9 @@ import {
   initialiseLowRank,
   LOW_RANK_NAMES,
   lowRank,
-  lowRankGguf,
   lowRankParts,
   lowRankShape,
+  lowRankUpdate,
   mergeLowRank,
   product,
 } from "./low-rank.ts";
@@ -45,5 +45,5 @@ export const lora = defineAdapter({
   head: lowRank,
   initialise: initialiseLowRank,
   merge: mergeLowRank,
-  gguf: lowRankGguf,
+  update: lowRankUpdate,
 });

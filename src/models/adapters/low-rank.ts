@@ -34,7 +34,7 @@ export function lowRankShape(layer: Site["layer"], shapeOf: (suffix: string) => 
 }
 
 /** llama.cpp scales a module by the file's alpha over the module's rank. */
-export const lowRankGguf = {
+export const lowRankUpdate = {
   alpha: ({ rank, alpha, rslora }: LowRankSettings): number => (alpha / (rslora ? Math.sqrt(rank) : rank)) * rank,
   pair({ layer }: Pick<Site, "layer">, { rank, scale }: LowRankSetup): LowRankPair {
     const [a, b] = LOW_RANK_NAMES[layer];

@@ -1,5 +1,6 @@
 import type { GraphBuilder } from "../../graph/builder.ts";
 import type { TensorType } from "../../graph/types.ts";
+import { AdaptedRows, ENTRY_WORDS } from "../../ops/adapted-rows.ts";
 import type { ModelConfig } from "../config.ts";
 import { linear, ParamScope } from "../linear.ts";
 import { blockName } from "../names.ts";
@@ -25,6 +26,8 @@ export interface Decoding {
   /** Room for each text, in tokens. */
   readonly size: number;
   readonly texts: number;
+  /** Last parts of the names of modules in which each text may have a low-rank adapter of its own, which the input "adapters" tells. */
+  readonly adapted?: readonly string[];
 }
 
 /** A block's graph under construction. Values are f32 [tokens, features]. */
@@ -50,6 +53,8 @@ export function startBlock(
   const builder = startGraph("block", config, options, [...inputs, "rng"], true);
   builder.input("segment", "segment", { dtype: "i32", shape: [1] });
   const scope = new ParamScope(builder, `${blockName(config, layer)}.`, options.tuning, options.weightType);
+  const adapted = decoding?.adapted;
+  if (adapted) builder.input("adapters", "cache", adapterTable(adapted.length, decoding.texts));
   let sites = 0;
   return {
     builder,
@@ -57,9 +62,18 @@ export function startBlock(
     scope,
     tokens: options.tokens,
     decoding,
-    project: (x, module, inFeatures, outFeatures, bias) =>
-      linear(scope, x, { module, inFeatures, outFeatures, bias, site: sites++ }),
+    project(x, module, inFeatures, outFeatures, bias) {
+      const y = linear(scope, x, { module, inFeatures, outFeatures, bias, site: sites++ });
+      if (!adapted) return y;
+      const site = adapted.indexOf(module.split(".").at(-1)!);
+      return builder.value(AdaptedRows, [y, x, "adapters"], { site }, `${module}.adapted`);
+    },
   };
+}
+
+/** Type of the input "adapters" of a block (see `AdaptedRows`). */
+export function adapterTable(modules: number, texts: number): TensorType {
+  return { dtype: "i32", shape: [modules, texts, ENTRY_WORDS] };
 }
 
 /**

@@ -1,7 +1,7 @@
 import { optimise } from "../../autodiff/partition.ts";
 import { graphHash } from "../../graph/hash.ts";
 import type { Segment, SegmentModel } from "../../graph/segment.ts";
-import type { Caches, Layer } from "../blocks/layer.ts";
+import type { Caches, Decoding, Layer } from "../blocks/layer.ts";
 import type { ModelConfig } from "../config.ts";
 import { familyOf } from "../families/index.ts";
 import { blockName } from "../names.ts";
@@ -16,21 +16,20 @@ export function cachesOf(config: ModelConfig, tokens: number): Caches[] {
 }
 
 /**
- * The chain of segments that takes `options.tokens` new tokens, of one text from the batch input `position` on, or one of each of `texts`
- * texts (see `CachedAttention`): embedding, blocks that read their caches of `size` tokens a text (and update them in place), and
+ * The chain of segments that takes `options.tokens` new tokens, of one text from the batch input `position` on, or one of each of several
+ * texts (see `CachedAttention`): embedding, blocks that read the caches of the texts (and update them in place), and
  * the logits [texts, vocabulary] of the new tokens that the batch input `rows` names. Blocks whose graphs are the same share one
  * `SegmentModel`. Nothing here is trained.
  */
 export function buildDecoder(
   config: ModelConfig,
   options: SegmentOptions,
-  size: number,
-  texts = 1,
+  decoding: Decoding,
   layers: readonly Layer[] = familyOf(config).layers(config),
 ): Segment[] {
   const kinds = new Map<string, SegmentModel>();
   const blocks = layers.map((layer, number): Segment => {
-    const { graph, scope } = buildBlock(config, options, number, layer, { size, texts });
+    const { graph, scope } = buildBlock(config, options, number, layer, decoding);
     const key = graphHash(graph);
     let model = kinds.get(key);
     if (!model) {
@@ -39,5 +38,5 @@ export function buildDecoder(
     }
     return { name: blockName(config, number), model, params: scope.names };
   });
-  return [buildEmbedding(config, options), ...blocks, buildLogits(config, options, texts)];
+  return [buildEmbedding(config, options), ...blocks, buildLogits(config, options, decoding.texts)];
 }

@@ -10,7 +10,7 @@ import { createEncoder } from "../encoder.ts";
 import { refusing } from "../http/errors.ts";
 import { createRounds } from "./rounds.ts";
 import { createSlots } from "./slots.ts";
-import { createVariants, type Variants } from "./variants.ts";
+import { createVariants, type Variant, type Variants } from "./variants.ts";
 
 export interface HostOptions {
   /** As clients call it. */
@@ -55,8 +55,8 @@ export function createHost(options: HostOptions): Host {
   const { model, conversations, storage, sampling, hasRoom = () => true } = options;
   const maxTokens = roomOf(model.config, options.maxTokens);
   const slots = createSlots(conversations);
-  const rounds = createRounds();
   let loaded: { readonly device: Device; readonly variants: Variants } | null = null;
+  const rounds = createRounds<Variant>((texts) => loaded!.variants.groups(texts));
   let loading: Promise<Variants> | null = null;
   let isClosed = false;
   let encoder: ReturnType<typeof createEncoder> | null = null;
@@ -88,11 +88,10 @@ export function createHost(options: HostOptions): Host {
         async seatFor(prompt) {
           const variants = await ready();
           const variant = refusing("model", "invalid_model", () => variants.enter(adapter));
-          const { decoders } = variant;
-          const slot = slots.enter(variant, decoders.each, prompt);
+          const slot = slots.enter(variant, variant.decoders.each, prompt);
           return {
             decoder: slot.decoder,
-            next: (ids) => rounds.next(decoders, slot.index, ids),
+            next: (ids) => rounds.next(variant, slot.index, ids),
             leave() {
               slot.leave();
               variants.leave(variant);

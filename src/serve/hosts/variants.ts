@@ -1,6 +1,7 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { type DecoderPlan, type Decoders, planDecoder, startDecoders } from "../../generate/decoders.ts";
+import { type DecoderPlan, type Decoders, placeDecoders, planDecoder, startDecoders } from "../../generate/decoders.ts";
+import { type AdapterEntries, adapterEntries, type Mixed, planMixed, startMixed } from "../../generate/mixed.ts";
 import { byteLength, sameType } from "../../graph/types.ts";
 import { CHECKPOINT_FILE, TENSOR_FILE } from "../../hf/peft/adapter-folder.ts";
 import type { Adapter } from "../../hf/peft/peft.ts";
@@ -15,6 +16,7 @@ import { type Address, align, type Executor } from "../../runtime/executor.ts";
 import { collectParams, type ParamInfo } from "../../runtime/resident.ts";
 import { ApiError } from "../http/errors.ts";
 import { createPool, type Pool } from "./pool.ts";
+import type { Group, RoundText } from "./rounds.ts";
 import type { Slots } from "./slots.ts";
 
 /** A model in memory: the base alone, or with an adapter. */
@@ -22,6 +24,8 @@ export interface Variant {
   /** Tells a folder's files apart from those that were in it before. */
   readonly stamp: string;
   readonly decoders: Decoders;
+  /** Where its adapter lies, as texts of several adapters are decoded together; null: its texts are decoded by themselves. */
+  readonly entries: AdapterEntries | null;
   /** The memory that it does not share with the base model. */
   readonly own: Address | null;
   /** Answers that are made with it. */
@@ -53,6 +57,8 @@ export interface Variants {
   leave(variant: Variant): void;
   /** Frees what an adapter takes, when no answer is made with it any more. */
   drop(folder: string): void;
+  /** Divides texts of variants, each of which has one more token: those of different adapters are decoded together where they can be. */
+  groups(texts: ReadonlyMap<number, RoundText<Variant>>): readonly Group<Variant>[];
   /** Adapters in memory. */
   readonly adapters: number;
 }
@@ -67,6 +73,8 @@ interface Loaded {
   readonly shapes: Map<string, Shape>;
   /** Caches, inputs, boundaries and workspace. */
   region: { readonly address: Address; readonly bytes: number } | null;
+  /** Decodes texts of several adapters in the region, once that has been asked for; null: it cannot be done here. */
+  mixed: { readonly mixed: Mixed; readonly table: Address } | null | undefined;
   /** Answers that are made with any variant. */
   users: number;
   /** Frees all variants. */
@@ -87,6 +95,7 @@ export function createVariants(executor: Executor, options: VariantsOptions): Va
     shared: new Map(),
     shapes: new Map(),
     region: null,
+    mixed: undefined,
     users: 0,
     clear: () => [...variants.keys()].forEach(drop),
   };
@@ -116,7 +125,7 @@ export function createVariants(executor: Executor, options: VariantsOptions): Va
     }
   };
   const adapters = () => variants.size - (variants.has("") ? 1 : 0);
-  const load = (folder: string | null): Pick<Variant, "decoders" | "own"> => {
+  const load = (folder: string | null): Pick<Variant, "decoders" | "entries" | "own"> => {
     const adapter = folder === null ? null : openAdapterOf(model, folder);
     try {
       if (folder !== null && adapters() >= most) dropOldest();
@@ -144,6 +153,27 @@ export function createVariants(executor: Executor, options: VariantsOptions): Va
       if (variant.isDropped) free(variant);
     },
     drop,
+    groups(texts) {
+      const ready = [...texts].filter(
+        ([text, { model: variant, ids }]) => variant.entries !== null && variant.decoders.lacksOne(text, ids),
+      );
+      const isMixed = new Set(ready.map(([, { model: variant }]) => variant)).size > 1 && ready.length > options.texts / 2;
+      const mixed = isMixed ? (here.mixed ??= startMixing(here, options))?.mixed : undefined;
+      const left = new Map(texts);
+      const groups: Group<Variant>[] = [];
+      if (mixed) {
+        const parts = ready.map(([text, { model: variant, ids }]) => {
+          left.delete(text);
+          return [text, { decoders: variant.decoders, entries: variant.entries!, ids }] as const;
+        });
+        groups.push({ texts: new Map(ready), feed: () => mixed.feed(new Map(parts)) });
+      }
+      for (const [variant, own] of Map.groupBy(left, ([, { model: variant }]) => variant)) {
+        const ids = new Map(own.map(([text, each]) => [text, each.ids]));
+        groups.push({ texts: new Map(own), feed: () => variant.decoders.feed(ids) });
+      }
+      return groups;
+    },
     get adapters() {
       return adapters();
     },
@@ -183,6 +213,27 @@ function shapeKey(adapter: Adapter | null): string {
   return JSON.stringify([method, adapted, replaced]);
 }
 
+/** Types of weights and of what is computed, of all variants. */
+function typesOf(executor: Executor, source: TensorSource, base: VariantsOptions["model"]) {
+  return { weightType: weightTypeOf(executor, source, base), compute: computeType(executor, base.dtype) };
+}
+
+/** Starts what decodes texts of several adapters, beside the decoders of variants that are there; null: it cannot be done here. */
+function startMixing(here: Loaded, { model: base, maxTokens, texts, slots }: VariantsOptions): (Loaded["mixed"] & {}) | null {
+  const { executor, programs, region, shared, pool } = here;
+  if (executor.reach.kind !== "shared" || region === null) return null;
+  const options = { tuning: adapterTuning(null, base.config), ...typesOf(executor, base.source, base) };
+  const decoder = planDecoder(programs, base.config, options, maxTokens, texts);
+  const plan = planMixed(programs, decoder, options);
+  // An untied head of an adapter is in memory in place of the base's own.
+  if (collectParams(plan.segments).some(({ name }) => !shared.has(name))) return null;
+  const param = new Map([...shared].map(([name, { address }]) => [name, address]));
+  const places = placeDecoders(executor, decoder, { param, gradient: new Map() }, region.address);
+  if (places.arena + plan.extent > region.address + region.bytes) return null;
+  const table = pool.take(plan.table);
+  return { mixed: startMixed(executor, programs, decoder, plan, places, table, slots.endOf), table };
+}
+
 /**
  * Puts a model into memory: of its weights only those that are not there yet for another variant.
  * @throws {UserError} an adapter that does not fit
@@ -192,15 +243,14 @@ function startVariant(
   { model: base, maxTokens, texts, slots }: VariantsOptions,
   adapter: Adapter | null,
   makeRoom: (bytes: number) => void,
-): Pick<Variant, "decoders" | "own"> {
+): Pick<Variant, "decoders" | "entries" | "own"> {
   const { executor, programs, shapes, pool } = here;
   const { config, source } = withReplacedWeights({ config: base.config, source: base.source }, adapter);
   const tuning = adapterTuning(adapter, config);
   const key = shapeKey(adapter);
   let shape = shapes.get(key);
   if (!shape) {
-    const types = { weightType: weightTypeOf(executor, source, base), compute: computeType(executor, base.dtype) };
-    const plan = planDecoder(programs, config, { tuning, ...types }, maxTokens, texts);
+    const plan = planDecoder(programs, config, { tuning, ...typesOf(executor, source, base) }, maxTokens, texts);
     shapes.set(key, (shape = { plan, params: collectParams([...plan.chains.values()][0]!) }));
   }
   const { plan, params } = shape;
@@ -229,12 +279,14 @@ function startVariant(
       if (here.users > 0) throw noMemory("the adapter needs more workspace than there is while others answer; come back soon", 1);
       here.clear();
       if (here.region) pool.give(here.region.address);
+      if (here.mixed) pool.give(here.mixed.table);
+      here.mixed = undefined;
       const size = plan.bytes + HEADROOM;
       here.region = { address: pool.take(size), bytes: size };
     }
     const others = { areThere: isClean, endOf: slots.endOf };
     const decoders = startDecoders(executor, programs, plan, { param, gradient: new Map() }, here.region!.address, { others });
-    return { decoders, own: address };
+    return { decoders, entries: adapterEntries(config, adapter, param), own: address };
   } catch (error) {
     if (address !== null) pool.give(address);
     throw error;

@@ -2,12 +2,14 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdirSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { openDevice } from "../../../src/device.ts";
-import { createDecoder, type Decoders } from "../../../src/generate/open-decoder.ts";
+import { createDecoder, type Decoder, type Decoders } from "../../../src/generate/open-decoder.ts";
 import { GREEDY } from "../../../src/generate/sampler.ts";
 import { openModel } from "../../../src/load/open-model.ts";
 import { createHost, type Host, type HostOptions } from "../../../src/serve/hosts/host.ts";
 import { createPool } from "../../../src/serve/hosts/pool.ts";
 import { createRounds } from "../../../src/serve/hosts/rounds.ts";
+import { createSlots } from "../../../src/serve/hosts/slots.ts";
+import { createVariants } from "../../../src/serve/hosts/variants.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../../src/wasm/executor.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 import { writeRandomAdapter } from "../../support/adapters.ts";
@@ -73,12 +75,15 @@ const logitsOf = async (host: Host, name: string | null, ids: readonly number[])
   return logits;
 };
 
-async function alone(name: string | null, ids: readonly number[]): Promise<Float32Array> {
+const alone = async (name: string | null, ids: readonly number[]): Promise<Float32Array> => (await decoderOf(name)).feed(ids);
+
+/** A decoder of a model of its own. */
+async function decoderOf(name: string | null): Promise<Decoder> {
   const opened = await openModel({ model, ...(name === null ? {} : { adapter: adapter(name) }) });
   const { config, source } = opened;
-  const logits = createDecoder(executor, { config, source, adapter: opened.adapter, maxTokens: 64 }).feed(ids);
+  const decoder = createDecoder(executor, { config, source, adapter: opened.adapter, maxTokens: 64 });
   opened.close();
-  return logits;
+  return decoder;
 }
 
 describe("a base model with adapters", () => {
@@ -166,6 +171,41 @@ describe("a base model with adapters", () => {
     }
   });
 
+  test("decodes texts of the base and of several adapters in one pass, what cannot be mixed beside it", async () => {
+    const opened = { ...(await openModel({ model })), dtype: undefined, quantize: undefined };
+    const slots = createSlots(6);
+    const own = await createWasmExecutor({ threads: 1 });
+    const variants = createVariants(own, { model: opened, maxTokens: 64, slots, texts: 6, most: 64, hasRoom: () => true });
+    const names = ["few", null, "dora", "many", "few", "rs"] as const;
+    writeRandomAdapter(executor, model, adapter("rs"), { rank: 5, rslora: true, targets: ["o_proj", "down_proj"] }, 9);
+    const others = await Promise.all(names.map(decoderOf));
+    const texts = names.map((name, i) => {
+      const variant = variants.enter(name === null ? null : adapter(name));
+      const ids = [...prompt.slice(0, 3 + i), 100 + i];
+      const { index, decoder } = slots.enter(variant, variant.decoders.each, ids);
+      decoder.startAnew(ids);
+      expect(decoder.feed(ids)).toEqual(others[i]!.feed(ids));
+      return { name, variant, index, ids };
+    });
+    for (let token = 0; token < 3; token++) {
+      const next = texts.map(({ ids }, i) => [...ids, (7 * i + 31 * token) % 500]);
+      texts.forEach((text, i) => Object.assign(text, { ids: next[i] }));
+      const groups = variants.groups(new Map(texts.map(({ index, variant, ids }) => [index, { model: variant, ids }])));
+      expect(groups.map(({ texts: { size } }) => size)).toEqual([5, 1]);
+      const logits = new Map(groups.flatMap(({ feed }) => [...feed()]));
+      texts.forEach(({ name, index, ids }, i) => expect([name, logits.get(index)!]).toEqual([name, others[i]!.feed(ids)]));
+    }
+    // A text alone, or texts of one model alone, go by their own program; half of the caches do not pay.
+    const few = texts
+      .filter(({ name }) => name === "few")
+      .map(({ index, variant, ids }) => [index, { model: variant, ids: [...ids, 1] }] as const);
+    expect(variants.groups(new Map(few))).toHaveLength(1);
+    const half = texts.slice(0, 3).map(({ index, variant, ids }) => [index, { model: variant, ids: [...ids, 1] }] as const);
+    expect(variants.groups(new Map(half))).toHaveLength(3);
+    own.close();
+    opened.close();
+  });
+
   test("has so many adapters in memory and no more, and uses their memory again", async () => {
     const host = await open({ adapters: 2 });
     const last = { bytes: 0 };
@@ -248,7 +288,12 @@ test("a round has all texts of a model at once, and those of others behind them"
       },
     }) as unknown as Decoders;
   const [a, b, bad] = [decodersOf("a"), decodersOf("b"), decodersOf("bad")];
-  const rounds = createRounds();
+  const rounds = createRounds<Decoders>((texts) =>
+    [...Map.groupBy(texts, ([, { model: decoders }]) => decoders)].map(([decoders, own]) => ({
+      texts: new Map(own),
+      feed: () => decoders.feed(new Map(own.map(([text, { ids }]) => [text, ids]))),
+    })),
+  );
   const broken = rounds.next(bad, 2, [1]).catch((error: Error) => error.message);
   const made = await Promise.all([rounds.next(a, 0, [1]), rounds.next(b, 1, [1, 2]), rounds.next(a, 3, [1, 2, 3])]);
   expect(made.map((logits) => logits[0])).toEqual([1, 2, 3]);
