@@ -79,7 +79,9 @@ try {
     }
   for (const [name, all] of rates) {
     const sorted = all.toSorted((a, b) => a - b);
-    console.log(`${name.padEnd(32)}${median(all).toFixed(1)} tokens/s (${sorted[0]!.toFixed(1)} to ${sorted.at(-1)!.toFixed(1)})`);
+    console.log(
+      `${name.padEnd(32)}${median(all).toFixed(1)} tokens/s (${sorted[0]!.toFixed(1)} to ${sorted.at(-1)!.toFixed(1)})`,
+    );
   }
   const ratio = (a: keyof typeof ways, b: keyof typeof ways) =>
     median(rates.get(a)!.map((rate, i) => rate / rates.get(b)![i]!)).toFixed(2);

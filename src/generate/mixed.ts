@@ -106,7 +106,7 @@ export function startMixed(
   });
   const runner = createForward(executor, programs, plan.segments, places.arena, { ...places.memory, cache }, places.logits);
   const words = new Int32Array(plan.table / 4);
-  /** What the table holds of each text. */
+  /** The entries of each text that are in the table. */
   const written: (AdapterEntries | null)[] = Array.from({ length: texts }, () => null);
 
   const none = adapterEntries(config, null, new Map())!;

@@ -7,9 +7,11 @@ import { flagName } from "../base/names.ts";
 import { memoryLimit } from "../base/process/free-memory.ts";
 import type { ChatSettings } from "../data/chat/settings.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
+import { cacheBytes } from "../generate/decoders.ts";
+import { roomOf } from "../generate/open-decoder.ts";
 import type { SamplingFlags } from "../generate/sampling.ts";
 import { openHome } from "../jobs/home/home.ts";
-import { openModel } from "../load/open-model.ts";
+import { openModel, type OpenModel } from "../load/open-model.ts";
 import { storageOf, type WeightStorage } from "../load/weights.ts";
 import type { Ledger } from "../jobs/ledger.ts";
 import { CHECK_BYTES, startHomeServer } from "../serve/home/home-server.ts";
@@ -60,7 +62,7 @@ export interface HomeFlags extends ChatSettings, WeightStorage, SamplingFlags, P
   readonly name?: string | undefined;
   readonly verify: boolean;
   readonly maxTokens?: number | undefined;
-  readonly conversations: number;
+  readonly conversations?: number | undefined;
   readonly host: string;
   readonly port: number;
   readonly waiting: number;
@@ -99,15 +101,18 @@ export async function serveHome(
   if (twice) throw new UserError(`--model: two models are called ${JSON.stringify(twice.name)}; rename the folder of one`);
   const memory = flags.memory === undefined ? Math.floor(SHARE * memoryLimit()) : parseMemory(flags.memory);
   const home = openHome(flags.home);
+  const bases: Base[] = [];
   const hosts: Host[] = [];
   const close = () => {
-    hosts.forEach((host) => host.close());
+    (hosts.length > 0 ? hosts : bases.map(({ opened }) => opened)).forEach((each) => each.close());
     home.close();
   };
   try {
     let ledger: Ledger | null = null;
     const hasRoom = (bytes: number) => ledger === null || bytes <= ledger.free;
-    for (const { model, name } of named) hosts.push(await openHost({ model, name, hasRoom }, flags, sink));
+    for (const { model, name } of named) bases.push({ name, ...(await openBase(model, name, flags, sink)) });
+    const conversations = flags.conversations ?? conversationsOf(bases, flags.maxTokens, memory);
+    hosts.push(...bases.map((base) => hostOf(base, { hasRoom, conversations }, flags)));
     const serving = process.memoryUsage.rss() + CHECK_BYTES + hosts.reduce((sum, host) => sum + host.bytes(), 0);
     if (serving > memory) {
       throw new UserError(
@@ -120,7 +125,7 @@ export async function serveHome(
       bases: new Map(named.map(({ name, model }) => [name, existsSync(model) ? resolve(model) : model])),
       adapters,
       memory,
-      conversations: flags.conversations,
+      conversations,
       parallel: flags.parallel ?? 1,
       keepRuns: flags.keepRuns ?? null,
       onLedger: (made) => (ledger = made),
@@ -154,12 +159,18 @@ export async function serveHome(
   }
 }
 
-async function openHost(
-  { model, name, hasRoom }: { readonly model: string } & Pick<HostOptions, "name" | "hasRoom">,
+/** A base model whose files are open. */
+interface Base extends Pick<HostOptions, "name" | "sampling"> {
+  readonly opened: OpenModel;
+}
+
+async function openBase(
+  model: string,
+  name: string,
   flags: HomeFlags,
   sink: NonNullable<CallOptions["sink"]>,
-): Promise<Host> {
-  const { chatTemplate, templateArgs, specialText, device, threads } = flags;
+): Promise<Omit<Base, "name">> {
+  const { chatTemplate, templateArgs, specialText } = flags;
   const chats = { chatTemplate, templateArgs, specialText };
   const opened = await openModel(
     { model, ...chats },
@@ -169,23 +180,42 @@ async function openHost(
     if (opened.adapter)
       throw new UserError(`--model ${model} is an adapter; give its base model, and put the folder into that of --adapters`);
     const warn = (text: string) => sink({ type: "warning", text });
-    const { options: sampling } = chooseSampling({ ...flags, seed: 0 }, opened.folder, warn);
-    return createHost({
-      name,
-      model: opened,
-      storage: storageOf(flags),
-      maxTokens: flags.maxTokens,
-      conversations: flags.conversations,
-      adapters: flags.loadedAdapters ?? LOADED_ADAPTERS,
-      sampling,
-      hasRoom,
-      // Products of few rows are what generation has: the kernels' own are fastest there.
-      openDevice: () => openDevice({ device, threads, matmul: "wasm" }),
-    });
+    return { opened, sampling: chooseSampling({ ...flags, seed: 0 }, opened.folder, warn).options };
   } catch (error) {
     opened.close();
     throw error;
   }
+}
+
+const MOST_CONVERSATIONS = 8;
+/** Part of the limit that caches take where nothing is said of their number. */
+const CACHE_SHARE = 1 / 8;
+
+/** So many conversations, of each base model, that their caches take no more than their share of the limit; at least one. */
+function conversationsOf(bases: readonly Base[], maxTokens: number | undefined, memory: number): number {
+  const bytes = bases.map(({ opened: { config } }) => cacheBytes(config, roomOf(config, maxTokens)));
+  const fitting = Math.floor((CACHE_SHARE * memory) / bytes.reduce((sum, each) => sum + each, 0));
+  return Math.min(MOST_CONVERSATIONS, Math.max(1, fitting));
+}
+
+function hostOf(
+  { name, opened, sampling }: Base,
+  { hasRoom, conversations }: Pick<HostOptions, "hasRoom" | "conversations">,
+  flags: HomeFlags,
+): Host {
+  const { device, threads } = flags;
+  return createHost({
+    name,
+    model: opened,
+    storage: storageOf(flags),
+    maxTokens: flags.maxTokens,
+    conversations,
+    adapters: flags.loadedAdapters ?? LOADED_ADAPTERS,
+    sampling,
+    hasRoom,
+    // Products of few rows are what generation has: the kernels' own are fastest there.
+    openDevice: () => openDevice({ device, threads, matmul: "wasm" }),
+  });
 }
 
 /** Returns what clients call a model: a folder's own name, or a name on the hub as it is. */

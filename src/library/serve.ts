@@ -32,8 +32,8 @@ export const serveOptionsSchema = z.strictObject({
     .int()
     .min(1)
     .max(64)
-    .default(1)
-    .describe("conversations whose keys and values are kept, each in memory of its own"),
+    .optional()
+    .describe("conversations whose keys and values are kept, each in memory of its own (1; with --home as many as fit, up to 8)"),
   ...SAMPLING_DEFAULTS,
   home: z
     .string()
@@ -89,7 +89,7 @@ export async function serve(
     const { each: decoders, close: closeDecoders } = await openDecoders(
       executor,
       { ...model, ...storageOf(flags), ...room },
-      flags.conversations,
+      flags.conversations ?? 1,
       reading,
     );
     const context = decoders[0]!.maxTokens;
