@@ -43,6 +43,7 @@ const ROOMS: readonly string[] = [
   "train/run",
   "train/apart",
   "jobs",
+  "page",
   "serve",
   "fleet",
   "library",

@@ -1,17 +1,18 @@
 /**
- * Builds the program as one file, with Bun, the kernels, the threads' modules and the recipes in it. It runs on a machine that
+ * Builds the program as one file, with Bun, the kernels, the threads' modules, the server's page and the recipes in it. It runs on a machine that
  * has nothing else. ONNX Runtime's library is used when it lies beside the file.
  *
  *     bun src/cli/executable.ts [FILE] [--target bun-linux-arm64]
  *
  * FILE is `dist/remat` by default. For another system Bun fetches its own program of that system.
  */
-import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { messageOf } from "../base/errors.ts";
 import { PROGRAM_FOLDER } from "../base/process/program.ts";
+import { BUNDLED, bundlePage } from "../serve/home/page/bundle.ts";
 import { folderOf, latest, latestOf } from "../wasm/kernels.ts";
 
 /** Modules that threads start with: entry points of their own, by their paths in the package. */
@@ -26,6 +27,9 @@ export async function buildExecutable(file: string, target?: Bun.Build.CompileTa
   try {
     cpSync(latestOf(PROGRAM_FOLDER), latestOf(staged));
     cpSync(folderOf(PROGRAM_FOLDER, key), folderOf(staged, key), { recursive: true });
+    const page = join(staged, BUNDLED);
+    mkdirSync(page);
+    for (const [name, { bytes }] of await bundlePage()) writeFileSync(join(page, name), bytes);
     await Bun.build({
       entrypoints: ["src/cli/main.ts", ...THREADS].map((path) => join(PROGRAM_FOLDER, path)),
       root: PROGRAM_FOLDER,
@@ -35,7 +39,7 @@ export async function buildExecutable(file: string, target?: Bun.Build.CompileTa
       external: ["onnxruntime-node"],
       compile: {
         outfile: resolve(file),
-        assets: [join(PROGRAM_FOLDER, "recipes"), dirname(latestOf(staged))],
+        assets: [join(PROGRAM_FOLDER, "recipes"), dirname(latestOf(staged)), page],
         // Settings of the folder that it is started in are those of another program.
         autoloadDotenv: false,
         autoloadBunfig: false,

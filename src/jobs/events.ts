@@ -23,17 +23,33 @@ export interface NewEvent extends Pick<JobEvent, "message"> {
   readonly once?: { readonly kind: "step" | "evaluation"; readonly step: number };
 }
 
+type Measured = NonNullable<NewEvent["once"]>["kind"];
+
+/** Says which numbers of a job's steps are wanted. */
+export interface NumbersQuery {
+  readonly job: string;
+  readonly kind: Measured;
+  /** The step behind which they begin. */
+  readonly behind: number;
+  readonly limit: number;
+  readonly names: readonly string[];
+}
+
 export interface EventLog {
   /** Written with others after a moment, in their order. */
   add(job: string, event: NewEvent): void;
   /** Writes what waits. */
   flush(): void;
-  /** Events of a job behind one, oldest first. */
-  behind(job: string, number: number, limit: number): JobEvent[];
+  /** The number of the newest event; 0: there is none. */
+  newest(): number;
+  /** Events of a job, or of all jobs (null), behind one, oldest first. */
+  behind(job: string | null, number: number, limit: number): JobEvent[];
   /** Newest first. */
-  list(job: string, query: PageQuery): Page<JobEvent>;
-  /** Calls back when a job has new events; returns what ends that. */
-  watch(job: string, onNew: () => void): () => void;
+  list(job: string | null, query: PageQuery): Page<JobEvent>;
+  /** Numbers of steps or evaluations behind one, by their names in the events' data, in the order of the steps; the step itself goes first. */
+  numbers(query: NumbersQuery): (number | null)[][];
+  /** Calls back when a job, or any one (null), has new events; returns what ends that. */
+  watch(job: string | null, onNew: () => void): () => void;
 }
 
 /** Milliseconds that events wait for others to be written with them: a commit takes a synced write. */
@@ -46,7 +62,7 @@ export function createEventLog(database: Database, onFull: () => void): EventLog
   let waiting: { readonly job: string; readonly at: number; readonly event: NewEvent }[] = [];
   let timer: ReturnType<typeof setTimeout> | null = null;
   let commits = 0;
-  const watchers = new Map<string, Set<() => void>>();
+  const watchers = new Map<string | null, Set<() => void>>();
   const insert = database.query(
     `INSERT OR IGNORE INTO events (job, created_at, level, type, message, data, kind, step) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
   );
@@ -74,7 +90,7 @@ export function createEventLog(database: Database, onFull: () => void): EventLog
       schedule(1000);
       return;
     }
-    for (const job of new Set(batch.map((each) => each.job))) for (const tell of watchers.get(job) ?? []) tell();
+    for (const job of new Set([null, ...batch.map((each) => each.job)])) for (const tell of watchers.get(job) ?? []) tell();
   };
   const schedule = (ms: number) => {
     timer ??= setTimeout(flush, ms);
@@ -86,17 +102,25 @@ export function createEventLog(database: Database, onFull: () => void): EventLog
       waiting.push({ job, at: now(), event });
       schedule(GATHER_MS);
     },
-    behind: (job, number, limit) =>
-      database
-        .query("SELECT * FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?")
-        .all(job, number, limit)
-        .map((row) => eventOf(row as Row)),
+    newest: () => (database.query("SELECT max(number) AS number FROM events").get() as { number: number | null }).number ?? 0,
+    behind(job, number, limit) {
+      const [where, of] = ofJob(job);
+      const rows = database.query(`SELECT * FROM events WHERE ${where} AND number > ? ORDER BY number LIMIT ?`);
+      return rows.all(...of, number, limit).map((row) => eventOf(row as Row));
+    },
     list(job, { after, limit }) {
       flush();
-      const rows = database
-        .query("SELECT * FROM events WHERE job = ?1 AND (?2 IS NULL OR number < ?2) ORDER BY number DESC LIMIT ?3")
-        .all(job, after, limit + 1) as Row[];
+      const [where, of] = ofJob(job);
+      const query = database.query(`SELECT * FROM events WHERE ${where} AND number < ? ORDER BY number DESC LIMIT ?`);
+      const rows = query.all(...of, after ?? Number.MAX_SAFE_INTEGER, limit + 1) as Row[];
       return { data: rows.slice(0, limit).map(eventOf), has_more: rows.length > limit };
+    },
+    numbers({ job, kind, behind, limit, names }) {
+      const columns = names.map((_, i) => `, json_extract(data, ?${i + 5})`).join("");
+      const rows = database.query(
+        `SELECT step${columns} FROM events WHERE job = ?1 AND kind = ?2 AND step > ?3 ORDER BY step LIMIT ?4`,
+      );
+      return rows.values(job, kind, behind, limit, ...names.map((name) => `$.${name}`)) as (number | null)[][];
     },
     watch(job, onNew) {
       const all = watchers.get(job) ?? new Set();
@@ -108,6 +132,8 @@ export function createEventLog(database: Database, onFull: () => void): EventLog
     },
   };
 }
+
+const ofJob = (job: string | null): [where: string, values: string[]] => (job === null ? ["true", []] : ["job = ?", [job]]);
 
 interface Row extends Omit<JobEvent, "data"> {
   readonly data: string | null;

@@ -167,3 +167,8 @@ function unescape(path: string): string {
 export function peakProcessMemory(): number {
   return kibibytes(textOf("/proc/self/status"), "VmHWM") ?? 1024 * process.resourceUsage().maxRSS;
 }
+
+/** Bytes of memory that another process has resident; null: there is no such process, or the system does not say. */
+export function residentMemory(pid: number): number | null {
+  return kibibytes(textOf(`/proc/${pid}/status`), "VmRSS") ?? null;
+}

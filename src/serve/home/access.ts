@@ -11,9 +11,12 @@ export interface Caller {
   readonly scopes: ReadonlySet<Scope>;
 }
 
+/** The scope of the keys that open a route; `anyone`: no key is needed, by a name that the server may be called by; null: by any name. */
+export type RouteScope = Scope | "anyone" | null;
+
 export interface Access {
-  /** @throws {ApiError} a caller without a key where one is needed, or a web page of elsewhere */
-  check(request: Request, url: URL): Caller;
+  /** Finds who asks for what is open to a scope. @throws {ApiError} a caller without a key where one is needed, or a web page of elsewhere */
+  callerFor(scope: RouteScope, request: Request, url: URL): Caller;
   /** Returns what a browser wants to read beside an answer. */
   headers(request: Request): Record<string, string>;
 }
@@ -28,33 +31,38 @@ export interface AccessOptions {
   readonly isLocal: boolean;
 }
 
+const ANYONE: Caller = { name: "anyone", scopes: new Set() };
+
 const ALL: ReadonlySet<Scope> = new Set(["infer", "train", "admin"]);
 
 /** Without any key everyone who reaches the server may ask for everything, as long as no key has been made. */
 export function createAccess({ apiKey, keys, cors, isLocal }: AccessOptions): Access {
   const digest = (text: string) => createHash("sha256").update(text).digest();
   const expected = apiKey === null ? null : digest(apiKey);
+  const isOpen = () => expected === null && keys.count === 0;
+  const checkPlace = (request: Request, url: URL) => {
+    checkOrigin(request, url, cors);
+    // A web page whose name was made to lead here would be of the same origin as the server.
+    if (isOpen() && isLocal && !isLoopback(url.hostname))
+      throw new ApiError(403, `the server is for this machine, and not ${url.hostname}; --api-key KEY opens it to other names`);
+  };
+  const keyHolder = (request: Request): Caller => {
+    if (isOpen()) return { ...ANYONE, scopes: ALL };
+    const [, secret = ""] = /^Bearer (.+)$/.exec(request.headers.get("authorization") ?? "") ?? [];
+    // Digests have the same length, and comparing them takes the same time whatever they are.
+    if (expected !== null && timingSafeEqual(digest(secret), expected)) return { name: "--api-key", scopes: ALL };
+    const key = keys.find(secret);
+    if (key !== null) return { name: key.name, scopes: key.scopes.includes("admin") ? ALL : new Set(key.scopes) };
+    throw new ApiError(401, "a key is needed: Authorization: Bearer KEY", {
+      code: "invalid_api_key",
+      headers: { "www-authenticate": "Bearer" },
+    });
+  };
   return {
-    check(request, url) {
-      checkOrigin(request, url, cors);
-      if (expected === null && keys.count === 0) {
-        // A web page whose name was made to lead here would be of the same origin as the server.
-        if (isLocal && !isLoopback(url.hostname))
-          throw new ApiError(
-            403,
-            `the server is for this machine, and not ${url.hostname}; --api-key KEY opens it to other names`,
-          );
-        return { name: "anyone", scopes: ALL };
-      }
-      const [, secret = ""] = /^Bearer (.+)$/.exec(request.headers.get("authorization") ?? "") ?? [];
-      // Digests have the same length, and comparing them takes the same time whatever they are.
-      if (expected !== null && timingSafeEqual(digest(secret), expected)) return { name: "--api-key", scopes: ALL };
-      const key = keys.find(secret);
-      if (key !== null) return { name: key.name, scopes: key.scopes.includes("admin") ? ALL : new Set(key.scopes) };
-      throw new ApiError(401, "a key is needed: Authorization: Bearer KEY", {
-        code: "invalid_api_key",
-        headers: { "www-authenticate": "Bearer" },
-      });
+    callerFor(scope, request, url) {
+      if (scope === null) return ANYONE;
+      checkPlace(request, url);
+      return scope === "anyone" ? ANYONE : keyHolder(request);
     },
     headers(request): Record<string, string> {
       if (cors === null) return {};
@@ -85,8 +93,8 @@ function checkOrigin(request: Request, url: URL, cors: string | null): void {
 }
 
 /** @throws {ApiError} a caller whose key is for something else */
-export function checkScope({ name, scopes }: Caller, scope: Scope): void {
-  if (scopes.has(scope)) return;
+export function checkScope({ name, scopes }: Caller, scope: RouteScope): void {
+  if (scope === null || scope === "anyone" || scopes.has(scope)) return;
   throw new ApiError(403, `the key ${name} has no scope ${scope}, which this takes; it has ${[...scopes].join(", ")}`, {
     code: "insufficient_scope",
   });

@@ -8,11 +8,12 @@ const BATCH = 256;
 const QUIET_MS = 15_000;
 
 /**
- * A job's events as they come (https://html.spec.whatwg.org/multipage/server-sent-events.html), from behind one that the client has. The stream
- * ends behind the last event of a job that has ended.
+ * Events as they come (https://html.spec.whatwg.org/multipage/server-sent-events.html), from behind one that the client has. The stream of a
+ * job ends behind the last event of one that has ended, that of all jobs when the client goes.
+ * @param job null: all jobs
  * @param behind the number of an event; 0: from the first one on
  */
-export function eventStream(events: EventLog, jobs: JobStore, job: string, behind: number, signal: AbortSignal): Response {
+export function eventStream(events: EventLog, jobs: JobStore, job: string | null, behind: number, signal: AbortSignal): Response {
   let last = behind;
   let end: () => void = () => {};
   const body = new ReadableStream<string>({
@@ -35,7 +36,7 @@ export function eventStream(events: EventLog, jobs: JobStore, job: string, behin
       const send = () => {
         if (isOver) return;
         // Asked first: what is told behind it is read in any case.
-        const status = jobs.get(job)?.status;
+        const isGoingOn = job === null || ["queued", "running"].includes(jobs.get(job)?.status ?? "");
         for (;;) {
           const found = events.behind(job, last, BATCH);
           for (const event of found)
@@ -43,7 +44,7 @@ export function eventStream(events: EventLog, jobs: JobStore, job: string, behin
           last = found.at(-1)?.number ?? last;
           if (found.length < BATCH) break;
         }
-        if (status !== "queued" && status !== "running") {
+        if (!isGoingOn) {
           controller.enqueue("data: [DONE]\n\n");
           end();
         }
@@ -51,6 +52,8 @@ export function eventStream(events: EventLog, jobs: JobStore, job: string, behin
       unwatch = events.watch(job, send);
       signal.addEventListener("abort", end, { once: true });
       events.flush();
+      // A client that has seen none yet knows where it is all the same, and the headers of an answer go out with its first bytes.
+      if (job === null) controller.enqueue(`id: ${eventId(behind)}\n\n`);
       send();
     },
     cancel: () => end(),

@@ -20,10 +20,12 @@ import { createRouter } from "../http/routes.ts";
 import type { ModelServer, ServerOptions } from "../server.ts";
 import { type Caller, checkScope, createAccess, createAudit } from "./access.ts";
 import { fileRoutes, MOST_UPLOAD } from "./files-api.ts";
+import { insightRoutes } from "./insight/insight-api.ts";
 import { jobRoutes } from "./jobs-api.ts";
 import { keyRoutes } from "./keys-api.ts";
 import { createCounters } from "./metrics-text.ts";
 import { modelRoutes } from "./models-api.ts";
+import { pageRoutes } from "./page/page-api.ts";
 import { createRegistry } from "./registry.ts";
 import type { HomeRoute, HomeRoutes } from "./route.ts";
 
@@ -86,6 +88,8 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     check: () => {},
   });
   const routes: HomeRoutes = {
+    ...pageRoutes(),
+    // Those who watch over servers have no keys.
     "/health": { GET: { scope: null, handle: () => Response.json({ status: "ok" }) } },
     "/metrics": {
       GET: {
@@ -105,6 +109,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     "/v1/embeddings": { POST: refusal("embeddings are not made here; expected chat/completions or completions") },
     ...fileRoutes(files, jobs),
     ...jobRoutes({ places, events, queue, ledger, registry }),
+    ...insightRoutes({ places, events, ledger, hosts }),
     ...modelRoutes(registry, places, options.adapters),
     ...keyRoutes(keys, apiKey !== null),
   };
@@ -122,10 +127,9 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
       let status = 500;
       try {
         const { route, params } = find(method, path);
-        // Those who watch over servers have no keys.
-        const asking = path === "/health" ? { name: "anyone", scopes: new Set<never>() } : access.check(request, url);
+        const asking = access.callerFor(route.scope, request, url);
         caller = asking;
-        if (route.scope !== null) checkScope(asking, route.scope);
+        checkScope(asking, route.scope);
         if (shutdown.signal.aborted) throw stopping();
         const response = await route.handle({
           request,

@@ -3,11 +3,13 @@ import { checkpointModel } from "../../jobs/job-config.ts";
 import type { Job } from "../../jobs/job-store.ts";
 import { metricsAt, type MetricsLine } from "../../jobs/metrics.ts";
 import type { Progress } from "../../jobs/worker.ts";
+import type { Job as JobView } from "../../page/api/types.ts";
 import type { SavedCheckpoint } from "../../train/run/checkpoint.ts";
 
 /** A job as OpenAI's API has it, with what this server knows besides under `remat`. */
-export function jobView(job: Job, progress: Progress | null): object {
-  const { request, examination } = job;
+export function jobView(job: Job, progress: Progress | null): JobView & Readonly<Record<string, unknown>> {
+  const { examination } = job;
+  const request = job.request as Readonly<Record<string, unknown>> & Pick<JobView, "model" | "hyperparameters" | "seed">;
   const isEnded = job.finished_at !== null;
   const left = progress === null ? null : Math.ceil(progress.secondsLeft);
   return {
@@ -18,19 +20,21 @@ export function jobView(job: Job, progress: Progress | null): object {
     estimated_finish: left === null || isEnded ? null : Math.floor(Date.now() / 1000) + left,
     status: job.status,
     error: job.error,
-    model: request["model"],
+    model: request.model,
     fine_tuned_model: job.status === "succeeded" && job.kept !== "nothing" ? job.name : null,
     organization_id: "remat",
     result_files: job.result_file === null ? [] : [job.result_file],
     trained_tokens: job.trained_tokens,
     training_file: job.config.training,
     validation_file: job.config.validation,
-    hyperparameters: request["hyperparameters"],
-    method: { type: "supervised", supervised: { hyperparameters: request["hyperparameters"] } },
-    seed: request["seed"],
+    hyperparameters: request.hyperparameters,
+    method: { type: "supervised", supervised: { hyperparameters: request.hyperparameters } },
+    seed: request.seed,
     metadata: request["metadata"] ?? null,
     integrations: [],
     remat: {
+      // The model's name from the first moment on; `fine_tuned_model` has it when there is such a model.
+      name: job.name,
       paused: job.paused,
       attempt: job.attempt,
       step: progress?.step ?? job.step,
@@ -54,8 +58,17 @@ export function eventNumber(id: string): number | null {
   return digits === undefined ? null : Number(digits);
 }
 
-export function eventView({ number, created_at, level, type, message, data }: JobEvent) {
-  return { id: eventId(number), object: "fine_tuning.job.event", created_at, level, message, type, data };
+export function eventView({ number, job, created_at, level, type, message, data }: JobEvent) {
+  return {
+    id: eventId(number),
+    object: "fine_tuning.job.event",
+    created_at,
+    level,
+    message,
+    type,
+    data,
+    fine_tuning_job_id: job,
+  };
 }
 
 export const checkpointId = (job: string, step: number): string => `ftckpt-${job.slice("ftjob-".length)}-${step}`;

@@ -63,6 +63,17 @@ export function jobRoutes(options: JobsApiOptions): HomeRoutes {
       return Response.json(view(jobs.get(job.id)!));
     },
   });
+  /** Answers with events of a job, or of all jobs (null); a stream of the latter begins with what comes next. */
+  const answerEvents = ({ request, url, wait }: Asked, job: string | null): Response => {
+    if (/\btext\/event-stream\b/.test(request.headers.get("accept") ?? "")) {
+      wait();
+      const seen = eventNumber(request.headers.get("last-event-id") ?? "");
+      events.flush();
+      return eventStream(events, jobs, job, seen ?? (job === null ? events.newest() : 0), request.signal);
+    }
+    const page = events.list(job, { after: afterOf(url, eventNumber), limit: limitOf(url, 20, 1000) });
+    return Response.json(listOf({ ...page, data: page.data.map(eventView) }));
+  };
   const path = "/v1/fine_tuning/jobs";
   return {
     [path]: {
@@ -87,22 +98,9 @@ export function jobRoutes(options: JobsApiOptions): HomeRoutes {
     [`${path}/:id/cancel`]: { POST: change("cancelled", queue.cancel) },
     [`${path}/:id/pause`]: { POST: change("paused", (job) => job.paused || queue.pause(job)) },
     [`${path}/:id/resume`]: { POST: change("resumed", (job) => job.paused && queue.resume(job)) },
-    [`${path}/:id/events`]: {
-      GET: {
-        scope: train,
-        handle(asked) {
-          const { request, url } = asked;
-          const job = found(asked);
-          if (/\btext\/event-stream\b/.test(request.headers.get("accept") ?? "")) {
-            asked.wait();
-            const seen = request.headers.get("last-event-id");
-            return eventStream(events, jobs, job.id, (seen === null ? null : eventNumber(seen)) ?? 0, request.signal);
-          }
-          const page = events.list(job.id, { after: afterOf(url, eventNumber), limit: limitOf(url, 20, 1000) });
-          return Response.json(listOf({ ...page, data: page.data.map(eventView) }));
-        },
-      },
-    },
+    [`${path}/:id/events`]: { GET: { scope: train, handle: (asked) => answerEvents(asked, found(asked).id) } },
+    // Beside the jobs, where no id is in its way: a page that shows them all has one connection for them.
+    "/v1/fine_tuning/events": { GET: { scope: train, handle: (asked) => answerEvents(asked, null) } },
     [`${path}/:id/checkpoints`]: {
       GET: {
         scope: train,

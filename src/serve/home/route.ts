@@ -1,7 +1,6 @@
-import type { Scope } from "../../jobs/home/keys.ts";
 import type { AnswerReport } from "../answers.ts";
 import type { Routes } from "../http/routes.ts";
-import type { Caller } from "./access.ts";
+import type { Caller, RouteScope } from "./access.ts";
 
 /** A request on its way through a route. */
 export interface Asked {
@@ -15,8 +14,7 @@ export interface Asked {
 }
 
 export interface HomeRoute {
-  /** Whose keys open it; null: everybody's who may ask at all. */
-  readonly scope: Scope | null;
+  readonly scope: RouteScope;
   /** @throws {ApiError} */
   handle(asked: Asked): Response | Promise<Response>;
 }

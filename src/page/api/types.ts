@@ -1,0 +1,135 @@
+/** Describes what the server answers, as far as the page reads it: the server's own types for what only Remat has. */
+import type { Timeline } from "../../schedule/timeline.ts";
+
+export interface Page<T> {
+  readonly data: readonly T[];
+  readonly has_more: boolean;
+  readonly last_id: string | null;
+}
+
+export interface Job {
+  readonly id: string;
+  readonly created_at: number;
+  readonly finished_at: number | null;
+  readonly estimated_finish: number | null;
+  readonly status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
+  readonly error: { readonly code: string; readonly message: string } | null;
+  readonly model: string;
+  readonly fine_tuned_model: string | null;
+  readonly result_files: readonly string[];
+  readonly trained_tokens: number | null;
+  readonly training_file: string;
+  readonly hyperparameters: Readonly<Record<string, number | string>>;
+  readonly seed: number;
+  readonly remat: {
+    readonly name: string;
+    readonly paused: boolean;
+    readonly attempt: number;
+    readonly step: number;
+    readonly steps: number;
+    readonly loss: number | null;
+    readonly tokens_per_second: number | null;
+    readonly memory: { readonly planned: number | null; readonly least: number; readonly most: number };
+    readonly settings: Readonly<Record<string, unknown>>;
+    readonly run_folder: "whole" | "model" | "nothing";
+  };
+}
+
+export interface JobEvent {
+  readonly id: string;
+  readonly created_at: number;
+  readonly level: "info" | "warn" | "error";
+  readonly type: "message" | "metrics";
+  readonly message: string;
+  readonly data: Readonly<Record<string, unknown>> | null;
+  readonly fine_tuning_job_id: string;
+}
+
+export interface Checkpoint {
+  readonly id: string;
+  readonly created_at: number;
+  readonly step_number: number;
+  readonly fine_tuned_model_checkpoint: string;
+  readonly metrics: Readonly<Record<string, number | null>>;
+}
+
+export interface Model {
+  readonly id: string;
+  readonly created: number;
+  /** The job that made it, or its own name. */
+  readonly root: string;
+  /** The base model of an adapter. */
+  readonly parent: string | null;
+}
+
+export interface StoredFile {
+  readonly id: string;
+  readonly bytes: number;
+  readonly created_at: number;
+  readonly filename: string;
+  readonly purpose: string;
+}
+
+/** A piece of an example that is trained on, or is not. */
+export interface TextPart {
+  readonly text: string;
+  readonly trained: boolean;
+}
+
+/** Describes what a job's run is, takes and says, as its run folder has it since the last checkpoint. */
+export interface RunReport {
+  readonly object: "fine_tuning.job.report";
+  readonly family: string;
+  readonly layers: number;
+  readonly parameters: { readonly all: number; readonly trainable: number };
+  readonly device: string;
+  readonly strategy: string;
+  /** The schedule, in a sentence. */
+  readonly schedule: string;
+  /** The planned memory of a step in bytes: what stays, by part, and what lives over the step's time. */
+  readonly memory: {
+    readonly resident: Readonly<Record<string, number>>;
+    readonly stash: number;
+    readonly workspace: number;
+    readonly temporary: number;
+    readonly peak: number;
+    readonly without_checkpointing: number;
+    /** The measured peak of what is planned, and that of the whole process. */
+    readonly measured: number;
+    readonly process: number;
+    readonly timeline: Timeline;
+  };
+  /** The first training example, cut where the masking changes. */
+  readonly first_example: readonly TextPart[];
+  /** Answers to a held-out prompt. */
+  readonly sample: { readonly prompt: string; readonly before: string | null; readonly after: string | null } | null;
+  readonly notes: readonly string[];
+  readonly warnings: readonly string[];
+}
+
+/** Describes who holds how much of the box's memory, in bytes. */
+export interface BoxMemory {
+  readonly object: "memory";
+  /** The limit of answering and jobs together, and what of it nobody holds. */
+  readonly limit: number;
+  readonly free: number;
+  readonly serving: {
+    /** Set aside for answers, loaded or not. */
+    readonly held: number;
+    /** The memory of the server's process at the moment. */
+    readonly now: number;
+    readonly models: readonly {
+      readonly id: string;
+      readonly loaded: boolean;
+      readonly bytes: number;
+      readonly adapters: number;
+    }[];
+  };
+  readonly jobs: readonly {
+    readonly id: string;
+    /** The job's budget. */
+    readonly held: number;
+    /** The memory of the job's process at the moment; null: the system does not say. */
+    readonly now: number | null;
+  }[];
+}

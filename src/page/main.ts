@@ -1,0 +1,27 @@
+import { setKeyDialog } from "./api/client.ts";
+import { startRouter } from "./base/router.ts";
+import { askForKey } from "./parts/dialog.ts";
+import { topBar } from "./parts/top-bar.ts";
+import { createJobs } from "./state/jobs.ts";
+import { jobView } from "./views/job.ts";
+import { jobsView } from "./views/jobs.ts";
+
+setKeyDialog(askForKey);
+const jobs = createJobs();
+const bar = topBar(document.querySelector("#top")!, jobs);
+startRouter(
+  document.querySelector("#main")!,
+  [
+    [
+      /^job\/([^/]+)$/,
+      ([id], query) =>
+        jobView(
+          jobs,
+          id!,
+          (query.get("with") ?? "").split(",").filter((other) => other !== ""),
+        ),
+    ],
+    [/^/, () => jobsView(jobs)],
+  ],
+  bar.showPlace,
+);

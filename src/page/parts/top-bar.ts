@@ -1,0 +1,67 @@
+import { get } from "../api/client.ts";
+import type { BoxMemory } from "../api/types.ts";
+import { attribute, h, write } from "../base/dom.ts";
+import { formatBytes } from "../base/format.ts";
+import { themeSwitch } from "../base/theme.ts";
+import type { Connection, Jobs } from "../state/jobs.ts";
+
+const PLACES = [["Jobs", "", /^(?:job\/.*)?$/]] as const;
+
+const CONNECTIONS: Readonly<Record<Connection, string>> = {
+  live: "Live",
+  lost: "Connecting…",
+  refused: "No access",
+};
+
+/** Milliseconds between two looks at the memory of the box. */
+const LOOK_MS = 5000;
+
+/** The page's head: where one can go, whether the server is there, and how much of the box's memory is held. */
+export function topBar(parent: Element, jobs: Jobs) {
+  const links = PLACES.map(([name, path]) => h("a", { href: `#/${path}` }, name));
+  const sign = h("span", { class: "connection", role: "status" });
+  const level = h("i");
+  const memory = h(
+    "a",
+    { class: "box-memory", href: "#/", hidden: true },
+    h("span", { class: "meter" }, level),
+    h("span", { class: "text" }),
+  );
+  parent.append(
+    h("a", { class: "brand", href: "#/" }, "remat"),
+    h("nav", { "aria-label": "Pages" }, ...links),
+    h("div", { class: "right" }, memory, sign, themeSwitch()),
+  );
+  const showConnection = () => {
+    const { connection } = jobs;
+    if (sign.dataset["state"] === connection) return;
+    sign.dataset["state"] = connection;
+    write(sign, CONNECTIONS[connection]);
+  };
+  jobs.watch(showConnection);
+  showConnection();
+  const look = async () => {
+    if (document.hidden || jobs.connection !== "live") return;
+    try {
+      const { limit, free } = await get<BoxMemory>("v1/memory");
+      memory.hidden = false;
+      level.style.width = `${(100 * (limit - free)) / limit}%`;
+      const text = `${formatBytes(limit - free)} of ${formatBytes(limit)}`;
+      write(memory.querySelector(".text")!, text);
+      memory.setAttribute("aria-label", `Memory of the box that is held: ${text}`);
+    } catch {
+      // The sign beside it says that the server is away.
+    }
+  };
+  setInterval(() => void look(), LOOK_MS);
+  const end = jobs.watch(() => {
+    if (jobs.connection !== "live") return;
+    end();
+    void look();
+  });
+  return {
+    showPlace(path: string) {
+      links.forEach((link, i) => attribute(link, "aria-current", PLACES[i]![2].test(path) ? "page" : null));
+    },
+  };
+}
