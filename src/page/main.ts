@@ -5,6 +5,7 @@ import { topBar } from "./parts/top-bar.ts";
 import { createJobs } from "./state/jobs.ts";
 import { jobView } from "./views/job.ts";
 import { jobsView } from "./views/jobs.ts";
+import { trainView } from "./views/train.ts";
 
 setKeyDialog(askForKey);
 const jobs = createJobs();
@@ -21,6 +22,7 @@ startRouter(
           (query.get("with") ?? "").split(",").filter((other) => other !== ""),
         ),
     ],
+    [/^train$/, (_, query) => trainView(jobs, query.get("model"))],
     [/^/, () => jobsView(jobs)],
   ],
   bar.showPlace,

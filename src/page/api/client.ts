@@ -23,11 +23,10 @@ export function setKeyDialog(ask: () => Promise<string>): void {
   askForKey = ask;
 }
 
-export const hasKey = (): boolean => sessionStorage.getItem(KEY) !== null;
-
-/** Forgets the key. */
-export function forgetKey(): void {
-  sessionStorage.removeItem(KEY);
+/** The headers that say who asks. */
+export function keyHeaders(): Readonly<Record<string, string>> {
+  const key = sessionStorage.getItem(KEY);
+  return key === null ? {} : { authorization: `Bearer ${key}` };
 }
 
 /** Paths are relative to the page, which a proxy may have put under one of its own. */
@@ -37,8 +36,7 @@ export const addressOf = (path: string): URL => new URL(path.replace(/^\//, ""),
 export async function request(path: string, init: RequestInit = {}): Promise<Response> {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
-    const headers = new Headers(init.headers);
-    if (key !== null) headers.set("authorization", `Bearer ${key}`);
+    const headers = { ...(init.headers as Readonly<Record<string, string>> | undefined), ...keyHeaders() };
     let response: Response;
     try {
       response = await fetch(addressOf(path), { ...init, headers });

@@ -133,3 +133,63 @@ export interface BoxMemory {
     readonly now: number | null;
   }[];
 }
+
+/** Examples of a file as the model sees them. */
+export interface DataPreview {
+  readonly object: "fine_tuning.preview";
+  readonly sequence_length: number;
+  /** The file's own columns, each with the beginning of a value, and the names that a column may have. */
+  readonly columns: readonly { readonly name: string; readonly value: string }[];
+  readonly names: readonly string[];
+  readonly rows: readonly {
+    /** The line, item or row. */
+    readonly number: number;
+    readonly samples: readonly {
+      readonly tokens: number;
+      readonly trained: number;
+      readonly parts: readonly TextPart[];
+      readonly cut: boolean;
+    }[];
+    readonly error: string | null;
+  }[];
+  /** Everything that training on the whole file would stumble over; null: it was not asked for. */
+  readonly report: {
+    readonly examples: number;
+    readonly tokens: {
+      readonly samples: number;
+      readonly total: number;
+      readonly trained: number;
+      readonly longest: number;
+      readonly median: number;
+    } | null;
+    /** Examples by columns that are not used. */
+    readonly unused: Readonly<Record<string, number>>;
+    readonly notices: readonly string[];
+    readonly errors: DataProblems;
+    readonly duplicates: DataProblems;
+    readonly over_long: DataProblems;
+  } | null;
+}
+
+export interface DataProblems {
+  readonly count: number;
+  readonly first: readonly { readonly where: string; readonly message: string }[];
+}
+
+/** Says what a job would take. */
+export interface DryRun {
+  readonly examples: number;
+  readonly tokens: number;
+  readonly trained_tokens: number;
+  readonly held_out: number;
+  readonly steps: number;
+  readonly seconds_per_step: number;
+  readonly minutes: number;
+  readonly timed: boolean;
+  readonly memory: {
+    readonly least: number;
+    readonly most: number;
+    readonly curve: readonly { readonly memory: number; readonly overhead: number }[];
+  };
+  readonly notes: readonly string[];
+}

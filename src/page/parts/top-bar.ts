@@ -5,7 +5,10 @@ import { formatBytes } from "../base/format.ts";
 import { themeSwitch } from "../base/theme.ts";
 import type { Connection, Jobs } from "../state/jobs.ts";
 
-const PLACES = [["Jobs", "", /^(?:job\/.*)?$/]] as const;
+const PLACES = [
+  ["Jobs", "", /^(?:job\/.*)?$/],
+  ["Train", "train", /^train$/],
+] as const;
 
 const CONNECTIONS: Readonly<Record<Connection, string>> = {
   live: "Live",

@@ -21,6 +21,8 @@ import type { ModelServer, ServerOptions } from "../server.ts";
 import { type Caller, checkScope, createAccess, createAudit } from "./access.ts";
 import { fileRoutes, MOST_UPLOAD } from "./files-api.ts";
 import { insightRoutes } from "./insight/insight-api.ts";
+import { createLane } from "./insight/lane.ts";
+import { previewRoutes } from "./insight/preview-api.ts";
 import { jobRoutes } from "./jobs-api.ts";
 import { keyRoutes } from "./keys-api.ts";
 import { createCounters } from "./metrics-text.ts";
@@ -78,6 +80,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
   const access = createAccess({ apiKey, keys, cors, isLocal: isLoopback(host) });
   const audit = createAudit(join(home.folder, "audit.jsonl"));
   const counters = createCounters();
+  const lane = createLane();
   const named = (name: unknown) => {
     const model = typeof name === "string" ? registry.find(name) : registry.fallback();
     return model.host.named(model.name, model.adapter);
@@ -108,8 +111,9 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     ),
     "/v1/embeddings": { POST: refusal("embeddings are not made here; expected chat/completions or completions") },
     ...fileRoutes(files, jobs),
-    ...jobRoutes({ places, events, queue, ledger, registry }),
+    ...jobRoutes({ places, events, queue, ledger, registry, lane }),
     ...insightRoutes({ places, events, ledger, hosts }),
+    ...previewRoutes({ places, registry, lane }),
     ...modelRoutes(registry, places, options.adapters),
     ...keyRoutes(keys, apiKey !== null),
   };

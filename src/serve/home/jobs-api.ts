@@ -14,6 +14,7 @@ import type { RunEvent } from "../../train/run/events.ts";
 import { readJson } from "../http/body.ts";
 import { ApiError } from "../http/errors.ts";
 import { eventStream } from "./event-stream.ts";
+import type { Lane } from "./insight/lane.ts";
 import { type JobRequest, type JobSettings, parseJobRequest, settingsOf } from "./job-requests.ts";
 import { checkpointId, checkpointView, eventNumber, eventView, jobView } from "./job-views.ts";
 import { afterOf, limitOf, listOf, notFound } from "./lists.ts";
@@ -26,6 +27,8 @@ export interface JobsApiOptions {
   readonly queue: Queue;
   readonly ledger: Ledger;
   readonly registry: Registry;
+  /** Each check takes a process, for one of which memory is set aside. */
+  readonly lane: Lane;
 }
 
 /** The name by which checks and estimates go, where jobs have their ids. */
@@ -120,12 +123,10 @@ export function jobRoutes(options: JobsApiOptions): HomeRoutes {
   };
 }
 
-/** Checks a job and puts it into the queue, one at a time: each check takes a process. */
+/** Checks a job and puts it into the queue. */
 function createCreator(options: JobsApiOptions): (asked: Asked) => Promise<Response> {
   const { places, events, queue, registry } = options;
   const { jobs } = places;
-  /** Settled when no check is under way any more. */
-  let checks: Promise<unknown> = Promise.resolve();
   const again = (job: Job, hash: string): Response => {
     if (job.request_hash === hash) return Response.json(jobView(job, queue.progressOf(job.id)));
     throw new ApiError(409, `the ${IDEMPOTENCY} was used for another job, ${job.id}`, { code: "idempotency_key_reused" });
@@ -157,18 +158,16 @@ function createCreator(options: JobsApiOptions): (asked: Asked) => Promise<Respo
     const body = await readJson(asked.request);
     const key = asked.request.headers.get(IDEMPOTENCY);
     asked.wait();
-    const made = checks.then(() => create(asked, body, key));
-    checks = made.catch(() => {});
-    return made;
+    return options.lane(() => create(asked, body, key));
   };
 }
 
 /** @throws {ApiError} files that are not there, a model that cannot be gone on from */
-function configOf(
+export function configOf(
   request: JobRequest,
   model: KnownModel,
   { settings, chatTemplate }: JobSettings,
-  { places, registry }: JobsApiOptions,
+  { places, registry }: Pick<JobsApiOptions, "places" | "registry">,
 ): JobConfig {
   const file = (param: string, id: string | undefined | null): string | null => {
     if (id === undefined || id === null) return null;

@@ -4,6 +4,7 @@ import type { TrainConfig } from "../config.ts";
 import type { RunEvent } from "../run/events.ts";
 import type { RunResult } from "../run/run.ts";
 import type { Examination } from "./examine.ts";
+import type { Preview, PreviewOptions } from "./preview.ts";
 
 /** The first argument of a process that trains for another one. */
 export const CHILD = "train-child";
@@ -17,7 +18,7 @@ export interface Fence {
   readonly attempt: number;
 }
 
-/** Describes what the child is told: first what to train or to examine, then perhaps to stop. */
+/** Describes what the child is told: first what to train, to examine or to show, then perhaps to stop. */
 export type ToChild =
   | {
       readonly type: "run" | "examine";
@@ -25,13 +26,14 @@ export type ToChild =
       readonly given: readonly string[];
       readonly fence?: Fence | undefined;
     }
+  | { readonly type: "preview"; readonly config: TrainConfig; readonly options: PreviewOptions }
   | { readonly type: "stop" };
 
 /** Describes what the child tells. The last message is a result or an error. */
 export type FromChild =
   | { readonly type: "ready" }
   | { readonly type: "event"; readonly event: RunEvent }
-  | { readonly type: "result"; readonly result: RunResult | Examination }
+  | { readonly type: "result"; readonly result: RunResult | Examination | Preview }
   | {
       readonly type: "error";
       readonly message: string;
@@ -88,8 +90,17 @@ export function examineApart(
   return haveDone<Examination>({ type: "examine", config, given }, options);
 }
 
+/** As `preview`, in a process of its own. @throws as `runApart` */
+export function previewApart(
+  config: TrainConfig,
+  options: PreviewOptions,
+  apart: Omit<ApartOptions, "fence" | "sink"> = {},
+): Promise<Preview> {
+  return haveDone<Preview>({ type: "preview", config, options }, apart);
+}
+
 /** Starts a child, gives it an order, and returns its result. */
-async function haveDone<T extends RunResult | Examination>(
+async function haveDone<T extends RunResult | Examination | Preview>(
   order: Exclude<ToChild, { type: "stop" }>,
   { sink = () => {}, signal, under = [] }: ApartOptions,
 ): Promise<T> {
@@ -105,7 +116,8 @@ async function haveDone<T extends RunResult | Examination>(
       // A child that has said its last word takes no more, and its end tells the rest.
     }
   };
-  const stop = () => send({ type: "stop" });
+  // One that only reads has nothing to bring into order, and may read for minutes without looking up.
+  const stop = () => (order.type === "preview" ? child.kill("SIGKILL") : send({ type: "stop" }));
   const child = Bun.spawn([...under, ...programCommand(), CHILD], {
     // Structured clones keep numbers that are not finite, which JSON has no words for.
     serialization: "advanced",

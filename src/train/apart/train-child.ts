@@ -3,6 +3,7 @@ import { messageOf, systemCode, UserError } from "../../base/errors.ts";
 import { watchSignals } from "../../base/process/signals.ts";
 import { run as runTraining } from "../run/run.ts";
 import { examine } from "./examine.ts";
+import { preview } from "./preview.ts";
 import { CHILD, FENCED, type Fence, type FromChild, type ToChild } from "./train-apart.ts";
 
 /** The exit code of work that says that it was interrupted, and not by which signal. */
@@ -49,6 +50,10 @@ export async function run(): Promise<number> {
   tell({ type: "ready" });
   try {
     const order = await asked.promise;
+    if (order.type === "preview") {
+      tell({ type: "result", result: await preview(order.config, order.options) });
+      return 0;
+    }
     const { config, given } = order;
     fence = order.fence;
     const { signal } = controller;
