@@ -5,6 +5,9 @@ import { createTextStream } from "./text-stream.ts";
 /** A piece of what a model says: what it thinks before it answers, or its answer. Never empty. */
 export type Said = { readonly reasoning: string } | { readonly text: string };
 
+/** How reasoning comes before an answer; `open`: the prompt ends within it. */
+export type ReasoningPlace = "none" | "looked for" | "open";
+
 /** Separates reasoning from the answer in a text that comes in pieces. */
 export interface ReasoningReader {
   push(piece: string): Said[];
@@ -28,6 +31,14 @@ export function endsInReasoning(tokenizer: Tokenizer, prompt: ArrayLike<number>)
 /** The marks of reasoning, where they are special tokens: they are to be written, as others are not. */
 export function reasoningTokens({ specialTokens }: Pick<Tokenizer, "specialTokens">): ReadonlySet<number> {
   return new Set([OPEN, CLOSE].flatMap((token) => specialTokens.get(token) ?? []));
+}
+
+/** The marks of reasoning, where each is a token. */
+export function reasoningMarks({ addedTokens }: Pick<Tokenizer, "addedTokens">): {
+  readonly open: number | null;
+  readonly close: number | null;
+} {
+  return { open: addedTokens.get(OPEN) ?? null, close: addedTokens.get(CLOSE) ?? null };
 }
 
 /**

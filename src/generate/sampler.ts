@@ -22,21 +22,42 @@ export type Sampler = (logits: Float32Array, text: readonly number[]) => number;
 /** Changes logits before a token is chosen, by the text so far. */
 export type LogitRule = (logits: Float32Array, text: readonly number[]) => void;
 
+/** Keeps a text to a form: says which tokens may come next, and takes the chosen one. */
+export interface Constraint {
+  /** The token that comes next in any case, for the form is complete; null: one is to be chosen. */
+  readonly end: number | null;
+  /** Leaves only the tokens that may come; all other logits become -Infinity. */
+  allow(logits: Float32Array, text: readonly number[]): void;
+  /** Goes on by a token, or refuses it: then logits say which else may not come. */
+  take(id: number, logits: Float32Array): boolean;
+}
+
 /**
  * The filters in the order of Transformers: repetition penalty (Keskar et al. 2019, https://arxiv.org/abs/1909.05858),
  * temperature, top-k, top-p (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751), min-p (Nguyen et al. 2024,
  * https://arxiv.org/abs/2407.01082). Equal logits rank by token id.
  * @param rules further ones, behind the repetition penalty
  */
-export function createSampler(options: SamplingOptions, rules: readonly LogitRule[] = []): Sampler {
+export function createSampler(
+  options: SamplingOptions,
+  rules: readonly LogitRule[] = [],
+  constraint: Constraint | null = null,
+): Sampler {
   const { repetitionPenalty } = options;
   const choose = createChooser(options);
   return (logits, text) => {
+    const end = constraint?.end ?? null;
+    if (end !== null) return end;
     if (repetitionPenalty !== 1) {
       for (const id of new Set(text)) logits[id]! *= logits[id]! > 0 ? 1 / repetitionPenalty : repetitionPenalty;
     }
     for (const rule of rules) rule(logits, text);
-    return choose(logits);
+    if (constraint === null) return choose(logits);
+    constraint.allow(logits, text);
+    for (;;) {
+      const id = choose(logits);
+      if (constraint.take(id, logits)) return id;
+    }
   };
 }
 

@@ -6,12 +6,13 @@ import { type Tokenizer, withPrefix } from "../data/tokens/tokenizer.ts";
 import { UserError } from "../base/errors.ts";
 import type { Decoder } from "../generate/open-decoder.ts";
 import { chatText } from "../generate/prompts.ts";
-import { endsInReasoning, writesReasoning } from "../generate/reasoning.ts";
+import { endsInReasoning, type ReasoningPlace, writesReasoning } from "../generate/reasoning.ts";
 import type { Penalties } from "../generate/penalties.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
 import { createCaches } from "./caches.ts";
+import { type AnswerForm, formOf } from "./formats.ts";
 import { ApiError, refusing, refusingLater } from "./http/errors.ts";
-import type { AnyRequest, ChatRequest, TextRequest } from "./api/requests.ts";
+import { type AnyRequest, type ChatRequest, formatOf, type TextRequest } from "./api/requests.ts";
 import { checkTextSize, type Room, tooLong } from "./size.ts";
 import { withArguments } from "../data/chat/call-arguments.ts";
 import { writesCalls } from "./tool-calls.ts";
@@ -72,8 +73,9 @@ export interface AnswerOrder {
   readonly isExact: boolean;
   /** Calls of tools are looked for in the answer. */
   readonly calls: boolean;
-  /** Reasoning is looked for before the answer; `open`: the prompt ends within it. */
-  readonly reasoning: "none" | "looked for" | "open";
+  readonly reasoning: ReasoningPlace;
+  /** What the answer is kept to; null: nothing. */
+  readonly form: AnswerForm | null;
 }
 
 /** Tokens of a text, made while the event loop runs on (see `Encoder`). */
@@ -90,6 +92,7 @@ export function roomOf({ maxTokens, tokenizer }: Pick<AnsweringModel, "maxTokens
  */
 export async function chatOrder(model: AnsweringModel, room: Room, request: ChatRequest, encode: Encode): Promise<AnswerOrder> {
   const { tokenizer } = model;
+  const format = formatOf(request);
   const tools = request.tool_choice === "none" || request.tools?.length === 0 ? undefined : request.tools;
   const template = refusing("messages", "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
   if (tools) refusing("tools", "invalid_value", () => checkTools(template, tools));
@@ -104,11 +107,13 @@ export async function chatOrder(model: AnsweringModel, room: Room, request: Chat
   });
   checkTextSize(room, text, "messages");
   const prompt = await refusingLater("messages", "invalid_value", encode(text, plain));
+  const reasoning = !writesReasoning(template.source) ? "none" : endsInReasoning(tokenizer, prompt) ? "open" : "looked for";
   return {
     ...orderOf(model, request, prompt, "messages", request.max_completion_tokens ?? request.max_tokens),
     logprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
     calls: tools !== undefined && writesCalls(template.source),
-    reasoning: !writesReasoning(template.source) ? "none" : endsInReasoning(tokenizer, prompt) ? "open" : "looked for",
+    reasoning,
+    form: format === null ? null : formOf(tokenizer, format, reasoning),
   };
 }
 
@@ -135,7 +140,7 @@ export async function textOrder(model: AnsweringModel, room: Room, request: Text
     ids = prompt;
   }
   const order = orderOf(model, request, ids, "prompt", request.max_tokens);
-  return { ...order, logprobs: request.logprobs ?? null, calls: false, reasoning: "none" };
+  return { ...order, logprobs: request.logprobs ?? null, calls: false, reasoning: "none", form: null };
 }
 
 function orderOf(
@@ -144,7 +149,7 @@ function orderOf(
   prompt: ArrayLike<number>,
   param: string,
   limit: number | undefined,
-): Omit<AnswerOrder, "logprobs" | "calls" | "reasoning"> {
+): Omit<AnswerOrder, "logprobs" | "calls" | "reasoning" | "form"> {
   const { maxTokens } = model;
   if (prompt.length === 0) throw new ApiError(400, `${param}: it has no tokens`, { param, code: "invalid_value" });
   if (prompt.length > maxTokens) throw tooLong(param, `${prompt.length} tokens`, { tokens: maxTokens });

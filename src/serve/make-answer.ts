@@ -2,6 +2,7 @@ import { type Answer, answer } from "../generate/answer.ts";
 import { type ChosenToken, tellingLogprobs } from "../generate/logprobs.ts";
 import { createPenalties } from "../generate/penalties.ts";
 import { reasoningTokens } from "../generate/reasoning.ts";
+import { createConstraint, NO_TOKEN } from "../generate/grammar/constraint.ts";
 import { createSampler, type Sampler } from "../generate/sampler.ts";
 import type { AnswerOrder, AnsweringModel } from "./answer-orders.ts";
 import type { FinishReason, Piece } from "./api/endpoint.ts";
@@ -76,11 +77,12 @@ async function makeAnswer(
   onPiece: (piece: Piece) => void,
 ): Promise<Made> {
   const { prompt, limit, stopTexts, logprobs } = order;
-  const { tokenizer, stop } = model;
+  const { tokenizer } = model;
+  const stop = order.form === null ? model.stop : new Set([...model.stop, NO_TOKEN]);
   const reader = createPartReader(order);
   const places = createTokenPlaces(tokenizer);
   let chosen: ChosenToken | null = null;
-  const own = samplerOf(order, choice);
+  const own = samplerOf(order, model, choice);
   const sampler = logprobs === null ? own : tellingLogprobs(own, logprobs, (token) => (chosen = token));
   let calls = 0;
   const give = (part: Part) => {
@@ -110,10 +112,17 @@ async function makeAnswer(
   return { reason: reason === "cut" ? null : finishReason(reason, calls), cached, tokens, reasoning: places.reasoning };
 }
 
-function samplerOf({ sampling, penalties }: AnswerOrder, choice: number): Sampler {
+function samplerOf(
+  { prompt, limit, sampling, penalties, form }: AnswerOrder,
+  { stop, maxTokens }: AnsweringModel,
+  choice: number,
+): Sampler {
   const { presence, frequency, bias } = penalties;
   const rules = presence === 0 && frequency === 0 && bias.size === 0 ? [] : [createPenalties(penalties)];
-  return createSampler({ ...sampling, seed: sampling.seed + choice }, rules);
+  // The context has room for one token more than it holds: its last one is not fed.
+  const room = Math.min(limit, maxTokens - prompt.length + 1);
+  const constraint = form === null ? null : createConstraint({ ...form, stop, limit: room });
+  return createSampler({ ...sampling, seed: sampling.seed + choice }, rules, constraint);
 }
 
 /** An answer that ended by itself with calls in it waits for their results. */

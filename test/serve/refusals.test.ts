@@ -25,6 +25,9 @@ describe("what is refused", () => {
   };
 
   test("fields, each by its name", async () => {
+    const tools = [{ type: "function", function: { name: "f" } }];
+    const schema = (schema: object) => ({ type: "json_schema", json_schema: { name: "x", schema } });
+    const place = "response_format.json_schema.schema";
     const chats: [object, number, string | null, string][] = [
       [{}, 400, "messages", "expected array"],
       [{ messages: [] }, 400, "messages", ">=1 items"],
@@ -51,7 +54,11 @@ describe("what is refused", () => {
       [{ messages, logprobs: 3 }, 400, "logprobs", "boolean"],
       [{ messages, top_logprobs: 3 }, 400, "top_logprobs", "only with logprobs"],
       [{ messages, logprobs: true, top_logprobs: 21 }, 400, "top_logprobs", "<=20"],
-      [{ messages, response_format: { type: "json_object" } }, 400, "response_format.type", 'only "text"'],
+      [{ messages, response_format: { type: "xml" } }, 400, "response_format.type", '"json_schema"'],
+      [{ messages, response_format: { type: "json_schema" } }, 400, "response_format.json_schema", "expected object"],
+      [{ messages, response_format: schema({ type: "date" }) }, 400, `${place}.type`, "expected one of object"],
+      [{ messages, response_format: schema({ type: "string", pattern: "a" }) }, 400, `${place}.pattern`, "not supported"],
+      [{ messages, tools, response_format: { type: "json_object" } }, 400, "response_format", "not supported together"],
       [{ messages, tool_choice: "required" }, 400, "tool_choice", '"auto" or "none"'],
       [{ messages, tools: [{ type: "function", function: { name: "f" } }] }, 400, "tools", "no place for tools"],
       [{ messages, stream_options: { include_usage: true } }, 400, "stream_options", "only with stream"],

@@ -50,7 +50,21 @@ const messages = [
   { role: "assistant", content: "a" },
 ];
 const tools = [{ type: "function", function: { name: "f", parameters: {} } }];
+const schema = {
+  type: "object",
+  properties: {
+    a: { type: ["string", "null"], minLength: 1, maxLength: 9 },
+    b: { type: "array", items: { $ref: "#/$defs/c" }, minItems: 1, maxItems: 3 },
+    d: { enum: ["x", 5, null], description: "d" },
+    e: { type: "integer", minimum: -5, exclusiveMaximum: 100 },
+  },
+  required: ["a", "b"],
+  additionalProperties: false,
+  $defs: { c: { anyOf: [{ type: "string", format: "date" }, { $ref: "#" }] } },
+};
 const CHATS = [
+  { messages, response_format: { type: "json_schema", json_schema: { name: "n", strict: true, schema } } },
+  { messages, n: 2, logprobs: true, top_logprobs: 3, presence_penalty: 1, frequency_penalty: -1, logit_bias: { "5": 1 } },
   { ...fields, messages, response_format: { type: "text" } },
   { messages: [...messages, call, { role: "tool", content: "r" }], tools, tool_choice: "none" },
 ].map((body) => JSON.stringify(body));
@@ -77,6 +91,11 @@ test(`${INPUTS} mutated requests: a order for the decoder, or a 400 that is clea
         expect(order.prompt.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize)).toBe(true);
         expect(order.limit).toBeGreaterThanOrEqual(1);
         expect(order.sampling.temperature).toBeGreaterThanOrEqual(0);
+        if (order.form !== null) {
+          const { automaton } = order.form.grammar;
+          expect(automaton.start.least).toBeLessThan(Infinity);
+          expect(order.form.grammar.allowed(automaton.start).some((word) => word !== 0)).toBe(true);
+        }
       } catch (error) {
         if (error instanceof ApiError && error.status === 400) throw new UserError(error.message);
         throw error;

@@ -93,6 +93,26 @@ const tool = z.preprocess(
   }),
 );
 
+const schemaName = z.string().regex(/^[\w-]{1,64}$/, { error: "expected up to 64 letters, digits, underscores and dashes" });
+
+/** What a schema is called and told about changes nothing; every schema is followed strictly. */
+export const jsonSchema = {
+  name: schemaName,
+  description: ignored,
+  strict: maybe(z.boolean()),
+  schema: z.record(z.string(), z.unknown()),
+};
+
+const responseFormat = z.discriminatedUnion(
+  "type",
+  [
+    z.strictObject({ type: z.literal("text") }),
+    z.strictObject({ type: z.literal("json_object") }),
+    z.strictObject({ type: z.literal("json_schema"), json_schema: z.preprocess(withoutNulls, z.strictObject(jsonSchema)) }),
+  ],
+  { error: 'expected "text", "json_object" or "json_schema"' },
+);
+
 const chatRequest = z.strictObject({
   ...common,
   messages: z.array(message).min(1),
@@ -102,7 +122,7 @@ const chatRequest = z.strictObject({
   tool_choice: only("auto", "none"),
   parallel_tool_calls: ignored,
   max_completion_tokens: count,
-  response_format: maybe(z.looseObject({ type: z.literal("text", { error: 'only "text" is supported' }) })),
+  response_format: maybe(responseFormat),
   modalities: maybe(z.array(z.literal("text", { error: 'only "text" is supported' }))),
   logprobs: maybe(z.boolean()),
   top_logprobs: maybe(z.int().min(0).max(MOST_LOGPROBS)),
@@ -153,6 +173,27 @@ function parse<S extends typeof chatRequest | typeof textRequest>(schema: S, bod
     throw new ApiError(400, "top_logprobs: only with logprobs", { param: "top_logprobs", code: "invalid_value" });
   }
   return result.data as z.output<S>;
+}
+
+/** The JSON that an answer has to be. */
+export interface JsonFormat {
+  /** null: any object. */
+  readonly schema: unknown;
+  /** The field of the request, and the place of the schema in it. */
+  readonly param: string;
+  readonly path: string;
+}
+
+/** The form that a request wants its answer in; null: any text. @throws {ApiError} beside tools, whose calls are of another form */
+export function formatOf({ response_format: format, tools, tool_choice: choice }: ChatRequest): JsonFormat | null {
+  const param = "response_format";
+  if (format === undefined || format.type === "text") return null;
+  if (tools !== undefined && tools.length > 0 && choice !== "none") {
+    const message = `${param}: a form and calls of tools are not supported together; tool_choice "none" leaves the tools out`;
+    throw new ApiError(400, message, { param, code: "invalid_value" });
+  }
+  if (format.type === "json_object") return { schema: null, param, path: param };
+  return { schema: format.json_schema.schema, param, path: `${param}.json_schema.schema` };
 }
 
 const LONGEST_NAME = 80;

@@ -21,3 +21,31 @@ test("several answers are made together, as far as there are caches, and are tho
   const [five, three, one] = await Promise.all([ask({ seed: 7, n: 5 }), ask({ seed: 9, n: 3 }), ask({ seed: 8 })]);
   expect([five, three, one]).toEqual([single, single.slice(2), [single[1]!]]);
 });
+
+test("answers of a form beside each other, of one schema and of others", async () => {
+  const ask = async (name: string, n: number, stream: boolean) => {
+    const schema = { type: "object", properties: { [name]: { type: "integer" } }, required: [name], additionalProperties: false };
+    const body = {
+      model: BASE,
+      messages: [{ role: "user" as const, content: "Count." }],
+      response_format: { type: "json_schema" as const, json_schema: { name: "count", schema } },
+      temperature: 1,
+      seed: 2,
+      n,
+      max_tokens: 30,
+    };
+    const texts: string[] = [];
+    if (stream) {
+      for await (const { choices } of await box.client.chat.completions.create({ ...body, stream }))
+        for (const { index, delta } of choices) texts[index] = (texts[index] ?? "") + (delta.content ?? "");
+    } else {
+      const { choices } = await box.client.chat.completions.create(body);
+      texts.push(...choices.map(({ message }) => message.content!));
+    }
+    for (const text of texts) expect(Object.keys(JSON.parse(text) as object)).toEqual([name]);
+    return texts;
+  };
+  const [a, b, c] = await Promise.all([ask("apples", 3, false), ask("pears", 1, false), ask("apples", 3, true)]);
+  expect([a!.length, b!.length]).toEqual([3, 1]);
+  expect(c).toEqual(a!);
+});
