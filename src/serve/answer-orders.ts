@@ -7,7 +7,7 @@ import { UserError } from "../base/errors.ts";
 import type { Decoder } from "../generate/open-decoder.ts";
 import { chatText } from "../generate/prompts.ts";
 import { endsInReasoning, type ReasoningPlace, writesReasoning } from "../generate/reasoning.ts";
-import type { Penalties } from "../generate/penalties.ts";
+import type { Penalties } from "../generate/logits/penalties.ts";
 import { type SamplingOptions } from "../generate/sampler.ts";
 import { createCaches } from "./caches.ts";
 import { type AnswerForm, formOf } from "./formats.ts";

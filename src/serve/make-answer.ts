@@ -1,6 +1,6 @@
 import { type Answer, answer } from "../generate/answer.ts";
-import { type ChosenToken, tellingLogprobs } from "../generate/logprobs.ts";
-import { createPenalties } from "../generate/penalties.ts";
+import { type ChosenToken, tellingLogprobs } from "../generate/logits/logprobs.ts";
+import { createPenalties } from "../generate/logits/penalties.ts";
 import { reasoningTokens } from "../generate/reasoning.ts";
 import { createConstraint, NO_TOKEN } from "../generate/grammar/constraint.ts";
 import { createSampler, type Sampler } from "../generate/sampler.ts";

@@ -1,6 +1,6 @@
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { tokenBytesOf } from "../data/tokens/token-bytes.ts";
-import type { ChosenToken, TokenLogprob } from "../generate/logprobs.ts";
+import type { ChosenToken, TokenLogprob } from "../generate/logits/logprobs.ts";
 import type { LogprobView, PlacedToken, TokenView } from "./api/endpoint.ts";
 import type { Part } from "./parts.ts";
 

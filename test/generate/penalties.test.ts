@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { createRandom } from "../../src/base/random.ts";
-import { logprobsOf, tellingLogprobs, type ChosenToken } from "../../src/generate/logprobs.ts";
-import { createPenalties } from "../../src/generate/penalties.ts";
+import { logprobsOf, tellingLogprobs, type ChosenToken } from "../../src/generate/logits/logprobs.ts";
+import { createPenalties } from "../../src/generate/logits/penalties.ts";
 import { createSampler, GREEDY } from "../../src/generate/sampler.ts";
 
 describe("penalties", () => {

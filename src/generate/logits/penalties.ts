@@ -1,4 +1,4 @@
-import type { LogitRule } from "./sampler.ts";
+import type { LogitRule } from "../sampler.ts";
 
 export interface Penalties {
   /** Taken from the logit of each token that the answer has already. */

@@ -1,4 +1,4 @@
-import type { Sampler } from "./sampler.ts";
+import type { Sampler } from "../sampler.ts";
 
 export interface TokenLogprob {
   readonly id: number;
