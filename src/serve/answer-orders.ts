@@ -12,7 +12,7 @@ import { type SamplingOptions } from "../generate/sampler.ts";
 import { createCaches } from "./caches.ts";
 import { type AnswerForm, formOf } from "./formats.ts";
 import { ApiError, refusing, refusingLater } from "./http/errors.ts";
-import { type AnyRequest, type ChatRequest, formatOf, type TextRequest } from "./api/requests.ts";
+import type { AnyAsk, ChatAsk, TextRequest } from "./api/requests.ts";
 import { checkTextSize, type Room, tooLong } from "./size.ts";
 import { withArguments } from "../data/chat/call-arguments.ts";
 import { writesCalls } from "./tool-calls.ts";
@@ -90,13 +90,13 @@ export function roomOf({ maxTokens, tokenizer }: Pick<AnsweringModel, "maxTokens
  * The conversation as the template renders it on the day that it is: a server lives longer than one.
  * @throws {ApiError} a conversation that the template refuses, tools that it has no place for, a prompt without room
  */
-export async function chatOrder(model: AnsweringModel, room: Room, request: ChatRequest, encode: Encode): Promise<AnswerOrder> {
+export async function chatOrder(model: AnsweringModel, room: Room, request: ChatAsk, encode: Encode): Promise<AnswerOrder> {
   const { tokenizer } = model;
-  const format = formatOf(request);
+  const { field, format } = request;
   const tools = request.tool_choice === "none" || request.tools?.length === 0 ? undefined : request.tools;
-  const template = refusing("messages", "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
+  const template = refusing(field, "invalid_value", () => chatTemplateOf(tokenizer, { tools: tools !== undefined }));
   if (tools) refusing("tools", "invalid_value", () => checkTools(template, tools));
-  const { text, plain } = refusing("messages", "invalid_value", () => {
+  const { text, plain } = refusing(field, "invalid_value", () => {
     const { messages: written, chat_template_kwargs: args } = request;
     const record = { messages: written, ...(tools ? { tools } : {}), ...(args ? { chat_template_kwargs: args } : {}) };
     const example = exampleOf(record, "the request");
@@ -105,11 +105,11 @@ export async function chatOrder(model: AnsweringModel, room: Room, request: Chat
     refuseLostContext(template, { ...example, messages });
     return chatText(tokenizer, template, { messages: fieldsOf(messages), tools: example.tools, args: example.args });
   });
-  checkTextSize(room, text, "messages");
-  const prompt = await refusingLater("messages", "invalid_value", encode(text, plain));
+  checkTextSize(room, text, field);
+  const prompt = await refusingLater(field, "invalid_value", encode(text, plain));
   const reasoning = !writesReasoning(template.source) ? "none" : endsInReasoning(tokenizer, prompt) ? "open" : "looked for";
   return {
-    ...orderOf(model, request, prompt, "messages", request.max_completion_tokens ?? request.max_tokens),
+    ...orderOf(model, request, prompt, field, request.max_completion_tokens ?? request.max_tokens),
     logprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
     calls: tools !== undefined && writesCalls(template.source),
     reasoning,
@@ -145,7 +145,7 @@ export async function textOrder(model: AnsweringModel, room: Room, request: Text
 
 function orderOf(
   model: AnsweringModel,
-  request: AnyRequest,
+  request: AnyAsk,
   prompt: ArrayLike<number>,
   param: string,
   limit: number | undefined,

@@ -3,8 +3,10 @@ import type { AnswerReport, Responder } from "./answers.ts";
 import type { Encoder } from "./encoder.ts";
 import { readJson } from "./http/body.ts";
 import { CHAT_PATH, chatEndpoint } from "./api/chat.ts";
-import type { Endpoint, Wishes } from "./api/endpoint.ts";
-import { type AnyRequest, parseChatRequest, parseTextRequest } from "./api/requests.ts";
+import type { Endpoint } from "./api/endpoint.ts";
+import { askOf, type ChatRequest, parseChatRequest, parseTextRequest, type TextRequest } from "./api/requests.ts";
+import { RESPONSES_PATH, responsesEndpoint } from "./api/responses.ts";
+import { chatOf, parseResponsesRequest, type ResponsesRequest } from "./api/responses-request.ts";
 import { TEXT_PATH, textEndpoint } from "./api/text.ts";
 import { checkBodySize, type Room } from "./size.ts";
 
@@ -29,38 +31,59 @@ export interface CompletionOptions {
 /** Answers a request for a text or a chat. `wait` is called when the request is one that may take long. */
 export type Complete = (request: Request, exchange: { wait(): void; report(answer: AnswerReport): void }) => Promise<Response>;
 
+/** How requests to an endpoint are read and answered. */
+interface Kind<R> {
+  readonly path: string;
+  /** @throws {ApiError} */
+  parse(body: unknown): R;
+  endpointOf(request: R): Endpoint;
+  toOrder(model: AnsweringModel, room: Room, request: R, encode: Encode): Promise<AnswerOrder>;
+}
+
+const CHAT: Kind<ChatRequest> = {
+  path: CHAT_PATH,
+  parse: parseChatRequest,
+  endpointOf: ({ stream_options: options, logprobs }) =>
+    chatEndpoint({ includeUsage: options?.include_usage ?? false, logprobs: logprobs ?? false }),
+  toOrder: (model, room, request, encode) => chatOrder(model, room, askOf(request), encode),
+};
+
+const TEXT: Kind<TextRequest> = {
+  path: TEXT_PATH,
+  parse: parseTextRequest,
+  endpointOf: ({ stream_options: options, logprobs }) =>
+    textEndpoint({ includeUsage: options?.include_usage ?? false, logprobs: logprobs !== undefined }),
+  toOrder: textOrder,
+};
+
+const RESPONSES: Kind<ResponsesRequest> = {
+  path: RESPONSES_PATH,
+  parse: parseResponsesRequest,
+  endpointOf: responsesEndpoint,
+  toOrder: (model, room, request, encode) => chatOrder(model, room, chatOf(request), encode),
+};
+
 /** The endpoints for answers, by path. */
 export function createCompletions({ respond, find, check }: CompletionOptions): Readonly<Record<string, Complete>> {
-  const complete =
-    <R extends AnyRequest>(
-      endpointOf: (wishes: Wishes) => Endpoint,
-      parse: (body: unknown) => R,
-      toOrder: (model: AnsweringModel, room: Room, request: R, encode: Encode) => Promise<AnswerOrder>,
-    ): Complete =>
+  const complete = <R extends { readonly model: string | undefined; readonly stream: boolean | undefined }>(
+    kind: Kind<R>,
+  ): [path: string, Complete] => [
+    kind.path,
     async (request, { report, wait }) => {
       const body = await readJson(request);
       const { model, encoder } = find(body);
       const room = roomOf(model);
       checkBodySize(room, body);
-      const asked = parse(body);
+      const asked = kind.parse(body);
       wait();
       check(asked.model);
       const prepare = async (signal: AbortSignal) => ({
         model,
-        order: await toOrder(model, room, asked, (text, plain) => encoder.encode(text, plain, signal)),
+        order: await kind.toOrder(model, room, asked, (text, plain) => encoder.encode(text, plain, signal)),
       });
-      return respond(prepare, {
-        endpoint: endpointOf({
-          includeUsage: asked.stream_options?.include_usage ?? false,
-          logprobs: asked.logprobs !== undefined && asked.logprobs !== false,
-        }),
-        stream: asked.stream ?? false,
-        signal: request.signal,
-        report,
-      });
-    };
-  return {
-    [CHAT_PATH]: complete(chatEndpoint, parseChatRequest, chatOrder),
-    [TEXT_PATH]: complete(textEndpoint, parseTextRequest, textOrder),
-  };
+      const stream = asked.stream ?? false;
+      return respond(prepare, { endpoint: kind.endpointOf(asked), stream, signal: request.signal, report });
+    },
+  ];
+  return Object.fromEntries([complete(CHAT), complete(TEXT), complete(RESPONSES)]);
 }

@@ -16,25 +16,30 @@ export interface Room {
  */
 export function checkBodySize(room: Room, body: unknown): void {
   if (!isRecord(body)) return;
-  const { prompt, messages } = body;
+  const { prompt, messages, input } = body;
   if (prompt !== undefined) {
     const only: unknown = Array.isArray(prompt) && prompt.length === 1 ? prompt[0] : prompt;
     if (typeof only === "string") checkTextSize(room, only, "prompt");
     else if (Array.isArray(only) && only.length > room.tokens) throw tooLong("prompt", `${only.length} tokens`, room);
   }
-  if (!Array.isArray(messages)) return;
   // A message has a token at least.
-  if (messages.length > room.tokens) throw tooLong("messages", `${messages.length} messages`, room);
+  if (Array.isArray(messages) && messages.length > room.tokens) throw tooLong("messages", `${messages.length} messages`, room);
+  if (typeof input === "string") checkTextSize(room, input, "input");
+  if (Array.isArray(messages)) checkContents(room, messages, "messages");
+  if (Array.isArray(input)) checkContents(room, input, "input");
+}
+
+function checkContents(room: Room, messages: readonly unknown[], param: string): void {
   let bytes = 0;
-  for (const message of messages as readonly unknown[]) {
-    if (!isRecord(message) || message["role"] === "assistant") continue;
+  for (const message of messages) {
+    if (!isRecord(message) || message["role"] === "assistant" || message["type"] === "reasoning") continue;
     const { content } = message;
     const parts = Array.isArray(content)
       ? content.map((part: unknown) => (isRecord(part) ? part["text"] : undefined))
       : [content];
     for (const text of parts) if (typeof text === "string") bytes += bytesOf(text.trim(), room);
   }
-  checkBytes(room, bytes, "messages");
+  checkBytes(room, bytes, param);
 }
 
 /** @throws {ApiError} a text that has more tokens than there is room for, whatever its tokens are */

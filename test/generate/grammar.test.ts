@@ -306,7 +306,7 @@ describe("schemas", () => {
           if (!result.success) throw new Error(`${JSON.stringify(schema)}: ${text}: ${result.error.message}`);
         }
       }),
-      { seed: 11, numRuns: SLOW ? 1500 : 80 },
+      { seed: 11, numRuns: SLOW ? 600 : 80 },
     );
   });
 

@@ -5,8 +5,16 @@ import { UserError } from "../../src/base/errors.ts";
 import { parseJson } from "../../src/base/json.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
 import { ApiError, refusing } from "../../src/serve/http/errors.ts";
-import { answeringModel, chatOrder, roomOf, type ServedModel, textOrder } from "../../src/serve/answer-orders.ts";
-import { parseChatRequest, parseTextRequest } from "../../src/serve/api/requests.ts";
+import { chatOf, parseResponsesRequest } from "../../src/serve/api/responses-request.ts";
+import {
+  type AnswerOrder,
+  answeringModel,
+  chatOrder,
+  roomOf,
+  type ServedModel,
+  textOrder,
+} from "../../src/serve/answer-orders.ts";
+import { askOf, parseChatRequest, parseTextRequest } from "../../src/serve/api/requests.ts";
 import { checkBodySize } from "../../src/serve/size.ts";
 import { fuzz, INPUTS, mutateJson } from "../support/fuzz.ts";
 import { scriptedDecoder } from "../support/served.ts";
@@ -68,25 +76,44 @@ const CHATS = [
   { ...fields, messages, response_format: { type: "text" } },
   { messages: [...messages, call, { role: "tool", content: "r" }], tools, tool_choice: "none" },
 ].map((body) => JSON.stringify(body));
+const RESPONSES = [
+  { input: "q", instructions: "s", max_output_tokens: 5, include: ["message.output_text.logprobs"], top_logprobs: 2 },
+  {
+    input: [
+      { role: "developer", content: [{ type: "input_text", text: "s" }] },
+      { type: "reasoning", id: "rs", summary: [], content: [{ type: "reasoning_text", text: "r" }] },
+      { type: "message", role: "assistant", content: [{ type: "output_text", text: "a", annotations: [] }], status: "completed" },
+      { type: "function_call", call_id: "c", name: "f", arguments: "{}" },
+      { type: "function_call_output", call_id: "c", output: "o" },
+      { role: "user", content: "q" },
+    ],
+    text: { format: { type: "json_schema", name: "n", schema } },
+    tools: [{ type: "function", name: "f", parameters: {}, strict: true }],
+    tool_choice: "none",
+  },
+].map((body) => JSON.stringify(body));
 const TEXTS = [{ ...fields, prompt: "p", echo: false }, { prompt: ["p"] }, { prompt: [5, 6, 7] }, { prompt: [[5, 6, 7]] }].map(
   (body) => JSON.stringify(body),
 );
+
+const KINDS: readonly { readonly bodies: readonly string[]; order(body: unknown): Promise<AnswerOrder> }[] = [
+  { bodies: CHATS, order: (body) => chatOrder(answering, room, askOf(parseChatRequest(body)), encode) },
+  { bodies: TEXTS, order: (body) => textOrder(answering, room, parseTextRequest(body), encode) },
+  { bodies: RESPONSES, order: (body) => chatOrder(answering, room, chatOf(parseResponsesRequest(body)), encode) },
+];
 
 test(`${INPUTS} mutated requests: a order for the decoder, or a 400 that is clear`, async () => {
   const counts = await fuzz(
     "requests",
     (random) => {
-      const isChat = random.below(2) === 0;
-      const bodies = isChat ? CHATS : TEXTS;
-      return { isChat, text: mutateJson(random, bodies[random.below(bodies.length)]!) };
+      const kind = KINDS[random.below(KINDS.length)]!;
+      return { kind, text: mutateJson(random, kind.bodies[random.below(kind.bodies.length)]!) };
     },
-    async ({ isChat, text }) => {
+    async ({ kind, text }) => {
       try {
         const body = refusing(null, "invalid_json", () => parseJson(text, "the request's body"));
         checkBodySize(room, body);
-        const order = isChat
-          ? await chatOrder(answering, room, parseChatRequest(body), encode)
-          : await textOrder(answering, room, parseTextRequest(body), encode);
+        const order = await kind.order(body);
         expect(order.prompt.length).toBeGreaterThan(0);
         expect(order.prompt.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize)).toBe(true);
         expect(order.limit).toBeGreaterThanOrEqual(1);

@@ -49,7 +49,6 @@ const logprobsOf = (tokens: readonly PlacedToken[]) => ({ content: tokens.map(({
 /** https://platform.openai.com/docs/api-reference/chat */
 export function chatEndpoint({ includeUsage, logprobs }: Wishes): Endpoint {
   return {
-    path: CHAT_PATH,
     idPrefix: "chatcmpl-",
     whole: ({ id, created, model }, choices, usage) => ({
       id,

@@ -66,7 +66,6 @@ export interface Head {
 
 /** How an endpoint writes its answers. */
 export interface Endpoint {
-  readonly path: string;
   readonly idPrefix: string;
   whole(head: Head, choices: readonly Choice[], usage: Usage): object;
   /** Returns what writes the events of one answer. */

@@ -9,22 +9,22 @@ import { ApiError } from "../http/errors.ts";
  * model cannot follow is refused, unless it has the value that changes nothing; so is one that does not exist.
  * https://platform.openai.com/docs/api-reference
  */
-const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);
+export const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);
 
 const number = (least: number, most: number) => z.number().min(least).max(most);
 
 /** A field of which one value alone is implemented. */
-const only = (...values: readonly z.core.util.Literal[]) =>
+export const only = (...values: readonly z.core.util.Literal[]) =>
   maybe(z.literal(values, { error: `only ${values.map((value) => JSON.stringify(value)).join(" or ")} is supported` }));
 
-const unsupported = z.null({ error: "it is not supported" }).optional();
+export const unsupported = z.null({ error: "it is not supported" }).optional();
 /** Says something about the caller, not about the answer. */
-const ignored = z.unknown().optional();
+export const ignored = z.unknown().optional();
 
 /** Answers to one request, at most. */
 const MOST_CHOICES = 8;
 /** Tokens whose log-probabilities are told beside the chosen one's, at most. */
-const MOST_LOGPROBS = 20;
+export const MOST_LOGPROBS = 20;
 
 /** By token id. */
 const logitBias = z.record(z.string(), number(-100, 100)).superRefine((biases, { addIssue }) => {
@@ -36,7 +36,8 @@ const STOPS = 4;
 const stopText = z.string().min(1);
 const count = maybe(SAMPLING.maxNewTokens.values);
 
-const common = {
+/** Fields that all endpoints have, n and stream_options aside, which are not the same everywhere. */
+export const sampling = {
   model: maybe(z.string()),
   max_tokens: count,
   temperature: maybe(SAMPLING.temperature.values),
@@ -44,6 +45,9 @@ const common = {
   top_k: maybe(SAMPLING.topK.values),
   min_p: maybe(SAMPLING.minP.values),
   repetition_penalty: maybe(SAMPLING.repetitionPenalty.values),
+  presence_penalty: maybe(number(-2, 2)),
+  frequency_penalty: maybe(number(-2, 2)),
+  logit_bias: maybe(logitBias),
   seed: maybe(z.int()),
   stop: maybe(
     z.union([stopText.transform((text) => [text]), z.array(stopText).max(STOPS)], {
@@ -51,11 +55,6 @@ const common = {
     }),
   ),
   stream: maybe(z.boolean()),
-  stream_options: maybe(z.object({ include_usage: maybe(z.boolean()) })),
-  n: maybe(z.int().min(1).max(MOST_CHOICES)),
-  presence_penalty: maybe(number(-2, 2)),
-  frequency_penalty: maybe(number(-2, 2)),
-  logit_bias: maybe(logitBias),
   user: ignored,
   metadata: ignored,
   store: ignored,
@@ -65,8 +64,14 @@ const common = {
   prompt_cache_retention: ignored,
 } as const;
 
+const common = {
+  ...sampling,
+  stream_options: maybe(z.object({ include_usage: maybe(z.boolean()) })),
+  n: maybe(z.int().min(1).max(MOST_CHOICES)),
+} as const;
+
 /** An object without its fields that are null: OpenAI's API has them absent, whether a server knows them or not. */
-function withoutNulls(value: unknown): unknown {
+export function withoutNulls(value: unknown): unknown {
   if (!isRecord(value) || !Object.values(value).includes(null)) return value;
   // A spread keeps what readers of exact JSON put beside the keys.
   const rest: Record<string, unknown> = { ...value };
@@ -148,31 +153,44 @@ const textRequest = z.strictObject({
 
 export type ChatRequest = z.output<typeof chatRequest>;
 export type TextRequest = z.output<typeof textRequest>;
-export type AnyRequest = ChatRequest | TextRequest;
 
-export const parseChatRequest = (body: unknown): ChatRequest => parse(chatRequest, body);
-export const parseTextRequest = (body: unknown): TextRequest => parse(textRequest, body);
+/** A request for the next turn of a conversation, whichever endpoint it came to. */
+export interface ChatAsk extends Omit<ChatRequest, "response_format" | "stream_options" | "modalities"> {
+  /** The field with the conversation, as the endpoint calls it. */
+  readonly field: "messages" | "input";
+  /** null: any text. */
+  readonly format: JsonFormat | null;
+}
+export type AnyAsk = ChatAsk | TextRequest;
 
-/** @throws {ApiError} the first problem, with the field's name */
-function parse<S extends typeof chatRequest | typeof textRequest>(schema: S, body: unknown): z.output<S> {
-  const result = schema.safeParse(withoutNulls(body));
-  if (!result.success) {
-    const issue = result.error.issues[0]!;
-    if (issue.code === "unrecognized_keys") {
-      const param = fieldName([...issue.path, issue.keys[0]!]);
-      throw new ApiError(400, `unknown field ${param}; remove it`, { param, code: "unknown_parameter" });
-    }
-    if (issue.path.length === 0) throw new ApiError(400, `the request's body: ${issue.message}`);
-    const param = fieldName(issue.path);
-    throw new ApiError(400, `${param}: ${issue.message}`, { param, code: "invalid_value" });
-  }
-  if (result.data.stream_options !== undefined && result.data.stream !== true) {
-    throw new ApiError(400, "stream_options: only with stream", { param: "stream_options", code: "invalid_value" });
-  }
-  if ("top_logprobs" in result.data && result.data.top_logprobs !== undefined && result.data.logprobs !== true) {
+export function parseChatRequest(body: unknown): ChatRequest {
+  const request = checkStream(parse(chatRequest, body));
+  if (request.top_logprobs !== undefined && request.logprobs !== true) {
     throw new ApiError(400, "top_logprobs: only with logprobs", { param: "top_logprobs", code: "invalid_value" });
   }
-  return result.data as z.output<S>;
+  checkForm(formatOf(request), request);
+  return request;
+}
+export const parseTextRequest = (body: unknown): TextRequest => checkStream(parse(textRequest, body));
+export const askOf = (request: ChatRequest): ChatAsk => ({ ...request, field: "messages", format: formatOf(request) });
+
+function checkStream<R extends ChatRequest | TextRequest>(request: R): R {
+  if (request.stream_options === undefined || request.stream === true) return request;
+  throw new ApiError(400, "stream_options: only with stream", { param: "stream_options", code: "invalid_value" });
+}
+
+/** @throws {ApiError} the first problem, with the field's name */
+export function parse<S extends z.ZodType>(schema: S, body: unknown): z.output<S> {
+  const result = schema.safeParse(withoutNulls(body));
+  if (result.success) return result.data;
+  const issue = result.error.issues[0]!;
+  if (issue.code === "unrecognized_keys") {
+    const param = fieldName([...issue.path, issue.keys[0]!]);
+    throw new ApiError(400, `unknown field ${param}; remove it`, { param, code: "unknown_parameter" });
+  }
+  if (issue.path.length === 0) throw new ApiError(400, `the request's body: ${issue.message}`);
+  const param = fieldName(issue.path);
+  throw new ApiError(400, `${param}: ${issue.message}`, { param, code: "invalid_value" });
 }
 
 /** The JSON that an answer has to be. */
@@ -184,16 +202,22 @@ export interface JsonFormat {
   readonly path: string;
 }
 
-/** The form that a request wants its answer in; null: any text. @throws {ApiError} beside tools, whose calls are of another form */
-export function formatOf({ response_format: format, tools, tool_choice: choice }: ChatRequest): JsonFormat | null {
+function formatOf({ response_format: format }: ChatRequest): JsonFormat | null {
   const param = "response_format";
   if (format === undefined || format.type === "text") return null;
-  if (tools !== undefined && tools.length > 0 && choice !== "none") {
-    const message = `${param}: a form and calls of tools are not supported together; tool_choice "none" leaves the tools out`;
-    throw new ApiError(400, message, { param, code: "invalid_value" });
-  }
   if (format.type === "json_object") return { schema: null, param, path: param };
   return { schema: format.json_schema.schema, param, path: `${param}.json_schema.schema` };
+}
+
+/** @throws {ApiError} a form beside tools, whose calls are of another one */
+export function checkForm(
+  format: JsonFormat | null,
+  { tools, tool_choice: choice }: { readonly tools?: readonly unknown[] | undefined; readonly tool_choice?: unknown },
+): void {
+  if (format === null || tools === undefined || tools.length === 0 || choice === "none") return;
+  const { param } = format;
+  const message = `${param}: a form and calls of tools are not supported together; tool_choice "none" leaves the tools out`;
+  throw new ApiError(400, message, { param, code: "invalid_value" });
 }
 
 const LONGEST_NAME = 80;

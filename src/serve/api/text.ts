@@ -12,7 +12,6 @@ export function textEndpoint({ includeUsage, logprobs }: Wishes): Endpoint {
     finish_reason: reason,
   });
   return {
-    path: TEXT_PATH,
     idPrefix: "cmpl-",
     whole(head, choices, usage) {
       const views = choices.map(({ pieces, reason }, index) => {

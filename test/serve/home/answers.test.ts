@@ -49,3 +49,12 @@ test("answers of a form beside each other, of one schema and of others", async (
   expect([a!.length, b!.length]).toEqual([3, 1]);
   expect(c).toEqual(a!);
 });
+
+test("responses come from every model, and are refused by their names", async () => {
+  const response = await box.client.responses.create({ model: BASE, input: "one two", max_output_tokens: 4 });
+  expect(response).toMatchObject({ model: BASE, usage: { output_tokens: 4 } });
+  expect(await box.client.responses.create({ model: "gpt-9", input: "x" }).catch((error: unknown) => error)).toMatchObject({
+    status: 404,
+    param: "model",
+  });
+});

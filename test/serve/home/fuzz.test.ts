@@ -39,6 +39,7 @@ const PATHS = [
   "/v1/keys/ID",
   "/v1/chat/completions",
   "/v1/completions",
+  "/v1/responses",
   "/v1/embeddings",
   "/health",
   "/metrics",
