@@ -3,8 +3,10 @@ import { startRouter } from "./base/router.ts";
 import { askForKey } from "./parts/dialog.ts";
 import { topBar } from "./parts/top-bar.ts";
 import { createJobs } from "./state/jobs.ts";
+import { chatView } from "./views/chat.ts";
 import { jobView } from "./views/job.ts";
 import { jobsView } from "./views/jobs.ts";
+import { modelsView } from "./views/models.ts";
 import { trainView } from "./views/train.ts";
 
 setKeyDialog(askForKey);
@@ -23,6 +25,8 @@ startRouter(
         ),
     ],
     [/^train$/, (_, query) => trainView(jobs, query.get("model"))],
+    [/^chat$/, (_, query) => chatView(query.get("left"), query.get("right"))],
+    [/^models$/, () => modelsView(jobs)],
     [/^/, () => jobsView(jobs)],
   ],
   bar.showPlace,

@@ -193,3 +193,16 @@ export interface DryRun {
   };
   readonly notes: readonly string[];
 }
+
+/** A model that was written to be taken away. */
+export interface Export {
+  readonly id: string;
+  readonly object: "export";
+  readonly model: string;
+  readonly format: "peft" | "merged" | "gguf";
+  readonly filename: string;
+  readonly bytes: number;
+  /** The address of the bytes, from the page's own on; it needs no key. */
+  readonly url: string;
+  readonly expires_at: number;
+}

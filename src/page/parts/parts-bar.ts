@@ -17,6 +17,9 @@ export function partsBar(label: string) {
   const list = h("ul", { class: "legend" });
   return {
     element: h("div", {}, stack, list),
+    get isEmpty() {
+      return stack.childElementCount === 0;
+    },
     /** @param whole bytes of the bar's full width (default: the largest sum or mark) */
     show(parts: readonly MemoryPart[], marks: readonly MemoryPart[] = [], whole?: number) {
       const sum = parts.reduce((total, { bytes }) => total + bytes, 0);

@@ -8,6 +8,8 @@ import type { Connection, Jobs } from "../state/jobs.ts";
 const PLACES = [
   ["Jobs", "", /^(?:job\/.*)?$/],
   ["Train", "train", /^train$/],
+  ["Chat", "chat", /^chat$/],
+  ["Models", "models", /^models$/],
 ] as const;
 
 const CONNECTIONS: Readonly<Record<Connection, string>> = {
@@ -26,7 +28,7 @@ export function topBar(parent: Element, jobs: Jobs) {
   const level = h("i");
   const memory = h(
     "a",
-    { class: "box-memory", href: "#/", hidden: true },
+    { class: "box-memory", href: "#/models", hidden: true },
     h("span", { class: "meter" }, level),
     h("span", { class: "text" }),
   );

@@ -20,6 +20,7 @@ import { createRouter } from "../http/routes.ts";
 import type { ModelServer, ServerOptions } from "../server.ts";
 import { type Caller, checkScope, createAccess, createAudit } from "./access.ts";
 import { fileRoutes, MOST_UPLOAD } from "./files-api.ts";
+import { exportRoutes } from "./exports/exports-api.ts";
 import { insightRoutes } from "./insight/insight-api.ts";
 import { createLane } from "./insight/lane.ts";
 import { previewRoutes } from "./insight/preview-api.ts";
@@ -114,6 +115,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     ...jobRoutes({ places, events, queue, ledger, registry, lane }),
     ...insightRoutes({ places, events, ledger, hosts }),
     ...previewRoutes({ places, registry, lane }),
+    ...exportRoutes({ places, registry, ledger, lane }),
     ...modelRoutes(registry, places, options.adapters),
     ...keyRoutes(keys, apiKey !== null),
   };
