@@ -7,6 +7,7 @@ export { type ChatOptions, type Conversation, openChat, type SayOptions } from "
 export { evaluate, type EvaluateOptions, type EvaluateResult } from "./library/evaluate.ts";
 export { exportGguf, type ExportGgufOptions, type ExportGgufResult } from "./library/export-gguf.ts";
 export { generate, type GeneratedAnswer, type GenerateOptions, type GenerateResult } from "./library/generate.ts";
+export { createKey, deleteKey, type Key, type KeyOptions, listKeys, type NewKey } from "./library/keys.ts";
 export { merge, type MergeOptions, type MergeResult } from "./library/merge.ts";
 export type { CallOptions } from "./library/options.ts";
 export {

@@ -10,8 +10,8 @@ const SOURCE = join(import.meta.dir, "../src");
 const PACKAGES: readonly string[] = ["@bufbuild/protobuf/wire", "@huggingface/tokenizers", "zod"];
 
 /** Verbs that render no conversation, and those among them that tokenize nothing. */
-const WITHOUT_TEMPLATES: readonly string[] = ["report", "step", "plan", "doctor", "recipes", "completion"];
-const WITHOUT_TEXT: readonly string[] = ["report", "doctor", "recipes", "completion"];
+const WITHOUT_TEMPLATES: readonly string[] = ["report", "step", "plan", "doctor", "recipes", "keys", "completion"];
+const WITHOUT_TEXT: readonly string[] = ["report", "doctor", "recipes", "keys", "completion"];
 
 /** The verbs' modules, by name. */
 const VERBS: ReadonlyMap<string, string> = new Map(

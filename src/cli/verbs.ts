@@ -10,6 +10,7 @@ export const VERBS: VerbTable = {
   chat: { summary: "talk with a model or an adapter", load: () => import("./verbs/chat.ts") },
   generate: { summary: "answer the prompts of a file", load: () => import("./verbs/generate.ts") },
   serve: { summary: "serve a model by OpenAI's API over HTTP", load: () => import("./verbs/serve.ts") },
+  keys: { summary: "create, list and delete keys of a server with a home", load: () => import("./verbs/keys.ts") },
   eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./verbs/eval.ts") },
   merge: { summary: "add an adapter to its base model's weights", load: () => import("./verbs/merge.ts") },
   export: { summary: "write a GGUF file for llama.cpp and Ollama", load: () => import("./verbs/export.ts") },

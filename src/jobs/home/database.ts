@@ -109,6 +109,27 @@ export function openDatabase(path: string, upgrades = UPGRADES): Database {
 }
 
 /**
+ * Opens a database that a server may be working with: it is made by nobody here, and its log stays as it is, so that a copy that is being made of
+ * both is whole.
+ * @throws {UserError} a file that is damaged or of another version
+ */
+export function openDatabaseBeside(path: string): Database {
+  let database: Database | null = null;
+  try {
+    database = new Database(path, { readwrite: true, create: false, strict: true });
+    ask(database, "PRAGMA busy_timeout = 5000");
+    if (check(database, path, UPGRADES.length) < UPGRADES.length)
+      throw new UserError(`${path} is of an older version of Remat; start the server once, which upgrades it`);
+    ask(database, "PRAGMA synchronous = FULL");
+    ask(database, "PRAGMA wal_autocheckpoint = 0");
+    return database;
+  } catch (error) {
+    database?.close();
+    throw error instanceof UserError ? error : problem(path, error);
+  }
+}
+
+/**
  * Commits something that may be lost when the machine, and not only this process, ends suddenly: it waits for no disk, which would hold answers
  * up. The next commit that is synced syncs it too.
  */

@@ -100,6 +100,9 @@ export function checkScope({ name, scopes }: Caller, scope: RouteScope): void {
   });
 }
 
+/** The name of the audit in a home. */
+export const AUDIT_FILE = "audit.jsonl";
+
 /** Appends lines that say who changed what. */
 export interface Audit {
   add(line: { readonly caller: string; readonly method: string; readonly path: string; readonly status: number }): void;

@@ -18,7 +18,7 @@ import { isLoopback } from "../http/guard.ts";
 import { listen } from "../http/listen.ts";
 import { createRouter } from "../http/routes.ts";
 import type { ModelServer, ServerOptions } from "../server.ts";
-import { type Caller, checkScope, createAccess, createAudit } from "./access.ts";
+import { AUDIT_FILE, type Caller, checkScope, createAccess, createAudit } from "./access.ts";
 import { fileRoutes, MOST_UPLOAD } from "./files-api.ts";
 import { exportRoutes } from "./exports/exports-api.ts";
 import { insightRoutes } from "./insight/insight-api.ts";
@@ -79,7 +79,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     ...options.queue,
   });
   const access = createAccess({ apiKey, keys, cors, isLocal: isLoopback(host) });
-  const audit = createAudit(join(home.folder, "audit.jsonl"));
+  const audit = createAudit(join(home.folder, AUDIT_FILE));
   const counters = createCounters();
   const lane = createLane();
   const named = (name: unknown) => {

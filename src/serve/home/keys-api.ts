@@ -1,12 +1,12 @@
 import { z } from "zod";
-import { type KeyRecord, type KeyStore, SCOPES } from "../../jobs/home/keys.ts";
+import { KEY_NAME, type KeyRecord, type KeyStore, SCOPES } from "../../jobs/home/keys.ts";
 import { readJson } from "../http/body.ts";
 import { ApiError } from "../http/errors.ts";
 import { notFound } from "./lists.ts";
 import type { HomeRoutes } from "./route.ts";
 
 const keyRequest = z.strictObject({
-  name: z.string().regex(/^[\w. @-]{1,64}$/, { error: "expected up to 64 letters, digits, blanks and . _ @ -" }),
+  name: z.string().regex(KEY_NAME.pattern, { error: `expected ${KEY_NAME.description}` }),
   scopes: z.array(z.enum(SCOPES)).min(1),
 });
 

@@ -173,6 +173,16 @@ export type VerbEvent =
   /** `serve`: it takes requests now; `context` is the longest text in tokens, prompt and answer together. */
   | { readonly type: "listening"; readonly url: string; readonly model: string; readonly context: number }
   | RequestEvent
+  /** `keys`: one that is there, was made (with its secret, `key`) or deleted. `created_at` is Unix time. */
+  | {
+      readonly type: "key";
+      readonly id: string;
+      readonly name: string;
+      readonly scopes: readonly string[];
+      readonly created_at: number;
+      readonly key?: string;
+      readonly deleted?: true;
+    }
   /** Something that a user should know and that stops nothing. */
   | { readonly type: "note"; readonly text: string }
   | { readonly type: "warning"; readonly text: string }
