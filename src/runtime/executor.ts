@@ -89,6 +89,11 @@ export interface Executor {
   run(call: Call, from?: number, to?: number): void;
   /** Reserves memory for good. Throws an error that names the sizes when the executor's memory is exhausted. */
   reserve(bytes: number): Address;
+  /**
+   * Gives the memory behind a reserved range back to the system, until it is touched again; its content is arbitrary from now on. False
+   * where the system does not take it; absent where a reservation takes memory at once, and keeps it.
+   */
+  giveBack?(address: Address, bytes: number): boolean;
   /** Has a function write a reserved range: files are read straight into it where the CPU reaches the memory. */
   fill(address: Address, bytes: number, write: (target: Uint8Array) => void): void;
   write(address: Address, data: Uint8Array): void;

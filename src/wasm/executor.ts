@@ -149,6 +149,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       );
     },
     reserve: (bytes) => shared.reserve(bytes, "the runtime"),
+    giveBack: shared.giveBack,
     fill: (address, bytes, write) => write(shared.bytes(address, bytes)),
     write: (address, data) => shared.bytes(address, data.byteLength).set(data),
     read(address, bytes, target = new Uint8Array(bytes)) {

@@ -1,5 +1,8 @@
+import { ptr } from "bun:ffi";
 import { ALIGNMENT, align, type Address } from "../runtime/executor.ts";
 import { UserError } from "../base/errors.ts";
+import { lazily } from "../base/lazily.ts";
+import { openLibc } from "../base/process/libc.ts";
 
 /** A page of WebAssembly memory. */
 const PAGE = 65536;
@@ -21,6 +24,8 @@ export interface SharedMemory {
   readonly capacity: number;
   /** Reserves bytes, zeroed. Throws when they do not fit; `what` names them in the error. */
   reserve(bytes: number, what: string): Address;
+  /** Gives the pages of a reserved range back to the system, until they are touched again, with zeros. False where it does not take them. */
+  giveBack(address: Address, bytes: number): boolean;
   /** A view of memory; growth does not invalidate it, but keep none beyond the call: a view holds on to its buffer. */
   bytes(address: Address, length: number): Uint8Array;
   words(address: Address, length: number): Int32Array;
@@ -54,10 +59,24 @@ export function createMemory(limit = MAX_PAGES * PAGE): SharedMemory {
       top = end;
       return address;
     },
+    giveBack(address, bytes) {
+      const libc = linuxLibc();
+      if (!libc) return false;
+      const first = align(address, PAGE);
+      const end = Math.floor((address + bytes) / PAGE) * PAGE;
+      if (end <= first) return true;
+      return libc.madvise(ptr(new Uint8Array(memory.buffer, first, 1)), end - first, MADV_DONTNEED) === 0;
+    },
     bytes: (address, length) => new Uint8Array(memory.buffer, address, length),
     words: (address, length) => new Int32Array(memory.buffer, address, length),
   };
 }
+
+/** Linux alone takes pages away at once; elsewhere advice of this name means that it may, some time. */
+const linuxLibc = lazily(() =>
+  process.platform === "linux" ? openLibc({ madvise: { args: ["ptr", "usize", "int"], returns: "int" } }) : null,
+);
+const MADV_DONTNEED = 4;
 
 /** @throws {UserError} the process may not have as many addresses */
 function reserveAddresses(): WebAssembly.Memory {

@@ -1,6 +1,5 @@
 import { inPrecision } from "../../autodiff/precision.ts";
-import { isNamed, type SelectiveOptions } from "../../autodiff/selective.ts";
-import { UserError } from "../../base/errors.ts";
+import type { SelectiveOptions } from "../../autodiff/selective.ts";
 import { DECODER_TOKENS, type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
 import { programsOf, type Segment } from "../../graph/segment.ts";
 import type { Graph, WeightType } from "../../graph/types.ts";
@@ -19,14 +18,12 @@ import { forwardExtent } from "../../runtime/forward.ts";
 import { createProbes, type Probes } from "../../runtime/probes.ts";
 import { collectParams, type ParamInfo, residentBytes } from "../../runtime/resident.ts";
 import { schedulePrograms, sequenceGraphs } from "../../runtime/scheduled.ts";
-import { measureTemporary, settle } from "../../runtime/temporary.ts";
 import { gradientWindowBytes } from "../../runtime/streaming/gradient-window.ts";
-import { sequenceProgram, type SequenceProgram, sequenceUses } from "../../runtime/streaming/weight-window.ts";
+import { sequenceProgram } from "../../runtime/streaming/weight-window.ts";
 import { updateWindowBytes } from "../../optimizers/outside.ts";
 import type { Link } from "../../schedule/chain.ts";
 import type { Schedule } from "../../schedule/ops.ts";
 import { strategySchedule } from "../../schedule/strategies.ts";
-import { planWindow, windowWait } from "../../schedule/window.ts";
 import { storeAlignment } from "../../store/store.ts";
 import { SPARE } from "../../load/open-weights.ts";
 import { batchBytes } from "../../load/batch-memory.ts";
@@ -34,6 +31,7 @@ import { stepWordBytes } from "../../runtime/step-words.ts";
 import type { Costs } from "./costs.ts";
 import { betweenSteps, type FixedBytes, fixedTotal, forecast, largestOf, type MemoryForecast } from "./forecast.ts";
 import { ALL_RESIDENT, residencies, type Residency, windowBytes } from "../../load/residency.ts";
+import { backwardGraphs, checkNames, type StreamedReads, streamingOf, temporaryBytes } from "./plan-parts.ts";
 import { chooseResidency, SHARES, type StreamOptions } from "./stream.ts";
 import {
   activationLimit,
@@ -86,8 +84,8 @@ export interface TokenPlan extends StepPlan {
   readonly segments: readonly Segment[];
   /** Segments without dropout, for evaluation. */
   readonly withoutDropout: readonly Segment[];
-  /** What a micro-batch reads of weights that lie in their file: bytes, and seconds that it waits for them; null where all are in memory. */
-  readonly streaming: { readonly bytes: number; wait(bandwidth: number): number } | null;
+  /** null: all weights are in memory. */
+  readonly streaming: StreamedReads | null;
 }
 
 /** A way for frozen weights to lie. */
@@ -128,12 +126,36 @@ export interface ModelPlan {
   readonly measured: readonly Graph[];
   /** Bytes of the arena that holds stash and workspace. A later plan with other times needs no more. */
   readonly arena: number;
+  /** Bytes of it that something is placed in. */
+  readonly extent: number;
+  /** Bytes of the arena in which everything is kept: a plan for another limit needs no more, and no less than `extent`. */
+  readonly everything: number;
+  /** The limit that is kept, in bytes: a budget's; null: there is none. */
+  readonly limit: number | null;
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
   /** Other ways for frozen weights to lie, from all in memory to all in their files; the plan's own alone where none may lie there. */
   alternatives(): readonly Alternative[];
   /** Plans all steps again with other times, and another bandwidth of the link, in the same arena. No step is slower by these times than it is now. */
   withTimes(seconds: SecondsOf, bandwidth?: Pick<Link, "out" | "in"> | null): ModelPlan;
+  /**
+   * Plans all steps again for another limit of a budget, with the same times, in at most `room` bytes of arena. A limit below the least that
+   * works is taken as that one: see `limit` of what is returned.
+   */
+  withLimit(bytes: number, room: number): ModelPlan;
+}
+
+/** Describes what a plan of all steps is made with. */
+interface Round {
+  readonly times: SecondsOf | undefined;
+  readonly link: Link | null;
+  /** Bytes of the arena, at most. */
+  readonly room: number;
+  readonly limit: number | null;
+  /** Entries of a planning table, at most. */
+  readonly entries: number;
+  /** The steps so far: they stay where no other ones are faster. */
+  readonly before?: ReadonlyMap<number, StepPlan>;
 }
 
 /**
@@ -258,20 +280,17 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       streamingOf(sequenceOf(graphs), [], residency);
     }
 
-    const plan = (
-      times: SecondsOf | undefined,
-      link: Link | null,
-      room: number,
-      entries: number,
-      before?: ReadonlyMap<number, StepPlan>,
-    ): ModelPlan => {
+    const plan = (round: Round): ModelPlan => {
+      const { times, link, room, limit, entries, before } = round;
       const steps = new Map<number, TokenPlan>();
       // The largest first: it decides whether a limit can be kept.
       for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
         const { segments, withoutDropout } = built.get(tokens)!;
         const chain = buildChain(segments, programs, times, link && { link, alignment });
         if (betweenBytes > room) throw new LimitError(room, Math.max(betweenBytes, smallestPlan(chain).placement.extent));
-        const step = planStep(chain, strategy, room, { entries, current: before?.get(tokens) });
+        const known = before?.get(tokens);
+        const current = known && known.placement.extent <= room ? known : undefined;
+        const step = planStep(chain, strategy, room, { entries, current });
         if (step.placement.extent > room) throw new LimitError(room, step.placement.extent);
         const graphs = sequenceGraphs(segments, schedulePrograms(segments, step.schedule));
         const seconds = graphs.map(({ graph }) => (times ?? modelledSeconds)(graph));
@@ -280,13 +299,12 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       const largest = steps.get(most)!;
       const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
       const withoutCheckpointing = largestOf([forecast(off, fixed, temporary), update]);
+      const later: Round = { ...round, entries: LATER_ENTRIES, before: steps };
       const extent = Math.max(betweenBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
       // Other times may lead to a plan that keeps more, up to everything, within the limit.
-      const keepAll = Math.min(
-        activationLimit(largest.chain, strategy, room),
-        withoutCheckpointing.stash + withoutCheckpointing.workspace,
-      );
-      const arena = isPlanned(strategy) ? Math.max(extent, keepAll) : extent;
+      const keepAll = withoutCheckpointing.stash + withoutCheckpointing.workspace;
+      const within = Math.min(activationLimit(largest.chain, strategy, room), keepAll);
+      const arena = isPlanned(strategy) ? Math.max(extent, within) : extent;
       return {
         programs,
         steps,
@@ -303,6 +321,9 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         between: betweenBytes,
         measured,
         arena,
+        extent,
+        everything: Math.max(arena, Math.min(keepAll, capacity)),
+        limit,
         // A smaller micro-batch may keep more than the largest one.
         predicted: largestOf([...[...steps.values()].map((step) => forecast(step, fixed, temporary)), update]),
         withoutCheckpointing,
@@ -311,65 +332,43 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
           const others = all === null ? [residency] : [ALL_RESIDENT, ...SHARES.map((share) => all.keeping(share, "ample"))];
           return alternativesOf(others, times ?? modelledSeconds);
         },
-        withTimes: (other, bandwidth) => plan(other, link && { ...link, ...bandwidth }, arena, LATER_ENTRIES, steps),
+        withTimes: (other, bandwidth) => plan({ ...later, times: other, link: link && { ...link, ...bandwidth }, room: arena }),
+        withLimit(bytes, most) {
+          if (limit === null) throw new Error(`the strategy ${strategy.name} has no limit of memory`);
+          return planAnyhow({ ...later, room: Math.min(bytes - besides, most), limit: bytes });
+        },
       };
+    };
+    /** Plans with the least that works where there is less room than that. */
+    const planAnyhow = (round: Round): ModelPlan => {
+      try {
+        return plan(round);
+      } catch (error) {
+        if (!(error instanceof LimitError)) throw error;
+        return planAnyhow({ ...round, room: error.least, limit: besides + error.least });
+      }
     };
     const capacity = executor.capacity - fixedTotal(fixed) - SPARE;
     const ofProcess = strategy.name === "budget" && strategy.base !== undefined && !executor.card;
     const reading = ofProcess && residency.streamed.size > 0 ? READING_THREAD : 0;
-    const room =
-      strategy.name === "budget" ? strategy.bytes - (strategy.base?.() ?? 0) - reading - fixedTotal(fixed) - temporary : Infinity;
+    /** Bytes that a budget is for besides the arena. */
+    const besides = strategy.name === "budget" ? (strategy.base?.() ?? 0) + reading + fixedTotal(fixed) + temporary : 0;
+    const [limit, asked] = strategy.name === "budget" ? [strategy.bytes, strategy.bytes - besides] : [null, Infinity];
+    const room = Math.min(asked, capacity);
     try {
       // The first tables may have the arena's bytes, which nothing has touched yet.
-      const entries = Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, Math.min(room, capacity) / 8));
-      return plan(seconds, options.link ?? null, Math.min(room, capacity), entries);
+      const entries = Math.min(MOST_ENTRIES, Math.max(LATER_ENTRIES, room / 8));
+      return plan({ times: seconds, link: options.link ?? null, room, limit, entries });
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
-      const { limit, least } = error;
-      throw limit === capacity && capacity < room
+      const { least } = error;
+      throw error.limit === capacity && capacity < asked
         ? new CapacityError(executor.capacity, fixed, fixedTotal(fixed) + SPARE + least)
-        : new LimitError(limit, least, temporary, fixedTotal(fixed), reading);
+        : new LimitError(error.limit, least, temporary, fixedTotal(fixed), reading);
     }
   };
   if (!stream || stream.mode === "off") return under(ALL_RESIDENT);
   return chooseResidency(stream, under, choices);
-}
-
-/** The programs that add to gradients, from the last segment to the first: every schedule runs them in this order. */
-function backwardGraphs(segments: readonly Segment[]): { readonly graph: Graph; readonly params: Segment["params"] }[] {
-  return segments.toReversed().flatMap(({ model, params }) => {
-    const graph = model.fused ?? model.training?.backward;
-    return graph ? [{ graph, params }] : [];
-  });
-}
-
-/** Reads of a sequence of programs through the window; null: it reads none. */
-function streamingOf(
-  sequence: readonly SequenceProgram[],
-  seconds: readonly number[],
-  { streamed, rowBytes, window }: Residency,
-): TokenPlan["streaming"] {
-  if (streamed.size === 0) return null;
-  const { uses, starts } = sequenceUses(sequence, { streamed, rows: rowBytes });
-  const plan = planWindow(uses, window);
-  if (!plan) throw new Error(`a window of ${window} bytes is too small for ${sequence.length} programs`);
-  const runs = seconds.map((each, i) => ({ seconds: each, from: starts[i]!, to: starts[i]! + sequence[i]!.program.commands }));
-  return { bytes: plan.bytes, wait: (bandwidth) => windowWait(plan, uses, runs, bandwidth) };
-}
-
-/** Temporary memory of programs, which the executor's library then has: from before where it is known, or measured. */
-function temporaryBytes(
-  executor: Executor,
-  programs: Programs,
-  graphs: readonly Graph[],
-  costs: ModelPlanOptions["costs"],
-): number {
-  if (!executor.temporary) return 0;
-  const known = costs?.temporaryOf(graphs);
-  if (known !== undefined) return settle(executor.temporary, known);
-  const bytes = measureTemporary(executor, graphs.map(programs.of));
-  costs?.setTemporary(graphs, bytes);
-  return bytes;
 }
 
 /** Bytes of this process that the thread takes which reads weights from their files. */
@@ -378,19 +377,6 @@ export const READING_THREAD = 12 << 20;
 /** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */
 const MOST_ENTRIES = 2e7;
 const LATER_ENTRIES = 2e6;
-
-/** @throws {UserError} a name that means no value of any block */
-function checkNames(segments: readonly Segment[], names: readonly string[]): void {
-  const nodes = segments.flatMap(({ model }) => (model.training ? model.forward.nodes : []));
-  const values = nodes.flatMap((node) => node.outputs.map((value) => ({ value, node })));
-  for (const name of names) {
-    if (values.some(({ value, node }) => isNamed(name, value, node))) continue;
-    const known = [...new Set(values.flatMap(({ value, node }) => [...value.split("."), node.op]))].filter((text) =>
-      /^[a-z]/i.test(text),
-    );
-    throw new UserError(`no layer or operator of a block is named ${JSON.stringify(name)}; there are ${known.sort().join(", ")}`);
-  }
-}
 
 /** Bytes of what is not scheduled. */
 function fixedBytes(

@@ -1,5 +1,5 @@
 import type { TrainConfig } from "../config.ts";
-import type { ComputedTime } from "../step/engine.ts";
+import type { ComputedTime } from "../step/tally.ts";
 import type { DataReport } from "../../data/samples/check.ts";
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
 import type { SamplePart } from "../../data/samples/sample.ts";

@@ -1,4 +1,4 @@
-import type { ComputedTime } from "../step/engine.ts";
+import type { ComputedTime } from "../step/tally.ts";
 
 /** Times of so many steps are kept: a run may have millions. */
 const KEPT = 1000;

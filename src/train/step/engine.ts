@@ -12,12 +12,10 @@ import { type OptimizerState, reserveOptimizer } from "../../optimizers/plan.ts"
 import { type Address, align, ALIGNMENT, type Executor } from "../../runtime/executor.ts";
 import { createForward, type ForwardRunner } from "../../runtime/forward.ts";
 import { measurePrograms } from "../../runtime/measure.ts";
-import { outsidePlaces, readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
+import { readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
 import type { GradientWindow } from "../../runtime/streaming/gradient-window.ts";
-import { type OutsideMemory, withOutside } from "../../runtime/streaming/outside.ts";
+import { withOutside } from "../../runtime/streaming/outside.ts";
 import { trainedStream } from "../../runtime/streaming/trained-stream.ts";
-import { openOutsideFile } from "../../store/outside-file.ts";
-import { freeMemory } from "../../base/process/free-memory.ts";
 import { openWeightStream } from "../../load/stored/stream.ts";
 import { createRunner, type Runner } from "../../runtime/runner.ts";
 import type { Chain } from "../../schedule/chain.ts";
@@ -36,6 +34,8 @@ import { NOMINAL_BANDWIDTH } from "../memory/stream.ts";
 import { bandwidthSeen, measureBandwidth, NOMINAL_LINK, type OffloadOptions, openEngineStore } from "../memory/offload.ts";
 import { plannedTime } from "../memory/step-plan.ts";
 import { computeType, loadWeights, type WeightStorage, weightTypeOf } from "../../load/weights.ts";
+import { frozenStreamed, openOutside, reserveGradients, trainedPlaces } from "./outside-state.ts";
+import { type ComputedTime, createTally } from "./tally.ts";
 
 export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "compute" | "link" | "costs">, WeightStorage {
   readonly source: TensorSource;
@@ -45,13 +45,16 @@ export interface EngineOptions extends Omit<ModelPlanOptions, "weightType" | "co
   readonly measure?: { readonly costs: Costs; readonly batch: TokenBatch; readonly clock?: () => number };
   /** Called with the first plan, before anything of its size is reserved. */
   readonly onPlan?: ((plan: ModelPlan) => void) | undefined;
+  /** The limit of memory may change. Addresses for everything that a step can keep are reserved, as far as they take no memory. */
+  readonly elastic?: boolean;
 }
 
-/** Seconds of forward and backward passes, with what they waited for. */
-export interface ComputedTime {
-  readonly measured: number;
-  /** By the times that schedules were planned with; null where none are known, or replay checks are part of what was measured. */
-  readonly predicted: number | null;
+/** What has become of a limit of memory. */
+export interface Resized {
+  /** Bytes: the one that is kept from now on. It is larger than what was asked for where no schedule keeps that. */
+  readonly limit: number;
+  /** False where the system takes back nothing of what the process has. */
+  readonly returned: boolean;
 }
 
 /** Derivatives of a loss by the losses of tokens, of which it is a function. */
@@ -82,6 +85,8 @@ export interface Engine {
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
   readonly measuredPeak: number;
+  /** The counted peak since the limit of memory changed last. */
+  readonly recentPeak: number;
   /** Forward and backward of all micro-batches so far. */
   readonly computed: ComputedTime;
   /** Where boundaries and tapes go; null without offload. */
@@ -118,6 +123,11 @@ export interface Engine {
   zeroGradients(): void;
   /** Returns the place of `bytes` bytes in the arena for an update: only until the next step or evaluation. */
   updateMemory(bytes: number): Address;
+  /**
+   * Plans all steps again for another limit of memory, of a budget, between two micro-batches, and gives back what lies behind the new
+   * plan. Nothing that is computed changes by it, to the bit. More than everything, or than was reserved at the start, is of no use.
+   */
+  resize(bytes: number): Resized;
   /** Ends what the engine itself has started: the threads of its store. */
   close(): void;
 }
@@ -152,7 +162,7 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
   const { programs, fixed, answers } = plan;
   const { segments } = plan.largest;
   const { residency } = plan;
-  const outside = residency.isTrainedOutside ? openOutside(memoryExecutor, plan, options) : null;
+  const outside = residency.isTrainedOutside ? openOutside(memoryExecutor, plan, options.stream!) : null;
   /** What is trained may lie outside, under addresses that this executor knows. */
   const executor = outside ? withOutside(memoryExecutor, outside.memory) : memoryExecutor;
   const resident = reserveResident(executor, plan.loaded, plan.optimizer, residency.streamed, outside?.places);
@@ -174,7 +184,9 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
   const words = createStepWords(executor, segments.length);
   const memory: StepMemory = { resident, window: streamed?.window ?? null, gradients, batch: batch.addresses, ...words };
   const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
-  const arena = align(executor.reserve(plan.arena + alignment - ALIGNMENT), alignment);
+  /** Bytes of the arena under any limit. */
+  const room = options.elastic && executor.giveBack ? plan.everything : plan.arena;
+  const arena = align(executor.reserve(room + alignment - ALIGNMENT), alignment);
   const store = offload && openEngineStore(executor, offload);
   const logitsAddress = options.logits ? executor.reserve(4 * rows * config.vocabSize) : 0;
   const zeroGradients = () => {
@@ -245,29 +257,31 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
     return step;
   }
 
-  let touched = 0;
-  let ran: MemoryForecast | null = null;
-  /** True if an optimizer works in the arena. */
-  let updates = false;
-  let computed: ComputedTime = { measured: 0, predicted: 0 };
+  const tally = createTally();
   let runs = 0;
   let nextCheck = FIRST_CHECK;
   let replans = 0;
   /** Transfers up to the last plan. */
-  let counted = store && store.counts();
+  let moved = store && store.counts();
 
   /** Plans anew when the programs of a schedule take other times than it was made with. */
   function checkTimes(runner: Runner, costs: Costs): void {
     if (executor.temporary) costs.setTemporary(plan.measured, executor.temporary.bytes);
     const programsDiffer = costs.update(runner.seconds(), TOLERANCE);
     const transfersDiffer =
-      store !== null && costs.updateBandwidth(store.description, bandwidthSeen(counted!, store.counts()), TOLERANCE);
+      store !== null && costs.updateBandwidth(store.description, bandwidthSeen(moved!, store.counts()), TOLERANCE);
     if (!programsDiffer && !transfersDiffer) return;
-    plan = planAgain(costs);
-    runners = makeRunners();
-    counted = store && store.counts();
+    setPlan(planAgain(costs));
+    moved = store && store.counts();
     replans++;
   }
+
+  function setPlan(next: ModelPlan): void {
+    plan = next;
+    runners = makeRunners();
+  }
+
+  const counted = (arenaBytes: number) => fixedTotal(fixed) + arenaBytes + (executor.temporary?.bytes ?? 0);
 
   function run(tokens: TokenBatch, scale: number, seed: number, draw: number, weigh?: () => void): void {
     const { runner, forecast, seconds } = runners(tokens.ids.length);
@@ -275,12 +289,7 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
     batch.setRng(seed, draw);
     const begin = performance.now();
     runner.run(weigh);
-    computed = {
-      measured: computed.measured + (performance.now() - begin) / 1000,
-      predicted: computed.predicted === null || seconds === null ? null : computed.predicted + seconds,
-    };
-    touched = Math.max(touched, runner.touched);
-    if (!ran || forecast.peak > ran.peak) ran = forecast;
+    tally.add(runner.touched, forecast, { measured: (performance.now() - begin) / 1000, predicted: seconds });
     if (measure && ++runs === nextCheck) {
       nextCheck *= 2;
       checkTimes(runner, measure.costs);
@@ -306,14 +315,17 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
       return plan.largest.schedule;
     },
     get predicted() {
-      return largestOf([ran ?? plan.predicted, updates ? plan.update : null]);
+      return largestOf([tally.ran ?? plan.predicted, tally.updates ? plan.update : null]);
     },
     withoutCheckpointing: plan.withoutCheckpointing,
     get measuredPeak() {
-      return fixedTotal(fixed) + touched + (executor.temporary?.bytes ?? 0);
+      return counted(tally.touched);
+    },
+    get recentPeak() {
+      return counted(tally.recent);
     },
     get computed() {
-      return computed;
+      return tally.computed;
     },
     store,
     get replans() {
@@ -356,9 +368,15 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
     zeroGradients,
     updateMemory(bytes) {
       if (bytes > plan.arena) throw new Error(`an update needs ${bytes} bytes, the arena has ${plan.arena}`);
-      updates = true;
-      touched = Math.max(touched, bytes);
+      tally.update(bytes);
       return arena;
+    },
+    resize(bytes) {
+      const next = plan.withLimit(bytes, room);
+      setPlan(next);
+      tally.startAnew();
+      const returned = executor.giveBack?.(arena + next.extent, room - next.extent) ?? false;
+      return { limit: next.limit!, returned };
     },
     streamed,
     gradients,
@@ -367,25 +385,6 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
       streamed?.close();
     },
   };
-}
-
-/** Opens the file of the trained state. @throws {UserError} a folder without room */
-function openOutside(executor: Executor, plan: ModelPlan, { stream }: EngineOptions) {
-  const places = outsidePlaces(plan.params, plan.optimizer);
-  return { places, memory: openOutsideFile(executor, stream!.folder, places.bytes, freeMemory) };
-}
-
-/** Names of the frozen parameters that lie in files. */
-export function frozenStreamed({ params, residency }: Pick<ModelPlan, "params" | "residency">): string[] {
-  return params.filter(({ name, trainable }) => !trainable && residency.streamed.has(name)).map(({ name }) => name);
-}
-
-function trainedPlaces({ params, param }: Resident): Map<string, Address> {
-  return new Map(params.filter(({ trainable }) => trainable).map(({ name }) => [name, param.get(name)!]));
-}
-
-function reserveGradients(executor: Executor, { gradient }: Resident, outside: OutsideMemory, bytes: number): GradientWindow {
-  return { outside, address: executor.reserve(bytes), bytes, places: gradient, clean: new Set(gradient.keys()) };
 }
 
 /** Micro-batches before measured times are compared with the planned ones; then after twice as many each time. */

@@ -2,7 +2,8 @@ import type { Executor } from "../../runtime/executor.ts";
 import { streamedGroups } from "../../load/open-weights.ts";
 import { storedWeights, type StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 import type { ModelPlan } from "../memory/model-plan.ts";
-import { createEngine, type Engine, type EngineOptions, frozenStreamed, planEngine } from "./engine.ts";
+import { createEngine, type Engine, type EngineOptions, planEngine } from "./engine.ts";
+import { frozenStreamed } from "./outside-state.ts";
 
 /**
  * Plans, and where the plan leaves weights in their files, converts those on disk first that do not lie there as memory wants them.
