@@ -22,5 +22,6 @@ export { type RunningServer, serve, type ServeCallOptions, type ServeOptions } f
 export { step, type StepOptions, type StepResult } from "./library/step.ts";
 export { train, type TrainOptions } from "./library/train.ts";
 export { defineConfig, type TrainConfig, type TrainConfigInput } from "./train/config.ts";
-export type { DoneEvent, EvaluationEvent, RunEvent, StartEvent, StepEvent, VerbEvent } from "./train/run/events.ts";
+export type { DoneEvent, EvaluationEvent, MemoryEvent, RunEvent, StartEvent, StepEvent, VerbEvent } from "./train/run/events.ts";
+export { createMemoryControl, type MemoryControl } from "./train/run/memory-control.ts";
 export type { RunResult } from "./train/run/run.ts";

@@ -139,6 +139,8 @@ describe("the package", () => {
     const checked = run([join(root, "node_modules/.bin/tsc"), "-p", project], project);
     expect(checked).toEqual({ code: 0, stdout: "", stderr: "" });
     const names = run([process.execPath, "-e", 'console.log(Object.keys(await import("remat")).sort().join())'], project);
-    expect(names.stdout.trim()).toBe("UserError,defineConfig,evaluate,exportGguf,generate,merge,openChat,plan,serve,step,train");
+    expect(names.stdout.trim()).toBe(
+      "UserError,createMemoryControl,defineConfig,evaluate,exportGguf,generate,merge,openChat,plan,serve,step,train",
+    );
   });
 });

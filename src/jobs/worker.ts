@@ -8,6 +8,7 @@ import { savedCheckpoints } from "../train/run/checkpoint.ts";
 import { lineOf, type RunEvent } from "../train/run/events.ts";
 import { IN_USE, lockHolder } from "../train/run/lock.ts";
 import type { RunResult } from "../train/run/run.ts";
+import { formatSummary } from "../schedule/summary.ts";
 import type { EventLog } from "./events.ts";
 import { isFull } from "./home/database.ts";
 import { now } from "./home/home.ts";
@@ -219,6 +220,11 @@ function hear({ places, events }: WorkerOptions, job: Job, started: Started, eve
     case "checkpoint":
       places.jobs.change(job.id, { step: event.step, sudden_ends: 0 }, job.attempt);
       return tell(`Checkpoint of step ${event.step} is saved`, { data: { step: event.step } });
+    case "memory": {
+      const { type: _, schedule, ...data } = event;
+      const text = `The job trains with ${formatBytes(event.limit)} of memory from now on: ${formatSummary(schedule)}`;
+      return tell(text, { data: { ...data, predicted_peak: data.predictedPeak } });
+    }
     case "warning":
       return tell(event.text, { level: "warn" });
     case "message":

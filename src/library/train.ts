@@ -1,5 +1,6 @@
 import { type TrainConfigInput, trainConfigSchema } from "../train/config.ts";
 import type { RunEvent } from "../train/run/events.ts";
+import type { MemoryControl } from "../train/run/memory-control.ts";
 import { run, type RunResult } from "../train/run/run.ts";
 import { validateOptions } from "./options.ts";
 import { runApart } from "../train/apart/train-apart.ts";
@@ -14,6 +15,8 @@ export interface TrainOptions {
    * took of memory is returned at its end; relative paths mean what they mean here.
    */
   readonly isolate?: boolean | undefined;
+  /** Changes the limit that `config.memory` begins with, by another schedule: no bit of what is learned changes. */
+  readonly memoryControl?: MemoryControl | undefined;
 }
 
 /**

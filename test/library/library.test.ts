@@ -255,9 +255,10 @@ describe("docs/library.md", () => {
   });
 
   test("every other example runs", async () => {
-    expect(examples.length).toBe(4);
+    expect(examples.length).toBe(5);
     expect(await run("second.ts", examples[1]!)).toMatch(/^finished (\d+) of \1\n$/);
-    expect(await run("third.ts", examples[2]!)).toContain('object: "list"');
-    await run("fourth.ts", examples[3]!);
+    expect(await run("limit.ts", examples[2]!)).toContain("the run keeps within 1073741824 bytes now");
+    expect(await run("third.ts", examples[3]!)).toContain('object: "list"');
+    await run("fourth.ts", examples[4]!);
   });
 });

@@ -61,6 +61,8 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
     case "checkpoint":
       // Every few minutes and without news.
       return;
+    case "memory":
+      return progress.say(`memory          ${formatBytes(event.limit)} from now on: ${formatSummary(event.schedule)}`);
     case "sample":
       progress.say(`prompt          ${event.prompt}`);
       if (event.before !== null) progress.say(`before          ${event.before}`);

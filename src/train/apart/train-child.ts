@@ -1,10 +1,11 @@
 import { readFileSync } from "node:fs";
 import { messageOf, systemCode, UserError } from "../../base/errors.ts";
 import { watchSignals } from "../../base/process/signals.ts";
+import { createMemoryControl } from "../run/memory-control.ts";
 import { run as runTraining } from "../run/run.ts";
 import { examine } from "./examine.ts";
 import { preview } from "./preview.ts";
-import { CHILD, FENCED, type Fence, type FromChild, type ToChild } from "./train-apart.ts";
+import { CHILD, FENCED, type Fence, type FromChild, type Order, type ToChild } from "./train-apart.ts";
 
 /** The exit code of work that says that it was interrupted, and not by which signal. */
 const INTERRUPTED = 130;
@@ -17,7 +18,8 @@ export async function run(): Promise<number> {
   if (process.send === undefined)
     throw new UserError(`${CHILD} is for processes that Remat starts itself; train with: remat train`);
   const controller = new AbortController();
-  const asked = Promise.withResolvers<Exclude<ToChild, { type: "stop" }>>();
+  const asked = Promise.withResolvers<Order>();
+  const memoryControl = createMemoryControl();
   let fence: Fence | undefined;
   const parent = process.ppid;
   // Before there is an order, nothing else would end this process.
@@ -42,8 +44,19 @@ export async function run(): Promise<number> {
     }
   };
   process.on("message", (message: ToChild) => {
-    if (message.type === "stop") told();
-    else asked.resolve(message);
+    switch (message.type) {
+      case "stop":
+        return told();
+      case "resize": {
+        const { ticket, bytes } = message;
+        void memoryControl.resize(bytes).then((limit) => tell({ type: "resized", ticket, limit }));
+        return;
+      }
+      case "run":
+      case "examine":
+      case "preview":
+        return asked.resolve(message);
+    }
   });
   process.on("disconnect", orphaned);
   const signals = watchSignals(told);
@@ -64,6 +77,7 @@ export async function run(): Promise<number> {
     const result = await runTraining(config, {
       given,
       signal,
+      memoryControl: order.elastic ? memoryControl : undefined,
       sink(event) {
         endIfFenced(fence);
         tell({ type: "event", event });

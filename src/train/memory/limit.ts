@@ -70,10 +70,10 @@ const PAUSE = 1000;
  * Collects garbage, when it is called, if the process is near its limit. By itself the runtime lets garbage grow by a share
  * of all that it knows to be in use, and the executor's memory is a part of that.
  */
-export function createCollector(limit: number): () => void {
+export function createCollector(limit: () => number): () => void {
   let next = 0;
   return () => {
-    if (performance.now() < next || process.memoryUsage.rss() < NEAR * limit) return;
+    if (performance.now() < next || process.memoryUsage.rss() < NEAR * limit()) return;
     Bun.gc(true);
     next = performance.now() + PAUSE;
   };

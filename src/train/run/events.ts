@@ -27,6 +27,7 @@ export type RunEvent =
   | StepEvent
   | EvaluationEvent
   | { readonly type: "checkpoint"; readonly step: number }
+  | MemoryEvent
   /** Greedy answers to a held-out prompt; `before` is null in a resumed run. */
   | { readonly type: "sample"; readonly prompt: string; readonly before: string | null; readonly after: string }
   /** The run ends before its last step: it was interrupted, or the held-out loss (or `--best-metric`) no longer gets better (`--patience`). */
@@ -87,11 +88,24 @@ export interface StepEvent extends StepMetrics {
   readonly type: "step";
   /** Smoothed. */
   readonly tokensPerSecond: number;
-  /** Bytes: the greatest so far of what is planned. */
+  /** Bytes: the greatest of what is planned since the limit of memory changed last. */
   readonly memory: number;
   readonly secondsLeft: number;
   /** With offload: bytes that went out and came in during the step, and seconds that the computation waited for them. */
   readonly offload?: { readonly out: number; readonly in: number; readonly waited: number };
+}
+
+/** Another limit of memory holds from the next micro-batch on, as a `MemoryControl` has asked. */
+export interface MemoryEvent {
+  readonly type: "memory";
+  /** Bytes: the limit that was asked for, and the one that the schedule keeps, which is larger where none keeps the former. */
+  readonly asked: number;
+  readonly limit: number;
+  /** False where the system takes back nothing of what the process has: it may keep what it had before. */
+  readonly returned: boolean;
+  readonly schedule: Summary;
+  /** Bytes: the peak of what is planned with it. */
+  readonly predictedPeak: number;
 }
 
 export interface EvaluationEvent extends Evaluation {

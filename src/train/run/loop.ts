@@ -71,7 +71,7 @@ export function totalSteps(config: Pick<TrainConfig, "steps" | "epochs" | "gradi
  * @throws {UserError} a loss that is not finite
  */
 async function evaluate(
-  { engine, data, shouldStop }: TrainingRun,
+  { engine, data, adjust, shouldStop }: TrainingRun,
   learner: Learner,
   step: number,
   breathe: Breath,
@@ -80,6 +80,7 @@ async function evaluate(
   let labelled = 0;
   for (const batch of data.valid) {
     if ((await breathe()) && shouldStop()) return null;
+    adjust?.();
     sums = addSums(sums, learner.evaluate(batch));
     labelled += batch.labelled;
   }
@@ -103,6 +104,8 @@ export interface TrainingRun {
   readonly events: TrainingEvents;
   /** Called between steps, evaluations and checkpoints: collects garbage where memory is limited. */
   readonly collect: () => void;
+  /** Called between micro-batches: changes the schedule where another limit of memory is asked for. */
+  readonly adjust?: (() => void) | undefined;
   /** Asked after every step, and during evaluations. */
   readonly shouldStop: () => boolean;
 }
@@ -187,7 +190,7 @@ function withEvaluation(position: TrainingPosition, { loss, metrics }: Evaluatio
 
 /** One optimizer step, from the position after `position.step` steps. */
 async function trainStep(
-  { engine, optimizer, data, config, events }: TrainingRun,
+  { engine, optimizer, data, config, events, adjust }: TrainingRun,
   learner: Learner,
   position: TrainingPosition,
   steps: number,
@@ -210,6 +213,7 @@ async function trainStep(
   let sums: Sums | null = null;
   for (const [i, batch] of group.entries()) {
     await breathe();
+    adjust?.();
     const part = learner.learn(batch, total, config.seed, position.draw + i);
     loss += part.loss;
     if (part.sums) sums = addSums(sums, part.sums);

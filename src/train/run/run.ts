@@ -34,7 +34,8 @@ import { runDate } from "./date.ts";
 import { type DoneEvent, type EventSink, lineOf, type StartEvent } from "./events.ts";
 import { describeAdapter, exportTrained, keepCompanions } from "./export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
-import { type Evaluation, totalSteps, trainLoop } from "./loop.ts";
+import { type Evaluation, totalSteps, trainLoop, type TrainingRun } from "./loop.ts";
+import { type MemoryControl, type MemoryWishes, memoryWishes } from "./memory-control.ts";
 import { openReport } from "./report/report.ts";
 import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
 import { streamText } from "../memory/stream.ts";
@@ -48,6 +49,8 @@ export interface RunOptions {
   readonly signal?: AbortSignal | undefined;
   /** The keys of the configuration that were asked for (default: none); an adapter that is trained further must agree with them. */
   readonly given?: readonly string[] | undefined;
+  /** Changes the memory limit that the run begins with. */
+  readonly memoryControl?: MemoryControl | undefined;
 }
 
 /** How a run ended. */
@@ -68,7 +71,23 @@ export interface RunResult extends Omit<DoneEvent, "type"> {
  * @throws {UserError} anything in configuration, files or data that is missing or does not fit; training that diverges;
  * an interruption before there is a run (exit code 130)
  */
-export async function run(asked: TrainConfig, { sink = () => {}, signal, given = [] }: RunOptions = {}): Promise<RunResult> {
+export async function run(asked: TrainConfig, { memoryControl, ...options }: RunOptions = {}): Promise<RunResult> {
+  if (!memoryControl) return runWith(asked, options, null);
+  if (strategyName(asked) !== "budget")
+    throw new UserError("a memory limit that may change needs one to begin with: give memory, such as 1.5GiB");
+  const wishes = memoryWishes(memoryControl);
+  try {
+    return await runWith(asked, options, wishes);
+  } finally {
+    wishes.end();
+  }
+}
+
+async function runWith(
+  asked: TrainConfig,
+  { sink = () => {}, signal, given = [] }: Omit<RunOptions, "memoryControl">,
+  wishes: MemoryWishes | null,
+): Promise<RunResult> {
   // Written into the run folder with the others: the run is resumed with the day that it was begun on.
   const dated = { ...asked, date: runDate(asked) };
   checkQuantize(dated);
@@ -96,6 +115,7 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
       signal,
       onWarning: (text) => sink({ type: "warning", text }),
       onProgress: (report) => sink({ type: "weights", ...report }),
+      elastic: wishes !== null,
     });
     const { engine, costs } = session;
     defer(() => engine.close());
@@ -115,7 +135,7 @@ export async function run(asked: TrainConfig, { sink = () => {}, signal, given =
     if (resumable) tellResume(resumable, steps, sink);
     writePrograms(engine, folder);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
-    const result = await trainSession(session, folder, start, sink, signal);
+    const result = await trainSession(session, folder, start, { sink, signal, wishes });
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     return result;
   });
@@ -260,8 +280,7 @@ async function trainSession(
   session: Session,
   folder: string,
   begun: StartEvent,
-  sink: EventSink,
-  signal: AbortSignal | undefined,
+  { sink, signal, wishes }: { readonly sink: EventSink; readonly wishes: MemoryWishes | null } & Pick<RunOptions, "signal">,
 ): Promise<RunResult> {
   const { engine, data, inputs } = session;
   const { config } = inputs;
@@ -299,7 +318,17 @@ async function trainSession(
     defer(() => signal?.removeEventListener("abort", tellInterruption));
     const told = createTeller(engine, record);
     const { optimizer, collect } = session;
-    const loop = { engine, optimizer, data, config, checkpoints, events: told.events, collect, shouldStop: isInterrupted };
+    const loop: TrainingRun = {
+      engine,
+      optimizer,
+      data,
+      config,
+      checkpoints,
+      events: told.events,
+      collect,
+      adjust: () => wishes?.fulfil((bytes) => resize(session, bytes, record)),
+      shouldStop: isInterrupted,
+    };
     const last = await trainLoop(loop, start).catch((error: unknown) => {
       report.fail(error);
       throw error;
@@ -329,6 +358,15 @@ async function trainSession(
   };
   tell({ type: "done", ...done });
   return { ...done, steps, loss: told.loss(), evaluation: told.evaluation() };
+}
+
+/** Changes the schedule for another limit of memory. Returns the bytes that are kept. */
+function resize(session: Session, asked: number, record: EventSink): number {
+  const { limit, returned, kept } = session.resize(asked);
+  const { chain, schedule, plan } = session.engine;
+  const { peak } = plan.predicted;
+  record({ type: "memory", asked, limit, returned, schedule: summarise(chain, schedule), predictedPeak: peak });
+  return kept;
 }
 
 /** Returns what goes into the files beside the trained weights. */

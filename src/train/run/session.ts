@@ -32,7 +32,7 @@ import type { Executor } from "../../runtime/executor.ts";
 import { sequenceLengthOf, type TrainConfig } from "../config.ts";
 import { type Costs, deviceName, loadCosts } from "../memory/costs.ts";
 import { headBatch } from "../../load/head-batch.ts";
-import type { Engine, EngineOptions } from "../step/engine.ts";
+import type { Engine, EngineOptions, Resized } from "../step/engine.ts";
 import { openEngine } from "../step/open-engine.ts";
 import { streamOf } from "../memory/stream.ts";
 import { checkpointingOf, selectiveOf } from "../memory/strategy.ts";
@@ -158,6 +158,8 @@ export interface Session {
   readonly costs: Costs | null;
   /** The limit of the whole process's (or card's) memory, in bytes; null where there is none. */
   readonly limit: number | null;
+  /** As the engine's; `kept` are the bytes that the process may take from now on. */
+  resize(bytes: number): Resized & { readonly kept: number };
   readonly optimizer: Optimizer;
   readonly data: TrainingData;
   readonly parameters: { readonly trainable: number; readonly all: number };
@@ -257,6 +259,8 @@ export interface SessionOptions {
   readonly onWarning?: (text: string) => void;
   /** Called while weights are converted on disk. */
   readonly onProgress?: StoredWeightsOptions["onProgress"];
+  /** The limit of memory may change. */
+  readonly elastic?: boolean;
 }
 
 /**
@@ -266,11 +270,16 @@ export interface SessionOptions {
 export async function createSession(
   executor: Executor,
   inputs: Inputs,
-  { signal, onWarning = () => {}, onProgress }: SessionOptions = {},
+  { signal, onWarning = () => {}, onProgress, elastic = false }: SessionOptions = {},
 ): Promise<Session> {
   const { config, model, start, tokenizer } = inputs;
   const { train, valid, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
-  const options: EngineOptions = { ...planned, onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, onWarning) };
+  let limit = strategy.name === "budget" ? strategy.bytes : null;
+  const options: EngineOptions = {
+    ...planned,
+    elastic,
+    onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, onWarning),
+  };
   const engine = await openEngine(executor, options, (plan) => explainingLimit(config.memory, strategy, plan), {
     // A dry run writes nothing.
     cache: config.weightCache && !config.dryRun,
@@ -290,12 +299,19 @@ export async function createSession(
     inputs,
     engine,
     costs,
-    limit: strategy.name === "budget" ? strategy.bytes : null,
+    get limit() {
+      return limit;
+    },
+    resize(bytes) {
+      const resized = engine.resize(bytes);
+      limit = resized.returned ? resized.limit : Math.max(resized.limit, limit ?? 0);
+      return { ...resized, kept: limit };
+    },
     optimizer: createOptimizer(engine, config),
     data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
     parameters: { trainable: count(true), all: count(false) },
     notes: [...dropoutNotes(inputs.folder), ...quantizeNotes(config, engine)],
-    collect: createCollector(strategy.name === "budget" && !executor.card ? strategy.bytes : Infinity),
+    collect: createCollector(() => (executor.card ? Infinity : (limit ?? Infinity))),
     sample() {
       if (prompt === null) return null;
       const greedy = { limit: SAMPLE_LIMIT, stop: stopTokens(model, tokenizer), sampler: createSampler(GREEDY) };

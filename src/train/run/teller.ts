@@ -28,7 +28,7 @@ export function createTeller(engine: Engine, record: EventSink) {
         type: "step",
         ...step,
         tokensPerSecond: speed,
-        memory: engine.measuredPeak,
+        memory: engine.recentPeak,
         ...moved(),
         secondsLeft: ((now - first.at) / 1000 / (step.step - first.before)) * (step.steps - step.step),
       });
