@@ -2,6 +2,7 @@ import { statfsSync } from "node:fs";
 import { formatBytes } from "../base/bytes.ts";
 import { messageOf } from "../base/errors.ts";
 import { runApart } from "../train/apart/train-apart.ts";
+import { createMemoryControl, type MemoryControl } from "../train/run/memory-control.ts";
 import type { EventLog } from "./events.ts";
 import { now } from "./home/home.ts";
 import type { JobPlaces } from "./job-config.ts";
@@ -109,10 +110,11 @@ export function createQueue(options: QueueOptions): Queue {
         continue;
       }
       const need = needOf(job.examination.memory);
-      const budget = ledger.admit(job.id, need, parallel - active.size);
+      const memoryControl = job.examination.memory.asked === null ? createMemoryControl() : null;
+      const budget = ledger.admit(job.id, need, memoryControl);
       if (budget === null) {
         if (!told.has(job.id)) {
-          const text = `The job waits for memory: it needs ${formatBytes(need.least)}, and ${formatBytes(ledger.free)} of ${formatBytes(ledger.limit)} are free.`;
+          const text = `The job waits for memory: it needs ${formatBytes(need.least)}, and of ${formatBytes(ledger.limit)} others need all but ${formatBytes(ledger.unpromised)}.`;
           events.add(job.id, { message: text });
         }
         told.add(job.id);
@@ -120,7 +122,7 @@ export function createQueue(options: QueueOptions): Queue {
         return;
       }
       told.delete(job.id);
-      begin(job, job.examination.memory.asked === null ? budget : null);
+      begin(job, budget, memoryControl);
     }
   };
 
@@ -129,15 +131,19 @@ export function createQueue(options: QueueOptions): Queue {
   };
   const work = createWorker({ ...options, train, retryMs, control: { halt, postpone } });
 
-  const begin = (job: Job, budget: number | null): void => {
-    const started: Active = { controller: new AbortController(), done: Promise.resolve(), progress: null };
+  const begin = (job: Job, budget: Promise<number>, memoryControl: MemoryControl | null): void => {
+    const controller = new AbortController();
+    const started: Active = { controller, memoryControl, done: Promise.resolve(), progress: null };
     active.set(job.id, started);
+    // Whoever is told to end does not wait until others have given way.
+    const stopped = new Promise<null>((resolve) => controller.signal.addEventListener("abort", () => resolve(null)));
     const end = () => {
       active.delete(job.id);
       ledger.release(job.id);
       wake();
     };
-    started.done = work(job, budget, started).then(end, (error: unknown) => {
+    const worked = Promise.race([budget, stopped]).then((bytes) => work(job, bytes, started));
+    started.done = worked.then(end, (error: unknown) => {
       if (isDiskFull(error)) halt("the disk is full", job);
       else {
         // A bug of this process, not the job's: it stays in the queue.

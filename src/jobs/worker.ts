@@ -7,6 +7,7 @@ import type { TrainConfig } from "../train/config.ts";
 import { savedCheckpoints } from "../train/run/checkpoint.ts";
 import { lineOf, type RunEvent } from "../train/run/events.ts";
 import { IN_USE, lockHolder } from "../train/run/lock.ts";
+import type { MemoryControl } from "../train/run/memory-control.ts";
 import type { RunResult } from "../train/run/run.ts";
 import { formatSummary } from "../schedule/summary.ts";
 import type { EventLog } from "./events.ts";
@@ -29,12 +30,18 @@ export interface Progress {
   /** Bytes: the greatest so far of what is planned. */
   readonly memory: number;
   readonly loss: number;
+  /** Bytes that its process may take now; null: it says that itself, or has not begun. */
+  readonly limit: number | null;
 }
 
 /** A job that has been started. */
 export interface Started {
   readonly controller: AbortController;
+  /** Changes its limit of memory; null: the job says that itself. */
+  readonly memoryControl: MemoryControl | null;
   progress: Progress | null;
+  /** Bytes that its process may take, as far as it has told. */
+  limit?: number | null;
 }
 
 export interface WorkerOptions {
@@ -60,7 +67,7 @@ export function isDiskFull(error: unknown): boolean {
 
 /**
  * Makes what trains one job, from its start until its process has ended, and writes down what became of it. The budget is the bytes that
- * the process may take; null: the job says that itself. In one piece: its functions share how a job is written about.
+ * the process may take at first; null: it was told to end before there were any. In one piece: its functions share how a job is written about.
  */
 export function createWorker(options: WorkerOptions): (job: Job, budget: number | null, started: Started) => Promise<void> {
   const { places, events, train, retryMs, control } = options;
@@ -169,16 +176,18 @@ export function createWorker(options: WorkerOptions): (job: Job, budget: number 
     if (found?.status !== "queued" || found.paused || signal.aborted) return;
     jobs.change(job.id, { status: "running", attempt, started_at: job.started_at ?? now() });
     tellMissed(job);
-    const limit = budget === null ? "" : `, with ${formatBytes(budget)} of memory`;
+    const { memoryControl } = started;
+    const budgeted = memoryControl !== null && budget !== null ? { memory: `${Math.floor(budget / 2 ** 20)}MiB` } : {};
+    const limit = "memory" in budgeted ? `, with ${formatBytes(budget!)} of memory` : "";
     events.add(job.id, { message: `${attempt === 1 ? "The job has started" : `Attempt ${attempt} has started`}${limit}` });
     // Of a job that was cancelled while it trained nothing else is written down.
     const isCancelled = () => jobs.get(job.id)?.status !== "running";
     try {
       const { config, given } = trainConfigOf(places, run, job.config);
       const resume = savedCheckpoints(run).length > 0;
-      const memory = budget === null ? {} : { memory: `${Math.floor(budget / 2 ** 20)}MiB` };
-      const result = await train({ ...config, resume, overwrite: !resume, ...memory }, given, {
+      const result = await train({ ...config, resume, overwrite: !resume, ...budgeted }, given, {
         under: priority,
+        memoryControl: memoryControl ?? undefined,
         fence,
         signal,
         sink: (event) => hear(options, job, started, event),
@@ -202,7 +211,7 @@ function hear({ places, events }: WorkerOptions, job: Job, started: Started, eve
     events.add(job.id, { message: forClients(places, message), ...more });
   switch (event.type) {
     case "step":
-      started.progress = event;
+      started.progress = { ...event, limit: started.limit ?? null };
       events.add(job.id, metricsEvent(lineOf(event) as MetricsLine));
       return;
     case "evaluation":
@@ -210,6 +219,7 @@ function hear({ places, events }: WorkerOptions, job: Job, started: Started, eve
       return;
     case "start": {
       const { device, strategy, predictedPeak, withoutCheckpointing, limitBytes, parameters, tokens, notes } = event;
+      started.limit = limitBytes;
       const plan = { device, strategy, predicted_peak: predictedPeak, without_checkpointing: withoutCheckpointing };
       tell(`${job.base} trains on ${device}`, { data: { ...plan, limit: limitBytes, parameters, tokens } });
       notes.forEach((note) => tell(note));
@@ -221,9 +231,10 @@ function hear({ places, events }: WorkerOptions, job: Job, started: Started, eve
       places.jobs.change(job.id, { step: event.step, sudden_ends: 0 }, job.attempt);
       return tell(`Checkpoint of step ${event.step} is saved`, { data: { step: event.step } });
     case "memory": {
-      const { type: _, schedule, ...data } = event;
-      const text = `The job trains with ${formatBytes(event.limit)} of memory from now on: ${formatSummary(schedule)}`;
-      return tell(text, { data: { ...data, predicted_peak: data.predictedPeak } });
+      const { asked, limit, returned, schedule, predictedPeak } = event;
+      started.limit = limit;
+      const text = `The job trains with ${formatBytes(limit)} of memory from now on: ${formatSummary(schedule)}`;
+      return tell(text, { data: { asked, limit, returned, predicted_peak: predictedPeak } });
     }
     case "warning":
       return tell(event.text, { level: "warn" });

@@ -112,7 +112,8 @@ export async function serveHome(
     const hasRoom = (bytes: number) => ledger === null || bytes <= ledger.free;
     for (const { model, name } of named) bases.push({ name, ...(await openBase(model, name, flags, sink)) });
     const conversations = flags.conversations ?? conversationsOf(bases, flags.maxTokens, memory);
-    hosts.push(...bases.map((base) => hostOf(base, { hasRoom, conversations }, flags)));
+    const makeRoom = async (bytes: number) => (ledger === null ? () => {} : ledger.makeRoom(bytes));
+    hosts.push(...bases.map((base) => hostOf(base, { hasRoom, makeRoom, conversations }, flags)));
     const serving = process.memoryUsage.rss() + CHECK_BYTES + hosts.reduce((sum, host) => sum + host.bytes(), 0);
     if (serving > memory) {
       throw new UserError(
@@ -200,7 +201,7 @@ function conversationsOf(bases: readonly Base[], maxTokens: number | undefined, 
 
 function hostOf(
   { name, opened, sampling }: Base,
-  { hasRoom, conversations }: Pick<HostOptions, "hasRoom" | "conversations">,
+  { hasRoom, makeRoom, conversations }: Pick<HostOptions, "hasRoom" | "makeRoom" | "conversations">,
   flags: HomeFlags,
 ): Host {
   const { device, threads } = flags;
@@ -213,6 +214,7 @@ function hostOf(
     adapters: flags.loadedAdapters ?? LOADED_ADAPTERS,
     sampling,
     hasRoom,
+    makeRoom,
     // Products of few rows are what generation has: the kernels' own are fastest there.
     openDevice: () => openDevice({ device, threads, matmul: "wasm" }),
   });

@@ -53,7 +53,7 @@ function makeQueue(
     runs.push(run);
     return promise;
   };
-  const ledger = createLedger(options.limit ?? 1000, () => 0);
+  const ledger = createLedger({ limit: options.limit ?? 1000, serving: { held: () => 0, promised: () => 0 } });
   const events = createEventLog(home.database, () => {});
   const queue = createQueue({
     places,
@@ -132,7 +132,7 @@ describe("a queue", () => {
     expect(runs.length).toBe(2);
   });
 
-  test("gives jobs memory by their plans: no more than there is, no less than the least, and the rest waits in order", async () => {
+  test("gives jobs memory by their plans: as much as there is, no less than the least; others give way; the rest waits in order", async () => {
     const { add, started, runs, ledger, messages, status } = make({ parallel: 3, limit: 1000 << 20 });
     const mib = (least: number, most: number, asked?: number) => ({
       least: least << 20,
@@ -141,24 +141,35 @@ describe("a queue", () => {
     });
     add(mib(100, 900));
     const first = await started(1);
-    expect(first.config.memory).toBe("333MiB");
+    expect(first.config.memory).toBe("900MiB");
+    const limits: number[] = [];
+    first.options.memoryControl!.attach((bytes) => {
+      limits.push(Math.floor(bytes / 2 ** 20));
+      return Promise.resolve(bytes);
+    });
     add(mib(600, 800));
     const second = await started(2);
+    expect(limits).toEqual([384]);
     expect(second.config.memory).toBe("600MiB");
-    const waits = add(mib(100, 900));
+    const waits = add(mib(400, 900));
     const behind = add(mib(10, 20));
     await Bun.sleep(20);
     expect(runs.length).toBe(2);
-    expect(messages(waits)[0]).toBe("The job waits for memory: it needs 100 MiB, and 66.7 MiB of 1000 MiB are free.");
+    expect(messages(waits)[0]).toBe("The job waits for memory: it needs 400 MiB, and of 1000 MiB others need all but 300 MiB.");
     expect(status(behind)).toBe("queued");
     second.end();
-    const third = await started(3);
-    expect(third.config.output).toContain(waits.id);
+    await started(4);
+    const third = runs.find(({ config }) => config.output.includes(waits.id))!;
+    expect(third.config.memory).toBe("482MiB");
+    expect(runs.find(({ config }) => config.output.includes(behind.id))!.config.memory).toBe("20MiB");
+    expect(limits.at(-1)).toBe(482);
     expect([...ledger.jobs.values()].reduce((sum, bytes) => sum + bytes, 0)).toBeLessThanOrEqual(1000 << 20);
     // One that says its memory itself is left to it.
     const own = make({ limit: 1000 << 20 });
     own.add(mib(100, 900, 500));
-    expect((await own.started(1)).config.memory).toBeUndefined();
+    const alone = await own.started(1);
+    expect(alone.config.memory).toBeUndefined();
+    expect(alone.options.memoryControl).toBeUndefined();
     expect([...own.ledger.jobs.values()]).toEqual([500 << 20]);
   });
 

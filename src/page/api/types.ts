@@ -29,7 +29,12 @@ export interface Job {
     readonly steps: number;
     readonly loss: number | null;
     readonly tokens_per_second: number | null;
-    readonly memory: { readonly planned: number | null; readonly least: number; readonly most: number };
+    readonly memory: {
+      readonly planned: number | null;
+      readonly limit: number | null;
+      readonly least: number;
+      readonly most: number;
+    };
     readonly settings: Readonly<Record<string, unknown>>;
     readonly run_folder: "whole" | "model" | "nothing";
   };

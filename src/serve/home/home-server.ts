@@ -8,7 +8,7 @@ import { type Home, now } from "../../jobs/home/home.ts";
 import { createKeyStore } from "../../jobs/home/keys.ts";
 import type { JobPlaces } from "../../jobs/job-config.ts";
 import { createJobStore } from "../../jobs/job-store.ts";
-import { createLedger, type Ledger } from "../../jobs/ledger.ts";
+import { createLedger, type Ledger, type Serving } from "../../jobs/ledger.ts";
 import { createQueue, type QueueOptions } from "../../jobs/queue.ts";
 import { createResponder } from "../answers.ts";
 import { createCompletions } from "../completions.ts";
@@ -66,8 +66,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
   const keys = createKeyStore(home);
   const registry = createRegistry({ database: home.database, hosts, adapters: options.adapters, started: now() }, () => places);
   const places: JobPlaces = { home, files, jobs, bases: options.bases, adapterOf: registry.adapterOf };
-  const unloaded = () => hosts.filter(({ isLoaded }) => !isLoaded).reduce((sum, each) => sum + each.bytes(), 0);
-  const ledger = createLedger(options.memory, () => process.memoryUsage.rss() + unloaded() + CHECK_BYTES);
+  const ledger = createLedger({ limit: options.memory, serving: servingOf(hosts) });
   options.onLedger?.(ledger);
   const events = createEventLog(home.database, () => queue.wake());
   const queue = createQueue({
@@ -173,6 +172,17 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
       await Promise.all([listener.stop(), queue.drain()]);
       for (const each of hosts) each.close();
     },
+  };
+}
+
+/** The bytes of this process with its models, and of the one that checks jobs. A model takes its caches by and by. */
+function servingOf(hosts: readonly Host[]): Serving {
+  const { rss } = process.memoryUsage;
+  const idle = rss();
+  const bytesOf = (some: readonly Host[]) => Math.max(rss(), idle + some.reduce((sum, host) => sum + host.bytes(), 0));
+  return {
+    held: () => bytesOf(hosts.filter(({ isLoaded, isLoading }) => isLoaded || isLoading)) + CHECK_BYTES,
+    promised: () => bytesOf(hosts) + CHECK_BYTES,
   };
 }
 

@@ -41,7 +41,7 @@ export function jobView(job: Job, progress: Progress | null): JobView & Readonly
       steps: progress?.steps ?? examination.steps,
       loss: progress?.loss ?? null,
       tokens_per_second: progress?.tokensPerSecond ?? null,
-      memory: { planned: progress?.memory ?? null, ...memoryView(job) },
+      memory: { planned: progress?.memory ?? null, limit: progress?.limit ?? null, ...memoryView(job) },
       settings: job.config.settings,
       run_folder: job.kept,
     },

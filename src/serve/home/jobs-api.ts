@@ -4,7 +4,7 @@ import type { EventLog } from "../../jobs/events.ts";
 import { newId } from "../../jobs/home/home.ts";
 import { forClients, type JobPlaces, trainConfigOf } from "../../jobs/job-config.ts";
 import type { Job, JobConfig, NewJob } from "../../jobs/job-store.ts";
-import { type Ledger, needOf } from "../../jobs/ledger.ts";
+import { borrow, type Ledger, needOf } from "../../jobs/ledger.ts";
 import { readMetrics } from "../../jobs/metrics.ts";
 import type { Queue } from "../../jobs/queue.ts";
 import type { Examination } from "../../train/apart/examine.ts";
@@ -205,10 +205,10 @@ async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, s
     throw new ApiError(400, forClients(places, error.message), { param, code });
   }
   const need = needOf(examination.memory);
-  if (!ledger.canEverFit(need)) {
-    const there = ledger.limit - ledger.serving();
+  const there = ledger.mostForJobs;
+  if (need.least > there) {
     const text =
-      `the job needs at least ${formatBytes(need.least)} of memory, and of this server's ${formatBytes(ledger.limit)} there are ${formatBytes(Math.max(0, there))} ` +
+      `the job needs at least ${formatBytes(need.least)} of memory, and of this server's ${formatBytes(ledger.limit)} there are ${formatBytes(there)} ` +
       "for jobs; a shorter remat.sequence_length, a lower remat.rank or remat.quantize nf4 lower what it needs";
     throw new ApiError(400, text, { param: "remat.memory", code: "memory_limit" });
   }
@@ -248,7 +248,7 @@ async function timedStep(
   { places, ledger }: JobsApiOptions,
   signal: AbortSignal,
 ): Promise<number | null> {
-  const budget = ledger.admit(DRY_RUN, needOf(memory), 1);
+  const budget = await borrow(ledger, DRY_RUN, needOf(memory));
   if (budget === null) return null;
   try {
     const { config: run, given } = trainConfigOf(places, places.home.runOf(DRY_RUN), config);

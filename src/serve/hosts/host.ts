@@ -10,7 +10,7 @@ import { createEncoder } from "../encoder.ts";
 import { refusing } from "../http/errors.ts";
 import { createRounds } from "./rounds.ts";
 import { createSlots } from "./slots.ts";
-import { createVariants, type Variant, type Variants } from "./variants.ts";
+import { bytesOfAdapter, createVariants, noMemory, type Variant, type Variants } from "./variants.ts";
 
 export interface HostOptions {
   /** As clients call it. */
@@ -26,6 +26,11 @@ export interface HostOptions {
   readonly sampling: AnsweringModel["sampling"];
   /** Tells whether so many more bytes may be taken; asked for adapters (default: any number). */
   readonly hasRoom?: ((bytes: number) => boolean) | undefined;
+  /**
+   * Has others give way before so many more bytes are taken, and returns what is called right before they are; null: they do not. The model
+   * itself is in `bytes` when it is asked for.
+   */
+  readonly makeRoom?: ((bytes: number) => Promise<(() => void) | null>) | undefined;
   openDevice(): Promise<Device>;
 }
 
@@ -43,6 +48,8 @@ export interface Host {
   /** Bytes that the model takes in memory: about, until it is loaded, exactly from then on. */
   bytes(): number;
   readonly isLoaded: boolean;
+  /** True from when it is first needed. */
+  readonly isLoading: boolean;
   /** Adapters in memory. */
   readonly adapters: number;
   close(): void;
@@ -53,15 +60,21 @@ const EXECUTOR_BYTES = 64 << 20;
 
 export function createHost(options: HostOptions): Host {
   const { model, conversations, storage, sampling, hasRoom = () => true } = options;
+  const { makeRoom = () => Promise.resolve(() => {}) } = options;
   const maxTokens = roomOf(model.config, options.maxTokens);
   const slots = createSlots(conversations);
   let loaded: { readonly device: Device; readonly variants: Variants } | null = null;
   const rounds = createRounds<Variant>((texts) => loaded!.variants.groups(texts));
   let loading: Promise<Variants> | null = null;
+  let isLoading = false;
   let isClosed = false;
   let encoder: ReturnType<typeof createEncoder> | null = null;
 
   const load = async (): Promise<Variants> => {
+    isLoading = true;
+    const take = await makeRoom(0);
+    if (!take) throw noMemory("the model has to wait for memory that jobs hold; come back later", 30);
+    take();
     const device = await options.openDevice();
     const sizes = { maxTokens, slots, texts: conversations, most: options.adapters };
     const variants = createVariants(device.executor, { model: { ...model, ...storage }, ...sizes, hasRoom });
@@ -69,7 +82,12 @@ export function createHost(options: HostOptions): Host {
     else loaded = { device, variants };
     return variants;
   };
-  const ready = async (): Promise<Variants> => loaded?.variants ?? (await (loading ??= load().finally(() => (loading = null))));
+  const begin = () =>
+    load().finally(() => {
+      loading = null;
+      isLoading = false;
+    });
+  const ready = async (): Promise<Variants> => loaded?.variants ?? (await (loading ??= begin()));
 
   return {
     name: options.name,
@@ -87,6 +105,7 @@ export function createHost(options: HostOptions): Host {
         maxTokens,
         async seatFor(prompt) {
           const variants = await ready();
+          if (adapter !== null && !variants.holds(adapter)) (await makeRoom(bytesOfAdapter(adapter)))?.();
           const variant = refusing("model", "invalid_model", () => variants.enter(adapter));
           const slot = slots.enter(variant, variant.decoders.each, prompt);
           return {
@@ -109,6 +128,9 @@ export function createHost(options: HostOptions): Host {
     },
     get isLoaded() {
       return loaded !== null;
+    },
+    get isLoading() {
+      return isLoading;
     },
     get adapters() {
       return loaded?.variants.adapters ?? 0;

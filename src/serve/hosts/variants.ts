@@ -59,6 +59,8 @@ export interface Variants {
   drop(folder: string): void;
   /** Divides texts of variants, each of which has one more token: those of different adapters are decoded together where they can be. */
   groups(texts: ReadonlyMap<number, RoundText<Variant>>): readonly Group<Variant>[];
+  /** True if the adapter of a folder is in memory. */
+  holds(folder: string): boolean;
   /** Adapters in memory. */
   readonly adapters: number;
 }
@@ -153,6 +155,7 @@ export function createVariants(executor: Executor, options: VariantsOptions): Va
       if (variant.isDropped) free(variant);
     },
     drop,
+    holds: (folder) => variants.has(folder),
     groups(texts) {
       const ready = [...texts].filter(
         ([text, { model: variant, ids }]) => variant.entries !== null && variant.decoders.lacksOne(text, ids),
@@ -180,8 +183,14 @@ export function createVariants(executor: Executor, options: VariantsOptions): Va
   };
 }
 
-const noMemory = (message: string, seconds: number) =>
+export const noMemory = (message: string, seconds: number) =>
   new ApiError(503, message, { code: "no_memory", headers: { "retry-after": String(seconds) } });
+
+/** Bytes that an adapter takes in memory, at most: its files may have half types. */
+export function bytesOfAdapter(folder: string): number {
+  const sizes = [TENSOR_FILE, CHECKPOINT_FILE].map((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0);
+  return 2 * Math.max(...sizes);
+}
 
 /** Changes when the files of an adapter do. @throws {ApiError} a folder that is gone */
 function stampOf(folder: string | null): string {

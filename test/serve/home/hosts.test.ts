@@ -242,6 +242,32 @@ describe("a base model with adapters", () => {
     expect(await logitsOf(full, null, prompt)).toEqual(await alone(null, prompt));
   });
 
+  test("waits until others have made room: before it is loaded, and for each adapter that is not there; refuses where they do not", async () => {
+    const asked: number[] = [];
+    let gives: boolean | null = null;
+    const waiting: (() => void)[] = [];
+    const host = await open({
+      async makeRoom(bytes) {
+        asked.push(bytes);
+        if (gives === null) await new Promise<void>((resolve) => waiting.push(resolve));
+        return gives === false ? null : () => {};
+      },
+    });
+    const first = logitsOf(host, null, prompt);
+    await Bun.sleep(20);
+    expect([asked, host.isLoading, host.isLoaded]).toEqual([[0], true, false]);
+    gives = false;
+    waiting.forEach((resolve) => resolve());
+    expect(await first.catch((error: unknown) => error)).toMatchObject({ status: 503, code: "no_memory" });
+    expect([host.isLoading, host.isLoaded]).toEqual([false, false]);
+    gives = true;
+    expect(await logitsOf(host, null, prompt)).toEqual(await alone(null, prompt));
+    await logitsOf(host, "few", prompt);
+    await logitsOf(host, "few", prompt);
+    const { size } = statSync(join(adapter("few"), "adapter_model.safetensors"));
+    expect(asked).toEqual([0, 0, 2 * size]);
+  });
+
   test("reads an adapter again that has changed, and refuses one that is gone or is of another model", async () => {
     const host = await open();
     const copy = writeRandomAdapter(executor, model, join(folder, "adapters/changing"), SORTS.few, 50);

@@ -7,7 +7,7 @@ import { formatBytes } from "../../../base/bytes.ts";
 import { type Tar, tarOf } from "../../../base/files/tar.ts";
 import { now } from "../../../jobs/home/home.ts";
 import { forClients, type JobPlaces } from "../../../jobs/job-config.ts";
-import type { Ledger } from "../../../jobs/ledger.ts";
+import { borrow, type Ledger } from "../../../jobs/ledger.ts";
 import { elements } from "../../../graph/types.ts";
 import type { OpenModel } from "../../../load/open-model.ts";
 import type { Export } from "../../../page/api/types.ts";
@@ -83,7 +83,7 @@ export function exportRoutes({ places, registry, ledger, lane }: ExportsApiOptio
     const { model: name, format, type } = parsed.data;
     const model = registry.find(name);
     const need = format === "peft" ? 0 : exportBytes(model.host.model);
-    if (ledger.admit(HOLDER, { least: need, most: need }, 1) === null) {
+    if ((await borrow(ledger, HOLDER, { least: need, most: need })) === null) {
       throw new ApiError(503, `the export takes ${formatBytes(need)} of memory, which jobs hold; try it again later`, {
         code: "memory_limit",
         headers: { "retry-after": "60" },
