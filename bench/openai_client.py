@@ -6,6 +6,7 @@
 bench/openai-client.ts starts the server and hands over its address, a file of examples and the base model's name.
 """
 
+import json
 import sys
 import time
 
@@ -59,6 +60,29 @@ for model in (base, job.fine_tuned_model, checkpoints[1].fine_tuned_model_checkp
     pieces = client.chat.completions.create(model=model, messages=messages, max_tokens=8, seed=1, stream=True)
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     check(f"{model} streams the same", text == whole.choices[0].message.content)
+schema = {
+    "type": "object",
+    "properties": {"word": {"type": "string", "maxLength": 8}, "rank": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["word", "rank"],
+    "additionalProperties": False,
+}
+several = client.chat.completions.create(
+    model=base,
+    messages=messages,
+    n=3,
+    temperature=1,
+    max_tokens=60,
+    response_format={"type": "json_schema", "json_schema": {"name": "ranked", "schema": schema, "strict": True}},
+)
+ranked = [json.loads(choice.message.content) for choice in several.choices]
+check("answers are of a schema", len(ranked) == 3 and all(set(each) == {"word", "rank"} and 1 <= each["rank"] <= 9 for each in ranked))
+likely = client.chat.completions.create(model=base, messages=messages, max_tokens=4, logprobs=True, top_logprobs=2)
+check("log-probabilities are told", all(len(token.top_logprobs) == 2 for token in likely.choices[0].logprobs.content))
+response = client.responses.create(model=base, input="Define king.", max_output_tokens=6, extra_body={"seed": 1})
+with client.responses.stream(model=base, input="Define king.", max_output_tokens=6, extra_body={"seed": 1}) as stream:
+    kinds = {event.type for event in stream}
+    final = stream.get_final_response()
+check("a response streams the same", response.output_text == final.output_text and "response.output_text.delta" in kinds)
 check("the models are listed", {base, job.fine_tuned_model} <= {each.id for each in client.models.list()})
 
 long = jobs.create(model=base, training_file=file.id, extra_body={"remat": {**settings, "steps": 100000, "gradient_accumulation": 16}})

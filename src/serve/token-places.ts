@@ -16,7 +16,8 @@ export interface TokenPlaces {
 
 /** A token whose character is not complete has no characters, and belongs to the token that completes it. */
 export function createTokenPlaces(tokenizer: Tokenizer): TokenPlaces {
-  const view = createView(tokenizer);
+  /** Made when the first log-probability is to be told: the bytes of all tokens are no small thing. */
+  let view: ((chosen: ChosenToken) => LogprobView) | null = null;
   const waiting: { readonly from: number; readonly to: number; readonly chosen: ChosenToken }[] = [];
   const ends: number[] = [];
   let at = 0;
@@ -37,7 +38,8 @@ export function createTokenPlaces(tokenizer: Tokenizer): TokenPlaces {
       const tokens: PlacedToken[] = [];
       while (waiting[0] !== undefined && waiting[0].from < from + text.length) {
         const token = waiting.shift()!;
-        if (token.to > from || token.from >= from) tokens.push({ view: view(token.chosen), at: token.from });
+        if (token.to > from || token.from >= from)
+          tokens.push({ view: (view ??= createView(tokenizer))(token.chosen), at: token.from });
       }
       return tokens;
     },

@@ -14,6 +14,7 @@ import { ANY_VALUE, SPACE } from "../../src/generate/grammar/json-text.ts";
 import { expressionOf, SchemaError } from "../../src/generate/grammar/schema.ts";
 import { createVocabulary, hasToken } from "../../src/generate/grammar/vocabulary.ts";
 import { createSampler, GREEDY } from "../../src/generate/sampler.ts";
+import { createTextStream } from "../../src/generate/text-stream.ts";
 import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
@@ -153,6 +154,118 @@ test("integers between bounds, and no others", () => {
   }
 });
 
+test("decimal numbers between bounds, and no others", () => {
+  const random = createRandom(8, "numbers");
+  const draw = (places: number, most: number) => (random.below(2 * most + 1) - most) / 10 ** places;
+  let inside = 0;
+  for (let run = 0; run < 300; run++) {
+    const bound = () => draw(random.below(4), [9, 40, 2500][random.below(3)]!);
+    const [a, b] = [bound(), bound()];
+    const schema: Record<string, unknown> = { type: "number" };
+    const [low, high] = [Math.min(a, b), Math.max(a, b)];
+    const [isAbove, isBelow] = [random.below(3) === 0, random.below(3) === 0];
+    if (random.below(5) > 0) schema[isAbove ? "exclusiveMinimum" : "minimum"] = low;
+    if (random.below(5) > 0) schema[isBelow ? "exclusiveMaximum" : "maximum"] = high;
+    if (Object.keys(schema).length === 1 || (low === high && (isAbove || isBelow))) continue;
+    const { start, step } = createAutomaton(expressionOf(schema, "schema"));
+    for (let i = 0; i < 200; i++) {
+      const value = random.below(4) === 0 ? [low, high][random.below(2)]! + draw(3, 2) : draw(random.below(4), 3000);
+      const written = random.below(2) === 0 ? value.toFixed(3) : String(Number(value.toFixed(3)));
+      if (/^-0(?:\.0+)?$/.test(written)) continue;
+      let state: State | null = start;
+      for (const byte of Buffer.from(written)) if (state) state = step(state, byte);
+      const number = Number(written);
+      const isFine =
+        !("minimum" in schema && number < low) &&
+        !("exclusiveMinimum" in schema && number <= low) &&
+        !("maximum" in schema && number > high) &&
+        !("exclusiveMaximum" in schema && number >= high);
+      if ((state?.isEnd ?? false) !== isFine) throw new Error(`${written} by ${JSON.stringify(schema)}`);
+      if (isFine) inside++;
+    }
+  }
+  expect(inside).toBeGreaterThan(2000);
+});
+
+describe("patterns", () => {
+  test("what is written by one is matched by every engine's reading of it", () => {
+    const patterns = [
+      "^[a-z]{2,4}-\\d+$",
+      "(?:ab|c)*d?",
+      'a"b\\\\c',
+      "^(\\w+)\\s(\\S+)$",
+      "[^a-f,]{3}.{2}",
+      "^x|y$",
+      "[\\w.-]+@[\\w-]+\\.(?:com|org)",
+      "\\x41\\u0042é[ßa]{2}",
+      "[\\]\\\\^-]+?",
+      "\\D\\W[^\\d\\s]",
+      "\\/\\{2\\}{2}",
+    ];
+    for (const [at, pattern] of patterns.entries()) {
+      const grammar = grammarOf({ type: "string", pattern });
+      for (let seed = 0; seed < 6; seed++) {
+        const { text, ended } = write(grammar, {
+          seed: 10 * at + seed,
+          limit: grammar.automaton.start.least + 20,
+          temperature: 1,
+        });
+        expect(ended).toBe(true);
+        const string = JSON.parse(text) as string;
+        const whole = new RegExp(`^(?:${pattern})$`);
+        if (!whole.test(string)) throw new Error(`${pattern}: ${text}`);
+      }
+    }
+  });
+
+  test("of what a pattern says exactly, nothing is missing", () => {
+    const random = createRandom(3, "patterns");
+    for (const pattern of ["^[ab]{1,3}(?:ba|c)?$", "(a|ab)(c|bcd)*", "[a-c]+b{2}|a?c*"]) {
+      const expression = expressionOf({ type: "string", pattern }, "schema");
+      const whole = new RegExp(`^(?:${pattern})$`);
+      for (let run = 0; run < 2000; run++) {
+        const text = Array.from({ length: random.below(7) }, () => "abcd"[random.below(4)]!).join("");
+        if (reads(expression, JSON.stringify(text)) !== whole.test(text)) throw new Error(`${text} by ${pattern}`);
+      }
+    }
+  });
+
+  test("what cannot be followed is refused by its place in the pattern", () => {
+    for (const [pattern, words] of [
+      ["a(?=b)", '"(?=" at character 3'],
+      ["(?<name>a)", '"(?<" at character 2'],
+      ["(a)\\1", '"\\1" at character'],
+      ["\\bword", '"\\b" at character'],
+      ["\\p{L}", '"\\p" at character'],
+      ["(a?)*", "a repetition of what may be empty"],
+      ["a{3,2}", "from more to fewer"],
+      ["(?:a{1,1000}){1,1000}", "a repetition of so many"],
+      ["[b-a]", "a range"],
+      ["[а-я]", "a range beyond ASCII"],
+      ["(a", "a group without an end"],
+      ["[a", "a class without an end"],
+      ["a)", '")" at character 2'],
+      ["*a", '"*" at character 1'],
+      ["a^", '"^" at character 2'],
+      ["\\u0000", "the character U+0000"],
+      ["[]", "an empty class"],
+    ] as const)
+      expect(() => expressionOf({ type: "string", pattern }, "schema")).toThrow(words);
+  });
+
+  test("forms are written so that zod finds them right", () => {
+    for (const format of ["date", "date-time", "duration", "email", "ipv4", "ipv6", "uri", "uuid", "time"]) {
+      const grammar = grammarOf({ type: "string", format });
+      for (let seed = 0; seed < 4; seed++) {
+        const { text } = write(grammar, { seed, limit: grammar.automaton.start.least + 15, temperature: 1 });
+        const string = JSON.parse(text) as string;
+        if (format === "time") expect(Number.isNaN(Date.parse(`2026-01-01T${string}`))).toBe(false);
+        else expect([string, z.fromJSONSchema({ type: "string", format }).safeParse(string).success]).toEqual([string, true]);
+      }
+    }
+  });
+});
+
 test("the tokens that are allowed are those that the automaton reads, in every state on the way", () => {
   const schema = {
     type: "object",
@@ -270,6 +383,39 @@ describe("reasoning", () => {
   });
 });
 
+test("texts of tokens that are pieces of SentencePiece or of other bytes are of the grammar too, as they are streamed", () => {
+  const schema = {
+    type: "object",
+    properties: { city: { type: "string" }, size: { type: "number" } },
+    required: ["city", "size"],
+  };
+  for (const name of ["gemma3", "internlm3", "llama3"]) {
+    const other = loadTokenizer(join(import.meta.dir, "../golden/tokenizers", name));
+    const ends = new Set([other.eosId!]);
+    const own = createVocabulary(tokenBytesOf(other)!, new Set(other.specialTokens.values()));
+    expect(own.hasBytes).toBe(true);
+    const grammar = createGrammar(sequence(SPACE, expressionOf(schema, "schema")), own);
+    for (let seed = 0; seed < 3; seed++) {
+      const constraint = createConstraint({ grammar, stop: ends, limit: 80, reasoning: null });
+      const sampler = createSampler({ ...GREEDY, temperature: 1, seed }, [], constraint);
+      const random = createRandom(seed, name);
+      const stream = createTextStream(other);
+      let text = "";
+      for (const ids: number[] = []; ;) {
+        const id = sampler(
+          Float32Array.from({ length: other.size }, () => 9 * random.uniform()),
+          ids,
+        );
+        if (ends.has(id)) break;
+        ids.push(id);
+        text += stream.push(id);
+      }
+      text += stream.end();
+      expect(Object.keys(JSON.parse(text) as object)).toEqual(["city", "size"]);
+    }
+  }
+});
+
 test("without room for the shortest text what comes is the beginning of one; without a token that ends texts it ends with the last", () => {
   const grammar = grammarOf({ type: "object", properties: { long: { type: "integer" } }, required: ["long"] });
   const { text, ended } = write(grammar, { limit: 4 });
@@ -363,9 +509,11 @@ describe("schemas", () => {
     const cases: [unknown, string][] = [
       [3, "schema: expected a schema, got 3"],
       [
-        { type: "object", properties: { a: { type: "string", pattern: "^a$" } } },
-        "schema.properties.a.pattern: it is not supported",
+        { type: "object", properties: { a: { type: "string", pattern: "^a(?!b)$" } } },
+        'schema.properties.a.pattern: "(?!" at character 4 cannot be followed',
       ],
+      [{ type: "string", pattern: "a", maxLength: 3 }, "schema.maxLength: it is not supported beside pattern"],
+      [{ type: "string", format: "date", minLength: 3 }, "schema.minLength: it is not supported beside format"],
       [{ type: "array", items: { type: "number", multipleOf: 2 } }, "schema.items.multipleOf: it is not supported"],
       [{ anyOf: [{ type: "string" }, { type: "float" }] }, "schema.anyOf[1].type: expected one of object"],
       [{ oneOf: [{ type: "string" }] }, "schema.oneOf: it is not supported"],
@@ -387,8 +535,9 @@ describe("schemas", () => {
       [{ type: "string", minLength: 3, maxLength: 2 }, "schema.minLength: it is greater than maxLength"],
       [{ type: "array", minItems: 1.5 }, "schema.minItems: expected a whole number"],
       [{ type: "integer", minimum: 3.2, maximum: 3.9 }, "schema: no integer"],
-      [{ type: "number", maximum: 3 }, "schema.maximum: of numbers only minimum 0"],
-      [{ type: "string", format: "email" }, "schema.format: only date, time, date-time, uuid"],
+      [{ type: "number", maximum: 3, minimum: 4 }, "schema: no number"],
+      [{ type: "number", minimum: 0.1234567 }, "schema.minimum: bounds of more than 6 decimal places"],
+      [{ type: "string", format: "color" }, "schema.format: only date, time, date-time"],
       [
         { type: "object", properties: Object.fromEntries(Array.from({ length: 1001 }, (_, i) => [`p${i}`, {}])) },
         "schema: the schema has more than 1000 properties",

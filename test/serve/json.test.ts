@@ -39,13 +39,20 @@ test("a schema, as OpenAI's client makes it of zod's and parses the answer by it
     steps: z.array(Step).max(2),
     age: z.number().int().min(0).max(150),
     isGood: z.boolean(),
+    at: z.iso.date(),
+    mail: z.email(),
+    price: z.number().positive().max(9.99),
+    shape: z.discriminatedUnion("is", [
+      z.object({ is: z.literal("round"), radius: z.number() }),
+      z.object({ is: z.literal("square"), name: z.string().regex(/^[a-z]{1,5}$/) }),
+    ]),
   });
   for (const seed of [1, 2, 3]) {
     const { choices } = await openai.chat.completions.parse({
       ...chat,
       temperature: 1,
       seed,
-      max_tokens: 120,
+      max_tokens: 400,
       response_format: zodResponseFormat(Answer, "answer"),
     });
     const parsed: z.infer<typeof Answer> = choices[0]!.message.parsed!;

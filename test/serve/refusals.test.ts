@@ -57,7 +57,12 @@ describe("what is refused", () => {
       [{ messages, response_format: { type: "xml" } }, 400, "response_format.type", '"json_schema"'],
       [{ messages, response_format: { type: "json_schema" } }, 400, "response_format.json_schema", "expected object"],
       [{ messages, response_format: schema({ type: "date" }) }, 400, `${place}.type`, "expected one of object"],
-      [{ messages, response_format: schema({ type: "string", pattern: "a" }) }, 400, `${place}.pattern`, "not supported"],
+      [
+        { messages, response_format: schema({ type: "string", pattern: "(?=a)" }) },
+        400,
+        `${place}.pattern`,
+        "cannot be followed",
+      ],
       [{ messages, tools, response_format: { type: "json_object" } }, 400, "response_format", "not supported together"],
       [{ messages, tool_choice: "required" }, 400, "tool_choice", '"auto" or "none"'],
       [{ messages, tools: [{ type: "function", function: { name: "f" } }] }, 400, "tools", "no place for tools"],

@@ -1,45 +1,36 @@
-import { bytes, choice, type Expression, oneOf, optional, repeat, sequence } from "./expression.ts";
-import { DIGIT } from "./json-text.ts";
+import { type Expression, sequence } from "./expression.ts";
+import { patternOf } from "./pattern.ts";
 
-const HEX = bytes([0x30, 0x39], [0x61, 0x66]);
-const hex = (count: number) => repeat(HEX, count, count);
+const DATE =
+  "[12]\\d{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))";
+const HOUR = "(?:[01]\\d|2[0-3])";
+const TIME = `${HOUR}:[0-5]\\d:[0-5]\\d(?:\\.\\d{1,9})?(?:Z|[+-]${HOUR}:[0-5]\\d)`;
+const LABEL = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?";
+const HOST = `${LABEL}(?:\\.${LABEL}){0,4}\\.[a-z]{2,10}`;
+const BYTE = "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
 
-const upTo = (tens: string, units: Expression = DIGIT) => sequence(oneOf(tens), units);
-const MINUTE = upTo("012345");
-const HOUR = choice(upTo("01"), upTo("2", oneOf("0123")));
+/**
+ * Strings of a form, by the name that JSON schema has for it: https://json-schema.org/draft/2020-12/json-schema-validation#section-7.3. Not all of
+ * a form is written: days that every year has, names of hosts with a domain, and so on.
+ */
+const PATTERNS = {
+  date: DATE,
+  time: TIME,
+  "date-time": `${DATE}T${TIME}`,
+  duration: "P(?:\\d{1,3}W|\\d{1,3}D(?:T\\d{1,3}H)?|T\\d{1,3}[HMS])",
+  email: `[a-z0-9]{1,20}(?:[._-][a-z0-9]{1,20}){0,3}@${HOST}`,
+  hostname: HOST,
+  ipv4: `${BYTE}(?:\\.${BYTE}){3}`,
+  ipv6: "[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){7}",
+  uri: `https?://${HOST}(?:/[A-Za-z0-9._~-]{1,40}){0,8}/?`,
+  uuid: "[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+} as const;
 
-/** The days that every year has. */
-const DAY_OF_MONTH = choice(
-  sequence(choice(sequence("0", oneOf("13578")), sequence("1", oneOf("02"))), "-", choice(day30(), sequence("31"))),
-  sequence(choice(sequence("0", oneOf("469")), sequence("11")), "-", day30()),
-  sequence("02-", choice(sequence("0", oneOf("123456789")), upTo("1"), upTo("2", oneOf("012345678")))),
-);
+export const FORMAT_NAMES = Object.keys(PATTERNS);
 
-function day30(): Expression {
-  return choice(sequence("0", oneOf("123456789")), upTo("12"), sequence("30"));
+/** The strings of a form; null: it is not known. */
+export function formatOf(name: unknown): Expression | null {
+  return typeof name === "string" && Object.hasOwn(PATTERNS, name) ? quoted(PATTERNS[name as keyof typeof PATTERNS]) : null;
 }
 
-/** https://www.rfc-editor.org/rfc/rfc3339#section-5.6 */
-const DATE = sequence(oneOf("12"), repeat(DIGIT, 3, 3), "-", DAY_OF_MONTH);
-const TIME = sequence(
-  HOUR,
-  ":",
-  MINUTE,
-  ":",
-  MINUTE,
-  optional(sequence(".", repeat(DIGIT, 1, 9))),
-  choice(sequence("Z"), sequence(oneOf("+-"), HOUR, ":", MINUTE)),
-);
-
-/** With a version and the variant of https://www.rfc-editor.org/rfc/rfc9562. */
-const UUID = sequence(hex(8), "-", hex(4), "-", oneOf("12345678"), hex(3), "-", oneOf("89ab"), hex(3), "-", hex(12));
-
-const quoted = (content: Expression) => sequence('"', content, '"');
-
-/** Strings of a form, by the name that JSON schema has for it. */
-export const FORMATS: Readonly<Record<string, Expression>> = {
-  date: quoted(DATE),
-  time: quoted(TIME),
-  "date-time": quoted(sequence(DATE, "T", TIME)),
-  uuid: quoted(UUID),
-};
+export const quoted = (pattern: string): Expression => sequence('"', patternOf(pattern), '"');

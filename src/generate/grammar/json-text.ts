@@ -44,8 +44,7 @@ const WHOLE = choice(sequence("0"), sequence(bytes([0x31, 0x39]), repeat(DIGIT, 
 const FRACTION = sequence(".", repeat(DIGIT, 1, MOST_DIGITS));
 const EXPONENT = sequence(oneOf("eE"), optional(oneOf("+-")), repeat(DIGIT, 1, EXPONENT_DIGITS));
 
-export const POSITIVE_NUMBER = sequence(WHOLE, optional(FRACTION), optional(EXPONENT));
-export const NUMBER = sequence(optional(sequence("-")), POSITIVE_NUMBER);
+export const NUMBER = sequence(optional(sequence("-")), WHOLE, optional(FRACTION), optional(EXPONENT));
 export const INTEGER = sequence(optional(sequence("-")), WHOLE);
 
 /** @param least of the items, and `most` */

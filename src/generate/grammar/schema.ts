@@ -1,9 +1,11 @@
 import { isRecord, show } from "../../base/json.ts";
 import { UserError } from "../../base/errors.ts";
 import { choice, type Expression, measure, oneText, type Reference } from "./expression.ts";
-import { FORMATS } from "./formats.ts";
+import { FORMAT_NAMES, formatOf, quoted } from "./formats.ts";
 import { GREATEST, integersBetween } from "./integers.ts";
 import * as json from "./json-text.ts";
+import { MOST_PLACES, numbersBetween, scaled } from "./numbers.ts";
+import { PatternError } from "./pattern.ts";
 
 /** The longest place that is told: its names are the schema's. */
 const LONGEST_PATH = 200;
@@ -44,7 +46,7 @@ const SILENT: ReadonlySet<string> = new Set([
 const KEYWORDS = {
   object: ["properties", "required", "additionalProperties"],
   array: ["items", "minItems", "maxItems"],
-  string: ["minLength", "maxLength", "format"],
+  string: ["minLength", "maxLength", "format", "pattern"],
   number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
 } as const;
 
@@ -219,32 +221,49 @@ function readObject(schema: Schema, path: string, use: Use, read: Reader["read"]
 }
 
 function readString(schema: Schema, path: string): Expression {
-  const { format } = schema;
+  const { format, pattern } = schema;
   const { least, most } = countsOf(schema, "minLength", "maxLength", path);
-  if (format === undefined) return json.stringOf(least, most);
-  const expression = typeof format === "string" && Object.hasOwn(FORMATS, format) ? FORMATS[format] : undefined;
-  if (!expression)
-    throw new SchemaError(`${path}.format`, `only ${Object.keys(FORMATS).join(", ")} are supported, not ${show(format)}`);
+  if (format === undefined && pattern === undefined) return json.stringOf(least, most);
   const beside = ["minLength", "maxLength"].find((key) => schema[key] !== undefined);
-  if (beside !== undefined) throw new SchemaError(`${path}.${beside}`, "it is not supported beside format");
-  return expression;
+  if (beside !== undefined)
+    throw new SchemaError(`${path}.${beside}`, `it is not supported beside ${pattern === undefined ? "format" : "pattern"}`);
+  if (pattern === undefined) {
+    const expression = formatOf(format);
+    if (expression) return expression;
+    throw new SchemaError(`${path}.format`, `only ${FORMAT_NAMES.join(", ")} are supported, not ${show(format)}`);
+  }
+  // A form beside a pattern is what the pattern is made for.
+  if (typeof pattern !== "string")
+    throw new SchemaError(`${path}.pattern`, `expected a regular expression, got ${show(pattern)}`);
+  try {
+    return quoted(pattern);
+  } catch (error) {
+    if (!(error instanceof PatternError)) throw error;
+    throw new SchemaError(`${path}.pattern`, error.message);
+  }
 }
 
 function readNumber(schema: Schema, path: string): Expression {
-  // The greatest number that is written.
-  const most = 1e120;
-  let isPositive = false;
-  for (const key of KEYWORDS.number) {
+  const bounds = KEYWORDS.number.map((key) => {
     const bound = boundOf(schema, key, path);
-    if (bound === null) continue;
-    const isLow = key === "minimum" || key === "exclusiveMinimum";
-    if (isLow ? bound < -most : bound > most) continue;
-    if (key !== "minimum" || bound !== 0)
-      throw new SchemaError(`${path}.${key}`, "of numbers only minimum 0 is supported; integers may have any bounds");
-    isPositive = true;
-  }
-  return isPositive ? json.POSITIVE_NUMBER : json.NUMBER;
+    const units = bound === null ? null : scaled(bound);
+    if (bound !== null && units === null)
+      throw new SchemaError(`${path}.${key}`, `bounds of more than ${MOST_PLACES} decimal places are not supported`);
+    return units;
+  });
+  if (bounds.every((units) => units === null)) return json.NUMBER;
+  const [low, high, above, below] = bounds as [bigint | null, bigint | null, bigint | null, bigint | null];
+  const least = greatest(low, above === null ? null : above + 1n);
+  const most = greatest(high === null ? null : -high, below === null ? null : 1n - below);
+  const expression = numbersBetween(least ?? LEAST, most === null ? -LEAST : -most);
+  if (expression === null) throw new SchemaError(path, `no number of at most ${json.MOST_DIGITS} digits is within the bounds`);
+  return expression;
 }
+
+/** Less than any number that is written, in units of the last place. */
+const LEAST = scaled(-1e15)!;
+
+const greatest = (a: bigint | null, b: bigint | null): bigint | null => (a === null ? b : b === null || a > b ? a : b);
 
 function readInteger(schema: Schema, path: string): Expression {
   const low = boundOf(schema, "minimum", path) ?? -Infinity;
