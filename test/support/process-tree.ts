@@ -1,0 +1,30 @@
+import { readdirSync, readFileSync } from "node:fs";
+
+/** Bytes that a process and its children hold, shared ones shared out: the sum of their PSS. */
+export function treeBytes(pid: number): number {
+  try {
+    const own = 1024 * Number(/^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))?.[1] ?? 0);
+    return childrenOf(pid).reduce((sum, child) => sum + treeBytes(child), own);
+  } catch {
+    // It has ended in the meantime.
+    return 0;
+  }
+}
+
+/** Seconds of processor time that a process has used so far, without its children. */
+export function processorSeconds(pid: number): number {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ");
+    // utime and stime, in ticks of which Linux has 100 a second; see proc(5).
+    return (Number(fields[11]) + Number(fields[12])) / 100;
+  } catch {
+    return 0;
+  }
+}
+
+/** The processes that a process has started and that have not ended. */
+export function childrenOf(pid: number): number[] {
+  return readdirSync(`/proc/${pid}/task`).flatMap((task) =>
+    readFileSync(`/proc/${pid}/task/${task}/children`, "utf8").split(" ").filter(Boolean).map(Number),
+  );
+}
