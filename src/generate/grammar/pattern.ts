@@ -32,18 +32,36 @@ export function patternOf(source: string): Expression {
   return createParser(source)();
 }
 
-function createParser(source: string): () => Expression {
-  let at = 0;
-  let depth = 0;
-  const fail = (what: string): never => {
-    throw new PatternError(`${what} at character ${at + 1} cannot be followed`);
-  };
-  const takes = (text: string): boolean => {
-    if (!source.startsWith(text, at)) return false;
-    at += text.length;
-    return true;
-  };
+/** A place in a pattern. */
+interface Cursor {
+  readonly source: string;
+  at: number;
+  /** Goes on behind a text, if it comes next. */
+  takes(text: string): boolean;
+  /** @throws {PatternError} */
+  fail(what: string): never;
+}
 
+function createCursor(source: string): Cursor {
+  const cursor: Cursor = {
+    source,
+    at: 0,
+    takes(text) {
+      if (!source.startsWith(text, cursor.at)) return false;
+      cursor.at += text.length;
+      return true;
+    },
+    fail(what) {
+      throw new PatternError(`${what} at character ${cursor.at + 1} cannot be followed`);
+    },
+  };
+  return cursor;
+}
+
+function createParser(source: string): () => Expression {
+  const cursor = createCursor(source);
+  const { takes, fail } = cursor;
+  let depth = 0;
   const alternatives = (isOuter: boolean): Expression => {
     const options: Expression[] = [];
     do options.push(alternative(isOuter));
@@ -54,46 +72,40 @@ function createParser(source: string): () => Expression {
     // The whole string is matched in any case.
     if (isOuter) takes("^");
     const items: Expression[] = [];
-    while (at < source.length && source[at] !== "|" && source[at] !== ")") {
-      if (isOuter && source[at] === "$" && (at + 1 === source.length || source[at + 1] === "|")) at++;
+    while (cursor.at < source.length && source[cursor.at] !== "|" && source[cursor.at] !== ")") {
+      if (isOuter && source[cursor.at] === "$" && (cursor.at + 1 === source.length || source[cursor.at + 1] === "|")) cursor.at++;
       else items.push(quantified(atom()));
     }
     return sequence(...items);
   };
   const atom = (): Expression => {
     if (takes("(")) return group();
-    if (takes("[")) return characterClass();
+    if (takes("[")) return readClass(cursor);
     if (takes(".")) return anyBut([]);
-    const character = source[at]!;
+    const character = source[cursor.at]!;
     if ("^$*+?{".includes(character)) fail(`"${character}"`);
     if (takes("\\")) {
-      const escaped = escape(false);
-      return Array.isArray(escaped) ? oneOf(escaped) : fail(`"\\${source[at - 1]}"`);
+      const escaped = readEscape(cursor, false);
+      return Array.isArray(escaped) ? oneOf(escaped) : fail(`"\\${source[cursor.at - 1]}"`);
     }
-    return literal();
+    return written(readCharacter(cursor));
   };
   const group = (): Expression => {
     if (++depth > MOST_DEPTH) fail("a group so deep");
-    if (!takes("?:") && source[at] === "?") fail(`"(${source.slice(at, at + 2)}"`);
+    if (!takes("?:") && source[cursor.at] === "?") fail(`"(${source.slice(cursor.at, cursor.at + 2)}"`);
     const inside = alternatives(false);
     if (!takes(")")) fail("a group without an end");
     depth--;
     return inside;
   };
-  const literal = (): Expression => {
-    const character = String.fromCodePoint(source.codePointAt(at)!);
-    if (!character.isWellFormed()) fail("half a character");
-    at += character.length;
-    return written(character);
-  };
   const quantified = (item: Expression): Expression => {
-    const [match, least, comma, most] = /^\{(\d{1,9})(,?)(\d{0,9})\}/.exec(source.slice(at, at + 24)) ?? [];
+    const [match, least, comma, most] = /^\{(\d{1,9})(,?)(\d{0,9})\}/.exec(source.slice(cursor.at, cursor.at + 24)) ?? [];
     let times: readonly [number, number] | null = null;
     if (takes("*")) times = [0, Infinity];
     else if (takes("+")) times = [1, Infinity];
     else if (takes("?")) times = [0, 1];
     else if (match !== undefined) {
-      at += match.length;
+      cursor.at += match.length;
       times = [Number(least), comma === "" ? Number(least) : most === "" ? Infinity : Number(most)];
     }
     if (times === null) return item;
@@ -107,76 +119,86 @@ function createParser(source: string): () => Expression {
     if (sizeOf(repeated) > MOST_SIZE) fail("a repetition of so many");
     return repeated;
   };
-  const characterClass = (): Expression => {
-    const isNegated = takes("^");
-    const members = new Set<number>();
-    const beyond = new Set<string>();
-    let isPlain = true;
-    while (!takes("]")) {
-      if (at >= source.length) fail("a class without an end");
-      const first = member();
-      if (Array.isArray(first) && first.length !== 1) {
-        first.forEach((code) => members.add(code));
-        isPlain = false;
-        continue;
-      }
-      const code = Array.isArray(first) ? first[0]! : first.codePointAt(0)!;
-      let last = code;
-      if (source[at] === "-" && source[at + 1] !== "]" && at + 1 < source.length) {
-        at++;
-        const end = member();
-        last = Array.isArray(end) ? (end.length === 1 ? end[0]! : fail("a range to a class")) : end.codePointAt(0)!;
-        if (last < code || (last > 0x7f && last !== code)) fail("a range beyond ASCII");
-      }
-      if (code > 0x7f) beyond.add(String.fromCodePoint(code));
-      else for (const each of rangeOf(code, last)) members.add(each);
-    }
-    if (!isNegated) {
-      if (members.size + beyond.size === 0) fail("an empty class");
-      return choice(...(members.size > 0 ? [oneOf([...members])] : []), ...[...beyond].map(written));
-    }
-    if (isPlain && beyond.size === 0) return anyBut([...members]);
-    return oneOf(PRINTABLE.filter((code) => !members.has(code)));
-  };
-  /** A member of a class: the codes of ASCII that it means, or a character beyond it. */
-  const member = (): number[] | string => {
-    if (takes("\\")) return escape(true);
-    const character = String.fromCodePoint(source.codePointAt(at)!);
-    if (!character.isWellFormed()) fail("half a character");
-    at += character.length;
-    return character > "\x7f" ? character : [character.charCodeAt(0)];
-  };
-  const escape = (isInClass: boolean): number[] | string => {
-    const character = source[at++] ?? fail("an escape without a character");
-    const known: Readonly<Record<string, number[]>> = {
-      d: DIGITS,
-      w: WORD,
-      s: WHITE,
-      D: PRINTABLE.filter((code) => !DIGITS.includes(code)),
-      W: PRINTABLE.filter((code) => !WORD.includes(code)),
-      S: PRINTABLE.filter((code) => code !== 0x20),
-      n: [0x0a],
-      r: [0x0d],
-      t: [0x09],
-    };
-    const codes = Object.hasOwn(known, character) ? known[character]! : null;
-    if (codes) return codes;
-    const [, hex] =
-      /^(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))/.exec(source.slice(at - 1))?.filter((part) => part !== undefined) ?? [];
-    if (hex !== undefined) {
-      at += hex.length;
-      const code = Number.parseInt(hex, 16);
-      if (code >= 0x20 && code < 0x7f) return [code];
-      fail(`the character U+${hex.toUpperCase()}`);
-    }
-    if (/[A-Za-z0-9]/.test(character) || (isInClass && character > "\x7f")) fail(`"\\${character}"`);
-    return [character.charCodeAt(0)];
-  };
 
   return () => {
     const pattern = alternatives(true);
-    return at < source.length ? fail(`"${source[at]}"`) : pattern;
+    return cursor.at < source.length ? fail(`"${source[cursor.at]}"`) : pattern;
   };
+}
+
+function readClass(cursor: Cursor): Expression {
+  const { source, takes, fail } = cursor;
+  const isNegated = takes("^");
+  const members = new Set<number>();
+  const beyond = new Set<string>();
+  let isPlain = true;
+  while (!takes("]")) {
+    if (cursor.at >= source.length) fail("a class without an end");
+    const first = readMember(cursor);
+    if (Array.isArray(first) && first.length !== 1) {
+      first.forEach((code) => members.add(code));
+      isPlain = false;
+      continue;
+    }
+    const code = Array.isArray(first) ? first[0]! : first.codePointAt(0)!;
+    let last = code;
+    if (source[cursor.at] === "-" && source[cursor.at + 1] !== "]" && cursor.at + 1 < source.length) {
+      cursor.at++;
+      const end = readMember(cursor);
+      last = Array.isArray(end) ? (end.length === 1 ? end[0]! : fail("a range to a class")) : end.codePointAt(0)!;
+      if (last < code || (last > 0x7f && last !== code)) fail("a range beyond ASCII");
+    }
+    if (code > 0x7f) beyond.add(String.fromCodePoint(code));
+    else for (const each of rangeOf(code, last)) members.add(each);
+  }
+  if (!isNegated) {
+    if (members.size + beyond.size === 0) fail("an empty class");
+    return choice(...(members.size > 0 ? [oneOf([...members])] : []), ...[...beyond].map(written));
+  }
+  if (isPlain && beyond.size === 0) return anyBut([...members]);
+  return oneOf(PRINTABLE.filter((code) => !members.has(code)));
+}
+
+/** A member of a class: the codes of ASCII that it means, or a character beyond it. */
+function readMember(cursor: Cursor): number[] | string {
+  if (cursor.takes("\\")) return readEscape(cursor, true);
+  const character = readCharacter(cursor);
+  return character > "\x7f" ? character : [character.charCodeAt(0)];
+}
+
+function readCharacter(cursor: Cursor): string {
+  const character = String.fromCodePoint(cursor.source.codePointAt(cursor.at)!);
+  if (!character.isWellFormed()) cursor.fail("half a character");
+  cursor.at += character.length;
+  return character;
+}
+
+function readEscape(cursor: Cursor, isInClass: boolean): number[] | string {
+  const { source, fail } = cursor;
+  const character = source[cursor.at++] ?? fail("an escape without a character");
+  const known: Readonly<Record<string, number[]>> = {
+    d: DIGITS,
+    w: WORD,
+    s: WHITE,
+    D: PRINTABLE.filter((code) => !DIGITS.includes(code)),
+    W: PRINTABLE.filter((code) => !WORD.includes(code)),
+    S: PRINTABLE.filter((code) => code !== 0x20),
+    n: [0x0a],
+    r: [0x0d],
+    t: [0x09],
+  };
+  const codes = Object.hasOwn(known, character) ? known[character]! : null;
+  if (codes) return codes;
+  const [, hex] =
+    /^(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))/.exec(source.slice(cursor.at - 1))?.filter((part) => part !== undefined) ?? [];
+  if (hex !== undefined) {
+    cursor.at += hex.length;
+    const code = Number.parseInt(hex, 16);
+    if (code >= 0x20 && code < 0x7f) return [code];
+    fail(`the character U+${hex.toUpperCase()}`);
+  }
+  if (/[A-Za-z0-9]/.test(character) || (isInClass && character > "\x7f")) fail(`"\\${character}"`);
+  return [character.charCodeAt(0)];
 }
 
 function sizeOf(expression: Expression): number {
