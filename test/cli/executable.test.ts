@@ -78,6 +78,29 @@ describe("the program as one file", () => {
     }
   });
 
+  test("serves its page", async () => {
+    const recipe = join(folder, "cache/recipes");
+    const model = join(recipe, readdirSync(recipe)[0]!, "base/model");
+    const server = start("serve", "--home", "home", "--model", model, "--port", "0", "--json");
+    try {
+      let output = "";
+      for await (const chunk of server.stdout.pipeThrough(new TextDecoderStream()))
+        if ((output += chunk).includes('"listening"')) break;
+      const { origin } = new URL(
+        (JSON.parse(output.split("\n").find((line) => line.includes('"listening"'))!) as { url: string }).url,
+      );
+      const page = await (await fetch(origin)).text();
+      const names = [...page.matchAll(/(?:href|src)="(page\/[^"]+)"/g)].map(([, name]) => name!);
+      expect(names.length).toBe(3);
+      for (const name of names) expect([name, (await fetch(`${origin}/${name}`)).status]).toEqual([name, 200]);
+      const { data } = (await (await fetch(`${origin}/v1/fine_tuning/jobs`)).json()) as { data: unknown[] };
+      expect(data).toEqual([]);
+    } finally {
+      server.kill();
+      await server.exited;
+    }
+  });
+
   test("takes ONNX Runtime's library when it lies beside it, in processes of its own too; reads a configuration in TypeScript; offloads by threads", async () => {
     const devices = async () => (JSON.parse((await remat("doctor", "--json")).stdout) as Report).devices;
     const without = await devices();

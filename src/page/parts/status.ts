@@ -22,6 +22,9 @@ export function stateOf({ status, remat }: Job): JobState {
 
 export const isOver = ({ finished_at }: Job): boolean => finished_at !== null;
 
+/** Tells whether a job's run folder says of its run: from the first step on, as long as it is kept. */
+export const hasReport = ({ remat }: Job): boolean => remat.step > 0 && remat.run_folder !== "nothing";
+
 /** A word with a dot of the state's colour; the word alone says it too. */
 export function statusPill(): { readonly element: HTMLElement; show(job: Job): void } {
   const element = h("span", { class: "pill" });

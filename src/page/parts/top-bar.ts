@@ -5,13 +5,6 @@ import { formatBytes } from "../base/format.ts";
 import { themeSwitch } from "../base/theme.ts";
 import type { Connection, Jobs } from "../state/jobs.ts";
 
-const PLACES = [
-  ["Jobs", "", /^(?:job\/.*)?$/],
-  ["Train", "train", /^train$/],
-  ["Chat", "chat", /^chat$/],
-  ["Models", "models", /^models$/],
-] as const;
-
 const CONNECTIONS: Readonly<Record<Connection, string>> = {
   live: "Live",
   lost: "Connecting…",
@@ -21,9 +14,11 @@ const CONNECTIONS: Readonly<Record<Connection, string>> = {
 /** Milliseconds between two looks at the memory of the box. */
 const LOOK_MS = 5000;
 
-/** The page's head: where one can go, whether the server is there, and how much of the box's memory is held. */
-export function topBar(parent: Element, jobs: Jobs) {
-  const links = PLACES.map(([name, path]) => h("a", { href: `#/${path}` }, name));
+/**
+ * Completes the page's head, which is painted before any script runs: whether the server is there, and how much of the box's memory is held.
+ */
+export function topBar(head: Element, jobs: Jobs) {
+  const links = [...head.querySelectorAll("nav a")];
   const sign = h("span", { class: "connection", role: "status" });
   const level = h("i");
   const memory = h(
@@ -32,11 +27,7 @@ export function topBar(parent: Element, jobs: Jobs) {
     h("span", { class: "meter" }, level),
     h("span", { class: "text" }),
   );
-  parent.append(
-    h("a", { class: "brand", href: "#/" }, "remat"),
-    h("nav", { "aria-label": "Pages" }, ...links),
-    h("div", { class: "right" }, memory, sign, themeSwitch()),
-  );
+  head.append(h("div", { class: "right" }, memory, sign, themeSwitch()));
   const showConnection = () => {
     const { connection } = jobs;
     if (sign.dataset["state"] === connection) return;
@@ -66,7 +57,9 @@ export function topBar(parent: Element, jobs: Jobs) {
   });
   return {
     showPlace(path: string) {
-      links.forEach((link, i) => attribute(link, "aria-current", PLACES[i]![2].test(path) ? "page" : null));
+      // A job is one of the jobs.
+      const place = `#/${path.replace(/^job\/.*/, "")}`;
+      for (const link of links) attribute(link, "aria-current", link.getAttribute("href") === place ? "page" : null);
     },
   };
 }

@@ -107,6 +107,7 @@ export function jobCharts(runs: () => readonly ShownRun[]) {
   const element = h(
     "section",
     { class: "panel charts", "aria-label": "Curves" },
+    h("h2", { class: "unseen" }, "Curves"),
     h(
       "div",
       { class: "tools" },

@@ -1,11 +1,11 @@
-import { get, Problem } from "../api/client.ts";
+import { get } from "../api/client.ts";
 import type { BoxMemory, Job, RunReport } from "../api/types.ts";
 import { drawing, PAGE } from "../../base/charts/drawing.ts";
 import { timelineChart } from "../../schedule/timeline.ts";
 import { fill, h, svgOf, write } from "../base/dom.ts";
 import { formatBytes } from "../base/format.ts";
 import { partsBar } from "../parts/parts-bar.ts";
-import { isOver } from "../parts/status.ts";
+import { hasReport, isOver } from "../parts/status.ts";
 
 /** Milliseconds between two looks at how much memory is taken. */
 const LOOK_MS = 2000;
@@ -82,20 +82,15 @@ export function jobMemory(id: string, signal: AbortSignal) {
     write(now, texts.filter((text) => text !== "").join(" · "));
   };
   const loadReport = async () => {
-    try {
-      report = await get<RunReport>(`v1/fine_tuning/jobs/${id}/report`, signal);
-      draw();
-    } catch (error) {
-      // A job that has not begun has none.
-      if (!(error instanceof Problem)) throw error;
-    }
+    report = await get<RunReport>(`v1/fine_tuning/jobs/${id}/report`, signal);
+    draw();
   };
   const look = async () => {
     if (job === null || document.hidden) return;
     try {
       // The report is written when a run begins and at its checkpoints.
-      const key = `${job.remat.attempt} ${job.status} ${job.remat.memory.planned !== null}`;
-      if (key !== reported) await loadReport();
+      const key = `${job.remat.attempt} ${job.status}`;
+      if (key !== reported && hasReport(job)) await loadReport();
       reported = report === null ? "" : key;
       if (isOver(job)) return showBar(null, null);
       const { jobs } = await get<BoxMemory>("v1/memory", signal);

@@ -1,8 +1,9 @@
 import { get, messageOf, request } from "../api/client.ts";
-import type { Checkpoint, JobEvent, Page, RunReport } from "../api/types.ts";
+import type { Checkpoint, Job, JobEvent, Page, RunReport } from "../api/types.ts";
 import { fill, h, keyedList, write } from "../base/dom.ts";
 import { formatNumber, formatTime } from "../base/format.ts";
 import { note } from "../parts/dialog.ts";
+import { hasReport } from "../parts/status.ts";
 import { tabs } from "../parts/tabs.ts";
 import type { Jobs } from "../state/jobs.ts";
 
@@ -47,9 +48,8 @@ export function jobTexts(jobs: Jobs, id: string, signal: AbortSignal) {
     fill(sample, said("Asked", prompt, "user"), said("Before training", before, "base"), said("After training", after, "tuned"));
   };
   const loadSample = async () => {
-    const response = await request(`${path}/report`, { signal }).catch(() => null);
-    const report = response && ((await response.json()) as RunReport);
-    if (report?.sample) showSample(report.sample);
+    const report = await get<RunReport>(`${path}/report`, signal);
+    if (report.sample) showSample(report.sample);
   };
 
   const saved = h("ul", { class: "checkpoints" });
@@ -72,8 +72,9 @@ export function jobTexts(jobs: Jobs, id: string, signal: AbortSignal) {
     ]),
     aside: [samples, checkpoints],
     /** The job has begun, gone on, or ended. */
-    refresh() {
-      for (const load of [loadEvents, loadConfig, loadSample, loadCheckpoints]) void load().catch(failed);
+    refresh(job: Job) {
+      for (const load of [loadEvents, loadConfig, loadCheckpoints, ...(hasReport(job) ? [loadSample] : [])])
+        void load().catch(failed);
     },
     close: end,
   };

@@ -5,7 +5,7 @@ import { formatBytes, formatCount, formatNumber, formatTime, shortName } from ".
 import type { View } from "../base/router.ts";
 import { note } from "../parts/dialog.ts";
 import { jobActions } from "../parts/job-actions.ts";
-import { progressBar, stateOf, statusPill, timeLeft } from "../parts/status.ts";
+import { hasReport, progressBar, stateOf, statusPill, timeLeft } from "../parts/status.ts";
 import type { Jobs } from "../state/jobs.ts";
 import { type Metric, RunMetrics } from "../state/metrics.ts";
 import { jobCharts, type ShownRun } from "./job-charts.ts";
@@ -59,7 +59,7 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
   const element = h("div", { class: "view" }, head.element, compared, error, missing, body);
 
   let isOpened = false;
-  let attempt = -1;
+  let phase = "";
   const update = () => {
     const job = jobs.get(id);
     missing.hidden = job !== null || !jobs.isLoaded;
@@ -82,9 +82,9 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
       );
       shown.forEach((each) => void openRun(each));
     }
-    const phase = job.remat.attempt * 10 + (job.finished_at === null ? 0 : 1);
-    if (attempt !== phase) texts.refresh();
-    attempt = phase;
+    const next = `${job.remat.attempt} ${job.status} ${hasReport(job)}`;
+    if (phase !== next) texts.refresh(job);
+    phase = next;
   };
   update();
   unwatch.push(jobs.watch(update));

@@ -1,0 +1,208 @@
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Browser, Page } from "playwright-core";
+import { temporaryFolder } from "../hf/temp.ts";
+import { type Box, chats, openBox, QUICK, writeBase } from "../support/box.ts";
+import { accessibilityProblems, browserTest, CHROMIUM, openBrowser, openPage, type WatchedPage } from "../support/browser.ts";
+import { SLOW } from "../support/slow.ts";
+
+setDefaultTimeout(240_000);
+
+/** Tests of the whole way take half a minute. */
+const wholeTest = SLOW ? browserTest : browserTest.skip;
+
+const folder = temporaryFolder();
+const home = join(folder, "home");
+const boxes: Box[] = [];
+let model: string;
+let box: Box;
+let browser: Browser;
+let tuned: string;
+
+const open = async (options: Parameters<typeof openBox>[0]): Promise<Box> => {
+  const opened = await openBox({ model, memory: "2GiB", conversations: 2, ...options });
+  boxes.push(opened);
+  return opened;
+};
+const originOf = ({ server }: Box): string => new URL(server.url).origin;
+const pageOf = (path: string, options: Parameters<Browser["newPage"]>[0] = {}): Promise<WatchedPage> =>
+  pageAt(box, path, options);
+const pageAt = async (at: Box, path: string, options: Parameters<Browser["newPage"]>[0] = {}): Promise<WatchedPage> => {
+  const watched = await openPage(browser, originOf(at), options);
+  await watched.page.goto(`${originOf(at)}/#/${path}`);
+  return watched;
+};
+/** Waits until an expression is true; the page's security policy keeps Playwright's own way from it. */
+const until = async (page: Page, expression: string): Promise<void> => {
+  for (let tries = 0; (await page.evaluate(expression)) !== true; tries++) {
+    if (tries > 600) throw new Error(`it did not come: ${expression}`);
+    await Bun.sleep(50);
+  }
+};
+const has = (page: Page, selector: string) => page.waitForSelector(selector);
+
+beforeAll(async () => {
+  if (CHROMIUM === null) return;
+  model = writeBase(folder);
+  box = await open({ home });
+  browser = await openBrowser();
+  const remat = { ...QUICK, sample: true, valid: "34%", eval_every: 2 };
+  const { id } = await box.create({ training_file: await box.upload(chats(), "words.jsonl"), suffix: "first", remat });
+  tuned = (await box.until(id)).fine_tuned_model!;
+});
+afterAll(async () => {
+  await browser?.close();
+  for (const { server } of boxes) await server.stop();
+});
+
+browserTest("the page shows jobs and a job, asks nothing of elsewhere, and can be read in both colour schemes", async () => {
+  const { page, complaints } = await pageOf("");
+  await has(page, "text=first");
+  expect(await page.title()).toBe("Jobs · Remat");
+  expect(await accessibilityProblems(page)).toEqual([]);
+  await page.click("text=first");
+  await has(page, ".chart canvas");
+  await has(page, ".timeline svg");
+  await has(page, "text=Before training");
+  expect(await accessibilityProblems(page)).toEqual([]);
+  expect(complaints).toEqual([]);
+  await page.close();
+});
+
+describe("in a browser", () => {
+  wholeTest("a file is uploaded, looked at, trained on, paused, resumed, and goes on when the server comes again", async () => {
+    const { page, complaints } = await pageOf("train");
+    const upload = (name: string, text: string) =>
+      page.setInputFiles("#file", { name, mimeType: "application/octet-stream", buffer: Buffer.from(text) });
+
+    await upload("bad.jsonl", `${chats()}{"messages": [{"role": "user", "content": 3}]}\n`);
+    await has(page, ".problems.error >> text=bad.jsonl:7");
+    await upload("questions.csv", "question,reply\nWho?,Me.\nWhere?,Here.\n");
+    await has(page, ".problem >> text=questions.csv:2");
+    await page.selectOption("[aria-label='Meaning of the column question']", "prompt");
+    await page.selectOption("[aria-label='Meaning of the column reply']", "completion");
+    await has(page, "mark >> text=Me.");
+    await upload("good.jsonl", chats());
+    await has(page, "mark >> text=A thing called king.");
+    expect(await accessibilityProblems(page)).toEqual([]);
+
+    await page.fill("#suffix", "second");
+    await page.selectOption("#held-out", "20%");
+    await page.fill("#setting-rank", "0");
+    await page.click("text=Start training");
+    await has(page, ".problem >> text=remat.rank");
+    expect(await page.getAttribute("#setting-rank", "aria-invalid")).toBe("true");
+    await page.fill("#setting-rank", "4");
+    await page.fill("#setting-epochs", "20000");
+    await page.fill("#setting-sequence_length", "32");
+    await page.click("summary >> text=More");
+    await page.fill("#setting-more", '{ "packing": false, "threads": 1, "sample": false }');
+    await page.click("button >> text=Check");
+    await has(page, ".estimate >> text=Steps");
+    await page.click("text=Start training");
+
+    await has(page, ".pill >> text=Training");
+    await until(page, "Number(document.querySelector('.tiles dd').textContent.split(' ')[0].replace(',', '')) > 20");
+    await has(page, ".stack .mark");
+    await page.click("button >> text=Pause");
+    await has(page, ".pill >> text=Paused");
+    await page.click("button >> text=Resume");
+    await has(page, ".pill >> text=Training");
+
+    const { port } = new URL(box.server.url);
+    await box.server.stop();
+    boxes.splice(boxes.indexOf(box), 1);
+    await has(page, ".connection >> text=Connecting");
+    box = await open({ home, port: Number(port) });
+    await has(page, ".connection >> text=Live");
+    await has(page, ".events >> text=Attempt 3 has started");
+    await has(page, ".pill >> text=Training");
+    await page.click("button >> text=Cancel");
+    await page.click("dialog >> text=Cancel the job");
+    await has(page, ".pill >> text=Cancelled");
+    await page.click("[role=tab] >> text=Configuration");
+    await has(page, ".code >> text=data: good.jsonl");
+    // The browser itself told of the setting that was refused, and of connections that failed while the server was away.
+    expect(complaints.filter((text) => !/ERR_|status of 400/.test(text))).toEqual([]);
+    await page.close();
+  });
+
+  wholeTest("two models are talked with side by side, runs are compared, models are exported", async () => {
+    const { page, complaints } = await pageOf(`chat?right=${encodeURIComponent(tuned)}`);
+    await page.fill("#prompt", "Define king.");
+    await page.keyboard.press("Enter");
+    await until(page, "[...document.querySelectorAll('.log')].every((log) => log.textContent.includes('tokens/s'))");
+    expect(await accessibilityProblems(page)).toEqual([]);
+
+    await page.goto(`${originOf(box)}/#/`);
+    const { id } = await box.create({ training_file: await box.upload(chats()), suffix: "third", remat: QUICK });
+    await box.until(id);
+    for (const name of ["first", "third"]) await page.check(`[aria-label='Compare ${name}']`);
+    await page.click("text=Compare 2 jobs");
+    await has(page, ".chart .keys >> text=third");
+
+    await page.goto(`${originOf(box)}/#/models`);
+    await page.click("[aria-label='Export first']");
+    expect(await accessibilityProblems(page)).toEqual([]);
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click("dialog button >> text=Export")]);
+    expect(download.suggestedFilename()).toMatch(/\.peft\.tar$/);
+    expect(
+      readFileSync(await download.path())
+        .subarray(257, 262)
+        .toString(),
+    ).toBe("ustar");
+    expect(await accessibilityProblems(page)).toEqual([]);
+    expect(complaints).toEqual([]);
+    await page.close();
+  });
+
+  wholeTest("everything is reached by keys, on a narrow screen too", async () => {
+    const { page, complaints } = await pageOf("", { viewport: { width: 390, height: 844 } });
+    await has(page, "text=first");
+    await page.keyboard.press("Tab");
+    expect(await page.evaluate("document.activeElement.textContent")).toBe("Skip to the content");
+    await page.keyboard.press("Enter");
+    expect(await page.evaluate("document.activeElement.id")).toBe("main");
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Enter");
+    await has(page, "#training-file");
+    await page.goto(`${originOf(box)}/#/`);
+    await page.focus("a:has-text('first')");
+    await page.keyboard.press("Enter");
+    await has(page, ".chart canvas");
+    await page.focus(".plot");
+    for (const key of ["+", "+", "ArrowRight", "ArrowLeft", "-", "0"]) await page.keyboard.press(key);
+    await page.focus("[role=tab]");
+    await page.keyboard.press("ArrowRight");
+    expect(await page.evaluate("document.activeElement.textContent")).toBe("Configuration");
+    expect(await page.evaluate("document.documentElement.scrollWidth <= innerWidth")).toBe(true);
+    await page.click("[aria-label^='Colours']");
+    expect(await page.evaluate("document.documentElement.dataset.theme")).toBe("light");
+    for (const place of ["train", "chat", "models"]) {
+      await page.goto(`${originOf(box)}/#/${place}`);
+      await has(page, "h1");
+      expect([place, await page.evaluate("document.documentElement.scrollWidth <= innerWidth")]).toEqual([place, true]);
+    }
+    expect(complaints).toEqual([]);
+    await page.close();
+  });
+
+  wholeTest("a key is asked for where there are keys, and kept in the tab", async () => {
+    const closed = await open({ home: join(folder, "closed"), apiKey: "secret" });
+    const { page, complaints } = await pageAt(closed, "");
+    await has(page, "dialog[open] >> text=This server asks for a key");
+    await page.fill("#key", "wrong");
+    await page.keyboard.press("Enter");
+    await until(page, "document.querySelector('#key').value === ''");
+    await page.fill("#key", "secret");
+    await page.keyboard.press("Enter");
+    await has(page, "text=Nothing has been trained here yet");
+    expect(await page.evaluate("[sessionStorage.length, Object.keys(localStorage).includes('remat-key')]")).toEqual([1, false]);
+    await page.reload();
+    await has(page, "text=Nothing has been trained here yet");
+    // The browser itself tells of answers that are refusals.
+    expect(complaints.filter((text) => !text.includes("401"))).toEqual([]);
+    await page.close();
+  });
+});
