@@ -194,7 +194,7 @@ describe("in a browser", () => {
     await has(page, "dialog[open] >> text=This server asks for a key");
     await page.fill("#key", "wrong");
     await page.keyboard.press("Enter");
-    await until(page, "document.querySelector('#key').value === ''");
+    await until(page, "document.querySelector('#key')?.value === ''");
     await page.fill("#key", "secret");
     await page.keyboard.press("Enter");
     await has(page, "text=Nothing has been trained here yet");
