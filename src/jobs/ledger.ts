@@ -37,6 +37,8 @@ export interface Ledger {
   readonly free: number;
   /** Bytes of which a new job may need all: those that neither answering nor the least needs of jobs may ever take. */
   readonly unpromised: number;
+  /** True if a job could make use of more than it has. */
+  readonly isShort: boolean;
   /** Bytes that a job can have when no other one runs, whatever is asked of the models. */
   readonly mostForJobs: number;
   /**
@@ -204,6 +206,9 @@ export function createLedger({ limit, serving, watch = everySecond, patienceMs =
     },
     get unpromised() {
       return Math.max(0, unpromised());
+    },
+    get isShort() {
+      return [...parts.values()].some((part) => part.start !== null || (part.control !== null && part.held < part.need.most));
     },
     get mostForJobs() {
       return Math.max(0, limit - serving.promised());

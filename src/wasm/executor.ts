@@ -9,7 +9,7 @@ import { loadKernels } from "./kernels.ts";
 import { type Boot, instantiateKernels, type Kernels } from "./instance.ts";
 import { lower, type Lowered } from "./lower.ts";
 import { type MatmulChoice, type MatmulProvider, openMatmul } from "./matmul.ts";
-import { createMemory, expectAligned, type SharedMemory } from "./memory.ts";
+import { createMemory, expectAligned, type SharedMemory, STATIC_BYTES } from "./memory.ts";
 import { NATIVE_SCRATCH } from "./native.ts";
 
 export interface WasmExecutorOptions {
@@ -60,6 +60,8 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
   const shared = createMemory(options.memoryLimit);
   const { kernels, workers, control, matmul } = await startThreads(shared, threads, options.matmul ?? "wasm");
 
+  /** Bytes in front of what programs work on: those that threads may still look at when they are told to end. */
+  const first = STATIC_BYTES + shared.reserved;
   let stage: Stage = { address: 0, bytes: 0 };
   let overhead = shared.reserved;
   /** Why the executor can no longer run. */
@@ -161,6 +163,8 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
     close(): void {
       if (!broken) kernels.stop(control);
       broken = "is closed";
+      // The garbage collector would do so some time.
+      shared.giveBack(first, STATIC_BYTES + shared.reserved - first);
       for (const worker of workers) worker.terminate();
       matmul.native?.close();
     },

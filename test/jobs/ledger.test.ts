@@ -78,6 +78,7 @@ describe("the ledger", () => {
     const { ledger, add, sum } = make();
     const first = add("first", 1000, 9000);
     expect(await first.started).toBe(6300);
+    expect(ledger.isShort).toBe(true);
     const second = add("second", 500, 9000);
     expect(first.asked).toEqual([3150]);
     let budget = 0;
@@ -91,6 +92,9 @@ describe("the ledger", () => {
     expect(first.asked).toEqual([3150, 6300]);
     await first.confirm();
     expect(ledger.jobs.get("first")).toBe(6300);
+    ledger.release("first");
+    await add("small", 10, 20).started;
+    expect(ledger.isShort).toBe(false);
   });
 
   test("sets aside the least of each job, and what models may come to hold: a job without that waits", async () => {

@@ -157,6 +157,29 @@ describe("wasm executor", () => {
     expect(executor.reserved).toBe(64 + 64 + 128);
   });
 
+  test.if(process.platform === "linux")(
+    "pages go back to the system when they are given back, and read as zeros; and when it is closed",
+    async () => {
+      const executor = await create({ threads: 1 });
+      const bytes = 64 << 20;
+      const address = executor.reserve(bytes);
+      const start = process.memoryUsage.rss();
+      const rises = () => {
+        executor.fill(address, bytes, (target) => void target.fill(7));
+        return process.memoryUsage.rss() - start;
+      };
+      expect(rises()).toBeGreaterThan(0.8 * bytes);
+      expect(executor.giveBack!(address + 100, bytes - 200)).toBe(true);
+      expect(process.memoryUsage.rss() - start).toBeLessThan(0.2 * bytes);
+      // What is on no whole page stays.
+      expect([...executor.read(address + 99, 1), ...executor.read(address + bytes / 2, 1)]).toEqual([7, 0]);
+      expect(executor.giveBack!(address + 100, 200)).toBe(true);
+      expect(rises()).toBeGreaterThan(0.8 * bytes);
+      executor.close();
+      expect(process.memoryUsage.rss() - start).toBeLessThan(0.2 * bytes);
+    },
+  );
+
   test("addresses beyond 2 GiB work", async () => {
     const executor = await create({ threads: 2 });
     executor.reserve(2 ** 31 + 2 ** 30);

@@ -54,6 +54,10 @@ export interface HomeServerOptions extends ServerOptions {
 /** Bytes of the process that checks a job before it is queued: there is one at a time. */
 export const CHECK_BYTES = 160 << 20;
 
+/** Milliseconds without an answer behind which a model makes room for jobs, and between two looks at that. */
+const IDLE_MS = 300_000;
+const LOOK_MS = 10_000;
+
 /** Bytes of a form around its file. */
 const FORM_BYTES = 1 << 20;
 
@@ -68,6 +72,10 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
   const places: JobPlaces = { home, files, jobs, bases: options.bases, adapterOf: registry.adapterOf };
   const ledger = createLedger({ limit: options.memory, serving: servingOf(hosts) });
   options.onLedger?.(ledger);
+  const unloading = setInterval(() => {
+    if (ledger.isShort) for (const each of hosts) each.unload(IDLE_MS);
+  }, LOOK_MS);
+  unloading.unref();
   const events = createEventLog(home.database, () => queue.wake());
   const queue = createQueue({
     places,
@@ -169,6 +177,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     url: `${listener.url}/v1`,
     async stop() {
       shutdown.abort();
+      clearInterval(unloading);
       await Promise.all([listener.stop(), queue.drain()]);
       for (const each of hosts) each.close();
     },

@@ -52,6 +52,8 @@ export interface Host {
   readonly isLoading: boolean;
   /** Adapters in memory. */
   readonly adapters: number;
+  /** Frees the model and its adapters where no answer has been made for so many milliseconds: it is loaded again by the next one. */
+  unload(idleMs: number): void;
   close(): void;
 }
 
@@ -62,7 +64,10 @@ export function createHost(options: HostOptions): Host {
   const { model, conversations, storage, sampling, hasRoom = () => true } = options;
   const { makeRoom = () => Promise.resolve(() => {}) } = options;
   const maxTokens = roomOf(model.config, options.maxTokens);
-  const slots = createSlots(conversations);
+  let slots = createSlots(conversations);
+  /** Answers that are made or wait for the model, and when the last one ended. */
+  let users = 0;
+  let lastUse = performance.now();
   let loaded: { readonly device: Device; readonly variants: Variants } | null = null;
   const rounds = createRounds<Variant>((texts) => loaded!.variants.groups(texts));
   let loading: Promise<Variants> | null = null;
@@ -89,6 +94,11 @@ export function createHost(options: HostOptions): Host {
     });
   const ready = async (): Promise<Variants> => loaded?.variants ?? (await (loading ??= begin()));
 
+  const left = () => {
+    users--;
+    lastUse = performance.now();
+  };
+
   return {
     name: options.name,
     model,
@@ -104,25 +114,33 @@ export function createHost(options: HostOptions): Host {
         sampling,
         maxTokens,
         async seatFor(prompt) {
-          const variants = await ready();
-          if (adapter !== null && !variants.holds(adapter)) (await makeRoom(bytesOfAdapter(adapter)))?.();
-          const variant = refusing("model", "invalid_model", () => variants.enter(adapter));
-          const slot = slots.enter(variant, variant.decoders.each, prompt);
-          return {
-            decoder: slot.decoder,
-            next: (ids) => rounds.next(variant, slot.index, ids),
-            leave() {
-              slot.leave();
-              variants.leave(variant);
-            },
-          };
+          users++;
+          try {
+            const variants = await ready();
+            if (adapter !== null && !variants.holds(adapter)) (await makeRoom(bytesOfAdapter(adapter)))?.();
+            const variant = refusing("model", "invalid_model", () => variants.enter(adapter));
+            const slot = slots.enter(variant, variant.decoders.each, prompt);
+            return {
+              decoder: slot.decoder,
+              next: (ids) => rounds.next(variant, slot.index, ids),
+              leave() {
+                slot.leave();
+                variants.leave(variant);
+                left();
+              },
+            };
+          } catch (error) {
+            left();
+            throw error;
+          }
         },
       };
       return { model: answering, encoder };
     },
     drop: (adapter) => loaded?.variants.drop(adapter),
     bytes() {
-      if (loaded) return loaded.device.executor.reserved + EXECUTOR_BYTES;
+      const reserved = loaded?.device.executor.reserved ?? 0;
+      if (reserved > 0) return reserved + EXECUTOR_BYTES;
       const weights = [...model.source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
       return weights + conversations * cacheBytes(model.config, maxTokens) + EXECUTOR_BYTES;
     },
@@ -134,6 +152,12 @@ export function createHost(options: HostOptions): Host {
     },
     get adapters() {
       return loaded?.variants.adapters ?? 0;
+    },
+    unload(idleMs) {
+      if (!loaded || users > 0 || performance.now() - lastUse < idleMs) return;
+      loaded.device.close();
+      loaded = null;
+      slots = createSlots(conversations);
     },
     close() {
       isClosed = true;

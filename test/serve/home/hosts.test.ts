@@ -268,6 +268,23 @@ describe("a base model with adapters", () => {
     expect(asked).toEqual([0, 0, 2 * size]);
   });
 
+  test("leaves memory when nothing is asked of it, but under no answer, and answers the same when it is back", async () => {
+    const host = await open();
+    const expected = await logitsOf(host, "few", prompt);
+    const { model: answering } = host.named("few", adapter("few"));
+    const seat = await answering.seatFor([...prompt]);
+    host.unload(0);
+    expect(host.isLoaded).toBe(true);
+    seat.leave();
+    host.unload(60_000);
+    expect(host.isLoaded).toBe(true);
+    const bytes = host.bytes();
+    host.unload(0);
+    expect([host.isLoaded, host.adapters]).toEqual([false, 0]);
+    expect(await logitsOf(host, "few", prompt)).toEqual(expected);
+    expect(Math.abs(host.bytes() - bytes)).toBeLessThan(1 << 20);
+  });
+
   test("reads an adapter again that has changed, and refuses one that is gone or is of another model", async () => {
     const host = await open();
     const copy = writeRandomAdapter(executor, model, join(folder, "adapters/changing"), SORTS.few, 50);
