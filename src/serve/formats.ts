@@ -8,12 +8,14 @@ import { expressionOf, SchemaError } from "../generate/grammar/schema.ts";
 import { createVocabulary, type Vocabulary } from "../generate/grammar/vocabulary.ts";
 import { reasoningMarks, type ReasoningPlace } from "../generate/reasoning.ts";
 import type { JsonFormat } from "./api/requests.ts";
-import { ApiError } from "./http/errors.ts";
+import { ApiError, refusing } from "./http/errors.ts";
 
 /** A grammar that an answer is kept to. */
 export interface AnswerForm {
   readonly grammar: Grammar;
   readonly reasoning: FreeReasoning | null;
+  /** The field of the request that asks for it. */
+  readonly param: string;
 }
 
 /** Grammars that are kept for a vocabulary: a schema is nearly always asked for again. */
@@ -33,14 +35,15 @@ export function formOf(tokenizer: Tokenizer, { schema, param, path }: JsonFormat
   const { vocabulary, grammars } = knownOf(tokenizer, param);
   const free = freeReasoning(tokenizer, reasoning, param);
   const key = JSON.stringify(schema);
-  const grammar = grammars.get(key) ?? createGrammar(sequence(LEAD, expressionFor(schema, path)), vocabulary);
+  const make = () => createGrammar(sequence(LEAD, expressionFor(schema, path)), vocabulary);
+  const grammar = grammars.get(key) ?? refusing(param, "invalid_value", make);
   grammars.delete(key);
   grammars.set(key, grammar);
   for (const oldest of grammars.keys()) {
     if (grammars.size <= MOST_GRAMMARS) break;
     grammars.delete(oldest);
   }
-  return { grammar, reasoning: free };
+  return { grammar, reasoning: free, param };
 }
 
 /** White space that models write behind their reasoning. */

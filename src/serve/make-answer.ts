@@ -6,6 +6,7 @@ import { createConstraint, NO_TOKEN } from "../generate/grammar/constraint.ts";
 import { createSampler, type Sampler } from "../generate/sampler.ts";
 import type { AnswerOrder, AnsweringModel } from "./answer-orders.ts";
 import type { FinishReason, Piece } from "./api/endpoint.ts";
+import { refusingLater } from "./http/errors.ts";
 import { createPartReader, type Part } from "./parts.ts";
 import { createTokenPlaces } from "./token-places.ts";
 import type { Turns } from "./turns.ts";
@@ -94,7 +95,7 @@ async function makeAnswer(
   let made: Answer;
   try {
     if (order.isExact) seat.decoder.startAnew(prompt);
-    made = await answer({ tokenizer, ...seat }, prompt, {
+    const making = answer({ tokenizer, ...seat }, prompt, {
       limit,
       stop,
       stopTexts,
@@ -104,6 +105,8 @@ async function makeAnswer(
       onToken: (characters) => places.add(characters, chosen),
       onText: (text) => reader.push(text).forEach(give),
     });
+    // A schema may turn out to be too much on the way.
+    made = await (order.form === null ? making : refusingLater(order.form.param, "invalid_value", making));
   } finally {
     seat.leave();
   }

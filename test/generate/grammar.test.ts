@@ -2,6 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import fc from "fast-check";
 import { z } from "zod";
+import { UserError } from "../../src/base/errors.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { tokenBytesOf } from "../../src/data/tokens/token-bytes.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
@@ -437,6 +438,14 @@ test("an automaton that has made many states is replaced under an answer that go
   expect(first.states).toBeGreaterThan(4096);
 });
 
+test("what may be read in too many ways is refused as soon as it is", () => {
+  const many = { anyOf: Array.from({ length: 90 }, () => ({ pattern: "(?:a{1,30}){1,30}" })) };
+  const { start, step } = createAutomaton(expressionOf(many, "schema"));
+  expect(() => [...Buffer.from(`"${"a".repeat(60)}`)].reduce((state: State, byte) => step(state, byte)!, start)).toThrow(
+    UserError,
+  );
+});
+
 describe("schemas", () => {
   test("whatever a random model writes by a random schema is valid and ends, greedy and sampled, however little room there is", () => {
     let seed = 0;
@@ -543,6 +552,11 @@ describe("schemas", () => {
         "schema: the schema has more than 1000 properties",
       ],
       [{ enum: ["x".repeat(200_000)] }, "schema: the schema has more than 131072 bytes"],
+      [{ anyOf: Array.from({ length: 5001 }, () => ({})) }, "schema.anyOf[4999]: the schema has more than 5000 schemas"],
+      [
+        { anyOf: Array.from({ length: 101 }, () => ({ pattern: "a" })) },
+        "schema.anyOf[100]: the schema has more than 100 patterns",
+      ],
     ];
     for (const [schema, message] of cases) {
       let error: unknown = null;

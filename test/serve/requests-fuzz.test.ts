@@ -65,6 +65,8 @@ const schema = {
     b: { type: "array", items: { $ref: "#/$defs/c" }, minItems: 1, maxItems: 3 },
     d: { enum: ["x", 5, null], description: "d" },
     e: { type: "integer", minimum: -5, exclusiveMaximum: 100 },
+    f: { type: "number", exclusiveMinimum: -2.5, maximum: 1.75 },
+    g: { type: "string", pattern: "^(?:[a-z]{2,3}|\\d+)-x?$" },
   },
   required: ["a", "b"],
   additionalProperties: false,

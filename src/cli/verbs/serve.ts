@@ -11,7 +11,7 @@ const schema = serveOptionsSchema.extend(JSON_FLAG);
 export { schema as flags };
 
 export function help(): string {
-  return `Serves a model by OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, /health. What a request says nothing
+  return `Serves a model by OpenAI's API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health. What a request says nothing
 about is as the sampling flags say. One request is answered at a time. Ctrl-C ends the server.
 
 With --home DIR it is a box for a team: it takes uploads and trains by OpenAI's fine-tuning API too, keeps everything in DIR, and what is trained

@@ -1,3 +1,4 @@
+import { UserError } from "../../base/errors.ts";
 import { type Expression, measure } from "./expression.ts";
 import { CHARACTER } from "./json-text.ts";
 
@@ -49,7 +50,13 @@ export interface Automaton {
   readonly states: number;
 }
 
-/** @param root may be infinite, but for what it reaches without a byte */
+/** Ways to read a text, at most. */
+const MOST_WAYS = 10_000;
+
+/**
+ * @param root may be infinite, but for what it reaches without a byte
+ * @throws {UserError} a text, in the making or in `step`, that may be read in too many ways
+ */
 export function createAutomaton(root: Expression): Automaton {
   const lengthOf = measure(root);
   const states = new Map<string, State>();
@@ -97,6 +104,10 @@ export function createAutomaton(root: Expression): Automaton {
         ? reached[0]!.waiting
         : [...new Set(reached.flatMap((each) => each.waiting))].sort((a, b) => a.id - b.id);
     const isEnd = reached.some((each) => each.isEnd);
+    if (waiting.length > MOST_WAYS)
+      throw new UserError(
+        `the schema lets a text be read in more than ${MOST_WAYS} ways at a time; simplify its alternatives and patterns`,
+      );
     const key = `${isEnd ? "." : ""}${waiting.map(({ id }) => id).join(" ")}`;
     let state = states.get(key);
     if (!state) {

@@ -50,11 +50,8 @@ const KEYWORDS = {
   number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
 } as const;
 
-/** Properties of all objects of a schema, and values of all its enumerations, at most. */
-const MOST_PROPERTIES = 1000;
-const MOST_VALUES = 1000;
-/** Bytes of their names and values. */
-const MOST_BYTES = 128 << 10;
+/** The most of what a schema may have in all its parts; bytes are those of names and values. */
+const MOST = { schemas: 5000, properties: 1000, values: 1000, patterns: 100, bytes: 128 << 10 } as const;
 
 /**
  * The documents that a JSON schema lets through, or some of them: properties come in the order of the schema, and none that it does not name.
@@ -75,19 +72,18 @@ interface Reader {
 }
 
 /** Takes a number of things of what a schema may have. @throws {SchemaError} there are no more */
-type Use = (what: "properties" | "values" | "bytes", count: number, path: string) => void;
+type Use = (what: keyof typeof MOST, count: number, path: string) => void;
 
 function createReader(root: unknown, rootPath: string): Reader {
   const references = new Map<string, Reference>();
-  const left = { properties: MOST_PROPERTIES, values: MOST_VALUES, bytes: MOST_BYTES };
+  const left: Record<keyof typeof MOST, number> = { ...MOST };
   const use: Use = (what, count, path) => {
     left[what] -= count;
-    if (left[what] >= 0) return;
-    const most = { properties: `${MOST_PROPERTIES} properties`, values: `${MOST_VALUES} values`, bytes: `${MOST_BYTES} bytes` };
-    throw new SchemaError(path, `the schema has more than ${most[what]}`);
+    if (left[what] < 0) throw new SchemaError(path, `the schema has more than ${MOST[what]} ${what}`);
   };
 
   const read = (schema: unknown, path: string, open: ReadonlySet<string>): Expression => {
+    use("schemas", 1, path);
     if (schema === true) return json.ANY_VALUE;
     if (!isRecord(schema)) throw new SchemaError(path, `expected a schema, got ${show(schema)}`);
     const keys = Object.keys(schema).filter((key) => !SILENT.has(key) && schema[key] !== undefined);
@@ -162,6 +158,7 @@ function createReader(root: unknown, rootPath: string): Reader {
         return json.arrayOf(items, least, most);
       }
       case "string":
+        if (schema["pattern"] !== undefined) use("patterns", 1, path);
         return readString(schema, path);
       case "number":
         return readNumber(schema, path);
