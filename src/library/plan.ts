@@ -223,17 +223,17 @@ function reportOf(plan: ModelPlan, base: number, owner: string): PlanReport {
   };
 }
 
-/** Schedules of a curve that are tried with every way for weights to lie, at most. */
-const CURVE_SCHEDULES = 48;
+/** Schedules of a curve that are tried with each way for weights to lie in their files, at most. */
+const STREAMED_SCHEDULES = 16;
 
 /** The points that no other beats in both memory and time, over all schedules and all ways for frozen weights to lie. */
 function curveOf(plan: ModelPlan, base: number, ideal: number): CurvePoint[] {
   const schedules = plannerOf(plan.largest.chain).curve();
   const alternatives = plan.alternatives();
-  const stride = alternatives.length === 1 ? 1 : Math.ceil(schedules.length / CURVE_SCHEDULES);
-  const points = alternatives.flatMap(({ fixed, wait }) =>
+  const some = Math.ceil(schedules.length / STREAMED_SCHEDULES);
+  const points = alternatives.flatMap(({ fixed, streams, wait }) =>
     schedules
-      .filter((_, i) => i % stride === 0 || i === schedules.length - 1)
+      .filter((_, i) => !streams || i % some === 0 || i === schedules.length - 1)
       .map(({ schedule, simulation }): CurvePoint => ({
         activations: simulation.peak,
         memory: base + fixedTotal(fixed) + simulation.peak + plan.predicted.temporary,

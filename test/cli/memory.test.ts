@@ -30,7 +30,7 @@ describe("train --memory", () => {
   const train = (memory: string, output: string, ...flags: string[]) =>
     rematApart(
       ["train", ...model, "--data", join(recipes, "devils-dictionary"), "--output", join(folder, output)].concat(
-        ["--steps", "2", "--no-sample", "--eval-limit", "100", "--memory", memory],
+        ["--steps", "2", "--no-sample", "--eval-limit", "24", "--memory", memory],
         flags,
       ),
     );

@@ -12,7 +12,7 @@ const main = join(root, "src/cli/main.ts");
 const model = ["--model", join(root, "recipes/base/model"), "--method", "full", "--batch-size", "4"];
 const train = (output: string, steps: number, ...flags: string[]) =>
   ["train", ...model, "--data", join(root, "recipes/devils-dictionary"), "--output", join(folder, output)].concat(
-    ["--no-sample", "--eval-limit", "100", "--steps", String(steps)],
+    ["--no-sample", "--eval-limit", "16", "--steps", String(steps)],
     flags,
   );
 

@@ -4,20 +4,22 @@ import { activationLimit, plannedTime, planStep } from "../../src/train/memory/s
 import { createStepTimes } from "../../src/train/run/step-times.ts";
 import { languageModel, makeRandom } from "../schedule/chains.ts";
 import { build, closeExecutors, gradients, llama, packedBatch } from "../support/engine.ts";
+import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
 afterAll(closeExecutors);
 
 const TOKENS = 64;
+const TRIALS = SLOW ? 40 : 24;
 
-test("with other times, a plan stays unless another one is faster by them; 40 random changes, where a table alone would have answered worse more than twice", () => {
+test(`with other times, a plan stays unless another one is faster by them; ${TRIALS} random changes, where a table alone would have answered worse more than twice`, () => {
   const random = makeRandom(3);
   const chain = languageModel({ blocks: 12, scale: 1000, selective: true });
   const limit = { name: "optimal", limit: { share: 0.4 } } as const;
   const current = planStep(chain, limit, Infinity);
   let [kept, replaced] = [0, 0];
-  for (let trial = 0; trial < 40; trial++) {
+  for (let trial = 0; trial < TRIALS; trial++) {
     const stretch = (times: readonly number[]) => {
       const factor = 0.5 + random.unit();
       return times.map((time) => time * factor);

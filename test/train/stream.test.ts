@@ -16,6 +16,7 @@ import { CapacityError, LimitError } from "../../src/train/memory/step-plan.ts";
 import type { Engine } from "../../src/train/step/engine.ts";
 import type { WasmExecutor } from "../../src/wasm/executor.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
+import { combinations } from "../support/slow.ts";
 import { removeStored, storedCheckpoint } from "../support/stored.ts";
 
 setDefaultTimeout(120_000);
@@ -60,30 +61,28 @@ describe("weights that come into a window when they are read give the same bits 
     "in 8 bits, embedding and head too": { quantize: "q8", quantizeEmbedding: true },
     "in f16": { dtype: "f16" },
   } as const;
-  for (const [name, options] of Object.entries(cases)) {
-    for (const matmul of ["wasm", "native"] as const) {
-      test(`${name}, products by ${matmul}; the peak is as predicted`, async () => {
-        const source = storedCheckpoint(config, "bf16");
-        const { strategy = OFF, ...more } = options as { strategy?: typeof OFF };
-        const make = (stream?: StreamOptions) =>
-          build(
-            config,
-            lora(0.1),
-            strategy,
-            TOKENS,
-            { threads: 2, matmul },
-            { source, decode: 32, ...more, ...(stream && { stream }) },
-          );
-        const resident = await make();
-        const streamed = await make(streaming(source));
-        expect(resident.streamed).toBeNull();
-        expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
-        expect(results(streamed)).toEqual(results(resident));
-        expect(streamed.measuredPeak).toBe(streamed.predicted.peak);
-        expect(streamed.plan.fixed.frozen).toBeLessThan(resident.plan.fixed.frozen);
-        streamed.close();
-      });
-    }
+  for (const [[name, options], matmul] of combinations(Object.entries(cases), ["wasm", "native"] as const)) {
+    test(`${name}, products by ${matmul}; the peak is as predicted`, async () => {
+      const source = storedCheckpoint(config, "bf16");
+      const { strategy = OFF, ...more } = options as { strategy?: typeof OFF };
+      const make = (stream?: StreamOptions) =>
+        build(
+          config,
+          lora(0.1),
+          strategy,
+          TOKENS,
+          { threads: 2, matmul },
+          { source, decode: 32, ...more, ...(stream && { stream }) },
+        );
+      const resident = await make();
+      const streamed = await make(streaming(source));
+      expect(resident.streamed).toBeNull();
+      expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
+      expect(results(streamed)).toEqual(results(resident));
+      expect(streamed.measuredPeak).toBe(streamed.predicted.peak);
+      expect(streamed.plan.fixed.frozen).toBeLessThan(resident.plan.fixed.frozen);
+      streamed.close();
+    });
   }
 
   for (const tied of [true, false]) {

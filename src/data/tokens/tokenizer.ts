@@ -9,7 +9,7 @@ import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";
 import { additionalTemplates, CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
 import type { SpecialText, TemplateArgs } from "./rendering.ts";
 import { createEscape, type Escape } from "./escape.ts";
-import { cacheWords } from "./word-cache.ts";
+import { cacheWords, type FastEncode } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */
 export interface Tokenizer {
@@ -99,11 +99,12 @@ export function createTokenizer(
   checkPatterns(json, folder);
   let inner: HuggingFaceTokenizer;
   let escape: Escape;
+  let fast: FastEncode | null;
   try {
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
     keepByteOrderMarks(inner.decoder);
     knowAllDigits(inner.pre_tokenizer);
-    cacheWords(inner);
+    fast = cacheWords(inner);
     escape = createEscape(inner);
     inner.decode(inner.encode("a").ids);
   } catch (error) {
@@ -112,6 +113,8 @@ export function createTokenizer(
   }
   const idOf = (token: string) => inner.token_to_id(token) ?? null;
   const encode = (text: string, plain: readonly number[] = [], special = false): Int32Array => {
+    const found = fast !== null && !special && plain.length === 0 ? fast(text) : null;
+    if (found !== null) return found;
     const run = (written: string) => inner.encode(written, { add_special_tokens: special });
     const { ids } = plain.length === 0 ? run(text) : escape(text, plain, run);
     if (!ids.every(Number.isInteger)) {

@@ -17,41 +17,116 @@ interface PreTokenizer {
 
 interface Model extends MergingModel {
   readonly config: { readonly type?: string };
+  readonly fuse_unk?: boolean;
 }
+
+/** The parts of the library's tokenizer that are used here. */
+interface Inner {
+  readonly splitter_unnormalized: Splitter;
+  readonly splitter_normalized: Splitter;
+  readonly added_tokens_map: ReadonlyMap<string, { readonly id: number; readonly lstrip?: boolean; readonly rstrip?: boolean }>;
+  readonly normalizer: ((text: string) => string) | null;
+  readonly pre_tokenizer: PreTokenizer | null;
+  readonly model: Model | null;
+  readonly remove_space?: boolean;
+  readonly do_lowercase_and_remove_accent?: boolean;
+}
+
+/** Returns the ids of a text, without those that the post-processor adds; null: the library has to be asked. */
+export type FastEncode = (text: string) => Int32Array | null;
 
 /**
  * Makes a byte-level BPE tokenizer remember the tokens of each word: language repeats its words, and writing one in the
  * byte alphabet and merging it is most of the work. The byte alphabet's stage then only splits, and the model takes
  * plain words. Other tokenizers are left as they are but for the search for added tokens; the tokens are the same either way.
+ * Returns a faster way to the ids alone; null: there is none for this tokenizer.
  */
-export function cacheWords(tokenizer: HuggingFaceTokenizer): void {
-  const { splitter_unnormalized, splitter_normalized } = tokenizer as unknown as Record<string, Splitter>;
-  for (const splitter of [splitter_unnormalized, splitter_normalized]) if (splitter) skipToFirsts(splitter);
-  const stages = stagesOf(tokenizer.pre_tokenizer as unknown as PreTokenizer | null);
-  const model = tokenizer.model as unknown as Model | null;
+export function cacheWords(tokenizer: HuggingFaceTokenizer): FastEncode | null {
+  const inner = tokenizer as unknown as Inner;
+  for (const splitter of [inner.splitter_unnormalized, inner.splitter_normalized]) if (splitter) skipToFirsts(splitter);
+  const { model } = inner;
+  const stages = stagesOf(inner.pre_tokenizer);
   const bytes = stages.at(-1);
-  if (bytes?.config?.type !== "ByteLevel" || bytes.config.add_prefix_space || model?.config.type !== "BPE") return;
+  if (bytes?.config?.type !== "ByteLevel" || bytes.config.add_prefix_space || model?.config.type !== "BPE") return null;
 
   const inAlphabet = bytes.pre_tokenize_text.bind(bytes);
   const encode = model.encode.bind(model);
   const merge = merger(model, encode);
   const { pattern, use_regex: splits } = bytes;
-  let cache = new Map<string, readonly string[]>();
-  const tokensOf = (word: string): readonly string[] => {
-    const known = cache.get(word);
-    if (known) return known;
-    const tokens = merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word));
-    if (word.length <= LONGEST) {
-      if (cache.size >= CAPACITY) cache = new Map();
-      cache.set(word, tokens);
-    }
-    return tokens;
-  };
+  const tokensOf = remembered((word): readonly string[] =>
+    merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word)),
+  );
   bytes.pre_tokenize_text = (text) => (splits ? (text.match(pattern!) ?? []) : [text]);
   model.encode = (words) => {
     const tokens: string[] = [];
     for (const word of words) for (const token of tokensOf(word)) tokens.push(token);
     return tokens;
+  };
+  // Metaspace looks where a part stands in the text.
+  if (stages.some(({ config }) => config?.type === "Metaspace")) return null;
+  if (model.fuse_unk || inner.remove_space || inner.do_lowercase_and_remove_accent) return null;
+  const idOf = (token: string): number => inner.added_tokens_map.get(token)?.id ?? model.tokens_to_ids.get(token) ?? -1;
+  return fastEncode(
+    inner,
+    remembered((word) => tokensOf(word).map(idOf)),
+  );
+}
+
+/** Remembers what is made of words. Words that come again survive when the memory is full; the others are forgotten. */
+function remembered<T>(make: (word: string) => T): (word: string) => T {
+  let [recent, older] = [new Map<string, T>(), new Map<string, T>()];
+  return (word) => {
+    const known = recent.get(word);
+    if (known !== undefined) return known;
+    const value = older.get(word) ?? make(word);
+    if (word.length > LONGEST) return value;
+    if (recent.size >= CAPACITY) [recent, older] = [new Map(), recent];
+    recent.set(word, value);
+    return value;
+  };
+}
+
+/** The library's way from a text to ids (added tokens, normalizer, pre-tokenizer, words), without its lists of token texts. */
+function fastEncode(inner: Inner, idsOf: (word: string) => readonly number[]): FastEncode {
+  let ids = new Int32Array(1 << 12);
+  let count = 0;
+  const push = (id: number) => {
+    if (count === ids.length) {
+      const longer = new Int32Array(2 * count);
+      longer.set(ids);
+      ids = longer;
+    }
+    ids[count++] = id;
+  };
+  /** Calls `take` with each part of a text that is no added token. */
+  const eachPart = (splitter: Splitter, text: string, take: (part: string) => void): void => {
+    const parts = splitter.split(text);
+    parts.forEach((part, i) => {
+      const token = inner.added_tokens_map.get(part);
+      if (token?.lstrip && i > 0) parts[i - 1] = parts[i - 1]!.trimEnd();
+      if (token?.rstrip && i < parts.length - 1) parts[i + 1] = parts[i + 1]!.trimStart();
+    });
+    for (const part of parts) {
+      if (part.length === 0) continue;
+      const token = inner.added_tokens_map.get(part);
+      if (token) push(token.id);
+      else take(part);
+    }
+  };
+  const takeWords = (part: string): void => {
+    for (const word of inner.pre_tokenizer!.pre_tokenize_text(part)) for (const id of idsOf(word)) push(id);
+  };
+  const takeText = (part: string): void => {
+    const text = inner.normalizer === null ? part : inner.normalizer(part);
+    if (text.length > 0) eachPart(inner.splitter_normalized, text, takeWords);
+  };
+  return (text) => {
+    count = 0;
+    eachPart(inner.splitter_unnormalized, text, takeText);
+    const made = ids.slice(0, count);
+    // Of an untypically long text the room is not kept.
+    if (ids.length > 1 << 20) ids = new Int32Array(1 << 12);
+    return made.includes(-1) ? null : made;
   };
 }
 

@@ -91,6 +91,8 @@ export interface TokenPlan extends StepPlan {
 /** A way for frozen weights to lie. */
 export interface Alternative {
   readonly fixed: FixedBytes;
+  /** True if some lie in their files. */
+  readonly streams: boolean;
   /** Seconds that a micro-batch of the largest size waits for weights with a schedule. */
   wait(schedule: Schedule, bandwidth: number): number;
 }
@@ -250,13 +252,15 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       : null,
   );
   const alternativesOf = (choices: readonly Residency[], times: SecondsOf): Alternative[] => {
+    const secondsOf = lazilyBy(times);
     // What a schedule runs is the same for all of them.
     const timed = lazilyBy((schedule: Schedule) => {
       const graphs = sequenceGraphs(trained, schedulePrograms(trained, schedule));
-      return { sequence: sequenceOf(graphs), seconds: graphs.map(({ graph }) => times(graph)) };
+      return { sequence: sequenceOf(graphs), seconds: graphs.map(({ graph }) => secondsOf(graph)) };
     });
     return choices.map((residency) => ({
       fixed: fixedOf(residency),
+      streams: residency.streamed.size > 0,
       wait(schedule, bandwidth) {
         if (residency.streamed.size === 0) return 0;
         const { sequence, seconds } = timed(schedule);
@@ -329,8 +333,12 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         withoutCheckpointing,
         alternatives() {
           const all = choices();
-          const others = all === null ? [residency] : [ALL_RESIDENT, ...SHARES.map((share) => all.keeping(share, "ample"))];
-          return alternativesOf(others, times ?? modelledSeconds);
+          const most = fixedTotal(fixedOf(ALL_RESIDENT));
+          // What is left must be worth the thread that reads.
+          const saves = (other: Residency) => most - fixedTotal(fixedOf(other)) > READING_THREAD;
+          const others = all === null ? [] : SHARES.map((share) => all.keeping(share, "ample")).filter(saves);
+          const isOwn = residency.streamed.size > 0 && others.length === 0;
+          return alternativesOf(isOwn ? [ALL_RESIDENT, residency] : [ALL_RESIDENT, ...others], times ?? modelledSeconds);
         },
         withTimes: (other, bandwidth) => plan({ ...later, times: other, link: link && { ...link, ...bandwidth }, room: arena }),
         withLimit(bytes, most) {

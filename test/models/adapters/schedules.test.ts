@@ -21,7 +21,7 @@ const config = llama(4, 64, {
   tie_word_embeddings: false,
 });
 const tied = llama(3, 64);
-const TOKENS = 37;
+const TOKENS = 25;
 
 const tuning = (changes: object, model = config) =>
   tuningOf(
