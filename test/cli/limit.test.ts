@@ -11,7 +11,7 @@ const folder = temporaryFolder();
 const MIB = 2 ** 20;
 
 /** Optimizer steps of the runs with a given limit, and of those with the least one: memory that leaks shows after many. */
-const [STEPS, LEAST_STEPS] = SLOW ? [200, 40] : [12, 4];
+const [STEPS, LEAST_STEPS] = SLOW ? [80, 20] : [12, 4];
 /** Tokens of an evaluation. */
 const EVALUATED = SLOW ? 512 : 64;
 

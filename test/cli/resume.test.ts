@@ -56,7 +56,7 @@ async function uninterrupted(): Promise<string> {
 }
 
 describe("resume", () => {
-  const KILLS = SLOW ? 50 : 3;
+  const KILLS = SLOW ? 12 : 3;
   test(`killed at ${KILLS} random instants, the losses and the adapter are the uninterrupted run's, bit for bit`, async () => {
     const whole = await uninterrupted();
     const random = createRandom(17, "kills");

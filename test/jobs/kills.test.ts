@@ -22,9 +22,10 @@ slowTest(
   },
 );
 
-slowTest("so do twenty kills of the one, the other or both at random instants", async () => {
-  const victims = Array.from({ length: 20 }, (_, i) => VICTIMS[i % VICTIMS.length]!);
-  const { problems, kills } = await killServers(fresh("twenty"), victims, 2);
+// bench/server-kills.ts has hundreds.
+slowTest("so do six kills of the one, the other or both at random instants", async () => {
+  const victims = Array.from({ length: 6 }, (_, i) => VICTIMS[i % VICTIMS.length]!);
+  const { problems, kills } = await killServers(fresh("six"), victims, 2);
   expect(problems).toEqual([]);
-  expect(kills.server + kills.both).toBe(13);
+  expect(kills.server + kills.both).toBe(4);
 });

@@ -8,8 +8,8 @@ import { SLOW } from "./slow.ts";
  * memory that an input's numbers ask for. Mutations know the format (values of JSON, fields of ONNX) or only bytes.
  */
 
-/** Inputs per reader. */
-export const INPUTS = SLOW ? 10_000 : 1000;
+/** Inputs per reader; `REMAT_INPUTS` names more. */
+export const INPUTS = Number(process.env["REMAT_INPUTS"] ?? (SLOW ? 3000 : 1000));
 
 /** CPU seconds of the process that one input may take; a thousand times what it should. */
 const MAX_SECONDS = 2;

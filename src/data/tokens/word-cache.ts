@@ -53,9 +53,7 @@ export function cacheWords(tokenizer: HuggingFaceTokenizer): FastEncode | null {
   const encode = model.encode.bind(model);
   const merge = merger(model, encode);
   const { pattern, use_regex: splits } = bytes;
-  const tokensOf = remembered((word): readonly string[] =>
-    merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word)),
-  );
+  const tokensOf = remembered((word): readonly string[] => (merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word))));
   bytes.pre_tokenize_text = (text) => (splits ? (text.match(pattern!) ?? []) : [text]);
   model.encode = (words) => {
     const tokens: string[] = [];
