@@ -107,11 +107,16 @@ export async function chatOrder(model: AnsweringModel, room: Room, request: Chat
   });
   checkTextSize(room, text, field);
   const prompt = await refusingLater(field, "invalid_value", encode(text, plain));
+  const calls = tools !== undefined && writesCalls(template.source);
+  if (format?.kind === "calls" && !calls) {
+    const message = `${format.param}: the model's chat template writes calls in another way than <tool_call>, the only one that answers are kept to`;
+    throw new ApiError(400, message, { param: format.param, code: "unsupported" });
+  }
   const reasoning = !writesReasoning(template.source) ? "none" : endsInReasoning(tokenizer, prompt) ? "open" : "looked for";
   return {
     ...orderOf(model, request, prompt, field, request.max_completion_tokens ?? request.max_tokens),
     logprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
-    calls: tools !== undefined && writesCalls(template.source),
+    calls,
     reasoning,
     form: format === null ? null : formOf(tokenizer, format, reasoning),
   };

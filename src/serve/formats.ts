@@ -7,8 +7,9 @@ import { ANY_OBJECT } from "../generate/grammar/json-text.ts";
 import { expressionOf, SchemaError } from "../generate/grammar/schema.ts";
 import { createVocabulary, type Vocabulary } from "../generate/grammar/vocabulary.ts";
 import { reasoningMarks, type ReasoningPlace } from "../generate/reasoning.ts";
-import type { JsonFormat } from "./api/requests.ts";
+import type { Format } from "./api/formats.ts";
 import { ApiError, refusing } from "./http/errors.ts";
+import { callsOf } from "./tool-calls.ts";
 
 /** A grammar that an answer is kept to. */
 export interface AnswerForm {
@@ -31,11 +32,12 @@ interface Known {
 const known = new WeakMap<object, Known>();
 
 /** Makes what keeps answers to a format. @throws {ApiError} a tokenizer or a schema that does not allow it */
-export function formOf(tokenizer: Tokenizer, { schema, param, path }: JsonFormat, reasoning: ReasoningPlace): AnswerForm {
+export function formOf(tokenizer: Tokenizer, format: Format, reasoning: ReasoningPlace): AnswerForm {
+  const { param } = format;
   const { vocabulary, grammars } = knownOf(tokenizer, param);
   const free = freeReasoning(tokenizer, reasoning, param);
-  const key = JSON.stringify(schema);
-  const make = () => createGrammar(sequence(LEAD, expressionFor(schema, path)), vocabulary);
+  const key = JSON.stringify(format);
+  const make = () => createGrammar(sequence(LEAD, expressionFor(format)), vocabulary);
   const grammar = grammars.get(key) ?? refusing(param, "invalid_value", make);
   grammars.delete(key);
   grammars.set(key, grammar);
@@ -49,8 +51,16 @@ export function formOf(tokenizer: Tokenizer, { schema, param, path }: JsonFormat
 /** White space that models write behind their reasoning. */
 const LEAD = repeat(oneOf(" \n"), 0, 2);
 
-function expressionFor(schema: unknown, path: string): Expression {
-  if (schema === null) return ANY_OBJECT;
+function expressionFor(format: Format): Expression {
+  if (format.kind === "json") return format.schema === null ? ANY_OBJECT : ofSchema(format.schema, format.path);
+  const calls = format.tools.map(({ name, parameters, path }) => ({
+    name,
+    parameters: parameters === undefined ? ANY_OBJECT : ofSchema(parameters, path),
+  }));
+  return callsOf(calls, format.most);
+}
+
+function ofSchema(schema: unknown, path: string): Expression {
   try {
     return expressionOf(schema, path);
   } catch (error) {

@@ -1,4 +1,6 @@
 import { isRecord, parseJsonExactly } from "../base/json.ts";
+import { choice, type Expression, oneOf, repeat, sequence } from "../generate/grammar/expression.ts";
+import { SPACE } from "../generate/grammar/json-text.ts";
 import { overlap } from "../generate/stop-text.ts";
 
 /** A call that the model asks for. */
@@ -107,6 +109,16 @@ export function createCallReader(): PartReader {
       return call ? callPart(call) : textPart(rest, from);
     },
   };
+}
+
+/** Calls of tools as they are written, one at least. @param tools with the texts that their arguments may be */
+export function callsOf(tools: readonly { readonly name: string; readonly parameters: Expression }[], most: number): Expression {
+  const space = repeat(oneOf(" \n"), 0, 2);
+  const bodies = tools.map(({ name, parameters }) =>
+    sequence('{"name":', SPACE, JSON.stringify(name), ",", SPACE, '"arguments":', SPACE, parameters, "}"),
+  );
+  const call = sequence(OPEN, space, choice(...bodies), space, CLOSE);
+  return sequence(call, repeat(sequence(space, call), 0, most - 1));
 }
 
 function readCall(body: string): ToolCall | null {

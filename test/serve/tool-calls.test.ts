@@ -1,6 +1,7 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import OpenAI from "openai";
 import { chatTemplateOf } from "../../src/data/chat/chat-template.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { GREEDY } from "../../src/generate/sampler.ts";
@@ -151,4 +152,76 @@ test("numbers and keys of tools and calls come into the prompt as they are writt
   expect(prompt).toContain(`"parameters": ${written}`);
   expect(prompt).toContain("'arguments': {'10': {'minimum': 1.0}, '2': 12345678901234567890}");
   expect(prompt).toContain("2.0");
+});
+
+test("calls that are required come, of the tool that is named, with arguments of its schema, in chats and responses", async () => {
+  const base = loadTokenizer(join(root, "recipes/base/model"));
+  const template = readFileSync(join(root, "test/golden/tokenizers/qwen/chat_template.jinja"), "utf8");
+  const serving = (source: string) => {
+    const client = serve({
+      name: "served",
+      tokenizer: { ...base, chatTemplates: new Map([["default", source]]) },
+      vocabSize: base.size,
+      decoders: [scriptedDecoder(base, base.size, "It rains, I guess.", 4096)],
+      stop: new Set([base.eosId!]),
+      sampling: { ...GREEDY, temperature: 1, maxNewTokens: 120 },
+    });
+    closers.push(() => client.server.stop());
+    return new OpenAI({ baseURL: client.server.url, apiKey: "none", maxRetries: 0 });
+  };
+  const parameters = {
+    type: "object",
+    properties: { city: { type: "string", maxLength: 9 }, days: { type: "integer", minimum: 1, maximum: 9 } },
+    required: ["city", "days"],
+    additionalProperties: false,
+  };
+  const tools = [
+    { type: "function" as const, function: { name: "weather", parameters } },
+    { type: "function" as const, function: { name: "now" } },
+  ];
+  const messages = [{ role: "user" as const, content: "How is the weather?" }];
+  const openai = serving(template);
+  const checked = (name: string, written: string) => {
+    const given = JSON.parse(written) as { city: string; days: number };
+    if (name === "now") return expect(given).toBeObject();
+    expect(name).toBe("weather");
+    expect(Object.keys(given)).toEqual(["city", "days"]);
+    expect(given.days).toBeWithin(1, 10);
+  };
+  for (let seed = 0; seed < 4; seed++) {
+    const required = await openai.chat.completions.create({ model: "served", messages, tools, tool_choice: "required", seed });
+    const [choice] = required.choices;
+    expect(choice!.finish_reason).toBe("tool_calls");
+    expect(choice!.message.content).toBeNull();
+    const calls = choice!.message.tool_calls as OpenAI.ChatCompletionMessageFunctionToolCall[];
+    expect(calls.length).toBeGreaterThan(0);
+    for (const { function: called } of calls) checked(called.name, called.arguments);
+    const named = { type: "function" as const, function: { name: "weather" } };
+    const one = await openai.chat.completions.create({ model: "served", messages, tools, tool_choice: named, seed });
+    const [call, ...rest] = one.choices[0]!.message.tool_calls as OpenAI.ChatCompletionMessageFunctionToolCall[];
+    expect(rest).toEqual([]);
+    expect(call!.function.name).toBe("weather");
+    checked("weather", call!.function.arguments);
+  }
+  const response = await openai.responses.create({
+    model: "served",
+    input: "How is the weather?",
+    tools: [{ type: "function", name: "weather", parameters, strict: true }],
+    tool_choice: { type: "function", name: "weather" },
+  });
+  expect(response.output.map(({ type }) => type)).toEqual(["function_call"]);
+  checked("weather", (response.output[0] as OpenAI.Responses.ResponseFunctionToolCall).arguments);
+
+  const other = serving("{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}");
+  const refused = await other.chat.completions
+    .create({ model: "served", messages, tools, tool_choice: "required" })
+    .catch((error: unknown) => error);
+  expect(refused).toMatchObject({ status: 400, param: "tool_choice" });
+  const bad = [
+    { type: "function" as const, function: { name: "f", parameters: { type: "object", properties: { a: { not: {} } } } } },
+  ];
+  const place = await openai.chat.completions
+    .create({ model: "served", messages, tools: bad, tool_choice: "required" })
+    .catch((error: unknown) => error);
+  expect(place).toMatchObject({ status: 400, param: "tools[0].function.parameters.properties.a.not" });
 });

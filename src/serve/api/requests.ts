@@ -2,6 +2,7 @@ import { z } from "zod";
 import { isRecord } from "../../base/json.ts";
 import { SAMPLING } from "../../generate/sampling.ts";
 import { ApiError } from "../http/errors.ts";
+import { chooseFormat, type Format, type JsonFormat } from "./formats.ts";
 
 /**
  * The requests of OpenAI's API, as far as a model on this machine can fulfil them, with the sampling fields that vLLM and
@@ -118,13 +119,19 @@ const responseFormat = z.discriminatedUnion(
   { error: 'expected "text", "json_object" or "json_schema"' },
 );
 
+export const choiceWord = z.literal(["auto", "none", "required"]);
+
 const chatRequest = z.strictObject({
   ...common,
   messages: z.array(message).min(1),
   tools: maybe(z.array(tool)),
   // Variables of the chat template, as vLLM takes them.
   chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
-  tool_choice: only("auto", "none"),
+  tool_choice: maybe(
+    z.union([choiceWord, z.strictObject({ type: z.literal("function"), function: z.strictObject({ name: z.string() }) })], {
+      error: 'expected "auto", "none", "required" or {"type": "function", "function": {"name": ...}}',
+    }),
+  ),
   parallel_tool_calls: ignored,
   max_completion_tokens: count,
   response_format: maybe(responseFormat),
@@ -159,7 +166,7 @@ export interface ChatAsk extends Omit<ChatRequest, "response_format" | "stream_o
   /** The field with the conversation, as the endpoint calls it. */
   readonly field: "messages" | "input";
   /** null: any text. */
-  readonly format: JsonFormat | null;
+  readonly format: Format | null;
 }
 export type AnyAsk = ChatAsk | TextRequest;
 
@@ -168,7 +175,7 @@ export function parseChatRequest(body: unknown): ChatRequest {
   if (request.top_logprobs !== undefined && request.logprobs !== true) {
     throw new ApiError(400, "top_logprobs: only with logprobs", { param: "top_logprobs", code: "invalid_value" });
   }
-  checkForm(formatOf(request), request);
+  formatOf(request);
   return request;
 }
 export const parseTextRequest = (body: unknown): TextRequest => checkStream(parse(textRequest, body));
@@ -193,31 +200,29 @@ export function parse<S extends z.ZodType>(schema: S, body: unknown): z.output<S
   throw new ApiError(400, `${param}: ${issue.message}`, { param, code: "invalid_value" });
 }
 
-/** The JSON that an answer has to be. */
-export interface JsonFormat {
-  /** null: any object. */
-  readonly schema: unknown;
-  /** The field of the request, and the place of the schema in it. */
-  readonly param: string;
-  readonly path: string;
+function formatOf({
+  response_format: format,
+  tools = [],
+  tool_choice: choice,
+  parallel_tool_calls: parallel,
+}: ChatRequest): Format | null {
+  return chooseFormat({
+    json: jsonFormatOf(format),
+    tools: tools.map(({ function: called }, i) => ({
+      name: called.name,
+      parameters: called["parameters"] ?? undefined,
+      path: `tools[${i}].function.parameters`,
+    })),
+    choice: typeof choice === "object" ? choice.function : (choice ?? "auto"),
+    parallel,
+  });
 }
 
-function formatOf({ response_format: format }: ChatRequest): JsonFormat | null {
+function jsonFormatOf(format: ChatRequest["response_format"]): JsonFormat | null {
   const param = "response_format";
   if (format === undefined || format.type === "text") return null;
-  if (format.type === "json_object") return { schema: null, param, path: param };
-  return { schema: format.json_schema.schema, param, path: `${param}.json_schema.schema` };
-}
-
-/** @throws {ApiError} a form beside tools, whose calls are of another one */
-export function checkForm(
-  format: JsonFormat | null,
-  { tools, tool_choice: choice }: { readonly tools?: readonly unknown[] | undefined; readonly tool_choice?: unknown },
-): void {
-  if (format === null || tools === undefined || tools.length === 0 || choice === "none") return;
-  const { param } = format;
-  const message = `${param}: a form and calls of tools are not supported together; tool_choice "none" leaves the tools out`;
-  throw new ApiError(400, message, { param, code: "invalid_value" });
+  if (format.type === "json_object") return { kind: "json", schema: null, param, path: param };
+  return { kind: "json", schema: format.json_schema.schema, param, path: `${param}.json_schema.schema` };
 }
 
 const LONGEST_NAME = 80;

@@ -2,9 +2,8 @@ import { z } from "zod";
 import { isRecord } from "../../base/json.ts";
 import {
   type ChatAsk,
-  checkForm,
+  choiceWord,
   ignored,
-  type JsonFormat,
   jsonSchema,
   maybe,
   MOST_LOGPROBS,
@@ -14,6 +13,7 @@ import {
   unsupported,
   withoutNulls,
 } from "./requests.ts";
+import { chooseFormat, type Format, type JsonFormat } from "./formats.ts";
 
 /** https://platform.openai.com/docs/api-reference/responses, as far as answers are texts and calls, and nothing is kept on the server. */
 const NOT_KEPT = "no conversation is kept here; send it as input";
@@ -105,7 +105,11 @@ const responsesRequest = z.strictObject({
   max_tokens: z.null({ error: "it is max_output_tokens here" }).optional(),
   text: maybe(z.strictObject({ format: maybe(textFormat), verbosity: unsupported })),
   tools: maybe(z.array(tool)),
-  tool_choice: only("auto", "none"),
+  tool_choice: maybe(
+    z.union([choiceWord, z.strictObject({ type: z.literal("function"), name: z.string() })], {
+      error: 'expected "auto", "none", "required" or {"type": "function", "name": ...}',
+    }),
+  ),
   parallel_tool_calls: ignored,
   chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
   include: maybe(z.array(z.literal(LOGPROBS, { error: `only "${LOGPROBS}" is supported` }))),
@@ -124,15 +128,28 @@ export type ResponsesRequest = z.output<typeof responsesRequest>;
 
 export function parseResponsesRequest(body: unknown): ResponsesRequest {
   const request = parse(responsesRequest, body);
-  checkForm(formatOf(request), request);
+  formatOf(request);
   return request;
 }
 
-function formatOf({ text }: ResponsesRequest): JsonFormat | null {
-  const format = text?.format;
+function formatOf({
+  text,
+  tools = [],
+  tool_choice: choice = "auto",
+  parallel_tool_calls: parallel,
+}: ResponsesRequest): Format | null {
+  return chooseFormat({
+    json: jsonFormatOf(text?.format),
+    tools: tools.map(({ name, parameters }, i) => ({ name, parameters, path: `tools[${i}].parameters` })),
+    choice,
+    parallel,
+  });
+}
+
+function jsonFormatOf(format: NonNullable<ResponsesRequest["text"]>["format"]): JsonFormat | null {
   const param = "text.format";
   if (format === undefined || format.type === "text") return null;
-  return { schema: format.type === "json_object" ? null : format.schema, param, path: `${param}.schema` };
+  return { kind: "json", schema: format.type === "json_object" ? null : format.schema, param, path: `${param}.schema` };
 }
 
 /** Tells whether log-probabilities are asked for: by name, or by how many. */
@@ -141,7 +158,7 @@ export const wantsLogprobs = ({ include, top_logprobs: top }: ResponsesRequest):
 
 /** The same request as one for a chat. */
 export function chatOf(request: ResponsesRequest): ChatAsk {
-  const { input, instructions, tools, max_output_tokens: limit, top_logprobs: top } = request;
+  const { input, instructions, tools, tool_choice: choice, max_output_tokens: limit, top_logprobs: top } = request;
   return {
     ...request,
     max_tokens: limit,
@@ -150,6 +167,7 @@ export function chatOf(request: ResponsesRequest): ChatAsk {
     logprobs: wantsLogprobs(request),
     top_logprobs: top,
     field: "input",
+    tool_choice: typeof choice === "object" ? { type: "function", function: { name: choice.name } } : choice,
     format: formatOf(request),
     messages: [...(instructions === undefined ? [] : [{ role: "system", content: instructions }]), ...messagesOf(input)],
     tools: tools?.map(({ name, description, parameters }) => ({
