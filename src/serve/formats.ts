@@ -36,8 +36,9 @@ export function formOf(tokenizer: Tokenizer, format: Format, reasoning: Reasonin
   const { param } = format;
   const { vocabulary, grammars } = knownOf(tokenizer, param);
   const free = freeReasoning(tokenizer, reasoning, param);
-  const key = JSON.stringify(format);
-  const make = () => createGrammar(sequence(LEAD, expressionFor(format)), vocabulary);
+  const lead = free === null ? BLANK : BEHIND_REASONING;
+  const key = JSON.stringify([format, free !== null]);
+  const make = () => createGrammar(sequence(lead, expressionFor(format)), vocabulary);
   const grammar = grammars.get(key) ?? refusing(param, "invalid_value", make);
   grammars.delete(key);
   grammars.set(key, grammar);
@@ -48,8 +49,10 @@ export function formOf(tokenizer: Tokenizer, format: Format, reasoning: Reasonin
   return { grammar, reasoning: free, param };
 }
 
+/** SentencePiece begins texts with a blank, which is none of them. */
+const BLANK = repeat(oneOf(" "), 0, 1);
 /** White space that models write behind their reasoning. */
-const LEAD = repeat(oneOf(" \n"), 0, 2);
+const BEHIND_REASONING = repeat(oneOf(" \n"), 0, 2);
 
 function expressionFor(format: Format): Expression {
   if (format.kind === "json") return format.schema === null ? ANY_OBJECT : ofSchema(format.schema, format.path);

@@ -21,6 +21,7 @@ test("an object, greedy and sampled, whole and streamed, however few tokens ther
     for (const { message, finish_reason: reason } of choices) {
       expect(reason).toBe("stop");
       expect(JSON.parse(message.content!)).toBeObject();
+      expect(message.content!).toMatch(/^ ?\{/);
     }
     const texts: string[] = choices.map(() => "");
     for await (const piece of await openai.chat.completions.create({ ...chat, max_tokens: 40, ...format, ...more, stream: true }))
@@ -47,7 +48,7 @@ test("a schema, as OpenAI's client makes it of zod's and parses the answer by it
       z.object({ is: z.literal("square"), name: z.string().regex(/^[a-z]{1,5}$/) }),
     ]),
   });
-  for (const seed of [1, 2, 3]) {
+  for (const seed of [1, 2]) {
     const { choices } = await openai.chat.completions.parse({
       ...chat,
       temperature: 1,

@@ -7,7 +7,7 @@ import type { ServedModel } from "../../src/serve/answer-orders.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { NO_TUNING } from "../../src/models/tuning.ts";
 import { fullForward } from "../support/full-forward.ts";
-import { type Client, said, TEXT, user, useServed } from "../support/served.ts";
+import { type Client, said, scriptedDecoder, serve, TEXT, user, useServed } from "../support/served.ts";
 
 setDefaultTimeout(120_000);
 
@@ -162,4 +162,26 @@ test("several answers: each is that of its own seed, whole and streamed, and the
   expect(chat.choices.map(({ index, message }) => `${index} ${message.content}`)).toEqual(
     chat.choices.map((_, index) => `${index} ${chat.choices[0]!.message.content}`),
   );
+});
+
+test("an error in one of several answers ends them all, and is reported once", async () => {
+  const decoder = scriptedDecoder(model.tokenizer, model.vocabSize, "hello");
+  let prompts = 0;
+  const broken = {
+    ...decoder,
+    *feedInPieces(ids: readonly number[]) {
+      if (ids.length === 1 && ++prompts === 3) throw new Error("a bug");
+      return yield* decoder.feedInPieces(ids);
+    },
+  };
+  const client = served.also(serve({ ...model, decoders: [broken] }));
+  const whole = await client.post(TEXT, { prompt: "x", n: 5 });
+  expect(whole.status).toBe(500);
+  prompts = 0;
+  const streamed = await client.post(TEXT, { prompt: "x", n: 5, stream: true });
+  expect((await streamed.text()).trimEnd().split("\n\n").at(-1)).toContain("internal error");
+  expect(client.reports.map(({ status, answer }) => [status, answer!.reason])).toEqual([
+    [500, null],
+    [500, null],
+  ]);
 });
