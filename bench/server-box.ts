@@ -23,9 +23,9 @@ const { values } = parseArgs({
     hidden: { type: "string", default: "576" },
     memory: { type: "string", default: "1GiB" },
     answers: { type: "string", default: "20" },
-    steps: { type: "string", default: "60" },
-    /** Steps that are timed without answers. */
-    alone: { type: "string", default: "8" },
+    steps: { type: "string", default: "100" },
+    /** Steps that are timed without answers, and at least so many beside them. */
+    timed: { type: "string", default: "8" },
     /** Milliseconds between two requests. */
     pause: { type: "string", default: "300" },
     sequence: { type: "string", default: "32" },
@@ -101,9 +101,10 @@ try {
     for await (const { choices } of stream) if (choices[0]?.delta.content) at ??= performance.now();
     return (at ?? performance.now()) - begin;
   };
-  const answers = async (count: number): Promise<number[]> => {
+  /** Seconds to first tokens: of so many answers, and more while something is not done. */
+  const answers = async (count: number, isDone = () => true): Promise<number[]> => {
     const times: number[] = [];
-    for (let i = 0; i < count; i++) {
+    while (times.length < count || !isDone()) {
       times.push(await first(BASE));
       await Bun.sleep(Number(values.pause));
     }
@@ -139,9 +140,11 @@ try {
   };
   const reach = (count: number) => box.until(job.id, () => steps().length >= count);
   await reach(4);
-  const alone = await during(() => reach(4 + Number(values.alone)));
+  const timed = Number(values.timed);
+  const alone = await during(() => reach(4 + timed));
   let busy: number[] = [];
-  const beside = await during(async () => (busy = await answers(Number(values.answers))));
+  const end = Math.min(Number(values.steps), steps().length + 1 + timed);
+  const beside = await during(async () => (busy = await answers(Number(values.answers), () => steps().length >= end)));
   const isTraining = (await box.client.fineTuning.jobs.retrieve(job.id)).finished_at === null;
   const done = await box.until(job.id);
   if (done.status !== "succeeded") throw new Error(JSON.stringify(done.error));
@@ -165,7 +168,7 @@ try {
   );
   const ratio = percentile(busy, 0.95) / percentile(idle, 0.95);
   console.log(`first token, p95 while a job trains over idle: ${ratio.toFixed(2)} (wanted 1.5)`);
-  console.log(`noise: others took ${percent(noise)} of the processors while the machine should have been idle`);
+  console.log(`noise: others took ${percent(noise)} of the processors while there were answers alone`);
   console.log(`first answer of the new model: ${fresh.toFixed(0)} ms`);
   child.kill("SIGTERM");
   await child.exited;

@@ -12,8 +12,8 @@ export interface MemoryReport {
   readonly most: number;
   /** Limits of the first job in their order, in bytes. */
   readonly limits: readonly number[];
-  /** Whatever failed, or came out as other bits than those of a job that nothing disturbed. */
-  readonly problems: readonly string[];
+  /** True if losses and weights are those of a job that nothing disturbed. */
+  readonly hasSameBits: boolean;
 }
 
 /** Some texts of a few hundred tokens. */
@@ -26,34 +26,33 @@ const TEXTS = Array.from({ length: 32 }, (_, i) =>
   }),
 ).join("\n");
 
-/** Many activations and few weights: what its schedule can change is most of what it takes. */
-const JOB = {
-  seed: 5,
-  remat: {
-    sequence_length: 512,
-    batch_size: 8,
-    threads: 1,
-    sample: false,
-    steps: 12,
-    dropout: 0.1,
-    save_every: 6,
-    save_minutes: 0,
-  },
-};
+/** Describes what is trained and loaded. */
+export interface MemorySize {
+  /** Layers of the model that is trained, examples of a step, and steps of its job. */
+  readonly layers: number;
+  readonly batch: number;
+  readonly steps: number;
+  /** Steps of a second job, which trains at the same time; 0: there is none. */
+  readonly second: number;
+  /** Width of the other model. */
+  readonly other: number;
+  /** The job is trained again, undisturbed. */
+  readonly compares: boolean;
+}
 
-/** A base model that nobody trains, with 100 MiB of weights. */
+/** A base model that nobody trains. */
 const OTHER = "Other";
 
 /**
- * Trains on a server while another base model is loaded, a second job comes and ends, and adapters answer, and compares with a job that
- * nothing disturbs.
- * @param folder an empty one
+ * Trains on a server while a second job comes and ends, base models are loaded and adapters answer, and compares with a job that nothing
+ * disturbs.
+ * @param folder one that is empty or not there
  */
-export async function trainBesideAnswers(folder: string, memory: string): Promise<MemoryReport> {
+export async function trainBesideAnswers(folder: string, memory: string, size: MemorySize): Promise<MemoryReport> {
   const [model, other] = [BASE, OTHER].map((name) => join(folder, name)) as [string, string];
   for (const each of [model, other]) mkdirSync(each, { recursive: true });
   writeTinyModel(model, {
-    num_hidden_layers: 24,
+    num_hidden_layers: size.layers,
     hidden_size: 32,
     head_dim: 8,
     num_attention_heads: 4,
@@ -63,14 +62,13 @@ export async function trainBesideAnswers(folder: string, memory: string): Promis
   });
   writeTinyModel(other, {
     num_hidden_layers: 8,
-    hidden_size: 768,
-    head_dim: 64,
+    hidden_size: size.other,
+    head_dim: size.other / 12,
     num_attention_heads: 12,
     num_key_value_heads: 4,
-    intermediate_size: 2048,
+    intermediate_size: 3 * size.other,
   });
   const home = join(folder, "home");
-  const problems: string[] = [];
   const { box, child } = await startServerProcess(home, model, "--model", other, "--memory", memory, "--parallel", "2");
   let most = 0;
   const sampling = setInterval(() => (most = Math.max(most, treeBytes(child.pid))), 100);
@@ -81,39 +79,38 @@ export async function trainBesideAnswers(folder: string, memory: string): Promis
   const hasBegun = (job: object) => (job as { remat: { loss: number | null } }).remat.loss !== null;
   try {
     const training_file = await box.upload(`${TEXTS}\n`);
-    const create = (more: object = {}) => box.create({ training_file, ...JOB, ...more });
-    const disturbed = await create();
+    // Many activations and few weights: what a schedule can change is most of what a job takes.
+    const settings = { sequence_length: 512, batch_size: size.batch, threads: 1, sample: false, dropout: 0.1, save_minutes: 0 };
+    const create = (steps: number) =>
+      box.create({ training_file, seed: 5, remat: { ...settings, steps, save_every: Math.ceil(steps / 2) } });
+    /** The model of a job, when it has ended. */
+    const modelOf = async (id: string): Promise<string> => {
+      const { status, error, fine_tuned_model } = await box.until(id);
+      if (status !== "succeeded") throw new Error(`${id} has ${status}: ${JSON.stringify(error)}`);
+      return fine_tuned_model!;
+    };
+    const disturbed = await create(size.steps);
     await box.until(disturbed.id, hasBegun);
-    const second = await create({ remat: { ...JOB.remat, steps: 5 } });
-    await box.until(second.id, hasBegun);
+    const second = size.second > 0 ? await create(size.second) : null;
+    if (second) await box.until(second.id, hasBegun);
     // Both base models are loaded when they are asked.
     await answer(OTHER);
     await answer(BASE);
-    const done = await box.until(second.id);
-    await answer(done.fine_tuned_model!);
-    const ended = await box.until(disturbed.id);
-    for (const job of [done, ended]) if (job.status !== "succeeded") problems.push(`${job.id}: ${JSON.stringify(job.error)}`);
-    await answer(ended.fine_tuned_model!);
-    const alone = await create();
-    await box.until(alone.id);
+    if (second) await answer(await modelOf(second.id));
+    await answer(await modelOf(disturbed.id));
+    const alone = size.compares ? await create(size.steps) : disturbed;
+    await modelOf(alone.id);
     const [bits, expected] = [disturbed, alone].map(({ id }) => bitsOf(join(home, "runs", id)));
-    if (bits !== expected) problems.push("the disturbed job has other bits");
+    const hasSameBits = bits === expected;
     const limits: number[] = [];
     for await (const { data } of box.client.fineTuning.jobs.listEvents(disturbed.id, { limit: 1000 })) {
       const { limit } = (data ?? {}) as { limit?: number };
       if (limit !== undefined) limits.unshift(limit);
     }
-    return { limit: (parseSize(memory) as { bytes: number }).bytes, most, limits, problems };
-  } catch (error) {
-    throw new Error(`${await tailOf(child)}`, { cause: error });
+    return { limit: (parseSize(memory) as { bytes: number }).bytes, most, limits, hasSameBits };
   } finally {
     clearInterval(sampling);
     child.kill("SIGTERM");
     await child.exited;
   }
-}
-
-async function tailOf(child: Bun.Subprocess<"ignore", "pipe", "pipe">): Promise<string> {
-  child.kill("SIGTERM");
-  return (await new Response(child.stderr).text()).slice(-1000);
 }

@@ -9,7 +9,7 @@ import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import type { WasmExecutorOptions } from "../../src/wasm/executor.ts";
 import { makeRandom } from "../schedule/chains.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
-import { combinations, SLOW } from "../support/slow.ts";
+import { combinations, SLOW, slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -102,7 +102,7 @@ describe("a limit of memory that changes between steps", () => {
     expect(elastic.measuredPeak).toBe(elastic.withoutCheckpointing.peak);
   });
 
-  const whereLinux = process.platform === "linux" ? test : test.skip;
+  const whereLinux = process.platform === "linux" ? slowTest : test.skip;
   whereLinux("pages go back to the system when the limit falls, come back when it rises, and addresses alone take none", () => {
     const { stdout, stderr } = Bun.spawnSync([process.execPath, join(import.meta.dir, "../support/elastic-pages.ts")]);
     expect(stderr.toString()).toBe("");
