@@ -5,7 +5,8 @@ import { UserError } from "../base/errors.ts";
 import { suggestion } from "../base/names.ts";
 import { DATABASE_FILE, openDatabaseBeside } from "../jobs/home/database.ts";
 import { openHome } from "../jobs/home/home.ts";
-import { createKeyStore, KEY_NAME, type KeyRecord, type KeyStore, type Scope, SCOPES } from "../jobs/home/keys.ts";
+import { createKeyStore, type KeyRecord, type KeyStore } from "../jobs/home/keys.ts";
+import { KEY_NAME, type Scope, SCOPES } from "../jobs/home/scopes.ts";
 import { AUDIT_FILE, createAudit } from "../serve/home/access.ts";
 import { validateOptions } from "./options.ts";
 

@@ -1,6 +1,7 @@
 import { appendFileSync } from "node:fs";
 import { createHash, timingSafeEqual } from "node:crypto";
-import type { KeyStore, Scope } from "../../jobs/home/keys.ts";
+import type { KeyStore } from "../../jobs/home/keys.ts";
+import type { Scope } from "../../jobs/home/scopes.ts";
 import { ApiError } from "../http/errors.ts";
 import { isLoopback } from "../http/guard.ts";
 

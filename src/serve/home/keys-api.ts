@@ -1,5 +1,6 @@
 import { z } from "zod";
-import { KEY_NAME, type KeyRecord, type KeyStore, SCOPES } from "../../jobs/home/keys.ts";
+import type { KeyRecord, KeyStore } from "../../jobs/home/keys.ts";
+import { KEY_NAME, SCOPES } from "../../jobs/home/scopes.ts";
 import { readJson } from "../http/body.ts";
 import { ApiError } from "../http/errors.ts";
 import { notFound } from "./lists.ts";
