@@ -57,7 +57,6 @@ const options: EngineOptions = {
   },
 };
 const plan = planEngine(executor, options);
-if (base === 0) base = processBase();
 const streamed = new Set(frozenStreamed(plan));
 const stored =
   streamed.size > 0
@@ -66,6 +65,8 @@ const stored =
         plan.params.filter((param) => streamed.has(param.name)),
       )
     : null;
+// The process as it is when a run begins, with what making the file has left; a budget has asked for it before.
+if (base === 0) base = processBase();
 const engine = createEngine(executor, options, { plan, stored });
 initialiseAdapter(engine, 1);
 // As a run does: garbage of the start is not the step's.
