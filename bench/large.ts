@@ -88,10 +88,10 @@ function report(name: string, { limit, stateBytes }: LargeCase, result: LargeRes
   const off = peak / predicted - 1;
   const checks: readonly (readonly [string, boolean])[] = [
     [`peak ${formatBytes(peak)} (limit ${formatBytes(limit)})`, peak <= limit],
-    // What Bun itself takes differs by some 20 MiB from start to start.
+    // What Bun itself takes differs by some 20 MiB from start to start; the forecast has room for what a run does besides its steps.
     [
       `predicted ${formatBytes(predicted)}, ${(100 * off).toFixed(1)} % off`,
-      Math.abs(off) <= Math.max(0.02, (30 * 2 ** 20) / peak),
+      off <= Math.max(0.02, (30 * 2 ** 20) / peak) && off >= -Math.max(0.02, (45 * 2 ** 20) / predicted),
     ],
     [
       `step ${seconds.toFixed(1)} s, ${(seconds / programs).toFixed(3)} of its programs (waited ${waited.toFixed(1)} s)`,
