@@ -6,26 +6,27 @@ import { parseSize } from "../src/base/bytes.ts";
 import { BASE, chats, QUICK } from "../test/support/box.ts";
 import { writeTinyModel } from "../test/support/cli.ts";
 import { childrenOf, processorSeconds, treeBytes } from "../test/support/process-tree.ts";
-import { readMetrics } from "../src/jobs/metrics.ts";
+import { type MetricsLine, readMetrics } from "../src/jobs/metrics.ts";
 import { startServerProcess } from "../test/support/server-kills.ts";
 
 /**
  * Trains on a server while it answers, on a model of some size, and measures what the two do to each other:
- * memory of the whole process tree (sum of PSS) against `--memory`, the time to the first token idle and while a job trains, the rate of
- * training alone and beside answers against the share of the processors that answers take, and the time from a job's end to the first answer of its
- * model. The share of the processors that anything else takes is the bench's noise.
+ * memory of the whole process tree (sum of PSS) against `--memory`, the time to the first token with the job stopped and while it trains, the
+ * rate of training alone and beside answers against the share of the processors that answers take, and the time from a job's end to the first
+ * answer of its model. The share of the processors that anything else takes is the bench's noise.
  *
- *     bun bench/server-box.ts --layers 12 --hidden 576 --memory 1GiB --answers 20
+ *     bun bench/server-box.ts --layers 12 --hidden 576 --memory 1GiB
  */
 const { values } = parseArgs({
   options: {
     layers: { type: "string", default: "12" },
     hidden: { type: "string", default: "576" },
     memory: { type: "string", default: "1GiB" },
-    answers: { type: "string", default: "20" },
-    steps: { type: "string", default: "100" },
-    /** Steps that are timed without answers, and at least so many beside them. */
-    timed: { type: "string", default: "8" },
+    /** Answers of a round with the job stopped, and at least so many while it trains. */
+    answers: { type: "string", default: "10" },
+    rounds: { type: "string", default: "4" },
+    /** Steps of a round that are timed without answers, and at least so many beside them. */
+    timed: { type: "string", default: "6" },
     /** Milliseconds between two requests. */
     pause: { type: "string", default: "300" },
     sequence: { type: "string", default: "32" },
@@ -65,6 +66,24 @@ function beginStretch(server: number): () => Stretch {
   };
 }
 
+interface TimedStretch extends Stretch {
+  readonly steps: readonly MetricsLine[];
+}
+
+/** Steps in front of those that are timed: kernels are compiled. */
+const WARM_UP = 4;
+
+function meanOf(stretches: readonly Stretch[]): Stretch {
+  const mean = (of: (stretch: Stretch) => number) => stretches.reduce((sum, each) => sum + of(each), 0) / stretches.length;
+  return { answers: mean((each) => each.answers), training: mean((each) => each.training), others: mean((each) => each.others) };
+}
+
+/** Tokens per second of all steps. */
+function rateOf(stretches: readonly TimedStretch[]): number {
+  const sum = (key: string) => stretches.flatMap(({ steps }) => steps).reduce((total, step) => total + Number(step[key]), 0);
+  return sum("tokens") / sum("seconds");
+}
+
 const percentile = (times: readonly number[], share: number): number =>
   [...times].sort((a, b) => a - b)[Math.min(times.length - 1, Math.floor(share * times.length))]!;
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
@@ -101,7 +120,7 @@ try {
     for await (const { choices } of stream) if (choices[0]?.delta.content) at ??= performance.now();
     return (at ?? performance.now()) - begin;
   };
-  /** Seconds to first tokens: of so many answers, and more while something is not done. */
+  /** Milliseconds to first tokens: of so many answers, and more while something is not done. */
   const answers = async (count: number, isDone = () => true): Promise<number[]> => {
     const times: number[] = [];
     while (times.length < count || !isDone()) {
@@ -110,65 +129,75 @@ try {
     }
     return times;
   };
+  const [rounds, count, timed] = [values.rounds, values.answers, values.timed].map(Number) as [number, number, number];
+  const all = WARM_UP + rounds * 2 * (timed + 2) + WARM_UP;
   await first(BASE);
-  const quiet = beginStretch(child.pid);
-  const idle = await answers(Number(values.answers));
-  const { others: noise } = quiet();
-  const training = await box.upload(chats());
   const job = await box.create({
-    training_file: training,
+    training_file: await box.upload(chats()),
     remat: {
       ...QUICK,
       sequence_length: Number(values.sequence),
       threads: Number(values.threads),
-      steps: Number(values.steps),
+      steps: all,
       gradient_accumulation: 4,
     },
   });
   const run = join(folder, "home/runs", job.id);
   const steps = () => readMetrics(run).filter(({ type }) => type === "step");
-  /** Tokens per second of the steps that begin and end while a function goes on, and what the machine did meanwhile. */
-  const during = async (act: () => Promise<unknown>) => {
+  const have = (wanted: number) => steps().length >= Math.min(wanted, all);
+  const reach = async (wanted: number) => {
+    while (!have(wanted)) await Bun.sleep(50);
+  };
+  /** Steps that begin and end while a function goes on, and what the machine did meanwhile. */
+  const during = async (act: (end: number) => Promise<unknown>) => {
     // The step under way belongs to neither.
     const from = steps().length + 1;
     const end = beginStretch(child.pid);
-    await act();
-    const stretch = end();
-    const timed = steps().slice(from);
-    const sum = (of: (step: (typeof timed)[number]) => number) => timed.reduce((total, step) => total + of(step), 0);
-    return { ...stretch, rate: sum(({ tokens }) => Number(tokens)) / sum(({ seconds }) => Number(seconds)), steps: timed.length };
+    await act(from + timed);
+    return { ...end(), steps: steps().slice(from) };
   };
-  const reach = (count: number) => box.until(job.id, () => steps().length >= count);
-  await reach(4);
-  const timed = Number(values.timed);
-  const alone = await during(() => reach(4 + timed));
-  let busy: number[] = [];
-  const end = Math.min(Number(values.steps), steps().length + 1 + timed);
-  const beside = await during(async () => (busy = await answers(Number(values.answers), () => steps().length >= end)));
-  const isTraining = (await box.client.fineTuning.jobs.retrieve(job.id)).finished_at === null;
+  await reach(WARM_UP);
+  const [idle, busy]: [number[], number[]] = [[], []];
+  const stretches = { stopped: [] as Stretch[], alone: [] as TimedStretch[], beside: [] as TimedStretch[] };
+  // By turns, since whatever else the machine does changes with time.
+  for (let round = 0; round < rounds; round++) {
+    const [trainer] = childrenOf(child.pid);
+    if (trainer === undefined) throw new Error("the job ended before its time");
+    process.kill(trainer, "SIGSTOP");
+    const end = beginStretch(child.pid);
+    idle.push(...(await answers(count)));
+    stretches.stopped.push(end());
+    process.kill(trainer, "SIGCONT");
+    stretches.alone.push(await during(reach));
+    stretches.beside.push(await during(async (end) => busy.push(...(await answers(count, () => have(end))))));
+  }
   const done = await box.until(job.id);
   if (done.status !== "succeeded") throw new Error(JSON.stringify(done.error));
   const fresh = await first(done.fine_tuned_model!);
   clearInterval(sampling);
   console.log(`memory: at most ${mib(most)} of ${values.memory} (${((100 * most) / limit).toFixed(1)} %)`);
   for (const [name, times] of [
-    ["idle", idle],
-    [isTraining ? "while a job trains" : "while a job trained (it ended before)", busy],
+    ["with the job stopped", idle],
+    ["while it trains", busy],
   ] as const)
     console.log(
-      `first token, ${name}: median ${percentile(times, 0.5).toFixed(0)} ms, p95 ${percentile(times, 0.95).toFixed(0)} ms`,
+      `first token, ${name}: median ${percentile(times, 0.5).toFixed(0)} ms, p95 ${percentile(times, 0.95).toFixed(0)} ms of ${times.length}`,
     );
-  const wanted = 0.85 * (1 - beside.answers);
+  const ratio = (share: number) => (percentile(busy, share) / percentile(idle, share)).toFixed(2);
+  console.log(`first token, while it trains over stopped: p95 ${ratio(0.95)} (wanted 1.5 at most), median ${ratio(0.5)}`);
+  const [stopped, alone, beside] = [meanOf(stretches.stopped), meanOf(stretches.alone), meanOf(stretches.beside)];
+  const rates = [rateOf(stretches.alone), rateOf(stretches.beside)] as const;
+  for (const [name, { answers, training, others }, rate] of [
+    ["alone", alone, rates[0]],
+    ["beside answers", beside, rates[1]],
+  ] as const)
+    console.log(
+      `training ${name}: ${rate.toFixed(1)} tokens/s; of the processors training took ${percent(training)}, answers ${percent(answers)}, others ${percent(others)}`,
+    );
   console.log(
-    `training alone: ${alone.rate.toFixed(0)} tokens/s in ${alone.steps} steps (processors: training ${percent(alone.training)}, others ${percent(alone.others)})`,
+    `training beside answers over alone: ${percent(rates[1] / rates[0])}, wanted ${percent(0.85 * (1 - beside.answers))}; its processor time ${percent(beside.training / alone.training)}`,
   );
-  console.log(
-    `training beside answers: ${beside.rate.toFixed(0)} tokens/s in ${beside.steps} steps (processors: training ${percent(beside.training)}, answers ${percent(beside.answers)}, others ${percent(beside.others)}): ` +
-      `${percent(beside.rate / alone.rate)} of the rate alone, wanted ${percent(wanted)}`,
-  );
-  const ratio = percentile(busy, 0.95) / percentile(idle, 0.95);
-  console.log(`first token, p95 while a job trains over idle: ${ratio.toFixed(2)} (wanted 1.5)`);
-  console.log(`noise: others took ${percent(noise)} of the processors while there were answers alone`);
+  console.log(`noise: others took ${percent(stopped.others)} of the processors while the job was stopped`);
   console.log(`first answer of the new model: ${fresh.toFixed(0)} ms`);
   child.kill("SIGTERM");
   await child.exited;

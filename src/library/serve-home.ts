@@ -112,7 +112,11 @@ export async function serveHome(
     const hasRoom = (bytes: number) => ledger === null || bytes <= ledger.free;
     for (const { model, name } of named) bases.push({ name, ...(await openBase(model, name, flags, sink)) });
     const conversations = flags.conversations ?? conversationsOf(bases, flags.maxTokens, memory);
-    const makeRoom = async (bytes: number) => (ledger === null ? () => {} : ledger.makeRoom(bytes));
+    const makeRoom = async (bytes: number) => {
+      // Garbage counts as held, and no job gives way to it.
+      Bun.gc(true);
+      return ledger === null ? () => {} : ledger.makeRoom(bytes);
+    };
     hosts.push(...bases.map((base) => hostOf(base, { hasRoom, makeRoom, conversations }, flags)));
     const serving = process.memoryUsage.rss() + CHECK_BYTES + hosts.reduce((sum, host) => sum + host.bytes(), 0);
     if (serving > memory) {

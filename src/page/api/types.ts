@@ -119,7 +119,7 @@ export interface BoxMemory {
   readonly limit: number;
   readonly free: number;
   readonly serving: {
-    /** Set aside for answers, loaded or not. */
+    /** Held for answers: by models that are loaded or being loaded, with their caches. */
     readonly held: number;
     /** The memory of the server's process at the moment. */
     readonly now: number;
@@ -132,7 +132,7 @@ export interface BoxMemory {
   };
   readonly jobs: readonly {
     readonly id: string;
-    /** The job's budget. */
+    /** The budget of the job at the moment. */
     readonly held: number;
     /** The memory of the job's process at the moment; null: the system does not say. */
     readonly now: number | null;
