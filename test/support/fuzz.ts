@@ -9,7 +9,7 @@ import { SLOW } from "./slow.ts";
  */
 
 /** Inputs per reader; `REMAT_INPUTS` names more. */
-export const INPUTS = Number(process.env["REMAT_INPUTS"] ?? (SLOW ? 3000 : 1000));
+export const INPUTS = Number(process.env["REMAT_INPUTS"] ?? (SLOW ? 3000 : 500));
 
 /** CPU seconds of the process that one input may take; a thousand times what it should. */
 const MAX_SECONDS = 2;
