@@ -7,7 +7,7 @@ export interface MemoryPart {
 }
 
 /** Colours of parts, in their order; the last ones share one. */
-const COLOURS = 8;
+const COLOURS = 9;
 /** Share of the whole below which a part is not named. */
 const LEAST_NAMED = 0.004;
 

@@ -67,6 +67,8 @@ export function jobMemory(id: string, signal: AbortSignal) {
           { name: "stash", bytes: report.memory.stash },
           { name: "workspace", bytes: report.memory.workspace },
           { name: "library", bytes: report.memory.temporary },
+          // What the process takes besides its plan: Bun, the kernels, the tokenizer.
+          { name: "program", bytes: Math.max(0, report.memory.process - report.memory.measured) },
         ]
       : [];
     const marks = [
