@@ -73,6 +73,13 @@ describe("the package", () => {
     expect(remat("--version").stdout).toBe(`${version}\n`);
   });
 
+  test("has the server's page, which is bundled where it is installed", () => {
+    const code = `import { bundlePage } from ${JSON.stringify(join(installed, "src/serve/home/page/bundle.ts"))};
+      console.log([...(await bundlePage()).keys()].map((name) => name.split(".").at(-1)).sort().join(" "));`;
+    const { stdout, stderr } = run([process.execPath, "-e", code], work);
+    expect([stdout, stderr]).toEqual(["css html js svg\n", ""]);
+  });
+
   test("works without its optional dependencies", () => {
     const { optionalDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
     expect(Object.keys(optionalDependencies)).toEqual(["onnxruntime-node"]);

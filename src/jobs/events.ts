@@ -44,8 +44,8 @@ export interface EventLog {
   newest(): number;
   /** Events of a job, or of all jobs (null), behind one, oldest first. */
   behind(job: string | null, number: number, limit: number): JobEvent[];
-  /** Newest first. */
-  list(job: string | null, query: PageQuery): Page<JobEvent>;
+  /** Newest first. @param type of the events (default: all) */
+  list(job: string | null, query: PageQuery & { readonly type?: JobEvent["type"] | undefined }): Page<JobEvent>;
   /** Numbers of steps or evaluations behind one, by their names in the events' data, in the order of the steps; the step itself goes first. */
   numbers(query: NumbersQuery): (number | null)[][];
   /** Calls back when a job, or any one (null), has new events; returns what ends that. */
@@ -108,10 +108,12 @@ export function createEventLog(database: Database, onFull: () => void): EventLog
       const rows = database.query(`SELECT * FROM events WHERE ${where} AND number > ? ORDER BY number LIMIT ?`);
       return rows.all(...of, number, limit).map((row) => eventOf(row as Row));
     },
-    list(job, { after, limit }) {
+    list(job, { after, limit, type }) {
       flush();
       const [where, of] = ofJob(job);
-      const query = database.query(`SELECT * FROM events WHERE ${where} AND number < ? ORDER BY number DESC LIMIT ?`);
+      // Metrics are of a kind, which an index has.
+      const ofType = type === undefined ? "" : `AND kind IS ${type === "message" ? "" : "NOT"} NULL`;
+      const query = database.query(`SELECT * FROM events WHERE ${where} AND number < ? ${ofType} ORDER BY number DESC LIMIT ?`);
       const rows = query.all(...of, after ?? Number.MAX_SAFE_INTEGER, limit + 1) as Row[];
       return { data: rows.slice(0, limit).map(eventOf), has_more: rows.length > limit };
     },

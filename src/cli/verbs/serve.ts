@@ -28,8 +28,9 @@ export async function run(args: readonly string[]): Promise<number> {
   const say = (line: string) => process.stderr.write(`${line}\n`);
   const sink = createVerbSink(json, (event) => {
     if (event.type === "sampling") say(`sampling: ${event.text}`);
-    if (event.type === "listening")
-      say(`${JSON.stringify(event.model)} listens on ${event.url} (a context of ${event.context} tokens); Ctrl-C ends`);
+    if (event.type !== "listening") return;
+    say(`${JSON.stringify(event.model)} listens on ${event.url} (a context of ${event.context} tokens); Ctrl-C ends`);
+    if (options.home !== undefined) say(`the page to train and watch: ${new URL("/", event.url).href}`);
   });
   const server = await serve(options, {
     sink,

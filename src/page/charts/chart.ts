@@ -151,10 +151,11 @@ export function createChart(options: ChartOptions): Chart {
 /** The look of a chart, and what the pointer does in it. @param showValues is told the index of the data under the pointer */
 function settingsOf(options: ChartOptions, width: number, showValues: (index: number | null) => void): uPlot.Options {
   const { curves, zoom, log, format = formatNumber } = options;
-  const axis = (size: number, show: (value: number) => string): uPlot.Axis => ({
+  const axis = (size: number, space: number, show: (value: number) => string): uPlot.Axis => ({
     stroke: colourOf("--muted"),
     font: "12px system-ui, sans-serif",
     size,
+    space,
     grid: { stroke: colourOf("--grid"), width: 1 },
     ticks: { show: false },
     values: (_, splits) => splits.map((value) => (value === null || value === undefined ? "" : show(value))),
@@ -170,7 +171,7 @@ function settingsOf(options: ChartOptions, width: number, showValues: (index: nu
       y: false,
     },
     scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
-    axes: [axis(28, (value) => (Number.isInteger(value) ? value.toLocaleString("en") : "")), axis(56, format)],
+    axes: [axis(28, 60, (value) => (Number.isInteger(value) ? value.toLocaleString("en") : "")), axis(56, 28, format)],
     series: [
       {},
       ...curves.map(({ colour, look }): uPlot.Series => {

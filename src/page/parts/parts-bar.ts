@@ -4,10 +4,12 @@ import { formatBytes } from "../base/format.ts";
 export interface MemoryPart {
   readonly name: string;
   readonly bytes: number;
+  /** The variable of its colour (default: by its place). */
+  readonly colour?: string;
 }
 
 /** Colours of parts, in their order; the last ones share one. */
-const COLOURS = 9;
+const COLOURS = 8;
 /** Share of the whole below which a part is not named. */
 const LEAST_NAMED = 0.004;
 
@@ -26,11 +28,11 @@ export function partsBar(label: string) {
       const full = whole ?? Math.max(1, sum, ...marks.map(({ bytes }) => bytes));
       const shown = parts.filter(({ bytes }) => bytes > 0);
       const width = (bytes: number) => `${Math.min(100, (100 * bytes) / full)}%`;
-      const colour = (i: number) => `var(--m${Math.min(COLOURS, i + 1)})`;
+      const colours = shown.map(({ colour }, i) => `var(${colour ?? `--m${Math.min(COLOURS, i + 1)}`})`);
       fill(
         stack,
         ...shown.map(({ name, bytes }, i) =>
-          h("i", { style: { width: width(bytes), background: colour(i) }, title: `${name}: ${formatBytes(bytes)}` }),
+          h("i", { style: { width: width(bytes), background: colours[i]! }, title: `${name}: ${formatBytes(bytes)}` }),
         ),
         ...marks.map(({ name, bytes }) =>
           h("b", { class: "mark", style: { left: width(bytes) }, title: `${name}: ${formatBytes(bytes)}` }),
@@ -47,7 +49,7 @@ export function partsBar(label: string) {
                 h(
                   "li",
                   {},
-                  h("i", { class: "swatch", style: { background: colour(i) } }),
+                  h("i", { class: "swatch", style: { background: colours[i]! } }),
                   `${name} `,
                   h("b", {}, formatBytes(bytes)),
                 ),

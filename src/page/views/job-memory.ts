@@ -49,7 +49,8 @@ export function jobMemory(id: string, signal: AbortSignal) {
       title: "One step, as planned",
       format: formatBytes,
       beneath: { name: "resident", bytes: resident },
-      ...(memory.measured > 0 ? { line: { name: "measured peak", bytes: memory.measured } } : {}),
+      // Before the first step nothing but what is resident has been touched.
+      ...(memory.measured > 1.001 * resident ? { line: { name: "measured peak", bytes: memory.measured } } : {}),
     });
     const width = Math.max(280, Math.min(560, chart.clientWidth || 360));
     fill(chart, svgOf(drawing([panel], { width, height: 300, style: PAGE, label: "Planned memory over the time of a step" })));
@@ -68,7 +69,7 @@ export function jobMemory(id: string, signal: AbortSignal) {
           { name: "workspace", bytes: report.memory.workspace },
           { name: "library", bytes: report.memory.temporary },
           // What the process takes besides its plan: Bun, the kernels, the tokenizer.
-          { name: "program", bytes: Math.max(0, report.memory.process - report.memory.measured) },
+          { name: "program", bytes: Math.max(0, report.memory.process - report.memory.measured), colour: "--m9" },
         ]
       : [];
     const marks = [
@@ -111,6 +112,10 @@ export function jobMemory(id: string, signal: AbortSignal) {
       const next = `${shown.status} ${shown.remat.attempt}`;
       if (next !== state) void look();
       state = next;
+    },
+    /** The run has written its report again. */
+    refresh() {
+      reported = "";
     },
     close: () => clearInterval(timer),
   };

@@ -19,12 +19,12 @@ export function jobTexts(jobs: Jobs, id: string, signal: AbortSignal) {
 
   const list = h("ol", { class: "events", tabindex: 0, "aria-label": "Events, the newest first" });
   const showEvents = keyedList<JobEvent>(list, { key: (event) => event.id, make: eventRow });
-  const isShown = ({ type, data }: JobEvent) => type === "message" || typeof data?.["valid_loss"] === "number";
+  const isShown = ({ type }: JobEvent) => type === "message";
   let events: readonly JobEvent[] = [];
   const loadEvents = async () => {
-    const page = await get<Page<JobEvent>>(`${path}/events?limit=${MOST_EVENTS}`, signal);
+    const page = await get<Page<JobEvent>>(`${path}/events?type=message&limit=${MOST_EVENTS}`, signal);
     const known = new Set(page.data.map((event) => event.id));
-    events = [...events.filter((event) => !known.has(event.id)), ...page.data].filter(isShown);
+    events = [...events.filter((event) => !known.has(event.id)), ...page.data];
     showEvents(events);
   };
   const end = jobs.watchEvents(id, (event) => {

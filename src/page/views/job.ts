@@ -87,7 +87,10 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
     phase = next;
   };
   update();
-  unwatch.push(jobs.watch(update));
+  unwatch.push(
+    jobs.watch(update),
+    jobs.watchEvents(id, ({ message }) => message.startsWith("Checkpoint") && memory.refresh()),
+  );
   return {
     title: "Job",
     element,

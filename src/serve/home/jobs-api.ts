@@ -74,7 +74,10 @@ export function jobRoutes(options: JobsApiOptions): HomeRoutes {
       events.flush();
       return eventStream(events, jobs, job, seen ?? (job === null ? events.newest() : 0), request.signal);
     }
-    const page = events.list(job, { after: afterOf(url, eventNumber), limit: limitOf(url, 20, 1000) });
+    const type = url.searchParams.get("type") ?? undefined;
+    if (type !== undefined && type !== "message" && type !== "metrics")
+      throw new ApiError(400, `type: expected message or metrics, got ${type}`, { param: "type", code: "invalid_value" });
+    const page = events.list(job, { after: afterOf(url, eventNumber), limit: limitOf(url, 20, 1000), type });
     return Response.json(listOf({ ...page, data: page.data.map(eventView) }));
   };
   const path = "/v1/fine_tuning/jobs";
