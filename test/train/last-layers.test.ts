@@ -16,6 +16,7 @@ import { tuningOf, tuningOfAdapter } from "../../src/train/step/tuning.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { userError } from "../hf/temp.ts";
 import { build, closeExecutors, gradients, llama } from "../support/engine.ts";
+import { SLOW } from "../support/slow.ts";
 import {
   batchFile,
   type GoldenBatch,
