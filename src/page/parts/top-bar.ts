@@ -3,7 +3,8 @@ import type { BoxMemory } from "../api/types.ts";
 import { attribute, h, write } from "../base/dom.ts";
 import { formatBytes } from "../base/format.ts";
 import { themeSwitch } from "../base/theme.ts";
-import type { Connection, Jobs } from "../state/jobs.ts";
+import type { Connection } from "../state/event-feed.ts";
+import type { Jobs } from "../state/jobs.ts";
 
 const CONNECTIONS: Readonly<Record<Connection, string>> = {
   live: "Live",

@@ -1,9 +1,6 @@
-import { get, Problem, request } from "../api/client.ts";
-import { eventsOf } from "../api/sse.ts";
+import { get } from "../api/client.ts";
 import type { Job, JobEvent, Page } from "../api/types.ts";
-
-/** The stream of events goes, is being opened again, or is closed because no key opens it. */
-export type Connection = "live" | "lost" | "refused";
+import { type Connection, followEvents } from "./event-feed.ts";
 
 /** All jobs, as they are at the moment: kept so by the server's events, and asked for again when the server was away. */
 export interface Jobs {
@@ -24,14 +21,8 @@ export interface Jobs {
 const PAGE = 100;
 const MOST_JOBS = 2000;
 
-/** Milliseconds of the first pause before a lost connection is opened again, and of the longest. */
-const RETRY_MS = 500;
-const LONGEST_RETRY_MS = 10_000;
 /** Milliseconds that a change waits for others, before what has changed is asked for or shown. */
 const GATHER_MS = 100;
-/** Milliseconds without a word, after which a connection is taken for lost: the server says every 15 seconds that it is there. */
-const SILENCE_MS = 40_000;
-
 export function createJobs(): Jobs {
   const jobs = new Map<string, Job>();
   const watchers = new Set<() => void>();
@@ -40,7 +31,6 @@ export function createJobs(): Jobs {
   let order: readonly Job[] = [];
   let isLoaded = false;
   let connection: Connection = "lost";
-  let lastId: string | null = null;
   let isTelling = false;
 
   const tell = () => {
@@ -93,44 +83,15 @@ export function createJobs(): Jobs {
     for (const tellEvent of eventWatchers.get(id) ?? []) tellEvent(event);
   };
 
-  const follow = async () => {
-    const silence = new AbortController();
-    let timer = setTimeout(() => silence.abort(), SILENCE_MS);
-    const response = await request("v1/fine_tuning/events", {
-      headers: { accept: "text/event-stream", ...(lastId === null ? {} : { "last-event-id": lastId }) },
-      signal: silence.signal,
-    });
+  followEvents({
     // Behind the opening of the stream: nothing that happens in between is missed.
-    await load();
-    connection = "live";
-    tell();
-    for await (const { id, data } of eventsOf(response)) {
-      clearTimeout(timer);
-      timer = setTimeout(() => silence.abort(), SILENCE_MS);
-      lastId = id ?? lastId;
-      if (data !== "") take(JSON.parse(data) as JobEvent);
-    }
-  };
-
-  const keepFollowing = async () => {
-    for (let pause = RETRY_MS; ; pause = Math.min(2 * pause, LONGEST_RETRY_MS)) {
-      const begin = performance.now();
-      try {
-        await follow();
-      } catch (error) {
-        if (error instanceof Problem && error.status === 403) {
-          connection = "refused";
-          tell();
-          return;
-        }
-      }
-      if (performance.now() - begin > LONGEST_RETRY_MS) pause = RETRY_MS;
-      connection = "lost";
+    onOpen: load,
+    onEvent: take,
+    onConnection(now) {
+      connection = now;
       tell();
-      await new Promise((done) => setTimeout(done, pause));
-    }
-  };
-  void keepFollowing();
+    },
+  });
 
   return {
     list: () => order,

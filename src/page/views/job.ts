@@ -23,10 +23,10 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
     const metrics = new RunMetrics();
     runs.push({ job, metrics });
     unwatch.push(
+      // The numbers above are those of the newest step: what watches jobs shows them.
       jobs.watchEvents(job.id, (event) => {
         metrics.take(event);
         charts.update();
-        update();
       }),
     );
     try {

@@ -2,7 +2,7 @@ import type { EventLog } from "../../jobs/events.ts";
 import type { JobStore } from "../../jobs/job-store.ts";
 import { eventId, eventView } from "./job-views.ts";
 
-/** Events that are read at a time. */
+/** Events that are read and sent at a time, a millisecond or two: answers go on in between, however many a client has missed. */
 const BATCH = 256;
 /** Milliseconds after which a quiet stream says that it is there: proxies close those that say nothing. */
 const QUIET_MS = 15_000;
@@ -15,48 +15,60 @@ const QUIET_MS = 15_000;
  */
 export function eventStream(events: EventLog, jobs: JobStore, job: string | null, behind: number, signal: AbortSignal): Response {
   let last = behind;
-  let end: () => void = () => {};
+  let isOver = false;
+  /** Wakes the stream where it waits for events. */
+  let wake: () => void = () => {};
+  const unwatch = events.watch(job, () => wake());
+  const end = () => {
+    if (isOver) return;
+    isOver = true;
+    unwatch();
+    signal.removeEventListener("abort", end);
+    wake();
+  };
+  signal.addEventListener("abort", end, { once: true });
+  /** Resolves with whether something has woken the stream before it had to say that it is there. */
+  const woken = (): Promise<boolean> => {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const quiet = setTimeout(() => resolve(false), QUIET_MS);
+    wake = () => {
+      clearTimeout(quiet);
+      resolve(true);
+    };
+    return promise;
+  };
+  const next = async (): Promise<string | null> => {
+    while (!isOver) {
+      // Asked first: what is told behind it is read in any case.
+      const isGoingOn = job === null || ["queued", "running"].includes(jobs.get(job)?.status ?? "");
+      const news = woken();
+      const found = events.behind(job, last, BATCH);
+      if (found.length > 0) {
+        wake();
+        last = found.at(-1)!.number;
+        return found.map((event) => `id: ${eventId(event.number)}\ndata: ${JSON.stringify(eventView(event))}\n\n`).join("");
+      }
+      if (!isGoingOn) {
+        end();
+        return "data: [DONE]\n\n";
+      }
+      if (!(await news)) return ": still here\n\n";
+    }
+    return null;
+  };
   const body = new ReadableStream<string>({
     start(controller) {
-      let unwatch: () => void = () => {};
-      let isOver = false;
-      const quiet = setInterval(() => controller.enqueue(": still here\n\n"), QUIET_MS);
-      end = () => {
-        if (isOver) return;
-        isOver = true;
-        clearInterval(quiet);
-        unwatch();
-        signal.removeEventListener("abort", end);
-        try {
-          controller.close();
-        } catch {
-          // The client has closed it.
-        }
-      };
-      const send = () => {
-        if (isOver) return;
-        // Asked first: what is told behind it is read in any case.
-        const isGoingOn = job === null || ["queued", "running"].includes(jobs.get(job)?.status ?? "");
-        for (;;) {
-          const found = events.behind(job, last, BATCH);
-          for (const event of found)
-            controller.enqueue(`id: ${eventId(event.number)}\ndata: ${JSON.stringify(eventView(event))}\n\n`);
-          last = found.at(-1)?.number ?? last;
-          if (found.length < BATCH) break;
-        }
-        if (!isGoingOn) {
-          controller.enqueue("data: [DONE]\n\n");
-          end();
-        }
-      };
-      unwatch = events.watch(job, send);
-      signal.addEventListener("abort", end, { once: true });
       events.flush();
       // A client that has seen none yet knows where it is all the same, and the headers of an answer go out with its first bytes.
       if (job === null) controller.enqueue(`id: ${eventId(behind)}\n\n`);
-      send();
     },
-    cancel: () => end(),
+    async pull(controller) {
+      const text = await next();
+      if (text === null) controller.close();
+      else controller.enqueue(text);
+      await Bun.sleep(0);
+    },
+    cancel: end,
   });
   return new Response(body, { headers: { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" } });
 }

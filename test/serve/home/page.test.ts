@@ -2,7 +2,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { bundlePage } from "../../../src/serve/home/page/bundle.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
-import { type Box, openBox, writeBase } from "../../support/box.ts";
+import { BASE, type Box, openBox, writeBase } from "../../support/box.ts";
 
 setDefaultTimeout(120_000);
 
@@ -73,5 +73,15 @@ describe("the page", () => {
       expect([path, (await box.ask(path)).status]).toEqual([path, 401]);
     const headers = { authorization: "Bearer secret" };
     expect((await box.ask("/v1/memory", { headers })).status).toBe(200);
+    // What was exported is fetched by a browser's download, which has no key to send.
+    const made = await box.ask("/v1/exports", {
+      method: "POST",
+      headers: { ...headers, "content-type": "application/json" },
+      body: JSON.stringify({ model: BASE, format: "gguf" }),
+    });
+    const { url, bytes } = (await made.json()) as { url: string; bytes: number };
+    const fetched = await box.ask(`/${url}`);
+    expect([fetched.status, (await fetched.bytes()).length]).toEqual([200, bytes]);
+    expect((await box.ask(`/${url.slice(0, -1)}`)).status).toBe(404);
   });
 });
