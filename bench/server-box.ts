@@ -197,6 +197,12 @@ try {
   console.log(
     `training beside answers over alone: ${percent(rates[1] / rates[0])}, wanted ${percent(0.85 * (1 - beside.answers))}; its processor time ${percent(beside.training / alone.training)}`,
   );
+  // Where others are at work this says what the rate alone does not: they too take the time that training had.
+  const left = beside.training / (1 - beside.answers - beside.others);
+  const work = rates[1] / beside.training / (rates[0] / alone.training);
+  console.log(
+    `of the processor time that answers and others left, training took ${percent(left)}, and did ${percent(work)} of what it does alone with as much`,
+  );
   console.log(`noise: others took ${percent(stopped.others)} of the processors while the job was stopped`);
   console.log(`first answer of the new model: ${fresh.toFixed(0)} ms`);
   child.kill("SIGTERM");
