@@ -97,7 +97,7 @@ async function longestTask(page: Page, act: () => Promise<void>): Promise<Longes
       .filter(({ name, args }) => name === "thread_name" && args?.name === "CrRendererMain")
       .map(({ pid, tid }) => `${pid} ${tid}`),
   );
-  const tasks = traceEvents.filter(({ name, pid, tid }) => /RunTask$/.test(name) && mains.has(`${pid} ${tid}`));
+  const tasks = traceEvents.filter(({ name, pid, tid }) => name.endsWith("RunTask") && mains.has(`${pid} ${tid}`));
   if (tasks.length === 0) throw new Error("the browser told of no task");
   const most = (of: (event: TraceEvent) => number) => Math.max(...tasks.map(of)) / 1000;
   return { clock: most(({ dur = 0 }) => dur), processor: most(({ tdur = 0 }) => tdur) };

@@ -141,6 +141,11 @@ describe("in a browser", () => {
     for (const name of ["first", "third"]) await page.check(`[aria-label='Compare ${name}']`);
     await page.click("text=Compare 2 jobs");
     await has(page, ".chart .keys >> text=third");
+    await page.click("text=Show this one alone");
+    await has(page, ".chart .keys >> text=held out");
+    await page.selectOption("[aria-label='Compare with another job']", id);
+    await has(page, ".chart .keys >> text=third");
+    expect(await accessibilityProblems(page)).toEqual([]);
 
     await page.goto(`${originOf(box)}/#/models`);
     await page.click("[aria-label='Export first']");

@@ -147,8 +147,9 @@ export interface DataPreview {
   readonly columns: readonly { readonly name: string; readonly value: string }[];
   readonly names: readonly string[];
   readonly rows: readonly {
-    /** The line, item or row. */
+    /** The line, item or row, and the same with the file's name. */
     readonly number: number;
+    readonly where: string;
     readonly samples: readonly {
       readonly tokens: number;
       readonly trained: number;

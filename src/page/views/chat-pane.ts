@@ -94,6 +94,8 @@ export function chatPane(id: string, label: string) {
       );
       scroll();
       controller = new AbortController();
+      // Read out when it is whole, and not word by word.
+      log.setAttribute("aria-busy", "true");
       try {
         const response = await request("v1/chat/completions", {
           method: "POST",
@@ -117,6 +119,8 @@ export function chatPane(id: string, label: string) {
           text.className = "problem";
           write(text, messageOf(error));
         }
+      } finally {
+        log.removeAttribute("aria-busy");
       }
     },
   };

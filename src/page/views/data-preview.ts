@@ -103,14 +103,14 @@ export function dataPreview(onColumns: (preview: DataPreview) => void) {
   };
 }
 
-function rowOf({ number, samples, error }: DataPreview["rows"][number]): HTMLElement {
+function rowOf({ where, samples, error }: DataPreview["rows"][number]): HTMLElement {
   if (error !== null)
-    return h("li", { class: "failed" }, h("span", { class: "muted" }, `Line ${number}`), h("p", { class: "problem" }, error));
+    return h("li", { class: "failed" }, h("span", { class: "muted" }, where), h("p", { class: "problem" }, error));
   return h(
     "li",
     {},
     ...samples.flatMap(({ tokens, trained, parts, cut }) => [
-      h("span", { class: "muted" }, `Line ${number} · ${formatCount(tokens)} tokens, ${formatCount(trained)} learned`),
+      h("span", { class: "muted" }, `${where} · ${formatCount(tokens)} tokens, ${formatCount(trained)} learned`),
       h("p", { class: "example" }, ...parts.map(partOf), cut ? " …" : null),
     ]),
   );

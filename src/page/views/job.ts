@@ -47,7 +47,7 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
   });
   const memory = jobMemory(id, controller.signal);
   const texts = jobTexts(jobs, id, controller.signal);
-  const compared = h("p", { class: "muted", hidden: others.length === 0 });
+  const compare = compareField(id, others);
   const error = h("p", { class: "problem", hidden: true });
   const missing = h("p", { class: "empty", hidden: true }, `There is no job ${id} here.`);
   const body = h(
@@ -56,7 +56,7 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
     h("div", { class: "wide" }, charts.element, texts.main),
     h("div", { class: "narrow" }, memory.element, ...texts.aside),
   );
-  const element = h("div", { class: "view" }, head.element, compared, error, missing, body);
+  const element = h("div", { class: "view" }, head.element, error, missing, compare.element, body);
 
   let isOpened = false;
   let phase = "";
@@ -69,17 +69,10 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
     error.hidden = job.error === null;
     write(error, job.error?.message ?? "");
     memory.show(job);
+    compare.show(jobs);
     if (!isOpened) {
       isOpened = true;
       const shown = [job, ...others.flatMap((other) => jobs.get(other) ?? [])];
-      fill(
-        compared,
-        `Compared with ${shown
-          .slice(1)
-          .map(({ remat }) => shortName(remat.name))
-          .join(", ")}. `,
-        h("a", { href: `#/job/${id}` }, "Show this one alone"),
-      );
       shown.forEach((each) => void openRun(each));
     }
     const next = `${job.remat.attempt} ${job.status} ${hasReport(job)}`;
@@ -100,6 +93,34 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
       charts.close();
       memory.close();
       texts.close();
+    },
+  };
+}
+
+/** Says which other jobs the curves are of, and lets others be added. */
+function compareField(id: string, others: readonly string[]) {
+  const select = h("select", {
+    "aria-label": "Compare with another job",
+    onchange: () => (location.hash = `#/job/${id}?with=${[...others, select.value].join(",")}`),
+  });
+  const names = h("span", {});
+  const alone = h("a", { href: `#/job/${id}`, hidden: others.length === 0 }, "Show this one alone");
+  let shown = "";
+  return {
+    element: h("div", { class: "tools" }, names, select, alone),
+    show(jobs: Jobs) {
+      const nameOf = (other: string) => shortName(jobs.get(other)?.remat.name ?? other);
+      const rest = jobs.list().filter((job) => job.id !== id && !others.includes(job.id));
+      const key = rest.map((job) => job.id).join();
+      if (key === shown) return;
+      shown = key;
+      write(names, others.length === 0 ? "" : `Beside ${others.map(nameOf).join(", ")}`);
+      select.hidden = rest.length === 0;
+      fill(
+        select,
+        h("option", { value: "" }, "Compare with…"),
+        ...rest.map((job) => h("option", { value: job.id }, `${shortName(job.remat.name)} (${formatTime(job.created_at)})`)),
+      );
     },
   };
 }

@@ -119,7 +119,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     ),
     "/v1/embeddings": { POST: refusal("embeddings are not made here; expected chat/completions or completions") },
     ...fileRoutes(files, jobs),
-    ...jobRoutes({ places, events, queue, ledger, registry, lane }),
+    ...jobRoutes({ places, events, queue, ledger, registry, lane, shutdown: shutdown.signal }),
     ...insightRoutes({ places, events, ledger, hosts }),
     ...previewRoutes({ places, registry, lane }),
     ...exportRoutes({ places, registry, ledger, lane }),

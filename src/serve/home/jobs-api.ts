@@ -29,6 +29,8 @@ export interface JobsApiOptions {
   readonly registry: Registry;
   /** Each check takes a process, for one of which memory is set aside. */
   readonly lane: Lane;
+  /** Ends streams, which would keep the server from stopping. */
+  readonly shutdown: AbortSignal;
 }
 
 /** The name by which checks and estimates go, where jobs have their ids. */
@@ -72,7 +74,8 @@ export function jobRoutes(options: JobsApiOptions): HomeRoutes {
       wait();
       const seen = eventNumber(request.headers.get("last-event-id") ?? "");
       events.flush();
-      return eventStream(events, jobs, job, seen ?? (job === null ? events.newest() : 0), request.signal);
+      const signal = AbortSignal.any([request.signal, options.shutdown]);
+      return eventStream(events, jobs, job, seen ?? (job === null ? events.newest() : 0), signal);
     }
     const type = url.searchParams.get("type") ?? undefined;
     if (type !== undefined && type !== "message" && type !== "metrics")

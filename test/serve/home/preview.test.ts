@@ -49,7 +49,9 @@ describe("a preview", () => {
   test("reads columns of other names, and tells which there are", async () => {
     const training_file = await box.upload("question,reply,id\nWho?,Me.,1\n", "questions.csv");
     const before = await preview({ training_file });
-    expect(before.rows).toEqual([{ number: 2, samples: [], error: expect.stringContaining("questions.csv:2") }]);
+    expect(before.rows).toEqual([
+      { number: 2, where: "questions.csv:2", samples: [], error: expect.stringContaining("questions.csv:2") },
+    ]);
     expect(before.columns).toEqual([
       { name: "question", value: "Who?" },
       { name: "reply", value: "Me." },

@@ -69,8 +69,9 @@ async function preview(body: unknown, { request }: Asked, { places, registry }: 
       sequence_length: sequenceLength,
       columns,
       names: [...new Set([...COLUMNS, ...MESSAGE_COLUMNS])],
-      rows: rows.map(({ number, samples, error }) => ({
+      rows: rows.map(({ number, where, samples, error }) => ({
         number,
+        where: clean(where),
         samples: samples.map(({ tokens, trained, parts, isCut }) => ({ tokens, trained, parts, cut: isCut })),
         error: error === null ? null : clean(error),
       })),
