@@ -33,8 +33,8 @@ const LOSS_HEIGHT = 280;
 const WEIGHTS = [0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995] as const;
 const FIRST_WEIGHT = 3;
 
-/** The curves of a job, or of several jobs to compare, with what changes how they are drawn. */
-export function jobCharts(runs: () => readonly ShownRun[]) {
+/** The curves of a job, or of several jobs to compare, with what changes how they are drawn. @param more stands beside that */
+export function jobCharts(runs: () => readonly ShownRun[], more: HTMLElement) {
   const zoom = createZoom(() => {
     const ends = runs().flatMap(({ metrics }) => {
       const { steps, length } = metrics.series("train_loss");
@@ -114,6 +114,7 @@ export function jobCharts(runs: () => readonly ShownRun[]) {
       h("label", { for: "smoothing" }, "Smoothing"),
       slider,
       h("label", { class: "check" }, log, "Log scale"),
+      more,
       h(
         "span",
         { class: "zooms" },

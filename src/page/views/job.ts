@@ -16,7 +16,8 @@ import { jobTexts } from "./job-texts.ts";
 export function jobView(jobs: Jobs, id: string, others: readonly string[]): View {
   const controller = new AbortController();
   const runs: ShownRun[] = [];
-  const charts = jobCharts(() => runs);
+  const compare = compareField(id, others);
+  const charts = jobCharts(() => runs, compare.element);
   const unwatch: (() => void)[] = [];
 
   const openRun = async (job: Job) => {
@@ -47,7 +48,6 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
   });
   const memory = jobMemory(id, controller.signal);
   const texts = jobTexts(jobs, id, controller.signal);
-  const compare = compareField(id, others);
   const error = h("p", { class: "problem", hidden: true });
   const missing = h("p", { class: "empty", hidden: true }, `There is no job ${id} here.`);
   const body = h(
@@ -56,7 +56,7 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
     h("div", { class: "wide" }, charts.element, texts.main),
     h("div", { class: "narrow" }, memory.element, ...texts.aside),
   );
-  const element = h("div", { class: "view" }, head.element, error, missing, compare.element, body);
+  const element = h("div", { class: "view" }, head.element, error, missing, body);
 
   let isOpened = false;
   let phase = "";
@@ -103,7 +103,7 @@ function compareField(id: string, others: readonly string[]) {
     "aria-label": "Compare with another job",
     onchange: () => (location.hash = `#/job/${id}?with=${[...others, select.value].join(",")}`),
   });
-  const names = h("span", {});
+  const names = h("span", { hidden: others.length === 0 });
   const alone = h("a", { href: `#/job/${id}`, hidden: others.length === 0 }, "Show this one alone");
   let shown = "";
   return {
@@ -114,7 +114,7 @@ function compareField(id: string, others: readonly string[]) {
       const key = rest.map((job) => job.id).join();
       if (key === shown) return;
       shown = key;
-      write(names, others.length === 0 ? "" : `Beside ${others.map(nameOf).join(", ")}`);
+      write(names, `Beside ${others.map(nameOf).join(", ")}`);
       select.hidden = rest.length === 0;
       fill(
         select,
