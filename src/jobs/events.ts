@@ -32,6 +32,8 @@ export interface NumbersQuery {
   /** The step behind which they begin. */
   readonly behind: number;
   readonly limit: number;
+  /** Only each so-manieth step, and the first one. */
+  readonly every: number;
   readonly names: readonly string[];
 }
 
@@ -117,12 +119,12 @@ export function createEventLog(database: Database, onFull: () => void): EventLog
       const rows = query.all(...of, after ?? Number.MAX_SAFE_INTEGER, limit + 1) as Row[];
       return { data: rows.slice(0, limit).map(eventOf), has_more: rows.length > limit };
     },
-    numbers({ job, kind, behind, limit, names }) {
-      const columns = names.map((_, i) => `, json_extract(data, ?${i + 5})`).join("");
+    numbers({ job, kind, behind, limit, every, names }) {
+      const columns = names.map((_, i) => `, json_extract(data, ?${i + 6})`).join("");
       const rows = database.query(
-        `SELECT step${columns} FROM events WHERE job = ?1 AND kind = ?2 AND step > ?3 ORDER BY step LIMIT ?4`,
+        `SELECT step${columns} FROM events WHERE job = ?1 AND kind = ?2 AND step > ?3 AND (step % ?5 = 0 OR step = 1) ORDER BY step LIMIT ?4`,
       );
-      return rows.values(job, kind, behind, limit, ...names.map((name) => `$.${name}`)) as (number | null)[][];
+      return rows.values(job, kind, behind, limit, every, ...names.map((name) => `$.${name}`)) as (number | null)[][];
     },
     watch(job, onNew) {
       const all = watchers.get(job) ?? new Set();

@@ -60,14 +60,15 @@ export function svgOf(markup: string): Element {
 /** A list whose rows stay the same elements as long as their keys do, so that focus and selection stay too. */
 export function keyedList<T>(
   parent: Element,
-  { key, make }: { key(item: T): string; make(item: T): { readonly element: Element; update(item: T): void } },
+  { key, make }: { key(item: T): string; make(item: T): { readonly element: Element; update(item: T): void; close?(): void } },
 ): (items: readonly T[]) => void {
   const rows = new Map<string, ReturnType<typeof make>>();
   return (items) => {
     const wanted = new Set(items.map(key));
-    for (const [id, { element }] of rows) {
+    for (const [id, row] of rows) {
       if (wanted.has(id)) continue;
-      element.remove();
+      row.element.remove();
+      row.close?.();
       rows.delete(id);
     }
     items.forEach((item, i) => {

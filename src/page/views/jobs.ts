@@ -3,6 +3,7 @@ import { h, keyedList, write } from "../base/dom.ts";
 import { formatNumber, formatTime, shortName } from "../base/format.ts";
 import type { View } from "../base/router.ts";
 import { progressBar, stateOf, statusPill, timeLeft } from "../parts/status.ts";
+import { sparkline } from "../parts/sparkline.ts";
 import type { Jobs } from "../state/jobs.ts";
 
 /** All jobs: those that train first, then those that wait in their order, then those that have ended, the newest first. */
@@ -24,7 +25,10 @@ export function jobsView(jobs: Jobs): View {
     const list = h("ul", { class: "jobs" });
     const count = h("span", { class: "count" });
     const section = h("section", {}, h("h2", {}, title, " ", count), list);
-    const show = keyedList<Job>(list, { key: ({ id }) => id, make: (job) => jobRow(job, choose) });
+    const show = keyedList<Job>(list, {
+      key: ({ id }) => id,
+      make: (job) => jobRow(jobs, job, { isChosen: chosen.has(job.id), choose }),
+    });
     return (all: readonly Job[]) => {
       const own = all.filter((job) => isIn(job));
       if (isQueue) own.reverse();
@@ -60,7 +64,15 @@ export function jobsView(jobs: Jobs): View {
     ...sections,
   );
   update();
-  return { title: "Jobs", element, close: jobs.watch(update) };
+  const unwatch = jobs.watch(update);
+  return {
+    title: "Jobs",
+    element,
+    close() {
+      unwatch();
+      lists.forEach((show) => show([]));
+    },
+  };
 }
 
 const SECTIONS: readonly { readonly title: string; readonly isQueue?: true; isIn(job: Job): boolean }[] = [
@@ -69,15 +81,21 @@ const SECTIONS: readonly { readonly title: string; readonly isQueue?: true; isIn
   { title: "Ended", isIn: ({ finished_at }) => finished_at !== null },
 ];
 
-function jobRow(first: Job, choose: (id: string, isChosen: boolean) => void) {
+function jobRow(
+  jobs: Jobs,
+  first: Job,
+  { isChosen, choose }: { readonly isChosen: boolean; choose(id: string, isChosen: boolean): void },
+) {
   const name = shortName(first.remat.name);
   const pill = statusPill();
   const bar = progressBar(`Progress of ${name}`);
   const facts = h("span", { class: "muted facts" });
   const loss = h("span", { class: "loss" });
+  const curve = sparkline(jobs, first, (value) => write(loss, `loss ${formatNumber(value, 3)}`));
   const box = h("input", {
     type: "checkbox",
     "aria-label": `Compare ${name}`,
+    checked: isChosen,
     onchange: (event: Event) => choose(first.id, (event.target as HTMLInputElement).checked),
   });
   const element = h(
@@ -90,18 +108,18 @@ function jobRow(first: Job, choose: (id: string, isChosen: boolean) => void) {
       h("span", { class: "name" }, h("b", {}, name), h("span", { class: "muted" }, first.model)),
       h("span", { class: "state" }, pill.element),
       h("span", { class: "progress" }, bar.element, facts),
+      curve.element,
       loss,
     ),
   );
   const update = (job: Job) => {
     pill.show(job);
     bar.show(job);
-    write(loss, job.remat.loss === null ? "" : `loss ${formatNumber(job.remat.loss, 3)}`);
     write(facts, factsOf(job));
     element.dataset["state"] = stateOf(job);
   };
   update(first);
-  return { element, update };
+  return { element, update, close: curve.close };
 }
 
 function factsOf(job: Job): string {

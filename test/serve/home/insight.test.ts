@@ -49,6 +49,20 @@ describe("a job's insights", () => {
     );
   });
 
+  test("are each so-manieth step of these numbers, where the whole would be too much", async () => {
+    const steps = async (query: string) =>
+      (await (await box.ask(job(`/metrics${query}`))).text())
+        .trimEnd()
+        .split("\n")
+        .slice(1)
+        .filter((row) => row.split(",")[1] !== "")
+        .map((row) => Number(row.split(",")[0]));
+    expect(await steps("?every=5")).toEqual([1, 5, 10]);
+    expect((await steps("")).length).toBe(12);
+    for (const every of ["0", "x", "1.5"])
+      expect([every, (await box.ask(job(`/metrics?every=${every}`))).status]).toEqual([every, 400]);
+  });
+
   test("are its events by their type", async () => {
     const all = (await get<Page<JobEvent>>(job("/events?limit=1000"))).data;
     for (const type of ["message", "metrics"] as const) {

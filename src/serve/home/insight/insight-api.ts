@@ -17,6 +17,14 @@ export interface InsightOptions {
   readonly hosts: readonly Host[];
 }
 
+/** Each how-manieth step is wanted. @throws {ApiError} */
+function everyOf(url: URL): number {
+  const text = url.searchParams.get("every") ?? "1";
+  const every = Number(text);
+  if (Number.isInteger(every) && every >= 1 && every <= 1e9) return every;
+  throw new ApiError(400, `every: expected a whole number from 1 on, got ${text}`, { param: "every", code: "invalid_value" });
+}
+
 /** What OpenAI's API has no requests for: the numbers, the plan and the configuration of a job, the memory of the box. */
 export function insightRoutes({ places, events, ledger, hosts }: InsightOptions): HomeRoutes {
   const found = ({ params }: Asked): Job => {
@@ -26,7 +34,9 @@ export function insightRoutes({ places, events, ledger, hosts }: InsightOptions)
   };
   const job = "/v1/fine_tuning/jobs/:id";
   return {
-    [`${job}/metrics`]: { GET: { scope: "train", handle: (asked) => metricsTableOf(events, found(asked).id) } },
+    [`${job}/metrics`]: {
+      GET: { scope: "train", handle: (asked) => metricsTableOf(events, found(asked).id, everyOf(asked.url)) },
+    },
     [`${job}/report`]: {
       GET: {
         scope: "train",

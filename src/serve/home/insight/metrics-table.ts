@@ -18,14 +18,15 @@ const BATCH = 1000;
 /**
  * The numbers of a job so far as CSV: a line for each step, then one for each evaluation of held-out examples. It is read and sent piece by
  * piece, as fast as the client takes it.
+ * @param every only each so-manieth step
  */
-export function metricsTableOf(events: EventLog, job: string): Response {
+export function metricsTableOf(events: EventLog, job: string, every: number): Response {
   const pieces = function* (): Generator<string> {
     yield `${["step", ...METRIC_COLUMNS].join(",")}\n`;
     for (const kind of ["step", "evaluation"] as const) {
       let behind = -1;
       for (;;) {
-        const rows = events.numbers({ job, kind, behind, limit: BATCH, names: METRIC_COLUMNS });
+        const rows = events.numbers({ job, kind, behind, limit: BATCH, every, names: METRIC_COLUMNS });
         if (rows.length > 0) yield rows.map((row) => `${row.map((value) => value ?? "").join(",")}\n`).join("");
         if (rows.length < BATCH) break;
         behind = rows.at(-1)![0]!;
