@@ -5,12 +5,13 @@
  *
  * FOLDER is `docs` by default. It takes some minutes.
  */
-import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Job } from "../src/page/api/types.ts";
 import { openBox } from "../test/support/box.ts";
 import { CHROMIUM, openBrowser } from "../test/support/browser.ts";
+import { indexedPng } from "./indexed-png.ts";
 
 if (CHROMIUM === null) process.exit(1);
 const [to = join(import.meta.dir, "../docs")] = process.argv.slice(2);
@@ -37,7 +38,7 @@ try {
   await page.waitForSelector(".stack .mark");
   await page.waitForSelector(".timeline svg");
   await page.waitForTimeout(3000);
-  await page.screenshot({ path: join(to, "page-job.png") });
+  writeFileSync(join(to, "page-job.png"), indexedPng(await page.screenshot()));
 
   await page.emulateMedia({ colorScheme: "light" });
   await page.setViewportSize({ width: 1200, height: 640 });
@@ -45,7 +46,7 @@ try {
   await page.selectOption("#training-file", training_file);
   await page.waitForSelector("mark >> nth=3");
   await page.waitForTimeout(15_000);
-  await page.screenshot({ path: join(to, "page-data.png") });
+  writeFileSync(join(to, "page-data.png"), indexedPng(await page.screenshot()));
 } finally {
   await browser.close();
   await box.server.stop();
