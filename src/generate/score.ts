@@ -28,6 +28,8 @@ export interface ScorerOptions extends WeightStorage {
 /** Gives the numbers that an objective's metrics are made of, for micro-batches of one number of tokens. */
 export interface Scorer {
   score(batch: MicroBatch): Sums;
+  /** The loss of each token, with an open head. */
+  tokenLosses(batch: MicroBatch): { readonly labels: Int32Array; readonly losses: Float32Array };
   close(): void;
 }
 
@@ -55,11 +57,20 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
   const words = createStepWords(executor, segments.length);
   const memory = { resident, window: streamed?.window ?? null, batch: inputs.addresses, ...words };
   const forward = createForward(executor, programs, segments, executor.reserve(extent), memory);
+  const run = (batch: MicroBatch) => {
+    const loaded = headBatch(head, batch);
+    inputs.load(loaded, 1);
+    forward.run();
+    return loaded;
+  };
   return {
     score(batch) {
-      inputs.load(headBatch(head, batch), 1);
-      forward.run();
+      run(batch);
       return head.kind === "loss" ? head.sums(batch, words.score()) : head.judge(batch, inputs.tokenLosses(tokens)).sums;
+    },
+    tokenLosses(batch) {
+      const { labels } = run(batch);
+      return { labels, losses: inputs.tokenLosses(tokens) };
     },
     close: () => streamed?.close(),
   };

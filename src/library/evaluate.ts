@@ -3,19 +3,22 @@ import { UserError } from "../base/errors.ts";
 import { createBreath } from "../base/process/event-loop.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { evaluationFiles } from "../data/examples/sources.ts";
-import { createBatches } from "../data/samples/batch.ts";
+import { type Batches, createBatches } from "../data/samples/batch.ts";
 import { groupSamples } from "../data/samples/groups.ts";
 import { mixSamples } from "../data/samples/mix.ts";
 import { loadSamples } from "../data/samples/prepare.ts";
 import type { SampleSet } from "../data/samples/sample-store.ts";
 import { createSampleMaker } from "../data/samples/sample-maker.ts";
-import { openScorer } from "../generate/score.ts";
+import { type DeviceOptions, openDevice } from "../device.ts";
+import { openScorer, type ScorerOptions } from "../generate/score.ts";
+import type { ReadWeightsOptions } from "../load/open-weights.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
-import { addSums, type Sums } from "../objectives/objective.ts";
+import { addSums, hasReference, type Sums } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { startOfDay } from "../train/run/date.ts";
+import { addReferences, createReferences, type References, withReferences } from "../train/step/references.ts";
 import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "./options.ts";
 
 export const evaluateOptionsSchema = z.strictObject({
@@ -71,21 +74,22 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
           ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
         }),
       );
-      const reading = { mapping: readMapping(flags), onNote, signal };
+      const files = { mapping: readMapping(flags), onNote, signal };
       const sets: SampleSet[] = [];
       for (const path of evaluationFiles(flags.data)) {
-        const loaded = await loadSamples(path, maker, reading);
+        const loaded = await loadSamples(path, maker, files);
         sets.push(objective.texts === 1 ? loaded : groupSamples(loaded));
       }
       const samples = sets.length === 1 ? sets[0]! : mixSamples(sets.map((set) => ({ set, weight: 1 })));
       const padId = tokenizer.padId ?? eosId ?? 0;
       const rowLength = tokens * objective.texts;
-      const batches = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
-      const scorer = await openScorer(
-        executor,
-        { ...model, head: objective.head, tokens: rowLength, weighted: samples.weighted },
-        readingOf(flags, onNote, signal),
-      );
+      const plain = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
+      const reading = readingOf(flags, onNote, signal);
+      const options = { ...model, head: objective.head, tokens: rowLength, weighted: samples.weighted };
+      const batches = hasReference(objective.head)
+        ? await againstBase(plain, createReferences(samples.count, objective.texts), options, { flags, reading, signal })
+        : plain;
+      const scorer = await openScorer(executor, options, reading);
       const breathe = createBreath(signal);
       let sums: Sums | null = null;
       let labelled = 0;
@@ -110,4 +114,41 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
     },
     { onNote, check: checkOf(flags) },
   );
+}
+
+/**
+ * Batches with what the base model alone says of them, by which an objective with a reference measures an adapter. The base model is in memory
+ * before the other one is.
+ * @throws {UserError} a model without an adapter, of which nobody knows what it was
+ */
+async function againstBase(
+  batches: Batches,
+  references: References,
+  options: ScorerOptions,
+  {
+    flags,
+    reading,
+    signal,
+  }: { readonly flags: DeviceOptions; readonly reading: ReadWeightsOptions; readonly signal: AbortSignal | undefined },
+): Promise<Batches> {
+  if (options.adapter === null)
+    throw new UserError(
+      "--objective dpo measures an adapter against its base model, and this model has none; give --adapter, or a run of LoRA",
+    );
+  const device = await openDevice(flags);
+  try {
+    const scorer = await openScorer(device.executor, { ...options, adapter: null }, reading);
+    const breathe = createBreath(signal);
+    try {
+      for (let index = 0; index < batches.count(0); index++) {
+        await breathe();
+        addReferences(references, batches.batch(0, index), scorer.tokenLosses);
+      }
+    } finally {
+      scorer.close();
+    }
+  } finally {
+    device.close();
+  }
+  return withReferences(batches, references);
 }

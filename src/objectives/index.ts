@@ -4,12 +4,13 @@ import { flagName } from "../base/names.ts";
 import { KIND_KEYS } from "../data/examples/example.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
+import { dpo } from "./dpo.ts";
 import { nextToken } from "./next-token.ts";
 import { orpo } from "./orpo.ts";
 import { simpo } from "./simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, orpo, simpo] as const;
+const TABLE = [nextToken, dpo, orpo, simpo] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 

@@ -42,6 +42,8 @@ export interface ClosedHead extends Totals {
 
 export interface OpenHead extends Totals {
   readonly kind: "token-losses";
+  /** True: micro-batches have the log-probabilities of their texts for the model as it was before training (`references`). */
+  readonly hasReference?: true;
   /** The tokens whose losses are wanted: labels i32[T], -100 for none. */
   labels(batch: MicroBatch): Int32Array;
   /** @param losses of each token, 0 without a label */
@@ -97,4 +99,9 @@ export function defineObjective<const N extends string, F extends z.ZodRawShape>
 
 export function addSums(a: Sums | null, b: Sums): Sums {
   return a === null ? b : Object.fromEntries(Object.entries(b).map(([name, value]) => [name, a[name]! + value]));
+}
+
+/** True if micro-batches need the log-probabilities of a reference model. */
+export function hasReference(head: Head): boolean {
+  return head.kind === "token-losses" && head.hasReference === true;
 }

@@ -2,7 +2,15 @@ import { z } from "zod";
 import type { MicroBatch, Span } from "../data/samples/batch.ts";
 import { IGNORED } from "../data/samples/sample.ts";
 import { defineObjective, type Judgement } from "./objective.ts";
-import { logSigmoid, type Mean, meanLogProbability, REWARD_ACCURACY, type PairSums, REWARDS, rewardsOf } from "./preference.ts";
+import {
+  logSigmoid,
+  type LogProbability,
+  meanLogProbability,
+  REWARD_ACCURACY,
+  type PairSums,
+  REWARDS,
+  rewardsOf,
+} from "./preference.ts";
 
 /**
  * Odds ratio preference optimisation (Hong et al. 2024, https://arxiv.org/abs/2403.07691): the chosen answer is learned, and made likelier than the
@@ -65,7 +73,7 @@ function withPrompts({ labels, ids, spans }: MicroBatch): Int32Array {
 /** Mean log-probabilities nearer to 0 than that are not told apart by sums of f32 losses; at 0 the odds would be infinite. */
 const MOST = -(2 ** -30);
 
-const below = ({ value, count }: Mean): Mean => ({ value: Math.min(value, MOST), count });
+const below = ({ value, count }: LogProbability): LogProbability => ({ value: Math.min(value, MOST), count });
 
 /** log(1 - e^x) for x < 0, without cancellation (Maechler 2012, Accurately computing log(1 - exp(-|a|))). */
 const log1mExp = (x: number): number => (x < -Math.LN2 ? Math.log1p(-Math.exp(x)) : Math.log(-Math.expm1(x)));
@@ -84,7 +92,10 @@ function judge(batch: MicroBatch, losses: Float32Array, lambda: number, all: boo
       nll += losses[t]!;
       tokens++;
     });
-    const [first, second] = [chosen!, rejected!].map((span) => below(meanLogProbability(span, labels, losses))) as [Mean, Mean];
+    const [first, second] = [chosen!, rejected!].map((span) => below(meanLogProbability(span, labels, losses))) as [
+      LogProbability,
+      LogProbability,
+    ];
     const odds = first.value - second.value - (log1mExp(first.value) - log1mExp(second.value));
     const ratio = logSigmoid(odds);
     total.ratio += ratio;

@@ -20,10 +20,10 @@ export const REWARDS: readonly Metric[] = [
   { name: "logps/rejected", label: null, better: "lower", digits: 4 },
 ];
 
-/** Sums over pairs: their number, the losses, those whose chosen answer is the likelier one, and mean log-probabilities of answers. */
+/** Sums over pairs: their number, the losses, those whose chosen answer has the greater reward, and what rewards of answers are made of. */
 export type PairSums = Record<"pairs" | "loss" | "correct" | "chosen" | "rejected", number>;
 
-/** Returns the metrics above. The reward of an answer is `scale` times its mean log-probability. */
+/** Returns the metrics above. The reward of an answer is `scale` times what the sums have of it. */
 export function rewardsOf({ pairs, correct, chosen, rejected }: PairSums, scale: number): Readonly<Record<string, number>> {
   const [meanChosen, meanRejected] = [chosen / pairs, rejected / pairs];
   return {
@@ -36,21 +36,27 @@ export function rewardsOf({ pairs, correct, chosen, rejected }: PairSums, scale:
   };
 }
 
-export interface Mean {
+export interface LogProbability {
   readonly value: number;
   /** Tokens. */
   readonly count: number;
 }
 
-/** Returns the mean log-probability of the labelled tokens of a text, and how many they are. */
-export function meanLogProbability({ from, to }: Span, labels: Int32Array, losses: Float32Array): Mean {
+/** Returns the log-probability of the labelled tokens of a text, and how many they are. */
+export function logProbability({ from, to }: Span, labels: Int32Array, losses: Float32Array): LogProbability {
   let [sum, count] = [0, 0];
   for (let t = from; t < to; t++) {
     if (labels[t] === IGNORED) continue;
     sum += losses[t]!;
     count++;
   }
-  return { value: -sum / count, count };
+  return { value: -sum, count };
+}
+
+/** Returns the mean log-probability of the labelled tokens of a text, and how many they are. */
+export function meanLogProbability(span: Span, labels: Int32Array, losses: Float32Array): LogProbability {
+  const { value, count } = logProbability(span, labels, losses);
+  return { value: value / count, count };
 }
 
 /** log(1 / (1 + e^-x)). */

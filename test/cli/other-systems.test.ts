@@ -132,13 +132,13 @@ special_tokens:
   test("all keys without a counterpart are listed at once, with what to do; ours may stand beside theirs", async () => {
     const path = file(
       "more.yml",
-      `${text.replace("wandb_project:", "wandb_project: mine").replace("path: more", "path: org/chats")}neftune_noise_alpha: 5\nchat_template: chatml\nsqeuence_len: 5\nmemory: 2GiB\nrl: dpo\n`,
+      `${text.replace("wandb_project:", "wandb_project: mine").replace("path: more", "path: org/chats")}neftune_noise_alpha: 5\nchat_template: chatml\nsqeuence_len: 5\nmemory: 2GiB\nrl: kto\n`,
     );
     expect((await rejection(readAll(path))).split("\n")).toEqual([
       `${path} is a configuration of axolotl; 6 of its 55 keys have no counterpart here:`,
       "  neftune_noise_alpha: noise on embeddings (NEFTune) is not added here",
       expect.stringMatching(/^ {2}datasets: org\/chats: data of the hub are not fetched; in Python: .*; then name that file$/),
-      '  rl: "dpo": of preferences there are orpo and simpo',
+      '  rl: "kto": of preferences there are dpo, ipo, orpo and simpo',
       "  chat_template: the model's own chat template is used, or a file that chat-template names",
       "  wandb_project: metrics.jsonl, --json and --tensorboard are what there is",
       "  sqeuence_len: it is not known here; did you mean sequence_len?",

@@ -22,6 +22,11 @@ export interface SimpoRun extends TrainerRun {
   readonly simpoGamma: number;
 }
 
+export interface DpoRun extends TrainerRun {
+  readonly dpoBeta: number;
+  readonly dpoLoss: string;
+}
+
 /** A text with its labels at its own tokens, as Transformers has them. */
 export interface PreferenceText {
   readonly ids: readonly number[];
@@ -71,6 +76,39 @@ export const SIMPO_RUNS: readonly SimpoRun[] = [
     weightDecay: 0.1,
     simpoBeta: 0.7,
     simpoGamma: 0.3,
+    ...common,
+  },
+];
+
+export const DPO_RUNS: readonly DpoRun[] = [
+  {
+    model: "smollm2",
+    method: "full",
+    learningRate: 2e-3,
+    schedule: "cosine",
+    weightDecay: 0.3,
+    dpoBeta: 0.5,
+    dpoLoss: "sigmoid",
+    ...common,
+  },
+  {
+    model: "gemma2",
+    method: "lora",
+    learningRate: 1e-2,
+    schedule: "linear",
+    weightDecay: 0.1,
+    dpoBeta: 0.7,
+    dpoLoss: "ipo",
+    ...common,
+  },
+  {
+    model: "phi3",
+    method: "lora",
+    learningRate: 3e-3,
+    schedule: "cosine",
+    weightDecay: 0,
+    dpoBeta: 0.05,
+    dpoLoss: "hinge",
     ...common,
   },
 ];

@@ -1,24 +1,29 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
+import type { Batches, MicroBatch } from "../../src/data/samples/batch.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { headBatch } from "../../src/load/head-batch.ts";
+import { objectiveOf } from "../../src/objectives/index.ts";
+import { hasReference, type Head } from "../../src/objectives/objective.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { type Checkpoints, START } from "../../src/train/run/checkpoint.ts";
-import { type Evaluation, type StepMetrics, trainLoop } from "../../src/train/run/loop.ts";
+import { type Evaluation, type StepMetrics, totalSteps, trainLoop } from "../../src/train/run/loop.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
+import { addReferences, createReferences, withReferences } from "../../src/train/step/references.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { goldenTuning, modelFolder, readAdapter, readTensors } from "./golden.ts";
 import { expectWithin, relativeError } from "./ops.ts";
-import { folderOf, preferenceBatches, readTrlRuns } from "./preferences.ts";
+import { folderOf, preferenceBatches, preferenceSamples, readTrlRuns } from "./preferences.ts";
 import type { TrainerRun } from "./trainer.ts";
 
-const train = preferenceBatches();
+const plain = preferenceBatches();
 
 export interface ObjectiveFlags extends Readonly<Record<string, unknown>> {
   readonly objective: string;
@@ -48,7 +53,7 @@ async function trained(
     source,
     tuning,
     strategy,
-    tokens: train.sizes,
+    tokens: plain.sizes,
     head,
     optimizer: chooseOptimizer(config),
   });
@@ -58,10 +63,11 @@ async function trained(
     for (const [name, data] of readAdapter(run.model).tensors)
       executor.write(resident.param.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
+  const { head: learned } = objectiveOf(config);
+  const { train, valid } = batchesFor(engine, learned, totalSteps(config, plain.count(0)) * config.gradientAccumulation);
   const steps: StepMetrics[] = [];
   const evaluations: Evaluation[] = [];
   const checkpoints: Checkpoints = { save: () => {}, restore: () => null, restoreBest: () => null };
-  const valid = Array.from({ length: train.count(0) }, (_, index) => train.batch(0, index));
   const events = {
     step: (step: StepMetrics) => void steps.push(step),
     evaluation: (evaluation: Evaluation) => void evaluations.push(evaluation),
@@ -78,6 +84,23 @@ async function trained(
   engine.close();
   executor.close();
   return { steps, evaluation: evaluations.at(-1)!, weights };
+}
+
+/** The micro-batches of a run and of its evaluation, with a reference where the objective has one: the model as it is now. */
+function batchesFor(engine: Engine, head: Head, count: number): { train: Batches; valid: MicroBatch[] } {
+  const all = Array.from({ length: count }, (_, ordinal) => {
+    const { epoch, index } = plain.locate(ordinal);
+    return plain.batch(epoch, index);
+  });
+  const first = (batches: Batches) => Array.from({ length: batches.count(0) }, (_, index) => batches.batch(0, index));
+  if (!hasReference(head)) return { train: plain, valid: first(plain) };
+  const references = createReferences(preferenceSamples().count, 2);
+  for (const batch of all) {
+    const tokens = headBatch(head, batch);
+    addReferences(references, batch, () => ({ labels: tokens.labels, losses: engine.tokenLosses(tokens) }));
+  }
+  const train = withReferences(plain, references);
+  return { train, valid: first(train) };
 }
 
 /** Within the bound, relative to the value where it is above 1. */

@@ -24,6 +24,10 @@ export interface MicroBatch {
   readonly examples: number;
   /** Where the texts of each example lie: one, or several that stay together. */
   readonly spans: readonly (readonly Span[])[];
+  /** The number of each example in its set, in the order of `spans`. */
+  readonly members: readonly number[];
+  /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
+  readonly references?: Float64Array;
 }
 
 /** The vectors of a micro-batch that a model reads. Absent weights: all labels count the same. */
@@ -233,5 +237,6 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
       used += length;
     }
   }
-  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples: spans.length, spans };
+  const members = plan.rows.flat();
+  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples: spans.length, spans, members };
 }

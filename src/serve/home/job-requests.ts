@@ -25,8 +25,13 @@ const jobRequest = z.strictObject({
   validation_file: maybe(id),
   method: maybe(
     z.looseObject({
-      type: z.literal("supervised", { error: ({ input }) => `only supervised is trained here, not ${show(input)}` }),
+      type: z.enum(["supervised", "dpo"], {
+        error: ({ input }) => `supervised and dpo are trained here, not ${show(input)}; other objectives are remat.objective's`,
+      }),
       supervised: maybe(z.strictObject({ hyperparameters: maybe(hyperparameters) })),
+      dpo: maybe(
+        z.strictObject({ hyperparameters: maybe(hyperparameters.extend({ beta: autoOr(z.number().positive().max(2)) })) }),
+      ),
     }),
   ),
   hyperparameters: maybe(hyperparameters),
@@ -77,6 +82,8 @@ const EPOCHS = 3;
 
 /** Describes what a request asks of training. */
 export interface JobSettings {
+  /** OpenAI's name of what is learned. */
+  readonly method: "supervised" | "dpo";
   readonly settings: Partial<TrainConfigInput>;
   /** The id of a file that holds a chat template. */
   readonly chatTemplate: string | null;
@@ -86,8 +93,11 @@ export interface JobSettings {
 
 /** Reads OpenAI's hyperparameters and the keys of `train` in `remat`. @throws {ApiError} */
 export function settingsOf(request: JobRequest): JobSettings {
+  const { method } = request;
+  const isDpo = method?.type === "dpo";
   const given: Partial<z.output<typeof hyperparameters>> =
-    request.method?.supervised?.hyperparameters ?? request.hyperparameters ?? {};
+    (isDpo ? method.dpo : method?.supervised)?.hyperparameters ?? request.hyperparameters ?? {};
+  const beta = isDpo ? method.dpo?.hyperparameters?.beta : undefined;
   const own: Partial<TrainConfigInput> = {};
   let chatTemplate: string | null = null;
   for (const [name, value] of Object.entries(request.remat ?? {})) {
@@ -117,6 +127,8 @@ export function settingsOf(request: JobRequest): JobSettings {
   twice("hyperparameters.n_epochs", "epochs", given.n_epochs);
   twice("hyperparameters.batch_size", "gradientAccumulation", given.batch_size);
   twice("hyperparameters.learning_rate_multiplier", "learningRate", given.learning_rate_multiplier);
+  if (isDpo) twice("method.type", "objective", "dpo");
+  twice("method.dpo.hyperparameters.beta", "dpoBeta", beta);
   twice("validation_file", "valid", request.validation_file);
   const epochs = typeof given.n_epochs === "number" ? given.n_epochs : EPOCHS;
   const multiplier = typeof given.learning_rate_multiplier === "number" ? given.learning_rate_multiplier : null;
@@ -125,15 +137,19 @@ export function settingsOf(request: JobRequest): JobSettings {
     ...(typeof given.batch_size === "number" ? { gradientAccumulation: given.batch_size } : {}),
     ...(request.seed === undefined ? {} : { seed: request.seed }),
     ...(multiplier === null ? {} : { learningRate: multiplier * defaultRate(own) }),
+    ...(isDpo ? { objective: "dpo" as const } : {}),
+    ...(typeof beta === "number" ? { dpoBeta: beta } : {}),
     ...own,
   };
   return {
+    method: isDpo ? "dpo" : "supervised",
     settings,
     chatTemplate,
     hyperparameters: {
       n_epochs: typeof own.epochs === "number" ? own.epochs : epochs,
       batch_size: settings.gradientAccumulation ?? 1,
       learning_rate_multiplier: multiplier ?? "auto",
+      ...(isDpo ? { beta: settings.dpoBeta ?? "auto" } : {}),
     },
   };
 }

@@ -10,6 +10,8 @@ import type { SavedCheckpoint } from "../../train/run/checkpoint.ts";
 export function jobView(job: Job, progress: Progress | null): JobView & Readonly<Record<string, unknown>> {
   const { examination } = job;
   const request = job.request as Readonly<Record<string, unknown>> & Pick<JobView, "model" | "hyperparameters" | "seed">;
+  // Jobs of earlier versions were all supervised.
+  const method = request["method"] === "dpo" ? "dpo" : "supervised";
   const isEnded = job.finished_at !== null;
   const left = progress === null ? null : Math.ceil(progress.secondsLeft);
   return {
@@ -28,7 +30,7 @@ export function jobView(job: Job, progress: Progress | null): JobView & Readonly
     training_file: job.config.training,
     validation_file: job.config.validation,
     hyperparameters: request.hyperparameters,
-    method: { type: "supervised", supervised: { hyperparameters: request.hyperparameters } },
+    method: { type: method, [method]: { hyperparameters: request.hyperparameters } },
     seed: request.seed,
     metadata: request["metadata"] ?? null,
     integrations: [],

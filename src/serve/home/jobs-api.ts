@@ -308,6 +308,7 @@ function newJob(
       suffix: request.suffix ?? null,
       seed: given.seed ?? 42,
       metadata: request.metadata ?? null,
+      method: chosen.method,
       hyperparameters: chosen.hyperparameters,
     },
     config: { ...config, settings },

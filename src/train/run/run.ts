@@ -114,6 +114,7 @@ async function runWith(
     const session = await createSession(device.executor, inputs, {
       signal,
       onWarning: (text) => sink({ type: "warning", text }),
+      onMessage: (text) => sink({ type: "message", text }),
       onProgress: (report) => sink({ type: "weights", ...report }),
       elastic: wishes !== null,
     });

@@ -27,7 +27,7 @@ import { isConstant } from "../../models/adapters/index.ts";
 import { isScales } from "../../models/linear.ts";
 import type { Tuning } from "../../models/tuning.ts";
 import { checkObjectiveFlags, makerFor, metricOf, objectiveOf } from "../../objectives/index.ts";
-import type { Objective } from "../../objectives/objective.ts";
+import { hasReference, type Objective } from "../../objectives/objective.ts";
 import type { Executor } from "../../runtime/executor.ts";
 import { sequenceLengthOf, type TrainConfig } from "../config.ts";
 import { type Costs, deviceName, loadCosts } from "../memory/costs.ts";
@@ -40,10 +40,11 @@ import { createCollector, explainingLimit, limitedMemory } from "../memory/limit
 import { type LoadedData, loadData } from "./load-data.ts";
 import { offloadOf } from "../memory/offload.ts";
 import { createOptimizer, type Optimizer } from "../step/optimizer.ts";
+import { type ReferenceModelOptions, type RunBatches, withReferenceModel } from "../step/reference-model.ts";
 import { type Checkpointing, isPlanned } from "../memory/step-plan.ts";
 import { runDate, startOfDay } from "./date.ts";
 import { RUN_FILES } from "./folder.ts";
-import { heldOut, type TrainingData } from "./loop.ts";
+import { heldOut, totalSteps, type TrainingData } from "./loop.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../step/tuning.ts";
 import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 import { isOnDisk } from "../../load/streamed-weights.ts";
@@ -257,10 +258,31 @@ export interface SessionOptions {
   readonly signal?: AbortSignal | undefined;
   /** Told what a user should know, before memory is reserved: there is less of it than is planned, for example. */
   readonly onWarning?: (text: string) => void;
+  /** Told what is worth a line. */
+  readonly onMessage?: ((text: string) => void) | undefined;
   /** Called while weights are converted on disk. */
   readonly onProgress?: StoredWeightsOptions["onProgress"];
   /** The limit of memory may change. */
   readonly elastic?: boolean;
+}
+
+/** Describes what the reference of an objective is computed for, and what decides its numbers. */
+function referenceOptions(inputs: Inputs, { train: batches, valid: held }: RunBatches): ReferenceModelOptions {
+  const { objective, config, train, valid, identity, start, sequenceLength, date } = inputs;
+  const { dtype, quantize, quantizeEmbedding, batchSize, packing, seed, truncate, data } = config;
+  return {
+    objective,
+    examples: { train: train.count, valid: valid?.count ?? 0 },
+    drawn: totalSteps(config, batches.count(0)) * config.gradientAccumulation,
+    isDry: config.dryRun,
+    key: [
+      identity,
+      start?.content,
+      [train.content, train.count, train.tokens, data, valid && [valid.count, valid.tokens, config.valid, held.length]],
+      [date, sequenceLength, truncate, batchSize, packing, seed],
+      [dtype, quantize, quantizeEmbedding],
+    ],
+  };
 }
 
 /**
@@ -270,7 +292,7 @@ export interface SessionOptions {
 export async function createSession(
   executor: Executor,
   inputs: Inputs,
-  { signal, onWarning = () => {}, onProgress, elastic = false }: SessionOptions = {},
+  { signal, onWarning = () => {}, onMessage, onProgress, elastic = false }: SessionOptions = {},
 ): Promise<Session> {
   const { config, model, start, tokenizer } = inputs;
   const { train, valid, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
@@ -289,6 +311,10 @@ export async function createSession(
   });
   if (start) writeAdapterWeights(engine, start.adapter);
   else initialiseAdapter(engine, config.seed);
+  const plain: RunBatches = { train, valid: valid ? heldOut(valid, config.evalLimit) : [] };
+  const data = hasReference(inputs.objective.head)
+    ? await withReferenceModel(engine, plain, { ...referenceOptions(inputs, plain), signal, onMessage })
+    : plain;
   // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
   Bun.gc(true);
   const count = (trainable: boolean) =>
@@ -308,7 +334,7 @@ export async function createSession(
       return { ...resized, kept: limit };
     },
     optimizer: createOptimizer(engine, config),
-    data: { train, valid: valid ? heldOut(valid, config.evalLimit) : [] },
+    data,
     parameters: { trainable: count(true), all: count(false) },
     notes: [...dropoutNotes(inputs.folder), ...quantizeNotes(config, engine)],
     collect: createCollector(() => (executor.card ? Infinity : (limit ?? Infinity))),

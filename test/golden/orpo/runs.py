@@ -50,18 +50,19 @@ def mean(notes):
     return {name: sum(note[name] for note in notes) / len(notes) for name in notes[0]}
 
 
-def train(run, batches, folder_of_weights, Trainer, Config, own, unknown=()):
+def texts_of(pair):
+    """A row of a trainer whose tokenizing is replaced (see `Recording`)."""
+    return {"prompt": "-", "chosen": json.dumps(pair["chosen"]), "rejected": json.dumps(pair["rejected"])}
+
+
+def train(run, batches, folder_of_weights, Trainer, Config, own, unknown=(), recording=Recording, row_of=texts_of):
     """`own`: arguments that the trainer has for its objective; `unknown`: metrics of TRL that are left out."""
     model = model_of(run)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     tokenizer.pad_token = tokenizer.eos_token
-    rows = [
-        {"prompt": "-", "chosen": json.dumps(pair["chosen"]), "rejected": json.dumps(pair["rejected"])}
-        for batch in batches
-        for pair in batch
-    ]
+    rows = [row_of(pair) for batch in batches for pair in batch]
     with tempfile.TemporaryDirectory() as output:
-        trainer = type("Recorded", (Recording, Trainer), {})(
+        trainer = type("Recorded", (recording, Trainer), {})(
             model=model,
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(rows),

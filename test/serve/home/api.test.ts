@@ -213,7 +213,7 @@ describe("a job", () => {
       [{ model: "gpt-4o" }, "model", "there is no model"],
       [{ training_file: "file-x" }, "training_file", "there is no file"],
       [{ suffix: "x".repeat(65) }, "suffix", "64"],
-      [{ method: { type: "dpo" } }, "method.type", 'only supervised is trained here, not "dpo"'],
+      [{ method: { type: "reinforcement" } }, "method.type", 'supervised and dpo are trained here, not "reinforcement"'],
       [{ hyperparameters: { n_epochs: 0 } }, "hyperparameters.n_epochs", ">0"],
       [{ integrations: [{ type: "wandb" }] }, "integrations", "not supported"],
       [{ remat: { rnk: 3 } }, "remat.rnk", "did you mean rank"],
@@ -308,4 +308,28 @@ test("numbers for Prometheus", async () => {
     expect(line).toMatch(/^(?:# (?:HELP|TYPE) \w+ .+|\w+(?:\{\w+="[^"]*"(?:,\w+="[^"]*")*\})? [\d.e+-]+)$/);
   expect(text).toContain('remat_jobs{status="succeeded"} 1');
   expect(text).toMatch(/^remat_memory_limit_bytes \d+$/m);
+});
+
+test("a job learns preferences by OpenAI's dpo method, from its format", async () => {
+  const message = (role: string, content: string) => ({ role, content });
+  const pairs = ["king", "house", "water", "tree"].map((word) => ({
+    input: { messages: [message("user", `Define ${word}.`)] },
+    preferred_output: [message("assistant", `A thing called ${word}.`)],
+    non_preferred_output: [message("assistant", "xqz")],
+  }));
+  const file = await box.upload(pairs.map((pair) => `${JSON.stringify(pair)}\n`).join(""));
+  const method = { type: "dpo", dpo: { hyperparameters: { beta: 0.2, batch_size: 2 } } } as const;
+  const twice = box.create({ training_file: file, method, remat: { ...QUICK, dpo_beta: 0.3 } });
+  expect((await refusalOf(twice)).message).toContain("method.dpo.hyperparameters.beta and remat.dpoBeta say the same");
+  const wrong = await refusalOf(box.create({ training_file: training, method, remat: QUICK }));
+  expect(wrong.message).toContain("the objective dpo learns from");
+  const { id } = await box.create({ training_file: file, method, remat: { ...QUICK, steps: 2 } });
+  const job = await box.until(id);
+  expect(job).toMatchObject({
+    status: "succeeded",
+    method: { type: "dpo", dpo: { hyperparameters: { beta: 0.2, batch_size: 2 } } },
+  });
+  const { data } = await jobs().listEvents(id);
+  const step = data.find(({ type, data: values }) => type === "metrics" && (values as { step?: number }).step === 1);
+  expect((step!.data as { train_loss: number }).train_loss).toBeCloseTo(Math.log(2), 5);
 });

@@ -158,14 +158,17 @@ export const AXOLOTL: Table = {
   rl: to("objective", (value) =>
     isOff(value)
       ? NOTHING
-      : value === "orpo"
-        ? { set: { objective: "orpo" } }
-        : problem(
-            value === "simpo"
-              ? `${show(value)}: it is objective: simpo here, with simpo-beta and simpo-gamma of its own`
-              : `${show(value)}: of preferences there are orpo and simpo`,
-          ),
+      : value === "orpo" || value === "dpo"
+        ? { set: { objective: value } }
+        : value === "ipo"
+          ? { set: { objective: "dpo", dpoLoss: "ipo" } }
+          : problem(
+              value === "simpo"
+                ? `${show(value)}: it is objective: simpo here, with simpo-beta and simpo-gamma of its own`
+                : `${show(value)}: of preferences there are dpo, ipo, orpo and simpo`,
+            ),
   ),
+  rl_beta: to("dpoBeta"),
   orpo_alpha: to("orpoLambda"),
   ...each("reward_model process_reward_model", missing("training is next-token prediction")),
   sequence_len: to("sequenceLength"),

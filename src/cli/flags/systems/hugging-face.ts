@@ -146,7 +146,19 @@ export const LLAMA_FACTORY: Table = {
   ...TRAINER,
   model_name_or_path: to("model"),
   adapter_name_or_path: to("adapter"),
-  stage: missing("training is next-token prediction, or --objective orpo or simpo", isOneOf("sft", "pt")),
+  stage: to("objective", (value) =>
+    value === "sft" || value === "pt"
+      ? NOTHING
+      : value === "dpo"
+        ? { set: { objective: "dpo" } }
+        : problem(`${show(value)}: training is next-token prediction, or --objective dpo, orpo or simpo`),
+  ),
+  pref_beta: to("dpoBeta"),
+  pref_loss: to("dpoLoss", (value) =>
+    value === "sigmoid" || value === "hinge" || value === "ipo"
+      ? { set: { dpoLoss: value } }
+      : problem(`${show(value)}: losses of dpo are sigmoid, hinge and ipo; orpo and simpo are objectives of their own`),
+  ),
   finetuning_type: to("method", (value) =>
     value === "lora" || value === "full"
       ? { set: { method: value } }

@@ -1,0 +1,41 @@
+import type { Batches, MicroBatch } from "../../data/samples/batch.ts";
+import { logProbability } from "../../objectives/preference.ts";
+
+/** Gives the loss of each token of a micro-batch, 0 without a label. */
+export type TokenLosses = (batch: MicroBatch) => { readonly labels: Int32Array; readonly losses: Float32Array };
+
+/**
+ * The log-probabilities of the texts of a set for the reference model, `texts` of each example: f64, NaN where none is known. Objectives that hold a
+ * model against what it was (DPO) have them computed once, before anything is trained.
+ */
+export interface References {
+  readonly texts: number;
+  readonly values: Float64Array;
+}
+
+export function createReferences(examples: number, texts: number): References {
+  return { texts, values: new Float64Array(examples * texts).fill(NaN) };
+}
+
+/** Computes those of a micro-batch that are not known, with the model as it is. Returns of how many examples. */
+export function addReferences(references: References, batch: MicroBatch, score: TokenLosses): number {
+  const { texts, values } = references;
+  const unknown = [...batch.members.entries()].filter(([, member]) => Number.isNaN(values[member * texts]!));
+  if (unknown.length === 0) return 0;
+  const { labels, losses } = score(batch);
+  for (const [i, member] of unknown)
+    for (const [text, span] of batch.spans[i]!.entries())
+      values[member * texts + text] = logProbability(span, labels, losses).value;
+  return unknown.length;
+}
+
+/** A micro-batch with what the reference says of it. */
+export function withReference(batch: MicroBatch, { texts, values }: References): MicroBatch {
+  const of = batch.members.flatMap((member) => [...values.subarray(member * texts, (member + 1) * texts)]);
+  return { ...batch, references: Float64Array.from(of) };
+}
+
+/** Batches whose micro-batches have what the reference says of them. */
+export function withReferences(batches: Batches, references: References): Batches {
+  return { ...batches, batch: (epoch, index) => withReference(batches.batch(epoch, index), references) };
+}
