@@ -321,7 +321,7 @@ test("a job learns preferences by OpenAI's dpo method, from its format", async (
   const method = { type: "dpo", dpo: { hyperparameters: { beta: 0.2, batch_size: 2 } } } as const;
   const twice = box.create({ training_file: file, method, remat: { ...QUICK, dpo_beta: 0.3 } });
   expect((await refusalOf(twice)).message).toContain("method.dpo.hyperparameters.beta and remat.dpoBeta say the same");
-  const wrong = await refusalOf(box.create({ training_file: training, method, remat: QUICK }));
+  const wrong = await refusalOf(box.create({ training_file: await box.upload(chats()), method, remat: QUICK }));
   expect(wrong.message).toContain("the objective dpo learns from");
   const { id } = await box.create({ training_file: file, method, remat: { ...QUICK, steps: 2 } });
   const job = await box.until(id);
