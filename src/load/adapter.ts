@@ -1,6 +1,7 @@
 import { UserError } from "../base/errors.ts";
 import { createRandom } from "../base/random.ts";
 import { GraphBuilder } from "../graph/builder.ts";
+import { byteLength } from "../graph/types.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import { storedEntry } from "../hf/peft/check-adapter.ts";
 import { readFloat32, type TensorSource } from "../hf/weights/safetensors.ts";
@@ -92,9 +93,11 @@ export function initialiseAdapter(model: LoadedModel, seed: number): void {
   const { tuning } = model;
   if (!hasAdapters(tuning)) return;
   const kind = adapterKind(tuning.method);
+  const sweep = sweeper();
   for (const param of model.resident.params.filter(isAdapter)) {
     const part = partOf(param, kind);
     if (isConstant(param)) continue;
+    sweep(byteLength(param.type));
     if (part === null) writeFile(model, param, baseValues(model, param));
     else {
       const shape = fileShape(param);
@@ -110,9 +113,11 @@ export function writeAdapterWeights(model: LoadedModel, adapter: Adapter): void 
   const { tuning } = model;
   if (!hasAdapters(tuning)) return;
   const kind = adapterKind(tuning.method);
+  const sweep = sweeper();
   for (const param of model.resident.params.filter(isAdapter)) {
     const part = partOf(param, kind);
     if (isConstant(param)) continue;
+    sweep(byteLength(param.type));
     const entry =
       part === null
         ? adapter.whole.get(parameterOf(withoutPrefix(param.name)!).parameter)
@@ -121,6 +126,20 @@ export function writeAdapterWeights(model: LoadedModel, adapter: Adapter): void 
     writeFile(model, param, readFloat32(adapter.source, entry.name, fileShape(param)));
   }
   if (tuning.frozen) computeConstants(model);
+}
+
+/** Garbage that may come of writing parameters, in bytes. */
+const MOST_GARBAGE = 32 << 20;
+
+/** Collects what earlier parameters were made in, before the process has grown by all of them: told of each before it is made. */
+function sweeper(): (bytes: number) => void {
+  let made = 0;
+  return (bytes) => {
+    made += bytes;
+    if (made < MOST_GARBAGE) return;
+    made = bytes;
+    Bun.gc(true);
+  };
 }
 
 /** Computes what programs take as constants, of the parameters as they are now. */

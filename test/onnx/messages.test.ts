@@ -91,7 +91,8 @@ describe("the messages of an ONNX file", () => {
   });
 
   test("bytes are those that the generated code writes: fields in order, each value of a list with its tag", () => {
-    const models = (Object.keys(OPS) as OpName[]).map((name) => {
+    const names = (Object.keys(OPS) as OpName[]).filter((name) => SAMPLES[name].length > 0);
+    const models = names.map((name) => {
       const { attrs, inputs } = SAMPLES[name][0]!;
       const { builder, outputs } = opGraph({ op: opOf({ op: name }), inputs, attrs });
       for (const output of outputs) builder.output({ name: output, role: "boundary" });
