@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { buildExecutable } from "../../src/cli/executable.ts";
 import type { Report } from "../../src/doctor/examine.ts";
 import { libraryPath } from "../../src/ort/library.ts";
+import { slowTest } from "../support/slow.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
@@ -101,24 +102,27 @@ describe("the program as one file", () => {
     }
   });
 
-  test("takes ONNX Runtime's library when it lies beside it, in processes of its own too; reads a configuration in TypeScript; offloads by threads", async () => {
-    const devices = async () => (JSON.parse((await remat("doctor", "--json")).stdout) as Report).devices;
-    const without = await devices();
-    expect(without.map(({ works }) => works)).toEqual([true, false, false, false, false]);
-    expect(without[1]!.problem).toContain(`as ${join(dirname(program), "libonnxruntime")}`);
+  slowTest(
+    "takes ONNX Runtime's library when it lies beside it, in processes of its own too; reads a configuration in TypeScript; offloads by threads",
+    async () => {
+      const devices = async () => (JSON.parse((await remat("doctor", "--json")).stdout) as Report).devices;
+      const without = await devices();
+      expect(without.map(({ works }) => works)).toEqual([true, false, false, false, false]);
+      expect(without[1]!.problem).toContain(`as ${join(dirname(program), "libonnxruntime")}`);
 
-    const library = libraryPath();
-    copyFileSync(library, join(dirname(program), library.slice(dirname(library).length + 1)));
-    expect((await devices()).slice(0, 3).map(({ works }) => works)).toEqual([true, true, true]);
-    const recipe = join(folder, "cache/recipes");
-    const model = join(recipe, readdirSync(recipe)[0]!, "base/model");
-    const data = join(model, "../../devils-dictionary");
-    const config = { model, data, steps: 1, evalLimit: 100, sample: false, output: "offload", quantize: "q8" };
-    const source = `import { defineConfig } from "remat";\nexport default defineConfig(${JSON.stringify(config)});\n`;
-    writeFileSync(join(work, "train.ts"), source);
-    const offload = await remat("train", "train.ts", "--no-gradient-checkpointing", "--offload", "auto");
-    expect(offload.code, offload.stderr).toBe(0);
-    expect(offload.stderr).toMatch(/matrix products native/);
-    expect(existsSync(join(work, "offload/adapter_model.safetensors"))).toBe(true);
-  });
+      const library = libraryPath();
+      copyFileSync(library, join(dirname(program), library.slice(dirname(library).length + 1)));
+      expect((await devices()).slice(0, 3).map(({ works }) => works)).toEqual([true, true, true]);
+      const recipe = join(folder, "cache/recipes");
+      const model = join(recipe, readdirSync(recipe)[0]!, "base/model");
+      const data = join(model, "../../devils-dictionary");
+      const config = { model, data, steps: 1, evalLimit: 100, sample: false, output: "offload", quantize: "q8" };
+      const source = `import { defineConfig } from "remat";\nexport default defineConfig(${JSON.stringify(config)});\n`;
+      writeFileSync(join(work, "train.ts"), source);
+      const offload = await remat("train", "train.ts", "--no-gradient-checkpointing", "--offload", "auto");
+      expect(offload.code, offload.stderr).toBe(0);
+      expect(offload.stderr).toMatch(/matrix products native/);
+      expect(existsSync(join(work, "offload/adapter_model.safetensors"))).toBe(true);
+    },
+  );
 });

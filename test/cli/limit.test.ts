@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { RunEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { rematApart } from "../support/cli.ts";
-import { SLOW } from "../support/slow.ts";
+import { SLOW, slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -60,7 +60,7 @@ async function trainAtLeast(method: string, flags: readonly string[]) {
   return { done, temporary };
 }
 
-test.each(SLOW ? ["lora", "full"] : ["full"])(
+slowTest.each(["lora", "full"])(
   `ort-cpu, %s: ${LEAST_STEPS} steps with the least limit that an error names never take a tenth more`,
   async (method) => {
     const { done, temporary } = await trainAtLeast(method, ["--device", "ort-cpu"]);
@@ -70,9 +70,6 @@ test.each(SLOW ? ["lora", "full"] : ["full"])(
   },
 );
 
-test.each(SLOW ? ["lora", "full"] : ["lora"])(
-  "replay checks, %s: the same, with what they keep to compare with",
-  async (method) => {
-    await trainAtLeast(method, ["--verify-replay"]);
-  },
-);
+slowTest.each(["lora", "full"])("replay checks, %s: the same, with what they keep to compare with", async (method) => {
+  await trainAtLeast(method, ["--verify-replay"]);
+});

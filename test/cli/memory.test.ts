@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { parseMemory } from "../../src/train/memory/limit.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { rematApart } from "../support/cli.ts";
-import { SLOW } from "../support/slow.ts";
+import { SLOW, slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -40,7 +40,8 @@ describe("train --memory", () => {
       .split("\n")
       .map((line) => (JSON.parse(line) as { loss: number }).loss);
 
-  test("the process stays within the limit + 10 %, with the same losses whatever the limit", async () => {
+  // limit.test.ts has such a run in the plain suite, too.
+  slowTest("the process stays within the limit + 10 %, with the same losses whatever the limit", async () => {
     const limits = [330, 450];
     for (const limit of limits) {
       const { code, stderr } = await train(`${limit}MiB`, `limit-${limit}`);

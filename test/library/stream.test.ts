@@ -5,7 +5,7 @@ import { createRandom } from "../../src/base/random.ts";
 import { evaluate, generate, type RunEvent, train, UserError } from "../../src/index.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { root } from "../support/cli.ts";
-import { SLOW } from "../support/slow.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(240_000);
 
@@ -73,23 +73,27 @@ describe("a run whose weights lie in their files", () => {
     expect(answers[1]).toEqual(answers[0]!);
   });
 
-  test("may leave all that is trained in a file, too: --method full in the least memory that works gives the same model", async () => {
-    const full = { method: "full", optimizer: "adamw", learningRate: 1e-4 } as const;
-    const free = await run("full", full);
-    expect(free.start.stream).toBeNull();
-    const refusal = await run("refused", { ...full, memory: "1MiB" }).catch((error: unknown) => error);
-    expect(refusal).toBeInstanceOf(UserError);
-    const least = /the least that works is (\d+) MiB/.exec((refusal as Error).message)![1]!;
-    const tight = await run("tight", { ...full, memory: `${Number(least) + 4}MiB` });
-    expect(tight.start.stream).toMatch(
-      /of what is trained, its gradients and the optimizer's state lie in a file; .* an update reads/,
-    );
-    expect(tight.start.predictedPeak).toBeLessThan(free.start.predictedPeak);
-    expect(weightsOf("tight", "model.safetensors").equals(weightsOf("full", "model.safetensors"))).toBe(true);
-  });
+  // test/train/stream.test.ts tries the engine so in the plain suite, too.
+  slowTest(
+    "may leave all that is trained in a file, too: --method full in the least memory that works gives the same model",
+    async () => {
+      const full = { method: "full", optimizer: "adamw", learningRate: 1e-4 } as const;
+      const free = await run("full", full);
+      expect(free.start.stream).toBeNull();
+      const refusal = await run("refused", { ...full, memory: "1MiB" }).catch((error: unknown) => error);
+      expect(refusal).toBeInstanceOf(UserError);
+      const least = /the least that works is (\d+) MiB/.exec((refusal as Error).message)![1]!;
+      const tight = await run("tight", { ...full, memory: `${Number(least) + 4}MiB` });
+      expect(tight.start.stream).toMatch(
+        /of what is trained, its gradients and the optimizer's state lie in a file; .* an update reads/,
+      );
+      expect(tight.start.predictedPeak).toBeLessThan(free.start.predictedPeak);
+      expect(weightsOf("tight", "model.safetensors").equals(weightsOf("full", "model.safetensors"))).toBe(true);
+    },
+  );
 
-  const [KILLS, STEPS] = SLOW ? [8, 12] : [1, 5];
-  test(`killed at ${KILLS} random instants it goes on as if nothing had happened`, async () => {
+  const [KILLS, STEPS] = [8, 12];
+  slowTest(`killed at ${KILLS} random instants it goes on as if nothing had happened`, async () => {
     const settings = `--valid 4 --sequence-length 128 --truncate --steps ${STEPS} --save-every 1 --no-sample --resume --quantize q8 --stream all --threads 1`;
     const argsOf = (output: string) => [
       process.execPath,

@@ -84,14 +84,12 @@ describe("gradients are the same to the bit", () => {
 
 describe("memory", () => {
   test("the counted peak is within 2 % of the predicted one, for each strategy and both methods", async () => {
-    for (const tuning of [lora(0.1), { method: "full" } as const]) {
-      for (const strategy of STRATEGIES) {
-        const engine = await build(llama(9), tuning, strategy, 64);
-        gradients(engine, 64);
-        expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
-        // What the executor handed out in all covers it.
-        expect(engine.executor.reserved).toBeGreaterThanOrEqual(engine.measuredPeak);
-      }
+    for (const [strategy, tuning] of combinations(STRATEGIES, [lora(0.1), { method: "full" } as const])) {
+      const engine = await build(llama(9), tuning, strategy, 64);
+      gradients(engine, 64);
+      expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
+      // What the executor handed out in all covers it.
+      expect(engine.executor.reserved).toBeGreaterThanOrEqual(engine.measuredPeak);
     }
   });
 

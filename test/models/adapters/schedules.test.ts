@@ -8,7 +8,7 @@ import { tuningOf } from "../../../src/train/step/tuning.ts";
 import { randomCheckpoint } from "../../../bench/shapes.ts";
 import { build, closeExecutors, gradients, llama, packedBatch } from "../../support/engine.ts";
 import { relativeError } from "../../support/ops.ts";
-import { combinations } from "../../support/slow.ts";
+import { combinations, SLOW } from "../../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -58,8 +58,8 @@ const CASES: readonly (readonly [title: string, tuning: AdapterTuning, model?: t
 ];
 const RUNS: readonly (readonly [Strategy, threads: number])[] = [
   [{ name: "per-segment" }, 1],
-  [{ name: "sqrt" }, 3],
   [{ name: "revolve", slots: 2 }, 2],
+  ...(SLOW ? ([[{ name: "sqrt" }, 3]] as const) : []),
 ];
 
 const STORAGES = [
