@@ -1,8 +1,8 @@
 import type { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { merger, type MergingModel } from "./merges.ts";
 
-/** Words kept; the cache starts anew when it is full. Four times as many are slower: they no longer fit the processor's caches. */
-const CAPACITY = 50_000;
+/** Words of a generation, of which two are kept. */
+const CAPACITY = 30_000;
 /** Longer words (runs of white space, base64) are not likely to come again. */
 const LONGEST = 64;
 
@@ -53,7 +53,8 @@ export function cacheWords(tokenizer: HuggingFaceTokenizer): FastEncode | null {
   const encode = model.encode.bind(model);
   const merge = merger(model, encode);
   const { pattern, use_regex: splits } = bytes;
-  const tokensOf = remembered((word): readonly string[] => (merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word))));
+  const tokenize = (word: string): readonly string[] => (merge ? inAlphabet(word).flatMap(merge) : encode(inAlphabet(word)));
+  const tokensOf = remembered(tokenize);
   bytes.pre_tokenize_text = (text) => (splits ? (text.match(pattern!) ?? []) : [text]);
   model.encode = (words) => {
     const tokens: string[] = [];
@@ -66,7 +67,7 @@ export function cacheWords(tokenizer: HuggingFaceTokenizer): FastEncode | null {
   const idOf = (token: string): number => inner.added_tokens_map.get(token)?.id ?? model.tokens_to_ids.get(token) ?? -1;
   return fastEncode(
     inner,
-    remembered((word) => tokensOf(word).map(idOf)),
+    remembered((word) => tokenize(word).map(idOf)),
   );
 }
 

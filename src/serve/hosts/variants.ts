@@ -161,7 +161,8 @@ export function createVariants(executor: Executor, options: VariantsOptions): Va
         ([text, { model: variant, ids }]) => variant.entries !== null && variant.decoders.lacksOne(text, ids),
       );
       const isMixed = new Set(ready.map(([, { model: variant }]) => variant)).size > 1 && ready.length > options.texts / 2;
-      const mixed = isMixed ? (here.mixed ??= startMixing(here, options))?.mixed : undefined;
+      if (isMixed && here.mixed === undefined) here.mixed = startMixing(here, options);
+      const mixed = isMixed ? here.mixed?.mixed : undefined;
       const left = new Map(texts);
       const groups: Group<Variant>[] = [];
       if (mixed) {
