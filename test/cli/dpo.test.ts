@@ -45,11 +45,28 @@ const numbers = (output: string) =>
   linesOf(output).map((line) => Object.entries(line).filter(([key]) => /^(loss|log|rewards|gradientNorm)/.test(key)));
 const bytes = (output: string, file = "adapter_model.safetensors") => readFileSync(join(output, file));
 
-async function train(name: string, ...flags: string[]): Promise<string> {
-  const output = join(folder, name);
+/** What a run in a folder of this name shows on standard error. */
+async function shownBy(name: string, ...flags: string[]): Promise<string> {
   const method = flags.includes("full") ? [] : lora;
-  await ok("train", "--model", model, "--objective", "dpo", ...common, ...method, "--data", data, "--output", output, ...flags);
-  return output;
+  const where = ["--data", data, "--output", join(folder, name)];
+  const { code, stderr } = await remat([
+    "train",
+    "--model",
+    model,
+    "--objective",
+    "dpo",
+    ...common,
+    ...method,
+    ...where,
+    ...flags,
+  ]);
+  expect(`${code} ${stderr}`).toStartWith("0 ");
+  return stderr;
+}
+
+async function train(name: string, ...flags: string[]): Promise<string> {
+  await shownBy(name, ...flags);
+  return join(folder, name);
 }
 
 const kept = () => readdirSync(join(cache, "references"));
@@ -109,40 +126,13 @@ describe("train --objective dpo", () => {
 
     const part = ["--steps", "6", "--gradient-accumulation", "2", "--save-every", "2", "--valid", held];
     const output = join(folder, "part");
-    const begun = await remat([
-      "train",
-      "--model",
-      model,
-      "--objective",
-      "dpo",
-      ...common,
-      ...lora,
-      "--data",
-      data,
-      "--output",
-      output,
-      ...part,
-    ]);
-    expect(begun.code).toBe(0);
+    await train("part", ...part);
     const newest = readdirSync(join(output, "checkpoints")).find((name) => /-0*6$/.test(name))!;
     rmSync(join(output, "checkpoints", newest), { recursive: true });
     // What is kept is damaged: it is made anew, of the model as it was before training.
     for (const name of kept()) writeFileSync(join(cache, "references", name), "no numbers");
-    const args = [
-      "train",
-      "--model",
-      model,
-      "--objective",
-      "dpo",
-      ...common,
-      ...lora,
-      "--data",
-      data,
-      "--output",
-      output,
-      ...part,
-    ];
-    expect((await remat([...args, "--resume"])).stderr).toMatch(/resumed +after step 4/);
+    const shown = await shownBy("part", ...part, "--resume");
+    expect(shown).toMatch(/resumed +after step 4/);
     expect(numbers(output)).toEqual(numbers(whole));
     expect(bytes(output)).toEqual(bytes(whole));
   });

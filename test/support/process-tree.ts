@@ -22,6 +22,13 @@ export function processorSeconds(pid: number): number {
   }
 }
 
+/** Seconds of processor time that processes have used which this one has started and which have ended. */
+export function endedChildrenSeconds(): number {
+  const fields = readFileSync("/proc/self/stat", "utf8").split(") ")[1]!.split(" ");
+  // cutime and cstime; see proc(5).
+  return (Number(fields[13]) + Number(fields[14])) / 100;
+}
+
 /** The processes that a process has started and that have not ended. */
 export function childrenOf(pid: number): number[] {
   return readdirSync(`/proc/${pid}/task`).flatMap((task) =>

@@ -56,7 +56,6 @@ describe("a limit of memory that changes between steps", () => {
       const engine = await build(LLAMA, tuning, tight, tokens, where, { elastic: true, measure });
       const { least, most } = bounds(engine);
       const random = makeRandom(7);
-      const peaks: number[] = [];
       let limit = engine.resize(most).limit;
       const check = () => {
         expect(engine.recentPeak).toBeLessThanOrEqual(limit);
@@ -69,12 +68,13 @@ describe("a limit of memory that changes between steps", () => {
         const asked = Math.round(least + share * (most - least));
         limit = engine.resize(asked).limit;
         expect(limit).toBe(asked);
-        peaks.push(engine.plan.predicted.peak);
       });
       check();
       expect(trained).toEqual(reference);
-      // How much of plenty pays depends on the times that were measured.
-      expect(peaks[1]!).toBeLessThanOrEqual(peaks[2]!);
+      // How much of plenty pays depends on the times that are planned with: here on modelled ones, which are the same everywhere.
+      const modelled = await build(LLAMA, tuning, tight, tokens, where, { elastic: true });
+      const [little, plenty] = [least, most].map((bytes) => (modelled.resize(bytes), modelled.plan.predicted.peak));
+      expect(little!).toBeLessThan(0.9 * plenty!);
       expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
     });
   }
