@@ -4,7 +4,7 @@
  *
  *     bun bench/adapters.ts [threads] [rounds]
  *
- * The ways take turns, so that what else the machine does touches all of them; medians of the rounds.
+ * The ways take turns, so that what else the machine does touches all of them; medians of the rounds. Exit code 1 when a ratio is too low.
  */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -83,11 +83,17 @@ try {
       `${name.padEnd(32)}${median(all).toFixed(1)} tokens/s (${sorted[0]!.toFixed(1)} to ${sorted.at(-1)!.toFixed(1)})`,
     );
   }
-  const ratio = (a: keyof typeof ways, b: keyof typeof ways) =>
-    median(rates.get(a)!.map((rate, i) => rate / rates.get(b)![i]!)).toFixed(2);
-  console.log(`four adapters over one           ${ratio("eight over four", "eight of one adapter")}`);
-  console.log(`eight over one, of the base      ${ratio("eight of the base", "one conversation")}`);
-  console.log(`eight over one, of an adapter    ${ratio("eight of one adapter", "one, with an adapter")}`);
+  const ratio = (a: keyof typeof ways, b: keyof typeof ways) => median(rates.get(a)!.map((rate, i) => rate / rates.get(b)![i]!));
+  const checks = [
+    ["four adapters over one", ratio("eight over four", "eight of one adapter"), 0.8],
+    ["eight over one, of the base", ratio("eight of the base", "one conversation"), 2.5],
+    ["eight over one, of an adapter", ratio("eight of one adapter", "one, with an adapter"), 2.5],
+  ] as const;
+  for (const [what, reached, wanted] of checks) {
+    const isMet = reached >= wanted;
+    console.log(`${what.padEnd(32)}${reached.toFixed(2)} ${isMet ? "ok" : "MISS"} (at least ${wanted})`);
+    if (!isMet) process.exitCode = 1;
+  }
   executor.close();
   opened.close();
 } finally {

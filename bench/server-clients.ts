@@ -134,7 +134,17 @@ try {
   );
   child.kill("SIGTERM");
   console.log(`the server ended with ${await child.exited}`);
-  if ([...statuses.keys()].some((what) => what !== "200" && what !== "429")) process.exitCode = 1;
+  const isFlat = mean(memory.slice(-tenth)) <= 1.05 * mean(memory.slice(tenth, 2 * tenth));
+  const isExplained = percentile(ratios, 0.99) <= 2;
+  const isCalm = [...statuses.keys()].every((what) => what === "200" || what === "429");
+  for (const [what, holds] of [
+    ["no error but 429", isCalm],
+    ["memory is flat within 5 %", isFlat],
+    ["p99 is at most twice what the queue explains", isExplained],
+  ] as const) {
+    console.log(`${holds ? "ok  " : "MISS"} ${what}`);
+    if (!holds) process.exitCode = 1;
+  }
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

@@ -129,11 +129,15 @@ async function againstBase(
     flags,
     reading,
     signal,
-  }: { readonly flags: DeviceOptions; readonly reading: ReadWeightsOptions; readonly signal: AbortSignal | undefined },
+  }: {
+    readonly flags: DeviceOptions & { readonly objective: string };
+    readonly reading: ReadWeightsOptions;
+    readonly signal: AbortSignal | undefined;
+  },
 ): Promise<Batches> {
   if (options.adapter === null)
     throw new UserError(
-      "--objective dpo measures an adapter against its base model, and this model has none; give --adapter, or a run of LoRA",
+      `--objective ${flags.objective} measures an adapter against its base model, and this model has none; give --adapter, or a run of LoRA`,
     );
   const device = await openDevice(flags);
   try {

@@ -1,6 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseSize } from "../../src/base/bytes.ts";
+import { lockHolder } from "../../src/train/run/lock.ts";
 import { BASE } from "./box.ts";
 import { writeTinyModel } from "./cli.ts";
 import { treeBytes } from "./process-tree.ts";
@@ -96,7 +97,13 @@ export async function trainBesideAnswers(folder: string, memory: string, size: M
     // Both base models are loaded when they are asked.
     await answer(OTHER);
     await answer(BASE);
-    if (second) await answer(await modelOf(second.id));
+    if (second) {
+      // The first job stands still until the second has ended, so that it has steps left in which its limit can rise.
+      const trainer = lockHolder(join(home, "runs", disturbed.id))!;
+      process.kill(trainer, "SIGSTOP");
+      const model = await modelOf(second.id).finally(() => process.kill(trainer, "SIGCONT"));
+      await answer(model);
+    }
     await answer(await modelOf(disturbed.id));
     const alone = size.compares ? await create(size.steps) : disturbed;
     await modelOf(alone.id);
