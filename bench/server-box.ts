@@ -101,14 +101,8 @@ try {
     intermediate_size: Math.ceil((hidden * 8) / 3 / 64) * 64,
     max_position_embeddings: 1024,
   });
-  const { box, child } = await startServerProcess(
-    join(folder, "home"),
-    model,
-    "--memory",
-    values.memory,
-    "--threads",
-    values.threads,
-  );
+  const more = ["--memory", values.memory, "--threads", values.threads];
+  const { box, child } = await startServerProcess(join(folder, "home"), model, more);
   const limit = (parseSize(values.memory) as { bytes: number }).bytes;
   let most = 0;
   const sampling = setInterval(() => (most = Math.max(most, treeBytes(child.pid))), 200);

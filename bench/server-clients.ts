@@ -48,11 +48,8 @@ try {
   const names = Array.from({ length: Number(values.adapters) }, (_, i) => `adapter-${i}`);
   names.forEach((name, i) => writeRandomAdapter(executor, model, join(adapters, name), { rank: 8 }, i));
   executor.close();
-  const { child, box } = await startServerProcess(
-    join(folder, "home"),
-    model,
-    ...`--adapters ${adapters} --conversations ${PLACES} --waiting ${WAITING} --threads 2`.split(" "),
-  );
+  const more = `--adapters ${adapters} --conversations ${PLACES} --waiting ${WAITING} --threads 2`.split(" ");
+  const { child, box } = await startServerProcess(join(folder, "home"), model, more);
   const answered: Answered[] = [];
   const statuses = new Map<string, number>();
   const count = (what: string) => statuses.set(what, (statuses.get(what) ?? 0) + 1);

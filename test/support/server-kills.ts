@@ -29,7 +29,12 @@ interface ServerProcess {
 }
 
 /** Starts `remat serve --home` as a user does. */
-export async function startServerProcess(home: string, model: string, ...more: string[]): Promise<ServerProcess> {
+export async function startServerProcess(
+  home: string,
+  model: string,
+  more: readonly string[] = [],
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<ServerProcess> {
   const args = [
     "serve",
     "--home",
@@ -49,6 +54,7 @@ export async function startServerProcess(home: string, model: string, ...more: s
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
+    env,
   });
   const listening = Promise.withResolvers<string | null>();
   // Read to the end: a server whose output nobody takes would end.

@@ -1,5 +1,6 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import OpenAI from "openai";
 import { parseSize } from "../../src/base/bytes.ts";
 import { lockHolder } from "../../src/train/run/lock.ts";
 import { BASE } from "./box.ts";
@@ -70,12 +71,32 @@ export async function trainBesideAnswers(folder: string, memory: string, size: M
     intermediate_size: 3 * size.other,
   });
   const home = join(folder, "home");
-  const { box, child } = await startServerProcess(home, model, "--model", other, "--memory", memory, "--parallel", "2");
+  // Without `nice` jobs train at this process's priority: at the lowest they would hardly run beside other tests.
+  const env = { ...process.env, PATH: "" };
+  const more = ["--model", other, "--memory", memory, "--parallel", "2"];
+  const { box, child } = await startServerProcess(home, model, more, env);
   let most = 0;
   const sampling = setInterval(() => (most = Math.max(most, treeBytes(child.pid))), 100);
+  /** Asks a model, again while jobs have not given way in time: on a loaded machine a micro-batch takes long. */
   const answer = async (name: string) => {
     const messages = [{ role: "user" as const, content: "Define water." }];
-    await box.client.chat.completions.create({ model: name, messages, max_tokens: 4 });
+    for (;;) {
+      try {
+        await box.client.chat.completions.create({ model: name, messages, max_tokens: 4 });
+        return;
+      } catch (error) {
+        if (!(error instanceof OpenAI.InternalServerError && error.status === 503)) throw error;
+        await Bun.sleep(100);
+      }
+    }
+  };
+  const limitsOf = async (id: string): Promise<number[]> => {
+    const limits: number[] = [];
+    for await (const { data } of box.client.fineTuning.jobs.listEvents(id, { limit: 1000 })) {
+      const { limit } = (data ?? {}) as { limit?: number };
+      if (limit !== undefined) limits.unshift(limit);
+    }
+    return limits;
   };
   const hasBegun = (job: object) => (job as { remat: { loss: number | null } }).remat.loss !== null;
   try {
@@ -93,27 +114,25 @@ export async function trainBesideAnswers(folder: string, memory: string, size: M
     const disturbed = await create(size.steps);
     await box.until(disturbed.id, hasBegun);
     const second = size.second > 0 ? await create(size.second) : null;
-    if (second) await box.until(second.id, hasBegun);
-    // Both base models are loaded when they are asked.
-    await answer(OTHER);
-    await answer(BASE);
     if (second) {
-      // The first job stands still until the second has ended, so that it has steps left in which its limit can rise.
+      // The first job runs while it has to give way and stands still otherwise, so that it has steps left in which its limit can rise.
       const trainer = lockHolder(join(home, "runs", disturbed.id))!;
+      await box.until(second.id, ({ status }) => status === "running");
+      process.kill(trainer, "SIGSTOP");
+      await box.until(second.id, hasBegun);
+      process.kill(trainer, "SIGCONT");
+      await answer(OTHER);
       process.kill(trainer, "SIGSTOP");
       const model = await modelOf(second.id).finally(() => process.kill(trainer, "SIGCONT"));
       await answer(model);
-    }
+    } else await answer(OTHER);
+    await answer(BASE);
     await answer(await modelOf(disturbed.id));
     const alone = size.compares ? await create(size.steps) : disturbed;
     await modelOf(alone.id);
     const [bits, expected] = [disturbed, alone].map(({ id }) => bitsOf(join(home, "runs", id)));
     const hasSameBits = bits === expected;
-    const limits: number[] = [];
-    for await (const { data } of box.client.fineTuning.jobs.listEvents(disturbed.id, { limit: 1000 })) {
-      const { limit } = (data ?? {}) as { limit?: number };
-      if (limit !== undefined) limits.unshift(limit);
-    }
+    const limits = await limitsOf(disturbed.id);
     return { limit: (parseSize(memory) as { bytes: number }).bytes, most, limits, hasSameBits };
   } finally {
     clearInterval(sampling);
