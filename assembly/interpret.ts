@@ -11,6 +11,7 @@ import { gemmCommand } from "./gemm";
 import { attentionCommand, nativeAttentionCommand } from "./attention-command";
 import { elementwiseCommand } from "./elementwise";
 import { activationCommand } from "./activation";
+import { layerNormCommand } from "./layer-norm";
 import { normCommand } from "./norm";
 import { ropeCommand } from "./rope";
 import { embeddingCommand } from "./embedding";
@@ -21,6 +22,7 @@ import { optimizerCommand } from "./optimizer";
 import { nativeHeadCommand } from "./head-native";
 import { quantisedCommand } from "./quantise";
 import { magnitudeCommand } from "./magnitude";
+import { Opcode } from "./opcodes";
 
 // Offsets in the control block; what different threads write is on different cache lines.
 const EPOCH = 0; // counts programs; workers sleep on it
@@ -78,7 +80,7 @@ function dispatch(opcode: i32): void {
     case 0x1: attentionCommand(opcode); break;
     case 0x2: elementwiseCommand(opcode); break;
     case 0x3: activationCommand(opcode); break;
-    case 0x4: normCommand(opcode); break;
+    case 0x4: if (opcode < Opcode.LayerNorm) normCommand(opcode); else layerNormCommand(opcode); break;
     case 0x5: ropeCommand(opcode); break;
     case 0x6: embeddingCommand(opcode); break;
     case 0x7: reduceCommand(opcode); break;

@@ -29,9 +29,11 @@ export enum Opcode {
   GeluGrad = 0x33,
   SoftCap = 0x34,
 
-  // normalisation (norm.ts)
+  // normalisation (norm.ts, layer-norm.ts)
   RMSNorm = 0x40,
   RMSNormGrad = 0x41,
+  LayerNorm = 0x48,
+  LayerNormGrad = 0x49,
 
   // rotary positions (rope.ts)
   Rope = 0x50,

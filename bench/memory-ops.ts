@@ -20,6 +20,7 @@ import { Gelu, GeluGrad } from "../src/ops/gelu.ts";
 import { Identity } from "../src/ops/identity.ts";
 import { Lion } from "../src/ops/lion.ts";
 import { Mul } from "../src/ops/mul.ts";
+import { LayerNormalization, LayerNormGrad } from "../src/ops/layer-norm.ts";
 import { RMSNormalization, RMSNormGrad } from "../src/ops/rms-norm.ts";
 import { Sgd } from "../src/ops/sgd.ts";
 import { SumSquares } from "../src/ops/sum-squares.ts";
@@ -69,6 +70,8 @@ const CASES: readonly Case[] = [
   of(GeluGrad, [x, x], { approximate: "tanh" }, "GeluGrad tanh"),
   of(RMSNormalization, [x, scale], norm),
   of(RMSNormGrad, [x, x, scale], norm),
+  of(LayerNormalization, [x, scale, scale], norm),
+  of(LayerNormGrad, [x, x, scale], norm),
   of(ColumnSum, [x]),
   of(SumSquares, [x]),
   of(Gather, [table, ids]),

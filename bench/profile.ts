@@ -63,7 +63,9 @@ function classify({ op, product }: Entry): { group: string; flops: number } {
       return { group: "SwiGLU and its gradient", flops: 0 };
     case "RMSNormalization":
     case "RMSNormGrad":
-      return { group: "RMSNorm and its gradient", flops: 0 };
+    case "LayerNormalization":
+    case "LayerNormGrad":
+      return { group: "norms and their gradients", flops: 0 };
     case "AdamW":
     case "SumSquares":
       return { group: "clipping and AdamW", flops: 0 };

@@ -16,6 +16,7 @@ import { Gather } from "./gather.ts";
 import { Gelu, GeluGrad } from "./gelu.ts";
 import { Gemm } from "./gemm.ts";
 import { Identity } from "./identity.ts";
+import { LayerNormalization, LayerNormGrad } from "./layer-norm.ts";
 import { LinearCrossEntropy, LinearCrossEntropyGrad } from "./linear-cross-entropy.ts";
 import { Lion } from "./lion.ts";
 import { Mul } from "./mul.ts";
@@ -58,6 +59,8 @@ export const OPS = {
   Gemm,
   Identity,
   JoinColumns,
+  LayerNormalization,
+  LayerNormGrad,
   LinearCrossEntropy,
   LinearCrossEntropyGrad,
   Lion,

@@ -115,6 +115,19 @@ function scaleColumns(c: Shape | null): (TestTensor | null)[] {
   return [random(own, [13, 7]), random(own, [7]), random(own, [7], 0.1, 1), c && random(own, c)];
 }
 
+/** x, scale, bias. */
+function layerNorm(rows: number, columns: number): TestTensor[] {
+  const own = generator(24);
+  return [random(own, [rows, columns], 1, 0.5), random(own, [columns]), random(own, [columns])];
+}
+
+/** dy, x, scale, sum. */
+function layerNormGrad(rows: number, columns: number): TestTensor[] {
+  const own = generator(25);
+  const [dy, sum] = [0, 1].map(() => random(own, [rows, columns])) as [TestTensor, TestTensor];
+  return [dy, ...layerNorm(rows, columns).slice(0, 2), sum];
+}
+
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   AdafactorColumns: [
@@ -241,6 +254,14 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   JoinColumns: [
     { attrs: { groups: 1, sizes: [4, 2, 1] }, inputs: [normal(6, 4), normal(6, 2), normal(6, 1)], bound: 0 },
     { attrs: { groups: 3, sizes: [4, 2] }, inputs: [normal(6, 12), null], bound: 0 },
+  ],
+  LayerNormalization: [
+    { attrs: { axis: -1, epsilon: 1e-12 }, inputs: layerNorm(5, 67) },
+    { attrs: { axis: -1, epsilon: 1e-5 }, inputs: layerNorm(5, 67).slice(0, 2) },
+  ],
+  LayerNormGrad: [
+    { attrs: { axis: -1, epsilon: 1e-6 }, inputs: layerNormGrad(70, 19).slice(0, 3) },
+    { attrs: { axis: -1, epsilon: 1e-6 }, inputs: layerNormGrad(5, 67) },
   ],
   LinearCrossEntropy: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS, f32([1], [0.3])] },
