@@ -1,5 +1,5 @@
 /** The commands of the two attention families, by opcode. */
-import { causalAttention } from "./attention";
+import { selfAttention } from "./attention";
 import { attentionGrad } from "./attention-grad";
 import { nativeAttentionGrad } from "./attention-grad-native";
 import { nativeAttention } from "./attention-native";
@@ -10,7 +10,7 @@ export function attentionCommand(opcode: u32): void {
   switch (opcode) {
     case Opcode.AttentionGrad: attentionGrad(); break;
     case Opcode.CachedAttention: cachedAttention(); break;
-    default: causalAttention();
+    default: selfAttention();
   }
 }
 

@@ -1,12 +1,12 @@
 /**
- * Gradient of causal attention whose products and exponentials a native library computes; the formulas are in
+ * Gradient of attention whose products and exponentials a native library computes; the formulas are in
  * attention-grad.ts, tiles and rows in attention-native.ts. A task is a tile of one key head with all blocks of keys that it
  * sees. dK and dV are sums over tiles: each block of keys has a turn counter, and the tiles add to it from the last to the
  * first, so the result does not depend on who computes what, or when. Tasks are handed out in that order: the tile that
  * a task waits for is always under way.
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
-import { dot, fillUnseen, gatherRows, joinHeads, leastKey, scatterRows, splitHeads } from "./attention-native";
+import { dot, fillUnseen, gatherRows, greatestEnd, joinHeads, leastKey, scatterRows, splitHeads } from "./attention-native";
 import { COLUMN, MATRIX, NO_ADDEND, product, sessionOf, unary } from "./native";
 import { capSlope4, capSlopeOf, softCap4, softCapOf } from "./soft-cap";
 
@@ -15,7 +15,7 @@ const SPIN_ROUNDS: i32 = 20000;
 const NAP: i64 = 50000;
 
 /**
- * `NativeAttentionGrad`: pointers q, k, v, starts, out, lse, dout, dq, dk, dv, scratch; scalars phase, tokens, heads, kvHeads, dim, scale,
+ * `NativeAttentionGrad`: pointers q, k, v, starts, out, lse, dout, dq, dk, dv, scratch, ends or null; scalars phase, tokens, heads, kvHeads, dim, scale,
  * tokens of a tile, keys of a block, the sessions (two words each) of A B^T + column, exp, A^T B + C and A B + C, then the soft cap of the
  * scores (0: none) and the session of A B^T that it needs. Shapes as in the forward
  * command. Scratch: task counter and turns i32[kvHeads][blocks], 64 bytes and rounded up to 64 bytes, then K, V, dK, dV, each f32[kvHeads][tokens][dim].
@@ -58,7 +58,8 @@ export function nativeAttentionGrad(): void {
 
 /** The tile's part; K, V, dK, dV of its key head are `size` bytes apart. */
 function tileGrad(kvHead: i32, token: i32, count: i32, keys: usize, size: usize, turns: usize, turn: i32): void {
-  const starts = pointer(3), dq = pointer(7), dk = pointer(8), dv = pointer(9);
+  const starts = pointer(3), ends = pointer(11), dq = pointer(7), dk = pointer(8), dv = pointer(9);
+  const tokens = int(1);
   const heads = int(2), dim = int(4), block = int(7);
   const scores = sessionOf(int(8), int(9)), exp = sessionOf(int(10), int(11));
   const sums = sessionOf(int(12), int(13)), forward = sessionOf(int(14), int(15));
@@ -75,7 +76,7 @@ function tileGrad(kvHead: i32, token: i32, count: i32, keys: usize, size: usize,
   const minusLse = dQueries + tileBytes;
   const minusDelta = minusLse + (<usize>rows << 2);
   const p = (minusDelta + (<usize>rows << 2) + 63) & ~63;
-  const blockBytes = <usize>(rows * min(block, int(1))) << 2;
+  const blockBytes = <usize>(rows * min(block, tokens)) << 2;
   const dP = p + blockBytes;
   const slopes = dP + blockBytes;
   const cap = float(16);
@@ -90,8 +91,10 @@ function tileGrad(kvHead: i32, token: i32, count: i32, keys: usize, size: usize,
     store<f32>(minusDelta + (<usize>row << 2), -dot(o, dOut + (<usize>(row * dim) << 2), dim));
   }
 
-  const first = leastKey(starts, token, count), end = token + count;
-  for (let b = 0; b * block < end; b++) {
+  const first = leastKey(starts, token, count), end = greatestEnd(ends, token, count, tokens);
+  // Without ends, no tile behind this one in the order takes part in the blocks behind its end.
+  const visited = ends ? tokens : end;
+  for (let b = 0; b * block < visited; b++) {
     const low = max(b * block, first), high = min((b + 1) * block, end);
     const word = turns + (<usize>b << 2);
     if (low < high) {
@@ -107,7 +110,7 @@ function tileGrad(kvHead: i32, token: i32, count: i32, keys: usize, size: usize,
         }
       }
       unary(exp, p, p, rows, n);
-      fillUnseen(p, starts, token, count, group, low, high, 0);
+      fillUnseen(p, starts, ends, tokens, token, count, group, low, high, 0);
       product(scores, dOut, keys + size + at, minusDelta, dP, rows, n, dim, false, true, COLUMN);
       multiply(dP, p, rows * n);
       if (cap != 0) multiply(dP, slopes, rows * n);

@@ -1,5 +1,5 @@
 /**
- * Gradient of fused causal attention (FlashAttention-2, Dao 2023, https://arxiv.org/abs/2307.08691, algorithm 2). With
+ * Gradient of fused attention (FlashAttention-2, Dao 2023, https://arxiv.org/abs/2307.08691, algorithm 2). With
  * the scores S = scale Q K^T, P = exp(S - lse) and O = P V:
  *
  *     dV = P^T dO,  dP = dO V^T,  dS = P * (dP - delta),  delta = rowsum(dO * O),  dQ = scale dS K,  dK = scale dS^T Q
@@ -41,7 +41,7 @@ const SPIN_ROUNDS: i32 = 20000;
 const NAP: i64 = 50000;
 
 // The operands and sizes of the command in effect.
-let q: usize = 0, k: usize = 0, v: usize = 0, starts: usize = 0, dOut: usize = 0;
+let q: usize = 0, k: usize = 0, v: usize = 0, starts: usize = 0, ends: usize = 0, dOut: usize = 0;
 let dq: usize = 0, dk: usize = 0, dv: usize = 0;
 let tokens: i32 = 0, heads: i32 = 0, kvHeads: i32 = 0, dim: i32 = 0;
 let scale: f32 = 0;
@@ -64,12 +64,12 @@ function tilesOf(count: i32): i32 {
 }
 
 /**
- * `AttentionGrad`: pointers q, k, v, starts, out, lse, dout, dq, dk, dv, scratch; scalars phase, tokens, heads, kvHeads,
- * dim, scale, soft cap (0: none). Shapes as in the forward command. Phase 0 fills scratch: i32[16 + heads * tiles] rounded up to 64 bytes,
+ * `AttentionGrad`: pointers q, k, v, starts, out, lse, dout, dq, dk, dv, scratch, ends or null; scalars phase, tokens, heads,
+ * kvHeads, dim, scale, soft cap (0: none). Shapes as in the forward command. Phase 0 fills scratch: i32[16 + heads * tiles] rounded up to 64 bytes,
  * then f32[2][heads][tokens rounded up to 8]. Phase 1 computes. An output that is null is not wanted.
  */
 export function attentionGrad(): void {
-  q = pointer(0), k = pointer(1), v = pointer(2), starts = pointer(3), dOut = pointer(6);
+  q = pointer(0), k = pointer(1), v = pointer(2), starts = pointer(3), ends = pointer(11), dOut = pointer(6);
   dq = pointer(7), dk = pointer(8), dv = pointer(9);
   tokens = int(1), heads = int(2), kvHeads = int(3), dim = int(4);
   scale = float(5);
@@ -174,17 +174,19 @@ function block(kvHead: i32, key: i32, length: i32): void {
   memory.fill(dKeys, 0, 2 * <usize>length * widthBytes);
   const groups = featureGroups(dim);
 
-  for (let token = key / QUERIES * QUERIES; token < tokens; token += QUERIES) {
+  // Without ends, no query in front of a key sees it.
+  for (let token = ends ? 0 : key / QUERIES * QUERIES; token < tokens; token += QUERIES) {
     const panels = (min(QUERIES, tokens - token) + PANEL - 1) / PANEL;
-    let least = tokens;
+    let least = tokens, end = 0;
     for (let panel = 0; panel < panels; panel++) {
       const record = records + <usize>panel * PANEL_BYTES;
-      describePanel(starts, token + panel * PANEL, tokens, record);
+      describePanel(starts, ends, token + panel * PANEL, tokens, record);
       storeRange(record, key, length, ranges + (<usize>panel << 3));
       least = min(least, leastKey(record));
+      end = max(end, endKey(record));
     }
-    if (least >= key + length) continue;
-    // Blocks of keys from that of the least key on take part in this tile, in order.
+    if (least >= key + length || end <= key) continue;
+    // Blocks of keys from that of the least key to that of the last one take part in this tile, in order.
     const turn = key / length - least / length;
 
     for (let head = kvHead * group; head < (kvHead + 1) * group; head++) {

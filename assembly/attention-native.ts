@@ -1,7 +1,7 @@
 /**
- * Causal attention whose products and exponentials a native library computes. A *tile* is a few tokens with all query heads
+ * Attention whose products and exponentials a native library computes. A *tile* is a few tokens with all query heads
  * that share a key head: rows [token][head of the group], so Q, K, V are plain matrices once the heads are apart. Token t sees the keys
- * starts[t]..t of its own example.
+ * starts[t]..t of its own example, or, where there are ends, starts[t]..ends[t] - 1.
  *
  * A task is a tile of one key head. Tasks are handed out by a counter, the longest first; who computes a task does not
  * matter to its result.
@@ -15,7 +15,7 @@ const LEAST_PROBABILITY: f32 = 1e-30;
 
 /**
  * `NativeAttention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], starts i32[tokens], out like q, lse
- * [tokens, heads], scratch (64 bytes, then f32[2][kvHeads][tokens][dim]); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim,
+ * [tokens, heads], scratch (64 bytes, then f32[2][kvHeads][tokens][dim]), ends i32[tokens]; out, lse and ends may be null; scalars phase, tokens, heads, kvHeads, dim,
  * scale, tokens of a tile, the sessions (two words each) of A B^T, softmax and A B, and the soft cap of the scores (0: none). Phase 0 takes the heads of K and V apart,
  * phase 1 computes.
  */
@@ -65,6 +65,22 @@ export function firstKey(starts: usize, token: i32): i32 {
   return max(0, min(token, load<i32>(starts + (<usize>token << 2))));
 }
 
+/** The key behind the last one that a token sees; its own is seen at least. */
+// @ts-ignore: decorator
+@inline
+function endKey(ends: usize, token: i32, tokens: i32): i32 {
+  return ends ? max(token + 1, min(tokens, load<i32>(ends + (<usize>token << 2)))) : token + 1;
+}
+
+/** The key behind the last one that any of the tokens sees. */
+export function greatestEnd(ends: usize, token: i32, count: i32, tokens: i32): i32 {
+  let greatest = token + count;
+  if (ends) {
+    for (let t = token; t < token + count; t++) greatest = max(greatest, endKey(ends, t, tokens));
+  }
+  return greatest;
+}
+
 /** First key that any of the tokens sees. */
 export function leastKey(starts: usize, token: i32, count: i32): i32 {
   let least = token;
@@ -105,12 +121,12 @@ function fill(x: usize, count: i32, value: f32): void {
 
 /** Sets scores[count][group][end - first] of the keys first..end - 1 that a token does not see. */
 export function fillUnseen(
-  scores: usize, starts: usize, token: i32, count: i32, group: i32, first: i32, end: i32, value: f32,
+  scores: usize, starts: usize, ends: usize, tokens: i32, token: i32, count: i32, group: i32, first: i32, end: i32, value: f32,
 ): void {
   const rowBytes = <usize>(end - first) << 2;
   for (let t = token; t < token + count; t++) {
     const before = min(firstKey(starts, t), end) - first;
-    const behind = max(t + 1, first);
+    const behind = max(endKey(ends, t, tokens), first);
     for (let head = 0; head < group; head++) {
       fill(scores, before, value);
       fill(scores + (<usize>(behind - first) << 2), end - behind, value);
@@ -121,11 +137,12 @@ export function fillUnseen(
 
 /** The tokens token..token + count - 1 of one key head, whose keys and values are [tokens][dim]. */
 function attendTile(kvHead: i32, token: i32, count: i32, group: i32, keys: usize, values: usize): void {
-  const starts = pointer(3), out = pointer(4), lse = pointer(5);
-  const heads = int(2), dim = int(4);
+  const starts = pointer(3), ends = pointer(7), out = pointer(4), lse = pointer(5);
+  const tokens = int(1), heads = int(2), dim = int(4);
   const rows = count * group;
   const first = leastKey(starts, token, count);
-  const n = token + count - first;
+  const end = greatestEnd(ends, token, count, tokens);
+  const n = end - first;
   const width = group * dim;
   const stride = <usize>(heads * dim) << 2;
   const from = <usize>token * stride + (<usize>(kvHead * width) << 2);
@@ -139,7 +156,7 @@ function attendTile(kvHead: i32, token: i32, count: i32, group: i32, keys: usize
   product(sessionOf(int(7), int(8)), queries, keys + (<usize>(first * dim) << 2), 0, scores, rows, n, dim, false, true, NO_ADDEND);
   const cap = float(13);
   if (cap != 0) softCap(scores, scores, rows * n, cap);
-  fillUnseen(scores, starts, token, count, group, first, token + count, -f32.POSITIVE_INFINITY);
+  fillUnseen(scores, starts, ends, tokens, token, count, group, first, end, -f32.POSITIVE_INFINITY);
   const rowBytes = <usize>n << 2;
   // A token's score of itself, before the softmax overwrites it.
   for (let row = 0; row < rows; row++) {
@@ -147,7 +164,7 @@ function attendTile(kvHead: i32, token: i32, count: i32, group: i32, keys: usize
   }
   unary(sessionOf(int(9), int(10)), scores, scores, rows, n);
   // Instead of numbers next to 0, with which products are slow.
-  fillUnseen(scores, starts, token, count, group, first, token + count, 0);
+  fillUnseen(scores, starts, ends, tokens, token, count, group, first, end, 0);
   if (out) {
     product(sessionOf(int(11), int(12)), scores, values + (<usize>(first * dim) << 2), 0, results, rows, dim, n, false, false, NO_ADDEND);
     scatterRows(results, count, width, 1, out + from, stride);

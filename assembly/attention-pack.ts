@@ -175,7 +175,7 @@ export function splatFeatures(x: usize, stride: usize, first: i32, keys: i32, en
 }
 
 /** Bytes of a panel's record: see `describePanel`. */
-export const PANEL_BYTES: usize = 64;
+export const PANEL_BYTES: usize = 128;
 
 /** First key that a query sees. A token sees itself at least. */
 // @ts-ignore: decorator
@@ -184,23 +184,36 @@ function firstKey(starts: usize, token: i32): i32 {
   return max(0, min(token, load<i32>(starts + (<usize>token << 2))));
 }
 
+/** Last key that a query sees: itself, or, with `ends`, the one in front of its end. A token sees itself at least. */
+// @ts-ignore: decorator
+@inline
+function lastKey(ends: usize, token: i32, tokens: i32): i32 {
+  if (!ends) return token;
+  const last = min(token, tokens - 1);
+  return max(last, min(tokens, load<i32>(ends + (<usize>last << 2))) - 1);
+}
+
 /**
- * Which keys the 8 queries from `token` on see. Record of i32: [least first key, end, greatest first key, token] and, at
- * byte 32, the first key of each query. Queries beyond `tokens` see what the last token sees and more.
+ * Which keys the 8 queries from `token` on see; `ends` may be null. Record of i32: [least first key, end, greatest first key, least last
+ * key], at byte 32 the first key of each query, at byte 64 the last. Queries beyond `tokens` see what the last token sees, or more.
  */
-export function describePanel(starts: usize, token: i32, tokens: i32, record: usize): void {
-  let least = i32.MAX_VALUE;
-  let greatest = 0;
+export function describePanel(starts: usize, ends: usize, token: i32, tokens: i32, record: usize): void {
+  let leastFirst = i32.MAX_VALUE, leastLast = i32.MAX_VALUE;
+  let greatestFirst = 0, greatestLast = 0;
   for (let lane = 0; lane < PANEL; lane++) {
     const first = firstKey(starts, min(token + lane, tokens - 1));
-    least = min(least, first);
-    greatest = max(greatest, first);
+    const last = lastKey(ends, token + lane, tokens);
+    leastFirst = min(leastFirst, first);
+    greatestFirst = max(greatestFirst, first);
+    leastLast = min(leastLast, last);
+    greatestLast = max(greatestLast, last);
     store<i32>(record + (<usize>lane << 2), first, 32);
+    store<i32>(record + (<usize>lane << 2), last, 64);
   }
-  store<i32>(record, least);
-  store<i32>(record, min(token + PANEL, tokens), 4);
-  store<i32>(record, greatest, 8);
-  store<i32>(record, token, 12);
+  store<i32>(record, leastFirst);
+  store<i32>(record, min(greatestLast + 1, tokens), 4);
+  store<i32>(record, greatestFirst, 8);
+  store<i32>(record, leastLast, 12);
 }
 
 // @ts-ignore: decorator
@@ -235,16 +248,14 @@ export function storeRange(record: usize, key: i32, length: i32, range: usize): 
 }
 
 function maskRows(record: usize, key: i32, first: i32, end: i32, scores: usize): void {
-  const token = load<i32>(record, 12);
   const first0 = v128.load(record, 32), first1 = v128.load(record, 48);
-  const token0 = i32x4.add(i32x4.splat(token), i32x4(0, 1, 2, 3));
-  const token1 = i32x4.add(token0, i32x4.splat(4));
+  const last0 = v128.load(record, 64), last1 = v128.load(record, 80);
   const hidden = splat(-Infinity);
   for (let row = first; row < end; row++) {
     const at = scores + (<usize>row << 5);
     const index = i32x4.splat(key + row);
-    const seen0 = v128.and(i32x4.le_s(first0, index), i32x4.le_s(index, token0));
-    const seen1 = v128.and(i32x4.le_s(first1, index), i32x4.le_s(index, token1));
+    const seen0 = v128.and(i32x4.le_s(first0, index), i32x4.le_s(index, last0));
+    const seen1 = v128.and(i32x4.le_s(first1, index), i32x4.le_s(index, last1));
     v128.store(at, v128.bitselect(v128.load(at), hidden, seen0));
     v128.store(at, v128.bitselect(v128.load(at, 16), hidden, seen1), 16);
   }
@@ -254,7 +265,7 @@ function maskRows(record: usize, key: i32, first: i32, end: i32, scores: usize):
 export function mask(record: usize, key: i32, range: usize, scores: usize): void {
   const first = load<i32>(range);
   const end = load<i32>(range, 4);
-  // All 8 queries see the keys from the greatest first key to their first token.
+  // All 8 queries see the keys from the greatest first key to the least last one.
   const seenFrom = max(first, min(end, load<i32>(record, 8) - key));
   maskRows(record, key, first, seenFrom, scores);
   maskRows(record, key, max(seenFrom, min(end, load<i32>(record, 12) + 1 - key)), end, scores);

@@ -1,7 +1,7 @@
 /**
- * Fused causal attention (FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135): tiles of queries by blocks
- * of keys, softmax online, no matrix of scores in memory. Token t sees the keys starts[t]..t of its own example; what
- * no query of a panel sees is not computed.
+ * Fused attention (FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135): tiles of queries by blocks
+ * of keys, softmax online, no matrix of scores in memory. Token t sees the keys starts[t]..t of its own example, or, where
+ * there are ends, starts[t]..ends[t] - 1; what no query of a panel sees is not computed.
  *
  * Scores are held transposed, [key][8 queries]: the softmax then runs down the rows, lane by lane, and the same array is
  * the packed right-hand operand of the product with V. Scores are in units of ln 2 (the factor is part of the packed Q).
@@ -36,27 +36,27 @@ const PANELS: i32 = 24;
 
 /**
  * `Attention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], starts i32[tokens], out like q,
- * lse [tokens, heads], scratch (64 bytes); out and lse may be null; scalars phase, tokens, heads, kvHeads, dim, scale, soft cap of the
- * scores (0: none). Phase 0 prepares scratch, phase 1 computes.
+ * lse [tokens, heads], scratch (64 bytes), ends i32[tokens]; out, lse and ends may be null; scalars phase, tokens, heads, kvHeads, dim,
+ * scale, soft cap of the scores (0: none). Phase 0 prepares scratch, phase 1 computes.
  */
-export function causalAttention(): void {
+export function selfAttention(): void {
   if (int(0) == 0) {
     if (threadIndex == 0) store<i32>(pointer(6), 0);
   } else {
     const kvHeads = int(3), dim = int(4);
     attention(
-      pointer(0), pointer(1), pointer(2), <usize>(kvHeads * dim) << 2, <usize>dim << 2, pointer(3), pointer(4), pointer(5), pointer(6),
+      pointer(0), pointer(1), pointer(2), <usize>(kvHeads * dim) << 2, <usize>dim << 2, pointer(3), pointer(7), pointer(4), pointer(5), pointer(6),
       0, int(1), int(2), kvHeads, dim, float(5), float(6),
     );
   }
 }
 
 /**
- * Attention of the queries from..tokens - 1; q, starts, out and lse point to where query 0 would be. Rows of k and v are `kvStride` bytes
- * apart, heads `headStride`.
+ * Attention of the queries from..tokens - 1; q, starts, ends, out and lse point to where query 0 would be. Rows of k and v are `kvStride`
+ * bytes apart, heads `headStride`.
  */
 export function attention(
-  q: usize, k: usize, v: usize, kvStride: usize, headStride: usize, starts: usize, out: usize, lse: usize, counter: usize,
+  q: usize, k: usize, v: usize, kvStride: usize, headStride: usize, starts: usize, ends: usize, out: usize, lse: usize, counter: usize,
   from: i32, tokens: i32, heads: i32, kvHeads: i32, dim: i32, scale: f32, cap: f32,
 ): void {
   const group = heads / kvHeads;
@@ -71,10 +71,10 @@ export function attention(
     const unit = task % units;
     const kvHead = unit / chunks;
     const head = kvHead * group + unit % chunks * taskHeads;
-    // Later queries see more.
+    // Later queries see more, unless there are ends.
     const token = from + (tiles - 1 - task / units) * queries;
     attendTile(
-      q, k + <usize>kvHead * headStride, v + <usize>kvHead * headStride, kvStride, starts, out, lse, tokens, heads, dim, scale, cap,
+      q, k + <usize>kvHead * headStride, v + <usize>kvHead * headStride, kvStride, starts, ends, out, lse, tokens, heads, dim, scale, cap,
       head, min(taskHeads, (kvHead + 1) * group - head), token, (min(queries, tokens - token) + PANEL - 1) / PANEL,
     );
   }
@@ -82,7 +82,7 @@ export function attention(
 
 /** Attention of `count` heads from `head` on, of `panels` panels of queries from `token` on. `k` and `v` are their head's. */
 function attendTile(
-  q: usize, k: usize, v: usize, kStride: usize, starts: usize, out: usize, lse: usize,
+  q: usize, k: usize, v: usize, kStride: usize, starts: usize, ends: usize, out: usize, lse: usize,
   tokens: i32, heads: i32, dim: i32, scale: f32, cap: f32, head: i32, count: i32, token: i32, panels: i32,
 ): void {
   const depth = (dim + 3) & ~3;
@@ -101,13 +101,13 @@ function attendTile(
   const operand = scores + <usize>total * scoreBytes; // K or V, as splats
   const tile = operand + <usize>featureGroups(dim) * groupBytes(KEYS);
 
-  let least = tokens;
+  let least = tokens, end = 0;
   for (let panel = 0; panel < panels; panel++) {
     const record = records + <usize>panel * PANEL_BYTES;
-    describePanel(starts, token + panel * PANEL, tokens, record);
+    describePanel(starts, ends, token + panel * PANEL, tokens, record);
     least = min(least, leastKey(record));
+    end = max(end, endKey(record));
   }
-  const end = endKey(records + <usize>(panels - 1) * PANEL_BYTES);
   for (let i = 0; i < total; i++) {
     const first = token + i % panels * PANEL;
     const from = q + <usize>first * qStride + (<usize>((head + i / panels) * dim) << 2);

@@ -55,7 +55,7 @@ export function cachedAttention(): void {
     // Queries are counted from the start of the cache.
     const before = <usize>position * <usize>(heads * dim) << 2;
     attention(
-      q - before, keys, values, stride, slabBytes, starts - (<usize>position << 2), out - before, 0, pointer(10),
+      q - before, keys, values, stride, slabBytes, starts - (<usize>position << 2), 0, out - before, 0, pointer(10),
       position, position + tokens, heads, kvHeads, dim, float(6), float(7),
     );
     return;

@@ -8,7 +8,7 @@
  */
 import { GraphBuilder } from "../src/graph/builder.ts";
 import { type Attrs, byteLength, type Graph, type TensorType } from "../src/graph/types.ts";
-import { CausalAttention, CausalAttentionGrad } from "../src/ops/attention.ts";
+import { Attention, AttentionGrad } from "../src/ops/attention.ts";
 import { Gemm } from "../src/ops/gemm.ts";
 import type { OpDef } from "../src/ops/types.ts";
 import { createWasmExecutor, type WasmExecutor } from "../src/wasm/executor.ts";
@@ -78,8 +78,8 @@ function attentionWork(executor: WasmExecutor, { tokens, heads, kvHeads, dim, ex
   let pairs = 0;
   for (let t = 0; t < tokens; t++) pairs += (t % example) + 1;
   const title = `T ${tokens}${example < tokens ? ` in ${example}s` : ""}, ${heads}/${kvHeads} heads of ${dim}`;
-  const forward = graphOf(CausalAttention, inputs, attrs);
-  const backward = graphOf(CausalAttentionGrad, [...inputs, q, f32(tokens, heads), q], attrs);
+  const forward = graphOf(Attention, inputs, attrs);
+  const backward = graphOf(AttentionGrad, [...inputs, q, f32(tokens, heads), q], attrs);
   return [
     prepare(executor, `${title}, forward`, 4 * dim * heads * pairs, forward, example),
     prepare(executor, `${title}, backward`, 10 * dim * heads * pairs, backward, example),

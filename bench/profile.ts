@@ -52,9 +52,9 @@ function classify({ op, product }: Entry): { group: string; flops: number } {
       if (Math.min(m, n, k) <= RANK) return { group: "adapter products", flops };
       return { group: transB ? "frozen products, forward and replay" : "frozen products, gradient", flops };
     }
-    case "CausalAttention":
+    case "Attention":
       return { group: "attention, forward and replay", flops: 4 * scores };
-    case "CausalAttentionGrad":
+    case "AttentionGrad":
       return { group: "attention, gradient", flops: 10 * scores };
     case "LinearCrossEntropyGrad":
       return { group: "head: logits, loss, gradient", flops: 4 * tokens * vocab * hidden };

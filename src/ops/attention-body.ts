@@ -4,8 +4,8 @@ import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";
 
 /**
- * Attention and its gradient in standard operators. Queries are taken in tiles: a tile sees the keys up to its last query alone,
- * which halves the work of a long sequence and keeps its scores, [heads, tile, keys], small. The results of a tile are joined and
+ * Attention and its gradient in standard operators. Queries are taken in tiles: without ends, a tile sees the keys up to its last query
+ * alone, which halves the work of a long sequence; its scores, [heads, tile, keys], stay small. The results of a tile are joined and
  * split again: a runtime that orders nodes by outputs would otherwise compute one output of all tiles first, and keep
  * the scores of all tiles for the other outputs.
  *
@@ -23,7 +23,7 @@ export interface Sizes {
   readonly dtype: FloatType;
 }
 
-/** Settings of the scores: see `CausalAttention`. */
+/** Settings of the scores: see `Attention`. */
 export interface Scores {
   readonly scale: number;
   readonly softcap?: number;
@@ -33,24 +33,35 @@ export interface Scores {
 const TILE = 256;
 const MOST_TILES = 64;
 
-/** The queries from..to-1; they see keys 0..to-1. */
+/** The queries from..to-1; they see keys 0..keys-1 at most. */
 interface Tile {
   readonly from: number;
   readonly to: number;
+  readonly keys: number;
 }
 
-function tilesOf(tokens: number): Tile[] {
+/** Names of the inputs that say what each token sees: without `ends`, nothing behind it. */
+interface Seen {
+  readonly starts: string;
+  readonly ends: string | undefined;
+}
+
+function tilesOf(tokens: number, { ends }: Seen): Tile[] {
   const size = Math.max(TILE, Math.ceil(tokens / MOST_TILES));
   const count = Math.max(1, Math.ceil(tokens / size));
-  return Array.from({ length: count }, (_, i) => ({ from: i * size, to: Math.min((i + 1) * size, tokens) }));
+  return Array.from({ length: count }, (_, i) => {
+    const to = Math.min((i + 1) * size, tokens);
+    return { from: i * size, to, keys: ends === undefined ? to : tokens };
+  });
 }
 
 export function attentionBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {
-  const [q, k, v, starts] = inputs as [string, string, string, string];
+  const [q, k, v, starts, ends] = inputs as [string, string, string, string, string?];
   const { dtype } = sizes;
-  const tiles = tilesOf(sizes.tokens).map((tile) => {
-    const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
-    const scores = maskedScores(body, q, keys(k), starts, tile, sizes, kind).scores;
+  const seen: Seen = { starts, ends: ends || undefined };
+  const tiles = tilesOf(sizes.tokens, seen).map((tile) => {
+    const keys = (x: string) => rows(body, x, 0, tile.keys, sizes);
+    const scores = maskedScores(body, q, keys(k), seen, tile, sizes, kind).scores;
     const greatest = body.op("ReduceMax", [scores, body.ints([3])], { keepdims: 1 });
     const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
     const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
@@ -65,15 +76,16 @@ export function attentionBody(body: BodyBuilder, inputs: readonly string[], size
 }
 
 export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {
-  const [q, k, v, starts, out, lse, dOut] = inputs as [string, string, string, string, string, string, string];
+  const [q, k, v, starts, out, lse, dOut, ends] = inputs as [string, string, string, string, string, string, string, string?];
   const { dtype } = sizes;
   const keyWidth = sizes.kvHeads * sizes.dim;
   const product = (a: string, b: string) => widen(body, body.op("MatMul", [a, b]), dtype);
-  const tiles = tilesOf(sizes.tokens).map((tile) => {
-    const keys = (x: string) => rows(body, x, 0, tile.to, sizes);
+  const seen: Seen = { starts, ends: ends || undefined };
+  const tiles = tilesOf(sizes.tokens, seen).map((tile) => {
+    const keys = (x: string) => rows(body, x, 0, tile.keys, sizes);
     const queries = (x: string, dim = sizes.dim) => splitHeads(body, rows(body, x, tile.from, tile.to, sizes), { ...sizes, dim });
     const keyHeads = (x: string) => splitHeads(body, keys(x), keySizes(sizes));
-    const { scores, slope } = maskedScores(body, q, keys(k), starts, tile, sizes, kind);
+    const { scores, slope } = maskedScores(body, q, keys(k), seen, tile, sizes, kind);
     const p = body.op("Exp", [body.op("Sub", [scores, queries(lse, 1)])]);
     const dOutHeads = queries(dOut);
     const agreement = body.op("Mul", [widen(body, dOutHeads, dtype), widen(body, queries(out), dtype)]);
@@ -91,18 +103,18 @@ export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], 
     const width = divisor(queryWidth, 2 * keyWidth);
     const slim = [joinHeads(body, dQ, sizes), dKeys].map((x) => body.op("Reshape", [x, body.ints([-1, width])]));
     const bundle = body.op("Concat", slim, { axis: 0 });
-    const split = body.ints([((tile.to - tile.from) * queryWidth) / width, (tile.to * 2 * keyWidth) / width]);
+    const split = body.ints([((tile.to - tile.from) * queryWidth) / width, (tile.keys * 2 * keyWidth) / width]);
     const [first, second] = body.ops("Split", [bundle, split], { axis: 0 }, 2);
     return {
-      to: tile.to,
+      seen: tile.keys,
       dQ: body.op("Reshape", [first!, body.ints([-1, queryWidth])]),
       dKeys: body.op("Reshape", [second!, body.ints([-1, 2 * keyWidth])]),
     };
   });
-  const sum = tiles.reduceRight<string | null>((sum, { to, dKeys }) => {
+  const sum = tiles.reduceRight<string | null>((sum, { seen, dKeys }) => {
     if (sum === null) return dKeys;
-    const seen = body.op("Add", [rows(body, sum, 0, to, sizes), dKeys]);
-    return concat(body, [seen, rows(body, sum, to, sizes.tokens, sizes)]);
+    const added = body.op("Add", [rows(body, sum, 0, seen, sizes), dKeys]);
+    return seen === sizes.tokens ? added : concat(body, [added, rows(body, sum, seen, sizes.tokens, sizes)]);
   }, null)!;
   const dQ = concat(
     body,
@@ -150,26 +162,33 @@ function transpose(body: BodyBuilder, x: string): string {
 }
 
 /**
- * scale q k^T of a tile, capped, with -infinity where a token does not attend: [kvHeads, group, to - from, to], and the
- * derivative of the cap, if there is one. `k` has rows 0..to-1.
+ * scale q k^T of a tile, capped, with -infinity where a token does not attend: [kvHeads, group, to - from, keys], and the
+ * derivative of the cap, if there is one. `k` has rows 0..keys-1.
  */
 function maskedScores(
   body: BodyBuilder,
   q: string,
   k: string,
-  starts: string,
-  { from, to }: Tile,
+  { starts, ends }: Seen,
+  { from, to, keys: count }: Tile,
   sizes: Sizes,
   { scale, softcap }: Scores,
 ): { scores: string; slope: string | null } {
-  const range = (first: number) => body.op("Range", [body.scalar(first, "i32"), body.scalar(to, "i32"), body.scalar(1, "i32")]);
+  const range = (first: number, end: number) =>
+    body.op("Range", [body.scalar(first, "i32"), body.scalar(end, "i32"), body.scalar(1, "i32")]);
   const column = (x: string) => body.op("Unsqueeze", [x, body.ints([1])]);
   const factor = body.scalar(Math.fround(scale), sizes.dtype);
   const scaled = body.op("Mul", [splitHeads(body, rows(body, q, from, to, sizes), sizes), factor]);
   const products = widen(body, body.op("MatMul", [scaled, transpose(body, splitHeads(body, k, keySizes(sizes)))]), sizes.dtype);
   const { capped, slope } = softCapBody(body, products, softcap);
-  const keys = range(0);
-  const notBefore = body.op("LessOrEqual", [column(rows(body, starts, from, to, sizes)), keys]);
-  const seen = body.op("And", [notBefore, body.op("LessOrEqual", [keys, column(range(from))])]);
+  const keys = range(0, count);
+  const ofTile = (x: string) => column(rows(body, x, from, to, sizes));
+  const notBefore = body.op("LessOrEqual", [ofTile(starts), keys]);
+  // There is no Less for i32 on CUDA: it is not the case that the end is at or in front of the key.
+  const notBehind =
+    ends === undefined
+      ? body.op("LessOrEqual", [keys, column(range(from, to))])
+      : body.op("Not", [body.op("LessOrEqual", [ofTile(ends), keys])]);
+  const seen = body.op("And", [notBefore, notBehind]);
   return { scores: body.op("Where", [seen, capped, body.scalar(-Infinity)]), slope };
 }

@@ -26,6 +26,7 @@ const PANEL = 8;
 function checkSizes(
   op: string,
   [q, k, v, starts]: readonly (TensorType | null)[],
+  ends: TensorType | null | undefined,
   { heads, kvHeads, scale, softcap }: AttentionAttrs,
 ): Sizes {
   const tokens = q?.shape[0] ?? 0;
@@ -36,8 +37,9 @@ function checkSizes(
   const expected = `floats q [T, ${heads} * dim], k and v [T, ${kvHeads} * dim], ${kvHeads} a divisor of ${heads}`;
   expectShape(op, expected, fits, q, k, v);
   expectShape(op, `an even head dimension of at most ${MAX_HEAD_DIM}`, dim % 2 === 0 && dim > 0 && dim <= MAX_HEAD_DIM, q);
-  const startsFit = starts?.dtype === "i32" && starts.shape.length === 1 && starts.shape[0] === tokens;
-  expectShape(op, `starts of type i32[${tokens}]`, startsFit, starts);
+  const places: TensorType = { dtype: "i32", shape: [tokens] };
+  const placesFit = !!starts && sameType(starts, places) && (!ends || sameType(ends, places));
+  expectShape(op, `starts and ends of type i32[${tokens}]`, placesFit, starts, ends);
   if (!Number.isFinite(scale)) throw new Error(`${op}: expected a finite scale; got ${scale}`);
   expectCap(op, softcap);
   return sizesOf([q!], { heads, kvHeads });
@@ -49,46 +51,47 @@ function sizesOf([q]: readonly (TensorType | null)[], { heads, kvHeads }: Pick<A
 }
 
 /**
- * `CausalAttention(q, k, v, starts) -> out, lse`: token t attends to the tokens starts[t]..t, head by head:
- * S = scale q k^T (capped, with `softcap`), lse = log sum exp S, out = exp(S - lse) v.
- * q and out are [T, heads * dim], k and v [T, kvHeads * dim], of one float type; lse f32 [T, heads] (natural logarithm), starts
- * i32[T] with 0 <= starts[t] <= t.
+ * `Attention(q, k, v, starts, ends?) -> out, lse`: token t attends to the tokens starts[t]..t, or, where `ends` is given, to
+ * starts[t]..ends[t] - 1, head by head: S = scale q k^T (capped, with `softcap`), lse = log sum exp S, out = exp(S - lse) v.
+ * q and out are [T, heads * dim], k and v [T, kvHeads * dim], of one float type; lse f32 [T, heads] (natural logarithm), starts and ends
+ * i32[T] with 0 <= starts[t] <= t < ends[t] <= T.
  */
-export const CausalAttention = defineOp<AttentionAttrs>({
-  name: "CausalAttention",
+export const Attention = defineOp<AttentionAttrs>({
+  name: "Attention",
   domain: "remat",
   cost: "compute",
   infer(inputs, attrs) {
-    const { tokens, heads } = checkSizes("CausalAttention", inputs, attrs);
+    const { tokens, heads } = checkSizes("Attention", inputs, inputs[4], attrs);
     return [inputs[0]!, { dtype: "f32", shape: [tokens, heads] }];
   },
   gradient(ctx) {
-    if (ctx.grad(1)) throw new Error("CausalAttention: the log-sum-exp has no gradient rule");
+    if (ctx.grad(1)) throw new Error("Attention: the log-sum-exp has no gradient rule");
     const forward = [0, 1, 2, 3].map((i) => ctx.input(i));
-    const inputs = [...forward, ctx.output(0), ctx.output(1), ctx.grad(0)!];
-    return [...ctx.builder.node(CausalAttentionGrad, inputs, ctx.attrs), null];
+    const ends = ctx.input(4) === "" ? [] : [ctx.input(4)];
+    const inputs = [...forward, ctx.output(0), ctx.output(1), ctx.grad(0)!, ...ends];
+    return [...ctx.builder.node(AttentionGrad, inputs, ctx.attrs), null, null];
   },
   body: (body, inputs, types, attrs) => attentionBody(body, inputs, sizesOf(types, attrs), attrs),
   lower(e) {
     const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), ...[0, 1].map((i) => (e.used(i) ? e.output(i) : null))];
-    if (emitNativeAttention(e, sizesOf([e.type(e.input(0)!)], e.attrs), e.attrs, operands)) return;
-    emitPhases(e, Opcode.Attention, [...operands, e.scratch(64)]);
+    if (emitNativeAttention(e, sizesOf([e.type(e.input(0)!)], e.attrs), e.attrs, operands, e.input(4))) return;
+    emitPhases(e, Opcode.Attention, [...operands, e.scratch(64), e.input(4)]);
   },
   narrow: [0, 1, 2],
 });
 
 /**
- * `CausalAttentionGrad(q, k, v, starts, out, lse, dout) -> dq, dk, dv`. With P = exp(scale q k^T - lse) and
+ * `AttentionGrad(q, k, v, starts, out, lse, dout, ends?) -> dq, dk, dv`. With P = exp(scale q k^T - lse) and
  * delta = rowsum(dout * out): dS = P * (dout v^T - delta) (times 1 - (S / softcap)^2, S the capped scores), dq = scale dS k, dk = scale dS^T q, dv = P^T dout; dk and dv
  * are sums over the query heads of a key head.
  */
-export const CausalAttentionGrad = defineOp<AttentionAttrs>({
-  name: "CausalAttentionGrad",
+export const AttentionGrad = defineOp<AttentionAttrs>({
+  name: "AttentionGrad",
   domain: "remat",
   cost: "compute",
   infer(inputs, attrs) {
     const [q, k, v, , out, lse, dOut] = inputs;
-    const { tokens, heads } = checkSizes("CausalAttentionGrad", inputs, attrs);
+    const { tokens, heads } = checkSizes("AttentionGrad", inputs, inputs[7], attrs);
     const fits =
       !!out &&
       !!lse &&
@@ -96,7 +99,7 @@ export const CausalAttentionGrad = defineOp<AttentionAttrs>({
       sameType(out, q!) &&
       sameType(dOut, q!) &&
       sameType(lse, { dtype: "f32", shape: [tokens, heads] });
-    expectShape("CausalAttentionGrad", `out and dout of the type of q, lse f32[${tokens}, ${heads}]`, fits, out, lse, dOut);
+    expectShape("AttentionGrad", `out and dout of the type of q, lse f32[${tokens}, ${heads}]`, fits, out, lse, dOut);
     return [q!, k!, v!];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
@@ -105,14 +108,15 @@ export const CausalAttentionGrad = defineOp<AttentionAttrs>({
     const sizes = sizesOf([e.type(e.input(0)!)], e.attrs);
     const inputs = [0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i));
     const wanted = [0, 1, 2].map((i) => (e.used(i) ? e.output(i) : null));
-    if (emitNativeAttentionGrad(e, sizes, e.attrs, [...inputs, ...wanted])) return;
+    const ends = e.input(7);
+    if (emitNativeAttentionGrad(e, sizes, e.attrs, [...inputs, ...wanted], ends)) return;
     const { tokens, heads } = sizes;
     const turns = Math.ceil((heads * Math.ceil(tokens / TILE) * 4) / 64) * 64;
     const rows = heads * Math.ceil(tokens / PANEL) * PANEL * 4;
     const scratch = e.scratch(64 + turns + 2 * rows);
     // dq is where blocks of keys add up, so it is written even if nobody wants it.
     const dQ = wanted[0] ?? e.scratch(tokens * e.type(e.input(0)!).shape[1]! * 4);
-    emitPhases(e, Opcode.AttentionGrad, [...inputs, dQ, wanted[1]!, wanted[2]!, scratch]);
+    emitPhases(e, Opcode.AttentionGrad, [...inputs, dQ, wanted[1]!, wanted[2]!, scratch, ends]);
   },
   narrow: [0, 1, 2, 4, 6],
 });

@@ -10,7 +10,7 @@ type CachedAttentionAttrs = {
   readonly kvHeads: number;
   /** Factor of the scores, rounded to f32; as a rule 1 / sqrt(head dimension). */
   readonly scale: number;
-  /** As in `CausalAttention`. */
+  /** As in `Attention`. */
   readonly softcap?: number;
 };
 
@@ -29,7 +29,7 @@ function sizesOf(types: readonly (TensorType | null | undefined)[], { heads, kvH
  * `CachedAttention(q, k, v, keys, values, starts, position) -> out, keys', values'`: attention of new tokens to caches that take in their
  * keys and values first. q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], caches [texts * kvHeads, size, dim], starts i32[T],
  * position i32[texts]. With one text token i comes to position + i of it; with as many texts as tokens it comes to position[i] of text i. There
- * it attends to what its text has from starts[i] up to itself, as in `CausalAttention`. Rows of the caches that no token sees must
+ * it attends to what its text has from starts[i] up to itself, as in `Attention`. Rows of the caches that no token sees must
  * be finite.
  */
 export const CachedAttention = defineOp<CachedAttentionAttrs>({
@@ -73,7 +73,7 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
     );
     return [q!, keys!, values!];
   },
-  gradient: notDifferentiable("it overwrites its caches; training attends within the micro-batch (CausalAttention)"),
+  gradient: notDifferentiable("it overwrites its caches; training attends within the micro-batch (Attention)"),
   body: (body, inputs, types, attrs) => cachedAttentionBody(body, inputs, sizesOf(types, attrs), attrs),
   lower(e) {
     const types = [0, 1, 2, 3, 4, 5, 6].map((i) => e.type(e.input(i)!));

@@ -5,7 +5,7 @@ import { AdamW } from "./adamw.ts";
 import { AdamW8bit } from "./adamw-8bit.ts";
 import { Add } from "./add.ts";
 import { Affine } from "./affine.ts";
-import { CausalAttention, CausalAttentionGrad } from "./attention.ts";
+import { Attention, AttentionGrad } from "./attention.ts";
 import { CachedAttention } from "./cached-attention.ts";
 import { Cast } from "./cast.ts";
 import { ColumnSum } from "./column-sum.ts";
@@ -45,10 +45,10 @@ export const OPS = {
   AdamW8bit,
   Add,
   Affine,
+  Attention,
+  AttentionGrad,
   CachedAttention,
   Cast,
-  CausalAttention,
-  CausalAttentionGrad,
   ColumnDot,
   ColumnSum,
   Dequantize,

@@ -24,10 +24,11 @@ function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
   switch (node.op) {
     case "Gemm":
       return 2 * elements(typeOf(graph, node.outputs[0]!).shape) * shape(0)[node.attrs["transA"] ? 0 : 1]!;
-    case "CausalAttention":
-      return 2 * rows() * size(0);
-    case "CausalAttentionGrad":
-      return 5 * rows() * size(0);
+    // Without ends, tokens see half of the others.
+    case "Attention":
+      return (node.inputs[4] ? 4 : 2) * rows() * size(0);
+    case "AttentionGrad":
+      return (node.inputs[7] ? 10 : 5) * rows() * size(0);
     case "LinearCrossEntropy":
     case "TokenCrossEntropy":
       return 2 * rows() * size(1);

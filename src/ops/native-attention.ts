@@ -38,12 +38,13 @@ export function tileTokens({ tokens, heads, kvHeads, dim }: AttentionSizes, keys
   return tokens >= LEAST_TOKENS && tile * group >= LEAST_ROWS && floats <= SCRATCH ? tile : null;
 }
 
-/** Emits the forward command; false: not here. Operands: q, k, v, starts, out, lse. */
+/** Emits the forward command; false: not here. Operands: q, k, v, starts, out, lse; `ends` may be null. */
 export function emitNativeAttention(
   e: Pick<KernelEmitter, "emit" | "scratch" | "native">,
   sizes: AttentionSizes,
   { scale, softcap = 0 }: Scores,
   operands: readonly Operand[],
+  ends: Operand,
 ): boolean {
   const { tokens, heads, kvHeads, dim } = sizes;
   const tile = tileTokens(sizes, tokens);
@@ -62,17 +63,18 @@ export function emitNativeAttention(
       ...sessions.flatMap(sessionWords),
       { f32: softcap },
     ];
-    e.emit(Opcode.NativeAttention, [...operands, scratch], scalars);
+    e.emit(Opcode.NativeAttention, [...operands, scratch, ends], scalars);
   }
   return true;
 }
 
-/** Emits the commands of the gradient; false: not here. Operands: q, k, v, starts, out, lse, dout, dq, dk, dv. */
+/** Emits the commands of the gradient; false: not here. Operands: q, k, v, starts, out, lse, dout, dq, dk, dv; `ends` may be null. */
 export function emitNativeAttentionGrad(
   e: Pick<KernelEmitter, "emit" | "scratch" | "native">,
   sizes: AttentionSizes,
   { scale, softcap = 0 }: Scores,
   operands: readonly Operand[],
+  ends: Operand,
 ): boolean {
   const { tokens, heads, kvHeads, dim } = sizes;
   const tile = tileTokens(sizes, BLOCK, softcap === 0 ? 2 : 3);
@@ -88,7 +90,7 @@ export function emitNativeAttentionGrad(
   const cap = [{ f32: softcap }, ...sessionWords(softcap === 0 ? 0 : product(e.native, false, true, "none"))];
   for (const phase of [0, 1, 2]) {
     const scalars = [phase, tokens, heads, kvHeads, dim, { f32: scale }, tile, BLOCK, ...sessions, ...cap];
-    e.emit(Opcode.NativeAttentionGrad, [...operands, scratch], scalars);
+    e.emit(Opcode.NativeAttentionGrad, [...operands, scratch, ends], scalars);
   }
   return true;
 }

@@ -23,7 +23,7 @@ export const SoftCap = defineOp<SoftCapAttrs>({
     expectShape("SoftCap", "an f32 tensor", x?.dtype === "f32", x);
     return [x!];
   },
-  gradient: notDifferentiable("training has the cap within CausalAttention and LinearCrossEntropy"),
+  gradient: notDifferentiable("training has the cap within Attention and LinearCrossEntropy"),
   body: (body, [x], _types, { softcap }) => [softCapBody(body, x!, softcap).capped],
   lower(e) {
     const n = elements(e.type(e.output(0)).shape);

@@ -35,6 +35,8 @@ const FACTORED = f32([5], [0.01, 0.1, 0.7, 0.3, 0.02]);
 const STARTS = i32([13], [0, 0, 0, 0, 4, 4, 4, 7, 7, 7, 7, 11, 12]);
 /** Labels of 17 classes; -100 is no label. */
 const LABELS = i32([13], [3, -100, 16, 0, 5, -100, -100, 8, 8, 11, 2, 15, -100]);
+/** The same examples seen to both sides. */
+const ENDS = i32([13], [4, 4, 4, 4, 7, 7, 7, 11, 11, 11, 11, 12, 13]);
 /** Logits of 36 MB: more than one chunk. */
 const CHUNKED = [normal(451, 3), normal(20011, 3), below(451, 20011), f32([1], [0.01])];
 const attention = { heads: 6, kvHeads: 2, scale: 1 / Math.sqrt(10) };
@@ -45,6 +47,11 @@ const LONG_STARTS = i32(
   [LONG],
   Array.from({ length: LONG }, (_, t) => (t < 300 ? 0 : 300)),
 );
+const LONG_ENDS = i32(
+  [LONG],
+  Array.from({ length: LONG }, (_, t) => (t < 300 ? 300 : LONG)),
+);
+const LONG_LSE = f32([LONG, 2], Array<number>(LONG * 2).fill(6.5));
 const short = { heads: 2, kvHeads: 1, scale: 0.7 };
 
 /** log sum exp of 6 heads over 13 tokens that goes with any queries and keys: large enough that no power overflows. */
@@ -72,6 +79,13 @@ function cappedAttention(): TestTensor[] {
   const own = generator(14);
   const [q, out, dOut] = [0, 1, 2].map(() => random(own, [13, 60])) as [TestTensor, TestTensor, TestTensor];
   return [q, random(own, [13, 20]), random(own, [13, 20]), STARTS, out, lse, dOut];
+}
+
+/** q, k, v, starts, and with them the results of attention, which a gradient takes. */
+function longAttention(): TestTensor[] {
+  const own = generator(26);
+  const [q, out, dOut] = [0, 1, 2].map(() => random(own, [LONG, 4])) as [TestTensor, TestTensor, TestTensor];
+  return [q, random(own, [LONG, 2]), random(own, [LONG, 2]), LONG_STARTS, out, LONG_LSE, dOut];
 }
 
 function cappedHead(): TestTensor[] {
@@ -191,12 +205,14 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "bf16")], bound: 0 },
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "f16")], bound: 0 },
   ],
-  CausalAttention: [
+  Attention: [
     { attrs: attention, inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS] },
     { attrs: short, inputs: [normal(LONG, 4), normal(LONG, 2), normal(LONG, 2), LONG_STARTS] },
     { attrs: { ...attention, softcap: 1.5 }, inputs: cappedAttention().slice(0, 4) },
+    { attrs: attention, inputs: [...cappedAttention().slice(0, 4), ENDS] },
+    { attrs: short, inputs: [...longAttention().slice(0, 4), LONG_ENDS] },
   ],
-  CausalAttentionGrad: [
+  AttentionGrad: [
     {
       attrs: attention,
       inputs: [normal(13, 60), normal(13, 20), normal(13, 20), STARTS, normal(13, 60), lse, normal(13, 60)],
@@ -214,6 +230,8 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
       ],
     },
     { attrs: { ...attention, softcap: 1.5 }, inputs: cappedAttention() },
+    { attrs: { ...attention, softcap: 1.5 }, inputs: [...cappedAttention(), ENDS] },
+    { attrs: short, inputs: [...longAttention(), LONG_ENDS] },
   ],
   ColumnDot: [
     { attrs: {}, inputs: columnDot() },

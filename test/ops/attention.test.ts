@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { differentiate } from "../../src/autodiff/differentiate.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
-import { CausalAttention, CausalAttentionGrad } from "../../src/ops/attention.ts";
+import { Attention, AttentionGrad } from "../../src/ops/attention.ts";
 import {
   checkForward,
   expectSameBits,
@@ -25,6 +25,8 @@ interface Case {
   readonly kvHeads: number;
   readonly dim: number;
   readonly starts: readonly number[];
+  /** Absent: no token sees what is behind it. */
+  readonly ends?: readonly number[];
   /** Standard deviation of the queries. */
   readonly deviation?: number;
   readonly softcap?: number;
@@ -38,7 +40,7 @@ interface Grads {
 
 /** The definition, row by row, in float64. */
 function attend(
-  { tokens, heads, kvHeads, dim, starts, softcap }: Case,
+  { tokens, heads, kvHeads, dim, starts, ends, softcap }: Case,
   scale: number,
   q: Float64Array,
   k: Float64Array,
@@ -54,7 +56,7 @@ function attend(
     const kvHead = Math.floor((h * kvHeads) / heads);
     const keyOf = (j: number): number => (j * kvHeads + kvHead) * dim;
     const scores: number[] = [];
-    for (let j = starts[t]!; j <= t; j++) {
+    for (let j = starts[t]!; j < (ends?.[t] ?? t + 1); j++) {
       let score = 0;
       for (let i = 0; i < dim; i++) score += q[row + i]! * k[keyOf(j) + i]!;
       scores.push(score * scale);
@@ -108,13 +110,30 @@ const padding = (count: number): number[] => Array.from({ length: count }, () =>
 const windowed = (tokens: number, window: number): number[] =>
   Array.from({ length: tokens }, (_, t) => Math.max(0, t - window + 1));
 
-function tensors({ tokens, heads, kvHeads, dim, starts, deviation = 1 }: Case, seed = 1) {
+/** The tokens that see all of their example. */
+function both(...lengths: readonly number[]): Pick<Case, "tokens" | "starts" | "ends"> {
+  const starts = packed(...lengths);
+  const ends = starts.map((start) => start + starts.filter((other) => other === start).length);
+  return { tokens: starts.length, starts, ends };
+}
+
+/** The same, no farther than `reach` tokens to both sides. */
+function local(reach: number, ...lengths: readonly number[]): Pick<Case, "tokens" | "starts" | "ends"> {
+  const { tokens, starts, ends } = both(...lengths);
+  return {
+    tokens,
+    starts: starts.map((start, t) => Math.max(start, t - reach)),
+    ends: ends!.map((end, t) => Math.min(end, t + reach + 1)),
+  };
+}
+
+function tensors({ tokens, heads, kvHeads, dim, starts, ends, deviation = 1 }: Case, seed = 1) {
   const rng = generator(seed);
   const q = random(rng, [tokens, heads * dim], deviation);
   const k = random(rng, [tokens, kvHeads * dim]);
   const v = random(rng, [tokens, kvHeads * dim], 1, 0.5);
   const dOut = random(rng, [tokens, heads * dim]);
-  return { q, k, v, starts: i32([tokens], starts), dOut };
+  return { q, k, v, starts: i32([tokens], starts), ends: ends === undefined ? [] : [i32([tokens], ends)], dOut };
 }
 
 const attrsOf = ({ heads, kvHeads, dim, softcap }: Case) => ({
@@ -128,22 +147,22 @@ const attrsOf = ({ heads, kvHeads, dim, softcap }: Case) => ({
 async function check(sizes: Case, bound: number): Promise<void> {
   const attrs = attrsOf(sizes);
   const scale = Math.fround(attrs.scale);
-  const { q, k, v, starts, dOut } = tensors(sizes);
+  const { q, k, v, starts, ends, dOut } = tensors(sizes);
   const exact = attend(sizes, scale, toFloat64(q), toFloat64(k), toFloat64(v));
   const inputs = [q, k, v, starts];
-  await checkForward({ op: CausalAttention, inputs, attrs, reference: () => [exact.out, exact.lse], bound });
+  await checkForward({ op: Attention, inputs: [...inputs, ...ends], attrs, reference: () => [exact.out, exact.lse], bound });
 
   const residuals = [f32(q.shape, exact.out), f32([sizes.tokens, sizes.heads], exact.lse), dOut];
   const { dQ, dK, dV } = exact.gradient(toFloat64(dOut));
-  const gradInputs = [...inputs, ...residuals];
+  const gradInputs = [...inputs, ...residuals, ...ends];
   const grads = await checkForward({
-    op: CausalAttentionGrad,
+    op: AttentionGrad,
     inputs: gradInputs,
     attrs,
     reference: () => [dQ, dK, dV],
     bound: 2 * bound,
   });
-  expectSameBits("3 threads", await runWasm(CausalAttentionGrad, gradInputs, attrs, { threads: 3 }), grads);
+  expectSameBits("3 threads", await runWasm(AttentionGrad, gradInputs, attrs, { threads: 3 }), grads);
 }
 
 const CASES: readonly Case[] = [
@@ -164,43 +183,68 @@ const CASES: readonly Case[] = [
   { tokens: 259, heads: 4, kvHeads: 2, dim: 18, starts: windowed(259, 100), softcap: 50 },
   { tokens: 131, heads: 4, kvHeads: 2, dim: 80, starts: packed(40, 1, 60, 30), softcap: 0.7, deviation: 2 },
   { tokens: 90, heads: 2, kvHeads: 1, dim: 256, starts: packed(45, ...padding(45)), softcap: 3 },
+  { ...both(1), heads: 1, kvHeads: 1, dim: 2 },
+  { ...both(3, 4), heads: 3, kvHeads: 3, dim: 10 },
+  { ...both(97), heads: 2, kvHeads: 2, dim: 64 },
+  { ...both(300), heads: 3, kvHeads: 3, dim: 32 },
+  { ...both(40, 1, 60, 30, 100), heads: 4, kvHeads: 2, dim: 80 },
+  { ...both(70, ...padding(60)), heads: 2, kvHeads: 2, dim: 24 },
+  { ...both(60), heads: 2, kvHeads: 1, dim: 512 },
+  { ...local(20, 259), heads: 2, kvHeads: 2, dim: 18 },
+  { ...local(64, 100, 1, 200), heads: 4, kvHeads: 2, dim: 12 },
+  { ...local(7, 90, ...padding(45)), heads: 2, kvHeads: 1, dim: 256, softcap: 3 },
+  // What is seen need not be seen by turns.
+  {
+    tokens: 200,
+    heads: 2,
+    kvHeads: 1,
+    dim: 8,
+    starts: whole(200),
+    ends: Array.from({ length: 200 }, (_, t) => Math.max(t + 1, 150 - t)),
+  },
 ];
 
-describe("CausalAttention and its gradient: relative error < 1e-6 and < 2e-6, the same bits with 1, 2 and 3 threads", () => {
+describe("Attention and its gradient: relative error < 1e-6 and < 2e-6, the same bits with 1, 2 and 3 threads", () => {
   for (const sizes of CASES) {
-    const { tokens, heads, kvHeads, dim, starts, softcap } = sizes;
-    const examples = new Set(starts).size;
+    const { tokens, heads, kvHeads, dim, starts, ends, softcap } = sizes;
+    const seen = `${new Set(starts).size} first keys${ends ? ` and ${new Set(ends).size} ends` : ""}`;
     const cap = softcap === undefined ? "" : `, capped at ${softcap}`;
-    test(`${tokens} tokens, ${heads}/${kvHeads} heads of ${dim}, ${examples} first keys${cap}`, () => check(sizes, 1e-6));
+    test(`${tokens} tokens, ${heads}/${kvHeads} heads of ${dim}, ${seen}${cap}`, () => check(sizes, 1e-6));
   }
 
   test("random packings", async () => {
     const rng = generator(5);
     for (let i = 0; i < 12; i++) {
       const lengths = Array.from({ length: 1 + Math.floor(rng() * 6) }, () => 1 + Math.floor(rng() * 70));
-      const starts = packed(...lengths);
       const kvHeads = 1 + Math.floor(rng() * 3);
       const heads = kvHeads * [1, 2, 3, 7][Math.floor(rng() * 4)]!;
       const dim = 2 * (1 + Math.floor(rng() * 24));
-      await check({ tokens: starts.length, heads, kvHeads, dim, starts }, 1e-6);
+      const { tokens, starts, ends } = i % 3 === 2 ? local(1 + Math.floor(rng() * 90), ...lengths) : both(...lengths);
+      await check({ tokens, starts, ...(i % 3 > 0 && { ends }), heads, kvHeads, dim }, 1e-6);
     }
   });
 });
 
-describe.each([undefined, 1.3])("the gradient rule with a soft cap of %p", (softcap) => {
-  const sizes: Case = { tokens: 41, heads: 6, kvHeads: 2, dim: 12, starts: packed(5, 20, 1, 15), softcap };
-  const { q, k, v, starts, dOut } = tensors(sizes);
+describe.each<[string, Partial<Case>]>([
+  ["", {}],
+  ["with a soft cap", { softcap: 1.3 }],
+  ["to both sides", both(5, 20, 1, 15)],
+  ["to both sides, locally, with a soft cap", { ...local(4, 5, 20, 1, 15), softcap: 1.3 }],
+])("the gradient rule %s", (_, more) => {
+  const sizes: Case = { tokens: 41, heads: 6, kvHeads: 2, dim: 12, starts: packed(5, 20, 1, 15), ...more };
+  const { q, k, v, starts, ends, dOut } = tensors(sizes);
 
   /** Gradients by the rule, as a graph of the forward and the backward operator. */
   function gradientGraph() {
     const builder = new GraphBuilder("attention");
     for (const [name, { shape }] of Object.entries({ q, k, v })) builder.input(name, "boundary", { dtype: "f32", shape });
-    builder.input("starts", "batch", { dtype: "i32", shape: starts.shape });
-    builder.output({ name: builder.value(CausalAttention, ["q", "k", "v", "starts"], attrsOf(sizes), "out"), role: "boundary" });
+    const places = ["starts", "ends"].slice(0, 1 + ends.length);
+    for (const name of places) builder.input(name, "batch", { dtype: "i32", shape: starts.shape });
+    builder.output({ name: builder.value(Attention, ["q", "k", "v", ...places], attrsOf(sizes), "out"), role: "boundary" });
     return differentiate(builder.build(), { trainable: new Set(), inputGrad: true }).graph;
   }
   const graph = gradientGraph();
-  const feeds = new Map(Object.entries({ q, k, v, starts, "d.out": dOut }));
+  const feeds = new Map(Object.entries({ q, k, v, starts, ...(ends[0] && { ends: ends[0] }), "d.out": dOut }));
 
   test("matches central differences of the definition in float64, relative error < 1e-6", async () => {
     const scale = Math.fround(attrsOf(sizes).scale);
@@ -250,9 +294,9 @@ describe("extreme inputs", () => {
     for (const x of [q, k]) x.data.forEach((value, i) => (x.data[i] = i % 16 === 0 ? (value < 0 ? -64 : 64) : 0));
     const exact = attend(sizes, Math.fround(attrs.scale), toFloat64(q), toFloat64(k), toFloat64(v));
     const inputs = [q, k, v, starts];
-    await checkForward({ op: CausalAttention, inputs, attrs, reference: () => [exact.out, exact.lse], bound: 1e-6 });
+    await checkForward({ op: Attention, inputs, attrs, reference: () => [exact.out, exact.lse], bound: 1e-6 });
     const residuals = [f32(q.shape, exact.out), f32([70, 2], exact.lse), dOut];
-    const [dQ, dK, dV] = await runWasm(CausalAttentionGrad, [...inputs, ...residuals], attrs);
+    const [dQ, dK, dV] = await runWasm(AttentionGrad, [...inputs, ...residuals], attrs);
     expectWithin("dV", relativeError(dV!, exact.gradient(toFloat64(dOut)).dV), 1e-6);
     for (const values of [dQ!, dK!]) expect(Math.max(...values.map(Math.abs))).toBeLessThan(1e-6);
   });
@@ -260,7 +304,7 @@ describe("extreme inputs", () => {
   test("a NaN in a query or key reaches all that depends on it and nothing else", async () => {
     const sizes: Case = { tokens: 60, heads: 2, kvHeads: 1, dim: 8, starts: packed(20, 40) };
     const { q, k, v, starts } = tensors(sizes);
-    const run = (): Promise<unknown> => runWasm(CausalAttention, [q, k, v, starts], attrsOf(sizes));
+    const run = (): Promise<unknown> => runWasm(Attention, [q, k, v, starts], attrsOf(sizes));
     const nanTokens = ([out]: readonly Float32Array[]): number[] =>
       Array.from({ length: 60 }, (_, t) => t).filter((t) => out!.subarray(t * 16, t * 16 + 16).some(Number.isNaN));
     k.data[30 * 8] = NaN;
@@ -274,12 +318,16 @@ describe("extreme inputs", () => {
 describe("types that do not fit", () => {
   const type = (shape: readonly number[], dtype: "f32" | "i32" = "f32") => ({ dtype, shape });
   const infer = (q: number, k: number, v: number, heads: number, kvHeads: number) => () =>
-    CausalAttention.infer([type([5, q]), type([5, k]), type([5, v]), type([5], "i32")], { heads, kvHeads, scale: 1 });
+    Attention.infer([type([5, q]), type([5, k]), type([5, v]), type([5], "i32")], { heads, kvHeads, scale: 1 });
 
   test("are refused with the operator's name and what came", () => {
+    const places = [type([5], "i32"), type([4], "i32")];
+    const withEnds = () =>
+      Attention.infer([type([5, 4]), type([5, 4]), type([5, 4]), ...places], { heads: 1, kvHeads: 1, scale: 1 });
+    expect(withEnds).toThrow(/Attention: expected starts and ends of type i32\[5\]; got i32\[5\], i32\[4\]/);
     expect(infer(16, 8, 8, 2, 1)).not.toThrow();
-    expect(infer(16, 8, 8, 3, 1)).toThrow(/CausalAttention: expected floats q \[T, 3 \* dim\].*got f32\[5, 16\]/);
-    expect(infer(16, 8, 4, 2, 1)).toThrow(/CausalAttention/);
+    expect(infer(16, 8, 8, 3, 1)).toThrow(/Attention: expected floats q \[T, 3 \* dim\].*got f32\[5, 16\]/);
+    expect(infer(16, 8, 4, 2, 1)).toThrow(/Attention/);
     expect(infer(24, 16, 16, 3, 2)).toThrow(/2 a divisor of 3/);
     expect(infer(6, 3, 3, 2, 1)).toThrow(/an even head dimension of at most 512/);
     expect(infer(1028, 514, 514, 2, 1)).toThrow(/an even head dimension of at most 512/);

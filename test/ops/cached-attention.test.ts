@@ -1,6 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
-import { CausalAttention } from "../../src/ops/attention.ts";
+import { Attention } from "../../src/ops/attention.ts";
 import { CachedAttention } from "../../src/ops/cached-attention.ts";
 import { checkForward, expectSameBits, f32, generator, i32, random, runWasm, type TestTensor } from "../support/ops.ts";
 import { expectParity } from "../support/ort.ts";
@@ -156,7 +156,7 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
     const rng = generator(3);
     const [q, k, v] = [heads, kvHeads, kvHeads].map((count) => random(rng, [size, count * dim]));
     const attrs = attrsOf({ tokens: size, heads, kvHeads, dim, size, position: 0, softcap });
-    const whole = await runWasm(CausalAttention, [q!, k!, v!, i32([size], new Int32Array(size))], attrs, { outputs: [0] });
+    const whole = await runWasm(Attention, [q!, k!, v!, i32([size], new Int32Array(size))], attrs, { outputs: [0] });
     const shape = [kvHeads, size, dim];
     let caches = [k, v].map((x) => f32(shape, new Float32Array(x!.data.length)));
     const part = (x: typeof q, from: number, to: number) => {

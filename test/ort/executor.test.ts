@@ -113,8 +113,8 @@ describe("the executor on ONNX Runtime", () => {
   });
 
   test("the arena does not grow from run 10 to run 200", () => {
-    const { attrs, inputs } = SAMPLES.CausalAttentionGrad[0]!;
-    const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "CausalAttentionGrad" }), inputs, attrs });
+    const { attrs, inputs } = SAMPLES.AttentionGrad[0]!;
+    const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "AttentionGrad" }), inputs, attrs });
     for (const name of outputs) builder.output({ name, role: "boundary" });
     const totals: number[] = [];
     runOn(executor, builder.build(), feeds, { times: 200, after: () => totals.push(executor.arena().total) });
@@ -154,8 +154,8 @@ describe("memory that is reached by copies alone", () => {
   });
 
   test("gives the same bits, and counts what programs take besides it", () => {
-    const { attrs, inputs } = SAMPLES.CausalAttentionGrad[0]!;
-    const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "CausalAttentionGrad" }), inputs, attrs });
+    const { attrs, inputs } = SAMPLES.AttentionGrad[0]!;
+    const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "AttentionGrad" }), inputs, attrs });
     for (const name of outputs) builder.output({ name, role: "boundary" });
     const graph = builder.build();
     const [expected, actual] = [executor, copying].map((executor) => runOn(executor, graph, feeds));

@@ -11,14 +11,14 @@ const [tokens, heads, dim] = process.argv.slice(2).map(Number) as [number, numbe
 const executor = createOrtExecutor({ threads: 1 });
 const rng = generator(3);
 const matrix = () => random(rng, [tokens, heads * dim]);
-const run = (op: "CausalAttention" | "CausalAttentionGrad", inputs: Parameters<typeof opGraph>[0]["inputs"]) => {
+const run = (op: "Attention" | "AttentionGrad", inputs: Parameters<typeof opGraph>[0]["inputs"]) => {
   const { builder, outputs, feeds } = opGraph({ op: opOf({ op }), inputs, attrs: { heads, kvHeads: heads, scale: 0.3 } });
   for (const name of outputs) builder.output({ name, role: "boundary" });
   return [...runOn(executor, builder.build(), feeds).values()] as Float32Array[];
 };
 const inputs = [matrix(), matrix(), matrix(), i32([tokens], new Int32Array(tokens))];
-const [out, lse] = run("CausalAttention", inputs);
+const [out, lse] = run("Attention", inputs);
 const forward = executor.arena().peak;
-run("CausalAttentionGrad", [...inputs, f32([tokens, heads * dim], out!), f32([tokens, heads], lse!), matrix()]);
+run("AttentionGrad", [...inputs, f32([tokens, heads * dim], out!), f32([tokens, heads], lse!), matrix()]);
 console.log(JSON.stringify({ forward, backward: executor.arena().peak }));
 executor.close();

@@ -106,7 +106,7 @@ describe("memory", () => {
     const count = (engine: Engine) =>
       schedulePrograms(engine.segments, engine.schedule)
         .flatMap(({ graph }) => graph?.nodes ?? [])
-        .filter((node) => node.op === "CausalAttention").length;
+        .filter((node) => node.op === "Attention").length;
     const off = await build(llama(6), { method: "full" }, { name: "off" }, 16);
     const on = await build(llama(6), { method: "full" }, { name: "per-segment" }, 16);
     expect(count(off)).toBe(6);

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import type { Graph } from "../../src/graph/types.ts";
-import { CausalAttention, CausalAttentionGrad } from "../../src/ops/attention.ts";
+import { Attention, AttentionGrad } from "../../src/ops/attention.ts";
 import { tileTokens } from "../../src/ops/native-attention.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import { runOn, sharedExecutors } from "../support/executor.ts";
@@ -30,10 +30,12 @@ interface Case {
   /** Deviation of q: large ones make probabilities of 0. */
   readonly spread?: number;
   readonly softcap?: number;
+  /** How far tokens see to both sides; 0: the whole example. Absent: no token sees what is behind it. */
+  readonly reach?: number;
 }
 
 /** Attention, then its gradient of its own results. */
-function attention({ tokens, heads, kvHeads, dim, softcap }: Case): Graph {
+function attention({ tokens, heads, kvHeads, dim, softcap, reach }: Case): Graph {
   const builder = new GraphBuilder("attention");
   const wide = { dtype: "f32", shape: [tokens, heads * dim] } as const;
   const narrow = { dtype: "f32", shape: [tokens, kvHeads * dim] } as const;
@@ -41,22 +43,29 @@ function attention({ tokens, heads, kvHeads, dim, softcap }: Case): Graph {
   const k = builder.input("k", "boundary", narrow);
   const v = builder.input("v", "boundary", narrow);
   const starts = builder.input("starts", "batch", { dtype: "i32", shape: [tokens] });
+  const ends = reach === undefined ? [] : [builder.input("ends", "batch", { dtype: "i32", shape: [tokens] })];
   const dout = builder.input("dout", "output-grad", wide);
   const attrs = { heads, kvHeads, scale: 1 / Math.sqrt(dim), ...(softcap !== undefined && { softcap }) };
-  const [out, lse] = builder.node(CausalAttention, [q, k, v, starts], attrs);
-  const gradients = builder.node(CausalAttentionGrad, [q, k, v, starts, out!, lse!, dout], attrs);
+  const [out, lse] = builder.node(Attention, [q, k, v, starts, ...ends], attrs);
+  const gradients = builder.node(AttentionGrad, [q, k, v, starts, out!, lse!, dout, ...ends], attrs);
   for (const name of [out!, lse!, ...gradients]) builder.output({ name, role: "boundary" });
   return builder.build();
 }
 
-function feedsOf({ tokens, heads, kvHeads, dim, examples, spread = 1 }: Case): Map<string, TestTensor> {
+function feedsOf({ tokens, heads, kvHeads, dim, examples, spread = 1, reach }: Case): Map<string, TestTensor> {
   const rng = generator(tokens + dim);
-  const starts = Array.from({ length: tokens }, (_, t) => examples.findLast((start) => start <= t)!);
+  const far = reach || tokens;
+  const starts = Array.from({ length: tokens }, (_, t) => {
+    const start = examples.findLast((other) => other <= t)!;
+    return reach === undefined ? start : Math.max(start, t - far);
+  });
+  const ends = Array.from({ length: tokens }, (_, t) => Math.min(examples.find((other) => other > t) ?? tokens, t + far + 1));
   return new Map<string, TestTensor>([
     ["q", random(rng, [tokens, heads * dim], spread)],
     ["k", random(rng, [tokens, kvHeads * dim])],
     ["v", random(rng, [tokens, kvHeads * dim])],
     ["starts", i32([tokens], starts)],
+    ...(reach === undefined ? [] : ([["ends", i32([tokens], ends)]] as const)),
     ["dout", random(rng, [tokens, heads * dim])],
   ]);
 }
@@ -75,6 +84,11 @@ const CASES: readonly Case[] = [
   { tokens: 1300, heads: 4, kvHeads: 1, dim: 32, examples: [0, 700], softcap: 50 },
   { tokens: 200, heads: 2, kvHeads: 1, dim: 6, examples: [0, 77], softcap: 20, spread: 10 },
   { tokens: 256, heads: 4, kvHeads: 2, dim: 256, examples: [0], softcap: 3 },
+  { tokens: 128, heads: 3, kvHeads: 3, dim: 16, examples: [0], reach: 0 },
+  { tokens: 301, heads: 6, kvHeads: 6, dim: 64, examples: [0, 5, 150, 151, 290], reach: 0 },
+  { tokens: 1300, heads: 4, kvHeads: 4, dim: 32, examples: [0, 700], reach: 0 },
+  { tokens: 1300, heads: 4, kvHeads: 1, dim: 32, examples: [0, 700], reach: 64 },
+  { tokens: 301, heads: 6, kvHeads: 2, dim: 64, examples: [0, 5, 150, 151, 290], reach: 40, softcap: 1.5 },
 ];
 
 describe("native attention", () => {

@@ -1,4 +1,4 @@
-import { CausalAttention } from "../../ops/attention.ts";
+import { Attention } from "../../ops/attention.ts";
 import { CachedAttention } from "../../ops/cached-attention.ts";
 import { Rope } from "../../ops/rope.ts";
 import { SplitColumns } from "../../ops/split-columns.ts";
@@ -118,7 +118,7 @@ function attend(parts: BlockParts, settings: AttentionSettings, queries: string,
       : builder.value(Rope, [x, ...rotary[side]], { heads: count, rotaryDim: rotary.dim, inverse: 0 }, `${x}.rotated`);
   const [q, k] = [rotated(queries, heads, "queries"), rotated(keys, kvHeads, "keys")];
   const attrs = { heads, kvHeads, scale, ...capAttr(softCap) };
-  if (decoding === null) return builder.value(CausalAttention, [q, k, v, starts], attrs, "attention");
+  if (decoding === null) return builder.value(Attention, [q, k, v, starts], attrs, "attention");
   builder.input("position", "batch", { dtype: "i32", shape: [decoding.texts] });
   const names = addCaches(builder, keysAndValues(settings, decoding.size), decoding);
   const outputs = builder.node(CachedAttention, [q, k, v, ...names, starts, "position"], attrs, "attention");
