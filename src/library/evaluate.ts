@@ -5,6 +5,7 @@ import { readMapping } from "../data/examples/formats.ts";
 import { evaluationFiles } from "../data/examples/sources.ts";
 import { type Batches, createBatches } from "../data/samples/batch.ts";
 import { groupSamples } from "../data/samples/groups.ts";
+import { withMismatched } from "../data/samples/mismatched.ts";
 import { mixSamples } from "../data/samples/mix.ts";
 import { loadSamples } from "../data/samples/prepare.ts";
 import type { SampleSet } from "../data/samples/sample-store.ts";
@@ -78,9 +79,11 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const sets: SampleSet[] = [];
       for (const path of evaluationFiles(flags.data)) {
         const loaded = await loadSamples(path, maker, files);
-        sets.push(objective.texts === 1 ? loaded : groupSamples(loaded));
+        sets.push(objective.texts === 1 || objective.mismatched ? loaded : groupSamples(loaded));
       }
-      const samples = sets.length === 1 ? sets[0]! : mixSamples(sets.map((set) => ({ set, weight: 1 })));
+      const all = sets.length === 1 ? sets[0]! : mixSamples(sets.map((set) => ({ set, weight: 1 })));
+      // Nothing says how many examples were trained on at a time: answers go round among all.
+      const samples = objective.mismatched ? withMismatched(all, { group: all.count, maxLength: tokens }) : all;
       const padId = tokenizer.padId ?? eosId ?? 0;
       const rowLength = tokens * objective.texts;
       const plain = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
@@ -109,7 +112,8 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
           `the loss is ${loss}, though all weights are finite: a value within the model is too large for the type that it is computed in. The weights come from training that diverged, or want another --dtype`,
         );
       }
-      const shown = Object.fromEntries(objective.metrics.map(({ name }) => [name, metrics[name]!]));
+      const known = objective.metrics.filter(({ name }) => metrics[name] !== undefined);
+      const shown = Object.fromEntries(known.map(({ name }) => [name, metrics[name]!]));
       return { examples: samples.count, tokens: labelled, loss, metrics: shown };
     },
     { onNote, check: checkOf(flags) },

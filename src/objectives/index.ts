@@ -5,12 +5,13 @@ import { KIND_KEYS } from "../data/examples/example.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { dpo } from "./dpo.ts";
+import { kto } from "./kto.ts";
 import { nextToken } from "./next-token.ts";
 import { orpo } from "./orpo.ts";
 import { simpo } from "./simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, dpo, orpo, simpo] as const;
+const TABLE = [nextToken, dpo, kto, orpo, simpo] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 

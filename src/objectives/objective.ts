@@ -22,6 +22,8 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   readonly accepts: readonly Example["kind"][];
   /** Texts of an example that stay together in a row, which has room for so many of the sequence length. */
   readonly texts: number;
+  /** True: an example is one text, and the second is made of its prompt and another example's answer (see `withMismatched`). */
+  readonly mismatched?: true;
   /** The metrics of an evaluation besides `loss`, which every objective has, in the order in which they are shown. */
   readonly metrics: readonly Metric[];
   /** Flags of its own, by configuration key; all have defaults. */

@@ -132,13 +132,13 @@ special_tokens:
   test("all keys without a counterpart are listed at once, with what to do; ours may stand beside theirs", async () => {
     const path = file(
       "more.yml",
-      `${text.replace("wandb_project:", "wandb_project: mine").replace("path: more", "path: org/chats")}neftune_noise_alpha: 5\nchat_template: chatml\nsqeuence_len: 5\nmemory: 2GiB\nrl: kto\n`,
+      `${text.replace("wandb_project:", "wandb_project: mine").replace("path: more", "path: org/chats")}neftune_noise_alpha: 5\nchat_template: chatml\nsqeuence_len: 5\nmemory: 2GiB\nrl: grpo\n`,
     );
     expect((await rejection(readAll(path))).split("\n")).toEqual([
       `${path} is a configuration of axolotl; 6 of its 55 keys have no counterpart here:`,
       "  neftune_noise_alpha: noise on embeddings (NEFTune) is not added here",
       expect.stringMatching(/^ {2}datasets: org\/chats: data of the hub are not fetched; in Python: .*; then name that file$/),
-      '  rl: "kto": of preferences there are dpo, ipo, orpo and simpo',
+      '  rl: "grpo": of preferences there are dpo, ipo, kto, orpo and simpo',
       "  chat_template: the model's own chat template is used, or a file that chat-template names",
       "  wandb_project: metrics.jsonl, --json and --tensorboard are what there is",
       "  sqeuence_len: it is not known here; did you mean sequence_len?",
@@ -146,6 +146,15 @@ special_tokens:
     ]);
     const own = file("own.yml", `${text}memory: 2GiB\nkeep-ops: [q_proj]\n`);
     expect((await readAll(own)).config).toMatchObject({ memory: "2GiB", keepOps: ["q_proj"] });
+  });
+
+  test("beta belongs to the objective that rl names", async () => {
+    const kto = file("kto.yml", `${text}rl: kto\nrl_beta: 0.2\nkto_desirable_weight: 1.5\nkto_undesirable_weight: 0.5\n`);
+    const { config } = await readAll(kto);
+    const settings = { objective: "kto", ktoBeta: 0.2, ktoDesirableWeight: 1.5, ktoUndesirableWeight: 0.5, dpoBeta: 0.1 };
+    expect(config).toMatchObject(settings);
+    const dpo = file("dpo.yml", `${text}rl: dpo\nrl_beta: 0.2\n`);
+    expect((await readAll(dpo)).config).toMatchObject({ objective: "dpo", dpoBeta: 0.2 });
   });
 
   test("without an adapter all weights are trained, without sample_packing nothing is packed", async () => {
@@ -257,6 +266,17 @@ describe("other systems", () => {
       "  dataset: name the file that dataset_info.json names, as data: FILE",
       "  max_samples: all examples are used; --data FILE=0.1 takes a tenth of them in an epoch",
     ]);
+  });
+
+  test("LLaMA-Factory's stage kto, with its beta and its weights", async () => {
+    const text =
+      "model_name_or_path: a\nstage: kto\nfinetuning_type: lora\ndata: answers.jsonl\npref_beta: 0.3\nkto_chosen_weight: 2\nkto_rejected_weight: 0.5\n";
+    expect((await readAll(file("kto.yaml", text))).config).toMatchObject({
+      objective: "kto",
+      ktoBeta: 0.3,
+      ktoDesirableWeight: 2,
+      ktoUndesirableWeight: 0.5,
+    });
   });
 
   test("MLX-LM", async () => {

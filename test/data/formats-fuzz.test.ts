@@ -47,6 +47,8 @@ const LINES = [
     tools: "[{}]",
   },
   { conversation: [{ system: "s", input: "q", output: "a", output_with_loss: true }] },
+  { prompt: turns.slice(0, 2), completion: turns.slice(2), label: true },
+  { messages: turns, label: false },
 ].map((line) => JSON.stringify(line));
 const whole = Buffer.from(`${LINES.join("\r\n\n")}\n`);
 

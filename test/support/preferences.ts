@@ -4,8 +4,9 @@ import { z } from "zod";
 import { createRandom } from "../../src/base/random.ts";
 import { createBatches, type Batches, type MicroBatch, type Span } from "../../src/data/samples/batch.ts";
 import { groupSamples } from "../../src/data/samples/groups.ts";
+import { withMismatched } from "../../src/data/samples/mismatched.ts";
 import { IGNORED } from "../../src/data/samples/sample.ts";
-import { createSampleStore, type FileSamples } from "../../src/data/samples/sample-store.ts";
+import { createSampleStore, type FileSamples, type SampleSet } from "../../src/data/samples/sample-store.ts";
 import { DEFAULT_OBJECTIVE, OBJECTIVE_FLAGS, objectiveOf, type ObjectiveSettings } from "../../src/objectives/index.ts";
 import type { Objective } from "../../src/objectives/objective.ts";
 import { drawnIn, type TrainerRun } from "./trainer.ts";
@@ -25,6 +26,12 @@ export interface SimpoRun extends TrainerRun {
 export interface DpoRun extends TrainerRun {
   readonly dpoBeta: number;
   readonly dpoLoss: string;
+}
+
+export interface KtoRun extends TrainerRun {
+  readonly ktoBeta: number;
+  readonly ktoDesirableWeight: number;
+  readonly ktoUndesirableWeight: number;
 }
 
 /** A text with its labels at its own tokens, as Transformers has them. */
@@ -113,6 +120,50 @@ export const DPO_RUNS: readonly DpoRun[] = [
   },
 ];
 
+export const KTO_RUNS: readonly KtoRun[] = [
+  {
+    model: "smollm2",
+    method: "full",
+    learningRate: 2e-3,
+    schedule: "cosine",
+    weightDecay: 0.3,
+    ktoBeta: 0.5,
+    ktoDesirableWeight: 1,
+    ktoUndesirableWeight: 1,
+    ...common,
+    batchSize: 4,
+  },
+  {
+    model: "gemma2",
+    method: "lora",
+    learningRate: 1e-2,
+    schedule: "linear",
+    weightDecay: 0.1,
+    ktoBeta: 0.1,
+    ktoDesirableWeight: 1.3,
+    ktoUndesirableWeight: 0.7,
+    ...common,
+    batchSize: 4,
+  },
+];
+
+/** Answers with what is said of them, each with a mismatched one. */
+export function unpairedSamples(): SampleSet {
+  const random = createRandom(5, "kto");
+  const store = createSampleStore((number) => `d:${number}`);
+  for (let i = 0; i < 32; i++) {
+    const [prompt, answer] = [2 + random.below(8), 1 + random.below(14)];
+    const ids = Int32Array.from({ length: prompt + answer }, () => 5 + random.below(80));
+    const labels = ids.slice().fill(IGNORED, 0, prompt);
+    store.add({ ids, labels, weights: null, desirable: random.below(2) === 1 }, i + 1);
+  }
+  return withMismatched(store.finish(), { group: 4, maxLength: TEXT_LENGTH });
+}
+
+export function unpairedBatches(samples = unpairedSamples(), packing = false): Batches {
+  return createBatches(samples, { rows: 4, rowLength: 2 * TEXT_LENGTH, packing, seed: 6, shuffle: true, padId: 0 });
+}
+
 /** Pairs with prompts and answers of different lengths. */
 export function preferenceSamples(): FileSamples {
   const random = createRandom(4, "orpo");
@@ -137,6 +188,7 @@ export function preferenceBatches(samples = preferenceSamples(), packing = false
 /** All micro-batches in the order in which training draws them. */
 export const drawn = (batches: Batches): MicroBatch[] => drawnIn(EPOCHS, batches);
 
+/** The two texts of each example. */
 export function pairsOf({ ids, labels, spans }: MicroBatch): PreferencePair[] {
   const text = ({ from, to }: Span): PreferenceText => ({
     ids: [...ids.subarray(from, to)],

@@ -24,7 +24,13 @@ import { SLOW } from "./slow.ts";
 import { folderOf, preferenceBatches, preferenceSamples, readTrlRuns } from "./preferences.ts";
 import type { TrainerRun } from "./trainer.ts";
 
-const plain = preferenceBatches();
+/** What runs are trained on: the micro-batches of all epochs, and the number of their examples. */
+export interface TrlData {
+  readonly batches: Batches;
+  readonly examples: number;
+}
+
+const PAIRS: TrlData = { batches: preferenceBatches(), examples: preferenceSamples().count };
 
 export interface ObjectiveFlags extends Readonly<Record<string, unknown>> {
   readonly objective: string;
@@ -40,6 +46,7 @@ async function trained(
   run: TrainerRun,
   flags: ObjectiveFlags,
   executor: Executor,
+  data: TrlData,
   strategy: Checkpointing = { name: "per-segment" },
 ): Promise<Trained> {
   const { batchSize: _, ...given } = run;
@@ -54,7 +61,7 @@ async function trained(
     source,
     tuning,
     strategy,
-    tokens: plain.sizes,
+    tokens: data.batches.sizes,
     head,
     optimizer: chooseOptimizer(config),
   });
@@ -65,7 +72,8 @@ async function trained(
       executor.write(resident.param.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
   const { head: learned } = objectiveOf(config);
-  const { train, valid } = batchesFor(engine, learned, totalSteps(config, plain.count(0)) * config.gradientAccumulation);
+  const count = totalSteps(config, data.batches.count(0)) * config.gradientAccumulation;
+  const { train, valid } = batchesFor(engine, learned, data, count);
   const steps: StepMetrics[] = [];
   const evaluations: Evaluation[] = [];
   const checkpoints: Checkpoints = { save: () => {}, restore: () => null, restoreBest: () => null };
@@ -88,14 +96,19 @@ async function trained(
 }
 
 /** The micro-batches of a run and of its evaluation, with a reference where the objective has one: the model as it is now. */
-function batchesFor(engine: Engine, head: Head, count: number): { train: Batches; valid: MicroBatch[] } {
+function batchesFor(
+  engine: Engine,
+  head: Head,
+  { batches: plain, examples }: TrlData,
+  count: number,
+): { train: Batches; valid: MicroBatch[] } {
   const all = Array.from({ length: count }, (_, ordinal) => {
     const { epoch, index } = plain.locate(ordinal);
     return plain.batch(epoch, index);
   });
   const first = (batches: Batches) => Array.from({ length: batches.count(0) }, (_, index) => batches.batch(0, index));
   if (!hasReference(head)) return { train: plain, valid: first(plain) };
-  const references = createReferences(preferenceSamples().count, 2);
+  const references = createReferences(examples, 2);
   for (const batch of all) {
     const tokens = headBatch(head, batch);
     addReferences(references, batch, () => ({ labels: tokens.labels, losses: engine.tokenLosses(tokens) }));
@@ -116,14 +129,14 @@ const EXECUTORS: Record<string, () => Promise<Executor>> = {
 };
 
 /** Tests whole runs with an objective against those of TRL in its folder of test/golden. `flags` choose it beside the settings of a run. */
-export function describeTrl(trainer: string, flags: ObjectiveFlags): void {
+export function describeTrl(trainer: string, flags: ObjectiveFlags, data = PAIRS): void {
   const runs = readTrlRuns(flags.objective);
   describe(`a whole run with --objective ${flags.objective} is what TRL's ${trainer} makes of it`, () => {
     for (const name of Object.keys(EXECUTORS)) {
       test.each(runs.map(({ settings, expected }) => [name, settings.method, settings.model, settings, expected] as const))(
         "on %s: %s, %s: losses, metrics, gradient norms and the last weights within 1e-4",
         async (_, method, family, run, expected) => {
-          const { steps, evaluation, weights } = await trained(run, flags, await EXECUTORS[name]!());
+          const { steps, evaluation, weights } = await trained(run, flags, await EXECUTORS[name]!(), data);
           expect(steps.length).toBe(expected.steps.length);
           for (const [i, { gradientNorm, loss, ...metrics }] of expected.steps.entries()) {
             const got = steps[i]!;
@@ -148,9 +161,9 @@ export function describeTrl(trainer: string, flags: ObjectiveFlags): void {
   test("a whole run is the same to the bit for every schedule and for 1 and 2 threads", async () => {
     const run = runs[1]!.settings;
     const executor = (threads: number) => createWasmExecutor({ threads });
-    const reference = await trained(run, flags, await executor(1), { name: "off" });
+    const reference = await trained(run, flags, await executor(1), data, { name: "off" });
     for (const [i, strategy] of (SLOW ? STRATEGIES : STRATEGIES.slice(1, 3)).entries()) {
-      const { steps, evaluation, weights } = await trained(run, flags, await executor(1 + (i % 2)), strategy);
+      const { steps, evaluation, weights } = await trained(run, flags, await executor(1 + (i % 2)), data, strategy);
       expect(weights).toEqual(reference.weights);
       expect(evaluation).toEqual(reference.evaluation);
       expect(steps.map(({ loss, metrics }) => [loss, metrics])).toEqual(

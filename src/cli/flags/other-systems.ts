@@ -104,7 +104,7 @@ export function counterpartOf(name: string, known: readonly string[], value?: st
   const all = meaningsOf(name);
   const named = all.find(({ flag }) => flag !== null && known.includes(flag.replace(/^--no-/, "--").split(" ")[0]!));
   if (named) {
-    const meaning = value === undefined ? null : named.read(valueOf(value), ".");
+    const meaning = value === undefined ? null : named.read(valueOf(value), ".", {});
     return { flag: named.flag, why: meaning && "problem" in meaning ? meaning.problem : null };
   }
   const why = all.find((counterpart) => counterpart.flag === null)?.why;
@@ -192,7 +192,7 @@ function read(table: Table, written: Readonly<Record<string, unknown>>, ours: Re
     if (!found) continue;
     left.delete(plain(name));
     const [key, value] = found;
-    const meaning: Meaning = counterpart.read(value, folder);
+    const meaning: Meaning = counterpart.read(value, folder, settings as Settings);
     if ("problem" in meaning) problems.push([key, meaning.problem]);
     else {
       Object.assign(settings, meaning.set);

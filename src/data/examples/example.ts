@@ -2,7 +2,7 @@ import type { Message } from "./messages.ts";
 import type { DataRecord } from "./values.ts";
 
 /** A training example, whatever it was written as. */
-export type Example = ChatExample | CompletionExample | TextExample | PreferenceExample;
+export type Example = ChatExample | CompletionExample | TextExample | PreferenceExample | UnpairedExample;
 
 export interface ChatExample {
   readonly kind: "chat";
@@ -35,10 +35,19 @@ export interface PreferenceExample {
   readonly where: string;
 }
 
+/** An answer that is wanted, or is not. */
+export interface UnpairedExample {
+  readonly kind: "unpaired";
+  readonly answer: ChatExample | CompletionExample;
+  readonly desirable: boolean;
+  readonly where: string;
+}
+
 /** The keys of each kind of example, for messages. */
 export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   chat: '{"messages"}',
   completion: '{"prompt", "completion"}',
   text: '{"text"}',
   preference: '{"prompt", "chosen", "rejected"}',
+  unpaired: '{"prompt", "completion", "label"}',
 };

@@ -11,7 +11,7 @@ import {
 } from "./columns.ts";
 import type { ChatExample, Example } from "./example.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
-import { readOpenAiPreference, readPreference } from "./preferences.ts";
+import { readOpenAiPreference, readPreference, readUnpaired, readUnpairedMessages } from "./preferences.ts";
 import {
   argsOf,
   argument,
@@ -26,7 +26,7 @@ import {
   wellFormed,
 } from "./values.ts";
 
-export type { ChatExample, CompletionExample, Example, PreferenceExample, TextExample } from "./example.ts";
+export type { ChatExample, CompletionExample, Example, PreferenceExample, TextExample, UnpairedExample } from "./example.ts";
 export { contentText, type Message } from "./messages.ts";
 
 interface Format {
@@ -53,6 +53,10 @@ interface Format {
  * - `{"chosen", "rejected"}`, both lists of messages that begin alike: that is the prompt (TRL)
  * - `{"input": {"messages", "tools"?}, "preferred_output", "non_preferred_output"}` (OpenAI)
  *
+ * One answer, with true for a desirable and false for an undesirable one:
+ * - `{"prompt", "completion", "label"}`, texts or lists of messages (TRL)
+ * - `{"messages", "label"}`, of which the last message is the answer
+ *
  * The first that fits is taken.
  */
 const FORMATS: readonly Format[] = [
@@ -63,6 +67,12 @@ const FORMATS: readonly Format[] = [
     read: readPreference,
   },
   { required: ["input", "preferred_output", "non_preferred_output"], optional: [], read: readOpenAiPreference },
+  { required: ["prompt", "completion", "label"], optional: ["tools", "chat_template_kwargs"], read: readUnpaired },
+  {
+    required: ["messages", "label"],
+    optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"],
+    read: readUnpairedMessages,
+  },
   { required: ["messages"], optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"], read: readMessages },
   { required: ["prompt", "completion"], optional: ["tools", "chat_template_kwargs"], read: readCompletion },
   { required: ["instruction", "output"], optional: ["input", "system", "history"], repeated: ["text"], read: readAlpaca },

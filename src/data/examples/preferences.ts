@@ -1,7 +1,7 @@
 import { UserError } from "../../base/errors.ts";
 import { isRecord, jsonKind, show } from "../../base/json.ts";
 import type { Mapping } from "./columns.ts";
-import type { ChatExample, CompletionExample, PreferenceExample } from "./example.ts";
+import type { ChatExample, CompletionExample, PreferenceExample, UnpairedExample } from "./example.ts";
 import { contentText, type Message, messageList } from "./messages.ts";
 import { argsOf, type DataRecord, onlyKeys, text, toolsOf } from "./values.ts";
 
@@ -64,6 +64,50 @@ export function readOpenAiPreference(record: DataRecord, where: string, mapping:
   return sidesOf(prompt, answers, OPENAI_KEYS, { tools: toolsOf(input, `${where}, input`) }, where);
 }
 
+/** `{"prompt", "completion", "label"}`, both texts or both lists of messages. @throws {UserError} */
+export function readUnpaired(record: DataRecord, where: string, mapping: Mapping): UnpairedExample {
+  const desirable = labelOf(record, where);
+  if (!Array.isArray(record["prompt"]) || !Array.isArray(record["completion"])) {
+    if (toolsOf(record, where)) throw new UserError(`${where}: "tools" needs "prompt" and "completion" to be lists of messages`);
+    const [prompt, completion] = [text(record, "prompt", where), text(record, "completion", where)];
+    return { kind: "unpaired", answer: { kind: "completion", prompt, completion, where }, desirable, where };
+  }
+  const prompt = messageList(record, "prompt", where, mapping, false);
+  const completion = messageList(record, "completion", where, mapping);
+  const beside = { tools: toolsOf(record, where), args: argsOf(record, where) };
+  return { kind: "unpaired", answer: answerOf(prompt, completion, "completion", beside, where), desirable, where };
+}
+
+/** `{"messages", "label"}`: the last message is judged, those in front of it are its prompt. @throws {UserError} */
+export function readUnpairedMessages(record: DataRecord, where: string, mapping: Mapping): UnpairedExample {
+  const desirable = labelOf(record, where);
+  const messages = messageList(record, "messages", where, mapping);
+  const prompt = messages.slice(0, -1).map((each) => ({ ...each, weight: 0 }));
+  const beside = { tools: toolsOf(record, where), args: argsOf(record, where) };
+  return { kind: "unpaired", answer: answerOf(prompt, messages.slice(-1), "messages", beside, where), desirable, where };
+}
+
+/** What files have for true and false; tables have nothing but texts. */
+const LABELS: ReadonlyMap<unknown, boolean> = new Map<unknown, boolean>([
+  [true, true],
+  [1, true],
+  ["true", true],
+  ["1", true],
+  [false, false],
+  [0, false],
+  ["false", false],
+  ["0", false],
+]);
+
+/** @throws {UserError} */
+function labelOf(record: DataRecord, where: string): boolean {
+  const { label } = record;
+  const desirable = LABELS.get(typeof label === "string" ? label.trim().toLowerCase() : label);
+  if (desirable === undefined)
+    throw new UserError(`${where}: "label" must be true (a desirable answer) or false (an undesirable one), got ${show(label)}`);
+  return desirable;
+}
+
 /** Returns what two conversations begin with; each has at least one message of its own. */
 function sharedMessages(first: readonly Message[], second: readonly Message[]): readonly Message[] {
   const most = Math.min(first.length, second.length) - 1;
@@ -79,17 +123,29 @@ function sidesOf(
   beside: Rest,
   where: string,
 ): PreferenceExample {
-  const [chosen, rejected] = answers.map((messages, i): ChatExample => {
-    const { role } = messages[0]!;
-    if (role !== "assistant") {
-      throw new UserError(
-        `${where}: "${keys[i]}" must answer the prompt with a message of role "assistant", got one of role ${show(role)}; both answers have the same prompt`,
-      );
-    }
-    const odd = messages.find(({ weight }) => weight !== 0 && weight !== 1);
-    if (odd)
-      throw new UserError(`${where}: a "weight" in "${keys[i]}" must be 0 or 1, got ${odd.weight}; a whole answer is preferred`);
-    return { kind: "chat", messages: [...prompt, ...messages], ...beside, where };
-  }) as [ChatExample, ChatExample];
-  return { kind: "preference", chosen, rejected, where };
+  const [chosen, rejected] = answers.map((messages, i) => answerOf(prompt, messages, keys[i]!, beside, where));
+  return { kind: "preference", chosen: chosen!, rejected: rejected!, where };
+}
+
+/** @throws {UserError} an answer that does not begin with an assistant's message, or counts in parts */
+function answerOf(
+  prompt: readonly Message[],
+  messages: readonly Message[],
+  key: string,
+  beside: Rest,
+  where: string,
+): ChatExample {
+  const { role } = messages[0]!;
+  if (role !== "assistant") {
+    const got = `a message of role "assistant", got one of role ${show(role)}`;
+    throw new UserError(
+      key === "messages"
+        ? `${where}: the last of "messages" must be the answer that "label" is about, ${got}`
+        : `${where}: "${key}" must answer the prompt with ${got}; ${key === "completion" ? 'what stands before the answer belongs to "prompt"' : "both answers have the same prompt"}`,
+    );
+  }
+  const odd = messages.find(({ weight }) => weight !== 0 && weight !== 1);
+  if (odd)
+    throw new UserError(`${where}: a "weight" in "${key}" must be 0 or 1, got ${odd.weight}; an answer is judged as a whole`);
+  return { kind: "chat", messages: [...prompt, ...messages], ...beside, where };
 }

@@ -24,6 +24,8 @@ export interface MicroBatch {
   readonly examples: number;
   /** Where the texts of each example lie: one, or several that stay together. */
   readonly spans: readonly (readonly Span[])[];
+  /** What is said of each example, in the order of `spans`: it is wanted or not; undefined: nobody said. */
+  readonly desirable: readonly (boolean | undefined)[];
   /** The number of each example in its set, in the order of `spans`. */
   readonly members: readonly number[];
   /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
@@ -209,6 +211,7 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
   let weight = 0;
   let used = 0;
   const spans: Span[][] = [];
+  const desirable: (boolean | undefined)[] = [];
   for (const [row, members] of plan.rows.entries()) {
     let start = row * rowLength;
     for (const member of members) {
@@ -233,10 +236,12 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
         from = to;
       }
       spans.push(texts);
+      desirable.push(sample.desirable);
       start += length;
       used += length;
     }
   }
   const members = plan.rows.flat();
-  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples: spans.length, spans, members };
+  const places = { spans, desirable, members };
+  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples: spans.length, ...places };
 }

@@ -69,7 +69,7 @@ export interface LengthReport {
 export async function checkData(path: string, options: CheckOptions): Promise<DataReport> {
   const { maxLength, listed = 20, maker, mapping = NO_MAPPING } = options;
   const unused = createUnusedCounter();
-  const kinds: Record<Example["kind"], number> = { chat: 0, completion: 0, text: 0, preference: 0 };
+  const kinds: Record<Example["kind"], number> = { chat: 0, completion: 0, text: 0, preference: 0, unpaired: 0 };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);
   const duplicates = createProblems(listed);
@@ -121,6 +121,7 @@ function contentHash(example: Example): bigint {
 }
 
 function withoutWhere(example: Example): object {
+  if (example.kind === "unpaired") return { ...example, answer: withoutWhere(example.answer), where: "" };
   if (example.kind !== "preference") return { ...example, where: "" };
   return { ...example, chosen: withoutWhere(example.chosen), rejected: withoutWhere(example.rejected), where: "" };
 }
@@ -128,6 +129,7 @@ function withoutWhere(example: Example): object {
 /** The messages of chats; of a preference those of both. */
 function messagesOf(example: Example): readonly Message[] {
   if (example.kind === "preference") return [example.chosen, example.rejected].flatMap(messagesOf);
+  if (example.kind === "unpaired") return messagesOf(example.answer);
   return example.kind === "chat" ? example.messages : [];
 }
 

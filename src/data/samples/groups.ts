@@ -22,12 +22,13 @@ export function groupSamples(set: FileSamples): FileSamples {
     sample(group) {
       const members: Sample[] = [];
       for (let i = bounds[group]!; i < bounds[group + 1]!; i++) members.push(set.sample(i));
-      return joined(members);
+      return joinSamples(members);
     },
   };
 }
 
-function joined(members: readonly Sample[]): Sample {
+/** Several samples as one of several texts. */
+export function joinSamples(members: readonly Sample[]): Sample {
   const length = members.reduce((sum, { ids }) => sum + ids.length, 0);
   const [ids, labels] = [new Int32Array(length), new Int32Array(length)];
   const weights = members.some((member) => member.weights) ? new Float32Array(length).fill(1) : null;

@@ -5,7 +5,7 @@ import type { ChatTemplate } from "../chat/chat-template.ts";
 import { endTokens } from "../chat/end-of-turn.ts";
 import { createNotices, type NoticeCount } from "../chat/notices.ts";
 import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../chat/special-text.ts";
-import type { ChatExample, Example, PreferenceExample } from "../examples/formats.ts";
+import type { ChatExample, Example, PreferenceExample, UnpairedExample } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
@@ -34,7 +34,7 @@ export interface SampleMaker {
 /**
  * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
- * Text: everything, eos included. A preference: the chosen text, then the rejected one. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
 export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
@@ -82,6 +82,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       }
       case "preference":
         return preference(example);
+      case "unpaired":
+        return unpaired(example);
       case "chat": {
         const template = templateFor(example.tools !== null);
         const texts = trainedTexts(template, example, ends, notices.add);
@@ -122,6 +124,14 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       throw new UserError(`${where}: the chat template renders the prompt of "chosen" and that of "rejected" differently`);
     }
     return [first, second];
+  };
+  const unpaired = ({ answer, desirable, where }: UnpairedExample): Sample[] => {
+    const [made, ...more] = samples(answer) as [Sample, ...Sample[]];
+    if (more.length > 0)
+      throw new UserError(
+        `${where}: the chat template makes several texts of the answer, of which none could be judged as a whole; give it one assistant message`,
+      );
+    return [{ ...made, desirable }];
   };
   const day = readsDate(tokenizer) ? now.toDateString() : null;
   return {

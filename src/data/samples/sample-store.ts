@@ -46,6 +46,8 @@ export interface SampleIndex {
   readonly numbers: Int32Array;
   /** See weight-runs.ts. */
   readonly weightRuns: Int32Array;
+  /** 1 for each desirable sample, 0 for each undesirable one; empty where nobody said. */
+  readonly verdicts: Int32Array;
   readonly labelled: number;
 }
 
@@ -62,7 +64,7 @@ const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
 export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
-  const { lengths, numbers, weightRuns, labelled, unused, notices } = index;
+  const { lengths, numbers, weightRuns, verdicts, labelled, unused, notices } = index;
   const weightsOf = createWeightReader(weightRuns);
   // First tokens of every 64th sample: the lengths tell the others.
   const starts = new Float64Array(Math.ceil(lengths.length / STRIDE));
@@ -90,13 +92,14 @@ export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (n
       const ids = read(startOf(i), lengths[i]!);
       const labels = ids.map((stored) => (stored < 0 ? IGNORED : stored));
       for (let t = 0; t < ids.length; t++) if (ids[t]! < 0) ids[t] = -1 - ids[t]!;
-      return { ids, labels, weights: weightsOf(i, ids.length), where: placeOf(numbers[i]!) };
+      const sample = { ids, labels, weights: weightsOf(i, ids.length), where: placeOf(numbers[i]!) };
+      return verdicts.length === 0 ? sample : { ...sample, desirable: verdicts[i] === 1 };
     },
   };
 }
 
 /** Describes what is stored of a sample. */
-export type StoredSample = Pick<Sample, "ids" | "labels" | "weights">;
+export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "desirable">;
 
 /** How many tokens of a sample are learned: labelled ones that are not first in their text. */
 export function countLabelled({ labels, parts = [labels.length] }: Pick<Sample, "labels" | "parts">): number {
@@ -125,19 +128,21 @@ export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
 
 /** Collects the index of a set sample by sample. */
 export function createIndexBuilder(): {
-  add(sample: Pick<Sample, "ids" | "weights">, number: number, labelled: number): void;
+  add(sample: Pick<Sample, "ids" | "weights" | "desirable">, number: number, labelled: number): void;
   finish(): SampleIndex;
 } {
   const lengths = createIntList();
   const numbers = createIntList();
   const runs = createIntList();
+  const verdicts = createIntList();
   let count = 0;
   let total = 0;
   return {
-    add({ ids, weights }, number, labelled) {
+    add({ ids, weights, desirable }, number, labelled) {
       lengths.push(ids.length);
       numbers.push(number);
       if (weights) addWeightRuns(runs, count, weights);
+      if (desirable !== undefined) verdicts.push(Number(desirable));
       count++;
       total += labelled;
     },
@@ -145,6 +150,7 @@ export function createIndexBuilder(): {
       lengths: lengths.finish(),
       numbers: numbers.finish(),
       weightRuns: runs.finish(),
+      verdicts: verdicts.finish(),
       labelled: total,
     }),
   };

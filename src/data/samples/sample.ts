@@ -14,6 +14,8 @@ export interface Sample {
   readonly weights: Float32Array | null;
   /** Tokens of each text, where the sample is several texts that do not see each other, one behind the other; absent: it is one. */
   readonly parts?: readonly number[];
+  /** True for an answer that is wanted, false for one that is not; absent: nobody said. */
+  readonly desirable?: boolean | undefined;
   /** `file:line` */
   readonly where: string;
 }
@@ -22,6 +24,11 @@ export interface Sample {
 export interface SamplePart {
   readonly text: string;
   readonly trained: boolean;
+}
+
+/** The first text of a sample, with its labels. */
+export function firstText({ ids, labels, parts = [ids.length], where }: Sample): Sample {
+  return { ids: ids.subarray(0, parts[0]), labels: labels.subarray(0, parts[0]), weights: null, where };
 }
 
 /** The sample as text, cut where the masking changes: for showing what is trained on. */

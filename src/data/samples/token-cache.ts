@@ -18,7 +18,7 @@ import {
 
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
- * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), a JSON
+ * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), verdicts (i32 per sample, where they have any), a JSON
  * trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
  * checksum tells a damaged one.
  */
@@ -31,6 +31,8 @@ interface Trailer {
   readonly tokens: number;
   /** 32-bit words. */
   readonly weightRuns: number;
+  /** 32-bit words; absent where nobody said which samples are desirable. */
+  readonly verdicts?: number;
   readonly labelled: number;
   /** Absent where all columns are used. */
   readonly unused?: UnusedColumns;
@@ -81,15 +83,17 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
     finish(unused = {}, notices = []) {
       flush();
       const index = { ...builder.finish(), unused, notices };
-      const { lengths, numbers, weightRuns, labelled } = index;
+      const { lengths, numbers, weightRuns, verdicts, labelled } = index;
       write(bytesOf(lengths));
       write(bytesOf(numbers));
       write(bytesOf(weightRuns));
+      write(bytesOf(verdicts));
       const counts = {
         version: VERSION,
         samples: lengths.length,
         tokens,
         weightRuns: weightRuns.length,
+        ...(verdicts.length > 0 ? { verdicts: verdicts.length } : {}),
         labelled,
         ...(Object.keys(unused).length > 0 ? { unused } : {}),
         ...(notices.length > 0 ? { notices } : {}),
@@ -152,24 +156,25 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     readFully(fd, bytesOf(values), at * 4, path);
     return values;
   };
-  const { lengths, numbers, weightRuns } = index ?? {
+  const { lengths, numbers, weightRuns, verdicts } = index ?? {
     lengths: readInts(tokens, samples),
     numbers: readInts(tokens + samples, samples),
     weightRuns: readInts(tokens + 2 * samples, trailer.weightRuns),
+    verdicts: readInts(tokens + 2 * samples + trailer.weightRuns, trailer.verdicts ?? 0),
   };
   if (lengths.reduce((sum, length) => sum + length, 0) !== tokens) {
     fs.closeSync(fd);
     return null;
   }
   const { unused = {}, notices = [] } = trailer;
-  return createSampleSet({ lengths, numbers, weightRuns, labelled, unused, notices }, readInts, placeOf);
+  return createSampleSet({ lengths, numbers, weightRuns, verdicts, labelled, unused, notices }, readInts, placeOf);
 }
 
 /** Tells whether the checksum holds. The file is read for it once, and again when it has changed. */
 function isWhole(path: string, { sha256, ...counts }: Trailer): boolean {
   const { found } = fileVerdict("token-cache", path, () => {
     const hasher = new Bun.CryptoHasher("sha256");
-    let left = 4 * (counts.tokens + 2 * counts.samples + counts.weightRuns);
+    let left = 4 * wordsOf(counts);
     for (const piece of filePieces(path)) {
       const part = piece.subarray(0, left);
       hasher.update(part);
@@ -196,8 +201,13 @@ function readTrailer(fd: number, path: string): Trailer | null {
     return null;
   }
   if (!isRecord(value) || value.version !== VERSION) return null;
-  const { samples, tokens, weightRuns } = value as unknown as Trailer;
-  return 4 * (tokens + 2 * samples + weightRuns) + length + 8 === size ? (value as unknown as Trailer) : null;
+  const trailer = value as unknown as Trailer;
+  return 4 * wordsOf(trailer) + length + 8 === size ? trailer : null;
+}
+
+/** 32-bit words in front of the trailer. */
+function wordsOf({ tokens, samples, weightRuns, verdicts = 0 }: Omit<Trailer, "sha256">): number {
+  return tokens + 2 * samples + weightRuns + verdicts;
 }
 
 /** Tells whether a folder exists, or can be made, and can be written to. */

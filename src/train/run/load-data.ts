@@ -4,11 +4,13 @@ import { type Example, readMapping } from "../../data/examples/formats.ts";
 import { findSplits, heldOutFiles, parseSources, trainingFiles } from "../../data/examples/sources.ts";
 import { type HeldOutAmount, parseHeldOut, splitHeldOut } from "../../data/samples/held-out.ts";
 import { groupSamples } from "../../data/samples/groups.ts";
+import { withMismatched } from "../../data/samples/mismatched.ts";
 import { mixSamples, samplesPerEpoch, type WeightedSet } from "../../data/samples/mix.ts";
 import { type LoadedFile, loadSamples, type PrepareOptions } from "../../data/samples/prepare.ts";
 import type { SampleMaker } from "../../data/samples/sample-maker.ts";
 import type { SampleSet } from "../../data/samples/sample-store.ts";
 import { UserError } from "../../base/errors.ts";
+import type { Objective } from "../../objectives/objective.ts";
 import type { TrainConfig } from "../config.ts";
 
 /** The examples of a run. */
@@ -21,13 +23,17 @@ export interface LoadedData {
 }
 
 /**
- * Reads and tokenizes the training examples and those that are held out: of files of their own, or a part of the former. With more than one of
- * `texts` to an example, its samples stay together.
+ * Reads and tokenizes the training examples and those that are held out: of files of their own, or a part of the former. The texts of an
+ * example stay together, where the objective has several; mismatched ones are made of examples of the same set.
  * @throws {UserError} anything that is missing or does not fit
  */
 export async function loadData(
-  config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest" | "columns" | "roles">,
-  { maker, texts }: { readonly maker: SampleMaker; readonly texts: number },
+  config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest" | "columns" | "roles" | "batchSize">,
+  {
+    maker,
+    objective: { texts, mismatched },
+    maxLength,
+  }: { readonly maker: SampleMaker; readonly objective: Objective; readonly maxLength: number },
   options: PrepareOptions,
 ): Promise<LoadedData> {
   const mapping = readMapping(config);
@@ -41,7 +47,7 @@ export async function loadData(
     const files: LoadedFile[] = [];
     for (const path of all) {
       const file = await loadSamples(path, maker, { ...options, mapping });
-      files.push(texts === 1 ? file : { ...groupSamples(file), content: file.content });
+      files.push(texts === 1 || mismatched ? file : { ...groupSamples(file), content: file.content });
     }
     return files;
   };
@@ -55,9 +61,11 @@ export async function loadData(
     : paths.length > 0
       ? { path: paths[0]!, number: 1 }
       : null;
+  const arranged = (set: SampleSet): SampleSet =>
+    mismatched ? withMismatched(set, { group: Math.max(2, config.batchSize), maxLength }) : set;
   return {
-    train: { ...mixed(kept), content: amount ? partOf(whole, amount, config.seed) : whole },
-    valid: held && mixed(held.map((set) => ({ set, weight: 1 }))),
+    train: { ...arranged(mixed(kept)), content: amount ? partOf(whole, amount, config.seed) : whole },
+    valid: held && arranged(mixed(held.map((set) => ({ set, weight: 1 })))),
     shown: shown && (await exampleFrom(shown.path, shown.number, mapping)),
   };
 }

@@ -177,7 +177,11 @@ export async function trainLoop(run: TrainingRun, start: TrainingPosition): Prom
 }
 
 function withEvaluation(position: TrainingPosition, { loss, metrics }: Evaluation, metric: Metric): TrainingPosition {
-  const value = metric === LOSS ? loss : metrics[metric.name]!;
+  const value = metric === LOSS ? loss : metrics[metric.name];
+  if (value === undefined)
+    throw new UserError(
+      `--best-metric ${metric.name}: the held-out examples do not have what it is made of; hold out more of them, or choose another metric`,
+    );
   const held = metric.better === "lower" ? value : -value;
   const better = position.bestLoss === null || held < position.bestLoss;
   return {

@@ -5,7 +5,7 @@ import { endOfTurn } from "../../data/chat/end-of-turn.ts";
 import { contentText, type Example } from "../../data/examples/formats.ts";
 import type { PrepareOptions } from "../../data/samples/prepare.ts";
 import { createSampleMaker } from "../../data/samples/sample-maker.ts";
-import { type SamplePart, sampleParts } from "../../data/samples/sample.ts";
+import { firstText, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
 import { cacheFolder } from "../../base/files/cache-folder.ts";
 import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { initialiseAdapter, writeAdapterWeights } from "../../load/adapter.ts";
@@ -141,7 +141,7 @@ async function readOpened(
     identity,
     close,
     date: readsDate(tokenizer) ? date : null,
-    ...(await loadData(config, { maker, texts: objective.texts }, options)),
+    ...(await loadData(config, { maker, objective, maxLength: sequenceLength }, options)),
   };
 }
 
@@ -344,7 +344,10 @@ export async function createSession(
       const answer = [...generate(engine.decoder(), [...prompt.ids], greedy)];
       return { prompt: prompt.text, answer: tokenizer.decode(answer, { skipSpecial: true }).trim() };
     },
-    shownSample: () => sampleParts(tokenizer, inputs.train.sample(0)),
+    shownSample() {
+      const sample = inputs.train.sample(0);
+      return sampleParts(tokenizer, inputs.objective.mismatched ? firstText(sample) : sample);
+    },
   };
 }
 
@@ -364,6 +367,8 @@ function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): 
     }
     case "preference":
       return promptOf(tokenizer, example.chosen, date);
+    case "unpaired":
+      return promptOf(tokenizer, example.answer, date);
     case "completion":
       return { text: example.prompt, ids: rawPrompt(tokenizer, example.prompt) };
     case "text": {

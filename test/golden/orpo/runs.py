@@ -55,8 +55,8 @@ def texts_of(pair):
     return {"prompt": "-", "chosen": json.dumps(pair["chosen"]), "rejected": json.dumps(pair["rejected"])}
 
 
-def train(run, batches, folder_of_weights, Trainer, Config, own, unknown=(), recording=Recording, row_of=texts_of):
-    """`own`: arguments that the trainer has for its objective; `unknown`: metrics of TRL that are left out."""
+def train(run, batches, folder_of_weights, Trainer, Config, own, unknown=(), recording=Recording, row_of=texts_of, mean=mean):
+    """`own`: arguments that the trainer has for its objective; `unknown`: metrics of TRL that are left out; `mean` of micro-batches' notes."""
     model = model_of(run)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     tokenizer.pad_token = tokenizer.eos_token

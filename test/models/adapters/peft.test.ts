@@ -173,7 +173,7 @@ describe.each(CASES)("%s", (name) => {
 /** A batch file as a micro-batch of two examples. */
 function microBatch(batch: ReturnType<typeof readStepBatch>): MicroBatch {
   const tokens = batch.ids.length;
-  return { ...batch, tokens, weights: null, used: tokens, examples: 2, spans: [], members: [] };
+  return { ...batch, tokens, weights: null, used: tokens, examples: 2, spans: [], desirable: [], members: [] };
 }
 
 function readExpected(path: string): Map<string, Float32Array> {

@@ -8,6 +8,7 @@ import {
   missing,
   needless,
   NOTHING,
+  preferenceBeta,
   problem,
   type Settings,
   switches,
@@ -158,17 +159,19 @@ export const AXOLOTL: Table = {
   rl: to("objective", (value) =>
     isOff(value)
       ? NOTHING
-      : value === "orpo" || value === "dpo"
+      : value === "orpo" || value === "dpo" || value === "kto"
         ? { set: { objective: value } }
         : value === "ipo"
           ? { set: { objective: "dpo", dpoLoss: "ipo" } }
           : problem(
               value === "simpo"
                 ? `${show(value)}: it is objective: simpo here, with simpo-beta and simpo-gamma of its own`
-                : `${show(value)}: of preferences there are dpo, ipo, orpo and simpo`,
+                : `${show(value)}: of preferences there are dpo, ipo, kto, orpo and simpo`,
             ),
   ),
-  rl_beta: to("dpoBeta"),
+  rl_beta: preferenceBeta,
+  kto_desirable_weight: to("ktoDesirableWeight"),
+  kto_undesirable_weight: to("ktoUndesirableWeight"),
   orpo_alpha: to("orpoLambda"),
   ...each("reward_model process_reward_model", missing("training is next-token prediction")),
   sequence_len: to("sequenceLength"),

@@ -19,8 +19,11 @@ export interface Counterpart {
   readonly why: string | null;
   /** True if what the name asks for is not done here. */
   readonly isMissing?: boolean;
-  /** @param folder that relative paths start from */
-  read(value: unknown, folder: string): Meaning;
+  /**
+   * @param folder that relative paths start from
+   * @param before what the keys that come earlier in the table have set
+   */
+  read(value: unknown, folder: string, before: Settings): Meaning;
 }
 
 export type Table = Readonly<Record<string, Counterpart>>;
@@ -37,12 +40,14 @@ export function isOff(value: unknown): boolean {
 export const problem = (text: string): Meaning => ({ problem: text });
 
 /** A key with a counterpart that takes the same values, or what `read` makes of them. An absent value says nothing. */
-export function to(
-  key: TrainConfigKey,
-  read: (value: unknown, folder: string) => Meaning = (value) => ({ set: { [key]: value } }),
-): Counterpart {
-  return { flag: flagName(key), why: null, read: (value, folder) => (value === null ? NOTHING : read(value, folder)) };
+export function to(key: TrainConfigKey, read: Counterpart["read"] = (value) => ({ set: { [key]: value } })): Counterpart {
+  return { flag: flagName(key), why: null, read: (value, ...rest) => (value === null ? NOTHING : read(value, ...rest)) };
 }
+
+/** The beta of dpo, or of kto where that is the objective. */
+export const preferenceBeta: Counterpart = to("dpoBeta", (value, _, { objective }) => ({
+  set: { [objective === "kto" ? "ktoBeta" : "dpoBeta"]: value },
+}));
 
 /** A switch that is one value of a setting here. */
 export function switches(key: TrainConfigKey, value: string | boolean): Counterpart {

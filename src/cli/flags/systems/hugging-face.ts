@@ -8,6 +8,7 @@ import {
   missing,
   needless,
   NOTHING,
+  preferenceBeta,
   problem,
   type Settings,
   switches,
@@ -149,11 +150,13 @@ export const LLAMA_FACTORY: Table = {
   stage: to("objective", (value) =>
     value === "sft" || value === "pt"
       ? NOTHING
-      : value === "dpo"
-        ? { set: { objective: "dpo" } }
-        : problem(`${show(value)}: training is next-token prediction, or --objective dpo, orpo or simpo`),
+      : value === "dpo" || value === "kto"
+        ? { set: { objective: value } }
+        : problem(`${show(value)}: training is next-token prediction, or --objective dpo, kto, orpo or simpo`),
   ),
-  pref_beta: to("dpoBeta"),
+  pref_beta: preferenceBeta,
+  kto_chosen_weight: to("ktoDesirableWeight"),
+  kto_rejected_weight: to("ktoUndesirableWeight"),
   pref_loss: to("dpoLoss", (value) =>
     value === "sigmoid" || value === "hinge" || value === "ipo"
       ? { set: { dpoLoss: value } }
@@ -193,7 +196,7 @@ export const LLAMA_FACTORY: Table = {
   lora_rank: to("rank"),
   lora_alpha: to("alpha"),
   lora_dropout: to("dropout"),
-  lora_target: to("targets", (value) => (value === "all" ? { set: { targets: ["all-linear"] } } : targets.read(value, ""))),
+  lora_target: to("targets", (value) => (value === "all" ? { set: { targets: ["all-linear"] } } : targets.read(value, "", {}))),
   use_rslora: to("rslora"),
   use_dora: doraInstead("finetuning_type"),
   additional_target: modulesToSave,
