@@ -5,6 +5,7 @@
  *     bun bench/large.ts                         what fits the disk
  *     bun bench/large.ts 7b-nf4 0.5b-small       some cases
  *     bun bench/large.ts 7b-nf4 --cgroup         once more in a control group of 10 % more than the peak, where one can be made
+ *     bun bench/large.ts 1.5b-bf16 --read 300e6  in such a group that reads so many bytes a second of the disk
  *
  * Models are made in `--folder` (default: the system's folder for temporary files) and removed again; --keep leaves them.
  */
@@ -14,7 +15,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatBytes } from "../src/base/bytes.ts";
 import { CASES, type LargeCase } from "./large/cases.ts";
-import { inGroup, memoryGroup } from "./large/cgroup.ts";
+import { type Group, inGroup, makeGroup } from "./large/cgroup.ts";
 import type { LargeResult } from "./large/step.ts";
 
 const { values: flags, positionals } = parseArgs({
@@ -23,6 +24,7 @@ const { values: flags, positionals } = parseArgs({
     folder: { type: "string", default: tmpdir() },
     keep: { type: "boolean", default: false },
     cgroup: { type: "boolean", default: false },
+    read: { type: "string", multiple: true, default: [] },
     threads: { type: "string" },
   },
 });
@@ -48,14 +50,19 @@ for (const name of names) {
     }
     const free = await run(name, root, null);
     report(name, one, free);
-    if (!flags.cgroup) continue;
-    const group = memoryGroup(Math.round(1.1 * free.peak));
-    if (group === null) console.log(`${name}: no control group can be made here`);
-    else {
+    const rates = [...(flags.cgroup ? [null] : []), ...flags.read.map(Number)];
+    for (const rate of rates) {
+      const read = rate === null ? null : { folder: root, rate };
+      const group = makeGroup({ memory: Math.round(1.1 * free.peak), read });
+      if (group === null) {
+        console.log(`${name}: no control group can be made here`);
+        break;
+      }
       const limited = await run(name, root, group).finally(() => group.remove());
       console.log(
         `${name}: ends within ${formatBytes(1.1 * free.peak)}, page cache included, after ${limited.seconds.toFixed(1)} s`,
       );
+      if (rate !== null) reportRate(rate, limited);
     }
   } finally {
     if (!flags.keep) fs.rmSync(root, { recursive: true });
@@ -64,7 +71,7 @@ for (const name of names) {
 process.exitCode = failed > 0 ? 1 : 0;
 
 /** One step in a process of its own. */
-async function run(name: string, root: string, group: ReturnType<typeof memoryGroup>): Promise<LargeResult> {
+async function run(name: string, root: string, group: Group | null): Promise<LargeResult> {
   const out = join(root, "result.json");
   const command = [
     process.execPath,
@@ -81,6 +88,16 @@ async function run(name: string, root: string, group: ReturnType<typeof memoryGr
   });
   if ((await child.exited) !== 0) throw new Error(`${name} ended with ${child.signalCode ?? child.exitCode}`);
   return JSON.parse(fs.readFileSync(out, "utf8")) as LargeResult;
+}
+
+/** The disk is not to cost more than what it or the processor takes alone, whichever is slower. */
+function reportRate(rate: number, { seconds, programs, read }: LargeResult): void {
+  const least = Math.max(programs, read / rate);
+  const holds = seconds <= 1.15 * least;
+  if (!holds) failed++;
+  console.log(
+    `  ${holds ? "ok  " : "MISS"} at ${formatBytes(rate)} a second: ${(seconds / least).toFixed(3)} of the slower of computing (${programs.toFixed(1)} s) and reading (${(read / rate).toFixed(1)} s)`,
+  );
 }
 
 function report(name: string, { limit, stateBytes }: LargeCase, result: LargeResult): void {
