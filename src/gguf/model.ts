@@ -12,11 +12,20 @@ import { mergedModel } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../load/rotary-tables.ts";
 import { isVision, moduleName } from "../hf/weights/model-weights.ts";
-import { familyOf, modulesOf } from "../models/families/index.ts";
+import { modulesOf } from "../models/families/index.ts";
 import { tensorBytes, type TensorSource } from "../hf/weights/safetensors.ts";
 import { type TensorData } from "../hf/weights/safetensors-write.ts";
 import { encode, headType, typeFor } from "./encode.ts";
-import { architectureOf, blockModules, checkExportable, ggufParts, isUsualYarn, normOffset, windowInFile } from "./names.ts";
+import {
+  architectureOf,
+  blockModules,
+  checkExportable,
+  ggufFacts,
+  ggufParts,
+  isUsualYarn,
+  normOffset,
+  windowInFile,
+} from "./names.ts";
 import { spaceTaking, tokenizerMetadata } from "./tokenizer.ts";
 import { samplingMetadata } from "./sampling.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
@@ -56,7 +65,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["attention.head_count_kv", { u32: config.kvHeads }],
     ["attention.key_length", { u32: config.headDim }],
     ["attention.value_length", { u32: config.headDim }],
-    ["attention.layer_norm_rms_epsilon", { f32: config.rmsNormEps }],
+    ["attention.layer_norm_rms_epsilon", { f32: config.normEps }],
     ["rope.dimension_count", { u32: config.rotaryDim }],
     ["rope.freq_base", { f32: theta }],
     ["vocab_size", { u32: config.vocabSize }],
@@ -64,7 +73,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
   own.push(...ropeMetadata(config.rope));
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
-  const settings = familyOf(config).gguf.settings?.(config) ?? {};
+  const settings = ggufFacts(config).settings?.(config) ?? {};
   own.push(...Object.entries(settings).map(([key, value]): [string, GgufValue] => [key, { f32: value }]));
   const window = windowInFile(config);
   if (window !== null) own.push(["attention.sliding_window", { u32: window }]);

@@ -1,12 +1,21 @@
 import { UserError } from "../base/errors.ts";
 import type { ModelConfig } from "../models/config.ts";
+import type { GgufFacts } from "../models/families/family.ts";
 import { familyOf, modulesOf } from "../models/families/index.ts";
 import type { RopeScaling } from "../models/rope.ts";
 import { groupRows, interleaveRows } from "./encode.ts";
 
+/** How llama.cpp has a model's family. @throws {UserError} no file of this kind is written */
+export function ggufFacts(config: ModelConfig): GgufFacts {
+  const { gguf, models } = familyOf(config);
+  if (gguf === null)
+    throw new UserError(`GGUF files are written of models that predict next tokens, not of ${models.join(" and ")}`);
+  return gguf;
+}
+
 /** llama.cpp's architecture of a model. */
 export function architectureOf(config: ModelConfig): string {
-  return familyOf(config).gguf.architecture;
+  return ggufFacts(config).architecture;
 }
 
 /** A tensor of a GGUF file, made of rows of a module's. */
@@ -29,7 +38,7 @@ export function ggufParts(module: string, config: ModelConfig): GgufPart[] {
   if (local === embedding) return whole("token_embd");
   if (local === "norm") return whole("output_norm");
   const [, layer, inner = ""] = /^layers\.(\d+)\.(.+)$/.exec(local) ?? [];
-  const { modules } = familyOf(config).gguf;
+  const { modules } = ggufFacts(config);
   const names = Object.hasOwn(modules, inner) ? modules[inner]! : [];
   if (typeof names !== "string") return names.flatMap((name, i) => groupedPart(`blk.${layer}.${name}`, i, config));
   const heads = interleavedHeads(inner, config);
@@ -40,7 +49,7 @@ export function ggufParts(module: string, config: ModelConfig): GgufPart[] {
 /** Queries (0), keys (1) or values (2) of an InternLM2: in each group of rows, those of its query heads, of key and value. */
 function groupedPart(name: string, part: number, config: ModelConfig): GgufPart {
   const { heads, kvHeads, headDim } = config;
-  const { rotatesNeighbours } = familyOf(config).gguf;
+  const { rotatesNeighbours } = ggufFacts(config);
   const perKey = heads / kvHeads;
   const size = (part === 0 ? perKey : 1) * headDim;
   const from = (part === 0 ? 0 : perKey + part - 1) * headDim;
@@ -58,7 +67,7 @@ function groupedPart(name: string, part: number, config: ModelConfig): GgufPart 
 /** GGUF names of the modules that every block of the family has. */
 export function blockModules(config: ModelConfig): string[] {
   const optional = config.qkNorm ? [] : ["attn_q_norm", "attn_k_norm"];
-  return Object.values(familyOf(config).gguf.modules)
+  return Object.values(ggufFacts(config).modules)
     .flat()
     .filter((name) => !optional.includes(name));
 }
@@ -70,23 +79,19 @@ export function normOffset(module: string, config: ModelConfig): number {
 
 /** The heads of a block's module whose rows are to be interleaved (see `interleaveRows`), or 0. */
 function interleavedHeads(module: string, config: ModelConfig): number {
-  if (!familyOf(config).gguf.rotatesNeighbours) return 0;
+  if (!ggufFacts(config).rotatesNeighbours) return 0;
   if (module === "self_attn.q_proj") return config.heads;
   return module === "self_attn.k_proj" ? config.kvHeads : 0;
 }
 
 /** Tells whether llama.cpp has the model's sliding window; in the other families every token sees the whole text there. */
 export function hasWindows(config: ModelConfig): boolean {
-  return familyOf(config).gguf.window === "applied" && config.slidingWindow !== null;
+  return ggufFacts(config).window === "applied" && config.slidingWindow !== null;
 }
 
 /** The window that the file names, in tokens, 0 for none; null: it names nothing. */
 export function windowInFile(config: ModelConfig): number | null {
-  return familyOf(config).gguf.window === "named"
-    ? (config.slidingWindow ?? 0)
-    : hasWindows(config)
-      ? config.slidingWindow
-      : null;
+  return ggufFacts(config).window === "named" ? (config.slidingWindow ?? 0) : hasWindows(config) ? config.slidingWindow : null;
 }
 
 /** llama.cpp reads no betas of YaRN from these architectures' files: it has the usual ones, rounded to whole dimensions. */
@@ -97,7 +102,7 @@ export function isUsualYarn({ betaFast, betaSlow, truncate }: Extract<RopeScalin
 /** @throws {UserError} what llama.cpp computes otherwise */
 export function checkExportable(config: ModelConfig): void {
   const { scaling } = config.rope;
-  const { architecture, activation, scalings, check } = familyOf(config).gguf;
+  const { architecture, activation, scalings, check } = ggufFacts(config);
   if (config.hiddenAct !== activation)
     throw new UserError(`GGUF's ${architecture} models have the activation ${activation}, not ${config.hiddenAct}`);
   check?.(config);

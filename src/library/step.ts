@@ -39,7 +39,7 @@ export const stepOptionsSchema = trainConfigSchema
       .string()
       .min(1)
       .describe(
-        "safetensors file: input_ids, labels (-100 = masked), optional attention_mask and position_ids, int64 [sequences, length]",
+        "safetensors file: input_ids, labels (-100 = masked), optional attention_mask, position_ids and token_type_ids, int64 [sequences, length]",
       ),
     out: z.string().min(1).describe("safetensors file to write: loss, and the gradient of every trainable parameter"),
     adapter: z.string().min(1).optional().describe("PEFT adapter folder (default: a fresh adapter from the seed)"),
@@ -71,6 +71,7 @@ export async function step(options: StepOptions, { sink = () => {} }: Pick<CallO
   checkQuantize(config);
   const model = await openModel(config, {
     onNote: (text) => sink({ type: "note", text }),
+    predicts: "given labels",
   });
   const { source, adapter } = model;
   try {

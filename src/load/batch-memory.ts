@@ -28,6 +28,13 @@ export function batchBytes(config: ModelConfig, size: BatchSize): number {
   return Object.values(batchTypes(config, size)).reduce((sum, type) => sum + align(byteLength(type)), 0);
 }
 
+/** The end of the example of each token, which are neighbours that begin at one place. */
+function endsOf(starts: Int32Array): Int32Array {
+  const ends = new Int32Array(starts.length);
+  for (let t = starts.length - 1; t >= 0; t--) ends[t] = starts[t + 1] === starts[t] ? ends[t + 1]! : t + 1;
+  return ends;
+}
+
 /** @param rows where the embedding's table lies in its file */
 export function createBatchMemory(
   executor: Executor,
@@ -53,12 +60,14 @@ export function createBatchMemory(
   const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
   const windowStarts = new Int32Array(tokens);
+  const { encoder } = config;
+  if (encoder) put("ones", new Float32Array(tokens).fill(1));
   const scales = new Float32Array(weighted ? tokens : 1);
   const rng = new Int32Array(2);
   return {
     addresses,
     bytes: batchBytes(config, size),
-    load({ ids, labels, weights = null, starts, positions }, scale) {
+    load({ ids, labels, weights = null, starts, positions, types: texts }, scale) {
       if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
       put("ids", ids);
       rows?.take(ids);
@@ -68,6 +77,14 @@ export function createBatchMemory(
       const reach = config.slidingWindow === null ? count : config.slidingWindow - 1;
       starts.forEach((start, token) => (windowStarts[token] = Math.max(start, token - reach)));
       put("windowStarts", windowStarts.subarray(0, count));
+      if (encoder) {
+        put("ends", endsOf(starts));
+        put(
+          "positions",
+          positions.map((position) => encoder.firstPosition + position),
+        );
+        put("types", texts ?? new Int32Array(count));
+      }
       for (const { names, fill } of rotary) {
         fill(positions, angles);
         put(names[0], angles.cos.subarray(0, count * half));

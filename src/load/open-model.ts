@@ -8,7 +8,10 @@ import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
 import { loadConfig } from "../hf/config/config.ts";
+import { UserError } from "../base/errors.ts";
+import { predictsTokens } from "../models/chain/segments.ts";
 import type { ModelConfig } from "../models/config.ts";
+import { familyOf } from "../models/families/index.ts";
 import { examineWeights } from "../hf/weights/examine.ts";
 import { openAdapterFor } from "../hf/peft/check-adapter.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
@@ -55,6 +58,8 @@ export interface OpenModelOptions extends FindModelOptions {
    * all files, `none` reads none (default: `kept`).
    */
   readonly check?: "kept" | "fresh" | "none" | undefined;
+  /** What the model has to predict: what comes next in a text, which encoders do not, or labels that are given (default: what comes next). */
+  readonly predicts?: "next tokens" | "given labels" | undefined;
 }
 
 /**
@@ -67,8 +72,9 @@ export async function openModel(named: NamedModel & ChatSettings, options: OpenM
 
 /** As `openModel`, of a model that is on this machine. @throws {UserError} */
 export function openFound({ name, folder, adapter: path }: FoundModel, options: OpenModelOptions = {}): OpenModel {
-  const { onNote, check = "kept", chats = {} } = options;
+  const { onNote, check = "kept", chats = {}, predicts = "next tokens" } = options;
   const declared = loadConfig(folder);
+  checkPrediction(declared, folder, predicts);
   const source = openModelWeights(folder, declared);
   let adapter: Adapter | null = null;
   const close = () => {
@@ -107,6 +113,20 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
   } catch (error) {
     close();
     throw error;
+  }
+}
+
+/** @throws {UserError} an encoder that is to continue texts, or one without the head that is needed */
+function checkPrediction(config: ModelConfig, folder: string, predicts: NonNullable<OpenModelOptions["predicts"]>): void {
+  if (config.encoder === null) return;
+  const { models, architecture } = familyOf(config);
+  if (predicts === "next tokens") {
+    throw new UserError(
+      `${folder} holds an encoder (${models.join(", ")}), which sees each text from both sides and predicts no next tokens: expected a model that generates text; of an encoder, remat step computes loss and gradients`,
+    );
+  }
+  if (!predictsTokens(config)) {
+    throw new UserError(`${folder} holds an encoder without a head, which predicts no tokens; expected a ${architecture}`);
   }
 }
 

@@ -8,7 +8,7 @@ import { modulesOf } from "../models/families/index.ts";
 import { adapterTuning } from "./adapter.ts";
 
 /** Names that the model computes by itself, or that say a thing twice: old files hold such tensors, and nobody misses them. */
-const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)$/;
+const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias|embeddings\.position_ids)$/;
 
 /** The version of this check: what an earlier one has found is not believed. */
 const CHECK_VERSION = 1;

@@ -3,6 +3,18 @@ import type { RopeConfig } from "./rope.ts";
 
 export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
 
+/** Describes what a model has whose tokens attend to both sides. */
+export interface EncoderConfig {
+  /** Rows of the table of positions. */
+  readonly positionRows: number;
+  /** The row of a text's first token. */
+  readonly firstPosition: number;
+  /** Rows of the table of types, which tells two texts of an example apart; 0: there is none. */
+  readonly typeRows: number;
+  /** True if there is a head that predicts masked tokens. */
+  readonly predictsTokens: boolean;
+}
+
 /** Describes what the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
 export interface ModelConfig {
   /** Row of the table of families (`families/index.ts`): the model type in `config.json`. */
@@ -12,11 +24,13 @@ export interface ModelConfig {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
-  /** How many features of each head are rotated, the first ones: all but in a Phi-4-mini. */
+  /** How many features of each head are rotated, the first ones: all but in a Phi-4-mini, none in an encoder with a table of positions. */
   readonly rotaryDim: number;
   readonly intermediateSize: number;
   readonly vocabSize: number;
-  readonly rmsNormEps: number;
+  readonly normEps: number;
+  /** Null: a decoder, which predicts next tokens. */
+  readonly encoder: EncoderConfig | null;
   readonly hiddenAct: HiddenAct;
   readonly tieWordEmbeddings: boolean;
   /** The longest context, in tokens, that the model was made for (before `rope.scaling`). */
@@ -48,7 +62,7 @@ export interface ModelConfig {
   /** Factor of the logits: 1 / Granite's `logits_scaling`, 1 for all others. */
   readonly logitScale: number;
   /** The begin of the names of all modules but the head: a Gemma 3 with images holds its text part apart. */
-  readonly modulePrefix: "model." | "model.language_model.";
+  readonly modulePrefix: "model." | "model.language_model." | "bert." | "roberta." | "distilbert.";
   /** Biases on the query, key and value projections. */
   readonly attentionBias: boolean;
   /** A bias on the attention output projection. */

@@ -1,12 +1,26 @@
 import type { ModelConfig } from "./config.ts";
 
+/** The list of blocks, by what is in front of it. */
+const BLOCKS: Readonly<Record<ModelConfig["modulePrefix"], string>> = {
+  "model.": "layers",
+  "model.language_model.": "layers",
+  "bert.": "encoder.layer",
+  "roberta.": "encoder.layer",
+  "distilbert.": "transformer.layer",
+};
+
+/** The begin of the names of all blocks. */
+export const blocksPrefix = ({ modulePrefix }: Pick<ModelConfig, "modulePrefix">): string =>
+  `${modulePrefix}${BLOCKS[modulePrefix]}.`;
+
 /** Names of the segments and modules that no family has otherwise. */
 
 export const blockName = ({ modulePrefix }: Pick<ModelConfig, "modulePrefix">, layer: number): string =>
-  `${modulePrefix}layers.${layer}`;
+  `${blocksPrefix({ modulePrefix })}${layer}`;
 
-/** The decoder block that a module or weight belongs to; null outside the blocks, and below names that only look alike. */
-export function layerOf(name: string, { modulePrefix }: { readonly modulePrefix: string }): number | null {
-  const [, layer] = name.startsWith(modulePrefix) ? (/^layers\.(\d+)\./.exec(name.slice(modulePrefix.length)) ?? []) : [];
+/** The block that a module or weight belongs to; null outside the blocks, and below names that only look alike. */
+export function layerOf(name: string, model: Pick<ModelConfig, "modulePrefix">): number | null {
+  const prefix = blocksPrefix(model);
+  const [, layer] = name.startsWith(prefix) ? (/^(\d+)\./.exec(name.slice(prefix.length)) ?? []) : [];
   return layer === undefined ? null : Number(layer);
 }

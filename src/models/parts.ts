@@ -38,7 +38,8 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
 
 /**
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
- * without and with the sliding window; `windowCos` and `windowSin` are there where layers with a window have rotary positions
+ * without and with the sliding window, `ends` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
+ * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
  * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted. `tokenLosses` is what an open head writes.
  */
 export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
@@ -49,8 +50,13 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     labels: { dtype: "i32", shape: [tokens] },
     starts: { dtype: "i32", shape: [tokens] },
     windowStarts: { dtype: "i32", shape: [tokens] },
-    cos: angles,
-    sin: angles,
+    ...(config.encoder && {
+      ends: { dtype: "i32", shape: [tokens] },
+      positions: { dtype: "i32", shape: [tokens] },
+      types: { dtype: "i32", shape: [tokens] },
+      ones: { dtype: "f32", shape: [tokens, 1] },
+    }),
+    ...(config.rotaryDim > 0 && { cos: angles, sin: angles }),
     ...(config.windowRope && { windowCos: angles, windowSin: angles }),
     ...(config.queryRope && { queryCos: angles, querySin: angles }),
     scale: { dtype: "f32", shape: [hasTokenScales(size) ? tokens : 1] },
@@ -65,7 +71,9 @@ export function rotaryInputs({
   rope,
   windowRope,
   queryRope,
+  rotaryDim,
 }: ModelConfig): { names: readonly [BatchInput, BatchInput]; rope: RopeConfig }[] {
+  if (rotaryDim === 0) return [];
   return [
     { names: ["cos", "sin"], rope },
     ...(windowRope ? [{ names: ["windowCos", "windowSin"] as const, rope: windowRope }] : []),
@@ -78,6 +86,10 @@ export type BatchInput =
   | "labels"
   | "starts"
   | "windowStarts"
+  | "ends"
+  | "positions"
+  | "types"
+  | "ones"
   | "cos"
   | "sin"
   | "windowCos"

@@ -1,5 +1,5 @@
 import type { GraphBuilder } from "../graph/builder.ts";
-import { TABLE_MODULES } from "../models/families/index.ts";
+import { ALL_TABLES } from "../models/families/index.ts";
 import { Gemm } from "../ops/gemm.ts";
 import { MuonMomentum, MuonStep, UnitNorm } from "../ops/muon.ts";
 import { SumSquares } from "../ops/sum-squares.ts";
@@ -40,7 +40,7 @@ function isHidden(param: ParamInfo): boolean {
       .replace(/\.modules_to_save(\.default)?/, "")
       .split(".")
       .at(-2) ?? "";
-  return isMatrix(param) && !TABLE_MODULES.includes(module);
+  return isMatrix(param) && !ALL_TABLES.has(module);
 }
 
 type MuonSettings = Pick<Hyperparameters, "momentum" | "nesterov" | "adjustLr">;

@@ -78,7 +78,7 @@ test("Ministral and CWM: windows by type of layer; CWM's usual pattern, scaling 
     bosTokenId: 128_000,
     mlpBias: true,
     attentionBias: false,
-    rmsNormEps: 1e-5,
+    normEps: 1e-5,
   });
   expect(ofType("cwm", { rope_theta: 5 }).rope.theta).toBe(1e6);
   expect(ofType("cwm", { rope_theta: 5, rope_scaling: { type: "linear", factor: 2 } }).rope).toEqual({
@@ -98,7 +98,7 @@ test("Ministral 3: queries that grow, its usual scaling, text parts of either fa
     queryRope: { theta: 1e6, scaling, growth: { beta: 0.1, every: 16_384 } },
     headDim: 128,
     slidingWindow: null,
-    rmsNormEps: 1e-5,
+    normEps: 1e-5,
     padTokenId: 11,
     attentionBias: false,
   });
@@ -276,7 +276,7 @@ test("Qwen with images: the text part, nested or flat, its defaults, rotary posi
     attentionBias: true,
     attentionOutputBias: false,
     slidingWindow: null,
-    rmsNormEps: 1e-5,
+    normEps: 1e-5,
     eosTokenIds: [9],
     bosTokenId: 151_643,
     tieWordEmbeddings: false,
@@ -310,7 +310,7 @@ test("Phi-3: a window everywhere or nowhere, part of a head rotated, LongRoPE by
     headDim: 16,
     rotaryDim: 12,
     slidingWindow: null,
-    rmsNormEps: 1e-5,
+    normEps: 1e-5,
     attentionBias: false,
     eosTokenIds: [32_000],
     rope: { scaling: { type: "longrope", originalMaxPositions: 4096, factor: 1, attentionFactor: null } },
@@ -350,7 +350,7 @@ test("InternLM2 and 3: the flags of their biases, their defaults; variants that 
   expect(biases(ofType("internlm3", { qkv_bias: true }))).toEqual([true, false, false]);
   expect(biases(ofType("internlm3", { bias: true }))).toEqual([false, true, true]);
   expect(biases(ofType("internlm3", { attention_bias: true, mlp_bias: true }))).toEqual([true, true, true]);
-  expect(ofType("internlm3")).toMatchObject({ headDim: 128, maxPositions: 32_768, rmsNormEps: 1e-5 });
+  expect(ofType("internlm3")).toMatchObject({ headDim: 128, maxPositions: 32_768, normEps: 1e-5 });
   expect(userError(() => ofType("internlm2", { architectures: ["InternLM2ForRewardModel"] }))).toContain(
     '"InternLM2ForRewardModel" is not supported; expected InternLM2ForCausalLM',
   );

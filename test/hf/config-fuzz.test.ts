@@ -70,7 +70,7 @@ test(`${INPUTS} mutated config.json and generation_config.json: a configuration 
       const { layers, heads, kvHeads, headDim, hiddenSize, intermediateSize, vocabSize } = config;
       for (const size of [layers, heads, kvHeads, headDim, hiddenSize, intermediateSize, vocabSize, contextLimit(config)])
         if (!Number.isSafeInteger(size) || size < 1) throw new Error(`a size is ${size}`);
-      for (const value of [config.rmsNormEps, config.rope.theta])
+      for (const value of [config.normEps, config.rope.theta])
         if (!Number.isFinite(value) || value < 0) throw new Error(`a number is ${value}`);
       checkContext(config, 1);
     },

@@ -145,7 +145,8 @@ describe("reading", () => {
   test("modules are described by names and layers, or one by one where blocks have different ones", () => {
     const name = (layer: number, module: string) => `model.layers.${layer}.${module}`;
     const both = (layer: number) => [name(layer, "self_attn.q_proj"), name(layer, "mlp.up_proj")];
-    const [targets, model] = [["q_proj", "up_proj"], { layers: 3, modulePrefix: "model." }];
+    const targets = ["q_proj", "up_proj"];
+    const model = { layers: 3, modulePrefix: "model." } as const;
     expect(describeModules([0, 1, 2].flatMap(both), model)).toEqual({ targets, layers: null });
     expect(describeModules([2, 0].flatMap(both), model)).toEqual({ targets, layers: [0, 2] });
     const uneven = [...both(0), name(2, "mlp.up_proj")];

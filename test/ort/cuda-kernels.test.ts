@@ -18,7 +18,7 @@ import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { copyModel, zeroModel } from "../../src/ort/copy-models.ts";
 import { TARGETS } from "../../src/ort/executor.ts";
 import { SAMPLES } from "../onnx/samples.ts";
-import { FAMILIES, isFewer, modelFolder } from "../support/golden.ts";
+import { ENCODERS, FAMILIES, type GoldenFamily, isFewer, modelFolder } from "../support/golden.ts";
 import { opGraph } from "../support/ops.ts";
 import { SLOW } from "../support/slow.ts";
 
@@ -88,7 +88,11 @@ function onTheCpu({ graph, functions }: ModelProto): string[] {
 
 const onCuda = (graph: Graph): string[] => onTheCpu(fromBinary(ModelProtoSchema, writeModel(graph, undefined, TARGETS.cuda)));
 
-const LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const MODELS: readonly GoldenFamily[] = [...FAMILIES, ...ENCODERS];
+const LINEAR = [
+  ...["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+  ...["query", "value", "q_lin", "v_lin", "lin1", "lin2"],
+];
 const adapters = (method: string, targets: readonly string[]): Tuning =>
   uniformAdapters({ method, rank: 4, scale: 2, dropout: 0.1, targets: new Set(targets) });
 const LORA = adapters("lora", [...LINEAR, "lm_head", "embed_tokens"]);
@@ -101,12 +105,12 @@ const IA3: Tuning = {
 };
 const TUNINGS: readonly Tuning[] = [LORA, adapters("dora", LINEAR), IA3, { method: "full" }];
 
-describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA", (family) => {
+describe.each(MODELS)("%s: no node of any program is left to the CPU by CUDA", (family) => {
   const config = loadConfig(modelFolder(family));
   /** The plain suite has adapters in both types, and of the other tunings one in bf16. */
   const tunings = (dtype: FloatType): readonly Tuning[] => {
     if (SLOW) return TUNINGS;
-    return dtype === "bf16" && !isFewer(family) ? [LORA, TUNINGS[1 + (FAMILIES.indexOf(family) % 2)]!] : [LORA];
+    return dtype === "bf16" && !isFewer(family) ? [LORA, TUNINGS[1 + (MODELS.indexOf(family) % 2)]!] : [LORA];
   };
   // What runs in bf16 runs in f16, and in f32 but for casts: the list has them wherever it has bf16.
   test.each(["f32", "bf16"] as const)("training in %s", (dtype: FloatType) => {
@@ -120,6 +124,7 @@ describe.each(FAMILIES)("%s: no node of any program is left to the CPU by CUDA",
     }
   });
 
+  if (config.encoder) return;
   test("generation", () => {
     const chain = buildDecoder(config, { tokens: 4, tuning: LORA, weightType: () => "bf16" }, { size: 64, texts: 1 });
     for (const { name, model } of chain) expect([name, onCuda(model.forward)]).toEqual([name, []]);

@@ -33,7 +33,9 @@ export const FAMILIES = [
   "internlm2",
   "internlm3",
 ] as const;
-export type GoldenFamily = (typeof FAMILIES)[number];
+/** Families whose tokens attend to both sides. */
+export const ENCODERS = ["bert", "roberta", "xlm-roberta", "distilbert"] as const;
+export type GoldenFamily = (typeof FAMILIES)[number] | (typeof ENCODERS)[number];
 
 /** Families of parts that others' fixtures have too: their readers and names are new. The plain suite has fewer cases of them. */
 const KIN: readonly GoldenFamily[] = [
@@ -45,6 +47,7 @@ const KIN: readonly GoldenFamily[] = [
   "ministral",
   "mistral3",
   "gemma",
+  "xlm-roberta",
 ];
 
 export const isFewer = (family: GoldenFamily): boolean => !SLOW && KIN.includes(family);
@@ -124,11 +127,21 @@ export interface GoldenAdapter {
   readonly tensors: ReadonlyMap<string, Float32Array>;
 }
 
+/**
+ * Tells whether the gradient of a parameter is 0 in exact arithmetic: a bias of an encoder's keys adds the same to all scores of a query, which softmax
+ * does not see.
+ */
+export const isZero = (parameter: string): boolean => /\.(key|k_lin)\.bias$/.test(parameter);
+
 /** Returns what a family's fixtures train: everything, or its adapter, without dropout. */
 export function goldenTuning(family: GoldenFamily, method: GoldenMethod): Tuning {
   if (method === "full") return { method };
-  const { rank, alpha, targets } = readAdapter(family);
-  return uniformAdapters({ rank, scale: alpha / rank, dropout: 0, targets: new Set(targets) });
+  const { rank, alpha, targets, tensors } = readAdapter(family);
+  const tuning = uniformAdapters({ rank, scale: alpha / rank, dropout: 0, targets: new Set(targets) });
+  if (!ENCODERS.some((encoder) => encoder === family)) return tuning;
+  // The last parts of their names tell the modules of blocks from those of heads no more.
+  const modules = new Set(Array.from(tensors.keys(), (name) => /^base_model\.model\.(.+)\.lora_[AB]\.weight$/.exec(name)![1]!));
+  return { ...tuning, adapts: (module) => (modules.has(module) ? tuning.adapts(module) : null) };
 }
 
 export function readAdapter(family: GoldenFamily): GoldenAdapter {

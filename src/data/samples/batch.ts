@@ -33,7 +33,11 @@ export interface MicroBatch {
 }
 
 /** The vectors of a micro-batch that a model reads. Absent weights: all labels count the same. */
-export type TokenBatch = Pick<MicroBatch, "ids" | "labels" | "starts" | "positions"> & Partial<Pick<MicroBatch, "weights">>;
+export type TokenBatch = Pick<MicroBatch, "ids" | "labels" | "starts" | "positions"> &
+  Partial<Pick<MicroBatch, "weights">> & {
+    /** Which of two texts of an example a token belongs to, where an encoder is told; absent: the first. */
+    readonly types?: Int32Array;
+  };
 
 /** A text within a micro-batch: tokens `from` to `to - 1`. */
 export interface Span {

@@ -1,5 +1,6 @@
 import { UserError } from "../../base/errors.ts";
 import { createPattern, matches } from "../../models/adapters/patterns.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import { layerOf } from "../../models/names.ts";
 
 /** Describes what an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */
@@ -22,7 +23,7 @@ export interface ModuleRules {
  */
 export function describeModules(
   modules: readonly string[],
-  model: { readonly layers: number; readonly modulePrefix: string },
+  model: Pick<ModelConfig, "layers" | "modulePrefix">,
 ): { readonly targets: string[]; readonly layers: number[] | null } {
   const outside = modules.filter((name) => layerOf(name, model) === null);
   const inside = modules.filter((name) => layerOf(name, model) !== null);

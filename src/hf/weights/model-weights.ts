@@ -3,6 +3,7 @@ import type { DType } from "../../base/dtype.ts";
 import { show } from "../../base/json.ts";
 import { elements } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import { blocksPrefix } from "../../models/names.ts";
 import { modulesOf, WRAPPERS } from "../../models/families/index.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
@@ -24,11 +25,11 @@ export function openModelWeights(folder: string, config: ModelConfig): TensorSou
     throw error;
   }
   const tensors = new Map<string, TensorEntry>();
-  const { embedding, head } = modulesOf(config);
+  const { embedding, head, encoder } = modulesOf(config);
   const { modulePrefix } = config;
   // Some files name the modules of a text part as a model of text does.
   const nameOf = (stored: string) => {
-    const name = moduleName(stored);
+    const name = encoder ? withTodaysNorm(stored) : moduleName(stored);
     const isPlain = name.startsWith("model.") && !name.startsWith(modulePrefix) && !isVision(name);
     return isPlain ? modulePrefix + name.slice("model.".length) : name;
   };
@@ -44,7 +45,21 @@ export function openModelWeights(folder: string, config: ModelConfig): TensorSou
     tensors.delete(other);
     tensors.set(shared, { ...entry, name: shared });
   }
+  if (encoder) useOneName(tensors, encoder.transform.bias, `${head}.bias`);
   return { ...source, tensors };
+}
+
+/** BERT's first checkpoints have TensorFlow's names for the parameters of norms. */
+function withTodaysNorm(stored: string): string {
+  return stored.replace(/\.LayerNorm\.gamma$/, ".LayerNorm.weight").replace(/\.LayerNorm\.beta$/, ".LayerNorm.bias");
+}
+
+/** Finds a parameter under one of its two names, of which a file may hold either, or both. */
+function useOneName(tensors: Map<string, TensorEntry>, name: string, other: string): void {
+  const entry = tensors.get(other);
+  if (entry === undefined || name === other) return;
+  tensors.delete(other);
+  if (!tensors.has(name)) tensors.set(name, entry);
 }
 
 /** Weights are numbers with a fraction; integers and bytes are what other systems quantise them to. */
@@ -94,9 +109,9 @@ export function moduleName(stored: string): string {
  * The module of a model with that prefix that an adapter's file names. Adapters of a model with images that were trained on its text
  * part alone name that part's modules as a model of text does, and those of a model without a head leave out `model.`.
  */
-export function adapterModule(stored: string, modulePrefix = "model."): string {
+export function adapterModule(stored: string, modulePrefix: ModelConfig["modulePrefix"] = "model."): string {
   const name = moduleName(stored);
-  if (name.startsWith("layers.")) return modulePrefix + name;
+  if (name.startsWith(blocksPrefix({ modulePrefix }).slice(modulePrefix.length))) return modulePrefix + name;
   return name.startsWith("model.layers.") ? modulePrefix + name.slice("model.".length) : name;
 }
 

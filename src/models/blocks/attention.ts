@@ -18,6 +18,8 @@ export interface AttentionSettings {
   readonly softCap: number | null;
   /** The input that holds the first position that each token sees. */
   readonly starts: "starts" | "windowStarts";
+  /** The input that holds the end of what each token sees; null: it sees nothing behind it. */
+  readonly ends: "ends" | null;
   /** How queries and keys are rotated; null: not at all. */
   readonly rotary: RotarySettings | null;
 }
@@ -34,9 +36,9 @@ export interface RotarySettings {
 
 /** The settings that a configuration gives layer `layer`. */
 export function attentionOf(config: ModelConfig, layer: number): AttentionSettings {
-  const { heads, kvHeads, headDim, rotaryDim, rotaryLayers, windowLayers, windowRope, queryRope } = config;
+  const { heads, kvHeads, headDim, rotaryDim, rotaryLayers, windowLayers, windowRope, queryRope, encoder } = config;
   const hasWindow = windowLayers[layer] === true;
-  const isRotated = rotaryLayers[layer] ?? true;
+  const isRotated = rotaryDim > 0 && (rotaryLayers[layer] ?? true);
   const keys: Angles = hasWindow && windowRope ? ["windowCos", "windowSin"] : ["cos", "sin"];
   const queries: Angles = queryRope ? ["queryCos", "querySin"] : keys;
   return {
@@ -46,16 +48,17 @@ export function attentionOf(config: ModelConfig, layer: number): AttentionSettin
     scale: config.attentionScale,
     softCap: config.attentionSoftCap,
     starts: hasWindow ? "windowStarts" : "starts",
+    ends: encoder === null ? null : "ends",
     rotary: isRotated ? { keys, queries, dim: rotaryDim } : null,
   };
 }
 
 /** A block that attends, and keeps the keys and values of earlier tokens while decoding. */
 export function attentionLayer(settings: AttentionSettings, build: (parts: BlockParts) => string): Layer {
-  const { starts, rotary } = settings;
+  const { starts, ends, rotary } = settings;
   return {
     kind: "attention",
-    inputs: [...new Set([starts, ...(rotary?.keys ?? []), ...(rotary?.queries ?? [])])],
+    inputs: [...new Set([starts, ...(ends ? [ends] : []), ...(rotary?.keys ?? []), ...(rotary?.queries ?? [])])],
     caches: (tokens) => keysAndValues(settings, tokens),
     build,
   };
@@ -70,20 +73,35 @@ function keysAndValues({ kvHeads, headDim }: AttentionSettings, tokens: number):
   ]);
 }
 
+/** Names of the projections of attention. */
+export interface ProjectionNames {
+  readonly query: string;
+  readonly key: string;
+  readonly value: string;
+  readonly output: string;
+}
+
+const LLAMA_NAMES: ProjectionNames = {
+  query: "self_attn.q_proj",
+  key: "self_attn.k_proj",
+  value: "self_attn.v_proj",
+  output: "self_attn.o_proj",
+};
+
 /** The attention of x [tokens, hiddenSize], from the projections of queries, keys and values to that of the result. */
-export function selfAttention(parts: BlockParts, settings: AttentionSettings, x: string): string {
+export function selfAttention(parts: BlockParts, settings: AttentionSettings, x: string, names = LLAMA_NAMES): string {
   const { config, project } = parts;
   const { heads, kvHeads, headDim } = settings;
   const { hiddenSize, attentionBias } = config;
-  let q = project(x, "self_attn.q_proj", hiddenSize, heads * headDim, attentionBias);
-  let k = project(x, "self_attn.k_proj", hiddenSize, kvHeads * headDim, attentionBias);
-  const v = project(x, "self_attn.v_proj", hiddenSize, kvHeads * headDim, attentionBias);
+  let q = project(x, names.query, hiddenSize, heads * headDim, attentionBias);
+  let k = project(x, names.key, hiddenSize, kvHeads * headDim, attentionBias);
+  const v = project(x, names.value, hiddenSize, kvHeads * headDim, attentionBias);
   if (config.qkNorm) {
     q = headNorm(parts, q, "self_attn.q_norm", heads);
     k = headNorm(parts, k, "self_attn.k_norm", kvHeads);
   }
   const result = attend(parts, settings, q, k, v);
-  return project(result, "self_attn.o_proj", heads * headDim, hiddenSize, config.attentionOutputBias);
+  return project(result, names.output, heads * headDim, hiddenSize, config.attentionOutputBias);
 }
 
 export interface FusedNames {
@@ -111,14 +129,15 @@ export function fusedAttention(parts: BlockParts, settings: AttentionSettings, x
  */
 function attend(parts: BlockParts, settings: AttentionSettings, queries: string, keys: string, v: string): string {
   const { builder, decoding } = parts;
-  const { heads, kvHeads, scale, softCap, starts, rotary } = settings;
+  const { heads, kvHeads, scale, softCap, starts, ends, rotary } = settings;
   const rotated = (x: string, count: number, side: "queries" | "keys") =>
     rotary === null
       ? x
       : builder.value(Rope, [x, ...rotary[side]], { heads: count, rotaryDim: rotary.dim, inverse: 0 }, `${x}.rotated`);
   const [q, k] = [rotated(queries, heads, "queries"), rotated(keys, kvHeads, "keys")];
   const attrs = { heads, kvHeads, scale, ...capAttr(softCap) };
-  if (decoding === null) return builder.value(Attention, [q, k, v, starts], attrs, "attention");
+  if (decoding === null) return builder.value(Attention, [q, k, v, starts, ...(ends ? [ends] : [])], attrs, "attention");
+  if (ends) throw new Error("a model whose tokens see what is behind them cannot decode");
   builder.input("position", "batch", { dtype: "i32", shape: [decoding.texts] });
   const names = addCaches(builder, keysAndValues(settings, decoding.size), decoding);
   const outputs = builder.node(CachedAttention, [q, k, v, ...names, starts, "position"], attrs, "attention");

@@ -1,7 +1,9 @@
+import type { GraphBuilder } from "../../graph/builder.ts";
 import { Gelu } from "../../ops/gelu.ts";
 import { Mul } from "../../ops/mul.ts";
 import { SplitColumns } from "../../ops/split-columns.ts";
 import { SwiGLU } from "../../ops/swiglu.ts";
+import type { HiddenAct } from "../config.ts";
 import type { BlockParts } from "./layer.ts";
 
 const LLAMA_NAMES = { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" };
@@ -24,9 +26,25 @@ export function fusedMlp(parts: BlockParts, x: string): string {
   return project(gated(parts, gate!, up!), "mlp.down_proj", size, hiddenSize, false);
 }
 
+/** The MLP without a gate of x [tokens, hiddenSize], with the names of its two layers. */
+export function plainMlp(
+  { builder, config, project }: BlockParts,
+  x: string,
+  names: { readonly up: string; readonly down: string },
+): string {
+  const { hiddenSize, intermediateSize, mlpBias, hiddenAct } = config;
+  const up = project(x, names.up, hiddenSize, intermediateSize, mlpBias);
+  return project(activated(builder, hiddenAct, up), names.down, intermediateSize, hiddenSize, mlpBias);
+}
+
+/** The activation of x. */
+export function activated(builder: GraphBuilder, act: HiddenAct, x: string): string {
+  if (act === "silu") throw new Error("no operator computes SiLU alone");
+  return builder.value(Gelu, [x], { approximate: act === "gelu" ? "none" : "tanh" }, `${x}.activated`);
+}
+
 /** The activation of `gate`, times `up`. */
 function gated({ builder, config }: BlockParts, gate: string, up: string): string {
   if (config.hiddenAct === "silu") return builder.value(SwiGLU, [gate, up], {}, "mlp.gated");
-  const approximate = config.hiddenAct === "gelu" ? "none" : "tanh";
-  return builder.value(Mul, [builder.value(Gelu, [gate], { approximate }), up], {}, "mlp.gated");
+  return builder.value(Mul, [activated(builder, config.hiddenAct, gate), up], {}, "mlp.gated");
 }

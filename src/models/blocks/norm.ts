@@ -1,4 +1,5 @@
 import { Affine } from "../../ops/affine.ts";
+import { LayerNormalization } from "../../ops/layer-norm.ts";
 import { Reshape } from "../../ops/reshape.ts";
 import { RMSNormalization } from "../../ops/rms-norm.ts";
 import type { ModelConfig } from "../config.ts";
@@ -14,7 +15,13 @@ export function rmsNorm(scope: ParamScope, config: ModelConfig, x: string, local
   const stored = scope.vector(`${local}.weight`, size);
   const offset = { alpha: 1, beta: config.normOffset };
   const weight = config.normOffset === 0 ? stored : scope.builder.value(Affine, [stored], offset, `${local}.scale`);
-  return scope.builder.value(RMSNormalization, [x, weight], { axis: -1, epsilon: config.rmsNormEps }, local);
+  return scope.builder.value(RMSNormalization, [x, weight], { axis: -1, epsilon: config.normEps }, local);
+}
+
+/** LayerNorm (Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450) of the rows of x [rows, size], with a weight and a bias. */
+export function layerNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
+  const inputs = [x, scope.vector(`${local}.weight`, size), scope.vector(`${local}.bias`, size)];
+  return scope.builder.value(LayerNormalization, inputs, { axis: -1, epsilon: config.normEps }, local);
 }
 
 /** RMSNorm of each of `count` heads of x [tokens, count * dim]. */

@@ -1,3 +1,4 @@
+import { UserError } from "../../base/errors.ts";
 import { differentiate } from "../../autodiff/differentiate.ts";
 import { fuse, optimise } from "../../autodiff/partition.ts";
 import { type SelectiveOptions, selectivePrograms } from "../../autodiff/selective.ts";
@@ -12,6 +13,7 @@ import { isQuantised } from "../../ops/dequantize.ts";
 import { Gather } from "../../ops/gather.ts";
 import { Gemm } from "../../ops/gemm.ts";
 import { LinearCrossEntropy } from "../../ops/linear-cross-entropy.ts";
+import { Reshape } from "../../ops/reshape.ts";
 import { SoftCap } from "../../ops/soft-cap.ts";
 import { TokenCrossEntropy } from "../../ops/token-cross-entropy.ts";
 import { addUpdate } from "../adapters/low-rank.ts";
@@ -23,13 +25,15 @@ import { familyOf, modulesOf } from "../families/index.ts";
 import { blockName } from "../names.ts";
 import { type BatchInput, batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
 import { hasAdapters, withoutDropout } from "../tuning.ts";
+import { embeddingInputs, encoderEmbedding, logitBias, transformed } from "./encoder.ts";
 
-/** A model as segments: embedding, one per decoder block, head (final norm + linear + cross entropy). */
+/** A model as segments: embedding, one per block, head (final norm + linear + cross entropy). */
 
 const embeddingName = (config: ModelConfig): string => `${config.modulePrefix}${modulesOf(config).embedding}`;
 
 /**
- * The chain of segments of a model, with their programs. Blocks whose graphs are the same share one `SegmentModel`.
+ * The chain of segments of a model, with their programs. Blocks whose graphs are the same share one `SegmentModel`. The chain of an encoder without
+ * a head ends with the last block.
  * @param layers the blocks, in place of those that the family has
  */
 export function buildSegments(
@@ -54,8 +58,13 @@ export function buildSegments(
     segments.push({ name: blockName(config, number), model, params: scope.names });
     active ||= isTrained;
   }
-  segments.push(head(config, options, active));
+  if (predictsTokens(config)) segments.push(head(config, options, active));
   return segments;
+}
+
+/** Tells whether a model has a head that gives logits of tokens. */
+export function predictsTokens({ encoder }: Pick<ModelConfig, "encoder">): boolean {
+  return encoder === null || encoder.predictsTokens;
 }
 
 function uniqueId(kinds: ReadonlyMap<string, SegmentModel>, base: string): string {
@@ -84,14 +93,14 @@ function segmentModel(
 }
 
 export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
-  const builder = startGraph("embedding", config, options, ["ids"], false);
+  const builder = startGraph("embedding", config, options, embeddingInputs(config), false);
   const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
   const rows = embeddingRows(scope, modulesOf(config).embedding, [config.vocabSize, config.hiddenSize], "ids");
   const type = options.weightType(`${embeddingName(config)}.weight`);
   const { embeddingScale, roundsEmbeddingScale, dtype } = config;
   const alpha = roundTo(embeddingScale, !roundsEmbeddingScale ? "f32" : isQuantised(type) ? dtype : type);
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
-  builder.output({ name: scaled, role: "boundary" });
+  builder.output({ name: config.encoder ? encoderEmbedding(scope, config, scaled) : scaled, role: "boundary" });
   return {
     name: embeddingName(config),
     model: segmentModel("embedding", builder.build(), scope, false),
@@ -103,7 +112,7 @@ function roundTo(value: number, dtype: FloatType): number {
   return toFloat32(fromFloat32(Float32Array.of(value), dtype), dtype)[0]!;
 }
 
-/** The forward graph of a decoder block; without `decoding`, its tokens attend to each other alone. */
+/** The forward graph of a block; without `decoding`, its tokens attend to each other alone. */
 export function buildBlock(
   config: ModelConfig,
   options: SegmentOptions,
@@ -120,6 +129,8 @@ interface HeadParams {
   readonly scope: ParamScope;
   readonly normed: string;
   readonly weight: string;
+  /** A vector that is added to the logits of each row; null: there is none. */
+  readonly bias: string | null;
   /** The addition of a head's adapter to the logits of normed rows; null: there is none. */
   readonly update: ((x: string) => { readonly low: string; readonly up: string; readonly scale: number }) | null;
 }
@@ -127,15 +138,20 @@ interface HeadParams {
 function headParams(builder: GraphBuilder, config: ModelConfig, options: SegmentOptions): HeadParams {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
   const { logitScale: alpha } = config;
-  const unscaled = rmsNorm(scope, config, "x", `${config.modulePrefix}norm`, config.hiddenSize);
+  const unscaled = config.encoder
+    ? transformed(scope, config, "x")
+    : rmsNorm(scope, config, "x", `${config.modulePrefix}norm`, config.hiddenSize);
   // Here it costs one pass over [tokens, hiddenSize], at the logits one over [tokens, vocabulary].
   const normed = alpha === 1 ? unscaled : builder.value(Affine, [unscaled], { alpha, beta: 0 }, "scaled");
   const { head } = modulesOf(config);
   const name = config.tieWordEmbeddings ? embeddingName(config) : head;
   const site = { layer: "head", rows: config.vocabSize, columns: config.hiddenSize } as const;
   const weight = scope.matrix(`${head}.weight`, [site.rows, site.columns], `${name}.weight`);
+  const bias = config.encoder ? logitBias(scope, config) : null;
   const adapter = scope.adapterOf(head);
-  if (adapter === null) return { scope, normed, weight, update: null };
+  if (adapter === null) return { scope, normed, weight, bias, update: null };
+  if (bias !== null)
+    throw new UserError(`an adapter of ${head} is not supported, whose logits have a bias; train it whole instead`);
   const { kind, setup } = adapter;
   if (!kind.head) throw new Error(`${kind.name} does not adapt heads`);
   const add = kind.head;
@@ -143,6 +159,7 @@ function headParams(builder: GraphBuilder, config: ModelConfig, options: Segment
     scope,
     normed,
     weight,
+    bias,
     update: (x) => add(adaptedInput(scope, x, head, site, 0), setup),
   };
 }
@@ -157,9 +174,9 @@ function startHead(config: ModelConfig, options: SegmentOptions, inputs: readonl
 }
 
 function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
-  const builder = startHead(config, options, ["labels", "scale"]);
-  const { scope, normed, weight, update } = headParams(builder, config, options);
-  const { inputs, attrs } = lossOperands(config, [normed, weight, "labels", "scale"], update);
+  const builder = startHead(config, options, ["labels", "scale", ...biasInputs(config)]);
+  const { scope, normed, weight, ...more } = headParams(builder, config, options);
+  const { inputs, attrs } = lossOperands(builder, config, [normed, weight, "labels", "scale"], more);
   const [loss, correct] = builder.node(LinearCrossEntropy, inputs, attrs, "loss");
   builder.output({ name: loss!, role: "loss" });
   const trains = inputGrad || scope.trainable.size > 0;
@@ -173,9 +190,24 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   return { name: "head", model: { ...model, forward }, params: scope.names };
 }
 
-/** Returns what an operator of the head takes, with an adapter's update where there is one. */
-function lossOperands(config: ModelConfig, inputs: readonly string[], update: HeadParams["update"]) {
+/** Batch inputs that a bias of the logits needs. */
+const biasInputs = ({ encoder }: ModelConfig): readonly BatchInput[] => (encoder ? ["ones"] : []);
+
+/**
+ * Returns what an operator of the head takes, with an adapter's update where there is one. To the operator a bias is such an update too, of rank 1: a
+ * column of ones times the bias.
+ */
+function lossOperands(
+  builder: GraphBuilder,
+  config: ModelConfig,
+  inputs: readonly string[],
+  { bias, update }: Pick<HeadParams, "bias" | "update">,
+) {
   const cap = capAttr(config.logitSoftCap);
+  if (bias !== null) {
+    const column = builder.value(Reshape, [bias], { shape: [config.vocabSize, 1] }, "bias.column");
+    return { inputs: [...inputs, "ones", column], attrs: { ...cap, alpha: 1 } };
+  }
   if (update === null) return { inputs, attrs: cap };
   const { low, up, scale } = update(inputs[0]!);
   return { inputs: [...inputs, low, up], attrs: { ...cap, alpha: scale } };
@@ -183,11 +215,11 @@ function lossOperands(config: ModelConfig, inputs: readonly string[], update: He
 
 /** The forward of an open head: the loss of each token. */
 function openHead(config: ModelConfig, options: SegmentOptions): Graph {
-  const builder = startHead(config, options, ["labels"]);
-  const { normed, weight, update } = headParams(builder, config, options);
+  const builder = startHead(config, options, ["labels", ...biasInputs(config)]);
+  const { normed, weight, ...more } = headParams(builder, config, options);
   // The operator has no scales, whose place stays empty where more inputs follow.
-  const plain = [normed, weight, "labels", ...(update === null ? [] : [""])];
-  const { inputs, attrs } = lossOperands(config, plain, update);
+  const plain = [normed, weight, "labels", ...(more.update === null && more.bias === null ? [] : [""])];
+  const { inputs, attrs } = lossOperands(builder, config, plain, more);
   const name = builder.value(TokenCrossEntropy, inputs, attrs, "losses");
   builder.output({ name, role: "token-losses" });
   return optimise(builder.build());
@@ -200,10 +232,13 @@ function openHead(config: ModelConfig, options: SegmentOptions): Graph {
 export function buildLogits(config: ModelConfig, options: SegmentOptions, rows: number): Segment {
   const builder = startGraph("logits", config, options, [], true);
   builder.input("rows", "batch", batchTypes(config, { tokens: options.tokens, rows }).rows!);
-  const { scope, normed, weight, update } = headParams(builder, config, { ...options, tuning: withoutDropout(options.tuning) });
+  const { scope, normed, weight, bias, update } = headParams(builder, config, {
+    ...options,
+    tuning: withoutDropout(options.tuning),
+  });
   const product = { alpha: 1, beta: 1, transA: 0, transB: 1 };
   const picked = builder.value(Gather, [normed, "rows"], {}, "picked");
-  const plain = builder.value(Gemm, [picked, weight], product, "logits");
+  const plain = builder.value(Gemm, [picked, weight, ...(bias === null ? [] : [bias])], product, "logits");
   const parts = update && update(picked);
   const logits = parts === null ? plain : addUpdate({ builder, module: "head" }, plain, parts);
   const { logitSoftCap: softcap } = config;

@@ -8,9 +8,9 @@ export type Raw = Readonly<Record<string, unknown>>;
 export interface Family {
   /** `model_type` in `config.json`. */
   readonly type: string;
-  /** The class in `architectures` that generates text. */
+  /** The class in `architectures` that predicts tokens: the next ones, or, in an encoder, masked ones. */
   readonly architecture: string;
-  /** The class without a head that embedding models are saved as; by default `...Model` for `...ForCausalLM`. */
+  /** The class without a head that embedding models are saved as; by default `...Model` for `...ForCausalLM` and `...ForMaskedLM`. */
   readonly bare?: string;
   /** Other classes that versions of Transformers save its models as. */
   readonly aliases?: readonly string[];
@@ -26,9 +26,10 @@ export interface Family {
   /** Larger models that hold one of this family as a part. */
   readonly wrappers?: readonly Wrapper[];
   readonly modules: FamilyModules;
-  /** The decoder blocks, from the first to the last. */
+  /** The blocks, from the first to the last. */
   layers(config: ModelConfig): readonly Layer[];
-  readonly gguf: GgufFacts;
+  /** Null: Remat writes no GGUF files of the family. */
+  readonly gguf: GgufFacts | null;
 }
 
 /** A model that sees images too and has a family's model as its text part. */
@@ -60,6 +61,25 @@ export interface FamilyModules {
    * queries for the keys), and the last layer of the MLP.
    */
   readonly scaled: { readonly outputs: readonly string[]; readonly inputs: readonly string[] };
+  /** Absent: a decoder. */
+  readonly encoder?: EncoderModules;
+}
+
+/** Describes what an encoder calls the modules that decoders do not have. */
+export interface EncoderModules {
+  /** Tables below `ModelConfig.modulePrefix`; null: there is none. */
+  readonly positions: string;
+  readonly types: string | null;
+  /** The norm of the sum of embeddings, below the same. */
+  readonly norm: string;
+  /** Linear layer and norm between the last block and the head, and the parameter that is added to the logits; at the top. */
+  readonly transform: {
+    readonly dense: string;
+    readonly norm: string;
+    readonly bias: string;
+    /** The activation between the two; null: that of the blocks. */
+    readonly activation: HiddenAct | null;
+  };
 }
 
 /** How llama.cpp has a family's models. */

@@ -2,6 +2,9 @@ import { UserError } from "../../base/errors.ts";
 import { isRecord, show } from "../../base/json.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Family, FamilyModules, Raw, Wrapper } from "./family.ts";
+import { bert } from "./bert/bert.ts";
+import { distilbert } from "./bert/distilbert.ts";
+import { roberta, xlmRoberta } from "./bert/roberta.ts";
 import { gemma } from "./gemma/gemma.ts";
 import { gemma2 } from "./gemma/gemma2.ts";
 import { gemma3 } from "./gemma/gemma3.ts";
@@ -37,6 +40,10 @@ export const FAMILIES: readonly Family[] = [
   phi3,
   internlm2,
   internlm3,
+  bert,
+  roberta,
+  xlmRoberta,
+  distilbert,
 ];
 
 const BY_TYPE: ReadonlyMap<string, Family> = new Map(FAMILIES.map((family) => [family.type, family]));
@@ -52,10 +59,20 @@ export function modulesOf(model: Pick<ModelConfig, "family">): FamilyModules {
   return familyOf(model).modules;
 }
 
-/** Embeddings and heads of all families. */
+const last = (module: string): string => module.split(".").at(-1)!;
+
+/** Embeddings and heads of all families, by the last part of their names. */
 export const TABLE_MODULES: readonly string[] = [
-  ...new Set(FAMILIES.flatMap(({ modules: { embedding, head } }) => [embedding, head])),
+  ...new Set(FAMILIES.flatMap(({ modules: { embedding, head } }) => [last(embedding), last(head)])),
 ];
+
+/** The same with the tables of positions and types. */
+export const ALL_TABLES: ReadonlySet<string> = new Set([
+  ...TABLE_MODULES,
+  ...FAMILIES.flatMap(({ modules: { encoder } }) =>
+    encoder ? [encoder.positions, encoder.types ?? encoder.positions].map(last) : [],
+  ),
+]);
 
 /** The linear layers of all families. */
 export const LINEAR_MODULES: readonly string[] = [...new Set(FAMILIES.flatMap(({ modules }) => modules.linear))];
@@ -69,9 +86,9 @@ export function visionPrefixes(config: ModelConfig): readonly string[] {
   return wrappers.find(({ modulePrefix }) => modulePrefix === config.modulePrefix)?.vision ?? [];
 }
 
-/** The models of all families as a list in words: "Llama, Mistral and Qwen2". */
+/** The models of all families of decoders as a list in words: "Llama, Mistral and Qwen2". */
 export function supportedModels(): string {
-  const names = FAMILIES.flatMap(({ models }) => models);
+  const names = FAMILIES.filter(({ modules }) => !modules.encoder).flatMap(({ models }) => models);
   return `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 }
 
@@ -107,6 +124,10 @@ function findFamily({ model_type: type, architectures }: Raw, where: string): Fa
 }
 
 /** The classes in `architectures` that are the family's. */
-function classesOf({ architecture, bare = architecture.replace(/ForCausalLM$/, "Model"), aliases = [] }: Family): string[] {
+function classesOf({
+  architecture,
+  bare = architecture.replace(/For(?:Causal|Masked)LM$/, "Model"),
+  aliases = [],
+}: Family): string[] {
   return [architecture, bare, ...aliases];
 }

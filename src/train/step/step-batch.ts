@@ -9,15 +9,16 @@ import type { MicroBatch, TokenBatch } from "../../data/samples/batch.ts";
 export type StepBatch = TokenBatch & Pick<MicroBatch, "labelled" | "weight">;
 
 /** The tensors of a batch file. */
-const TENSORS: readonly string[] = ["input_ids", "labels", "weights", "attention_mask", "position_ids"];
+const TENSORS: readonly string[] = ["input_ids", "labels", "weights", "attention_mask", "position_ids", "token_type_ids"];
 
 /**
  * Reads a batch file: int64 [sequences, length] tensors
  * - `input_ids`, `labels` (-100 = masked; as in Transformers `labels[t]` belongs to `input_ids[t]`, and position t - 1
- *   predicts it),
+ *   predicts it, in an encoder position t itself),
  * - `weights` (optional, float32; how much each label counts: the loss is sum w nll / sum w),
  * - `attention_mask` (optional; 1 for tokens, then 0 for padding on the right),
- * - `position_ids` (optional; a 0 starts a new example in the row: packing; within an example each is one more than the last).
+ * - `position_ids` (optional; a 0 starts a new example in the row: packing; within an example each is one more than the last),
+ * - `token_type_ids` (optional, of an encoder that has types: which of two texts a token belongs to).
  * Nothing in the file is passed over.
  * @throws {UserError} missing or unknown tensors, wrong dtypes or shapes, values of mask, labels and positions that would not count, ids outside the vocabulary, no target at all, an example longer than
  * a context that dynamic rotary positions would stretch
@@ -36,6 +37,8 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
     if (!targets) throw new UserError(`${path} holds no tensor "labels" (int64 [${shape.join(", ")}])`);
     const mask = read(source, "attention_mask", shape);
     const positions = read(source, "position_ids", shape);
+    const types = read(source, "token_type_ids", shape);
+    checkTypes(path, types, config);
     const given = source.tensors.has("weights") ? readFloat32(source, "weights", shape) : null;
     if (given?.some((weight) => !(weight >= 0 && weight < Infinity))) {
       throw new UserError(`${path}: tensor "weights" must hold finite numbers from 0 on`);
@@ -49,7 +52,10 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
       starts: new Int32Array(ids.length),
       positions: new Int32Array(ids.length),
       weights: given && new Float32Array(ids.length),
+      ...(types && { types }),
     };
+    // The place that predicts a label, before its own.
+    const before = config.encoder ? 0 : 1;
     let labelled = 0;
     let weight = 0;
     for (let row = 0; row < sequences; row++) {
@@ -73,16 +79,18 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
         }
         batch.starts[t] = start;
         batch.positions[t] = t - start;
-        // Position t - 1 predicts t, within one example.
-        if (t > start && !padding && targets[t] !== -100) {
-          batch.labels[t - 1] = targets[t]!;
-          if (batch.weights) batch.weights[t - 1] = given![t]!;
+        // Within one example.
+        if (t >= start + before && !padding && targets[t] !== -100) {
+          batch.labels[t - before] = targets[t]!;
+          if (batch.weights) batch.weights[t - before] = given![t]!;
           labelled++;
           weight += given?.[t] ?? 1;
         }
       }
     }
-    if (isStretched(config)) checkContext(config, 1 + batch.positions.reduce((most, position) => Math.max(most, position), 0));
+    // Beyond the context of others, angles go on; a table of positions ends.
+    if (config.encoder || isStretched(config))
+      checkContext(config, 1 + batch.positions.reduce((most, position) => Math.max(most, position), 0));
     if (labelled === 0)
       throw new UserError(`${path}: no position has a target: every label is -100 or the first of its sequence`);
     if (weight === 0) throw new UserError(`${path}: all targets have weight 0`);
@@ -90,6 +98,15 @@ export function readStepBatch(path: string, config: ModelConfig): StepBatch {
   } finally {
     source.close();
   }
+}
+
+/** @throws {UserError} types that a model does not have */
+function checkTypes(path: string, types: Int32Array | null, { encoder }: ModelConfig): void {
+  if (types === null) return;
+  const rows = encoder?.typeRows ?? 0;
+  if (rows === 0) throw new UserError(`${path}: tensor "token_type_ids" would not count; the model has no types`);
+  const at = types.findIndex((type) => !(type >= 0 && type < rows));
+  if (at >= 0) throw new UserError(`${path}: token_type_ids[${at}] is ${types[at]}; expected a type from 0 to ${rows - 1}`);
 }
 
 function read(source: TensorSource, name: string, shape: readonly number[]): Int32Array | null {

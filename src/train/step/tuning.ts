@@ -40,8 +40,8 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
   const targets = targetsOf(config, model);
   const kind = adapterKind(config.method);
   const tables = [
-    { name: head, module: head, layer: "head" },
-    { name: embedding, module: model.modulePrefix + embedding, layer: "embedding" },
+    { name: last(head), module: head, layer: "head" },
+    { name: last(embedding), module: model.modulePrefix + embedding, layer: "embedding" },
   ] as const;
   for (const { name, layer } of tables) {
     if (!targets.includes(name) || kind.sites.includes(layer)) continue;
@@ -139,7 +139,7 @@ export function withAdapter<C extends TuningConfig>(config: C, adapter: Adapter,
 
 const allTargets = (model: Model): string[] => {
   const { linear, head, embedding } = modulesOf(model);
-  return [...linear, head, embedding];
+  return [...linear, last(head), last(embedding)];
 };
 
 /**

@@ -22,7 +22,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM
 
 VL_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -722,6 +722,95 @@ FAMILIES = {
 }
 
 
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout": 0.0, "attention_dropout": 0.0}
+BERT_BLOCKS = r".*encoder\.layer.*\.(query|key|value|dense)"
+
+# Families whose tokens attend to both sides, with the head that predicts masked tokens. `same` are names of parameters that have
+# another name in the checkpoint too.
+ENCODERS = {
+    "bert": {
+        "seed": 1070,
+        "dtype": torch.float32,
+        "targets": BERT_BLOCKS,
+        "same": ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"],
+        "config": {
+            "architectures": ["BertForMaskedLM"],
+            "model_type": "bert",
+            "hidden_size": 36,
+            "intermediate_size": 47,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "vocab_size": 97,
+            "max_position_embeddings": 31,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": 0,
+            "torch_dtype": "float32",
+        },
+    },
+    # The first position is row 2 of its table.
+    "roberta": {
+        "seed": 1071,
+        "dtype": torch.float32,
+        "targets": ["query", "value"],
+        "same": ["lm_head.decoder.weight", "lm_head.decoder.bias"],
+        "config": {
+            "architectures": ["RobertaForMaskedLM"],
+            "model_type": "roberta",
+            "hidden_size": 28,
+            "intermediate_size": 33,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "hidden_act": "gelu_new",
+            "vocab_size": 71,
+            "max_position_embeddings": 33,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+            "torch_dtype": "float32",
+        },
+    },
+    "xlm-roberta": {
+        "seed": 1072,
+        "dtype": torch.bfloat16,
+        "targets": ["key", "query", "value"],
+        "same": ["lm_head.decoder.weight", "lm_head.decoder.bias"],
+        "config": {
+            "architectures": ["XLMRobertaForMaskedLM"],
+            "model_type": "xlm-roberta",
+            "hidden_size": 26,
+            "intermediate_size": 31,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 1,
+            "vocab_size": 61,
+            "max_position_embeddings": 33,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+            "torch_dtype": "bfloat16",
+        },
+    },
+    "distilbert": {
+        "seed": 1073,
+        "dtype": torch.float32,
+        "targets": ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"],
+        "same": ["vocab_projector.weight"],
+        "config": {
+            "architectures": ["DistilBertForMaskedLM"],
+            "model_type": "distilbert",
+            "dim": 30,
+            "hidden_dim": 41,
+            "n_layers": 3,
+            "n_heads": 3,
+            "vocab_size": 67,
+            "max_position_embeddings": 29,
+            "pad_token_id": 0,
+            "torch_dtype": "float32",
+        },
+    },
+}
+
+
 def write_safetensors(path, tensors, metadata):
     """Like safetensors' own writer, but with the keys in a fixed order, so that two runs give equal bytes."""
     names = {torch.float32: "F32", torch.int64: "I64"}
@@ -748,6 +837,8 @@ def is_vision(name):
 
 def auto_class(folder):
     config = json.loads((folder / "config.json").read_text())
+    if config["model_type"] in ENCODERS:
+        return AutoModelForMaskedLM
     return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "mistral3") else AutoModelForCausalLM
 
 
@@ -758,20 +849,22 @@ def randomise(model, generator):
             noise = torch.randn(parameter.shape, generator=generator)
             if is_vision(name):
                 continue
-            if name.endswith("norm.weight") or "layernorm" in name:
+            if name.lower().endswith("norm.weight") or "layernorm" in name:
                 # Gemma's weights are offsets from 1.
                 parameter.copy_((0 if "gemma" in model.config.model_type else 1) + 0.2 * noise)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)
-            elif any(part in name for part in ("embed_tokens", "lm_head", "tok_embeddings", "output")):
+            elif any(part in name for part in ("embed_tokens", "embeddings", "lm_head", "tok_embeddings", "output")):
                 parameter.copy_(0.3 * noise)
             else:
                 parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[1]))
 
 
-def save_checkpoint(model, folder, dtype, shard, names=()):
+def save_checkpoint(model, folder, dtype, shard, names=(), same=()):
     tensors = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
+    for name in same:
+        del tensors[name]
+    if model.config.tie_word_embeddings and not same:
         del tensors["lm_head.weight"]
 
     def stored(name):
@@ -832,15 +925,22 @@ def make_batches(config, generator):
     labels[0, starts[2] : starts[2] + 4] = -100
     position_ids = torch.cat([torch.arange(n) for n in lengths])[None]
     packed = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
-    return {"padded": padded, "rows": rows, "packed": packed}
+    batches = {"padded": padded, "rows": rows, "packed": packed}
+    if getattr(config, "type_vocab_size", 1) > 1:
+        for batch in batches.values():
+            batch["token_type_ids"] = torch.randint(0, 2, batch["input_ids"].shape, generator=generator)
+    return batches
 
 
 def explicit_mask(batch, config, dtype, window=None):
-    """0 where a token sees another, else a large negative number: causal, within one example, within the window."""
+    """0 where a token sees another, else a large negative number: causal but in encoders, within one example, within the window."""
     rows, length = batch["input_ids"].shape
     index = torch.arange(length)
     distance = index[:, None] - index[None, :]
-    seen = (distance >= 0).expand(rows, length, length)
+    is_encoder = config.model_type in ENCODERS
+    seen = ((distance >= 0) | is_encoder).expand(rows, length, length)
+    if is_encoder and "attention_mask" in batch:
+        seen = seen & (batch["attention_mask"][:, None, :] == 1)
     if "position_ids" in batch:
         example = (batch["position_ids"] == 0).cumsum(1)
         seen = seen & (example[:, :, None] == example[:, None, :])
@@ -851,9 +951,14 @@ def explicit_mask(batch, config, dtype, window=None):
 
 def forward_inputs(batch, config, dtype):
     """Transformers makes the masks itself, except for the packed row and for the check in float64."""
-    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    inputs = {"input_ids": batch["input_ids"]}
+    if config.model_type not in ENCODERS:
+        inputs["use_cache"] = False
+    if "token_type_ids" in batch:
+        inputs["token_type_ids"] = batch["token_type_ids"]
     if "position_ids" in batch:
-        inputs["position_ids"] = batch["position_ids"]
+        first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+        inputs["position_ids"] = batch["position_ids"] + first
     if "position_ids" in batch or dtype == torch.float64:
         window = getattr(config, "sliding_window", None)
         if config.model_type in ("gemma2", "gemma3_text", "smollm3", "cwm", "ministral"):
@@ -870,14 +975,15 @@ def forward_inputs(batch, config, dtype):
 
 
 def loss_of(model, batch):
-    """Mean over the labelled tokens of -log p(label), labels shifted by one. Returns (loss, logits)."""
+    """Mean over the labelled tokens of -log p(label), labels shifted by one but in encoders. Returns (loss, logits)."""
     dtype = next(model.parameters()).dtype
     config = model.config.get_text_config()
     # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows.
-    alone = config.rope_parameters.get("rope_type") == "longrope"
+    alone = config.model_type not in ENCODERS and config.rope_parameters.get("rope_type") == "longrope"
     logits = logits_alone(model, batch) if alone else model(**forward_inputs(batch, config, dtype)).logits
-    labels = batch["labels"][:, 1:].reshape(-1)
-    flat = logits[:, :-1].reshape(-1, logits.shape[-1])
+    shift = 0 if config.model_type in ENCODERS else 1
+    labels = batch["labels"][:, shift:].reshape(-1)
+    flat = logits[:, : logits.shape[1] - shift].reshape(-1, logits.shape[-1])
     return torch.nn.functional.cross_entropy(flat, labels, ignore_index=-100), logits
 
 
@@ -894,8 +1000,9 @@ def logits_alone(model, batch):
 
 
 def trainable(model):
+    # An XLM-RoBERTa has its head before its embedding, which is the same matrix.
     return {
-        name.replace(".default.weight", ".weight"): parameter
+        name.replace(".default.weight", ".weight").replace("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
@@ -909,6 +1016,11 @@ def step(model, batch):
     if "attention_mask" in batch:
         logits = logits * batch["attention_mask"][:, :, None]
     gradients = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
+    for name in gradients:
+        if model.config.model_type in ENCODERS and name.endswith(("key.bias", "k_lin.bias")):
+            # What all keys have in common adds the same to all scores of a query, which softmax does not see: PyTorch's is rounding.
+            assert gradients[name].norm() < 1e-6, name
+            gradients[name].zero_()
     return {"loss": loss.detach().reshape(1), "logits": logits.detach(), **gradients}
 
 
@@ -936,7 +1048,8 @@ def load_model(folder, dtype):
     model, loading = auto_class(folder).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
-    assert not loading["unexpected_keys"] and set(loading["missing_keys"]) <= {"lm_head.weight"}, loading
+    same = ENCODERS.get(model.config.model_type, {}).get("same", [])
+    assert not loading["unexpected_keys"] and set(loading["missing_keys"]) <= {"lm_head.weight", *same}, loading
     for name, parameter in model.named_parameters():
         if is_vision(name):
             parameter.requires_grad_(False)
@@ -958,10 +1071,11 @@ def load_adapted(folder, dtype):
 
 
 def save_adapter(folder, targets, generator):
+    base = load_model(folder, torch.float32)
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=targets, bias="none"
+        task_type=None if base.config.model_type in ENCODERS else "CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=targets, bias="none"
     )
-    model = get_peft_model(load_model(folder, torch.float32), config)
+    model = get_peft_model(base, config)
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 / math.sqrt(min(parameter.shape[1], 16)))
@@ -988,7 +1102,8 @@ def check_packing(model, batch, expected):
     starts = (position == 0).nonzero().flatten().tolist() + [len(position)]
     with torch.no_grad():
         for start, end in zip(starts, starts[1:]):
-            alone = model(input_ids=batch["input_ids"][:, start:end], use_cache=False).logits
+            example = {name: batch[name][:, start:end] for name in ("input_ids", "token_type_ids") if name in batch}
+            alone = model(**forward_inputs(example, model.config.get_text_config(), torch.float32)).logits
             assert relative(expected["logits"][:, start:end], alone) < 1e-5
 
 
@@ -997,13 +1112,13 @@ def make_family(name, spec, root):
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "batches").mkdir(parents=True)
     (folder / "expected").mkdir()
-    write_json(folder / "config.json", {**COMMON, **spec["config"]})
+    write_json(folder / "config.json", {**(NO_DROPOUT if name in ENCODERS else COMMON), **spec["config"]})
     generator = torch.Generator().manual_seed(spec["seed"])
 
     torch.manual_seed(spec["seed"])
     model = auto_class(folder).from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
     randomise(model, generator)
-    save_checkpoint(model, folder, spec["dtype"], spec.get("shard"), spec.get("names", ()))
+    save_checkpoint(model, folder, spec["dtype"], spec.get("shard"), spec.get("names", ()), spec.get("same", ()))
     batches = make_batches(model.config.get_text_config(), generator)
     metadata = {"made_by": "make.py", "versions": VERSIONS}
     for batch_name, batch in batches.items():
@@ -1052,7 +1167,7 @@ def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
-    for name, spec in FAMILIES.items():
+    for name, spec in {**FAMILIES, **ENCODERS}.items():
         if not arguments.families or name in arguments.families:
             make_family(name, spec, root)
 

@@ -92,9 +92,7 @@ export interface ReadingRules {
 export function readDecoder(raw: Raw, where: string, generation: Raw, rules: ReadingRules): ModelConfig {
   const { defaults } = rules;
   const config = parseWith(configSchema, raw, where);
-  if (raw["quantization_config"] !== undefined && raw["quantization_config"] !== null) {
-    throw new UserError(`${where}: the checkpoint is quantised (quantization_config); use the original bf16, f16 or f32 model`);
-  }
+  checkQuantised(raw, where);
   const { heads, kvHeads, headDim } = headsOf(config, defaults, where);
   const maxPositions = config.max_position_embeddings ?? defaults.maxPositions;
   const hiddenAct = activationOf(config.hidden_act, where);
@@ -112,7 +110,8 @@ export function readDecoder(raw: Raw, where: string, generation: Raw, rules: Rea
     rotaryDim,
     intermediateSize: config.intermediate_size,
     vocabSize: config.vocab_size,
-    rmsNormEps: config.rms_norm_eps,
+    normEps: config.rms_norm_eps,
+    encoder: null,
     hiddenAct,
     tieWordEmbeddings: config.tie_word_embeddings,
     maxPositions,
@@ -137,9 +136,24 @@ export function readDecoder(raw: Raw, where: string, generation: Raw, rules: Rea
     bosTokenId: bos === undefined ? defaults.bos : bos,
     eosTokenIds: eosOf(eos === undefined ? defaults.eos : eos, generation, where),
     padTokenId: pad !== undefined && pad !== null && pad >= 0 ? pad : null,
-    dtype: DTYPES[config.dtype ?? config.torch_dtype ?? "float32"] ?? "f32",
+    dtype: dtypeOf(config),
     ...rules.more?.(config, where),
   };
+}
+
+/** @throws {UserError} a checkpoint whose weights are codes */
+export function checkQuantised(raw: Raw, where: string): void {
+  if (raw["quantization_config"] !== undefined && raw["quantization_config"] !== null) {
+    throw new UserError(`${where}: the checkpoint is quantised (quantization_config); use the original bf16, f16 or f32 model`);
+  }
+}
+
+/** The dtype that the checkpoint is meant to be in. */
+export function dtypeOf(config: {
+  readonly dtype?: string | null | undefined;
+  readonly torch_dtype?: string | null | undefined;
+}): FloatType {
+  return DTYPES[config.dtype ?? config.torch_dtype ?? "float32"] ?? "f32";
 }
 
 function headsOf(
@@ -152,15 +166,21 @@ function headsOf(
   if (heads % kvHeads !== 0) {
     throw new UserError(`${where}: num_attention_heads (${heads}) is not a multiple of num_key_value_heads (${kvHeads})`);
   }
-  const headDim = config.head_dim ?? defaults.headDim ?? config.hidden_size / heads;
-  if (!Number.isInteger(headDim)) {
-    throw new UserError(`${where}: hidden_size (${config.hidden_size}) is not a multiple of num_attention_heads (${heads})`);
-  }
+  const headDim = config.head_dim ?? defaults.headDim ?? headSize(config.hidden_size, heads, where);
   if (headDim % 2 !== 0) throw new UserError(`${where}: head_dim is ${headDim}; rotary positions need an even number`);
   return { heads, kvHeads, headDim };
 }
 
-function activationOf(name: string, where: string): HiddenAct {
+/** @throws {UserError} features that heads cannot share */
+export function headSize(hiddenSize: number, heads: number, where: string): number {
+  const dim = hiddenSize / heads;
+  if (!Number.isInteger(dim)) {
+    throw new UserError(`${where}: hidden_size (${hiddenSize}) is not a multiple of num_attention_heads (${heads})`);
+  }
+  return dim;
+}
+
+export function activationOf(name: string, where: string): HiddenAct {
   const activation = Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined;
   if (activation) return activation;
   throw new UserError(

@@ -1,0 +1,47 @@
+import { Add } from "../../ops/add.ts";
+import { activated } from "../blocks/mlp.ts";
+import { layerNorm } from "../blocks/norm.ts";
+import type { ModelConfig } from "../config.ts";
+import type { EncoderModules } from "../families/family.ts";
+import { modulesOf } from "../families/index.ts";
+import { linear, type ParamScope } from "../linear.ts";
+import type { BatchInput } from "../parts.ts";
+
+/** The parts of a chain that an encoder has and a decoder has not: what is added to the embedding of words, and what stands before the head. */
+
+function encoderModules(config: ModelConfig): EncoderModules {
+  const { encoder } = modulesOf(config);
+  if (!encoder) throw new Error(`${config.family} has no modules of an encoder`);
+  return encoder;
+}
+
+/** Batch inputs of the embedding's program. */
+export function embeddingInputs({ encoder }: ModelConfig): readonly BatchInput[] {
+  if (encoder === null) return ["ids"];
+  return encoder.typeRows > 0 ? ["ids", "positions", "types"] : ["ids", "positions"];
+}
+
+/** The norm of the sum of the rows of words, types and positions, in the order in which Transformers adds them: f32 [tokens, hiddenSize]. */
+export function encoderEmbedding(scope: ParamScope, config: ModelConfig, words: string): string {
+  const { builder } = scope;
+  const { hiddenSize, encoder } = config;
+  const { positions, types, norm } = encoderModules(config);
+  const plus = (x: string, table: string, rows: number, which: BatchInput) =>
+    builder.value(Add, [x, scope.rows(`${table}.weight`, [rows, hiddenSize], which)], {}, `${table}.sum`);
+  const typed = types === null ? words : plus(words, types, encoder!.typeRows, "types");
+  return layerNorm(scope, config, plus(typed, positions, encoder!.positionRows, "positions"), norm, hiddenSize);
+}
+
+/** Prepares x [tokens, hiddenSize] for the head: a linear layer, the activation and a norm. */
+export function transformed(scope: ParamScope, config: ModelConfig, x: string): string {
+  const { hiddenSize, hiddenAct } = config;
+  const { dense, norm, activation } = encoderModules(config).transform;
+  const spec = { module: dense, inFeatures: hiddenSize, outFeatures: hiddenSize, bias: true, site: 0 };
+  const y = activated(scope.builder, activation ?? hiddenAct, linear(scope, x, spec));
+  return layerNorm(scope, config, y, norm, hiddenSize);
+}
+
+/** The parameter that is added to the logits, declared as a vector. */
+export function logitBias(scope: ParamScope, config: ModelConfig): string {
+  return scope.vector(encoderModules(config).transform.bias, config.vocabSize);
+}
