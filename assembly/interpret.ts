@@ -9,6 +9,7 @@
 import { setCommand, threadCount, threadIndex } from "./command";
 import { gemmCommand } from "./gemm";
 import { attentionCommand, nativeAttentionCommand } from "./attention-command";
+import { convolutionCommand } from "./convolution";
 import { elementwiseCommand } from "./elementwise";
 import { activationCommand } from "./activation";
 import { layerNormCommand } from "./layer-norm";
@@ -91,6 +92,7 @@ function dispatch(opcode: i32): void {
     case 0xc: nativeHeadCommand(opcode); break;
     case 0xd: quantisedCommand(opcode); break;
     case 0xe: magnitudeCommand(opcode); break;
+    case 0xf: convolutionCommand(opcode); break;
     default: unreachable();
   }
 }

@@ -91,4 +91,9 @@ export enum Opcode {
   RowNorm = 0xe0,
   ScaleColumns = 0xe1,
   ColumnDot = 0xe2,
+
+  // convolution along a text (convolution.ts)
+  CausalConv = 0xf0,
+  CausalConvGrad = 0xf1,
+  CachedConv = 0xf2,
 }

@@ -20,6 +20,7 @@ import { Gelu, GeluGrad } from "../src/ops/gelu.ts";
 import { Identity } from "../src/ops/identity.ts";
 import { Lion } from "../src/ops/lion.ts";
 import { Mul } from "../src/ops/mul.ts";
+import { CausalConv, CausalConvGrad } from "../src/ops/causal-conv.ts";
 import { LayerNormalization, LayerNormGrad } from "../src/ops/layer-norm.ts";
 import { RMSNormalization, RMSNormGrad } from "../src/ops/rms-norm.ts";
 import { Sgd } from "../src/ops/sgd.ts";
@@ -36,6 +37,7 @@ const tensor = (dtype: DType, ...shape: number[]): TensorType => ({ dtype, shape
 const x = tensor("f32", ROWS, COLUMNS);
 const scale = tensor("f32", COLUMNS);
 const table = tensor("f32", VOCAB, COLUMNS);
+const filters = tensor("f32", COLUMNS, 1, 3);
 const ids = tensor("i32", ROWS);
 const flat = tensor("f32", ROWS * COLUMNS);
 const codes = tensor("u8", ROWS * COLUMNS);
@@ -72,6 +74,8 @@ const CASES: readonly Case[] = [
   of(RMSNormGrad, [x, x, scale], norm),
   of(LayerNormalization, [x, scale, scale], norm),
   of(LayerNormGrad, [x, x, scale], norm),
+  of(CausalConv, [x, filters, ids]),
+  of(CausalConvGrad, [x, x, filters, ids]),
   of(ColumnSum, [x]),
   of(SumSquares, [x]),
   of(Gather, [table, ids]),

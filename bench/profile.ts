@@ -66,6 +66,9 @@ function classify({ op, product }: Entry): { group: string; flops: number } {
     case "LayerNormalization":
     case "LayerNormGrad":
       return { group: "norms and their gradients", flops: 0 };
+    case "CausalConv":
+    case "CausalConvGrad":
+      return { group: "convolutions and their gradients", flops: 0 };
     case "AdamW":
     case "SumSquares":
       return { group: "clipping and AdamW", flops: 0 };

@@ -3,9 +3,9 @@ import type { Shape } from "../graph/types.ts";
 import { fromFloat32 } from "../base/float16.ts";
 import { GGUF_TYPES, type GgufType } from "./write.ts";
 
-/** The type that a tensor gets: vectors stay f32, and rows that are no whole blocks go to f16. */
+/** The type that a tensor gets: vectors and filters stay f32, and rows that are no whole blocks go to f16. */
 export function typeFor(wanted: GgufType, shape: Shape): GgufType {
-  if (shape.length < 2) return "f32";
+  if (shape.length !== 2) return "f32";
   return shape.at(-1)! % GGUF_TYPES[wanted].elements === 0 ? wanted : "f16";
 }
 

@@ -24,6 +24,7 @@ import {
   ggufParts,
   isUsualYarn,
   normOffset,
+  outputNorm,
   windowInFile,
 } from "./names.ts";
 import { spaceTaking, tokenizerMetadata } from "./tokenizer.ts";
@@ -62,7 +63,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["embedding_length", { u32: config.hiddenSize }],
     ["feed_forward_length", { u32: config.intermediateSize }],
     ["attention.head_count", { u32: config.heads }],
-    ["attention.head_count_kv", { u32: config.kvHeads }],
+    ["attention.head_count_kv", keyHeads(config)],
     ["attention.key_length", { u32: config.headDim }],
     ["attention.value_length", { u32: config.headDim }],
     ["attention.layer_norm_rms_epsilon", { f32: config.normEps }],
@@ -70,6 +71,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["rope.freq_base", { f32: theta }],
     ["vocab_size", { u32: config.vocabSize }],
   ];
+  if (config.convolution) own.push(["shortconv.l_cache", { u32: config.convolution.width }]);
   own.push(...ropeMetadata(config.rope));
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
@@ -86,6 +88,11 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["general.quantization_version", { u32: 2 }],
     ...own.map(([key, value]): [string, GgufValue] => [`${architecture}.${key}`, value]),
   ]);
+}
+
+/** How many key heads there are: in all layers, or, where some do not attend, in each. */
+function keyHeads({ kvHeads, convolution }: ModelConfig): GgufValue {
+  return convolution ? { i32s: convolution.layers.map((convolves) => (convolves ? 0 : kvHeads)) } : { u32: kvHeads };
 }
 
 /** Rotary scaling that is not among the tensors (`ropeFactors`). */
@@ -151,7 +158,9 @@ function modelTensors(config: ModelConfig, stored: readonly TensorData[], source
     }
     const offset = normOffset(module!, config);
     const to = typeFor(module === logits ? headType(type) : type, tensor.shape);
-    const [rows, ...inner] = tensor.shape as [number, ...number[]];
+    const [rows, ...columns] = tensor.shape as [number, ...number[]];
+    // A filter [channels, 1, width] is a matrix there.
+    const inner = columns.length === 2 && columns[0] === 1 ? columns.slice(1) : columns;
     return parts.map(({ name, count, take }) => ({
       name: `${name}.${kind}`,
       type: to,
@@ -192,12 +201,13 @@ function joined(pieces: Iterable<Float32Array>): Float32Array {
 
 function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, from: string): void {
   const names = new Set(tensors.map(({ name }) => name));
-  const block = blockModules(config);
   const needed = [
     "token_embd",
-    "output_norm",
+    outputNorm(config),
     ...(config.tieWordEmbeddings ? [] : ["output"]),
-    ...Array.from({ length: config.layers }, (_, layer) => block.map((module) => `blk.${layer}.${module}`)).flat(),
+    ...Array.from({ length: config.layers }, (_, layer) =>
+      blockModules(config, layer).map((module) => `blk.${layer}.${module}`),
+    ).flat(),
   ];
   const missing = needed.find((module) => !names.has(`${module}.weight`));
   if (missing !== undefined) throw new UserError(`${from} holds no tensor for ${missing}.weight; it is not a whole model`);

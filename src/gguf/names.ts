@@ -31,12 +31,12 @@ export interface GgufPart {
 /** The tensors that a module becomes; none when the format has no place for it. */
 export function ggufParts(module: string, config: ModelConfig): GgufPart[] {
   const whole = (name: string): GgufPart[] => [{ name, count: (rows) => rows, take: null }];
-  const { embedding, head } = modulesOf(config);
+  const { embedding, norm = "norm", head } = modulesOf(config);
   if (module === head) return whole("output");
   if (!module.startsWith(config.modulePrefix)) return [];
   const local = module.slice(config.modulePrefix.length);
   if (local === embedding) return whole("token_embd");
-  if (local === "norm") return whole("output_norm");
+  if (local === norm) return whole(outputNorm(config));
   const [, layer, inner = ""] = /^layers\.(\d+)\.(.+)$/.exec(local) ?? [];
   const { modules } = ggufFacts(config);
   const names = Object.hasOwn(modules, inner) ? modules[inner]! : [];
@@ -64,11 +64,18 @@ function groupedPart(name: string, part: number, config: ModelConfig): GgufPart 
   };
 }
 
-/** GGUF names of the modules that every block of the family has. */
-export function blockModules(config: ModelConfig): string[] {
+/** GGUF's name of the final norm. */
+export function outputNorm(config: ModelConfig): string {
+  return ggufFacts(config).outputNorm ?? "output_norm";
+}
+
+/** GGUF names of the modules that block `layer` has. */
+export function blockModules(config: ModelConfig, layer: number): string[] {
   const optional = config.qkNorm ? [] : ["attn_q_norm", "attn_k_norm"];
-  return Object.values(ggufFacts(config).modules)
-    .flat()
+  const absent = config.convolution?.layers[layer] ? "self_attn." : "conv.";
+  return Object.entries(ggufFacts(config).modules)
+    .filter(([module]) => !module.startsWith(absent))
+    .flatMap(([, names]) => names)
     .filter((name) => !optional.includes(name));
 }
 

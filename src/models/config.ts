@@ -15,6 +15,15 @@ export interface EncoderConfig {
   readonly predictsTokens: boolean;
 }
 
+export interface ConvolutionConfig {
+  /** Tokens that a token's result is made of, itself included. */
+  readonly width: number;
+  /** Biases on the convolution and on the projections around it. */
+  readonly bias: boolean;
+  /** Layer by layer. */
+  readonly layers: readonly boolean[];
+}
+
 /** Describes what the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
 export interface ModelConfig {
   /** Row of the table of families (`families/index.ts`): the model type in `config.json`. */
@@ -70,6 +79,8 @@ export interface ModelConfig {
   readonly mlpBias: boolean;
   /** RMSNorm of each query and key head (Qwen3). */
   readonly qkNorm: boolean;
+  /** Layers that convolve in place of attending (LFM2); null: none do. */
+  readonly convolution: ConvolutionConfig | null;
   readonly bosTokenId: number | null;
   /** All ids that end a text, the model's own first. */
   readonly eosTokenIds: readonly number[];

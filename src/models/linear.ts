@@ -49,6 +49,12 @@ export class ParamScope {
     return this.declare(local, name, { dtype: "f32", shape: [size] }, isTrained);
   }
 
+  /** A filter of `width` taps for each channel [channels, 1, width]: always f32. */
+  filters(local: string, channels: number, width: number): string {
+    const { name, isTrained } = this.resolve(local);
+    return this.declare(local, name, { dtype: "f32", shape: [channels, 1, width] }, isTrained);
+  }
+
   /**
    * A matrix [rows, columns] as an f32 value; a frozen one may lie in memory as bf16 or f16, or quantised.
    * @param stored name in the checkpoint, where that is another one: of a matrix that is used in two places

@@ -7,7 +7,9 @@ import { Add } from "./add.ts";
 import { Affine } from "./affine.ts";
 import { Attention, AttentionGrad } from "./attention.ts";
 import { CachedAttention } from "./cached-attention.ts";
+import { CachedConv } from "./cached-conv.ts";
 import { Cast } from "./cast.ts";
+import { CausalConv, CausalConvGrad } from "./causal-conv.ts";
 import { ColumnSum } from "./column-sum.ts";
 import { Dequantize } from "./dequantize.ts";
 import { PhiloxDropout } from "./dropout.ts";
@@ -48,7 +50,10 @@ export const OPS = {
   Attention,
   AttentionGrad,
   CachedAttention,
+  CachedConv,
   Cast,
+  CausalConv,
+  CausalConvGrad,
   ColumnDot,
   ColumnSum,
   Dequantize,

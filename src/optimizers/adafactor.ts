@@ -15,8 +15,8 @@ export const adafactor = defineOptimizer({
   learningRate: 1e-2,
   defaults: { weightDecay: 0 },
   rules() {
-    // Of a matrix of one row or column, such as factors of an adapter, the products of the moments are a vector's.
-    return ({ type }) => (type.shape.length > 1 ? factored : plain);
+    // Of a matrix of one row or column, such as factors of an adapter or a channel's filter, the products of the moments are a vector's.
+    return ({ type }) => (type.shape.length === 2 ? factored : plain);
   },
 });
 

@@ -32,7 +32,7 @@ export const muon = defineOptimizer({
 
 /**
  * Tells whether a parameter is a matrix between activations, and no table of the vocabulary: neither an embedding or a head, nor
- * `embed_tokens.lora_embedding_A`, whose columns are looked up as an embedding's rows are.
+ * `embed_tokens.lora_embedding_A`, whose columns are looked up as an embedding's rows are; nor the filters of a convolution [channels, 1, width].
  */
 function isHidden(param: ParamInfo): boolean {
   const module =
@@ -40,7 +40,7 @@ function isHidden(param: ParamInfo): boolean {
       .replace(/\.modules_to_save(\.default)?/, "")
       .split(".")
       .at(-2) ?? "";
-  return isMatrix(param) && !ALL_TABLES.has(module);
+  return isMatrix(param) && param.type.shape.length === 2 && !ALL_TABLES.has(module);
 }
 
 type MuonSettings = Pick<Hyperparameters, "momentum" | "nesterov" | "adjustLr">;

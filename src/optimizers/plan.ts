@@ -172,7 +172,9 @@ function updatesOf(run: Run, most: number, graphs: Graphs): UpdateCall[] {
     begin,
     offsets: new Map(rule.slots.map((slot) => [slot, run.offsets.get(slot)! + slotOffset(slot, parts, begin)])),
   });
-  if (rule.reach === "matrix") return parts.map(({ param, begin }) => call(begin, param.type.shape));
+  // The filters of a convolution [channels, 1, width] are one vector.
+  const shapeOf = ({ type: { shape } }: ParamInfo) => (shape.length > 2 ? [elements(shape)] : shape);
+  if (rule.reach === "matrix") return parts.map(({ param, begin }) => call(begin, shapeOf(param)));
   const multiple = align(most, rule.reach.multipleOf);
   return pieces(run, multiple).map(({ begin, size }) => call(begin, [size]));
 }

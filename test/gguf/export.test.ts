@@ -88,11 +88,11 @@ function originalName(name: string, family: GoldenFamily): string {
 
 const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_projector|(model\.)?visual)\./.test(name);
 
-/** Their modules have other names: fused.test.ts. */
-const FUSED: readonly GoldenFamily[] = ["phi3", "phi4-mini", "internlm2"];
+/** Their modules have other names: fused.test.ts and convolution.test.ts. */
+const OTHERS: readonly GoldenFamily[] = ["phi3", "phi4-mini", "internlm2", "lfm2", "lfm2-bias"];
 
 describe("a model as GGUF holds the model's tensors", () => {
-  for (const family of FAMILIES.filter((name) => !FUSED.includes(name))) {
+  for (const family of FAMILIES.filter((name) => !OTHERS.includes(name))) {
     test(`${family}: all of them, exactly, its settings and its tokenizer`, async () => {
       const path = model(family);
       const config = loadConfig(path);

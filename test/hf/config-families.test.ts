@@ -165,6 +165,44 @@ test("Granite: four factors, each of which may be left out", () => {
   expect(llama({ ...factors })).toMatchObject({ embeddingScale: 1, attentionScale: 0.25, residualScale: 1, logitScale: 1 });
 });
 
+test("LFM2: layers that convolve, by type or by what is not listed; the MLP's width is made of four keys", () => {
+  const lfm2 = (extra: object = {}) => ofType("lfm2", { num_hidden_layers: 4, num_key_value_heads: undefined, ...extra });
+  expect(lfm2({ num_attention_heads: 8 })).toMatchObject({
+    convolution: null,
+    kvHeads: 8,
+    qkNorm: true,
+    normEps: 1e-5,
+    tieWordEmbeddings: true,
+    rope: { theta: 1e6, scaling: { type: "default" } },
+    maxPositions: 128_000,
+    bosTokenId: 1,
+    eosTokenIds: [2],
+    padTokenId: 0,
+  });
+  const plain = { num_key_value_heads: 2 };
+  const layers = [true, false, true, true];
+  const types = layers.map((convolves) => (convolves ? "conv" : "full_attention"));
+  expect(lfm2({ ...plain, full_attn_idxs: [1, 9] }).convolution).toEqual({ width: 3, bias: false, layers });
+  expect(lfm2({ ...plain, layer_types: types, conv_L_cache: 4, conv_bias: true }).convolution).toEqual({
+    width: 4,
+    bias: true,
+    layers,
+  });
+  // Of LFM2-350M: 2/3 of 6656 is 4437, the next multiple of 256 is 4608.
+  const width = (extra: object) => lfm2({ ...plain, ...extra }).intermediateSize;
+  expect(width({ block_ff_dim: 6656, intermediate_size: 5 })).toBe(4608);
+  expect(width({ intermediate_size: 6656, block_ffn_dim_multiplier: 1.1, block_multiple_of: 10 })).toBe(4880);
+  expect(width({ intermediate_size: 6656, block_ffn_dim_multiplier: null })).toBe(4437);
+  expect(width({ intermediate_size: 6656, block_auto_adjust_ff_dim: false })).toBe(6656);
+  expect(lfm2({ ...plain, tie_embedding: false, tie_word_embeddings: true }).tieWordEmbeddings).toBe(false);
+  expect(lfm2({ ...plain, norm_eps: 1e-3, rms_norm_eps: 1 }).normEps).toBe(1e-3);
+  expect(userError(() => lfm2({ ...plain, layer_types: ["conv"] }))).toContain(
+    "layer_types has 1 entries; expected conv or full_attention",
+  );
+  expect(userError(() => lfm2({ ...plain, layer_types: [...types.slice(1), "mamba"] }))).toContain('layer_types has "mamba"');
+  expect(userError(() => lfm2({ ...plain, conv_L_cache: 0 }))).toContain('"conv_L_cache" is 0');
+});
+
 test("Gemma: the activation that its files call gelu, norms and embeddings as in its successors, no windows", () => {
   expect(ofType("gemma", { hidden_act: "gelu", sliding_window: 7 })).toMatchObject({
     hiddenAct: "gelu_pytorch_tanh",

@@ -49,6 +49,16 @@ const SEEDS = [
   { model_type: "gemma", ...SIZES, hidden_act: "gelu" },
   { model_type: "ministral", ...SIZES, layer_types: Array(4).fill("sliding_attention") },
   { model_type: "mistral", ...SIZES, sliding_window: 16, tie_word_embeddings: true },
+  {
+    model_type: "lfm2",
+    ...SIZES,
+    block_ff_dim: 30,
+    conv_L_cache: 3,
+    conv_bias: true,
+    full_attn_idxs: [1, 3],
+    tie_embedding: true,
+  },
+  { model_type: "lfm2", ...SIZES, layer_types: ["conv", "conv", "full_attention", "conv"], block_ffn_dim_multiplier: 1.3 },
 ].map((seed) => JSON.stringify(seed));
 const GENERATION = JSON.stringify({ eos_token_id: [2, 5], do_sample: true, temperature: 0.6 });
 

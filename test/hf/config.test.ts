@@ -44,6 +44,7 @@ describe("families", () => {
       attentionOutputBias: false,
       mlpBias: false,
       qkNorm: false,
+      convolution: null,
       bosTokenId: 1,
       eosTokenIds: [2],
       padTokenId: null,
@@ -62,6 +63,7 @@ describe("families", () => {
       attentionOutputBias: false,
       mlpBias: false,
       qkNorm: false,
+      convolution: null,
       headDim: 16,
     });
     expect(ofType("qwen3")).toMatchObject({ attentionBias: false, qkNorm: true, headDim: 128 });
@@ -131,7 +133,7 @@ describe("bad values", () => {
     const cases: [object, string][] = [
       [
         { model_type: "mamba", architectures: ["MambaForCausalLM"] },
-        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Ministral 3, Qwen2, Qwen2.5, Qwen2.5-VL, Qwen3, Qwen3-VL, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5 and InternLM3',
+        'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Ministral 3, Qwen2, Qwen2.5, Qwen2.5-VL, Qwen3, Qwen3-VL, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5, InternLM3 and LFM2 (LFM2.5 included)',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
       [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],

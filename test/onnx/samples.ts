@@ -142,6 +142,20 @@ function layerNormGrad(rows: number, columns: number): TestTensor[] {
   return [dy, ...layerNorm(rows, columns).slice(0, 2), sum];
 }
 
+/** x, filters of `width` taps, bias. */
+function filtered(rows: number, channels: number, width: number): [TestTensor, TestTensor, TestTensor] {
+  const own = generator(27);
+  return [random(own, [rows, channels]), random(own, [channels, 1, width]), random(own, [channels])];
+}
+
+/** New rows of one text, or of as many as rows; of a row that sees itself alone, and of others. */
+function cachedConv(texts: 1 | 3, bias: boolean): (TestTensor | null)[] {
+  const own = generator(28);
+  const [x, weight, b] = filtered(3, 7, 4);
+  const places = texts === 1 ? [i32([3], [0, 5, 2]), i32([1], [4])] : [i32([3], [0, 3, 0]), i32([3], [4, 3, 0])];
+  return [x, weight, random(own, [texts * 9, 7]), ...places, bias ? b : null];
+}
+
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   AdafactorColumns: [
@@ -201,6 +215,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     },
     { attrs: { ...attention, softcap: 1.5 }, inputs: cappedCache() },
   ],
+  CachedConv: [
+    { attrs: {}, inputs: cachedConv(1, true) },
+    { attrs: {}, inputs: cachedConv(3, false) },
+  ],
   Cast: [
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "bf16")], bound: 0 },
     { attrs: { to: CAST_TO.f32 }, inputs: [half(normal(5, 9), "f16")], bound: 0 },
@@ -233,6 +251,11 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { ...attention, softcap: 1.5 }, inputs: [...cappedAttention(), ENDS] },
     { attrs: short, inputs: [...longAttention(), LONG_ENDS] },
   ],
+  CausalConv: [
+    { attrs: {}, inputs: [...filtered(13, 7, 3).slice(0, 2), STARTS, filtered(13, 7, 3)[2]] },
+    { attrs: {}, inputs: [...filtered(13, 7, 4).slice(0, 2), STARTS, null] },
+  ],
+  CausalConvGrad: [{ attrs: {}, inputs: [random(generator(29), [13, 7]), ...filtered(13, 7, 3).slice(0, 2), STARTS] }],
   ColumnDot: [
     { attrs: {}, inputs: columnDot() },
     { attrs: {}, inputs: columnDot().with(2, null) },

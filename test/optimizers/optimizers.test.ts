@@ -131,7 +131,7 @@ describe("AdamW with eight bits", () => {
   });
 });
 
-/** Matrices of adapters, tables and vectors; some larger than a piece, with sizes that no vector divides. */
+/** Matrices of adapters, tables, filters and vectors; some larger than a piece, with sizes that no vector divides. */
 const ODD = paramsOf({
   "model.embed_tokens.weight": [101, 43],
   "model.layers.0.mlp.up_proj.weight": [67, 129],
@@ -139,6 +139,7 @@ const ODD = paramsOf({
   "base_model.model.lm_head.lora_A.weight": [1, 4111],
   "model.layers.1.mlp.gate_proj.weight": [521, 523],
   "model.layers.0.self_attn.k_proj.bias": [37],
+  "model.layers.2.conv.conv.weight": [37, 1, 3],
   "model.norm.weight": [1],
 });
 

@@ -70,7 +70,12 @@ test("slots that a call across parameters cannot find are refused", () => {
 });
 
 describe.each(OPTIMIZER_NAMES)("%s", (optimizer) => {
-  const params = paramsOf({ ...SHAPES, "x.embed_tokens.weight": [300, 17], "x.up_proj.weight": [1000, 301] });
+  const params = paramsOf({
+    ...SHAPES,
+    "x.embed_tokens.weight": [300, 17],
+    "x.up_proj.weight": [1000, 301],
+    "x.conv.weight": [33, 1, 4],
+  });
   const plan = planOptimizer(chooseOptimizer({ optimizer, weightDecay: 0.1 }), params);
 
   test("parameters and state lie apart, and all of them are within what is reserved", () => {

@@ -32,6 +32,8 @@ export const FAMILIES = [
   "phi4-mini",
   "internlm2",
   "internlm3",
+  "lfm2",
+  "lfm2-bias",
 ] as const;
 /** Families whose tokens attend to both sides. */
 export const ENCODERS = ["bert", "roberta", "xlm-roberta", "distilbert"] as const;
@@ -48,6 +50,7 @@ const KIN: readonly GoldenFamily[] = [
   "mistral3",
   "gemma",
   "xlm-roberta",
+  "lfm2-bias",
 ];
 
 export const isFewer = (family: GoldenFamily): boolean => !SLOW && KIN.includes(family);

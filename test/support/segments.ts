@@ -43,6 +43,7 @@ const config: ModelConfig = {
   attentionOutputBias: true,
   mlpBias: false,
   qkNorm: true,
+  convolution: null,
   bosTokenId: null,
   eosTokenIds: [],
   padTokenId: null,

@@ -1,6 +1,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { schedulePrograms } from "../../src/runtime/scheduled.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
+import { uniformAdapters } from "../../src/models/tuning.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import type { Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
@@ -31,13 +32,17 @@ describe("gradients are the same to the bit", () => {
     use_sliding_window: true,
     sliding_window: 9,
   };
+  const lfm2 = { architectures: undefined, model_type: "lfm2", full_attn_idxs: [1, 4], block_multiple_of: 8 };
+  const convolved = uniformAdapters({ rank: 4, scale: 1.5, dropout: 0.2, targets: new Set(["in_proj", "out_proj", "w2"]) });
   const cases = [
     ["LoRA with dropout", lora(0.2), llama(5)],
     ["full, two kinds of layers", { method: "full" }, llama(5, 32, smollm3)],
+    ["LoRA with dropout, layers that convolve", convolved, llama(5, 32, lfm2)],
     ["full", { method: "full" }, llama(5)],
+    ["full, layers that convolve", { method: "full" }, llama(5, 32, { ...lfm2, conv_bias: true })],
     ["LoRA with dropout, two kinds of layers", lora(0.2), llama(5, 32, smollm3)],
   ] as const;
-  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 2)) {
+  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 3)) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
       expect(reference.losses[0]).toBeGreaterThan(1);

@@ -108,6 +108,21 @@ describe("weights that come into a window when they are read give the same bits 
     });
   }
 
+  test("layers that convolve, in training and decoding", async () => {
+    const lfm2 = llama(3, 256, { architectures: undefined, model_type: "lfm2", full_attn_idxs: [1], block_multiple_of: 8 });
+    const source = storedCheckpoint(lfm2, "bf16");
+    const targets = new Set(["in_proj", "out_proj"]);
+    const tuning = uniformAdapters({ rank: 4, scale: 1, dropout: 0.1, targets });
+    const [resident, streamed] = [
+      await build(lfm2, tuning, OFF, TOKENS, 2, { source, decode: 32 }),
+      await build(lfm2, tuning, OFF, TOKENS, 2, { source, decode: 32, stream: streaming(source) }),
+    ];
+    expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
+    expect(results(streamed)).toEqual(results(resident));
+    expect(streamed.measuredPeak).toBe(streamed.predicted.peak);
+    streamed.close();
+  });
+
   test("adapters of head and embedding, and lengths of rows (DoRA), which are computed of the weights", async () => {
     const targets = new Set(["q_proj", "down_proj", "embed_tokens", "lm_head"]);
     const big = llama(2, 128, { vocab_size: 700, tie_word_embeddings: false });

@@ -79,6 +79,9 @@ export interface ProjectionNames {
   readonly key: string;
   readonly value: string;
   readonly output: string;
+  /** Norms of the heads, where there are any. */
+  readonly queryNorm?: string;
+  readonly keyNorm?: string;
 }
 
 const LLAMA_NAMES: ProjectionNames = {
@@ -97,8 +100,9 @@ export function selfAttention(parts: BlockParts, settings: AttentionSettings, x:
   let k = project(x, names.key, hiddenSize, kvHeads * headDim, attentionBias);
   const v = project(x, names.value, hiddenSize, kvHeads * headDim, attentionBias);
   if (config.qkNorm) {
-    q = headNorm(parts, q, "self_attn.q_norm", heads);
-    k = headNorm(parts, k, "self_attn.k_norm", kvHeads);
+    const { queryNorm = "self_attn.q_norm", keyNorm = "self_attn.k_norm" } = names;
+    q = headNorm(parts, q, queryNorm, heads);
+    k = headNorm(parts, k, keyNorm, kvHeads);
   }
   const result = attend(parts, settings, q, k, v);
   return project(result, names.output, heads * headDim, hiddenSize, config.attentionOutputBias);

@@ -138,12 +138,12 @@ interface HeadParams {
 function headParams(builder: GraphBuilder, config: ModelConfig, options: SegmentOptions): HeadParams {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
   const { logitScale: alpha } = config;
+  const { head, norm = "norm" } = modulesOf(config);
   const unscaled = config.encoder
     ? transformed(scope, config, "x")
-    : rmsNorm(scope, config, "x", `${config.modulePrefix}norm`, config.hiddenSize);
+    : rmsNorm(scope, config, "x", `${config.modulePrefix}${norm}`, config.hiddenSize);
   // Here it costs one pass over [tokens, hiddenSize], at the logits one over [tokens, vocabulary].
   const normed = alpha === 1 ? unscaled : builder.value(Affine, [unscaled], { alpha, beta: 0 }, "scaled");
-  const { head } = modulesOf(config);
   const name = config.tieWordEmbeddings ? embeddingName(config) : head;
   const site = { layer: "head", rows: config.vocabSize, columns: config.hiddenSize } as const;
   const weight = scope.matrix(`${head}.weight`, [site.rows, site.columns], `${name}.weight`);

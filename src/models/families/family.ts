@@ -52,6 +52,8 @@ export interface Wrapper {
 export interface FamilyModules {
   /** Below `ModelConfig.modulePrefix`. */
   readonly embedding: string;
+  /** The final norm, below `ModelConfig.modulePrefix`; "norm" by default. */
+  readonly norm?: string;
   /** At the top; the checkpoint lacks it where the embedding is used in its place. */
   readonly head: string;
   /** Last parts of the names of the linear layers of a block, which are PEFT's "all-linear". */
@@ -91,6 +93,8 @@ export interface GgufFacts {
    * follow each other once for each key head.
    */
   readonly modules: Readonly<Record<string, string | readonly string[]>>;
+  /** Name of the final norm; "output_norm" by default. */
+  readonly outputNorm?: string;
   /** True if neighbouring features are rotated with each other, not feature i with i + dim / 2: rows of queries and keys are reordered. */
   readonly rotatesNeighbours: boolean;
   /** The one activation that the architecture has. */

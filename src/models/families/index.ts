@@ -10,6 +10,7 @@ import { gemma2 } from "./gemma/gemma2.ts";
 import { gemma3 } from "./gemma/gemma3.ts";
 import { internlm2 } from "./internlm/internlm2.ts";
 import { internlm3 } from "./internlm/internlm3.ts";
+import { lfm2 } from "./lfm/lfm2.ts";
 import { cwm } from "./llama/cwm.ts";
 import { granite } from "./llama/granite.ts";
 import { llama } from "./llama/llama.ts";
@@ -40,6 +41,7 @@ export const FAMILIES: readonly Family[] = [
   phi3,
   internlm2,
   internlm3,
+  lfm2,
   bert,
   roberta,
   xlmRoberta,

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 VL_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LFM_LINEAR = ["q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w1", "w2", "w3"]
 RANK, ALPHA = 4, 6
 # foreach=False: the plain loop over parameters, whose result does not depend on how tensors are grouped.
 LEARNING_RATE = {"full": 2e-3, "lora": 1e-2}
@@ -201,6 +202,59 @@ FAMILIES = {
             "mlp_bias": True,
             "tie_word_embeddings": True,
             "torch_dtype": "bfloat16",
+        },
+    },
+    # Layers that convolve, and two that attend. The published keys, and a width that is not the file's.
+    "lfm2": {
+        "seed": 1072,
+        "dtype": torch.bfloat16,
+        "targets": LFM_LINEAR,
+        "config": {
+            "architectures": ["Lfm2ForCausalLM"],
+            "model_type": "lfm2",
+            "hidden_size": 26,
+            "block_ff_dim": 43,
+            "block_auto_adjust_ff_dim": True,
+            "block_ffn_dim_multiplier": 1.1,
+            "block_multiple_of": 6,
+            "conv_L_cache": 3,
+            "conv_bias": False,
+            "num_hidden_layers": 5,
+            "full_attn_idxs": [1, 4],
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 14,
+            "vocab_size": 59,
+            "norm_eps": 1e-5,
+            "rope_theta": 1000.0,
+            "pad_token_id": 0,
+            "tie_embedding": True,
+            "torch_dtype": "bfloat16",
+        },
+    },
+    # As Transformers 5 writes it, with biases, four taps and a head of its own.
+    "lfm2-bias": {
+        "seed": 1071,
+        "dtype": torch.float32,
+        "targets": LFM_LINEAR,
+        "config": {
+            "architectures": ["Lfm2ForCausalLM"],
+            "model_type": "lfm2",
+            "hidden_size": 30,
+            "intermediate_size": 37,
+            "block_auto_adjust_ff_dim": False,
+            "conv_L_cache": 4,
+            "conv_bias": True,
+            "num_hidden_layers": 3,
+            "layer_types": ["conv", "full_attention", "conv"],
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "vocab_size": 61,
+            "norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "pad_token_id": 0,
+            "tie_word_embeddings": False,
+            "dtype": "float32",
         },
     },
     "ministral": {
@@ -978,8 +1032,11 @@ def loss_of(model, batch):
     """Mean over the labelled tokens of -log p(label), labels shifted by one but in encoders. Returns (loss, logits)."""
     dtype = next(model.parameters()).dtype
     config = model.config.get_text_config()
-    # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows.
-    alone = config.model_type not in ENCODERS and config.rope_parameters.get("rope_type") == "longrope"
+    # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows. LFM2's
+    # convolutions go on from one example of a packed row into the next.
+    alone = config.model_type == "lfm2" or (
+        config.model_type not in ENCODERS and config.rope_parameters.get("rope_type") == "longrope"
+    )
     logits = logits_alone(model, batch) if alone else model(**forward_inputs(batch, config, dtype)).logits
     shift = 0 if config.model_type in ENCODERS else 1
     labels = batch["labels"][:, shift:].reshape(-1)

@@ -133,6 +133,7 @@ export function readDecoder(raw: Raw, where: string, generation: Raw, rules: Rea
     modulePrefix: "model.",
     ...rules.biases(config),
     qkNorm: false,
+    convolution: null,
     bosTokenId: bos === undefined ? defaults.bos : bos,
     eosTokenIds: eosOf(eos === undefined ? defaults.eos : eos, generation, where),
     padTokenId: pad !== undefined && pad !== null && pad >= 0 ? pad : null,

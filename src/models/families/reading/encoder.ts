@@ -113,6 +113,7 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
     attentionOutputBias: true,
     mlpBias: true,
     qkNorm: false,
+    convolution: null,
     bosTokenId: config.bos_token_id ?? null,
     eosTokenIds: config.eos_token_id === null || config.eos_token_id === undefined ? [] : [config.eos_token_id],
     padTokenId: padId >= 0 ? padId : null,
