@@ -120,6 +120,12 @@ test("`remat report` makes the same page anew, or one of the metrics alone, and 
   expect(pageOf("whole")).toContain("Step 8 of 8");
   expect(valuesOf(pageOf("whole"))).toEqual({ steps: 8, heldOut: 5 });
   expect(await refused("report")).toContain("takes one run folder");
+  expect((await ok("report", run, "--svg", svg, "--metric", "accuracy")).split("\n")).toContain(svg);
+  expect(readFileSync(svg, "utf8")).toMatch(/<svg[^]*Token accuracy/);
+  expect(await refused("report", run, "--svg", svg, "--metric", "kl")).toMatch(
+    /--metric kl: the run has values of loss, .*accuracy/,
+  );
+  expect(await refused("report", run, "--metric", "accuracy")).toContain("--metric says what --svg draws");
   expect(await refused("report", folder)).toContain("is no run folder: it holds no train-config.json");
 });
 

@@ -54,7 +54,8 @@ export function titleOf({ name, label }: Metric): string {
   return text[0]!.toUpperCase() + text.slice(1);
 }
 
-function metricPicture(curves: RunCurves, metric: Metric): Picture {
+/** A metric over the steps, of training and of held-out examples. */
+export function metricPicture(curves: RunCurves, metric: Metric): Picture {
   const [trained, heldOut] = [curves.trained(metric.name), curves.heldOut(metric.name)];
   const panel = lineChart({
     title: titleOf(metric),
