@@ -131,7 +131,14 @@ function graphInPrecision(graph: Graph, dtype: FloatType, taped?: Graph): Graph 
 }
 
 /** Outputs that are f32, and who makes them. */
-const WIDE_ROLES: ReadonlySet<OutputRole> = new Set<OutputRole>(["param-grad", "loss", "token-losses", "logits", "state"]);
+const WIDE_ROLES: ReadonlySet<OutputRole> = new Set<OutputRole>([
+  "param-grad",
+  "loss",
+  "token-losses",
+  "text-logits",
+  "logits",
+  "state",
+]);
 
 const isMatrix = ({ dtype, shape }: TensorType): boolean => dtype === "f32" && shape.length > 1;
 const isHalf = ({ dtype }: TensorType): boolean => isFloat(dtype) && dtype !== "f32";

@@ -79,6 +79,7 @@ export function promptOf(record: DataRecord, where: string, tokenizer: Tokenizer
 function promptOfExample(example: Example, where: string, tokenizer: Tokenizer): Prompt {
   if (example.kind === "preference") return promptOfExample(example.chosen, where, tokenizer);
   if (example.kind === "unpaired") return promptOfExample(example.answer, where, tokenizer);
+  if (example.kind === "labelled") return promptOfExample(example.content, where, tokenizer);
   if (example.kind !== "chat") {
     const prompt = example.kind === "text" ? example.text : example.prompt;
     return {

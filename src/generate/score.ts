@@ -22,6 +22,8 @@ export interface ScorerOptions extends WeightStorage {
   readonly adapter: Adapter | null;
   readonly head: Head;
   readonly tokens: number;
+  /** Texts in a micro-batch, at most, where the head gives logits of texts. */
+  readonly texts?: number;
   readonly weighted: boolean;
 }
 
@@ -30,6 +32,8 @@ export interface Scorer {
   score(batch: MicroBatch): Sums;
   /** The loss of each token, with an open head. */
   tokenLosses(batch: MicroBatch): { readonly labels: Int32Array; readonly losses: Float32Array };
+  /** The logits of each text, one text behind the other, with a head for texts. */
+  textLogits(batch: MicroBatch): Float32Array;
   close(): void;
 }
 
@@ -38,10 +42,10 @@ export interface Scorer {
  * @throws {UserError} weights that are missing or do not fit
  */
 export async function openScorer(executor: Executor, options: ScorerOptions, weights: ReadWeightsOptions = {}): Promise<Scorer> {
-  const { adapter, head, tokens, weighted, dtype } = options;
+  const { adapter, head, tokens, texts, weighted, dtype } = options;
   const { config, source } = withReplacedWeights(options, adapter);
   const tuning = adapterTuning(adapter, config);
-  const size = { tokens, weighted, head: head.kind };
+  const size = { tokens, weighted, head: head.kind, texts };
   const segmentOptions = { ...size, tuning, weightType: weightTypeOf(executor, source, options) };
   const segments = inPrecision(buildSegments(config, segmentOptions), computeType(executor, dtype));
   const programs = createPrograms(executor);
@@ -58,16 +62,19 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
   const memory = { resident, window: streamed?.window ?? null, batch: inputs.addresses, ...words };
   const forward = createForward(executor, programs, segments, executor.reserve(extent), memory);
   const run = (batch: MicroBatch) => {
-    const loaded = headBatch(head, batch);
+    const loaded = headBatch(head, batch, config);
     inputs.load(loaded, 1);
     forward.run();
     return loaded;
   };
+  const textLogits = (batch: MicroBatch) => inputs.textLogits(run(batch).rows!.length);
   return {
     score(batch) {
+      if (head.kind === "logits") return head.judge(batch, textLogits(batch)).sums;
       run(batch);
       return head.kind === "loss" ? head.sums(batch, words.score()) : head.judge(batch, inputs.tokenLosses(tokens)).sums;
     },
+    textLogits,
     tokenLosses(batch) {
       const { labels } = run(batch);
       return { labels, losses: inputs.tokenLosses(tokens) };

@@ -46,10 +46,10 @@ export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "o
 
 /**
  * Describes what a graph output is: `param-grad` is `accumulator + gradient`, `correct` how many labels were the likeliest token, `token-losses` what an
- * open head says of each token (see `SegmentModel.open`).
+ * open head says of each token, `text-logits` what one says of each text (see `SegmentModel.open`).
  */
 export type OutputRole =
-  "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "correct" | "token-losses" | "logits" | "state";
+  "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "correct" | "token-losses" | "text-logits" | "logits" | "state";
 
 export interface GraphInput {
   readonly name: string;

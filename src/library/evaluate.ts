@@ -18,6 +18,7 @@ import { checkContext, contextLimit } from "../models/context.ts";
 import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
 import { addSums, hasReference, type Sums } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { predictionOf, withLabelsOf } from "../train/labels.ts";
 import { startOfDay } from "../train/run/date.ts";
 import { addReferences, createReferences, type References, withReferences } from "../train/step/references.ts";
 import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "./options.ts";
@@ -39,12 +40,14 @@ export type EvaluateOptions = z.input<typeof evaluateOptionsSchema>;
 
 export interface EvaluateResult {
   readonly examples: number;
-  /** Tokens with a target. */
+  /** Tokens with a target, or of texts that are judged as a whole all of them. */
   readonly tokens: number;
   /** The objective's: for next-token the mean cross entropy of the tokens with a target, in nats, weighted where they have weights. */
   readonly loss: number;
   /** The objective's, by name: for next-token `perplexity`, and as `accuracy` the share of these tokens that were the likeliest one. */
   readonly metrics: Readonly<Record<string, number>>;
+  /** Results of the objective that are no numbers: for classify the confusion matrix, and of each class precision, recall and F1. */
+  readonly details?: Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -56,12 +59,12 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
   const flags = validateOptions(evaluateOptionsSchema, options);
   signal?.throwIfAborted();
   const onNote = (text: string) => sink({ type: "note", text });
-  const objective = objectiveOf(flags);
   checkObjectiveFlags(flags);
   return withModel(
     flags,
     async (model, executor) => {
       const { config, tokenizer } = model;
+      const objective = objectiveOf(withLabelsOf(flags, model));
       const tokens = sequenceLengthOf(flags, contextLimit(config));
       checkContext(config, tokens);
       const eosId = config.eosTokenIds[0] ?? null;
@@ -88,25 +91,27 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const rowLength = tokens * objective.texts;
       const plain = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
       const reading = readingOf(flags, onNote, signal);
-      const options = { ...model, head: objective.head, tokens: rowLength, weighted: samples.weighted };
+      const texts = objective.texts * plain.most;
+      const options = { ...model, head: objective.head, tokens: rowLength, texts, weighted: samples.weighted };
       const batches = hasReference(objective.head)
         ? await againstBase(plain, createReferences(samples.count, objective.texts), options, { flags, reading, signal })
         : plain;
       const scorer = await openScorer(executor, options, reading);
       const breathe = createBreath(signal);
       let sums: Sums | null = null;
-      let labelled = 0;
+      let [labelled, used] = [0, 0];
       try {
         for (let index = 0; index < batches.count(0); index++) {
           await breathe();
           const batch = batches.batch(0, index);
           sums = addSums(sums, scorer.score(batch));
           labelled += batch.labelled;
+          used += batch.used;
         }
       } finally {
         scorer.close();
       }
-      const { loss, metrics } = objective.head.values(sums!);
+      const { loss, metrics, details } = objective.head.values(sums!);
       if (!Number.isFinite(loss)) {
         throw new UserError(
           `the loss is ${loss}, though all weights are finite: a value within the model is too large for the type that it is computed in. The weights come from training that diverged, or want another --dtype`,
@@ -114,9 +119,10 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       }
       const known = objective.metrics.filter(({ name }) => metrics[name] !== undefined);
       const shown = Object.fromEntries(known.map(({ name }) => [name, metrics[name]!]));
-      return { examples: samples.count, tokens: labelled, loss, metrics: shown };
+      const tokensCounted = objective.head.kind === "logits" ? used : labelled;
+      return { examples: samples.count, tokens: tokensCounted, loss, metrics: shown, ...(details && { details }) };
     },
-    { onNote, check: checkOf(flags) },
+    { onNote, check: checkOf(flags), predicts: predictionOf(flags) },
   );
 }
 

@@ -1,4 +1,4 @@
-import { byteLength } from "../graph/types.ts";
+import { byteLength, elements } from "../graph/types.ts";
 import type { TokenBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { TableRows } from "./streamed-weights.ts";
@@ -20,7 +20,9 @@ export interface BatchMemory {
   setRows(rows: Int32Array): void;
   /** Returns an open head's loss of each of the first `count` tokens. */
   tokenLosses(count: number): Float32Array;
-  /** Sets an open head's scale of each token: `factor` times the given one. */
+  /** Returns an open head's logits of the first `count` texts, one text behind the other. */
+  textLogits(count: number): Float32Array;
+  /** Sets an open head's scales, those of what it gave: `factor` times the given ones. */
   setScales(scales: ArrayLike<number>, factor: number): void;
 }
 
@@ -45,6 +47,7 @@ export function createBatchMemory(
   const { tokens } = size;
   const weighted = hasTokenScales(size);
   const types = batchTypes(config, size);
+  const textRows = new Int32Array(size.texts ?? 0);
   const addresses = new Map<string, Address>(
     Object.entries(types).map(([name, type]) => [name, executor.reserve(byteLength(type))]),
   );
@@ -62,12 +65,16 @@ export function createBatchMemory(
   const windowStarts = new Int32Array(tokens);
   const { encoder } = config;
   if (encoder) put("ones", new Float32Array(tokens).fill(1));
-  const scales = new Float32Array(weighted ? tokens : 1);
+  const scales = new Float32Array(elements(types.scale!.shape));
+  const readFloats = (name: BatchInput, count: number) => {
+    const { buffer, byteOffset } = executor.read(known(name), 4 * count);
+    return new Float32Array(buffer, byteOffset, count);
+  };
   const rng = new Int32Array(2);
   return {
     addresses,
     bytes: batchBytes(config, size),
-    load({ ids, labels, weights = null, starts, positions, types: texts }, scale) {
+    load({ ids, labels, weights = null, starts, positions, types: texts, rows: ends }, scale) {
       if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
       put("ids", ids);
       rows?.take(ids);
@@ -90,6 +97,11 @@ export function createBatchMemory(
         put(names[0], angles.cos.subarray(0, count * half));
         put(names[1], angles.sin.subarray(0, count * half));
       }
+      if (ends) {
+        if (ends.length > textRows.length) throw new Error(`${ends.length} texts, but there is room for ${textRows.length}`);
+        textRows.fill(0).set(ends);
+        put("rows", textRows);
+      }
       if (weights) weights.forEach((weight, t) => (scales[t] = scale * weight));
       else scales.fill(scale);
       put("scale", weighted ? scales.subarray(0, count) : scales);
@@ -102,13 +114,13 @@ export function createBatchMemory(
     setRows(rows) {
       put("rows", rows);
     },
-    tokenLosses(count) {
-      const { buffer, byteOffset } = executor.read(known("tokenLosses"), 4 * count);
-      return new Float32Array(buffer, byteOffset, count);
-    },
+    tokenLosses: (count) => readFloats("tokenLosses", count),
+    textLogits: (count) => readFloats("textLogits", count * config.textHead!.outputs),
     setScales(values, factor) {
-      for (let t = 0; t < values.length; t++) scales[t] = factor * values[t]!;
-      put("scale", scales.subarray(0, values.length));
+      // What there is more room for has no part in the loss.
+      scales.fill(0);
+      for (let i = 0; i < values.length; i++) scales[i] = factor * values[i]!;
+      put("scale", scales);
     },
   };
 }

@@ -7,6 +7,7 @@ import { type ChatSettings, withChatSettings } from "../data/chat/settings.ts";
 import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
+import { type Classifier, readClassifier } from "../hf/config/classifier.ts";
 import { loadConfig } from "../hf/config/config.ts";
 import { UserError } from "../base/errors.ts";
 import { predictsTokens } from "../models/chain/segments.ts";
@@ -19,6 +20,7 @@ import { openModelWeights, visionNote, withOwnHead } from "../hf/weights/model-w
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { findModel, type FindModelOptions, type FoundModel, type NamedModel } from "./find-model.ts";
+import { expectTokens, withHeadOf } from "./text-head.ts";
 import { checkUnread } from "./unread.ts";
 import { storageOf, type WeightStorage } from "./weights.ts";
 
@@ -33,6 +35,8 @@ export interface OpenModel {
   readonly tokenizer: Tokenizer;
   readonly source: TensorSource;
   readonly adapter: Adapter | null;
+  /** The meaning of the numbers that a head for texts gives; null: the model predicts tokens. */
+  readonly classifier: Classifier | null;
   /** The identity of the base model. */
   readonly identity: ModelIdentity;
   close(): void;
@@ -58,8 +62,11 @@ export interface OpenModelOptions extends FindModelOptions {
    * all files, `none` reads none (default: `kept`).
    */
   readonly check?: "kept" | "fresh" | "none" | undefined;
-  /** What the model has to predict: what comes next in a text, which encoders do not, or labels that are given (default: what comes next). */
-  readonly predicts?: "next tokens" | "given labels" | undefined;
+  /**
+   * What the model has to predict: what comes next in a text, which encoders and models that judge texts do not, labels that are given, or
+   * anything at all (default: what comes next).
+   */
+  readonly predicts?: "next tokens" | "given labels" | "anything" | undefined;
 }
 
 /**
@@ -82,11 +89,14 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
     adapter?.source.close();
   };
   try {
-    const config = withOwnHead(declared, source);
-    if (path !== null) adapter = openAdapterFor(source, path, config);
-    if (config !== declared)
+    const base = withOwnHead(declared, source);
+    if (path !== null) adapter = openAdapterFor(source, path, base);
+    const config = withHeadOf(base, adapter);
+    checkPrediction(config, path ?? folder, predicts);
+    const classifier = config.textHead && readClassifier(folder, path, config.textHead.outputs);
+    if (base !== declared)
       onNote?.("the checkpoint has a head of its own, so the head is not tied to the embedding, whatever config.json says");
-    for (const note of [visionNote(source), checkUnread(config, source)]) if (note !== null) onNote?.(note);
+    for (const note of [visionNote(source), checkUnread(base, source)]) if (note !== null) onNote?.(note);
     const reading = { fresh: check === "fresh" };
     if (check !== "none") {
       verifyChecksums(folder, reading);
@@ -99,9 +109,10 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
     return {
       name,
       folder,
-      config,
+      config: classifier === null ? config : withPadding(config, classifier),
       source,
       adapter,
+      classifier,
       get tokenizer() {
         return tokenizer();
       },
@@ -116,18 +127,29 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
   }
 }
 
-/** @throws {UserError} an encoder that is to continue texts, or one without the head that is needed */
-function checkPrediction(config: ModelConfig, folder: string, predicts: NonNullable<OpenModelOptions["predicts"]>): void {
+/** @throws {UserError} a model that judges texts, or an encoder, that is to continue them; an encoder without the head that is needed */
+function checkPrediction(
+  config: ModelConfig,
+  name: string,
+  predicts: NonNullable<OpenModelOptions["predicts"]> = "next tokens",
+): void {
+  if (predicts === "anything") return;
+  expectTokens(config, name);
   if (config.encoder === null) return;
   const { models, architecture } = familyOf(config);
   if (predicts === "next tokens") {
     throw new UserError(
-      `${folder} holds an encoder (${models.join(", ")}), which sees each text from both sides and predicts no next tokens: expected a model that generates text; of an encoder, remat step computes loss and gradients`,
+      `${name} holds an encoder (${models.join(", ")}), which sees each text from both sides and predicts no next tokens: expected a model that generates text; of an encoder, remat step computes loss and gradients`,
     );
   }
   if (!predictsTokens(config)) {
-    throw new UserError(`${folder} holds an encoder without a head, which predicts no tokens; expected a ${architecture}`);
+    throw new UserError(`${name} holds an encoder without a head, which predicts no tokens; expected a ${architecture}`);
   }
+}
+
+/** The head as its own files describe it. */
+function withPadding(config: ModelConfig, { padId }: Classifier): ModelConfig {
+  return { ...config, textHead: { ...config.textHead!, padId: padId ?? config.textHead!.padId } };
 }
 
 /** The tokenizer of a model with an adapter of a folder beside it, which may have a chat template of its own. */
@@ -140,6 +162,7 @@ export function tokenizerWith({ tokenizer }: Pick<OpenModel, "tokenizer">, adapt
 export function openAdapterOf({ source, config }: Pick<OpenModel, "source" | "config">, folder: string): Adapter {
   const adapter = openAdapterFor(source, folder, config);
   try {
+    expectTokens(withHeadOf(config, adapter), folder);
     verifyChecksums(folder, { fresh: false });
     examineWeights(adapter.source, { fresh: false });
     return adapter;

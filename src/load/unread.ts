@@ -28,7 +28,12 @@ export function checkUnread(config: ModelConfig, source: TensorSource): string |
 }
 
 function findUnread(config: ModelConfig, source: TensorSource): string | null {
-  const options = { tokens: 1, tuning: adapterTuning(null, config), weightType: () => "f32" as const };
+  const options = {
+    tokens: 1,
+    tuning: adapterTuning(null, config),
+    weightType: () => "f32" as const,
+    ...(config.textHead && { head: "logits" as const, texts: 1 }),
+  };
   const read = new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
   const modules = new Set([...read].map(moduleOf));
   const head = `${modulesOf(config).head}.weight`;

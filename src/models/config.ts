@@ -87,4 +87,14 @@ export interface ModelConfig {
   readonly padTokenId: number | null;
   /** The dtype that the checkpoint is meant to be in. */
   readonly dtype: FloatType;
+  /** The head that judges whole texts, in the place of the one that predicts tokens; null: the model predicts tokens. */
+  readonly textHead: TextHead | null;
+}
+
+/** Describes a head that gives numbers for a text: logits of classes, or a score. */
+export interface TextHead {
+  /** Numbers that a text gets. */
+  readonly outputs: number;
+  /** The id of padding, with which no text ends: the last token of a text is its last other one. Null: the last one, whatever it is. */
+  readonly padId: number | null;
 }

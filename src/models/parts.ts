@@ -16,18 +16,20 @@ export interface SegmentOptions {
   readonly weighted?: boolean;
   /** How the chain ends; with the loss by default. */
   readonly head?: HeadKind | undefined;
+  /** Room for texts in a micro-batch, where the head gives logits of texts. */
+  readonly texts?: number | undefined;
   /** Variants of the blocks with smaller tapes; none by default. */
   readonly selective?: SelectiveOptions;
 }
 
 /**
- * How a chain ends: in the sum of the tokens' losses, each times its scale; or open, in the loss of each token, of which something else makes a
- * loss and the scales.
+ * How a chain ends: in the sum of the tokens' losses, each times its scale; or open, in the loss of each token or the logits of each text, of which
+ * something else makes a loss and the scales.
  */
-export type HeadKind = "loss" | "token-losses";
+export type HeadKind = "loss" | "token-losses" | "logits";
 
 /** Describes what the types of the batch inputs depend on. */
-export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted" | "head"> {
+export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted" | "head" | "texts"> {
   readonly rows?: number;
 }
 
@@ -40,10 +42,12 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
  * without and with the sliding window, `ends` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
  * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
- * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted. `tokenLosses` is what an open head writes.
+ * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted. `tokenLosses`, or
+ * `textLogits`, is what an open head writes.
  */
 export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
-  const { tokens, rows = 1, head = "loss" } = size;
+  const { tokens, head = "loss", texts = 1, rows = texts } = size;
+  const logits: TensorType = { dtype: "f32", shape: [texts, config.textHead?.outputs ?? 1] };
   const angles: TensorType = { dtype: "f32", shape: [tokens, config.rotaryDim / 2] };
   return {
     ids: { dtype: "i32", shape: [tokens] },
@@ -59,10 +63,11 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     ...(config.rotaryDim > 0 && { cos: angles, sin: angles }),
     ...(config.windowRope && { windowCos: angles, windowSin: angles }),
     ...(config.queryRope && { queryCos: angles, querySin: angles }),
-    scale: { dtype: "f32", shape: [hasTokenScales(size) ? tokens : 1] },
+    scale: head === "logits" ? logits : { dtype: "f32", shape: [hasTokenScales(size) ? tokens : 1] },
     rng: { dtype: "i32", shape: [2] },
     rows: { dtype: "i32", shape: [rows] },
     ...(head === "token-losses" && { tokenLosses: { dtype: "f32", shape: [tokens] } }),
+    ...(head === "logits" && { textLogits: logits }),
   };
 }
 
@@ -99,7 +104,8 @@ export type BatchInput =
   | "scale"
   | "rng"
   | "rows"
-  | "tokenLosses";
+  | "tokenLosses"
+  | "textLogits";
 
 export function startGraph(
   name: string,

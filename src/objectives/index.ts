@@ -1,9 +1,11 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
-import { KIND_KEYS } from "../data/examples/example.ts";
+import { type Example, KIND_KEYS } from "../data/examples/example.ts";
+import { unpairedOf } from "../data/examples/judged/preferences.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
+import { classify } from "./classify.ts";
 import { dpo } from "./dpo.ts";
 import { kto } from "./kto.ts";
 import { nextToken } from "./next-token.ts";
@@ -11,7 +13,7 @@ import { orpo } from "./orpo.ts";
 import { simpo } from "./simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, dpo, kto, orpo, simpo] as const;
+const TABLE = [nextToken, dpo, kto, orpo, simpo, classify] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 
@@ -38,8 +40,8 @@ export type ObjectiveSettings = { readonly objective: ObjectiveName } & z.output
 const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, any> => TABLE.find((each) => each.name === name)!;
 
 export function objectiveOf(settings: ObjectiveSettings): Objective {
-  const { create, ...definition } = definitionOf(settings.objective);
-  return { ...definition, head: create(settings) };
+  const { create, metricsOf, ...definition } = definitionOf(settings.objective);
+  return { ...definition, ...(metricsOf && { metrics: metricsOf(settings) }), head: create(settings) };
 }
 
 /** Returns what a run's numbers depend on, a text for each; none for the default, which runs of old have. */
@@ -63,19 +65,31 @@ export function checkObjectiveFlags(settings: ObjectiveSettings): void {
 }
 
 /** Samples for an objective. Its examples are refused by kind, with their places. */
-export function makerFor({ name, accepts }: Objective, maker: SampleMaker): SampleMaker {
+export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker {
+  const { name, accepts, head } = objective;
+  const targets = head.kind === "logits" ? head.targets : undefined;
   return {
     // What the default takes has the names that it always had in the cache.
-    key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts]),
+    key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts, ...(targets ? [targets.key] : [])]),
     notices: () => maker.notices(),
-    samples(example) {
-      if (accepts.includes(example.kind)) return maker.samples(example);
-      const others = TABLE.filter((each) => (each.accepts as readonly string[]).includes(example.kind)).map((each) => each.name);
-      throw new UserError(
-        `${example.where}: the objective ${name} learns from ${accepts.map((kind) => KIND_KEYS[kind]).join(" or ")}, got ${KIND_KEYS[example.kind]}; that is for --objective ${others.join(" or ")}`,
-      );
+    samples(given) {
+      // A conversation with a label may be either.
+      const example = given.kind === "labelled" && accepts.includes("unpaired") ? (unpairedOf(given) ?? given) : given;
+      if (!accepts.includes(example.kind)) throw otherKind(objective, example);
+      const samples = maker.samples(example);
+      if (example.kind !== "labelled" || !targets) return samples;
+      const target = targets.of(example.label, example.where);
+      return samples.map((sample) => ({ ...sample, target }));
     },
   };
+}
+
+/** Says for which objective an example is. */
+export function otherKind({ name, accepts }: Pick<Objective, "name" | "accepts">, example: Example): UserError {
+  const others = TABLE.filter((each) => (each.accepts as readonly string[]).includes(example.kind)).map((each) => each.name);
+  return new UserError(
+    `${example.where}: the objective ${name} learns from ${accepts.map((kind) => KIND_KEYS[kind]).join(" or ")}, got ${KIND_KEYS[example.kind]}; that is for --objective ${others.join(" or ")}`,
+  );
 }
 
 /** All metrics by name, those of an objective in the order in which they are shown. */

@@ -68,7 +68,7 @@ interface KtoSettings {
 }
 
 function judge(
-  { labels, spans, desirable, references }: MicroBatch,
+  { labels, spans, targets, references }: MicroBatch,
   losses: Float32Array,
   { beta, ...weightOf }: KtoSettings,
 ): Judgement {
@@ -84,7 +84,7 @@ function judge(
   const kinds = { chosen: 0, chosenRatio: 0, chosenLogp: 0, rejectedRatio: 0, rejectedLogp: 0 };
   for (const [i, [text]] of spans.entries()) {
     const { value, ratio } = ratioOf(i, 0);
-    const isChosen = desirable[i]!;
+    const isChosen = targets![i] === 1;
     // x is how much better the answer does than is asked of it: the loss is w (1 - sigmoid(x)), its derivative -w sigmoid(x) sigmoid(-x).
     const [sign, weight] = isChosen ? [1, weightOf.desirable] : [-1, weightOf.undesirable];
     const x = sign * beta * (ratio - kl);

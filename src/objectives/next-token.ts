@@ -15,9 +15,10 @@ export const nextToken = defineObjective({
     kind: "loss",
     share: ({ weight }) => weight,
     sums: ({ labelled, weight }, { loss, correct }) => ({ loss, correct, labelled, weight }),
-    values({ loss: sum, correct, labelled, weight }) {
-      const loss = sum! / weight!;
-      return { loss, metrics: { accuracy: correct! / labelled!, perplexity: Math.exp(loss) } };
+    values(sums) {
+      const { loss: sum, correct, labelled, weight } = sums as Record<"loss" | "correct" | "labelled" | "weight", number>;
+      const loss = sum / weight;
+      return { loss, metrics: { accuracy: correct / labelled, perplexity: Math.exp(loss) } };
     },
   }),
 });

@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import type { Example } from "../data/examples/example.ts";
+import type { Example, Label } from "../data/examples/example.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 
 /**
@@ -7,10 +7,11 @@ import type { MicroBatch } from "../data/samples/batch.ts";
  * and one line of its table.
  *
  * The examples of a micro-batch are in it as a whole, with all their texts (`MicroBatch.spans`), packed or padded. The chain of segments ends in
- * one of two heads:
+ * one of three heads:
  * - closed: the device adds up the tokens' losses, times the weights that the batch has;
  * - open: the device gives the loss of each token, -log p(label); the objective computes its loss of them on the CPU, in float64, and its derivatives
- *   by them, with which the backward begins. The head runs twice then, and no other segment does.
+ *   by them, with which the backward begins. The head runs twice then, and no other segment does;
+ * - logits: the same of numbers that the device gives for each text, in the order of `MicroBatch.spans`.
  *
  * Losses and metrics of several micro-batches come of numbers that add up: `Sums`.
  */
@@ -26,15 +27,17 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   readonly mismatched?: true;
   /** The metrics of an evaluation besides `loss`, which every objective has, in the order in which they are shown. */
   readonly metrics: readonly Metric[];
+  /** Those of them that it has with some settings; all by default. */
+  metricsOf?(settings: z.output<z.ZodObject<F>>): readonly Metric[];
   /** Flags of its own, by configuration key; all have defaults. */
   readonly flags: F;
   create(settings: z.output<z.ZodObject<F>>): Head;
 }
 
 /** An objective with its settings. */
-export type Objective = Omit<ObjectiveDefinition, "create"> & { readonly head: Head };
+export type Objective = Omit<ObjectiveDefinition, "create" | "metricsOf"> & { readonly head: Head };
 
-export type Head = ClosedHead | OpenHead;
+export type Head = ClosedHead | OpenHead | LogitsHead;
 
 export interface ClosedHead extends Totals {
   readonly kind: "loss";
@@ -52,10 +55,29 @@ export interface OpenHead extends Totals {
   judge(batch: MicroBatch, losses: Float32Array): Judgement;
 }
 
-/** Describes what a micro-batch's losses come to. */
+/** Judges whole texts: the model ends in a head that gives each of them some numbers. */
+export interface LogitsHead extends Totals {
+  readonly kind: "logits";
+  /** Numbers that a text gets. */
+  readonly outputs: number;
+  /** Labels as numbers; absent: texts have no labels. */
+  readonly targets?: Targets;
+  /** @param logits of each text, one text behind the other */
+  judge(batch: MicroBatch, logits: Float32Array): Judgement;
+}
+
+/** Describes what a text with a label is to be given, as numbers. */
+export interface Targets {
+  /** Changes whenever a label might become other numbers. */
+  readonly key: string;
+  /** @throws {UserError} with `where`: a label of another kind, or of no known class */
+  of(label: Label, where: string): Float32Array;
+}
+
+/** Describes what a micro-batch's losses, or logits, come to. */
 export interface Judgement {
   readonly sums: Sums;
-  /** Derivatives of the sum that `loss` is the mean of, by each token's loss: of either sign. */
+  /** Derivatives of the sum that `loss` is the mean of, by each token's loss or by each logit: of either sign. */
   readonly weights: Float64Array;
 }
 
@@ -66,13 +88,15 @@ interface Totals {
   values(sums: Sums): Values;
 }
 
-/** Numbers that add up over micro-batches, by name. */
-export type Sums = Readonly<Record<string, number>>;
+/** Numbers that add up over micro-batches, and lists that follow each other, by name; what one of them lacks is 0 or empty there. */
+export type Sums = Readonly<Record<string, number | readonly number[]>>;
 
 /** A loss, and metrics by name. */
 export interface Values {
   readonly loss: number;
   readonly metrics: Readonly<Record<string, number>>;
+  /** Results that are no numbers, by name: for `eval --json`. */
+  readonly details?: Readonly<Record<string, unknown>>;
 }
 
 export interface Metric {
@@ -100,7 +124,16 @@ export function defineObjective<const N extends string, F extends z.ZodRawShape>
 }
 
 export function addSums(a: Sums | null, b: Sums): Sums {
-  return a === null ? b : Object.fromEntries(Object.entries(b).map(([name, value]) => [name, a[name]! + value]));
+  if (a === null) return b;
+  const sums: Record<string, number | readonly number[]> = { ...a };
+  for (const [name, value] of Object.entries(b)) {
+    const before = sums[name];
+    sums[name] =
+      typeof value === "number"
+        ? ((before as number | undefined) ?? 0) + value
+        : [...((before as readonly number[]) ?? []), ...value];
+  }
+  return sums;
 }
 
 /** True if micro-batches need the log-probabilities of a reference model. */

@@ -28,6 +28,7 @@ export const OUTPUT_NOTES: Readonly<Record<OutputRole, string>> = {
   loss: "the scaled sum of the token losses",
   correct: "how many labels were the likeliest token",
   "token-losses": "the loss of each token, without a scale",
+  "text-logits": "the logits of each text",
   logits: "the logits",
   state: "an updated state",
 };

@@ -10,7 +10,7 @@ import type { WeightWindow } from "./streaming/weight-window.ts";
 /** Memory that is not scheduled: what every segment's programs bind beside the stash. */
 export interface StepMemory {
   readonly resident: Pick<Resident, "param" | "gradient">;
-  /** Inputs of role `batch`, by name; and `tokenLosses`, which an open head writes. */
+  /** Inputs of role `batch`, by name; and `tokenLosses` or `textLogits`, which an open head writes. */
   readonly batch: ReadonlyMap<string, Address>;
   /** Per segment: an i32 that holds its index. */
   readonly segmentIndex: readonly Address[];
@@ -132,6 +132,9 @@ export function bindProgram(
         break;
       case "token-losses":
         addresses.set(name, known(memory.batch, "tokenLosses"));
+        break;
+      case "text-logits":
+        addresses.set(name, known(memory.batch, "textLogits"));
         break;
       case "correct":
         addresses.set(name, memory.correct);

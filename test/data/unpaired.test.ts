@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseExample, type UnpairedExample } from "../../src/data/examples/formats.ts";
+import { unpairedOf } from "../../src/data/examples/judged/preferences.ts";
 import { readEntries } from "../../src/data/examples/dataset.ts";
 import { withMismatched } from "../../src/data/samples/mismatched.ts";
 import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
@@ -17,7 +18,11 @@ const golden = join(import.meta.dir, "../golden");
 const folderOf = (name: string) =>
   name === "bundled" ? join(golden, "../../recipes/base/model") : join(golden, "tokenizers", name);
 const parse = (record: object) => parseExample(JSON.stringify(record), "d.jsonl:7");
-const unpaired = (record: object) => parse(record) as UnpairedExample;
+/** A conversation with a label is a text to be judged too, unless the objective wants answers. */
+const unpaired = (record: object) => {
+  const example = parse(record);
+  return example.kind === "labelled" ? unpairedOf(example)! : (example as UnpairedExample);
+};
 const user = (content: string) => ({ role: "user", content });
 const assistant = (content: string, more = {}) => ({ role: "assistant", content, ...more });
 
@@ -76,8 +81,8 @@ describe("formats of answers with a label", () => {
     [{ prompt: "p", completion: "c", label: true, tools: [{}] }, '"tools" needs "prompt" and "completion" to be lists'],
     [{ prompt: "p", completion: "c", label: true, rating: 4, points: 3 }, 'unknown key "points"'],
   ])("%j is refused with its place", (record, message) => {
-    expect(() => parse(record)).toThrow(message);
-    expect(() => parse(record)).toThrow("d.jsonl:7");
+    expect(() => unpaired(record)).toThrow(message);
+    expect(() => unpaired(record)).toThrow("d.jsonl:7");
   });
 
   test("other objectives say what it is for; kto says what it wants", () => {
@@ -116,13 +121,13 @@ describe("mismatched answers", () => {
       const set = withMismatched(setOf(name, 512), { group: fixture.group, maxLength: 512 });
       expect(set.count).toBe(rows.length);
       for (const [i, { prompt, answer, mismatched }] of rows.entries()) {
-        const { ids, labels, parts, desirable } = set.sample(i);
+        const { ids, labels, parts, target } = set.sample(i);
         expect(parts).toEqual([prompt.length + answer.length, prompt.length + mismatched.length]);
         expect([...ids]).toEqual([...prompt, ...answer, ...prompt, ...mismatched]);
         const masked = prompt.map(() => IGNORED);
         expect([...labels]).toEqual([...masked, ...answer, ...masked, ...mismatched]);
         expect(set.lengths[i]).toBe(ids.length);
-        expect(desirable).toBe((fixture.answers[i] as { label: boolean }).label);
+        expect([...target!]).toEqual([Number((fixture.answers[i] as { label: boolean }).label)]);
       }
       expect(set.tokens).toBe(set.lengths.reduce((sum, length) => sum + length, 0));
     },
@@ -152,14 +157,14 @@ describe("mismatched answers", () => {
       const batches = unpairedBatches(samples, packing);
       const seen: number[] = [];
       for (let index = 0; index < batches.count(0); index++) {
-        const { ids, spans, members, desirable, starts } = batches.batch(0, index);
+        const { ids, spans, members, targets, starts } = batches.batch(0, index);
         for (const [i, [text, mismatched]] of spans.entries()) {
           const sample = samples.sample(members[i]!);
           seen.push(members[i]!);
           expect(mismatched!.from).toBe(text!.to);
           expect([...ids.subarray(text!.from, mismatched!.to)]).toEqual([...sample.ids]);
           expect(starts[mismatched!.to - 1]).toBe(mismatched!.from);
-          expect(desirable[i]).toBe(sample.desirable!);
+          expect(targets![i]).toBe(sample.target![0]!);
         }
       }
       expect(seen.toSorted((a, b) => a - b)).toEqual(Array.from({ length: samples.count }, (_, i) => i));
@@ -171,11 +176,11 @@ describe("mismatched answers", () => {
     const set = setOf("bundled", 512);
     for (const keeps of [true, false]) {
       const cache = createTokenCache(file, (number) => `d.jsonl:${number}`);
-      for (let i = 0; i < set.count; i++) cache.add(keeps ? set.sample(i) : { ...set.sample(i), desirable: undefined }, i + 1);
+      for (let i = 0; i < set.count; i++) cache.add(keeps ? set.sample(i) : { ...set.sample(i), target: undefined }, i + 1);
       cache.finish();
       const read = openTokenCache(file, (number) => `d.jsonl:${number}`)!;
-      const expected = Array.from({ length: set.count }, (_, i) => (keeps ? set.sample(i).desirable : undefined));
-      expect(Array.from({ length: read.count }, (_, i) => read.sample(i).desirable)).toEqual(expected);
+      const expected = Array.from({ length: set.count }, (_, i) => (keeps ? set.sample(i).target : undefined));
+      expect(Array.from({ length: read.count }, (_, i) => read.sample(i).target)).toEqual(expected);
       expect([...read.sample(3).ids]).toEqual([...set.sample(3).ids]);
     }
   });

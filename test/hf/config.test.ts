@@ -49,6 +49,7 @@ describe("families", () => {
       eosTokenIds: [2],
       padTokenId: null,
       dtype: "f32",
+      textHead: null,
     });
   });
 
@@ -136,7 +137,7 @@ describe("bad values", () => {
         'config.json: architecture "MambaForCausalLM" is not supported; supported are Llama (SmolLM2 included), SmolLM3, CWM, Seed-OSS, Granite 3, Mistral, Ministral, Ministral 3, Qwen2, Qwen2.5, Qwen2.5-VL, Qwen3, Qwen3-VL, Gemma, CodeGemma, Gemma 2, Gemma 3, Phi-3, Phi-3.5, Phi-4-mini, InternLM2, InternLM2.5, InternLM3 and LFM2 (LFM2.5 included)',
       ],
       [{ model_type: undefined, architectures: undefined }, "architecture nothing is not supported"],
-      [{ architectures: ["LlamaForSequenceClassification"] }, "expected LlamaForCausalLM"],
+      [{ architectures: ["LlamaForTokenClassification"] }, "expected LlamaForCausalLM"],
       [{ hidden_size: "64" }, '"hidden_size" is "64"'],
       [{ hidden_size: undefined }, '"hidden_size" is missing'],
       [{ hidden_size: 65 }, "not a multiple of num_attention_heads"],

@@ -32,6 +32,7 @@ function pair(module: string, rank = 2): TensorData[] {
 
 const ADAPTER: AdapterToWrite = {
   base: "org/base",
+  task: "CAUSAL_LM",
   method: "lora",
   own: lowRankSettings({ rank: 2, alpha: 8, dropout: 0.1 }),
   setups: new Map(),

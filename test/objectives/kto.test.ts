@@ -30,13 +30,13 @@ function withReferences(batch: MicroBatch, moved: number): MicroBatch {
 }
 
 /** The paper's loss, in float64: the sum over answers of what the loss is the mean of. */
-function defined({ spans, desirable, references }: MicroBatch, losses: ArrayLike<number>): number {
+function defined({ spans, targets, references }: MicroBatch, losses: ArrayLike<number>): number {
   const ratio = (i: number, text: number) => logp(losses, spans[i]![text]!) - references![2 * i + text]!;
   const z = Math.max(0, spans.reduce((sum, _, i) => sum + ratio(i, 1), 0) / spans.length);
   const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
   return spans.reduce((sum, _, i) => {
-    const value = sigmoid((desirable[i] ? 1 : -1) * SETTINGS.ktoBeta * (ratio(i, 0) - z));
-    return sum + (desirable[i] ? SETTINGS.ktoDesirableWeight : SETTINGS.ktoUndesirableWeight) * (1 - value);
+    const value = sigmoid((targets![i] === 1 ? 1 : -1) * SETTINGS.ktoBeta * (ratio(i, 0) - z));
+    return sum + (targets![i] === 1 ? SETTINGS.ktoDesirableWeight : SETTINGS.ktoUndesirableWeight) * (1 - value);
   }, 0);
 }
 
@@ -82,7 +82,10 @@ describe("KTO", () => {
 
   test("metrics of several micro-batches: of a kind the mean over its answers; without any of a kind there are none", () => {
     const [a, b] = [0, 1].map((index) => withReferences(unpairedBatches().batch(0, index), 1)) as [MicroBatch, MicroBatch];
-    const all = (batch: MicroBatch, is: boolean): MicroBatch => ({ ...batch, desirable: batch.spans.map(() => is) });
+    const all = (batch: MicroBatch, is: boolean): MicroBatch => ({
+      ...batch,
+      targets: Float32Array.from(batch.spans, () => Number(is)),
+    });
     const values = (...batches: MicroBatch[]) =>
       head.values(batches.map((batch) => head.judge(batch, lossesOf(batch)).sums).reduce(addSums)).metrics;
     const [good, bad] = [values(all(a, true)), values(all(b, false))];

@@ -63,7 +63,7 @@ test("a score: loss within 1e-5, the same number of right tokens", async () => {
   const options = { ...model, head: nextToken.create({}), tokens: batch.ids.length, weighted: false };
   const scorers = await Promise.all([wasm, ort].map((executor) => openScorer(executor, options)));
   const [expected, actual] = scorers.map((scorer) => scorer.score(batch));
-  expectWithin("loss", Math.abs(actual!.loss! / expected!.loss! - 1), boundFor(1e-5));
+  expectWithin("loss", Math.abs(Number(actual!.loss) / Number(expected!.loss) - 1), boundFor(1e-5));
   expect(actual!.correct!).toBe(expected!.correct!);
 });
 

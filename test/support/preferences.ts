@@ -155,7 +155,7 @@ export function unpairedSamples(): SampleSet {
     const [prompt, answer] = [2 + random.below(8), 1 + random.below(14)];
     const ids = Int32Array.from({ length: prompt + answer }, () => 5 + random.below(80));
     const labels = ids.slice().fill(IGNORED, 0, prompt);
-    store.add({ ids, labels, weights: null, desirable: random.below(2) === 1 }, i + 1);
+    store.add({ ids, labels, weights: null, target: Float32Array.of(random.below(2)) }, i + 1);
   }
   return withMismatched(store.finish(), { group: 4, maxLength: TEXT_LENGTH });
 }

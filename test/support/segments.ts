@@ -48,6 +48,7 @@ const config: ModelConfig = {
   eosTokenIds: [],
   padTokenId: null,
   dtype: "f32",
+  textHead: null,
 };
 
 export const LORA: Tuning = uniformAdapters({

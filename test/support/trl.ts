@@ -110,7 +110,7 @@ function batchesFor(
   if (!hasReference(head)) return { train: plain, valid: first(plain) };
   const references = createReferences(examples, 2);
   for (const batch of all) {
-    const tokens = headBatch(head, batch);
+    const tokens = headBatch(head, batch, engine.config);
     addReferences(references, batch, () => ({ labels: tokens.labels, losses: engine.tokenLosses(tokens) }));
   }
   const train = withReferences(plain, references);

@@ -95,12 +95,13 @@ function startLines(event: StartEvent, file: string | undefined): string[] {
   const share = ((100 * parameters.trainable) / parameters.all).toFixed(2);
   const further = event.adapter === null ? "" : `, from ${event.adapter}`;
   const weighted = event.weighted ? " (some count more than others)" : "";
+  const targets = event.labelled === 0 ? "texts judged as a whole" : `${event.labelled} with a target`;
   const heldOut = event.heldOut > 0 ? `; ${event.heldOut} held out` : "";
   return [
     ...(file === undefined ? [] : [`configuration   ${relative(process.cwd(), file) || file}`]),
     `model           ${event.model}: ${event.family}, ${event.layers} layers, ${millions(parameters.all)} parameters`,
     `trained         ${event.method}, ${millions(parameters.trainable)} parameters (${share} %)${further}`,
-    `data            ${event.examples} examples, ${event.tokens} tokens, ${event.labelled} with a target${weighted}${heldOut}`,
+    `data            ${event.examples} examples, ${event.tokens} tokens, ${targets}${weighted}${heldOut}`,
     `memory          ${formatBytes(predictedPeak)} predicted with ${strategyText(event)}, ${formatBytes(withoutCheckpointing)} without`,
     `schedule        ${formatSummary(event.schedule)}`,
     `device          ${event.device}`,

@@ -1,5 +1,5 @@
 import { evaluate, evaluateOptionsSchema } from "../../library/evaluate.ts";
-import { metricTexts } from "../../objectives/index.ts";
+import { metricTexts, objectiveOf } from "../../objectives/index.ts";
 import { describeFlags } from "../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../flags/model-flags.ts";
 import { printEvent } from "../terminal/display.ts";
@@ -23,8 +23,9 @@ export async function run(args: readonly string[]): Promise<number> {
   const result = await evaluate(options, { sink: createVerbSink(json) });
   if (json) printEvent({ type: "score", ...result });
   else {
+    const ofTexts = objectiveOf(options).head.kind === "logits";
     print(
-      `loss ${result.loss.toFixed(4)}, ${metricTexts(result.metrics, 1).join(", ")} (${result.examples} examples, ${result.tokens} tokens with a target)`,
+      `loss ${result.loss.toFixed(4)}, ${metricTexts(result.metrics, 1).join(", ")} (${result.examples} examples, ${result.tokens} tokens${ofTexts ? "" : " with a target"})`,
     );
   }
   return 0;

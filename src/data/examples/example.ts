@@ -2,7 +2,7 @@ import type { Message } from "./messages.ts";
 import type { DataRecord } from "./values.ts";
 
 /** A training example, whatever it was written as. */
-export type Example = ChatExample | CompletionExample | TextExample | PreferenceExample | UnpairedExample;
+export type Example = ChatExample | CompletionExample | TextExample | PreferenceExample | UnpairedExample | LabelledExample;
 
 export interface ChatExample {
   readonly kind: "chat";
@@ -43,6 +43,19 @@ export interface UnpairedExample {
   readonly where: string;
 }
 
+/** A class, several classes at once, or a number. */
+export type Label = string | number | readonly (string | number)[];
+
+/** A text or a conversation, and what it is to be judged as. */
+export interface LabelledExample {
+  readonly kind: "labelled";
+  readonly content: TextExample | ChatExample;
+  /** A second text beside the first; null: there is none. */
+  readonly pair: string | null;
+  readonly label: Label;
+  readonly where: string;
+}
+
 /** The keys of each kind of example, for messages. */
 export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   chat: '{"messages"}',
@@ -50,4 +63,5 @@ export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   text: '{"text"}',
   preference: '{"prompt", "chosen", "rejected"}',
   unpaired: '{"prompt", "completion", "label"}',
+  labelled: '{"text", "label"}',
 };

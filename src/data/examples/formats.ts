@@ -10,8 +10,9 @@ import {
   renameColumns,
 } from "./columns.ts";
 import type { ChatExample, Example } from "./example.ts";
+import { readLabelledChat, readLabelledText } from "./judged/labels.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
-import { readOpenAiPreference, readPreference, readUnpaired, readUnpairedMessages } from "./preferences.ts";
+import { readOpenAiPreference, readPreference, readUnpaired } from "./judged/preferences.ts";
 import {
   argsOf,
   argument,
@@ -26,7 +27,15 @@ import {
   wellFormed,
 } from "./values.ts";
 
-export type { ChatExample, CompletionExample, Example, PreferenceExample, TextExample, UnpairedExample } from "./example.ts";
+export type {
+  ChatExample,
+  CompletionExample,
+  Example,
+  LabelledExample,
+  PreferenceExample,
+  TextExample,
+  UnpairedExample,
+} from "./example.ts";
 export { contentText, type Message } from "./messages.ts";
 
 interface Format {
@@ -55,7 +64,10 @@ interface Format {
  *
  * One answer, with true for a desirable and false for an undesirable one:
  * - `{"prompt", "completion", "label"}`, texts or lists of messages (TRL)
- * - `{"messages", "label"}`, of which the last message is the answer
+ *
+ * A text or a conversation, and what it is to be judged as:
+ * - `{"text", "text_pair"?, "label"}`, `{"messages", "label"}`: the label a text or a number, or a list of several; of a conversation that
+ *   ends with an answer also true or false, for the answer is desirable or not
  *
  * The first that fits is taken.
  */
@@ -71,7 +83,7 @@ const FORMATS: readonly Format[] = [
   {
     required: ["messages", "label"],
     optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"],
-    read: readUnpairedMessages,
+    read: readLabelledChat,
   },
   { required: ["messages"], optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"], read: readMessages },
   { required: ["prompt", "completion"], optional: ["tools", "chat_template_kwargs"], read: readCompletion },
@@ -79,6 +91,7 @@ const FORMATS: readonly Format[] = [
   { required: ["conversations"], optional: ["system", "tools"], read: readShareGpt },
   { required: ["conversation"], optional: [], read: readXTuner },
   { required: ["question", "answer"], optional: ["system"], read: readQuestion },
+  { required: ["text", "label"], optional: ["text_pair"], read: readLabelledText },
   { required: ["text"], optional: [], read: (record, where) => ({ kind: "text", text: text(record, "text", where), where }) },
 ];
 
@@ -102,11 +115,10 @@ export function exampleOf(record: DataRecord, where: string, reading: Reading = 
 
 /** The same of a record whose columns have our names. @throws {UserError} */
 export function exampleOfColumns(record: DataRecord, where: string, { mapping, unused }: Reading): Example {
-  const has = (key: string) => record[key] !== undefined && record[key] !== null && Object.hasOwn(record, key);
+  const isThere = (key: string) => Object.hasOwn(record, key) && !mapping.ignored.has(key);
+  const has = (key: string) => isThere(key) && record[key] !== undefined && record[key] !== null;
   // A column of a table that is empty in this row tells no format, unless no other does.
-  const format =
-    FORMATS.find(({ required }) => required.every(has)) ??
-    FORMATS.find(({ required }) => required.every((key) => Object.hasOwn(record, key)));
+  const format = FORMATS.find(({ required }) => required.every(has)) ?? FORMATS.find(({ required }) => required.every(isThere));
   const keys = Object.keys(record);
   if (!format) {
     const known = FORMATS.map(({ required }) => `{${required.map((key) => `"${key}"`).join(", ")}}`).join(", ");

@@ -24,10 +24,10 @@ export interface MicroBatch {
   readonly examples: number;
   /** Where the texts of each example lie: one, or several that stay together. */
   readonly spans: readonly (readonly Span[])[];
-  /** What is said of each example, in the order of `spans`: it is wanted or not; undefined: nobody said. */
-  readonly desirable: readonly (boolean | undefined)[];
   /** The number of each example in its set, in the order of `spans`. */
   readonly members: readonly number[];
+  /** The targets of the examples, one behind the other; absent: they have none. */
+  readonly targets?: Float32Array;
   /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
   readonly references?: Float64Array;
 }
@@ -37,6 +37,8 @@ export type TokenBatch = Pick<MicroBatch, "ids" | "labels" | "starts" | "positio
   Partial<Pick<MicroBatch, "weights">> & {
     /** Which of two texts of an example a token belongs to, where an encoder is told; absent: the first. */
     readonly types?: Int32Array;
+    /** The token of each text that a head for texts reads; absent: there is no such head. */
+    readonly rows?: Int32Array;
   };
 
 /** A text within a micro-batch: tokens `from` to `to - 1`. */
@@ -66,6 +68,8 @@ export interface BatchOptions {
 export interface Batches {
   /** The sizes that `MicroBatch.tokens` takes, ascending: a program is prepared for each. */
   readonly sizes: readonly number[];
+  /** Examples in a micro-batch, at most. */
+  readonly most: number;
   count(epoch: number): number;
   batch(epoch: number, index: number): MicroBatch;
   /** Epoch and index of the `ordinal`-th micro-batch from the start of training. */
@@ -101,6 +105,7 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
   const countOf = (epoch: number): number => (counts[epoch] ??= planOf(epoch).count);
   return {
     sizes: buckets.map((length) => length * rows),
+    most: rows * (options.packing ? Math.floor(rowLength / leastOf(samples.lengths)) : 1),
     count: countOf,
     batch(epoch, index) {
       const epochPlan = planOf(epoch);
@@ -114,6 +119,13 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
       return { epoch, index };
     },
   };
+}
+
+function leastOf(lengths: Int32Array): number {
+  return Math.max(
+    1,
+    lengths.reduce((least, length) => Math.min(least, length), lengths[0] ?? 1),
+  );
 }
 
 /** Samples among which rows are put together: enough to fill rows well, few enough to stay near the shuffled order. */
@@ -215,7 +227,7 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
   let weight = 0;
   let used = 0;
   const spans: Span[][] = [];
-  const desirable: (boolean | undefined)[] = [];
+  const targets: number[] = [];
   for (const [row, members] of plan.rows.entries()) {
     let start = row * rowLength;
     for (const member of members) {
@@ -240,12 +252,25 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
         from = to;
       }
       spans.push(texts);
-      desirable.push(sample.desirable);
+      if (sample.target) targets.push(...sample.target);
       start += length;
       used += length;
     }
   }
   const members = plan.rows.flat();
-  const places = { spans, desirable, members };
-  return { tokens, ids, labels, starts, positions, weights, labelled, weight, used, examples: spans.length, ...places };
+  const batch = {
+    tokens,
+    ids,
+    labels,
+    starts,
+    positions,
+    weights,
+    labelled,
+    weight,
+    used,
+    examples: spans.length,
+    spans,
+    members,
+  };
+  return targets.length === 0 ? batch : { ...batch, targets: Float32Array.from(targets) };
 }

@@ -69,7 +69,7 @@ export interface LengthReport {
 export async function checkData(path: string, options: CheckOptions): Promise<DataReport> {
   const { maxLength, listed = 20, maker, mapping = NO_MAPPING } = options;
   const unused = createUnusedCounter();
-  const kinds: Record<Example["kind"], number> = { chat: 0, completion: 0, text: 0, preference: 0, unpaired: 0 };
+  const kinds: Record<Example["kind"], number> = { chat: 0, completion: 0, text: 0, preference: 0, unpaired: 0, labelled: 0 };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);
   const duplicates = createProblems(listed);
@@ -122,6 +122,7 @@ function contentHash(example: Example): bigint {
 
 function withoutWhere(example: Example): object {
   if (example.kind === "unpaired") return { ...example, answer: withoutWhere(example.answer), where: "" };
+  if (example.kind === "labelled") return { ...example, content: withoutWhere(example.content), where: "" };
   if (example.kind !== "preference") return { ...example, where: "" };
   return { ...example, chosen: withoutWhere(example.chosen), rejected: withoutWhere(example.rejected), where: "" };
 }
@@ -130,6 +131,7 @@ function withoutWhere(example: Example): object {
 function messagesOf(example: Example): readonly Message[] {
   if (example.kind === "preference") return [example.chosen, example.rejected].flatMap(messagesOf);
   if (example.kind === "unpaired") return messagesOf(example.answer);
+  if (example.kind === "labelled") return messagesOf(example.content);
   return example.kind === "chat" ? example.messages : [];
 }
 

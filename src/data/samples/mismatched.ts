@@ -43,7 +43,7 @@ export function withMismatched(
         weights: null,
         where: sample.where,
       };
-      return { ...joinSamples([{ ...sample, weights: null }, mismatched]), desirable: sample.desirable };
+      return { ...joinSamples([{ ...sample, weights: null }, mismatched]), target: sample.target };
     },
   };
 }

@@ -5,7 +5,7 @@ import type { ChatTemplate } from "../chat/chat-template.ts";
 import { endTokens } from "../chat/end-of-turn.ts";
 import { createNotices, type NoticeCount } from "../chat/notices.ts";
 import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../chat/special-text.ts";
-import type { ChatExample, Example, PreferenceExample, UnpairedExample } from "../examples/formats.ts";
+import type { ChatExample, Example, LabelledExample, PreferenceExample, UnpairedExample } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
@@ -84,6 +84,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         return preference(example);
       case "unpaired":
         return unpaired(example);
+      case "labelled":
+        return [labelled(example)];
       case "chat": {
         const template = templateFor(example.tools !== null);
         const texts = trainedTexts(template, example, ends, notices.add);
@@ -131,7 +133,21 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       throw new UserError(
         `${where}: the chat template makes several texts of the answer, of which none could be judged as a whole; give it one assistant message`,
       );
-    return [{ ...made, desirable }];
+    return [{ ...made, target: Float32Array.of(Number(desirable)) }];
+  };
+  /** A text, or two behind each other, or a whole conversation, of which no token is predicted. Nothing ends it. */
+  const labelled = ({ content, pair, where }: LabelledExample): Sample => {
+    if (content.kind === "text") {
+      const texts = [content.text, ...(pair === null ? [] : [pair])];
+      const parts = texts.map((text) => withPrefix(tokenizer, tokenizer.encode(bounded(text, where))));
+      return unlabelled(truncate ? shortened(parts, maxLength) : parts, where, options);
+    }
+    const template = templateFor(content.tools !== null);
+    const conversation = { messages: content.messages.map(({ fields }) => fields), tools: content.tools, args: content.args };
+    const text = template.render(conversation);
+    const escapes = special !== null && escapesOf(content, special);
+    const plain = escapes ? specialTextPlaces(template, conversation, text, special, where) : [];
+    return unlabelled([tokenizer.encode(bounded(text, where), plain)], where, options);
   };
   const day = readsDate(tokenizer) ? now.toDateString() : null;
   return {
@@ -161,6 +177,26 @@ function finish(ids: Int32Array, trainedFrom: number, where: string, options: Sa
   return checked(ids, labels, null, where, options);
 }
 
+/** Two texts of `most` tokens together: the longer one loses its end first, as in Transformers. */
+function shortened(parts: readonly Int32Array[], most: number): Int32Array[] {
+  const [first, second] = parts;
+  if (!second) return [first!.subarray(0, most)];
+  if (first!.length + second.length <= most) return [first!, second];
+  const shorter = Math.min(first!.length, second.length, Math.floor(most / 2));
+  const isFirstLonger = first!.length > second.length;
+  return [
+    first!.subarray(0, isFirstLonger ? most - shorter : shorter),
+    second.subarray(0, isFirstLonger ? shorter : most - shorter),
+  ];
+}
+
+/** A sample that is judged as a whole. */
+function unlabelled(parts: readonly Int32Array[], where: string, options: SampleOptions): Sample {
+  const ids = Int32Array.from(parts.flatMap((part) => [...part]));
+  if (ids.length === 0) throw new UserError(`${where}: the text has no token; expected a text that says something`);
+  return fitted({ ids, labels: new Int32Array(ids.length).fill(IGNORED), weights: null, where }, options);
+}
+
 function checked(
   ids: Int32Array,
   labels: Int32Array,
@@ -168,28 +204,39 @@ function checked(
   where: string,
   options: SampleOptions,
 ): Sample {
-  const { maxLength, truncate, vocabSize } = options;
+  const { maxLength } = options;
+  // The first token has nothing before it to be predicted from.
+  const hasTarget = (all: Int32Array) => all.subarray(1).some((label) => label !== IGNORED);
+  const sample = fitted({ ids, labels, weights, where }, options);
+  if (!hasTarget(labels)) throw noTrainable(where, "all tokens are masked");
+  if (!hasTarget(sample.labels))
+    throw noTrainable(
+      where,
+      `the first ${maxLength} of ${ids.length} tokens are all masked; raise the sequence length or remove the example`,
+    );
+  return sample;
+}
+
+/** The sample within the sequence length, if it may be cut. */
+function fitted({ ids, labels, weights, where }: Sample, { maxLength, truncate, vocabSize }: SampleOptions): Sample {
   const foreign = ids.find((id) => id >= vocabSize);
   if (foreign !== undefined) {
     throw new UserError(
       `${where}: token id ${foreign} is outside the model's vocabulary of ${vocabSize}; the tokenizer belongs to another model`,
     );
   }
-  // The first token has nothing before it to be predicted from.
-  if (!labels.subarray(1).some((label) => label !== IGNORED)) throw noTrainable(where, "all tokens are masked");
   if (ids.length <= maxLength) return { ids, labels, weights, where };
   if (!truncate) {
     throw new UserError(
       `${where}: the example has ${ids.length} tokens, more than the sequence length of ${maxLength}; raise it, shorten the example, or allow truncation`,
     );
   }
-  const kept = labels.slice(0, maxLength);
-  if (!kept.subarray(1).some((label) => label !== IGNORED))
-    throw noTrainable(
-      where,
-      `the first ${maxLength} of ${ids.length} tokens are all masked; raise the sequence length or remove the example`,
-    );
-  return { ids: ids.slice(0, maxLength), labels: kept, weights: weights && weights.slice(0, maxLength), where };
+  return {
+    ids: ids.slice(0, maxLength),
+    labels: labels.slice(0, maxLength),
+    weights: weights && weights.slice(0, maxLength),
+    where,
+  };
 }
 
 function noTrainable(where: string, why: string): UserError {

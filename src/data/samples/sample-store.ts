@@ -46,8 +46,8 @@ export interface SampleIndex {
   readonly numbers: Int32Array;
   /** See weight-runs.ts. */
   readonly weightRuns: Int32Array;
-  /** 1 for each desirable sample, 0 for each undesirable one; empty where nobody said. */
-  readonly verdicts: Int32Array;
+  /** The targets of all samples one behind the other, as many numbers for each, as the bits of f32; empty where they have none. */
+  readonly targets: Int32Array;
   readonly labelled: number;
 }
 
@@ -64,7 +64,9 @@ const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
 export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
-  const { lengths, numbers, weightRuns, verdicts, labelled, unused, notices } = index;
+  const { lengths, numbers, weightRuns, targets, labelled, unused, notices } = index;
+  const values = new Float32Array(targets.buffer, targets.byteOffset, targets.length);
+  const width = lengths.length === 0 ? 0 : targets.length / lengths.length;
   const weightsOf = createWeightReader(weightRuns);
   // First tokens of every 64th sample: the lengths tell the others.
   const starts = new Float64Array(Math.ceil(lengths.length / STRIDE));
@@ -93,13 +95,13 @@ export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (n
       const labels = ids.map((stored) => (stored < 0 ? IGNORED : stored));
       for (let t = 0; t < ids.length; t++) if (ids[t]! < 0) ids[t] = -1 - ids[t]!;
       const sample = { ids, labels, weights: weightsOf(i, ids.length), where: placeOf(numbers[i]!) };
-      return verdicts.length === 0 ? sample : { ...sample, desirable: verdicts[i] === 1 };
+      return width === 0 ? sample : { ...sample, target: values.slice(i * width, (i + 1) * width) };
     },
   };
 }
 
 /** Describes what is stored of a sample. */
-export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "desirable">;
+export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "target">;
 
 /** How many tokens of a sample are learned: labelled ones that are not first in their text. */
 export function countLabelled({ labels, parts = [labels.length] }: Pick<Sample, "labels" | "parts">): number {
@@ -128,21 +130,21 @@ export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
 
 /** Collects the index of a set sample by sample. */
 export function createIndexBuilder(): {
-  add(sample: Pick<Sample, "ids" | "weights" | "desirable">, number: number, labelled: number): void;
+  add(sample: Pick<Sample, "ids" | "weights" | "target">, number: number, labelled: number): void;
   finish(): SampleIndex;
 } {
   const lengths = createIntList();
   const numbers = createIntList();
   const runs = createIntList();
-  const verdicts = createIntList();
+  const targets = createIntList();
   let count = 0;
   let total = 0;
   return {
-    add({ ids, weights, desirable }, number, labelled) {
+    add({ ids, weights, target }, number, labelled) {
       lengths.push(ids.length);
       numbers.push(number);
       if (weights) addWeightRuns(runs, count, weights);
-      if (desirable !== undefined) verdicts.push(Number(desirable));
+      if (target) for (const bits of new Int32Array(target.buffer, target.byteOffset, target.length)) targets.push(bits);
       count++;
       total += labelled;
     },
@@ -150,7 +152,7 @@ export function createIndexBuilder(): {
       lengths: lengths.finish(),
       numbers: numbers.finish(),
       weightRuns: runs.finish(),
-      verdicts: verdicts.finish(),
+      targets: targets.finish(),
       labelled: total,
     }),
   };

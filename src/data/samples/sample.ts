@@ -14,8 +14,8 @@ export interface Sample {
   readonly weights: Float32Array | null;
   /** Tokens of each text, where the sample is several texts that do not see each other, one behind the other; absent: it is one. */
   readonly parts?: readonly number[];
-  /** True for an answer that is wanted, false for one that is not; absent: nobody said. */
-  readonly desirable?: boolean | undefined;
+  /** Numbers that are said of the sample as a whole: a class, ones and zeros of several, a value, 1 for a desirable answer; absent: none. */
+  readonly target?: Float32Array | undefined;
   /** `file:line` */
   readonly where: string;
 }

@@ -18,12 +18,12 @@ import {
 
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
- * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), verdicts (i32 per sample, where they have any), a JSON
- * trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
+ * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), targets (f32, as
+ * many per sample), a JSON trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
  * checksum tells a damaged one.
  */
 const MARK = "RMTK";
-const VERSION = 3;
+const VERSION = 4;
 
 interface Trailer {
   readonly version: number;
@@ -31,8 +31,8 @@ interface Trailer {
   readonly tokens: number;
   /** 32-bit words. */
   readonly weightRuns: number;
-  /** 32-bit words; absent where nobody said which samples are desirable. */
-  readonly verdicts?: number;
+  /** Numbers. */
+  readonly targets: number;
   readonly labelled: number;
   /** Absent where all columns are used. */
   readonly unused?: UnusedColumns;
@@ -83,17 +83,17 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
     finish(unused = {}, notices = []) {
       flush();
       const index = { ...builder.finish(), unused, notices };
-      const { lengths, numbers, weightRuns, verdicts, labelled } = index;
+      const { lengths, numbers, weightRuns, targets, labelled } = index;
       write(bytesOf(lengths));
       write(bytesOf(numbers));
       write(bytesOf(weightRuns));
-      write(bytesOf(verdicts));
+      write(bytesOf(targets));
       const counts = {
         version: VERSION,
         samples: lengths.length,
         tokens,
         weightRuns: weightRuns.length,
-        ...(verdicts.length > 0 ? { verdicts: verdicts.length } : {}),
+        targets: targets.length,
         labelled,
         ...(Object.keys(unused).length > 0 ? { unused } : {}),
         ...(notices.length > 0 ? { notices } : {}),
@@ -156,18 +156,18 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     readFully(fd, bytesOf(values), at * 4, path);
     return values;
   };
-  const { lengths, numbers, weightRuns, verdicts } = index ?? {
+  const { lengths, numbers, weightRuns, targets } = index ?? {
     lengths: readInts(tokens, samples),
     numbers: readInts(tokens + samples, samples),
     weightRuns: readInts(tokens + 2 * samples, trailer.weightRuns),
-    verdicts: readInts(tokens + 2 * samples + trailer.weightRuns, trailer.verdicts ?? 0),
+    targets: readInts(tokens + 2 * samples + trailer.weightRuns, trailer.targets),
   };
   if (lengths.reduce((sum, length) => sum + length, 0) !== tokens) {
     fs.closeSync(fd);
     return null;
   }
   const { unused = {}, notices = [] } = trailer;
-  return createSampleSet({ lengths, numbers, weightRuns, verdicts, labelled, unused, notices }, readInts, placeOf);
+  return createSampleSet({ lengths, numbers, weightRuns, targets, labelled, unused, notices }, readInts, placeOf);
 }
 
 /** Tells whether the checksum holds. The file is read for it once, and again when it has changed. */
@@ -206,8 +206,8 @@ function readTrailer(fd: number, path: string): Trailer | null {
 }
 
 /** 32-bit words in front of the trailer. */
-function wordsOf({ tokens, samples, weightRuns, verdicts = 0 }: Omit<Trailer, "sha256">): number {
-  return tokens + 2 * samples + weightRuns + verdicts;
+function wordsOf({ tokens, samples, weightRuns, targets }: Omit<Trailer, "sha256">): number {
+  return tokens + 2 * samples + weightRuns + targets;
 }
 
 /** Tells whether a folder exists, or can be made, and can be written to. */

@@ -77,6 +77,8 @@ export function readAdapterConfig(folder: string): AdapterConfig {
 export interface ConfigToWrite extends AdapterSettings, WrittenModules<object> {
   /** The base model, as the user named it. */
   readonly base: string;
+  /** What the model is for, in PEFT's words. */
+  readonly task: "CAUSAL_LM" | "SEQ_CLS";
   /** Modules that are not adapted whatever their name, a regular expression of Python; null: none. */
   readonly exclude: string | null;
 }
@@ -92,7 +94,7 @@ export function configText(adapter: ConfigToWrite): string {
     modules_to_save: adapter.modulesToSave.length === 0 ? null : adapter.modulesToSave,
     peft_type: kind.peft.type,
     target_modules: [...adapter.targets].sort(),
-    task_type: "CAUSAL_LM",
+    task_type: adapter.task,
     ...flagsOfPeft(kind),
     ...kind.peft.write(adapter.own, adapter),
   };

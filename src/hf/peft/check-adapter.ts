@@ -5,6 +5,7 @@ import { DTYPE_BYTES, type FloatType } from "../../base/dtype.ts";
 import { wholeName, partName } from "../../models/adapters/names.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import { TEXT_HEAD_WEIGHT } from "../../models/names.ts";
 import { modulesOf } from "../../models/families/index.ts";
 import { isVision } from "../weights/model-weights.ts";
 import { type TensorEntry, type TensorSource } from "../weights/safetensors.ts";
@@ -69,6 +70,7 @@ export function storedEntry(base: Pick<TensorSource, "tensors">, model: Model, p
 /** @param shape null in it fits any size */
 function checkShape(adapter: Adapter, base: Base, model: Model, parameter: string, shape: readonly (number | null)[]): void {
   const entry = storedEntry(base, model, parameter);
+  if (!entry && parameter === TEXT_HEAD_WEIGHT) return checkTextHead(adapter, base, model, shape);
   if (!entry) {
     throw new UserError(
       `${base.path} has no tensor ${show(parameter)}, which the adapter changes; is it the adapter's base model?`,
@@ -88,6 +90,15 @@ function checkShape(adapter: Adapter, base: Base, model: Model, parameter: strin
   throw new UserError(
     `${entry.path}: tensor ${show(entry.name)} is ${entry.stored}[${entry.shape.join(", ")}], the adapter's update is ` +
       `[${shape.map((size) => size ?? "any").join(", ")}]; is it the adapter's base model?`,
+  );
+}
+
+/** A head for texts is the adapter's own; its base model has none. */
+function checkTextHead({ source }: Adapter, base: Base, model: Model, shape: readonly (number | null)[]): void {
+  const columns = base.tensors.get(`${tablesOf(model).embedding}.weight`)?.shape[1];
+  if (shape.length === 2 && shape[1] === columns) return;
+  throw new UserError(
+    `${source.path}: ${TEXT_HEAD_WEIGHT} is [${shape.join(", ")}], its base model wants [outputs, ${columns}]; is it the adapter's base model?`,
   );
 }
 

@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { verifyChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { UserError } from "../../base/errors.ts";
 import type { FloatType } from "../../base/dtype.ts";
+import { readClassifier } from "../config/classifier.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { temporaryPath } from "../../base/files/drafts.ts";
@@ -10,12 +11,13 @@ import { fileError, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { examineWeights } from "../weights/examine.ts";
-import { copyCompanions, type Learned, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
+import { copyCompanions, type Learned, NOTHING_LEARNED, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
 import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter } from "./peft.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
-import { modulesOf } from "../../models/families/index.ts";
+import { classifierOf, familyOf, modulesOf } from "../../models/families/index.ts";
+import { TEXT_HEAD_WEIGHT } from "../../models/names.ts";
 import { readBytes, readFloat32, tensorBytes, type TensorSource } from "../weights/safetensors.ts";
 import { type TensorData } from "../weights/safetensors-write.ts";
 
@@ -25,7 +27,7 @@ export interface MergeOptions {
   /** A folder that is new or empty. */
   readonly output: string;
   readonly maxShardBytes?: number;
-  readonly learned?: Learned;
+  readonly learned?: Omit<Learned, "textHead">;
   readonly io?: FileIo;
 }
 
@@ -52,7 +54,8 @@ export function mergeAdapter(options: MergeOptions): void {
       const draft = temporaryPath(output);
       makeFolder(draft);
       try {
-        const companions = copyCompanions(base, draft, io, options.learned);
+        const learned = { ...(options.learned ?? NOTHING_LEARNED), textHead: textHeadOf(adapter, options, config) };
+        const companions = copyCompanions(base, draft, io, learned);
         if (merged.tieWordEmbeddings !== config.tieWordEmbeddings) untieConfig(draft, io);
         const weights = writeWeights(draft, tensors, maxShardBytes, io);
         writeChecksums(draft, [...companions, ...weights], io);
@@ -66,6 +69,16 @@ export function mergeAdapter(options: MergeOptions): void {
   } finally {
     source.close();
   }
+}
+
+/** Returns what an adapter with a head for texts makes of its base model; null: it has none. */
+function textHeadOf({ whole }: Adapter, { base, adapter }: MergeOptions, config: ModelConfig): Learned["textHead"] {
+  const head = whole.get(TEXT_HEAD_WEIGHT);
+  if (!head) return null;
+  const architecture = classifierOf(familyOf(config));
+  if (architecture === null)
+    throw new UserError(`${adapter} judges texts, for which models of type ${config.family} have no class`);
+  return { classifier: readClassifier(base, adapter, head.shape[0]!), architecture };
 }
 
 function publish(draft: string, output: string): void {
@@ -99,6 +112,13 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
   if (unties) {
     const shared = entries.get(embeddingName)!;
     entries.set(headName, { ...shared, name: storedHead(shared.name, headName) });
+  }
+  const textHead = adapter.whole.get(TEXT_HEAD_WEIGHT);
+  if (textHead && !entries.has(TEXT_HEAD_WEIGHT)) {
+    // It stands in the place of the head that predicts tokens, in the model's own dtype.
+    const shared = entries.get(embeddingName)!;
+    entries.delete(headName);
+    entries.set(TEXT_HEAD_WEIGHT, { ...shared, name: TEXT_HEAD_WEIGHT, shape: textHead.shape });
   }
   const tensors = Array.from(entries, ([key, entry]): TensorData => {
     const { name, dtype, shape, stored } = entry;

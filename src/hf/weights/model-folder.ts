@@ -2,14 +2,16 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
+import { type Classifier, classifierKeys } from "../config/classifier.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
 
+const CONFIG_FILE = "config.json";
 const GENERATION_FILE = "generation_config.json";
 
 /** Files of a model folder that go along with its weights. */
 const COMPANION_FILES = [
-  "config.json",
+  CONFIG_FILE,
   GENERATION_FILE,
   "tokenizer.json",
   "tokenizer.model",
@@ -34,13 +36,15 @@ export interface Learned {
   readonly stopIds: readonly number[] | null;
   /** Jinja source in the place of the base's chat templates; null: theirs. */
   readonly chatTemplate: string | null;
+  /** What a head for texts gives, and the class that has it in Transformers; null: the model predicts tokens, as its base. */
+  readonly textHead: { readonly classifier: Classifier; readonly architecture: string } | null;
 }
 
-export const NOTHING_LEARNED: Learned = { stopIds: null, chatTemplate: null };
+export const NOTHING_LEARNED: Learned = { stopIds: null, chatTemplate: null, textHead: null };
 
 /** Copies those that are there, with what the model has learned, and returns their paths within the folder. @throws {UserError} */
 export function copyCompanions(from: string, to: string, io: FileIo = fileIo, learned = NOTHING_LEARNED): string[] {
-  const { stopIds, chatTemplate } = learned;
+  const { stopIds, chatTemplate, textHead } = learned;
   const templates = chatTemplate === null ? additionalTemplates(from) : [];
   if (templates.length > 0) makeFolder(join(to, ADDITIONAL_TEMPLATES));
   const names = [...COMPANION_FILES, ...templates, ...readdirSync(from).filter(isModelCode)];
@@ -54,6 +58,10 @@ export function copyCompanions(from: string, to: string, io: FileIo = fileIo, le
   if (stopIds !== null) {
     const config = written.has(GENERATION_FILE) ? readJsonObject(join(from, GENERATION_FILE)) : {};
     write(GENERATION_FILE, `${JSON.stringify({ ...config, eos_token_id: stopIds }, null, 2)}\n`);
+  }
+  if (textHead !== null) {
+    const config = { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [textHead.architecture] };
+    write(CONFIG_FILE, `${JSON.stringify({ ...config, ...classifierKeys(textHead.classifier) }, null, 2)}\n`);
   }
   return [...written];
 }

@@ -26,6 +26,7 @@ import { blockName } from "../names.ts";
 import { type BatchInput, batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
 import { hasAdapters, withoutDropout } from "../tuning.ts";
 import { embeddingInputs, encoderEmbedding, logitBias, transformed } from "./encoder.ts";
+import { buildTextHead } from "./text-head.ts";
 
 /** A model as segments: embedding, one per block, head (final norm + linear + cross entropy). */
 
@@ -58,7 +59,8 @@ export function buildSegments(
     segments.push({ name: blockName(config, number), model, params: scope.names });
     active ||= isTrained;
   }
-  if (predictsTokens(config)) segments.push(head(config, options, active));
+  if (options.head === "logits") segments.push(buildTextHead(config, options, active));
+  else if (predictsTokens(config)) segments.push(head(config, options, active));
   return segments;
 }
 

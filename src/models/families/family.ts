@@ -10,6 +10,8 @@ export interface Family {
   readonly type: string;
   /** The class in `architectures` that predicts tokens: the next ones, or, in an encoder, masked ones. */
   readonly architecture: string;
+  /** The class that judges whole texts; by default `...ForSequenceClassification` for `...ForCausalLM`; null: it is not supported. */
+  readonly classifier?: string | null;
   /** The class without a head that embedding models are saved as; by default `...Model` for `...ForCausalLM` and `...ForMaskedLM`. */
   readonly bare?: string;
   /** Other classes that versions of Transformers save its models as. */

@@ -1,5 +1,7 @@
+import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { isRecord, show } from "../../base/json.ts";
+import { parseWith } from "../../base/schema.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Family, FamilyModules, Raw, Wrapper } from "./family.ts";
 import { bert } from "./bert/bert.ts";
@@ -105,7 +107,28 @@ export function parseConfig(raw: Raw, where = "config.json", generation: Raw = {
     const wrapper = wrappers.find((one) => isWrapper(one, raw));
     if (wrapper) return { ...read(wrapper.text(raw, where), where, generation), modulePrefix: wrapper.modulePrefix };
   }
-  return findFamily(raw, where).read(raw, where, generation);
+  const family = findFamily(raw, where);
+  const config = family.read(raw, where, generation);
+  const { architectures } = raw;
+  const judges = Array.isArray(architectures) && architectures.includes(classifierOf(family));
+  return judges ? { ...config, textHead: { outputs: outputsOf(raw, where), padId: config.padTokenId } } : config;
+}
+
+/** The class of a family that judges whole texts; null: Transformers has none. */
+export function classifierOf({ architecture, classifier }: Pick<Family, "architecture" | "classifier">): string | null {
+  if (classifier !== undefined) return classifier;
+  return architecture.endsWith("ForCausalLM") ? architecture.replace(/ForCausalLM$/, "ForSequenceClassification") : null;
+}
+
+const headSchema = z.object({
+  id2label: z.record(z.string(), z.string()).nullish(),
+  num_labels: z.int().positive().nullish(),
+});
+
+/** How many numbers a head for texts gives; 2 as in Transformers where the file is silent. */
+function outputsOf(raw: Raw, where: string): number {
+  const { id2label, num_labels: count } = parseWith(headSchema, raw, where);
+  return count ?? (id2label ? Object.keys(id2label).length : 2);
 }
 
 function isWrapper({ type, textType }: Wrapper, { model_type: given, text_config: text }: Raw): boolean {
@@ -126,10 +149,8 @@ function findFamily({ model_type: type, architectures }: Raw, where: string): Fa
 }
 
 /** The classes in `architectures` that are the family's. */
-function classesOf({
-  architecture,
-  bare = architecture.replace(/For(?:Causal|Masked)LM$/, "Model"),
-  aliases = [],
-}: Family): string[] {
-  return [architecture, bare, ...aliases];
+function classesOf(family: Family): string[] {
+  const { architecture, bare = architecture.replace(/For(?:Causal|Masked)LM$/, "Model"), aliases = [] } = family;
+  const classifier = classifierOf(family);
+  return [architecture, bare, ...aliases, ...(classifier === null ? [] : [classifier])];
 }

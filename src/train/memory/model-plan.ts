@@ -67,6 +67,8 @@ export interface ModelPlanOptions {
   readonly weighted?: boolean;
   /** How the chain ends; with the loss by default. */
   readonly head?: HeadKind;
+  /** Texts in a micro-batch, at most, where the head gives logits of texts. */
+  readonly texts?: number;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
   /** The optimizer of the trained weights; null: there is none. */
@@ -174,6 +176,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     weightType: options.weightType,
     weighted: options.weighted,
     head: options.head,
+    texts: options.texts,
     selective: { ...options.selective, count: Math.max(variantsWanted(strategy), options.variants ?? 0) },
   });
   const evaluationOptions = (tokens: number): SegmentOptions => ({
@@ -182,6 +185,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     weightType: options.weightType,
     weighted: options.weighted,
     head: options.head,
+    texts: options.texts,
   });
   const build = (each: SegmentOptions) => inPrecision(buildSegments(config, each), compute);
   const built = new Map(
@@ -416,6 +420,7 @@ export function rowTokens(options: Pick<ModelPlanOptions, "tokens" | "logits">):
 }
 
 /** Returns what the batch inputs of a model have room for. */
-export function batchSizeOf(options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head">): BatchSize {
-  return { tokens: mostTokens(options), rows: options.logits?.rows ?? 1, weighted: options.weighted, head: options.head };
+export function batchSizeOf(options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head" | "texts">): BatchSize {
+  const { logits, weighted, head, texts } = options;
+  return { tokens: mostTokens(options), weighted, head, texts, ...(logits && { rows: logits.rows }) };
 }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
+import { CLASSIFIER_FILE, classifierKeys } from "../../hf/config/classifier.ts";
 import { narrow } from "../../base/float16.ts";
 import { copyCompanions, type Learned, NOTHING_LEARNED, writeWeights } from "../../hf/weights/model-folder.ts";
 import type { ConfigToWrite } from "../../hf/peft/adapter-config.ts";
@@ -67,7 +68,7 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
 function writeTrained(folder: string, engine: Engine, config: TrainConfig, learned: Learned): string[] {
   if (config.method !== "full") {
     writeAdapter(folder, { ...adapterConfigOf(engine, config), tensors: trainedTensors(engine, () => "f32") });
-    return [RUN_FILES.adapterConfig, RUN_FILES.adapter, ...writeTemplate(folder, learned)];
+    return [RUN_FILES.adapterConfig, RUN_FILES.adapter, ...writeTemplate(folder, learned), ...writeClassifier(folder, learned)];
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
@@ -86,6 +87,7 @@ export function describeAdapter(folder: string, engine: Engine, config: TrainCon
   if (config.method === "full") return;
   writeAdapterConfig(folder, adapterConfigOf(engine, config));
   writeTemplate(folder, learned);
+  writeClassifier(folder, learned);
 }
 
 /** The template that an adapter was trained with, if it is not its base model's: to be used in talks with it. Returns the file's name. */
@@ -93,6 +95,13 @@ function writeTemplate(folder: string, { chatTemplate }: Learned): string[] {
   if (chatTemplate === null) return [];
   writeTextAtomic(join(folder, CHAT_TEMPLATE_FILE), chatTemplate);
   return [CHAT_TEMPLATE_FILE];
+}
+
+/** Writes the meaning of the head's numbers, of which PEFT's files do not speak. Returns the file's name. */
+function writeClassifier(folder: string, { textHead }: Learned): string[] {
+  if (textHead === null) return [];
+  writeTextAtomic(join(folder, CLASSIFIER_FILE), `${JSON.stringify(classifierKeys(textHead.classifier), null, 2)}\n`);
+  return [CLASSIFIER_FILE];
 }
 
 function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
@@ -113,6 +122,7 @@ function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
     // In a model with images a name's end would mean modules of the other parts too.
     modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
     base: config.model,
+    task: engine.config.textHead ? "SEQ_CLS" : "CAUSAL_LM",
     exclude: visionModules(engine.config),
   };
 }

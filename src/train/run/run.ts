@@ -10,6 +10,7 @@ import type { Learned } from "../../hf/weights/model-folder.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";
 import { findModel } from "../../load/find-model.ts";
 import { writeSegmentModels } from "../../onnx/segments.ts";
+import { classifierOf, familyOf } from "../../models/families/index.ts";
 import { metricOf, objectiveOf } from "../../objectives/index.ts";
 import { schedulePrograms } from "../../runtime/scheduled.ts";
 import { summarise } from "../../schedule/summary.ts";
@@ -371,9 +372,10 @@ function resize(session: Session, asked: number, record: EventSink): number {
 }
 
 /** Returns what goes into the files beside the trained weights. */
-function learnedBy({ config, model, tokenizer }: Inputs): Learned {
+function learnedBy({ config, model, tokenizer, classifier }: Inputs): Learned {
   return {
-    stopIds: undeclaredEnds(model.eosTokenIds, tokenizer),
+    textHead: classifier && { classifier, architecture: classifierOf(familyOf(model))! },
+    stopIds: classifier ? null : undeclaredEnds(model.eosTokenIds, tokenizer),
     chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
   };
 }

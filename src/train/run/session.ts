@@ -18,6 +18,7 @@ import { memoryLimit } from "../../base/process/free-memory.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { QUANTISED_BLOCK } from "../../ops/dequantize.ts";
 import { hashFile } from "../../base/files/files.ts";
+import type { Classifier } from "../../hf/config/classifier.ts";
 import type { Adapter } from "../../hf/peft/peft.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { checkContext, contextLimit } from "../../models/context.ts";
@@ -45,6 +46,7 @@ import { type Checkpointing, isPlanned } from "../memory/step-plan.ts";
 import { runDate, startOfDay } from "./date.ts";
 import { RUN_FILES } from "./folder.ts";
 import { heldOut, totalSteps, type TrainingData } from "./loop.ts";
+import { predictionOf, withHead } from "../labels.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../step/tuning.ts";
 import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 import { isOnDisk } from "../../load/streamed-weights.ts";
@@ -64,6 +66,8 @@ export interface Inputs extends LoadedData {
   /** The day that chat templates take for today; null where this model's templates do not ask. */
   readonly date: string | null;
   readonly tuning: Tuning;
+  /** The meaning of the numbers that a head for texts gives; null: the model predicts tokens. */
+  readonly classifier: Classifier | null;
   /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
   readonly start: { readonly adapter: Adapter; readonly content: string } | null;
   /** The identity of the base model. */
@@ -87,7 +91,12 @@ export async function readInputs(
   { given = [], onNote, ...preparing }: InputsOptions = {},
 ): Promise<Inputs> {
   const found = { name: config.model, folder, adapter: config.adapter ?? null };
-  const opened = openFound(found, { onNote, chats: config, check: config.resume ? "fresh" : "kept" });
+  const opened = openFound(found, {
+    onNote,
+    chats: config,
+    predicts: predictionOf(config),
+    check: config.resume ? "fresh" : "kept",
+  });
   try {
     return await readOpened(config, opened, given, { ...preparing, onNote });
   } catch (error) {
@@ -97,16 +106,18 @@ export async function readInputs(
 }
 
 async function readOpened(
-  config: TrainConfig,
-  { folder, config: model, tokenizer, source, adapter, identity, close }: OpenModel,
+  asked: TrainConfig,
+  opened: OpenModel,
   given: readonly string[],
   preparing: Pick<PrepareOptions, "signal" | "onProgress" | "onNote">,
 ): Promise<Inputs> {
+  const { folder, tokenizer, adapter, identity, close } = opened;
+  checkObjectiveFlags(asked);
+  const { config, model, source, classifier } = await withHead(asked, opened, preparing);
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
   const date = runDate(config);
   const objective = objectiveOf(config);
-  checkObjectiveFlags(config);
   metricOf(objective, config.bestMetric);
   const maker = makerFor(
     objective,
@@ -119,7 +130,7 @@ async function readOpened(
     }),
   );
   const end = endOfTurn(tokenizer);
-  if (end && !model.eosTokenIds.includes(end.id)) {
+  if (end && objective.head.kind !== "logits" && !model.eosTokenIds.includes(end.id)) {
     preparing.onNote?.(
       `the chat template ends a turn with ${end.token} (${end.id}), the model's files with ${model.eosTokenIds.join(", ") || "nothing"}: ` +
         "the former is what is learned, and answers end at either; merged models and full exports declare both",
@@ -137,6 +148,7 @@ async function readOpened(
     tokenizer,
     sequenceLength,
     tuning,
+    classifier,
     start,
     identity,
     close,
@@ -228,7 +240,8 @@ export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
   };
   const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
   const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });
-  const asked = config.sample && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
+  const answers = objective.head.kind !== "logits";
+  const asked = config.sample && answers && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
   const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
   const prompt = asked !== null && asked.ids.length < sampleTokens ? asked : null;
   const strategy = checkpointingOf(config, limitedMemory(executor, config));
@@ -243,9 +256,10 @@ export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
     stream: streamOf(config, executor, strategy, (param) => isOnDisk(source, param), config.output),
     ...storageOf(config),
     offload: offloadOf(config, config.output),
-    ...(costs ? { measure: { costs, batch: headBatch(objective.head, train.batch(0, 0)) } } : {}),
+    ...(costs ? { measure: { costs, batch: headBatch(objective.head, train.batch(0, 0), model) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     head: objective.head.kind,
+    texts: objective.texts * Math.max(train.most, valid?.most ?? 0),
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,
     ...(prompt ? { decode: sampleTokens } : {}),
     optimizer: chooseOptimizer(config),
@@ -369,6 +383,8 @@ function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): 
       return promptOf(tokenizer, example.chosen, date);
     case "unpaired":
       return promptOf(tokenizer, example.answer, date);
+    case "labelled":
+      return example.content.kind === "chat" ? promptOf(tokenizer, example.content, date) : null;
     case "completion":
       return { text: example.prompt, ids: rawPrompt(tokenizer, example.prompt) };
     case "text": {

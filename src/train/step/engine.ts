@@ -57,8 +57,8 @@ export interface Resized {
   readonly returned: boolean;
 }
 
-/** Derivatives of a loss by the losses of tokens, of which it is a function. */
-export type Weigh = (losses: Float32Array) => ArrayLike<number>;
+/** Derivatives of a loss by what an open head gives, of which it is a function: losses of tokens, or logits of texts. */
+export type Weigh = (found: Float32Array) => ArrayLike<number>;
 
 /** A model in an executor's memory, with its training step for each number of tokens. */
 export interface Engine {
@@ -103,8 +103,8 @@ export interface Engine {
    */
   forwardBackward(batch: TokenBatch, scale: number, seed: number, draw: number): number;
   /**
-   * The same with an open head. `weigh` is told the loss of each token (0 without a label) when they are there, and returns the derivatives of
-   * the objective's loss by them; `scale` is the factor of these.
+   * The same with an open head. `weigh` is told the loss of each token (0 without a label), or the logits of each text, when they are there, and
+   * returns the derivatives of the objective's loss by them; `scale` is the factor of these.
    */
   forwardBackwardOpen(batch: TokenBatch, scale: number, seed: number, draw: number, weigh: Weigh): void;
   /**
@@ -116,6 +116,8 @@ export interface Engine {
   evaluate(batch: TokenBatch): { readonly loss: number; readonly correct: number };
   /** Forward alone, dropout off, with an open head: the loss of each token. */
   tokenLosses(batch: TokenBatch): Float32Array;
+  /** The same with a head for texts: the logits of each. */
+  textLogits(batch: TokenBatch): Float32Array;
   /** Logits [rows.length, vocabulary] of the given positions, dropout off. */
   logits(batch: TokenBatch, rows: Int32Array): Float32Array;
   /** Continues texts with the present weights, dropout off. It lives in the arena: only until the next step or evaluation. */
@@ -283,6 +285,14 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
 
   const counted = (arenaBytes: number) => fixedTotal(fixed) + arenaBytes + (executor.temporary?.bytes ?? 0);
 
+  /** What an open head has given for a batch. */
+  const found = ({ ids, rows }: TokenBatch) => (rows ? batch.textLogits(rows.length) : batch.tokenLosses(ids.length));
+  const forwardOpen = (tokens: TokenBatch) => {
+    batch.load(tokens, 1);
+    evaluators(tokens.ids.length).run();
+    return found(tokens);
+  };
+
   function run(tokens: TokenBatch, scale: number, seed: number, draw: number, weigh?: () => void): void {
     const { runner, forecast, seconds } = runners(tokens.ids.length);
     batch.load(tokens, scale);
@@ -336,7 +346,7 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
       return words.score().loss;
     },
     forwardBackwardOpen(tokens, scale, seed, draw, weigh) {
-      run(tokens, scale, seed, draw, () => batch.setScales(weigh(batch.tokenLosses(tokens.ids.length)), scale));
+      run(tokens, scale, seed, draw, () => batch.setScales(weigh(found(tokens)), scale));
     },
     scaleGradients(factor) {
       executor.write(words.lossGradient, new Uint8Array(Float32Array.of(factor).buffer));
@@ -346,11 +356,8 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
       evaluators(tokens.ids.length).run();
       return words.score();
     },
-    tokenLosses(tokens) {
-      batch.load(tokens, 1);
-      evaluators(tokens.ids.length).run();
-      return batch.tokenLosses(tokens.ids.length);
-    },
+    tokenLosses: forwardOpen,
+    textLogits: forwardOpen,
     logits(tokens, wanted) {
       batch.load(tokens, 1);
       const padded = new Int32Array(rows);

@@ -1,5 +1,5 @@
-import type { MicroBatch } from "../../data/samples/batch.ts";
-import type { Head, Sums } from "../../objectives/objective.ts";
+import type { MicroBatch, TokenBatch } from "../../data/samples/batch.ts";
+import type { Head, LogitsHead, OpenHead, Sums } from "../../objectives/objective.ts";
 import { headBatch } from "../../load/head-batch.ts";
 import type { Engine } from "./engine.ts";
 
@@ -16,24 +16,34 @@ export interface Learner {
 }
 
 export function createLearner(engine: Engine, head: Head): Learner {
-  if (head.kind === "loss") {
-    return {
-      head,
-      learn: (batch, total, seed, draw) => ({ loss: engine.forwardBackward(batch, 1 / total, seed, draw), sums: null }),
-      evaluate: (batch) => head.sums(batch, engine.evaluate(batch)),
-    };
+  switch (head.kind) {
+    case "loss":
+      return {
+        head,
+        learn: (batch, total, seed, draw) => ({ loss: engine.forwardBackward(batch, 1 / total, seed, draw), sums: null }),
+        evaluate: (batch) => head.sums(batch, engine.evaluate(batch)),
+      };
+    case "token-losses":
+      return openLearner(engine, head, (batch) => engine.tokenLosses(batch));
+    case "logits":
+      return openLearner(engine, head, (batch) => engine.textLogits(batch));
   }
+}
+
+/** @param found forward alone: what the head gives */
+function openLearner(engine: Engine, head: OpenHead | LogitsHead, found: (batch: TokenBatch) => Float32Array): Learner {
+  const { config } = engine;
   return {
     head,
     learn(batch, total, seed, draw) {
       let sums: Sums = {};
-      engine.forwardBackwardOpen(headBatch(head, batch), 1 / total, seed, draw, (losses) => {
-        const judgement = head.judge(batch, losses);
+      engine.forwardBackwardOpen(headBatch(head, batch, config), 1 / total, seed, draw, (values) => {
+        const judgement = head.judge(batch, values);
         sums = judgement.sums;
         return judgement.weights;
       });
       return { loss: (head.values(sums).loss * head.share(batch)) / total, sums };
     },
-    evaluate: (batch) => head.judge(batch, engine.tokenLosses(headBatch(head, batch))).sums,
+    evaluate: (batch) => head.judge(batch, found(headBatch(head, batch, config))).sums,
   };
 }

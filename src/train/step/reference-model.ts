@@ -76,7 +76,7 @@ async function compute(
   { objective: { head }, examples, drawn, signal, onMessage = () => {} }: ReferenceModelOptions,
 ): Promise<void> {
   const score: TokenLosses = (batch) => {
-    const tokens = headBatch(head, batch);
+    const tokens = headBatch(head, batch, engine.config);
     return { labels: tokens.labels, losses: engine.tokenLosses(tokens) };
   };
   const breathe = createBreath(signal);

@@ -188,7 +188,15 @@ describe("adapter_config.json", () => {
     const inputs = { scaled: "inputs" };
     const outputs = { scaled: "outputs" };
     const write = (targets: readonly string[], layers: readonly number[] | null, setups: Readonly<Record<string, object>>) => {
-      const fixed = { base: "base", method: "ia3", own: {}, bias: "none", modulesToSave: [], exclude: null } as const;
+      const fixed = {
+        base: "base",
+        task: "CAUSAL_LM",
+        method: "ia3",
+        own: {},
+        bias: "none",
+        modulesToSave: [],
+        exclude: null,
+      } as const;
       const config = { ...fixed, targets, layers, setups: new Map(Object.entries(setups)) };
       writeAdapterConfig(folder, config);
       return JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8")) as Record<string, unknown>;

@@ -37,6 +37,7 @@ function ropeOfBoth(config: Raw): Raw {
 export const gemma3: Family = {
   type: "gemma3_text",
   architecture: "Gemma3ForCausalLM",
+  classifier: "Gemma3TextForSequenceClassification",
   models: ["Gemma 3"],
   bare: "Gemma3TextModel",
   wrappers: [{ type: "gemma3", text: textOf, ...LLAVA_NAMES }],

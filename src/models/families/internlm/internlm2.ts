@@ -12,6 +12,7 @@ import { readDecoder } from "../reading/common.ts";
 export const internlm2: Family = {
   type: "internlm2",
   architecture: "InternLM2ForCausalLM",
+  classifier: null,
   models: ["InternLM2", "InternLM2.5"],
   read: (raw, where, generation) =>
     readDecoder({ ...raw, attention_bias: raw["bias"] ?? true }, where, generation, {

@@ -6,6 +6,7 @@ import { readDecoder } from "../reading/common.ts";
 export const internlm3: Family = {
   type: "internlm3",
   architecture: "InternLM3ForCausalLM",
+  classifier: null,
   // Transformers 5 has no class for it.
   aliases: ["LlamaForCausalLM", "LlamaModel"],
   models: ["InternLM3"],

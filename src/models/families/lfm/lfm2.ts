@@ -118,6 +118,7 @@ function layers(config: ModelConfig): Layer[] {
 export const lfm2: Family = {
   type: "lfm2",
   architecture: "Lfm2ForCausalLM",
+  classifier: null,
   models: ["LFM2 (LFM2.5 included)"],
   read,
   modules: {

@@ -19,6 +19,7 @@ const ROPE = {
 export const cwm: Family = {
   type: "cwm",
   architecture: "CwmForCausalLM",
+  classifier: null,
   models: ["CWM"],
   read(raw, where, generation) {
     const plain = {

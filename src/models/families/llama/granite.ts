@@ -15,6 +15,7 @@ const ownSchema = z.object({
 export const granite: Family = {
   type: "granite",
   architecture: "GraniteForCausalLM",
+  classifier: null,
   models: ["Granite 3"],
   read: (raw, where, generation) =>
     readDecoder(raw, where, generation, {

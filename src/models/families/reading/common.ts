@@ -138,6 +138,7 @@ export function readDecoder(raw: Raw, where: string, generation: Raw, rules: Rea
     eosTokenIds: eosOf(eos === undefined ? defaults.eos : eos, generation, where),
     padTokenId: pad !== undefined && pad !== null && pad >= 0 ? pad : null,
     dtype: dtypeOf(config),
+    textHead: null,
     ...rules.more?.(config, where),
   };
 }

@@ -118,5 +118,6 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
     eosTokenIds: config.eos_token_id === null || config.eos_token_id === undefined ? [] : [config.eos_token_id],
     padTokenId: padId >= 0 ? padId : null,
     dtype: dtypeOf(config),
+    textHead: null,
   };
 }

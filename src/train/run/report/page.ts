@@ -181,7 +181,8 @@ function runTable({ config, facts }: PageInput): string {
   if (config.valid !== undefined) rows.push(["held-out data", inWords(config.valid)]);
   if (facts) {
     const { run } = facts;
-    rows.push(["examples", `${count(run.examples)}, ${count(run.tokens)} tokens, ${count(run.labelled)} with a target`]);
+    const targets = run.labelled === 0 ? "texts judged as a whole" : `${count(run.labelled)} with a target`;
+    rows.push(["examples", `${count(run.examples)}, ${count(run.tokens)} tokens, ${targets}`]);
     if (run.heldOut > 0) rows.push(["held-out examples", count(run.heldOut)]);
     rows.push(["device", run.device], ["strategy", run.strategy]);
     if (run.offload !== null) rows.push(["offload", run.offload]);

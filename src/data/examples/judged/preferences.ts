@@ -1,9 +1,9 @@
-import { UserError } from "../../base/errors.ts";
-import { isRecord, jsonKind, show } from "../../base/json.ts";
-import type { Mapping } from "./columns.ts";
-import type { ChatExample, CompletionExample, PreferenceExample, UnpairedExample } from "./example.ts";
-import { contentText, type Message, messageList } from "./messages.ts";
-import { argsOf, type DataRecord, onlyKeys, text, toolsOf } from "./values.ts";
+import { UserError } from "../../../base/errors.ts";
+import { isRecord, jsonKind, show } from "../../../base/json.ts";
+import type { Mapping } from "../columns.ts";
+import type { ChatExample, CompletionExample, LabelledExample, PreferenceExample, UnpairedExample } from "../example.ts";
+import { contentText, type Message, messageList } from "../messages.ts";
+import { argsOf, type DataRecord, onlyKeys, text, toolsOf } from "../values.ts";
 
 /** Describes what a chat has beside its messages. */
 type Rest = Pick<ChatExample, "tools" | "args">;
@@ -66,7 +66,7 @@ export function readOpenAiPreference(record: DataRecord, where: string, mapping:
 
 /** `{"prompt", "completion", "label"}`, both texts or both lists of messages. @throws {UserError} */
 export function readUnpaired(record: DataRecord, where: string, mapping: Mapping): UnpairedExample {
-  const desirable = labelOf(record, where);
+  const desirable = desirableOf(record["label"], where);
   if (!Array.isArray(record["prompt"]) || !Array.isArray(record["completion"])) {
     if (toolsOf(record, where)) throw new UserError(`${where}: "tools" needs "prompt" and "completion" to be lists of messages`);
     const [prompt, completion] = [text(record, "prompt", where), text(record, "completion", where)];
@@ -78,13 +78,13 @@ export function readUnpaired(record: DataRecord, where: string, mapping: Mapping
   return { kind: "unpaired", answer: answerOf(prompt, completion, "completion", beside, where), desirable, where };
 }
 
-/** `{"messages", "label"}`: the last message is judged, those in front of it are its prompt. @throws {UserError} */
-export function readUnpairedMessages(record: DataRecord, where: string, mapping: Mapping): UnpairedExample {
-  const desirable = labelOf(record, where);
-  const messages = messageList(record, "messages", where, mapping);
+/** A conversation with a label as an answer that is judged: the last message is, those in front of it are its prompt. @throws {UserError} */
+export function unpairedOf({ content, label, where }: LabelledExample): UnpairedExample | null {
+  if (content.kind !== "chat") return null;
+  const { messages, tools, args } = content;
   const prompt = messages.slice(0, -1).map((each) => ({ ...each, weight: 0 }));
-  const beside = { tools: toolsOf(record, where), args: argsOf(record, where) };
-  return { kind: "unpaired", answer: answerOf(prompt, messages.slice(-1), "messages", beside, where), desirable, where };
+  const answer = answerOf(prompt, messages.slice(-1), "messages", { tools, args: args ?? null }, where);
+  return { kind: "unpaired", answer, desirable: desirableOf(label, where), where };
 }
 
 /** What files have for true and false; tables have nothing but texts. */
@@ -100,8 +100,7 @@ const LABELS: ReadonlyMap<unknown, boolean> = new Map<unknown, boolean>([
 ]);
 
 /** @throws {UserError} */
-function labelOf(record: DataRecord, where: string): boolean {
-  const { label } = record;
+function desirableOf(label: unknown, where: string): boolean {
   const desirable = LABELS.get(typeof label === "string" ? label.trim().toLowerCase() : label);
   if (desirable === undefined)
     throw new UserError(`${where}: "label" must be true (a desirable answer) or false (an undesirable one), got ${show(label)}`);

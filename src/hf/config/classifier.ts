@@ -1,0 +1,76 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { UserError } from "../../base/errors.ts";
+import { readJsonObject } from "../../base/json.ts";
+import { parseWith } from "../../base/schema.ts";
+
+/** What a text is judged as: one class of several, any number of classes, or a number. */
+export const LABEL_KINDS = ["single", "several", "number"] as const;
+export type LabelKind = (typeof LABEL_KINDS)[number];
+
+/** The same in `config.json`. */
+const PROBLEM_TYPES: Readonly<Record<LabelKind, string>> = {
+  single: "single_label_classification",
+  several: "multi_label_classification",
+  number: "regression",
+};
+
+/** Describes what the numbers mean that a head for texts gives. */
+export interface Classifier {
+  readonly kind: LabelKind;
+  /** Names of the classes in the order of their ids; empty for numbers. */
+  readonly labels: readonly string[];
+  /** See `TextHead.padId`. */
+  readonly padId: number | null;
+}
+
+/** The file beside an adapter that says of its head what a model's `config.json` says. */
+export const CLASSIFIER_FILE = "classifier.json";
+
+const schema = z.object({
+  problem_type: z.string().nullish(),
+  id2label: z.record(z.string(), z.string()).nullish(),
+  pad_token_id: z.int().nullish(),
+});
+
+/** The keys of `config.json` that describe a classifier; it is the whole of `classifier.json`. */
+export function classifierKeys({ kind, labels, padId }: Classifier): Readonly<Record<string, unknown>> {
+  const names = kind === "number" ? ["LABEL_0"] : labels;
+  return {
+    problem_type: PROBLEM_TYPES[kind],
+    id2label: Object.fromEntries(names.map((name, id) => [String(id), name])),
+    label2id: Object.fromEntries(names.map((name, id) => [name, id])),
+    pad_token_id: padId,
+  };
+}
+
+/**
+ * Reads what the head of an adapter, or of a model's folder, gives. Where the files are silent, it is what Transformers takes it for.
+ * @param outputs numbers that the head gives a text
+ * @throws {UserError} names that are no names of so many classes
+ */
+export function readClassifier(folder: string, adapter: string | null, outputs: number): Classifier {
+  const beside = adapter === null ? null : join(adapter, CLASSIFIER_FILE);
+  const path = beside !== null && existsSync(beside) ? beside : join(folder, "config.json");
+  const { problem_type: problem, id2label, pad_token_id: padId } = parseWith(schema, readJsonObject(path), path);
+  const kind = kindOf(problem ?? null, outputs, path);
+  const named = Object.entries(id2label ?? {}).sort(([a], [b]) => Number(a) - Number(b));
+  // The base model of an adapter may be silent of classes, or speak of others.
+  const isSilent = named.length === 0 || (adapter !== null && path !== beside && named.length !== outputs);
+  const names = isSilent ? Array.from({ length: outputs }, (_, id) => `LABEL_${id}`) : named.map(([, name]) => name);
+  if (kind !== "number" && names.length !== outputs)
+    throw new UserError(`${path}: id2label names ${names.length} classes, the weights are for ${outputs}`);
+  if (kind === "number" && outputs !== 1)
+    throw new UserError(`${path}: a head that gives ${outputs} numbers as values is not supported; expected 1`);
+  return { kind, labels: kind === "number" ? [] : names, padId: padId ?? null };
+}
+
+function kindOf(problem: string | null, outputs: number, path: string): LabelKind {
+  if (problem === null) return outputs === 1 ? "number" : "single";
+  const kind = LABEL_KINDS.find((each) => PROBLEM_TYPES[each] === problem);
+  if (kind) return kind;
+  throw new UserError(
+    `${path}: problem_type ${JSON.stringify(problem)} is not supported; expected ${Object.values(PROBLEM_TYPES).join(", ")}`,
+  );
+}

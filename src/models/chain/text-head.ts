@@ -1,0 +1,59 @@
+import { optimise, fuse } from "../../autodiff/partition.ts";
+import { differentiate } from "../../autodiff/differentiate.ts";
+import type { GraphBuilder } from "../../graph/builder.ts";
+import type { Segment } from "../../graph/segment.ts";
+import { Gather } from "../../ops/gather.ts";
+import { Gemm } from "../../ops/gemm.ts";
+import { Reshape } from "../../ops/reshape.ts";
+import { rmsNorm } from "../blocks/norm.ts";
+import type { ModelConfig, TextHead } from "../config.ts";
+import { modulesOf } from "../families/index.ts";
+import { ParamScope } from "../linear.ts";
+import { TEXT_HEAD_WEIGHT } from "../names.ts";
+import { type SegmentOptions, startGraph } from "../parts.ts";
+
+/**
+ * The head that judges whole texts, as `...ForSequenceClassification` of causal models has it: the hidden state of one token of each text, the
+ * final norm, and a matrix without a bias. The batch input `rows` lists those tokens; texts that a micro-batch has fewer than room repeat
+ * its first token, and their logits count for nothing.
+ *
+ * The head is open: its forward gives the logits [texts, outputs], the objective the derivatives by them, which are the input `scale`. The sum of
+ * the products of both has just these derivatives, so that its gradient is the backward.
+ */
+export function buildTextHead(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
+  const { textHead } = config;
+  if (!textHead) throw new Error("the model has no head for texts");
+  const forward = startGraph("head", config, options, ["rows"], true);
+  const { logits, scope } = addLogits(forward, config, textHead, options);
+  forward.output({ name: logits, role: "text-logits" });
+  const trains = inputGrad || scope.trainable.size > 0;
+  return {
+    name: "head",
+    model: {
+      id: "head",
+      forward: optimise(forward.build()),
+      training: null,
+      variants: [],
+      fused: trains ? backward(config, textHead, options, inputGrad) : null,
+      open: true,
+    },
+    params: scope.names,
+  };
+}
+
+function backward(config: ModelConfig, textHead: TextHead, options: SegmentOptions, inputGrad: boolean) {
+  const builder = startGraph("head", config, options, ["rows", "scale"], true);
+  const { logits, scope } = addLogits(builder, config, textHead, options);
+  const row = (value: string) => builder.value(Reshape, [value], { shape: [1, options.texts! * textHead.outputs] });
+  const product = builder.value(Gemm, [row(logits), row("scale")], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "product");
+  builder.output({ name: builder.value(Reshape, [product], { shape: [1] }, "loss"), role: "loss" });
+  return fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad }));
+}
+
+function addLogits(builder: GraphBuilder, config: ModelConfig, { outputs }: TextHead, options: SegmentOptions) {
+  const scope = new ParamScope(builder, "", options.tuning, options.weightType);
+  const pooled = builder.value(Gather, ["x", "rows"], {}, "pooled");
+  const normed = rmsNorm(scope, config, pooled, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
+  const weight = scope.matrix(TEXT_HEAD_WEIGHT, [outputs, config.hiddenSize]);
+  return { scope, logits: builder.value(Gemm, [normed, weight], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "logits") };
+}

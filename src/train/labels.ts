@@ -1,0 +1,189 @@
+import { UserError } from "../base/errors.ts";
+import { show } from "../base/json.ts";
+import { createLabelFinder, type FoundLabels } from "../data/examples/judged/labels.ts";
+import { readEntries } from "../data/examples/dataset.ts";
+import { readMapping } from "../data/examples/formats.ts";
+import { parseSources, trainingFiles } from "../data/examples/sources.ts";
+import type { Classifier } from "../hf/config/classifier.ts";
+import type { TensorSource } from "../hf/weights/safetensors.ts";
+import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
+import { nameOf, withNewHead } from "../load/text-head.ts";
+import type { ModelConfig } from "../models/config.ts";
+import { classifierOf, familyOf, modulesOf } from "../models/families/index.ts";
+import { TEXT_HEAD, TEXT_HEAD_WEIGHT } from "../models/names.ts";
+import { BALANCED, checkLabelSettings } from "../objectives/classify.ts";
+import { objectiveOf, type ObjectiveSettings, otherKind } from "../objectives/index.ts";
+import type { TrainConfig } from "./config.ts";
+
+/** A run's configuration and model with the head that its objective asks for. */
+export interface WithHead {
+  /** With the labels that were found, and with the head among what is trained whole. */
+  readonly config: TrainConfig;
+  readonly model: ModelConfig;
+  readonly source: TensorSource;
+  /** The meaning of the head's numbers; null: it predicts tokens. */
+  readonly classifier: Classifier | null;
+}
+
+type Opened = Pick<OpenModel, "name" | "config" | "source" | "adapter" | "tokenizer" | "classifier">;
+
+/** Returns what a model is to predict for an objective: next tokens, or anything that a head for texts can be put on. */
+export function predictionOf(settings: ObjectiveSettings): OpenModelOptions["predicts"] {
+  return objectiveOf(settings).head.kind === "logits" ? "anything" : "next tokens";
+}
+
+/**
+ * Gives a model the head that the objective asks for. One that judges texts keeps its head and its labels; any other gets a new one for
+ * the labels that the training examples have.
+ * @throws {UserError} labels that do not fit each other, the settings or the model; a model that has no such head
+ */
+export async function withHead(
+  config: TrainConfig,
+  opened: Opened,
+  { signal, onNote }: { readonly signal?: AbortSignal | undefined; readonly onNote?: ((text: string) => void) | undefined },
+): Promise<WithHead> {
+  const { config: model, source, adapter, tokenizer } = opened;
+  const objective = objectiveOf(config);
+  if (objective.head.kind !== "logits") return { config, model, source, classifier: null };
+  checkFamily(config, opened);
+  const known = opened.classifier;
+  const padId = known?.padId ?? model.padTokenId ?? tokenizer.padId ?? null;
+  const found = objective.accepts.includes("labelled") ? await findLabels(config, signal) : null;
+  const classifier = { ...classifierFor(config, found, known), padId };
+  if (found) {
+    checkLabelSettings(config, classifier.kind);
+    onNote?.(describeLabels(classifier, found));
+  }
+  const outputs = classifier.kind === "number" ? 1 : classifier.labels.length;
+  if (model.textHead && model.textHead.outputs !== outputs) {
+    throw new UserError(
+      `${nameOf(opened)} has a head that gives a text ${model.textHead.outputs} numbers, and ${outputs} are needed; take a base model without such a head, or the labels that it knows`,
+    );
+  }
+  const isWhole = config.method === "full" || adapter !== null || config.modulesToSave?.includes(TEXT_HEAD) === true;
+  return {
+    config: {
+      ...config,
+      ...(found && labelSettings(config, classifier, found)),
+      ...(!isWhole && { modulesToSave: [...(config.modulesToSave ?? []), TEXT_HEAD] }),
+    },
+    model: { ...model, textHead: { outputs, padId } },
+    source: source.tensors.has(TEXT_HEAD_WEIGHT) ? source : withNewHead(source, outputs, model.hiddenSize, config.seed),
+    classifier,
+  };
+}
+
+/**
+ * The settings of an objective with the labels of a model that is to be measured.
+ * @throws {UserError} an objective that the model's head is not for
+ */
+export function withLabelsOf<S extends ObjectiveSettings>(
+  settings: S,
+  opened: Pick<OpenModel, "name" | "adapter" | "classifier">,
+): S {
+  const { classifier } = opened;
+  const objective = objectiveOf(settings);
+  if (objective.head.kind !== "logits") return settings;
+  if (classifier === null) {
+    throw new UserError(
+      `--objective ${settings.objective} measures models that judge texts, and ${nameOf(opened)} predicts tokens; train it with --objective ${settings.objective} first, or give --adapter`,
+    );
+  }
+  if (!objective.accepts.includes("labelled")) return settings;
+  checkLabelSettings(settings, classifier.kind);
+  const { kind: labelKind, labels } = classifier;
+  if (settings.labels && settings.labels.join() !== labels.join())
+    throw new UserError(`--labels ${settings.labels.join()}: the model has the labels ${labels.join()}, in this order`);
+  return { ...settings, labelKind, ...(labels.length > 0 && { labels: [...labels] }) };
+}
+
+/** Classes that a note names. */
+const NAMED = 12;
+
+function describeLabels({ kind, labels }: Pick<Classifier, "kind" | "labels">, { counts }: FoundLabels): string {
+  if (kind === "number") return "the labels are numbers";
+  const named = labels.slice(0, NAMED).map((label) => `${label} ${counts.get(label) ?? 0}`);
+  const more = labels.length > NAMED ? ` and ${labels.length - NAMED} more` : "";
+  return `${labels.length} classes, ${kind === "single" ? "one" : "any number"} for each text, with so many training examples: ${named.join(", ")}${more}`;
+}
+
+/** @throws {UserError} a model that cannot have such a head, and settings of the head that is not there then */
+function checkFamily({ objective, targets, modulesToSave }: TrainConfig, opened: Opened): void {
+  const { config: model } = opened;
+  if (model.modulePrefix !== "model." || classifierOf(familyOf(model)) === null) {
+    const what = model.encoder
+      ? "a text encoder"
+      : model.modulePrefix === "model."
+        ? `of type ${model.family}, for which Transformers has no class that judges texts`
+        : "the text part of a model with images";
+    throw new UserError(
+      `--objective ${objective}: ${nameOf(opened)} is ${what}; expected a model that generates text, such as a Llama or Qwen`,
+    );
+  }
+  const { head } = modulesOf(model);
+  const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
+  if (flag !== null)
+    throw new UserError(
+      `--${flag} ${head}: --objective ${objective} puts the module ${TEXT_HEAD} in its place, which is trained whole`,
+    );
+}
+
+/** Looks at the labels of all training examples. @throws {UserError} bad examples, labels of several kinds */
+async function findLabels(config: TrainConfig, signal: AbortSignal | undefined): Promise<FoundLabels> {
+  const finder = createLabelFinder(config.labelKind ?? null);
+  const reading = { mapping: readMapping(config), unused: () => {} };
+  const objective = objectiveOf(config);
+  for (const file of parseSources(config.data).flatMap(({ path }) => trainingFiles(path))) {
+    for await (const { parse } of readEntries(file, reading)) {
+      signal?.throwIfAborted();
+      const example = parse();
+      if (example.kind !== "labelled") throw otherKind(objective, example);
+      finder.add(example.label, example.where);
+    }
+  }
+  return finder.found();
+}
+
+/** @throws {UserError} labels that the model's head does not know, or that are no choice */
+function classifierFor(
+  config: TrainConfig,
+  found: FoundLabels | null,
+  known: Classifier | null,
+): Pick<Classifier, "kind" | "labels"> {
+  if (found === null) return { kind: "number", labels: [] };
+  const { kind, counts } = found;
+  const labels = kind === "number" ? [] : (config.labels ?? [...counts.keys()]);
+  const twice = labels.find((label, i) => labels.indexOf(label) !== i);
+  if (twice !== undefined) throw new UserError(`--labels: ${show(twice)} is given twice`);
+  if (known && !known.labels.every((label, id) => label === `LABEL_${id}`)) {
+    if (config.labels && config.labels.join() !== known.labels.join())
+      throw new UserError(
+        `--labels ${config.labels.join()}: the model's head has the labels ${known.labels.join()}, in this order`,
+      );
+    if (kind !== known.kind && !(kind === "single" && known.kind === "number"))
+      throw new UserError(
+        `the model's head is for labels of the kind ${known.kind}; those of the training examples are of the kind ${kind}`,
+      );
+    return known;
+  }
+  if (kind === "single" && labels.length < 2) {
+    throw new UserError(
+      `${config.data}: all training examples have the label ${show(labels[0])}; expected at least two classes, or --labels that names others`,
+    );
+  }
+  return { kind, labels };
+}
+
+/** Returns what is settled now: kind, names, and the classes' weights as numbers. */
+function labelSettings(
+  { classWeights }: Pick<TrainConfig, "classWeights">,
+  { kind, labels }: Pick<Classifier, "kind" | "labels">,
+  { counts }: FoundLabels,
+): Pick<TrainConfig, "labels" | "labelKind" | "classWeights"> {
+  const names = labels.length === 0 ? {} : { labels: [...labels] };
+  if (classWeights?.length !== 1 || classWeights[0] !== BALANCED) return { ...names, labelKind: kind };
+  const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
+  // As scikit-learn's: so that the classes' weights times their texts are equal, and their sum is that of the texts.
+  const balanced = [...counts].map(([label, count]) => `${label}=${total / (counts.size * count)}`);
+  return { ...names, labelKind: kind, classWeights: balanced };
+}

@@ -1,0 +1,82 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { createRandom } from "../../src/base/random.ts";
+import { createBatches, type Batches, type MicroBatch } from "../../src/data/samples/batch.ts";
+import { createSampleStore } from "../../src/data/samples/sample-store.ts";
+import { IGNORED } from "../../src/data/samples/sample.ts";
+import type { LabelKind } from "../../src/hf/config/classifier.ts";
+import { drawnIn, type TrainerRun } from "./trainer.ts";
+
+/** The fixture of test/golden/classify: runs of Transformers' Trainer over micro-batches in the order in which they are drawn here. */
+export const CLASSIFY_FOLDER = join(import.meta.dir, "../golden/classify");
+
+export interface ClassifyRun extends TrainerRun {
+  readonly kind: LabelKind;
+}
+
+export interface LabelledText {
+  readonly ids: readonly number[];
+  readonly target: readonly number[];
+}
+
+export interface ClassifyFixture {
+  readonly batches: Readonly<Record<LabelKind, readonly (readonly LabelledText[])[]>>;
+  readonly runs: readonly {
+    readonly settings: ClassifyRun;
+    readonly name: string;
+    readonly expected: {
+      readonly steps: readonly { readonly loss: number; readonly gradientNorm: number }[];
+      /** Logits of the texts of the first epoch's micro-batches, in this order, after the last step. */
+      readonly logits: readonly (readonly number[])[];
+    };
+  }[];
+}
+
+const BATCH_SIZE = 2;
+const EPOCHS = 5;
+const TEXT_LENGTH = 20;
+const CLASSES = 3;
+/** The id of padding. */
+export const PAD = 0;
+const common = { batchSize: BATCH_SIZE, gradientAccumulation: 2, warmup: 4, clip: 0.5, beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
+
+export const CLASSIFY_RUNS: readonly ClassifyRun[] = [
+  { model: "smollm2", method: "full", kind: "single", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, ...common },
+  { model: "gemma2", method: "lora", kind: "single", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, ...common },
+  { model: "phi3", method: "lora", kind: "several", learningRate: 1e-2, schedule: "cosine", weightDecay: 0.1, ...common },
+  { model: "qwen2", method: "full", kind: "number", learningRate: 2e-3, schedule: "linear", weightDecay: 0.1, ...common },
+];
+
+export const outputsOf = (kind: LabelKind): number => (kind === "number" ? 1 : CLASSES);
+
+/** Texts of different lengths, some of which end with the token of padding. */
+export function labelledBatches(kind: LabelKind, packing = false): Batches {
+  const random = createRandom(7, "classify");
+  const store = createSampleStore((number) => `d:${number}`);
+  for (let i = 0; i < 16; i++) {
+    const ids = Int32Array.from({ length: 3 + random.below(TEXT_LENGTH - 3) }, () => 5 + random.below(80));
+    if (i % 4 === 0) ids[ids.length - 1] = PAD;
+    const target = {
+      single: () => [random.below(CLASSES)],
+      several: () => Array.from({ length: CLASSES }, () => random.below(2)),
+      number: () => [Math.fround(random.normal())],
+    }[kind]();
+    store.add({ ids, labels: ids.slice().fill(IGNORED), weights: null, target: Float32Array.from(target) }, i + 1);
+  }
+  const options = { rows: BATCH_SIZE, rowLength: TEXT_LENGTH, packing, seed: 5, shuffle: true, padId: PAD };
+  return createBatches(store.finish(), options);
+}
+
+export const drawn = (batches: Batches): MicroBatch[] => drawnIn(EPOCHS, batches);
+
+export function textsOf({ ids, spans, targets }: MicroBatch): LabelledText[] {
+  const width = targets!.length / spans.length;
+  return spans.map(([span], i) => ({
+    ids: [...ids.subarray(span!.from, span!.to)],
+    target: [...targets!.subarray(i * width, (i + 1) * width)],
+  }));
+}
+
+export function readClassifyFixture(): ClassifyFixture {
+  return JSON.parse(readFileSync(join(CLASSIFY_FOLDER, "classify.json"), "utf8")) as ClassifyFixture;
+}
