@@ -9,6 +9,8 @@ import { namedExtraTokens, withConfiguredTokens } from "./added-tokens.ts";
 import { additionalTemplates, CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
 import type { SpecialText, TemplateArgs } from "./rendering.ts";
 import { createEscape, type Escape } from "./escape.ts";
+import { useExactParts } from "./exact/parts.ts";
+import { createSurroundings, type Surrounded } from "./surroundings.ts";
 import { cacheWords, type FastEncode } from "./word-cache.ts";
 
 /** A model's tokenizer: `tokenizer.json`, or `tokenizer.model`, with what `tokenizer_config.json` says about it. */
@@ -37,6 +39,8 @@ export interface Tokenizer {
   /** The tokens that the post-processor puts in front of a text (`<s>` for Llama) and behind it. */
   readonly prefix: readonly number[];
   readonly suffix: readonly number[];
+  /** A text's tokens, or those of two, with all that the post-processor puts around and between them, and the type of each token. */
+  surround(first: Int32Array, second?: Int32Array): Surrounded;
   readonly eosId: number | null;
   readonly bosId: number | null;
   readonly padId: number | null;
@@ -104,6 +108,7 @@ export function createTokenizer(
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...json }, {});
     keepByteOrderMarks(inner.decoder);
     knowAllDigits(inner.pre_tokenizer);
+    useExactParts(inner, json);
     fast = cacheWords(inner);
     escape = createEscape(inner);
     inner.decode(inner.encode("a").ids);
@@ -170,6 +175,7 @@ export function createTokenizer(
     addedTokens,
     prefix,
     suffix,
+    surround: createSurroundings(json.post_processor),
     eosId: namedId("eos_token"),
     bosId: namedId("bos_token"),
     padId: namedId("pad_token"),

@@ -24,7 +24,7 @@ interface Model extends MergingModel {
 interface Inner {
   readonly splitter_unnormalized: Splitter;
   readonly splitter_normalized: Splitter;
-  readonly added_tokens_map: ReadonlyMap<string, { readonly id: number; readonly lstrip?: boolean; readonly rstrip?: boolean }>;
+  readonly added_tokens_map: ReadonlyMap<string, AddedToken>;
   readonly normalizer: ((text: string) => string) | null;
   readonly pre_tokenizer: PreTokenizer | null;
   readonly model: Model | null;
@@ -32,19 +32,34 @@ interface Inner {
   readonly do_lowercase_and_remove_accent?: boolean;
 }
 
+/** A token beside the vocabulary, and whether it takes the white space in front of it, or behind it. */
+interface AddedToken {
+  readonly id: number;
+  lstrip?: boolean;
+  rstrip?: boolean;
+}
+
 /** Returns the ids of a text, without those that the post-processor adds; null: the library has to be asked. */
 export type FastEncode = (text: string) => Int32Array | null;
 
 /**
- * Makes a byte-level BPE tokenizer remember the tokens of each word: language repeats its words, and writing one in the
+ * Makes a byte-level BPE tokenizer, or one of word pieces, remember the tokens of each word: language repeats its words, and writing one in the
  * byte alphabet and merging it is most of the work. The byte alphabet's stage then only splits, and the model takes
  * plain words. Other tokenizers are left as they are but for the search for added tokens; the tokens are the same either way.
  * Returns a faster way to the ids alone; null: there is none for this tokenizer.
  */
 export function cacheWords(tokenizer: HuggingFaceTokenizer): FastEncode | null {
   const inner = tokenizer as unknown as Inner;
-  for (const splitter of [inner.splitter_unnormalized, inner.splitter_normalized]) if (splitter) skipToFirsts(splitter);
+  const stripping = takeStripping(inner.added_tokens_map);
+  for (const splitter of [inner.splitter_unnormalized, inner.splitter_normalized])
+    if (splitter) skipToFirsts(splitter, stripping);
   const { model } = inner;
+  if (model?.config.type === "WordPiece") {
+    const encode = model.encode.bind(model);
+    const tokensOf = remembered((word) => encode([word]));
+    model.encode = (words) => words.flatMap(tokensOf);
+    return null;
+  }
   const stages = stagesOf(inner.pre_tokenizer);
   const bytes = stages.at(-1);
   if (bytes?.config?.type !== "ByteLevel" || bytes.config.add_prefix_space || model?.config.type !== "BPE") return null;
@@ -99,13 +114,7 @@ function fastEncode(inner: Inner, idsOf: (word: string) => readonly number[]): F
   };
   /** Calls `take` with each part of a text that is no added token. */
   const eachPart = (splitter: Splitter, text: string, take: (part: string) => void): void => {
-    const parts = splitter.split(text);
-    parts.forEach((part, i) => {
-      const token = inner.added_tokens_map.get(part);
-      if (token?.lstrip && i > 0) parts[i - 1] = parts[i - 1]!.trimEnd();
-      if (token?.rstrip && i < parts.length - 1) parts[i + 1] = parts[i + 1]!.trimStart();
-    });
-    for (const part of parts) {
+    for (const part of splitter.split(text)) {
       if (part.length === 0) continue;
       const token = inner.added_tokens_map.get(part);
       if (token) push(token.id);
@@ -139,8 +148,27 @@ interface Splitter {
   split(text: string): string[];
 }
 
+const WHITE = /\p{White_Space}/u;
+
+/** Added tokens that take white space at their sides. */
+interface Stripping {
+  readonly left: ReadonlySet<string>;
+  readonly right: ReadonlySet<string>;
+}
+
+/** Takes this work from the library, to which a byte order mark is white space and U+0085 is not. */
+function takeStripping(tokens: ReadonlyMap<string, AddedToken>): Stripping {
+  const [left, right] = [new Set<string>(), new Set<string>()];
+  for (const [text, token] of tokens) {
+    if (token.lstrip) left.add(text);
+    if (token.rstrip) right.add(text);
+    token.lstrip = token.rstrip = false;
+  }
+  return { left, right };
+}
+
 /** Makes a splitter look only where a token can begin. */
-function skipToFirsts(splitter: Splitter): void {
+function skipToFirsts(splitter: Splitter, { left, right }: Stripping): void {
   const firsts = Object.keys(splitter.trie).map((character) => RegExp.escape(character));
   if (firsts.length === 0) {
     splitter.split = (text) => (text === "" ? [] : [text]);
@@ -157,10 +185,12 @@ function skipToFirsts(splitter: Splitter): void {
       for (let i = found.index; i < text.length && (node = node[text[i]!]); i++)
         token = (node.end as string | undefined) ?? token;
       if (token === null) continue;
-      if (found.index > start) parts.push(text.slice(start, found.index));
+      let end = found.index;
+      if (left.has(token)) while (end > start && WHITE.test(text[end - 1]!)) end--;
+      if (end > start) parts.push(text.slice(start, end));
       parts.push(token);
-      start = found.index + token.length;
-      pattern.lastIndex = start;
+      start = pattern.lastIndex = found.index + token.length;
+      if (right.has(token)) while (start < text.length && WHITE.test(text[start]!)) start++;
     }
     if (start < text.length) parts.push(text.slice(start));
     return parts;
