@@ -69,15 +69,18 @@ describe("decoding with a cache gives the tokens of full forward passes", () => 
 });
 
 describe("the text in the cache", () => {
-  test("another text keeps what it shares with the last one, and gives what a fresh decoder gives", async () => {
-    const { config, full, decoder } = await pair(modelFolder("llama"), null, 64);
-    const [a, b] = [randomIds(1, 40, config.vocabSize), randomIds(2, 30, config.vocabSize)];
-    decoder.feed(a);
-    for (const text of [[...a.slice(0, 20), ...b], a.slice(0, 33), a.slice(0, 33), b]) {
-      expect(relativeError(decoder.feed(text), full.logits(text))).toBeLessThan(1e-5);
-      expect(decoder.ids).toEqual(text);
-    }
-  });
+  test.each(["llama", "lfm2"] as const)(
+    "%s: another text keeps what it shares with the last one, and gives what a fresh decoder gives",
+    async (family) => {
+      const { config, full, decoder } = await pair(modelFolder(family), null, 64);
+      const [a, b] = [randomIds(1, 40, config.vocabSize), randomIds(2, 30, config.vocabSize)];
+      decoder.feed(a);
+      for (const text of [[...a.slice(0, 20), ...b], a.slice(0, 33), a.slice(0, 33), b]) {
+        expect(relativeError(decoder.feed(text), full.logits(text))).toBeLessThan(1e-5);
+        expect(decoder.ids).toEqual(text);
+      }
+    },
+  );
 
   test("a text that grows longer than LongRoPE's limit, and a shorter one after it, are computed anew", async () => {
     const { config, full, decoder } = await pair(modelFolder("phi4-mini"), null, 64);
@@ -136,7 +139,7 @@ describe("many prompts: the tokens of each are those of a new decoder, to the bi
     return { ids, seen };
   }
 
-  test.each(SLOW ? (["llama", "gemma3", "phi4-mini", "qwen3"] as const) : (["llama", "phi4-mini"] as const))(
+  test.each(SLOW ? (["llama", "gemma3", "phi4-mini", "qwen3", "lfm2"] as const) : (["llama", "phi4-mini", "lfm2"] as const))(
     "%s, by 1, 3 and 8 decoders, on 1 and 2 threads",
     async (family) => {
       const folder = modelFolder(family);
