@@ -69,7 +69,10 @@ describe("train --objective kto", () => {
   test("the same to the bit: without gradient checkpointing, resumed", async () => {
     const steps = ["--steps", "6", "--gradient-accumulation", "2", "--batch-size", "2", "--valid", held, "--kto-beta", "0.3"];
     const { output: whole } = await train("whole", ...steps);
-    const { output: again } = await train("again", ...steps, "--no-gradient-checkpointing");
+    const { output: again, shown: alike } = await train("again", ...steps, "--no-gradient-checkpointing");
+    expect(alike).not.toContain("--batch-size");
+    const single = await train("single", "--steps", "1", "--batch-size", "1", "--no-packing");
+    expect(single.shown).toContain("--batch-size 1: kto estimates from a single example how far the model has moved");
     expect(numbers(again)).toEqual(numbers(whole));
     expect(bytes(again)).toEqual(bytes(whole));
     const { output: part } = await train("part", ...steps, "--save-every", "2");

@@ -28,10 +28,10 @@ export interface LoadedData {
  * @throws {UserError} anything that is missing or does not fit
  */
 export async function loadData(
-  config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest" | "columns" | "roles" | "batchSize">,
+  config: Pick<TrainConfig, "data" | "valid" | "seed" | "loadBest" | "columns" | "roles" | "batchSize" | "packing">,
   {
     maker,
-    objective: { texts, mismatched },
+    objective: { name, texts, mismatched },
     maxLength,
   }: { readonly maker: SampleMaker; readonly objective: Objective; readonly maxLength: number },
   options: PrepareOptions,
@@ -61,6 +61,10 @@ export async function loadData(
     : paths.length > 0
       ? { path: paths[0]!, number: 1 }
       : null;
+  if (mismatched && config.batchSize === 1 && !config.packing)
+    options.onNote?.(
+      `--batch-size 1: ${name} estimates from a single example how far the model has moved; --batch-size 4 or more gives it better estimates`,
+    );
   const arranged = (set: SampleSet): SampleSet =>
     mismatched ? withMismatched(set, { group: Math.max(2, config.batchSize), maxLength }) : set;
   return {
