@@ -1,7 +1,7 @@
 import { afterEach, expect, setDefaultTimeout, setSystemTime, spyOn, test } from "bun:test";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { run as evaluate } from "../../src/cli/verbs/eval.ts";
+import { run as evaluate } from "../../src/cli/verbs/score/eval.ts";
 import { run as trainVerb } from "../../src/cli/verbs/train.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { writeTinyModel } from "../support/cli.ts";

@@ -153,7 +153,7 @@ export type VerbEvent =
     }
   /** `generate`: the `number`-th of `of` answers, for the prompt at `where`. */
   | { readonly type: "answer"; readonly number: number; readonly of: number; readonly where: string; readonly tokens: number }
-  /** `generate`, `merge`, `export`: what was written. */
+  /** `generate`, `classify`, `merge`, `export`: what was written. */
   | { readonly type: "written"; readonly files: readonly string[]; readonly seconds: number }
   /** `data check`: something is wrong with the example at `where`. Only the first of a kind are listed (`--listed`). */
   | {

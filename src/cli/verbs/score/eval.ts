@@ -1,10 +1,10 @@
-import { evaluate, evaluateOptionsSchema } from "../../library/evaluate.ts";
-import { metricTexts, objectiveOf } from "../../objectives/index.ts";
-import { describeFlags } from "../flags/flags.ts";
-import { JSON_FLAG, readFlags } from "../flags/model-flags.ts";
-import { printEvent } from "../terminal/display.ts";
-import { createVerbSink } from "../terminal/verb-events.ts";
-import { print } from "../terminal/output.ts";
+import { evaluate, evaluateOptionsSchema } from "../../../library/evaluate.ts";
+import { metricTexts, objectiveOf } from "../../../objectives/index.ts";
+import { describeFlags } from "../../flags/flags.ts";
+import { JSON_FLAG, readFlags } from "../../flags/model-flags.ts";
+import { printEvent } from "../../terminal/display.ts";
+import { createVerbSink } from "../../terminal/verb-events.ts";
+import { print } from "../../terminal/output.ts";
 
 const schema = evaluateOptionsSchema.extend(JSON_FLAG);
 

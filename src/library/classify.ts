@@ -1,0 +1,236 @@
+import { existsSync } from "node:fs";
+import { z } from "zod";
+import { UserError } from "../base/errors.ts";
+import { writeTextAtomic } from "../base/files/files.ts";
+import { createBreath } from "../base/process/event-loop.ts";
+import { type Mapping, createUnusedCounter, NO_MAPPING } from "../data/examples/columns.ts";
+import { readEntries } from "../data/examples/dataset.ts";
+import { type Example, exampleOf, type LabelledExample, readMapping } from "../data/examples/formats.ts";
+import { promptFiles } from "../data/examples/sources.ts";
+import { type DataRecord, parseRecord } from "../data/examples/values.ts";
+import { createBatches } from "../data/samples/batch.ts";
+import { createSampleMaker } from "../data/samples/sample-maker.ts";
+import { createSampleStore } from "../data/samples/sample-store.ts";
+import { openScorer } from "../generate/score.ts";
+import type { Classifier } from "../hf/config/classifier.ts";
+import { nameOf } from "../load/text-head.ts";
+import { withModel } from "../load/open-model.ts";
+import { checkContext, contextLimit } from "../models/context.ts";
+import { indexOfMost } from "../objectives/class-metrics.ts";
+import { logSoftmax } from "../objectives/classify.ts";
+import { objectiveOf } from "../objectives/index.ts";
+import { logSigmoid } from "../objectives/preference.ts";
+import { trainConfigSchema } from "../train/config.ts";
+import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "./options.ts";
+
+const COMMON = {
+  ...MODEL_OPTIONS,
+  ...CHAT_OPTIONS,
+  sequenceLength: z.int().min(1).optional().describe("tokens of a text, at most (the model's context)"),
+  truncate: z.boolean().default(false).describe("cut texts that are longer than the sequence length"),
+} as const;
+
+/** Judges the texts of files, or of standard input. */
+export const classifyFileSchema = z.strictObject({
+  ...COMMON,
+  data: z
+    .string()
+    .min(1)
+    .describe(
+      'texts, in files as train takes them ({"text"}, {"text", "text_pair"}, {"messages"}), lines of a .txt file, or - for standard input',
+    ),
+  columns: trainConfigSchema.shape.columns,
+  roles: trainConfigSchema.shape.roles,
+  out: z.string().min(1).optional().describe("JSONL file to write, one line for each text (standard output)"),
+  overwrite: z.boolean().default(false).describe("replace the file to write"),
+});
+
+const message = z.looseObject({ role: z.string(), content: z.unknown().optional() });
+
+/** Judges texts that are in memory: texts, pairs of texts, or conversations. */
+export const classifyTextsSchema = z.strictObject({
+  ...COMMON,
+  texts: z
+    .array(z.union([z.string(), z.strictObject({ text: z.string(), text_pair: z.string() }), z.array(message).min(1)]))
+    .min(1),
+});
+
+export type ClassifyOptions = z.input<typeof classifyFileSchema> | z.input<typeof classifyTextsSchema>;
+
+/** A model's verdict on a text. */
+export interface Judgement {
+  /** The likeliest class; of any number of classes a list of those from one half on. Absent where the model gives a value. */
+  readonly label?: string | readonly string[];
+  /** By class. */
+  readonly probabilities?: Readonly<Record<string, number>>;
+  /** The number that a model of values, or a reward model, gives. */
+  readonly value?: number;
+}
+
+/** A text and what a model says of it. */
+export type JudgedText = DataRecord & Judgement;
+
+export interface ClassifyResult {
+  /** In the order of the texts. */
+  readonly texts: readonly JudgedText[];
+  readonly tokens: number;
+  readonly seconds: number;
+}
+
+/** Tokens of a row, in which short texts lie behind each other. */
+const ROW_TOKENS = 512;
+
+/**
+ * Judges texts with a trained classifier or reward model: those of a file, or texts in memory. Nothing is written before all are judged. The event
+ * loop gets in between two rows.
+ * @throws the signal's reason
+ * @throws {UserError} texts that are none or too long, a model that predicts tokens, a file that is in the way
+ */
+export async function classify(options: ClassifyOptions, { sink = () => {}, signal }: CallOptions = {}): Promise<ClassifyResult> {
+  const flags = "texts" in options ? validateOptions(classifyTextsSchema, options) : validateOptions(classifyFileSchema, options);
+  const out = "out" in flags ? flags.out : undefined;
+  if ("overwrite" in flags && out !== undefined && !flags.overwrite && existsSync(out))
+    throw new UserError(`${out} exists; choose another file, or give --overwrite`);
+  signal?.throwIfAborted();
+  const onNote = (text: string) => sink({ type: "note", text });
+  return withModel(
+    flags,
+    async (model, executor) => {
+      const { config, tokenizer, classifier } = model;
+      if (classifier === null)
+        throw new UserError(
+          `${nameOf(model)} predicts tokens and judges no texts; train a classifier with --objective classify, or give its folder`,
+        );
+      const maxLength = flags.sequenceLength ?? contextLimit(config);
+      checkContext(config, maxLength);
+      const maker = createSampleMaker(tokenizer, { maxLength, truncate: flags.truncate, vocabSize: config.vocabSize });
+      const records: DataRecord[] = [];
+      const store = createSampleStore(() => "");
+      const examples = "texts" in flags ? examplesOf(flags.texts) : readTexts(flags.data, readMapping(flags), onNote);
+      for await (const { example, record } of examples) {
+        signal?.throwIfAborted();
+        store.add(maker.samples(example)[0]!, records.push(record));
+      }
+      const samples = store.finish();
+      if (samples.count === 0) throw new UserError("there is no text to judge");
+      const begin = performance.now();
+      const longest = samples.lengths.reduce((most, length) => Math.max(most, length), 1);
+      const rowLength = Math.max(longest, Math.min(ROW_TOKENS, samples.tokens));
+      const batches = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId: 0, shuffle: false });
+      const { kind, labels } = classifier;
+      const { head } = objectiveOf({ ...DEFAULTS, objective: "classify", labelKind: kind, labels: [...labels] });
+      const scorer = await openScorer(
+        executor,
+        { ...model, head, tokens: rowLength, texts: batches.most, weighted: false },
+        readingOf(flags, onNote, signal),
+      );
+      const judged: JudgedText[] = [];
+      const breathe = createBreath(signal);
+      try {
+        for (let index = 0; index < batches.count(0); index++) {
+          await breathe();
+          const batch = batches.batch(0, index);
+          const logits = scorer.textLogits(batch);
+          const outputs = logits.length / batch.members.length;
+          for (const [i, member] of batch.members.entries())
+            judged[member] = { ...records[member], ...judgementOf(classifier, logits.subarray(i * outputs, (i + 1) * outputs)) };
+        }
+      } finally {
+        scorer.close();
+      }
+      if (out !== undefined) writeTextAtomic(out, judged.map((each) => `${JSON.stringify(each)}\n`).join(""));
+      return { texts: judged, tokens: samples.tokens, seconds: (performance.now() - begin) / 1000 };
+    },
+    { onNote, check: checkOf(flags), predicts: "anything" },
+  );
+}
+
+/** The settings of all objectives as they are where nothing is given. */
+const DEFAULTS = trainConfigSchema.parse({ model: "-", data: "-" });
+
+/** Returns the meaning of the numbers that a head gives a text. */
+export function judgementOf({ kind, labels }: Classifier, logits: Float32Array): Judgement {
+  const named = (values: ArrayLike<number>) => Object.fromEntries(labels.map((label, c) => [label, values[c]!]));
+  switch (kind) {
+    case "single": {
+      const probabilities = logSoftmax(logits).map(Math.exp);
+      return { label: labels[indexOfMost(probabilities)]!, probabilities: named(probabilities) };
+    }
+    case "several": {
+      const probabilities = Float64Array.from(logits, (z) => Math.exp(logSigmoid(z)));
+      return { label: labels.filter((_, c) => probabilities[c]! >= 0.5), probabilities: named(probabilities) };
+    }
+    case "number":
+      return { value: logits[0]! };
+  }
+}
+
+interface TextToJudge {
+  readonly example: LabelledExample;
+  /** The text as it came, without a label. */
+  readonly record: DataRecord;
+}
+
+/** A text without a label is read as one with it: nothing looks at the label. */
+const STAND_IN = "-";
+
+const withStandIn = (record: DataRecord): DataRecord =>
+  Object.hasOwn(record, "text") || Object.hasOwn(record, "messages") ? { ...record, label: STAND_IN } : record;
+
+function textOf(example: Example, record: DataRecord): TextToJudge {
+  if (example.kind !== "labelled")
+    throw new UserError(
+      `${example.where}: expected {"text"}, {"text", "text_pair"} or {"messages"}; a text to be judged is none of the other formats`,
+    );
+  const names = ["text", "text_pair", "messages", "tools"];
+  return {
+    example,
+    record: Object.fromEntries(names.flatMap((name) => ((record[name] ?? null) === null ? [] : [[name, record[name]]]))),
+  };
+}
+
+function readRecord(
+  record: DataRecord,
+  where: string,
+  mapping: Mapping = NO_MAPPING,
+  unused: (column: string) => void = () => {},
+): TextToJudge {
+  const complete = withStandIn(record);
+  return textOf(exampleOf(complete, where, { mapping, unused }), complete);
+}
+
+function* examplesOf(texts: z.output<typeof classifyTextsSchema>["texts"]): Generator<TextToJudge> {
+  for (const [i, text] of texts.entries()) {
+    const record = typeof text === "string" ? { text } : Array.isArray(text) ? { messages: text } : text;
+    yield readRecord(record, `text ${i + 1}`);
+  }
+}
+
+/** The texts of files, or of standard input, which is read as a whole. @throws {UserError} at the first bad one, with its place */
+async function* readTexts(data: string, mapping: Mapping, onNote: (text: string) => void): AsyncGenerator<TextToJudge> {
+  if (data === "-") return yield* textsOfLines(await Bun.stdin.text(), "standard input", mapping);
+  for (const path of promptFiles(data)) {
+    if (path.endsWith(".txt")) {
+      yield* textsOfLines(await Bun.file(path).text(), path, mapping);
+      continue;
+    }
+    const unused = createUnusedCounter();
+    for await (const entry of readEntries(path, { mapping, unused: unused.count })) {
+      let record: DataRecord = {};
+      const example = entry.parse((read) => (record = withStandIn(read)));
+      yield textOf(example, record);
+    }
+    const note = unused.note(path);
+    if (note !== null) onNote(note);
+  }
+}
+
+/** Lines of text, or JSON objects where the first begins with a brace; empty lines are none. */
+function* textsOfLines(all: string, name: string, mapping: Mapping): Generator<TextToJudge> {
+  const isJson = all.trimStart().startsWith("{");
+  for (const [i, line] of all.split(/\r?\n/).entries()) {
+    if (line.trim() === "") continue;
+    const where = `${name}:${i + 1}`;
+    yield readRecord(isJson ? parseRecord(line, where) : { text: line }, where, mapping);
+  }
+}
