@@ -74,6 +74,16 @@ export const CASES = {
     diskBytes: 8.2e9,
   },
   "1.5b-bf16": { config: MIDDLE, storage: BF16, tokens: 512, rank: 16, strategy: PER_SEGMENT, limit: GIB, diskBytes: 3.2e9 },
+  // The planner chooses what stays in memory: the head, which is read more often than anything else.
+  "1.5b-budget": {
+    config: MIDDLE,
+    storage: BF16,
+    tokens: 512,
+    rank: 16,
+    strategy: { name: "budget", bytes: 1.25 * GIB },
+    limit: 1.25 * GIB,
+    diskBytes: 3.2e9,
+  },
   "7b-nf4": { config: SEVEN, storage: NF4, tokens: 512, rank: 16, strategy: PER_SEGMENT, limit: 1.5 * GIB, diskBytes: 6e9 },
   "7b-bf16": { config: SEVEN, storage: BF16, tokens: 512, rank: 16, strategy: PER_SEGMENT, limit: 2.3 * GIB, diskBytes: 15.3e9 },
   "14b-nf4": { config: FOURTEEN, storage: NF4, tokens: 128, rank: 16, strategy: PER_SEGMENT, limit: 2 * GIB, diskBytes: 10.6e9 },

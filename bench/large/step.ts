@@ -49,7 +49,7 @@ const options: EngineOptions = {
   tokens: [tokens],
   optimizer: chooseOptimizer({}),
   stream: {
-    mode: rank === null ? "auto" : "all",
+    mode: strategy.name === "budget" ? "auto" : "all",
     canStream: () => rank !== null,
     folder,
     bandwidth: NOMINAL_BANDWIDTH,

@@ -13,6 +13,7 @@ import { type Address, align, ALIGNMENT, type Executor } from "../../runtime/exe
 import { createForward, type ForwardRunner } from "../../runtime/forward.ts";
 import { measurePrograms } from "../../runtime/measure.ts";
 import { readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
+import { createSweeper } from "../../base/process/garbage.ts";
 import type { GradientWindow } from "../../runtime/streaming/gradient-window.ts";
 import { withOutside } from "../../runtime/streaming/outside.ts";
 import { trainedStream } from "../../runtime/streaming/trained-stream.ts";
@@ -225,6 +226,7 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
   const verifiers = lazilyBy((tokens: number) =>
     createVerifier(executor, programs, stepOf(tokens).segments, memory, plan.probes.get(tokens)!, checks),
   );
+  const sweep = createSweeper();
   const makeRunners = () =>
     lazilyBy((tokens: number) => {
       const step = stepOf(tokens);
@@ -233,6 +235,7 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
         verifier,
         ...(store && { offload: { outside: store, inFlight: step.chain.offload!.inFlight } }),
       });
+      sweep();
       return {
         runner,
         forecast: forecast(step, fixed, plan.predicted.temporary),
