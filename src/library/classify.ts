@@ -5,7 +5,7 @@ import { writeTextAtomic } from "../base/files/files.ts";
 import { createBreath } from "../base/process/event-loop.ts";
 import { type Mapping, createUnusedCounter, NO_MAPPING } from "../data/examples/columns.ts";
 import { readEntries } from "../data/examples/dataset.ts";
-import { type Example, exampleOf, type LabelledExample, readMapping } from "../data/examples/formats.ts";
+import { type Example, exampleOf, readMapping } from "../data/examples/formats.ts";
 import { promptFiles } from "../data/examples/sources.ts";
 import { type DataRecord, parseRecord } from "../data/examples/values.ts";
 import { createBatches } from "../data/samples/batch.ts";
@@ -37,7 +37,7 @@ export const classifyFileSchema = z.strictObject({
     .string()
     .min(1)
     .describe(
-      'texts, in files as train takes them ({"text"}, {"text", "text_pair"}, {"messages"}), lines of a .txt file, or - for standard input',
+      'texts, in files as train takes them ({"text"}, {"text", "text_pair"}, {"messages"}, {"prompt", "completion"}), lines of a .txt file, or - for standard input',
     ),
   columns: trainConfigSchema.shape.columns,
   roles: trainConfigSchema.shape.roles,
@@ -47,11 +47,18 @@ export const classifyFileSchema = z.strictObject({
 
 const message = z.looseObject({ role: z.string(), content: z.unknown().optional() });
 
-/** Judges texts that are in memory: texts, pairs of texts, or conversations. */
+/** Judges texts that are in memory: texts, pairs of texts, prompts with answers, or conversations. */
 export const classifyTextsSchema = z.strictObject({
   ...COMMON,
   texts: z
-    .array(z.union([z.string(), z.strictObject({ text: z.string(), text_pair: z.string() }), z.array(message).min(1)]))
+    .array(
+      z.union([
+        z.string(),
+        z.strictObject({ text: z.string(), text_pair: z.string() }),
+        z.strictObject({ prompt: z.string(), completion: z.string() }),
+        z.array(message).min(1),
+      ]),
+    )
     .min(1),
 });
 
@@ -166,7 +173,7 @@ export function judgementOf({ kind, labels }: Classifier, logits: Float32Array):
 }
 
 interface TextToJudge {
-  readonly example: LabelledExample;
+  readonly example: Example;
   /** The text as it came, without a label. */
   readonly record: DataRecord;
 }
@@ -177,16 +184,16 @@ const STAND_IN = "-";
 const withStandIn = (record: DataRecord): DataRecord =>
   Object.hasOwn(record, "text") || Object.hasOwn(record, "messages") ? { ...record, label: STAND_IN } : record;
 
+/** Keys of a text that stand in its line of the result. */
+const TEXT_KEYS = ["text", "text_pair", "messages", "tools", "prompt", "completion"];
+
 function textOf(example: Example, record: DataRecord): TextToJudge {
-  if (example.kind !== "labelled")
+  if (example.kind !== "labelled" && example.kind !== "completion")
     throw new UserError(
-      `${example.where}: expected {"text"}, {"text", "text_pair"} or {"messages"}; a text to be judged is none of the other formats`,
+      `${example.where}: expected {"text"}, {"text", "text_pair"}, {"messages"} or {"prompt", "completion"}; a text to be judged is none of the other formats`,
     );
-  const names = ["text", "text_pair", "messages", "tools"];
-  return {
-    example,
-    record: Object.fromEntries(names.flatMap((name) => ((record[name] ?? null) === null ? [] : [[name, record[name]]]))),
-  };
+  const own = TEXT_KEYS.filter((key) => (record[key] ?? null) !== null);
+  return { example, record: Object.fromEntries(own.map((key) => [key, record[key]])) };
 }
 
 function readRecord(

@@ -10,10 +10,11 @@ import { dpo } from "./dpo.ts";
 import { kto } from "./kto.ts";
 import { nextToken } from "./next-token.ts";
 import { orpo } from "./orpo.ts";
+import { reward } from "./reward.ts";
 import { simpo } from "./simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, dpo, kto, orpo, simpo, classify] as const;
+const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 

@@ -12,10 +12,15 @@ export const REWARD_ACCURACY: Metric = {
   digits: 1,
 };
 
-export const REWARDS: readonly Metric[] = [
+/** The rewards of both answers. */
+export const SCORES: readonly Metric[] = [
   { name: "rewards/margins", label: null, better: "higher", digits: 4 },
   { name: "rewards/chosen", label: null, better: "higher", digits: 4 },
   { name: "rewards/rejected", label: null, better: "lower", digits: 4 },
+];
+
+export const REWARDS: readonly Metric[] = [
+  ...SCORES,
   { name: "logps/chosen", label: null, better: "higher", digits: 4 },
   { name: "logps/rejected", label: null, better: "lower", digits: 4 },
 ];

@@ -98,7 +98,7 @@ describe("remat classify", () => {
       writeFileSync(join(folder, name), text);
       return join(folder, name);
     };
-    const prompts = file("prompts.jsonl", '{"text":"a"}\n{"prompt":"a","completion":"b"}\n');
+    const prompts = file("prompts.jsonl", '{"text":"a"}\n{"question":"a","answer":"b"}\n');
     expect(await refused(...flags, "--model", lora, "--data", prompts)).toContain(`${prompts}:2: expected {"text"}`);
     const long = file("long.txt", `a\n${"a b ".repeat(300)}\n`);
     expect(await refused(...flags, "--model", lora, "--data", long)).toContain(`${long}:2: the example has`);

@@ -34,6 +34,10 @@ export interface KtoRun extends TrainerRun {
   readonly ktoUndesirableWeight: number;
 }
 
+export interface RewardRun extends TrainerRun {
+  readonly rewardCentring: number;
+}
+
 /** A text with its labels at its own tokens, as Transformers has them. */
 export interface PreferenceText {
   readonly ids: readonly number[];
@@ -145,6 +149,11 @@ export const KTO_RUNS: readonly KtoRun[] = [
     ...common,
     batchSize: 4,
   },
+];
+
+export const REWARD_RUNS: readonly RewardRun[] = [
+  { model: "smollm2", method: "full", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, rewardCentring: 0, ...common },
+  { model: "gemma2", method: "lora", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, rewardCentring: 0.05, ...common },
 ];
 
 /** Answers with what is said of them, each with a mismatched one. */

@@ -1,0 +1,108 @@
+import type { Batches, MicroBatch } from "../../src/data/samples/batch.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { headBatch } from "../../src/load/head-batch.ts";
+import { withNewHead } from "../../src/load/text-head.ts";
+import { hasAdapters, type Tuning } from "../../src/models/tuning.ts";
+import { objectiveOf } from "../../src/objectives/index.ts";
+import type { LogitsHead } from "../../src/objectives/objective.ts";
+import { chooseOptimizer } from "../../src/optimizers/index.ts";
+import { createOrtExecutor } from "../../src/ort/executor.ts";
+import type { Executor } from "../../src/runtime/executor.ts";
+import { readTensor } from "../../src/runtime/resident.ts";
+import { trainConfigSchema } from "../../src/train/config.ts";
+import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
+import { START } from "../../src/train/run/checkpoint.ts";
+import { type Evaluation, type StepMetrics, trainLoop } from "../../src/train/run/loop.ts";
+import { createEngine } from "../../src/train/step/engine.ts";
+import { createOptimizer } from "../../src/train/step/optimizer.ts";
+import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { goldenTuning, modelFolder, readAdapter } from "./golden.ts";
+import type { TrainerRun } from "./trainer.ts";
+
+/** Describes a whole run that ends in a head for texts. */
+export interface JudgedRun {
+  readonly run: TrainerRun;
+  /** The objective and its settings. */
+  readonly objective: Readonly<Record<string, unknown>>;
+  readonly batches: Batches;
+  readonly padId: number;
+  /** The head at the start. */
+  readonly start: Float32Array;
+}
+
+export interface JudgedResult {
+  readonly steps: readonly StepMetrics[];
+  /** After the last step, of the first epoch's micro-batches. */
+  readonly evaluation: Evaluation;
+  readonly weights: ReadonlyMap<string, Float32Array>;
+  readonly logits: readonly Float32Array[];
+}
+
+export const EXECUTORS: Readonly<Record<string, () => Promise<Executor>>> = {
+  wasm: () => createWasmExecutor({ threads: 1, matmul: "wasm" }),
+  native: () => createWasmExecutor({ threads: 1, matmul: "native" }),
+  "ort-cpu": async () => createOrtExecutor({ threads: 1 }),
+};
+
+/** What the fixtures train: everything, or an adapter with the head whole beside it. */
+function tuningOf({ model, method }: TrainerRun): Tuning {
+  const tuning = goldenTuning(model, method);
+  return hasAdapters(tuning) ? { ...tuning, trains: (name) => name === "score.weight" } : tuning;
+}
+
+/** Trains 20 steps. Closes the executor. */
+export async function trainedJudge(
+  { run, objective, batches, padId, start }: JudgedRun,
+  executor: Executor,
+  strategy: Checkpointing,
+): Promise<JudgedResult> {
+  const { batchSize: _, ...given } = run;
+  const own = Object.fromEntries(Object.entries(given).filter(([key]) => key in trainConfigSchema.shape));
+  const config = trainConfigSchema.parse({ ...own, ...objective, model: "-", data: "-", steps: 20 });
+  const { head, texts } = objectiveOf(config);
+  const { outputs } = head as LogitsHead;
+  const folder = modelFolder(run.model);
+  const model = { ...loadConfig(folder), textHead: { outputs, padId } };
+  const source = openModelWeights(folder, model);
+  const engine = createEngine(executor, {
+    config: model,
+    source: withNewHead(source, outputs, model.hiddenSize, 1),
+    tuning: tuningOf(run),
+    strategy,
+    tokens: batches.sizes,
+    head: head.kind,
+    texts: texts * batches.most,
+    optimizer: chooseOptimizer(config),
+  });
+  const { resident } = engine;
+  const write = (name: string, data: Float32Array) =>
+    executor.write(resident.param.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  if (run.method === "lora") for (const [name, data] of readAdapter(run.model).tensors) write(name, data);
+  write(run.method === "lora" ? "base_model.model.score.weight" : "score.weight", start);
+  const steps: StepMetrics[] = [];
+  const evaluations: Evaluation[] = [];
+  const events = {
+    step: (step: StepMetrics) => void steps.push(step),
+    evaluation: (evaluation: Evaluation) => void evaluations.push(evaluation),
+    checkpoint: () => {},
+    warning: () => {},
+  };
+  const valid: MicroBatch[] = Array.from({ length: batches.count(0) }, (_each, index) => batches.batch(0, index));
+  const checkpoints = { save: () => {}, restore: () => null, restoreBest: () => null };
+  const rest = { checkpoints, events, collect: () => {}, shouldStop: () => false };
+  await trainLoop(
+    { engine, optimizer: createOptimizer(engine, config), data: { train: batches, valid }, config, ...rest },
+    START,
+  );
+  const weights = new Map(
+    resident.params
+      .filter(({ trainable }) => trainable)
+      .map(({ name, type }) => [name, readTensor(executor, resident.param.get(name)!, type).slice()]),
+  );
+  const logits = valid.map((batch) => engine.textLogits(headBatch(head, batch, model)).slice());
+  engine.close();
+  source.close();
+  executor.close();
+  return { steps, evaluation: evaluations.at(-1)!, weights, logits };
+}
