@@ -16,6 +16,7 @@ import type { Classifier } from "../hf/config/classifier.ts";
 import { nameOf } from "../load/text-head.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
+import { tempered } from "../objectives/calibration.ts";
 import { indexOfMost } from "../objectives/class-metrics.ts";
 import { logSoftmax } from "../objectives/classify.ts";
 import { objectiveOf } from "../objectives/index.ts";
@@ -156,7 +157,8 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
 const DEFAULTS = trainConfigSchema.parse({ model: "-", data: "-" });
 
 /** Returns the meaning of the numbers that a head gives a text. */
-export function judgementOf({ kind, labels }: Classifier, logits: Float32Array): Judgement {
+export function judgementOf({ kind, labels, temperature }: Classifier, given: Float32Array): Judgement {
+  const logits = tempered(given, temperature ?? 1);
   const named = (values: ArrayLike<number>) => Object.fromEntries(labels.map((label, c) => [label, values[c]!]));
   switch (kind) {
     case "single": {
@@ -168,7 +170,7 @@ export function judgementOf({ kind, labels }: Classifier, logits: Float32Array):
       return { label: labels.filter((_, c) => probabilities[c]! >= 0.5), probabilities: named(probabilities) };
     }
     case "number":
-      return { value: logits[0]! };
+      return { value: given[0]! };
   }
 }
 

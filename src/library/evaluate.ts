@@ -3,7 +3,7 @@ import { UserError } from "../base/errors.ts";
 import { createBreath } from "../base/process/event-loop.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { evaluationFiles } from "../data/examples/sources.ts";
-import { type Batches, createBatches } from "../data/samples/batch.ts";
+import { type Batches, createBatches, type MicroBatch } from "../data/samples/batch.ts";
 import { groupSamples } from "../data/samples/groups.ts";
 import { withMismatched } from "../data/samples/mismatched.ts";
 import { mixSamples } from "../data/samples/mix.ts";
@@ -11,13 +11,14 @@ import { loadSamples } from "../data/samples/prepare.ts";
 import type { SampleSet } from "../data/samples/sample-store.ts";
 import { createSampleMaker } from "../data/samples/sample-maker.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
-import { openScorer, type ScorerOptions } from "../generate/score.ts";
+import { openScorer, type Scorer, type ScorerOptions } from "../generate/score.ts";
 import type { ReadWeightsOptions } from "../load/open-weights.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
-import { addSums, hasReference, type Sums } from "../objectives/objective.ts";
+import { addSums, type Head, hasReference, type Sums, type Values } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
+import { tempered } from "../objectives/calibration.ts";
 import { predictionOf, withLabelsOf } from "../train/labels.ts";
 import { startOfDay } from "../train/run/date.ts";
 import { addReferences, createReferences, type References, withReferences } from "../train/step/references.ts";
@@ -46,7 +47,7 @@ export interface EvaluateResult {
   readonly loss: number;
   /** The objective's, by name: for next-token `perplexity`, and as `accuracy` the share of these tokens that were the likeliest one. */
   readonly metrics: Readonly<Record<string, number>>;
-  /** Results of the objective that are no numbers: for classify the confusion matrix, and of each class precision, recall and F1. */
+  /** Results of the objective that are no numbers: for classify the confusion matrix, of each class precision, recall and F1, and what the temperature makes of loss, Brier score and calibration error. */
   readonly details?: Readonly<Record<string, unknown>>;
 }
 
@@ -98,20 +99,20 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
         : plain;
       const scorer = await openScorer(executor, options, reading);
       const breathe = createBreath(signal);
-      let sums: Sums | null = null;
+      const tally = createTally(objective.head, scorer, model.classifier?.temperature ?? null);
       let [labelled, used] = [0, 0];
       try {
         for (let index = 0; index < batches.count(0); index++) {
           await breathe();
           const batch = batches.batch(0, index);
-          sums = addSums(sums, scorer.score(batch));
+          tally.add(batch);
           labelled += batch.labelled;
           used += batch.used;
         }
       } finally {
         scorer.close();
       }
-      const { loss, metrics, details } = objective.head.values(sums!);
+      const { loss, metrics, details } = tally.values();
       if (!Number.isFinite(loss)) {
         throw new UserError(
           `the loss is ${loss}, though all weights are finite: a value within the model is too large for the type that it is computed in. The weights come from training that diverged, or want another --dtype`,
@@ -124,6 +125,26 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
     },
     { onNote, check: checkOf(flags), predicts: predictionOf(flags) },
   );
+}
+
+/** Adds up what a model says of micro-batches; of a classifier with a temperature also what it says at that. */
+function createTally(head: Head, scorer: Scorer, temperature: number | null) {
+  let [sums, atTemperature]: (Sums | null)[] = [null, null];
+  return {
+    add(batch: MicroBatch): void {
+      if (head.kind !== "logits") return void (sums = addSums(sums!, scorer.score(batch)));
+      const logits = scorer.textLogits(batch);
+      sums = addSums(sums!, head.judge(batch, logits).sums);
+      if (temperature !== null) atTemperature = addSums(atTemperature!, head.judge(batch, tempered(logits, temperature)).sums);
+    },
+    values(): Values {
+      const { details, ...values } = head.values(sums!);
+      if (!atTemperature) return { ...values, ...(details && { details }) };
+      const { loss, metrics } = head.values(atTemperature);
+      const { brier, ece } = metrics as Partial<Record<"brier" | "ece", number>>;
+      return { ...values, details: { ...details, calibrated: { temperature, loss, brier, ...(ece !== undefined && { ece }) } } };
+    },
+  };
 }
 
 /**

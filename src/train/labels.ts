@@ -49,7 +49,7 @@ export async function withHead(
   const known = opened.classifier;
   const padId = known?.padId ?? model.padTokenId ?? tokenizer.padId ?? null;
   const found = objective.accepts.includes("labelled") ? await findLabels(config, signal) : null;
-  const classifier = { ...classifierFor(config, found, known), padId };
+  const classifier = { ...classifierFor(config, found, known), padId, temperature: null };
   if (found) {
     checkLabelSettings(config, classifier.kind);
     onNote?.(describeLabels(classifier, found));

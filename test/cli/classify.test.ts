@@ -44,7 +44,10 @@ const evaluate = async (...flags: string[]) =>
     readonly loss: number;
     readonly class_accuracy: number;
     readonly f1_macro: number;
-    readonly details: { readonly confusion: { readonly labels: string[]; readonly counts: number[][] } };
+    readonly details: {
+      readonly confusion: { readonly labels: string[]; readonly counts: number[][] };
+      readonly calibrated: { readonly temperature: number; readonly loss: number };
+    };
   };
 
 describe("train --objective classify", () => {
@@ -65,7 +68,9 @@ describe("train --objective classify", () => {
     expect(said).toContain("texts judged as a whole; 9 held out");
     const config = read("lora", "adapter_config.json");
     expect(config).toMatchObject({ task_type: "SEQ_CLS", modules_to_save: ["score"], peft_type: "LORA" });
-    expect(read("lora", "classifier.json")).toEqual({
+    expect(said).toMatch(/temperature [\d.]+, fitted on 9 held-out texts: calibration error [\d.]+ to [\d.]+, Brier score/);
+    const { temperature, ...classifier } = read("lora", "classifier.json");
+    expect(classifier).toEqual({
       problem_type: "single_label_classification",
       id2label: { 0: "bad", 1: "dull", 2: "good" },
       label2id: { bad: 0, dull: 1, good: 2 },
@@ -86,7 +91,13 @@ describe("train --objective classify", () => {
         [0, 0, 3],
       ],
     });
+    expect(result.details.calibrated.temperature).toBe(temperature as number);
+    expect(result.details.calibrated.loss).toBeLessThanOrEqual(result.loss);
+    const [judged] = (await ok("classify", "--model", join(folder, "lora"), "--data", held, "--threads", "1")).split("\n");
+    const { probabilities } = JSON.parse(judged!) as { readonly probabilities: Record<string, number> };
+    expect(Object.values(probabilities).reduce((sum, each) => sum + each, 0)).toBeCloseTo(1, 9);
     await ok("merge", "--adapter", join(folder, "lora"), "--out", join(folder, "merged"));
+    expect(read("merged", "classifier.json")["temperature"]).toBe(temperature);
     expect(read("merged", "config.json")).toMatchObject({
       architectures: ["LlamaForSequenceClassification"],
       id2label: { 0: "bad", 1: "dull", 2: "good" },
@@ -123,6 +134,8 @@ describe("train --objective classify", () => {
     await train("stopped", "--steps", "3");
     await train("stopped", "--steps", "6", "--resume");
     expect(hash("stopped")).toBe(hash("straight"));
+    await train("streamed", "--steps", "6", "--stream", "all");
+    expect(hash("streamed")).toBe(hash("straight"));
   });
 
   test("several classes, values and conversations; tables and pairs of texts", async () => {

@@ -9,7 +9,7 @@ import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/sa
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
-import { exportTrained, keepCompanions } from "../../src/train/run/export.ts";
+import { exportTrained, keepCompanions } from "../../src/train/run/export/export.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { copyFolder, remat } from "../support/cli.ts";
 import { adapterFolder, batchFile, modelFolder, readExpected, readTensors, relativeError } from "../support/golden.ts";

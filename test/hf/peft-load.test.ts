@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { exportTrained } from "../../src/train/run/export.ts";
+import { exportTrained } from "../../src/train/run/export/export.ts";
 import { readTensors, relativeError } from "../support/golden.ts";
 import { adaptedEngine, peftFixture, type Written, WRITTEN } from "../support/peft.ts";
 import { filesIn, temporaryFolder } from "./temp.ts";

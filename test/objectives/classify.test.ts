@@ -6,6 +6,8 @@ import { createLabelFinder } from "../../src/data/examples/judged/labels.ts";
 import type { MicroBatch } from "../../src/data/samples/batch.ts";
 import type { LabelKind } from "../../src/hf/config/classifier.ts";
 import { lastTokens } from "../../src/load/head-batch.ts";
+import { createRandom } from "../../src/base/random.ts";
+import { fitTemperature, tempered } from "../../src/objectives/calibration.ts";
 import { classify } from "../../src/objectives/classify.ts";
 import { addSums, type LogitsHead } from "../../src/objectives/objective.ts";
 import { CLASSIFY_FOLDER } from "../support/classify.ts";
@@ -23,6 +25,8 @@ interface LossCase {
 
 interface MetricCase extends Pick<LossCase, "kind" | "logits" | "target"> {
   readonly metrics: Readonly<Record<string, number>>;
+  /** At the temperature that is the likeliest. */
+  readonly calibrated?: Readonly<Record<"temperature" | "ece" | "brier", number>>;
 }
 
 const four = ["a", "b", "c", "d"];
@@ -71,6 +75,31 @@ test.each(cases.metrics.map((each) => [each.kind, each] as const))(
     counts.forEach((row, y) => expect(row.reduce((sum, each) => sum + each, 0)).toBe(target.filter((each) => each === y).length));
   },
 );
+
+test("the temperature is PyTorch's within 1e-4, and with it the calibration error within 0.005 and the Brier score", () => {
+  const { logits, target, calibrated } = cases.metrics[0]!;
+  const part = (from: number, to: number) => ({
+    logits: Float32Array.from(logits.slice(4 * from, 4 * to)),
+    targets: Float32Array.from(target.slice(from, to)),
+  });
+  const temperature = fitTemperature([part(0, 17), part(17, 300)], "single", 4);
+  expectWithin("temperature", Math.abs(temperature - calibrated!.temperature), 1e-4);
+  const head = classify.create({ labels: four, labelKind: "single", labelSmoothing: 0 }) as LogitsHead;
+  const all = part(0, 300);
+  const batch = { examples: 300, targets: all.targets } as MicroBatch;
+  const { metrics } = head.values(head.judge(batch, tempered(all.logits, temperature)).sums);
+  expectWithin("calibration error", Math.abs(metrics["ece"]! - calibrated!.ece), 0.005);
+  expectWithin("Brier score", Math.abs(metrics["brier"]! - calibrated!.brier), 1e-5);
+});
+
+test("a temperature undoes a factor of the logits; of any number of classes too; where all texts are right it ends", () => {
+  const random = createRandom(1, "temperature");
+  const logits = Float32Array.from({ length: 4000 }, () => 3 * random.normal());
+  const several = Float32Array.from(logits, (z) => Number(random.uniform() < 1 / (1 + Math.exp(-z / 2.5))));
+  expectWithin("temperature", Math.abs(fitTemperature([{ logits, targets: several }], "several", 4) - 2.5), 0.3);
+  const right = Float32Array.from(logits, (z) => Number(z > 0));
+  expect(fitTemperature([{ logits, targets: right }], "several", 4)).toBeCloseTo(0.05, 6);
+});
 
 test("the last token of a text is the last one that is not padding by its id; without such an id the last one", () => {
   const ids = Int32Array.of(5, 6, 0, 7, 8, 0, 0, 0, 0, 9);

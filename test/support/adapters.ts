@@ -7,7 +7,7 @@ import { isAdapter } from "../../src/models/adapters/names.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { trainConfigSchema } from "../../src/train/config.ts";
-import { exportTrained } from "../../src/train/run/export.ts";
+import { exportTrained } from "../../src/train/run/export/export.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
 import { tuningOf } from "../../src/train/step/tuning.ts";
 

@@ -6,7 +6,7 @@ import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { type TrainConfig, trainConfigSchema } from "../../src/train/config.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
-import { exportTrained } from "../../src/train/run/export.ts";
+import { exportTrained } from "../../src/train/run/export/export.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { isAdapter } from "../../src/models/adapters/names.ts";

@@ -23,18 +23,27 @@ export interface Classifier {
   readonly labels: readonly string[];
   /** See `TextHead.padId`. */
   readonly padId: number | null;
+  /** The divisor of logits, by which probabilities are those of held-out texts; null: it is not known. */
+  readonly temperature: number | null;
 }
 
-/** The file beside an adapter that says of its head what a model's `config.json` says. */
+/** The file that says of a head what a model's `config.json` says, which an adapter has none of; and the temperature. */
 export const CLASSIFIER_FILE = "classifier.json";
 
 const schema = z.object({
   problem_type: z.string().nullish(),
   id2label: z.record(z.string(), z.string()).nullish(),
   pad_token_id: z.int().nullish(),
+  temperature: z.number().positive().nullish(),
 });
 
-/** The keys of `config.json` that describe a classifier; it is the whole of `classifier.json`. */
+/** The text of `classifier.json`. */
+export function classifierText(classifier: Classifier): string {
+  const { temperature } = classifier;
+  return `${JSON.stringify({ ...classifierKeys(classifier), ...(temperature !== null && { temperature }) }, null, 2)}\n`;
+}
+
+/** The keys of `config.json` that describe a classifier. */
 export function classifierKeys({ kind, labels, padId }: Classifier): Readonly<Record<string, unknown>> {
   const names = kind === "number" ? ["LABEL_0"] : labels;
   return {
@@ -51,9 +60,9 @@ export function classifierKeys({ kind, labels, padId }: Classifier): Readonly<Re
  * @throws {UserError} names that are no names of so many classes
  */
 export function readClassifier(folder: string, adapter: string | null, outputs: number): Classifier {
-  const beside = adapter === null ? null : join(adapter, CLASSIFIER_FILE);
-  const path = beside !== null && existsSync(beside) ? beside : join(folder, "config.json");
-  const { problem_type: problem, id2label, pad_token_id: padId } = parseWith(schema, readJsonObject(path), path);
+  const beside = join(adapter ?? folder, CLASSIFIER_FILE);
+  const path = existsSync(beside) ? beside : join(folder, "config.json");
+  const { problem_type: problem, id2label, pad_token_id: padId, temperature } = parseWith(schema, readJsonObject(path), path);
   const kind = kindOf(problem ?? null, outputs, path);
   const named = Object.entries(id2label ?? {}).sort(([a], [b]) => Number(a) - Number(b));
   // The base model of an adapter may be silent of classes, or speak of others.
@@ -63,7 +72,7 @@ export function readClassifier(folder: string, adapter: string | null, outputs: 
     throw new UserError(`${path}: id2label names ${names.length} classes, the weights are for ${outputs}`);
   if (kind === "number" && outputs !== 1)
     throw new UserError(`${path}: a head that gives ${outputs} numbers as values is not supported; expected 1`);
-  return { kind, labels: kind === "number" ? [] : names, padId: padId ?? null };
+  return { kind, labels: kind === "number" ? [] : names, padId: padId ?? null, temperature: temperature ?? null };
 }
 
 function kindOf(problem: string | null, outputs: number, path: string): LabelKind {

@@ -2,7 +2,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
-import { type Classifier, classifierKeys } from "../config/classifier.ts";
+import { CLASSIFIER_FILE, type Classifier, classifierKeys, classifierText } from "../config/classifier.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
 
@@ -62,6 +62,7 @@ export function copyCompanions(from: string, to: string, io: FileIo = fileIo, le
   if (textHead !== null) {
     const config = { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [textHead.architecture] };
     write(CONFIG_FILE, `${JSON.stringify({ ...config, ...classifierKeys(textHead.classifier) }, null, 2)}\n`);
+    write(CLASSIFIER_FILE, classifierText(textHead.classifier));
   }
   return [...written];
 }

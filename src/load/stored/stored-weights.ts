@@ -52,7 +52,9 @@ export async function storedWeights(
   };
   try {
     for (const file of opened) files.push(openAgain(file));
-    const layout = isCached ? layoutOf(examineWeights(source), groups, tensors) : null;
+    // A new head is in no file.
+    const inFiles = [...source.tensors].filter(([, { path }]) => opened.some((file) => file.path === path));
+    const layout = isCached ? layoutOf(examineWeights({ tensors: new Map(inFiles) }), groups, tensors) : null;
     let cache: WeightCache | null = null;
     if (layout !== null) {
       const converted = tensors.filter(({ conversion }) => conversion !== null);

@@ -5,18 +5,16 @@ import { writeTextAtomic } from "../../base/files/files.ts";
 import { withCleanup } from "../../base/process/cleanup.ts";
 import { type Device, openDevice } from "../../device.ts";
 import { createTrial } from "../../doctor/trial.ts";
-import { undeclaredEnds } from "../../data/chat/end-of-turn.ts";
-import type { Learned } from "../../hf/weights/model-folder.ts";
 import type { HubProgress } from "../../hf/hub/hub.ts";
 import { findModel } from "../../load/find-model.ts";
 import { writeSegmentModels } from "../../onnx/segments.ts";
-import { classifierOf, familyOf } from "../../models/families/index.ts";
 import { metricOf, objectiveOf } from "../../objectives/index.ts";
 import { schedulePrograms } from "../../runtime/scheduled.ts";
 import { summarise } from "../../schedule/summary.ts";
 import { chooseOptimizer } from "../../optimizers/index.ts";
 import { checkQuantize, type TrainConfig } from "../config.ts";
 import { fingerprint } from "../fingerprint.ts";
+import { calibrated, learnedBy } from "./export/learned.ts";
 import { saveCosts } from "../memory/costs.ts";
 import { peakProcessMemory } from "../../base/process/free-memory.ts";
 import { createSweeper } from "../../base/process/garbage.ts";
@@ -33,12 +31,12 @@ import {
 } from "./checkpoint.ts";
 import { runDate } from "./date.ts";
 import { type DoneEvent, type EventSink, lineOf, type StartEvent } from "./events.ts";
-import { describeAdapter, exportTrained, keepCompanions } from "./export.ts";
+import { describeAdapter, exportTrained, keepCompanions } from "./export/export.ts";
 import { checkRunFolder, openJsonLines, prepareRunFolder, rewindJsonLines, RUN_FILES } from "./folder.ts";
 import { type Evaluation, totalSteps, trainLoop, type TrainingRun } from "./loop.ts";
 import { type MemoryControl, type MemoryWishes, memoryWishes } from "./memory-control.ts";
 import { openReport } from "./report/report.ts";
-import { createSession, type Inputs, readInputs, type Session } from "./session.ts";
+import { createSession, readInputs, type Session } from "./session.ts";
 import { streamText } from "../memory/stream.ts";
 import { createTeller } from "./teller.ts";
 import { openTensorBoard } from "./tensorboard.ts";
@@ -339,7 +337,8 @@ async function trainSession(
     if (reason !== "finished") record({ type: "stop", step: last.step, reason });
     // An interrupted run goes on from its last weights, and is not at its end.
     const best = config.loadBest && !isInterrupted() && last.sinceBest > 0 ? restoreBest(checkpoints, last, config, warn) : null;
-    exportTrained(folder, engine, config, learnedBy(inputs));
+    const say = (text: string) => tell({ type: "message", text });
+    exportTrained(folder, engine, config, isInterrupted() ? learnedBy(inputs) : calibrated(inputs, engine, data.valid, say));
     return { last, best, reason, told, tell };
   });
   const after = session.sample();
@@ -369,15 +368,6 @@ function resize(session: Session, asked: number, record: EventSink): number {
   const { peak } = plan.predicted;
   record({ type: "memory", asked, limit, returned, schedule: summarise(chain, schedule), predictedPeak: peak });
   return kept;
-}
-
-/** Returns what goes into the files beside the trained weights. */
-function learnedBy({ config, model, tokenizer, classifier }: Inputs): Learned {
-  return {
-    textHead: classifier && { classifier, architecture: classifierOf(familyOf(model))! },
-    stopIds: classifier ? null : undeclaredEnds(model.eosTokenIds, tokenizer),
-    chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
-  };
 }
 
 /** Loads the best weights. Null, with a warning, where the run was begun without --load-best, or their checkpoint is damaged. */

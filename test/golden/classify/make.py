@@ -149,24 +149,47 @@ def f1(guess, target):
     return (2 * (guess & target).sum() / (guess.sum() + target.sum()).clamp(min=1)).item()
 
 
-def metrics():
-    """Metrics of random logits, by PyTorch in float64."""
-    torch.manual_seed(3)
-    logits = (2 * torch.randn(300, 4)).double()
-    target = torch.where(torch.rand(300) < 0.6, logits.argmax(-1), torch.randint(0, 4, (300,)))
-    p = logits.float().double().softmax(-1)
+def ece_of(p, target):
+    """Expected calibration error, in 15 bins."""
     confidence, guess = p.max(-1)
     ece = 0.0
     for bin in range(15):
         inside = (confidence > bin / 15) & (confidence <= (bin + 1) / 15)
         if inside.any():
             ece += inside.double().mean() * (confidence[inside].mean() - (guess == target)[inside].double().mean()).abs()
+    return float(ece)
+
+
+def metrics():
+    """Metrics of random logits, by PyTorch in float64."""
+    torch.manual_seed(3)
+    logits = (2 * torch.randn(300, 4)).double()
+    target = torch.where(torch.rand(300) < 0.6, logits.argmax(-1), torch.randint(0, 4, (300,)))
+    p = logits.float().double().softmax(-1)
+    guess = p.argmax(-1)
     hot = torch.nn.functional.one_hot(target, 4).double()
     single = {
         "class_accuracy": (guess == target).double().mean().item(),
         "f1_macro": sum(f1(guess == c, target == c) for c in range(4)) / 4,
         "brier": ((p - hot) ** 2).sum(-1).mean().item(),
-        "ece": float(ece),
+        "ece": ece_of(p, target),
+    }
+    log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(logits.float().double() / log_t.exp(), target)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    temperature = log_t.exp().item()
+    cooled = (logits.float().double() / temperature).softmax(-1)
+    calibrated = {
+        "temperature": temperature,
+        "ece": ece_of(cooled, target),
+        "brier": ((cooled - hot) ** 2).sum(-1).mean().item(),
     }
     several = torch.where(torch.rand(300, 4) < 0.7, (logits > 0).double(), torch.randint(0, 2, (300, 4)).double())
     chosen, wanted = logits >= 0, several.bool()
@@ -184,7 +207,7 @@ def metrics():
         "spearman": torch.corrcoef(torch.stack([ranks(value), ranks(given)]).double())[0, 1].item(),
     }
     return [
-        {"kind": "single", "logits": logits.float().flatten().tolist(), "target": target.tolist(), "metrics": single},
+        {"kind": "single", "logits": logits.float().flatten().tolist(), "target": target.tolist(), "metrics": single, "calibrated": calibrated},
         {"kind": "several", "logits": logits.float().flatten().tolist(), "target": several.flatten().tolist(), "metrics": many},
         {"kind": "number", "logits": value.tolist(), "target": given.tolist(), "metrics": number},
     ]

@@ -1,34 +1,34 @@
-import { removeChecksums, writeChecksums } from "../../base/files/checksums.ts";
+import { removeChecksums, writeChecksums } from "../../../base/files/checksums.ts";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
-import { CHAT_TEMPLATE_FILE } from "../../hf/weights/template-files.ts";
-import { CLASSIFIER_FILE, classifierKeys } from "../../hf/config/classifier.ts";
-import { narrow } from "../../base/float16.ts";
-import { copyCompanions, type Learned, NOTHING_LEARNED, writeWeights } from "../../hf/weights/model-folder.ts";
-import type { ConfigToWrite } from "../../hf/peft/adapter-config.ts";
-import { writeAdapter, writeAdapterConfig } from "../../hf/peft/peft.ts";
-import { describeModules, isSaved } from "../../hf/peft/peft-modules.ts";
-import { fileShape } from "../../load/adapter.ts";
-import { isTransposed, PART_SUFFIXES } from "../../models/adapters/index.ts";
-import { transpose } from "../../models/adapters/low-rank.ts";
-import { isAdapter, parameterOf, withoutPrefix } from "../../models/adapters/names.ts";
-import { type ParamInfo, readTensor } from "../../runtime/resident.ts";
-import { isVision } from "../../hf/weights/model-weights.ts";
-import { readBytes, type TensorSource } from "../../hf/weights/safetensors.ts";
-import { type TensorData } from "../../hf/weights/safetensors-write.ts";
-import { byteLength } from "../../graph/types.ts";
-import { type FloatType } from "../../base/dtype.ts";
-import { PIECE, readPieces } from "../../runtime/executor.ts";
-import type { ModelConfig } from "../../models/config.ts";
-import { hasAdapters } from "../../models/tuning.ts";
-import { visionPrefixes } from "../../models/families/index.ts";
-import type { TrainConfig } from "../config.ts";
-import { settingsOf } from "../step/tuning.ts";
-import type { Engine } from "../step/engine.ts";
-import { notFinite } from "../step/finite.ts";
-import { RUN_FILES } from "./folder.ts";
+import { UserError } from "../../../base/errors.ts";
+import { makeFolder, writeTextAtomic } from "../../../base/files/files.ts";
+import { CHAT_TEMPLATE_FILE } from "../../../hf/weights/template-files.ts";
+import { CLASSIFIER_FILE, classifierText } from "../../../hf/config/classifier.ts";
+import { narrow } from "../../../base/float16.ts";
+import { copyCompanions, type Learned, NOTHING_LEARNED, writeWeights } from "../../../hf/weights/model-folder.ts";
+import type { ConfigToWrite } from "../../../hf/peft/adapter-config.ts";
+import { writeAdapter, writeAdapterConfig } from "../../../hf/peft/peft.ts";
+import { describeModules, isSaved } from "../../../hf/peft/peft-modules.ts";
+import { fileShape } from "../../../load/adapter.ts";
+import { isTransposed, PART_SUFFIXES } from "../../../models/adapters/index.ts";
+import { transpose } from "../../../models/adapters/low-rank.ts";
+import { isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
+import { type ParamInfo, readTensor } from "../../../runtime/resident.ts";
+import { isVision } from "../../../hf/weights/model-weights.ts";
+import { readBytes, type TensorSource } from "../../../hf/weights/safetensors.ts";
+import { type TensorData } from "../../../hf/weights/safetensors-write.ts";
+import { byteLength } from "../../../graph/types.ts";
+import { type FloatType } from "../../../base/dtype.ts";
+import { PIECE, readPieces } from "../../../runtime/executor.ts";
+import type { ModelConfig } from "../../../models/config.ts";
+import { hasAdapters } from "../../../models/tuning.ts";
+import { visionPrefixes } from "../../../models/families/index.ts";
+import type { TrainConfig } from "../../config.ts";
+import { settingsOf } from "../../step/tuning.ts";
+import type { Engine } from "../../step/engine.ts";
+import { notFinite } from "../../step/finite.ts";
+import { RUN_FILES } from "../folder.ts";
 
 /** Modules that PEFT must not adapt although they have the names of targets, as a regular expression; null: none. */
 function visionModules(config: ModelConfig): string | null {
@@ -100,7 +100,7 @@ function writeTemplate(folder: string, { chatTemplate }: Learned): string[] {
 /** Writes the meaning of the head's numbers, of which PEFT's files do not speak. Returns the file's name. */
 function writeClassifier(folder: string, { textHead }: Learned): string[] {
   if (textHead === null) return [];
-  writeTextAtomic(join(folder, CLASSIFIER_FILE), `${JSON.stringify(classifierKeys(textHead.classifier), null, 2)}\n`);
+  writeTextAtomic(join(folder, CLASSIFIER_FILE), classifierText(textHead.classifier));
   return [CLASSIFIER_FILE];
 }
 
