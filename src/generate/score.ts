@@ -1,3 +1,4 @@
+import { lazilyBy } from "../base/lazily.ts";
 import { inPrecision } from "../autodiff/precision.ts";
 
 import type { MicroBatch } from "../data/samples/batch.ts";
@@ -21,13 +22,14 @@ export interface ScorerOptions extends WeightStorage {
   readonly source: TensorSource;
   readonly adapter: Adapter | null;
   readonly head: Head;
-  readonly tokens: number;
+  /** The numbers of tokens that micro-batches have. */
+  readonly tokens: number | readonly number[];
   /** Texts in a micro-batch, at most, where the head gives logits of texts. */
   readonly texts?: number;
   readonly weighted: boolean;
 }
 
-/** Gives the numbers that an objective's metrics are made of, for micro-batches of one number of tokens. */
+/** Gives the numbers that an objective's metrics are made of, for micro-batches of the numbers of tokens that it was opened for. */
 export interface Scorer {
   score(batch: MicroBatch): Sums;
   /** The loss of each token, with an open head. */
@@ -45,26 +47,35 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
   const { adapter, head, tokens, texts, weighted, dtype } = options;
   const { config, source } = withReplacedWeights(options, adapter);
   const tuning = adapterTuning(adapter, config);
-  const size = { tokens, weighted, head: head.kind, texts };
+  const sizes = [tokens].flat();
+  const most = Math.max(...sizes);
+  const size = { tokens: most, weighted, head: head.kind, texts };
   const segmentOptions = { ...size, tuning, weightType: weightTypeOf(executor, source, options) };
-  const segments = inPrecision(buildSegments(config, segmentOptions), computeType(executor, dtype));
+  const chains = new Map(
+    sizes.map((each) => [
+      each,
+      inPrecision(buildSegments(config, { ...segmentOptions, tokens: each }), computeType(executor, dtype)),
+    ]),
+  );
   const programs = createPrograms(executor);
-  const extent = forwardExtent(segments, programs);
-  const bytes = extent + batchBytes(config, size) + stepWordBytes(segments.length);
+  const extent = Math.max(...[...chains.values()].map((chain) => forwardExtent(chain, programs)));
+  const segments = chains.get(most)!.length;
+  const bytes = extent + batchBytes(config, size) + stepWordBytes(segments);
   const { resident, streamed } = await openReadWeights(
     executor,
-    { source, programs, chains: [segments], bytes, tokens },
+    { source, programs, chains: [...chains.values()], bytes, tokens: most },
     weights,
   );
   if (adapter) writeAdapterWeights({ executor, resident, streamed, source, config, tuning }, adapter);
   const inputs = createBatchMemory(executor, config, size, streamed?.rows);
-  const words = createStepWords(executor, segments.length);
+  const words = createStepWords(executor, segments);
   const memory = { resident, window: streamed?.window ?? null, batch: inputs.addresses, ...words };
-  const forward = createForward(executor, programs, segments, executor.reserve(extent), memory);
+  const arena = executor.reserve(extent);
+  const forwards = lazilyBy((each: number) => createForward(executor, programs, chains.get(each)!, arena, memory));
   const run = (batch: MicroBatch) => {
     const loaded = headBatch(head, batch, config);
     inputs.load(loaded, 1);
-    forward.run();
+    forwards(batch.tokens).run();
     return loaded;
   };
   const textLogits = (batch: MicroBatch) => inputs.textLogits(run(batch).rows!.length);
@@ -72,12 +83,12 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
     score(batch) {
       if (head.kind === "logits") return head.judge(batch, textLogits(batch)).sums;
       run(batch);
-      return head.kind === "loss" ? head.sums(batch, words.score()) : head.judge(batch, inputs.tokenLosses(tokens)).sums;
+      return head.kind === "loss" ? head.sums(batch, words.score()) : head.judge(batch, inputs.tokenLosses(batch.tokens)).sums;
     },
     textLogits,
     tokenLosses(batch) {
       const { labels } = run(batch);
-      return { labels, losses: inputs.tokenLosses(tokens) };
+      return { labels, losses: inputs.tokenLosses(batch.tokens) };
     },
     close: () => streamed?.close(),
   };

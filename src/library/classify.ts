@@ -12,15 +12,11 @@ import { createBatches } from "../data/samples/batch.ts";
 import { createSampleMaker } from "../data/samples/sample-maker.ts";
 import { createSampleStore } from "../data/samples/sample-store.ts";
 import { openScorer } from "../generate/score.ts";
-import type { Classifier } from "../hf/config/classifier.ts";
 import { nameOf } from "../load/text-head.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
-import { tempered } from "../objectives/calibration.ts";
-import { indexOfMost } from "../objectives/class-metrics.ts";
-import { logSoftmax } from "../objectives/classify.ts";
-import { objectiveOf } from "../objectives/index.ts";
-import { logSigmoid } from "../objectives/preference.ts";
+import { classifierHead } from "../objectives/index.ts";
+import { type Judgement, judgementOf } from "../objectives/judgement.ts";
 import { trainConfigSchema } from "../train/config.ts";
 import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "./options.ts";
 
@@ -64,16 +60,6 @@ export const classifyTextsSchema = z.strictObject({
 });
 
 export type ClassifyOptions = z.input<typeof classifyFileSchema> | z.input<typeof classifyTextsSchema>;
-
-/** A model's verdict on a text. */
-export interface Judgement {
-  /** The likeliest class; of any number of classes a list of those from one half on. Absent where the model gives a value. */
-  readonly label?: string | readonly string[];
-  /** By class. */
-  readonly probabilities?: Readonly<Record<string, number>>;
-  /** The number that a model of values, or a reward model, gives. */
-  readonly value?: number;
-}
 
 /** A text and what a model says of it. */
 export type JudgedText = DataRecord & Judgement;
@@ -125,8 +111,7 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
       const longest = samples.lengths.reduce((most, length) => Math.max(most, length), 1);
       const rowLength = Math.max(longest, Math.min(ROW_TOKENS, samples.tokens));
       const batches = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId: 0, shuffle: false });
-      const { kind, labels } = classifier;
-      const { head } = objectiveOf({ ...DEFAULTS, objective: "classify", labelKind: kind, labels: [...labels] });
+      const head = classifierHead(classifier);
       const scorer = await openScorer(
         executor,
         { ...model, head, tokens: rowLength, texts: batches.most, weighted: false },
@@ -151,27 +136,6 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
     },
     { onNote, check: checkOf(flags), predicts: "anything" },
   );
-}
-
-/** The settings of all objectives as they are where nothing is given. */
-const DEFAULTS = trainConfigSchema.parse({ model: "-", data: "-" });
-
-/** Returns the meaning of the numbers that a head gives a text. */
-export function judgementOf({ kind, labels, temperature }: Classifier, given: Float32Array): Judgement {
-  const logits = tempered(given, temperature ?? 1);
-  const named = (values: ArrayLike<number>) => Object.fromEntries(labels.map((label, c) => [label, values[c]!]));
-  switch (kind) {
-    case "single": {
-      const probabilities = logSoftmax(logits).map(Math.exp);
-      return { label: labels[indexOfMost(probabilities)]!, probabilities: named(probabilities) };
-    }
-    case "several": {
-      const probabilities = Float64Array.from(logits, (z) => Math.exp(logSigmoid(z)));
-      return { label: labels.filter((_, c) => probabilities[c]! >= 0.5), probabilities: named(probabilities) };
-    }
-    case "number":
-      return { value: given[0]! };
-  }
 }
 
 interface TextToJudge {

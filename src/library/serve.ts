@@ -1,10 +1,14 @@
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
+import { flagName } from "../base/names.ts";
 import { stopTokens } from "../generate/generate.ts";
+import { openJudge } from "../generate/judge.ts";
 import { openDecoders } from "../generate/open-decoder.ts";
-import { openModelOnDevice } from "../load/open-model.ts";
+import { checkPrediction, openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
 import { checkApiKey, isLoopback, readOrigin } from "../serve/http/guard.ts";
-import { type RequestReport, startServer } from "../serve/server.ts";
+import { startClassifier } from "../serve/classifiers/server.ts";
+import { type ModelServer, type RequestReport, startServer } from "../serve/server.ts";
 import {
   type CallOptions,
   CHAT_OPTIONS,
@@ -15,6 +19,7 @@ import {
   validateOptions,
   readingOf,
 } from "./options.ts";
+
 import { HOME_OPTIONS, refuseHomeOptions, serveHome, servedName } from "./serve-home.ts";
 
 const { seed: _, ...SAMPLING_DEFAULTS } = SAMPLING_OPTIONS;
@@ -79,10 +84,27 @@ export async function serve(
   const { model, executor, close } = await openModelOnDevice(flags, {
     onNote: (text) => sink({ type: "note", text }),
     check: checkOf(flags),
+    predicts: "anything",
   });
   try {
-    const { config, tokenizer } = model;
     const warn = (text: string) => sink({ type: "warning", text });
+    const name = flags.name ?? servedName(flags.adapter ?? flags.model ?? model.folder);
+    const isOpen = !isLoopback(flags.host) && apiKey === null;
+    const tell = (url: string, context: number) => {
+      if (isOpen) warn(`everyone who reaches ${url} may use the model; --api-key KEY asks for a key`);
+      sink({ type: "listening", url, model: name, context });
+    };
+    if (model.classifier) {
+      refuseSampling(flags, name);
+      const reading = readingOf(flags, (text) => sink({ type: "note", text }));
+      const opened = { model: { ...model, ...storageOf(flags) }, maxTokens: flags.maxTokens };
+      const classifier = await openJudge(executor, opened, reading);
+      const server = startClassifier({ name, ...classifier }, { ...flags, apiKey, cors, onRequest });
+      tell(server.url, classifier.context);
+      return stoppable(server, name, classifier.context, () => (classifier.close(), close()));
+    }
+    checkPrediction(model.config, model.folder);
+    const { config, tokenizer } = model;
     const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, warn);
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };
     const reading = readingOf(flags, (text) => sink({ type: "note", text }));
@@ -93,27 +115,36 @@ export async function serve(
       reading,
     );
     const context = decoders[0]!.maxTokens;
-    const name = flags.name ?? servedName(flags.adapter ?? flags.model ?? model.folder);
     const server = startServer(
       { name, tokenizer, decoders, vocabSize: config.vocabSize, stop: stopTokens(config, tokenizer), sampling },
       { ...flags, apiKey, cors, onRequest },
     );
-    if (!isLoopback(flags.host) && apiKey === null)
-      warn(`everyone who reaches ${server.url} may use the model; --api-key KEY asks for a key`);
     sink({ type: "sampling", text });
-    sink({ type: "listening", url: server.url, model: name, context });
-    return {
-      url: server.url,
-      model: name,
-      context,
-      async stop() {
-        await server.stop();
-        closeDecoders();
-        close();
-      },
-    };
+    tell(server.url, context);
+    return stoppable(server, name, context, () => (closeDecoders(), close()));
   } catch (error) {
     close();
     throw error;
   }
+}
+
+/** A server that frees its model when it is stopped. */
+function stoppable({ url, stop }: ModelServer, model: string, context: number, free: () => void): RunningServer {
+  return {
+    url,
+    model,
+    context,
+    async stop() {
+      await stop();
+      free();
+    },
+  };
+}
+
+/** @throws {UserError} settings of answers, of which a model that judges texts makes none */
+function refuseSampling(flags: z.output<typeof serveOptionsSchema>, name: string): void {
+  const keys = [...(Object.keys(SAMPLING_DEFAULTS) as (keyof typeof SAMPLING_DEFAULTS)[]), "conversations"] as const;
+  const given = keys.find((key) => key !== "maxTokens" && flags[key] !== undefined);
+  if (given !== undefined)
+    throw new UserError(`${flagName(given)} is for models that generate text; ${name} judges texts, by /v1/classify`);
 }

@@ -128,7 +128,7 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
 }
 
 /** @throws {UserError} a model that judges texts, or an encoder, that is to continue them; an encoder without the head that is needed */
-function checkPrediction(
+export function checkPrediction(
   config: ModelConfig,
   name: string,
   predicts: NonNullable<OpenModelOptions["predicts"]> = "next tokens",

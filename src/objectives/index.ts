@@ -3,8 +3,9 @@ import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
 import { type Example, KIND_KEYS } from "../data/examples/example.ts";
 import { unpairedOf } from "../data/examples/judged/preferences.ts";
+import type { Classifier } from "../hf/config/classifier.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
-import { LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
+import { type Head, LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { classify } from "./classify.ts";
 import { dpo } from "./dpo.ts";
 import { kto } from "./kto.ts";
@@ -43,6 +44,11 @@ const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, a
 export function objectiveOf(settings: ObjectiveSettings): Objective {
   const { create, metricsOf, ...definition } = definitionOf(settings.objective);
   return { ...definition, ...(metricsOf && { metrics: metricsOf(settings) }), head: create(settings) };
+}
+
+/** The head of a model that judges texts, whatever it was trained for. */
+export function classifierHead({ kind, labels }: Classifier): Head {
+  return classify.create({ labels: [...labels], labelKind: kind, labelSmoothing: 0 });
 }
 
 /** Returns what a run's numbers depend on, a text for each; none for the default, which runs of old have. */
