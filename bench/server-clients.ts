@@ -99,7 +99,10 @@ try {
       await Bun.sleep(wait + random.uniform() * Number(values.rest));
     }
   };
+  // Adapters come into memory with their first answer.
+  for (const name of names) await ask(name, "Define gold.");
   // What one answer takes when nobody else asks.
+  answered.length = 0;
   for (let i = 0; i < 5; i++) await ask(BASE, `Define gold ${i}.`);
   const alone = percentile(
     answered.map(({ whole }) => whole),
