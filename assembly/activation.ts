@@ -165,6 +165,21 @@ function geluGrad(x: usize, dy: usize, dx: usize, n: i32, tanh: bool): void {
   }
 }
 
+/** y = max(x, 0), or where there is a dy: dy where x is above 0, else 0. */
+function relu(x: usize, dy: usize, y: usize, n: i32): void {
+  const zero = splat(0);
+  const end = y + ((<usize>n & ~3) << 2);
+  if (dy) {
+    for (; y < end; x += 16, dy += 16, y += 16) v128.store(y, v128.andnot(v128.load(dy), f32x4.le(v128.load(x), zero)));
+  } else {
+    for (; y < end; x += 16, y += 16) v128.store(y, f32x4.max(v128.load(x), zero));
+  }
+  const rest = n & 3;
+  if (!rest) return;
+  const lanes = loadSome(x, rest);
+  storeSome(y, dy ? v128.andnot(loadSome(dy, rest), f32x4.le(lanes, zero)) : f32x4.max(lanes, zero), rest);
+}
+
 /**
  * Commands:
  * - SwiGLU: gate, up, y; n
@@ -172,6 +187,7 @@ function geluGrad(x: usize, dy: usize, dx: usize, n: i32, tanh: bool): void {
  * - Gelu: x, y; n, 1 for the tanh form
  * - GeluGrad: x, dy, dx; n, 1 for the tanh form
  * - SoftCap: x, y; n, cap
+ * - Relu: x, dy or null, y; n
  */
 export function activationCommand(opcode: u32): void {
   const start = partStart(int(0), UNIT);
@@ -202,6 +218,11 @@ export function activationCommand(opcode: u32): void {
     case Opcode.SoftCap:
       softCap(pointer(0) + at, pointer(1) + at, n, float(1));
       break;
+    case Opcode.Relu: {
+      const dy = pointer(1);
+      relu(pointer(0) + at, dy ? dy + at : 0, pointer(2) + at, n);
+      break;
+    }
     default:
       unreachable();
   }

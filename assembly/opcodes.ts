@@ -28,6 +28,7 @@ export enum Opcode {
   Gelu = 0x32,
   GeluGrad = 0x33,
   SoftCap = 0x34,
+  Relu = 0x35,
 
   // normalisation (norm.ts, layer-norm.ts)
   RMSNorm = 0x40,

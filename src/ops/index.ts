@@ -23,6 +23,7 @@ import { LinearCrossEntropy, LinearCrossEntropyGrad } from "./linear-cross-entro
 import { Lion } from "./lion.ts";
 import { Mul } from "./mul.ts";
 import { MuonMomentum, MuonStep, UnitNorm } from "./muon.ts";
+import { Relu, ReluGrad } from "./relu.ts";
 import { Reshape } from "./reshape.ts";
 import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
 import { Rope } from "./rope.ts";
@@ -33,6 +34,7 @@ import { SoftCap } from "./soft-cap.ts";
 import { JoinColumns, SplitColumns } from "./split-columns.ts";
 import { SumSquares } from "./sum-squares.ts";
 import { SwiGLU, SwiGLUGrad } from "./swiglu.ts";
+import { Tanh } from "./tanh.ts";
 import { TokenCrossEntropy } from "./token-cross-entropy.ts";
 import type { OpDef } from "./types.ts";
 
@@ -73,6 +75,8 @@ export const OPS = {
   MuonMomentum,
   MuonStep,
   PhiloxDropout,
+  Relu,
+  ReluGrad,
   Reshape,
   RMSNormalization,
   RMSNormGrad,
@@ -85,6 +89,7 @@ export const OPS = {
   SumSquares,
   SwiGLU,
   SwiGLUGrad,
+  Tanh,
   TokenCrossEntropy,
   UnitNorm,
 } satisfies Record<string, OpDef<any>>;

@@ -337,6 +337,8 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { probability: 0.1, site: 3 }, inputs: [normal(7, 13), i32([2], [1234567, -5]), i32([1], [9])] },
     { attrs: { probability: 0.5, site: 0 }, inputs: [normal(3, 1), i32([2], [-1, 0]), i32([1], [0])] },
   ],
+  Relu: [{ attrs: {}, inputs: [random(generator(27), [7, 13])], bound: 0 }],
+  ReluGrad: [{ attrs: {}, inputs: [random(generator(27), [7, 13]), random(generator(28), [7, 13])], bound: 0 }],
   Reshape: [{ attrs: { shape: [3, 2, 5] }, inputs: [normal(6, 5)], bound: 0 }],
   RMSNormalization: [{ attrs: { axis: -1, epsilon: 1e-5 }, inputs: [normal(5, 67), normal(67)] }],
   RMSNormGrad: [
@@ -367,6 +369,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { epsilon: 1e-7 }, inputs: [normal(3, 37), f32([1], [111])] },
     { attrs: { epsilon: 1e-7 }, inputs: [f32([3], [0, 1e-9, -1e-9]), f32([1], [2e-18])] },
   ],
+  Tanh: [{ attrs: {}, inputs: [random(generator(29), [7, 13])] }],
   TokenCrossEntropy: [
     { attrs: {}, inputs: [normal(13, 7), normal(17, 7), LABELS] },
     { attrs: {}, inputs: [normal(13, 7), half(normal(17, 7), "bf16"), LABELS] },
