@@ -35,7 +35,11 @@ export async function openJudge(
   const scorer = await openScorer(executor, options, reading);
   return {
     context,
-    maker: createSampleMaker(tokenizer, { maxLength: context, vocabSize: config.vocabSize }),
+    maker: createSampleMaker(tokenizer, {
+      maxLength: context,
+      vocabSize: config.vocabSize,
+      surround: config.encoder !== null,
+    }),
     judge: (sample) => judgementOf(classifier!, scorer.textLogits(rowOf(sample, sizes))),
     close: scorer.close,
   };

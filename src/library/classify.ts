@@ -97,7 +97,12 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
         );
       const maxLength = flags.sequenceLength ?? contextLimit(config);
       checkContext(config, maxLength);
-      const maker = createSampleMaker(tokenizer, { maxLength, truncate: flags.truncate, vocabSize: config.vocabSize });
+      const maker = createSampleMaker(tokenizer, {
+        maxLength,
+        truncate: flags.truncate,
+        vocabSize: config.vocabSize,
+        surround: config.encoder !== null,
+      });
       const records: DataRecord[] = [];
       const store = createSampleStore(() => "");
       const examples = "texts" in flags ? examplesOf(flags.texts) : readTexts(flags.data, readMapping(flags), onNote);

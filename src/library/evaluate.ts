@@ -75,6 +75,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
           maxLength: tokens,
           truncate: flags.truncate,
           vocabSize: config.vocabSize,
+          surround: config.encoder !== null,
           eosId,
           ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
         }),

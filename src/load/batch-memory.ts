@@ -90,7 +90,7 @@ export function createBatchMemory(
           "positions",
           positions.map((position) => encoder.firstPosition + position),
         );
-        put("types", texts ?? new Int32Array(count));
+        put("types", texts && encoder.typeRows > 1 ? texts : new Int32Array(count));
       }
       for (const { names, fill } of rotary) {
         fill(positions, angles);

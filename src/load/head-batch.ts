@@ -3,16 +3,22 @@ import type { ModelConfig } from "../models/config.ts";
 import type { Head } from "../objectives/objective.ts";
 
 /** A micro-batch as a head is to see it: with its labels, or the tokens that stand for its texts; weights of its own it has none. */
-export function headBatch(head: Head, batch: MicroBatch, { textHead }: Pick<ModelConfig, "textHead">): TokenBatch {
+export function headBatch(
+  head: Head,
+  batch: MicroBatch,
+  { textHead, encoder }: Pick<ModelConfig, "textHead" | "encoder">,
+): TokenBatch {
   switch (head.kind) {
     case "loss":
       return batch;
     case "token-losses":
       return { ...batch, labels: head.labels(batch), weights: null };
     case "logits":
-      return { ...batch, weights: null, rows: lastTokens(batch, textHead!.padId) };
+      return { ...batch, weights: null, rows: encoder ? firstTokens(batch) : lastTokens(batch, textHead!.padId) };
   }
 }
+
+const firstTokens = ({ spans }: Pick<MicroBatch, "spans">): Int32Array => Int32Array.from(spans.flat(), ({ from }) => from);
 
 /**
  * The last token of each text that is not padding by its id, as Transformers finds it: it is the one before where a text ends with a token that is

@@ -4,30 +4,38 @@ import { UserError } from "../base/errors.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import type { TensorEntry, TensorSource } from "../hf/weights/safetensors.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { TEXT_HEAD_WEIGHT } from "../models/names.ts";
+import { textHeadOf, textHeadShapes } from "../models/families/index.ts";
+import { elements } from "../graph/types.ts";
 
 /** How far the first values of a new head are from 0: Transformers' `initializer_range`. */
 const DEVIATION = 0.02;
 
-/** A checkpoint with a new head for texts beside its own tensors, drawn from the seed. */
-export function withNewHead(source: TensorSource, outputs: number, columns: number, seed: number): TensorSource {
-  const random = createRandom(seed, TEXT_HEAD_WEIGHT);
-  const values = Float32Array.from({ length: outputs * columns }, () => DEVIATION * random.normal());
-  const bytes = new Uint8Array(values.buffer);
-  const entry: TensorEntry = {
-    name: TEXT_HEAD_WEIGHT,
-    stored: "F32",
-    dtype: "f32",
-    shape: [outputs, columns],
-    path: "a new head",
-    offset: 0,
-    bytes: bytes.length,
-  };
+/** The path of the tensors that are in no file. */
+const NEW = "a new head";
+
+/** A checkpoint with what it lacks of a head for texts beside its own tensors: matrices are drawn from the seed, biases are 0. */
+export function withNewHead(
+  source: TensorSource,
+  model: Pick<ModelConfig, "family" | "hiddenSize">,
+  outputs: number,
+  seed: number,
+): TensorSource {
+  const made = new Map<string, Uint8Array>();
+  const tensors = new Map(source.tensors);
+  for (const [name, shape] of textHeadShapes(model, outputs)) {
+    if (tensors.has(name)) continue;
+    const random = createRandom(seed, name);
+    const values = Float32Array.from({ length: elements(shape) }, () => (shape.length === 1 ? 0 : DEVIATION * random.normal()));
+    const bytes = new Uint8Array(values.buffer);
+    made.set(name, bytes);
+    const entry: TensorEntry = { name, stored: "F32", dtype: "f32", shape, path: NEW, offset: 0, bytes: bytes.length };
+    tensors.set(name, entry);
+  }
   return {
     ...source,
-    tensors: new Map([...source.tensors, [TEXT_HEAD_WEIGHT, entry]]),
+    tensors,
     read(wanted, target, from = 0) {
-      if (wanted.path === entry.path) target.set(bytes.subarray(from, from + target.length));
+      if (wanted.path === NEW) target.set(made.get(wanted.name)!.subarray(from, from + target.length));
       else source.read(wanted, target, ...(from === 0 && target.length === wanted.bytes ? [] : [from]));
     },
   };
@@ -35,7 +43,7 @@ export function withNewHead(source: TensorSource, outputs: number, columns: numb
 
 /** A model's configuration with the head that an adapter brings along; as it is where it brings none. */
 export function withHeadOf(config: ModelConfig, adapter: Adapter | null): ModelConfig {
-  const entry = adapter?.whole.get(TEXT_HEAD_WEIGHT);
+  const entry = adapter?.whole.get(`${textHeadOf(config).output}.weight`);
   return entry ? { ...config, textHead: { outputs: entry.shape[0]!, padId: config.padTokenId } } : config;
 }
 

@@ -24,9 +24,3 @@ export function layerOf(name: string, model: Pick<ModelConfig, "modulePrefix">):
   const [, layer] = name.startsWith(prefix) ? (/^(\d+)\./.exec(name.slice(prefix.length)) ?? []) : [];
   return layer === undefined ? null : Number(layer);
 }
-
-/** The module that gives a text's logits or score, in all causal models of Transformers. */
-export const TEXT_HEAD = "score";
-
-/** Its matrix, [outputs, hiddenSize]. */
-export const TEXT_HEAD_WEIGHT = `${TEXT_HEAD}.weight`;

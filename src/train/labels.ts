@@ -9,8 +9,7 @@ import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
 import { nameOf, withNewHead } from "../load/text-head.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { classifierOf, familyOf, modulesOf } from "../models/families/index.ts";
-import { TEXT_HEAD, TEXT_HEAD_WEIGHT } from "../models/names.ts";
+import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../models/families/index.ts";
 import { BALANCED, checkLabelSettings } from "../objectives/classify.ts";
 import { objectiveOf, type ObjectiveSettings, otherKind } from "../objectives/index.ts";
 import type { TrainConfig } from "./config.ts";
@@ -60,15 +59,20 @@ export async function withHead(
       `${nameOf(opened)} has a head that gives a text ${model.textHead.outputs} numbers, and ${outputs} are needed; take a base model without such a head, or the labels that it knows`,
     );
   }
-  const isWhole = config.method === "full" || adapter !== null || config.modulesToSave?.includes(TEXT_HEAD) === true;
+  const isNew = (name: string) => !source.tensors.has(name);
+  const { saved: head, dense } = textHeadOf(model);
+  // PEFT leaves a BERT's pooler as it is; a new one has nothing to be left.
+  const wanted = dense && !`.${dense.module}`.includes(head) && isNew(`${dense.module}.weight`) ? [head, dense.module] : [head];
+  const missing = wanted.filter((name) => !config.modulesToSave?.includes(name));
+  const isWhole = config.method === "full" || adapter !== null || missing.length === 0;
   return {
     config: {
       ...config,
       ...(found && labelSettings(config, classifier, found)),
-      ...(!isWhole && { modulesToSave: [...(config.modulesToSave ?? []), TEXT_HEAD] }),
+      ...(!isWhole && { modulesToSave: [...(config.modulesToSave ?? []), ...missing] }),
     },
     model: { ...model, textHead: { outputs, padId } },
-    source: source.tensors.has(TEXT_HEAD_WEIGHT) ? source : withNewHead(source, outputs, model.hiddenSize, config.seed),
+    source: [...textHeadShapes(model, outputs).keys()].some(isNew) ? withNewHead(source, model, outputs, config.seed) : source,
     classifier,
   };
 }
@@ -108,23 +112,28 @@ function describeLabels({ kind, labels }: Pick<Classifier, "kind" | "labels">, {
 }
 
 /** @throws {UserError} a model that cannot have such a head, and settings of the head that is not there then */
-function checkFamily({ objective, targets, modulesToSave }: TrainConfig, opened: Opened): void {
+function checkFamily(config: TrainConfig, opened: Opened): void {
+  const { objective, targets, modulesToSave } = config;
   const { config: model } = opened;
-  if (model.modulePrefix !== "model." || classifierOf(familyOf(model)) === null) {
-    const what = model.encoder
-      ? "a text encoder"
-      : model.modulePrefix === "model."
-        ? `of type ${model.family}, for which Transformers has no class that judges texts`
-        : "the text part of a model with images";
+  if (model.encoder && !objectiveOf(config).accepts.includes("labelled")) {
+    throw new UserError(
+      `--objective ${objective}: ${nameOf(opened)} is a text encoder, which learns labelled texts alone (--objective classify); expected a model that generates text, such as a Llama or Qwen`,
+    );
+  }
+  const isText = model.encoder !== null || model.modulePrefix === "model.";
+  if (!isText || classifierOf(familyOf(model)) === null) {
+    const what = isText
+      ? `of type ${model.family}, for which Transformers has no class that judges texts`
+      : "the text part of a model with images";
     throw new UserError(
       `--objective ${objective}: ${nameOf(opened)} is ${what}; expected a model that generates text, such as a Llama or Qwen`,
     );
   }
-  const { head } = modulesOf(model);
+  const head = modulesOf(model).head.split(".").at(-1)!;
   const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
   if (flag !== null)
     throw new UserError(
-      `--${flag} ${head}: --objective ${objective} puts the module ${TEXT_HEAD} in its place, which is trained whole`,
+      `--${flag} ${head}: --objective ${objective} puts the module ${textHeadOf(model).saved} in its place, which is trained whole`,
     );
 }
 

@@ -199,7 +199,7 @@ describe("objectives refuse what is not for them", () => {
       (record) => parseExample(JSON.stringify(record), "d.jsonl:8"),
     );
     expect(() => nextToken.samples(pair)).toThrow(
-      /^d\.jsonl:7: the objective next-token learns from .*"chosen".*--objective dpo or orpo or simpo$/,
+      /^d\.jsonl:7: the objective next-token learns from .*"chosen".*--objective dpo or orpo or simpo or reward$/,
     );
     for (const other of others) {
       expect(() => orpo.samples(other)).toThrow(

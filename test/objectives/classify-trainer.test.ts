@@ -32,7 +32,7 @@ const judged = (run: ClassifyRun, start: Float32Array, packing = false): JudgedR
   objective: { objective: "classify", labels: ["a", "b", "c"], labelKind: run.kind },
   batches: labelledBatches(run.kind, packing),
   padId: PAD,
-  start,
+  start: { "score.weight": start },
 });
 
 describe("a whole run with --objective classify is what Transformers' Trainer makes of it", () => {

@@ -30,7 +30,8 @@ describe("a whole run with --objective reward is what TRL's RewardTrainer makes 
       async (_, method, model, { settings, expected }) => {
         const tensors = readTensors(join(folderOf("reward"), `${model}.safetensors`));
         const objective = { objective: "reward", rewardCentring: settings.rewardCentring };
-        const run = { run: settings, objective, batches: preferenceBatches(), padId, start: tensors.get("start")! };
+        const start = { "score.weight": tensors.get("start")! };
+        const run = { run: settings, objective, batches: preferenceBatches(), padId, start };
         const { steps, evaluation, weights } = await trainedJudge(run, await EXECUTORS[on]!(), { name: "per-segment" });
         const close = (what: string, got: number, wanted: number) =>
           expectWithin(`${what}: ${got}, ${wanted}`, Math.abs(got - wanted) / Math.max(1, Math.abs(wanted)), 1e-4);

@@ -16,6 +16,8 @@ export interface ClassifyRun extends TrainerRun {
 
 export interface LabelledText {
   readonly ids: readonly number[];
+  /** Of an encoder that tells two texts apart. */
+  readonly types?: readonly number[];
   readonly target: readonly number[];
 }
 
@@ -47,21 +49,30 @@ export const CLASSIFY_RUNS: readonly ClassifyRun[] = [
   { model: "qwen2", method: "full", kind: "number", learningRate: 2e-3, schedule: "linear", weightDecay: 0.1, ...common },
 ];
 
+/** The same of encoders, with a fixture of their own. */
+export const ENCODER_RUNS: readonly ClassifyRun[] = [
+  { model: "bert", method: "full", kind: "single", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, ...common },
+  { model: "roberta", method: "lora", kind: "several", learningRate: 1e-2, schedule: "cosine", weightDecay: 0.1, ...common },
+  { model: "distilbert", method: "full", kind: "number", learningRate: 2e-3, schedule: "linear", weightDecay: 0.1, ...common },
+];
+
 export const outputsOf = (kind: LabelKind): number => (kind === "number" ? 1 : CLASSES);
 
-/** Texts of different lengths, some of which end with the token of padding. */
-export function labelledBatches(kind: LabelKind, packing = false): Batches {
+/** Texts of different lengths, some of which end with the token of padding; for encoders they do not, have a smaller vocabulary, and two parts. */
+export function labelledBatches(kind: LabelKind, packing = false, encoder = false): Batches {
   const random = createRandom(7, "classify");
   const store = createSampleStore((number) => `d:${number}`);
   for (let i = 0; i < 16; i++) {
-    const ids = Int32Array.from({ length: 3 + random.below(TEXT_LENGTH - 3) }, () => 5 + random.below(80));
-    if (i % 4 === 0) ids[ids.length - 1] = PAD;
+    const ids = Int32Array.from({ length: 3 + random.below(TEXT_LENGTH - 3) }, () => 5 + random.below(encoder ? 50 : 80));
+    if (i % 4 === 0 && !encoder) ids[ids.length - 1] = PAD;
     const target = {
       single: () => [random.below(CLASSES)],
       several: () => Array.from({ length: CLASSES }, () => random.below(2)),
       number: () => [Math.fround(random.normal())],
     }[kind]();
-    store.add({ ids, labels: ids.slice().fill(IGNORED), weights: null, target: Float32Array.from(target) }, i + 1);
+    const labels = ids.slice().fill(IGNORED);
+    const second = encoder && kind === "single" && { secondAt: i % 3 === 0 ? ids.length : Math.ceil(ids.length / 2) };
+    store.add({ ids, labels, weights: null, target: Float32Array.from(target), ...second }, i + 1);
   }
   const options = { rows: BATCH_SIZE, rowLength: TEXT_LENGTH, packing, seed: 5, shuffle: true, padId: PAD };
   return createBatches(store.finish(), options);
@@ -69,14 +80,15 @@ export function labelledBatches(kind: LabelKind, packing = false): Batches {
 
 export const drawn = (batches: Batches): MicroBatch[] => drawnIn(EPOCHS, batches);
 
-export function textsOf({ ids, spans, targets }: MicroBatch): LabelledText[] {
+export function textsOf({ ids, spans, targets, types }: MicroBatch): LabelledText[] {
   const width = targets!.length / spans.length;
   return spans.map(([span], i) => ({
     ids: [...ids.subarray(span!.from, span!.to)],
+    ...(types && { types: [...types.subarray(span!.from, span!.to)] }),
     target: [...targets!.subarray(i * width, (i + 1) * width)],
   }));
 }
 
-export function readClassifyFixture(): ClassifyFixture {
-  return JSON.parse(readFileSync(join(CLASSIFY_FOLDER, "classify.json"), "utf8")) as ClassifyFixture;
+export function readClassifyFixture(file = "classify.json"): ClassifyFixture {
+  return JSON.parse(readFileSync(join(CLASSIFY_FOLDER, file), "utf8")) as ClassifyFixture;
 }

@@ -27,8 +27,8 @@ export interface JudgedRun {
   readonly objective: Readonly<Record<string, unknown>>;
   readonly batches: Batches;
   readonly padId: number;
-  /** The head at the start. */
-  readonly start: Float32Array;
+  /** The head at the start, by the names of its parameters. */
+  readonly start: Readonly<Record<string, Float32Array>>;
 }
 
 export interface JudgedResult {
@@ -46,17 +46,14 @@ export const EXECUTORS: Readonly<Record<string, () => Promise<Executor>>> = {
 };
 
 /** What the fixtures train: everything, or an adapter with the head whole beside it. */
-function tuningOf({ model, method }: TrainerRun): Tuning {
+function tuningOf({ run: { model, method }, start }: JudgedRun): Tuning {
   const tuning = goldenTuning(model, method);
-  return hasAdapters(tuning) ? { ...tuning, trains: (name) => name === "score.weight" } : tuning;
+  return hasAdapters(tuning) ? { ...tuning, trains: (name) => name in start } : tuning;
 }
 
 /** Trains 20 steps. Closes the executor. */
-export async function trainedJudge(
-  { run, objective, batches, padId, start }: JudgedRun,
-  executor: Executor,
-  strategy: Checkpointing,
-): Promise<JudgedResult> {
+export async function trainedJudge(judged: JudgedRun, executor: Executor, strategy: Checkpointing): Promise<JudgedResult> {
+  const { run, objective, batches, padId, start } = judged;
   const { batchSize: _, ...given } = run;
   const own = Object.fromEntries(Object.entries(given).filter(([key]) => key in trainConfigSchema.shape));
   const config = trainConfigSchema.parse({ ...own, ...objective, model: "-", data: "-", steps: 20 });
@@ -67,8 +64,8 @@ export async function trainedJudge(
   const source = openModelWeights(folder, model);
   const engine = createEngine(executor, {
     config: model,
-    source: withNewHead(source, outputs, model.hiddenSize, 1),
-    tuning: tuningOf(run),
+    source: withNewHead(source, model, outputs, 1),
+    tuning: tuningOf(judged),
     strategy,
     tokens: batches.sizes,
     head: head.kind,
@@ -79,7 +76,7 @@ export async function trainedJudge(
   const write = (name: string, data: Float32Array) =>
     executor.write(resident.param.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   if (run.method === "lora") for (const [name, data] of readAdapter(run.model).tensors) write(name, data);
-  write(run.method === "lora" ? "base_model.model.score.weight" : "score.weight", start);
+  for (const [name, data] of Object.entries(start)) write(run.method === "lora" ? `base_model.model.${name}` : name, data);
   const steps: StepMetrics[] = [];
   const evaluations: Evaluation[] = [];
   const events = {

@@ -26,17 +26,17 @@ export interface MicroBatch {
   readonly spans: readonly (readonly Span[])[];
   /** The number of each example in its set, in the order of `spans`. */
   readonly members: readonly number[];
+  /** Which of two texts of an example a token belongs to, 0 or 1, where an encoder is told; absent: nothing is told. */
+  readonly types?: Int32Array;
   /** The targets of the examples, one behind the other; absent: they have none. */
   readonly targets?: Float32Array;
   /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
   readonly references?: Float64Array;
 }
 
-/** The vectors of a micro-batch that a model reads. Absent weights: all labels count the same. */
+/** The vectors of a micro-batch that a model reads. Absent weights: all labels count the same; absent types: all tokens are of the first text. */
 export type TokenBatch = Pick<MicroBatch, "ids" | "labels" | "starts" | "positions"> &
-  Partial<Pick<MicroBatch, "weights">> & {
-    /** Which of two texts of an example a token belongs to, where an encoder is told; absent: the first. */
-    readonly types?: Int32Array;
+  Partial<Pick<MicroBatch, "weights" | "types">> & {
     /** The token of each text that a head for texts reads; absent: there is no such head. */
     readonly rows?: Int32Array;
   };
@@ -228,6 +228,7 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
   let used = 0;
   const spans: Span[][] = [];
   const targets: number[] = [];
+  let types: Int32Array | null = null;
   for (const [row, members] of plan.rows.entries()) {
     let start = row * rowLength;
     for (const member of members) {
@@ -253,6 +254,7 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
       }
       spans.push(texts);
       if (sample.target) targets.push(...sample.target);
+      if (sample.secondAt !== undefined) (types ??= new Int32Array(tokens)).fill(1, start + sample.secondAt, start + length);
       start += length;
       used += length;
     }
@@ -272,5 +274,5 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
     spans,
     members,
   };
-  return targets.length === 0 ? batch : { ...batch, targets: Float32Array.from(targets) };
+  return { ...batch, ...(targets.length > 0 && { targets: Float32Array.from(targets) }), ...(types && { types }) };
 }

@@ -18,6 +18,8 @@ export interface SampleOptions {
   readonly vocabSize: number;
   /** Ends a text when the tokenizer names no eos token: config.json's. */
   readonly eosId?: number | null;
+  /** Texts that are judged stand among all tokens that the tokenizer puts around one or two: those of encoders. */
+  readonly surround?: boolean;
   /** The time that a template's `strftime_now` reads. */
   readonly now?: Date;
 }
@@ -46,7 +48,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     return template;
   };
   const end = eosId === null ? [] : [eosId];
-  const { maxLength, truncate = false, vocabSize, now = new Date() } = options;
+  const { maxLength, truncate = false, surround = false, vocabSize, now = new Date() } = options;
   const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
   /** Returns the most of a text that a sample can need: tokenizing 100 MB in one piece would take gigabytes. */
   const bounded = (text: string, where: string): string => {
@@ -106,27 +108,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       }
     }
   };
-  /** Both answers to a prompt, which has the same tokens in both but for one that reaches into the answer. */
-  const preference = ({ chosen, rejected, where }: PreferenceExample): Sample[] => {
-    const both = [chosen, rejected].map(samples);
-    const [first, second] = both.map((made) => made[0]!) as [Sample, Sample];
-    if (both.some((made) => made.length > 1)) {
-      throw new UserError(
-        `${where}: the chat template makes several texts of one answer, of which none could be preferred as a whole; give "chosen" and "rejected" one assistant message each`,
-      );
-    }
-    const prompts = [first, second].map(({ ids, labels }) =>
-      ids.subarray(
-        0,
-        labels.findIndex((label) => label !== IGNORED),
-      ),
-    );
-    const least = Math.max(...prompts.map(({ length }) => length)) - 1;
-    if (prompts.some(({ length }) => length < least) || prompts[0]!.subarray(0, least).some((id, t) => id !== prompts[1]![t])) {
-      throw new UserError(`${where}: the chat template renders the prompt of "chosen" and that of "rejected" differently`);
-    }
-    return [first, second];
-  };
+  const preference = ({ chosen, rejected, where }: PreferenceExample): Sample[] => pairOf([chosen, rejected].map(samples), where);
   const unpaired = ({ answer, desirable, where }: UnpairedExample): Sample[] => {
     const [made, ...more] = samples(answer) as [Sample, ...Sample[]];
     if (more.length > 0)
@@ -139,8 +121,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
   const labelled = ({ content, pair, where }: LabelledExample): Sample => {
     if (content.kind === "text") {
       const texts = [content.text, ...(pair === null ? [] : [pair])];
-      const parts = texts.map((text) => withPrefix(tokenizer, tokenizer.encode(bounded(text, where))));
-      return unlabelled(truncate ? shortened(parts, maxLength) : parts, where, options);
+      const parts = texts.map((text) => tokenizer.encode(bounded(text, where)));
+      return (surround ? surrounded : prefixed)(tokenizer, parts, where, options);
     }
     const template = templateFor(content.tools !== null);
     const conversation = { messages: content.messages.map(({ fields }) => fields), tools: content.tools, args: content.args };
@@ -153,7 +135,16 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
   return {
     samples,
     notices: notices.take,
-    key: JSON.stringify([SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day]),
+    key: JSON.stringify([
+      SAMPLER_VERSION,
+      tokenizer.fingerprint,
+      maxLength,
+      truncate,
+      vocabSize,
+      eosId,
+      day,
+      ...(surround ? ["surrounded"] : []),
+    ]),
   };
 }
 
@@ -188,6 +179,42 @@ function shortened(parts: readonly Int32Array[], most: number): Int32Array[] {
     first!.subarray(0, isFirstLonger ? most - shorter : shorter),
     second.subarray(0, isFirstLonger ? shorter : most - shorter),
   ];
+}
+
+/** Both answers to a prompt, which has the same tokens in both but for one that reaches into the answer. */
+function pairOf(both: readonly (readonly Sample[])[], where: string): Sample[] {
+  const [first, second] = both.map((made) => made[0]!) as [Sample, Sample];
+  if (both.some((made) => made.length > 1)) {
+    throw new UserError(
+      `${where}: the chat template makes several texts of one answer, of which none could be preferred as a whole; give "chosen" and "rejected" one assistant message each`,
+    );
+  }
+  const prompts = [first, second].map(({ ids, labels }) =>
+    ids.subarray(
+      0,
+      labels.findIndex((label) => label !== IGNORED),
+    ),
+  );
+  const least = Math.max(...prompts.map(({ length }) => length)) - 1;
+  if (prompts.some(({ length }) => length < least) || prompts[0]!.subarray(0, least).some((id, t) => id !== prompts[1]![t])) {
+    throw new UserError(`${where}: the chat template renders the prompt of "chosen" and that of "rejected" differently`);
+  }
+  return [first, second];
+}
+
+/** One or two texts, each behind what begins a text. */
+function prefixed(tokenizer: Tokenizer, texts: readonly Int32Array[], where: string, options: SampleOptions): Sample {
+  const parts = texts.map((ids) => withPrefix(tokenizer, ids));
+  return unlabelled(options.truncate ? shortened(parts, options.maxLength) : parts, where, options);
+}
+
+/** One or two texts as an encoder reads them. */
+function surrounded(tokenizer: Tokenizer, texts: readonly Int32Array[], where: string, options: SampleOptions): Sample {
+  const more = tokenizer.surround(new Int32Array(), texts[1] && new Int32Array()).ids.length;
+  const [first, second] = options.truncate ? shortened(texts, Math.max(0, options.maxLength - more)) : texts;
+  const { ids, types } = tokenizer.surround(first!, second);
+  const at = types.indexOf(1);
+  return { ...unlabelled([ids], where, options), secondAt: at < 0 ? ids.length : at };
 }
 
 /** A sample that is judged as a whole. */

@@ -48,6 +48,8 @@ export interface SampleIndex {
   readonly weightRuns: Int32Array;
   /** The targets of all samples one behind the other, as many numbers for each, as the bits of f32; empty where they have none. */
   readonly targets: Int32Array;
+  /** See `Sample.secondAt`, sample by sample; empty where nothing is told. */
+  readonly seconds: Int32Array;
   readonly labelled: number;
 }
 
@@ -64,7 +66,7 @@ const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
 export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
-  const { lengths, numbers, weightRuns, targets, labelled, unused, notices } = index;
+  const { lengths, numbers, weightRuns, targets, seconds, labelled, unused, notices } = index;
   const values = new Float32Array(targets.buffer, targets.byteOffset, targets.length);
   const width = lengths.length === 0 ? 0 : targets.length / lengths.length;
   const weightsOf = createWeightReader(weightRuns);
@@ -94,14 +96,20 @@ export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (n
       const ids = read(startOf(i), lengths[i]!);
       const labels = ids.map((stored) => (stored < 0 ? IGNORED : stored));
       for (let t = 0; t < ids.length; t++) if (ids[t]! < 0) ids[t] = -1 - ids[t]!;
-      const sample = { ids, labels, weights: weightsOf(i, ids.length), where: placeOf(numbers[i]!) };
-      return width === 0 ? sample : { ...sample, target: values.slice(i * width, (i + 1) * width) };
+      return {
+        ids,
+        labels,
+        weights: weightsOf(i, ids.length),
+        where: placeOf(numbers[i]!),
+        ...(width > 0 && { target: values.slice(i * width, (i + 1) * width) }),
+        ...(seconds.length > 0 && { secondAt: seconds[i] }),
+      };
     },
   };
 }
 
 /** Describes what is stored of a sample. */
-export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "target">;
+export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "target" | "secondAt">;
 
 /** How many tokens of a sample are learned: labelled ones that are not first in their text. */
 export function countLabelled({ labels, parts = [labels.length] }: Pick<Sample, "labels" | "parts">): number {
@@ -130,21 +138,23 @@ export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
 
 /** Collects the index of a set sample by sample. */
 export function createIndexBuilder(): {
-  add(sample: Pick<Sample, "ids" | "weights" | "target">, number: number, labelled: number): void;
+  add(sample: Pick<Sample, "ids" | "weights" | "target" | "secondAt">, number: number, labelled: number): void;
   finish(): SampleIndex;
 } {
   const lengths = createIntList();
   const numbers = createIntList();
   const runs = createIntList();
   const targets = createIntList();
+  const seconds = createIntList();
   let count = 0;
   let total = 0;
   return {
-    add({ ids, weights, target }, number, labelled) {
+    add({ ids, weights, target, secondAt }, number, labelled) {
       lengths.push(ids.length);
       numbers.push(number);
       if (weights) addWeightRuns(runs, count, weights);
       if (target) for (const bits of new Int32Array(target.buffer, target.byteOffset, target.length)) targets.push(bits);
+      if (secondAt !== undefined) seconds.push(secondAt);
       count++;
       total += labelled;
     },
@@ -153,6 +163,7 @@ export function createIndexBuilder(): {
       numbers: numbers.finish(),
       weightRuns: runs.finish(),
       targets: targets.finish(),
+      seconds: seconds.finish(),
       labelled: total,
     }),
   };

@@ -16,6 +16,8 @@ export interface Sample {
   readonly parts?: readonly number[];
   /** Numbers that are said of the sample as a whole: a class, ones and zeros of several, a value, 1 for a desirable answer; absent: none. */
   readonly target?: Float32Array | undefined;
+  /** Tokens in front of the second of two texts that an encoder tells apart by their types, or of the end where there is none; absent: nothing is told. */
+  readonly secondAt?: number | undefined;
   /** `file:line` */
   readonly where: string;
 }

@@ -19,11 +19,11 @@ import {
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
  * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), targets (f32, as
- * many per sample), a JSON trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
+ * many per sample), places of second texts (i32 per sample, or none), a JSON trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
  * checksum tells a damaged one.
  */
 const MARK = "RMTK";
-const VERSION = 4;
+const VERSION = 5;
 
 interface Trailer {
   readonly version: number;
@@ -33,6 +33,7 @@ interface Trailer {
   readonly weightRuns: number;
   /** Numbers. */
   readonly targets: number;
+  readonly seconds: number;
   readonly labelled: number;
   /** Absent where all columns are used. */
   readonly unused?: UnusedColumns;
@@ -83,17 +84,19 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
     finish(unused = {}, notices = []) {
       flush();
       const index = { ...builder.finish(), unused, notices };
-      const { lengths, numbers, weightRuns, targets, labelled } = index;
+      const { lengths, numbers, weightRuns, targets, seconds, labelled } = index;
       write(bytesOf(lengths));
       write(bytesOf(numbers));
       write(bytesOf(weightRuns));
       write(bytesOf(targets));
+      write(bytesOf(seconds));
       const counts = {
         version: VERSION,
         samples: lengths.length,
         tokens,
         weightRuns: weightRuns.length,
         targets: targets.length,
+        seconds: seconds.length,
         labelled,
         ...(Object.keys(unused).length > 0 ? { unused } : {}),
         ...(notices.length > 0 ? { notices } : {}),
@@ -156,18 +159,21 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
     readFully(fd, bytesOf(values), at * 4, path);
     return values;
   };
-  const { lengths, numbers, weightRuns, targets } = index ?? {
-    lengths: readInts(tokens, samples),
-    numbers: readInts(tokens + samples, samples),
-    weightRuns: readInts(tokens + 2 * samples, trailer.weightRuns),
-    targets: readInts(tokens + 2 * samples + trailer.weightRuns, trailer.targets),
+  let at = tokens;
+  const next = (length: number) => readInts((at += length) - length, length);
+  const { lengths, numbers, weightRuns, targets, seconds } = index ?? {
+    lengths: next(samples),
+    numbers: next(samples),
+    weightRuns: next(trailer.weightRuns),
+    targets: next(trailer.targets),
+    seconds: next(trailer.seconds),
   };
   if (lengths.reduce((sum, length) => sum + length, 0) !== tokens) {
     fs.closeSync(fd);
     return null;
   }
   const { unused = {}, notices = [] } = trailer;
-  return createSampleSet({ lengths, numbers, weightRuns, targets, labelled, unused, notices }, readInts, placeOf);
+  return createSampleSet({ lengths, numbers, weightRuns, targets, seconds, labelled, unused, notices }, readInts, placeOf);
 }
 
 /** Tells whether the checksum holds. The file is read for it once, and again when it has changed. */
@@ -206,8 +212,8 @@ function readTrailer(fd: number, path: string): Trailer | null {
 }
 
 /** 32-bit words in front of the trailer. */
-function wordsOf({ tokens, samples, weightRuns, targets }: Omit<Trailer, "sha256">): number {
-  return tokens + 2 * samples + weightRuns + targets;
+function wordsOf({ tokens, samples, weightRuns, targets, seconds }: Omit<Trailer, "sha256">): number {
+  return tokens + 2 * samples + weightRuns + targets + seconds;
 }
 
 /** Tells whether a folder exists, or can be made, and can be written to. */

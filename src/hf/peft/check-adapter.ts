@@ -5,8 +5,7 @@ import { DTYPE_BYTES, type FloatType } from "../../base/dtype.ts";
 import { wholeName, partName } from "../../models/adapters/names.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { TEXT_HEAD_WEIGHT } from "../../models/names.ts";
-import { modulesOf } from "../../models/families/index.ts";
+import { modulesOf, textHeadShapes } from "../../models/families/index.ts";
 import { isVision } from "../weights/model-weights.ts";
 import { type TensorEntry, type TensorSource } from "../weights/safetensors.ts";
 import { type Adapter, isWhole, openAdapter } from "./peft.ts";
@@ -70,8 +69,8 @@ export function storedEntry(base: Pick<TensorSource, "tensors">, model: Model, p
 /** @param shape null in it fits any size */
 function checkShape(adapter: Adapter, base: Base, model: Model, parameter: string, shape: readonly (number | null)[]): void {
   const entry = storedEntry(base, model, parameter);
-  if (!entry && parameter === TEXT_HEAD_WEIGHT) return checkTextHead(adapter, base, model, shape);
   if (!entry) {
+    if (checkTextHead(adapter, base, model, parameter, shape)) return;
     throw new UserError(
       `${base.path} has no tensor ${show(parameter)}, which the adapter changes; is it the adapter's base model?`,
     );
@@ -93,12 +92,21 @@ function checkShape(adapter: Adapter, base: Base, model: Model, parameter: strin
   );
 }
 
-/** A head for texts is the adapter's own; its base model has none. */
-function checkTextHead({ source }: Adapter, base: Base, model: Model, shape: readonly (number | null)[]): void {
-  const columns = base.tensors.get(`${tablesOf(model).embedding}.weight`)?.shape[1];
-  if (shape.length === 2 && shape[1] === columns) return;
+/** A head for texts is the adapter's own; its base model has none. Returns false for a parameter of something else. */
+function checkTextHead(
+  { source }: Adapter,
+  base: Base,
+  model: Model,
+  parameter: string,
+  shape: readonly (number | null)[],
+): boolean {
+  const hiddenSize = base.tensors.get(`${tablesOf(model).embedding}.weight`)?.shape[1] ?? 0;
+  // Its numbers are as many as it likes.
+  const expected = textHeadShapes({ family: model.family, hiddenSize }, 0).get(parameter);
+  if (!expected) return false;
+  if (shape.length === expected.length && expected.every((size, i) => size === 0 || size === shape[i])) return true;
   throw new UserError(
-    `${source.path}: ${TEXT_HEAD_WEIGHT} is [${shape.join(", ")}], its base model wants [outputs, ${columns}]; is it the adapter's base model?`,
+    `${source.path}: ${parameter} is [${shape.join(", ")}], its base model wants [${expected.map((size) => size || "outputs").join(", ")}]; is it the adapter's base model?`,
   );
 }
 

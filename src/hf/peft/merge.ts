@@ -16,8 +16,7 @@ import { adapterKind } from "../../models/adapters/index.ts";
 import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter } from "./peft.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
-import { classifierOf, familyOf, modulesOf } from "../../models/families/index.ts";
-import { TEXT_HEAD_WEIGHT } from "../../models/names.ts";
+import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../../models/families/index.ts";
 import { readBytes, readFloat32, tensorBytes, type TensorSource } from "../weights/safetensors.ts";
 import { type TensorData } from "../weights/safetensors-write.ts";
 
@@ -54,7 +53,7 @@ export function mergeAdapter(options: MergeOptions): void {
       const draft = temporaryPath(output);
       makeFolder(draft);
       try {
-        const learned = { ...(options.learned ?? NOTHING_LEARNED), textHead: textHeadOf(adapter, options, config) };
+        const learned = { ...(options.learned ?? NOTHING_LEARNED), textHead: learnedHead(adapter, options, config) };
         const companions = copyCompanions(base, draft, io, learned);
         if (merged.tieWordEmbeddings !== config.tieWordEmbeddings) untieConfig(draft, io);
         const weights = writeWeights(draft, tensors, maxShardBytes, io);
@@ -72,13 +71,19 @@ export function mergeAdapter(options: MergeOptions): void {
 }
 
 /** Returns what an adapter with a head for texts makes of its base model; null: it has none. */
-function textHeadOf({ whole }: Adapter, { base, adapter }: MergeOptions, config: ModelConfig): Learned["textHead"] {
-  const head = whole.get(TEXT_HEAD_WEIGHT);
+function learnedHead({ whole }: Adapter, { base, adapter }: MergeOptions, config: ModelConfig): Learned["textHead"] {
+  const head = whole.get(`${textHeadOf(config).output}.weight`);
   if (!head) return null;
   const architecture = classifierOf(familyOf(config));
   if (architecture === null)
     throw new UserError(`${adapter} judges texts, for which models of type ${config.family} have no class`);
   return { classifier: readClassifier(base, adapter, head.shape[0]!), architecture };
+}
+
+/** Modules and parameters that predict tokens, and nothing else does. */
+function tokenHead(model: ModelConfig): string[] {
+  const { head, encoder } = modulesOf(model);
+  return [head, ...(encoder ? [encoder.transform.dense, encoder.transform.norm, encoder.transform.bias] : [])];
 }
 
 function publish(draft: string, output: string): void {
@@ -113,12 +118,14 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
     const shared = entries.get(embeddingName)!;
     entries.set(headName, { ...shared, name: storedHead(shared.name, headName) });
   }
-  const textHead = adapter.whole.get(TEXT_HEAD_WEIGHT);
-  if (textHead && !entries.has(TEXT_HEAD_WEIGHT)) {
+  for (const name of textHeadShapes(config, 0).keys()) {
+    const own = adapter.whole.get(name);
+    if (!own || entries.has(name)) continue;
     // It stands in the place of the head that predicts tokens, in the model's own dtype.
     const shared = entries.get(embeddingName)!;
-    entries.delete(headName);
-    entries.set(TEXT_HEAD_WEIGHT, { ...shared, name: TEXT_HEAD_WEIGHT, shape: textHead.shape });
+    for (const module of tokenHead(config))
+      for (const part of [module, `${module}.weight`, `${module}.bias`]) entries.delete(part);
+    entries.set(name, { ...shared, name, shape: own.shape });
   }
   const tensors = Array.from(entries, ([key, entry]): TensorData => {
     const { name, dtype, shape, stored } = entry;

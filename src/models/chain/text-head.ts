@@ -5,16 +5,17 @@ import type { Segment } from "../../graph/segment.ts";
 import { Gather } from "../../ops/gather.ts";
 import { Gemm } from "../../ops/gemm.ts";
 import { Reshape } from "../../ops/reshape.ts";
+import { Relu } from "../../ops/relu.ts";
+import { Tanh } from "../../ops/tanh.ts";
 import { rmsNorm } from "../blocks/norm.ts";
 import type { ModelConfig, TextHead } from "../config.ts";
-import { modulesOf } from "../families/index.ts";
-import { ParamScope } from "../linear.ts";
-import { TEXT_HEAD_WEIGHT } from "../names.ts";
+import { modulesOf, textHeadOf } from "../families/index.ts";
+import { linear, ParamScope } from "../linear.ts";
 import { type SegmentOptions, startGraph } from "../parts.ts";
 
 /**
- * The head that judges whole texts, as `...ForSequenceClassification` of causal models has it: the hidden state of one token of each text, the
- * final norm, and a matrix without a bias. The batch input `rows` lists those tokens; texts that a micro-batch has fewer than room repeat
+ * The head that judges whole texts, as `...ForSequenceClassification` has it: the hidden state of one token of each text, the last of a causal model
+ * and the first of an encoder; the final norm of the one, or a layer and an activation of the other; and a last layer. The batch input `rows` lists those tokens; texts that a micro-batch has fewer than room repeat
  * its first token, and their logits count for nothing.
  *
  * The head is open: its forward gives the logits [texts, outputs], the objective the derivatives by them, which are the input `scale`. The sum of
@@ -53,7 +54,21 @@ function backward(config: ModelConfig, textHead: TextHead, options: SegmentOptio
 function addLogits(builder: GraphBuilder, config: ModelConfig, { outputs }: TextHead, options: SegmentOptions) {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
   const pooled = builder.value(Gather, ["x", "rows"], {}, "pooled");
-  const normed = rmsNorm(scope, config, pooled, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
-  const weight = scope.matrix(TEXT_HEAD_WEIGHT, [outputs, config.hiddenSize]);
-  return { scope, logits: builder.value(Gemm, [normed, weight], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "logits") };
+  const { output, bias, dense } = textHeadOf(config);
+  const { hiddenSize } = config;
+  const seen =
+    dense === null
+      ? rmsNorm(scope, config, pooled, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, hiddenSize)
+      : builder.value(
+          dense.activation === "tanh" ? Tanh : Relu,
+          [linear(scope, pooled, { module: dense.module, inFeatures: hiddenSize, outFeatures: hiddenSize, bias: true, site: 0 })],
+          {},
+          "activated",
+        );
+  const weight = scope.matrix(`${output}.weight`, [outputs, hiddenSize]);
+  const addend = bias ? [scope.vector(`${output}.bias`, outputs)] : [];
+  return {
+    scope,
+    logits: builder.value(Gemm, [seen, weight, ...addend], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "logits"),
+  };
 }

@@ -69,6 +69,18 @@ export interface FamilyModules {
   readonly encoder?: EncoderModules;
 }
 
+/** Describes what a family calls the modules that judge whole texts, at the top, as Transformers has them. */
+export interface TextHeadModules {
+  /** The last layer, [outputs, hiddenSize]. */
+  readonly output: string;
+  /** True if it has a bias. */
+  readonly bias: boolean;
+  /** A layer in front of it, [hiddenSize, hiddenSize] with a bias, and what follows it; null: the norm of a decoder is in front. */
+  readonly dense: { readonly module: string; readonly activation: "tanh" | "relu" } | null;
+  /** The name by which PEFT trains the whole head, as it trains every module whose name ends with it. */
+  readonly saved: string;
+}
+
 /** Describes what an encoder calls the modules that decoders do not have. */
 export interface EncoderModules {
   /** Tables below `ModelConfig.modulePrefix`; null: there is none. */
@@ -84,6 +96,7 @@ export interface EncoderModules {
     /** The activation between the two; null: that of the blocks. */
     readonly activation: HiddenAct | null;
   };
+  readonly textHead: TextHeadModules;
 }
 
 /** How llama.cpp has a family's models. */

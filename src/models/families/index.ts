@@ -3,7 +3,7 @@ import { UserError } from "../../base/errors.ts";
 import { isRecord, show } from "../../base/json.ts";
 import { parseWith } from "../../base/schema.ts";
 import type { ModelConfig } from "../config.ts";
-import type { Family, FamilyModules, Raw, Wrapper } from "./family.ts";
+import type { Family, FamilyModules, Raw, TextHeadModules, Wrapper } from "./family.ts";
 import { bert } from "./bert/bert.ts";
 import { distilbert } from "./bert/distilbert.ts";
 import { roberta, xlmRoberta } from "./bert/roberta.ts";
@@ -63,6 +63,32 @@ export function modulesOf(model: Pick<ModelConfig, "family">): FamilyModules {
   return familyOf(model).modules;
 }
 
+/** The head of all causal models of Transformers that judge texts. */
+const DECODER_TEXT_HEAD: TextHeadModules = { output: "score", bias: false, dense: null, saved: "score" };
+
+export function textHeadOf(model: Pick<ModelConfig, "family">): TextHeadModules {
+  return modulesOf(model).encoder?.textHead ?? DECODER_TEXT_HEAD;
+}
+
+/** Shapes of the parameters of a head that gives a text so many numbers, by name. */
+export function textHeadShapes(
+  model: Pick<ModelConfig, "family" | "hiddenSize">,
+  outputs: number,
+): ReadonlyMap<string, readonly number[]> {
+  const { output, bias, dense } = textHeadOf(model);
+  const { hiddenSize } = model;
+  return new Map<string, readonly number[]>([
+    ...(dense
+      ? ([
+          [`${dense.module}.weight`, [hiddenSize, hiddenSize]],
+          [`${dense.module}.bias`, [hiddenSize]],
+        ] as const)
+      : []),
+    [`${output}.weight`, [outputs, hiddenSize]],
+    ...(bias ? ([[`${output}.bias`, [outputs]]] as const) : []),
+  ]);
+}
+
 const last = (module: string): string => module.split(".").at(-1)!;
 
 /** Embeddings and heads of all families, by the last part of their names. */
@@ -117,7 +143,8 @@ export function parseConfig(raw: Raw, where = "config.json", generation: Raw = {
 /** The class of a family that judges whole texts; null: Transformers has none. */
 export function classifierOf({ architecture, classifier }: Pick<Family, "architecture" | "classifier">): string | null {
   if (classifier !== undefined) return classifier;
-  return architecture.endsWith("ForCausalLM") ? architecture.replace(/ForCausalLM$/, "ForSequenceClassification") : null;
+  const classifies = architecture.replace(/For(?:Causal|Masked)LM$/, "ForSequenceClassification");
+  return classifies === architecture ? null : classifies;
 }
 
 const headSchema = z.object({

@@ -11,6 +11,7 @@ import { findModel } from "../../load/find-model.ts";
 import { openFound } from "../../load/open-model.ts";
 import { contextLimit } from "../../models/context.ts";
 import { sequenceLengthOf, type TrainConfig } from "../config.ts";
+import { predictionOf } from "../labels.ts";
 import { runDate, startOfDay } from "../run/date.ts";
 
 /** Says which examples of a data file are wanted. */
@@ -60,7 +61,7 @@ const LISTED = 100;
  */
 export async function preview(asked: TrainConfig, { from, count, whole }: PreviewOptions): Promise<Preview> {
   const found = await findModel(asked);
-  const model = openFound(found, { onNote: () => {}, chats: asked, check: "kept" });
+  const model = openFound(found, { onNote: () => {}, chats: asked, check: "kept", predicts: predictionOf(asked) });
   try {
     const { tokenizer, config } = model;
     const maker = createSampleMaker(tokenizer, {
@@ -68,6 +69,7 @@ export async function preview(asked: TrainConfig, { from, count, whole }: Previe
       // Examples that are too long are reported, not refused.
       maxLength: Number.MAX_SAFE_INTEGER,
       vocabSize: config.vocabSize,
+      surround: config.encoder !== null,
       eosId: config.eosTokenIds[0] ?? null,
     });
     const mapping = readMapping(asked);

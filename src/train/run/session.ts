@@ -126,6 +126,7 @@ async function readOpened(
       maxLength: sequenceLength,
       truncate: config.truncate,
       vocabSize: model.vocabSize,
+      surround: model.encoder !== null,
       eosId: model.eosTokenIds[0] ?? null,
     }),
   );

@@ -1,4 +1,4 @@
-"""Adds to classify.json what Transformers' Trainer makes of its micro-batches, and writes the heads at the start and the weights at the end.
+"""Adds to classify.json and encoders.json what Transformers' Trainer makes of their micro-batches, and writes the heads at the start and the weights at the end.
 
     bun test/golden/classify/rows.ts && python test/golden/classify/make.py
     (torch 2.13.0, transformers 5.23.0, peft 0.21.2)
@@ -28,7 +28,8 @@ sys.path.insert(0, str(HERE.parent / "trainer"))
 
 from settings import MODELS, InOrder, arguments
 
-FILE = HERE / "classify.json"
+FILES = [HERE / "classify.json", HERE / "encoders.json"]
+ENCODERS = ("bert", "roberta", "distilbert")
 EPOCHS = 5
 PAD = 0
 PROBLEMS = {"single": "single_label_classification", "several": "multi_label_classification", "number": "regression"}
@@ -38,14 +39,25 @@ def model_of(run):
     torch.manual_seed(1)
     folder = MODELS / run["model"]
     outputs = 1 if run["kind"] == "number" else 3
+    # An encoder has its own token of padding, from which a RoBERTa counts positions.
+    own = {} if run["model"] in ENCODERS else {"pad_token_id": PAD}
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", num_labels=outputs, problem_type=PROBLEMS[run["kind"]], pad_token_id=PAD
+        folder, dtype=torch.float32, attn_implementation="eager", num_labels=outputs, problem_type=PROBLEMS[run["kind"]], **own
     )
     embedding = model.get_input_embeddings()
     if hasattr(embedding, "embed_scale"):
         embedding.embed_scale = embedding.embed_scale.to(AutoConfig.from_pretrained(folder).dtype).float()
-    model.score.weight.data = 0.3 * torch.randn(outputs, model.config.hidden_size)
-    head = model.score.weight.detach().clone()
+    if run["model"] in ENCODERS:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        parts = {name: value for name, value in model.named_parameters() if "classifier" in name or "pooler" in name}
+        for value in parts.values():
+            value.data = 0.3 * torch.randn(value.shape)
+        head = {f"start.{name}": value.detach().clone() for name, value in parts.items()}
+    else:
+        model.score.weight.data = 0.3 * torch.randn(outputs, model.config.hidden_size)
+        head = {"start": model.score.weight.detach().clone()}
     if run["method"] == "full":
         return model, head
     adapter = json.loads((folder / "adapter/adapter_config.json").read_text())
@@ -63,7 +75,9 @@ def collate(kind):
         length = max(len(row["ids"]) for row in rows)
         pad = lambda values, filler: values + [filler] * (length - len(values))
         target = torch.tensor([row["target"] for row in rows], dtype=torch.float32)
+        types = {"token_type_ids": torch.tensor([pad(row["types"], 0) for row in rows])} if "types" in rows[0] else {}
         return {
+            **types,
             "input_ids": torch.tensor([pad(row["ids"], PAD) for row in rows]),
             "attention_mask": torch.tensor([pad([1] * len(row["ids"]), 0) for row in rows]),
             "labels": target[:, 0].long() if kind == "single" else target[:, 0] if kind == "number" else target,
@@ -98,12 +112,13 @@ def train(run, name, batches):
     logits = []
     with torch.no_grad():
         for row in rows[: len(rows) // EPOCHS]:
-            logits.append(model(input_ids=torch.tensor([row["ids"]])).logits[0].tolist())
-    weights = {"start": head} | {
+            types = {"token_type_ids": torch.tensor([row["types"]])} if "types" in row else {}
+            logits.append(model(input_ids=torch.tensor([row["ids"]]), **types).logits[0].tolist())
+    weights = head | {
         name.replace(".modules_to_save.default", "").replace(".default", ""): value.detach().float().contiguous()
         for name, value in model.named_parameters()
         # Of a whole model one block is enough: the others are in its losses.
-        if value.requires_grad and (run["method"] == "lora" or ".layers.1." not in name)
+        if value.requires_grad and (run["method"] == "lora" or not any(part in name for part in (".layers.1.", ".layer.1.", ".layer.2.")))
     }
     save_file(weights, HERE / f"{name}.safetensors")
     (HERE / f"{name}.safetensors").chmod(0o644)
@@ -213,9 +228,10 @@ def metrics():
     ]
 
 
-fixture = json.loads(FILE.read_text())
-for run in fixture["runs"]:
-    run["expected"] = train(run["settings"], run["name"], fixture["batches"][run["settings"]["kind"]])
-fixture["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
-FILE.write_text(json.dumps(fixture) + "\n")
+for file in FILES:
+    fixture = json.loads(file.read_text())
+    for run in fixture["runs"]:
+        run["expected"] = train(run["settings"], run["name"], fixture["batches"][run["settings"]["kind"]])
+    fixture["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
+    file.write_text(json.dumps(fixture) + "\n")
 (HERE / "losses.json").write_text(json.dumps({"losses": losses(), "metrics": metrics()}) + "\n")

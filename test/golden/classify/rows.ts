@@ -1,9 +1,14 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { CLASSIFY_FOLDER, CLASSIFY_RUNS, drawn, labelledBatches, textsOf } from "../../support/classify.ts";
+import { CLASSIFY_FOLDER, CLASSIFY_RUNS, drawn, ENCODER_RUNS, labelledBatches, textsOf } from "../../support/classify.ts";
 import { LABEL_KINDS } from "../../../src/hf/config/classifier.ts";
 
-/** Writes classify.json without its results: micro-batches and settings, for make.py. */
-const batches = Object.fromEntries(LABEL_KINDS.map((kind) => [kind, drawn(labelledBatches(kind)).map(textsOf)]));
-const runs = CLASSIFY_RUNS.map((settings) => ({ settings, name: `${settings.model}-${settings.kind}` }));
-writeFileSync(join(CLASSIFY_FOLDER, "classify.json"), `${JSON.stringify({ batches, runs })}\n`);
+/** Writes classify.json and encoders.json without their results: micro-batches and settings, for make.py. */
+for (const [file, settingsOf, encoder] of [
+  ["classify.json", CLASSIFY_RUNS, false],
+  ["encoders.json", ENCODER_RUNS, true],
+] as const) {
+  const batches = Object.fromEntries(LABEL_KINDS.map((kind) => [kind, drawn(labelledBatches(kind, false, encoder)).map(textsOf)]));
+  const runs = settingsOf.map((settings) => ({ settings, name: `${settings.model}-${settings.kind}` }));
+  writeFileSync(join(CLASSIFY_FOLDER, file), `${JSON.stringify({ batches, runs })}\n`);
+}

@@ -56,6 +56,12 @@ export const bert: Family = {
         bias: "cls.predictions.bias",
         activation: null,
       },
+      textHead: {
+        output: "classifier",
+        bias: true,
+        dense: { module: "bert.pooler.dense", activation: "tanh" },
+        saved: "classifier",
+      },
     },
   },
   layers: bertLayers,

@@ -47,6 +47,12 @@ export const distilbert: Family = {
       types: null,
       norm: "embeddings.LayerNorm",
       transform: { dense: "vocab_transform", norm: "vocab_layer_norm", bias: "vocab_projector.bias", activation: null },
+      textHead: {
+        output: "classifier",
+        bias: true,
+        dense: { module: "pre_classifier", activation: "relu" },
+        saved: "classifier",
+      },
     },
   },
   layers: encoderLayers(BLOCK),

@@ -8,6 +8,12 @@ const MODULES: FamilyModules = {
   encoder: {
     ...BERT_TABLES,
     transform: { dense: "lm_head.dense", norm: "lm_head.layer_norm", bias: "lm_head.bias", activation: "gelu" },
+    textHead: {
+      output: "classifier.out_proj",
+      bias: true,
+      dense: { module: "classifier.dense", activation: "tanh" },
+      saved: "classifier",
+    },
   },
 };
 

@@ -113,7 +113,7 @@ function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
     const setup = module !== null && hasAdapters(tuning) ? tuning.adapts(module) : null;
     if (setup) setups.set(module!, setup);
   }
-  const isWrapped = engine.config.modulePrefix !== "model.";
+  const isWrapped = visionModules(engine.config) !== null;
   const settings = settingsOf(config, engine.config);
   return {
     ...settings,
