@@ -177,6 +177,8 @@ describe("one clear error", () => {
     expect(await bad("alone.jsonl", rows(1))).toContain(
       'all training examples have the label "good"; expected at least two classes',
     );
+    await train("named", "--labels", "good,dull,bad", "--steps", "1");
+    expect(read("named", "classifier.json")["label2id"]).toEqual({ good: 0, dull: 1, bad: 2 });
     expect(await bad("given.jsonl", rows(3), "--labels", "good,bad")).toContain(
       'FILE:3: label "dull" is none of the classes good, bad',
     );

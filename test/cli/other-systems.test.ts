@@ -155,6 +155,8 @@ special_tokens:
     expect(config).toMatchObject(settings);
     const dpo = file("dpo.yml", `${text}rl: dpo\nrl_beta: 0.2\n`);
     expect((await readAll(dpo)).config).toMatchObject({ objective: "dpo", dpoBeta: 0.2 });
+    const reward = file("reward.yml", `${text}reward_model: true\ncenter_rewards_coefficient: 0.01\n`);
+    expect((await readAll(reward)).config).toMatchObject({ objective: "reward", rewardCentring: 0.01 });
   });
 
   test("without an adapter all weights are trained, without sample_packing nothing is packed", async () => {
@@ -266,6 +268,11 @@ describe("other systems", () => {
       "  dataset: name the file that dataset_info.json names, as data: FILE",
       "  max_samples: all examples are used; --data FILE=0.1 takes a tenth of them in an epoch",
     ]);
+  });
+
+  test("LLaMA-Factory's stage rm is a reward model", async () => {
+    const path = file("rm.yaml", "model_name_or_path: a\nstage: rm\nfinetuning_type: lora\ndata: pairs.jsonl\n");
+    expect((await readAll(path)).config).toMatchObject({ objective: "reward", method: "lora" });
   });
 
   test("LLaMA-Factory's stage kto, with its beta and its weights", async () => {

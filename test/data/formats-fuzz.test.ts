@@ -49,6 +49,8 @@ const LINES = [
   { conversation: [{ system: "s", input: "q", output: "a", output_with_loss: true }] },
   { prompt: turns.slice(0, 2), completion: turns.slice(2), label: true },
   { messages: turns, label: false },
+  { text: "a", text_pair: "b", label: ["x", 2] },
+  { text: "a", label: 0.5 },
 ].map((line) => JSON.stringify(line));
 const whole = Buffer.from(`${LINES.join("\r\n\n")}\n`);
 

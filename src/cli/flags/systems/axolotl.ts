@@ -173,7 +173,9 @@ export const AXOLOTL: Table = {
   kto_desirable_weight: to("ktoDesirableWeight"),
   kto_undesirable_weight: to("ktoUndesirableWeight"),
   orpo_alpha: to("orpoLambda"),
-  ...each("reward_model process_reward_model", missing("training is next-token prediction")),
+  reward_model: to("objective", (value) => (isOff(value) ? NOTHING : { set: { objective: "reward" } })),
+  center_rewards_coefficient: to("rewardCentring"),
+  process_reward_model: missing("there are reward models of whole answers alone"),
   sequence_len: to("sequenceLength"),
   sample_packing: to("packing"),
   ...each(

@@ -152,7 +152,11 @@ export const LLAMA_FACTORY: Table = {
       ? NOTHING
       : value === "dpo" || value === "kto"
         ? { set: { objective: value } }
-        : problem(`${show(value)}: training is next-token prediction, or --objective dpo, kto, orpo or simpo`),
+        : value === "rm"
+          ? { set: { objective: "reward" } }
+          : problem(
+              `${show(value)}: training is next-token prediction, or --objective dpo, kto, orpo, simpo, reward or classify`,
+            ),
   ),
   pref_beta: preferenceBeta,
   kto_chosen_weight: to("ktoDesirableWeight"),
