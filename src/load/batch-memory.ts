@@ -85,7 +85,12 @@ export function createBatchMemory(
       starts.forEach((start, token) => (windowStarts[token] = Math.max(start, token - reach)));
       put("windowStarts", windowStarts.subarray(0, count));
       if (encoder) {
-        put("ends", endsOf(starts));
+        const ends = endsOf(starts);
+        put("ends", ends);
+        put(
+          "windowEnds",
+          ends.map((end, token) => Math.min(end, token + reach + 1)),
+        );
         put(
           "positions",
           positions.map((position) => encoder.firstPosition + position),

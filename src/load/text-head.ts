@@ -13,7 +13,7 @@ const DEVIATION = 0.02;
 /** The path of the tensors that are in no file. */
 const NEW = "a new head";
 
-/** A checkpoint with what it lacks of a head for texts beside its own tensors: matrices are drawn from the seed, biases are 0. */
+/** A checkpoint with what it lacks of a head for texts beside its own tensors: matrices are drawn from the seed, biases are 0, norms 1. */
 export function withNewHead(
   source: TensorSource,
   model: Pick<ModelConfig, "family" | "hiddenSize">,
@@ -22,10 +22,14 @@ export function withNewHead(
 ): TensorSource {
   const made = new Map<string, Uint8Array>();
   const tensors = new Map(source.tensors);
+  const norm = `${textHeadOf(model).dense?.norm}.weight`;
   for (const [name, shape] of textHeadShapes(model, outputs)) {
     if (tensors.has(name)) continue;
     const random = createRandom(seed, name);
-    const values = Float32Array.from({ length: elements(shape) }, () => (shape.length === 1 ? 0 : DEVIATION * random.normal()));
+    const first = name === norm ? 1 : 0;
+    const values = Float32Array.from({ length: elements(shape) }, () =>
+      shape.length === 1 ? first : DEVIATION * random.normal(),
+    );
     const bytes = new Uint8Array(values.buffer);
     made.set(name, bytes);
     const entry: TensorEntry = { name, stored: "F32", dtype: "f32", shape, path: NEW, offset: 0, bytes: bytes.length };

@@ -4,14 +4,14 @@ import { isVision } from "../hf/weights/model-weights.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { buildSegments } from "../models/chain/segments.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { modulesOf } from "../models/families/index.ts";
+import { modulesOf, textHeadShapes } from "../models/families/index.ts";
 import { adapterTuning } from "./adapter.ts";
 
 /** Names that the model computes by itself, or that say a thing twice: old files hold such tensors, and nobody misses them. */
 const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias|embeddings\.position_ids)$/;
 
 /** The version of this check: what an earlier one has found is not believed. */
-const CHECK_VERSION = 1;
+const CHECK_VERSION = 2;
 
 /** Names in a note. */
 const NAMED = 3;
@@ -36,9 +36,12 @@ function findUnread(config: ModelConfig, source: TensorSource): string | null {
   };
   const read = new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
   const modules = new Set([...read].map(moduleOf));
-  const head = `${modulesOf(config).head}.weight`;
+  const { head, encoder } = modulesOf(config);
+  // Heads that the model can be given read these.
+  const spare = new Set([`${head}.weight`, ...(encoder ? textHeadShapes(config, 0).keys() : [])]);
+  if (encoder?.finalNorm) spare.add(`${config.modulePrefix}${encoder.finalNorm}.weight`);
   const unread = [...source.tensors.keys()].filter(
-    (name) => !read.has(name) && !isVision(name) && !COMPUTED.test(name) && name !== head,
+    (name) => !read.has(name) && !isVision(name) && !COMPUTED.test(name) && !spare.has(name),
   );
   const partOfRead = unread.find((name) => modules.has(moduleOf(name)));
   if (partOfRead !== undefined) {

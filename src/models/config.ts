@@ -5,12 +5,14 @@ export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
 
 /** Describes what a model has whose tokens attend to both sides. */
 export interface EncoderConfig {
-  /** Rows of the table of positions. */
+  /** Rows of the table of positions; 0: positions are rotary. */
   readonly positionRows: number;
   /** The row of a text's first token. */
   readonly firstPosition: number;
   /** Rows of the table of types, which tells two texts of an example apart; 0: there is none. */
   readonly typeRows: number;
+  /** True if norms have biases. */
+  readonly normBias: boolean;
   /** True if there is a head that predicts masked tokens. */
   readonly predictsTokens: boolean;
 }

@@ -40,7 +40,7 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
 
 /**
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
- * without and with the sliding window, `ends` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
+ * without and with the sliding window, `ends` and `windowEnds` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
  * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
  * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted. `tokenLosses`, or
  * `textLogits`, is what an open head writes.
@@ -56,6 +56,7 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     windowStarts: { dtype: "i32", shape: [tokens] },
     ...(config.encoder && {
       ends: { dtype: "i32", shape: [tokens] },
+      windowEnds: { dtype: "i32", shape: [tokens] },
       positions: { dtype: "i32", shape: [tokens] },
       types: { dtype: "i32", shape: [tokens] },
       ones: { dtype: "f32", shape: [tokens, 1] },
@@ -92,6 +93,7 @@ export type BatchInput =
   | "starts"
   | "windowStarts"
   | "ends"
+  | "windowEnds"
   | "positions"
   | "types"
   | "ones"

@@ -62,7 +62,7 @@ export async function withHead(
   const isNew = (name: string) => !source.tensors.has(name);
   const { saved: head, dense } = textHeadOf(model);
   // PEFT leaves a BERT's pooler as it is; a new one has nothing to be left.
-  const wanted = dense && !`.${dense.module}`.includes(head) && isNew(`${dense.module}.weight`) ? [head, dense.module] : [head];
+  const wanted = dense?.saved && isNew(`${dense.module}.weight`) ? [head, dense.saved] : [head];
   const missing = wanted.filter((name) => !config.modulesToSave?.includes(name));
   const isWhole = config.method === "full" || adapter !== null || missing.length === 0;
   return {

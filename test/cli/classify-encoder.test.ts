@@ -22,7 +22,13 @@ function writeEncoder(name: string, config: Record<string, unknown>, tokenizer: 
   makeFolder(path);
   writeFileSync(join(path, "config.json"), JSON.stringify(config));
   const options = { tokens: 1, tuning: { method: "full" }, weightType: () => "f32" as const } as const;
-  const params = collectParams(buildSegments(parseConfig(config), options));
+  const model = parseConfig(config);
+  const judging = { ...model, textHead: { outputs: 2, padId: null } };
+  const segments = model.encoder!.predictsTokens
+    ? buildSegments(model, options)
+    : buildSegments(judging, { ...options, head: "logits", texts: 1 });
+  // What judges texts is not there yet.
+  const params = collectParams(segments).filter(({ name: parameter }) => !/^(head|classifier)\./.test(parameter));
   const tensors = params.map(({ name: parameter, type: { shape } }) => {
     const random = createRandom(1, parameter);
     const norm = /norm\.weight$/i.test(parameter);
@@ -80,6 +86,25 @@ const roberta = writeEncoder(
     torch_dtype: "float32",
   },
   "xlm-roberta",
+);
+
+/** Saved without a head. */
+const modern = writeEncoder(
+  "modern",
+  {
+    architectures: ["ModernBertModel"],
+    model_type: "modernbert",
+    vocab_size: 800,
+    hidden_size: 16,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    intermediate_size: 24,
+    max_position_embeddings: 96,
+    local_attention: 6,
+    pad_token_id: 0,
+    torch_dtype: "float32",
+  },
+  "bert-uncased",
 );
 
 const write = (name: string, lines: readonly unknown[]) => {
@@ -157,6 +182,18 @@ describe("an encoder learns classes", () => {
     const other = await train("bert-lora", bert, single, "--learning-rate", "2e-2", "--packing");
     expect(await accuracy(other, single)).toBe(1);
     expect(names(other, "adapter_model.safetensors")).toContain("base_model.model.bert.pooler.dense.weight");
+  });
+
+  test("without a head: a ModernBERT gets all of it, and is merged", async () => {
+    const path = await train("modern-lora", modern, single, "--learning-rate", "2e-2");
+    expect(await accuracy(path, single)).toBe(1);
+    expect(JSON.parse(readFileSync(join(path, "adapter_config.json"), "utf8"))).toMatchObject({
+      modules_to_save: ["classifier", "head"],
+    });
+    const merged = join(folder, "modern-merged");
+    await ok("merge", "--adapter", path, "--out", merged);
+    expect(await accuracy(merged, single)).toBe(1);
+    expect(names(merged)).toEqual(expect.arrayContaining(["head.dense.weight", "head.norm.weight", "classifier.bias"]));
   });
 
   test("and still predicts no next tokens", async () => {

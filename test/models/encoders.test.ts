@@ -47,7 +47,7 @@ const STRATEGIES: readonly Strategy[] = [
   { name: "revolve", slots: 2 },
 ];
 
-test.each(["bert", "distilbert"] as const)("%s: the same bits for every strategy, and for 1 and 2 threads", async (family) => {
+test.each(["bert", "modernbert"] as const)("%s: the same bits for every strategy, and for 1 and 2 threads", async (family) => {
   const reference = await gradientsOf(family, { name: "off" }, 1);
   for (const [strategy, threads] of combinations(STRATEGIES, [1, 2]))
     expectSameBits(`${strategy.name}, ${threads} threads`, await gradientsOf(family, strategy, threads), reference);
@@ -79,6 +79,24 @@ describe("configurations", () => {
       encoder: { positionRows: 514, firstPosition: 2 },
     });
     expect(parseConfig({ model_type: "distilbert" })).toMatchObject({ layers: 6, encoder: { typeRows: 0 } });
+    expect(parseConfig({ model_type: "modernbert" })).toMatchObject({
+      layers: 22,
+      rotaryDim: 64,
+      normEps: 1e-5,
+      maxPositions: 8192,
+      rope: { theta: 160_000 },
+      windowRope: { theta: 10_000 },
+      slidingWindow: 65,
+      windowLayers: Array.from({ length: 22 }, (_, layer) => layer % 3 > 0),
+      encoder: { positionRows: 0, typeRows: 0, normBias: false },
+    });
+    const kinds = { full_attention: { rope_type: "default", rope_theta: 7 }, sliding_attention: { rope_theta: 5 } };
+    const layers = { num_hidden_layers: 2, layer_types: ["sliding_attention", "full_attention"] };
+    expect(parseConfig({ model_type: "modernbert", rope_parameters: kinds, ...layers })).toMatchObject({
+      rope: { theta: 7 },
+      windowRope: { theta: 5 },
+      windowLayers: [true, false],
+    });
     expect(parseConfig({ ...bert, architectures: ["BertModel"] }).encoder!.predictsTokens).toBe(false);
   });
 
@@ -92,6 +110,18 @@ describe("configurations", () => {
     [{ quantization_config: {} }, "the checkpoint is quantised"],
   ])("are refused: %p", (more, message) => {
     expect(() => parseConfig({ ...bert, ...more }, "x/config.json")).toThrow(`x/config.json: ${message}`);
+  });
+
+  test.each([
+    [{ norm_bias: true }, "norm_bias true is not supported; expected false"],
+    [{ decoder_bias: false }, "decoder_bias false is not supported; expected true"],
+    [{ num_hidden_layers: 3, layer_types: ["full_attention"] }, "layer_types has 1 entries; expected one for each of 3 layers"],
+    [
+      { architectures: ["ModernBertForSequenceClassification"], classifier_pooling: "mean" },
+      'classifier_pooling "mean" is not supported; expected "cls"',
+    ],
+  ])("of a ModernBERT are refused: %p", (more, message) => {
+    expect(() => parseConfig({ model_type: "modernbert", ...more }, "x/config.json")).toThrow(`x/config.json: ${message}`);
   });
 
   test("blocks are told by the family's own names", () => {

@@ -89,7 +89,7 @@ function onTheCpu({ graph, functions }: ModelProto): string[] {
 const onCuda = (graph: Graph): string[] => onTheCpu(fromBinary(ModelProtoSchema, writeModel(graph, undefined, TARGETS.cuda)));
 
 const MODELS: readonly GoldenFamily[] = [...FAMILIES, ...ENCODERS];
-const LINEAR = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj query value q_lin v_lin lin1 lin2".split(" ");
+const LINEAR = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj query value Wqkv Wi q_lin v_lin lin1 lin2".split(" ");
 const adapters = (method: string, targets: readonly string[]): Tuning =>
   uniformAdapters({ method, rank: 4, scale: 2, dropout: 0.1, targets: new Set(targets) });
 const LORA = adapters("lora", [...LINEAR, "lm_head", "embed_tokens"]);

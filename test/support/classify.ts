@@ -54,6 +54,7 @@ export const ENCODER_RUNS: readonly ClassifyRun[] = [
   { model: "bert", method: "full", kind: "single", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, ...common },
   { model: "roberta", method: "lora", kind: "several", learningRate: 1e-2, schedule: "cosine", weightDecay: 0.1, ...common },
   { model: "distilbert", method: "full", kind: "number", learningRate: 2e-3, schedule: "linear", weightDecay: 0.1, ...common },
+  { model: "modernbert", method: "lora", kind: "several", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, ...common },
 ];
 
 export const outputsOf = (kind: LabelKind): number => (kind === "number" ? 1 : CLASSES);

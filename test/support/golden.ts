@@ -36,7 +36,7 @@ export const FAMILIES = [
   "lfm2-bias",
 ] as const;
 /** Families whose tokens attend to both sides. */
-export const ENCODERS = ["bert", "roberta", "xlm-roberta", "distilbert"] as const;
+export const ENCODERS = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"] as const;
 export type GoldenFamily = (typeof FAMILIES)[number] | (typeof ENCODERS)[number];
 
 /** Families of parts that others' fixtures have too: their readers and names are new. The plain suite has fewer cases of them. */

@@ -80,10 +80,12 @@ function learnedHead({ whole }: Adapter, { base, adapter }: MergeOptions, config
   return { classifier: readClassifier(base, adapter, head.shape[0]!), architecture };
 }
 
-/** Modules and parameters that predict tokens, and nothing else does. */
+/** Parameters of the head that predicts tokens. */
 function tokenHead(model: ModelConfig): string[] {
   const { head, encoder } = modulesOf(model);
-  return [head, ...(encoder ? [encoder.transform.dense, encoder.transform.norm, encoder.transform.bias] : [])];
+  const modules = [head, ...(encoder ? [encoder.transform.dense, encoder.transform.norm] : [])];
+  const bias = encoder ? [encoder.transform.bias] : [];
+  return [...modules.flatMap((module) => [`${module}.weight`, `${module}.bias`]), ...bias];
 }
 
 function publish(draft: string, output: string): void {
@@ -118,13 +120,13 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
     const shared = entries.get(embeddingName)!;
     entries.set(headName, { ...shared, name: storedHead(shared.name, headName) });
   }
-  for (const name of textHeadShapes(config, 0).keys()) {
+  const textHead = textHeadShapes(config, 0);
+  for (const name of textHead.keys()) {
     const own = adapter.whole.get(name);
     if (!own || entries.has(name)) continue;
     // It stands in the place of the head that predicts tokens, in the model's own dtype.
     const shared = entries.get(embeddingName)!;
-    for (const module of tokenHead(config))
-      for (const part of [module, `${module}.weight`, `${module}.bias`]) entries.delete(part);
+    for (const part of tokenHead(config)) if (!textHead.has(part)) entries.delete(part);
     entries.set(name, { ...shared, name, shape: own.shape });
   }
   const tensors = Array.from(entries, ([key, entry]): TensorData => {

@@ -19,7 +19,7 @@ export interface AttentionSettings {
   /** The input that holds the first position that each token sees. */
   readonly starts: "starts" | "windowStarts";
   /** The input that holds the end of what each token sees; null: it sees nothing behind it. */
-  readonly ends: "ends" | null;
+  readonly ends: "ends" | "windowEnds" | null;
   /** How queries and keys are rotated; null: not at all. */
   readonly rotary: RotarySettings | null;
 }
@@ -48,7 +48,7 @@ export function attentionOf(config: ModelConfig, layer: number): AttentionSettin
     scale: config.attentionScale,
     softCap: config.attentionSoftCap,
     starts: hasWindow ? "windowStarts" : "starts",
-    ends: encoder === null ? null : "ends",
+    ends: encoder === null ? null : hasWindow ? "windowEnds" : "ends",
     rotary: isRotated ? { keys, queries, dim: rotaryDim } : null,
   };
 }

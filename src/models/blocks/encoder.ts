@@ -1,8 +1,8 @@
 import { Add } from "../../ops/add.ts";
 import type { ModelConfig } from "../config.ts";
-import { attentionLayer, attentionOf, type ProjectionNames, selfAttention } from "./attention.ts";
+import { attentionLayer, attentionOf, fusedAttention, type ProjectionNames, selfAttention } from "./attention.ts";
 import type { BlockParts, Layer } from "./layer.ts";
-import { plainMlp } from "./mlp.ts";
+import { fusedMlp, plainMlp } from "./mlp.ts";
 import { layerNorm } from "./norm.ts";
 
 /** Names of the modules of a block of BERT's kind. */
@@ -26,6 +26,21 @@ export function encoderLayers(names: EncoderNames): (config: ModelConfig) => rea
         return postNorm(parts, h, plainMlp(parts, h, names), names.outputNorm);
       });
     });
+}
+
+/** The blocks of a ModernBERT: norms in front of the branches but in front of the first one, which has what is normed before. */
+export function modernLayers(config: ModelConfig): readonly Layer[] {
+  return Array.from({ length: config.layers }, (_, number) => {
+    const settings = attentionOf(config, number);
+    return attentionLayer(settings, (parts) => {
+      const { builder, scope } = parts;
+      const normed = (x: string, norm: string) => layerNorm(scope, config, x, norm, config.hiddenSize);
+      const names = { qkv: "attn.Wqkv", output: "attn.Wo", groups: 1 };
+      const attended = fusedAttention(parts, settings, number === 0 ? "x" : normed("x", "attn_norm"), names);
+      const h = builder.value(Add, ["x", attended], {}, "h");
+      return builder.value(Add, [h, fusedMlp(parts, normed(h, "mlp_norm"), { both: "mlp.Wi", down: "mlp.Wo" })], {}, "y");
+    });
+  });
 }
 
 /** LayerNorm(x + added). */

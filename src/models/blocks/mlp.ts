@@ -17,13 +17,15 @@ export function gatedMlp(parts: BlockParts, x: string, names = LLAMA_NAMES): str
   return project(gated(parts, gate, up), names.down, intermediateSize, hiddenSize, mlpBias);
 }
 
+const PHI_NAMES = { both: "mlp.gate_up_proj", down: "mlp.down_proj" };
+
 /** The gated MLP whose gate and up are one matrix, one after the other (Phi-3). */
-export function fusedMlp(parts: BlockParts, x: string): string {
+export function fusedMlp(parts: BlockParts, x: string, names = PHI_NAMES): string {
   const { builder, config, project } = parts;
   const { hiddenSize, intermediateSize: size } = config;
-  const product = project(x, "mlp.gate_up_proj", hiddenSize, 2 * size, false);
-  const [gate, up] = builder.node(SplitColumns, [product], { groups: 1, sizes: [size, size] }, "mlp.gate_up_proj.split");
-  return project(gated(parts, gate!, up!), "mlp.down_proj", size, hiddenSize, false);
+  const product = project(x, names.both, hiddenSize, 2 * size, false);
+  const [gate, up] = builder.node(SplitColumns, [product], { groups: 1, sizes: [size, size] }, `${names.both}.split`);
+  return project(gated(parts, gate!, up!), names.down, size, hiddenSize, false);
 }
 
 /** The MLP without a gate of x [tokens, hiddenSize], with the names of its two layers. */

@@ -18,10 +18,11 @@ export function rmsNorm(scope: ParamScope, config: ModelConfig, x: string, local
   return scope.builder.value(RMSNormalization, [x, weight], { axis: -1, epsilon: config.normEps }, local);
 }
 
-/** LayerNorm (Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450) of the rows of x [rows, size], with a weight and a bias. */
+/** LayerNorm (Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450) of the rows of x [rows, size], with a weight and, as a rule, a bias. */
 export function layerNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
-  const inputs = [x, scope.vector(`${local}.weight`, size), scope.vector(`${local}.bias`, size)];
-  return scope.builder.value(LayerNormalization, inputs, { axis: -1, epsilon: config.normEps }, local);
+  const weight = scope.vector(`${local}.weight`, size);
+  const bias = config.encoder?.normBias === false ? [] : [scope.vector(`${local}.bias`, size)];
+  return scope.builder.value(LayerNormalization, [x, weight, ...bias], { axis: -1, epsilon: config.normEps }, local);
 }
 
 /** RMSNorm of each of `count` heads of x [tokens, count * dim]. */

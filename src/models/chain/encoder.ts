@@ -18,7 +18,8 @@ function encoderModules(config: ModelConfig): EncoderModules {
 /** Batch inputs of the embedding's program. */
 export function embeddingInputs({ encoder }: ModelConfig): readonly BatchInput[] {
   if (encoder === null) return ["ids"];
-  return encoder.typeRows > 0 ? ["ids", "positions", "types"] : ["ids", "positions"];
+  const { positionRows, typeRows } = encoder;
+  return ["ids", ...(positionRows > 0 ? (["positions"] as const) : []), ...(typeRows > 0 ? (["types"] as const) : [])];
 }
 
 /** The norm of the sum of the rows of words, types and positions, in the order in which Transformers adds them: f32 [tokens, hiddenSize]. */
@@ -29,15 +30,22 @@ export function encoderEmbedding(scope: ParamScope, config: ModelConfig, words: 
   const plus = (x: string, table: string, rows: number, which: BatchInput) =>
     builder.value(Add, [x, scope.rows(`${table}.weight`, [rows, hiddenSize], which)], {}, `${table}.sum`);
   const typed = types === null ? words : plus(words, types, encoder!.typeRows, "types");
-  return layerNorm(scope, config, plus(typed, positions, encoder!.positionRows, "positions"), norm, hiddenSize);
+  const sum = positions === null ? typed : plus(typed, positions, encoder!.positionRows, "positions");
+  return layerNorm(scope, config, sum, norm, hiddenSize);
+}
+
+/** Puts x [rows, hiddenSize], which leaves the last block, behind the model's final norm, where it has one. */
+export function finallyNormed(scope: ParamScope, config: ModelConfig, x: string): string {
+  const { finalNorm } = encoderModules(config);
+  return finalNorm === null ? x : layerNorm(scope, config, x, `${config.modulePrefix}${finalNorm}`, config.hiddenSize);
 }
 
 /** Prepares x [tokens, hiddenSize] for the head: a linear layer, the activation and a norm. */
 export function transformed(scope: ParamScope, config: ModelConfig, x: string): string {
   const { hiddenSize, hiddenAct } = config;
-  const { dense, norm, activation } = encoderModules(config).transform;
-  const spec = { module: dense, inFeatures: hiddenSize, outFeatures: hiddenSize, bias: true, site: 0 };
-  const y = activated(scope.builder, activation ?? hiddenAct, linear(scope, x, spec));
+  const { dense, denseBias, norm, activation } = encoderModules(config).transform;
+  const spec = { module: dense, inFeatures: hiddenSize, outFeatures: hiddenSize, bias: denseBias, site: 0 };
+  const y = activated(scope.builder, activation ?? hiddenAct, linear(scope, finallyNormed(scope, config, x), spec));
   return layerNorm(scope, config, y, norm, hiddenSize);
 }
 

@@ -7,11 +7,14 @@ import { Gemm } from "../../ops/gemm.ts";
 import { Reshape } from "../../ops/reshape.ts";
 import { Relu } from "../../ops/relu.ts";
 import { Tanh } from "../../ops/tanh.ts";
-import { rmsNorm } from "../blocks/norm.ts";
+import { activated } from "../blocks/mlp.ts";
+import { layerNorm, rmsNorm } from "../blocks/norm.ts";
 import type { ModelConfig, TextHead } from "../config.ts";
 import { modulesOf, textHeadOf } from "../families/index.ts";
+import type { TextHeadModules } from "../families/family.ts";
 import { linear, ParamScope } from "../linear.ts";
 import { type SegmentOptions, startGraph } from "../parts.ts";
+import { finallyNormed } from "./encoder.ts";
 
 /**
  * The head that judges whole texts, as `...ForSequenceClassification` has it: the hidden state of one token of each text, the last of a causal model
@@ -59,16 +62,28 @@ function addLogits(builder: GraphBuilder, config: ModelConfig, { outputs }: Text
   const seen =
     dense === null
       ? rmsNorm(scope, config, pooled, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, hiddenSize)
-      : builder.value(
-          dense.activation === "tanh" ? Tanh : Relu,
-          [linear(scope, pooled, { module: dense.module, inFeatures: hiddenSize, outFeatures: hiddenSize, bias: true, site: 0 })],
-          {},
-          "activated",
-        );
+      : densely(scope, config, dense, finallyNormed(scope, config, pooled));
   const weight = scope.matrix(`${output}.weight`, [outputs, hiddenSize]);
   const addend = bias ? [scope.vector(`${output}.bias`, outputs)] : [];
   return {
     scope,
     logits: builder.value(Gemm, [seen, weight, ...addend], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "logits"),
   };
+}
+
+/** The layer in front of an encoder's last one, with its activation and norm. */
+function densely(
+  scope: ParamScope,
+  config: ModelConfig,
+  { module, bias, activation, norm }: NonNullable<TextHeadModules["dense"]>,
+  x: string,
+): string {
+  const { builder } = scope;
+  const { hiddenSize } = config;
+  const y = linear(scope, x, { module, inFeatures: hiddenSize, outFeatures: hiddenSize, bias, site: 0 });
+  const active =
+    activation === "gelu"
+      ? activated(builder, "gelu", y)
+      : builder.value(activation === "tanh" ? Tanh : Relu, [y], {}, "activated");
+  return norm === null ? active : layerNorm(scope, config, active, norm, hiddenSize);
 }

@@ -75,8 +75,16 @@ export interface TextHeadModules {
   readonly output: string;
   /** True if it has a bias. */
   readonly bias: boolean;
-  /** A layer in front of it, [hiddenSize, hiddenSize] with a bias, and what follows it; null: the norm of a decoder is in front. */
-  readonly dense: { readonly module: string; readonly activation: "tanh" | "relu" } | null;
+  /** A layer in front of it, [hiddenSize, hiddenSize], and what follows it; null: the norm of a decoder is in front. */
+  readonly dense: {
+    readonly module: string;
+    readonly bias: boolean;
+    readonly activation: "tanh" | "relu" | "gelu";
+    /** A norm behind the activation; null: there is none. */
+    readonly norm: string | null;
+    /** The name by which PEFT trains this part whole where it is new; null: with the head. */
+    readonly saved: string | null;
+  } | null;
   /** The name by which PEFT trains the whole head, as it trains every module whose name ends with it. */
   readonly saved: string;
 }
@@ -84,13 +92,16 @@ export interface TextHeadModules {
 /** Describes what an encoder calls the modules that decoders do not have. */
 export interface EncoderModules {
   /** Tables below `ModelConfig.modulePrefix`; null: there is none. */
-  readonly positions: string;
+  readonly positions: string | null;
   readonly types: string | null;
   /** The norm of the sum of embeddings, below the same. */
   readonly norm: string;
+  /** The norm behind the last block, below the same; null: there is none. */
+  readonly finalNorm: string | null;
   /** Linear layer and norm between the last block and the head, and the parameter that is added to the logits; at the top. */
   readonly transform: {
     readonly dense: string;
+    readonly denseBias: boolean;
     readonly norm: string;
     readonly bias: string;
     /** The activation between the two; null: that of the blocks. */

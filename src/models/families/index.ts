@@ -6,6 +6,7 @@ import type { ModelConfig } from "../config.ts";
 import type { Family, FamilyModules, Raw, TextHeadModules, Wrapper } from "./family.ts";
 import { bert } from "./bert/bert.ts";
 import { distilbert } from "./bert/distilbert.ts";
+import { modernBert } from "./bert/modernbert.ts";
 import { roberta, xlmRoberta } from "./bert/roberta.ts";
 import { gemma } from "./gemma/gemma.ts";
 import { gemma2 } from "./gemma/gemma2.ts";
@@ -48,6 +49,7 @@ export const FAMILIES: readonly Family[] = [
   roberta,
   xlmRoberta,
   distilbert,
+  modernBert,
 ];
 
 const BY_TYPE: ReadonlyMap<string, Family> = new Map(FAMILIES.map((family) => [family.type, family]));
@@ -78,12 +80,9 @@ export function textHeadShapes(
   const { output, bias, dense } = textHeadOf(model);
   const { hiddenSize } = model;
   return new Map<string, readonly number[]>([
-    ...(dense
-      ? ([
-          [`${dense.module}.weight`, [hiddenSize, hiddenSize]],
-          [`${dense.module}.bias`, [hiddenSize]],
-        ] as const)
-      : []),
+    ...(dense ? ([[`${dense.module}.weight`, [hiddenSize, hiddenSize]]] as const) : []),
+    ...(dense?.bias ? ([[`${dense.module}.bias`, [hiddenSize]]] as const) : []),
+    ...(dense?.norm ? ([[`${dense.norm}.weight`, [hiddenSize]]] as const) : []),
     [`${output}.weight`, [outputs, hiddenSize]],
     ...(bias ? ([[`${output}.bias`, [outputs]]] as const) : []),
   ]);
@@ -100,7 +99,7 @@ export const TABLE_MODULES: readonly string[] = [
 export const ALL_TABLES: ReadonlySet<string> = new Set([
   ...TABLE_MODULES,
   ...FAMILIES.flatMap(({ modules: { encoder } }) =>
-    encoder ? [encoder.positions, encoder.types ?? encoder.positions].map(last) : [],
+    [encoder?.positions, encoder?.types].flatMap((table) => (table ? [last(table)] : [])),
   ),
 ]);
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(HERE.parent / "trainer"))
 from settings import MODELS, InOrder, arguments
 
 FILES = [HERE / "classify.json", HERE / "encoders.json"]
-ENCODERS = ("bert", "roberta", "distilbert")
+ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
 EPOCHS = 5
 PAD = 0
 PROBLEMS = {"single": "single_label_classification", "several": "multi_label_classification", "number": "regression"}

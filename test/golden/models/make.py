@@ -862,6 +862,32 @@ ENCODERS = {
             "torch_dtype": "float32",
         },
     },
+    # Layers 2, 3 and 5 see three tokens to both sides.
+    "modernbert": {
+        "seed": 1074,
+        "dtype": torch.float32,
+        "targets": ["Wqkv", "Wo", "Wi"],
+        "same": ["decoder.weight"],
+        "config": {
+            "architectures": ["ModernBertForMaskedLM"],
+            "model_type": "modernbert",
+            "hidden_size": 28,
+            "intermediate_size": 33,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 2,
+            "vocab_size": 61,
+            "max_position_embeddings": 64,
+            "local_attention": 7,
+            "global_rope_theta": 800.0,
+            "local_rope_theta": 50.0,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+            "torch_dtype": "float32",
+        },
+    },
 }
 
 
@@ -999,7 +1025,7 @@ def explicit_mask(batch, config, dtype, window=None):
         example = (batch["position_ids"] == 0).cumsum(1)
         seen = seen & (example[:, :, None] == example[:, None, :])
     if window is not None:
-        seen = seen & (distance < window)
+        seen = seen & (distance.abs() <= window if is_encoder else distance < window)
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -1e30)[:, None]
 
 
@@ -1015,7 +1041,7 @@ def forward_inputs(batch, config, dtype):
         inputs["position_ids"] = batch["position_ids"] + first
     if "position_ids" in batch or dtype == torch.float64:
         window = getattr(config, "sliding_window", None)
-        if config.model_type in ("gemma2", "gemma3_text", "smollm3", "cwm", "ministral"):
+        if config.model_type in ("gemma2", "gemma3_text", "smollm3", "cwm", "ministral", "modernbert"):
             # One mask for each kind of layer.
             inputs["attention_mask"] = {
                 "full_attention": explicit_mask(batch, config, dtype),

@@ -113,7 +113,7 @@ test("a run that names no targets adapts what PEFT does, by family, and keys, va
   const others = { phi3: ["qkv_proj", "down_proj"], internlm2: ["wqkv", "w2"], lfm2: ["k_proj", "v_proj", "w2"] };
   // The last parts of their names do not tell the last layer of the MLP from others.
   const bert = ["key", "value"];
-  const encoders = { bert, roberta: bert, "xlm-roberta": bert, distilbert: ["k_lin", "v_lin", "lin2"] };
+  const encoders = { bert, roberta: bert, "xlm-roberta": bert, distilbert: ["k_lin", "v_lin", "lin2"], modernbert: ["Wqkv"] };
   const expected: Readonly<Record<string, string[]>> = { ...ofPeft, ...others, ...encoders };
   for (const { type, modules } of FAMILIES)
     expect([type, adapterKind("ia3").targets!.of(modules)]).toEqual([type, expected[type] ?? llama]);

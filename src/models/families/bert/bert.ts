@@ -27,6 +27,7 @@ export const BERT_TABLES = {
   positions: "embeddings.position_embeddings",
   types: "embeddings.token_type_embeddings",
   norm: "embeddings.LayerNorm",
+  finalNorm: null,
 } as const;
 
 export const bertLayers: Family["layers"] = encoderLayers(BLOCK);
@@ -52,6 +53,7 @@ export const bert: Family = {
       ...BERT_TABLES,
       transform: {
         dense: "cls.predictions.transform.dense",
+        denseBias: true,
         norm: "cls.predictions.transform.LayerNorm",
         bias: "cls.predictions.bias",
         activation: null,
@@ -59,7 +61,7 @@ export const bert: Family = {
       textHead: {
         output: "classifier",
         bias: true,
-        dense: { module: "bert.pooler.dense", activation: "tanh" },
+        dense: { module: "bert.pooler.dense", bias: true, activation: "tanh", norm: null, saved: "bert.pooler.dense" },
         saved: "classifier",
       },
     },

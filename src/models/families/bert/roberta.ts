@@ -7,11 +7,11 @@ const MODULES: FamilyModules = {
   head: "lm_head.decoder",
   encoder: {
     ...BERT_TABLES,
-    transform: { dense: "lm_head.dense", norm: "lm_head.layer_norm", bias: "lm_head.bias", activation: "gelu" },
+    transform: { dense: "lm_head.dense", denseBias: true, norm: "lm_head.layer_norm", bias: "lm_head.bias", activation: "gelu" },
     textHead: {
       output: "classifier.out_proj",
       bias: true,
-      dense: { module: "classifier.dense", activation: "tanh" },
+      dense: { module: "classifier.dense", bias: true, activation: "tanh", norm: null, saved: null },
       saved: "classifier",
     },
   },

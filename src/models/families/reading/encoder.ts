@@ -89,6 +89,7 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
       positionRows: config.max_position_embeddings,
       firstPosition,
       typeRows: config.type_vocab_size,
+      normBias: true,
       predictsTokens: (config.architectures ?? rules.predicting).some((name) => rules.predicting.includes(name)),
     },
     hiddenAct,
