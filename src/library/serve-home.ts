@@ -13,13 +13,14 @@ import type { SamplingFlags } from "../generate/sampling.ts";
 import { openHome } from "../jobs/home/home.ts";
 import { openModel, type OpenModel } from "../load/open-model.ts";
 import { storageOf, type WeightStorage } from "../load/weights.ts";
+import type { StreamMode } from "../load/open-weights.ts";
 import type { Ledger } from "../jobs/ledger.ts";
 import { CHECK_BYTES, startHomeServer } from "../serve/home/home-server.ts";
 import { createHost, type Host, type HostOptions } from "../serve/hosts/host.ts";
 import { isLoopback } from "../serve/http/guard.ts";
 import type { RequestReport } from "../serve/server.ts";
 import { parseMemory } from "../train/memory/limit.ts";
-import { type CallOptions, checkOf, chooseSampling } from "./options.ts";
+import { type CallOptions, checkOf, chooseSampling, readingOf } from "./options.ts";
 
 /** Options that only a server with a home has. */
 export const HOME_OPTIONS = {
@@ -51,6 +52,8 @@ export function refuseHomeOptions(flags: Readonly<Partial<Record<HomeOption, unk
 /** The options of `serve` that a server with a home looks at. */
 export interface HomeFlags extends ChatSettings, WeightStorage, SamplingFlags, Pick<DeviceOptions, "device" | "threads"> {
   readonly home: string;
+  readonly stream: StreamMode;
+  readonly weightCache: boolean;
   readonly model?: string | undefined;
   readonly models?: readonly string[] | undefined;
   readonly adapter?: string | undefined;
@@ -109,6 +112,8 @@ export async function serveHome(
   };
   try {
     let ledger: Ledger | null = null;
+    /** Bases whose weights stay in their files. */
+    const streamed = new Set<number>();
     const hasRoom = (bytes: number) => ledger === null || bytes <= ledger.free;
     for (const { model, name } of named) bases.push({ name, ...(await openBase(model, name, flags, sink)) });
     const conversations = flags.conversations ?? conversationsOf(bases, flags.maxTokens, memory);
@@ -117,11 +122,24 @@ export async function serveHome(
       Bun.gc(true);
       return ledger === null ? () => {} : ledger.makeRoom(bytes);
     };
-    hosts.push(...bases.map((base) => hostOf(base, { hasRoom, makeRoom, conversations }, flags)));
-    const serving = process.memoryUsage.rss() + CHECK_BYTES + hosts.reduce((sum, host) => sum + host.bytes(), 0);
-    if (serving > memory) {
+    const own = process.memoryUsage.rss() + CHECK_BYTES;
+    const taken = () => hosts.reduce((sum, host) => sum + host.bytes(), own);
+    const reading = readingOf(flags, (text) => sink({ type: "note", text }));
+    const shared = { hasRoom, makeRoom, conversations, stored: flags.stream === "off" ? null : reading };
+    hosts.push(...bases.map((base) => hostOf(base, { ...shared, isStreamed: flags.stream === "all" }, flags)));
+    // What does not fit stays in its files, the largest models first.
+    while (taken() > memory && flags.stream === "auto") {
+      const resident = hosts.map((host, i) => ({ i, bytes: host.bytes() })).filter(({ i }) => !streamed.has(i));
+      const largest = resident.sort((x, y) => y.bytes - x.bytes)[0];
+      if (!largest) break;
+      streamed.add(largest.i);
+      hosts[largest.i] = hostOf(bases[largest.i]!, { ...shared, isStreamed: true }, flags);
+      const text = `${bases[largest.i]!.name}: ${formatBytes(largest.bytes)} do not fit into --memory beside the others; its weights are read from their files for each token`;
+      sink({ type: "note", text });
+    }
+    if (taken() > memory) {
       throw new UserError(
-        `--memory ${flags.memory ?? formatBytes(memory)} is not enough: answering with ${named.map(({ name }) => name).join(", ")} takes ${formatBytes(serving)} of it`,
+        `--memory ${flags.memory ?? formatBytes(memory)} is not enough: answering with ${named.map(({ name }) => name).join(", ")} takes ${formatBytes(taken())} of it`,
       );
     }
     const server = startHomeServer({
@@ -205,7 +223,7 @@ function conversationsOf(bases: readonly Base[], maxTokens: number | undefined, 
 
 function hostOf(
   { name, opened, sampling }: Base,
-  { hasRoom, makeRoom, conversations }: Pick<HostOptions, "hasRoom" | "makeRoom" | "conversations">,
+  shared: Pick<HostOptions, "hasRoom" | "makeRoom" | "conversations" | "stored" | "isStreamed">,
   flags: HomeFlags,
 ): Host {
   const { device, threads } = flags;
@@ -214,11 +232,9 @@ function hostOf(
     model: opened,
     storage: storageOf(flags),
     maxTokens: flags.maxTokens,
-    conversations,
+    ...shared,
     adapters: flags.loadedAdapters ?? LOADED_ADAPTERS,
     sampling,
-    hasRoom,
-    makeRoom,
     // Products of few rows are what generation has: the kernels' own are fastest there.
     openDevice: () => openDevice({ device, threads, matmul: "wasm" }),
   });

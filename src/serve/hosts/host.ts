@@ -2,7 +2,9 @@ import type { Device } from "../../device.ts";
 import { cacheBytes } from "../../generate/decoders.ts";
 import { stopTokens } from "../../generate/generate.ts";
 import { roomOf } from "../../generate/open-decoder.ts";
+import { SPARE } from "../../load/open-weights.ts";
 import { type OpenModel, tokenizerWith } from "../../load/open-model.ts";
+import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 import type { WeightStorage } from "../../load/weights.ts";
 import type { AnsweringModel } from "../answer-orders.ts";
 import type { NamedModel } from "../completions.ts";
@@ -10,7 +12,8 @@ import { createEncoder } from "../encoder.ts";
 import { refusing } from "../http/errors.ts";
 import { createRounds } from "./rounds.ts";
 import { createSlots } from "./slots.ts";
-import { bytesOfAdapter, createVariants, noMemory, type Variant, type Variants } from "./variants.ts";
+import { bytesOfAdapter, createVariants, noMemory, openStreamedVariants, type Variant, type Variants } from "./variants.ts";
+import { streamedBytes } from "./streamed-base.ts";
 
 export interface HostOptions {
   /** As clients call it. */
@@ -23,6 +26,10 @@ export interface HostOptions {
   readonly conversations: number;
   /** Adapters that are in memory at a time. */
   readonly adapters: number;
+  /** Weights stay in their files and are read for each pass; by default only where the executor has no addresses for them. */
+  readonly isStreamed?: boolean | undefined;
+  /** How weights are prepared that stay in their files; null: they never do. */
+  readonly stored?: StoredWeightsOptions | null | undefined;
   readonly sampling: AnsweringModel["sampling"];
   /** Tells whether so many more bytes may be taken; asked for adapters (default: any number). */
   readonly hasRoom?: ((bytes: number) => boolean) | undefined;
@@ -82,10 +89,30 @@ export function createHost(options: HostOptions): Host {
     take();
     const device = await options.openDevice();
     const sizes = { maxTokens, slots, texts: conversations, most: options.adapters };
-    const variants = createVariants(device.executor, { model: { ...model, ...storage }, ...sizes, hasRoom });
-    if (isClosed) device.close();
-    else loaded = { device, variants };
-    return variants;
+    const wanted = { model: { ...model, ...storage }, ...sizes, hasRoom };
+    try {
+      const { stored = null } = options;
+      const isStreamed = options.isStreamed || residentBytes() > device.executor.capacity - SPARE;
+      const variants =
+        isStreamed && stored !== null
+          ? await openStreamedVariants(device.executor, wanted, stored)
+          : createVariants(device.executor, wanted);
+      loaded = { device, variants };
+      if (isClosed) free();
+      return variants;
+    } catch (error) {
+      device.close();
+      throw error;
+    }
+  };
+  const residentBytes = () =>
+    [...model.source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0) +
+    conversations * cacheBytes(model.config, maxTokens) +
+    EXECUTOR_BYTES;
+  const free = (): void => {
+    loaded?.variants.close();
+    loaded?.device.close();
+    loaded = null;
   };
   const begin = () =>
     load().finally(() => {
@@ -141,8 +168,8 @@ export function createHost(options: HostOptions): Host {
     bytes() {
       const reserved = loaded?.device.executor.reserved ?? 0;
       if (reserved > 0) return reserved + EXECUTOR_BYTES;
-      const weights = [...model.source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
-      return weights + conversations * cacheBytes(model.config, maxTokens) + EXECUTOR_BYTES;
+      const caches = conversations * cacheBytes(model.config, maxTokens);
+      return options.isStreamed ? streamedBytes(model.source) + caches + EXECUTOR_BYTES : residentBytes();
     },
     get isLoaded() {
       return loaded !== null;
@@ -155,14 +182,13 @@ export function createHost(options: HostOptions): Host {
     },
     unload(idleMs) {
       if (!loaded || users > 0 || performance.now() - lastUse < idleMs) return;
-      loaded.device.close();
-      loaded = null;
+      free();
       slots = createSlots(conversations);
     },
     close() {
       isClosed = true;
       encoder?.close();
-      loaded?.device.close();
+      free();
       model.close();
     },
   };

@@ -18,6 +18,9 @@ import { ApiError } from "../http/errors.ts";
 import { createPool, type Pool } from "./pool.ts";
 import type { Group, RoundText } from "./rounds.ts";
 import type { Slots } from "./slots.ts";
+import { openStreamedBase, type StreamedBase } from "./streamed-base.ts";
+import type { StreamedWeights } from "../../load/streamed-weights.ts";
+import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 
 /** A model in memory: the base alone, or with an adapter. */
 export interface Variant {
@@ -63,6 +66,8 @@ export interface Variants {
   holds(folder: string): boolean;
   /** Adapters in memory. */
   readonly adapters: number;
+  /** Ends what reads weights. */
+  close(): void;
 }
 
 /** The part of the executor's memory that is there for all variants. */
@@ -73,6 +78,8 @@ interface Loaded {
   /** Weights of the base model, by name. */
   readonly shared: Map<string, { readonly type: ParamInfo["type"]; readonly address: Address }>;
   readonly shapes: Map<string, Shape>;
+  /** Weights of the base model that are read for each pass; null: all are in memory. */
+  readonly streaming: StreamedBase | null;
   /** Caches, inputs, boundaries and workspace. */
   region: { readonly address: Address; readonly bytes: number } | null;
   /** Decodes texts of several adapters in the region, once that has been asked for; null: it cannot be done here. */
@@ -86,13 +93,31 @@ interface Loaded {
 /** Bytes that adapters may need for their workspace beside the base model's. */
 const HEADROOM = 4 << 20;
 
-export function createVariants(executor: Executor, options: VariantsOptions): Variants {
+/** As `createVariants`, with the base model's weights left in their files: each pass reads them. @throws {UserError} see `openStreamedBase` */
+export async function openStreamedVariants(
+  executor: Executor,
+  options: VariantsOptions,
+  stored: StoredWeightsOptions,
+): Promise<Variants> {
+  const programs = createPrograms(executor);
+  const { plan, params } = shapeOf(programs, executor, options, null, options.model);
+  const { source } = options.model;
+  const streaming = await openStreamedBase({ executor, programs, source, plan, params, texts: options.texts }, stored);
+  return createVariants(executor, options, { programs, streaming });
+}
+
+export function createVariants(
+  executor: Executor,
+  options: VariantsOptions,
+  { programs, streaming }: Pick<Loaded, "programs" | "streaming"> = { programs: createPrograms(executor), streaming: null },
+): Variants {
   const { model, slots, most } = options;
   /** By folder; "" is the base model. The one that was used longest ago is first. */
   const variants = new Map<string, Variant>();
   const here: Loaded = {
     executor,
-    programs: createPrograms(executor),
+    programs,
+    streaming,
     pool: createPool(executor),
     shared: new Map(),
     shapes: new Map(),
@@ -181,6 +206,7 @@ export function createVariants(executor: Executor, options: VariantsOptions): Va
     get adapters() {
       return adapters();
     },
+    close: () => streaming?.close(),
   };
 }
 
@@ -207,6 +233,20 @@ function stampOf(folder: string | null): string {
 interface Shape {
   readonly plan: DecoderPlan;
   readonly params: readonly ParamInfo[];
+  /** The window of its programs, once they are needed; null: all weights are in memory. */
+  streamed: StreamedWeights | null | undefined;
+}
+
+function shapeOf(
+  programs: Programs,
+  executor: Executor,
+  { model: base, maxTokens, texts }: VariantsOptions,
+  adapter: Adapter | null,
+  { config, source }: Pick<OpenModel, "config" | "source">,
+): Shape {
+  const options = { tuning: adapterTuning(adapter, config), ...typesOf(executor, source, base) };
+  const plan = planDecoder(programs, config, options, maxTokens, texts);
+  return { plan, params: collectParams([...plan.chains.values()][0]!), streamed: undefined };
 }
 
 /** What decides the programs of a variant: adapters of the same ranks and modules have the same ones. */
@@ -250,22 +290,22 @@ function startMixing(here: Loaded, { model: base, maxTokens, texts, slots }: Var
  */
 function startVariant(
   here: Loaded,
-  { model: base, maxTokens, texts, slots }: VariantsOptions,
+  options: VariantsOptions,
   adapter: Adapter | null,
   makeRoom: (bytes: number) => void,
 ): Pick<Variant, "decoders" | "entries" | "own"> {
   const { executor, programs, shapes, pool } = here;
+  const { model: base, slots } = options;
   const { config, source } = withReplacedWeights({ config: base.config, source: base.source }, adapter);
   const tuning = adapterTuning(adapter, config);
   const key = shapeKey(adapter);
   let shape = shapes.get(key);
-  if (!shape) {
-    const plan = planDecoder(programs, config, { tuning, ...typesOf(executor, source, base) }, maxTokens, texts);
-    shapes.set(key, (shape = { plan, params: collectParams([...plan.chains.values()][0]!) }));
-  }
+  if (!shape) shapes.set(key, (shape = shapeOf(programs, executor, options, adapter, { config, source })));
   const { plan, params } = shape;
   const replaced = replacedNames(adapter, params, base.source);
   const own = params.filter((param) => isAdapter(param) || replaced.has(param.name));
+  const streamed = (shape.streamed ??= here.streaming?.open(plan, params, own) ?? null);
+  const inFiles = streamed?.window.streamed ?? new Set();
   const bytes = own.reduce((sum, { type }) => sum + align(byteLength(type)), 0);
   if (bytes > 0) makeRoom(bytes);
   const address = bytes === 0 ? null : pool.take(bytes);
@@ -278,12 +318,12 @@ function startVariant(
     }
     const fresh = shareWeights(
       here,
-      params.filter((info) => !own.includes(info)),
+      params.filter((info) => !own.includes(info) && !inFiles.has(info.name)),
       param,
     );
     loadWeights(executor, { params: [...fresh, ...own.filter((info) => !isAdapter(info))], param }, source);
     for (const { name, type } of fresh) here.shared.set(name, { type, address: param.get(name)! });
-    if (adapter) writeAdapterWeights({ executor, resident: { params, param }, streamed: null, source, config, tuning }, adapter);
+    if (adapter) writeAdapterWeights({ executor, resident: { params, param }, streamed, source, config, tuning }, adapter);
     const isClean = here.region !== null && here.region.bytes >= plan.bytes;
     if (!isClean) {
       if (here.users > 0) throw noMemory("the adapter needs more workspace than there is while others answer; come back soon", 1);
@@ -295,7 +335,10 @@ function startVariant(
       here.region = { address: pool.take(size), bytes: size };
     }
     const others = { areThere: isClean, endOf: slots.endOf };
-    const decoders = startDecoders(executor, programs, plan, { param, gradient: new Map() }, here.region!.address, { others });
+    const decoders = startDecoders(executor, programs, plan, { param, gradient: new Map() }, here.region!.address, {
+      others,
+      streamed,
+    });
     return { decoders, entries: adapterEntries(config, adapter, param), own: address };
   } catch (error) {
     if (address !== null) pool.give(address);

@@ -101,6 +101,43 @@ describe("a base model with adapters", () => {
     expect(host.adapters).toBe(5);
   });
 
+  test("answers the same to the bit when its weights stay in their files, alone, with adapters and in company, with less memory", async () => {
+    const wide = join(folder, "streamed");
+    mkdirSync(join(folder, "wide-adapters"), { recursive: true });
+    mkdirSync(wide);
+    writeTinyModel(wide, { hidden_size: 256, intermediate_size: 512, max_position_embeddings: 64 });
+    for (const [i, [name, settings]] of Object.entries(SORTS).entries())
+      writeRandomAdapter(executor, wide, join(folder, "wide-adapters", name), settings, i);
+    const path = (name: string) => join(folder, "wide-adapters", name);
+    const answers = async (host: Host) => {
+      const found: Float32Array[] = [];
+      for (const name of [null, ...Object.keys(SORTS), "few", null]) {
+        const { model } = host.named("x", name === null ? null : path(name));
+        const { decoder, leave } = await model.seatFor(prompt);
+        decoder.startAnew(prompt);
+        found.push(decoder.feed(prompt));
+        leave();
+      }
+      // Two answers at a time, token by token.
+      const seats = await Promise.all(
+        [null, "many"].map((name) => host.named("x", name === null ? null : path(name)).model.seatFor(prompt)),
+      );
+      for (const { decoder } of seats) decoder.feed(prompt);
+      found.push(...(await Promise.all(seats.map(({ next }) => next!([...prompt, 5])))));
+      seats.forEach(({ leave }) => leave());
+      return found;
+    };
+    const stored = { cache: false };
+    const [resident, streamed] = [await open({}, wide), await open({ isStreamed: true, stored }, wide)];
+    const promised = streamed.bytes();
+    expect(promised).toBeLessThan(resident.bytes());
+    expect(await answers(streamed)).toEqual(await answers(resident));
+    expect(streamed.bytes()).toBeLessThan(resident.bytes());
+    streamed.unload(0);
+    expect(streamed.isLoaded).toBe(false);
+    expect(await answers(streamed)).toEqual(await answers(resident));
+  });
+
   test("keeps texts in the caches that all share, and forgets those of other models that it overwrites", async () => {
     const host = await open();
     const ids = async (name: string | null, text: readonly number[]) => {
