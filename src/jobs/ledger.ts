@@ -10,9 +10,13 @@ export interface MemoryNeed {
   readonly most: number;
 }
 
-/** The need of a run whose plan is known: one that says its memory itself gets that. */
-export function needOf({ least, most, asked }: Pick<Examination["memory"], "least" | "most" | "asked">): MemoryNeed {
-  return asked === null ? { least, most } : { least: asked, most: asked };
+/**
+ * The need of a run whose plan is known: one that says its memory itself gets that.
+ * @param there bytes that it can ever have: where its frozen weights do not fit into them, they stay in their files
+ */
+export function needOf({ least, leastStreamed, most, asked }: Examination["memory"], there: number): MemoryNeed {
+  if (asked !== null) return { least: asked, most: asked };
+  return { least: least <= there ? least : (leastStreamed ?? least), most };
 }
 
 /** Says what answering requests takes, in bytes. */

@@ -109,7 +109,7 @@ export function createQueue(options: QueueOptions): Queue {
         wakeIn(wait);
         continue;
       }
-      const need = needOf(job.examination.memory);
+      const need = needOf(job.examination.memory, ledger.mostForJobs);
       const memoryControl = job.examination.memory.asked === null ? createMemoryControl() : null;
       const budget = ledger.admit(job.id, need, memoryControl);
       if (budget === null) {

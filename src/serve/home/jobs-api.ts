@@ -210,8 +210,8 @@ async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, s
     const code = param === null ? "invalid_hyperparameters" : `invalid_${param}`;
     throw new ApiError(400, forClients(places, error.message), { param, code });
   }
-  const need = needOf(examination.memory);
   const there = ledger.mostForJobs;
+  const need = needOf(examination.memory, there);
   if (need.least > there) {
     const text =
       `the job needs at least ${formatBytes(need.least)} of memory, and of this server's ${formatBytes(ledger.limit)} there are ${formatBytes(there)} ` +
@@ -254,7 +254,7 @@ async function timedStep(
   { places, ledger }: JobsApiOptions,
   signal: AbortSignal,
 ): Promise<number | null> {
-  const budget = await borrow(ledger, DRY_RUN, needOf(memory));
+  const budget = await borrow(ledger, DRY_RUN, needOf(memory, ledger.mostForJobs));
   if (budget === null) return null;
   try {
     const { config: run, given } = trainConfigOf(places, places.home.runOf(DRY_RUN), config);

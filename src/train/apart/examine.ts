@@ -10,7 +10,7 @@ import { simulate } from "../../schedule/simulate.ts";
 import { checkQuantize, type TrainConfig, type TrainConfigKey } from "../config.ts";
 import { fixedTotal } from "../memory/forecast.ts";
 import { explainingLimit, LIMIT_SPREAD, limitedMemory } from "../memory/limit.ts";
-import { planModel } from "../memory/model-plan.ts";
+import { planModel, READING_THREAD } from "../memory/model-plan.ts";
 import { NOMINAL_LINK } from "../memory/offload.ts";
 import { PLANNED_VARIANTS, smallestPlan } from "../memory/step-plan.ts";
 import { runDate } from "../run/date.ts";
@@ -40,6 +40,8 @@ export interface Examination {
   readonly memory: {
     /** With the schedule that takes the least. */
     readonly least: number;
+    /** The same with the frozen weights left in their files; null: they are no longer in memory by `least`, or cannot leave it. */
+    readonly leastStreamed: number | null;
     /** With everything kept. */
     readonly most: number;
     /** By the run's own settings; null: they say nothing, and any limit from the least one on can be given. */
@@ -109,7 +111,11 @@ function examineInputs(executor: Executor, inputs: Inputs, notes: readonly strin
   const fixed = base + fixedTotal(plan.fixed) + plan.predicted.temporary;
   const { chain } = plan.largest;
   const planner = plannerOf(chain);
-  const least = fixed + Math.max(plan.between, smallestPlan(chain, planner).placement.extent);
+  const arena = Math.max(plan.between, smallestPlan(chain, planner).placement.extent);
+  const least = fixed + arena;
+  const streamed = plan.alternatives().filter(({ streams }) => streams);
+  const leastFixed = Math.min(...streamed.map((other) => fixedTotal(other.fixed)));
+  const leastStreamed = base + READING_THREAD + leastFixed + plan.predicted.temporary + arena;
   const most = Math.max(least, base + plan.withoutCheckpointing.peak);
   const isAsked = !config.gradientCheckpointing || SCHEDULE_KEYS.some((key) => config[key] !== undefined);
   const own = isAsked
@@ -132,6 +138,7 @@ function examineInputs(executor: Executor, inputs: Inputs, notes: readonly strin
     secondsPerStep: config.gradientAccumulation * simulate(chosen.largest.chain, chosen.largest.schedule).time,
     memory: {
       least,
+      leastStreamed: leastStreamed < least ? leastStreamed : null,
       most,
       asked: own && (session.strategy.name === "budget" ? session.strategy.bytes : base + own.predicted.peak),
       curve: curve
