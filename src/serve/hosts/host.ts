@@ -10,9 +10,18 @@ import type { AnsweringModel } from "../answer-orders.ts";
 import type { NamedModel } from "../completions.ts";
 import { createEncoder } from "../encoder.ts";
 import { refusing } from "../http/errors.ts";
+import type { Executor } from "../../runtime/executor.ts";
 import { createRounds } from "./rounds.ts";
 import { createSlots } from "./slots.ts";
-import { bytesOfAdapter, createVariants, noMemory, openStreamedVariants, type Variant, type Variants } from "./variants.ts";
+import {
+  bytesOfAdapter,
+  createVariants,
+  noMemory,
+  openStreamedVariants,
+  type Variant,
+  type Variants,
+  type VariantsOptions,
+} from "./variants.ts";
 import { streamedBytes } from "./streamed-base.ts";
 
 export interface HostOptions {
@@ -89,14 +98,9 @@ export function createHost(options: HostOptions): Host {
     take();
     const device = await options.openDevice();
     const sizes = { maxTokens, slots, texts: conversations, most: options.adapters };
-    const wanted = { model: { ...model, ...storage }, ...sizes, hasRoom };
     try {
-      const { stored = null } = options;
-      const isStreamed = options.isStreamed || residentBytes() > device.executor.capacity - SPARE;
-      const variants =
-        isStreamed && stored !== null
-          ? await openStreamedVariants(device.executor, wanted, stored)
-          : createVariants(device.executor, wanted);
+      const wanted = { model: { ...model, ...storage }, ...sizes, hasRoom };
+      const variants = await openVariants(device.executor, wanted, options, residentBytes(options, maxTokens));
       loaded = { device, variants };
       if (isClosed) free();
       return variants;
@@ -105,10 +109,6 @@ export function createHost(options: HostOptions): Host {
       throw error;
     }
   };
-  const residentBytes = () =>
-    [...model.source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0) +
-    conversations * cacheBytes(model.config, maxTokens) +
-    EXECUTOR_BYTES;
   const free = (): void => {
     loaded?.variants.close();
     loaded?.device.close();
@@ -168,8 +168,7 @@ export function createHost(options: HostOptions): Host {
     bytes() {
       const reserved = loaded?.device.executor.reserved ?? 0;
       if (reserved > 0) return reserved + EXECUTOR_BYTES;
-      const caches = conversations * cacheBytes(model.config, maxTokens);
-      return options.isStreamed ? streamedBytes(model.source) + caches + EXECUTOR_BYTES : residentBytes();
+      return residentBytes(options, maxTokens);
     },
     get isLoaded() {
       return loaded !== null;
@@ -192,4 +191,23 @@ export function createHost(options: HostOptions): Host {
       model.close();
     },
   };
+}
+
+/** Leaves weights in their files where that is wanted, or where the executor has no addresses for so many bytes. */
+async function openVariants(
+  executor: Executor,
+  wanted: VariantsOptions,
+  { isStreamed, stored = null }: Pick<HostOptions, "isStreamed" | "stored">,
+  bytes: number,
+): Promise<Variants> {
+  const streams = stored !== null && (isStreamed || bytes > executor.capacity - SPARE);
+  return streams ? openStreamedVariants(executor, wanted, stored) : createVariants(executor, wanted);
+}
+
+/** Bytes that a model takes in memory, about. */
+function residentBytes({ model, conversations, isStreamed }: HostOptions, maxTokens: number): number {
+  const weights = isStreamed
+    ? streamedBytes(model.source)
+    : [...model.source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+  return weights + conversations * cacheBytes(model.config, maxTokens) + EXECUTOR_BYTES;
 }

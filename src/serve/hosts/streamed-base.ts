@@ -19,7 +19,7 @@ export interface StreamedBase {
   close(): void;
 }
 
-/** What of a base model's weights lies in files when all does that can. */
+/** Describes the base model whose weights stay in their files. */
 export interface StreamedBaseRequest {
   readonly executor: Executor;
   readonly programs: Programs;
