@@ -121,15 +121,15 @@ describe.each(MODELS)("%s: no node of any program is left to the CPU by CUDA", (
     }
   });
 
-  if (config.encoder) return;
   test("judging texts", () => {
     const judging = { ...config, textHead: { outputs: 3, padId: null } };
-    const tuning: Tuning = { ...LORA, trains: (name) => name === "score.weight" };
+    const tuning: Tuning = { ...LORA, trains: (name) => /^(score|classifier)\b/.test(name) };
     const options = { tokens: TOKENS, tuning, weightType: () => "bf16" as const, head: "logits" as const, texts: 40 };
     const { model } = inPrecision(buildSegments(judging, options), "bf16").at(-1)!;
     for (const [program, graph] of programsOf(model)) expect([program, onCuda(graph)]).toEqual([program, []]);
   });
 
+  if (config.encoder) return;
   test("generation", () => {
     const chain = buildDecoder(config, { tokens: 4, tuning: LORA, weightType: () => "bf16" }, { size: 64, texts: 1 });
     for (const { name, model } of chain) expect([name, onCuda(model.forward)]).toEqual([name, []]);

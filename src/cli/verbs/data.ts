@@ -93,7 +93,12 @@ async function openSampler(model: string, config: Flags): Promise<Sampling> {
   const tokenizer = withChatSettings(loadTokenizer(folder), config);
   const eosId = modelConfig.eosTokenIds[0] ?? null;
   // Over-long examples are to be reported, not refused.
-  const maker = createSampleMaker(tokenizer, { maxLength: Number.MAX_SAFE_INTEGER, vocabSize: modelConfig.vocabSize, eosId });
+  const maker = createSampleMaker(tokenizer, {
+    maxLength: Number.MAX_SAFE_INTEGER,
+    vocabSize: modelConfig.vocabSize,
+    surround: modelConfig.encoder !== null,
+    eosId,
+  });
   return { tokenizer, maker, sequenceLength: sequenceLengthOf(config, contextLimit(modelConfig)) };
 }
 
