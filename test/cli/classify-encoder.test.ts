@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { createRandom } from "../../src/base/random.ts";
 import { makeFolder } from "../../src/base/files/files.ts";
 import { elements } from "../../src/graph/types.ts";
-import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
+import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { buildSegments } from "../../src/models/chain/segments.ts";
 import { parseConfig } from "../../src/models/families/index.ts";
@@ -158,6 +158,24 @@ describe("an encoder learns classes", () => {
     // It is trained further with the head that it has.
     const again = await train("again", path, pairs, "--method", "full", "--learning-rate", "1e-4");
     expect(await accuracy(again, pairs)).toBe(1);
+  });
+
+  test("saved without a head and a prefix: the folder has its names, and is read again", async () => {
+    const bare = join(folder, "bare");
+    makeFolder(bare);
+    for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(join(bert, file), join(bare, file));
+    writeFileSync(join(bare, "config.json"), JSON.stringify({ ...config(bert), architectures: ["BertModel"] }));
+    const source = openSafetensors(bert);
+    const tensors = [...source.tensors.values()].flatMap(({ name, shape }) =>
+      name.startsWith("bert.")
+        ? [{ name: name.slice("bert.".length), dtype: "f32" as const, shape, data: readFloat32(source, name, shape) }]
+        : [],
+    );
+    source.close();
+    writeSafetensors(join(bare, "model.safetensors"), tensors);
+    const path = await train("bare-full", bare, single, "--method", "full", "--learning-rate", "1e-2");
+    expect(await accuracy(path, single)).toBe(1);
+    expect(names(path)).toEqual(expect.arrayContaining(["embeddings.word_embeddings.weight", "classifier.weight"]));
   });
 
   test("with an adapter that holds the head, merged too", async () => {

@@ -4,7 +4,7 @@ import { show } from "../../base/json.ts";
 import { elements } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { blocksPrefix } from "../../models/names.ts";
-import { modulesOf, WRAPPERS } from "../../models/families/index.ts";
+import { modulesOf, textHeadShapes, WRAPPERS } from "../../models/families/index.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
 const RENAMED = WRAPPERS.flatMap(({ renamed }) => renamed);
@@ -33,10 +33,15 @@ export function openModelWeights(folder: string, config: ModelConfig): TensorSou
     const isPlain = name.startsWith("model.") && !name.startsWith(modulePrefix) && !isVision(name);
     return isPlain ? modulePrefix + name.slice("model.".length) : name;
   };
-  const isBare = ![...source.tensors.keys()].some((name) => nameOf(name).startsWith(modulePrefix));
+  const tops = new Set(textHeadShapes(config, 0).keys());
+  const isTop = (name: string) => tops.has(name) || name.startsWith(`${head}.`) || name.startsWith(modulePrefix);
+  // A new part of a head may have the only name that begins so.
+  const isBare =
+    source.tensors.has(`${embedding}.weight`) ||
+    ![...source.tensors.keys()].some((name) => nameOf(name).startsWith(modulePrefix));
   for (const [stored, entry] of source.tensors) {
     const name = nameOf(stored);
-    tensors.set(isBare && !name.startsWith(`${head}.`) ? modulePrefix + name : name, entry);
+    tensors.set(isBare && !isTop(name) ? modulePrefix + name : name, entry);
   }
   // Of two names of one matrix a file may hold either; written is the embedding's.
   const [shared, other] = [`${modulePrefix}${embedding}.weight`, `${head}.weight`];
