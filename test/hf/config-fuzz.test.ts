@@ -48,6 +48,16 @@ const SEEDS = [
   { model_type: "seed_oss", ...SIZES, attention_out_bias: true },
   { model_type: "gemma", ...SIZES, hidden_act: "gelu" },
   { model_type: "ministral", ...SIZES, layer_types: Array(4).fill("sliding_attention") },
+  { model_type: "bert", ...SIZES, hidden_act: "gelu", type_vocab_size: 2, position_embedding_type: "absolute" },
+  { model_type: "xlm-roberta", ...SIZES, hidden_act: "gelu", eos_token_id: 2, pad_token_id: 1 },
+  { model_type: "distilbert", dim: 64, n_layers: 4, n_heads: 4, hidden_dim: 96, vocab_size: 128, activation: "gelu" },
+  {
+    model_type: "modernbert",
+    ...SIZES,
+    eos_token_id: 2,
+    local_attention: 8,
+    rope_parameters: { full_attention: { rope_type: "default", rope_theta: 9 }, sliding_attention: { rope_theta: 5 } },
+  },
   { model_type: "mistral", ...SIZES, sliding_window: 16, tie_word_embeddings: true },
   {
     model_type: "lfm2",

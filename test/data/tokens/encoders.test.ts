@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import { createRandom } from "../../../src/base/random.ts";
 import { normaliseForBert } from "../../../src/data/tokens/exact/bert-text.ts";
 import { createPrecompiled } from "../../../src/data/tokens/exact/precompiled.ts";
 import { createTokenizer, loadTokenizer } from "../../../src/data/tokens/tokenizer.ts";
@@ -98,6 +99,26 @@ describe("BERT's texts", () => {
     expect([...tokenizer.encode("x".repeat(1_000_000))]).toEqual([unknown]);
     expect(tokenizer.encode(`${" ".repeat(200_000)}x[MASK]${" ".repeat(200_000)}[MASK]`).length).toBe(3);
   });
+});
+
+test("a damaged table of replacements is refused, or replaces by something short", async () => {
+  const { json } = loadTokenizer(join(ROOT, "xlm-roberta"));
+  const [{ precompiled_charsmap: table }] = (json.normalizer as { normalizers: [{ precompiled_charsmap: string }] }).normalizers;
+  const text = "a\u00e9\ufdfa \u2460 e\u0301 \u{1f600}";
+  expect(createPrecompiled(table)(text)).toBe(text.normalize("NFKC"));
+  const random = createRandom(3, "charsmap");
+  let refused = 0;
+  for (let i = 0; i < 100; i++) {
+    const bytes = Buffer.from(table, "base64");
+    for (let n = 0; n < 200; n++) bytes[4 + random.below(bytes.length - 4)] = random.below(256);
+    try {
+      expect(createPrecompiled(bytes.toString("base64"))(text).length).toBeLessThan(256 * text.length);
+    } catch (error) {
+      expect(String(error)).toContain("precompiled_charsmap");
+      refused++;
+    }
+  }
+  expect(refused).toBeLessThan(100);
 });
 
 test("a table of replacements that is cut off is refused", () => {

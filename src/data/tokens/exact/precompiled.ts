@@ -15,6 +15,11 @@ export function createPrecompiled(charsmap: string): (text: string) => string {
   if (size % 4 !== 0 || 4 + size > bytes.length) throw new Error("its precompiled_charsmap is cut off");
   const units = Uint32Array.from({ length: size / 4 }, (_, i) => view.getUint32(4 + 4 * i, true));
   const texts = bytes.subarray(4 + size);
+  // The longest one that Unicode's compatibility forms have is of 33 bytes: a text grows by a little at most.
+  for (let from = 0, end = 0; from < texts.length; from = end + 1) {
+    end = texts.indexOf(0, from);
+    if (end < 0 || end - from > LONGEST) throw new Error("its precompiled_charsmap has a replacement without an end");
+  }
 
   /** Returns what replaces a piece; null: nothing does. */
   const look = (piece: Uint8Array): string | null => {
@@ -53,6 +58,9 @@ export function createPrecompiled(charsmap: string): (text: string) => string {
     return result;
   };
 }
+
+/** Bytes of a replacement, at most. */
+const LONGEST = 256;
 
 /** Pieces whose replacements are remembered. */
 const MOST_KNOWN = 1 << 14;

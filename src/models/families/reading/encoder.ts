@@ -6,7 +6,7 @@ import type { ModelConfig } from "../../config.ts";
 import type { Raw } from "../family.ts";
 import { activationOf, checkQuantised, dtypeOf, headSize } from "./common.ts";
 
-const tokenId = z.int().nonnegative().nullish();
+const tokenId = z.int().nonnegative();
 
 const encoderSchema = z.object({
   hidden_size: size.default(768),
@@ -23,8 +23,8 @@ const encoderSchema = z.object({
   add_cross_attention: z.boolean().nullish(),
   tie_word_embeddings: z.boolean().default(true),
   architectures: z.array(z.string()).nullish(),
-  bos_token_id: tokenId,
-  eos_token_id: tokenId,
+  bos_token_id: tokenId.nullish(),
+  eos_token_id: z.union([tokenId, z.array(tokenId)]).nullish(),
   pad_token_id: z.int().nullish(),
   dtype: z.string().nullish(),
   torch_dtype: z.string().nullish(),
@@ -116,7 +116,7 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
     qkNorm: false,
     convolution: null,
     bosTokenId: config.bos_token_id ?? null,
-    eosTokenIds: config.eos_token_id === null || config.eos_token_id === undefined ? [] : [config.eos_token_id],
+    eosTokenIds: [config.eos_token_id ?? []].flat(),
     padTokenId: padId >= 0 ? padId : null,
     dtype: dtypeOf(config),
     textHead: null,
