@@ -43,65 +43,96 @@ function convolve(newest: usize, taps: usize, bias: usize, y: usize, channels: i
   }
 }
 
-/** One row: dx[s] = sum over the rows s + j that see row s of taps[j] dy[s + j]. */
-function inputGradient(dy: usize, starts: usize, taps: usize, dx: usize, row: i32, tokens: i32, channels: i32, width: i32): void {
-  const stride = <usize>channels << 2;
+/** How many rows see a row, itself included: at most `width`, one after another, since starts never decrease. */
+function seersOf(starts: usize, row: i32, tokens: i32, width: i32): i32 {
   const most = min(width, tokens - row);
+  let count = 1;
+  while (count < most && load<i32>(starts + (<usize>(row + count) << 2)) <= row) count++;
+  return count;
+}
+
+/** One row: dx[s] = sum over j < count of taps[j] dy[s + j]; `dy` is its own row. */
+function inputGradient(dy: usize, taps: usize, dx: usize, channels: i32, count: i32): void {
+  const stride = <usize>channels << 2;
   const whole = <usize>(channels & ~3) << 2;
-  const rest = channels & 3;
-  const own = dy + <usize>row * stride;
-  const to = dx + <usize>row * stride;
   for (let at: usize = 0; at < whole; at += 16) {
     let sum = f32x4.splat(0);
-    for (let j = 0; j < most; j++) {
-      if (load<i32>(starts + (<usize>(row + j) << 2)) > row) continue;
-      const along = <usize>j * stride + at;
-      sum = f32x4.add(sum, f32x4.mul(v128.load(taps + along), v128.load(own + along)));
+    let tap = taps + at, from = dy + at;
+    for (let j = 0; j < count; j++, tap += stride, from += stride) {
+      sum = f32x4.add(sum, f32x4.mul(v128.load(tap), v128.load(from)));
     }
-    v128.store(to + at, sum);
+    v128.store(dx + at, sum);
   }
+  const rest = channels & 3;
   if (rest) {
     let sum = f32x4.splat(0);
-    for (let j = 0; j < most; j++) {
-      if (load<i32>(starts + (<usize>(row + j) << 2)) > row) continue;
-      const along = <usize>j * stride + whole;
-      sum = f32x4.add(sum, f32x4.mul(loadSome(taps + along, rest), loadSome(own + along, rest)));
+    let tap = taps + whole, from = dy + whole;
+    for (let j = 0; j < count; j++, tap += stride, from += stride) {
+      sum = f32x4.add(sum, f32x4.mul(loadSome(tap, rest), loadSome(from, rest)));
     }
-    storeSome(to + whole, sum, rest);
+    storeSome(dx + whole, sum, rest);
   }
 }
 
-/** The gradient of the taps of `lanes` (1..4) channels at distance `j`: the sum over rows of dy[t] x[t - j]. */
-function tapGradient(dy: usize, x: usize, starts: usize, tokens: i32, stride: usize, j: i32, lanes: i32): v128 {
-  let all = f32x4.splat(0);
-  for (let block = 0; block < tokens; block += BLOCK) {
-    let sum = f32x4.splat(0);
-    const end = min(tokens, block + BLOCK);
-    for (let t = block; t < end; t++) {
-      if (load<i32>(starts + (<usize>t << 2)) > t - j) continue;
-      const g = dy + <usize>t * stride, v = x + <usize>(t - j) * stride;
-      sum = f32x4.add(sum, lanes == 4 ? f32x4.mul(v128.load(g), v128.load(v)) : f32x4.mul(loadSome(g, lanes), loadSome(v, lanes)));
+/** sums[j] += dy x[-j] for j < count, of one row, whose `bytes` bytes are some of its channels; sums are `stride` bytes apart, as rows are. */
+function addRow(dy: usize, x: usize, sums: usize, stride: usize, bytes: usize, count: i32): void {
+  for (let j = 0; j < count; j++, x -= stride, sums += stride) {
+    let at: usize = 0;
+    for (; at + 16 <= bytes; at += 16) {
+      v128.store(sums + at, f32x4.add(v128.load(sums + at), f32x4.mul(v128.load(dy + at), v128.load(x + at))));
     }
-    all = f32x4.add(all, sum);
+    const rest = <i32>(bytes - at) >> 2;
+    if (rest) {
+      const product = f32x4.mul(loadSome(dy + at, rest), loadSome(x + at, rest));
+      storeSome(sums + at, f32x4.add(loadSome(sums + at, rest), product), rest);
+    }
   }
-  return all;
 }
 
-/** Gradients of the filters of this thread's channels. */
-function filterGradient(dy: usize, x: usize, starts: usize, dw: usize, tokens: i32, channels: i32, width: i32): void {
+/** The same of four rows that all see as far as the filter reaches: a fourth of the work on the sums. */
+function addFourRows(dy: usize, x: usize, sums: usize, stride: usize, bytes: usize, width: i32): void {
+  let at: usize = 0;
+  for (; at + 16 <= bytes; at += 16) {
+    const g0 = v128.load(dy + at), g1 = v128.load(dy + stride + at);
+    const g2 = v128.load(dy + 2 * stride + at), g3 = v128.load(dy + 3 * stride + at);
+    let v = x + at, to = sums + at;
+    for (let j = 0; j < width; j++, v -= stride, to += stride) {
+      const first = f32x4.add(f32x4.mul(g0, v128.load(v)), f32x4.mul(g1, v128.load(v + stride)));
+      const second = f32x4.add(f32x4.mul(g2, v128.load(v + 2 * stride)), f32x4.mul(g3, v128.load(v + 3 * stride)));
+      v128.store(to, f32x4.add(v128.load(to), f32x4.add(first, second)));
+    }
+  }
+  if (at < bytes) {
+    for (let row = 0; row < 4; row++, dy += stride, x += stride) addRow(dy + at, x + at, sums + at, stride, bytes - at, width);
+  }
+}
+
+/** Gradients of the filters of this thread's channels; `sums` [2 width, channels]: of a block of rows, and of all of them. */
+function filterGradient(dy: usize, x: usize, starts: usize, dw: usize, sums: usize, tokens: i32, channels: i32, width: i32): void {
   const stride = <usize>channels << 2;
-  const end = partEnd(channels, 16);
-  for (let c = partStart(channels, 16); c < end; c += 4) {
-    const lanes = min(4, end - c);
-    const at = <usize>c << 2;
+  const begin = partStart(channels, 16), end = partEnd(channels, 16);
+  const at = <usize>begin << 2, bytes = <usize>(end - begin) << 2;
+  const all = sums + <usize>width * stride;
+  for (let j = 0; j < width; j++) memory.fill(all + <usize>j * stride + at, 0, bytes);
+  for (let from = 0; from < tokens; from += BLOCK) {
+    const to = min(tokens, from + BLOCK);
+    for (let j = 0; j < width; j++) memory.fill(sums + <usize>j * stride + at, 0, bytes);
+    for (let t = from; t < to;) {
+      const row = <usize>t * stride + at;
+      // Starts never decrease, and rows of one start see ever further.
+      const isFull = t + 4 <= to && load<i32>(starts + (<usize>(t + 3) << 2)) <= t - width + 1;
+      if (isFull) addFourRows(dy + row, x + row, sums + at, stride, bytes, width);
+      else addRow(dy + row, x + row, sums + at, stride, bytes, min(width, t + 1 - load<i32>(starts + (<usize>t << 2))));
+      t += isFull ? 4 : 1;
+    }
     for (let j = 0; j < width; j++) {
-      const sum = tapGradient(dy + at, x + at, starts, tokens, stride, j, lanes);
-      const tap = dw + (<usize>(c * width + width - 1 - j) << 2);
-      const next = <usize>width << 2;
-      store<f32>(tap, f32x4.extract_lane(sum, 0));
-      if (lanes > 1) store<f32>(tap + next, f32x4.extract_lane(sum, 1));
-      if (lanes > 2) store<f32>(tap + 2 * next, f32x4.extract_lane(sum, 2));
-      if (lanes > 3) store<f32>(tap + 3 * next, f32x4.extract_lane(sum, 3));
+      const sum = sums + <usize>j * stride + at, total = all + <usize>j * stride + at;
+      for (let i: usize = 0; i < bytes; i += 4) store<f32>(total + i, load<f32>(total + i) + load<f32>(sum + i));
+    }
+  }
+  for (let c = begin; c < end; c++) {
+    for (let j = 0; j < width; j++) {
+      store<f32>(dw + (<usize>(c * width + width - 1 - j) << 2), load<f32>(all + (<usize>(j * channels + c) << 2)));
     }
   }
 }
@@ -145,7 +176,8 @@ function cachedConvolution(phase: i32, tokens: i32, channels: i32, width: i32): 
  * Commands, of which phase 0 turns the filters into `taps` [width, channels]:
  * - CausalConv: x [tokens, channels], weight [channels, 1, width], starts i32[tokens], bias [channels] or null, y, taps; phase,
  *   tokens, channels, width
- * - CausalConvGrad: dy, x, weight, starts, dx or null, dw or null, taps; the same scalars. Phase 1 makes dx, phase 2 dw.
+ * - CausalConvGrad: dy, x, weight, starts, dx or null, dw or null, taps (null without dx), sums [2 width, channels] (null without dw); the
+ *   same scalars. Phase 1 makes dx, phase 2 dw.
  * - CachedConv: x, weight, old cache [texts * size, channels], new cache (may be the old one), starts, position i32[texts], bias or null,
  *   y, taps; the same scalars, size, texts. Of one text row i is at position + i, of as many texts as rows at position[i] of text i.
  */
@@ -170,10 +202,13 @@ export function convolutionCommand(opcode: u32): void {
     return;
   }
   if (opcode != Opcode.CausalConvGrad) unreachable();
-  const dy = pointer(0), x = pointer(1), starts = pointer(3), dx = pointer(4), dw = pointer(5), taps = pointer(6);
+  const dy = pointer(0), starts = pointer(3), dx = pointer(4), taps = pointer(6);
   if (phase == 0) turn(pointer(2), taps, channels, width);
   else if (phase == 1) {
     const end = partEnd(tokens, 1);
-    for (let row = partStart(tokens, 1); row < end; row++) inputGradient(dy, starts, taps, dx, row, tokens, channels, width);
-  } else filterGradient(dy, x, starts, dw, tokens, channels, width);
+    for (let row = partStart(tokens, 1); row < end; row++) {
+      const at = <usize>row * stride;
+      inputGradient(dy + at, taps, dx + at, channels, seersOf(starts, row, tokens, width));
+    }
+  } else filterGradient(dy, pointer(1), starts, pointer(5), pointer(7), tokens, channels, width);
 }

@@ -58,7 +58,8 @@ const scratchOf = (e: KernelEmitter, { channels, width }: { readonly channels: n
  *
  *     y[t, c] = bias[c] + sum over j < width with t - j >= starts[t] of weight[c, 0, width - 1 - j] x[t - j, c].
  *
- * x and y are f32[T, C], weight f32[C, 1, width] as PyTorch's depthwise `Conv1d` has it, starts i32[T] with 0 <= starts[t] <= t.
+ * x and y are f32[T, C], weight f32[C, 1, width] as PyTorch's depthwise `Conv1d` has it, starts i32[T] with 0 <= starts[t] <= t, which never
+ * decrease: texts lie one behind another.
  */
 export const CausalConv = defineOp<NoAttrs>({
   name: "CausalConv",
@@ -136,7 +137,9 @@ export const CausalConvGrad = defineOp<NoAttrs>({
   lower(e) {
     const sizes = sizesOf([e.type(e.input(1)!), e.type(e.input(2)!)]);
     const [dx, dw] = [0, 1].map((i) => (e.used(i) ? e.output(i) : null));
-    const operands = [e.input(0), e.input(1), e.input(2), e.input(3), dx!, dw!, dx === null ? null : scratchOf(e, sizes)];
+    const taps = dx === null ? null : scratchOf(e, sizes);
+    const sums = dw === null ? null : e.scratch(8 * sizes.channels * sizes.width);
+    const operands = [e.input(0), e.input(1), e.input(2), e.input(3), dx!, dw!, taps, sums];
     const phases = [...(dx === null ? [] : [0, 1]), ...(dw === null ? [] : [2])];
     for (const phase of phases) e.emit(Opcode.CausalConvGrad, operands, [phase, sizes.tokens, sizes.channels, sizes.width]);
   },
