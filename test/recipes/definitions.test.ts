@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { entriesOf, firstSentences, type Pair, pairsOf, PARTNERS } from "../../recipes/definitions/make.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { ok } from "../support/cli.ts";
-import { SLOW } from "../support/slow.ts";
+import { RECIPE_SEEDS, SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(900_000);
 
@@ -52,7 +52,7 @@ describe("the recipes learn them: of held-out pairs 10 points more are told apar
     ["definitions", 16],
     ["definitions-dpo", 8],
   ] as const)("%s", async (recipe, steps) => {
-    for (const seed of SLOW ? [1, 2, 3] : [1]) {
+    for (const seed of SLOW ? RECIPE_SEEDS : [1]) {
       const output = join(temporaryFolder(), "run");
       const less = SLOW
         ? []

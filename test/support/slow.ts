@@ -31,3 +31,6 @@ export function combinations<T extends readonly unknown[]>(...lists: { readonly 
 
 /** A test that only the full suite runs. */
 export const slowTest = SLOW ? test : test.skip;
+
+/** Seeds that recipes are run with, in full: `REMAT_SEEDS=3` for a campaign. */
+export const RECIPE_SEEDS: readonly number[] = Array.from({ length: Number(process.env["REMAT_SEEDS"] ?? 1) }, (_, i) => i + 1);
