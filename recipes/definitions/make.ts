@@ -30,7 +30,7 @@ export interface Entry {
 const MAX_LENGTH = 90;
 
 /** How many nouns each adjective and each verb is paired with. */
-export const PARTNERS = { train: 5, valid: 6 } as const;
+export const PARTNERS = { train: 2, valid: 6 } as const;
 
 /** The first sentences of a definition that fit; none where the first one is too long. */
 export function firstSentences(definition: string, most = MAX_LENGTH): string | null {

@@ -50,7 +50,7 @@ describe("pairs of definitions", () => {
 describe("the recipes learn them: of held-out pairs 10 points more are told apart than by chance", () => {
   test.each([
     ["definitions", 16],
-    ["definitions-dpo", 8],
+    ["definitions-dpo", 14],
   ] as const)("%s", async (recipe, steps) => {
     for (const seed of SLOW ? RECIPE_SEEDS : [1]) {
       const output = join(temporaryFolder(), "run");
