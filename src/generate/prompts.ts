@@ -81,7 +81,7 @@ function promptOfExample(example: Example, where: string, tokenizer: Tokenizer):
   if (example.kind === "unpaired") return promptOfExample(example.answer, where, tokenizer);
   if (example.kind === "labelled") return promptOfExample(example.content, where, tokenizer);
   if (example.kind !== "chat") {
-    const prompt = example.kind === "text" ? example.text : example.prompt;
+    const prompt = example.kind === "text" ? example.text : example.kind === "contrast" ? example.anchor : example.prompt;
     return {
       ids: rawPrompt(tokenizer, prompt),
       where,

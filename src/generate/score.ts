@@ -78,7 +78,10 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
     forwards(batch.tokens).run();
     return loaded;
   };
-  const textLogits = (batch: MicroBatch) => inputs.textLogits(run(batch).rows!.length);
+  const textLogits = (batch: MicroBatch) => {
+    const { means, rows } = run(batch);
+    return inputs.textLogits((means ?? rows!).length);
+  };
   return {
     score(batch) {
       if (head.kind === "logits") return head.judge(batch, textLogits(batch)).sums;

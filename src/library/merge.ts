@@ -47,6 +47,12 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   const loaded = attempt(() => loadTokenizer(base));
   const tokenizer = loaded && withChatSettings(loaded, chatTemplate === null ? {} : { chatTemplate: own });
   const stopIds = tokenizer && undeclaredEnds(loadConfig(base).eosTokenIds, tokenizer);
-  mergeAdapter({ base, adapter, output: out, maxShardBytes: maxShardSize * 1e9, learned: { stopIds, chatTemplate } });
+  mergeAdapter({
+    base,
+    adapter,
+    output: out,
+    maxShardBytes: maxShardSize * 1e9,
+    learned: { stopIds, chatTemplate, embedder: null },
+  });
   return { out, base, adapter };
 }

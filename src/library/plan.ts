@@ -29,6 +29,7 @@ import { PLANNED_VARIANTS } from "../train/memory/step-plan.ts";
 import { NOMINAL_BANDWIDTH, streamOf, streamText } from "../train/memory/stream.ts";
 import { checkpointingOf, selectiveOf } from "../train/memory/strategy.ts";
 import { openEngine } from "../train/step/open-engine.ts";
+import { predictionOf, withPooling } from "../train/labels.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/step/tuning.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
 
@@ -123,6 +124,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
   const optimizer = chooseOptimizer(config);
   const model = await openModel(config, {
     check: "none",
+    predicts: predictionOf(config),
     onNote: (text) => sink({ type: "note", text }),
   });
   const { adapter, source } = model;
@@ -136,8 +138,10 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
       const strategy = checkpointingOf(config, limited);
       const { texts, head } = objectiveOf(config);
       const tokens = config.batchSize * length * texts;
+      const pooling = head.kind === "logits" ? head.pooling : undefined;
       const options = {
-        config: model.config,
+        config: pooling === undefined ? model.config : withPooling(model.config, pooling),
+        ...(head.kind === "logits" && { texts: config.batchSize * texts }),
         tuning: adapter ? tuningOfAdapter(adapter, model.config, config.dropout) : tuningOf(config, model.config, source),
         strategy,
         selective: selectiveOf(config),

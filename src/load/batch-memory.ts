@@ -1,5 +1,5 @@
 import { byteLength, elements } from "../graph/types.ts";
-import type { TokenBatch } from "../data/samples/batch.ts";
+import type { Span, TokenBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { TableRows } from "./streamed-weights.ts";
 import { createRope } from "./rotary-tables.ts";
@@ -35,6 +35,14 @@ function endsOf(starts: Int32Array): Int32Array {
   const ends = new Int32Array(starts.length);
   for (let t = starts.length - 1; t >= 0; t--) ends[t] = starts[t + 1] === starts[t] ? ends[t + 1]! : t + 1;
   return ends;
+}
+
+/** How much each of so many tokens is of each text's mean, a row for each text that there is room for. */
+function meansOf(spans: readonly Span[], room: number, tokens: number): Float32Array {
+  if (spans.length > room) throw new Error(`${spans.length} texts, but there is room for ${room}`);
+  const means = new Float32Array(room * tokens);
+  for (const [text, { from, to }] of spans.entries()) means.fill(1 / (to - from), text * tokens + from, text * tokens + to);
+  return means;
 }
 
 /** @param rows where the embedding's table lies in its file */
@@ -74,7 +82,7 @@ export function createBatchMemory(
   return {
     addresses,
     bytes: batchBytes(config, size),
-    load({ ids, labels, weights = null, starts, positions, types: texts, rows: ends }, scale) {
+    load({ ids, labels, weights = null, starts, positions, types: texts, rows: ends, means }, scale) {
       if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
       put("ids", ids);
       rows?.take(ids);
@@ -107,6 +115,7 @@ export function createBatchMemory(
         textRows.fill(0).set(ends);
         put("rows", textRows);
       }
+      if (means) put("means", meansOf(means, size.texts!, count));
       if (weights) weights.forEach((weight, t) => (scales[t] = scale * weight));
       else scales.fill(scale);
       put("scale", weighted ? scales.subarray(0, count) : scales);

@@ -14,7 +14,22 @@ export function headBatch(
     case "token-losses":
       return { ...batch, labels: head.labels(batch), weights: null };
     case "logits":
-      return { ...batch, weights: null, rows: encoder ? firstTokens(batch) : lastTokens(batch, textHead!.padId) };
+      return { ...batch, weights: null, ...textsOf(batch, { textHead, encoder }) };
+  }
+}
+
+function textsOf(
+  batch: Pick<MicroBatch, "ids" | "spans">,
+  { textHead, encoder }: Pick<ModelConfig, "textHead" | "encoder">,
+): Pick<TokenBatch, "rows" | "means"> {
+  const { padId, pooling = encoder ? "cls" : "last" } = textHead!;
+  switch (pooling) {
+    case "mean":
+      return { means: batch.spans.flat() };
+    case "cls":
+      return { rows: firstTokens(batch) };
+    case "last":
+      return { rows: lastTokens(batch, padId) };
   }
 }
 

@@ -93,10 +93,16 @@ export interface ModelConfig {
   readonly textHead: TextHead | null;
 }
 
+/** How an embedding is made of the hidden states of a text's tokens: their mean, the first, or the last one. */
+export const POOLINGS = ["mean", "cls", "last"] as const;
+export type Pooling = (typeof POOLINGS)[number];
+
 /** Describes a head that gives numbers for a text: logits of classes, or a score. */
 export interface TextHead {
   /** Numbers that a text gets. */
   readonly outputs: number;
+  /** The numbers are the text's embedding, which no layer makes; absent: a last layer makes them of one token. */
+  readonly pooling?: Pooling;
   /** The id of padding, with which no text ends: the last token of a text is its last other one. Null: the last one, whatever it is. */
   readonly padId: number | null;
 }

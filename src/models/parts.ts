@@ -42,7 +42,8 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
  * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
  * without and with the sliding window, `ends` and `windowEnds` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
  * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
- * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted. `tokenLosses`, or
+ * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted, and `means` has for each text
+ * how much each token is of its embedding. `tokenLosses`, or
  * `textLogits`, is what an open head writes.
  */
 export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
@@ -69,6 +70,7 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     rows: { dtype: "i32", shape: [rows] },
     ...(head === "token-losses" && { tokenLosses: { dtype: "f32", shape: [tokens] } }),
     ...(head === "logits" && { textLogits: logits }),
+    ...(head === "logits" && config.textHead?.pooling === "mean" && { means: { dtype: "f32", shape: [texts, tokens] } }),
   };
 }
 
@@ -106,6 +108,7 @@ export type BatchInput =
   | "scale"
   | "rng"
   | "rows"
+  | "means"
   | "tokenLosses"
   | "textLogits";
 

@@ -1,13 +1,14 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
-import { type Example, KIND_KEYS } from "../data/examples/example.ts";
+import { type ContrastExample, type Example, KIND_KEYS } from "../data/examples/example.ts";
 import { unpairedOf } from "../data/examples/judged/preferences.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { type Head, LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { classify } from "./classify.ts";
 import { dpo } from "./dpo.ts";
+import { embed } from "./embed.ts";
 import { kto } from "./kto.ts";
 import { nextToken } from "./next-token.ts";
 import { orpo } from "./orpo.ts";
@@ -15,7 +16,7 @@ import { reward } from "./reward.ts";
 import { simpo } from "./simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward] as const;
+const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 
@@ -42,8 +43,13 @@ export type ObjectiveSettings = { readonly objective: ObjectiveName } & z.output
 const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, any> => TABLE.find((each) => each.name === name)!;
 
 export function objectiveOf(settings: ObjectiveSettings): Objective {
-  const { create, metricsOf, ...definition } = definitionOf(settings.objective);
-  return { ...definition, ...(metricsOf && { metrics: metricsOf(settings) }), head: create(settings) };
+  const { create, metricsOf, textsOf, ...definition } = definitionOf(settings.objective);
+  return {
+    ...definition,
+    ...(metricsOf && { metrics: metricsOf(settings) }),
+    ...(textsOf && { texts: textsOf(settings) }),
+    head: create(settings),
+  };
 }
 
 /** The head of a model that judges texts, whatever it was trained for. */
@@ -73,22 +79,35 @@ export function checkObjectiveFlags(settings: ObjectiveSettings): void {
 
 /** Samples for an objective. Its examples are refused by kind, with their places. */
 export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker {
-  const { name, accepts, head } = objective;
+  const { name, accepts, texts, head } = objective;
   const targets = head.kind === "logits" ? head.targets : undefined;
+  const isContrast = accepts.includes("contrast");
   return {
     // What the default takes has the names that it always had in the cache.
-    key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts, ...(targets ? [targets.key] : [])]),
+    key:
+      name === DEFAULT_OBJECTIVE
+        ? maker.key
+        : JSON.stringify([maker.key, accepts, ...(targets ? [targets.key] : []), ...(isContrast ? [texts] : [])]),
     notices: () => maker.notices(),
     samples(given) {
       // A conversation with a label may be either.
       const example = given.kind === "labelled" && accepts.includes("unpaired") ? (unpairedOf(given) ?? given) : given;
       if (!accepts.includes(example.kind)) throw otherKind(objective, example);
+      if (example.kind === "contrast") checkNegatives(example, texts - 2);
       const samples = maker.samples(example);
       if (example.kind !== "labelled" || !targets) return samples;
       const target = targets.of(example.label, example.where);
       return samples.map((sample) => ({ ...sample, target }));
     },
   };
+}
+
+/** @throws {UserError} another number of hard negatives than every example is to have */
+function checkNegatives({ negatives, where }: ContrastExample, wanted: number): void {
+  if (negatives.length === wanted) return;
+  throw new UserError(
+    `${where}: ${negatives.length} hard negatives; expected ${wanted}, as --hard-negatives says, in every example: give the example as many, or --hard-negatives ${negatives.length}`,
+  );
 }
 
 /** Says for which objective an example is. */

@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import type { Example, Label } from "../data/examples/example.ts";
+import type { Pooling } from "../models/config.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 
 /**
@@ -23,6 +24,8 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   readonly accepts: readonly Example["kind"][];
   /** Texts of an example that stay together in a row, which has room for so many of the sequence length. */
   readonly texts: number;
+  /** The same with some settings. */
+  textsOf?(settings: z.output<z.ZodObject<F>>): number;
   /** True: an example is one text, and the second is made of its prompt and another example's answer (see `withMismatched`). */
   readonly mismatched?: true;
   /** The metrics of an evaluation besides `loss`, which every objective has, in the order in which they are shown. */
@@ -35,7 +38,7 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
 }
 
 /** An objective with its settings. */
-export type Objective = Omit<ObjectiveDefinition, "create" | "metricsOf"> & { readonly head: Head };
+export type Objective = Omit<ObjectiveDefinition, "create" | "metricsOf" | "textsOf"> & { readonly head: Head };
 
 export type Head = ClosedHead | OpenHead | LogitsHead;
 
@@ -58,8 +61,10 @@ export interface OpenHead extends Totals {
 /** Judges whole texts: the model ends in a head that gives each of them some numbers. */
 export interface LogitsHead extends Totals {
   readonly kind: "logits";
-  /** Numbers that a text gets. */
+  /** Numbers that a text gets from a last layer; 0 with `pooling`. */
   readonly outputs: number;
+  /** A text gets its embedding, as wide as the hidden states and not yet of length 1; absent: what a last layer makes of one token. */
+  readonly pooling?: Pooling;
   /** Labels as numbers; absent: texts have no labels. */
   readonly targets?: Targets;
   /** @param logits of each text, one text behind the other */

@@ -8,7 +8,7 @@ import type { Classifier } from "../hf/config/classifier.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
 import { nameOf, withNewHead } from "../load/text-head.ts";
-import type { ModelConfig } from "../models/config.ts";
+import type { ModelConfig, Pooling } from "../models/config.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../models/families/index.ts";
 import { BALANCED, checkLabelSettings } from "../objectives/classify.ts";
 import { objectiveOf, type ObjectiveSettings, otherKind } from "../objectives/index.ts";
@@ -44,6 +44,16 @@ export async function withHead(
   const { config: model, source, adapter, tokenizer } = opened;
   const objective = objectiveOf(config);
   if (objective.head.kind !== "logits") return { config, model, source, classifier: null };
+  const { pooling } = objective.head;
+  if (pooling !== undefined) {
+    checkEmbedding(config, opened);
+    return {
+      config,
+      model: withPooling(model, pooling),
+      source,
+      classifier: null,
+    };
+  }
   checkFamily(config, opened);
   const known = opened.classifier;
   const padId = known?.padId ?? model.padTokenId ?? tokenizer.padId ?? null;
@@ -77,6 +87,11 @@ export async function withHead(
   };
 }
 
+/** The model whose head gives a text's embedding. */
+export function withPooling(model: ModelConfig, pooling: Pooling): ModelConfig {
+  return { ...model, textHead: { outputs: model.hiddenSize, padId: null, pooling } };
+}
+
 /**
  * The settings of an objective with the labels of a model that is to be measured.
  * @throws {UserError} an objective that the model's head is not for
@@ -88,6 +103,11 @@ export function withLabelsOf<S extends ObjectiveSettings>(
   const { classifier } = opened;
   const objective = objectiveOf(settings);
   if (objective.head.kind !== "logits") return settings;
+  if (objective.head.pooling !== undefined) {
+    throw new UserError(
+      `--objective ${settings.objective}: how near texts are is measured within a training's micro-batches; give held-out examples to remat train by --valid`,
+    );
+  }
   if (classifier === null) {
     throw new UserError(
       `--objective ${settings.objective} measures models that judge texts, and ${nameOf(opened)} predicts tokens; train it with --objective ${settings.objective} first, or give --adapter`,
@@ -135,6 +155,28 @@ function checkFamily(config: TrainConfig, opened: Opened): void {
     throw new UserError(
       `--${flag} ${head}: --objective ${objective} puts the module ${textHeadOf(model).saved} in its place, which is trained whole`,
     );
+}
+
+/** @throws {UserError} a model that gives no embeddings, settings of a head that is not there, micro-batches in which there is nothing to contrast */
+function checkEmbedding(config: TrainConfig, opened: Opened): void {
+  const { objective, targets, modulesToSave, batchSize, packing, hardNegatives } = config;
+  const { config: model } = opened;
+  const isText = model.encoder !== null || model.modulePrefix === "model.";
+  if (!isText || opened.classifier !== null) {
+    const what = isText ? "judges whole texts" : "is the text part of a model with images";
+    throw new UserError(
+      `--objective ${objective}: ${nameOf(opened)} ${what}; expected a text encoder or a model that generates text, without a head for texts`,
+    );
+  }
+  const head = modulesOf(model).head.split(".").at(-1)!;
+  const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
+  if (flag !== null)
+    throw new UserError(`--${flag} ${head}: --objective ${objective} takes embeddings from before the head, which is not there`);
+  if (batchSize === 1 && !packing && hardNegatives === 0) {
+    throw new UserError(
+      `--objective ${objective} with --batch-size 1: an example is held against the others of its micro-batch; give --batch-size 16 or more`,
+    );
+  }
 }
 
 /** Looks at the labels of all training examples. @throws {UserError} bad examples, labels of several kinds */

@@ -1,45 +1,19 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createRandom } from "../../src/base/random.ts";
 import { makeFolder } from "../../src/base/files/files.ts";
-import { elements } from "../../src/graph/types.ts";
 import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
-import { buildSegments } from "../../src/models/chain/segments.ts";
-import { parseConfig } from "../../src/models/families/index.ts";
-import { collectParams } from "../../src/runtime/resident.ts";
-import { ok, refused, remat, root } from "../support/cli.ts";
+import { ok, refused, remat } from "../support/cli.ts";
+import { writeRandomEncoder } from "../support/encoders.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 
-/** A random encoder with a tokenizer of the fixtures. */
-function writeEncoder(name: string, config: Record<string, unknown>, tokenizer: string): string {
-  const path = join(folder, name);
-  makeFolder(path);
-  writeFileSync(join(path, "config.json"), JSON.stringify(config));
-  const options = { tokens: 1, tuning: { method: "full" }, weightType: () => "f32" as const } as const;
-  const model = parseConfig(config);
-  const judging = { ...model, textHead: { outputs: 2, padId: null } };
-  const segments = model.encoder!.predictsTokens
-    ? buildSegments(model, options)
-    : buildSegments(judging, { ...options, head: "logits", texts: 1 });
-  // What judges texts is not there yet.
-  const params = collectParams(segments).filter(({ name: parameter }) => !/^(head|classifier)\./.test(parameter));
-  const tensors = params.map(({ name: parameter, type: { shape } }) => {
-    const random = createRandom(1, parameter);
-    const norm = /norm\.weight$/i.test(parameter);
-    const data = Float32Array.from({ length: elements(shape) }, () => (norm ? 1 : 0.3 * random.normal()));
-    return { name: parameter, dtype: "f32" as const, shape, data };
-  });
-  writeSafetensors(join(path, "model.safetensors"), tensors);
-  for (const file of ["tokenizer.json", "tokenizer_config.json"])
-    copyFileSync(join(root, "test/golden/encoder_tokenizers", tokenizer, file), join(path, file));
-  return path;
-}
+const writeEncoder = (name: string, config: Record<string, unknown>, tokenizer: string): string =>
+  writeRandomEncoder(join(folder, name), config, tokenizer);
 
 const bert = writeEncoder(
   "bert",

@@ -58,13 +58,15 @@ export async function trainedJudge(judged: JudgedRun, executor: Executor, strate
   const own = Object.fromEntries(Object.entries(given).filter(([key]) => key in trainConfigSchema.shape));
   const config = trainConfigSchema.parse({ ...own, ...objective, model: "-", data: "-", steps: 20 });
   const { head, texts } = objectiveOf(config);
-  const { outputs } = head as LogitsHead;
+  const { outputs, pooling } = head as LogitsHead;
   const folder = modelFolder(run.model);
-  const model = { ...loadConfig(folder), textHead: { outputs, padId } };
+  const declared = loadConfig(folder);
+  const textHead = pooling ? { outputs: declared.hiddenSize, padId: null, pooling } : { outputs, padId };
+  const model = { ...declared, textHead };
   const source = openModelWeights(folder, model);
   const engine = createEngine(executor, {
     config: model,
-    source: withNewHead(source, model, outputs, 1),
+    source: pooling ? source : withNewHead(source, model, outputs, 1),
     tuning: tuningOf(judged),
     strategy,
     tokens: batches.sizes,

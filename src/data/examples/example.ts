@@ -2,7 +2,8 @@ import type { Message } from "./messages.ts";
 import type { DataRecord } from "./values.ts";
 
 /** A training example, whatever it was written as. */
-export type Example = ChatExample | CompletionExample | TextExample | PreferenceExample | UnpairedExample | LabelledExample;
+export type Example =
+  ChatExample | CompletionExample | TextExample | PreferenceExample | UnpairedExample | LabelledExample | ContrastExample;
 
 export interface ChatExample {
   readonly kind: "chat";
@@ -56,6 +57,15 @@ export interface LabelledExample {
   readonly where: string;
 }
 
+/** A text, one that matches it, and some that look as if they did. */
+export interface ContrastExample {
+  readonly kind: "contrast";
+  readonly anchor: string;
+  readonly positive: string;
+  readonly negatives: readonly string[];
+  readonly where: string;
+}
+
 /** The keys of each kind of example, for messages. */
 export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   chat: '{"messages"}',
@@ -64,4 +74,5 @@ export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   preference: '{"prompt", "chosen", "rejected"}',
   unpaired: '{"prompt", "completion", "label"}',
   labelled: '{"text", "label"}',
+  contrast: '{"anchor", "positive"}',
 };

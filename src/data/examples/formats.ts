@@ -10,6 +10,7 @@ import {
   renameColumns,
 } from "./columns.ts";
 import type { ChatExample, Example } from "./example.ts";
+import { readQuery, readTriplet } from "./judged/contrasts.ts";
 import { readLabelledChat, readLabelledText } from "./judged/labels.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
 import { readOpenAiPreference, readPreference, readUnpaired } from "./judged/preferences.ts";
@@ -30,6 +31,7 @@ import {
 export type {
   ChatExample,
   CompletionExample,
+  ContrastExample,
   Example,
   LabelledExample,
   PreferenceExample,
@@ -69,6 +71,10 @@ interface Format {
  * - `{"text", "text_pair"?, "label"}`, `{"messages", "label"}`: the label a text or a number, or a list of several; of a conversation that
  *   ends with an answer also true or false, for the answer is desirable or not
  *
+ * A text, one that matches it, and hard negatives, which look as if they did:
+ * - `{"anchor", "positive", "negative"?}`, the negative a text or a list (sentence-transformers)
+ * - `{"query", "pos", "neg"?}`, lists of texts, one in `pos` (FlagEmbedding)
+ *
  * The first that fits is taken.
  */
 const FORMATS: readonly Format[] = [
@@ -92,6 +98,8 @@ const FORMATS: readonly Format[] = [
   { required: ["conversation"], optional: [], read: readXTuner },
   { required: ["question", "answer"], optional: ["system"], read: readQuestion },
   { required: ["text", "label"], optional: ["text_pair"], read: readLabelledText },
+  { required: ["anchor", "positive"], optional: ["negative"], read: readTriplet },
+  { required: ["query", "pos"], optional: ["neg"], read: readQuery },
   { required: ["text"], optional: [], read: (record, where) => ({ kind: "text", text: text(record, "text", where), where }) },
 ];
 

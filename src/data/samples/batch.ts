@@ -39,6 +39,8 @@ export type TokenBatch = Pick<MicroBatch, "ids" | "labels" | "starts" | "positio
   Partial<Pick<MicroBatch, "weights" | "types">> & {
     /** The token of each text that a head for texts reads; absent: there is no such head. */
     readonly rows?: Int32Array;
+    /** The texts whose tokens' mean it reads instead. */
+    readonly means?: readonly Span[];
   };
 
 /** A text within a micro-batch: tokens `from` to `to - 1`. */

@@ -69,7 +69,15 @@ export interface LengthReport {
 export async function checkData(path: string, options: CheckOptions): Promise<DataReport> {
   const { maxLength, listed = 20, maker, mapping = NO_MAPPING } = options;
   const unused = createUnusedCounter();
-  const kinds: Record<Example["kind"], number> = { chat: 0, completion: 0, text: 0, preference: 0, unpaired: 0, labelled: 0 };
+  const kinds: Record<Example["kind"], number> = {
+    chat: 0,
+    completion: 0,
+    text: 0,
+    preference: 0,
+    unpaired: 0,
+    labelled: 0,
+    contrast: 0,
+  };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);
   const duplicates = createProblems(listed);

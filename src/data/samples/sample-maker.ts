@@ -5,7 +5,14 @@ import type { ChatTemplate } from "../chat/chat-template.ts";
 import { endTokens } from "../chat/end-of-turn.ts";
 import { createNotices, type NoticeCount } from "../chat/notices.ts";
 import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../chat/special-text.ts";
-import type { ChatExample, Example, LabelledExample, PreferenceExample, UnpairedExample } from "../examples/formats.ts";
+import type {
+  ChatExample,
+  ContrastExample,
+  Example,
+  LabelledExample,
+  PreferenceExample,
+  UnpairedExample,
+} from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
@@ -36,7 +43,7 @@ export interface SampleMaker {
 /**
  * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
- * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positive and negatives. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
 export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
@@ -88,6 +95,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         return unpaired(example);
       case "labelled":
         return [labelled(example)];
+      case "contrast":
+        return contrast(example);
       case "chat": {
         const template = templateFor(example.tools !== null);
         const texts = trainedTexts(template, example, ends, notices.add);
@@ -131,6 +140,12 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     const plain = escapes ? specialTextPlaces(template, conversation, text, special, where) : [];
     return unlabelled([tokenizer.encode(bounded(text, where), plain)], where, options);
   };
+  /** Each text by itself, among the tokens that the tokenizer puts around one. */
+  const contrast = ({ anchor, positive, negatives, where }: ContrastExample): Sample[] =>
+    [anchor, positive, ...negatives].map((text) => {
+      const { secondAt: _, ...sample } = surrounded(tokenizer, [tokenizer.encode(bounded(text, where))], where, options);
+      return sample;
+    });
   const day = readsDate(tokenizer) ? now.toDateString() : null;
   return {
     samples,

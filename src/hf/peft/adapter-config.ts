@@ -77,8 +77,8 @@ export function readAdapterConfig(folder: string): AdapterConfig {
 export interface ConfigToWrite extends AdapterSettings, WrittenModules<object> {
   /** The base model, as the user named it. */
   readonly base: string;
-  /** What the model is for, in PEFT's words. */
-  readonly task: "CAUSAL_LM" | "SEQ_CLS";
+  /** What the model is for, in PEFT's words; null: the adapter is for an encoder as it is, with its names of modules. */
+  readonly task: "CAUSAL_LM" | "SEQ_CLS" | null;
   /** Modules that are not adapted whatever their name, a regular expression of Python; null: none. */
   readonly exclude: string | null;
 }

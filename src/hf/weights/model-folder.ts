@@ -1,7 +1,8 @@
 import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
+import { type Embedder, embedderFiles } from "../config/embeddings.ts";
 import { CLASSIFIER_FILE, type Classifier, classifierKeys, classifierText } from "../config/classifier.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { storedBytes, writeSafetensors, type TensorData } from "./safetensors-write.ts";
@@ -38,13 +39,15 @@ export interface Learned {
   readonly chatTemplate: string | null;
   /** What a head for texts gives, and the class that has it in Transformers; null: the model predicts tokens, as its base. */
   readonly textHead: { readonly classifier: Classifier; readonly architecture: string } | null;
+  /** The way from its hidden states to embeddings; null: it was not trained to give any. */
+  readonly embedder: Embedder | null;
 }
 
-export const NOTHING_LEARNED: Learned = { stopIds: null, chatTemplate: null, textHead: null };
+export const NOTHING_LEARNED: Learned = { stopIds: null, chatTemplate: null, textHead: null, embedder: null };
 
 /** Copies those that are there, with what the model has learned, and returns their paths within the folder. @throws {UserError} */
 export function copyCompanions(from: string, to: string, io: FileIo = fileIo, learned = NOTHING_LEARNED): string[] {
-  const { stopIds, chatTemplate, textHead } = learned;
+  const { stopIds, chatTemplate, textHead, embedder } = learned;
   const templates = chatTemplate === null ? additionalTemplates(from) : [];
   if (templates.length > 0) makeFolder(join(to, ADDITIONAL_TEMPLATES));
   const names = [...COMPANION_FILES, ...templates, ...readdirSync(from).filter(isModelCode)];
@@ -63,6 +66,14 @@ export function copyCompanions(from: string, to: string, io: FileIo = fileIo, le
     const config = { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [textHead.architecture] };
     write(CONFIG_FILE, `${JSON.stringify({ ...config, ...classifierKeys(textHead.classifier) }, null, 2)}\n`);
     write(CLASSIFIER_FILE, classifierText(textHead.classifier));
+  }
+  if (embedder !== null) {
+    const config = { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [embedder.architecture] };
+    write(CONFIG_FILE, `${JSON.stringify(config, null, 2)}\n`);
+    for (const [name, text] of embedderFiles(embedder)) {
+      makeFolder(dirname(join(to, name)));
+      write(name, text);
+    }
   }
   return [...written];
 }

@@ -9,17 +9,18 @@ import { Relu } from "../../ops/relu.ts";
 import { Tanh } from "../../ops/tanh.ts";
 import { activated } from "../blocks/mlp.ts";
 import { layerNorm, rmsNorm } from "../blocks/norm.ts";
-import type { ModelConfig, TextHead } from "../config.ts";
+import type { ModelConfig, Pooling, TextHead } from "../config.ts";
 import { modulesOf, textHeadOf } from "../families/index.ts";
 import type { TextHeadModules } from "../families/family.ts";
 import { linear, ParamScope } from "../linear.ts";
-import { type SegmentOptions, startGraph } from "../parts.ts";
+import { type BatchInput, type SegmentOptions, startGraph } from "../parts.ts";
 import { finallyNormed } from "./encoder.ts";
 
 /**
  * The head that judges whole texts, as `...ForSequenceClassification` has it: the hidden state of one token of each text, the last of a causal model
  * and the first of an encoder; the final norm of the one, or a layer and an activation of the other; and a last layer. The batch input `rows` lists those tokens; texts that a micro-batch has fewer than room repeat
- * its first token, and their logits count for nothing.
+ * its first token, and their logits count for nothing. With `pooling` there is no last layer: the numbers of a text are its embedding, the hidden state
+ * of one token or the mean over all, which is a product with the batch input `means`.
  *
  * The head is open: its forward gives the logits [texts, outputs], the objective the derivatives by them, which are the input `scale`. The sum of
  * the products of both has just these derivatives, so that its gradient is the backward.
@@ -27,7 +28,7 @@ import { finallyNormed } from "./encoder.ts";
 export function buildTextHead(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
   const { textHead } = config;
   if (!textHead) throw new Error("the model has no head for texts");
-  const forward = startGraph("head", config, options, ["rows"], true);
+  const forward = startGraph("head", config, options, [textsInput(textHead)], true);
   const { logits, scope } = addLogits(forward, config, textHead, options);
   forward.output({ name: logits, role: "text-logits" });
   const trains = inputGrad || scope.trainable.size > 0;
@@ -46,7 +47,7 @@ export function buildTextHead(config: ModelConfig, options: SegmentOptions, inpu
 }
 
 function backward(config: ModelConfig, textHead: TextHead, options: SegmentOptions, inputGrad: boolean) {
-  const builder = startGraph("head", config, options, ["rows", "scale"], true);
+  const builder = startGraph("head", config, options, [textsInput(textHead), "scale"], true);
   const { logits, scope } = addLogits(builder, config, textHead, options);
   const row = (value: string) => builder.value(Reshape, [value], { shape: [1, options.texts! * textHead.outputs] });
   const product = builder.value(Gemm, [row(logits), row("scale")], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "product");
@@ -54,21 +55,36 @@ function backward(config: ModelConfig, textHead: TextHead, options: SegmentOptio
   return fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad }));
 }
 
-function addLogits(builder: GraphBuilder, config: ModelConfig, { outputs }: TextHead, options: SegmentOptions) {
+/** The batch input that says where the texts are. */
+const textsInput = ({ pooling }: TextHead): BatchInput => (pooling === "mean" ? "means" : "rows");
+
+function addLogits(builder: GraphBuilder, config: ModelConfig, { outputs, pooling }: TextHead, options: SegmentOptions) {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
+  if (pooling !== undefined) return { scope, logits: embedding(scope, config, pooling) };
   const pooled = builder.value(Gather, ["x", "rows"], {}, "pooled");
   const { output, bias, dense } = textHeadOf(config);
   const { hiddenSize } = config;
   const seen =
-    dense === null
-      ? rmsNorm(scope, config, pooled, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, hiddenSize)
-      : densely(scope, config, dense, finallyNormed(scope, config, pooled));
+    dense === null ? lastNormed(scope, config, pooled) : densely(scope, config, dense, finallyNormed(scope, config, pooled));
   const weight = scope.matrix(`${output}.weight`, [outputs, hiddenSize]);
   const addend = bias ? [scope.vector(`${output}.bias`, outputs)] : [];
   return {
     scope,
     logits: builder.value(Gemm, [seen, weight, ...addend], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "logits"),
   };
+}
+
+/** The embeddings [texts, hiddenSize], of hidden states behind the model's final norm. */
+function embedding(scope: ParamScope, config: ModelConfig, pooling: Pooling): string {
+  const { builder } = scope;
+  if (pooling !== "mean") return lastNormed(scope, config, builder.value(Gather, ["x", "rows"], {}, "pooled"));
+  const product = { alpha: 1, beta: 1, transA: 0, transB: 0 };
+  return builder.value(Gemm, ["means", lastNormed(scope, config, "x")], product, "pooled");
+}
+
+function lastNormed(scope: ParamScope, config: ModelConfig, x: string): string {
+  if (config.encoder) return finallyNormed(scope, config, x);
+  return rmsNorm(scope, config, x, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
 }
 
 /** The layer in front of an encoder's last one, with its activation and norm. */

@@ -174,9 +174,14 @@ function findFamily({ model_type: type, architectures }: Raw, where: string): Fa
   return found;
 }
 
+/** The class without a head. */
+export function bareOf({ architecture, bare }: Pick<Family, "architecture" | "bare">): string {
+  return bare ?? architecture.replace(/For(?:Causal|Masked)LM$/, "Model");
+}
+
 /** The classes in `architectures` that are the family's. */
 function classesOf(family: Family): string[] {
-  const { architecture, bare = architecture.replace(/For(?:Causal|Masked)LM$/, "Model"), aliases = [] } = family;
+  const { architecture, aliases = [] } = family;
   const classifier = classifierOf(family);
-  return [architecture, bare, ...aliases, ...(classifier === null ? [] : [classifier])];
+  return [architecture, bareOf(family), ...aliases, ...(classifier === null ? [] : [classifier])];
 }

@@ -380,6 +380,8 @@ function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): 
       const ids = chatPrompt(tokenizer, template, { messages, tools: example.tools, args: example.args });
       return { text: contentText(messages.at(-1)!["content"]), ids };
     }
+    case "contrast":
+      return null;
     case "preference":
       return promptOf(tokenizer, example.chosen, date);
     case "unpaired":

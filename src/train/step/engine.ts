@@ -289,7 +289,10 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
   const counted = (arenaBytes: number) => fixedTotal(fixed) + arenaBytes + (executor.temporary?.bytes ?? 0);
 
   /** What an open head has given for a batch. */
-  const found = ({ ids, rows }: TokenBatch) => (rows ? batch.textLogits(rows.length) : batch.tokenLosses(ids.length));
+  const found = (tokens: TokenBatch) => {
+    const texts = (tokens.means ?? tokens.rows)?.length;
+    return texts === undefined ? batch.tokenLosses(tokens.ids.length) : batch.textLogits(texts);
+  };
   const forwardOpen = (tokens: TokenBatch) => {
     batch.load(tokens, 1);
     evaluators(tokens.ids.length).run();

@@ -122,9 +122,15 @@ function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
     // In a model with images a name's end would mean modules of the other parts too.
     modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
     base: config.model,
-    task: engine.config.textHead ? "SEQ_CLS" : "CAUSAL_LM",
+    task: taskOf(engine.config),
     exclude: visionModules(engine.config),
   };
+}
+
+/** The modules of an embedder have the names of the model with the head that predicts tokens, and PEFT's own class for embeddings would not find them. */
+function taskOf({ textHead, encoder }: ModelConfig): ConfigToWrite["task"] {
+  if (textHead !== null && textHead.pooling === undefined) return "SEQ_CLS";
+  return encoder === null ? "CAUSAL_LM" : null;
 }
 
 /** The module that a parameter is a part of an adapter of, or null. */

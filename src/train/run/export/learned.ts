@@ -2,17 +2,20 @@ import { undeclaredEnds } from "../../../data/chat/end-of-turn.ts";
 import type { MicroBatch } from "../../../data/samples/batch.ts";
 import type { Learned } from "../../../hf/weights/model-folder.ts";
 import { headBatch } from "../../../load/head-batch.ts";
-import { classifierOf, familyOf } from "../../../models/families/index.ts";
+import { bareOf, classifierOf, familyOf } from "../../../models/families/index.ts";
 import { fitTemperature, tempered } from "../../../objectives/calibration.ts";
 import { addSums, type LogitsHead, type Sums } from "../../../objectives/objective.ts";
 import type { Inputs } from "../session.ts";
 import type { Engine } from "../../step/engine.ts";
 
 /** Returns what goes into the files beside the trained weights. */
-export function learnedBy({ config, model, tokenizer, classifier }: Inputs): Learned {
+export function learnedBy({ config, model, tokenizer, classifier, sequenceLength }: Inputs): Learned {
+  const { textHead, hiddenSize: width } = model;
+  const pooling = textHead?.pooling;
   return {
+    embedder: pooling === undefined ? null : { pooling, width, maxLength: sequenceLength, architecture: bareOf(familyOf(model)) },
     textHead: classifier && { classifier, architecture: classifierOf(familyOf(model))! },
-    stopIds: classifier ? null : undeclaredEnds(model.eosTokenIds, tokenizer),
+    stopIds: textHead ? null : undeclaredEnds(model.eosTokenIds, tokenizer),
     chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
   };
 }

@@ -1,0 +1,50 @@
+import { UserError } from "../../../base/errors.ts";
+import { jsonKind } from "../../../base/json.ts";
+import type { ContrastExample } from "../example.ts";
+import { type DataRecord, listText, text, wellFormed } from "../values.ts";
+
+/** `{"anchor", "positive", "negative"?}`, the negative a text or a list of them. @throws {UserError} */
+export function readTriplet(record: DataRecord, where: string): ContrastExample {
+  const negative = record["negative"] ?? [];
+  return {
+    kind: "contrast",
+    anchor: spoken(text(record, "anchor", where), "anchor", where),
+    positive: spoken(text(record, "positive", where), "positive", where),
+    negatives:
+      typeof negative === "string" ? [spoken(wellFormed(negative), "negative", where)] : texts(record, "negative", where),
+    where,
+  };
+}
+
+/** `{"query", "pos": [...], "neg"?: [...]}`. @throws {UserError} */
+export function readQuery(record: DataRecord, where: string): ContrastExample {
+  const positives = texts(record, "pos", where);
+  if (positives.length !== 1) {
+    throw new UserError(
+      `${where}: "pos" has ${positives.length} texts; expected one: write a record for each text that matches the query`,
+    );
+  }
+  return {
+    kind: "contrast",
+    anchor: spoken(text(record, "query", where), "query", where),
+    positive: positives[0]!,
+    negatives: texts(record, "neg", where),
+    where,
+  };
+}
+
+/** In tables a list is a text that holds JSON. */
+function texts(record: DataRecord, key: string, where: string): string[] {
+  const values = listText(record[key] ?? [], key, where);
+  if (!Array.isArray(values)) throw new UserError(`${where}: "${key}" must be a list of texts, got ${jsonKind(values)}`);
+  return values.map((value: unknown, i) => {
+    if (typeof value !== "string")
+      throw new UserError(`${where}: "${key}" entry ${i + 1} must be a text, got ${jsonKind(value)}`);
+    return spoken(wellFormed(value), `${key} entry ${i + 1}`, where);
+  });
+}
+
+function spoken(value: string, key: string, where: string): string {
+  if (value.trim() === "") throw new UserError(`${where}: "${key}" is empty; expected a text that says something`);
+  return value;
+}

@@ -1,0 +1,46 @@
+import type { Pooling } from "../../models/config.ts";
+
+/** Describes a model that gives texts embeddings, as sentence-transformers is told of it. */
+export interface Embedder {
+  readonly pooling: Pooling;
+  /** Numbers of an embedding. */
+  readonly width: number;
+  /** Tokens of a text, at most. */
+  readonly maxLength: number;
+  /** The class of Transformers without a head. */
+  readonly architecture: string;
+}
+
+/** The modules of sentence-transformers, with the folders that hold their settings. */
+const MODULES: readonly (readonly [path: string, type: string])[] = [
+  ["", "Transformer"],
+  ["1_Pooling", "Pooling"],
+  ["2_Normalize", "Normalize"],
+];
+
+/** The files beside a model that make a folder of sentence-transformers of it, with their texts, by path; all its versions read this form. */
+export function embedderFiles({ pooling, width, maxLength }: Embedder): ReadonlyMap<string, string> {
+  const modules = MODULES.map(([path, type], idx) => ({
+    idx,
+    name: String(idx),
+    path,
+    type: `sentence_transformers.models.${type}`,
+  }));
+  const modes = {
+    word_embedding_dimension: width,
+    pooling_mode_cls_token: pooling === "cls",
+    pooling_mode_mean_tokens: pooling === "mean",
+    pooling_mode_max_tokens: false,
+    pooling_mode_mean_sqrt_len_tokens: false,
+    pooling_mode_weightedmean_tokens: false,
+    pooling_mode_lasttoken: pooling === "last",
+    include_prompt: true,
+  };
+  const text = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+  return new Map([
+    ["modules.json", text(modules)],
+    ["sentence_bert_config.json", text({ max_seq_length: maxLength, do_lower_case: false })],
+    ["1_Pooling/config.json", text(modes)],
+    ["2_Normalize/config.json", text({})],
+  ]);
+}
