@@ -5,6 +5,7 @@ import { readEntries } from "../data/examples/dataset.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { parseSources, trainingFiles } from "../data/examples/sources.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
+import { saidPooling } from "../hf/config/embeddings.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
 import { nameOf, withNewHead } from "../load/text-head.ts";
@@ -24,7 +25,7 @@ export interface WithHead {
   readonly classifier: Classifier | null;
 }
 
-type Opened = Pick<OpenModel, "name" | "config" | "source" | "adapter" | "tokenizer" | "classifier">;
+type Opened = Pick<OpenModel, "name" | "folder" | "config" | "source" | "adapter" | "tokenizer" | "classifier">;
 
 /** Returns what a model is to predict for an objective: next tokens, or anything that a head for texts can be put on. */
 export function predictionOf(settings: ObjectiveSettings): OpenModelOptions["predicts"] {
@@ -47,6 +48,11 @@ export async function withHead(
   const { pooling } = objective.head;
   if (pooling !== undefined) {
     checkEmbedding(config, opened);
+    const said = saidPooling(opened.folder);
+    if (said !== null && said !== pooling)
+      onNote?.(
+        `the base model's 1_Pooling says ${said}, and --pooling is ${pooling}: training begins with other embeddings than its own`,
+      );
     return {
       config,
       model: withPooling(model, pooling),

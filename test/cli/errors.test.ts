@@ -207,11 +207,8 @@ describe("step refuses a bad batch and leaves no file", () => {
       [int64("input_ids", [[1, 2]]), int64("labels", [[-100, 2]]), int64("attention_mask", [[0, 1]])],
       /right padding/,
     ],
-    [
-      "a tensor of another name",
-      [...plain, int64("token_type_ids", [[0, 0, 0]])],
-      /"token_type_ids" would not count; a batch has/,
-    ],
+    ["a tensor of another name", [...plain, int64("segment_ids", [[0, 0, 0]])], /"segment_ids" would not count; a batch has/],
+    ["types that the model has none of", [...plain, int64("token_type_ids", [[0, 0, 0]])], /the model has no types/],
     ["a mask of other values", [...plain, int64("attention_mask", [[1, 2, 1]])], /attention_mask\[0, 1\] is 2; expected 1 .* 0/],
     ["a label on padding", [...plain, int64("attention_mask", [[1, 1, 0]])], /labels\[0, 2\] is 3 at a place of padding/],
     ["positions that jump", [...plain, int64("position_ids", [[0, 1, 5]])], /position_ids\[0, 2\] is 5; expected 2/],

@@ -140,7 +140,13 @@ test("a full run of an encoder learns which texts belong together, and ends in a
   expect(planned.segments.map(({ name }) => name)).toContain("head");
   // What was trained is trained further, and refused by what it is no model for.
   const again = { model: output, data: pairs, output: join(folder, "again"), objective: "embed", method: "full" } as const;
-  await train({ ...again, threads: 1, sequenceLength: 32, batchSize: 8, packing: false, steps: 1 });
+  const notes: string[] = [];
+  const sink = (event: { readonly type: string; readonly notes?: readonly string[] }) => void notes.push(...(event.notes ?? []));
+  const rest = { threads: 1, sequenceLength: 32, batchSize: 8, packing: false, steps: 1 } as const;
+  await train({ ...again, ...rest }, { sink });
+  expect(notes.join()).not.toContain("1_Pooling");
+  await train({ ...again, ...rest, output: join(folder, "other"), pooling: "cls" }, { sink });
+  expect(notes.join()).toContain("1_Pooling says mean, and --pooling is cls");
   expect(await refused("eval", "--model", output, "--objective", "embed", "--data", pairs)).toContain("--valid");
 });
 

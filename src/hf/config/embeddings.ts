@@ -1,3 +1,6 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { readJsonObject } from "../../base/json.ts";
 import type { Pooling } from "../../models/config.ts";
 
 /** Describes a model that gives texts embeddings, as sentence-transformers is told of it. */
@@ -43,4 +46,24 @@ export function embedderFiles({ pooling, width, maxLength }: Embedder): Readonly
     ["1_Pooling/config.json", text(modes)],
     ["2_Normalize/config.json", text({})],
   ]);
+}
+
+/** The poolings of sentence-transformers by their keys in older versions, with their names in newer ones. */
+const MODES: Readonly<Record<string, Pooling>> = {
+  pooling_mode_cls_token: "cls",
+  pooling_mode_mean_tokens: "mean",
+  pooling_mode_lasttoken: "last",
+  cls: "cls",
+  mean: "mean",
+  lasttoken: "last",
+};
+
+/** The pooling that a model's folder of sentence-transformers says, in its words where we have none of it; null: it is no such folder. */
+export function saidPooling(folder: string): string | null {
+  const path = join(folder, "1_Pooling/config.json");
+  if (!existsSync(path)) return null;
+  const raw = readJsonObject(path);
+  const said = Object.keys(raw).filter((key) => key.startsWith("pooling_mode_") && raw[key] === true);
+  const modes = typeof raw["pooling_mode"] === "string" ? [raw["pooling_mode"]] : said;
+  return modes.length === 0 ? null : modes.map((mode) => MODES[mode] ?? mode).join(" and ");
 }
