@@ -16,7 +16,7 @@ import {
   severalSums,
   severalValues,
 } from "./class-metrics.ts";
-import { defineObjective, type Judgement, type LogitsHead, type Sums, type Targets } from "./objective.ts";
+import { defineObjective, type JudgedTexts, type Judgement, type LogitsHead, type Sums, type Targets } from "./objective.ts";
 import { logSigmoid } from "./preference.ts";
 
 /**
@@ -155,7 +155,7 @@ export function logSoftmax(logits: ArrayLike<number>): Float64Array {
 }
 
 function judgeSingle(
-  { targets, examples }: MicroBatch,
+  { targets, examples }: JudgedTexts,
   logits: Float32Array,
   weights: Float64Array,
   smoothing: number,
@@ -179,7 +179,7 @@ function judgeSingle(
   return { sums: sums.sums, weights: derivatives };
 }
 
-function judgeSeveral({ targets, examples }: MicroBatch, logits: Float32Array): Judgement {
+function judgeSeveral({ targets, examples }: JudgedTexts, logits: Float32Array): Judgement {
   const count = targets!.length / examples;
   const derivatives = new Float64Array(logits.length);
   const sums = severalSums();
@@ -197,7 +197,7 @@ function judgeSeveral({ targets, examples }: MicroBatch, logits: Float32Array): 
   return { sums: sums.sums, weights: derivatives };
 }
 
-function judgeNumber({ targets, examples }: MicroBatch, logits: Float32Array): Judgement {
+function judgeNumber({ targets, examples }: JudgedTexts, logits: Float32Array): Judgement {
   const off = Float64Array.from(targets!, (y, i) => logits[i]! - y);
   const sums: Sums = {
     texts: examples,

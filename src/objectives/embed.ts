@@ -2,7 +2,7 @@ import { z } from "zod";
 import type { MicroBatch, Span } from "../data/samples/batch.ts";
 import { POOLINGS } from "../models/config.ts";
 import { logSoftmax } from "./classify.ts";
-import { defineObjective, type Judgement } from "./objective.ts";
+import { defineObjective, type Judgement, type LogitsHead } from "./objective.ts";
 
 /**
  * Embeddings of texts, by contrast (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; Henderson et al. 2017,
@@ -12,7 +12,7 @@ import { defineObjective, type Judgement } from "./objective.ts";
  *     -log softmax_j(s u_i . v_j) at j = its own positive
  *
  * and everything is a mean over anchors: sentence-transformers' MultipleNegativesRankingLoss. The texts of one micro-batch are held against each
- * other; micro-batches of a step are not, and their means are averaged.
+ * other; those of all micro-batches of a step with `gradCache`.
  */
 export const embed = defineObjective({
   name: "embed",
@@ -27,12 +27,17 @@ export const embed = defineObjective({
       .default("mean")
       .describe("embed: what of the last hidden states is a text's embedding: mean of its tokens, cls (the first), last"),
     embedScale: z.number().positive().default(20).describe("embed: factor of the cosines in the softmax, 1 / temperature"),
+    gradCache: z
+      .boolean()
+      .default(false)
+      .describe("embed: hold the texts of all micro-batches of a step against each other, for one more forward (GradCache)"),
     hardNegatives: z.int().min(0).max(64).default(0).describe("embed: hard negatives that each example has"),
   },
-  create: ({ pooling, embedScale: scale }) => ({
+  create: ({ pooling, embedScale: scale, gradCache }): LogitsHead => ({
     kind: "logits",
     outputs: 0,
     pooling,
+    ...(gradCache && { wholeStep: true }),
     share: ({ examples }) => examples,
     judge: (batch, embeddings) => judge(batch, embeddings, scale),
     values(sums) {

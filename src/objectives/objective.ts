@@ -65,11 +65,16 @@ export interface LogitsHead extends Totals {
   readonly outputs: number;
   /** A text gets its embedding, as wide as the hidden states and not yet of length 1; absent: what a last layer makes of one token. */
   readonly pooling?: Pooling;
+  /** True: all texts of a step are judged together, whatever micro-batches they are in. */
+  readonly wholeStep?: true;
   /** Labels as numbers; absent: texts have no labels. */
   readonly targets?: Targets;
   /** @param logits of each text, one text behind the other */
-  judge(batch: MicroBatch, logits: Float32Array): Judgement;
+  judge(batch: JudgedTexts, logits: Float32Array): Judgement;
 }
+
+/** The examples whose texts are judged together: a micro-batch, or several. */
+export type JudgedTexts = Pick<MicroBatch, "examples" | "spans" | "targets">;
 
 /** Describes what a text with a label is to be given, as numbers. */
 export interface Targets {

@@ -1,6 +1,5 @@
 import { z } from "zod";
-import type { MicroBatch } from "../data/samples/batch.ts";
-import { defineObjective, type Judgement } from "./objective.ts";
+import { defineObjective, type JudgedTexts, type Judgement } from "./objective.ts";
 import { logSigmoid, type PairSums, REWARD_ACCURACY, SCORES } from "./preference.ts";
 
 /**
@@ -46,7 +45,7 @@ export const reward = defineObjective({
 });
 
 /** @param scores of both texts of each pair */
-function judge({ spans }: MicroBatch, scores: Float32Array, centring: number): Judgement {
+function judge({ spans }: JudgedTexts, scores: Float32Array, centring: number): Judgement {
   const weights = new Float64Array(scores.length);
   const total = { pairs: spans.length, loss: 0, correct: 0, chosen: 0, rejected: 0 };
   for (let i = 0; i < spans.length; i++) {

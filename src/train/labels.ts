@@ -165,7 +165,7 @@ function checkFamily(config: TrainConfig, opened: Opened): void {
 
 /** @throws {UserError} a model that gives no embeddings, settings of a head that is not there, micro-batches in which there is nothing to contrast */
 function checkEmbedding(config: TrainConfig, opened: Opened): void {
-  const { objective, targets, modulesToSave, batchSize, packing, hardNegatives } = config;
+  const { objective, targets, modulesToSave, batchSize, packing, hardNegatives, gradCache } = config;
   const { config: model } = opened;
   const isText = model.encoder !== null || model.modulePrefix === "model.";
   if (!isText || opened.classifier !== null) {
@@ -178,7 +178,7 @@ function checkEmbedding(config: TrainConfig, opened: Opened): void {
   const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
   if (flag !== null)
     throw new UserError(`--${flag} ${head}: --objective ${objective} takes embeddings from before the head, which is not there`);
-  if (batchSize === 1 && !packing && hardNegatives === 0) {
+  if (batchSize === 1 && !gradCache && !packing && hardNegatives === 0) {
     throw new UserError(
       `--objective ${objective} with --batch-size 1: an example is held against the others of its micro-batch; give --batch-size 16 or more`,
     );

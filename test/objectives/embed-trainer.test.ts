@@ -1,5 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
+import type { Batches, MicroBatch } from "../../src/data/samples/batch.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { contrastBatches, drawn, EMBED_FOLDER, EMBED_RUNS, type EmbedRun, readEmbedFixture, textsOf } from "../support/embed.ts";
 import { isZero, readTensors } from "../support/golden.ts";
@@ -71,4 +72,55 @@ test("a whole run is the same to the bit for every schedule and for 1 and 2 thre
       reference.steps.map(({ loss, metrics }) => [loss, metrics]),
     );
   }
+});
+
+/** Two micro-batches as one of twice the rows. */
+function joined([a, b]: readonly [MicroBatch, MicroBatch]): MicroBatch {
+  const later = (values: Int32Array) => values.map((value) => value + a.tokens);
+  const both = (x: Int32Array, y: Int32Array) => Int32Array.from([...x, ...y]);
+  return {
+    ...a,
+    tokens: a.tokens + b.tokens,
+    ids: both(a.ids, b.ids),
+    labels: both(a.labels, b.labels),
+    starts: both(a.starts, later(b.starts)),
+    positions: both(a.positions, b.positions),
+    used: a.used + b.used,
+    examples: a.examples + b.examples,
+    spans: [...a.spans, ...b.spans.map((texts) => texts.map(({ from, to }) => ({ from: from + a.tokens, to: to + a.tokens })))],
+    members: [...a.members, ...b.members],
+  };
+}
+
+test("--grad-cache: a step of two micro-batches is the step of one with the rows of both", async () => {
+  const small = contrastBatches(true);
+  const large: Batches = {
+    sizes: small.sizes.map((size) => 2 * size),
+    most: 2 * small.most,
+    count: (epoch) => Math.floor(small.count(epoch) / 2),
+    batch: (epoch, index) => joined([small.batch(epoch, 2 * index), small.batch(epoch, 2 * index + 1)]),
+    locate: () => ({ epoch: 0, index: 0 }),
+  };
+  // Both draw the first two micro-batches of the first epoch in every step.
+  const first: Batches = { ...small, locate: (ordinal) => ({ epoch: 0, index: ordinal % 2 }) };
+  const judge = async (batches: Batches, settings: Record<string, unknown>, gradientAccumulation: number) => {
+    const run = judged({ ...EMBED_RUNS[1]!, gradientAccumulation });
+    const objective = { ...run.objective, ...settings };
+    return trainedJudge({ ...run, objective, batches }, await createWasmExecutor({ threads: 1 }), { name: "per-segment" });
+  };
+  const whole = await judge(large, {}, 1);
+  const cached = await judge(first, { gradCache: true }, 2);
+  const apart = await judge(first, {}, 2);
+  for (const [i, { loss, gradientNorm, metrics }] of whole.steps.entries()) {
+    expectWithin(`loss of step ${i}`, Math.abs(cached.steps[i]!.loss - loss), 1e-4);
+    expectWithin(
+      `gradient norm of step ${i}`,
+      Math.abs(cached.steps[i]!.gradientNorm - gradientNorm),
+      1e-4 * Math.max(1, gradientNorm),
+    );
+    expect(cached.steps[i]!.metrics).toEqual(metrics);
+  }
+  for (const [name, values] of whole.weights) expectWithin(name, relativeError(cached.weights.get(name)!, values), 1e-4);
+  // Fewer candidates are an easier task.
+  expect(apart.steps[0]!.loss).toBeLessThan(whole.steps[0]!.loss - 0.1);
 });

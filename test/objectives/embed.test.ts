@@ -42,7 +42,7 @@ const pairs = write(
 );
 
 test("derivatives are those of finite differences in float64, with hard negatives of any number", () => {
-  const head = embed.create({ pooling: "mean", embedScale: 5, hardNegatives: 0 }) as LogitsHead;
+  const head = embed.create({ pooling: "mean", embedScale: 5, hardNegatives: 0, gradCache: false }) as LogitsHead;
   const random = createRandom(1, "embed");
   const span = { from: 0, to: 1 };
   const batch = {
@@ -63,7 +63,7 @@ test("derivatives are those of finite differences in float64, with hard negative
 });
 
 test("an anchor is found if its own positive is nearer than anything else; a draw is no find", () => {
-  const head = embed.create({ pooling: "mean", embedScale: 20, hardNegatives: 0 }) as LogitsHead;
+  const head = embed.create({ pooling: "mean", embedScale: 20, hardNegatives: 0, gradCache: false }) as LogitsHead;
   const span = { from: 0, to: 1 };
   const batch = {
     examples: 2,
@@ -180,5 +180,16 @@ test("an adapter on a causal model has the task of its base model and no new hea
   expect(await refused("train", "--model", model, "--objective", "embed", ...more, "--data", pairs, "--no-packing")).toContain(
     "--batch-size 1",
   );
+  expect(await refused("train", ...flags, ...more, "--data", pairs, "--grad-cache", "--dropout", "0.1")).toContain("--dropout 0");
   expect(existsSync(join(folder, "none"))).toBe(false);
+  const cached = {
+    ...common,
+    output: join(folder, "cached"),
+    batchSize: 1,
+    packing: false,
+    gradientAccumulation: 8,
+    gradCache: true,
+  };
+  const { evaluation } = await train({ ...cached, valid: data, steps: 20, learningRate: 2e-2, warmup: 0 });
+  expect(evaluation!.loss).toBeLessThan(0.5);
 });

@@ -215,6 +215,7 @@ async function trainStep(
   const before = engine.computed;
   let loss = 0;
   let sums: Sums | null = null;
+  learner.prepare?.(group);
   for (const [i, batch] of group.entries()) {
     await breathe();
     adjust?.();

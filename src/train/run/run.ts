@@ -227,7 +227,9 @@ function estimate({ engine, data, inputs }: Session, steps: number, sink: EventS
   const passes = [0, 1].map(() => {
     const begin = performance.now();
     engine.zeroGradients();
-    learner.learn(data.train.batch(0, 0), inputs.objective.head.share(data.train.batch(0, 0)), config.seed, 0);
+    const batch = data.train.batch(0, 0);
+    learner.prepare?.([batch]);
+    learner.learn(batch, inputs.objective.head.share(batch), config.seed, 0);
     return (performance.now() - begin) / 1000;
   });
   const secondsPerStep = passes[1]! * config.gradientAccumulation;

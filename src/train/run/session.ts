@@ -17,6 +17,7 @@ import { formatBytes } from "../../base/bytes.ts";
 import { memoryLimit } from "../../base/process/free-memory.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { QUANTISED_BLOCK } from "../../ops/dequantize.ts";
+import { UserError } from "../../base/errors.ts";
 import { hashFile } from "../../base/files/files.ts";
 import type { Classifier } from "../../hf/config/classifier.ts";
 import type { Adapter } from "../../hf/peft/peft.ts";
@@ -26,7 +27,7 @@ import { type ModelIdentity, openFound, type OpenModel, type OpenModelOptions } 
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import { isConstant } from "../../models/adapters/index.ts";
 import { isScales } from "../../models/linear.ts";
-import type { Tuning } from "../../models/tuning.ts";
+import { hasAdapters, type Tuning } from "../../models/tuning.ts";
 import { checkObjectiveFlags, makerFor, metricOf, objectiveOf } from "../../objectives/index.ts";
 import { hasReference, type Objective } from "../../objectives/objective.ts";
 import type { Executor } from "../../runtime/executor.ts";
@@ -140,6 +141,11 @@ async function readOpened(
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
   const start = adapter && { adapter, content: hashFile(adapter.source.path) };
   const tuning = start ? tuningOfAdapter(start.adapter, model, config.dropout) : tuningOf(config, model, source);
+  if (objective.head.kind === "logits" && objective.head.wholeStep && hasAdapters(tuning) && tuning.dropout > 0) {
+    throw new UserError(
+      `--grad-cache with a dropout of ${tuning.dropout}: a step's texts are embedded twice, and both have to be the same; give --dropout 0`,
+    );
+  }
   return {
     config: start ? withAdapter(config, start.adapter, model, given) : config,
     folder,

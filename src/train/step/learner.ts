@@ -11,6 +11,8 @@ export interface Learner {
    * micro-batches and keys dropout. Returns its part of the step's loss, and with an open head what its metrics are made of.
    */
   learn(batch: MicroBatch, total: number, seed: number, draw: number): { readonly loss: number; readonly sums: Sums | null };
+  /** Judges the texts of all micro-batches of a step together, before it learns them one by one; absent: each is judged by itself. */
+  prepare?(group: readonly MicroBatch[]): void;
   /** Forward alone, dropout off. */
   evaluate(batch: MicroBatch): Sums;
 }
@@ -26,7 +28,7 @@ export function createLearner(engine: Engine, head: Head): Learner {
     case "token-losses":
       return openLearner(engine, head, (batch) => engine.tokenLosses(batch));
     case "logits":
-      return openLearner(engine, head, (batch) => engine.textLogits(batch));
+      return head.wholeStep ? stepLearner(engine, head) : openLearner(engine, head, (batch) => engine.textLogits(batch));
   }
 }
 
@@ -45,5 +47,38 @@ function openLearner(engine: Engine, head: OpenHead | LogitsHead, found: (batch:
       return { loss: (head.values(sums).loss * head.share(batch)) / total, sums };
     },
     evaluate: (batch) => head.judge(batch, found(headBatch(head, batch, config))).sums,
+  };
+}
+
+/**
+ * GradCache (Gao et al. 2021, https://arxiv.org/abs/2101.06983): the texts' numbers of all micro-batches are computed without tapes, what is made of them
+ * together gives the derivatives by each, and with these every micro-batch is learned by itself. The gradients are those of one micro-batch of
+ * the step's size, at the memory of a small one and one more forward.
+ */
+function stepLearner(engine: Engine, head: LogitsHead): Learner {
+  const { config } = engine;
+  const known = new WeakMap<MicroBatch, { readonly weights: Float64Array; readonly loss: number; readonly sums: Sums }>();
+  return {
+    ...openLearner(engine, head, (batch) => engine.textLogits(batch)),
+    prepare(group) {
+      const found = group.map((batch) => engine.textLogits(headBatch(head, batch, config)).slice());
+      const logits = new Float32Array(found.reduce((sum, { length }) => sum + length, 0));
+      const places = found.map((_, i) => found.slice(0, i).reduce((sum, { length }) => sum + length, 0));
+      for (const [i, values] of found.entries()) logits.set(values, places[i]!);
+      const spans = group.flatMap((batch) => batch.spans);
+      const { sums, weights } = head.judge({ examples: spans.length, spans }, logits);
+      const { loss } = head.values(sums);
+      for (const [i, batch] of group.entries()) {
+        const own = weights.subarray(places[i]!, places[i]! + found[i]!.length);
+        // Loss and metrics are the step's, and told with its first micro-batch.
+        known.set(batch, i === 0 ? { weights: own, loss, sums } : { weights: own, loss: 0, sums: {} });
+      }
+    },
+    learn(batch, total, seed, draw) {
+      const judged = known.get(batch);
+      if (!judged) throw new Error("a micro-batch that was not prepared");
+      engine.forwardBackwardOpen(headBatch(head, batch, config), 1 / total, seed, draw, () => judged.weights);
+      return { loss: judged.loss, sums: judged.sums };
+    },
   };
 }
