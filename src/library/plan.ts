@@ -29,7 +29,7 @@ import { PLANNED_VARIANTS } from "../train/memory/step-plan.ts";
 import { NOMINAL_BANDWIDTH, streamOf, streamText } from "../train/memory/stream.ts";
 import { checkpointingOf, selectiveOf } from "../train/memory/strategy.ts";
 import { openEngine } from "../train/step/open-engine.ts";
-import { predictionOf, withPooling } from "../train/labels.ts";
+import { predictionOf, withPlannedHead } from "../train/labels.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/step/tuning.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
 
@@ -127,7 +127,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
     predicts: predictionOf(config),
     onNote: (text) => sink({ type: "note", text }),
   });
-  const { adapter, source } = model;
+  const { adapter } = model;
   try {
     if (adapter) withAdapter(config, adapter, model.config, Object.keys(options));
     const length = sequenceLengthOf(config, contextLimit(model.config));
@@ -138,11 +138,14 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
       const strategy = checkpointingOf(config, limited);
       const { texts, head } = objectiveOf(config);
       const tokens = config.batchSize * length * texts;
-      const pooling = head.kind === "logits" ? head.pooling : undefined;
+      const planned = withPlannedHead(config, model);
+      const { source } = planned;
       const options = {
-        config: pooling === undefined ? model.config : withPooling(model.config, pooling),
+        config: planned.model,
         ...(head.kind === "logits" && { texts: config.batchSize * texts }),
-        tuning: adapter ? tuningOfAdapter(adapter, model.config, config.dropout) : tuningOf(config, model.config, source),
+        tuning: adapter
+          ? tuningOfAdapter(adapter, planned.model, config.dropout)
+          : tuningOf(planned.config, planned.model, source),
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,

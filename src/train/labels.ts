@@ -42,7 +42,7 @@ export async function withHead(
   opened: Opened,
   { signal, onNote }: { readonly signal?: AbortSignal | undefined; readonly onNote?: ((text: string) => void) | undefined },
 ): Promise<WithHead> {
-  const { config: model, source, adapter, tokenizer } = opened;
+  const { config: model, source, tokenizer } = opened;
   const objective = objectiveOf(config);
   if (objective.head.kind !== "logits") return { config, model, source, classifier: null };
   const { pooling } = objective.head;
@@ -75,6 +75,20 @@ export async function withHead(
       `${nameOf(opened)} has a head that gives a text ${model.textHead.outputs} numbers, and ${outputs} are needed; take a base model without such a head, or the labels that it knows`,
     );
   }
+  const { config: whole, ...headed } = withOutputs(config, opened, outputs, padId, config.seed);
+  return { config: { ...whole, ...(found && labelSettings(config, classifier, found)) }, ...headed, classifier };
+}
+
+type HeadSettings = ObjectiveSettings & Pick<TrainConfig, "method" | "modulesToSave" | "targets">;
+
+/** A configuration and a model with a head that gives a text so many numbers, which is trained whole where it is not by itself. */
+function withOutputs<C extends HeadSettings>(
+  config: C,
+  { config: model, source, adapter }: Pick<Opened, "config" | "source" | "adapter">,
+  outputs: number,
+  padId: number | null,
+  seed = 0,
+) {
   const isNew = (name: string) => !source.tensors.has(name);
   const { saved: head, dense } = textHeadOf(model);
   // PEFT leaves a BERT's pooler as it is; a new one has nothing to be left.
@@ -82,15 +96,29 @@ export async function withHead(
   const missing = wanted.filter((name) => !config.modulesToSave?.includes(name));
   const isWhole = config.method === "full" || adapter !== null || missing.length === 0;
   return {
-    config: {
-      ...config,
-      ...(found && labelSettings(config, classifier, found)),
-      ...(!isWhole && { modulesToSave: [...(config.modulesToSave ?? []), ...missing] }),
-    },
+    config: isWhole ? config : { ...config, modulesToSave: [...(config.modulesToSave ?? []), ...missing] },
     model: { ...model, textHead: { outputs, padId } },
-    source: [...textHeadShapes(model, outputs).keys()].some(isNew) ? withNewHead(source, model, outputs, config.seed) : source,
-    classifier,
+    source: [...textHeadShapes(model, outputs).keys()].some(isNew) ? withNewHead(source, model, outputs, seed) : source,
   };
+}
+
+/** Classes that are planned for where nothing names them. */
+const PLANNED_CLASSES = 2;
+
+/**
+ * As `withHead`, for a plan: no example is read.
+ * @throws {UserError} a model that has no such head
+ */
+export function withPlannedHead<C extends HeadSettings>(
+  config: C,
+  opened: Opened,
+): { readonly config: C; readonly model: ModelConfig; readonly source: TensorSource } {
+  const { config: model, source } = opened;
+  const { head } = objectiveOf(config);
+  if (head.kind !== "logits") return { config, model, source };
+  if (head.pooling !== undefined) return { config, model: withPooling(model, head.pooling), source };
+  checkFamily(config, opened);
+  return withOutputs(config, opened, model.textHead?.outputs ?? (head.outputs || PLANNED_CLASSES), model.padTokenId);
 }
 
 /** The model whose head gives a text's embedding. */
@@ -138,7 +166,7 @@ function describeLabels({ kind, labels }: Pick<Classifier, "kind" | "labels">, {
 }
 
 /** @throws {UserError} a model that cannot have such a head, and settings of the head that is not there then */
-function checkFamily(config: TrainConfig, opened: Opened): void {
+function checkFamily(config: HeadSettings, opened: Opened): void {
   const { objective, targets, modulesToSave } = config;
   const { config: model } = opened;
   if (model.encoder && !objectiveOf(config).accepts.includes("labelled")) {

@@ -1,7 +1,8 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { evaluate, type RunEvent, train, UserError, type VerbEvent } from "../../src/index.ts";
+import { evaluate, plan, type RunEvent, train, UserError, type VerbEvent } from "../../src/index.ts";
+import { OBJECTIVE_NAMES } from "../../src/objectives/index.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { CHILD } from "../../src/train/apart/train-apart.ts";
 import { temporaryFolder } from "../hf/temp.ts";
@@ -261,4 +262,10 @@ describe("docs/library.md", () => {
     expect(await run("third.ts", examples[3]!)).toContain('object: "list"');
     await run("fourth.ts", examples[4]!);
   });
+});
+
+test.each(OBJECTIVE_NAMES)("a plan of objective %s reads no examples, and times what it plans", async (objective) => {
+  const sizes = { sequenceLength: 16, batchSize: 2, threads: 1, device: "wasm" } as const;
+  const report = await plan({ model, objective, measure: true, ...sizes });
+  expect(report.memory.peak).toBeGreaterThan(report.memory.process);
 });
