@@ -24,7 +24,7 @@ const { values } = parseArgs({
     memory: { type: "string", default: "1GiB" },
     /** Answers of a round with the job stopped, and at least so many while it trains. */
     answers: { type: "string", default: "10" },
-    rounds: { type: "string", default: "4" },
+    rounds: { type: "string", default: "12" },
     /** Steps of a round that are timed without answers, and at least so many beside them. */
     timed: { type: "string", default: "6" },
     /** Milliseconds between two requests. */
@@ -199,6 +199,18 @@ try {
   );
   console.log(`noise: others took ${percent(stopped.others)} of the processors while the job was stopped`);
   console.log(`first answer of the new model: ${fresh.toFixed(0)} ms`);
+  for (const [what, holds] of [
+    ["the processes stay within the limit and 2 %", most <= 1.02 * limit],
+    [
+      "p95 of the first token is at most 1.5 times that with the job stopped",
+      percentile(busy, 0.95) <= 1.5 * percentile(idle, 0.95),
+    ],
+    ["training keeps 0.85 of what answers leave it", rates[1] / rates[0] >= 0.85 * (1 - beside.answers)],
+    ["a new model answers within a second", fresh <= 1000],
+  ] as const) {
+    console.log(`${holds ? "ok  " : "MISS"} ${what}`);
+    if (!holds) process.exitCode = 1;
+  }
   child.kill("SIGTERM");
   await child.exited;
 } finally {

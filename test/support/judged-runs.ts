@@ -1,3 +1,4 @@
+import { expect } from "bun:test";
 import type { Batches, MicroBatch } from "../../src/data/samples/batch.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
@@ -18,6 +19,7 @@ import { createEngine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { goldenTuning, modelFolder, readAdapter } from "./golden.ts";
+import { expectWithin } from "./ops.ts";
 import type { TrainerRun } from "./trainer.ts";
 
 /** Describes a whole run that ends in a head for texts. */
@@ -44,6 +46,20 @@ export const EXECUTORS: Readonly<Record<string, () => Promise<Executor>>> = {
   native: () => createWasmExecutor({ threads: 1, matmul: "native" }),
   "ort-cpu": async () => createOrtExecutor({ threads: 1 }),
 };
+
+/** Losses and gradient norms of 20 steps are a trainer's, within 1e-4. */
+export function expectSteps(
+  steps: readonly StepMetrics[],
+  expected: readonly { readonly loss: number; readonly gradientNorm: number }[],
+): void {
+  expect([steps.length, expected.length]).toEqual([20, 20]);
+  for (const [i, { loss, gradientNorm }] of expected.entries()) {
+    const close = (what: string, got: number, wanted: number) =>
+      expectWithin(`${what} of step ${i}: ${got}, ${wanted}`, Math.abs(got - wanted) / Math.max(1, Math.abs(wanted)), 1e-4);
+    close("loss", steps[i]!.loss, loss);
+    close("gradient norm", steps[i]!.gradientNorm, gradientNorm);
+  }
+}
 
 /** What the fixtures train: everything, or an adapter with the head whole beside it. */
 function tuningOf({ run: { model, method }, start }: JudgedRun): Tuning {

@@ -61,6 +61,22 @@ export type CommonConfig = z.infer<typeof configSchema>;
 type Biases = Pick<ModelConfig, "attentionBias" | "attentionOutputBias" | "mlpBias">;
 type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
+/** Settings of a model in the places of those that are some families' own. */
+export const PLAIN = {
+  rotaryLayers: [],
+  queryRope: null,
+  attentionSoftCap: null,
+  logitSoftCap: null,
+  normOffset: 0,
+  embeddingScale: 1,
+  roundsEmbeddingScale: false,
+  residualScale: 1,
+  logitScale: 1,
+  qkNorm: false,
+  convolution: null,
+  textHead: null,
+} satisfies Partial<ModelConfig>;
+
 /** How a family reads what the schema holds. */
 export interface ReadingRules {
   /** `Family.type`. */
@@ -111,34 +127,23 @@ export function readDecoder(raw: Raw, where: string, generation: Raw, rules: Rea
     intermediateSize: config.intermediate_size,
     vocabSize: config.vocab_size,
     normEps: config.rms_norm_eps,
+    ...PLAIN,
     encoder: null,
     hiddenAct,
     tieWordEmbeddings: config.tie_word_embeddings,
     maxPositions,
     rope,
-    rotaryLayers: [],
     ...(rules.window?.(config, where) ?? NO_WINDOW),
     windowRope: config.window_rope_parameters
       ? ropeOf({ ...config, rope_parameters: config.window_rope_parameters }, maxPositions, where)
       : null,
-    queryRope: null,
     attentionScale: 1 / Math.sqrt(headDim),
-    attentionSoftCap: null,
-    logitSoftCap: null,
-    normOffset: 0,
-    embeddingScale: 1,
-    roundsEmbeddingScale: false,
-    residualScale: 1,
-    logitScale: 1,
     modulePrefix: "model.",
     ...rules.biases(config),
-    qkNorm: false,
-    convolution: null,
     bosTokenId: bos === undefined ? defaults.bos : bos,
     eosTokenIds: eosOf(eos === undefined ? defaults.eos : eos, generation, where),
     padTokenId: pad !== undefined && pad !== null && pad >= 0 ? pad : null,
     dtype: dtypeOf(config),
-    textHead: null,
     ...rules.more?.(config, where),
   };
 }

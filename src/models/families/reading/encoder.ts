@@ -4,7 +4,7 @@ import { show } from "../../../base/json.ts";
 import { parseWith, size } from "../../../base/schema.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Raw } from "../family.ts";
-import { activationOf, checkQuantised, dtypeOf, headSize } from "./common.ts";
+import { activationOf, checkQuantised, dtypeOf, headSize, NO_WINDOW, PLAIN } from "./common.ts";
 
 const tokenId = z.int().nonnegative();
 
@@ -75,6 +75,8 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
   const headDim = headSize(config.hidden_size, config.num_attention_heads, where);
   if (headDim % 2 !== 0) throw new UserError(`${where}: heads of ${headDim} features are not supported; expected an even number`);
   return {
+    ...PLAIN,
+    ...NO_WINDOW,
     family: rules.family,
     hiddenSize: config.hidden_size,
     layers: config.num_hidden_layers,
@@ -96,29 +98,15 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
     tieWordEmbeddings: config.tie_word_embeddings,
     maxPositions,
     rope: { theta: 10_000, scaling: { type: "default" } },
-    rotaryLayers: [],
-    slidingWindow: null,
-    windowLayers: [],
     windowRope: null,
-    queryRope: null,
     attentionScale: 1 / Math.sqrt(headDim),
-    attentionSoftCap: null,
-    logitSoftCap: null,
-    normOffset: 0,
-    embeddingScale: 1,
-    roundsEmbeddingScale: false,
-    residualScale: 1,
-    logitScale: 1,
     modulePrefix: rules.modulePrefix,
     attentionBias: true,
     attentionOutputBias: true,
     mlpBias: true,
-    qkNorm: false,
-    convolution: null,
     bosTokenId: config.bos_token_id ?? null,
     eosTokenIds: [config.eos_token_id ?? []].flat(),
     padTokenId: padId >= 0 ? padId : null,
     dtype: dtypeOf(config),
-    textHead: null,
   };
 }
