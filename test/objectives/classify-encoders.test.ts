@@ -12,7 +12,7 @@ import {
   textsOf,
 } from "../support/classify.ts";
 import { isZero, readTensors } from "../support/golden.ts";
-import { EXECUTORS, expectSteps, type JudgedRun, trainedJudge } from "../support/judged-runs.ts";
+import { EXECUTORS, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 
 setDefaultTimeout(120_000);
@@ -48,7 +48,7 @@ function judged(
 
 describe("a whole run of an encoder with --objective classify is what Transformers' Trainer makes of it", () => {
   for (const on of Object.keys(EXECUTORS)) {
-    test.each(fixture.runs.map((run) => [on, run.name, run] as const))(
+    test.each(runsOn(on, fixture.runs).map((run) => [on, run.name, run] as const))(
       "on %s: %s: losses, gradient norms, the last weights and logits within 1e-4",
       async (_, _name, { settings, expected }) => {
         const { run, ends } = judged(settings);

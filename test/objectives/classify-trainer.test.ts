@@ -13,7 +13,7 @@ import {
   textsOf,
 } from "../support/classify.ts";
 import { readTensors } from "../support/golden.ts";
-import { EXECUTORS, expectSteps, type JudgedRun, trainedJudge } from "../support/judged-runs.ts";
+import { EXECUTORS, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 import { SLOW } from "../support/slow.ts";
 
@@ -27,9 +27,6 @@ test("the fixture is of these micro-batches and settings (test/golden/classify m
     expect(drawn(labelledBatches(kind)).map(textsOf)).toEqual(fixture.batches[kind].map((batch) => [...batch]));
 });
 
-/** The plain suite has all runs on the kernels, and two on each other executor. */
-const runsOn = (on: string) => (SLOW || on === "wasm" ? fixture.runs : fixture.runs.slice(on === "native" ? 0 : 1).slice(0, 2));
-
 const judged = (run: ClassifyRun, start: Float32Array, packing = false): JudgedRun => ({
   run,
   objective: { objective: "classify", labels: ["a", "b", "c"], labelKind: run.kind },
@@ -40,7 +37,7 @@ const judged = (run: ClassifyRun, start: Float32Array, packing = false): JudgedR
 
 describe("a whole run with --objective classify is what Transformers' Trainer makes of it", () => {
   for (const on of Object.keys(EXECUTORS)) {
-    test.each(runsOn(on).map((run) => [on, run.name, run] as const))(
+    test.each(runsOn(on, fixture.runs).map((run) => [on, run.name, run] as const))(
       "on %s: %s: losses, gradient norms, the last weights and logits within 1e-4",
       async (_, name, { settings, expected }) => {
         const tensors = readTensors(join(CLASSIFY_FOLDER, `${name}.safetensors`));

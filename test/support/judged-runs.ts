@@ -20,6 +20,7 @@ import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { goldenTuning, modelFolder, readAdapter } from "./golden.ts";
 import { expectWithin } from "./ops.ts";
+import { SLOW } from "./slow.ts";
 import type { TrainerRun } from "./trainer.ts";
 
 /** Describes a whole run that ends in a head for texts. */
@@ -46,6 +47,11 @@ export const EXECUTORS: Readonly<Record<string, () => Promise<Executor>>> = {
   native: () => createWasmExecutor({ threads: 1, matmul: "native" }),
   "ort-cpu": async () => createOrtExecutor({ threads: 1 }),
 };
+
+/** Runs of a fixture on an executor: the plain suite has all on the kernels, and the first on each other one. */
+export function runsOn<Run>(on: string, runs: readonly Run[]): readonly Run[] {
+  return SLOW || on === "wasm" ? runs : runs.slice(0, 1);
+}
 
 /** Losses and gradient norms of 20 steps are a trainer's, within 1e-4. */
 export function expectSteps(
