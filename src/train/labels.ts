@@ -171,7 +171,7 @@ function checkFamily(config: HeadSettings, opened: Opened): void {
   const { config: model } = opened;
   if (model.encoder && !objectiveOf(config).accepts.includes("labelled")) {
     throw new UserError(
-      `--objective ${objective}: ${nameOf(opened)} is a text encoder, which learns labelled texts alone (--objective classify); expected a model that generates text, such as a Llama or Qwen`,
+      `--objective ${objective}: ${nameOf(opened)} is a text encoder, which learns labelled texts (--objective classify) and embeddings (--objective embed); expected a model that generates text, such as a Llama or Qwen`,
     );
   }
   const isText = model.encoder !== null || model.modulePrefix === "model.";
@@ -252,6 +252,7 @@ function classifierFor(
     return known;
   }
   if (kind === "single" && labels.length < 2) {
+    if (config.labels) throw new UserError(`--labels ${config.labels.join()}: one class; expected at least two`);
     throw new UserError(
       `${config.data}: all training examples have the label ${show(labels[0])}; expected at least two classes, or --labels that names others`,
     );
