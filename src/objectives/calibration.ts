@@ -1,6 +1,5 @@
 import type { LabelKind } from "../hf/config/classifier.ts";
-import { logSoftmax } from "./classify.ts";
-import { logSigmoid } from "./preference.ts";
+import { logSigmoid, logSoftmax } from "./logistic.ts";
 
 /** Texts' logits, one text behind the other, and their targets. */
 export interface JudgedLogits {

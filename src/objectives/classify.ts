@@ -17,7 +17,7 @@ import {
   severalValues,
 } from "./class-metrics.ts";
 import { defineObjective, type JudgedTexts, type Judgement, type LogitsHead, type Sums, type Targets } from "./objective.ts";
-import { logSigmoid } from "./preference.ts";
+import { logSigmoid, logSoftmax } from "./logistic.ts";
 
 /**
  * Classification of whole texts. With the logits z of a text, p = softmax(z), the loss is
@@ -144,14 +144,6 @@ function targetOf(label: Label, where: string, kind: LabelKind, labels: readonly
   if (kind === "single") return Float32Array.of(idOf(label as string | number));
   if (!isNumber(label)) throw new UserError(`${where}: "label" is ${show(label)}; expected a number`);
   return Float32Array.of(Number(label));
-}
-
-/** log softmax in float64. */
-export function logSoftmax(logits: ArrayLike<number>): Float64Array {
-  const z = Float64Array.from(logits);
-  const most = z.reduce((max, value) => Math.max(max, value), -Infinity);
-  const norm = most + Math.log(z.reduce((sum, value) => sum + Math.exp(value - most), 0));
-  return z.map((value) => value - norm);
 }
 
 function judgeSingle(

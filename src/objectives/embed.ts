@@ -1,7 +1,7 @@
 import { z } from "zod";
 import type { MicroBatch, Span } from "../data/samples/batch.ts";
 import { POOLINGS } from "../models/config.ts";
-import { logSoftmax } from "./classify.ts";
+import { logSoftmax } from "./logistic.ts";
 import { defineObjective, type Judgement, type LogitsHead } from "./objective.ts";
 
 /**

@@ -7,13 +7,13 @@ import type { Classifier } from "../hf/config/classifier.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { type Head, LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { classify } from "./classify.ts";
-import { dpo } from "./dpo.ts";
+import { dpo } from "./preferences/dpo.ts";
 import { embed } from "./embed.ts";
-import { kto } from "./kto.ts";
+import { kto } from "./preferences/kto.ts";
 import { nextToken } from "./next-token.ts";
-import { orpo } from "./orpo.ts";
-import { reward } from "./reward.ts";
-import { simpo } from "./simpo.ts";
+import { orpo } from "./preferences/orpo.ts";
+import { reward } from "./preferences/reward.ts";
+import { simpo } from "./preferences/simpo.ts";
 
 /** Every objective: a file in this folder each. */
 const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed] as const;

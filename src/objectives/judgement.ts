@@ -1,8 +1,7 @@
 import type { Classifier } from "../hf/config/classifier.ts";
 import { tempered } from "./calibration.ts";
 import { indexOfMost } from "./class-metrics.ts";
-import { logSoftmax } from "./classify.ts";
-import { logSigmoid } from "./preference.ts";
+import { logSigmoid, logSoftmax } from "./logistic.ts";
 
 /** A model's verdict on a text. */
 export interface Judgement {

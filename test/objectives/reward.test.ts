@@ -6,7 +6,7 @@ import { classify } from "../../src/library/classify.ts";
 import { evaluate } from "../../src/library/evaluate.ts";
 import { train } from "../../src/library/train.ts";
 import type { LogitsHead } from "../../src/objectives/objective.ts";
-import { reward } from "../../src/objectives/reward.ts";
+import { reward } from "../../src/objectives/preferences/reward.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { refused, writeTinyModel } from "../support/cli.ts";
 import { readTensors } from "../support/golden.ts";

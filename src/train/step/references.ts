@@ -1,5 +1,5 @@
 import type { Batches, MicroBatch } from "../../data/samples/batch.ts";
-import { logProbability } from "../../objectives/preference.ts";
+import { logProbability } from "../../objectives/preferences/preference.ts";
 
 /** Gives the loss of each token of a micro-batch, 0 without a label. */
 export type TokenLosses = (batch: MicroBatch) => { readonly labels: Int32Array; readonly losses: Float32Array };

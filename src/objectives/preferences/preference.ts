@@ -1,6 +1,6 @@
-import type { Span } from "../data/samples/batch.ts";
-import { IGNORED } from "../data/samples/sample.ts";
-import type { Metric } from "./objective.ts";
+import type { Span } from "../../data/samples/batch.ts";
+import { IGNORED } from "../../data/samples/sample.ts";
+import type { Metric } from "../objective.ts";
 
 /** What objectives that compare two answers have in common. Names of metrics are TRL's. */
 
@@ -63,6 +63,3 @@ export function meanLogProbability(span: Span, labels: Int32Array, losses: Float
   const { value, count } = logProbability(span, labels, losses);
   return { value: value / count, count };
 }
-
-/** log(1 / (1 + e^-x)). */
-export const logSigmoid = (x: number): number => (x < 0 ? x - Math.log1p(Math.exp(x)) : -Math.log1p(Math.exp(-x)));

@@ -1,16 +1,9 @@
 import { z } from "zod";
-import type { MicroBatch, Span } from "../data/samples/batch.ts";
-import { IGNORED } from "../data/samples/sample.ts";
-import { defineObjective, type Judgement } from "./objective.ts";
-import {
-  logSigmoid,
-  type LogProbability,
-  meanLogProbability,
-  REWARD_ACCURACY,
-  type PairSums,
-  REWARDS,
-  rewardsOf,
-} from "./preference.ts";
+import type { MicroBatch, Span } from "../../data/samples/batch.ts";
+import { IGNORED } from "../../data/samples/sample.ts";
+import { defineObjective, type Judgement } from "../objective.ts";
+import { logSigmoid } from "../logistic.ts";
+import { type LogProbability, meanLogProbability, REWARD_ACCURACY, type PairSums, REWARDS, rewardsOf } from "./preference.ts";
 
 /**
  * Odds ratio preference optimisation (Hong et al. 2024, https://arxiv.org/abs/2403.07691): the chosen answer is learned, and made likelier than the

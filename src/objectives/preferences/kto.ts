@@ -1,8 +1,9 @@
 import { z } from "zod";
-import type { MicroBatch } from "../data/samples/batch.ts";
-import { IGNORED } from "../data/samples/sample.ts";
-import { defineObjective, type Judgement, type Metric } from "./objective.ts";
-import { logProbability, logSigmoid, REWARDS } from "./preference.ts";
+import type { MicroBatch } from "../../data/samples/batch.ts";
+import { IGNORED } from "../../data/samples/sample.ts";
+import { defineObjective, type Judgement, type Metric } from "../objective.ts";
+import { logSigmoid } from "../logistic.ts";
+import { logProbability, REWARDS } from "./preference.ts";
 
 const KL: Metric = { name: "kl", label: "kl", better: "lower", digits: 3 };
 

@@ -1,8 +1,9 @@
 import { z } from "zod";
-import type { MicroBatch } from "../data/samples/batch.ts";
-import { IGNORED } from "../data/samples/sample.ts";
-import { defineObjective, type Judgement } from "./objective.ts";
-import { logProbability, logSigmoid, type PairSums, REWARD_ACCURACY, REWARDS, rewardsOf } from "./preference.ts";
+import type { MicroBatch } from "../../data/samples/batch.ts";
+import { IGNORED } from "../../data/samples/sample.ts";
+import { defineObjective, type Judgement } from "../objective.ts";
+import { logSigmoid } from "../logistic.ts";
+import { logProbability, type PairSums, REWARD_ACCURACY, REWARDS, rewardsOf } from "./preference.ts";
 
 /**
  * Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290): the chosen answer becomes likelier, and the rejected one

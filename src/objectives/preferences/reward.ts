@@ -1,6 +1,7 @@
 import { z } from "zod";
-import { defineObjective, type JudgedTexts, type Judgement } from "./objective.ts";
-import { logSigmoid, type PairSums, REWARD_ACCURACY, SCORES } from "./preference.ts";
+import { defineObjective, type JudgedTexts, type Judgement } from "../objective.ts";
+import { logSigmoid } from "../logistic.ts";
+import { type PairSums, REWARD_ACCURACY, SCORES } from "./preference.ts";
 
 /**
  * A reward model (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155): a text gets a score, and of two answers the preferred one the greater. With the

@@ -1,8 +1,9 @@
 import { z } from "zod";
-import type { MicroBatch } from "../data/samples/batch.ts";
-import { IGNORED } from "../data/samples/sample.ts";
-import { defineObjective, type Judgement } from "./objective.ts";
-import { logSigmoid, meanLogProbability, type PairSums, REWARD_ACCURACY, REWARDS, rewardsOf } from "./preference.ts";
+import type { MicroBatch } from "../../data/samples/batch.ts";
+import { IGNORED } from "../../data/samples/sample.ts";
+import { defineObjective, type Judgement } from "../objective.ts";
+import { logSigmoid } from "../logistic.ts";
+import { meanLogProbability, type PairSums, REWARD_ACCURACY, REWARDS, rewardsOf } from "./preference.ts";
 
 /**
  * Simple preference optimisation (Meng et al. 2024, https://arxiv.org/abs/2405.14734): the chosen answer is made likelier than the rejected one by
