@@ -4,7 +4,14 @@ import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../data
 import type { Conversation } from "../data/chat/conversation.ts";
 import { createUnusedCounter, type Mapping } from "../data/examples/columns.ts";
 import { readEntries } from "../data/examples/dataset.ts";
-import { type Example, exampleOf } from "../data/examples/formats.ts";
+import {
+  type CompletionExample,
+  type ContrastExample,
+  type Example,
+  exampleOf,
+  type RankedExample,
+  type TextExample,
+} from "../data/examples/formats.ts";
 import type { DataRecord } from "../data/examples/values.ts";
 import { type Tokenizer, withPrefix } from "../data/tokens/tokenizer.ts";
 import { endsInReasoning, separateReasoning, type SeparateAnswer, writesReasoning } from "./reasoning.ts";
@@ -76,12 +83,25 @@ export function promptOf(record: DataRecord, where: string, tokenizer: Tokenizer
   return promptOfExample(exampleOf(withAnswer(record), where), where, tokenizer);
 }
 
+function questionOf(example: TextExample | CompletionExample | ContrastExample | RankedExample): string {
+  switch (example.kind) {
+    case "text":
+      return example.text;
+    case "completion":
+      return example.prompt;
+    case "contrast":
+      return example.anchor;
+    case "ranked":
+      return example.query;
+  }
+}
+
 function promptOfExample(example: Example, where: string, tokenizer: Tokenizer): Prompt {
   if (example.kind === "preference") return promptOfExample(example.chosen, where, tokenizer);
   if (example.kind === "unpaired") return promptOfExample(example.answer, where, tokenizer);
   if (example.kind === "labelled") return promptOfExample(example.content, where, tokenizer);
   if (example.kind !== "chat") {
-    const prompt = example.kind === "text" ? example.text : example.kind === "contrast" ? example.anchor : example.prompt;
+    const prompt = questionOf(example);
     return {
       ids: rawPrompt(tokenizer, prompt),
       where,

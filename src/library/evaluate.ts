@@ -20,6 +20,7 @@ import { addSums, type Head, hasReference, type Sums, type Values } from "../obj
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { tempered } from "../objectives/calibration.ts";
 import { predictionOf, withLabelsOf } from "../train/labels.ts";
+import { withListSize } from "../train/list-size.ts";
 import { startOfDay } from "../train/run/date.ts";
 import { addReferences, createReferences, type References, withReferences } from "../train/step/references.ts";
 import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "./options.ts";
@@ -65,7 +66,8 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
     flags,
     async (model, executor) => {
       const { config, tokenizer } = model;
-      const objective = objectiveOf(withLabelsOf(flags, model));
+      const dataFiles = evaluationFiles(flags.data);
+      const objective = objectiveOf(await withListSize(withLabelsOf(flags, model), dataFiles, signal));
       const tokens = sequenceLengthOf(flags, contextLimit(config));
       checkContext(config, tokens);
       const eosId = config.eosTokenIds[0] ?? null;
@@ -82,7 +84,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       );
       const files = { mapping: readMapping(flags), onNote, signal };
       const sets: SampleSet[] = [];
-      for (const path of evaluationFiles(flags.data)) {
+      for (const path of dataFiles) {
         const loaded = await loadSamples(path, maker, files);
         sets.push(objective.texts === 1 || objective.mismatched ? loaded : groupSamples(loaded));
       }

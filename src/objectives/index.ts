@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
-import { type ContrastExample, type Example, KIND_KEYS } from "../data/examples/example.ts";
+import { type ContrastExample, type Example, KIND_KEYS, type RankedExample } from "../data/examples/example.ts";
 import { unpairedOf } from "../data/examples/judged/preferences.ts";
+import { rankedOf } from "../data/examples/judged/rankings.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { type Head, LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
@@ -11,12 +12,13 @@ import { dpo } from "./preferences/dpo.ts";
 import { embed } from "./embed.ts";
 import { kto } from "./preferences/kto.ts";
 import { nextToken } from "./next-token.ts";
+import { rerank } from "./rerank.ts";
 import { orpo } from "./preferences/orpo.ts";
 import { reward } from "./preferences/reward.ts";
 import { simpo } from "./preferences/simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed] as const;
+const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed, rerank] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 
@@ -80,21 +82,22 @@ export function checkObjectiveFlags(settings: ObjectiveSettings): void {
 /** Samples for an objective. Its examples are refused by kind, with their places. */
 export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker {
   const { name, accepts, texts, head } = objective;
-  const targets = head.kind === "logits" ? head.targets : undefined;
-  const isContrast = accepts.includes("contrast");
+  const { targets, relevance } = head.kind === "logits" ? head : {};
+  const counted = accepts.includes("contrast") || accepts.includes("ranked");
+  const keys = [...(targets ? [targets.key] : []), ...(relevance ? [relevance.key] : []), ...(counted ? [texts] : [])];
   return {
     // What the default takes has the names that it always had in the cache.
-    key:
-      name === DEFAULT_OBJECTIVE
-        ? maker.key
-        : JSON.stringify([maker.key, accepts, ...(targets ? [targets.key] : []), ...(isContrast ? [texts] : [])]),
+    key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts, ...keys]),
     notices: () => maker.notices(),
     samples(given) {
-      // A conversation with a label may be either.
-      const example = given.kind === "labelled" && accepts.includes("unpaired") ? (unpairedOf(given) ?? given) : given;
-      if (!accepts.includes(example.kind)) throw otherKind(objective, example);
-      if (example.kind === "contrast") checkNegatives(example, texts - 2);
+      const example = exampleFor(objective, given);
+      if (example.kind === "contrast") checkContrast(example, texts - 2);
+      if (example.kind === "ranked") checkList(example, texts);
       const samples = maker.samples(example);
+      if (example.kind === "ranked" && relevance) {
+        const numbers = relevance.of(example);
+        return samples.map((sample, i) => ({ ...sample, target: numbers[i] }));
+      }
       if (example.kind !== "labelled" || !targets) return samples;
       const target = targets.of(example.label, example.where);
       return samples.map((sample) => ({ ...sample, target }));
@@ -102,8 +105,33 @@ export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker 
   };
 }
 
-/** @throws {UserError} another number of hard negatives than every example is to have */
-function checkNegatives({ negatives, where }: ContrastExample, wanted: number): void {
+/** Returns an example as the objective takes it, where a record may be read as one of several kinds. @throws {UserError} any other kind */
+export function exampleFor(objective: Pick<Objective, "name" | "accepts">, given: Example): Example {
+  const takes = (kind: Example["kind"]) => objective.accepts.includes(kind);
+  const example =
+    given.kind === "labelled" && takes("unpaired")
+      ? (unpairedOf(given) ?? given)
+      : given.kind === "contrast" && takes("ranked")
+        ? rankedOf(given)
+        : given;
+  if (!takes(example.kind)) throw otherKind(objective, example);
+  return example;
+}
+
+/** @throws {UserError} more texts than a row has room for */
+function checkList({ texts: { length }, where }: RankedExample, most: number): void {
+  if (length <= most) return;
+  throw new UserError(
+    `${where}: the query has ${length} texts, and a row has room for ${most}, which --list-size says or the training examples have at most; give --list-size ${length}, or fewer texts`,
+  );
+}
+
+/** @throws {UserError} several positives, another number of hard negatives than every example is to have */
+function checkContrast({ positives, negatives, where }: ContrastExample, wanted: number): void {
+  if (positives.length !== 1)
+    throw new UserError(
+      `${where}: "pos" has ${positives.length} texts; expected one: write a record for each text that matches the query`,
+    );
   if (negatives.length === wanted) return;
   throw new UserError(
     `${where}: ${negatives.length} hard negatives; expected ${wanted}, as --hard-negatives says, in every example: give the example as many, or --hard-negatives ${negatives.length}`,

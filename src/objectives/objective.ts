@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import type { Example, Label } from "../data/examples/example.ts";
+import type { Example, Label, RankedExample } from "../data/examples/example.ts";
 import type { Pooling } from "../models/config.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 
@@ -69,6 +69,8 @@ export interface LogitsHead extends Totals {
   readonly wholeStep?: true;
   /** Labels as numbers; absent: texts have no labels. */
   readonly targets?: Targets;
+  /** The same of texts that are ranked. */
+  readonly relevance?: Relevance;
   /** @param logits of each text, one text behind the other */
   judge(batch: JudgedTexts, logits: Float32Array): Judgement;
 }
@@ -82,6 +84,14 @@ export interface Targets {
   readonly key: string;
   /** @throws {UserError} with `where`: a label of another kind, or of no known class */
   of(label: Label, where: string): Float32Array;
+}
+
+/** Describes what the texts of a query are to be given, as numbers. */
+export interface Relevance {
+  /** Changes whenever an example might become other numbers. */
+  readonly key: string;
+  /** Numbers for each text. @throws {UserError} labels that are none for the loss */
+  of(example: RankedExample): readonly Float32Array[];
 }
 
 /** Describes what a micro-batch's losses, or logits, come to. */

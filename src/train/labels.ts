@@ -14,6 +14,7 @@ import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from ".
 import { BALANCED, checkLabelSettings } from "../objectives/classify.ts";
 import { objectiveOf, type ObjectiveSettings, otherKind } from "../objectives/index.ts";
 import type { TrainConfig } from "./config.ts";
+import { withListSize } from "./list-size.ts";
 
 /** A run's configuration and model with the head that its objective asks for. */
 export interface WithHead {
@@ -38,11 +39,12 @@ export function predictionOf(settings: ObjectiveSettings): OpenModelOptions["pre
  * @throws {UserError} labels that do not fit each other, the settings or the model; a model that has no such head
  */
 export async function withHead(
-  config: TrainConfig,
+  asked: TrainConfig,
   opened: Opened,
   { signal, onNote }: { readonly signal?: AbortSignal | undefined; readonly onNote?: ((text: string) => void) | undefined },
 ): Promise<WithHead> {
   const { config: model, source, tokenizer } = opened;
+  const config = await withListSize(asked, filesOf(asked), signal);
   const objective = objectiveOf(config);
   if (objective.head.kind !== "logits") return { config, model, source, classifier: null };
   const { pooling } = objective.head;
@@ -64,7 +66,13 @@ export async function withHead(
   const known = opened.classifier;
   const padId = known?.padId ?? model.padTokenId ?? tokenizer.padId ?? null;
   const found = objective.accepts.includes("labelled") ? await findLabels(config, signal) : null;
-  const classifier = { ...classifierFor(config, found, known), padId, temperature: null };
+  const ranks = objective.accepts.includes("ranked");
+  const classifier: Classifier = {
+    ...classifierFor(config, found, known),
+    padId,
+    temperature: null,
+    ...(ranks && { activation: known?.activation ?? "sigmoid" }),
+  };
   if (found) {
     checkLabelSettings(config, classifier.kind);
     onNote?.(describeLabels(classifier, found));
@@ -147,7 +155,12 @@ export function withLabelsOf<S extends ObjectiveSettings>(
       `--objective ${settings.objective} measures models that judge texts, and ${nameOf(opened)} predicts tokens; train it with --objective ${settings.objective} first, or give --adapter`,
     );
   }
-  if (!objective.accepts.includes("labelled")) return settings;
+  if (!objective.accepts.includes("labelled")) {
+    if (classifier.kind === "number") return settings;
+    throw new UserError(
+      `--objective ${settings.objective} measures models that give a text one number, and ${nameOf(opened)} has the classes ${classifier.labels.join(", ")}`,
+    );
+  }
   checkLabelSettings(settings, classifier.kind);
   const { kind: labelKind, labels } = classifier;
   if (settings.labels && settings.labels.join() !== labels.join())
@@ -169,9 +182,9 @@ function describeLabels({ kind, labels }: Pick<Classifier, "kind" | "labels">, {
 function checkFamily(config: HeadSettings, opened: Opened): void {
   const { objective, targets, modulesToSave } = config;
   const { config: model } = opened;
-  if (model.encoder && !objectiveOf(config).accepts.includes("labelled")) {
+  if (model.encoder && objectiveOf(config).accepts.includes("preference")) {
     throw new UserError(
-      `--objective ${objective}: ${nameOf(opened)} is a text encoder, which learns labelled texts (--objective classify) and embeddings (--objective embed); expected a model that generates text, such as a Llama or Qwen`,
+      `--objective ${objective}: ${nameOf(opened)} is a text encoder, which learns labelled texts (--objective classify), embeddings (--objective embed) and rankings (--objective rerank); expected a model that generates text, such as a Llama or Qwen`,
     );
   }
   const isText = model.encoder !== null || model.modulePrefix === "model.";
@@ -213,12 +226,14 @@ function checkEmbedding(config: TrainConfig, opened: Opened): void {
   }
 }
 
+const filesOf = ({ data }: Pick<TrainConfig, "data">): string[] => parseSources(data).flatMap(({ path }) => trainingFiles(path));
+
 /** Looks at the labels of all training examples. @throws {UserError} bad examples, labels of several kinds */
 async function findLabels(config: TrainConfig, signal: AbortSignal | undefined): Promise<FoundLabels> {
   const finder = createLabelFinder(config.labelKind ?? null);
   const reading = { mapping: readMapping(config), unused: () => {} };
   const objective = objectiveOf(config);
-  for (const file of parseSources(config.data).flatMap(({ path }) => trainingFiles(path))) {
+  for (const file of filesOf(config)) {
     for await (const { parse } of readEntries(file, reading)) {
       signal?.throwIfAborted();
       const example = parse();

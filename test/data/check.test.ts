@@ -35,7 +35,16 @@ test("counts, lengths, duplicates, over-long samples and every error with its li
   writeFileSync(path, lines.join("\n"));
   const report = await checkData(path, { maxLength: 100, maker });
   expect(report.examples).toBe(5);
-  expect(report.kinds).toEqual({ chat: 2, completion: 1, text: 2, preference: 0, unpaired: 0, labelled: 0, contrast: 0 });
+  expect(report.kinds).toEqual({
+    chat: 2,
+    completion: 1,
+    text: 2,
+    preference: 0,
+    unpaired: 0,
+    labelled: 0,
+    contrast: 0,
+    ranked: 0,
+  });
   expect(report.roles).toEqual({ assistant: 2, user: 2 });
   expect(report.errors.count).toBe(3);
   expect(report.errors.first.map(({ where }) => where)).toEqual([`${path}:3`, `${path}:7`, `${path}:9`]);

@@ -51,6 +51,8 @@ const LINES = [
   { messages: turns, label: false },
   { text: "a", text_pair: "b", label: ["x", 2] },
   { text: "a", label: 0.5 },
+  { query: "a", text: "b", label: 1 },
+  { query: "a", docs: ["b", "c"], labels: [1, 0.5] },
 ].map((line) => JSON.stringify(line));
 const whole = Buffer.from(`${LINES.join("\r\n\n")}\n`);
 

@@ -72,7 +72,7 @@ export function labelledBatches(kind: LabelKind, packing = false, encoder = fals
       number: () => [Math.fround(random.normal())],
     }[kind]();
     const labels = ids.slice().fill(IGNORED);
-    const second = encoder && kind === "single" && { secondAt: i % 3 === 0 ? ids.length : Math.ceil(ids.length / 2) };
+    const second = encoder && kind === "single" && { seconds: [i % 3 === 0 ? ids.length : Math.ceil(ids.length / 2)] };
     store.add({ ids, labels, weights: null, target: Float32Array.from(target), ...second }, i + 1);
   }
   const options = { rows: BATCH_SIZE, rowLength: TEXT_LENGTH, packing, seed: 5, shuffle: true, padId: PAD };

@@ -3,7 +3,14 @@ import type { DataRecord } from "./values.ts";
 
 /** A training example, whatever it was written as. */
 export type Example =
-  ChatExample | CompletionExample | TextExample | PreferenceExample | UnpairedExample | LabelledExample | ContrastExample;
+  | ChatExample
+  | CompletionExample
+  | TextExample
+  | PreferenceExample
+  | UnpairedExample
+  | LabelledExample
+  | ContrastExample
+  | RankedExample;
 
 export interface ChatExample {
   readonly kind: "chat";
@@ -57,12 +64,22 @@ export interface LabelledExample {
   readonly where: string;
 }
 
-/** A text, one that matches it, and some that look as if they did. */
+/** A text, one or several that match it, and some that look as if they did. */
 export interface ContrastExample {
   readonly kind: "contrast";
   readonly anchor: string;
-  readonly positive: string;
+  readonly positives: readonly string[];
   readonly negatives: readonly string[];
+  readonly where: string;
+}
+
+/** A query, and texts with how well each answers it. */
+export interface RankedExample {
+  readonly kind: "ranked";
+  readonly query: string;
+  readonly texts: readonly string[];
+  /** A number for each text: 0 where it does not answer the query, 1 or more where it does. */
+  readonly labels: readonly number[];
   readonly where: string;
 }
 
@@ -75,4 +92,5 @@ export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   unpaired: '{"prompt", "completion", "label"}',
   labelled: '{"text", "label"}',
   contrast: '{"anchor", "positive"}',
+  ranked: '{"query", "text", "label"}',
 };

@@ -12,6 +12,7 @@ import {
 import type { ChatExample, Example } from "./example.ts";
 import { readQuery, readTriplet } from "./judged/contrasts.ts";
 import { readLabelledChat, readLabelledText } from "./judged/labels.ts";
+import { readRankedList, readRankedText } from "./judged/rankings.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
 import { readOpenAiPreference, readPreference, readUnpaired } from "./judged/preferences.ts";
 import {
@@ -35,6 +36,7 @@ export type {
   Example,
   LabelledExample,
   PreferenceExample,
+  RankedExample,
   TextExample,
   UnpairedExample,
 } from "./example.ts";
@@ -73,7 +75,11 @@ interface Format {
  *
  * A text, one that matches it, and hard negatives, which look as if they did:
  * - `{"anchor", "positive", "negative"?}`, the negative a text or a list (sentence-transformers)
- * - `{"query", "pos", "neg"?}`, lists of texts, one in `pos` (FlagEmbedding)
+ * - `{"query", "pos", "neg"?}`, lists of texts (FlagEmbedding)
+ *
+ * A query, and texts with how well each answers it, beside the two forms above:
+ * - `{"query", "text", "label"}`, the label a number from 0 on, or true or false
+ * - `{"query", "docs", "labels"}`, lists (sentence-transformers)
  *
  * The first that fits is taken.
  */
@@ -97,6 +103,8 @@ const FORMATS: readonly Format[] = [
   { required: ["conversations"], optional: ["system", "tools"], read: readShareGpt },
   { required: ["conversation"], optional: [], read: readXTuner },
   { required: ["question", "answer"], optional: ["system"], read: readQuestion },
+  { required: ["query", "text", "label"], optional: [], read: readRankedText },
+  { required: ["query", "docs", "labels"], optional: [], read: readRankedList },
   { required: ["text", "label"], optional: ["text_pair"], read: readLabelledText },
   { required: ["anchor", "positive"], optional: ["negative"], read: readTriplet },
   { required: ["query", "pos"], optional: ["neg"], read: readQuery },

@@ -28,7 +28,7 @@ export interface MicroBatch {
   readonly members: readonly number[];
   /** Which of two texts of an example a token belongs to, 0 or 1, where an encoder is told; absent: nothing is told. */
   readonly types?: Int32Array;
-  /** The targets of the examples, one behind the other; absent: they have none. */
+  /** The targets of the examples, or of their texts, one behind the other; absent: they have none. */
   readonly targets?: Float32Array;
   /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
   readonly references?: Float64Array;
@@ -251,12 +251,13 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
           if (weights) weights[start + i - 1] = own;
           weight += own;
         }
+        const second = sample.seconds?.[texts.length];
+        if (second !== undefined) (types ??= new Int32Array(tokens)).fill(1, first + second, start + to);
         texts.push({ from: first, to: start + to });
         from = to;
       }
       spans.push(texts);
       if (sample.target) targets.push(...sample.target);
-      if (sample.secondAt !== undefined) (types ??= new Int32Array(tokens)).fill(1, start + sample.secondAt, start + length);
       start += length;
       used += length;
     }

@@ -77,6 +77,7 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
     unpaired: 0,
     labelled: 0,
     contrast: 0,
+    ranked: 0,
   };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);

@@ -39,5 +39,15 @@ export function joinSamples(members: readonly Sample[]): Sample {
     if (member.weights) weights!.set(member.weights, at);
     at += member.ids.length;
   }
-  return { ids, labels, weights, parts: members.map((member) => member.ids.length), where: members[0]!.where };
+  const target = members.flatMap((member) => (member.target ? [...member.target] : []));
+  const seconds = members.flatMap((member) => member.seconds ?? []);
+  return {
+    ids,
+    labels,
+    weights,
+    parts: members.map((member) => member.ids.length),
+    ...(target.length > 0 && { target: Float32Array.from(target) }),
+    ...(seconds.length > 0 && { seconds }),
+    where: members[0]!.where,
+  };
 }

@@ -5,31 +5,12 @@ import type { ChatTemplate } from "../chat/chat-template.ts";
 import { endTokens } from "../chat/end-of-turn.ts";
 import { createNotices, type NoticeCount } from "../chat/notices.ts";
 import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../chat/special-text.ts";
-import type {
-  ChatExample,
-  ContrastExample,
-  Example,
-  LabelledExample,
-  PreferenceExample,
-  UnpairedExample,
-} from "../examples/formats.ts";
+import type { ChatExample, Example, LabelledExample, PreferenceExample, UnpairedExample } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
+import { createJudgedTexts, fitted, type SampleOptions } from "./judged-texts.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
-export interface SampleOptions {
-  /** Longest sample, in tokens. */
-  readonly maxLength: number;
-  /** Cut longer samples instead of refusing them. */
-  readonly truncate?: boolean;
-  /** Rows of the model's embedding; a tokenizer with larger ids belongs to another model. */
-  readonly vocabSize: number;
-  /** Ends a text when the tokenizer names no eos token: config.json's. */
-  readonly eosId?: number | null;
-  /** Texts that are judged stand among all tokens that the tokenizer puts around one or two: those of encoders. */
-  readonly surround?: boolean;
-  /** The time that a template's `strftime_now` reads. */
-  readonly now?: Date;
-}
+export type { SampleOptions };
 
 export interface SampleMaker {
   /** @throws {UserError} over-long samples, samples without a trainable token */
@@ -43,7 +24,7 @@ export interface SampleMaker {
 /**
  * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
- * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positive and negatives. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positives and negatives. A ranked query: with each of its texts, one pair behind the other. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
 export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
@@ -65,6 +46,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       `${where}: the example has ${text.length} characters, which are more than ${maxLength} tokens, the sequence length; shorten the example, or allow truncation`,
     );
   };
+  const judged = createJudgedTexts(tokenizer, options, (text, where) => tokenizer.encode(bounded(text, where)));
   const ends = endTokens(tokenizer);
   const notices = createNotices();
   const special = specialTextPattern(tokenizer.specialTokens.keys());
@@ -96,7 +78,9 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       case "labelled":
         return [labelled(example)];
       case "contrast":
-        return contrast(example);
+        return judged.contrast(example);
+      case "ranked":
+        return judged.ranked(example);
       case "chat": {
         const template = templateFor(example.tools !== null);
         const texts = trainedTexts(template, example, ends, notices.add);
@@ -128,24 +112,14 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
   };
   /** A text, or two behind each other, or a whole conversation, of which no token is predicted. Nothing ends it. */
   const labelled = ({ content, pair, where }: LabelledExample): Sample => {
-    if (content.kind === "text") {
-      const texts = [content.text, ...(pair === null ? [] : [pair])];
-      const parts = texts.map((text) => tokenizer.encode(bounded(text, where)));
-      return (surround ? surrounded : prefixed)(tokenizer, parts, where, options);
-    }
+    if (content.kind === "text") return judged.texts(pair === null ? [content.text] : [content.text, pair], where);
     const template = templateFor(content.tools !== null);
     const conversation = { messages: content.messages.map(({ fields }) => fields), tools: content.tools, args: content.args };
     const text = template.render(conversation);
     const escapes = special !== null && escapesOf(content, special);
     const plain = escapes ? specialTextPlaces(template, conversation, text, special, where) : [];
-    return unlabelled([tokenizer.encode(bounded(text, where), plain)], where, options);
+    return judged.whole(tokenizer.encode(bounded(text, where), plain), where);
   };
-  /** Each text by itself, among the tokens that the tokenizer puts around one. */
-  const contrast = ({ anchor, positive, negatives, where }: ContrastExample): Sample[] =>
-    [anchor, positive, ...negatives].map((text) => {
-      const { secondAt: _, ...sample } = surrounded(tokenizer, [tokenizer.encode(bounded(text, where))], where, options);
-      return sample;
-    });
   const day = readsDate(tokenizer) ? now.toDateString() : null;
   return {
     samples,
@@ -183,19 +157,6 @@ function finish(ids: Int32Array, trainedFrom: number, where: string, options: Sa
   return checked(ids, labels, null, where, options);
 }
 
-/** Two texts of `most` tokens together: the longer one loses its end first, as in Transformers. */
-function shortened(parts: readonly Int32Array[], most: number): Int32Array[] {
-  const [first, second] = parts;
-  if (!second) return [first!.subarray(0, most)];
-  if (first!.length + second.length <= most) return [first!, second];
-  const shorter = Math.min(first!.length, second.length, Math.floor(most / 2));
-  const isFirstLonger = first!.length > second.length;
-  return [
-    first!.subarray(0, isFirstLonger ? most - shorter : shorter),
-    second.subarray(0, isFirstLonger ? shorter : most - shorter),
-  ];
-}
-
 /** Both answers to a prompt, which has the same tokens in both but for one that reaches into the answer. */
 function pairOf(both: readonly (readonly Sample[])[], where: string): Sample[] {
   const [first, second] = both.map((made) => made[0]!) as [Sample, Sample];
@@ -217,28 +178,6 @@ function pairOf(both: readonly (readonly Sample[])[], where: string): Sample[] {
   return [first, second];
 }
 
-/** One or two texts, each behind what begins a text. */
-function prefixed(tokenizer: Tokenizer, texts: readonly Int32Array[], where: string, options: SampleOptions): Sample {
-  const parts = texts.map((ids) => withPrefix(tokenizer, ids));
-  return unlabelled(options.truncate ? shortened(parts, options.maxLength) : parts, where, options);
-}
-
-/** One or two texts as an encoder reads them. */
-function surrounded(tokenizer: Tokenizer, texts: readonly Int32Array[], where: string, options: SampleOptions): Sample {
-  const more = tokenizer.surround(new Int32Array(), texts[1] && new Int32Array()).ids.length;
-  const [first, second] = options.truncate ? shortened(texts, Math.max(0, options.maxLength - more)) : texts;
-  const { ids, types } = tokenizer.surround(first!, second);
-  const at = types.indexOf(1);
-  return { ...unlabelled([ids], where, options), secondAt: at < 0 ? ids.length : at };
-}
-
-/** A sample that is judged as a whole. */
-function unlabelled(parts: readonly Int32Array[], where: string, options: SampleOptions): Sample {
-  const ids = Int32Array.from(parts.flatMap((part) => [...part]));
-  if (ids.length === 0) throw new UserError(`${where}: the text has no token; expected a text that says something`);
-  return fitted({ ids, labels: new Int32Array(ids.length).fill(IGNORED), weights: null, where }, options);
-}
-
 function checked(
   ids: Int32Array,
   labels: Int32Array,
@@ -257,28 +196,6 @@ function checked(
       `the first ${maxLength} of ${ids.length} tokens are all masked; raise the sequence length or remove the example`,
     );
   return sample;
-}
-
-/** The sample within the sequence length, if it may be cut. */
-function fitted({ ids, labels, weights, where }: Sample, { maxLength, truncate, vocabSize }: SampleOptions): Sample {
-  const foreign = ids.find((id) => id >= vocabSize);
-  if (foreign !== undefined) {
-    throw new UserError(
-      `${where}: token id ${foreign} is outside the model's vocabulary of ${vocabSize}; the tokenizer belongs to another model`,
-    );
-  }
-  if (ids.length <= maxLength) return { ids, labels, weights, where };
-  if (!truncate) {
-    throw new UserError(
-      `${where}: the example has ${ids.length} tokens, more than the sequence length of ${maxLength}; raise it, shorten the example, or allow truncation`,
-    );
-  }
-  return {
-    ids: ids.slice(0, maxLength),
-    labels: labels.slice(0, maxLength),
-    weights: weights && weights.slice(0, maxLength),
-    where,
-  };
 }
 
 function noTrainable(where: string, why: string): UserError {

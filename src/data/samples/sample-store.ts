@@ -48,7 +48,7 @@ export interface SampleIndex {
   readonly weightRuns: Int32Array;
   /** The targets of all samples one behind the other, as many numbers for each, as the bits of f32; empty where they have none. */
   readonly targets: Int32Array;
-  /** See `Sample.secondAt`, sample by sample; empty where nothing is told. */
+  /** See `Sample.seconds`, of samples of one text; empty where nothing is told. */
   readonly seconds: Int32Array;
   readonly labelled: number;
 }
@@ -102,14 +102,14 @@ export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (n
         weights: weightsOf(i, ids.length),
         where: placeOf(numbers[i]!),
         ...(width > 0 && { target: values.slice(i * width, (i + 1) * width) }),
-        ...(seconds.length > 0 && { secondAt: seconds[i] }),
+        ...(seconds.length > 0 && { seconds: [seconds[i]!] }),
       };
     },
   };
 }
 
 /** Describes what is stored of a sample. */
-export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "target" | "secondAt">;
+export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "target" | "seconds">;
 
 /** How many tokens of a sample are learned: labelled ones that are not first in their text. */
 export function countLabelled({ labels, parts = [labels.length] }: Pick<Sample, "labels" | "parts">): number {
@@ -138,23 +138,23 @@ export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
 
 /** Collects the index of a set sample by sample. */
 export function createIndexBuilder(): {
-  add(sample: Pick<Sample, "ids" | "weights" | "target" | "secondAt">, number: number, labelled: number): void;
+  add(sample: Pick<Sample, "ids" | "weights" | "target" | "seconds">, number: number, labelled: number): void;
   finish(): SampleIndex;
 } {
   const lengths = createIntList();
   const numbers = createIntList();
   const runs = createIntList();
   const targets = createIntList();
-  const seconds = createIntList();
+  const secondPlaces = createIntList();
   let count = 0;
   let total = 0;
   return {
-    add({ ids, weights, target, secondAt }, number, labelled) {
+    add({ ids, weights, target, seconds }, number, labelled) {
       lengths.push(ids.length);
       numbers.push(number);
       if (weights) addWeightRuns(runs, count, weights);
       if (target) for (const bits of new Int32Array(target.buffer, target.byteOffset, target.length)) targets.push(bits);
-      if (secondAt !== undefined) seconds.push(secondAt);
+      if (seconds) secondPlaces.push(seconds[0]!);
       count++;
       total += labelled;
     },
@@ -163,7 +163,7 @@ export function createIndexBuilder(): {
       numbers: numbers.finish(),
       weightRuns: runs.finish(),
       targets: targets.finish(),
-      seconds: seconds.finish(),
+      seconds: secondPlaces.finish(),
       labelled: total,
     }),
   };

@@ -14,10 +14,10 @@ export interface Sample {
   readonly weights: Float32Array | null;
   /** Tokens of each text, where the sample is several texts that do not see each other, one behind the other; absent: it is one. */
   readonly parts?: readonly number[];
-  /** Numbers that are said of the sample as a whole: a class, ones and zeros of several, a value, 1 for a desirable answer; absent: none. */
+  /** Numbers that are said of the sample as a whole, or of each of its texts: a class, ones and zeros of several, a value, 1 for a desirable answer; absent: none. */
   readonly target?: Float32Array | undefined;
-  /** Tokens in front of the second of two texts that an encoder tells apart by their types, or of the end where there is none; absent: nothing is told. */
-  readonly secondAt?: number | undefined;
+  /** By text, the tokens in front of the second of two parts that an encoder tells apart by their types, or of the end where there is none; absent: nothing is told. */
+  readonly seconds?: readonly number[] | undefined;
   /** `file:line` */
   readonly where: string;
 }

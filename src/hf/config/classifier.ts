@@ -16,6 +16,15 @@ const PROBLEM_TYPES: Readonly<Record<LabelKind, string>> = {
   number: "regression",
 };
 
+/** What makes a relevance of the score that a text has for a query: sigmoid puts it between 0 and 1, identity leaves it. */
+export type Activation = "sigmoid" | "identity";
+
+/** The same in `config.json`, as sentence-transformers has it. */
+const ACTIVATIONS: Readonly<Record<Activation, string>> = {
+  sigmoid: "torch.nn.modules.activation.Sigmoid",
+  identity: "torch.nn.modules.linear.Identity",
+};
+
 /** Describes what the numbers mean that a head for texts gives. */
 export interface Classifier {
   readonly kind: LabelKind;
@@ -25,6 +34,8 @@ export interface Classifier {
   readonly padId: number | null;
   /** The divisor of logits, by which probabilities are those of held-out texts; null: it is not known. */
   readonly temperature: number | null;
+  /** The activation of a reranker's scores; absent: the files do not say it. */
+  readonly activation?: Activation;
 }
 
 /** The file that says of a head what a model's `config.json` says, which an adapter has none of; and the temperature. */
@@ -35,6 +46,9 @@ const schema = z.object({
   id2label: z.record(z.string(), z.string()).nullish(),
   pad_token_id: z.int().nullish(),
   temperature: z.number().positive().nullish(),
+  sentence_transformers: z.object({ activation_fn: z.string().nullish() }).nullish(),
+  // As versions of sentence-transformers before 4.0 have it.
+  sbert_ce_default_activation_function: z.string().nullish(),
 });
 
 /** The text of `classifier.json`. */
@@ -44,13 +58,14 @@ export function classifierText(classifier: Classifier): string {
 }
 
 /** The keys of `config.json` that describe a classifier. */
-export function classifierKeys({ kind, labels, padId }: Classifier): Readonly<Record<string, unknown>> {
+export function classifierKeys({ kind, labels, padId, activation }: Classifier): Readonly<Record<string, unknown>> {
   const names = kind === "number" ? ["LABEL_0"] : labels;
   return {
     problem_type: PROBLEM_TYPES[kind],
     id2label: Object.fromEntries(names.map((name, id) => [String(id), name])),
     label2id: Object.fromEntries(names.map((name, id) => [name, id])),
     pad_token_id: padId,
+    ...(activation && { sentence_transformers: { activation_fn: ACTIVATIONS[activation] } }),
   };
 }
 
@@ -62,8 +77,15 @@ export function classifierKeys({ kind, labels, padId }: Classifier): Readonly<Re
 export function readClassifier(folder: string, adapter: string | null, outputs: number): Classifier {
   const beside = join(adapter ?? folder, CLASSIFIER_FILE);
   const path = existsSync(beside) ? beside : join(folder, "config.json");
-  const { problem_type: problem, id2label, pad_token_id: padId, temperature } = parseWith(schema, readJsonObject(path), path);
+  const {
+    problem_type: problem,
+    id2label,
+    pad_token_id: padId,
+    temperature,
+    ...more
+  } = parseWith(schema, readJsonObject(path), path);
   const kind = kindOf(problem ?? null, outputs, path);
+  const activation = kind === "number" ? activationOf(more, path) : null;
   const named = Object.entries(id2label ?? {}).sort(([a], [b]) => Number(a) - Number(b));
   // The base model of an adapter may be silent of classes, or speak of others.
   const isSilent = named.length === 0 || (adapter !== null && path !== beside && named.length !== outputs);
@@ -72,7 +94,29 @@ export function readClassifier(folder: string, adapter: string | null, outputs: 
     throw new UserError(`${path}: id2label names ${names.length} classes, the weights are for ${outputs}`);
   if (kind === "number" && outputs !== 1)
     throw new UserError(`${path}: a head that gives ${outputs} numbers as values is not supported; expected 1`);
-  return { kind, labels: kind === "number" ? [] : names, padId: padId ?? null, temperature: temperature ?? null };
+  return {
+    kind,
+    labels: kind === "number" ? [] : names,
+    padId: padId ?? null,
+    temperature: temperature ?? null,
+    ...(activation && { activation }),
+  };
+}
+
+type Said = Pick<z.output<typeof schema>, "sentence_transformers" | "sbert_ce_default_activation_function">;
+
+/** @throws {UserError} an activation of another kind */
+function activationOf(
+  { sentence_transformers: own, sbert_ce_default_activation_function: old }: Said,
+  path: string,
+): Activation | null {
+  const said = own?.activation_fn ?? old ?? null;
+  if (said === null) return null;
+  const last = said.split(".").at(-1)!.toLowerCase();
+  if (last === "sigmoid" || last === "identity") return last;
+  throw new UserError(
+    `${path}: activation_fn ${JSON.stringify(said)} is not supported; expected ${Object.values(ACTIVATIONS).join(" or ")}`,
+  );
 }
 
 function kindOf(problem: string | null, outputs: number, path: string): LabelKind {

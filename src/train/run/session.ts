@@ -387,6 +387,7 @@ function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): 
       return { text: contentText(messages.at(-1)!["content"]), ids };
     }
     case "contrast":
+    case "ranked":
       return null;
     case "preference":
       return promptOf(tokenizer, example.chosen, date);

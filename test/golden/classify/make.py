@@ -19,55 +19,23 @@ import sys
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from safetensors.torch import save_file
+from transformers import Trainer, TrainingArguments
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "trainer"))
 
-from settings import MODELS, InOrder, arguments
+from judges import PAD, adapted, judge_of
+from settings import InOrder, arguments
 
 FILES = [HERE / "classify.json", HERE / "encoders.json"]
-ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
 EPOCHS = 5
-PAD = 0
 PROBLEMS = {"single": "single_label_classification", "several": "multi_label_classification", "number": "regression"}
 
 
 def model_of(run):
-    torch.manual_seed(1)
-    folder = MODELS / run["model"]
-    outputs = 1 if run["kind"] == "number" else 3
-    # An encoder has its own token of padding, from which a RoBERTa counts positions.
-    own = {} if run["model"] in ENCODERS else {"pad_token_id": PAD}
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", num_labels=outputs, problem_type=PROBLEMS[run["kind"]], **own
-    )
-    embedding = model.get_input_embeddings()
-    if hasattr(embedding, "embed_scale"):
-        embedding.embed_scale = embedding.embed_scale.to(AutoConfig.from_pretrained(folder).dtype).float()
-    if run["model"] in ENCODERS:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        parts = {name: value for name, value in model.named_parameters() if "classifier" in name or "pooler" in name}
-        for value in parts.values():
-            value.data = 0.3 * torch.randn(value.shape)
-        head = {f"start.{name}": value.detach().clone() for name, value in parts.items()}
-    else:
-        model.score.weight.data = 0.3 * torch.randn(outputs, model.config.hidden_size)
-        head = {"start": model.score.weight.detach().clone()}
-    if run["method"] == "full":
-        return model, head
-    adapter = json.loads((folder / "adapter/adapter_config.json").read_text())
-    config = LoraConfig(task_type="SEQ_CLS", r=adapter["r"], lora_alpha=adapter["lora_alpha"], target_modules=adapter["target_modules"])
-    model = get_peft_model(model, config)
-    start = load_file(folder / "adapter/adapter_model.safetensors")
-    names = {name.replace(".default", ""): value for name, value in model.named_parameters()}
-    for name, value in start.items():
-        names[name].data = value.float().clone()
-    return model, head
+    model, head = judge_of(run, 1 if run["kind"] == "number" else 3, problem_type=PROBLEMS[run["kind"]])
+    return (model if run["method"] == "full" else adapted(model, run)), head
 
 
 def collate(kind):

@@ -9,7 +9,7 @@ export function readTriplet(record: DataRecord, where: string): ContrastExample 
   return {
     kind: "contrast",
     anchor: spoken(text(record, "anchor", where), "anchor", where),
-    positive: spoken(text(record, "positive", where), "positive", where),
+    positives: [spoken(text(record, "positive", where), "positive", where)],
     negatives:
       typeof negative === "string" ? [spoken(wellFormed(negative), "negative", where)] : texts(record, "negative", where),
     where,
@@ -19,22 +19,18 @@ export function readTriplet(record: DataRecord, where: string): ContrastExample 
 /** `{"query", "pos": [...], "neg"?: [...]}`. @throws {UserError} */
 export function readQuery(record: DataRecord, where: string): ContrastExample {
   const positives = texts(record, "pos", where);
-  if (positives.length !== 1) {
-    throw new UserError(
-      `${where}: "pos" has ${positives.length} texts; expected one: write a record for each text that matches the query`,
-    );
-  }
+  if (positives.length === 0) throw new UserError(`${where}: "pos" has 0 texts; expected at least one that matches the query`);
   return {
     kind: "contrast",
     anchor: spoken(text(record, "query", where), "query", where),
-    positive: positives[0]!,
+    positives,
     negatives: texts(record, "neg", where),
     where,
   };
 }
 
-/** In tables a list is a text that holds JSON. */
-function texts(record: DataRecord, key: string, where: string): string[] {
+/** A list of texts; in tables it is a text that holds JSON. @throws {UserError} */
+export function texts(record: DataRecord, key: string, where: string): string[] {
   const values = listText(record[key] ?? [], key, where);
   if (!Array.isArray(values)) throw new UserError(`${where}: "${key}" must be a list of texts, got ${jsonKind(values)}`);
   return values.map((value: unknown, i) => {
@@ -44,7 +40,8 @@ function texts(record: DataRecord, key: string, where: string): string[] {
   });
 }
 
-function spoken(value: string, key: string, where: string): string {
+/** @throws {UserError} a text of nothing but white space */
+export function spoken(value: string, key: string, where: string): string {
   if (value.trim() === "") throw new UserError(`${where}: "${key}" is empty; expected a text that says something`);
   return value;
 }
