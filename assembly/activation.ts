@@ -29,12 +29,13 @@ function swiglu4(gate: v128, up: v128): v128 {
   return f32x4.mul(f32x4.mul(gate, sigmoid4(gate)), up);
 }
 
-function swiglu(gate: usize, up: usize, y: usize, n: i32): void {
+/** `upStep` is the bytes from one vector of `up` to the next: 16, or 0 where it is ones. */
+function swiglu(gate: usize, up: usize, upStep: usize, y: usize, n: i32): void {
   const end = y + ((<usize>n & ~3) << 2);
   while (y < end) {
     v128.store(y, swiglu4(v128.load(gate), v128.load(up)));
     gate += 16;
-    up += 16;
+    up += upStep;
     y += 16;
   }
   const rest = n & 3;
@@ -59,9 +60,11 @@ function dsilu4(gate: v128, s: v128, q: v128, tail: v128): v128 {
 
 /**
  * dgate = dy * up * silu'(gate), dup = dy * silu(gate). `gateStep` and `upStep` are the bytes from one vector of dgate
- * and dup to the next: 16, or 0 for an output that nobody wants (it then points to a dummy).
+ * and dup to the next: 16, or 0 for an output that nobody wants (it then points to a dummy); `upFrom` is that of up, 0 where it is ones.
  */
-function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: usize, dup: usize, upStep: usize, n: i32): void {
+function swigluGrad(
+  gate: usize, up: usize, upFrom: usize, dy: usize, dgate: usize, gateStep: usize, dup: usize, upStep: usize, n: i32,
+): void {
   for (let i = n >> 2; i > 0; i--) {
     const g = v128.load(gate);
     const u = v128.load(up);
@@ -73,7 +76,7 @@ function swigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, gateStep: u
     v128.store(dgate, f32x4.mul(f32x4.mul(d, u), dsilu4(g, s, q, tail)));
     v128.store(dup, f32x4.mul(d, f32x4.mul(g, s)));
     gate += 16;
-    up += 16;
+    up += upFrom;
     dy += 16;
     dgate += gateStep;
     dup += upStep;
@@ -180,10 +183,16 @@ function relu(x: usize, dy: usize, y: usize, n: i32): void {
   storeSome(y, dy ? v128.andnot(loadSome(dy, rest), f32x4.le(lanes, zero)) : f32x4.max(lanes, zero), rest);
 }
 
+/** A vector of ones, behind the dummy of outputs that nobody wants. */
+function ones(): usize {
+  v128.store(threadScratch, splat(1), 16);
+  return threadScratch + 16;
+}
+
 /**
  * Commands:
- * - SwiGLU: gate, up, y; n
- * - SwiGLUGrad: gate, up, dy, dgate or null, dup or null; n
+ * - SwiGLU: gate, up (absent: ones), y; n
+ * - SwiGLUGrad: gate, up (absent: ones), dy, dgate or null, dup or null; n
  * - Gelu: x, y; n, 1 for the tanh form
  * - GeluGrad: x, dy, dx; n, 1 for the tanh form
  * - SoftCap: x, y; n, cap
@@ -195,14 +204,17 @@ export function activationCommand(opcode: u32): void {
   if (n <= 0) return;
   const at = (<usize>start) << 2;
   switch (opcode) {
-    case Opcode.SwiGLU:
-      swiglu(pointer(0) + at, pointer(1) + at, pointer(2) + at, n);
+    case Opcode.SwiGLU: {
+      const up = pointer(1);
+      swiglu(pointer(0) + at, up ? up + at : ones(), up ? 16 : 0, pointer(2) + at, n);
       break;
+    }
     case Opcode.SwiGLUGrad: {
+      const up = pointer(1);
       const dgate = pointer(3);
       const dup = pointer(4);
       swigluGrad(
-        pointer(0) + at, pointer(1) + at, pointer(2) + at,
+        pointer(0) + at, up ? up + at : ones(), up ? 16 : 0, pointer(2) + at,
         dgate ? dgate + at : threadScratch, dgate ? 16 : 0,
         dup ? dup + at : threadScratch, dup ? 16 : 0,
         n,

@@ -9,7 +9,9 @@ import { groupRows, interleaveRows } from "./encode.ts";
 export function ggufFacts(config: ModelConfig): GgufFacts {
   const { gguf, models } = familyOf(config);
   if (gguf === null)
-    throw new UserError(`GGUF files are written of models that predict next tokens, not of ${models.join(" and ")}`);
+    throw new UserError(
+      `GGUF files are not written of ${models.join(" and ")}; write them of a Llama, a Qwen or another decoder`,
+    );
   return gguf;
 }
 
@@ -49,7 +51,6 @@ export function ggufParts(module: string, config: ModelConfig): GgufPart[] {
 /** Queries (0), keys (1) or values (2) of an InternLM2: in each group of rows, those of its query heads, of key and value. */
 function groupedPart(name: string, part: number, config: ModelConfig): GgufPart {
   const { heads, kvHeads, headDim } = config;
-  const { rotatesNeighbours } = ggufFacts(config);
   const perKey = heads / kvHeads;
   const size = (part === 0 ? perKey : 1) * headDim;
   const from = (part === 0 ? 0 : perKey + part - 1) * headDim;
@@ -59,7 +60,7 @@ function groupedPart(name: string, part: number, config: ModelConfig): GgufPart 
     count: (rows) => (rows / group) * size,
     take(values, columns) {
       const rows = groupRows(values, columns, group, from, size);
-      return part === 2 || !rotatesNeighbours ? rows : interleaveRows(rows, part === 0 ? heads : kvHeads, columns);
+      return part === 2 || !reorders(config) ? rows : interleaveRows(rows, part === 0 ? heads : kvHeads, columns);
     },
   };
 }
@@ -84,9 +85,14 @@ export function normOffset(module: string, config: ModelConfig): number {
   return module.endsWith("norm") ? config.normOffset : 0;
 }
 
+/** Tells whether llama.cpp rotates other pairs of features than the model, so that rows of queries and keys change places. */
+function reorders(config: ModelConfig): boolean {
+  return ggufFacts(config).rotatesNeighbours && !config.rotatesNeighbours;
+}
+
 /** The heads of a block's module whose rows are to be interleaved (see `interleaveRows`), or 0. */
 function interleavedHeads(module: string, config: ModelConfig): number {
-  if (!ggufFacts(config).rotatesNeighbours) return 0;
+  if (!reorders(config)) return 0;
   if (module === "self_attn.q_proj") return config.heads;
   return module === "self_attn.k_proj" ? config.kvHeads : 0;
 }

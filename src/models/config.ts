@@ -1,7 +1,13 @@
 import type { FloatType } from "../base/dtype.ts";
 import type { RopeConfig } from "./rope.ts";
 
-export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh";
+export type HiddenAct = "silu" | "gelu" | "gelu_pytorch_tanh" | "relu" | "relu2" | "quick_gelu";
+
+/** A kind of norm of rows: RMSNorm, or LayerNorm with or without a bias. */
+export type NormKind = "rms" | "layer" | "layer-without-bias";
+
+/** The parts of queries and keys that RMSNorm norms: each head, before or after it is rotated, or all heads as one row. */
+export type QkNorm = "heads" | "rotated-heads" | "row";
 
 /** Describes what a model has whose tokens attend to both sides. */
 export interface EncoderConfig {
@@ -11,8 +17,6 @@ export interface EncoderConfig {
   readonly firstPosition: number;
   /** Rows of the table of types, which tells two texts of an example apart; 0: there is none. */
   readonly typeRows: number;
-  /** True if norms have biases. */
-  readonly normBias: boolean;
   /** True if there is a head that predicts masked tokens. */
   readonly predictsTokens: boolean;
 }
@@ -37,9 +41,12 @@ export interface ModelConfig {
   readonly headDim: number;
   /** How many features of each head are rotated, the first ones: all but in a Phi-4-mini, none in an encoder with a table of positions. */
   readonly rotaryDim: number;
+  /** True if neighbouring features are rotated with each other, not feature i with i + rotaryDim / 2. */
+  readonly rotatesNeighbours: boolean;
   readonly intermediateSize: number;
   readonly vocabSize: number;
   readonly normEps: number;
+  readonly norm: NormKind;
   /** Null: a decoder, which predicts next tokens. */
   readonly encoder: EncoderConfig | null;
   readonly hiddenAct: HiddenAct;
@@ -79,8 +86,8 @@ export interface ModelConfig {
   /** A bias on the attention output projection. */
   readonly attentionOutputBias: boolean;
   readonly mlpBias: boolean;
-  /** RMSNorm of each query and key head (Qwen3). */
-  readonly qkNorm: boolean;
+  /** The norm of queries and keys; null: there is none. */
+  readonly qkNorm: QkNorm | null;
   /** Layers that convolve in place of attending (LFM2); null: none do. */
   readonly convolution: ConvolutionConfig | null;
   readonly bosTokenId: number | null;

@@ -30,6 +30,7 @@ import { Rope } from "./rope.ts";
 import { Sgd } from "./sgd.ts";
 import { RowNorm } from "./row-norm.ts";
 import { ColumnDot, ScaleColumns } from "./scale-columns.ts";
+import { Silu, SiluGrad } from "./silu.ts";
 import { SoftCap } from "./soft-cap.ts";
 import { JoinColumns, SplitColumns } from "./split-columns.ts";
 import { SumSquares } from "./sum-squares.ts";
@@ -84,6 +85,8 @@ export const OPS = {
   Sgd,
   RowNorm,
   ScaleColumns,
+  Silu,
+  SiluGrad,
   SoftCap,
   SplitColumns,
   SumSquares,

@@ -19,6 +19,8 @@ const USUAL: Partial<Record<GoldenFamily, object | ((config: Record<string, any>
   // No bias on the output.
   "seed-oss": { attention_out_bias: false },
   smollm3: { no_rope_layer_interval: 4, use_sliding_window: false },
+  exaone4: { sliding_window: null },
+  olmo3: { rope_theta: 500_000 },
   "gemma3-vision"({ text_config: text }) {
     text.rope_parameters.sliding_attention.rope_theta = 10_000;
     return { text_config: { ...text, layer_types: undefined } };
@@ -40,6 +42,13 @@ const GEMMA_MODULES: Readonly<Record<string, string>> = {
   post_ffw_norm: "post_feedforward_layernorm",
 };
 
+const { attn_norm: _, ffn_norm: __, ...INNER } = MODULES;
+const POST_NORM_MODULES: Readonly<Record<string, string>> = {
+  ...INNER,
+  post_attention_norm: "post_attention_layernorm",
+  post_ffw_norm: "post_feedforward_layernorm",
+};
+
 const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
   smollm3: "smollm3",
   ministral3: "mistral3",
@@ -54,6 +63,13 @@ const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
   gemma2: "gemma2",
   gemma3: "gemma3",
   "gemma3-vision": "gemma3",
+  olmo2: "olmo2",
+  olmo3: "olmo2",
+  exaone4: "exaone4",
+  hunyuan: "hunyuan-dense",
+  ernie45: "ernie4_5",
+  glm4: "glm4",
+  cohere2: "cohere2",
 };
 
 /** Families whose rows of queries and keys are reordered. */
@@ -62,6 +78,16 @@ const rotatesNeighbours = (architecture: string): boolean => ["llama", "smollm3"
 function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
   const { ffn_norm: norm, ...others } = MODULES;
   if (family === "seed-oss") return { ...others, post_attention_norm: norm! };
+  if (["olmo2", "olmo3", "exaone4"].includes(family)) return POST_NORM_MODULES;
+  if (family === "hunyuan")
+    return { ...MODULES, attn_q_norm: "self_attn.query_layernorm", attn_k_norm: "self_attn.key_layernorm" };
+  if (family === "glm4")
+    return {
+      ...MODULES,
+      post_attention_norm: "post_self_attn_layernorm",
+      post_ffw_norm: "post_mlp_layernorm",
+      ffn_up: "mlp.gate_up_proj",
+    };
   return family.startsWith("gemma") && family !== "gemma" ? GEMMA_MODULES : MODULES;
 }
 
@@ -88,8 +114,8 @@ function originalName(name: string, family: GoldenFamily): string {
 
 const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_projector|(model\.)?visual)\./.test(name);
 
-/** Their modules have other names: fused.test.ts and convolution.test.ts. */
-const OTHERS: readonly GoldenFamily[] = ["phi3", "phi4-mini", "internlm2", "lfm2", "lfm2-bias"];
+/** Their modules have other names (fused.test.ts and convolution.test.ts), or no GGUF files are written of them. */
+const OTHERS: readonly GoldenFamily[] = ["phi3", "phi4-mini", "internlm2", "lfm2", "lfm2-bias", "glm", "granite4"];
 
 describe("a model as GGUF holds the model's tensors", () => {
   for (const family of FAMILIES.filter((name) => !OTHERS.includes(name))) {
@@ -127,7 +153,7 @@ describe("a model as GGUF holds the model's tensors", () => {
       expect(metadata.get(`${architecture}.attn_logit_softcapping`)).toBe(family === "gemma2" ? 2.5 : undefined);
       expect(metadata.get(`${architecture}.final_logit_softcapping`)).toBe(family === "gemma2" ? 4 : undefined);
       expect(metadata.get(`${architecture}.attention.sliding_window`)).toBe(
-        isGemma && family !== "gemma" ? config.slidingWindow : undefined,
+        (isGemma && family !== "gemma") || family === "olmo3" || family === "cohere2" ? config.slidingWindow : undefined,
       );
       expect(metadata.get("tokenizer.ggml.pre")).toBe("smollm");
       expect((metadata.get("tokenizer.ggml.tokens") as string[]).length).toBe(config.vocabSize);

@@ -170,7 +170,7 @@ test("LFM2: layers that convolve, by type or by what is not listed; the MLP's wi
   expect(lfm2({ num_attention_heads: 8 })).toMatchObject({
     convolution: null,
     kvHeads: 8,
-    qkNorm: true,
+    qkNorm: "heads",
     normEps: 1e-5,
     tieWordEmbeddings: true,
     rope: { theta: 1e6, scaling: { type: "default" } },
@@ -235,7 +235,7 @@ test("Gemma 2: windows in every other layer, soft caps, its own scale of scores,
     embeddingScale: 8,
     hiddenAct: "gelu_pytorch_tanh",
     tieWordEmbeddings: true,
-    qkNorm: false,
+    qkNorm: null,
     maxPositions: 8192,
     eosTokenIds: [1],
     bosTokenId: 2,
@@ -256,7 +256,7 @@ test("Gemma 3: five windows for each full attention, rotary positions of their o
     rope_scaling: { rope_type: "linear", factor: 8 },
   });
   expect(old).toMatchObject({
-    qkNorm: true,
+    qkNorm: "heads",
     windowLayers: [true, true, true, true, true, false, true],
     rope: { theta: 5e5, scaling: { type: "linear", factor: 8 } },
     windowRope: { theta: 2e4, scaling: { type: "default" } },
@@ -331,7 +331,7 @@ test("Qwen with images: the text part, nested or flat, its defaults, rotary posi
     rope: { theta: 5e5, scaling: { type: "default" } },
     maxPositions: 128_000,
     headDim: 128,
-    qkNorm: true,
+    qkNorm: "heads",
     slidingWindow: null,
     tieWordEmbeddings: false,
     dtype: "bf16",
@@ -393,4 +393,56 @@ test("InternLM2 and 3: the flags of their biases, their defaults; variants that 
     '"InternLM2ForRewardModel" is not supported; expected InternLM2ForCausalLM',
   );
   expect(userError(() => ofType("internlm"))).toContain('"internlm" is not supported; supported are Llama');
+});
+
+test("families with norms behind the branches, neighbours that rotate, layers without rotary positions: their defaults and what they refuse", () => {
+  expect(ofType("olmo2")).toMatchObject({ qkNorm: "row", normEps: 1e-5, padTokenId: 1, eosTokenIds: [50_279] });
+  expect(ofType("olmo3")).toMatchObject({
+    windowLayers: [true, true, true, false],
+    slidingWindow: 4096,
+    rope: { theta: 500_000 },
+    windowRope: { theta: 500_000, scaling: { type: "default" } },
+  });
+  const yarn = { rope_type: "yarn", factor: 8, original_max_position_embeddings: 8192 };
+  const nested = { full_attention: { ...yarn, rope_theta: 7000 }, sliding_attention: { rope_type: "default", rope_theta: 9 } };
+  for (const extra of [{ rope_scaling: yarn, rope_theta: 7000 }, { rope_parameters: nested }])
+    expect(ofType("olmo3", extra).rope).toMatchObject({ theta: 7000, scaling: { type: "yarn", factor: 8 } });
+  expect(ofType("olmo3", { rope_parameters: nested }).windowRope!.theta).toBe(9);
+
+  expect(ofType("exaone4")).toMatchObject({ rotaryLayers: [true, true, true, false], qkNorm: "heads" });
+  expect(ofType("exaone4", { sliding_window: null })).toMatchObject({ rotaryLayers: [], windowLayers: [] });
+  expect(userError(() => ofType("exaone4", { sliding_window_pattern: "LLLG" }))).toContain('sliding_window_pattern is "LLLG"');
+
+  const dynamic = { type: "dynamic", factor: 1 };
+  expect(ofType("hunyuan_v1_dense", { rope_scaling: dynamic }).rope.scaling.type).toBe("dynamic");
+  const { theta, scaling } = ofType("hunyuan_v1_dense", { rope_scaling: { ...dynamic, alpha: 1000 } }).rope;
+  expect(scaling.type).toBe("default");
+  expect(theta).toBeCloseTo(10_000 * 1000 ** (16 / 14), 3);
+
+  expect(ofType("ernie4_5")).toMatchObject({ headDim: 128, rotatesNeighbours: true, tieWordEmbeddings: true, mlpBias: false });
+  expect(ofType("ernie4_5", { head_dim: null, use_bias: true })).toMatchObject({ headDim: 16, mlpBias: true });
+  for (const type of ["glm", "glm4"])
+    expect(ofType(type)).toMatchObject({
+      headDim: 128,
+      rotaryDim: 64,
+      attentionBias: true,
+      attentionOutputBias: false,
+      eosTokenIds: [151_329, 151_336, 151_338],
+    });
+  expect(ofType("cohere2", { head_dim: 99 })).toMatchObject({
+    headDim: 16,
+    norm: "layer-without-bias",
+    logitScale: 0.0625,
+    rotaryLayers: [true, true, true, false],
+  });
+
+  const dense = { num_local_experts: 0, layer_types: Array(4).fill("attention") };
+  expect(ofType("granitemoehybrid", dense)).toMatchObject({ rotaryLayers: Array(4).fill(false), intermediateSize: 1024 });
+  expect(ofType("granitemoehybrid", { ...dense, position_embedding_type: "rope" }).rotaryLayers).toEqual([]);
+  for (const [extra, message] of [
+    [{ ...dense, num_local_experts: 4 }, "num_local_experts 4 is not supported; expected 0"],
+    [{ num_local_experts: 0 }, 'layer_types has "linear_attention"'],
+    [{ ...dense, layer_types: ["attention"] }, "layer_types has 1 entries"],
+  ] as const)
+    expect(userError(() => ofType("granitemoehybrid", extra))).toContain(message);
 });

@@ -88,7 +88,8 @@ describe("configurations", () => {
       windowRope: { theta: 10_000 },
       slidingWindow: 65,
       windowLayers: Array.from({ length: 22 }, (_, layer) => layer % 3 > 0),
-      encoder: { positionRows: 0, typeRows: 0, normBias: false },
+      encoder: { positionRows: 0, typeRows: 0 },
+      norm: "layer-without-bias",
     });
     const kinds = { full_attention: { rope_type: "default", rope_theta: 7 }, sliding_attention: { rope_theta: 5 } };
     const layers = { num_hidden_layers: 2, layer_types: ["sliding_attention", "full_attention"] };

@@ -347,6 +347,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   ],
   Rope: [
     { attrs: { heads: 3, rotaryDim: 10, inverse: 0 }, inputs: [normal(7, 30), uniform([7, 5], -0.5), uniform([7, 5], -0.5)] },
+    {
+      attrs: { heads: 3, rotaryDim: 6, inverse: 0, neighbours: 1 },
+      inputs: [normal(7, 30), uniform([7, 3], -0.5), uniform([7, 3], -0.5)],
+    },
     { attrs: { heads: 3, rotaryDim: 6, inverse: 1 }, inputs: [normal(7, 30), uniform([7, 3], -0.5), uniform([7, 3], -0.5)] },
   ],
   Sgd: [{ attrs: {}, inputs: [normal(3, 37), normal(3, 37), normal(3, 37), f32([6], [0.01, 0.9, 0.1, 0.7, 1, 0.9])] }],
@@ -357,6 +361,8 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: {}, inputs: scaleColumns([13, 7]) },
     { attrs: {}, inputs: scaleColumns(null).slice(0, 2) },
   ],
+  Silu: [{ attrs: {}, inputs: [normal(7, 13)] }],
+  SiluGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   SoftCap: [{ attrs: { softcap: 1.5 }, inputs: [random(generator(16), [7, 13])] }],
   SplitColumns: [
     { attrs: { groups: 1, sizes: [4, 2, 1] }, inputs: [normal(6, 7)], bound: 0 },

@@ -1,11 +1,13 @@
 import { expect, test } from "bun:test";
 import { Relu, ReluGrad } from "../../src/ops/relu.ts";
+import { Silu, SiluGrad } from "../../src/ops/silu.ts";
 import { Tanh } from "../../src/ops/tanh.ts";
 import { checkForward, checkGradient, expectSameBits, f32, generator, random, type Reference, runWasm } from "../support/ops.ts";
 import { checkOnnx } from "../support/parity.ts";
 
 const KINDS = [
   { op: Relu, f: (x: number) => Math.max(x, 0), bound: 0 },
+  { op: Silu, f: (x: number) => x / (1 + Math.exp(-x)), bound: 5e-7 },
   { op: Tanh, f: Math.tanh, bound: 1e-6 },
 ] as const;
 
@@ -33,4 +35,10 @@ test("Relu and its gradient at zeros, infinities and NaN", async () => {
 test("Tanh does not overflow", async () => {
   const [y] = await runWasm(Tanh, [f32([4], [100, -100, Infinity, 0])], {});
   expect([...y!]).toEqual([1, -1, 1, 0]);
+});
+
+test("Silu and its gradient at the ends of their range", async () => {
+  const x = f32([5], [0, 100, -100, 1e30, -1e30]);
+  expect([...(await runWasm(Silu, [x], {}))[0]!]).toEqual([0, 100, -0, Math.fround(1e30), -0]);
+  expect([...(await runWasm(SiluGrad, [x, f32([5], [2, 2, 2, 2, 2])], {}))[0]!]).toEqual([1, 2, 0, 2, 0]);
 });

@@ -13,6 +13,7 @@ import {
   runWasm,
   type TestTensor,
 } from "../support/ops.ts";
+import { combinations } from "../support/slow.ts";
 import { runOrt } from "../support/ort.ts";
 
 setDefaultTimeout(120_000);
@@ -26,8 +27,13 @@ function tables(tokens: number, rotaryDim: number): [TestTensor, TestTensor] {
   return [f32(shape, angles.map(Math.cos)), f32(shape, angles.map(Math.sin))];
 }
 
-/** Hugging Face's x * cos + rotate_half(x) * sin, with tables of the whole rotary dimension. */
-function reference(tokens: number, heads: number, dim: number, rotaryDim: number, inverse: number): Reference {
+/** Hugging Face's x * cos + rotate_half(x) * sin, with tables of the whole rotary dimension, and the same of a GLM. */
+function reference(
+  tokens: number,
+  heads: number,
+  dim: number,
+  { rotaryDim, inverse, neighbours }: { readonly rotaryDim: number; readonly inverse: number; readonly neighbours?: number },
+): Reference {
   const half = rotaryDim / 2;
   return ([x, cos, sin]) => {
     const y = new Float64Array(x!);
@@ -35,8 +41,10 @@ function reference(tokens: number, heads: number, dim: number, rotaryDim: number
       for (let h = 0; h < heads; h++) {
         const row = (t * heads + h) * dim;
         for (let i = 0; i < rotaryDim; i++) {
-          const angle = t * half + (i % half);
-          const rotated = i < half ? -x![row + i + half]! : x![row + i - half]!;
+          const angle = t * half + (neighbours ? i >> 1 : i % half);
+          const isFirst = neighbours ? i % 2 === 0 : i < half;
+          const distance = neighbours ? 1 : half;
+          const rotated = isFirst ? -x![row + i + distance]! : x![row + i - distance]!;
           y[row + i] = x![row + i]! * cos![angle]! + rotated * sin![angle]! * (inverse ? -1 : 1);
         }
       }
@@ -59,15 +67,16 @@ describe("Rope", () => {
     const [cos, sin] = tables(tokens, rotaryDim);
     const inputs = [random(generator(dim), [tokens, heads * dim]), cos, sin];
 
-    for (const inverse of [0, 1]) {
-      const attrs = { heads, rotaryDim, inverse };
-      const rotate = reference(tokens, heads, dim, rotaryDim, inverse);
-      test(`${title}, inverse ${inverse}: relative error < 1e-7; its gradient < 1e-6`, async () => {
+    for (const [inverse, more] of combinations([0, 1], [{}, { neighbours: 1 }] as const)) {
+      const attrs = { heads, rotaryDim, inverse, ...more };
+      const rotate = reference(tokens, heads, dim, attrs);
+      const which = `inverse ${inverse}${attrs.neighbours ? ", neighbours" : ""}`;
+      test(`${title}, ${which}: relative error < 1e-7; its gradient < 1e-6`, async () => {
         await checkForward({ op: Rope, inputs, attrs, reference: rotate, bound: 1e-7 });
         await checkGradient({ op: Rope, inputs, attrs, reference: rotate, wrt: [0], bound: 1e-6, samples: 50 });
       });
 
-      test(`${title}, inverse ${inverse}: ONNX Runtime agrees within 1e-7`, async () => {
+      test(`${title}, ${which}: ONNX Runtime agrees within 1e-7`, async () => {
         const builder = new GraphBuilder("rope");
         const names = inputs.map((input, i) => builder.input(`in${i}`, "batch", { dtype: "f32", shape: input.shape }));
         builder.output({ name: builder.value(Rope, names, attrs, "out"), role: "boundary" });

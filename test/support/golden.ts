@@ -34,6 +34,15 @@ export const FAMILIES = [
   "internlm3",
   "lfm2",
   "lfm2-bias",
+  "olmo2",
+  "olmo3",
+  "exaone4",
+  "hunyuan",
+  "ernie45",
+  "glm",
+  "glm4",
+  "cohere2",
+  "granite4",
 ] as const;
 /** Families whose tokens attend to both sides. */
 export const ENCODERS = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"] as const;
@@ -51,6 +60,15 @@ const KIN: readonly GoldenFamily[] = [
   "gemma",
   "xlm-roberta",
   "lfm2-bias",
+  "olmo2",
+  "olmo3",
+  "exaone4",
+  "hunyuan",
+  "ernie45",
+  "glm",
+  "glm4",
+  "cohere2",
+  "granite4",
 ];
 
 export const isFewer = (family: GoldenFamily): boolean => !SLOW && KIN.includes(family);

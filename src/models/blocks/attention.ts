@@ -32,6 +32,8 @@ export interface RotarySettings {
   readonly queries: Angles;
   /** How many features of each head are rotated, the first ones. */
   readonly dim: number;
+  /** True if neighbouring features are rotated with each other. */
+  readonly neighbours: boolean;
 }
 
 /** The settings that a configuration gives layer `layer`. */
@@ -49,7 +51,7 @@ export function attentionOf(config: ModelConfig, layer: number): AttentionSettin
     softCap: config.attentionSoftCap,
     starts: hasWindow ? "windowStarts" : "starts",
     ends: encoder === null ? null : hasWindow ? "windowEnds" : "ends",
-    rotary: isRotated ? { keys, queries, dim: rotaryDim } : null,
+    rotary: isRotated ? { keys, queries, dim: rotaryDim, neighbours: config.rotatesNeighbours } : null,
   };
 }
 
@@ -96,16 +98,54 @@ export function selfAttention(parts: BlockParts, settings: AttentionSettings, x:
   const { config, project } = parts;
   const { heads, kvHeads, headDim } = settings;
   const { hiddenSize, attentionBias } = config;
-  let q = project(x, names.query, hiddenSize, heads * headDim, attentionBias);
-  let k = project(x, names.key, hiddenSize, kvHeads * headDim, attentionBias);
+  const q = project(x, names.query, hiddenSize, heads * headDim, attentionBias);
+  const k = project(x, names.key, hiddenSize, kvHeads * headDim, attentionBias);
   const v = project(x, names.value, hiddenSize, kvHeads * headDim, attentionBias);
-  if (config.qkNorm) {
-    const { queryNorm = "self_attn.q_norm", keyNorm = "self_attn.k_norm" } = names;
-    q = headNorm(parts, q, queryNorm, heads);
-    k = headNorm(parts, k, keyNorm, kvHeads);
-  }
-  const result = attend(parts, settings, q, k, v);
+  const result = attend(parts, settings, ...rotatedAndNormed(parts, settings, q, k, names), v);
   return project(result, names.output, heads * headDim, hiddenSize, config.attentionOutputBias);
+}
+
+/** Queries [tokens, heads * headDim] and keys [tokens, kvHeads * headDim], normed as the model has it and rotated. */
+export function rotatedAndNormed(
+  parts: BlockParts,
+  settings: AttentionSettings,
+  q: string,
+  k: string,
+  { queryNorm = "self_attn.q_norm", keyNorm = "self_attn.k_norm" }: Pick<ProjectionNames, "queryNorm" | "keyNorm"> = {},
+): [queries: string, keys: string] {
+  const { heads, kvHeads } = settings;
+  const both = (of: (x: string, count: number, norm: string, side: "queries" | "keys") => string): [string, string] => [
+    of(q, heads, queryNorm, "queries"),
+    of(k, kvHeads, keyNorm, "keys"),
+  ];
+  const turned = (x: string, count: number, side: "queries" | "keys") => rotated(parts, settings, x, count, side);
+  switch (parts.config.qkNorm) {
+    case null:
+      return both((x, count, _, side) => turned(x, count, side));
+    case "heads":
+      return both((x, count, norm, side) => turned(headNorm(parts, x, norm, count), count, side));
+    case "rotated-heads":
+      return both((x, count, norm, side) => headNorm(parts, turned(x, count, side), norm, count));
+    case "row":
+      return both((x, count, norm, side) => turned(headNorm(parts, x, norm, 1), count, side));
+  }
+}
+
+function rotated(
+  { builder }: BlockParts,
+  { rotary }: AttentionSettings,
+  x: string,
+  heads: number,
+  side: "queries" | "keys",
+): string {
+  if (rotary === null) return x;
+  const { dim: rotaryDim, neighbours } = rotary;
+  return builder.value(
+    Rope,
+    [x, ...rotary[side]],
+    { heads, rotaryDim, inverse: 0, ...(neighbours && { neighbours: 1 }) },
+    `${x}.rotated`,
+  );
 }
 
 export interface FusedNames {
@@ -123,22 +163,17 @@ export function fusedAttention(parts: BlockParts, settings: AttentionSettings, x
   const sizes = [heads, kvHeads, kvHeads].map((count) => (count / groups) * headDim);
   const product = project(x, qkv, config.hiddenSize, (heads + 2 * kvHeads) * headDim, config.attentionBias);
   const [q, k, v] = builder.node(SplitColumns, [product], { groups, sizes }, `${qkv}.split`);
-  const result = attend(parts, settings, q!, k!, v!);
+  const result = attend(parts, settings, ...rotatedAndNormed(parts, settings, q!, k!), v!);
   return project(result, output, heads * headDim, config.hiddenSize, config.attentionOutputBias);
 }
 
 /**
- * Rotates queries [tokens, heads * headDim] and keys [tokens, kvHeads * headDim] and attends: within the micro-batch, or, when
- * decoding, to the caches too, which get the new keys and values.
+ * Attends, with queries [tokens, heads * headDim] and keys [tokens, kvHeads * headDim]: within the micro-batch, or, when decoding, to the
+ * caches too, which get the new keys and values.
  */
-function attend(parts: BlockParts, settings: AttentionSettings, queries: string, keys: string, v: string): string {
+export function attend(parts: BlockParts, settings: AttentionSettings, q: string, k: string, v: string): string {
   const { builder, decoding } = parts;
-  const { heads, kvHeads, scale, softCap, starts, ends, rotary } = settings;
-  const rotated = (x: string, count: number, side: "queries" | "keys") =>
-    rotary === null
-      ? x
-      : builder.value(Rope, [x, ...rotary[side]], { heads: count, rotaryDim: rotary.dim, inverse: 0 }, `${x}.rotated`);
-  const [q, k] = [rotated(queries, heads, "queries"), rotated(keys, kvHeads, "keys")];
+  const { heads, kvHeads, scale, softCap, starts, ends } = settings;
   const attrs = { heads, kvHeads, scale, ...capAttr(softCap) };
   if (decoding === null) return builder.value(Attention, [q, k, v, starts, ...(ends ? [ends] : [])], attrs, "attention");
   if (ends) throw new Error("a model whose tokens see what is behind them cannot decode");

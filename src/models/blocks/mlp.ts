@@ -1,6 +1,9 @@
 import type { GraphBuilder } from "../../graph/builder.ts";
+import { Affine } from "../../ops/affine.ts";
 import { Gelu } from "../../ops/gelu.ts";
 import { Mul } from "../../ops/mul.ts";
+import { Relu } from "../../ops/relu.ts";
+import { Silu } from "../../ops/silu.ts";
 import { SplitColumns } from "../../ops/split-columns.ts";
 import { SwiGLU } from "../../ops/swiglu.ts";
 import type { HiddenAct } from "../config.ts";
@@ -41,8 +44,25 @@ export function plainMlp(
 
 /** The activation of x. */
 export function activated(builder: GraphBuilder, act: HiddenAct, x: string): string {
-  if (act === "silu") throw new Error("no operator computes SiLU alone");
-  return builder.value(Gelu, [x], { approximate: act === "gelu" ? "none" : "tanh" }, `${x}.activated`);
+  const name = `${x}.activated`;
+  const scaled = (value: string, alpha: number) => builder.value(Affine, [value], { alpha, beta: 0 });
+  switch (act) {
+    case "silu":
+      return builder.value(Silu, [x], {}, name);
+    case "gelu":
+      return builder.value(Gelu, [x], { approximate: "none" }, name);
+    case "gelu_pytorch_tanh":
+      return builder.value(Gelu, [x], { approximate: "tanh" }, name);
+    case "relu":
+      return builder.value(Relu, [x], {}, name);
+    case "relu2": {
+      const positive = builder.value(Relu, [x], {}, name);
+      return builder.value(Mul, [positive, positive], {}, `${x}.squared`);
+    }
+    case "quick_gelu":
+      // x sigmoid(1.702 x)
+      return scaled(builder.value(Silu, [scaled(x, 1.702)], {}, name), 1 / 1.702);
+  }
 }
 
 /** The activation of `gate`, times `up`. */

@@ -21,8 +21,13 @@ export function rmsNorm(scope: ParamScope, config: ModelConfig, x: string, local
 /** LayerNorm (Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450) of the rows of x [rows, size], with a weight and, as a rule, a bias. */
 export function layerNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
   const weight = scope.vector(`${local}.weight`, size);
-  const bias = config.encoder?.normBias === false ? [] : [scope.vector(`${local}.bias`, size)];
+  const bias = config.norm === "layer-without-bias" ? [] : [scope.vector(`${local}.bias`, size)];
   return scope.builder.value(LayerNormalization, [x, weight, ...bias], { axis: -1, epsilon: config.normEps }, local);
+}
+
+/** The model's kind of norm of the rows of x [rows, size]. */
+export function norm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
+  return config.norm === "rms" ? rmsNorm(scope, config, x, local, size) : layerNorm(scope, config, x, local, size);
 }
 
 /** RMSNorm of each of `count` heads of x [tokens, count * dim]. */

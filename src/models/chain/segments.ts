@@ -19,7 +19,7 @@ import { TokenCrossEntropy } from "../../ops/token-cross-entropy.ts";
 import { addUpdate } from "../adapters/low-rank.ts";
 import { adaptedInput, embeddingRows, ParamScope } from "../linear.ts";
 import { type Decoding, type Layer, startBlock } from "../blocks/layer.ts";
-import { rmsNorm } from "../blocks/norm.ts";
+import { norm as normOf } from "../blocks/norm.ts";
 import type { ModelConfig } from "../config.ts";
 import { familyOf, modulesOf } from "../families/index.ts";
 import { blockName } from "../names.ts";
@@ -143,7 +143,7 @@ function headParams(builder: GraphBuilder, config: ModelConfig, options: Segment
   const { head, norm = "norm" } = modulesOf(config);
   const unscaled = config.encoder
     ? transformed(scope, config, "x")
-    : rmsNorm(scope, config, "x", `${config.modulePrefix}${norm}`, config.hiddenSize);
+    : normOf(scope, config, "x", `${config.modulePrefix}${norm}`, config.hiddenSize);
   // Here it costs one pass over [tokens, hiddenSize], at the logits one over [tokens, vocabulary].
   const normed = alpha === 1 ? unscaled : builder.value(Affine, [unscaled], { alpha, beta: 0 }, "scaled");
   const name = config.tieWordEmbeddings ? embeddingName(config) : head;

@@ -8,7 +8,7 @@ import { Reshape } from "../../ops/reshape.ts";
 import { Relu } from "../../ops/relu.ts";
 import { Tanh } from "../../ops/tanh.ts";
 import { activated } from "../blocks/mlp.ts";
-import { layerNorm, rmsNorm } from "../blocks/norm.ts";
+import { layerNorm, norm } from "../blocks/norm.ts";
 import type { ModelConfig, Pooling, TextHead } from "../config.ts";
 import { modulesOf, textHeadOf } from "../families/index.ts";
 import type { TextHeadModules } from "../families/family.ts";
@@ -84,7 +84,7 @@ function embedding(scope: ParamScope, config: ModelConfig, pooling: Pooling): st
 
 function lastNormed(scope: ParamScope, config: ModelConfig, x: string): string {
   if (config.encoder) return finallyNormed(scope, config, x);
-  return rmsNorm(scope, config, x, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
+  return norm(scope, config, x, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
 }
 
 /** The layer in front of an encoder's last one, with its activation and norm. */

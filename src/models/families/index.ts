@@ -11,6 +11,15 @@ import { roberta, xlmRoberta } from "./bert/roberta.ts";
 import { gemma } from "./gemma/gemma.ts";
 import { gemma2 } from "./gemma/gemma2.ts";
 import { gemma3 } from "./gemma/gemma3.ts";
+import { cohere2 } from "./cohere/cohere2.ts";
+import { ernie45 } from "./ernie/ernie45.ts";
+import { exaone4 } from "./exaone/exaone4.ts";
+import { glm } from "./glm/glm.ts";
+import { glm4 } from "./glm/glm4.ts";
+import { hunyuan } from "./hunyuan/hunyuan.ts";
+import { granite4 } from "./llama/granite4.ts";
+import { olmo2 } from "./olmo/olmo2.ts";
+import { olmo3 } from "./olmo/olmo3.ts";
 import { internlm2 } from "./internlm/internlm2.ts";
 import { internlm3 } from "./internlm/internlm3.ts";
 import { lfm2 } from "./lfm/lfm2.ts";
@@ -33,6 +42,7 @@ export const FAMILIES: readonly Family[] = [
   cwm,
   seedOss,
   granite,
+  granite4,
   mistral,
   ministral,
   ministral3,
@@ -45,6 +55,14 @@ export const FAMILIES: readonly Family[] = [
   internlm2,
   internlm3,
   lfm2,
+  olmo2,
+  olmo3,
+  exaone4,
+  hunyuan,
+  ernie45,
+  glm,
+  glm4,
+  cohere2,
   bert,
   roberta,
   xlmRoberta,

@@ -110,7 +110,12 @@ test("a run that names no targets adapts what PEFT does, by family, and keys, va
   const queries = ["q_proj", "v_proj", "down_proj"];
   // TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING of PEFT 0.21.
   const ofPeft = { llama, mistral: llama, gemma: queries, gemma2: queries, gemma3_text: queries, qwen2: queries, qwen3: queries };
-  const others = { phi3: ["qkv_proj", "down_proj"], internlm2: ["wqkv", "w2"], lfm2: ["k_proj", "v_proj", "w2"] };
+  const others = {
+    phi3: ["qkv_proj", "down_proj"],
+    internlm2: ["wqkv", "w2"],
+    lfm2: ["k_proj", "v_proj", "w2"],
+    granitemoehybrid: ["k_proj", "v_proj", "output_linear"],
+  };
   // The last parts of their names do not tell the last layer of the MLP from others.
   const bert = ["key", "value"];
   const encoders = { bert, roberta: bert, "xlm-roberta": bert, distilbert: ["k_lin", "v_lin", "lin2"], modernbert: ["Wqkv"] };

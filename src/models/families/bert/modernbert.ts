@@ -84,7 +84,8 @@ export const modernBert: Family = {
       windowLayers: Array.from({ length: base.layers }, (_, layer) =>
         types ? types[layer] === "sliding_attention" : layer % every !== 0,
       ),
-      encoder: { ...base.encoder!, positionRows: 0, normBias: false },
+      encoder: { ...base.encoder!, positionRows: 0 },
+      norm: "layer-without-bias",
       attentionBias: false,
       attentionOutputBias: false,
       mlpBias: false,

@@ -2,7 +2,7 @@ import { UserError } from "../../../base/errors.ts";
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
 import type { Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
-import { normedBranches } from "../../blocks/residual.ts";
+import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF, MODULES_WITH_QUERIES } from "../llama/llama.ts";
@@ -76,7 +76,7 @@ export function gemmaLayers(config: ModelConfig): Layer[] {
   return Array.from({ length: config.layers }, (_, layer) => {
     const settings = attentionOf(config, layer);
     return attentionLayer(settings, (parts) =>
-      normedBranches(
+      residual(
         parts,
         { norm: "input_layernorm", add: (x) => selfAttention(parts, settings, x), after: "post_attention_layernorm" },
         { norm: "pre_feedforward_layernorm", add: (x) => gatedMlp(parts, x), after: "post_feedforward_layernorm" },

@@ -52,7 +52,7 @@ export const gemma3: Family = {
       ...raw,
     };
     const plain = { ...plainGemma(config, where), ...ropeOfBoth(config), attn_logit_softcapping: null };
-    return readDecoder(plain, where, generation, gemmaRules("gemma3_text", 131_072, { qkNorm: true }));
+    return readDecoder(plain, where, generation, gemmaRules("gemma3_text", 131_072, { qkNorm: "heads" }));
   },
   modules: MODULES_WITH_QUERIES,
   layers: gemmaLayers,

@@ -1,7 +1,7 @@
 import { UserError } from "../../../base/errors.ts";
 import { attentionLayer, attentionOf, fusedAttention } from "../../blocks/attention.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
-import { preNorm } from "../../blocks/residual.ts";
+import { residual } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
 
@@ -36,7 +36,7 @@ export const internlm2: Family = {
       const names = { qkv: "attention.wqkv", output: "attention.wo", groups: config.kvHeads };
       const mlp = { gate: "feed_forward.w1", up: "feed_forward.w3", down: "feed_forward.w2" };
       return attentionLayer(settings, (parts) =>
-        preNorm(
+        residual(
           parts,
           { norm: "attention_norm", add: (x) => fusedAttention(parts, settings, x, names) },
           { norm: "ffn_norm", add: (x) => gatedMlp(parts, x, mlp) },

@@ -6,7 +6,7 @@ import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attenti
 import { convolutionLayer, gatedConvolution } from "../../blocks/convolution.ts";
 import type { BlockParts, Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
-import { preNorm } from "../../blocks/residual.ts";
+import { residual } from "../../blocks/residual.ts";
 import type { ConvolutionConfig, ModelConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_GGUF } from "../llama/llama.ts";
@@ -84,7 +84,7 @@ function read(raw: Raw, where: string, generation: Raw): ModelConfig {
     family: "lfm2",
     defaults: { maxPositions: 128_000, kvHeads: 8, headDim: null, bos: 1, eos: 2 },
     biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
-    more: () => ({ qkNorm: true, convolution: convolutionOf(config, where) }),
+    more: () => ({ qkNorm: "heads", convolution: convolutionOf(config, where) }),
   });
 }
 
@@ -93,7 +93,7 @@ function layers(config: ModelConfig): Layer[] {
   const { convolution } = config;
   return Array.from({ length: config.layers }, (_, layer) => {
     const block = (operator: (parts: BlockParts, x: string) => string) => (parts: BlockParts) =>
-      preNorm(
+      residual(
         parts,
         { norm: "operator_norm", add: (x) => operator(parts, x) },
         { norm: "ffn_norm", add: (x) => gatedMlp(parts, x, MLP) },

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { parseWith, positive } from "../../../base/schema.ts";
-import type { Family } from "../family.ts";
+import type { ModelConfig } from "../../config.ts";
+import type { Family, Raw } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
 
@@ -10,6 +11,17 @@ const ownSchema = z.object({
   residual_multiplier: positive.default(1),
   logits_scaling: positive.default(1),
 });
+
+/** A Granite's factors. @throws {UserError} */
+export function factorsOf(raw: Raw, where: string): Partial<ModelConfig> {
+  const own = parseWith(ownSchema, raw, where);
+  return {
+    embeddingScale: own.embedding_multiplier,
+    attentionScale: own.attention_multiplier,
+    residualScale: own.residual_multiplier,
+    logitScale: 1 / own.logits_scaling,
+  };
+}
 
 /** Granite 3, dense (IBM 2024, https://github.com/ibm-granite/granite-3.0-language-models): a Llama with four factors. */
 export const granite: Family = {
@@ -26,15 +38,7 @@ export const granite: Family = {
         attentionOutputBias: attention,
         mlpBias: mlp,
       }),
-      more() {
-        const own = parseWith(ownSchema, raw, where);
-        return {
-          embeddingScale: own.embedding_multiplier,
-          attentionScale: own.attention_multiplier,
-          residualScale: own.residual_multiplier,
-          logitScale: 1 / own.logits_scaling,
-        };
-      },
+      more: () => factorsOf(raw, where),
     }),
   modules: LLAMA_MODULES,
   layers: llamaLayers,

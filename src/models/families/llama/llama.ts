@@ -1,7 +1,7 @@
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
 import type { Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
-import { preNorm } from "../../blocks/residual.ts";
+import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, FamilyModules, GgufFacts } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
@@ -46,7 +46,7 @@ export function llamaLayers(config: ModelConfig): Layer[] {
   return Array.from({ length: config.layers }, (_, layer) => {
     const settings = attentionOf(config, layer);
     return attentionLayer(settings, (parts) =>
-      preNorm(
+      residual(
         parts,
         { norm: "input_layernorm", add: (x) => selfAttention(parts, settings, x) },
         { norm: "post_attention_layernorm", add: (x) => gatedMlp(parts, x) },

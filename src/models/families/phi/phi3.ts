@@ -1,7 +1,7 @@
 import { isRecord } from "../../../base/json.ts";
 import { attentionLayer, attentionOf, fusedAttention } from "../../blocks/attention.ts";
 import { fusedMlp } from "../../blocks/mlp.ts";
-import { preNorm } from "../../blocks/residual.ts";
+import { residual } from "../../blocks/residual.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder, windowEverywhere } from "../reading/common.ts";
@@ -48,7 +48,7 @@ export const phi3: Family = {
       const settings = attentionOf(config, layer);
       const names = { qkv: "self_attn.qkv_proj", output: "self_attn.o_proj", groups: 1 };
       return attentionLayer(settings, (parts) =>
-        preNorm(
+        residual(
           parts,
           { norm: "input_layernorm", add: (x) => fusedAttention(parts, settings, x, names) },
           { norm: "post_attention_layernorm", add: (x) => fusedMlp(parts, x) },

@@ -33,7 +33,7 @@ export const qwen3: Family = {
         mlpBias: false,
       }),
       window: qwenWindow,
-      more: () => ({ qkNorm: true }),
+      more: () => ({ qkNorm: "heads" }),
     }),
   modules: MODULES_WITH_QUERIES,
   layers: llamaLayers,

@@ -16,7 +16,11 @@ const ACTIVATIONS: Readonly<Record<string, HiddenAct>> = {
   swish: "silu",
   gelu: "gelu",
   gelu_new: "gelu_pytorch_tanh",
+  gelu_fast: "gelu_pytorch_tanh",
   gelu_pytorch_tanh: "gelu_pytorch_tanh",
+  quick_gelu: "quick_gelu",
+  relu: "relu",
+  relu2: "relu2",
 };
 
 const tokenId = z.int().nonnegative();
@@ -63,6 +67,8 @@ type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
 /** Settings of a model in the places of those that are some families' own. */
 export const PLAIN = {
+  norm: "rms",
+  rotatesNeighbours: false,
   rotaryLayers: [],
   queryRope: null,
   attentionSoftCap: null,
@@ -72,7 +78,7 @@ export const PLAIN = {
   roundsEmbeddingScale: false,
   residualScale: 1,
   logitScale: 1,
-  qkNorm: false,
+  qkNorm: null,
   convolution: null,
   textHead: null,
 } satisfies Partial<ModelConfig>;

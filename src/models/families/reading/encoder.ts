@@ -87,11 +87,11 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
     intermediateSize: config.intermediate_size,
     vocabSize: config.vocab_size,
     normEps: config.layer_norm_eps,
+    norm: "layer",
     encoder: {
       positionRows: config.max_position_embeddings,
       firstPosition,
       typeRows: config.type_vocab_size,
-      normBias: true,
       predictsTokens: (config.architectures ?? rules.predicting).some((name) => rules.predicting.includes(name)),
     },
     hiddenAct,
