@@ -4,7 +4,8 @@
  */
 export { UserError } from "./base/errors.ts";
 export { type ChatOptions, type Conversation, openChat, type SayOptions } from "./library/chat.ts";
-export { classify, type ClassifyOptions, type ClassifyResult, type JudgedText } from "./library/classify.ts";
+export { classify, type ClassifyOptions, type ClassifyResult, type JudgedText } from "./library/texts/classify.ts";
+export { embed, type EmbeddedText, type EmbedOptions, type EmbedResult } from "./library/texts/embed.ts";
 export { evaluate, type EvaluateOptions, type EvaluateResult } from "./library/evaluate.ts";
 export { exportGguf, type ExportGgufOptions, type ExportGgufResult } from "./library/export-gguf.ts";
 export { generate, type GeneratedAnswer, type GenerateOptions, type GenerateResult } from "./library/generate.ts";

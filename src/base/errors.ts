@@ -37,3 +37,13 @@ export function explanationOf(error: unknown, otherwise: string): string {
   const message = messageOf(error);
   return message.length <= LONGEST_EXPLANATION ? message : `${message.slice(0, LONGEST_EXPLANATION - 3)}...`;
 }
+
+/** Returns what an action gives; null: it is refused. */
+export function attempt<T>(action: () => T): T | null {
+  try {
+    return action();
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return null;
+  }
+}

@@ -1,9 +1,8 @@
 import { z } from "zod";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../base/errors.ts";
+import { attempt, UserError } from "../base/errors.ts";
 import { readText } from "../base/files/files.ts";
-import { attempt } from "../data/chat/chat-template.ts";
 import { undeclaredEnds } from "../data/chat/end-of-turn.ts";
 import { withChatSettings } from "../data/chat/settings.ts";
 import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
 import { stopTokens } from "../generate/generate.ts";
-import { openJudge } from "../generate/judge.ts";
+import { openJudge } from "../generate/texts/judge.ts";
 import { openDecoders } from "../generate/open-decoder.ts";
 import { checkPrediction, openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";

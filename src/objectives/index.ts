@@ -5,11 +5,12 @@ import { type ContrastExample, type Example, KIND_KEYS, type RankedExample } fro
 import { unpairedOf } from "../data/examples/judged/preferences.ts";
 import { rankedOf } from "../data/examples/judged/rankings.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
+import type { Pooling } from "../models/config.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { type Head, LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { classify } from "./classify.ts";
 import { dpo } from "./preferences/dpo.ts";
-import { embed } from "./embed.ts";
+import { embed } from "./embed/embed.ts";
 import { kto } from "./preferences/kto.ts";
 import { nextToken } from "./next-token.ts";
 import { rerank } from "./rerank.ts";
@@ -79,6 +80,11 @@ export function checkObjectiveFlags(settings: ObjectiveSettings): void {
   }
 }
 
+/** The head of a model that makes embeddings, whatever it was trained by. */
+export function embedderHead(pooling: Pooling): Head {
+  return embed.create(z.object(embed.flags).parse({ pooling }));
+}
+
 /** Samples for an objective. Its examples are refused by kind, with their places. */
 export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker {
   const { name, accepts, texts, head } = objective;
@@ -86,9 +92,9 @@ export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker 
   const counted = accepts.includes("contrast") || accepts.includes("ranked");
   const keys = [...(targets ? [targets.key] : []), ...(relevance ? [relevance.key] : []), ...(counted ? [texts] : [])];
   return {
+    ...maker,
     // What the default takes has the names that it always had in the cache.
     key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts, ...keys]),
-    notices: () => maker.notices(),
     samples(given) {
       const example = exampleFor(objective, given);
       if (example.kind === "contrast") checkContrast(example, texts - 2);

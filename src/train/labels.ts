@@ -1,13 +1,13 @@
-import { UserError } from "../base/errors.ts";
+import { attempt, UserError } from "../base/errors.ts";
 import { show } from "../base/json.ts";
 import { createLabelFinder, type FoundLabels } from "../data/examples/judged/labels.ts";
 import { readEntries } from "../data/examples/dataset.ts";
 import { readMapping } from "../data/examples/formats.ts";
 import { parseSources, trainingFiles } from "../data/examples/sources.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
-import { saidPooling } from "../hf/config/embeddings.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
+import { saidEmbedder, usualPooling, withPooling } from "../load/embedder.ts";
 import { nameOf, withNewHead } from "../load/text-head.ts";
 import type { ModelConfig, Pooling } from "../models/config.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../models/families/index.ts";
@@ -47,20 +47,10 @@ export async function withHead(
   const config = await withListSize(asked, filesOf(asked), signal);
   const objective = objectiveOf(config);
   if (objective.head.kind !== "logits") return { config, model, source, classifier: null };
-  const { pooling } = objective.head;
-  if (pooling !== undefined) {
+  if (objective.head.pooling !== undefined) {
     checkEmbedding(config, opened);
-    const said = saidPooling(opened.folder);
-    if (said !== null && said !== pooling)
-      onNote?.(
-        `the base model's 1_Pooling says ${said}, and --pooling is ${pooling}: training begins with other embeddings than its own`,
-      );
-    return {
-      config,
-      model: withPooling(model, pooling),
-      source,
-      classifier: null,
-    };
+    const settled = withSettledPooling(config, opened, onNote);
+    return { config: settled, model: withPooling(model, settled.pooling), source, classifier: null };
   }
   checkFamily(config, opened);
   const known = opened.classifier;
@@ -85,6 +75,22 @@ export async function withHead(
   }
   const { config: whole, ...headed } = withOutputs(config, opened, outputs, padId, config.seed);
   return { config: { ...whole, ...(found && labelSettings(config, classifier, found)) }, ...headed, classifier };
+}
+
+/** The settings with the pooling that is asked for, or else that of the model's files, or the usual one. @throws {UserError} files that say one that is not supported */
+function withSettledPooling<C extends ObjectiveSettings>(
+  config: C,
+  opened: Pick<Opened, "folder" | "adapter" | "config">,
+  onNote?: (text: string) => void,
+): C & { readonly pooling: Pooling } {
+  const { pooling } = config;
+  if (pooling === undefined) return { ...config, pooling: saidEmbedder(opened)?.pooling ?? usualPooling(opened.config) };
+  const said = attempt(() => saidEmbedder(opened));
+  if (said && said.pooling !== pooling)
+    onNote?.(
+      `the base model's 1_Pooling says ${said.pooling}, and --pooling is ${pooling}: training begins with other embeddings than its own`,
+    );
+  return { ...config, pooling };
 }
 
 type HeadSettings = ObjectiveSettings & Pick<TrainConfig, "method" | "modulesToSave" | "targets">;
@@ -124,14 +130,12 @@ export function withPlannedHead<C extends HeadSettings>(
   const { config: model, source } = opened;
   const { head } = objectiveOf(config);
   if (head.kind !== "logits") return { config, model, source };
-  if (head.pooling !== undefined) return { config, model: withPooling(model, head.pooling), source };
+  if (head.pooling !== undefined) {
+    const settled = withSettledPooling(config, opened);
+    return { config: settled, model: withPooling(model, settled.pooling), source };
+  }
   checkFamily(config, opened);
   return withOutputs(config, opened, model.textHead?.outputs ?? (head.outputs || PLANNED_CLASSES), model.padTokenId);
-}
-
-/** The model whose head gives a text's embedding. */
-export function withPooling(model: ModelConfig, pooling: Pooling): ModelConfig {
-  return { ...model, textHead: { outputs: model.hiddenSize, padId: null, pooling } };
 }
 
 /**

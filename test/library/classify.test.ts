@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { classify } from "../../src/library/classify.ts";
+import { classify } from "../../src/library/texts/classify.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { CLASSIFY_FOLDER } from "../support/classify.ts";
 import { ok, refused, remat } from "../support/cli.ts";

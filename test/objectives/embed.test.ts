@@ -6,7 +6,7 @@ import type { MicroBatch } from "../../src/data/samples/batch.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { plan } from "../../src/library/plan.ts";
 import { train } from "../../src/library/train.ts";
-import { embed } from "../../src/objectives/embed.ts";
+import { embed } from "../../src/objectives/embed/embed.ts";
 import type { LogitsHead } from "../../src/objectives/objective.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { refused, writeTinyModel } from "../support/cli.ts";

@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { MicroBatch } from "../../src/data/samples/batch.ts";
-import { classify } from "../../src/library/classify.ts";
+import { classify } from "../../src/library/texts/classify.ts";
 import { evaluate } from "../../src/library/evaluate.ts";
 import { train } from "../../src/library/train.ts";
 import type { LogitsHead } from "../../src/objectives/objective.ts";

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { classify } from "../../src/library/classify.ts";
+import { classify } from "../../src/library/texts/classify.ts";
 import { type RunningServer, serve } from "../../src/library/serve.ts";
 import type { RequestReport } from "../../src/serve/server.ts";
 import { temporaryFolder } from "../hf/temp.ts";

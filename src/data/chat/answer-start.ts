@@ -1,5 +1,6 @@
 import type { ChatExample } from "../examples/formats.ts";
-import { attempt, type ChatTemplate } from "./chat-template.ts";
+import { attempt } from "../../base/errors.ts";
+import type { ChatTemplate } from "./chat-template.ts";
 import { type MessageFields, REASONING } from "./conversation.ts";
 import { fieldsOf } from "./losses.ts";
 import { unusedCharacter } from "./marks.ts";

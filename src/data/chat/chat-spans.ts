@@ -1,7 +1,7 @@
-import { UserError } from "../../base/errors.ts";
 import type { ChatExample } from "../examples/formats.ts";
 import { answerStart } from "./answer-start.ts";
-import { attempt, type ChatTemplate } from "./chat-template.ts";
+import { attempt, UserError } from "../../base/errors.ts";
+import type { ChatTemplate } from "./chat-template.ts";
 import type { Conversation, Range } from "./conversation.ts";
 import { asCalled, fieldsOf, refuseFields, refuseLostRoles } from "./losses.ts";
 import type { Field } from "./marks.ts";

@@ -1,4 +1,4 @@
-import { explanationOf, UserError } from "../../base/errors.ts";
+import { attempt, explanationOf, UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import { contentText } from "../examples/formats.ts";
 import { hasTextArguments, withArguments, wantsObjects } from "./call-arguments.ts";
@@ -147,14 +147,4 @@ export function createChatTemplate(
       return { text, ranges };
     },
   };
-}
-
-/** Returns what an action gives; null: it is refused. */
-export function attempt<T>(action: () => T): T | null {
-  try {
-    return action();
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    return null;
-  }
 }

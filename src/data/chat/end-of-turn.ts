@@ -1,5 +1,6 @@
 import type { Tokenizer } from "../tokens/tokenizer.ts";
-import { attempt, chatTemplateOf } from "./chat-template.ts";
+import { attempt } from "../../base/errors.ts";
+import { chatTemplateOf } from "./chat-template.ts";
 
 /** Takes the place of a content; no template writes it by itself. */
 const CONTENT = "\u{10FFFD}";

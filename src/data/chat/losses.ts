@@ -1,7 +1,7 @@
-import { UserError } from "../../base/errors.ts";
 import { show } from "../../base/json.ts";
 import type { ChatExample, Message } from "../examples/formats.ts";
-import { attempt, type ChatTemplate } from "./chat-template.ts";
+import { attempt, UserError } from "../../base/errors.ts";
+import type { ChatTemplate } from "./chat-template.ts";
 import type { Field } from "./marks.ts";
 import { renderExample } from "./refusals.ts";
 import { traceConversation } from "./trace.ts";

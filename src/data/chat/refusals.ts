@@ -1,5 +1,5 @@
-import { UserError } from "../../base/errors.ts";
-import { attempt, type ChatTemplate } from "./chat-template.ts";
+import { attempt, UserError } from "../../base/errors.ts";
+import type { ChatTemplate } from "./chat-template.ts";
 import type { Conversation, MessageFields } from "./conversation.ts";
 
 /**

@@ -1,4 +1,5 @@
-import { attempt, type ChatTemplate } from "./chat-template.ts";
+import { attempt } from "../../base/errors.ts";
+import type { ChatTemplate } from "./chat-template.ts";
 import type { Conversation } from "./conversation.ts";
 
 /** Renderings of a conversation's beginnings, each made once. */

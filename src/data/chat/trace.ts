@@ -1,4 +1,5 @@
-import { attempt, type ChatTemplate } from "./chat-template.ts";
+import { attempt } from "../../base/errors.ts";
+import type { ChatTemplate } from "./chat-template.ts";
 import type { Conversation, MessageFields, Range } from "./conversation.ts";
 import { type Field, isPlain, markConversation, spanOf, unmark, type Unmarked, unusedCharacter } from "./marks.ts";
 

@@ -14,6 +14,10 @@ export interface SampleOptions {
   readonly eosId?: number | null;
   /** Texts that are judged stand among all tokens that the tokenizer puts around one or two: those of encoders. */
   readonly surround?: boolean;
+  /** Text in front of each text that an embedding is made of. */
+  readonly prompt?: string;
+  /** Puts such texts into lower case, letter by letter. */
+  readonly lowerCase?: boolean;
   /** The time that a template's `strftime_now` reads. */
   readonly now?: Date;
 }
@@ -24,7 +28,9 @@ export interface JudgedTexts {
   texts(texts: readonly string[], where: string): Sample;
   /** The tokens of a whole conversation. */
   whole(ids: Int32Array, where: string): Sample;
-  /** Each text by itself, among the tokens that the tokenizer puts around one. */
+  /** A text by itself, among the tokens that the tokenizer puts around one. */
+  alone(text: string, where: string): Sample;
+  /** The same of each text. */
   contrast(example: ContrastExample): Sample[];
   /** The query with each text, which alone is cut where both are too long. */
   ranked(example: RankedExample): Sample[];
@@ -37,20 +43,26 @@ export function createJudgedTexts(
 ): JudgedTexts {
   const place = options.surround ? surrounded : prefixed;
   const encoded = (texts: readonly string[], where: string) => texts.map((text) => encode(text, where));
+  const { prompt = "", lowerCase = false } = options;
+  const alone = (text: string, where: string): Sample => {
+    const ids = encode(lowerCase ? lowered(prompt + text) : prompt + text, where);
+    const { seconds: _, ...sample } = surrounded(tokenizer, [ids], where, options);
+    return sample;
+  };
   return {
     texts: (texts, where) => place(tokenizer, encoded(texts, where), where, options),
     whole: (ids, where) => unlabelled([ids], where, options),
-    contrast: ({ anchor, positives, negatives, where }) =>
-      encoded([anchor, ...positives, ...negatives], where).map((ids) => {
-        const { seconds: _, ...sample } = surrounded(tokenizer, [ids], where, options);
-        return sample;
-      }),
+    alone,
+    contrast: ({ anchor, positives, negatives, where }) => [anchor, ...positives, ...negatives].map((text) => alone(text, where)),
     ranked({ query, texts, where }) {
       const [first, ...others] = encoded([query, ...texts], where);
       return others.map((second) => place(tokenizer, [first!, second], where, { ...options, cut: "second" }));
     },
   };
 }
+
+/** Letter by letter, as tokenizers do it: the end of a word changes nothing. */
+const lowered = (text: string): string => Array.from(text, (letter) => letter.toLowerCase()).join("");
 
 /** Says which of two texts loses its end first. */
 interface Cutting extends SampleOptions {

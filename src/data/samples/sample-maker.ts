@@ -15,6 +15,10 @@ export type { SampleOptions };
 export interface SampleMaker {
   /** @throws {UserError} over-long samples, samples without a trainable token */
   samples(example: Example): Sample[];
+  /** A text by itself, among the tokens that the tokenizer puts around one. @throws {UserError} with `where` */
+  alone(text: string, where: string): Sample;
+  /** Tokens as they are. @throws {UserError} with `where` */
+  tokens(ids: Int32Array, where: string): Sample;
   /** Returns what examples had since the last call that is no error; counted, with the first place. */
   notices(): NoticeCount[];
   /** Changes whenever the same example might become other samples: names them in a cache. */
@@ -36,7 +40,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     return template;
   };
   const end = eosId === null ? [] : [eosId];
-  const { maxLength, truncate = false, surround = false, vocabSize, now = new Date() } = options;
+  const { maxLength, truncate = false, now = new Date() } = options;
   const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
   /** Returns the most of a text that a sample can need: tokenizing 100 MB in one piece would take gigabytes. */
   const bounded = (text: string, where: string): string => {
@@ -123,18 +127,22 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
   const day = readsDate(tokenizer) ? now.toDateString() : null;
   return {
     samples,
+    alone: judged.alone,
+    tokens: judged.whole,
     notices: notices.take,
-    key: JSON.stringify([
-      SAMPLER_VERSION,
-      tokenizer.fingerprint,
-      maxLength,
-      truncate,
-      vocabSize,
-      eosId,
-      day,
-      ...(surround ? ["surrounded"] : []),
-    ]),
+    key: keyOf(tokenizer, options, { eosId, day }),
   };
+}
+
+/** Everything that decides samples, as a text. */
+function keyOf(
+  tokenizer: Tokenizer,
+  { maxLength, truncate = false, vocabSize, surround = false, prompt = "", lowerCase = false }: SampleOptions,
+  { eosId, day }: { readonly eosId: number | null; readonly day: string | null },
+): string {
+  const own = [SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day];
+  const more = [...(surround ? ["surrounded"] : []), ...(prompt === "" ? [] : [{ prompt }]), ...(lowerCase ? ["lower"] : [])];
+  return JSON.stringify([...own, ...more]);
 }
 
 /** Tokens of a vocabulary are at most some hundred characters long (runs of spaces). */

@@ -1,6 +1,10 @@
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { readJsonObject } from "../../base/json.ts";
+import { z } from "zod";
+import { UserError } from "../../base/errors.ts";
+import { readText } from "../../base/files/files.ts";
+import { parseJson, readJsonObject, show } from "../../base/json.ts";
+import { parseWith } from "../../base/schema.ts";
 import type { Pooling } from "../../models/config.ts";
 
 /** Describes a model that gives texts embeddings, as sentence-transformers is told of it. */
@@ -41,12 +45,14 @@ export function embedderFiles({ pooling, width, maxLength }: Embedder): Readonly
   };
   const text = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
   return new Map([
-    ["modules.json", text(modules)],
+    [MODULES_FILE, text(modules)],
     ["sentence_bert_config.json", text({ max_seq_length: maxLength, do_lower_case: false })],
     ["1_Pooling/config.json", text(modes)],
     ["2_Normalize/config.json", text({})],
   ]);
 }
+
+const MODULES_FILE = "modules.json";
 
 /** The poolings of sentence-transformers by their keys in older versions, with their names in newer ones. */
 const MODES: Readonly<Record<string, Pooling>> = {
@@ -58,12 +64,86 @@ const MODES: Readonly<Record<string, Pooling>> = {
   lasttoken: "last",
 };
 
-/** The pooling that a model's folder of sentence-transformers says, in its words where we have none of it; null: it is no such folder. */
-export function saidPooling(folder: string): string | null {
-  const path = join(folder, "1_Pooling/config.json");
+/** Describes the way from a text to its embedding that a folder of sentence-transformers says. */
+export interface SaidEmbedder {
+  readonly pooling: Pooling;
+  /** True if embeddings are brought to length 1. */
+  readonly normalizes: boolean;
+  /** Tokens of a text, at most; null: the files say nothing of it. */
+  readonly maxLength: number | null;
+  /** True if texts are put into lower case first. */
+  readonly lowerCase: boolean;
+  /** Texts that are put in front of texts, by name. */
+  readonly prompts: Readonly<Record<string, string>>;
+  /** The name of the one that is put there unasked; null: none. */
+  readonly defaultPrompt: string | null;
+  /** False if the tokens of a prompt are no part of the mean. */
+  readonly poolsPrompt: boolean;
+  /** Numbers that are kept of an embedding; null: all. */
+  readonly dimensions: number | null;
+}
+
+const moduleSchema = z.array(z.looseObject({ path: z.string(), type: z.string() }));
+const settingsSchema = z.looseObject({
+  prompts: z.record(z.string(), z.string().nullable()).nullish(),
+  default_prompt_name: z.string().nullish(),
+  truncate_dim: z.int().positive().nullish(),
+});
+const textSchema = z.looseObject({ max_seq_length: z.int().positive().nullish(), do_lower_case: z.boolean().nullish() });
+
+/**
+ * Reads what a folder of sentence-transformers says of embeddings; null: it is no such folder.
+ * @throws {UserError} modules that are not supported, files that are damaged
+ */
+export function readEmbedder(folder: string): SaidEmbedder | null {
+  const path = join(folder, MODULES_FILE);
   if (!existsSync(path)) return null;
-  const raw = readJsonObject(path);
-  const said = Object.keys(raw).filter((key) => key.startsWith("pooling_mode_") && raw[key] === true);
-  const modes = typeof raw["pooling_mode"] === "string" ? [raw["pooling_mode"]] : said;
-  return modes.length === 0 ? null : modes.map((mode) => MODES[mode] ?? mode).join(" and ");
+  const modules = parseWith(moduleSchema, parseJson(readText(path), path), path);
+  const kinds = modules.map(({ type }) => type.split(".").at(-1)!);
+  if (!/^Transformer,Pooling(,Normalize)?$/.test(kinds.join()) || modules[0]!.path !== "") {
+    const found = modules.map((module, i) => `${kinds[i]!}${module.path === "" ? "" : ` in ${module.path}`}`).join(", ");
+    throw new UserError(
+      `${path}: the modules ${found} are not supported; expected Transformer in the folder itself, Pooling, and perhaps Normalize`,
+    );
+  }
+  const pooling = join(folder, modules[1]!.path, "config.json");
+  const raw = readJsonObject(pooling);
+  const texts = textsOf(folder);
+  const settingsPath = join(folder, "config_sentence_transformers.json");
+  const settings = existsSync(settingsPath) ? parseWith(settingsSchema, readJsonObject(settingsPath), settingsPath) : {};
+  return {
+    ...texts,
+    pooling: poolingOf(raw, pooling),
+    normalizes: kinds.includes("Normalize"),
+    prompts: Object.fromEntries(Object.entries(settings.prompts ?? {}).map(([name, text]) => [name, text ?? ""])),
+    defaultPrompt: settings.default_prompt_name ?? null,
+    poolsPrompt: raw["include_prompt"] !== false,
+    dimensions: settings.truncate_dim ?? null,
+  };
+}
+
+/** @throws {UserError} several at once, or one that there is not here */
+function poolingOf(raw: Readonly<Record<string, unknown>>, where: string): Pooling {
+  const flags = Object.keys(raw).filter((key) => key.startsWith("pooling_mode_") && raw[key] === true);
+  const said = raw["pooling_mode"] === undefined ? flags : ([raw["pooling_mode"]].flat() as unknown[]);
+  // Without a word it is the mean.
+  const [mode = "mean", ...more] = said;
+  const known = typeof mode === "string" && more.length === 0 && Object.hasOwn(MODES, mode) ? MODES[mode] : undefined;
+  if (known !== undefined) return known;
+  throw new UserError(
+    `${where}: the pooling ${show(said.length === 1 ? mode : said)} is not supported; expected mean, cls or lasttoken`,
+  );
+}
+
+/** Lengths are in a file with the name of a kind of model in old folders, and in the tokenizer's in new ones. */
+function textsOf(folder: string): Pick<SaidEmbedder, "maxLength" | "lowerCase"> {
+  const file = readdirSync(folder).find((name) => /^sentence_[\w-]+_config\.json$/.test(name));
+  const path = join(folder, file ?? "");
+  const { max_seq_length: own, do_lower_case: lowerCase } =
+    file === undefined ? {} : parseWith(textSchema, readJsonObject(path), path);
+  const tokenizer = join(folder, "tokenizer_config.json");
+  const most = existsSync(tokenizer) ? readJsonObject(tokenizer)["model_max_length"] : undefined;
+  // Tokenizers without a limit say 10^30.
+  const said = typeof most === "number" && Number.isSafeInteger(most) && most > 0 ? most : null;
+  return { maxLength: own ?? said, lowerCase: lowerCase ?? false };
 }

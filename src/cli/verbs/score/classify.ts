@@ -1,4 +1,4 @@
-import { classify, classifyFileSchema } from "../../../library/classify.ts";
+import { classify, classifyFileSchema } from "../../../library/texts/classify.ts";
 import { describeFlags } from "../../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../../flags/model-flags.ts";
 import { printEvent } from "../../terminal/display.ts";

@@ -1,14 +1,14 @@
-import { createBatches } from "../data/samples/batch.ts";
-import type { Sample } from "../data/samples/sample.ts";
-import { createSampleMaker, type SampleMaker } from "../data/samples/sample-maker.ts";
-import { roomOf } from "./open-decoder.ts";
-import { openScorer } from "./score.ts";
-import type { ReadWeightsOptions } from "../load/open-weights.ts";
-import type { OpenModel } from "../load/open-model.ts";
-import type { WeightStorage } from "../load/weights.ts";
-import { classifierHead } from "../objectives/index.ts";
-import { type Judgement, judgementOf } from "../objectives/judgement.ts";
-import type { Executor } from "../runtime/executor.ts";
+import { createBatches } from "../../data/samples/batch.ts";
+import type { Sample } from "../../data/samples/sample.ts";
+import { createSampleMaker, type SampleMaker } from "../../data/samples/sample-maker.ts";
+import { roomOf } from "../open-decoder.ts";
+import { openScorer } from "../score.ts";
+import type { ReadWeightsOptions } from "../../load/open-weights.ts";
+import type { OpenModel } from "../../load/open-model.ts";
+import type { WeightStorage } from "../../load/weights.ts";
+import { classifierHead } from "../../objectives/index.ts";
+import { type Judgement, judgementOf } from "../../objectives/judgement.ts";
+import type { Executor } from "../../runtime/executor.ts";
 
 /** Tokens of the rows that texts are put into, the smallest that each fits into; and the longest text. */
 const SIZES = [32, 128, 512, 2048];

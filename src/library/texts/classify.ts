@@ -1,24 +1,22 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
-import { UserError } from "../base/errors.ts";
-import { writeTextAtomic } from "../base/files/files.ts";
-import { createBreath } from "../base/process/event-loop.ts";
-import { type Mapping, createUnusedCounter, NO_MAPPING } from "../data/examples/columns.ts";
-import { readEntries } from "../data/examples/dataset.ts";
-import { type Example, exampleOf, readMapping } from "../data/examples/formats.ts";
-import { promptFiles } from "../data/examples/sources.ts";
-import { type DataRecord, parseRecord } from "../data/examples/values.ts";
-import { createBatches } from "../data/samples/batch.ts";
-import { createSampleMaker } from "../data/samples/sample-maker.ts";
-import { createSampleStore } from "../data/samples/sample-store.ts";
-import { openScorer } from "../generate/score.ts";
-import { nameOf } from "../load/text-head.ts";
-import { withModel } from "../load/open-model.ts";
-import { checkContext, contextLimit } from "../models/context.ts";
-import { classifierHead } from "../objectives/index.ts";
-import { type Judgement, judgementOf } from "../objectives/judgement.ts";
-import { trainConfigSchema } from "../train/config.ts";
-import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "./options.ts";
+import { UserError } from "../../base/errors.ts";
+import { writeTextAtomic } from "../../base/files/files.ts";
+import { createBreath } from "../../base/process/event-loop.ts";
+import { readMapping } from "../../data/examples/formats.ts";
+import type { DataRecord } from "../../data/examples/values.ts";
+import { createBatches } from "../../data/samples/batch.ts";
+import { createSampleMaker } from "../../data/samples/sample-maker.ts";
+import { createSampleStore } from "../../data/samples/sample-store.ts";
+import { openScorer } from "../../generate/score.ts";
+import { nameOf } from "../../load/text-head.ts";
+import { withModel } from "../../load/open-model.ts";
+import { checkContext, contextLimit } from "../../models/context.ts";
+import { classifierHead } from "../../objectives/index.ts";
+import { type Judgement, judgementOf } from "../../objectives/judgement.ts";
+import { trainConfigSchema } from "../../train/config.ts";
+import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "../options.ts";
+import { readText, type ReadText, readTexts } from "./read-texts.ts";
 
 const COMMON = {
   ...MODEL_OPTIONS,
@@ -105,9 +103,13 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
       });
       const records: DataRecord[] = [];
       const store = createSampleStore(() => "");
-      const examples = "texts" in flags ? examplesOf(flags.texts) : readTexts(flags.data, readMapping(flags), onNote);
-      for await (const { example, record } of examples) {
+      const texts =
+        "texts" in flags
+          ? textsInMemory(flags.texts)
+          : readTexts(flags.data, { mapping: readMapping(flags), onNote, complete: withStandIn });
+      for await (const text of texts) {
         signal?.throwIfAborted();
+        const { example, record } = textOf(text);
         store.add(maker.samples(example)[0]!, records.push(record));
       }
       const samples = store.finish();
@@ -143,12 +145,6 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
   );
 }
 
-interface TextToJudge {
-  readonly example: Example;
-  /** The text as it came, without a label. */
-  readonly record: DataRecord;
-}
-
 /** A text without a label is read as one with it: nothing looks at the label. */
 const STAND_IN = "-";
 
@@ -158,7 +154,8 @@ const withStandIn = (record: DataRecord): DataRecord =>
 /** Keys of a text that stand in its line of the result. */
 const TEXT_KEYS = ["text", "text_pair", "messages", "tools", "prompt", "completion"];
 
-function textOf(example: Example, record: DataRecord): TextToJudge {
+/** The text as it came, without a label. @throws {UserError} an example of another kind */
+function textOf({ example, record }: ReadText): ReadText {
   if (example.kind !== "labelled" && example.kind !== "completion")
     throw new UserError(
       `${example.where}: expected {"text"}, {"text", "text_pair"}, {"messages"} or {"prompt", "completion"}; a text to be judged is none of the other formats`,
@@ -167,48 +164,9 @@ function textOf(example: Example, record: DataRecord): TextToJudge {
   return { example, record: Object.fromEntries(own.map((key) => [key, record[key]])) };
 }
 
-function readRecord(
-  record: DataRecord,
-  where: string,
-  mapping: Mapping = NO_MAPPING,
-  unused: (column: string) => void = () => {},
-): TextToJudge {
-  const complete = withStandIn(record);
-  return textOf(exampleOf(complete, where, { mapping, unused }), complete);
-}
-
-function* examplesOf(texts: z.output<typeof classifyTextsSchema>["texts"]): Generator<TextToJudge> {
+function* textsInMemory(texts: z.output<typeof classifyTextsSchema>["texts"]): Generator<ReadText> {
   for (const [i, text] of texts.entries()) {
     const record = typeof text === "string" ? { text } : Array.isArray(text) ? { messages: text } : text;
-    yield readRecord(record, `text ${i + 1}`);
-  }
-}
-
-/** The texts of files, or of standard input, which is read as a whole. @throws {UserError} at the first bad one, with its place */
-async function* readTexts(data: string, mapping: Mapping, onNote: (text: string) => void): AsyncGenerator<TextToJudge> {
-  if (data === "-") return yield* textsOfLines(await Bun.stdin.text(), "standard input", mapping);
-  for (const path of promptFiles(data)) {
-    if (path.endsWith(".txt")) {
-      yield* textsOfLines(await Bun.file(path).text(), path, mapping);
-      continue;
-    }
-    const unused = createUnusedCounter();
-    for await (const entry of readEntries(path, { mapping, unused: unused.count })) {
-      let record: DataRecord = {};
-      const example = entry.parse((read) => (record = withStandIn(read)));
-      yield textOf(example, record);
-    }
-    const note = unused.note(path);
-    if (note !== null) onNote(note);
-  }
-}
-
-/** Lines of text, or JSON objects where the first begins with a brace; empty lines are none. */
-function* textsOfLines(all: string, name: string, mapping: Mapping): Generator<TextToJudge> {
-  const isJson = all.trimStart().startsWith("{");
-  for (const [i, line] of all.split(/\r?\n/).entries()) {
-    if (line.trim() === "") continue;
-    const where = `${name}:${i + 1}`;
-    yield readRecord(isJson ? parseRecord(line, where) : { text: line }, where, mapping);
+    yield readText(record, `text ${i + 1}`, withStandIn);
   }
 }

@@ -1,8 +1,8 @@
 import { z } from "zod";
-import type { MicroBatch, Span } from "../data/samples/batch.ts";
-import { POOLINGS } from "../models/config.ts";
-import { logSoftmax } from "./logistic.ts";
-import { defineObjective, type Judgement, type LogitsHead } from "./objective.ts";
+import type { MicroBatch, Span } from "../../data/samples/batch.ts";
+import { POOLINGS } from "../../models/config.ts";
+import { logSoftmax } from "../logistic.ts";
+import { defineObjective, type Judgement, type LogitsHead } from "../objective.ts";
 
 /**
  * Embeddings of texts, by contrast (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; Henderson et al. 2017,
@@ -24,8 +24,10 @@ export const embed = defineObjective({
   flags: {
     pooling: z
       .enum(POOLINGS)
-      .default("mean")
-      .describe("embed: what of the last hidden states is a text's embedding: mean of its tokens, cls (the first), last"),
+      .optional()
+      .describe(
+        "embed: what of the last hidden states is a text's embedding: mean of its tokens, cls (the first), last (as the model's folder says; else mean of a text encoder, last of other models)",
+      ),
     embedScale: z.number().positive().default(20).describe("embed: factor of the cosines in the softmax, 1 / temperature"),
     gradCache: z
       .boolean()
@@ -33,7 +35,8 @@ export const embed = defineObjective({
       .describe("embed: hold the texts of all micro-batches of a step against each other, for one more forward (GradCache)"),
     hardNegatives: z.int().min(0).max(64).default(0).describe("embed: hard negatives that each example has"),
   },
-  create: ({ pooling, embedScale: scale, gradCache }): LogitsHead => ({
+  // The pooling is settled before, where the model's folder is known.
+  create: ({ pooling = "mean", embedScale: scale, gradCache }): LogitsHead => ({
     kind: "logits",
     outputs: 0,
     pooling,
