@@ -4,8 +4,8 @@
  * widened block by block. Blocks are fixed by the sizes, and sums over them are taken in a fixed order.
  *
  * A chunk of the rows with a label is in memory at a time: n of them, entries [first, first + chunk) of `rows` as far as there are any.
- * The commands that read W take it page by page, a page being a range of blocks, so that W need not be in memory whole; sums go on from page
- * to page in an order that does not depend on where pages end.
+ * The commands that read W take it page by page, a page being a range of blocks, so that neither W nor the logits need be in memory whole; sums go
+ * on from page to page in an order that does not depend on where pages end.
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { F32, floatBytes, loadFloats } from "./half";
@@ -26,8 +26,8 @@ let labels: usize = 0, rows: usize = 0, logits: usize = 0, maxima: usize = 0, su
 let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 = 0, blocks: i32 = 0;
 
 /**
- * Operands of all: labels i32[T], rows i32[T], count i32[1], logits [V][n], maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk,
- * H, V, rows of a block.
+ * Operands of all: labels i32[T], rows i32[T], count i32[1], the page's logits, [rows of a block][n] for each of its blocks, of which each has room for a whole
+ * chunk, maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk, H, V, rows of a block.
  *
  * - NativeLogits: ..., h [chunk, H], W's page, best i32[blocks][chunk] or null, scales of a quantised page or null; ..., type of W, session of A B^T, soft cap (0: none),
  *   first block of the page and its end.
@@ -60,6 +60,12 @@ function blockRows(b: i32): i32 {
   return min(block, vocabulary - b * block);
 }
 
+// @ts-ignore: decorator
+@inline
+function pageLogits(index: i32): usize {
+  return logits + (<usize>index * block * int(1) << 2);
+}
+
 /** Block `b` of W as f32, of a page that begins with block `from`: in place, or widened into the thread's scratch. With `codeScales` W is quantised. */
 function blockOf(w: usize, type: i32, codeScales: usize, b: i32, from: i32): usize {
   const at = <usize>(b - from) * block * width;
@@ -84,7 +90,7 @@ function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void
   const end = from + partEnd(pageBlocks, 1);
   for (let b = from + partStart(pageBlocks, 1); b < end; b++) {
     const count = blockRows(b);
-    const x = logits + (<usize>b * block * n << 2);
+    const x = pageLogits(b - from);
     product(session, blockOf(w, type, codeScales, b, from), h, 0, x, count, n, width, false, true, NO_ADDEND);
     if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
@@ -239,7 +245,7 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
         else if (c != dw) memory.copy(dw + skipped, c + skipped, <usize>count * lineBytes);
         continue;
       }
-      const x = logits + (<usize>b * block * n << 2);
+      const x = pageLogits(b - from);
       const at = <usize>b * int(1) << 2;
       if (cap != 0) differentiateCap(x, count, maxima + at, cap);
       scaleBlock(x, count, sums + at, factor);

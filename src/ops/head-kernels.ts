@@ -13,6 +13,11 @@ export type HeadAttrs = {
   readonly softcap?: number;
   /** Factor of a low-rank update of the logits; absent: there is none. */
   readonly alpha?: number;
+  /**
+   * 1: logits may be computed a second time for their gradient, instead of being kept, so that many rows pass over W together. W is read twice,
+   * whatever their number, and little memory is needed, at the price of a third product. The results are the same.
+   */
+  readonly recompute?: 1;
 };
 
 /** Where an operator has the two matrices of a low-rank update, its inputs `at` and `at + 1`. */
@@ -33,6 +38,7 @@ export function headInputs(e: KernelEmitter<HeadAttrs>) {
     labels: e.input(2)!,
     scale: e.input(3),
     softcap: e.attrs.softcap,
+    recompute: e.attrs.recompute === 1,
   };
 }
 

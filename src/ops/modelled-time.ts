@@ -33,7 +33,7 @@ function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
     case "TokenCrossEntropy":
       return 2 * rows() * size(1);
     case "LinearCrossEntropyGrad":
-      return (node.inputs[5] ? 6 : 4) * rows() * size(1);
+      return ((node.inputs[5] ? 6 : 4) + (node.attrs["recompute"] ? 2 : 0)) * rows() * size(1);
     case "RowNorm":
       return 2 * shape(1)[0]! * size(0);
     default:

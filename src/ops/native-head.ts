@@ -31,6 +31,8 @@ export interface HeadOperands {
   readonly scale: string | null;
   /** Absent: the logits are not capped. */
   readonly softcap?: number;
+  /** Logits are computed again for their gradient, page by page, instead of being kept. */
+  readonly recompute?: boolean;
   /** The loss; null: not wanted. */
   readonly loss: Operand;
   /** How many labels have the greatest logit; null: not wanted. */
@@ -57,51 +59,87 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   if (!e.native || block < 16 || chunk === null) return false;
   const blocks = Math.ceil(vocab / block);
   const [rows, count, losses] = [e.scratch(4 * tokens), e.scratch(4), e.scratch(4 * tokens)];
-  const hidden = e.scratch(4 * chunk * width);
-  const logits = e.scratch(4 * chunk * vocab);
-  const [maxima, sums, own] = [e.scratch(4 * blocks * chunk), e.scratch(4 * blocks * chunk), e.scratch(4 * chunk)];
-  const [best, hits] = correct === null ? [null, null] : [e.scratch(4 * blocks * chunk), e.scratch(4 * tokens)];
-  const parts = gradient?.dh ? e.scratch(4 * PARTS * chunk * width) : null;
-  const common: Operand[] = [labels, rows, count, logits, maxima, sums, own];
+  const hits = correct === null ? null : e.scratch(4 * tokens);
+  const pages = pagesOf(e, w, block);
+  const group =
+    pages.length > 1 && (!gradient || operands.recompute) ? groupChunks(tokens, chunk, width, gradient?.dh != null) : 1;
+  /** True: pages of logits take each other's place, and what the gradient needs of them is computed again. */
+  const isPaged = group > 1;
+  const logits = e.scratch(4 * chunk * (isPaged ? Math.max(...pages.map(blocksOf)) * block : vocab));
+  const states = Array.from({ length: group }, () => ({
+    hidden: e.scratch(4 * chunk * width),
+    maxima: e.scratch(4 * blocks * chunk),
+    sums: e.scratch(4 * blocks * chunk),
+    own: e.scratch(4 * chunk),
+    best: correct === null ? null : e.scratch(4 * blocks * chunk),
+    parts: gradient?.dh ? e.scratch(4 * PARTS * chunk * width) : null,
+  }));
+  /** Sums that are computed a second time, where the first ones have become factors. */
+  const repeated = isPaged && gradient ? e.scratch(4 * blocks * chunk) : null;
   const { bType = "f32", quantised } = stored;
   const type = quantised?.format ?? HALF_CODE[bType];
   const codeScales = quantised?.scales ?? null;
   const words = sessionsOf(e.native);
-  const pages = pagesOf(e, w, block);
   const step = scale === null ? 0 : scaleStep(e, scale);
 
   e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
-  for (let first = 0; first < tokens; first += chunk) {
-    const size = Math.min(chunk, tokens - first);
-    // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
-    const sizes: Scalar[] = [first, chunk, width, vocab, block];
-    e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
-    for (const page of pages) {
-      const operands = [...common, hidden, page.of(w), best, page.of(codeScales)];
-      e.emit(Opcode.NativeLogits, operands, [...sizes, type, ...words.logits, { f32: softcap }, ...page.blocks]);
-    }
-    e.emit(Opcode.NativeLogitsEnd, [...common, step === 0 ? null : scale, losses, best, hits], sizes);
+  for (let start = 0; start < tokens; start += group * chunk) {
+    const chunks = states.flatMap((state, i) => {
+      const first = start + i * chunk;
+      if (first >= tokens) return [];
+      const common = (page: Page | null, sums: Operand): Operand[] => {
+        const offset = page === null || isPaged ? 0 : 4 * page.blocks[0] * block * chunk;
+        return [labels, rows, count, { base: logits, offset }, state.maxima, sums, state.own];
+      };
+      // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
+      const sizes: Scalar[] = [first, chunk, width, vocab, block];
+      return [{ ...state, first, size: Math.min(chunk, tokens - first), sizes, common }];
+    });
+    const emitLogits = ({ hidden, sizes, common }: (typeof chunks)[number], page: Page, sums: Operand, best: Operand) =>
+      e.emit(
+        Opcode.NativeLogits,
+        [...common(page, sums), hidden, page.of(w), best, page.of(codeScales)],
+        [...sizes, type, ...words.logits, { f32: softcap }, ...page.blocks],
+      );
+    for (const { first, size, hidden } of chunks) e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
+    for (const page of pages) for (const each of chunks) emitLogits(each, page, each.sums, each.best);
+    for (const { common, sums, best, sizes } of chunks)
+      e.emit(Opcode.NativeLogitsEnd, [...common(null, sums), step === 0 ? null : scale, losses, best, hits], sizes);
     if (!gradient) continue;
     const { dloss, dh, dw, sum } = gradient;
-    // The first chunk starts from the sum, the others from what is there.
-    const start = dw === null ? null : first > 0 ? dw : sum;
-    const weight = start === null ? words.weight : words.weightAdd;
     for (const page of pages) {
-      e.emit(
-        Opcode.NativeLogitsGrad,
-        [...common, hidden, page.of(w), scale, dloss, parts, dw, start, page.of(codeScales)],
-        [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }, step, ...page.blocks],
-      );
+      for (const each of chunks) {
+        const { first, hidden, sums, parts, sizes, common } = each;
+        if (repeated) emitLogits(each, page, repeated, null);
+        // The first chunk starts from the sum, the others from what is there.
+        const start = dw === null ? null : first > 0 ? dw : sum;
+        const weight = start === null ? words.weight : words.weightAdd;
+        e.emit(
+          Opcode.NativeLogitsGrad,
+          [...common(page, sums), hidden, page.of(w), scale, dloss, parts, dw, start, page.of(codeScales)],
+          [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }, step, ...page.blocks],
+        );
+      }
     }
-    if (!parts) continue;
-    e.emit(Opcode.NativeLogitsSum, [...common, parts, hidden], [...sizes, PARTS]);
-    e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, size, width]);
+    for (const { first, size, hidden, sums, parts, sizes, common } of chunks) {
+      if (!parts) continue;
+      e.emit(Opcode.NativeLogitsSum, [...common(null, sums), parts, hidden], [...sizes, PARTS]);
+      e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, size, width]);
+    }
   }
   if (gradient?.dh) e.emit(Opcode.ClearRows, [labels, gradient.dh], [tokens, width]);
   if (tokenLosses !== undefined) emitTokenLosses(e, { losses, rows, count, labels, tokens }, tokenLosses);
   if (loss !== null) e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
   if (correct !== null) e.emit(Opcode.HitSum, [hits, count, correct], []);
   return true;
+}
+
+/** Chunks that pass over W together: as many as their rows of h, and of its gradient, leave memory for that a chunk's logits would take. */
+function groupChunks(tokens: number, chunk: number, width: number, hasGradient: boolean): number {
+  const chunks = Math.ceil(tokens / chunk);
+  const bytes = 4 * chunk * width * (hasGradient ? 1 + PARTS : 1);
+  const most = Math.max(1, Math.floor(LOGITS_BYTES / bytes));
+  return Math.ceil(chunks / Math.ceil(chunks / most));
 }
 
 /** A range of blocks of W. */
@@ -111,6 +149,8 @@ interface Page {
   /** Its part of an operand that has a row for each class. */
   of(operand: Operand): Operand;
 }
+
+const blocksOf = ({ blocks: [from, to] }: Page): number => to - from;
 
 function pagesOf(e: Pick<Emitter, "type">, w: string, block: number): Page[] {
   const vocab = e.type(w).shape[0]!;

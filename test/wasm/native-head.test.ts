@@ -6,6 +6,7 @@ import { Cast, CAST_TO } from "../../src/ops/cast.ts";
 import type { HeadAttrs } from "../../src/ops/head-kernels.ts";
 import { LinearCrossEntropy, LinearCrossEntropyGrad } from "../../src/ops/linear-cross-entropy.ts";
 import { chunkRows } from "../../src/ops/native-head.ts";
+import type { Program } from "../../src/runtime/executor.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import { runOn, sharedExecutors } from "../support/executor.ts";
 import {
@@ -38,11 +39,13 @@ interface Case {
   readonly softcap?: number;
   /** A scale of its own for each token: of either sign, some 0. */
   readonly scales?: boolean;
+  /** Logits are computed again for their gradient. */
+  readonly recompute?: boolean;
 }
 
 /** The loss as the forward computes it, and gradients with the loss as the gradient operator does. */
-function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap, scales }: Case): Graph {
-  const attrs: HeadAttrs = softcap === undefined ? {} : { softcap };
+function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap, scales, recompute }: Case): Graph {
+  const attrs: HeadAttrs = { ...(softcap !== undefined && { softcap }), ...(recompute && { recompute: 1 }) };
   const builder = new GraphBuilder("head");
   const h = builder.input("h", "boundary", { dtype: "f32", shape: [tokens, width] });
   const stored = builder.input("w", "param", { dtype, shape: [vocab, width] });
@@ -109,6 +112,36 @@ describe("native head", () => {
       for (const [name, values] of expected) expectWithin(name, relativeError(actual.get(name)!, values), 2e-6);
       const list = (results: Map<string, Data>) => [...results.values()];
       for (const threads of [2, 3]) expectSameBits(`${threads} threads`, list(await run("native", threads)), list(actual));
+    });
+  }
+
+  // Of two pages, in two chunks.
+  const LARGE: readonly Case[] = [
+    { tokens: 200, width: 514, vocab: 9_001, every: 1, labelled: 190, wanted: ["dh", "dw"], sum: true },
+    { tokens: 240, width: 1030, vocab: 9_001, every: 1, labelled: 203, wanted: ["dh"], dtype: "bf16", softcap: 5, scales: true },
+  ];
+
+  for (const shape of LARGE) {
+    test(`logits that are computed again give the same bits, in less memory and with fewer reads: ${JSON.stringify(shape)}`, async () => {
+      const feeds = feedsOf(shape);
+      const run = async (recompute: boolean, threads: number) => {
+        const native = await executor("native", threads);
+        const graph = head({ ...shape, recompute });
+        return { results: [...runOn(native, graph, feeds, { times: 2 }).values()], program: native.prepare(graph) };
+      };
+      const kept = await run(false, 2);
+      const again = await run(true, 2);
+      expectSameBits("computed again", again.results, kept.results);
+      expectSameBits("with 3 threads", (await run(true, 3)).results, kept.results);
+      const readBytes = ({ reads }: Program) => {
+        // Commands in a row that read the same page have it once.
+        const changes = reads.filter(({ offset, input }, i) => offset !== reads[i - 1]?.offset || input !== reads[i - 1]?.input);
+        return changes.reduce((sum, { bytes }) => sum + bytes, 0);
+      };
+      const bytes = (shape.dtype === "bf16" ? 2 : 4) * shape.vocab * shape.width;
+      // The forward operator reads W once, its gradient twice, or twice for each chunk.
+      expect(readBytes(again.program)).toBe(3 * bytes);
+      expect(readBytes(kept.program)).toBe(5 * bytes);
     });
   }
 

@@ -10,6 +10,7 @@ import type { OptimizerChoice } from "../../optimizers/index.ts";
 import { type OptimizerPlan, planOptimizer, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
 import { atRest, hasAdapters, type Tuning, withoutDropout } from "../../models/tuning.ts";
 import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
+import { withRecomputedLogits } from "../../models/chain/recomputed-logits.ts";
 import { buildLogits, buildSegments } from "../../models/chain/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
 import { modelledSeconds } from "../../ops/modelled-time.ts";
@@ -187,7 +188,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     head: options.head,
     texts: options.texts,
   });
-  const build = (each: SegmentOptions) => inPrecision(buildSegments(config, each), compute);
+  const build = (each: SegmentOptions): readonly Segment[] => inPrecision(buildSegments(config, each), compute);
   const built = new Map(
     options.tokens.map((tokens) => {
       const segments = build(segmentOptions(tokens));
@@ -202,6 +203,14 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     }),
   );
   const most = Math.max(...options.tokens);
+  const recomputing = lazily(
+    () => new Map([...built].map(([tokens, each]) => [tokens, { ...each, segments: withRecomputedLogits(each.segments) }])),
+  );
+  /** The chains, of which the head suits where its weight lies; only kernels read it piece by piece. */
+  const builtFor = ({ streamed }: Pick<Residency, "streamed">): typeof built => {
+    const isStreamed = [...built.get(most)!.segments.at(-1)!.params.values()].some((name) => streamed.has(name));
+    return isStreamed && executor.reach.kind === "shared" ? recomputing() : built;
+  };
   const probes = new Map(
     options.verifyReplay ? [...built].map(([tokens, { segments }]) => [tokens, createProbes(segments, programs)]) : [],
   );
@@ -250,7 +259,10 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
           executor,
           programs,
           params,
-          chains: [...[...built.values()].map(({ segments }) => segments), ...between],
+          chains: [
+            ...[...builtFor({ streamed: new Set(params.map(({ name }) => name)) }).values()].map(({ segments }) => segments),
+            ...between,
+          ],
           canStream: stream.canStream,
         })
       : null,
@@ -258,16 +270,19 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const alternativesOf = (choices: readonly Residency[], times: SecondsOf): Alternative[] => {
     const secondsOf = lazilyBy(times);
     // What a schedule runs is the same for all of them.
-    const timed = lazilyBy((schedule: Schedule) => {
-      const graphs = sequenceGraphs(trained, schedulePrograms(trained, schedule));
-      return { sequence: sequenceOf(graphs), seconds: graphs.map(({ graph }) => secondsOf(graph)) };
-    });
+    const timed = lazilyBy((schedule: Schedule) =>
+      lazilyBy((chains: typeof built) => {
+        const { segments } = chains.get(most)!;
+        const graphs = sequenceGraphs(segments, schedulePrograms(segments, schedule));
+        return { sequence: sequenceOf(graphs), seconds: graphs.map(({ graph }) => secondsOf(graph)) };
+      }),
+    );
     return choices.map((residency) => ({
       fixed: fixedOf(residency),
       streams: residency.streamed.size > 0,
       wait(schedule, bandwidth) {
         if (residency.streamed.size === 0) return 0;
-        const { sequence, seconds } = timed(schedule);
+        const { sequence, seconds } = timed(schedule)(builtFor(residency));
         return streamingOf(sequence, seconds, residency)!.wait(bandwidth);
       },
     }));
@@ -275,6 +290,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
 
   /** Plans with given weights in memory. */
   const under = (residency: Residency): ModelPlan => {
+    const chains = builtFor(residency);
     const fixed = fixedOf(residency);
     const updateBytes = updateBytesOf(residency);
     const betweenBytes = Math.max(
@@ -292,8 +308,8 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       const { times, link, room, limit, entries, before } = round;
       const steps = new Map<number, TokenPlan>();
       // The largest first: it decides whether a limit can be kept.
-      for (const tokens of [...built.keys()].sort((a, b) => b - a)) {
-        const { segments, withoutDropout } = built.get(tokens)!;
+      for (const tokens of [...chains.keys()].sort((a, b) => b - a)) {
+        const { segments, withoutDropout } = chains.get(tokens)!;
         const chain = buildChain(segments, programs, times, link && { link, alignment });
         if (betweenBytes > room) throw new LimitError(room, Math.max(betweenBytes, smallestPlan(chain).placement.extent));
         const known = before?.get(tokens);
