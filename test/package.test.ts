@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { combinations } from "./support/slow.ts";
+import { combinations, slowTest } from "./support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -106,7 +106,7 @@ describe("the package", () => {
     rmSync(join(work, "bare"), { recursive: true });
   });
 
-  test("trains with the kernels that came with it", () => {
+  slowTest("trains with the kernels that came with it", () => {
     const train = remat("train", "devils-dictionary", "--steps", "1", "--eval-limit", "64", "--no-sample", "--output", "run");
     expect(train.code).toBe(0);
     expect(readdirSync(join(work, "run"))).toContain("adapter_model.safetensors");

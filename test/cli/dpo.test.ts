@@ -3,6 +3,7 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
 import { ok, refused, remat, writeTinyModel } from "../support/cli.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -104,38 +105,41 @@ describe("train --objective dpo", () => {
     );
   });
 
-  test("the same to the bit: without gradient checkpointing, with the reference from the cache or made anew, resumed", async () => {
-    const whole = await train("whole", "--steps", "6", "--gradient-accumulation", "2", "--save-every", "2", "--valid", held);
-    const files = kept().length;
-    const again = await train(
-      "again",
-      "--steps",
-      "6",
-      "--gradient-accumulation",
-      "2",
-      "--valid",
-      held,
-      "--no-gradient-checkpointing",
-    );
-    expect(kept()).toHaveLength(files);
-    expect(numbers(again)).toEqual(numbers(whole));
-    expect(bytes(again)).toEqual(bytes(whole));
-    // Another beta has the same reference.
-    await train("beta", "--steps", "6", "--gradient-accumulation", "2", "--valid", held, "--dpo-beta", "0.3");
-    expect(kept()).toHaveLength(files);
+  slowTest(
+    "the same to the bit: without gradient checkpointing, with the reference from the cache or made anew, resumed",
+    async () => {
+      const whole = await train("whole", "--steps", "6", "--gradient-accumulation", "2", "--save-every", "2", "--valid", held);
+      const files = kept().length;
+      const again = await train(
+        "again",
+        "--steps",
+        "6",
+        "--gradient-accumulation",
+        "2",
+        "--valid",
+        held,
+        "--no-gradient-checkpointing",
+      );
+      expect(kept()).toHaveLength(files);
+      expect(numbers(again)).toEqual(numbers(whole));
+      expect(bytes(again)).toEqual(bytes(whole));
+      // Another beta has the same reference.
+      await train("beta", "--steps", "6", "--gradient-accumulation", "2", "--valid", held, "--dpo-beta", "0.3");
+      expect(kept()).toHaveLength(files);
 
-    const part = ["--steps", "6", "--gradient-accumulation", "2", "--save-every", "2", "--valid", held];
-    const output = join(folder, "part");
-    await train("part", ...part);
-    const newest = readdirSync(join(output, "checkpoints")).find((name) => /-0*6$/.test(name))!;
-    rmSync(join(output, "checkpoints", newest), { recursive: true });
-    // What is kept is damaged: it is made anew, of the model as it was before training.
-    for (const name of kept()) writeFileSync(join(cache, "references", name), "no numbers");
-    const shown = await shownBy("part", ...part, "--resume");
-    expect(shown).toMatch(/resumed +after step 4/);
-    expect(numbers(output)).toEqual(numbers(whole));
-    expect(bytes(output)).toEqual(bytes(whole));
-  });
+      const part = ["--steps", "6", "--gradient-accumulation", "2", "--save-every", "2", "--valid", held];
+      const output = join(folder, "part");
+      await train("part", ...part);
+      const newest = readdirSync(join(output, "checkpoints")).find((name) => /-0*6$/.test(name))!;
+      rmSync(join(output, "checkpoints", newest), { recursive: true });
+      // What is kept is damaged: it is made anew, of the model as it was before training.
+      for (const name of kept()) writeFileSync(join(cache, "references", name), "no numbers");
+      const shown = await shownBy("part", ...part, "--resume");
+      expect(shown).toMatch(/resumed +after step 4/);
+      expect(numbers(output)).toEqual(numbers(whole));
+      expect(bytes(output)).toEqual(bytes(whole));
+    },
+  );
 
   test("full, with every loss; an adapter that is trained further is held against itself", async () => {
     for (const loss of ["hinge", "ipo"]) {

@@ -45,7 +45,7 @@ describe("the program as one file", () => {
     expect(readFileSync(program).includes(root)).toBe(false);
   });
 
-  test("trains the bundled example, answers with what it learned, and serves it", async () => {
+  slowTest("trains the bundled example, answers with what it learned, and serves it", async () => {
     const trained = await remat("train", "--steps", "2", "--eval-limit", "100", "--no-sample");
     expect(trained.code, trained.stderr).toBe(0);
     // What it can do better is said.

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
 import { refused, remat, writeTinyModel } from "../support/cli.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -66,7 +67,7 @@ describe("train --objective kto", () => {
       expect(Math.abs((score[name] as number) / (last[name] as number) - 1)).toBeLessThan(1e-3);
   });
 
-  test("the same to the bit: without gradient checkpointing, resumed", async () => {
+  slowTest("the same to the bit: without gradient checkpointing, resumed", async () => {
     const steps = ["--steps", "6", "--gradient-accumulation", "2", "--batch-size", "2", "--valid", held, "--kto-beta", "0.3"];
     const { output: whole } = await train("whole", ...steps);
     const { output: again, shown: alike } = await train("again", ...steps, "--no-gradient-checkpointing");

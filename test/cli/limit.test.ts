@@ -1,9 +1,9 @@
-import { expect, setDefaultTimeout, test } from "bun:test";
+import { expect, setDefaultTimeout } from "bun:test";
 import { join } from "node:path";
 import type { RunEvent } from "../../src/train/run/events.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { rematApart } from "../support/cli.ts";
-import { SLOW, slowTest } from "../support/slow.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -11,9 +11,9 @@ const folder = temporaryFolder();
 const MIB = 2 ** 20;
 
 /** Optimizer steps of the runs with a given limit, and of those with the least one: memory that leaks shows after many. */
-const [STEPS, LEAST_STEPS] = SLOW ? [80, 20] : [12, 4];
+const [STEPS, LEAST_STEPS] = [80, 20];
 /** Tokens of an evaluation. */
-const EVALUATED = SLOW ? 512 : 64;
+const EVALUATED = 512;
 
 /** Flags of a run with evaluations and checkpoints, `parts` of each. */
 const often = (steps: number, parts: number): string[] =>
@@ -27,12 +27,12 @@ function train(method: string, limit: number, flags: readonly string[]) {
 }
 
 // The high-water mark of the process covers start-up, planning, evaluations, checkpoints, samples and the export.
+// memory.test.ts has such runs in the plain suite.
 const GIVEN = [
   ["lora", 215, ["--no-packing", "--batch-size", "2"]],
-  // memory.test.ts has such runs too.
-  ...(SLOW ? ([["full", 240, []]] as const) : []),
+  ["full", 240, []],
 ] as const;
-test.each(GIVEN)(`%s: ${STEPS} steps with a limit of %d MiB never take a tenth more`, async (method, limit, flags) => {
+slowTest.each(GIVEN)(`%s: ${STEPS} steps with a limit of %d MiB never take a tenth more`, async (method, limit, flags) => {
   const { code, stdout, stderr } = await train(method, limit, [...often(STEPS, 4), ...flags]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const events = stdout

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSyn
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat, rematApart } from "../support/cli.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -35,7 +36,7 @@ const places = (name: string): string => {
 };
 
 describe("train --offload", () => {
-  test("the same losses; metrics say what was moved; nothing is left in either folder", async () => {
+  slowTest("the same losses; metrics say what was moved; nothing is left in either folder", async () => {
     const kept = await remat(train("kept", 2, "--no-gradient-checkpointing"));
     expect(kept).toMatchObject({ code: 0 });
     const { code, stderr } = await remat(train("auto", 2, "--no-gradient-checkpointing", "--offload", "auto"));

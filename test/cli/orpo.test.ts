@@ -3,6 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
 import { ok, refused, remat, writeTinyModel } from "../support/cli.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -83,26 +84,29 @@ describe("train --objective orpo", () => {
     );
   });
 
-  test("the same to the bit: without gradient checkpointing, within a limit, with replay checks, and resumed in the middle", async () => {
-    const flags = ["--steps", "6", "--gradient-accumulation", "2", "--dropout", "0.1"];
-    const whole = await train("whole", ...flags, "--no-gradient-checkpointing");
-    for (const [name, ...more] of [
-      ["checked", "--verify-replay"],
-      ["limited", "--activation-memory", "1.15MiB"],
-      ["revolve", "--slots", "1", "--threads", "2"],
-    ] as const) {
-      const other = await train(name, ...flags, ...more);
-      expect(other.adapter).toBe(whole.adapter);
-      expect(numbers(other.lines)).toEqual(numbers(whole.lines));
-    }
-    await train("resumed", ...flags.with(1, "3"));
-    const resumed = await train("resumed", ...flags, "--resume");
-    expect(resumed.adapter).toBe(whole.adapter);
-    expect(numbers(resumed.lines)).toEqual(numbers(whole.lines));
-    const again = ["train", ...common, ...constant, "--data", data, "--output", join(folder, "resumed"), ...flags, "--resume"];
-    expect(await refused(...again, "--orpo-lambda", "0.2")).toContain("orpoLambda 0.1");
-    expect(await refused(...again, "--orpo-nll", "all")).toContain("orpoNll response");
-  });
+  slowTest(
+    "the same to the bit: without gradient checkpointing, within a limit, with replay checks, and resumed in the middle",
+    async () => {
+      const flags = ["--steps", "6", "--gradient-accumulation", "2", "--dropout", "0.1"];
+      const whole = await train("whole", ...flags, "--no-gradient-checkpointing");
+      for (const [name, ...more] of [
+        ["checked", "--verify-replay"],
+        ["limited", "--activation-memory", "1.15MiB"],
+        ["revolve", "--slots", "1", "--threads", "2"],
+      ] as const) {
+        const other = await train(name, ...flags, ...more);
+        expect(other.adapter).toBe(whole.adapter);
+        expect(numbers(other.lines)).toEqual(numbers(whole.lines));
+      }
+      await train("resumed", ...flags.with(1, "3"));
+      const resumed = await train("resumed", ...flags, "--resume");
+      expect(resumed.adapter).toBe(whole.adapter);
+      expect(numbers(resumed.lines)).toEqual(numbers(whole.lines));
+      const again = ["train", ...common, ...constant, "--data", data, "--output", join(folder, "resumed"), ...flags, "--resume"];
+      expect(await refused(...again, "--orpo-lambda", "0.2")).toContain("orpoLambda 0.1");
+      expect(await refused(...again, "--orpo-nll", "all")).toContain("orpoNll response");
+    },
+  );
 
   test("padded and packed, all pairs in a step: losses, metrics and gradient norms within 1e-5", async () => {
     // Rows with room for one pair, so that both have the same micro-batches, in another order.

@@ -12,7 +12,7 @@ setDefaultTimeout(600_000);
 
 const folder = temporaryFolder();
 
-test.if(process.platform === "linux")(
+(process.platform === "linux" ? slowTest : test.skip)(
   "server and job stay within the limit while base models are loaded and an adapter answers",
   async () => {
     const size = { layers: 2, batch: 1, steps: 4, second: 0, other: 96, compares: false };

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { generate, type VerbEvent } from "../../src/index.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { remat, root, writeTinyModel } from "../support/cli.ts";
-import { SLOW } from "../support/slow.ts";
+import { SLOW, slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -143,7 +143,7 @@ describe("the verb", () => {
   }
 
   const SIGNALS = SLOW ? (["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGKILL"] as const) : (["SIGHUP", "SIGKILL"] as const);
-  test("signals end it in good order between two tokens; SIGKILL costs the lines under way", async () => {
+  slowTest("signals end it in good order between two tokens; SIGKILL costs the lines under way", async () => {
     const tokens = 220;
     expect((await remat(command("all.jsonl", tokens))).code).toBe(0);
     const all = readFileSync(path("all.jsonl"), "utf8");

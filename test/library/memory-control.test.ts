@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { createMemoryControl, type MemoryEvent, train, UserError } from "../../src/index.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { writeTinyModel } from "../support/cli.ts";
-import { SLOW } from "../support/slow.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -53,7 +53,7 @@ const bitsOf = (output: string) => [
 
 describe("the limit of memory of a run that is under way", () => {
   // The process of its own does what this one does.
-  test.each(SLOW ? [true, false] : [true])(
+  slowTest.each([true, false])(
     "goes from plenty to the least and back, is told, and changes no bit (isolate: %p)",
     async (isolate) => {
       const output = `resized-${isolate}`;

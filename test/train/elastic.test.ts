@@ -15,7 +15,7 @@ setDefaultTimeout(120_000);
 
 afterAll(closeExecutors);
 
-const STEPS = SLOW ? 10 : 4;
+const STEPS = SLOW ? 10 : 2;
 
 /** Losses, gradients and norms of some steps, and the weights behind them. `before` is called between two steps. */
 function train(engine: Engine, tokens: number, steps: number, before: (step: number) => void = () => {}) {

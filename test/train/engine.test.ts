@@ -42,7 +42,7 @@ describe("gradients are the same to the bit", () => {
     ["full, layers that convolve", { method: "full" }, llama(5, 32, { ...lfm2, conv_bias: true })],
     ["LoRA with dropout, two kinds of layers", lora(0.2), llama(5, 32, smollm3)],
   ] as const;
-  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 3)) {
+  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 2)) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
       expect(reference.losses[0]).toBeGreaterThan(1);

@@ -3,6 +3,7 @@ import type { Strategy } from "../../src/schedule/strategies.ts";
 import type { WeightStorage } from "../../src/load/weights.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
 import { relativeError } from "../support/ops.ts";
+import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -12,7 +13,7 @@ const STORAGES: readonly WeightStorage[] = [{ quantize: "q8" }, { quantize: "nf4
 const RUNS: readonly (readonly [Strategy, threads: number])[] = [
   [{ name: "off" }, 2],
   [{ name: "per-segment" }, 1],
-  [{ name: "sqrt" }, 3],
+  ...(SLOW ? ([[{ name: "sqrt" }, 3]] as const) : []),
   [{ name: "revolve", slots: 2 }, 2],
 ];
 /** Hidden sizes with whole blocks: all linear layers are quantised. */

@@ -11,7 +11,7 @@ setDefaultTimeout(120_000);
 afterAll(closeExecutors);
 
 const TOKENS = 64;
-const TRIALS = SLOW ? 40 : 12;
+const TRIALS = SLOW ? 40 : 6;
 
 test(`with other times, a plan stays unless another one is faster by them; ${TRIALS} random changes, where a table alone would have answered worse`, () => {
   const random = makeRandom(3);

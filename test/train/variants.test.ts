@@ -13,7 +13,7 @@ setDefaultTimeout(120_000);
 afterAll(closeExecutors);
 
 /** Budgets from the least that works to everything. */
-const BUDGETS = SLOW ? 10 : 4;
+const BUDGETS = SLOW ? 10 : 3;
 
 const qwen3 = (layers: number): ModelConfig =>
   llama(layers, 32, { architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", head_dim: 8, attention_bias: true });
@@ -37,7 +37,7 @@ const mixed = (choose: (i: number) => number): Checkpointing => ({
 });
 
 describe("selective saving", () => {
-  for (const [title, config, tuning] of SLOW ? CASES : [CASES[0], CASES[2]]) {
+  for (const [title, config, tuning] of SLOW ? CASES : [CASES[2]]) {
     test(`${title}: gradients are the same to the bit for each variant and for mixes of them`, async () => {
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
       for (let k = 0; k <= 4; k++) {

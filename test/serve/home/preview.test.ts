@@ -5,6 +5,7 @@ import type { DataPreview } from "../../../src/page/api/types.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 import { BASE, type Box, chats, openBox, writeBase } from "../../support/box.ts";
 import { endedChildrenSeconds } from "../../support/process-tree.ts";
+import { slowTest } from "../../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -110,7 +111,7 @@ describe("a preview", () => {
     }
   });
 
-  test("of a large file ends when nobody waits for it any more", async () => {
+  slowTest("of a large file ends when nobody waits for it any more", async () => {
     const training_file = await box.upload(chats(Array.from({ length: 60_000 }, (_, i) => `word${i}`)));
     let before = endedChildrenSeconds();
     await preview({ training_file, whole: true });
