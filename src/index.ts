@@ -5,6 +5,7 @@
 export { UserError } from "./base/errors.ts";
 export { type ChatOptions, type Conversation, openChat, type SayOptions } from "./library/chat.ts";
 export { classify, type ClassifyOptions, type ClassifyResult, type JudgedText } from "./library/texts/classify.ts";
+export { rerank, type RankedQuery, type RankedText, type RerankOptions, type RerankResult } from "./library/texts/rerank.ts";
 export { embed, type EmbeddedText, type EmbedOptions, type EmbedResult } from "./library/texts/embed.ts";
 export { evaluate, type EvaluateOptions, type EvaluateResult } from "./library/evaluate.ts";
 export { exportGguf, type ExportGgufOptions, type ExportGgufResult } from "./library/export-gguf.ts";

@@ -14,6 +14,7 @@ export const VERBS: VerbTable = {
   eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./verbs/score/eval.ts") },
   classify: { summary: "classes of texts, by a trained classifier", load: () => import("./verbs/score/classify.ts") },
   embed: { summary: "embeddings of texts", load: () => import("./verbs/score/embed.ts") },
+  rerank: { summary: "texts by how well they answer a query", load: () => import("./verbs/score/rerank.ts") },
   merge: { summary: "add an adapter to its base model's weights", load: () => import("./verbs/merge.ts") },
   export: { summary: "write a GGUF file for llama.cpp and Ollama", load: () => import("./verbs/export.ts") },
   data: { summary: "check examples, or show how they are tokenized and masked", load: () => import("./verbs/data.ts") },

@@ -94,14 +94,15 @@ export async function serve(
       if (isOpen) warn(`everyone who reaches ${url} may use the model; --api-key KEY asks for a key`);
       sink({ type: "listening", url, model: name, context });
     };
-    if (model.classifier) {
+    const { classifier } = model;
+    if (classifier) {
       refuseSampling(flags, name);
       const reading = readingOf(flags, (text) => sink({ type: "note", text }));
-      const opened = { model: { ...model, ...storageOf(flags) }, maxTokens: flags.maxTokens };
-      const classifier = await openJudge(executor, opened, reading);
-      const server = startClassifier({ name, ...classifier }, { ...flags, apiKey, cors, onRequest });
-      tell(server.url, classifier.context);
-      return stoppable(server, name, classifier.context, () => (classifier.close(), close()));
+      const opened = { model: { ...model, ...storageOf(flags) }, classifier, maxTokens: flags.maxTokens };
+      const judge = await openJudge(executor, opened, reading);
+      const server = startClassifier({ name, judge }, { ...flags, apiKey, cors, onRequest });
+      tell(server.url, judge.context);
+      return stoppable(server, name, judge.context, () => (judge.close(), close()));
     }
     checkPrediction(model.config, model.folder);
     const { config, tokenizer } = model;

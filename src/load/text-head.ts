@@ -60,6 +60,6 @@ export function nameOf({ name, adapter }: { readonly name: string; readonly adap
 export function expectTokens({ textHead }: Pick<ModelConfig, "textHead">, name: string): void {
   if (textHead === null) return;
   throw new UserError(
-    `${name} judges whole texts (a classifier or reward model) and predicts no tokens; remat classify runs it, and remat eval with --objective classify, reward or rerank measures it`,
+    `${name} judges whole texts (a classifier, reward model or reranker) and predicts no tokens; remat classify or rerank runs it, and remat eval with --objective classify, reward or rerank measures it`,
   );
 }

@@ -37,13 +37,13 @@ export async function makeEmbedFolders(folder: string): Promise<void> {
   writeRandomEncoder(join(folder, "roberta"), { ...roberta, max_position_embeddings: 130, type_vocab_size: 1 }, "xlm-roberta");
   const modern = { ...BERT, architectures: ["ModernBertModel"], model_type: "modernbert", local_attention: 6, pad_token_id: 0 };
   writeRandomEncoder(join(folder, "modern"), modern, "bert-uncased");
-  writeCausal(join(folder, "causal"));
+  writeCausalModel(join(folder, "causal"));
   writeSentence(join(folder, "sentence"));
   await trainFull(folder);
 }
 
 /** A model that generates text, whose tokenizer has no chat template: sentence-transformers would put it around plain texts. */
-function writeCausal(path: string): void {
+export function writeCausalModel(path: string): void {
   writeTinyModel(path, { num_hidden_layers: 2, hidden_size: 16, head_dim: 4, intermediate_size: 24 });
   const file = join(path, "tokenizer_config.json");
   const { chat_template: _, ...config } = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;

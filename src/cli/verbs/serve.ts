@@ -12,7 +12,7 @@ export { schema as flags };
 
 export function help(): string {
   return `Serves a model by OpenAI's API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health. What a request says nothing
-about is as the sampling flags say. One request is answered at a time. Ctrl-C ends the server. A classifier or reward model is served by /v1/classify.
+about is as the sampling flags say. One request is answered at a time. Ctrl-C ends the server. A classifier or reward model is served by /v1/classify, a reranker by /v1/rerank.
 
 With --home DIR it is a box for a team: it takes uploads and trains by OpenAI's fine-tuning API too, keeps everything in DIR, and what is trained
 answers at once. --model may then be given several times.

@@ -1,4 +1,3 @@
-import { createBatches } from "../../data/samples/batch.ts";
 import type { Sample } from "../../data/samples/sample.ts";
 import { createSampleMaker, type SampleMaker } from "../../data/samples/sample-maker.ts";
 import { roomOf } from "../open-decoder.ts";
@@ -6,56 +5,64 @@ import { openScorer } from "../score.ts";
 import type { ReadWeightsOptions } from "../../load/open-weights.ts";
 import type { OpenModel } from "../../load/open-model.ts";
 import type { WeightStorage } from "../../load/weights.ts";
+import type { Classifier } from "../../hf/config/classifier.ts";
 import { classifierHead } from "../../objectives/index.ts";
-import { type Judgement, judgementOf } from "../../objectives/judgement.ts";
 import type { Executor } from "../../runtime/executor.ts";
+import { rowSizes, rowsOf } from "./rows.ts";
 
-/** Tokens of the rows that texts are put into, the smallest that each fits into; and the longest text. */
-const SIZES = [32, 128, 512, 2048];
+/** Texts of a row, at most: the head works as if all were there. */
+const MOST_TEXTS = 64;
 
-/** A classifier, or a reward model, with its weights in memory. */
+/** A classifier, a reward model or a reranker, with its weights in memory. */
 export interface Judge {
+  readonly classifier: Classifier;
   /** The longest text, in tokens. */
   readonly context: number;
-  readonly maker: SampleMaker;
-  judge(sample: Sample): Judgement;
+  /** Makes samples of texts to be judged. @param truncate cut those that are too long */
+  maker(truncate: boolean): SampleMaker;
+  /**
+   * The numbers that the head gives each text, in their order. Texts share rows; none sees another.
+   * @param breathe lets others get in, between two rows
+   */
+  judge(samples: readonly Sample[], breathe?: () => unknown): Promise<Float32Array[]>;
   close(): void;
 }
 
-/** Opens a model that judges one text at a time. @throws {UserError} weights that are missing or do not fit */
+/** Opens a model that judges texts. @throws {UserError} weights that are missing or do not fit */
 export async function openJudge(
   executor: Executor,
-  { model, maxTokens }: { readonly model: OpenModel & WeightStorage; readonly maxTokens: number | undefined },
+  {
+    model,
+    classifier,
+    maxTokens,
+  }: { readonly model: OpenModel & WeightStorage; readonly classifier: Classifier; readonly maxTokens: number | undefined },
   reading: ReadWeightsOptions,
 ): Promise<Judge> {
-  const { config, tokenizer, classifier } = model;
+  const { config, tokenizer } = model;
   const context = roomOf(config, maxTokens);
-  const sizes = [...SIZES.filter((size) => size < context), context];
-  const options = { ...model, head: classifierHead(classifier!), tokens: sizes, texts: 1, weighted: false };
+  const rows = rowSizes(context, MOST_TEXTS);
+  const options = { ...model, head: classifierHead(classifier), tokens: rows.sizes, texts: rows.most, weighted: false };
   const scorer = await openScorer(executor, options, reading);
   return {
+    classifier,
     context,
-    maker: createSampleMaker(tokenizer, {
-      maxLength: context,
-      vocabSize: config.vocabSize,
-      surround: config.encoder !== null,
-    }),
-    judge: (sample) => judgementOf(classifier!, scorer.textLogits(rowOf(sample, sizes))),
+    maker: (truncate) =>
+      createSampleMaker(tokenizer, {
+        maxLength: context,
+        truncate,
+        vocabSize: config.vocabSize,
+        surround: config.encoder !== null,
+      }),
+    async judge(samples, breathe = () => {}) {
+      const judged: Float32Array[] = [];
+      for (const { batch, members } of rowsOf(samples, rows)) {
+        await breathe();
+        const numbers = scorer.textLogits(batch);
+        const outputs = numbers.length / members.length;
+        for (const [i, text] of members.entries()) judged[text] = numbers.slice(i * outputs, (i + 1) * outputs);
+      }
+      return judged;
+    },
     close: scorer.close,
   };
-}
-
-/** A micro-batch of one text. */
-function rowOf(sample: Sample, sizes: readonly number[]) {
-  const { length } = sample.ids;
-  const samples = {
-    count: 1,
-    lengths: Int32Array.of(length),
-    tokens: length,
-    labelled: 0,
-    weighted: false,
-    sample: () => sample,
-  };
-  const rowLength = sizes.find((size) => size >= length)!;
-  return createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId: 0, shuffle: false }).batch(0, 0);
 }

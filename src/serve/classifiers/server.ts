@@ -1,22 +1,20 @@
 import { z } from "zod";
 import { show } from "../../base/json.ts";
 import type { LabelledExample } from "../../data/examples/example.ts";
-import type { Sample } from "../../data/samples/sample.ts";
-import type { SampleMaker } from "../../data/samples/sample-maker.ts";
-import type { Judgement } from "../../objectives/judgement.ts";
+import type { Judge } from "../../generate/texts/judge.ts";
+import { type Judgement, judgementOf } from "../../objectives/judgement.ts";
 import { BASE } from "../api/endpoint.ts";
 import { ApiError, refusing, stopping } from "../http/errors.ts";
 import { readJson } from "../http/body.ts";
 import { type Asked, type ServiceOptions, startService } from "../http/service.ts";
 import { modelRoutes } from "../api/model-routes.ts";
 import type { ModelServer } from "../server.ts";
+import { answerRanking } from "./rerank.ts";
 
-/** A classifier, or a reward model, whose weights are in memory. */
+/** A classifier, a reward model or a reranker, whose weights are in memory. */
 export interface ServedClassifier {
   readonly name: string;
-  /** Makes samples, and refuses texts that are too long. */
-  readonly maker: SampleMaker;
-  judge(sample: Sample): Judgement;
+  readonly judge: Pick<Judge, "classifier" | "maker" | "judge">;
 }
 
 /** Texts of a request. */
@@ -30,12 +28,14 @@ const requestSchema = z.strictObject({
 
 /**
  * Serves a classifier: `POST /v1/classify` takes a text, or a list of them, and answers in the form of Jina's API; vLLM's clients find the label there
- * too. The event loop gets in between two texts.
+ * too. `POST /v1/rerank` ranks texts. The event loop gets in between two rows of texts.
  * @throws {UserError} a host or port that cannot be listened on
  */
-export function startClassifier({ name, maker, judge }: ServedClassifier, options: ServiceOptions): ModelServer {
+export function startClassifier({ name, judge }: ServedClassifier, options: ServiceOptions): ModelServer {
   const shutdown = new AbortController();
   const { routes, check } = modelRoutes(name);
+  const ranker = { name, judge, check, shutdown: shutdown.signal };
+  const maker = judge.maker(false);
   const classify = async ({ request, report }: Asked): Promise<Response> => {
     const parsed = requestSchema.safeParse(await readJson(request));
     if (!parsed.success) throw badRequest(parsed.error.issues[0]!);
@@ -43,18 +43,23 @@ export function startClassifier({ name, maker, judge }: ServedClassifier, option
     const texts = [parsed.data.input].flat();
     // All are read before the first is judged.
     const samples = texts.map((each, i) => refusing("input", "invalid_input", () => maker.samples(exampleOf(each, i))[0]!));
-    const data: object[] = [];
-    for (const [index, sample] of samples.entries()) {
+    const numbers = await judge.judge(samples, async () => {
       await Bun.sleep(0);
       if (shutdown.signal.aborted) throw stopping();
-      data.push({ object: "classification", index, ...written(judge(sample)) });
-    }
+    });
+    const data = numbers.map((given, index) => {
+      return { object: "classification", index, ...written(judgementOf(judge.classifier, given)) };
+    });
     const tokens = samples.reduce((sum, { ids }) => sum + ids.length, 0);
     report({ promptTokens: tokens, cachedTokens: 0, answerTokens: 0, reason: "stop", error: null, waited: 0 });
     const usage = { prompt_tokens: tokens, total_tokens: tokens };
     return Response.json({ object: "list", model: name, data, usage });
   };
-  const listener = startService({ ...routes, [`${BASE}/classify`]: { POST: classify } }, options, shutdown.signal);
+  const judging = {
+    [`${BASE}/classify`]: { POST: classify },
+    [`${BASE}/rerank`]: { POST: (asked: Asked) => answerRanking(ranker, asked) },
+  };
+  const listener = startService({ ...routes, ...judging }, options, shutdown.signal);
   return {
     url: listener.url + BASE,
     async stop() {
