@@ -37,7 +37,7 @@ const [old, recent] = positionals.map((path) => resolve(path)) as [string, strin
 
 /** Flags of each case. The schedule of a budget depends on times: all runs get those of the older checkout's first. */
 const CASES = {
-  "per-segment": { flags: [], measured: false },
+  "per-segment": { flags: ["--strategy", "per-segment"], measured: false },
   budget: { flags: ["--activation-memory", "30%"], measured: true },
 } as const satisfies Record<string, { readonly flags: readonly string[]; readonly measured: boolean }>;
 type CaseName = keyof typeof CASES;

@@ -140,7 +140,9 @@ export const trainConfigSchema = z.strictObject({
   strategy: z
     .enum(STRATEGIES)
     .optional()
-    .describe("which activations are kept (per-segment, or the one that a flag below belongs to)"),
+    .describe(
+      "which activations are kept (that of a flag below; else the fastest within half of what off keeps and half of what is free; per-segment: little)",
+    ),
   every: count.optional().describe("strategy every: replay each Nth segment"),
   first: z.number().int().min(0).optional().describe("strategy first: replay the first N segments that are trained"),
   ratio: z.number().min(0).max(1).optional().describe("strategy ratio: replay this share of the segments, the first ones"),

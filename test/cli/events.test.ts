@@ -74,7 +74,7 @@ describe("--json", () => {
       "done",
     ]);
     const [start] = of(events, "start");
-    expect(start).toMatchObject({ examples: 8, heldOut: 8, method: "lora", strategy: "per-segment" });
+    expect(start).toMatchObject({ examples: 8, heldOut: 8, method: "lora", strategy: "auto", automatic: { by: "everything" } });
     const [done] = of(events, "done");
     expect(done).toMatchObject({ step: 4, reason: "finished", bestStep: null });
     expect(done!.measuredPeak).toBe(done!.predictedPeak);

@@ -11,12 +11,17 @@ const parse = (flags: Partial<TrainConfigInput>) =>
   checkpointingOf(trainConfigSchema.parse({ model: "m", data: "d", ...flags }), {
     owner: "the process",
     free: () => 2 ** 30,
+    known: () => 2 ** 30,
     base: () => 100 * 2 ** 20,
   });
 
 describe("strategies by flags", () => {
   test.each([
-    [{}, { name: "per-segment" }],
+    [{}, { name: "auto", free: expect.any(Function) as () => number }],
+    [{ strategy: "per-segment" }, { name: "per-segment" }],
+    [{ offload: "auto" }, { name: "per-segment" }],
+    [{ stream: "all" }, { name: "per-segment" }],
+    [{ stream: "all", strategy: "sqrt" }, { name: "sqrt" }],
     [{ gradientCheckpointing: false }, { name: "off" }],
     [{ gradientCheckpointing: false, strategy: "sqrt" }, { name: "off" }],
     [{ strategy: "off" }, { name: "off" }],

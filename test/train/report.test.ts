@@ -36,6 +36,7 @@ const FACTS: Facts = {
     temporary: 0,
     peak: 772,
     withoutCheckpointing: 1500,
+    limit: null,
     timeline: {
       slots: [
         { start: 0, end: 0.5, bytes: [50, 0, 10, 100] },

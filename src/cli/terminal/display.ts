@@ -112,13 +112,21 @@ function startLines(event: StartEvent, file: string | undefined): string[] {
   ];
 }
 
-function strategyText({ limit, limitBytes, strategy }: StartEvent): string {
+function strategyText({ limit, limitBytes, strategy, automatic }: StartEvent): string {
   if (limit !== null) {
     // `auto` and shares do not say how much they are.
     const bytes = limitBytes === null || /^[\d.]+\s*[kmgi]*b?$/i.test(limit) ? "" : ` (${formatBytes(limitBytes)})`;
     return `the fastest schedule within ${limit}${bytes} for the process`;
   }
+  if (automatic !== null) return automaticText(automatic);
   return strategy === "off" ? "gradient checkpointing off" : `gradient checkpointing (${strategy})`;
+}
+
+/** Says what the default has taken, and what the least would be. */
+function automaticText({ limit, by, leastPeak }: NonNullable<StartEvent["automatic"]>): string {
+  if (limit === null) return "gradient checkpointing (per-segment: the least)";
+  const half = by === "everything" ? "half of what keeping everything takes" : "half of what is free";
+  return `the fastest schedule within ${formatBytes(limit)} for activations (${half}), ${formatBytes(leastPeak)} with --strategy per-segment`;
 }
 
 function millions(count: number): string {

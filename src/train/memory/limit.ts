@@ -2,7 +2,7 @@ import { UserError } from "../../base/errors.ts";
 import { parseSize } from "../../base/bytes.ts";
 import type { TrainConfig } from "../config.ts";
 import type { Executor } from "../../runtime/executor.ts";
-import { freeMemory } from "../../base/process/free-memory.ts";
+import { freeMemory, knownFreeMemory } from "../../base/process/free-memory.ts";
 import { AUTO_SHARE } from "../../load/open-weights.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { CapacityError, type Checkpointing, LimitError } from "./step-plan.ts";
@@ -47,19 +47,27 @@ export interface LimitedMemory {
   readonly owner: "the process" | "CUDA itself";
   /** Bytes that may be taken. @throws {UserError} when that is not known */
   free(): number;
+  /** The same; 0 when that is not known. */
+  known(): number;
   /** Bytes that no plan can change. */
   base(): number;
 }
 
 /** The memory of the process; with an executor on a card, the card's. */
 export function limitedMemory({ card }: Pick<Executor, "card">, config: Partial<Pick<TrainConfig, "offload">>): LimitedMemory {
-  if (!card) return { owner: "the process", free: freeMemory, base: () => processBase(config) };
+  if (!card) {
+    const known = () => {
+      const free = knownFreeMemory();
+      return Number.isFinite(free) ? free : 0;
+    };
+    return { owner: "the process", free: freeMemory, known, base: () => processBase(config) };
+  }
   const free = () => {
     const memory = card.memory();
     if (memory !== null) return memory.free;
     throw new UserError("--memory: the free memory of the card cannot be asked here; give a size such as 8GiB");
   };
-  return { owner: "CUDA itself", free, base: () => CUDA_BASE };
+  return { owner: "CUDA itself", free, known: () => card.memory()?.free ?? 0, base: () => CUDA_BASE };
 }
 
 /** Share of a limit from which on garbage is collected, and milliseconds from one collection to the next. */

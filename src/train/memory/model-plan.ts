@@ -36,6 +36,8 @@ import { backwardGraphs, checkNames, type StreamedReads, streamingOf, temporaryB
 import { chooseResidency, SHARES, type StreamOptions } from "./stream.ts";
 import {
   activationLimit,
+  type Automatic,
+  automaticLimit,
   CapacityError,
   type Checkpointing,
   isPlanned,
@@ -137,6 +139,8 @@ export interface ModelPlan {
   readonly everything: number;
   /** The limit that is kept, in bytes: a budget's; null: there is none. */
   readonly limit: number | null;
+  /** The default's limit for the largest micro-batch, and the peak of the strategy `per-segment`; null: a strategy was asked for. */
+  readonly automatic: (Pick<Automatic, "limit" | "by"> & { readonly leastPeak: number }) | null;
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
   /** Other ways for frozen weights to lie, from all in memory to all in their files; the plan's own alone where none may lie there. */
@@ -307,6 +311,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     const plan = (round: Round): ModelPlan => {
       const { times, link, room, limit, entries, before } = round;
       const steps = new Map<number, TokenPlan>();
+      const taken = fixedTotal(fixed) + temporary;
       // The largest first: it decides whether a limit can be kept.
       for (const tokens of [...chains.keys()].sort((a, b) => b - a)) {
         const { segments, withoutDropout } = chains.get(tokens)!;
@@ -314,7 +319,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         if (betweenBytes > room) throw new LimitError(room, Math.max(betweenBytes, smallestPlan(chain).placement.extent));
         const known = before?.get(tokens);
         const current = known && known.placement.extent <= room ? known : undefined;
-        const step = planStep(chain, strategy, room, { entries, current });
+        const step = planStep(chain, strategy, room, { entries, current, besides: taken });
         if (step.placement.extent > room) throw new LimitError(room, step.placement.extent);
         const graphs = sequenceGraphs(segments, schedulePrograms(segments, step.schedule));
         const seconds = graphs.map(({ graph }) => (times ?? modelledSeconds)(graph));
@@ -322,6 +327,11 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       }
       const largest = steps.get(most)!;
       const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
+      const automaticOf = ({ limit, by, least }: Automatic) => ({
+        limit,
+        by,
+        leastPeak: largestOf([forecast(least, fixed, temporary), update]).peak,
+      });
       const withoutCheckpointing = largestOf([forecast(off, fixed, temporary), update]);
       const later: Round = { ...round, entries: LATER_ENTRIES, before: steps };
       const extent = Math.max(betweenBytes, ...[...steps.values()].map(({ placement }) => placement.extent));
@@ -348,6 +358,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         extent,
         everything: Math.max(arena, Math.min(keepAll, capacity)),
         limit,
+        automatic: strategy.name === "auto" ? automaticOf(automaticLimit(largest.chain, strategy, room, taken)) : null,
         // A smaller micro-batch may keep more than the largest one.
         predicted: largestOf([...[...steps.values()].map((step) => forecast(step, fixed, temporary)), update]),
         withoutCheckpointing,

@@ -11,6 +11,11 @@ import { type Strategy, strategySchedule } from "../../schedule/strategies.ts";
 /** How the schedule of a training step is found. */
 export type Checkpointing =
   | Strategy
+  /**
+   * The default: the fastest schedule whose activations take half of what `off` needs for them at most, and half of the bytes that are
+   * free besides what else is planned. Where that is less than what `per-segment` takes, it is `per-segment`.
+   */
+  | { readonly name: "auto"; readonly free: () => number }
   /** The fastest schedule whose activations (stash and workspace) fit a limit: bytes, or a share of what `off` needs. */
   | { readonly name: "optimal"; readonly limit: { readonly bytes: number } | { readonly share: number } }
   /**
@@ -61,7 +66,7 @@ export class CapacityError extends Error {
   }
 }
 
-/** Tells whether the planner chooses the schedule by the chain's times and sizes. */
+/** Tells whether the schedule is planned by measured times, and anew when they change. */
 export function isPlanned(checkpointing: Checkpointing): boolean {
   return checkpointing.name === "optimal" || checkpointing.name === "budget";
 }
@@ -77,6 +82,7 @@ export function variantsWanted(checkpointing: Checkpointing): number {
     case "ratio":
       // The one with the smallest tape.
       return 1;
+    case "auto":
     case "optimal":
     case "budget":
     case "given":
@@ -88,6 +94,33 @@ export function variantsWanted(checkpointing: Checkpointing): number {
 
 /** The number of variants that a planner chooses from. */
 export const PLANNED_VARIANTS = 4;
+
+/** Share of what saving everything takes, and of what is free, that activations get by default. */
+const HALF = 0.5;
+
+/** Describes what the default comes to. */
+export interface Automatic {
+  /** Bytes that stash and workspace may have; null: `per-segment` takes more than half, and is what is planned. */
+  readonly limit: number | null;
+  /** The half that is less: of what saving everything takes, or of what is free. */
+  readonly by: "everything" | "free";
+  /** The plan of `per-segment`. */
+  readonly least: StepPlan;
+}
+
+/** Returns what the default gives activations in an arena of `room` bytes, beside `besides` bytes of all else. */
+export function automaticLimit(
+  chain: Chain,
+  { free }: Extract<Checkpointing, { readonly name: "auto" }>,
+  room: number,
+  besides: number,
+): Automatic {
+  const everything = Math.floor(HALF * simulate(chain, strategySchedule(chain, { name: "off" })).peak);
+  const there = Math.min(room, Math.floor(HALF * (free() - besides)));
+  const limit = Math.min(everything, there);
+  const least = perSegment(chain);
+  return { limit: least.placement.extent > limit ? null : limit, by: everything <= there ? "everything" : "free", least };
+}
 
 /** Bytes that stash and workspace may have in an arena of `room` bytes. */
 export function activationLimit(chain: Chain, checkpointing: Checkpointing, room: number): number {
@@ -103,6 +136,8 @@ export interface PlanStepOptions {
   readonly entries?: number;
   /** The plan so far, made with other times within the same limits: a planner's stays as long as no other one is faster. */
   readonly current?: StepPlan | undefined;
+  /** Bytes of all that is planned besides, which the default takes off what is free. */
+  readonly besides?: number;
 }
 
 /**
@@ -114,9 +149,16 @@ export function planStep(
   chain: Chain,
   checkpointing: Checkpointing,
   room: number,
-  { entries, current }: PlanStepOptions = {},
+  { entries, current, besides = 0 }: PlanStepOptions = {},
 ): StepPlan {
   switch (checkpointing.name) {
+    case "auto": {
+      const { limit, least } = automaticLimit(chain, checkpointing, room, besides);
+      if (limit === null) return least;
+      const plan = planWithin(chain, limit, plannerOf(chain, { entries: AUTOMATIC_ENTRIES, work: AUTOMATIC_WORK }));
+      Bun.gc(true);
+      return plannedTime(plan) < plannedTime(least) ? plan : least;
+    }
     case "optimal":
     case "budget": {
       const isLimited = checkpointing.name === "budget" && checkpointing.base !== undefined;
@@ -135,7 +177,7 @@ export function planStep(
     case "every":
     case "first":
     case "ratio":
-      return placed(chain, offloadKept(chain, strategySchedule(chain, { ...checkpointing, inside: true })));
+      return withReplays(chain, checkpointing);
     default:
       return placed(chain, offloadKept(chain, strategySchedule(chain, checkpointing)));
   }
@@ -144,6 +186,19 @@ export function planStep(
 /** Time of a step in the chain's unit: its programs, and what they wait for. */
 export function plannedTime({ chain, schedule }: Pick<StepPlan, "chain" | "schedule">): number {
   return simulate(chain, schedule).time;
+}
+
+/** Entries and work of the default's planning tables, which a short run should not wait for. */
+const AUTOMATIC_ENTRIES = 1e6;
+const AUTOMATIC_WORK = 1e7;
+
+function perSegment(chain: Chain): StepPlan {
+  return withReplays(chain, { name: "per-segment" });
+}
+
+/** A fixed strategy that replays single segments. */
+function withReplays(chain: Chain, strategy: Extract<Strategy, { readonly inside?: boolean }>): StepPlan {
+  return placed(chain, offloadKept(chain, strategySchedule(chain, { ...strategy, inside: true })));
 }
 
 function placed(chain: Chain, schedule: Schedule): StepPlan {

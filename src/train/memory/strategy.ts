@@ -1,4 +1,5 @@
 import { UserError } from "../../base/errors.ts";
+import { lazily } from "../../base/lazily.ts";
 import type { CHECKPOINTING_KEYS, TrainConfig } from "../config.ts";
 import { type LimitedMemory, parseMemory } from "./limit.ts";
 import { parseSize } from "../../base/bytes.ts";
@@ -7,10 +8,12 @@ import type { Checkpointing } from "./step-plan.ts";
 
 type CheckpointingConfig = Pick<TrainConfig, keyof typeof CHECKPOINTING_KEYS>;
 type Parameter = "every" | "first" | "ratio" | "groupSize" | "groups" | "slots" | "activationMemory" | "memory";
-type StrategyName = NonNullable<TrainConfig["strategy"]>;
+type GivenName = NonNullable<TrainConfig["strategy"]>;
+/** A strategy's name; `auto` where none is asked for. */
+type StrategyName = GivenName | "auto";
 
 /** Which strategy each parameter belongs to. */
-const OWNERS: Readonly<Record<Parameter, StrategyName>> = {
+const OWNERS: Readonly<Record<Parameter, GivenName>> = {
   every: "every",
   first: "first",
   ratio: "ratio",
@@ -32,7 +35,11 @@ const FLAGS: Readonly<Record<Parameter, string>> = {
   memory: "--memory",
 };
 
-/** The name of the strategy that a configuration asks for, by itself or by a strategy's parameter. @throws {UserError} */
+/**
+ * The name of the strategy that a configuration asks for, by itself or by a strategy's parameter. Where what is kept, or all weights, are to
+ * leave memory, it is the one that takes the least.
+ * @throws {UserError}
+ */
 export function strategyName(config: CheckpointingConfig): StrategyName {
   const given = (Object.keys(OWNERS) as Parameter[]).filter((key) => config[key] !== undefined);
   const wanted = config.strategy ?? (config.gradientCheckpointing ? undefined : "off");
@@ -47,7 +54,8 @@ export function strategyName(config: CheckpointingConfig): StrategyName {
     }
   }
   if (!config.gradientCheckpointing) return "off";
-  return wanted ?? (given[0] ? OWNERS[given[0]] : "per-segment");
+  const saves = config.offload !== "off" || config.stream === "all";
+  return wanted ?? (given[0] ? OWNERS[given[0]] : saves ? "per-segment" : "auto");
 }
 
 /**
@@ -63,6 +71,8 @@ export function checkpointingOf(config: CheckpointingConfig, memory: LimitedMemo
     return value;
   };
   switch (name) {
+    case "auto":
+      return { name, free: lazily(memory.known) };
     case "off":
     case "per-segment":
       return { name };

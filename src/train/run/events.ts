@@ -1,4 +1,5 @@
 import type { TrainConfig } from "../config.ts";
+import type { ModelPlan } from "../memory/model-plan.ts";
 import type { ComputedTime } from "../step/tally.ts";
 import type { DataReport } from "../../data/samples/check.ts";
 import type { PrepareProgress } from "../../data/samples/prepare.ts";
@@ -57,6 +58,11 @@ export interface StartEvent {
   /** The memory limit as it was given, and what that is in bytes. */
   readonly limit: string | null;
   readonly limitBytes: number | null;
+  /**
+   * Where no strategy was asked for: the limit of the activations that was taken, in bytes (null: as little as per-segment takes), which half it
+   * is, of what saving everything takes or of what was free, and the peak with per-segment.
+   */
+  readonly automatic: ModelPlan["automatic"];
   readonly schedule: Summary;
   /** Bytes. */
   readonly predictedPeak: number;

@@ -195,6 +195,7 @@ function startEvent(session: Session, { description, notice }: Device, notes: re
     strategy: strategyName(config),
     limit: config.memory ?? null,
     limitBytes: session.limit,
+    automatic: engine.plan.automatic,
     schedule: summarise(engine.chain, engine.schedule),
     predictedPeak: engine.predicted.peak,
     withoutCheckpointing: engine.withoutCheckpointing.peak,

@@ -13,7 +13,7 @@ export function reportOf(places: JobPlaces, job: Job): RunReport | null {
   const facts = existsSync(path) ? factsIn(readFileSync(path, "utf8")) : null;
   if (facts === null) return null;
   const { run, memory, sample, warnings } = facts;
-  const { withoutCheckpointing: without_checkpointing, ...planned } = memory;
+  const { withoutCheckpointing: without_checkpointing, limit: _, ...planned } = memory;
   const { family, layers, parameters, device, strategy, schedule, firstExample: first_example, notes } = run;
   const clean = (text: string) => forClients(places, text);
   return {

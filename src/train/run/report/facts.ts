@@ -36,6 +36,8 @@ const factsSchema = z.object({
     temporary: bytes,
     peak: bytes,
     withoutCheckpointing: bytes,
+    /** The limit of the activations that the default took; null: another strategy, or as little as can be. */
+    limit: bytes.nullable().default(null),
     timeline,
     /** The measured peak of what is planned. */
     measured: bytes,

@@ -138,7 +138,7 @@ const PARTS: Readonly<Record<string, string>> = {
 };
 
 function memoryParts(facts: Facts): string[] {
-  const { resident, stash, workspace, temporary, peak, withoutCheckpointing, measured, process } = facts.memory;
+  const { resident, stash, workspace, temporary, peak, withoutCheckpointing, limit, measured, process } = facts.memory;
   const planned: (readonly [string, number])[] = [
     ...Object.entries(resident).map(([name, bytes]) => [PARTS[name] ?? name, bytes] as const),
     ["stash", stash],
@@ -148,6 +148,7 @@ function memoryParts(facts: Facts): string[] {
   const totals: (readonly [string, number])[] = [
     ["planned peak, the sum", peak],
     ["measured peak of the same", measured],
+    ["limit that was taken for stash and workspace", limit ?? 0],
     ["without gradient checkpointing", withoutCheckpointing],
     ["peak of the whole process", process],
   ];

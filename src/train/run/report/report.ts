@@ -172,6 +172,7 @@ function memoryFacts(engine: ReportOptions["engine"], timeline: Timeline): Facts
     temporary,
     peak,
     withoutCheckpointing: engine.withoutCheckpointing.peak,
+    limit: engine.plan.automatic?.limit ?? null,
     timeline: { slots: [...timeline.slots], moves: [...timeline.moves] },
     measured: engine.measuredPeak,
     process: peakProcessMemory(),
