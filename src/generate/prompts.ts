@@ -10,6 +10,7 @@ import {
   type Example,
   exampleOf,
   type RankedExample,
+  type ScoredExample,
   type TextExample,
 } from "../data/examples/formats.ts";
 import type { DataRecord } from "../data/examples/values.ts";
@@ -83,7 +84,7 @@ export function promptOf(record: DataRecord, where: string, tokenizer: Tokenizer
   return promptOfExample(exampleOf(withAnswer(record), where), where, tokenizer);
 }
 
-function questionOf(example: TextExample | CompletionExample | ContrastExample | RankedExample): string {
+function questionOf(example: TextExample | CompletionExample | ContrastExample | RankedExample | ScoredExample): string {
   switch (example.kind) {
     case "text":
       return example.text;
@@ -93,6 +94,8 @@ function questionOf(example: TextExample | CompletionExample | ContrastExample |
       return example.anchor;
     case "ranked":
       return example.query;
+    case "scored":
+      return example.first;
   }
 }
 

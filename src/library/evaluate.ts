@@ -13,6 +13,7 @@ import { createSampleMaker } from "../data/samples/sample-maker.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
 import { openScorer, type Scorer, type ScorerOptions } from "../generate/score.ts";
 import type { ReadWeightsOptions } from "../load/open-weights.ts";
+import { withPooling } from "../load/embedder.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
@@ -86,7 +87,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const sets: SampleSet[] = [];
       for (const path of dataFiles) {
         const loaded = await loadSamples(path, maker, files);
-        sets.push(objective.texts === 1 || objective.mismatched ? loaded : groupSamples(loaded));
+        sets.push(objective.texts === 1 || objective.mismatched ? loaded : groupSamples(loaded, objective.texts));
       }
       const all = sets.length === 1 ? sets[0]! : mixSamples(sets.map((set) => ({ set, weight: 1 })));
       // Nothing says how many examples were trained on at a time: answers go round among all.
@@ -96,7 +97,10 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const plain = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
       const reading = readingOf(flags, onNote, signal);
       const texts = objective.texts * plain.most;
-      const options = { ...model, head: objective.head, tokens: rowLength, texts, weighted: samples.weighted };
+      const { head } = objective;
+      const pooling = head.kind === "logits" ? head.pooling : undefined;
+      const measured = pooling === undefined ? config : withPooling(config, pooling);
+      const options = { ...model, config: measured, head, tokens: rowLength, texts, weighted: samples.weighted };
       const batches = hasReference(objective.head)
         ? await againstBase(plain, createReferences(samples.count, objective.texts), options, { flags, reading, signal })
         : plain;
@@ -137,7 +141,7 @@ function createTally(head: Head, scorer: Scorer, temperature: number | null) {
     add(batch: MicroBatch): void {
       if (head.kind !== "logits") return void (sums = addSums(sums!, scorer.score(batch)));
       const logits = scorer.textLogits(batch);
-      sums = addSums(sums!, head.judge(batch, logits).sums);
+      sums = addSums(sums!, head.evaluate?.(batch, logits) ?? head.judge(batch, logits).sums);
       if (temperature !== null) atTemperature = addSums(atTemperature!, head.judge(batch, tempered(logits, temperature)).sums);
     },
     values(): Values {

@@ -22,7 +22,7 @@ export interface Embedding {
   readonly maxLength: number;
 }
 
-/** What a user asks for; what is absent is as the model's files say. */
+/** Describes what a user asks for; whatever is absent is as the model's files say. */
 export interface EmbeddingWishes {
   readonly pooling?: Pooling | undefined;
   readonly normalize?: boolean | undefined;
@@ -88,7 +88,7 @@ function promptOf(model: Embeds, said: SaidEmbedder | null, { prompt, promptName
 }
 
 /** @throws {UserError} a model whose hidden states no embeddings come of */
-function expectEmbedder(model: Embeds): void {
+export function expectEmbedder(model: Pick<Embeds, "name" | "config" | "adapter" | "classifier">): void {
   const { config, classifier } = model;
   if (config.textHead === null && classifier === null) return;
   throw new UserError(

@@ -46,9 +46,10 @@ export type ObjectiveSettings = { readonly objective: ObjectiveName } & z.output
 const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, any> => TABLE.find((each) => each.name === name)!;
 
 export function objectiveOf(settings: ObjectiveSettings): Objective {
-  const { create, metricsOf, textsOf, ...definition } = definitionOf(settings.objective);
+  const { create, acceptsOf, metricsOf, textsOf, ...definition } = definitionOf(settings.objective);
   return {
     ...definition,
+    ...(acceptsOf && { accepts: acceptsOf(settings) }),
     ...(metricsOf && { metrics: metricsOf(settings) }),
     ...(textsOf && { texts: textsOf(settings) }),
     head: create(settings),
@@ -88,25 +89,37 @@ export function embedderHead(pooling: Pooling): Head {
 /** Samples for an objective. Its examples are refused by kind, with their places. */
 export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker {
   const { name, accepts, texts, head } = objective;
-  const { targets, relevance } = head.kind === "logits" ? head : {};
+  const { targets, relevance, similarity } = head.kind === "logits" ? head : {};
   const counted = accepts.includes("contrast") || accepts.includes("ranked");
-  const keys = [...(targets ? [targets.key] : []), ...(relevance ? [relevance.key] : []), ...(counted ? [texts] : [])];
+  const keys = [
+    ...(targets ? [targets.key] : []),
+    ...(relevance ? [relevance.key] : []),
+    ...(counted ? [texts] : []),
+    ...(similarity ? [similarity.key] : []),
+  ];
   return {
     ...maker,
     // What the default takes has the names that it always had in the cache.
     key: name === DEFAULT_OBJECTIVE ? maker.key : JSON.stringify([maker.key, accepts, ...keys]),
     samples(given) {
       const example = exampleFor(objective, given);
-      if (example.kind === "contrast") checkContrast(example, texts - 2);
+      if (example.kind === "contrast") {
+        checkNegatives(example, texts - 2);
+        return example.positives.flatMap((positive) => maker.samples({ ...example, positives: [positive] }));
+      }
       if (example.kind === "ranked") checkList(example, texts);
       const samples = maker.samples(example);
       if (example.kind === "ranked" && relevance) {
         const numbers = relevance.of(example);
         return samples.map((sample, i) => ({ ...sample, target: numbers[i] }));
       }
-      if (example.kind !== "labelled" || !targets) return samples;
-      const target = targets.of(example.label, example.where);
-      return samples.map((sample) => ({ ...sample, target }));
+      const target =
+        example.kind === "labelled"
+          ? targets?.of(example.label, example.where)
+          : example.kind === "scored"
+            ? similarity && Float32Array.of(similarity.of(example))
+            : undefined;
+      return target ? samples.map((sample) => ({ ...sample, target })) : samples;
     },
   };
 }
@@ -132,12 +145,8 @@ function checkList({ texts: { length }, where }: RankedExample, most: number): v
   );
 }
 
-/** @throws {UserError} several positives, another number of hard negatives than every example is to have */
-function checkContrast({ positives, negatives, where }: ContrastExample, wanted: number): void {
-  if (positives.length !== 1)
-    throw new UserError(
-      `${where}: "pos" has ${positives.length} texts; expected one: write a record for each text that matches the query`,
-    );
+/** @throws {UserError} another number of hard negatives than every example is to have */
+function checkNegatives({ negatives, where }: ContrastExample, wanted: number): void {
   if (negatives.length === wanted) return;
   throw new UserError(
     `${where}: ${negatives.length} hard negatives; expected ${wanted}, as --hard-negatives says, in every example: give the example as many, or --hard-negatives ${negatives.length}`,
@@ -146,9 +155,10 @@ function checkContrast({ positives, negatives, where }: ContrastExample, wanted:
 
 /** Says for which objective an example is. */
 export function otherKind({ name, accepts }: Pick<Objective, "name" | "accepts">, example: Example): UserError {
+  const { otherwise } = definitionOf(name as ObjectiveName);
   const others = TABLE.filter((each) => (each.accepts as readonly string[]).includes(example.kind)).map((each) => each.name);
   return new UserError(
-    `${example.where}: the objective ${name} learns from ${accepts.map((kind) => KIND_KEYS[kind]).join(" or ")}, got ${KIND_KEYS[example.kind]}; that is for --objective ${others.join(" or ")}`,
+    `${example.where}: the objective ${name} learns from ${accepts.map((kind) => KIND_KEYS[kind]).join(" or ")}, got ${KIND_KEYS[example.kind]}; that is for ${otherwise?.[example.kind] ?? `--objective ${others.join(" or ")}`}`,
   );
 }
 

@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import type { Example, Label, RankedExample } from "../data/examples/example.ts";
+import type { Example, Label, RankedExample, ScoredExample } from "../data/examples/example.ts";
 import type { Pooling } from "../models/config.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 
@@ -22,6 +22,10 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   readonly summary: string;
   /** Kinds of examples that it takes. */
   readonly accepts: readonly Example["kind"][];
+  /** Those of them that it takes with some settings; all by default. */
+  acceptsOf?(settings: z.output<z.ZodObject<F>>): readonly Example["kind"][];
+  /** The settings with which it takes a kind, for errors, where it does not take all with any. */
+  readonly otherwise?: Partial<Readonly<Record<Example["kind"], string>>>;
   /** Texts of an example that stay together in a row, which has room for so many of the sequence length. */
   readonly texts: number;
   /** The same with some settings. */
@@ -38,7 +42,7 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
 }
 
 /** An objective with its settings. */
-export type Objective = Omit<ObjectiveDefinition, "create" | "metricsOf" | "textsOf"> & { readonly head: Head };
+export type Objective = Omit<ObjectiveDefinition, "create" | "acceptsOf" | "metricsOf" | "textsOf"> & { readonly head: Head };
 
 export type Head = ClosedHead | OpenHead | LogitsHead;
 
@@ -71,12 +75,16 @@ export interface LogitsHead extends Totals {
   readonly targets?: Targets;
   /** The same of texts that are ranked. */
   readonly relevance?: Relevance;
+  /** The same of pairs with a score. */
+  readonly similarity?: Similarity;
   /** @param logits of each text, one text behind the other */
   judge(batch: JudgedTexts, logits: Float32Array): Judgement;
+  /** Returns what a held-out micro-batch gives, where that is something else than in training. */
+  evaluate?(batch: JudgedTexts, logits: Float32Array): Sums;
 }
 
 /** The examples whose texts are judged together: a micro-batch, or several. */
-export type JudgedTexts = Pick<MicroBatch, "examples" | "spans" | "targets">;
+export type JudgedTexts = Pick<MicroBatch, "examples" | "spans" | "targets"> & Partial<Pick<MicroBatch, "ids">>;
 
 /** Describes what a text with a label is to be given, as numbers. */
 export interface Targets {
@@ -94,6 +102,14 @@ export interface Relevance {
   of(example: RankedExample): readonly Float32Array[];
 }
 
+/** Describes the number that a pair of texts has. */
+export interface Similarity {
+  /** Changes whenever an example might become another number. */
+  readonly key: string;
+  /** @throws {UserError} a score that is none for the loss */
+  of(example: ScoredExample): number;
+}
+
 /** Describes what a micro-batch's losses, or logits, come to. */
 export interface Judgement {
   readonly sums: Sums;
@@ -109,7 +125,9 @@ interface Totals {
 }
 
 /** Numbers that add up over micro-batches, and lists that follow each other, by name; what one of them lacks is 0 or empty there. */
-export type Sums = Readonly<Record<string, number | readonly number[]>>;
+export type Sums = Readonly<Record<string, number | List>>;
+
+type List = readonly number[] | readonly Float32Array[];
 
 /** A loss, and metrics by name. */
 export interface Values {
@@ -145,13 +163,13 @@ export function defineObjective<const N extends string, F extends z.ZodRawShape>
 
 export function addSums(a: Sums | null, b: Sums): Sums {
   if (a === null) return b;
-  const sums: Record<string, number | readonly number[]> = { ...a };
+  const sums: Record<string, number | List> = { ...a };
   for (const [name, value] of Object.entries(b)) {
     const before = sums[name];
     sums[name] =
       typeof value === "number"
         ? ((before as number | undefined) ?? 0) + value
-        : [...((before as readonly number[]) ?? []), ...value];
+        : ([...((before as List) ?? []), ...value] as List);
   }
   return sums;
 }

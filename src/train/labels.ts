@@ -7,7 +7,7 @@ import { parseSources, trainingFiles } from "../data/examples/sources.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
-import { saidEmbedder, usualPooling, withPooling } from "../load/embedder.ts";
+import { expectEmbedder, saidEmbedder, usualPooling, withPooling } from "../load/embedder.ts";
 import { nameOf, withNewHead } from "../load/text-head.ts";
 import type { ModelConfig, Pooling } from "../models/config.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../models/families/index.ts";
@@ -144,15 +144,14 @@ export function withPlannedHead<C extends HeadSettings>(
  */
 export function withLabelsOf<S extends ObjectiveSettings>(
   settings: S,
-  opened: Pick<OpenModel, "name" | "adapter" | "classifier">,
+  opened: Pick<OpenModel, "name" | "folder" | "config" | "adapter" | "classifier">,
 ): S {
   const { classifier } = opened;
   const objective = objectiveOf(settings);
   if (objective.head.kind !== "logits") return settings;
   if (objective.head.pooling !== undefined) {
-    throw new UserError(
-      `--objective ${settings.objective}: how near texts are is measured within a training's micro-batches; give held-out examples to remat train by --valid`,
-    );
+    expectEmbedder(opened);
+    return withSettledPooling(settings, opened);
   }
   if (classifier === null) {
     throw new UserError(
@@ -212,18 +211,26 @@ function checkFamily(config: HeadSettings, opened: Opened): void {
 function checkEmbedding(config: TrainConfig, opened: Opened): void {
   const { objective, targets, modulesToSave, batchSize, packing, hardNegatives, gradCache } = config;
   const { config: model } = opened;
-  const isText = model.encoder !== null || model.modulePrefix === "model.";
-  if (!isText || opened.classifier !== null) {
-    const what = isText ? "judges whole texts" : "is the text part of a model with images";
+  expectEmbedder(opened);
+  if (model.encoder === null && model.modulePrefix !== "model.") {
     throw new UserError(
-      `--objective ${objective}: ${nameOf(opened)} ${what}; expected a text encoder or a model that generates text, without a head for texts`,
+      `--objective ${objective}: ${nameOf(opened)} is the text part of a model with images; expected a text encoder or a model that generates text`,
     );
   }
+  const wide = config.matryoshka?.find((width) => width > model.hiddenSize);
+  if (wide !== undefined)
+    throw new UserError(`--matryoshka ${wide}: the embeddings of ${nameOf(opened)} have ${model.hiddenSize} numbers`);
   const head = modulesOf(model).head.split(".").at(-1)!;
   const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
   if (flag !== null)
     throw new UserError(`--${flag} ${head}: --objective ${objective} takes embeddings from before the head, which is not there`);
-  if (batchSize === 1 && !gradCache && !packing && hardNegatives === 0) {
+  const { embedLoss } = config;
+  if (embedLoss === "triplet" && hardNegatives === 0)
+    throw new UserError(
+      `--embed-loss triplet holds a match against hard negatives, and --hard-negatives is 0; say how many each example has`,
+    );
+  const isOfMany = embedLoss === "contrast" || embedLoss === "cosent";
+  if (isOfMany && batchSize === 1 && !gradCache && !packing && hardNegatives === 0) {
     throw new UserError(
       `--objective ${objective} with --batch-size 1: an example is held against the others of its micro-batch; give --batch-size 16 or more`,
     );

@@ -52,6 +52,7 @@ const LINES = [
   { text: "a", text_pair: "b", label: ["x", 2] },
   { text: "a", label: 0.5 },
   { query: "a", text: "b", label: 1 },
+  { sentence1: "a", sentence2: "b", score: 0.5 },
   { query: "a", docs: ["b", "c"], labels: [1, 0.5] },
 ].map((line) => JSON.stringify(line));
 const whole = Buffer.from(`${LINES.join("\r\n\n")}\n`);

@@ -1,8 +1,20 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Batches, MicroBatch } from "../../src/data/samples/batch.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
-import { contrastBatches, drawn, EMBED_FOLDER, EMBED_RUNS, type EmbedRun, readEmbedFixture, textsOf } from "../support/embed.ts";
+import {
+  contrastBatches,
+  drawn,
+  EMBED_FOLDER,
+  EMBED_RUNS,
+  type EmbedRun,
+  LOSS_RUNS,
+  type LossFixture,
+  pairsOf,
+  readEmbedFixture,
+  textsOf,
+} from "../support/embed.ts";
 import { isZero, readTensors } from "../support/golden.ts";
 import { EXECUTORS, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
@@ -52,6 +64,44 @@ function normalised(values: Float32Array): Float32Array {
   const length = Math.hypot(...values);
   return values.map((value) => value / length);
 }
+
+describe("a whole run with another loss is what sentence-transformers makes of it", () => {
+  const { pairs, runs } = JSON.parse(readFileSync(join(EMBED_FOLDER, "losses.json"), "utf8")) as LossFixture;
+
+  test("the fixture is of these micro-batches and settings", () => {
+    expect(runs.map(({ name, settings }) => [name, settings])).toEqual(LOSS_RUNS.map(([name, settings]) => [name, settings]));
+    expect(drawn(contrastBatches(false, true)).map(pairsOf)).toEqual(pairs as ReturnType<typeof pairsOf>[]);
+  });
+
+  test.each(runs.map((run) => [run.name, run] as const))(
+    "%s: losses, gradient norms and the last weights within 1e-4",
+    async (name, run) => {
+      const { pooling, embedScale, ...more } = run.settings;
+      const own = {
+        embedLoss: more.embedLoss,
+        matryoshka: more.matryoshka,
+        gradCache: more.gradCache,
+        symmetric: more.symmetric,
+      };
+      const scored = more.embedLoss === "cosent" || more.embedLoss === "cosine";
+      const objective = {
+        ...own,
+        tripletMargin: more.tripletMargin,
+        objective: "embed",
+        pooling,
+        embedScale,
+        hardNegatives: scored ? 0 : 1,
+      };
+      const judge = { run: run.settings, objective, batches: contrastBatches(false, scored), padId: 0, start: {} };
+      const { steps, weights } = await trainedJudge(judge, await EXECUTORS["wasm"]!(), { name: "per-segment" });
+      expectSteps(steps, run.steps);
+      const ends = readTensors(join(EMBED_FOLDER, `loss-${name}.safetensors`));
+      expect(ends.size).toBeGreaterThan(3);
+      for (const [weight, values] of ends)
+        if (!isZero(weight)) expectWithin(weight, relativeError(weights.get(weight)!, values), 1e-4);
+    },
+  );
+});
 
 test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with examples packed into rows", async () => {
   const run = judged(EMBED_RUNS[0]!, true);

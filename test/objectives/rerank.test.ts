@@ -201,8 +201,5 @@ test("an adapter on a causal model, merged, measures as it did; records that do 
   expect(await refused(...flags, "--data", nothing, "--rerank-loss", "softmax")).toContain("no text of the query answers it");
   const labelled = write("labelled.jsonl", [{ text: "a", label: "x" }]);
   expect(await refused(...flags, "--data", labelled)).toContain("that is for --objective classify");
-  const embedding = ["train", "--model", model, "--objective", "embed", "--output", join(folder, "none")];
-  const several = write("several.jsonl", [{ query: "q", pos: ["a", "b"] }]);
-  expect(await refused(...embedding, "--data", several, "--batch-size", "4")).toContain('"pos" has 2 texts; expected one');
   expect(existsSync(join(folder, "none"))).toBe(false);
 });

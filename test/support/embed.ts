@@ -81,17 +81,53 @@ export const EMBED_RUNS: readonly EmbedRun[] = [
   },
 ];
 
-/** Examples of three texts of different lengths. */
-export function contrastBatches(packing = false): Batches {
+/** Runs with other losses, of at least two families each where that is not said of another kind of run already. */
+const bert = { ...EMBED_RUNS[0]!, clip: 2 };
+const smollm2 = { ...EMBED_RUNS[1]!, clip: 2 };
+export const LOSS_RUNS: readonly (readonly [name: string, run: LossRun])[] = [
+  ["matryoshka-bert", { ...bert, matryoshka: [12, 24, 5] }],
+  ["matryoshka-smollm2", { ...smollm2, matryoshka: [16, 3] }],
+  ["cosent-bert", { ...bert, embedLoss: "cosent" }],
+  ["cosent-smollm2", { ...smollm2, embedLoss: "cosent" }],
+  ["cached-bert", { ...bert, gradCache: true }],
+  ["cached-smollm2", { ...smollm2, gradCache: true }],
+  ["cached-matryoshka", { ...bert, gradCache: true, matryoshka: [24, 8] }],
+  ["symmetric", { ...bert, symmetric: true }],
+  ["triplet", { ...bert, embedLoss: "triplet", tripletMargin: 0.3 }],
+  ["cosine", { ...smollm2, embedLoss: "cosine" }],
+];
+
+export interface LossRun extends EmbedRun {
+  readonly embedLoss?: "triplet" | "cosent" | "cosine";
+  readonly matryoshka?: readonly number[];
+  readonly gradCache?: true;
+  readonly symmetric?: true;
+  readonly tripletMargin?: number;
+}
+
+export interface LossFixture {
+  /** Ids of both texts, and the score, of each example of each micro-batch. */
+  readonly pairs: readonly (readonly (readonly [readonly number[], readonly number[], number])[])[];
+  readonly runs: readonly {
+    readonly name: string;
+    readonly settings: LossRun;
+    readonly steps: readonly { readonly loss: number; readonly gradientNorm: number }[];
+  }[];
+}
+
+/** Examples of three texts of different lengths; or with `scored` of the first two, with one of five scores. */
+export function contrastBatches(packing = false, scored = false): Batches {
   const random = createRandom(8, "embed");
   const store = createSampleStore((number) => `d:${number}`);
+  const texts = scored ? 2 : TEXTS;
   for (let i = 0; i < 32; i++) {
     for (let text = 0; text < TEXTS; text++) {
       const ids = Int32Array.from({ length: 2 + random.below(TEXT_LENGTH - 2) }, () => 5 + random.below(50));
-      store.add({ ids, labels: ids.slice().fill(IGNORED), weights: null }, i + 1);
+      const target = scored && { target: Float32Array.of(((i * 7) % 5) / 4) };
+      if (text < texts) store.add({ ids, labels: ids.slice().fill(IGNORED), weights: null, ...target }, i + 1);
     }
   }
-  const options = { rows: BATCH_SIZE, rowLength: TEXTS * TEXT_LENGTH, packing, seed: 5, shuffle: true, padId: 0 };
+  const options = { rows: BATCH_SIZE, rowLength: texts * TEXT_LENGTH, packing, seed: 5, shuffle: true, padId: 0 };
   return createBatches(groupSamples(store.finish()), options);
 }
 
@@ -100,6 +136,9 @@ export const drawn = (batches: Batches): MicroBatch[] => drawnIn(EPOCHS, batches
 
 export const textsOf = ({ ids, spans }: MicroBatch): number[][][] =>
   spans.map((texts) => texts.map(({ from, to }) => [...ids.subarray(from, to)]));
+
+export const pairsOf = (batch: MicroBatch): (readonly [number[], number[], number])[] =>
+  textsOf(batch).map(([first, second], i) => [first!, second!, batch.targets![2 * i]!]);
 
 export function readEmbedFixture(): EmbedFixture {
   return JSON.parse(readFileSync(join(EMBED_FOLDER, "embed.json"), "utf8")) as EmbedFixture;

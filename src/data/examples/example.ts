@@ -10,7 +10,8 @@ export type Example =
   | UnpairedExample
   | LabelledExample
   | ContrastExample
-  | RankedExample;
+  | RankedExample
+  | ScoredExample;
 
 export interface ChatExample {
   readonly kind: "chat";
@@ -83,6 +84,15 @@ export interface RankedExample {
   readonly where: string;
 }
 
+/** Two texts, and how near they are. */
+export interface ScoredExample {
+  readonly kind: "scored";
+  readonly first: string;
+  readonly second: string;
+  readonly score: number;
+  readonly where: string;
+}
+
 /** The keys of each kind of example, for messages. */
 export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   chat: '{"messages"}',
@@ -93,4 +103,5 @@ export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   labelled: '{"text", "label"}',
   contrast: '{"anchor", "positive"}',
   ranked: '{"query", "text", "label"}',
+  scored: '{"sentence1", "sentence2", "score"}',
 };

@@ -12,6 +12,7 @@ import {
 import type { ChatExample, Example } from "./example.ts";
 import { readQuery, readTriplet } from "./judged/contrasts.ts";
 import { readLabelledChat, readLabelledText } from "./judged/labels.ts";
+import { readScoredPair } from "./judged/contrasts.ts";
 import { readRankedList, readRankedText } from "./judged/rankings.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
 import { readOpenAiPreference, readPreference, readUnpaired } from "./judged/preferences.ts";
@@ -37,6 +38,7 @@ export type {
   LabelledExample,
   PreferenceExample,
   RankedExample,
+  ScoredExample,
   TextExample,
   UnpairedExample,
 } from "./example.ts";
@@ -81,6 +83,9 @@ interface Format {
  * - `{"query", "text", "label"}`, the label a number from 0 on, or true or false
  * - `{"query", "docs", "labels"}`, lists (sentence-transformers)
  *
+ * Two texts, and how near they are:
+ * - `{"sentence1", "sentence2", "score"}` (sentence-transformers)
+ *
  * The first that fits is taken.
  */
 const FORMATS: readonly Format[] = [
@@ -108,6 +113,7 @@ const FORMATS: readonly Format[] = [
   { required: ["text", "label"], optional: ["text_pair"], read: readLabelledText },
   { required: ["anchor", "positive"], optional: ["negative"], read: readTriplet },
   { required: ["query", "pos"], optional: ["neg"], read: readQuery },
+  { required: ["sentence1", "sentence2", "score"], optional: [], read: readScoredPair },
   { required: ["text"], optional: [], read: (record, where) => ({ kind: "text", text: text(record, "text", where), where }) },
 ];
 

@@ -78,6 +78,7 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
     labelled: 0,
     contrast: 0,
     ranked: 0,
+    scored: 0,
   };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);

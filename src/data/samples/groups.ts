@@ -2,11 +2,19 @@ import type { Sample } from "./sample.ts";
 import type { FileSamples } from "./sample-store.ts";
 import { createIntList } from "./sample-store.ts";
 
-/** The samples of each example as one, so that they stay together wherever samples are drawn, held out, packed and batched. */
-export function groupSamples(set: FileSamples): FileSamples {
+/**
+ * The samples of each example as one, so that they stay together wherever samples are drawn, held out, packed and batched.
+ * @param most samples of an example: a record with more is several examples
+ */
+export function groupSamples(set: FileSamples, most = Infinity): FileSamples {
   const firsts = createIntList();
+  const numbers = createIntList();
+  let first = 0;
   set.numbers.forEach((number, i) => {
-    if (i === 0 || number !== set.numbers[i - 1]) firsts.push(i);
+    if (i > 0 && number === set.numbers[i - 1] && i - first < most) return;
+    first = i;
+    firsts.push(i);
+    numbers.push(number);
   });
   firsts.push(set.count);
   const bounds = firsts.finish();
@@ -18,7 +26,7 @@ export function groupSamples(set: FileSamples): FileSamples {
     ...set,
     count,
     lengths,
-    numbers: set.numbers.filter((number, i) => i === 0 || number !== set.numbers[i - 1]),
+    numbers: numbers.finish(),
     sample(group) {
       const members: Sample[] = [];
       for (let i = bounds[group]!; i < bounds[group + 1]!; i++) members.push(set.sample(i));

@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import type { ContrastExample, RankedExample } from "../examples/formats.ts";
+import type { ContrastExample, RankedExample, ScoredExample } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
@@ -32,6 +32,7 @@ export interface JudgedTexts {
   alone(text: string, where: string): Sample;
   /** The same of each text. */
   contrast(example: ContrastExample): Sample[];
+  scored(example: ScoredExample): Sample[];
   /** The query with each text, which alone is cut where both are too long. */
   ranked(example: RankedExample): Sample[];
 }
@@ -54,6 +55,7 @@ export function createJudgedTexts(
     whole: (ids, where) => unlabelled([ids], where, options),
     alone,
     contrast: ({ anchor, positives, negatives, where }) => [anchor, ...positives, ...negatives].map((text) => alone(text, where)),
+    scored: ({ first, second, where }) => [first, second].map((text) => alone(text, where)),
     ranked({ query, texts, where }) {
       const [first, ...others] = encoded([query, ...texts], where);
       return others.map((second) => place(tokenizer, [first!, second], where, { ...options, cut: "second" }));

@@ -28,7 +28,7 @@ export interface SampleMaker {
 /**
  * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
- * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positives and negatives. A ranked query: with each of its texts, one pair behind the other. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positives and negatives. A scored pair: a text each. A ranked query: with each of its texts, one pair behind the other. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
 export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
@@ -83,6 +83,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         return [labelled(example)];
       case "contrast":
         return judged.contrast(example);
+      case "scored":
+        return judged.scored(example);
       case "ranked":
         return judged.ranked(example);
       case "chat": {

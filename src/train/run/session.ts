@@ -388,6 +388,7 @@ function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): 
     }
     case "contrast":
     case "ranked":
+    case "scored":
       return null;
     case "preference":
       return promptOf(tokenizer, example.chosen, date);

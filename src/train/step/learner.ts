@@ -1,5 +1,5 @@
 import type { MicroBatch, TokenBatch } from "../../data/samples/batch.ts";
-import type { Head, LogitsHead, OpenHead, Sums } from "../../objectives/objective.ts";
+import type { Head, JudgedTexts, LogitsHead, OpenHead, Sums } from "../../objectives/objective.ts";
 import { headBatch } from "../../load/head-batch.ts";
 import type { Engine } from "./engine.ts";
 
@@ -46,7 +46,10 @@ function openLearner(engine: Engine, head: OpenHead | LogitsHead, found: (batch:
       });
       return { loss: (head.values(sums).loss * head.share(batch)) / total, sums };
     },
-    evaluate: (batch) => head.judge(batch, found(headBatch(head, batch, config))).sums,
+    evaluate(batch) {
+      const values = found(headBatch(head, batch, config));
+      return (head.kind === "logits" && head.evaluate?.(batch, values)) || head.judge(batch, values).sums;
+    },
   };
 }
 
@@ -65,8 +68,7 @@ function stepLearner(engine: Engine, head: LogitsHead): Learner {
       const logits = new Float32Array(found.reduce((sum, { length }) => sum + length, 0));
       const places = found.map((_, i) => found.slice(0, i).reduce((sum, { length }) => sum + length, 0));
       for (const [i, values] of found.entries()) logits.set(values, places[i]!);
-      const spans = group.flatMap((batch) => batch.spans);
-      const { sums, weights } = head.judge({ examples: spans.length, spans }, logits);
+      const { sums, weights } = head.judge(together(group), logits);
       const { loss } = head.values(sums);
       for (const [i, batch] of group.entries()) {
         const own = weights.subarray(places[i]!, places[i]! + found[i]!.length);
@@ -81,4 +83,18 @@ function stepLearner(engine: Engine, head: LogitsHead): Learner {
       return { loss: judged.loss, sums: judged.sums };
     },
   };
+}
+
+/** The examples of several micro-batches as those of one. */
+function together(group: readonly MicroBatch[]): JudgedTexts {
+  const ids = new Int32Array(group.reduce((sum, { tokens }) => sum + tokens, 0));
+  const targets = group.flatMap((batch) => (batch.targets ? [...batch.targets] : []));
+  let start = 0;
+  const spans = group.flatMap((batch) => {
+    const at = start;
+    ids.set(batch.ids, at);
+    start += batch.tokens;
+    return batch.spans.map((texts) => texts.map(({ from, to }) => ({ from: at + from, to: at + to })));
+  });
+  return { examples: spans.length, spans, ids, ...(targets.length > 0 && { targets: Float32Array.from(targets) }) };
 }

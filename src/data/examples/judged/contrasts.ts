@@ -1,6 +1,7 @@
+import { JsonNumber } from "../../../base/exact-json.ts";
 import { UserError } from "../../../base/errors.ts";
-import { jsonKind } from "../../../base/json.ts";
-import type { ContrastExample } from "../example.ts";
+import { jsonKind, show } from "../../../base/json.ts";
+import type { ContrastExample, ScoredExample } from "../example.ts";
 import { type DataRecord, listText, text, wellFormed } from "../values.ts";
 
 /** `{"anchor", "positive", "negative"?}`, the negative a text or a list of them. @throws {UserError} */
@@ -27,6 +28,20 @@ export function readQuery(record: DataRecord, where: string): ContrastExample {
     negatives: texts(record, "neg", where),
     where,
   };
+}
+
+/** `{"sentence1", "sentence2", "score"}`, the score a number, in tables as a text. @throws {UserError} */
+export function readScoredPair(record: DataRecord, where: string): ScoredExample {
+  const given = record["score"];
+  const plain = given instanceof JsonNumber ? given.valueOf() : given;
+  const score = typeof plain === "string" && plain.trim() !== "" ? Number(plain) : plain;
+  if (typeof score !== "number" || !Number.isFinite(score))
+    throw new UserError(`${where}: "score" must say how near both texts are, a number; got ${show(given)}`);
+  const [first, second] = ["sentence1", "sentence2"].map((key) => spoken(text(record, key, where), key, where)) as [
+    string,
+    string,
+  ];
+  return { kind: "scored", first, second, score, where };
 }
 
 /** A list of texts; in tables it is a text that holds JSON. @throws {UserError} */
