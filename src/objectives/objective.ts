@@ -22,7 +22,7 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   readonly summary: string;
   /** Kinds of examples that it takes. */
   readonly accepts: readonly Example["kind"][];
-  /** Those of them that it takes with some settings; all by default. */
+  /** The same with some settings; all by default. */
   acceptsOf?(settings: z.output<z.ZodObject<F>>): readonly Example["kind"][];
   /** The settings with which it takes a kind, for errors, where it does not take all with any. */
   readonly otherwise?: Partial<Readonly<Record<Example["kind"], string>>>;
