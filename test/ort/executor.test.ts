@@ -136,7 +136,8 @@ test("attention of 2048 tokens and its gradient need less than the scores of all
 // The way to a device's memory, on the CPU's.
 describe("memory that is reached by copies alone", () => {
   const copying = createOrtExecutor({ threads: 1, copies: true });
-  afterAll(() => copying.close());
+  const direct = createOrtExecutor({ threads: 1 });
+  afterAll(() => [copying, direct].forEach((executor) => executor.close()));
 
   test("is aligned, written, read back and cleared, in pieces", () => {
     const bytes = 2 ** 26 + 130;
@@ -158,7 +159,7 @@ describe("memory that is reached by copies alone", () => {
     const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "AttentionGrad" }), inputs, attrs });
     for (const name of outputs) builder.output({ name, role: "boundary" });
     const graph = builder.build();
-    const [expected, actual] = [executor, copying].map((executor) => runOn(executor, graph, feeds));
+    const [expected, actual] = [direct, copying].map((executor) => runOn(executor, graph, feeds));
     expectSameBits("outputs", [...actual!.values()], [...expected!.values()]);
     expect(copying.temporary.bytes).toBeGreaterThan(0);
     expect(copying.temporary.bytes).toBe(copying.arena().total - copying.reserved);
