@@ -3,7 +3,8 @@
  * element's arithmetic depends neither on how many rows there are, as long as there are two, nor on which they are.
  */
 import { THREAD_SCRATCH, threadCount, threadIndex, threadScratch } from "./command";
-import { MATRIX, product } from "./native";
+import { F32 } from "./half";
+import { MATRIX, product, takesBf16, typedProduct } from "./native";
 
 /** Fewest rows of a native product. */
 export const NATIVE_ROWS: i32 = 16;
@@ -17,9 +18,12 @@ function partRow(m: i32, units: i32, index: i32, count: i32): i32 {
   return index == count ? m : <i32>(<i64>units * index / count) * UNIT;
 }
 
-/** This thread's rows of the product; m is at least NATIVE_ROWS. With `transA` the columns of A are copied to scratch in blocks. */
+/**
+ * This thread's rows of the product; m is at least NATIVE_ROWS. With `transA` the columns of A are copied to scratch in blocks, but for a product
+ * of bf16, whose operands may be of other types.
+ */
 export function nativeProduct(
-  session: f64, a: usize, transA: bool, b: usize, transB: bool, c: usize, addend: i32, out: usize, m: i32, n: i32, k: i32,
+  session: f64, a: usize, transA: bool, b: usize, transB: bool, c: usize, addend: i32, out: usize, m: i32, n: i32, k: i32, bType: i32,
 ): void {
   const units = m / UNIT;
   const first = partRow(m, units, threadIndex, threadCount);
@@ -28,6 +32,11 @@ export function nativeProduct(
   const rowBytes = <usize>n << 2;
   out += <usize>first * rowBytes;
   if (addend == MATRIX) c += <usize>first * rowBytes;
+  if (takesBf16(session)) {
+    const skipped = transA ? <usize>first << 2 : (<usize>first * k) << 2;
+    typedProduct(session, a + skipped, b, c, out, rows, n, k, transA, transB, addend, F32, bType, transA ? m : k);
+    return;
+  }
   if (!transA) {
     product(session, a + ((<usize>first * k) << 2), b, c, out, rows, n, k, false, transB, addend);
     return;

@@ -21,7 +21,7 @@ declare function gemm(
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
  * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
  *
- * With a native session A and B are f32, and the product goes there unless it is cut to a few rows.
+ * With a native session A is f32, and B, or bf16 where the session takes that; the product goes there unless it is cut to a few rows.
  */
 export function gemmCommand(opcode: u32): void {
   if (opcode == Opcode.AdaptedRows) {
@@ -42,7 +42,7 @@ export function gemmCommand(opcode: u32): void {
   }
   const session = sessionOf(int(11), int(12));
   if (session && m >= NATIVE_ROWS && k > 0) {
-    nativeProduct(session, pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k);
+    nativeProduct(session, pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k, int(6));
     return;
   }
   gemm(

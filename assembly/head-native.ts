@@ -8,10 +8,10 @@
  * on from page to page in an order that does not depend on where pages end.
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
-import { F32, floatBytes, loadFloats } from "./half";
+import { BF16, F32, floatBytes, loadFloats } from "./half";
 import { loadSome, storeSome } from "./lanes";
 import { exp4 } from "./math";
-import { MATRIX, NO_ADDEND, product, sessionOf } from "./native";
+import { MATRIX, NO_ADDEND, product, sessionOf, takesBf16, typedProduct } from "./native";
 import { Opcode } from "./opcodes";
 import { BLOCK, codeBytes, dequantise } from "./quantised";
 import { capSlope4, capSlopeOf, softCap } from "./soft-cap";
@@ -66,15 +66,22 @@ function pageLogits(index: i32): usize {
   return logits + (<usize>index * block * int(1) << 2);
 }
 
-/** Block `b` of W as f32, of a page that begins with block `from`: in place, or widened into the thread's scratch. With `codeScales` W is quantised. */
-function blockOf(w: usize, type: i32, codeScales: usize, b: i32, from: i32): usize {
+/** The type that a product has a block of W in: as it lies in memory if it can. */
+// @ts-ignore: decorator
+@inline
+function blockType(session: f64, type: i32, codeScales: usize): i32 {
+  return takesBf16(session) && !codeScales && type == BF16 ? BF16 : F32;
+}
+
+/** Block `b` of W as `wanted` says, of a page that begins with block `from`: in place, or widened into the thread's scratch. With `codeScales` W is quantised. */
+function blockOf(w: usize, type: i32, codeScales: usize, b: i32, from: i32, wanted: i32): usize {
   const at = <usize>(b - from) * block * width;
   if (codeScales) {
     dequantise(type, w + codeBytes(type, at), codeScales + (at / BLOCK << 2), threadScratch, blockRows(b) * width / BLOCK);
     return threadScratch;
   }
   const values = w + floatBytes(type, at);
-  if (type == F32) return values;
+  if (type == wanted) return values;
   const count = blockRows(b) * width;
   // What is read behind an odd end lies within the 64 bytes that everything is rounded up to.
   for (let i = 0; i < count; i += 4) v128.store(threadScratch + (<usize>i << 2), loadFloats(values + (<usize>i << 1), type));
@@ -85,13 +92,15 @@ function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void
   if (n == 0) return;
   const type = int(5);
   const session = sessionOf(int(6), int(7));
+  const wanted = blockType(session, type, codeScales);
   const cap = float(8);
   const from = int(9), pageBlocks = int(10) - from;
   const end = from + partEnd(pageBlocks, 1);
   for (let b = from + partStart(pageBlocks, 1); b < end; b++) {
     const count = blockRows(b);
     const x = pageLogits(b - from);
-    product(session, blockOf(w, type, codeScales, b, from), h, 0, x, count, n, width, false, true, NO_ADDEND);
+    const weights = blockOf(w, type, codeScales, b, from, wanted);
+    typedProduct(session, weights, h, 0, x, count, n, width, false, true, NO_ADDEND, wanted, F32, width);
     if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
@@ -224,6 +233,7 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
   const parts = pointer(11), dw = pointer(12), c = pointer(13);
   const type = int(5), partCount = int(6);
   const begin = sessionOf(int(7), int(8)), add = sessionOf(int(9), int(10)), toWeight = sessionOf(int(11), int(12));
+  const wanted = blockType(begin, type, codeScales);
   const dloss = load<f32>(pointer(10));
   // What all columns have in common, and the scales of each.
   const scales: usize = int(14) ? pointer(9) : 0;
@@ -252,9 +262,9 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
       subtractOwn(x, b * block, count, factor, scales, cap);
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
-        const weights = blockOf(w, type, codeScales, b, from);
-        if (b == part) product(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND);
-        else product(add, x, weights, out, out, n, width, count, true, false, MATRIX);
+        const weights = blockOf(w, type, codeScales, b, from, wanted);
+        if (b == part) typedProduct(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND, F32, wanted, n);
+        else typedProduct(add, x, weights, out, out, n, width, count, true, false, MATRIX, F32, wanted, n);
       }
     }
   }

@@ -1,7 +1,9 @@
 /**
  * A native library that works on the same memory. Everything is f32, row-major, without gaps, and computed on the calling
- * thread (src/wasm/native.ts). A session is an address outside of this memory.
+ * thread (src/wasm/native.ts). A session is an address outside of this memory, or says that the product is one of bf16
+ * (src/wasm/bf16/product.ts), whose operands may be bf16 in memory too, and A have gaps.
  */
+import { F32 } from "./half";
 
 /** Addend of a product: none, [m, n] (may be the output), one row [n], one column [m]. */
 export const NO_ADDEND: i32 = 0;
@@ -9,15 +11,35 @@ export const MATRIX: i32 = 1;
 export const ROW: i32 = 2;
 export const COLUMN: i32 = 3;
 
+/** `product` of operands of any type of half.ts; `lda` are the elements from one row of A, as it is stored, to the next. */
+// @ts-ignore: decorator
+@external("native", "product")
+export declare function typedProduct(
+  session: f64, a: usize, b: usize, c: usize, out: usize, m: i32, n: i32, k: i32, transA: bool, transB: bool, addend: i32,
+  aType: i32, bType: i32, lda: i32,
+): void;
+
 /**
  * out[m, n] = alpha op(A) op(B) + C. A is stored [k, m] if `transA`, B [n, k] if `transB`. The session carries alpha, and has been made
  * for the same transA, transB and kind of addend.
  */
 // @ts-ignore: decorator
-@external("native", "product")
-export declare function product(
+@inline
+export function product(
   session: f64, a: usize, b: usize, c: usize, out: usize, m: i32, n: i32, k: i32, transA: bool, transB: bool, addend: i32,
-): void;
+): void {
+  typedProduct(session, a, b, c, out, m, n, k, transA, transB, addend, F32, F32, transA ? m : k);
+}
+
+/** True if a product takes operands as they lie in memory. */
+// @ts-ignore: decorator
+@inline
+export function takesBf16(session: f64): bool {
+  return session >= BF16_SESSION;
+}
+
+/** Sessions from here on are products of bf16: no address is as large. */
+export const BF16_SESSION: f64 = 4503599627370496.0;
 
 /** y = f(x), both [rows, columns]; y may be x. */
 // @ts-ignore: decorator

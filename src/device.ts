@@ -11,7 +11,7 @@ export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 export type DeviceName = (typeof DEVICES)[number];
 
 /** The values of `--matmul`. */
-export const MATMUL_CHOICES = ["auto", "wasm", "native"] as const satisfies MatmulChoice[];
+export const MATMUL_CHOICES = ["auto", "wasm", "native", "bf16"] as const satisfies MatmulChoice[];
 
 export interface DeviceOptions {
   readonly device: DeviceName;
@@ -42,9 +42,13 @@ export interface Device {
  * @throws {UserError} a device that cannot be used here, with what is missing
  */
 export async function openDevice(options: DeviceOptions): Promise<Device> {
-  switch (options.device) {
+  const { device, matmul } = options;
+  if (matmul === "bf16" && device !== "auto" && device !== "wasm")
+    throw new UserError(`--matmul bf16 is of --device wasm, but --device is ${device}; leave one of the two out`);
+  switch (device) {
     case "auto":
-      return openAuto(options);
+      // Who asks for the products of one device asks for that device.
+      return matmul === "bf16" ? openWasm(options, null) : openAuto(options);
     case "wasm":
       return openWasm(options, null);
     case "ort-cpu":

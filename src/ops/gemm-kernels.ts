@@ -2,7 +2,7 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import type { FloatType } from "../base/dtype.ts";
 import { kernelFormat, QUANTISED_BLOCK } from "./dequantize.ts";
 import { HALF_CODE } from "./half.ts";
-import { type KernelEmitter, type Operand, type ProductShape, type Scratch, sessionWords } from "./types.ts";
+import { type KernelEmitter, type Operand, type ProductShape, type Scratch, sessionWords, takesBf16 } from "./types.ts";
 
 /** How an operand of a product lies in memory, input `i` of an operator. */
 export function storedOperand(
@@ -48,7 +48,8 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
   const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
   const session = nativeSession(e, product);
   let [right, rightType, scales] = [b, quantised?.format ?? HALF_CODE[bType], quantised?.scales ?? null];
-  if (session !== null && rightType !== HALF_CODE.f32) {
+  const isTaken = session !== null && takesBf16(session) && rightType === HALF_CODE.bf16;
+  if (session !== null && rightType !== HALF_CODE.f32 && !isTaken) {
     right = product.widened ?? e.scratch(4 * k * n);
     if (quantised) e.emit(Opcode.Dequantize, [b, scales, right], [(k * n) / QUANTISED_BLOCK, rightType]);
     else e.emit(Opcode.CastHalf, [b, right], [k * n, rightType, HALF_CODE.f32]);

@@ -118,13 +118,25 @@ export interface ProductShape extends ProductKind {
   readonly k: number;
 }
 
-/** Describes what commands can have computed natively. A session is an address in the process, good for any sizes. */
+/**
+ * Describes what commands can have computed natively. A session is an address in the process, or says that a product is one of bf16
+ * (`takesBf16`); it is good for any sizes.
+ */
 export interface NativeLibrary {
   /** Tells whether a whole product is faster there than by the kernel. */
   pays(product: ProductShape): boolean;
-  product(kind: ProductKind): number;
+  /** The session of a product; of one whose sizes are known the one that is best for these. */
+  product(product: ProductKind | ProductShape): number;
   /** An operation on each row, or on each element. */
   unary(op: "Softmax" | "Exp"): number;
+}
+
+/** Sessions from here on are products of bf16, as assembly/native.ts has it. */
+export const BF16_SESSION = 2 ** 52;
+
+/** True if the operands of a session's products may be bf16 in memory. */
+export function takesBf16(session: number): boolean {
+  return session >= BF16_SESSION;
 }
 
 /** A session as scalars of a command. */

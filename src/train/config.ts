@@ -191,7 +191,9 @@ export const trainConfigSchema = z.strictObject({
   matmul: z
     .enum(MATMUL_CHOICES)
     .default("auto")
-    .describe("matrix products by WebAssembly kernels or by ONNX Runtime's native ones; auto: native where the library loads"),
+    .describe(
+      "matrix products by WebAssembly kernels, by ONNX Runtime's native ones, or in bf16 with sums in f32; auto: native where the library loads",
+    ),
 
   evalEvery: z
     .number()
@@ -300,7 +302,8 @@ export const HELP_GROUPS = [
   },
   {
     keys: ["threads", "matmul"],
-    description: "CPU threads (all), and whether WebAssembly or ONNX Runtime multiplies matrices on wasm (auto)",
+    description:
+      "CPU threads (all), and what multiplies matrices on wasm: WebAssembly, ONNX Runtime, or machine code in bf16 (auto)",
   },
   {
     keys: ["activationMemory", "memory"],

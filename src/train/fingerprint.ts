@@ -3,6 +3,7 @@ import { LOSS } from "../objectives/objective.ts";
 import { ADAPTER_KEYS, type AdapterFlag } from "../models/adapters/index.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { chooseOptimizer } from "../optimizers/index.ts";
+import { bf16Kernel } from "../wasm/bf16/executable.ts";
 import { targetsOf, type TrainConfig, type TrainConfigKey } from "./config.ts";
 
 /** Settings that a run's numbers depend on: a checkpoint can only be resumed with the same. */
@@ -75,6 +76,7 @@ export function fingerprint(
   const later = LATER_KEYS.filter((key) => config[key] !== undefined && config[key] !== "none");
   return [
     ...settings,
+    ...(config.matmul === "bf16" ? [`matmul bf16 ${bf16Kernel()}`] : []),
     ...objectiveFingerprint(config),
     ...(config.bestMetric === LOSS.name ? [] : [`bestMetric ${config.bestMetric}`]),
     ...later.map((key) => `${key} ${JSON.stringify(config[key])}`),

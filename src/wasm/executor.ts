@@ -10,7 +10,7 @@ import { type Boot, instantiateKernels, type Kernels } from "./instance.ts";
 import { lower, type Lowered } from "./lower.ts";
 import { type MatmulChoice, type MatmulProvider, openMatmul } from "./matmul.ts";
 import { createMemory, expectAligned, type SharedMemory, STATIC_BYTES } from "./memory.ts";
-import { NATIVE_SCRATCH } from "./native.ts";
+import { nativeScratch } from "./native.ts";
 
 export interface WasmExecutorOptions {
   /** Threads that run kernels, this one included; by default one per core. Results do not depend on it. */
@@ -52,7 +52,7 @@ interface Stage {
 
 /**
  * An executor on AssemblyScript kernels. Asynchronous because its threads must have started.
- * @throws {UserError} `matmul` is `native`, and the library cannot be loaded
+ * @throws {UserError} `matmul` is `native` or `bf16`, and the library cannot be loaded, or the machine has no bf16
  */
 export async function createWasmExecutor(options: WasmExecutorOptions = {}): Promise<WasmExecutor> {
   const { threads = availableParallelism() } = options;
@@ -88,7 +88,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
   };
 
   return {
-    name: matmul.name === "wasm" ? "wasm" : "wasm with native products",
+    name: matmul.name === "wasm" ? "wasm" : `wasm with ${matmul.name} products`,
     threads,
     halves: "weights",
     memory: shared.memory,
@@ -196,7 +196,10 @@ async function startThreads(shared: SharedMemory, threads: number, choice: Matmu
     const matmul = await openMatmul(choice, shared);
     const boots = Array.from({ length: threads }, (_, thread): Boot => {
       const scratch = shared.reserve(sizes.THREAD_SCRATCH.value, "thread scratch");
-      const native = matmul.native && { ...matmul.native.boot, scratch: shared.reserve(NATIVE_SCRATCH, "thread scratch") };
+      const native = matmul.native && {
+        ...matmul.native.boot,
+        scratch: shared.reserve(nativeScratch(matmul.native.boot), "thread scratch"),
+      };
       return { ...boot, thread, scratch, control, native };
     });
     await Promise.all(workers.map((worker, i) => startWorker(worker, boots[i + 1]!)));

@@ -1,22 +1,23 @@
 /**
  * The native matmul provider: large products go to ONNX Runtime's `Gemm` (MLAS), called through its C API on tensors that view
  * the shared memory. Each kernel thread computes its own rows, on itself: no second thread pool, no copies, and results that
- * do not depend on the number of threads.
+ * do not depend on the number of threads. With `bf16` products of two large sides are computed in bf16, with sums in f32, by machine code
+ * of our own (bf16/).
  */
 import { type Pointer, ptr } from "bun:ffi";
 import { messageOf } from "../base/errors.ts";
-import type { NativeLibrary, ProductShape } from "../ops/types.ts";
+import { BF16_SESSION, type NativeLibrary, type ProductShape } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-
+import type { Bf16Addresses } from "./bf16/executable.ts";
 import type { SharedMemory } from "./memory.ts";
 import type { NativeBoot } from "./native.ts";
 import { nodeModel, type SingleNode } from "./node-model.ts";
 
-/** `auto`: native where the library loads. */
-export type MatmulChoice = "auto" | "wasm" | "native";
+/** `auto`: native where the library loads; never `bf16`, which rounds. */
+export type MatmulChoice = "auto" | "wasm" | "native" | "bf16";
 
 export interface MatmulProvider {
-  readonly name: "wasm" | "native";
+  readonly name: "wasm" | "native" | "bf16";
   /** One sentence: which library, or why there is none. */
   readonly reason: string;
   /** The library for threads and lowerings; null: all products are computed by WebAssembly kernels. */
@@ -27,18 +28,18 @@ const NAMES = ["A", "B", "C", "Y"];
 /** Bytes of a pointer and of a name of one letter. */
 const NAME_BYTES = 10;
 
-/** Chooses a provider. Never throws for `auto`. @throws {UserError} `native`, and the library cannot be loaded */
+/** Chooses a provider. Never throws for `auto`. @throws {UserError} `native` or `bf16`, and something of it is not here */
 export async function openMatmul(choice: MatmulChoice, shared: SharedMemory): Promise<MatmulProvider> {
   if (choice === "wasm") return { name: "wasm", reason: "as asked for", native: null };
   try {
-    return await openNative(shared);
+    return await openNative(shared, choice === "bf16" ? (await import("./bf16/executable.ts")).bf16Routines() : null);
   } catch (error) {
-    if (choice === "native") throw error;
+    if (choice !== "auto") throw error;
     return { name: "wasm", reason: messageOf(error), native: null };
   }
 }
 
-async function openNative(shared: SharedMemory): Promise<MatmulProvider> {
+async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Promise<MatmulProvider> {
   // Loaded only where it is used: a quarter of the start-up time.
   const [{ openEnvironment, LOG_ERRORS }, { cString, created, loadOrt }] = await Promise.all([
     import("../ort/environment.ts"),
@@ -80,14 +81,17 @@ async function openNative(shared: SharedMemory): Promise<MatmulProvider> {
     memoryInfo,
     base,
     names,
+    bf16,
   };
   return {
-    name: "native",
-    reason: `ONNX Runtime ${version}`,
+    name: bf16 ? "bf16" : "native",
+    reason: bf16 ? `AVX512-BF16, with ONNX Runtime ${version}` : `ONNX Runtime ${version}`,
     native: {
       boot,
-      pays,
-      product({ transA, transB, addend, alpha }) {
+      pays: bf16 ? (shape) => pays(shape) || isBf16(shape) : pays,
+      product(product) {
+        const { transA, transB, addend, alpha } = product;
+        if (bf16 && (!("m" in product) || isBf16(product))) return BF16_SESSION + floatBits(alpha);
         const rank = { none: [], matrix: [2], column: [2], row: [1] }[addend];
         return sessionOf({
           op: "Gemm",
@@ -128,6 +132,21 @@ const LEAST_COLUMNS = 8;
 /** A transposed A is copied first: that must pay, and 64 of its columns must fit the scratch. */
 const LEAST_TRANSPOSED = 128;
 const MOST_TRANSPOSED_TERMS = 8192;
+
+/**
+ * Rows from which a product in bf16 gains more than packing B costs, and columns and terms below which it is one of adapters, which
+ * gain little and stay in f32.
+ */
+const BF16_ROWS = 32;
+const BF16_SIDES = 64;
+
+function isBf16({ m, n, k }: ProductShape): boolean {
+  return m >= BF16_ROWS && n >= BF16_SIDES && k >= BF16_SIDES;
+}
+
+function floatBits(value: number): number {
+  return new Uint32Array(Float32Array.of(value).buffer)[0]!;
+}
 
 function pays({ m, n, k, transA }: ProductShape): boolean {
   if (m < LEAST_ROWS || n < LEAST_COLUMNS || k < LEAST_COLUMNS || m * n * k < LEAST_WORK) return false;

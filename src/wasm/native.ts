@@ -1,6 +1,9 @@
 import type { Pointer } from "bun:ffi";
 import { bindFunctions, text } from "../ort/library.ts";
+import { takesBf16 } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
+import type { Bf16Addresses } from "./bf16/executable.ts";
+import { BF16_SCRATCH, createBf16Product } from "./bf16/product.ts";
 
 /** Describes what threads need to call ONNX Runtime: addresses in the process, the same for all. */
 export interface NativeBoot {
@@ -13,9 +16,11 @@ export interface NativeBoot {
   readonly base: Pointer;
   /** In that memory: `char*` of the inputs "A", "B", "C" and of the output "Y". */
   readonly names: Address;
+  /** Routines for products of bf16; null: there are none. */
+  readonly bf16: Bf16Addresses | null;
 }
 
-/** With NATIVE_SCRATCH bytes of the thread's own. */
+/** With scratch of the thread's own, see nativeScratch. */
 export interface NativeThread extends NativeBoot {
   readonly scratch: Address;
 }
@@ -34,12 +39,19 @@ export interface NativeImports {
     transA: number,
     transB: number,
     addend: number,
+    aType: number,
+    bType: number,
+    lda: number,
   ): void;
   unary(session: number, x: number, y: number, rows: number, columns: number): void;
 }
 
-/** Bytes of scratch that each thread needs for its calls. */
-export const NATIVE_SCRATCH = 64;
+/** Bytes of scratch that each thread needs for its calls: of the library, then of products of bf16. */
+export function nativeScratch({ bf16 }: Pick<NativeBoot, "bf16">): number {
+  return CALL_SCRATCH + (bf16 ? BF16_SCRATCH : 0);
+}
+
+const CALL_SCRATCH = 64;
 /** Where in the scratch the pieces are, after two dimensions (i64): handles of A, B, C and of Y. */
 const VALUES = 16;
 const OUTPUT = VALUES + 24;
@@ -63,7 +75,7 @@ export const noNativeImports: NativeImports = { product: absent, unary: absent }
 export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {
   const { Run, CreateTensorWithDataAsOrtValue, ReleaseValue, GetErrorMessage, ReleaseStatus } = bindFunctions(thread.entries);
   const { base, memoryInfo, runOptions, scratch } = thread;
-  const words = new Uint32Array(memory.buffer, scratch, NATIVE_SCRATCH / 4);
+  const words = new Uint32Array(memory.buffer, scratch, CALL_SCRATCH / 4);
   const dims = base + scratch;
   const inputNames = base + thread.names;
   const outputName = inputNames + OUTPUT - VALUES;
@@ -91,8 +103,19 @@ export function createNativeImports(memory: WebAssembly.Memory, thread: NativeTh
     check(status);
   };
 
+  const multiply = thread.bf16 && createBf16Product(memory, base, scratch + CALL_SCRATCH, thread.bf16);
+  // Kept, since a product has as little garbage as can be.
+  const left = { address: 0, type: 0, stride: 0, transposed: false };
+  const right = { ...left };
+
   return {
-    product(session, a, b, c, out, m, n, k, transA, transB, addend) {
+    product(session, a, b, c, out, m, n, k, transA, transB, addend, aType, bType, lda) {
+      if (multiply && takesBf16(session)) {
+        Object.assign(left, { address: a, type: aType, stride: lda, transposed: transA !== 0 });
+        Object.assign(right, { address: b, type: bType, stride: transB ? k : n, transposed: transB !== 0 });
+        multiply(left, right, c, addend, out, m, n, k, session % 2 ** 32);
+        return;
+      }
       createValue(VALUES, a, transA ? k : m, transA ? m : k);
       createValue(VALUES + 8, b, transB ? n : k, transB ? k : n);
       if (addend === ROW) createValue(VALUES + 16, c, n, 0, 1);

@@ -1,0 +1,224 @@
+/**
+ * An assembler for the few instructions of x86-64 that the bf16 kernels (kernels.ts) are made of. Encodings are those of Intel's
+ * Software Developer's Manual, volume 2: EVEX for vectors of 512 bits, VEX for mask registers, and plain ones with a REX prefix.
+ */
+
+/** General registers, by number. None of them has to be kept for the caller, in the calling convention of System V. */
+export const RAX = 0;
+export const RCX = 1;
+export const RDX = 2;
+export const RSI = 6;
+export const RDI = 7;
+export const R8 = 8;
+export const R9 = 9;
+export const R10 = 10;
+export const R11 = 11;
+
+/** Memory at `base + offset`. */
+export interface Memory {
+  readonly base: number;
+  readonly offset: number;
+}
+
+export const at = (base: number, offset = 0): Memory => ({ base, offset });
+
+/** A place in the code, known by its number. */
+export type Label = number;
+
+/** Writes to lanes that the mask register has set, or reads them; the others are zero where they are read. */
+export type Mask = 1 | 2 | 3 | 4 | 5 | 6 | 7;
+
+/** Conditions of jumps and moves. */
+const CONDITIONS = { equal: 4, notEqual: 5, greater: 15 } as const;
+export type Condition = keyof typeof CONDITIONS;
+
+/** How an instruction on vectors is told apart: prefix (none, 66, F3, F2), map (0F, 0F38, 0F3A), width bit, opcode. */
+interface VectorCode {
+  readonly prefix: 0 | 1 | 2 | 3;
+  readonly map: 1 | 2 | 3;
+  readonly wide: 0 | 1;
+  readonly opcode: number;
+  /** Bytes of a memory operand, by which its offset is divided where that leaves nothing. */
+  readonly bytes?: 4 | 32 | 64;
+}
+
+const code = (prefix: 0 | 1 | 2 | 3, map: 1 | 2 | 3, wide: 0 | 1, opcode: number, bytes?: 4 | 32 | 64): VectorCode => ({
+  prefix,
+  map,
+  wide,
+  opcode,
+  ...(bytes !== undefined && { bytes }),
+});
+
+/** Instructions on vectors: `to = f(left, right)`, where `right` may be memory. */
+export const VECTOR = {
+  /** Sums in f32 of products of pairs of bf16: to += left[0] right[0] + left[1] right[1]. */
+  vdpbf16ps: code(2, 2, 0, 0x52),
+  /** 32 floats to bf16, rounded to nearest even: the low half from `right`, the high one from `left`. */
+  vcvtne2ps2bf16: code(3, 2, 0, 0x72),
+  vmulps: code(0, 1, 0, 0x59),
+  vpxord: code(1, 1, 0, 0xef),
+  vpord: code(1, 1, 0, 0xeb),
+  vpermw: code(1, 2, 1, 0x8d),
+  vpunpckldq: code(1, 1, 0, 0x62),
+  vpunpckhdq: code(1, 1, 0, 0x6a),
+  vpunpcklqdq: code(1, 1, 1, 0x6c),
+  vpunpckhqdq: code(1, 1, 1, 0x6d),
+} as const;
+
+/** Instructions that load: `to = f(memory)`. */
+export const LOAD = {
+  vmovups: code(0, 1, 0, 0x10),
+  vmovdqu16: code(3, 1, 1, 0x6f),
+  vpmovzxwd: code(1, 2, 0, 0x33, 32),
+  vbroadcastss: code(1, 2, 0, 0x18, 4),
+} as const;
+
+const VMOVUPS_STORE = code(0, 1, 0, 0x11);
+const VSHUFI32X4 = code(1, 3, 0, 0x43);
+const VPSLLD = code(1, 1, 0, 0x72);
+
+export interface Assembler {
+  /** `to = f(left, right)`. */
+  vector(name: keyof typeof VECTOR, to: number, left: number, right: number | Memory): void;
+  /** The same with one element of 32 bits in memory as all of `right`. */
+  vectorOfOne(name: keyof typeof VECTOR, to: number, left: number, right: Memory): void;
+  load(name: keyof typeof LOAD, to: number, from: Memory, mask?: Mask): void;
+  store(to: Memory, from: number, mask?: Mask): void;
+  /** Four blocks of 128 bits: two of `left`, then two of `right`, each by two bits of `choice`. */
+  shuffleBlocks(to: number, left: number, right: number, choice: number): void;
+  /** `to = from << bits`, by 32 bits each. */
+  shiftLeft(to: number, from: number, bits: number): void;
+  /** The low 32 bits of a general register become a mask. */
+  maskFrom(to: Mask, from: number): void;
+  copyMask(to: Mask, from: Mask): void;
+  /** The high half of vectors is cleared, so that code with other encodings runs at full speed. */
+  vzeroupper(): void;
+  move(to: number, from: number): void;
+  /** 32 bits from memory; the high half becomes zero. */
+  load32(to: number, from: Memory): void;
+  /** A constant of 32 bits; the high half becomes zero. */
+  set(to: number, value: number): void;
+  add(to: number, from: number): void;
+  addConstant(to: number, value: number): void;
+  /** Sets the condition of `a` compared with a constant. */
+  compare(a: number, value: number): void;
+  moveIf(condition: Condition, to: number, from: number): void;
+  label(): Label;
+  place(label: Label): void;
+  jumpIf(condition: Condition, to: Label): void;
+  jump(to: Label): void;
+  return(): void;
+  /** Bytes so far. */
+  readonly length: number;
+  /** The code, with all jumps. */
+  finish(): Uint8Array<ArrayBuffer>;
+}
+
+export function createAssembler(): Assembler {
+  const bytes: number[] = [];
+  const places: number[] = [];
+  const jumps: { readonly at: number; readonly to: Label }[] = [];
+  const emit = (...more: number[]) => void bytes.push(...more.map((byte) => byte & 0xff));
+  const emit32 = (value: number) => emit(value, value >> 8, value >> 16, value >> 24);
+
+  /** ModRM (and SIB) with an offset; `scale`: an offset in a byte counts in so many bytes. */
+  const operand = (reg: number, { base, offset }: Memory, scale = 1): void => {
+    const small = offset % scale === 0 && offset / scale >= -128 && offset / scale < 128;
+    const mode = offset === 0 && (base & 7) !== 5 ? 0 : small ? 1 : 2;
+    emit((mode << 6) | ((reg & 7) << 3) | (base & 7));
+    // The numbers of RSP and R12 mean that a second byte follows.
+    if ((base & 7) === 4) emit(0x24);
+    if (mode === 1) emit(offset / scale);
+    if (mode === 2) emit32(offset);
+  };
+
+  /** EVEX with vectors of 512 bits. Prefix bits of registers are inverted. */
+  const evex = (
+    { prefix, map, wide, opcode, bytes: size = 64 }: VectorCode,
+    reg: number,
+    vvvv: number,
+    rm: number | Memory,
+    { mask = 0, zeroes = false, one = false }: { readonly mask?: number; readonly zeroes?: boolean; readonly one?: boolean } = {},
+  ): void => {
+    const bit = (value: number, i: number) => (value >> i) & 1;
+    const [high, low] = typeof rm === "number" ? [bit(rm, 4), bit(rm, 3)] : [0, bit(rm.base, 3)];
+    emit(0x62);
+    emit(((1 ^ bit(reg, 3)) << 7) | ((1 ^ high) << 6) | ((1 ^ low) << 5) | ((1 ^ bit(reg, 4)) << 4) | map);
+    emit((wide << 7) | ((~vvvv & 15) << 3) | 4 | prefix);
+    emit((Number(zeroes) << 7) | (2 << 5) | (Number(one) << 4) | ((1 ^ bit(vvvv, 4)) << 3) | mask);
+    emit(opcode);
+    if (typeof rm === "number") emit(0xc0 | ((reg & 7) << 3) | (rm & 7));
+    else operand(reg, rm, one ? 4 : size);
+  };
+
+  /** REX with 64 bits, an opcode, and two registers. */
+  const general = (opcode: readonly number[], reg: number, rm: number): void =>
+    emit(0x48 | ((reg >> 3) << 2) | (rm >> 3), ...opcode, 0xc0 | ((reg & 7) << 3) | (rm & 7));
+  /** An operation with a constant, `kind` is a part of its opcode. */
+  const withConstant = (kind: number, rm: number, value: number): void => {
+    const small = value >= -128 && value < 128;
+    general([small ? 0x83 : 0x81], kind, rm);
+    if (small) emit(value);
+    else emit32(value);
+  };
+  const jumpWith = (opcode: readonly number[], to: Label): void => {
+    emit(...opcode);
+    jumps.push({ at: bytes.length, to });
+    emit32(0);
+  };
+
+  return {
+    vector: (name, to, left, right) => evex(VECTOR[name], to, left, right),
+    vectorOfOne: (name, to, left, right) => evex(VECTOR[name], to, left, right, { one: true }),
+    load: (name, to, from, mask) => evex(LOAD[name], to, 0, from, mask === undefined ? {} : { mask, zeroes: true }),
+    store: (to, from, mask) => evex(VMOVUPS_STORE, from, 0, to, mask === undefined ? {} : { mask }),
+    shuffleBlocks(to, left, right, choice) {
+      evex(VSHUFI32X4, to, left, right);
+      emit(choice);
+    },
+    shiftLeft(to, from, bits) {
+      evex(VPSLLD, 6, to, from);
+      emit(bits);
+    },
+    maskFrom(to, from) {
+      if (from >= 8) emit(0xc4, 0xc1, 0x7b, 0x92, 0xc0 | (to << 3) | (from & 7));
+      else emit(0xc5, 0xfb, 0x92, 0xc0 | (to << 3) | from);
+    },
+    copyMask: (to, from) => emit(0xc4, 0xe1, 0xf9, 0x90, 0xc0 | (to << 3) | from),
+    vzeroupper: () => emit(0xc5, 0xf8, 0x77),
+    move: (to, from) => general([0x89], from, to),
+    load32(to, from) {
+      if (to >= 8 || from.base >= 8) emit(0x40 | ((to >> 3) << 2) | (from.base >> 3));
+      emit(0x8b);
+      operand(to, from);
+    },
+    set(to, value) {
+      if (to >= 8) emit(0x41);
+      emit(0xb8 | (to & 7));
+      emit32(value);
+    },
+    add: (to, from) => general([0x01], from, to),
+    addConstant: (to, value) => withConstant(0, to, value),
+    compare: (a, value) => withConstant(7, a, value),
+    moveIf: (condition, to, from) => general([0x0f, 0x40 | CONDITIONS[condition]], to, from),
+    label: () => places.push(-1) - 1,
+    place: (label) => void (places[label] = bytes.length),
+    jumpIf: (condition, to) => jumpWith([0x0f, 0x80 | CONDITIONS[condition]], to),
+    jump: (to) => jumpWith([0xe9], to),
+    return: () => emit(0xc3),
+    get length() {
+      return bytes.length;
+    },
+    finish() {
+      const made = Uint8Array.from(bytes);
+      const view = new DataView(made.buffer);
+      for (const { at: from, to } of jumps) {
+        const place = places[to]!;
+        if (place < 0) throw new Error(`a jump to label ${to}, which has no place`);
+        view.setInt32(from, place - from - 4, true);
+      }
+      return made;
+    },
+  };
+}

@@ -1,0 +1,80 @@
+import { toArrayBuffer } from "bun:ffi";
+import { readFileSync } from "node:fs";
+import { UserError } from "../../base/errors.ts";
+import { lazily } from "../../base/lazily.ts";
+import { openLibc } from "../../base/process/libc.ts";
+import { type Bf16Code, bf16Code } from "./kernels.ts";
+
+/** Addresses in the process of the routines of bf16Code, the same for all threads. */
+export interface Bf16Addresses {
+  readonly packAlong: { readonly f32: number; readonly bf16: number };
+  readonly packAcross: { readonly f32: number; readonly bf16: number };
+  readonly multiply: readonly number[];
+}
+
+/** The processor's feature that the routines are made for, by the name that Linux has for it. */
+const FEATURE = "avx512_bf16";
+
+/** True if this machine can multiply bf16 by machine code of our own. */
+export function hasBf16(): boolean {
+  return problem() === null;
+}
+
+/** Names the unit of this processor that multiplies bf16: it is a part of what decides a run's bits. */
+export function bf16Kernel(): "avx512" | "none" {
+  return hasBf16() ? "avx512" : "none";
+}
+
+const problem = lazily((): string | null => {
+  if (process.platform !== "linux" || process.arch !== "x64") return `this is ${process.platform} on ${process.arch}`;
+  const flags = /^flags\s*:(.*)$/m.exec(readText("/proc/cpuinfo"))?.[1] ?? "";
+  return flags.split(" ").includes(FEATURE) ? null : "this processor has no AVX512-BF16";
+});
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+const [PROT_READ, PROT_WRITE, PROT_EXEC] = [1, 2, 4];
+const [MAP_PRIVATE, MAP_ANONYMOUS] = [2, 0x20];
+
+/**
+ * Puts the routines into memory of the process, once: it is first written, then executable, never both.
+ * @throws {UserError} a processor without bf16, or a system that allows no executable memory
+ */
+export const bf16Routines = lazily((): Bf16Addresses => {
+  const missing = problem();
+  if (missing !== null) {
+    throw new UserError(`--matmul bf16 needs Linux on x64 and a processor with AVX512-BF16, but ${missing}; use --matmul auto`);
+  }
+  const made = bf16Code();
+  return addressesOf(made, executable(made.code));
+});
+
+/** Returns the address of a copy of the code that can be called. */
+function executable(code: Uint8Array): number {
+  const libc = openLibc({
+    mmap: { args: ["ptr", "usize", "int", "int", "int", "i64"], returns: "ptr" },
+    mprotect: { args: ["ptr", "usize", "int"], returns: "int" },
+  });
+  const refused = (call: string) =>
+    new UserError(
+      `--matmul bf16 needs memory for machine code, which this system does not allow (${call} failed, as where SELinux forbids execmem); use --matmul auto`,
+    );
+  if (!libc) throw refused("opening the C library");
+  const address = libc.mmap(null, code.length, PROT_READ! | PROT_WRITE!, MAP_PRIVATE! | MAP_ANONYMOUS!, -1, 0);
+  // MAP_FAILED is the greatest address.
+  if (address === null || address > 2 ** 52) throw refused("mmap");
+  new Uint8Array(toArrayBuffer(address, 0, code.length)).set(code);
+  if (libc.mprotect(address, code.length, PROT_READ! | PROT_EXEC!) !== 0) throw refused("mprotect");
+  return Number(address);
+}
+
+function addressesOf({ packAlong, packAcross, multiply }: Bf16Code, base: number): Bf16Addresses {
+  const both = ({ f32, bf16 }: { readonly f32: number; readonly bf16: number }) => ({ f32: base + f32, bf16: base + bf16 });
+  return { packAlong: both(packAlong), packAcross: both(packAcross), multiply: multiply.map((offset) => base + offset) };
+}

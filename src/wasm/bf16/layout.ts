@@ -1,0 +1,53 @@
+/** How the arguments of the bf16 routines (kernels.ts) lie in memory, and the sizes of what they work on. */
+
+/** Columns of a vector, of a packed panel of A or of half a panel of B. */
+export const LANES = 16;
+/** Most rows of a tile: with 2 vectors of columns each 28 sums, which leaves 2 registers for B, and 2. */
+export const TILE_ROWS = 14;
+/** Columns of a tile. */
+export const TILE_COLUMNS = 32;
+
+/** Offsets of the arguments of the routines that pack, in bytes. */
+export const PACK = {
+  /** The first row, and the bytes from one to the next. */
+  from: 0,
+  stride: 4,
+  /** `packAlong`: rows, 1 to 16. */
+  rows: 8,
+  /** `packAlong`: steps of 32 elements, the last included. `packAcross`: pairs of rows, whole ones. */
+  steps: 12,
+  /** `packAlong`: a bit for each element of the last step. `packAcross`: a bit for each of the 16 columns. */
+  mask: 16,
+  to: 20,
+  /** Bytes from one pair of k to the next. */
+  toStride: 24,
+  /** f32: what f32 elements are multiplied by. */
+  factor: 28,
+  /** `packAcross`: 1 where a row without a second one follows. */
+  odd: 32,
+} as const;
+
+/** Offsets of the arguments of `multiply`. */
+export const MULTIPLY = {
+  /** A packed, [pairs][16], of which the rows of the tile are used. */
+  a: 0,
+  /** B packed, panels of [pairs][32]. */
+  b: 4,
+  /** Bytes from one panel to the next. */
+  panelBytes: 8,
+  panels: 12,
+  pairs: 16,
+  /** The first values of the sums, by `kind`: nothing, [rows, columns] with a stride (0: one row for all), or a value for each row. */
+  addend: 20,
+  addendStride: 24,
+  kind: 28,
+  out: 32,
+  outStride: 36,
+  /** A bit for each of the 32 columns of the last panel. */
+  mask: 40,
+} as const;
+
+export const ADDEND = { none: 0, matrix: 1, column: 2 } as const;
+
+/** Bytes that the arguments of one call take. */
+export const ARGUMENT_BYTES = 64;

@@ -1,0 +1,59 @@
+vdpbf16ps zmm0, zmm28, zmm29
+vdpbf16ps zmm27, zmm29, dword ptr [rax+52]{1to16}
+vdpbf16ps zmm13, zmm28, dword ptr [rax]{1to16}
+vdpbf16ps zmm9, zmm1, dword ptr [r8+1024]{1to16}
+vcvtne2ps2bf16 zmm15, zmm17, zmm16
+vcvtne2ps2bf16 zmm2, zmm1, zmm0
+vmulps zmm16, zmm16, zmm18
+vpxord zmm31, zmm31, zmm31
+vpord zmm2, zmm1, zmm0
+vpermw zmm2, zmm4, zmm2
+vpunpckldq zmm16, zmm0, zmm1
+vpunpckhdq zmm17, zmm14, zmm15
+vpunpcklqdq zmm0, zmm16, zmm18
+vpunpckhqdq zmm15, zmm29, zmm31
+vshufi32x4 zmm16, zmm0, zmm4, 0x88
+vshufi32x4 zmm31, zmm11, zmm15, 0xdd
+vpslld zmm1, zmm1, 16
+vpslld zmm17, zmm30, 16
+vmovups zmm28, zmmword ptr [rdx]
+vmovups zmm29, zmmword ptr [rdx+64]
+vmovups zmm16{k1}{z}, zmmword ptr [rax]
+vmovups zmm17{k2}{z}, zmmword ptr [r8+64]
+vmovups zmm3, zmmword ptr [rsi+8]
+vmovups zmm3, zmmword ptr [rsi-8192]
+vmovups zmm3, zmmword ptr [r9+8192]
+vmovdqu16 zmm7{k1}{z}, zmmword ptr [rax]
+vpmovzxwd zmm1{k1}{z}, ymmword ptr [r8]
+vpmovzxwd zmm0, ymmword ptr [rcx+32]
+vbroadcastss zmm18, dword ptr [rdi+28]
+vbroadcastss zmm27, dword ptr [r10+52]
+vmovups zmmword ptr [r10], zmm5
+vmovups zmmword ptr [rdx+64]{k2}, zmm27
+vmovups zmmword ptr [rdx]{k1}, zmm0
+kmovd k1, eax
+kmovd k4, ecx
+kmovd k2, r9d
+kmovd k1, k3
+kmovd k2, k4
+vzeroupper
+mov rax, r8
+mov r8, rsi
+mov rsi, rax
+mov eax, dword ptr [rdi+16]
+mov r8d, dword ptr [rdi]
+mov ecx, dword ptr [r9+4]
+mov eax, dword ptr [rdi+1000]
+mov eax, 0xffffffff
+mov r9d, 7
+add r8, rsi
+add rsi, rdx
+add rax, 64
+add rdx, 128
+add r9, -1
+cmp rcx, 1
+cmp r9, 1000
+cmove rax, rsi
+cmovg rax, rsi
+cmovne r8, rcx
+ret

@@ -1,0 +1,85 @@
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { hasBf16 } from "../../src/wasm/bf16/executable.ts";
+import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
+import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
+import { relativeError } from "../support/ops.ts";
+import { ok, root } from "../support/cli.ts";
+import { slowTest } from "../support/slow.ts";
+import { temporaryFolder } from "../hf/temp.ts";
+
+setDefaultTimeout(120_000);
+
+afterAll(closeExecutors);
+
+/** So many that products, attention and head all go to the native library. */
+const TOKENS = 150;
+const GEMMA = {
+  architectures: ["Gemma2ForCausalLM"],
+  model_type: "gemma2",
+  vocab_size: 300,
+  head_dim: 32,
+  query_pre_attn_scalar: 24,
+  sliding_window: 40,
+  attn_logit_softcapping: 0.5,
+  final_logit_softcapping: 2,
+};
+const CASES = [
+  ["Llama, LoRA with dropout, weights in bf16", llama(3, 128, { vocab_size: 300 }), lora(0.2), { dtype: "bf16" }],
+  ["Llama, LoRA, NF4", llama(3, 128, { vocab_size: 300 }), lora(0), { quantize: "nf4" }],
+  ["Gemma 2, full", llama(2, 128, GEMMA), { method: "full" }, {}],
+] as const;
+const RUNS: readonly (readonly [Checkpointing, number])[] = [
+  [{ name: "per-segment" }, 2],
+  [{ name: "sqrt" }, 3],
+  [{ name: "auto", free: () => 2 ** 30 }, 1],
+];
+
+describe.skipIf(!hasBf16()).each(CASES)("bf16 products: %s", (_, config, tuning, storage) => {
+  test("the same bits for every schedule and 1 to 3 threads, within the rounding of f32's; memory is as planned", async () => {
+    const open = (strategy: Checkpointing, threads: number, matmul: "bf16" | "native") =>
+      build(config, tuning, strategy, TOKENS, { threads, matmul }, storage);
+    const reference = gradients(await open({ name: "off" }, 1, "bf16"), TOKENS);
+    for (const [strategy, threads] of RUNS) {
+      const engine = await open(strategy, threads, "bf16");
+      expect(gradients(engine, TOKENS)).toEqual(reference);
+      expect(engine.measuredPeak / engine.predicted.peak).toBeWithin(0.98, 1.02);
+    }
+    const exact = gradients(await open({ name: "off" }, 1, "native"), TOKENS);
+    exact.losses.forEach((loss, i) => expect(reference.losses[i]! / loss).toBeWithin(0.995, 1.005));
+    for (const [name, values] of exact.values) {
+      const error = relativeError(reference.values.get(name)!, values);
+      expect(`${name} ${error < 0.05 ? "is near" : `is off by ${error}`}`).toEndWith("is near");
+    }
+    expect(reference.values).not.toEqual(exact.values);
+  });
+});
+
+const folder = temporaryFolder();
+
+describe.skipIf(!hasBf16())("a run of the bundled model with bf16 products", () => {
+  slowTest("has losses within 0.5 % of the same run in f32, at each step and on held-out examples", async () => {
+    const losses = async (matmul: string) => {
+      const data = join(root, "recipes/devils-dictionary");
+      const flags = ["--data", join(data, "train.jsonl"), "--valid", join(data, "valid.jsonl"), "--steps", "30", "--no-sample"];
+      const output = join(folder, matmul);
+      const run = [
+        "--model",
+        join(root, "recipes/base/model"),
+        "--output",
+        output,
+        "--learning-rate",
+        "2e-3",
+        "--matmul",
+        matmul,
+      ];
+      const lines = (await ok("train", ...run, ...flags, "--json")).trim().split("\n");
+      const events = lines.map((line) => JSON.parse(line) as { readonly type: string; readonly loss: number });
+      return events.filter(({ type }) => ["step", "evaluation"].includes(type)).map(({ loss }) => loss);
+    };
+    const [exact, rounded] = [await losses("native"), await losses("bf16")];
+    expect(rounded).toHaveLength(exact.length);
+    exact.forEach((loss, i) => expect(rounded[i]! / loss).toBeWithin(0.995, 1.005));
+    expect(exact.at(-1)!).toBeLessThan(0.97 * exact[0]!);
+  });
+});

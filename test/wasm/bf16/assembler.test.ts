@@ -1,0 +1,92 @@
+import { describe, expect, test } from "bun:test";
+import { type Assembler, at, createAssembler, R10, R8, R9, RAX, RCX, RDI, RDX, RSI } from "../../../src/wasm/bf16/assembler.ts";
+import GOLDEN from "../../golden/assembler/instructions.json";
+
+/** The instructions of test/golden/assembler/instructions.s, by what a line there says. */
+const INSTRUCTIONS: Readonly<Record<keyof typeof GOLDEN, (a: Assembler) => void>> = {
+  "vdpbf16ps zmm0, zmm28, zmm29": (a) => a.vector("vdpbf16ps", 0, 28, 29),
+  "vdpbf16ps zmm27, zmm29, dword ptr [rax+52]{1to16}": (a) => a.vectorOfOne("vdpbf16ps", 27, 29, at(RAX, 52)),
+  "vdpbf16ps zmm13, zmm28, dword ptr [rax]{1to16}": (a) => a.vectorOfOne("vdpbf16ps", 13, 28, at(RAX)),
+  "vdpbf16ps zmm9, zmm1, dword ptr [r8+1024]{1to16}": (a) => a.vectorOfOne("vdpbf16ps", 9, 1, at(R8, 1024)),
+  "vcvtne2ps2bf16 zmm15, zmm17, zmm16": (a) => a.vector("vcvtne2ps2bf16", 15, 17, 16),
+  "vcvtne2ps2bf16 zmm2, zmm1, zmm0": (a) => a.vector("vcvtne2ps2bf16", 2, 1, 0),
+  "vmulps zmm16, zmm16, zmm18": (a) => a.vector("vmulps", 16, 16, 18),
+  "vpxord zmm31, zmm31, zmm31": (a) => a.vector("vpxord", 31, 31, 31),
+  "vpord zmm2, zmm1, zmm0": (a) => a.vector("vpord", 2, 1, 0),
+  "vpermw zmm2, zmm4, zmm2": (a) => a.vector("vpermw", 2, 4, 2),
+  "vpunpckldq zmm16, zmm0, zmm1": (a) => a.vector("vpunpckldq", 16, 0, 1),
+  "vpunpckhdq zmm17, zmm14, zmm15": (a) => a.vector("vpunpckhdq", 17, 14, 15),
+  "vpunpcklqdq zmm0, zmm16, zmm18": (a) => a.vector("vpunpcklqdq", 0, 16, 18),
+  "vpunpckhqdq zmm15, zmm29, zmm31": (a) => a.vector("vpunpckhqdq", 15, 29, 31),
+  "vshufi32x4 zmm16, zmm0, zmm4, 0x88": (a) => a.shuffleBlocks(16, 0, 4, 0x88),
+  "vshufi32x4 zmm31, zmm11, zmm15, 0xdd": (a) => a.shuffleBlocks(31, 11, 15, 0xdd),
+  "vpslld zmm1, zmm1, 16": (a) => a.shiftLeft(1, 1, 16),
+  "vpslld zmm17, zmm30, 16": (a) => a.shiftLeft(17, 30, 16),
+  "vmovups zmm28, zmmword ptr [rdx]": (a) => a.load("vmovups", 28, at(RDX)),
+  "vmovups zmm29, zmmword ptr [rdx+64]": (a) => a.load("vmovups", 29, at(RDX, 64)),
+  "vmovups zmm16{k1}{z}, zmmword ptr [rax]": (a) => a.load("vmovups", 16, at(RAX), 1),
+  "vmovups zmm17{k2}{z}, zmmword ptr [r8+64]": (a) => a.load("vmovups", 17, at(R8, 64), 2),
+  "vmovups zmm3, zmmword ptr [rsi+8]": (a) => a.load("vmovups", 3, at(RSI, 8)),
+  "vmovups zmm3, zmmword ptr [rsi-8192]": (a) => a.load("vmovups", 3, at(RSI, -8192)),
+  "vmovups zmm3, zmmword ptr [r9+8192]": (a) => a.load("vmovups", 3, at(R9, 8192)),
+  "vmovdqu16 zmm7{k1}{z}, zmmword ptr [rax]": (a) => a.load("vmovdqu16", 7, at(RAX), 1),
+  "vpmovzxwd zmm1{k1}{z}, ymmword ptr [r8]": (a) => a.load("vpmovzxwd", 1, at(R8), 1),
+  "vpmovzxwd zmm0, ymmword ptr [rcx+32]": (a) => a.load("vpmovzxwd", 0, at(RCX, 32)),
+  "vbroadcastss zmm18, dword ptr [rdi+28]": (a) => a.load("vbroadcastss", 18, at(RDI, 28)),
+  "vbroadcastss zmm27, dword ptr [r10+52]": (a) => a.load("vbroadcastss", 27, at(R10, 52)),
+  "vmovups zmmword ptr [r10], zmm5": (a) => a.store(at(R10), 5),
+  "vmovups zmmword ptr [rdx+64]{k2}, zmm27": (a) => a.store(at(RDX, 64), 27, 2),
+  "vmovups zmmword ptr [rdx]{k1}, zmm0": (a) => a.store(at(RDX), 0, 1),
+  "kmovd k1, eax": (a) => a.maskFrom(1, RAX),
+  "kmovd k4, ecx": (a) => a.maskFrom(4, RCX),
+  "kmovd k2, r9d": (a) => a.maskFrom(2, R9),
+  "kmovd k1, k3": (a) => a.copyMask(1, 3),
+  "kmovd k2, k4": (a) => a.copyMask(2, 4),
+  vzeroupper: (a) => a.vzeroupper(),
+  "mov rax, r8": (a) => a.move(RAX, R8),
+  "mov r8, rsi": (a) => a.move(R8, RSI),
+  "mov rsi, rax": (a) => a.move(RSI, RAX),
+  "mov eax, dword ptr [rdi+16]": (a) => a.load32(RAX, at(RDI, 16)),
+  "mov r8d, dword ptr [rdi]": (a) => a.load32(R8, at(RDI)),
+  "mov ecx, dword ptr [r9+4]": (a) => a.load32(RCX, at(R9, 4)),
+  "mov eax, dword ptr [rdi+1000]": (a) => a.load32(RAX, at(RDI, 1000)),
+  "mov eax, 0xffffffff": (a) => a.set(RAX, -1),
+  "mov r9d, 7": (a) => a.set(R9, 7),
+  "add r8, rsi": (a) => a.add(R8, RSI),
+  "add rsi, rdx": (a) => a.add(RSI, RDX),
+  "add rax, 64": (a) => a.addConstant(RAX, 64),
+  "add rdx, 128": (a) => a.addConstant(RDX, 128),
+  "add r9, -1": (a) => a.addConstant(R9, -1),
+  "cmp rcx, 1": (a) => a.compare(RCX, 1),
+  "cmp r9, 1000": (a) => a.compare(R9, 1000),
+  "cmove rax, rsi": (a) => a.moveIf("equal", RAX, RSI),
+  "cmovg rax, rsi": (a) => a.moveIf("greater", RAX, RSI),
+  "cmovne r8, rcx": (a) => a.moveIf("notEqual", R8, RCX),
+  ret: (a) => a.return(),
+};
+
+const made = (write: (a: Assembler) => void): string => {
+  const assembler = createAssembler();
+  write(assembler);
+  return Buffer.from(assembler.finish()).toString("hex");
+};
+
+describe("the assembler makes the bytes that GNU as makes", () => {
+  for (const [line, write] of Object.entries(INSTRUCTIONS)) {
+    test(line, () => expect(made(write)).toBe(GOLDEN[line as keyof typeof GOLDEN]));
+  }
+
+  test("jumps go to their labels, forwards and backwards, from behind themselves", () => {
+    const code = made((a) => {
+      const [start, end] = [a.label(), a.label()];
+      a.place(start);
+      a.jumpIf("equal", end);
+      a.jump(start);
+      a.place(end);
+      a.jumpIf("greater", start);
+    });
+    // je +5, jmp -11, jg -17
+    expect(code).toBe("0f8405000000e9f5ffffff0f8fefffffff");
+    expect(() => made((a) => a.jump(a.label()))).toThrow("no place");
+  });
+});
