@@ -9,6 +9,7 @@ export { rerank, type RankedQuery, type RankedText, type RerankOptions, type Rer
 export { embed, type EmbeddedText, type EmbedOptions, type EmbedResult } from "./library/texts/embed.ts";
 export { evaluate, type EvaluateOptions, type EvaluateResult } from "./library/evaluate.ts";
 export { exportGguf, type ExportGgufOptions, type ExportGgufResult } from "./library/export-gguf.ts";
+export { exportOnnx, type ExportOnnxOptions, type ExportOnnxResult } from "./library/export-onnx.ts";
 export { generate, type GeneratedAnswer, type GenerateOptions, type GenerateResult } from "./library/generate.ts";
 export { createKey, deleteKey, type Key, type KeyOptions, listKeys, type NewKey } from "./library/keys.ts";
 export { merge, type MergeOptions, type MergeResult } from "./library/merge.ts";

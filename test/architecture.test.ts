@@ -37,6 +37,7 @@ const ROOMS: readonly string[] = [
   "load",
   "generate",
   "gguf",
+  "portable",
   "train",
   "train/memory",
   "train/step",

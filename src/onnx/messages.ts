@@ -111,6 +111,43 @@ export function encodeModel(model: ModelProto): Uint8Array<ArrayBuffer> {
   return writer.finish();
 }
 
+/** A tensor whose bytes come piece by piece. */
+export interface WeightProto extends Omit<TensorProto, "rawData"> {
+  readonly bytes: number;
+  pieces(): Iterable<Uint8Array>;
+}
+
+/**
+ * The bytes of a model with weights that never lie in memory together. A message is known by its length, which comes first: those of the weights, and of the graph
+ * around them, are counted before anything is written.
+ */
+export function* encodeModelAround(model: ModelProto, weights: readonly WeightProto[]): Generator<Uint8Array> {
+  const { graph, ...rest } = model;
+  const around = new BinaryWriter();
+  putFields(around, GRAPH, graph);
+  const graphBytes = around.finish();
+  const heads = weights.map(({ dims, dataType, name, bytes: size }) => {
+    const inner = new BinaryWriter();
+    putFields(inner, TENSOR_HEAD, { dims, dataType, name });
+    inner.tag(RAW_DATA, WireType.LengthDelimited).uint32(size);
+    const own = inner.finish();
+    const head = new BinaryWriter().tag(INITIALIZER, WireType.LengthDelimited).uint32(own.length + size);
+    return Buffer.concat([head.finish(), own]);
+  });
+  const total = weights.reduce((sum, { bytes: size }, i) => sum + heads[i]!.length + size, graphBytes.length);
+  const begin = new BinaryWriter();
+  putFields(begin, { ...MODEL, graph: () => {} }, { ...rest, graph });
+  yield begin.tag(MODEL_GRAPH, WireType.LengthDelimited).uint32(total).finish();
+  yield graphBytes;
+  for (const [i, { pieces }] of weights.entries()) {
+    yield heads[i]!;
+    yield* pieces();
+  }
+}
+
+/** Numbers of the fields that are written by hand there. */
+const [RAW_DATA, INITIALIZER, MODEL_GRAPH] = [9, 5, 7];
+
 /** Writes a field: its tag, and a value. */
 type Put<V> = (writer: BinaryWriter, value: V) => void;
 
@@ -163,7 +200,9 @@ const ENTRY: Fields<StringStringEntryProto> = { key: text(1), value: text(2) };
 
 const OPERATOR_SET: Fields<OperatorSetIdProto> = { domain: text(1), version: integer(2) };
 
-const TENSOR: Fields<TensorProto> = { dims: each(integer(1)), dataType: integer(2), name: text(8), rawData: bytes(9) };
+const TENSOR_HEAD: Fields<Omit<TensorProto, "rawData">> = { dims: each(integer(1)), dataType: integer(2), name: text(8) };
+
+const TENSOR: Fields<TensorProto> = { ...TENSOR_HEAD, rawData: bytes(9) };
 
 const ATTRIBUTE: Fields<AttributeProto> = {
   name: text(1),

@@ -54,6 +54,15 @@ export function embedderFiles({ pooling, width, maxLength }: Embedder): Readonly
 
 const MODULES_FILE = "modules.json";
 
+/** All files of such a folder that are not the model's; the first one is always there. */
+export const EMBEDDER_FILES = [
+  MODULES_FILE,
+  "sentence_bert_config.json",
+  "config_sentence_transformers.json",
+  "1_Pooling/config.json",
+  "2_Normalize/config.json",
+] as const;
+
 /** The poolings of sentence-transformers by their keys in older versions, with their names in newer ones. */
 const MODES: Readonly<Record<string, Pooling>> = {
   pooling_mode_cls_token: "cls",

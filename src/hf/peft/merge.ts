@@ -1,4 +1,3 @@
-import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { verifyChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { UserError } from "../../base/errors.ts";
@@ -6,8 +5,8 @@ import type { FloatType } from "../../base/dtype.ts";
 import { readClassifier } from "../config/classifier.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { temporaryPath } from "../../base/files/drafts.ts";
-import { fileError, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
+import { fileIo, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
+import { expectFree, writeFolder } from "../../base/files/folders.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { examineWeights } from "../weights/examine.ts";
@@ -36,10 +35,7 @@ export interface MergeOptions {
  */
 export function mergeAdapter(options: MergeOptions): void {
   const { base, maxShardBytes = MAX_SHARD_BYTES, io = fileIo } = options;
-  const output = resolve(options.output);
-  if (existsSync(output) && (!statSync(output).isDirectory() || readdirSync(output).length > 0)) {
-    throw new UserError(`${options.output} is not an empty folder; choose a new one for the merged model`);
-  }
+  expectFree(options.output, "the merged model");
   const declared = loadConfig(base);
   const source = openModelWeights(base, declared);
   try {
@@ -50,18 +46,13 @@ export function mergeAdapter(options: MergeOptions): void {
       for (const folder of [base, options.adapter]) verifyChecksums(folder, { fresh: true });
       for (const { tensors } of [source, adapter.source]) examineWeights({ tensors }, { fresh: true });
       const { tensors, config: merged } = mergedModel(source, adapter, config);
-      const draft = temporaryPath(output);
-      makeFolder(draft);
-      try {
+      writeFolder(resolve(options.output), (draft) => {
         const learned = { ...(options.learned ?? NOTHING_LEARNED), textHead: learnedHead(adapter, options, config) };
         const companions = copyCompanions(base, draft, io, learned);
         if (merged.tieWordEmbeddings !== config.tieWordEmbeddings) untieConfig(draft, io);
         const weights = writeWeights(draft, tensors, maxShardBytes, io);
         writeChecksums(draft, [...companions, ...weights], io);
-        publish(draft, output);
-      } finally {
-        rmSync(draft, { recursive: true, force: true });
-      }
+      });
     } finally {
       adapter.source.close();
     }
@@ -86,15 +77,6 @@ function tokenHead(model: ModelConfig): string[] {
   const modules = [head, ...(encoder ? [encoder.transform.dense, encoder.transform.norm] : [])];
   const bias = encoder ? [encoder.transform.bias] : [];
   return [...modules.flatMap((module) => [`${module}.weight`, `${module}.bias`]), ...bias];
-}
-
-function publish(draft: string, output: string): void {
-  try {
-    if (existsSync(output)) rmdirSync(output);
-    renameSync(draft, output);
-  } catch (error) {
-    throw fileError("write", output, error);
-  }
 }
 
 /** A base model with an adapter in its weights. */

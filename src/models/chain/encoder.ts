@@ -1,11 +1,12 @@
+import type { Segment } from "../../graph/segment.ts";
 import { Add } from "../../ops/add.ts";
 import { activated } from "../blocks/mlp.ts";
 import { layerNorm } from "../blocks/norm.ts";
 import type { ModelConfig } from "../config.ts";
 import type { EncoderModules } from "../families/family.ts";
 import { modulesOf } from "../families/index.ts";
-import { linear, type ParamScope } from "../linear.ts";
-import type { BatchInput } from "../parts.ts";
+import { linear, ParamScope } from "../linear.ts";
+import { type BatchInput, type SegmentOptions, startGraph } from "../parts.ts";
 
 /** The parts of a chain that an encoder has and a decoder has not: what is added to the embedding of words, and what stands before the head. */
 
@@ -38,6 +39,16 @@ export function encoderEmbedding(scope: ParamScope, config: ModelConfig, words: 
 export function finallyNormed(scope: ParamScope, config: ModelConfig, x: string): string {
   const { finalNorm } = encoderModules(config);
   return finalNorm === null ? x : layerNorm(scope, config, x, `${config.modulePrefix}${finalNorm}`, config.hiddenSize);
+}
+
+/** The model's final norm as a segment of its own, as the end of a chain without a head; null: the last block gives the hidden states. */
+export function buildFinalNorm(config: ModelConfig, options: SegmentOptions): Segment | null {
+  if (encoderModules(config).finalNorm === null) return null;
+  const builder = startGraph("final-norm", config, options, [], true);
+  const scope = new ParamScope(builder, "", options.tuning, options.weightType);
+  builder.output({ name: finallyNormed(scope, config, "x"), role: "boundary" });
+  const model = { id: "final-norm", forward: builder.build(), training: null, variants: [], fused: null };
+  return { name: "final-norm", model, params: scope.names };
 }
 
 /** Prepares x [tokens, hiddenSize] for the head: a linear layer, the activation and a norm. */
