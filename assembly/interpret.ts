@@ -10,6 +10,7 @@ import { setCommand, threadCount, threadIndex } from "./command";
 import { gemmCommand } from "./gemm";
 import { attentionCommand, nativeAttentionCommand } from "./attention-command";
 import { convolutionCommand } from "./convolution";
+import { gatedDeltaCommand } from "./gated-delta";
 import { elementwiseCommand } from "./elementwise";
 import { activationCommand } from "./activation";
 import { layerNormCommand } from "./layer-norm";
@@ -92,7 +93,7 @@ function dispatch(opcode: i32): void {
     case 0xc: nativeHeadCommand(opcode); break;
     case 0xd: quantisedCommand(opcode); break;
     case 0xe: magnitudeCommand(opcode); break;
-    case 0xf: convolutionCommand(opcode); break;
+    case 0xf: if (opcode < Opcode.GatedDelta) convolutionCommand(opcode); else gatedDeltaCommand(opcode); break;
     default: unreachable();
   }
 }

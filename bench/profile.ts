@@ -69,6 +69,9 @@ function classify({ op, product }: Entry): { group: string; flops: number } {
     case "CausalConv":
     case "CausalConvGrad":
       return { group: "convolutions and their gradients", flops: 0 };
+    case "GatedDelta":
+    case "GatedDeltaGrad":
+      return { group: "gated delta rule and its gradient", flops: 0 };
     case "AdamW":
     case "SumSquares":
       return { group: "clipping and AdamW", flops: 0 };

@@ -14,6 +14,7 @@ import { ColumnSum } from "./column-sum.ts";
 import { Dequantize } from "./dequantize.ts";
 import { PhiloxDropout } from "./dropout.ts";
 import { EmbeddingGrad } from "./embedding-grad.ts";
+import { GatedDelta, GatedDeltaGrad } from "./gated-delta.ts";
 import { Gather } from "./gather.ts";
 import { Gelu, GeluGrad } from "./gelu.ts";
 import { Gemm } from "./gemm.ts";
@@ -61,6 +62,8 @@ export const OPS = {
   ColumnSum,
   Dequantize,
   EmbeddingGrad,
+  GatedDelta,
+  GatedDeltaGrad,
   Gather,
   Gelu,
   GeluGrad,

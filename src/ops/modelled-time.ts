@@ -1,4 +1,4 @@
-import { byteLength, elements, type Graph, type Node, typeOf } from "../graph/types.ts";
+import { byteLength, elements, type Graph, type Node, type Shape, typeOf } from "../graph/types.ts";
 
 /** Rates of an ordinary core pair. Only ratios matter to a planner until times are measured. */
 const FLOPS = 60e9;
@@ -34,9 +34,18 @@ function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
       return 2 * rows() * size(1);
     case "LinearCrossEntropyGrad":
       return ((node.inputs[5] ? 6 : 4) + (node.attrs["recompute"] ? 2 : 0)) * rows() * size(1);
+    case "GatedDelta":
+      return deltaOperations(typeOf(graph, node.inputs[1]!).shape, typeOf(graph, node.outputs[1]!).shape, 4);
+    case "GatedDeltaGrad":
+      return deltaOperations(typeOf(graph, node.inputs[2]!).shape, typeOf(graph, node.inputs[7]!).shape, 12);
     case "RowNorm":
       return 2 * shape(1)[0]! * size(0);
     default:
       return 0;
   }
+}
+
+/** Products of rows with a head's state, about as many as of rows with the rows of a chunk. */
+function deltaOperations([tokens = 0, heads = 0]: Shape, [, , keyDim = 0, valueDim = 0]: Shape, products: number): number {
+  return 2 * products * tokens * heads * keyDim * valueDim;
 }

@@ -156,6 +156,14 @@ function cachedConv(texts: 1 | 3, bias: boolean): (TestTensor | null)[] {
   return [x, weight, random(own, [texts * 9, 7]), ...places, bias ? b : null];
 }
 
+/** qkv, a, b, aLog, dtBias, starts of two texts, the second of which begins within the first chunk; two heads of 3 values share keys of 5. */
+function delta(): TestTensor[] {
+  const own = generator(30);
+  const starts = Array.from({ length: 70 }, (_, t) => (t < 41 ? 0 : 41));
+  const gates = [0, 1].map(() => random(own, [70, 2]));
+  return [random(own, [70, 16]), ...gates, random(own, [2]), random(own, [2]), i32([70], starts)];
+}
+
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   AdafactorColumns: [
@@ -271,6 +279,14 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   EmbeddingGrad: [
     { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5)] },
     { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5), normal(11, 5)] },
+  ],
+  GatedDelta: [{ attrs: { keyHeads: 1, keyDim: 5 }, inputs: delta(), bound: 2e-6 }],
+  GatedDeltaGrad: [
+    {
+      attrs: { keyHeads: 1, keyDim: 5 },
+      inputs: [random(generator(31), [70, 6]), ...delta(), random(generator(32), [2, 2, 5, 3])],
+      bound: 5e-5,
+    },
   ],
   Gather: [
     { attrs: {}, inputs: [normal(11, 7), below(13, 11)], bound: 0 },
