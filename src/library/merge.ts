@@ -8,6 +8,9 @@ import { withChatSettings } from "../data/chat/settings.ts";
 import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
 import { loadTokenizer } from "../data/tokens/tokenizer.ts";
 import { loadConfig } from "../hf/config/config.ts";
+import { readEmbedder } from "../hf/config/embeddings.ts";
+import { contextLimit } from "../models/context.ts";
+import { bareOf, familyOf } from "../models/families/index.ts";
 import { mergeAdapter } from "../hf/peft/merge.ts";
 import { findModel } from "../load/find-model.ts";
 import { validateOptions } from "./options.ts";
@@ -46,12 +49,22 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   const loaded = attempt(() => loadTokenizer(base));
   const tokenizer = loaded && withChatSettings(loaded, chatTemplate === null ? {} : { chatTemplate: own });
   const stopIds = tokenizer && undeclaredEnds(loadConfig(base).eosTokenIds, tokenizer);
+  const said = readEmbedder(adapter);
+  const config = loadConfig(base);
+  const embedder = said && {
+    pooling: said.pooling,
+    width: config.hiddenSize,
+    maxLength: said.maxLength ?? contextLimit(config),
+    lowerCase: said.lowerCase,
+    hasTemplate: (tokenizer?.chatTemplates.size ?? 0) > 0,
+    architecture: bareOf(familyOf(config)),
+  };
   mergeAdapter({
     base,
     adapter,
     output: out,
     maxShardBytes: maxShardSize * 1e9,
-    learned: { stopIds, chatTemplate, embedder: null },
+    learned: { stopIds: said ? null : stopIds, chatTemplate, embedder },
   });
   return { out, base, adapter };
 }

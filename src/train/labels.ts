@@ -24,6 +24,8 @@ export interface WithHead {
   readonly source: TensorSource;
   /** The meaning of the head's numbers; null: it predicts tokens. */
   readonly classifier: Classifier | null;
+  /** True if texts are put into lower case first; absent: they are not. */
+  readonly lowerCase?: boolean;
 }
 
 type Opened = Pick<OpenModel, "name" | "folder" | "config" | "source" | "adapter" | "tokenizer" | "classifier">;
@@ -50,7 +52,8 @@ export async function withHead(
   if (objective.head.pooling !== undefined) {
     checkEmbedding(config, opened);
     const settled = withSettledPooling(config, opened, onNote);
-    return { config: settled, model: withPooling(model, settled.pooling), source, classifier: null };
+    const lowerCase = attempt(() => saidEmbedder(opened))?.lowerCase ?? false;
+    return { config: settled, model: withPooling(model, settled.pooling), source, classifier: null, lowerCase };
   }
   checkFamily(config, opened);
   const known = opened.classifier;

@@ -286,7 +286,7 @@ test("scored pairs are put in order, with several widths; texts with several mat
   expect(await refused(...flags, strange, "--embed-loss", "cosent")).toContain('strange.jsonl:1: "score" must say');
 });
 
-test("an adapter on a causal model has the task of its base model and no new head; hard negatives are counted", async () => {
+test("an adapter on a causal model has the task of embeddings and no new head; hard negatives are counted", async () => {
   const model = writeTinyModel(join(folder, "tiny"), {
     num_hidden_layers: 2,
     hidden_size: 16,
@@ -302,7 +302,7 @@ test("an adapter on a causal model has the task of its base model and no new hea
   const common = { model, data, objective: "embed", pooling: "last", hardNegatives: 1, threads: 1, sequenceLength: 32 } as const;
   await train({ ...common, output, batchSize: 4, steps: 2 });
   const adapter = JSON.parse(readFileSync(join(output, "adapter_config.json"), "utf8")) as Record<string, unknown>;
-  expect(adapter).toMatchObject({ task_type: "CAUSAL_LM", modules_to_save: null });
+  expect(adapter).toMatchObject({ task_type: "FEATURE_EXTRACTION", modules_to_save: null });
   expect(existsSync(join(output, "classifier.json"))).toBe(false);
   const more = ["--output", join(folder, "none")];
   expect(await refused("train", ...flags, ...more, "--data", data)).toContain(

@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { makeFolder } from "../../src/base/files/files.ts";
+import { merge } from "../../src/library/merge.ts";
 import { train } from "../../src/library/train.ts";
 import { writeTinyModel } from "./cli.ts";
 import { writeRandomEncoder } from "./encoders.ts";
@@ -37,14 +38,17 @@ export async function makeEmbedFolders(folder: string): Promise<void> {
   writeRandomEncoder(join(folder, "roberta"), { ...roberta, max_position_embeddings: 130, type_vocab_size: 1 }, "xlm-roberta");
   const modern = { ...BERT, architectures: ["ModernBertModel"], model_type: "modernbert", local_attention: 6, pad_token_id: 0 };
   writeRandomEncoder(join(folder, "modern"), modern, "bert-uncased");
+  writeTinyModel(join(folder, "chatty"), SMALL);
   writeCausalModel(join(folder, "causal"));
   writeSentence(join(folder, "sentence"));
-  await trainFull(folder);
+  await trainRuns(folder);
 }
+
+const SMALL = { num_hidden_layers: 2, hidden_size: 16, head_dim: 4, intermediate_size: 24 };
 
 /** A model that generates text, whose tokenizer has no chat template: sentence-transformers would put it around plain texts. */
 export function writeCausalModel(path: string): void {
-  writeTinyModel(path, { num_hidden_layers: 2, hidden_size: 16, head_dim: 4, intermediate_size: 24 });
+  writeTinyModel(path, SMALL);
   const file = join(path, "tokenizer_config.json");
   const { chat_template: _, ...config } = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;
   writeJson(file, config);
@@ -71,11 +75,20 @@ function writeSentence(path: string): void {
   });
 }
 
-async function trainFull(folder: string): Promise<void> {
+async function trainRuns(folder: string): Promise<void> {
   const data = join(folder, "pairs.jsonl");
   const rows = words.map((word) => ({ anchor: `What is a ${word}?`, positive: `the ${word} of old` }));
   writeFileSync(data, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
   const common = { objective: "embed", data, threads: 1, matmul: "wasm", device: "wasm", sample: false, saveMinutes: 0 } as const;
   const run = { batchSize: 8, packing: false, steps: 5, learningRate: 5e-3, sequenceLength: 32 } as const;
   await train({ ...common, ...run, model: join(folder, "bert"), output: join(folder, "full"), method: "full" });
+  for (const [name, model] of [
+    ["bert", "bert"],
+    ["causal", "chatty"],
+  ] as const) {
+    const [output, learningRate] = [join(folder, `${name}-lora`), 5e-2];
+    const own = name === "bert" ? { lastLayers: 1, modulesToSave: ["output.LayerNorm"] } : {};
+    await train({ ...common, ...run, ...own, model: join(folder, model), output, learningRate, rank: 2 });
+    await merge({ adapter: output, out: join(folder, `${name}-merged`) });
+  }
 }

@@ -14,6 +14,10 @@ export interface Embedder {
   readonly width: number;
   /** Tokens of a text, at most. */
   readonly maxLength: number;
+  /** True if texts are put into lower case first. */
+  readonly lowerCase: boolean;
+  /** True if the tokenizer has a chat template, which newer versions of sentence-transformers would put around plain texts. */
+  readonly hasTemplate: boolean;
   /** The class of Transformers without a head. */
   readonly architecture: string;
 }
@@ -25,8 +29,8 @@ const MODULES: readonly (readonly [path: string, type: string])[] = [
   ["2_Normalize", "Normalize"],
 ];
 
-/** The files beside a model that make a folder of sentence-transformers of it, with their texts, by path; all its versions read this form. */
-export function embedderFiles({ pooling, width, maxLength }: Embedder): ReadonlyMap<string, string> {
+/** The files beside a model that make a folder of sentence-transformers of it, with their texts, by path; all its versions read this form, but for chat templates. */
+export function embedderFiles({ pooling, width, maxLength, lowerCase, hasTemplate }: Embedder): ReadonlyMap<string, string> {
   const modules = MODULES.map(([path, type], idx) => ({
     idx,
     name: String(idx),
@@ -46,11 +50,18 @@ export function embedderFiles({ pooling, width, maxLength }: Embedder): Readonly
   const text = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
   return new Map([
     [MODULES_FILE, text(modules)],
-    ["sentence_bert_config.json", text({ max_seq_length: maxLength, do_lower_case: false })],
+    ["sentence_bert_config.json", text({ max_seq_length: maxLength, do_lower_case: lowerCase, ...(hasTemplate && PLAIN_TEXTS) })],
     ["1_Pooling/config.json", text(modes)],
     ["2_Normalize/config.json", text({})],
   ]);
 }
+
+/** Has texts read as they are; older versions, which know of no chats, do not know these keys either. */
+const PLAIN_TEXTS = {
+  transformer_task: "feature-extraction",
+  modality_config: { text: { method: "forward", method_output_name: "last_hidden_state" } },
+  module_output_name: "token_embeddings",
+};
 
 const MODULES_FILE = "modules.json";
 

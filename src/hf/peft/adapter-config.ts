@@ -27,6 +27,8 @@ export interface AdapterConfig extends AdapterSettings {
   readonly rules: ModuleRules;
   /** True if what is shared in the base model stays shared. */
   readonly tied: boolean;
+  /** True if it is for the model without a head, whose modules' names lack what those of the whole model begin with. */
+  readonly isBare: boolean;
 }
 
 const names = z.union([z.string(), z.array(z.string())]).nullish();
@@ -41,6 +43,7 @@ const schema = z.object({
   layers_to_transform: z.union([z.int(), z.array(z.int())]).nullish(),
   layers_pattern: names,
   ensure_weight_tying: z.boolean().nullish(),
+  task_type: z.string().nullish(),
 });
 
 /** The base model that an adapter names, or null. @throws {UserError} no adapter there */
@@ -70,15 +73,19 @@ export function readAdapterConfig(folder: string): AdapterConfig {
     modulesToSave: config.modules_to_save ?? [],
     rules: config,
     tied: config.ensure_weight_tying ?? false,
+    isBare: config.task_type === EMBEDDING_TASK,
   };
 }
+
+/** PEFT's word for adapters of models without a head, whose hidden states become embeddings. */
+export const EMBEDDING_TASK = "FEATURE_EXTRACTION";
 
 /** Describes what the files to be written say of the modules. */
 export interface ConfigToWrite extends AdapterSettings, WrittenModules<object> {
   /** The base model, as the user named it. */
   readonly base: string;
   /** What the model is for, in PEFT's words; null: the adapter is for an encoder as it is, with its names of modules. */
-  readonly task: "CAUSAL_LM" | "SEQ_CLS" | null;
+  readonly task: "CAUSAL_LM" | "SEQ_CLS" | typeof EMBEDDING_TASK | null;
   /** Modules that are not adapted whatever their name, a regular expression of Python; null: none. */
   readonly exclude: string | null;
 }

@@ -45,7 +45,8 @@ export function mergeAdapter(options: MergeOptions): void {
       // What is damaged must not get checksums of its own.
       for (const folder of [base, options.adapter]) verifyChecksums(folder, { fresh: true });
       for (const { tensors } of [source, adapter.source]) examineWeights({ tensors }, { fresh: true });
-      const { tensors, config: merged } = mergedModel(source, adapter, config);
+      const body = options.learned?.embedder ? withoutTokenHead(source, config) : source;
+      const { tensors, config: merged } = mergedModel(body, adapter, config);
       writeFolder(resolve(options.output), (draft) => {
         const learned = { ...(options.learned ?? NOTHING_LEARNED), textHead: learnedHead(adapter, options, config) };
         const companions = copyCompanions(base, draft, io, learned);
@@ -77,6 +78,12 @@ function tokenHead(model: ModelConfig): string[] {
   const modules = [head, ...(encoder ? [encoder.transform.dense, encoder.transform.norm] : [])];
   const bias = encoder ? [encoder.transform.bias] : [];
   return [...modules.flatMap((module) => [`${module}.weight`, `${module}.bias`]), ...bias];
+}
+
+/** A checkpoint without the head that predicts tokens: embeddings come from before it. */
+function withoutTokenHead(source: TensorSource, model: ModelConfig): TensorSource {
+  const left = new Set(tokenHead(model));
+  return { ...source, tensors: new Map([...source.tensors].filter(([name]) => !left.has(name))) };
 }
 
 /** A base model with an adapter in its weights. */

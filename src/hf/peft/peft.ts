@@ -186,20 +186,25 @@ function readTensors(
     found.set(module, parts.set(suffix, entry));
   }
   const modules = new Map<string, AdapterModule>();
-  for (const [name, parts] of found)
-    modules.set(adapterModule(name, model.modulePrefix), readModule(source, config, model, name, parts));
+  for (const [name, parts] of found) modules.set(moduleOf(name, config, model), readModule(source, config, model, name, parts));
   const whole = new Map<string, TensorEntry>();
   const copies = new Map<string, TensorEntry>();
   for (const [name, entry] of others) {
     const { parameter: stored, inBaseLayer } = parameterOf(name);
     const at = stored.lastIndexOf(".");
-    const parameter = adapterModule(stored.slice(0, at), model.modulePrefix) + stored.slice(at);
+    const parameter = moduleOf(stored.slice(0, at), config, model) + stored.slice(at);
     if (isWhole(parameter, config, (module) => modules.has(module))) whole.set(parameter, entry);
     else if ((inBaseLayer || isTable(parameter, model)) && parameter.endsWith(".weight")) copies.set(parameter, entry);
     else throw strange(source, entry);
   }
   if (modules.size === 0 && whole.size === 0) throw new UserError(`${source.path} holds no matrices of an adapter`);
   return { modules, whole, copies };
+}
+
+/** The module's name in the base model. */
+function moduleOf(stored: string, { isBare }: AdapterConfig, { modulePrefix }: Pick<ModelConfig, "modulePrefix">): string {
+  const name = adapterModule(stored, modulePrefix);
+  return isBare && !name.startsWith(modulePrefix) ? modulePrefix + name : name;
 }
 
 function isTable(parameter: string, model: Pick<ModelConfig, "family" | "modulePrefix">): boolean {
@@ -223,7 +228,7 @@ function readModule(
 ): AdapterModule {
   const { path } = source;
   const kind = adapterKind(config.method);
-  const module = adapterModule(name, model.modulePrefix);
+  const module = moduleOf(name, config, model);
   if (!isAdapted(name, config.rules, config.path)) {
     throw new UserError(
       `${path}: module ${show(name)} is none that ${CONFIG_FILE} names in target_modules and layers_to_transform; do the files belong together?`,

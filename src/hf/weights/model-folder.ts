@@ -70,12 +70,20 @@ export function copyCompanions(from: string, to: string, io: FileIo = fileIo, le
   if (embedder !== null) {
     const config = { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [embedder.architecture] };
     write(CONFIG_FILE, `${JSON.stringify(config, null, 2)}\n`);
-    for (const [name, text] of embedderFiles(embedder)) {
-      makeFolder(dirname(join(to, name)));
-      write(name, text);
-    }
+    for (const name of writeEmbedder(to, embedder, io)) written.add(name);
   }
   return [...written];
+}
+
+/** Writes the files of sentence-transformers into a folder with a model or an adapter; returns their names. @throws {UserError} */
+export function writeEmbedder(folder: string, embedder: Embedder | null, io: FileIo = fileIo): string[] {
+  if (embedder === null) return [];
+  const files = embedderFiles(embedder);
+  for (const [name, text] of files) {
+    makeFolder(dirname(join(folder, name)));
+    writeTextAtomic(join(folder, name), text, io);
+  }
+  return [...files.keys()];
 }
 
 /** Transformers' default for `max_shard_size`. */

@@ -23,6 +23,11 @@ export function withoutPrefix(name: string): string | null {
   return name.startsWith(PREFIX) ? name.slice(PREFIX.length) : null;
 }
 
+/** The name of a parameter in PEFT's file of an adapter for the model without a head. @param modulePrefix what the names of the whole model's modules begin with */
+export function bareName(name: string, modulePrefix: string): string {
+  return name.startsWith(PREFIX + modulePrefix) ? PREFIX + name.slice(PREFIX.length + modulePrefix.length) : name;
+}
+
 /** Returns what a name without the prefix means: a parameter, and whether it is held as that of a base layer. */
 export function parameterOf(name: string): { readonly parameter: string; readonly inBaseLayer: boolean } {
   const at = name.lastIndexOf(".");

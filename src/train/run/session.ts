@@ -67,6 +67,8 @@ export interface Inputs extends LoadedData {
   /** The day that chat templates take for today; null where this model's templates do not ask. */
   readonly date: string | null;
   readonly tuning: Tuning;
+  /** True if texts are put into lower case first, as the base model's files say of embeddings. */
+  readonly lowerCase: boolean;
   /** The meaning of the numbers that a head for texts gives; null: the model predicts tokens. */
   readonly classifier: Classifier | null;
   /** The adapter that is trained further, with the SHA-256 of its matrices; null: a new one, or none. */
@@ -114,7 +116,7 @@ async function readOpened(
 ): Promise<Inputs> {
   const { folder, tokenizer, adapter, identity, close } = opened;
   checkObjectiveFlags(asked);
-  const { config, model, source, classifier } = await withHead(asked, opened, preparing);
+  const { config, model, source, classifier, lowerCase = false } = await withHead(asked, opened, preparing);
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
   const date = runDate(config);
@@ -128,6 +130,7 @@ async function readOpened(
       truncate: config.truncate,
       vocabSize: model.vocabSize,
       surround: model.encoder !== null,
+      lowerCase,
       eosId: model.eosTokenIds[0] ?? null,
     }),
   );
@@ -156,6 +159,7 @@ async function readOpened(
     sequenceLength,
     tuning,
     classifier,
+    lowerCase,
     start,
     identity,
     close,

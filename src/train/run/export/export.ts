@@ -6,14 +6,14 @@ import { makeFolder, writeTextAtomic } from "../../../base/files/files.ts";
 import { CHAT_TEMPLATE_FILE } from "../../../hf/weights/template-files.ts";
 import { CLASSIFIER_FILE, classifierText } from "../../../hf/config/classifier.ts";
 import { narrow } from "../../../base/float16.ts";
-import { copyCompanions, type Learned, NOTHING_LEARNED, writeWeights } from "../../../hf/weights/model-folder.ts";
-import type { ConfigToWrite } from "../../../hf/peft/adapter-config.ts";
+import { copyCompanions, type Learned, NOTHING_LEARNED, writeEmbedder, writeWeights } from "../../../hf/weights/model-folder.ts";
+import { type ConfigToWrite, EMBEDDING_TASK } from "../../../hf/peft/adapter-config.ts";
 import { writeAdapter, writeAdapterConfig } from "../../../hf/peft/peft.ts";
 import { describeModules, isSaved } from "../../../hf/peft/peft-modules.ts";
 import { fileShape } from "../../../load/adapter.ts";
 import { isTransposed, PART_SUFFIXES } from "../../../models/adapters/index.ts";
 import { transpose } from "../../../models/adapters/low-rank.ts";
-import { isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
+import { bareName, isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
 import { type ParamInfo, readTensor } from "../../../runtime/resident.ts";
 import { isVision } from "../../../hf/weights/model-weights.ts";
 import { readBytes, type TensorSource } from "../../../hf/weights/safetensors.ts";
@@ -67,8 +67,12 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
 /** Returns the names of the files. */
 function writeTrained(folder: string, engine: Engine, config: TrainConfig, learned: Learned): string[] {
   if (config.method !== "full") {
-    writeAdapter(folder, { ...adapterConfigOf(engine, config), tensors: trainedTensors(engine, () => "f32") });
-    return [RUN_FILES.adapterConfig, RUN_FILES.adapter, ...writeTemplate(folder, learned), ...writeClassifier(folder, learned)];
+    const described = adapterConfigOf(engine, config);
+    const tensors = trainedTensors(engine, () => "f32").map((tensor) =>
+      described.task === EMBEDDING_TASK ? { ...tensor, name: bareName(tensor.name, engine.config.modulePrefix) } : tensor,
+    );
+    writeAdapter(folder, { ...described, tensors });
+    return [RUN_FILES.adapterConfig, RUN_FILES.adapter, ...writeLearned(folder, learned)];
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
@@ -86,8 +90,12 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, learn
 export function describeAdapter(folder: string, engine: Engine, config: TrainConfig, learned: Learned): void {
   if (config.method === "full") return;
   writeAdapterConfig(folder, adapterConfigOf(engine, config));
-  writeTemplate(folder, learned);
-  writeClassifier(folder, learned);
+  writeLearned(folder, learned);
+}
+
+/** Writes what PEFT's files do not say of an adapter. Returns the files' names. */
+function writeLearned(folder: string, learned: Learned): string[] {
+  return [...writeTemplate(folder, learned), ...writeClassifier(folder, learned), ...writeEmbedder(folder, learned.embedder)];
 }
 
 /** The template that an adapter was trained with, if it is not its base model's: to be used in talks with it. Returns the file's name. */
@@ -115,21 +123,27 @@ function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
   }
   const isWrapped = visionModules(engine.config) !== null;
   const settings = settingsOf(config, engine.config);
+  const described = describeModules([...setups.keys()], engine.config);
+  const task = taskOf(engine.config);
+  const { modulePrefix } = engine.config;
   return {
     ...settings,
-    ...describeModules([...setups.keys()], engine.config),
-    setups,
+    ...described,
+    targets: task === EMBEDDING_TASK ? described.targets.map((name) => withoutBegin(name, modulePrefix)) : described.targets,
+    setups:
+      task === EMBEDDING_TASK ? new Map([...setups].map(([name, setup]) => [withoutBegin(name, modulePrefix), setup])) : setups,
     // In a model with images a name's end would mean modules of the other parts too.
     modulesToSave: isWrapped ? savedModules(params, settings.modulesToSave) : settings.modulesToSave,
     base: config.model,
-    task: taskOf(engine.config),
+    task,
     exclude: visionModules(engine.config),
   };
 }
 
-/** The modules of an embedder have the names of the model with the head that predicts tokens, and PEFT's own class for embeddings would not find them. */
+const withoutBegin = (name: string, begin: string): string => (name.startsWith(begin) ? name.slice(begin.length) : name);
+
 function taskOf({ textHead, encoder }: ModelConfig): ConfigToWrite["task"] {
-  if (textHead !== null && textHead.pooling === undefined) return "SEQ_CLS";
+  if (textHead !== null) return textHead.pooling === undefined ? "SEQ_CLS" : EMBEDDING_TASK;
   return encoder === null ? "CAUSAL_LM" : null;
 }
 

@@ -9,11 +9,12 @@ import type { Inputs } from "../session.ts";
 import type { Engine } from "../../step/engine.ts";
 
 /** Returns what goes into the files beside the trained weights. */
-export function learnedBy({ config, model, tokenizer, classifier, sequenceLength }: Inputs): Learned {
+export function learnedBy({ config, model, tokenizer, classifier, sequenceLength, lowerCase }: Inputs): Learned {
   const { textHead, hiddenSize: width } = model;
   const pooling = textHead?.pooling;
+  const described = { architecture: bareOf(familyOf(model)), hasTemplate: tokenizer.chatTemplates.size > 0, lowerCase };
   return {
-    embedder: pooling === undefined ? null : { pooling, width, maxLength: sequenceLength, architecture: bareOf(familyOf(model)) },
+    embedder: pooling === undefined ? null : { ...described, pooling, width, maxLength: sequenceLength },
     textHead: classifier && { classifier, architecture: classifierOf(familyOf(model))! },
     stopIds: textHead ? null : undeclaredEnds(model.eosTokenIds, tokenizer),
     chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
