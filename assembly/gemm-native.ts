@@ -8,6 +8,12 @@ import { MATRIX, product, takesBf16, typedProduct } from "./native";
 
 /** Fewest rows of a native product. */
 export const NATIVE_ROWS: i32 = 16;
+/** Rows of a call, and numbers of A in them: the library passes over A once for every few columns, and finds it in the second-level cache then. */
+const LEAST_BLOCK: i32 = 128;
+const MOST_BLOCK: i32 = 512;
+const BLOCK_FLOATS: i32 = 1 << 17;
+/** Terms of a sum that a product with a transposed A takes at a time: fixed, since sums go on from one to the next. */
+const NATIVE_TERMS: i32 = 512;
 /** Rows are handed out four by four, and what remains goes with the last four, so that nobody gets a single row. */
 const UNIT: i32 = 4;
 
@@ -19,11 +25,12 @@ function partRow(m: i32, units: i32, index: i32, count: i32): i32 {
 }
 
 /**
- * This thread's rows of the product; m is at least NATIVE_ROWS. With `transA` the columns of A are copied to scratch in blocks, but for a product
- * of bf16, whose operands may be of other types.
+ * This thread's rows of the product; m is at least NATIVE_ROWS. With `transA` the columns of A are copied to scratch, so many terms at a time that
+ * a thread's rows are there together, as a rule: fewer rows use the library badly, which packs B for each product. `more` is the session
+ * that adds to what is there. A product of bf16, whose operands may be of other types, takes everything as it is.
  */
 export function nativeProduct(
-  session: f64, a: usize, transA: bool, b: usize, transB: bool, c: usize, addend: i32, out: usize, m: i32, n: i32, k: i32, bType: i32,
+  session: f64, more: f64, a: usize, transA: bool, b: usize, transB: bool, c: usize, addend: i32, out: usize, m: i32, n: i32, k: i32, bType: i32,
 ): void {
   const units = m / UNIT;
   const first = partRow(m, units, threadIndex, threadCount);
@@ -38,19 +45,34 @@ export function nativeProduct(
     return;
   }
   if (!transA) {
-    product(session, a + ((<usize>first * k) << 2), b, c, out, rows, n, k, false, transB, addend);
+    const most = max(LEAST_BLOCK, min(MOST_BLOCK, BLOCK_FLOATS / k));
+    const blocks = (rows + most - 1) / most, partUnits = rows / UNIT;
+    for (let i = 0; i < blocks; i++) {
+      const row = partRow(rows, partUnits, i, blocks);
+      const skipped = <usize>row * rowBytes;
+      const count = partRow(rows, partUnits, i + 1, blocks) - row;
+      product(session, a + ((<usize>(first + row) * k) << 2), b, addend == MATRIX ? c + skipped : c, out + skipped, count, n, k, false, transB, addend);
+    }
     return;
   }
   a += <usize>first << 2;
+  // The terms of a stored B are apart where it is transposed.
+  const terms = transB ? k : min(k, NATIVE_TERMS);
   const partUnits = rows / UNIT;
-  const most = max(1, THREAD_SCRATCH / 4 / k / UNIT - 1);
+  const most = max(1, THREAD_SCRATCH / 4 / terms / UNIT - 1);
   const blocks = (partUnits + most - 1) / most;
   for (let i = 0; i < blocks; i++) {
     const row = partRow(rows, partUnits, i, blocks);
     const width = partRow(rows, partUnits, i + 1, blocks) - row;
     const bytes = <usize>width << 2;
-    for (let p = 0; p < k; p++) memory.copy(threadScratch + <usize>p * bytes, a + ((<usize>p * m + row) << 2), bytes);
     const skipped = <usize>row * rowBytes;
-    product(session, threadScratch, b, addend == MATRIX ? c + skipped : c, out + skipped, width, n, k, true, transB, addend);
+    for (let from = 0; from < k; from += terms) {
+      const count = min(terms, k - from);
+      let column = a + ((<usize>from * m + row) << 2);
+      for (let p = 0; p < count; p++, column += <usize>m << 2) memory.copy(threadScratch + <usize>p * bytes, column, bytes);
+      const right = b + (transB ? 0 : <usize>from * rowBytes);
+      if (from == 0) product(session, threadScratch, right, addend == MATRIX ? c + skipped : c, out + skipped, width, n, count, true, transB, addend);
+      else product(more, threadScratch, right, out + skipped, out + skipped, width, n, count, true, transB, MATRIX);
+    }
   }
 }

@@ -16,7 +16,8 @@ declare function gemm(
  *
  * Operands: A, B, C or null, out, count or null, scales of a quantised B or null. Scalars: M, N, K, transA, transB, type of A, type of B
  * (half.ts, quantised.ts), mode of C
- * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first, and the low and high word of a native session's address or 0, 0.
+ * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first, the low and high word of a native session's address or 0, 0, and those of one that adds
+ * to [M, N], where A is transposed.
  *
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
  * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
@@ -42,7 +43,9 @@ export function gemmCommand(opcode: u32): void {
   }
   const session = sessionOf(int(11), int(12));
   if (session && m >= NATIVE_ROWS && k > 0) {
-    nativeProduct(session, pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k, int(6));
+    nativeProduct(
+      session, sessionOf(int(13), int(14)), pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k, int(6),
+    );
     return;
   }
   gemm(

@@ -48,7 +48,7 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
   const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
   const session = nativeSession(e, product);
   let [right, rightType, scales] = [b, quantised?.format ?? HALF_CODE[bType], quantised?.scales ?? null];
-  const isTaken = session !== null && takesBf16(session) && rightType === HALF_CODE.bf16;
+  const isTaken = session !== null && takesBf16(session.whole) && rightType === HALF_CODE.bf16;
   if (session !== null && rightType !== HALF_CODE.f32 && !isTaken) {
     right = product.widened ?? e.scratch(4 * k * n);
     if (quantised) e.emit(Opcode.Dequantize, [b, scales, right], [(k * n) / QUANTISED_BLOCK, rightType]);
@@ -70,14 +70,20 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
       { f32: alpha },
       clipped,
       clip?.first ?? 0,
-      ...sessionWords(session ?? 0),
+      ...sessionWords(session?.whole ?? 0),
+      ...sessionWords(session?.more ?? 0),
     ],
   );
 }
 
-function nativeSession({ native }: Pick<KernelEmitter, "native">, product: Product): number | null {
+/** Sessions of a whole product, and of one that adds to what is there, as a transposed A is multiplied. */
+function nativeSession(
+  { native }: Pick<KernelEmitter, "native">,
+  product: Product,
+): { readonly whole: number; readonly more: number } | null {
   const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32", quantised } = product;
   if (!native || aType !== "f32" || ((bType !== "f32" || quantised) && 4 * k * n > MOST_WIDENED)) return null;
   const shape: ProductShape = { m, n, k, transA, transB, addend: !c ? "none" : c.row ? "row" : "matrix", alpha };
-  return native.pays(shape) ? native.product(shape) : null;
+  if (!native.pays(shape)) return null;
+  return { whole: native.product(shape), more: transA ? native.product({ ...shape, addend: "matrix" }) : 0 };
 }

@@ -129,7 +129,7 @@ const LEAST_WORK = 1 << 19;
 /** With fewer rows each thread's share is too small, with fewer columns or terms the library's tiles are half empty. */
 const LEAST_ROWS = 32;
 const LEAST_COLUMNS = 8;
-/** A transposed A is copied first: that must pay, and 64 of its columns must fit the scratch. */
+/** A transposed A is copied first: that must pay. With B transposed too, 64 of its columns must fit the scratch with all their terms. */
 const LEAST_TRANSPOSED = 128;
 const MOST_TRANSPOSED_TERMS = 8192;
 
@@ -148,7 +148,7 @@ function floatBits(value: number): number {
   return new Uint32Array(Float32Array.of(value).buffer)[0]!;
 }
 
-function pays({ m, n, k, transA }: ProductShape): boolean {
+function pays({ m, n, k, transA, transB }: ProductShape): boolean {
   if (m < LEAST_ROWS || n < LEAST_COLUMNS || k < LEAST_COLUMNS || m * n * k < LEAST_WORK) return false;
-  return !transA || (m >= LEAST_TRANSPOSED && n >= LEAST_TRANSPOSED && k <= MOST_TRANSPOSED_TERMS);
+  return !transA || (m >= LEAST_TRANSPOSED && n >= LEAST_TRANSPOSED && (!transB || k <= MOST_TRANSPOSED_TERMS));
 }

@@ -61,8 +61,14 @@ const CASES: readonly Case[] = [
   { m: 512, n: 200, k: 16, transB: 1, addend: "matrix", alpha: 0.5 },
   { m: 333, n: 150, k: 190, transA: 1 },
   { m: 333, n: 150, k: 190, transA: 1, addend: "matrix" },
-  // More columns of A than fit the scratch of a thread.
+  // Several parts of the sum.
   { m: 300, n: 130, k: 5000, transA: 1, addend: "matrix" },
+  { m: 150, n: 130, k: 1300, transA: 1, addend: "row", alpha: 0.5 },
+  { m: 150, n: 130, k: 1300, transA: 1, transB: 1, alpha: 2 },
+  // More columns of A than fit the scratch of a thread, on one thread.
+  { m: 1100, n: 130, k: 700, transA: 1 },
+  // Several blocks of rows.
+  { m: 1103, n: 40, k: 700, transB: 1, addend: "matrix" },
   { m: 130, n: 72, k: 96, transB: 1, half: "bf16" },
   { m: 130, n: 72, k: 96, addend: "matrix", half: "f16" },
 ];
