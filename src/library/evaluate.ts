@@ -5,6 +5,7 @@ import { readMapping } from "../data/examples/formats.ts";
 import { evaluationFiles } from "../data/examples/sources.ts";
 import { type Batches, createBatches, type MicroBatch } from "../data/samples/batch.ts";
 import { groupSamples } from "../data/samples/groups.ts";
+import { maskingOf, withMasks } from "../data/samples/masking.ts";
 import { withMismatched } from "../data/samples/mismatched.ts";
 import { mixSamples } from "../data/samples/mix.ts";
 import { loadSamples } from "../data/samples/prepare.ts";
@@ -20,7 +21,7 @@ import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../
 import { addSums, type Head, hasReference, type Sums, type Values } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { tempered } from "../objectives/calibration.ts";
-import { predictionOf, withLabelsOf } from "../train/labels.ts";
+import { expectReader, predictionOf, withLabelsOf } from "../train/labels.ts";
 import { withListSize } from "../train/list-size.ts";
 import { startOfDay } from "../train/run/date.ts";
 import { addReferences, createReferences, type References, withReferences } from "../train/step/references.ts";
@@ -67,6 +68,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
     flags,
     async (model, executor) => {
       const { config, tokenizer } = model;
+      expectReader(flags, model);
       const dataFiles = evaluationFiles(flags.data);
       const objective = objectiveOf(await withListSize(withLabelsOf(flags, model), dataFiles, signal));
       const tokens = sequenceLengthOf(flags, contextLimit(config));
@@ -94,7 +96,10 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const samples = objective.mismatched ? withMismatched(all, { group: all.count, maxLength: tokens }) : all;
       const padId = tokenizer.padId ?? eosId ?? 0;
       const rowLength = tokens * objective.texts;
-      const plain = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
+      const unmasked = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId, shuffle: false });
+      const { masked: share } = objective;
+      const masking = share === undefined ? null : maskingOf(tokenizer, { share, seed: 0, vocabSize: config.vocabSize });
+      const plain = masking ? withMasks(unmasked, masking) : unmasked;
       const reading = readingOf(flags, onNote, signal);
       const texts = objective.texts * plain.most;
       const { head } = objective;

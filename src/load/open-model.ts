@@ -139,7 +139,7 @@ export function checkPrediction(
   const { models, architecture } = familyOf(config);
   if (predicts === "next tokens") {
     throw new UserError(
-      `${name} holds an encoder (${models.join(", ")}), which sees each text from both sides and predicts no next tokens: expected a model that generates text; an encoder learns labelled texts (--objective classify), embeddings (--objective embed) and rankings (--objective rerank)`,
+      `${name} holds an encoder (${models.join(", ")}), which sees each text from both sides and predicts no next tokens: expected a model that generates text; an encoder learns labelled texts (--objective classify), embeddings (embed), rankings (rerank) and masked tokens (mlm)`,
     );
   }
   if (!predictsTokens(config)) {

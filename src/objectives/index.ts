@@ -12,6 +12,7 @@ import { classify } from "./classify.ts";
 import { dpo } from "./preferences/dpo.ts";
 import { embed } from "./embed/embed.ts";
 import { kto } from "./preferences/kto.ts";
+import { mlm } from "./mlm.ts";
 import { nextToken } from "./next-token.ts";
 import { rerank } from "./rerank.ts";
 import { orpo } from "./preferences/orpo.ts";
@@ -19,7 +20,7 @@ import { reward } from "./preferences/reward.ts";
 import { simpo } from "./preferences/simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed, rerank] as const;
+const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed, rerank, mlm] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 
@@ -46,12 +47,13 @@ export type ObjectiveSettings = { readonly objective: ObjectiveName } & z.output
 const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, any> => TABLE.find((each) => each.name === name)!;
 
 export function objectiveOf(settings: ObjectiveSettings): Objective {
-  const { create, acceptsOf, metricsOf, textsOf, ...definition } = definitionOf(settings.objective);
+  const { create, acceptsOf, metricsOf, textsOf, masked, ...definition } = definitionOf(settings.objective);
   return {
     ...definition,
     ...(acceptsOf && { accepts: acceptsOf(settings) }),
     ...(metricsOf && { metrics: metricsOf(settings) }),
     ...(textsOf && { texts: textsOf(settings) }),
+    ...(masked && { masked: masked(settings) }),
     head: create(settings),
   };
 }

@@ -32,6 +32,8 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   textsOf?(settings: z.output<z.ZodObject<F>>): number;
   /** True: an example is one text, and the second is made of its prompt and another example's answer (see `withMismatched`). */
   readonly mismatched?: true;
+  /** The share of tokens that are hidden and predicted from both sides of them (see `withMasks`), by text encoders alone; absent: none is. */
+  masked?(settings: z.output<z.ZodObject<F>>): number;
   /** The metrics of an evaluation besides `loss`, which every objective has, in the order in which they are shown. */
   readonly metrics: readonly Metric[];
   /** Those of them that it has with some settings; all by default. */
@@ -42,7 +44,10 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
 }
 
 /** An objective with its settings. */
-export type Objective = Omit<ObjectiveDefinition, "create" | "acceptsOf" | "metricsOf" | "textsOf"> & { readonly head: Head };
+export type Objective = Omit<ObjectiveDefinition, "create" | "acceptsOf" | "metricsOf" | "textsOf" | "masked"> & {
+  readonly head: Head;
+  readonly masked?: number;
+};
 
 export type Head = ClosedHead | OpenHead | LogitsHead;
 

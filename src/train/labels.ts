@@ -32,7 +32,8 @@ type Opened = Pick<OpenModel, "name" | "folder" | "config" | "source" | "adapter
 
 /** Returns what a model is to predict for an objective: next tokens, or anything that a head for texts can be put on. */
 export function predictionOf(settings: ObjectiveSettings): OpenModelOptions["predicts"] {
-  return objectiveOf(settings).head.kind === "logits" ? "anything" : "next tokens";
+  const { head, masked } = objectiveOf(settings);
+  return head.kind === "logits" ? "anything" : masked === undefined ? "next tokens" : "given labels";
 }
 
 /**
@@ -48,6 +49,7 @@ export async function withHead(
   const { config: model, source, tokenizer } = opened;
   const config = await withListSize(asked, filesOf(asked), signal);
   const objective = objectiveOf(config);
+  expectReader(config, opened);
   if (objective.head.kind !== "logits") return { config, model, source, classifier: null };
   if (objective.head.pooling !== undefined) {
     checkEmbedding(config, opened);
@@ -96,6 +98,14 @@ function withSettledPooling<C extends ObjectiveSettings>(
   return { ...config, pooling };
 }
 
+/** @throws {UserError} a model that sees one side of a token, where both are wanted */
+export function expectReader(settings: ObjectiveSettings, opened: Pick<Opened, "name" | "adapter" | "config">): void {
+  if (objectiveOf(settings).masked === undefined || opened.config.encoder) return;
+  throw new UserError(
+    `--objective ${settings.objective}: ${nameOf(opened)} generates text, and sees nothing of what follows a token; expected a text encoder with a head for masked tokens, such as a BERT`,
+  );
+}
+
 type HeadSettings = ObjectiveSettings & Pick<TrainConfig, "method" | "modulesToSave" | "targets">;
 
 /** A configuration and a model with a head that gives a text so many numbers, which is trained whole where it is not by itself. */
@@ -132,6 +142,7 @@ export function withPlannedHead<C extends HeadSettings>(
 ): { readonly config: C; readonly model: ModelConfig; readonly source: TensorSource } {
   const { config: model, source } = opened;
   const { head } = objectiveOf(config);
+  expectReader(config, opened);
   if (head.kind !== "logits") return { config, model, source };
   if (head.pooling !== undefined) {
     const settled = withSettledPooling(config, opened);

@@ -23,7 +23,7 @@ import { expectWithin } from "./ops.ts";
 import { SLOW } from "./slow.ts";
 import type { TrainerRun } from "./trainer.ts";
 
-/** Describes a whole run that ends in a head for texts. */
+/** Describes a whole run, as a rule one that ends in a head for texts. */
 export interface JudgedRun {
   readonly run: TrainerRun;
   /** The objective and its settings. */
@@ -80,15 +80,16 @@ export async function trainedJudge(judged: JudgedRun, executor: Executor, strate
   const own = Object.fromEntries(Object.entries(given).filter(([key]) => key in trainConfigSchema.shape));
   const config = trainConfigSchema.parse({ ...own, ...objective, model: "-", data: "-", steps: 20 });
   const { head, texts } = objectiveOf(config);
-  const { outputs, pooling } = head as LogitsHead;
+  const judge: LogitsHead | null = head.kind === "logits" ? head : null;
+  const { outputs = 0, pooling } = judge ?? {};
   const folder = modelFolder(run.model);
   const declared = loadConfig(folder);
   const textHead = pooling ? { outputs: declared.hiddenSize, padId: null, pooling } : { outputs, padId };
-  const model = { ...declared, textHead };
+  const model = judge ? { ...declared, textHead } : declared;
   const source = openModelWeights(folder, model);
   const engine = createEngine(executor, {
     config: model,
-    source: pooling ? source : withNewHead(source, model, outputs, 1),
+    source: pooling || !judge ? source : withNewHead(source, model, outputs, 1),
     tuning: tuningOf(judged),
     strategy,
     tokens: batches.sizes,
@@ -121,7 +122,7 @@ export async function trainedJudge(judged: JudgedRun, executor: Executor, strate
       .filter(({ trainable }) => trainable)
       .map(({ name, type }) => [name, readTensor(executor, resident.param.get(name)!, type).slice()]),
   );
-  const logits = valid.map((batch) => engine.textLogits(headBatch(head, batch, model)).slice());
+  const logits = judge ? valid.map((batch) => engine.textLogits(headBatch(judge, batch, model)).slice()) : [];
   engine.close();
   source.close();
   executor.close();

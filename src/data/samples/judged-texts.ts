@@ -28,6 +28,8 @@ export interface JudgedTexts {
   texts(texts: readonly string[], where: string): Sample;
   /** The tokens of a whole conversation. */
   whole(ids: Int32Array, where: string): Sample;
+  /** A text of any length, each piece of the sequence length by itself; cut to the first one where texts may be cut. */
+  pieces(text: string, where: string): Sample[];
   /** A text by itself, among the tokens that the tokenizer puts around one. */
   alone(text: string, where: string): Sample;
   /** The same of each text. */
@@ -52,6 +54,14 @@ export function createJudgedTexts(
   };
   return {
     texts: (texts, where) => place(tokenizer, encoded(texts, where), where, options),
+    pieces(text, where) {
+      const ids = encode(text, where);
+      const room = Math.max(1, options.maxLength - tokenizer.surround(new Int32Array()).ids.length);
+      const count = options.truncate ? 1 : Math.max(1, Math.ceil(ids.length / room));
+      return Array.from({ length: count }, (_, i) => {
+        return surrounded(tokenizer, [ids.subarray(i * room, (i + 1) * room)], where, options);
+      });
+    },
     whole: (ids, where) => unlabelled([ids], where, options),
     alone,
     contrast: ({ anchor, positives, negatives, where }) => [anchor, ...positives, ...negatives].map((text) => alone(text, where)),

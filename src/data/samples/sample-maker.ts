@@ -28,7 +28,7 @@ export interface SampleMaker {
 /**
  * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
- * Text: everything, eos included. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positives and negatives. A scored pair: a text each. A ranked query: with each of its texts, one pair behind the other. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * Text: everything, eos included; for encoders in pieces, of which no token is predicted by itself. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positives and negatives. A scored pair: a text each. A ranked query: with each of its texts, one pair behind the other. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
 export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
@@ -40,7 +40,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     return template;
   };
   const end = eosId === null ? [] : [eosId];
-  const { maxLength, truncate = false, now = new Date() } = options;
+  const { maxLength, truncate = false, surround = false, now = new Date() } = options;
   const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
   /** Returns the most of a text that a sample can need: tokenizing 100 MB in one piece would take gigabytes. */
   const bounded = (text: string, where: string): string => {
@@ -64,6 +64,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
   const samples = (example: Example): Sample[] => {
     switch (example.kind) {
       case "text": {
+        if (surround) return judged.pieces(example.text, example.where);
         const ids = withPrefix(tokenizer, tokenizer.encode(bounded(example.text, example.where)));
         return [finish(join(ids, end), tokenizer.prefix.length, example.where, options)];
       }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { type Batches, createBatches } from "../../data/samples/batch.ts";
+import { maskingOf, withMasks } from "../../data/samples/masking.ts";
 import { chatTemplateOf, readsDate } from "../../data/chat/chat-template.ts";
 import { endOfTurn } from "../../data/chat/end-of-turn.ts";
 import { contentText, type Example } from "../../data/examples/formats.ts";
@@ -249,9 +250,12 @@ export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
     // Padding is masked everywhere: any id inside the vocabulary will do.
     padId: 0,
   };
-  const train = createBatches(inputs.train, { ...batchOptions, shuffle: true });
-  const valid: Batches | null = inputs.valid && createBatches(inputs.valid, { ...batchOptions, shuffle: false });
-  const answers = objective.head.kind !== "logits";
+  const { masked: share } = objective;
+  const masking = share === undefined ? null : maskingOf(tokenizer, { share, seed: config.seed, vocabSize: model.vocabSize });
+  const shown = (batches: Batches): Batches => (masking ? withMasks(batches, masking) : batches);
+  const train = shown(createBatches(inputs.train, { ...batchOptions, shuffle: true }));
+  const valid: Batches | null = inputs.valid && shown(createBatches(inputs.valid, { ...batchOptions, shuffle: false }));
+  const answers = objective.head.kind !== "logits" && masking === null;
   const asked = config.sample && answers && inputs.shown ? promptOf(tokenizer, inputs.shown, inputs.date) : null;
   const sampleTokens = Math.min(SAMPLE_TOKENS, contextLimit(model));
   const prompt = asked !== null && asked.ids.length < sampleTokens ? asked : null;

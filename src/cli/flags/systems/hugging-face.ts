@@ -155,7 +155,7 @@ export const LLAMA_FACTORY: Table = {
         : value === "rm"
           ? { set: { objective: "reward" } }
           : problem(
-              `${show(value)}: training is next-token prediction, or --objective dpo, kto, orpo, simpo, reward, classify, embed or rerank`,
+              `${show(value)}: training is next-token prediction, or --objective dpo, kto, orpo, simpo, reward, classify, embed, rerank or mlm`,
             ),
   ),
   pref_beta: preferenceBeta,
