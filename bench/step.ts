@@ -19,7 +19,7 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig, storageOf } from
 /**
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
  * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
- * tokens/s, peak RSS. `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or
+ * tokens/s, peak RSS. `--strategy auto` is what `train` does by default, `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or
  * cuda (ONNX Runtime), which also compute in `--dtype` f32, bf16 or f16; q8, nf4, q8-all and nf4-all are quantised weights.
  *
  *     bun bench/step.ts --shape smollm2-135m --tokens 512 --steps 4
@@ -98,7 +98,9 @@ const engine = createEngine(executor, {
   tuning: uniformAdapters({ rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) }),
   strategy: values.memory
     ? { name: "budget", bytes: parseMemory(values.memory, limited.free), ...limited }
-    : { name: values.strategy as "per-segment" | "sqrt" | "off" },
+    : values.strategy === "auto"
+      ? { name: "auto", free: limited.known }
+      : { name: values.strategy as "per-segment" | "sqrt" | "off" },
   tokens: [tokens],
   optimizer: chooseOptimizer({ optimizer: values.optimizer as OptimizerName }),
 });

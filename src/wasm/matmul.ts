@@ -85,7 +85,7 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
   };
   return {
     name: bf16 ? "bf16" : "native",
-    reason: bf16 ? `AVX512-BF16, with ONNX Runtime ${version}` : `ONNX Runtime ${version}`,
+    reason: bf16 ? `${bf16.amx ? "AMX" : "AVX512-BF16"}, with ONNX Runtime ${version}` : `ONNX Runtime ${version}`,
     native: {
       boot,
       pays: bf16 ? (shape) => pays(shape) || isBf16(shape) : pays,

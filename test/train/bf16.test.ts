@@ -3,6 +3,9 @@ import { join } from "node:path";
 import { hasBf16 } from "../../src/wasm/bf16/executable.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
+import { isOnDisk } from "../../src/load/streamed-weights.ts";
+import type { StreamOptions } from "../../src/train/memory/stream.ts";
+import { removeStored, storedCheckpoint } from "../support/stored.ts";
 import { relativeError } from "../support/ops.ts";
 import { ok, root } from "../support/cli.ts";
 import { slowTest } from "../support/slow.ts";
@@ -56,6 +59,27 @@ describe.skipIf(!hasBf16()).each(CASES)("bf16 products: %s", (_, config, tuning,
 });
 
 const folder = temporaryFolder();
+afterAll(removeStored);
+
+test.skipIf(!hasBf16())(
+  "bf16 products of weights that come from their file are those of weights in memory, to the bit",
+  async () => {
+    const [config, where] = [llama(2, 256, { vocab_size: 300 }), { threads: 2, matmul: "bf16" }] as const;
+    const source = storedCheckpoint(config, "bf16");
+    const stream: StreamOptions = {
+      mode: "all",
+      canStream: (param) => isOnDisk(source, param),
+      folder,
+      bandwidth: 1e9,
+      free: () => Infinity,
+    };
+    const resident = await build(config, lora(0), { name: "per-segment" }, TOKENS, where, { source });
+    const streamed = await build(config, lora(0), { name: "per-segment" }, TOKENS, where, { source, stream });
+    expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
+    expect(gradients(streamed, TOKENS)).toEqual(gradients(resident, TOKENS));
+    streamed.close();
+  },
+);
 
 describe.skipIf(!hasBf16())("a run of the bundled model with bf16 products", () => {
   slowTest("has losses within 0.5 % of the same run in f32, at each step and on held-out examples", async () => {

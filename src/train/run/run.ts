@@ -37,6 +37,7 @@ import { type Evaluation, totalSteps, trainLoop, type TrainingRun } from "./loop
 import { type MemoryControl, type MemoryWishes, memoryWishes } from "./memory-control.ts";
 import { openReport } from "./report/report.ts";
 import { createSession, readInputs, type Session } from "./session.ts";
+import { bf16Gain } from "../../wasm/bf16/executable.ts";
 import { streamText } from "../memory/stream.ts";
 import { createTeller } from "./teller.ts";
 import { openTensorBoard } from "./tensorboard.ts";
@@ -176,7 +177,7 @@ function tenths(sink: EventSink): (progress: HubProgress) => void {
   };
 }
 
-function startEvent(session: Session, { description, notice }: Device, notes: readonly string[]): StartEvent {
+function startEvent(session: Session, { name, description, notice }: Device, notes: readonly string[]): StartEvent {
   const { engine, inputs, parameters } = session;
   const { config, model, train, valid } = inputs;
   return {
@@ -202,10 +203,18 @@ function startEvent(session: Session, { description, notice }: Device, notes: re
     device: engine.compute === "f32" ? description : `${description}, computing in ${engine.compute}`,
     offload: engine.store?.description ?? null,
     stream: streamText(engine.plan),
-    notes: [...notes, ...session.notes, notice, engine.store?.notice ?? null].filter((note) => note !== null),
+    notes: [...notes, ...session.notes, notice, bf16Note(config, name), engine.store?.notice ?? null].filter(
+      (note) => note !== null,
+    ),
     firstExample: session.shownSample(),
     output: config.output,
   };
+}
+
+/** A sentence where products in bf16 would gain much, and nothing was said of products; null elsewhere. */
+function bf16Note({ matmul }: TrainConfig, device: Device["name"]): string | null {
+  const gain = device === "wasm" && matmul === "auto" ? bf16Gain() : null;
+  return gain && `--matmul bf16 would multiply ${gain}; it rounds operands to 8 bits, and losses differ by some 0.1 %`;
 }
 
 /** Steps below which the default learning rate hardly moves anything. */

@@ -1,18 +1,22 @@
 /**
  * An assembler for the few instructions of x86-64 that the bf16 kernels (kernels.ts) are made of. Encodings are those of Intel's
- * Software Developer's Manual, volume 2: EVEX for vectors of 512 bits, VEX for mask registers, and plain ones with a REX prefix.
+ * Software Developer's Manual, volume 2: EVEX for vectors of 512 bits, VEX for mask registers and tiles, and plain ones with a REX prefix.
  */
 
-/** General registers, by number. None of them has to be kept for the caller, in the calling convention of System V. */
+/** General registers, by number. In the calling convention of System V, RBX, RBP, R12 and R13 are to be kept for the caller. */
 export const RAX = 0;
 export const RCX = 1;
 export const RDX = 2;
+export const RBX = 3;
+export const RBP = 5;
 export const RSI = 6;
 export const RDI = 7;
 export const R8 = 8;
 export const R9 = 9;
 export const R10 = 10;
 export const R11 = 11;
+export const R12 = 12;
+export const R13 = 13;
 
 /** Memory at `base + offset`. */
 export interface Memory {
@@ -56,6 +60,7 @@ export const VECTOR = {
   vdpbf16ps: code(2, 2, 0, 0x52),
   /** 32 floats to bf16, rounded to nearest even: the low half from `right`, the high one from `left`. */
   vcvtne2ps2bf16: code(3, 2, 0, 0x72),
+  vaddps: code(0, 1, 0, 0x58),
   vmulps: code(0, 1, 0, 0x59),
   vpxord: code(1, 1, 0, 0xef),
   vpord: code(1, 1, 0, 0xeb),
@@ -83,6 +88,8 @@ export interface Assembler {
   vector(name: keyof typeof VECTOR, to: number, left: number, right: number | Memory): void;
   /** The same with one element of 32 bits in memory as all of `right`. */
   vectorOfOne(name: keyof typeof VECTOR, to: number, left: number, right: Memory): void;
+  /** The same with lanes of memory that the mask has set, and zero for the others. */
+  vectorMasked(name: keyof typeof VECTOR, to: number, left: number, right: Memory, mask: Mask): void;
   load(name: keyof typeof LOAD, to: number, from: Memory, mask?: Mask): void;
   store(to: Memory, from: number, mask?: Mask): void;
   /** Four blocks of 128 bits: two of `left`, then two of `right`, each by two bits of `choice`. */
@@ -92,6 +99,15 @@ export interface Assembler {
   /** The low 32 bits of a general register become a mask. */
   maskFrom(to: Mask, from: number): void;
   copyMask(to: Mask, from: Mask): void;
+  /** Shapes of the tile registers, from 64 bytes of memory. */
+  configureTiles(from: Memory): void;
+  zeroTile(tile: number): void;
+  /** Rows of 64 bytes from `memory` on, with `stride` (a register) bytes between them. */
+  loadTile(tile: number, from: Memory, stride: number): void;
+  storeTile(to: Memory, stride: number, tile: number): void;
+  /** Sums of f32 += A B, A of [rows][pairs], B of [pairs][columns] of two bf16 each. */
+  multiplyTiles(sums: number, a: number, b: number): void;
+  releaseTiles(): void;
   /** The high half of vectors is cleared, so that code with other encodings runs at full speed. */
   vzeroupper(): void;
   move(to: number, from: number): void;
@@ -101,6 +117,8 @@ export interface Assembler {
   set(to: number, value: number): void;
   add(to: number, from: number): void;
   addConstant(to: number, value: number): void;
+  push(register: number): void;
+  pop(register: number): void;
   /** Sets the condition of `a` compared with a constant. */
   compare(a: number, value: number): void;
   moveIf(condition: Condition, to: number, from: number): void;
@@ -115,6 +133,7 @@ export interface Assembler {
   finish(): Uint8Array<ArrayBuffer>;
 }
 
+/** Makes an assembler. In one piece: its instructions share the code that they are written to, and each is a few lines. */
 export function createAssembler(): Assembler {
   const bytes: number[] = [];
   const places: number[] = [];
@@ -152,6 +171,18 @@ export function createAssembler(): Assembler {
     else operand(reg, rm, one ? 4 : size);
   };
 
+  /** VEX with the map 0F38; `vvvv` as it is encoded, base and index by their fourth bits, inverted. */
+  const tileCode = (prefix: 0 | 2 | 3, opcode: number, vvvv: number, base: number, index = 0): void =>
+    emit(0xc4, 0x80 | ((1 ^ (index >> 3)) << 6) | ((1 ^ (base >> 3)) << 5) | 2, (vvvv << 3) | prefix, opcode);
+  /** A tile and its memory: rows are at base + offset + row * index. */
+  const tileMemory = (prefix: 2 | 3, tile: number, { base, offset }: Memory, index: number): void => {
+    tileCode(prefix, 0x4b, 15, base, index);
+    const isSmall = offset >= -128 && offset < 128;
+    emit((isSmall ? 0x44 : 0x84) | (tile << 3), ((index & 7) << 3) | (base & 7));
+    if (isSmall) emit(offset);
+    else emit32(offset);
+  };
+
   /** REX with 64 bits, an opcode, and two registers. */
   const general = (opcode: readonly number[], reg: number, rm: number): void =>
     emit(0x48 | ((reg >> 3) << 2) | (rm >> 3), ...opcode, 0xc0 | ((reg & 7) << 3) | (rm & 7));
@@ -171,6 +202,7 @@ export function createAssembler(): Assembler {
   return {
     vector: (name, to, left, right) => evex(VECTOR[name], to, left, right),
     vectorOfOne: (name, to, left, right) => evex(VECTOR[name], to, left, right, { one: true }),
+    vectorMasked: (name, to, left, right, mask) => evex(VECTOR[name], to, left, right, { mask }),
     load: (name, to, from, mask) => evex(LOAD[name], to, 0, from, mask === undefined ? {} : { mask, zeroes: true }),
     store: (to, from, mask) => evex(VMOVUPS_STORE, from, 0, to, mask === undefined ? {} : { mask }),
     shuffleBlocks(to, left, right, choice) {
@@ -186,6 +218,24 @@ export function createAssembler(): Assembler {
       else emit(0xc5, 0xfb, 0x92, 0xc0 | (to << 3) | from);
     },
     copyMask: (to, from) => emit(0xc4, 0xe1, 0xf9, 0x90, 0xc0 | (to << 3) | from),
+    configureTiles(from) {
+      tileCode(0, 0x49, 15, from.base);
+      operand(0, from);
+    },
+    zeroTile(tile) {
+      tileCode(3, 0x49, 15, 0);
+      emit(0xc0 | (tile << 3));
+    },
+    loadTile: (tile, from, stride) => tileMemory(3, tile, from, stride),
+    storeTile: (to, stride, tile) => tileMemory(2, tile, to, stride),
+    multiplyTiles(sums, left, right) {
+      tileCode(2, 0x5c, ~right & 15, 0);
+      emit(0xc0 | (sums << 3) | left);
+    },
+    releaseTiles() {
+      tileCode(0, 0x49, 15, 0);
+      emit(0xc0);
+    },
     vzeroupper: () => emit(0xc5, 0xf8, 0x77),
     move: (to, from) => general([0x89], from, to),
     load32(to, from) {
@@ -200,6 +250,8 @@ export function createAssembler(): Assembler {
     },
     add: (to, from) => general([0x01], from, to),
     addConstant: (to, value) => withConstant(0, to, value),
+    push: (register) => emit(...(register >= 8 ? [0x41] : []), 0x50 | (register & 7)),
+    pop: (register) => emit(...(register >= 8 ? [0x41] : []), 0x58 | (register & 7)),
     compare: (a, value) => withConstant(7, a, value),
     moveIf: (condition, to, from) => general([0x0f, 0x40 | CONDITIONS[condition]], to, from),
     label: () => places.push(-1) - 1,

@@ -52,7 +52,7 @@ export function bf16Code(): Bf16Code {
 }
 
 /** Loads an argument that counts from the base, which is added. */
-function loadAddress(a: Assembler, to: number, from: number, base: number): void {
+export function loadAddress(a: Assembler, to: number, from: number, base: number): void {
   a.load32(to, at(RDI, from));
   a.add(to, base);
 }

@@ -47,6 +47,37 @@ export const MULTIPLY = {
   mask: 40,
 } as const;
 
+/** Rows and columns of the sums that the tile routine computes at a time: two by two tiles. */
+export const AMX_SIDE = 32;
+
+/** Offsets of the arguments of `narrow`, which makes rows of bf16 of rows of f32; as those of `PACK`, with the bytes from one row to the next. */
+export const NARROW = { from: 0, stride: 4, rows: 8, steps: 12, mask: 16, to: 20, toStride: 24, factor: 28 } as const;
+
+/** Offsets of the arguments of `multiplyTiles`: as those of `MULTIPLY`, and its own. */
+export const TILES = {
+  /** A as rows of bf16, and the bytes from one row to the next. */
+  a: 0,
+  aStride: 44,
+  b: 4,
+  panelBytes: 8,
+  panels: 12,
+  /** Steps of 32 terms. */
+  steps: 16,
+  addend: 20,
+  addendStride: 24,
+  kind: 28,
+  out: 32,
+  outStride: 36,
+  mask: 40,
+  /** Rows that are written, 1 to 32. */
+  rows: 48,
+  /** Room for sums, f32[32][32]. */
+  sums: 52,
+} as const;
+
+/** The shapes of the tile registers, 64 bytes behind the arguments and the order that zips halves: eight of 16 rows of 64 bytes. */
+export const SHAPES_AT = 128;
+
 export const ADDEND = { none: 0, matrix: 1, column: 2 } as const;
 
 /** Bytes that the arguments of one call take. */

@@ -57,3 +57,18 @@ cmove rax, rsi
 cmovg rax, rsi
 cmovne r8, rcx
 ret
+vaddps zmm0, zmm0, zmm2
+vaddps zmm1{k2}, zmm1, zmmword ptr [rbx+64]
+ldtilecfg [rdi+128]
+tilezero tmm3
+tileloadd tmm5, [rbx+rbp*1+64]
+tileloadd tmm6, [rdx+r12*1+2048]
+tilestored [rax+r12*1+64], tmm1
+tdpbf16ps tmm3, tmm5, tmm7
+tilerelease
+push rbx
+pop r12
+mov r13d, dword ptr [rdi+36]
+add rbx, rbp
+add rdx, r13
+cmp r13, 1

@@ -1,5 +1,21 @@
 import { describe, expect, test } from "bun:test";
-import { type Assembler, at, createAssembler, R10, R8, R9, RAX, RCX, RDI, RDX, RSI } from "../../../src/wasm/bf16/assembler.ts";
+import {
+  type Assembler,
+  at,
+  createAssembler,
+  R10,
+  R12,
+  R13,
+  R8,
+  R9,
+  RAX,
+  RBP,
+  RBX,
+  RCX,
+  RDI,
+  RDX,
+  RSI,
+} from "../../../src/wasm/bf16/assembler.ts";
 import GOLDEN from "../../golden/assembler/instructions.json";
 
 /** The instructions of test/golden/assembler/instructions.s, by what a line there says. */
@@ -63,6 +79,21 @@ const INSTRUCTIONS: Readonly<Record<keyof typeof GOLDEN, (a: Assembler) => void>
   "cmovg rax, rsi": (a) => a.moveIf("greater", RAX, RSI),
   "cmovne r8, rcx": (a) => a.moveIf("notEqual", R8, RCX),
   ret: (a) => a.return(),
+  "vaddps zmm0, zmm0, zmm2": (a) => a.vector("vaddps", 0, 0, 2),
+  "vaddps zmm1{k2}, zmm1, zmmword ptr [rbx+64]": (a) => a.vectorMasked("vaddps", 1, 1, at(RBX, 64), 2),
+  "ldtilecfg [rdi+128]": (a) => a.configureTiles(at(RDI, 128)),
+  "tilezero tmm3": (a) => a.zeroTile(3),
+  "tileloadd tmm5, [rbx+rbp*1+64]": (a) => a.loadTile(5, at(RBX, 64), RBP),
+  "tileloadd tmm6, [rdx+r12*1+2048]": (a) => a.loadTile(6, at(RDX, 2048), R12),
+  "tilestored [rax+r12*1+64], tmm1": (a) => a.storeTile(at(RAX, 64), R12, 1),
+  "tdpbf16ps tmm3, tmm5, tmm7": (a) => a.multiplyTiles(3, 5, 7),
+  tilerelease: (a) => a.releaseTiles(),
+  "push rbx": (a) => a.push(RBX),
+  "pop r12": (a) => a.pop(R12),
+  "mov r13d, dword ptr [rdi+36]": (a) => a.load32(R13, at(RDI, 36)),
+  "add rbx, rbp": (a) => a.add(RBX, RBP),
+  "add rdx, r13": (a) => a.add(RDX, R13),
+  "cmp r13, 1": (a) => a.compare(R13, 1),
 };
 
 const made = (write: (a: Assembler) => void): string => {

@@ -5,7 +5,7 @@ import type { Graph } from "../../../src/graph/types.ts";
 import { Cast, CAST_TO } from "../../../src/ops/cast.ts";
 import { Gemm } from "../../../src/ops/gemm.ts";
 import { openDevice } from "../../../src/device.ts";
-import { hasBf16 } from "../../../src/wasm/bf16/executable.ts";
+import { bf16Kernel, hasBf16 } from "../../../src/wasm/bf16/executable.ts";
 import { createWasmExecutor } from "../../../src/wasm/executor.ts";
 import type { MatmulChoice } from "../../../src/wasm/matmul.ts";
 import { runOn, sharedExecutors } from "../../support/executor.ts";
@@ -143,7 +143,7 @@ describe.skipIf(!hasBf16())("products in bf16", () => {
     const { name, executor: made, description, close } = await openDevice({ device: "auto", matmul: "bf16", threads: 1 });
     close();
     expect([name, made.name]).toEqual(["wasm", "wasm with bf16 products"]);
-    expect(description).toContain("matrix products bf16 (AVX512-BF16, with ONNX Runtime");
+    expect(description).toContain(`matrix products bf16 (${bf16Kernel() === "amx" ? "AMX" : "AVX512-BF16"}, with ONNX Runtime`);
   });
 });
 
