@@ -1,12 +1,13 @@
 /**
  * Gradient of attention whose products and exponentials a native library computes; the formulas are in
- * attention-grad.ts, tiles and rows in attention-native.ts. A task is a tile of one key head with all blocks of keys that it
+ * attention-grad.ts, tiles in attention-tiles.ts, rows in attention-native.ts. A task is a tile of one key head with all blocks of keys that it
  * sees. dK and dV are sums over tiles: each block of keys has a turn counter, and the tiles add to it from the last to the
  * first, so the result does not depend on who computes what, or when. Tasks are handed out in that order: the tile that
  * a task waits for is always under way.
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
-import { dot, fillUnseen, gatherRows, greatestEnd, joinHeads, leastKey, scatterRows, splitHeads } from "./attention-native";
+import { dot, gatherRows, joinHeads, scatterRows, splitHeads } from "./attention-native";
+import { fillUnseen, greatestEnd, leastKey, makeTiles, tileCount, tileStart } from "./attention-tiles";
 import { COLUMN, MATRIX, NO_ADDEND, product, sessionOf, unary } from "./native";
 import { capSlope4, capSlopeOf, softCap4, softCapOf } from "./soft-cap";
 
@@ -16,22 +17,26 @@ const NAP: i64 = 50000;
 
 /**
  * `NativeAttentionGrad`: pointers q, k, v, starts, out, lse, dout, dq, dk, dv, scratch, ends or null; scalars phase, tokens, heads, kvHeads, dim, scale,
- * tokens of a tile, keys of a block, the sessions (two words each) of A B^T + column, exp, A^T B + C and A B + C, then the soft cap of the
- * scores (0: none) and the session of A B^T that it needs. Shapes as in the forward
- * command. Scratch: task counter and turns i32[kvHeads][blocks], 64 bytes and rounded up to 64 bytes, then K, V, dK, dV, each f32[kvHeads][tokens][dim].
+ * most tokens of a tile, keys of a block, the sessions (two words each) of A B^T + column, exp, A^T B + C and A B + C, then the soft cap of the
+ * scores (0: none) and the session of A B^T that it needs, fewest tokens of a tile, and bytes of the table of tiles. Shapes as in the forward
+ * command. Scratch: the table of tiles, turns i32[kvHeads][blocks], rounded up to 64 bytes, then K, V, dK, dV, each f32[kvHeads][tokens][dim].
  * Phase 0 fills scratch, phase 1 computes, phase 2 writes dk and dv. An output that is null is not wanted.
  */
 export function nativeAttentionGrad(): void {
-  const tokens = int(1), kvHeads = int(3), dim = int(4), most = int(6);
+  const tokens = int(1), kvHeads = int(3), dim = int(4);
   const blocks = (tokens + int(7) - 1) / int(7);
-  const counter = pointer(10);
+  const table = pointer(10);
+  const allTurns = table + int(20);
   const turnBytes = (<usize>(kvHeads * blocks) << 2) + 63 & ~63;
-  const keys = counter + 64 + turnBytes;
+  const keys = allTurns + turnBytes;
   const size = <usize>(kvHeads * tokens * dim) << 2;
   const dKeys = keys + 2 * size;
   switch (int(0)) {
     case 0: {
-      if (threadIndex == 0) memory.fill(counter, 0, keys - counter);
+      if (threadIndex == 0) {
+        makeTiles(table, pointer(3), tokens, int(6), int(19));
+        memory.fill(allTurns, 0, turnBytes);
+      }
       splitHeads(pointer(1), tokens, kvHeads, dim, keys);
       splitHeads(pointer(2), tokens, kvHeads, dim, keys + size);
       const from = partStart(kvHeads * tokens, 1);
@@ -40,14 +45,15 @@ export function nativeAttentionGrad(): void {
       break;
     }
     case 1: {
-      const tiles = (tokens + most - 1) / most;
+      const tiles = tileCount(table);
       while (true) {
-        const task = atomic.add<i32>(counter, 1);
+        const task = atomic.add<i32>(table, 1);
         if (task >= tiles * kvHeads) return;
         const turn = task / kvHeads, kvHead = task % kvHeads;
-        const token = (tiles - 1 - turn) * most;
-        const turns = counter + 64 + (<usize>(kvHead * blocks) << 2);
-        tileGrad(kvHead, token, min(most, tokens - token), keys + (<usize>(kvHead * tokens * dim) << 2), size, turns, turn);
+        const token = tileStart(table, tiles - 1 - turn);
+        const count = tileStart(table, tiles - turn) - token;
+        const turns = allTurns + (<usize>(kvHead * blocks) << 2);
+        tileGrad(kvHead, token, count, keys + (<usize>(kvHead * tokens * dim) << 2), size, turns, turn);
       }
     }
     default:
