@@ -1,5 +1,6 @@
 import { GraphBuilder } from "../graph/builder.ts";
 import { byteLength, elements, type Graph, type TensorType } from "../graph/types.ts";
+import { Add } from "../ops/add.ts";
 import { SumSquares } from "../ops/sum-squares.ts";
 import type { Programs } from "../runtime/chain.ts";
 import { type Address, align, type Executor, PIECE } from "../runtime/executor.ts";
@@ -31,10 +32,10 @@ export interface Run {
   readonly offsets: ReadonlyMap<StateSlot, number>;
 }
 
-/** The sum of the squares of some gradients: `size` elements from `begin` on. */
+/** The sum of the squares of some gradients: by input, where its elements begin. */
 export interface NormCall {
   readonly graph: Graph;
-  readonly begin: number;
+  readonly begins: ReadonlyMap<string, number>;
 }
 
 export interface UpdateCall {
@@ -56,7 +57,8 @@ const MOST_PIECES = 128;
 const LEAST_PIECE = 2 ** 18;
 const LARGEST_MULTIPLE = 64;
 
-export function planOptimizer(choice: OptimizerChoice, params: readonly ParamInfo[]): OptimizerPlan {
+/** @param apart a call works on whole parameters alone: each has a buffer of its own, into which no address points */
+export function planOptimizer(choice: OptimizerChoice, params: readonly ParamInfo[], apart = false): OptimizerPlan {
   const groups = groupsOf(choice, params);
   for (const { rule } of groups) checkSlots(rule);
   const layout = flatLayout(groups.map(({ params, rule }) => ({ params, multipleOf: multipleOf(rule) })));
@@ -79,8 +81,10 @@ export function planOptimizer(choice: OptimizerChoice, params: readonly ParamInf
     layout,
     bytes,
     runs,
-    norms: runs.flatMap((run) => pieces(run, most).map(({ begin, size }) => ({ begin, graph: graphs.norm(size) }))),
-    updates: runs.flatMap((run) => updatesOf(run, most, graphs)),
+    norms: apart
+      ? normsApart(layout.parts, graphs)
+      : runs.flatMap((run) => pieces(run, most).map((piece) => normOf([piece], graphs))),
+    updates: runs.flatMap((run) => updatesOf(run, apart ? partsOf(run) : pieces(run, align(most, multipleOf(run.rule))), graphs)),
   };
 }
 
@@ -157,14 +161,47 @@ function slotOffset(slot: StateSlot, parts: readonly FlatPart[], begin: number):
     .reduce((bytes, { param }) => bytes + align(byteLength({ dtype, shape: slotShape(slot, param) })), 0);
 }
 
-function pieces({ begin, end }: Pick<Run, "begin" | "end">, most: number): { begin: number; size: number }[] {
+/** Consecutive elements of the flat arrays. */
+interface Piece {
+  readonly begin: number;
+  readonly size: number;
+}
+
+/** The elements of each parameter, as its segments have them where the rule can do without more. */
+function partsOf({ rule, parts }: Run): Piece[] {
+  return parts.map(({ param, begin }) => ({ begin, size: align(elements(param.type.shape), multipleOf(rule)) }));
+}
+
+/** Gradients that one program sums up. */
+const MOST_GRADIENTS = 32;
+
+/** A program sums up many gradients, since each sum is one that comes back; those of one size stand together, so that programs are shared. */
+function normsApart(parts: readonly FlatPart[], graphs: Graphs): NormCall[] {
+  const sorted = parts
+    .map(({ param, begin }): Piece => ({ begin, size: elements(param.type.shape) }))
+    .sort((one, other) => one.size - other.size);
+  return Array.from({ length: Math.ceil(sorted.length / MOST_GRADIENTS) }, (_, i) =>
+    normOf(sorted.slice(i * MOST_GRADIENTS, (i + 1) * MOST_GRADIENTS), graphs),
+  );
+}
+
+function normOf(some: readonly Piece[], graphs: Graphs): NormCall {
+  return {
+    graph: graphs.norm(some.map(({ size }) => size)),
+    begins: new Map(some.map(({ begin }, i) => [gradientInput(i), begin])),
+  };
+}
+
+const gradientInput = (i: number): string => (i === 0 ? "gradient" : `gradient.${i}`);
+
+function pieces({ begin, end }: Pick<Run, "begin" | "end">, most: number): Piece[] {
   return Array.from({ length: Math.ceil((end - begin) / most) }, (_, i) => {
     const at = begin + i * most;
     return { begin: at, size: Math.min(most, end - at) };
   });
 }
 
-function updatesOf(run: Run, most: number, graphs: Graphs): UpdateCall[] {
+function updatesOf(run: Run, pieces: readonly Piece[], graphs: Graphs): UpdateCall[] {
   const { rule, parts } = run;
   const call = (begin: number, shape: readonly number[]): UpdateCall => ({
     graph: graphs.update(rule, shape),
@@ -175,12 +212,11 @@ function updatesOf(run: Run, most: number, graphs: Graphs): UpdateCall[] {
   // The filters of a convolution [channels, 1, width] are one vector.
   const shapeOf = ({ type: { shape } }: ParamInfo) => (shape.length > 2 ? [elements(shape)] : shape);
   if (rule.reach === "matrix") return parts.map(({ param, begin }) => call(begin, shapeOf(param)));
-  const multiple = align(most, rule.reach.multipleOf);
-  return pieces(run, multiple).map(({ begin, size }) => call(begin, [size]));
+  return pieces.map(({ begin, size }) => call(begin, [size]));
 }
 
 interface Graphs {
-  norm(size: number): Graph;
+  norm(sizes: readonly number[]): Graph;
   update(rule: UpdateRule, shape: readonly number[]): Graph;
 }
 
@@ -193,15 +229,17 @@ function createGraphs(): Graphs {
     return graph;
   };
   return {
-    norm: (size) => once(`norm ${size}`, () => normGraph(size)),
+    norm: (sizes) => once(`norm ${sizes.join(" ")}`, () => normGraph(sizes)),
     update: (rule, shape) => once(`${rule.name} ${shape.join(" ")}`, () => updateGraph(rule, shape)),
   };
 }
 
-function normGraph(size: number): Graph {
+function normGraph(sizes: readonly number[]): Graph {
   const builder = new GraphBuilder("gradient-norm");
-  builder.input("gradient", "accumulator", { dtype: "f32", shape: [size] });
-  builder.output({ name: builder.value(SumSquares, ["gradient"], {}, "squares"), role: "state" });
+  const inputs = sizes.map((size, i) => builder.input(gradientInput(i), "accumulator", { dtype: "f32", shape: [size] }));
+  const squares = inputs.map((input, i) => builder.value(SumSquares, [input], {}, i === 0 ? "squares" : `squares.${i}`));
+  const sum = squares.reduce((one, other, i) => builder.value(Add, [one, other], {}, `sum.${i}`));
+  builder.output({ name: sum, role: "state" });
   return builder.build();
 }
 

@@ -1,23 +1,18 @@
 import { availableParallelism } from "node:os";
-import { type Pointer, ptr } from "bun:ffi";
+import type { Pointer } from "bun:ffi";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { PORTABLE, type Target } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
-import {
-  type Address,
-  ALIGNMENT,
-  type Call,
-  type Executor,
-  type Program,
-  readsAtOnce,
-  type TemporaryMemory,
-} from "../runtime/executor.ts";
+import { ALIGNMENT, type Call, type Executor, type Program, readsAtOnce, type TemporaryMemory } from "../runtime/executor.ts";
 import { loadSession, LOG_ERRORS, openEnvironment } from "./environment.ts";
+import { callInPlace, type NamedTensor } from "./calls.ts";
 import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel } from "./copy-models.ts";
 import { copiedMemory, hostMemory } from "./memory.ts";
 import { type ArenaStats, createArena } from "./arena.ts";
+import type { MirrorCounts } from "./webgpu/mirror.ts";
+import { createWebGpuMemory, type PlacedTensor } from "./webgpu/memory.ts";
 import { cardMemory, findCuda } from "./cuda.ts";
 import { appendProvider, explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
 
@@ -35,6 +30,8 @@ export interface OrtExecutor extends Executor {
   /** In ONNX Runtime's arena, which all executors of the process on the same device share. */
   readonly temporary: TemporaryMemory;
   arena(): ArenaStats;
+  /** Describes what went to the buffers of a device and came back; absent where memory has addresses. */
+  readonly buffers?: () => MirrorCounts;
 }
 
 interface OrtProgram extends Program {
@@ -58,8 +55,8 @@ const NO_OPTIMIZATION = 0;
 
 /**
  * An executor on a provider of ONNX Runtime. An address is a pointer into memory of the process or, with CUDA, of the
- * card; inputs and outputs are bound in place, without copies. WebGPU's memory has no addresses: its inputs and outputs lie in
- * memory of the process and are copied at each run. A program is a session on the graph's ONNX model. ONNX Runtime takes temporary memory from its own arena, outside
+ * card; inputs and outputs are bound in place, without copies. WebGPU's memory has buffers in the place of addresses, of which each tensor
+ * has one (`webgpu/mirror.ts`). A program is a session on the graph's ONNX model. ONNX Runtime takes temporary memory from its own arena, outside
  * of what the runtime places: `workspace` is 0.
  * @throws {UserError} when the library or the provider cannot be loaded
  */
@@ -68,22 +65,26 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   const environment = openEnvironment();
   const { api } = environment;
   const sessionOptions = createSessionOptions(api, threads);
-  const { memory, info } = explainFailure(provider, () => {
+  const sessions: Pointer[] = [];
+  const { memory, info, webGpu } = explainFailure(provider, () => {
     // What the provider is linked to need not lie where the system looks.
     if (provider === "cuda") findCuda();
     appendProvider(api, sessionOptions, provider, options);
     const isDevice = provider === "cuda";
     const info = isDevice ? openCudaMemory(environment, options) : environment.memoryInfo;
-    if (isDevice || options.copies) return { memory: copiedMemory(environment, sessionOptions, info), info };
-    // A provider may load its device with the first session.
-    if (provider !== "cpu") api.ReleaseSession(loadSession(environment, copyModel(), sessionOptions));
-    return { memory: hostMemory(environment), info };
+    if (isDevice || options.copies) return { memory: copiedMemory(environment, sessionOptions, info), info, webGpu: null };
+    const memory = hostMemory(environment);
+    if (provider !== "webgpu") return { memory, info, webGpu: null };
+    // The first session loads the device, and its allocator is what buffers come from.
+    const session = loadSession(environment, copyModel(), sessionOptions);
+    sessions.push(session);
+    const webGpu = createWebGpuMemory(environment, session, memory);
+    return { memory: webGpu.memory, info, webGpu };
   });
   const runOptions = created((out) => api.CreateRunOptions(out));
-  const sessions: Pointer[] = [];
   const ends: (() => void)[] = [];
-  const bindCall = provider === "webgpu" ? callByCopies : callInPlace;
-  const temporary = createArena(environment, { sessionOptions, memory, device: provider === "cuda" ? "gpu:0" : "cpu:0" });
+  const arena = createArena(environment, { sessionOptions, memory, device: provider === "cuda" ? "gpu:0" : "cpu:0" });
+  const temporary = webGpu ? withBytes(arena, () => webGpu.most) : arena;
 
   return {
     name: `ort-${provider}`,
@@ -100,22 +101,30 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       const model = writeModel(graph, undefined, TARGETS[provider]);
       const session = loadSession(environment, model, sessionOptions);
       sessions.push(session);
+      webGpu?.count(graph);
       return { graph, workspace: 0, session, commands: 1, reads: readsAtOnce(graph) };
     },
     bind(program: OrtProgram, addresses, _workspace, places): OrtCall {
       const { graph, reads } = program;
       const elsewhere = new Map(reads.map(({ input }, i) => [input, places?.[i] ?? null]));
-      const tensor = ({ name }: { readonly name: string }): NamedTensor => {
+      const place = ({ name }: { readonly name: string }): PlacedTensor => {
         const address = elsewhere.get(name) ?? addresses.get(name);
         if (address === undefined) throw new Error(`bind ${graph.name}: no address for ${name}`);
-        return { name: cString(name), value: tensorAt(api, info, graph, name, address) };
+        if (address % ALIGNMENT !== 0)
+          throw new Error(`bind ${graph.name}: ${name} at ${address} is not ${ALIGNMENT}-byte aligned`);
+        const type = typeOf(graph, name);
+        return { name, dtype: ONNX_DTYPE[type.dtype], shape: type.shape, address, bytes: byteLength(type) };
       };
-      const { start, end } = bindCall(api, program.session, runOptions, graph.inputs.map(tensor), graph.outputs.map(tensor));
+      const [inputs, outputs] = [graph.inputs.map(place), graph.outputs.map(place)];
+      const inPlace = (tensor: PlacedTensor) => tensorAt(api, info, tensor);
+      const { start, end } = webGpu
+        ? webGpu.bind(program.session, runOptions, inputs, outputs)
+        : callInPlace(api, program.session, runOptions, inputs.map(inPlace), outputs.map(inPlace));
       ends.push(end);
       return { program, start };
     },
     run(call: OrtCall): void {
-      temporary.open();
+      arena.open();
       call.start();
     },
     reserve: memory.reserve,
@@ -125,17 +134,29 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     zero: memory.zero,
     reach: memory.reach,
     temporary,
+    ...(webGpu && { mirror: webGpu.mirror, buffers: () => webGpu.mirror.counts }),
     ...(provider === "cuda" && { card: { memory: cardMemory, pin: memory.pin } }),
-    arena: temporary.stats,
+    arena: arena.stats,
     close(): void {
-      temporary.close();
+      arena.close();
       for (const end of ends.splice(0)) end();
-      for (const session of sessions.splice(0)) api.ReleaseSession(session);
       memory.close();
+      for (const session of sessions.splice(0)) api.ReleaseSession(session);
       api.ReleaseSessionOptions(sessionOptions);
       api.ReleaseRunOptions(runOptions);
     },
   } satisfies OrtExecutor as OrtExecutor;
+}
+
+/** Temporary memory with what programs take beside an arena. */
+function withBytes(arena: TemporaryMemory, more: () => number): TemporaryMemory {
+  return {
+    get bytes() {
+      return arena.bytes + more();
+    },
+    reset: (bytes) => arena.reset(Math.max(0, bytes - more())),
+    borrow: arena.borrow,
+  };
 }
 
 function createSessionOptions(api: OrtApi, threads: number): Pointer {
@@ -157,73 +178,11 @@ function createSessionOptions(api: OrtApi, threads: number): Pointer {
   return options;
 }
 
-interface NamedTensor {
-  readonly name: Uint8Array;
-  readonly value: Pointer;
-}
-
-/** Runs a session on the tensors that it was made for, as often as wanted, until `end` releases them. */
-interface BoundCall {
-  start(): void;
-  end(): void;
-}
-
-/** A call that reads and writes tensors where they are: in memory that the provider computes on. */
-function callInPlace(
-  api: OrtApi,
-  session: Pointer,
-  runOptions: Pointer,
-  inputs: readonly NamedTensor[],
-  outputs: readonly NamedTensor[],
-): BoundCall {
-  const binding = created((out) => api.CreateIoBinding(session, out));
-  for (const { name, value } of inputs) api.BindInput(binding, name, value);
-  for (const { name, value } of outputs) api.BindOutput(binding, name, value);
-  // The binding keeps references of its own.
-  for (const { value } of [...inputs, ...outputs]) api.ReleaseValue(value);
-  return {
-    start: () => void api.RunWithBinding(session, runOptions, binding),
-    end: () => api.ReleaseIoBinding(binding),
-  };
-}
-
-/**
- * A call whose tensors are copied to the provider's memory and back at each run. A binding would copy an input once, when it is
- * bound: later runs would see what the memory held then.
- */
-function callByCopies(
-  api: OrtApi,
-  session: Pointer,
-  runOptions: Pointer,
-  inputs: readonly NamedTensor[],
-  outputs: readonly NamedTensor[],
-): BoundCall {
-  const names = (tensors: readonly NamedTensor[]) => BigUint64Array.from(tensors, ({ name }) => BigInt(ptr(name)));
-  const values = (tensors: readonly NamedTensor[]) => BigUint64Array.from(tensors, ({ value }) => BigInt(value));
-  const [inputNames, inputValues] = [names(inputs), values(inputs)];
-  const [outputNames, outputValues] = [names(outputs), values(outputs)];
-  return {
-    start: () =>
-      void api.Run(session, runOptions, inputNames, inputValues, inputs.length, outputNames, outputs.length, outputValues),
-    // The names' characters must live as long as the pointers to them.
-    end: () => [...inputs, ...outputs].forEach(({ value }) => api.ReleaseValue(value)),
-  };
-}
-
-/** A tensor that views the memory at `address`. */
-function tensorAt(api: OrtApi, memoryInfo: Pointer, graph: Graph, name: string, address: Address): Pointer {
-  if (address % ALIGNMENT !== 0) throw new Error(`bind ${graph.name}: ${name} at ${address} is not ${ALIGNMENT}-byte aligned`);
-  const type = typeOf(graph, name);
-  const shape = BigInt64Array.from(type.shape, BigInt);
-  return created((out) =>
-    api.CreateTensorWithDataAsOrtValue(
-      memoryInfo,
-      address as Pointer,
-      byteLength(type),
-      shape,
-      shape.length,
-      ONNX_DTYPE[type.dtype],
-      out,
-    ),
+/** A tensor that views the memory at its address. */
+function tensorAt(api: OrtApi, memoryInfo: Pointer, { name, dtype, shape, address, bytes }: PlacedTensor): NamedTensor {
+  const sizes = BigInt64Array.from(shape, BigInt);
+  const value = created((out) =>
+    api.CreateTensorWithDataAsOrtValue(memoryInfo, address as Pointer, bytes, sizes, sizes.length, dtype, out),
   );
+  return { name: cString(name), value };
 }

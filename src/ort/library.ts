@@ -60,6 +60,7 @@ const SLOTS = {
   GetKeyValue: [297, ["ptr", "ptr"], "ptr"],
   ReleaseKeyValuePairs: [300, ["ptr"], "void"],
   AllocatorGetStats: [319, ["ptr", "ptr"]],
+  CopyTensors: [386, ["ptr", "ptr", "ptr", "ptr", "usize"]],
 } as const satisfies Record<string, Slot>;
 
 type Argument = "ptr" | "i32" | "usize";

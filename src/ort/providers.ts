@@ -64,11 +64,16 @@ function appendCuda(api: OrtApi, options: Pointer, entries: Readonly<Record<stri
 }
 
 /**
- * The provider counts the users of its device: one for each time that it is appended, but each session gives one back at its end, so
- * that of several sessions with the same options the first one would take the device from the others. Hence it is kept.
+ * Options of the WebGPU provider; the first time that they are given in a process counts. The provider counts the users of its device: one
+ * for each time that it is appended, but each session gives one back at its end, so that of several sessions with the same options the first
+ * one would take the device from the others. Hence it is kept. Its buffers have the sizes that are asked for, not those of buckets, and are given
+ * back when they are not needed.
  */
+const WEBGPU_OPTIONS: Readonly<Record<string, string>> = { preserveDevice: "1", storageBufferCacheMode: "lazyRelease" };
+
 function appendWebGpu(api: OrtApi, options: Pointer): void {
-  api.AddSessionConfigEntry(options, cString("ep.webgpuexecutionprovider.preserveDevice"), cString("1"));
+  for (const [name, value] of Object.entries(WEBGPU_OPTIONS))
+    api.AddSessionConfigEntry(options, cString(`ep.webgpuexecutionprovider.${name}`), cString(value));
   api.SessionOptionsAppendExecutionProvider(options, cString("WebGPU"), null, null, 0);
 }
 

@@ -61,6 +61,19 @@ export interface TemporaryMemory {
   borrow<T>(bytes: number, use: (address: Address) => T): T;
 }
 
+/**
+ * Between memory of this process, which addresses point to, and a device that has copies of its own of what programs read and write.
+ * `write`, `read`, `fill` and `zero` of the executor see to it themselves.
+ */
+export interface DeviceMirror {
+  /** Before others read a range of the memory. */
+  publish(address: Address, bytes: number): void;
+  /** Before others write a range of the memory. */
+  take(address: Address, bytes: number): void;
+  /** A range is not read again before it is written. */
+  forget(address: Address, bytes: number): void;
+}
+
 export interface Card {
   /** Bytes of its memory; null when it cannot be asked. */
   memory(): { readonly free: number; readonly total: number } | null;
@@ -107,6 +120,8 @@ export interface Executor {
   readonly reach: Reach;
   /** Where memory is a card's, which is what runs out then, and not this process's. */
   readonly card?: Card;
+  /** Where programs compute on copies of the memory behind addresses. */
+  readonly mirror?: DeviceMirror;
   /** Where a program's `workspace` is not all that it takes. */
   readonly temporary?: TemporaryMemory;
   close(): void;

@@ -36,6 +36,8 @@ interface BoundStep {
   readonly program: BoundProgram | null;
   readonly watch?: ReturnType<Verifier["watch"]> | undefined;
   readonly after?: (() => void) | undefined;
+  /** Items that nothing reads behind it, where a device is to know. */
+  readonly dying?: readonly PlacedItem[] | undefined;
   /** It is the forward of an open head, in front of its backward. */
   readonly opens?: true;
 }
@@ -68,14 +70,17 @@ export function createRunner(
   const addressOf = (kind: PlacedItem["kind"], index: number, step: number): Address => arena + itemAt(kind, index, step).offset;
 
   const transfers = offload && bindTransfers(offload, itemAt, arena, verifier);
+  const { mirror } = executor;
+  const dyingAt = mirror && Map.groupBy(placement.items, ({ last }) => last);
   const scheduled = schedulePrograms(segments, schedule);
   const sequence = bindSequence(executor, programs, sequenceGraphs(segments, scheduled), memory);
   let bound = 0;
   const steps = scheduled.flatMap((program, step): BoundStep | BoundStep[] => {
     const { op, graph, k } = program;
+    const end = { dying: dyingAt?.get(step) };
     if (!isComputation(op) || !graph) {
       if (!transfers && op.kind !== "DA" && op.kind !== "DT") throw new Error(`step ${step}: there is nowhere to copy to`);
-      return { ...(transfers && { before: transfers.moving(op, step) }), program: null };
+      return { ...(transfers && { before: transfers.moving(op, step) }), program: null, ...end };
     }
     const segment = segments[op.i - 1]!;
     const places: Places = {
@@ -92,10 +97,10 @@ export function createRunner(
     const opening = opens(segment, op) ? bind(segment.model.forward) : null;
     const { before, ...rest } = { watch: verifier?.watch(program, places), ...transfers?.around(op) };
     const first = before && { before };
-    if (opening === null) return { ...first, ...rest, program: bind(graph) };
+    if (opening === null) return { ...first, ...rest, program: bind(graph), ...end };
     return [
       { ...first, program: opening, opens: true },
-      { ...rest, program: bind(graph) },
+      { ...rest, program: bind(graph), ...end },
     ];
   });
 
@@ -107,9 +112,11 @@ export function createRunner(
       verifier?.begin();
       sequence?.begin();
       let next = 0;
-      steps.forEach(({ before, program, watch, after, opens }, at) => {
+      const forget = (items: readonly PlacedItem[] = []) =>
+        items.forEach(({ offset, bytes }) => mirror?.forget(arena + offset, bytes));
+      steps.forEach(({ before, program, watch, after, dying, opens }, at) => {
         before?.();
-        if (!program) return;
+        if (!program) return forget(dying);
         watch?.before();
         const seconds = sequence ? sequence.run(next++, program.call) : timed(() => executor.run(program.call));
         // The first run commits pages.
@@ -117,6 +124,7 @@ export function createRunner(
         watch?.after();
         if (program.end > end) end = program.end;
         after?.();
+        forget(dying);
         if (!opens) return;
         if (!weigh) throw new Error("an open head needs somebody who weighs its tokens");
         weigh();

@@ -44,7 +44,7 @@ export interface StoreOptions {
 
 /** @throws {UserError} when no file can be made in the folder, or the executor's memory cannot be reached */
 export function openStore(executor: Executor, options: StoreOptions): Store {
-  const { reach } = executor;
+  const { reach, mirror } = executor;
   const { folder, flag = "--offload", isBuffered = false } = options;
   const open = options.open ?? (isBuffered ? openBufferedFile : openOffloadFile);
   if (reach.kind === "none")
@@ -124,6 +124,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
         wait("out", copy.ticket);
         under -= copy.bytes;
       }
+      mirror?.publish(address, bytes);
       const ticket = issue(queues.out, { address, bytes, place, file: 0, after: 0 });
       pending.push({ ticket, bytes });
       last.out = ticket;
@@ -131,6 +132,7 @@ export function openStore(executor: Executor, options: StoreOptions): Store {
       return ticket;
     },
     fetch(address, bytes, place, after) {
+      mirror?.take(address, bytes);
       last.in = issue(queues.in, { address, bytes, place, file: 0, after });
       counts.in += bytes;
       return last.in;

@@ -90,12 +90,18 @@ describe.each(OPTIMIZER_NAMES)("%s", (optimizer) => {
     expect(ranges.filter(({ name }) => name.startsWith("param/"))).toHaveLength(params.length);
   });
 
-  test("each element is updated once, and counted once in the norm", () => {
-    for (const calls of [plan.updates, plan.norms]) {
+  test.each([
+    ["side by side", plan],
+    ["each by itself", planOptimizer(chooseOptimizer({ optimizer, weightDecay: 0.1 }), params, true)],
+  ])("parameters %s: each element is updated once, and counted once in the norm", (_, { updates, norms }) => {
+    const updated = updates.map(({ graph, begin }) => ({ graph, begins: new Map([["gradient", begin]]) }));
+    for (const calls of [updated, norms]) {
       const seen = new Uint8Array(plan.layout.size);
-      for (const { graph, begin } of calls) {
-        const n = elements(graph.types.get("gradient")!.shape);
-        for (let i = begin; i < begin + n; i++) seen[i]!++;
+      for (const { graph, begins } of calls) {
+        for (const [input, begin] of begins) {
+          const n = elements(graph.types.get(input)!.shape);
+          for (let i = begin; i < begin + n; i++) seen[i]!++;
+        }
       }
       const spaces = new Set(seen.keys());
       for (const { param, begin } of plan.layout.parts)
@@ -108,6 +114,21 @@ describe.each(OPTIMIZER_NAMES)("%s", (optimizer) => {
     for (const { parts, weightDecay } of plan.runs)
       for (const { param } of parts) expect(weightDecay).toBe(param.type.shape.length > 1 ? 0.1 : 0);
   });
+});
+
+test("parameters each by itself: the same weights and norms, to the rounding of a sum", () => {
+  const shapes = Object.fromEntries(Array.from({ length: 40 }, (_, i) => [`m${i}`, i % 3 === 0 ? [8, 8] : [4, 16, 1]]));
+  const [flat, apart] = [false, true].map((each) => {
+    const trained = trainAlone(executor, chooseOptimizer({}), paramsOf(shapes), 1, each);
+    const norms = [1, 2].map((count) => {
+      for (const name of Object.keys(shapes))
+        trained.write("gradient", { [name]: Float32Array.from({ length: 64 }, (_, i) => Math.sin(i + count)) });
+      return trained.updates.step(count, 1e-2);
+    });
+    return { norms, weights: Object.keys(shapes).map((name) => [...trained.read(name)]) };
+  });
+  apart!.norms.forEach((norm, i) => expect(norm / flat!.norms[i]!).toBeCloseTo(1, 6));
+  apart!.weights.flat().forEach((weight, i) => expect(Math.abs(weight - flat!.weights.flat()[i]!)).toBeLessThan(1e-6));
 });
 
 describe("settings", () => {

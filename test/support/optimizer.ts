@@ -24,8 +24,14 @@ export interface Trained {
 export const paramsOf = (shapes: Readonly<Record<string, readonly number[]>>): ParamInfo[] =>
   Object.entries(shapes).map(([name, shape]) => ({ name, type: { dtype: "f32", shape }, trainable: true }));
 
-export function trainAlone(executor: Executor, choice: OptimizerChoice, params: readonly ParamInfo[], clip: number): Trained {
-  const plan = planOptimizer(choice, params);
+export function trainAlone(
+  executor: Executor,
+  choice: OptimizerChoice,
+  params: readonly ParamInfo[],
+  clip: number,
+  apart = false,
+): Trained {
+  const plan = planOptimizer(choice, params, apart);
   const flat = () => {
     const address = executor.reserve(4 * plan.layout.size);
     executor.zero(address, 4 * plan.layout.size);

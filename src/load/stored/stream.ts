@@ -13,8 +13,8 @@ import type { StreamBoot } from "./stream-thread.ts";
  * spare keeps the bytes, and gives them up at once when it is needed.
  * @throws {UserError} an executor whose memory other threads do not reach
  */
-export function openWeightStream(executor: Pick<Executor, "reach">, stored: StoredWeights): WeightStream {
-  const { reach } = executor;
+export function openWeightStream(executor: Pick<Executor, "reach" | "mirror">, stored: StoredWeights): WeightStream {
+  const { reach, mirror } = executor;
   if (reach.kind === "none")
     throw new UserError(
       "--stream cannot be used with ONNX Runtime's addon, whose memory other threads do not reach; use --device wasm",
@@ -45,6 +45,7 @@ export function openWeightStream(executor: Pick<Executor, "reach">, stored: Stor
   return {
     fetch(param, offset, bytes, address) {
       counts.bytes += bytes;
+      mirror?.take(address, bytes);
       return issue(queue, { address, bytes, place: offset, file: numberOf(param), after: 0 });
     },
     read(param, offset, target) {

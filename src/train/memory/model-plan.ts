@@ -218,7 +218,8 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const probes = new Map(
     options.verifyReplay ? [...built].map(([tokens, { segments }]) => [tokens, createProbes(segments, programs)]) : [],
   );
-  const optimizer = options.optimizer && planOptimizer(options.optimizer, collectParams(built.get(most)!.segments));
+  const apart = executor.mirror !== undefined;
+  const optimizer = options.optimizer && planOptimizer(options.optimizer, collectParams(built.get(most)!.segments), apart);
   const updates = optimizer ? updateGraphs(optimizer) : [];
   const checks = Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes));
   const forwards = [...[...built.values()].map(({ withoutDropout }) => withoutDropout), ...answers.values()];

@@ -44,12 +44,9 @@ export function createOptimizer(inputs: OptimizerInputs, { clip }: { readonly cl
   const workspace = window + windowBytes;
   const hyper = new Map(plan.runs.map((run) => [run, executor.reserve(4 * run.rule.hyperSize)]));
   const squares = executor.reserve(plan.norms.length * ALIGNMENT);
-  const norms = plan.norms.map(({ graph, begin }, i): UpdateProgram => {
-    const addresses = new Map([
-      ["gradient", trainable.gradient + 4 * begin],
-      ["squares", squares + i * ALIGNMENT],
-    ]);
-    return { graph, addresses };
+  const norms = plan.norms.map(({ graph, begins }, i): UpdateProgram => {
+    const gradients = [...begins].map(([input, begin]) => [input, trainable.gradient + 4 * begin] as const);
+    return { graph, addresses: new Map([...gradients, [graph.outputs[0]!.name, squares + i * ALIGNMENT]]) };
   });
   const updates = plan.updates.map(({ graph, run, begin, offsets }): UpdateProgram => {
     const addresses = new Map<string, Address>([
