@@ -11,7 +11,8 @@ import { cacheBytes } from "../generate/decoders.ts";
 import { roomOf } from "../generate/open-decoder.ts";
 import type { SamplingFlags } from "../generate/sampling.ts";
 import { openHome } from "../jobs/home/home.ts";
-import { openModel, type OpenModel } from "../load/open-model.ts";
+import { checkPrediction, openModel, type OpenModel } from "../load/open-model.ts";
+import { kindOf } from "../generate/texts/open-texts.ts";
 import { storageOf, type WeightStorage } from "../load/weights.ts";
 import type { StreamMode } from "../load/open-weights.ts";
 import type { Ledger } from "../jobs/ledger.ts";
@@ -125,7 +126,7 @@ export async function serveHome(
     const own = process.memoryUsage.rss() + CHECK_BYTES;
     const taken = () => hosts.reduce((sum, host) => sum + host.bytes(), own);
     const reading = readingOf(flags, (text) => sink({ type: "note", text }));
-    const shared = { hasRoom, makeRoom, conversations, stored: flags.stream === "off" ? null : reading };
+    const shared = { hasRoom, makeRoom, conversations, reading, stored: flags.stream === "off" ? null : reading };
     hosts.push(...bases.map((base) => hostOf(base, { ...shared, isStreamed: flags.stream === "all" }, flags)));
     // What does not fit stays in its files, the largest models first.
     while (taken() > memory && flags.stream === "auto") {
@@ -164,7 +165,7 @@ export async function serveHome(
         type: "warning",
         text: `everyone who reaches ${server.url} may use and train models, unless there are keys; --api-key KEY asks for a key`,
       });
-    const context = hosts[0]!.named(named[0]!.name, null).model.maxTokens;
+    const context = hosts[0]!.maxTokens;
     const all = named.map(({ name }) => name).join(", ");
     sink({ type: "listening", url: server.url, model: all, context });
     return {
@@ -197,11 +198,12 @@ async function openBase(
   const chats = { chatTemplate, templateArgs, specialText };
   const opened = await openModel(
     { model, ...chats },
-    { onNote: (text) => sink({ type: "note", text: `${name}: ${text}` }), check: checkOf(flags) },
+    { onNote: (text) => sink({ type: "note", text: `${name}: ${text}` }), check: checkOf(flags), predicts: "anything" },
   );
   try {
     if (opened.adapter)
       throw new UserError(`--model ${model} is an adapter; give its base model, and put the folder into that of --adapters`);
+    if (kindOf(opened) === "answers") checkPrediction(opened.config, opened.folder);
     const warn = (text: string) => sink({ type: "warning", text });
     return { opened, sampling: chooseSampling({ ...flags, seed: 0 }, opened.folder, warn).options };
   } catch (error) {
@@ -216,14 +218,16 @@ const CACHE_SHARE = 1 / 8;
 
 /** So many conversations, of each base model, that their caches take no more than their share of the limit; at least one. */
 function conversationsOf(bases: readonly Base[], maxTokens: number | undefined, memory: number): number {
-  const bytes = bases.map(({ opened: { config } }) => cacheBytes(config, roomOf(config, maxTokens)));
+  const answering = bases.filter(({ opened }) => kindOf(opened) === "answers");
+  const bytes = answering.map(({ opened: { config } }) => cacheBytes(config, roomOf(config, maxTokens)));
+  if (bytes.length === 0) return 1;
   const fitting = Math.floor((CACHE_SHARE * memory) / bytes.reduce((sum, each) => sum + each, 0));
   return Math.min(MOST_CONVERSATIONS, Math.max(1, fitting));
 }
 
 function hostOf(
   { name, opened, sampling }: Base,
-  shared: Pick<HostOptions, "hasRoom" | "makeRoom" | "conversations" | "stored" | "isStreamed">,
+  shared: Pick<HostOptions, "hasRoom" | "makeRoom" | "conversations" | "stored" | "isStreamed" | "reading">,
   flags: HomeFlags,
 ): Host {
   const { device, threads } = flags;

@@ -2,12 +2,12 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
 import { stopTokens } from "../generate/generate.ts";
-import { openJudge } from "../generate/texts/judge.ts";
+import { kindOf, type LoadedTexts, openTexts } from "../generate/texts/open-texts.ts";
 import { openDecoders } from "../generate/open-decoder.ts";
 import { checkPrediction, openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
 import { checkApiKey, isLoopback, readOrigin } from "../serve/http/guard.ts";
-import { startClassifier } from "../serve/classifiers/server.ts";
+import { startTexts } from "../serve/classifiers/server.ts";
 import { type ModelServer, type RequestReport, startServer } from "../serve/server.ts";
 import {
   type CallOptions,
@@ -94,15 +94,15 @@ export async function serve(
       if (isOpen) warn(`everyone who reaches ${url} may use the model; --api-key KEY asks for a key`);
       sink({ type: "listening", url, model: name, context });
     };
-    const { classifier } = model;
-    if (classifier) {
-      refuseSampling(flags, name);
+    const kind = kindOf(model);
+    if (kind !== "answers") {
+      refuseSampling(flags, name, kind);
       const reading = readingOf(flags, (text) => sink({ type: "note", text }));
-      const opened = { model: { ...model, ...storageOf(flags) }, classifier, maxTokens: flags.maxTokens };
-      const judge = await openJudge(executor, opened, reading);
-      const server = startClassifier({ name, judge }, { ...flags, apiKey, cors, onRequest });
-      tell(server.url, judge.context);
-      return stoppable(server, name, judge.context, () => (judge.close(), close()));
+      const opened = { model: { ...model, ...storageOf(flags), tokenizer: model.tokenizer }, maxTokens: flags.maxTokens };
+      const { texts, context, close: closeTexts } = await openTexts(executor, opened, reading);
+      const server = startTexts(name, texts, { ...flags, apiKey, cors, onRequest });
+      tell(server.url, context);
+      return stoppable(server, name, context, () => (closeTexts(), close()));
     }
     checkPrediction(model.config, model.folder);
     const { config, tokenizer } = model;
@@ -142,10 +142,12 @@ function stoppable({ url, stop }: ModelServer, model: string, context: number, f
   };
 }
 
-/** @throws {UserError} settings of answers, of which a model that judges texts makes none */
-function refuseSampling(flags: z.output<typeof serveOptionsSchema>, name: string): void {
+/** @throws {UserError} settings of answers, of which a model that reads whole texts makes none */
+function refuseSampling(flags: z.output<typeof serveOptionsSchema>, name: string, kind: LoadedTexts["kind"]): void {
   const keys = [...(Object.keys(SAMPLING_DEFAULTS) as (keyof typeof SAMPLING_DEFAULTS)[]), "conversations"] as const;
   const given = keys.find((key) => key !== "maxTokens" && flags[key] !== undefined);
   if (given !== undefined)
-    throw new UserError(`${flagName(given)} is for models that generate text; ${name} judges texts, by /v1/classify`);
+    throw new UserError(
+      `${flagName(given)} is for models that generate text; ${name} ${kind === "judges" ? "judges texts, by /v1/classify" : "makes embeddings, by /v1/embeddings"}`,
+    );
 }

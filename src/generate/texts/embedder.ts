@@ -17,12 +17,16 @@ export interface TextEmbedder extends Pick<Embedding, "dimensions"> {
   /** Tokens of a text, at most. */
   readonly maxLength: number;
   readonly maker: Pick<SampleMaker, "alone" | "tokens">;
-  /**
-   * The embeddings of texts, in their order.
-   * @param breathe lets others get in, between two rows
-   */
-  embed(samples: readonly Sample[], breathe?: () => unknown): Promise<Float32Array[]>;
+  /** The embeddings of texts, in their order. */
+  embed(samples: readonly Sample[], options?: EmbedTextsOptions): Promise<Float32Array[]>;
   close(): void;
+}
+
+export interface EmbedTextsOptions {
+  /** Numbers that are kept of each, no more than the embedder's own (these). */
+  readonly dimensions?: number;
+  /** Lets others get in, between two rows. */
+  breathe?(): unknown;
 }
 
 export interface TextEmbedderOptions {
@@ -57,14 +61,14 @@ export async function openEmbedder(
     dimensions,
     maxLength,
     maker,
-    async embed(samples, breathe = () => {}) {
+    async embed(samples, { dimensions: kept = dimensions, breathe = () => {} } = {}) {
       const embeddings: Float32Array[] = [];
       for (const { batch, members } of rowsOf(samples, rows)) {
         await breathe();
         const values = scorer.textLogits(batch);
         const width = config.hiddenSize;
         for (const [i, text] of members.entries())
-          embeddings[text] = finished(values.slice(i * width, i * width + dimensions), embedding.normalizes);
+          embeddings[text] = finished(values.slice(i * width, i * width + kept), embedding.normalizes);
       }
       return embeddings;
     },

@@ -136,7 +136,7 @@ async function embedAll(
   try {
     for (let from = 0; from < samples.count; from += WINDOW) {
       const window = Array.from({ length: Math.min(WINDOW, samples.count - from) }, (_, i) => samples.sample(from + i));
-      const embeddings = await embedder.embed(window, breathe);
+      const embeddings = await embedder.embed(window, { breathe });
       for (const [i, embedding] of embeddings.entries()) {
         const text = { ...records[from + i], embedding };
         if (out === null) found.push(text);

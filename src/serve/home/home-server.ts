@@ -11,6 +11,8 @@ import { createJobStore } from "../../jobs/job-store.ts";
 import { createLedger, type Ledger, type Serving } from "../../jobs/ledger.ts";
 import { createQueue, type QueueOptions } from "../../jobs/queue.ts";
 import { createResponder } from "../answers.ts";
+import { TEXT_ENDPOINTS } from "../classifiers/server.ts";
+import { createTextTurns, type FindTexts, otherEndpoint, type TextTurns } from "../classifiers/text-turns.ts";
 import { createCompletions } from "../completions.ts";
 import type { Host } from "../hosts/host.ts";
 import { ApiError, internalError, stopping } from "../http/errors.ts";
@@ -29,7 +31,7 @@ import { keyRoutes } from "./keys-api.ts";
 import { createCounters } from "./metrics-text.ts";
 import { modelRoutes } from "./models-api.ts";
 import { pageRoutes } from "./page/page-api.ts";
-import { createRegistry } from "./registry.ts";
+import { createRegistry, type Registry } from "./registry.ts";
 import type { HomeRoute, HomeRoutes } from "./route.ts";
 
 export interface HomeServerOptions extends ServerOptions {
@@ -117,7 +119,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
         { POST: { scope: "infer", handle: (asked) => complete(asked.request, asked) } satisfies HomeRoute },
       ]),
     ),
-    "/v1/embeddings": { POST: refusal("embeddings are not made here; expected chat/completions or completions") },
+    ...textRoutes(registry, createTextTurns({ waiting, shutdown: shutdown.signal })),
     ...fileRoutes(files, jobs),
     ...jobRoutes({ places, events, queue, ledger, registry, lane, shutdown: shutdown.signal }),
     ...insightRoutes({ places, events, ledger, hosts }),
@@ -164,7 +166,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
         throw refused;
       } finally {
         counters.request(status);
-        const isAnswer = Object.hasOwn(completions, path);
+        const isAnswer = Object.hasOwn(completions, path) || Object.hasOwn(TEXT_ENDPOINTS, path);
         if (!["GET", "HEAD"].includes(method) && (!isAnswer || status === 401 || status === 403))
           audit.add({ caller: caller?.name ?? "unknown", method, path, status });
       }
@@ -195,13 +197,19 @@ function servingOf(hosts: readonly Host[]): Serving {
   };
 }
 
-function refusal(message: string): HomeRoute {
-  return {
-    scope: "infer",
-    handle() {
-      throw new ApiError(400, message, { code: "unsupported" });
-    },
+/** The endpoints of models that read whole texts. */
+function textRoutes(registry: Registry, turns: TextTurns): HomeRoutes {
+  const find: FindTexts = (asked) => {
+    const { name, host, adapter } = asked === undefined ? registry.fallback() : registry.find(asked);
+    const kind = host.texts.kindOf(adapter);
+    if (kind === "answers") throw otherEndpoint(name, kind);
+    return { name, use: (run) => host.texts.use(adapter, run) };
   };
+  const routes = Object.entries(TEXT_ENDPOINTS).map(([path, answer]): [string, { readonly POST: HomeRoute }] => [
+    path,
+    { POST: { scope: "infer", handle: (asked) => answer(find, turns, asked) } },
+  ]);
+  return Object.fromEntries(routes);
 }
 
 /** A mistake that a user can mend is the client's, a full disk the server's. */

@@ -5,7 +5,7 @@ import { CONFIG_FILE } from "../../hf/peft/adapter-folder.ts";
 import { isInside } from "../../jobs/home/home.ts";
 import { parentsInUse, removeRun } from "../../jobs/retention.ts";
 import type { JobPlaces } from "../../jobs/job-config.ts";
-import { openAdapterOf } from "../../load/open-model.ts";
+import { openFound } from "../../load/open-model.ts";
 import { readJson } from "../http/body.ts";
 import { ApiError, refusing } from "../http/errors.ts";
 import { decoded } from "../http/routes.ts";
@@ -48,7 +48,10 @@ export function modelRoutes(registry: Registry, places: JobPlaces, adapters: str
           const isAllowed = [adapters, join(places.home.folder, "runs")].some((root) => root !== null && isInside(folder, root));
           if (!isAllowed || !existsSync(join(folder, CONFIG_FILE)))
             throw invalid("lora_path", "expected the folder of an adapter inside --adapters or the home's runs");
-          refusing("lora_path", "invalid_value", () => openAdapterOf(registry.hostOf(folder).model, folder).source.close());
+          refusing("lora_path", "invalid_value", () => {
+            const { name: base, folder: at } = registry.hostOf(folder).model;
+            openFound({ name: base, folder: at, adapter: folder }, { predicts: "anything" }).close();
+          });
           registry.load(name, folder);
           return new Response(`Success: LoRA adapter '${name}' added successfully.`);
         },

@@ -2,12 +2,15 @@ import type { Device } from "../../device.ts";
 import { cacheBytes } from "../../generate/decoders.ts";
 import { stopTokens } from "../../generate/generate.ts";
 import { roomOf } from "../../generate/open-decoder.ts";
-import { SPARE } from "../../load/open-weights.ts";
+import { kindOf } from "../../generate/texts/open-texts.ts";
+import { type ReadWeightsOptions, SPARE } from "../../load/open-weights.ts";
 import { type OpenModel, tokenizerWith } from "../../load/open-model.ts";
 import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 import type { WeightStorage } from "../../load/weights.ts";
+import { contextLimit } from "../../models/context.ts";
 import type { AnsweringModel } from "../answer-orders.ts";
 import type { NamedModel } from "../completions.ts";
+import { expectAnswers } from "../classifiers/text-turns.ts";
 import { createEncoder } from "../encoder.ts";
 import { refusing } from "../http/errors.ts";
 import type { Executor } from "../../runtime/executor.ts";
@@ -23,6 +26,7 @@ import {
   type VariantsOptions,
 } from "./variants.ts";
 import { streamedBytes } from "./streamed-base.ts";
+import { createTextModels, type TextModels, weightsOf } from "./text-models.ts";
 
 export interface HostOptions {
   /** As clients call it. */
@@ -39,6 +43,8 @@ export interface HostOptions {
   readonly isStreamed?: boolean | undefined;
   /** How weights are prepared that stay in their files; null: they never do. */
   readonly stored?: StoredWeightsOptions | null | undefined;
+  /** How the weights of models that read whole texts are read. */
+  readonly reading?: ReadWeightsOptions | undefined;
   readonly sampling: AnsweringModel["sampling"];
   /** Tells whether so many more bytes may be taken; asked for adapters (default: any number). */
   readonly hasRoom?: ((bytes: number) => boolean) | undefined;
@@ -54,8 +60,13 @@ export interface HostOptions {
 export interface Host {
   readonly name: string;
   readonly model: OpenModel;
+  /** The models on the base model that read whole texts, and which they are. */
+  readonly texts: TextModels;
+  /** The longest text, in tokens. */
+  readonly maxTokens: number;
   /**
    * The base model (null) or one with the adapter of a folder, under a name.
+   * @throws {ApiError} one that generates no text
    * @throws {ApiError} a folder that is no adapter; one that does not fit is told when it is to answer
    */
   named(name: string, adapter: string | null): NamedModel;
@@ -79,7 +90,7 @@ const EXECUTOR_BYTES = 64 << 20;
 export function createHost(options: HostOptions): Host {
   const { model, conversations, storage, sampling, hasRoom = () => true } = options;
   const { makeRoom = () => Promise.resolve(() => {}) } = options;
-  const maxTokens = roomOf(model.config, options.maxTokens);
+  const { texts, maxTokens } = textsOf(options);
   let slots = createSlots(conversations);
   /** Answers that are made or wait for the model, and when the last one ended. */
   let users = 0;
@@ -129,7 +140,10 @@ export function createHost(options: HostOptions): Host {
   return {
     name: options.name,
     model,
+    texts,
+    maxTokens,
     named(name, adapter) {
+      expectAnswers(name, texts.kindOf(adapter));
       const tokenizer =
         adapter === null ? model.tokenizer : refusing("model", "invalid_model", () => tokenizerWith(model, adapter));
       encoder ??= createEncoder(model.tokenizer);
@@ -164,22 +178,22 @@ export function createHost(options: HostOptions): Host {
       };
       return { model: answering, encoder };
     },
-    drop: (adapter) => loaded?.variants.drop(adapter),
-    bytes() {
-      const reserved = loaded?.device.executor.reserved ?? 0;
-      if (reserved > 0) return reserved + EXECUTOR_BYTES;
-      return residentBytes(options, maxTokens);
+    drop(adapter) {
+      loaded?.variants.drop(adapter);
+      texts.drop(adapter);
     },
+    bytes: () => bytesOf(options, { texts, maxTokens }, loaded?.device.executor.reserved ?? 0),
     get isLoaded() {
-      return loaded !== null;
+      return loaded !== null || texts.isLoaded;
     },
     get isLoading() {
-      return isLoading;
+      return isLoading || texts.isLoading;
     },
     get adapters() {
-      return loaded?.variants.adapters ?? 0;
+      return (loaded?.variants.adapters ?? 0) + texts.adapters;
     },
     unload(idleMs) {
+      texts.unload(idleMs);
       if (!loaded || users > 0 || performance.now() - lastUse < idleMs) return;
       free();
       slots = createSlots(conversations);
@@ -188,9 +202,28 @@ export function createHost(options: HostOptions): Host {
       isClosed = true;
       encoder?.close();
       free();
+      texts.close();
       model.close();
     },
   };
+}
+
+/** The models on a base model that read whole texts, and the longest text that the base model takes. */
+function textsOf(options: HostOptions): Pick<Host, "texts" | "maxTokens"> {
+  const { model, adapters, reading = {}, hasRoom = () => true, makeRoom = () => Promise.resolve(() => {}) } = options;
+  // What is asked for is a limit of all models; one that reads whole texts may take no longer ones.
+  const most = options.maxTokens && Math.min(options.maxTokens, contextLimit(model.config));
+  const rest = { hasRoom, makeRoom, reading, most: adapters, spare: EXECUTOR_BYTES, openDevice: options.openDevice };
+  return {
+    texts: createTextModels({ model, storage: options.storage, maxTokens: most, ...rest }),
+    maxTokens: roomOf(model.config, kindOf(model) === "answers" ? options.maxTokens : most),
+  };
+}
+
+/** @param reserved bytes of the model that answers, 0 where it is not in memory */
+function bytesOf(options: HostOptions, { texts, maxTokens }: Pick<Host, "texts" | "maxTokens">, reserved: number): number {
+  if (texts.kindOf(null) !== "answers") return Math.max(texts.bytes(), weightsOf(options.model) + EXECUTOR_BYTES);
+  return texts.bytes() + (reserved > 0 ? reserved + EXECUTOR_BYTES : residentBytes(options, maxTokens));
 }
 
 /** Leaves weights in their files where that is wanted, or where the executor has no addresses for so many bytes. */
@@ -206,8 +239,6 @@ async function openVariants(
 
 /** Bytes that a model takes in memory, about. */
 function residentBytes({ model, conversations, isStreamed }: HostOptions, maxTokens: number): number {
-  const weights = isStreamed
-    ? streamedBytes(model.source)
-    : [...model.source.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+  const weights = isStreamed ? streamedBytes(model.source) : weightsOf(model);
   return weights + conversations * cacheBytes(model.config, maxTokens) + EXECUTOR_BYTES;
 }

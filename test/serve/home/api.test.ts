@@ -231,7 +231,7 @@ describe("a job", () => {
       expect(error.message).toContain(words);
     }
     expect((await refusalOf(client.embeddings.create({ model: BASE, input: "x" }))).message).toContain(
-      "embeddings are not made here",
+      `${BASE} generates text: POST /v1/chat/completions`,
     );
     expect((await jobs().list()).data.length).toBe(count);
   });

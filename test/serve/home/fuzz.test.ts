@@ -50,6 +50,8 @@ const PATHS = [
   "/v1/completions",
   "/v1/responses",
   "/v1/embeddings",
+  "/v1/classify",
+  "/v1/rerank",
   "/health",
   "/metrics",
   "/nothing",
