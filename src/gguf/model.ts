@@ -66,7 +66,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["attention.head_count_kv", keyHeads(config)],
     ["attention.key_length", { u32: config.headDim }],
     ["attention.value_length", { u32: config.headDim }],
-    ["attention.layer_norm_rms_epsilon", { f32: config.normEps }],
+    [`attention.layer_norm_${config.norm === "rms" ? "rms_" : ""}epsilon`, { f32: config.normEps }],
     ["rope.dimension_count", { u32: config.rotaryDim }],
     ["rope.freq_base", { f32: theta }],
     ["vocab_size", { u32: config.vocabSize }],
@@ -156,7 +156,7 @@ function modelTensors(config: ModelConfig, stored: readonly TensorData[], source
     if (parts.length === 0 || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
       throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
     }
-    const offset = normOffset(module!, config);
+    const offset = kind === "weight" ? normOffset(module!, config) : 0;
     const to = typeFor(module === logits ? headType(type) : type, tensor.shape);
     const [rows, ...columns] = tensor.shape as [number, ...number[]];
     // A filter [channels, 1, width] is a matrix there.

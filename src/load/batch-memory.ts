@@ -71,8 +71,8 @@ export function createBatchMemory(
   const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
   const windowStarts = new Int32Array(tokens);
-  const { encoder } = config;
-  if (encoder) put("ones", new Float32Array(tokens).fill(1));
+  const { encoder, headBias } = config;
+  if (headBias) put("ones", new Float32Array(tokens).fill(1));
   const scales = new Float32Array(elements(types.scale!.shape));
   const readFloats = (name: BatchInput, count: number) => {
     const { buffer, byteOffset } = executor.read(known(name), 4 * count);

@@ -80,12 +80,16 @@ export interface ModelConfig {
   /** Factor of the logits: 1 / Granite's `logits_scaling`, 1 for all others. */
   readonly logitScale: number;
   /** The begin of the names of all modules but the head: a Gemma 3 with images holds its text part apart. */
-  readonly modulePrefix: "model." | "model.language_model." | "bert." | "roberta." | "distilbert.";
+  readonly modulePrefix: "model." | "model.language_model." | "gpt_neox." | "bert." | "roberta." | "distilbert.";
   /** Biases on the query, key and value projections. */
   readonly attentionBias: boolean;
   /** A bias on the attention output projection. */
   readonly attentionOutputBias: boolean;
   readonly mlpBias: boolean;
+  /** A bias on the logits. */
+  readonly headBias: boolean;
+  /** True if attention and MLP both take the block's input (GPT-NeoX), where a family leaves that to the file. */
+  readonly parallelBranches: boolean;
   /** The norm of queries and keys; null: there is none. */
   readonly qkNorm: QkNorm | null;
   /** Layers that convolve in place of attending (LFM2); null: none do. */

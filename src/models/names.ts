@@ -4,6 +4,7 @@ import type { ModelConfig } from "./config.ts";
 const BLOCKS: Readonly<Record<ModelConfig["modulePrefix"], string>> = {
   "model.": "layers",
   "model.language_model.": "layers",
+  "gpt_neox.": "layers",
   "bert.": "encoder.layer",
   "roberta.": "encoder.layer",
   "distilbert.": "transformer.layer",

@@ -70,6 +70,10 @@ const ARCHITECTURES: Partial<Record<GoldenFamily, string>> = {
   ernie45: "ernie4_5",
   glm4: "glm4",
   cohere2: "cohere2",
+  phi: "phi2",
+  stablelm: "stablelm",
+  starcoder2: "starcoder2",
+  nemotron: "nemotron",
 };
 
 /** Families whose rows of queries and keys are reordered. */
@@ -81,6 +85,8 @@ function modulesOf(family: GoldenFamily): Readonly<Record<string, string>> {
   if (["olmo2", "olmo3", "exaone4"].includes(family)) return POST_NORM_MODULES;
   if (family === "hunyuan")
     return { ...MODULES, attn_q_norm: "self_attn.query_layernorm", attn_k_norm: "self_attn.key_layernorm" };
+  if (family === "phi") return { ...MODULES, attn_output: "self_attn.dense", ffn_up: "mlp.fc1", ffn_down: "mlp.fc2" };
+  if (family === "starcoder2") return { ...MODULES, ffn_up: "mlp.c_fc", ffn_down: "mlp.c_proj" };
   if (family === "glm4")
     return {
       ...MODULES,
@@ -107,7 +113,13 @@ function originalName(name: string, family: GoldenFamily): string {
   if (layer !== undefined) return `${prefix}layers.${layer}.${modules[module!]}.${kind}`;
   return {
     "token_embd.weight": `${prefix}embed_tokens.weight`,
-    "output_norm.weight": `${prefix}norm.weight`,
+    ...Object.fromEntries(
+      ["weight", "bias"].map((kind) => [
+        `output_norm.${kind}`,
+        `${prefix}${family === "phi" ? "final_layernorm" : "norm"}.${kind}`,
+      ]),
+    ),
+    "output.bias": "lm_head.bias",
     "output.weight": family === "mistral3" ? "language_model.lm_head.weight" : "lm_head.weight",
   }[name]!;
 }
@@ -115,7 +127,17 @@ function originalName(name: string, family: GoldenFamily): string {
 const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_projector|(model\.)?visual)\./.test(name);
 
 /** Their modules have other names (fused.test.ts and convolution.test.ts), or no GGUF files are written of them. */
-const OTHERS: readonly GoldenFamily[] = ["phi3", "phi4-mini", "internlm2", "lfm2", "lfm2-bias", "glm", "granite4"];
+const OTHERS: readonly GoldenFamily[] = [
+  "phi3",
+  "phi4-mini",
+  "internlm2",
+  "lfm2",
+  "lfm2-bias",
+  "glm",
+  "granite4",
+  "gpt-neox",
+  "gpt-neox-serial",
+];
 
 describe("a model as GGUF holds the model's tensors", () => {
   for (const family of FAMILIES.filter((name) => !OTHERS.includes(name))) {
@@ -129,7 +151,7 @@ describe("a model as GGUF holds the model's tensors", () => {
       const seen = [...file.tensors].filter(([name]) => name !== "rope_freqs.weight");
       for (const [name, tensor] of seen) {
         const original = originalName(name, family);
-        const offset = isGemma && name.endsWith("norm.weight") ? 1 : 0;
+        const offset = (isGemma || family === "nemotron") && name.endsWith("norm.weight") ? 1 : 0;
         const expected = stored.get(original)!.map((value) => value + offset);
         const values = tensor.values();
         const heads =

@@ -446,3 +446,45 @@ test("families with norms behind the branches, neighbours that rotate, layers wi
   ] as const)
     expect(userError(() => ofType("granitemoehybrid", extra))).toContain(message);
 });
+
+test("decoders with LayerNorm: their defaults, their names of the keys, and what they refuse", () => {
+  expect(ofType("phi")).toMatchObject({
+    norm: "layer",
+    rotaryDim: 8,
+    hiddenAct: "gelu_pytorch_tanh",
+    headBias: true,
+    mlpBias: true,
+  });
+  expect(ofType("gpt_neox", { num_key_value_heads: 1, rotary_pct: 0.5, rotary_emb_base: 77 })).toMatchObject({
+    kvHeads: 4,
+    rotaryDim: 8,
+    rope: { theta: 77 },
+    parallelBranches: true,
+    modulePrefix: "gpt_neox.",
+    hiddenAct: "gelu",
+  });
+  const parameters = {
+    rope_parameters: { rope_type: "default", rope_theta: 5, partial_rotary_factor: 1 },
+    use_parallel_residual: false,
+  };
+  expect(ofType("gpt_neox", parameters)).toMatchObject({ rotaryDim: 16, rope: { theta: 5 }, parallelBranches: false });
+  expect(ofType("stablelm", { use_qkv_bias: true })).toMatchObject({
+    rotaryDim: 4,
+    attentionBias: true,
+    attentionOutputBias: false,
+  });
+  expect(ofType("starcoder2", { sliding_window: 7 })).toMatchObject({
+    windowLayers: [true, true, true, true],
+    mlpBias: true,
+    tieWordEmbeddings: true,
+    normEps: 1e-5,
+  });
+  expect(ofType("nemotron", { norm_eps: 1e-3 })).toMatchObject({
+    normOffset: 1,
+    hiddenAct: "relu2",
+    rotaryDim: 8,
+    normEps: 1e-3,
+  });
+  for (const type of ["phi", "stablelm"])
+    expect(userError(() => ofType(type, { qk_layernorm: true }))).toContain("qk_layernorm true is not supported; expected false");
+});

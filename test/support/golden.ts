@@ -43,6 +43,12 @@ export const FAMILIES = [
   "glm4",
   "cohere2",
   "granite4",
+  "phi",
+  "gpt-neox",
+  "gpt-neox-serial",
+  "stablelm",
+  "starcoder2",
+  "nemotron",
 ] as const;
 /** Families whose tokens attend to both sides. */
 export const ENCODERS = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"] as const;
@@ -69,6 +75,12 @@ const KIN: readonly GoldenFamily[] = [
   "glm4",
   "cohere2",
   "granite4",
+  "phi",
+  "gpt-neox",
+  "gpt-neox-serial",
+  "stablelm",
+  "starcoder2",
+  "nemotron",
 ];
 
 export const isFewer = (family: GoldenFamily): boolean => !SLOW && KIN.includes(family);

@@ -44,6 +44,8 @@ const config: ModelConfig = {
   attentionBias: true,
   attentionOutputBias: true,
   mlpBias: false,
+  headBias: false,
+  parallelBranches: false,
   qkNorm: "heads",
   convolution: null,
   bosTokenId: null,

@@ -4,10 +4,10 @@ import { show } from "../../base/json.ts";
 import { elements } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { blocksPrefix } from "../../models/names.ts";
-import { modulesOf, textHeadShapes, WRAPPERS } from "../../models/families/index.ts";
+import { FAMILIES, modulesOf, textHeadShapes, WRAPPERS } from "../../models/families/index.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
-const RENAMED = WRAPPERS.flatMap(({ renamed }) => renamed);
+const RENAMED = [...WRAPPERS, ...FAMILIES].flatMap(({ renamed = [] }) => renamed);
 const VISION = WRAPPERS.flatMap(({ vision }) => vision);
 
 /**

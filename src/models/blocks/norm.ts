@@ -7,20 +7,24 @@ import type { ParamScope } from "../linear.ts";
 import type { BlockParts } from "./layer.ts";
 
 /**
- * RMSNorm (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467) of the rows of x [rows, size] with the weight
- * `<local>.weight`. Where 1 is added to the weight, that is done here, so that the parameter, what is learned of it and what is
+ * The weight `<local>.weight` of a norm. Where 1 is added to it, that is done here, so that the parameter, what is learned of it and what is
  * saved are the checkpoint's.
  */
-export function rmsNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
+function weightOf(scope: ParamScope, { normOffset }: ModelConfig, local: string, size: number): string {
   const stored = scope.vector(`${local}.weight`, size);
-  const offset = { alpha: 1, beta: config.normOffset };
-  const weight = config.normOffset === 0 ? stored : scope.builder.value(Affine, [stored], offset, `${local}.scale`);
+  if (normOffset === 0) return stored;
+  return scope.builder.value(Affine, [stored], { alpha: 1, beta: normOffset }, `${local}.scale`);
+}
+
+/** RMSNorm (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467) of the rows of x [rows, size]. */
+export function rmsNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
+  const weight = weightOf(scope, config, local, size);
   return scope.builder.value(RMSNormalization, [x, weight], { axis: -1, epsilon: config.normEps }, local);
 }
 
 /** LayerNorm (Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450) of the rows of x [rows, size], with a weight and, as a rule, a bias. */
 export function layerNorm(scope: ParamScope, config: ModelConfig, x: string, local: string, size: number): string {
-  const weight = scope.vector(`${local}.weight`, size);
+  const weight = weightOf(scope, config, local, size);
   const bias = config.norm === "layer-without-bias" ? [] : [scope.vector(`${local}.bias`, size)];
   return scope.builder.value(LayerNormalization, [x, weight, ...bias], { axis: -1, epsilon: config.normEps }, local);
 }

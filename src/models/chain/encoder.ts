@@ -60,7 +60,7 @@ export function transformed(scope: ParamScope, config: ModelConfig, x: string): 
   return layerNorm(scope, config, y, norm, hiddenSize);
 }
 
-/** The parameter that is added to the logits, declared as a vector. */
-export function logitBias(scope: ParamScope, config: ModelConfig): string {
-  return scope.vector(encoderModules(config).transform.bias, config.vocabSize);
+/** Name of the parameter that is added to the logits. */
+export function logitBias(config: ModelConfig): string {
+  return config.encoder ? encoderModules(config).transform.bias : `${modulesOf(config).head}.bias`;
 }

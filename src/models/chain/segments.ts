@@ -149,7 +149,7 @@ function headParams(builder: GraphBuilder, config: ModelConfig, options: Segment
   const name = config.tieWordEmbeddings ? embeddingName(config) : head;
   const site = { layer: "head", rows: config.vocabSize, columns: config.hiddenSize } as const;
   const weight = scope.matrix(`${head}.weight`, [site.rows, site.columns], `${name}.weight`);
-  const bias = config.encoder ? logitBias(scope, config) : null;
+  const bias = config.headBias ? scope.vector(logitBias(config), config.vocabSize) : null;
   const adapter = scope.adapterOf(head);
   if (adapter === null) return { scope, normed, weight, bias, update: null };
   if (bias !== null)
@@ -193,7 +193,7 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
 }
 
 /** Batch inputs that a bias of the logits needs. */
-const biasInputs = ({ encoder }: ModelConfig): readonly BatchInput[] => (encoder ? ["ones"] : []);
+const biasInputs = ({ headBias }: ModelConfig): readonly BatchInput[] => (headBias ? ["ones"] : []);
 
 /**
  * Returns what an operator of the head takes, with an adapter's update where there is one. To the operator a bias is such an update too, of rank 1: a

@@ -25,6 +25,8 @@ export interface Family {
    * @throws {UserError} missing or wrong values, features that are not supported
    */
   read(raw: Raw, where: string, generation: Raw): ModelConfig;
+  /** The begins of names in files of some versions, and of the modules' names in their place. */
+  readonly renamed?: Wrapper["renamed"];
   /** Larger models that hold one of this family as a part. */
   readonly wrappers?: readonly Wrapper[];
   readonly modules: FamilyModules;

@@ -18,6 +18,9 @@ import { glm } from "./glm/glm.ts";
 import { glm4 } from "./glm/glm4.ts";
 import { hunyuan } from "./hunyuan/hunyuan.ts";
 import { granite4 } from "./llama/granite4.ts";
+import { gptNeox } from "./neox/gpt-neox.ts";
+import { stableLm } from "./neox/stablelm.ts";
+import { nemotron } from "./nemotron/nemotron.ts";
 import { olmo2 } from "./olmo/olmo2.ts";
 import { olmo3 } from "./olmo/olmo3.ts";
 import { internlm2 } from "./internlm/internlm2.ts";
@@ -29,10 +32,12 @@ import { llama } from "./llama/llama.ts";
 import { ministral } from "./mistral/ministral.ts";
 import { ministral3 } from "./mistral/ministral3.ts";
 import { mistral } from "./mistral/mistral.ts";
+import { phi } from "./phi/phi.ts";
 import { phi3 } from "./phi/phi3.ts";
 import { qwen2 } from "./qwen/qwen2.ts";
 import { qwen3 } from "./qwen/qwen3.ts";
 import { seedOss } from "./llama/seed-oss.ts";
+import { starcoder2 } from "./starcoder/starcoder2.ts";
 import { smollm3 } from "./llama/smollm3.ts";
 
 /** All families, in the order in which the README lists them. */
@@ -51,6 +56,7 @@ export const FAMILIES: readonly Family[] = [
   gemma,
   gemma2,
   gemma3,
+  phi,
   phi3,
   internlm2,
   internlm3,
@@ -63,6 +69,10 @@ export const FAMILIES: readonly Family[] = [
   glm,
   glm4,
   cohere2,
+  gptNeox,
+  stableLm,
+  starcoder2,
+  nemotron,
   bert,
   roberta,
   xlmRoberta,

@@ -416,6 +416,136 @@ FAMILIES = {
             "torch_dtype": "bfloat16",
         },
     },
+    # Attention and MLP side by side, a bias on the logits.
+    "phi": {
+        "seed": 1100,
+        "dtype": torch.float16,
+        "targets": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
+        "config": {
+            "architectures": ["PhiForCausalLM"],
+            "model_type": "phi",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "vocab_size": 47,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1000.0,
+            "torch_dtype": "float16",
+        },
+    },
+    # Pythia's keys and names.
+    "gpt-neox": {
+        "seed": 1101,
+        "dtype": torch.float16,
+        "targets": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
+        "names": (("lm_head.", "embed_out."),),
+        "config": {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": "gpt_neox",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "vocab_size": 47,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-5,
+            "rotary_pct": 0.5,
+            "rotary_emb_base": 1000,
+            "use_parallel_residual": True,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+        },
+    },
+    # One branch behind the other, as Transformers 5 writes it.
+    "gpt-neox-serial": {
+        "seed": 1102,
+        "dtype": torch.float32,
+        "targets": ["query_key_value"],
+        "config": {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": "gpt_neox",
+            "hidden_size": 20,
+            "intermediate_size": 23,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 1,
+            "vocab_size": 41,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3},
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "tie_word_embeddings": False,
+            "dtype": "float32",
+        },
+    },
+    "stablelm": {
+        "seed": 1103,
+        "dtype": torch.float16,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["StableLmForCausalLM"],
+            "model_type": "stablelm",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 47,
+            "layer_norm_eps": 1e-5,
+            "use_qkv_bias": True,
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+        },
+    },
+    "starcoder2": {
+        "seed": 1104,
+        "dtype": torch.bfloat16,
+        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"],
+        "config": {
+            "architectures": ["Starcoder2ForCausalLM"],
+            "model_type": "starcoder2",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 47,
+            "hidden_act": "gelu_pytorch_tanh",
+            "norm_epsilon": 1e-5,
+            "rope_theta": 1000.0,
+            "sliding_window": 5,
+            "use_bias": True,
+            "torch_dtype": "bfloat16",
+        },
+    },
+    # Norms whose weights are offsets from 1.
+    "nemotron": {
+        "seed": 1105,
+        "dtype": torch.bfloat16,
+        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+        "config": {
+            "architectures": ["NemotronForCausalLM"],
+            "model_type": "nemotron",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "vocab_size": 47,
+            "hidden_act": "relu2",
+            "norm_eps": 1e-5,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+        },
+    },
     # Layers that convolve, and two that attend. The published keys, and a width that is not the file's.
     "lfm2": {
         "seed": 1072,
@@ -1141,9 +1271,9 @@ def randomise(model, generator):
             noise = torch.randn(parameter.shape, generator=generator)
             if is_vision(name):
                 continue
-            if name.lower().endswith("norm.weight") or "layernorm" in name:
-                # Gemma's weights are offsets from 1.
-                parameter.copy_((0 if "gemma" in model.config.model_type else 1) + 0.2 * noise)
+            if name.lower().endswith("norm.weight") or ("layernorm" in name and name.endswith(".weight")):
+                # Gemma's and Nemotron's weights are offsets from 1.
+                parameter.copy_((0 if "gemma" in model.config.model_type or model.config.model_type == "nemotron" else 1) + 0.2 * noise)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)
             elif any(part in name for part in ("embed_tokens", "embeddings", "lm_head", "tok_embeddings", "output")):
@@ -1260,7 +1390,7 @@ def forward_inputs(batch, config, dtype):
                 "sliding_attention": explicit_mask(batch, config, dtype, window),
             }
         else:
-            inputs["attention_mask"] = explicit_mask(batch, config, dtype, window if config.model_type in ("mistral", "phi3") else None)
+            inputs["attention_mask"] = explicit_mask(batch, config, dtype, window if config.model_type in ("mistral", "phi3", "starcoder2") else None)
     elif "attention_mask" in batch:
         inputs["attention_mask"] = batch["attention_mask"]
     return inputs

@@ -115,6 +115,9 @@ test("a run that names no targets adapts what PEFT does, by family, and keys, va
     internlm2: ["wqkv", "w2"],
     lfm2: ["k_proj", "v_proj", "w2"],
     granitemoehybrid: ["k_proj", "v_proj", "output_linear"],
+    phi: ["q_proj", "v_proj", "fc2"],
+    gpt_neox: ["query_key_value", "dense_4h_to_h"],
+    starcoder2: ["k_proj", "v_proj", "c_proj"],
   };
   // The last parts of their names do not tell the last layer of the MLP from others.
   const bert = ["key", "value"];

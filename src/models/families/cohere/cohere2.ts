@@ -72,7 +72,7 @@ export const cohere2: Family = {
     modules: GGUF_MODULES,
     window: "applied",
     scalings: [],
-    settings: ({ normEps, logitScale }) => ({ "attention.layer_norm_epsilon": normEps, logit_scale: logitScale }),
+    settings: ({ logitScale }) => ({ logit_scale: logitScale }),
     check({ windowLayers, attentionBias, tieWordEmbeddings }) {
       const refuse = (what: string) => new UserError(`llama.cpp's cohere2 models have ${what}`);
       const odd = windowLayers.findIndex((hasWindow, i) => hasWindow !== ((i + 1) % 4 !== 0));

@@ -67,6 +67,8 @@ type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
 /** Settings of a model in the places of those that are some families' own. */
 export const PLAIN = {
+  headBias: false,
+  parallelBranches: false,
   norm: "rms",
   rotatesNeighbours: false,
   rotaryLayers: [],

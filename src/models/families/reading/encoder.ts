@@ -104,6 +104,7 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
     attentionBias: true,
     attentionOutputBias: true,
     mlpBias: true,
+    headBias: true,
     bosTokenId: config.bos_token_id ?? null,
     eosTokenIds: [config.eos_token_id ?? []].flat(),
     padTokenId: padId >= 0 ? padId : null,
