@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -35,7 +35,7 @@ if (!(pairs >= LEAST_PAIRS)) throw new Error(`--pairs: expected at least ${LEAST
 if (values.clock !== "wall" && values.clock !== "cpu") throw new Error(`--clock: expected wall or cpu, got ${values.clock}`);
 const [old, recent] = positionals.map((path) => resolve(path)) as [string, string];
 
-/** Flags of each case. The schedule of a budget depends on times: all runs get those of the older checkout's first. */
+/** Flags of each case. The schedule of a budget depends on times: all runs get those of the first, so that none measures them. */
 const CASES = {
   "per-segment": { flags: ["--strategy", "per-segment"], measured: false },
   budget: { flags: ["--activation-memory", "30%"], measured: true },
@@ -60,16 +60,25 @@ type Measured = Readonly<Record<Quantity, number>>;
 
 const work = mkdtempSync(join(tmpdir(), "remat-checkouts-"));
 
+/** What a run has measured of its programs, by their content. */
+function costsOf(path: string) {
+  return JSON.parse(readFileSync(path, "utf8")) as { readonly seconds: Readonly<Record<string, number>> };
+}
+
 async function measure(checkout: string, name: CaseName): Promise<Measured> {
   const { flags, measured } = CASES[name];
   const run = join(work, "run");
-  const costs = join(work, `${name}-costs.json`);
+  const costs = join(work, `${name}-costs-${checkout === old ? "old" : "new"}.json`);
   const train = ["train", "--model", "model", "--data", "data", "--output", "run", "--overwrite", "--no-sample"];
   const fixed = ["--sequence-length", "512", "--batch-size", "2", "--rank", "16", "--eval-limit", "1", "--save-minutes", "0"];
   const args = [...train, ...fixed, "--threads", values.threads, ...flags];
   if (measured && !existsSync(costs)) {
     await remat(checkout, [...args, "--steps", "1"], work);
-    cpSync(join(run, "costs.json"), costs);
+    const own = costsOf(join(run, "costs.json"));
+    // Programs that both have take as long in both, so that they lead to one schedule.
+    const known = checkout === old ? {} : costsOf(join(work, `${name}-costs-old.json`)).seconds;
+    const seconds = Object.fromEntries(Object.entries(own.seconds).map(([key, time]) => [key, known[key] ?? time]));
+    writeFileSync(costs, JSON.stringify({ ...own, seconds }));
   }
   if (measured) plantCosts(run, costs);
   const { cpuSeconds, peakRss } = await remat(checkout, [...args, "--steps", values.steps], work);
