@@ -1,5 +1,6 @@
 import { evaluate, evaluateOptionsSchema } from "../../../library/evaluate.ts";
 import { metricTexts, objectiveOf } from "../../../objectives/index.ts";
+import { HELP_GROUPS } from "../../../train/config.ts";
 import { describeFlags } from "../../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../../flags/model-flags.ts";
 import { printEvent } from "../../terminal/display.ts";
@@ -8,6 +9,9 @@ import { print } from "../../terminal/output.ts";
 
 const schema = evaluateOptionsSchema.extend(JSON_FLAG);
 
+/** Settings of the objectives are one line, as in train's help. */
+const OBJECTIVE_GROUPS = HELP_GROUPS.filter(({ keys }) => keys.some((key) => key === "objective"));
+
 export { schema as flags };
 
 export function help(): string {
@@ -15,7 +19,7 @@ export function help(): string {
 
 Usage: remat eval --model DIR [--adapter DIR] --data FILE [--flag value ...]
 
-${describeFlags(schema)}`;
+${describeFlags(schema, OBJECTIVE_GROUPS)}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
