@@ -21,6 +21,7 @@ export const EmbeddingGrad = defineOp<EmbeddingGradAttrs>({
     return [{ dtype: "f32", shape: [vocab, columns!] }];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
+  // On cards rows of one id are added atomically, in any order: the last bits may differ from run to run there.
   body(body, [ids, dy, sum], types, { vocab }) {
     const [tokens, columns] = types[1]!.shape as [number, number];
     const start = sum || body.op("ConstantOfShape", [body.ints([vocab, columns])]);

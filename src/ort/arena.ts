@@ -24,13 +24,21 @@ export interface ArenaStats {
 /** Bytes that are copied for nothing but the end of a run. */
 const COPIED = 64;
 
+export interface ArenaOptions {
+  readonly sessionOptions: Pointer;
+  readonly memory: OrtMemory;
+  readonly device: string;
+  /** False where a provider need not know how to give memory back; it keeps what it has then. */
+  readonly mustShrink?: boolean;
+}
+
 /**
  * The arena in the memory that `memory.info` names; `device` is what ONNX Runtime calls it in the option by which the end of a run
  * gives back the regions of the arena in which nothing is in use (`cpu:0`, `gpu:0`).
  */
 export function createArena(
   environment: OrtEnvironment,
-  { sessionOptions, memory, device }: { readonly sessionOptions: Pointer; readonly memory: OrtMemory; readonly device: string },
+  { sessionOptions, memory, device, mustShrink = false }: ArenaOptions,
 ): Arena {
   const { api } = environment;
   const session = loadSession(environment, copyModel(), sessionOptions);
@@ -62,7 +70,7 @@ export function createArena(
     if (held !== null) api.AllocatorFree(allocator, held);
     held = null;
   };
-  const copier = createCopier(api, { session, runOptions: shrinking, host: memory.info, device: memory.info });
+  const copier = createCopier(api, { session, runOptions: shrinking, host: memory.info, device: memory.info, isCuda: false });
   // Where memory is reserved in the arena itself, from the beginning: whatever lies in a region keeps it.
   const own = memory.isInArena ? created((out) => api.AllocatorAlloc(allocator, 2 * COPIED, out)) : null;
   const buffer = new Uint8Array(2 * COPIED);
@@ -72,7 +80,8 @@ export function createArena(
     try {
       copier.toDevice(at, at + COPIED, COPIED);
       return true;
-    } catch {
+    } catch (error) {
+      if (mustShrink) throw error;
       return false;
     }
   };

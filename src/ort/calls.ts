@@ -1,4 +1,4 @@
-import type { Pointer } from "bun:ffi";
+import { type Pointer, ptr } from "bun:ffi";
 import { created, type OrtApi } from "./library.ts";
 
 export interface NamedTensor {
@@ -12,7 +12,11 @@ export interface BoundCall {
   end(): void;
 }
 
-/** A call that reads and writes tensors where they are: in memory that the provider computes on. */
+/**
+ * A call that reads and writes tensors where they are: in memory that the provider computes on. The binding is made once and lives until
+ * `end`. A run puts its kernels on the stream that all sessions of the device share and waits for that stream before it returns, so that what it
+ * wrote is there for any stream. An input that a node on the CPU reads would be copied here, when it is bound, and never again.
+ */
 export function callInPlace(
   api: OrtApi,
   session: Pointer,
@@ -28,5 +32,28 @@ export function callInPlace(
   return {
     start: () => void api.RunWithBinding(session, runOptions, binding),
     end: () => api.ReleaseIoBinding(binding),
+  };
+}
+
+/**
+ * A call of a session with nodes on the CPU: inputs are handed over anew at each run, which copies what such nodes read, so that they never see
+ * what memory held before. The values live until `end`.
+ */
+export function callByValue(
+  api: OrtApi,
+  session: Pointer,
+  runOptions: Pointer,
+  inputs: readonly NamedTensor[],
+  outputs: readonly NamedTensor[],
+): BoundCall {
+  const names = (tensors: readonly NamedTensor[]) => BigUint64Array.from(tensors, ({ name }) => BigInt(ptr(name)));
+  const values = (tensors: readonly NamedTensor[]) => BigUint64Array.from(tensors, ({ value }) => BigInt(value));
+  const [inputNames, inputValues] = [names(inputs), values(inputs)];
+  const [outputNames, outputValues] = [names(outputs), values(outputs)];
+  return {
+    start: () =>
+      void api.Run(session, runOptions, inputNames, inputValues, inputs.length, outputNames, outputs.length, outputValues),
+    // The names' characters must live as long as the pointers to them.
+    end: () => [...inputs, ...outputs].forEach(({ value }) => api.ReleaseValue(value)),
   };
 }

@@ -10,14 +10,14 @@ const CUDA_MAJOR = 13;
 /** ONNX Runtime's own files, which must lie beside its main library. */
 export const PROVIDER_FILES = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"] as const;
 
-const RUNTIME = "libcudart.so.13";
+export const CUDA_RUNTIME = "libcudart.so.13";
 
 /**
  * NVIDIA's libraries that the provider needs, each behind those that it needs itself. It is linked to all but cuDNN, which
  * it opens for the first reduction.
  */
 const CUDA_LIBRARIES = [
-  { name: RUNTIME, part: "CUDA 13 runtime" },
+  { name: CUDA_RUNTIME, part: "CUDA 13 runtime" },
   { name: "libcublasLt.so.13", part: "cuBLAS of CUDA 13" },
   { name: "libcublas.so.13", part: "cuBLAS of CUDA 13" },
   { name: "libcurand.so.10", part: "cuRAND of CUDA 13" },
@@ -196,7 +196,7 @@ export function cardMemory(open: () => MemoryInfo = openMemoryInfo): ReturnType<
 }
 
 function openMemoryInfo(): MemoryInfo {
-  return dlopen(RUNTIME, { cudaMemGetInfo: { args: ["ptr", "ptr"], returns: "i32" } }).symbols.cudaMemGetInfo;
+  return dlopen(CUDA_RUNTIME, { cudaMemGetInfo: { args: ["ptr", "ptr"], returns: "i32" } }).symbols.cudaMemGetInfo;
 }
 
 /** CUresult and cudaError_t: success. */

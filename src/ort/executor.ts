@@ -5,8 +5,8 @@ import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { PORTABLE, type Target } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
 import { ALIGNMENT, type Call, type Executor, type Program, readsAtOnce, type TemporaryMemory } from "../runtime/executor.ts";
-import { loadSession, LOG_ERRORS, openEnvironment } from "./environment.ts";
-import { callInPlace, type NamedTensor } from "./calls.ts";
+import { loadSession, openEnvironment } from "./environment.ts";
+import { callByValue, callInPlace, type NamedTensor } from "./calls.ts";
 import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel } from "./copy-models.ts";
 import { copiedMemory, hostMemory } from "./memory.ts";
@@ -14,7 +14,8 @@ import { type ArenaStats, createArena } from "./arena.ts";
 import type { MirrorCounts } from "./webgpu/mirror.ts";
 import { createWebGpuMemory, type PlacedTensor } from "./webgpu/memory.ts";
 import { cardMemory, findCuda } from "./cuda.ts";
-import { appendProvider, explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
+import { explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
+import { createSessionLoader, createSessionOptions, type LoadedSession, type SessionLoader } from "./sessions.ts";
 
 export interface OrtExecutorOptions extends ProviderOptions {
   /** Threads of a kernel on the CPU, this one included; by default one per core. */
@@ -22,6 +23,8 @@ export interface OrtExecutorOptions extends ProviderOptions {
   readonly provider?: OrtProvider;
   /** Treat the CPU's memory like a device's, which is reached by copies alone: for tests. */
   readonly copies?: boolean;
+  /** Look for nodes that the provider leaves to the CPU, of which it then has all: for tests. */
+  readonly strict?: boolean;
 }
 
 export interface OrtExecutor extends Executor {
@@ -34,9 +37,7 @@ export interface OrtExecutor extends Executor {
   readonly buffers?: () => MirrorCounts;
 }
 
-interface OrtProgram extends Program {
-  readonly session: Pointer;
-}
+interface OrtProgram extends Program, LoadedSession {}
 
 interface OrtCall extends Call {
   readonly program: OrtProgram;
@@ -50,9 +51,6 @@ export const TARGETS: Readonly<Record<OrtProvider, Target>> = {
   webgpu: PORTABLE,
 };
 
-/** GraphOptimizationLevel: a bf16 weight's Cast must stay where it is, and nothing else is gained on these graphs. */
-const NO_OPTIMIZATION = 0;
-
 /**
  * An executor on a provider of ONNX Runtime. An address is a pointer into memory of the process or, with CUDA, of the
  * card; inputs and outputs are bound in place, without copies. WebGPU's memory has buffers in the place of addresses, of which each tensor
@@ -64,15 +62,16 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   const { threads = availableParallelism(), provider = "cpu" } = options;
   const environment = openEnvironment();
   const { api } = environment;
-  const sessionOptions = createSessionOptions(api, threads);
+  // What the provider is linked to need not lie where the system looks.
+  if (provider === "cuda") explainFailure(provider, findCuda);
+  const makeOptions = (more: Readonly<Record<string, string>>) => createSessionOptions(api, threads, provider, options, more);
+  const sessionOptions = explainFailure(provider, () => makeOptions({}));
   const sessions: Pointer[] = [];
   const { memory, info, webGpu } = explainFailure(provider, () => {
-    // What the provider is linked to need not lie where the system looks.
-    if (provider === "cuda") findCuda();
-    appendProvider(api, sessionOptions, provider, options);
     const isDevice = provider === "cuda";
     const info = isDevice ? openCudaMemory(environment, options) : environment.memoryInfo;
-    if (isDevice || options.copies) return { memory: copiedMemory(environment, sessionOptions, info), info, webGpu: null };
+    if (isDevice || options.copies)
+      return { memory: copiedMemory(environment, sessionOptions, info, isDevice), info, webGpu: null };
     const memory = hostMemory(environment);
     if (provider !== "webgpu") return { memory, info, webGpu: null };
     // The first session loads the device, and its allocator is what buffers come from.
@@ -81,9 +80,13 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     const webGpu = createWebGpuMemory(environment, session, memory);
     return { memory: webGpu.memory, info, webGpu };
   });
+  const loader: SessionLoader | null =
+    provider === "cuda" || options.strict ? createSessionLoader(environment, makeOptions) : null;
   const runOptions = created((out) => api.CreateRunOptions(out));
   const ends: (() => void)[] = [];
-  const arena = createArena(environment, { sessionOptions, memory, device: provider === "cuda" ? "gpu:0" : "cpu:0" });
+  const isCard = provider === "cuda";
+  // Memory of a card that is not given back would only grow, and the measured peak with it.
+  const arena = createArena(environment, { sessionOptions, memory, device: isCard ? "gpu:0" : "cpu:0", mustShrink: isCard });
   const temporary = webGpu ? withBytes(arena, () => webGpu.most) : arena;
 
   return {
@@ -99,10 +102,10 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     },
     prepare(graph: Graph): OrtProgram {
       const model = writeModel(graph, undefined, TARGETS[provider]);
-      const session = loadSession(environment, model, sessionOptions);
-      sessions.push(session);
+      const loaded = loader?.load(model) ?? { session: loadSession(environment, model, sessionOptions), isMixed: false };
+      sessions.push(loaded.session);
       webGpu?.count(graph);
-      return { graph, workspace: 0, session, commands: 1, reads: readsAtOnce(graph) };
+      return { graph, workspace: 0, ...loaded, commands: 1, reads: readsAtOnce(graph) };
     },
     bind(program: OrtProgram, addresses, _workspace, places): OrtCall {
       const { graph, reads } = program;
@@ -117,9 +120,10 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       };
       const [inputs, outputs] = [graph.inputs.map(place), graph.outputs.map(place)];
       const inPlace = (tensor: PlacedTensor) => tensorAt(api, info, tensor);
+      const call = program.isMixed ? callByValue : callInPlace;
       const { start, end } = webGpu
         ? webGpu.bind(program.session, runOptions, inputs, outputs)
-        : callInPlace(api, program.session, runOptions, inputs.map(inPlace), outputs.map(inPlace));
+        : call(api, program.session, runOptions, inputs.map(inPlace), outputs.map(inPlace));
       ends.push(end);
       return { program, start };
     },
@@ -142,6 +146,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       for (const end of ends.splice(0)) end();
       memory.close();
       for (const session of sessions.splice(0)) api.ReleaseSession(session);
+      loader?.close();
       api.ReleaseSessionOptions(sessionOptions);
       api.ReleaseRunOptions(runOptions);
     },
@@ -157,25 +162,6 @@ function withBytes(arena: TemporaryMemory, more: () => number): TemporaryMemory 
     reset: (bytes) => arena.reset(Math.max(0, bytes - more())),
     borrow: arena.borrow,
   };
-}
-
-function createSessionOptions(api: OrtApi, threads: number): Pointer {
-  const options = created((out) => api.CreateSessionOptions(out));
-  api.SetIntraOpNumThreads(options, threads);
-  api.SetInterOpNumThreads(options, 1);
-  api.SetSessionLogSeverityLevel(options, LOG_ERRORS);
-  api.SetSessionGraphOptimizationLevel(options, NO_OPTIMIZATION);
-  // Patterns are for varying shapes, and cost memory.
-  api.DisableMemPattern(options);
-  const entries = {
-    "session.use_env_allocators": "1",
-    // Weights are inputs, which ONNX Runtime cannot pack; constants are tiny.
-    "session.disable_prepacking": "1",
-    // A pool would spin for 50 ms after each run, and each session has its own.
-    "session.intra_op.allow_spinning": "0",
-  };
-  for (const [key, value] of Object.entries(entries)) api.AddSessionConfigEntry(options, cString(key), cString(value));
-  return options;
 }
 
 /** A tensor that views the memory at its address. */

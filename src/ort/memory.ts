@@ -100,7 +100,11 @@ function bytesAt(api: OrtApi, place: Pointer, address: Pointer, bytes: number, t
   });
 }
 
-/** Runs a model of one input and one output, and releases both. */
+/**
+ * Runs a model of one input and one output, and releases both. The binding lives for this run alone, so that no input is older than it. What is
+ * bound to the CPU is copied to the card when it is bound, on a stream that the run does not wait for: hence the wait behind it, and the one for
+ * outputs, each for all that the card does. Threads that copy beside programs have a stream of their own (`cuda-copies.ts`).
+ */
 function runBound(api: OrtApi, session: Pointer, runOptions: Pointer, input: Pointer, output: Pointer): void {
   const binding = created((out) => api.CreateIoBinding(session, out));
   try {
@@ -120,7 +124,7 @@ function runBound(api: OrtApi, session: Pointer, runOptions: Pointer, input: Poi
  * Memory of a device, `info`, from the arena of the sessions with `sessionOptions`. The CPU cannot reach it: bytes go in,
  * out and to zero by tiny models whose inputs and outputs are bound to where they come from and go to.
  */
-export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointer, info: Pointer): OrtMemory {
+export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointer, info: Pointer, isCuda: boolean): OrtMemory {
   const { api, memoryInfo: host } = environment;
   const runOptions = created((out) => api.CreateRunOptions(out));
   const copySession = loadSession(environment, copyModel(), sessionOptions);
@@ -128,7 +132,7 @@ export function copiedMemory(environment: OrtEnvironment, sessionOptions: Pointe
   const allocator = created((out) => api.CreateAllocator(copySession, info, out));
   const blocks = createBlocks(environment, allocator);
   const pinned = openPinned(environment, copySession);
-  const copies: DeviceCopies = { session: copySession, runOptions, host, device: info };
+  const copies: DeviceCopies = { session: copySession, runOptions, host, device: info, isCuda };
   const copier = createCopier(api, copies);
   const write = (address: Address, data: Uint8Array) => {
     if (data.length > 0) copier.toDevice(ptr(data), address, data.length);

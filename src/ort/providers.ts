@@ -77,14 +77,26 @@ function appendWebGpu(api: OrtApi, options: Pointer): void {
   api.SessionOptionsAppendExecutionProvider(options, cString("WebGPU"), null, null, 0);
 }
 
-let cudaInfo: Pointer | null = null;
+let cudaMemory: { readonly info: Pointer; readonly memoryLimit: number | undefined } | null = null;
+
+/** @throws {UserError} a second limit for the memory of a card, whose arena all executors of a process share */
+export function expectSameLimit(first: number | undefined, asked: number | undefined): void {
+  if (asked === first) return;
+  const limit = (bytes: number | undefined) => (bytes === undefined ? "none" : `${bytes} bytes`);
+  throw new UserError(
+    `the limit of the card's memory is that of the first executor of a process: expected ${limit(first)}, got ${limit(asked)}`,
+  );
+}
 
 /**
  * Names the card's memory, and gives it one arena for all sessions, which `session.use_env_allocators` makes them use:
- * the programs of a step run one after the other in the same temporary memory. Once per process.
+ * the programs of a step run one after the other in the same temporary memory. Once per process; the name and the arena live as long as it.
  */
 export function openCudaMemory({ api, env }: OrtEnvironment, settings: ProviderOptions): Pointer {
-  if (cudaInfo) return cudaInfo;
+  if (cudaMemory) {
+    expectSameLimit(cudaMemory.memoryLimit, settings.memoryLimit);
+    return cudaMemory.info;
+  }
   const info = created((out) => api.CreateMemoryInfo(cString("Cuda"), DEVICE_ALLOCATOR, FIRST_CARD, DEFAULT_MEMORY, out));
   const { memoryLimit } = settings;
   const arena = createArenaConfig(api, memoryLimit === undefined ? ARENA : { ...ARENA, max_mem: memoryLimit });
@@ -94,6 +106,6 @@ export function openCudaMemory({ api, env }: OrtEnvironment, settings: ProviderO
   } finally {
     api.ReleaseArenaCfg(arena);
   }
-  cudaInfo = info;
+  cudaMemory = { info, memoryLimit };
   return info;
 }

@@ -46,6 +46,8 @@ export interface DeviceCopies {
   /** Names of the CPU's memory and of the device's. */
   readonly host: number;
   readonly device: number;
+  /** True if CUDA itself reaches both, beside ONNX Runtime. */
+  readonly isCuda: boolean;
 }
 
 /**

@@ -28,8 +28,11 @@ self.onmessage = async ({ data }: MessageEvent<Boot>) => {
 
 async function mover({ direction, reach, fd }: Boot): Promise<(move: Move) => void> {
   if (reach.kind === "device") {
-    const [{ createCopier }, { loadOrt }] = await Promise.all([import("../ort/memory.ts"), import("../ort/library.ts")]);
-    const copier = createCopier(loadOrt().api, reach.copies);
+    const [{ createThreadCopier }, { loadOrt }] = await Promise.all([
+      import("../ort/cuda-copies.ts"),
+      import("../ort/library.ts"),
+    ]);
+    const copier = createThreadCopier(loadOrt().api, reach.copies);
     return ({ address, bytes, place }) =>
       direction === "out" ? copier.toHost(address, place as Pointer, bytes) : copier.toDevice(place as Pointer, address, bytes);
   }

@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { cardMemory, type CudaSearch, describeMissing, findCuda, isHalfInstalled, PROVIDER_FILES } from "../../src/ort/cuda.ts";
-import { cudaOptions } from "../../src/ort/providers.ts";
+import { cudaOptions, expectSameLimit } from "../../src/ort/providers.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
@@ -100,6 +100,14 @@ describe("looking for CUDA", () => {
 test("CUDA's options: no TF32, an arena that grows as needed, the limit that was asked for", () => {
   expect(cudaOptions()).toEqual({ device_id: "0", use_tf32: "0", arena_extend_strategy: "kSameAsRequested" });
   expect(cudaOptions({ memoryLimit: 2 ** 33 })).toMatchObject({ gpu_mem_limit: "8589934592" });
+});
+
+test("a card's memory has one limit in a process: another one is refused, not ignored", () => {
+  expectSameLimit(undefined, undefined);
+  expectSameLimit(2 ** 30, 2 ** 30);
+  const text = "the limit of the card's memory is that of the first executor of a process";
+  expect(userError(() => expectSameLimit(2 ** 30, 2 ** 31))).toBe(`${text}: expected 1073741824 bytes, got 2147483648 bytes`);
+  expect(userError(() => expectSameLimit(2 ** 30, undefined))).toBe(`${text}: expected 1073741824 bytes, got none`);
 });
 
 test("a provider that cannot be loaded gives one clear error with ONNX Runtime's reason, where CUDA is missing", () => {

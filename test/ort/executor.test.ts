@@ -2,7 +2,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
-import { type Graph, sameType } from "../../src/graph/types.ts";
+import { byteLength, type Graph, sameType, typeOf } from "../../src/graph/types.ts";
 import { SAMPLES } from "../onnx/samples.ts";
 import { runOn } from "../support/executor.ts";
 import { userError } from "../hf/temp.ts";
@@ -131,6 +131,39 @@ test("attention of 2048 tokens and its gradient need less than the scores of all
   const scores = 4 * heads * tokens ** 2;
   expect(forward).toBeLessThan(0.5 * scores);
   expect(backward).toBeLessThan(0.7 * scores);
+});
+
+// The CPU's own provider has all nodes of a program, as another one may have some.
+describe.each([
+  ["memory of the process", false],
+  ["memory that is reached by copies", true],
+])("a program with nodes that a device leaves to the CPU, %s", (_, copies) => {
+  const strict = createOrtExecutor({ threads: 1, strict: true, copies });
+  afterAll(() => strict.close());
+
+  test("is loaded all the same, and reads its inputs anew at each run", () => {
+    expect(strict.prepare(product)).toMatchObject({ isMixed: true });
+    const { attrs, inputs } = SAMPLES.SwiGLU[0]!;
+    const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "SwiGLU" }), inputs, attrs });
+    outputs.forEach((output) => builder.output({ name: output, role: "boundary" }));
+    const graph = builder.build();
+    const program = strict.prepare(graph);
+    const names = [...graph.inputs, ...graph.outputs].map(({ name }) => name);
+    const addresses = new Map(names.map((name) => [name, strict.reserve(byteLength(typeOf(graph, name)))]));
+    const call = strict.bind(program, addresses, 0);
+    for (const factor of [1, 2]) {
+      const scaled = new Map(
+        [...feeds].map(([name, { data, ...rest }]) => [name, { ...rest, data: data.map((x) => factor * Number(x)) }]),
+      );
+      for (const [name, { data }] of scaled) strict.write(addresses.get(name)!, new Uint8Array((data as Float32Array).buffer));
+      strict.run(call);
+      const expected = runOn(executor, graph, scaled as typeof feeds);
+      for (const name of outputs) {
+        const bytes = strict.read(addresses.get(name)!, byteLength(typeOf(graph, name)));
+        expectWithin(name, relativeError(new Float32Array(bytes.buffer), expected.get(name)!), boundFor(1e-6));
+      }
+    }
+  });
 });
 
 // The way to a device's memory, on the CPU's.

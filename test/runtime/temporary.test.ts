@@ -79,5 +79,9 @@ test("a provider that cannot give memory back keeps what it has, and takes no pi
   arena.reset(2 * bytes);
   expect(arena.bytes).toBe(bytes);
   arena.close();
+  // One that has to is not passed over.
+  const needed = createArena(environment, { sessionOptions, memory, device: "gpu:0", mustShrink: true });
+  expect(() => needed.reset(0)).toThrow("ONNX Runtime, RunWithBinding");
+  needed.close();
   api.ReleaseSessionOptions(sessionOptions);
 });

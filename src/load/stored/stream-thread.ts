@@ -49,8 +49,11 @@ async function writer(reach: Reach): Promise<(address: number, bytes: number, fi
 }
 
 async function deviceWriter(copies: DeviceCopies): Promise<(address: number, bytes: number, fill: Fill) => void> {
-  const [{ createCopier }, { loadOrt }] = await Promise.all([import("../../ort/memory.ts"), import("../../ort/library.ts")]);
-  const copier = createCopier(loadOrt().api, copies);
+  const [{ createThreadCopier }, { loadOrt }] = await Promise.all([
+    import("../../ort/cuda-copies.ts"),
+    import("../../ort/library.ts"),
+  ]);
+  const copier = createThreadCopier(loadOrt().api, copies);
   const stage = new Uint8Array(PIECE);
   return (address, bytes, fill) => {
     for (let done = 0; done < bytes; done += PIECE) {
