@@ -14,7 +14,7 @@ import { createSampleMaker } from "../data/samples/sample-maker.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
 import { openScorer, type Scorer, type ScorerOptions } from "../generate/score.ts";
 import type { ReadWeightsOptions } from "../load/open-weights.ts";
-import { withPooling } from "../load/embedder.ts";
+import { denseOf, withPooling } from "../load/embedder.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
@@ -104,7 +104,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const texts = objective.texts * plain.most;
       const { head } = objective;
       const pooling = head.kind === "logits" ? head.pooling : undefined;
-      const measured = pooling === undefined ? config : withPooling(config, pooling);
+      const measured = pooling === undefined ? config : withPooling(config, pooling, denseOf(model));
       const options = { ...model, config: measured, head, tokens: rowLength, texts, weighted: samples.weighted };
       const batches = hasReference(objective.head)
         ? await againstBase(plain, createReferences(samples.count, objective.texts), options, { flags, reading, signal })

@@ -54,6 +54,10 @@ export async function exportOnnx(
   const merged = temporaryPath(resolve(dirname(resolve(out)), `${basename(out)}-merged`));
   try {
     const { config, adapter } = model;
+    if (config.encoder?.hasDecoderBody)
+      throw new UserError(
+        `${nameOf(model)} is an EmbeddingGemma, which ONNX files are not written for yet; expected a BERT or its kin`,
+      );
     if (config.encoder === null)
       throw new UserError(
         `${nameOf(model)} generates text, which ONNX files are not written for; expected a text encoder such as a BERT, or export gguf`,
@@ -62,6 +66,8 @@ export async function exportOnnx(
     if (config.textHead && wish !== undefined)
       throw new UserError(`${flagName(wish)} is for embeddings; ${nameOf(model)} judges whole texts`);
     const embedding = config.textHead ? null : embeddingOf(model, wishes);
+    if (embedding && embedding.dense.length > 0)
+      throw new UserError(`${nameOf(model)} has layers behind its pooling (Dense), which ONNX files are not written with yet`);
     if (adapter) {
       const learned = { stopIds: null, chatTemplate: null, embedder: null };
       mergeAdapter({ base: model.folder, adapter: dirname(adapter.path), output: merged, learned });

@@ -53,7 +53,8 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   const config = loadConfig(base);
   const embedder = said && {
     pooling: said.pooling,
-    width: config.hiddenSize,
+    dense: said.dense,
+    width: said.dense.at(-1)?.outputs ?? config.hiddenSize,
     maxLength: said.maxLength ?? contextLimit(config),
     lowerCase: said.lowerCase,
     hasTemplate: (tokenizer?.chatTemplates.size ?? 0) > 0,

@@ -2,7 +2,7 @@ import { dirname } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { show } from "../base/json.ts";
 import { readEmbedder, type SaidEmbedder } from "../hf/config/embeddings.ts";
-import type { ModelConfig, Pooling } from "../models/config.ts";
+import type { DenseLayer, ModelConfig, Pooling } from "../models/config.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import type { OpenModel } from "./open-model.ts";
 import { nameOf } from "./text-head.ts";
@@ -10,6 +10,8 @@ import { nameOf } from "./text-head.ts";
 /** Describes how a model makes embeddings of texts. */
 export interface Embedding {
   readonly pooling: Pooling;
+  /** Layers behind the pooling. */
+  readonly dense: readonly DenseLayer[];
   /** True if they are brought to length 1, behind everything else. */
   readonly normalizes: boolean;
   /** Numbers of an embedding, the first ones. */
@@ -52,9 +54,11 @@ export function embeddingOf(model: Embeds, wishes: EmbeddingWishes = {}): Embedd
   expectEmbedder(model);
   const { config } = model;
   const said = saidEmbedder(model);
-  const { dimensions = said?.dimensions ?? config.hiddenSize } = wishes;
-  if (dimensions > config.hiddenSize)
-    throw new UserError(`--dimensions ${dimensions}: the embeddings of ${nameOf(model)} have ${config.hiddenSize} numbers`);
+  const dense = said?.dense ?? [];
+  const width = dense.at(-1)?.outputs ?? config.hiddenSize;
+  const { dimensions = said?.dimensions ?? width } = wishes;
+  if (dimensions > width)
+    throw new UserError(`--dimensions ${dimensions}: the embeddings of ${nameOf(model)} have ${width} numbers`);
   const context = contextLimit(config);
   const maxLength = wishes.sequenceLength ?? Math.min(said?.maxLength ?? context, context);
   checkContext(config, maxLength);
@@ -65,6 +69,7 @@ export function embeddingOf(model: Embeds, wishes: EmbeddingWishes = {}): Embedd
     );
   return {
     pooling: wishes.pooling ?? said?.pooling ?? usualPooling(config),
+    dense,
     normalizes: wishes.normalize ?? said?.normalizes ?? false,
     dimensions,
     prompt,
@@ -96,7 +101,11 @@ export function expectEmbedder(model: Pick<Embeds, "name" | "config" | "adapter"
   );
 }
 
-/** The model whose head gives a text's embedding. */
-export function withPooling(model: ModelConfig, pooling: Pooling): ModelConfig {
-  return { ...model, textHead: { outputs: model.hiddenSize, padId: null, pooling } };
+/** The model whose head gives a text's embedding. @param dense layers behind the pooling */
+export function withPooling(model: ModelConfig, pooling: Pooling, dense: readonly DenseLayer[] = []): ModelConfig {
+  const outputs = dense.at(-1)?.outputs ?? model.hiddenSize;
+  return { ...model, textHead: { outputs, padId: null, pooling, ...(dense.length > 0 && { dense }) } };
 }
+
+/** Layers behind the pooling that a model's files say. @throws {UserError} files that are damaged */
+export const denseOf = (model: Pick<Embeds, "folder" | "adapter">): readonly DenseLayer[] => saidEmbedder(model)?.dense ?? [];

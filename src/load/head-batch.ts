@@ -22,7 +22,7 @@ function textsOf(
   batch: Pick<MicroBatch, "ids" | "spans">,
   { textHead, encoder }: Pick<ModelConfig, "textHead" | "encoder">,
 ): Pick<TokenBatch, "rows" | "means"> {
-  const { padId, pooling = encoder ? "cls" : "last" } = textHead!;
+  const { padId, pooling = encoder && !encoder.hasDecoderBody ? "cls" : "last" } = textHead!;
   switch (pooling) {
     case "mean":
       return { means: batch.spans.flat() };

@@ -9,7 +9,9 @@ import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
 import { type Classifier, readClassifier } from "../hf/config/classifier.ts";
 import { loadConfig } from "../hf/config/config.ts";
-import { UserError } from "../base/errors.ts";
+import { attempt, UserError } from "../base/errors.ts";
+import { readEmbedder } from "../hf/config/embeddings.ts";
+import { withDense } from "../hf/weights/dense.ts";
 import { predictsTokens } from "../models/chain/segments.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { familyOf } from "../models/families/index.ts";
@@ -82,7 +84,8 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
   const { onNote, check = "kept", chats = {}, predicts = "next tokens" } = options;
   const declared = loadConfig(folder);
   checkPrediction(declared, folder, predicts);
-  const source = openModelWeights(folder, declared);
+  const dense = predicts === "anything" ? (attempt(() => readEmbedder(folder))?.dense ?? []) : [];
+  const source = withDense(openModelWeights(folder, declared), folder, dense);
   let adapter: Adapter | null = null;
   const close = () => {
     source.close();

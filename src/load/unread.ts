@@ -10,6 +10,9 @@ import { adapterTuning } from "./adapter.ts";
 /** Names that the model computes by itself, or that say a thing twice: old files hold such tensors, and nobody misses them. */
 const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias|embeddings\.position_ids)$/;
 
+/** Layers of embeddings, which other heads do not read. */
+const BEHIND_POOLING = /^\d+_Dense\./;
+
 /** The version of this check: what an earlier one has found is not believed. */
 const CHECK_VERSION = 2;
 
@@ -36,12 +39,14 @@ function findUnread(config: ModelConfig, source: TensorSource): string | null {
   };
   const read = new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
   const modules = new Set([...read].map(moduleOf));
-  const { head, encoder } = modulesOf(config);
+  const { head, encoder, norm = "norm" } = modulesOf(config);
   // Heads that the model can be given read these.
   const spare = new Set([`${head}.weight`, ...(encoder ? textHeadShapes(config, 0).keys() : [])]);
-  if (encoder?.finalNorm) spare.add(`${config.modulePrefix}${encoder.finalNorm}.weight`);
+  // Embeddings come from behind it.
+  const finalNorm = encoder ? encoder.finalNorm : norm;
+  if (finalNorm !== null) spare.add(`${config.modulePrefix}${finalNorm}.weight`);
   const unread = [...source.tensors.keys()].filter(
-    (name) => !read.has(name) && !isVision(name) && !COMPUTED.test(name) && !spare.has(name),
+    (name) => !read.has(name) && !isVision(name) && !COMPUTED.test(name) && !spare.has(name) && !BEHIND_POOLING.test(name),
   );
   const partOfRead = unread.find((name) => modules.has(moduleOf(name)));
   if (partOfRead !== undefined) {

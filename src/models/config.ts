@@ -19,6 +19,8 @@ export interface EncoderConfig {
   readonly typeRows: number;
   /** True if there is a head that predicts masked tokens. */
   readonly predictsTokens: boolean;
+  /** True if its modules are those of a decoder, whose tokens attend to both sides all the same (EmbeddingGemma). */
+  readonly hasDecoderBody: boolean;
 }
 
 export interface ConvolutionConfig {
@@ -108,12 +110,24 @@ export interface ModelConfig {
 export const POOLINGS = ["mean", "cls", "last"] as const;
 export type Pooling = (typeof POOLINGS)[number];
 
+/** A linear layer between the pooled hidden states and the embedding, as sentence-transformers' `Dense`: f(x W^T + b). */
+export interface DenseLayer {
+  /** Its folder, which its parameters' names begin with. */
+  readonly module: string;
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly bias: boolean;
+  readonly activation: "identity" | "tanh";
+}
+
 /** Describes a head that gives numbers for a text: logits of classes, or a score. */
 export interface TextHead {
   /** Numbers that a text gets. */
   readonly outputs: number;
-  /** The numbers are the text's embedding, which no layer makes; absent: a last layer makes them of one token. */
+  /** The numbers are the text's embedding; absent: a last layer makes them of one token. */
   readonly pooling?: Pooling;
+  /** Layers behind the pooling. */
+  readonly dense?: readonly DenseLayer[];
   /** The id of padding, with which no text ends: the last token of a text is its last other one. Null: the last one, whatever it is. */
   readonly padId: number | null;
 }

@@ -25,3 +25,6 @@ export function layerOf(name: string, model: Pick<ModelConfig, "modulePrefix">):
   const [, layer] = name.startsWith(prefix) ? (/^(\d+)\./.exec(name.slice(prefix.length)) ?? []) : [];
   return layer === undefined ? null : Number(layer);
 }
+
+/** The name of the linear layer in a folder of sentence-transformers' `Dense`. */
+export const denseModule = (folder: string): string => `${folder}.linear`;

@@ -7,7 +7,7 @@ import { parseSources, trainingFiles } from "../data/examples/sources.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
-import { expectEmbedder, saidEmbedder, usualPooling, withPooling } from "../load/embedder.ts";
+import { denseOf, expectEmbedder, saidEmbedder, usualPooling, withPooling } from "../load/embedder.ts";
 import { nameOf, withNewHead } from "../load/text-head.ts";
 import type { ModelConfig, Pooling } from "../models/config.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../models/families/index.ts";
@@ -54,8 +54,8 @@ export async function withHead(
   if (objective.head.pooling !== undefined) {
     checkEmbedding(config, opened);
     const settled = withSettledPooling(config, opened, onNote);
-    const lowerCase = attempt(() => saidEmbedder(opened))?.lowerCase ?? false;
-    return { config: settled, model: withPooling(model, settled.pooling), source, classifier: null, lowerCase };
+    const { lowerCase = false, dense } = attempt(() => saidEmbedder(opened)) ?? {};
+    return { config: settled, model: withPooling(model, settled.pooling, dense), source, classifier: null, lowerCase };
   }
   checkFamily(config, opened);
   const known = opened.classifier;
@@ -146,7 +146,7 @@ export function withPlannedHead<C extends HeadSettings>(
   if (head.kind !== "logits") return { config, model, source };
   if (head.pooling !== undefined) {
     const settled = withSettledPooling(config, opened);
-    return { config: settled, model: withPooling(model, settled.pooling), source };
+    return { config: settled, model: withPooling(model, settled.pooling, attempt(() => denseOf(opened)) ?? []), source };
   }
   checkFamily(config, opened);
   return withOutputs(config, opened, model.textHead?.outputs ?? (head.outputs || PLANNED_CLASSES), model.padTokenId);
@@ -231,9 +231,10 @@ function checkEmbedding(config: TrainConfig, opened: Opened): void {
       `--objective ${objective}: ${nameOf(opened)} is the text part of a model with images; expected a text encoder or a model that generates text`,
     );
   }
-  const wide = config.matryoshka?.find((width) => width > model.hiddenSize);
+  const numbers = withPooling(model, "mean", attempt(() => denseOf(opened)) ?? []).textHead!.outputs;
+  const wide = config.matryoshka?.find((width) => width > numbers);
   if (wide !== undefined)
-    throw new UserError(`--matryoshka ${wide}: the embeddings of ${nameOf(opened)} have ${model.hiddenSize} numbers`);
+    throw new UserError(`--matryoshka ${wide}: the embeddings of ${nameOf(opened)} have ${numbers} numbers`);
   const head = modulesOf(model).head.split(".").at(-1)!;
   const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
   if (flag !== null)

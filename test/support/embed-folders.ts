@@ -1,6 +1,8 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { createRandom } from "../../src/base/random.ts";
 import { makeFolder } from "../../src/base/files/files.ts";
+import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { merge } from "../../src/library/merge.ts";
 import { train } from "../../src/library/train.ts";
 import { writeTinyModel } from "./cli.ts";
@@ -41,6 +43,7 @@ export async function makeEmbedFolders(folder: string): Promise<void> {
   writeTinyModel(join(folder, "chatty"), SMALL);
   writeCausalModel(join(folder, "causal"));
   writeSentence(join(folder, "sentence"));
+  writeDense(join(folder, "dense"));
   await trainRuns(folder);
 }
 
@@ -75,6 +78,36 @@ function writeSentence(path: string): void {
   });
 }
 
+/** The same with layers behind the mean. */
+function writeDense(path: string): void {
+  writeRandomEncoder(path, BERT, "bert-uncased");
+  const kinds = ["Transformer", "Pooling", "Dense", "Dense", "Normalize"];
+  const places = kinds.map((type, idx) => ({
+    idx,
+    name: `${idx}`,
+    path: idx === 0 ? "" : `${idx}_${type}`,
+    type: `sentence_transformers.models.${type}`,
+  }));
+  writeJson(join(path, "modules.json"), places);
+  for (const { path: place } of places.slice(1)) makeFolder(join(path, place));
+  writeJson(join(path, "1_Pooling/config.json"), { word_embedding_dimension: 16, pooling_mode_mean_tokens: true });
+  writeJson(join(path, "4_Normalize/config.json"), {});
+  for (const [place, inputs, outputs, bias, activation] of [
+    ["2_Dense", 16, 20, false, "linear.Identity"],
+    ["3_Dense", 20, 12, true, "activation.Tanh"],
+  ] as const) {
+    const activation_function = `torch.nn.modules.${activation}`;
+    writeJson(join(path, place, "config.json"), { in_features: inputs, out_features: outputs, bias, activation_function });
+    const random = createRandom(3, place);
+    const tensor = (name: string, shape: readonly number[]) => {
+      const data = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 0.3 * random.normal());
+      return { name, dtype: "f32" as const, shape, data };
+    };
+    const tensors = [tensor("linear.weight", [outputs, inputs]), ...(bias ? [tensor("linear.bias", [outputs])] : [])];
+    writeSafetensors(join(path, place, "model.safetensors"), tensors);
+  }
+}
+
 async function trainRuns(folder: string): Promise<void> {
   const data = join(folder, "pairs.jsonl");
   const rows = words.map((word) => ({ anchor: `What is a ${word}?`, positive: `the ${word} of old` }));
@@ -82,9 +115,11 @@ async function trainRuns(folder: string): Promise<void> {
   const common = { objective: "embed", data, threads: 1, matmul: "wasm", device: "wasm", sample: false, saveMinutes: 0 } as const;
   const run = { batchSize: 8, packing: false, steps: 5, learningRate: 5e-3, sequenceLength: 32 } as const;
   await train({ ...common, ...run, model: join(folder, "bert"), output: join(folder, "full"), method: "full" });
+  await train({ ...common, ...run, model: join(folder, "dense"), output: join(folder, "dense-full"), method: "full" });
   for (const [name, model] of [
     ["bert", "bert"],
     ["causal", "chatty"],
+    ["dense", "dense"],
   ] as const) {
     const [output, learningRate] = [join(folder, `${name}-lora`), 5e-2];
     const own = name === "bert" ? { lastLayers: 1, modulesToSave: ["output.LayerNorm"] } : {};

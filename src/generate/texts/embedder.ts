@@ -44,8 +44,8 @@ export async function openEmbedder(
   { model, embedding, truncate }: TextEmbedderOptions,
   reading: ReadWeightsOptions,
 ): Promise<TextEmbedder> {
-  const { pooling, maxLength, prompt, lowerCase, dimensions } = embedding;
-  const config = withPooling(model.config, pooling);
+  const { pooling, dense, maxLength, prompt, lowerCase, dimensions } = embedding;
+  const config = withPooling(model.config, pooling, dense);
   const rows = rowSizes(maxLength);
   const options = { ...model, config, head: embedderHead(pooling), tokens: rows.sizes, texts: rows.most, weighted: false };
   const scorer = await openScorer(executor, options, reading);
@@ -66,7 +66,7 @@ export async function openEmbedder(
       for (const { batch, members } of rowsOf(samples, rows)) {
         await breathe();
         const values = scorer.textLogits(batch);
-        const width = config.hiddenSize;
+        const width = config.textHead!.outputs;
         for (const [i, text] of members.entries())
           embeddings[text] = finished(values.slice(i * width, i * width + kept), embedding.normalizes);
       }

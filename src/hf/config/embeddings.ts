@@ -4,8 +4,8 @@ import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { readText } from "../../base/files/files.ts";
 import { parseJson, readJsonObject, show } from "../../base/json.ts";
-import { parseWith } from "../../base/schema.ts";
-import type { Pooling } from "../../models/config.ts";
+import { parseWith, size } from "../../base/schema.ts";
+import type { DenseLayer, Pooling } from "../../models/config.ts";
 
 /** Describes a model that gives texts embeddings, as sentence-transformers is told of it. */
 export interface Embedder {
@@ -20,25 +20,36 @@ export interface Embedder {
   readonly hasTemplate: boolean;
   /** The class of Transformers without a head. */
   readonly architecture: string;
+  /** Layers behind the pooling. */
+  readonly dense: readonly DenseLayer[];
 }
 
 /** The modules of sentence-transformers, with the folders that hold their settings. */
-const MODULES: readonly (readonly [path: string, type: string])[] = [
+const modulesOf = (dense: readonly DenseLayer[]): readonly (readonly [path: string, type: string])[] => [
   ["", "Transformer"],
   ["1_Pooling", "Pooling"],
-  ["2_Normalize", "Normalize"],
+  ...dense.map(({ module }) => [module, "Dense"] as const),
+  [`${2 + dense.length}_Normalize`, "Normalize"],
 ];
 
 /** The files beside a model that make a folder of sentence-transformers of it, with their texts, by path; all its versions read this form, but for chat templates. */
-export function embedderFiles({ pooling, width, maxLength, lowerCase, hasTemplate }: Embedder): ReadonlyMap<string, string> {
-  const modules = MODULES.map(([path, type], idx) => ({
+export function embedderFiles({
+  pooling,
+  dense,
+  width,
+  maxLength,
+  lowerCase,
+  hasTemplate,
+}: Embedder): ReadonlyMap<string, string> {
+  const all = modulesOf(dense);
+  const modules = all.map(([path, type], idx) => ({
     idx,
     name: String(idx),
     path,
     type: `sentence_transformers.models.${type}`,
   }));
   const modes = {
-    word_embedding_dimension: width,
+    word_embedding_dimension: dense[0]?.inputs ?? width,
     pooling_mode_cls_token: pooling === "cls",
     pooling_mode_mean_tokens: pooling === "mean",
     pooling_mode_max_tokens: false,
@@ -52,7 +63,8 @@ export function embedderFiles({ pooling, width, maxLength, lowerCase, hasTemplat
     [MODULES_FILE, text(modules)],
     ["sentence_bert_config.json", text({ max_seq_length: maxLength, do_lower_case: lowerCase, ...(hasTemplate && PLAIN_TEXTS) })],
     ["1_Pooling/config.json", text(modes)],
-    ["2_Normalize/config.json", text({})],
+    ...dense.map((layer) => [`${layer.module}/config.json`, text(denseSettings(layer))] as const),
+    [`${all.at(-1)![0]}/config.json`, text({})],
   ]);
 }
 
@@ -62,6 +74,15 @@ const PLAIN_TEXTS = {
   modality_config: { text: { method: "forward", method_output_name: "last_hidden_state" } },
   module_output_name: "token_embeddings",
 };
+
+const ACTIVATIONS = { identity: "torch.nn.modules.linear.Identity", tanh: "torch.nn.modules.activation.Tanh" } as const;
+
+const denseSettings = ({ inputs, outputs, bias, activation }: DenseLayer) => ({
+  in_features: inputs,
+  out_features: outputs,
+  bias,
+  activation_function: ACTIVATIONS[activation],
+});
 
 const MODULES_FILE = "modules.json";
 
@@ -87,6 +108,8 @@ const MODES: Readonly<Record<string, Pooling>> = {
 /** Describes the way from a text to its embedding that a folder of sentence-transformers says. */
 export interface SaidEmbedder {
   readonly pooling: Pooling;
+  /** Layers behind the pooling. */
+  readonly dense: readonly DenseLayer[];
   /** True if embeddings are brought to length 1. */
   readonly normalizes: boolean;
   /** Tokens of a text, at most; null: the files say nothing of it. */
@@ -120,10 +143,10 @@ export function readEmbedder(folder: string): SaidEmbedder | null {
   if (!existsSync(path)) return null;
   const modules = parseWith(moduleSchema, parseJson(readText(path), path), path);
   const kinds = modules.map(({ type }) => type.split(".").at(-1)!);
-  if (!/^Transformer,Pooling(,Normalize)?$/.test(kinds.join()) || modules[0]!.path !== "") {
+  if (!/^Transformer,Pooling(,Dense)*(,Normalize)?$/.test(kinds.join()) || modules[0]!.path !== "") {
     const found = modules.map((module, i) => `${kinds[i]!}${module.path === "" ? "" : ` in ${module.path}`}`).join(", ");
     throw new UserError(
-      `${path}: the modules ${found} are not supported; expected Transformer in the folder itself, Pooling, and perhaps Normalize`,
+      `${path}: the modules ${found} are not supported; expected Transformer in the folder itself, Pooling, and perhaps Dense and Normalize`,
     );
   }
   const pooling = join(folder, modules[1]!.path, "config.json");
@@ -134,12 +157,39 @@ export function readEmbedder(folder: string): SaidEmbedder | null {
   return {
     ...texts,
     pooling: poolingOf(raw, pooling),
+    dense: modules.filter((_, i) => kinds[i] === "Dense").map(({ path: module }) => denseOf(folder, module)),
     normalizes: kinds.includes("Normalize"),
     prompts: Object.fromEntries(Object.entries(settings.prompts ?? {}).map(([name, text]) => [name, text ?? ""])),
     defaultPrompt: settings.default_prompt_name ?? null,
     poolsPrompt: raw["include_prompt"] !== false,
     dimensions: settings.truncate_dim ?? null,
   };
+}
+
+const denseSchema = z.looseObject({
+  in_features: size,
+  out_features: size,
+  bias: z.boolean().default(true),
+  activation_function: z.string().default(ACTIVATIONS.tanh),
+  use_residual: z.literal(false).default(false),
+  module_input_name: z.literal("sentence_embedding").default("sentence_embedding"),
+  module_output_name: z.literal("sentence_embedding").nullish(),
+});
+
+/** @throws {UserError} a layer that does something else */
+function denseOf(folder: string, module: string): DenseLayer {
+  const path = join(folder, module, "config.json");
+  const {
+    in_features: inputs,
+    out_features: outputs,
+    bias,
+    activation_function: given,
+  } = parseWith(denseSchema, readJsonObject(path), path);
+  const activation = (["identity", "tanh"] as const).find((name) => given.endsWith(`.${ACTIVATIONS[name].split(".").at(-1)!}`));
+  if (activation !== undefined) return { module, inputs, outputs, bias, activation };
+  throw new UserError(
+    `${path}: activation_function ${show(given)} is not supported; expected ${Object.values(ACTIVATIONS).join(" or ")}`,
+  );
 }
 
 /** @throws {UserError} several at once, or one that there is not here */

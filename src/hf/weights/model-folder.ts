@@ -2,6 +2,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { copyAtomic, fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { ADDITIONAL_TEMPLATES, additionalTemplates, CHAT_TEMPLATE_FILE } from "./template-files.ts";
+import { denseFiles } from "./dense.ts";
 import { type Embedder, embedderFiles } from "../config/embeddings.ts";
 import { CLASSIFIER_FILE, type Classifier, classifierKeys, classifierText } from "../config/classifier.ts";
 import { readJsonObject } from "../../base/json.ts";
@@ -71,6 +72,10 @@ export function copyCompanions(from: string, to: string, io: FileIo = fileIo, le
     const config = { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [embedder.architecture] };
     write(CONFIG_FILE, `${JSON.stringify(config, null, 2)}\n`);
     for (const name of writeEmbedder(to, embedder, io)) written.add(name);
+    for (const name of denseFiles(from, embedder.dense)) {
+      copyAtomic(join(from, name), join(to, name), io);
+      written.add(name);
+    }
   }
   return [...written];
 }

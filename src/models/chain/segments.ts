@@ -102,7 +102,9 @@ export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Se
   const { embeddingScale, roundsEmbeddingScale, dtype } = config;
   const alpha = roundTo(embeddingScale, !roundsEmbeddingScale ? "f32" : isQuantised(type) ? dtype : type);
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
-  builder.output({ name: config.encoder ? encoderEmbedding(scope, config, scaled) : scaled, role: "boundary" });
+  const { encoder } = config;
+  const isNormed = encoder !== null && !encoder.hasDecoderBody;
+  builder.output({ name: isNormed ? encoderEmbedding(scope, config, scaled) : scaled, role: "boundary" });
   return {
     name: embeddingName(config),
     model: segmentModel("embedding", builder.build(), scope, false),

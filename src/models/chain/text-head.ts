@@ -9,7 +9,8 @@ import { Relu } from "../../ops/relu.ts";
 import { Tanh } from "../../ops/tanh.ts";
 import { activated } from "../blocks/mlp.ts";
 import { layerNorm, norm } from "../blocks/norm.ts";
-import type { ModelConfig, Pooling, TextHead } from "../config.ts";
+import type { DenseLayer, ModelConfig, Pooling, TextHead } from "../config.ts";
+import { denseModule } from "../names.ts";
 import { modulesOf, textHeadOf } from "../families/index.ts";
 import type { TextHeadModules } from "../families/family.ts";
 import { linear, ParamScope } from "../linear.ts";
@@ -58,9 +59,15 @@ function backward(config: ModelConfig, textHead: TextHead, options: SegmentOptio
 /** The batch input that says where the texts are. */
 const textsInput = ({ pooling }: TextHead): BatchInput => (pooling === "mean" ? "means" : "rows");
 
-function addLogits(builder: GraphBuilder, config: ModelConfig, { outputs, pooling }: TextHead, options: SegmentOptions) {
+function addLogits(
+  builder: GraphBuilder,
+  config: ModelConfig,
+  { outputs, pooling, dense: layers = [] }: TextHead,
+  options: SegmentOptions,
+) {
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
-  if (pooling !== undefined) return { scope, logits: embedding(scope, config, pooling) };
+  if (pooling !== undefined)
+    return { scope, logits: layers.reduce((x, layer) => behind(scope, layer, x), embedding(scope, config, pooling)) };
   const pooled = builder.value(Gather, ["x", "rows"], {}, "pooled");
   const { output, bias, dense } = textHeadOf(config);
   const { hiddenSize } = config;
@@ -83,8 +90,14 @@ function embedding(scope: ParamScope, config: ModelConfig, pooling: Pooling): st
 }
 
 function lastNormed(scope: ParamScope, config: ModelConfig, x: string): string {
-  if (config.encoder) return finallyNormed(scope, config, x);
+  if (config.encoder && !config.encoder.hasDecoderBody) return finallyNormed(scope, config, x);
   return norm(scope, config, x, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
+}
+
+/** A layer behind the pooling. */
+function behind(scope: ParamScope, { module, inputs, outputs, bias, activation }: DenseLayer, x: string): string {
+  const y = linear(scope, x, { module: denseModule(module), inFeatures: inputs, outFeatures: outputs, bias, site: 0 });
+  return activation === "tanh" ? scope.builder.value(Tanh, [y], {}, `${module}.active`) : y;
 }
 
 /** The layer in front of an encoder's last one, with its activation and norm. */

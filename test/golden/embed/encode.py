@@ -31,6 +31,9 @@ CASES = [
     ("full", {}),
     ("bert-merged", {}),
     ("causal-merged", {}),
+    ("dense", {}),
+    ("dense-full", {}),
+    ("dense-merged", {"truncate_dim": 5, "normalize_embeddings": True}),
 ]
 
 # Adapters, with the poolings that their folders say.

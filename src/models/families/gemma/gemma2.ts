@@ -25,18 +25,16 @@ export const GEMMA_DEFAULTS: Raw = {
   bos_token_id: 2,
 };
 
-/** @throws {UserError} attention in both directions (EmbeddingGemma) */
+/** @throws {UserError} attention in both directions, which only a Gemma 3 has (EmbeddingGemma) */
 export function refuseBidirectional(raw: Raw, where: string): void {
   if (raw["use_bidirectional_attention"] !== true) return;
-  throw new UserError(`${where}: use_bidirectional_attention is not supported; expected a model that generates text`);
+  throw new UserError(
+    `${where}: use_bidirectional_attention is not supported; expected a model that generates text, or an EmbeddingGemma`,
+  );
 }
 
-/**
- * A Gemma's `config.json` in the words of the other families, with `layer_types` written out. `raw` has its defaults.
- * @throws {UserError} attention in both directions
- */
-export function plainGemma(raw: Raw, where: string): Raw {
-  refuseBidirectional(raw, where);
+/** A Gemma's `config.json` in the words of the other families, with `layer_types` written out. `raw` has its defaults. */
+export function plainGemma(raw: Raw): Raw {
   const { num_hidden_layers: layers, sliding_window_pattern: pattern } = raw;
   const patterned = () =>
     Array.from({ length: Number(layers) }, (_, i) => ((i + 1) % Number(pattern) ? "sliding_attention" : "full_attention"));
@@ -113,6 +111,7 @@ export function gemmaGguf({ architecture, period, largest, capped }: UsualGemma)
       const { heads, headDim, hiddenSize, layers, windowLayers, windowRope, attentionScale } = config;
       const refuse = (what: string) => new UserError(`llama.cpp's ${architecture} models have ${what}`);
       const scalar = layers === largest ? Math.floor(hiddenSize / heads) : headDim;
+      if (config.encoder) throw refuse("tokens that see those before them alone, not those behind them too");
       if (Math.abs(attentionScale * Math.sqrt(scalar) - 1) > 1e-6) {
         throw refuse(`query_pre_attn_scalar ${scalar}, not ${Math.round(attentionScale ** -2)}`);
       }
@@ -141,7 +140,8 @@ export const gemma2: Family = {
       attn_logit_softcapping: 50,
       final_logit_softcapping: 30,
     };
-    return readDecoder(plainGemma({ ...defaults, ...raw }, where), where, generation, gemmaRules("gemma2", 8192));
+    refuseBidirectional(raw, where);
+    return readDecoder(plainGemma({ ...defaults, ...raw }), where, generation, gemmaRules("gemma2", 8192));
   },
   modules: MODULES_WITH_QUERIES,
   layers: gemmaLayers,

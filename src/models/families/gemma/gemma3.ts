@@ -1,4 +1,5 @@
 import { isRecord } from "../../../base/json.ts";
+import type { EncoderConfig, ModelConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
 import { GEMMA_DEFAULTS, gemmaGguf, gemmaLayers, gemmaRules, plainGemma } from "./gemma2.ts";
 import { MODULES_WITH_QUERIES } from "../llama/llama.ts";
@@ -33,12 +34,32 @@ function ropeOfBoth(config: Raw): Raw {
   };
 }
 
-/** Gemma 3 (https://arxiv.org/abs/2503.19786): five layers with a window, and rotary positions of their own, for each without. */
+/**
+ * What an EmbeddingGemma (https://arxiv.org/abs/2509.20354) has of an encoder: its tokens see both sides, those of layers with a window half of it each, and there is no
+ * head that predicts tokens.
+ */
+const TO_BOTH_SIDES: EncoderConfig = {
+  positionRows: 0,
+  firstPosition: 0,
+  typeRows: 0,
+  predictsTokens: false,
+  hasDecoderBody: true,
+};
+
+function withBothSides(config: ModelConfig): ModelConfig {
+  const { slidingWindow } = config;
+  return { ...config, encoder: TO_BOTH_SIDES, slidingWindow: slidingWindow && Math.floor(slidingWindow / 2) + 1 };
+}
+
+/**
+ * Gemma 3 (https://arxiv.org/abs/2503.19786): five layers with a window, and rotary positions of their own, for each without; and EmbeddingGemma, whose tokens attend to
+ * both sides.
+ */
 export const gemma3: Family = {
   type: "gemma3_text",
   architecture: "Gemma3ForCausalLM",
   classifier: "Gemma3TextForSequenceClassification",
-  models: ["Gemma 3"],
+  models: ["Gemma 3", "EmbeddingGemma"],
   bare: "Gemma3TextModel",
   wrappers: [{ type: "gemma3", text: textOf, ...LLAVA_NAMES }],
   read(raw, where, generation) {
@@ -51,8 +72,9 @@ export const gemma3: Family = {
       rope_local_base_freq: 10_000,
       ...raw,
     };
-    const plain = { ...plainGemma(config, where), ...ropeOfBoth(config), attn_logit_softcapping: null };
-    return readDecoder(plain, where, generation, gemmaRules("gemma3_text", 131_072, { qkNorm: "heads" }));
+    const plain = { ...plainGemma(config), ...ropeOfBoth(config), attn_logit_softcapping: null };
+    const read = readDecoder(plain, where, generation, gemmaRules("gemma3_text", 131_072, { qkNorm: "heads" }));
+    return raw["use_bidirectional_attention"] === true ? withBothSides(read) : read;
   },
   modules: MODULES_WITH_QUERIES,
   layers: gemmaLayers,

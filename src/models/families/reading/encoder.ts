@@ -92,6 +92,7 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
       positionRows: config.max_position_embeddings,
       firstPosition,
       typeRows: config.type_vocab_size,
+      hasDecoderBody: false,
       predictsTokens: (config.architectures ?? rules.predicting).some((name) => rules.predicting.includes(name)),
     },
     hiddenAct,

@@ -16,6 +16,7 @@ import { transpose } from "../../../models/adapters/low-rank.ts";
 import { bareName, isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
 import { type ParamInfo, readTensor } from "../../../runtime/resident.ts";
 import { isVision } from "../../../hf/weights/model-weights.ts";
+import { isDense, writeDense } from "../../../hf/weights/dense.ts";
 import { readBytes, type TensorSource } from "../../../hf/weights/safetensors.ts";
 import { type TensorData } from "../../../hf/weights/safetensors-write.ts";
 import { byteLength } from "../../../graph/types.ts";
@@ -72,7 +73,12 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, learn
       described.task === EMBEDDING_TASK ? { ...tensor, name: bareName(tensor.name, engine.config.modulePrefix) } : tensor,
     );
     writeAdapter(folder, { ...described, tensors });
-    return [RUN_FILES.adapterConfig, RUN_FILES.adapter, ...writeLearned(folder, learned)];
+    return [
+      RUN_FILES.adapterConfig,
+      RUN_FILES.adapter,
+      ...writeLearned(folder, learned),
+      ...writeBehind(folder, engine, learned, []),
+    ];
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
@@ -83,7 +89,24 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, learn
   const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
   const companions = copyCompanions(join(folder, COMPANIONS), folder, undefined, learned);
   const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
-  return [...companions, ...writeWeights(folder, [...trained, ...base])];
+  const behind = writeBehind(folder, engine, learned, trained);
+  return [
+    ...companions,
+    ...behind,
+    ...writeWeights(
+      folder,
+      [...trained, ...base].filter(({ name }) => !isBehind(name, learned)),
+    ),
+  ];
+}
+
+const isBehind = (name: string, { embedder }: Learned): boolean => isDense(name, embedder?.dense ?? []);
+
+/** Writes the layers behind the pooling, trained or as they are. Returns the files' names. */
+function writeBehind(folder: string, { source }: Engine, learned: Learned, trained: readonly TensorData[]): string[] {
+  const own = new Map(trained.map((tensor) => [tensor.name, tensor]));
+  const tensors = baseTensors(source, (name) => isBehind(name, learned)).map((tensor) => own.get(tensor.name) ?? tensor);
+  return writeDense(folder, learned.embedder?.dense ?? [], tensors);
 }
 
 /** Makes an adapter folder of a folder that holds the parameters already, as a checkpoint's does. @throws {UserError} */

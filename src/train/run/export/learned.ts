@@ -10,11 +10,12 @@ import type { Engine } from "../../step/engine.ts";
 
 /** Returns what goes into the files beside the trained weights. */
 export function learnedBy({ config, model, tokenizer, classifier, sequenceLength, lowerCase }: Inputs): Learned {
-  const { textHead, hiddenSize: width } = model;
+  const { textHead } = model;
+  const { outputs: width = 0, dense = [] } = textHead ?? {};
   const pooling = textHead?.pooling;
   const described = { architecture: bareOf(familyOf(model)), hasTemplate: tokenizer.chatTemplates.size > 0, lowerCase };
   return {
-    embedder: pooling === undefined ? null : { ...described, pooling, width, maxLength: sequenceLength },
+    embedder: pooling === undefined ? null : { ...described, pooling, dense, width, maxLength: sequenceLength },
     textHead: classifier && { classifier, architecture: classifierOf(familyOf(model))! },
     stopIds: textHead ? null : undeclaredEnds(model.eosTokenIds, tokenizer),
     chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
