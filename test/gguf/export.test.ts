@@ -21,6 +21,10 @@ const USUAL: Partial<Record<GoldenFamily, object | ((config: Record<string, any>
   smollm3: { no_rope_layer_interval: 4, use_sliding_window: false },
   exaone4: { sliding_window: null },
   olmo3: { rope_theta: 500_000 },
+  // No biases.
+  olmo2: { attention_bias: false },
+  hunyuan: { attention_bias: false },
+  ernie45: { use_bias: false },
   "gemma3-vision"({ text_config: text }) {
     text.rope_parameters.sliding_attention.rope_theta = 10_000;
     return { text_config: { ...text, layer_types: undefined } };
@@ -32,6 +36,7 @@ function model(family: GoldenFamily, tokenizer = "smollm"): string {
   const target = modelWithTokenizer(family, join(folder, `${family}-${tokenizer}`), tokenizer);
   changeConfig(target, USUAL[family] ?? {});
   if (family === "seed-oss") dropTensors(target, ".o_proj.bias");
+  if (["olmo2", "hunyuan", "ernie45"].includes(family)) dropTensors(target, ".bias");
   return target;
 }
 
@@ -273,4 +278,18 @@ test("reordering of rows: features i and i + dim / 2 become neighbours", () => {
   const random = createRandom(3);
   const values = Float32Array.from({ length: 4 * 6 * 5 }, () => random.uniform());
   expect(separateRows(interleaveRows(values, 4, 5), 4, 5)).toEqual(values);
+});
+
+test("what llama.cpp has no place for in these architectures is refused before anything is written", async () => {
+  for (const [family, message] of [
+    ["olmo2", "olmo2 models have no biases in attention and in the MLP"],
+    ["hunyuan", "hunyuan-dense models have no biases"],
+    ["ernie45", "ernie4_5 models have no biases"],
+    ["exaone4", "exaone4 models are written where no layer has a sliding window"],
+    ["glm", "GGUF files are not written of GLM-Edge"],
+    ["gpt-neox", "GGUF files are not written of GPT-NeoX"],
+  ] as const) {
+    const target = modelWithTokenizer(family, join(folder, `${family}-refused`));
+    expect(await rejection(exported({ model: target, type: "f32" }))).toContain(message);
+  }
 });

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { parseWith } from "../../../base/schema.ts";
 import type { Family } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers, refuseBiases } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 
 const ownSchema = z.object({ use_bias: z.boolean().nullish() });
@@ -35,5 +35,5 @@ export const ernie45: Family = {
   },
   modules: LLAMA_MODULES,
   layers: llamaLayers,
-  gguf: { ...LLAMA_GGUF, architecture: "ernie4_5", scalings: [] },
+  gguf: { ...LLAMA_GGUF, architecture: "ernie4_5", scalings: [], check: refuseBiases("ernie4_5") },
 };

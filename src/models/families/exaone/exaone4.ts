@@ -1,7 +1,7 @@
 import { UserError } from "../../../base/errors.ts";
 import { show } from "../../../base/json.ts";
 import type { Family, Raw } from "../family.ts";
-import { LLAMA_MODULES } from "../llama/llama.ts";
+import { LLAMA_MODULES, refuseOtherHeads } from "../llama/llama.ts";
 import { POST_NORM_GGUF, postNormLayers } from "../olmo/olmo2.ts";
 import { type CommonConfig, NO_WINDOW, readDecoder, windowByTypes } from "../reading/common.ts";
 
@@ -47,7 +47,9 @@ export const exaone4: Family = {
   gguf: {
     ...POST_NORM_GGUF,
     architecture: "exaone4",
-    check({ slidingWindow, rotaryLayers }) {
+    check(config) {
+      refuseOtherHeads("exaone4")(config);
+      const { slidingWindow, rotaryLayers } = config;
       // It knows windows of one size of model alone, by the number of its layers.
       if (slidingWindow !== null || rotaryLayers.length > 0)
         throw new UserError("GGUF's exaone4 models are written where no layer has a sliding window, and this one has some");

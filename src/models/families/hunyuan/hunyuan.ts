@@ -4,7 +4,7 @@ import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 
 const NAMES = {
@@ -61,5 +61,6 @@ export const hunyuan: Family = {
     },
     rotatesNeighbours: false,
     scalings: [],
+    check: refuseBiases("hunyuan-dense"),
   },
 };

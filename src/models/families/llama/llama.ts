@@ -1,3 +1,4 @@
+import { UserError } from "../../../base/errors.ts";
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
 import type { Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
@@ -40,6 +41,24 @@ export const LLAMA_GGUF: GgufFacts = {
   window: "unknown",
   scalings: ["yarn-betas"],
 };
+
+/** Refuses biases, which llama.cpp has no place for in some architectures. */
+export function refuseBiases(architecture: string): (config: ModelConfig) => void {
+  return ({ attentionBias, attentionOutputBias, mlpBias }) => {
+    if (attentionBias || attentionOutputBias || mlpBias)
+      throw new UserError(`llama.cpp's ${architecture} models have no biases in attention and in the MLP`);
+  };
+}
+
+/** Refuses heads that are not equal parts of the hidden size. */
+export function refuseOtherHeads(architecture: string): (config: ModelConfig) => void {
+  return ({ heads, headDim, hiddenSize }) => {
+    if (heads * headDim !== hiddenSize)
+      throw new UserError(
+        `llama.cpp's ${architecture} models have heads of hidden_size / num_attention_heads features, not ${headDim}`,
+      );
+  };
+}
 
 /** Blocks of the Llama kind: a norm in front of attention and of the gated MLP, with the options of `ModelConfig`. */
 export function llamaLayers(config: ModelConfig): Layer[] {

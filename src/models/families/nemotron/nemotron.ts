@@ -3,7 +3,7 @@ import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attenti
 import { plainMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, refuseOtherHeads } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 
 const { "mlp.gate_proj": _, ...GGUF_MODULES } = LLAMA_GGUF.modules;
@@ -58,7 +58,9 @@ export const nemotron: Family = {
     rotatesNeighbours: false,
     activation: "relu2",
     scalings: [],
-    check({ rope: { scaling } }) {
+    check(config) {
+      refuseOtherHeads("nemotron")(config);
+      const { scaling } = config.rope;
       if (scaling.type !== "default") throw new UserError("llama.cpp's nemotron models have no rotary scaling");
     },
   },

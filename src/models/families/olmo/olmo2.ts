@@ -4,7 +4,7 @@ import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
-import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
 import { readDecoder, type ReadingRules } from "../reading/common.ts";
 
 /** Transformers' defaults where the config.json of an OLMo 2 or 3 is silent. */
@@ -52,5 +52,5 @@ export const olmo2: Family = {
   read: (raw, where, generation) => readDecoder({ ...OLMO_DEFAULTS, ...raw }, where, generation, olmoRules("olmo2")),
   modules: LLAMA_MODULES,
   layers: postNormLayers,
-  gguf: { ...POST_NORM_GGUF, architecture: "olmo2" },
+  gguf: { ...POST_NORM_GGUF, architecture: "olmo2", check: refuseBiases("olmo2") },
 };

@@ -1,7 +1,7 @@
 import { UserError } from "../../../base/errors.ts";
 import { isRecord } from "../../../base/json.ts";
 import type { Family, Raw } from "../family.ts";
-import { LLAMA_MODULES } from "../llama/llama.ts";
+import { LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
 import { readDecoder, windowByTypes } from "../reading/common.ts";
 import { OLMO_DEFAULTS, olmoRules, POST_NORM_GGUF, postNormLayers } from "./olmo2.ts";
 
@@ -49,7 +49,9 @@ export const olmo3: Family = {
     ...POST_NORM_GGUF,
     architecture: "olmo2",
     window: "applied",
-    check({ windowLayers, windowRope, rope }) {
+    check(config) {
+      refuseBiases("olmo2")(config);
+      const { windowLayers, windowRope, rope } = config;
       const refuse = (what: string) => new UserError(`llama.cpp's olmo2 models have ${what}`);
       const odd = windowLayers.findIndex((hasWindow, i) => hasWindow !== ((i + 1) % 4 !== 0));
       if (odd >= 0) throw refuse(`a sliding window in all but every fourth layer, and this one differs in layer ${odd + 1}`);
