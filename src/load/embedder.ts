@@ -1,5 +1,5 @@
 import { dirname } from "node:path";
-import { UserError } from "../base/errors.ts";
+import { attempt, UserError } from "../base/errors.ts";
 import { show } from "../base/json.ts";
 import { readEmbedder, type SaidEmbedder } from "../hf/config/embeddings.ts";
 import type { DenseLayer, ModelConfig, Pooling } from "../models/config.ts";
@@ -38,7 +38,11 @@ type Embeds = Pick<OpenModel, "name" | "folder" | "config" | "adapter" | "classi
 
 /** Returns what the files of a model say of its embeddings: those of its adapter, or of the base model; null: nothing. @throws {UserError} */
 export function saidEmbedder({ folder, adapter }: Pick<Embeds, "folder" | "adapter">): SaidEmbedder | null {
-  return (adapter && readEmbedder(dirname(adapter.path))) ?? readEmbedder(folder);
+  const own = adapter && readEmbedder(dirname(adapter.path));
+  if (!own) return readEmbedder(folder);
+  // An adapter's files speak of no prompts.
+  const { prompts, defaultPrompt } = attempt(() => readEmbedder(folder)) ?? own;
+  return { ...own, prompts, defaultPrompt };
 }
 
 /** The pooling of a model whose files say none, as sentence-transformers has it: the last token of a causal model sees all others. */

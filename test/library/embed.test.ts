@@ -123,6 +123,14 @@ describe("remat embed", () => {
     }
   });
 
+  test("the base model's prompts go along with what is trained, whole, merged or as an adapter", async () => {
+    for (const name of ["dense-full", "dense-merged", "dense-lora"]) {
+      const shared = { model: of(name), threads: 1 };
+      const { texts } = await embed({ ...shared, texts: ["bread"], promptName: "query" });
+      expect(embeddingsOf(texts)).toEqual(embeddingsOf((await embed({ ...shared, texts: ["say bread"] })).texts));
+    }
+  });
+
   test("says what it does not take, with its place, and writes nothing then", async () => {
     const never = of("never.jsonl");
     const flags = ["embed", "--threads", "1", "--out", never, "--model"];

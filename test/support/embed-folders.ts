@@ -92,6 +92,7 @@ function writeDense(path: string): void {
   for (const { path: place } of places.slice(1)) makeFolder(join(path, place));
   writeJson(join(path, "1_Pooling/config.json"), { word_embedding_dimension: 16, pooling_mode_mean_tokens: true });
   writeJson(join(path, "4_Normalize/config.json"), {});
+  writeJson(join(path, "config_sentence_transformers.json"), { prompts: { query: "say " }, default_prompt_name: null });
   for (const [place, inputs, outputs, bias, activation] of [
     ["2_Dense", 16, 20, false, "linear.Identity"],
     ["3_Dense", 20, 12, true, "activation.Tanh"],

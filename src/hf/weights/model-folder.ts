@@ -23,6 +23,8 @@ const COMPANION_FILES = [
   "vocab.json",
   "merges.txt",
   CHAT_TEMPLATE_FILE,
+  // Prompts of a folder of sentence-transformers.
+  "config_sentence_transformers.json",
   // Of models that see images too.
   "chat_template.json",
   "preprocessor_config.json",
