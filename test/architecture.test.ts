@@ -41,6 +41,7 @@ const ROOMS: readonly string[] = [
   "train",
   "train/memory",
   "train/step",
+  "train/teacher",
   "train/run",
   "train/apart",
   "jobs",

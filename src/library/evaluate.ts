@@ -69,6 +69,10 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
     async (model, executor) => {
       const { config, tokenizer } = model;
       expectReader(flags, model);
+      if (flags.objective === "distil")
+        throw new UserError(
+          "--objective distil: what a student learned is measured as any model is; leave --objective away, or give held-out examples to remat train by --valid",
+        );
       const dataFiles = evaluationFiles(flags.data);
       const objective = objectiveOf(await withListSize(withLabelsOf(flags, model), dataFiles, signal));
       const tokens = sequenceLengthOf(flags, contextLimit(config));

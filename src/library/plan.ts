@@ -153,6 +153,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
         variants: PLANNED_VARIANTS,
         tokens: [tokens],
         head: head.kind,
+        slots: head.kind === "token-losses" ? head.slots : undefined,
         ...storageOf(config),
         optimizer,
       };

@@ -72,7 +72,23 @@ export function createBatchMemory(
   const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
   const windowStarts = new Int32Array(tokens);
   const { encoder, headBias } = config;
-  if (headBias) put("ones", new Float32Array(tokens).fill(1));
+  const { count: slots, scale: slotScale } = size.slots ?? { count: 1, scale: 1 };
+  const isFirst = (place: number) => place % slots === 0;
+  if (headBias)
+    put(
+      "ones",
+      Float32Array.from({ length: tokens * slots }, (_, place) => (isFirst(place) ? 1 : slotScale)),
+    );
+  // With scaled logits the head has two rows of each token, of which the second is scaled.
+  const rowOf = (place: number) => {
+    const token = Math.floor(place / slots);
+    return slotScale === 1 ? token : 2 * token + Number(!isFirst(place));
+  };
+  if (size.slots)
+    put(
+      "slots",
+      Int32Array.from({ length: tokens * slots }, (_, place) => rowOf(place)),
+    );
   const scales = new Float32Array(elements(types.scale!.shape));
   const readFloats = (name: BatchInput, count: number) => {
     const { buffer, byteOffset } = executor.read(known(name), 4 * count);
@@ -128,7 +144,7 @@ export function createBatchMemory(
     setRows(rows) {
       put("rows", rows);
     },
-    tokenLosses: (count) => readFloats("tokenLosses", count),
+    tokenLosses: (count) => readFloats("tokenLosses", count * slots),
     textLogits: (count) => readFloats("textLogits", count * config.textHead!.outputs),
     setScales(values, factor) {
       // What there is more room for has no part in the loss.

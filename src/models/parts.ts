@@ -18,6 +18,8 @@ export interface SegmentOptions {
   readonly head?: HeadKind | undefined;
   /** Room for texts in a micro-batch, where the head gives logits of texts. */
   readonly texts?: number | undefined;
+  /** Labels of each token, where an open head is to give its losses of several; absent: one. */
+  readonly slots?: LabelSlots | undefined;
   /** Variants of the blocks with smaller tapes; none by default. */
   readonly selective?: SelectiveOptions;
 }
@@ -28,8 +30,14 @@ export interface SegmentOptions {
  */
 export type HeadKind = "loss" | "token-losses" | "logits";
 
+/** Describes several labels of each token: the first one of the logits as they are, the others of the logits times a factor. */
+export interface LabelSlots {
+  readonly count: number;
+  readonly scale: number;
+}
+
 /** Describes what the types of the batch inputs depend on. */
-export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted" | "head" | "texts"> {
+export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted" | "head" | "texts" | "slots"> {
   readonly rows?: number;
 }
 
@@ -43,16 +51,19 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
  * without and with the sliding window, `ends` and `windowEnds` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
  * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
  * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted, and `means` has for each text
- * how much each token is of its embedding. `tokenLosses`, or
+ * how much each token is of its embedding. With several labels of each token `labels`, `scale` and `tokenLosses` have as many places for it, and `slots` says which
+ * row of the head's input each place reads. `tokenLosses`, or
  * `textLogits`, is what an open head writes.
  */
 export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
-  const { tokens, head = "loss", texts = 1, rows = texts } = size;
+  const { tokens, head = "loss", texts = 1, rows = texts, slots } = size;
+  const places = tokens * (slots?.count ?? 1);
   const logits: TensorType = { dtype: "f32", shape: [texts, config.textHead?.outputs ?? 1] };
   const angles: TensorType = { dtype: "f32", shape: [tokens, config.rotaryDim / 2] };
   return {
     ids: { dtype: "i32", shape: [tokens] },
-    labels: { dtype: "i32", shape: [tokens] },
+    labels: { dtype: "i32", shape: [places] },
+    ...(slots && { slots: { dtype: "i32", shape: [places] } }),
     starts: { dtype: "i32", shape: [tokens] },
     windowStarts: { dtype: "i32", shape: [tokens] },
     ...(config.encoder && {
@@ -61,14 +72,14 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
       positions: { dtype: "i32", shape: [tokens] },
       types: { dtype: "i32", shape: [tokens] },
     }),
-    ...(config.headBias && { ones: { dtype: "f32", shape: [tokens, 1] } }),
+    ...(config.headBias && { ones: { dtype: "f32", shape: [places, 1] } }),
     ...(config.rotaryDim > 0 && { cos: angles, sin: angles }),
     ...(config.windowRope && { windowCos: angles, windowSin: angles }),
     ...(config.queryRope && { queryCos: angles, querySin: angles }),
-    scale: head === "logits" ? logits : { dtype: "f32", shape: [hasTokenScales(size) ? tokens : 1] },
+    scale: head === "logits" ? logits : { dtype: "f32", shape: [hasTokenScales(size) ? places : 1] },
     rng: { dtype: "i32", shape: [2] },
     rows: { dtype: "i32", shape: [rows] },
-    ...(head === "token-losses" && { tokenLosses: { dtype: "f32", shape: [tokens] } }),
+    ...(head === "token-losses" && { tokenLosses: { dtype: "f32", shape: [places] } }),
     ...(head === "logits" && { textLogits: logits }),
     ...(head === "logits" && config.textHead?.pooling === "mean" && { means: { dtype: "f32", shape: [texts, tokens] } }),
   };
@@ -92,6 +103,7 @@ export function rotaryInputs({
 export type BatchInput =
   | "ids"
   | "labels"
+  | "slots"
   | "starts"
   | "windowStarts"
   | "ends"

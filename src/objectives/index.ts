@@ -9,6 +9,7 @@ import type { Pooling } from "../models/config.ts";
 import type { SampleMaker } from "../data/samples/sample-maker.ts";
 import { type Head, LOSS, type Metric, type Objective, type ObjectiveDefinition } from "./objective.ts";
 import { classify } from "./classify.ts";
+import { distil } from "./distil.ts";
 import { dpo } from "./preferences/dpo.ts";
 import { embed } from "./embed/embed.ts";
 import { kto } from "./preferences/kto.ts";
@@ -20,7 +21,7 @@ import { reward } from "./preferences/reward.ts";
 import { simpo } from "./preferences/simpo.ts";
 
 /** Every objective: a file in this folder each. */
-const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed, rerank, mlm] as const;
+const TABLE = [nextToken, dpo, kto, orpo, simpo, classify, reward, embed, rerank, mlm, distil] as const;
 
 export type ObjectiveName = (typeof TABLE)[number]["name"];
 

@@ -1,6 +1,7 @@
 import type { z } from "zod";
 import type { Example, Label, RankedExample, ScoredExample } from "../data/examples/example.ts";
 import type { Pooling } from "../models/config.ts";
+import type { LabelSlots } from "../models/parts.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 
 /**
@@ -61,9 +62,11 @@ export interface OpenHead extends Totals {
   readonly kind: "token-losses";
   /** True: micro-batches have the log-probabilities of their texts for the model as it was before training (`references`). */
   readonly hasReference?: true;
-  /** The tokens whose losses are wanted: labels i32[T], -100 for none. */
+  /** Labels of each token, whose losses lie behind each other; absent: one. */
+  readonly slots?: LabelSlots;
+  /** The tokens whose losses are wanted: labels i32[T], or as many for each token as there are slots, -100 for none. */
   labels(batch: MicroBatch): Int32Array;
-  /** @param losses of each token, 0 without a label */
+  /** @param losses of each label, 0 without one */
   judge(batch: MicroBatch, losses: Float32Array): Judgement;
 }
 
@@ -177,6 +180,11 @@ export function addSums(a: Sums | null, b: Sums): Sums {
         : ([...((before as List) ?? []), ...value] as List);
   }
   return sums;
+}
+
+/** True if micro-batches need what a teacher says of their tokens. */
+export function isTaught(head: Head): boolean {
+  return head.kind === "token-losses" && head.slots !== undefined;
 }
 
 /** True if micro-batches need the log-probabilities of a reference model. */

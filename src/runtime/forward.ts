@@ -7,6 +7,8 @@ import { bindSequence } from "./streaming/sequence.ts";
 /** Forward programs alone, without a tape: evaluation and generation. */
 export interface ForwardRunner {
   run(): void;
+  /** The place of the boundary that leaves the chain, where one does, up to the next run. */
+  readonly output: Address;
 }
 
 /** Arena bytes of a forward pass: two boundaries in turn, and the largest workspace. */
@@ -18,7 +20,11 @@ function largestBoundary(segments: readonly Segment[]): number {
   return Math.max(...segments.map(boundaryBytes));
 }
 
-/** Binds the forward programs of a chain to an arena of `forwardExtent` bytes. `logits` takes the output of that role. */
+/**
+ * Binds the forward programs of a chain to an arena of `forwardExtent` bytes.
+ * @param logits takes the output of that role
+ * @param entering the place of the boundary that enters the chain, where it is the rest of one
+ */
 export function createForward(
   executor: Executor,
   programs: Programs,
@@ -26,6 +32,7 @@ export function createForward(
   arena: Address,
   memory: StepMemory,
   logits?: Address,
+  entering?: Address,
 ): ForwardRunner {
   const stride = largestBoundary(segments);
   const boundary = (index: number) => arena + (index % 2) * stride;
@@ -45,7 +52,7 @@ export function createForward(
         memory,
         { offsets: new Map(), bytes: 0 },
         {
-          input: () => boundary(index - 1),
+          input: () => (index === 0 && entering !== undefined ? entering : boundary(index - 1)),
           output: () => boundary(index),
           tape: none,
           outputGrad: none,
@@ -57,6 +64,7 @@ export function createForward(
       ).call,
   );
   return {
+    output: boundary(segments.length - 1),
     run() {
       sequence?.begin();
       calls.forEach((call, index) => (sequence ? sequence.run(index, call) : executor.run(call)));

@@ -94,6 +94,7 @@ export async function trainedJudge(judged: JudgedRun, executor: Executor, strate
     strategy,
     tokens: batches.sizes,
     head: head.kind,
+    slots: head.kind === "token-losses" ? head.slots : undefined,
     texts: texts * batches.most,
     optimizer: chooseOptimizer(config),
   });

@@ -30,8 +30,18 @@ export interface MicroBatch {
   readonly types?: Int32Array;
   /** The targets of the examples, or of their texts, one behind the other; absent: they have none. */
   readonly targets?: Float32Array;
+  /** The likeliest tokens of a teacher in the place of each label; absent: nobody asks it. */
+  readonly teacher?: TeacherTokens;
   /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
   readonly references?: Float64Array;
+}
+
+/** The tokens that a teacher finds likeliest in the place of each label, the same number for each, one place behind the other. */
+export interface TeacherTokens {
+  readonly top: number;
+  /** -100 where a token has no label. */
+  readonly ids: Int32Array;
+  readonly logProbabilities: Float32Array;
 }
 
 /** The vectors of a micro-batch that a model reads. Absent weights: all labels count the same; absent types: all tokens are of the first text. */

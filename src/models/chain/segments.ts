@@ -15,6 +15,7 @@ import { Gemm } from "../../ops/gemm.ts";
 import { LinearCrossEntropy } from "../../ops/linear-cross-entropy.ts";
 import { Reshape } from "../../ops/reshape.ts";
 import { SoftCap } from "../../ops/soft-cap.ts";
+import { JoinColumns } from "../../ops/split-columns.ts";
 import { TokenCrossEntropy } from "../../ops/token-cross-entropy.ts";
 import { addUpdate } from "../adapters/low-rank.ts";
 import { adaptedInput, embeddingRows, ParamScope } from "../linear.ts";
@@ -178,8 +179,9 @@ function startHead(config: ModelConfig, options: SegmentOptions, inputs: readonl
 }
 
 function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
-  const builder = startHead(config, options, ["labels", "scale", ...biasInputs(config)]);
-  const { scope, normed, weight, ...more } = headParams(builder, config, options);
+  const builder = startHead(config, options, ["labels", "scale", ...biasInputs(config), ...slotInputs(options)]);
+  const { scope, normed: plain, weight, ...more } = headParams(builder, config, options);
+  const normed = inSlots(builder, plain, options);
   const { inputs, attrs } = lossOperands(builder, config, [normed, weight, "labels", "scale"], more);
   const [loss, correct] = builder.node(LinearCrossEntropy, inputs, attrs, "loss");
   builder.output({ name: loss!, role: "loss" });
@@ -192,6 +194,19 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   builder.output({ name: correct!, role: "correct" });
   const forward = optimise(builder.build());
   return { name: "head", model: { ...model, forward }, params: scope.names };
+}
+
+const slotInputs = ({ slots }: SegmentOptions): readonly BatchInput[] => (slots ? ["slots"] : []);
+
+/** The rows of x [tokens, features], once for each label of a token; where the others are of scaled logits, there are two rows of each token to choose from. */
+function inSlots(builder: GraphBuilder, x: string, { slots, tokens }: SegmentOptions): string {
+  if (!slots) return x;
+  if (slots.scale === 1) return builder.value(Gather, [x, "slots"], {}, "slotted");
+  const width = builder.type(x).shape[1]!;
+  const scaled = builder.value(Affine, [x], { alpha: slots.scale, beta: 0 }, "slots.scaled");
+  const both = builder.value(JoinColumns, [x, scaled], { groups: 1, sizes: [width, width] }, "slots.both");
+  const rows = builder.value(Reshape, [both], { shape: [2 * tokens, width] }, "slots.rows");
+  return builder.value(Gather, [rows, "slots"], {}, "slotted");
 }
 
 /** Batch inputs that a bias of the logits needs. */
@@ -219,8 +234,9 @@ function lossOperands(
 
 /** The forward of an open head: the loss of each token. */
 function openHead(config: ModelConfig, options: SegmentOptions): Graph {
-  const builder = startHead(config, options, ["labels", ...biasInputs(config)]);
-  const { normed, weight, ...more } = headParams(builder, config, options);
+  const builder = startHead(config, options, ["labels", ...biasInputs(config), ...slotInputs(options)]);
+  const { normed: unslotted, weight, ...more } = headParams(builder, config, options);
+  const normed = inSlots(builder, unslotted, options);
   // The operator has no scales, whose place stays empty where more inputs follow.
   const plain = [normed, weight, "labels", ...(more.update === null && more.bias === null ? [] : [""])];
   const { inputs, attrs } = lossOperands(builder, config, plain, more);

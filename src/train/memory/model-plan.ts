@@ -9,7 +9,7 @@ import type { ModelConfig } from "../../models/config.ts";
 import type { OptimizerChoice } from "../../optimizers/index.ts";
 import { type OptimizerPlan, planOptimizer, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
 import { atRest, hasAdapters, type Tuning, withoutDropout } from "../../models/tuning.ts";
-import type { BatchSize, HeadKind, SegmentOptions } from "../../models/parts.ts";
+import type { BatchSize, HeadKind, LabelSlots, SegmentOptions } from "../../models/parts.ts";
 import { withRecomputedLogits } from "../../models/chain/recomputed-logits.ts";
 import { buildLogits, buildSegments } from "../../models/chain/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
@@ -72,6 +72,8 @@ export interface ModelPlanOptions {
   readonly head?: HeadKind;
   /** Texts in a micro-batch, at most, where the head gives logits of texts. */
   readonly texts?: number;
+  /** See `SegmentOptions.slots`. */
+  readonly slots?: LabelSlots | undefined;
   /** Check that what is computed again comes out as before; see runtime/verify.ts. */
   readonly verifyReplay?: boolean;
   /** The optimizer of the trained weights; null: there is none. */
@@ -182,6 +184,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     weighted: options.weighted,
     head: options.head,
     texts: options.texts,
+    slots: options.slots,
     selective: { ...options.selective, count: Math.max(variantsWanted(strategy), options.variants ?? 0) },
   });
   const evaluationOptions = (tokens: number): SegmentOptions => ({
@@ -191,6 +194,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     weighted: options.weighted,
     head: options.head,
     texts: options.texts,
+    slots: options.slots,
   });
   const build = (each: SegmentOptions): readonly Segment[] => inPrecision(buildSegments(config, each), compute);
   const built = new Map(
@@ -448,7 +452,9 @@ export function rowTokens(options: Pick<ModelPlanOptions, "tokens" | "logits">):
 }
 
 /** Returns what the batch inputs of a model have room for. */
-export function batchSizeOf(options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head" | "texts">): BatchSize {
-  const { logits, weighted, head, texts } = options;
-  return { tokens: mostTokens(options), weighted, head, texts, ...(logits && { rows: logits.rows }) };
+export function batchSizeOf(
+  options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head" | "texts" | "slots">,
+): BatchSize {
+  const { logits, weighted, head, texts, slots } = options;
+  return { tokens: mostTokens(options), weighted, head, texts, slots, ...(logits && { rows: logits.rows }) };
 }

@@ -1,9 +1,8 @@
 import { join } from "node:path";
 import { type Batches, createBatches } from "../../data/samples/batch.ts";
 import { maskingOf, withMasks } from "../../data/samples/masking.ts";
-import { chatTemplateOf, readsDate } from "../../data/chat/chat-template.ts";
+import { readsDate } from "../../data/chat/chat-template.ts";
 import { endOfTurn } from "../../data/chat/end-of-turn.ts";
-import { contentText, type Example } from "../../data/examples/formats.ts";
 import type { PrepareOptions } from "../../data/samples/prepare.ts";
 import { createSampleMaker } from "../../data/samples/sample-maker.ts";
 import { firstText, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
@@ -11,7 +10,6 @@ import { cacheFolder } from "../../base/files/cache-folder.ts";
 import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { initialiseAdapter, writeAdapterWeights } from "../../load/adapter.ts";
 import { generate, stopTokens } from "../../generate/generate.ts";
-import { chatPrompt, rawPrompt } from "../../generate/prompts.ts";
 import { createSampler, GREEDY } from "../../generate/sampler.ts";
 import { elements } from "../../graph/types.ts";
 import { formatBytes } from "../../base/bytes.ts";
@@ -30,7 +28,7 @@ import { isConstant } from "../../models/adapters/index.ts";
 import { isScales } from "../../models/linear.ts";
 import { hasAdapters, type Tuning } from "../../models/tuning.ts";
 import { checkObjectiveFlags, makerFor, metricOf, objectiveOf } from "../../objectives/index.ts";
-import { hasReference, type Objective } from "../../objectives/objective.ts";
+import { hasReference, isTaught, type Objective } from "../../objectives/objective.ts";
 import type { Executor } from "../../runtime/executor.ts";
 import { sequenceLengthOf, type TrainConfig } from "../config.ts";
 import { type Costs, deviceName, loadCosts } from "../memory/costs.ts";
@@ -44,8 +42,11 @@ import { type LoadedData, loadData } from "./load-data.ts";
 import { offloadOf } from "../memory/offload.ts";
 import { createOptimizer, type Optimizer } from "../step/optimizer.ts";
 import { type ReferenceModelOptions, type RunBatches, withReferenceModel } from "../step/reference-model.ts";
+import { taughtBatches } from "../teacher/taught.ts";
+import { teach, type TeachOptions } from "../teacher/teach.ts";
 import { type Checkpointing, isPlanned } from "../memory/step-plan.ts";
 import { runDate, startOfDay } from "./date.ts";
+import { promptOf } from "./shown-prompt.ts";
 import { RUN_FILES } from "./folder.ts";
 import { heldOut, totalSteps, type TrainingData } from "./loop.ts";
 import { predictionOf, withHead } from "../labels.ts";
@@ -274,6 +275,7 @@ export function planSession(executor: Executor, inputs: Inputs): SessionPlan {
     ...(costs ? { measure: { costs, batch: headBatch(objective.head, train.batch(0, 0), model) } } : {}),
     tokens: [...new Set([...train.sizes, ...(valid?.sizes ?? [])])],
     head: objective.head.kind,
+    slots: objective.head.kind === "token-losses" ? objective.head.slots : undefined,
     texts: objective.texts * Math.max(train.most, valid?.most ?? 0),
     weighted: inputs.train.weighted || inputs.valid?.weighted === true,
     ...(prompt ? { decode: sampleTokens } : {}),
@@ -293,6 +295,18 @@ export interface SessionOptions {
   readonly onProgress?: StoredWeightsOptions["onProgress"];
   /** The limit of memory may change. */
   readonly elastic?: boolean;
+}
+
+/** Describes what decides the samples of a run, and their order. */
+function samplesKey({ config, train, valid, sequenceLength, date }: Inputs): readonly unknown[] {
+  const { seed, truncate, data } = config;
+  const held = valid && [valid.count, valid.tokens, config.valid];
+  return [train.content, train.count, train.tokens, data, held, date, sequenceLength, truncate, seed];
+}
+
+function teachOptions(inputs: Inputs, told: Pick<TeachOptions, "signal" | "onMessage" | "onNote">): TeachOptions {
+  const { config, model, tokenizer, sequenceLength, train, valid } = inputs;
+  return { config, model, tokenizer, sequenceLength, train, valid, key: samplesKey(inputs), ...told };
 }
 
 /** Describes what the reference of an objective is computed for, and what decides its numbers. */
@@ -324,8 +338,14 @@ export async function createSession(
   { signal, onWarning = () => {}, onMessage, onProgress, elastic = false }: SessionOptions = {},
 ): Promise<Session> {
   const { config, model, start, tokenizer } = inputs;
-  const { train, valid, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
+  const { train: drawn, valid: held, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
   let limit = strategy.name === "budget" ? strategy.bytes : null;
+  // In memory before the model that is trained is.
+  const taught = isTaught(inputs.objective.head)
+    ? await teach(teachOptions(inputs, { signal, onMessage, onNote: onWarning }))
+    : null;
+  const train = taught ? taughtBatches(drawn, taught.train) : drawn;
+  const valid = held && taught?.valid ? taughtBatches(held, taught.valid) : held;
   const options: EngineOptions = {
     ...planned,
     elastic,
@@ -378,37 +398,4 @@ export async function createSession(
       return sampleParts(tokenizer, inputs.objective.mismatched ? firstText(sample) : sample);
     },
   };
-}
-
-/** Returns what the model is asked: the conversation up to the first answer, the prompt, or a text's first words. */
-function promptOf(tokenizer: Tokenizer, example: Example, date: string | null): { text: string; ids: Int32Array } | null {
-  switch (example.kind) {
-    case "chat": {
-      const first = example.messages.findIndex((message) => message.role === "assistant");
-      if (first < 1) return null;
-      const messages = example.messages.slice(0, first).map((message) => message.fields);
-      const template = chatTemplateOf(tokenizer, {
-        tools: example.tools !== null,
-        ...(date === null ? {} : { now: startOfDay(date) }),
-      });
-      const ids = chatPrompt(tokenizer, template, { messages, tools: example.tools, args: example.args });
-      return { text: contentText(messages.at(-1)!["content"]), ids };
-    }
-    case "contrast":
-    case "ranked":
-    case "scored":
-      return null;
-    case "preference":
-      return promptOf(tokenizer, example.chosen, date);
-    case "unpaired":
-      return promptOf(tokenizer, example.answer, date);
-    case "labelled":
-      return example.content.kind === "chat" ? promptOf(tokenizer, example.content, date) : null;
-    case "completion":
-      return { text: example.prompt, ids: rawPrompt(tokenizer, example.prompt) };
-    case "text": {
-      const words = example.text.split(/\s+/, 8).join(" ");
-      return { text: words, ids: rawPrompt(tokenizer, words) };
-    }
-  }
 }

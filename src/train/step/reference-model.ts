@@ -1,9 +1,8 @@
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { formatDuration } from "../../base/duration.ts";
 import { cacheFolder } from "../../base/files/cache-folder.ts";
-import { writeAtomic } from "../../base/files/files.ts";
+import { keep, readKept } from "../../base/files/kept.ts";
 import { createBreath } from "../../base/process/event-loop.ts";
 import type { Batches, MicroBatch } from "../../data/samples/batch.ts";
 import { headBatch } from "../../load/head-batch.ts";
@@ -56,11 +55,10 @@ export async function withReferenceModel(
   const valid = createReferences(examples.valid, objective.texts);
   if (isDry) for (const { values } of [train, valid]) values.fill(0);
   else {
-    const folder = join(cacheFolder(), "references");
-    const file = join(folder, `${keyOf(engine, options)}.f64`);
-    if (!readKept(file, [train, valid])) {
+    const file = join(cacheFolder(), "references", `${keyOf(engine, options)}.f64`);
+    if (!readKept(file, bytesOf([train, valid]))) {
       await compute(engine, batches, { train, valid }, options);
-      keep(folder, file, [train, valid]);
+      keep(file, bytesOf([train, valid]));
     }
   }
   return {
@@ -80,7 +78,7 @@ async function compute(
     return { labels: tokens.labels, losses: engine.tokenLosses(tokens) };
   };
   const breathe = createBreath(signal);
-  const report = createReport(examples.train + examples.valid, onMessage);
+  const report = createReport(examples.train + examples.valid, "by the model as it was", onMessage);
   const add = async (references: References, batch: MicroBatch): Promise<number> => {
     await breathe();
     const added = addReferences(references, batch, score);
@@ -99,7 +97,7 @@ async function compute(
 const SILENT_SECONDS = 10;
 
 /** Tells every tenth of what takes long. */
-function createReport(examples: number, onMessage: (text: string) => void): (more: number) => void {
+export function createReport(examples: number, by: string, onMessage: (text: string) => void): (more: number) => void {
   const begin = performance.now();
   let [done, told] = [0, 0];
   return (more) => {
@@ -109,7 +107,7 @@ function createReport(examples: number, onMessage: (text: string) => void): (mor
     if (tenth === told || seconds < SILENT_SECONDS) return;
     told = tenth;
     const left = Math.max(0, (seconds / done) * (examples - done));
-    onMessage(`reference       ${done} of ${examples} examples by the model as it was, about ${formatDuration(left)} left`);
+    onMessage(`reference       ${done} of ${examples} examples ${by}, about ${formatDuration(left)} left`);
   };
 }
 
@@ -118,43 +116,4 @@ function keyOf({ executor, compute, plan }: Engine, { key, drawn }: ReferenceMod
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex");
 }
 
-const DIGEST_BYTES = 32;
-
 const bytesOf = (all: readonly References[]): Uint8Array[] => all.map(({ values }) => new Uint8Array(values.buffer));
-
-function digest(parts: readonly Uint8Array[]): Uint8Array {
-  const hash = createHash("sha256");
-  for (const part of parts) hash.update(part);
-  return hash.digest();
-}
-
-/** True if what was kept is whole; the values are in their places then. */
-function readKept(file: string, all: readonly References[]): boolean {
-  let kept: Uint8Array;
-  try {
-    kept = readFileSync(file);
-  } catch {
-    return false;
-  }
-  const parts = bytesOf(all);
-  const size = parts.reduce((sum, { length }) => sum + length, 0);
-  const content = kept.subarray(0, size);
-  if (kept.length !== size + DIGEST_BYTES || !Buffer.from(digest([content])).equals(kept.subarray(size))) return false;
-  let at = 0;
-  for (const part of parts) {
-    part.set(kept.subarray(at, at + part.length));
-    at += part.length;
-  }
-  return true;
-}
-
-/** Where there is no room for it, the next run computes them anew. */
-function keep(folder: string, file: string, all: readonly References[]): void {
-  try {
-    mkdirSync(folder, { recursive: true });
-    const parts = bytesOf(all);
-    writeAtomic(file, [...parts, digest(parts)]);
-  } catch {
-    return;
-  }
-}

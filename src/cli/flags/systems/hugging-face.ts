@@ -155,7 +155,7 @@ export const LLAMA_FACTORY: Table = {
         : value === "rm"
           ? { set: { objective: "reward" } }
           : problem(
-              `${show(value)}: training is next-token prediction, or --objective dpo, kto, orpo, simpo, reward, classify, embed, rerank or mlm`,
+              `${show(value)}: training is next-token prediction, or --objective dpo, kto, orpo, simpo, reward, classify, embed, rerank, mlm or distil`,
             ),
   ),
   pref_beta: preferenceBeta,
