@@ -52,7 +52,7 @@ describe("the package", () => {
 
   test("holds what a user needs, and nothing of development", () => {
     for (const folder of ["src", "recipes", "docs", "assembly", "build"]) {
-      const files = (at: string) => readdirSync(join(at, folder), { recursive: true }).sort();
+      const files = (at: string) => readdirSync(join(at, folder), { recursive: true, encoding: "utf8" }).sort();
       // What the base model was made of is in the repository alone.
       expect(files(installed)).toEqual(files(root).filter((path) => path !== "base/kjv.txt.gz"));
     }
