@@ -68,3 +68,11 @@ export function partEnd(count: i32, unit: i32): i32 {
   const units = (count + unit - 1) / unit;
   return min(count, <i32>(((<i64>units) * (threadIndex + 1)) / threadCount) * unit);
 }
+
+/**
+ * Tells whether a new row of a text is kept: it sees something before it, or the text begins with it. Other rows, whose start is their own place, fill up a
+ * program.
+ */
+export function isKept(starts: usize, row: i32, place: i32): bool {
+  return place == 0 || load<i32>(starts + (<usize>row << 2)) < place;
+}

@@ -3,7 +3,7 @@
  * to the one in question. Filters are stored as in PyTorch, [channels, 1, width], the last tap for the row itself. A first phase turns
  * them into rows by distance, so that everything else goes along the channels.
  */
-import { int, partEnd, partStart, pointer } from "./command";
+import { int, isKept, partEnd, partStart, pointer } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { Opcode } from "./opcodes";
 
@@ -173,6 +173,42 @@ function cachedConvolution(phase: i32, tokens: i32, channels: i32, width: i32): 
 }
 
 /**
+ * The last rows of each text and its new ones are joined (phase 0), convolved (phase 1), and the last rows of what is kept of them replace the old ones
+ * (phase 2).
+ */
+function rollingConvolution(phase: i32, tokens: i32, channels: i32, width: i32): void {
+  const x = pointer(0), starts = pointer(3), positions = pointer(4), y = pointer(5), next = pointer(6), taps = pointer(7), joined = pointer(8);
+  const texts = int(4), room = <usize>int(5) << 2;
+  const perText = tokens / texts, tail = width - 1;
+  const stride = <usize>channels << 2;
+  if (phase == 1) {
+    const end = partEnd(tokens, 1);
+    for (let i = partStart(tokens, 1); i < end; i++) {
+      const text = i / perText;
+      const before = load<i32>(positions + (<usize>(texts == 1 ? 0 : text) << 2)) + i % perText - load<i32>(starts + (<usize>i << 2));
+      const newest = joined + <usize>(text * (tail + perText) + tail + i % perText) * stride;
+      convolve(newest, taps, 0, y + <usize>i * stride, channels, max(0, min(tail, before)));
+    }
+    return;
+  }
+  if (phase == 0) turn(pointer(1), taps, channels, width);
+  const end = partEnd(texts, 1), bytes = <usize>tail * stride;
+  for (let text = partStart(texts, 1); text < end; text++) {
+    const rows = joined + <usize>(text * (tail + perText)) * stride;
+    if (phase == 0) {
+      memory.copy(rows, pointer(2) + <usize>text * room, bytes);
+      memory.copy(rows + bytes, x + <usize>(text * perText) * stride, <usize>perText * stride);
+      continue;
+    }
+    const place = load<i32>(positions + (<usize>text << 2));
+    let kept = 0;
+    while (kept < perText && isKept(starts, text * perText + kept, place + kept)) kept++;
+    memory.copy(next + <usize>text * room, rows + <usize>kept * stride, bytes);
+    if (next != pointer(2)) memory.copy(next + <usize>text * room + bytes, pointer(2) + <usize>text * room + bytes, room - bytes);
+  }
+}
+
+/**
  * Commands, of which phase 0 turns the filters into `taps` [width, channels]:
  * - CausalConv: x [tokens, channels], weight [channels, 1, width], starts i32[tokens], bias [channels] or null, y, taps; phase,
  *   tokens, channels, width
@@ -180,12 +216,18 @@ function cachedConvolution(phase: i32, tokens: i32, channels: i32, width: i32): 
  *   same scalars. Phase 1 makes dx, phase 2 dw.
  * - CachedConv: x, weight, old cache [texts * size, channels], new cache (may be the old one), starts, position i32[texts], bias or null,
  *   y, taps; the same scalars, size, texts. Of one text row i is at position + i, of as many texts as rows at position[i] of text i.
+ * - RollingConv: x, weight, old tail [texts, room], of which a text has (width - 1) * channels, starts, position i32[texts], y, new tail (may be the old one), taps, scratch
+ *   [texts * (width - 1) + tokens, channels]; the same scalars, texts, room
  */
 export function convolutionCommand(opcode: u32): void {
   const phase = int(0), tokens = int(1), channels = int(2), width = int(3);
   const stride = <usize>channels << 2;
   if (opcode == Opcode.CachedConv) {
     cachedConvolution(phase, tokens, channels, width);
+    return;
+  }
+  if (opcode == Opcode.RollingConv) {
+    rollingConvolution(phase, tokens, channels, width);
     return;
   }
   if (opcode == Opcode.CausalConv) {

@@ -13,7 +13,7 @@
  *
  * A head has one thread, so nothing depends on their number; heads that share keys have the same one.
  */
-import { int, partEnd, partStart, pointer } from "./command";
+import { int, isKept, partEnd, partStart, pointer } from "./command";
 import {
   added, begin, CHUNK, heads, keyDim, keyHeads, line, lineElements, preparePiece, product, qk, read, scaled, scaleRow, scores, SIDE,
   sinceBegin, toEnd, tokens, valueDim,
@@ -44,16 +44,55 @@ function finishPiece(state: usize, next: usize, out: usize, first: i32, count: i
   product(keys, lineElements, true, added, lineElements, false, state ? next : 0, next, valueDim, keyDim, valueDim, count);
 }
 
+/** New rows of texts, which go on with their states: one text, or one row of each of several. */
+function goOn(): void {
+  const from = pointer(5), starts = pointer(6), positions = pointer(7), out = pointer(8), to = pointer(9);
+  const texts = int(5), room = <usize>int(6) << 2;
+  const perText = tokens / texts, group = heads / keyHeads;
+  const stateBytes = <usize>(keyDim * valueDim) << 2;
+  const end = partEnd(texts * keyHeads, 1);
+  for (let unit = partStart(texts * keyHeads, 1); unit < end; unit++) {
+    const text = unit / keyHeads, begin = text * perText;
+    const place = load<i32>(positions + (<usize>text << 2));
+    if (from != to && unit % keyHeads == 0) {
+      const used = <usize>heads * stateBytes, rest = <usize>text * room + used;
+      memory.copy(to + rest, from + rest, room - used);
+    }
+    let kept = 0;
+    while (kept < perText && isKept(starts, begin + kept, place + kept)) kept++;
+    for (let head = unit % keyHeads * group; head < (unit % keyHeads + 1) * group; head++) {
+      const rate = -Mathf.exp(load<f32>(pointer(3) + (<usize>head << 2))), shift = load<f32>(pointer(4) + (<usize>head << 2));
+      const at = <usize>text * room + <usize>head * stateBytes, state = to + at;
+      if (from != to) memory.copy(state, from + at, stateBytes);
+      for (let first = 0; first < kept; first += CHUNK) {
+        const count = min(CHUNK, kept - first);
+        const before = place == 0 && first == 0 ? <usize>0 : state;
+        preparePiece(pointer(0), pointer(1), pointer(2), rate, shift, before, begin + first, count, unit % keyHeads, head);
+        finishPiece(before, state, out, begin + first, count, head);
+      }
+      for (let row = begin + kept; row < begin + perText; row++) {
+        memory.fill(out + (<usize>((row * heads + head) * valueDim) << 2), 0, <usize>valueDim << 2);
+      }
+    }
+  }
+}
+
 /**
  * Commands; scalars begin with tokens, keyHeads, heads, keyDim, valueDim:
  * - GatedDelta: qkv [tokens, 2 keyHeads keyDim + heads valueDim], a and b [tokens, heads], A and dt [heads], starts i32[tokens], out
  *   [tokens, heads valueDim], states [slots, heads, keyDim, valueDim]; slots. The state behind chunk c goes to slot c mod slots.
  * - GatedDeltaGrad: see gated-delta-grad.ts
+ * - CachedGatedDelta: qkv, a, b, A, dt, old states [texts, room], of which a text has heads * keyDim * valueDim, starts, position i32[texts], out, new states (may be the old ones);
+ *   texts, room. Of one text row i is at position + i, of as many texts as rows at position[i] of text i.
  */
 export function gatedDeltaCommand(opcode: u32): void {
   begin();
   if (opcode == Opcode.GatedDeltaGrad) {
     gatedDeltaGrad();
+    return;
+  }
+  if (opcode == Opcode.CachedGatedDelta) {
+    goOn();
     return;
   }
   if (opcode != Opcode.GatedDelta) unreachable();

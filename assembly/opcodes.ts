@@ -97,8 +97,10 @@ export enum Opcode {
   CausalConv = 0xf0,
   CausalConvGrad = 0xf1,
   CachedConv = 0xf2,
+  RollingConv = 0xf3,
 
   // gated delta rule (gated-delta.ts)
   GatedDelta = 0xf8,
   GatedDeltaGrad = 0xf9,
+  CachedGatedDelta = 0xfa,
 }

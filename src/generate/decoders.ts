@@ -232,7 +232,10 @@ export function startDecoders(
   const held: number[][] = Array.from({ length: texts }, () => []);
   /** Tokens at the beginning of a text that came in whole chunks of the largest size. */
   const whole = held.map(() => 0);
-  const keep = (text: number, count: number) => {
+  /** How much of a text can stay where `count` tokens are wanted: a state is that behind the last token, or none. */
+  const reachable = (known: readonly number[], count: number) => (config.delta === null || count === known.length ? count : 0);
+  const keep = (text: number, wanted: number) => {
+    const count = reachable(held[text]!, wanted);
     held[text] = held[text]!.slice(0, count);
     whole[text] = Math.min(whole[text]!, count - (count % CHUNKS[0]));
   };
@@ -243,7 +246,7 @@ export function startDecoders(
     if (!areAlike(ids.length, known.length)) return 0;
     let at = 0;
     while (at < known.length && at < ids.length - 1 && known[at] === ids[at]) at++;
-    return at;
+    return reachable(known, at);
   };
   const decoderOf = (text: number): Decoder => {
     const decoder: Decoder = {

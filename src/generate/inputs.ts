@@ -69,9 +69,11 @@ export function createInputs(
       padded.set(ids);
       putIds(padded);
       const positions = Int32Array.from({ length: tokens }, (_, i) => position + i);
-      putStarts(positions, new Int32Array(tokens));
-      for (const { names, fill } of rotary) {
-        const { cos, sin } = fill(positions, undefined, length);
+      // A state must not have what fills up the program: a token that sees itself alone.
+      const fill = (at: number, i: number) => (config.delta !== null && i >= ids.length ? at : 0);
+      putStarts(positions, positions.map(fill));
+      for (const { names, fill: table } of rotary) {
+        const { cos, sin } = table(positions, undefined, length);
         put(names[0], cos);
         put(names[1], sin);
       }

@@ -32,6 +32,19 @@ export interface ConvolutionConfig {
   readonly layers: readonly boolean[];
 }
 
+/** Describes layers that keep a state of the text in place of attending: the gated delta rule behind a convolution (see `GatedDelta`). */
+export interface DeltaConfig {
+  readonly keyHeads: number;
+  /** Heads of values, each with a state [keyDim, valueDim]; a multiple of `keyHeads`. */
+  readonly heads: number;
+  readonly keyDim: number;
+  readonly valueDim: number;
+  /** Tokens that the convolution of queries, keys and values spans. */
+  readonly width: number;
+  /** Layer by layer. */
+  readonly layers: readonly boolean[];
+}
+
 /** Describes what the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
 export interface ModelConfig {
   /** Row of the table of families (`families/index.ts`): the model type in `config.json`. */
@@ -96,6 +109,10 @@ export interface ModelConfig {
   readonly qkNorm: QkNorm | null;
   /** Layers that convolve in place of attending (LFM2); null: none do. */
   readonly convolution: ConvolutionConfig | null;
+  /** Layers with a state in place of attention (Qwen3.5); null: none have. */
+  readonly delta: DeltaConfig | null;
+  /** True if queries come with as many gates, whose sigmoid is a factor of the result of attention (Qwen3.5). */
+  readonly attentionGate: boolean;
   readonly bosTokenId: number | null;
   /** All ids that end a text, the model's own first. */
   readonly eosTokenIds: readonly number[];

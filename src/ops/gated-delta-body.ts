@@ -15,6 +15,8 @@ export interface DeltaSizes {
   readonly heads: number;
   readonly keyDim: number;
   readonly valueDim: number;
+  /** Rows of a chunk. */
+  readonly rows: number;
   readonly chunks: number;
 }
 
@@ -44,25 +46,19 @@ function mathOf(body: BodyBuilder) {
   };
 }
 
-/** Rows of a chunk, and those that are there with what fills the last chunk. */
-function rowsOf({ tokens, chunks }: DeltaSizes): { readonly rows: number; readonly all: number } {
-  const rows = Math.min(CHUNK, tokens);
-  return { rows, all: chunks * rows };
-}
-
 /** [tokens, heads * dim] as [chunks, heads, rows, dim], filled up with zeros. */
 function toChunks(body: BodyBuilder, x: string, dim: number, sizes: DeltaSizes): string {
   const m = mathOf(body);
-  const { rows, all } = rowsOf(sizes);
-  const { tokens, heads, chunks } = sizes;
+  const { tokens, heads, rows, chunks } = sizes;
+  const all = rows * chunks;
   const filled = all === tokens ? x : m.concat([x, m.zeros([all - tokens, heads * dim])], 0);
   return body.op("Transpose", [m.reshaped(filled, [chunks, rows, heads, dim])], { perm: [0, 2, 1, 3] });
 }
 
 /** The way back. */
-function fromChunks(body: BodyBuilder, x: string, dim: number, { tokens, heads, chunks }: DeltaSizes): string {
+function fromChunks(body: BodyBuilder, x: string, dim: number, { tokens, heads, rows, chunks }: DeltaSizes): string {
   const m = mathOf(body);
-  const { all } = rowsOf({ tokens, heads, chunks } as DeltaSizes);
+  const all = rows * chunks;
   const flat = m.reshaped(body.op("Transpose", [x], { perm: [0, 2, 1, 3] }), [all, heads * dim]);
   return all === tokens ? flat : m.slice(flat, 0, 0, tokens);
 }
@@ -70,8 +66,8 @@ function fromChunks(body: BodyBuilder, x: string, dim: number, { tokens, heads, 
 /** The masks of a chunk: who sees whom, itself included and not, and which rows go on with the text of the chunk before. */
 function masksOf(body: BodyBuilder, starts: string, sizes: DeltaSizes) {
   const m = mathOf(body);
-  const { rows, all } = rowsOf(sizes);
-  const { tokens, chunks } = sizes;
+  const { tokens, rows, chunks } = sizes;
+  const all = rows * chunks;
   // What fills the last chunk goes on with the last text, to which it adds nothing.
   const last = m.slice(starts, 0, tokens - 1, tokens);
   const filled = all === tokens ? starts : m.concat([starts, body.op("Expand", [last, body.ints([all - tokens])])], 0);
@@ -112,11 +108,13 @@ function inverse(body: BodyBuilder, matrix: string, rows: number): string {
 
 type Names = readonly string[];
 
-/** What forward and gradient have in common. */
-function prepare(body: BodyBuilder, [qkv, a, b, aLog, dtBias, starts]: Names, sizes: DeltaSizes) {
+/**
+ * Computes what forward, gradient and decoding have in common.
+ * @param kept f32[tokens, 1], 0 where a row leaves the state as it is
+ */
+function prepare(body: BodyBuilder, [qkv, a, b, aLog, dtBias, starts]: Names, sizes: DeltaSizes, kept: string | null = null) {
   const m = mathOf(body);
-  const { tokens, keyHeads, heads, keyDim, valueDim } = sizes;
-  const { rows } = rowsOf(sizes);
+  const { tokens, keyHeads, heads, keyDim, valueDim, rows } = sizes;
   const group = heads / keyHeads;
   const [q, k, v] = m.split(qkv!, 1, [keyHeads * keyDim, keyHeads * keyDim, heads * valueDim]) as [string, string, string];
   /** Unit vectors [tokens, keyHeads, keyDim], and 1 / norm. */
@@ -144,8 +142,9 @@ function prepare(body: BodyBuilder, [qkv, a, b, aLog, dtBias, starts]: Names, si
   const rest = m.exp(m.sub(x, m.add(positive, positive)));
   const softplus = m.add(positive, body.op("Log", [m.add(rest, body.scalar(1))]));
   const rate = m.neg(m.exp(aLog!));
-  const g = m.mul(softplus, rate);
-  const sigmoid = body.op("Sigmoid", [b!]);
+  const among = (gate: string) => (kept === null ? gate : m.mul(gate, kept));
+  const g = among(m.mul(softplus, rate));
+  const sigmoid = among(body.op("Sigmoid", [b!]));
   const beta = toChunks(body, sigmoid, 1, sizes);
   const masks = masksOf(body, starts!, sizes);
   const lower = Array.from({ length: rows * rows }, (_, i) => (i % rows <= Math.floor(i / rows) ? 1 : 0));
@@ -154,23 +153,24 @@ function prepare(body: BodyBuilder, [qkv, a, b, aLog, dtBias, starts]: Names, si
   const D = m.where(masks.seen, m.exp(m.where(masks.seen, m.sub(G, m.transposed(G)))));
   const e = m.where(masks.continues, m.exp(G));
   const toEnd = m.transposed(m.slice(D, 2, rows - 1, rows));
-  const kept = m.slice(e, 2, rows - 1, rows);
+  const remains = m.slice(e, 2, rows - 1, rows);
   const P = m.mul(m.matmul(Q, m.transposed(K)), D);
   const L = m.where(masks.before, m.mul(m.matmul(K, m.transposed(K)), D));
   const T = inverse(body, m.mul(beta, L), rows);
   const U = m.matmul(T, m.mul(beta, V));
   const W = m.matmul(T, m.mul(m.mul(beta, e), K));
-  return { Q, K, V, beta, D, e, toEnd, kept, P, L, T, U, W, masks, upTo, queryUnits, keyUnits, scale, x, g, rate, sigmoid };
+  return { Q, K, V, beta, D, e, toEnd, remains, P, L, T, U, W, masks, upTo, queryUnits, keyUnits, scale, x, g, rate, sigmoid };
 }
 
 const onesOf = (count: number): number[] => Array<number>(count).fill(1);
 
-export function gatedDeltaBody(body: BodyBuilder, inputs: Names, sizes: DeltaSizes): string[] {
+type Prepared = ReturnType<typeof prepare>;
+
+/** Goes from chunk to chunk, from a state on (null: 0): gives what the rows add to the state, and the states behind the chunks. */
+function scan(body: BodyBuilder, { K, toEnd, remains, U, W }: Prepared, chunks: number, initial: string | null) {
   const m = mathOf(body);
-  const { heads, keyDim, valueDim, chunks } = sizes;
-  const { Q, K, e, toEnd, kept, P, U, W } = prepare(body, inputs, sizes);
   const parts = (x: string) => m.split(x, 0, onesOf(chunks));
-  const [us, ws, keys, decays] = [U, W, m.transposed(m.mul(K, toEnd)), kept].map(parts) as unknown as [
+  const [us, ws, keys, decays] = [U, W, m.transposed(m.mul(K, toEnd)), remains].map(parts) as unknown as [
     Names,
     Names,
     Names,
@@ -178,24 +178,64 @@ export function gatedDeltaBody(body: BodyBuilder, inputs: Names, sizes: DeltaSiz
   ];
   const states: string[] = [];
   const added = us.map((u, chunk) => {
-    const state = states.at(-1);
-    const news = state === undefined ? u : m.sub(u, m.matmul(ws[chunk]!, state));
+    const state = states.at(-1) ?? initial;
+    const news = state === null ? u : m.sub(u, m.matmul(ws[chunk]!, state));
     const change = m.matmul(keys[chunk]!, news);
-    states.push(state === undefined ? change : m.add(m.mul(decays[chunk]!, state), change));
+    states.push(state === null ? change : m.add(m.mul(decays[chunk]!, state), change));
     return news;
   });
-  const own = m.matmul(P, m.concat(added, 0));
+  return { added: m.concat(added, 0), states };
+}
+
+export function gatedDeltaBody(body: BodyBuilder, inputs: Names, sizes: DeltaSizes): string[] {
+  const m = mathOf(body);
+  const { heads, keyDim, valueDim, chunks } = sizes;
+  const prepared = prepare(body, inputs, sizes);
+  const { Q, e, P } = prepared;
+  const { added, states } = scan(body, prepared, chunks, null);
+  const own = m.matmul(P, added);
   const before = m.concat([m.zeros([1, heads, keyDim, valueDim]), ...states.slice(0, -1)], 0);
   const out = chunks === 1 ? own : m.add(own, m.matmul(m.mul(Q, e), before));
   return [fromChunks(body, out, valueDim, sizes), m.concat(states, 0)];
 }
 
+/**
+ * The rule for new rows of one text, or one row of each of several, which are a chunk each then.
+ * @param inputs qkv, a, b, aLog, dtBias, state
+ * @param marks which rows are kept [tokens, 1], and which texts begin [texts, 1, 1, 1]
+ */
+export function goOnBody(
+  body: BodyBuilder,
+  [qkv, a, b, aLog, dtBias, state]: Names,
+  sizes: DeltaSizes,
+  marks: { readonly kept: string; readonly isNew: string; readonly texts: number },
+): string[] {
+  const m = mathOf(body);
+  const { tokens, heads, keyDim, valueDim, chunks } = sizes;
+  const { kept, isNew, texts } = marks;
+  const isKept = body.op("Cast", [kept], { to: "f32" });
+  // All rows go on with what is before them.
+  const starts = body.op("Expand", [body.scalar(-1, "i32"), body.ints([tokens])]);
+  const prepared = prepare(body, [qkv!, a!, b!, aLog!, dtBias!, starts], sizes, isKept);
+  const { Q, K, e, toEnd, remains, P, U, W } = prepared;
+  const first = m.where(body.op("Not", [isNew]), m.reshaped(state!, [texts, heads, keyDim, valueDim]));
+  const result = (added: string, before: string, next: string): string[] => {
+    const out = fromChunks(body, m.add(m.matmul(P, added), m.matmul(m.mul(Q, e), before)), valueDim, sizes);
+    return [m.where(kept, out), m.reshaped(next, [texts, heads * keyDim * valueDim])];
+  };
+  if (texts === 1) {
+    const { added, states } = scan(body, prepared, chunks, first);
+    return result(added, m.concat([first, ...states.slice(0, -1)], 0), states.at(-1)!);
+  }
+  const added = m.sub(U, m.matmul(W, first));
+  return result(added, first, m.add(m.mul(remains, first), m.matmul(m.transposed(m.mul(K, toEnd)), added)));
+}
+
 export function gatedDeltaGradBody(body: BodyBuilder, [dOut, ...inputs]: Names, sizes: DeltaSizes): string[] {
   const m = mathOf(body);
-  const { tokens, keyHeads, heads, keyDim, valueDim, chunks } = sizes;
-  const { rows } = rowsOf(sizes);
+  const { tokens, keyHeads, heads, keyDim, valueDim, rows, chunks } = sizes;
   const p = prepare(body, inputs, sizes);
-  const { Q, K, V, beta, D, e, toEnd, kept, P, L, T, U, W, masks } = p;
+  const { Q, K, V, beta, D, e, toEnd, remains, P, L, T, U, W, masks } = p;
   const first = m.zeros([1, heads, keyDim, valueDim]);
   const S = chunks === 1 ? first : m.concat([first, m.slice(inputs[6]!, 0, 0, chunks - 1)], 0);
   const dO = toChunks(body, dOut!, valueDim, sizes);
@@ -204,7 +244,7 @@ export function gatedDeltaGradBody(body: BodyBuilder, [dOut, ...inputs]: Names, 
   const parts = (x: string) => m.split(x, 0, onesOf(chunks));
   const fromOutput = [m.matmul(m.transposed(P), dO), m.matmul(m.transposed(m.mul(Q, e)), dO)];
   const [own, reads] = fromOutput.map(parts) as unknown as [Names, Names];
-  const [inverses, reading, keys, keysT, decays] = [m.transposed(T), minusRead, m.mul(K, toEnd), m.transposed(K), kept].map(
+  const [inverses, reading, keys, keysT, decays] = [m.transposed(T), minusRead, m.mul(K, toEnd), m.transposed(K), remains].map(
     parts,
   ) as Names[];
   const dNews: string[] = [];
@@ -229,7 +269,7 @@ export function gatedDeltaGradBody(body: BodyBuilder, [dOut, ...inputs]: Names, 
   const [dQueries, dKeys] = [m.matmul(m.mul(e, dO), m.transposed(S)), m.matmul(Y, m.transposed(S))];
   const pulled = m.mul(toEnd, m.matmul(added, m.transposed(dNext)));
   const change = m.sum(m.mul(K, pulled), [3]);
-  const atEnd = m.add(m.sum(change, [2]), m.mul(kept, m.sum(m.mul(dNext, S), [2, 3])));
+  const atEnd = m.add(m.sum(change, [2]), m.mul(remains, m.sum(m.mul(dNext, S), [2, 3])));
   const isLast = body.constant({
     dtype: "f32",
     shape: [rows, 1],

@@ -14,11 +14,12 @@ type Types = readonly (TensorType | null | undefined)[];
 /** The buffers of a piece must fit the scratch of a thread (assembly/gated-delta-chunk.ts). */
 const MAX_DIM = 256;
 
-function sizesOf([qkv, a]: Types, { keyHeads, keyDim }: GatedDeltaAttrs): DeltaSizes {
+/** Sizes of a call, of the types of its first two inputs. */
+export function sizesOf([qkv, a]: Types, { keyHeads, keyDim }: GatedDeltaAttrs): DeltaSizes {
   const [tokens = 0, width = 0] = qkv?.shape ?? [];
   const heads = a?.shape[1] ?? 0;
   const valueDim = (width - 2 * keyHeads * keyDim) / heads;
-  return { tokens, keyHeads, heads, keyDim, valueDim, chunks: Math.ceil(tokens / CHUNK) };
+  return { tokens, keyHeads, heads, keyDim, valueDim, rows: Math.min(CHUNK, tokens), chunks: Math.ceil(tokens / CHUNK) };
 }
 
 /** @throws {ShapeError} qkv, a, b, aLog, dtBias, starts that do not fit each other */

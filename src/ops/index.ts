@@ -8,6 +8,7 @@ import { Affine } from "./affine.ts";
 import { Attention, AttentionGrad } from "./attention.ts";
 import { CachedAttention } from "./cached-attention.ts";
 import { CachedConv } from "./cached-conv.ts";
+import { CachedGatedDelta } from "./cached-gated-delta.ts";
 import { Cast } from "./cast.ts";
 import { CausalConv, CausalConvGrad } from "./causal-conv.ts";
 import { ColumnSum } from "./column-sum.ts";
@@ -27,6 +28,7 @@ import { MuonMomentum, MuonStep, UnitNorm } from "./muon.ts";
 import { Relu, ReluGrad } from "./relu.ts";
 import { Reshape } from "./reshape.ts";
 import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
+import { RollingConv } from "./rolling-conv.ts";
 import { Rope } from "./rope.ts";
 import { Sgd } from "./sgd.ts";
 import { RowNorm } from "./row-norm.ts";
@@ -55,6 +57,7 @@ export const OPS = {
   AttentionGrad,
   CachedAttention,
   CachedConv,
+  CachedGatedDelta,
   Cast,
   CausalConv,
   CausalConvGrad,
@@ -84,6 +87,7 @@ export const OPS = {
   Reshape,
   RMSNormalization,
   RMSNormGrad,
+  RollingConv,
   Rope,
   Sgd,
   RowNorm,

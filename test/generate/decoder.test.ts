@@ -69,7 +69,7 @@ describe("decoding with a cache gives the tokens of full forward passes", () => 
 });
 
 describe("the text in the cache", () => {
-  test.each(["llama", "lfm2"] as const)(
+  test.each(["llama", "lfm2", "qwen3.5"] as const)(
     "%s: another text keeps what it shares with the last one, and gives what a fresh decoder gives",
     async (family) => {
       const { config, full, decoder } = await pair(modelFolder(family), null, 64);
@@ -139,25 +139,24 @@ describe("many prompts: the tokens of each are those of a new decoder, to the bi
     return { ids, seen };
   }
 
-  test.each(SLOW ? (["llama", "gemma3", "phi4-mini", "qwen3", "lfm2"] as const) : (["llama", "phi4-mini", "lfm2"] as const))(
-    "%s, by 1, 3 and 8 decoders, on 1 and 2 threads",
-    async (family) => {
-      const folder = modelFolder(family);
-      const { vocabSize } = loadConfig(folder);
-      const system = randomIds(1, 9, vocabSize);
-      const prompts = Array.from({ length: 11 }, (_, i) => [
-        ...(i % 3 ? system : []),
-        ...randomIds(i, 1 + ((5 * i) % 13), vocabSize),
-      ]);
-      const [one, two] = await Promise.all([1, 2].map((threads) => createWasmExecutor({ threads })));
-      closers.push(() => (one!.close(), two!.close()));
-      const expected = [0, 1].map((temperature) => answers(folder, one!, prompts, { decoders: 0, temperature }));
-      for (const [decoders, temperature] of combinations([1, 3, 8], [0, 1])) {
-        const executor = decoders === 3 ? one! : two!;
-        expect(answers(folder, executor, prompts, { decoders, temperature })).toEqual(expected[temperature]!);
-      }
-    },
-  );
+  test.each(
+    SLOW ? (["llama", "gemma3", "phi4-mini", "qwen3", "lfm2", "qwen3.5"] as const) : (["llama", "phi4-mini", "qwen3.5"] as const),
+  )("%s, by 1, 3 and 8 decoders, on 1 and 2 threads", async (family) => {
+    const folder = modelFolder(family);
+    const { vocabSize } = loadConfig(folder);
+    const system = randomIds(1, 9, vocabSize);
+    const prompts = Array.from({ length: 11 }, (_, i) => [
+      ...(i % 3 ? system : []),
+      ...randomIds(i, 1 + ((5 * i) % 13), vocabSize),
+    ]);
+    const [one, two] = await Promise.all([1, 2].map((threads) => createWasmExecutor({ threads })));
+    closers.push(() => (one!.close(), two!.close()));
+    const expected = [0, 1].map((temperature) => answers(folder, one!, prompts, { decoders: 0, temperature }));
+    for (const [decoders, temperature] of combinations([1, 3, 8], [0, 1])) {
+      const executor = decoders === 3 ? one! : two!;
+      expect(answers(folder, executor, prompts, { decoders, temperature })).toEqual(expected[temperature]!);
+    }
+  });
 
   test("the bundled model, prompts with a common beginning of more than a chunk", async () => {
     const folder = join(import.meta.dir, "../../recipes/base/model");

@@ -142,6 +142,8 @@ const OTHERS: readonly GoldenFamily[] = [
   "granite4",
   "gpt-neox",
   "gpt-neox-serial",
+  "qwen3.5",
+  "qwen3.5-text",
 ];
 
 describe("a model as GGUF holds the model's tensors", () => {

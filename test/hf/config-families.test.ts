@@ -203,6 +203,49 @@ test("LFM2: layers that convolve, by type or by what is not listed; the MLP's wi
   expect(userError(() => lfm2({ ...plain, conv_L_cache: 0 }))).toContain('"conv_L_cache" is 0');
 });
 
+test("Qwen3.5: layers with a state, by type or three of four, in a wrapper or alone; heads that do not fit are refused", () => {
+  const qwen = (extra: object = {}) => ofType("qwen3_5_text", { num_key_value_heads: undefined, ...extra });
+  expect(qwen({ num_attention_heads: 8 })).toMatchObject({
+    kvHeads: 4,
+    headDim: 256,
+    rotaryDim: 64,
+    qkNorm: "heads",
+    normOffset: 1,
+    attentionGate: true,
+    maxPositions: 32_768,
+    delta: { keyHeads: 16, heads: 32, keyDim: 128, valueDim: 128, width: 4, layers: [true, true, true, false] },
+  });
+  const plain = { num_key_value_heads: 2, head_dim: 16 };
+  expect(qwen({ ...plain, full_attention_interval: 2 }).delta!.layers).toEqual([true, false, true, false]);
+  const layers = [false, true, true, false];
+  const types = layers.map((isLinear) => (isLinear ? "linear_attention" : "full_attention"));
+  expect(qwen({ ...plain, layer_types: types, linear_conv_kernel_dim: 2 }).delta).toMatchObject({ width: 2, layers });
+  expect(qwen({ ...plain, layer_types: types.map(() => "full_attention") }).delta).toBeNull();
+  expect(qwen({ ...plain, rope_parameters: { rope_theta: 9, partial_rotary_factor: 0.5 } })).toMatchObject({
+    rotaryDim: 8,
+    rope: { theta: 9 },
+  });
+  const wrapper = { model_type: "qwen3_5", text_config: { ...BASE, ...plain }, tie_word_embeddings: true };
+  expect(parseConfig(wrapper)).toMatchObject({
+    family: "qwen3_5_text",
+    modulePrefix: "model.language_model.",
+    tieWordEmbeddings: true,
+    rotaryDim: 4,
+  });
+  const refused = (extra: object) => userError(() => qwen({ ...plain, ...extra }));
+  expect(refused({ layer_types: ["linear_attention"] })).toContain(
+    "layer_types has 1 entries; expected linear_attention or full_attention",
+  );
+  expect(refused({ layer_types: [...types.slice(1), "mamba"] })).toContain('layer_types has "mamba"');
+  expect(refused({ linear_num_key_heads: 3 })).toContain(
+    "linear_num_value_heads (32) is not a multiple of linear_num_key_heads (3)",
+  );
+  expect(refused({ linear_key_head_dim: 257 })).toContain(
+    "linear_key_head_dim 257 and linear_value_head_dim 128 are not supported",
+  );
+  expect(refused({ linear_conv_kernel_dim: 0 })).toContain('"linear_conv_kernel_dim" is 0');
+});
+
 test("Gemma: the activation that its files call gelu, norms and embeddings as in its successors, no windows", () => {
   expect(ofType("gemma", { hidden_act: "gelu", sliding_window: 7 })).toMatchObject({
     hiddenAct: "gelu_pytorch_tanh",

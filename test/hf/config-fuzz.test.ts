@@ -58,6 +58,18 @@ const SEEDS = [
     local_attention: 8,
     rope_parameters: { full_attention: { rope_type: "default", rope_theta: 9 }, sliding_attention: { rope_theta: 5 } },
   },
+  {
+    model_type: "qwen3_5_text",
+    ...SIZES,
+    head_dim: 16,
+    linear_num_key_heads: 2,
+    linear_num_value_heads: 4,
+    linear_key_head_dim: 8,
+  },
+  {
+    model_type: "qwen3_5",
+    text_config: { ...SIZES, head_dim: 16, layer_types: ["full_attention", ...Array(3).fill("linear_attention")] },
+  },
   { model_type: "mistral", ...SIZES, sliding_window: 16, tie_word_embeddings: true },
   {
     model_type: "lfm2",

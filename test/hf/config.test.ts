@@ -49,6 +49,8 @@ describe("families", () => {
       parallelBranches: false,
       qkNorm: null,
       convolution: null,
+      delta: null,
+      attentionGate: false,
       bosTokenId: 1,
       eosTokenIds: [2],
       padTokenId: null,

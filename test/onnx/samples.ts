@@ -164,6 +164,25 @@ function delta(): TestTensor[] {
   return [random(own, [70, 16]), ...gates, random(own, [2]), random(own, [2]), i32([70], starts)];
 }
 
+/** 70 new rows of one text, three of which fill up the program, or one of each of five, of which one begins and one is not wanted. */
+function cachedDelta(texts: 1 | 5): TestTensor[] {
+  const own = generator(33);
+  const rows = texts === 1 ? 70 : 5;
+  const gates = [0, 1].map(() => random(own, [rows, 2]));
+  const one = Array.from({ length: rows }, (_, i) => (i < 67 ? 0 : 9 + i));
+  const places = texts === 1 ? [i32([70], one), i32([1], [9])] : [i32([5], [0, 0, 7, 0, 0]), i32([5], [4, 0, 7, 1, 90])];
+  const state = random(own, [texts, 32]);
+  return [random(own, [rows, 16]), ...gates, random(own, [2]), random(own, [2]), state, ...places];
+}
+
+/** Four new rows of one text, the last of which fills up the program, or one of each of three, of which one begins and one is not wanted. */
+function rollingConv(texts: 1 | 3): TestTensor[] {
+  const own = generator(34);
+  const rows = texts === 1 ? 4 : 3;
+  const places = texts === 1 ? [i32([4], [0, 0, 0, 4]), i32([1], [1])] : [i32([3], [0, 0, 6]), i32([3], [8, 0, 6])];
+  return [random(own, [rows, 7]), random(own, [7, 1, 4]), random(own, [texts, 21]), ...places];
+}
+
 /** A sample or more of every operator: an operator without one does not compile. */
 export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   AdafactorColumns: [
@@ -280,6 +299,11 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5)] },
     { attrs: { vocab: 11 }, inputs: [below(17, 11), normal(17, 5), normal(11, 5)] },
   ],
+  CachedGatedDelta: ([1, 5] as const).map((texts) => ({
+    attrs: { keyHeads: 1, keyDim: 5 },
+    inputs: cachedDelta(texts),
+    bound: 2e-6,
+  })),
   GatedDelta: [{ attrs: { keyHeads: 1, keyDim: 5 }, inputs: delta(), bound: 2e-6 }],
   GatedDeltaGrad: [
     {
@@ -361,6 +385,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { axis: -1, epsilon: 1e-6 }, inputs: [normal(70, 19), normal(70, 19), normal(19)] },
     { attrs: { axis: -1, epsilon: 1e-6 }, inputs: [normal(5, 67), normal(5, 67), normal(67), normal(5, 67)] },
   ],
+  RollingConv: ([1, 3] as const).map((texts) => ({ attrs: {}, inputs: rollingConv(texts) })),
   Rope: [
     { attrs: { heads: 3, rotaryDim: 10, inverse: 0 }, inputs: [normal(7, 30), uniform([7, 5], -0.5), uniform([7, 5], -0.5)] },
     {

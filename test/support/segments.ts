@@ -48,6 +48,8 @@ const config: ModelConfig = {
   parallelBranches: false,
   qkNorm: "heads",
   convolution: null,
+  delta: null,
+  attentionGate: false,
   bosTokenId: null,
   eosTokenIds: [],
   padTokenId: null,

@@ -34,15 +34,34 @@ describe("gradients are the same to the bit", () => {
   };
   const lfm2 = { architectures: undefined, model_type: "lfm2", full_attn_idxs: [1, 4], block_multiple_of: 8 };
   const convolved = uniformAdapters({ rank: 4, scale: 1.5, dropout: 0.2, targets: new Set(["in_proj", "out_proj", "w2"]) });
+  const qwen = {
+    architectures: undefined,
+    model_type: "qwen3_5_text",
+    num_key_value_heads: 2,
+    head_dim: 16,
+    full_attention_interval: 3,
+    linear_num_key_heads: 2,
+    linear_num_value_heads: 4,
+    linear_key_head_dim: 5,
+    linear_value_head_dim: 6,
+  };
+  const states = uniformAdapters({
+    rank: 4,
+    scale: 1.5,
+    dropout: 0.2,
+    targets: new Set(["in_proj_qkv", "in_proj_a", "out_proj", "q_proj"]),
+  });
   const cases = [
     ["LoRA with dropout", lora(0.2), llama(5)],
+    ["full, layers with a state", { method: "full" }, llama(5, 32, qwen)],
     ["full, two kinds of layers", { method: "full" }, llama(5, 32, smollm3)],
+    ["LoRA with dropout, layers with a state", states, llama(5, 32, qwen)],
     ["LoRA with dropout, layers that convolve", convolved, llama(5, 32, lfm2)],
     ["full", { method: "full" }, llama(5)],
     ["full, layers that convolve", { method: "full" }, llama(5, 32, { ...lfm2, conv_bias: true })],
     ["LoRA with dropout, two kinds of layers", lora(0.2), llama(5, 32, smollm3)],
   ] as const;
-  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 2)) {
+  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 3)) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
       expect(reference.losses[0]).toBeGreaterThan(1);

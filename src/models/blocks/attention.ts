@@ -1,7 +1,11 @@
+import type { GraphBuilder } from "../../graph/builder.ts";
+import { Affine } from "../../ops/affine.ts";
 import { Attention } from "../../ops/attention.ts";
 import { CachedAttention } from "../../ops/cached-attention.ts";
+import { Mul } from "../../ops/mul.ts";
 import { Rope } from "../../ops/rope.ts";
 import { SplitColumns } from "../../ops/split-columns.ts";
+import { Tanh } from "../../ops/tanh.ts";
 import type { ModelConfig } from "../config.ts";
 import { type BatchInput, capAttr } from "../parts.ts";
 import { addCaches, type BlockParts, type Caches, type Layer } from "./layer.ts";
@@ -95,14 +99,25 @@ const LLAMA_NAMES: ProjectionNames = {
 
 /** The attention of x [tokens, hiddenSize], from the projections of queries, keys and values to that of the result. */
 export function selfAttention(parts: BlockParts, settings: AttentionSettings, x: string, names = LLAMA_NAMES): string {
-  const { config, project } = parts;
+  const { builder, config, project } = parts;
   const { heads, kvHeads, headDim } = settings;
   const { hiddenSize, attentionBias } = config;
-  const q = project(x, names.query, hiddenSize, heads * headDim, attentionBias);
+  const gates = config.attentionGate ? 1 : 0;
+  const queries = project(x, names.query, hiddenSize, (1 + gates) * heads * headDim, attentionBias);
+  const [q, gate] = config.attentionGate
+    ? builder.node(SplitColumns, [queries], { groups: heads, sizes: [headDim, headDim] }, `${names.query}.split`)
+    : [queries];
   const k = project(x, names.key, hiddenSize, kvHeads * headDim, attentionBias);
   const v = project(x, names.value, hiddenSize, kvHeads * headDim, attentionBias);
-  const result = attend(parts, settings, ...rotatedAndNormed(parts, settings, q, k, names), v);
+  const attended = attend(parts, settings, ...rotatedAndNormed(parts, settings, q!, k, names), v);
+  const result = gate === undefined ? attended : builder.value(Mul, [attended, sigmoid(builder, gate)], {}, "attention.gated");
   return project(result, names.output, heads * headDim, hiddenSize, config.attentionOutputBias);
+}
+
+/** 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2 */
+function sigmoid(builder: GraphBuilder, x: string): string {
+  const half = builder.value(Affine, [x], { alpha: 0.5, beta: 0 });
+  return builder.value(Affine, [builder.value(Tanh, [half], {})], { alpha: 0.5, beta: 0.5 }, `${x}.sigmoid`);
 }
 
 /** Queries [tokens, heads * headDim] and keys [tokens, kvHeads * headDim], normed as the model has it and rotated. */

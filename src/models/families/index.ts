@@ -36,6 +36,7 @@ import { phi } from "./phi/phi.ts";
 import { phi3 } from "./phi/phi3.ts";
 import { qwen2 } from "./qwen/qwen2.ts";
 import { qwen3 } from "./qwen/qwen3.ts";
+import { qwen35 } from "./qwen/qwen3.5.ts";
 import { seedOss } from "./llama/seed-oss.ts";
 import { starcoder2 } from "./starcoder/starcoder2.ts";
 import { smollm3 } from "./llama/smollm3.ts";
@@ -53,6 +54,7 @@ export const FAMILIES: readonly Family[] = [
   ministral3,
   qwen2,
   qwen3,
+  qwen35,
   gemma,
   gemma2,
   gemma3,

@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 VL_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GLM_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
+DELTA_LINEAR = [*ALL_LINEAR, "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
 LFM_LINEAR = ["q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w1", "w2", "w3"]
 RANK, ALPHA = 4, 6
 # foreach=False: the plain loop over parameters, whose result does not depend on how tensors are grouped.
@@ -415,6 +416,7 @@ FAMILIES = {
             "torch_dtype": "bfloat16",
         },
     },
+<<<<<<< HEAD
     # Attention and MLP side by side, a bias on the logits.
     "phi": {
         "seed": 1100,
@@ -476,10 +478,92 @@ FAMILIES = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3},
             "use_parallel_residual": False,
             "attention_bias": False,
+=======
+    # Layers with a state, and one that attends, by the usual pattern; text and images, as published. What the gated norms take is almost 0 at
+    # times: with a small epsilon they would amplify rounding.
+    "qwen3.5": {
+        "seed": 1087,
+        "dtype": torch.bfloat16,
+        "targets": r".*language_model.*\.(" + "|".join(DELTA_LINEAR) + ")",
+        "config": {
+            "architectures": ["Qwen3_5ForConditionalGeneration"],
+            "model_type": "qwen3_5",
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "image_token_id": 50,
+            "video_token_id": 51,
+            "vision_start_token_id": 49,
+            "vision_end_token_id": 48,
+            "text_config": {
+                "model_type": "qwen3_5_text",
+                "hidden_size": 30,
+                "intermediate_size": 23,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "linear_conv_kernel_dim": 4,
+                "linear_key_head_dim": 9,
+                "linear_num_key_heads": 1,
+                "linear_num_value_heads": 3,
+                "linear_value_head_dim": 11,
+                "full_attention_interval": 3,
+                "mtp_num_hidden_layers": 1,
+                "vocab_size": 53,
+                "max_position_embeddings": 64,
+                "rms_norm_eps": 2e-2,
+                "tie_word_embeddings": True,
+                "eos_token_id": 2,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_interleaved": True,
+                    "mrope_section": [1, 1, 0],
+                    "partial_rotary_factor": 0.25,
+                },
+            },
+            "vision_config": {
+                "model_type": "qwen3_5",
+                "depth": 1,
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_heads": 2,
+                "patch_size": 2,
+                "out_hidden_size": 30,
+                "num_position_embeddings": 4,
+            },
+        },
+    },
+    # The model of text alone: `layer_types`, biases in attention, other parts of heads rotated, a head of its own.
+    "qwen3.5-text": {
+        "seed": 1080,
+        "dtype": torch.float32,
+        "targets": DELTA_LINEAR,
+        "config": {
+            "architectures": ["Qwen3_5ForCausalLM"],
+            "model_type": "qwen3_5_text",
+            "hidden_size": 28,
+            "intermediate_size": 27,
+            "num_hidden_layers": 3,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": 8,
+            "linear_conv_kernel_dim": 3,
+            "linear_key_head_dim": 10,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_value_head_dim": 7,
+            "vocab_size": 61,
+            "rms_norm_eps": 1e-2,
+            "attention_bias": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]},
+>>>>>>> 528cbdb3 (Qwen3.5, dense, alone or as the text part of its wrapper: layers with a state by the gated delta rule, a gate on attention; decoding keeps the state and the convolution's last rows, alone and in batches)
             "tie_word_embeddings": False,
             "dtype": "float32",
         },
     },
+<<<<<<< HEAD
     "stablelm": {
         "seed": 1103,
         "dtype": torch.float16,
@@ -544,6 +628,8 @@ FAMILIES = {
             "torch_dtype": "bfloat16",
         },
     },
+=======
+>>>>>>> 528cbdb3 (Qwen3.5, dense, alone or as the text part of its wrapper: layers with a state by the gated delta rule, a gate on attention; decoding keeps the state and the convolution's last rows, alone and in batches)
     # Layers that convolve, and two that attend. The published keys, and a width that is not the file's.
     "lfm2": {
         "seed": 1072,
@@ -1259,7 +1345,7 @@ def auto_class(folder):
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"] in ENCODERS:
         return AutoModelForMaskedLM
-    return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "mistral3") else AutoModelForCausalLM
+    return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "mistral3") else AutoModelForCausalLM
 
 
 def randomise(model, generator):
@@ -1269,9 +1355,18 @@ def randomise(model, generator):
             noise = torch.randn(parameter.shape, generator=generator)
             if is_vision(name):
                 continue
+<<<<<<< HEAD
             if name.lower().endswith("norm.weight") or ("layernorm" in name and name.endswith(".weight")):
                 # Gemma's and Nemotron's weights are offsets from 1.
                 parameter.copy_((0 if "gemma" in model.config.model_type or model.config.model_type == "nemotron" else 1) + 0.2 * noise)
+=======
+            if name.lower().endswith("norm.weight") or "layernorm" in name:
+                # Gemma's weights are offsets from 1, and Qwen3.5's but those of its gated norms.
+                is_offset = "gemma" in model.config.model_type or ("qwen3_5" in model.config.model_type and "linear_attn" not in name)
+                parameter.copy_((0 if is_offset else 1) + 0.2 * noise)
+            elif name.endswith(("A_log", "dt_bias")):
+                parameter.copy_(0.5 * noise - 1)
+>>>>>>> 528cbdb3 (Qwen3.5, dense, alone or as the text part of its wrapper: layers with a state by the gated delta rule, a gate on attention; decoding keeps the state and the convolution's last rows, alone and in batches)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)
             elif any(part in name for part in ("embed_tokens", "embeddings", "lm_head", "tok_embeddings", "output")):
@@ -1399,8 +1494,8 @@ def loss_of(model, batch):
     dtype = next(model.parameters()).dtype
     config = model.config.get_text_config()
     # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows. LFM2's
-    # convolutions go on from one example of a packed row into the next.
-    alone = config.model_type == "lfm2" or (
+    # convolutions go on from one example of a packed row into the next, and so do Qwen3.5's, and its states.
+    alone = config.model_type in ("lfm2", "qwen3_5_text") or (
         config.model_type not in ENCODERS and config.rope_parameters.get("rope_type") == "longrope"
     )
     logits = logits_alone(model, batch) if alone else model(**forward_inputs(batch, config, dtype)).logits

@@ -82,6 +82,8 @@ export const PLAIN = {
   logitScale: 1,
   qkNorm: null,
   convolution: null,
+  delta: null,
+  attentionGate: false,
   textHead: null,
 } satisfies Partial<ModelConfig>;
 
