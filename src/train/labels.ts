@@ -199,11 +199,6 @@ function describeLabels({ kind, labels }: Pick<Classifier, "kind" | "labels">, {
 function checkFamily(config: HeadSettings, opened: Opened): void {
   const { objective, targets, modulesToSave } = config;
   const { config: model } = opened;
-  if (model.encoder && objectiveOf(config).accepts.includes("preference")) {
-    throw new UserError(
-      `--objective ${objective}: ${nameOf(opened)} is a text encoder, which learns labelled texts (--objective classify), embeddings (--objective embed) and rankings (--objective rerank); expected a model that generates text, such as a Llama or Qwen`,
-    );
-  }
   const isText = model.encoder !== null || model.modulePrefix === "model.";
   if (!isText || classifierOf(familyOf(model)) === null) {
     const what = isText

@@ -156,6 +156,24 @@ export const REWARD_RUNS: readonly RewardRun[] = [
   { model: "gemma2", method: "lora", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, rewardCentring: 0.05, ...common },
 ];
 
+/** The same of encoders, whose vocabularies are smaller. */
+export const REWARD_ENCODER_RUNS: readonly RewardRun[] = [
+  { model: "roberta", method: "full", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, rewardCentring: 0.05, ...common },
+  { model: "modernbert", method: "lora", learningRate: 1e-2, schedule: "linear", weightDecay: 0.1, rewardCentring: 0, ...common },
+];
+
+/** The pairs of `preferenceBatches` with ids of a smaller vocabulary. */
+export function smallPreferenceBatches(): Batches {
+  const batches = preferenceBatches();
+  return {
+    ...batches,
+    batch(epoch, index) {
+      const batch = batches.batch(epoch, index);
+      return { ...batch, ids: batch.ids.map((id) => (id < 5 ? id : 5 + ((id - 5) % 45))) };
+    },
+  };
+}
+
 /** Answers with what is said of them, each with a mismatched one. */
 export function unpairedSamples(): SampleSet {
   const random = createRandom(5, "kto");

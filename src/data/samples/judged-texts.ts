@@ -1,5 +1,5 @@
 import { UserError } from "../../base/errors.ts";
-import type { ContrastExample, RankedExample, ScoredExample } from "../examples/formats.ts";
+import type { CompletionExample, ContrastExample, RankedExample, ScoredExample } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
@@ -26,6 +26,8 @@ export interface SampleOptions {
 export interface JudgedTexts {
   /** One text, or two behind each other. @throws {UserError} texts that are empty or too long */
   texts(texts: readonly string[], where: string): Sample;
+  /** A prompt and an answer to it as the two texts of an encoder; the answer alone is cut where both are too long. */
+  answer(example: CompletionExample): Sample;
   /** The tokens of a whole conversation. */
   whole(ids: Int32Array, where: string): Sample;
   /** A text of any length, each piece of the sequence length by itself; cut to the first one where texts may be cut. */
@@ -54,6 +56,9 @@ export function createJudgedTexts(
   };
   return {
     texts: (texts, where) => place(tokenizer, encoded(texts, where), where, options),
+    answer({ prompt, completion, where }) {
+      return surrounded(tokenizer, encoded([prompt, completion], where), where, { ...options, cut: "second" });
+    },
     pieces(text, where) {
       const ids = encode(text, where);
       const room = Math.max(1, options.maxLength - tokenizer.surround(new Int32Array()).ids.length);

@@ -69,6 +69,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         return [finish(join(ids, end), tokenizer.prefix.length, example.where, options)];
       }
       case "completion": {
+        if (surround) return [judged.answer(example)];
         const text = bounded(example.prompt + example.completion, example.where);
         const { ids: own, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
         const ids = withPrefix(tokenizer, own);
@@ -108,7 +109,14 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       }
     }
   };
-  const preference = ({ chosen, rejected, where }: PreferenceExample): Sample[] => pairOf([chosen, rejected].map(samples), where);
+  const preference = ({ chosen, rejected, where }: PreferenceExample): Sample[] => {
+    if (!surround) return pairOf([chosen, rejected].map(samples), where);
+    if (chosen.kind === "chat")
+      throw new UserError(
+        `${where}: "chosen" and "rejected" are conversations; a text encoder judges texts: give "prompt", "chosen" and "rejected" as texts`,
+      );
+    return [chosen, rejected].flatMap(samples);
+  };
   const unpaired = ({ answer, desirable, where }: UnpairedExample): Sample[] => {
     const [made, ...more] = samples(answer) as [Sample, ...Sample[]];
     if (more.length > 0)

@@ -1,4 +1,4 @@
-"""Adds to reward.json what TRL's RewardTrainer makes of orpo.json's micro-batches, and writes heads at the start and weights at the end.
+"""Adds to reward.json and encoders.json what TRL's RewardTrainer makes of orpo.json's micro-batches, and writes heads at the start and weights at the end.
 
     bun test/golden/reward/rows.ts && python test/golden/reward/make.py
     (torch 2.13.0, transformers 5.23.0, peft 0.21.2, trl 1.16.0)
@@ -24,15 +24,19 @@ from trl import RewardConfig, RewardTrainer
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "trainer"))
 
+from judges import ENCODERS, adapted, judge_of
 from settings import MODELS, InOrder, arguments
 
 TOKENIZER = HERE.parents[2] / "recipes/base/model"
-FILE = HERE / "reward.json"
+FILES = [HERE / "reward.json", HERE / "encoders.json"]
 EPOCHS = 5
 NAMES = {"accuracy": "rewards/accuracies", "margin": "rewards/margins"}
 
 
 def model_of(run, pad):
+    if run["model"] in ENCODERS:
+        model, head = judge_of(run, 1)
+        return (model if run["method"] == "full" else adapted(model, run)), head
     torch.manual_seed(4)
     folder = MODELS / run["model"]
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -44,14 +48,14 @@ def model_of(run, pad):
     model.score.weight.data = 0.3 * torch.randn(1, model.config.hidden_size)
     head = model.score.weight.detach().clone()
     if run["method"] == "full":
-        return model, head
+        return model, {"start": head}
     adapter = json.loads((folder / "adapter/adapter_config.json").read_text())
     config = LoraConfig(task_type="SEQ_CLS", r=adapter["r"], lora_alpha=adapter["lora_alpha"], target_modules=adapter["target_modules"])
     model = get_peft_model(model, config)
     names = {name.replace(".default", ""): value for name, value in model.named_parameters()}
     for name, value in load_file(folder / "adapter/adapter_model.safetensors").items():
         names[name].data = value.float().clone()
-    return model, head
+    return model, {"start": head}
 
 
 class Recording(InOrder, RewardTrainer):
@@ -76,7 +80,9 @@ def mean(notes):
 def trained(run, batches):
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     model, head = model_of(run, tokenizer.eos_token_id)
-    rows = [{"chosen_ids": pair["chosen"]["ids"], "rejected_ids": pair["rejected"]["ids"]} for batch in batches for pair in batch]
+    # Encoders have smaller vocabularies.
+    known = (lambda id: 5 + (id - 5) % 45) if run["model"] in ENCODERS else (lambda id: id)
+    rows = [{f"{side}_ids": [known(id) for id in pair[side]["ids"]] for side in ("chosen", "rejected")} for batch in batches for pair in batch]
     with tempfile.TemporaryDirectory() as output:
         args = RewardConfig(
             output_dir=output,
@@ -106,22 +112,23 @@ def trained(run, batches):
         notes = [note for kind, at, note in trainer.notes if kind == "train" and at == step]
         assert len(notes) == run["gradientAccumulation"]
         steps.append({**mean(notes), "gradientNorm": float(norm)})
-    weights = {"start": head} | {
+    weights = head | {
         name.replace(".modules_to_save.default", "").replace(".default", ""): value.detach().float().contiguous()
         for name, value in model.named_parameters()
         # Of a whole model one block is enough: the others are in its losses.
-        if value.requires_grad and (run["method"] == "lora" or ".layers.1." not in name)
+        if value.requires_grad and (run["method"] == "lora" or not any(part in name for part in (".layers.1.", ".layer.1.", ".layer.2.")))
     }
     save_file(weights, HERE / f"{run['model']}.safetensors")
     (HERE / f"{run['model']}.safetensors").chmod(0o644)
     return {"steps": steps, "evaluation": mean([note for kind, _, note in trainer.notes if kind == "eval"]), "padId": tokenizer.eos_token_id}
 
 
-fixture = json.loads(FILE.read_text())
 batches = json.loads((HERE.parent / "orpo/orpo.json").read_text())["batches"]
-for run in fixture["runs"]:
-    found = trained(run["settings"], batches)
-    fixture["padId"] = found.pop("padId")
-    run["expected"] = found
-fixture["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__}
-FILE.write_text(json.dumps(fixture) + "\n")
+for file in FILES:
+    fixture = json.loads(file.read_text())
+    for run in fixture["runs"]:
+        found = trained(run["settings"], batches)
+        fixture["padId"] = found.pop("padId")
+        run["expected"] = found
+    fixture["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__}
+    file.write_text(json.dumps(fixture) + "\n")
