@@ -39,6 +39,8 @@ export function trainConfigOf(
   const input: TrainConfigInput = {
     saveMinutes: SAVE_MINUTES,
     keep: KEEP,
+    // A job's model is an adapter of the base model that is served, whatever a run of its own would train.
+    ...(parent === null && { method: "lora" as const }),
     ...settings,
     model,
     data: pathOf(places, training),

@@ -30,6 +30,7 @@ import { NOMINAL_BANDWIDTH, streamOf, streamText } from "../train/memory/stream.
 import { checkpointingOf, selectiveOf } from "../train/memory/strategy.ts";
 import { openEngine } from "../train/step/open-engine.ts";
 import { predictionOf, withPlannedHead } from "../train/labels.ts";
+import { withUsualMethod } from "../train/method.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../train/step/tuning.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
 
@@ -119,15 +120,13 @@ export interface PlanReport extends Summary {
  * @throws {UserError} anything that is missing or does not fit; a limit that is too low, with the least that works
  */
 export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallOptions, "sink"> = {}): Promise<PlanReport> {
-  const config = validateOptions(planOptionsSchema, options);
-  checkQuantize(config);
-  const optimizer = chooseOptimizer(config);
-  const model = await openModel(config, {
-    check: "none",
-    predicts: predictionOf(config),
-    onNote: (text) => sink({ type: "note", text }),
-  });
+  const asked = validateOptions(planOptionsSchema, options);
+  checkQuantize(asked);
+  const optimizer = chooseOptimizer(asked);
+  const onNote = (text: string) => sink({ type: "note", text });
+  const model = await openModel(asked, { check: "none", predicts: predictionOf(asked), onNote });
   const { adapter } = model;
+  const config = withUsualMethod(asked, model, Object.keys(options), onNote);
   try {
     if (adapter) withAdapter(config, adapter, model.config, Object.keys(options));
     const length = sequenceLengthOf(config, contextLimit(model.config));

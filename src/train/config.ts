@@ -82,7 +82,9 @@ export const trainConfigSchema = z.strictObject({
       error: ({ input }) => (input === "qlora" ? "qlora is lora with --quantize nf4" : undefined),
     })
     .default("lora")
-    .describe(`what is trained (${ADAPTER_SUMMARIES.join("; ")}; full: all weights)`),
+    .describe(
+      `what is trained (${ADAPTER_SUMMARIES.join("; ")}; full: all weights, and unasked those of a text encoder of fewer than 200 million parameters)`,
+    ),
   ...ADAPTER_FLAGS,
   targets: z
     .array(z.enum([ALL_LINEAR, ...LINEAR_MODULES, ...TABLE_MODULES]))

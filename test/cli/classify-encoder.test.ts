@@ -153,7 +153,7 @@ describe("an encoder learns classes", () => {
   });
 
   test("with an adapter that holds the head, merged too", async () => {
-    const path = await train("lora", roberta, single, "--learning-rate", "2e-2");
+    const path = await train("lora", roberta, single, "--method", "lora", "--learning-rate", "2e-2");
     expect(await accuracy(path, single)).toBe(1);
     const head = ["dense", "out_proj"].flatMap((module) =>
       ["weight", "bias"].map((part) => `base_model.model.classifier.${module}.${part}`),
@@ -168,16 +168,16 @@ describe("an encoder learns classes", () => {
   });
 
   test("with an adapter of a BERT or DistilBERT, whose layer in front of the last one is new too", async () => {
-    const path = await train("distil", distilbert, single, "--learning-rate", "2e-2");
+    const path = await train("distil", distilbert, single, "--method", "lora", "--learning-rate", "2e-2");
     expect(await accuracy(path, single)).toBe(1);
     expect(names(path, "adapter_model.safetensors")).toContain("base_model.model.pre_classifier.weight");
-    const other = await train("bert-lora", bert, single, "--learning-rate", "2e-2", "--packing");
+    const other = await train("bert-lora", bert, single, "--method", "lora", "--learning-rate", "2e-2", "--packing");
     expect(await accuracy(other, single)).toBe(1);
     expect(names(other, "adapter_model.safetensors")).toContain("base_model.model.bert.pooler.dense.weight");
   });
 
   test("without a head: a ModernBERT gets all of it, and is merged", async () => {
-    const path = await train("modern-lora", modern, single, "--learning-rate", "2e-2");
+    const path = await train("modern-lora", modern, single, "--method", "lora", "--learning-rate", "2e-2");
     expect(await accuracy(path, single)).toBe(1);
     expect(JSON.parse(readFileSync(join(path, "adapter_config.json"), "utf8"))).toMatchObject({
       modules_to_save: ["classifier", "head"],
@@ -186,6 +186,25 @@ describe("an encoder learns classes", () => {
     await ok("merge", "--adapter", path, "--out", merged);
     expect(await accuracy(merged, single)).toBe(1);
     expect(names(merged)).toEqual(expect.arrayContaining(["head.dense.weight", "head.norm.weight", "classifier.bias"]));
+  });
+
+  test("all its weights unasked, which the run says, and an adapter where one is spoken of", async () => {
+    const output = join(folder, "unasked");
+    const args = ["train", "--model", bert, "--data", single, "--output", output, ...fast, "--steps", "1"];
+    const { code, stdout, stderr } = await remat(args);
+    expect(code).toBe(0);
+    expect(`${stdout}${stderr}`).toContain(
+      "all weights are trained, as is usual of text encoders of fewer than 200 million parameters",
+    );
+    expect(`${stdout}${stderr}`).toMatch(/trained +full, /);
+    expect(config(output)["architectures"]).toEqual(["BertForSequenceClassification"]);
+    // The run says what it was, and goes on so.
+    expect(JSON.parse(readFileSync(join(output, "train-config.json"), "utf8"))).toMatchObject({ method: "full" });
+    const spoken = await remat([...args, "--dry-run", "--overwrite", "--rank", "2"]);
+    expect(`${spoken.stdout}${spoken.stderr}`).toMatch(/trained +lora, /);
+    expect(await ok("plan", "--model", bert, "--objective", "classify", "--sequence-length", "16", "--threads", "1")).toContain(
+      "segments",
+    );
   });
 
   test("and still predicts no next tokens", async () => {

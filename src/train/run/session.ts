@@ -50,6 +50,7 @@ import { promptOf } from "./shown-prompt.ts";
 import { RUN_FILES } from "./folder.ts";
 import { heldOut, totalSteps, type TrainingData } from "./loop.ts";
 import { predictionOf, withHead } from "../labels.ts";
+import { withUsualMethod } from "../method.ts";
 import { tuningOf, tuningOfAdapter, withAdapter } from "../step/tuning.ts";
 import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 import { isOnDisk } from "../../load/streamed-weights.ts";
@@ -118,7 +119,8 @@ async function readOpened(
 ): Promise<Inputs> {
   const { folder, tokenizer, adapter, identity, close } = opened;
   checkObjectiveFlags(asked);
-  const { config, model, source, classifier, lowerCase = false } = await withHead(asked, opened, preparing);
+  const chosen = withUsualMethod(asked, opened, given, preparing.onNote);
+  const { config, model, source, classifier, lowerCase = false } = await withHead(chosen, opened, preparing);
   const sequenceLength = sequenceLengthOf(config, contextLimit(model));
   checkContext(model, sequenceLength);
   const date = runDate(config);
