@@ -48,13 +48,14 @@ export type ObjectiveSettings = { readonly objective: ObjectiveName } & z.output
 const definitionOf = (name: ObjectiveName): ObjectiveDefinition<ObjectiveName, any> => TABLE.find((each) => each.name === name)!;
 
 export function objectiveOf(settings: ObjectiveSettings): Objective {
-  const { create, acceptsOf, metricsOf, textsOf, masked, ...definition } = definitionOf(settings.objective);
+  const { create, acceptsOf, metricsOf, textsOf, masked, mismatched, ...definition } = definitionOf(settings.objective);
   return {
     ...definition,
     ...(acceptsOf && { accepts: acceptsOf(settings) }),
     ...(metricsOf && { metrics: metricsOf(settings) }),
     ...(textsOf && { texts: textsOf(settings) }),
     ...(masked && { masked: masked(settings) }),
+    ...(mismatched && { mismatched: mismatched(settings) }),
     head: create(settings),
   };
 }

@@ -32,7 +32,7 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   /** The same with some settings. */
   textsOf?(settings: z.output<z.ZodObject<F>>): number;
   /** True: an example is one text, and the second is made of its prompt and another example's answer (see `withMismatched`). */
-  readonly mismatched?: true;
+  mismatched?(settings: z.output<z.ZodObject<F>>): boolean;
   /** The share of tokens that are hidden and predicted from both sides of them (see `withMasks`), by text encoders alone; absent: none is. */
   masked?(settings: z.output<z.ZodObject<F>>): number;
   /** The metrics of an evaluation besides `loss`, which every objective has, in the order in which they are shown. */
@@ -45,8 +45,9 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
 }
 
 /** An objective with its settings. */
-export type Objective = Omit<ObjectiveDefinition, "create" | "acceptsOf" | "metricsOf" | "textsOf" | "masked"> & {
+export type Objective = Omit<ObjectiveDefinition, "create" | "acceptsOf" | "metricsOf" | "textsOf" | "masked" | "mismatched"> & {
   readonly head: Head;
+  readonly mismatched?: boolean;
   readonly masked?: number;
 };
 

@@ -50,6 +50,24 @@ async function train(name: string, ...flags: string[]): Promise<{ readonly outpu
 }
 
 describe("train --objective kto", () => {
+  test("with --kto-loss apo_zero_unpaired answers are held against what they were alone, even a single one", async () => {
+    const flags = ["--kto-loss", "apo_zero_unpaired", "--valid", held, "--batch-size", "4"];
+    const { output } = await train("apo", "--steps", "20", ...flags);
+    const steps = linesOf(output).filter(({ type }) => type === "step");
+    expect(steps[0]!.loss).toBeCloseTo(0.5, 6);
+    expect(steps[0]!["kl"]).toBeUndefined();
+    // Of answers that nobody trained on, the desirable ones gain and the others lose.
+    const last = linesOf(output)
+      .filter(({ type }) => type === "evaluation")
+      .at(-1)!;
+    expect(last.loss).toBeLessThan(0.5);
+    expect(last["rewards/margins"]).toBeGreaterThan(0);
+    const one = write("one.jsonl", answers("gold").slice(0, 1));
+    const alone = ["train", "--model", model, "--data", one, "--objective", "kto", "--steps", "1", ...common, "--output"];
+    expect(await refused(...alone, join(folder, "no"))).toContain("the only example");
+    expect((await remat([...alone, join(folder, "single"), "--kto-loss", "apo_zero_unpaired"])).code).toBe(0);
+  });
+
   test("learns what is desirable, from a model that is its own reference on; eval finds the rewards of the last evaluation", async () => {
     const { output, shown } = await train("learns", "--steps", "20", "--valid", held, "--batch-size", "4");
     const lines = linesOf(output);

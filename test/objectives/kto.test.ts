@@ -69,6 +69,26 @@ describe("KTO", () => {
     });
   }
 
+  test("apo_zero_unpaired: z is 0, no second text is needed and none counts; weights within 1e-6 of central differences", () => {
+    const apo = objectiveWith({ objective: "kto", ktoLoss: "apo_zero_unpaired", ...SETTINGS });
+    expect([apo.texts, apo.mismatched, apo.metrics.some(({ name }) => name === "kl")]).toEqual([1, false, false]);
+    expect([objective.texts, objective.mismatched]).toEqual([2, true]);
+    const own = apo.head as OpenHead;
+    // At z = 0 the paper's loss is this one.
+    const pairs = withReferences(unpairedBatches().batch(0, 1), -2);
+    const losses = lossesOf(pairs);
+    const { sums, weights } = own.judge(pairs, losses);
+    expect(own.values(sums).loss * own.share(pairs)).toBeCloseTo(defined(pairs, Float64Array.from(losses)), 9);
+    const alone = {
+      ...pairs,
+      spans: pairs.spans.map(([text]) => [text!]),
+      references: pairs.references!.filter((_, i) => i % 2 === 0),
+    };
+    const single = own.judge(alone, losses);
+    expect([single.sums, [...single.weights]]).toEqual([sums, [...weights]]);
+    expect(own.values(sums).metrics["kl"]).toBeUndefined();
+  });
+
   test("is finite where the losses of all tokens of a text are 1e4", () => {
     const batch = withReferences(unpairedBatches().batch(0, 0), 0);
     for (const texts of batch.spans)

@@ -29,6 +29,8 @@ export interface DpoRun extends TrainerRun {
 }
 
 export interface KtoRun extends TrainerRun {
+  /** Absent: kto. */
+  readonly ktoLoss?: "apo_zero_unpaired";
   readonly ktoBeta: number;
   readonly ktoDesirableWeight: number;
   readonly ktoUndesirableWeight: number;
@@ -146,6 +148,19 @@ export const KTO_RUNS: readonly KtoRun[] = [
     ktoBeta: 0.1,
     ktoDesirableWeight: 1.3,
     ktoUndesirableWeight: 0.7,
+    ...common,
+    batchSize: 4,
+  },
+  {
+    model: "llama",
+    method: "lora",
+    learningRate: 1e-2,
+    schedule: "linear",
+    weightDecay: 0.1,
+    ktoLoss: "apo_zero_unpaired",
+    ktoBeta: 0.3,
+    ktoDesirableWeight: 1.2,
+    ktoUndesirableWeight: 0.9,
     ...common,
     batchSize: 4,
   },

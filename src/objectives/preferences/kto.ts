@@ -5,6 +5,8 @@ import { defineObjective, type Judgement, type Metric } from "../objective.ts";
 import { logSigmoid } from "../logistic.ts";
 import { logProbability, REWARDS } from "./preference.ts";
 
+const LOSSES = ["kto", "apo_zero_unpaired"] as const;
+
 const KL: Metric = { name: "kl", label: "kl", better: "lower", digits: 3 };
 
 /**
@@ -16,33 +18,42 @@ const KL: Metric = { name: "kl", label: "kl", better: "lower", digits: 3 };
  *     undesirable:  w_u (1 - sigmoid(beta (z - r))).
  *
  * z is estimated from answers to other prompts, the second text of each example: the mean of their r in a micro-batch. Nothing is learned from
- * them: z counts as a constant. The loss is a mean over answers. Names of metrics are TRL's; an answer's reward is beta r.
+ * them: z counts as a constant. Without it (z = 0) desirable answers become likelier than they were, and undesirable ones less likely, and no other texts are needed: the unpaired
+ * form of APO-zero (D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266). The loss is a mean over answers. Names of metrics are TRL's; an answer's reward is beta r.
  */
 export const kto = defineObjective({
   name: "kto",
   summary: "which answers are desirable and which are not, each for itself, held against the model as it was before (KTO)",
   accepts: ["unpaired"],
   texts: 2,
-  mismatched: true,
+  textsOf: ({ ktoLoss }) => (ktoLoss === "kto" ? 2 : 1),
+  mismatched: ({ ktoLoss }) => ktoLoss === "kto",
   metrics: [KL, ...REWARDS],
+  metricsOf: ({ ktoLoss }) => (ktoLoss === "kto" ? [KL, ...REWARDS] : REWARDS),
   flags: {
+    ktoLoss: z
+      .enum(LOSSES)
+      .default("kto")
+      .describe(
+        "kto: loss of an answer: held against how far the model has moved (kto), or against what it was alone (apo_zero_unpaired)",
+      ),
     ktoBeta: z.number().positive().default(0.1).describe("kto: how strongly the model is held to what it was; less allows more"),
     ktoDesirableWeight: z.number().min(0).default(1).describe("kto: how much desirable answers count"),
     ktoUndesirableWeight: z.number().min(0).default(1).describe("kto: how much undesirable answers count"),
   },
-  create: ({ ktoBeta: beta, ktoDesirableWeight: desirable, ktoUndesirableWeight: undesirable }) => ({
+  create: ({ ktoLoss, ktoBeta: beta, ktoDesirableWeight: desirable, ktoUndesirableWeight: undesirable }) => ({
     kind: "token-losses",
     hasReference: true,
     share: ({ examples }) => examples,
     labels: ({ labels }) => labels,
-    judge: (batch, losses) => judge(batch, losses, { beta, desirable, undesirable }),
+    judge: (batch, losses) => judge(batch, losses, { beta, desirable, undesirable, moves: ktoLoss === "kto" }),
     values(sums) {
       const { answers, loss, kl, chosen, chosenRatio, chosenLogp, rejectedRatio, rejectedLogp } = sums as unknown as KtoSums;
       const rejected = answers - chosen;
       return {
         loss: loss / answers,
         metrics: {
-          kl: kl / answers,
+          ...(ktoLoss === "kto" && { kl: kl / answers }),
           // Where all answers are of one kind, nothing is known of the other.
           ...(chosen > 0 && { "rewards/chosen": (beta * chosenRatio) / chosen, "logps/chosen": chosenLogp / chosen }),
           ...(rejected > 0 && {
@@ -66,20 +77,23 @@ interface KtoSettings {
   readonly beta: number;
   readonly desirable: number;
   readonly undesirable: number;
+  /** True: how far the model has moved counts, of which the second text of each example tells. */
+  readonly moves: boolean;
 }
 
 function judge(
   { labels, spans, targets, references }: MicroBatch,
   losses: Float32Array,
-  { beta, ...weightOf }: KtoSettings,
+  { beta, moves, ...weightOf }: KtoSettings,
 ): Judgement {
   if (!references) throw new Error("the log-probabilities of the reference were not computed");
   const weights = new Float64Array(losses.length);
+  const texts = spans[0]!.length;
   const ratioOf = (example: number, text: 0 | 1) => {
     const { value } = logProbability(spans[example]![text]!, labels, losses);
-    return { value, ratio: value - references[2 * example + text]! };
+    return { value, ratio: value - references[texts * example + text]! };
   };
-  const mismatched = spans.reduce((sum, _, i) => sum + ratioOf(i, 1).ratio, 0) / spans.length;
+  const mismatched = moves ? spans.reduce((sum, _, i) => sum + ratioOf(i, 1).ratio, 0) / spans.length : 0;
   const kl = Math.max(0, mismatched);
   const total = { answers: spans.length, loss: 0, kl: spans.length * kl };
   const kinds = { chosen: 0, chosenRatio: 0, chosenLogp: 0, rejectedRatio: 0, rejectedLogp: 0 };
