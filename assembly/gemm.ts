@@ -1,7 +1,8 @@
 import { adaptedRows } from "./adapted-rows";
 import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./command";
+import { fewNative } from "./gemm-few-native";
 import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
-import { sessionOf } from "./native";
+import { FEW_SESSION, sessionOf } from "./native";
 import { Opcode } from "./opcodes";
 
 // @ts-ignore: decorator
@@ -42,6 +43,10 @@ export function gemmCommand(opcode: u32): void {
     else k = min(k, left);
   }
   const session = sessionOf(int(11), int(12));
+  if (session == FEW_SESSION) {
+    fewNative(int(6), pointer(0), pointer(1), pointer(5), cMode ? pointer(2) : 0, cMode == 1 ? n : 0, pointer(3), m, n, k, float(8));
+    return;
+  }
   if (session && m >= NATIVE_ROWS && k > 0) {
     nativeProduct(
       session, sessionOf(int(13), int(14)), pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k, int(6),

@@ -1,7 +1,7 @@
 /**
  * A native library that works on the same memory. Everything is f32, row-major, without gaps, and computed on the calling
  * thread (src/wasm/native.ts). A session is an address outside of this memory, or says that the product is one of bf16
- * (src/wasm/bf16/product.ts), whose operands may be bf16 in memory too, and A have gaps.
+ * (src/wasm/machine-code/product.ts), whose operands may be bf16 in memory too, and A have gaps.
  */
 import { F32 } from "./half";
 
@@ -40,6 +40,20 @@ export function takesBf16(session: f64): bool {
 
 /** Sessions from here on are products of bf16: no address is as large. */
 export const BF16_SESSION: f64 = 4503599627370496.0;
+
+/**
+ * out[rows][from..to) = alpha x B^T + c, B of codes with scales, x as src/wasm/machine-code/few-rows.ts has it; strides in bytes. A stride of 0 adds one
+ * row of c to all.
+ */
+// @ts-ignore: decorator
+@external("native", "few")
+export declare function fewProduct(
+  type: i32, x: usize, xStride: i32, codes: usize, scales: usize, c: usize, cStride: i32, out: usize, outStride: i32,
+  rows: i32, from: i32, to: i32, k: i32, alpha: f32,
+): void;
+
+/** The session of products of few rows with a quantised matrix. */
+export const FEW_SESSION: f64 = 4504699138998272.0;
 
 /** y = f(x), both [rows, columns]; y may be x. */
 // @ts-ignore: decorator

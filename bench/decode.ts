@@ -52,7 +52,11 @@ const record = (node: Node | null, seconds: number, graph: Graph) => {
   profile.set(name, (profile.get(name) ?? 0) + seconds);
 };
 const isProfiled = process.env["PROFILE"] === "1";
-const executor = await createWasmExecutor({ threads: Number(threads), ...(isProfiled ? { profile: record } : {}) });
+const executor = await createWasmExecutor({
+  threads: Number(threads),
+  matmul: process.env["MATMUL"] === "wasm" ? "wasm" : "codes",
+  ...(isProfiled ? { profile: record } : {}),
+});
 const loadBegin = performance.now();
 const decoders = createDecoders(executor, { config, source, maxTokens: length + 64, ...storage }, count);
 const loadSeconds = (performance.now() - loadBegin) / 1000;

@@ -240,7 +240,7 @@ function hostOf(
     adapters: flags.loadedAdapters ?? LOADED_ADAPTERS,
     sampling,
     // Products of few rows are what generation has: the kernels' own are fastest there.
-    openDevice: () => openDevice({ device, threads, matmul: "wasm" }),
+    openDevice: () => openDevice({ device, threads, matmul: "codes" }),
   });
 }
 

@@ -195,7 +195,7 @@ export async function openModelOnDevice(named: NamedModelAndDevice, options: Ope
   const model = await openModel(named, options);
   try {
     // Products of few rows are what generation has: the kernels' own are fastest there.
-    const device = await openDevice({ device: named.device, threads: named.threads, matmul: "wasm" });
+    const device = await openDevice({ device: named.device, threads: named.threads, matmul: "codes" });
     if (device.notice !== null) options.onNote?.(device.notice);
     const close = () => {
       device.close();

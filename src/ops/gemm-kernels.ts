@@ -2,7 +2,15 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import type { FloatType } from "../base/dtype.ts";
 import { kernelFormat, QUANTISED_BLOCK } from "./dequantize.ts";
 import { HALF_CODE } from "./half.ts";
-import { type KernelEmitter, type Operand, type ProductShape, type Scratch, sessionWords, takesBf16 } from "./types.ts";
+import {
+  FEW_SESSION,
+  type KernelEmitter,
+  type Operand,
+  type ProductShape,
+  type Scratch,
+  sessionWords,
+  takesBf16,
+} from "./types.ts";
 
 /** How an operand of a product lies in memory, input `i` of an operator. */
 export function storedOperand(
@@ -42,12 +50,13 @@ export interface Product {
 /** A half or quantised weight is widened for a native product if it has at most so many bytes then. */
 const MOST_WIDENED = 64 * 2 ** 20;
 
-export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, product: Product): void {
+export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native" | "few">, product: Product): void {
   const { a, b, c, out, m, n, k, transA, transB, aType = "f32", bType = "f32", quantised, alpha = 1, clip } = product;
   const mode = !c ? 0 : c.row ? 2 : 1;
   const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
   const session = nativeSession(e, product);
   let [right, rightType, scales] = [b, quantised?.format ?? HALF_CODE[bType], quantised?.scales ?? null];
+  const few = session === null && isFew(e, product) ? FEW_SESSION : 0;
   const isTaken = session !== null && takesBf16(session.whole) && rightType === HALF_CODE.bf16;
   if (session !== null && rightType !== HALF_CODE.f32 && !isTaken) {
     right = product.widened ?? e.scratch(4 * k * n);
@@ -70,10 +79,20 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native">, 
       { f32: alpha },
       clipped,
       clip?.first ?? 0,
-      ...sessionWords(session?.whole ?? 0),
+      ...sessionWords(session?.whole ?? few),
       ...sessionWords(session?.more ?? 0),
     ],
   );
+}
+
+/** Most rows, and terms, of a product that is computed from codes as they are. */
+const FEW_ROWS = 8;
+const FEW_TERMS = 2 ** 16;
+
+/** Tells whether machine code computes a product of few rows with a quantised matrix. */
+function isFew({ few }: Pick<KernelEmitter, "few">, { m, k, transA, transB, aType = "f32", quantised, clip }: Product): boolean {
+  const isPlain = !transA && transB === true && aType === "f32" && quantised !== undefined && clip === undefined;
+  return few && isPlain && m <= FEW_ROWS && k <= FEW_TERMS;
 }
 
 /** Sessions of a whole product, and of one that adds to what is there, as a transposed A is multiplied. */

@@ -100,6 +100,8 @@ export interface KernelEmitter<A extends Attrs = Attrs> {
   isWeight(value: string): boolean;
   /** A native library that commands may use; null: none here. */
   readonly native: NativeLibrary | null;
+  /** Products of few rows with quantised weights go by FEW_SESSION. */
+  readonly few: boolean;
 }
 
 /** op(A) op(B) times alpha, plus an addend: [m, n], one row [n] or one column [m]; all f32, without gaps. */
@@ -133,6 +135,9 @@ export interface NativeLibrary {
 
 /** Sessions from here on are products of bf16, as assembly/native.ts has it. */
 export const BF16_SESSION = 2 ** 52;
+
+/** The session of products of a few rows with a quantised matrix, which stays quantised. */
+export const FEW_SESSION = BF16_SESSION + 2 ** 40;
 
 /** True if the operands of a session's products may be bf16 in memory. */
 export function takesBf16(session: number): boolean {

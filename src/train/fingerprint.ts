@@ -3,7 +3,7 @@ import { LOSS } from "../objectives/objective.ts";
 import { ADAPTER_KEYS, type AdapterFlag } from "../models/adapters/index.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { chooseOptimizer } from "../optimizers/index.ts";
-import { bf16Kernel } from "../wasm/bf16/executable.ts";
+import { bf16Kernel } from "../wasm/machine-code/executable.ts";
 import { targetsOf, type TrainConfig, type TrainConfigKey } from "./config.ts";
 
 /** Settings that a run's numbers depend on: a checkpoint can only be resumed with the same. */

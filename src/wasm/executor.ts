@@ -103,7 +103,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       return shared.capacity;
     },
     prepare(graph: Graph): WasmProgram {
-      const lowered = lower(graph, opOf as (node: Node) => OpDef, matmul.native);
+      const lowered = lower(graph, opOf as (node: Node) => OpDef, matmul.native, matmul.boot?.fewRows != null);
       const { slots, reads, commands, starts, workspace } = lowered;
       ensureStage(4 * (1 + slots.length + reads.length + commands.length));
       return { graph, workspace, lowered, commands: starts.length - 1, reads };
@@ -196,9 +196,9 @@ async function startThreads(shared: SharedMemory, threads: number, choice: Matmu
     const matmul = await openMatmul(choice, shared);
     const boots = Array.from({ length: threads }, (_, thread): Boot => {
       const scratch = shared.reserve(sizes.THREAD_SCRATCH.value, "thread scratch");
-      const native = matmul.native && {
-        ...matmul.native.boot,
-        scratch: shared.reserve(nativeScratch(matmul.native.boot), "thread scratch"),
+      const native = matmul.boot && {
+        ...matmul.boot,
+        scratch: shared.reserve(nativeScratch(matmul.boot), "thread scratch"),
       };
       return { ...boot, thread, scratch, control, native };
     });

@@ -38,7 +38,7 @@ interface LiveNode {
   readonly outputs: readonly string[];
 }
 
-export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeLibrary | null = null): Lowered {
+export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeLibrary | null = null, few = false): Lowered {
   const nodes = elideWidening(graph, liveNodes(graph, opOf));
   const weights = new Set(weightInputs(graph));
   const commands: Command[][] = [];
@@ -49,7 +49,7 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
     const half = live.outputs.map((name) => graph.types.get(name)).find((type) => type && isHalf(type));
     if (half && live.node.op !== "Cast" && !live.op.view)
       throw new Error(`graph ${graph.name}: there is no kernel that computes ${live.node.op} in ${half.dtype}`);
-    if (!live.op.view) live.op.lower(emitter(graph, live, weights, emitted, buffers, native));
+    if (!live.op.view) live.op.lower(emitter(graph, live, weights, emitted, buffers, { native, few }));
     commands.push(emitted);
     scratch.push(buffers);
     const { inPlace = [], accumulates } = live.op;
@@ -170,7 +170,7 @@ function emitter(
   weights: ReadonlySet<string>,
   commands: Command[],
   scratch: Scratch[],
-  native: NativeLibrary | null,
+  native: Pick<KernelEmitter, "native" | "few">,
 ): KernelEmitter {
   return {
     node,
@@ -187,7 +187,7 @@ function emitter(
     },
     isWeight: (value) => weights.has(value),
     emit: (opcode, operands, scalars) => void commands.push({ opcode, operands, scalars }),
-    native,
+    ...native,
   };
 }
 

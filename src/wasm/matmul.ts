@@ -2,26 +2,31 @@
  * The native matmul provider: large products go to ONNX Runtime's `Gemm` (MLAS), called through its C API on tensors that view
  * the shared memory. Each kernel thread computes its own rows, on itself: no second thread pool, no copies, and results that
  * do not depend on the number of threads. With `bf16` products of two large sides are computed in bf16, with sums in f32, by machine code
- * of our own (bf16/).
+ * of our own (machine-code/).
  */
 import { type Pointer, ptr } from "bun:ffi";
 import { messageOf } from "../base/errors.ts";
 import { BF16_SESSION, type NativeLibrary, type ProductShape } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses } from "./bf16/executable.ts";
+import type { Bf16Addresses, FewRowsAddresses } from "./machine-code/executable.ts";
 import type { SharedMemory } from "./memory.ts";
-import type { NativeBoot } from "./native.ts";
+import type { LibraryBoot, NativeBoot } from "./native.ts";
 import { nodeModel, type SingleNode } from "./node-model.ts";
 
-/** `auto`: native where the library loads; never `bf16`, which rounds. */
-export type MatmulChoice = "auto" | "wasm" | "native" | "bf16";
+/**
+ * `auto`: native where the library loads; never `bf16`, which rounds. `codes`: WebAssembly, but for products of few rows with quantised
+ * weights, which decoding is made of: machine code of our own computes these where it can, as beside the library.
+ */
+export type MatmulChoice = "auto" | "wasm" | "native" | "bf16" | "codes";
 
 export interface MatmulProvider {
   readonly name: "wasm" | "native" | "bf16";
   /** One sentence: which library, or why there is none. */
   readonly reason: string;
-  /** The library for threads and lowerings; null: all products are computed by WebAssembly kernels. */
-  readonly native: (NativeLibrary & { readonly boot: NativeBoot; close(): void }) | null;
+  /** The library for lowerings; null: there is none. */
+  readonly native: (NativeLibrary & { close(): void }) | null;
+  /** Native code for threads; null: all products are computed by WebAssembly kernels. */
+  readonly boot: NativeBoot | null;
 }
 
 const NAMES = ["A", "B", "C", "Y"];
@@ -30,12 +35,13 @@ const NAME_BYTES = 10;
 
 /** Chooses a provider. Never throws for `auto`. @throws {UserError} `native` or `bf16`, and something of it is not here */
 export async function openMatmul(choice: MatmulChoice, shared: SharedMemory): Promise<MatmulProvider> {
-  if (choice === "wasm") return { name: "wasm", reason: "as asked for", native: null };
+  if (choice === "wasm") return { name: "wasm", reason: "as asked for", native: null, boot: null };
+  if (choice === "codes") return { name: "wasm", reason: "as asked for", native: null, boot: await codesBoot(shared) };
   try {
-    return await openNative(shared, choice === "bf16" ? (await import("./bf16/executable.ts")).bf16Routines() : null);
+    return await openNative(shared, choice === "bf16" ? (await import("./machine-code/executable.ts")).bf16Routines() : null);
   } catch (error) {
     if (choice !== "auto") throw error;
-    return { name: "wasm", reason: messageOf(error), native: null };
+    return { name: "wasm", reason: messageOf(error), native: null, boot: await codesBoot(shared) };
   }
 }
 
@@ -69,7 +75,7 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
     }
     return session;
   };
-  const boot: NativeBoot = {
+  const library: LibraryBoot = {
     entries: {
       Run: entry("Run"),
       CreateTensorWithDataAsOrtValue: entry("CreateTensorWithDataAsOrtValue"),
@@ -79,15 +85,14 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
     },
     runOptions,
     memoryInfo,
-    base,
     names,
     bf16,
   };
   return {
     name: bf16 ? "bf16" : "native",
     reason: bf16 ? `${bf16.amx ? "AMX" : "AVX512-BF16"}, with ONNX Runtime ${version}` : `ONNX Runtime ${version}`,
+    boot: { base, library, fewRows: await fewRows() },
     native: {
-      boot,
       pays: bf16 ? (shape) => pays(shape) || isBf16(shape) : pays,
       product(product) {
         const { transA, transB, addend, alpha } = product;
@@ -108,6 +113,16 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
       },
     },
   };
+}
+
+/** Machine code alone; null where this machine can have none. */
+async function codesBoot(shared: SharedMemory): Promise<NativeBoot | null> {
+  const routines = await fewRows();
+  return routines && { base: ptr(shared.bytes(0, 1)), library: null, fewRows: routines };
+}
+
+async function fewRows(): Promise<FewRowsAddresses | null> {
+  return (await import("./machine-code/executable.ts")).fewRowsRoutines();
 }
 
 /** The names of the tensors: four `char*`, then what they point to. */

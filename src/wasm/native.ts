@@ -2,22 +2,32 @@ import type { Pointer } from "bun:ffi";
 import { bindFunctions, text } from "../ort/library.ts";
 import { takesBf16 } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses } from "./bf16/executable.ts";
-import { BF16_SCRATCH, createBf16Product } from "./bf16/product.ts";
+import type { Bf16Addresses, FewRowsAddresses } from "./machine-code/executable.ts";
+import { createFewProduct, type FewProduct } from "./machine-code/few.ts";
+import { FEW_SCRATCH } from "./machine-code/layout.ts";
+import { BF16_SCRATCH, createBf16Product } from "./machine-code/product.ts";
 
 /** Describes what threads need to call ONNX Runtime: addresses in the process, the same for all. */
-export interface NativeBoot {
+export interface LibraryBoot {
   readonly entries: Readonly<
     Record<"Run" | "CreateTensorWithDataAsOrtValue" | "ReleaseValue" | "GetErrorMessage" | "ReleaseStatus", Pointer>
   >;
   readonly runOptions: Pointer;
   readonly memoryInfo: Pointer;
-  /** The shared WebAssembly memory. */
-  readonly base: Pointer;
-  /** In that memory: `char*` of the inputs "A", "B", "C" and of the output "Y". */
+  /** In the shared memory: `char*` of the inputs "A", "B", "C" and of the output "Y". */
   readonly names: Address;
   /** Routines for products of bf16; null: there are none. */
   readonly bf16: Bf16Addresses | null;
+}
+
+/** Describes what threads need for native code. */
+export interface NativeBoot {
+  /** The shared WebAssembly memory. */
+  readonly base: Pointer;
+  /** null: no product goes to ONNX Runtime. */
+  readonly library: LibraryBoot | null;
+  /** Routines for products of few rows with quantised weights; null: there are none. */
+  readonly fewRows: FewRowsAddresses | null;
 }
 
 /** With scratch of the thread's own, see nativeScratch. */
@@ -43,12 +53,13 @@ export interface NativeImports {
     bType: number,
     lda: number,
   ): void;
+  few: FewProduct;
   unary(session: number, x: number, y: number, rows: number, columns: number): void;
 }
 
-/** Bytes of scratch that each thread needs for its calls: of the library, then of products of bf16. */
-export function nativeScratch({ bf16 }: Pick<NativeBoot, "bf16">): number {
-  return CALL_SCRATCH + (bf16 ? BF16_SCRATCH : 0);
+/** Bytes of scratch that each thread needs for its calls: of the library, then of our own machine code. */
+export function nativeScratch({ library }: Pick<NativeBoot, "library">): number {
+  return CALL_SCRATCH + FEW_SCRATCH + (library?.bf16 ? BF16_SCRATCH : 0);
 }
 
 const CALL_SCRATCH = 64;
@@ -66,18 +77,32 @@ const absent = (): never => {
 };
 
 /** Where there is no native library: no command asks for it. */
-export const noNativeImports: NativeImports = { product: absent, unary: absent };
+export const noNativeImports: NativeImports = { product: absent, few: absent, unary: absent };
+
+/** One thread's way into native code. */
+export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {
+  const { base, scratch, fewRows, library } = thread;
+  return {
+    ...(library ? createLibraryImports(memory, base, scratch, library) : noNativeImports),
+    few: fewRows ? createFewProduct(memory, base, scratch + CALL_SCRATCH, fewRows) : absent,
+  };
+}
 
 /**
  * One thread's way into ONNX Runtime: makes tensors that view the shared memory, runs the session on this thread (sessions
  * have one thread), lets go of the tensors; about 3 microseconds besides the work itself.
  */
-export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {
-  const { Run, CreateTensorWithDataAsOrtValue, ReleaseValue, GetErrorMessage, ReleaseStatus } = bindFunctions(thread.entries);
-  const { base, memoryInfo, runOptions, scratch } = thread;
+function createLibraryImports(
+  memory: WebAssembly.Memory,
+  base: Pointer,
+  scratch: Address,
+  library: LibraryBoot,
+): Omit<NativeImports, "few"> {
+  const { Run, CreateTensorWithDataAsOrtValue, ReleaseValue, GetErrorMessage, ReleaseStatus } = bindFunctions(library.entries);
+  const { memoryInfo, runOptions, bf16 } = library;
   const words = new Uint32Array(memory.buffer, scratch, CALL_SCRATCH / 4);
   const dims = base + scratch;
-  const inputNames = base + thread.names;
+  const inputNames = base + library.names;
   const outputName = inputNames + OUTPUT - VALUES;
 
   const check = (status: Pointer | null): void => {
@@ -103,7 +128,7 @@ export function createNativeImports(memory: WebAssembly.Memory, thread: NativeTh
     check(status);
   };
 
-  const multiply = thread.bf16 && createBf16Product(memory, base, scratch + CALL_SCRATCH, thread.bf16);
+  const multiply = bf16 && createBf16Product(memory, base, scratch + CALL_SCRATCH + FEW_SCRATCH, bf16);
   // Kept, since a product has as little garbage as can be.
   const left = { address: 0, type: 0, stride: 0, transposed: false };
   const right = { ...left };

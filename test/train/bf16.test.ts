@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { hasBf16 } from "../../src/wasm/bf16/executable.ts";
+import { hasBf16 } from "../../src/wasm/machine-code/executable.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
 import { isOnDisk } from "../../src/load/streamed-weights.ts";

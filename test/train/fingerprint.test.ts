@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { compareFingerprints, fingerprint } from "../../src/train/fingerprint.ts";
 import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
-import { bf16Kernel } from "../../src/wasm/bf16/executable.ts";
+import { bf16Kernel } from "../../src/wasm/machine-code/executable.ts";
 
 const inputs = {
   model: { family: "llama", layers: 2, hiddenSize: 32 },

@@ -37,7 +37,7 @@ import { type Evaluation, totalSteps, trainLoop, type TrainingRun } from "./loop
 import { type MemoryControl, type MemoryWishes, memoryWishes } from "./memory-control.ts";
 import { openReport } from "./report/report.ts";
 import { createSession, readInputs, type Session } from "./session.ts";
-import { bf16Gain } from "../../wasm/bf16/executable.ts";
+import { bf16Gain } from "../../wasm/machine-code/executable.ts";
 import { streamText } from "../memory/stream.ts";
 import { createTeller } from "./teller.ts";
 import { openTensorBoard } from "./tensorboard.ts";

@@ -72,3 +72,13 @@ mov r13d, dword ptr [rdi+36]
 add rbx, rbp
 add rdx, r13
 cmp r13, 1
+vpermps zmm20, zmm18, zmm16
+vfmadd231ps zmm4, zmm20, zmmword ptr [rcx+448]
+vfmadd231ps zmm7, zmm20, zmmword ptr [r12+64]
+vfmadd231ps zmm5, zmm20, zmmword ptr [r13]
+vpmovsxbd zmm18, xmmword ptr [rax+48]
+vcvtdq2ps zmm20, zmm18
+vpsrld zmm19, zmm18, 28
+vpshufd zmm21, zmm0, 0x4e
+vbroadcastss zmm17{k1}, dword ptr [rdx+4]
+push r14

@@ -6,6 +6,7 @@ import {
   R10,
   R12,
   R13,
+  R14,
   R8,
   R9,
   RAX,
@@ -15,7 +16,7 @@ import {
   RDI,
   RDX,
   RSI,
-} from "../../../src/wasm/bf16/assembler.ts";
+} from "../../../src/wasm/machine-code/assembler.ts";
 import GOLDEN from "../../golden/assembler/instructions.json";
 
 /** The instructions of test/golden/assembler/instructions.s, by what a line there says. */
@@ -94,6 +95,16 @@ const INSTRUCTIONS: Readonly<Record<keyof typeof GOLDEN, (a: Assembler) => void>
   "add rbx, rbp": (a) => a.add(RBX, RBP),
   "add rdx, r13": (a) => a.add(RDX, R13),
   "cmp r13, 1": (a) => a.compare(R13, 1),
+  "vpermps zmm20, zmm18, zmm16": (a) => a.vector("vpermps", 20, 18, 16),
+  "vfmadd231ps zmm4, zmm20, zmmword ptr [rcx+448]": (a) => a.vector("vfmadd231ps", 4, 20, at(RCX, 448)),
+  "vfmadd231ps zmm7, zmm20, zmmword ptr [r12+64]": (a) => a.vector("vfmadd231ps", 7, 20, at(R12, 64)),
+  "vfmadd231ps zmm5, zmm20, zmmword ptr [r13]": (a) => a.vector("vfmadd231ps", 5, 20, at(R13)),
+  "vpmovsxbd zmm18, xmmword ptr [rax+48]": (a) => a.load("vpmovsxbd", 18, at(RAX, 48)),
+  "vcvtdq2ps zmm20, zmm18": (a) => a.toFloats(20, 18),
+  "vpsrld zmm19, zmm18, 28": (a) => a.shiftRight(19, 18, 28),
+  "vpshufd zmm21, zmm0, 0x4e": (a) => a.shuffleLanes(21, 0, 0x4e),
+  "vbroadcastss zmm17{k1}, dword ptr [rdx+4]": (a) => a.loadInto("vbroadcastss", 17, at(RDX, 4), 1),
+  "push r14": (a) => a.push(R14),
 };
 
 const made = (write: (a: Assembler) => void): string => {

@@ -1,4 +1,4 @@
-/** How the arguments of the bf16 routines (kernels.ts) lie in memory, and the sizes of what they work on. */
+/** How the arguments of the routines (kernels.ts, amx.ts, few-rows.ts) lie in memory, and the sizes of what they work on. */
 
 /** Columns of a vector, of a packed panel of A or of half a panel of B. */
 export const LANES = 16;
@@ -82,3 +82,36 @@ export const ADDEND = { none: 0, matrix: 1, column: 2 } as const;
 
 /** Bytes that the arguments of one call take. */
 export const ARGUMENT_BYTES = 64;
+
+/** Most rows of a product of few rows. */
+export const MOST_FEW = 4;
+
+/** Offsets of the arguments of products of few rows: x [rows][...] as few-rows.ts says, a matrix of codes [columns][...] with scales. */
+export const FEW = {
+  x: 0,
+  xStride: 4,
+  codes: 8,
+  /** Bytes from one column's codes, and scales, to the next's. */
+  codeLine: 12,
+  scales: 16,
+  scaleLine: 20,
+  /** The addend, bytes from one row to the next and from one column to the next: 0 and 0 of a number that is 0 where there is none. */
+  addend: 24,
+  addendStride: 28,
+  addendStep: 32,
+  out: 36,
+  outStride: 40,
+  columns: 44,
+  /** Whole chunks, and 1 where half of one follows. */
+  chunks: 48,
+  tail: 52,
+  /** f32 */
+  alpha: 56,
+  /** f32 0, an addend for those who have none. */
+  zero: 60,
+} as const;
+
+/** The numbers that NF4's codes stand for, f32[16], behind the arguments. */
+export const NUMBERS_AT = ARGUMENT_BYTES;
+/** Bytes of scratch of a thread for these products. */
+export const FEW_SCRATCH = 2 * ARGUMENT_BYTES;

@@ -1,9 +1,9 @@
 import { ptr } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { createRandom } from "../../../src/base/random.ts";
-import { bf16Kernel, bf16Routines, hasBf16 } from "../../../src/wasm/bf16/executable.ts";
-import { BF16, BF16_SCRATCH, F32 } from "../../../src/wasm/bf16/pack.ts";
-import { createBf16Product } from "../../../src/wasm/bf16/product.ts";
+import { bf16Kernel, bf16Routines, hasBf16 } from "../../../src/wasm/machine-code/executable.ts";
+import { BF16, BF16_SCRATCH, F32 } from "../../../src/wasm/machine-code/pack.ts";
+import { createBf16Product } from "../../../src/wasm/machine-code/product.ts";
 
 /** Kinds of addends, as assembly/native.ts has them. */
 const ADDENDS = ["none", "matrix", "row", "column"] as const;

@@ -1,9 +1,9 @@
 /**
- * An assembler for the few instructions of x86-64 that the bf16 kernels (kernels.ts) are made of. Encodings are those of Intel's
+ * An assembler for the few instructions of x86-64 that our machine code is made of. Encodings are those of Intel's
  * Software Developer's Manual, volume 2: EVEX for vectors of 512 bits, VEX for mask registers and tiles, and plain ones with a REX prefix.
  */
 
-/** General registers, by number. In the calling convention of System V, RBX, RBP, R12 and R13 are to be kept for the caller. */
+/** General registers, by number. In the calling convention of System V, RBX, RBP and R12 to R14 are to be kept for the caller. */
 export const RAX = 0;
 export const RCX = 1;
 export const RDX = 2;
@@ -17,6 +17,7 @@ export const R10 = 10;
 export const R11 = 11;
 export const R12 = 12;
 export const R13 = 13;
+export const R14 = 14;
 
 /** Memory at `base + offset`. */
 export interface Memory {
@@ -43,10 +44,10 @@ interface VectorCode {
   readonly wide: 0 | 1;
   readonly opcode: number;
   /** Bytes of a memory operand, by which its offset is divided where that leaves nothing. */
-  readonly bytes?: 4 | 32 | 64;
+  readonly bytes?: 4 | 16 | 32 | 64;
 }
 
-const code = (prefix: 0 | 1 | 2 | 3, map: 1 | 2 | 3, wide: 0 | 1, opcode: number, bytes?: 4 | 32 | 64): VectorCode => ({
+const code = (prefix: 0 | 1 | 2 | 3, map: 1 | 2 | 3, wide: 0 | 1, opcode: number, bytes?: 4 | 16 | 32 | 64): VectorCode => ({
   prefix,
   map,
   wide,
@@ -64,6 +65,10 @@ export const VECTOR = {
   vmulps: code(0, 1, 0, 0x59),
   vpxord: code(1, 1, 0, 0xef),
   vpord: code(1, 1, 0, 0xeb),
+  /** The elements of `right` that the low 4 bits of each of `left` say. */
+  vpermps: code(1, 2, 0, 0x16),
+  /** to += left right */
+  vfmadd231ps: code(1, 2, 0, 0xb8),
   vpermw: code(1, 2, 1, 0x8d),
   vpunpckldq: code(1, 1, 0, 0x62),
   vpunpckhdq: code(1, 1, 0, 0x6a),
@@ -76,12 +81,18 @@ export const LOAD = {
   vmovups: code(0, 1, 0, 0x10),
   vmovdqu16: code(3, 1, 1, 0x6f),
   vpmovzxwd: code(1, 2, 0, 0x33, 32),
+  /** 16 signed bytes as integers of 32 bits. */
+  vpmovsxbd: code(1, 2, 0, 0x21, 16),
   vbroadcastss: code(1, 2, 0, 0x18, 4),
 } as const;
 
 const VMOVUPS_STORE = code(0, 1, 0, 0x11);
 const VSHUFI32X4 = code(1, 3, 0, 0x43);
-const VPSLLD = code(1, 1, 0, 0x72);
+/** Shifts by a constant, told apart by a number in the place of a register. */
+const SHIFT = code(1, 1, 0, 0x72);
+const [RIGHT, LEFT] = [2, 6] as const;
+const VPSHUFD = code(1, 1, 0, 0x70);
+const VCVTDQ2PS = code(0, 1, 0, 0x5b);
 
 export interface Assembler {
   /** `to = f(left, right)`. */
@@ -91,11 +102,18 @@ export interface Assembler {
   /** The same with lanes of memory that the mask has set, and zero for the others. */
   vectorMasked(name: keyof typeof VECTOR, to: number, left: number, right: Memory, mask: Mask): void;
   load(name: keyof typeof LOAD, to: number, from: Memory, mask?: Mask): void;
+  /** The same, but that the lanes that the mask has not set stay what they are. */
+  loadInto(name: keyof typeof LOAD, to: number, from: Memory, mask: Mask): void;
   store(to: Memory, from: number, mask?: Mask): void;
   /** Four blocks of 128 bits: two of `left`, then two of `right`, each by two bits of `choice`. */
   shuffleBlocks(to: number, left: number, right: number, choice: number): void;
   /** `to = from << bits`, by 32 bits each. */
   shiftLeft(to: number, from: number, bits: number): void;
+  shiftRight(to: number, from: number, bits: number): void;
+  /** Four elements of 32 bits within each block of 128 bits, each by two bits of `choice`. */
+  shuffleLanes(to: number, from: number, choice: number): void;
+  /** Integers of 32 bits as f32. */
+  toFloats(to: number, from: number): void;
   /** The low 32 bits of a general register become a mask. */
   maskFrom(to: Mask, from: number): void;
   copyMask(to: Mask, from: Mask): void;
@@ -204,15 +222,25 @@ export function createAssembler(): Assembler {
     vectorOfOne: (name, to, left, right) => evex(VECTOR[name], to, left, right, { one: true }),
     vectorMasked: (name, to, left, right, mask) => evex(VECTOR[name], to, left, right, { mask }),
     load: (name, to, from, mask) => evex(LOAD[name], to, 0, from, mask === undefined ? {} : { mask, zeroes: true }),
+    loadInto: (name, to, from, mask) => evex(LOAD[name], to, 0, from, { mask }),
     store: (to, from, mask) => evex(VMOVUPS_STORE, from, 0, to, mask === undefined ? {} : { mask }),
     shuffleBlocks(to, left, right, choice) {
       evex(VSHUFI32X4, to, left, right);
       emit(choice);
     },
     shiftLeft(to, from, bits) {
-      evex(VPSLLD, 6, to, from);
+      evex(SHIFT, LEFT, to, from);
       emit(bits);
     },
+    shiftRight(to, from, bits) {
+      evex(SHIFT, RIGHT, to, from);
+      emit(bits);
+    },
+    shuffleLanes(to, from, choice) {
+      evex(VPSHUFD, to, 0, from);
+      emit(choice);
+    },
+    toFloats: (to, from) => evex(VCVTDQ2PS, to, 0, from),
     maskFrom(to, from) {
       if (from >= 8) emit(0xc4, 0xc1, 0x7b, 0x92, 0xc0 | (to << 3) | (from & 7));
       else emit(0xc5, 0xfb, 0x92, 0xc0 | (to << 3) | from);

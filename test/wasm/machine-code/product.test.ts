@@ -5,7 +5,7 @@ import type { Graph } from "../../../src/graph/types.ts";
 import { Cast, CAST_TO } from "../../../src/ops/cast.ts";
 import { Gemm } from "../../../src/ops/gemm.ts";
 import { openDevice } from "../../../src/device.ts";
-import { bf16Kernel, hasBf16 } from "../../../src/wasm/bf16/executable.ts";
+import { bf16Kernel, hasBf16 } from "../../../src/wasm/machine-code/executable.ts";
 import { createWasmExecutor } from "../../../src/wasm/executor.ts";
 import type { MatmulChoice } from "../../../src/wasm/matmul.ts";
 import { runOn, sharedExecutors } from "../../support/executor.ts";

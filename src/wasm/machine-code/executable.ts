@@ -3,7 +3,9 @@ import { readFileSync } from "node:fs";
 import { UserError } from "../../base/errors.ts";
 import { lazily } from "../../base/lazily.ts";
 import { openLibc } from "../../base/process/libc.ts";
+import { NF4_VALUES } from "../../ops/dequantize.ts";
 import { amxCode } from "./amx.ts";
+import { fewRowsCode } from "./few-rows.ts";
 import { type Bf16Code, bf16Code } from "./kernels.ts";
 
 /** Addresses in the process of the routines of bf16Code, the same for all threads. */
@@ -13,6 +15,13 @@ export interface Bf16Addresses {
   readonly multiply: readonly number[];
   /** Routines of AMX, where the processor has it and the system lets us use it. */
   readonly amx: { readonly narrow: number; readonly multiply: number } | null;
+}
+
+/** The same of fewRowsCode, by the number of rows less 1, and the numbers that NF4's codes stand for. */
+export interface FewRowsAddresses {
+  readonly nf4: readonly number[];
+  readonly q8: readonly number[];
+  readonly numbers: Float32Array;
 }
 
 /** The processor's feature that the routines are made for, by the name that Linux has for it. */
@@ -78,6 +87,21 @@ export const bf16Routines = lazily((): Bf16Addresses => {
   const made = bf16Code();
   const base = executable(made.code);
   return { ...addressesOf(made, base), amx: hasTiles() ? amxRoutines() : null };
+});
+
+/** Routines for products of few rows with quantised weights; null where the processor has no AVX-512, or the system allows no executable memory. */
+export const fewRowsRoutines = lazily((): FewRowsAddresses | null => {
+  const isX64 = process.platform === "linux" && process.arch === "x64";
+  if (!isX64 || !["avx512f", "avx512bw"].every((feature) => features().includes(feature))) return null;
+  try {
+    const { nf4, q8, code } = fewRowsCode();
+    const base = executable(code);
+    const addresses = (offsets: readonly number[]) => offsets.map((offset) => base + offset);
+    return { nf4: addresses(nf4), q8: addresses(q8), numbers: Float32Array.from(NF4_VALUES) };
+  } catch (error) {
+    if (error instanceof UserError) return null;
+    throw error;
+  }
 });
 
 function amxRoutines(): NonNullable<Bf16Addresses["amx"]> {
