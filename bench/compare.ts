@@ -2,11 +2,13 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatBytes } from "../src/base/bytes.ts";
 import { BENCHMARKS, machine, median, ownVersions, versionsText, writeSection } from "./report.ts";
+import { fastestPeer, type Measured, medianOf, noiseOf, type Quantity, spreadOf, type SystemRuns } from "./compare-rows.ts";
 import { SHAPES } from "./shapes.ts";
 
 /**
  * Whole training steps beside PyTorch's: runs bench/step.ts and bench/peers/pytorch.py in turn, several rounds, prints the
- * medians with their ratios to PyTorch f32, and writes them into docs/benchmarks.md.
+ * medians with their ratios to PyTorch f32 with gradient checkpointing and to PyTorch's fastest configuration, and writes them into
+ * docs/benchmarks.md, unless there were less than three rounds or they differ too much.
  *
  *     PYTHON=/path/to/python bun bench/compare.ts --shapes smollm2-135m --tokens 512,1024 --rounds 3
  *
@@ -19,7 +21,10 @@ const { values } = parseArgs({
     python: { type: "string", default: process.env["PYTHON"] ?? "" },
     shapes: { type: "string", default: Object.keys(SHAPES).join() },
     tokens: { type: "string", default: "512,1024,2048" },
-    systems: { type: "string", default: "pytorch,native,bf16,nf4,half,wasm,pytorch-bf16" },
+    systems: {
+      type: "string",
+      default: "pytorch,pytorch-none,pytorch-bf16,pytorch-bf16-none,native,bf16,default,products,nf4,half,wasm",
+    },
     rounds: { type: "string", default: "3" },
     steps: { type: "string", default: "4" },
     threads: { type: "string", default: "2" },
@@ -36,6 +41,8 @@ interface System {
   readonly share?: number;
 }
 
+const ALL_BF16 = ["--dtype", "bf16", "--lora-dtype", "bf16"];
+
 const SYSTEMS: Readonly<Record<string, System>> = {
   native: { label: "Remat, native products", peer: false, args: ["--matmul", "native"] },
   bf16: { label: "Remat, native products, weights stored as bf16", peer: false, args: ["--matmul", "native", "--dtype", "bf16"] },
@@ -51,24 +58,46 @@ const SYSTEMS: Readonly<Record<string, System>> = {
     share: 0.5,
   },
   wasm: { label: "Remat, WebAssembly alone", peer: false, args: ["--matmul", "wasm"] },
+  default: {
+    label: "Remat, native products, bf16 weights, memory by default",
+    peer: false,
+    args: ["--matmul", "native", "--dtype", "bf16", "--strategy", "auto"],
+  },
+  products: {
+    label: "Remat, bf16 products, bf16 weights, memory by default",
+    peer: false,
+    args: ["--matmul", "bf16", "--dtype", "bf16", "--strategy", "auto"],
+  },
   pytorch: { label: "PyTorch f32", peer: true, args: [] },
-  "pytorch-bf16": { label: "PyTorch bf16 (arithmetic too)", peer: true, args: ["--dtype", "bf16"] },
+  "pytorch-none": { label: "PyTorch f32, no checkpointing", peer: true, args: ["--strategy", "off"] },
+  "pytorch-autocast": {
+    label: "PyTorch f32 with autocast, no checkpointing",
+    peer: true,
+    args: ["--autocast", "--strategy", "off"],
+  },
+  "pytorch-mixed": { label: "PyTorch bf16, adapters f32", peer: true, args: ["--dtype", "bf16"] },
+  "pytorch-bf16": { label: "PyTorch bf16, adapters too", peer: true, args: ALL_BF16 },
+  "pytorch-bf16-none": {
+    label: "PyTorch bf16, adapters too, no checkpointing",
+    peer: true,
+    args: [...ALL_BF16, "--strategy", "off"],
+  },
+  "pytorch-compiled": {
+    label: "PyTorch bf16, adapters too, no checkpointing, torch.compile",
+    peer: true,
+    args: [...ALL_BF16, "--strategy", "off", "--compile"],
+  },
 };
 const BASELINE = "pytorch";
 
 /** The JSON line of a run. */
-interface Run {
-  readonly tokensPerSecond: number;
-  readonly stepCpuSeconds: number;
-  readonly peakRss: number;
-  readonly firstStepSeconds: number;
+interface Run extends Measured {
   readonly versions?: Readonly<Record<string, string>>;
 }
 
-interface Row {
+interface Row extends SystemRuns {
   readonly shape: string;
   readonly tokens: number;
-  readonly system: string;
   readonly runs: readonly Run[];
 }
 
@@ -86,25 +115,29 @@ async function run(name: string, shape: string, tokens: string, baseline: readon
   return JSON.parse(output.split("\n").find((line) => line.startsWith("{"))!) as Run;
 }
 
-/** Lines of a Markdown table: medians, and in brackets the ratio to the baseline of the same shape and tokens. */
+/**
+ * Lines of a Markdown table: medians with the spread of rates, in brackets the ratio to the baseline of the same shape and tokens, and of
+ * rate and memory the ratio to the fastest peer.
+ */
 function table(rows: readonly Row[]): string[] {
-  const of = (row: Row, key: "tokensPerSecond" | "stepCpuSeconds" | "peakRss" | "firstStepSeconds") =>
-    median(row.runs.map((one) => one[key]));
   return [
-    "| model | tokens | system | tokens/s | CPU s per step | peak RSS | first step after |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
+    "| model | tokens | system | tokens/s | CPU s per step | peak RSS | first step after | of the fastest PyTorch: rate, RSS |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ...rows.map((row) => {
-      const base = rows.find((other) => other.system === BASELINE && other.shape === row.shape && other.tokens === row.tokens);
-      const cell = (key: Parameters<typeof of>[1], text: string) =>
-        base && base !== row ? `${text} (${(of(row, key) / of(base, key)).toFixed(2)})` : text;
+      const same = rows.filter((other) => other.shape === row.shape && other.tokens === row.tokens);
+      const base = same.find(({ system }) => system === BASELINE);
+      const fastest = fastestPeer(same);
+      const ratio = (other: Row, key: Quantity) => (medianOf(row, key) / medianOf(other, key)).toFixed(2);
+      const cell = (key: Quantity, text: string) => (base && base !== row ? `${text} (${ratio(base, key)})` : text);
       const cells = [
         row.shape,
         String(row.tokens),
         SYSTEMS[row.system]!.label,
-        cell("tokensPerSecond", of(row, "tokensPerSecond").toFixed(0)),
-        cell("stepCpuSeconds", of(row, "stepCpuSeconds").toFixed(2)),
-        cell("peakRss", formatBytes(of(row, "peakRss"))),
-        cell("firstStepSeconds", `${of(row, "firstStepSeconds").toFixed(1)} s`),
+        cell("tokensPerSecond", `${medianOf(row, "tokensPerSecond").toFixed(0)} ± ${(100 * spreadOf(row)).toFixed(0)} %`),
+        cell("stepCpuSeconds", medianOf(row, "stepCpuSeconds").toFixed(2)),
+        cell("peakRss", formatBytes(medianOf(row, "peakRss"))),
+        cell("firstStepSeconds", `${medianOf(row, "firstStepSeconds").toFixed(1)} s`),
+        fastest ? `${ratio(fastest, "tokensPerSecond")}, ${ratio(fastest, "peakRss")}` : "",
       ];
       return `| ${cells.join(" | ")} |`;
     }),
@@ -118,8 +151,8 @@ function circumstances(rows: readonly Row[]): string[] {
     `${machine()}, ${values.threads} threads; ${versionsText({ ...ownVersions(), ...peer })}; ` +
       `medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for the last column alone.`,
     "",
-    `LoRA r = 16 on all linear layers, random weights, one row of tokens, gradient checkpointing on${layers}. ` +
-      "In brackets: ratio to PyTorch f32.",
+    `LoRA r = 16 on all linear layers, random weights, one row of tokens, gradient checkpointing on where nothing else is said${layers}. ` +
+      "In brackets: ratio to PyTorch f32 with gradient checkpointing. Behind ±: the greatest distance of a round from the median.",
   ];
 }
 
@@ -146,9 +179,17 @@ for (const shape of values.shapes.split(",")) {
   const all = cases
     .filter((one) => one.shape === shape)
     .flatMap(({ tokens }) =>
-      systems.map((system): Row => ({ shape, tokens: Number(tokens), system, runs: rows.get(`${shape} ${tokens} ${system}`)! })),
+      systems.map((system): Row => ({
+        shape,
+        tokens: Number(tokens),
+        system,
+        peer: SYSTEMS[system]!.peer,
+        runs: rows.get(`${shape} ${tokens} ${system}`)!,
+      })),
     );
   const lines = [...circumstances(all), "", ...table(all)];
   console.log(lines.join("\n"));
-  writeSection(values.output, `steps, ${shape}`, lines);
+  const noise = noiseOf(all);
+  if (noise === null) writeSection(values.output, `steps, ${shape}`, lines);
+  else console.log(`\nnot written: ${noise}`);
 }
