@@ -2,7 +2,7 @@ import { type Attrs, type AttrValue, formatType, type TensorType } from "../grap
 import { type DType } from "../base/dtype.ts";
 import type { BodyBuilder, BodyConstant, OpDef } from "../ops/types.ts";
 import { encodeAttributes, encodeTensor } from "./encode.ts";
-import { needsCasts, outputDtype, type Target } from "./target.ts";
+import { type Integers, needsCasts, outputDtype, type Target } from "./target.ts";
 import { ATTRIBUTE_TYPE, type AttributeProto, type FunctionProto, type NodeProto, ONNX_OPSET } from "./messages.ts";
 
 /** The domain of the functions, and the version of their meaning. */
@@ -94,8 +94,8 @@ class FunctionBody implements BodyBuilder {
     this.dtypes = new Map([["", null], ...inputs]);
   }
 
-  get bitOps(): boolean {
-    return this.target.bitOps;
+  get integers(): Integers {
+    return this.target.integers;
   }
 
   op(name: string, inputs: readonly string[], attrs: Readonly<Record<string, AttrValue>> = {}): string {
@@ -108,6 +108,15 @@ class FunctionBody implements BodyBuilder {
       if (dtype === undefined) throw new Error(`${this.owner}: its body gives ${name} an unknown value ${input}`);
       return dtype;
     });
+    if (this.integers === "narrow") {
+      if (name === "ConstantOfShape") return [this.op("Expand", [this.scalar(0), inputs[0]!])];
+      // Positions, labels and numbers of tokens are exact in f32; random words, which are not, are not cut.
+      if (name === "Slice" && dtypes[0] !== "f32") {
+        const [data, ...places] = inputs;
+        const slice = this.op("Slice", [this.op("Cast", [data!], { to: "f32" }), ...places], attrs);
+        return [this.op("Cast", [slice], { to: dtypes[0]! })];
+      }
+    }
     if (needsCasts(name, dtypes, this.target)) {
       const wide = inputs.map((input, i) => (dtypes[i] === "bf16" ? this.op("Cast", [input], { to: "f32" }) : input));
       return this.ops(name, wide, attrs, outputs).map((result) => this.op("Cast", [result], { to: "bf16" }));

@@ -2,16 +2,18 @@ import type { AttrValue } from "../graph/types.ts";
 import type { DType } from "../base/dtype.ts";
 import { dtypeOf } from "./encode.ts";
 
+/** Arithmetic on integers: with bit operations; without them (CUDA); in 32 bits alone, which slices of are not (WebGPU). */
+export type Integers = "bits" | "wide" | "narrow";
+
 /** Describes what a runtime that reads a model has kernels for, as far as that decides how the model is written. */
 export interface Target {
-  /** Bit operations on integers: CUDA has none. */
-  readonly bitOps: boolean;
+  readonly integers: Integers;
   /** Arithmetic in bf16. Without it operators compute in f32 between casts, which rounds as bf16 kernels do. */
   readonly bf16: boolean;
 }
 
 /** All that ONNX has: for the files of a run. */
-export const PORTABLE: Target = { bitOps: true, bf16: true };
+export const PORTABLE: Target = { integers: "bits", bf16: true };
 
 /** Operators that compare. */
 const COMPARISONS: ReadonlySet<string> = new Set(["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]);

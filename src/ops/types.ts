@@ -39,8 +39,8 @@ export interface BodyConstant {
 
 /** Builds the body of a model-local function out of standard ONNX (opset 23) operators. */
 export interface BodyBuilder {
-  /** True if who runs the body has bit operations on integers. */
-  readonly bitOps: boolean;
+  /** The arithmetic on integers that who runs the body has. */
+  readonly integers: "bits" | "wide" | "narrow";
   /** Adds a node with `outputs` outputs (default 1) and returns their names. */
   op(name: string, inputs: readonly string[], attrs?: Readonly<Record<string, AttrValue>>, outputs?: 1): string;
   ops(name: string, inputs: readonly string[], attrs: Readonly<Record<string, AttrValue>>, outputs: number): string[];

@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import type { Pointer } from "bun:ffi";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
-import { PORTABLE, type Target } from "../onnx/target.ts";
+import type { Target } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
 import { ALIGNMENT, type Call, type Executor, type Program, readsAtOnce, type TemporaryMemory } from "../runtime/executor.ts";
 import { loadSession, openEnvironment } from "./environment.ts";
@@ -46,9 +46,9 @@ interface OrtCall extends Call {
 
 /** The types that the providers have kernels for. In f16 the CPU's get casts from ONNX Runtime itself. */
 export const TARGETS: Readonly<Record<OrtProvider, Target>> = {
-  cpu: { bitOps: true, bf16: false },
-  cuda: { bitOps: false, bf16: true },
-  webgpu: PORTABLE,
+  cpu: { integers: "bits", bf16: false },
+  cuda: { integers: "wide", bf16: true },
+  webgpu: { integers: "narrow", bf16: false },
 };
 
 /**
@@ -92,7 +92,8 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   return {
     name: `ort-${provider}`,
     threads,
-    halves: provider === "webgpu" ? "weights" : "all",
+    // WebGPU has no kernel that widens bf16, and one for f16 on some adapters alone.
+    halves: provider === "webgpu" ? "none" : "all",
     get reserved() {
       return memory.reserved;
     },

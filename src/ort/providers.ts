@@ -66,10 +66,15 @@ function appendCuda(api: OrtApi, options: Pointer, entries: Readonly<Record<stri
 /**
  * Options of the WebGPU provider; the first time that they are given in a process counts. The provider counts the users of its device: one
  * for each time that it is appended, but each session gives one back at its end, so that of several sessions with the same options the first
- * one would take the device from the others. Hence it is kept. Its buffers have the sizes that are asked for, not those of buckets, and are given
+ * one would take the device from the others. Hence it is kept. It has kernels for integers of 64 bits, of which the lower 32 count, where it
+ * is asked: shapes and indices do with them. Its buffers have the sizes that are asked for, not those of buckets, and are given
  * back when they are not needed.
  */
-const WEBGPU_OPTIONS: Readonly<Record<string, string>> = { preserveDevice: "1", storageBufferCacheMode: "lazyRelease" };
+const WEBGPU_OPTIONS: Readonly<Record<string, string>> = {
+  preserveDevice: "1",
+  storageBufferCacheMode: "lazyRelease",
+  enableInt64: "1",
+};
 
 function appendWebGpu(api: OrtApi, options: Pointer): void {
   for (const [name, value] of Object.entries(WEBGPU_OPTIONS))

@@ -102,14 +102,17 @@ for (const [n, rng, segment, site] of [
   // More than one chunk of blocks.
   [2 ** 20 + 5, [2 ** 31 - 1, -1], 1000, 3],
 ] as const) {
-  test(`PhiloxDropout of [${n}] on ONNX Runtime, written without bit operations as for CUDA: the mask exactly`, async () => {
+  test.each([
+    ["without bit operations as for CUDA", "wide"],
+    ["in 32 bits as for WebGPU", "narrow"],
+  ] as const)(`PhiloxDropout of [${n}] on ONNX Runtime, written %s: the mask exactly`, async (_, integers) => {
     const inputs = [f32([n], new Float32Array(n).fill(1)), i32([2], rng), i32([1], [segment])];
     const { builder, outputs, feeds } = opGraph({ op: PhiloxDropout, inputs, attrs: { probability: 0.3, site } });
     builder.output({ name: outputs[0]!, role: "boundary" });
     const graph = builder.build();
     const expected = await runGraph(graph, feeds);
     const data = new Map([...feeds].map(([name, tensor]) => [name, tensor.data]));
-    const actual = await runOrt(graph, data, false, { bitOps: false, bf16: true });
+    const actual = await runOrt(graph, data, false, { integers, bf16: true });
     expectSameBits("mask", [actual.get(outputs[0]!) as Float32Array], [...expected.values()]);
   });
 }
