@@ -99,7 +99,7 @@ describe("Parquet", () => {
       ["assistant", 1],
       ["assistant", 1],
     ]);
-    expect(unused).toEqual(["id", "score", "created"]);
+    expect(unused.sort()).toEqual(["created", "id", "score"]);
     expect(userError(() => entries[2]!.parse())).toBe(`${path}, row 3: "messages" is empty; an example needs at least one entry`);
   });
 });
