@@ -56,6 +56,24 @@ export const SHAPES = {
     tie_word_embeddings: true,
     hidden_act: "silu",
   },
+  "qwen3.5-0.8b": {
+    architectures: ["Qwen3_5ForCausalLM"],
+    model_type: "qwen3_5_text",
+    hidden_size: 1024,
+    intermediate_size: 3584,
+    num_hidden_layers: 24,
+    num_attention_heads: 8,
+    num_key_value_heads: 2,
+    head_dim: 256,
+    linear_num_key_heads: 16,
+    linear_num_value_heads: 16,
+    vocab_size: 248320,
+    max_position_embeddings: 262144,
+    rms_norm_eps: 1e-6,
+    rope_theta: 10000000,
+    tie_word_embeddings: true,
+    hidden_act: "silu",
+  },
 } as const;
 
 export type ShapeName = keyof typeof SHAPES;
