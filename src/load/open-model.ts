@@ -69,6 +69,8 @@ export interface OpenModelOptions extends FindModelOptions {
    * anything at all (default: what comes next).
    */
   readonly predicts?: "next tokens" | "given labels" | "anything" | undefined;
+  /** The provider of matrix products on `wasm` (default: the kernels' own, which are fastest for the few rows that generation has). */
+  readonly matmul?: DeviceOptions["matmul"];
 }
 
 /**
@@ -194,8 +196,8 @@ export interface ModelOnDevice {
 export async function openModelOnDevice(named: NamedModelAndDevice, options: OpenModelOptions = {}): Promise<ModelOnDevice> {
   const model = await openModel(named, options);
   try {
-    // Products of few rows are what generation has: the kernels' own are fastest there.
-    const device = await openDevice({ device: named.device, threads: named.threads, matmul: "codes" });
+    const { matmul = "codes" } = options;
+    const device = await openDevice({ device: named.device, threads: named.threads, matmul });
     if (device.notice !== null) options.onNote?.(device.notice);
     const close = () => {
       device.close();

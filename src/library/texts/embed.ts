@@ -106,7 +106,8 @@ export async function embed(options: EmbedOptions, { sink = () => {}, signal }: 
         embedder.close();
       }
     },
-    { onNote, check: checkOf(flags), predicts: "anything" },
+    // Rows of hundreds of tokens are what training has too.
+    { onNote, check: checkOf(flags), predicts: "anything", matmul: "auto" },
   );
 }
 
