@@ -2,11 +2,12 @@ import { openDevice } from "../device.ts";
 import { messageOf } from "../base/errors.ts";
 import { findCuda } from "../ort/cuda.ts";
 import { type DeviceReport, type Target, unknownDevice } from "./report.ts";
+import { leftToCpu } from "./left-to-cpu.ts";
 import { BOUND, selfTest } from "./self-test.ts";
 
 /** Opens and tests a device in this process, which a library or a driver may end. */
 export async function examineDevice(target: Target): Promise<DeviceReport> {
-  const { device, matmul } = target;
+  const { device, matmul, operators } = target;
   const nothing = unknownDevice(target);
   const state = device === "cuda" ? cudaState() : { missing: [], found: [] };
   if (state.missing.length > 0) return { ...nothing, ...state };
@@ -17,7 +18,9 @@ export async function examineDevice(target: Target): Promise<DeviceReport> {
       const works = test.error <= BOUND;
       const problem = works ? null : `${test.worst} is wrong by ${test.error.toExponential(1)}, more than ${BOUND}`;
       const description = [opened.description, ...(opened.notice === null ? [] : [opened.notice])].join("; ");
-      return { ...nothing, works, description, test, problem, found: state.found };
+      const { leavesToCpu } = opened.executor;
+      const left = works && operators && leavesToCpu ? leftToCpu(leavesToCpu) : null;
+      return { ...nothing, works, description, test, problem, found: state.found, leftToCpu: left };
     } finally {
       opened.close();
     }

@@ -18,8 +18,8 @@ const TARGETS: readonly Target[] = [
   { device: "wasm", matmul: "wasm" },
   { device: "wasm", matmul: "native" },
   { device: "ort-cpu", matmul: null },
-  { device: "cuda", matmul: null },
-  { device: "webgpu", matmul: null },
+  { device: "cuda", matmul: null, operators: true },
+  { device: "webgpu", matmul: null, operators: true },
 ];
 
 /** Bytes that this process may hold, and may still take: a control group (a container) may allow less than the machine has. */

@@ -6,6 +6,8 @@ import type { SelfTest } from "./self-test.ts";
 export interface Target {
   readonly device: Exclude<DeviceName, "auto">;
   readonly matmul: "wasm" | "native" | null;
+  /** Looks for what the device leaves to the CPU, too. */
+  readonly operators?: true;
 }
 
 /** Describes what was found out of one device. */
@@ -20,10 +22,12 @@ export interface DeviceReport extends Target {
   readonly missing: readonly Missing[];
   /** Parts of it that are there. */
   readonly found: readonly string[];
+  /** Operators of training that it leaves to the CPU in part, with the types of their inputs; null where nobody has looked. */
+  readonly leftToCpu: readonly string[] | null;
 }
 
 /** A device of which nothing is known but its name. */
 export function unknownDevice({ device, matmul }: Target): DeviceReport {
-  const nothing = { description: null, test: null, problem: null, missing: [], found: [] };
+  const nothing = { description: null, test: null, problem: null, missing: [], found: [], leftToCpu: null };
   return { device, matmul, works: false, crashed: false, ...nothing };
 }

@@ -15,7 +15,7 @@ import type { MirrorCounts } from "./webgpu/mirror.ts";
 import { createWebGpuMemory, type PlacedTensor } from "./webgpu/memory.ts";
 import { cardMemory, findCuda } from "./cuda.ts";
 import { explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
-import { createSessionLoader, createSessionOptions, type LoadedSession, type SessionLoader } from "./sessions.ts";
+import { createSessionLoader, createSessionOptions, type LoadedSession } from "./sessions.ts";
 
 export interface OrtExecutorOptions extends ProviderOptions {
   /** Threads of a kernel on the CPU, this one included; by default one per core. */
@@ -80,8 +80,8 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     const webGpu = createWebGpuMemory(environment, session, memory);
     return { memory: webGpu.memory, info, webGpu };
   });
-  const loader: SessionLoader | null =
-    provider === "cuda" || options.strict ? createSessionLoader(environment, makeOptions) : null;
+  const loader = createSessionLoader(environment, makeOptions);
+  const isStrict = provider === "cuda" || options.strict === true;
   const runOptions = created((out) => api.CreateRunOptions(out));
   const ends: (() => void)[] = [];
   const isCard = provider === "cuda";
@@ -103,7 +103,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     },
     prepare(graph: Graph): OrtProgram {
       const model = writeModel(graph, undefined, TARGETS[provider]);
-      const loaded = loader?.load(model) ?? { session: loadSession(environment, model, sessionOptions), isMixed: false };
+      const loaded = isStrict ? loader.load(model) : { session: loadSession(environment, model, sessionOptions), isMixed: false };
       sessions.push(loaded.session);
       webGpu?.count(graph);
       return { graph, workspace: 0, ...loaded, commands: 1, reads: readsAtOnce(graph) };
@@ -139,7 +139,14 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     zero: memory.zero,
     reach: memory.reach,
     temporary,
-    ...(webGpu && { mirror: webGpu.mirror, buffers: () => webGpu.mirror.counts }),
+    ...(provider !== "cpu" && {
+      leavesToCpu(graph: Graph): boolean {
+        const { session, isMixed } = loader.load(writeModel(graph, undefined, TARGETS[provider]));
+        api.ReleaseSession(session);
+        return isMixed;
+      },
+    }),
+    ...(webGpu && { mirror: webGpu.mirror, wait: webGpu.wait, buffers: () => webGpu.mirror.counts }),
     ...(provider === "cuda" && { card: { memory: cardMemory, pin: memory.pin } }),
     arena: arena.stats,
     close(): void {
@@ -147,7 +154,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       for (const end of ends.splice(0)) end();
       memory.close();
       for (const session of sessions.splice(0)) api.ReleaseSession(session);
-      loader?.close();
+      loader.close();
       api.ReleaseSessionOptions(sessionOptions);
       api.ReleaseRunOptions(runOptions);
     },

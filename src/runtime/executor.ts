@@ -94,6 +94,8 @@ export interface Executor {
   readonly halves: "none" | "weights" | "all";
   /** Compiles a graph. Throws when an operator has no kernel here. */
   prepare(graph: Graph): Program;
+  /** True if some of a graph's work would be done by the CPU, with copies there and back; absent where all memory is the CPU's. */
+  leavesToCpu?(graph: Graph): boolean;
   /**
    * Fixes addresses by value name: every graph input and output needs one; an output may have the address of the input
    * that it `updates`. `workspace` is not looked at if the program needs none. `reads` has an address for each of the program's reads
@@ -102,6 +104,8 @@ export interface Executor {
   bind(program: Program, addresses: ReadonlyMap<string, Address>, workspace: Address, reads?: readonly (Address | null)[]): Call;
   /** Runs a call, or its commands `from` to `to` - 1, of which those before `from` have run. */
   run(call: Call, from?: number, to?: number): void;
+  /** Waits for programs that have begun; absent where `run` returns when a program has ended. */
+  wait?(): void;
   /** Reserves memory for good. Throws an error that names the sizes when the executor's memory is exhausted. */
   reserve(bytes: number): Address;
   /**

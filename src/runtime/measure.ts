@@ -55,6 +55,7 @@ export function measurePrograms(
       }
       const begin = clock();
       executor.run(call);
+      executor.wait?.();
       return clock() - begin;
     };
     fill(executor, graph, "boundary", offsets.input);

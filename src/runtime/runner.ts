@@ -106,6 +106,9 @@ export function createRunner(
 
   let end = arena;
   let runs = 0;
+  // Where programs overlap with what the process does, each is waited for in the first runs alone.
+  const most = executor.wait ? TIMED : Infinity;
+  const isTimed = () => runs < most;
   const spent = new Float64Array(steps.length);
   return {
     run(weigh) {
@@ -118,9 +121,13 @@ export function createRunner(
         before?.();
         if (!program) return forget(dying);
         watch?.before();
-        const seconds = sequence ? sequence.run(next++, program.call) : timed(() => executor.run(program.call));
+        const run = () => {
+          executor.run(program.call);
+          if (isTimed()) executor.wait?.();
+        };
+        const seconds = sequence ? sequence.run(next++, program.call) : timed(run);
         // The first run commits pages.
-        if (runs > 0) spent[at]! += seconds;
+        if (runs > 0 && isTimed()) spent[at]! += seconds;
         watch?.after();
         if (program.end > end) end = program.end;
         after?.();
@@ -147,11 +154,17 @@ export function createRunner(
         sums.set(graph, { seconds: seconds + spent[at]!, calls: calls + 1 });
       });
       return new Map(
-        [...sums].map(([graph, { seconds, calls }]) => [graph, { mean: seconds / calls / Math.max(1, runs - 1), calls }]),
+        [...sums].map(([graph, { seconds, calls }]) => [
+          graph,
+          { mean: seconds / calls / Math.max(1, Math.min(runs, most) - 1), calls },
+        ]),
       );
     },
   };
 }
+
+/** Runs in which programs are timed that `run` does not wait for. */
+const TIMED = 5;
 
 function timed(run: () => void): number {
   const begin = performance.now();

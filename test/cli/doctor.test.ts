@@ -5,6 +5,7 @@ import { openDevice } from "../../src/device.ts";
 import { examineApart } from "../../src/doctor/apart.ts";
 import { examine, type Report } from "../../src/doctor/examine.ts";
 import { unknownDevice } from "../../src/doctor/report.ts";
+import { leftToCpu } from "../../src/doctor/left-to-cpu.ts";
 import { BOUND, selfTest } from "../../src/doctor/self-test.ts";
 import { createTrial } from "../../src/doctor/trial.ts";
 import { findCuda, hasProviderFiles } from "../../src/ort/cuda.ts";
@@ -152,6 +153,8 @@ describe("remat doctor", () => {
         { ...nothing, device: "wasm", matmul: "wasm", works: true, description: "wasm, 2 threads", test },
         { ...nothing, device: "cuda", missing, found: ["libcuda.so.1"] },
         { ...nothing, device: "webgpu", problem: "no adapter" },
+        { ...nothing, device: "webgpu", works: true, description: "a card", test, leftToCpu: ["Dequantize(i8, f32)"] },
+        { ...nothing, device: "webgpu", works: true, description: "a card", test, leftToCpu: [] },
       ],
       auto: "wasm",
     });
@@ -162,8 +165,24 @@ describe("remat doctor", () => {
       "          - libcudart.so.13 (CUDA 13 runtime) is missing, looked for in /opt/a, /opt/b; install CUDA 13 runtime",
       "          there: libcuda.so.1",
       "webgpu    does not work: no adapter",
+      "webgpu    works: 102 GFLOP/s, 20.1 GB/s, error 2.3e-7 (a card)",
+      "          left to the CPU: Dequantize(i8, f32)",
+      "webgpu    works: 102 GFLOP/s, 20.1 GB/s, error 2.3e-7 (a card)",
+      "          left to the CPU: nothing",
+      expect.stringMatching(/^where     .*Linux x64 with an NVIDIA card.*; DirectML and CoreML are not supported$/),
       "--device auto takes wasm",
     ]);
+  });
+
+  test("what a device leaves to the CPU is looked for node by node", () => {
+    const seen: string[] = [];
+    const found = leftToCpu(({ nodes, inputs, outputs }) => {
+      expect([nodes.length, inputs.length > 0, outputs.length > 0]).toEqual([1, true, true]);
+      seen.push(nodes[0]!.op);
+      return nodes[0]!.op === "Dequantize";
+    });
+    expect(found).toEqual(["Dequantize(i8, f32)", "Dequantize(u8, f32)"]);
+    expect(seen).toEqual(expect.arrayContaining(["Gemm", "PhiloxDropout", "EmbeddingGrad", "LinearCrossEntropyGrad"]));
   });
 
   test("--from alone and words are refused", async () => {

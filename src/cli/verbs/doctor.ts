@@ -51,20 +51,26 @@ function showDownload(): (bytes: number, total: number) => void {
   };
 }
 
+/** The systems that each device is for. */
+const WHERE =
+  "where     wasm and ort-cpu: everywhere; cuda: Linux x64 with an NVIDIA card; webgpu: Linux x64 with a Vulkan driver (Mesa 25 or newer), Windows, macOS on Apple's chips; DirectML and CoreML are not supported";
+
 export function formatReport({ system, runtime, cores, memory, devices, auto }: Report): string {
   const lines = [
     `system    ${system}, ${runtime}, ${cores} cores, ${formatBytes(memory.free)} of ${formatBytes(memory.total)} memory free`,
     ...devices.flatMap(formatDevice),
+    WHERE,
     `--device auto takes ${auto}`,
   ];
   return lines.join("\n");
 }
 
-function formatDevice({ device, works, description, test, problem, missing, found }: DeviceReport): string[] {
+function formatDevice({ device, works, description, test, problem, missing, found, leftToCpu }: DeviceReport): string[] {
   const name = device.padEnd(10);
   if (works && test) {
     const speed = `${test.gflops.toFixed(0)} GFLOP/s, ${test.gbps.toFixed(1)} GB/s`;
-    return [`${name}works: ${speed}, error ${test.error.toExponential(1)} (${description})`];
+    const left = leftToCpu === null ? [] : [`          left to the CPU: ${leftToCpu.join(", ") || "nothing"}`];
+    return [`${name}works: ${speed}, error ${test.error.toExponential(1)} (${description})`, ...left];
   }
   const there = found.length > 0 ? [`          there: ${found.join(", ")}`] : [];
   if (missing.length === 0) return [`${name}does not work: ${problem}`, ...there];

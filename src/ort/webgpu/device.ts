@@ -13,11 +13,16 @@ const DEFAULT_MEMORY = 0;
 /** ONNXTensorElementDataType: bytes. */
 const UINT8 = 2;
 
+/** Bytes of the smallest buffer. */
+const WORD = 16;
+
 /** The buffers of WebGPU's adapter. */
 interface OpenDevice {
   readonly device: BufferDevice;
   /** Makes a tensor of what lies in a buffer from its beginning on. */
   tensor(buffer: BufferHandle, bytes: number, dtype: number, shape: readonly number[]): Pointer;
+  /** Waits for all that the device has been told to do. */
+  wait(): void;
   close(): void;
 }
 
@@ -71,10 +76,15 @@ export function openBufferDevice(environment: OrtEnvironment, session: Pointer, 
     },
     giveBack: (address, bytes) => void discardPages(address, bytes),
   };
+  // What comes back from the device comes behind all that it was told before.
+  const last = device.allocate(WORD);
+  const word = new Uint8Array(WORD);
   return {
     device,
+    wait: () => device.download(last, ptr(word), WORD),
     tensor: (buffer, bytes, dtype, shape) => tensorIn(info, buffer, bytes, dtype, shape),
     close() {
+      device.free(last);
       api.ReleaseAllocator(allocator);
       api.ReleaseMemoryInfo(info);
     },

@@ -14,6 +14,7 @@ import type { Range } from "./ranges.ts";
 export interface WebGpuMemory {
   readonly memory: OrtMemory;
   readonly mirror: Mirror;
+  wait(): void;
   /** Notes a program down. */
   count(graph: Graph): void;
   /** Bytes that a program writes anew of what it updates: as long as it runs there are two of each. */
@@ -36,7 +37,7 @@ export interface PlacedTensor {
  */
 export function createWebGpuMemory(environment: OrtEnvironment, session: Pointer, host: OrtMemory): WebGpuMemory {
   const { api } = environment;
-  const { device, tensor, close } = openBufferDevice(environment, session, host);
+  const { device, tensor, wait, close } = openBufferDevice(environment, session, host);
   const mirror = createMirror(device, () => host.reserved);
   const sizes = new Map<Address, number>();
   const memory: OrtMemory = {
@@ -95,6 +96,7 @@ export function createWebGpuMemory(environment: OrtEnvironment, session: Pointer
   return {
     memory,
     mirror,
+    wait,
     count({ outputs, types }) {
       const updated = outputs.filter(({ updates }) => updates !== undefined).map(({ name }) => byteLength(types.get(name)!));
       most = Math.max(

@@ -305,6 +305,7 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
     batch.setRng(seed, draw);
     const begin = performance.now();
     runner.run(weigh);
+    executor.wait?.();
     tally.add(runner.touched, forecast, { measured: (performance.now() - begin) / 1000, predicted: seconds });
     if (measure && ++runs === nextCheck) {
       nextCheck *= 2;
