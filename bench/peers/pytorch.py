@@ -89,6 +89,19 @@ SHAPES = {
     ),
     "qwen2.5-0.5b": lambda: qwen2(896, 4864, layers=24, heads=14),
     "qwen2.5-1.5b": lambda: qwen2(1536, 8960, layers=28, heads=12),
+    "qwen3.5-0.8b": lambda: transformers.Qwen3_5TextConfig(
+        hidden_size=1024,
+        intermediate_size=3584,
+        num_hidden_layers=24 if args.layers is None else args.layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        linear_num_key_heads=16,
+        linear_num_value_heads=16,
+        vocab_size=248320,
+        max_position_embeddings=262144,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
+    ),
 }
 if args.shape not in SHAPES:
     sys.exit(f"--shape: one of {', '.join(SHAPES)}")
