@@ -36,7 +36,7 @@ export function hasBf16(): boolean {
 export function bf16Gain(): string | null {
   if (hasTiles()) return "several times as fast, by AMX";
   // Intel's processors multiply floats as fast.
-  return hasBf16() && cpuInfo().includes("AuthenticAMD") ? "about twice as fast, by AVX512-BF16" : null;
+  return hasBf16() && cpuInfo().includes("AuthenticAMD") ? "up to twice as fast, by AVX512-BF16" : null;
 }
 
 /** XFEATURE_XTILEDATA, which a process asks for by arch_prctl; its threads then may use tile registers. */
