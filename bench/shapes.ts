@@ -4,6 +4,7 @@ import type { ModelConfig } from "../src/models/config.ts";
 import { parseConfig } from "../src/models/families/index.ts";
 import { fromFloat32 } from "../src/base/float16.ts";
 import type { TensorEntry, TensorSource } from "../src/hf/weights/safetensors.ts";
+import type { HeadKind } from "../src/models/parts.ts";
 import { buildSegments } from "../src/models/chain/segments.ts";
 import { createRandom } from "../src/base/random.ts";
 import { collectParams } from "../src/runtime/resident.ts";
@@ -76,6 +77,24 @@ export const SHAPES = {
   },
 } as const;
 
+/** all-MiniLM-L6-v2's shape. */
+export const MINILM = {
+  architectures: ["BertModel"],
+  model_type: "bert",
+  hidden_size: 384,
+  intermediate_size: 1536,
+  num_hidden_layers: 6,
+  num_attention_heads: 12,
+  vocab_size: 30522,
+  max_position_embeddings: 512,
+  type_vocab_size: 2,
+  layer_norm_eps: 1e-12,
+  hidden_act: "gelu",
+  hidden_dropout_prob: 0,
+  attention_probs_dropout_prob: 0,
+  pad_token_id: 0,
+} as const;
+
 export type ShapeName = keyof typeof SHAPES;
 
 export function shapeConfig(name: ShapeName, layers?: number): ModelConfig {
@@ -93,8 +112,8 @@ export function storageOf(dtype: string): WeightStorage & { readonly stored: Flo
 }
 
 /** A checkpoint of a configuration that is made up as it is read: normal weights of deviation 0.02, norms of 1. */
-export function randomCheckpoint(config: ModelConfig, dtype: FloatType): TensorSource {
-  const segments = buildSegments(config, { tokens: 8, tuning: { method: "full" }, weightType: () => "f32" });
+export function randomCheckpoint(config: ModelConfig, dtype: FloatType, head: HeadKind = "loss"): TensorSource {
+  const segments = buildSegments(config, { tokens: 8, tuning: { method: "full" }, weightType: () => "f32", head, texts: 1 });
   const entries = collectParams(segments).map(({ name, type }): TensorEntry => {
     const bytes = elements(type.shape) * DTYPE_BYTES[dtype];
     return { name, stored: dtype.toUpperCase(), dtype, shape: type.shape, path: "random", offset: 0, bytes };
@@ -111,7 +130,7 @@ export function randomCheckpoint(config: ModelConfig, dtype: FloatType): TensorS
     metadata: new Map(),
     files: [],
     read(entry, target) {
-      const fill = entry.shape.length === 1 && entry.name.includes("norm") ? ones : block;
+      const fill = entry.shape.length === 1 && /norm\.weight$/i.test(entry.name) ? ones : block;
       for (let at = 0; at < target.length; at += fill.length)
         target.set(fill.subarray(0, Math.min(fill.length, target.length - at)), at);
     },

@@ -18,7 +18,7 @@ import { randomCheckpoint, type ShapeName, SHAPES, shapeConfig, storageOf } from
 
 /**
  * Whole training steps (forward, backward, clipping, AdamW) on random weights in a published model's exact shapes, LoRA
- * r = 16 on all linear layers. Prints one JSON line: seconds to the end of the first step, median of the others,
+ * r = 16 on all linear layers, or with `--tuning full` all weights. Prints one JSON line: seconds to the end of the first step, median of the others,
  * tokens/s, peak RSS. `--strategy auto` is what `train` does by default, `--memory` gives the whole process a limit, and the fastest schedule in it. `--profile` adds the time by operator. `--device` is wasm, or ort-cpu or
  * cuda (ONNX Runtime), which also compute in `--dtype` f32, bf16 or f16; q8, nf4, q8-all and nf4-all are quantised weights.
  *
@@ -34,6 +34,7 @@ const { values } = parseArgs({
     dtype: { type: "string", default: "f32" },
     strategy: { type: "string", default: "per-segment" },
     optimizer: { type: "string", default: "adamw" },
+    tuning: { type: "string", default: "lora" },
     memory: { type: "string" },
     layers: { type: "string" },
     matmul: { type: "string", default: "auto" },
@@ -41,6 +42,8 @@ const { values } = parseArgs({
   },
 });
 const tokens = Number(values.tokens);
+if (values.tuning !== "lora" && values.tuning !== "full") throw new Error(`--tuning: lora or full; got ${values.tuning}`);
+const isFull = values.tuning === "full";
 const { stored, ...storage } = storageOf(values.dtype);
 if (!(values.shape in SHAPES)) throw new Error(`--shape: one of ${Object.keys(SHAPES).join(", ")}`);
 const config = shapeConfig(values.shape as ShapeName, values.layers ? Number(values.layers) : undefined);
@@ -95,7 +98,7 @@ const engine = createEngine(executor, {
   config,
   source: randomCheckpoint(config, stored),
   ...storage,
-  tuning: uniformAdapters({ rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) }),
+  tuning: isFull ? { method: "full" } : uniformAdapters({ rank: 16, scale: 2, dropout: 0, targets: new Set(LINEAR_MODULES) }),
   strategy: values.memory
     ? { name: "budget", bytes: parseMemory(values.memory, limited.free), ...limited }
     : values.strategy === "auto"
@@ -104,7 +107,7 @@ const engine = createEngine(executor, {
   tokens: [tokens],
   optimizer: chooseOptimizer({ optimizer: values.optimizer as OptimizerName }),
 });
-initialiseAdapter(engine, 1);
+if (!isFull) initialiseAdapter(engine, 1);
 // As createSession does.
 Bun.gc(true);
 const optimizer = createOptimizer(engine, { clip: 1 });
@@ -146,6 +149,7 @@ console.log(
     shape: values.shape,
     tokens,
     dtype: values.dtype,
+    tuning: values.tuning,
     strategy: values.memory ? `memory ${values.memory}` : values.strategy,
     threads: executor.threads,
     device: values.device,

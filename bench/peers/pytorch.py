@@ -1,5 +1,5 @@
 """The work of bench/step.ts in PyTorch: Transformers' model with random weights in a published model's exact shapes, PEFT
-LoRA r = 16 on all linear layers, gradient checkpointing, clipping, AdamW. Prints one JSON line with the same keys.
+LoRA r = 16 on all linear layers (or all weights), gradient checkpointing, clipping, AdamW. Prints one JSON line with the same keys.
 
     python bench/peers/pytorch.py --shape smollm2-135m --tokens 512 --steps 4
 
@@ -38,6 +38,7 @@ parser.add_argument("--autocast", action="store_true", help="products in bf16, w
 parser.add_argument("--lora-dtype", choices=["f32", "bf16"], default="f32", help="f32: as PEFT makes adapters of bf16 models by itself")
 parser.add_argument("--compile", action="store_true", help="torch.compile: the first step takes minutes")
 parser.add_argument("--strategy", choices=["per-segment", "off"], default="per-segment", help="gradient checkpointing on or off")
+parser.add_argument("--tuning", choices=["lora", "full"], default="lora")
 parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
 parser.add_argument("--layers", type=int)
 parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -130,14 +131,15 @@ with torch.no_grad():
     rotary.inv_freq = fresh.inv_freq
     rotary.original_inv_freq = fresh.original_inv_freq
 
-model = peft.get_peft_model(
-    model,
-    peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
-    autocast_adapter_dtype=args.lora_dtype == "f32",
-)
-for name, parameter in model.named_parameters():
-    if "lora_" in name:
-        parameter.data = parameter.data.to({"f32": torch.float32, "bf16": torch.bfloat16}[args.lora_dtype])
+if args.tuning == "lora":
+    model = peft.get_peft_model(
+        model,
+        peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
+        autocast_adapter_dtype=args.lora_dtype == "f32",
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to({"f32": torch.float32, "bf16": torch.bfloat16}[args.lora_dtype])
 if args.strategy == "per-segment":
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
@@ -177,6 +179,7 @@ print(
             "shape": args.shape,
             "tokens": args.tokens,
             "dtype": args.dtype,
+            "tuning": args.tuning,
             "strategy": args.strategy,
             "autocast": args.autocast,
             "loraDtype": args.lora_dtype,

@@ -4,6 +4,7 @@ import type { Graph } from "../../src/graph/types.ts";
 import { Attention, AttentionGrad } from "../../src/ops/attention.ts";
 import { tileTokens } from "../../src/ops/native-attention.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
+import { SLOW } from "../support/slow.ts";
 import { runOn, sharedExecutors } from "../support/executor.ts";
 import {
   type Data,
@@ -95,6 +96,7 @@ const CASES: readonly Case[] = [
   { tokens: 2300, heads: 2, kvHeads: 1, dim: 16, examples: [0] },
   { tokens: 2600, heads: 1, kvHeads: 1, dim: 6, examples: [0, 30, 2250], reach: 0, softcap: 20, spread: 10 },
   { tokens: 4300, heads: 1, kvHeads: 1, dim: 10, examples: [0, 20], reach: 2100 },
+  ...(SLOW ? [{ tokens: 12_000, heads: 1, kvHeads: 1, dim: 16, examples: [0, 1000] }] : []),
 ];
 
 describe("native attention", () => {
