@@ -16,7 +16,7 @@ import { CapacityError, LimitError } from "../../src/train/memory/step-plan.ts";
 import type { Engine } from "../../src/train/step/engine.ts";
 import type { WasmExecutor } from "../../src/wasm/executor.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
-import { combinations, SLOW } from "../support/slow.ts";
+import { combinations, SLOW, slowTest } from "../support/slow.ts";
 import { removeStored, storedCheckpoint } from "../support/stored.ts";
 
 setDefaultTimeout(120_000);
@@ -121,6 +121,30 @@ describe("weights that come into a window when they are read give the same bits 
     const [resident, streamed] = [
       await build(lfm2, tuning, OFF, TOKENS, 2, { source, decode: 32 }),
       await build(lfm2, tuning, OFF, TOKENS, 2, { source, decode: 32, stream: streaming(source) }),
+    ];
+    expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
+    expect(results(streamed)).toEqual(results(resident));
+    expect(streamed.measuredPeak).toBe(streamed.predicted.peak);
+    streamed.close();
+  });
+
+  slowTest("layers with a state, in training and decoding", async () => {
+    const qwen = llama(3, 256, {
+      architectures: undefined,
+      model_type: "qwen3_5_text",
+      full_attention_interval: 3,
+      head_dim: 16,
+      linear_num_key_heads: 2,
+      linear_num_value_heads: 4,
+      linear_key_head_dim: 20,
+      linear_value_head_dim: 24,
+    });
+    const source = storedCheckpoint(qwen, "bf16");
+    const targets = new Set(["in_proj_qkv", "in_proj_b", "out_proj"]);
+    const tuning = uniformAdapters({ rank: 4, scale: 1, dropout: 0.1, targets });
+    const [resident, streamed] = [
+      await build(qwen, tuning, OFF, TOKENS, 2, { source, decode: 32 }),
+      await build(qwen, tuning, OFF, TOKENS, 2, { source, decode: 32, stream: streaming(source) }),
     ];
     expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
     expect(results(streamed)).toEqual(results(resident));
