@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { describeMissing, findCuda, PROVIDER_FILES } from "../src/ort/cuda.ts";
 import { installCuda } from "../src/ort/install.ts";
+import { gib, judge, type Measured, type RematStep } from "./gpu/judge.ts";
 
 /**
  * Everything that has to be shown on a machine with an NVIDIA card, in one command of under ten minutes, with an
@@ -38,10 +39,6 @@ const { values } = parseArgs({
 if (values.only !== undefined && values.only !== "parity" && values.only !== "speed")
   throw new Error(`--only takes parity or speed, got ${values.only}`);
 const isCuda = values.provider === "cuda";
-const SPEED = { least: 0.7, aim: 1.2 };
-const MEMORY = { most: 1, aim: 0.6 };
-/** The share of the prediction that a measurement may be off by. */
-const PREDICTION = 0.02;
 const LIMIT_SECONDS = Number(values.limit);
 /** The seconds that a test file, and one system's steps, may take. */
 const PART_SECONDS = 90;
@@ -55,22 +52,6 @@ const check = (what: string, passed: boolean, detail: string) => {
   if (!passed) failures.push(`${what}: ${detail.split("\n")[0]}`);
 };
 const secondsLeft = () => LIMIT_SECONDS - performance.now() / 1000;
-
-interface Measured {
-  readonly tokensPerSecond: number;
-  readonly stepSeconds: number;
-  /** Bytes that the system's allocator took. */
-  readonly peakDeviceMemory: number;
-  /** All that was taken on the card, CUDA's context too; by nobody else, it is hoped. */
-  readonly cardMemory?: number;
-}
-
-interface RematStep extends Measured {
-  readonly firstLoss: number;
-  readonly loss: number;
-  readonly predictedPeak: number;
-  readonly measuredPeak: number;
-}
 
 /** Output of a command, or null if it failed or took too long, which is then reported. */
 function output(what: string, command: readonly string[], env: Record<string, string> = {}): string | null {
@@ -127,15 +108,16 @@ async function requireCuda(): Promise<void> {
   if (Bun.which("nvidia-smi")) console.log(`card: ${Bun.spawnSync(query).stdout.toString().trim()}`);
 }
 
-const PARITY = [
+const PARITY: readonly string[] = [
   "ort/executor",
   "ort/segments",
   "ort/engine",
   "ort/precision",
   "ort/generate",
   "ort/offload",
-  "runtime/temporary",
-] as const;
+  // WebGPU's temporary memory cannot be asked for.
+  ...(values.provider === "webgpu" ? ["ort/webgpu"] : ["runtime/temporary"]),
+];
 
 function parity(): void {
   for (const file of PARITY) {
@@ -147,8 +129,6 @@ function parity(): void {
 }
 
 const rows: string[][] = [["shape", "tokens", "dtype", "system", "tokens/s", "s per step", "allocator", "card"]];
-const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
-
 function compare(shape: string, tokens: string, dtype: string): void {
   const name = `${shape}, ${tokens} tokens, ${dtype}`;
   const work = ["--shape", shape, "--tokens", tokens, "--dtype", dtype, "--steps", values.steps];
@@ -164,31 +144,7 @@ function compare(shape: string, tokens: string, dtype: string): void {
   };
   const ours = run<RematStep>("Remat", [process.execPath, "bench/step.ts"], isCuda ? "cuda" : "ort-cpu");
   const peer = run<Measured>("PyTorch", [values.python, "bench/peers/pytorch.py"], isCuda ? "cuda" : "cpu");
-  if (ours) {
-    // Random weights: the first loss is about that of guessing.
-    const { firstLoss, loss } = ours;
-    check(`${name}: loss`, loss < firstLoss, `${firstLoss.toFixed(4)} to ${loss.toFixed(4)}`);
-    const off = Math.abs(ours.measuredPeak / ours.predictedPeak - 1);
-    check(`${name}: predicted memory`, off <= PREDICTION, `${(100 * off).toFixed(2)} % off`);
-  }
-  if (!ours || !peer) return;
-  const speed = ours.tokensPerSecond / peer.tokensPerSecond;
-  check(
-    `${name}: speed`,
-    speed >= SPEED.least,
-    `${ours.tokensPerSecond.toFixed(0)} tokens/s, PyTorch ${peer.tokensPerSecond.toFixed(0)}: ${speed.toFixed(2)} (at least ${SPEED.least}, aim ${SPEED.aim})`,
-  );
-  if (!isCuda) return;
-  const ratio = (what: string, own: number, other: number) =>
-    check(
-      `${name}: ${what}`,
-      own / other <= MEMORY.most,
-      `${gib(own)}, PyTorch ${gib(other)}: ${(own / other).toFixed(2)} (at most ${MEMORY.most}, aim ${MEMORY.aim})`,
-    );
-  ratio("device memory of the allocator", ours.peakDeviceMemory, peer.peakDeviceMemory);
-  // Both keep what they took, so that what is taken at the end is the peak.
-  if (ours.cardMemory !== undefined && peer.cardMemory !== undefined)
-    ratio("device memory in all", ours.cardMemory, peer.cardMemory);
+  for (const { what, passed, detail } of judge(ours, peer, isCuda)) check(`${name}: ${what}`, passed, detail);
 }
 
 if (isCuda) await requireCuda();
