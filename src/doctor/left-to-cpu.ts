@@ -11,7 +11,6 @@ const TOKENS = 64;
 /** A small Llama that has everything once. */
 const CONFIG = {
   architectures: ["LlamaForCausalLM"],
-  model_type: "llama",
   hidden_size: 64,
   intermediate_size: 128,
   num_hidden_layers: 1,
