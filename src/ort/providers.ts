@@ -52,6 +52,18 @@ export function explainFailure<T>(provider: OrtProvider, open: () => T): T {
   }
 }
 
+/** Has a device work. @throws {UserError} when it fails, with ONNX Runtime's reason: its memory is exhausted, or its driver is gone */
+export function explainWork<T>(provider: OrtProvider, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(
+      `ONNX Runtime's ${provider} device has failed: ${withoutSource(messageOf(error)).replace(/\.$/, "")}; where its memory is exhausted, lower the batch or a budget; see remat doctor`,
+    );
+  }
+}
+
 function appendCuda(api: OrtApi, options: Pointer, entries: Readonly<Record<string, string>>): void {
   const cuda = created((out) => api.CreateCUDAProviderOptions(out));
   try {

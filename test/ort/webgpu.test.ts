@@ -5,6 +5,8 @@ import type { ModelConfig } from "../../src/models/config.ts";
 import type { Tuning } from "../../src/models/tuning.ts";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
+import { explainWork } from "../../src/ort/providers.ts";
+import { userError } from "../hf/temp.ts";
 import { createOrtExecutor, type OrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
@@ -93,6 +95,18 @@ function expectResident({ buffers, arena }: OrtExecutor, engine: Engine): void {
 test("devices are opened one after the other and side by side: the process ends with exit code 0", () => {
   // Where there is no driver the process says so.
   for (let start = 0; start < (SLOW ? 10 : 1); start++) expect(tryWebGpu()).toMatchObject({ exitCode: 0 });
+});
+
+test("a device that fails in the middle of a run is one clear error, without a place in ONNX Runtime's source", () => {
+  const fail = (): never => {
+    throw new Error(
+      "ONNX Runtime, CopyTensors: /src/core/buffer_manager.cc:641 void Download(WGPUBuffer) status was false. Failed to download data from buffer.",
+    );
+  };
+  expect(userError(() => explainWork("webgpu", fail))).toBe(
+    "ONNX Runtime's webgpu device has failed: Failed to download data from buffer; where its memory is exhausted, lower the batch or a budget; see remat doctor",
+  );
+  expect(explainWork("webgpu", () => 7)).toBe(7);
 });
 
 webGpuTest(

@@ -2,6 +2,7 @@ import { type Pointer, ptr } from "bun:ffi";
 import type { OrtEnvironment } from "../environment.ts";
 import { cString, created } from "../library.ts";
 import type { OrtMemory } from "../memory.ts";
+import { explainWork } from "../providers.ts";
 import type { BufferDevice } from "./mirror.ts";
 import { discardPages } from "./pages.ts";
 import type { BufferHandle } from "./pool.ts";
@@ -51,7 +52,8 @@ export function openBufferDevice(environment: OrtEnvironment, session: Pointer, 
   /** The library copies before it returns, or notes the copy down in front of the programs that run behind it. */
   const copy = (from: Pointer, to: Pointer): void => {
     try {
-      api.CopyTensors(environment.env, BigUint64Array.of(BigInt(from)), BigUint64Array.of(BigInt(to)), null, 1);
+      const [source, target] = [BigUint64Array.of(BigInt(from)), BigUint64Array.of(BigInt(to))];
+      explainWork("webgpu", () => api.CopyTensors(environment.env, source, target, null, 1));
     } finally {
       api.ReleaseValue(from);
       api.ReleaseValue(to);
@@ -59,7 +61,7 @@ export function openBufferDevice(environment: OrtEnvironment, session: Pointer, 
   };
   const bytesAt = (place: Pointer, at: number, bytes: number) => tensorIn(place, at, bytes, UINT8, [bytes]);
   const device: BufferDevice = {
-    allocate: (bytes) => created((out) => api.AllocatorAlloc(allocator, bytes, out)),
+    allocate: (bytes) => explainWork("webgpu", () => created((out) => api.AllocatorAlloc(allocator, bytes, out))),
     free: (buffer) => api.AllocatorFree(allocator, buffer as Pointer),
     upload(from, to, bytes) {
       if (bytes === 0) return;

@@ -6,6 +6,7 @@ import type { OrtEnvironment } from "../environment.ts";
 import { cString } from "../library.ts";
 import { openBufferDevice } from "./device.ts";
 import type { OrtMemory } from "../memory.ts";
+import { explainWork } from "../providers.ts";
 import { createMirror, type Mirror } from "./mirror.ts";
 import type { BufferHandle } from "./pool.ts";
 import type { Range } from "./ranges.ts";
@@ -121,7 +122,9 @@ export function createWebGpuMemory(environment: OrtEnvironment, session: Pointer
             sources.forEach((source, i) => (sourceValues[i] = BigInt(source.valueOn(from[i]!))));
             targets.forEach((target, i) => (targetValues[i] = BigInt(target.valueOn(to[i]!))));
             const [count, made] = [sources.length, targets.length];
-            api.Run(session, runOptions, sourceNames, sourceValues, count, targetNames, made, targetValues);
+            explainWork("webgpu", () =>
+              api.Run(session, runOptions, sourceNames, sourceValues, count, targetNames, made, targetValues),
+            );
           }),
         // The names' characters must live as long as the pointers to them.
         end: () => [...sources, ...targets].forEach(({ release }) => release()),
