@@ -25,7 +25,8 @@ export interface DecoderInputs {
 function inputWords(config: ModelConfig, tokens: number, texts: number): Record<string, number> {
   const most = Math.max(tokens, texts);
   const angles = rotaryInputs(config).flatMap(({ names }) => names.map((name) => [name, (most * config.rotaryDim) / 2]));
-  const each = { ids: most, starts: most, windowStarts: most, ...Object.fromEntries(angles) };
+  const table = config.positionTable ? { positions: most } : {};
+  const each = { ids: most, starts: most, windowStarts: most, ...table, ...Object.fromEntries(angles) };
   return { ...each, position: texts, rows: texts, rng: 2, segment: 1 };
 }
 
@@ -62,6 +63,15 @@ export function createInputs(
       positions.map((at, i) => Math.max(starts[i]!, at - reach)),
     );
   };
+  const putPositions = (positions: Int32Array) => {
+    const { positionTable: table } = config;
+    // Padding behind the last row reads what is there.
+    if (table)
+      put(
+        "positions",
+        positions.map((at) => Math.min(table.first + at, table.rows - 1)),
+      );
+  };
   return {
     addresses,
     load(ids, position, tokens, length) {
@@ -72,6 +82,7 @@ export function createInputs(
       // A state must not have what fills up the program: a token that sees itself alone.
       const fill = (at: number, i: number) => (config.delta !== null && i >= ids.length ? at : 0);
       putStarts(positions, positions.map(fill));
+      putPositions(positions);
       for (const { names, fill: table } of rotary) {
         const { cos, sin } = table(positions, undefined, length);
         put(names[0], cos);
@@ -83,6 +94,7 @@ export function createInputs(
     loadTogether(next) {
       const positions = Int32Array.from(next, ({ position }) => position);
       putIds(Int32Array.from(next, ({ id }) => id));
+      putPositions(positions);
       putStarts(
         positions,
         Int32Array.from(next, ({ start }) => start),

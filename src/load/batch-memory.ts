@@ -71,7 +71,7 @@ export function createBatchMemory(
   const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
   const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
   const windowStarts = new Int32Array(tokens);
-  const { encoder, headBias } = config;
+  const { encoder, headBias, positionTable } = config;
   const { count: slots, scale: slotScale } = size.slots ?? { count: 1, scale: 1 };
   const isFirst = (place: number) => place % slots === 0;
   if (headBias)
@@ -108,16 +108,17 @@ export function createBatchMemory(
       const reach = config.slidingWindow === null ? count : config.slidingWindow - 1;
       starts.forEach((start, token) => (windowStarts[token] = Math.max(start, token - reach)));
       put("windowStarts", windowStarts.subarray(0, count));
+      if (positionTable)
+        put(
+          "positions",
+          positions.map((position) => positionTable.first + position),
+        );
       if (encoder) {
         const ends = endsOf(starts);
         put("ends", ends);
         put(
           "windowEnds",
           ends.map((end, token) => Math.min(end, token + reach + 1)),
-        );
-        put(
-          "positions",
-          positions.map((position) => encoder.firstPosition + position),
         );
         put("types", texts && encoder.typeRows > 1 ? texts : new Int32Array(count));
       }

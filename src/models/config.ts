@@ -9,12 +9,15 @@ export type NormKind = "rms" | "layer" | "layer-without-bias";
 /** The parts of queries and keys that RMSNorm norms: each head, before or after it is rotated, or all heads as one row. */
 export type QkNorm = "heads" | "rotated-heads" | "row";
 
+/** A table of learned positions. */
+export interface PositionTable {
+  readonly rows: number;
+  /** The row of a text's first token. */
+  readonly first: number;
+}
+
 /** Describes what a model has whose tokens attend to both sides. */
 export interface EncoderConfig {
-  /** Rows of the table of positions; 0: positions are rotary. */
-  readonly positionRows: number;
-  /** The row of a text's first token. */
-  readonly firstPosition: number;
   /** Rows of the table of types, which tells two texts of an example apart; 0: there is none. */
   readonly typeRows: number;
   /** True if there is a head that predicts masked tokens. */
@@ -62,6 +65,8 @@ export interface ModelConfig {
   readonly vocabSize: number;
   readonly normEps: number;
   readonly norm: NormKind;
+  /** The table whose rows are added to the embeddings; null: there is none, and positions are rotary. */
+  readonly positionTable: PositionTable | null;
   /** Null: a decoder, which predicts next tokens. */
   readonly encoder: EncoderConfig | null;
   readonly hiddenAct: HiddenAct;
@@ -95,12 +100,15 @@ export interface ModelConfig {
   /** Factor of the logits: 1 / Granite's `logits_scaling`, 1 for all others. */
   readonly logitScale: number;
   /** The begin of the names of all modules but the head: a Gemma 3 with images holds its text part apart. */
-  readonly modulePrefix: "model." | "model.language_model." | "gpt_neox." | "bert." | "roberta." | "distilbert.";
+  readonly modulePrefix:
+    "model." | "model.language_model." | "model.decoder." | "transformer." | "gpt_neox." | "bert." | "roberta." | "distilbert.";
   /** Biases on the query, key and value projections. */
   readonly attentionBias: boolean;
   /** A bias on the attention output projection. */
   readonly attentionOutputBias: boolean;
   readonly mlpBias: boolean;
+  /** True if the matrices of the blocks' linear layers are stored [in, out] (GPT-2's `Conv1D`); low-rank adapters alone are theirs. */
+  readonly storedTransposed: boolean;
   /** A bias on the logits. */
   readonly headBias: boolean;
   /** True if attention and MLP both take the block's input (GPT-NeoX), where a family leaves that to the file. */

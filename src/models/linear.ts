@@ -1,3 +1,4 @@
+import { UserError } from "../base/errors.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
 import type { Quantised, TensorType, WeightType } from "../graph/types.ts";
 import { Cast } from "../ops/cast.ts";
@@ -141,23 +142,30 @@ export interface LinearSpec {
   readonly bias: boolean;
   /** Which dropout mask of the segment this layer draws. */
   readonly site: number;
+  /** True if the checkpoint has the matrix transposed, [inFeatures, outFeatures]. */
+  readonly transposed?: boolean;
 }
 
 /** y [T, out] = x W^T + b, with its adapter when the module is a target. `x` is [T, in]. */
 export function linear(scope: ParamScope, x: string, spec: LinearSpec): string {
   const { builder } = scope;
-  const { module, inFeatures, outFeatures } = spec;
-  const weight = scope.matrix(`${module}.weight`, [outFeatures, inFeatures]);
+  const { module, inFeatures, outFeatures, transposed = false } = spec;
+  const weight = scope.matrix(`${module}.weight`, transposed ? [inFeatures, outFeatures] : [outFeatures, inFeatures]);
   const bias = spec.bias ? scope.vector(`${module}.bias`, outFeatures) : null;
   const site: Site = { layer: "linear", rows: outFeatures, columns: inFeatures };
   const layer: LinearLayer = {
     ...adaptedInput(scope, x, module, site, spec.site),
     builder,
     weight,
+    transposed,
     bias,
     resting: scope.resting,
   };
   const adapter = scope.adapterOf(module);
+  if (transposed && adapter !== null && !adapter.kind.update)
+    throw new UserError(
+      `${adapter.kind.title} of ${scope.prefix}${module} is not supported, whose matrix is stored transposed; choose --method lora`,
+    );
   return adapter === null ? product(layer) : adapter.kind.linear(layer, adapter.setup);
 }
 

@@ -4,6 +4,8 @@ import type { ModelConfig } from "./config.ts";
 const BLOCKS: Readonly<Record<ModelConfig["modulePrefix"], string>> = {
   "model.": "layers",
   "model.language_model.": "layers",
+  "model.decoder.": "layers",
+  "transformer.": "h",
   "gpt_neox.": "layers",
   "bert.": "encoder.layer",
   "roberta.": "encoder.layer",

@@ -69,9 +69,9 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     ...(config.encoder && {
       ends: { dtype: "i32", shape: [tokens] },
       windowEnds: { dtype: "i32", shape: [tokens] },
-      positions: { dtype: "i32", shape: [tokens] },
       types: { dtype: "i32", shape: [tokens] },
     }),
+    ...(config.positionTable && { positions: { dtype: "i32", shape: [tokens] } }),
     ...(config.headBias && { ones: { dtype: "f32", shape: [places, 1] } }),
     ...(config.rotaryDim > 0 && { cos: angles, sin: angles }),
     ...(config.windowRope && { windowCos: angles, windowSin: angles }),

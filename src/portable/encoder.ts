@@ -98,7 +98,7 @@ function openInputs(
     ["rows", first],
   ]);
   if (encoder.typeRows > 0) values.set("types", hasTypes ? flat("token_type_ids") : noTypes());
-  if (encoder.positionRows > 0) values.set("positions", flat(positions(open, config, places, sizes)));
+  if (config.positionTable) values.set("positions", flat(positions(open, config, places, sizes)));
   for (const { names, rope } of rotaryInputs(config)) {
     const { inverse, attentionFactor } = inverseFrequencies({ ...config, rope });
     const column = open.op("Unsqueeze", [open.op("Cast", [places], { to: "f32" }), open.ints([1])]);
@@ -120,8 +120,8 @@ function openInputs(
 }
 
 /** Rows of the table of positions [texts, length]; a RoBERTa counts the tokens that are not padding by their id, as Transformers does. */
-function positions(open: OpenGraph, { encoder, padTokenId }: ModelConfig, places: string, sizes: string): string {
-  const { firstPosition } = encoder!;
+function positions(open: OpenGraph, { positionTable, padTokenId }: ModelConfig, places: string, sizes: string): string {
+  const firstPosition = positionTable!.first;
   if (firstPosition === 0) return open.op("Expand", [open.op("Unsqueeze", [places, open.ints([0])]), sizes]);
   const isPadding = open.op("Equal", ["input_ids", open.scalar(padTokenId ?? firstPosition - 1, "i64")]);
   const counted = open.op("Cast", [open.op("Not", [isPadding])], { to: "i64" });

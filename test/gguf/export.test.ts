@@ -144,6 +144,8 @@ const OTHERS: readonly GoldenFamily[] = [
   "gpt-neox-serial",
   "qwen3.5",
   "qwen3.5-text",
+  "gpt2",
+  "opt",
 ];
 
 describe("a model as GGUF holds the model's tensors", () => {

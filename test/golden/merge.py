@@ -25,12 +25,15 @@ PICKED = (
     "layers.0.attention.wqkv",
     "layers.1.attention.wo",
     "layers.1.feed_forward.w2",
+    "h.0.attn.c_attn",
+    "h.1.mlp.c_fc",
+    "h.1.mlp.c_proj",
 )
 
 
 def main():
     out = {}
-    for family in ("llama", "mistral", "qwen2", "smollm2", "smollm3", "seed-oss", "qwen3-bare", "gemma", "gemma2", "gemma3", "gemma3-vision", "phi3", "phi4-mini", "internlm2", "internlm3"):
+    for family in ("llama", "mistral", "qwen2", "smollm2", "smollm3", "seed-oss", "qwen3-bare", "gemma", "gemma2", "gemma3", "gemma3-vision", "phi3", "phi4-mini", "internlm2", "internlm3", "gpt2"):
         folder = HERE / "models" / family
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         merged = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload()

@@ -531,3 +531,43 @@ test("decoders with LayerNorm: their defaults, their names of the keys, and what
   for (const type of ["phi", "stablelm"])
     expect(userError(() => ofType(type, { qk_layernorm: true }))).toContain("qk_layernorm true is not supported; expected false");
 });
+
+test("GPT-2 and OPT: learned positions in place of rotary ones, their own keys, and what they refuse", () => {
+  const gpt2 = (extra: object = {}) =>
+    parseConfig({
+      model_type: "gpt2",
+      architectures: ["GPT2LMHeadModel"],
+      n_embd: 64,
+      n_layer: 2,
+      n_head: 4,
+      n_positions: 32,
+      ...extra,
+    });
+  expect(gpt2()).toMatchObject({
+    intermediateSize: 256,
+    vocabSize: 50_257,
+    rotaryDim: 0,
+    positionTable: { rows: 32, first: 0 },
+    storedTransposed: true,
+    tieWordEmbeddings: true,
+    hiddenAct: "gelu_pytorch_tanh",
+    maxPositions: 32,
+  });
+  expect(gpt2({ n_inner: 100, scale_attn_weights: false })).toMatchObject({ intermediateSize: 100, attentionScale: 1 });
+  expect(userError(() => gpt2({ scale_attn_by_inverse_layer_idx: true }))).toContain(
+    "scale_attn_by_inverse_layer_idx true is not supported; expected false",
+  );
+  const opt = (extra: object = {}) => ofType("opt", { ffn_dim: 96, max_position_embeddings: 32, ...extra });
+  expect(opt()).toMatchObject({
+    kvHeads: 4,
+    positionTable: { rows: 34, first: 2 },
+    hiddenAct: "relu",
+    modulePrefix: "model.decoder.",
+    padTokenId: 1,
+  });
+  for (const [extra, message] of [
+    [{ do_layer_norm_before: false }, "do_layer_norm_before false is not supported; expected true"],
+    [{ word_embed_proj_dim: 32 }, "word_embed_proj_dim (32) differs from hidden_size (64)"],
+  ] as const)
+    expect(userError(() => opt(extra))).toContain(message);
+});

@@ -1,6 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { buildSegments } from "../../src/models/chain/segments.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import { moduleName } from "../../src/hf/weights/model-weights.ts";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
@@ -16,6 +18,9 @@ const path = (name: string) => join(folder, name);
 
 /** Half a unit in the last place, relative, of what the merged weights are rounded to; f32 sums in another order. */
 const BOUNDS = { F32: 1e-6, BF16: 2 ** -8, F16: 2 ** -10 };
+
+/** What files leave out of the begin of names. */
+const BEGINS: Readonly<Record<string, string>> = { "qwen3-bare": "model.", gpt2: "transformer." };
 
 describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
   const reference = openSafetensors(join(golden, "merge.safetensors"));
@@ -35,6 +40,7 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
     "phi4-mini",
     "internlm2",
     "internlm3",
+    "gpt2",
   ]) {
     test(`${family}: within the rounding of its own dtype; what has no adapter is copied bit for bit`, () => {
       mergeAdapter({ base: model(family), adapter: join(model(family), "adapter"), output: path(family) });
@@ -44,7 +50,7 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
       let compared = 0;
       for (const [name, entry] of merged.tensors) {
         expect(entry.stored).toBe(base.tensors.get(name)!.stored);
-        const expected = reference.tensors.get(`${family}/${family === "qwen3-bare" ? "model." : ""}${moduleName(name)}`);
+        const expected = reference.tensors.get(`${family}/${BEGINS[family] ?? ""}${moduleName(name)}`);
         if (expected) {
           compared++;
           const got = readFloat32(merged, name, entry.shape);
@@ -137,4 +143,16 @@ describe("what cannot be merged leaves nothing behind", () => {
     mergeAdapter({ ...options, output: path("empty") });
     expect(filesIn(path("empty"))).toEqual(["SHA256SUMS", "config.json", "model.safetensors"]);
   });
+});
+
+test("of matrices that are stored transposed, kinds that do more than a low-rank update are refused", () => {
+  const config = loadConfig(model("gpt2"));
+  for (const method of ["dora", "ia3"]) {
+    const setup = method === "ia3" ? { scaled: "outputs" } : { rank: 2, scale: 1 };
+    const adapts = (module: string) => (module.endsWith("c_attn") ? setup : null);
+    const options = { tokens: 4, tuning: { method, dropout: 0, adapts, frozen: false }, weightType: () => "f32" as const };
+    expect(userError(() => buildSegments(config, options))).toContain(
+      "is not supported, whose matrix is stored transposed; choose --method lora",
+    );
+  }
 });

@@ -171,7 +171,6 @@ describe("reading", () => {
       [{ bias: "some" }, 'bias "some"'],
       [{ modules_to_save: 3 }, '"modules_to_save" is 3'],
       [{ peft_type: "OFT" }, 'peft_type "OFT"'],
-      [{ fan_in_fan_out: true }, "fan_in_fan_out"],
       [{ init_lora_weights: "pissa" }, 'init_lora_weights "pissa"'],
       [{ lora_bias: true }, "lora_bias"],
       [{ kasa_config: {}, r: 2 }, "kasa_config"],

@@ -69,14 +69,15 @@ describe("configurations", () => {
       maxPositions: 512,
       tieWordEmbeddings: true,
       padTokenId: 0,
-      encoder: { positionRows: 512, firstPosition: 0, typeRows: 2, predictsTokens: true },
+      positionTable: { rows: 512, first: 0 },
+      encoder: { typeRows: 2, predictsTokens: true },
     });
     expect(parseConfig({ model_type: "roberta", max_position_embeddings: 514 })).toMatchObject({
       vocabSize: 50_265,
       maxPositions: 512,
       bosTokenId: 0,
       eosTokenIds: [2],
-      encoder: { positionRows: 514, firstPosition: 2 },
+      positionTable: { rows: 514, first: 2 },
     });
     expect(parseConfig({ model_type: "distilbert" })).toMatchObject({ layers: 6, encoder: { typeRows: 0 } });
     expect(parseConfig({ model_type: "modernbert" })).toMatchObject({
@@ -88,7 +89,8 @@ describe("configurations", () => {
       windowRope: { theta: 10_000 },
       slidingWindow: 65,
       windowLayers: Array.from({ length: 22 }, (_, layer) => layer % 3 > 0),
-      encoder: { positionRows: 0, typeRows: 0 },
+      positionTable: null,
+      encoder: { typeRows: 0 },
       norm: "layer-without-bias",
     });
     const kinds = { full_attention: { rope_type: "default", rope_theta: 7 }, sliding_attention: { rope_theta: 5 } };

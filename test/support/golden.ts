@@ -46,6 +46,8 @@ export const FAMILIES = [
   "cohere2",
   "granite4",
   "phi",
+  "gpt2",
+  "opt",
   "gpt-neox",
   "gpt-neox-serial",
   "stablelm",
@@ -79,6 +81,8 @@ const KIN: readonly GoldenFamily[] = [
   "cohere2",
   "granite4",
   "phi",
+  "gpt2",
+  "opt",
   "gpt-neox",
   "gpt-neox-serial",
   "stablelm",
@@ -164,10 +168,10 @@ export interface GoldenAdapter {
 }
 
 /**
- * Tells whether the gradient of a parameter is 0 in exact arithmetic: a bias of an encoder's keys adds the same to all scores of a query, which softmax
+ * Tells whether the gradient of a parameter is 0 in exact arithmetic: a bias of keys that are not rotated adds the same to all scores of a query, which softmax
  * does not see.
  */
-export const isZero = (parameter: string): boolean => /\.(key|k_lin)\.bias$/.test(parameter);
+export const isZero = (parameter: string): boolean => /(\.(key|k_lin)|model\.decoder\..*\.k_proj)\.bias$/.test(parameter);
 
 /** Returns what a family's fixtures train: everything, or its adapter, without dropout. */
 export function goldenTuning(family: GoldenFamily, method: GoldenMethod): Tuning {

@@ -12,7 +12,7 @@ import { type Adapter, isWhole, openAdapter } from "./peft.ts";
 import { isNamed } from "./peft-modules.ts";
 
 type Base = Pick<TensorSource, "tensors" | "path" | "read">;
-type Model = Pick<ModelConfig, "family" | "modulePrefix" | "tieWordEmbeddings">;
+type Model = Pick<ModelConfig, "family" | "modulePrefix" | "tieWordEmbeddings" | "storedTransposed">;
 
 const FLOATS = ["f32", "bf16", "f16"];
 
@@ -33,7 +33,10 @@ export function openAdapterFor(base: Base, folder: string, model: Model): Adapte
  * @throws {UserError} names the tensor
  */
 export function checkAdapter(adapter: Adapter, base: Base, model: Model): Adapter {
-  for (const [module, { shape }] of adapter.modules) checkShape(adapter, base, model, `${module}.weight`, shape);
+  for (const [module, { shape, layer }] of adapter.modules) {
+    const stored = model.storedTransposed && layer === "linear" ? shape.toReversed() : shape;
+    checkShape(adapter, base, model, `${module}.weight`, stored);
+  }
   for (const [parameter, { shape }] of [...adapter.whole, ...adapter.copies]) checkShape(adapter, base, model, parameter, shape);
   checkComplete(adapter, base, model);
   const names = [...adapter.modules.keys(), ...Array.from(adapter.whole.keys(), moduleOf)];

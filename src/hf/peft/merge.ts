@@ -12,6 +12,7 @@ import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { examineWeights } from "../weights/examine.ts";
 import { copyCompanions, type Learned, NOTHING_LEARNED, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
+import { transpose } from "../../models/adapters/low-rank.ts";
 import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter } from "./peft.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
@@ -125,7 +126,7 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
       adapter.whole.get(key) ??
       adapter.copies.get(key) ??
       (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
-    const addTo = updateOf(entries, adapter, key);
+    const addTo = updateOf(entries, adapter, key, config.storedTransposed);
     if (!addTo && !replaced) return { name, dtype, shape, data: { pieces: () => tensorBytes(source, entry) } };
     const type = dtype as FloatType;
     return {
@@ -152,18 +153,27 @@ function updateOf(
   base: TensorSource["tensors"],
   { method, source, modules }: Adapter,
   name: string,
+  storesTransposed: boolean,
 ): ((values: Float32Array) => void) | null {
   const at = name.lastIndexOf(".");
   const module = modules.get(name.slice(0, at));
   const kind = adapterKind(method);
   const merge = { weight: kind.merge, bias: kind.mergeBias }[name.slice(at + 1)];
   if (!module || !merge) return null;
-  const [rows, columns] = base.get(`${name.slice(0, at)}.weight`)!.shape as [number, number];
+  const stored = base.get(`${name.slice(0, at)}.weight`)!.shape as [number, number];
+  const isTransposed = storesTransposed && module.layer === "linear";
+  const [rows, columns] = (isTransposed ? stored.toReversed() : stored) as [number, number];
   const read = (suffix: string) => {
     const entry = module.parts.get(suffix)!;
     return readFloat32(source, entry.name, entry.shape);
   };
-  return (values) => merge(values, { layer: module.layer, rows, columns }, module.setup, read);
+  const site = { layer: module.layer, rows, columns };
+  if (!isTransposed || !name.endsWith(".weight")) return (values) => merge(values, site, module.setup, read);
+  return (values) => {
+    const weight = transpose(values, columns, rows);
+    merge(weight, site, module.setup, read);
+    values.set(transpose(weight, rows, columns));
+  };
 }
 
 /** Says in a folder's `config.json` that head and embedding are two matrices. @throws {UserError} */

@@ -53,6 +53,8 @@ export interface LinearLayer {
   readonly site: Site;
   readonly x: string;
   readonly weight: string;
+  /** True if `weight` is [columns, rows]. */
+  readonly transposed: boolean;
   readonly bias: string | null;
   /** Declares a part as a parameter of the graph. */
   parameter(part: AdapterPart): string;

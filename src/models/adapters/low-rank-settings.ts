@@ -92,7 +92,6 @@ const schema = z.object({
   r: z.int().positive(),
   lora_alpha: z.number().positive().default(8),
   lora_dropout: z.number().min(0).max(1).default(0),
-  fan_in_fan_out: z.boolean().nullish(),
   use_rslora: z.boolean().nullish(),
   rank_pattern: pattern,
   alpha_pattern: pattern,
@@ -127,7 +126,6 @@ export const lowRankPeft = (...flags: string[]): PeftFormat<LowRankSettings, Low
   flags,
   read(raw, where, refuse) {
     const config = parseWith(schema, raw, where);
-    if (config.fan_in_fan_out) throw refuse("fan_in_fan_out");
     const { init_lora_weights: initialisation } = config;
     if (typeof initialisation === "string" && !PLAIN_INITIALISATIONS.includes(initialisation)) {
       throw refuse(`init_lora_weights ${show(initialisation)}, which changes the base model's weights,`);

@@ -43,8 +43,9 @@ export const lowRankUpdate = {
 };
 
 /** x W^T + b, or without the bias. */
-export function product({ builder, x, weight, bias, module }: Omit<LinearLayer, "parameter">, name = module): string {
-  return builder.value(Gemm, [x, weight, ...(bias === null ? [] : [bias])], { alpha: 1, beta: 1, transA: 0, transB: 1 }, name);
+export function product({ builder, x, weight, transposed, bias, module }: Omit<LinearLayer, "parameter">, name = module): string {
+  const attrs = { alpha: 1, beta: 1, transA: 0, transB: transposed ? 0 : 1 };
+  return builder.value(Gemm, [x, weight, ...(bias === null ? [] : [bias])], attrs, name);
 }
 
 /** A of the layer's (dropped) input, [tokens, rank], and B. */

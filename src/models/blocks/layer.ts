@@ -56,6 +56,7 @@ export function startBlock(
   const adapted = decoding?.adapted;
   if (adapted) builder.input("adapters", "cache", adapterTable(adapted.length, decoding.texts));
   let sites = 0;
+  const { storedTransposed: transposed } = config;
   return {
     builder,
     config,
@@ -63,7 +64,7 @@ export function startBlock(
     tokens: options.tokens,
     decoding,
     project(x, module, inFeatures, outFeatures, bias) {
-      const y = linear(scope, x, { module, inFeatures, outFeatures, bias, site: sites++ });
+      const y = linear(scope, x, { module, inFeatures, outFeatures, bias, site: sites++, transposed });
       if (!adapted) return y;
       const site = adapted.indexOf(module.split(".").at(-1)!);
       return builder.value(AdaptedRows, [y, x, "adapters"], { site }, `${module}.adapted`);

@@ -17,22 +17,29 @@ function encoderModules(config: ModelConfig): EncoderModules {
 }
 
 /** Batch inputs of the embedding's program. */
-export function embeddingInputs({ encoder }: ModelConfig): readonly BatchInput[] {
-  if (encoder === null) return ["ids"];
-  const { positionRows, typeRows } = encoder;
-  return ["ids", ...(positionRows > 0 ? (["positions"] as const) : []), ...(typeRows > 0 ? (["types"] as const) : [])];
+export function embeddingInputs({ positionTable, encoder }: ModelConfig): readonly BatchInput[] {
+  const hasTypes = encoder !== null && encoder.typeRows > 0;
+  return ["ids", ...(positionTable ? (["positions"] as const) : []), ...(hasTypes ? (["types"] as const) : [])];
+}
+
+/** x plus the rows of a table that a batch input lists. */
+function plus(scope: ParamScope, { hiddenSize }: ModelConfig, x: string, table: string, rows: number, which: BatchInput): string {
+  return scope.builder.value(Add, [x, scope.rows(`${table}.weight`, [rows, hiddenSize], which)], {}, `${table}.sum`);
+}
+
+/** The rows of words plus those of learned positions, where there are any: f32 [tokens, hiddenSize]. */
+export function withPositions(scope: ParamScope, config: ModelConfig, words: string): string {
+  const { positions } = modulesOf(config);
+  const { positionTable } = config;
+  if (positionTable === null || positions === undefined) return words;
+  return plus(scope, config, words, positions, positionTable.rows, "positions");
 }
 
 /** The norm of the sum of the rows of words, types and positions, in the order in which Transformers adds them: f32 [tokens, hiddenSize]. */
 export function encoderEmbedding(scope: ParamScope, config: ModelConfig, words: string): string {
-  const { builder } = scope;
-  const { hiddenSize, encoder } = config;
-  const { positions, types, norm } = encoderModules(config);
-  const plus = (x: string, table: string, rows: number, which: BatchInput) =>
-    builder.value(Add, [x, scope.rows(`${table}.weight`, [rows, hiddenSize], which)], {}, `${table}.sum`);
-  const typed = types === null ? words : plus(words, types, encoder!.typeRows, "types");
-  const sum = positions === null ? typed : plus(typed, positions, encoder!.positionRows, "positions");
-  return layerNorm(scope, config, sum, norm, hiddenSize);
+  const { types, norm } = encoderModules(config);
+  const typed = types === null ? words : plus(scope, config, words, types, config.encoder!.typeRows, "types");
+  return layerNorm(scope, config, withPositions(scope, config, typed), norm, config.hiddenSize);
 }
 
 /** Puts x [rows, hiddenSize], which leaves the last block, behind the model's final norm, where it has one. */

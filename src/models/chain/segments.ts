@@ -26,7 +26,7 @@ import { familyOf, modulesOf } from "../families/index.ts";
 import { blockName } from "../names.ts";
 import { type BatchInput, batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
 import { hasAdapters, withoutDropout } from "../tuning.ts";
-import { embeddingInputs, encoderEmbedding, logitBias, transformed } from "./encoder.ts";
+import { embeddingInputs, encoderEmbedding, logitBias, transformed, withPositions } from "./encoder.ts";
 import { buildTextHead } from "./text-head.ts";
 
 /** A model as segments: embedding, one per block, head (final norm + linear + cross entropy). */
@@ -105,7 +105,10 @@ export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Se
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
   const { encoder } = config;
   const isNormed = encoder !== null && !encoder.hasDecoderBody;
-  builder.output({ name: isNormed ? encoderEmbedding(scope, config, scaled) : scaled, role: "boundary" });
+  builder.output({
+    name: isNormed ? encoderEmbedding(scope, config, scaled) : withPositions(scope, config, scaled),
+    role: "boundary",
+  });
   return {
     name: embeddingName(config),
     model: segmentModel("embedding", builder.build(), scope, false),

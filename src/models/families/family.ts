@@ -56,6 +56,8 @@ export interface Wrapper {
 export interface FamilyModules {
   /** Below `ModelConfig.modulePrefix`. */
   readonly embedding: string;
+  /** The table of learned positions, below the same; absent: there is none. */
+  readonly positions?: string;
   /** The final norm, below `ModelConfig.modulePrefix`; "norm" by default. */
   readonly norm?: string;
   /** At the top; the checkpoint lacks it where the embedding is used in its place. */
@@ -93,8 +95,7 @@ export interface TextHeadModules {
 
 /** Describes what an encoder calls the modules that decoders do not have. */
 export interface EncoderModules {
-  /** Tables below `ModelConfig.modulePrefix`; null: there is none. */
-  readonly positions: string | null;
+  /** The table of types, below `ModelConfig.modulePrefix`; null: there is none. */
   readonly types: string | null;
   /** The norm of the sum of embeddings, below the same. */
   readonly norm: string;

@@ -32,6 +32,8 @@ import { llama } from "./llama/llama.ts";
 import { ministral } from "./mistral/ministral.ts";
 import { ministral3 } from "./mistral/ministral3.ts";
 import { mistral } from "./mistral/mistral.ts";
+import { gpt2 } from "./gpt/gpt2.ts";
+import { opt } from "./gpt/opt.ts";
 import { phi } from "./phi/phi.ts";
 import { phi3 } from "./phi/phi3.ts";
 import { qwen2 } from "./qwen/qwen2.ts";
@@ -71,6 +73,8 @@ export const FAMILIES: readonly Family[] = [
   glm,
   glm4,
   cohere2,
+  gpt2,
+  opt,
   gptNeox,
   stableLm,
   starcoder2,
@@ -128,8 +132,8 @@ export const TABLE_MODULES: readonly string[] = [
 /** The same with the tables of positions and types. */
 export const ALL_TABLES: ReadonlySet<string> = new Set([
   ...TABLE_MODULES,
-  ...FAMILIES.flatMap(({ modules: { encoder } }) =>
-    [encoder?.positions, encoder?.types].flatMap((table) => (table ? [last(table)] : [])),
+  ...FAMILIES.flatMap(({ modules: { positions, encoder } }) =>
+    [positions, encoder?.types].flatMap((table) => (table ? [last(table)] : [])),
   ),
 ]);
 

@@ -11,6 +11,7 @@ that a test bound of 1e-4 leaves room for the rounding of the two sides.
 import argparse
 import json
 import math
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -416,7 +417,6 @@ FAMILIES = {
             "torch_dtype": "bfloat16",
         },
     },
-<<<<<<< HEAD
     # Attention and MLP side by side, a bias on the logits.
     "phi": {
         "seed": 1100,
@@ -434,6 +434,49 @@ FAMILIES = {
             "layer_norm_eps": 1e-5,
             "partial_rotary_factor": 0.5,
             "rope_theta": 1000.0,
+            "torch_dtype": "float16",
+        },
+    },
+    # Matrices that are stored transposed; the hub's names, without those of the model in front.
+    "gpt2": {
+        "seed": 1110,
+        "dtype": torch.float32,
+        "targets": ["c_attn", "c_proj", "c_fc"],
+        "names": (("transformer.", ""),),
+        "config": {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "n_embd": 24,
+            "n_inner": 29,
+            "n_layer": 2,
+            "n_head": 3,
+            "n_positions": 64,
+            "vocab_size": 47,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "torch_dtype": "float32",
+        },
+    },
+    "opt": {
+        "seed": 1111,
+        "dtype": torch.float16,
+        "targets": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+        "config": {
+            "architectures": ["OPTForCausalLM"],
+            "model_type": "opt",
+            "hidden_size": 24,
+            "ffn_dim": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "vocab_size": 47,
+            "word_embed_proj_dim": 24,
+            "do_layer_norm_before": True,
+            "activation_function": "relu",
+            "dropout": 0.0,
+            "pad_token_id": 1,
             "torch_dtype": "float16",
         },
     },
@@ -478,7 +521,74 @@ FAMILIES = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3},
             "use_parallel_residual": False,
             "attention_bias": False,
-=======
+            "tie_word_embeddings": False,
+            "dtype": "float32",
+        },
+    },
+    "stablelm": {
+        "seed": 1103,
+        "dtype": torch.float16,
+        "targets": ALL_LINEAR,
+        "config": {
+            "architectures": ["StableLmForCausalLM"],
+            "model_type": "stablelm",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 47,
+            "layer_norm_eps": 1e-5,
+            "use_qkv_bias": True,
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+        },
+    },
+    "starcoder2": {
+        "seed": 1104,
+        "dtype": torch.bfloat16,
+        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"],
+        "config": {
+            "architectures": ["Starcoder2ForCausalLM"],
+            "model_type": "starcoder2",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "vocab_size": 47,
+            "hidden_act": "gelu_pytorch_tanh",
+            "norm_epsilon": 1e-5,
+            "rope_theta": 1000.0,
+            "sliding_window": 5,
+            "use_bias": True,
+            "torch_dtype": "bfloat16",
+        },
+    },
+    # Norms whose weights are offsets from 1.
+    "nemotron": {
+        "seed": 1105,
+        "dtype": torch.bfloat16,
+        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+        "config": {
+            "architectures": ["NemotronForCausalLM"],
+            "model_type": "nemotron",
+            "hidden_size": 24,
+            "intermediate_size": 29,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": 47,
+            "hidden_act": "relu2",
+            "norm_eps": 1e-5,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+        },
+    },
     # Layers with a state, and one that attends, by the usual pattern; text and images, as published. What the gated norms take is almost 0 at
     # times: with a small epsilon they would amplify rounding.
     "qwen3.5": {
@@ -558,78 +668,10 @@ FAMILIES = {
             "rms_norm_eps": 1e-2,
             "attention_bias": True,
             "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]},
->>>>>>> 528cbdb3 (Qwen3.5, dense, alone or as the text part of its wrapper: layers with a state by the gated delta rule, a gate on attention; decoding keeps the state and the convolution's last rows, alone and in batches)
             "tie_word_embeddings": False,
             "dtype": "float32",
         },
     },
-<<<<<<< HEAD
-    "stablelm": {
-        "seed": 1103,
-        "dtype": torch.float16,
-        "targets": ALL_LINEAR,
-        "config": {
-            "architectures": ["StableLmForCausalLM"],
-            "model_type": "stablelm",
-            "hidden_size": 24,
-            "intermediate_size": 29,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "vocab_size": 47,
-            "layer_norm_eps": 1e-5,
-            "use_qkv_bias": True,
-            "partial_rotary_factor": 0.25,
-            "rope_theta": 1000.0,
-            "tie_word_embeddings": False,
-            "torch_dtype": "float16",
-        },
-    },
-    "starcoder2": {
-        "seed": 1104,
-        "dtype": torch.bfloat16,
-        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"],
-        "config": {
-            "architectures": ["Starcoder2ForCausalLM"],
-            "model_type": "starcoder2",
-            "hidden_size": 24,
-            "intermediate_size": 29,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "vocab_size": 47,
-            "hidden_act": "gelu_pytorch_tanh",
-            "norm_epsilon": 1e-5,
-            "rope_theta": 1000.0,
-            "sliding_window": 5,
-            "use_bias": True,
-            "torch_dtype": "bfloat16",
-        },
-    },
-    # Norms whose weights are offsets from 1.
-    "nemotron": {
-        "seed": 1105,
-        "dtype": torch.bfloat16,
-        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
-        "config": {
-            "architectures": ["NemotronForCausalLM"],
-            "model_type": "nemotron",
-            "hidden_size": 24,
-            "intermediate_size": 29,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "vocab_size": 47,
-            "hidden_act": "relu2",
-            "norm_eps": 1e-5,
-            "partial_rotary_factor": 0.5,
-            "rope_theta": 1000.0,
-            "tie_word_embeddings": False,
-            "torch_dtype": "bfloat16",
-        },
-    },
-=======
->>>>>>> 528cbdb3 (Qwen3.5, dense, alone or as the text part of its wrapper: layers with a state by the gated delta rule, a gate on attention; decoding keeps the state and the convolution's last rows, alone and in batches)
     # Layers that convolve, and two that attend. The published keys, and a width that is not the file's.
     "lfm2": {
         "seed": 1072,
@@ -1355,21 +1397,17 @@ def randomise(model, generator):
             noise = torch.randn(parameter.shape, generator=generator)
             if is_vision(name):
                 continue
-<<<<<<< HEAD
-            if name.lower().endswith("norm.weight") or ("layernorm" in name and name.endswith(".weight")):
-                # Gemma's and Nemotron's weights are offsets from 1.
-                parameter.copy_((0 if "gemma" in model.config.model_type or model.config.model_type == "nemotron" else 1) + 0.2 * noise)
-=======
-            if name.lower().endswith("norm.weight") or "layernorm" in name:
-                # Gemma's weights are offsets from 1, and Qwen3.5's but those of its gated norms.
-                is_offset = "gemma" in model.config.model_type or ("qwen3_5" in model.config.model_type and "linear_attn" not in name)
+            is_norm = name.lower().endswith("norm.weight") or re.search(r"\bln_\w+\.weight$", name)
+            if is_norm or ("layernorm" in name and name.endswith(".weight")):
+                # Gemma's and Nemotron's weights are offsets from 1, and Qwen3.5's but those of its gated norms.
+                kind = model.config.model_type
+                is_offset = "gemma" in kind or kind == "nemotron" or ("qwen3_5" in kind and "linear_attn" not in name)
                 parameter.copy_((0 if is_offset else 1) + 0.2 * noise)
             elif name.endswith(("A_log", "dt_bias")):
                 parameter.copy_(0.5 * noise - 1)
->>>>>>> 528cbdb3 (Qwen3.5, dense, alone or as the text part of its wrapper: layers with a state by the gated delta rule, a gate on attention; decoding keeps the state and the convolution's last rows, alone and in batches)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)
-            elif any(part in name for part in ("embed_tokens", "embeddings", "lm_head", "tok_embeddings", "output")):
+            elif any(part in name for part in ("embed_tokens", "embed_positions", "embeddings", "lm_head", "tok_embeddings", "output", ".wte.", ".wpe.")):
                 parameter.copy_(0.3 * noise)
             else:
                 parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[1]))
@@ -1474,6 +1512,9 @@ def forward_inputs(batch, config, dtype):
     if "position_ids" in batch:
         first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
         inputs["position_ids"] = batch["position_ids"] + first
+    if config.model_type == "opt" and "position_ids" not in batch:
+        # It counts positions by a mask of padding, where they are not given.
+        inputs["position_ids"] = torch.arange(batch["input_ids"].shape[1]).expand(batch["input_ids"].shape)
     if "position_ids" in batch or dtype == torch.float64:
         window = getattr(config, "sliding_window", None)
         if config.model_type in ("gemma2", "gemma3_text", "smollm3", "cwm", "ministral", "olmo3", "exaone4", "cohere2", "modernbert"):
@@ -1496,7 +1537,7 @@ def loss_of(model, batch):
     # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows. LFM2's
     # convolutions go on from one example of a packed row into the next, and so do Qwen3.5's, and its states.
     alone = config.model_type in ("lfm2", "qwen3_5_text") or (
-        config.model_type not in ENCODERS and config.rope_parameters.get("rope_type") == "longrope"
+        config.model_type not in ENCODERS and (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope"
     )
     logits = logits_alone(model, batch) if alone else model(**forward_inputs(batch, config, dtype)).logits
     shift = 0 if config.model_type in ENCODERS else 1
@@ -1535,7 +1576,9 @@ def step(model, batch):
         logits = logits * batch["attention_mask"][:, :, None]
     gradients = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
     for name in gradients:
-        if model.config.model_type in ENCODERS and name.endswith(("key.bias", "k_lin.bias")):
+        # Keys that are not rotated, of an encoder or an OPT.
+        zero = ("key.bias", "k_lin.bias") if model.config.model_type in ENCODERS else "k_proj.bias"
+        if model.config.model_type in (*ENCODERS, "opt") and name.endswith(zero):
             # What all keys have in common adds the same to all scores of a query, which softmax does not see: PyTorch's is rounding.
             assert gradients[name].norm() < 1e-6, name
             gradients[name].zero_()

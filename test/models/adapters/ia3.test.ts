@@ -116,6 +116,8 @@ test("a run that names no targets adapts what PEFT does, by family, and keys, va
     lfm2: ["k_proj", "v_proj", "w2"],
     granitemoehybrid: ["k_proj", "v_proj", "output_linear"],
     phi: ["q_proj", "v_proj", "fc2"],
+    opt: ["q_proj", "k_proj", "fc2"],
+    gpt2: ["c_attn"],
     gpt_neox: ["query_key_value", "dense_4h_to_h"],
     starcoder2: ["k_proj", "v_proj", "c_proj"],
   };

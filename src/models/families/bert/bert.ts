@@ -19,12 +19,12 @@ const BLOCK = {
 /** The modules that BERT and RoBERTa have in common. */
 export const BERT_MODULES: Omit<FamilyModules, "head" | "encoder"> = {
   embedding: "embeddings.word_embeddings",
+  positions: "embeddings.position_embeddings",
   linear: ["query", "key", "value", "dense"],
   scaled: { outputs: ["key", "value"], inputs: [] },
 };
 
 export const BERT_TABLES = {
-  positions: "embeddings.position_embeddings",
   types: "embeddings.token_type_embeddings",
   norm: "embeddings.LayerNorm",
   finalNorm: null,

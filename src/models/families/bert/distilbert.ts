@@ -39,11 +39,11 @@ export const distilbert: Family = {
   },
   modules: {
     embedding: "embeddings.word_embeddings",
+    positions: "embeddings.position_embeddings",
     head: "vocab_projector",
     linear: ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"],
     scaled: { outputs: ["k_lin", "v_lin"], inputs: ["lin2"] },
     encoder: {
-      positions: "embeddings.position_embeddings",
       types: null,
       norm: "embeddings.LayerNorm",
       finalNorm: null,

@@ -84,7 +84,7 @@ export const modernBert: Family = {
       windowLayers: Array.from({ length: base.layers }, (_, layer) =>
         types ? types[layer] === "sliding_attention" : layer % every !== 0,
       ),
-      encoder: { ...base.encoder!, positionRows: 0 },
+      positionTable: null,
       norm: "layer-without-bias",
       attentionBias: false,
       attentionOutputBias: false,
@@ -97,7 +97,6 @@ export const modernBert: Family = {
     linear: ["Wqkv", "Wo", "Wi"],
     scaled: { outputs: ["Wqkv"], inputs: [] },
     encoder: {
-      positions: null,
       types: null,
       norm: "embeddings.norm",
       finalNorm: "final_norm",

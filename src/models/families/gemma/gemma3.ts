@@ -39,8 +39,6 @@ function ropeOfBoth(config: Raw): Raw {
  * head that predicts tokens.
  */
 const TO_BOTH_SIDES: EncoderConfig = {
-  positionRows: 0,
-  firstPosition: 0,
   typeRows: 0,
   predictsTokens: false,
   hasDecoderBody: true,

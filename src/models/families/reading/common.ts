@@ -67,7 +67,9 @@ type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
 /** Settings of a model in the places of those that are some families' own. */
 export const PLAIN = {
+  storedTransposed: false,
   headBias: false,
+  positionTable: null,
   parallelBranches: false,
   norm: "rms",
   rotatesNeighbours: false,

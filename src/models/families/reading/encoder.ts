@@ -88,9 +88,8 @@ export function readEncoder(raw: Raw, where: string, rules: EncoderRules): Model
     vocabSize: config.vocab_size,
     normEps: config.layer_norm_eps,
     norm: "layer",
+    positionTable: { rows: config.max_position_embeddings, first: firstPosition },
     encoder: {
-      positionRows: config.max_position_embeddings,
-      firstPosition,
       typeRows: config.type_vocab_size,
       hasDecoderBody: false,
       predictsTokens: (config.architectures ?? rules.predicting).some((name) => rules.predicting.includes(name)),
