@@ -7,11 +7,15 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
 import { exportAdapter } from "../gguf/adapter.ts";
+import { checkEncoder, exportEncoder } from "../gguf/encoder.ts";
 import { exportModel } from "../gguf/model.ts";
+import type { GgufType } from "../gguf/write.ts";
 import { modelfile } from "../gguf/modelfile.ts";
 import { hasWindows } from "../gguf/names.ts";
 import { spaceTaking } from "../gguf/tokenizer.ts";
-import { openModel } from "../load/open-model.ts";
+import { embeddingOf } from "../load/embedder.ts";
+import { checkPrediction, type OpenModel, openModel } from "../load/open-model.ts";
+import { withMerged } from "../hf/peft/merge.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { contextLimit } from "../models/context.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
@@ -36,7 +40,7 @@ export interface ExportGgufResult {
 }
 
 /**
- * Writes a model for llama.cpp and Ollama, with its tokenizer and chat template, an adapter merged in or alone.
+ * Writes a model for llama.cpp and Ollama, with its tokenizer and chat template, an adapter merged in or alone; of text encoders a BERT, for embeddings.
  * @throws {UserError} files that are in the way, a model that llama.cpp does not know
  */
 export async function exportGguf(
@@ -50,11 +54,19 @@ export async function exportGguf(
     if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
   }
   const note = (text: string) => sink({ type: "note", text });
-  const model = await openModel(named, { onNote: note, check: "fresh" });
+  const model = await openModel(named, { onNote: note, check: "fresh", predicts: "anything" });
   try {
     const { config, tokenizer, adapter } = model;
     if (adapterOnly && adapter === null) throw new UserError("--adapter-only needs --adapter");
+    if (config.encoder === null) checkPrediction(config, model.folder);
     makeFolder(dirname(out));
+    if (config.encoder) {
+      if (adapterOnly)
+        throw new UserError("--adapter-only: llama.cpp takes no adapters of a text encoder; leave it away to merge it in");
+      writeEncoder(out, model, type);
+      writeTextAtomic(companion, `FROM ./${basename(out)}\n`);
+      return { out, modelfile: companion, type, content: adapter ? "merged model" : "model" };
+    }
     if (adapterOnly) exportAdapter(out, adapter!, config, type);
     else exportModel(out, model, type);
     const ids = stopTokens(config, tokenizer);
@@ -68,6 +80,16 @@ export async function exportGguf(
   } finally {
     model.close();
   }
+}
+
+/** Writes a text encoder, with the pooling that its folder says, or the usual one. @throws {UserError} one that llama.cpp does not know */
+function writeEncoder(out: string, model: OpenModel, type: GgufType): void {
+  const { folder, config, tokenizer, adapter } = model;
+  checkEncoder(model);
+  const { pooling } = embeddingOf(model);
+  withMerged({ base: folder, adapter: adapter && dirname(adapter.path), beside: out }, ({ source }) =>
+    exportEncoder(out, { folder, config, tokenizer, source, pooling }, type),
+  );
 }
 
 /** Returns what llama.cpp does otherwise, though not so much that it could not be used. */

@@ -1,17 +1,14 @@
-import { existsSync, rmSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { writeChecksums } from "../base/files/checksums.ts";
-import { temporaryPath } from "../base/files/drafts.ts";
 import { UserError } from "../base/errors.ts";
 import { copyAtomic, makeFolder } from "../base/files/files.ts";
 import { expectFree, writeFolder } from "../base/files/folders.ts";
 import { flagName } from "../base/names.ts";
-import { loadConfig } from "../hf/config/config.ts";
 import { EMBEDDER_FILES } from "../hf/config/embeddings.ts";
-import { mergeAdapter } from "../hf/peft/merge.ts";
+import { withMerged } from "../hf/peft/merge.ts";
 import { copyCompanions } from "../hf/weights/model-folder.ts";
-import { openModelWeights } from "../hf/weights/model-weights.ts";
 import { embeddingOf } from "../load/embedder.ts";
 import { openModel } from "../load/open-model.ts";
 import { nameOf } from "../load/text-head.ts";
@@ -51,7 +48,6 @@ export async function exportOnnx(
   expectFree(out, "the exported model");
   const onNote = (text: string) => sink({ type: "note", text });
   const model = await openModel({ model: name, adapter: asked }, { onNote, check: "fresh", predicts: "anything" });
-  const merged = temporaryPath(resolve(dirname(resolve(out)), `${basename(out)}-merged`));
   try {
     const { config, adapter } = model;
     if (config.encoder?.hasDecoderBody)
@@ -68,30 +64,19 @@ export async function exportOnnx(
     const embedding = config.textHead ? null : embeddingOf(model, wishes);
     if (embedding && embedding.dense.length > 0)
       throw new UserError(`${nameOf(model)} has layers behind its pooling (Dense), which ONNX files are not written with yet`);
-    if (adapter) {
-      const learned = { stopIds: null, chatTemplate: null, embedder: null };
-      mergeAdapter({ base: model.folder, adapter: dirname(adapter.path), output: merged, learned });
-    }
-    const folder = adapter ? merged : model.folder;
-    const source = openModelWeights(folder, loadConfig(folder));
-    try {
-      const opened = openEncoder(config, embedding);
+    const opened = openEncoder(config, embedding);
+    const own = adapter && dirname(adapter.path);
+    withMerged({ base: model.folder, adapter: own, beside: out }, ({ folder, source }) =>
       writeFolder(resolve(out), (draft) => {
-        const files = [
-          ...copyCompanions(folder, draft),
-          ...copyEmbedder(adapter ? dirname(adapter.path) : null, model.folder, draft),
-        ];
+        const files = [...copyCompanions(folder, draft), ...copyEmbedder(own, model.folder, draft)];
         makeFolder(dirname(join(draft, ONNX_FILE)));
         writeOpenModel(join(draft, ONNX_FILE), opened, source);
         writeChecksums(draft, [...files, ONNX_FILE]);
-      });
-      return { out, outputs: opened.outputs.map((output) => output.name) };
-    } finally {
-      source.close();
-    }
+      }),
+    );
+    return { out, outputs: opened.outputs.map((output) => output.name) };
   } finally {
     model.close();
-    rmSync(merged, { recursive: true, force: true });
   }
 }
 

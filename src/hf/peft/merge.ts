@@ -1,3 +1,4 @@
+import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { verifyChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { UserError } from "../../base/errors.ts";
@@ -6,6 +7,7 @@ import { readClassifier } from "../config/classifier.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { fileIo, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
+import { temporaryPath } from "../../base/files/drafts.ts";
 import { expectFree, writeFolder } from "../../base/files/folders.ts";
 import { isRecord, readJsonObject, show } from "../../base/json.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
@@ -60,6 +62,30 @@ export function mergeAdapter(options: MergeOptions): void {
     }
   } finally {
     source.close();
+  }
+}
+
+/**
+ * Runs `use` with the weights of a base model, or, with an adapter, with those of both together, which are in a folder as long as it runs.
+ * @param beside where that folder may be
+ */
+export function withMerged<T>(
+  { base, adapter, beside }: { readonly base: string; readonly adapter: string | null; readonly beside: string },
+  use: (weights: { readonly folder: string; readonly source: TensorSource }) => T,
+): T {
+  const merged = temporaryPath(`${resolve(beside)}-merged`);
+  try {
+    if (adapter !== null)
+      mergeAdapter({ base, adapter, output: merged, learned: { stopIds: null, chatTemplate: null, embedder: null } });
+    const folder = adapter === null ? base : merged;
+    const source = openModelWeights(folder, loadConfig(folder));
+    try {
+      return use({ folder, source });
+    } finally {
+      source.close();
+    }
+  } finally {
+    rmSync(merged, { recursive: true, force: true });
   }
 }
 

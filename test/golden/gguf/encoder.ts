@@ -1,0 +1,10 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { exportGguf } from "../../../src/library/export-gguf.ts";
+import { GGUF_TEXTS, writeGgufEncoder } from "../../support/gguf-encoder.ts";
+
+/** Makes the files that encoder.mjs loads, in the folder that is named. */
+const folder = process.argv[2]!;
+const model = writeGgufEncoder(join(folder, "bert"));
+for (const type of ["f32", "q8_0"] as const) await exportGguf({ model, out: join(folder, `${type}.gguf`), type });
+writeFileSync(join(folder, "texts.json"), JSON.stringify(GGUF_TEXTS));
