@@ -8,7 +8,7 @@ import { modulesOf, textHeadShapes } from "../models/families/index.ts";
 import { adapterTuning } from "./adapter.ts";
 
 /** Names that the model computes by itself, or that say a thing twice: old files hold such tensors, and nobody misses them. */
-const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias|embeddings\.position_ids)$/;
+const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias|embeddings\.position_ids)$/;
 
 /** Layers of embeddings, which other heads do not read. */
 const BEHIND_POOLING = /^\d+_Dense\./;

@@ -54,6 +54,8 @@ test("further layers and strangers are told, tensors that every model computes a
   const larger = withTensors("larger", () => [
     f32("model.layers.2.self_attn.q_proj.weight", [16, 16]),
     f32("model.layers.0.self_attn.rotary_emb.inv_freq", [2]),
+    // The mask of a GPT-NeoX.
+    f32("model.layers.0.attention.bias", [1, 1, 4, 4]),
     f32("model.extra.weight", [3]),
   ]);
   const { code, stderr } = await remat(["eval", "--model", larger, "--data", data]);
@@ -85,10 +87,10 @@ test("a tied model with a head of its own is untied, as Transformers 5 does; wit
 test("--quantize that quantises nothing, and dropout of config.json that is not applied, are told once", async () => {
   const dropping = copyFolder(model, join(folder, "dropping"));
   const path = join(dropping, "config.json");
-  writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), attention_dropout: 0.1 }));
+  writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), attention_dropout: 0.1, dropout: 0.2 }));
   const flags = ["--data", data, "--sequence-length", "32", "--quantize", "nf4", "--dry-run"];
   const { stderr } = await remat(["train", "--model", dropping, ...flags]);
-  expect(stderr.match(/attention_dropout 0.1\), which is not applied/g)).toHaveLength(1);
+  expect(stderr.match(/attention_dropout 0.1, dropout 0.2\), which is not applied/g)).toHaveLength(1);
   expect(stderr.match(/--quantize nf4 quantised nothing/g)).toHaveLength(1);
   expect((await remat(["train", "--model", model, "--data", data, "--sequence-length", "32", "--dry-run"])).stderr).not.toMatch(
     /not applied|quantised nothing/,

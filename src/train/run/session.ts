@@ -202,7 +202,8 @@ export interface Session {
 }
 
 /** Keys of `config.json` for dropout within the model, by all families' names. */
-const DROPOUT_KEYS = ["attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout", "residual_dropout"];
+const DROPOUT_KEYS =
+  "attention_dropout attn_pdrop embd_pdrop resid_pdrop dropout embedding_dropout hidden_dropout residual_dropout".split(" ");
 
 /** A sentence about dropout that Transformers would apply while it trains and Remat does not; none without any. */
 function dropoutNotes(folder: string): string[] {
