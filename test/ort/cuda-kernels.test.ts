@@ -123,6 +123,7 @@ describe.each(MODELS)("%s: no node of any program is left to the CPU by CUDA", (
     }
   });
 
+  if (isFewer(family)) return;
   test("judging texts", () => {
     const judging = { ...config, textHead: { outputs: 3, padId: null } };
     const tuning: Tuning = { ...LORA, trains: (name) => /^(score|classifier)\b/.test(name) };
