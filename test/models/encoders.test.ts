@@ -204,8 +204,6 @@ describe("verbs", () => {
       ["generate", "--data", data, "--out", join(work, "answers.jsonl")],
       ["chat"],
       ["eval", "--data", data],
-      ["serve"],
-      ["export", "gguf", "--out", join(work, "x.gguf")],
     ]) {
       const { code, stderr } = await remat([...args, "--model", bert]);
       expect([args[0], code, stderr]).toEqual([args[0], 2, expect.stringContaining(refusal)]);
