@@ -3,8 +3,9 @@ import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { writeChecksums } from "../base/files/checksums.ts";
 import { UserError } from "../base/errors.ts";
-import { copyAtomic, makeFolder } from "../base/files/files.ts";
+import { copyAtomic, makeFolder, writeTextAtomic } from "../base/files/files.ts";
 import { expectFree, writeFolder } from "../base/files/folders.ts";
+import { readJsonObject } from "../base/json.ts";
 import { flagName } from "../base/names.ts";
 import { EMBEDDER_FILES } from "../hf/config/embeddings.ts";
 import { withMerged } from "../hf/peft/merge.ts";
@@ -69,6 +70,7 @@ export async function exportOnnx(
     withMerged({ base: model.folder, adapter: own, beside: out }, ({ folder, source }) =>
       writeFolder(resolve(out), (draft) => {
         const files = [...copyCompanions(folder, draft), ...copyEmbedder(own, model.folder, draft)];
+        if (config.family === "bert") nameTokenizer(draft);
         makeFolder(dirname(join(draft, ONNX_FILE)));
         writeOpenModel(join(draft, ONNX_FILE), opened, source);
         writeChecksums(draft, [...files, ONNX_FILE]);
@@ -78,6 +80,17 @@ export async function exportOnnx(
   } finally {
     model.close();
   }
+}
+
+/**
+ * Names the class of a BERT's tokenizer where its file does not: Transformers knows it by the model, but transformers.js would tell the two texts of a pair not
+ * apart.
+ */
+function nameTokenizer(folder: string): void {
+  const path = join(folder, "tokenizer_config.json");
+  const config = existsSync(path) ? readJsonObject(path) : null;
+  if (config === null || config["tokenizer_class"] !== undefined) return;
+  writeTextAtomic(path, `${JSON.stringify({ ...config, tokenizer_class: "BertTokenizer" }, null, 2)}\n`);
 }
 
 /** Copies what sentence-transformers is told of a model that makes embeddings: the adapter's files, or else the base model's. Returns their paths. */

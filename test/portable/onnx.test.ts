@@ -102,6 +102,9 @@ describe("onnxruntime-node makes of an exported folder what sentence-transformer
       rowsOf(logits!).map(([score]) => [1 / (1 + Math.exp(-score!))]),
       relevance[model]!.map((each) => [each]),
     );
+    // transformers.js tells two texts apart for a tokenizer of this name alone.
+    const tokenizer = readFixture(of(`out/rank-${model}`), "tokenizer_config.json")["tokenizer_class"];
+    if (model === "full") expect(tokenizer).toBe("BertTokenizer");
     // What the file's own configuration says of it.
     const said = readClassifier(of(`out/rank-${model}`), null, 1);
     expect([said.kind, said.activation]).toEqual(["number", "sigmoid"]);
