@@ -42,10 +42,22 @@ export function ggufParts(module: string, config: ModelConfig): GgufPart[] {
   const [, layer, inner = ""] = /^layers\.(\d+)\.(.+)$/.exec(local) ?? [];
   const { modules } = ggufFacts(config);
   const names = Object.hasOwn(modules, inner) ? modules[inner]! : [];
-  if (typeof names !== "string") return names.flatMap((name, i) => groupedPart(`blk.${layer}.${name}`, i, config));
+  if (typeof names !== "string")
+    return names.map((name, i) =>
+      names.length === 2 ? halfPart(`blk.${layer}.${name}`, i) : groupedPart(`blk.${layer}.${name}`, i, config),
+    );
   const heads = interleavedHeads(inner, config);
   if (heads === 0) return whole(`blk.${layer}.${names}`);
   return [{ ...whole(`blk.${layer}.${names}`)[0]!, take: (values, columns) => interleaveRows(values, heads, columns) }];
+}
+
+/** The first (0) or second (1) half of the rows: gate and up of a Granite 4. */
+function halfPart(name: string, part: number): GgufPart {
+  return {
+    name,
+    count: (rows) => rows / 2,
+    take: (values) => values.slice((part * values.length) / 2, ((part + 1) * values.length) / 2),
+  };
 }
 
 /** Queries (0), keys (1) or values (2) of an InternLM2: in each group of rows, those of its query heads, of key and value. */

@@ -189,3 +189,23 @@ test("rows of groups", () => {
   const values = Float32Array.from({ length: 2 * 5 * 2 }, (_, i) => i);
   expect([...groupRows(values, 2, 5, 1, 2)]).toEqual([2, 3, 4, 5, 12, 13, 14, 15]);
 });
+
+test("a Granite 4: gate and up are the halves of one matrix; without rotary positions it is refused", async () => {
+  const path = model("granite4", "granite4");
+  const file = await exported(path);
+  const stored = readTensors(path);
+  for (const layer of [0, 1]) {
+    const both = stored.get(`model.layers.${layer}.shared_mlp.input_linear.weight`)!;
+    const [gate, up] = ["ffn_gate", "ffn_up"].map((name) => file.tensors.get(`blk.${layer}.${name}.weight`)!);
+    expect(gate!.shape).toEqual([29, 24]);
+    expect(gate!.values()).toEqual(both.slice(0, 29 * 24));
+    expect(up!.values()).toEqual(both.slice(29 * 24));
+    const down = stored.get(`model.layers.${layer}.shared_mlp.output_linear.weight`)!;
+    expect(file.tensors.get(`blk.${layer}.ffn_down.weight`)!.values()).toEqual(down);
+  }
+  expect(file.metadata.get("general.architecture")).toBe("granite");
+  expect(file.metadata.get("granite.attention.scale")).toBe(Math.fround(0.17));
+  expect(await rejection(exported(model("granite4", "unrotated", { position_embedding_type: null })))).toContain(
+    "granite models have rotary positions, and this one has none",
+  );
+});

@@ -118,8 +118,8 @@ export interface GgufFacts {
   /** llama.cpp's name of the architecture. */
   readonly architecture: string;
   /**
-   * Names of a block's modules; several where llama.cpp has the rows of one matrix in as many: queries, keys and values, which
-   * follow each other once for each key head.
+   * Names of a block's modules; several where llama.cpp has the rows of one matrix in as many: three of queries, keys and values, which
+   * follow each other once for each key head, or two of gate and up, one behind the other.
    */
   readonly modules: Readonly<Record<string, string | readonly string[]>>;
   /** Name of the final norm; "output_norm" by default. */

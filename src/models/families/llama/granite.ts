@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { parseWith, positive } from "../../../base/schema.ts";
 import type { ModelConfig } from "../../config.ts";
-import type { Family, Raw } from "../family.ts";
+import type { Family, GgufFacts, Raw } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
 
@@ -23,6 +23,17 @@ export function factorsOf(raw: Raw, where: string): Partial<ModelConfig> {
   };
 }
 
+export const GRANITE_GGUF: GgufFacts = {
+  ...LLAMA_GGUF,
+  architecture: "granite",
+  settings: ({ embeddingScale, attentionScale, residualScale, logitScale }) => ({
+    "attention.scale": attentionScale,
+    embedding_scale: embeddingScale,
+    residual_scale: residualScale,
+    logit_scale: 1 / logitScale,
+  }),
+};
+
 /** Granite 3, dense (IBM 2024, https://github.com/ibm-granite/granite-3.0-language-models): a Llama with four factors. */
 export const granite: Family = {
   type: "granite",
@@ -42,14 +53,5 @@ export const granite: Family = {
     }),
   modules: LLAMA_MODULES,
   layers: llamaLayers,
-  gguf: {
-    ...LLAMA_GGUF,
-    architecture: "granite",
-    settings: ({ embeddingScale, attentionScale, residualScale, logitScale }) => ({
-      "attention.scale": attentionScale,
-      embedding_scale: embeddingScale,
-      residual_scale: residualScale,
-      logit_scale: 1 / logitScale,
-    }),
-  },
+  gguf: GRANITE_GGUF,
 };

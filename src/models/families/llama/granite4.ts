@@ -7,7 +7,7 @@ import { fusedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { Family, Raw } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
-import { factorsOf } from "./granite.ts";
+import { factorsOf, GRANITE_GGUF } from "./granite.ts";
 import { LLAMA_MODULES } from "./llama.ts";
 
 const ownSchema = z.object({
@@ -18,6 +18,8 @@ const ownSchema = z.object({
   layer_types: z.array(z.string()).nullish(),
   layers_block_type: z.array(z.string()).nullish(),
 });
+
+const { "mlp.gate_proj": _, "mlp.up_proj": __, "mlp.down_proj": ___, ...OTHERS } = GRANITE_GGUF.modules;
 
 /** @throws {UserError} experts, or layers that do not attend */
 function checkDense(own: z.infer<typeof ownSchema>, where: string): void {
@@ -76,5 +78,11 @@ export const granite4: Family = {
         ),
       );
     }),
-  gguf: null,
+  gguf: {
+    ...GRANITE_GGUF,
+    modules: { ...OTHERS, "shared_mlp.input_linear": ["ffn_gate", "ffn_up"], "shared_mlp.output_linear": "ffn_down" },
+    check({ rotaryLayers }) {
+      if (rotaryLayers.includes(false)) throw new UserError("GGUF's granite models have rotary positions, and this one has none");
+    },
+  },
 };
