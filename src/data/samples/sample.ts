@@ -33,19 +33,24 @@ export function firstText({ ids, labels, parts = [ids.length], where }: Sample):
   return { ids: ids.subarray(0, parts[0]), labels: labels.subarray(0, parts[0]), weights: null, where };
 }
 
-/** The sample as text, cut where the masking changes: for showing what is trained on. */
+/** The sample as text, cut where the masking changes and where a text ends: for showing what is trained on. */
 export function sampleParts(tokenizer: Tokenizer, sample: Sample): SamplePart[] {
   const parts: SamplePart[] = [];
-  let before = "";
-  for (let from = 0; from < sample.ids.length;) {
-    const trained = sample.labels[from] !== IGNORED;
-    let to = from + 1;
-    while (to < sample.ids.length && (sample.labels[to] !== IGNORED) === trained) to++;
-    // Some decoders drop the space at the start of a text, so a part is what it adds to the text before it.
-    const text = tokenizer.decode(sample.ids.subarray(0, to));
-    parts.push({ text: text.slice(before.length), trained });
-    before = text;
-    from = to;
+  let start = 0;
+  for (const length of sample.parts ?? [sample.ids.length]) {
+    const end = start + length;
+    let before = "";
+    for (let from = start; from < end;) {
+      const trained = sample.labels[from] !== IGNORED;
+      let to = from + 1;
+      while (to < end && (sample.labels[to] !== IGNORED) === trained) to++;
+      // Some decoders drop the space at the start of a text, so a part is what it adds to the text before it.
+      const text = tokenizer.decode(sample.ids.subarray(start, to));
+      parts.push({ text: text.slice(before.length), trained });
+      before = text;
+      from = to;
+    }
+    start = end;
   }
   return parts;
 }
