@@ -9,6 +9,7 @@ import type { ModelConfig, Pooling } from "../models/config.ts";
 import { contextLimit } from "../models/context.ts";
 import { familyOf, modulesOf } from "../models/families/index.ts";
 import { encode, typeFor } from "./encode.ts";
+import { WORDPIECE } from "./tokenizer.ts";
 import { GGUF_TYPES, type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
 /** llama.cpp's numbers for "mostly this type". */
@@ -57,7 +58,7 @@ export function exportEncoder(path: string, model: EncoderToExport, type: GgufTy
 
 /** @throws {UserError} an encoder that llama.cpp does not know, or computes otherwise */
 export function checkEncoder({ config }: Pick<EncoderToExport, "config">): void {
-  if (config.family !== "bert")
+  if (familyOf(config).ggufEncoder === undefined)
     throw new UserError(
       `GGUF files are not written of ${familyOf(config).models.join(" and ")}; of text encoders they are of BERT, and with it MiniLM, BGE and E5. export onnx writes the others`,
     );
@@ -67,20 +68,21 @@ export function checkEncoder({ config }: Pick<EncoderToExport, "config">): void 
 }
 
 function metadataOf({ folder, config, pooling }: EncoderToExport, type: GgufType): Map<string, GgufValue> {
+  const kind = familyOf(config).ggufEncoder!;
   return new Map<string, GgufValue>([
-    ["general.architecture", { text: "bert" }],
+    ["general.architecture", { text: kind }],
     ["general.type", { text: "model" }],
     ["general.name", { text: basename(resolve(folder)) }],
     ["general.file_type", { u32: FILE_TYPES[type] }],
     ["general.quantization_version", { u32: 2 }],
-    ["bert.block_count", { u32: config.layers }],
-    ["bert.context_length", { u32: contextLimit(config) }],
-    ["bert.embedding_length", { u32: config.hiddenSize }],
-    ["bert.feed_forward_length", { u32: config.intermediateSize }],
-    ["bert.attention.head_count", { u32: config.heads }],
-    ["bert.attention.layer_norm_epsilon", { f32: config.normEps }],
-    ["bert.attention.causal", { bool: false }],
-    ["bert.pooling_type", { u32: POOLING[pooling] }],
+    [`${kind}.block_count`, { u32: config.layers }],
+    [`${kind}.context_length`, { u32: contextLimit(config) }],
+    [`${kind}.embedding_length`, { u32: config.hiddenSize }],
+    [`${kind}.feed_forward_length`, { u32: config.intermediateSize }],
+    [`${kind}.attention.head_count`, { u32: config.heads }],
+    [`${kind}.attention.layer_norm_epsilon`, { f32: config.normEps }],
+    [`${kind}.attention.causal`, { bool: false }],
+    [`${kind}.pooling_type`, { u32: POOLING[pooling] }],
     ["tokenizer.ggml.token_type_count", { u32: config.encoder!.typeRows }],
   ]);
 }
@@ -133,7 +135,7 @@ function vocabularyOf({ tokenizer, config }: EncoderToExport): Map<string, GgufV
     return value === null ? [] : [[`tokenizer.ggml.${key}_token_id`, { u32: value }]];
   };
   return new Map<string, GgufValue>([
-    ["tokenizer.ggml.model", { text: "bert" }],
+    ["tokenizer.ggml.model", { text: WORDPIECE }],
     ["tokenizer.ggml.pre", { text: "default" }],
     ["tokenizer.ggml.tokens", { texts: tokens }],
     ["tokenizer.ggml.token_type", { i32s: types }],

@@ -6,6 +6,9 @@ import { endOfTurn } from "../data/chat/end-of-turn.ts";
 import { chatTemplates } from "./chat.ts";
 import type { GgufValue } from "./write.ts";
 
+/** llama.cpp's name of a WordPiece vocabulary. */
+export const WORDPIECE = "bert";
+
 /** llama.cpp's token types. */
 const NORMAL = 1;
 const UNKNOWN = 2;

@@ -15,6 +15,7 @@ import { hasWindows } from "../gguf/names.ts";
 import { spaceTaking } from "../gguf/tokenizer.ts";
 import { embeddingOf } from "../load/embedder.ts";
 import { checkPrediction, type OpenModel, openModel } from "../load/open-model.ts";
+import { nameOf } from "../load/text-head.ts";
 import { withMerged } from "../hf/peft/merge.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { contextLimit } from "../models/context.ts";
@@ -58,7 +59,8 @@ export async function exportGguf(
   try {
     const { config, tokenizer, adapter } = model;
     if (adapterOnly && adapter === null) throw new UserError("--adapter-only needs --adapter");
-    if (config.encoder === null) checkPrediction(config, model.folder);
+    if (config.encoder === null) checkPrediction(config, nameOf(model));
+    else checkEncoder(model);
     makeFolder(dirname(out));
     if (config.encoder) {
       if (adapterOnly)
@@ -82,10 +84,9 @@ export async function exportGguf(
   }
 }
 
-/** Writes a text encoder, with the pooling that its folder says, or the usual one. @throws {UserError} one that llama.cpp does not know */
+/** Writes a text encoder, with the pooling that its folder says, or the usual one. */
 function writeEncoder(out: string, model: OpenModel, type: GgufType): void {
   const { folder, config, tokenizer, adapter } = model;
-  checkEncoder(model);
   const { pooling } = embeddingOf(model);
   withMerged({ base: folder, adapter: adapter && dirname(adapter.path), beside: out }, ({ source }) =>
     exportEncoder(out, { folder, config, tokenizer, source, pooling }, type),

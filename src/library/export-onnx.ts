@@ -13,6 +13,7 @@ import { copyCompanions } from "../hf/weights/model-folder.ts";
 import { embeddingOf } from "../load/embedder.ts";
 import { openModel } from "../load/open-model.ts";
 import { nameOf } from "../load/text-head.ts";
+import { familyOf } from "../models/families/index.ts";
 import { openEncoder } from "../portable/encoder.ts";
 import { writeOpenModel } from "../portable/write.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
@@ -70,7 +71,8 @@ export async function exportOnnx(
     withMerged({ base: model.folder, adapter: own, beside: out }, ({ folder, source }) =>
       writeFolder(resolve(out), (draft) => {
         const files = [...copyCompanions(folder, draft), ...copyEmbedder(own, model.folder, draft)];
-        if (config.family === "bert") nameTokenizer(draft);
+        const { tokenizerClass } = familyOf(config);
+        if (tokenizerClass !== undefined) nameTokenizer(draft, tokenizerClass);
         makeFolder(dirname(join(draft, ONNX_FILE)));
         writeOpenModel(join(draft, ONNX_FILE), opened, source);
         writeChecksums(draft, [...files, ONNX_FILE]);
@@ -83,14 +85,14 @@ export async function exportOnnx(
 }
 
 /**
- * Names the class of a BERT's tokenizer where its file does not: Transformers knows it by the model, but transformers.js would tell the two texts of a pair not
- * apart.
+ * Names the class of a tokenizer where its file does not: Transformers knows a BERT's by the model, but transformers.js would not tell the two texts of a
+ * pair apart.
  */
-function nameTokenizer(folder: string): void {
+function nameTokenizer(folder: string, name: string): void {
   const path = join(folder, "tokenizer_config.json");
   const config = existsSync(path) ? readJsonObject(path) : null;
   if (config === null || config["tokenizer_class"] !== undefined) return;
-  writeTextAtomic(path, `${JSON.stringify({ ...config, tokenizer_class: "BertTokenizer" }, null, 2)}\n`);
+  writeTextAtomic(path, `${JSON.stringify({ ...config, tokenizer_class: name }, null, 2)}\n`);
 }
 
 /** Copies what sentence-transformers is told of a model that makes embeddings: the adapter's files, or else the base model's. Returns their paths. */

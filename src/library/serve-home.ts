@@ -15,6 +15,7 @@ import { checkPrediction, openModel, type OpenModel } from "../load/open-model.t
 import { kindOf } from "../generate/texts/open-texts.ts";
 import { storageOf, type WeightStorage } from "../load/weights.ts";
 import type { StreamMode } from "../load/open-weights.ts";
+import { nameOf } from "../load/text-head.ts";
 import type { Ledger } from "../jobs/ledger.ts";
 import { CHECK_BYTES, startHomeServer } from "../serve/home/home-server.ts";
 import { createHost, type Host, type HostOptions } from "../serve/hosts/host.ts";
@@ -203,7 +204,7 @@ async function openBase(
   try {
     if (opened.adapter)
       throw new UserError(`--model ${model} is an adapter; give its base model, and put the folder into that of --adapters`);
-    if (kindOf(opened) === "answers") checkPrediction(opened.config, opened.folder);
+    if (kindOf(opened) === "answers") checkPrediction(opened.config, nameOf(opened));
     const warn = (text: string) => sink({ type: "warning", text });
     return { opened, sampling: chooseSampling({ ...flags, seed: 0 }, opened.folder, warn).options };
   } catch (error) {

@@ -6,6 +6,7 @@ import { kindOf, type LoadedTexts, openTexts } from "../generate/texts/open-text
 import { openDecoders } from "../generate/open-decoder.ts";
 import { checkPrediction, openModelOnDevice } from "../load/open-model.ts";
 import { storageOf } from "../load/weights.ts";
+import { nameOf } from "../load/text-head.ts";
 import { checkApiKey, isLoopback, readOrigin } from "../serve/http/guard.ts";
 import { startTexts } from "../serve/classifiers/server.ts";
 import { type ModelServer, type RequestReport, startServer } from "../serve/server.ts";
@@ -104,7 +105,7 @@ export async function serve(
       tell(server.url, context);
       return stoppable(server, name, context, () => (closeTexts(), close()));
     }
-    checkPrediction(model.config, model.folder);
+    checkPrediction(model.config, nameOf(model));
     const { config, tokenizer } = model;
     const { options: sampling, text } = chooseSampling({ ...flags, seed: 0 }, model.folder, warn);
     const room = flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens };

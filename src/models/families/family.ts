@@ -32,8 +32,12 @@ export interface Family {
   readonly modules: FamilyModules;
   /** The blocks, from the first to the last. */
   layers(config: ModelConfig): readonly Layer[];
-  /** Null: Remat writes no GGUF files of the family. */
+  /** Null: Remat writes no GGUF files of the family, unless it is one of `ggufEncoder`. */
   readonly gguf: GgufFacts | null;
+  /** llama.cpp's name of a kind of text encoder, where Remat writes GGUF files of it. */
+  readonly ggufEncoder?: string;
+  /** The class of its tokenizers, where `tokenizer_config.json` need not name it. */
+  readonly tokenizerClass?: string;
 }
 
 /** A model that sees images too and has a family's model as its text part. */

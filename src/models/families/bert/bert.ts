@@ -68,4 +68,6 @@ export const bert: Family = {
   },
   layers: bertLayers,
   gguf: null,
+  ggufEncoder: "bert",
+  tokenizerClass: "BertTokenizer",
 };
