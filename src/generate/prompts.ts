@@ -101,7 +101,7 @@ function questionOf(example: TextExample | CompletionExample | ContrastExample |
 
 function promptOfExample(example: Example, where: string, tokenizer: Tokenizer): Prompt {
   if (example.kind === "preference") return promptOfExample(example.chosen, where, tokenizer);
-  if (example.kind === "unpaired") return promptOfExample(example.answer, where, tokenizer);
+  if (example.kind === "unpaired" || example.kind === "told") return promptOfExample(example.answer, where, tokenizer);
   if (example.kind === "labelled") return promptOfExample(example.content, where, tokenizer);
   if (example.kind !== "chat") {
     const prompt = questionOf(example);

@@ -5,15 +5,19 @@ import { UserError } from "../base/errors.ts";
 import { hashFile } from "../base/files/files.ts";
 import { createBreath } from "../base/process/event-loop.ts";
 import { readMapping } from "../data/examples/formats.ts";
+import type { DataRecord } from "../data/examples/values.ts";
 import { promptFiles } from "../data/examples/sources.ts";
+import { toldRecord } from "../data/examples/told.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { vocabularyOf } from "../data/tokens/vocabulary.ts";
 import { trainConfigSchema } from "../train/config.ts";
 import { cacheBytes } from "../generate/decoders.ts";
 import { generateAll, stopTokens } from "../generate/generate.ts";
+import { type ChosenToken, tellingLogprobs } from "../generate/logits/logprobs.ts";
 import { openDecoders, roomOf } from "../generate/open-decoder.ts";
 import { answerIn, type Prompt, promptOf, readPrompts } from "../generate/prompts.ts";
 import { answerText, type SeparateAnswer } from "../generate/reasoning.ts";
-import { createSampler } from "../generate/sampler.ts";
+import { createSampler, type Sampler } from "../generate/sampler.ts";
 import { CONFIG_FILE } from "../hf/peft/adapter-folder.ts";
 import { examineWeights } from "../hf/weights/examine.ts";
 import { type OpenModel, withModel } from "../load/open-model.ts";
@@ -50,6 +54,14 @@ export const generateFileSchema = z.strictObject({
   columns: trainConfigSchema.shape.columns,
   roles: trainConfigSchema.shape.roles,
   out: z.string().min(1).describe("JSONL file to write, one line per prompt: the prompt with the answer"),
+  logprobs: z
+    .int()
+    .min(1)
+    .max(64)
+    .optional()
+    .describe(
+      "write each token of an answer too, with so many that the model finds likeliest there: data for train --objective distil",
+    ),
   ...COMMON,
   overwrite: z.boolean().default(false).describe("replace the file to write"),
   ...SAMPLING_OPTIONS,
@@ -127,12 +139,16 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
       const stop = stopTokens(config, tokenizer);
       const begin = performance.now();
       // A seed of its own: an answer does not depend on the other prompts.
+      const sampler = (i: number) => createSampler({ ...sampling, seed: sampling.seed + i });
+      const count = "logprobs" in flags ? flags.logprobs : undefined;
+      const told = count === undefined ? null : createTold(tokenizer, count);
       const optionsOf = (i: number) => ({
         limit: sampling.maxNewTokens,
         stop,
-        sampler: createSampler({ ...sampling, seed: sampling.seed + i }),
+        sampler: told ? told.telling(i, sampler(i)) : sampler(i),
       });
-      const identity = () => identityOf(model, prompts, { ...sampling, room, ...storageOf(flags) });
+      const logprobs = count === undefined ? {} : { logprobs: count };
+      const identity = () => identityOf(model, prompts, { ...sampling, room, ...storageOf(flags), ...logprobs });
       const file = "out" in flags ? openAnswers(flags.out, identity(), flags.overwrite) : null;
       const answers: GeneratedAnswer[] = (file?.kept ?? []).map(({ line, tokens }) => {
         return { ...answerIn(JSON.parse(line) as Record<string, unknown>), tokens };
@@ -149,9 +165,11 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
           // Answers are told and written in the order of the prompts.
           for (let ids = ended.get(answers.length); ids; ids = ended.get(answers.length)) {
             ended.delete(answers.length);
-            const prompt = prompts[answers.length]!;
+            const number = answers.length;
+            const prompt = prompts[number]!;
             const answer = prompt.separate(answerText(tokenizer, ids));
-            file?.write({ line: JSON.stringify(prompt.withAnswer(answer)), tokens: ids.length });
+            const record = { ...prompt.withAnswer(answer), ...(told && { logprobs: told.take(number, prompt.ids) }) };
+            file?.write({ line: JSON.stringify(record), tokens: ids.length });
             answers.push({ ...answer, tokens: ids.length });
             const { where } = prompt;
             sink({ type: "answer", number: answers.length, of: prompts.length, where, tokens: ids.length });
@@ -168,6 +186,25 @@ export async function generate(options: GenerateOptions, { sink = () => {}, sign
     },
     { onNote, check: checkOf(flags) },
   );
+}
+
+/** Collects what the model finds likely while it answers, by the number of the prompt. */
+function createTold(tokenizer: Tokenizer, count: number) {
+  const chosen = new Map<number, ChosenToken[]>();
+  const vocabulary = vocabularyOf(tokenizer);
+  return {
+    telling(number: number, sampler: Sampler): Sampler {
+      const tokens: ChosenToken[] = [];
+      chosen.set(number, tokens);
+      return tellingLogprobs(sampler, count, (token) => void tokens.push(token));
+    },
+    /** Returns what the line of the prompt says of its answer. */
+    take(number: number, prompt: Int32Array): DataRecord {
+      const tokens = chosen.get(number)!;
+      chosen.delete(number);
+      return toldRecord({ tokenizer: vocabulary, prompt, chosen: tokens });
+    },
+  };
 }
 
 /** The prompts of all files that `data` names, in their order. @throws {UserError} */

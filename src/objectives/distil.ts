@@ -1,10 +1,13 @@
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 import { IGNORED } from "../data/samples/sample.ts";
 import { defineObjective, type Judgement, type OpenHead } from "./objective.ts";
 
 /** The least that is left for all other tokens, of which the logarithm is taken. */
 const LEAST_REST = 1e-6;
+
+const WITH_TEACHER = "--teacher, with the folder or hub name of the model that is learned from";
 
 /**
  * Distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531): a student learns what a teacher says of each token. With the probabilities p of the
@@ -18,7 +21,9 @@ const LEAST_REST = 1e-6;
 export const distil = defineObjective({
   name: "distil",
   summary: "what another model, the teacher, finds likely in answers and texts, and these themselves",
-  accepts: ["chat", "completion", "text"],
+  accepts: ["chat", "completion", "text", "told"],
+  acceptsOf: ({ teacher }) => (teacher === undefined ? ["told"] : ["chat", "completion", "text"]),
+  otherwise: { chat: WITH_TEACHER, completion: WITH_TEACHER, text: WITH_TEACHER },
   texts: 1,
   metrics: [
     { name: "perplexity", label: "perplexity", better: "lower", digits: 2 },
@@ -29,7 +34,9 @@ export const distil = defineObjective({
       .string()
       .min(1)
       .optional()
-      .describe("distil: folder or hub name of the model that is learned from, with the same tokenizer"),
+      .describe(
+        "distil: folder or hub name of the model that is learned from, with the same tokenizer; none: the data are what remat generate --logprobs wrote",
+      ),
     teacherTop: z
       .int()
       .min(1)
@@ -48,17 +55,23 @@ export const distil = defineObjective({
       .default(0.5)
       .describe("distil: how much of the loss is the teacher's; the rest is that of the examples' own tokens"),
   },
-  create: ({ teacherTop: top, distilTemperature: temperature, distilShare: share }): OpenHead => ({
-    kind: "token-losses",
-    slots: { count: top + 1, scale: 1 / temperature },
-    share: ({ weight }) => weight,
-    labels: (batch) => slotLabels(batch, top),
-    judge: (batch, losses) => judge(batch, losses, share, temperature),
-    values(sums) {
-      const { weight, loss, own, divergence } = sums as Record<"weight" | "loss" | "own" | "divergence", number>;
-      return { loss: loss / weight, metrics: { perplexity: Math.exp(own / weight), teacher_kl: divergence / weight } };
-    },
-  }),
+  create: ({ teacherTop: top, distilTemperature: temperature, distilShare: share, teacher }): OpenHead => {
+    if (teacher === undefined && temperature !== 1)
+      throw new UserError(
+        `--distil-temperature ${temperature}: without --teacher the probabilities are those of the data, at a temperature of 1`,
+      );
+    return {
+      kind: "token-losses",
+      slots: { count: top + 1, scale: 1 / temperature },
+      share: ({ weight }) => weight,
+      labels: (batch) => slotLabels(batch, top),
+      judge: (batch, losses) => judge(batch, losses, share, temperature),
+      values(sums) {
+        const { weight, loss, own, divergence } = sums as Record<"weight" | "loss" | "own" | "divergence", number>;
+        return { loss: loss / weight, metrics: { perplexity: Math.exp(own / weight), teacher_kl: divergence / weight } };
+      },
+    };
+  },
 });
 
 /** The label of each token, and behind it what the teacher finds likeliest in its place; before anybody has asked it, the label again. */

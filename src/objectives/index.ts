@@ -2,6 +2,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { flagName } from "../base/names.ts";
 import { type ContrastExample, type Example, KIND_KEYS, type RankedExample } from "../data/examples/example.ts";
+import { firstTold } from "../data/examples/told.ts";
 import { unpairedOf } from "../data/examples/judged/preferences.ts";
 import { rankedOf } from "../data/examples/judged/rankings.ts";
 import type { Classifier } from "../hf/config/classifier.ts";
@@ -94,12 +95,14 @@ export function embedderHead(pooling: Pooling): Head {
 export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker {
   const { name, accepts, texts, head } = objective;
   const { targets, relevance, similarity } = head.kind === "logits" ? head : {};
+  const top = head.kind === "token-losses" && accepts.includes("told") ? (head.slots?.count ?? 1) - 1 : null;
   const counted = accepts.includes("contrast") || accepts.includes("ranked");
   const keys = [
     ...(targets ? [targets.key] : []),
     ...(relevance ? [relevance.key] : []),
     ...(counted ? [texts] : []),
     ...(similarity ? [similarity.key] : []),
+    ...(top === null ? [] : [top]),
   ];
   return {
     ...maker,
@@ -112,7 +115,7 @@ export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker 
         return example.positives.flatMap((positive) => maker.samples({ ...example, positives: [positive] }));
       }
       if (example.kind === "ranked") checkList(example, texts);
-      const samples = maker.samples(example);
+      const samples = maker.samples(example.kind === "told" && top !== null ? firstTold(example, top) : example);
       if (example.kind === "ranked" && relevance) {
         const numbers = relevance.of(example);
         return samples.map((sample, i) => ({ ...sample, target: numbers[i] }));
@@ -131,6 +134,7 @@ export function makerFor(objective: Objective, maker: SampleMaker): SampleMaker 
 /** Returns an example as the objective takes it, where a record may be read as one of several kinds. @throws {UserError} any other kind */
 export function exampleFor(objective: Pick<Objective, "name" | "accepts">, given: Example): Example {
   const takes = (kind: Example["kind"]) => objective.accepts.includes(kind);
+  if (given.kind === "told" && !takes("told")) return exampleFor(objective, given.answer);
   const example =
     given.kind === "labelled" && takes("unpaired")
       ? (unpairedOf(given) ?? given)

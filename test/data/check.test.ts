@@ -45,6 +45,7 @@ test("counts, lengths, duplicates, over-long samples and every error with its li
     contrast: 0,
     ranked: 0,
     scored: 0,
+    told: 0,
   });
   expect(report.roles).toEqual({ assistant: 2, user: 2 });
   expect(report.errors.count).toBe(3);

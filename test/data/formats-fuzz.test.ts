@@ -3,7 +3,9 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readEntries } from "../../src/data/examples/dataset.ts";
 import { parseExample } from "../../src/data/examples/formats.ts";
+import { toldRecord } from "../../src/data/examples/told.ts";
 import { createSampleMaker } from "../../src/data/samples/sample-maker.ts";
+import { vocabularyOf } from "../../src/data/tokens/vocabulary.ts";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { UserError } from "../../src/base/errors.ts";
 import { temporaryFolder } from "../hf/temp.ts";
@@ -31,6 +33,12 @@ const turns = [
   { role: "assistant", content: "a", weight: 1 },
 ];
 const call = { role: "assistant", content: null, tool_calls: [{ type: "function", function: { name: "f", arguments: "{}" } }] };
+const likeliest = [
+  { id: 5, logprob: -0.5 },
+  { id: 9, logprob: -1.5 },
+];
+const asked = { tokenizer: vocabularyOf(tokenizer), prompt: [3, 4] };
+const told = toldRecord({ ...asked, chosen: [5, 2].map((id) => ({ id, top: likeliest })) });
 const LINES = [
   { messages: turns, tools: [{ type: "function", function: { name: "f", parameters: {} } }], parallel_tool_calls: true },
   { messages: [turns[1], call, { role: "tool", content: "r" }, turns[2]] },
@@ -54,6 +62,8 @@ const LINES = [
   { query: "a", text: "b", label: 1 },
   { sentence1: "a", sentence2: "b", score: 0.5 },
   { query: "a", docs: ["b", "c"], labels: [1, 0.5] },
+  { messages: turns, logprobs: told },
+  { prompt: "p", completion: "c", logprobs: told },
 ].map((line) => JSON.stringify(line));
 const whole = Buffer.from(`${LINES.join("\r\n\n")}\n`);
 

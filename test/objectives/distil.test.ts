@@ -133,7 +133,7 @@ test("a student comes to say what its teacher says, which is asked once, and con
 
 test("what cannot be learned from is refused", async () => {
   const flags = ["train", "--model", student, "--objective", "distil", "--data", data, "--output", join(folder, "none")];
-  expect(await refused(...flags)).toContain("name its folder or hub name with --teacher");
+  expect(await refused(...flags)).toContain("that is for --teacher, with the folder or hub name");
   const other = copyFolder(teacher, join(folder, "other-tokens"));
   const path = join(other, "tokenizer.json");
   const json = JSON.parse(readFileSync(path, "utf8")) as { model: { vocab: Record<string, number> } };

@@ -11,7 +11,8 @@ export type Example =
   | LabelledExample
   | ContrastExample
   | RankedExample
-  | ScoredExample;
+  | ScoredExample
+  | ToldExample;
 
 export interface ChatExample {
   readonly kind: "chat";
@@ -93,6 +94,23 @@ export interface ScoredExample {
   readonly where: string;
 }
 
+/** An answer as the tokens that a model wrote, with those that it found likeliest in the place of each. */
+export interface ToldExample {
+  readonly kind: "told";
+  readonly answer: ChatExample | CompletionExample;
+  /** The hash by `vocabularyOf` of the tokenizer whose ids these are. */
+  readonly tokenizer: string;
+  readonly prompt: Int32Array;
+  /** With the one that ended the answer. */
+  readonly tokens: Int32Array;
+  /** Tokens that are told of each place. */
+  readonly top: number;
+  /** By falling log-probability, one place behind the other. */
+  readonly ids: Int32Array;
+  readonly logProbabilities: Float32Array;
+  readonly where: string;
+}
+
 /** The keys of each kind of example, for messages. */
 export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   chat: '{"messages"}',
@@ -104,4 +122,5 @@ export const KIND_KEYS: Readonly<Record<Example["kind"], string>> = {
   contrast: '{"anchor", "positive"}',
   ranked: '{"query", "text", "label"}',
   scored: '{"sentence1", "sentence2", "score"}',
+  told: '{"messages", "logprobs"}',
 };

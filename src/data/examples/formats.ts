@@ -9,11 +9,12 @@ import {
   type Reading,
   renameColumns,
 } from "./columns.ts";
-import type { ChatExample, Example } from "./example.ts";
+import type { ChatExample, CompletionExample, Example } from "./example.ts";
 import { readQuery, readTriplet } from "./judged/contrasts.ts";
 import { readLabelledChat, readLabelledText } from "./judged/labels.ts";
 import { readScoredPair } from "./judged/contrasts.ts";
 import { readRankedList, readRankedText } from "./judged/rankings.ts";
+import { readTold } from "./told.ts";
 import { message, type Message, messageList, shareGptTurn } from "./messages.ts";
 import { readOpenAiPreference, readPreference, readUnpaired } from "./judged/preferences.ts";
 import {
@@ -40,6 +41,7 @@ export type {
   RankedExample,
   ScoredExample,
   TextExample,
+  ToldExample,
   UnpairedExample,
 } from "./example.ts";
 export { contentText, type Message } from "./messages.ts";
@@ -71,6 +73,9 @@ interface Format {
  * One answer, with true for a desirable and false for an undesirable one:
  * - `{"prompt", "completion", "label"}`, texts or lists of messages (TRL)
  *
+ * An answer, and what the model that wrote it found likely in the place of each of its tokens:
+ * - `{"messages", "logprobs"}`, `{"prompt", "completion", "logprobs"}` (`remat generate --logprobs`)
+ *
  * A text or a conversation, and what it is to be judged as:
  * - `{"text", "text_pair"?, "label"}`, `{"messages", "label"}`: the label a text or a number, or a list of several; of a conversation that
  *   ends with an answer also true or false, for the answer is desirable or not
@@ -101,6 +106,16 @@ const FORMATS: readonly Format[] = [
     required: ["messages", "label"],
     optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"],
     read: readLabelledChat,
+  },
+  {
+    required: ["messages", "logprobs"],
+    optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"],
+    read: (record, where, mapping) => readTold(readMessages(record, where, mapping), record),
+  },
+  {
+    required: ["prompt", "completion", "logprobs"],
+    optional: ["tools", "chat_template_kwargs"],
+    read: (record, where, mapping) => readTold(readCompletion(record, where, mapping), record),
   },
   { required: ["messages"], optional: ["tools", "parallel_tool_calls", "chat_template_kwargs"], read: readMessages },
   { required: ["prompt", "completion"], optional: ["tools", "chat_template_kwargs"], read: readCompletion },
@@ -168,7 +183,7 @@ function readMessages(record: DataRecord, where: string, mapping: Mapping): Chat
   return { kind: "chat", messages, tools: toolsOf(record, where), args: argsOf(record, where), where };
 }
 
-function readCompletion(record: DataRecord, where: string, mapping: Mapping): Example {
+function readCompletion(record: DataRecord, where: string, mapping: Mapping): ChatExample | CompletionExample {
   if (Array.isArray(record["prompt"]) && Array.isArray(record["completion"])) {
     const prompt = messageList(record, "prompt", where, mapping, false);
     const completion = messageList(record, "completion", where, mapping);

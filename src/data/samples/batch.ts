@@ -1,5 +1,5 @@
 import { createRandom, indices, shuffle } from "../../base/random.ts";
-import { IGNORED } from "./sample.ts";
+import { IGNORED, type Sample, type TeacherTokens } from "./sample.ts";
 import { createIntList, type SampleSet } from "./sample-store.ts";
 
 /** A micro-batch laid flat: `tokens` = rows x row length, one vector entry per token. */
@@ -30,18 +30,10 @@ export interface MicroBatch {
   readonly types?: Int32Array;
   /** The targets of the examples, or of their texts, one behind the other; absent: they have none. */
   readonly targets?: Float32Array;
-  /** The likeliest tokens of a teacher in the place of each label; absent: nobody asks it. */
+  /** The likeliest tokens of a teacher in the place of each token's label, -100 without one; absent: there is no teacher, or it is not yet asked. */
   readonly teacher?: TeacherTokens;
   /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
   readonly references?: Float64Array;
-}
-
-/** The tokens that a teacher finds likeliest in the place of each label, the same number for each, one place behind the other. */
-export interface TeacherTokens {
-  readonly top: number;
-  /** -100 where a token has no label. */
-  readonly ids: Int32Array;
-  readonly logProbabilities: Float32Array;
 }
 
 /** The vectors of a micro-batch that a model reads. Absent weights: all labels count the same; absent types: all tokens are of the first text. */
@@ -241,6 +233,7 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
   const spans: Span[][] = [];
   const targets: number[] = [];
   let types: Int32Array | null = null;
+  let teacher: TeacherTokens | null = null;
   for (const [row, members] of plan.rows.entries()) {
     let start = row * rowLength;
     for (const member of members) {
@@ -267,6 +260,7 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
         from = to;
       }
       spans.push(texts);
+      if (sample.teacher) tell((teacher ??= untold(tokens, sample.teacher.top)), sample, start);
       if (sample.target) targets.push(...sample.target);
       start += length;
       used += length;
@@ -287,5 +281,26 @@ function fill(plan: Plan, rows: number, padId: number, samples: SampleSet): Micr
     spans,
     members,
   };
-  return { ...batch, ...(targets.length > 0 && { targets: Float32Array.from(targets) }), ...(types && { types }) };
+  return {
+    ...batch,
+    ...(targets.length > 0 && { targets: Float32Array.from(targets) }),
+    ...(types && { types }),
+    ...(teacher && { teacher }),
+  };
+}
+
+/** Room for what a teacher says of a micro-batch. */
+export function untold(tokens: number, top: number): TeacherTokens {
+  return { top, ids: new Int32Array(tokens * top).fill(IGNORED), logProbabilities: new Float32Array(tokens * top) };
+}
+
+/** Puts what a teacher says of a sample's labelled tokens where these are to be predicted. */
+function tell({ top, ids, logProbabilities }: TeacherTokens, { labels, teacher }: Sample, start: number): void {
+  let from = 0;
+  for (let t = 1; t < labels.length; t++) {
+    if (labels[t] === IGNORED) continue;
+    ids.set(teacher!.ids.subarray(from, from + top), (start + t - 1) * top);
+    logProbabilities.set(teacher!.logProbabilities.subarray(from, from + top), (start + t - 1) * top);
+    from += top;
+  }
 }

@@ -79,6 +79,7 @@ export async function checkData(path: string, options: CheckOptions): Promise<Da
     contrast: 0,
     ranked: 0,
     scored: 0,
+    told: 0,
   };
   const roles = new Map<string, number>();
   const errors = createProblems(listed);
@@ -131,7 +132,8 @@ function contentHash(example: Example): bigint {
 }
 
 function withoutWhere(example: Example): object {
-  if (example.kind === "unpaired") return { ...example, answer: withoutWhere(example.answer), where: "" };
+  if (example.kind === "unpaired" || example.kind === "told")
+    return { ...example, answer: withoutWhere(example.answer), where: "" };
   if (example.kind === "labelled") return { ...example, content: withoutWhere(example.content), where: "" };
   if (example.kind !== "preference") return { ...example, where: "" };
   return { ...example, chosen: withoutWhere(example.chosen), rejected: withoutWhere(example.rejected), where: "" };
@@ -140,7 +142,7 @@ function withoutWhere(example: Example): object {
 /** The messages of chats; of a preference those of both. */
 function messagesOf(example: Example): readonly Message[] {
   if (example.kind === "preference") return [example.chosen, example.rejected].flatMap(messagesOf);
-  if (example.kind === "unpaired") return messagesOf(example.answer);
+  if (example.kind === "unpaired" || example.kind === "told") return messagesOf(example.answer);
   if (example.kind === "labelled") return messagesOf(example.content);
   return example.kind === "chat" ? example.messages : [];
 }

@@ -5,8 +5,16 @@ import type { ChatTemplate } from "../chat/chat-template.ts";
 import { endTokens } from "../chat/end-of-turn.ts";
 import { createNotices, type NoticeCount } from "../chat/notices.ts";
 import { holdsSpecialText, specialTextPattern, specialTextPlaces } from "../chat/special-text.ts";
-import type { ChatExample, Example, LabelledExample, PreferenceExample, UnpairedExample } from "../examples/formats.ts";
+import type {
+  ChatExample,
+  Example,
+  LabelledExample,
+  PreferenceExample,
+  ToldExample,
+  UnpairedExample,
+} from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
+import { vocabularyOf } from "../tokens/vocabulary.ts";
 import { createJudgedTexts, fitted, type SampleOptions } from "./judged-texts.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
@@ -28,7 +36,7 @@ export interface SampleMaker {
 /**
  * Turns examples into samples. Chat: the assistant's turns are trained on (see `trainedTexts`
  * for conversations that become several samples). Prompt and completion: the completion and the eos after it.
- * Text: everything, eos included; for encoders in pieces, of which no token is predicted by itself. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positives and negatives. A scored pair: a text each. A ranked query: with each of its texts, one pair behind the other. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
+ * Text: everything, eos included; for encoders in pieces, of which no token is predicted by itself. A preference: the chosen text, then the rejected one. An unpaired answer: its text, with what was said of it. A contrast: a text each, anchor, positives and negatives. A scored pair: a text each. A ranked query: with each of its texts, one pair behind the other. A told answer: its tokens as they are. The tokenizer's own prefix (`<s>`) stands before prompts and texts; chat templates
  * write theirs.
  */
 export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions): SampleMaker {
@@ -89,6 +97,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         return judged.scored(example);
       case "ranked":
         return judged.ranked(example);
+      case "told":
+        return [told(example)];
       case "chat": {
         const template = templateFor(example.tools !== null);
         const texts = trainedTexts(template, example, ends, notices.add);
@@ -135,6 +145,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     const plain = escapes ? specialTextPlaces(template, conversation, text, special, where) : [];
     return judged.whole(tokenizer.encode(bounded(text, where), plain), where);
   };
+  const told = createTold(tokenizer, options);
   const day = readsDate(tokenizer) ? now.toDateString() : null;
   return {
     samples,
@@ -142,6 +153,26 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     tokens: judged.whole,
     notices: notices.take,
     key: keyOf(tokenizer, options, { eosId, day }),
+  };
+}
+
+/** Makes samples of told answers: the tokens that were asked by and those that were written, whatever the texts would be as tokens. */
+function createTold(tokenizer: Tokenizer, options: SampleOptions): (example: ToldExample) => Sample {
+  let vocabulary: string | null = null;
+  return ({ tokenizer: own, prompt, tokens, top, ids, logProbabilities, where }: ToldExample): Sample => {
+    if (own !== (vocabulary ??= vocabularyOf(tokenizer)))
+      throw new UserError(
+        `${where}: "logprobs" was written with another tokenizer (${own.slice(0, 12)}) than the model's (${vocabulary.slice(0, 12)}), and its ids mean other tokens; expected answers of a model with the same one`,
+      );
+    const foreign = ids.find((id) => id >= options.vocabSize);
+    if (foreign !== undefined)
+      throw new UserError(
+        `${where}: "logprobs" has the token id ${foreign}, outside the model's vocabulary of ${options.vocabSize}; expected answers of a model with the same tokenizer`,
+      );
+    const sample = finish(Int32Array.from([...prompt, ...tokens]), prompt.length, where, options);
+    const kept = (sample.ids.length - prompt.length) * top;
+    const teacher = { top, ids: ids.subarray(0, kept), logProbabilities: logProbabilities.subarray(0, kept) };
+    return { ...sample, teacher };
   };
 }
 

@@ -1,5 +1,5 @@
 import type { NoticeCount } from "../chat/notices.ts";
-import { IGNORED, type Sample } from "./sample.ts";
+import { IGNORED, type Sample, type TeacherTokens } from "./sample.ts";
 import { addWeightRuns, createWeightReader } from "./weight-runs.ts";
 
 /** Tokenized examples in the order of the data. */
@@ -50,6 +50,8 @@ export interface SampleIndex {
   readonly targets: Int32Array;
   /** See `Sample.seconds`, of samples of one text; empty where nothing is told. */
   readonly seconds: Int32Array;
+  /** See `addTaught`; empty where there is no teacher. */
+  readonly taught: Int32Array;
   readonly labelled: number;
 }
 
@@ -66,10 +68,11 @@ const STRIDE = 64;
 
 /** @param placeOf names the place in the data of a line or item */
 export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (number: number) => string): FileSamples {
-  const { lengths, numbers, weightRuns, targets, seconds, labelled, unused, notices } = index;
+  const { lengths, numbers, weightRuns, targets, seconds, taught, labelled, unused, notices } = index;
   const values = new Float32Array(targets.buffer, targets.byteOffset, targets.length);
   const width = lengths.length === 0 ? 0 : targets.length / lengths.length;
   const weightsOf = createWeightReader(weightRuns);
+  const taughtOf = createTaughtReader(taught);
   // First tokens of every 64th sample: the lengths tell the others.
   const starts = new Float64Array(Math.ceil(lengths.length / STRIDE));
   let tokens = 0;
@@ -103,13 +106,37 @@ export function createSampleSet(index: FileIndex, read: TokenReader, placeOf: (n
         where: placeOf(numbers[i]!),
         ...(width > 0 && { target: values.slice(i * width, (i + 1) * width) }),
         ...(seconds.length > 0 && { seconds: [seconds[i]!] }),
+        ...(taught.length > 0 && { teacher: taughtOf(i) }),
       };
     },
   };
 }
 
 /** Describes what is stored of a sample. */
-export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "target" | "seconds">;
+export type StoredSample = Pick<Sample, "ids" | "labels" | "weights" | "target" | "seconds" | "teacher">;
+
+/** Words in front of what a teacher says of a sample: how many places, and how many tokens of each. */
+const TAUGHT_HEAD = 2;
+
+/** Adds what a teacher says of a sample to a list: its head, ids, log-probabilities as the bits of f32. */
+function addTaught(words: { push(value: number): void }, { top, ids, logProbabilities }: TeacherTokens): void {
+  words.push(ids.length / top);
+  words.push(top);
+  for (const id of ids) words.push(id);
+  for (const bits of new Int32Array(logProbabilities.slice().buffer)) words.push(bits);
+}
+
+/** Gives what such a list says of a sample. */
+function createTaughtReader(words: Int32Array): (sample: number) => TeacherTokens {
+  const starts: number[] = [];
+  for (let at = 0; at < words.length; at += TAUGHT_HEAD + 2 * words[at]! * words[at + 1]!) starts.push(at);
+  return (sample) => {
+    const [at, top] = [starts[sample]! + TAUGHT_HEAD, words[starts[sample]! + 1]!];
+    const size = words[starts[sample]!]! * top;
+    const bits = words.slice(at + size, at + 2 * size);
+    return { top, ids: words.slice(at, at + size), logProbabilities: new Float32Array(bits.buffer) };
+  };
+}
 
 /** How many tokens of a sample are learned: labelled ones that are not first in their text. */
 export function countLabelled({ labels, parts = [labels.length] }: Pick<Sample, "labels" | "parts">): number {
@@ -138,7 +165,7 @@ export function packSample({ ids, labels }: Pick<Sample, "ids" | "labels">): {
 
 /** Collects the index of a set sample by sample. */
 export function createIndexBuilder(): {
-  add(sample: Pick<Sample, "ids" | "weights" | "target" | "seconds">, number: number, labelled: number): void;
+  add(sample: Omit<StoredSample, "labels">, number: number, labelled: number): void;
   finish(): SampleIndex;
 } {
   const lengths = createIntList();
@@ -146,15 +173,17 @@ export function createIndexBuilder(): {
   const runs = createIntList();
   const targets = createIntList();
   const secondPlaces = createIntList();
+  const taught = createIntList();
   let count = 0;
   let total = 0;
   return {
-    add({ ids, weights, target, seconds }, number, labelled) {
+    add({ ids, weights, target, seconds, teacher }, number, labelled) {
       lengths.push(ids.length);
       numbers.push(number);
       if (weights) addWeightRuns(runs, count, weights);
       if (target) for (const bits of new Int32Array(target.buffer, target.byteOffset, target.length)) targets.push(bits);
       if (seconds) secondPlaces.push(seconds[0]!);
+      if (teacher) addTaught(taught, teacher);
       count++;
       total += labelled;
     },
@@ -164,6 +193,7 @@ export function createIndexBuilder(): {
       weightRuns: runs.finish(),
       targets: targets.finish(),
       seconds: secondPlaces.finish(),
+      taught: taught.finish(),
       labelled: total,
     }),
   };

@@ -18,8 +18,17 @@ export interface Sample {
   readonly target?: Float32Array | undefined;
   /** By text, the tokens in front of the second of two parts that an encoder tells apart by their types, or of the end where there is none; absent: nothing is told. */
   readonly seconds?: readonly number[] | undefined;
+  /** The tokens that a teacher finds likeliest in the place of each labelled token, of which none is the first; absent: nobody says. */
+  readonly teacher?: TeacherTokens | undefined;
   /** `file:line` */
   readonly where: string;
+}
+
+/** The tokens that a teacher finds likeliest in some places, the same number for each, one place behind the other. */
+export interface TeacherTokens {
+  readonly top: number;
+  readonly ids: Int32Array;
+  readonly logProbabilities: Float32Array;
 }
 
 /** A run of a sample's tokens with the same masking, decoded. */

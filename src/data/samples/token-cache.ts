@@ -19,7 +19,7 @@ import {
 /**
  * Tokenized data in a file, so that data larger than memory can be trained on and a second run need not tokenize:
  * stored tokens (i32 each), lengths (i32 per sample), line numbers (i32 per sample), runs of weights (weight-runs.ts), targets (f32, as
- * many per sample), places of second texts (i32 per sample, or none), a JSON trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
+ * many per sample), places of second texts (i32 per sample, or none), what a teacher says (sample-store.ts), a JSON trailer, its length (u32) and a mark, little-endian. The mark comes last, so that a file cut short is not taken for a whole one; a
  * checksum tells a damaged one.
  */
 const MARK = "RMTK";
@@ -34,6 +34,8 @@ interface Trailer {
   /** Numbers. */
   readonly targets: number;
   readonly seconds: number;
+  /** 32-bit words; absent where there is no teacher. */
+  readonly taught?: number;
   readonly labelled: number;
   /** Absent where all columns are used. */
   readonly unused?: UnusedColumns;
@@ -84,12 +86,13 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
     finish(unused = {}, notices = []) {
       flush();
       const index = { ...builder.finish(), unused, notices };
-      const { lengths, numbers, weightRuns, targets, seconds, labelled } = index;
+      const { lengths, numbers, weightRuns, targets, seconds, taught, labelled } = index;
       write(bytesOf(lengths));
       write(bytesOf(numbers));
       write(bytesOf(weightRuns));
       write(bytesOf(targets));
       write(bytesOf(seconds));
+      write(bytesOf(taught));
       const counts = {
         version: VERSION,
         samples: lengths.length,
@@ -97,6 +100,7 @@ export function createTokenCache(path: string, placeOf: (number: number) => stri
         weightRuns: weightRuns.length,
         targets: targets.length,
         seconds: seconds.length,
+        ...(taught.length > 0 ? { taught: taught.length } : {}),
         labelled,
         ...(Object.keys(unused).length > 0 ? { unused } : {}),
         ...(notices.length > 0 ? { notices } : {}),
@@ -161,19 +165,24 @@ export function openTokenCache(path: string, placeOf: (number: number) => string
   };
   let at = tokens;
   const next = (length: number) => readInts((at += length) - length, length);
-  const { lengths, numbers, weightRuns, targets, seconds } = index ?? {
+  const { lengths, numbers, weightRuns, targets, seconds, taught } = index ?? {
     lengths: next(samples),
     numbers: next(samples),
     weightRuns: next(trailer.weightRuns),
     targets: next(trailer.targets),
     seconds: next(trailer.seconds),
+    taught: next(trailer.taught ?? 0),
   };
   if (lengths.reduce((sum, length) => sum + length, 0) !== tokens) {
     fs.closeSync(fd);
     return null;
   }
   const { unused = {}, notices = [] } = trailer;
-  return createSampleSet({ lengths, numbers, weightRuns, targets, seconds, labelled, unused, notices }, readInts, placeOf);
+  return createSampleSet(
+    { lengths, numbers, weightRuns, targets, seconds, taught, labelled, unused, notices },
+    readInts,
+    placeOf,
+  );
 }
 
 /** Tells whether the checksum holds. The file is read for it once, and again when it has changed. */
@@ -212,8 +221,8 @@ function readTrailer(fd: number, path: string): Trailer | null {
 }
 
 /** 32-bit words in front of the trailer. */
-function wordsOf({ tokens, samples, weightRuns, targets, seconds }: Omit<Trailer, "sha256">): number {
-  return tokens + 2 * samples + weightRuns + targets + seconds;
+function wordsOf({ tokens, samples, weightRuns, targets, seconds, taught = 0 }: Omit<Trailer, "sha256">): number {
+  return tokens + 2 * samples + weightRuns + targets + seconds + taught;
 }
 
 /** Tells whether a folder exists, or can be made, and can be written to. */

@@ -307,9 +307,13 @@ function samplesKey({ config, train, valid, sequenceLength, date }: Inputs): rea
   return [train.content, train.count, train.tokens, data, held, date, sequenceLength, truncate, seed];
 }
 
-function teachOptions(inputs: Inputs, told: Pick<TeachOptions, "signal" | "onMessage" | "onNote">): TeachOptions {
+function teachOptions(
+  inputs: Inputs,
+  teacher: string,
+  told: Pick<TeachOptions, "signal" | "onMessage" | "onNote">,
+): TeachOptions {
   const { config, model, tokenizer, sequenceLength, train, valid } = inputs;
-  return { config, model, tokenizer, sequenceLength, train, valid, key: samplesKey(inputs), ...told };
+  return { config, teacher, model, tokenizer, sequenceLength, train, valid, key: samplesKey(inputs), ...told };
 }
 
 /** Describes what the reference of an objective is computed for, and what decides its numbers. */
@@ -343,10 +347,12 @@ export async function createSession(
   const { config, model, start, tokenizer } = inputs;
   const { train: drawn, valid: held, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
   let limit = strategy.name === "budget" ? strategy.bytes : null;
-  // In memory before the model that is trained is.
-  const taught = isTaught(inputs.objective.head)
-    ? await teach(teachOptions(inputs, { signal, onMessage, onNote: onWarning }))
-    : null;
+  // In memory before the model that is trained is. Without a teacher, the data say what one has said.
+  const { teacher } = config;
+  const taught =
+    isTaught(inputs.objective.head) && teacher !== undefined
+      ? await teach(teachOptions(inputs, teacher, { signal, onMessage, onNote: onWarning }))
+      : null;
   const train = taught ? taughtBatches(drawn, taught.train) : drawn;
   const valid = held && taught?.valid ? taughtBatches(held, taught.valid) : held;
   const options: EngineOptions = {

@@ -25,6 +25,7 @@ export function promptOf(tokenizer: Tokenizer, example: Example, date: string | 
     case "preference":
       return promptOf(tokenizer, example.chosen, date);
     case "unpaired":
+    case "told":
       return promptOf(tokenizer, example.answer, date);
     case "labelled":
       return example.content.kind === "chat" ? promptOf(tokenizer, example.content, date) : null;

@@ -1,4 +1,4 @@
-import type { Batches, MicroBatch, TeacherTokens } from "../../data/samples/batch.ts";
+import { type Batches, type MicroBatch, untold } from "../../data/samples/batch.ts";
 import { IGNORED } from "../../data/samples/sample.ts";
 import type { SampleSet } from "../../data/samples/sample-store.ts";
 import type { TopTokens } from "../../generate/teacher.ts";
@@ -47,11 +47,7 @@ export function addTaught({ top, starts, ids, logProbabilities }: Taught, batch:
 
 /** A micro-batch with what the teacher says of it. */
 export function withTaught(batch: MicroBatch, { top, starts, ids, logProbabilities }: Taught): MicroBatch {
-  const teacher: TeacherTokens = {
-    top,
-    ids: new Int32Array(batch.tokens * top).fill(IGNORED),
-    logProbabilities: new Float32Array(batch.tokens * top),
-  };
+  const teacher = untold(batch.tokens, top);
   let example = 0;
   for (const places of labelledPlaces(batch)) {
     let at = starts[batch.members[example++]!]! * top;

@@ -10,6 +10,7 @@ import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { openDevice } from "../../device.ts";
 import { openTeacher } from "../../generate/teacher.ts";
 import { hashFile } from "../../base/files/files.ts";
+import { vocabularyOf } from "../../data/tokens/vocabulary.ts";
 import { type OpenModel, openModel } from "../../load/open-model.ts";
 import { storageOf } from "../../load/weights.ts";
 import type { ModelConfig } from "../../models/config.ts";
@@ -20,6 +21,8 @@ import { addTaught, createTaught, type Taught } from "./taught.ts";
 
 export interface TeachOptions {
   readonly config: TrainConfig;
+  /** Folder or hub name of the teacher. */
+  readonly teacher: string;
   /** The student, and its tokenizer. */
   readonly model: Pick<ModelConfig, "vocabSize" | "logitSoftCap">;
   readonly tokenizer: Tokenizer;
@@ -46,13 +49,11 @@ const ROW_TOKENS = 512;
  * Asks the teacher of a run what it finds likely in the place of each labelled token, once for all: it is in memory before the student is, and
  * what it says is kept by content in the cache. A dry run asks nobody.
  * @throws the signal's reason when it is aborted
- * @throws {UserError} no teacher, one with another tokenizer, one that does not fit
+ * @throws {UserError} a teacher with another tokenizer, one that does not fit
  */
 export async function teach(options: TeachOptions): Promise<TaughtSets> {
-  const { config, tokenizer, sequenceLength, key, onNote } = options;
-  const { teacher: name, teacherTop: top, distilTemperature: temperature } = config;
-  if (name === undefined)
-    throw new UserError("--objective distil learns from another model; name its folder or hub name with --teacher");
+  const { config, teacher: name, tokenizer, sequenceLength, key, onNote } = options;
+  const { teacherTop: top, distilTemperature: temperature } = config;
   if (options.model.logitSoftCap !== null && temperature !== 1)
     throw new UserError(
       `--distil-temperature ${temperature}: the student's logits are capped (Gemma 2), and only a temperature of 1 is supported there`,
@@ -88,13 +89,6 @@ export async function teach(options: TeachOptions): Promise<TaughtSets> {
 }
 
 const adapterOf = ({ adapter }: OpenModel): string | null => adapter && hashFile(adapter.source.path);
-
-/** The tokens of a tokenizer with their ids, as a hash. */
-function vocabularyOf({ json, addedTokens }: Tokenizer): string {
-  return createHash("sha256")
-    .update(JSON.stringify([json["model"], [...addedTokens]]))
-    .digest("hex");
-}
 
 async function ask(model: OpenModel, { train, valid }: TaughtSets, options: TeachOptions): Promise<void> {
   const { config, sequenceLength, signal, onMessage = () => {} } = options;
