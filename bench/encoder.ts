@@ -20,7 +20,7 @@ const { values } = parseArgs({
     threads: { type: "string", default: "2" },
     rows: { type: "string", default: "64" },
     length: { type: "string", default: "128" },
-    systems: { type: "string", default: "peer,least,share,everything,wasm" },
+    systems: { type: "string", default: "peer,least,share,everything,bf16,wasm" },
     output: { type: "string", default: BENCHMARKS },
   },
 });
@@ -33,6 +33,7 @@ const SYSTEMS: Readonly<Record<string, { readonly label: string; readonly args: 
   least: { label: "Remat, per segment", args: [] },
   share: { label: `Remat, ${SHARE} of the peer's memory given`, args: [] },
   everything: { label: "Remat, everything kept", args: ["--strategy", "off"] },
+  bf16: { label: `Remat, products in bf16, ${SHARE} of the peer's memory given`, args: ["--matmul", "bf16"] },
   wasm: { label: "Remat, WebAssembly alone, per segment", args: ["--matmul", "wasm"] },
 };
 
@@ -47,7 +48,7 @@ interface Run {
 async function run(name: string, peer: Run | undefined): Promise<Run> {
   const { label, args } = SYSTEMS[name]!;
   const common = ["rows", "length", "steps", "threads"].flatMap((key) => [`--${key}`, values[key as "rows"]]);
-  const memory = name === "share" ? ["--memory", String(Math.floor(SHARE * peer!.peakRss))] : [];
+  const memory = name === "share" || name === "bf16" ? ["--memory", String(Math.floor(SHARE * peer!.peakRss))] : [];
   const script =
     name === PEER
       ? [values.python, join(import.meta.dir, "peers/embedder.py")]
@@ -63,7 +64,8 @@ async function run(name: string, peer: Run | undefined): Promise<Run> {
 const systems = values.systems.split(",").filter((name) => name !== PEER || values.python !== "");
 for (const name of systems)
   if (!SYSTEMS[name]) throw new Error(`--systems: one of ${Object.keys(SYSTEMS).join(", ")}; got ${name}`);
-if (systems.includes("share") && systems[0] !== PEER) throw new Error(`--systems: share wants ${PEER} first, and --python`);
+const given = systems.find((name) => name === "share" || name === "bf16");
+if (given && systems[0] !== PEER) throw new Error(`--systems: ${given} wants ${PEER} first, and --python`);
 const rounds: Readonly<Record<string, Run>>[] = [];
 for (let round = 1; round <= Number(values.rounds); round++) {
   const found: Record<string, Run> = {};
