@@ -241,7 +241,11 @@ const MODULE_KEYS = (Object.keys(ADAPTER_FLAGS) as AdapterFlag[]).filter(
 
 /** Keys that share a line of help. */
 export const HELP_GROUPS = [
-  { keys: ["objective", ...OBJECTIVE_KEYS], description: `what is learned, and how: ${OBJECTIVE_SUMMARY}` },
+  { keys: OBJECTIVE_KEYS, description: "settings of single objectives; docs/configuration.md says what they do" },
+  {
+    keys: ["batchSize", "gradientAccumulation"],
+    description: "rows in a micro-batch (1), micro-batches in an optimizer step (1)",
+  },
   {
     keys: ["output", "overwrite"],
     description: "run folder (runs/latest), new or empty unless its contents are to be replaced",

@@ -1,5 +1,5 @@
 import { evaluate, evaluateOptionsSchema } from "../../../library/evaluate.ts";
-import { metricTexts, objectiveOf } from "../../../objectives/index.ts";
+import { metricTexts, OBJECTIVE_KEYS, objectiveOf } from "../../../objectives/index.ts";
 import { HELP_GROUPS } from "../../../train/config.ts";
 import { describeFlags } from "../../flags/flags.ts";
 import { JSON_FLAG, readFlags } from "../../flags/model-flags.ts";
@@ -10,7 +10,7 @@ import { print } from "../../terminal/output.ts";
 const schema = evaluateOptionsSchema.extend(JSON_FLAG);
 
 /** Settings of the objectives are one line, as in train's help. */
-const OBJECTIVE_GROUPS = HELP_GROUPS.filter(({ keys }) => keys.some((key) => key === "objective"));
+const OBJECTIVE_GROUPS = HELP_GROUPS.filter(({ keys }) => keys === OBJECTIVE_KEYS);
 
 export { schema as flags };
 
