@@ -82,17 +82,21 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
     const { means, rows } = run(batch);
     return inputs.textLogits((means ?? rows!).length);
   };
+  const tokenLosses = (batch: MicroBatch) => {
+    const { labels } = run(batch);
+    return { labels, losses: inputs.tokenLosses(batch.tokens) };
+  };
   return {
     score(batch) {
       if (head.kind === "logits") return head.judge(batch, textLogits(batch)).sums;
+      const mismatched = batch.mismatched && tokenLosses(batch.mismatched).losses.slice();
       run(batch);
-      return head.kind === "loss" ? head.sums(batch, words.score()) : head.judge(batch, inputs.tokenLosses(batch.tokens)).sums;
+      return head.kind === "loss"
+        ? head.sums(batch, words.score())
+        : head.judge(batch, inputs.tokenLosses(batch.tokens), mismatched).sums;
     },
     textLogits,
-    tokenLosses(batch) {
-      const { labels } = run(batch);
-      return { labels, losses: inputs.tokenLosses(batch.tokens) };
-    },
+    tokenLosses,
     close: () => streamed?.close(),
   };
 }

@@ -18,7 +18,7 @@ import { denseOf, withPooling } from "../load/embedder.ts";
 import { withModel } from "../load/open-model.ts";
 import { checkContext, contextLimit } from "../models/context.ts";
 import { checkObjectiveFlags, makerFor, OBJECTIVE_FLAGS, objectiveOf } from "../objectives/index.ts";
-import { addSums, type Head, hasReference, type Sums, type Values } from "../objectives/objective.ts";
+import { addSums, type Head, hasReference, referenceTexts, type Sums, type Values } from "../objectives/objective.ts";
 import { sequenceLengthOf, trainConfigSchema } from "../train/config.ts";
 import { tempered } from "../objectives/calibration.ts";
 import { expectReader, predictionOf, withLabelsOf } from "../train/labels.ts";
@@ -93,7 +93,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const sets: SampleSet[] = [];
       for (const path of dataFiles) {
         const loaded = await loadSamples(path, maker, files);
-        sets.push(objective.texts === 1 || objective.mismatched ? loaded : groupSamples(loaded, objective.texts));
+        sets.push(objective.texts === 1 ? loaded : groupSamples(loaded, objective.texts));
       }
       const all = sets.length === 1 ? sets[0]! : mixSamples(sets.map((set) => ({ set, weight: 1 })));
       // Nothing says how many examples were trained on at a time: answers go round among all.
@@ -111,7 +111,11 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
       const measured = pooling === undefined ? config : withPooling(config, pooling, denseOf(model));
       const options = { ...model, config: measured, head, tokens: rowLength, texts, weighted: samples.weighted };
       const batches = hasReference(objective.head)
-        ? await againstBase(plain, createReferences(samples.count, objective.texts), options, { flags, reading, signal })
+        ? await againstBase(plain, createReferences(samples.count, referenceTexts(objective)), options, {
+            flags,
+            reading,
+            signal,
+          })
         : plain;
       const scorer = await openScorer(executor, options, reading);
       const breathe = createBreath(signal);

@@ -31,7 +31,7 @@ export interface ObjectiveDefinition<N extends string = string, F extends z.ZodR
   readonly texts: number;
   /** The same with some settings. */
   textsOf?(settings: z.output<z.ZodObject<F>>): number;
-  /** True: an example is one text, and the second is made of its prompt and another example's answer (see `withMismatched`). */
+  /** True: beside each example there is a text of its prompt and another example's answer, which is judged and not learned (see `withMismatched`). */
   mismatched?(settings: z.output<z.ZodObject<F>>): boolean;
   /** The share of tokens that are hidden and predicted from both sides of them (see `withMasks`), by text encoders alone; absent: none is. */
   masked?(settings: z.output<z.ZodObject<F>>): number;
@@ -67,8 +67,11 @@ export interface OpenHead extends Totals {
   readonly slots?: LabelSlots;
   /** The tokens whose losses are wanted: labels i32[T], or as many for each token as there are slots, -100 for none. */
   labels(batch: MicroBatch): Int32Array;
-  /** @param losses of each label, 0 without one */
-  judge(batch: MicroBatch, losses: Float32Array): Judgement;
+  /**
+   * @param losses of each label, 0 without one
+   * @param mismatched the same of the batch's mismatched texts
+   */
+  judge(batch: MicroBatch, losses: Float32Array, mismatched?: Float32Array): Judgement;
 }
 
 /** Judges whole texts: the model ends in a head that gives each of them some numbers. */
@@ -186,6 +189,11 @@ export function addSums(a: Sums | null, b: Sums): Sums {
 /** True if micro-batches need what a teacher says of their tokens. */
 export function isTaught(head: Head): boolean {
   return head.kind === "token-losses" && head.slots !== undefined;
+}
+
+/** Returns of how many texts of an example those are needed. */
+export function referenceTexts({ texts, mismatched }: Pick<Objective, "texts" | "mismatched">): number {
+  return mismatched ? texts + 1 : texts;
 }
 
 /** True if micro-batches need the log-probabilities of a reference model. */

@@ -121,15 +121,19 @@ describe("mismatched answers", () => {
       const set = withMismatched(setOf(name, 512), { group: fixture.group, maxLength: 512 });
       expect(set.count).toBe(rows.length);
       for (const [i, { prompt, answer, mismatched }] of rows.entries()) {
-        const { ids, labels, parts, target } = set.sample(i);
-        expect(parts).toEqual([prompt.length + answer.length, prompt.length + mismatched.length]);
-        expect([...ids]).toEqual([...prompt, ...answer, ...prompt, ...mismatched]);
+        const { target } = set.sample(i);
         const masked = prompt.map(() => IGNORED);
-        expect([...labels]).toEqual([...masked, ...answer, ...masked, ...mismatched]);
-        expect(set.lengths[i]).toBe(ids.length);
+        for (const [sample, end] of [
+          [set.sample(i), answer],
+          [set.mismatched!(i), mismatched],
+        ] as const) {
+          expect([...sample.ids]).toEqual([...prompt, ...end]);
+          expect([...sample.labels]).toEqual([...masked, ...end]);
+        }
+        expect(set.lengths[i]).toBe(prompt.length + Math.max(answer.length, mismatched.length));
         expect([...target!]).toEqual([Number((fixture.answers[i] as { label: boolean }).label)]);
       }
-      expect(set.tokens).toBe(set.lengths.reduce((sum, length) => sum + length, 0));
+      expect(set.tokens).toBe(rows.reduce((sum, { prompt, answer }) => sum + prompt.length + answer.length, 0));
     },
   );
 
@@ -137,10 +141,10 @@ describe("mismatched answers", () => {
     const whole = setOf("bundled", 512);
     const set = withMismatched(whole, { group: 7, maxLength: 12 });
     const after = (i: number) => {
-      const { ids, labels, parts } = set.sample(i);
-      expect(parts![1]).toBeLessThanOrEqual(12);
-      expect(set.lengths[i]).toBe(ids.length);
-      return [...labels.subarray(parts![0])].filter((label) => label !== IGNORED);
+      const { ids, labels } = set.mismatched!(i);
+      expect(ids.length).toBeLessThanOrEqual(12);
+      expect(set.lengths[i]).toBe(Math.max(ids.length, set.sample(i).ids.length));
+      return [...labels].filter((label) => label !== IGNORED);
     };
     for (let i = 0; i < set.count; i++) expect(after(i).length).toBeGreaterThan(0);
     const { ids, labels } = whole.sample(6);
@@ -157,14 +161,20 @@ describe("mismatched answers", () => {
       const batches = unpairedBatches(samples, packing);
       const seen: number[] = [];
       for (let index = 0; index < batches.count(0); index++) {
-        const { ids, spans, members, targets, starts } = batches.batch(0, index);
-        for (const [i, [text, mismatched]] of spans.entries()) {
-          const sample = samples.sample(members[i]!);
-          seen.push(members[i]!);
-          expect(mismatched!.from).toBe(text!.to);
-          expect([...ids.subarray(text!.from, mismatched!.to)]).toEqual([...sample.ids]);
-          expect(starts[mismatched!.to - 1]).toBe(mismatched!.from);
-          expect(targets![i]).toBe(sample.target![0]!);
+        const batch = batches.batch(0, index);
+        const { mismatched, members, targets, tokens } = batch;
+        expect([mismatched!.tokens, mismatched!.members]).toEqual([tokens, members]);
+        seen.push(...members);
+        for (const [i, member] of members.entries()) {
+          expect(targets![i]).toBe(samples.sample(member).target![0]!);
+          for (const [{ ids, spans, starts }, sample] of [
+            [batch, samples.sample(member)],
+            [mismatched!, samples.mismatched!(member)],
+          ] as const) {
+            const { from, to } = spans[i]![0]!;
+            expect([...ids.subarray(from, to)]).toEqual([...sample.ids]);
+            expect(starts[to - 1]).toBe(from);
+          }
         }
       }
       expect(seen.toSorted((a, b) => a - b)).toEqual(Array.from({ length: samples.count }, (_, i) => i));

@@ -20,22 +20,29 @@ const logp = (losses: ArrayLike<number>, { from, to }: { from: number; to: numbe
   Array.from({ length: to - from }, (_, i) => losses[from + i]!).reduce((sum, loss) => sum - loss, 0);
 
 /** With the log-probabilities of a reference that is not far from such a model; mismatched ones `moved` less likely. */
-function withReferences(batch: MicroBatch, moved: number): MicroBatch {
+function withReferences(batch: MicroBatch, moved: number): MicroBatch & { readonly mismatched: MicroBatch } {
   const random = createRandom(4, "references");
-  const losses = lossesOf(batch);
-  const near = batch.spans.flatMap((texts) =>
-    texts.map((span, text) => logp(losses, span) + 2 * random.uniform() - 1 - (text === 1 ? moved : 0)),
-  );
-  return { ...batch, references: Float64Array.from(near) };
+  const near = (part: MicroBatch, less: number): MicroBatch => {
+    const losses = lossesOf(part);
+    const references = part.spans.map(([span]) => logp(losses, span!) + 2 * random.uniform() - 1 - less);
+    return { ...part, references: Float64Array.from(references) };
+  };
+  return { ...near(batch, 0), mismatched: near(batch.mismatched!, moved) };
 }
 
+/** Judges a micro-batch whose mismatched texts have losses as a model might have them. */
+const judged = (batch: MicroBatch, losses = lossesOf(batch), own = head) => own.judge(batch, losses, lossesOf(batch.mismatched!));
+
 /** The paper's loss, in float64: the sum over answers of what the loss is the mean of. */
-function defined({ spans, targets, references }: MicroBatch, losses: ArrayLike<number>): number {
-  const ratio = (i: number, text: number) => logp(losses, spans[i]![text]!) - references![2 * i + text]!;
-  const z = Math.max(0, spans.reduce((sum, _, i) => sum + ratio(i, 1), 0) / spans.length);
+function defined(batch: MicroBatch & { readonly mismatched: MicroBatch }, losses: ArrayLike<number>): number {
+  const { spans, targets, mismatched } = batch;
+  const ratioIn = (part: MicroBatch, own: ArrayLike<number>, i: number) => logp(own, part.spans[i]![0]!) - part.references![i]!;
+  const others = lossesOf(mismatched);
+  const z = Math.max(0, spans.reduce((sum, _, i) => sum + ratioIn(mismatched, others, i), 0) / spans.length);
+  const ratio = (i: number) => ratioIn(batch, losses, i);
   const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
   return spans.reduce((sum, _, i) => {
-    const value = sigmoid((targets![i] === 1 ? 1 : -1) * SETTINGS.ktoBeta * (ratio(i, 0) - z));
+    const value = sigmoid((targets![i] === 1 ? 1 : -1) * SETTINGS.ktoBeta * (ratio(i) - z));
     return sum + (targets![i] === 1 ? SETTINGS.ktoDesirableWeight : SETTINGS.ktoUndesirableWeight) * (1 - value);
   }, 0);
 }
@@ -49,7 +56,7 @@ describe("KTO", () => {
     test(`loss within 1e-9 of its definition, weights within 1e-6 of central differences, nothing learned from mismatched texts: ${packing ? "packed" : "padded"}, z ${moved > 0 ? "above" : "at"} 0`, () => {
       const batch = withReferences(unpairedBatches(unpairedSamples(), packing).batch(0, 1), moved);
       const losses = lossesOf(batch);
-      const { sums, weights } = head.judge(batch, losses);
+      const { sums, weights } = judged(batch, losses);
       const exact = Float64Array.from(losses);
       const { loss, metrics } = head.values(sums);
       expect(loss * head.share(batch)).toBeCloseTo(defined(batch, exact), 9);
@@ -64,26 +71,23 @@ describe("KTO", () => {
       expectWithin("weights", relativeError(weights, differences), 1e-6);
       expect(Math.max(...weights)).toBeGreaterThan(0);
       expect(Math.min(...weights)).toBeLessThan(0);
-      for (const [, mismatched] of batch.spans)
-        expect(weights.subarray(mismatched!.from, mismatched!.to).every((weight) => weight === 0)).toBe(true);
+      // They have no place among the tokens that are learned.
+      expect(weights.length).toBe(batch.tokens);
+      expect(batch.spans.every((texts) => texts.length === 1)).toBe(true);
     });
   }
 
   test("apo_zero_unpaired: z is 0, no second text is needed and none counts; weights within 1e-6 of central differences", () => {
     const apo = objectiveWith({ objective: "kto", ktoLoss: "apo_zero_unpaired", ...SETTINGS });
     expect([apo.texts, apo.mismatched, apo.metrics.some(({ name }) => name === "kl")]).toEqual([1, false, false]);
-    expect([objective.texts, objective.mismatched]).toEqual([2, true]);
+    expect([objective.texts, objective.mismatched]).toEqual([1, true]);
     const own = apo.head as OpenHead;
     // At z = 0 the paper's loss is this one.
     const pairs = withReferences(unpairedBatches().batch(0, 1), -2);
     const losses = lossesOf(pairs);
     const { sums, weights } = own.judge(pairs, losses);
     expect(own.values(sums).loss * own.share(pairs)).toBeCloseTo(defined(pairs, Float64Array.from(losses)), 9);
-    const alone = {
-      ...pairs,
-      spans: pairs.spans.map(([text]) => [text!]),
-      references: pairs.references!.filter((_, i) => i % 2 === 0),
-    };
+    const { mismatched: _, ...alone } = pairs;
     const single = own.judge(alone, losses);
     expect([single.sums, [...single.weights]]).toEqual([sums, [...weights]]);
     expect(own.values(sums).metrics["kl"]).toBeUndefined();
@@ -94,7 +98,7 @@ describe("KTO", () => {
     for (const texts of batch.spans)
       for (const { from, to } of texts) {
         const losses = lossesOf(batch).fill(1e4, from, to);
-        const { sums, weights } = head.judge(batch, losses);
+        const { sums, weights } = judged(batch, losses);
         const { loss, metrics } = head.values(sums);
         for (const value of [loss, ...Object.values(metrics), ...weights]) expect(Number.isFinite(value)).toBe(true);
       }
@@ -106,8 +110,7 @@ describe("KTO", () => {
       ...batch,
       targets: Float32Array.from(batch.spans, () => Number(is)),
     });
-    const values = (...batches: MicroBatch[]) =>
-      head.values(batches.map((batch) => head.judge(batch, lossesOf(batch)).sums).reduce(addSums)).metrics;
+    const values = (...batches: MicroBatch[]) => head.values(batches.map((batch) => judged(batch).sums).reduce(addSums)).metrics;
     const [good, bad] = [values(all(a, true)), values(all(b, false))];
     expect(Object.keys(good).sort()).toEqual(["kl", "logps/chosen", "rewards/chosen"]);
     expect(Object.keys(bad).sort()).toEqual(["kl", "logps/rejected", "rewards/rejected"]);
@@ -122,6 +125,7 @@ describe("KTO", () => {
 
   test("a micro-batch without a reference is an error, not a loss", () => {
     const batch = unpairedBatches().batch(0, 0);
-    expect(() => head.judge(batch, lossesOf(batch))).toThrow("the log-probabilities of the reference were not computed");
+    expect(() => judged(batch)).toThrow("the log-probabilities of the reference were not computed");
+    expect(() => head.judge(withReferences(batch, 0), lossesOf(batch))).toThrow("the mismatched texts were not computed");
   });
 });

@@ -189,7 +189,7 @@ export function smallPreferenceBatches(): Batches {
   };
 }
 
-/** Answers with what is said of them, each with a mismatched one. */
+/** Answers with what is said of them, each with a mismatched one; in the fixture of KTO they are in the order of the tokens of both together. */
 export function unpairedSamples(): SampleSet {
   const random = createRandom(5, "kto");
   const store = createSampleStore((number) => `d:${number}`);
@@ -199,7 +199,8 @@ export function unpairedSamples(): SampleSet {
     const labels = ids.slice().fill(IGNORED, 0, prompt);
     store.add({ ids, labels, weights: null, target: Float32Array.of(random.below(2)) }, i + 1);
   }
-  return withMismatched(store.finish(), { group: 4, maxLength: TEXT_LENGTH });
+  const set = withMismatched(store.finish(), { group: 4, maxLength: TEXT_LENGTH });
+  return { ...set, lengths: set.lengths.map((_, i) => set.sample(i).ids.length + set.mismatched!(i).ids.length) };
 }
 
 export function unpairedBatches(samples = unpairedSamples(), packing = false): Batches {
@@ -227,21 +228,39 @@ export function preferenceBatches(samples = preferenceSamples(), packing = false
   return createBatches(samples, options);
 }
 
+/** The answers of a micro-batch of `unpairedBatches`, and the mismatched ones. */
+export function answersOf(batch: MicroBatch): { text: PreferenceText; mismatched: PreferenceText; label: boolean }[] {
+  const mismatched = textsOf(batch.mismatched!);
+  return textsOf(batch).map(([text], i) => ({
+    text: text!,
+    mismatched: mismatched[i]![0]!,
+    label: batch.targets![i] === 1,
+  }));
+}
+
 /** All micro-batches in the order in which training draws them. */
 export const drawn = (batches: Batches): MicroBatch[] => drawnIn(EPOCHS, batches);
 
 /** The two texts of each example. */
-export function pairsOf({ ids, labels, spans }: MicroBatch): PreferencePair[] {
+export const pairsOf = (batch: MicroBatch): PreferencePair[] =>
+  textsOf(batch).map(([chosen, rejected]) => ({ chosen: chosen!, rejected: rejected! }));
+
+function textsOf({ ids, labels, spans }: MicroBatch): PreferenceText[][] {
   const text = ({ from, to }: Span): PreferenceText => ({
     ids: [...ids.subarray(from, to)],
     labels: [IGNORED, ...labels.subarray(from, to - 1)],
   });
-  return spans.map(([chosen, rejected]) => ({ chosen: text(chosen!), rejected: text(rejected!) }));
+  return spans.map((texts) => texts.map(text));
 }
 
 /** Pairs of each micro-batch, of all epochs one after the other; the same for every objective. */
 export function readTrlBatches(): PreferencePair[][] {
   return read("orpo").batches as PreferencePair[][];
+}
+
+/** The same of KTO. */
+export function readUnpairedBatches(): ReturnType<typeof answersOf>[] {
+  return read("kto").batches as ReturnType<typeof answersOf>[];
 }
 
 /** Settings of the runs and what TRL makes of them. */

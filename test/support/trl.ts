@@ -110,8 +110,10 @@ function batchesFor(
   if (!hasReference(head)) return { train: plain, valid: first(plain) };
   const references = createReferences(examples, 2);
   for (const batch of all) {
-    const tokens = headBatch(head, batch, engine.config);
-    addReferences(references, batch, () => ({ labels: tokens.labels, losses: engine.tokenLosses(tokens) }));
+    addReferences(references, batch, (part) => {
+      const tokens = headBatch(head, part, engine.config);
+      return { labels: tokens.labels, losses: engine.tokenLosses(tokens) };
+    });
   }
   const train = withReferences(plain, references);
   return { train, valid: first(train) };

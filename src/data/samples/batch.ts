@@ -32,6 +32,8 @@ export interface MicroBatch {
   readonly targets?: Float32Array;
   /** The likeliest tokens of a teacher in the place of each token's label, -100 without one; absent: there is no teacher, or it is not yet asked. */
   readonly teacher?: TeacherTokens;
+  /** The texts of the same examples that nothing is learned from, in the same rows; absent: there are none. */
+  readonly mismatched?: MicroBatch;
   /** The log-probability of each text for a reference model, example by example; absent: nobody asks for them. */
   readonly references?: Float64Array;
 }
@@ -114,7 +116,10 @@ export function createBatches(samples: SampleSet, options: BatchOptions): Batche
     batch(epoch, index) {
       const epochPlan = planOf(epoch);
       if (!(index >= 0 && index < epochPlan.count)) throw new RangeError(`epoch ${epoch} has no micro-batch ${index}`);
-      return fill(epochPlan.plan(index), rows, options.padId, samples);
+      const plan = epochPlan.plan(index);
+      const batch = fill(plan, rows, options.padId, samples);
+      const { mismatched: sample } = samples;
+      return sample ? { ...batch, mismatched: fill(plan, rows, options.padId, { ...samples, sample }) } : batch;
     },
     locate(ordinal) {
       let index = ordinal;

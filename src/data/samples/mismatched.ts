@@ -1,13 +1,12 @@
 import { UserError } from "../../base/errors.ts";
-import { joinSamples } from "./groups.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 import type { SampleSet } from "./sample-store.ts";
 
 /**
- * Each example with a text that nobody wrote: its prompt with the answer of another one. As in TRL, answers go round by one within
+ * Each example with a text that nobody wrote beside it: its prompt with the answer of another one. As in TRL, answers go round by one within
  * each `group` of consecutive examples: the first gets the last one's. Of a last group of one the answer is that of the example
- * before it, since an example's own would not be mismatched. Both texts stay together wherever samples are drawn, packed and batched; the
- * second is cut at `maxLength` tokens, which leaves some of the answer, since the first has some.
+ * before it, since an example's own would not be mismatched. The other text is cut at `maxLength` tokens, which leaves some of the answer, since the own
+ * one has some. Either has room where the longer one has: that is the example's length, wherever samples are drawn, packed and batched.
  * @throws {UserError} a single example
  */
 export function withMismatched(
@@ -28,22 +27,21 @@ export function withMismatched(
     const other = otherOf(i);
     return Math.min(maxLength, prompts[i]! + lengths[other]! - prompts[other]!);
   };
-  const all = lengths.map((length, i) => length + mismatchedLength(i));
+  const both = lengths.map((length, i) => Math.max(length, mismatchedLength(i)));
   return {
     ...set,
-    lengths: all,
-    tokens: all.reduce((sum, length) => sum + length, 0),
-    sample(i) {
+    lengths: both,
+    sample: (i) => ({ ...set.sample(i), weights: null }),
+    mismatched(i) {
       const [sample, other] = [set.sample(i), set.sample(otherOf(i))];
       const part = (values: Int32Array, others: Int32Array): Int32Array =>
         Int32Array.from([...values.subarray(0, prompts[i]), ...others.subarray(prompts[otherOf(i)])].slice(0, maxLength));
-      const mismatched: Sample = {
+      return {
         ids: part(sample.ids, other.ids),
         labels: part(sample.labels, other.labels),
         weights: null,
         where: sample.where,
       };
-      return { ...joinSamples([{ ...sample, weights: null }, mismatched]), target: sample.target };
     },
   };
 }

@@ -5,7 +5,7 @@ import { addWeightRuns, createWeightReader } from "./weight-runs.ts";
 /** Tokenized examples in the order of the data. */
 export interface SampleSet {
   readonly count: number;
-  /** Tokens of each sample. */
+  /** Tokens of each sample, or that each has room for. */
   readonly lengths: Int32Array;
   readonly tokens: number;
   /** Tokens that a model learns to predict: labelled ones that are not first in their sample. */
@@ -13,6 +13,8 @@ export interface SampleSet {
   /** Some labels count more than others. */
   readonly weighted: boolean;
   sample(index: number): Sample;
+  /** The text beside each sample that nothing is learned from (see `withMismatched`); absent: there are none. */
+  mismatched?(index: number): Sample;
   /** The samples that an epoch goes through, some perhaps repeatedly; without it, each once. */
   draw?(epoch: number, seed: number): Int32Array;
 }

@@ -37,11 +37,6 @@ export interface SamplePart {
   readonly trained: boolean;
 }
 
-/** The first text of a sample, with its labels. */
-export function firstText({ ids, labels, parts = [ids.length], where }: Sample): Sample {
-  return { ids: ids.subarray(0, parts[0]), labels: labels.subarray(0, parts[0]), weights: null, where };
-}
-
 /** The sample as text, cut where the masking changes and where a text ends: for showing what is trained on. */
 export function sampleParts(tokenizer: Tokenizer, sample: Sample): SamplePart[] {
   const parts: SamplePart[] = [];

@@ -17,16 +17,15 @@ const KL: Metric = { name: "kl", label: "kl", better: "lower", digits: 3 };
  *     desirable:    w_d (1 - sigmoid(beta (r - z)))
  *     undesirable:  w_u (1 - sigmoid(beta (z - r))).
  *
- * z is estimated from answers to other prompts, the second text of each example: the mean of their r in a micro-batch. Nothing is learned from
- * them: z counts as a constant. Without it (z = 0) desirable answers become likelier than they were, and undesirable ones less likely, and no other texts are needed: the unpaired
+ * z is estimated from answers to other prompts, the mismatched text of each example: the mean of their r in a micro-batch. Nothing is learned from
+ * them, so that they have a forward alone: z counts as a constant. Without it (z = 0) desirable answers become likelier than they were, and undesirable ones less likely, and no other texts are needed: the unpaired
  * form of APO-zero (D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266). The loss is a mean over answers. Names of metrics are TRL's; an answer's reward is beta r.
  */
 export const kto = defineObjective({
   name: "kto",
   summary: "which answers are desirable and which are not, each for itself, held against the model as it was before (KTO)",
   accepts: ["unpaired"],
-  texts: 2,
-  textsOf: ({ ktoLoss }) => (ktoLoss === "kto" ? 2 : 1),
+  texts: 1,
   mismatched: ({ ktoLoss }) => ktoLoss === "kto",
   metrics: [KL, ...REWARDS],
   metricsOf: ({ ktoLoss }) => (ktoLoss === "kto" ? [KL, ...REWARDS] : REWARDS),
@@ -46,7 +45,10 @@ export const kto = defineObjective({
     hasReference: true,
     share: ({ examples }) => examples,
     labels: ({ labels }) => labels,
-    judge: (batch, losses) => judge(batch, losses, { beta, desirable, undesirable, moves: ktoLoss === "kto" }),
+    judge: (batch, losses, mismatched) => {
+      const moved = ktoLoss === "kto" ? movedIn(batch, mismatched) : 0;
+      return judge(batch, losses, { beta, desirable, undesirable, moved });
+    },
     values(sums) {
       const { answers, loss, kl, chosen, chosenRatio, chosenLogp, rejectedRatio, rejectedLogp } = sums as unknown as KtoSums;
       const rejected = answers - chosen;
@@ -77,28 +79,36 @@ interface KtoSettings {
   readonly beta: number;
   readonly desirable: number;
   readonly undesirable: number;
-  /** True: how far the model has moved counts, of which the second text of each example tells. */
-  readonly moves: boolean;
+  /** The mean of r over the mismatched texts. */
+  readonly moved: number;
 }
 
-function judge(
-  { labels, spans, targets, references }: MicroBatch,
+/** The log-probability of the only text of each example, and how much more that is than it was. */
+function ratiosOf(
+  { labels, spans, references }: MicroBatch,
   losses: Float32Array,
-  { beta, moves, ...weightOf }: KtoSettings,
-): Judgement {
+): { readonly value: number; readonly ratio: number }[] {
   if (!references) throw new Error("the log-probabilities of the reference were not computed");
+  return spans.map(([text], i) => {
+    const { value } = logProbability(text!, labels, losses);
+    return { value, ratio: value - references[i]! };
+  });
+}
+
+function movedIn({ mismatched }: MicroBatch, losses: Float32Array | undefined): number {
+  if (!mismatched || !losses) throw new Error("the mismatched texts were not computed");
+  return ratiosOf(mismatched, losses).reduce((sum, { ratio }) => sum + ratio, 0) / mismatched.examples;
+}
+
+function judge(batch: MicroBatch, losses: Float32Array, { beta, moved, ...weightOf }: KtoSettings): Judgement {
+  const { labels, spans, targets } = batch;
   const weights = new Float64Array(losses.length);
-  const texts = spans[0]!.length;
-  const ratioOf = (example: number, text: 0 | 1) => {
-    const { value } = logProbability(spans[example]![text]!, labels, losses);
-    return { value, ratio: value - references[texts * example + text]! };
-  };
-  const mismatched = moves ? spans.reduce((sum, _, i) => sum + ratioOf(i, 1).ratio, 0) / spans.length : 0;
-  const kl = Math.max(0, mismatched);
+  const ratios = ratiosOf(batch, losses);
+  const kl = Math.max(0, moved);
   const total = { answers: spans.length, loss: 0, kl: spans.length * kl };
   const kinds = { chosen: 0, chosenRatio: 0, chosenLogp: 0, rejectedRatio: 0, rejectedLogp: 0 };
   for (const [i, [text]] of spans.entries()) {
-    const { value, ratio } = ratioOf(i, 0);
+    const { value, ratio } = ratios[i]!;
     const isChosen = targets![i] === 1;
     // x is how much better the answer does than is asked of it: the loss is w (1 - sigmoid(x)), its derivative -w sigmoid(x) sigmoid(-x).
     const [sign, weight] = isChosen ? [1, weightOf.desirable] : [-1, weightOf.undesirable];

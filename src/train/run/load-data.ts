@@ -47,7 +47,7 @@ export async function loadData(
     const files: LoadedFile[] = [];
     for (const path of all) {
       const file = await loadSamples(path, maker, { ...options, mapping });
-      files.push(texts === 1 || mismatched ? file : { ...groupSamples(file, texts), content: file.content });
+      files.push(texts === 1 ? file : { ...groupSamples(file, texts), content: file.content });
     }
     return files;
   };

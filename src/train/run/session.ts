@@ -5,7 +5,7 @@ import { readsDate } from "../../data/chat/chat-template.ts";
 import { endOfTurn } from "../../data/chat/end-of-turn.ts";
 import type { PrepareOptions } from "../../data/samples/prepare.ts";
 import { createSampleMaker } from "../../data/samples/sample-maker.ts";
-import { firstText, type SamplePart, sampleParts } from "../../data/samples/sample.ts";
+import { type SamplePart, sampleParts } from "../../data/samples/sample.ts";
 import { cacheFolder } from "../../base/files/cache-folder.ts";
 import type { Tokenizer } from "../../data/tokens/tokenizer.ts";
 import { initialiseAdapter, writeAdapterWeights } from "../../load/adapter.ts";
@@ -403,8 +403,7 @@ export async function createSession(
       return { prompt: prompt.text, answer: tokenizer.decode(answer, { skipSpecial: true }).trim() };
     },
     shownSample() {
-      const sample = inputs.train.sample(0);
-      return sampleParts(tokenizer, inputs.objective.mismatched ? firstText(sample) : sample);
+      return sampleParts(tokenizer, inputs.train.sample(0));
     },
   };
 }

@@ -1,5 +1,5 @@
 import type { MicroBatch, TokenBatch } from "../../data/samples/batch.ts";
-import type { Head, JudgedTexts, LogitsHead, OpenHead, Sums } from "../../objectives/objective.ts";
+import type { Head, JudgedTexts, Judgement, LogitsHead, OpenHead, Sums } from "../../objectives/objective.ts";
 import { headBatch } from "../../load/head-batch.ts";
 import type { Engine } from "./engine.ts";
 
@@ -35,22 +35,30 @@ export function createLearner(engine: Engine, head: Head): Learner {
 /** @param found forward alone: what the head gives */
 function openLearner(engine: Engine, head: OpenHead | LogitsHead, found: (batch: TokenBatch) => Float32Array): Learner {
   const { config } = engine;
+  /** Texts that nothing is learned from have a forward alone, before those that are learned have theirs. */
+  const foundMismatched = ({ mismatched }: MicroBatch) => mismatched && found(headBatch(head, mismatched, config)).slice();
   return {
     head,
     learn(batch, total, seed, draw) {
       let sums: Sums = {};
+      const mismatched = foundMismatched(batch);
       engine.forwardBackwardOpen(headBatch(head, batch, config), 1 / total, seed, draw, (values) => {
-        const judgement = head.judge(batch, values);
+        const judgement = judged(head, batch, values, mismatched);
         sums = judgement.sums;
         return judgement.weights;
       });
       return { loss: (head.values(sums).loss * head.share(batch)) / total, sums };
     },
     evaluate(batch) {
+      const mismatched = foundMismatched(batch);
       const values = found(headBatch(head, batch, config));
-      return (head.kind === "logits" && head.evaluate?.(batch, values)) || head.judge(batch, values).sums;
+      return (head.kind === "logits" && head.evaluate?.(batch, values)) || judged(head, batch, values, mismatched).sums;
     },
   };
+}
+
+function judged(head: OpenHead | LogitsHead, batch: MicroBatch, values: Float32Array, mismatched?: Float32Array): Judgement {
+  return head.kind === "logits" ? head.judge(batch, values) : head.judge(batch, values, mismatched);
 }
 
 /**

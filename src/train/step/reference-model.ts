@@ -7,7 +7,7 @@ import { createBreath } from "../../base/process/event-loop.ts";
 import type { Batches, MicroBatch } from "../../data/samples/batch.ts";
 import { headBatch } from "../../load/head-batch.ts";
 import { deviceName } from "../memory/costs.ts";
-import type { Objective } from "../../objectives/objective.ts";
+import { type Objective, referenceTexts } from "../../objectives/objective.ts";
 import type { Engine } from "./engine.ts";
 import {
   addReferences,
@@ -51,8 +51,8 @@ export async function withReferenceModel(
   options: ReferenceModelOptions,
 ): Promise<RunBatches> {
   const { objective, examples, isDry } = options;
-  const train = createReferences(examples.train, objective.texts);
-  const valid = createReferences(examples.valid, objective.texts);
+  const train = createReferences(examples.train, referenceTexts(objective));
+  const valid = createReferences(examples.valid, referenceTexts(objective));
   if (isDry) for (const { values } of [train, valid]) values.fill(0);
   else {
     const file = join(cacheFolder(), "references", `${keyOf(engine, options)}.f64`);
@@ -112,7 +112,7 @@ export function createReport(examples: number, by: string, onMessage: (text: str
 }
 
 function keyOf({ executor, compute, plan }: Engine, { key, drawn }: ReferenceModelOptions): string {
-  const parts = ["1", deviceName(executor), compute, plan.residency.streamed.size > 0, drawn, ...key];
+  const parts = ["2", deviceName(executor), compute, plan.residency.streamed.size > 0, drawn, ...key];
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex");
 }
 

@@ -5,7 +5,7 @@ import { logProbability } from "../../objectives/preferences/preference.ts";
 export type TokenLosses = (batch: MicroBatch) => { readonly labels: Int32Array; readonly losses: Float32Array };
 
 /**
- * The log-probabilities of the texts of a set for the reference model, `texts` of each example: f64, NaN where none is known. Objectives that hold a
+ * The log-probabilities of the texts of a set for the reference model, `texts` of each example, a mismatched one last: f64, NaN where none is known. Objectives that hold a
  * model against what it was (DPO) have them computed once, before anything is trained.
  */
 export interface References {
@@ -22,17 +22,25 @@ export function addReferences(references: References, batch: MicroBatch, score: 
   const { texts, values } = references;
   const unknown = [...batch.members.entries()].filter(([, member]) => Number.isNaN(values[member * texts]!));
   if (unknown.length === 0) return 0;
-  const { labels, losses } = score(batch);
-  for (const [i, member] of unknown)
-    for (const [text, span] of batch.spans[i]!.entries())
-      values[member * texts + text] = logProbability(span, labels, losses).value;
+  let first = 0;
+  for (const part of batch.mismatched ? [batch, batch.mismatched] : [batch]) {
+    const { labels, losses } = score(part);
+    for (const [i, member] of unknown)
+      for (const [text, span] of part.spans[i]!.entries())
+        values[member * texts + first + text] = logProbability(span, labels, losses).value;
+    first += part.spans[0]!.length;
+  }
   return unknown.length;
 }
 
 /** A micro-batch with what the reference says of it. */
 export function withReference(batch: MicroBatch, { texts, values }: References): MicroBatch {
-  const of = batch.members.flatMap((member) => [...values.subarray(member * texts, (member + 1) * texts)]);
-  return { ...batch, references: Float64Array.from(of) };
+  const { members, mismatched } = batch;
+  const between = (from: number, to: number) =>
+    Float64Array.from(members.flatMap((member) => [...values.subarray(member * texts + from, member * texts + to)]));
+  if (!mismatched) return { ...batch, references: between(0, texts) };
+  const own = texts - 1;
+  return { ...batch, references: between(0, own), mismatched: { ...mismatched, references: between(own, texts) } };
 }
 
 /** Batches whose micro-batches have what the reference says of them. */
