@@ -30,7 +30,7 @@ function swiglu4(gate: v128, up: v128): v128 {
 }
 
 /** `upStep` is the bytes from one vector of `up` to the next: 16, or 0 where it is ones. */
-function swiglu(gate: usize, up: usize, upStep: usize, y: usize, n: i32): void {
+export function swiglu(gate: usize, up: usize, upStep: usize, y: usize, n: i32): void {
   const end = y + ((<usize>n & ~3) << 2);
   while (y < end) {
     v128.store(y, swiglu4(v128.load(gate), v128.load(up)));
@@ -62,7 +62,7 @@ function dsilu4(gate: v128, s: v128, q: v128, tail: v128): v128 {
  * dgate = dy * up * silu'(gate), dup = dy * silu(gate). `gateStep` and `upStep` are the bytes from one vector of dgate
  * and dup to the next: 16, or 0 for an output that nobody wants (it then points to a dummy); `upFrom` is that of up, 0 where it is ones.
  */
-function swigluGrad(
+export function swigluGrad(
   gate: usize, up: usize, upFrom: usize, dy: usize, dgate: usize, gateStep: usize, dup: usize, upStep: usize, n: i32,
 ): void {
   for (let i = n >> 2; i > 0; i--) {

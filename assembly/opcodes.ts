@@ -39,6 +39,15 @@ export enum Opcode {
   // rotary positions (rope.ts)
   Rope = 0x50,
 
+  // mixtures of experts (experts.ts)
+  RouteTokens = 0x58,
+  RouteTokensGrad = 0x59,
+  SortTokens = 0x5a,
+  ExpertRows = 0x5b,
+  ExpertSum = 0x5c,
+  ExpertGate = 0x5d,
+  ExpertGateGrad = 0x5e,
+
   // embedding (embedding.ts)
   Gather = 0x60,
   EmbeddingGrad = 0x61,

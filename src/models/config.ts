@@ -48,6 +48,15 @@ export interface DeltaConfig {
   readonly layers: readonly boolean[];
 }
 
+/** Describes the experts in the place of the blocks' MLP, each as wide as `ModelConfig.intermediateSize`. */
+export interface ExpertsConfig {
+  readonly count: number;
+  /** Experts that a token goes to. */
+  readonly perToken: number;
+  /** True if the weights of a token's experts add up to 1; else they are those of a softmax over all experts. */
+  readonly normalised: boolean;
+}
+
 /** Describes what the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
 export interface ModelConfig {
   /** Row of the table of families (`families/index.ts`): the model type in `config.json`. */
@@ -121,6 +130,8 @@ export interface ModelConfig {
   readonly delta: DeltaConfig | null;
   /** True if queries come with as many gates, whose sigmoid is a factor of the result of attention (Qwen3.5). */
   readonly attentionGate: boolean;
+  /** Experts of each block, in the place of one MLP (Qwen3-MoE, OLMoE); null: there are none. */
+  readonly experts: ExpertsConfig | null;
   readonly bosTokenId: number | null;
   /** All ids that end a text, the model's own first. */
   readonly eosTokenIds: readonly number[];

@@ -125,7 +125,7 @@ class FunctionBody implements BodyBuilder {
     const results = Array.from({ length: outputs }, (_, i) => (i === 0 ? first : `${first}.${i}`));
     this.add(
       { opType: name, input: inputs, output: results, attribute: encodeAttributes(name, attrs) },
-      outputDtype(name, dtypes, attrs),
+      results.map((_, i) => outputDtype(name, dtypes, attrs, i)),
     );
     return results;
   }
@@ -166,7 +166,7 @@ class FunctionBody implements BodyBuilder {
       } else {
         const dtype = this.dtypes.get(value);
         if (dtype === undefined) throw new Error(`${this.owner}: its body returns an unknown value ${value}`);
-        this.add({ opType: "Identity", input: [value], output: [name] }, dtype);
+        this.add({ opType: "Identity", input: [value], output: [name] }, [dtype]);
       }
       return name;
     });
@@ -186,15 +186,15 @@ class FunctionBody implements BodyBuilder {
     return { output, node: node.reverse() };
   }
 
-  private add(node: NodeProto, dtype: DType | null): void {
+  private add(node: NodeProto, dtypes: readonly (DType | null)[]): void {
     this.nodes.push(node);
-    for (const output of node.output) this.dtypes.set(output, dtype);
+    node.output.forEach((output, i) => this.dtypes.set(output, dtypes[i]!));
   }
 
   private addConstant(name: string, dtype: DType, shape: readonly number[], data: readonly (number | bigint)[]): void {
     const t = encodeTensor("", { dtype, shape }, data);
     const value: AttributeProto = { name: "value", type: ATTRIBUTE_TYPE.TENSOR, t };
-    this.add({ opType: "Constant", input: [], output: [name], attribute: [value] }, dtype);
+    this.add({ opType: "Constant", input: [], output: [name], attribute: [value] }, [dtype]);
   }
 
   private fresh(op: string): string {

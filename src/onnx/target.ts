@@ -32,11 +32,16 @@ const MOVES: ReadonlySet<string> = new Set([
   "Unsqueeze",
 ]);
 
-/** Element type of a standard operator's outputs, from those of its inputs. A `Cast` names its type, or its ONNX number. */
-export function outputDtype(op: string, inputs: readonly (DType | null)[], attrs: Readonly<Record<string, AttrValue>>): DType {
+/** Element type of a standard operator's output `output`, from those of its inputs. A `Cast` names its type, or its ONNX number. */
+export function outputDtype(
+  op: string,
+  inputs: readonly (DType | null)[],
+  attrs: Readonly<Record<string, AttrValue>>,
+  output = 0,
+): DType {
   if (op === "Cast") return typeof attrs["to"] === "number" ? dtypeOf(attrs["to"])! : (attrs["to"] as DType);
   if (op === "ConstantOfShape") return "f32";
-  if (op === "ArgMax") return "i64";
+  if (op === "ArgMax" || (op === "TopK" && output === 1)) return "i64";
   if (COMPARISONS.has(op)) return "bool";
   const first = op === "Where" ? inputs[1] : inputs[0];
   if (!first) throw new Error(`${op}: its first value has no type`);

@@ -15,6 +15,7 @@ import { ColumnSum } from "./column-sum.ts";
 import { Dequantize } from "./dequantize.ts";
 import { PhiloxDropout } from "./dropout.ts";
 import { EmbeddingGrad } from "./embedding-grad.ts";
+import { ExpertMlp, ExpertMlpGrad } from "./expert-mlp.ts";
 import { GatedDelta, GatedDeltaGrad } from "./gated-delta.ts";
 import { Gather } from "./gather.ts";
 import { Gelu, GeluGrad } from "./gelu.ts";
@@ -31,6 +32,7 @@ import { RMSNormalization, RMSNormGrad } from "./rms-norm.ts";
 import { RollingConv } from "./rolling-conv.ts";
 import { Rope } from "./rope.ts";
 import { Sgd } from "./sgd.ts";
+import { RouteTokens, RouteTokensGrad } from "./route-tokens.ts";
 import { RowNorm } from "./row-norm.ts";
 import { ColumnDot, ScaleColumns } from "./scale-columns.ts";
 import { Silu, SiluGrad } from "./silu.ts";
@@ -65,6 +67,8 @@ export const OPS = {
   ColumnSum,
   Dequantize,
   EmbeddingGrad,
+  ExpertMlp,
+  ExpertMlpGrad,
   GatedDelta,
   GatedDeltaGrad,
   Gather,
@@ -89,6 +93,8 @@ export const OPS = {
   RMSNormGrad,
   RollingConv,
   Rope,
+  RouteTokens,
+  RouteTokensGrad,
   Sgd,
   RowNorm,
   ScaleColumns,

@@ -38,6 +38,11 @@ function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
       return deltaOperations(typeOf(graph, node.inputs[1]!).shape, typeOf(graph, node.outputs[1]!).shape, 4);
     case "GatedDeltaGrad":
       return deltaOperations(typeOf(graph, node.inputs[2]!).shape, typeOf(graph, node.inputs[7]!).shape, 12);
+    // Three products with the rows of as many tokens as were chosen; the gradient computes two of them again and has three of its own.
+    case "ExpertMlp":
+      return 6 * size(1) * size(3);
+    case "ExpertMlpGrad":
+      return 10 * size(2) * size(4);
     case "RowNorm":
       return 2 * shape(1)[0]! * size(0);
     default:

@@ -149,6 +149,14 @@ export function sessionWords(session: number): [low: number, high: number] {
   return [session % 2 ** 32, Math.floor(session / 2 ** 32)];
 }
 
+/** Inputs by number; or all from one on, of an operator that takes any number of them. */
+export type InputSet = readonly number[] | { readonly from: number };
+
+export function hasInput(set: InputSet | undefined, i: number): boolean {
+  if (set === undefined) return false;
+  return "from" in set ? i >= set.from : set.includes(i);
+}
+
 export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
   readonly domain: Domain;
   readonly gradient: GradientRule<A> | NotDifferentiable;
@@ -165,9 +173,9 @@ export interface OpDef<A extends Attrs = Attrs> extends OpSignature<A> {
   /** The output is the input's memory under another shape; no kernel runs. */
   readonly view?: true;
   /** Inputs that may be bf16 or f16 in memory: a Cast in front of them is not executed. */
-  readonly halfInputs?: readonly number[];
+  readonly halfInputs?: InputSet;
   /** Inputs that may be quantised matrices: a Dequantize in front of them is not executed. */
-  readonly quantisedInputs?: readonly number[];
+  readonly quantisedInputs?: InputSet;
   /**
    * Inputs of one float type, which may be bf16 or f16 where a runtime computes in it (the kernels do not); the others
    * stay what they are. Absent: the operator computes in f32 alone.

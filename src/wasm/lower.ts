@@ -1,7 +1,16 @@
 /** A graph becomes a command buffer: liveness, elision of what widens weights, lowering, placement, encoding. */
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, type Graph, type Node, type TensorType, typeOf } from "../graph/types.ts";
-import type { KernelEmitter, NativeLibrary, OffsetOperand, OpDef, Operand, Scalar, Scratch } from "../ops/types.ts";
+import {
+  hasInput,
+  type KernelEmitter,
+  type NativeLibrary,
+  type OffsetOperand,
+  type OpDef,
+  type Operand,
+  type Scalar,
+  type Scratch,
+} from "../ops/types.ts";
 import type { WeightRead } from "../runtime/executor.ts";
 import { weightInputs } from "../graph/weight-inputs.ts";
 import { plan, type Place, type Step } from "./plan.ts";
@@ -143,8 +152,8 @@ function elideWidening(graph: Graph, nodes: readonly LiveNode[]): LiveNode[] {
   const needed = { halfInputs: new Set(outputs), quantisedInputs: new Set(outputs) };
   for (const { op, inputs } of nodes) {
     inputs.forEach((name, i) => {
-      if (!op.halfInputs?.includes(i)) needed.halfInputs.add(name);
-      if (!op.quantisedInputs?.includes(i)) needed.quantisedInputs.add(name);
+      if (!hasInput(op.halfInputs, i)) needed.halfInputs.add(name);
+      if (!hasInput(op.quantisedInputs, i)) needed.quantisedInputs.add(name);
     });
   }
   const source = new Map<string, readonly string[]>();

@@ -144,6 +144,8 @@ const OTHERS: readonly GoldenFamily[] = [
   "gpt-neox-serial",
   "qwen3.5",
   "qwen3.5-text",
+  "qwen3-moe",
+  "olmoe",
   "gpt2",
   "opt",
 ];

@@ -571,3 +571,41 @@ test("GPT-2 and OPT: learned positions in place of rotary ones, their own keys, 
   ] as const)
     expect(userError(() => opt(extra))).toContain(message);
 });
+
+test("Qwen3-MoE and OLMoE: their defaults, and what they refuse", () => {
+  expect(ofType("qwen3_moe")).toMatchObject({
+    experts: { count: 128, perToken: 8, normalised: false },
+    intermediateSize: 768,
+    qkNorm: "heads",
+    windowLayers: [],
+  });
+  expect(ofType("qwen3_moe", { use_sliding_window: true })).toMatchObject({
+    slidingWindow: 4096,
+    windowLayers: [true, true, true, true],
+  });
+  // Transformers writes the number of experts under either name.
+  for (const key of ["num_experts", "num_local_experts"])
+    expect(
+      ofType("qwen3_moe", { [key]: 9, num_experts_per_tok: 2, norm_topk_prob: true, moe_intermediate_size: 5 }),
+    ).toMatchObject({
+      experts: { count: 9, perToken: 2, normalised: true },
+      intermediateSize: 5,
+    });
+  expect(ofType("olmoe")).toMatchObject({
+    experts: { count: 64, perToken: 8, normalised: false },
+    qkNorm: "row",
+    normEps: 1e-5,
+    maxPositions: 4096,
+    eosTokenIds: [50_279],
+  });
+  for (const [type, extra, message] of [
+    ["qwen3_moe", { mlp_only_layers: [1] }, "mlp_only_layers [1] is not supported; expected [], experts in all layers"],
+    ["qwen3_moe", { decoder_sparse_step: 2 }, "decoder_sparse_step 2 is not supported; expected 1"],
+    ["qwen3_moe", { num_experts: 3 }, "num_experts_per_tok is 8; expected at most the number of experts, 3"],
+    ["qwen3_moe", { num_experts: 0 }, "num_experts"],
+    ["qwen3_moe", { hidden_act: "gelu" }, 'hidden_act "gelu" of experts is not supported; expected "silu"'],
+    ["olmoe", { output_router_logits: true }, "output_router_logits true adds a loss of the routers"],
+    ["olmoe", { clip_qkv: 8 }, "clip_qkv 8 is not supported; expected null"],
+  ] as const)
+    expect(userError(() => ofType(type, extra))).toContain(message);
+});

@@ -70,6 +70,8 @@ const SEEDS = [
     model_type: "qwen3_5",
     text_config: { ...SIZES, head_dim: 16, layer_types: ["full_attention", ...Array(3).fill("linear_attention")] },
   },
+  { model_type: "qwen3_moe", ...SIZES, num_experts: 6, num_experts_per_tok: 2, moe_intermediate_size: 24, mlp_only_layers: [] },
+  { model_type: "olmoe", ...SIZES, num_experts: 6, num_experts_per_tok: 2, norm_topk_prob: true, clip_qkv: null },
   { model_type: "mistral", ...SIZES, sliding_window: 16, tie_word_embeddings: true },
   {
     model_type: "lfm2",

@@ -164,6 +164,39 @@ function delta(): TestTensor[] {
   return [random(own, [70, 16]), ...gates, random(own, [2]), random(own, [2]), i32([70], starts)];
 }
 
+/** What nine tokens choose of four experts, of which the third one is never chosen. */
+function routed(normalise: 0 | 1 = 0) {
+  const logits = random(generator(40), [9, 4]);
+  for (let t = 0; t < 9; t++) logits.data[4 * t + 2] = -4;
+  const rows = Array.from({ length: 9 }, (_, t) => Array.from(logits.data.slice(4 * t, 4 * t + 4)));
+  const chosen = rows.map((row) => [0, 1, 2, 3].sort((a, b) => row[b]! - row[a]!).slice(0, 2));
+  const weights = rows.flatMap((row, t) => {
+    const powers = (normalise ? chosen[t]!.map((expert) => row[expert]!) : row).map(Math.exp);
+    const sum = powers.reduce((a, b) => a + b);
+    return chosen[t]!.map((expert) => Math.exp(row[expert]!) / sum);
+  });
+  return { logits, weights: f32([9, 2], weights), experts: i32([9, 2], chosen.flat()) };
+}
+
+/** Nine tokens with the choices above; experts of 5 hidden features. */
+function mixture(dtype: "f32" | "bf16"): TestTensor[] {
+  const own = generator(41);
+  const { weights, experts } = routed();
+  const matrices = [0, 1, 2, 3].flatMap(() =>
+    (
+      [
+        [5, 6],
+        [5, 6],
+        [6, 5],
+      ] as const
+    ).map((shape) => {
+      const matrix = random(own, shape);
+      return dtype === "f32" ? matrix : half(matrix, dtype);
+    }),
+  );
+  return [random(own, [9, 6]), weights, experts, ...matrices];
+}
+
 /** 70 new rows of one text, three of which fill up the program, or one of each of five, of which one begins and one is not wanted. */
 function cachedDelta(texts: 1 | 5): TestTensor[] {
   const own = generator(33);
@@ -304,6 +337,14 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     inputs: cachedDelta(texts),
     bound: 2e-6,
   })),
+  ExpertMlp: [
+    { attrs: {}, inputs: mixture("f32") },
+    { attrs: {}, inputs: mixture("bf16") },
+  ],
+  ExpertMlpGrad: [
+    { attrs: {}, inputs: [random(generator(42), [9, 6]), ...mixture("f32")], bound: 2e-6 },
+    { attrs: {}, inputs: [random(generator(42), [9, 6]), ...mixture("bf16")], bound: 2e-6 },
+  ],
   GatedDelta: [{ attrs: { keyHeads: 1, keyDim: 5 }, inputs: delta(), bound: 2e-6 }],
   GatedDeltaGrad: [
     {
@@ -410,6 +451,11 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { groups: 3, sizes: [4, 2] }, inputs: [normal(6, 18)], bound: 0 },
   ],
   SumSquares: [{ attrs: {}, inputs: [normal(67, 71)] }],
+  RouteTokens: ([0, 1] as const).map((normalise) => ({ attrs: { k: 2, normalise }, inputs: [routed().logits] })),
+  RouteTokensGrad: ([0, 1] as const).map((normalise) => ({
+    attrs: { k: 2, normalise },
+    inputs: [routed().logits, routed(normalise).weights, routed().experts, random(generator(44), [9, 2])],
+  })),
   SwiGLU: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   SwiGLUGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13), normal(7, 13)] }],
   UnitNorm: [

@@ -52,7 +52,7 @@ function onTheCpu({ graph, functions }: ModelProto): string[] {
       }
       const inputs = node.input.map((name) => (name === "" ? null : types.get(name)!));
       const to = node.attribute.find(({ name }) => name === "to");
-      const output = outputDtype(node.opType, inputs, to ? { to: Number(to.i) } : {});
+      const dtypes = node.output.map((_, i) => outputDtype(node.opType, inputs, to ? { to: Number(to.i) } : {}, i));
       const kernel = kernels[node.opType];
       const fits = (kind: string | undefined, dtype: DType) =>
         kernel?.types[(kind ?? "").replace("...", "")]?.includes(dtype) ?? false;
@@ -62,9 +62,9 @@ function onTheCpu({ graph, functions }: ModelProto): string[] {
         const kind = kindOf(kernel?.inputs, i);
         return name === "" || (kind === "host" ? constants.has(name) : fits(kind, inputs[i]!));
       });
-      const outputFits = node.output.every((_, i) => fits(kindOf(kernel?.outputs, i), output));
-      if (!inputFits || !outputFits) found.add(`${node.opType}(${inputs.join(", ")}) -> ${output}`);
-      for (const name of node.output) types.set(name, output);
+      const outputFits = node.output.every((_, i) => fits(kindOf(kernel?.outputs, i), dtypes[i]!));
+      if (!inputFits || !outputFits) found.add(`${node.opType}(${inputs.join(", ")}) -> ${dtypes.join(", ")}`);
+      node.output.forEach((name, i) => types.set(name, dtypes[i]!));
     }
   };
   const call = (proto: FunctionProto, node: NodeProto, types: Map<string, DType>, constants: Set<string>): void => {

@@ -13,7 +13,7 @@ import { GraphBuilder } from "../../src/graph/builder.ts";
 import { type Attrs, byteLength, elements, type Graph, type Shape, type TensorType } from "../../src/graph/types.ts";
 import { type DType } from "../../src/base/dtype.ts";
 import { OPS } from "../../src/ops/index.ts";
-import type { GradientContext, OpDef } from "../../src/ops/types.ts";
+import { type GradientContext, hasInput, type OpDef } from "../../src/ops/types.ts";
 import { align, type Address } from "../../src/runtime/executor.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";
 
@@ -229,7 +229,7 @@ export function opGraph<A extends Attrs>({ op, inputs, attrs }: OpCase<A>): OpGr
   const operands = names.map((name, i) => {
     const dtype = inputs[i]?.dtype;
     const isHalf = dtype === "bf16" || dtype === "f16";
-    return isHalf && op.halfInputs?.includes(i)
+    return isHalf && hasInput(op.halfInputs, i)
       ? builder.value((OPS as Record<string, OpDef<any>>)["Cast"]!, [name], { to: ONNX_FLOAT })
       : name;
   });

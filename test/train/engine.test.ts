@@ -51,17 +51,29 @@ describe("gradients are the same to the bit", () => {
     dropout: 0.2,
     targets: new Set(["in_proj_qkv", "in_proj_a", "out_proj", "q_proj"]),
   });
+  const moe = {
+    architectures: undefined,
+    model_type: "qwen3_moe",
+    num_key_value_heads: 2,
+    head_dim: 10,
+    num_experts: 6,
+    num_experts_per_tok: 2,
+    moe_intermediate_size: 19,
+    norm_topk_prob: true,
+  };
   const cases = [
     ["LoRA with dropout", lora(0.2), llama(5)],
+    ["LoRA with dropout, experts", lora(0.2), llama(4, 32, moe)],
     ["full, layers with a state", { method: "full" }, llama(5, 32, qwen)],
     ["full, two kinds of layers", { method: "full" }, llama(5, 32, smollm3)],
     ["LoRA with dropout, layers with a state", states, llama(5, 32, qwen)],
     ["LoRA with dropout, layers that convolve", convolved, llama(5, 32, lfm2)],
     ["full", { method: "full" }, llama(5)],
+    ["full, experts", { method: "full" }, llama(4, 32, moe)],
     ["full, layers that convolve", { method: "full" }, llama(5, 32, { ...lfm2, conv_bias: true })],
     ["LoRA with dropout, two kinds of layers", lora(0.2), llama(5, 32, smollm3)],
   ] as const;
-  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 3)) {
+  for (const [title, tuning, config] of SLOW ? cases : cases.slice(0, 4)) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
       expect(reference.losses[0]).toBeGreaterThan(1);

@@ -128,6 +128,28 @@ describe("weights that come into a window when they are read give the same bits 
     streamed.close();
   });
 
+  for (const dtype of ["f32", "bf16"] as const) {
+    test(`experts in ${dtype}, in training and decoding`, async () => {
+      const moe = llama(3, 256, {
+        architectures: undefined,
+        model_type: "olmoe",
+        num_experts: 5,
+        num_experts_per_tok: 2,
+        intermediate_size: 160,
+      });
+      const source = storedCheckpoint(moe, dtype);
+      const tuning = uniformAdapters({ rank: 4, scale: 1, dropout: 0.1, targets: new Set(["q_proj", "o_proj"]) });
+      const [resident, streamed] = [
+        await build(moe, tuning, OFF, TOKENS, 2, { source, decode: 32 }),
+        await build(moe, tuning, OFF, TOKENS, 2, { source, decode: 32, stream: streaming(source) }),
+      ];
+      expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(3 * 5 * 3);
+      expect(results(streamed)).toEqual(results(resident));
+      expect(streamed.measuredPeak).toBe(streamed.predicted.peak);
+      streamed.close();
+    });
+  }
+
   slowTest("layers with a state, in training and decoding", async () => {
     const qwen = llama(3, 256, {
       architectures: undefined,

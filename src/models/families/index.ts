@@ -23,6 +23,7 @@ import { stableLm } from "./neox/stablelm.ts";
 import { nemotron } from "./nemotron/nemotron.ts";
 import { olmo2 } from "./olmo/olmo2.ts";
 import { olmo3 } from "./olmo/olmo3.ts";
+import { olmoe } from "./olmo/olmoe.ts";
 import { internlm2 } from "./internlm/internlm2.ts";
 import { internlm3 } from "./internlm/internlm3.ts";
 import { lfm2 } from "./lfm/lfm2.ts";
@@ -38,6 +39,7 @@ import { phi } from "./phi/phi.ts";
 import { phi3 } from "./phi/phi3.ts";
 import { qwen2 } from "./qwen/qwen2.ts";
 import { qwen3 } from "./qwen/qwen3.ts";
+import { qwen3Moe } from "./qwen/qwen3-moe.ts";
 import { qwen35 } from "./qwen/qwen3.5.ts";
 import { seedOss } from "./llama/seed-oss.ts";
 import { starcoder2 } from "./starcoder/starcoder2.ts";
@@ -56,6 +58,7 @@ export const FAMILIES: readonly Family[] = [
   ministral3,
   qwen2,
   qwen3,
+  qwen3Moe,
   qwen35,
   gemma,
   gemma2,
@@ -67,6 +70,7 @@ export const FAMILIES: readonly Family[] = [
   lfm2,
   olmo2,
   olmo3,
+  olmoe,
   exaone4,
   hunyuan,
   ernie45,

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM
 
 VL_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GLM_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
 DELTA_LINEAR = [*ALL_LINEAR, "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
@@ -910,6 +911,68 @@ FAMILIES = {
             "dtype": "float32",
         },
     },
+    # Of seven experts three for each token, their weights normalised.
+    "qwen3-moe": {
+        "seed": 1120,
+        "dtype": torch.bfloat16,
+        "shard": 40_000,
+        "targets": ATTENTION,
+        "config": {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "hidden_size": 26,
+            "intermediate_size": 39,
+            "moe_intermediate_size": 13,
+            "num_experts": 7,
+            "num_experts_per_tok": 3,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "output_router_logits": False,
+            "router_aux_loss_coef": 0.001,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 10,
+            "vocab_size": 67,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "attention_bias": False,
+            "use_sliding_window": False,
+            "sliding_window": None,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+        },
+    },
+    # Norms of all heads together; weights of the experts as a softmax over all has them.
+    "olmoe": {
+        "seed": 1121,
+        "dtype": torch.float32,
+        "targets": ATTENTION,
+        "config": {
+            "architectures": ["OlmoeForCausalLM"],
+            "model_type": "olmoe",
+            "hidden_size": 24,
+            "intermediate_size": 11,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": False,
+            "clip_qkv": None,
+            "output_router_logits": False,
+            "router_aux_loss_coef": 0.01,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 59,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "attention_bias": False,
+            "pad_token_id": 1,
+            "bos_token_id": None,
+            "tie_word_embeddings": False,
+            "dtype": "float32",
+        },
+    },
     # Text and images, as published: the keys of both parts side by side, names of a model of text.
     "qwen2.5-vl": {
         "seed": 1050,
@@ -1410,11 +1473,28 @@ def randomise(model, generator):
             elif any(part in name for part in ("embed_tokens", "embed_positions", "embeddings", "lm_head", "tok_embeddings", "output", ".wte.", ".wpe.")):
                 parameter.copy_(0.3 * noise)
             else:
-                parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[1]))
+                # Of experts, which are one tensor here, the last axis is the one that is summed over.
+                parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[-1 if ".experts." in name else 1]))
+
+
+def one_by_one(tensors):
+    """Names and matrices of experts as files have them, for the two tensors that Transformers holds in memory."""
+    for name, value in tensors.items():
+        module, _, last = name.rpartition(".")
+        if not module.endswith(".experts"):
+            yield name, value
+            continue
+        for i, matrix in enumerate(value):
+            if last == "gate_up_proj":
+                gate, up = matrix.chunk(2)
+                yield f"{module}.{i}.gate_proj.weight", gate
+                yield f"{module}.{i}.up_proj.weight", up
+            else:
+                yield f"{module}.{i}.{last}.weight", matrix
 
 
 def save_checkpoint(model, folder, dtype, shard, names=(), same=()):
-    tensors = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.to(dtype).contiguous() for name, value in one_by_one(model.state_dict())}
     for name in same:
         del tensors[name]
     if model.config.tie_word_embeddings and not same:
@@ -1574,7 +1654,7 @@ def step(model, batch):
     # Nothing is promised of the logits of a padding token.
     if "attention_mask" in batch:
         logits = logits * batch["attention_mask"][:, :, None]
-    gradients = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
+    gradients = {name: value.contiguous().clone() for name, value in one_by_one({name: p.grad for name, p in trainable(model).items()})}
     for name in gradients:
         # Keys that are not rotated, of an encoder or an OPT.
         zero = ("key.bias", "k_lin.bias") if model.config.model_type in ENCODERS else "k_proj.bias"
@@ -1605,9 +1685,14 @@ def adamw_losses(model, batch, learning_rate, clip=None):
     return losses
 
 
+def experts_eager(folder):
+    """Expert by expert: the other ways need rows of whole 16 bytes."""
+    return {"experts_implementation": "eager"} if "num_experts" in json.loads((folder / "config.json").read_text()) else {}
+
+
 def load_model(folder, dtype):
     model, loading = auto_class(folder).from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **experts_eager(folder)
     )
     same = ENCODERS.get(model.config.model_type, {}).get("same", [])
     assert not loading["unexpected_keys"] and set(loading["missing_keys"]) <= {"lm_head.weight", *same}, loading
@@ -1677,7 +1762,7 @@ def make_family(name, spec, root):
     generator = torch.Generator().manual_seed(spec["seed"])
 
     torch.manual_seed(spec["seed"])
-    model = auto_class(folder).from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
+    model = auto_class(folder).from_config(AutoConfig.from_pretrained(folder, **experts_eager(folder)), attn_implementation="eager")
     randomise(model, generator)
     save_checkpoint(model, folder, spec["dtype"], spec.get("shard"), spec.get("names", ()), spec.get("same", ()))
     batches = make_batches(model.config.get_text_config(), generator)

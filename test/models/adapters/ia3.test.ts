@@ -115,6 +115,9 @@ test("a run that names no targets adapts what PEFT does, by family, and keys, va
     internlm2: ["wqkv", "w2"],
     lfm2: ["k_proj", "v_proj", "w2"],
     granitemoehybrid: ["k_proj", "v_proj", "output_linear"],
+    // Experts take no part.
+    qwen3_moe: ["k_proj", "v_proj"],
+    olmoe: ["k_proj", "v_proj"],
     phi: ["q_proj", "v_proj", "fc2"],
     opt: ["q_proj", "k_proj", "fc2"],
     gpt2: ["c_attn"],

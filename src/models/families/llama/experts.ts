@@ -1,0 +1,58 @@
+import { z } from "zod";
+import { UserError } from "../../../base/errors.ts";
+import { parseWith, size } from "../../../base/schema.ts";
+import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
+import { expertMlp } from "../../blocks/experts.ts";
+import type { Layer } from "../../blocks/layer.ts";
+import { residual } from "../../blocks/residual.ts";
+import type { ExpertsConfig, ModelConfig } from "../../config.ts";
+import type { FamilyModules, Raw } from "../family.ts";
+import { LLAMA_MODULES } from "./llama.ts";
+
+/** The part that families of the Llama kind with a mixture of experts in each block share. */
+
+/** Experts have no adapters: what PEFT's "all-linear" finds is attention. */
+export const EXPERT_MODULES: FamilyModules = {
+  ...LLAMA_MODULES,
+  linear: ["q_proj", "k_proj", "v_proj", "o_proj"],
+  scaled: { outputs: ["k_proj", "v_proj"], inputs: [] },
+};
+
+const expertsSchema = z.object({
+  num_experts: size.nullish(),
+  num_local_experts: size.nullish(),
+  num_experts_per_tok: size.default(8),
+  norm_topk_prob: z.boolean().default(false),
+  output_router_logits: z.boolean().default(false),
+  hidden_act: z.string().default("silu"),
+});
+
+/** @throws {UserError} experts that are not supported */
+export function expertsOf(raw: Raw, where: string, defaultCount: number): ExpertsConfig {
+  const own = parseWith(expertsSchema, raw, where);
+  const count = own.num_experts ?? own.num_local_experts ?? defaultCount;
+  const { num_experts_per_tok: perToken, norm_topk_prob: normalised, hidden_act: act } = own;
+  if (perToken > count)
+    throw new UserError(`${where}: num_experts_per_tok is ${perToken}; expected at most the number of experts, ${count}`);
+  if (own.output_router_logits)
+    throw new UserError(`${where}: output_router_logits true adds a loss of the routers, which is not supported; expected false`);
+  if (act !== "silu" && act !== "swish")
+    throw new UserError(`${where}: hidden_act ${JSON.stringify(act)} of experts is not supported; expected "silu"`);
+  return { count, perToken, normalised };
+}
+
+/** Blocks of the Llama kind with experts in the place of the MLP. */
+export function expertLayers(config: ModelConfig): Layer[] {
+  const { experts } = config;
+  if (experts === null) throw new Error(`${config.family} without experts`);
+  return Array.from({ length: config.layers }, (_, layer) => {
+    const settings = attentionOf(config, layer);
+    return attentionLayer(settings, (parts) =>
+      residual(
+        parts,
+        { norm: "input_layernorm", add: (x) => selfAttention(parts, settings, x) },
+        { norm: "post_attention_layernorm", add: (x) => expertMlp(parts, x, experts) },
+      ),
+    );
+  });
+}

@@ -1,0 +1,32 @@
+import { UserError } from "../../../base/errors.ts";
+import { show } from "../../../base/json.ts";
+import type { Family, Raw } from "../family.ts";
+import { readDecoder } from "../reading/common.ts";
+import { EXPERT_MODULES, expertLayers, expertsOf } from "../llama/experts.ts";
+import { OLMO_DEFAULTS, olmoRules } from "./olmo2.ts";
+
+/** @throws {UserError} queries, keys and values within limits */
+function checkUnclipped({ clip_qkv: clip }: Raw, where: string): void {
+  if (clip !== undefined && clip !== null)
+    throw new UserError(`${where}: clip_qkv ${show(clip)} is not supported; expected null`);
+}
+
+/** OLMoE (https://arxiv.org/abs/2409.02060): a Llama with norms of queries and keys, of all their heads together, and experts. */
+export const olmoe: Family = {
+  type: "olmoe",
+  architecture: "OlmoeForCausalLM",
+  classifier: null,
+  models: ["OLMoE"],
+  read(raw, where, generation) {
+    checkUnclipped(raw, where);
+    const rules = olmoRules("olmoe");
+    return readDecoder({ ...OLMO_DEFAULTS, ...raw }, where, generation, {
+      ...rules,
+      defaults: { ...rules.defaults, maxPositions: 4096 },
+      more: () => ({ qkNorm: "row", experts: expertsOf(raw, where, 64) }),
+    });
+  },
+  modules: EXPERT_MODULES,
+  layers: expertLayers,
+  gguf: null,
+};
