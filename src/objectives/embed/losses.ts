@@ -1,4 +1,4 @@
-import { logSoftmax } from "../logistic.ts";
+import { logSumExp } from "../logistic.ts";
 import type { Texts } from "./texts.ts";
 import { addSlope, cosine, type Units } from "./vectors.ts";
 
@@ -22,19 +22,25 @@ export const contrast =
   (units, texts, slopes) => {
     const { anchors, candidates, own } = texts;
     const share = symmetric ? 0.5 : 1;
+    // One for all anchors, for a step may have thousands.
+    const scores = new Float64Array(candidates.length);
+    const back = new Float64Array(symmetric ? anchors.length : 0);
     let [loss, correct] = [0, 0];
-    for (const [i, anchor] of anchors.entries()) {
-      const scores = candidates.map((text, j) =>
-        j !== own[i] && texts.matches(i, j) ? -Infinity : scale * cosine(units, anchor, text),
-      );
-      correct += Number(scores.every((score, j) => j === own[i] || score < scores[own[i]!]!));
-      loss +=
-        share * softmaxLoss(units, slopes, { text: anchor, others: candidates, scores, wanted: own[i]!, factor: share * scale });
+    for (let i = 0; i < anchors.length; i++) {
+      const [anchor, wanted] = [anchors[i]!, own[i]!];
+      for (let j = 0; j < candidates.length; j++) {
+        const isOther = j !== wanted && texts.matches(i, j);
+        scores[j] = isOther ? -Infinity : scale * cosine(units, anchor, candidates[j]!);
+      }
+      const best = scores[wanted]!;
+      correct += Number(scores.every((score, j) => j === wanted || score < best));
+      loss += share * softmaxLoss(units, slopes, { text: anchor, others: candidates, scores, wanted, factor: share * scale });
       if (!symmetric) continue;
-      const positive = candidates[own[i]!]!;
-      const back = anchors.map((other, k) =>
-        k !== i && texts.matches(k, own[i]!) ? -Infinity : scale * cosine(units, positive, other),
-      );
+      const positive = candidates[wanted]!;
+      for (let k = 0; k < anchors.length; k++) {
+        const isOther = k !== i && texts.matches(k, wanted);
+        back[k] = isOther ? -Infinity : scale * cosine(units, positive, anchors[k]!);
+      }
       loss +=
         share * softmaxLoss(units, slopes, { text: positive, others: anchors, scores: back, wanted: i, factor: share * scale });
     }
@@ -44,7 +50,7 @@ export const contrast =
 interface Choice {
   readonly text: number;
   readonly others: readonly number[];
-  readonly scores: readonly number[];
+  readonly scores: Float64Array;
   /** The place of the right one among the others. */
   readonly wanted: number;
   /** Derivative of the loss's part by a cosine, where that of the log softmax by the score is 1. */
@@ -53,11 +59,11 @@ interface Choice {
 
 /** d -log p_own / d score_j = p_j - [j = own]. */
 function softmaxLoss(units: Units, slopes: Float64Array | null, { text, others, scores, wanted, factor }: Choice): number {
-  const logp = logSoftmax(scores);
+  const norm = logSumExp(scores);
   if (slopes)
-    for (const [j, other] of others.entries())
-      addSlope(units, slopes, text, other, factor * (Math.exp(logp[j]!) - Number(j === wanted)));
-  return -logp[wanted]!;
+    for (let j = 0; j < others.length; j++)
+      addSlope(units, slopes, text, others[j]!, factor * (Math.exp(scores[j]! - norm) - Number(j === wanted)));
+  return norm - scores[wanted]!;
 }
 
 /** max(0, u . n - u . p + m) of an anchor u, its positive p and a negative n: TripletLoss by cosine distance; the mean where there are several negatives. */

@@ -1,6 +1,7 @@
 import type { MicroBatch, TokenBatch } from "../../data/samples/batch.ts";
 import type { Head, JudgedTexts, Judgement, LogitsHead, OpenHead, Sums } from "../../objectives/objective.ts";
 import { headBatch } from "../../load/head-batch.ts";
+import { createSweeper } from "../../base/process/garbage.ts";
 import type { Engine } from "./engine.ts";
 
 /** An engine that learns an objective. */
@@ -68,11 +69,16 @@ function judged(head: OpenHead | LogitsHead, batch: MicroBatch, values: Float32A
  */
 function stepLearner(engine: Engine, head: LogitsHead): Learner {
   const { config } = engine;
+  const sweep = createSweeper();
   const known = new WeakMap<MicroBatch, { readonly weights: Float64Array; readonly loss: number; readonly sums: Sums }>();
   return {
     ...openLearner(engine, head, (batch) => engine.textLogits(batch)),
     prepare(group) {
-      const found = group.map((batch) => engine.textLogits(headBatch(head, batch, config)).slice());
+      const found = group.map((batch) => {
+        // What the batches before it were made of is not to add up: the step is to take what a small one takes.
+        sweep();
+        return engine.textLogits(headBatch(head, batch, config)).slice();
+      });
       const logits = new Float32Array(found.reduce((sum, { length }) => sum + length, 0));
       const places = found.map((_, i) => found.slice(0, i).reduce((sum, { length }) => sum + length, 0));
       for (const [i, values] of found.entries()) logits.set(values, places[i]!);
