@@ -1,15 +1,11 @@
 import { inPrecision } from "../../autodiff/precision.ts";
-import type { SelectiveOptions } from "../../autodiff/selective.ts";
-import { DECODER_TOKENS, type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
+import { type DecoderPlan, planDecoder } from "../../generate/decoders.ts";
 import { programsOf, type Segment } from "../../graph/segment.ts";
-import type { Graph, WeightType } from "../../graph/types.ts";
-import type { FloatType } from "../../base/dtype.ts";
+import type { Graph } from "../../graph/types.ts";
 import { lazily, lazilyBy } from "../../base/lazily.ts";
-import type { ModelConfig } from "../../models/config.ts";
-import type { OptimizerChoice } from "../../optimizers/index.ts";
 import { type OptimizerPlan, planOptimizer, updateGraphs, updateWorkspace } from "../../optimizers/plan.ts";
-import { atRest, hasAdapters, type Tuning, withoutDropout } from "../../models/tuning.ts";
-import type { BatchSize, HeadKind, LabelSlots, SegmentOptions } from "../../models/parts.ts";
+import { atRest, hasAdapters, withoutDropout } from "../../models/tuning.ts";
+import type { SegmentOptions } from "../../models/parts.ts";
 import { withRecomputedLogits } from "../../models/chain/recomputed-logits.ts";
 import { buildLogits, buildSegments } from "../../models/chain/segments.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
@@ -17,7 +13,7 @@ import { modelledSeconds } from "../../ops/modelled-time.ts";
 import { align, type Executor } from "../../runtime/executor.ts";
 import { forwardExtent } from "../../runtime/forward.ts";
 import { createProbes, type Probes } from "../../runtime/probes.ts";
-import { collectParams, type ParamInfo, residentBytes } from "../../runtime/resident.ts";
+import { collectParams, type ParamInfo } from "../../runtime/resident.ts";
 import { schedulePrograms, sequenceGraphs } from "../../runtime/scheduled.ts";
 import { gradientWindowBytes } from "../../runtime/streaming/gradient-window.ts";
 import { sequenceProgram } from "../../runtime/streaming/weight-window.ts";
@@ -27,19 +23,16 @@ import type { Schedule } from "../../schedule/ops.ts";
 import { strategySchedule } from "../../schedule/strategies.ts";
 import { storeAlignment } from "../../store/store.ts";
 import { SPARE } from "../../load/open-weights.ts";
-import { batchBytes } from "../../load/batch-memory.ts";
-import { stepWordBytes } from "../../runtime/step-words.ts";
-import type { Costs } from "./costs.ts";
 import { betweenSteps, type FixedBytes, fixedTotal, forecast, largestOf, type MemoryForecast } from "./forecast.ts";
-import { ALL_RESIDENT, residencies, type Residency, windowBytes } from "../../load/residency.ts";
+import { ALL_RESIDENT, residencies, type Residency } from "../../load/residency.ts";
+import { fixedBytes, type ModelPlanOptions } from "./plan-options.ts";
 import { backwardGraphs, checkNames, type StreamedReads, streamingOf, temporaryBytes } from "./plan-parts.ts";
-import { chooseResidency, SHARES, type StreamOptions } from "./stream.ts";
+import { chooseResidency, SHARES } from "./stream.ts";
 import {
   activationLimit,
   type Automatic,
   automaticLimit,
   CapacityError,
-  type Checkpointing,
   isPlanned,
   LimitError,
   planStep,
@@ -47,44 +40,6 @@ import {
   type StepPlan,
   variantsWanted,
 } from "./step-plan.ts";
-
-export interface ModelPlanOptions {
-  readonly config: ModelConfig;
-  readonly tuning: Tuning;
-  /** Type in memory of a frozen weight matrix, by checkpoint name. */
-  readonly weightType: (name: string) => WeightType;
-  /** The type that programs compute in: f32 by default, or a half type, which frozen weights then must have too; see autodiff/precision.ts. */
-  readonly compute?: FloatType;
-  readonly strategy: Checkpointing;
-  /** Names of forward values to keep or to recompute in any case. */
-  readonly selective?: Omit<SelectiveOptions, "count">;
-  /** Smaller-tape variants of the blocks, besides those that the strategy makes use of: for a comparison. */
-  readonly variants?: number;
-  /** Numbers of tokens in a micro-batch that is trained or evaluated on. */
-  readonly tokens: readonly number[];
-  /** Numbers of tokens that logits are wanted for, and the most positions at a time. */
-  readonly logits?: { readonly tokens: readonly number[]; readonly rows: number };
-  /** The longest text that is to be continued, in tokens, by `Engine.decoder`. */
-  readonly decode?: number;
-  /** Batches have weights. */
-  readonly weighted?: boolean;
-  /** How the chain ends; with the loss by default. */
-  readonly head?: HeadKind;
-  /** Texts in a micro-batch, at most, where the head gives logits of texts. */
-  readonly texts?: number;
-  /** See `SegmentOptions.slots`. */
-  readonly slots?: LabelSlots | undefined;
-  /** Check that what is computed again comes out as before; see runtime/verify.ts. */
-  readonly verifyReplay?: boolean;
-  /** The optimizer of the trained weights; null: there is none. */
-  readonly optimizer: OptimizerChoice | null;
-  /** Boundaries and tapes may leave memory by this link. */
-  readonly link?: Link | null;
-  /** Frozen weights may lie in their file; absent: they lie in memory. */
-  readonly stream?: StreamOptions | undefined;
-  /** Temporary memory from before, and where it is kept. Without it, it is always measured. */
-  readonly costs?: Pick<Costs, "temporaryOf" | "setTemporary">;
-}
 
 /** Plan of one number of tokens. */
 export interface TokenPlan extends StepPlan {
@@ -421,40 +376,3 @@ export const READING_THREAD = 12 << 20;
 /** Entries of 8 bytes of a planning table, at most, and of one beside an arena in use. */
 const MOST_ENTRIES = 2e7;
 const LATER_ENTRIES = 2e6;
-
-/** Bytes of what is not scheduled. */
-function fixedBytes(
-  options: ModelPlanOptions,
-  segments: number,
-  params: readonly ParamInfo[],
-  optimizer: OptimizerPlan | null,
-  checks: number,
-  residency: Residency,
-): FixedBytes {
-  const { config, logits } = options;
-  return {
-    ...residentBytes(params, optimizer, residency.streamed),
-    window: windowBytes(residency, rowTokens(options)),
-    batch: batchBytes(config, batchSizeOf(options)) + stepWordBytes(segments),
-    logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
-    checks,
-  };
-}
-
-/** The most tokens that a batch has, generation included. */
-export function mostTokens({ tokens, logits }: Pick<ModelPlanOptions, "tokens" | "logits">): number {
-  return Math.max(...tokens, ...(logits?.tokens ?? []));
-}
-
-/** The most rows of a table that are read at a time; a decoder takes so many tokens at most. */
-export function rowTokens(options: Pick<ModelPlanOptions, "tokens" | "logits">): number {
-  return Math.max(mostTokens(options), DECODER_TOKENS);
-}
-
-/** Returns what the batch inputs of a model have room for. */
-export function batchSizeOf(
-  options: Pick<ModelPlanOptions, "tokens" | "logits" | "weighted" | "head" | "texts" | "slots">,
-): BatchSize {
-  const { logits, weighted, head, texts, slots } = options;
-  return { tokens: mostTokens(options), weighted, head, texts, slots, ...(logits && { rows: logits.rows }) };
-}

@@ -3,7 +3,7 @@ import { lazily } from "../../base/lazily.ts";
 import type { CHECKPOINTING_KEYS, TrainConfig } from "../config.ts";
 import { type LimitedMemory, parseMemory } from "./limit.ts";
 import { parseSize } from "../../base/bytes.ts";
-import type { ModelPlanOptions } from "./model-plan.ts";
+import type { ModelPlanOptions } from "./plan-options.ts";
 import type { Checkpointing } from "./step-plan.ts";
 
 type CheckpointingConfig = Pick<TrainConfig, keyof typeof CHECKPOINTING_KEYS>;
