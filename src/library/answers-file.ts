@@ -2,7 +2,7 @@ import { closeSync, existsSync, ftruncateSync, openSync, readFileSync, rmSync, s
 import { basename, dirname, join } from "node:path";
 import { isAliveElsewhere, processName } from "../base/files/drafts.ts";
 import { UserError } from "../base/errors.ts";
-import { fileError, writeFully, writeTextAtomic } from "../base/files/files.ts";
+import { expectNoFile, fileError, writeFully, writeTextAtomic } from "../base/files/files.ts";
 import { isRecord, show } from "../base/json.ts";
 
 /** Whatever decides the answers, by a name that a user understands: `prompts`, `model`, ... */
@@ -40,8 +40,8 @@ interface Mark {
  * @throws {UserError}
  */
 export function checkAnswersFile(path: string, overwrite: boolean): void {
-  if (overwrite || !existsSync(path) || existsSync(recordOf(path))) return;
-  throw new UserError(`${path} exists; choose another file, or give --overwrite`);
+  // With a record beside it, it is to be gone on with.
+  expectNoFile(path, overwrite || existsSync(recordOf(path)));
 }
 
 /**

@@ -1,8 +1,7 @@
-import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { makeFolder, writeTextAtomic } from "../base/files/files.ts";
+import { expectNoFile, makeFolder, writeTextAtomic } from "../base/files/files.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
@@ -51,9 +50,7 @@ export async function exportGguf(
   const { out, type, adapterOnly, overwrite, ...named } = validateOptions(exportGgufOptionsSchema, options);
   // A folder may hold several models.
   const companion = join(dirname(out), `${basename(out, ".gguf")}.Modelfile`);
-  for (const path of [out, companion]) {
-    if (existsSync(path) && !overwrite) throw new UserError(`${path} exists; choose another place, or give --overwrite`);
-  }
+  for (const path of [out, companion]) expectNoFile(path, overwrite);
   const note = (text: string) => sink({ type: "note", text });
   const model = await openModel(named, { onNote: note, check: "fresh", predicts: "anything" });
   try {

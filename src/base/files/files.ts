@@ -43,6 +43,11 @@ export function fileError(action: string, path: string, error: unknown): UserErr
   return new UserError(`cannot ${action} ${path}: ${REASONS[code] ?? messageOf(error)}`, 2, { cause: error });
 }
 
+/** @throws {UserError} a file that is there and is not to be replaced */
+export function expectNoFile(path: string, overwrite: boolean): void {
+  if (!overwrite && fs.existsSync(path)) throw new UserError(`${path} exists; choose another file, or give --overwrite`);
+}
+
 /** Makes a folder and its parents. @throws {UserError} */
 export function makeFolder(path: string): void {
   try {

@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, isAbsolute, join, relative, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
+import { expectNoFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { suggestion } from "../../base/names.ts";
 import { recipesFolder } from "../flags/bundled.ts";
 import { describeFlags, parseFlags } from "../flags/flags.ts";
@@ -67,7 +67,7 @@ function titleOf(name: string): string {
 
 function copy(name: string, target: string, overwrite: boolean): number {
   if (!recipeNames().includes(name)) throw new UserError(`no recipe ${JSON.stringify(name)}${suggestion(name, recipeNames())}`);
-  if (existsSync(target) && !overwrite) throw new UserError(`${target} exists; choose another file, or give --overwrite`);
+  expectNoFile(target, overwrite);
   const folder = dirname(resolve(target));
   const text = readFileSync(join(recipesFolder(), name, FILE), "utf8");
   // Paths in a configuration are relative to its file.

@@ -1,7 +1,6 @@
-import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { writeTextAtomic } from "../../base/files/files.ts";
+import { expectNoFile, writeTextAtomic } from "../../base/files/files.ts";
 import { createBreath } from "../../base/process/event-loop.ts";
 import { readMapping } from "../../data/examples/formats.ts";
 import type { DataRecord } from "../../data/examples/values.ts";
@@ -81,8 +80,7 @@ const ROW_TOKENS = 512;
 export async function classify(options: ClassifyOptions, { sink = () => {}, signal }: CallOptions = {}): Promise<ClassifyResult> {
   const flags = "texts" in options ? validateOptions(classifyTextsSchema, options) : validateOptions(classifyFileSchema, options);
   const out = "out" in flags ? flags.out : undefined;
-  if ("overwrite" in flags && out !== undefined && !flags.overwrite && existsSync(out))
-    throw new UserError(`${out} exists; choose another file, or give --overwrite`);
+  if ("overwrite" in flags && out !== undefined) expectNoFile(out, flags.overwrite);
   signal?.throwIfAborted();
   const onNote = (text: string) => sink({ type: "note", text });
   return withModel(

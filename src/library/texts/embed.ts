@@ -1,7 +1,6 @@
-import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { type AtomicFile, openAtomic } from "../../base/files/files.ts";
+import { type AtomicFile, expectNoFile, openAtomic } from "../../base/files/files.ts";
 import { createBreath } from "../../base/process/event-loop.ts";
 import { readMapping } from "../../data/examples/formats.ts";
 import type { DataRecord } from "../../data/examples/values.ts";
@@ -178,7 +177,7 @@ interface Target {
 function targetOf(path: string, overwrite: boolean): Target {
   const ending = /\.(jsonl|npy)$/.exec(path)?.[1];
   if (ending === undefined) throw new UserError(`--out ${path}: expected a name that ends with .jsonl or .npy`);
-  if (!overwrite && existsSync(path)) throw new UserError(`${path} exists; choose another file, or give --overwrite`);
+  expectNoFile(path, overwrite);
   if (ending === "jsonl") return { open: () => openAtomic(path), bytesOf: (text) => Buffer.from(`${lineOf(text)}\n`) };
   return {
     open({ count, dimensions }) {

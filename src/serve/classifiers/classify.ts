@@ -1,10 +1,9 @@
 import { z } from "zod";
-import { show } from "../../base/json.ts";
 import type { LabelledExample } from "../../data/examples/example.ts";
 import { type Judgement, judgementOf } from "../../objectives/judgement.ts";
-import { ApiError, refusing } from "../http/errors.ts";
-import { readJson } from "../http/body.ts";
+import { refusing } from "../http/errors.ts";
 import type { Asked } from "../http/service.ts";
+import { readTextRequest, usageOf } from "./text-request.ts";
 import { expectKind, type FindTexts, type TextTurns } from "./text-turns.ts";
 
 /** Texts of a request. */
@@ -23,39 +22,27 @@ const requestSchema = z.strictObject({
 export async function answerClassify(
   find: FindTexts,
   turns: TextTurns,
-  { request, report, wait }: Pick<Asked, "request" | "report" | "wait">,
+  asked: Pick<Asked, "request" | "report" | "wait">,
 ): Promise<Response> {
-  const parsed = requestSchema.safeParse(await readJson(request));
-  if (!parsed.success) throw badRequest(parsed.error.issues[0]!);
-  const named = find(parsed.data.model);
-  wait();
-  return turns(request.signal, ({ waited, breathe }) =>
+  const expected = `a text, {"text", "text_pair"}, or a list of up to ${MOST_TEXTS} of them`;
+  const { model, input } = await readTextRequest(asked.request, requestSchema, { field: "input", expected });
+  const named = find(model);
+  asked.wait();
+  return turns(asked.request.signal, ({ waited, breathe }) =>
     named.use(async (loaded) => {
       const { judge } = expectKind(named.name, loaded, "judges");
       const maker = judge.maker(false);
-      const texts = [parsed.data.input].flat();
+      const texts = [input].flat();
       // All are read before the first is judged.
       const samples = texts.map((each, i) => refusing("input", "invalid_input", () => maker.samples(exampleOf(each, i))[0]!));
       const numbers = await judge.judge(samples, breathe);
       const data = numbers.map((given, index) => {
         return { object: "classification", index, ...written(judgementOf(judge.classifier, given)) };
       });
-      const tokens = samples.reduce((sum, { ids }) => sum + ids.length, 0);
-      report({ promptTokens: tokens, cachedTokens: 0, answerTokens: 0, reason: "stop", error: null, waited });
-      const usage = { prompt_tokens: tokens, total_tokens: tokens };
+      const usage = usageOf(samples, asked, waited);
       return Response.json({ object: "list", model: named.name, data, usage });
     }),
   );
-}
-
-function badRequest({ path, message, code }: z.core.$ZodIssue): ApiError {
-  const field = path[0] === undefined ? null : String(path[0]);
-  const unknown = code === "unrecognized_keys" ? `; this server takes "model" and "input"` : "";
-  const what = field === "input" ? `expected a text, {"text", "text_pair"}, or a list of up to ${MOST_TEXTS} of them` : message;
-  return new ApiError(400, `${field === null ? "the request" : show(field)}: ${what}${unknown}`, {
-    param: field,
-    code: "invalid_request",
-  });
 }
 
 /** A text without a label is read as one with it: nothing looks at the label. */

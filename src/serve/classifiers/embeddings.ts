@@ -1,8 +1,7 @@
 import { z } from "zod";
-import { show } from "../../base/json.ts";
-import { readJson } from "../http/body.ts";
 import { ApiError, refusing } from "../http/errors.ts";
 import type { Asked } from "../http/service.ts";
+import { readTextRequest, usageOf } from "./text-request.ts";
 import { expectKind, type FindTexts, type TextTurns } from "./text-turns.ts";
 
 /** Texts of a request, as many as OpenAI's API takes. */
@@ -25,14 +24,14 @@ const requestSchema = z.strictObject({
 export async function answerEmbeddings(
   find: FindTexts,
   turns: TextTurns,
-  { request, report, wait }: Pick<Asked, "request" | "report" | "wait">,
+  asked: Pick<Asked, "request" | "report" | "wait">,
 ): Promise<Response> {
-  const parsed = requestSchema.safeParse(await readJson(request));
-  if (!parsed.success) throw badRequest(parsed.error.issues[0]!);
-  const { model, input, encoding_format: format, dimensions } = parsed.data;
+  const expected = `a text, a list of up to ${MOST_TEXTS} texts, or tokens in their place`;
+  const read = await readTextRequest(asked.request, requestSchema, { field: "input", expected });
+  const { model, input, encoding_format: format, dimensions } = read;
   const named = find(model);
-  wait();
-  return turns(request.signal, ({ waited, breathe }) =>
+  asked.wait();
+  return turns(asked.request.signal, ({ waited, breathe }) =>
     named.use(async (texts) => {
       const { embedder } = expectKind(named.name, texts, "embeds");
       if (dimensions && dimensions > embedder.dimensions)
@@ -58,9 +57,7 @@ export async function answerEmbeddings(
         index,
         embedding: format === "base64" ? base64Of(embedding) : Array.from(embedding, (value) => Number(value.toPrecision(9))),
       }));
-      const count = samples.reduce((sum, { ids }) => sum + ids.length, 0);
-      report({ promptTokens: count, cachedTokens: 0, answerTokens: 0, reason: "stop", error: null, waited });
-      return Response.json({ object: "list", data, model: named.name, usage: { prompt_tokens: count, total_tokens: count } });
+      return Response.json({ object: "list", data, model: named.name, usage: usageOf(samples, asked, waited) });
     }),
   );
 }
@@ -76,14 +73,3 @@ function listed(input: Input): readonly (string | readonly number[])[] {
 /** Little-endian float32, as OpenAI's clients read it. */
 const base64Of = ({ buffer, byteOffset, byteLength }: Float32Array): string =>
   Buffer.from(buffer, byteOffset, byteLength).toString("base64");
-
-function badRequest({ path, message, code }: z.core.$ZodIssue): ApiError {
-  const field = path[0] === undefined ? null : String(path[0]);
-  const unknown =
-    code === "unrecognized_keys" ? `; this server takes ${Object.keys(requestSchema.shape).map(show).join(", ")}` : "";
-  const what = field === "input" ? `expected a text, a list of up to ${MOST_TEXTS} texts, or tokens in their place` : message;
-  return new ApiError(400, `${field === null ? "the request" : show(field)}: ${what}${unknown}`, {
-    param: field,
-    code: "invalid_request",
-  });
-}

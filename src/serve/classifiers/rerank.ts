@@ -1,9 +1,8 @@
 import { z } from "zod";
-import { show } from "../../base/json.ts";
 import { expectRanker, ranked } from "../../generate/texts/ranking.ts";
-import { readJson } from "../http/body.ts";
-import { ApiError, refusing } from "../http/errors.ts";
+import { refusing } from "../http/errors.ts";
 import type { Asked } from "../http/service.ts";
+import { readTextRequest, usageOf } from "./text-request.ts";
 import { expectKind, type FindTexts, type TextTurns } from "./text-turns.ts";
 
 /** Texts of a request, as many as Cohere's API takes. */
@@ -25,14 +24,14 @@ const requestSchema = z.strictObject({
 export async function answerRanking(
   find: FindTexts,
   turns: TextTurns,
-  { request, report, wait }: Pick<Asked, "request" | "report" | "wait">,
+  asked: Pick<Asked, "request" | "report" | "wait">,
 ): Promise<Response> {
-  const parsed = requestSchema.safeParse(await readJson(request));
-  if (!parsed.success) throw badRequest(parsed.error.issues[0]!);
-  const { model, query, documents, top_n: top, return_documents: isWhole } = parsed.data;
+  const texts = { field: "documents", expected: `a list of 1 to ${MOST_TEXTS} texts, or of {"text"}` } as const;
+  const read = await readTextRequest(asked.request, requestSchema, texts);
+  const { model, query, documents, top_n: top, return_documents: isWhole } = read;
   const named = find(model);
-  wait();
-  return turns(request.signal, ({ waited, breathe }) =>
+  asked.wait();
+  return turns(asked.request.signal, ({ waited, breathe }) =>
     named.use(async (loaded) => {
       const { judge } = expectKind(named.name, loaded, "judges");
       refusing(null, "no_ranker", () => expectRanker(judge.classifier, named.name));
@@ -48,21 +47,8 @@ export async function answerRanking(
           relevance_score: relevance,
           ...(isWhole && { document: { text: texts[index]! } }),
         }));
-      const tokens = samples.reduce((sum, { ids }) => sum + ids.length, 0);
-      report({ promptTokens: tokens, cachedTokens: 0, answerTokens: 0, reason: "stop", error: null, waited });
-      const usage = { prompt_tokens: tokens, total_tokens: tokens };
+      const usage = usageOf(samples, asked, waited);
       return Response.json({ id: `rerank-${crypto.randomUUID()}`, object: "list", model: named.name, results, usage });
     }),
   );
-}
-
-function badRequest({ path, message, code }: z.core.$ZodIssue): ApiError {
-  const field = path[0] === undefined ? null : String(path[0]);
-  const unknown =
-    code === "unrecognized_keys" ? `; this server takes ${Object.keys(requestSchema.shape).map(show).join(", ")}` : "";
-  const what = field === "documents" ? `expected a list of 1 to ${MOST_TEXTS} texts, or of {"text"}` : message;
-  return new ApiError(400, `${field === null ? "the request" : show(field)}: ${what}${unknown}`, {
-    param: field,
-    code: "invalid_request",
-  });
 }
