@@ -16,7 +16,7 @@ import {
   textsOf,
 } from "../support/embed.ts";
 import { isZero, readTensors } from "../support/golden.ts";
-import { EXECUTORS, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
+import { EXECUTORS, expectScheduleFree, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 
 setDefaultTimeout(120_000);
@@ -104,18 +104,7 @@ describe("a whole run with another loss is what sentence-transformers makes of i
 });
 
 test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with examples packed into rows", async () => {
-  const run = judged(EMBED_RUNS[0]!, true);
-  const reference = await trainedJudge(run, await createWasmExecutor({ threads: 1 }), { name: "off" });
-  for (const [threads, strategy] of [
-    [1, { name: "revolve", slots: 1 }],
-    [2, { name: "optimal", limit: { share: 0.5 } }],
-  ] as const) {
-    const again = await trainedJudge(run, await createWasmExecutor({ threads }), strategy);
-    expect(again.weights).toEqual(reference.weights);
-    expect(again.steps.map(({ loss, metrics }) => [loss, metrics])).toEqual(
-      reference.steps.map(({ loss, metrics }) => [loss, metrics]),
-    );
-  }
+  await expectScheduleFree(judged(EMBED_RUNS[0]!, true));
 });
 
 /** Two micro-batches as one of twice the rows. */

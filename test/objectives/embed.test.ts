@@ -13,26 +13,12 @@ import { addSums, type LogitsHead, type Sums } from "../../src/objectives/object
 import { temporaryFolder } from "../hf/temp.ts";
 import { ok, refused, writeTinyModel } from "../support/cli.ts";
 import { EMBED_FOLDER } from "../support/embed.ts";
-import { writeRandomEncoder } from "../support/encoders.ts";
+import { writeTinyBert } from "../support/encoders.ts";
 
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
-const encoder = writeRandomEncoder(
-  join(folder, "bert"),
-  {
-    architectures: ["BertForMaskedLM"],
-    model_type: "bert",
-    vocab_size: 800,
-    hidden_size: 16,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-    intermediate_size: 24,
-    max_position_embeddings: 96,
-    torch_dtype: "float32",
-  },
-  "bert-uncased",
-);
+const encoder = writeTinyBert(join(folder, "bert"));
 const words = ["king", "house", "water", "tree", "sword", "bread", "stone", "night"];
 const write = (name: string, lines: readonly unknown[]): string => {
   const path = join(folder, name);

@@ -1,8 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { isZero, readTensors } from "../support/golden.ts";
-import { EXECUTORS, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
+import { EXECUTORS, expectScheduleFree, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 import {
   drawn,
@@ -72,16 +71,5 @@ function centred(values: readonly number[]): number[] {
 }
 
 test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with queries packed into rows", async () => {
-  const { run } = judged(RERANK_RUNS[0]!, true);
-  const reference = await trainedJudge(run, await createWasmExecutor({ threads: 1 }), { name: "off" });
-  for (const [threads, strategy] of [
-    [1, { name: "revolve", slots: 1 }],
-    [2, { name: "optimal", limit: { share: 0.5 } }],
-  ] as const) {
-    const again = await trainedJudge(run, await createWasmExecutor({ threads }), strategy);
-    expect(again.weights).toEqual(reference.weights);
-    expect(again.steps.map(({ loss, metrics }) => [loss, metrics])).toEqual(
-      reference.steps.map(({ loss, metrics }) => [loss, metrics]),
-    );
-  }
+  await expectScheduleFree(judged(RERANK_RUNS[0]!, true).run);
 });

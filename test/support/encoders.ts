@@ -32,3 +32,21 @@ export function writeRandomEncoder(path: string, config: Record<string, unknown>
     copyFileSync(join(root, "test/golden/encoder_tokenizers", tokenizer, file), join(path, file));
   return path;
 }
+
+/** A random BERT of two small blocks, which hides and predicts tokens. */
+export const writeTinyBert = (path: string): string =>
+  writeRandomEncoder(
+    path,
+    {
+      architectures: ["BertForMaskedLM"],
+      model_type: "bert",
+      vocab_size: 800,
+      hidden_size: 16,
+      num_hidden_layers: 2,
+      num_attention_heads: 2,
+      intermediate_size: 24,
+      max_position_embeddings: 96,
+      torch_dtype: "float32",
+    },
+    "bert-uncased",
+  );

@@ -129,3 +129,14 @@ export async function trainedJudge(judged: JudgedRun, executor: Executor, strate
   executor.close();
   return { steps, evaluation: evaluations.at(-1)!, weights, logits };
 }
+
+/** Expects losses, metrics and the last weights of a run to be the same to the bit for every schedule and for 1 and 2 threads. */
+export async function expectScheduleFree(run: JudgedRun): Promise<void> {
+  const result = async (threads: number, strategy: Checkpointing) => {
+    const { weights, steps } = await trainedJudge(run, await createWasmExecutor({ threads }), strategy);
+    return { weights, steps: steps.map(({ loss, metrics }) => [loss, metrics]) };
+  };
+  const reference = await result(1, { name: "off" });
+  expect(await result(1, { name: "revolve", slots: 1 })).toEqual(reference);
+  expect(await result(2, { name: "optimal", limit: { share: 0.5 } })).toEqual(reference);
+}
