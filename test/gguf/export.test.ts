@@ -291,7 +291,7 @@ test("what llama.cpp has no place for in these architectures is refused before a
     ["olmo2", "olmo2 models have no biases in attention and in the MLP"],
     ["hunyuan", "hunyuan-dense models have no biases"],
     ["ernie45", "ernie4_5 models have no biases"],
-    ["exaone4", "exaone4 models are written where no layer has a sliding window"],
+    ["exaone4", "exaone4 models are written where all layers have rotary positions and none a sliding window"],
     ["glm", "GGUF files are not written of GLM-Edge"],
     ["gpt-neox", "GGUF files are not written of GPT-NeoX"],
   ] as const) {

@@ -1,4 +1,5 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
+import { contextLimit } from "../../src/models/context.ts";
 import { parseConfig } from "../../src/models/families/index.ts";
 import { ofType } from "../support/model-config.ts";
 import { userError } from "./temp.ts";
@@ -53,7 +54,7 @@ test("families with norms behind the branches, neighbours that rotate, layers wi
   expect(ofType("granitemoehybrid", { ...dense, position_embedding_type: "rope" }).rotaryLayers).toEqual([]);
   for (const [extra, message] of [
     [{ ...dense, num_local_experts: 4 }, "num_local_experts 4 is not supported; expected 0"],
-    [{ num_local_experts: 0 }, 'layer_types has "linear_attention"'],
+    [{ num_local_experts: 0 }, "there are no layer_types, so that no layer attends"],
     [{ ...dense, layer_types: ["attention"] }, "layer_types has 1 entries"],
   ] as const)
     expect(userError(() => ofType("granitemoehybrid", extra))).toContain(message);
@@ -101,6 +102,19 @@ test("decoders with LayerNorm: their defaults, their names of the keys, and what
     expect(userError(() => ofType(type, { qk_layernorm: true }))).toContain("qk_layernorm true is not supported; expected false");
 });
 
+test("a share of a head that is null is the family's own; errors speak of the family's keys", () => {
+  for (const [type, dim] of [
+    ["phi", 8],
+    ["nemotron", 8],
+    ["stablelm", 4],
+    ["glm", 64],
+  ] as const)
+    expect([type, ofType(type, { partial_rotary_factor: null }).rotaryDim]).toEqual([type, dim]);
+  expect(userError(() => ofType("phi", { layer_norm_eps: "small" }))).toContain('"layer_norm_eps" is "small"');
+  expect(userError(() => ofType("nemotron", { norm_eps: -1 }))).toContain('"norm_eps" is -1');
+  expect(userError(() => ofType("gpt_neox", { rotary_pct: 0.01 }))).toContain("rotary_pct 0.01 rotates 0 of 16");
+});
+
 test("GPT-2 and OPT: learned positions in place of rotary ones, their own keys, and what they refuse", () => {
   const gpt2 = (extra: object = {}) =>
     parseConfig({
@@ -123,6 +137,11 @@ test("GPT-2 and OPT: learned positions in place of rotary ones, their own keys, 
     maxPositions: 32,
   });
   expect(gpt2({ n_inner: 100, scale_attn_weights: false })).toMatchObject({ intermediateSize: 100, attentionScale: 1 });
+  // Nothing is rotated: heads may be odd, and what is said of rotary positions stretches no table.
+  const odd = gpt2({ n_embd: 60, rope_scaling: { type: "linear", factor: 4 } });
+  expect([odd.headDim, contextLimit(odd)]).toEqual([15, 32]);
+  expect(userError(() => gpt2({ n_head: 7 }))).toContain("n_embd (64) is not a multiple of n_head (7)");
+  expect(userError(() => gpt2({ activation_function: "tanhshrink" }))).toContain('activation_function "tanhshrink"');
   expect(userError(() => gpt2({ scale_attn_by_inverse_layer_idx: true }))).toContain(
     "scale_attn_by_inverse_layer_idx true is not supported; expected false",
   );

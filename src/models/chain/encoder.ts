@@ -31,7 +31,8 @@ function plus(scope: ParamScope, { hiddenSize }: ModelConfig, x: string, table: 
 export function withPositions(scope: ParamScope, config: ModelConfig, words: string): string {
   const { positions } = modulesOf(config);
   const { positionTable } = config;
-  if (positionTable === null || positions === undefined) return words;
+  if (positionTable === null) return words;
+  if (positions === undefined) throw new Error(`the family ${config.family} names no table of positions`);
   return plus(scope, config, words, positions, positionTable.rows, "positions");
 }
 

@@ -73,9 +73,10 @@ export const cohere2: Family = {
     window: "applied",
     scalings: [],
     settings: ({ logitScale }) => ({ logit_scale: logitScale }),
-    check({ windowLayers, attentionBias, tieWordEmbeddings }) {
+    check({ layers, windowLayers, attentionBias, tieWordEmbeddings }) {
       const refuse = (what: string) => new UserError(`llama.cpp's cohere2 models have ${what}`);
-      const odd = windowLayers.findIndex((hasWindow, i) => hasWindow !== ((i + 1) % 4 !== 0));
+      const hasWindow = Array.from({ length: layers }, (_, layer) => windowLayers[layer] ?? false);
+      const odd = hasWindow.findIndex((has, i) => has !== ((i + 1) % 4 !== 0));
       if (odd >= 0) throw refuse(`a sliding window in all but every fourth layer, and this one differs in layer ${odd + 1}`);
       if (attentionBias) throw refuse("no biases in attention");
       if (!tieWordEmbeddings) throw refuse("no head of their own");

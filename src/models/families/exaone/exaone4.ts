@@ -52,7 +52,7 @@ export const exaone4: Family = {
       const { slidingWindow, rotaryLayers } = config;
       // It knows windows of one size of model alone, by the number of its layers.
       if (slidingWindow !== null || rotaryLayers.length > 0)
-        throw new UserError("GGUF's exaone4 models are written where no layer has a sliding window, and this one has some");
+        throw new UserError("GGUF's exaone4 models are written where all layers have rotary positions and none a sliding window");
     },
   },
 };

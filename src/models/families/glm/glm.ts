@@ -11,7 +11,6 @@ export function withGlmDefaults(raw: Raw): Raw {
     rms_norm_eps: 1.5625e-7,
     attention_bias: true,
     pad_token_id: 151_329,
-    partial_rotary_factor: 0.5,
     ...raw,
     eos_token_id: raw["eos_token_id"] ?? [151_329, 151_336, 151_338],
   };
@@ -22,7 +21,7 @@ export function glmRules(family: string): ReadingRules {
     family,
     defaults: { maxPositions: 131_072, kvHeads: 2, headDim: 128, bos: null, eos: null },
     biases: ({ attention_bias: attention }) => ({ attentionBias: attention, attentionOutputBias: false, mlpBias: false }),
-    partialRotary: true,
+    partialRotary: 0.5,
     more: () => ({ rotatesNeighbours: true }),
   };
 }

@@ -56,10 +56,11 @@ export const gpt2: Family = {
     return readDecoder(plain, where, generation, {
       family: "gpt2",
       defaults: { maxPositions: 1024, kvHeads: null, headDim: null, bos: 50_256, eos: 50_256 },
+      learnsPositions: true,
+      keys: { hidden_act: "activation_function", hidden_size: "n_embd", num_attention_heads: "n_head" },
       biases: () => ({ attentionBias: true, attentionOutputBias: true, mlpBias: true }),
       more: () => ({
         norm: "layer",
-        rotaryDim: 0,
         modulePrefix: "transformer.",
         storedTransposed: true,
         positionTable: { rows: own.n_positions, first: 0 },

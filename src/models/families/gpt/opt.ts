@@ -58,10 +58,11 @@ export const opt: Family = {
     return readDecoder(plain, where, generation, {
       family: "opt",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 2, eos: 2 },
+      learnsPositions: true,
+      keys: { hidden_act: "activation_function", intermediate_size: "ffn_dim" },
       biases: () => ({ attentionBias: own.enable_bias, attentionOutputBias: own.enable_bias, mlpBias: own.enable_bias }),
       more: () => ({
         norm: "layer",
-        rotaryDim: 0,
         modulePrefix: "model.decoder.",
         positionTable: { rows: own.max_position_embeddings + FIRST, first: FIRST },
       }),

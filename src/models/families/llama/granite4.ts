@@ -26,7 +26,9 @@ function checkDense(own: z.infer<typeof ownSchema>, where: string): void {
   const { num_local_experts: experts, num_hidden_layers: layers } = own;
   if ((experts ?? 8) > 0)
     throw new UserError(`${where}: num_local_experts ${experts ?? 8} is not supported; expected 0, a dense model`);
-  const types = own.layer_types ?? own.layers_block_type ?? Array<string>(layers).fill("linear_attention");
+  const types = own.layer_types ?? own.layers_block_type;
+  if (!types)
+    throw new UserError(`${where}: there are no layer_types, so that no layer attends; expected "attention" in all layers`);
   const other = types.find((type) => type !== "attention" && type !== "full_attention");
   if (other !== undefined)
     throw new UserError(`${where}: layer_types has ${show(other)}, which is not supported; expected "attention" in all layers`);

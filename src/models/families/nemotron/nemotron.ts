@@ -17,22 +17,18 @@ export const nemotron: Family = {
   architecture: "NemotronForCausalLM",
   models: ["Nemotron 4 (Minitron included)"],
   read: (raw, where, generation) =>
-    readDecoder(
-      { hidden_act: "relu2", partial_rotary_factor: 0.5, ...raw, rms_norm_eps: raw["norm_eps"] ?? 1e-5 },
-      where,
-      generation,
-      {
-        family: "nemotron",
-        defaults: { maxPositions: 4096, kvHeads: null, headDim: null, bos: 2, eos: 3 },
-        biases: ({ attention_bias: attention, mlp_bias: mlp }) => ({
-          attentionBias: attention,
-          attentionOutputBias: attention,
-          mlpBias: mlp,
-        }),
-        partialRotary: true,
-        more: () => ({ norm: "layer", normOffset: 1 }),
-      },
-    ),
+    readDecoder({ hidden_act: "relu2", ...raw, rms_norm_eps: raw["norm_eps"] ?? 1e-5 }, where, generation, {
+      family: "nemotron",
+      defaults: { maxPositions: 4096, kvHeads: null, headDim: null, bos: 2, eos: 3 },
+      biases: ({ attention_bias: attention, mlp_bias: mlp }) => ({
+        attentionBias: attention,
+        attentionOutputBias: attention,
+        mlpBias: mlp,
+      }),
+      partialRotary: 0.5,
+      keys: { rms_norm_eps: "norm_eps" },
+      more: () => ({ norm: "layer", normOffset: 1 }),
+    }),
   modules: {
     ...LLAMA_MODULES,
     linear: ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],

@@ -40,7 +40,8 @@ export const gptNeox: Family = {
       family: "gpt_neox",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 0, eos: 2 },
       biases: () => ({ attentionBias: own.attention_bias, attentionOutputBias: own.attention_bias, mlpBias: true }),
-      partialRotary: true,
+      partialRotary: 1,
+      keys: { partial_rotary_factor: "rotary_pct" },
       more: () => ({ norm: "layer", modulePrefix: "gpt_neox.", parallelBranches: own.use_parallel_residual }),
     });
   },

@@ -23,12 +23,12 @@ export const stableLm: Family = {
   read(raw, where, generation) {
     const own = parseWith(ownSchema, raw, where);
     if (own.qk_layernorm) throw new UserError(`${where}: qk_layernorm true is not supported; expected false`);
-    const plain = { partial_rotary_factor: 0.25, ...raw, head_dim: undefined, rms_norm_eps: own.layer_norm_eps };
+    const plain = { ...raw, head_dim: undefined, rms_norm_eps: own.layer_norm_eps };
     return readDecoder(plain, where, generation, {
       family: "stablelm",
       defaults: { maxPositions: 4096, kvHeads: 32, headDim: null, bos: 0, eos: 0 },
       biases: () => ({ attentionBias: own.use_qkv_bias, attentionOutputBias: false, mlpBias: false }),
-      partialRotary: true,
+      partialRotary: 0.25,
       more: () => ({ norm: "layer", parallelBranches: own.use_parallel_residual }),
     });
   },

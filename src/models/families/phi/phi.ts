@@ -15,7 +15,7 @@ const ATTENTION = {
 /** Transformers' defaults, and the other families' names of its keys. @throws {UserError} normed queries and keys */
 function plainOf(raw: Raw, where: string): Raw {
   if (raw["qk_layernorm"] === true) throw new UserError(`${where}: qk_layernorm true is not supported; expected false`);
-  return { hidden_act: "gelu_new", partial_rotary_factor: 0.5, ...raw, rms_norm_eps: raw["layer_norm_eps"] ?? 1e-5 };
+  return { hidden_act: "gelu_new", ...raw, rms_norm_eps: raw["layer_norm_eps"] ?? 1e-5 };
 }
 
 /**
@@ -31,7 +31,8 @@ export const phi: Family = {
       family: "phi",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
       biases: () => ({ attentionBias: true, attentionOutputBias: true, mlpBias: true }),
-      partialRotary: true,
+      partialRotary: 0.5,
+      keys: { rms_norm_eps: "layer_norm_eps" },
       more: () => ({ norm: "layer", headBias: true }),
     }),
   modules: {

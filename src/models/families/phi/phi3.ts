@@ -36,7 +36,7 @@ export const phi3: Family = {
       defaults: { maxPositions: 4096, kvHeads: null, headDim: null, bos: 1, eos: 32_000 },
       biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
       window: ({ sliding_window: size, num_hidden_layers: layers }) => windowEverywhere(size, layers),
-      partialRotary: true,
+      partialRotary: 1,
     }),
   modules: {
     ...LLAMA_MODULES,

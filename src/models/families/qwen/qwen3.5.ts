@@ -93,7 +93,7 @@ export const qwen35: Family = {
   models: ["Qwen3.5 (dense)"],
   wrappers: [{ type: "qwen3_5", text: textOf, ...QWEN_NAMES }],
   read: (raw, where, generation) =>
-    readDecoder({ partial_rotary_factor: 0.25, ...raw }, where, generation, {
+    readDecoder(raw, where, generation, {
       family: "qwen3_5_text",
       defaults: { maxPositions: 32_768, kvHeads: 4, headDim: 256, bos: null, eos: null },
       biases: ({ attention_bias: attention }) => ({
@@ -101,7 +101,7 @@ export const qwen35: Family = {
         attentionOutputBias: attention,
         mlpBias: false,
       }),
-      partialRotary: true,
+      partialRotary: 0.25,
       more: () => ({ qkNorm: "heads", normOffset: 1, attentionGate: true, delta: deltaOf(raw, where) }),
     }),
   modules: {

@@ -107,8 +107,12 @@ export interface ReadingRules {
   biases(config: CommonConfig): Biases;
   /** Layers that see only the last tokens; absent: none, whatever the file says. @throws {UserError} */
   window?(config: CommonConfig, where: string): Window;
-  /** True if `partial_rotary_factor` may differ from 1. */
-  readonly partialRotary?: boolean;
+  /** What `partial_rotary_factor` is where the file is silent; absent: it has to be 1. */
+  readonly partialRotary?: number;
+  /** True: positions are learned, and heads rotate nothing, whatever the file says. */
+  readonly learnsPositions?: boolean;
+  /** The family's own names of shared keys, which errors are to speak of. */
+  readonly keys?: Readonly<Record<string, string>>;
   /** Returns what else the family has, in place of what most have. @throws {UserError} */
   more?(config: CommonConfig, where: string): Partial<ModelConfig>;
 }
@@ -119,14 +123,26 @@ export interface ReadingRules {
  * @throws {UserError} missing or wrong values
  */
 export function readDecoder(raw: Raw, where: string, generation: Raw, rules: ReadingRules): ModelConfig {
-  const { defaults } = rules;
+  try {
+    return readShared(raw, where, generation, rules);
+  } catch (error) {
+    if (!(error instanceof UserError) || !rules.keys) throw error;
+    const names = new RegExp(`\\b(${Object.keys(rules.keys).join("|")})\\b`, "g");
+    throw new UserError(where + error.message.slice(where.length).replace(names, (key) => rules.keys![key]!));
+  }
+}
+
+function readShared(raw: Raw, where: string, generation: Raw, rules: ReadingRules): ModelConfig {
+  const { defaults, learnsPositions = false } = rules;
   const config = parseWith(configSchema, raw, where);
   checkQuantised(raw, where);
   const { heads, kvHeads, headDim } = headsOf(config, defaults, where);
+  if (!learnsPositions && headDim % 2 !== 0)
+    throw new UserError(`${where}: head_dim is ${headDim}; rotary positions need an even number`);
   const maxPositions = config.max_position_embeddings ?? defaults.maxPositions;
   const hiddenAct = activationOf(config.hidden_act, where);
-  const rotaryDim = rotaryDimOf(config, headDim, rules.partialRotary ?? false, where);
-  const rope = ropeOf(config, maxPositions, where);
+  const rotaryDim = learnsPositions ? 0 : rotaryDimOf(config, headDim, rules.partialRotary, where);
+  const rope = ropeOf(learnsPositions ? {} : config, maxPositions, where);
   checkLongRope(rope, rotaryDim, where);
   const { bos_token_id: bos, eos_token_id: eos, pad_token_id: pad } = config;
   return {
@@ -187,7 +203,6 @@ function headsOf(
     throw new UserError(`${where}: num_attention_heads (${heads}) is not a multiple of num_key_value_heads (${kvHeads})`);
   }
   const headDim = config.head_dim ?? defaults.headDim ?? headSize(config.hidden_size, heads, where);
-  if (headDim % 2 !== 0) throw new UserError(`${where}: head_dim is ${headDim}; rotary positions need an even number`);
   return { heads, kvHeads, headDim };
 }
 
@@ -208,11 +223,13 @@ export function activationOf(name: string, where: string): HiddenAct {
   );
 }
 
-function rotaryDimOf(config: CommonConfig, headDim: number, mayBePartial: boolean, where: string): number {
-  const partOf = (rope: CommonConfig["rope_parameters"]) => rope?.partial_rotary_factor ?? config.partial_rotary_factor ?? 1;
+/** @param usual the family's share of a head; absent: only whole heads are rotated */
+function rotaryDimOf(config: CommonConfig, headDim: number, usual: number | undefined, where: string): number {
+  const partOf = (rope: CommonConfig["rope_parameters"]) =>
+    rope?.partial_rotary_factor ?? config.partial_rotary_factor ?? usual ?? 1;
   const partial = partOf(config.rope_scaling ?? config.rope_parameters);
   const other = [partial, partOf(config.window_rope_parameters)].find((part) => part !== 1);
-  if (other !== undefined && !mayBePartial) {
+  if (other !== undefined && usual === undefined) {
     throw new UserError(`${where}: partial_rotary_factor ${other} is not supported; expected 1`);
   }
   const dim = Math.floor(headDim * partial);
