@@ -142,9 +142,7 @@ export async function plan(options: PlanOptions, { sink = () => {} }: Pick<CallO
       const options = {
         config: planned.model,
         ...(head.kind === "logits" && { texts: config.batchSize * texts }),
-        tuning: adapter
-          ? tuningOfAdapter(adapter, planned.model, config.dropout)
-          : tuningOf(planned.config, planned.model, source),
+        tuning: adapter ? tuningOfAdapter(adapter, planned.model, config) : tuningOf(planned.config, planned.model, source),
         strategy,
         selective: selectiveOf(config),
         verifyReplay: config.verifyReplay,

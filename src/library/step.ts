@@ -87,7 +87,7 @@ export async function step(options: StepOptions, { sink = () => {} }: Pick<CallO
         {
           config: model.config,
           source,
-          tuning: adapter ? tuningOfAdapter(adapter, model.config) : tuningOf(config, model.config, source),
+          tuning: adapter ? tuningOfAdapter(adapter, model.config, config) : tuningOf(config, model.config, source),
           strategy,
           selective: selectiveOf(config),
           verifyReplay: config.verifyReplay,

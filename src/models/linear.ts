@@ -100,17 +100,14 @@ export class ParamScope {
   /** Declares parts of a module's adapter, each once. */
   parametersOf(module: string): (part: AdapterPart) => string {
     const declared = new Map<string, string>();
-    return ({ suffix, shape, transposed }) => {
+    return ({ suffix, shape, transposed, random }) => {
       let value = declared.get(suffix);
       if (value === undefined) {
         const type: TensorType = { dtype: "f32", shape: transposed ? shape.toReversed() : shape };
         const local = `${module}.${suffix.replace(/\.weight$/, "")}`;
-        value = this.declare(
-          local,
-          partName(this.prefix + module, suffix),
-          type,
-          hasAdapters(this.tuning) && !this.tuning.frozen,
-        );
+        const { tuning } = this;
+        const isTrained = hasAdapters(tuning) && !tuning.frozen && !(tuning.freezeA && random);
+        value = this.declare(local, partName(this.prefix + module, suffix), type, isTrained);
         declared.set(suffix, value);
       }
       return value;

@@ -10,6 +10,8 @@ export interface AdapterTuning {
   readonly adapts: (module: string) => object | null;
   /** Which weights of the base model are trained whole, by checkpoint name; without it, none. */
   readonly trains?: (name: string) => boolean;
+  /** True if of each low-rank pair the factor that begins random stays as it is. */
+  readonly freezeA?: boolean;
   /** True if nothing is trained. */
   readonly frozen: boolean;
   /**

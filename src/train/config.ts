@@ -236,7 +236,7 @@ export const trainConfigSchema = z.strictObject({
 
 /** Flags of adapters without a line of help of their own. */
 const MODULE_KEYS = (Object.keys(ADAPTER_FLAGS) as AdapterFlag[]).filter(
-  (key) => !["rank", "alpha", "rslora", "dropout", "bias"].includes(key),
+  (key) => !["rank", "alpha", "rslora", "dropout", "freezeA", "bias"].includes(key),
 );
 
 /** Keys that share a line of help. */
@@ -260,8 +260,9 @@ export const HELP_GROUPS = [
       "examples and held-out ones (or 5% of the former): files, folders, patterns; columns and roles of other names: prompt=question,ignore=notes; customer=user",
   },
   {
-    keys: ["rank", "alpha", "rslora", "dropout"],
-    description: "rank r (8) and alpha (2 r), scaled by alpha / r or alpha / sqrt(r); dropout in front of the adapters (0)",
+    keys: ["rank", "alpha", "rslora", "dropout", "freezeA"],
+    description:
+      "rank r (8) and alpha (2 r), scaled by alpha / r or alpha / sqrt(r); dropout in front of the adapters (0); A is left as it was drawn",
   },
   { keys: ["sequenceLength", "truncate"], description: "tokens in a row (512, or the model's context); cut longer examples" },
   { keys: ["epochs", "steps"], description: "passes over the training data (1), or optimizer steps" },

@@ -91,7 +91,7 @@ describe.each(Object.keys(EXECUTORS))("a Llama with NF4 weights on %s: within 1e
     const engine = createEngine(executor, {
       config,
       source,
-      tuning: tuningOfAdapter(adapter, config, 0),
+      tuning: tuningOfAdapter(adapter, config),
       strategy: { name: "per-segment" },
       tokens,
       logits: { tokens, rows: batch.ids.length },

@@ -74,7 +74,7 @@ describe("adapters of some modules, as PEFT makes them: within 1e-4 of PyTorch",
   test.each(["last-layers", "some-layers", "patterns", "all-linear"])("%s: logits, loss and gradients", async (name) => {
     const adapter = openAdapter(join(PEFT, name), model);
     const { loss, logits, ...expected } = Object.fromEntries(readTensors(join(PEFT, name, "expected.safetensors")));
-    const { engine, batch } = await golden("smollm2", tuningOfAdapter(adapter, model, 0), adapter);
+    const { engine, batch } = await golden("smollm2", tuningOfAdapter(adapter, model), adapter);
     expect(relativeError(engine.logits(batch, Int32Array.from(batch.ids.keys())), logits!)).toBeLessThan(BOUND);
     const actual = engine.forwardBackward(batch, 1 / batch.labelled, 1, 0);
     expect(Math.abs(actual / loss![0]! - 1)).toBeLessThan(BOUND);
@@ -91,7 +91,7 @@ describe("adapters of some modules, as PEFT makes them: within 1e-4 of PyTorch",
 
   test("training further: what PEFT has adapted, and nothing else", async () => {
     const adapter = openAdapter(join(PEFT, "some-layers"), model);
-    const { engine, batch } = await golden("smollm2", tuningOfAdapter(adapter, model, 0), adapter);
+    const { engine, batch } = await golden("smollm2", tuningOfAdapter(adapter, model), adapter);
     const {
       loss: _loss,
       logits: _logits,

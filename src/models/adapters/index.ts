@@ -2,6 +2,7 @@ import { dora } from "./dora.ts";
 import { ia3 } from "./ia3.ts";
 import type { AdapterKind, PartName } from "./kind.ts";
 import { lora } from "./lora.ts";
+import { isAdapter } from "./names.ts";
 
 /** Every kind of adapter. A kind is one file in this folder, a row here, and a fixture of test/golden/adapters. */
 const KINDS = [lora, dora, ia3] as const;
@@ -75,6 +76,9 @@ const CONSTANTS = new Set(ANY.flatMap(({ computed }) => computed?.constant ?? []
 export function isConstant({ name }: { readonly name: string }): boolean {
   return CONSTANTS.has(name.slice(name.lastIndexOf(".") + 1));
 }
+
+/** Tells whether a parameter is one of an adapter that files have. */
+export const isAdapterPart = (param: { readonly name: string }): boolean => isAdapter(param) && !isConstant(param);
 
 const TRANSPOSED = suffixes(PARTS.filter(({ transposed }) => transposed));
 const VECTORS = suffixes(PARTS.filter(({ vector }) => vector));

@@ -37,6 +37,8 @@ export interface PartName {
   readonly transposed?: true;
   /** One number for each input or output, whatever its shape: it has no weight decay, and Muon does not take it for a matrix. */
   readonly vector?: true;
+  /** Its first values are random and its partner's zero, so that a run may leave it as it is (`freezeA`). */
+  readonly random?: true;
 }
 
 /** A parameter that an adapter adds to a module, f32. */

@@ -46,6 +46,12 @@ export const lowRankFlags = {
   alpha: alpha.optional().describe("LoRA alpha; the adapter's output is scaled by alpha / r (twice the rank)"),
   rslora: z.boolean().optional().describe("scale by alpha / sqrt(r) instead (rank-stabilised LoRA)"),
   dropout: z.number().min(0).max(0.95).optional().describe("dropout in front of the adapters (0)"),
+  freezeA: z
+    .boolean()
+    .optional()
+    .describe(
+      "leave A as it was drawn from the seed, and of an adapted embedding B, and train the other factor alone (FFA-LoRA)",
+    ),
   rankPattern: patternOf(rank).describe("ranks of modules that have another one: q_proj=16,layers.0.mlp.down_proj=4"),
   alphaPattern: patternOf(alpha).describe("alphas of modules that have another one, in the same form"),
   bias: z.enum(BIASES).optional().describe("biases that are trained too: all, or those of the layers with an adapter (none)"),
@@ -58,7 +64,7 @@ export function lowRankSettings(asked: Asked): LowRankSettings {
   return { rank, alpha, rslora, dropout, rankPattern, alphaPattern };
 }
 
-/** The flags that ask for settings; dropout is each run's own. */
+/** The flags that ask for settings; dropout and what is frozen are each run's own. */
 export function lowRankAsked({ rank, alpha, rslora, rankPattern, alphaPattern }: LowRankSettings): Asked {
   const orAbsent = (pattern: Pattern) => (Object.keys(pattern).length === 0 ? undefined : { ...pattern });
   return { rank, alpha, rslora, rankPattern: orAbsent(rankPattern), alphaPattern: orAbsent(alphaPattern) };

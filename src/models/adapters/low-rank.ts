@@ -12,9 +12,12 @@ import type { LowRankSettings, LowRankSetup } from "./low-rank-settings.ts";
  */
 
 export const LOW_RANK_NAMES = {
-  linear: [{ suffix: "lora_A.weight" }, { suffix: "lora_B.weight" }],
-  head: [{ suffix: "lora_A.weight" }, { suffix: "lora_B.weight" }],
-  embedding: [{ suffix: "lora_embedding_A", transposed: true }, { suffix: "lora_embedding_B" }],
+  linear: [{ suffix: "lora_A.weight", random: true }, { suffix: "lora_B.weight" }],
+  head: [{ suffix: "lora_A.weight", random: true }, { suffix: "lora_B.weight" }],
+  embedding: [
+    { suffix: "lora_embedding_A", transposed: true },
+    { suffix: "lora_embedding_B", random: true },
+  ],
 } as const satisfies Record<Site["layer"], readonly [a: PartName, b: PartName]>;
 
 export function lowRankParts({ layer, rows, columns }: Site, { rank }: LowRankSetup): [AdapterPart, AdapterPart] {

@@ -7,12 +7,13 @@ import { parseWith } from "../../base/schema.ts";
 import { fileError, hashFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { readJsonObject } from "../../base/json.ts";
 import { compareFingerprints, type Difference } from "../fingerprint.ts";
-import { CHECKPOINT_FILE } from "../../hf/peft/adapter-folder.ts";
+import { CHECKPOINT_FILE, CHECKPOINT_PREFIX } from "../../hf/peft/adapter-folder.ts";
 import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../hf/weights/safetensors-write.ts";
 import { type Executor, fillPieces, PIECE, readPieces } from "../../runtime/executor.ts";
 import { type OptimizerState, type TrainedTensor, trainedTensors } from "../../optimizers/plan.ts";
-import type { FlatParams } from "../../runtime/resident.ts";
+import type { FlatParams, Resident } from "../../runtime/resident.ts";
+import { isAdapterPart } from "../../models/adapters/index.ts";
 import type { LossScale } from "../step/loss-scale.ts";
 
 /**
@@ -124,8 +125,15 @@ export interface Checkpoints {
 /** Describes what is trained, in an executor's memory: an engine's. */
 export interface TrainedState {
   readonly executor: Executor;
-  readonly resident: { readonly trainable: FlatParams };
+  readonly resident: Pick<Resident, "params" | "param" | "trainable">;
   readonly optimizer: OptimizerState | null;
+}
+
+/** The parts of adapters that stay as they are: an adapter that is opened from a checkpoint has them, too. */
+function frozenParts({ params, param }: TrainedState["resident"]): TrainedTensor[] {
+  return params
+    .filter((info) => !info.trainable && isAdapterPart(info))
+    .map(({ name, type }) => ({ name: `${CHECKPOINT_PREFIX}${name}`, type, address: param.get(name)! }));
 }
 
 /** The checkpoints of a run folder, for the state in an executor's memory. */
@@ -135,7 +143,7 @@ export function createCheckpoints(run: string, state: TrainedState, options: Che
   if (!optimizer) throw new Error("a state without an optimizer has no checkpoints");
   const folder = join(run, "checkpoints");
   const names = () => checkpointNames(folder);
-  const trained = trainedTensors(trainable, optimizer);
+  const trained = [...trainedTensors(trainable, optimizer), ...frozenParts(state.resident)];
 
   /** Loads the first of some checkpoints that is whole. */
   const firstWhole = (candidates: readonly string[], warn: (message: string) => void): TrainingPosition | null => {

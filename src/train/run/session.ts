@@ -147,7 +147,7 @@ async function readOpened(
   }
   const options = { ...preparing, cache: join(cacheFolder(), "tokens") };
   const start = adapter && { adapter, content: hashFile(adapter.source.path) };
-  const tuning = start ? tuningOfAdapter(start.adapter, model, config.dropout) : tuningOf(config, model, source);
+  const tuning = start ? tuningOfAdapter(start.adapter, model, config) : tuningOf(config, model, source);
   if (objective.head.kind === "logits" && objective.head.wholeStep && hasAdapters(tuning) && tuning.dropout > 0) {
     throw new UserError(
       `--grad-cache with a dropout of ${tuning.dropout}: a step's texts are embedded twice, and both have to be the same; give --dropout 0`,

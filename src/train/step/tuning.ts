@@ -10,10 +10,12 @@ import { type AdapterFlag, adapterKind } from "../../models/adapters/index.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { modulesOf } from "../../models/families/index.ts";
 import { layerOf } from "../../models/names.ts";
-import type { Tuning } from "../../models/tuning.ts";
+import type { AdapterTuning, Tuning } from "../../models/tuning.ts";
 import { checkMethod, targetsOf, type TrainConfig } from "../config.ts";
 
 type TuningConfig = Pick<TrainConfig, "method" | AdapterFlag | "targets" | "lastLayers" | "modulesToSave">;
+/** The settings that an adapter does not keep. */
+type RunsOwn = Pick<TuningConfig, "dropout" | "freezeA">;
 type Model = Pick<ModelConfig, "family" | "layers" | "modulePrefix">;
 
 /** Returns what a configuration says of its adapters. */
@@ -63,8 +65,11 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     if (!setup) setups.set(module, (setup = kind.setup(settings.own, module, "the patterns")));
     return setup;
   };
-  return { method: config.method, dropout: config.dropout ?? 0, adapts, frozen: false, ...wholes(settings, isTarget) };
+  return { ...ownOf(config), method: config.method, adapts, frozen: false, ...wholes(settings, isTarget) };
 }
+
+/** Returns what of a tuning is each run's own, whatever adapter it begins with. */
+const ownOf = ({ dropout = 0, freezeA = false }: RunsOwn): Pick<AdapterTuning, "dropout" | "freezeA"> => ({ dropout, freezeA });
 
 const last = (module: string): string => module.split(".").at(-1)!;
 
@@ -146,7 +151,7 @@ const allTargets = (model: Model): string[] => {
  * Returns what trains an adapter further that was opened for its base model.
  * @throws {UserError} an adapter of modules in which its kind cannot be trained, or with weights that it does not train
  */
-export function tuningOfAdapter(adapter: Adapter, model: Model, dropout = 0): Tuning {
+export function tuningOfAdapter(adapter: Adapter, model: Model, own: RunsOwn = {}): Tuning {
   const { method, modules, source } = adapter;
   checkModules(adapter, model, "cannot be trained further, only merged");
   const [copy] = adapter.copies.keys();
@@ -156,5 +161,5 @@ export function tuningOfAdapter(adapter: Adapter, model: Model, dropout = 0): Tu
     );
   }
   const adapts = (module: string) => modules.get(module)?.setup ?? null;
-  return { method, dropout, adapts, frozen: false, ...wholes(adapter, (module) => modules.has(module)) };
+  return { ...ownOf(own), method, adapts, frozen: false, ...wholes(adapter, (module) => modules.has(module)) };
 }

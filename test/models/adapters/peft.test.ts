@@ -72,7 +72,7 @@ function train(
   const engine = createEngine(executor, {
     config,
     source,
-    tuning: tuningOfAdapter(adapter, config, 0),
+    tuning: tuningOfAdapter(adapter, config),
     strategy: { name: "per-segment" },
     tokens,
     logits: { tokens, rows: batch.ids.length },

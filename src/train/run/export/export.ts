@@ -11,7 +11,7 @@ import { type ConfigToWrite, EMBEDDING_TASK } from "../../../hf/peft/adapter-con
 import { writeAdapter, writeAdapterConfig } from "../../../hf/peft/peft.ts";
 import { describeModules, isSaved } from "../../../hf/peft/peft-modules.ts";
 import { fileShape } from "../../../load/adapter.ts";
-import { isTransposed, PART_SUFFIXES } from "../../../models/adapters/index.ts";
+import { isAdapterPart, isTransposed, PART_SUFFIXES } from "../../../models/adapters/index.ts";
 import { transpose } from "../../../models/adapters/low-rank.ts";
 import { bareName, isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
 import { type ParamInfo, readTensor } from "../../../runtime/resident.ts";
@@ -192,13 +192,13 @@ function baseTensors(source: TensorSource, isWanted: (name: string) => boolean):
   });
 }
 
-/** The trainable parameters under their names, read out piece by piece, in the dtype that `typeOf` gives. */
+/** Returns what was trained, with the parts of adapters that stayed as they were, under their names: read piece by piece, in the dtype that `typeOf` gives. */
 function trainedTensors(engine: Engine, typeOf: (name: string) => FloatType): TensorData[] {
   const { params, param } = engine.resident;
   const buffer = new Uint8Array(PIECE);
   const halves = new Uint16Array(PIECE / 4);
   return params
-    .filter((info) => info.trainable)
+    .filter((info) => info.trainable || isAdapterPart(info))
     .map(({ name, type }) => {
       const dtype = typeOf(name);
       if (isTransposed(name)) {
