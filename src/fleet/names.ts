@@ -1,0 +1,48 @@
+/**
+ * Everything of a fleet that lies in NATS, by name: one place, so that two parts never take the same name for two things, and so that rights
+ * can be given by one pattern (`$KV.remat_*`, `$O.remat_*`, `remat.>`).
+ */
+
+/** Key-value buckets. */
+export const BUCKETS = {
+  /** The boxes that are there, by their names; an entry that is not renewed goes by itself. */
+  nodes: "remat_nodes",
+  /** Jobs, as `FRONT.JOB`; each write is a compare-and-set. */
+  jobs: "remat_jobs",
+  /** Who places jobs at present. */
+  leader: "remat_leader",
+  /** Runs of one model on several nodes. */
+  parallel: "remat_parallel",
+  /** Rounds of federated training. */
+  rounds: "remat_rounds",
+} as const;
+
+/** Object stores. */
+export const STORES = {
+  /** Training data and base models, by the SHA-256 of their bytes. */
+  files: "remat_files",
+  /** Checkpoints and results of jobs. */
+  runs: "remat_runs",
+  /** Updates of federated rounds. */
+  rounds: "remat_rounds",
+} as const;
+
+/** Streams of messages that are kept. */
+export const STREAMS = {
+  /** What nodes tell of jobs. */
+  events: { name: "remat_events", subjects: ["remat.events.>"] },
+} as const;
+
+export const SUBJECTS = {
+  /** Events of a job. */
+  events: (front: string, job: string) => `remat.events.${front}.${job}`,
+  /** Events of all jobs of a front. */
+  eventsOf: (front: string) => `remat.events.${front}.>`,
+  /** Offers of jobs to a node, which answers each. */
+  offers: (node: string) => `remat.node.${node}.offers`,
+  /** Requests of a run on several nodes to one of them. */
+  parallel: (node: string) => `remat.parallel.${node}`,
+} as const;
+
+/** Tells whether a text can be a part of a subject and of a key. */
+export const isName = (text: string): boolean => /^[A-Za-z0-9_-]{1,64}$/.test(text);
