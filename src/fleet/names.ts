@@ -9,7 +9,7 @@ export const BUCKETS = {
   nodes: "remat_nodes",
   /** Jobs, as `FRONT.JOB`; each write is a compare-and-set. */
   jobs: "remat_jobs",
-  /** Who places jobs at present. */
+  /** The lease of the process that places jobs at present. */
   leader: "remat_leader",
   /** Runs of one model on several nodes. */
   parallel: "remat_parallel",
@@ -29,7 +29,7 @@ export const STORES = {
 
 /** Streams of messages that are kept. */
 export const STREAMS = {
-  /** What nodes tell of jobs. */
+  /** Events of jobs, as nodes tell them. */
   events: { name: "remat_events", subjects: ["remat.events.>"] },
 } as const;
 
