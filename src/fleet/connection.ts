@@ -14,37 +14,9 @@ import {
   UserAuthenticationExpiredError,
   usernamePasswordAuthenticator,
 } from "@nats-io/transport-node";
-import { z } from "zod";
 import { messageOf, systemCode, UserError } from "../base/errors.ts";
 import { fileError } from "../base/files/files.ts";
-
-/** Flags by which a verb reaches a fleet. */
-export const FLEET_OPTIONS = {
-  fleet: z
-    .string()
-    .min(1)
-    .describe("NATS server of the fleet, such as nats://10.0.0.5:4222 or tls://USER:PASSWORD@HOST; several are parted by commas"),
-  fleetCredentials: z
-    .string()
-    .min(1)
-    .optional()
-    .describe("with --fleet: NATS credentials file (.creds), or a file with the seed of an nkey"),
-  fleetCa: z
-    .string()
-    .min(1)
-    .optional()
-    .describe("with --fleet: file of the certificate authority that the server's certificate is signed by"),
-  fleetCert: z
-    .string()
-    .min(1)
-    .optional()
-    .describe("with --fleet: file of this machine's certificate, where the server asks for one"),
-  fleetKey: z.string().min(1).optional().describe("with --fleet: file of the key of --fleet-cert"),
-} as const;
-
-const schema = z.object(FLEET_OPTIONS);
-
-export type FleetOptions = z.infer<typeof schema>;
+import type { FleetOptions } from "./options.ts";
 
 /** A connection to a fleet's NATS server with JetStream. It comes back by itself whenever the server does. */
 export interface FleetConnection {
