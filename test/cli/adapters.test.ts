@@ -6,6 +6,7 @@ import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetens
 import { temporaryFolder } from "../hf/temp.ts";
 import { ok, refused, remat, writeTinyModel } from "../support/cli.ts";
 import { readGguf } from "../support/gguf.ts";
+import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -109,7 +110,10 @@ const CASES: readonly (readonly [
   ],
 ];
 
-describe.each(CASES)("%s", (name, flags, written, parts) => {
+/** The files of "tables" are those of later tests, too. */
+const cases = SLOW ? CASES : CASES.filter(([name]) => name === "dora" || name === "tables");
+
+describe.each(cases)("%s", (name, flags, written, parts) => {
   const train = (...more: string[]) => ["train", "--model", model, "--output", path(name), ...training, ...flags, ...more];
 
   test("trained, resumed, trained further, evaluated, merged, chatted with, exported", async () => {

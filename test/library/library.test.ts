@@ -7,7 +7,7 @@ import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { CHILD } from "../../src/train/apart/train-apart.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { writeTinyModel } from "../support/cli.ts";
-import { SLOW } from "../support/slow.ts";
+import { SLOW, some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -72,7 +72,7 @@ describe("train", () => {
     expect(apart.result.loss).toBe(here.result.loss);
   });
 
-  test.each([false, true])("ends in good order when it is asked to, and goes on (isolate: %p)", async (isolate) => {
+  test.each(some([true, false], 1))("ends in good order when it is asked to, and goes on (isolate: %p)", async (isolate) => {
     const output = `stopped-${isolate}`;
     const controller = new AbortController();
     const asked = { ...config(output), steps: 6, saveEvery: 3 };
@@ -109,7 +109,7 @@ describe("train", () => {
     expect(existsSync(join(folder, "starting"))).toBe(false);
   });
 
-  test.each([false, true])("a signal behind the last event changes nothing (isolate: %p)", async (isolate) => {
+  test.each(some([true, false], 1))("a signal behind the last event changes nothing (isolate: %p)", async (isolate) => {
     const controller = new AbortController();
     const run = await train(config(`behind-${isolate}`), {
       isolate,
@@ -131,7 +131,7 @@ describe("train", () => {
     expect(await unknown.catch((error: Error) => error.message)).toContain('unknown key "rnk"; did you mean rank?');
   });
 
-  test.each([false, true])("an error of the sink ends the run and is thrown as it is (isolate: %p)", async (isolate) => {
+  test.each(some([true, false], 1))("an error of the sink ends the run and is thrown as it is (isolate: %p)", async (isolate) => {
     const cause = new Error("no more");
     const sink = (event: RunEvent) => {
       if (event.type === "step") throw cause;
@@ -265,7 +265,7 @@ describe("docs/library.md", () => {
   });
 });
 
-test.each(OBJECTIVE_NAMES)("a plan of objective %s reads no examples", async (objective) => {
+test.each(some(OBJECTIVE_NAMES, 2))("a plan of objective %s reads no examples", async (objective) => {
   const sizes = { sequenceLength: 16, batchSize: 2, threads: 1, device: "wasm" } as const;
   if (objective === "mlm") return expect(plan({ model, objective, ...sizes })).rejects.toThrow("expected a text encoder");
   const report = await plan({ model, objective, measure: SLOW, ...sizes });

@@ -14,7 +14,7 @@ process.env["REMAT_CACHE"] = join(folder, "cache");
 
 /** Some of the held-out examples. */
 const few = join(folder, "few.jsonl");
-writeFileSync(few, readFileSync(join(root, "recipes/devils-dictionary/valid.jsonl"), "utf8").split("\n").slice(0, 24).join("\n"));
+writeFileSync(few, readFileSync(join(root, "recipes/devils-dictionary/valid.jsonl"), "utf8").split("\n").slice(0, 8).join("\n"));
 
 const common = {
   model: join(root, "recipes/base/model"),

@@ -13,6 +13,7 @@ import {
 import { isZero, readTensors } from "../support/golden.ts";
 import { EXECUTORS, expectScheduleFree, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -65,6 +66,9 @@ describe("a whole run of an encoder with --objective classify is what Transforme
   }
 });
 
-test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with texts packed into rows", async () => {
-  await expectScheduleFree(judged(ENCODER_RUNS[0]!, true).run);
-});
+slowTest(
+  "a whole run is the same to the bit for every schedule and for 1 and 2 threads, with texts packed into rows",
+  async () => {
+    await expectScheduleFree(judged(ENCODER_RUNS[0]!, true).run);
+  },
+);

@@ -13,6 +13,7 @@ import {
 import { isZero, readTensors } from "../support/golden.ts";
 import { EXECUTORS, expectScheduleFree, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -45,6 +46,9 @@ describe("a whole run with --objective distil is what PyTorch makes of the loss 
   }
 });
 
-test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with examples packed into rows", async () => {
-  await expectScheduleFree(judged(DISTIL_RUNS[1]!, true));
-});
+slowTest(
+  "a whole run is the same to the bit for every schedule and for 1 and 2 threads, with examples packed into rows",
+  async () => {
+    await expectScheduleFree(judged(DISTIL_RUNS[1]!, true));
+  },
+);

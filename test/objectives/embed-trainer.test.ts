@@ -18,6 +18,7 @@ import {
 import { isZero, readTensors } from "../support/golden.ts";
 import { EXECUTORS, expectScheduleFree, expectSteps, type JudgedRun, runsOn, trainedJudge } from "../support/judged-runs.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -103,9 +104,12 @@ describe("a whole run with another loss is what sentence-transformers makes of i
   );
 });
 
-test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with examples packed into rows", async () => {
-  await expectScheduleFree(judged(EMBED_RUNS[0]!, true));
-});
+slowTest(
+  "a whole run is the same to the bit for every schedule and for 1 and 2 threads, with examples packed into rows",
+  async () => {
+    await expectScheduleFree(judged(EMBED_RUNS[0]!, true));
+  },
+);
 
 /** Two micro-batches as one of twice the rows. */
 function joined([a, b]: readonly [MicroBatch, MicroBatch]): MicroBatch {

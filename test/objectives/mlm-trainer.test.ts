@@ -5,6 +5,7 @@ import { EXECUTORS, expectScheduleFree, expectSteps, type JudgedRun, runsOn, tra
 import { drawn, maskedBatches, MASKING, MLM_FOLDER, MLM_RUNS, readMlmFixture, rowsOf } from "../support/mlm.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
 import type { TrainerRun } from "../support/trainer.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -36,6 +37,9 @@ describe("a whole run with --objective mlm is what Transformers' Trainer makes o
   }
 });
 
-test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with texts packed into rows", async () => {
-  await expectScheduleFree(judged(MLM_RUNS[0]!, true));
-});
+slowTest(
+  "a whole run is the same to the bit for every schedule and for 1 and 2 threads, with texts packed into rows",
+  async () => {
+    await expectScheduleFree(judged(MLM_RUNS[0]!, true));
+  },
+);

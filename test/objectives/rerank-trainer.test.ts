@@ -13,6 +13,7 @@ import {
   type RerankRun,
   rowsOf,
 } from "../support/rerank.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -70,6 +71,9 @@ function centred(values: readonly number[]): number[] {
   return values.map((value) => value - mean);
 }
 
-test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with queries packed into rows", async () => {
-  await expectScheduleFree(judged(RERANK_RUNS[0]!, true).run);
-});
+slowTest(
+  "a whole run is the same to the bit for every schedule and for 1 and 2 threads, with queries packed into rows",
+  async () => {
+    await expectScheduleFree(judged(RERANK_RUNS[0]!, true).run);
+  },
+);

@@ -20,7 +20,7 @@ import { TARGETS } from "../../src/ort/executor.ts";
 import { SAMPLES } from "../onnx/samples.ts";
 import { ENCODERS, FAMILIES, type GoldenFamily, isFewer, modelFolder } from "../support/golden.ts";
 import { opGraph } from "../support/ops.ts";
-import { SLOW } from "../support/slow.ts";
+import { SLOW, some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -112,7 +112,7 @@ describe.each(MODELS)("%s: no node of any program is left to the CPU by CUDA", (
     return dtype === "bf16" && !isFewer(family) ? [lora, TUNINGS[1 + (MODELS.indexOf(family) % 2)]!] : [lora];
   };
   // What runs in bf16 runs in f16, and in f32 but for casts: the list has them wherever it has bf16.
-  test.each(SLOW || !isFewer(family) ? (["f32", "bf16"] as const) : (["bf16"] as const))("training in %s", (dtype: FloatType) => {
+  test.each(some(["bf16", "f32"] as const, 1))("training in %s", (dtype: FloatType) => {
     for (const tuning of tunings(dtype)) {
       const options = { tokens: TOKENS, tuning, weightType: () => dtype, selective: { count: 2 } };
       const segments: Segment[] = inPrecision(buildSegments(config, options), dtype);

@@ -29,6 +29,9 @@ export function combinations<T extends readonly unknown[]>(...lists: { readonly 
   );
 }
 
+/** The first `count` of some values; all of them in the full suite. */
+export const some = <T>(values: readonly T[], count: number): readonly T[] => (SLOW ? values : values.slice(0, count));
+
 /** A test that only the full suite runs. */
 export const slowTest = SLOW ? test : test.skip;
 

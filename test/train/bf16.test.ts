@@ -8,7 +8,7 @@ import type { StreamOptions } from "../../src/train/memory/stream.ts";
 import { removeStored, storedCheckpoint } from "../support/stored.ts";
 import { relativeError } from "../support/ops.ts";
 import { ok, root } from "../support/cli.ts";
-import { slowTest } from "../support/slow.ts";
+import { slowTest, some } from "../support/slow.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
@@ -38,7 +38,7 @@ const RUNS: readonly (readonly [Checkpointing, number])[] = [
   [{ name: "auto", free: () => 2 ** 30 }, 1],
 ];
 
-describe.skipIf(!hasBf16()).each(CASES)("bf16 products: %s", (_, config, tuning, storage) => {
+describe.skipIf(!hasBf16()).each(some(CASES, 2))("bf16 products: %s", (_, config, tuning, storage) => {
   test("the same bits for every schedule and 1 to 3 threads, within the rounding of f32's; memory is as planned", async () => {
     const open = (strategy: Checkpointing, threads: number, matmul: "bf16" | "native") =>
       build(config, tuning, strategy, TOKENS, { threads, matmul }, storage);

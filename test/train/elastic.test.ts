@@ -9,7 +9,7 @@ import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import type { WasmExecutorOptions } from "../../src/wasm/executor.ts";
 import { makeRandom } from "../schedule/chains.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
-import { combinations, SLOW, slowTest } from "../support/slow.ts";
+import { combinations, SLOW, slowTest, some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -44,7 +44,7 @@ const TUNINGS: readonly (readonly [string, Tuning])[] = [
 const PRODUCTS = ["wasm", "native"] as const;
 
 describe("a limit of memory that changes between steps", () => {
-  for (const [[title, tuning], matmul, threads] of combinations(TUNINGS, PRODUCTS, [1, 2])) {
+  for (const [[title, tuning], matmul, threads] of some(combinations(TUNINGS, PRODUCTS, [2, 1]), 1)) {
     test(`${title}, ${matmul} products, ${threads} threads: ${STEPS} random limits, each kept and its peak predicted; losses, gradients and weights are the same to the bit`, async () => {
       // Products of few rows do not go to the native library.
       const tokens = matmul === "native" ? 150 : 40;

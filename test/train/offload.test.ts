@@ -10,7 +10,7 @@ import { type Checkpointing, LimitError } from "../../src/train/memory/step-plan
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
-import { THREADS } from "../support/slow.ts";
+import { SLOW, THREADS } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -54,14 +54,14 @@ describe("gradients are the same to the bit with and without offload", () => {
       const config = llama(9);
       const reference = gradients(await build(config, tuning, { name: "off" }, TOKENS), TOKENS);
       let moving = 0;
-      for (const strategy of STRATEGIES) {
+      for (const strategy of SLOW ? STRATEGIES : STRATEGIES.slice(-4)) {
         const engine = await outside(config, tuning, strategy, { verifyReplay: true });
         expect(gradients(engine, TOKENS)).toEqual(reference);
         expect(Math.abs(engine.measuredPeak / engine.predicted.peak - 1)).toBeLessThan(0.02);
         const { out, in: into } = engine.store!.counts();
         if (out > 0 && into > 0) moving++;
       }
-      expect(moving).toBeGreaterThanOrEqual(9);
+      expect(moving).toBeGreaterThanOrEqual(SLOW ? 9 : 4);
     });
   }
 });

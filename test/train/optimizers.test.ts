@@ -15,6 +15,7 @@ import { buildSegments } from "../../src/models/chain/segments.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { build, closeExecutors, llama, lora, packedBatch } from "../support/engine.ts";
+import { some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 afterAll(closeExecutors);
@@ -52,7 +53,7 @@ const RATES: Readonly<Record<OptimizerName, number>> = {
   adafactor: 0.1,
 };
 
-describe.each(OPTIMIZER_NAMES)("%s", (name) => {
+describe.each(some(OPTIMIZER_NAMES, 4))("%s", (name) => {
   test("the loss falls to less than half of what it was, and memory is what was predicted", async () => {
     const engine = await engineOf(name);
     const before = engine.executor.reserved;

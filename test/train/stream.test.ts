@@ -16,7 +16,7 @@ import { CapacityError, LimitError } from "../../src/train/memory/step-plan.ts";
 import type { Engine } from "../../src/train/step/engine.ts";
 import type { WasmExecutor } from "../../src/wasm/executor.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
-import { combinations, SLOW, slowTest } from "../support/slow.ts";
+import { combinations, SLOW, slowTest, some } from "../support/slow.ts";
 import { removeStored, storedCheckpoint } from "../support/stored.ts";
 
 setDefaultTimeout(120_000);
@@ -61,7 +61,7 @@ describe("weights that come into a window when they are read give the same bits 
     "in 8 bits, embedding and head too": { quantize: "q8", quantizeEmbedding: true },
     "in f16": { dtype: "f16" },
   } as const;
-  for (const [[name, options], matmul] of combinations(Object.entries(cases), ["wasm", "native"] as const)) {
+  for (const [[name, options], matmul] of some(combinations(Object.entries(cases), ["native", "wasm"] as const), 4)) {
     test(`${name}, products by ${matmul}; the peak is as predicted`, async () => {
       const source = storedCheckpoint(config, "bf16");
       const { strategy = OFF, ...more } = options as { strategy?: typeof OFF };
@@ -128,7 +128,7 @@ describe("weights that come into a window when they are read give the same bits 
     streamed.close();
   });
 
-  for (const dtype of ["f32", "bf16"] as const) {
+  for (const dtype of some(["bf16", "f32"] as const, 1)) {
     test(`experts in ${dtype}, in training and decoding`, async () => {
       const moe = llama(3, 256, {
         architectures: undefined,

@@ -40,7 +40,7 @@ describe("selective saving", () => {
   for (const [title, config, tuning] of SLOW ? CASES : [CASES[2]]) {
     test(`${title}: gradients are the same to the bit for each variant and for mixes of them`, async () => {
       const reference = gradients(await build(config, tuning, { name: "off" }, 37), 37);
-      for (let k = 0; k <= 4; k++) {
+      for (const k of SLOW ? [0, 1, 2, 3, 4] : [1, 4]) {
         const engine = await build(
           config,
           tuning,
