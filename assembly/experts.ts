@@ -3,9 +3,9 @@
  * token's choice: slot t * k + j is the j-th expert of token t. All sums have a fixed order, whatever the thread count.
  */
 import { swiglu, swigluGrad } from "./activation";
-import { int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
+import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
-import { exp4, sum4 } from "./math";
+import { exp4, sigmoid4, sum4 } from "./math";
 import { Opcode } from "./opcodes";
 
 /** Elements that are handed out as one: a cache line. */
@@ -23,10 +23,25 @@ function floats(count: i32): usize {
   return <usize>count << 2;
 }
 
-/** Writes the k greatest of x[n] in falling order and where they are; of equal ones the first counts. NaN is never greater. */
-function select(x: usize, n: i32, k: i32, values: usize, places: usize): void {
+/** 1 / (1 + e^-x) */
+// @ts-ignore: decorator
+@inline
+function sigmoid(x: f32): f32 {
+  return f32x4.extract_lane(sigmoid4(f32x4.splat(x)), 0);
+}
+
+/** How weights are made of logits (RouteTokens' third number). */
+const NORMALISED: i32 = 1, SIGMOID: i32 = 2;
+
+/**
+ * Writes the k greatest of x[n] in falling order and where they are; of equal ones the first counts. NaN is never greater. Of sigmoids, those count
+ * in the place of x, each with its bias, where there are biases.
+ */
+function select(x: usize, n: i32, k: i32, values: usize, places: usize, ofSigmoids: bool, biases: usize): void {
   for (let e = 0, count = 0; e < n; e++) {
-    const value = load<f32>(x + floats(e));
+    let value = load<f32>(x + floats(e));
+    if (ofSigmoids) value = sigmoid(value);
+    if (biases) value += load<f32>(biases + floats(e));
     if (count == k && !(value > load<f32>(values + floats(k - 1)))) continue;
     if (count < k) count++;
     let at = count - 1;
@@ -46,15 +61,34 @@ function sumExp(x: usize, n: i32, top: f32): f64 {
   return sum;
 }
 
-/** RouteTokens: logits f32[T, E], weights f32[T, k], experts i32[T, k]; T, E, k, 1 where the weights of a token add up to 1. */
+/** Writes the weights of the chosen experts: their sigmoids, or these divided by their sum and epsilon. */
+function sigmoidWeights(x: usize, k: i32, isNormalised: bool, epsilon: f32, weights: usize, places: usize): void {
+  let sum: f64 = isNormalised ? <f64>epsilon : 1;
+  for (let j = 0; j < k; j++) {
+    const value = sigmoid(load<f32>(x + floats(load<i32>(places + floats(j)))));
+    store<f32>(weights + floats(j), value);
+    if (isNormalised) sum += <f64>value;
+  }
+  for (let j = 0; j < k; j++) store<f32>(weights + floats(j), <f32>(<f64>load<f32>(weights + floats(j)) / sum));
+}
+
+/**
+ * RouteTokens: logits f32[T, E], biases f32[E] or null, weights f32[T, k], experts i32[T, k]; T, E, k, NORMALISED where the weights of a token add up to
+ * 1 and SIGMOID where they are sigmoids, epsilon.
+ */
 function routeTokens(): void {
   const tokens = int(0), experts = int(1), k = int(2);
+  const isNormalised = (int(3) & NORMALISED) != 0, ofSigmoids = (int(3) & SIGMOID) != 0;
   const end = partEnd(tokens, 1);
   for (let t = partStart(tokens, 1); t < end; t++) {
-    const x = pointer(0) + floats(t) * experts, weights = pointer(1) + floats(t) * k;
-    select(x, experts, k, weights, pointer(2) + floats(t) * k);
+    const x = pointer(0) + floats(t) * experts, weights = pointer(2) + floats(t) * k, places = pointer(3) + floats(t) * k;
+    select(x, experts, k, weights, places, ofSigmoids, pointer(1));
+    if (ofSigmoids) {
+      sigmoidWeights(x, k, isNormalised, float(4), weights, places);
+      continue;
+    }
     const top = load<f32>(weights);
-    const sum = int(3) ? sumExp(weights, k, top) : sumExp(x, experts, top);
+    const sum = isNormalised ? sumExp(weights, k, top) : sumExp(x, experts, top);
     for (let j = 0; j < k; j++) {
       const at = weights + floats(j);
       store<f32>(at, <f32>(<f64>power(load<f32>(at) - top) / sum));
@@ -62,12 +96,23 @@ function routeTokens(): void {
   }
 }
 
+/** dlogits of sigmoids s, zero elsewhere: s (1 - s) dw, or, of weights w that are s divided by their sum and epsilon, (1 - s) w (dw - c). */
+function sigmoidGrad(x: usize, k: i32, isNormalised: bool, c: f64, weights: usize, places: usize, dweights: usize, out: usize): void {
+  for (let j = 0; j < k; j++) {
+    const at = floats(load<i32>(places + floats(j)));
+    const w = <f64>load<f32>(weights + floats(j));
+    const change = <f64>load<f32>(dweights + floats(j)) - (isNormalised ? c : 0);
+    store<f32>(out + at, <f32>(w * <f64>sigmoid(-load<f32>(x + at)) * change));
+  }
+}
+
 /**
- * RouteTokensGrad: logits, weights, experts, dweights f32[T, k], dlogits f32[T, E]; T, E, k, 1 where the weights of a token add up to 1.
+ * RouteTokensGrad: logits, weights, experts, dweights f32[T, k], dlogits f32[T, E]; T, E, k, as above.
  * dlogits = w (dw - c) where an expert is chosen, c the sum of w dw. Where p is a softmax over all experts, it is -c p elsewhere; else 0.
  */
 function routeTokensGrad(): void {
   const tokens = int(0), experts = int(1), k = int(2);
+  const isNormalised = (int(3) & NORMALISED) != 0, ofSigmoids = (int(3) & SIGMOID) != 0;
   const end = partEnd(tokens, 1);
   for (let t = partStart(tokens, 1); t < end; t++) {
     const x = pointer(0) + floats(t) * experts, out = pointer(4) + floats(t) * experts;
@@ -75,13 +120,17 @@ function routeTokensGrad(): void {
     const weights = pointer(1) + row, places = pointer(2) + row, dweights = pointer(3) + row;
     let c: f64 = 0;
     for (let j = 0; j < k; j++) c += <f64>load<f32>(weights + floats(j)) * <f64>load<f32>(dweights + floats(j));
-    if (int(3)) {
+    if (isNormalised || ofSigmoids) {
       memory.fill(out, 0, floats(experts));
     } else {
       // The first chosen expert has the greatest logit.
       const top = load<f32>(x + floats(load<i32>(places)));
       const factor = -c / sumExp(x, experts, top);
       for (let e = 0; e < experts; e++) store<f32>(out + floats(e), <f32>(<f64>power(load<f32>(x + floats(e)) - top) * factor));
+    }
+    if (ofSigmoids) {
+      sigmoidGrad(x, k, isNormalised, c, weights, places, dweights, out);
+      continue;
     }
     for (let j = 0; j < k; j++) {
       const w = <f64>load<f32>(weights + floats(j));

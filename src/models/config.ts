@@ -48,13 +48,23 @@ export interface DeltaConfig {
   readonly layers: readonly boolean[];
 }
 
-/** Describes the experts in the place of the blocks' MLP, each as wide as `ModelConfig.intermediateSize`. */
+/** Describes the experts in the place of blocks' MLP. */
 export interface ExpertsConfig {
   readonly count: number;
+  /** Features in the middle of an expert. */
+  readonly width: number;
   /** Experts that a token goes to. */
   readonly perToken: number;
-  /** True if the weights of a token's experts add up to 1; else they are those of a softmax over all experts. */
+  /** What the scores of experts are of the router's logits: a softmax over all experts, or the sigmoid of each. */
+  readonly score: "softmax" | "sigmoid";
+  /** True if the weights of a token's experts add up to 1; else they are their scores. */
   readonly normalised: boolean;
+  /** True if the router chooses by scores with biases, which are no part of the weights and are not trained. */
+  readonly choiceBias: boolean;
+  /** Factor of the weights. */
+  readonly scale: number;
+  /** Layer by layer; the others have the MLP. */
+  readonly layers: readonly boolean[];
 }
 
 /** Describes what the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
@@ -130,7 +140,7 @@ export interface ModelConfig {
   readonly delta: DeltaConfig | null;
   /** True if queries come with as many gates, whose sigmoid is a factor of the result of attention (Qwen3.5). */
   readonly attentionGate: boolean;
-  /** Experts of each block, in the place of one MLP (Qwen3-MoE, OLMoE); null: there are none. */
+  /** Experts of blocks, in the place of one MLP (Qwen3-MoE, OLMoE, LFM2-MoE); null: there are none. */
   readonly experts: ExpertsConfig | null;
   readonly bosTokenId: number | null;
   /** All ids that end a text, the model's own first. */

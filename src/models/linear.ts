@@ -50,6 +50,11 @@ export class ParamScope {
     return this.declare(local, name, { dtype: "f32", shape: [size] }, isTrained);
   }
 
+  /** A vector that no method trains: f32. */
+  constant(local: string, size: number): string {
+    return this.declare(local, this.resolve(local).name, { dtype: "f32", shape: [size] }, false);
+  }
+
   /** A filter of `width` taps for each channel [channels, 1, width]: always f32. */
   filters(local: string, channels: number, width: number): string {
     const { name, isTrained } = this.resolve(local);

@@ -5,21 +5,30 @@ import { type BodyBuilder, defineOp, expectShape, notDifferentiable, type Operan
 type RouteAttrs = {
   /** Experts of a token. */
   readonly k: number;
-  /** 1: the weights of a token's experts add up to 1; 0: they are those of a softmax over all experts. */
+  /** 1: the weights of a token's experts add up to 1; 0: they are their scores. */
   readonly normalise: 0 | 1;
+  /** What the scores of experts are of their logits: a softmax over all of them, or the sigmoid of each. */
+  readonly score: "softmax" | "sigmoid";
+  /** What is added to the sum that sigmoids are divided by. */
+  readonly epsilon: number;
 };
 
+/** The kernels' flags. */
+const flags = ({ normalise, score }: RouteAttrs): number => normalise + (score === "sigmoid" ? 2 : 0);
+
 /**
- * `RouteTokens(logits) -> weights, experts`: the k experts of the greatest logits of each token, in falling order (of equal ones the first counts), and
- * their shares of the token. logits f32[T, E], weights f32[T, k], experts i32[T, k]. With p the softmax of all logits, the weights are p of the
- * chosen, or, with `normalise`, p divided by its sum over them, which is the softmax of their logits.
+ * `RouteTokens(logits, biases?) -> weights, experts`: the k experts of the greatest scores of each token, in falling order (of equal ones the first
+ * counts), and their shares of the token. logits f32[T, E], biases f32[E] or none, weights f32[T, k], experts i32[T, k]. With p the scores, the
+ * weights are p of the chosen, or, with `normalise`, p divided by its sum over them (and epsilon, where scores are sigmoids), which of a softmax is the
+ * softmax of their logits. Biases are added to sigmoids when the greatest are chosen, and are no part of the weights: they have no gradient.
  */
 export const RouteTokens = defineOp<RouteAttrs>({
   name: "RouteTokens",
   domain: "remat",
   cost: "memory",
-  infer([logits], { k }) {
-    expectShape("RouteTokens", `logits f32[T, E] of at least ${k} experts`, isRouted(logits, k), logits);
+  infer([logits, biases], { k, score }) {
+    const fits = isRouted(logits, k) && areBiases(biases, logits, score);
+    expectShape("RouteTokens", `logits f32[T, E] of at least ${k} experts, and biases f32[E] of sigmoids alone`, fits, logits);
     const shape = [logits!.shape[0]!, k];
     return [
       { dtype: "f32", shape },
@@ -28,21 +37,30 @@ export const RouteTokens = defineOp<RouteAttrs>({
   },
   gradient(ctx) {
     const dweights = ctx.grad(0);
-    if (dweights === null) return [null];
-    return [ctx.builder.value(RouteTokensGrad, [ctx.input(0), ctx.output(0), ctx.output(1), dweights], ctx.attrs)];
+    const none = ctx.node.inputs.length > 1 ? [null] : [];
+    if (dweights === null) return [null, ...none];
+    return [ctx.builder.value(RouteTokensGrad, [ctx.input(0), ctx.output(0), ctx.output(1), dweights], ctx.attrs), ...none];
   },
-  body(body, [logits], _, { k, normalise }) {
-    const [values, places] = body.ops("TopK", [logits!, body.ints([k])], { axis: 1, largest: 1, sorted: 1 }, 2);
-    const weights = normalise
-      ? body.op("Softmax", [values!], { axis: 1 })
-      : body.op("GatherElements", [body.op("Softmax", [logits!], { axis: 1 }), places!], { axis: 1 });
-    return [weights, body.op("Cast", [places!], { to: "i32" })];
+  body(body, [logits, biases], _, { k, normalise, score, epsilon }) {
+    const scores = score === "sigmoid" ? body.op("Sigmoid", [logits!]) : logits!;
+    const choice = biases ? body.op("Add", [scores, biases]) : scores;
+    const [values, places] = body.ops("TopK", [choice, body.ints([k])], { axis: 1, largest: 1, sorted: 1 }, 2);
+    const chosen = (table: string) => body.op("GatherElements", [table, places!], { axis: 1 });
+    const weights = (): string => {
+      if (score === "softmax")
+        return normalise ? body.op("Softmax", [values!], { axis: 1 }) : chosen(body.op("Softmax", [logits!], { axis: 1 }));
+      const own = chosen(scores);
+      const sum = body.op("ReduceSum", [own, body.ints([1])], { keepdims: 1 });
+      return normalise ? body.op("Div", [own, body.op("Add", [sum, body.scalar(epsilon)])]) : own;
+    };
+    return [weights(), body.op("Cast", [places!], { to: "i32" })];
   },
   lower(e) {
     const [tokens, experts] = e.type(e.input(0)!).shape as [number, number];
-    const { k, normalise } = e.attrs;
+    const { k, epsilon } = e.attrs;
     const [weights, chosen] = [0, 1].map((i) => (e.used(i) ? e.output(i) : e.scratch(4 * tokens * k))) as [Operand, Operand];
-    e.emit(Opcode.RouteTokens, [e.input(0), weights, chosen], [tokens, experts, k, normalise]);
+    const biases = e.node.inputs.length > 1 ? e.input(1) : null;
+    e.emit(Opcode.RouteTokens, [e.input(0), biases, weights, chosen], [tokens, experts, k, flags(e.attrs), { f32: epsilon }]);
   },
 });
 
@@ -67,23 +85,24 @@ export const RouteTokensGrad = defineOp<RouteAttrs>({
     return [logits!];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
-  body(body, [logits, weights, experts, dweights], [type], { normalise }) {
+  body(body, [logits, weights, experts, dweights], [type], { normalise, score }) {
     const own = body.op("Mul", [weights!, dweights!]);
     const c = body.op("ReduceSum", [own, body.ints([1])], { keepdims: 1 });
     const places = body.op("Cast", [experts!], { to: "i64" });
     const zeros = body.op("ConstantOfShape", [body.ints(type!.shape)]);
-    if (normalise) {
-      const change = body.op("Sub", [own, body.op("Mul", [weights!, c])]);
-      return [scattered(body, zeros, places, change)];
+    const change = normalise ? body.op("Sub", [own, body.op("Mul", [weights!, c])]) : own;
+    if (score === "sigmoid") {
+      const rest = body.op("Sigmoid", [body.op("Neg", [body.op("GatherElements", [logits!, places], { axis: 1 })])]);
+      return [scattered(body, zeros, places, body.op("Mul", [rest, change]))];
     }
+    if (normalise) return [scattered(body, zeros, places, change)];
     const all = body.op("Mul", [body.op("Softmax", [logits!], { axis: 1 }), c]);
     return [body.op("Sub", [scattered(body, zeros, places, own), all])];
   },
   lower(e) {
     const [tokens, experts] = e.type(e.input(0)!).shape as [number, number];
-    const { k, normalise } = e.attrs;
     const operands = [e.input(0), e.input(1), e.input(2), e.input(3), e.output(0)];
-    e.emit(Opcode.RouteTokensGrad, operands, [tokens, experts, k, normalise]);
+    e.emit(Opcode.RouteTokensGrad, operands, [tokens, experts, e.attrs.k, flags(e.attrs)]);
   },
 });
 
@@ -92,4 +111,13 @@ const scattered = (body: BodyBuilder, zeros: string, places: string, values: str
 
 function isRouted(logits: TensorType | null | undefined, k: number): boolean {
   return logits?.dtype === "f32" && logits.shape.length === 2 && Number.isInteger(k) && k > 0 && k <= logits.shape[1]!;
+}
+
+function areBiases(
+  biases: TensorType | null | undefined,
+  logits: TensorType | null | undefined,
+  score: RouteAttrs["score"],
+): boolean {
+  if (biases === undefined || biases === null) return true;
+  return score === "sigmoid" && biases.dtype === "f32" && biases.shape.join() === `${logits?.shape[1]}`;
 }

@@ -140,7 +140,9 @@ describe("many prompts: the tokens of each are those of a new decoder, to the bi
   }
 
   test.each(
-    SLOW ? (["llama", "gemma3", "phi4-mini", "qwen3", "lfm2", "qwen3.5"] as const) : (["llama", "phi4-mini", "qwen3.5"] as const),
+    SLOW
+      ? (["llama", "gemma3", "phi4-mini", "qwen3", "lfm2", "lfm2-moe", "qwen3.5"] as const)
+      : (["llama", "phi4-mini", "qwen3.5"] as const),
   )("%s, by 1, 3 and 8 decoders, on 1 and 2 threads", async (family) => {
     const folder = modelFolder(family);
     const { vocabSize } = loadConfig(folder);

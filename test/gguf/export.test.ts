@@ -146,6 +146,7 @@ const OTHERS: readonly GoldenFamily[] = [
   "qwen3.5-text",
   "qwen3-moe",
   "olmoe",
+  "lfm2-moe",
   "gpt2",
   "opt",
 ];

@@ -197,3 +197,25 @@ test("Qwen3-MoE and OLMoE: their defaults, and what they refuse", () => {
   ] as const)
     expect(userError(() => ofType(type, extra))).toContain(message);
 });
+
+test("LFM2-MoE: its defaults, dense layers in front, and what it refuses", () => {
+  const lfm2Moe = (extra: object = {}) => ofType("lfm2_moe", { num_hidden_layers: 4, num_attention_heads: 4, ...extra });
+  const experts = { count: 32, width: 1792, perToken: 4, score: "sigmoid", normalised: true, choiceBias: true, scale: 1 };
+  expect(lfm2Moe({ intermediate_size: undefined })).toMatchObject({
+    intermediateSize: 7168,
+    experts: { ...experts, layers: [false, false, true, true] },
+    tieWordEmbeddings: true,
+    rope: { theta: 1_000_000 },
+  });
+  expect(
+    lfm2Moe({ num_dense_layers: 0, use_expert_bias: false, norm_topk_prob: false, routed_scaling_factor: 2.5 }).experts,
+  ).toEqual({ ...experts, normalised: false, choiceBias: false, scale: 2.5, layers: [true, true, true, true] } as never);
+  expect(lfm2Moe({ num_dense_layers: 9 }).experts).toBeNull();
+  for (const [extra, message] of [
+    [{ num_experts: 3 }, "num_experts_per_tok is 4; expected at most the number of experts, 3"],
+    [{ output_router_logits: true }, "output_router_logits true adds a loss of the routers"],
+    [{ routed_scaling_factor: 0 }, '"routed_scaling_factor" is 0'],
+    [{ layer_types: ["conv"] }, "layer_types has 1 entries"],
+  ] as const)
+    expect(userError(() => lfm2Moe(extra))).toContain(message);
+});

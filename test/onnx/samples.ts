@@ -451,11 +451,16 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { groups: 3, sizes: [4, 2] }, inputs: [normal(6, 18)], bound: 0 },
   ],
   SumSquares: [{ attrs: {}, inputs: [normal(67, 71)] }],
-  RouteTokens: ([0, 1] as const).map((normalise) => ({ attrs: { k: 2, normalise }, inputs: [routed().logits] })),
-  RouteTokensGrad: ([0, 1] as const).map((normalise) => ({
-    attrs: { k: 2, normalise },
-    inputs: [routed().logits, routed(normalise).weights, routed().experts, random(generator(44), [9, 2])],
-  })),
+  RouteTokens: ([0, 1] as const).flatMap((normalise) => [
+    { attrs: { k: 2, normalise, score: "softmax", epsilon: 0 }, inputs: [routed().logits] },
+    { attrs: { k: 2, normalise, score: "sigmoid", epsilon: 1e-6 }, inputs: [routed().logits, f32([4], [0.1, 0.3, 2, -0.2])] },
+  ]),
+  RouteTokensGrad: ([0, 1] as const).flatMap((normalise) =>
+    (["softmax", "sigmoid"] as const).map((score) => ({
+      attrs: { k: 2, normalise, score, epsilon: 0 },
+      inputs: [routed().logits, routed(normalise).weights, routed().experts, random(generator(44), [9, 2])],
+    })),
+  ),
   SwiGLU: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13)] }],
   SwiGLUGrad: [{ attrs: {}, inputs: [normal(7, 13), normal(7, 13), normal(7, 13)] }],
   UnitNorm: [

@@ -1,12 +1,10 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { ExpertMlp } from "../../src/ops/expert-mlp.ts";
-import { RouteTokens } from "../../src/ops/route-tokens.ts";
 import {
   checkForward,
   checkGradient,
   expectSameBits,
   expectWithin,
-  f32,
   generator,
   half,
   i32,
@@ -94,58 +92,8 @@ for (const sizes of CASES) {
   });
 }
 
-const softmax = (x: readonly number[]): number[] => {
-  const top = Math.max(...x);
-  const powers = x.map((value) => Math.exp(value - top));
-  const sum = powers.reduce((a, b) => a + b);
-  return powers.map((value) => value / sum);
-};
-
-const routeOf =
-  (experts: number, k: number, normalise: 0 | 1): Reference =>
-  ([logits]) => {
-    const rows = Array.from({ length: logits!.length / experts }, (_, t) => {
-      const row = Array.from(logits!.slice(t * experts, (t + 1) * experts));
-      const chosen = row
-        .map((value, expert) => ({ value, expert }))
-        .sort((a, b) => b.value - a.value || a.expert - b.expert)
-        .slice(0, k);
-      const all = softmax(normalise ? chosen.map(({ value }) => value) : row);
-      return chosen.map(({ expert }, j) => ({ expert, weight: all[normalise ? j : expert]! }));
-    }).flat();
-    return [rows.map(({ weight }) => weight), rows.map(({ expert }) => expert)];
-  };
-
-for (const normalise of [0, 1] as const)
-  for (const [tokens, experts, k] of [
-    [1, 1, 1],
-    [5, 7, 3],
-    [40, 13, 13],
-    [70, 128, 8],
-  ] as const) {
-    test(`RouteTokens of ${tokens} tokens to ${k} of ${experts} experts, normalise ${normalise}: error 5e-7; gradient 1e-5`, async () => {
-      const inputs = [random(generator(experts), [tokens, experts], 2)];
-      const options = { op: RouteTokens, inputs, attrs: { k, normalise }, reference: routeOf(experts, k, normalise) };
-      const outputs = await checkForward({ ...options, bound: 5e-7 });
-      expectSameBits("3 threads", await runWasm(RouteTokens, inputs, options.attrs, { threads: 3 }), outputs);
-      // With all experts and a sum of 1, or one alone, the gradient is 0 up to rounding.
-      if (experts > 1) await checkGradient({ ...options, wrt: [0], bound: 1e-5, samples: 40 });
-      await checkOnnx({ op: RouteTokens, inputs, attrs: options.attrs, bound: 1e-6 });
-    });
-  }
-
-test("RouteTokens takes the first of equal logits, and different experts of logits that are infinite or no numbers", async () => {
-  const logits = f32([4, 4], [1, 1, 1, 1, 0, 2, -1, 2, NaN, NaN, NaN, NaN, -Infinity, 90, -Infinity, -90]);
-  const [weights, experts] = await runWasm(RouteTokens, [logits], { k: 3, normalise: 1 });
-  expect([...experts!]).toEqual([0, 1, 2, 1, 3, 0, 0, 1, 2, 1, 3, 0]);
-  expect(Array.from(weights!.slice(0, 3))).toEqual([Math.fround(1 / 3), Math.fround(1 / 3), Math.fround(1 / 3)]);
-  expect(Array.from(weights!.slice(6, 9))).toEqual([NaN, NaN, NaN]);
-  expect(Array.from(weights!.slice(9))).toEqual([1, 0, 0]);
-});
-
 test("operands that do not fit are refused", () => {
   const type = (...shape: number[]) => ({ dtype: "f32", shape }) as const;
-  expect(() => RouteTokens.infer([type(3, 4)], { k: 5, normalise: 1 })).toThrow("at least 5 experts");
   const slots = [type(3, 2), { dtype: "i32", shape: [3, 2] } as const];
   expect(() => ExpertMlp.infer([type(3, 4), ...slots, type(5, 4), type(5, 4), type(5, 4)], {})).toThrow("down [H, I]");
   expect(() => ExpertMlp.infer([type(3, 4), ...slots, type(5, 4), type(5, 4)], {})).toThrow("down [H, I]");

@@ -61,6 +61,15 @@ describe("gradients are the same to the bit", () => {
     moe_intermediate_size: 19,
     norm_topk_prob: true,
   };
+  const lfm2Moe = {
+    architectures: undefined,
+    model_type: "lfm2_moe",
+    layer_types: ["conv", "full_attention", "conv", "full_attention"],
+    num_dense_layers: 1,
+    num_experts: 6,
+    num_experts_per_tok: 2,
+    moe_intermediate_size: 19,
+  };
   const cases = [
     ["LoRA with dropout", lora(0.2), llama(5)],
     ["LoRA with dropout, experts", lora(0.2), llama(4, 32, moe)],
@@ -72,6 +81,8 @@ describe("gradients are the same to the bit", () => {
     ["full, experts", { method: "full" }, llama(4, 32, moe)],
     ["full, layers that convolve", { method: "full" }, llama(5, 32, { ...lfm2, conv_bias: true })],
     ["LoRA with dropout, two kinds of layers", lora(0.2), llama(5, 32, smollm3)],
+    ["LoRA with dropout, experts chosen with biases", convolved, llama(4, 32, lfm2Moe)],
+    ["full, experts chosen with biases", { method: "full" }, llama(4, 32, lfm2Moe)],
   ] as const;
   for (const [title, tuning, config] of some(cases, 3)) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {

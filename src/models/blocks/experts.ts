@@ -1,29 +1,57 @@
+import { Affine } from "../../ops/affine.ts";
 import { ExpertMlp } from "../../ops/expert-mlp.ts";
 import { Gemm } from "../../ops/gemm.ts";
 import { RouteTokens } from "../../ops/route-tokens.ts";
 import type { ExpertsConfig } from "../config.ts";
 import type { BlockParts } from "./layer.ts";
 
+/** Names of the parameters of a mixture of experts. */
+export interface ExpertNames {
+  /** The module that holds the router `gate`, the list `experts` and the biases of choices `expert_bias`. */
+  readonly mixture: string;
+  /** Last parts of the names of an expert's matrices. */
+  readonly gate: string;
+  readonly up: string;
+  readonly down: string;
+}
+
+const LLAMA_NAMES: ExpertNames = { mixture: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj" };
+
+/** What is added to the sum that sigmoids are divided by, as Transformers has it. */
+const EPSILON = 1e-6;
+
 /**
  * A mixture of experts (Shazeer et al. 2017, https://arxiv.org/abs/1701.06538) of x [tokens, hiddenSize]: each token goes to the experts that a
  * router chooses. Every matrix of an expert is a parameter of its own, as files have it. Adapters have no part in it.
  */
-export function expertMlp(
-  { builder, config, scope }: BlockParts,
-  x: string,
-  { count, perToken, normalised }: ExpertsConfig,
-): string {
-  const { hiddenSize: width, intermediateSize: size } = config;
-  const router = scope.matrix("mlp.gate.weight", [count, width]);
-  const logits = builder.value(Gemm, [x, router], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "router.logits");
-  const [weights, experts] = builder.node(RouteTokens, [logits], { k: perToken, normalise: normalised ? 1 : 0 }, "router");
+export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, names = LLAMA_NAMES): string {
+  const { builder, config, scope } = parts;
+  const { count, width: size } = experts;
+  const { hiddenSize: width } = config;
+  const [weights, chosen] = routed(parts, x, experts, names.mixture);
   const matrices = Array.from({ length: count }, (_, expert) => {
-    const module = `mlp.experts.${expert}`;
+    const module = `${names.mixture}.experts.${expert}`;
     return [
-      scope.matrix(`${module}.gate_proj.weight`, [size, width]),
-      scope.matrix(`${module}.up_proj.weight`, [size, width]),
-      scope.matrix(`${module}.down_proj.weight`, [width, size]),
+      scope.matrix(`${module}.${names.gate}.weight`, [size, width]),
+      scope.matrix(`${module}.${names.up}.weight`, [size, width]),
+      scope.matrix(`${module}.${names.down}.weight`, [width, size]),
     ];
   });
-  return builder.value(ExpertMlp, [x, weights!, experts!, ...matrices.flat()], {}, "experts");
+  return builder.value(ExpertMlp, [x, weights, chosen, ...matrices.flat()], {}, "experts");
+}
+
+/** The experts of each token, and their weights. */
+function routed(
+  { builder, config, scope }: BlockParts,
+  x: string,
+  { count, perToken, normalised, score, choiceBias, scale }: ExpertsConfig,
+  mixture: string,
+): [weights: string, experts: string] {
+  const router = scope.matrix(`${mixture}.gate.weight`, [count, config.hiddenSize]);
+  const logits = builder.value(Gemm, [x, router], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "router.logits");
+  const biases = choiceBias ? [scope.constant(`${mixture}.expert_bias`, count)] : [];
+  const attrs = { k: perToken, normalise: normalised ? 1 : 0, score, epsilon: score === "sigmoid" ? EPSILON : 0 } as const;
+  const [weights, experts] = builder.node(RouteTokens, [logits, ...biases], attrs, "router") as [string, string];
+  if (scale === 1) return [weights, experts];
+  return [builder.value(Affine, [weights], { alpha: scale, beta: 0 }, "router.scaled"), experts];
 }

@@ -27,6 +27,7 @@ import { olmoe } from "./olmo/olmoe.ts";
 import { internlm2 } from "./internlm/internlm2.ts";
 import { internlm3 } from "./internlm/internlm3.ts";
 import { lfm2 } from "./lfm/lfm2.ts";
+import { lfm2Moe } from "./lfm/lfm2-moe.ts";
 import { cwm } from "./llama/cwm.ts";
 import { granite } from "./llama/granite.ts";
 import { llama } from "./llama/llama.ts";
@@ -68,6 +69,7 @@ export const FAMILIES: readonly Family[] = [
   internlm2,
   internlm3,
   lfm2,
+  lfm2Moe,
   olmo2,
   olmo3,
   olmoe,

@@ -726,6 +726,38 @@ FAMILIES = {
             "dtype": "float32",
         },
     },
+    # One dense layer, then experts, chosen by sigmoids with biases.
+    "lfm2-moe": {
+        "seed": 1122,
+        "dtype": torch.bfloat16,
+        "targets": LFM_LINEAR,
+        "config": {
+            "architectures": ["Lfm2MoeForCausalLM"],
+            "model_type": "lfm2_moe",
+            "hidden_size": 26,
+            "intermediate_size": 35,
+            "moe_intermediate_size": 13,
+            "num_dense_layers": 1,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.5,
+            "conv_L_cache": 3,
+            "conv_bias": False,
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 10,
+            "vocab_size": 59,
+            "norm_eps": 1e-5,
+            "rope_theta": 1000000.0,
+            "pad_token_id": 0,
+            "tie_embedding": True,
+            "torch_dtype": "bfloat16",
+        },
+    },
     "ministral": {
         "seed": 1032,
         "dtype": torch.float32,
@@ -1475,10 +1507,15 @@ def randomise(model, generator):
             else:
                 # Of experts, which are one tensor here, the last axis is the one that is summed over.
                 parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[-1 if ".experts." in name else 1]))
+        for name, buffer in model.named_buffers():
+            if name.endswith("expert_bias"):
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 def one_by_one(tensors):
     """Names and matrices of experts as files have them, for the two tensors that Transformers holds in memory."""
+    is_lfm = any(".feed_forward.experts." in name for name in tensors)
+    gate_name, up_name, down_name = ("w1", "w3", "w2") if is_lfm else ("gate_proj", "up_proj", "down_proj")
     for name, value in tensors.items():
         module, _, last = name.rpartition(".")
         if not module.endswith(".experts"):
@@ -1487,10 +1524,10 @@ def one_by_one(tensors):
         for i, matrix in enumerate(value):
             if last == "gate_up_proj":
                 gate, up = matrix.chunk(2)
-                yield f"{module}.{i}.gate_proj.weight", gate
-                yield f"{module}.{i}.up_proj.weight", up
+                yield f"{module}.{i}.{gate_name}.weight", gate
+                yield f"{module}.{i}.{up_name}.weight", up
             else:
-                yield f"{module}.{i}.{last}.weight", matrix
+                yield f"{module}.{i}.{down_name}.weight", matrix
 
 
 def save_checkpoint(model, folder, dtype, shard, names=(), same=()):
@@ -1616,7 +1653,7 @@ def loss_of(model, batch):
     config = model.config.get_text_config()
     # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows. LFM2's
     # convolutions go on from one example of a packed row into the next, and so do Qwen3.5's, and its states.
-    alone = config.model_type in ("lfm2", "qwen3_5_text") or (
+    alone = config.model_type in ("lfm2", "lfm2_moe", "qwen3_5_text") or (
         config.model_type not in ENCODERS and (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope"
     )
     logits = logits_alone(model, batch) if alone else model(**forward_inputs(batch, config, dtype)).logits

@@ -114,6 +114,7 @@ test("a run that names no targets adapts what PEFT does, by family, and keys, va
     phi3: ["qkv_proj", "down_proj"],
     internlm2: ["wqkv", "w2"],
     lfm2: ["k_proj", "v_proj", "w2"],
+    lfm2_moe: ["k_proj", "v_proj", "w2"],
     granitemoehybrid: ["k_proj", "v_proj", "output_linear"],
     // Experts take no part.
     qwen3_moe: ["k_proj", "v_proj"],

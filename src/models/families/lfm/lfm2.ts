@@ -8,7 +8,7 @@ import type { BlockParts, Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ConvolutionConfig, ModelConfig } from "../../config.ts";
-import type { Family, Raw } from "../family.ts";
+import type { Family, FamilyModules, Raw } from "../family.ts";
 import { LLAMA_GGUF } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 
@@ -21,26 +21,31 @@ const ATTENTION = {
   keyNorm: "self_attn.k_layernorm",
 };
 
-const MLP = { gate: "feed_forward.w1", up: "feed_forward.w3", down: "feed_forward.w2" };
+export const LFM_MLP = { gate: "feed_forward.w1", up: "feed_forward.w3", down: "feed_forward.w2" };
 
-/** Keys of LFM2 alone, with the defaults of Transformers. */
-const lfmSchema = z.object({
+/** Keys of LFM2's kind, with the defaults of Transformers. */
+export const lfmShape = {
   num_hidden_layers: size,
   norm_eps: z.number().nonnegative().default(1e-5),
-  intermediate_size: size.default(12_288),
-  block_ff_dim: size.optional(),
-  block_auto_adjust_ff_dim: z.boolean().default(true),
-  block_ffn_dim_multiplier: positive.nullable().default(1),
-  block_multiple_of: size.default(256),
   conv_bias: z.boolean().default(false),
   conv_L_cache: size.default(3),
   layer_types: z.array(z.string()).nullish(),
   full_attn_idxs: z.array(z.int().nonnegative()).nullish(),
   tie_embedding: z.boolean().optional(),
   tie_word_embeddings: z.boolean().default(true),
+};
+
+const lfmSchema = z.object({
+  ...lfmShape,
+  intermediate_size: size.default(12_288),
+  block_ff_dim: size.optional(),
+  block_auto_adjust_ff_dim: z.boolean().default(true),
+  block_ffn_dim_multiplier: positive.nullable().default(1),
+  block_multiple_of: size.default(256),
 });
 
 type LfmConfig = z.infer<typeof lfmSchema>;
+type LfmShape = z.infer<z.ZodObject<typeof lfmShape>>;
 
 /** Width of the MLP: two thirds of what the file says, times its factor, rounded up to a multiple; or what the file says. */
 function widthOf(config: LfmConfig): number {
@@ -55,7 +60,7 @@ function widthOf(config: LfmConfig): number {
 }
 
 /** @throws {UserError} a list that does not fit the layers */
-function convolutionOf(config: LfmConfig, where: string): ConvolutionConfig | null {
+function convolutionOf(config: LfmShape, where: string): ConvolutionConfig | null {
   const { num_hidden_layers: count, layer_types: types, full_attn_idxs: attending } = config;
   if (types && (types.length !== count || types.some((type) => type !== "conv" && type !== "full_attention"))) {
     const other = types.find((type) => type !== "conv" && type !== "full_attention");
@@ -71,32 +76,37 @@ function convolutionOf(config: LfmConfig, where: string): ConvolutionConfig | nu
 
 function read(raw: Raw, where: string, generation: Raw): ModelConfig {
   const config = parseWith(lfmSchema, raw, where);
+  return readLfm({ ...raw, intermediate_size: widthOf(config) }, where, generation, "lfm2");
+}
+
+/** Reads a configuration of LFM2's kind whose MLP has the width that the file says. @throws {UserError} */
+export function readLfm(raw: Raw, where: string, generation: Raw, family: string, more: Partial<ModelConfig> = {}): ModelConfig {
+  const config = parseWith(z.object(lfmShape), raw, where);
   const plain = {
     pad_token_id: 0,
     ...raw,
     rope_theta: raw["rope_theta"] ?? 1_000_000,
     rms_norm_eps: config.norm_eps,
-    intermediate_size: widthOf(config),
     hidden_act: "silu",
     tie_word_embeddings: config.tie_embedding ?? config.tie_word_embeddings,
   };
   return readDecoder(plain, where, generation, {
-    family: "lfm2",
+    family,
     defaults: { maxPositions: 128_000, kvHeads: 8, headDim: null, bos: 1, eos: 2 },
     biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
-    more: () => ({ qkNorm: "heads", convolution: convolutionOf(config, where) }),
+    more: () => ({ qkNorm: "heads", convolution: convolutionOf(config, where), ...more }),
   });
 }
 
-/** A norm in front of attention or of the convolution, and in front of the gated MLP. */
-function layers(config: ModelConfig): Layer[] {
+/** A norm in front of attention or of the convolution, and in front of what is in the place of the MLP. */
+export function lfmLayers(config: ModelConfig, mlp: (parts: BlockParts, x: string, layer: number) => string): Layer[] {
   const { convolution } = config;
   return Array.from({ length: config.layers }, (_, layer) => {
     const block = (operator: (parts: BlockParts, x: string) => string) => (parts: BlockParts) =>
       residual(
         parts,
         { norm: "operator_norm", add: (x) => operator(parts, x) },
-        { norm: "ffn_norm", add: (x) => gatedMlp(parts, x, MLP) },
+        { norm: "ffn_norm", add: (x) => mlp(parts, x, layer) },
       );
     if (convolution?.layers[layer])
       return convolutionLayer(
@@ -111,6 +121,14 @@ function layers(config: ModelConfig): Layer[] {
   });
 }
 
+export const LFM_MODULES: FamilyModules = {
+  embedding: "embed_tokens",
+  norm: "embedding_norm",
+  head: "lm_head",
+  linear: ["q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w1", "w3", "w2"],
+  scaled: { outputs: ["k_proj", "v_proj"], inputs: ["w2"] },
+};
+
 /**
  * LFM2 and LFM2.5, dense (https://arxiv.org/abs/2511.23404): most layers convolve each channel over three tokens, between two gates; the others
  * attend, with normed queries and keys.
@@ -121,14 +139,8 @@ export const lfm2: Family = {
   classifier: null,
   models: ["LFM2 (LFM2.5 included)"],
   read,
-  modules: {
-    embedding: "embed_tokens",
-    norm: "embedding_norm",
-    head: "lm_head",
-    linear: ["q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w1", "w3", "w2"],
-    scaled: { outputs: ["k_proj", "v_proj"], inputs: ["w2"] },
-  },
-  layers,
+  modules: LFM_MODULES,
+  layers: (config) => lfmLayers(config, (parts, x) => gatedMlp(parts, x, LFM_MLP)),
   gguf: {
     ...LLAMA_GGUF,
     architecture: "lfm2",

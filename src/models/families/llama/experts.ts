@@ -19,6 +19,7 @@ export const EXPERT_MODULES: FamilyModules = {
 };
 
 const expertsSchema = z.object({
+  num_hidden_layers: size,
   num_experts: size.nullish(),
   num_local_experts: size.nullish(),
   num_experts_per_tok: size.default(8),
@@ -27,18 +28,37 @@ const expertsSchema = z.object({
   hidden_act: z.string().default("silu"),
 });
 
-/** @throws {UserError} experts that are not supported */
-export function expertsOf(raw: Raw, where: string, defaultCount: number): ExpertsConfig {
+/** @throws {UserError} more experts of a token than there are, a loss of the routers */
+export function checkRouting(
+  {
+    count,
+    perToken,
+    hasLoss,
+  }: Pick<ExpertsConfig, "count" | "perToken"> & {
+    /** `output_router_logits`. */
+    readonly hasLoss: boolean;
+  },
+  where: string,
+): void {
+  if (perToken > count)
+    throw new UserError(`${where}: num_experts_per_tok is ${perToken}; expected at most the number of experts, ${count}`);
+  if (hasLoss)
+    throw new UserError(`${where}: output_router_logits true adds a loss of the routers, which is not supported; expected false`);
+}
+
+/**
+ * The experts of all layers.
+ * @throws {UserError} experts that are not supported
+ */
+export function expertsOf(raw: Raw, where: string, defaultCount: number, width: number): ExpertsConfig {
   const own = parseWith(expertsSchema, raw, where);
   const count = own.num_experts ?? own.num_local_experts ?? defaultCount;
   const { num_experts_per_tok: perToken, norm_topk_prob: normalised, hidden_act: act } = own;
-  if (perToken > count)
-    throw new UserError(`${where}: num_experts_per_tok is ${perToken}; expected at most the number of experts, ${count}`);
-  if (own.output_router_logits)
-    throw new UserError(`${where}: output_router_logits true adds a loss of the routers, which is not supported; expected false`);
+  checkRouting({ count, perToken, hasLoss: own.output_router_logits }, where);
   if (act !== "silu" && act !== "swish")
     throw new UserError(`${where}: hidden_act ${JSON.stringify(act)} of experts is not supported; expected "silu"`);
-  return { count, perToken, normalised };
+  const layers = Array<boolean>(own.num_hidden_layers).fill(true);
+  return { count, width, perToken, score: "softmax", normalised, choiceBias: false, scale: 1, layers };
 }
 
 /** Blocks of the Llama kind with experts in the place of the MLP. */

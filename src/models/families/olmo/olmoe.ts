@@ -23,7 +23,7 @@ export const olmoe: Family = {
     return readDecoder({ ...OLMO_DEFAULTS, ...raw }, where, generation, {
       ...rules,
       defaults: { ...rules.defaults, maxPositions: 4096 },
-      more: () => ({ qkNorm: "row", experts: expertsOf(raw, where, 64) }),
+      more: ({ intermediate_size: width }) => ({ qkNorm: "row", experts: expertsOf(raw, where, 64, width) }),
     });
   },
   modules: EXPERT_MODULES,

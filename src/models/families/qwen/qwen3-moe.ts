@@ -41,7 +41,7 @@ export const qwen3Moe: Family = {
       }),
       window: ({ sliding_window: window = 4096, use_sliding_window: isUsed, num_hidden_layers: layers }) =>
         isUsed ? windowEverywhere(window, layers) : NO_WINDOW,
-      more: () => ({ qkNorm: "heads", experts: expertsOf(raw, where, 128) }),
+      more: ({ intermediate_size: width }) => ({ qkNorm: "heads", experts: expertsOf(raw, where, 128, width) }),
     }),
   modules: EXPERT_MODULES,
   layers: expertLayers,

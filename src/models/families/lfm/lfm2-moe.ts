@@ -1,0 +1,63 @@
+import { z } from "zod";
+import { parseWith, positive, size } from "../../../base/schema.ts";
+import { expertMlp, type ExpertNames } from "../../blocks/experts.ts";
+import { gatedMlp } from "../../blocks/mlp.ts";
+import type { ExpertsConfig } from "../../config.ts";
+import type { Family, Raw } from "../family.ts";
+import { checkRouting } from "../llama/experts.ts";
+import { LFM_MLP, LFM_MODULES, lfmLayers, readLfm } from "./lfm2.ts";
+
+const NAMES: ExpertNames = { mixture: "feed_forward", gate: "w1", up: "w3", down: "w2" };
+
+/** Keys of the experts, with the defaults of Transformers. */
+const expertsSchema = z.object({
+  num_hidden_layers: size,
+  moe_intermediate_size: size.default(1792),
+  num_dense_layers: z.int().nonnegative().default(2),
+  num_experts: size.default(32),
+  num_experts_per_tok: size.default(4),
+  use_expert_bias: z.boolean().default(true),
+  norm_topk_prob: z.boolean().default(true),
+  routed_scaling_factor: positive.default(1),
+  output_router_logits: z.boolean().default(false),
+});
+
+/** @throws {UserError} experts that are not supported */
+function expertsOf(raw: Raw, where: string): ExpertsConfig | null {
+  const own = parseWith(expertsSchema, raw, where);
+  checkRouting({ count: own.num_experts, perToken: own.num_experts_per_tok, hasLoss: own.output_router_logits }, where);
+  const layers = Array.from({ length: own.num_hidden_layers }, (_, layer) => layer >= own.num_dense_layers);
+  if (!layers.includes(true)) return null;
+  return {
+    count: own.num_experts,
+    width: own.moe_intermediate_size,
+    perToken: own.num_experts_per_tok,
+    score: "sigmoid",
+    normalised: own.norm_topk_prob,
+    choiceBias: own.use_expert_bias,
+    scale: own.routed_scaling_factor,
+    layers,
+  };
+}
+
+/**
+ * LFM2-MoE: an LFM2 with experts in the place of the MLP behind the first layers. Scores are sigmoids, and experts are chosen by scores with biases that
+ * balance their load, which training leaves as they are.
+ */
+export const lfm2Moe: Family = {
+  type: "lfm2_moe",
+  architecture: "Lfm2MoeForCausalLM",
+  classifier: null,
+  models: ["LFM2-MoE"],
+  read: (raw, where, generation) =>
+    readLfm({ ...raw, intermediate_size: raw["intermediate_size"] ?? 7168 }, where, generation, "lfm2_moe", {
+      experts: expertsOf(raw, where),
+    }),
+  modules: LFM_MODULES,
+  layers: (config) =>
+    lfmLayers(config, (parts, x, layer) => {
+      const { experts } = config;
+      return experts?.layers[layer] ? expertMlp(parts, x, experts, NAMES) : gatedMlp(parts, x, LFM_MLP);
+    }),
+  gguf: null,
+};
