@@ -1,5 +1,6 @@
 import { byteLength, elements, type Quantised, type Shape, type WeightType } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";
+import { UserError } from "../base/errors.ts";
 import { expectTensor, type TensorEntry, type TensorSource } from "../hf/weights/safetensors.ts";
 import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
 import { isAdapter } from "../models/adapters/names.ts";
@@ -16,7 +17,7 @@ export function storedWeightType(source: TensorSource): (name: string) => FloatT
 
 /** How frozen weights are to lie in memory. */
 export interface WeightStorage {
-  /** The type of frozen weights in memory that are not quantised, and of the values of an executor with `halves: "all"`; by default weights are as stored, and all else is f32. */
+  /** The type of frozen weights in memory that are not quantised, and of the values of an executor that computes in it; by default weights are as stored, and all else is f32. */
   readonly dtype?: FloatType | undefined;
   /** The format of the blocks' linear layers. */
   readonly quantize?: Quantised | "off" | undefined;
@@ -29,14 +30,22 @@ export function storageOf({ dtype, quantize, quantizeEmbedding }: WeightStorage)
   return { dtype, quantize, quantizeEmbedding };
 }
 
-/** Returns the types of frozen weights in an executor's memory; weights with whole blocks in their rows are quantised. */
+/**
+ * Returns the types of frozen weights in an executor's memory; weights with whole blocks in their rows are quantised. What is stored in a half
+ * type that the executor does not have is widened.
+ * @throws {UserError} when it does not have the type that was asked for
+ */
 export function weightTypeOf(
-  { halves }: Pick<Executor, "halves">,
+  executor: Pick<Executor, "halves">,
   source: TensorSource,
   { dtype, quantize = "off", quantizeEmbedding = false }: WeightStorage,
 ): (name: string) => WeightType {
+  if (dtype !== undefined) expectType(executor, dtype);
   const stored = dtype === undefined ? storedWeightType(source) : () => dtype;
-  const float = halves === "none" ? () => "f32" as const : stored;
+  const float = (name: string): FloatType => {
+    const type = stored(name);
+    return holds(executor, type) ? type : "f32";
+  };
   return (name) => {
     const module = name.split(".").at(-2)!;
     if ((source.tensors.get(name)?.shape[1] ?? 1) % QUANTISED_BLOCK !== 0) return float(name);
@@ -45,9 +54,25 @@ export function weightTypeOf(
   };
 }
 
+/** True if an executor's memory may have weights of a type. To know it may take a trial on its device. */
+function holds(executor: Pick<Executor, "halves">, dtype: FloatType): boolean {
+  if (dtype === "f32") return true;
+  const { halves } = executor;
+  return halves === "f16" ? dtype === "f16" : halves !== "none";
+}
+
+/** @throws {UserError} a type that an executor does not have */
+function expectType(executor: Pick<Executor, "halves">, dtype: FloatType): void {
+  if (holds(executor, dtype)) return;
+  const has = executor.halves === "f16" ? "f32 and f16" : "f32 alone (on webgpu f16 wants an adapter with shader-f16)";
+  throw new UserError(`--dtype ${dtype} cannot be had on this device, which has ${has}; use another --dtype or --device`);
+}
+
 /** Returns what programs compute in on an executor, when `dtype` is asked for. */
-export function computeType({ halves }: Pick<Executor, "halves">, dtype: FloatType | undefined): FloatType {
-  return halves === "all" ? (dtype ?? "f32") : "f32";
+export function computeType(executor: Pick<Executor, "halves">, dtype: FloatType | undefined): FloatType {
+  if (dtype === undefined || dtype === "f32") return "f32";
+  const { halves } = executor;
+  return halves === "all" || halves === dtype ? dtype : "f32";
 }
 
 /**

@@ -117,9 +117,10 @@ class FunctionBody implements BodyBuilder {
         return [this.op("Cast", [slice], { to: dtypes[0]! })];
       }
     }
-    if (needsCasts(name, dtypes, this.target)) {
-      const wide = inputs.map((input, i) => (dtypes[i] === "bf16" ? this.op("Cast", [input], { to: "f32" }) : input));
-      return this.ops(name, wide, attrs, outputs).map((result) => this.op("Cast", [result], { to: "bf16" }));
+    const half = needsCasts(name, dtypes, this.target);
+    if (half !== null) {
+      const wide = inputs.map((input, i) => (dtypes[i] === half ? this.op("Cast", [input], { to: "f32" }) : input));
+      return this.ops(name, wide, attrs, outputs).map((result) => this.op("Cast", [result], { to: half }));
     }
     const first = this.fresh(name);
     const results = Array.from({ length: outputs }, (_, i) => (i === 0 ? first : `${first}.${i}`));

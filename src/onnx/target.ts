@@ -10,10 +10,12 @@ export interface Target {
   readonly integers: Integers;
   /** Arithmetic in bf16. Without it operators compute in f32 between casts, which rounds as bf16 kernels do. */
   readonly bf16: boolean;
+  /** Kernels in f16 that add up in f32. Without them sums are computed in f32 between casts. */
+  readonly f16Sums: boolean;
 }
 
 /** All that ONNX has: for the files of a run. */
-export const PORTABLE: Target = { integers: "bits", bf16: true };
+export const PORTABLE: Target = { integers: "bits", bf16: true, f16Sums: true };
 
 /** Operators that compare. */
 const COMPARISONS: ReadonlySet<string> = new Set(["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]);
@@ -48,7 +50,11 @@ export function outputDtype(
   return first;
 }
 
-/** Tells whether a target needs casts around an operator with inputs of these types. */
-export function needsCasts(op: string, inputs: readonly (DType | null)[], { bf16 }: Target): boolean {
-  return !bf16 && !MOVES.has(op) && inputs.includes("bf16");
+/** Operators that add up, whose rounding grows with the number of terms. */
+const SUMS: ReadonlySet<string> = new Set(["Gemm", "MatMul", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Softmax"]);
+
+/** The half type of an operator's inputs, if a target needs casts around it; else null. */
+export function needsCasts(op: string, inputs: readonly (DType | null)[], { bf16, f16Sums }: Target): "bf16" | "f16" | null {
+  if (!bf16 && !MOVES.has(op) && inputs.includes("bf16")) return "bf16";
+  return !f16Sums && SUMS.has(op) && inputs.includes("f16") ? "f16" : null;
 }

@@ -119,18 +119,19 @@ function encodeNode(
   };
 }
 
-/** A standard operator that the target lacks in bf16, in f32 between casts. */
+/** A standard operator that the target lacks in a half type, in f32 between casts. */
 function withCasts(graph: Graph, node: NodeProto, target: Target): NodeProto[] {
   const typesOf = (names: readonly string[]) => names.map((name) => graph.types.get(name)?.dtype ?? null);
-  if (node.domain !== undefined || !needsCasts(node.opType, typesOf(node.input), target)) return [node];
-  const cast = (input: string, output: string, to: "f32" | "bf16"): NodeProto => ({
+  const half = node.domain === undefined ? needsCasts(node.opType, typesOf(node.input), target) : null;
+  if (half === null) return [node];
+  const cast = (input: string, output: string, to: "f32" | typeof half): NodeProto => ({
     opType: "Cast",
     input: [input],
     output: [output],
     attribute: encodeAttributes("Cast", { to }),
   });
   const inner = (name: string) => `${node.output[0]} ${name} f32`;
-  const halves = new Set(node.input.filter((name) => graph.types.get(name)?.dtype === "bf16"));
+  const halves = new Set(node.input.filter((name) => graph.types.get(name)?.dtype === half));
   return [
     ...[...halves].map((name) => cast(name, inner(name), "f32")),
     {
@@ -138,7 +139,7 @@ function withCasts(graph: Graph, node: NodeProto, target: Target): NodeProto[] {
       input: node.input.map((name) => (halves.has(name) ? inner(name) : name)),
       output: node.output.map(inner),
     },
-    ...node.output.map((name) => cast(inner(name), name, "bf16")),
+    ...node.output.map((name) => cast(inner(name), name, half)),
   ];
 }
 

@@ -1,3 +1,4 @@
+import type { DType } from "../base/dtype.ts";
 import { encodeTensor, ONNX_DTYPE } from "../onnx/encode.ts";
 import { ATTRIBUTE_TYPE, encodeModel, type NodeProto, type ValueInfoProto } from "../onnx/messages.ts";
 
@@ -10,14 +11,19 @@ export function copyModel(): Uint8Array {
   return model("copy", { opType: "Identity", input: ["x"], output: ["y"] }, "u8");
 }
 
+/** y [n] = 2 x [n], f16: runs where a device computes in it. */
+export function halfModel(): Uint8Array {
+  return model("half", { opType: "Add", input: ["x", "x"], output: ["y"] }, "f16", "f16");
+}
+
 /** y = as many zero bytes as x, i64 [1], says. */
 export function zeroModel(): Uint8Array {
   const value = { name: "value", type: ATTRIBUTE_TYPE.TENSOR, t: encodeTensor("", { dtype: "u8", shape: [1] }, [0]) };
   return model("zero", { opType: "ConstantOfShape", input: ["x"], output: ["y"], attribute: [value] }, "i64");
 }
 
-function model(name: string, node: NodeProto, input: "u8" | "i64"): Uint8Array {
-  const vector = (name: string, dtype: "u8" | "i64"): ValueInfoProto => ({
+function model(name: string, node: NodeProto, input: DType, output: DType = "u8"): Uint8Array {
+  const vector = (name: string, dtype: DType): ValueInfoProto => ({
     name,
     type: { tensorType: { elemType: ONNX_DTYPE[dtype], shape: { dim: [{ dimParam: `${name}_length` }] } } },
   });
@@ -25,6 +31,6 @@ function model(name: string, node: NodeProto, input: "u8" | "i64"): Uint8Array {
     irVersion: IR_VERSION,
     producerName: "remat",
     opsetImport: [{ domain: "", version: OPSET }],
-    graph: { name, node: [node], input: [vector("x", input)], output: [vector("y", "u8")] },
+    graph: { name, node: [node], input: [vector("x", input)], output: [vector("y", output)] },
   });
 }

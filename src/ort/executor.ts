@@ -12,6 +12,7 @@ import { copyModel } from "./copy-models.ts";
 import { copiedMemory, hostMemory } from "./memory.ts";
 import { type ArenaStats, createArena } from "./arena.ts";
 import type { MirrorCounts } from "./webgpu/mirror.ts";
+import { computesInHalf } from "./webgpu/half.ts";
 import { createWebGpuMemory, type PlacedTensor } from "./webgpu/memory.ts";
 import { cardMemory, findCuda } from "./cuda.ts";
 import { explainFailure, openCudaMemory, type OrtProvider, type ProviderOptions } from "./providers.ts";
@@ -44,11 +45,11 @@ interface OrtCall extends Call {
   start(): void;
 }
 
-/** The types that the providers have kernels for. In f16 the CPU's get casts from ONNX Runtime itself. */
+/** The types that the providers have kernels for. In f16 the CPU's get casts from ONNX Runtime itself; WebGPU's add up in it. */
 export const TARGETS: Readonly<Record<OrtProvider, Target>> = {
-  cpu: { integers: "bits", bf16: false },
-  cuda: { integers: "wide", bf16: true },
-  webgpu: { integers: "narrow", bf16: false },
+  cpu: { integers: "bits", bf16: false, f16Sums: true },
+  cuda: { integers: "wide", bf16: true, f16Sums: true },
+  webgpu: { integers: "narrow", bf16: false, f16Sums: false },
 };
 
 /**
@@ -92,8 +93,11 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   return {
     name: `ort-${provider}`,
     threads,
-    // WebGPU has no kernel that widens bf16, and one for f16 on some adapters alone.
-    halves: provider === "webgpu" ? "none" : "all",
+    get halves() {
+      if (provider !== "webgpu") return "all";
+      // WebGPU has no kernel that widens bf16.
+      return computesInHalf(environment, loader) ? "f16" : "none";
+    },
     get reserved() {
       return memory.reserved;
     },

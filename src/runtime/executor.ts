@@ -76,6 +76,9 @@ export interface DeviceMirror {
   forget(address: Address, bytes: number): void;
 }
 
+/** The values that bf16 and f16 may be the types of: none, weights in memory alone, all that programs compute if the type is f16, or all. */
+export type Halves = "none" | "weights" | "f16" | "all";
+
 export interface Card {
   /** Bytes of its memory; null when it cannot be asked. */
   memory(): { readonly free: number; readonly total: number } | null;
@@ -90,8 +93,7 @@ export interface Card {
 export interface Executor {
   readonly name: string;
   readonly threads: number;
-  /** The values that bf16 and f16 may be the types of: none, weights in memory alone, or all that programs compute. */
-  readonly halves: "none" | "weights" | "all";
+  readonly halves: Halves;
   /** Compiles a graph. Throws when an operator has no kernel here. */
   prepare(graph: Graph): Program;
   /** True if some of a graph's work would be done by the CPU, with copies there and back; absent where all memory is the CPU's. */

@@ -179,7 +179,9 @@ export const trainConfigSchema = z.strictObject({
   dtype: z
     .enum(DTYPES)
     .optional()
-    .describe("frozen weights, and on ort-cpu and cuda all that is computed but sums and what is trained (as stored; f32)"),
+    .describe(
+      "frozen weights, and on ort-cpu, cuda and webgpu (f16) all that is computed but sums and what is trained (as stored; f32)",
+    ),
   quantize: z
     .enum(QUANTIZE_CHOICES)
     .default("off")

@@ -112,7 +112,7 @@ for (const [n, rng, segment, site] of [
     const graph = builder.build();
     const expected = await runGraph(graph, feeds);
     const data = new Map([...feeds].map(([name, tensor]) => [name, tensor.data]));
-    const actual = await runOrt(graph, data, false, { integers, bf16: true });
+    const actual = await runOrt(graph, data, false, { integers, bf16: true, f16Sums: true });
     expectSameBits("mask", [actual.get(outputs[0]!) as Float32Array], [...expected.values()]);
   });
 }

@@ -1,24 +1,41 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
+import type { FloatType } from "../../src/base/dtype.ts";
+import { toFloat32 } from "../../src/base/float16.ts";
+import { GraphBuilder } from "../../src/graph/builder.ts";
+import type { Graph } from "../../src/graph/types.ts";
 import { initialiseAdapter } from "../../src/load/adapter.ts";
+import { computeType, weightTypeOf } from "../../src/load/weights.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
 import type { Tuning } from "../../src/models/tuning.ts";
+import { Gemm } from "../../src/ops/gemm.ts";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { explainWork } from "../../src/ort/providers.ts";
 import { userError } from "../hf/temp.ts";
 import { createOrtExecutor, type OrtExecutor } from "../../src/ort/executor.ts";
-import type { Executor } from "../../src/runtime/executor.ts";
+import type { Executor, Halves } from "../../src/runtime/executor.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { gradients, llama, lora, packedBatch } from "../support/engine.ts";
-import { expectSameBits, expectWithin, opGraph, relativeError, runGraph, type TestTensor } from "../support/ops.ts";
+import {
+  type Data,
+  expectSameBits,
+  expectWithin,
+  generator,
+  half,
+  opGraph,
+  random,
+  relativeError,
+  runGraph,
+  type TestTensor,
+} from "../support/ops.ts";
 import { runOn } from "../support/executor.ts";
 import { SAMPLES } from "../onnx/samples.ts";
 import { SLOW } from "../support/slow.ts";
-import { slowWebGpuTest, tryWebGpu, webGpuTest } from "../support/webgpu.ts";
+import { halfTest, LAVAPIPE, slowHalfTest, slowLavapipeTest, slowWebGpuTest, tryWebGpu, webGpuTest } from "../support/webgpu.ts";
 
 setDefaultTimeout(120_000);
 
@@ -32,14 +49,25 @@ const qwen2 = llama(4, 32, { architectures: ["Qwen2ForCausalLM"], model_type: "q
 const LORA = lora(0);
 const FULL: Tuning = { method: "full" };
 
-function build(executor: Executor, config: ModelConfig, tuning: Tuning, strategy: Checkpointing): Engine {
+function build(executor: Executor, config: ModelConfig, tuning: Tuning, strategy: Checkpointing, dtype?: FloatType): Engine {
   executors.add(executor);
   const source = randomCheckpoint(config, "f32");
   const optimizer = chooseOptimizer({ weightDecay: 0.01 });
-  const engine = createEngine(executor, { config, source, tuning, strategy, tokens: [TOKENS], optimizer });
+  const engine = createEngine(executor, { config, source, tuning, strategy, dtype, tokens: [TOKENS], optimizer });
   initialiseAdapter(engine, 3);
   return engine;
 }
+
+/** z = x y' */
+function productGraph(dtype: FloatType, rows: number, terms: number): Graph {
+  const builder = new GraphBuilder("product");
+  const [x, y] = ["x", "y"].map((name) => builder.input(name, "boundary", { dtype, shape: [rows, terms] }));
+  const product = builder.value(Gemm, [x!, y!], { transA: 0, transB: 1, alpha: 1, beta: 1 }, "z");
+  builder.output({ name: product, role: "boundary" });
+  return builder.build();
+}
+
+const floatsOf = (data: Data) => toFloat32(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), "f16");
 
 /** Losses and gradients of a step, an update, and the same again with the weights that it has left. */
 function train(engine: Engine) {
@@ -122,6 +150,65 @@ slowWebGpuTest.each([
 ] as const)("%s on WebGPU by more strategies: the same", (_, config, tuning) =>
   expectParity(config, tuning, [{ name: "off" }, { name: "sqrt" }, { name: "optimal", limit: { share: 0.6 } }]),
 );
+
+test("a type that a device does not have is refused where it is asked for, and widened where weights are stored in it", () => {
+  const source = randomCheckpoint(small, "bf16");
+  const [name] = [...source.tensors.keys()].filter((each) => each.endsWith("q_proj.weight"));
+  const typeOn = (halves: Halves, dtype?: FloatType) => weightTypeOf({ halves }, source, { dtype })(name!);
+  expect([typeOn("none"), typeOn("f16"), typeOn("weights"), typeOn("all")]).toEqual(["f32", "f32", "bf16", "bf16"]);
+  expect([typeOn("none", "f32"), typeOn("f16", "f16"), typeOn("weights", "f16"), typeOn("all", "f16")]).toEqual([
+    "f32",
+    "f16",
+    "f16",
+    "f16",
+  ]);
+  expect(computeType({ halves: "f16" }, "f16")).toBe("f16");
+  expect(computeType({ halves: "weights" }, "f16")).toBe("f32");
+  expect(userError(() => typeOn("f16", "bf16"))).toBe(
+    "--dtype bf16 cannot be had on this device, which has f32 and f16; use another --dtype or --device",
+  );
+  expect(userError(() => typeOn("none", "f16"))).toBe(
+    "--dtype f16 cannot be had on this device, which has f32 alone (on webgpu f16 wants an adapter with shader-f16); use another --dtype or --device",
+  );
+});
+
+slowLavapipeTest("an adapter without shader-f16 is found out, and opened all the same", () => {
+  // Mesa's software computes in f16 on processors that convert such numbers.
+  const env = { VK_DRIVER_FILES: LAVAPIPE, GALLIUM_OVERRIDE_CPU_CAPS: "sse4.1" };
+  expect(tryWebGpu(env)).toEqual({ exitCode: 0, output: "opened, halves: none" });
+});
+
+halfTest("a sum of 4096 products in f16 is rounded once", async () => {
+  const [rows, terms] = [8, 4096];
+  const graph = productGraph("f16", rows, terms);
+  const feeds = new Map(["x", "y"].map((each, i) => [each, half(random(generator(i), [rows, terms]), "f16")]));
+  const executor = openWebGpu();
+  executors.add(executor);
+  const widened = new Map(
+    [...feeds].map(([each, { data, shape }]) => [each, { dtype: "f32", shape, data: floatsOf(data) } as const]),
+  );
+  const expected = (await runGraph(productGraph("f32", rows, terms), widened)).get("z")!;
+  const actual = floatsOf(runOn(executor, graph, feeds).get("z")!);
+  // f16 rounds to 4.9e-4, by 2e-4 in the mean; added up in it, this sum is off by 5e-3.
+  expectWithin("z", relativeError(actual, expected), 4e-4);
+});
+
+slowHalfTest("LoRA in f16 on WebGPU: as in f32 within 2e-2, half the stash, the same bits by every strategy", async () => {
+  const expected = train(build(await createWasmExecutor({ threads: 1 }), small, LORA, { name: "off" }));
+  const [exact, off, others] = [
+    build(openWebGpu(), small, LORA, { name: "off" }),
+    build(openWebGpu(), small, LORA, { name: "off" }, "f16"),
+    build(openWebGpu(), small, LORA, { name: "per-segment" }, "f16"),
+  ];
+  expect(off.compute).toBe("f16");
+  expect(off.predicted.stash / exact.predicted.stash).toBeLessThan(0.55);
+  const [one, other] = [train(off), train(others)];
+  expectWithin("losses", relativeError(one.losses, expected.losses), 2e-2);
+  const all = ({ values }: typeof one) => [...values.values()].flatMap((gradient) => [...gradient]);
+  expectWithin("all gradients", relativeError(all(one), all(expected)), 2e-2);
+  expect(other.losses).toEqual(one.losses);
+  expectSameBits("gradients", [...other.values.values()], [...one.values.values()]);
+});
 
 /** Types that WebGPU has no kernels for: bf16, and codes of i8. */
 const isForeign = (inputs: readonly (TestTensor | null)[]) =>

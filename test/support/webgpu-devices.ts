@@ -1,7 +1,7 @@
 import { UserError } from "../../src/base/errors.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 
-/** Run as a process: opens devices of ONNX Runtime's WebGPU provider one after the other, then two at a time, and prints what came of it. */
+/** Run as a process: opens devices of ONNX Runtime's WebGPU provider one after the other, then two at a time, and prints what came of it and what half types there are. */
 if (import.meta.main) {
   try {
     createOrtExecutor({ provider: "webgpu" }).close();
@@ -12,6 +12,6 @@ if (import.meta.main) {
   }
   createOrtExecutor({ provider: "webgpu" }).close();
   const devices = [createOrtExecutor({ provider: "webgpu" }), createOrtExecutor({ provider: "webgpu" })];
+  console.log(`opened, halves: ${devices[0]!.halves}`);
   for (const device of devices) device.close();
-  console.log("opened");
 }
