@@ -76,8 +76,18 @@ const CASES: readonly Case[] = [
   { m: 130, n: 72, k: 96, transB: 1, half: "f16" },
 ];
 
+/** Products of adapters, in bf16 with AMX alone. */
+const ADAPTERS: readonly Case[] = [
+  { m: 515, n: 16, k: 200, transB: 1 },
+  { m: 512, n: 200, k: 16, transB: 1, addend: "matrix" },
+  { m: 131, n: 577, k: 9, alpha: 2, addend: "matrix" },
+  { m: 16, n: 576, k: 511, transA: 1, addend: "matrix" },
+  { m: 577, n: 8, k: 512, transA: 1, alpha: 0.5 },
+];
+const IS_AMX = bf16Kernel() === "amx";
+
 describe.skipIf(!hasBf16())("products in bf16", () => {
-  for (const shape of CASES) {
+  for (const shape of [...CASES, ...(IS_AMX ? ADAPTERS : [])]) {
     test(`${JSON.stringify(shape)}: off by the rounding of operands alone; same bits for 1, 2 and 3 threads`, async () => {
       const graph = product(shape);
       const run = async (matmul: MatmulChoice, threads: number, isExact: boolean, inPlace = true) =>
@@ -103,11 +113,8 @@ describe.skipIf(!hasBf16())("products in bf16", () => {
     });
   }
 
-  test.each([
-    [{ m: 515, n: 16, k: 200, transB: 1 }, "adapters"],
-    [{ m: 512, n: 200, k: 16, transB: 1, addend: "matrix" }, "adapters"],
-    [{ m: 7, n: 200, k: 200, transB: 1 }, "few rows"],
-  ] as [Case, string][])("%j stays in f32: %s", async (shape) => {
+  const few: Case = { m: 7, n: 200, k: 200, transB: 1 };
+  test.each(IS_AMX ? [few] : [few, ...ADAPTERS.slice(0, 2)])("%j stays in f32", async (shape) => {
     const graph = product(shape);
     const feeds = feedsOf(graph, false);
     const run = async (matmul: MatmulChoice) => runOn(await executor(matmul, 2), graph, feeds, {}).get("y")!;
