@@ -27,7 +27,7 @@ const FEW_TOKENS: i32 = 5;
 /**
  * `CachedAttention`: pointers q [tokens, heads * dim], k and v [tokens, kvHeads * dim], old key and value cache
  * [texts * kvHeads, size, dim], starts i32[tokens], position i32[1] or i32[tokens], out like q, new key and value cache (may be the old
- * ones), scratch (64 bytes); scalars phase, tokens, heads, kvHeads, dim, size, scale, soft cap of the scores (0: none), texts. Of one text
+ * ones), scratch (64 bytes), lse [tokens, heads] or null; scalars phase, tokens, heads, kvHeads, dim, size, scale, soft cap of the scores (0: none), texts. Of one text
  * token i is at position + i, of as many texts as tokens it is at position[i] of text i; there it sees what lies from starts[i] on. Phase 0
  * writes the caches, phase 1 attends.
  */
@@ -55,7 +55,8 @@ export function cachedAttention(): void {
     // Queries are counted from the start of the cache.
     const before = <usize>position * <usize>(heads * dim) << 2;
     attention(
-      q - before, keys, values, stride, slabBytes, starts - (<usize>position << 2), 0, out - before, 0, pointer(10),
+      q - before, keys, values, stride, slabBytes, starts - (<usize>position << 2), 0, out - before,
+      pointer(11) ? pointer(11) - (<usize>(position * heads) << 2) : 0, pointer(10),
       position, position + tokens, heads, kvHeads, dim, float(6), float(7),
     );
     return;
@@ -69,7 +70,8 @@ export function cachedAttention(): void {
     const first = max(0, min(last, load<i32>(starts + (<usize>token << 2))));
     const offset = <usize>(text * kvHeads + head / group) * slabBytes + <usize>first * stride;
     const row = <usize>(unit * dim) << 2;
-    attendRow(q + row, keys + offset, values + offset, out + row, last + 1 - first, dim, float(6) * LOG2_E, float(7) * LOG2_E);
+    const lse = attendRow(q + row, keys + offset, values + offset, out + row, last + 1 - first, dim, float(6) * LOG2_E, float(7) * LOG2_E);
+    if (pointer(11)) store<f32>(pointer(11) + (<usize>unit << 2), lse);
   }
 }
 
@@ -90,8 +92,8 @@ function writeSlab(k: usize, from: usize, to: usize, slab: i32, position: i32, t
   }
 }
 
-/** One query and head against `count` keys; `scale` gives scores in units of ln 2, in which `cap` is. */
-function attendRow(q: usize, k: usize, v: usize, out: usize, count: i32, dim: i32, scale: f32, cap: f32): void {
+/** One query and head against `count` keys; `scale` gives scores in units of ln 2, in which `cap` is. Returns the log sum exp. */
+function attendRow(q: usize, k: usize, v: usize, out: usize, count: i32, dim: i32, scale: f32, cap: f32): f32 {
   const scores = threadScratch;
   // A product of one row in f32 takes no scratch.
   gemm(q, F32, dim, false, k, F32, dim, true, 0, 0, scores, count, 1, count, dim, scale, 0, 1, 0, 0);
@@ -118,6 +120,7 @@ function attendRow(q: usize, k: usize, v: usize, out: usize, count: i32, dim: i3
     sum += p;
   }
   weightedSum(scores, count, v, dim, 1 / sum, out);
+  return greatest / LOG2_E + Mathf.log(sum);
 }
 
 /** A NaN is not seen here; it spreads by the exponential. */

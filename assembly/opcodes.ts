@@ -8,9 +8,11 @@ export enum Opcode {
   Gemm = 0x00,
   AdaptedRows = 0x01,
 
-  // attention (attention.ts)
+  // attention (attention.ts, attention-sinks.ts)
   Attention = 0x10,
   AttentionGrad = 0x11,
+  AttentionSinks = 0x12,
+  AttentionSinksGrad = 0x13,
   CachedAttention = 0x18,
 
   // elementwise (elementwise.ts)

@@ -56,15 +56,13 @@ function tilesOf(tokens: number, { ends }: Seen): Tile[] {
 }
 
 export function attentionBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {
-  const [q, k, v, starts, ends] = inputs as [string, string, string, string, string?];
+  const [q, k, v, starts, ends, sinks] = inputs as [string, string, string, string, string?, string?];
   const { dtype } = sizes;
   const seen: Seen = { starts, ends: ends || undefined };
   const tiles = tilesOf(sizes.tokens, seen).map((tile) => {
     const keys = (x: string) => rows(body, x, 0, tile.keys, sizes);
     const scores = maskedScores(body, q, keys(k), seen, tile, sizes, kind).scores;
-    const greatest = body.op("ReduceMax", [scores, body.ints([3])], { keepdims: 1 });
-    const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
-    const sum = body.op("ReduceSum", [powers, body.ints([3])], { keepdims: 1 });
+    const { powers, sum, greatest } = powersOf(body, scores, sinks, [sizes.kvHeads, sizes.group, 1, 1]);
     const weights = narrow(body, body.op("Div", [powers, sum]), dtype);
     const out = widen(body, body.op("MatMul", [weights, splitHeads(body, keys(v), keySizes(sizes))]), dtype);
     const lse = body.op("Add", [greatest, body.op("Log", [sum])]);
@@ -73,6 +71,23 @@ export function attentionBody(body: BodyBuilder, inputs: readonly string[], size
   const columns = body.ints([sizes.heads * sizes.dim, sizes.heads]);
   const [out, lse] = body.ops("Split", [concat(body, tiles), columns], { axis: 1 }, 2);
   return [narrow(body, out!, dtype), lse!];
+}
+
+/** Numbers in proportion to a softmax over the last axis, their sum with that of the sinks, and the greatest score. */
+export function powersOf(
+  body: BodyBuilder,
+  scores: string,
+  sinks: string | undefined,
+  sinkShape: readonly number[],
+): { readonly powers: string; readonly sum: string; readonly greatest: string } {
+  const reduced = (name: string, x: string) => body.op(name, [x, body.ints([3])], { keepdims: 1 });
+  const most = reduced("ReduceMax", scores);
+  const sink = sinks ? body.op("Reshape", [sinks, body.ints(sinkShape)]) : null;
+  const greatest = sink === null ? most : body.op("Max", [most, sink]);
+  const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
+  const sum = reduced("ReduceSum", powers);
+  if (sink === null) return { powers, sum, greatest };
+  return { powers, sum: body.op("Add", [sum, body.op("Exp", [body.op("Sub", [sink, greatest])])]), greatest };
 }
 
 export function attentionGradBody(body: BodyBuilder, inputs: readonly string[], sizes: Sizes, kind: Scores): string[] {

@@ -3,9 +3,10 @@ import { type TensorType, sameType } from "../graph/types.ts";
 import type { FloatType } from "../base/dtype.ts";
 import { attentionBody, attentionGradBody, type Sizes } from "./attention-body.ts";
 import { emitNativeAttention, emitNativeAttentionGrad } from "./native-attention.ts";
+import { AttentionSinksGrad, emitSinks } from "./attention-sinks.ts";
 import { areFloats } from "./half.ts";
 import { expectCap } from "./soft-cap.ts";
-import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Scratch } from "./types.ts";
+import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Operand } from "./types.ts";
 
 type AttentionAttrs = {
   /** Query heads; a multiple of `kvHeads`. Query head h uses key head floor(h * kvHeads / heads). */
@@ -45,16 +46,22 @@ function checkSizes(
   return sizesOf([q!], { heads, kvHeads });
 }
 
+/** Refuses sinks that are not one number for each head. */
+export function checkSinks(op: string, sinks: TensorType | null | undefined, heads: number): void {
+  expectShape(op, `sinks f32[${heads}]`, !sinks || sameType(sinks, { dtype: "f32", shape: [heads] }), sinks);
+}
+
 function sizesOf([q]: readonly (TensorType | null)[], { heads, kvHeads }: Pick<AttentionAttrs, "heads" | "kvHeads">): Sizes {
   const [tokens, width] = q!.shape as [number, number];
   return { tokens, heads, kvHeads, group: heads / kvHeads, dim: width / heads, dtype: q!.dtype as FloatType };
 }
 
 /**
- * `Attention(q, k, v, starts, ends?) -> out, lse`: token t attends to the tokens starts[t]..t, or, where `ends` is given, to
+ * `Attention(q, k, v, starts, ends?, sinks?) -> out, lse`: token t attends to the tokens starts[t]..t, or, where `ends` is given, to
  * starts[t]..ends[t] - 1, head by head: S = scale q k^T (capped, with `softcap`), lse = log sum exp S, out = exp(S - lse) v.
  * q and out are [T, heads * dim], k and v [T, kvHeads * dim], of one float type; lse f32 [T, heads] (natural logarithm), starts and ends
- * i32[T] with 0 <= starts[t] <= t < ends[t] <= T.
+ * i32[T] with 0 <= starts[t] <= t < ends[t] <= T. Sinks f32[heads] are scores of one more key of each head, which has no value (Xiao et al. 2023,
+ * https://arxiv.org/abs/2309.17453; learned in gpt-oss): e^sink is a part of the sum.
  */
 export const Attention = defineOp<AttentionAttrs>({
   name: "Attention",
@@ -62,6 +69,7 @@ export const Attention = defineOp<AttentionAttrs>({
   cost: "compute",
   infer(inputs, attrs) {
     const { tokens, heads } = checkSizes("Attention", inputs, inputs[4], attrs);
+    checkSinks("Attention", inputs[5], heads);
     return [inputs[0]!, { dtype: "f32", shape: [tokens, heads] }];
   },
   gradient(ctx) {
@@ -69,13 +77,23 @@ export const Attention = defineOp<AttentionAttrs>({
     const forward = [0, 1, 2, 3].map((i) => ctx.input(i));
     const ends = ctx.input(4) === "" ? [] : [ctx.input(4)];
     const inputs = [...forward, ctx.output(0), ctx.output(1), ctx.grad(0)!, ...ends];
-    return [...ctx.builder.node(AttentionGrad, inputs, ctx.attrs), null, null];
+    // With the results as the sinks have made them, the gradient of the others is that without sinks.
+    const gradients = ctx.builder.node(AttentionGrad, inputs, ctx.attrs);
+    if (!ctx.needs(5)) return [...gradients, null, null, null];
+    const ofSinks = [ctx.output(0), ctx.grad(0)!, ctx.output(1), ctx.input(5)];
+    return [...gradients, null, null, ctx.builder.value(AttentionSinksGrad, ofSinks, { heads: ctx.attrs.heads })];
   },
   body: (body, inputs, types, attrs) => attentionBody(body, inputs, sizesOf(types, attrs), attrs),
   lower(e) {
-    const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), ...[0, 1].map((i) => (e.used(i) ? e.output(i) : null))];
-    if (emitNativeAttention(e, sizesOf([e.type(e.input(0)!)], e.attrs), e.attrs, operands, e.input(4))) return;
-    emitPhases(e, Opcode.Attention, [...operands, e.scratch(64), e.input(4)]);
+    const sizes = sizesOf([e.type(e.input(0)!)], e.attrs);
+    const sinks = e.input(5);
+    const bytes = [sizes.tokens * sizes.heads * sizes.dim * 4, sizes.tokens * sizes.heads * 4];
+    const unused = (i: 0 | 1) => (sinks === null ? null : e.scratch(bytes[i]!));
+    const [out, lse] = ([0, 1] as const).map((i) => (e.used(i) ? e.output(i) : unused(i))) as [Operand, Operand];
+    const operands = [...[0, 1, 2, 3].map((i) => e.input(i)), out, lse];
+    if (!emitNativeAttention(e, sizes, e.attrs, operands, e.input(4)))
+      emitPhases(e, Opcode.Attention, [...operands, e.scratch(64), e.input(4)]);
+    if (sinks !== null) emitSinks(e, sizes, [out, lse, sinks]);
   },
   narrow: [0, 1, 2],
 });
@@ -125,7 +143,7 @@ export const AttentionGrad = defineOp<AttentionAttrs>({
 function emitPhases(
   e: KernelEmitter<AttentionAttrs>,
   opcode: Opcode.Attention | Opcode.AttentionGrad,
-  operands: readonly (string | Scratch | null)[],
+  operands: readonly Operand[],
 ): void {
   const { tokens, heads, kvHeads, dim } = sizesOf([e.type(e.input(0)!)], e.attrs);
   const { scale, softcap = 0 } = e.attrs;

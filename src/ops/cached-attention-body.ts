@@ -1,4 +1,4 @@
-import type { Scores, Sizes } from "./attention-body.ts";
+import { powersOf, type Scores, type Sizes } from "./attention-body.ts";
 import { softCapBody } from "./soft-cap-body.ts";
 import type { BodyBuilder } from "./types.ts";
 
@@ -11,7 +11,16 @@ export interface CacheSizes extends Sizes {
 
 /** Attention to a cache in standard operators: the caches with the new rows written, then masked softmax over all rows. */
 export function cachedAttentionBody(body: BodyBuilder, inputs: readonly string[], sizes: CacheSizes, kind: Scores): string[] {
-  const [q, k, v, keys, values, starts, position] = inputs as [string, string, string, string, string, string, string];
+  const [q, k, v, keys, values, starts, position, sinks] = inputs as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+    string?,
+  ];
   const { tokens, heads, kvHeads, group, dim, size, texts } = sizes;
   /** 0, step, ..., below count * step */
   const range = (count: number, step = 1) =>
@@ -44,7 +53,12 @@ export function cachedAttentionBody(body: BodyBuilder, inputs: readonly string[]
   const shape = texts > 1 ? [tokens, kvHeads, group, size] : [kvHeads, group, tokens, size];
   const mask = texts > 1 ? reshape(seen, [tokens, 1, 1, size]) : seen;
   const masked = body.op("Where", [mask, reshape(scores, shape), body.scalar(-Infinity)]);
-  const weights = reshape(body.op("Softmax", [masked], { axis: 3 }), [outer, inner, size]);
+  const softmax = (): string => {
+    if (!sinks) return body.op("Softmax", [masked], { axis: 3 });
+    const { powers, sum } = powersOf(body, masked, sinks, texts > 1 ? [1, kvHeads, group, 1] : [kvHeads, group, 1, 1]);
+    return body.op("Div", [powers, sum]);
+  };
+  const weights = reshape(softmax(), [outer, inner, size]);
   const out = turn(body.op("MatMul", [weights, newValues]), [kvHeads, group, tokens, dim], [2, 0, 1, 3]);
   return [reshape(out, [-1, heads * dim]), newKeys, newValues];
 }

@@ -1,5 +1,7 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength, sameType, type TensorType } from "../graph/types.ts";
+import { checkSinks } from "./attention.ts";
+import { emitSinks } from "./attention-sinks.ts";
 import { type CacheSizes, cachedAttentionBody } from "./cached-attention-body.ts";
 import { expectCap } from "./soft-cap.ts";
 import { defineOp, expectShape, notDifferentiable } from "./types.ts";
@@ -26,10 +28,10 @@ function sizesOf(types: readonly (TensorType | null | undefined)[], { heads, kvH
 }
 
 /**
- * `CachedAttention(q, k, v, keys, values, starts, position) -> out, keys', values'`: attention of new tokens to caches that take in their
+ * `CachedAttention(q, k, v, keys, values, starts, position, sinks?) -> out, keys', values'`: attention of new tokens to caches that take in their
  * keys and values first. q and out are f32 [T, heads * dim], k and v [T, kvHeads * dim], caches [texts * kvHeads, size, dim], starts i32[T],
  * position i32[texts]. With one text token i comes to position + i of it; with as many texts as tokens it comes to position[i] of text i. There
- * it attends to what its text has from starts[i] up to itself, as in `Attention`. Rows of the caches that no token sees must
+ * it attends to what its text has from starts[i] up to itself, as in `Attention`, with its sinks. Rows of the caches that no token sees must
  * be finite.
  */
 export const CachedAttention = defineOp<CachedAttentionAttrs>({
@@ -62,6 +64,7 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
       size >= tokens / texts && size <= MAX_CACHE_TOKENS,
       keys,
     );
+    checkSinks("CachedAttention", inputs[7], heads);
     const isVector = (type: TensorType | null | undefined, length: number) =>
       !!type && sameType(type, { dtype: "i32", shape: [length] });
     expectShape(
@@ -81,12 +84,15 @@ export const CachedAttention = defineOp<CachedAttentionAttrs>({
     const counter = e.scratch(64);
     // The caches are read back, so they are written even if nobody wants them.
     const caches = [1, 2].map((i) => (e.used(i) ? e.output(i) : e.scratch(byteLength(types[3]!))));
-    const operands = [...[0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i)), e.output(0), ...caches, counter];
-    if (!e.used(0)) operands[7] = e.scratch(byteLength(types[0]!));
+    const sinks = e.input(7);
+    const out = e.used(0) ? e.output(0) : e.scratch(byteLength(types[0]!));
+    const lse = sinks === null ? null : e.scratch(4 * tokens * heads);
+    const operands = [...[0, 1, 2, 3, 4, 5, 6].map((i) => e.input(i)), out, ...caches, counter, lse];
     const { scale, softcap = 0 } = e.attrs;
     const scores = [{ f32: scale }, { f32: softcap }];
     for (const phase of [0, 1])
       e.emit(Opcode.CachedAttention, operands, [phase, tokens, heads, kvHeads, dim, size, ...scores, texts]);
+    if (sinks !== null) emitSinks(e, { tokens, heads, dim }, [out, lse, sinks]);
   },
   inPlace: [
     [1, 3],

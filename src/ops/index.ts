@@ -6,6 +6,7 @@ import { AdamW8bit } from "./adamw-8bit.ts";
 import { Add } from "./add.ts";
 import { Affine } from "./affine.ts";
 import { Attention, AttentionGrad } from "./attention.ts";
+import { AttentionSinksGrad } from "./attention-sinks.ts";
 import { CachedAttention } from "./cached-attention.ts";
 import { CachedConv } from "./cached-conv.ts";
 import { CachedGatedDelta } from "./cached-gated-delta.ts";
@@ -57,6 +58,7 @@ export const OPS = {
   Affine,
   Attention,
   AttentionGrad,
+  AttentionSinksGrad,
   CachedAttention,
   CachedConv,
   CachedGatedDelta,

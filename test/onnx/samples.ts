@@ -289,7 +289,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: { ...attention, softcap: 1.5 }, inputs: cappedAttention().slice(0, 4) },
     { attrs: attention, inputs: [...cappedAttention().slice(0, 4), ENDS] },
     { attrs: short, inputs: [...longAttention().slice(0, 4), LONG_ENDS] },
+    { attrs: attention, inputs: [...cappedAttention().slice(0, 4), null, normal(6)] },
+    { attrs: short, inputs: [...longAttention().slice(0, 4), LONG_ENDS, normal(2)] },
   ],
+  AttentionSinksGrad: [{ attrs: { heads: 6 }, inputs: [normal(13, 60), normal(13, 60), lse, normal(6)] }],
   AttentionGrad: [
     {
       attrs: attention,

@@ -30,6 +30,8 @@ interface Case {
   /** Standard deviation of the queries. */
   readonly deviation?: number;
   readonly softcap?: number;
+  /** True: each head has a sink. */
+  readonly hasSinks?: boolean;
 }
 
 interface Grads {
@@ -45,6 +47,7 @@ function attend(
   q: Float64Array,
   k: Float64Array,
   v: Float64Array,
+  sinks?: Float64Array,
 ) {
   const out = new Float64Array(q.length);
   const lse = new Float64Array(tokens * heads);
@@ -62,7 +65,8 @@ function attend(
       scores.push(score * scale);
     }
     const greatest = capped(Math.max(...scores));
-    const sum = scores.reduce((total, score) => total + Math.exp(capped(score) - greatest), 0);
+    const sink = sinks === undefined ? 0 : Math.exp(sinks[h]! - greatest);
+    const sum = scores.reduce((total, score) => total + Math.exp(capped(score) - greatest), sink);
     lse[t * heads + h] = greatest + Math.log(sum);
     scores.forEach((score, n) => visit(keyOf(starts[t]! + n), Math.exp(capped(score) - greatest) / sum, slope(score)));
   };
@@ -127,13 +131,14 @@ function local(reach: number, ...lengths: readonly number[]): Pick<Case, "tokens
   };
 }
 
-function tensors({ tokens, heads, kvHeads, dim, starts, ends, deviation = 1 }: Case, seed = 1) {
+function tensors({ tokens, heads, kvHeads, dim, starts, ends, deviation = 1, hasSinks = false }: Case, seed = 1) {
   const rng = generator(seed);
   const q = random(rng, [tokens, heads * dim], deviation);
   const k = random(rng, [tokens, kvHeads * dim]);
   const v = random(rng, [tokens, kvHeads * dim], 1, 0.5);
   const dOut = random(rng, [tokens, heads * dim]);
-  return { q, k, v, starts: i32([tokens], starts), ends: ends === undefined ? [] : [i32([tokens], ends)], dOut };
+  const sinks = hasSinks ? random(rng, [heads], 2) : null;
+  return { q, k, v, starts: i32([tokens], starts), ends: ends === undefined ? [] : [i32([tokens], ends)], dOut, sinks };
 }
 
 const attrsOf = ({ heads, kvHeads, dim, softcap }: Case) => ({
@@ -147,10 +152,11 @@ const attrsOf = ({ heads, kvHeads, dim, softcap }: Case) => ({
 async function check(sizes: Case, bound: number): Promise<void> {
   const attrs = attrsOf(sizes);
   const scale = Math.fround(attrs.scale);
-  const { q, k, v, starts, ends, dOut } = tensors(sizes);
-  const exact = attend(sizes, scale, toFloat64(q), toFloat64(k), toFloat64(v));
+  const { q, k, v, starts, ends, dOut, sinks } = tensors(sizes);
+  const exact = attend(sizes, scale, toFloat64(q), toFloat64(k), toFloat64(v), sinks ? toFloat64(sinks) : undefined);
   const inputs = [q, k, v, starts];
-  await checkForward({ op: Attention, inputs: [...inputs, ...ends], attrs, reference: () => [exact.out, exact.lse], bound });
+  const more = sinks ? [ends[0] ?? null, sinks] : ends;
+  await checkForward({ op: Attention, inputs: [...inputs, ...more], attrs, reference: () => [exact.out, exact.lse], bound });
 
   const residuals = [f32(q.shape, exact.out), f32([sizes.tokens, sizes.heads], exact.lse), dOut];
   const { dQ, dK, dV } = exact.gradient(toFloat64(dOut));
@@ -193,6 +199,9 @@ const CASES: readonly Case[] = [
   { ...local(20, 259), heads: 2, kvHeads: 2, dim: 18 },
   { ...local(64, 100, 1, 200), heads: 4, kvHeads: 2, dim: 12 },
   { ...local(7, 90, ...padding(45)), heads: 2, kvHeads: 1, dim: 256, softcap: 3 },
+  { tokens: 7, heads: 3, kvHeads: 3, dim: 10, starts: packed(3, 4), hasSinks: true },
+  { tokens: 259, heads: 4, kvHeads: 2, dim: 18, starts: windowed(259, 100), hasSinks: true, deviation: 3 },
+  { ...local(20, 100, 1, 60), heads: 6, kvHeads: 2, dim: 32, hasSinks: true, softcap: 2 },
   // What is seen need not be seen by turns.
   {
     tokens: 200,
@@ -206,10 +215,11 @@ const CASES: readonly Case[] = [
 
 describe("Attention and its gradient: relative error < 1e-6 and < 2e-6, the same bits with 1, 2 and 3 threads", () => {
   for (const sizes of CASES) {
-    const { tokens, heads, kvHeads, dim, starts, ends, softcap } = sizes;
+    const { tokens, heads, kvHeads, dim, starts, ends, softcap, hasSinks = false } = sizes;
     const seen = `${new Set(starts).size} first keys${ends ? ` and ${new Set(ends).size} ends` : ""}`;
     const cap = softcap === undefined ? "" : `, capped at ${softcap}`;
-    test(`${tokens} tokens, ${heads}/${kvHeads} heads of ${dim}, ${seen}${cap}`, () => check(sizes, 1e-6));
+    test(`${tokens} tokens, ${heads}/${kvHeads} heads of ${dim}, ${seen}${cap}${hasSinks ? ", with sinks" : ""}`, () =>
+      check(sizes, 1e-6));
   }
 
   test("random packings", async () => {
@@ -229,10 +239,12 @@ describe.each<[string, Partial<Case>]>([
   ["", {}],
   ["with a soft cap", { softcap: 1.3 }],
   ["to both sides", both(5, 20, 1, 15)],
+  ["with sinks", { hasSinks: true }],
+  ["with sinks, to both sides, with a soft cap", { ...both(5, 20, 1, 15), hasSinks: true, softcap: 1.3 }],
   ["to both sides, locally, with a soft cap", { ...local(4, 5, 20, 1, 15), softcap: 1.3 }],
 ])("the gradient rule %s", (_, more) => {
   const sizes: Case = { tokens: 41, heads: 6, kvHeads: 2, dim: 12, starts: packed(5, 20, 1, 15), ...more };
-  const { q, k, v, starts, ends, dOut } = tensors(sizes);
+  const { q, k, v, starts, ends, dOut, sinks } = tensors(sizes);
 
   /** Gradients by the rule, as a graph of the forward and the backward operator. */
   function gradientGraph() {
@@ -240,23 +252,27 @@ describe.each<[string, Partial<Case>]>([
     for (const [name, { shape }] of Object.entries({ q, k, v })) builder.input(name, "boundary", { dtype: "f32", shape });
     const places = ["starts", "ends"].slice(0, 1 + ends.length);
     for (const name of places) builder.input(name, "batch", { dtype: "i32", shape: starts.shape });
+    if (sinks) places.push(...(ends[0] ? [] : [""]), builder.input("sinks", "boundary", { dtype: "f32", shape: sinks.shape }));
     builder.output({ name: builder.value(Attention, ["q", "k", "v", ...places], attrsOf(sizes), "out"), role: "boundary" });
     return differentiate(builder.build(), { trainable: new Set(), inputGrad: true }).graph;
   }
   const graph = gradientGraph();
-  const feeds = new Map(Object.entries({ q, k, v, starts, ...(ends[0] && { ends: ends[0] }), "d.out": dOut }));
+  const feeds = new Map(
+    Object.entries({ q, k, v, starts, ...(ends[0] && { ends: ends[0] }), ...(sinks && { sinks }), "d.out": dOut }),
+  );
 
   test("matches central differences of the definition in float64, relative error < 1e-6", async () => {
     const scale = Math.fround(attrsOf(sizes).scale);
-    const point = [q, k, v].map(toFloat64) as [Float64Array, Float64Array, Float64Array];
+    const inputs = [q, k, v, ...(sinks ? [sinks] : [])];
+    const point = inputs.map(toFloat64) as [Float64Array, Float64Array, Float64Array, Float64Array?];
     const functional = (): number => {
       const { out } = attend(sizes, scale, ...point);
       return out.reduce((sum, value, i) => sum + value * dOut.data[i]!, 0);
     };
     const results = [...(await runGraph(graph, feeds, { threads: 2 })).values()];
-    expect(results.length).toBe(3);
+    expect(results.length).toBe(inputs.length);
     const rng = generator(2);
-    point.forEach((x, input) => {
+    (point as Float64Array[]).forEach((x, input) => {
       const indices = Array.from({ length: 60 }, () => Math.floor(rng() * x.length));
       const differences = indices.map((i) => {
         const value = x[i]!;

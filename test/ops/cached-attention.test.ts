@@ -18,6 +18,8 @@ interface Case {
   /** How far back a token sees. */
   readonly window?: number;
   readonly softcap?: number;
+  /** True: each head has a sink. */
+  readonly hasSinks?: boolean;
 }
 
 const CASES: readonly Case[] = [
@@ -33,7 +35,9 @@ const CASES: readonly Case[] = [
   { tokens: 1, heads: 4, kvHeads: 2, dim: 18, size: 100, position: 41, window: 20, softcap: 0.8 },
   { tokens: 1, heads: 8, kvHeads: 4, dim: 64, size: 300, position: 299, softcap: 50 },
   { tokens: 70, heads: 4, kvHeads: 1, dim: 32, size: 400, position: 203, window: 64, softcap: 1.1 },
-  { tokens: 3, heads: 4, kvHeads: 2, dim: 18, size: 50, position: [41, 0, 7], window: 20 },
+  { tokens: 2, heads: 6, kvHeads: 2, dim: 38, size: 64, position: 13, hasSinks: true },
+  { tokens: 70, heads: 4, kvHeads: 1, dim: 32, size: 400, position: 203, window: 64, hasSinks: true },
+  { tokens: 3, heads: 4, kvHeads: 2, dim: 18, size: 50, position: [41, 0, 7], window: 20, hasSinks: true },
   { tokens: 7, heads: 9, kvHeads: 3, dim: 64, size: 300, position: [299, 3, 150, 150, 0, 17, 298], softcap: 50 },
 ];
 
@@ -45,7 +49,7 @@ function placesOf({ tokens, position }: Case): { readonly text: number; readonly
 }
 
 function tensors(sizes: Case) {
-  const { tokens, heads, kvHeads, dim, size, position, window = size } = sizes;
+  const { tokens, heads, kvHeads, dim, size, position, window = size, hasSinks = false } = sizes;
   const rng = generator(7);
   const rows = (count: number, columns: number) => random(rng, [count, columns]);
   const positions = [position].flat();
@@ -59,6 +63,7 @@ function tensors(sizes: Case) {
     cache(),
     i32([tokens], starts),
     i32([positions.length], positions),
+    ...(hasSinks ? [random(rng, [heads], 2)] : []),
   ] as const;
 }
 
@@ -68,7 +73,7 @@ function reference(sizes: Case, scale: number) {
   const capped = (score: number) => (softcap === Infinity ? score : softcap * Math.tanh(score / softcap));
   const places = placesOf(sizes);
   const row = (text: number, head: number, place: number) => ((text * kvHeads + head) * size + place) * dim;
-  return ([q, k, v, keys, values, starts]: Float64Array[]): Float64Array[] => {
+  return ([q, k, v, keys, values, starts, , sinks]: Float64Array[]): Float64Array[] => {
     const [newKeys, newValues] = [keys!.slice(), values!.slice()];
     places.forEach(({ text, place }, t) => {
       for (let h = 0; h < kvHeads; h++) {
@@ -90,7 +95,7 @@ function reference(sizes: Case, scale: number) {
         }
         const greatest = Math.max(...scores);
         const powers = scores.map((score) => Math.exp(score - greatest));
-        const sum = powers.reduce((a, b) => a + b);
+        const sum = powers.reduce((a, b) => a + b, sinks ? Math.exp(sinks[h]! - greatest) : 0);
         powers.forEach((p, n) => {
           for (let i = 0; i < dim; i++) out[to + i]! += (p / sum) * newValues[at(starts![t]! + n) + i]!;
         });
@@ -109,9 +114,9 @@ const attrsOf = ({ heads, kvHeads, dim, softcap }: Case) => ({
 
 describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 threads, in place or not", () => {
   for (const sizes of CASES) {
-    const { tokens, heads, kvHeads, dim, size, position, softcap } = sizes;
+    const { tokens, heads, kvHeads, dim, size, position, softcap, hasSinks = false } = sizes;
     const cap = softcap === undefined ? "" : `, capped at ${softcap}`;
-    test(`${tokens} tokens at ${[position].flat().join(" ")} of ${size}, ${heads}/${kvHeads} heads of ${dim}${cap}`, async () => {
+    test(`${tokens} tokens at ${[position].flat().join(" ")} of ${size}, ${heads}/${kvHeads} heads of ${dim}${cap}${hasSinks ? ", with sinks" : ""}`, async () => {
       const attrs = attrsOf(sizes);
       const exact = reference(sizes, Math.fround(attrs.scale));
       await checkForward({ op: CachedAttention, inputs: tensors(sizes), attrs, reference: exact, bound: 1e-6 });
@@ -139,8 +144,8 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
 
   test("agrees with its ONNX body on ONNX Runtime, relative error < 1e-6", async () => {
     for (const sizes of [...CASES.slice(2, 7), ...CASES.slice(-5)]) {
-      const names = ["q", "k", "v", "keys", "values", "starts", "position"];
       const inputs = tensors(sizes);
+      const names = ["q", "k", "v", "keys", "values", "starts", "position", "sinks"].slice(0, inputs.length);
       const builder = new GraphBuilder("cached");
       inputs.forEach(({ dtype, shape }, i) => builder.input(names[i]!, i === 3 || i === 4 ? "cache" : "batch", { dtype, shape }));
       const [out, keys, values] = builder.node(CachedAttention, names, attrsOf(sizes), "out");
@@ -151,12 +156,18 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
     }
   });
 
-  test.each([undefined, 0.9])("chunks give the bits of one pass over the whole sequence, soft cap %p", async (softcap) => {
+  test.each([
+    [undefined, false],
+    [0.9, false],
+    [undefined, true],
+  ])("chunks give the bits of one pass over the whole sequence, soft cap %p, sinks %p", async (softcap, hasSinks) => {
     const [heads, kvHeads, dim, size] = [6, 2, 32, 120];
     const rng = generator(3);
     const [q, k, v] = [heads, kvHeads, kvHeads].map((count) => random(rng, [size, count * dim]));
     const attrs = attrsOf({ tokens: size, heads, kvHeads, dim, size, position: 0, softcap });
-    const whole = await runWasm(Attention, [q!, k!, v!, i32([size], new Int32Array(size))], attrs, { outputs: [0] });
+    const sinks = hasSinks ? [random(rng, [heads], 2)] : [];
+    const all = [q!, k!, v!, i32([size], new Int32Array(size)), ...(hasSinks ? [null] : []), ...sinks];
+    const whole = await runWasm(Attention, all, attrs, { outputs: [0] });
     const shape = [kvHeads, size, dim];
     let caches = [k, v].map((x) => f32(shape, new Float32Array(x!.data.length)));
     const part = (x: typeof q, from: number, to: number) => {
@@ -167,7 +178,7 @@ describe("CachedAttention: relative error < 1e-6, the same bits with 1 and 2 thr
     for (let c = 0; c + 1 < cuts.length; c++) {
       const [from, to] = [cuts[c]!, cuts[c + 1]!];
       const rows = [q, k, v].map((x) => part(x, from, to));
-      const inputs = [...rows, ...caches, i32([to - from], new Int32Array(to - from)), i32([1], [from])];
+      const inputs = [...rows, ...caches, i32([to - from], new Int32Array(to - from)), i32([1], [from]), ...sinks];
       const [out, keys, values] = await runWasm(CachedAttention, inputs, attrs);
       const width = heads * dim;
       expectSameBits(`rows ${from} to ${to}`, [out!], [(whole[0] as Float32Array).slice(from * width, to * width)]);

@@ -31,12 +31,13 @@ interface Case {
   /** Deviation of q: large ones make probabilities of 0. */
   readonly spread?: number;
   readonly softcap?: number;
+  readonly hasSinks?: boolean;
   /** How far tokens see to both sides; 0: the whole example. Absent: no token sees what is behind it. */
   readonly reach?: number;
 }
 
 /** Attention, then its gradient of its own results. */
-function attention({ tokens, heads, kvHeads, dim, softcap, reach }: Case): Graph {
+function attention({ tokens, heads, kvHeads, dim, softcap, reach, hasSinks = false }: Case): Graph {
   const builder = new GraphBuilder("attention");
   const wide = { dtype: "f32", shape: [tokens, heads * dim] } as const;
   const narrow = { dtype: "f32", shape: [tokens, kvHeads * dim] } as const;
@@ -47,13 +48,14 @@ function attention({ tokens, heads, kvHeads, dim, softcap, reach }: Case): Graph
   const ends = reach === undefined ? [] : [builder.input("ends", "batch", { dtype: "i32", shape: [tokens] })];
   const dout = builder.input("dout", "output-grad", wide);
   const attrs = { heads, kvHeads, scale: 1 / Math.sqrt(dim), ...(softcap !== undefined && { softcap }) };
-  const [out, lse] = builder.node(Attention, [q, k, v, starts, ...ends], attrs);
+  const sinks = hasSinks ? [ends[0] ?? "", builder.input("sinks", "param", { dtype: "f32", shape: [heads] })] : ends;
+  const [out, lse] = builder.node(Attention, [q, k, v, starts, ...sinks], attrs);
   const gradients = builder.node(AttentionGrad, [q, k, v, starts, out!, lse!, dout, ...ends], attrs);
   for (const name of [out!, lse!, ...gradients]) builder.output({ name, role: "boundary" });
   return builder.build();
 }
 
-function feedsOf({ tokens, heads, kvHeads, dim, examples, spread = 1, reach }: Case): Map<string, TestTensor> {
+function feedsOf({ tokens, heads, kvHeads, dim, examples, spread = 1, reach, hasSinks = false }: Case): Map<string, TestTensor> {
   const rng = generator(tokens + dim);
   const far = reach || tokens;
   const starts = Array.from({ length: tokens }, (_, t) => {
@@ -68,6 +70,7 @@ function feedsOf({ tokens, heads, kvHeads, dim, examples, spread = 1, reach }: C
     ["starts", i32([tokens], starts)],
     ...(reach === undefined ? [] : ([["ends", i32([tokens], ends)]] as const)),
     ["dout", random(rng, [tokens, heads * dim])],
+    ...(hasSinks ? ([["sinks", random(rng, [heads], 2)]] as const) : []),
   ]);
 }
 
@@ -85,6 +88,7 @@ const CASES: readonly Case[] = [
   { tokens: 1300, heads: 4, kvHeads: 1, dim: 32, examples: [0, 700], softcap: 50 },
   { tokens: 200, heads: 2, kvHeads: 1, dim: 6, examples: [0, 77], softcap: 20, spread: 10 },
   { tokens: 256, heads: 4, kvHeads: 2, dim: 256, examples: [0], softcap: 3 },
+  { tokens: 301, heads: 6, kvHeads: 2, dim: 64, examples: [0, 5, 150, 151, 290], hasSinks: true },
   { tokens: 128, heads: 3, kvHeads: 3, dim: 16, examples: [0], reach: 0 },
   { tokens: 301, heads: 6, kvHeads: 6, dim: 64, examples: [0, 5, 150, 151, 290], reach: 0 },
   { tokens: 1300, heads: 4, kvHeads: 4, dim: 32, examples: [0, 700], reach: 0 },
