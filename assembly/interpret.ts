@@ -13,6 +13,7 @@ import { convolutionCommand } from "./convolution";
 import { gatedDeltaCommand } from "./gated-delta";
 import { elementwiseCommand } from "./elementwise";
 import { expertCommand } from "./experts";
+import { clampedCommand } from "./experts-clamped";
 import { activationCommand } from "./activation";
 import { layerNormCommand } from "./layer-norm";
 import { normCommand } from "./norm";
@@ -84,7 +85,7 @@ function dispatch(opcode: i32): void {
     case 0x2: elementwiseCommand(opcode); break;
     case 0x3: activationCommand(opcode); break;
     case 0x4: if (opcode < Opcode.LayerNorm) normCommand(opcode); else layerNormCommand(opcode); break;
-    case 0x5: if (opcode < Opcode.RouteTokens) ropeCommand(opcode); else expertCommand(opcode); break;
+    case 0x5: if (opcode == Opcode.Rope) ropeCommand(opcode); else if (opcode < Opcode.RouteTokens) clampedCommand(opcode); else expertCommand(opcode); break;
     case 0x6: embeddingCommand(opcode); break;
     case 0x7: reduceCommand(opcode); break;
     case 0x8: crossEntropyCommand(opcode); break;

@@ -41,6 +41,13 @@ export enum Opcode {
   // rotary positions (rope.ts)
   Rope = 0x50,
 
+  // experts with biases and limits (experts-clamped.ts)
+  ExpertClamped = 0x51,
+  ExpertClampedGrad = 0x52,
+  ExpertAddBias = 0x53,
+  ExpertBiasDot = 0x54,
+  ExpertBiasGrad = 0x55,
+
   // mixtures of experts (experts.ts)
   RouteTokens = 0x58,
   RouteTokensGrad = 0x59,

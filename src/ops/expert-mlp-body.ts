@@ -7,54 +7,120 @@ import type { BodyBuilder } from "./types.ts";
 
 const binary = (body: BodyBuilder, name: string) => (a: string, b: string) => body.op(name, [a, b]);
 
+/** What an expert has beside its matrices, and what it makes of gate and up: see `ExpertMlp`. */
+export interface ExpertKind {
+  readonly activation: "swiglu" | "clamped";
+  readonly alpha: number;
+  readonly limit: number;
+  readonly biases: 0 | 1;
+}
+
+/** What gate and up become, and the derivatives of that by each of them. */
+interface Gated {
+  readonly hidden: string;
+  readonly byGate: string;
+  readonly byUp: string;
+}
+
+function gated(body: BodyBuilder, { activation, alpha, limit }: ExpertKind, g: string, u: string): Gated {
+  const [add, mul, sub] = [binary(body, "Add"), binary(body, "Mul"), binary(body, "Sub")];
+  const one = body.scalar(1);
+  if (activation === "swiglu") {
+    const s = body.op("Sigmoid", [g]);
+    const silu = mul(g, s);
+    return { hidden: mul(silu, u), byGate: mul(u, mul(s, add(one, sub(g, silu)))), byUp: silu };
+  }
+  const [most, least, zero, slope] = [limit, -limit, 0, alpha].map((value) => body.scalar(value)) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  const gate = body.op("Min", [g, most]);
+  const up = body.op("Max", [body.op("Min", [u, most]), least]);
+  const s = body.op("Sigmoid", [mul(gate, slope)]);
+  const glu = mul(gate, s);
+  const more = add(up, one);
+  const rest = body.op("Sigmoid", [body.op("Neg", [mul(gate, slope)])]);
+  const byGate = mul(more, add(s, mul(mul(slope, glu), rest)));
+  const keepsUp = body.op("And", [body.op("LessOrEqual", [u, most]), body.op("LessOrEqual", [least, u])]);
+  return {
+    hidden: mul(more, glu),
+    byGate: body.op("Where", [body.op("LessOrEqual", [g, most]), byGate, zero]),
+    byUp: body.op("Where", [keepsUp, glu, zero]),
+  };
+}
+
+/** The biases of an expert's gate, up and down, each a row. */
+interface ExpertBiases {
+  readonly gate: string;
+  readonly up: string;
+  readonly down: string;
+}
+
+/** @param inputs the two tensors of biases */
+function biasesOf(body: BodyBuilder, [both, down]: readonly string[], expert: number): ExpertBiases {
+  const rowOf = (x: string) => body.op("Gather", [x, body.ints([expert])], { axis: 0 });
+  const pairs = body.op("Reshape", [rowOf(both!), body.ints([-1, 2])]);
+  const [gate, up] = body
+    .ops("Split", [pairs, body.ints([1, 1])], { axis: 1 }, 2)
+    .map((x) => body.op("Reshape", [x, body.ints([1, -1])]));
+  return { gate: gate!, up: up!, down: rowOf(down!) };
+}
+
 /** For each expert what of the tokens is its own: where it is chosen [T, k], and the weight that it has [T, 1]. */
 function forEach(
   body: BodyBuilder,
-  [weights, experts, ...matrices]: readonly string[],
+  [weights, experts, ...others]: readonly string[],
+  { biases }: ExpertKind,
   use: (
-    expert: { readonly chosen: string; readonly weight: string },
+    expert: { readonly chosen: string; readonly weight: string; readonly biases: ExpertBiases | null },
     [gate, up, down]: readonly [gate: string, up: string, down: string],
   ) => void,
 ): void {
+  const matrices = biases ? others.slice(0, -2) : others;
   for (let i = 0; 3 * i < matrices.length; i++) {
     const chosen = body.op("Equal", [experts!, body.scalar(i, "i32")]);
     const own = body.op("Where", [chosen, weights!, body.scalar(0)]);
     const weight = body.op("ReduceSum", [own, body.ints([1])], { keepdims: 1 });
-    use({ chosen, weight }, matrices.slice(3 * i, 3 * i + 3) as [string, string, string]);
+    use(
+      { chosen, weight, biases: biases ? biasesOf(body, others.slice(-2), i) : null },
+      matrices.slice(3 * i, 3 * i + 3) as [string, string, string],
+    );
   }
 }
 
-export function expertMlpBody(body: BodyBuilder, [x, ...others]: readonly string[]): string[] {
+export function expertMlpBody(body: BodyBuilder, [x, ...others]: readonly string[], kind: ExpertKind): string[] {
   const [add, mul] = [binary(body, "Add"), binary(body, "Mul")];
   let sum: string | null = null;
-  forEach(body, others, ({ weight }, [gate, up, down]) => {
-    const g = body.op("Gemm", [x!, gate], { transB: 1 });
-    const u = body.op("Gemm", [x!, up], { transB: 1 });
-    const h = mul(mul(g, body.op("Sigmoid", [g])), u);
-    const y = mul(body.op("Gemm", [h, down], { transB: 1 }), weight);
+  forEach(body, others, kind, ({ weight, biases }, [gate, up, down]) => {
+    const product = (a: string, b: string, bias: string | undefined) =>
+      body.op("Gemm", [a, b, ...(bias ? [bias] : [])], { transB: 1 });
+    const { hidden } = gated(body, kind, product(x!, gate, biases?.gate), product(x!, up, biases?.up));
+    const y = mul(product(hidden, down, biases?.down), weight);
     sum = sum === null ? y : add(sum, y);
   });
   return [sum!];
 }
 
-export function expertMlpGradBody(body: BodyBuilder, [dy, x, ...others]: readonly string[]): string[] {
-  const [add, mul, sub] = [binary(body, "Add"), binary(body, "Mul"), binary(body, "Sub")];
+export function expertMlpGradBody(body: BodyBuilder, [dy, x, ...others]: readonly string[], kind: ExpertKind): string[] {
+  const [add, mul] = [binary(body, "Add"), binary(body, "Mul")];
+  const dot = (a: string, b: string) => body.op("ReduceSum", [mul(a, b), body.ints([1])], { keepdims: 1 });
+  const columnSum = (a: string) => body.op("ReduceSum", [a, body.ints([0])], { keepdims: 1 });
   const sums: string[] = [];
   const dmatrices: string[] = [];
-  forEach(body, others, ({ chosen, weight }, [gate, up, down]) => {
-    const g = body.op("Gemm", [x!, gate], { transB: 1 });
-    const u = body.op("Gemm", [x!, up], { transB: 1 });
-    const s = body.op("Sigmoid", [g]);
-    const silu = mul(g, s);
-    const h = mul(silu, u);
+  const dbiases: [both: string, down: string][] = [];
+  forEach(body, others, kind, ({ chosen, weight, biases }, [gate, up, down]) => {
+    const product = (a: string, b: string, bias: string | undefined) =>
+      body.op("Gemm", [a, b, ...(bias ? [bias] : [])], { transB: 1 });
+    const { hidden: h, byGate, byUp } = gated(body, kind, product(x!, gate, biases?.gate), product(x!, up, biases?.up));
     const r = body.op("Gemm", [dy!, down]);
     const dh = mul(r, weight);
-    const slope = mul(s, add(body.scalar(1), sub(g, silu)));
-    const dg = mul(mul(dh, u), slope);
-    const du = mul(dh, silu);
+    const [dg, du] = [mul(dh, byGate), mul(dh, byUp)];
     const dx = add(body.op("Gemm", [dg, gate]), body.op("Gemm", [du, up]));
-    const dot = body.op("ReduceSum", [mul(h, r), body.ints([1])], { keepdims: 1 });
-    const dweights = body.op("Where", [chosen, dot, body.scalar(0)]);
+    const ofMatrix = dot(h, r);
+    const agreement = biases ? add(ofMatrix, dot(dy!, biases.down)) : ofMatrix;
+    const dweights = body.op("Where", [chosen, agreement, body.scalar(0)]);
     [dx, dweights].forEach((part, i) => {
       sums[i] = sums[i] === undefined ? part : add(sums[i]!, part);
     });
@@ -63,6 +129,22 @@ export function expertMlpGradBody(body: BodyBuilder, [dy, x, ...others]: readonl
       body.op("Gemm", [du, x!], { transA: 1 }),
       body.op("Gemm", [dy!, mul(h, weight)], { transA: 1 }),
     );
+    if (!biases) return;
+    const pairs = [dg, du].map((each) => body.op("Reshape", [columnSum(each), body.ints([-1, 1])]));
+    const both = body.op("Reshape", [body.op("Concat", pairs, { axis: 1 }), body.ints([1, -1])]);
+    dbiases.push([both, columnSum(mul(dy!, weight))]);
   });
-  return [...sums, ...dmatrices];
+  const joined = kind.biases
+    ? [0, 1].map((i) =>
+        concat(
+          body,
+          dbiases.map((pair) => pair[i]!),
+        ),
+      )
+    : [];
+  return [...sums, ...dmatrices, ...joined];
+}
+
+function concat(body: BodyBuilder, parts: readonly string[]): string {
+  return parts.length === 1 ? parts[0]! : body.op("Concat", parts, { axis: 0 });
 }

@@ -2,39 +2,44 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import { elements, type TensorType } from "../graph/types.ts";
 import { emitGemm, type Product, storedOperand } from "./gemm-kernels.ts";
 import { expertMlpBody, expertMlpGradBody } from "./expert-mlp-body.ts";
-import {
-  defineOp,
-  expectShape,
-  type KernelEmitter,
-  type NoAttrs,
-  notDifferentiable,
-  type Operand,
-  type Scratch,
-} from "./types.ts";
+import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Operand, type Scratch } from "./types.ts";
+
+type ExpertAttrs = {
+  /** What an expert makes of its gate g and up u: silu(g) u; or (u + 1) g sigmoid(alpha g), of g of at most `limit` and u within -limit..limit. */
+  readonly activation: "swiglu" | "clamped";
+  readonly alpha: number;
+  readonly limit: number;
+  /** 1: two more inputs behind the matrices, biases of gate and up by turns f32[E, 2 I] and of down f32[E, H]; only with `clamped`. */
+  readonly biases: 0 | 1;
+};
+
+/** Experts with SwiGLU and without biases. */
+export const SWIGLU_EXPERTS: ExpertAttrs = { activation: "swiglu", alpha: 1, limit: 0, biases: 0 };
 
 /**
  * `ExpertMlp(x, weights, experts, gate, up, down, gate, up, down, ...) -> y`: each token's sum over its experts of weight times
- * (silu(x gate^T) * (x up^T)) down^T. x and y f32[T, H]; weights f32[T, k] and experts i32[T, k], the experts of a token all different; of each
+ * h down^T, h = silu(x gate^T) * (x up^T) or what the attributes say. x and y f32[T, H]; weights f32[T, k] and experts i32[T, k], the experts of a token all different; of each
  * expert gate and up [I, H] and down [H, I], f32, for the kernel maybe half or quantised in memory.
  *
  * An expert computes the rows of its tokens alone, in their order; a token's sum goes from its first expert by number to its last.
  */
-export const ExpertMlp = defineOp<NoAttrs>({
+export const ExpertMlp = defineOp<ExpertAttrs>({
   name: "ExpertMlp",
   domain: "remat",
   cost: "compute",
-  infer([x, weights, experts, ...matrices]) {
-    const fits = isMixture(x, weights, experts, matrices);
+  infer([x, weights, experts, ...others], attrs) {
+    const { matrices, areBiases } = partsOf(others, x, attrs);
+    const fits = areBiases && isMixture(x, weights, experts, matrices);
     expectShape("ExpertMlp", `x f32[T, H], ${EXPECTED}`, fits, x, weights, experts, ...matrices.slice(0, 3));
     return [x!];
   },
   gradient(ctx) {
     const dy = ctx.grad(0)!;
     const inputs = ctx.node.inputs.map((_, i) => ctx.input(i));
-    const [dx, dweights, ...dmatrices] = ctx.builder.node(ExpertMlpGrad, [dy, ...inputs], {});
+    const [dx, dweights, ...dmatrices] = ctx.builder.node(ExpertMlpGrad, [dy, ...inputs], ctx.attrs);
     return [dx!, dweights!, null, ...dmatrices].map((gradient, i) => (ctx.needs(i) ? gradient : null));
   },
-  body: (body, inputs) => expertMlpBody(body, inputs),
+  body: (body, inputs, _, attrs) => expertMlpBody(body, inputs, attrs),
   lower(e) {
     const mixture = startMixture(e, 0);
     const { tokens, width, size, slots, begins, weights } = mixture;
@@ -42,12 +47,15 @@ export const ExpertMlp = defineOp<NoAttrs>({
     const rows = e.scratch(4 * tokens * width);
     const [gate, up] = [e.scratch(4 * tokens * size), e.scratch(4 * tokens * size)];
     e.emit(Opcode.Fill, [y], [tokens * width, { f32: 0 }]);
+    const [biases, downBiases] = biasInputs(e, 3);
     forEachExpert(e, mixture, ({ product, columns, hidden }) => {
       e.emit(Opcode.ExpertRows, [slots, begins, e.input(0), rows], columns);
       product({ a: rows, matrix: "gate", out: gate, transB: true });
       product({ a: rows, matrix: "up", out: up, transB: true });
-      e.emit(Opcode.ExpertGate, [slots, begins, gate, up, gate], hidden);
+      if (e.attrs.activation === "swiglu") e.emit(Opcode.ExpertGate, [slots, begins, gate, up, gate], hidden);
+      else e.emit(Opcode.ExpertClamped, [slots, begins, gate, up, biases, gate], [...hidden, ...limitsOf(e.attrs)]);
       product({ a: gate, matrix: "down", out: rows, transB: true });
+      if (downBiases !== null) e.emit(Opcode.ExpertAddBias, [slots, begins, rows, downBiases], columns);
       e.emit(Opcode.ExpertSum, [slots, begins, rows, weights, y], columns);
     });
   },
@@ -56,21 +64,23 @@ export const ExpertMlp = defineOp<NoAttrs>({
 });
 
 /**
- * `ExpertMlpGrad(dy, x, weights, experts, gate, up, down, ...) -> dx, dweights, dgate, dup, ddown, ...`. With h = silu(g) * u of g = x gate^T and
- * u = x up^T, which are computed again, and r = dy down: dweights = h . r, dh = weight r, dx = dg gate + du up, dgate = dg^T x, dup = du^T x,
+ * `ExpertMlpGrad(dy, x, weights, experts, gate, up, down, ...) -> dx, dweights, dgate, dup, ddown, ...`. With h of g = x gate^T and
+ * u = x up^T, which are computed again, and r = dy down: dweights = h . r (and dy times the bias of down), dh = weight r, dx = dg gate + du up, dgate = dg^T x, dup = du^T x,
  * ddown = dy^T (weight h). What is not used is not computed.
  */
-export const ExpertMlpGrad = defineOp<NoAttrs>({
+export const ExpertMlpGrad = defineOp<ExpertAttrs>({
   name: "ExpertMlpGrad",
   domain: "remat",
   cost: "compute",
-  infer([dy, x, weights, experts, ...matrices]) {
-    const fits = isMixture(x, weights, experts, matrices) && dy?.dtype === "f32" && dy.shape.join() === x!.shape.join();
+  infer([dy, x, weights, experts, ...others], attrs) {
+    const { matrices, areBiases } = partsOf(others, x, attrs);
+    const fits =
+      areBiases && isMixture(x, weights, experts, matrices) && dy?.dtype === "f32" && dy.shape.join() === x!.shape.join();
     expectShape("ExpertMlpGrad", `dy and x f32[T, H], ${EXPECTED}`, fits, dy, x, weights, experts, ...matrices.slice(0, 3));
-    return [x!, weights!, ...matrices.map((type) => type!)];
+    return [x!, weights!, ...others.map((type) => type!)];
   },
   gradient: notDifferentiable("a gradient operator; second derivatives are not offered"),
-  body: (body, inputs) => expertMlpGradBody(body, inputs),
+  body: (body, inputs, _, attrs) => expertMlpGradBody(body, inputs, attrs),
   lower(e) {
     const mixture = startMixture(e, 1);
     const { tokens, width, size, slots, begins, weights } = mixture;
@@ -84,13 +94,20 @@ export const ExpertMlpGrad = defineOp<NoAttrs>({
     const hidden = isDownTrained ? e.scratch(4 * tokens * size) : null;
     if (dx !== null) e.emit(Opcode.Fill, [dx], [tokens * width, { f32: 0 }]);
     e.emit(Opcode.Fill, [dweights], [elements(e.type(weights).shape), { f32: 0 }]);
+    const [biases, downBiases] = biasInputs(e, 4);
+    const dbiases = biases === null ? [] : biasOutputs(e);
     forEachExpert(e, mixture, ({ expert, product, count, columns, hidden: gates }) => {
       e.emit(Opcode.ExpertRows, [slots, begins, e.input(1), rows], columns);
       e.emit(Opcode.ExpertRows, [slots, begins, e.input(0), drows], columns);
       product({ a: rows, matrix: "gate", out: gate, transB: true });
       product({ a: rows, matrix: "up", out: up, transB: true });
       product({ a: drows, matrix: "down", out: dh, transB: false });
-      e.emit(Opcode.ExpertGateGrad, [slots, begins, gate, up, dh, weights, dweights, hidden], gates);
+      const gated = [slots, begins, gate, up, dh, weights, dweights, hidden];
+      if (e.attrs.activation === "swiglu") e.emit(Opcode.ExpertGateGrad, gated, gates);
+      else e.emit(Opcode.ExpertClampedGrad, [...gated, biases], [...gates, ...limitsOf(e.attrs)]);
+      if (downBiases !== null) e.emit(Opcode.ExpertBiasDot, [slots, begins, drows, downBiases, dweights], columns);
+      if (dbiases.some((out) => out !== null))
+        e.emit(Opcode.ExpertBiasGrad, [slots, begins, gate, up, drows, weights, ...dbiases], [...gates, width]);
       const matrixGradient = (i: number, a: Operand, b: Operand, m: number, n: number) => {
         if (!e.used(2 + 3 * expert + i)) return;
         const clip = { dim: "k", count, first: 0 } as const;
@@ -109,9 +126,37 @@ export const ExpertMlpGrad = defineOp<NoAttrs>({
   quantisedInputs: { from: 4 },
 });
 
-const EXPECTED = "weights f32[T, k], experts i32[T, k], and of each expert f32 gate [I, H], up [I, H] and down [H, I]";
+const EXPECTED =
+  "weights f32[T, k], experts i32[T, k], and of each expert f32 gate [I, H], up [I, H] and down [H, I], then biases [E, 2 I] and [E, H] where there are any";
 
 type MaybeType = TensorType | null | undefined;
+
+/** Takes apart what follows the choices among the inputs. */
+function partsOf(others: readonly MaybeType[], x: MaybeType, { activation, biases }: ExpertAttrs) {
+  if (!biases) return { matrices: others, areBiases: true };
+  const matrices = others.slice(0, -2);
+  const is = (type: MaybeType, columns: number) =>
+    type?.dtype === "f32" && type.shape.join() === [matrices.length / 3, columns].join();
+  const [both, down] = others.slice(-2);
+  const areBiases = activation === "clamped" && is(both, 2 * (matrices[0]?.shape[0] ?? 0)) && is(down, x?.shape[1] ?? 0);
+  return { matrices, areBiases };
+}
+
+/** Biases of gate and up, and of down; null: none. @param first the first of the matrices among the inputs */
+function biasInputs(e: KernelEmitter<ExpertAttrs>, first: number): [both: string | null, down: string | null] {
+  if (!e.attrs.biases) return [null, null];
+  const at = e.node.inputs.length - 2;
+  if (at < first) throw new Error("biases without matrices");
+  return [e.input(at), e.input(at + 1)];
+}
+
+/** The gradients of the biases that are wanted, the last two outputs. */
+function biasOutputs(e: KernelEmitter<ExpertAttrs>): Operand[] {
+  const count = e.node.outputs.length;
+  return [count - 2, count - 1].map((i) => (e.used(i) ? e.output(i) : null));
+}
+
+const limitsOf = ({ alpha, limit }: ExpertAttrs) => [{ f32: alpha }, { f32: limit }];
 
 function isMixture(x: MaybeType, weights: MaybeType, experts: MaybeType, matrices: readonly MaybeType[]): boolean {
   if (x?.dtype !== "f32" || x.shape.length !== 2 || weights?.dtype !== "f32" || experts?.dtype !== "i32") return false;
@@ -143,12 +188,12 @@ interface Mixture {
 }
 
 /** Sorts the tokens by expert. Input `at` is x. */
-function startMixture(e: KernelEmitter, at: 0 | 1): Mixture {
+function startMixture(e: KernelEmitter<ExpertAttrs>, at: 0 | 1): Mixture {
   const [x, weights, experts] = [e.input(at)!, e.input(at + 1)!, e.input(at + 2)!];
   const [tokens, width] = e.type(x).shape as [number, number];
   const k = e.type(weights).shape[1]!;
   const first = at + 3;
-  const count = (e.node.inputs.length - first) / 3;
+  const count = (e.node.inputs.length - first - 2 * e.attrs.biases) / 3;
   const mixture: Mixture = {
     tokens,
     width,
@@ -186,7 +231,7 @@ interface Expert {
   product(product: ExpertProduct): void;
 }
 
-function forEachExpert(e: KernelEmitter, mixture: Mixture, use: (expert: Expert) => void): void {
+function forEachExpert(e: KernelEmitter<ExpertAttrs>, mixture: Mixture, use: (expert: Expert) => void): void {
   const { tokens, width, size, k, numbers, counts, first } = mixture;
   const isStored = numbers.some((expert) => [0, 1, 2].some((i) => storedOperand(e, first + 3 * expert + i).bType !== "f32"));
   // One for all experts: a matrix is widened right before its product.

@@ -1,3 +1,4 @@
+import { SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
 import type { Attrs, Shape } from "../../src/graph/types.ts";
 import { CAST_TO } from "../../src/ops/cast.ts";
 import { CODES_BLOCK, withMaps } from "../../src/ops/adamw-8bit.ts";
@@ -55,6 +56,7 @@ const LONG_LSE = f32([LONG, 2], Array<number>(LONG * 2).fill(6.5));
 const short = { heads: 2, kvHeads: 1, scale: 0.7 };
 
 /** log sum exp of 6 heads over 13 tokens that goes with any queries and keys: large enough that no power overflows. */
+const CLAMPED_EXPERTS = { activation: "clamped", alpha: 1.702, limit: 0.8, biases: 1 } as const;
 const lse = uniform([13, 6], 3);
 
 /** Two blocks of codes, the second one with moments of 0. */
@@ -341,12 +343,18 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     bound: 2e-6,
   })),
   ExpertMlp: [
-    { attrs: {}, inputs: mixture("f32") },
-    { attrs: {}, inputs: mixture("bf16") },
+    { attrs: SWIGLU_EXPERTS, inputs: mixture("f32") },
+    { attrs: SWIGLU_EXPERTS, inputs: mixture("bf16") },
+    { attrs: CLAMPED_EXPERTS, inputs: [...mixture("f32"), normal(4, 10), normal(4, 6)] },
   ],
   ExpertMlpGrad: [
-    { attrs: {}, inputs: [random(generator(42), [9, 6]), ...mixture("f32")], bound: 2e-6 },
-    { attrs: {}, inputs: [random(generator(42), [9, 6]), ...mixture("bf16")], bound: 2e-6 },
+    { attrs: SWIGLU_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("f32")], bound: 2e-6 },
+    { attrs: SWIGLU_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("bf16")], bound: 2e-6 },
+    {
+      attrs: CLAMPED_EXPERTS,
+      inputs: [random(generator(42), [9, 6]), ...mixture("f32"), normal(4, 10), normal(4, 6)],
+      bound: 2e-6,
+    },
   ],
   GatedDelta: [{ attrs: { keyHeads: 1, keyDim: 5 }, inputs: delta(), bound: 2e-6 }],
   GatedDeltaGrad: [

@@ -1,5 +1,5 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { ExpertMlp } from "../../src/ops/expert-mlp.ts";
+import { ExpertMlp, SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
 import {
   checkForward,
   checkGradient,
@@ -18,10 +18,21 @@ import { checkOnnx } from "../support/parity.ts";
 
 setDefaultTimeout(120_000);
 
+const CLAMPED = { activation: "clamped", alpha: 1.702, limit: 0.9 } as const;
+
+/** What an expert makes of its gate and up. */
+const gated = (g: number, u: number, { activation, alpha, limit }: typeof SWIGLU_EXPERTS): number => {
+  const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+  if (activation === "swiglu") return g * sigmoid(g) * u;
+  const gate = Math.min(g, limit);
+  return (Math.max(-limit, Math.min(limit, u)) + 1) * gate * sigmoid(alpha * gate);
+};
+
 /** y of x, weights, experts and the matrices of `count` experts. */
 const mixtureOf =
-  (width: number, count: number): Reference =>
+  (width: number, count: number, attrs: typeof SWIGLU_EXPERTS): Reference =>
   ([x, weights, experts, ...matrices]) => {
+    const [both, ofDown] = attrs.biases ? matrices.slice(-2) : [null, null];
     const tokens = x!.length / width;
     const k = weights!.length / tokens;
     const y = new Float64Array(x!.length);
@@ -35,9 +46,10 @@ const mixtureOf =
         for (let c = 0; c < width; c++) sum += matrix[i * width + c]! * x![row + c]!;
         return sum;
       };
+      for (let c = 0; c < width; c++) y[row + c]! += weights![slot]! * (ofDown?.[expert * width + c] ?? 0);
       for (let i = 0; i < size; i++) {
-        const g = times(gate, i);
-        const h = (g / (1 + Math.exp(-g))) * times(up, i) * weights![slot]!;
+        const bias = (of: 0 | 1) => both?.[2 * (expert * size + i) + of] ?? 0;
+        const h = gated(times(gate, i) + bias(0), times(up, i) + bias(1), attrs) * weights![slot]!;
         for (let c = 0; c < width; c++) y[row + c]! += h * down[c * size + i]!;
       }
     }
@@ -56,14 +68,21 @@ function choices(rng: () => number, tokens: number, k: number, chosen: number): 
   return i32([tokens, k], rows.flat());
 }
 
-function mixture({ tokens, width, size, count, k, chosen }: (typeof CASES)[number]): TestTensor[] {
+function mixture({ tokens, width, size, count, k, chosen }: (typeof CASES)[number], biases: 0 | 1): TestTensor[] {
   const rng = generator(tokens + width);
   const matrices = Array.from({ length: count }, () => [
     random(rng, [size, width], width ** -0.5),
     random(rng, [size, width], width ** -0.5),
     random(rng, [width, size], size ** -0.5),
   ]);
-  return [random(rng, [tokens, width]), random(rng, [tokens, k]), choices(rng, tokens, k, chosen), ...matrices.flat()];
+  const ofBiases = biases ? [random(rng, [count, 2 * size], 0.5), random(rng, [count, width], 0.5)] : [];
+  return [
+    random(rng, [tokens, width]),
+    random(rng, [tokens, k]),
+    choices(rng, tokens, k, chosen),
+    ...matrices.flat(),
+    ...ofBiases,
+  ];
 }
 
 const CASES = [
@@ -73,20 +92,28 @@ const CASES = [
   { tokens: 90, width: 33, size: 18, count: 4, k: 4, chosen: 4 },
 ] as const;
 
-for (const sizes of CASES) {
+const KINDS = [
+  [SWIGLU_EXPERTS, CASES],
+  [{ ...CLAMPED, biases: 0 }, CASES.slice(1, 2)],
+  [{ ...CLAMPED, biases: 1 }, CASES.slice(0, 3)],
+] as const;
+
+for (const [attrs, sizes] of KINDS.flatMap(([attrs, cases]) => cases.map((sizes) => [attrs, sizes] as const))) {
   const { tokens, width, size, count, k, chosen } = sizes;
-  test(`ExpertMlp of ${tokens} tokens, ${k} of ${count} experts [${size}, ${width}]: error 1e-6; gradients by finite differences, error 1e-5`, async () => {
-    const inputs = mixture(sizes);
-    const options = { op: ExpertMlp, inputs, attrs: {}, reference: mixtureOf(width, count) };
+  const kind = `${attrs.activation}${attrs.biases ? " with biases" : ""}`;
+  test(`ExpertMlp (${kind}) of ${tokens} tokens, ${k} of ${count} experts [${size}, ${width}]: error 1e-6; gradients by finite differences, error 1e-5`, async () => {
+    const inputs = mixture(sizes, attrs.biases);
+    const options = { op: ExpertMlp, inputs, attrs, reference: mixtureOf(width, count, attrs) };
     const [y] = await checkForward({ ...options, bound: 1e-6 });
-    expectSameBits("3 threads", await runWasm(ExpertMlp, inputs, {}, { threads: 3 }), [y!]);
+    expectSameBits("3 threads", await runWasm(ExpertMlp, inputs, attrs, { threads: 3 }), [y!]);
+    const ofBiases = attrs.biases ? [[3 * count + 3, 3 * count + 4], [3 * count + 4]] : [];
     // Of an expert that is chosen, and of the last one, which may have no token.
     const last = 3 * count;
-    for (const wrt of [[0, 1], [0], [1], [0, 1, 3, 4, 5, last, last + 1, last + 2], [5]])
+    for (const wrt of [[0, 1], [0], [1], [0, 1, 3, 4, 5, last, last + 1, last + 2], [5], ...ofBiases])
       await checkGradient({ ...options, wrt, bound: 1e-5, samples: 12 });
-    await checkOnnx({ op: ExpertMlp, inputs, attrs: {}, bound: 1e-6 });
-    const halves = inputs.map((tensor, i) => (i < 3 ? tensor : half(tensor, "bf16")));
-    const [ofHalves] = await runWasm(ExpertMlp, halves, {});
+    await checkOnnx({ op: ExpertMlp, inputs, attrs, bound: 1e-6 });
+    const halves = inputs.map((tensor, i) => (i < 3 || i >= 3 + 3 * count ? tensor : half(tensor, "bf16")));
+    const [ofHalves] = await runWasm(ExpertMlp, halves, attrs);
     expectWithin("bf16 matrices", relativeError(ofHalves!, y!), 1e-2);
     expect(chosen).toBeGreaterThanOrEqual(k);
   });
@@ -95,6 +122,13 @@ for (const sizes of CASES) {
 test("operands that do not fit are refused", () => {
   const type = (...shape: number[]) => ({ dtype: "f32", shape }) as const;
   const slots = [type(3, 2), { dtype: "i32", shape: [3, 2] } as const];
-  expect(() => ExpertMlp.infer([type(3, 4), ...slots, type(5, 4), type(5, 4), type(5, 4)], {})).toThrow("down [H, I]");
-  expect(() => ExpertMlp.infer([type(3, 4), ...slots, type(5, 4), type(5, 4)], {})).toThrow("down [H, I]");
+  expect(() => ExpertMlp.infer([type(3, 4), ...slots, type(5, 4), type(5, 4), type(5, 4)], SWIGLU_EXPERTS)).toThrow(
+    "down [H, I]",
+  );
+  expect(() => ExpertMlp.infer([type(3, 4), ...slots, type(5, 4), type(5, 4)], SWIGLU_EXPERTS)).toThrow("down [H, I]");
+  const matrices = [type(5, 4), type(5, 4), type(4, 5)];
+  const biased = (both: number) => () =>
+    ExpertMlp.infer([type(3, 4), ...slots, ...matrices, type(1, both), type(1, 4)], { ...CLAMPED, biases: 1 });
+  expect(biased(10)).not.toThrow();
+  expect(biased(5)).toThrow("biases");
 });

@@ -1,7 +1,7 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { Dequantize } from "../../src/ops/dequantize.ts";
-import { ExpertMlp, ExpertMlpGrad } from "../../src/ops/expert-mlp.ts";
+import { ExpertMlp, ExpertMlpGrad, SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
 import { expectWithin, f32, generator, i32, random, relativeError, runGraph, type TestTensor } from "../support/ops.ts";
 import { quantised, QUANTISED_FORMATS } from "../support/quantised.ts";
@@ -30,8 +30,8 @@ async function mixtureOf(tensors: readonly TestTensor[], matrices: readonly (Tes
           {},
         ),
   );
-  const y = builder.value(ExpertMlp, [...inputs, ...weights], {});
-  const [dx, dweights] = builder.node(ExpertMlpGrad, [dy!, ...inputs, ...weights], {});
+  const y = builder.value(ExpertMlp, [...inputs, ...weights], SWIGLU_EXPERTS);
+  const [dx, dweights] = builder.node(ExpertMlpGrad, [dy!, ...inputs, ...weights], SWIGLU_EXPERTS);
   for (const name of [y, dx!, dweights!]) builder.output({ name, role: "boundary" });
   return [...(await runGraph(builder.build(), feeds)).values()];
 }

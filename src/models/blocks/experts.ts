@@ -1,5 +1,5 @@
 import { Affine } from "../../ops/affine.ts";
-import { ExpertMlp } from "../../ops/expert-mlp.ts";
+import { ExpertMlp, SWIGLU_EXPERTS } from "../../ops/expert-mlp.ts";
 import { Gemm } from "../../ops/gemm.ts";
 import { RouteTokens } from "../../ops/route-tokens.ts";
 import type { ExpertsConfig } from "../config.ts";
@@ -37,7 +37,7 @@ export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, 
       scope.matrix(`${module}.${names.down}.weight`, [width, size]),
     ];
   });
-  return builder.value(ExpertMlp, [x, weights, chosen, ...matrices.flat()], {}, "experts");
+  return builder.value(ExpertMlp, [x, weights, chosen, ...matrices.flat()], SWIGLU_EXPERTS, "experts");
 }
 
 /** The experts of each token, and their weights. */
