@@ -74,6 +74,12 @@ export interface DeviceMirror {
   take(address: Address, bytes: number): void;
   /** A range is not read again before it is written. */
   forget(address: Address, bytes: number): void;
+  /** Has the device have a range, as a program does that reads it. */
+  load(address: Address, bytes: number): void;
+  /** Copies a range to a place in memory of this process that is nobody else's. */
+  copyOut(address: Address, bytes: number, place: Address): void;
+  /** Fills a range from a place that a range of its size was copied to: what the device had then it has again. */
+  copyIn(address: Address, bytes: number, place: Address): void;
 }
 
 /** The values that bf16 and f16 may be the types of: none, weights in memory alone, all that programs compute if the type is f16, or all. */

@@ -13,20 +13,23 @@ import { DIRECT_ALIGNMENT, openBufferedFile, openOffloadFile } from "./file.ts";
 import { awaitMove, awaitReady, createMoveQueue, isDone, issue, type MoveQueue, stopThread } from "./move-queue.ts";
 import type { Boot } from "./thread.ts";
 
-export interface Store extends OffloadMemory {
+export interface OffloadStore extends OffloadMemory {
   /** The store in words, for people and as a name of its bandwidth: `a file in FOLDER` or `host memory`. */
   readonly description: string;
   /** A sentence about the store that the user should know. */
   readonly notice: string | null;
-  /** Reads from a place, and writes to it, at once. */
-  read(place: number, target: Uint8Array): void;
-  write(place: number, data: Uint8Array): void;
   close(): void;
 }
 
+export interface Store extends OffloadStore {
+  /** Reads from a place, and writes to it, at once. */
+  read(place: number, target: Uint8Array): void;
+  write(place: number, data: Uint8Array): void;
+}
+
 /** Returns what addresses and sizes of an executor's offloaded items are multiples of. */
-export function storeAlignment({ reach }: Pick<Executor, "reach">): number {
-  return reach.kind === "device" ? ALIGNMENT : DIRECT_ALIGNMENT;
+export function storeAlignment({ reach, mirror }: Pick<Executor, "reach" | "mirror">): number {
+  return reach.kind === "device" || mirror ? ALIGNMENT : DIRECT_ALIGNMENT;
 }
 
 export interface StoreOptions {

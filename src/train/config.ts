@@ -166,7 +166,7 @@ export const trainConfigSchema = z.strictObject({
     .min(1)
     .default("off")
     .describe(
-      "what is kept may leave memory: off, auto (a file beside the run folder; host memory with cuda), or a folder for the file",
+      "what is kept may leave memory: off, auto (a file beside the run folder; host memory with cuda and webgpu), or a folder for the file",
     ),
   stream: z
     .enum(STREAM_MODES)

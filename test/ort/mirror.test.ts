@@ -1,14 +1,17 @@
 import { describe, expect, test } from "bun:test";
 import { createRandom } from "../../src/base/random.ts";
-import { type BufferDevice, createMirror } from "../../src/ort/webgpu/mirror.ts";
+import { createMirror } from "../../src/ort/webgpu/mirror.ts";
+import type { BufferDevice } from "../../src/ort/webgpu/pool.ts";
 
 const SIZE = 1024;
 const UNIT = 64;
 const GARBAGE = 0xaa;
+/** Places that ranges are copied to, behind all addresses. */
+const PLACES = 2;
 
 /** A device that is memory of the process too, and what addresses point to. */
 function fake(large?: number) {
-  const host = new Uint8Array(SIZE);
+  const host = new Uint8Array((1 + PLACES) * SIZE);
   const buffers = new Map<number, Uint8Array>();
   let next = 1;
   const device: BufferDevice = {
@@ -22,6 +25,7 @@ function fake(large?: number) {
     download: (from, to, bytes) => host.set(buffers.get(from)!.subarray(0, bytes), to),
     clear: (address, bytes) => void host.fill(0, address, address + bytes),
     giveBack: (address, bytes) => void host.fill(GARBAGE, address, address + bytes),
+    move: (from, to, bytes) => void host.copyWithin(to, from, from + bytes),
   };
   return { host, buffers, mirror: createMirror(device, () => SIZE, large) };
 }
@@ -34,6 +38,8 @@ function both(large?: number) {
   const plain = new Uint8Array(SIZE);
   /** False for bytes that are arbitrary. */
   const known = new Uint8Array(SIZE).fill(1);
+  /** What ranges were when they were copied, by place. */
+  const copies = new Map<number, { readonly data: Uint8Array; readonly known: Uint8Array }>();
   const part = (memory: Uint8Array, [address, bytes]: Interval) => memory.subarray(address, address + bytes);
   /** Bytes that depend on all inputs, on their own place and on `salt`. */
   const made = (inputs: readonly Uint8Array[], bytes: number, salt: number) =>
@@ -69,6 +75,18 @@ function both(large?: number) {
       mirror.forget(...interval);
       part(known, interval).fill(0);
     },
+    copyOut(interval: Interval, place: number) {
+      mirror.copyOut(...interval, (1 + place) * SIZE);
+      copies.set(place, { data: part(plain, interval).slice(), known: part(known, interval).slice() });
+    },
+    /** Fills an interval from a place that one of its size was copied to. */
+    copyIn([address]: Interval, place: number) {
+      const copy = copies.get(place);
+      if (!copy || address + copy.data.length > SIZE) return;
+      mirror.copyIn(address, copy.data.length, (1 + place) * SIZE);
+      plain.set(copy.data, address);
+      known.set(copy.known, address);
+    },
     check(interval: Interval) {
       mirror.publish(...interval);
       const [actual, expected] = [part(host, interval), part(plain, interval)];
@@ -93,6 +111,23 @@ describe("memory of a device behind addresses", () => {
     check([0, 256]);
     // The zeros went up, once for all.
     expect(mirror.counts.up).toBe(64 + 128);
+  });
+
+  test("what is copied to a place leaves the device and comes back to it without the memory behind addresses", () => {
+    const { mirror, run, check, copyOut, copyIn, forget, zero } = both(1);
+    run([[0, 64]], [[64, 128]], 1);
+    zero([192, 64]);
+    copyOut([64, 256], 0);
+    expect(mirror.counts).toMatchObject({ up: 64, down: 128 });
+    forget([64, 256]);
+    const { held } = mirror.counts;
+    run([], [[64, 256]], 2);
+    copyIn([512, 0], 0);
+    expect(mirror.counts).toMatchObject({ up: 64 + 128, down: 128, held: held + 256 });
+    run([[512, 128]], [[832, 64]], 3);
+    expect(mirror.counts).toMatchObject({ up: 64 + 128, down: 128 });
+    check([512, 256]);
+    check([0, SIZE]);
   });
 
   test("buffers serve others when nothing reads them any more, and all are given back at the end", () => {
@@ -126,7 +161,7 @@ describe("memory of a device behind addresses", () => {
       const any = () => intervals[random.below(intervals.length)]!;
       for (let step = 0; step < 300; step++) {
         const interval = any();
-        switch (random.below(6)) {
+        switch (random.below(8)) {
           case 0:
             memory.write(interval, step);
             break;
@@ -138,6 +173,12 @@ describe("memory of a device behind addresses", () => {
             break;
           case 3:
             if (random.below(4) === 0) memory.forget(interval);
+            break;
+          case 4:
+            memory.copyOut(interval, random.below(PLACES));
+            break;
+          case 5:
+            memory.copyIn(interval, random.below(PLACES));
             break;
           default: {
             const inputs = [any(), any()].filter(memory.known);

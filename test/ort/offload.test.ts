@@ -45,7 +45,7 @@ function build(copies: boolean, strategy: Checkpointing, offload: OffloadOptions
 
 // On the CPU the copies of a device go the same way, between two parts of the process's memory.
 test.each([
-  ["addresses of this process, into a file", false, PROVIDER === "cuda" ? "host memory" : "a file in"],
+  ["addresses of this process, into a file", false, PROVIDER === "cpu" ? "a file in" : "host memory"],
   // WebGPU's device is used by one thread alone.
   ...(PROVIDER === "webgpu"
     ? []

@@ -12,11 +12,11 @@ import { Gemm } from "../../src/ops/gemm.ts";
 import { type OpName, opOf, OPS } from "../../src/ops/index.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { explainWork } from "../../src/ort/providers.ts";
-import { userError } from "../hf/temp.ts";
+import { temporaryFolder, userError } from "../hf/temp.ts";
 import { createOrtExecutor, type OrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor, Halves } from "../../src/runtime/executor.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
-import { createEngine, type Engine } from "../../src/train/step/engine.ts";
+import { createEngine, type Engine, type EngineOptions } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { gradients, llama, lora, packedBatch } from "../support/engine.ts";
@@ -42,6 +42,7 @@ setDefaultTimeout(120_000);
 const executors = new Set<Executor>();
 afterAll(() => executors.forEach((executor) => executor.close()));
 
+const folder = temporaryFolder();
 const TOKENS = 12;
 const small = llama(SLOW ? 3 : 2);
 const qwen2 = llama(4, 32, { architectures: ["Qwen2ForCausalLM"], model_type: "qwen2" });
@@ -49,11 +50,17 @@ const qwen2 = llama(4, 32, { architectures: ["Qwen2ForCausalLM"], model_type: "q
 const LORA = lora(0);
 const FULL: Tuning = { method: "full" };
 
-function build(executor: Executor, config: ModelConfig, tuning: Tuning, strategy: Checkpointing, dtype?: FloatType): Engine {
+function build(
+  executor: Executor,
+  config: ModelConfig,
+  tuning: Tuning,
+  strategy: Checkpointing,
+  more: Pick<EngineOptions, "dtype" | "offload"> = {},
+): Engine {
   executors.add(executor);
   const source = randomCheckpoint(config, "f32");
   const optimizer = chooseOptimizer({ weightDecay: 0.01 });
-  const engine = createEngine(executor, { config, source, tuning, strategy, dtype, tokens: [TOKENS], optimizer });
+  const engine = createEngine(executor, { config, source, tuning, strategy, tokens: [TOKENS], optimizer, ...more });
   initialiseAdapter(engine, 3);
   return engine;
 }
@@ -197,8 +204,8 @@ slowHalfTest("LoRA in f16 on WebGPU: as in f32 within 2e-2, half the stash, the 
   const expected = train(build(await createWasmExecutor({ threads: 1 }), small, LORA, { name: "off" }));
   const [exact, off, others] = [
     build(openWebGpu(), small, LORA, { name: "off" }),
-    build(openWebGpu(), small, LORA, { name: "off" }, "f16"),
-    build(openWebGpu(), small, LORA, { name: "per-segment" }, "f16"),
+    build(openWebGpu(), small, LORA, { name: "off" }, { dtype: "f16" }),
+    build(openWebGpu(), small, LORA, { name: "per-segment" }, { dtype: "f16" }),
   ];
   expect(off.compute).toBe("f16");
   expect(off.predicted.stash / exact.predicted.stash).toBeLessThan(0.55);
@@ -209,6 +216,31 @@ slowHalfTest("LoRA in f16 on WebGPU: as in f32 within 2e-2, half the stash, the 
   expect(other.losses).toEqual(one.losses);
   expectSameBits("gradients", [...other.values.values()], [...one.values.values()]);
 });
+
+slowWebGpuTest(
+  "what is kept leaves the device's buffers for host memory and comes back: the same bits, in the memory that was planned",
+  () => {
+    const offload = { folder, leastBytes: 256 };
+    const peaks = [null, offload].map((each) => {
+      const executor = openWebGpu();
+      const engine = build(executor, small, LORA, { name: "off" }, { offload: each });
+      const trained = train(engine);
+      const { peak } = executor.buffers!();
+      const predicted = engine.predicted.peak - executor.arena().total;
+      expect(Math.abs(peak / predicted - 1)).toBeLessThan(0.02);
+      return { trained, peak, stash: engine.predicted.stash, store: engine.store };
+    });
+    const [kept, moved] = peaks as [(typeof peaks)[0], (typeof peaks)[0]];
+    expect(moved.trained.losses).toEqual(kept.trained.losses);
+    expectSameBits("gradients", [...moved.trained.values.values()], [...kept.trained.values.values()]);
+    expect(moved.store!.description).toBe("host memory");
+    const { out, in: into } = moved.store!.counts();
+    expect([out > 0, into]).toEqual([true, out]);
+    // Buffers take less by what the plan says that the stash does.
+    expect(kept.stash - moved.stash).toBeGreaterThan(0);
+    expect(Math.abs((kept.peak - moved.peak) / (kept.stash - moved.stash) - 1)).toBeLessThan(0.02);
+  },
+);
 
 /** Types that WebGPU has no kernels for: bf16, and codes of i8. */
 const isForeign = (inputs: readonly (TestTensor | null)[]) =>

@@ -6,6 +6,7 @@ import { type Executor } from "../../src/runtime/executor.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { openOffloadFile } from "../../src/store/file.ts";
 import { openStore, type Store, storeAlignment, type StoreOptions } from "../../src/store/store.ts";
+import { openMirroredStore } from "../../src/store/mirrored.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 
@@ -163,6 +164,31 @@ test("host memory: more than is free is refused", () => {
   const store = open(executor, { freeMemory: () => 1000 });
   expect(store.description).toBe("host memory");
   expect(userError(() => store.reserve("item", 4096))).toMatch(/--offload: host memory is exhausted: cannot take 4096 bytes/);
+});
+
+test("host memory of a device that one thread alone may use: more than is free is refused, and moves are counted when they are made", () => {
+  const moves: string[] = [];
+  const note =
+    (what: string) =>
+    (...values: readonly number[]) =>
+      void moves.push([what, ...values.slice(0, 2)].join(" "));
+  const mirror = {
+    publish: note("publish"),
+    take: note("take"),
+    forget: note("forget"),
+    load: note("load"),
+    copyOut: note("out"),
+    copyIn: note("in"),
+  };
+  const store = openMirroredStore({ mirror, wait: note("wait") }, { freeMemory: () => 5000 });
+  expect(userError(() => store.reserve("item", 5001))).toBe("--offload: host memory is exhausted: cannot take 5001 bytes");
+  const place = store.reserve("item", 4096);
+  expect(store.reserve("item", 4000)).toBe(place);
+  const ticket = store.copy(64, 4096, place, 0);
+  store.wait("in", store.fetch(128, 4096, place, ticket));
+  expect(moves).toEqual(["wait", "out 64 4096", "in 128 4096"]);
+  expect(store.counts()).toMatchObject({ out: 4096, in: 4096 });
+  store.close();
 });
 
 test("host memory: pinned where the executor has it, else the process's own; the same bytes come back", () => {

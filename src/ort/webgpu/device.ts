@@ -1,11 +1,10 @@
-import { type Pointer, ptr } from "bun:ffi";
+import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import type { OrtEnvironment } from "../environment.ts";
 import { cString, created } from "../library.ts";
 import type { OrtMemory } from "../memory.ts";
 import { explainWork } from "../providers.ts";
-import type { BufferDevice } from "./mirror.ts";
 import { discardPages } from "./pages.ts";
-import type { BufferHandle } from "./pool.ts";
+import type { BufferDevice, BufferHandle } from "./pool.ts";
 
 /** Arguments of CreateMemoryInfo: OrtDeviceAllocator, the first adapter, OrtMemTypeDefault. */
 const DEVICE_ALLOCATOR = 0;
@@ -13,6 +12,9 @@ const FIRST_ADAPTER = 0;
 const DEFAULT_MEMORY = 0;
 /** ONNXTensorElementDataType: bytes. */
 const UINT8 = 2;
+
+/** An ArrayBuffer has at most 4 GiB. */
+const VIEW_BYTES = 2 ** 30;
 
 /** Bytes of the smallest buffer. */
 const WORD = 16;
@@ -77,6 +79,12 @@ export function openBufferDevice(environment: OrtEnvironment, session: Pointer, 
       host.zero(to, address + bytes - to);
     },
     giveBack: (address, bytes) => void discardPages(address, bytes),
+    move(from, to, bytes) {
+      for (let done = 0; done < bytes; done += VIEW_BYTES) {
+        const count = Math.min(VIEW_BYTES, bytes - done);
+        host.read(from + done, count, new Uint8Array(toArrayBuffer((to + done) as Pointer, 0, count)));
+      }
+    },
   };
   // What comes back from the device comes behind all that it was told before.
   const last = device.allocate(WORD);

@@ -1,18 +1,7 @@
-import type { Address } from "../../runtime/executor.ts";
-import { type BufferHandle, createPool, type Pool } from "./pool.ts";
+import type { Address, DeviceMirror } from "../../runtime/executor.ts";
+import { createOutside } from "./outside.ts";
+import { type BufferDevice, type BufferHandle, createPool, type Pool } from "./pool.ts";
 import { contains, createRanges, isThere, type Range } from "./ranges.ts";
-
-export interface BufferDevice {
-  allocate(bytes: number): BufferHandle;
-  free(buffer: BufferHandle): void;
-  /** Fills a buffer from its beginning. */
-  upload(from: Address | Uint8Array, to: BufferHandle, bytes: number): void;
-  download(from: BufferHandle, to: Address, bytes: number): void;
-  /** An address of as many zeros. */
-  clear(address: Address, bytes: number): void;
-  /** The memory behind addresses is not needed until it is written again. */
-  giveBack(address: Address, bytes: number): void;
-}
 
 export interface MirrorCounts {
   /** Bytes that went to the device and came back. */
@@ -29,7 +18,7 @@ export interface MirrorCounts {
  * bytes the device has the newest; another one that is read is put together in memory of the process first. Buffers that are no longer needed
  * serve others of their size, and never take more together than the addresses that were reserved, but for what one program writes anew.
  */
-export interface Mirror {
+export interface Mirror extends DeviceMirror {
   range(address: Address, bytes: number): Range;
   /** Runs a program on the buffers of its inputs and outputs. An output never gets the buffer of an input. */
   run(
@@ -37,12 +26,6 @@ export interface Mirror {
     outputs: readonly Range[],
     launch: (inputs: readonly BufferHandle[], outputs: readonly BufferHandle[]) => void,
   ): void;
-  /** Before memory of the process is read. */
-  publish(address: Address, bytes: number): void;
-  /** Before memory of the process is written. */
-  take(address: Address, bytes: number): void;
-  /** The bytes are not read again before they are written. */
-  forget(address: Address, bytes: number): void;
   zero(address: Address, bytes: number): void;
   readonly counts: MirrorCounts;
   close(): void;
@@ -101,6 +84,8 @@ export function createMirror(device: BufferDevice, reserved: () => number, large
     return range;
   };
 
+  const take = (address: Address, bytes: number) => within(address, bytes).forEach((range) => supersede(range, address, bytes));
+  const { copyOut, copyIn, sent } = createOutside(device, { within, rangeAt, bring, take, allocate: pool.get });
   return {
     range: rangeAt,
     run(inputs, outputs, launch) {
@@ -131,7 +116,10 @@ export function createMirror(device: BufferDevice, reserved: () => number, large
       });
     },
     publish: (address, bytes) => within(address, bytes).forEach(bring),
-    take: (address, bytes) => within(address, bytes).forEach((range) => supersede(range, address, bytes)),
+    take,
+    load: (address, bytes) => void load(rangeAt(address, bytes)),
+    copyOut,
+    copyIn,
     forget(address, bytes) {
       for (const range of within(address, bytes)) if (contains(address, bytes, range)) drop(range);
     },
@@ -149,7 +137,7 @@ export function createMirror(device: BufferDevice, reserved: () => number, large
       if (end > next) device.clear(next, end - next);
     },
     get counts() {
-      return { up: up + zeros.sent(), down, held: pool.held(), peak: pool.peak() };
+      return { up: up + zeros.sent() + sent.up, down: down + sent.down, held: pool.held(), peak: pool.peak() };
     },
     close() {
       all().forEach(drop);

@@ -1,9 +1,23 @@
+import type { Address } from "../../runtime/executor.ts";
+
 /** A buffer of a device: a handle, into which no address points. */
 export type BufferHandle = number;
 
 interface Allocator {
   allocate(bytes: number): BufferHandle;
   free(buffer: BufferHandle): void;
+}
+
+export interface BufferDevice extends Allocator {
+  /** Fills a buffer from its beginning. */
+  upload(from: Address | Uint8Array, to: BufferHandle, bytes: number): void;
+  download(from: BufferHandle, to: Address, bytes: number): void;
+  /** An address of as many zeros. */
+  clear(address: Address, bytes: number): void;
+  /** The memory behind addresses is not needed until it is written again. */
+  giveBack(address: Address, bytes: number): void;
+  /** Copies memory of this process. */
+  move(from: Address, to: Address, bytes: number): void;
 }
 
 export type Pool = ReturnType<typeof createPool>;

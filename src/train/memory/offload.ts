@@ -4,7 +4,8 @@ import { UserError } from "../../base/errors.ts";
 import type { Address, Executor } from "../../runtime/executor.ts";
 import type { TransferCounts } from "../../runtime/offload-memory.ts";
 import type { Link } from "../../schedule/chain.ts";
-import { openStore, type Store, type StoreOptions } from "../../store/store.ts";
+import { openMirroredStore } from "../../store/mirrored.ts";
+import { type OffloadStore, openStore, type StoreOptions } from "../../store/store.ts";
 import type { TrainConfig } from "../config.ts";
 import { freeMemory } from "../../base/process/free-memory.ts";
 
@@ -44,8 +45,11 @@ export function existingFolder(path: string): string {
 }
 
 /** @throws {UserError} when no file can be made in the folder */
-export function openEngineStore(executor: Executor, { folder, open }: OffloadOptions): Store {
-  return openStore(executor, { folder, freeMemory, ...(open && { open }) });
+export function openEngineStore(executor: Executor, { folder, open }: OffloadOptions): OffloadStore {
+  const { mirror, wait } = executor;
+  return mirror && wait
+    ? openMirroredStore({ mirror, wait }, { freeMemory })
+    : openStore(executor, { folder, freeMemory, ...(open && { open }) });
 }
 
 /** Bytes of a probe's moves, and how long it takes in each direction, about. */
@@ -57,7 +61,8 @@ const PROBE_SECONDS = 0.15;
  * step's copies find there. Null when the memory is too small for a measurement.
  */
 export function measureBandwidth(
-  store: Store,
+  executor: Pick<Executor, "mirror">,
+  store: OffloadStore,
   address: Address,
   bytes: number,
   alignment: number,
@@ -65,6 +70,7 @@ export function measureBandwidth(
   const size = Math.floor(Math.min(bytes, PROBE_BYTES) / alignment) * alignment;
   if (size === 0) return null;
   const place = store.reserve("probe", size);
+  executor.mirror?.load(address, size);
   const out = () => store.wait("out", store.copy(address, size, place, Infinity));
   out();
   const rate = (move: () => void): number => {
@@ -78,7 +84,9 @@ export function measureBandwidth(
     } while (seconds < PROBE_SECONDS);
     return (moves * size) / seconds;
   };
-  return { out: rate(out), in: rate(() => store.wait("in", store.fetch(address, size, place, 0))) };
+  const rates = { out: rate(out), in: rate(() => store.wait("in", store.fetch(address, size, place, 0))) };
+  executor.mirror?.forget(address, size);
+  return rates;
 }
 
 /** Bytes per second that moves had between two counts; a direction in which nothing moved is left out. */

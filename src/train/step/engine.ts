@@ -22,7 +22,7 @@ import { createRunner, type Runner } from "../../runtime/runner.ts";
 import type { Chain } from "../../schedule/chain.ts";
 import type { Schedule } from "../../schedule/ops.ts";
 import { createVerifier } from "../../runtime/verify.ts";
-import { type Store, storeAlignment } from "../../store/store.ts";
+import { type OffloadStore, storeAlignment } from "../../store/store.ts";
 import type { StoredWeights } from "../../load/stored/stored-weights.ts";
 import { openStreamedWeights, type StreamedWeights } from "../../load/streamed-weights.ts";
 import { createBatchMemory } from "../../load/batch-memory.ts";
@@ -92,7 +92,7 @@ export interface Engine {
   /** Forward and backward of all micro-batches so far. */
   readonly computed: ComputedTime;
   /** Where boundaries and tapes go; null without offload. */
-  readonly store: Store | null;
+  readonly store: OffloadStore | null;
   /** Weights that lie in files; null where all are in memory. */
   readonly streamed: StreamedWeights | null;
   /** Where gradients pass if trained state lies outside; null where it is in memory. */
@@ -213,7 +213,7 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
     for (const [graph, value] of seconds) measure.costs.set(graph, value);
     zeroGradients();
     if (store && !measure.costs.bandwidthOf(store.description)) {
-      const bandwidth = measureBandwidth(store, arena, plan.arena, alignment);
+      const bandwidth = measureBandwidth(executor, store, arena, plan.arena, alignment);
       if (bandwidth) measure.costs.setBandwidth(store.description, bandwidth);
     }
     plan = planAgain(measure.costs);
