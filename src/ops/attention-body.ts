@@ -83,7 +83,8 @@ export function powersOf(
   const reduced = (name: string, x: string) => body.op(name, [x, body.ints([3])], { keepdims: 1 });
   const most = reduced("ReduceMax", scores);
   const sink = sinks ? body.op("Reshape", [sinks, body.ints(sinkShape)]) : null;
-  const greatest = sink === null ? most : body.op("Max", [most, sink]);
+  // Max, in operators of which CUDA's kernels are known.
+  const greatest = sink === null ? most : body.op("Where", [body.op("LessOrEqual", [most, sink]), sink, most]);
   const powers = body.op("Exp", [body.op("Sub", [scores, greatest])]);
   const sum = reduced("ReduceSum", powers);
   if (sink === null) return { powers, sum, greatest };

@@ -7,7 +7,7 @@ import type { BodyBuilder } from "./types.ts";
 
 const binary = (body: BodyBuilder, name: string) => (a: string, b: string) => body.op(name, [a, b]);
 
-/** What an expert has beside its matrices, and what it makes of gate and up: see `ExpertMlp`. */
+/** The parts of an expert beside its matrices: see `ExpertMlp`. */
 export interface ExpertKind {
   readonly activation: "swiglu" | "clamped";
   readonly alpha: number;
@@ -15,7 +15,7 @@ export interface ExpertKind {
   readonly biases: 0 | 1;
 }
 
-/** What gate and up become, and the derivatives of that by each of them. */
+/** The result of an expert's gate and up, and its derivatives by each of them. */
 interface Gated {
   readonly hidden: string;
   readonly byGate: string;
@@ -36,8 +36,10 @@ function gated(body: BodyBuilder, { activation, alpha, limit }: ExpertKind, g: s
     string,
     string,
   ];
-  const gate = body.op("Min", [g, most]);
-  const up = body.op("Max", [body.op("Min", [u, most]), least]);
+  // Min and max, in operators of which CUDA's kernels are known; a NaN stays one.
+  const [isLow, isHigh] = [body.op("LessOrEqual", [u, least]), body.op("LessOrEqual", [most, u])];
+  const gate = body.op("Where", [body.op("LessOrEqual", [most, g]), most, g]);
+  const up = body.op("Where", [isHigh, most, body.op("Where", [isLow, least, u])]);
   const s = body.op("Sigmoid", [mul(gate, slope)]);
   const glu = mul(gate, s);
   const more = add(up, one);

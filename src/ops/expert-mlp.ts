@@ -5,7 +5,7 @@ import { expertMlpBody, expertMlpGradBody } from "./expert-mlp-body.ts";
 import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Operand, type Scratch } from "./types.ts";
 
 type ExpertAttrs = {
-  /** What an expert makes of its gate g and up u: silu(g) u; or (u + 1) g sigmoid(alpha g), of g of at most `limit` and u within -limit..limit. */
+  /** The function of an expert's gate g and up u: silu(g) u; or (u + 1) g sigmoid(alpha g), of g of at most `limit` and u within -limit..limit. */
   readonly activation: "swiglu" | "clamped";
   readonly alpha: number;
   readonly limit: number;
