@@ -10,6 +10,7 @@ export const VERBS: VerbTable = {
   chat: { summary: "talk with a model or an adapter", load: () => import("./verbs/chat.ts") },
   generate: { summary: "answer the prompts of a file", load: () => import("./verbs/generate.ts") },
   serve: { summary: "serve a model by OpenAI's API over HTTP", load: () => import("./verbs/serve.ts") },
+  node: { summary: "run jobs of a fleet on this machine", load: () => import("./verbs/node.ts") },
   keys: { summary: "create, list and delete keys of a server with a home", load: () => import("./verbs/keys.ts") },
   eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./verbs/score/eval.ts") },
   classify: { summary: "classes of texts, by a trained classifier", load: () => import("./verbs/score/classify.ts") },

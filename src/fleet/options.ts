@@ -26,8 +26,8 @@ export const FLEET_OPTIONS = {
     .number()
     .min(0.5)
     .max(600)
-    .default(15)
-    .describe("with --fleet: seconds without a sign of life from a machine after which others go on with what it did"),
+    .optional()
+    .describe("with --fleet: seconds without a sign of life from a machine after which others go on with what it did (15)"),
 } as const;
 
 const schema = z.object(FLEET_OPTIONS);

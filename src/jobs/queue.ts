@@ -10,6 +10,9 @@ import type { Job } from "./job-store.ts";
 import { type Ledger, needOf } from "./ledger.ts";
 import { createWorker, isDiskFull, type Progress, type Started, type Train } from "./worker.ts";
 
+/** The reason of a signal by which the server leaves its jobs: where they train on other machines, they go on. */
+export const DETACH = "the server ends";
+
 export interface QueueOptions {
   readonly places: JobPlaces;
   readonly events: EventLog;
@@ -20,6 +23,8 @@ export interface QueueOptions {
   readonly keepRuns: number | null;
   /** Trains (default: in a process of its own, at the lowest priority). */
   readonly train?: Train | undefined;
+  /** Jobs train on other machines: they need no memory of this one, and each of them is followed. */
+  readonly isElsewhere?: boolean | undefined;
   /** Bytes that are free on the home's disk. */
   readonly freeDisk?: (() => number) | undefined;
   /** Milliseconds of the first pause behind something that is tried again. */
@@ -61,7 +66,7 @@ const LONGEST_RETRY_MS = 30_000;
 export function createQueue(options: QueueOptions): Queue {
   const { places, events, ledger, parallel, train = runApart, retryMs = RETRY_MS } = options;
   const { home, jobs } = places;
-  const { freeDisk = () => freeBytes(home.folder) } = options;
+  const { freeDisk = () => freeBytes(home.folder), isElsewhere = false } = options;
   const active = new Map<string, Active>();
   /** Jobs that are not started before a time, in milliseconds. */
   const notBefore = new Map<string, number>();
@@ -109,6 +114,10 @@ export function createQueue(options: QueueOptions): Queue {
         wakeIn(wait);
         continue;
       }
+      if (isElsewhere) {
+        begin(job, Promise.resolve(null), null);
+        continue;
+      }
       const need = needOf(job.examination.memory, ledger.mostForJobs);
       const memoryControl = job.examination.memory.asked === null ? createMemoryControl() : null;
       const budget = ledger.admit(job.id, need, memoryControl);
@@ -131,7 +140,7 @@ export function createQueue(options: QueueOptions): Queue {
   };
   const work = createWorker({ ...options, train, retryMs, control: { halt, postpone } });
 
-  const begin = (job: Job, budget: Promise<number>, memoryControl: MemoryControl | null): void => {
+  const begin = (job: Job, budget: Promise<number | null>, memoryControl: MemoryControl | null): void => {
     const controller = new AbortController();
     const started: Active = { controller, memoryControl, done: Promise.resolve(), progress: null };
     active.set(job.id, started);
@@ -139,7 +148,7 @@ export function createQueue(options: QueueOptions): Queue {
     const stopped = new Promise<null>((resolve) => controller.signal.addEventListener("abort", () => resolve(null)));
     const end = () => {
       active.delete(job.id);
-      ledger.release(job.id);
+      if (!isElsewhere) ledger.release(job.id);
       wake();
     };
     const worked = Promise.race([budget, stopped]).then((bytes) => work(job, bytes, started));
@@ -190,7 +199,7 @@ export function createQueue(options: QueueOptions): Queue {
     async drain() {
       isDraining = true;
       if (timer !== null) clearTimeout(timer);
-      for (const { controller } of active.values()) controller.abort();
+      for (const { controller } of active.values()) controller.abort(DETACH);
       await Promise.all([...active.values()].map(({ done }) => done));
       events.flush();
     },

@@ -18,8 +18,12 @@ import type { Job, JobChange, JobError } from "./job-store.ts";
 import { metricsEvent, type MetricsLine, metricsTable, readMetrics, trainedTokens } from "./metrics.ts";
 import { trimRuns } from "./retention.ts";
 
-/** Trains as `runApart` does. */
-export type Train = (config: TrainConfig, given: readonly string[], options: ApartOptions) => Promise<RunResult>;
+/** Trains as `runApart` does, for a job. */
+export type Train = (
+  config: TrainConfig,
+  given: readonly string[],
+  options: ApartOptions & { readonly job: Job },
+) => Promise<RunResult>;
 
 /** How far a job is that trains. */
 export interface Progress {
@@ -186,6 +190,7 @@ export function createWorker(options: WorkerOptions): (job: Job, budget: number 
       const { config, given } = trainConfigOf(places, run, job.config);
       const resume = savedCheckpoints(run).length > 0;
       const result = await train({ ...config, resume, overwrite: !resume, ...budgeted }, given, {
+        job,
         under: priority,
         memoryControl: memoryControl ?? undefined,
         fence,

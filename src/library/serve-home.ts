@@ -1,5 +1,5 @@
 import { existsSync, statSync } from "node:fs";
-import { basename, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
 import { UserError } from "../base/errors.ts";
@@ -10,7 +10,8 @@ import { type DeviceOptions, openDevice } from "../device.ts";
 import { cacheBytes } from "../generate/decoders.ts";
 import { roomOf } from "../generate/open-decoder.ts";
 import type { SamplingFlags } from "../generate/sampling.ts";
-import { openHome } from "../jobs/home/home.ts";
+import { type Home, openHome } from "../jobs/home/home.ts";
+import { createJobStore } from "../jobs/job-store.ts";
 import { checkPrediction, openModel, type OpenModel } from "../load/open-model.ts";
 import { kindOf } from "../generate/texts/open-texts.ts";
 import { storageOf, type WeightStorage } from "../load/weights.ts";
@@ -18,6 +19,8 @@ import type { StreamMode } from "../load/open-weights.ts";
 import { nameOf } from "../load/text-head.ts";
 import type { Ledger } from "../jobs/ledger.ts";
 import { CHECK_BYTES, startHomeServer } from "../serve/home/home-server.ts";
+import type { Front } from "../fleet/front/front.ts";
+import { FLEET_OPTIONS, type FleetOptions } from "../fleet/options.ts";
 import { createHost, type Host, type HostOptions } from "../serve/hosts/host.ts";
 import { isLoopback } from "../serve/http/guard.ts";
 import type { RequestReport } from "../serve/server.ts";
@@ -39,6 +42,10 @@ export const HOME_OPTIONS = {
     .min(0)
     .optional()
     .describe("with --home: ended jobs whose run folders are kept whole; of older ones the trained model is (all)"),
+  ...FLEET_OPTIONS,
+  fleet: FLEET_OPTIONS.fleet
+    .optional()
+    .describe(`with --home: jobs run on the nodes of a fleet (remat node): ${FLEET_OPTIONS.fleet.description}`),
   loadedAdapters: z.int().min(1).optional().describe("with --home: adapters that are in memory at a time (64)"),
 } as const;
 
@@ -52,7 +59,8 @@ export function refuseHomeOptions(flags: Readonly<Partial<Record<HomeOption, unk
 }
 
 /** The options of `serve` that a server with a home looks at. */
-export interface HomeFlags extends ChatSettings, WeightStorage, SamplingFlags, Pick<DeviceOptions, "device" | "threads"> {
+export interface HomeFlags
+  extends ChatSettings, WeightStorage, SamplingFlags, Pick<DeviceOptions, "device" | "threads">, Partial<FleetOptions> {
   readonly home: string;
   readonly stream: StreamMode;
   readonly weightCache: boolean;
@@ -108,7 +116,9 @@ export async function serveHome(
   const home = openHome(flags.home);
   const bases: Base[] = [];
   const hosts: Host[] = [];
+  let front: Front | null = null;
   const close = () => {
+    void front?.stop();
     (hosts.length > 0 ? hosts : bases.map(({ opened }) => opened)).forEach((each) => each.close());
     home.close();
   };
@@ -144,10 +154,12 @@ export async function serveHome(
         `--memory ${flags.memory ?? formatBytes(memory)} is not enough: answering with ${named.map(({ name }) => name).join(", ")} takes ${formatBytes(taken())} of it`,
       );
     }
+    front = await openFleetOf(flags, home, bases, models);
     const server = startHomeServer({
       home,
+      ...(front && { fleet: front }),
       hosts,
-      bases: new Map(named.map(({ name, model }) => [name, existsSync(model) ? resolve(model) : model])),
+      bases: new Map(named.map(({ name, model }) => [name, trainedAs(model)])),
       adapters,
       memory,
       conversations,
@@ -175,6 +187,7 @@ export async function serveHome(
       context,
       async stop() {
         await server.stop();
+        await front?.stop();
         home.close();
       },
     };
@@ -183,6 +196,34 @@ export async function serveHome(
     throw error;
   }
 }
+
+/** Joins the fleet of the flags; null: there is none. @throws {UserError} */
+async function openFleetOf(
+  { fleet, ...flags }: HomeFlags,
+  home: Home,
+  bases: readonly Base[],
+  models: readonly string[],
+): Promise<Front | null> {
+  if (fleet === undefined) {
+    const given = (Object.keys(FLEET_OPTIONS) as (keyof FleetOptions)[]).find(
+      (key) => key !== "fleet" && flags[key] !== undefined,
+    );
+    if (given !== undefined) throw new UserError(`${flagName(given)} is for --fleet; give that too`);
+    return null;
+  }
+  const { openFront } = await import("../fleet/front/front.ts");
+  const jobs = createJobStore(home.database);
+  return openFront({
+    ...flags,
+    fleet,
+    folder: join(home.folder, "fleet"),
+    bases: bases.map(({ name, opened }, i) => ({ name, model: trainedAs(models[i]!), folder: opened.folder })),
+    isOver: (job) => (jobs.get(job)?.finished_at ?? null) !== null,
+  });
+}
+
+/** Returns what training takes as a base model: its folder, or its name on the hub. */
+const trainedAs = (model: string): string => (existsSync(model) ? resolve(model) : model);
 
 /** A base model whose files are open. */
 interface Base extends Pick<HostOptions, "name" | "sampling"> {

@@ -10,6 +10,7 @@ import type { JobPlaces } from "../../jobs/job-config.ts";
 import { createJobStore } from "../../jobs/job-store.ts";
 import { createLedger, type Ledger, type Serving } from "../../jobs/ledger.ts";
 import { createQueue, type QueueOptions } from "../../jobs/queue.ts";
+import type { Train } from "../../jobs/worker.ts";
 import { createResponder } from "../answers.ts";
 import { TEXT_ENDPOINTS } from "../classifiers/server.ts";
 import { createTextTurns, type FindTexts, otherEndpoint, type TextTurns } from "../classifiers/text-turns.ts";
@@ -27,6 +28,7 @@ import { insightRoutes } from "./insight/insight-api.ts";
 import { createLane } from "./insight/lane.ts";
 import { previewRoutes } from "./insight/preview-api.ts";
 import { jobRoutes } from "./jobs-api.ts";
+import { listOf } from "./lists.ts";
 import { keyRoutes } from "./keys-api.ts";
 import { createCounters } from "./metrics-text.ts";
 import { modelRoutes } from "./models-api.ts";
@@ -51,6 +53,17 @@ export interface HomeServerOptions extends ServerOptions {
   readonly onLedger?: ((ledger: Ledger) => void) | undefined;
   /** For tests. */
   readonly queue?: Pick<QueueOptions, "train" | "freeDisk" | "retryMs"> | undefined;
+  /** Machines that jobs train on in the place of this one. */
+  readonly fleet?: HomeFleet | undefined;
+}
+
+/** Machines that jobs train on. */
+export interface HomeFleet {
+  readonly train: Train;
+  /** Bytes that a job may take where there is most for it; null: there is no machine at present. */
+  mostForJobs(): number | null;
+  /** Everything that is known of each machine. */
+  nodes(): readonly { readonly id: string }[];
 }
 
 /** Bytes of the process that checks a job before it is queued: there is one at a time. */
@@ -65,7 +78,7 @@ const FORM_BYTES = 1 << 20;
 
 /** Serves models, trains others of them, and keeps everything in a home. @throws {UserError} a host or port that cannot be listened on */
 export function startHomeServer(options: HomeServerOptions): ModelServer {
-  const { home, hosts, host, cors, apiKey, waiting } = options;
+  const { home, hosts, host, cors, apiKey, waiting, fleet } = options;
   const shutdown = new AbortController();
   const jobs = createJobStore(home.database);
   const files = createFileStore(home);
@@ -83,10 +96,12 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     places,
     events,
     ledger,
-    parallel: options.parallel,
+    parallel: fleet ? Infinity : options.parallel,
     keepRuns: options.keepRuns,
     ...options.queue,
+    ...(fleet && { train: fleet.train, isElsewhere: true }),
   });
+  const mostForJobs = () => (fleet ? (fleet.mostForJobs() ?? Infinity) : ledger.mostForJobs);
   const access = createAccess({ apiKey, keys, cors, isLocal: isLoopback(host) });
   const audit = createAudit(join(home.folder, AUDIT_FILE));
   const counters = createCounters();
@@ -102,17 +117,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
   });
   const routes: HomeRoutes = {
     ...pageRoutes(),
-    // Those who watch over servers have no keys.
-    "/health": { GET: { scope: null, handle: () => Response.json({ status: "ok" }) } },
-    "/metrics": {
-      GET: {
-        scope: "infer",
-        handle: () =>
-          new Response(counters.text({ jobs, queue, ledger, hosts }), {
-            headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
-          }),
-      },
-    },
+    ...monitoringRoutes(() => counters.text({ jobs, queue, ledger, hosts })),
     ...Object.fromEntries(
       Object.entries(completions).map(([path, complete]) => [
         path,
@@ -121,7 +126,8 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     ),
     ...textRoutes(registry, createTextTurns({ waiting, shutdown: shutdown.signal })),
     ...fileRoutes(files, jobs),
-    ...jobRoutes({ places, events, queue, ledger, registry, lane, shutdown: shutdown.signal }),
+    ...jobRoutes({ places, events, queue, ledger, mostForJobs, registry, lane, shutdown: shutdown.signal }),
+    ...nodeRoutes(fleet),
     ...insightRoutes({ places, events, ledger, hosts }),
     ...previewRoutes({ places, registry, lane }),
     ...exportRoutes({ places, registry, ledger, lane }),
@@ -195,6 +201,25 @@ function servingOf(hosts: readonly Host[]): Serving {
     held: () => bytesOf(hosts.filter(({ isLoaded, isLoading }) => isLoaded || isLoading)) + CHECK_BYTES,
     promised: () => bytesOf(hosts) + CHECK_BYTES,
   };
+}
+
+/** The endpoints for programs that watch over servers. */
+const monitoringRoutes = (metrics: () => string): HomeRoutes => ({
+  // Those who watch over servers have no keys.
+  "/health": { GET: { scope: null, handle: () => Response.json({ status: "ok" }) } },
+  "/metrics": {
+    GET: {
+      scope: "infer",
+      handle: () => new Response(metrics(), { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } }),
+    },
+  },
+});
+
+/** The machines of a fleet. */
+function nodeRoutes(fleet: HomeFleet | undefined): HomeRoutes {
+  if (!fleet) return {};
+  const handle = () => Response.json(listOf({ data: fleet.nodes(), has_more: false }));
+  return { "/v1/nodes": { GET: { scope: "train", handle } } };
 }
 
 /** The endpoints of models that read whole texts. */

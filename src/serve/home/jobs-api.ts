@@ -26,6 +26,8 @@ export interface JobsApiOptions {
   readonly events: EventLog;
   readonly queue: Queue;
   readonly ledger: Ledger;
+  /** Bytes that a job may ever take. */
+  mostForJobs(): number;
   readonly registry: Registry;
   /** Each check takes a process, for one of which memory is set aside. */
   readonly lane: Lane;
@@ -197,7 +199,7 @@ export function configOf(
  * Reads and checks what the job would train on, in a process of its own.
  * @throws {ApiError} examples that are refused, by file and line; a job that never fits into memory
  */
-async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, signal: AbortSignal): Promise<Examination> {
+async function examined(config: JobConfig, { places, mostForJobs }: JobsApiOptions, signal: AbortSignal): Promise<Examination> {
   const { files } = places;
   let examination: Examination;
   try {
@@ -210,12 +212,12 @@ async function examined(config: JobConfig, { places, ledger }: JobsApiOptions, s
     const code = param === null ? "invalid_hyperparameters" : `invalid_${param}`;
     throw new ApiError(400, forClients(places, error.message), { param, code });
   }
-  const there = ledger.mostForJobs;
+  const there = mostForJobs();
   const need = needOf(examination.memory, there);
   if (need.least > there) {
     const text =
-      `the job needs at least ${formatBytes(need.least)} of memory, and of this server's ${formatBytes(ledger.limit)} there are ${formatBytes(there)} ` +
-      "for jobs; a shorter remat.sequence_length, a lower remat.rank or remat.quantize nf4 lower what it needs";
+      `the job needs at least ${formatBytes(need.least)} of memory, and there are ${formatBytes(there)} for jobs; ` +
+      "a shorter remat.sequence_length, a lower remat.rank or remat.quantize nf4 lower what it needs";
     throw new ApiError(400, text, { param: "remat.memory", code: "memory_limit" });
   }
   return examination;

@@ -59,8 +59,8 @@ const problem = lazily((): string | null => {
   return features().includes(FEATURE) ? null : "this processor has no AVX512-BF16";
 });
 
-/** What the processor has, by the names that Linux has for it. */
-function features(): readonly string[] {
+/** Lists what the processor has, by the names that Linux has for it; nothing where that is not known. */
+export function features(): readonly string[] {
   return (/^flags\s*:(.*)$/m.exec(cpuInfo())?.[1] ?? "").split(" ");
 }
 

@@ -1,0 +1,98 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type FleetNode, type NodeOptions, startNode } from "../../src/fleet/node/node.ts";
+import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
+import { RUN_FILES } from "../../src/train/run/folder.ts";
+import { run as train } from "../../src/train/run/run.ts";
+import { BASE, type Box, chats, openBox, QUICK, writeBase } from "../support/box.ts";
+import { NATS_SERVER, type NatsServer, startNats } from "../support/nats.ts";
+import { bitsOf } from "../support/server-kills.ts";
+import { slowTest } from "../support/slow.ts";
+
+const JOB = { remat: { ...QUICK, steps: 20, save_every: 5, dropout: 0.1 }, seed: 11 };
+
+const stepOf = (job: unknown): number => (job as { readonly remat: { readonly step: number } }).remat.step;
+
+(NATS_SERVER === null ? describe.skip : describe)("a front and two nodes", () => {
+  const folder = mkdtempSync(join(tmpdir(), "remat-fleet-"));
+  const closers: (() => Promise<unknown>)[] = [];
+  const nodes = new Map<string, FleetNode>();
+  let nats: NatsServer;
+  let model: string;
+  let box: Box;
+  const home = join(folder, "front");
+  const begin = async (name: string, more: Partial<NodeOptions> = {}): Promise<FleetNode> => {
+    const node = await startNode({
+      fleet: nats.url,
+      fleetLease: 1,
+      home: join(folder, name),
+      name,
+      bases: [],
+      memory: 1 << 30,
+      parallel: 1,
+      ...more,
+    });
+    closers.push(node.stop);
+    nodes.set(name, node);
+    return node;
+  };
+
+  beforeAll(async () => {
+    nats = await startNats();
+    closers.push(nats.close);
+    model = writeBase(folder);
+    box = await openBox({ home, model, fleet: nats.url, fleetLease: 1 });
+    closers.push(box.server.stop);
+  });
+  afterAll(async () => {
+    for (const close of closers.reverse()) await close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  test("a job runs on a node that fetches its base model, and is as one that trained on the front", async () => {
+    await begin("one");
+    const training_file = await box.upload(chats());
+    const job = await box.create({ training_file, ...JOB });
+    const done = await box.until(job.id);
+    expect(done.error).toBeNull();
+    expect(done.status).toBe("succeeded");
+    const run = join(home, "runs", job.id);
+    const config = JSON.parse(readFileSync(join(run, RUN_FILES.config), "utf8")) as TrainConfigInput;
+    const output = join(folder, "alone");
+    await train(trainConfigSchema.parse({ ...config, model, output }));
+    expect(bitsOf(run)).toBe(bitsOf(output));
+  }, 60_000);
+
+  slowTest(
+    "a node that leaves gives its job back, another goes on, and a job is paused, resumed and cancelled",
+    async () => {
+      const training_file = await box.upload(chats());
+      const long = { ...JOB, remat: { ...JOB.remat, steps: 60, gradient_accumulation: 4 } };
+      const [moved, undisturbed] = [await box.create({ training_file, ...long }), await box.create({ training_file, ...long })];
+      await box.until(moved.id, (job) => stepOf(job) > 5);
+      const two = await begin("two");
+      await nodes.get("one")!.stop();
+      await box.until(moved.id, (job) => stepOf(job) > 20);
+      await box.ask(`/v1/fine_tuning/jobs/${moved.id}/pause`, { method: "POST" });
+      const events = async () => JSON.stringify((await box.client.fineTuning.jobs.listEvents(moved.id, { limit: 100 })).data);
+      while (!(await events()).includes("The job is paused")) await Bun.sleep(20);
+      expect(await events()).toContain("Node two runs the job");
+      await box.ask(`/v1/fine_tuning/jobs/${moved.id}/resume`, { method: "POST" });
+      expect((await box.until(moved.id)).status).toBe("succeeded");
+      expect((await box.until(undisturbed.id)).status).toBe("succeeded");
+      expect(bitsOf(join(home, "runs", moved.id))).toBe(bitsOf(join(home, "runs", undisturbed.id)));
+      const cancelled = await box.create({ training_file, ...long });
+      await box.until(cancelled.id, (job) => stepOf(job) > 1);
+      await box.ask(`/v1/fine_tuning/jobs/${cancelled.id}/cancel`, { method: "POST" });
+      const listed = async () =>
+        ((await (await box.ask("/v1/nodes")).json()) as { data: { id: string; jobs: string[]; models: string[] }[] }).data;
+      while ((await listed()).some(({ jobs }) => jobs.length > 0)) await Bun.sleep(20);
+      expect((await listed()).map(({ id, models }) => [id, models])).toEqual([["two", [BASE]]]);
+      await two.stop();
+      expect(await listed()).toEqual([]);
+    },
+    60_000,
+  );
+});
