@@ -246,6 +246,11 @@ function gateGrad(slot: i32, row: usize, width: i32): void {
   swigluGrad(gate, up, 16, dh, gate, 16, up, 16, width);
 }
 
+/** SkipExpert: counts i32[E]; expert, commands. Without tokens of the expert the interpreter passes over so many commands that follow. */
+export function hasTokens(): bool {
+  return load<i32>(pointer(0) + floats(int(0))) > 0;
+}
+
 export function expertCommand(opcode: u32): void {
   if (opcode == Opcode.RouteTokens) routeTokens();
   else if (opcode == Opcode.RouteTokensGrad) routeTokensGrad();

@@ -1,5 +1,6 @@
 import { adaptedRows } from "./adapted-rows";
 import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./command";
+import { columnProduct } from "./gemm-columns";
 import { fewNative } from "./gemm-few-native";
 import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
 import { FEW_SESSION, sessionOf } from "./native";
@@ -18,7 +19,7 @@ declare function gemm(
  * Operands: A, B, C or null, out, count or null, scales of a quantised B or null. Scalars: M, N, K, transA, transB, type of A, type of B
  * (half.ts, quantised.ts), mode of C
  * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first, the low and high word of a native session's address or 0, 0, and those of one that adds
- * to [M, N], where A is transposed.
+ * to [M, N], where A is transposed; 1 where threads share the columns of a native product (gemm-columns.ts), of which C is none or out.
  *
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
  * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
@@ -48,6 +49,10 @@ export function gemmCommand(opcode: u32): void {
     return;
   }
   if (session && m >= NATIVE_ROWS && k > 0) {
+    if (int(15)) {
+      columnProduct(session, pointer(0), pointer(1), int(6), pointer(5), transB, cMode != 0, pointer(3), m, n, k);
+      return;
+    }
     nativeProduct(
       session, sessionOf(int(13), int(14)), pointer(0), transA, pointer(1), transB, cMode ? pointer(2) : 0, cMode, pointer(3), m, n, k, int(6),
     );

@@ -6,13 +6,13 @@
  * `work`. Waiting spins for a bounded number of rounds (a barrier inside a program is usually a matter of microseconds)
  * and then sleeps in the operating system, so idle threads cost nothing.
  */
-import { setCommand, threadCount, threadIndex } from "./command";
+import { int, setCommand, threadCount, threadIndex } from "./command";
 import { gemmCommand } from "./gemm";
 import { attentionCommand, nativeAttentionCommand } from "./attention-command";
 import { convolutionCommand } from "./convolution";
 import { gatedDeltaCommand } from "./gated-delta";
 import { elementwiseCommand } from "./elementwise";
-import { expertCommand } from "./experts";
+import { expertCommand, hasTokens } from "./experts";
 import { clampedCommand } from "./experts-clamped";
 import { activationCommand } from "./activation";
 import { layerNormCommand } from "./layer-norm";
@@ -100,6 +100,13 @@ function dispatch(opcode: i32): void {
   }
 }
 
+/** Address behind a command. */
+// @ts-ignore: decorator
+@inline
+function behind(command: usize): usize {
+  return command + ((<usize>load<i32>(command, 4)) << 2);
+}
+
 function runCommands(): void {
   const end = load<u32>(control, END);
   const table = load<u32>(control, TABLE);
@@ -107,9 +114,19 @@ function runCommands(): void {
   while (at < end) {
     current = at;
     // Read before the barrier: behind the last one, thread 0 may already be writing the next program.
-    const next = at + ((<usize>load<i32>(at, 4)) << 2);
+    let next = behind(at);
     setCommand(at, table);
-    dispatch(load<i32>(at));
+    if (load<i32>(at) == Opcode.SkipExpert) {
+      const isSkipped = !hasTokens();
+      if (isSkipped) for (let left = int(1); left > 0 && next < end; left--) next = behind(next);
+      // What follows writes nothing that this has read, until it is another operator's.
+      if (next < end && (!isSkipped || load<i32>(next) == Opcode.SkipExpert)) {
+        at = next;
+        continue;
+      }
+    } else {
+      dispatch(load<i32>(at));
+    }
     barrier();
     if (atomic.load<i32>(control, FAILED)) return;
     at = next;

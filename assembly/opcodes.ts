@@ -56,6 +56,7 @@ export enum Opcode {
   ExpertSum = 0x5c,
   ExpertGate = 0x5d,
   ExpertGateGrad = 0x5e,
+  SkipExpert = 0x5f,
 
   // embedding (embedding.ts)
   Gather = 0x60,

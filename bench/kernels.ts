@@ -8,15 +8,12 @@
  * LinearCrossEntropyGrad beside that of its bare products on all rows at once. Medians, and the best run in brackets:
  * on a busy machine the best is the better estimate.
  */
-import { GraphBuilder } from "../src/graph/builder.ts";
-import { type Attrs, byteLength, elements, type TensorType } from "../src/graph/types.ts";
-import { type FloatType } from "../src/base/dtype.ts";
-import { fromFloat32 } from "../src/base/float16.ts";
-import { Cast, CAST_TO } from "../src/ops/cast.ts";
+import type { TensorType } from "../src/graph/types.ts";
+import type { FloatType } from "../src/base/dtype.ts";
 import { Gemm } from "../src/ops/gemm.ts";
 import { LinearCrossEntropyGrad } from "../src/ops/linear-cross-entropy.ts";
-import type { OpDef } from "../src/ops/types.ts";
 import { createWasmExecutor, type WasmExecutor } from "../src/wasm/executor.ts";
+import { callOf } from "./operator-call.ts";
 import { measurePeak } from "./peak.ts";
 import { type Timing, time } from "./time.ts";
 
@@ -47,51 +44,6 @@ const PRODUCTS: readonly Product[] = [
   { m: 1, n: 4864, k: 896, transB: 1, weight: "bf16", what: "decode one token" },
   { m: 16, n: 4864, k: 896, transB: 1, weight: "bf16", what: "16 tokens" },
 ];
-
-/** A graph of one operator on its own memory, filled with numbers in [-0.5, 0.5) or with labels below `labels`. */
-function callOf<A extends Attrs>(
-  executor: WasmExecutor,
-  op: OpDef<A>,
-  inputs: readonly TensorType[],
-  attrs: A,
-  options: {
-    readonly labels?: number;
-    readonly inPlace?: readonly [output: number, input: number];
-    /** The outputs that are wanted; all by default. */
-    readonly outputs?: readonly number[];
-  } = {},
-): () => void {
-  const builder = new GraphBuilder(op.name);
-  const names = inputs.map((type, i) => builder.input(`in${i}`, "batch", type));
-  const operands = names.map((name, i) => {
-    const { dtype } = inputs[i]!;
-    return dtype === "bf16" || dtype === "f16" ? builder.value(Cast, [name], { to: CAST_TO.f32 }) : name;
-  });
-  const outputs = builder.node(op, operands, attrs, "out");
-  const addresses = new Map<string, number>();
-  names.forEach((name, i) => {
-    const type = inputs[i]!;
-    const address = executor.reserve(byteLength(type));
-    addresses.set(name, address);
-    const size = elements(type.shape);
-    const values = Float32Array.from({ length: size }, (_, j) => ((j * 7919) % 1000) / 1000 - 0.5);
-    if (type.dtype === "i32") {
-      const labels = Int32Array.from({ length: size }, (_, j) => (j * 7919) % options.labels!);
-      executor.write(address, new Uint8Array(labels.buffer));
-    } else {
-      executor.write(address, type.dtype === "f32" ? new Uint8Array(values.buffer) : fromFloat32(values, type.dtype as "bf16"));
-    }
-  });
-  outputs.forEach((name, i) => {
-    if (options.outputs?.includes(i) === false) return;
-    builder.output({ name, role: "boundary" });
-    const shared = options.inPlace?.[0] === i ? names[options.inPlace[1]]! : null;
-    addresses.set(name, shared === null ? executor.reserve(byteLength(builder.type(name))) : addresses.get(shared)!);
-  });
-  const program = executor.prepare(builder.build());
-  const call = executor.bind(program, addresses, executor.reserve(program.workspace));
-  return () => executor.run(call);
-}
 
 const f32 = (...shape: number[]): TensorType => ({ dtype: "f32", shape });
 const rate = (operations: number, seconds: number): number => operations / seconds / 1e9;

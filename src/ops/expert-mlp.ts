@@ -1,4 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
+import { lazily } from "../base/lazily.ts";
 import { elements, type TensorType } from "../graph/types.ts";
 import { emitGemm, type Product, storedOperand } from "./gemm-kernels.ts";
 import { expertMlpBody, expertMlpGradBody } from "./expert-mlp-body.ts";
@@ -48,7 +49,7 @@ export const ExpertMlp = defineOp<ExpertAttrs>({
     const [gate, up] = [e.scratch(4 * tokens * size), e.scratch(4 * tokens * size)];
     e.emit(Opcode.Fill, [y], [tokens * width, { f32: 0 }]);
     const [biases, downBiases] = biasInputs(e, 3);
-    forEachExpert(e, mixture, ({ product, columns, hidden }) => {
+    forEachExpert(e, mixture, never, ({ e, product, columns, hidden }) => {
       e.emit(Opcode.ExpertRows, [slots, begins, e.input(0), rows], columns);
       product({ a: rows, matrix: "gate", out: gate, transB: true });
       product({ a: rows, matrix: "up", out: up, transB: true });
@@ -96,7 +97,10 @@ export const ExpertMlpGrad = defineOp<ExpertAttrs>({
     e.emit(Opcode.Fill, [dweights], [elements(e.type(weights).shape), { f32: 0 }]);
     const [biases, downBiases] = biasInputs(e, 4);
     const dbiases = biases === null ? [] : biasOutputs(e);
-    forEachExpert(e, mixture, ({ expert, product, count, columns, hidden: gates }) => {
+    // Gradients of an expert's parameters are written where it has no token, too.
+    const isTrained = (expert: number) =>
+      dbiases.some((out) => out !== null) || [0, 1, 2].some((i) => e.used(2 + 3 * expert + i));
+    forEachExpert(e, mixture, isTrained, ({ e, expert, product, count, columns, hidden: gates }) => {
       e.emit(Opcode.ExpertRows, [slots, begins, e.input(1), rows], columns);
       e.emit(Opcode.ExpertRows, [slots, begins, e.input(0), drows], columns);
       product({ a: rows, matrix: "gate", out: gate, transB: true });
@@ -221,6 +225,8 @@ interface ExpertProduct {
 }
 
 interface Expert {
+  /** Takes the expert's commands. */
+  readonly e: KernelEmitter<ExpertAttrs>;
   readonly expert: number;
   /** How many tokens have chosen it. */
   readonly count: Operand;
@@ -231,14 +237,24 @@ interface Expert {
   product(product: ExpertProduct): void;
 }
 
-function forEachExpert(e: KernelEmitter<ExpertAttrs>, mixture: Mixture, use: (expert: Expert) => void): void {
+const never = () => false;
+
+/** @param isDue tells whether an expert's commands run where it has no token, too */
+function forEachExpert(
+  emitter: KernelEmitter<ExpertAttrs>,
+  mixture: Mixture,
+  isDue: (expert: number) => boolean,
+  use: (expert: Expert) => void,
+): void {
   const { tokens, width, size, k, numbers, counts, first } = mixture;
-  const isStored = numbers.some((expert) => [0, 1, 2].some((i) => storedOperand(e, first + 3 * expert + i).bType !== "f32"));
   // One for all experts: a matrix is widened right before its product.
-  const widened = e.native && isStored ? e.scratch(4 * width * size) : undefined;
+  const widened = lazily(() => emitter.scratch(4 * width * size));
   for (const expert of numbers) {
     const count = { base: counts, offset: 4 * expert };
+    const commands: Parameters<KernelEmitter["emit"]>[] = [];
+    const e: KernelEmitter<ExpertAttrs> = { ...emitter, emit: (...command) => void commands.push(command) };
     use({
+      e,
       expert,
       count,
       columns: [expert, k, width],
@@ -249,13 +265,11 @@ function forEachExpert(e: KernelEmitter<ExpertAttrs>, mixture: Mixture, use: (ex
         const isNarrowing = (matrix === "down") !== transB;
         const [n, inner] = isNarrowing ? [size, width] : [width, size];
         const product: Product = { a, b: e.input(i)!, out, m: tokens, n, k: inner, transB, clip: { dim: "m", count, first: 0 } };
-        emitGemm(e, {
-          ...product,
-          ...storedOperand(e, i),
-          c: isSum ? { value: out, row: false } : null,
-          ...(widened && { widened }),
-        });
+        const c = isSum ? { value: out, row: false } : null;
+        emitGemm(e, { ...product, ...storedOperand(e, i), c, byColumns: true, widened });
       },
     });
+    if (!isDue(expert)) emitter.emit(Opcode.SkipExpert, [counts], [expert, commands.length]);
+    for (const command of commands) emitter.emit(...command);
   }
 }

@@ -41,12 +41,16 @@ export interface Product {
   /** B is codes. */
   readonly quantised?: { readonly scales: Operand; readonly format: number };
   readonly alpha?: number;
-  /** Where B is widened to; absent: in scratch of its own. */
-  readonly widened?: Scratch;
+  /** Gives what B is widened into, if it is; absent: scratch of its own. */
+  readonly widened?: () => Scratch;
+  /** Threads share the columns of a native product, of which few of the rows are computed as a rule. A is not transposed, C is none or the output, alpha 1. */
+  readonly byColumns?: true;
   /** The part of dimension `dim` that is computed: below the i32 `count`, when the dimension begins at `first`. */
   readonly clip?: { readonly dim: "m" | "k"; readonly count: Operand; readonly first: number };
 }
 
+/** Most terms of a native product of which threads share the columns (assembly/gemm-columns.ts). */
+const MOST_COLUMN_TERMS = 7168;
 /** A half or quantised weight is widened for a native product if it has at most so many bytes then. */
 const MOST_WIDENED = 64 * 2 ** 20;
 
@@ -57,9 +61,10 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native" | 
   const session = nativeSession(e, product);
   let [right, rightType, scales] = [b, quantised?.format ?? HALF_CODE[bType], quantised?.scales ?? null];
   const few = session === null && isFew(e, product) ? FEW_SESSION : 0;
+  const byColumns = session !== null && product.byColumns === true && !takesBf16(session.whole);
   const isTaken = session !== null && takesBf16(session.whole) && rightType === HALF_CODE.bf16;
-  if (session !== null && rightType !== HALF_CODE.f32 && !isTaken) {
-    right = product.widened ?? e.scratch(4 * k * n);
+  if (session !== null && rightType !== HALF_CODE.f32 && !isTaken && !byColumns) {
+    right = product.widened?.() ?? e.scratch(4 * k * n);
     if (quantised) e.emit(Opcode.Dequantize, [b, scales, right], [(k * n) / QUANTISED_BLOCK, rightType]);
     else e.emit(Opcode.CastHalf, [b, right], [k * n, rightType, HALF_CODE.f32]);
     [rightType, scales] = [HALF_CODE.f32, null];
@@ -81,6 +86,7 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native" | 
       clip?.first ?? 0,
       ...sessionWords(session?.whole ?? few),
       ...sessionWords(session?.more ?? 0),
+      Number(byColumns),
     ],
   );
 }
@@ -100,8 +106,9 @@ function nativeSession(
   { native }: Pick<KernelEmitter, "native">,
   product: Product,
 ): { readonly whole: number; readonly more: number } | null {
-  const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32", quantised } = product;
-  if (!native || aType !== "f32" || ((bType !== "f32" || quantised) && 4 * k * n > MOST_WIDENED)) return null;
+  const { m, n, k, transA = false, transB = false, c, alpha = 1, aType = "f32", bType = "f32", quantised, byColumns } = product;
+  if (!native || aType !== "f32" || (byColumns && k > MOST_COLUMN_TERMS)) return null;
+  if (!byColumns && (bType !== "f32" || quantised) && 4 * k * n > MOST_WIDENED) return null;
   const shape: ProductShape = { m, n, k, transA, transB, addend: !c ? "none" : c.row ? "row" : "matrix", alpha };
   if (!native.pays(shape)) return null;
   return { whole: native.product(shape), more: transA ? native.product({ ...shape, addend: "matrix" }) : 0 };

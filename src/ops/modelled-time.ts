@@ -1,3 +1,4 @@
+import { useCounts } from "../graph/passes.ts";
 import { byteLength, elements, type Graph, type Node, type Shape, typeOf } from "../graph/types.ts";
 
 /** Rates of an ordinary core pair. Only ratios matter to a planner until times are measured. */
@@ -6,18 +7,23 @@ const BYTES = 8e9;
 
 /** Modelled seconds of a program: the operations of its products, and the bytes that every operator touches. */
 export function modelledSeconds(graph: Graph): number {
-  return graph.nodes.reduce((seconds, node) => seconds + nodeSeconds(graph, node), 0);
+  const uses = useCounts(graph);
+  return graph.nodes.reduce((seconds, node) => seconds + nodeSeconds(graph, node, (output) => uses.has(output)), 0);
 }
 
-/** Modelled seconds of one node. */
-export function nodeSeconds(graph: Pick<Graph, "types" | "name">, node: Node): number {
-  const values = [...node.inputs, ...node.outputs].filter((value) => value !== "" && graph.types.has(value));
+/** Modelled seconds of one node. Outputs that are not used are not computed. */
+export function nodeSeconds(
+  graph: Pick<Graph, "types" | "name">,
+  node: Node,
+  isUsed: (output: string) => boolean = () => true,
+): number {
+  const values = [...node.inputs, ...node.outputs.filter(isUsed)].filter((value) => value !== "" && graph.types.has(value));
   const bytes = values.reduce((sum, value) => sum + byteLength(typeOf(graph, value)), 0);
-  return operations(graph, node) / FLOPS + bytes / BYTES;
+  return operations(graph, node, isUsed) / FLOPS + bytes / BYTES;
 }
 
 /** Floating-point operations of the operators that are bound by them. */
-function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
+function operations(graph: Pick<Graph, "types" | "name">, node: Node, isUsed: (output: string) => boolean): number {
   const shape = (i: number) => typeOf(graph, node.inputs[i]!).shape;
   const size = (i: number) => elements(shape(i));
   const rows = () => shape(0)[0]!;
@@ -38,16 +44,23 @@ function operations(graph: Pick<Graph, "types" | "name">, node: Node): number {
       return deltaOperations(typeOf(graph, node.inputs[1]!).shape, typeOf(graph, node.outputs[1]!).shape, 4);
     case "GatedDeltaGrad":
       return deltaOperations(typeOf(graph, node.inputs[2]!).shape, typeOf(graph, node.inputs[7]!).shape, 12);
-    // Three products with the rows of as many tokens as were chosen; the gradient computes two of them again and has three of its own.
+    // Three products with the rows of as many tokens as were chosen; the gradient computes two of them again and has three of its own, and one more
+    // for each matrix of an expert that is trained.
     case "ExpertMlp":
       return 6 * size(1) * size(3);
     case "ExpertMlpGrad":
-      return 10 * size(2) * size(4);
+      return (10 + 6 * trainedShare(node, isUsed)) * size(2) * size(4);
     case "RowNorm":
       return 2 * shape(1)[0]! * size(0);
     default:
       return 0;
   }
+}
+
+/** Share of a mixture's matrices of which gradients are wanted. */
+function trainedShare({ outputs, attrs }: Node, isUsed: (output: string) => boolean): number {
+  const gradients = outputs.slice(2, attrs["biases"] ? -2 : undefined);
+  return gradients.filter(isUsed).length / gradients.length;
 }
 
 /** Products of rows with a head's state, about as many as of rows with the rows of a chunk. */

@@ -1,4 +1,5 @@
 import { Opcode } from "../../assembly/opcodes.ts";
+import { lazily } from "../base/lazily.ts";
 import { byteLength } from "../graph/types.ts";
 import { emitGemm, type Product } from "./gemm-kernels.ts";
 import type { KernelEmitter, OffsetOperand, Operand } from "./types.ts";
@@ -23,7 +24,7 @@ export function emitPagedGemm(e: Emitter, product: Product): boolean {
   if (rows <= most) return false;
   const count = Math.ceil(rows / most);
   const size = Math.ceil(rows / count / UNIT) * UNIT;
-  const widened = e.scratch(4 * size * length);
+  const widened = lazily(() => e.scratch(4 * size * length));
   /** Columns of the result, or of A, which lie apart. */
   const columns = m > 1 && (transB || !transA) ? e.scratch(4 * m * size) : null;
   const copy = (from: Operand, to: Operand, width: number, stride: number, toStride: number) =>

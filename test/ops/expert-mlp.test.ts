@@ -1,5 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { ExpertMlp, SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
+import { GraphBuilder } from "../../src/graph/builder.ts";
+import { ExpertMlp, ExpertMlpGrad, SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
+import { modelledSeconds } from "../../src/ops/modelled-time.ts";
 import {
   checkForward,
   checkGradient,
@@ -118,6 +120,27 @@ for (const [attrs, sizes] of KINDS.flatMap(([attrs, cases]) => cases.map((sizes)
     expect(chosen).toBeGreaterThanOrEqual(k);
   });
 }
+
+test("modelled time of the gradient: a product more for each matrix that is trained", () => {
+  const [tokens, width, size, k, count] = [12, 16, 8, 2, 3];
+  const flops = (trained: number) => {
+    const builder = new GraphBuilder("gradient");
+    const input = (name: string, dtype: "f32" | "i32", ...shape: number[]) => builder.input(name, "boundary", { dtype, shape });
+    const slots = [input("weights", "f32", tokens, k), input("experts", "i32", tokens, k)];
+    const matrices = Array.from({ length: count }, (_, e) => [
+      input(`gate${e}`, "f32", size, width),
+      input(`up${e}`, "f32", size, width),
+      input(`down${e}`, "f32", width, size),
+    ]);
+    const tensors = [input("dy", "f32", tokens, width), input("x", "f32", tokens, width), ...slots, ...matrices.flat()];
+    const outputs = builder.node(ExpertMlpGrad, tensors, SWIGLU_EXPERTS);
+    for (const name of [outputs[0]!, ...outputs.slice(2, 2 + trained)]) builder.output({ name, role: "boundary" });
+    // Each gradient is written, at 8 GB/s; products take 60 GFLOP/s.
+    return (modelledSeconds(builder.build()) - (4 * trained * size * width) / 8e9) * 60e9;
+  };
+  expect((flops(3 * count) - flops(0)) / (2 * tokens * k * width * size)).toBeCloseTo(3, 5);
+  expect((flops(1) - flops(0)) / (2 * tokens * k * width * size)).toBeCloseTo(1 / count, 5);
+});
 
 test("operands that do not fit are refused", () => {
   const type = (...shape: number[]) => ({ dtype: "f32", shape }) as const;

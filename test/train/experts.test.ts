@@ -3,7 +3,17 @@ import { GraphBuilder } from "../../src/graph/builder.ts";
 import { Dequantize } from "../../src/ops/dequantize.ts";
 import { ExpertMlp, ExpertMlpGrad, SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
-import { expectWithin, f32, generator, i32, random, relativeError, runGraph, type TestTensor } from "../support/ops.ts";
+import {
+  expectSameBits,
+  expectWithin,
+  f32,
+  generator,
+  i32,
+  random,
+  relativeError,
+  runGraph,
+  type TestTensor,
+} from "../support/ops.ts";
 import { quantised, QUANTISED_FORMATS } from "../support/quantised.ts";
 
 setDefaultTimeout(120_000);
@@ -77,14 +87,14 @@ const MOE = {
   moe_intermediate_size: 192,
 };
 
-test("experts with native products: those of the kernels within 1e-5, of quantised matrices too", async () => {
+test("experts with native products: those of the kernels within 1e-5, of quantised matrices too; the same bits for any number of threads", async () => {
   const config = llama(2, 128, MOE);
   for (const quantize of ["off", "nf4"] as const) {
-    const [kernels, native] = [
-      gradients(await build(config, lora(0), { name: "per-segment" }, 90, { threads: 2 }, { quantize }), 90),
-      gradients(await build(config, lora(0), { name: "per-segment" }, 90, { threads: 2, matmul: "native" }, { quantize }), 90),
-    ];
+    const of = async (matmul: "wasm" | "native", threads: number) =>
+      gradients(await build(config, lora(0), { name: "per-segment" }, 90, { threads, matmul }, { quantize }), 90);
+    const [kernels, native, more] = [await of("wasm", 2), await of("native", 2), await of("native", 3)];
     expect(Math.abs(native.losses[0]! - kernels.losses[0]!)).toBeLessThan(1e-5);
     for (const [name, values] of kernels.values) expectWithin(name, relativeError(native.values.get(name)!, values), 1e-5);
+    for (const [name, values] of native.values) expectSameBits(name, [more.values.get(name)!], [values]);
   }
 });
