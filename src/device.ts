@@ -1,6 +1,7 @@
 /**
  * The one place that knows all executors: makes the one for `--device`.
  */
+import type { FloatType } from "./base/dtype.ts";
 import { UserError } from "./base/errors.ts";
 import type { Executor } from "./runtime/executor.ts";
 import type { MatmulChoice } from "./wasm/matmul.ts";
@@ -19,12 +20,19 @@ export interface DeviceOptions {
   readonly threads?: number | undefined;
   /** The provider of large matrix products on `wasm`; `auto` by default. */
   readonly matmul?: MatmulChoice | undefined;
+  /** Type of weights and values that is asked for. */
+  readonly dtype?: FloatType | undefined;
   /** Asked before a device with a driver is opened. */
   readonly trial?: Trial | undefined;
 }
 
-/** Says why a device cannot be opened without danger for this process; null when it can. */
-export type Trial = (device: "cuda" | "webgpu") => Promise<string | null>;
+/** Knows of devices with drivers what this process cannot find out without danger. */
+export interface Trial {
+  /** Says why a device cannot be opened here; null when it can. */
+  dangerOf(device: "cuda" | "webgpu"): Promise<string | null>;
+  /** True if WebGPU has a real adapter that is faster than the kernels on the processor. It may be measured now. */
+  prefersWebGpu(): Promise<boolean>;
+}
 
 /** An executor, and what the user should know about it. */
 export interface Device {
@@ -38,7 +46,8 @@ export interface Device {
 }
 
 /**
- * Opens a device. `auto` is CUDA when all that it needs is there and loads, else WebAssembly.
+ * Opens a device. `auto` is CUDA when all that it needs is there and loads, else WebGPU where a real adapter was measured to be faster than
+ * WebAssembly, which it is otherwise.
  * @throws {UserError} a device that cannot be used here, with what is missing
  */
 export async function openDevice(options: DeviceOptions): Promise<Device> {
@@ -71,7 +80,7 @@ export async function openDevice(options: DeviceOptions): Promise<Device> {
 
 /** @throws {UserError} a device whose trial failed */
 async function passTrial({ trial }: DeviceOptions, device: "cuda" | "webgpu"): Promise<void> {
-  const problem = (await trial?.(device)) ?? null;
+  const problem = (await trial?.dangerOf(device)) ?? null;
   if (problem !== null) throw new UserError(`--device ${device} cannot be used here: ${problem}; see remat doctor`);
 }
 
@@ -86,16 +95,41 @@ async function openAuto(options: DeviceOptions): Promise<Device> {
   }
   if (isHalfInstalled(state)) {
     const missing = state.missing.map(({ what }) => what).join(", ");
-    return openWasm(options, `CUDA is not used, because this is missing: ${missing}; see remat doctor`);
+    return openWithoutCuda(options, `CUDA is not used, because this is missing: ${missing}; see remat doctor`);
   }
-  if (state.missing.length > 0) return openWasm(options, null);
+  if (state.missing.length > 0) return openWithoutCuda(options, null);
   try {
     await passTrial(options, "cuda");
     return await openOrt(options, "cuda");
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    return openWasm(options, error.message);
+    return openWithoutCuda(options, error.message);
   }
+}
+
+/** @param notice why CUDA is not used; null where nobody would expect it */
+async function openWithoutCuda(options: DeviceOptions, notice: string | null): Promise<Device> {
+  if (!(await takesWebGpu(options))) return openWasm(options, notice);
+  try {
+    await passTrial(options, "webgpu");
+    const device = await openOrt(options, "webgpu");
+    if (options.dtype !== "f16" || device.executor.halves === "f16") return { ...device, notice };
+    device.close();
+    return openWasm(options, notice);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return openWasm(options, [notice, error.message].filter((each) => each !== null).join("; "));
+  }
+}
+
+/** Tells whether `auto` is WebGPU, whose measure says nothing of the products that decode, and which has no bf16. */
+async function takesWebGpu({ trial, matmul = "auto", dtype }: DeviceOptions): Promise<boolean> {
+  if (matmul !== "auto" || dtype === "bf16") return false;
+  if (trial) return trial.prefersWebGpu();
+  const { mayHaveAdapter } = await import("./ort/webgpu/adapter.ts");
+  if (!mayHaveAdapter()) return false;
+  const { rememberedChoice } = await import("./ort/webgpu/choice.ts");
+  return rememberedChoice() === true;
 }
 
 async function openWasm({ threads, matmul = "auto" }: DeviceOptions, notice: string | null): Promise<Device> {

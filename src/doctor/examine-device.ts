@@ -1,5 +1,6 @@
 import { openDevice } from "../device.ts";
 import { messageOf } from "../base/errors.ts";
+import { findAdapter } from "../ort/webgpu/adapter.ts";
 import { findCuda } from "../ort/cuda.ts";
 import { type DeviceReport, type Target, unknownDevice } from "./report.ts";
 import { leftToCpu } from "./left-to-cpu.ts";
@@ -17,10 +18,12 @@ export async function examineDevice(target: Target): Promise<DeviceReport> {
       const test = selfTest(opened.executor);
       const works = test.error <= BOUND;
       const problem = works ? null : `${test.worst} is wrong by ${test.error.toExponential(1)}, more than ${BOUND}`;
-      const description = [opened.description, ...(opened.notice === null ? [] : [opened.notice])].join("; ");
+      const adapter = device === "webgpu" ? findAdapter() : null;
+      const on = adapter ? [`on ${adapter.name}${adapter.isSoftware ? " (software)" : ""}`] : [];
+      const description = [[opened.description, ...on].join(" "), ...(opened.notice === null ? [] : [opened.notice])].join("; ");
       const { leavesToCpu } = opened.executor;
       const left = works && operators && leavesToCpu ? leftToCpu(leavesToCpu) : null;
-      return { ...nothing, works, description, test, problem, found: state.found, leftToCpu: left };
+      return { ...nothing, works, description, test, problem, found: state.found, leftToCpu: left, adapter };
     } finally {
       opened.close();
     }

@@ -2,6 +2,8 @@ import { freemem, totalmem } from "node:os";
 import { freeMemory, memoryLimit } from "../base/process/free-memory.ts";
 import type { DeviceName } from "../device.ts";
 import { type ApartOptions, examineApart } from "./apart.ts";
+import { rememberChoice } from "../ort/webgpu/choice.ts";
+import { adapterWins } from "./choice.ts";
 import type { DeviceReport, Target } from "./report.ts";
 
 export interface Report {
@@ -37,12 +39,14 @@ function memoryHere(): Report["memory"] {
 export async function examine(options: ApartOptions = {}): Promise<Report> {
   const devices: DeviceReport[] = [];
   for (const target of TARGETS) devices.push(await examineApart(target, options));
+  const wins = adapterWins(devices);
+  rememberChoice(wins);
   return {
     system: `${process.platform} ${process.arch}`,
     runtime: `Bun ${Bun.version}`,
     cores: navigator.hardwareConcurrency,
     memory: memoryHere(),
     devices,
-    auto: devices.some(({ device, works }) => device === "cuda" && works) ? "cuda" : "wasm",
+    auto: devices.some(({ device, works }) => device === "cuda" && works) ? "cuda" : wins ? "webgpu" : "wasm",
   };
 }

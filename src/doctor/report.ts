@@ -1,5 +1,6 @@
 import type { DeviceName } from "../device.ts";
 import type { Missing } from "../ort/cuda.ts";
+import type { Adapter } from "../ort/webgpu/adapter.ts";
 import type { SelfTest } from "./self-test.ts";
 
 /** Describes what is examined: a device, and of `wasm` the way in which it computes matrix products. */
@@ -24,10 +25,12 @@ export interface DeviceReport extends Target {
   readonly found: readonly string[];
   /** Operators of training that it leaves to the CPU in part, with the types of their inputs; null where nobody has looked. */
   readonly leftToCpu: readonly string[] | null;
+  /** WebGPU's; null where nobody can tell. */
+  readonly adapter: Adapter | null;
 }
 
 /** A device of which nothing is known but its name. */
 export function unknownDevice({ device, matmul }: Target): DeviceReport {
-  const nothing = { description: null, test: null, problem: null, missing: [], found: [], leftToCpu: null };
+  const nothing = { description: null, test: null, problem: null, missing: [], found: [], leftToCpu: null, adapter: null };
   return { device, matmul, works: false, crashed: false, ...nothing };
 }

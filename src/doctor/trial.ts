@@ -1,11 +1,12 @@
 import type { DeviceName, Trial } from "../device.ts";
+import { mayHaveAdapter } from "../ort/webgpu/adapter.ts";
+import { rememberedChoice } from "../ort/webgpu/choice.ts";
 import { type ApartOptions, examineApart } from "./apart.ts";
+import { prefersWebGpu } from "./choice.ts";
 import type { DeviceReport } from "./report.ts";
 
 /** Tries a device in a child process, so that a driver that crashes does not end this one. */
-export interface DeviceTrial {
-  /** For `openDevice`. */
-  readonly pass: Trial;
+export interface DeviceTrial extends Trial {
   /** Does something else while a device is tried that is likely to be opened; when `action` fails, the trial ends too. */
   beside<T>(action: () => Promise<T>): Promise<T>;
 }
@@ -20,27 +21,29 @@ async function candidate(asked: DeviceName): Promise<"cuda" | "webgpu" | null> {
   if (asked === "cuda" || asked === "webgpu") return asked;
   if (asked !== "auto") return null;
   const { hasProviderFiles } = await import("../ort/cuda.ts");
-  return hasProviderFiles() ? "cuda" : null;
+  if (hasProviderFiles()) return "cuda";
+  return mayHaveAdapter() && rememberedChoice() === true ? "webgpu" : null;
 }
 
 /** Makes a trial of the device that was asked for. */
 export function createTrial(asked: DeviceName, options: Omit<ApartOptions, "signal"> = {}): DeviceTrial {
   const controller = new AbortController();
+  const apart = { ...options, signal: controller.signal };
   const problems = new Map<string, Promise<string | null>>();
-  const pass: Trial = (device) => {
+  const dangerOf: Trial["dangerOf"] = (device) => {
     let problem = problems.get(device);
     if (!problem) {
-      const { signal } = controller;
-      problem = examineApart({ device, matmul: null }, { ...options, signal }).then(dangerIn);
+      problem = examineApart({ device, matmul: null }, apart).then(dangerIn);
       problems.set(device, problem);
     }
     return problem;
   };
   return {
-    pass,
+    dangerOf,
+    prefersWebGpu: () => prefersWebGpu(apart),
     async beside(action) {
       const device = await candidate(asked);
-      if (device !== null) void pass(device);
+      if (device !== null) void dangerOf(device);
       try {
         return await action();
       } catch (error) {

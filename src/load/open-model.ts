@@ -197,7 +197,7 @@ export async function openModelOnDevice(named: NamedModelAndDevice, options: Ope
   const model = await openModel(named, options);
   try {
     const { matmul = "codes" } = options;
-    const device = await openDevice({ device: named.device, threads: named.threads, matmul });
+    const device = await openDevice({ device: named.device, threads: named.threads, dtype: named.dtype, matmul });
     if (device.notice !== null) options.onNote?.(device.notice);
     const close = () => {
       device.close();

@@ -175,7 +175,12 @@ export const trainConfigSchema = z.strictObject({
       "frozen weights: auto, in memory if they fit there, else read from their file as they are needed; off; all, as many as can be",
     ),
   verifyReplay: z.boolean().default(false).describe("check that what is computed again is what it was, value by value; slow"),
-  device: z.enum(DEVICES).default("auto").describe("what computes; auto: cuda where all that it needs is installed, else wasm"),
+  device: z
+    .enum(DEVICES)
+    .default("auto")
+    .describe(
+      "what computes; auto: cuda where all that it needs is installed, webgpu where its adapter was measured to be faster, else wasm",
+    ),
   dtype: z
     .enum(DTYPES)
     .optional()

@@ -1,20 +1,36 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { formatReport } from "../../src/cli/verbs/doctor.ts";
 import { UserError } from "../../src/base/errors.ts";
-import { openDevice } from "../../src/device.ts";
+import { type DeviceOptions, openDevice, type Trial } from "../../src/device.ts";
 import { examineApart } from "../../src/doctor/apart.ts";
 import { examine, type Report } from "../../src/doctor/examine.ts";
-import { unknownDevice } from "../../src/doctor/report.ts";
+import { adapterWins, prefersWebGpu } from "../../src/doctor/choice.ts";
+import { type Target, unknownDevice } from "../../src/doctor/report.ts";
 import { leftToCpu } from "../../src/doctor/left-to-cpu.ts";
 import { BOUND, selfTest } from "../../src/doctor/self-test.ts";
 import { createTrial } from "../../src/doctor/trial.ts";
 import { findCuda, hasProviderFiles } from "../../src/ort/cuda.ts";
+import { bestOf } from "../../src/ort/webgpu/adapter.ts";
+import { rememberedChoice } from "../../src/ort/webgpu/choice.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
+import { cacheFolder } from "../../src/base/files/cache-folder.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { temporaryFolder } from "../hf/temp.ts";
 import { remat } from "../support/cli.ts";
+import { HAS_HALF, webGpuTest } from "../support/webgpu.ts";
 
 setDefaultTimeout(120_000);
+
+// What doctor finds out is kept.
+const { REMAT_CACHE: cache } = process.env;
+process.env["REMAT_CACHE"] = temporaryFolder();
+afterAll(() => {
+  if (cache === undefined) delete process.env["REMAT_CACHE"];
+  else process.env["REMAT_CACHE"] = cache;
+});
 
 const wasm = await createWasmExecutor({ threads: 1 });
 const ort = createOrtExecutor({ threads: 1 });
@@ -104,7 +120,7 @@ describe("a device that is tested in a child process", () => {
   test("train does not open it, and says why", async () => {
     const trial = createTrial("webgpu", { command: child(kill("SIGSEGV")) });
     expect(await trial.beside(async () => 7)).toBe(7);
-    await expect(openDevice({ device: "webgpu", trial: trial.pass })).rejects.toThrow(
+    await expect(openDevice({ device: "webgpu", trial })).rejects.toThrow(
       new UserError("--device webgpu cannot be used here: its library or driver crashed (SIGSEGV); see remat doctor"),
     );
   });
@@ -117,8 +133,73 @@ describe("a device that is tested in a child process", () => {
     expect(children).toBe(0);
     const trial = createTrial("webgpu", { command });
     await expect(trial.beside(() => Promise.reject(new Error("no data")))).rejects.toThrow("no data");
-    expect(await trial.pass("webgpu")).toContain("its library or driver crashed (SIGTERM)");
+    expect(await trial.dangerOf("webgpu")).toContain("its library or driver crashed (SIGTERM)");
     expect(children).toBe(1);
+  });
+});
+
+describe("--device auto without CUDA", () => {
+  const adapter = { name: "a card", isSoftware: false };
+  const speed = (gflops: number, gbps: number) => ({ test: { error: 1e-7, worst: "Gemm", gflops, gbps }, works: true });
+  const webgpu = { ...unknownDevice({ device: "webgpu", matmul: null }), ...speed(200, 50), adapter };
+  const kernels = { ...unknownDevice({ device: "wasm", matmul: "wasm" }), ...speed(60, 25) };
+  const native = { ...unknownDevice({ device: "wasm", matmul: "native" }), ...speed(150, 25) };
+
+  test("WebGPU is better where a real adapter is faster in products and in memory than each way of the processor's", () => {
+    expect(adapterWins([kernels, native, webgpu])).toBe(true);
+    expect(adapterWins([kernels, native])).toBe(false);
+    expect(adapterWins([kernels, native, { ...webgpu, adapter: { ...adapter, isSoftware: true } }])).toBe(false);
+    expect(adapterWins([kernels, native, { ...webgpu, adapter: null }])).toBe(false);
+    expect(adapterWins([kernels, native, { ...webgpu, works: false }])).toBe(false);
+    expect(adapterWins([kernels, { ...native, ...speed(250, 25) }, webgpu])).toBe(false);
+    expect(adapterWins([kernels, { ...native, ...speed(150, 55) }, webgpu])).toBe(false);
+    expect(bestOf([{ ...adapter, isSoftware: true }, adapter])).toBe(adapter);
+    expect(bestOf([])).toBe(null);
+  });
+
+  test("it is measured once, in child processes, and where there may be an adapter at all; doctor measures it anew", async () => {
+    rmSync(join(cacheFolder(), "webgpu.json"), { force: true });
+    expect(rememberedChoice()).toBe(null);
+    const asked: string[] = [];
+    let card = webgpu;
+    const command = ({ device, matmul }: Target) => {
+      asked.push(matmul ?? device);
+      const found = device === "webgpu" ? card : matmul === "wasm" ? kernels : native;
+      return [process.execPath, "-e", `console.log(${JSON.stringify(JSON.stringify(found))})`];
+    };
+    expect(await prefersWebGpu({ command }, () => false)).toBe(false);
+    expect(asked).toEqual([]);
+    for (let i = 0; i < 2; i++) expect(await prefersWebGpu({ command }, () => true)).toBe(true);
+    expect(asked).toEqual(["webgpu", "wasm", "native"]);
+    card = { ...webgpu, ...speed(100, 50) };
+    const report = await examine({ command });
+    expect(report.auto).toBe("wasm");
+    expect(await prefersWebGpu({ command }, () => true)).toBe(false);
+    card = webgpu;
+    expect((await examine({ command })).auto).toBe("webgpu");
+  });
+
+  const trial = (danger: string | null, prefers = true): Trial => ({
+    dangerOf: async () => danger,
+    prefersWebGpu: async () => prefers,
+  });
+  const opened = async (options: Omit<DeviceOptions, "device">) => {
+    const device = await openDevice({ device: "auto", threads: 1, ...options });
+    device.close();
+    return { name: device.name, notice: device.notice };
+  };
+
+  test("it is not taken where it is slower, in bf16, for products that decode, or where it crashes, which is said", async () => {
+    expect(await opened({ trial: trial(null, false) })).toMatchObject({ name: "wasm" });
+    expect(await opened({ trial: trial(null), dtype: "bf16" })).toMatchObject({ name: "wasm" });
+    expect(await opened({ trial: trial(null), matmul: "codes" })).toMatchObject({ name: "wasm" });
+    const { name, notice } = await opened({ trial: trial("its driver crashed (SIGSEGV)") });
+    expect([name, notice]).toEqual(["wasm", expect.stringContaining("its driver crashed (SIGSEGV); see remat doctor")]);
+  });
+
+  webGpuTest("it is taken where it is faster", async () => {
+    expect(await opened({ trial: trial(null) })).toMatchObject({ name: "webgpu" });
+    expect(await opened({ trial: trial(null), dtype: "f16" })).toMatchObject({ name: HAS_HALF ? "webgpu" : "wasm" });
   });
 });
 
@@ -135,7 +216,10 @@ describe("remat doctor", () => {
     }
     const cuda = report.devices.find(({ device }) => device === "cuda")!;
     expect(cuda.missing).toEqual([...findCuda().missing]);
-    expect(report.auto).toBe(cuda.works ? "cuda" : "wasm");
+    const wins = !cuda.works && adapterWins(report.devices);
+    expect(report.auto).toBe(cuda.works ? "cuda" : wins ? "webgpu" : "wasm");
+    const adapter = report.devices.find(({ device }) => device === "webgpu")!.adapter;
+    if (adapter?.isSoftware) expect(wins).toBe(false);
   });
 
   test("a report as text", () => {

@@ -30,7 +30,7 @@ export const HAS_WEBGPU = !found.output.startsWith("absent: ");
 if (!HAS_WEBGPU) process.stderr.write(`tests on WebGPU are passed over: ${found.output}\n`);
 
 /** True if the adapter computes in f16. */
-const HAS_HALF = found.output.endsWith("halves: f16");
+export const HAS_HALF = found.output.endsWith("halves: f16");
 
 export const webGpuTest = HAS_WEBGPU ? test : test.skip;
 

@@ -109,7 +109,7 @@ async function runWith(
   const { config } = inputs;
   return withCleanup(async (defer) => {
     defer(inputs.close);
-    const device = await openDevice({ ...config, trial: trial.pass });
+    const device = await openDevice({ ...config, trial });
     defer(device.close);
     const session = await createSession(device.executor, inputs, {
       signal,
