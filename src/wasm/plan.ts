@@ -45,7 +45,10 @@ export interface Plan {
 interface Buffer {
   first: number;
   last: number;
+  /** Bytes that are taken, aligned. */
   bytes: number;
+  /** Bytes of the value. */
+  size: number;
   slot: number;
 }
 
@@ -64,7 +67,8 @@ export function plan(request: PlanRequest): Plan {
   const slotOf = new Map(slots.map((name, i) => [name, i + 1]));
   const updates = new Map(outputs.map((output) => [output.name, output.updates]));
   const buffers = new Map<string, Buffer>();
-  for (const name of inputs) buffers.set(name, { first: -1, last: last.get(name) ?? -1, bytes: 0, slot: slotOf.get(name)! });
+  for (const name of inputs)
+    buffers.set(name, { first: -1, last: last.get(name) ?? -1, bytes: 0, size: 0, slot: slotOf.get(name)! });
 
   /** Tells whether the memory of output `name` may hold a buffer that step `at` completes and that is first written at `first`. */
   const fitsOutput = (name: string, first: number, at: number, reusesUpdated: boolean): boolean => {
@@ -102,7 +106,8 @@ export function plan(request: PlanRequest): Plan {
       const reuse = candidates.find(
         (buffer) =>
           buffer.slot === 0 &&
-          buffer.bytes === align(bytes) &&
+          // A smaller one, such as a row that is added to all rows, is read again for each.
+          buffer.size === bytes &&
           !taken.has(buffer) &&
           (!isOutput || fitsOutput(result, buffer.first, at, false)),
       );
@@ -112,7 +117,7 @@ export function plan(request: PlanRequest): Plan {
         buffer.last = Math.max(buffer.last, last.get(result) ?? at);
         taken.add(buffer);
       } else {
-        buffer = { first: at, last: last.get(result) ?? at, bytes: align(bytes), slot: 0 };
+        buffer = { first: at, last: last.get(result) ?? at, bytes: align(bytes), size: bytes, slot: 0 };
       }
       if (isOutput && fitsOutput(result, buffer.first, at, reusesUpdated)) buffer.slot = slotOf.get(result)!;
       buffers.set(result, buffer);

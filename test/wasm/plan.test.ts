@@ -191,6 +191,15 @@ describe("plan", () => {
     expect(result.place.get("a")).toEqual(result.place.get("c")!);
   });
 
+  test("a result takes no place of a smaller value, which its own rows would overwrite while others still read it", () => {
+    const steps = [step(["x"], ["row"]), step(["x", "row"], ["y"], { inPlace: [[0, 1]] }), step(["y"], ["z"])];
+    const sizes: Record<string, number> = { x: 24, row: 12, y: 24, z: 24 };
+    const { place } = plan({ inputs: ["x"], outputs: [{ name: "z" }], steps, bytes: (name) => sizes[name]! });
+    expect(place.get("y")).not.toEqual(place.get("row")!);
+    const same = plan({ inputs: ["x"], outputs: [{ name: "z" }], steps, bytes: () => 24 });
+    expect(same.place.get("y")).toEqual(same.place.get("row")!);
+  });
+
   test("an input is not overwritten unless the output updates it", () => {
     const steps = [step(["x"], ["y"], { inPlace: [[0, 0]] })];
     const plain = plan(request(["x"], [{ name: "y" }], steps));
