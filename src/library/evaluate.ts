@@ -85,6 +85,7 @@ export async function evaluate(options: EvaluateOptions, { sink = () => {}, sign
           truncate: flags.truncate,
           vocabSize: config.vocabSize,
           surround: config.encoder !== null,
+          asks: config.textHead?.options !== undefined,
           eosId,
           ...(flags.date === undefined ? {} : { now: startOfDay(flags.date) }),
         }),

@@ -79,6 +79,8 @@ export function createBatchMemory(
       "ones",
       Float32Array.from({ length: tokens * slots }, (_, place) => (isFirst(place) ? 1 : slotScale)),
     );
+  const { options } = config.textHead ?? {};
+  if (options && types.options) put("options", Int32Array.from(options));
   // With scaled logits the head has two rows of each token, of which the second is scaled.
   const rowOf = (place: number) => {
     const token = Math.floor(place / slots);

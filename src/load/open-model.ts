@@ -7,7 +7,7 @@ import { type ChatSettings, withChatSettings } from "../data/chat/settings.ts";
 import { CHAT_TEMPLATE_FILE } from "../hf/weights/template-files.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokens/tokenizer.ts";
 import { type DeviceOptions, openDevice } from "../device.ts";
-import { type Classifier, readClassifier } from "../hf/config/classifier.ts";
+import { type Classifier, readClassifier, readOptions } from "../hf/config/classifier.ts";
 import { loadConfig } from "../hf/config/config.ts";
 import { attempt, UserError } from "../base/errors.ts";
 import { readEmbedder } from "../hf/config/embeddings.ts";
@@ -22,7 +22,7 @@ import { openModelWeights, visionNote, withOwnHead } from "../hf/weights/model-w
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { findModel, type FindModelOptions, type FoundModel, type NamedModel } from "./find-model.ts";
-import { expectTokens, withHeadOf } from "./text-head.ts";
+import { expectTokens, withHeadOf, withOptions } from "./text-head.ts";
 import { checkUnread } from "./unread.ts";
 import { storageOf, type WeightStorage } from "./weights.ts";
 
@@ -96,9 +96,11 @@ export function openFound({ name, folder, adapter: path }: FoundModel, options: 
   try {
     const base = withOwnHead(declared, source);
     if (path !== null) adapter = openAdapterFor(source, path, base);
-    const config = withHeadOf(base, adapter);
+    const judge = withHeadOf(base, adapter);
+    const options = judge.textHead === null && predicts === "anything" ? readOptions(path ?? folder, base.vocabSize) : null;
+    const config = options === null ? judge : withOptions(judge, options.options);
     checkPrediction(config, path ?? folder, predicts);
-    const classifier = config.textHead && readClassifier(folder, path, config.textHead.outputs);
+    const classifier = options ?? (config.textHead && readClassifier(folder, path, config.textHead.outputs));
     if (base !== declared)
       onNote?.("the checkpoint has a head of its own, so the head is not tied to the embedding, whatever config.json says");
     for (const note of [visionNote(source), checkUnread(base, source)]) if (note !== null) onNote?.(note);

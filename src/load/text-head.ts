@@ -51,6 +51,11 @@ export function withHeadOf(config: ModelConfig, adapter: Adapter | null): ModelC
   return entry ? { ...config, textHead: { outputs: entry.shape[0]!, padId: config.padTokenId } } : config;
 }
 
+/** A model's configuration with its own head as one that picks among tokens. */
+export function withOptions(config: ModelConfig, options: readonly number[]): ModelConfig {
+  return { ...config, textHead: { outputs: options.length, padId: null, options } };
+}
+
 /** The name of a model for messages: its adapter's folder, where it has one. */
 export function nameOf({ name, adapter }: { readonly name: string; readonly adapter: Adapter | null }): string {
   return adapter === null ? name : dirname(adapter.path);
@@ -58,7 +63,7 @@ export function nameOf({ name, adapter }: { readonly name: string; readonly adap
 
 /** @throws {UserError} a model that judges texts, where tokens are to be predicted */
 export function expectTokens({ textHead }: Pick<ModelConfig, "textHead">, name: string): void {
-  if (textHead === null) return;
+  if (textHead === null || textHead.options) return;
   throw new UserError(
     `${name} judges whole texts (a classifier, reward model or reranker) and predicts no tokens; remat classify or rerank runs it, and remat eval with --objective classify, reward or rerank measures it`,
   );

@@ -170,6 +170,8 @@ export interface DenseLayer {
 export interface TextHead {
   /** Numbers that a text gets. */
   readonly outputs: number;
+  /** The tokens whose logits of the model's own head are the numbers; absent: a last layer of its own makes them. */
+  readonly options?: readonly number[];
   /** The numbers are the text's embedding; absent: a last layer makes them of one token. */
   readonly pooling?: Pooling;
   /** Layers behind the pooling. */

@@ -73,11 +73,14 @@ export class ParamScope {
     return dtype === "f32" ? param : this.builder.value(Cast, [param], { to: ONNX_FLOAT }, `${local}.f32`);
   }
 
-  /** The rows of a table [vocabulary, columns] that `ids` lists, as f32. Of a quantised table no others are widened. */
-  rows(local: string, shape: readonly [number, number], ids: string): string {
-    const { name, isTrained } = this.resolve(local);
+  /**
+   * The rows of a table [vocabulary, columns] that `ids` lists, as f32. Of a quantised table no others are widened.
+   * @param stored see `matrix`
+   */
+  rows(local: string, shape: readonly [number, number], ids: string, stored = this.prefix + local): string {
+    const { name, isTrained } = this.resolve(local, stored);
     const type = isTrained ? "f32" : this.weightType(name);
-    if (!isQuantised(type)) return this.builder.value(Gather, [this.matrix(local, shape), ids], {}, "y");
+    if (!isQuantised(type)) return this.builder.value(Gather, [this.matrix(local, shape, stored), ids], {}, "y");
     const parts = this.quantised(local, name, type, shape).map((part) =>
       this.builder.value(Gather, [part, ids], {}, `${part}.rows`),
     );

@@ -51,7 +51,7 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
  * without and with the sliding window, `ends` and `windowEnds` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
  * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
  * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted, and `means` has for each text
- * how much each token is of its embedding. With several labels of each token `labels`, `scale` and `tokenLosses` have as many places for it, and `slots` says which
+ * how much each token is of its embedding. `options` are the tokens whose logits alone are wanted. With several labels of each token `labels`, `scale` and `tokenLosses` have as many places for it, and `slots` says which
  * row of the head's input each place reads. `tokenLosses`, or
  * `textLogits`, is what an open head writes.
  */
@@ -81,6 +81,7 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     rows: { dtype: "i32", shape: [rows] },
     ...(head === "token-losses" && { tokenLosses: { dtype: "f32", shape: [places] } }),
     ...(head === "logits" && { textLogits: logits }),
+    ...(head === "logits" && config.textHead?.options && { options: { dtype: "i32", shape: [config.textHead.outputs] } }),
     ...(head === "logits" && config.textHead?.pooling === "mean" && { means: { dtype: "f32", shape: [texts, tokens] } }),
   };
 }
@@ -121,6 +122,7 @@ export type BatchInput =
   | "rng"
   | "rows"
   | "means"
+  | "options"
   | "tokenLosses"
   | "textLogits";
 

@@ -48,6 +48,12 @@ export const classify = defineObjective({
       .array(z.string().min(1))
       .optional()
       .describe("classify: how much the classes count, spam=2,ham=0.5, or balanced: each class as much as any other (1)"),
+    optionTokens: z
+      .boolean()
+      .optional()
+      .describe(
+        "classify: a model that generates text picks the class as its answer, by the first tokens of the classes' names and its own head, without a new one",
+      ),
     labelSmoothing: z.number().min(0).lt(1).default(0).describe("classify: share of a text's label that all classes have alike"),
   },
   create: (settings): LogitsHead => {
@@ -107,6 +113,7 @@ export function checkLabelSettings(
     readonly labels?: readonly string[] | undefined;
     readonly classWeights?: readonly string[] | undefined;
     readonly labelSmoothing: number;
+    readonly optionTokens?: boolean | undefined;
   },
   kind: LabelKind,
 ): void {
@@ -114,6 +121,7 @@ export function checkLabelSettings(
     labels: kind === "number" && settings.labels,
     classWeights: kind !== "single" && settings.classWeights,
     labelSmoothing: kind !== "single" && settings.labelSmoothing,
+    optionTokens: kind !== "single" && settings.optionTokens,
   };
   const [key] = Object.entries(isOther).find(([, value]) => value) ?? [];
   if (key === undefined) return;

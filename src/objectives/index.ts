@@ -66,12 +66,16 @@ export function classifierHead({ kind, labels }: Classifier): Head {
   return classify.create({ labels: [...labels], labelKind: kind, labelSmoothing: 0 });
 }
 
+/** Settings that checkpoints of old know nothing of, and that are named where they are given. */
+const LATER_KEYS: readonly string[] = ["optionTokens"];
+
 /** Returns what a run's numbers depend on, a text for each; none for the default, which runs of old have. */
 export function objectiveFingerprint(settings: ObjectiveSettings): string[] {
   if (settings.objective === DEFAULT_OBJECTIVE) return [];
   const { flags } = definitionOf(settings.objective);
   const values = settings as Readonly<Record<string, unknown>>;
-  return [`objective ${settings.objective}`, ...Object.keys(flags).map((key) => `${key} ${String(values[key])}`)];
+  const told = Object.keys(flags).filter((key) => values[key] !== undefined || !LATER_KEYS.includes(key));
+  return [`objective ${settings.objective}`, ...told.map((key) => `${key} ${String(values[key])}`)];
 }
 
 /** @throws {UserError} settings of another objective that are not its defaults: they would change nothing */

@@ -8,7 +8,7 @@ import type { Classifier } from "../hf/config/classifier.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { OpenModel, OpenModelOptions } from "../load/open-model.ts";
 import { denseOf, expectEmbedder, saidEmbedder, usualPooling, withPooling } from "../load/embedder.ts";
-import { nameOf, withNewHead } from "../load/text-head.ts";
+import { nameOf, withNewHead, withOptions } from "../load/text-head.ts";
 import type { ModelConfig, Pooling } from "../models/config.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../models/families/index.ts";
 import { BALANCED, checkLabelSettings } from "../objectives/classify.ts";
@@ -57,8 +57,9 @@ export async function withHead(
     const { lowerCase = false, dense } = attempt(() => saidEmbedder(opened)) ?? {};
     return { config: settled, model: withPooling(model, settled.pooling, dense), source, classifier: null, lowerCase };
   }
-  checkFamily(config, opened);
   const known = opened.classifier;
+  if (config.optionTokens || known?.options) return withOptionTokens(config, opened, { signal, onNote });
+  checkFamily(config, opened);
   const padId = known?.padId ?? model.padTokenId ?? tokenizer.padId ?? null;
   const found = objective.accepts.includes("labelled") ? await findLabels(config, signal) : null;
   const ranks = objective.accepts.includes("ranked");
@@ -80,6 +81,52 @@ export async function withHead(
   }
   const { config: whole, ...headed } = withOutputs(config, opened, outputs, padId, config.seed);
   return { config: { ...whole, ...(found && labelSettings(config, classifier, found)) }, ...headed, classifier };
+}
+
+/**
+ * Gives a model no head: its own picks among the tokens that stand for the classes.
+ * @throws {UserError} labels of another kind, or whose tokens are not told apart; a model that predicts no tokens
+ */
+async function withOptionTokens(
+  config: TrainConfig,
+  opened: Opened,
+  { signal, onNote }: Parameters<typeof withHead>[2],
+): Promise<WithHead> {
+  const { config: model, source, tokenizer, classifier: known } = opened;
+  checkOptionTokens(config, opened);
+  const found = await findLabels(config, signal);
+  const { kind, labels } = classifierFor(config, found, known);
+  checkLabelSettings({ ...config, optionTokens: true }, kind);
+  const { optionTokens } = await import("../data/samples/judged/options.ts");
+  const options = known?.options ?? optionTokens(tokenizer, labels);
+  const classifier: Classifier = { kind, labels, padId: null, temperature: null, options };
+  onNote?.(`${describeLabels(classifier, found)}; their tokens are ${tokenNames(tokenizer, options)}`);
+  return {
+    config: { ...config, optionTokens: true, ...labelSettings(config, classifier, found) },
+    model: withOptions(model, options),
+    source,
+    classifier,
+  };
+}
+
+function tokenNames(tokenizer: Opened["tokenizer"], options: readonly number[]): string {
+  const named = options.slice(0, NAMED).map((id) => `${show(tokenizer.decode([id]))} (${id})`);
+  return `${named.join(", ")}${options.length > NAMED ? ` and ${options.length - NAMED} more` : ""}`;
+}
+
+/** @throws {UserError} a model without a head that predicts next tokens, and settings that change that head */
+function checkOptionTokens(settings: HeadSettings, opened: Pick<Opened, "name" | "adapter" | "config" | "classifier">): void {
+  const { config: model, classifier } = opened;
+  if (model.encoder !== null || (classifier && !classifier.options))
+    throw new UserError(
+      `--option-tokens: ${nameOf(opened)} ${model.encoder === null ? "has a head that judges texts" : "is a text encoder"}, and picks no answer; expected a model that generates text, or leave the flag away`,
+    );
+  const { objective } = settings;
+  if (objective !== "classify")
+    throw new UserError(
+      `--objective ${objective}: ${nameOf(opened)} picks among the tokens of ${classifier!.labels.join(", ")}, which is for --objective classify; take its base model`,
+    );
+  refuseHead(settings, model, "--option-tokens reads single rows of that head, which adapters do not change");
 }
 
 /** The settings with the pooling that is asked for, or else that of the model's files, or the usual one. @throws {UserError} files that say one that is not supported */
@@ -148,6 +195,13 @@ export function withPlannedHead<C extends HeadSettings>(
     const settled = withSettledPooling(config, opened);
     return { config: settled, model: withPooling(model, settled.pooling, attempt(() => denseOf(opened)) ?? []), source };
   }
+  const { classifier } = opened;
+  if (config.optionTokens || classifier?.options) {
+    checkOptionTokens(config, opened);
+    // Which tokens they are changes no size.
+    const options = Array.from({ length: classifier?.labels.length ?? config.labels?.length ?? PLANNED_CLASSES }, (_, id) => id);
+    return { config: { ...config, optionTokens: true }, model: withOptions(model, options), source };
+  }
   checkFamily(config, opened);
   return withOutputs(config, opened, model.textHead?.outputs ?? (head.outputs || PLANNED_CLASSES), model.padTokenId);
 }
@@ -180,6 +234,8 @@ export function withLabelsOf<S extends ObjectiveSettings>(
   }
   checkLabelSettings(settings, classifier.kind);
   const { kind: labelKind, labels } = classifier;
+  if (settings.optionTokens && !classifier.options)
+    throw new UserError(`--option-tokens: ${nameOf(opened)} has a head of its own for its classes; leave the flag away`);
   if (settings.labels && settings.labels.join() !== labels.join())
     throw new UserError(`--labels ${settings.labels.join()}: the model has the labels ${labels.join()}, in this order`);
   return { ...settings, labelKind, ...(labels.length > 0 && { labels: [...labels] }) };
@@ -197,7 +253,7 @@ function describeLabels({ kind, labels }: Pick<Classifier, "kind" | "labels">, {
 
 /** @throws {UserError} a model that cannot have such a head, and settings of the head that is not there then */
 function checkFamily(config: HeadSettings, opened: Opened): void {
-  const { objective, targets, modulesToSave } = config;
+  const { objective } = config;
   const { config: model } = opened;
   const isText = model.encoder !== null || model.modulePrefix === "model.";
   if (!isText || classifierOf(familyOf(model)) === null) {
@@ -208,17 +264,27 @@ function checkFamily(config: HeadSettings, opened: Opened): void {
       `--objective ${objective}: ${nameOf(opened)} is ${what}; expected a model that generates text, such as a Llama or Qwen`,
     );
   }
+  refuseHead(
+    config,
+    model,
+    `--objective ${objective} puts the module ${textHeadOf(model).saved} in its place, which is trained whole`,
+  );
+}
+
+/** @throws {UserError} settings that adapt or save the head for tokens, which `why` there is no sense in */
+function refuseHead(
+  { targets, modulesToSave }: Pick<HeadSettings, "targets" | "modulesToSave">,
+  model: ModelConfig,
+  why: string,
+): void {
   const head = modulesOf(model).head.split(".").at(-1)!;
   const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
-  if (flag !== null)
-    throw new UserError(
-      `--${flag} ${head}: --objective ${objective} puts the module ${textHeadOf(model).saved} in its place, which is trained whole`,
-    );
+  if (flag !== null) throw new UserError(`--${flag} ${head}: ${why}`);
 }
 
 /** @throws {UserError} a model that gives no embeddings, settings of a head that is not there, micro-batches in which there is nothing to contrast */
 function checkEmbedding(config: TrainConfig, opened: Opened): void {
-  const { objective, targets, modulesToSave, batchSize, packing, hardNegatives, gradCache } = config;
+  const { objective, batchSize, packing, hardNegatives, gradCache } = config;
   const { config: model } = opened;
   expectEmbedder(opened);
   if (model.encoder === null && model.modulePrefix !== "model.") {
@@ -230,10 +296,7 @@ function checkEmbedding(config: TrainConfig, opened: Opened): void {
   const wide = config.matryoshka?.find((width) => width > numbers);
   if (wide !== undefined)
     throw new UserError(`--matryoshka ${wide}: the embeddings of ${nameOf(opened)} have ${numbers} numbers`);
-  const head = modulesOf(model).head.split(".").at(-1)!;
-  const flag = targets?.some((target) => target === head) ? "targets" : modulesToSave?.includes(head) ? "modules-to-save" : null;
-  if (flag !== null)
-    throw new UserError(`--${flag} ${head}: --objective ${objective} takes embeddings from before the head, which is not there`);
+  refuseHead(config, model, `--objective ${objective} takes embeddings from before the head, which is not there`);
   const { embedLoss } = config;
   if (embedLoss === "triplet" && hardNegatives === 0)
     throw new UserError(

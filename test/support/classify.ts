@@ -23,15 +23,23 @@ export interface LabelledText {
 
 export interface ClassifyFixture {
   readonly batches: Readonly<Record<LabelKind, readonly (readonly LabelledText[])[]>>;
-  readonly runs: readonly {
-    readonly settings: ClassifyRun;
-    readonly name: string;
-    readonly expected: {
-      readonly steps: readonly { readonly loss: number; readonly gradientNorm: number }[];
-      /** Logits of the texts of the first epoch's micro-batches, in this order, after the last step. */
-      readonly logits: readonly (readonly number[])[];
-    };
-  }[];
+  readonly runs: readonly FixtureRun<ClassifyRun>[];
+}
+
+interface FixtureRun<Run> {
+  readonly settings: Run;
+  readonly name: string;
+  readonly expected: {
+    readonly steps: readonly { readonly loss: number; readonly gradientNorm: number }[];
+    /** Logits of the texts of the first epoch's micro-batches, in this order, after the last step. */
+    readonly logits: readonly (readonly number[])[];
+  };
+}
+
+export interface OptionsFixture {
+  readonly options: readonly number[];
+  readonly batches: readonly (readonly LabelledText[])[];
+  readonly runs: readonly FixtureRun<(typeof OPTION_RUNS)[number]>[];
 }
 
 const BATCH_SIZE = 2;
@@ -49,6 +57,43 @@ export const CLASSIFY_RUNS: readonly ClassifyRun[] = [
   { model: "qwen2", method: "full", kind: "number", learningRate: 2e-3, schedule: "linear", weightDecay: 0.1, ...common },
 ];
 
+/** Tokens of a vocabulary that the models' own heads pick among. */
+export const OPTIONS: readonly number[] = [7, 31, 12];
+
+/** Runs in which they do, with a fixture of their own: of a tied head with capped logits, an untied one with a bias, and a tied one that is trained. */
+export const OPTION_RUNS: readonly (ClassifyRun & { readonly labelSmoothing: number })[] = [
+  {
+    model: "gemma2",
+    method: "lora",
+    kind: "single",
+    learningRate: 1e-2,
+    schedule: "linear",
+    weightDecay: 0.1,
+    labelSmoothing: 0.1,
+    ...common,
+  },
+  {
+    model: "phi",
+    method: "lora",
+    kind: "single",
+    learningRate: 1e-2,
+    schedule: "cosine",
+    weightDecay: 0.3,
+    labelSmoothing: 0,
+    ...common,
+  },
+  {
+    model: "granite",
+    method: "full",
+    kind: "single",
+    learningRate: 2e-3,
+    schedule: "linear",
+    weightDecay: 0.1,
+    labelSmoothing: 0,
+    ...common,
+  },
+];
+
 /** The same of encoders, with a fixture of their own. */
 export const ENCODER_RUNS: readonly ClassifyRun[] = [
   { model: "bert", method: "full", kind: "single", learningRate: 2e-3, schedule: "cosine", weightDecay: 0.3, ...common },
@@ -58,6 +103,19 @@ export const ENCODER_RUNS: readonly ClassifyRun[] = [
 ];
 
 export const outputsOf = (kind: LabelKind): number => (kind === "number" ? 1 : CLASSES);
+
+/** Texts of the smallest vocabulary, each with the class that is right behind it. */
+export function askedBatches(packing = false): Batches {
+  const random = createRandom(11, "options");
+  const store = createSampleStore((number) => `d:${number}`);
+  for (let i = 0; i < 16; i++) {
+    const ids = Int32Array.from({ length: 3 + random.below(TEXT_LENGTH - 3) }, () => 1 + random.below(45));
+    const target = Float32Array.of(random.below(OPTIONS.length));
+    store.add({ ids, labels: ids.slice().fill(IGNORED), weights: null, target }, i + 1);
+  }
+  const options = { rows: BATCH_SIZE, rowLength: TEXT_LENGTH, packing, seed: 5, shuffle: true, padId: PAD };
+  return createBatches(store.finish(), options);
+}
 
 /** Texts of different lengths, some of which end with the token of padding; for encoders they do not, have a smaller vocabulary, and two parts. */
 export function labelledBatches(kind: LabelKind, packing = false, encoder = false): Batches {
@@ -88,6 +146,10 @@ export function textsOf({ ids, spans, targets, types }: MicroBatch): LabelledTex
     ...(types && { types: [...types.subarray(span!.from, span!.to)] }),
     target: [...targets!.subarray(i * width, (i + 1) * width)],
   }));
+}
+
+export function readOptionsFixture(): OptionsFixture {
+  return JSON.parse(readFileSync(join(CLASSIFY_FOLDER, "options.json"), "utf8")) as OptionsFixture;
 }
 
 export function readClassifyFixture(file = "classify.json"): ClassifyFixture {

@@ -30,6 +30,8 @@ export interface JudgedRun {
   readonly objective: Readonly<Record<string, unknown>>;
   readonly batches: Batches;
   readonly padId: number;
+  /** Tokens that the model's own head picks among, in the place of a new head. */
+  readonly options?: readonly number[];
   /** The head at the start, by the names of its parameters. */
   readonly start: Readonly<Record<string, Float32Array>>;
 }
@@ -75,7 +77,7 @@ function tuningOf({ run: { model, method }, start }: JudgedRun): Tuning {
 
 /** Trains 20 steps. Closes the executor. */
 export async function trainedJudge(judged: JudgedRun, executor: Executor, strategy: Checkpointing): Promise<JudgedResult> {
-  const { run, objective, batches, padId, start } = judged;
+  const { run, objective, batches, padId, start, options } = judged;
   const { batchSize: _, ...given } = run;
   const own = Object.fromEntries(Object.entries(given).filter(([key]) => key in trainConfigSchema.shape));
   const config = trainConfigSchema.parse({ ...own, ...objective, model: "-", data: "-", steps: 20 });
@@ -84,12 +86,14 @@ export async function trainedJudge(judged: JudgedRun, executor: Executor, strate
   const { outputs = 0, pooling } = judge ?? {};
   const folder = modelFolder(run.model);
   const declared = loadConfig(folder);
-  const textHead = pooling ? { outputs: declared.hiddenSize, padId: null, pooling } : { outputs, padId };
+  const textHead = pooling
+    ? { outputs: declared.hiddenSize, padId: null, pooling }
+    : { outputs, padId: options ? null : padId, ...(options && { options }) };
   const model = judge ? { ...declared, textHead } : declared;
   const source = openModelWeights(folder, model);
   const engine = createEngine(executor, {
     config: model,
-    source: pooling || !judge ? source : withNewHead(source, model, outputs, 1),
+    source: pooling || options || !judge ? source : withNewHead(source, model, outputs, 1),
     tuning: tuningOf(judged),
     strategy,
     tokens: batches.sizes,

@@ -15,7 +15,8 @@ import type {
 } from "../examples/formats.ts";
 import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
 import { vocabularyOf } from "../tokens/vocabulary.ts";
-import { createJudgedTexts, fitted, type SampleOptions } from "./judged-texts.ts";
+import { createJudgedTexts, fitted, type SampleOptions } from "./judged/judged-texts.ts";
+import { askedText, notAsked, refuseCutting } from "./judged/options.ts";
 import { IGNORED, type Sample } from "./sample.ts";
 
 export type { SampleOptions };
@@ -48,7 +49,8 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
     return template;
   };
   const end = eosId === null ? [] : [eosId];
-  const { maxLength, truncate = false, surround = false, now = new Date() } = options;
+  const { maxLength, truncate = false, surround = false, asks = false, now = new Date() } = options;
+  refuseCutting(options);
   const limit = Math.max(SHORT_TEXT, CHARACTERS_PER_TOKEN * maxLength);
   /** Returns the most of a text that a sample can need: tokenizing 100 MB in one piece would take gigabytes. */
   const bounded = (text: string, where: string): string => {
@@ -77,6 +79,7 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
         return [finish(join(ids, end), tokenizer.prefix.length, example.where, options)];
       }
       case "completion": {
+        if (asks) throw notAsked(example);
         if (surround) return [judged.answer(example)];
         const text = bounded(example.prompt + example.completion, example.where);
         const { ids: own, tokens } = tokenizer.encodeWithBoundaries(text, [example.prompt.length]);
@@ -135,11 +138,13 @@ export function createSampleMaker(tokenizer: Tokenizer, options: SampleOptions):
       );
     return [{ ...made, target: Float32Array.of(Number(desirable)) }];
   };
-  /** A text, or two behind each other, or a whole conversation, of which no token is predicted. Nothing ends it. */
-  const labelled = ({ content, pair, where }: LabelledExample): Sample => {
-    if (content.kind === "text") return judged.texts(pair === null ? [content.text] : [content.text, pair], where);
+  /** A text, or two behind each other, or a whole conversation, of which no token is predicted. Nothing ends it, but for what asks for an answer. */
+  const labelled = ({ content: given, pair, where }: LabelledExample): Sample => {
+    const content = asks && given.kind === "text" ? askedText(tokenizer, given, pair) : given;
+    if (content.kind === "text") return judged.texts(asks || pair === null ? [content.text] : [content.text, pair], where);
     const template = templateFor(content.tools !== null);
-    const conversation = { messages: content.messages.map(({ fields }) => fields), tools: content.tools, args: content.args };
+    const messages = content.messages.map(({ fields }) => fields);
+    const conversation = { messages, tools: content.tools, args: content.args, ...(asks && { addGenerationPrompt: true }) };
     const text = template.render(conversation);
     const escapes = special !== null && escapesOf(content, special);
     const plain = escapes ? specialTextPlaces(template, conversation, text, special, where) : [];
@@ -179,11 +184,16 @@ function createTold(tokenizer: Tokenizer, options: SampleOptions): (example: Tol
 /** Everything that decides samples, as a text. */
 function keyOf(
   tokenizer: Tokenizer,
-  { maxLength, truncate = false, vocabSize, surround = false, prompt = "", lowerCase = false }: SampleOptions,
+  { maxLength, truncate = false, vocabSize, surround = false, asks = false, prompt = "", lowerCase = false }: SampleOptions,
   { eosId, day }: { readonly eosId: number | null; readonly day: string | null },
 ): string {
   const own = [SAMPLER_VERSION, tokenizer.fingerprint, maxLength, truncate, vocabSize, eosId, day];
-  const more = [...(surround ? ["surrounded"] : []), ...(prompt === "" ? [] : [{ prompt }]), ...(lowerCase ? ["lower"] : [])];
+  const more = [
+    ...(surround ? ["surrounded"] : []),
+    ...(asks ? ["asked"] : []),
+    ...(prompt === "" ? [] : [{ prompt }]),
+    ...(lowerCase ? ["lower"] : []),
+  ];
   return JSON.stringify([...own, ...more]);
 }
 

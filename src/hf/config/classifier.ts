@@ -36,6 +36,8 @@ export interface Classifier {
   readonly temperature: number | null;
   /** The activation of a reranker's scores; absent: the files do not say it. */
   readonly activation?: Activation;
+  /** The tokens that stand for the classes, whose logits of the model's own head are the numbers; absent: a head for texts gives them. */
+  readonly options?: readonly number[];
 }
 
 /** The file that says of a head what a model's `config.json` says, which an adapter has none of; and the temperature. */
@@ -46,6 +48,7 @@ const schema = z.object({
   id2label: z.record(z.string(), z.string()).nullish(),
   pad_token_id: z.int().nullish(),
   temperature: z.number().positive().nullish(),
+  option_token_ids: z.array(z.int().min(0)).min(2).nullish(),
   sentence_transformers: z.object({ activation_fn: z.string().nullish() }).nullish(),
   // As versions of sentence-transformers before 4.0 have it.
   sbert_ce_default_activation_function: z.string().nullish(),
@@ -53,8 +56,9 @@ const schema = z.object({
 
 /** The text of `classifier.json`. */
 export function classifierText(classifier: Classifier): string {
-  const { temperature } = classifier;
-  return `${JSON.stringify({ ...classifierKeys(classifier), ...(temperature !== null && { temperature }) }, null, 2)}\n`;
+  const { temperature, options } = classifier;
+  const more = { ...(options && { option_token_ids: options }), ...(temperature !== null && { temperature }) };
+  return `${JSON.stringify({ ...classifierKeys(classifier), ...more }, null, 2)}\n`;
 }
 
 /** The keys of `config.json` that describe a classifier. */
@@ -101,6 +105,26 @@ export function readClassifier(folder: string, adapter: string | null, outputs: 
     temperature: temperature ?? null,
     ...(activation && { activation }),
   };
+}
+
+/**
+ * Reads what a folder says of classes that the model's own head picks among by their tokens; null: it says nothing of the kind.
+ * @param vocabSize tokens that the model knows
+ * @throws {UserError} ids that are no such tokens
+ */
+export function readOptions(folder: string, vocabSize: number): (Classifier & Required<Pick<Classifier, "options">>) | null {
+  const path = join(folder, CLASSIFIER_FILE);
+  if (!existsSync(path)) return null;
+  const { option_token_ids: options } = parseWith(schema, readJsonObject(path), path);
+  if (!options) return null;
+  const bad = options.find((id, i) => id >= vocabSize || options.indexOf(id) !== i);
+  if (bad !== undefined)
+    throw new UserError(
+      `${path}: option_token_ids has ${bad}, which is ${bad < vocabSize ? "there twice" : `no token of a vocabulary of ${vocabSize}`}; expected the id of another token for each class`,
+    );
+  const read = readClassifier(folder, null, options.length);
+  if (read.kind !== "single") throw new UserError(`${path}: option_token_ids is for ${PROBLEM_TYPES.single}`);
+  return { ...read, padId: null, options };
 }
 
 type Said = Pick<z.output<typeof schema>, "sentence_transformers" | "sbert_ce_default_activation_function">;

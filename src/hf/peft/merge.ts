@@ -3,7 +3,7 @@ import { join, resolve } from "node:path";
 import { verifyChecksums, writeChecksums } from "../../base/files/checksums.ts";
 import { UserError } from "../../base/errors.ts";
 import type { FloatType } from "../../base/dtype.ts";
-import { readClassifier } from "../config/classifier.ts";
+import { readClassifier, readOptions } from "../config/classifier.ts";
 import { loadConfig } from "../config/config.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { fileIo, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
@@ -92,7 +92,10 @@ export function withMerged<T>(
 /** Returns what an adapter with a head for texts makes of its base model; null: it has none. */
 function learnedHead({ whole }: Adapter, { base, adapter }: MergeOptions, config: ModelConfig): Learned["textHead"] {
   const head = whole.get(`${textHeadOf(config).output}.weight`);
-  if (!head) return null;
+  if (!head) {
+    const classifier = readOptions(adapter, config.vocabSize);
+    return classifier && { classifier, architecture: null };
+  }
   const architecture = classifierOf(familyOf(config));
   if (architecture === null)
     throw new UserError(`${adapter} judges texts, for which models of type ${config.family} have no class`);

@@ -40,8 +40,11 @@ export interface Learned {
   readonly stopIds: readonly number[] | null;
   /** Jinja source in the place of the base's chat templates; null: theirs. */
   readonly chatTemplate: string | null;
-  /** What a head for texts gives, and the class that has it in Transformers; null: the model predicts tokens, as its base. */
-  readonly textHead: { readonly classifier: Classifier; readonly architecture: string } | null;
+  /**
+   * What a head for texts gives, and the class that has it in Transformers (null: the base's own, whose head for tokens gives it); null: the model
+   * predicts tokens, as its base.
+   */
+  readonly textHead: { readonly classifier: Classifier; readonly architecture: string | null } | null;
   /** The way from its hidden states to embeddings; null: it was not trained to give any. */
   readonly embedder: Embedder | null;
 }
@@ -66,8 +69,9 @@ export function copyCompanions(from: string, to: string, io: FileIo = fileIo, le
     write(GENERATION_FILE, `${JSON.stringify({ ...config, eos_token_id: stopIds }, null, 2)}\n`);
   }
   if (textHead !== null) {
-    const config = { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [textHead.architecture] };
-    write(CONFIG_FILE, `${JSON.stringify({ ...config, ...classifierKeys(textHead.classifier) }, null, 2)}\n`);
+    const { architecture } = textHead;
+    const config = architecture !== null && { ...readJsonObject(join(from, CONFIG_FILE)), architectures: [architecture] };
+    if (config) write(CONFIG_FILE, `${JSON.stringify({ ...config, ...classifierKeys(textHead.classifier) }, null, 2)}\n`);
     write(CLASSIFIER_FILE, classifierText(textHead.classifier));
   }
   if (embedder !== null) {

@@ -1,17 +1,12 @@
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { expectNoFile, writeTextAtomic } from "../../base/files/files.ts";
-import { createBreath } from "../../base/process/event-loop.ts";
 import { readMapping } from "../../data/examples/formats.ts";
 import type { DataRecord } from "../../data/examples/values.ts";
-import { createBatches } from "../../data/samples/batch.ts";
-import { createSampleMaker } from "../../data/samples/sample-maker.ts";
 import { createSampleStore } from "../../data/samples/sample-store.ts";
-import { openScorer } from "../../generate/score.ts";
+import { judgeAll, judgedSamples } from "../../generate/texts/judge.ts";
 import { nameOf } from "../../load/text-head.ts";
 import { withModel } from "../../load/open-model.ts";
-import { checkContext, contextLimit } from "../../models/context.ts";
-import { classifierHead } from "../../objectives/index.ts";
 import { type Judgement, judgementOf } from "../../objectives/judgement.ts";
 import { trainConfigSchema } from "../../train/config.ts";
 import { type CallOptions, CHAT_OPTIONS, checkOf, MODEL_OPTIONS, readingOf, validateOptions } from "../options.ts";
@@ -68,9 +63,6 @@ export interface ClassifyResult {
   readonly seconds: number;
 }
 
-/** Tokens of a row, in which short texts lie behind each other. */
-const ROW_TOKENS = 512;
-
 /**
  * Judges texts with a trained classifier or reward model: those of a file, or texts in memory. Nothing is written before all are judged. The event
  * loop gets in between two rows.
@@ -86,19 +78,12 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
   return withModel(
     flags,
     async (model, executor) => {
-      const { config, tokenizer, classifier } = model;
+      const { classifier } = model;
       if (classifier === null)
         throw new UserError(
           `${nameOf(model)} predicts tokens and judges no texts; train a classifier with --objective classify, or give its folder`,
         );
-      const maxLength = flags.sequenceLength ?? contextLimit(config);
-      checkContext(config, maxLength);
-      const maker = createSampleMaker(tokenizer, {
-        maxLength,
-        truncate: flags.truncate,
-        vocabSize: config.vocabSize,
-        surround: config.encoder !== null,
-      });
+      const maker = judgedSamples(model, { maxTokens: flags.sequenceLength, truncate: flags.truncate });
       const records: DataRecord[] = [];
       const store = createSampleStore(() => "");
       const texts =
@@ -113,29 +98,8 @@ export async function classify(options: ClassifyOptions, { sink = () => {}, sign
       const samples = store.finish();
       if (samples.count === 0) throw new UserError("there is no text to judge");
       const begin = performance.now();
-      const longest = samples.lengths.reduce((most, length) => Math.max(most, length), 1);
-      const rowLength = Math.max(longest, Math.min(ROW_TOKENS, samples.tokens));
-      const batches = createBatches(samples, { rows: 1, rowLength, packing: true, seed: 0, padId: 0, shuffle: false });
-      const head = classifierHead(classifier);
-      const scorer = await openScorer(
-        executor,
-        { ...model, head, tokens: rowLength, texts: batches.most, weighted: false },
-        readingOf(flags, onNote, signal),
-      );
-      const judged: JudgedText[] = [];
-      const breathe = createBreath(signal);
-      try {
-        for (let index = 0; index < batches.count(0); index++) {
-          await breathe();
-          const batch = batches.batch(0, index);
-          const logits = scorer.textLogits(batch);
-          const outputs = logits.length / batch.members.length;
-          for (const [i, member] of batch.members.entries())
-            judged[member] = { ...records[member], ...judgementOf(classifier, logits.subarray(i * outputs, (i + 1) * outputs)) };
-        }
-      } finally {
-        scorer.close();
-      }
+      const numbers = await judgeAll(executor, { model, classifier, samples, signal }, readingOf(flags, onNote, signal));
+      const judged = numbers.map((given, i): JudgedText => ({ ...records[i], ...judgementOf(classifier, given) }));
       if (out !== undefined) writeTextAtomic(out, judged.map((each) => `${JSON.stringify(each)}\n`).join(""));
       return { texts: judged, tokens: samples.tokens, seconds: (performance.now() - begin) / 1000 };
     },

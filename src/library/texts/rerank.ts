@@ -1,11 +1,10 @@
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { expectNoFile, writeTextAtomic } from "../../base/files/files.ts";
-import { createBreath } from "../../base/process/event-loop.ts";
 import { readMapping } from "../../data/examples/formats.ts";
 import type { DataRecord } from "../../data/examples/values.ts";
 import { createSampleStore } from "../../data/samples/sample-store.ts";
-import { openJudge } from "../../generate/texts/judge.ts";
+import { judgeAll, judgedSamples } from "../../generate/texts/judge.ts";
 import { expectRanker, ranked } from "../../generate/texts/ranking.ts";
 import { withModel } from "../../load/open-model.ts";
 import { nameOf } from "../../load/text-head.ts";
@@ -70,9 +69,6 @@ export interface RerankResult {
   readonly seconds: number;
 }
 
-/** Texts that are judged at a time, in rows that they share. */
-const WINDOW = 1024;
-
 /**
  * Puts the texts of each query in the order in which a trained cross-encoder finds that they answer it. The texts of a query may lie in several records. Nothing is
  * written before all are ranked. The event loop gets in between two rows.
@@ -94,49 +90,39 @@ export async function rerank(options: RerankOptions, { sink = () => {}, signal }
           `${nameOf(model)} ranks no texts; train a model with --objective rerank, or give the folder of a cross-encoder`,
         );
       expectRanker(classifier, nameOf(model));
-      const opened = { model, classifier, maxTokens: flags.sequenceLength };
-      const judge = await openJudge(executor, opened, readingOf(flags, onNote, signal));
-      try {
-        const maker = judge.maker(flags.truncate);
-        const store = createSampleStore(() => "");
-        /** By query, its texts and the numbers of their samples. */
-        const queries = new Map<string, { readonly text: string; readonly sample: number }[]>();
-        let count = 0;
-        for await (const read of recordsOf(flags, onNote)) {
-          signal?.throwIfAborted();
-          const example = exampleFor(objective, read.example);
-          if (example.kind !== "ranked") throw new Error("an example that is not ranked");
-          const texts = queries.get(example.query) ?? [];
-          queries.set(example.query, texts);
-          for (const [i, sample] of maker.samples(example).entries()) {
-            store.add(sample, count + 1);
-            texts.push({ text: example.texts[i]!, sample: count++ });
-          }
+      const maker = judgedSamples(model, { maxTokens: flags.sequenceLength, truncate: flags.truncate });
+      const store = createSampleStore(() => "");
+      /** By query, its texts and the numbers of their samples. */
+      const queries = new Map<string, { readonly text: string; readonly sample: number }[]>();
+      let count = 0;
+      for await (const read of recordsOf(flags, onNote)) {
+        signal?.throwIfAborted();
+        const example = exampleFor(objective, read.example);
+        if (example.kind !== "ranked") throw new Error("an example that is not ranked");
+        const texts = queries.get(example.query) ?? [];
+        queries.set(example.query, texts);
+        for (const [i, sample] of maker.samples(example).entries()) {
+          store.add(sample, count + 1);
+          texts.push({ text: example.texts[i]!, sample: count++ });
         }
-        if (count === 0) throw new UserError("there is no text to rank");
-        const begin = performance.now();
-        const samples = store.finish();
-        const scores: Float32Array[] = [];
-        const breathe = createBreath(signal);
-        for (let from = 0; from < count; from += WINDOW) {
-          const window = Array.from({ length: Math.min(WINDOW, count - from) }, (_, i) => samples.sample(from + i));
-          scores.push(...(await judge.judge(window, breathe)));
-        }
-        const told = Array.from(queries, ([query, texts]): RankedQuery => {
-          const places = ranked(
-            texts.map(({ sample }) => scores[sample]!),
-            classifier.activation,
-          );
-          const results = places.slice(0, flags.top).map(({ index, score, relevance }) => {
-            return { index, text: texts[index]!.text, score, relevance_score: relevance };
-          });
-          return { query, results };
-        });
-        if (out !== undefined) writeTextAtomic(out, told.map((each) => `${JSON.stringify(each)}\n`).join(""));
-        return { queries: told, texts: count, tokens: samples.tokens, seconds: (performance.now() - begin) / 1000 };
-      } finally {
-        judge.close();
       }
+      if (count === 0) throw new UserError("there is no text to rank");
+      const begin = performance.now();
+      const samples = store.finish();
+      const reading = readingOf(flags, onNote, signal);
+      const scores = await judgeAll(executor, { model, classifier, samples, signal }, reading);
+      const told = Array.from(queries, ([query, texts]): RankedQuery => {
+        const places = ranked(
+          texts.map(({ sample }) => scores[sample]!),
+          classifier.activation,
+        );
+        const results = places.slice(0, flags.top).map(({ index, score, relevance }) => {
+          return { index, text: texts[index]!.text, score, relevance_score: relevance };
+        });
+        return { query, results };
+      });
+      if (out !== undefined) writeTextAtomic(out, told.map((each) => `${JSON.stringify(each)}\n`).join(""));
+      return { queries: told, texts: count, tokens: samples.tokens, seconds: (performance.now() - begin) / 1000 };
     },
     { onNote, check: checkOf(flags), predicts: "anything" },
   );

@@ -4,6 +4,7 @@ import { readJsonObject } from "../../base/json.ts";
 import type { Device } from "../../device.ts";
 import { kindOf, type LoadedTexts, type ModelKind, openTexts } from "../../generate/texts/open-texts.ts";
 import { EMBEDDING_TASK } from "../../hf/peft/adapter-config.ts";
+import { readOptions } from "../../hf/config/classifier.ts";
 import { CONFIG_FILE } from "../../hf/peft/adapter-folder.ts";
 import { openFound, type OpenModel } from "../../load/open-model.ts";
 import type { ReadWeightsOptions } from "../../load/open-weights.ts";
@@ -121,7 +122,7 @@ export function createTextModels(options: TextModelsOptions): TextModels {
   };
 
   return {
-    kindOf: (adapter) => (adapter === null ? own : kindOfAdapter(adapter, own)),
+    kindOf: (adapter) => (adapter === null ? own : kindOfAdapter(adapter, model, own)),
     async use(adapter, run) {
       const key = adapter ?? "";
       const each = await ready(key);
@@ -165,7 +166,8 @@ export function weightsOf({ source }: Pick<OpenModel, "source">): number {
 /** PEFT's words for what an adapter is for. */
 const KINDS: Readonly<Record<string, ModelKind>> = { [EMBEDDING_TASK]: "embeds", SEQ_CLS: "judges", CAUSAL_LM: "answers" };
 
-function kindOfAdapter(folder: string, base: ModelKind): ModelKind {
+function kindOfAdapter(folder: string, { config }: Pick<OpenModel, "config">, base: ModelKind): ModelKind {
+  if (refusing("model", "invalid_model", () => readOptions(folder, config.vocabSize)) !== null) return "judges";
   const path = join(folder, CONFIG_FILE);
   const task = existsSync(path) ? refusing("model", "invalid_model", () => readJsonObject(path))["task_type"] : null;
   return (typeof task === "string" ? KINDS[task] : undefined) ?? base;

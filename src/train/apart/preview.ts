@@ -70,6 +70,7 @@ export async function preview(asked: TrainConfig, { from, count, whole }: Previe
       maxLength: Number.MAX_SAFE_INTEGER,
       vocabSize: config.vocabSize,
       surround: config.encoder !== null,
+      asks: asked.optionTokens || config.textHead?.options !== undefined,
       eosId: config.eosTokenIds[0] ?? null,
     });
     const mapping = readMapping(asked);

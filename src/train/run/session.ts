@@ -134,6 +134,7 @@ async function readOpened(
       truncate: config.truncate,
       vocabSize: model.vocabSize,
       surround: model.encoder !== null,
+      asks: model.textHead?.options !== undefined,
       lowerCase,
       eosId: model.eosTokenIds[0] ?? null,
     }),

@@ -1,7 +1,7 @@
-import { UserError } from "../../base/errors.ts";
-import type { CompletionExample, ContrastExample, RankedExample, ScoredExample } from "../examples/formats.ts";
-import { type Tokenizer, withPrefix } from "../tokens/tokenizer.ts";
-import { IGNORED, type Sample } from "./sample.ts";
+import { UserError } from "../../../base/errors.ts";
+import type { CompletionExample, ContrastExample, RankedExample, ScoredExample } from "../../examples/formats.ts";
+import { type Tokenizer, withPrefix } from "../../tokens/tokenizer.ts";
+import { IGNORED, type Sample } from "../sample.ts";
 
 export interface SampleOptions {
   /** Longest sample, in tokens. */
@@ -14,6 +14,8 @@ export interface SampleOptions {
   readonly eosId?: number | null;
   /** Texts that are judged stand among all tokens that the tokenizer puts around one or two: those of encoders. */
   readonly surround?: boolean;
+  /** Texts that are judged end where an answer is to begin; those of a model with a chat template are asked by it, as a user's. */
+  readonly asks?: boolean;
   /** Text in front of each text that an embedding is made of. */
   readonly prompt?: string;
   /** Puts such texts into lower case, letter by letter. */

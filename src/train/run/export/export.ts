@@ -166,7 +166,7 @@ function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
 const withoutBegin = (name: string, begin: string): string => (name.startsWith(begin) ? name.slice(begin.length) : name);
 
 function taskOf({ textHead, encoder }: ModelConfig): ConfigToWrite["task"] {
-  if (textHead !== null) return textHead.pooling === undefined ? "SEQ_CLS" : EMBEDDING_TASK;
+  if (textHead !== null && !textHead.options) return textHead.pooling === undefined ? "SEQ_CLS" : EMBEDDING_TASK;
   return encoder === null ? "CAUSAL_LM" : null;
 }
 

@@ -16,7 +16,7 @@ export function learnedBy({ config, model, tokenizer, classifier, sequenceLength
   const described = { architecture: bareOf(familyOf(model)), hasTemplate: tokenizer.chatTemplates.size > 0, lowerCase };
   return {
     embedder: pooling === undefined ? null : { ...described, pooling, dense, width, maxLength: sequenceLength },
-    textHead: classifier && { classifier, architecture: classifierOf(familyOf(model))! },
+    textHead: classifier && { classifier, architecture: classifier.options ? null : classifierOf(familyOf(model))! },
     stopIds: textHead ? null : undeclaredEnds(model.eosTokenIds, tokenizer),
     chatTemplate: config.chatTemplate === undefined ? null : (tokenizer.chatTemplates.get("default") ?? null),
   };
