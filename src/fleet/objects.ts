@@ -75,7 +75,7 @@ export async function getFile(
     let length = 0;
     try {
       for (;;) {
-        const piece = await Promise.race([reader.read(), stalled(signal)]);
+        const piece = await within(reader.read(), STALL_MS);
         if (piece.done) break;
         hash.update(piece.value);
         file.write(piece.value);
@@ -94,10 +94,12 @@ export async function getFile(
   }, signal);
 }
 
-async function stalled(signal: AbortSignal): Promise<never> {
-  await Bun.sleep(STALL_MS);
-  signal.throwIfAborted();
-  throw Object.assign(new Error("no piece of the file came"), { name: "Stalled" });
+/** Waits for something that may never come. @throws an error that has it asked for again */
+function within<T>(promise: Promise<T>, ms: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(Object.assign(new Error("no piece of the file came"), { name: "Stalled" })), ms);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }
 
 /** Endings of a model folder's files that decide what it computes. */
@@ -201,8 +203,10 @@ function entriesOf(folder: string) {
 
 /** Names of objects. */
 export const objectOf = {
-  /** A file of training data, or of a base model. */
-  file: ({ sha256 }: StoredFile) => `file/${sha256}`,
+  /** A file of a base model. */
+  base: ({ sha256 }: StoredFile) => `base/${sha256}`,
+  /** A file that a front's jobs are trained on. */
+  data: (front: string, { sha256 }: StoredFile) => `${front}/${sha256}`,
   /** A file of a job's run. */
   run: (key: string, { sha256 }: StoredFile) => `${key}/${sha256}`,
 } as const;
@@ -235,5 +239,5 @@ export async function restoreRun(
 
 /** Puts a base model into the object store, where it is missing. */
 export async function storeBase(files: ObjectStore, folder: string, base: BaseModel, signal: AbortSignal): Promise<void> {
-  for (const file of base.files) await putFile(files, objectOf.file(file), join(folder, file.path), signal);
+  for (const file of base.files) await putFile(files, objectOf.base(file), join(folder, file.path), signal);
 }

@@ -49,6 +49,8 @@ export interface JobRecord {
   readonly given: readonly string[];
   /** Bytes that its process needs at least. */
   readonly least: number;
+  /** It says nothing of its memory: it may have all that its node has for a job. */
+  readonly isElastic: boolean;
   /** `stopped`: saved, and not to go on before somebody says so. */
   readonly state: "queued" | "running" | "stopped" | "ended";
   /** Its node is to save it and stop. */
@@ -78,6 +80,20 @@ export interface Told {
   readonly node: string;
   readonly events: readonly RunEvent[];
 }
+
+/** The name of a node's home in what it tells. */
+const NODE_HOME = "NODE_HOME";
+
+/** Something that is told, in which no folder of the node is named. */
+export const withoutPaths = <T>(told: T, home: string): T =>
+  JSON.parse(JSON.stringify(told).replaceAll(quoted(home), NODE_HOME)) as T;
+
+/** The same for clients of a front, whose files have the same names in its home. */
+export const withPaths = <T>(told: T, home: string): T =>
+  JSON.parse(JSON.stringify(told).replaceAll(`${NODE_HOME}/files/`, quoted(`${home}/files/`))) as T;
+
+/** A text as it stands in JSON. */
+const quoted = (text: string): string => JSON.stringify(text).slice(1, -1);
 
 /** The keys of a configuration that name one file. */
 export const FILE_KEYS = ["data", "valid", "chatTemplate"] as const;

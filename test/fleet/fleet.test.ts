@@ -11,7 +11,7 @@ import { NATS_SERVER, type NatsServer, startNats } from "../support/nats.ts";
 import { bitsOf } from "../support/server-kills.ts";
 import { slowTest } from "../support/slow.ts";
 
-const JOB = { remat: { ...QUICK, steps: 20, save_every: 5, dropout: 0.1 }, seed: 11 };
+const JOB = { remat: { ...QUICK, steps: 20, save_every: 5, valid: "20%", dropout: 0.1 }, seed: 11 };
 
 const stepOf = (job: unknown): number => (job as { readonly remat: { readonly step: number } }).remat.step;
 

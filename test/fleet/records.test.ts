@@ -23,6 +23,7 @@ const JOB: JobRecord = {
   settings: { model: "", data: "" },
   given: [],
   least: 100,
+  isElastic: true,
   state: "queued",
   isUnwanted: false,
   attempt: 0,

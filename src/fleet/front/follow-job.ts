@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { SeqMsgRequest } from "@nats-io/jetstream";
 import { UserError } from "../../base/errors.ts";
 import { writeTextAtomic } from "../../base/files/files.ts";
@@ -15,7 +15,7 @@ import type { Member } from "../members.ts";
 import { STREAMS, SUBJECTS } from "../names.ts";
 import { restoreRun } from "../objects.ts";
 import { whyNowhere } from "../placement.ts";
-import { amend, type JobFailure, type JobRecord, keyOf, persistently, readEntry, type Told } from "../records.ts";
+import { amend, type JobFailure, type JobRecord, keyOf, persistently, readEntry, type Told, withPaths } from "../records.ts";
 
 /** Options of a job that the fleet trains. */
 export type Trained = ApartOptions & { readonly job: Job };
@@ -55,12 +55,14 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
   const { sink = () => {}, signal } = options;
   const { jobs } = fleet.buckets;
   const key = keyOf(fresh);
+  // The folder of the front lies in its home.
+  const home = dirname(place.folder);
   const leave = () => new UserError("the front ends; the job goes on in the fleet", 130);
   const isDetached = () => closing.aborted || signal?.reason === DETACH;
   const ending = AbortSignal.any([closing, detachedBy(signal)]);
   try {
     await enter(place, fresh, options, ending);
-    const events = createReader(place, fresh, sink);
+    const events = createReader(place, fresh, home, sink);
     let latest: JobRecord | null | undefined;
     let wake = Promise.withResolvers<void>();
     const notify = () => wake.resolve();
@@ -88,7 +90,7 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
         if (isOver) {
           await events.readTo(record.told, ending);
           if (record.state === "stopped") throw new UserError("the job was stopped", 130);
-          if (record.failure !== null) throw errorOf(record.failure);
+          if (record.failure !== null) throw errorOf(withPaths(record.failure, home));
           return record.result!;
         }
         if (signal?.aborted === true && (!record.isUnwanted || record.state === "queued"))
@@ -166,7 +168,7 @@ async function bring(fleet: Fleet, job: JobRecord, output: string, isOver: boole
 }
 
 /** Reads what nodes tell of a job, from where the front was. */
-function createReader({ fleet, folder }: FrontPlace, job: JobRecord, sink: (event: RunEvent) => void) {
+function createReader({ fleet, folder }: FrontPlace, job: JobRecord, home: string, sink: (event: RunEvent) => void) {
   const path = join(folder, job.job);
   const subject = SUBJECTS.events(job.front, job.job);
   let seen = existsSync(path) ? Number(readFileSync(path, "utf8")) : 0;
@@ -180,7 +182,7 @@ function createReader({ fleet, folder }: FrontPlace, job: JobRecord, sink: (even
       );
       if (message === null) break;
       seen = message.seq;
-      const told = message.json<Told>();
+      const told = withPaths(message.json<Told>(), home);
       // A node that was taken for dead and tells what it did since then.
       if (told.attempt < Math.max(attempt, newest)) continue;
       if (told.attempt > attempt)

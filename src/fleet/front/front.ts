@@ -12,8 +12,9 @@ import { join as joinFleet, leaseOf, type Member, newSession } from "../members.
 import { numericsHere } from "../numerics.ts";
 import { modelFiles, modelId, objectOf, putFile, storeBase } from "../objects.ts";
 import type { FleetOptions } from "../options.ts";
+import { checkSettings, isShare } from "../settings.ts";
 import { type BaseModel, FILE_KEYS, type FileKey, type JobRecord, type StoredFile } from "../records.ts";
-import { tidy } from "./tidy.ts";
+import { dataOf, tidy } from "./tidy.ts";
 
 /** A front: it has jobs, and lets the nodes of its fleet run them. */
 export interface Front {
@@ -95,19 +96,23 @@ export async function openFront(options: FrontOptions): Promise<Front> {
   await following.begun;
   const leader = startLeader({ nats, buckets, name, session, lease });
   const nodes = () => [...members.values()].filter(({ kind }) => kind === "node");
+  /** What the jobs that are followed are trained on. */
+  const followed = new Map<string, readonly string[]>();
+  const isNeeded = (name: string) => [...followed.values()].some((names) => names.includes(name));
   let tidying = Promise.resolve();
   const timer = setInterval(() => {
-    tidying = tidying.then(() => tidy(fleet, front, options.isOver)).catch(() => {});
+    tidying = tidying.then(() => tidy(fleet, front, { isOver: options.isOver, isNeeded })).catch(() => {});
   }, TIDY_MS);
 
   const train: FrontTrain = async (config, given, trained) => {
     const known = bases.get(config.model);
     if (known === undefined) throw new UserError(`the base model ${config.model} is not one of this front`);
     const record = recordOf(config, given, trained.job, { front, base: known.base });
+    followed.set(record.job, dataOf(record));
     return followJob({ fleet, members: nodes, folder: options.folder, closing: closing.signal }, record, config.output, {
       ...trained,
       supply: (job) => supply(fleet, job, { ...config, model: known.folder }, nodes(), closing.signal),
-    });
+    }).finally(() => followed.delete(record.job));
   };
   const called = new Map([...bases.values()].map(({ base }) => [base.id, base.name]));
   const view = ({ name: id, numerics, slots, memory, isLeaving, bases: has, jobs }: Member): NodeView => ({
@@ -153,7 +158,7 @@ function baseOf(name: string, folder: string): BaseModel {
 }
 
 /** The keys of a configuration that are of this machine, or that the node chooses. */
-const OWN_KEYS = [...FILE_KEYS, "adapter", "model", "output", "resume", "overwrite"] as const satisfies (keyof TrainConfig)[];
+const OWN_KEYS = ["adapter", "model", "output", "resume", "overwrite"] as const satisfies (keyof TrainConfig)[];
 
 /** A job as it goes into the fleet: everything is named by its content. */
 function recordOf(
@@ -162,9 +167,12 @@ function recordOf(
   { id, examination: { memory }, created_at }: Job,
   { front, base }: { readonly front: string; readonly base: BaseModel },
 ): JobRecord {
-  const own: readonly string[] = OWN_KEYS;
+  const isFile = (key: FileKey) => config[key] !== undefined && !(key === "valid" && isShare(String(config[key])));
+  const named = FILE_KEYS.filter(isFile);
+  const files = named.map((key) => [key, storedFile(String(config[key]))] as const);
+  const own: readonly string[] = [...OWN_KEYS, ...named];
   const settings = Object.fromEntries(Object.entries(config).filter(([key]) => !own.includes(key))) as TrainConfigInput;
-  const files = FILE_KEYS.flatMap((key) => (config[key] === undefined ? [] : [[key, storedFile(String(config[key]))] as const]));
+  checkSettings(settings);
   return {
     front,
     job: id,
@@ -175,6 +183,7 @@ function recordOf(
     adapter: config.adapter === undefined ? null : adapterFiles(config.adapter),
     settings,
     given,
+    isElastic: memory.asked === null,
     least: memory.asked ?? Math.min(memory.least, memory.leastStreamed ?? Infinity),
     state: "queued",
     isUnwanted: false,
@@ -215,9 +224,10 @@ async function supply(
 ): Promise<boolean> {
   for (const key of FILE_KEYS) {
     const file = job.files[key];
-    if (file !== undefined) await putFile(files, objectOf.file(file), String(config[key]), signal);
+    if (file !== undefined) await putFile(files, objectOf.data(job.front, file), String(config[key]), signal);
   }
-  for (const file of job.adapter ?? []) await putFile(files, objectOf.file(file), join(config.adapter!, file.path), signal);
+  for (const file of job.adapter ?? [])
+    await putFile(files, objectOf.data(job.front, file), join(config.adapter!, file.path), signal);
   if (nodes.length > 0 && nodes.every(({ bases }) => bases.includes(job.base.id))) return false;
   await storeBase(files, config.model, job.base, signal);
   return true;

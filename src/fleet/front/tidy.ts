@@ -7,7 +7,19 @@ import { type JobRecord, readEntry } from "../records.ts";
  * Removes what the fleet has of a front's jobs that have ended: their records, events, checkpoints and results, and training data that no other job needs. Base
  * models stay.
  */
-export async function tidy(fleet: Fleet, front: string, isOver: (job: string) => boolean): Promise<void> {
+export async function tidy(
+  fleet: Fleet,
+  front: string,
+  {
+    isOver,
+    isNeeded,
+  }: {
+    /** Nothing of a job is needed any more. */
+    isOver(job: string): boolean;
+    /** An object is what a job is trained on that this front follows. */
+    isNeeded(name: string): boolean;
+  },
+): Promise<void> {
   const { jobs } = fleet.buckets;
   const all = new Map<string, { readonly job: JobRecord; readonly revision: number }>();
   for await (const key of await jobs.keys()) {
@@ -23,11 +35,11 @@ export async function tidy(fleet: Fleet, front: string, isOver: (job: string) =>
   }
   const needed = new Set([...all.values()].flatMap(({ job }) => dataOf(job)));
   const unneeded = new Set(ended.flatMap(([, { job }]) => dataOf(job)).filter((name) => !needed.has(name)));
-  for (const name of unneeded) await fleet.files.delete(name).catch(() => {});
+  for (const name of unneeded) if (!isNeeded(name)) await fleet.files.delete(name).catch(() => {});
   for (const { name } of await fleet.runs.list())
     if (ended.some(([key]) => name.startsWith(`${key}/`))) await fleet.runs.delete(name).catch(() => {});
 }
 
 /** The names of the objects that a job is trained on. */
-const dataOf = ({ files, adapter }: JobRecord): string[] =>
-  [...Object.values(files), ...(adapter ?? [])].map((file) => objectOf.file(file));
+export const dataOf = ({ front, files, adapter }: JobRecord): string[] =>
+  [...Object.values(files), ...(adapter ?? [])].map((file) => objectOf.data(front, file));

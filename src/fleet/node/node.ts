@@ -127,7 +127,7 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
     onMessage(`${key}: attempt ${number} begins`);
     presence?.tell();
     const done = runJob(place, attempt, leaving.signal).then(
-      () => onMessage(`${key}: attempt ${number} is over`),
+      (how) => onMessage(`${key}: attempt ${number} ${how}`),
       (error: unknown) => {
         onMessage(`${key}: internal error (please report it): ${error instanceof Error ? error.stack : String(error)}`);
         return attempt

@@ -15,7 +15,17 @@ import { type Attempt, Fenced } from "./attempt.ts";
 import { follow } from "../follow.ts";
 import { SUBJECTS } from "../names.ts";
 import { getFile, modelId, objectOf, restoreRun, saveRun } from "../objects.ts";
-import { type BaseModel, FILE_KEYS, isAway, type JobFailure, type JobRecord, keyOf, type StoredFile } from "../records.ts";
+import {
+  type BaseModel,
+  FILE_KEYS,
+  isAway,
+  type JobFailure,
+  type JobRecord,
+  keyOf,
+  type StoredFile,
+  withoutPaths,
+} from "../records.ts";
+import { checkSettings } from "../settings.ts";
 import { createTeller, type Teller } from "./telling.ts";
 
 /** Trains as `runApart` does. */
@@ -51,8 +61,9 @@ const MOST_SUDDEN_ENDS = 10;
  * Runs one attempt at a job: fetches what it needs, trains in a child process, and puts checkpoints and results into the object store. What it leaves behind
  * is in the record of the job, or nothing, where the attempt is over.
  * @param signal the node leaves: the job is saved and given back
+ * @returns how it ended, in words
  */
-export async function runJob(place: Workplace, attempt: Attempt, signal: AbortSignal): Promise<void> {
+export async function runJob(place: Workplace, attempt: Attempt, signal: AbortSignal): Promise<string> {
   const key = keyOf(attempt.job);
   const run = join(place.home, "runs", `${key}.${attempt.number}`);
   const fence = { path: join(place.home, "attempts", key), attempt: attempt.number };
@@ -64,7 +75,7 @@ export async function runJob(place: Workplace, attempt: Attempt, signal: AbortSi
   const teller = createTeller(
     place.js,
     SUBJECTS.events(attempt.job.front, attempt.job.job),
-    { attempt: attempt.number, node: place.node },
+    { attempt: attempt.number, node: place.node, home: place.home },
     over.signal,
   );
   /** Ends the child at once, and everything that waits for NATS. */
@@ -82,8 +93,10 @@ export async function runJob(place: Workplace, attempt: Attempt, signal: AbortSi
   try {
     writeTextAtomic(fence.path, String(attempt.number));
     await work(place, attempt, { run, fence, teller, over: over.signal, stopping: stopping.signal });
+    return attempt.job.state === "ended" ? "has ended the job" : "has given the job back";
   } catch (error) {
     if (!(error instanceof Fenced) && !over.signal.aborted && !place.closed.aborted) throw error;
+    return "is over: its node was taken for dead, or the job was taken away";
   } finally {
     following.end();
     signal.removeEventListener("abort", stop);
@@ -184,7 +197,7 @@ async function settle(
     await attempt.write({ state: "queued" });
     return;
   }
-  await save({ state: "ended", failure: failureOf(error, job.suddenEnds) });
+  await save({ state: "ended", failure: withoutPaths(failureOf(error, job.suddenEnds), place.home) });
 }
 
 function failureOf(error: unknown, before: number): JobFailure {
@@ -204,13 +217,14 @@ async function prepare(
   run: string,
   signal: AbortSignal,
 ): Promise<{ readonly config: TrainConfig; readonly given: readonly string[] }> {
+  checkSettings(job.settings);
   const model = place.bases.get(job.base.id) ?? (await fetchBase(place, job.base, signal));
   const files: Partial<Record<(typeof FILE_KEYS)[number], string>> = {};
   for (const name of FILE_KEYS) {
     const file = job.files[name];
     if (file === undefined) continue;
     const path = join(place.home, "files", `${file.sha256}${extname(file.path)}`);
-    if (!existsSync(path)) await getFile(place.files, objectOf.file(file), file, path, signal);
+    if (!existsSync(path)) await getFile(place.files, objectOf.data(job.front, file), file, path, signal);
     files[name] = path;
   }
   let adapter: string | undefined;
@@ -218,7 +232,7 @@ async function prepare(
     adapter = join(place.home, "adapters", modelId(job.adapter));
     for (const file of job.adapter) {
       const path = join(adapter, basename(file.path));
-      if (!existsSync(path)) await getFile(place.files, objectOf.file(file), file, path, signal);
+      if (!existsSync(path)) await getFile(place.files, objectOf.data(job.front, file), file, path, signal);
     }
   }
   await restoreRun(place.runs, keyOf(job), job.run, run, signal);
@@ -231,7 +245,7 @@ async function prepare(
     output: run,
     resume,
     overwrite: !resume,
-    ...(job.settings.memory === undefined && { memory: `${Math.floor(place.memory / 2 ** 20)}MiB` }),
+    ...(job.isElastic && { memory: `${Math.floor(place.memory / 2 ** 20)}MiB` }),
   });
   return { config: parsed, given: job.given };
 }
@@ -244,7 +258,7 @@ async function fetchBase(place: Workplace, base: BaseModel, signal: AbortSignal)
   for (const file of base.files) {
     const path = join(folder, file.path);
     if (file.path.split("/").includes("..")) throw new UserError(`${show(file.path)} leaves the folder of ${show(base.name)}`);
-    if (!existsSync(path)) await getFile(place.files, objectOf.file(file), file, path, signal);
+    if (!existsSync(path)) await getFile(place.files, objectOf.base(file), file, path, signal);
   }
   place.bases.set(base.id, folder);
   place.onBase();

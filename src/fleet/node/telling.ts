@@ -1,6 +1,6 @@
 import type { JetStreamClient } from "@nats-io/jetstream";
 import type { RunEvent } from "../../train/run/events.ts";
-import { isAway, persistently, type Told } from "../records.ts";
+import { isAway, persistently, type Told, withoutPaths } from "../records.ts";
 
 /** Milliseconds that events wait for others to be sent with them. */
 const GATHER_MS = 100;
@@ -17,7 +17,7 @@ export interface Teller {
 export function createTeller(
   js: JetStreamClient,
   subject: string,
-  about: Pick<Told, "attempt" | "node">,
+  { home, ...about }: Pick<Told, "attempt" | "node"> & { readonly home: string },
   signal: AbortSignal,
 ): Teller {
   let waiting: RunEvent[] = [];
@@ -31,7 +31,8 @@ export function createTeller(
     try {
       // A message that is sent twice has one number.
       const msgID = `${subject} ${about.attempt} ${about.node} ${crypto.randomUUID()}`;
-      const publish = () => js.publish(subject, JSON.stringify({ ...about, events } satisfies Told), { msgID });
+      const publish = () =>
+        js.publish(subject, JSON.stringify(withoutPaths({ ...about, events } satisfies Told, home)), { msgID });
       last = (await persistently(publish, signal)).seq;
     } catch (error) {
       if (!signal.aborted && !isAway(error)) throw error;

@@ -1,0 +1,202 @@
+import { join } from "node:path";
+import { createRandom, type Random } from "../../src/base/random.ts";
+import { type Box, chats, QUICK, writeBase } from "./box.ts";
+import { root } from "./cli.ts";
+import { type NatsServer, startNats } from "./nats.ts";
+import { bitsOf, startServerProcess } from "./server-kills.ts";
+
+/** What is done to a fleet: a node, the front or NATS is killed, or a node is held up for longer than its lease, as if its network were cut. */
+export const HARMS = ["node", "front", "nats", "partition"] as const;
+
+export type Harm = (typeof HARMS)[number];
+
+export interface FleetKillsOptions {
+  readonly nodes: number;
+  readonly jobs: number;
+  readonly harms: readonly Harm[];
+  readonly seed: number;
+  /** Steps of a job. */
+  readonly steps?: number;
+  readonly onMessage?: (text: string) => void;
+}
+
+export interface FleetKillsReport {
+  readonly jobs: number;
+  readonly harms: Readonly<Record<Harm, number>>;
+  /** Times that a job was begun on a node, of all jobs. */
+  readonly attempts: number;
+  /** Times that a node was told that its attempt was over while it was at work. */
+  readonly fenced: number;
+  readonly seconds: number;
+  /** Whatever was lost, doubled or other than in an undisturbed run. */
+  readonly problems: readonly string[];
+}
+
+/** Seconds of the fleet's leases, and how long a partition lasts. */
+const LEASE = 2;
+const PARTITION_MS = 2500 * LEASE;
+/** Milliseconds between two harms, at least and at most. */
+const PAUSE_MS = [1000, 4000] as const;
+
+interface NodeProcess {
+  readonly child: Bun.Subprocess<"ignore", "ignore", "pipe">;
+  readonly name: string;
+}
+
+/**
+ * Has a fleet train jobs while its processes are killed at random, and compares every job with one that nothing disturbed. In one piece: its functions share
+ * the processes.
+ * @param folder an empty one
+ */
+export async function killFleet(folder: string, options: FleetKillsOptions): Promise<FleetKillsReport> {
+  const { seed, steps = 40, onMessage = () => {} } = options;
+  const random = createRandom(seed, "fleet kills");
+  const begun = performance.now();
+  const model = writeBase(folder);
+  const home = join(folder, "front");
+  const nats: NatsServer = await startNats();
+  const fleet = ["--fleet", nats.url, "--fleet-lease", String(LEASE)];
+  let isEnding = false;
+  let fenced = 0;
+  const nodes: NodeProcess[] = [];
+  const problems: string[] = [];
+  const startNode = (i: number): void => {
+    const name = `node${i}`;
+    const args = ["node", ...fleet, "--home", join(folder, name), "--name", name, "--memory", "512MiB"];
+    const child = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), ...args], {
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: "pipe",
+    });
+    nodes[i] = { child, name };
+    void (async () => {
+      const text = await heard(child.stderr, (line) => {
+        if (line.includes("was taken away")) fenced++;
+        if (line.includes("internal error")) problems.push(`${name}: ${line}`);
+      });
+      await child.exited;
+      if (!isEnding && child.signalCode === null) problems.push(`${name} ended by itself: ${text}`);
+    })();
+  };
+  let front = await startServerProcess(home, model, fleet);
+  const done = new Set<string>();
+  try {
+    for (let i = 0; i < options.nodes; i++) startNode(i);
+    const box = (): Box => front.box;
+    const training_file = await box().upload(chats());
+    const job = { training_file, seed: 11, remat: { ...QUICK, steps, save_every: 5, gradient_accumulation: 12, dropout: 0.1 } };
+    const reference = (await box().create(job)).id;
+    const whole = await box().until(reference);
+    if (whole.status !== "succeeded") throw new Error(`an undisturbed job has ${whole.status}: ${JSON.stringify(whole.error)}`);
+    const expected = bitsOf(join(home, "runs", reference));
+    onMessage(`an undisturbed job took ${((performance.now() - begun) / 1000).toFixed(1)} s with the start of all`);
+
+    const created: string[] = [];
+    const create = async () => void created.push((await box().create(job)).id);
+    for (let i = 0; i < options.jobs; i++) await create();
+    const look = async (): Promise<void> => {
+      for (const id of created)
+        if (!done.has(id) && (await box().client.fineTuning.jobs.retrieve(id)).finished_at !== null) done.add(id);
+    };
+    const counts: Record<Harm, number> = { node: 0, front: 0, nats: 0, partition: 0 };
+    for (const harm of options.harms) {
+      await Bun.sleep(PAUSE_MS[0] + random.uniform() * (PAUSE_MS[1] - PAUSE_MS[0]));
+      await look();
+      // There is always something to be lost.
+      if (done.size === created.length) await create();
+      onMessage(`${harm}; ${done.size} of ${created.length} jobs have ended`);
+      counts[harm]++;
+      switch (harm) {
+        case "node": {
+          const i = random.below(options.nodes);
+          await killed(nodes[i]!.child);
+          await Bun.sleep(random.uniform() * 1500 * LEASE);
+          startNode(i);
+          break;
+        }
+        case "front":
+          await killed(front.child);
+          await Bun.sleep(random.uniform() * 1500 * LEASE);
+          front = await startServerProcess(home, model, fleet);
+          break;
+        case "nats":
+          await nats.kill();
+          await Bun.sleep(random.uniform() * 1500 * LEASE);
+          await nats.restart();
+          break;
+        case "partition":
+          await partition(nodes, random);
+          break;
+      }
+    }
+    while (done.size < created.length) {
+      await look();
+      await Bun.sleep(100);
+    }
+    let attempts = 0;
+    for (const id of created) {
+      const found = await problemsOf(front.box, id, join(home, "runs", id), { expected, steps });
+      problems.push(...found.problems);
+      attempts += found.attempts;
+    }
+    isEnding = true;
+    const codes = await Promise.all([front, ...nodes].map(({ child }) => (child.kill("SIGTERM"), child.exited)));
+    if (codes.some((code) => code !== 0)) problems.push(`the front and the nodes ended with ${codes.join(", ")}`);
+    const seconds = (performance.now() - begun) / 1000;
+    return { jobs: created.length, harms: counts, attempts, fenced, seconds, problems };
+  } finally {
+    isEnding = true;
+    for (const { child } of [front, ...nodes]) child.kill("SIGKILL");
+    await Promise.all([front, ...nodes].map(({ child }) => child.exited));
+    await nats.close();
+  }
+}
+
+/** Holds a node's process up, not the one that trains for it, until its lease is long over. */
+async function partition(nodes: readonly NodeProcess[], random: Random): Promise<void> {
+  const { child } = nodes[random.below(nodes.length)]!;
+  child.kill("SIGSTOP");
+  await Bun.sleep(PARTITION_MS);
+  child.kill("SIGCONT");
+}
+
+async function killed(child: Bun.Subprocess): Promise<void> {
+  child.kill("SIGKILL");
+  await child.exited;
+}
+
+/** Reads a stream to its end, and returns the last lines. */
+async function heard(stream: ReadableStream<Uint8Array>, onLine: (line: string) => void): Promise<string> {
+  const decoder = new TextDecoder();
+  const lines = [""];
+  for await (const piece of stream) {
+    const [first, ...rest] = decoder.decode(piece, { stream: true }).split("\n");
+    lines.push(`${lines.pop()}${first}`, ...rest);
+    for (const line of lines.splice(0, lines.length - 1)) onLine(line);
+  }
+  return lines.join("\n");
+}
+
+async function problemsOf(
+  box: Box,
+  id: string,
+  run: string,
+  { expected, steps }: { readonly expected: string; readonly steps: number },
+): Promise<{ readonly problems: string[]; readonly attempts: number }> {
+  const job = await box.client.fineTuning.jobs.retrieve(id);
+  if (job.status !== "succeeded") return { problems: [`${id} has ${job.status}: ${JSON.stringify(job.error)}`], attempts: 0 };
+  const problems: string[] = [];
+  if (bitsOf(run) !== expected) problems.push(`${id} has other bits`);
+  const messages: string[] = [];
+  const told: number[] = [];
+  for await (const event of box.client.fineTuning.jobs.listEvents(id, { limit: 1000 })) {
+    if (event.type === "metrics") told.push((event.data as { step: number }).step);
+    else messages.push(event.message);
+  }
+  const all = Array.from({ length: steps }, (_, i) => i + 1);
+  if (told.sort((a, b) => a - b).join() !== all.join()) problems.push(`${id} told the steps ${told.join()}`);
+  const ends = messages.filter((message) => message === "The job has successfully completed").length;
+  if (ends !== 1) problems.push(`${id} has ended ${ends} times`);
+  const numbers = messages.flatMap((message) => /\(attempt (\d+) in the fleet\)/.exec(message)?.[1] ?? []);
+  return { problems, attempts: Math.max(1, ...numbers.map(Number)) };
+}
