@@ -7,6 +7,16 @@ export { type ChatOptions, type Conversation, openChat, type SayOptions } from "
 export { classify, type ClassifyOptions, type ClassifyResult, type JudgedText } from "./library/texts/classify.ts";
 export { rerank, type RankedQuery, type RankedText, type RerankOptions, type RerankResult } from "./library/texts/rerank.ts";
 export { embed, type EmbeddedText, type EmbedOptions, type EmbedResult } from "./library/texts/embed.ts";
+export {
+  type JoinEvent,
+  joinFederation,
+  type JoinFederationOptions,
+  type JoinFederationResult,
+  leadFederation,
+  type LeadEvent,
+  type LeadFederationOptions,
+  type LeadFederationResult,
+} from "./library/fleet/federate.ts";
 export { evaluate, type EvaluateOptions, type EvaluateResult } from "./library/evaluate.ts";
 export { exportGguf, type ExportGgufOptions, type ExportGgufResult } from "./library/export-gguf.ts";
 export { exportOnnx, type ExportOnnxOptions, type ExportOnnxResult } from "./library/export-onnx.ts";

@@ -12,6 +12,10 @@ export const VERBS: VerbTable = {
   serve: { summary: "serve a model by OpenAI's API over HTTP", load: () => import("./verbs/serve.ts") },
   node: { summary: "run jobs of a fleet on this machine", load: () => import("./verbs/node.ts") },
   keys: { summary: "create, list and delete keys of a server with a home", load: () => import("./verbs/keys.ts") },
+  federate: {
+    summary: "train on the data of several machines, which never leave them",
+    load: () => import("./verbs/fleet/federate.ts"),
+  },
   eval: { summary: "loss, perplexity and token accuracy on examples", load: () => import("./verbs/score/eval.ts") },
   classify: { summary: "classes of texts, by a trained classifier", load: () => import("./verbs/score/classify.ts") },
   embed: { summary: "embeddings of texts", load: () => import("./verbs/score/embed.ts") },

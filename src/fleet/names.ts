@@ -13,8 +13,6 @@ export const BUCKETS = {
   leader: "remat_leader",
   /** Runs of one model on several nodes. */
   parallel: "remat_parallel",
-  /** Rounds of federated training. */
-  rounds: "remat_rounds",
 } as const;
 
 /** Object stores. */
@@ -23,8 +21,6 @@ export const STORES = {
   files: "remat_files",
   /** Checkpoints and results of jobs. */
   runs: "remat_runs",
-  /** Updates of federated rounds. */
-  rounds: "remat_rounds",
 } as const;
 
 /** Streams of messages that are kept. */
@@ -40,6 +36,8 @@ export const SUBJECTS = {
   eventsOf: (front: string) => `remat.events.${front}.>`,
   /** Offers of jobs to a node, which answers each. */
   offers: (node: string) => `remat.node.${node}.offers`,
+  /** Requests of nodes to the coordinator of a federation. */
+  federated: (federation: string) => `remat.federated.${federation}`,
   /** Requests of a run on several nodes to one of them. */
   parallel: (node: string) => `remat.parallel.${node}`,
 } as const;

@@ -95,17 +95,24 @@ export function initialiseAdapter(model: LoadedModel, seed: number): void {
   const kind = adapterKind(tuning.method);
   const sweep = sweeper();
   for (const param of model.resident.params.filter(isAdapter)) {
-    const part = partOf(param, kind);
     if (isConstant(param)) continue;
     sweep(byteLength(param.type));
-    if (part === null) writeFile(model, param, baseValues(model, param));
-    else {
-      const shape = fileShape(param);
-      const values = kind.initialise({ suffix: part.suffix, shape }, createRandom(seed, param.name));
-      if (values !== null) writeFile(model, param, values);
-    }
+    const values = firstValues(model, param, seed);
+    if (values !== null) writeFile(model, param, values);
   }
   if (kind.computed) compute(model, kind, kind.computed.begins);
+}
+
+/** Returns the first values of a parameter of adapters, in the order of PEFT's files; null: they are computed of others (`AdapterKind.computed`). */
+export function firstValues(
+  model: Pick<LoadedModel, "source" | "config" | "tuning">,
+  param: ParamInfo,
+  seed: number,
+): Float32Array<ArrayBuffer> | null {
+  const kind = adapterKind(model.tuning.method);
+  const part = partOf(param, kind);
+  if (part === null) return baseValues(model, param);
+  return kind.initialise({ suffix: part.suffix, shape: fileShape(param) }, createRandom(seed, param.name));
 }
 
 /** Reads an adapter into its places. @throws {UserError} wrong shape or dtype */
@@ -170,7 +177,10 @@ function writeFile({ executor, resident }: LoadedModel, param: ParamInfo, values
 }
 
 /** Returns what the base model has of a parameter that is trained whole. */
-function baseValues({ source, config }: LoadedModel, { name, type }: ParamInfo): Float32Array<ArrayBuffer> {
+function baseValues(
+  { source, config }: Pick<LoadedModel, "source" | "config">,
+  { name, type }: ParamInfo,
+): Float32Array<ArrayBuffer> {
   const { parameter } = parameterOf(withoutPrefix(name)!);
   const entry = storedEntry(source, config, parameter);
   if (!entry) throw new Error(`${source.path} has no tensor ${parameter}`);

@@ -53,7 +53,6 @@ describe("families", () => {
       convolution: null,
       delta: null,
       attentionGate: false,
-      attentionSinks: false,
       experts: null,
       bosTokenId: 1,
       eosTokenIds: [2],

@@ -52,7 +52,6 @@ const config: ModelConfig = {
   convolution: null,
   delta: null,
   attentionGate: false,
-  attentionSinks: false,
   experts: null,
   bosTokenId: null,
   eosTokenIds: [],

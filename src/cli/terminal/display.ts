@@ -2,6 +2,7 @@ import { relative } from "node:path";
 import type { SamplePart } from "../../data/samples/sample.ts";
 import { formatSummary } from "../../schedule/summary.ts";
 import { metricTexts } from "../../objectives/index.ts";
+import type { JoinEvent, LeadEvent } from "../../library/fleet/federate.ts";
 import { type EventSink, lineOf, type RunEvent, type StartEvent, type VerbEvent } from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { formatDuration } from "../../base/duration.ts";
@@ -14,7 +15,7 @@ export interface Display {
 }
 
 /** `--json`: one line of JSON on standard output. */
-export function printEvent(event: RunEvent | VerbEvent): void {
+export function printEvent(event: RunEvent | VerbEvent | LeadEvent | JoinEvent): void {
   process.stdout.write(`${JSON.stringify(lineOf(event))}\n`);
 }
 

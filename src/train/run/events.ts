@@ -119,7 +119,10 @@ export interface EvaluationEvent extends Evaluation {
 }
 
 /** An event as a line of JSON has it: metrics stand beside the other keys. */
-export function lineOf(event: RunEvent | VerbEvent): Readonly<Record<string, unknown>> {
+export function lineOf(event: {
+  readonly type: string;
+  readonly metrics?: Readonly<Record<string, unknown>>;
+}): Readonly<Record<string, unknown>> {
   if (!("metrics" in event)) return { ...event };
   const { metrics, ...rest } = event;
   return { ...rest, ...metrics };

@@ -27,6 +27,6 @@ export const olmoe: Family = {
     });
   },
   modules: EXPERT_MODULES,
-  layers: (config) => expertLayers(config),
+  layers: expertLayers,
   gguf: null,
 };

@@ -86,7 +86,6 @@ export const PLAIN = {
   convolution: null,
   delta: null,
   attentionGate: false,
-  attentionSinks: false,
   experts: null,
   textHead: null,
 } satisfies Partial<ModelConfig>;

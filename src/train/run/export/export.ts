@@ -15,7 +15,6 @@ import { isAdapterPart, isTransposed, PART_SUFFIXES } from "../../../models/adap
 import { transpose } from "../../../models/adapters/low-rank.ts";
 import { bareName, isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
 import { type ParamInfo, readTensor } from "../../../runtime/resident.ts";
-import { fuseExperts, storedTensors } from "../../../hf/weights/fused-experts.ts";
 import { isVision } from "../../../hf/weights/model-weights.ts";
 import { isDense, writeDense } from "../../../hf/weights/dense.ts";
 import { readBytes, type TensorSource } from "../../../hf/weights/safetensors.ts";
@@ -31,6 +30,11 @@ import { settingsOf } from "../../step/tuning.ts";
 import type { Engine } from "../../step/engine.ts";
 import { notFinite } from "../../step/finite.ts";
 import { RUN_FILES } from "../folder.ts";
+
+/** A model with adapters, in an executor's memory or not. */
+export interface AdaptedModel extends Pick<Engine, "config" | "tuning"> {
+  readonly resident: { readonly params: readonly ParamInfo[] };
+}
 
 /** Modules that PEFT must not adapt although they have the names of targets, as a regular expression; null: none. */
 function visionModules(config: ModelConfig): string | null {
@@ -83,7 +87,10 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, learn
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
-  const trained = fuseExperts(trainedTensors(engine, stored), source.tensors);
+  const trained = trainedTensors(engine, stored).map((tensor) => ({
+    ...tensor,
+    name: source.tensors.get(tensor.name)?.name ?? tensor.name,
+  }));
   const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
   const companions = copyCompanions(join(folder, COMPANIONS), folder, undefined, learned);
   const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
@@ -133,7 +140,8 @@ function writeClassifier(folder: string, { textHead }: Learned): string[] {
   return [CLASSIFIER_FILE];
 }
 
-function adapterConfigOf(engine: Engine, config: TrainConfig): ConfigToWrite {
+/** Describes an adapter as PEFT does. */
+export function adapterConfigOf(engine: AdaptedModel, config: TrainConfig): ConfigToWrite {
   const params = engine.resident.params.filter(({ trainable }) => trainable);
   const { tuning } = engine;
   const setups = new Map<string, object>();
@@ -184,10 +192,9 @@ function savedModules(params: readonly ParamInfo[], names: readonly string[]): s
 
 /** Tensors of the base model, chosen by the module's name, as they are. */
 function baseTensors(source: TensorSource, isWanted: (name: string) => boolean): TensorData[] {
-  const wanted = storedTensors(new Map([...source.tensors].filter(([module]) => isWanted(module))));
-  return [...wanted.values()].flatMap((entry) => {
+  return [...source.tensors].flatMap(([module, entry]) => {
     const { name, dtype, shape } = entry;
-    return dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
+    return isWanted(module) && dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
   });
 }
 
