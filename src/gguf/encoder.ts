@@ -1,5 +1,4 @@
 import { basename, resolve } from "node:path";
-import { isRecord, show } from "../base/json.ts";
 import { UserError } from "../base/errors.ts";
 import { toFloat32 } from "../base/float16.ts";
 import type { Shape } from "../graph/types.ts";
@@ -7,16 +6,17 @@ import { expectTensor, readBytes, type TensorSource } from "../hf/weights/safete
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import type { ModelConfig, Pooling } from "../models/config.ts";
 import { contextLimit } from "../models/context.ts";
-import { familyOf, modulesOf } from "../models/families/index.ts";
+import type { Classifier } from "../hf/config/classifier.ts";
+import { familyOf, modulesOf, textHeadOf } from "../models/families/index.ts";
 import { encode, typeFor } from "./encode.ts";
-import { WORDPIECE } from "./tokenizer.ts";
+import { encoderVocabulary } from "./encoder-vocabulary.ts";
 import { GGUF_TYPES, type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
 /** llama.cpp's numbers for "mostly this type". */
 const FILE_TYPES: Readonly<Record<GgufType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
 
-/** llama.cpp's numbers of how an embedding is made of a text's tokens. */
-const POOLING: Readonly<Record<Pooling, number>> = { mean: 1, cls: 2, last: 3 };
+/** llama.cpp's numbers of how an embedding, or the numbers of a head (rank), are made of a text's tokens. */
+const POOLING: Readonly<Record<Pooling | "rank", number>> = { mean: 1, cls: 2, last: 3, rank: 4 };
 
 /** Names of a block's modules in a BERT, with those that llama.cpp has for them; both have a weight and a bias. */
 const BLOCK: readonly (readonly [module: string, name: string, kind: keyof Widths])[] = [
@@ -44,30 +44,46 @@ export interface EncoderToExport {
   readonly tokenizer: Tokenizer;
   /** An adapter is merged into it already. */
   readonly source: TensorSource;
-  readonly pooling: Pooling;
+  /** How embeddings are made, or what the numbers of a head for texts mean. */
+  readonly gives: { readonly pooling: Pooling } | { readonly classifier: Classifier };
 }
 
 /**
- * Writes a BERT that makes embeddings, with its WordPiece vocabulary. llama.cpp computes the hidden states, pools them as the file says, and brings embeddings to length 1
- * if it is asked to.
+ * Writes a BERT, RoBERTa or XLM-RoBERTa with its vocabulary. llama.cpp computes the hidden states, pools them as the file says, and brings embeddings to length 1
+ * if it is asked to; of one that judges texts it gives the numbers of the head.
  * @throws {UserError} another kind of tokenizer, a full disk
  */
 export function exportEncoder(path: string, model: EncoderToExport, type: GgufType): void {
-  writeGguf(path, new Map([...metadataOf(model, type), ...vocabularyOf(model)]), tensorsOf(model, type));
+  writeGguf(path, new Map([...metadataOf(model, type), ...encoderVocabulary(model)]), tensorsOf(model, type));
 }
 
 /** @throws {UserError} an encoder that llama.cpp does not know, or computes otherwise */
-export function checkEncoder({ config }: Pick<EncoderToExport, "config">): void {
+export function checkEncoder({
+  config,
+  classifier,
+}: Pick<EncoderToExport, "config"> & { readonly classifier: Classifier | null }): void {
   if (familyOf(config).ggufEncoder === undefined)
     throw new UserError(
-      `GGUF files are not written of ${familyOf(config).models.join(" and ")}; of text encoders they are of BERT, and with it MiniLM, BGE and E5. export onnx writes the others`,
+      `GGUF files are not written of ${familyOf(config).models.join(" and ")}; of text encoders they are of BERT, and with it MiniLM, BGE and E5, of RoBERTa and XLM-RoBERTa. export onnx writes the others`,
     );
-  if (config.textHead) throw new UserError("GGUF files are not written of models that judge texts; export onnx writes them");
+  if (classifier?.activation && hasTypes(config))
+    throw new UserError(
+      "llama.cpp knows no types of tokens, by which this model tells a query from a text, and would rank otherwise; export onnx writes the model",
+    );
   if (config.hiddenAct !== "gelu")
     throw new UserError(`GGUF's bert models have the activation gelu, not ${config.hiddenAct}; export onnx writes this one`);
 }
 
-function metadataOf({ folder, config, pooling }: EncoderToExport, type: GgufType): Map<string, GgufValue> {
+/** Tells whether the second of two texts has a type of its own, which llama.cpp gives the first one's. */
+const hasTypes = ({ encoder }: ModelConfig): boolean => encoder!.typeRows > 1;
+
+/** Returns what llama.cpp does otherwise, though not so much that the file could not be used. */
+export function encoderDifferences({ config, classifier }: Parameters<typeof checkEncoder>[0]): string[] {
+  if (classifier === null || !hasTypes(config)) return [];
+  return ["llama.cpp knows no types of tokens: it judges texts as this model does, but not two texts that belong together"];
+}
+
+function metadataOf({ folder, config, gives }: EncoderToExport, type: GgufType): Map<string, GgufValue> {
   const kind = familyOf(config).ggufEncoder!;
   return new Map<string, GgufValue>([
     ["general.architecture", { text: kind }],
@@ -82,72 +98,14 @@ function metadataOf({ folder, config, pooling }: EncoderToExport, type: GgufType
     [`${kind}.attention.head_count`, { u32: config.heads }],
     [`${kind}.attention.layer_norm_epsilon`, { f32: config.normEps }],
     [`${kind}.attention.causal`, { bool: false }],
-    [`${kind}.pooling_type`, { u32: POOLING[pooling] }],
+    [`${kind}.pooling_type`, { u32: POOLING["pooling" in gives ? gives.pooling : "rank"] }],
+    ...("classifier" in gives ? ([[`${kind}.classifier.output_labels`, { texts: outputNames(gives.classifier) }]] as const) : []),
     ["tokenizer.ggml.token_type_count", { u32: config.encoder!.typeRows }],
   ]);
 }
 
-/** The mark that llama.cpp has in front of tokens that begin a word, in the place of the one behind which others stand. */
-const BEGIN = "\u2581";
-
-/** llama.cpp's types of tokens. */
-const [NORMAL, CONTROL, UNUSED] = [1, 3, 5];
-
-/** @throws {UserError} a tokenizer that is not WordPiece as BERT has it */
-function vocabularyOf({ tokenizer, config }: EncoderToExport): Map<string, GgufValue> {
-  const { json, folder, specialTokens } = tokenizer;
-  const { model, normalizer } = json;
-  const isWordPiece = isRecord(model) && model["type"] === "WordPiece" && isRecord(model["vocab"]);
-  if (!isWordPiece || model["continuing_subword_prefix"] !== "##")
-    throw new UserError(`${folder}: of text encoders, only those with a WordPiece tokenizer can be exported to GGUF`);
-  // It knows one way of preparing a text: small letters without accents, blanks around Chinese characters.
-  const {
-    lowercase,
-    strip_accents: strip,
-    clean_text: cleans,
-    handle_chinese_chars: chinese,
-  } = isRecord(normalizer) ? normalizer : {};
-  if (lowercase !== true || strip === false || cleans === false || chinese === false)
-    throw new UserError(
-      `${folder}: llama.cpp puts the texts of a BERT into small letters and takes accents away, which this tokenizer does not; export onnx writes the model`,
-    );
-  const tokens = Array.from({ length: config.vocabSize }, (_, id) => `[unused-${id}]`);
-  const types = Array.from({ length: config.vocabSize }, () => UNUSED);
-  const special = new Set(specialTokens.values());
-  for (const [token, given] of Object.entries(model["vocab"] as Record<string, number>)) {
-    const id = Number(given);
-    if (id >= config.vocabSize) continue;
-    const isMark = special.has(id) || (token.startsWith("[") && token.endsWith("]"));
-    tokens[id] = isMark ? token : token.startsWith("##") ? token.slice(2) : BEGIN + token;
-    types[id] = special.has(id) ? CONTROL : NORMAL;
-  }
-  const places = new Map<string, number>();
-  for (const [id, token] of tokens.entries()) {
-    const other = places.get(token);
-    if (other !== undefined)
-      throw new UserError(
-        `${folder}: llama.cpp could not tell the tokens ${other} and ${id} apart, which are both ${show(token)} there`,
-      );
-    places.set(token, id);
-  }
-  const id = (key: string, token: string): [string, GgufValue][] => {
-    const value = tokenizer.idOf(tokenizer.namedTokens[`${token}_token`] ?? "");
-    return value === null ? [] : [[`tokenizer.ggml.${key}_token_id`, { u32: value }]];
-  };
-  return new Map<string, GgufValue>([
-    ["tokenizer.ggml.model", { text: WORDPIECE }],
-    ["tokenizer.ggml.pre", { text: "default" }],
-    ["tokenizer.ggml.tokens", { texts: tokens }],
-    ["tokenizer.ggml.token_type", { i32s: types }],
-    ...id("bos", "cls"),
-    ...id("eos", "sep"),
-    ...id("unknown", "unk"),
-    ...id("seperator", "sep"),
-    ...id("padding", "pad"),
-    ...id("cls", "cls"),
-    ...id("mask", "mask"),
-  ]);
-}
+/** A name for each number of a head. */
+const outputNames = ({ kind, labels }: Classifier): readonly string[] => (kind === "number" ? ["LABEL_0"] : labels);
 
 /** llama.cpp multiplies rows of a single block with more than 32 tokens wrongly (node-llama-cpp 3.22.1): those stay f16. */
 function matrixType(type: GgufType, shape: Shape): GgufType {
@@ -155,33 +113,45 @@ function matrixType(type: GgufType, shape: Shape): GgufType {
   return typeFor(elements > 1 && shape.at(-1) === elements ? "f16" : type, shape);
 }
 
-function tensorsOf({ config, source }: EncoderToExport, type: GgufType): GgufTensor[] {
-  const { hiddenSize: width, intermediateSize: inner, vocabSize, layers, modulePrefix: prefix } = config;
+function tensorsOf({ config, source, gives }: EncoderToExport, type: GgufType): GgufTensor[] {
+  const { hiddenSize: width, intermediateSize: inner, vocabSize, layers, modulePrefix: prefix, positionTable } = config;
   const { typeRows } = config.encoder!;
   const { embedding, positions, encoder } = modulesOf(config);
   const tables = encoder!;
   const widths: Widths = { square: [width, width], norm: [width], up: [inner, width], down: [width, inner] };
   /** Tables of positions and types are added to rows of f32, and small. */
-  const tensor = (stored: string, name: string, shape: Shape, to = matrixType(type, shape)): GgufTensor => ({
+  const tensor = (stored: string, name: string, shape: Shape, to = matrixType(type, shape), skipped = 0): GgufTensor => ({
     name,
     type: to,
-    shape,
+    shape: [shape[0]! - skipped, ...shape.slice(1)],
     *data() {
       const entry = expectTensor(source, stored, shape);
-      yield encode(toFloat32(readBytes(source, entry), entry.dtype as "f32"), to, stored);
+      const values = toFloat32(readBytes(source, entry), entry.dtype as "f32");
+      yield encode(skipped === 0 ? values : values.subarray(skipped * width), to, stored);
     },
   });
-  const both = (module: string, name: string, shape: Shape) => [
-    tensor(`${prefix}${module}.weight`, `${name}.weight`, shape),
-    tensor(`${prefix}${module}.bias`, `${name}.bias`, shape.slice(0, 1)),
+  const named = (module: string, name: string, shape: Shape) => [
+    tensor(`${module}.weight`, `${name}.weight`, shape),
+    tensor(`${module}.bias`, `${name}.bias`, shape.slice(0, 1)),
   ];
+  const both = (module: string, name: string, shape: Shape) => named(`${prefix}${module}`, name, shape);
+  const { output, dense } = textHeadOf(config);
+  const head =
+    "classifier" in gives
+      ? [
+          ...named(dense!.module, "cls", [width, width]),
+          ...named(output, "cls.output", [outputNames(gives.classifier).length, width]),
+        ]
+      : [];
   return [
     tensor(`${prefix}${embedding}.weight`, "token_embd.weight", [vocabSize, width]),
     tensor(`${prefix}${tables.types}.weight`, "token_types.weight", [typeRows, width], "f32"),
-    tensor(`${prefix}${positions}.weight`, "position_embd.weight", [config.positionTable!.rows, width], "f32"),
+    // llama.cpp counts from 0.
+    tensor(`${prefix}${positions}.weight`, "position_embd.weight", [positionTable!.rows, width], "f32", positionTable!.first),
     ...both(tables.norm, "token_embd_norm", [width]),
     ...Array.from({ length: layers }, (_, layer) =>
       BLOCK.flatMap(([module, name, kind]) => both(`encoder.layer.${layer}.${module}`, `blk.${layer}.${name}`, widths[kind])),
     ).flat(),
+    ...head,
   ];
 }

@@ -17,13 +17,14 @@ export const GGUF_TYPES: Readonly<Record<GgufType, { readonly id: number; readon
     bf16: { id: 30, elements: 1, bytes: 2 },
   };
 
-/** A metadata value; arrays are of texts, or of i32. */
+/** A metadata value; arrays are of texts, of numbers, or of bytes. */
 export type GgufValue =
   | { readonly u32: number }
   | { readonly f32: number }
   | { readonly bool: boolean }
   | { readonly text: string }
   | { readonly texts: readonly string[] }
+  | { readonly bytes: Uint8Array }
   | { readonly i32s: readonly number[] }
   | { readonly f32s: readonly number[] };
 
@@ -40,6 +41,7 @@ const ALIGNMENT = 32;
 const VERSION = 3;
 
 /** Numbers of metadata types. */
+const U8 = 0;
 const U32 = 4;
 const I32 = 5;
 const F32 = 6;
@@ -131,6 +133,11 @@ function createBytes() {
     } else if ("text" in given) {
       u32(TEXT);
       text(given.text);
+    } else if ("bytes" in given) {
+      u32(ARRAY);
+      u32(U8);
+      u64(given.bytes.length);
+      raw(Buffer.from(given.bytes));
     } else if ("texts" in given) array(TEXT, given.texts, text);
     else if ("i32s" in given) array(I32, given.i32s, (item) => number(4, (buffer) => buffer.writeInt32LE(item)));
     else array(F32, given.f32s, (item) => number(4, (buffer) => buffer.writeFloatLE(item)));

@@ -6,7 +6,7 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { stopTokens } from "../generate/generate.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
 import { exportAdapter } from "../gguf/adapter.ts";
-import { checkEncoder, exportEncoder } from "../gguf/encoder.ts";
+import { checkEncoder, encoderDifferences, exportEncoder } from "../gguf/encoder.ts";
 import { exportModel } from "../gguf/model.ts";
 import type { GgufType } from "../gguf/write.ts";
 import { modelfile } from "../gguf/modelfile.ts";
@@ -40,7 +40,7 @@ export interface ExportGgufResult {
 }
 
 /**
- * Writes a model for llama.cpp and Ollama, with its tokenizer and chat template, an adapter merged in or alone; of text encoders a BERT, for embeddings.
+ * Writes a model for llama.cpp and Ollama, with its tokenizer and chat template, an adapter merged in or alone; of text encoders BERT, RoBERTa and XLM-RoBERTa, for embeddings or as they judge texts.
  * @throws {UserError} files that are in the way, a model that llama.cpp does not know
  */
 export async function exportGguf(
@@ -63,6 +63,7 @@ export async function exportGguf(
       if (adapterOnly)
         throw new UserError("--adapter-only: llama.cpp takes no adapters of a text encoder; leave it away to merge it in");
       writeEncoder(out, model, type);
+      encoderDifferences(model).forEach(note);
       writeTextAtomic(companion, `FROM ./${basename(out)}\n`);
       return { out, modelfile: companion, type, content: adapter ? "merged model" : "model" };
     }
@@ -81,12 +82,12 @@ export async function exportGguf(
   }
 }
 
-/** Writes a text encoder, with the pooling that its folder says, or the usual one. */
+/** Writes a text encoder, with its head for texts, or with the pooling that its folder says, or the usual one. */
 function writeEncoder(out: string, model: OpenModel, type: GgufType): void {
-  const { folder, config, tokenizer, adapter } = model;
-  const { pooling } = embeddingOf(model);
+  const { folder, config, tokenizer, adapter, classifier } = model;
+  const gives = classifier ? { classifier } : { pooling: embeddingOf(model).pooling };
   withMerged({ base: folder, adapter: adapter && dirname(adapter.path), beside: out }, ({ source }) =>
-    exportEncoder(out, { folder, config, tokenizer, source, pooling }, type),
+    exportEncoder(out, { folder, config, tokenizer, source, gives }, type),
   );
 }
 

@@ -15,12 +15,13 @@ export function writeRandomEncoder(path: string, config: Record<string, unknown>
   writeFileSync(join(path, "config.json"), JSON.stringify(config));
   const options = { tokens: 1, tuning: { method: "full" }, weightType: () => "f32" as const } as const;
   const model = parseConfig(config);
-  const judging = { ...model, textHead: { outputs: 2, padId: null } };
+  const judging = { ...model, textHead: model.textHead ?? { outputs: 2, padId: null } };
   const segments = model.encoder!.predictsTokens
     ? buildSegments(model, options)
     : buildSegments(judging, { ...options, head: "logits", texts: 1 });
-  // What judges texts is not there yet.
-  const params = collectParams(segments).filter(({ name: parameter }) => !/^(head|classifier)\./.test(parameter));
+  // Unless the class has it, what judges texts is not there yet.
+  const isThere = (parameter: string) => model.textHead !== null || !/^(head|classifier)\./.test(parameter);
+  const params = collectParams(segments).filter(({ name: parameter }) => isThere(parameter));
   const tensors = params.map(({ name: parameter, type: { shape } }) => {
     const random = createRandom(1, parameter);
     const norm = /norm\.weight$/i.test(parameter);

@@ -28,6 +28,8 @@ export function readGguf(path: string): GgufFile {
   const text = () => take(u64()).toString("utf8");
   const value = (type: number): unknown => {
     switch (type) {
+      case 0:
+        return take(1).readUInt8();
       case 4:
         return u32();
       case 5:

@@ -33,6 +33,7 @@ export const roberta: Family = {
   modules: MODULES,
   layers: bertLayers,
   gguf: null,
+  ggufEncoder: "bert",
 };
 
 /** XLM-RoBERTa (Conneau et al. 2019, https://arxiv.org/abs/1911.02116): a RoBERTa with another tokenizer. */
@@ -51,4 +52,5 @@ export const xlmRoberta: Family = {
   modules: MODULES,
   layers: bertLayers,
   gguf: null,
+  ggufEncoder: "bert",
 };
