@@ -32,6 +32,7 @@ export {
   type PlanOptions,
   type PlanReport,
 } from "./library/plan.ts";
+export { type FleetNodeOptions, node, type RunningNode } from "./library/fleet/node.ts";
 export { type RunningServer, serve, type ServeCallOptions, type ServeOptions } from "./library/serve.ts";
 export { step, type StepOptions, type StepResult } from "./library/step.ts";
 export { train, type TrainOptions } from "./library/train.ts";

@@ -56,6 +56,29 @@ afterAll(async () => {
   for (const { server } of boxes) await server.stop();
 });
 
+browserTest("the page shows the nodes of a fleet, what each does, and says when there is none", async () => {
+  const watched = await openPage(browser, originOf(box));
+  const { page, complaints } = watched;
+  const node = { object: "node", version: "1", processor: "x64", slots: 2, memory: 3 * 2 ** 30, leaving: false };
+  let data: object[] = [
+    { ...node, id: "shelf", models: ["SmolLM2-135M"], jobs: ["ftjob-one"], running: 2 },
+    { ...node, id: "desk", models: [], jobs: [], running: 0 },
+  ];
+  await page.route("**/v1/nodes", (route) => route.fulfill({ json: { object: "list", data, has_more: false, fleet: true } }));
+  await page.goto(`${originOf(box)}/#/`);
+  await has(page, ".nodes tbody tr");
+  const rows = await page.locator(".nodes tbody tr").allInnerTexts();
+  expect(rows.map((row) => row.split("\t"))).toEqual([
+    ["shelf", "ftjob-one, 1 of another server (of 2)", "3.00 GiB", "SmolLM2-135M"],
+    ["desk", "none of 2", "3.00 GiB", "none yet"],
+  ]);
+  expect(await accessibilityProblems(page)).toEqual([]);
+  data = [];
+  await has(page, "text=There is no node");
+  expect(complaints).toEqual([]);
+  await page.close();
+});
+
 browserTest("the page shows jobs and a job, asks nothing of elsewhere, and can be read in both colour schemes", async () => {
   const { page, complaints } = await pageOf("");
   await has(page, "text=first");

@@ -75,7 +75,7 @@ export async function killFleet(folder: string, options: FleetKillsOptions): Pro
         if (line.includes("internal error")) problems.push(`${name}: ${line}`);
       });
       await child.exited;
-      if (!isEnding && child.signalCode === null) problems.push(`${name} ended by itself: ${text}`);
+      if (!isEnding && child.signalCode === null) problems.push(`${name} ended by itself with ${child.exitCode}: ${text}`);
     })();
   };
   let front = await startServerProcess(home, model, fleet);
@@ -165,16 +165,24 @@ async function killed(child: Bun.Subprocess): Promise<void> {
   await child.exited;
 }
 
+/** Lines of a process's standard error that a problem shows. */
+const SHOWN = 12;
+
 /** Reads a stream to its end, and returns the last lines. */
 async function heard(stream: ReadableStream<Uint8Array>, onLine: (line: string) => void): Promise<string> {
   const decoder = new TextDecoder();
   const lines = [""];
+  const last: string[] = [];
   for await (const piece of stream) {
     const [first, ...rest] = decoder.decode(piece, { stream: true }).split("\n");
     lines.push(`${lines.pop()}${first}`, ...rest);
-    for (const line of lines.splice(0, lines.length - 1)) onLine(line);
+    for (const line of lines.splice(0, lines.length - 1)) {
+      onLine(line);
+      last.push(line);
+    }
+    last.splice(0, last.length - SHOWN);
   }
-  return lines.join("\n");
+  return [...last, ...lines].join("\n");
 }
 
 async function problemsOf(

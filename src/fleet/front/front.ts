@@ -3,6 +3,7 @@ import { basename, extname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { hashFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import type { Job } from "../../jobs/job-store.ts";
+import type { FleetNode } from "../../page/api/types.ts";
 import type { TrainConfig, TrainConfigInput } from "../../train/config.ts";
 import { openFleet, type Fleet } from "../fleet.ts";
 import { follow } from "../follow.ts";
@@ -21,27 +22,10 @@ export interface Front {
   /** Runs a job in the fleet as if it ran here: events, checkpoints and results come into its run folder. */
   readonly train: FrontTrain;
   /** The nodes that are there, for clients. */
-  nodes(): readonly NodeView[];
+  nodes(): readonly FleetNode[];
   /** Bytes that a job may take on the node that has most for it; null: there is no node. */
   mostForJobs(): number | null;
   stop(): Promise<void>;
-}
-
-/** A node as clients are told of it. */
-export interface NodeView {
-  readonly id: string;
-  readonly object: "node";
-  readonly version: string;
-  readonly processor: string;
-  /** Jobs at a time, and bytes that each may take. */
-  readonly slots: number;
-  readonly memory: number;
-  readonly leaving: boolean;
-  /** Base models of this front that it has, by name. */
-  readonly models: readonly string[];
-  /** Ids of jobs of this front that it runs, and the number of all. */
-  readonly jobs: readonly string[];
-  readonly running: number;
 }
 
 export interface FrontOptions extends FleetOptions {
@@ -115,7 +99,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
     }).finally(() => followed.delete(record.job));
   };
   const called = new Map([...bases.values()].map(({ base }) => [base.id, base.name]));
-  const view = ({ name: id, numerics, slots, memory, isLeaving, bases: has, jobs }: Member): NodeView => ({
+  const view = ({ name: id, numerics, slots, memory, isLeaving, bases: has, jobs }: Member): FleetNode => ({
     id,
     object: "node",
     ...numerics,

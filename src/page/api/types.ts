@@ -212,3 +212,25 @@ export interface Export {
   readonly url: string;
   readonly expires_at: number;
 }
+
+/** A machine of a fleet. */
+export interface FleetNode {
+  readonly id: string;
+  readonly object: "node";
+  readonly version: string;
+  readonly processor: string;
+  /** Jobs at a time, and bytes that each may take. */
+  readonly slots: number;
+  readonly memory: number;
+  readonly leaving: boolean;
+  /** Base models of this server that it has, by name. */
+  readonly models: readonly string[];
+  /** Ids of jobs of this server that it runs, and the number of all that it runs. */
+  readonly jobs: readonly string[];
+  readonly running: number;
+}
+
+/** The machines that jobs train on; `fleet`: false where the server trains by itself. */
+export interface Nodes extends Page<FleetNode> {
+  readonly fleet: boolean;
+}

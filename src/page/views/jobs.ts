@@ -5,8 +5,9 @@ import type { View } from "../base/router.ts";
 import { progressBar, stateOf, statusPill, timeLeft } from "../parts/status.ts";
 import { sparkline } from "../parts/sparkline.ts";
 import type { Jobs } from "../state/jobs.ts";
+import { nodesPanel } from "./nodes.ts";
 
-/** All jobs: those that train first, then those that wait in their order, then those that have ended, the newest first. */
+/** All jobs: those that train first, then those that wait in their order, then those that have ended, the newest first. Below them the nodes of a fleet. */
 export function jobsView(jobs: Jobs): View {
   const chosen = new Set<string>();
   const compare = h("a", { class: "button", hidden: true }, "Compare");
@@ -51,6 +52,7 @@ export function jobsView(jobs: Jobs): View {
     empty.hidden = !jobs.isLoaded || all.length > 0;
   };
   const sections = lists.map((show) => show([]));
+  const nodes = nodesPanel(jobs);
   const element = h(
     "div",
     { class: "view" },
@@ -62,6 +64,7 @@ export function jobsView(jobs: Jobs): View {
     ),
     empty,
     ...sections,
+    nodes.element,
   );
   update();
   const unwatch = jobs.watch(update);
@@ -70,6 +73,7 @@ export function jobsView(jobs: Jobs): View {
     element,
     close() {
       unwatch();
+      nodes.close();
       lists.forEach((show) => show([]));
     },
   };

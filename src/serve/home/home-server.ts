@@ -15,6 +15,7 @@ import { createResponder } from "../answers.ts";
 import { TEXT_ENDPOINTS } from "../classifiers/server.ts";
 import { createTextTurns, type FindTexts, otherEndpoint, type TextTurns } from "../classifiers/text-turns.ts";
 import { createCompletions } from "../completions.ts";
+import type { FleetNode } from "../../page/api/types.ts";
 import type { Host } from "../hosts/host.ts";
 import { ApiError, internalError, stopping } from "../http/errors.ts";
 import { isLoopback } from "../http/guard.ts";
@@ -63,7 +64,7 @@ export interface HomeFleet {
   /** Bytes that a job may take where there is most for it; null: there is no machine at present. */
   mostForJobs(): number | null;
   /** Everything that is known of each machine. */
-  nodes(): readonly { readonly id: string }[];
+  nodes(): readonly FleetNode[];
 }
 
 /** Bytes of the process that checks a job before it is queued: there is one at a time. */
@@ -215,10 +216,9 @@ const monitoringRoutes = (metrics: () => string): HomeRoutes => ({
   },
 });
 
-/** The machines of a fleet. */
+/** The machines that jobs train on. */
 function nodeRoutes(fleet: HomeFleet | undefined): HomeRoutes {
-  if (!fleet) return {};
-  const handle = () => Response.json(listOf({ data: fleet.nodes(), has_more: false }));
+  const handle = () => Response.json({ ...listOf({ data: fleet?.nodes() ?? [], has_more: false }), fleet: fleet !== undefined });
   return { "/v1/nodes": { GET: { scope: "train", handle } } };
 }
 

@@ -39,6 +39,7 @@ const PATHS = [
   "/v1/exports",
   "/v1/exports/ID/content",
   "/v1/memory",
+  "/v1/nodes",
   "/",
   "/page/ID",
   "/v1/models",
