@@ -42,6 +42,7 @@ const ROOMS: readonly string[] = [
   "train/memory",
   "train/step",
   "train/teacher",
+  "train/nodes",
   "train/run",
   "train/apart",
   "jobs",

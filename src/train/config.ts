@@ -9,6 +9,7 @@ import type { ModelConfig } from "../models/config.ts";
 import { LINEAR_MODULES, modulesOf, TABLE_MODULES } from "../models/families/index.ts";
 import { DEFAULT_OBJECTIVE, OBJECTIVE_FLAGS, OBJECTIVE_KEYS, OBJECTIVE_NAMES, OBJECTIVE_SUMMARY } from "../objectives/index.ts";
 import { LOSS } from "../objectives/objective.ts";
+import { NODE_FLAGS } from "./node-flags.ts";
 import { ALL_LINEAR, resolveTargets } from "../hf/peft/peft.ts";
 import { optimizerShape } from "../optimizers/index.ts";
 import {
@@ -203,6 +204,8 @@ export const trainConfigSchema = z.strictObject({
     .describe(
       "matrix products by WebAssembly kernels, by ONNX Runtime's native ones, or in bf16 with sums in f32; auto: native where the library loads",
     ),
+
+  ...NODE_FLAGS,
 
   evalEvery: z
     .number()

@@ -77,6 +77,7 @@ export function fingerprint(
   return [
     ...settings,
     ...(config.matmul === "bf16" ? [`matmul bf16 ${bf16Kernel()}`] : []),
+    ...(config.nodes === undefined ? [] : ["gradients of micro-batches summed one by one"]),
     ...objectiveFingerprint(config),
     ...(config.bestMetric === LOSS.name ? [] : [`bestMetric ${config.bestMetric}`]),
     ...later.map((key) => `${key} ${JSON.stringify(config[key])}`),

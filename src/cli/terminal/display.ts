@@ -3,7 +3,14 @@ import type { SamplePart } from "../../data/samples/sample.ts";
 import { formatSummary } from "../../schedule/summary.ts";
 import { metricTexts } from "../../objectives/index.ts";
 import type { JoinEvent, LeadEvent } from "../../library/fleet/federate.ts";
-import { type EventSink, lineOf, type RunEvent, type StartEvent, type VerbEvent } from "../../train/run/events.ts";
+import {
+  type DoneEvent,
+  type EventSink,
+  lineOf,
+  type RunEvent,
+  type StartEvent,
+  type VerbEvent,
+} from "../../train/run/events.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { formatDuration } from "../../base/duration.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
@@ -74,6 +81,7 @@ function showEvent(event: RunEvent, progress: Progress, file: string | undefined
           `without gradient checkpointing ${formatBytes(event.withoutCheckpointing)}; process ${formatBytes(event.processPeak)}`,
       );
       progress.say(`time            ${formatDuration(event.seconds)}${stepTimeText(event)}`);
+      if (event.nodes) progress.say(`nodes           ${nodesText(event.nodes)}`);
       if (event.bestStep !== null) progress.say(`best            the weights after step ${event.bestStep} are exported`);
       const what = event.method !== "full" ? `${RUN_FILES.adapterConfig}, ${RUN_FILES.adapter}` : "a model folder";
       return progress.say(
@@ -111,6 +119,11 @@ function startLines(event: StartEvent, file: string | undefined): string[] {
     ...event.notes.map((note) => `note            ${note}`),
     `first example   ${event.firstExample.map(markPart).join("")}`,
   ];
+}
+
+function nodesText({ sent, received, elsewhere }: NonNullable<DoneEvent["nodes"]>): string {
+  const count = Number(elsewhere.toFixed(1));
+  return `other processes learned ${count} micro-batches a step; ${formatBytes(sent)} sent and ${formatBytes(received)} received a step`;
 }
 
 function strategyText({ limit, limitBytes, strategy, automatic }: StartEvent): string {

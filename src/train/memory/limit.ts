@@ -54,13 +54,18 @@ export interface LimitedMemory {
 }
 
 /** The memory of the process; with an executor on a card, the card's. */
-export function limitedMemory({ card }: Pick<Executor, "card">, config: Partial<Pick<TrainConfig, "offload">>): LimitedMemory {
+export function limitedMemory(
+  { card }: Pick<Executor, "card">,
+  config: Partial<Pick<TrainConfig, "offload" | "nodes">>,
+): LimitedMemory {
   if (!card) {
+    /** What is free is for all processes of a run. */
+    const share = (bytes: number) => Math.floor(bytes / (config.nodes ?? 1));
     const known = () => {
       const free = knownFreeMemory();
-      return Number.isFinite(free) ? free : 0;
+      return Number.isFinite(free) ? share(free) : 0;
     };
-    return { owner: "the process", free: freeMemory, known, base: () => processBase(config) };
+    return { owner: "the process", free: () => share(freeMemory()), known, base: () => processBase(config) };
   }
   const free = () => {
     const memory = card.memory();

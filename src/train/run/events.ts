@@ -145,6 +145,8 @@ export interface DoneEvent {
   readonly processPeak: number;
   /** Medians over the last steps of this process; null when there were none. */
   readonly forwardBackward: ComputedTime | null;
+  /** With `--nodes`, by step: bytes that went to other processes and came from them, and micro-batches that they computed. */
+  readonly nodes?: { readonly sent: number; readonly received: number; readonly elsewhere: number };
   readonly output: string;
 }
 

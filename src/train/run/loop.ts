@@ -12,6 +12,8 @@ import { notFinite } from "../step/finite.ts";
 import { learningRate } from "../step/learning-rate.ts";
 import { FIRST_LOSS_SCALE, nextLossScale } from "../step/loss-scale.ts";
 import type { Optimizer } from "../step/optimizer.ts";
+import type { Coordinator, NodeStep } from "../nodes/coordinator.ts";
+import type { Part } from "../nodes/messages.ts";
 
 export interface TrainingData {
   readonly train: Batches;
@@ -40,6 +42,8 @@ export interface StepMetrics {
   /** In f16: what gradients were multiplied by on their way, and how many steps so far had none that could be used. */
   readonly lossScale?: number;
   readonly skipped?: number;
+  /** With several processes: what others had to do with the step. */
+  readonly nodes?: NodeStep;
 }
 
 export interface Evaluation {
@@ -100,6 +104,8 @@ export interface TrainingRun {
   readonly optimizer: Optimizer;
   readonly data: TrainingData;
   readonly config: TrainConfig;
+  /** Divides micro-batches among processes, and adds up their gradients one by one; absent: all are computed here, on top of each other. */
+  readonly coordinator?: Coordinator | undefined;
   readonly checkpoints: Checkpoints;
   readonly events: TrainingEvents;
   /** Called between steps, evaluations and checkpoints: collects garbage where memory is limited. */
@@ -194,7 +200,7 @@ function withEvaluation(position: TrainingPosition, { loss, metrics }: Evaluatio
 
 /** One optimizer step, from the position after `position.step` steps. */
 async function trainStep(
-  { engine, optimizer, data, config, events, adjust }: TrainingRun,
+  { engine, optimizer, data, config, events, adjust, coordinator }: TrainingRun,
   learner: Learner,
   position: TrainingPosition,
   steps: number,
@@ -211,18 +217,23 @@ async function trainStep(
   const total = group.reduce((sum, batch) => sum + head.share(batch), 0);
   const scaling = engine.compute === "f16" ? (position.lossScale ?? FIRST_LOSS_SCALE) : null;
   if (scaling) engine.scaleGradients(scaling.scale);
-  optimizer.zeroGradients();
   const before = engine.computed;
-  let loss = 0;
-  let sums: Sums | null = null;
   learner.prepare?.(group);
-  for (const [i, batch] of group.entries()) {
+  const learn = async (index: number): Promise<Part> => {
     await breathe();
     adjust?.();
-    const part = learner.learn(batch, total, config.seed, position.draw + i);
-    loss += part.loss;
-    if (part.sums) sums = addSums(sums, part.sums);
+    return learner.learn(group[index]!, total, config.seed, position.draw + index);
+  };
+  const parts: Part[] = [];
+  if (coordinator) {
+    const orders = { step, draw: position.draw, count: group.length, total, factor: scaling?.scale ?? 1 };
+    parts.push(...(await coordinator.learn(orders, learn)));
+  } else {
+    optimizer.zeroGradients();
+    for (const index of group.keys()) parts.push(await learn(index));
   }
+  const loss = parts.reduce((sum, part) => sum + part.loss, 0);
+  const sums = parts.reduce<Sums | null>((all, part) => (part.sums ? addSums(all, part.sums) : all), null);
   const metrics = sums ? head.values(sums).metrics : {};
   const forwardBackward = elapsed(before, engine.computed);
   const rate = learningRate({ ...config, learningRate: optimizer.learningRate }, step - 1, steps);
@@ -248,6 +259,7 @@ async function trainStep(
     seconds,
     forwardBackward,
     ...scaled,
+    ...(coordinator && { nodes: coordinator.last }),
   });
   return { ...position, step, draw: position.draw + group.length, heldOutLoss: null, lossScale };
 }

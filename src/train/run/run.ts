@@ -19,6 +19,8 @@ import { saveCosts } from "../memory/costs.ts";
 import { peakProcessMemory } from "../../base/process/free-memory.ts";
 import { createSweeper } from "../../base/process/garbage.ts";
 import { strategyName } from "../memory/strategy.ts";
+import { checkNodes } from "../node-flags.ts";
+import { checkDivisible, nodeThreads, openCoordinator } from "../nodes/open-coordinator.ts";
 import type { Engine } from "../step/engine.ts";
 import { createLearner } from "../step/learner.ts";
 import {
@@ -91,6 +93,7 @@ async function runWith(
   // Written into the run folder with the others: the run is resumed with the day that it was begun on.
   const dated = { ...asked, date: runDate(asked) };
   checkQuantize(dated);
+  checkNodes(dated);
   chooseOptimizer(dated);
   if (!dated.dryRun) checkRunFolder(dated.output, dated);
   const found = await findModel(dated, { onProgress: tenths(sink) });
@@ -109,8 +112,9 @@ async function runWith(
   const { config } = inputs;
   return withCleanup(async (defer) => {
     defer(inputs.close);
-    const device = await openDevice({ ...config, trial });
+    const device = await openDevice({ ...config, threads: nodeThreads(config), trial });
     defer(device.close);
+    checkDivisible(config, inputs.objective, device);
     const session = await createSession(device.executor, inputs, {
       signal,
       onWarning: (text) => sink({ type: "warning", text }),
@@ -136,7 +140,16 @@ async function runWith(
     if (resumable) tellResume(resumable, steps, sink);
     writePrograms(engine, folder);
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
-    const result = await trainSession(session, folder, start, { sink, signal, wishes });
+    const coordinator = openCoordinator({
+      config: named,
+      given,
+      fingerprint: fingerprint(config, inputs),
+      device,
+      engine,
+      warn: (text) => sink({ type: "warning", text }),
+    });
+    if (coordinator) defer(coordinator.close);
+    const result = await trainSession(session, folder, start, { sink, signal, wishes, coordinator });
     if (costs) saveCosts(join(folder, RUN_FILES.costs), costs);
     return result;
   });
@@ -242,7 +255,7 @@ function estimate({ engine, data, inputs }: Session, steps: number, sink: EventS
     learner.learn(batch, inputs.objective.head.share(batch), config.seed, 0);
     return (performance.now() - begin) / 1000;
   });
-  const secondsPerStep = passes[1]! * config.gradientAccumulation;
+  const secondsPerStep = passes[1]! * Math.ceil(config.gradientAccumulation / (config.nodes ?? 1));
   const epochs = (steps * config.gradientAccumulation) / data.train.count(0);
   sink({ type: "estimate", steps, epochs, secondsPerStep, seconds: steps * secondsPerStep });
   const done: Omit<DoneEvent, "type"> = {
@@ -292,7 +305,13 @@ async function trainSession(
   session: Session,
   folder: string,
   begun: StartEvent,
-  { sink, signal, wishes }: { readonly sink: EventSink; readonly wishes: MemoryWishes | null } & Pick<RunOptions, "signal">,
+  {
+    sink,
+    signal,
+    wishes,
+    coordinator,
+  }: Pick<TrainingRun, "coordinator"> &
+    Pick<RunOptions, "signal"> & { readonly sink: EventSink; readonly wishes: MemoryWishes | null },
 ): Promise<RunResult> {
   const { engine, data, inputs } = session;
   const { config } = inputs;
@@ -335,6 +354,7 @@ async function trainSession(
       optimizer,
       data,
       config,
+      coordinator,
       checkpoints,
       events: told.events,
       collect,
@@ -367,6 +387,7 @@ async function trainSession(
     withoutCheckpointing: engine.withoutCheckpointing.peak,
     processPeak: peakProcessMemory(),
     forwardBackward: told.times(),
+    ...told.nodes(),
     output: folder,
   };
   tell({ type: "done", ...done });

@@ -299,6 +299,8 @@ export interface SessionOptions {
   readonly onProgress?: StoredWeightsOptions["onProgress"];
   /** The limit of memory may change. */
   readonly elastic?: boolean;
+  /** False for a worker of another process, which updates nothing and answers nothing (default: true). */
+  readonly updates?: boolean;
 }
 
 /** Describes what decides the samples of a run, and their order. */
@@ -336,18 +338,26 @@ function referenceOptions(inputs: Inputs, { train: batches, valid: held }: RunBa
   };
 }
 
+/** A model in memory that learns from a run's data. */
+export interface Learning {
+  readonly engine: Engine;
+  readonly data: TrainingData;
+  readonly plan: SessionPlan;
+}
+
 /**
  * Plans memory, reserves it, loads the weights.
  * @throws the signal's reason when it is aborted
  */
-export async function createSession(
+export async function openLearning(
   executor: Executor,
   inputs: Inputs,
-  { signal, onWarning = () => {}, onMessage, onProgress, elastic = false }: SessionOptions = {},
-): Promise<Session> {
-  const { config, model, start, tokenizer } = inputs;
-  const { train: drawn, valid: held, prompt, costs, strategy, options: planned } = planSession(executor, inputs);
-  let limit = strategy.name === "budget" ? strategy.bytes : null;
+  { signal, onWarning = () => {}, onMessage, onProgress, elastic = false, updates = true }: SessionOptions = {},
+): Promise<Learning> {
+  const { config, start } = inputs;
+  const plan = planSession(executor, inputs);
+  const { train: drawn, valid: held, strategy } = plan;
+  const { decode, ...planned } = plan.options;
   // In memory before the model that is trained is. Without a teacher, the data say what one has said.
   const { teacher } = config;
   const taught =
@@ -358,6 +368,7 @@ export async function createSession(
   const valid = held && taught?.valid ? taughtBatches(held, taught.valid) : held;
   const options: EngineOptions = {
     ...planned,
+    ...(updates ? decode !== undefined && { decode } : { optimizer: null }),
     elastic,
     onPlan: ({ predicted }) => warnOfLack(executor, predicted.peak, onWarning),
   };
@@ -374,6 +385,18 @@ export async function createSession(
   const data = hasReference(inputs.objective.head)
     ? await withReferenceModel(engine, plain, { ...referenceOptions(inputs, plain), signal, onMessage })
     : plain;
+  return { engine, data, plan };
+}
+
+/**
+ * Makes all of a run ready to train.
+ * @throws as `openLearning`
+ */
+export async function createSession(executor: Executor, inputs: Inputs, options: SessionOptions = {}): Promise<Session> {
+  const { config, model, tokenizer } = inputs;
+  const { engine, data, plan } = await openLearning(executor, inputs, options);
+  const { prompt, costs, strategy } = plan;
+  let limit = strategy.name === "budget" ? strategy.bytes : null;
   // Planning leaves some 20 MB of garbage, which would still be there at the peak of the first step.
   Bun.gc(true);
   const count = (trainable: boolean) =>

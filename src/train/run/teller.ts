@@ -1,5 +1,5 @@
 import type { Engine } from "../step/engine.ts";
-import type { EventSink, StepEvent } from "./events.ts";
+import type { DoneEvent, EventSink, StepEvent } from "./events.ts";
 import type { Evaluation, TrainingEvents } from "./loop.ts";
 import { createStepTimes } from "./step-times.ts";
 
@@ -15,6 +15,7 @@ export function createTeller(engine: Engine, record: EventSink) {
   let first: { readonly at: number; readonly before: number } | null = null;
   const moved = stepTransfers(engine);
   const times = createStepTimes();
+  const nodes = { steps: 0, sent: 0, received: 0, elsewhere: 0 };
   const events: TrainingEvents = {
     step(step) {
       const current = step.tokens / step.seconds;
@@ -22,6 +23,10 @@ export function createTeller(engine: Engine, record: EventSink) {
       times.add(step.forwardBackward);
       speed = speed === null ? current : (1 - NEWEST) * speed + NEWEST * current;
       loss = step.loss;
+      if (step.nodes) {
+        nodes.steps++;
+        for (const key of ["sent", "received", "elsewhere"] as const) nodes[key] += step.nodes[key];
+      }
       // The evaluation before the first step says nothing of the steps.
       first ??= { at: now - 1000 * step.seconds, before: step.step - 1 };
       record({
@@ -46,6 +51,13 @@ export function createTeller(engine: Engine, record: EventSink) {
     evaluation: () => evaluation,
     /** Medians of the times of forward and backward passes. */
     times: () => times.medians(),
+    /** Means of what other processes had to do with the steps; empty where there are none. */
+    nodes(): Pick<DoneEvent, "nodes"> {
+      const { steps, sent, received, elsewhere } = nodes;
+      return steps === 0
+        ? {}
+        : { nodes: { sent: Math.round(sent / steps), received: Math.round(received / steps), elsewhere: elsewhere / steps } };
+    },
   };
 }
 

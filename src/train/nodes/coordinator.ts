@@ -1,0 +1,147 @@
+import type { FromWorker, Part, ToWorker, WorkerLink } from "./messages.ts";
+import { createRoster, type Member, smoothed, type StepOrders } from "./roster.ts";
+import type { StepWork } from "./step-work.ts";
+import type { TrainedVector } from "./trained-vector.ts";
+
+/** A step as workers took part in it. */
+export interface NodeStep {
+  /** Processes that were ready when it ended, this one included. */
+  readonly ready: number;
+  /** Micro-batches whose gradients came from another process. */
+  readonly elsewhere: number;
+  /** Bytes of parameters that went out, and of gradients that came in. */
+  readonly sent: number;
+  readonly received: number;
+}
+
+/** The part of a run that divides the micro-batches of its steps among processes. */
+export interface Coordinator {
+  /**
+   * Has a step's micro-batches learned, here and by the workers, and leaves the sum of their gradients in the engine. Returns their parts, in order.
+   * @param own learns a micro-batch here, from gradients of 0
+   */
+  learn(orders: StepOrders, own: (index: number) => Promise<Part>): Promise<readonly Part[]>;
+  /** A worker that may join: it is given work when it is ready. */
+  add(name: string, link: WorkerLink): void;
+  /** The last step. */
+  readonly last: NodeStep;
+  close(): void;
+}
+
+export interface CoordinatorOptions {
+  readonly vector: TrainedVector;
+  zeroGradients(): void;
+  /** The first message to a worker. */
+  readonly prepare: Extract<ToWorker, { type: "prepare" }>;
+  warn(text: string): void;
+  now?(): number;
+}
+
+/** Between two looks at whether somebody takes too long, ms. */
+const LOOK_MS = 50;
+
+export function createCoordinator({
+  vector,
+  zeroGradients,
+  prepare,
+  warn,
+  now = () => performance.now(),
+}: CoordinatorOptions): Coordinator {
+  const roster = createRoster(now);
+  const { members } = roster;
+  const sum = new Float32Array(vector.size);
+  let [received, elsewhere] = [0, 0];
+  let last: NodeStep = { ready: 1, elsewhere: 0, sent: 0, received: 0 };
+  let wake = () => {};
+
+  function remove(member: Member, why: string): void {
+    if (!roster.remove(member)) return;
+    warn(`${member.name} has left the run: ${why}; the others go on with its work`);
+    member.link.close();
+    wake();
+  }
+
+  function take(member: Member, message: FromWorker): void {
+    switch (message.type) {
+      case "ready":
+        member.isReady = true;
+        break;
+      case "failed":
+        return remove(member, message.message);
+      case "dropped":
+        roster.answered(member, message.step, message.index);
+        break;
+      case "learned": {
+        const { step, index, part, seconds, values } = message;
+        if (values.byteLength !== 4 * vector.size)
+          return remove(member, `it sent ${values.byteLength} bytes of gradients, expected ${4 * vector.size}`);
+        roster.answered(member, step, index);
+        member.seconds = smoothed(member.seconds, seconds);
+        received += values.byteLength;
+        const { current } = roster;
+        if (step !== current?.orders.step || current.work.has(index)) break;
+        current.work.take(index, part, new Float32Array(values.buffer, values.byteOffset, vector.size));
+        elsewhere++;
+      }
+    }
+    roster.feedIdle(0);
+    wake();
+  }
+
+  /** Waits until something has happened, or it is time to look. */
+  async function rest(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    wake = resolve;
+    const timer = setTimeout(resolve, LOOK_MS);
+    await promise;
+    clearTimeout(timer);
+  }
+
+  /** The next micro-batch to learn here; null: all are learned. */
+  async function next(work: StepWork): Promise<number | null> {
+    for (;;) {
+      // What has arrived is heard first.
+      await Bun.sleep(0);
+      if (work.isDone) return null;
+      roster.feedIdle(1);
+      const index = roster.next();
+      if (index === null) await rest();
+      else if (!work.has(index)) return index;
+    }
+  }
+
+  return {
+    async learn(orders, own) {
+      [received, elsewhere] = [0, 0];
+      const { work } = roster.begin(orders, sum, vector.parameters);
+      for (let index = await next(work); index !== null; index = await next(work)) {
+        const begin = now();
+        zeroGradients();
+        const part = await own(index);
+        roster.learnedHere((now() - begin) / 1000);
+        work.take(index, part, vector.gradients());
+      }
+      roster.end();
+      vector.setGradients(sum);
+      last = { ready: 1 + [...members].filter(({ isReady }) => isReady).length, elsewhere, sent: roster.sent, received };
+      return work.parts();
+    },
+    add(name, link) {
+      const member = roster.add(name, link);
+      link.listen({
+        message: (message) => members.has(member) && take(member, message),
+        closed: (why) => remove(member, why),
+      });
+      link.send(prepare);
+    },
+    get last() {
+      return last;
+    },
+    close() {
+      for (const member of members) {
+        roster.remove(member);
+        member.link.close();
+      }
+    },
+  };
+}

@@ -1,0 +1,67 @@
+import { availableParallelism } from "node:os";
+import { UserError } from "../../base/errors.ts";
+import type { Device } from "../../device.ts";
+import type { Objective } from "../../objectives/objective.ts";
+import type { TrainConfig } from "../config.ts";
+import type { Engine } from "../step/engine.ts";
+import { type Coordinator, createCoordinator } from "./coordinator.ts";
+import { startLocalWorker } from "./local-worker.ts";
+import { numericsOf } from "./numerics.ts";
+import { trainedVector } from "./trained-vector.ts";
+
+/** Devices whose results are the same bits in every run. */
+const EXACT: readonly Device["name"][] = ["wasm", "ort-cpu"];
+
+/** CPU threads of each process: those that were asked for, else its share of the processor; undefined: all. */
+export function nodeThreads({ nodes = 1, threads }: Pick<TrainConfig, "nodes" | "threads">): number | undefined {
+  return threads ?? (nodes > 1 ? Math.max(1, Math.floor(availableParallelism() / nodes)) : undefined);
+}
+
+/** @throws {UserError} a device or an objective whose steps cannot be divided */
+export function checkDivisible({ nodes }: Pick<TrainConfig, "nodes">, { head }: Objective, device: Pick<Device, "name">): void {
+  if (nodes === undefined) return;
+  if (!EXACT.includes(device.name))
+    throw new UserError(
+      `--nodes needs the same bits from every process, which ${EXACT.join(" and ")} give; got --device ${device.name}`,
+    );
+  if (head.kind === "logits" && head.wholeStep)
+    throw new UserError(
+      "--grad-cache compares the texts of all micro-batches of a step, which --nodes divides; leave one of the two out",
+    );
+}
+
+/** Describes what workers are to have in common with the process that a run belongs to. */
+export interface CoordinatorInputs {
+  readonly config: TrainConfig;
+  readonly given: readonly string[];
+  readonly fingerprint: string;
+  readonly device: Device;
+  readonly engine: Engine;
+  warn(text: string): void;
+}
+
+/** Starts the workers of a run: `nodes` less one, on this machine. Steps need not wait for them: a worker gets work when it is ready. */
+export function openCoordinator({
+  config,
+  given,
+  fingerprint,
+  device,
+  engine,
+  warn,
+}: CoordinatorInputs): Coordinator | undefined {
+  if (config.nodes === undefined) return undefined;
+  const coordinator = createCoordinator({
+    vector: trainedVector(engine),
+    zeroGradients: engine.zeroGradients,
+    prepare: {
+      type: "prepare",
+      config: { ...config, threads: nodeThreads(config), resume: false },
+      given,
+      fingerprint,
+      numerics: numericsOf(device),
+    },
+    warn,
+  });
+  for (let i = 1; i < config.nodes; i++) coordinator.add(`worker ${i}`, startLocalWorker());
+  return coordinator;
+}
