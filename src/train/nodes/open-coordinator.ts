@@ -12,9 +12,14 @@ import { trainedVector } from "./trained-vector.ts";
 /** Devices whose results are the same bits in every run. */
 const EXACT: readonly Device["name"][] = ["wasm", "ort-cpu"];
 
-/** CPU threads of each process: those that were asked for, else its share of the processor; undefined: all. */
-export function nodeThreads({ nodes = 1, threads }: Pick<TrainConfig, "nodes" | "threads">): number | undefined {
-  return threads ?? (nodes > 1 ? Math.max(1, Math.floor(availableParallelism() / nodes)) : undefined);
+/**
+ * The device of each process of a run, and its CPU threads: those that were asked for, else its share of the processor. Several processes compute
+ * on the CPU unless told otherwise.
+ */
+export function nodeDevice({ nodes, device, threads }: TrainConfig): Pick<TrainConfig, "device" | "threads"> {
+  if (nodes === undefined) return { device, threads };
+  const share = nodes > 1 ? Math.max(1, Math.floor(availableParallelism() / nodes)) : undefined;
+  return { device: device === "auto" ? "wasm" : device, threads: threads ?? share };
 }
 
 /** @throws {UserError} a device or an objective whose steps cannot be divided */
@@ -55,7 +60,7 @@ export function openCoordinator({
     zeroGradients: engine.zeroGradients,
     prepare: {
       type: "prepare",
-      config: { ...config, threads: nodeThreads(config), resume: false },
+      config: { ...config, ...nodeDevice(config), resume: false },
       given,
       fingerprint,
       numerics: numericsOf(device),

@@ -20,7 +20,7 @@ import { peakProcessMemory } from "../../base/process/free-memory.ts";
 import { createSweeper } from "../../base/process/garbage.ts";
 import { strategyName } from "../memory/strategy.ts";
 import { checkNodes } from "../node-flags.ts";
-import { checkDivisible, nodeThreads, openCoordinator } from "../nodes/open-coordinator.ts";
+import { checkDivisible, nodeDevice, openCoordinator } from "../nodes/open-coordinator.ts";
 import type { Engine } from "../step/engine.ts";
 import { createLearner } from "../step/learner.ts";
 import {
@@ -112,7 +112,7 @@ async function runWith(
   const { config } = inputs;
   return withCleanup(async (defer) => {
     defer(inputs.close);
-    const device = await openDevice({ ...config, threads: nodeThreads(config), trial });
+    const device = await openDevice({ ...config, ...nodeDevice(config), trial });
     defer(device.close);
     checkDivisible(config, inputs.objective, device);
     const session = await createSession(device.executor, inputs, {
