@@ -9,10 +9,12 @@ import { readJsonObject } from "../base/json.ts";
 import { flagName } from "../base/names.ts";
 import { EMBEDDER_FILES } from "../hf/config/embeddings.ts";
 import { withMerged } from "../hf/peft/merge.ts";
+import { denseFiles, withDense } from "../hf/weights/dense.ts";
 import { copyCompanions } from "../hf/weights/model-folder.ts";
 import { embeddingOf } from "../load/embedder.ts";
 import { openModel } from "../load/open-model.ts";
 import { nameOf } from "../load/text-head.ts";
+import type { DenseLayer } from "../models/config.ts";
 import { familyOf } from "../models/families/index.ts";
 import { openEncoder } from "../portable/encoder.ts";
 import { writeOpenModel } from "../portable/write.ts";
@@ -52,10 +54,6 @@ export async function exportOnnx(
   const model = await openModel({ model: name, adapter: asked }, { onNote, check: "fresh", predicts: "anything" });
   try {
     const { config, adapter } = model;
-    if (config.encoder?.hasDecoderBody)
-      throw new UserError(
-        `${nameOf(model)} is an EmbeddingGemma, which ONNX files are not written for yet; expected a BERT or its kin`,
-      );
     if (config.encoder === null)
       throw new UserError(
         `${nameOf(model)} generates text, which ONNX files are not written for; expected a text encoder such as a BERT, or export gguf`,
@@ -64,17 +62,22 @@ export async function exportOnnx(
     if (config.textHead && wish !== undefined)
       throw new UserError(`${flagName(wish)} is for embeddings; ${nameOf(model)} judges whole texts`);
     const embedding = config.textHead ? null : embeddingOf(model, wishes);
-    if (embedding && embedding.dense.length > 0)
-      throw new UserError(`${nameOf(model)} has layers behind its pooling (Dense), which ONNX files are not written with yet`);
+    const dense = embedding?.dense ?? [];
     const opened = openEncoder(config, embedding);
     const own = adapter && dirname(adapter.path);
     withMerged({ base: model.folder, adapter: own, beside: out }, ({ folder, source }) =>
       writeFolder(resolve(out), (draft) => {
-        const files = [...copyCompanions(folder, draft), ...copyEmbedder(own, model.folder, draft)];
+        const embedder = copyEmbedder(own, model.folder, dense, draft);
+        const files = [...copyCompanions(folder, draft), ...embedder];
         const { tokenizerClass } = familyOf(config);
         if (tokenizerClass !== undefined) nameTokenizer(draft, tokenizerClass);
         makeFolder(dirname(join(draft, ONNX_FILE)));
-        writeOpenModel(join(draft, ONNX_FILE), opened, source);
+        const whole = withDense({ ...source, close: () => {} }, model.folder, dense);
+        try {
+          writeOpenModel(join(draft, ONNX_FILE), opened, whole);
+        } finally {
+          whole.close();
+        }
         writeChecksums(draft, [...files, ONNX_FILE]);
       }),
     );
@@ -96,10 +99,11 @@ function nameTokenizer(folder: string, name: string): void {
 }
 
 /** Copies what sentence-transformers is told of a model that makes embeddings: the adapter's files, or else the base model's. Returns their paths. */
-function copyEmbedder(adapter: string | null, base: string, to: string): string[] {
+function copyEmbedder(adapter: string | null, base: string, dense: readonly DenseLayer[], to: string): string[] {
   const from = [adapter, base].find((folder) => folder !== null && existsSync(join(folder, EMBEDDER_FILES[0])));
   if (!from) return [];
-  const there = EMBEDDER_FILES.filter((file) => existsSync(join(from, file)));
+  const layers = dense.flatMap(({ module }) => [`${module}/config.json`, ...denseFiles(from, [{ module }])]);
+  const there = [...EMBEDDER_FILES, ...layers].filter((file) => existsSync(join(from, file)));
   for (const file of there) {
     makeFolder(dirname(join(to, file)));
     copyAtomic(join(from, file), join(to, file));

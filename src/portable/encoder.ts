@@ -2,8 +2,9 @@ import { inverseFrequencies } from "../load/rotary-tables.ts";
 import { buildFinalNorm } from "../models/chain/encoder.ts";
 import { buildSegments } from "../models/chain/segments.ts";
 import { buildTextHead } from "../models/chain/text-head.ts";
-import type { ModelConfig, Pooling } from "../models/config.ts";
+import type { DenseLayer, ModelConfig, Pooling } from "../models/config.ts";
 import { rotaryInputs, type SegmentOptions } from "../models/parts.ts";
+import { denseModule } from "../models/names.ts";
 import { OpenGraph } from "./open-graph.ts";
 import { type OpenInputs, TOKENS, translate } from "./translate.ts";
 
@@ -23,6 +24,8 @@ export interface OpenModel {
 /** Describes how embeddings are made of hidden states. */
 export interface OpenEmbedding {
   readonly pooling: Pooling;
+  /** Layers behind the pooling. */
+  readonly dense: readonly DenseLayer[];
   readonly normalizes: boolean;
   readonly dimensions: number;
 }
@@ -135,7 +138,7 @@ function embeddings(
   states: string,
   rows: string,
   { first, counts }: Texts,
-  { pooling, normalizes, dimensions }: OpenEmbedding,
+  { pooling, dense, normalizes, dimensions }: OpenEmbedding,
   width: number,
 ): string {
   const pooled = () => {
@@ -152,9 +155,20 @@ function embeddings(
       }
     }
   };
-  const all = pooled();
-  const kept = dimensions === width ? all : open.op("Slice", [all, open.ints([0]), open.ints([dimensions]), open.ints([1])]);
+  const all = dense.reduce((x, layer) => behind(open, x, layer), pooled());
+  const kept =
+    dimensions === (dense.at(-1)?.outputs ?? width)
+      ? all
+      : open.op("Slice", [all, open.ints([0]), open.ints([dimensions]), open.ints([1])]);
   if (!normalizes) return kept;
   const length = open.op("ReduceL2", [kept, open.ints([1])], { keepdims: 1 });
   return open.op("Div", [kept, open.op("Max", [length, open.scalar(1e-12)])]);
+}
+
+/** A layer behind the pooling. */
+function behind(open: OpenGraph, x: string, { module, inputs, outputs, bias, activation }: DenseLayer): string {
+  const name = denseModule(module);
+  const addend = bias ? [open.weight(`${name}.bias`, [outputs])] : [];
+  const y = open.op("Gemm", [x, open.weight(`${name}.weight`, [outputs, inputs]), ...addend], { transB: 1 });
+  return activation === "tanh" ? open.op("Tanh", [y]) : y;
 }

@@ -65,6 +65,14 @@ function translateNode(open: OpenGraph, node: SizedNode, known: (name: string) =
       if (groups !== 1) throw new Error("SplitColumns of several groups has no form with open sizes");
       return open.ops("Split", [known(node.inputs[0]!), open.ints(sizes)], { axis: 1 }, sizes.length);
     }
+    case "Affine": {
+      const { alpha, beta } = attrs as Record<"alpha" | "beta", number>;
+      const x = known(node.inputs[0]!);
+      const scaled = alpha === 1 ? x : open.op("Mul", [x, open.scalar(Math.fround(alpha))]);
+      return [beta === 0 ? scaled : open.op("Add", [scaled, open.scalar(Math.fround(beta))])];
+    }
+    case "RMSNormalization":
+      return [rmsNorm(open, node, known)];
     case "Reshape": {
       const shape = (attrs["shape"] as readonly number[]).map((size) => (size % TOKENS === 0 ? -1 : size));
       return [open.op("Reshape", [known(node.inputs[0]!), open.ints(shape)])];
@@ -73,6 +81,14 @@ function translateNode(open: OpenGraph, node: SizedNode, known: (name: string) =
   const { domain, body } = opOf(node);
   if (domain !== "" || body !== "standard") throw new Error(`${op} has no form with open sizes`);
   return [open.op(op, node.inputs.map(known), attrs)];
+}
+
+/** The operator is younger than the version that runtimes for browsers know. */
+function rmsNorm(open: OpenGraph, { inputs: [x, scale], attrs }: SizedNode, known: (name: string) => string): string {
+  const rows = known(x!);
+  const squares = open.op("ReduceMean", [open.op("Mul", [rows, rows]), open.ints([-1])], { keepdims: 1 });
+  const length = open.op("Sqrt", [open.op("Add", [squares, open.scalar(attrs["epsilon"] as number)])]);
+  return open.op("Mul", [open.op("Div", [rows, length]), known(scale!)]);
 }
 
 /** Flat rows as [texts, length, heads, dim]. */
@@ -87,17 +103,26 @@ function attention(
   inputs: OpenInputs,
 ): string {
   const { heads, kvHeads, scale, softcap } = attrs as Attrs & Record<"heads" | "kvHeads" | "scale" | "softcap", number>;
-  if (heads !== kvHeads || softcap !== undefined) throw new Error("attention of a decoder has no form with open sizes");
-  const [q, k, v] = names.slice(0, 3).map((name) => byHead(open, known(name), heads, inputs));
+  if (softcap !== undefined) throw new Error("attention with a cap has no form with open sizes");
+  const [q, k, v] = names.slice(0, 3).map((name, i) => byHead(open, known(name), i === 0 ? heads : kvHeads, inputs));
   const turned = (x: string, perm: readonly number[]) => open.op("Transpose", [x], { perm });
   const seen = inputs.seen.get(names[3]!);
   if (seen === undefined) throw new Error(`nobody says what ${names[3]} is with open sizes`);
-  const products = open.op("MatMul", [turned(q!, [0, 2, 1, 3]), turned(k!, [0, 2, 3, 1])]);
+  const [queries, keys, values] = [turned(q!, [0, 2, 1, 3]), turned(k!, [0, 2, 3, 1]), turned(v!, [0, 2, 1, 3])];
+  // Query heads that share a key and a value have the same number in a size of their own.
+  const shared = (x: string) => (heads === kvHeads ? x : open.op("Unsqueeze", [x, open.ints([2])]));
+  const grouped = (x: string) =>
+    heads === kvHeads
+      ? x
+      : open.op("Reshape", [x, open.op("Concat", [open.ints([0, kvHeads, heads / kvHeads]), end(x)], { axis: 0 })]);
+  const end = (x: string) => open.op("Slice", [open.op("Shape", [x]), open.ints([2]), open.ints([4])]);
+  const products = open.op("MatMul", [grouped(queries), shared(keys)]);
   const scores = open.op("Mul", [products, open.scalar(scale)]);
   // No infinity: the scores of padding that sees nothing must not become NaN.
-  const masked = open.op("Where", [seen, scores, open.scalar(LEAST)]);
-  const mixed = open.op("MatMul", [open.op("Softmax", [masked], { axis: -1 }), turned(v!, [0, 2, 1, 3])]);
-  return open.op("Reshape", [turned(mixed, [0, 2, 1, 3]), open.ints([-1, width])]);
+  const masked = open.op("Where", [shared(seen), scores, open.scalar(LEAST)]);
+  const mixed = open.op("MatMul", [open.op("Softmax", [masked], { axis: -1 }), shared(values)]);
+  const last = heads === kvHeads ? turned(mixed, [0, 2, 1, 3]) : turned(mixed, [0, 3, 1, 2, 4]);
+  return open.op("Reshape", [last, open.ints([-1, width])]);
 }
 
 /** The score of a token that is not seen: the least number of float32. */

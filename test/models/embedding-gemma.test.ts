@@ -1,6 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { InferenceSession, Tensor } from "onnxruntime-node";
 import { createBatches, type MicroBatch } from "../../src/data/samples/batch.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
 import { IGNORED } from "../../src/data/samples/sample.ts";
@@ -17,6 +18,8 @@ import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import { createEngine } from "../../src/train/step/engine.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
+import { exportOnnx } from "../../src/library/export-onnx.ts";
+import { temporaryFolder } from "../hf/temp.ts";
 import { refused } from "../support/cli.ts";
 import { EMBED_FOLDER } from "../support/embed.ts";
 import { EXECUTORS } from "../support/judged-runs.ts";
@@ -25,6 +28,7 @@ import { expectSameBits, expectWithin, relativeError } from "../support/ops.ts";
 setDefaultTimeout(120_000);
 
 const folder = join(EMBED_FOLDER, "gemma");
+const exported = temporaryFolder();
 const texts = JSON.parse(readFileSync(join(folder, "texts.json"), "utf8")) as number[][];
 const expected = new Map<string, Float32Array>();
 const source = openSafetensors(join(folder, "expected.safetensors"));
@@ -99,9 +103,41 @@ describe("an EmbeddingGemma, whose tokens see both sides and whose mean goes thr
     }
   });
 
-  test("makes nothing that wants next tokens or a file for another system", async () => {
-    const out = ["--out", join(folder, "never")];
-    expect(await refused("export", "onnx", "--model", folder, ...out)).toContain("EmbeddingGemma");
+  test("onnxruntime-node makes of its ONNX file the same embeddings within 1e-5, of texts of all lengths in one batch", async () => {
+    const out = join(exported, "onnx");
+    const { outputs } = await exportOnnx({ model: folder, out, normalize: false });
+    expect(outputs).toEqual(["last_hidden_state", "sentence_embedding"]);
+    for (const file of ["modules.json", "2_Dense/config.json", "3_Dense/model.safetensors"])
+      expect(existsSync(join(out, file))).toBe(true);
+    const length = Math.max(...texts.map((ids) => ids.length));
+    const tensor = (valuesOf: (ids: readonly number[]) => readonly number[]) => {
+      const rows = texts.map((ids) => [...valuesOf(ids), ...Array.from({ length: length - ids.length }, () => 0)]);
+      return new Tensor("int64", BigInt64Array.from(rows.flat(), BigInt), [texts.length, length]);
+    };
+    const session = await InferenceSession.create(join(out, "onnx/model.onnx"), { logSeverityLevel: 3 });
+    const found = await session.run({ input_ids: tensor((ids) => ids), attention_mask: tensor((ids) => ids.map(() => 1)) });
+    await session.release();
+    const { embeddings } = computed(await createWasmExecutor({ threads: 1 }), "padded");
+    const own = found["sentence_embedding"]!;
+    expect(own.dims).toEqual([texts.length, embeddings.length / texts.length]);
+    for (const [i, value] of embeddings.entries())
+      expectWithin(`number ${i}`, Math.abs((own.data as Float32Array)[i]! - value), 1e-5);
+    // The first numbers, at length 1.
+    const short = join(exported, "short");
+    await exportOnnx({ model: folder, out: short, normalize: true, dimensions: 8 });
+    const cut = await InferenceSession.create(join(short, "onnx/model.onnx"), { logSeverityLevel: 3 });
+    const { sentence_embedding: kept } = await cut.run({
+      input_ids: tensor((ids) => ids),
+      attention_mask: tensor((ids) => ids.map(() => 1)),
+    });
+    await cut.release();
+    const first = embeddings.subarray(0, 8);
+    const norm = Math.hypot(...first);
+    for (const [i, value] of first.entries())
+      expectWithin(`number ${i} of 8`, Math.abs((kept!.data as Float32Array)[i]! - value / norm), 1e-5);
+  });
+
+  test("makes nothing that wants next tokens", async () => {
     expect(await refused("eval", "--model", folder, "--data", "none.jsonl")).toContain("sees each text from both sides");
   });
 });

@@ -55,6 +55,6 @@ export function writeDense(folder: string, dense: readonly DenseLayer[], tensors
 }
 
 /** Returns the files of such layers in a folder, as paths within it. */
-export function denseFiles(folder: string, dense: readonly DenseLayer[]): string[] {
+export function denseFiles(folder: string, dense: readonly Pick<DenseLayer, "module">[]): string[] {
   return dense.map(({ module }) => `${module}/${FILE}`).filter((path) => existsSync(join(folder, path)));
 }

@@ -1,7 +1,7 @@
 import type { Segment } from "../../graph/segment.ts";
 import { Add } from "../../ops/add.ts";
 import { activated } from "../blocks/mlp.ts";
-import { layerNorm } from "../blocks/norm.ts";
+import { layerNorm, norm } from "../blocks/norm.ts";
 import type { ModelConfig } from "../config.ts";
 import type { EncoderModules } from "../families/family.ts";
 import { modulesOf } from "../families/index.ts";
@@ -49,12 +49,18 @@ export function finallyNormed(scope: ParamScope, config: ModelConfig, x: string)
   return finalNorm === null ? x : layerNorm(scope, config, x, `${config.modulePrefix}${finalNorm}`, config.hiddenSize);
 }
 
+/** Puts x [rows, hiddenSize] behind the final norm of a decoder, or of an encoder that has one. */
+export function lastNormed(scope: ParamScope, config: ModelConfig, x: string): string {
+  if (config.encoder && !config.encoder.hasDecoderBody) return finallyNormed(scope, config, x);
+  return norm(scope, config, x, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
+}
+
 /** The model's final norm as a segment of its own, as the end of a chain without a head; null: the last block gives the hidden states. */
 export function buildFinalNorm(config: ModelConfig, options: SegmentOptions): Segment | null {
-  if (encoderModules(config).finalNorm === null) return null;
+  if (!config.encoder!.hasDecoderBody && encoderModules(config).finalNorm === null) return null;
   const builder = startGraph("final-norm", config, options, [], true);
   const scope = new ParamScope(builder, "", options.tuning, options.weightType);
-  builder.output({ name: finallyNormed(scope, config, "x"), role: "boundary" });
+  builder.output({ name: lastNormed(scope, config, "x"), role: "boundary" });
   const model = { id: "final-norm", forward: builder.build(), training: null, variants: [], fused: null };
   return { name: "final-norm", model, params: scope.names };
 }

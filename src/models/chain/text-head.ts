@@ -10,14 +10,14 @@ import { Reshape } from "../../ops/reshape.ts";
 import { Relu } from "../../ops/relu.ts";
 import { Tanh } from "../../ops/tanh.ts";
 import { activated } from "../blocks/mlp.ts";
-import { layerNorm, norm } from "../blocks/norm.ts";
+import { layerNorm } from "../blocks/norm.ts";
 import type { DenseLayer, ModelConfig, Pooling, TextHead } from "../config.ts";
 import { denseModule } from "../names.ts";
 import { modulesOf, textHeadOf } from "../families/index.ts";
 import type { TextHeadModules } from "../families/family.ts";
 import { linear, ParamScope } from "../linear.ts";
 import { type BatchInput, type SegmentOptions, startGraph } from "../parts.ts";
-import { finallyNormed, logitBias } from "./encoder.ts";
+import { finallyNormed, lastNormed, logitBias } from "./encoder.ts";
 
 /**
  * The head that judges whole texts, as `...ForSequenceClassification` has it: the hidden state of one token of each text, the last of a causal model
@@ -116,11 +116,6 @@ function embedding(scope: ParamScope, config: ModelConfig, pooling: Pooling): st
   if (pooling !== "mean") return lastNormed(scope, config, builder.value(Gather, ["x", "rows"], {}, "pooled"));
   const product = { alpha: 1, beta: 1, transA: 0, transB: 0 };
   return builder.value(Gemm, ["means", lastNormed(scope, config, "x")], product, "pooled");
-}
-
-function lastNormed(scope: ParamScope, config: ModelConfig, x: string): string {
-  if (config.encoder && !config.encoder.hasDecoderBody) return finallyNormed(scope, config, x);
-  return norm(scope, config, x, `${config.modulePrefix}${modulesOf(config).norm ?? "norm"}`, config.hiddenSize);
 }
 
 /** A layer behind the pooling. */
