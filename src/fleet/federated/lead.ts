@@ -165,7 +165,8 @@ function checkFolder(folder: string, name: string): Federation | null {
 
 /** @throws {UserError} */
 function expectSame(before: Federation, now: Federation, output: string): void {
-  const flat = ({ training, ...rest }: Federation) => Object.entries({ ...rest, ...training });
+  // Settings before the hashes that follow from them.
+  const flat = ({ training, ...rest }: Federation) => Object.entries({ ...training, ...rest });
   const had = new Map(flat(before).map(([key, value]) => [key, JSON.stringify(value)]));
   const other = flat(now).find(([key, value]) => value !== undefined && had.get(key) !== JSON.stringify(value));
   if (other === undefined) return;
