@@ -14,6 +14,11 @@ export interface Target {
   readonly f16Sums: boolean;
 }
 
+/** The type that values have in a model: what has no integers of 8 bits with a sign takes their bits as they are. */
+export function writtenType(dtype: DType, { integers }: Target): DType {
+  return integers === "narrow" && dtype === "i8" ? "u8" : dtype;
+}
+
 /** All that ONNX has: for the files of a run. */
 export const PORTABLE: Target = { integers: "bits", bf16: true, f16Sums: true };
 

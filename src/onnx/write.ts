@@ -1,8 +1,8 @@
 import { useCounts } from "../graph/passes.ts";
-import { type Attrs, type Graph, type InputRole, type Node, type OutputRole, typeOf } from "../graph/types.ts";
+import { type Attrs, type Graph, type InputRole, type Node, type OutputRole, type TensorType, typeOf } from "../graph/types.ts";
 import { opOf } from "../ops/index.ts";
 import { CONSTANT_INPUTS, encodeAttributes, encodeMetadata, encodeTensor, encodeValueInfo } from "./encode.ts";
-import { needsCasts, PORTABLE, type Target } from "./target.ts";
+import { needsCasts, PORTABLE, type Target, writtenType } from "./target.ts";
 import { FunctionTable, REMAT_DOMAIN, REMAT_VERSION } from "./functions.ts";
 import { encodeModel, IR_VERSION, type NodeProto, ONNX_OPSET, type TensorProto } from "./messages.ts";
 
@@ -45,6 +45,10 @@ export function writeModel(
   target = PORTABLE,
 ): Uint8Array<ArrayBuffer> {
   const uses = useCounts(graph);
+  const typeIn = (name: string): TensorType => {
+    const type = typeOf(graph, name);
+    return { ...type, dtype: writtenType(type.dtype, target) };
+  };
   const functions = new FunctionTable(target);
   const constants = new ConstantTable(graph);
   const node = graph.nodes.flatMap((node) => withCasts(graph, encodeNode(graph, node, uses, functions, constants), target));
@@ -65,15 +69,15 @@ export function writeModel(
       node,
       initializer: constants.list(),
       input: graph.inputs.map(({ name, role }) =>
-        encodeValueInfo(name, typeOf(graph, name), `${role}: ${INPUT_NOTES[role]}`, { "remat.role": role }),
+        encodeValueInfo(name, typeIn(name), `${role}: ${INPUT_NOTES[role]}`, { "remat.role": role }),
       ),
       output: graph.outputs.map(({ name, role, updates }) =>
-        encodeValueInfo(name, typeOf(graph, name), `${role}: ${OUTPUT_NOTES[role]}${updates ? `; updates ${updates}` : ""}`, {
+        encodeValueInfo(name, typeIn(name), `${role}: ${OUTPUT_NOTES[role]}${updates ? `; updates ${updates}` : ""}`, {
           "remat.role": role,
           ...(updates !== undefined && { "remat.updates": updates }),
         }),
       ),
-      valueInfo: inner.map((name) => encodeValueInfo(name, typeOf(graph, name))),
+      valueInfo: inner.map((name) => encodeValueInfo(name, typeIn(name))),
     },
     functions: functions.list(),
   });

@@ -108,7 +108,13 @@ export const Dequantize = defineOp<NoAttrs>({
  * turn it and a product into one with 8-bit activations, which is another number.)
  */
 function valuesOf(body: BodyBuilder, codes: string, type: TensorType): string {
-  if (formatOfCodes(type) === "q8") return body.op("Cast", [codes], { to: "f32" });
+  if (formatOfCodes(type) === "q8") {
+    if (body.integers !== "narrow") return body.op("Cast", [codes], { to: "f32" });
+    // A byte without its sign, which makes it 256 more where it was negative.
+    const bits = body.op("Cast", [body.op("Cast", [codes], { to: "i32" })], { to: "f32" });
+    const isNegative = body.op("GreaterOrEqual", [bits, body.scalar(128)]);
+    return body.op("Where", [isNegative, body.op("Sub", [bits, body.scalar(256)]), bits]);
+  }
   const pairs = Array.from({ length: 256 }, (_, byte) => [NF4_VALUES[byte & 15]!, NF4_VALUES[byte >> 4]!]);
   const table = body.constant({ dtype: "f32", shape: [256, 2], data: pairs.flat() });
   return body.op("Gather", [table, body.op("Cast", [codes], { to: "i32" })]);

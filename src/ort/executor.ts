@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import type { Pointer } from "bun:ffi";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
 import { ONNX_DTYPE } from "../onnx/encode.ts";
-import type { Target } from "../onnx/target.ts";
+import { type Target, writtenType } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
 import { ALIGNMENT, type Call, type Executor, type Program, readsAtOnce, type TemporaryMemory } from "../runtime/executor.ts";
 import { loadSession, openEnvironment } from "./environment.ts";
@@ -121,7 +121,8 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
         if (address % ALIGNMENT !== 0)
           throw new Error(`bind ${graph.name}: ${name} at ${address} is not ${ALIGNMENT}-byte aligned`);
         const type = typeOf(graph, name);
-        return { name, dtype: ONNX_DTYPE[type.dtype], shape: type.shape, address, bytes: byteLength(type) };
+        const dtype = ONNX_DTYPE[writtenType(type.dtype, TARGETS[provider])];
+        return { name, dtype, shape: type.shape, address, bytes: byteLength(type) };
       };
       const [inputs, outputs] = [graph.inputs.map(place), graph.outputs.map(place)];
       const inPlace = (tensor: PlacedTensor) => tensorAt(api, info, tensor);

@@ -242,9 +242,8 @@ slowWebGpuTest(
   },
 );
 
-/** Types that WebGPU has no kernels for: bf16, and codes of i8. */
-const isForeign = (inputs: readonly (TestTensor | null)[]) =>
-  inputs.some((each) => each?.dtype === "bf16" || each?.dtype === "i8");
+/** WebGPU has no kernels for bf16. */
+const isForeign = (inputs: readonly (TestTensor | null)[]) => inputs.some((each) => each?.dtype === "bf16");
 
 slowWebGpuTest("every operator on WebGPU: as on the wasm executor, and none of its nodes is left to the CPU", async () => {
   const executor = createOrtExecutor({ provider: "webgpu", threads: 1, strict: true });
