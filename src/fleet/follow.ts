@@ -12,7 +12,7 @@ export interface Following {
 const AGAIN_MS = 250;
 
 /**
- * Tells the newest value of each entry of a bucket, and each later one; null: the entry is gone. Whenever the server has been away, everything is told
+ * Tells the newest value of each entry of a bucket, and each later one; null: the entry was deleted. Whenever the server has been away, everything is told
  * anew: a consumer of a server that died is not waited for.
  */
 export function follow<T>(
@@ -24,29 +24,16 @@ export function follow<T>(
   let isOver = false;
   let watch = null as QueuedIterator<KvWatchEntry> | null;
   const begun = Promise.withResolvers<void>();
-  const known = new Set<string>();
 
   const begin = async (): Promise<void> => {
-    const found = new Set<string>();
-    let isInitial = true;
     const opened = await bucket.watch({ key });
     if (isOver) return opened.stop();
     watch = opened;
-    // An empty bucket tells nothing.
-    const isEmpty = await isWithoutKeys(bucket, key);
-    const complete = () => {
-      isInitial = false;
-      for (const each of known) if (!found.has(each)) onEntry(each, null, 0);
-      begun.resolve();
-    };
-    if (isEmpty) complete();
+    // An empty bucket tells nothing; of entries that were deleted it has markers.
+    if ((await bucket.status()).values === 0) begun.resolve();
     for await (const entry of opened) {
-      const isThere = entry.operation === "PUT";
-      if (isThere) known.add(entry.key);
-      else known.delete(entry.key);
-      if (isInitial) found.add(entry.key);
-      onEntry(entry.key, isThere ? entry.json<T>() : null, entry.revision);
-      if (isInitial && (entry.delta === 0 || entry.isUpdate)) complete();
+      onEntry(entry.key, entry.operation === "PUT" ? entry.json<T>() : null, entry.revision);
+      if (entry.delta === 0 || entry.isUpdate) begun.resolve();
     }
   };
 
@@ -56,13 +43,13 @@ export function follow<T>(
         await begin();
       } catch {
         // The server is away.
+        watch?.stop();
       }
       if (!isOver) await Bun.sleep(AGAIN_MS);
     }
   };
-  const status = nats.status();
   void (async () => {
-    for await (const { type } of status) {
+    for await (const { type } of nats.status()) {
       if (isOver) return;
       if (type === "reconnect") watch?.stop();
     }
@@ -76,9 +63,4 @@ export function follow<T>(
       begun.resolve();
     },
   };
-}
-
-async function isWithoutKeys(bucket: KV, filter: string): Promise<boolean> {
-  for await (const _ of await bucket.keys(filter)) return false;
-  return true;
 }

@@ -3,7 +3,7 @@ import type { NatsConnection } from "@nats-io/transport-node";
 import { follow, type Following } from "./follow.ts";
 import type { Member } from "./members.ts";
 import { SUBJECTS } from "./names.ts";
-import { candidates, isOrphan, loads, waiting } from "./placement.ts";
+import { assign, isOrphan, loads, waiting } from "./placement.ts";
 import { amend, isAway, type JobRecord, keyOf, readEntry, swap } from "./records.ts";
 
 export interface LeaderOptions {
@@ -22,6 +22,8 @@ const KEY = "leader";
 const LOOKS = 10;
 /** Milliseconds that a node may take to say whether it takes a job. */
 const OFFER_MS = 2000;
+/** Milliseconds that changes wait for others before jobs are placed. */
+const GATHER_MS = 20;
 /** Milliseconds for which a node that has refused a job is offered no other. */
 const REFUSED_MS = 1000;
 
@@ -104,6 +106,7 @@ function startTerm({ nats, buckets, lease }: LeaderOptions): Term {
   let isOver = false;
   let isBegun = false;
   let looked = performance.now();
+  let timer: ReturnType<typeof setTimeout> | null = null;
   const followings: Following[] = [
     follow<Member>(nats, buckets.nodes, ">", (key, value, revision) => {
       if (value === null) {
@@ -113,34 +116,36 @@ function startTerm({ nats, buckets, lease }: LeaderOptions): Term {
         members.set(key, value);
         if (signs.get(key)?.revision !== revision) signs.set(key, { revision, at: performance.now() });
       }
-      if (isBegun) place();
+      placeSoon();
     }),
     follow<JobRecord>(nats, buckets.jobs, ">", (key, value) => {
       if (value === null || value.state === "ended") jobs.delete(key);
       else jobs.set(key, value);
-      if (isBegun) place();
+      placeSoon();
     }),
   ];
   void Promise.all(followings.map(({ begun }) => begun)).then(() => {
     isBegun = true;
-    place();
+    placeSoon();
   });
 
   const place = (): void => {
+    timer = null;
     if (isOver) return;
     const counts = loads(jobs.values());
     for (const node of offered.values()) counts.set(node, (counts.get(node) ?? 0) + 1);
     const now = performance.now();
     const ready = [...members.values()].filter((node) => (refused.get(node.name) ?? 0) < now);
-    for (const job of waiting(jobs.values())) {
+    const idle = waiting(jobs.values()).filter((job) => !offered.has(keyOf(job)));
+    for (const { job, node } of assign(idle, ready, counts)) {
       const key = keyOf(job);
-      if (offered.has(key)) continue;
-      const [node] = candidates(job, ready, (each) => counts.get(each) ?? 0);
-      if (!node) continue;
-      counts.set(node.name, (counts.get(node.name) ?? 0) + 1);
       offered.set(key, node.name);
       void offer(key, node.name).then(() => offered.delete(key));
     }
+  };
+  // Signs of life come by hundreds in a second.
+  const placeSoon = () => {
+    if (isBegun && !isOver) timer ??= setTimeout(place, GATHER_MS);
   };
 
   const offer = async (key: string, node: string): Promise<void> => {
@@ -178,10 +183,11 @@ function startTerm({ nats, buckets, lease }: LeaderOptions): Term {
         );
         if (freed !== null) jobs.set(key, freed.value);
       }
-      place();
+      placeSoon();
     },
     end() {
       isOver = true;
+      if (timer !== null) clearTimeout(timer);
       for (const each of followings) each.end();
     },
   };

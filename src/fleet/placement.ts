@@ -2,15 +2,39 @@ import { formatBytes } from "../base/bytes.ts";
 import type { Member } from "./members.ts";
 import { keyOf, type JobRecord } from "./records.ts";
 
+/** A job, and the node that is to take it. */
+export interface Placed {
+  readonly job: JobRecord;
+  readonly node: Member;
+}
+
 /**
- * The nodes that may take a job now, the best first: that have its base model, then with the fewest jobs, by name.
- * @param load jobs that a node runs or is being offered
+ * Places jobs that wait, first come, first served: each on a node that has its base model, then on the one with the fewest jobs, by name. One that no node can
+ * take now keeps no other one waiting.
+ * @param load jobs that each node runs or is being offered; what is placed is added
  */
-export function candidates(job: JobRecord, members: Iterable<Member>, load: (node: string) => number): Member[] {
-  const isOn = (node: Member) => Number(!node.bases.includes(job.base.id));
-  return [...members]
-    .filter((node) => obstacle(job, node) === null && load(node.name) < node.slots)
-    .sort((a, b) => isOn(a) - isOn(b) || load(a.name) - load(b.name) || (a.name < b.name ? -1 : 1));
+export function assign(jobs: Iterable<JobRecord>, members: Iterable<Member>, load: Map<string, number>): Placed[] {
+  const loadOf = ({ name }: Member) => load.get(name) ?? 0;
+  const free = new Set([...members].filter((node) => node.kind === "node" && loadOf(node) < node.slots));
+  const placed: Placed[] = [];
+  for (const job of jobs) {
+    // Thousands of jobs may wait for a few nodes.
+    if (free.size === 0) break;
+    let node: Member | null = null;
+    for (const each of free)
+      if (obstacle(job, each) === null && (node === null || isBetter(each, node, job, loadOf))) node = each;
+    if (node === null) continue;
+    placed.push({ job, node });
+    load.set(node.name, loadOf(node) + 1);
+    if (loadOf(node) >= node.slots) free.delete(node);
+  }
+  return placed;
+}
+
+/** Tells whether a job is better placed on the first of two nodes. */
+function isBetter(a: Member, b: Member, { base }: JobRecord, loadOf: (node: Member) => number): boolean {
+  const fetches = ({ bases }: Member) => Number(!bases.includes(base.id));
+  return (fetches(a) - fetches(b) || loadOf(a) - loadOf(b) || (a.name < b.name ? -1 : 1)) < 0;
 }
 
 /** Says why a node can never take a job; null: it can when it has a slot. */
@@ -29,9 +53,8 @@ export function obstacle(job: JobRecord, node: Member): string | null {
 export function whyNowhere(job: JobRecord, members: readonly Member[]): string | null {
   const nodes = members.filter(({ kind }) => kind === "node");
   if (nodes.length === 0) return "there is no node in the fleet; start one with: remat node --fleet ...";
-  const why = nodes.map((node) => ({ node, why: obstacle(job, node) }));
-  if (why.some(({ why: each }) => each === null)) return null;
-  return `no node can take the job: ${why.map(({ node, why: each }) => `${node.name}: ${each}`).join("; ")}`;
+  if (nodes.some((node) => obstacle(job, node) === null)) return null;
+  return `no node can take the job: ${nodes.map((node) => `${node.name}: ${obstacle(job, node)}`).join("; ")}`;
 }
 
 /** Tells whether a running job's node is gone, or has started anew and forgotten it. */

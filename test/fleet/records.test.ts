@@ -8,7 +8,7 @@ import { startLeader } from "../../src/fleet/leader.ts";
 import { join as joinFleet, type Member, newSession } from "../../src/fleet/members.ts";
 import { startNode } from "../../src/fleet/node/node.ts";
 import { numericsHere } from "../../src/fleet/numerics.ts";
-import { candidates, isOrphan, whyNowhere } from "../../src/fleet/placement.ts";
+import { assign, isOrphan, whyNowhere } from "../../src/fleet/placement.ts";
 import { type JobRecord, keyOf, readEntry, swap } from "../../src/fleet/records.ts";
 import { NATS_SERVER, type NatsServer, startNats } from "../support/nats.ts";
 
@@ -61,11 +61,13 @@ test("a job goes to a node that has its base model, then to the one with the few
     { ...NODE, name: "front", kind: "front" as const },
     { ...NODE, name: "full" },
   ];
-  const load = (name: string) => ({ busy: 1, full: 2 })[name] ?? 0;
-  const names = (job: JobRecord) => candidates(job, members, load).map(({ name }) => name);
-  expect(names(JOB)).toEqual(["free", "busy"]);
-  expect(names({ ...JOB, isBaseStored: true })).toEqual(["free", "busy", "empty"]);
-  expect(names({ ...JOB, processor: "another one" })).toEqual([]);
+  const load = () => new Map(Object.entries({ busy: 1, full: 2 }));
+  const names = (...jobs: JobRecord[]) => assign(jobs, members, load()).map(({ node }) => node.name);
+  const stored = { ...JOB, isBaseStored: true };
+  expect(names(JOB, JOB, JOB, JOB)).toEqual(["free", "busy", "free"]);
+  expect(names(stored, stored, stored, stored, stored, stored)).toEqual(["free", "busy", "free", "empty", "empty"]);
+  // What no node can take keeps nothing waiting.
+  expect(names({ ...JOB, processor: "another one" }, { ...JOB, least: 300 }, JOB)).toEqual(["free"]);
   expect(whyNowhere({ ...JOB, least: 300 }, members.slice(0, 1))).toBe(
     "no node can take the job: busy: it has 200 B of memory for a job, and this one needs 300 B",
   );

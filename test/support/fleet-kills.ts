@@ -75,7 +75,10 @@ export async function killFleet(folder: string, options: FleetKillsOptions): Pro
         if (line.includes("internal error")) problems.push(`${name}: ${line}`);
       });
       await child.exited;
-      if (!isEnding && child.signalCode === null) problems.push(`${name} ended by itself with ${child.exitCode}: ${text}`);
+      if (isEnding || child.signalCode !== null) return;
+      // A node that comes while NATS is away says so and ends; whoever keeps services running starts it again.
+      if (text.includes("no NATS server answers") && nodes[i]?.child === child) startNode(i);
+      else problems.push(`${name} ended by itself with ${child.exitCode}: ${text}`);
     })();
   };
   let front = await startServerProcess(home, model, fleet);

@@ -10,7 +10,7 @@ import type { TrainConfig } from "../../train/config.ts";
 import type { RunEvent } from "../../train/run/events.ts";
 import type { RunResult } from "../../train/run/run.ts";
 import type { Fleet } from "../fleet.ts";
-import { follow } from "../follow.ts";
+import type { Dispatch } from "./dispatch.ts";
 import type { Member } from "../members.ts";
 import { STREAMS, SUBJECTS } from "../names.ts";
 import { restoreRun } from "../objects.ts";
@@ -26,6 +26,7 @@ export type FrontTrain = (config: TrainConfig, given: readonly string[], options
 export interface FrontPlace {
   readonly fleet: Fleet;
   members(): readonly Member[];
+  readonly dispatch: Dispatch;
   /** The folder of what the front remembers. */
   readonly folder: string;
   /** The front ends. */
@@ -38,7 +39,7 @@ interface Following extends Trained {
 }
 
 /** Milliseconds between two looks at a job of which nothing is heard. */
-const LOOK_MS = 1000;
+const LOOK_MS = 2000;
 /** Milliseconds for which a job has waited for a node when it is told why. */
 const WAIT_MS = 3000;
 /** Milliseconds that the last events of a job are waited for. */
@@ -61,16 +62,18 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
   const isDetached = () => closing.aborted || signal?.reason === DETACH;
   const ending = AbortSignal.any([closing, detachedBy(signal)]);
   try {
-    await enter(place, fresh, options, ending);
+    const entered = await enter(place, fresh, options, ending);
     const events = createReader(place, fresh, home, sink);
     let latest: JobRecord | null | undefined;
+    let isNew = false;
     let wake = Promise.withResolvers<void>();
     const notify = () => wake.resolve();
-    const following = follow<JobRecord>(fleet.nats, jobs, key, (_, value) => {
-      latest = value;
+    const unwatch = place.dispatch.watch(fresh.job, (record, revision) => {
+      // What it was before this following began may still be on its way.
+      if (record === null || revision >= entered) latest = record;
+      isNew = true;
       notify();
     });
-    const hearing = fleet.nats.subscribe(SUBJECTS.events(fresh.front, fresh.job), { callback: notify });
     signal?.addEventListener("abort", notify);
     let restored = "";
     let waitingSince = performance.now();
@@ -83,7 +86,10 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
         const record = latest;
         if (record === undefined) continue;
         if (record === null) throw new Error(`${key} was removed from the fleet`);
-        await events.read(ending, record.attempt);
+        if (isNew) {
+          isNew = false;
+          await events.read(ending, record.attempt);
+        }
         const isOver = record.state === "ended" || record.state === "stopped";
         const list = JSON.stringify(record.run);
         if (list !== restored && (await bring(fleet, record, output, isOver, ending))) restored = list;
@@ -105,8 +111,7 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
         isTold = !isStored;
       }
     } finally {
-      following.end();
-      hearing.unsubscribe();
+      unwatch();
       signal?.removeEventListener("abort", notify);
     }
   } catch (error) {
@@ -114,28 +119,23 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
   }
 }
 
-/** Puts a job into the fleet, or has one go on that was saved. */
-async function enter({ fleet }: FrontPlace, fresh: JobRecord, options: Following, ending: AbortSignal): Promise<void> {
+/** Puts a job into the fleet, or has one go on that was saved. @returns the revision of its record from which on it says how it goes */
+async function enter({ fleet }: FrontPlace, fresh: JobRecord, options: Following, ending: AbortSignal): Promise<number> {
   const { jobs } = fleet.buckets;
   const key = keyOf(fresh);
   const found = await persistently(() => readEntry<JobRecord>(jobs, key), ending);
   if (found === null) {
     const isBaseStored = await options.supply(fresh);
-    await persistently(async () => {
-      // An answer that was lost leaves it there.
-      if ((await readEntry(jobs, key)) === null) await jobs.create(key, JSON.stringify({ ...fresh, isBaseStored }));
-    }, ending);
-    return;
+    // An answer that was lost leaves it there.
+    const create = async () =>
+      (await readEntry(jobs, key))?.revision ?? jobs.create(key, JSON.stringify({ ...fresh, isBaseStored }));
+    return persistently(create, ending);
   }
-  await persistently(
-    () =>
-      amend<JobRecord>(jobs, key, (job) =>
-        job.isUnwanted || job.state === "stopped"
-          ? { ...job, isUnwanted: false, state: job.state === "stopped" ? "queued" : job.state }
-          : null,
-      ),
-    ending,
-  );
+  const wanted = (job: JobRecord): JobRecord | null => {
+    if (job.state !== "stopped" && !job.isUnwanted) return null;
+    return { ...job, isUnwanted: false, state: job.state === "stopped" ? "queued" : job.state };
+  };
+  return (await persistently(() => amend<JobRecord>(jobs, key, wanted), ending))?.revision ?? found.revision;
 }
 
 /** A job that is to stop: one that no node has is stopped at once. */

@@ -7,6 +7,7 @@ import type { FleetNode } from "../../page/api/types.ts";
 import type { TrainConfig, TrainConfigInput } from "../../train/config.ts";
 import { openFleet, type Fleet } from "../fleet.ts";
 import { follow } from "../follow.ts";
+import { createDispatch } from "./dispatch.ts";
 import { followJob, type FrontTrain } from "./follow-job.ts";
 import { startLeader } from "../leader.ts";
 import { join as joinFleet, leaseOf, type Member, newSession } from "../members.ts";
@@ -78,6 +79,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
     else members.set(key, member);
   });
   await following.begun;
+  const dispatch = createDispatch(fleet, front);
   const leader = startLeader({ nats, buckets, name, session, lease });
   const nodes = () => [...members.values()].filter(({ kind }) => kind === "node");
   /** What the jobs that are followed are trained on. */
@@ -93,10 +95,15 @@ export async function openFront(options: FrontOptions): Promise<Front> {
     if (known === undefined) throw new UserError(`the base model ${config.model} is not one of this front`);
     const record = recordOf(config, given, trained.job, { front, base: known.base });
     followed.set(record.job, dataOf(record));
-    return followJob({ fleet, members: nodes, folder: options.folder, closing: closing.signal }, record, config.output, {
-      ...trained,
-      supply: (job) => supply(fleet, job, { ...config, model: known.folder }, nodes(), closing.signal),
-    }).finally(() => followed.delete(record.job));
+    return followJob(
+      { fleet, dispatch, members: nodes, folder: options.folder, closing: closing.signal },
+      record,
+      config.output,
+      {
+        ...trained,
+        supply: (job) => supply(fleet, job, { ...config, model: known.folder }, nodes(), closing.signal),
+      },
+    ).finally(() => followed.delete(record.job));
   };
   const called = new Map([...bases.values()].map(({ base }) => [base.id, base.name]));
   const view = ({ name: id, numerics, slots, memory, isLeaving, bases: has, jobs }: Member): FleetNode => ({
@@ -119,6 +126,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
       closing.abort(new UserError("the front has ended", 130));
       await tidying;
       following.end();
+      dispatch.end();
       await leader.stop();
       await presence.leave();
       await fleet.close();
