@@ -13,6 +13,7 @@ import { convolutionCommand } from "./convolution";
 import { gatedDeltaCommand } from "./gated-delta";
 import { elementwiseCommand } from "./elementwise";
 import { expertCommand, hasTokens } from "./experts";
+import { expertPartCommand } from "./expert-parts";
 import { clampedCommand } from "./experts-clamped";
 import { activationCommand } from "./activation";
 import { layerNormCommand } from "./layer-norm";
@@ -78,6 +79,13 @@ function barrier(): void {
   }
 }
 
+function mixtureCommand(opcode: i32): void {
+  if (opcode == Opcode.Rope) ropeCommand(opcode);
+  else if (opcode < Opcode.TakeExpert) clampedCommand(opcode);
+  else if (opcode < Opcode.RouteTokens) expertPartCommand(opcode);
+  else expertCommand(opcode);
+}
+
 function dispatch(opcode: i32): void {
   switch (opcode >> 4) {
     case 0x0: gemmCommand(opcode); break;
@@ -85,7 +93,7 @@ function dispatch(opcode: i32): void {
     case 0x2: elementwiseCommand(opcode); break;
     case 0x3: activationCommand(opcode); break;
     case 0x4: if (opcode < Opcode.LayerNorm) normCommand(opcode); else layerNormCommand(opcode); break;
-    case 0x5: if (opcode == Opcode.Rope) ropeCommand(opcode); else if (opcode < Opcode.RouteTokens) clampedCommand(opcode); else expertCommand(opcode); break;
+    case 0x5: mixtureCommand(opcode); break;
     case 0x6: embeddingCommand(opcode); break;
     case 0x7: reduceCommand(opcode); break;
     case 0x8: crossEntropyCommand(opcode); break;

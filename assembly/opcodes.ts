@@ -48,6 +48,10 @@ export enum Opcode {
   ExpertBiasDot = 0x54,
   ExpertBiasGrad = 0x55,
 
+  // low-rank updates of experts (expert-parts.ts)
+  TakeExpert = 0x56,
+  PutExpert = 0x57,
+
   // mixtures of experts (experts.ts)
   RouteTokens = 0x58,
   RouteTokensGrad = 0x59,

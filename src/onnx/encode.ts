@@ -31,7 +31,16 @@ export function dtypeOf(number: number): DType | undefined {
 }
 
 /** Attributes that ONNX declares as floating point; a number under any other name is an integer. */
-const FLOAT_ATTRS: ReadonlySet<string> = new Set(["alpha", "beta", "epsilon", "scale", "probability", "softcap", "limit"]);
+const FLOAT_ATTRS: ReadonlySet<string> = new Set([
+  "alpha",
+  "beta",
+  "epsilon",
+  "scale",
+  "downScale",
+  "probability",
+  "softcap",
+  "limit",
+]);
 
 /**
  * Attributes of the graph types that ONNX takes as constant 1-D i64 inputs behind the node's own inputs: the shape of

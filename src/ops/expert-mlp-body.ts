@@ -1,3 +1,4 @@
+import { adapterInputs, ranksOf, type ExpertRanks } from "./expert-adapters.ts";
 import type { BodyBuilder } from "./types.ts";
 
 /**
@@ -8,7 +9,7 @@ import type { BodyBuilder } from "./types.ts";
 const binary = (body: BodyBuilder, name: string) => (a: string, b: string) => body.op(name, [a, b]);
 
 /** The parts of an expert beside its matrices: see `ExpertMlp`. */
-export interface ExpertKind {
+export interface ExpertKind extends ExpertRanks {
   readonly activation: "swiglu" | "clamped";
   readonly alpha: number;
   readonly limit: number;
@@ -70,36 +71,104 @@ function biasesOf(body: BodyBuilder, [both, down]: readonly string[], expert: nu
   return { gate: gate!, up: up!, down: rowOf(down!) };
 }
 
+/** One expert's pair of a low-rank update: A [rank, in], and B [out, rank], of gate and up its two halves. */
+interface BodyPair {
+  readonly a: string;
+  readonly b: string;
+  readonly halves: readonly [gate: string, up: string];
+  readonly scale: string;
+}
+
+function bodyPair(
+  body: BodyBuilder,
+  [a, b]: readonly string[],
+  expert: number,
+  { rank, scale, experts }: { readonly rank: number; readonly scale: number; readonly experts: number },
+): BodyPair {
+  const places = Array.from({ length: rank }, (_, i) => i);
+  const own = body.op("Gather", [b!, body.ints(places.map((i) => i * experts + expert))], { axis: 1 });
+  const halves = body.ops("Split", [own], { axis: 0, num_outputs: 2 }, 2) as [string, string];
+  return {
+    a: body.op("Gather", [a!, body.ints(places.map((i) => expert * rank + i))], { axis: 0 }),
+    b: own,
+    halves,
+    scale: body.scalar(scale),
+  };
+}
+
 /** For each expert what of the tokens is its own: where it is chosen [T, k], and the weight that it has [T, 1]. */
 function forEach(
   body: BodyBuilder,
   [weights, experts, ...others]: readonly string[],
-  { biases }: ExpertKind,
+  kind: ExpertKind,
   use: (
-    expert: { readonly chosen: string; readonly weight: string; readonly biases: ExpertBiases | null },
+    expert: {
+      readonly chosen: string;
+      readonly weight: string;
+      readonly biases: ExpertBiases | null;
+      readonly gateUp: BodyPair | null;
+      readonly down: BodyPair | null;
+    },
     [gate, up, down]: readonly [gate: string, up: string, down: string],
   ) => void,
 ): void {
-  const matrices = biases ? others.slice(0, -2) : others;
+  const { biases } = kind;
+  const { rank, scale, downRank, downScale } = ranksOf(kind);
+  const count = others.length - adapterInputs(kind);
+  const matrices = others.slice(0, biases ? count - 2 : count);
+  const total = matrices.length / 3;
   for (let i = 0; 3 * i < matrices.length; i++) {
     const chosen = body.op("Equal", [experts!, body.scalar(i, "i32")]);
     const own = body.op("Where", [chosen, weights!, body.scalar(0)]);
     const weight = body.op("ReduceSum", [own, body.ints([1])], { keepdims: 1 });
     use(
-      { chosen, weight, biases: biases ? biasesOf(body, others.slice(-2), i) : null },
+      {
+        chosen,
+        weight,
+        biases: biases ? biasesOf(body, others.slice(-2), i) : null,
+        gateUp: rank > 0 ? bodyPair(body, others.slice(count), i, { rank, scale, experts: total }) : null,
+        down: downRank > 0 ? bodyPair(body, others.slice(-2), i, { rank: downRank, scale: downScale, experts: total }) : null,
+      },
       matrices.slice(3 * i, 3 * i + 3) as [string, string, string],
     );
   }
 }
 
+/** x W^T, plus a bias, plus scale x A^T B^T of a pair, and x A^T. */
+function layer(
+  body: BodyBuilder,
+  x: string,
+  weight: string,
+  bias: string | undefined,
+  pair: { readonly low: string; readonly b: string; readonly scale: string } | null,
+): string {
+  const y = body.op("Gemm", [x, weight, ...(bias ? [bias] : [])], { transB: 1 });
+  if (pair === null) return y;
+  const update = body.op("Gemm", [pair.low, pair.b], { transB: 1 });
+  return body.op("Add", [y, body.op("Mul", [update, pair.scale])]);
+}
+
+/** Gate and up of an expert, and x A^T. */
+function gateAndUp(
+  body: BodyBuilder,
+  x: string,
+  [gate, up]: readonly [gate: string, up: string, down: string],
+  biases: ExpertBiases | null,
+  pair: BodyPair | null,
+): [g: string, u: string, low: string | null] {
+  const low = pair && body.op("Gemm", [x, pair.a], { transB: 1 });
+  const of = (i: 0 | 1) => (pair === null ? null : { low: low!, b: pair.halves[i], scale: pair.scale });
+  return [layer(body, x, gate, biases?.gate, of(0)), layer(body, x, up, biases?.up, of(1)), low];
+}
+
 export function expertMlpBody(body: BodyBuilder, [x, ...others]: readonly string[], kind: ExpertKind): string[] {
   const [add, mul] = [binary(body, "Add"), binary(body, "Mul")];
   let sum: string | null = null;
-  forEach(body, others, kind, ({ weight, biases }, [gate, up, down]) => {
-    const product = (a: string, b: string, bias: string | undefined) =>
-      body.op("Gemm", [a, b, ...(bias ? [bias] : [])], { transB: 1 });
-    const { hidden } = gated(body, kind, product(x!, gate, biases?.gate), product(x!, up, biases?.up));
-    const y = mul(product(hidden, down, biases?.down), weight);
+  forEach(body, others, kind, ({ weight, biases, gateUp, down: pair }, matrices) => {
+    const [g, u] = gateAndUp(body, x!, matrices, biases, gateUp);
+    const { hidden } = gated(body, kind, g, u);
+    const low = pair && { ...pair, low: body.op("Gemm", [hidden, pair.a], { transB: 1 }) };
+    const y = mul(layer(body, hidden, matrices[2], biases?.down, low), weight);
     sum = sum === null ? y : add(sum, y);
   });
   return [sum!];
@@ -112,39 +181,65 @@ export function expertMlpGradBody(body: BodyBuilder, [dy, x, ...others]: readonl
   const sums: string[] = [];
   const dmatrices: string[] = [];
   const dbiases: [both: string, down: string][] = [];
-  forEach(body, others, kind, ({ chosen, weight, biases }, [gate, up, down]) => {
-    const product = (a: string, b: string, bias: string | undefined) =>
-      body.op("Gemm", [a, b, ...(bias ? [bias] : [])], { transB: 1 });
-    const { hidden: h, byGate, byUp } = gated(body, kind, product(x!, gate, biases?.gate), product(x!, up, biases?.up));
-    const r = body.op("Gemm", [dy!, down]);
+  const pairs: { readonly gateUp: string[][]; readonly down: string[][] } = { gateUp: [], down: [] };
+  forEach(body, others, kind, ({ chosen, weight, biases, gateUp, down: pair }, matrices) => {
+    const [gate, up, down] = matrices;
+    const [g, u, low] = gateAndUp(body, x!, matrices, biases, gateUp);
+    const { hidden: h, byGate, byUp } = gated(body, kind, g, u);
+    const across = (a: string, b: string) => body.op("Gemm", [a, b], { transA: 1 });
+    const dlow = pair && mul(body.op("Gemm", [dy!, pair.b]), pair.scale);
+    const ofMatrixDown = body.op("Gemm", [dy!, down]);
+    const r = pair ? add(ofMatrixDown, body.op("Gemm", [dlow!, pair.a])) : ofMatrixDown;
     const dh = mul(r, weight);
     const [dg, du] = [mul(dh, byGate), mul(dh, byUp)];
-    const dx = add(body.op("Gemm", [dg, gate]), body.op("Gemm", [du, up]));
+    const ofMatrices = add(body.op("Gemm", [dg, gate]), body.op("Gemm", [du, up]));
+    let dx = ofMatrices;
+    if (gateUp) {
+      const [ofGate, ofUp] = gateUp.halves;
+      const both = mul(add(body.op("Gemm", [dg, ofGate]), body.op("Gemm", [du, ofUp])), gateUp.scale);
+      dx = add(ofMatrices, body.op("Gemm", [both, gateUp.a]));
+      const scaled = mul(low!, gateUp.scale);
+      pairs.gateUp.push([across(both, x!), body.op("Concat", [across(dg, scaled), across(du, scaled)], { axis: 0 })]);
+    }
+    const weighted = mul(h, weight);
+    if (pair) {
+      const scaled = mul(body.op("Gemm", [weighted, pair.a], { transB: 1 }), pair.scale);
+      pairs.down.push([across(dlow!, weighted), across(dy!, scaled)]);
+    }
     const ofMatrix = dot(h, r);
     const agreement = biases ? add(ofMatrix, dot(dy!, biases.down)) : ofMatrix;
     const dweights = body.op("Where", [chosen, agreement, body.scalar(0)]);
     [dx, dweights].forEach((part, i) => {
       sums[i] = sums[i] === undefined ? part : add(sums[i]!, part);
     });
-    dmatrices.push(
-      body.op("Gemm", [dg, x!], { transA: 1 }),
-      body.op("Gemm", [du, x!], { transA: 1 }),
-      body.op("Gemm", [dy!, mul(h, weight)], { transA: 1 }),
-    );
+    dmatrices.push(across(dg, x!), across(du, x!), across(dy!, weighted));
     if (!biases) return;
-    const pairs = [dg, du].map((each) => body.op("Reshape", [columnSum(each), body.ints([-1, 1])]));
-    const both = body.op("Reshape", [body.op("Concat", pairs, { axis: 1 }), body.ints([1, -1])]);
+    const columns = [dg, du].map((each) => body.op("Reshape", [columnSum(each), body.ints([-1, 1])]));
+    const both = body.op("Reshape", [body.op("Concat", columns, { axis: 1 }), body.ints([1, -1])]);
     dbiases.push([both, columnSum(mul(dy!, weight))]);
   });
   const joined = kind.biases
     ? [0, 1].map((i) =>
         concat(
           body,
-          dbiases.map((pair) => pair[i]!),
+          dbiases.map((both) => both[i]!),
         ),
       )
     : [];
-  return [...sums, ...dmatrices, ...joined];
+  const dpairs = [pairs.gateUp, pairs.down].filter((each) => each.length > 0);
+  return [...sums, ...dmatrices, ...joined, ...dpairs.flatMap((each) => joinedPairs(body, each))];
+}
+
+/** The gradients of A and B of all experts, of those of each. */
+function joinedPairs(body: BodyBuilder, pairs: readonly string[][]): string[] {
+  const a = concat(
+    body,
+    pairs.map(([own]) => own!),
+  );
+  // B has each expert's columns in turn: [out, rank, E].
+  const columns = pairs.map(([, own]) => body.op("Unsqueeze", [own!, body.ints([2])]));
+  const b = columns.length === 1 ? columns[0]! : body.op("Concat", columns, { axis: 2 });
+  return [a, body.op("Reshape", [b, body.ints([0, -1])])];
 }
 
 function concat(body: BodyBuilder, parts: readonly string[]): string {

@@ -2,10 +2,11 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import { lazily } from "../base/lazily.ts";
 import { elements, type TensorType } from "../graph/types.ts";
 import { emitGemm, type Product, storedOperand } from "./gemm-kernels.ts";
+import { adapterInputs, arePairs, type ExpertRanks, updatesOf } from "./expert-adapters.ts";
 import { expertMlpBody, expertMlpGradBody } from "./expert-mlp-body.ts";
 import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Operand, type Scratch } from "./types.ts";
 
-type ExpertAttrs = {
+type ExpertAttrs = ExpertRanks & {
   /** The function of an expert's gate g and up u: silu(g) u; or (u + 1) g sigmoid(alpha g), of g of at most `limit` and u within -limit..limit. */
   readonly activation: "swiglu" | "clamped";
   readonly alpha: number;
@@ -13,6 +14,7 @@ type ExpertAttrs = {
   /** 1: two more inputs behind the matrices, biases of gate and up by turns f32[E, 2 I] and of down f32[E, H]; only with `clamped`. */
   readonly biases: 0 | 1;
 };
+// With ranks, the pairs of low-rank updates are the last inputs (expert-adapters.ts); not with `clamped`.
 
 /** Experts with SwiGLU and without biases. */
 export const SWIGLU_EXPERTS: ExpertAttrs = { activation: "swiglu", alpha: 1, limit: 0, biases: 0 };
@@ -29,8 +31,8 @@ export const ExpertMlp = defineOp<ExpertAttrs>({
   domain: "remat",
   cost: "compute",
   infer([x, weights, experts, ...others], attrs) {
-    const { matrices, areBiases } = partsOf(others, x, attrs);
-    const fits = areBiases && isMixture(x, weights, experts, matrices);
+    const { matrices, isRest } = partsOf(others, x, attrs);
+    const fits = isRest && isMixture(x, weights, experts, matrices);
     expectShape("ExpertMlp", `x f32[T, H], ${EXPECTED}`, fits, x, weights, experts, ...matrices.slice(0, 3));
     return [x!];
   },
@@ -49,13 +51,16 @@ export const ExpertMlp = defineOp<ExpertAttrs>({
     const [gate, up] = [e.scratch(4 * tokens * size), e.scratch(4 * tokens * size)];
     e.emit(Opcode.Fill, [y], [tokens * width, { f32: 0 }]);
     const [biases, downBiases] = biasInputs(e, 3);
-    forEachExpert(e, mixture, never, ({ e, product, columns, hidden }) => {
+    const adapters = updatesOf(e, mixture, false);
+    forEachExpert(e, mixture, never, ({ e, expert, count, product, columns, hidden }) => {
       e.emit(Opcode.ExpertRows, [slots, begins, e.input(0), rows], columns);
       product({ a: rows, matrix: "gate", out: gate, transB: true });
       product({ a: rows, matrix: "up", out: up, transB: true });
+      adapters.addGateUp(e, expert, count, rows, gate, up);
       if (e.attrs.activation === "swiglu") e.emit(Opcode.ExpertGate, [slots, begins, gate, up, gate], hidden);
       else e.emit(Opcode.ExpertClamped, [slots, begins, gate, up, biases, gate], [...hidden, ...limitsOf(e.attrs)]);
       product({ a: gate, matrix: "down", out: rows, transB: true });
+      adapters.addDown(e, expert, count, gate, rows);
       if (downBiases !== null) e.emit(Opcode.ExpertAddBias, [slots, begins, rows, downBiases], columns);
       e.emit(Opcode.ExpertSum, [slots, begins, rows, weights, y], columns);
     });
@@ -74,9 +79,8 @@ export const ExpertMlpGrad = defineOp<ExpertAttrs>({
   domain: "remat",
   cost: "compute",
   infer([dy, x, weights, experts, ...others], attrs) {
-    const { matrices, areBiases } = partsOf(others, x, attrs);
-    const fits =
-      areBiases && isMixture(x, weights, experts, matrices) && dy?.dtype === "f32" && dy.shape.join() === x!.shape.join();
+    const { matrices, isRest } = partsOf(others, x, attrs);
+    const fits = isRest && isMixture(x, weights, experts, matrices) && dy?.dtype === "f32" && dy.shape.join() === x!.shape.join();
     expectShape("ExpertMlpGrad", `dy and x f32[T, H], ${EXPECTED}`, fits, dy, x, weights, experts, ...matrices.slice(0, 3));
     return [x!, weights!, ...others.map((type) => type!)];
   },
@@ -91,7 +95,8 @@ export const ExpertMlpGrad = defineOp<ExpertAttrs>({
     ];
     const [rows, drows] = [e.scratch(4 * tokens * width), e.scratch(4 * tokens * width)];
     const [gate, up, dh] = [0, 0, 0].map(() => e.scratch(4 * tokens * size)) as [Scratch, Scratch, Scratch];
-    const isDownTrained = mixture.numbers.some((expert) => e.used(4 + 3 * expert));
+    const adapters = updatesOf(e, mixture, true);
+    const isDownTrained = adapters.isDownTrained || mixture.numbers.some((expert) => e.used(4 + 3 * expert));
     const hidden = isDownTrained ? e.scratch(4 * tokens * size) : null;
     if (dx !== null) e.emit(Opcode.Fill, [dx], [tokens * width, { f32: 0 }]);
     e.emit(Opcode.Fill, [dweights], [elements(e.type(weights).shape), { f32: 0 }]);
@@ -106,6 +111,8 @@ export const ExpertMlpGrad = defineOp<ExpertAttrs>({
       product({ a: rows, matrix: "gate", out: gate, transB: true });
       product({ a: rows, matrix: "up", out: up, transB: true });
       product({ a: drows, matrix: "down", out: dh, transB: false });
+      const gateUp = adapters.addGateUp(e, expert, count, rows, gate, up);
+      const down = adapters.addDownBack(e, expert, count, drows, dh);
       const gated = [slots, begins, gate, up, dh, weights, dweights, hidden];
       if (e.attrs.activation === "swiglu") e.emit(Opcode.ExpertGateGrad, gated, gates);
       else e.emit(Opcode.ExpertClampedGrad, [...gated, biases], [...gates, ...limitsOf(e.attrs)]);
@@ -120,9 +127,12 @@ export const ExpertMlpGrad = defineOp<ExpertAttrs>({
       matrixGradient(0, gate, rows, size, width);
       matrixGradient(1, up, rows, size, width);
       matrixGradient(2, drows, hidden, width, size);
+      down?.gradients(drows, hidden!);
+      gateUp?.gradients(gate, up, rows);
       if (dx === null) return;
       product({ a: gate, matrix: "gate", out: rows, transB: false });
       product({ a: up, matrix: "up", out: rows, transB: false, isSum: true });
+      gateUp?.addBack(rows);
       e.emit(Opcode.ExpertSum, [slots, begins, rows, null, dx], columns);
     });
   },
@@ -131,25 +141,33 @@ export const ExpertMlpGrad = defineOp<ExpertAttrs>({
 });
 
 const EXPECTED =
-  "weights f32[T, k], experts i32[T, k], and of each expert f32 gate [I, H], up [I, H] and down [H, I], then biases [E, 2 I] and [E, H] where there are any";
+  "weights f32[T, k], experts i32[T, k], and of each expert f32 gate [I, H], up [I, H] and down [H, I], then biases [E, 2 I] and [E, H], or pairs A [E r, in] and B [out, r E], where there are any";
 
 type MaybeType = TensorType | null | undefined;
 
 /** Takes apart what follows the choices among the inputs. */
-function partsOf(others: readonly MaybeType[], x: MaybeType, { activation, biases }: ExpertAttrs) {
-  if (!biases) return { matrices: others, areBiases: true };
+function partsOf(all: readonly MaybeType[], x: MaybeType, attrs: ExpertAttrs) {
+  const { activation, biases } = attrs;
+  const count = all.length - adapterInputs(attrs);
+  const others = all.slice(0, count);
+  if (!biases) {
+    const sizes = { count: count / 3, size: others[0]?.shape[0] ?? 0, width: x?.shape[1] ?? 0 };
+    const fits = count === all.length || activation === "swiglu";
+    return { matrices: others, isRest: fits && arePairs(all.slice(count), attrs, sizes) };
+  }
   const matrices = others.slice(0, -2);
   const is = (type: MaybeType, columns: number) =>
     type?.dtype === "f32" && type.shape.join() === [matrices.length / 3, columns].join();
   const [both, down] = others.slice(-2);
-  const areBiases = activation === "clamped" && is(both, 2 * (matrices[0]?.shape[0] ?? 0)) && is(down, x?.shape[1] ?? 0);
-  return { matrices, areBiases };
+  const isRest =
+    activation === "clamped" && count === all.length && is(both, 2 * (matrices[0]?.shape[0] ?? 0)) && is(down, x?.shape[1] ?? 0);
+  return { matrices, isRest };
 }
 
 /** Biases of gate and up, and of down; null: none. @param first the first of the matrices among the inputs */
 function biasInputs(e: KernelEmitter<ExpertAttrs>, first: number): [both: string | null, down: string | null] {
   if (!e.attrs.biases) return [null, null];
-  const at = e.node.inputs.length - 2;
+  const at = e.node.inputs.length - adapterInputs(e.attrs) - 2;
   if (at < first) throw new Error("biases without matrices");
   return [e.input(at), e.input(at + 1)];
 }
@@ -197,7 +215,7 @@ function startMixture(e: KernelEmitter<ExpertAttrs>, at: 0 | 1): Mixture {
   const [tokens, width] = e.type(x).shape as [number, number];
   const k = e.type(weights).shape[1]!;
   const first = at + 3;
-  const count = (e.node.inputs.length - first - 2 * e.attrs.biases) / 3;
+  const count = (e.node.inputs.length - first - 2 * e.attrs.biases - adapterInputs(e.attrs)) / 3;
   const mixture: Mixture = {
     tokens,
     width,

@@ -59,7 +59,8 @@ function operations(graph: Pick<Graph, "types" | "name">, node: Node, isUsed: (o
 
 /** Share of a mixture's matrices of which gradients are wanted. */
 function trainedShare({ outputs, attrs }: Node, isUsed: (output: string) => boolean): number {
-  const gradients = outputs.slice(2, attrs["biases"] ? -2 : undefined);
+  const behind = (attrs["biases"] ? 2 : 0) + (attrs["rank"] ? 2 : 0) + (attrs["downRank"] ? 2 : 0);
+  const gradients = outputs.slice(2, outputs.length - behind);
   return gradients.filter(isUsed).length / gradients.length;
 }
 

@@ -56,6 +56,8 @@ const LONG_LSE = f32([LONG, 2], Array<number>(LONG * 2).fill(6.5));
 const short = { heads: 2, kvHeads: 1, scale: 0.7 };
 
 /** log sum exp of 6 heads over 13 tokens that goes with any queries and keys: large enough that no power overflows. */
+/** Updates of ranks 3 and 2. */
+const ADAPTED_EXPERTS = { ...SWIGLU_EXPERTS, rank: 3, scale: 0.5, downRank: 2, downScale: 1.5 } as const;
 const CLAMPED_EXPERTS = { activation: "clamped", alpha: 1.702, limit: 0.8, biases: 1 } as const;
 const lse = uniform([13, 6], 3);
 
@@ -198,6 +200,14 @@ function mixture(dtype: "f32" | "bf16"): TestTensor[] {
   );
   return [random(own, [9, 6]), weights, experts, ...matrices];
 }
+
+/** The low-rank updates of those experts. */
+const expertPairs = (): TestTensor[] => [
+  random(generator(45), [12, 6], 0.3),
+  random(generator(46), [10, 12], 0.3),
+  random(generator(47), [8, 5], 0.3),
+  random(generator(48), [6, 8], 0.3),
+];
 
 /** 70 new rows of one text, three of which fill up the program, or one of each of five, of which one begins and one is not wanted. */
 function cachedDelta(texts: 1 | 5): TestTensor[] {
@@ -346,6 +356,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: SWIGLU_EXPERTS, inputs: mixture("f32") },
     { attrs: SWIGLU_EXPERTS, inputs: mixture("bf16") },
     { attrs: CLAMPED_EXPERTS, inputs: [...mixture("f32"), normal(4, 10), normal(4, 6)] },
+    { attrs: ADAPTED_EXPERTS, inputs: [...mixture("f32"), ...expertPairs()] },
   ],
   ExpertMlpGrad: [
     { attrs: SWIGLU_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("f32")], bound: 2e-6 },
@@ -355,6 +366,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
       inputs: [random(generator(42), [9, 6]), ...mixture("f32"), normal(4, 10), normal(4, 6)],
       bound: 2e-6,
     },
+    { attrs: ADAPTED_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("f32"), ...expertPairs()], bound: 2e-6 },
   ],
   GatedDelta: [{ attrs: { keyHeads: 1, keyDim: 5 }, inputs: delta(), bound: 2e-6 }],
   GatedDeltaGrad: [

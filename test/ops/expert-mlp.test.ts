@@ -1,5 +1,6 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
+import type { ExpertRanks } from "../../src/ops/expert-adapters.ts";
 import { ExpertMlp, ExpertMlpGrad, SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
 import { modelledSeconds } from "../../src/ops/modelled-time.ts";
 import {
@@ -120,6 +121,61 @@ for (const [attrs, sizes] of KINDS.flatMap(([attrs, cases]) => cases.map((sizes)
     expect(chosen).toBeGreaterThanOrEqual(k);
   });
 }
+
+/** The same with the pairs of low-rank updates, the last inputs, added to the matrices. */
+const adaptedMixtureOf =
+  (width: number, size: number, count: number, ranks: Required<ExpertRanks>): Reference =>
+  (inputs) => {
+    const matrices = inputs.slice(3, 3 + 3 * count).map((matrix) => Float64Array.from(matrix));
+    const pairs = inputs.slice(3 + 3 * count);
+    const add = (
+      a: ArrayLike<number>,
+      b: ArrayLike<number>,
+      rank: number,
+      scale: number,
+      inner: number,
+      targets: readonly number[],
+    ) => {
+      for (let expert = 0; expert < count; expert++)
+        targets.forEach((target, part) => {
+          const matrix = matrices[3 * expert + target]!;
+          for (let row = 0; row < matrix.length / inner; row++)
+            for (let i = 0; i < inner; i++)
+              for (let r = 0; r < rank; r++) {
+                const left = b[((part * size + row) * rank + r) * count + expert]!;
+                matrix[row * inner + i]! += scale * left * a[(expert * rank + r) * inner + i]!;
+              }
+        });
+    };
+    const { rank, scale, downRank, downScale } = ranks;
+    if (rank > 0) add(pairs[0]!, pairs[1]!, rank, scale, width, [0, 1]);
+    if (downRank > 0) add(pairs.at(-2)!, pairs.at(-1)!, downRank, downScale, size, [2]);
+    return mixtureOf(width, count, SWIGLU_EXPERTS)([...inputs.slice(0, 3), ...matrices]);
+  };
+
+for (const [sizes, ranks] of [
+  [CASES[2], { rank: 3, scale: 0.7, downRank: 2, downScale: 1.5 }],
+  [CASES[0], { rank: 2, scale: 0.5, downRank: 0, downScale: 1 }],
+  [CASES[1], { rank: 0, scale: 1, downRank: 4, downScale: 2 }],
+] as const)
+  test(`ExpertMlp of ${sizes.tokens} tokens with low-rank updates of ranks ${ranks.rank} and ${ranks.downRank}: error 1e-6; gradients by finite differences, error 1e-5`, async () => {
+    const { tokens, width, size, count } = sizes;
+    const rng = generator(tokens + 1);
+    const { rank, downRank } = ranks;
+    const pairs = [
+      ...(rank > 0 ? [random(rng, [count * rank, width], 0.3), random(rng, [2 * size, rank * count], 0.3)] : []),
+      ...(downRank > 0 ? [random(rng, [count * downRank, size], 0.3), random(rng, [width, downRank * count], 0.3)] : []),
+    ];
+    const inputs = [...mixture(sizes, 0), ...pairs];
+    const attrs = { ...SWIGLU_EXPERTS, ...ranks };
+    const options = { op: ExpertMlp, inputs, attrs, reference: adaptedMixtureOf(width, size, count, ranks) };
+    const [y] = await checkForward({ ...options, bound: 1e-6 });
+    expectSameBits("3 threads", await runWasm(ExpertMlp, inputs, attrs, { threads: 3 }), [y!]);
+    const own = pairs.map((_, i) => 3 + 3 * count + i);
+    for (const wrt of [[0, 1, ...own], own, own.slice(1, 2), [3, 4, 5, ...own], [0]])
+      await checkGradient({ ...options, wrt, bound: 1e-5, samples: 12 });
+    await checkOnnx({ op: ExpertMlp, inputs, attrs, bound: 1e-6 });
+  });
 
 test("modelled time of the gradient: a product more for each matrix that is trained", () => {
   const [tokens, width, size, k, count] = [12, 16, 8, 2, 3];
