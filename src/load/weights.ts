@@ -107,9 +107,9 @@ export function loadWeights(executor: Executor, resident: Pick<Resident, "params
 }
 
 /** Returns how a tensor becomes a parameter in memory; null: it is the same bytes. */
-export function conversionOf({ name, path, dtype }: TensorEntry, { type }: ParamInfo): Conversion | null {
+export function conversionOf({ name, path, dtype, part }: TensorEntry, { type }: ParamInfo): Conversion | null {
   const to = formatOfCodes(type) ?? (type.dtype as FloatType);
-  return to === dtype ? null : { name, path, stored: dtype as FloatType, to };
+  return to === dtype && !part ? null : { name, path, stored: dtype as FloatType, to };
 }
 
 /** Shape of a parameter in the checkpoint, which knows of no scales. */

@@ -63,6 +63,10 @@ export interface ExpertsConfig {
   readonly choiceBias: boolean;
   /** Factor of the weights. */
   readonly scale: number;
+  /** Gates and ups within limits (see `ExpertMlp`); null: experts are gated MLPs with SiLU. */
+  readonly limits: { readonly alpha: number; readonly limit: number } | null;
+  /** Biases on the router's logits and on the experts' layers; only with limits. */
+  readonly bias: boolean;
   /** Layer by layer; the others have the MLP. */
   readonly layers: readonly boolean[];
 }
@@ -138,6 +142,8 @@ export interface ModelConfig {
   readonly convolution: ConvolutionConfig | null;
   /** Layers with a state in place of attention (Qwen3.5); null: none have. */
   readonly delta: DeltaConfig | null;
+  /** True if each head has a sink (see `Attention`), as those of gpt-oss have. */
+  readonly attentionSinks: boolean;
   /** True if queries come with as many gates, whose sigmoid is a factor of the result of attention (Qwen3.5). */
   readonly attentionGate: boolean;
   /** Experts of blocks, in the place of one MLP (Qwen3-MoE, OLMoE, LFM2-MoE); null: there are none. */

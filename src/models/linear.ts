@@ -46,8 +46,7 @@ export class ParamScope {
 
   /** A vector (norm weight, bias): always f32. */
   vector(local: string, size: number): string {
-    const { name, isTrained } = this.resolve(local);
-    return this.declare(local, name, { dtype: "f32", shape: [size] }, isTrained);
+    return this.numbers(local, [size]);
   }
 
   /** A vector that no method trains: f32. */
@@ -57,8 +56,13 @@ export class ParamScope {
 
   /** A filter of `width` taps for each channel [channels, 1, width]: always f32. */
   filters(local: string, channels: number, width: number): string {
+    return this.numbers(local, [channels, 1, width]);
+  }
+
+  /** Numbers that are no operand of a product, of any shape: always f32. */
+  numbers(local: string, shape: readonly number[]): string {
     const { name, isTrained } = this.resolve(local);
-    return this.declare(local, name, { dtype: "f32", shape: [channels, 1, width] }, isTrained);
+    return this.declare(local, name, { dtype: "f32", shape }, isTrained);
   }
 
   /**

@@ -147,6 +147,8 @@ const OTHERS: readonly GoldenFamily[] = [
   "qwen3-moe",
   "olmoe",
   "lfm2-moe",
+  "gpt-oss",
+  "gpt-oss-mxfp4",
   "gpt2",
   "opt",
 ];

@@ -200,7 +200,17 @@ test("Qwen3-MoE and OLMoE: their defaults, and what they refuse", () => {
 
 test("LFM2-MoE: its defaults, dense layers in front, and what it refuses", () => {
   const lfm2Moe = (extra: object = {}) => ofType("lfm2_moe", { num_hidden_layers: 4, num_attention_heads: 4, ...extra });
-  const experts = { count: 32, width: 1792, perToken: 4, score: "sigmoid", normalised: true, choiceBias: true, scale: 1 };
+  const experts = {
+    count: 32,
+    width: 1792,
+    perToken: 4,
+    score: "sigmoid",
+    normalised: true,
+    choiceBias: true,
+    scale: 1,
+    limits: null,
+    bias: false,
+  };
   expect(lfm2Moe({ intermediate_size: undefined })).toMatchObject({
     intermediateSize: 7168,
     experts: { ...experts, layers: [false, false, true, true] },
@@ -218,4 +228,50 @@ test("LFM2-MoE: its defaults, dense layers in front, and what it refuses", () =>
     [{ layer_types: ["conv"] }, "layer_types has 1 entries"],
   ] as const)
     expect(userError(() => lfm2Moe(extra))).toContain(message);
+});
+
+test("gpt-oss: its defaults, and what it refuses", () => {
+  const { hidden_size: hidden, vocab_size: vocabulary } = { hidden_size: 64, vocab_size: 100 };
+  const sizes = { hidden_size: hidden, vocab_size: vocabulary, num_hidden_layers: 3, num_attention_heads: 8 };
+  const gptOss = (extra: object = {}) => parseConfig({ model_type: "gpt_oss", ...sizes, ...extra });
+  expect(gptOss()).toMatchObject({
+    intermediateSize: 2880,
+    kvHeads: 8,
+    headDim: 64,
+    attentionBias: true,
+    attentionOutputBias: true,
+    attentionSinks: true,
+    slidingWindow: 128,
+    windowLayers: [true, false, true],
+    normEps: 1e-5,
+    rope: { theta: 150_000, scaling: { type: "yarn", factor: 32, originalMaxPositions: 4096, truncate: false } },
+    experts: {
+      count: 128,
+      width: 2880,
+      perToken: 4,
+      score: "softmax",
+      normalised: true,
+      limits: { alpha: 1.702, limit: 7 },
+      bias: true,
+      layers: [true, true, true],
+    },
+  });
+  const rope = { rope_type: "default", rope_theta: 1000 };
+  const other = { num_local_experts: 9, swiglu_limit: 3, attention_bias: false, rope_parameters: rope, sliding_window: 5 };
+  expect(gptOss({ ...other, layer_types: ["full_attention", "full_attention", "sliding_attention"] })).toMatchObject({
+    attentionBias: false,
+    slidingWindow: 5,
+    windowLayers: [false, false, true],
+    rope: { theta: 1000, scaling: { type: "default" } },
+    experts: { count: 9, limits: { limit: 3 } },
+  });
+  expect(gptOss({ quantization_config: { quant_method: "mxfp4" } }).experts).not.toBeNull();
+  for (const [extra, message] of [
+    [{ quantization_config: { quant_method: "fp8" } }, "the checkpoint is quantised (quantization_config)"],
+    [{ num_local_experts: 3 }, "num_experts_per_tok is 4; expected at most the number of experts, 3"],
+    [{ output_router_logits: true }, "output_router_logits true adds a loss of the routers"],
+    [{ sliding_window: null }, 'layer_types has "sliding_attention", but there is no sliding_window'],
+    [{ swiglu_limit: -1 }, '"swiglu_limit" is -1'],
+  ] as const)
+    expect(userError(() => gptOss(extra))).toContain(message);
 });

@@ -84,6 +84,13 @@ const SEEDS = [
   },
   { model_type: "lfm2", ...SIZES, layer_types: ["conv", "conv", "full_attention", "conv"], block_ffn_dim_multiplier: 1.3 },
   { model_type: "lfm2_moe", ...SIZES, num_experts: 6, num_experts_per_tok: 2, num_dense_layers: 1, moe_intermediate_size: 24 },
+  {
+    model_type: "gpt_oss",
+    ...SIZES,
+    num_local_experts: 6,
+    num_experts_per_tok: 2,
+    quantization_config: { quant_method: "mxfp4" },
+  },
 ].map((seed) => JSON.stringify(seed));
 const GENERATION = JSON.stringify({ eos_token_id: [2, 5], do_sample: true, temperature: 0.6 });
 

@@ -53,6 +53,7 @@ describe("families", () => {
       convolution: null,
       delta: null,
       attentionGate: false,
+      attentionSinks: false,
       experts: null,
       bosTokenId: 1,
       eosTokenIds: [2],

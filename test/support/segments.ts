@@ -52,6 +52,7 @@ const config: ModelConfig = {
   convolution: null,
   delta: null,
   attentionGate: false,
+  attentionSinks: false,
   experts: null,
   bosTokenId: null,
   eosTokenIds: [],

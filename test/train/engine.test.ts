@@ -70,6 +70,17 @@ describe("gradients are the same to the bit", () => {
     num_experts_per_tok: 2,
     moe_intermediate_size: 19,
   };
+  const gptOss = {
+    architectures: undefined,
+    model_type: "gpt_oss",
+    num_key_value_heads: 2,
+    head_dim: 10,
+    sliding_window: 7,
+    num_local_experts: 6,
+    num_experts_per_tok: 2,
+    intermediate_size: 19,
+    swiglu_limit: 1,
+  };
   const cases = [
     ["LoRA with dropout", lora(0.2), llama(5)],
     ["LoRA with dropout, experts", lora(0.2), llama(4, 32, moe)],
@@ -83,6 +94,8 @@ describe("gradients are the same to the bit", () => {
     ["LoRA with dropout, two kinds of layers", lora(0.2), llama(5, 32, smollm3)],
     ["LoRA with dropout, experts chosen with biases", convolved, llama(4, 32, lfm2Moe)],
     ["full, experts chosen with biases", { method: "full" }, llama(4, 32, lfm2Moe)],
+    ["LoRA with dropout, sinks and experts within limits", lora(0.2), llama(4, 32, gptOss)],
+    ["full, sinks and experts within limits", { method: "full" }, llama(4, 32, gptOss)],
   ] as const;
   for (const [title, tuning, config] of some(cases, 3)) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {

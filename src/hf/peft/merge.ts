@@ -17,6 +17,7 @@ import { adapterKind } from "../../models/adapters/index.ts";
 import { transpose } from "../../models/adapters/low-rank.ts";
 import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter } from "./peft.ts";
+import { fuseExperts, storedTensors } from "../weights/fused-experts.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../../models/families/index.ts";
 import { readBytes, readFloat32, tensorBytes, type TensorSource } from "../weights/safetensors.ts";
@@ -148,18 +149,24 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
     for (const part of tokenHead(config)) if (!textHead.has(part)) entries.delete(part);
     entries.set(name, { ...shared, name, shape: own.shape });
   }
-  const tensors = Array.from(entries, ([key, entry]): TensorData => {
+  const replacing = (key: string) =>
+    adapter.whole.get(key) ??
+    adapter.copies.get(key) ??
+    (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
+  // Experts in one tensor are copied as they are, unless the adapter changes one of them.
+  const isChanged = (key: string) => !!replacing(key) || updateOf(entries, adapter, key, config.storedTransposed) !== null;
+  const changed = new Set([...entries].flatMap(([key, { fused }]) => (fused && isChanged(key) ? fused : [])));
+  const kept = new Map([...entries].filter(([, { fused }]) => !fused?.some((whole) => changed.has(whole))));
+  const parts = [...entries].filter(([key]) => !kept.has(key));
+  const made = [...storedTensors(kept), ...parts].map(([key, entry]): TensorData => {
     const { name, dtype, shape, stored } = entry;
     if (dtype === null) throw new UserError(`${entry.path}: tensor ${show(name)} has dtype ${stored}, which cannot be copied`);
-    const replaced =
-      adapter.whole.get(key) ??
-      adapter.copies.get(key) ??
-      (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
+    const replaced = replacing(key);
     const addTo = updateOf(entries, adapter, key, config.storedTransposed);
-    if (!addTo && !replaced) return { name, dtype, shape, data: { pieces: () => tensorBytes(source, entry) } };
+    if (!addTo && !replaced) return { name: key, dtype, shape, data: { pieces: () => tensorBytes(source, entry) } };
     const type = dtype as FloatType;
     return {
-      name,
+      name: key,
       dtype,
       shape,
       data() {
@@ -169,6 +176,7 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
       },
     };
   });
+  const tensors = fuseExperts(made, entries);
   return { config: unties ? { ...config, tieWordEmbeddings: false } : config, tensors };
 }
 

@@ -3,6 +3,7 @@ import type { DType } from "../../base/dtype.ts";
 import { UserError } from "../../base/errors.ts";
 import { fileVerdict, type VerdictOptions } from "../../base/files/file-verdicts.ts";
 import { fileError, readFully } from "../../base/files/files.ts";
+import { storedTensors } from "./fused-experts.ts";
 import type { TensorEntry, TensorSource } from "./safetensors.ts";
 
 /** Describes what reading a weight file whole has shown. */
@@ -20,7 +21,7 @@ interface Verdict extends Readonly<Record<string, unknown>> {
  */
 export function examineWeights({ tensors }: Pick<TensorSource, "tensors">, options: VerdictOptions = {}): string {
   const files = new Map<string, TensorEntry[]>();
-  for (const entry of tensors.values()) files.set(entry.path, [...(files.get(entry.path) ?? []), entry]);
+  for (const entry of storedTensors(tensors).values()) files.set(entry.path, [...(files.get(entry.path) ?? []), entry]);
   const hasher = new Bun.CryptoHasher("sha256");
   for (const [path, entries] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const { sha256, notFinite } = fileVerdict<Verdict>("weights", path, () => examine(path, entries), options);

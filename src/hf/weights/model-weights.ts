@@ -5,6 +5,7 @@ import { elements } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { blocksPrefix } from "../../models/names.ts";
 import { FAMILIES, modulesOf, textHeadShapes, WRAPPERS } from "../../models/families/index.ts";
+import { withSingleExperts } from "./fused-experts.ts";
 import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
 
 const RENAMED = [...WRAPPERS, ...FAMILIES].flatMap(({ renamed = [] }) => renamed);
@@ -51,7 +52,21 @@ export function openModelWeights(folder: string, config: ModelConfig): TensorSou
     tensors.set(shared, { ...entry, name: shared });
   }
   if (encoder) useOneName(tensors, encoder.transform.bias, `${head}.bias`);
-  return { ...source, tensors };
+  return { ...source, tensors: config.experts ? singleExperts(source, tensors, config) : tensors };
+}
+
+/** The tensors with those of experts one by one. @throws {UserError} closes the source */
+function singleExperts(
+  source: TensorSource,
+  tensors: ReadonlyMap<string, TensorEntry>,
+  config: ModelConfig,
+): Map<string, TensorEntry> {
+  try {
+    return withSingleExperts(tensors, config);
+  } catch (error) {
+    source.close();
+    throw error;
+  }
 }
 
 /** BERT's first checkpoints have TensorFlow's names for the parameters of norms. */

@@ -7,6 +7,7 @@ import { fileError, readFully } from "../../base/files/files.ts";
 import { type OpenFile, openFile } from "../../base/files/open-file.ts";
 import { isRecord, jsonKind, parseJsonObject, readJsonObject, refusePointer, show } from "../../base/json.ts";
 import { toFloat32 } from "../../base/float16.ts";
+import { createPartReader, type TensorPart } from "./tensor-part.ts";
 
 /**
  * Safetensors: a little-endian u64 header length, a JSON header `name -> {dtype, shape, data_offsets}` (offsets count
@@ -26,6 +27,10 @@ export interface TensorEntry {
   /** Byte offset from the start of the file. */
   readonly offset: number;
   readonly bytes: number;
+  /** How its elements lie there where they do not follow each other; such an entry's `offset` is that of all. */
+  readonly part?: TensorPart;
+  /** The tensors of the file that it is a part of; absent: it is one itself. */
+  readonly fused?: readonly TensorEntry[];
 }
 
 /** One file or a sharded checkpoint, open for reading. */
@@ -100,6 +105,12 @@ export function openSafetensors(path: string): TensorSource {
   const close = () => {
     for (const file of files.splice(0)) fs.closeSync(file.fd);
   };
+  const descriptor = (wanted: string): number => {
+    const file = files.find((candidate) => candidate.path === wanted);
+    if (!file) throw new Error(`${wanted} is closed`);
+    return file.fd;
+  };
+  const parts = createPartReader();
   const open = (file: string): ReturnType<typeof readHeader> => {
     const opened = openFile(file);
     files.push(opened);
@@ -117,9 +128,14 @@ export function openSafetensors(path: string): TensorSource {
         if (from === undefined ? bytes.length !== entry.bytes : from + bytes.length > entry.bytes) {
           throw new Error(`${entry.name}: the target holds ${bytes.length} bytes, the tensor has ${entry.bytes - (from ?? 0)}`);
         }
-        const file = files.find((candidate) => candidate.path === entry.path);
-        if (!file) throw new Error(`${entry.path} is closed`);
-        readFully(file.fd, bytes, entry.offset + (from ?? 0), entry.path);
+        if (entry.part)
+          parts.read(
+            entry.part,
+            (slab, memory) => readFully(descriptor(slab.path), memory, slab.offset, slab.path),
+            bytes,
+            from ?? 0,
+          );
+        else readFully(descriptor(entry.path), bytes, entry.offset + (from ?? 0), entry.path);
       },
       close,
     };

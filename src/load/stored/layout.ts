@@ -79,8 +79,9 @@ export function layoutOf(
       const [bytes, at] = [byteLength(type), align(end, ALIGNMENT)];
       placed.push({ name, bytes, at });
       end = at + bytes;
-      const { file, offset, conversion } = tensor;
-      return [{ name, dtype: type.dtype, shape: type.shape, offset: at, bytes, from: [file, offset, conversion.stored] }];
+      const { file, offset, conversion, part } = tensor;
+      const from = [file, offset, conversion.stored, ...(part ? [part.of.layout] : [])];
+      return [{ name, dtype: type.dtype, shape: type.shape, offset: at, bytes, from }];
     });
   });
   const text = JSON.stringify({

@@ -4,9 +4,8 @@ import { formatBytes } from "../../base/bytes.ts";
 import { type FileIo, readFully, writeFully } from "../../base/files/files.ts";
 import { changed, type OpenFile } from "../../base/files/open-file.ts";
 import type { Breath } from "../../base/process/event-loop.ts";
-import { createConverter } from "../convert.ts";
 import { beginsAs, type CacheLayout, type CachePart, checksum, checksumOf, tableEntry } from "./layout.ts";
-import { convertedPieces } from "./reader.ts";
+import { convertedPieces, createConverting } from "./reader.ts";
 import { onDisk } from "./room.ts";
 import type { StoredTensor } from "./tensors.ts";
 
@@ -100,7 +99,7 @@ export async function makeParts(draft: Pick<OpenFile, "fd" | "path">, whole: Set
     begin.set(layout.header);
     write(begin, 0);
   }
-  const converter = createConverter();
+  const converting = createConverting();
   let done = [...whole].reduce((sum, name) => sum + layout.parts.get(name)!.bytes, 0);
   for (const tensor of tensors) {
     const [values, scales] = [tensor.values, tensor.scales].map((param) => (param ? layout.parts.get(param.name)! : null));
@@ -115,7 +114,7 @@ export async function makeParts(draft: Pick<OpenFile, "fd" | "path">, whole: Set
       written.at += bytes.length;
       done += bytes.length;
     };
-    for (const piece of convertedPieces(converter, files, tensor, { begin: 0, end: tensor.elements })) {
+    for (const piece of convertedPieces(converting, files, tensor, { begin: 0, end: tensor.elements })) {
       append(values!, piece.values);
       if (piece.scales !== null) append(scales!, piece.scales);
       if (await breathe()) onBytes(done);

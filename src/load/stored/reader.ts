@@ -2,6 +2,7 @@
 import { DTYPE_BYTES } from "../../base/dtype.ts";
 import { readFully } from "../../base/files/files.ts";
 import type { OpenFile } from "../../base/files/open-file.ts";
+import { createPartReader, type PartReader, type Slab } from "../../hf/weights/tensor-part.ts";
 import type { WeightType } from "../../graph/types.ts";
 import { isQuantised, QUANTISED_BLOCK, quantisedTypes } from "../../ops/dequantize.ts";
 import { byteLength } from "../../graph/types.ts";
@@ -37,7 +38,7 @@ export interface QuantisedPlaces {
 
 /** Makes a reader, which a thread can do too. @param files as `StoredWeights` has them */
 export function createWeightReader(files: readonly OpenFile[]): WeightReader {
-  const converter = createConverter();
+  const converting = createConverting();
   const read = (place: WeightPlace, target: Uint8Array, from = 0): void => {
     if (from + target.length > place.bytes) throw new Error(`${target.length} bytes at ${from} of a parameter of ${place.bytes}`);
     if (place.kind === "stored") {
@@ -47,7 +48,7 @@ export function createWeightReader(files: readonly OpenFile[]): WeightReader {
     }
     const { tensor, part } = place;
     let at = 0;
-    for (const piece of convertedPieces(converter, files, tensor, rangeOf(tensor, part, from, target.length))) {
+    for (const piece of convertedPieces(converting, files, tensor, rangeOf(tensor, part, from, target.length))) {
       const bytes = piece[part]!;
       target.set(bytes, at);
       at += bytes.length;
@@ -63,7 +64,7 @@ export function createWeightReader(files: readonly OpenFile[]): WeightReader {
         return;
       }
       let [codesAt, scalesAt] = [0, 0];
-      for (const piece of convertedPieces(converter, files, codes.tensor, { begin, end })) {
+      for (const piece of convertedPieces(converting, files, codes.tensor, { begin, end })) {
         codesInto.set(piece.values, codesAt);
         scalesInto.set(piece.scales!, scalesAt);
         codesAt += piece.values.length;
@@ -73,13 +74,29 @@ export function createWeightReader(files: readonly OpenFile[]): WeightReader {
   };
 }
 
+/** The parts of conversions, with the memory that they take. */
+export interface Converting {
+  readonly converter: Converter;
+  readonly parts: PartReader;
+}
+
+export const createConverting = (): Converting => ({ converter: createConverter(), parts: createPartReader() });
+
 /** Converts a range of a tensor piece by piece. */
 export function convertedPieces(
-  converter: Converter,
+  { converter, parts }: Converting,
   files: readonly OpenFile[],
-  { file, offset, conversion }: StoredTensor,
+  { file, offset, conversion, part }: StoredTensor,
   range: ElementRange,
 ): Iterable<ConvertedPiece> {
+  if (part !== null) {
+    const { of, files: numbers } = part;
+    const fill = (slab: Slab, memory: Uint8Array) => {
+      const { fd, path } = files[numbers[of.slabs.indexOf(slab)]!]!;
+      readFully(fd, memory, slab.offset, path);
+    };
+    return converter.pieces(conversion!, range, (target, from) => parts.read(of, fill, target, from));
+  }
   const { fd, path } = files[file]!;
   return converter.pieces(conversion!, range, (target, from) => readFully(fd, target, offset + from, path));
 }

@@ -1,5 +1,6 @@
 /** Which tensor of a checkpoint becomes which parameters in memory, and how. */
 import { expectTensor, type TensorSource } from "../../hf/weights/safetensors.ts";
+import type { TensorPart } from "../../hf/weights/tensor-part.ts";
 import { byteLength, elements } from "../../graph/types.ts";
 import { isScales, scalesOf } from "../../models/linear.ts";
 import type { ParamInfo } from "../../runtime/resident.ts";
@@ -19,6 +20,8 @@ export interface StoredTensor {
   /** The tensor's place in the file, in bytes. */
   readonly offset: number;
   readonly elements: number;
+  /** How its elements lie there where they do not follow each other, and the files of the slabs that hold them. */
+  readonly part: { readonly of: TensorPart; readonly files: readonly number[] } | null;
   /** Null where the file has the bytes that memory holds. */
   readonly conversion: Conversion | null;
   /** The parameter of the numbers, or of the codes. */
@@ -47,6 +50,7 @@ export function tensorsOf(
       return {
         file: paths.indexOf(entry.path),
         offset: entry.offset,
+        part: entry.part ? { of: entry.part, files: entry.part.slabs.map(({ path }) => paths.indexOf(path)) } : null,
         elements: elements(entry.shape),
         conversion: conversionOf(entry, param),
         values: part(param),

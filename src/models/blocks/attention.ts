@@ -24,6 +24,8 @@ export interface AttentionSettings {
   readonly starts: "starts" | "windowStarts";
   /** The input that holds the end of what each token sees; null: it sees nothing behind it. */
   readonly ends: "ends" | "windowEnds" | null;
+  /** Name of the parameter with a sink for each head; null: there are none. */
+  readonly sinks: string | null;
   /** How queries and keys are rotated; null: not at all. */
   readonly rotary: RotarySettings | null;
 }
@@ -55,6 +57,7 @@ export function attentionOf(config: ModelConfig, layer: number): AttentionSettin
     softCap: config.attentionSoftCap,
     starts: hasWindow ? "windowStarts" : "starts",
     ends: encoder === null ? null : hasWindow ? "windowEnds" : "ends",
+    sinks: config.attentionSinks ? "self_attn.sinks" : null,
     rotary: isRotated ? { keys, queries, dim: rotaryDim, neighbours: config.rotatesNeighbours } : null,
   };
 }
@@ -187,14 +190,18 @@ export function fusedAttention(parts: BlockParts, settings: AttentionSettings, x
  * caches too, which get the new keys and values.
  */
 export function attend(parts: BlockParts, settings: AttentionSettings, q: string, k: string, v: string): string {
-  const { builder, decoding } = parts;
+  const { builder, decoding, scope } = parts;
   const { heads, kvHeads, scale, softCap, starts, ends } = settings;
   const attrs = { heads, kvHeads, scale, ...capAttr(softCap) };
-  if (decoding === null) return builder.value(Attention, [q, k, v, starts, ...(ends ? [ends] : [])], attrs, "attention");
+  const sinks = settings.sinks === null ? [] : [scope.vector(settings.sinks, heads)];
+  if (decoding === null) {
+    const seen = sinks.length > 0 ? [ends ?? "", ...sinks] : ends ? [ends] : [];
+    return builder.value(Attention, [q, k, v, starts, ...seen], attrs, "attention");
+  }
   if (ends) throw new Error("a model whose tokens see what is behind them cannot decode");
   builder.input("position", "batch", { dtype: "i32", shape: [decoding.texts] });
   const names = addCaches(builder, keysAndValues(settings, decoding.size), decoding);
-  const outputs = builder.node(CachedAttention, [q, k, v, ...names, starts, "position"], attrs, "attention");
+  const outputs = builder.node(CachedAttention, [q, k, v, ...names, starts, "position", ...sinks], attrs, "attention");
   names.forEach((name, i) => builder.output({ name: outputs[i + 1]!, role: "state", updates: name }));
   return outputs[0]!;
 }

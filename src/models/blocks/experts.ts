@@ -7,15 +7,16 @@ import type { BlockParts } from "./layer.ts";
 
 /** Names of the parameters of a mixture of experts. */
 export interface ExpertNames {
-  /** The module that holds the router `gate`, the list `experts` and the biases of choices `expert_bias`. */
+  /** The module that holds the router, the list `experts` and the biases of choices `expert_bias`. */
   readonly mixture: string;
+  readonly router: string;
   /** Last parts of the names of an expert's matrices. */
   readonly gate: string;
   readonly up: string;
   readonly down: string;
 }
 
-const LLAMA_NAMES: ExpertNames = { mixture: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj" };
+const LLAMA_NAMES: ExpertNames = { mixture: "mlp", router: "gate", gate: "gate_proj", up: "up_proj", down: "down_proj" };
 
 /** What is added to the sum that sigmoids are divided by, as Transformers has it. */
 const EPSILON = 1e-6;
@@ -28,7 +29,7 @@ export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, 
   const { builder, config, scope } = parts;
   const { count, width: size } = experts;
   const { hiddenSize: width } = config;
-  const [weights, chosen] = routed(parts, x, experts, names.mixture);
+  const [weights, chosen] = routed(parts, x, experts, names);
   const matrices = Array.from({ length: count }, (_, expert) => {
     const module = `${names.mixture}.experts.${expert}`;
     return [
@@ -37,18 +38,27 @@ export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, 
       scope.matrix(`${module}.${names.down}.weight`, [width, size]),
     ];
   });
-  return builder.value(ExpertMlp, [x, weights, chosen, ...matrices.flat()], SWIGLU_EXPERTS, "experts");
+  const inputs = [x, weights, chosen, ...matrices.flat()];
+  const { limits, bias } = experts;
+  if (limits === null) return builder.value(ExpertMlp, inputs, SWIGLU_EXPERTS, "experts");
+  const list = `${names.mixture}.experts`;
+  const biases = bias
+    ? [scope.numbers(`${list}.gate_up_proj_bias`, [count, 2 * size]), scope.numbers(`${list}.down_proj_bias`, [count, width])]
+    : [];
+  const attrs = { activation: "clamped", ...limits, biases: bias ? 1 : 0 } as const;
+  return builder.value(ExpertMlp, [...inputs, ...biases], attrs, "experts");
 }
 
 /** The experts of each token, and their weights. */
 function routed(
   { builder, config, scope }: BlockParts,
   x: string,
-  { count, perToken, normalised, score, choiceBias, scale }: ExpertsConfig,
-  mixture: string,
+  { count, perToken, normalised, score, choiceBias, scale, bias }: ExpertsConfig,
+  { mixture, router }: ExpertNames,
 ): [weights: string, experts: string] {
-  const router = scope.matrix(`${mixture}.gate.weight`, [count, config.hiddenSize]);
-  const logits = builder.value(Gemm, [x, router], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "router.logits");
+  const weight = scope.matrix(`${mixture}.${router}.weight`, [count, config.hiddenSize]);
+  const added = bias ? [scope.vector(`${mixture}.${router}.bias`, count)] : [];
+  const logits = builder.value(Gemm, [x, weight, ...added], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "router.logits");
   const biases = choiceBias ? [scope.constant(`${mixture}.expert_bias`, count)] : [];
   const attrs = { k: perToken, normalise: normalised ? 1 : 0, score, epsilon: score === "sigmoid" ? EPSILON : 0 } as const;
   const [weights, experts] = builder.node(RouteTokens, [logits, ...biases], attrs, "router") as [string, string];

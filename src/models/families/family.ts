@@ -29,6 +29,11 @@ export interface Family {
   readonly renamed?: Wrapper["renamed"];
   /** Larger models that hold one of this family as a part. */
   readonly wrappers?: readonly Wrapper[];
+  /**
+   * How files that hold the matrices of all experts of a block in one tensor have them: matrices [out, in], gate above up; or transposed, the columns of gate
+   * and up by turns (in MXFP4: rows by turns). "rows" by default; files with each matrix as a tensor are read in any family.
+   */
+  readonly fusedExperts?: "rows" | "columns";
   readonly modules: FamilyModules;
   /** The blocks, from the first to the last. */
   layers(config: ModelConfig): readonly Layer[];

@@ -35,6 +35,7 @@ import { ministral } from "./mistral/ministral.ts";
 import { ministral3 } from "./mistral/ministral3.ts";
 import { mistral } from "./mistral/mistral.ts";
 import { gpt2 } from "./gpt/gpt2.ts";
+import { gptOss } from "./gpt/gpt-oss.ts";
 import { opt } from "./gpt/opt.ts";
 import { phi } from "./phi/phi.ts";
 import { phi3 } from "./phi/phi3.ts";
@@ -79,6 +80,7 @@ export const FAMILIES: readonly Family[] = [
   glm,
   glm4,
   cohere2,
+  gptOss,
   gpt2,
   opt,
   gptNeox,

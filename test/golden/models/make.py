@@ -726,6 +726,86 @@ FAMILIES = {
             "dtype": "float32",
         },
     },
+    # Sinks, windows in every second layer, YaRN, experts with biases and limits; all experts of a block in one tensor.
+    "gpt-oss": {
+        "seed": 1123,
+        "dtype": torch.bfloat16,
+        "targets": ATTENTION,
+        "config": {
+            "architectures": ["GptOssForCausalLM"],
+            "model_type": "gpt_oss",
+            "hidden_size": 26,
+            "intermediate_size": 15,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 10,
+            "vocab_size": 67,
+            "rms_norm_eps": 1e-5,
+            "swiglu_limit": 1.5,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 150000.0,
+                "factor": 4.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+                "original_max_position_embeddings": 16,
+            },
+            "attention_bias": True,
+            "output_router_logits": False,
+            "pad_token_id": 1,
+            "bos_token_id": None,
+            "tie_word_embeddings": False,
+            "dtype": "bfloat16",
+        },
+    },
+    # As published: experts in MXFP4, the keys of Transformers 4.
+    "gpt-oss-mxfp4": {
+        "seed": 1124,
+        "dtype": torch.bfloat16,
+        "targets": ATTENTION,
+        "config": {
+            "architectures": ["GptOssForCausalLM"],
+            "model_type": "gpt_oss",
+            "hidden_size": 64,
+            "intermediate_size": 32,
+            "num_local_experts": 3,
+            "num_experts_per_tok": 2,
+            "experts_per_token": 2,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "vocab_size": 61,
+            "rms_norm_eps": 1e-5,
+            "swiglu_limit": 7.0,
+            "sliding_window": 6,
+            "rope_theta": 150000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+                "original_max_position_embeddings": 4096,
+            },
+            "attention_bias": True,
+            "output_router_logits": False,
+            "pad_token_id": 1,
+            "bos_token_id": None,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "quantization_config": {
+                "quant_method": "mxfp4",
+                "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+            },
+        },
+    },
     # One dense layer, then experts, chosen by sigmoids with biases.
     "lfm2-moe": {
         "seed": 1122,
@@ -1500,13 +1580,16 @@ def randomise(model, generator):
                 parameter.copy_((0 if is_offset else 1) + 0.2 * noise)
             elif name.endswith(("A_log", "dt_bias")):
                 parameter.copy_(0.5 * noise - 1)
-            elif name.endswith(".bias"):
+            elif name.endswith(".sinks"):
+                parameter.copy_(noise)
+            elif name.endswith((".bias", "_bias")):
                 parameter.copy_(0.3 * noise)
             elif any(part in name for part in ("embed_tokens", "embed_positions", "embeddings", "lm_head", "tok_embeddings", "output", ".wte.", ".wpe.")):
                 parameter.copy_(0.3 * noise)
             else:
                 # Of experts, which are one tensor here, the last axis is the one that is summed over.
-                parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[-1 if ".experts." in name else 1]))
+                summed = -2 if model.config.model_type == "gpt_oss" else -1
+                parameter.copy_(noise * 1.2 / math.sqrt(parameter.shape[summed if ".experts." in name else 1]))
         for name, buffer in model.named_buffers():
             if name.endswith("expert_bias"):
                 buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
@@ -1514,24 +1597,51 @@ def randomise(model, generator):
 
 def one_by_one(tensors):
     """Names and matrices of experts as files have them, for the two tensors that Transformers holds in memory."""
+    is_transposed = any(name.endswith(".experts.gate_up_proj_bias") for name in tensors)
     is_lfm = any(".feed_forward.experts." in name for name in tensors)
     gate_name, up_name, down_name = ("w1", "w3", "w2") if is_lfm else ("gate_proj", "up_proj", "down_proj")
     for name, value in tensors.items():
         module, _, last = name.rpartition(".")
-        if not module.endswith(".experts"):
+        if not module.endswith(".experts") or last.endswith("_bias"):
             yield name, value
             continue
-        for i, matrix in enumerate(value):
+        for i, matrix in enumerate(value.transpose(-1, -2) if is_transposed else value):
             if last == "gate_up_proj":
-                gate, up = matrix.chunk(2)
+                gate, up = (matrix[::2], matrix[1::2]) if is_transposed else matrix.chunk(2)
                 yield f"{module}.{i}.{gate_name}.weight", gate
                 yield f"{module}.{i}.{up_name}.weight", up
             else:
                 yield f"{module}.{i}.{down_name}.weight", matrix
 
 
+MXFP4_VALUES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def mxfp4(name, value):
+    """Blocks and scales of a transposed matrix of each expert: in blocks of 32, codes of the nearest numbers with one exponent."""
+    blocks = value.float().transpose(-1, -2).unflatten(-1, (-1, 32))
+    exponent = torch.floor(torch.log2(blocks.abs().amax(-1))) - 2
+    scaled = blocks / torch.exp2(exponent)[..., None]
+    codes = (scaled[..., None] - MXFP4_VALUES).abs().argmin(-1).to(torch.uint8)
+    yield f"{name}_blocks", codes[..., ::2] | (codes[..., 1::2] << 4)
+    yield f"{name}_scales", (exponent + 127).to(torch.uint8)
+
+
+def file_tensors(model):
+    """Names and tensors as files have them."""
+    if model.config.model_type != "gpt_oss":
+        yield from one_by_one(model.state_dict())
+        return
+    packed = getattr(model.config, "quantization_config", None) is not None
+    for name, value in model.state_dict().items():
+        if packed and name.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+            yield from mxfp4(name, value)
+        else:
+            yield name, value
+
+
 def save_checkpoint(model, folder, dtype, shard, names=(), same=()):
-    tensors = {name: value.to(dtype).contiguous() for name, value in one_by_one(model.state_dict())}
+    tensors = {name: (value if value.dtype == torch.uint8 else value.to(dtype)).contiguous() for name, value in file_tensors(model)}
     for name in same:
         del tensors[name]
     if model.config.tie_word_embeddings and not same:
@@ -1634,7 +1744,7 @@ def forward_inputs(batch, config, dtype):
         inputs["position_ids"] = torch.arange(batch["input_ids"].shape[1]).expand(batch["input_ids"].shape)
     if "position_ids" in batch or dtype == torch.float64:
         window = getattr(config, "sliding_window", None)
-        if config.model_type in ("gemma2", "gemma3_text", "smollm3", "cwm", "ministral", "olmo3", "exaone4", "cohere2", "modernbert"):
+        if config.model_type in ("gpt_oss", "gemma2", "gemma3_text", "smollm3", "cwm", "ministral", "olmo3", "exaone4", "cohere2", "modernbert"):
             # One mask for each kind of layer.
             inputs["attention_mask"] = {
                 "full_attention": explicit_mask(batch, config, dtype),
@@ -1724,7 +1834,8 @@ def adamw_losses(model, batch, learning_rate, clip=None):
 
 def experts_eager(folder):
     """Expert by expert: the other ways need rows of whole 16 bytes."""
-    return {"experts_implementation": "eager"} if "num_experts" in json.loads((folder / "config.json").read_text()) else {}
+    config = json.loads((folder / "config.json").read_text())
+    return {"experts_implementation": "eager"} if "num_experts" in config or "num_local_experts" in config else {}
 
 
 def load_model(folder, dtype):

@@ -7,7 +7,7 @@ import type { Family, Raw } from "../family.ts";
 import { checkRouting } from "../llama/experts.ts";
 import { LFM_MLP, LFM_MODULES, lfmLayers, readLfm } from "./lfm2.ts";
 
-const NAMES: ExpertNames = { mixture: "feed_forward", gate: "w1", up: "w3", down: "w2" };
+const NAMES: ExpertNames = { mixture: "feed_forward", router: "gate", gate: "w1", up: "w3", down: "w2" };
 
 /** Keys of the experts, with the defaults of Transformers. */
 const expertsSchema = z.object({
@@ -36,6 +36,8 @@ function expertsOf(raw: Raw, where: string): ExpertsConfig | null {
     normalised: own.norm_topk_prob,
     choiceBias: own.use_expert_bias,
     scale: own.routed_scaling_factor,
+    limits: null,
+    bias: false,
     layers,
   };
 }

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
 import { parseWith, size } from "../../../base/schema.ts";
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
-import { expertMlp } from "../../blocks/experts.ts";
+import { expertMlp, type ExpertNames } from "../../blocks/experts.ts";
 import type { Layer } from "../../blocks/layer.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ExpertsConfig, ModelConfig } from "../../config.ts";
@@ -58,11 +58,11 @@ export function expertsOf(raw: Raw, where: string, defaultCount: number, width: 
   if (act !== "silu" && act !== "swish")
     throw new UserError(`${where}: hidden_act ${JSON.stringify(act)} of experts is not supported; expected "silu"`);
   const layers = Array<boolean>(own.num_hidden_layers).fill(true);
-  return { count, width, perToken, score: "softmax", normalised, choiceBias: false, scale: 1, layers };
+  return { count, width, perToken, score: "softmax", normalised, choiceBias: false, scale: 1, limits: null, bias: false, layers };
 }
 
 /** Blocks of the Llama kind with experts in the place of the MLP. */
-export function expertLayers(config: ModelConfig): Layer[] {
+export function expertLayers(config: ModelConfig, names?: ExpertNames): Layer[] {
   const { experts } = config;
   if (experts === null) throw new Error(`${config.family} without experts`);
   return Array.from({ length: config.layers }, (_, layer) => {
@@ -71,7 +71,7 @@ export function expertLayers(config: ModelConfig): Layer[] {
       residual(
         parts,
         { norm: "input_layernorm", add: (x) => selfAttention(parts, settings, x) },
-        { norm: "post_attention_layernorm", add: (x) => expertMlp(parts, x, experts) },
+        { norm: "post_attention_layernorm", add: (x) => expertMlp(parts, x, experts, names) },
       ),
     );
   });

@@ -27,6 +27,6 @@ export const olmoe: Family = {
     });
   },
   modules: EXPERT_MODULES,
-  layers: expertLayers,
+  layers: (config) => expertLayers(config),
   gguf: null,
 };

@@ -44,6 +44,6 @@ export const qwen3Moe: Family = {
       more: ({ intermediate_size: width }) => ({ qkNorm: "heads", experts: expertsOf(raw, where, 128, width) }),
     }),
   modules: EXPERT_MODULES,
-  layers: expertLayers,
+  layers: (config) => expertLayers(config),
   gguf: null,
 };

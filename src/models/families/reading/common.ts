@@ -86,6 +86,7 @@ export const PLAIN = {
   convolution: null,
   delta: null,
   attentionGate: false,
+  attentionSinks: false,
   experts: null,
   textHead: null,
 } satisfies Partial<ModelConfig>;

@@ -15,6 +15,7 @@ import { isAdapterPart, isTransposed, PART_SUFFIXES } from "../../../models/adap
 import { transpose } from "../../../models/adapters/low-rank.ts";
 import { bareName, isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
 import { type ParamInfo, readTensor } from "../../../runtime/resident.ts";
+import { fuseExperts, storedTensors } from "../../../hf/weights/fused-experts.ts";
 import { isVision } from "../../../hf/weights/model-weights.ts";
 import { isDense, writeDense } from "../../../hf/weights/dense.ts";
 import { readBytes, type TensorSource } from "../../../hf/weights/safetensors.ts";
@@ -87,10 +88,7 @@ function writeTrained(folder: string, engine: Engine, config: TrainConfig, learn
   }
   const { source, resident } = engine;
   const stored = (name: string): FloatType => (source.tensors.get(name)?.dtype ?? "f32") as FloatType;
-  const trained = trainedTensors(engine, stored).map((tensor) => ({
-    ...tensor,
-    name: source.tensors.get(tensor.name)?.name ?? tensor.name,
-  }));
+  const trained = fuseExperts(trainedTensors(engine, stored), source.tensors);
   const frozen = new Set(resident.params.filter(({ trainable }) => !trainable).map(({ name }) => name));
   const companions = copyCompanions(join(folder, COMPANIONS), folder, undefined, learned);
   const base = baseTensors(source, (name) => frozen.has(name) || isVision(name));
@@ -192,9 +190,10 @@ function savedModules(params: readonly ParamInfo[], names: readonly string[]): s
 
 /** Tensors of the base model, chosen by the module's name, as they are. */
 function baseTensors(source: TensorSource, isWanted: (name: string) => boolean): TensorData[] {
-  return [...source.tensors].flatMap(([module, entry]) => {
+  const wanted = storedTensors(new Map([...source.tensors].filter(([module]) => isWanted(module))));
+  return [...wanted.values()].flatMap((entry) => {
     const { name, dtype, shape } = entry;
-    return isWanted(module) && dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
+    return dtype !== null ? [{ name, dtype, shape, data: () => readBytes(source, entry) }] : [];
   });
 }
 

@@ -1,0 +1,100 @@
+import { z } from "zod";
+import { isRecord } from "../../../base/json.ts";
+import { parseWith, positive, size } from "../../../base/schema.ts";
+import type { ExpertNames } from "../../blocks/experts.ts";
+import type { ExpertsConfig } from "../../config.ts";
+import type { Family, Raw } from "../family.ts";
+import { checkRouting, EXPERT_MODULES, expertLayers } from "../llama/experts.ts";
+import { readDecoder, windowByTypes } from "../reading/common.ts";
+
+const NAMES: ExpertNames = { mixture: "mlp", router: "router", gate: "gate_proj", up: "up_proj", down: "down_proj" };
+
+/** Keys of the experts, with the defaults of Transformers. */
+const expertsSchema = z.object({
+  num_hidden_layers: size,
+  intermediate_size: size.default(2880),
+  num_local_experts: size.nullish(),
+  num_experts: size.nullish(),
+  num_experts_per_tok: size.default(4),
+  swiglu_alpha: positive.default(1.702),
+  swiglu_limit: positive.default(7),
+  output_router_logits: z.boolean().default(false),
+});
+
+/** @throws {UserError} experts that are not supported */
+function expertsOf(raw: Raw, where: string): ExpertsConfig {
+  const own = parseWith(expertsSchema, raw, where);
+  const count = own.num_local_experts ?? own.num_experts ?? 128;
+  const { num_experts_per_tok: perToken } = own;
+  checkRouting({ count, perToken, hasLoss: own.output_router_logits }, where);
+  return {
+    count,
+    width: own.intermediate_size,
+    perToken,
+    score: "softmax",
+    normalised: true,
+    choiceBias: false,
+    scale: 1,
+    limits: { alpha: own.swiglu_alpha, limit: own.swiglu_limit },
+    bias: true,
+    layers: Array<boolean>(own.num_hidden_layers).fill(true),
+  };
+}
+
+/** Rotary positions where the file is silent. */
+const ROPE = {
+  rope_type: "yarn",
+  factor: 32,
+  beta_fast: 32,
+  beta_slow: 1,
+  truncate: false,
+  original_max_position_embeddings: 4096,
+};
+
+/** The keys with the family's defaults. Experts in MXFP4 are read as they are stored. */
+function plainOf(raw: Raw): Raw {
+  const { quantization_config: quantised, rope_scaling: scaling, rope_parameters: parameters, ...others } = raw;
+  const isRead = isRecord(quantised) && quantised["quant_method"] === "mxfp4";
+  const { attention_bias: bias, rope_theta: theta, rms_norm_eps: eps, sliding_window: window, intermediate_size: width } = raw;
+  return {
+    ...others,
+    ...(quantised !== undefined && !isRead && { quantization_config: quantised }),
+    rope_parameters: scaling ?? parameters ?? ROPE,
+    rope_theta: theta ?? 150_000,
+    rms_norm_eps: eps ?? 1e-5,
+    attention_bias: bias ?? true,
+    sliding_window: window === undefined ? 128 : window,
+    intermediate_size: width ?? 2880,
+  };
+}
+
+/**
+ * gpt-oss (https://arxiv.org/abs/2508.10925): every second layer sees a window, each head has a sink, and experts have biases and gates within
+ * limits; published with experts in MXFP4.
+ */
+export const gptOss: Family = {
+  type: "gpt_oss",
+  architecture: "GptOssForCausalLM",
+  models: ["gpt-oss"],
+  read: (raw, where, generation) =>
+    readDecoder(plainOf(raw), where, generation, {
+      family: "gpt_oss",
+      defaults: { maxPositions: 131_072, kvHeads: 8, headDim: 64, bos: null, eos: null },
+      biases: ({ attention_bias: attention }) => ({
+        attentionBias: attention,
+        attentionOutputBias: attention,
+        mlpBias: false,
+      }),
+      window: (config, file) => {
+        const usual = Array.from({ length: config.num_hidden_layers }, (_, i) =>
+          i % 2 === 0 ? "sliding_attention" : "full_attention",
+        );
+        return windowByTypes(config.layer_types ?? usual, config, file);
+      },
+      more: () => ({ attentionSinks: true, experts: expertsOf(raw, where) }),
+    }),
+  fusedExperts: "columns",
+  modules: EXPERT_MODULES,
+  layers: (config) => expertLayers(config, NAMES),
+  gguf: null,
+};
