@@ -75,6 +75,26 @@ export const SHAPES = {
     tie_word_embeddings: true,
     hidden_act: "silu",
   },
+  "lfm2-350m": {
+    architectures: ["Lfm2ForCausalLM"],
+    model_type: "lfm2",
+    hidden_size: 1024,
+    block_ff_dim: 6656,
+    block_multiple_of: 256,
+    block_ffn_dim_multiplier: 1,
+    block_auto_adjust_ff_dim: true,
+    num_hidden_layers: 16,
+    full_attn_idxs: [2, 5, 8, 10, 12, 14],
+    num_attention_heads: 16,
+    num_key_value_heads: 8,
+    conv_L_cache: 3,
+    conv_bias: false,
+    vocab_size: 65536,
+    max_position_embeddings: 128000,
+    norm_eps: 1e-5,
+    rope_theta: 1000000,
+    tie_embedding: true,
+  },
 } as const;
 
 /** all-MiniLM-L6-v2's shape. */

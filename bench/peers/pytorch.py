@@ -103,6 +103,23 @@ SHAPES = {
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
     ),
+    "lfm2-350m": lambda: transformers.Lfm2Config(
+        hidden_size=1024,
+        intermediate_size=6656,
+        block_multiple_of=256,
+        block_ffn_dim_multiplier=1.0,
+        block_auto_adjust_ff_dim=True,
+        num_hidden_layers=16,
+        full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        conv_L_cache=3,
+        conv_bias=False,
+        vocab_size=65536,
+        max_position_embeddings=128000,
+        norm_eps=1e-5,
+        rope_theta=1000000.0,
+    ),
 }
 if args.shape not in SHAPES:
     sys.exit(f"--shape: one of {', '.join(SHAPES)}")
