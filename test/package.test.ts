@@ -148,7 +148,7 @@ describe("the package", () => {
     expect(checked).toEqual({ code: 0, stdout: "", stderr: "" });
     const names = run([process.execPath, "-e", 'console.log(Object.keys(await import("remat")).sort().join())'], project);
     expect(names.stdout.trim()).toBe(
-      "UserError,classify,createKey,createMemoryControl,defineConfig,deleteKey,embed,evaluate,exportGguf,exportOnnx,generate,joinFederation,leadFederation,listKeys,merge,openChat,plan,rerank,serve,step,train",
+      "UserError,classify,createKey,createMemoryControl,defineConfig,deleteKey,embed,evaluate,exportGguf,exportOnnx,generate,joinFederation,leadFederation,listKeys,merge,node,openChat,plan,rerank,serve,step,train",
     );
   });
 });
