@@ -46,7 +46,7 @@ export function adapterTuning(adapter: Adapter | null, config: ModelConfig): Ada
 /** @throws {UserError} an adapter of other modules than those that its kind runs in */
 export function checkModules(
   { modules, method }: Pick<Adapter, "modules" | "method">,
-  model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">,
+  model: Pick<ModelConfig, "family" | "layers" | "modulePrefix" | "experts">,
   what: string,
 ): void {
   const { linear, head, embedding } = modulesOf(model);
@@ -56,7 +56,8 @@ export function checkModules(
     const isKnown =
       layer === null
         ? name === head || name === model.modulePrefix + embedding
-        : layer < model.layers && linear.includes(name.split(".").at(-1)!);
+        : layer < model.layers &&
+          (site === "experts" ? model.experts?.layers[layer] === true : linear.includes(name.split(".").at(-1)!));
     if (isKnown && kind.sites.includes(site)) continue;
     throw new UserError(`an adapter (${method}) that changes ${name} ${what}`);
   }

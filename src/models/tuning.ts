@@ -1,3 +1,4 @@
+import { isExpertParameter } from "./adapters/expert-parameters.ts";
 import type { LowRankSetup } from "./adapters/low-rank-settings.ts";
 
 /** Adapters beside the base model's weights, which stay as they are but for those that are trained whole. */
@@ -49,7 +50,8 @@ export interface UniformAdapters extends LowRankSetup {
 /** Trains adapters of one rank and scale in all modules of some names. */
 export function uniformAdapters({ method = "lora", dropout, targets, rank, scale }: UniformAdapters): AdapterTuning {
   const setup: LowRankSetup = { rank, scale };
-  return { method, dropout, adapts: (module) => (targets.has(module.split(".").at(-1)!) ? setup : null), frozen: false };
+  const adapts = (module: string) => (targets.has(module.split(".").at(-1)!) && !isExpertParameter(module) ? setup : null);
+  return { method, dropout, adapts, frozen: false };
 }
 
 /** The same between training steps, for decoding: without dropout, and with what can be computed before. */

@@ -12,7 +12,7 @@ import { filesIn, fullDisk, temporaryFolder, userError } from "./temp.ts";
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
-const LLAMA = { family: "llama", layers: 2, modulePrefix: "model." } as const;
+const LLAMA = { family: "llama", layers: 2, modulePrefix: "model.", experts: null } as const;
 const LINEAR = modulesOf(LLAMA).linear;
 const openAdapter = (path: string) => open(path, LLAMA);
 const golden = join(import.meta.dir, "../golden/models/qwen2/adapter");
@@ -40,6 +40,7 @@ const ADAPTER: AdapterToWrite = {
   modulesToSave: [],
   targets: ["q_proj", "up_proj"],
   layers: null,
+  parameters: [],
   exclude: null,
   tensors: [...pair("model.layers.0.self_attn.q_proj"), ...pair("model.layers.0.mlp.up_proj")],
 };
@@ -147,11 +148,11 @@ describe("reading", () => {
     const name = (layer: number, module: string) => `model.layers.${layer}.${module}`;
     const both = (layer: number) => [name(layer, "self_attn.q_proj"), name(layer, "mlp.up_proj")];
     const targets = ["q_proj", "up_proj"];
-    const model = { layers: 3, modulePrefix: "model." } as const;
-    expect(describeModules([0, 1, 2].flatMap(both), model)).toEqual({ targets, layers: null });
-    expect(describeModules([2, 0].flatMap(both), model)).toEqual({ targets, layers: [0, 2] });
+    const model = { layers: 3, modulePrefix: "model.", experts: null } as const;
+    expect(describeModules([0, 1, 2].flatMap(both), model)).toEqual({ targets, layers: null, parameters: [] });
+    expect(describeModules([2, 0].flatMap(both), model)).toEqual({ targets, layers: [0, 2], parameters: [] });
     const uneven = [...both(0), name(2, "mlp.up_proj")];
-    expect(describeModules(uneven, model)).toEqual({ targets: [...uneven].sort(), layers: null });
+    expect(describeModules(uneven, model)).toEqual({ targets: [...uneven].sort(), layers: null, parameters: [] });
     const target = written({ ...describeModules(uneven, model), tensors: uneven.flatMap((module) => pair(module)) });
     const { modules, source } = openAdapter(target);
     expect([...modules.keys()].sort()).toEqual([...uneven].sort());

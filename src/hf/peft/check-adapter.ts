@@ -3,6 +3,7 @@ import { show } from "../../base/json.ts";
 import { toFloat32 } from "../../base/float16.ts";
 import { DTYPE_BYTES, type FloatType } from "../../base/dtype.ts";
 import { wholeName, partName } from "../../models/adapters/names.ts";
+import { expertParameters, isTargetParameter } from "../../models/adapters/expert-parameters.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { modulesOf, textHeadShapes } from "../../models/families/index.ts";
@@ -12,7 +13,7 @@ import { type Adapter, isWhole, openAdapter } from "./peft.ts";
 import { isNamed } from "./peft-modules.ts";
 
 type Base = Pick<TensorSource, "tensors" | "path" | "read">;
-type Model = Pick<ModelConfig, "family" | "modulePrefix" | "tieWordEmbeddings" | "storedTransposed">;
+type Model = Pick<ModelConfig, "family" | "modulePrefix" | "tieWordEmbeddings" | "storedTransposed" | "experts" | "hiddenSize">;
 
 const FLOATS = ["f32", "bf16", "f16"];
 
@@ -33,7 +34,12 @@ export function openAdapterFor(base: Base, folder: string, model: Model): Adapte
  * @throws {UserError} names the tensor
  */
 export function checkAdapter(adapter: Adapter, base: Base, model: Model): Adapter {
+  const parameters = expertParameters(base.tensors.keys());
   for (const [module, { shape, layer }] of adapter.modules) {
+    if (layer === "experts") {
+      checkExperts(adapter, base, model, module, parameters, shape);
+      continue;
+    }
     const stored = model.storedTransposed && layer === "linear" ? shape.toReversed() : shape;
     checkShape(adapter, base, model, `${module}.weight`, stored);
   }
@@ -67,6 +73,28 @@ export function storedEntry(base: Pick<TensorSource, "tensors">, model: Model, p
   const { head, embedding } = tablesOf(model);
   const own = base.tensors.get(parameter);
   return own ?? (model.tieWordEmbeddings && parameter === `${head}.weight` ? base.tensors.get(`${embedding}.weight`) : undefined);
+}
+
+/** @param parameters those of experts that the base model has */
+function checkExperts(
+  { source }: Adapter,
+  base: Base,
+  { experts, hiddenSize }: Model,
+  module: string,
+  parameters: readonly string[],
+  shape: readonly (number | null)[],
+): void {
+  if (!parameters.includes(module))
+    throw new UserError(
+      `${base.path} has no experts ${show(module)}, which the adapter changes; is it the adapter's base model?`,
+    );
+  const { count, width } = experts!;
+  const expected = module.endsWith(".down_proj") ? [hiddenSize, width] : [2 * width, hiddenSize];
+  if (shape.join() === expected.join()) return;
+  throw new UserError(
+    `${source.path}: ${module} of the base model is [${[count, ...expected].join(", ")}], the adapter's update of each expert ` +
+      `[${shape.map((size) => size ?? "any").join(", ")}]; is it the adapter's base model?`,
+  );
 }
 
 /** @param shape null in it fits any size */
@@ -121,6 +149,10 @@ function checkComplete(adapter: Adapter, base: Base, model: Model): void {
   if (model.tieWordEmbeddings && !base.tensors.has(`${head}.weight`)) parameters.push(`${head}.weight`);
   const missing = (name: string) =>
     new UserError(`${source.path} lacks ${name}, which adapter_config.json names; copy or download the file again`);
+  const ofExperts = expertParameters(base.tensors.keys()).find(
+    (name) => !modules.has(name) && isTargetParameter(name, rules.target_parameters ?? []),
+  );
+  if (ofExperts !== undefined) throw missing(`the matrices of ${ofExperts}`);
   for (const parameter of parameters) {
     const module = moduleOf(parameter);
     const isMatrix = parameter.endsWith(".weight") && storedEntry(base, model, parameter)!.shape.length === 2;

@@ -5,6 +5,7 @@ import { UserError } from "../../base/errors.ts";
 import type { FloatType } from "../../base/dtype.ts";
 import { readClassifier, readOptions } from "../config/classifier.ts";
 import { loadConfig } from "../config/config.ts";
+import type { Shape } from "../../graph/types.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { fileIo, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { temporaryPath } from "../../base/files/drafts.ts";
@@ -14,9 +15,10 @@ import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { examineWeights } from "../weights/examine.ts";
 import { copyCompanions, type Learned, NOTHING_LEARNED, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
+import { expertColumns, expertMatrix, expertRows } from "../../models/adapters/expert-parameters.ts";
 import { transpose } from "../../models/adapters/low-rank.ts";
 import { openAdapterFor } from "./check-adapter.ts";
-import type { Adapter } from "./peft.ts";
+import type { Adapter, AdapterModule } from "./peft.ts";
 import { fuseExperts, storedTensors } from "../weights/fused-experts.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../../models/families/index.ts";
@@ -192,6 +194,9 @@ function updateOf(
   name: string,
   storesTransposed: boolean,
 ): ((values: Float32Array) => void) | null {
+  const ofExpert = expertMatrix(name);
+  const ofAll = ofExpert && modules.get(ofExpert.module);
+  if (ofAll) return expertUpdate(ofAll, { source, method }, ofExpert, base.get(name)!.shape);
   const at = name.lastIndexOf(".");
   const module = modules.get(name.slice(0, at));
   const kind = adapterKind(method);
@@ -211,6 +216,26 @@ function updateOf(
     merge(weight, site, module.setup, read);
     values.set(transpose(weight, rows, columns));
   };
+}
+
+/** The same for a matrix of one expert, which has its part in the pair of all. */
+function expertUpdate(
+  module: AdapterModule,
+  { source, method }: Pick<Adapter, "source" | "method">,
+  { expert, isUp }: { readonly expert: number; readonly isUp: boolean },
+  shape: Shape,
+): (values: Float32Array) => void {
+  const { merge, update } = adapterKind(method);
+  const { a, rank } = update!.pair({ layer: "experts" }, module.setup);
+  const [rows, columns] = shape as [number, number];
+  const part = (suffix: string) => module.parts.get(suffix)!;
+  const experts = part(a).shape[0]! / rank;
+  const own = (suffix: string): Float32Array => {
+    const values = readFloat32(source, part(suffix).name, part(suffix).shape);
+    if (suffix === a) return expertRows(values, expert, experts);
+    return expertColumns(values, { expert, experts, rank, first: isUp ? rows : 0, count: rows });
+  };
+  return (values) => merge(values, { layer: "linear", rows, columns }, module.setup, own);
 }
 
 /** Says in a folder's `config.json` that head and embedding are two matrices. @throws {UserError} */

@@ -1,12 +1,15 @@
 import { UserError } from "../../base/errors.ts";
 import { createPattern, matches } from "../../models/adapters/patterns.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { layerOf } from "../../models/names.ts";
+import { isExpertParameter } from "../../models/adapters/expert-parameters.ts";
+import { blockName, layerOf } from "../../models/names.ts";
 
 /** Describes what an adapter's configuration says of its modules, as PEFT reads it (`check_target_module_exists`, `get_pattern_key`). */
 export interface ModuleRules {
   /** Names, or a regular expression; a name stands for all modules whose name ends with it. */
   readonly target_modules?: readonly string[] | string | null | undefined;
+  /** Names of parameters of experts; a name stands for all whose name ends with it. */
+  readonly target_parameters?: readonly string[] | null | undefined;
   /** Decoder blocks, by number, in which these are adapted; null or none: all. */
   readonly layers_to_transform?: readonly number[] | number | null | undefined;
   /** The part of a name before the number of a block: `layers`. */
@@ -23,15 +26,24 @@ export interface ModuleRules {
  */
 export function describeModules(
   modules: readonly string[],
-  model: Pick<ModelConfig, "layers" | "modulePrefix">,
-): { readonly targets: string[]; readonly layers: number[] | null } {
+  model: Pick<ModelConfig, "layers" | "modulePrefix" | "experts">,
+): { readonly targets: string[]; readonly layers: number[] | null; readonly parameters: string[] } {
+  const parameters = describeParameters(modules.filter(isExpertParameter), model);
   const outside = modules.filter((name) => layerOf(name, model) === null);
-  const inside = modules.filter((name) => layerOf(name, model) !== null);
+  const inside = modules.filter((name) => layerOf(name, model) !== null && !isExpertParameter(name));
   const targets = [...new Set(inside.map((name) => name.split(".").at(-1)!))];
   const layers = [...new Set(inside.map((name) => layerOf(name, model)!))].sort((a, b) => a - b);
-  if (targets.length * layers.length !== inside.length) return { targets: [...modules].sort(), layers: null };
+  if (targets.length * layers.length !== inside.length)
+    return { targets: [...outside, ...inside].sort(), layers: null, parameters };
   const isAll = inside.length === 0 || layers.length === model.layers;
-  return { targets: [...targets, ...outside].sort(), layers: isAll ? null : layers };
+  return { targets: [...targets, ...outside].sort(), layers: isAll ? null : layers, parameters };
+}
+
+/** Names parameters of experts by the ends of their names where all blocks with experts have them, else one by one. */
+function describeParameters(parameters: readonly string[], model: Pick<ModelConfig, "modulePrefix" | "experts">): string[] {
+  const blocks = model.experts?.layers.filter((has) => has).length ?? 0;
+  const ends = Map.groupBy(parameters, (name) => name.slice(blockName(model, layerOf(name, model)!).length + 1));
+  return [...ends].flatMap(([end, names]) => (names.length === blocks ? [end] : names));
 }
 
 /** Tells whether a name is a module's, or its end after a dot. */

@@ -4,6 +4,7 @@ import { UserError } from "../../base/errors.ts";
 import { fileIo, makeFolder, writeTextAtomic, type FileIo } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
 import { adapterKind, PART_SUFFIXES, isTransposed } from "../../models/adapters/index.ts";
+import { isExpertParameter, isTargetParameter, unwrapped } from "../../models/adapters/expert-parameters.ts";
 import type { AdapterKind, Site } from "../../models/adapters/kind.ts";
 import { parameterOf, partName, withoutPrefix } from "../../models/adapters/names.ts";
 import type { ModelConfig } from "../../models/config.ts";
@@ -101,19 +102,24 @@ export interface Adapter extends AdapterConfig {
   readonly source: TensorSource;
 }
 
+/** What is to be known of a model to read an adapter of it. */
+type AdaptedModel = Pick<ModelConfig, "family" | "modulePrefix" | "experts">;
+
 /**
  * Opens an adapter; ranks and scales may differ between modules. Its modules are those whose parts the file holds, under the names
  * that they have in `model`. Whether it fits a base model, and holds all that it should, is said by `checkAdapter`.
  * @throws {UserError} missing or malformed files, and kinds and settings that are not supported
  */
-export function openAdapter(folder: string, model: Pick<ModelConfig, "family" | "modulePrefix">): Adapter {
+export function openAdapter(folder: string, model: AdaptedModel): Adapter {
   const config = readAdapterConfig(folder);
   const source = openTensors(folder);
   try {
     const { modules, whole, copies } = readTensors(source, config, model);
     return {
       ...config,
-      targets: [...new Set(Array.from(modules.keys(), (name) => name.split(".").at(-1)!))].sort(),
+      targets: [
+        ...new Set([...modules.keys()].filter((name) => !isExpertParameter(name)).map((name) => name.split(".").at(-1)!)),
+      ].sort(),
       modules,
       whole,
       copies,
@@ -167,7 +173,7 @@ function plainName(name: string): string {
 function readTensors(
   source: TensorSource,
   config: AdapterConfig,
-  model: Pick<ModelConfig, "family" | "modulePrefix">,
+  model: AdaptedModel,
 ): Pick<Adapter, "modules" | "whole" | "copies"> {
   const found = new Map<string, Map<string, TensorEntry>>();
   const others: [name: string, entry: TensorEntry][] = [];
@@ -186,7 +192,10 @@ function readTensors(
     found.set(module, parts.set(suffix, entry));
   }
   const modules = new Map<string, AdapterModule>();
-  for (const [name, parts] of found) modules.set(moduleOf(name, config, model), readModule(source, config, model, name, parts));
+  for (const [stored, parts] of found) {
+    const name = unwrapped(stored, config.rules.target_parameters ?? []);
+    modules.set(moduleOf(name, config, model), readModule(source, config, model, name, parts));
+  }
   const whole = new Map<string, TensorEntry>();
   const copies = new Map<string, TensorEntry>();
   for (const [name, entry] of others) {
@@ -222,21 +231,33 @@ function strange({ path }: TensorSource, { name, shape }: TensorEntry): UserErro
 function readModule(
   source: TensorSource,
   config: AdapterConfig,
-  model: Pick<ModelConfig, "family" | "modulePrefix">,
+  model: AdaptedModel,
   name: string,
   parts: ReadonlyMap<string, TensorEntry>,
 ): AdapterModule {
   const { path } = source;
   const kind = adapterKind(config.method);
   const module = moduleOf(name, config, model);
-  if (!isAdapted(name, config.rules, config.path)) {
+  const isOfExperts = isExpertParameter(module);
+  const isNamed = isOfExperts
+    ? isTargetParameter(module, config.rules.target_parameters ?? [])
+    : isAdapted(name, config.rules, config.path);
+  if (!isNamed) {
     throw new UserError(
-      `${path}: module ${show(name)} is none that ${CONFIG_FILE} names in target_modules and layers_to_transform; do the files belong together?`,
+      `${path}: module ${show(name)} is none that ${CONFIG_FILE} names in target_modules and layers_to_transform, or target_parameters; do the files belong together?`,
     );
   }
+  if (isOfExperts && model.experts === null)
+    throw new UserError(
+      `${path}: module ${show(name)} is of experts, which the base model does not have; is it the adapter's base model?`,
+    );
+  if (isOfExperts && model.experts!.limits !== null)
+    throw new UserError(
+      `${path}: module ${show(name)} is of the experts of a ${model.family}, of which adapters are not supported`,
+    );
   const setup = kind.setup(config.own, name, config.path);
   const isEmbedding = kind.names.embedding.some(({ suffix }) => !isOfLayer(kind, suffix) && parts.has(suffix));
-  const layer = isEmbedding ? "embedding" : module === modulesOf(model).head ? "head" : "linear";
+  const layer = isOfExperts ? "experts" : isEmbedding ? "embedding" : module === modulesOf(model).head ? "head" : "linear";
   const find = (suffix: string): TensorEntry => {
     const entry = parts.get(suffix);
     if (!entry) throw new UserError(`${path}: module ${show(name)} lacks ${partName(name, suffix)}`);
@@ -244,7 +265,8 @@ function readModule(
   };
   const shape = kind.shapeOf(layer, (suffix) => find(suffix).shape, setup);
   const [rows, columns] = shape.map((size) => size ?? 1) as [number, number];
-  const expected = kind.parts({ layer, rows, columns }, setup);
+  const experts = isOfExperts ? { experts: model.experts!.count } : {};
+  const expected = kind.parts({ layer, rows, columns, ...experts }, setup);
   for (const part of expected) {
     if (find(part.suffix).shape.join() === part.shape.join()) continue;
     const shapes = Array.from(parts, ([suffix, entry]) => `${suffix.replace(/\.weight$/, "")} [${entry.shape.join(", ")}]`).join(

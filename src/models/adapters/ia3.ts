@@ -106,7 +106,7 @@ export const ia3 = defineAdapter<"ia3", typeof flags, Ia3Settings, Ia3Setup>({
     },
   },
   sites: ["linear"],
-  names: { linear: [FACTORS], head: [FACTORS], embedding: [] },
+  names: { linear: [FACTORS], head: [FACTORS], embedding: [], experts: [] },
   shapeOf(_layer, shapeOf, { scaled }) {
     const [rows = 0, columns = 0] = shapeOf(FACTORS.suffix);
     return scaled === "inputs" ? [null, columns] : [rows, null];

@@ -15,12 +15,17 @@ export type Bias = (typeof BIASES)[number];
 
 /** A matrix W [rows, columns] of the base model that an adapter changes. */
 export interface Site {
-  /** `linear`: a layer of a block; `head`: the layer that gives the logits; `embedding`: the table whose rows are looked up. */
-  readonly layer: "linear" | "head" | "embedding";
+  /**
+   * `linear`: a layer of a block; `head`: the layer that gives the logits; `embedding`: the table whose rows are looked up; `experts`: one matrix of each
+   * expert of a block, with a part for each.
+   */
+  readonly layer: "linear" | "head" | "embedding" | "experts";
   /** Outputs of a layer, or words of the vocabulary. */
   readonly rows: number;
   /** Inputs of a layer, or features of a word. */
   readonly columns: number;
+  /** How many experts there are; absent where there are none. */
+  readonly experts?: number;
 }
 
 /** What a kind is told of a family: last parts of the names of a block's linear layers, as in `FamilyModules`. */
@@ -89,6 +94,8 @@ export interface WrittenModules<Setup> {
   readonly targets: readonly string[];
   /** Decoder blocks whose targets are adapted; null: all. */
   readonly layers: readonly number[] | null;
+  /** Names that stand for parameters of experts, as PEFT's `target_parameters`. */
+  readonly parameters: readonly string[];
   /** The setup of each module, by its full name. */
   readonly setups: ReadonlyMap<string, Setup>;
 }

@@ -111,7 +111,6 @@ const PLAIN_INITIALISATIONS = ["gaussian", "eva", "orthogonal"];
 const UNSUPPORTED = [
   "lora_bias",
   "layer_replication",
-  "target_parameters",
   "trainable_token_indices",
   "alora_invocation_tokens",
   "use_qalora",
@@ -126,8 +125,14 @@ function isOff(value: unknown): boolean {
   return !value || (Array.isArray(value) && value.length === 0);
 }
 
-/** PEFT's `LoraConfig`. @param flags keys that are true */
-export const lowRankPeft = (...flags: string[]): PeftFormat<LowRankSettings, LowRankSetup> => ({
+/** PEFT's `LoraConfig`. @param flags keys that are true @param hasParameters tells whether it has adapters of parameters of experts */
+export const lowRankPeft = ({
+  flags = [],
+  hasParameters = false,
+}: {
+  readonly flags?: readonly string[];
+  readonly hasParameters?: boolean;
+}): PeftFormat<LowRankSettings, LowRankSetup> => ({
   type: "LORA",
   flags,
   read(raw, where, refuse) {
@@ -136,7 +141,8 @@ export const lowRankPeft = (...flags: string[]): PeftFormat<LowRankSettings, Low
     if (typeof initialisation === "string" && !PLAIN_INITIALISATIONS.includes(initialisation)) {
       throw refuse(`init_lora_weights ${show(initialisation)}, which changes the base model's weights,`);
     }
-    for (const key of UNSUPPORTED) if (!isOff(raw[key])) throw refuse(key);
+    const unsupported = hasParameters ? UNSUPPORTED : [...UNSUPPORTED, "target_parameters"];
+    for (const key of unsupported) if (!isOff(raw[key])) throw refuse(key);
     return {
       rank: config.r,
       alpha: config.lora_alpha,

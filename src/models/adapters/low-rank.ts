@@ -8,24 +8,26 @@ import type { LowRankSettings, LowRankSetup } from "./low-rank-settings.ts";
 /**
  * The low-rank update scale B A of a matrix W [rows, columns] (Hu et al. 2021, https://arxiv.org/abs/2106.09685), as PEFT has it: of a
  * layer A is [rank, columns] and B [rows, rank]; of an embedding, whose table is the layer's transposed, A is [rank, rows] and B
- * [columns, rank].
+ * [columns, rank]; of E experts A is [E rank, columns], each expert's rows in turn, and B [rows, rank E], every expert's columns for one rank after
+ * the other.
  */
 
 export const LOW_RANK_NAMES = {
   linear: [{ suffix: "lora_A.weight", random: true }, { suffix: "lora_B.weight" }],
   head: [{ suffix: "lora_A.weight", random: true }, { suffix: "lora_B.weight" }],
+  experts: [{ suffix: "lora_A.weight", random: true }, { suffix: "lora_B.weight" }],
   embedding: [
     { suffix: "lora_embedding_A", transposed: true },
     { suffix: "lora_embedding_B", random: true },
   ],
 } as const satisfies Record<Site["layer"], readonly [a: PartName, b: PartName]>;
 
-export function lowRankParts({ layer, rows, columns }: Site, { rank }: LowRankSetup): [AdapterPart, AdapterPart] {
+export function lowRankParts({ layer, rows, columns, experts = 1 }: Site, { rank }: LowRankSetup): [AdapterPart, AdapterPart] {
   const [a, b] = LOW_RANK_NAMES[layer];
   const [inner, outer] = layer === "embedding" ? [rows, columns] : [columns, rows];
   return [
-    { ...a, shape: [rank, inner] },
-    { ...b, shape: [outer, rank] },
+    { ...a, shape: [rank * experts, inner] },
+    { ...b, shape: [outer, rank * experts] },
   ];
 }
 

@@ -2,7 +2,9 @@ import { Affine } from "../../ops/affine.ts";
 import { ExpertMlp, SWIGLU_EXPERTS } from "../../ops/expert-mlp.ts";
 import { Gemm } from "../../ops/gemm.ts";
 import { RouteTokens } from "../../ops/route-tokens.ts";
+import type { Site } from "../adapters/kind.ts";
 import type { ExpertsConfig } from "../config.ts";
+import type { ParamScope } from "../linear.ts";
 import type { BlockParts } from "./layer.ts";
 
 /** Names of the parameters of a mixture of experts. */
@@ -23,7 +25,8 @@ const EPSILON = 1e-6;
 
 /**
  * A mixture of experts (Shazeer et al. 2017, https://arxiv.org/abs/1701.06538) of x [tokens, hiddenSize]: each token goes to the experts that a
- * router chooses. Every matrix of an expert is a parameter of its own, as files have it. Adapters have no part in it.
+ * router chooses. Every matrix of an expert is a parameter of its own, as files have it; adapters are of all experts together, as PEFT's of
+ * Transformers' parameters.
  */
 export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, names = LLAMA_NAMES): string {
   const { builder, config, scope } = parts;
@@ -40,13 +43,37 @@ export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, 
   });
   const inputs = [x, weights, chosen, ...matrices.flat()];
   const { limits, bias } = experts;
-  if (limits === null) return builder.value(ExpertMlp, inputs, SWIGLU_EXPERTS, "experts");
   const list = `${names.mixture}.experts`;
+  const gateUp = pairOf(scope, `${list}.gate_up_proj`, { layer: "experts", rows: 2 * size, columns: width, experts: count });
+  const down = pairOf(scope, `${list}.down_proj`, { layer: "experts", rows: width, columns: size, experts: count });
+  if (limits === null) {
+    const attrs = {
+      ...SWIGLU_EXPERTS,
+      ...(gateUp && { rank: gateUp.rank, scale: gateUp.scale }),
+      ...(down && { downRank: down.rank, downScale: down.scale }),
+    };
+    return builder.value(ExpertMlp, [...inputs, ...(gateUp?.parts ?? []), ...(down?.parts ?? [])], attrs, "experts");
+  }
+  if (gateUp || down) throw new Error("experts within limits have no adapters");
   const biases = bias
     ? [scope.numbers(`${list}.gate_up_proj_bias`, [count, 2 * size]), scope.numbers(`${list}.down_proj_bias`, [count, width])]
     : [];
   const attrs = { activation: "clamped", ...limits, biases: bias ? 1 : 0 } as const;
   return builder.value(ExpertMlp, [...inputs, ...biases], attrs, "experts");
+}
+
+/** The low-rank update of a parameter of all experts; null: it has none. */
+function pairOf(
+  scope: ParamScope,
+  module: string,
+  site: Site,
+): { readonly rank: number; readonly scale: number; readonly parts: readonly string[] } | null {
+  const adapter = scope.adapterOf(module);
+  if (adapter === null) return null;
+  const { kind, setup } = adapter;
+  if (!kind.update || !kind.sites.includes(site.layer)) throw new Error(`${kind.title} does not adapt experts`);
+  const { rank, scale } = kind.update.pair(site, setup);
+  return { rank, scale, parts: kind.parts(site, setup).map(scope.parametersOf(module)) };
 }
 
 /** The experts of each token, and their weights. */

@@ -6,6 +6,7 @@ import { describeModules, isSaved, isSavedModule } from "../../hf/peft/peft-modu
 import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import { isVision } from "../../hf/weights/model-weights.ts";
 import { checkModules } from "../../load/adapter.ts";
+import { expertParameters, isExpertParameter, isTargetParameter } from "../../models/adapters/expert-parameters.ts";
 import { type AdapterFlag, adapterKind } from "../../models/adapters/index.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { modulesOf } from "../../models/families/index.ts";
@@ -16,7 +17,7 @@ import { checkMethod, targetsOf, type TrainConfig } from "../config.ts";
 type TuningConfig = Pick<TrainConfig, "method" | AdapterFlag | "targets" | "lastLayers" | "modulesToSave">;
 /** The settings that an adapter does not keep. */
 type RunsOwn = Pick<TuningConfig, "dropout" | "freezeA">;
-type Model = Pick<ModelConfig, "family" | "layers" | "modulePrefix">;
+type Model = Pick<ModelConfig, "family" | "layers" | "modulePrefix" | "experts">;
 
 /** Returns what a configuration says of its adapters. */
 export function settingsOf(config: TuningConfig, model: Pick<ModelConfig, "family">): AdapterSettings {
@@ -50,7 +51,9 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     throw new UserError(`--targets ${name}: --method ${kind.name} has none of it; train it whole with --modules-to-save ${name}`);
   }
   const settings = settingsOf(config, model);
+  const parameters = checkedParameters(config, model, base);
   const isTarget = (module: string): boolean => {
+    if (isExpertParameter(module)) return isTargetParameter(module, parameters) && layerOf(module, model)! >= (first ?? 0);
     if (isSavedModule(module, settings.modulesToSave)) return false;
     const table = tables.find((candidate) => candidate.module === module);
     if (table) return targets.includes(table.name);
@@ -66,6 +69,24 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     return setup;
   };
   return { ...ownOf(config), method: config.method, adapts, frozen: false, ...wholes(settings, isTarget) };
+}
+
+/** The parameters of experts that a run names. @throws {UserError} names of none of the model's */
+function checkedParameters(
+  { targetParameters = [] }: TuningConfig,
+  { family, experts }: Model,
+  base: Pick<TensorSource, "tensors">,
+): readonly string[] {
+  if (targetParameters.length > 0 && experts !== null && experts.limits !== null)
+    throw new UserError(
+      `--target-parameters: adapters of the experts of models of type ${family} are not supported; leave it out`,
+    );
+  const known = expertParameters(base.tensors.keys());
+  const unknown = targetParameters.find((name) => !known.some((parameter) => isTargetParameter(parameter, [name])));
+  if (unknown === undefined) return targetParameters;
+  const ends = [...new Set(known.map((name) => name.split(".").slice(-3).join(".")))];
+  const has = known.length === 0 ? "the model has no experts" : `expected names, or ends of names, of ${ends.join(", ")}`;
+  throw new UserError(`--target-parameters: ${show(unknown)} is no parameter of experts of the model; ${has}`);
 }
 
 /** Returns what of a tuning is each run's own, whatever adapter it begins with. */
@@ -89,7 +110,7 @@ function checkSettings(
 ): void {
   const weights = [...base.tensors.keys(), `${modulesOf(model).head}.weight`].filter((name) => !isVision(name));
   const modules = weights.filter((name) => name.endsWith(".weight")).map((name) => name.slice(0, -".weight".length));
-  adapterKind(method).check?.(config, modules.filter(isTarget));
+  adapterKind(method).check?.(config, [...modules, ...expertParameters(base.tensors.keys())].filter(isTarget));
   for (const name of modulesToSave) {
     if (weights.some((weight) => isSaved(weight, [name]))) continue;
     throw new UserError(

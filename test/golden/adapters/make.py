@@ -99,6 +99,27 @@ CASES = {
         "base": "gemma3",
         "r": 3, "lora_alpha": 4, "target_modules": ["v_proj", "embed_tokens"],
     },
+    # Parameters of all experts together, with ranks of their own, beside modules.
+    "experts": {
+        "base": "qwen3-moe",
+        "merged": [
+            "model.layers.0.mlp.experts.0.gate_proj.weight", "model.layers.0.mlp.experts.3.up_proj.weight",
+            "model.layers.1.mlp.experts.6.down_proj.weight", "model.layers.0.self_attn.q_proj.weight",
+        ],
+        "r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj"],
+        "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        "rank_pattern": {"experts.down_proj": 2}, "alpha_pattern": {"experts.gate_up_proj": 4},
+    },
+    # Some of one block, no module.
+    "experts-olmoe": {
+        "base": "olmoe",
+        "merged": ["model.layers.1.mlp.experts.4.up_proj.weight", "model.layers.0.mlp.experts.4.up_proj.weight"],
+        "r": 2, "lora_alpha": 3, "use_rslora": True, "target_modules": [],
+        "target_parameters": ["model.layers.1.mlp.experts.gate_up_proj"],
+    },
+    "experts-lfm2": {
+        "base": "lfm2-moe", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"],
+    },
     # The modules that PEFT has for Qwen2, with biases that are scaled.
     "ia3": {
         "kind": "IA3", "base": "qwen2",
@@ -127,8 +148,9 @@ CASES = {
 
 def load(base, dtype=torch.float32):
     folder = here.parent / "models" / base
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     stored = json.loads((folder / "config.json").read_text())
+    eager = {"attn_implementation": "eager", **({"experts_implementation": "eager"} if "num_experts" in stored else {})}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **eager)
     for module in model.modules():
         # As it is for a model in the checkpoint's dtype.
         if hasattr(module, "embed_scale"):
@@ -183,6 +205,17 @@ def distance(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
+def weight(state, name):
+    """A weight by its name on the hub, where each matrix of an expert is one."""
+    if name in state:
+        return state[name]
+    experts, number, matrix, _ = name.rsplit(".", 3)
+    if matrix == "down_proj":
+        return state[f"{experts}.down_proj"][int(number)]
+    gate, up = state[f"{experts}.gate_up_proj"][int(number)].chunk(2)
+    return {"gate_proj": gate, "up_proj": up}[matrix]
+
+
 for name in sys.argv[1:] or CASES:
     settings = dict(CASES[name])
     kind = settings.pop("kind", "LORA")
@@ -212,7 +245,7 @@ for name in sys.argv[1:] or CASES:
     written = json.loads((folder / "adapter_config.json").read_text())
     # PEFT puts the path of the machine that it runs on there.
     written["base_model_name_or_path"] = None
-    for key in ("target_modules", "modules_to_save", "feedforward_modules"):
+    for key in ("target_modules", "target_parameters", "modules_to_save", "feedforward_modules"):
         # The order of a set is another one each time.
         if isinstance(written.get(key), list):
             written[key].sort()
@@ -239,5 +272,5 @@ for name in sys.argv[1:] or CASES:
 
     if kept:
         merged = peft.PeftModel.from_pretrained(load(base), folder).merge_and_unload().state_dict()
-        save_file({key: merged[key].contiguous().clone() for key in kept}, folder / "merged.safetensors", metadata={"format": "pt", **versions})
+        save_file({key: weight(merged, key).contiguous().clone() for key in kept}, folder / "merged.safetensors", metadata={"format": "pt", **versions})
     print(name, len(gradients), losses[0], losses[-1])

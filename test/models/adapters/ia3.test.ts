@@ -213,6 +213,7 @@ describe("adapter_config.json", () => {
         own: {},
         bias: "none",
         modulesToSave: [],
+        parameters: [],
         exclude: null,
       } as const;
       const config = { ...fixed, targets, layers, setups: new Map(Object.entries(setups)) };

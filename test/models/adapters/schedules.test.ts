@@ -21,6 +21,15 @@ const config = llama(4, 64, {
   tie_word_embeddings: false,
 });
 const tied = llama(3, 64);
+/** Three experts, of which a token chooses two. */
+const mixture = llama(3, 64, {
+  architectures: undefined,
+  model_type: "qwen3_moe",
+  head_dim: 16,
+  num_experts: 3,
+  num_experts_per_tok: 2,
+  moe_intermediate_size: 64,
+});
 const TOKENS = 25;
 
 const tuning = (changes: object, model = config) =>
@@ -49,6 +58,14 @@ const CASES: readonly (readonly [title: string, tuning: AdapterTuning, model?: t
   [
     "biases and a norm trained whole beside DoRA",
     tuning({ method: "dora", bias: "all", modulesToSave: ["model.norm", "2.mlp.up_proj"] }),
+  ],
+  [
+    "parameters of all experts in the last two blocks, with a rank of one",
+    tuning(
+      { targets: ["q_proj"], lastLayers: 2, targetParameters: ["gate_up_proj", "down_proj"], rankPattern: "experts.down_proj=3" },
+      mixture,
+    ),
+    mixture,
   ],
   [
     "a head that was the embedding, and the embedding, trained whole",

@@ -277,6 +277,11 @@ export const modulesToSave = to("modulesToSave", (value) => {
   return isOff(value) ? NOTHING : { set: { modulesToSave: listed(value) as string[] } };
 });
 
+/** Parameters of experts, as PEFT's `target_parameters`: a list, or names with commas. */
+export const targetParameters = to("targetParameters", (value) => {
+  return isOff(value) ? NOTHING : { set: { targetParameters: listed(value) as string[] } };
+});
+
 /** Ranks or alphas by module; an empty one says nothing. */
 export const readPattern =
   (key: "rankPattern" | "alphaPattern") =>

@@ -25,6 +25,7 @@ import {
   quantization,
   readData,
   readPattern,
+  targetParameters,
   targets,
   templateArgs,
   templateFile,
@@ -94,7 +95,7 @@ export const HUGGING_FACE: Table = {
   lora_dropout: to("dropout"),
   lora_target_modules: targets,
   target_modules: targets,
-  lora_target_parameters: missing("adapters are at linear layers"),
+  ...each("lora_target_parameters target_parameters", targetParameters),
   ...each("lora_modules_to_save modules_to_save", modulesToSave),
   ...each(
     "lora_task_type task_type",

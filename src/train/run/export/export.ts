@@ -13,6 +13,7 @@ import { describeModules, isSaved } from "../../../hf/peft/peft-modules.ts";
 import { fileShape } from "../../../load/adapter.ts";
 import { isAdapterPart, isTransposed, PART_SUFFIXES } from "../../../models/adapters/index.ts";
 import { transpose } from "../../../models/adapters/low-rank.ts";
+import { storedName } from "../../../models/adapters/expert-parameters.ts";
 import { bareName, isAdapter, parameterOf, withoutPrefix } from "../../../models/adapters/names.ts";
 import { type ParamInfo, readTensor } from "../../../runtime/resident.ts";
 import { fuseExperts, storedTensors } from "../../../hf/weights/fused-experts.ts";
@@ -75,7 +76,9 @@ export function exportTrained(folder: string, engine: Engine, config: TrainConfi
 function writeTrained(folder: string, engine: Engine, config: TrainConfig, learned: Learned): string[] {
   if (config.method !== "full") {
     const described = adapterConfigOf(engine, config);
-    const tensors = trainedTensors(engine, () => "f32").map((tensor) =>
+    const isAdapted = (module: string) => described.setups.has(module);
+    const stored = trainedTensors(engine, () => "f32").map((tensor) => ({ ...tensor, name: storedName(tensor.name, isAdapted) }));
+    const tensors = stored.map((tensor) =>
       described.task === EMBEDDING_TASK ? { ...tensor, name: bareName(tensor.name, engine.config.modulePrefix) } : tensor,
     );
     writeAdapter(folder, { ...described, tensors });
