@@ -150,7 +150,7 @@ export function randomCheckpoint(config: ModelConfig, dtype: FloatType, head: He
     metadata: new Map(),
     files: [],
     read(entry, target) {
-      const fill = entry.shape.length === 1 && /norm\.weight$/i.test(entry.name) ? ones : block;
+      const fill = entry.shape.length === 1 && /(norm\.weight|layer_scalar)$/i.test(entry.name) ? ones : block;
       for (let at = 0; at < target.length; at += fill.length)
         target.set(fill.subarray(0, Math.min(fill.length, target.length - at)), at);
     },

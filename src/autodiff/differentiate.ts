@@ -18,6 +18,8 @@ export interface DifferentiateOptions {
   readonly trainable: ReadonlySet<string>;
   /** True if the gradient of the segment's input boundary is wanted. */
   readonly inputGrad: boolean;
+  /** Inputs of role `carried` whose gradients are wanted. */
+  readonly carried: ReadonlySet<string>;
 }
 
 /** Name of the gradient of a value. */
@@ -25,27 +27,37 @@ const gradientName = (value: string): string => `d.${value}`;
 
 /**
  * Reverse-mode differentiation (Griewank & Walther, Evaluating Derivatives, 2008, chapter 3) of a graph with one
- * output, of role `boundary` or `loss`. Values that do not depend on a wanted input are not differentiated.
+ * output of role `boundary` or `loss`, and perhaps some of role `carried`. Values that do not depend on a wanted input are not differentiated.
  * The gradient of the output is a graph input of role `output-grad`; the gradient of parameter p is the output
- * `acc.p + gradient`, which updates the input `acc.p`. Throws when an operator on the way has no gradient rule.
+ * `acc.p + gradient`, which updates the input `acc.p`. So is that of a carried input c, the output `acc.c + gradient`; what all takers have added up is the
+ * gradient of the carried output c, a graph input `acc.c`. Throws when an operator on the way has no gradient rule.
  */
 export function differentiate(forward: Graph, options: DifferentiateOptions): JointGraph {
   const builder = new GraphBuilder(forward.name);
-  for (const input of forward.inputs) builder.input(input.name, input.role, forward.types.get(input.name)!);
+  for (const input of forward.inputs) builder.input(input.name, input.role, forward.types.get(input.name)!, input.carries);
   for (const node of forward.nodes) builder.append(node, forward.types);
 
   const wanted = (name: string, role: string) =>
-    role === "param" ? options.trainable.has(name) : role === "boundary" && options.inputGrad;
+    role === "param"
+      ? options.trainable.has(name)
+      : role === "carried"
+        ? options.carried.has(name)
+        : role === "boundary" && options.inputGrad;
   const active = new Set(forward.inputs.filter((input) => wanted(input.name, input.role)).map((input) => input.name));
   for (const node of forward.nodes)
     if (node.inputs.some((input) => active.has(input))) for (const output of node.outputs) active.add(output);
 
-  const [output, ...others] = forward.outputs;
+  const carried = forward.outputs.filter(({ role }) => role === "carried");
+  const [output, ...others] = forward.outputs.filter(({ role }) => role !== "carried");
   if (!output || others.length > 0)
-    throw new Error(`differentiate ${forward.name}: expected one output, got ${forward.outputs.length}`);
-  if (!active.has(output.name)) throw new Error(`differentiate ${forward.name}: the output depends on no wanted input`);
+    throw new Error(`differentiate ${forward.name}: expected one output, got ${others.length + (output ? 1 : 0)}`);
+  if (![output, ...carried].some(({ name }) => active.has(name)))
+    throw new Error(`differentiate ${forward.name}: the output depends on no wanted input`);
   const gradients = new Map<string, string>();
-  gradients.set(output.name, builder.input(gradientName(output.name), "output-grad", builder.type(output.name)));
+  if (active.has(output.name))
+    gradients.set(output.name, builder.input(gradientName(output.name), "output-grad", builder.type(output.name)));
+  for (const { name, carries } of carried)
+    if (active.has(name)) gradients.set(name, builder.input(accumulatorOf(carries!), "carried-grad", builder.type(name)));
 
   for (const node of forward.nodes.toReversed()) backpropagate(builder, node, active, gradients);
 
@@ -55,9 +67,11 @@ export function differentiate(forward: Graph, options: DifferentiateOptions): Jo
     if (input.role === "boundary") {
       builder.output({ name: gradient, role: "input-grad" });
     } else {
-      const accumulator = builder.input(accumulatorOf(input.name), "accumulator", builder.type(input.name));
+      const [from, to] =
+        input.role === "carried" ? (["carried-grad", "carried-grad"] as const) : (["accumulator", "param-grad"] as const);
+      const accumulator = builder.input(accumulatorOf(input.name), from, builder.type(input.name));
       const sum = builder.value(Add, [accumulator, gradient], {}, `grad.${input.name}`);
-      builder.output({ name: sum, role: "param-grad", updates: accumulator });
+      builder.output({ name: sum, role: to, updates: accumulator });
     }
   }
   return { graph: builder.build(), forwardNodes: forward.nodes.length, forwardOutputs: forward.outputs };

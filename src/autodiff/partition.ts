@@ -11,7 +11,7 @@ import { fuseAccumulation } from "./fuse.ts";
  */
 export type ResidualPolicy = (value: string, node: Node) => boolean;
 
-/** Splits a joint graph into the taped forward and the backward that meets it at the tape. */
+/** Splits a joint graph into the taped forward and the backward that meets it at the tape, and at the carried values that the forward makes. */
 export function partition(joint: JointGraph, policy: ResidualPolicy): TrainingPrograms {
   const { graph, forwardNodes, forwardOutputs } = joint;
   const forward = graph.nodes.slice(0, forwardNodes);
@@ -19,12 +19,15 @@ export function partition(joint: JointGraph, policy: ResidualPolicy): TrainingPr
   const producers = new Map<string, Node>();
   for (const node of forward) for (const output of node.outputs) producers.set(output, node);
 
+  const carried = carriedOf(joint);
+  // A value has one place: what leaves as the boundary, which is gone when the backward runs, is computed again.
+  const leaving = new Set(forwardOutputs.map(({ name }) => name));
   const tape = new Set<string>();
   const again = new Set<Node>();
   const need = (value: string): void => {
     const node = producers.get(value);
-    if (!node || tape.has(value) || again.has(node)) return;
-    if (!isFree(node, graph) && policy(value, node)) {
+    if (!node || carried.has(value) || tape.has(value) || again.has(node)) return;
+    if (!isFree(node, graph) && !leaving.has(value) && policy(value, node)) {
       tape.add(value);
     } else {
       again.add(node);
@@ -40,20 +43,29 @@ export function partition(joint: JointGraph, policy: ResidualPolicy): TrainingPr
     outputs: [...forwardOutputs, ...order.map((name) => ({ name, role: "tape" as const }))],
     nodes: forward,
   };
-  const tapeInputs: GraphInput[] = order.map((name) => ({ name, role: "tape" }));
+  const kept: GraphInput[] = [
+    ...order.map((name) => ({ name, role: "tape" as const })),
+    ...Array.from(carried, ([name, carries]) => ({ name, role: "carried" as const, carries })),
+  ];
+  const keptNames = new Set(kept.map(({ name }) => name));
   // A node that runs again may also write a taped value: that one is read from the tape, not written a second time.
-  const recomputed = forward.filter((node) => again.has(node)).map((node) => withoutOutputs(node, tape));
+  const recomputed = forward.filter((node) => again.has(node)).map((node) => withoutOutputs(node, keptNames));
   const types = new Map(graph.types);
   for (const node of recomputed)
     for (const output of node.outputs) if (!types.has(output)) types.set(output, types.get(originalName(output))!);
   const nodes = asLateAsPossible(recomputed, backward);
-  const back: Graph = { ...graph, inputs: [...graph.inputs, ...tapeInputs], nodes, types };
+  const back: Graph = { ...graph, inputs: [...graph.inputs, ...kept], nodes, types };
   return {
     taped: prune(taped),
     backward: optimise(back, outputsOf(forward)),
     tape: order,
     recomputed: recomputed.filter((node) => !isFree(node, graph)).map((node) => originalName(node.outputs[0]!)),
   };
+}
+
+/** The values that a joint graph's forward makes for later segments, with the segment's own names of them. They outlive the step, and are read where they are. */
+export function carriedOf({ forwardOutputs }: Pick<JointGraph, "forwardOutputs">): ReadonlyMap<string, string> {
+  return new Map(forwardOutputs.flatMap(({ name, carries }) => (carries === undefined ? [] : [[name, carries] as const])));
 }
 
 /** Puts each node that runs again in front of its first use: what it makes is in memory no longer than it must be. */

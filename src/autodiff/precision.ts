@@ -12,7 +12,7 @@ import { opOf } from "../ops/index.ts";
  * Mixed precision: the programs of segments rewritten to compute in bf16 or f16. Boundaries, tapes, their gradients and
  * every other value of two dimensions has the half type. f32 stay
  * - parameters as they are stored: what is trained, norm weights, biases; a program casts them where it uses them,
- * - gradients of parameters: each product has the half type and is added to an f32 accumulator,
+ * - gradients of parameters and of carried values: each product has the half type and is added to an f32 accumulator,
  * - sums over rows and exponentials: operators that do not declare inputs as `narrow` run in f32 between casts, the others
  *   take care of it in their bodies,
  * - loss, logits, caches of keys and values.
@@ -81,7 +81,7 @@ function graphInPrecision(graph: Graph, dtype: FloatType, taped?: Graph): Graph 
 
   for (const { name, role } of graph.inputs) {
     const type = typeOf(graph, name);
-    const flows = (role === "boundary" || role === "output-grad") && isMatrix(type);
+    const flows = (role === "boundary" || role === "output-grad" || role === "carried") && isMatrix(type);
     types.set(name, role === "tape" ? typeOf(taped!, name) : flows ? { ...type, dtype } : type);
   }
   for (const node of graph.nodes) {
@@ -138,6 +138,7 @@ const WIDE_ROLES: ReadonlySet<OutputRole> = new Set<OutputRole>([
   "text-logits",
   "logits",
   "state",
+  "carried-grad",
 ]);
 
 const isMatrix = ({ dtype, shape }: TensorType): boolean => dtype === "f32" && shape.length > 1;

@@ -2,7 +2,7 @@ import type { TrainingPrograms } from "../graph/segment.ts";
 import { byteLength, type Node, typeOf } from "../graph/types.ts";
 import { nodeSeconds } from "../ops/modelled-time.ts";
 import type { JointGraph } from "./differentiate.ts";
-import { isFree, partition } from "./partition.ts";
+import { carriedOf, isFree, partition } from "./partition.ts";
 
 /**
  * Selective saving (after Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, which recomputes attention alone):
@@ -72,10 +72,11 @@ function without(values: ReadonlySet<string>, value: string): Set<string> {
 function pointOf(joint: JointGraph, tape: ReadonlySet<string>): Point {
   const { graph, forwardNodes } = joint;
   const producers = producersOf(joint);
+  const carried = carriedOf(joint);
   const again = new Set<Node>();
   const need = (value: string): void => {
     const node = producers.get(value);
-    if (!node || tape.has(value) || again.has(node)) return;
+    if (!node || carried.has(value) || tape.has(value) || again.has(node)) return;
     again.add(node);
     node.inputs.forEach(need);
   };

@@ -6,10 +6,11 @@ import { type FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { StreamedWeights } from "../load/streamed-weights.ts";
 import { shortLimit } from "../load/rotary-tables.ts";
-import { buildDecoder, cachesOf } from "../models/chain/decode.ts";
+import { buildDecoder, cacheOwners, cachesOf } from "../models/chain/decode.ts";
 import type { SegmentOptions } from "../models/parts.ts";
 import { MAX_CACHE_TOKENS } from "../ops/cached-attention.ts";
 import type { StepMemory } from "../runtime/bind.ts";
+import { carriedBytes, carriedTotal, placeCarried } from "../runtime/carried.ts";
 import type { Programs } from "../runtime/chain.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 import { createForward, forwardExtent, type ForwardRunner } from "../runtime/forward.ts";
@@ -89,13 +90,17 @@ export function planDecoder(
   const together = texts > 1 ? chainOf(texts, texts) : null;
   const all = [...chains.values(), ...(together ? [together] : [])];
   const extent = Math.max(...all.map((chain) => forwardExtent(chain, programs)));
-  const own = inputBytes(config, CHUNKS[0], texts) + align(4 * config.vocabSize * texts) + align(extent);
+  const carried = carriedTotal(carriedBytes(all));
+  const own = inputBytes(config, CHUNKS[0], texts) + carried + align(4 * config.vocabSize * texts) + align(extent);
   return { config, maxTokens, texts, chains, together, bytes: own + texts * cacheBytes(config, maxTokens) };
 }
 
 /** Bytes of what is kept of one text, keys and values for example. */
 export function cacheBytes(config: ModelConfig, maxTokens: number): number {
-  const types = cachesOf(config, cacheSize(maxTokens)).flatMap((caches) => [...caches.values()]);
+  const owners = new Set(cacheOwners(config));
+  const types = cachesOf(config, cacheSize(maxTokens)).flatMap((caches, layer) =>
+    owners.has(layer) ? [...caches.values()] : [],
+  );
   return types.reduce((sum, type) => sum + align(byteLength(type)), 0);
 }
 
@@ -126,7 +131,7 @@ export interface DecoderPlaces {
 /** Finds places in the bytes at `base`: the same for all decoders of a model, whatever adapters they have. */
 export function placeDecoders(
   executor: Executor,
-  { config, texts, chains }: DecoderPlan,
+  { config, texts, chains, together }: DecoderPlan,
   resident: Pick<Resident, "param" | "gradient">,
   base: Address,
   streamed: StreamedWeights | null = null,
@@ -139,18 +144,23 @@ export function placeDecoders(
   };
   const inputs = createInputs(executor, config, { tokens: CHUNKS[0], texts }, place, streamed?.rows);
   const segments = chains.get(CHUNKS[0])!;
-  const caches = segments.map(({ model: { forward } }) =>
-    forward.inputs
+  // Behind the embedding, which keeps nothing.
+  const owners = [0, ...cacheOwners(config).map((layer) => layer + 1), config.layers + 1];
+  const own = segments.map(({ model: { forward } }, index) =>
+    (owners[index] === index ? forward.inputs : [])
       .filter(({ role }) => role === "cache")
       .map(({ name }) => {
         const bytes = byteLength(typeOf(forward, name));
         return { name, bytes, address: place(texts * bytes) };
       }),
   );
+  const caches = segments.map((_, index) => own[owners[index] ?? index]!);
+  const carried = placeCarried(carriedBytes([...chains.values(), ...(together ? [together] : [])]), place);
   const memory: StepMemory = {
     resident,
     window: streamed?.window ?? null,
     batch: inputs.addresses,
+    carried,
     segmentIndex: segments.map(() => inputs.addresses.get("segment")!),
     lossGradient: 0,
     loss: 0,

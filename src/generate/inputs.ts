@@ -24,9 +24,10 @@ export interface DecoderInputs {
 /** 32-bit words of each input, for up to `tokens` tokens of one text, or one of each of `texts`. */
 function inputWords(config: ModelConfig, tokens: number, texts: number): Record<string, number> {
   const most = Math.max(tokens, texts);
-  const angles = rotaryInputs(config).flatMap(({ names }) => names.map((name) => [name, (most * config.rotaryDim) / 2]));
+  const angles = rotaryInputs(config).flatMap(({ names, dim }) => names.map((name) => [name, (most * dim) / 2]));
   const table = config.positionTable ? { positions: most } : {};
-  const each = { ids: most, starts: most, windowStarts: most, ...table, ...Object.fromEntries(angles) };
+  const told = config.layerInputs ? { tableIds: most } : {};
+  const each = { ids: most, ...told, starts: most, windowStarts: most, ...table, ...Object.fromEntries(angles) };
   return { ...each, position: texts, rows: texts, rng: 2, segment: 1 };
 }
 
@@ -46,13 +47,18 @@ export function createInputs(
   place: (bytes: number) => Address,
   rows: TableRows | null = null,
 ): DecoderInputs {
-  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
+  const rotary = rotaryInputs(config).map(({ names, rope, dim }) => ({
+    names,
+    half: dim / 2,
+    fill: createRope({ rotaryDim: dim, rope }),
+  }));
   const words = Object.entries(inputWords(config, size.tokens, size.texts));
   const addresses = new Map(words.map(([name, count]) => [name, place(4 * count)]));
   const put = (name: string, data: Int32Array | Float32Array) =>
     executor.write(addresses.get(name)!, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   const putIds = (ids: Int32Array) => {
     put("ids", ids);
+    if (config.layerInputs) put("tableIds", ids);
     rows?.take(ids);
   };
   const reach = config.slidingWindow === null ? Infinity : config.slidingWindow - 1;
@@ -99,8 +105,7 @@ export function createInputs(
         positions,
         Int32Array.from(next, ({ start }) => start),
       );
-      for (const { names, fill } of rotary) {
-        const half = config.rotaryDim / 2;
+      for (const { names, half, fill } of rotary) {
         const [cos, sin] = [new Float32Array(next.length * half), new Float32Array(next.length * half)];
         // One by one: neighbours in the table are positions of different texts.
         positions.forEach((position, i) => {

@@ -10,6 +10,7 @@ import type { Head, Sums } from "../objectives/objective.ts";
 import { buildSegments } from "../models/chain/segments.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
+import { carriedBytes, carriedTotal, placeCarried } from "../runtime/carried.ts";
 import { createForward, forwardExtent } from "../runtime/forward.ts";
 import { openReadWeights, type ReadWeightsOptions } from "../load/open-weights.ts";
 import { batchBytes, createBatchMemory } from "../load/batch-memory.ts";
@@ -60,7 +61,8 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
   const programs = createPrograms(executor);
   const extent = Math.max(...[...chains.values()].map((chain) => forwardExtent(chain, programs)));
   const segments = chains.get(most)!.length;
-  const bytes = extent + batchBytes(config, size) + stepWordBytes(segments);
+  const carried = carriedBytes(chains.values());
+  const bytes = extent + batchBytes(config, size) + carriedTotal(carried) + stepWordBytes(segments);
   const { resident, streamed } = await openReadWeights(
     executor,
     { source, programs, chains: [...chains.values()], bytes, tokens: most },
@@ -69,7 +71,13 @@ export async function openScorer(executor: Executor, options: ScorerOptions, wei
   if (adapter) writeAdapterWeights({ executor, resident, streamed, source, config, tuning }, adapter);
   const inputs = createBatchMemory(executor, config, size, streamed?.rows);
   const words = createStepWords(executor, segments);
-  const memory = { resident, window: streamed?.window ?? null, batch: inputs.addresses, ...words };
+  const memory = {
+    resident,
+    window: streamed?.window ?? null,
+    batch: inputs.addresses,
+    carried: placeCarried(carried, (bytes) => executor.reserve(bytes)),
+    ...words,
+  };
   const arena = executor.reserve(extent);
   const forwards = lazilyBy((each: number) => createForward(executor, programs, chains.get(each)!, arena, memory));
   const run = (batch: MicroBatch) => {

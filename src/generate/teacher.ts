@@ -9,6 +9,7 @@ import { computeType, type WeightStorage, weightTypeOf } from "../load/weights.t
 import { buildLogits, buildSegments } from "../models/chain/segments.ts";
 import { createPrograms } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
+import { carriedBytes, carriedTotal, placeCarried } from "../runtime/carried.ts";
 import { createForward, forwardExtent } from "../runtime/forward.ts";
 import { readTensor } from "../runtime/resident.ts";
 import { createStepWords, stepWordBytes } from "../runtime/step-words.ts";
@@ -60,7 +61,8 @@ export async function openTeacher(
   const size = { tokens, weighted: false, rows: ROWS };
   const extent = forwardExtent(chain, programs);
   const logitsBytes = 4 * ROWS * config.vocabSize;
-  const bytes = extent + logitsBytes + batchBytes(config, size) + stepWordBytes(chain.length);
+  const carried = carriedBytes([chain]);
+  const bytes = extent + logitsBytes + batchBytes(config, size) + carriedTotal(carried) + stepWordBytes(chain.length);
   const { resident, streamed } = await openReadWeights(executor, { source, programs, chains: [chain], bytes, tokens }, weights);
   if (adapter) writeAdapterWeights({ executor, resident, streamed, source, config, tuning }, adapter);
   const inputs = createBatchMemory(executor, config, size, streamed?.rows);
@@ -68,6 +70,7 @@ export async function openTeacher(
     resident,
     window: streamed?.window ?? null,
     batch: inputs.addresses,
+    carried: placeCarried(carried, (bytes) => executor.reserve(bytes)),
     ...createStepWords(executor, chain.length),
   };
   const arena = executor.reserve(extent);

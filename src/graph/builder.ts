@@ -1,4 +1,13 @@
-import { type Attrs, type Graph, type GraphOutput, type InputRole, type Node, type TensorType, typeOf } from "./types.ts";
+import {
+  type Attrs,
+  type Graph,
+  type GraphInput,
+  type GraphOutput,
+  type InputRole,
+  type Node,
+  type TensorType,
+  typeOf,
+} from "./types.ts";
 
 /** Describes what the builder needs of an operator; `ops/` adds the gradient rule, the ONNX body and the lowering. */
 export interface OpSignature<A extends Attrs = Attrs> {
@@ -10,7 +19,7 @@ export interface OpSignature<A extends Attrs = Attrs> {
 /** Builds a graph in execution order. Value names are unique: a taken hint gets a number behind it. */
 export class GraphBuilder {
   readonly types = new Map<string, TensorType>();
-  private readonly inputs: { name: string; role: InputRole }[] = [];
+  private readonly inputs: GraphInput[] = [];
   private readonly outputs: GraphOutput[] = [];
   private readonly nodes: Node[] = [];
 
@@ -20,9 +29,9 @@ export class GraphBuilder {
     return typeOf(this, value);
   }
 
-  input(name: string, role: InputRole, type: TensorType): string {
+  input(name: string, role: InputRole, type: TensorType, carries?: string): string {
     if (this.types.has(name)) throw new Error(`graph ${this.name}: value ${name} is defined twice`);
-    this.inputs.push({ name, role });
+    this.inputs.push({ name, role, ...(carries !== undefined && { carries }) });
     this.types.set(name, type);
     return name;
   }

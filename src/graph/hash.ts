@@ -7,8 +7,13 @@ import type { AttrValue, Graph } from "./types.ts";
  */
 export function graphHash({ inputs, outputs, nodes, types }: Graph): string {
   const content = {
-    inputs: inputs.map(({ name, role }) => [name, role]),
-    outputs: outputs.map(({ name, role, updates = null }) => [name, role, updates]),
+    inputs: inputs.map(({ name, role, carries }) => [name, role, ...(carries === undefined ? [] : [carries])]),
+    outputs: outputs.map(({ name, role, updates = null, carries }) => [
+      name,
+      role,
+      updates,
+      ...(carries === undefined ? [] : [carries]),
+    ]),
     nodes: nodes.map(({ op, inputs, outputs, attrs }) => [op, inputs, outputs, sorted(Object.entries(attrs)).map(exact)]),
     types: sorted([...types].map(([name, { dtype, shape }]) => [name, [dtype, ...shape]] as const)),
   };

@@ -39,9 +39,11 @@ export interface Segment {
   readonly model: SegmentModel;
   /** Graph input of role `param` -> parameter name in the checkpoint or adapter. */
   readonly params: ReadonlyMap<string, string>;
+  /** Values that it takes of earlier segments beside the boundary, or makes for later ones: its own names -> names in the chain. */
+  readonly carried?: ReadonlyMap<string, string>;
 }
 
-/** Name of the accumulator input, and of the `param-grad` output's update target, of a parameter input. */
+/** Name of the accumulator input, and of the `param-grad` output's update target, of a parameter input; and of the gradient of a carried value. */
 export function accumulatorOf(param: string): string {
   return `acc.${param}`;
 }

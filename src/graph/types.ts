@@ -41,26 +41,45 @@ export interface Node {
  * - `output-grad`: the gradient of the boundary that leaves the segment
  * - `cache`: keys or values of earlier tokens, of this segment alone; a `state` output updates it
  * - `accumulator`: the running parameter gradient that a `param-grad` output adds to (same memory)
+ * - `carried`: a value that an earlier segment made beside its boundary
+ * - `carried-grad`: the sum of a carried value's gradients so far, of the segments behind
  */
-export type InputRole = "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "cache" | "accumulator";
+export type InputRole =
+  "boundary" | "param" | "batch" | "segment" | "tape" | "output-grad" | "cache" | "accumulator" | "carried" | "carried-grad";
 
 /**
  * Describes what a graph output is: `param-grad` is `accumulator + gradient`, `correct` how many labels were the likeliest token, `token-losses` what an
- * open head says of each token, `text-logits` what one says of each text (see `SegmentModel.open`).
+ * open head says of each token, `text-logits` what one says of each text (see `SegmentModel.open`). `carried` is a value for later segments, and
+ * `carried-grad` the sum so far of such a value's gradients, with this segment's own.
  */
 export type OutputRole =
-  "boundary" | "tape" | "input-grad" | "param-grad" | "loss" | "correct" | "token-losses" | "text-logits" | "logits" | "state";
+  | "boundary"
+  | "tape"
+  | "input-grad"
+  | "param-grad"
+  | "loss"
+  | "correct"
+  | "token-losses"
+  | "text-logits"
+  | "logits"
+  | "state"
+  | "carried"
+  | "carried-grad";
 
 export interface GraphInput {
   readonly name: string;
   readonly role: InputRole;
+  /** For `carried`: the segment's own name of the value, a key of `Segment.carried`. */
+  readonly carries?: string;
 }
 
 export interface GraphOutput {
   readonly name: string;
   readonly role: OutputRole;
-  /** For `param-grad` and `state`: the input whose memory this output updates in place. */
+  /** For `param-grad`, `state` and `carried-grad`: the input whose memory this output updates in place. */
   readonly updates?: string;
+  /** For `carried`: the segment's own name of the value, a key of `Segment.carried`. */
+  readonly carries?: string;
 }
 
 export interface Graph {

@@ -6,11 +6,15 @@ export function weightInputs(graph: Graph): string[] {
   return graph.inputs.filter(({ name, role }) => role === "param" && !updated.has(name)).map(({ name }) => name);
 }
 
-/** The weights of which a graph reads the rows that the batch's `ids` list, and nothing else. */
+/** Inputs that list the rows of tables that a batch reads, by id of a token: one for each table, so that the rows of one can be numbered anew alone. */
+const ROW_INPUTS: readonly string[] = ["ids", "tableIds"];
+
+/** The weights of which a graph reads the rows that one of the batch's lists of ids names, and nothing else. */
 export interface TableInputs {
-  readonly tables: ReadonlySet<string>;
-  /** True if ids mean nothing else, so that the rows can be numbered anew. */
-  readonly isAlone: boolean;
+  /** The list of each table. */
+  readonly tables: ReadonlyMap<string, string>;
+  /** The lists in which ids mean nothing else, so that the rows can be numbered anew. */
+  readonly alone: ReadonlySet<string>;
 }
 
 /**
@@ -20,17 +24,20 @@ export interface TableInputs {
 export function tableInputs(graph: Graph, looksThroughCasts: boolean): TableInputs {
   const casts = looksThroughCasts ? graph.nodes.filter(({ op }) => op === "Cast") : [];
   const sources = new Map(casts.map(({ inputs, outputs }) => [outputs[0]!, inputs[0]!]));
-  const gathers = graph.nodes.filter(({ op, inputs }) => op === "Gather" && inputs[1] === "ids");
-  const read = gathers.map(({ inputs }) => sources.get(inputs[0]!) ?? inputs[0]!);
+  const gathers = graph.nodes.filter(({ op, inputs }) => op === "Gather" && ROW_INPUTS.includes(inputs[1]!));
+  const lists = new Map(gathers.map(({ inputs }) => [sources.get(inputs[0]!) ?? inputs[0]!, inputs[1]!]));
   const uses = (name: string) => graph.nodes.filter(({ inputs }) => inputs.includes(name));
-  const tables = new Set(
-    weightInputs(graph).filter((name) => {
-      if (!read.includes(name)) return false;
+  const tables = new Map(
+    weightInputs(graph).flatMap((name) => {
+      const list = lists.get(name);
+      if (list === undefined) return [];
       const direct = uses(name);
       const through = direct.filter(({ op }) => op === "Cast").flatMap(({ outputs }) => uses(outputs[0]!));
-      return [...direct.filter(({ op }) => op !== "Cast"), ...through].every((node) => gathers.includes(node));
+      const all = [...direct.filter(({ op }) => op !== "Cast"), ...through];
+      return all.every((node) => gathers.includes(node) && node.inputs[1] === list) ? [[name, list] as const] : [];
     }),
   );
-  const isAlone = uses("ids").every(({ op, inputs }) => op === "Gather" && tables.has(sources.get(inputs[0]!) ?? inputs[0]!));
-  return { tables, isAlone };
+  const isAlone = (list: string) =>
+    uses(list).every(({ op, inputs }) => op === "Gather" && tables.has(sources.get(inputs[0]!) ?? inputs[0]!));
+  return { tables, alone: new Set(ROW_INPUTS.filter(isAlone)) };
 }

@@ -210,7 +210,7 @@ function compute(model: LoadedModel, kind: AdapterKind, suffix: string): void {
       if (address !== undefined) addresses.set(input, address);
     }
     const workspace = program.workspace > 0 ? executor.reserve(program.workspace) : 0;
-    const sequence = streamed && bindWindow(executor, streamed.window, [{ program, params: names, gathered: new Set() }]);
+    const sequence = streamed && bindWindow(executor, streamed.window, [{ program, params: names, gathered: new Map() }]);
     const call = executor.bind(program, addresses, workspace, sequence?.places(0));
     sequence?.begin();
     if (sequence) sequence.run(0, call);

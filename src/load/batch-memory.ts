@@ -67,9 +67,13 @@ export function createBatchMemory(
   const put = (name: BatchInput, data: Int32Array | Float32Array) =>
     executor.write(known(name), new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
 
-  const half = config.rotaryDim / 2;
-  const rotary = rotaryInputs(config).map(({ names, rope }) => ({ names, fill: createRope({ ...config, rope }) }));
-  const angles = { cos: new Float32Array(tokens * half), sin: new Float32Array(tokens * half) };
+  const rotary = rotaryInputs(config).map(({ names, rope, dim }) => ({
+    names,
+    half: dim / 2,
+    fill: createRope({ rotaryDim: dim, rope }),
+  }));
+  const mostAngles = tokens * Math.max(0, ...rotary.map(({ half }) => half));
+  const angles = { cos: new Float32Array(mostAngles), sin: new Float32Array(mostAngles) };
   const windowStarts = new Int32Array(tokens);
   const { encoder, headBias, positionTable } = config;
   const { count: slots, scale: slotScale } = size.slots ?? { count: 1, scale: 1 };
@@ -103,6 +107,7 @@ export function createBatchMemory(
     load({ ids, labels, weights = null, starts, positions, types: texts, rows: ends, means }, scale) {
       if (weights && !weighted) throw new Error("a batch with weights, but the programs take none");
       put("ids", ids);
+      if (config.layerInputs) put("tableIds", ids);
       rows?.take(ids);
       put("labels", labels);
       put("starts", starts);
@@ -124,7 +129,7 @@ export function createBatchMemory(
         );
         put("types", texts && encoder.typeRows > 1 ? texts : new Int32Array(count));
       }
-      for (const { names, fill } of rotary) {
+      for (const { names, half, fill } of rotary) {
         fill(positions, angles);
         put(names[0], angles.cos.subarray(0, count * half));
         put(names[1], angles.sin.subarray(0, count * half));

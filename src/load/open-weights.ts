@@ -4,7 +4,7 @@ import type { TensorSource } from "../hf/weights/safetensors.ts";
 import type { Programs } from "../runtime/chain.ts";
 import type { Executor } from "../runtime/executor.ts";
 import { collectParams, type ParamInfo, reserveResident, type Resident, residentBytes } from "../runtime/resident.ts";
-import { ALL_RESIDENT, residencies, type Residency, windowBytes } from "./residency.ts";
+import { ALL_RESIDENT, hasHugeTable, mayHaveHugeTable, residencies, type Residency, windowBytes } from "./residency.ts";
 import { openWeightStream } from "./stored/stream.ts";
 import { storedWeights, type StoredWeightsOptions } from "./stored/stored-weights.ts";
 import { isOnDisk, openStreamedWeights, type StreamedWeights } from "./streamed-weights.ts";
@@ -63,10 +63,11 @@ export async function openReadWeights(
     residentBytes(params, null, residency.streamed).frozen + windowBytes(residency, tokens);
   const choose = (): Residency => {
     const isPossible = stream === "all" || (stream === "auto" && executor.reach.kind !== "none");
-    if (!isPossible || (stream === "auto" && bytesOf(ALL_RESIDENT) <= limit)) return ALL_RESIDENT;
+    const isWhole = stream === "auto" && bytesOf(ALL_RESIDENT) <= limit;
+    if (!isPossible || (isWhole && !mayHaveHugeTable(params))) return ALL_RESIDENT;
     const choices = residencies({ executor, programs, params, chains, canStream: (param) => isOnDisk(source, param) });
-    if (choices === null) return ALL_RESIDENT;
-    const shares = stream === "all" ? [0] : SHARES;
+    if (choices === null || (isWhole && !hasHugeTable(choices.keeping(1, "ample"), params))) return ALL_RESIDENT;
+    const shares = stream === "all" ? [0] : [...(choices.hasTables ? [1] : []), ...SHARES];
     const fitting = shares.map((share) => choices.keeping(share, "ample")).find((residency) => bytesOf(residency) <= limit);
     return fitting ?? choices.keeping(0, "least");
   };

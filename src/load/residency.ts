@@ -60,6 +60,24 @@ export interface Residencies {
   keeping(share: number, window: "ample" | "least", isTrainedOutside?: boolean): Residency;
   /** True if something is trained, which then may lie outside. */
   readonly trains: boolean;
+  /** True if single rows are all that is read of some: they lie in their file whatever share is kept, the whole one included. */
+  readonly hasTables: boolean;
+}
+
+/**
+ * Bytes from which on a table of which single rows are read lies in its file even where it fits into memory: a Gemma 4's vectors for blocks, which are half
+ * of all its weights.
+ */
+const HUGE_TABLE = 2 ** 30;
+
+/** Tells, of the parameters alone, whether one may be such a table. */
+export function mayHaveHugeTable(params: readonly ParamInfo[]): boolean {
+  return params.some(({ type, trainable }) => !trainable && byteLength(type) >= HUGE_TABLE);
+}
+
+/** Tells whether there is one that is in its file with a residency. */
+export function hasHugeTable({ rowBytes }: Residency, params: readonly ParamInfo[]): boolean {
+  return params.some(({ name, type }) => rowBytes.has(name) && byteLength(type) >= HUGE_TABLE);
 }
 
 /** Returns the choices for a model; null: nothing of it can be streamed. */
@@ -103,6 +121,7 @@ export function residencies(request: ResidencyRequest): Residencies | null {
   return {
     bytes,
     trains: trained.length > 0,
+    hasTables: tables.length > 0,
     keeping(share, window, isTrainedOutside = false) {
       const kept = new Set(keptGroups(all, share * bytes).flatMap(({ names }) => names));
       const left = [...all.flatMap(({ names }) => names), ...tables].filter((name) => !kept.has(name));
@@ -121,10 +140,12 @@ function tablesOf({ executor, chains }: ResidencyRequest, streamable: ReadonlySe
   const pinned = new Set<string>();
   for (const { params: names, model } of chains.flat()) {
     for (const [, graph] of programsOf(model)) {
-      const { tables, isAlone } = tableInputs(graph, executor.halves === "weights");
-      const read = [...tables].map((input) => names.get(input)!);
-      const isFree = isAlone && read.every((name) => streamable.has(name));
-      for (const name of read) (isFree ? gathered : pinned).add(name);
+      const { tables, alone } = tableInputs(graph, executor.halves === "weights");
+      for (const list of new Set(tables.values())) {
+        const read = [...tables].filter(([, other]) => other === list).map(([input]) => names.get(input)!);
+        const isFree = alone.has(list) && read.every((name) => streamable.has(name));
+        for (const name of read) (isFree ? gathered : pinned).add(name);
+      }
     }
   }
   for (const name of pinned) gathered.delete(name);

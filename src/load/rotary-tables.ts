@@ -34,6 +34,10 @@ export function inverseFrequencies(config: RopeShape, isLong = false): { inverse
       return { inverse, attentionFactor: 1 };
     case "linear":
       return { inverse: inverse.map((value) => f(value / f(scaling.factor))), attentionFactor: 1 };
+    case "proportional": {
+      const rotated = Math.floor((scaling.share * config.rotaryDim) / 2);
+      return { inverse: inverse.map((value, i) => (i < rotated ? f(value / f(scaling.factor)) : 0)), attentionFactor: 1 };
+    }
     case "llama3":
       return { inverse: inverse.map((value) => llama3Frequency(value, scaling)), attentionFactor: 1 };
     case "yarn":

@@ -71,6 +71,28 @@ export interface ExpertsConfig {
   readonly layers: readonly boolean[];
 }
 
+/** The heads of attention in some layers. */
+export interface HeadShape {
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** Describes the last blocks of a model, which attend to keys and values of earlier ones (Gemma 4): of the last block before them with a window, or without, as they have. */
+export interface SharedKeysConfig {
+  /** Blocks that have no keys and values of their own, the last ones. */
+  readonly layers: number;
+  /** True if their MLPs are twice as wide as those of the others. */
+  readonly hasWideMlp: boolean;
+}
+
+/** Describes what each block is told of each token besides (Gemma 4): a vector of a table, plus one that is made of the token's embedding. */
+export interface LayerInputsConfig {
+  /** Features of a token's vector for one block. */
+  readonly size: number;
+  /** Rows of the table, each of which has the vectors of all blocks side by side. */
+  readonly rows: number;
+}
+
 /** Describes what the model builder needs of `config.json` (and of `generation_config.json`: the ids that end a text). */
 export interface ModelConfig {
   /** Row of the table of families (`families/index.ts`): the model type in `config.json`. */
@@ -105,6 +127,14 @@ export interface ModelConfig {
   readonly windowLayers: readonly boolean[];
   /** Rotary positions of the layers with a window, where they have their own (Gemma 3); null: `rope`. */
   readonly windowRope: RopeConfig | null;
+  /** Heads of the layers without a window, where those have others (Gemma 4), each rotated as a whole; null: all layers have the same. */
+  readonly fullHeads: HeadShape | null;
+  /** True if layers without a window have no values but their keys (Gemma 4's larger models). */
+  readonly keysAreValues: boolean;
+  /** Null: each block has keys and values of its own. */
+  readonly sharedKeys: SharedKeysConfig | null;
+  /** Null: blocks take the boundary alone. */
+  readonly layerInputs: LayerInputsConfig | null;
   /** Rotary positions of queries where they are not those of keys (Ministral 3, whose queries grow along the text); null: `rope`. */
   readonly queryRope: RopeConfig | null;
   /** Factor of the attention scores: 1 / sqrt(headDim), or what Gemma's `query_pre_attn_scalar` or Granite's `attention_multiplier` gives. */

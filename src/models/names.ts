@@ -21,6 +21,14 @@ export const blocksPrefix = ({ modulePrefix }: Pick<ModelConfig, "modulePrefix">
 export const blockName = ({ modulePrefix }: Pick<ModelConfig, "modulePrefix">, layer: number): string =>
   `${blocksPrefix({ modulePrefix })}${layer}`;
 
+/** Names of carried values. */
+
+export const layerInputName = (layer: number): string => `layers.${layer}.input`;
+
+export const sharedKeysName = (layer: number): string => `layers.${layer}.keys`;
+
+export const sharedValuesName = (layer: number): string => `layers.${layer}.values`;
+
 /** The block that a module or weight belongs to; null outside the blocks, and below names that only look alike. */
 export function layerOf(name: string, model: Pick<ModelConfig, "modulePrefix">): number | null {
   const prefix = blocksPrefix(model);

@@ -47,7 +47,7 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
 }
 
 /**
- * Types of the `batch` inputs, by name. `starts` and `windowStarts` are the first positions that each token attends to,
+ * Types of the `batch` inputs, by name. `tableIds` are `ids` for the table of what blocks are told. `starts` and `windowStarts` are the first positions that each token attends to,
  * without and with the sliding window, `ends` and `windowEnds` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
  * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
  * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted, and `means` has for each text
@@ -59,9 +59,12 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
   const { tokens, head = "loss", texts = 1, rows = texts, slots } = size;
   const places = tokens * (slots?.count ?? 1);
   const logits: TensorType = { dtype: "f32", shape: [texts, config.textHead?.outputs ?? 1] };
-  const angles: TensorType = { dtype: "f32", shape: [tokens, config.rotaryDim / 2] };
+  const angles = Object.fromEntries(
+    rotaryInputs(config).flatMap(({ names, dim }) => names.map((name) => [name, { dtype: "f32", shape: [tokens, dim / 2] }])),
+  ) as Partial<Record<BatchInput, TensorType>>;
   return {
     ids: { dtype: "i32", shape: [tokens] },
+    ...(config.layerInputs && { tableIds: { dtype: "i32", shape: [tokens] } }),
     labels: { dtype: "i32", shape: [places] },
     ...(slots && { slots: { dtype: "i32", shape: [places] } }),
     starts: { dtype: "i32", shape: [tokens] },
@@ -73,9 +76,7 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     }),
     ...(config.positionTable && { positions: { dtype: "i32", shape: [tokens] } }),
     ...(config.headBias && { ones: { dtype: "f32", shape: [places, 1] } }),
-    ...(config.rotaryDim > 0 && { cos: angles, sin: angles }),
-    ...(config.windowRope && { windowCos: angles, windowSin: angles }),
-    ...(config.queryRope && { queryCos: angles, querySin: angles }),
+    ...angles,
     scale: head === "logits" ? logits : { dtype: "f32", shape: [hasTokenScales(size) ? places : 1] },
     rng: { dtype: "i32", shape: [2] },
     rows: { dtype: "i32", shape: [rows] },
@@ -86,23 +87,25 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
   };
 }
 
-/** The inputs that hold cos and sin of the model's rotary positions, by pairs. */
+/** The inputs that hold cos and sin of the model's rotary positions, by pairs, and how many features of a head each pair rotates. */
 export function rotaryInputs({
   rope,
   windowRope,
   queryRope,
-  rotaryDim,
-}: ModelConfig): { names: readonly [BatchInput, BatchInput]; rope: RopeConfig }[] {
-  if (rotaryDim === 0) return [];
+  rotaryDim: dim,
+  fullHeads,
+}: ModelConfig): { names: readonly [BatchInput, BatchInput]; rope: RopeConfig; dim: number }[] {
+  if (dim === 0) return [];
   return [
-    { names: ["cos", "sin"], rope },
-    ...(windowRope ? [{ names: ["windowCos", "windowSin"] as const, rope: windowRope }] : []),
-    ...(queryRope ? [{ names: ["queryCos", "querySin"] as const, rope: queryRope }] : []),
+    { names: ["cos", "sin"], rope, dim: fullHeads?.headDim ?? dim },
+    ...(windowRope ? [{ names: ["windowCos", "windowSin"] as const, rope: windowRope, dim }] : []),
+    ...(queryRope ? [{ names: ["queryCos", "querySin"] as const, rope: queryRope, dim }] : []),
   ];
 }
 
 export type BatchInput =
   | "ids"
+  | "tableIds"
   | "labels"
   | "slots"
   | "starts"

@@ -7,6 +7,8 @@ export type RopeScaling =
    * same as `default`.
    */
   | { readonly type: "dynamic"; readonly factor: number }
+  /** Only the first pairs of a head are rotated, as many as are `share` of its features, with the frequencies that a head rotated as a whole has. */
+  | { readonly type: "proportional"; readonly share: number; readonly factor: number }
   | {
       readonly type: "llama3";
       readonly factor: number;

@@ -72,7 +72,8 @@ function decodeModel(model: ModelProto): Graph {
 
   const inputs = graph.input.map((info): GraphInput => {
     define(info.name, decodeType(info));
-    return { name: info.name, role: decodeRole<InputRole>(info, INPUT_NOTES) };
+    const role = decodeRole<InputRole>(info, INPUT_NOTES);
+    return { name: info.name, role, ...carriesOf(info, role) };
   });
   const constants = new Map(graph.initializer.map((tensor) => [tensor.name, tensor]));
   const declared = new Map([...graph.valueInfo, ...graph.output].map((info) => [info.name, info]));
@@ -101,7 +102,7 @@ function decodeModel(model: ModelProto): Graph {
     if (!sameType(type, decodeType(info))) return refuse(`the output ${JSON.stringify(info.name)} has two types`);
     const role = decodeRole<OutputRole>(info, OUTPUT_NOTES);
     const updates = metadata(info.metadataProps)["remat.updates"];
-    if (updates === undefined) return { name: info.name, role };
+    if (updates === undefined) return { name: info.name, role, ...carriesOf(info, role) };
     const target = inputs.some((input) => input.name === updates) && types.get(updates)!;
     if (!target || !sameType(target, type))
       refuse(`${JSON.stringify(info.name)} updates ${JSON.stringify(updates)}, no such input`);
@@ -208,6 +209,13 @@ function decodeType({ name, type }: ValueInfoProto): TensorType {
   return Number.isSafeInteger(byteLength(decoded))
     ? decoded
     : refuse(`${JSON.stringify(name)} is too large: ${formatType(decoded)}`);
+}
+
+/** The segment's own name of a carried value. */
+function carriesOf({ name, metadataProps }: ValueInfoProto, role: InputRole | OutputRole): { readonly carries?: string } {
+  if (role !== "carried") return {};
+  const carries = metadata(metadataProps)["remat.carries"];
+  return carries === undefined ? refuse(`${JSON.stringify(name)} has no remat.carries`) : { carries };
 }
 
 function decodeRole<Role extends string>({ name, metadataProps }: ValueInfoProto, roles: Readonly<Record<Role, string>>): Role {

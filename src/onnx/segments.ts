@@ -14,6 +14,8 @@ export interface SegmentEntry {
   readonly files: Readonly<Record<string, string>>;
   /** Graph input -> parameter name in the checkpoint or adapter. */
   readonly params: Readonly<Record<string, string>>;
+  /** Graph input, or `remat.carries` of an output -> name of a value that crosses segments beside the boundary. */
+  readonly carried?: Readonly<Record<string, string>>;
 }
 
 const NOTES: Readonly<Record<string, string>> = {
@@ -66,8 +68,14 @@ function variantText(program: string): string {
   return variant === undefined ? "" : ` Variant ${variant}: a smaller tape, of which the backward computes the rest again.`;
 }
 
-function entryOf({ name, model, params }: Segment, wanted: Wanted): SegmentEntry {
+function entryOf({ name, model, params, carried }: Segment, wanted: Wanted): SegmentEntry {
   const programs = programsOf(model).filter(([, graph]) => wanted(graph));
   const files = programs.map(([program]) => [program, fileNameOf(model, program)] as const);
-  return { name, model: model.id, files: Object.fromEntries(files), params: Object.fromEntries(params) };
+  return {
+    name,
+    model: model.id,
+    files: Object.fromEntries(files),
+    params: Object.fromEntries(params),
+    ...(carried && carried.size > 0 && { carried: Object.fromEntries(carried) }),
+  };
 }

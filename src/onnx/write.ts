@@ -18,6 +18,8 @@ export const INPUT_NOTES: Readonly<Record<InputRole, string>> = {
   "output-grad": "the gradient of the segment's output",
   cache: "keys or values of earlier tokens of this segment",
   accumulator: "the running gradient of a parameter",
+  carried: "a value that an earlier segment made beside its boundary",
+  "carried-grad": "the sum of a carried value's gradients of the segments behind",
 };
 
 export const OUTPUT_NOTES: Readonly<Record<OutputRole, string>> = {
@@ -31,6 +33,8 @@ export const OUTPUT_NOTES: Readonly<Record<OutputRole, string>> = {
   "text-logits": "the logits of each text",
   logits: "the logits",
   state: "an updated state",
+  carried: "a value for later segments, beside the boundary",
+  "carried-grad": "the sum of a carried value's gradients, with this segment's",
 };
 
 /**
@@ -68,13 +72,17 @@ export function writeModel(
       name: graph.name,
       node,
       initializer: constants.list(),
-      input: graph.inputs.map(({ name, role }) =>
-        encodeValueInfo(name, typeIn(name), `${role}: ${INPUT_NOTES[role]}`, { "remat.role": role }),
+      input: graph.inputs.map(({ name, role, carries }) =>
+        encodeValueInfo(name, typeIn(name), `${role}: ${INPUT_NOTES[role]}`, {
+          "remat.role": role,
+          ...(carries !== undefined && { "remat.carries": carries }),
+        }),
       ),
-      output: graph.outputs.map(({ name, role, updates }) =>
+      output: graph.outputs.map(({ name, role, updates, carries }) =>
         encodeValueInfo(name, typeIn(name), `${role}: ${OUTPUT_NOTES[role]}${updates ? `; updates ${updates}` : ""}`, {
           "remat.role": role,
           ...(updates !== undefined && { "remat.updates": updates }),
+          ...(carries !== undefined && { "remat.carries": carries }),
         }),
       ),
       valueInfo: inner.map((name) => encodeValueInfo(name, typeIn(name))),

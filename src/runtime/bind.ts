@@ -1,5 +1,6 @@
 import type { Segment } from "../graph/segment.ts";
 import { byteLength, type Graph, typeOf } from "../graph/types.ts";
+import { type CarriedPlaces, carriedIn } from "./carried.ts";
 import type { Programs, TapeLayout } from "./chain.ts";
 import type { Address, Call, Executor } from "./executor.ts";
 import type { Resident } from "./resident.ts";
@@ -25,6 +26,8 @@ export interface StepMemory {
   readonly gradients?: GradientWindow | null;
   /** Per segment, inputs of role `cache`, by name: generation alone has them. */
   readonly cache?: readonly ReadonlyMap<string, Address>[];
+  /** Values that cross segments beside the boundaries. */
+  readonly carried: CarriedPlaces;
 }
 
 /** Where a program's scheduled values are. A role that the program lacks is never asked for. */
@@ -42,8 +45,8 @@ export interface Places {
 export interface StreamedPlaces {
   /** Addresses of its reads of weights; null: all have places of their own. */
   readonly reads: readonly (Address | null)[] | null;
-  /** True if it reads rows of tables that lie outside. */
-  readonly readsRows: boolean;
+  /** Inputs that list rows of tables that lie outside, where these rows are numbered anew. */
+  readonly rowLists: ReadonlySet<string>;
   /** Addresses of its accumulators by input; null: all have places of their own. */
   readonly gradients: ReadonlyMap<string, Address> | null;
 }
@@ -75,6 +78,7 @@ export function bindProgram(
     addresses.set(name, address);
     end = Math.max(end, address + byteLength(typeOf(graph, name)));
   };
+  const carried = new Map(Array.from(carriedIn(segment, graph), ([name, own]) => [own, name]));
   for (const { name, role } of graph.inputs) {
     switch (role) {
       case "boundary":
@@ -102,13 +106,17 @@ export function bindProgram(
         );
         break;
       case "batch":
-        addresses.set(name, name === "ids" && streamed?.readsRows ? memory.window!.rowIds : known(memory.batch, name));
+        addresses.set(name, streamed?.rowLists.has(name) ? memory.window!.rowIds : known(memory.batch, name));
         break;
       case "cache":
         addresses.set(name, known(memory.cache?.[index] ?? new Map<string, Address>(), name));
         break;
       case "segment":
         addresses.set(name, memory.segmentIndex[index]!);
+        break;
+      case "carried":
+      case "carried-grad":
+        addresses.set(name, known(memory.carried.addresses, known(carried, name)));
         break;
     }
   }
@@ -139,7 +147,11 @@ export function bindProgram(
       case "correct":
         addresses.set(name, memory.correct);
         break;
+      case "carried":
+        addresses.set(name, known(memory.carried.addresses, known(carried, name)));
+        break;
       case "param-grad":
+      case "carried-grad":
       case "state":
         addresses.set(name, known(addresses, updates!));
         break;

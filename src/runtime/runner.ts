@@ -114,6 +114,7 @@ export function createRunner(
     run(weigh) {
       verifier?.begin();
       sequence?.begin();
+      for (const { address, bytes } of memory.carried.gradients) executor.zero(address, bytes);
       let next = 0;
       const forget = (items: readonly PlacedItem[] = []) =>
         items.forEach(({ offset, bytes }) => mirror?.forget(arena + offset, bytes));

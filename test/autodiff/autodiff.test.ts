@@ -37,18 +37,24 @@ const inputs = (graph: Graph, role: string) => graph.inputs.filter((input) => in
 describe("differentiate", () => {
   test("frozen weights get no gradient and save no input for it", () => {
     const forward = optimise(block());
-    const all = partition(differentiate(forward, { trainable: new Set(["w1", "w2", "w3"]), inputGrad: true }), keepAll);
-    const one = partition(differentiate(forward, { trainable: new Set(["w3"]), inputGrad: true }), keepAll);
+    const all = partition(
+      differentiate(forward, { trainable: new Set(["w1", "w2", "w3"]), inputGrad: true, carried: new Set() }),
+      keepAll,
+    );
+    const one = partition(differentiate(forward, { trainable: new Set(["w3"]), inputGrad: true, carried: new Set() }), keepAll);
     expect(all.tape).toEqual(["gate", "up", "gated"]);
     expect(inputs(all.backward, "accumulator")).toEqual(["acc.w1", "acc.w2", "acc.w3"]);
     expect(inputs(one.backward, "accumulator")).toEqual(["acc.w3"]);
-    const none = partition(differentiate(forward, { trainable: new Set(), inputGrad: true }), keepAll);
+    const none = partition(differentiate(forward, { trainable: new Set(), inputGrad: true, carried: new Set() }), keepAll);
     expect(none.tape).toEqual(["gate", "up"]);
     expect(inputs(none.backward, "boundary")).toEqual([]);
   });
 
   test("without a wanted input gradient nothing below the first trainable parameter is differentiated", () => {
-    const { backward } = partition(differentiate(optimise(block()), { trainable: new Set(["w3"]), inputGrad: false }), keepAll);
+    const { backward } = partition(
+      differentiate(optimise(block()), { trainable: new Set(["w3"]), inputGrad: false, carried: new Set() }),
+      keepAll,
+    );
     expect(ops(backward)).toEqual(["Gemm"]);
     expect(backward.outputs.map((output) => output.role)).toEqual(["param-grad"]);
     expect(inputs(backward, "tape")).toEqual(["gated"]);
@@ -59,13 +65,17 @@ describe("differentiate", () => {
     for (const name of ["p", "g", "m", "v"]) b.input(name, "param", f32(4));
     b.input("hyper", "batch", f32(8));
     b.output({ name: b.value(AdamW, ["p", "g", "m", "v", "hyper"], {}, "y"), role: "boundary" });
-    expect(() => differentiate(b.build(), { trainable: new Set(["p"]), inputGrad: false })).toThrow(/AdamW.*not differentiable/);
-    expect(() => differentiate(block(), { trainable: new Set(), inputGrad: false })).toThrow(/depends on no wanted input/);
+    expect(() => differentiate(b.build(), { trainable: new Set(["p"]), inputGrad: false, carried: new Set() })).toThrow(
+      /AdamW.*not differentiable/,
+    );
+    expect(() => differentiate(block(), { trainable: new Set(), inputGrad: false, carried: new Set() })).toThrow(
+      /depends on no wanted input/,
+    );
   });
 });
 
 describe("partition", () => {
-  const joint = differentiate(optimise(block()), { trainable: new Set(["w1", "w3"]), inputGrad: true });
+  const joint = differentiate(optimise(block()), { trainable: new Set(["w1", "w3"]), inputGrad: true, carried: new Set() });
 
   test("the taped forward is the forward with more outputs", () => {
     const { taped, tape } = partition(joint, keepAll);
@@ -101,7 +111,7 @@ test("the fused head computes its loss in the backward operator alone", () => {
   b.input("scale", "batch", f32(1));
   const normed = b.value(RMSNormalization, ["x", "norm"], { axis: -1, epsilon: 1e-5 }, "normed");
   b.output({ name: b.value(LinearCrossEntropy, [normed, "w", "labels", "scale"], {}, "loss"), role: "loss" });
-  const fused = fuse(differentiate(optimise(b.build()), { trainable: new Set(["w"]), inputGrad: true }));
+  const fused = fuse(differentiate(optimise(b.build()), { trainable: new Set(["w"]), inputGrad: true, carried: new Set() }));
   expect(ops(fused)).toEqual(["RMSNormalization", "LinearCrossEntropyGrad", "RMSNormGrad"]);
   expect(fused.outputs.map((output) => output.role).sort()).toEqual(["input-grad", "loss", "param-grad"]);
 });

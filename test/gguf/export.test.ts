@@ -133,6 +133,8 @@ const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_pr
 
 /** Their modules have other names (fused.test.ts and convolution.test.ts), or no GGUF files are written of them. */
 const OTHERS: readonly GoldenFamily[] = [
+  "gemma4",
+  "gemma4-multimodal",
   "phi3",
   "phi4-mini",
   "internlm2",

@@ -33,7 +33,7 @@ PICKED = (
 
 def main():
     out = {}
-    for family in ("llama", "mistral", "qwen2", "smollm2", "smollm3", "seed-oss", "qwen3-bare", "gemma", "gemma2", "gemma3", "gemma3-vision", "phi3", "phi4-mini", "internlm2", "internlm3", "gpt2"):
+    for family in ("llama", "mistral", "qwen2", "smollm2", "smollm3", "seed-oss", "qwen3-bare", "gemma", "gemma2", "gemma3", "gemma3-vision", "gemma4", "gemma4-multimodal", "phi3", "phi4-mini", "internlm2", "internlm3", "gpt2"):
         folder = HERE / "models" / family
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         merged = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload()

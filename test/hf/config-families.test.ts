@@ -347,6 +347,52 @@ test("Gemma 3 with images: the text part, its defaults, what the outer part says
   expect(userError(() => parseConfig(bad))).toContain('"num_hidden_layers" is "x"');
 });
 
+test("Gemma 4: two kinds of heads, shared keys and values, what blocks are told; keys of the hub and of Transformers 5", () => {
+  const types = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"];
+  const own = { global_head_dim: 20, num_kv_shared_layers: 2, layer_types: types, vocab_size_per_layer_input: 128 };
+  const config = ofType("gemma4_text", { head_dim: 16, ...own });
+  expect(config).toMatchObject({
+    headDim: 16,
+    kvHeads: 2,
+    fullHeads: { headDim: 20, kvHeads: 2 },
+    // The last layer has no window, whatever the file says.
+    windowLayers: [true, false, true, false],
+    slidingWindow: 512,
+    sharedKeys: { layers: 2, hasWideMlp: false },
+    layerInputs: { size: 256, rows: 128 },
+    keysAreValues: false,
+    rope: { theta: 1e6, scaling: { type: "proportional", share: 0.25, factor: 1 } },
+    windowRope: { theta: 1e4, scaling: { type: "default" } },
+    attentionScale: 1,
+    normOffset: 0,
+    tieWordEmbeddings: true,
+    eosTokenIds: [1],
+  });
+  const byLayer = { "1": { head_dim: 20 }, "3": { head_dim: 20 } };
+  const saved = { ...own, head_dim: 16, global_head_dim: undefined, per_layer_config: byLayer };
+  expect(ofType("gemma4_text", saved)).toEqual(config);
+  expect(ofType("gemma4_text", { attention_k_eq_v: true, num_global_key_value_heads: 1 })).toMatchObject({
+    headDim: 256,
+    fullHeads: { headDim: 512, kvHeads: 1 },
+    keysAreValues: true,
+    sharedKeys: null,
+  });
+  expect(ofType("gemma4_text", { num_global_key_value_heads: 1 }).fullHeads).toEqual({ headDim: 512, kvHeads: 2 });
+  expect(ofType("gemma4_text", { hidden_size_per_layer_input: 0 }).layerInputs).toBeNull();
+  const refused = (extra: object) => userError(() => ofType("gemma4_text", { ...own, ...extra }));
+  expect(refused({ enable_moe_block: true })).toContain("enable_moe_block is not supported; expected a dense Gemma 4");
+  expect(refused({ use_bidirectional_attention: "all" })).toContain('use_bidirectional_attention "all" is not supported');
+  expect(refused({ num_kv_shared_layers: 3 })).toContain("expected a layer of the type full_attention among the 1 before them");
+  expect(refused({ num_kv_shared_layers: 4 })).toContain("among the 0 before them");
+  expect(refused({ vocab_size_per_layer_input: 127 })).toContain("expected at least vocab_size, 128");
+  expect(refused({ per_layer_config: { ...byLayer, "2": { head_dim: 20 } }, head_dim: 16 })).toContain(
+    "per_layer_config gives layer 2 other heads than layers of its kind (sliding_attention) have",
+  );
+  expect(refused({ global_head_dim: 21 })).toContain("global_head_dim is 21");
+  const rope = { full_attention: { rope_type: "proportional", partial_rotary_factor: 2 } };
+  expect(refused({ rope_parameters: rope })).toContain("partial_rotary_factor 2; expected more than 0 and at most 1");
+});
+
 test("Qwen with images: the text part, nested or flat, its defaults, rotary positions in one direction", () => {
   const rope_scaling = { type: "mrope", mrope_section: [16, 24, 24] };
   const flat = ofType("qwen2_5_vl", { rope_scaling, rope_theta: 5e5, use_sliding_window: false, eos_token_id: 9 });

@@ -36,6 +36,8 @@ describe("merging equals PEFT's merge_and_unload, the dtype kept", () => {
     "gemma2",
     "gemma3",
     "gemma3-vision",
+    "gemma4",
+    "gemma4-multimodal",
     "phi3",
     "phi4-mini",
     "internlm2",

@@ -254,7 +254,7 @@ describe.each<[string, Partial<Case>]>([
     for (const name of places) builder.input(name, "batch", { dtype: "i32", shape: starts.shape });
     if (sinks) places.push(...(ends[0] ? [] : [""]), builder.input("sinks", "boundary", { dtype: "f32", shape: sinks.shape }));
     builder.output({ name: builder.value(Attention, ["q", "k", "v", ...places], attrsOf(sizes), "out"), role: "boundary" });
-    return differentiate(builder.build(), { trainable: new Set(), inputGrad: true }).graph;
+    return differentiate(builder.build(), { trainable: new Set(), inputGrad: true, carried: new Set() }).graph;
   }
   const graph = gradientGraph();
   const feeds = new Map(

@@ -2,6 +2,7 @@ import type { ModelConfig } from "../../src/models/config.ts";
 import type { TensorSource } from "../../src/hf/weights/safetensors.ts";
 import type { Tuning } from "../../src/models/tuning.ts";
 import { buildLogits, buildSegments } from "../../src/models/chain/segments.ts";
+import { carriedBytes, placeCarried } from "../../src/runtime/carried.ts";
 import { createPrograms } from "../../src/runtime/chain.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { createForward, forwardExtent } from "../../src/runtime/forward.ts";
@@ -27,6 +28,7 @@ export function fullForward(
   const memory = {
     resident,
     batch: batch.addresses,
+    carried: placeCarried(carriedBytes([segments]), (bytes) => executor.reserve(bytes)),
     segmentIndex: segments.map(() => word),
     lossGradient: word,
     loss: word,

@@ -142,8 +142,11 @@ export function isVision(name: string): boolean {
 
 /** A sentence that says which part of a model with images is used; null for a model of text. */
 export function visionNote({ tensors }: TensorSource): string | null {
-  const count = [...tensors.keys()].filter(isVision).length;
-  return count === 0 ? null : `only the text part of this model is used; its ${count} vision tensors stay as they are`;
+  const others = [...tensors.keys()].filter(isVision);
+  const hears = others.some((name) => name.includes("audio"));
+  return others.length === 0
+    ? null
+    : `only the text part of this model is used; its ${others.length} ${hears ? "vision and audio" : "vision"} tensors stay as they are`;
 }
 
 /**

@@ -44,8 +44,10 @@ export interface RotarySettings {
 
 /** The settings that a configuration gives layer `layer`. */
 export function attentionOf(config: ModelConfig, layer: number): AttentionSettings {
-  const { heads, kvHeads, headDim, rotaryDim, rotaryLayers, windowLayers, windowRope, queryRope, encoder } = config;
+  const { heads, rotaryLayers, windowLayers, windowRope, queryRope, encoder } = config;
   const hasWindow = windowLayers[layer] === true;
+  const { kvHeads, headDim } = (hasWindow ? null : config.fullHeads) ?? config;
+  const rotaryDim = hasWindow || config.fullHeads === null ? config.rotaryDim : headDim;
   const isRotated = rotaryDim > 0 && (rotaryLayers[layer] ?? true);
   const keys: Angles = hasWindow && windowRope ? ["windowCos", "windowSin"] : ["cos", "sin"];
   const queries: Angles = queryRope ? ["queryCos", "querySin"] : keys;
@@ -149,7 +151,8 @@ export function rotatedAndNormed(
   }
 }
 
-function rotated(
+/** x [tokens, heads * headDim], rotated as one of the sides is. */
+export function rotated(
   { builder }: BlockParts,
   { rotary }: AttentionSettings,
   x: string,

@@ -1,6 +1,7 @@
 import type { GraphBuilder } from "../../graph/builder.ts";
 import type { TensorType } from "../../graph/types.ts";
 import { AdaptedRows, ENTRY_WORDS } from "../../ops/adapted-rows.ts";
+import { CarriedScope } from "../carried.ts";
 import type { ModelConfig } from "../config.ts";
 import { linear, ParamScope } from "../linear.ts";
 import { blockName } from "../names.ts";
@@ -17,6 +18,8 @@ export interface Layer {
   readonly inputs: readonly BatchInput[];
   /** Returns what decoding keeps of the earlier tokens of one text of up to `tokens` tokens. */
   caches(tokens: number): Caches;
+  /** The block in whose caches this one finds its keys and values; absent: they are its own. */
+  readonly cachesOf?: number | undefined;
   /** Adds the block's nodes to a graph whose boundary is "x" [tokens, hiddenSize]; returns the value that leaves it. */
   build(parts: BlockParts): string;
 }
@@ -39,6 +42,8 @@ export interface BlockParts {
   readonly tokens: number;
   /** null: the tokens of a micro-batch attend to each other, and nothing is kept. */
   readonly decoding: Decoding | null;
+  /** Values that the block takes of earlier segments or makes for later ones, beside the boundary. */
+  readonly carried: CarriedScope;
   /** x W^T + b [tokens, outFeatures], with its adapter when the module is a target. */
   project(x: string, module: string, inFeatures: number, outFeatures: number, bias: boolean): string;
 }
@@ -63,6 +68,7 @@ export function startBlock(
     scope,
     tokens: options.tokens,
     decoding,
+    carried: new CarriedScope(builder),
     project(x, module, inFeatures, outFeatures, bias) {
       const y = linear(scope, x, { module, inFeatures, outFeatures, bias, site: sites++, transposed });
       if (!adapted) return y;

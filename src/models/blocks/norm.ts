@@ -34,6 +34,17 @@ export function norm(scope: ParamScope, config: ModelConfig, x: string, local: s
   return config.norm === "rms" ? rmsNorm(scope, config, x, local, size) : layerNorm(scope, config, x, local, size);
 }
 
+/** RMSNorm, without a weight, of each of `count` heads of x [tokens, count * dim]. @param other the name of a norm of the block with as many features */
+export function plainHeadNorm({ builder, config, tokens }: BlockParts, x: string, count: number, other: string): string {
+  const dim = builder.type(x).shape[1]! / count;
+  const rows = builder.value(Reshape, [x], { shape: [tokens * count, dim] });
+  // The operator has a weight: ones, 0 w + 1.
+  const ones = builder.value(Affine, [`${other}.weight`], { alpha: 0, beta: 1 }, "ones");
+  const attrs = { axis: -1, epsilon: config.normEps } as const;
+  const normed = builder.value(RMSNormalization, [rows, ones], attrs, "normed");
+  return builder.value(Reshape, [normed], { shape: [tokens, count * dim] });
+}
+
 /** RMSNorm of each of `count` heads of x [tokens, count * dim]. */
 export function headNorm({ builder, scope, config, tokens }: BlockParts, x: string, local: string, count: number): string {
   const dim = builder.type(x).shape[1]! / count;

@@ -15,6 +15,13 @@ export function cachesOf(config: ModelConfig, tokens: number): Caches[] {
     .map((layer) => layer.caches(tokens));
 }
 
+/** By block: the block whose caches it reads and writes, as a rule its own. Those of others it gives what they have just given themselves. */
+export function cacheOwners(config: ModelConfig): number[] {
+  return familyOf(config)
+    .layers(config)
+    .map(({ cachesOf: owner }, layer) => owner ?? layer);
+}
+
 /**
  * The chain of segments that takes `options.tokens` new tokens, of one text from the batch input `position` on, or one of each of several
  * texts (see `CachedAttention`): embedding, blocks that read the caches of the texts (and update them in place), and
@@ -29,14 +36,14 @@ export function buildDecoder(
 ): Segment[] {
   const kinds = new Map<string, SegmentModel>();
   const blocks = layers.map((layer, number): Segment => {
-    const { graph, scope } = buildBlock(config, options, number, layer, decoding);
+    const { graph, scope, carried } = buildBlock(config, options, number, layer, decoding);
     const key = graphHash(graph);
     let model = kinds.get(key);
     if (!model) {
       model = { id: `decode-${kinds.size + 1}`, forward: optimise(graph), training: null, variants: [], fused: null };
       kinds.set(key, model);
     }
-    return { name: blockName(config, number), model, params: scope.names };
+    return { name: blockName(config, number), model, params: scope.names, carried };
   });
   return [buildEmbedding(config, options), ...blocks, buildLogits(config, options, decoding.texts)];
 }

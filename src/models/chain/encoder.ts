@@ -17,9 +17,14 @@ function encoderModules(config: ModelConfig): EncoderModules {
 }
 
 /** Batch inputs of the embedding's program. */
-export function embeddingInputs({ positionTable, encoder }: ModelConfig): readonly BatchInput[] {
+export function embeddingInputs({ positionTable, layerInputs, encoder }: ModelConfig): readonly BatchInput[] {
   const hasTypes = encoder !== null && encoder.typeRows > 0;
-  return ["ids", ...(positionTable ? (["positions"] as const) : []), ...(hasTypes ? (["types"] as const) : [])];
+  return [
+    "ids",
+    ...(layerInputs ? (["tableIds"] as const) : []),
+    ...(positionTable ? (["positions"] as const) : []),
+    ...(hasTypes ? (["types"] as const) : []),
+  ];
 }
 
 /** x plus the rows of a table that a batch input lists. */

@@ -1,12 +1,11 @@
 import { UserError } from "../../base/errors.ts";
-import { differentiate } from "../../autodiff/differentiate.ts";
+import { differentiate, type DifferentiateOptions } from "../../autodiff/differentiate.ts";
 import { fuse, optimise } from "../../autodiff/partition.ts";
 import { type SelectiveOptions, selectivePrograms } from "../../autodiff/selective.ts";
 import type { GraphBuilder } from "../../graph/builder.ts";
 import { graphHash } from "../../graph/hash.ts";
-import type { Segment, SegmentModel } from "../../graph/segment.ts";
+import { accumulatorOf, type Segment, type SegmentModel } from "../../graph/segment.ts";
 import type { Graph } from "../../graph/types.ts";
-import type { FloatType } from "../../base/dtype.ts";
 import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { Affine } from "../../ops/affine.ts";
 import { isQuantised } from "../../ops/dequantize.ts";
@@ -21,12 +20,14 @@ import { addUpdate } from "../adapters/low-rank.ts";
 import { adaptedInput, embeddingRows, ParamScope } from "../linear.ts";
 import { type Decoding, type Layer, startBlock } from "../blocks/layer.ts";
 import { norm as normOf } from "../blocks/norm.ts";
+import { CarriedScope } from "../carried.ts";
 import type { ModelConfig } from "../config.ts";
 import { familyOf, modulesOf } from "../families/index.ts";
 import { blockName } from "../names.ts";
 import { type BatchInput, batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
 import { hasAdapters, withoutDropout } from "../tuning.ts";
 import { embeddingInputs, encoderEmbedding, logitBias, transformed, withPositions } from "./encoder.ts";
+import { addLayerInputs } from "./layer-inputs.ts";
 import { buildTextHead } from "./text-head.ts";
 
 /** A model as segments: embedding, one per block, head (final norm + linear + cross entropy). */
@@ -47,17 +48,21 @@ export function buildSegments(
   const segments = [buildEmbedding(config, options)];
   // Below the first trained parameter nothing is differentiated.
   let active = segments[0]!.model.training !== null;
+  /** The carried values that have gradients. */
+  const flowing = new Set(differentiatedIn(segments[0]!));
   for (const [number, layer] of layers.entries()) {
-    const { graph, scope } = buildBlock(config, options, number, layer);
+    const { graph, scope, carried } = buildBlock(config, options, number, layer);
     const isTrained = scope.trainable.size > 0;
-    const key = `${active} ${[...scope.trainable].join(" ")} ${graphHash(graph)}`;
+    const wanted = { trainable: scope.trainable, inputGrad: active, carried: namesOf(carried, flowing) };
+    const key = `${active} ${[...scope.trainable].join(" ")} ${[...wanted.carried].join(" ")} ${graphHash(graph)}`;
     let model = kinds.get(key);
     if (!model) {
       const id = active ? "block" : isTrained ? "block-first" : "block-frozen";
-      model = segmentModel(uniqueId(kinds, id), graph, scope, active, options.selective);
+      model = segmentModel(uniqueId(kinds, id), graph, wanted, options.selective);
       kinds.set(key, model);
     }
-    segments.push({ name: blockName(config, number), model, params: scope.names });
+    segments.push({ name: blockName(config, number), model, params: scope.names, carried });
+    for (const name of differentiatedIn(segments.at(-1)!)) flowing.add(name);
     active ||= isTrained;
   }
   if (options.head === "logits") segments.push(buildTextHead(config, options, active));
@@ -78,17 +83,27 @@ function uniqueId(kinds: ReadonlyMap<string, SegmentModel>, base: string): strin
   }
 }
 
+/** The carried values, by name in the chain, whose gradients a segment's backward reads. */
+function differentiatedIn({ carried = new Map(), model: { training } }: Segment): string[] {
+  const read = new Set(training?.backward.inputs.map(({ name }) => name));
+  return [...carried].flatMap(([own, name]) => (read.has(accumulatorOf(own)) ? [name] : []));
+}
+
+/** A segment's own names of some of what it takes or makes. */
+function namesOf(carried: ReadonlyMap<string, string>, names: ReadonlySet<string>): Set<string> {
+  return new Set([...carried].flatMap(([own, name]) => (names.has(name) ? [own] : [])));
+}
+
 function segmentModel(
   id: string,
   forward: Graph,
-  scope: ParamScope,
-  inputGrad: boolean,
+  wanted: DifferentiateOptions,
   selective: SelectiveOptions = { count: 0 },
 ): SegmentModel {
   // Optimised before it is differentiated, so that the taped forward computes the same to the bit.
   const model = { id, forward: optimise(forward), training: null, variants: [], fused: null };
-  if (scope.trainable.size === 0 && !inputGrad) return model;
-  const joint = differentiate(model.forward, { trainable: scope.trainable, inputGrad });
+  if (wanted.trainable.size === 0 && !wanted.inputGrad) return model;
+  const joint = differentiate(model.forward, wanted);
   const [training, ...variants] = selectivePrograms(joint, selective).map((programs) =>
     programs.tape.length > 0 ? programs : { ...programs, taped: model.forward },
   );
@@ -99,25 +114,30 @@ export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Se
   const builder = startGraph("embedding", config, options, embeddingInputs(config), false);
   const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
   const rows = embeddingRows(scope, modulesOf(config).embedding, [config.vocabSize, config.hiddenSize], "ids");
-  const type = options.weightType(`${embeddingName(config)}.weight`);
-  const { embeddingScale, roundsEmbeddingScale, dtype } = config;
-  const alpha = roundTo(embeddingScale, !roundsEmbeddingScale ? "f32" : isQuantised(type) ? dtype : type);
+  const alpha = rounded(config, options, embeddingName(config), config.embeddingScale);
   const scaled = alpha === 1 ? rows : builder.value(Affine, [rows], { alpha, beta: 0 }, "scaled");
   const { encoder } = config;
   const isNormed = encoder !== null && !encoder.hasDecoderBody;
+  const carried = new CarriedScope(builder);
+  addLayerInputs(scope, config, scaled, carried, (table, factor) => rounded(config, options, table, factor));
   builder.output({
     name: isNormed ? encoderEmbedding(scope, config, scaled) : withPositions(scope, config, scaled),
     role: "boundary",
   });
+  carried.finish();
   return {
     name: embeddingName(config),
-    model: segmentModel("embedding", builder.build(), scope, false),
+    model: segmentModel("embedding", builder.build(), { trainable: scope.trainable, inputGrad: false, carried: new Set() }),
     params: scope.names,
+    carried: carried.names,
   };
 }
 
-function roundTo(value: number, dtype: FloatType): number {
-  return toFloat32(fromFloat32(Float32Array.of(value), dtype), dtype)[0]!;
+/** The factor of the rows of a table as the model has it: rounded to the type of the table's weights, or not. */
+function rounded({ roundsEmbeddingScale, dtype }: ModelConfig, options: SegmentOptions, table: string, factor: number): number {
+  const type = options.weightType(`${table}.weight`);
+  const to = !roundsEmbeddingScale ? "f32" : isQuantised(type) ? dtype : type;
+  return toFloat32(fromFloat32(Float32Array.of(factor), to), to)[0]!;
 }
 
 /** The forward graph of a block; without `decoding`, its tokens attend to each other alone. */
@@ -127,10 +147,11 @@ export function buildBlock(
   number: number,
   layer: Layer,
   decoding: Decoding | null = null,
-): { graph: Graph; scope: ParamScope } {
+): { graph: Graph; scope: ParamScope; carried: ReadonlyMap<string, string> } {
   const parts = startBlock(config, options, number, layer, decoding);
   parts.builder.output({ name: layer.build(parts), role: "boundary" });
-  return { graph: parts.builder.build(), scope: parts.scope };
+  parts.carried.finish();
+  return { graph: parts.builder.build(), scope: parts.scope, carried: parts.carried.names };
 }
 
 interface HeadParams {
@@ -189,7 +210,9 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   const [loss, correct] = builder.node(LinearCrossEntropy, inputs, attrs, "loss");
   builder.output({ name: loss!, role: "loss" });
   const trains = inputGrad || scope.trainable.size > 0;
-  const fused = trains ? fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad })) : null;
+  const fused = trains
+    ? fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad, carried: new Set() }))
+    : null;
   const model = { id: "head", training: null, variants: [], fused };
   if (options.head === "token-losses")
     return { name: "head", model: { ...model, forward: openHead(config, options), open: true }, params: scope.names };

@@ -56,7 +56,7 @@ function backward(config: ModelConfig, textHead: TextHead, options: SegmentOptio
   const row = (value: string) => builder.value(Reshape, [value], { shape: [1, options.texts! * textHead.outputs] });
   const product = builder.value(Gemm, [row(logits), row("scale")], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "product");
   builder.output({ name: builder.value(Reshape, [product], { shape: [1] }, "loss"), role: "loss" });
-  return fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad }));
+  return fuse(differentiate(optimise(builder.build()), { trainable: scope.trainable, inputGrad, carried: new Set() }));
 }
 
 /** The batch inputs that say where the texts are, and which tokens are wanted. */

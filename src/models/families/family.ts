@@ -78,6 +78,8 @@ export interface FamilyModules {
    * queries for the keys), and the last layer of the MLP.
    */
   readonly scaled: { readonly outputs: readonly string[]; readonly inputs: readonly string[] };
+  /** The modules of the vectors that each block is told of tokens, below `ModelConfig.modulePrefix`: their table, the layer that makes some of embeddings, and its norm. */
+  readonly layerInputs?: { readonly table: string; readonly projection: string; readonly norm: string };
   /** Absent: a decoder. */
   readonly encoder?: EncoderModules;
 }

@@ -11,6 +11,7 @@ import { roberta, xlmRoberta } from "./bert/roberta.ts";
 import { gemma } from "./gemma/gemma.ts";
 import { gemma2 } from "./gemma/gemma2.ts";
 import { gemma3 } from "./gemma/gemma3.ts";
+import { gemma4 } from "./gemma/gemma4.ts";
 import { cohere2 } from "./cohere/cohere2.ts";
 import { ernie45 } from "./ernie/ernie45.ts";
 import { exaone4 } from "./exaone/exaone4.ts";
@@ -65,6 +66,7 @@ export const FAMILIES: readonly Family[] = [
   gemma,
   gemma2,
   gemma3,
+  gemma4,
   phi,
   phi3,
   internlm2,
@@ -137,11 +139,11 @@ export const TABLE_MODULES: readonly string[] = [
   ...new Set(FAMILIES.flatMap(({ modules: { embedding, head } }) => [last(embedding), last(head)])),
 ];
 
-/** The same with the tables of positions and types. */
+/** The same with the tables of positions, of types and of what blocks are told. */
 export const ALL_TABLES: ReadonlySet<string> = new Set([
   ...TABLE_MODULES,
-  ...FAMILIES.flatMap(({ modules: { positions, encoder } }) =>
-    [positions, encoder?.types].flatMap((table) => (table ? [last(table)] : [])),
+  ...FAMILIES.flatMap(({ modules: { positions, layerInputs, encoder } }) =>
+    [positions, layerInputs?.table, encoder?.types].flatMap((table) => (table ? [last(table)] : [])),
   ),
 ]);
 

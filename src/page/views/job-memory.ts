@@ -18,6 +18,7 @@ const PARTS: Readonly<Record<string, string>> = {
   gradients: "gradients",
   optimizer: "optimizer state",
   batch: "batch",
+  carried: "carried values",
   logits: "logits",
   checks: "checks",
 };

@@ -34,14 +34,14 @@ export function bindSequence(
         sequence.map(({ segment, graph }) => ({ graph, params: segment.params })),
       )
     : null;
-  const readsRows = (index: number) => {
+  const rowLists = (index: number) => {
     const { params, gathered } = parts[index]!;
-    return [...gathered].some((input) => window.rows.has(params.get(input)!));
+    return new Set([...gathered].flatMap(([input, list]) => (window.rows.has(params.get(input)!) ? [list] : [])));
   };
   return {
     places: (index) => ({
       reads: weights.places(index),
-      readsRows: readsRows(index),
+      rowLists: rowLists(index),
       gradients: added && added.places(index),
     }),
     begin: () => weights.begin(),

@@ -36,8 +36,8 @@ export interface WeightWindow {
 export interface SequenceProgram {
   readonly program: Program;
   readonly params: Segment["params"];
-  /** Inputs of which only gathered rows are read. */
-  readonly gathered: ReadonlySet<string>;
+  /** Inputs of which only gathered rows are read, with the inputs that list these. */
+  readonly gathered: ReadonlyMap<string, string>;
 }
 
 /** The program of a segment's graph, as a part of a sequence. */

@@ -8,6 +8,8 @@ export interface FixedBytes extends ResidentBytes {
   /** The window of weights that lie in their file. */
   readonly window: number;
   readonly batch: number;
+  /** Values that cross segments beside the boundaries, and their gradients. */
+  readonly carried: number;
   readonly logits: number;
   readonly checks: number;
 }
@@ -25,8 +27,9 @@ export interface MemoryForecast {
   readonly peak: number;
 }
 
-export function fixedTotal({ frozen, window, trainable, gradients, optimizer, batch, logits, checks }: FixedBytes): number {
-  return frozen + window + trainable + gradients + optimizer + batch + logits + checks;
+export function fixedTotal(fixed: FixedBytes): number {
+  const { frozen, window, trainable, gradients, optimizer, batch, carried, logits, checks } = fixed;
+  return frozen + window + trainable + gradients + optimizer + batch + carried + logits + checks;
 }
 
 /** Returns what a schedule needs beside what is fixed, by exact simulation. */

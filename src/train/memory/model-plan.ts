@@ -8,6 +8,7 @@ import { atRest, hasAdapters, withoutDropout } from "../../models/tuning.ts";
 import type { SegmentOptions } from "../../models/parts.ts";
 import { withRecomputedLogits } from "../../models/chain/recomputed-logits.ts";
 import { buildLogits, buildSegments } from "../../models/chain/segments.ts";
+import { type CarriedBytes, carriedBytes, carriedTotal } from "../../runtime/carried.ts";
 import { buildChain, createPrograms, type Programs, type SecondsOf } from "../../runtime/chain.ts";
 import { modelledSeconds } from "../../ops/modelled-time.ts";
 import { align, type Executor } from "../../runtime/executor.ts";
@@ -27,7 +28,7 @@ import { betweenSteps, type FixedBytes, fixedTotal, forecast, largestOf, type Me
 import { ALL_RESIDENT, residencies, type Residency } from "../../load/residency.ts";
 import { fixedBytes, type ModelPlanOptions } from "./plan-options.ts";
 import { backwardGraphs, checkNames, type StreamedReads, streamingOf, temporaryBytes } from "./plan-parts.ts";
-import { chooseResidency, SHARES } from "./stream.ts";
+import { chooseResidency, sharesOf } from "./stream.ts";
 import {
   activationLimit,
   type Automatic,
@@ -82,6 +83,8 @@ export interface ModelPlan {
   readonly optimizer: OptimizerPlan | null;
   /** The memory of an update; null without an optimizer. */
   readonly update: MemoryForecast | null;
+  /** Sizes of the values that cross the segments of a step beside the boundaries. */
+  readonly carried: CarriedBytes;
   /** Everything besides the arena. */
   readonly fixed: FixedBytes;
   /** Bytes that the arena needs for what runs between training steps: updates, evaluations, decoding. */
@@ -182,6 +185,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
   const updates = optimizer ? updateGraphs(optimizer) : [];
   const checks = Math.max(0, ...[...probes.values()].map(({ bytes }) => bytes));
   const forwards = [...[...built.values()].map(({ withoutDropout }) => withoutDropout), ...answers.values()];
+  const carried = carriedBytes([...[...built.values()].map(({ segments }) => segments), ...forwards]);
   const decoder =
     options.decode === undefined
       ? null
@@ -196,7 +200,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     Math.max(...[...built.values()].map(({ segments }) => gradientWindowBytes(backwardGraphs(segments)))),
   );
   const fixedOf = (residency: Residency): FixedBytes => {
-    const fixed = fixedBytes(options, trained.length, params, optimizer, checks, residency);
+    const fixed = fixedBytes(options, trained.length, params, optimizer, checks, residency, carriedTotal(carried));
     return residency.isTrainedOutside ? { ...fixed, trainable: 0, gradients: align(gradientBytes()), optimizer: 0 } : fixed;
   };
 
@@ -311,6 +315,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         residency,
         optimizer,
         update,
+        carried,
         fixed,
         between: betweenBytes,
         measured,
@@ -327,7 +332,12 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
           const most = fixedTotal(fixedOf(ALL_RESIDENT));
           // What is left must be worth the thread that reads.
           const saves = (other: Residency) => most - fixedTotal(fixedOf(other)) > READING_THREAD;
-          const others = all === null ? [] : SHARES.map((share) => all.keeping(share, "ample")).filter(saves);
+          const others =
+            all === null
+              ? []
+              : sharesOf(all)
+                  .map((share) => all.keeping(share, "ample"))
+                  .filter(saves);
           const isOwn = residency.streamed.size > 0 && others.length === 0;
           return alternativesOf(isOwn ? [ALL_RESIDENT, residency] : [ALL_RESIDENT, ...others], times ?? modelledSeconds);
         },
@@ -367,7 +377,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
     }
   };
   if (!stream || stream.mode === "off") return under(ALL_RESIDENT);
-  return chooseResidency(stream, under, choices);
+  return chooseResidency(stream, under, choices, params);
 }
 
 /** Bytes of this process that the thread takes which reads weights from their files. */

@@ -64,12 +64,14 @@ export function fixedBytes(
   optimizer: OptimizerPlan | null,
   checks: number,
   residency: Residency,
+  carried: number,
 ): FixedBytes {
   const { config, logits } = options;
   return {
     ...residentBytes(params, optimizer, residency.streamed),
     window: windowBytes(residency, rowTokens(options)),
     batch: batchBytes(config, batchSizeOf(options)) + stepWordBytes(segments),
+    carried,
     logits: logits ? align(4 * logits.rows * config.vocabSize) : 0,
     checks,
   };

@@ -8,7 +8,7 @@ import type { TrainConfig } from "../config.ts";
 import { type OptimizerMemory, outsidePlaces, type ParamInfo, residentBytes } from "../../runtime/resident.ts";
 import type { MemoryForecast } from "./forecast.ts";
 import { AUTO_SHARE } from "../../load/open-weights.ts";
-import { ALL_RESIDENT, type Residencies, type Residency } from "../../load/residency.ts";
+import { ALL_RESIDENT, hasHugeTable, mayHaveHugeTable, type Residencies, type Residency } from "../../load/residency.ts";
 import { CapacityError, type Checkpointing, LimitError, plannedTime, type StepPlan } from "./step-plan.ts";
 
 export interface StreamOptions {
@@ -58,17 +58,23 @@ interface Planned {
 }
 
 /** Shares of the weights that are tried to be kept in memory. */
-export const SHARES = [0.9, 0.75, 0.5, 0.25, 0];
+const SHARES = [0.9, 0.75, 0.5, 0.25, 0];
+
+/** The shares that are tried: of all but what single rows are read of, too, where there is such a table. */
+export function sharesOf({ hasTables }: Residencies): readonly number[] {
+  return hasTables ? [1, ...SHARES] : SHARES;
+}
 
 /**
  * The fastest plan of all residencies that keep the limit; where everything fits and nothing else was asked for, the one with all weights in
- * memory.
+ * memory, but for a huge table of which single rows are read.
  * @throws {LimitError | CapacityError} when none keeps it: that of the least memory
  */
 export function chooseResidency<P extends Planned>(
   { mode, bandwidth, free, isTrainedOutside = false }: StreamOptions,
   under: (residency: Residency) => P,
   choices: () => Residencies | null,
+  params: readonly ParamInfo[],
 ): P {
   let failed: unknown = null;
   const attempt = (residency: Residency): P | null => {
@@ -83,14 +89,17 @@ export function chooseResidency<P extends Planned>(
   const machine = mode === "auto" ? free() : Infinity;
   const fits = (plan: P | null): plan is P => plan !== null && plan.predicted.peak <= machine;
   const resident = mode === "auto" && !isTrainedOutside ? attempt(ALL_RESIDENT) : null;
-  if (fits(resident)) return resident;
+  if (fits(resident)) {
+    const byRows = mayHaveHugeTable(params) ? choices()?.keeping(1, "ample") : undefined;
+    return (byRows && hasHugeTable(byRows, params) && attempt(byRows)) || resident;
+  }
   const streamed = choices();
   if (streamed === null) {
     if (mode === "all") return under(ALL_RESIDENT);
     if (resident) return resident;
     throw failed;
   }
-  const shares = mode === "all" ? [0] : SHARES;
+  const shares = mode === "all" ? [0] : sharesOf(streamed);
   const keeping = (isOutside: boolean) =>
     shares.map((share) => attempt(streamed.keeping(share, "ample", isOutside))).filter(fits);
   const inMemory = isTrainedOutside ? [] : keeping(false);

@@ -10,6 +10,7 @@ import type { TensorSource } from "../../hf/weights/safetensors.ts";
 import type { StepMemory } from "../../runtime/bind.ts";
 import { type OptimizerState, reserveOptimizer } from "../../optimizers/plan.ts";
 import { type Address, align, ALIGNMENT, type Executor } from "../../runtime/executor.ts";
+import { placeCarried } from "../../runtime/carried.ts";
 import { createForward, type ForwardRunner } from "../../runtime/forward.ts";
 import { measurePrograms } from "../../runtime/measure.ts";
 import { readTensor, reserveResident, type Resident } from "../../runtime/resident.ts";
@@ -186,7 +187,9 @@ export function createEngine(memoryExecutor: Executor, options: EngineOptions, p
   const rows = options.logits?.rows ?? 1;
   const batch = createBatchMemory(executor, config, batchSizeOf(options), streamed?.rows);
   const words = createStepWords(executor, segments.length);
-  const memory: StepMemory = { resident, window: streamed?.window ?? null, gradients, batch: batch.addresses, ...words };
+  const carried = placeCarried(plan.carried, (bytes) => executor.reserve(bytes));
+  const window = streamed?.window ?? null;
+  const memory: StepMemory = { resident, window, gradients, batch: batch.addresses, carried, ...words };
   const alignment = offload ? storeAlignment(executor) : ALIGNMENT;
   /** Bytes of the arena under any limit. */
   const room = options.elastic && executor.giveBack ? plan.everything : plan.arena;

@@ -36,8 +36,10 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
   if (config.method === "full") {
     if (first === null) return { method: "full" };
     // What stands above the blocks goes along with them, but for a head that is the embedding.
-    const embedding = `${model.modulePrefix}${modulesOf(model).embedding}.`;
-    return { method: "full", trains: (name) => !name.startsWith(embedding) && (layerOf(name, model) ?? first) >= first };
+    const { embedding, layerInputs } = modulesOf(model);
+    const below = [embedding, ...Object.values(layerInputs ?? {})].map((module) => `${model.modulePrefix}${module}.`);
+    const isBelow = (name: string) => below.some((begin) => name.startsWith(begin));
+    return { method: "full", trains: (name) => !isBelow(name) && (layerOf(name, model) ?? first) >= first };
   }
   const { head, embedding, linear } = modulesOf(model);
   const targets = targetsOf(config, model);

@@ -1314,6 +1314,117 @@ FAMILIES = {
             },
         },
     },
+    # The keys of the published files. The last three of seven layers attend to keys and values of layers 2 (full) and 3 (window).
+    "gemma4": {
+        "seed": 1070,
+        "dtype": torch.float32,
+        "targets": [*ALL_LINEAR, "per_layer_input_gate", "per_layer_projection"],
+        "config": {
+            "architectures": ["Gemma4ForCausalLM"],
+            "model_type": "gemma4_text",
+            "hidden_size": 37,
+            "intermediate_size": 29,
+            "num_hidden_layers": 7,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "global_head_dim": 12,
+            "vocab_size": 101,
+            "vocab_size_per_layer_input": 103,
+            "hidden_size_per_layer_input": 14,
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "sliding_window": 4,
+            "layer_types": [
+                "sliding_attention",
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "full_attention",
+            ],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 300.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+            "final_logit_softcapping": 6.0,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+            "pad_token_id": 0,
+            "bos_token_id": 2,
+            "eos_token_id": [1, 50],
+        },
+    },
+    # Text, images and sound; only the text part is run. Keys that Transformers 5 writes: heads by layer. Values of full layers are their keys.
+    "gemma4-multimodal": {
+        "seed": 1071,
+        "dtype": torch.bfloat16,
+        "targets": r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        "config": {
+            "architectures": ["Gemma4ForConditionalGeneration"],
+            "model_type": "gemma4",
+            "bos_token_id": 2,
+            "eos_token_id": [1, 50],
+            "pad_token_id": 0,
+            "dtype": "bfloat16",
+            "image_token_id": 97,
+            "video_token_id": 98,
+            "audio_token_id": 99,
+            "boi_token_id": 95,
+            "eoi_token_id": 96,
+            "boa_token_id": 93,
+            "eoa_token_index": 94,
+            "text_config": {
+                "model_type": "gemma4_text",
+                "hidden_size": 26,
+                "intermediate_size": 31,
+                "num_hidden_layers": 5,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 6,
+                "per_layer_config": {"0": {"head_dim": 10, "num_key_value_heads": 1}, "4": {"head_dim": 10, "num_key_value_heads": 1}},
+                "attention_k_eq_v": True,
+                "vocab_size": 89,
+                "vocab_size_per_layer_input": 89,
+                "hidden_size_per_layer_input": 11,
+                "num_kv_shared_layers": 2,
+                "sliding_window": 6,
+                "max_position_embeddings": 64,
+                "layer_types": [
+                    "full_attention",
+                    "sliding_attention",
+                    "sliding_attention",
+                    "sliding_attention",
+                    "full_attention",
+                ],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 700.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+                },
+            },
+            "vision_config": {
+                "model_type": "gemma4_vision",
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 4,
+                "patch_size": 2,
+                "position_embedding_size": 4,
+            },
+            "audio_config": {
+                "model_type": "gemma4_audio",
+                "hidden_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "output_proj_dims": 8,
+                "subsampling_conv_channels": [2, 2],
+            },
+        },
+    },
     "phi3": {
         "seed": 1009,
         "dtype": torch.bfloat16,
@@ -1555,14 +1666,14 @@ def write_json(path, value):
 
 
 def is_vision(name):
-    return any(part in name for part in ("vision_tower", "multi_modal_projector", "visual"))
+    return any(part in name for part in ("vision_tower", "multi_modal_projector", "visual", "audio_tower", "embed_vision", "embed_audio"))
 
 
 def auto_class(folder):
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"] in ENCODERS:
         return AutoModelForMaskedLM
-    return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "mistral3") else AutoModelForCausalLM
+    return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "mistral3", "gemma4") else AutoModelForCausalLM
 
 
 def randomise(model, generator):
@@ -1574,10 +1685,12 @@ def randomise(model, generator):
                 continue
             is_norm = name.lower().endswith("norm.weight") or re.search(r"\bln_\w+\.weight$", name)
             if is_norm or ("layernorm" in name and name.endswith(".weight")):
-                # Gemma's and Nemotron's weights are offsets from 1, and Qwen3.5's but those of its gated norms.
+                # Weights of Gemma (but Gemma 4) and Nemotron are offsets from 1, and Qwen3.5's but those of its gated norms.
                 kind = model.config.model_type
-                is_offset = "gemma" in kind or kind == "nemotron" or ("qwen3_5" in kind and "linear_attn" not in name)
-                parameter.copy_((0 if is_offset else 1) + 0.2 * noise)
+                is_offset = ("gemma" in kind and "gemma4" not in kind) or kind == "nemotron" or ("qwen3_5" in kind and "linear_attn" not in name)
+                # Gemma 4's scores have no other factor than the weights of norms, and its branches nothing else that makes them small.
+                is_small = "gemma4" in kind and ("_norm" in name or ".post_" in name)
+                parameter.copy_((0 if is_offset else 0.5 if is_small else 1) + 0.2 * noise)
             elif name.endswith(("A_log", "dt_bias")):
                 parameter.copy_(0.5 * noise - 1)
             elif name.endswith(".sinks"):
@@ -1593,6 +1706,8 @@ def randomise(model, generator):
         for name, buffer in model.named_buffers():
             if name.endswith("expert_bias"):
                 buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
+            if name.endswith("layer_scalar"):
+                buffer.copy_(1 + 0.2 * torch.randn(buffer.shape, generator=generator))
 
 
 def one_by_one(tensors):
@@ -1744,7 +1859,7 @@ def forward_inputs(batch, config, dtype):
         inputs["position_ids"] = torch.arange(batch["input_ids"].shape[1]).expand(batch["input_ids"].shape)
     if "position_ids" in batch or dtype == torch.float64:
         window = getattr(config, "sliding_window", None)
-        if config.model_type in ("gpt_oss", "gemma2", "gemma3_text", "smollm3", "cwm", "ministral", "olmo3", "exaone4", "cohere2", "modernbert"):
+        if config.model_type in ("gpt_oss", "gemma2", "gemma3_text", "smollm3", "cwm", "ministral", "olmo3", "exaone4", "cohere2", "modernbert", "gemma4_text"):
             # One mask for each kind of layer.
             inputs["attention_mask"] = {
                 "full_attention": explicit_mask(batch, config, dtype),
@@ -1851,6 +1966,9 @@ def load_model(folder, dtype):
         # As it is for a model in the checkpoint's dtype.
         if hasattr(module, "embed_scale"):
             module.embed_scale = module.embed_scale.to(checkpoint_dtype(folder)).float()
+        if dtype == torch.float64 and type(module).__name__ == "Gemma4RMSNorm":
+            # Which else would compute in float32.
+            module.forward = lambda x, norm=module: norm._norm(x) * (norm.weight if norm.with_scale else 1)
     return model.to(dtype).train()
 
 

@@ -86,6 +86,7 @@ function formatReport(report: PlanReport, times: "measured" | "modelled", svg: s
     gradients: memory.gradients,
     optimizer: memory.optimizer,
     "batch inputs": memory.batch,
+    ...(memory.carried > 0 && { "carried values": memory.carried }),
     ...(memory.checks > 0 && { "replay checks": memory.checks }),
     stash: memory.stash,
     workspace: memory.workspace,
