@@ -7,6 +7,7 @@ import { collectParams, type ParamInfo, reserveResident, type Resident, resident
 import { ALL_RESIDENT, hasHugeTable, mayHaveHugeTable, residencies, type Residency, windowBytes } from "./residency.ts";
 import { openWeightStream } from "./stored/stream.ts";
 import { storedWeights, type StoredWeightsOptions } from "./stored/stored-weights.ts";
+import type { SharedWeights } from "./shared-weights.ts";
 import { isOnDisk, openStreamedWeights, type StreamedWeights } from "./streamed-weights.ts";
 import { loadWeights } from "./weights.ts";
 
@@ -22,6 +23,8 @@ export const SPARE = 2 ** 23;
 /** Describes how weights are to be opened that are only read: of generation and evaluation. */
 export interface ReadWeightsOptions extends StoredWeightsOptions {
   readonly stream?: StreamMode | undefined;
+  /** Weights in the executor's memory that other models have too; absent: this one has its own. */
+  readonly shared?: SharedWeights | undefined;
 }
 
 export interface ReadWeightsRequest {
@@ -52,13 +55,14 @@ const SHARES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0];
 export async function openReadWeights(
   executor: Executor,
   request: ReadWeightsRequest,
-  { stream = "auto", ...stored }: ReadWeightsOptions = {},
+  { stream = "auto", shared, ...stored }: ReadWeightsOptions = {},
 ): Promise<ReadWeights> {
   const { source, programs, chains, tokens } = request;
   const segments = chains[0]!;
   const params = collectParams(segments);
   const free = executor.card ? (executor.card.memory()?.free ?? Infinity) : knownFreeMemory();
-  const limit = Math.min(executor.capacity - SPARE, AUTO_SHARE * free) - request.bytes;
+  const held = shared?.held(source, params) ?? 0;
+  const limit = Math.min(executor.capacity - SPARE, AUTO_SHARE * free) - request.bytes + held;
   const bytesOf = (residency: Residency) =>
     residentBytes(params, null, residency.streamed).frozen + windowBytes(residency, tokens);
   const choose = (): Residency => {
@@ -73,9 +77,7 @@ export async function openReadWeights(
   };
   const residency = choose();
   if (residency.streamed.size === 0) {
-    const resident = reserveResident(executor, segments);
-    loadWeights(executor, resident, source);
-    return { resident, streamed: null };
+    return { resident: shared ? loadBeside(executor, request, shared) : loadAll(executor, request), streamed: null };
   }
   const weights = await storedWeights(source, streamedGroups(segments, params, residency.streamed), stored);
   try {
@@ -86,6 +88,24 @@ export async function openReadWeights(
     weights.close();
     throw error;
   }
+}
+
+function loadAll(executor: Executor, { source, chains }: ReadWeightsRequest): Resident {
+  const resident = reserveResident(executor, chains[0]!);
+  loadWeights(executor, resident, source);
+  return resident;
+}
+
+/** The same of a model that shares weights with others. */
+function loadBeside(executor: Executor, { source, chains }: ReadWeightsRequest, shared: SharedWeights): Resident {
+  const params = collectParams(chains[0]!);
+  const common = shared.place(source, params);
+  const own = reserveResident(executor, chains[0]!, null, new Set(common.param.keys()));
+  const resident = { ...own, param: new Map([...own.param, ...common.param]) };
+  const missing = params.filter(({ name }) => !common.loaded.has(name));
+  loadWeights(executor, { params: missing, param: resident.param }, source);
+  common.done();
+  return resident;
 }
 
 /** The parameters in files by segment, as `storedWeights` takes them. */

@@ -8,7 +8,7 @@ import { isScales, scalesOf } from "../models/linear.ts";
 import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
 import { type Executor, fillPieces } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
-import { type Conversion, createConverter } from "./convert.ts";
+import { type Conversion, createConverter } from "./stored/convert.ts";
 
 /** Type in memory of a frozen weight: as stored. Trainable weights are f32 whatever the checkpoint holds. */
 export function storedWeightType(source: TensorSource): (name: string) => FloatType {

@@ -6,7 +6,7 @@ import { createPartReader, type PartReader, type Slab } from "../../hf/weights/t
 import type { WeightType } from "../../graph/types.ts";
 import { isQuantised, QUANTISED_BLOCK, quantisedTypes } from "../../ops/dequantize.ts";
 import { byteLength } from "../../graph/types.ts";
-import { type ConvertedPiece, type Converter, createConverter, type ElementRange } from "../convert.ts";
+import { type ConvertedPiece, type Converter, createConverter, type ElementRange } from "./convert.ts";
 import type { StoredTensor } from "./tensors.ts";
 
 /** Where the bytes of a parameter come from: plain data, which a thread gets by message. */

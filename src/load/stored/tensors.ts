@@ -4,7 +4,7 @@ import type { TensorPart } from "../../hf/weights/tensor-part.ts";
 import { byteLength, elements } from "../../graph/types.ts";
 import { isScales, scalesOf } from "../../models/linear.ts";
 import type { ParamInfo } from "../../runtime/resident.ts";
-import type { Conversion } from "../convert.ts";
+import type { Conversion } from "./convert.ts";
 import { conversionOf, shapeOf } from "../weights.ts";
 
 /** A parameter as it lies in memory. */

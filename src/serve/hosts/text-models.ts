@@ -10,6 +10,7 @@ import { openFound, type OpenModel } from "../../load/open-model.ts";
 import type { ReadWeightsOptions } from "../../load/open-weights.ts";
 import type { WeightStorage } from "../../load/weights.ts";
 import { refusing, refusingLater } from "../http/errors.ts";
+import { createTextMemory } from "./text-memory.ts";
 import { bytesOfAdapter, noMemory } from "./variants.ts";
 
 export interface TextModelsOptions {
@@ -27,7 +28,7 @@ export interface TextModelsOptions {
   openDevice(): Promise<Device>;
 }
 
-/** The models that read whole texts on a base model: itself (null), or with adapters. Each has its weights in memory for itself, from the first request on. */
+/** The models that read whole texts on a base model: itself (null), or with adapters. The base's weights are in memory once, from the first request on. */
 export interface TextModels {
   /** What the base model, or an adapter of a folder, is for. @throws {ApiError} files that are damaged */
   kindOf(adapter: string | null): ModelKind;
@@ -48,7 +49,6 @@ export interface TextModels {
 interface Loaded {
   readonly texts: LoadedTexts;
   readonly stamp: string;
-  readonly device: Device;
   free(): void;
   users: number;
   lastUse: number;
@@ -61,7 +61,7 @@ export function createTextModels(options: TextModelsOptions): TextModels {
   /** By the adapter's folder; "" is the base model. The one that was used longest ago is first. */
   const all = new Map<string, Loaded>();
   const loading = new Map<string, Promise<Loaded>>();
-
+  const memory = createTextMemory(model, options.openDevice);
   const free = (each: Loaded): void => {
     if (each.users === 0) each.free();
     else each.isDropped = true;
@@ -79,27 +79,31 @@ export function createTextModels(options: TextModelsOptions): TextModels {
   };
   const load = async (key: string, stamp: string): Promise<Loaded> => {
     const adapter = key === "" ? null : key;
-    const bytes = weightsOf(model) + (adapter === null ? 0 : bytesOfAdapter(adapter)) + options.spare;
+    const beside = (adapter === null ? 0 : bytesOfAdapter(adapter)) + options.spare;
+    const needed = () => beside + (memory.reserved === 0 ? weightsOf(model) : 0);
     while (all.size >= options.most && dropOldest());
-    while (!hasRoom(bytes) && dropOldest());
-    const take = await makeRoom(bytes);
+    while (!hasRoom(needed()) && dropOldest());
+    const take = await makeRoom(needed());
     if (!take) throw noMemory("the model has to wait for memory that jobs hold; come back later", 30);
     const found = { name: model.name, folder: model.folder, adapter };
     const opened = refusing("model", "invalid_model", () => openFound(found, { predicts: "anything" }));
     try {
       take();
-      const device = await options.openDevice();
       try {
-        const wanted = { model: { ...opened, ...options.storage, tokenizer: opened.tokenizer }, maxTokens: options.maxTokens };
-        const { texts, close } = await refusingLater(
-          "model",
-          "invalid_model",
-          openTexts(device.executor, wanted, options.reading),
-        );
-        const release = () => (close(), device.close(), opened.close());
-        return { texts, stamp, device, free: release, users: 0, lastUse: performance.now(), isDropped: false };
+        const here = await memory.enter();
+        const lent = here.lend();
+        try {
+          const wanted = { model: { ...opened, ...options.storage, tokenizer: opened.tokenizer }, maxTokens: options.maxTokens };
+          const reading = { ...options.reading, shared: here.weights };
+          const { texts, close } = await refusingLater("model", "invalid_model", openTexts(lent.executor, wanted, reading));
+          const release = () => (close(), lent.free(), opened.close(), memory.leave());
+          return { texts, stamp, free: release, users: 0, lastUse: performance.now(), isDropped: false };
+        } catch (error) {
+          lent.free();
+          throw error;
+        }
       } catch (error) {
-        device.close();
+        memory.leave();
         throw error;
       }
     } catch (error) {
@@ -138,7 +142,7 @@ export function createTextModels(options: TextModelsOptions): TextModels {
       }
     },
     drop,
-    bytes: () => [...all.values()].reduce((sum, { device }) => sum + device.executor.reserved + options.spare, 0),
+    bytes: () => (memory.reserved === 0 ? 0 : memory.reserved + options.spare * Math.max(1, all.size)),
     get isLoaded() {
       return all.size > 0;
     },

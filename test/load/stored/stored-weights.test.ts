@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { FloatType } from "../../../src/base/dtype.ts";
 import { type OpenFile } from "../../../src/base/files/open-file.ts";
 import { createRandom } from "../../../src/base/random.ts";
-import { createConverter } from "../../../src/load/convert.ts";
+import { createConverter } from "../../../src/load/stored/convert.ts";
 import { createWeightReader, type WeightPlace } from "../../../src/load/stored/reader.ts";
 import { storedWeights } from "../../../src/load/stored/stored-weights.ts";
 import type { WeightStorage } from "../../../src/load/weights.ts";

@@ -2,12 +2,12 @@
  * How weights become what lies in memory: other floats, or codes and scales. Whoever needs such bytes has them made here, so that they are
  * the same wherever they go: an executor's memory, a file, a window.
  */
-import { type FloatType, DTYPE_BYTES } from "../base/dtype.ts";
-import { UserError } from "../base/errors.ts";
-import { narrow, widen } from "../base/float16.ts";
-import type { Quantised, WeightType } from "../graph/types.ts";
-import { isQuantised } from "../ops/dequantize.ts";
-import { createQuantiser, PIECE_ELEMENTS, type Quantiser } from "../wasm/quantiser.ts";
+import { type FloatType, DTYPE_BYTES } from "../../base/dtype.ts";
+import { UserError } from "../../base/errors.ts";
+import { narrow, widen } from "../../base/float16.ts";
+import type { Quantised, WeightType } from "../../graph/types.ts";
+import { isQuantised } from "../../ops/dequantize.ts";
+import { createQuantiser, PIECE_ELEMENTS, type Quantiser } from "../../wasm/quantiser.ts";
 
 /** Tells how a tensor of a checkpoint becomes what lies in memory: plain data, which a thread gets by message. */
 export interface Conversion {
