@@ -1,5 +1,6 @@
 import type { VerbTable } from "./flags/verb.ts";
 import { CHILD as EXAMINE_DEVICE } from "../doctor/apart.ts";
+import { RELAY } from "../fleet/names.ts";
 import { CHILD as GRADIENTS } from "../train/nodes/local-worker.ts";
 import { CHILD as TRAIN } from "../train/apart/train-apart.ts";
 
@@ -32,6 +33,7 @@ export const VERBS: VerbTable = {
 /** The work of this program's own processes, by their first argument; no verbs for users. */
 export const CHILDREN: Readonly<Record<string, () => Promise<{ run(args: readonly string[]): Promise<number> }>>> = {
   [EXAMINE_DEVICE]: () => import("../doctor/examine-device.ts"),
+  [RELAY]: () => import("../fleet/parallel/relay.ts"),
   [GRADIENTS]: () => import("../train/apart/gradient-child.ts"),
   [TRAIN]: () => import("../train/apart/train-child.ts"),
 };

@@ -44,3 +44,6 @@ export const SUBJECTS = {
 
 /** Tells whether a text can be a part of a subject and of a key. */
 export const isName = (text: string): boolean => /^[A-Za-z0-9_-]{1,64}$/.test(text);
+
+/** The first argument of the process that reaches a fleet for a run whose micro-batches are learned by several nodes. */
+export const RELAY = "gradient-relay";

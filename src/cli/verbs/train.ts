@@ -1,6 +1,9 @@
 import { join, sep } from "node:path";
+import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
+import { FLEET_OPTIONS } from "../../fleet/options.ts";
+import type { WorkerSource } from "../../train/nodes/open-coordinator.ts";
 import { run as runTraining } from "../../train/run/run.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { recipesFolder } from "../flags/bundled.ts";
@@ -13,7 +16,21 @@ import { withSignals } from "../terminal/signals.ts";
 /** The recipe that `remat train` without a configuration runs. */
 const DEFAULT_RECIPE = "devils-dictionary";
 
-export { trainConfigSchema as flags };
+const { fleet, ...others } = FLEET_OPTIONS;
+/** Flags that say how a fleet is reached: no part of a configuration, which is written into the run folder, and may be shown. */
+const fleetSchema = z.strictObject({
+  fleet: fleet.optional().meta({
+    description: "with --nodes: NATS server of a fleet whose nodes are the other processes, such as nats://10.0.0.5:4222",
+  }),
+  ...others,
+});
+
+export const flags = trainConfigSchema.extend(fleetSchema.shape);
+
+const FLEET_GROUP = {
+  keys: Object.keys(fleetSchema.shape),
+  description: "with --nodes, a fleet's NATS server, whose nodes are the other processes; how it is reached: see remat node",
+};
 
 export function help(): string {
   return `Fine-tunes a model.
@@ -23,15 +40,15 @@ Usage: remat train [CONFIG] [--flag value ...]
 CONFIG is a .ts, .yaml or .json file with the flags' names as keys, a recipe's name, or a run folder: remat train RUN --resume.
 Without CONFIG, --model and --data the bundled example is trained.
 
-${describeFlags(trainConfigSchema, HELP_GROUPS)}`;
+${describeFlags(flags, [...HELP_GROUPS, FLEET_GROUP])}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const { config, file, keys, notes } = await resolveConfig(args);
+  const { config, file, keys, notes, workers } = await resolveConfig(args);
   const { emit } = createDisplay(config.json, { file });
   for (const text of notes) emit({ type: "message", text });
   return withSignals(async (signal) => {
-    const { reason } = await runTraining(config, { sink: emit, signal, given: keys });
+    const { reason } = await runTraining(config, { sink: emit, signal, given: keys, workers });
     if (config.open && reason !== "dry-run" && !signal.aborted) openInBrowser(join(config.output, RUN_FILES.report));
     return reason === "interrupted";
   });
@@ -50,10 +67,15 @@ interface Resolved {
   readonly keys: readonly string[];
   /** Sentences about the file that a user should read. */
   readonly notes: readonly string[];
+  /** Nodes of a fleet; undefined: none are asked for. */
+  readonly workers: WorkerSource | undefined;
 }
 
 async function resolveConfig(args: readonly string[]): Promise<Resolved> {
-  const { values, words } = parseFlags(trainConfigSchema, args);
+  const { values: all, words } = parseFlags(flags, args);
+  const isOfFleet = ([key]: readonly [string, unknown]) => key in fleetSchema.shape;
+  const values = Object.fromEntries(Object.entries(all).filter((entry) => !isOfFleet(entry)));
+  const fleetFlags = Object.fromEntries(Object.entries(all).filter(isOfFleet));
   const dataWord = words.find((word) => /\.(?:jsonl|csv|tsv|parquet)$/.test(word));
   if (dataWord !== undefined) {
     throw new UserError(
@@ -71,5 +93,18 @@ async function resolveConfig(args: readonly string[]): Promise<Resolved> {
   const implied = words.length === 0 && named === DEFAULT_RECIPE ? { overwrite: true } : {};
   const asked = withFlags({ ...read, values: { ...implied, ...read.values } }, values);
   const config = validateConfig(trainConfigSchema, asked.values, file);
-  return { config, file, keys: Object.keys(asked.values), notes: asked.notes };
+  return { config, file, keys: Object.keys(asked.values), notes: asked.notes, workers: await workersOf(config, fleetFlags) };
+}
+
+/** @throws {UserError} a fleet without anything to divide, or without an address */
+async function workersOf({ nodes }: TrainConfig, given: Readonly<Record<string, unknown>>): Promise<WorkerSource | undefined> {
+  if (Object.keys(given).length === 0) return undefined;
+  const { fleet, ...options } = validateConfig(fleetSchema, given);
+  if (fleet === undefined) throw new UserError("flags about a fleet need its address; give --fleet nats://HOST:4222");
+  if (nodes === undefined)
+    throw new UserError(
+      "--fleet has nodes of a fleet compute a part of each step; say with how many processes in all: --nodes 3",
+    );
+  const { remoteWorkers } = await import("../../fleet/parallel/remote-workers.ts");
+  return remoteWorkers({ fleet, ...options });
 }

@@ -10,11 +10,12 @@ import { openFleet } from "../fleet.ts";
 import { startLeader } from "../leader.ts";
 import { join as joinFleet, leaseOf, type Member, newSession, type Presence } from "../members.ts";
 import { isName, SUBJECTS } from "../names.ts";
+import { hostWorkers } from "../parallel/host.ts";
 import { numericsHere } from "../numerics.ts";
 import { modelFiles, modelId } from "../objects.ts";
 import type { FleetOptions } from "../options.ts";
 import { isAway, type JobRecord } from "../records.ts";
-import { runJob, type Train, type Workplace } from "./run-job.ts";
+import { fetchBase, runJob, type Train, type Workplace } from "./run-job.ts";
 
 export interface NodeOptions extends FleetOptions {
   readonly home: string;
@@ -154,6 +155,26 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
       void begin(message.string()).then((taken) => message.respond(JSON.stringify({ taken })));
     },
   });
+  const endHosting = hostWorkers({
+    nats,
+    files,
+    home,
+    node: name,
+    memory,
+    leaving: leaving.signal,
+    baseFolder: async (base, signal) => bases.get(base.id) ?? (await fetchBase(place, base, signal)),
+    occupy(key, until) {
+      if (leaving.signal.aborted || running.has(key) || running.size >= parallel) return false;
+      running.set(key, until);
+      presence?.tell();
+      void until.then(() => {
+        running.delete(key);
+        presence?.tell();
+      });
+      return true;
+    },
+    onMessage,
+  });
   try {
     presence = await joinFleet(buckets.nodes, describe, failed.resolve);
   } catch (error) {
@@ -165,6 +186,7 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
   const stop = async () => {
     leaving.abort();
     offers.unsubscribe();
+    endHosting();
     presence?.tell();
     const timer = setTimeout(() => closed.abort(new Error("NATS did not answer when the node left")), LEAVE_MS);
     await leader.stop();

@@ -251,7 +251,11 @@ async function prepare(
 }
 
 /** Fetches a base model from the object store. @throws {UserError} one that is not what its id says */
-async function fetchBase(place: Workplace, base: BaseModel, signal: AbortSignal): Promise<string> {
+export async function fetchBase(
+  place: Pick<Workplace, "home" | "files" | "bases" | "onBase">,
+  base: BaseModel,
+  signal: AbortSignal,
+): Promise<string> {
   const folder = join(place.home, "bases", base.id);
   if (modelId(base.files) !== base.id) throw new UserError(`the files of ${show(base.name)} are not those of its hash`);
   makeFolder(folder);

@@ -25,7 +25,7 @@ export interface Coordinator {
   add(name: string, link: WorkerLink): void;
   /** The last step. */
   readonly last: NodeStep;
-  close(): void;
+  close(): void | Promise<void>;
 }
 
 export interface CoordinatorOptions {

@@ -6,6 +6,7 @@ import type { TrainConfig } from "../config.ts";
 import type { Engine } from "../step/engine.ts";
 import { type Coordinator, createCoordinator } from "./coordinator.ts";
 import { startLocalWorker } from "./local-worker.ts";
+import type { ToWorker, WorkerLink } from "./messages.ts";
 import { numericsOf } from "./numerics.ts";
 import { trainedVector } from "./trained-vector.ts";
 
@@ -15,10 +16,11 @@ const EXACT: readonly Device["name"][] = ["wasm", "ort-cpu"];
 /**
  * The device of each process of a run, and its CPU threads: those that were asked for, else its share of the processor. Several processes compute
  * on the CPU unless told otherwise.
+ * @param isAlone the others are on other machines
  */
-export function nodeDevice({ nodes, device, threads }: TrainConfig): Pick<TrainConfig, "device" | "threads"> {
+export function nodeDevice({ nodes, device, threads }: TrainConfig, isAlone = false): Pick<TrainConfig, "device" | "threads"> {
   if (nodes === undefined) return { device, threads };
-  const share = nodes > 1 ? Math.max(1, Math.floor(availableParallelism() / nodes)) : undefined;
+  const share = nodes > 1 && !isAlone ? Math.max(1, Math.floor(availableParallelism() / nodes)) : undefined;
   return { device: device === "auto" ? "wasm" : device, threads: threads ?? share };
 }
 
@@ -35,6 +37,16 @@ export function checkDivisible({ nodes }: Pick<TrainConfig, "nodes">, { head }: 
     );
 }
 
+/** Brings a run as many workers as it can, up to `count`, now or later. */
+export type WorkerSource = (options: {
+  readonly count: number;
+  readonly prepare: Extract<ToWorker, { type: "prepare" }>;
+  /** The base model's folder on this machine. */
+  readonly folder: string;
+  add(name: string, link: WorkerLink): void;
+  note(text: string): void;
+}) => { close(): Promise<void> };
+
 /** Describes what workers are to have in common with the process that a run belongs to. */
 export interface CoordinatorInputs {
   readonly config: TrainConfig;
@@ -42,31 +54,44 @@ export interface CoordinatorInputs {
   readonly fingerprint: string;
   readonly device: Device;
   readonly engine: Engine;
+  /** The base model's folder. */
+  readonly folder: string;
+  /** Where workers come from; absent: they are processes of this machine. */
+  readonly workers?: WorkerSource | undefined;
   warn(text: string): void;
 }
 
-/** Starts the workers of a run: `nodes` less one, on this machine. Steps need not wait for them: a worker gets work when it is ready. */
-export function openCoordinator({
-  config,
-  given,
-  fingerprint,
-  device,
-  engine,
-  warn,
-}: CoordinatorInputs): Coordinator | undefined {
+/** Starts the workers of a run, which has `nodes` processes in all. Steps need not wait for them: a worker gets work when it is ready. */
+export function openCoordinator(inputs: CoordinatorInputs): Coordinator | undefined {
+  const { config, given, fingerprint, device, engine, folder, workers, warn } = inputs;
   if (config.nodes === undefined) return undefined;
+  const prepare = {
+    type: "prepare",
+    config: { ...config, device: device.name, ...(!workers && nodeDevice(config)), resume: false, overwrite: false },
+    given,
+    fingerprint,
+    numerics: numericsOf(device),
+  } as const;
   const coordinator = createCoordinator({
     vector: trainedVector(engine),
     zeroGradients: engine.zeroGradients,
-    prepare: {
-      type: "prepare",
-      config: { ...config, ...nodeDevice(config), resume: false },
-      given,
-      fingerprint,
-      numerics: numericsOf(device),
-    },
+    prepare,
     warn,
   });
-  for (let i = 1; i < config.nodes; i++) coordinator.add(`worker ${i}`, startLocalWorker());
-  return coordinator;
+  const count = config.nodes - 1;
+  if (!workers) {
+    for (let i = 1; i <= count; i++) coordinator.add(`worker ${i}`, startLocalWorker());
+    return coordinator;
+  }
+  const source = count > 0 ? workers({ count, prepare, folder, add: coordinator.add, note: warn }) : null;
+  return {
+    ...coordinator,
+    get last() {
+      return coordinator.last;
+    },
+    async close() {
+      await coordinator.close();
+      await source?.close();
+    },
+  };
 }

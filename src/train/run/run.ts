@@ -20,7 +20,7 @@ import { peakProcessMemory } from "../../base/process/free-memory.ts";
 import { createSweeper } from "../../base/process/garbage.ts";
 import { strategyName } from "../memory/strategy.ts";
 import { checkNodes } from "../node-flags.ts";
-import { checkDivisible, nodeDevice, openCoordinator } from "../nodes/open-coordinator.ts";
+import { checkDivisible, nodeDevice, openCoordinator, type WorkerSource } from "../nodes/open-coordinator.ts";
 import type { Engine } from "../step/engine.ts";
 import { createLearner } from "../step/learner.ts";
 import {
@@ -53,6 +53,8 @@ export interface RunOptions {
   readonly given?: readonly string[] | undefined;
   /** Changes the memory limit that the run begins with. */
   readonly memoryControl?: MemoryControl | undefined;
+  /** Where the other processes of a run with `nodes` are (default: on this machine). */
+  readonly workers?: WorkerSource | undefined;
 }
 
 /** How a run ended. */
@@ -87,7 +89,7 @@ export async function run(asked: TrainConfig, { memoryControl, ...options }: Run
 
 async function runWith(
   asked: TrainConfig,
-  { sink = () => {}, signal, given = [] }: Omit<RunOptions, "memoryControl">,
+  { sink = () => {}, signal, given = [], workers }: Omit<RunOptions, "memoryControl">,
   wishes: MemoryWishes | null,
 ): Promise<RunResult> {
   // Written into the run folder with the others: the run is resumed with the day that it was begun on.
@@ -112,7 +114,7 @@ async function runWith(
   const { config } = inputs;
   return withCleanup(async (defer) => {
     defer(inputs.close);
-    const device = await openDevice({ ...config, ...nodeDevice(config), trial });
+    const device = await openDevice({ ...config, ...nodeDevice(config, workers !== undefined), trial });
     defer(device.close);
     checkDivisible(config, inputs.objective, device);
     const session = await createSession(device.executor, inputs, {
@@ -146,6 +148,8 @@ async function runWith(
       fingerprint: fingerprint(config, inputs),
       device,
       engine,
+      folder: inputs.folder,
+      workers,
       warn: (text) => sink({ type: "warning", text }),
     });
     if (coordinator) defer(coordinator.close);
