@@ -3,7 +3,7 @@ import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { HELP_GROUPS, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { FLEET_OPTIONS } from "../../fleet/options.ts";
-import type { WorkerSource } from "../../train/nodes/open-coordinator.ts";
+import type { WorkerSource } from "../../train/nodes/messages.ts";
 import { run as runTraining } from "../../train/run/run.ts";
 import { RUN_FILES } from "../../train/run/folder.ts";
 import { recipesFolder } from "../flags/bundled.ts";

@@ -67,7 +67,7 @@ async function work(place: WorkerPlace, offer: Offer): Promise<string> {
   const aborted = new AbortController();
   leaving.addEventListener("abort", stop, { once: true });
   if (leaving.aborted) stop();
-  /** What came before the worker was there. */
+  /** Messages that came before the worker was there. */
   const early: ToWorker[] = [];
   let worker: WorkerLink | null = null;
   const way = openNatsWay(nats, {

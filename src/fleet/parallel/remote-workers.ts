@@ -1,6 +1,5 @@
 import { programCommand } from "../../base/process/program.ts";
-import type { WorkerLink } from "../../train/nodes/messages.ts";
-import type { WorkerSource } from "../../train/nodes/open-coordinator.ts";
+import type { WorkerLink, WorkerSource } from "../../train/nodes/messages.ts";
 import { RELAY } from "../names.ts";
 import type { FleetOptions } from "../options.ts";
 import type { FromRelay, ToRelay } from "./relay.ts";

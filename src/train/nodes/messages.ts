@@ -69,3 +69,13 @@ export interface Link<Out, In> {
 
 export type WorkerLink = Link<ToWorker, FromWorker>;
 export type CoordinatorLink = Link<FromWorker, ToWorker>;
+
+/** Brings a run as many workers as it can, up to `count`, now or later. */
+export type WorkerSource = (options: {
+  readonly count: number;
+  readonly prepare: Extract<ToWorker, { type: "prepare" }>;
+  /** The base model's folder on this machine. */
+  readonly folder: string;
+  add(name: string, link: WorkerLink): void;
+  note(text: string): void;
+}) => { close(): Promise<void> };

@@ -6,7 +6,7 @@ import type { TrainConfig } from "../config.ts";
 import type { Engine } from "../step/engine.ts";
 import { type Coordinator, createCoordinator } from "./coordinator.ts";
 import { startLocalWorker } from "./local-worker.ts";
-import type { ToWorker, WorkerLink } from "./messages.ts";
+import type { WorkerSource } from "./messages.ts";
 import { numericsOf } from "./numerics.ts";
 import { trainedVector } from "./trained-vector.ts";
 
@@ -36,16 +36,6 @@ export function checkDivisible({ nodes }: Pick<TrainConfig, "nodes">, { head }: 
       "--grad-cache compares the texts of all micro-batches of a step, which --nodes divides; leave one of the two out",
     );
 }
-
-/** Brings a run as many workers as it can, up to `count`, now or later. */
-export type WorkerSource = (options: {
-  readonly count: number;
-  readonly prepare: Extract<ToWorker, { type: "prepare" }>;
-  /** The base model's folder on this machine. */
-  readonly folder: string;
-  add(name: string, link: WorkerLink): void;
-  note(text: string): void;
-}) => { close(): Promise<void> };
 
 /** Describes what workers are to have in common with the process that a run belongs to. */
 export interface CoordinatorInputs {

@@ -20,7 +20,8 @@ import { peakProcessMemory } from "../../base/process/free-memory.ts";
 import { createSweeper } from "../../base/process/garbage.ts";
 import { strategyName } from "../memory/strategy.ts";
 import { checkNodes } from "../node-flags.ts";
-import { checkDivisible, nodeDevice, openCoordinator, type WorkerSource } from "../nodes/open-coordinator.ts";
+import type { WorkerSource } from "../nodes/messages.ts";
+import { checkDivisible, nodeDevice, openCoordinator } from "../nodes/open-coordinator.ts";
 import type { Engine } from "../step/engine.ts";
 import { createLearner } from "../step/learner.ts";
 import {
