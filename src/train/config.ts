@@ -311,6 +311,10 @@ export const HELP_GROUPS = [
     description:
       "what is kept, and frozen weights, may lie in files: off, auto, a folder; auto, off, all; no file of converted weights",
   },
+  {
+    keys: ["evalEvery", "evalLimit"],
+    description: "evaluate on the held-out examples every N steps (0: at the start and the end); their tokens, at most (100000)",
+  },
   { keys: ["saveEvery", "saveMinutes"], description: "save a checkpoint every N steps, or minutes (0 and 10)" },
   {
     keys: ["dtype", "quantize", "quantizeEmbedding"],

@@ -13,6 +13,7 @@ import {
   type LeadEvent,
 } from "../../../library/fleet/federate.ts";
 import { metricTexts } from "../../../objectives/index.ts";
+import { type TrainConfig, trainConfigSchema } from "../../../train/config.ts";
 import { validateConfig } from "../../flags/config-file.ts";
 import { describeFlags, parseFlags } from "../../flags/flags.ts";
 import { JSON_FLAG } from "../../flags/model-flags.ts";
@@ -40,6 +41,26 @@ export const flags = z.strictObject(
   ),
 );
 
+/** The flags that mean what they mean to `remat train`, which explains them. */
+const isOfTraining = (key: string, field: z.ZodType): boolean =>
+  key in trainConfigSchema.shape && field.description === trainConfigSchema.shape[key as keyof TrainConfig].description;
+
+/** A schema of some of a schema's flags. */
+const flagsWhere = ({ shape }: z.ZodObject, isWanted: (key: string, field: z.ZodType) => boolean) =>
+  z.strictObject(Object.fromEntries(Object.entries(shape).filter(([key, field]) => isWanted(key, field as z.ZodType))));
+
+const isOfBoth = (key: string): boolean =>
+  words.every((word) => key in SCHEMAS[word].shape) &&
+  SCHEMAS.lead.shape[key as "model"].description === SCHEMAS.join.shape[key as "model"].description;
+
+/** Describes the flags that one of the two has for itself, and names those of `remat train`. */
+function describeOwn(word: (typeof words)[number]): string {
+  const own = flagsWhere(SCHEMAS[word], (key, field) => !isOfBoth(key) && !isOfTraining(key, field));
+  const training = Object.keys(flagsWhere(SCHEMAS[word], (key, field) => !isOfBoth(key) && isOfTraining(key, field)).shape);
+  return `${describeFlags(own)}
+  and, as remat train --help explains them: ${training.map(flagName).join(", ")}`;
+}
+
 export function help(): string {
   return `Trains one adapter on the data of several machines, which never leave them: in each round every node trains on its own examples, and the mean
 of what was learned is what all begin the next round with. docs/federated.md says what is sent.
@@ -49,13 +70,15 @@ Usage: remat federate lead --fleet nats://HOST --model DIR --rounds 10 --nodes 3
 
 Both may be ended at any time; the same command goes on.
 
-lead:
+${describeFlags(flagsWhere(SCHEMAS.lead, isOfBoth))}
 
-${describeFlags(SCHEMAS.lead)}
+lead, which says what is learned and how:
 
-join:
+${describeOwn("lead")}
 
-${describeFlags(SCHEMAS.join)}`;
+join, which says what is this node's:
+
+${describeOwn("join")}`;
 }
 
 export async function run(args: readonly string[]): Promise<number> {
