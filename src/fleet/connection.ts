@@ -189,6 +189,10 @@ function connectionError(address: string, error: unknown): UserError {
       `--fleet ${address}: the NATS server refuses this user (${messageOf(error)}); give its user and password in the address, or --fleet-credentials`,
     );
   const code = systemCode(error);
+  if (/^(?:UNABLE_TO_|CERT_|SELF_SIGNED|DEPTH_ZERO|ERR_TLS)/.test(code ?? ""))
+    return new UserError(
+      `--fleet ${address}: the server's certificate is not trusted (${messageOf(error)}); give its authority's file by --fleet-ca, and a host that the certificate names`,
+    );
   const how = code === null ? messageOf(error) : `${messageOf(error)}, ${code}`;
   return new UserError(`--fleet ${address}: no NATS server answers there (${how}); start one with JetStream: nats-server -js`);
 }

@@ -1,11 +1,10 @@
 /**
- * Everything of a fleet that lies in NATS, by name: one place, so that two parts never take the same name for two things, and so that rights
- * can be given by one pattern (`$KV.remat_*`, `$O.remat_*`, `remat.>`).
+ * Everything of a fleet that lies in NATS, by name: one place, so that two parts never take the same name for two things.
  */
 
 /** Key-value buckets. */
 export const BUCKETS = {
-  /** The boxes that are there, by their names; an entry that is not renewed goes by itself. */
+  /** The boxes that are there, by their names; whoever leads removes one that gives no sign of life. */
   nodes: "remat_nodes",
   /** Jobs, as `FRONT.JOB`; each write is a compare-and-set. */
   jobs: "remat_jobs",

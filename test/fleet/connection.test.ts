@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { nkeys } from "@nats-io/transport-node";
 import { connectFleet } from "../../src/fleet/connection.ts";
 import { NATS_SERVER, startNats } from "../support/nats.ts";
+import { slowTest } from "../support/slow.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "remat-connection-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -70,6 +71,41 @@ test("an address that is none, and a server that is not there, are one clear err
       await expect(bucket.update("key", "late", revision)).rejects.toThrow();
       expect((await (await all.bucket("remat_test")).get("key"))?.string()).toBe("two");
       await Promise.all([byKey.close(), all.close()]);
+    } finally {
+      await server.close();
+    }
+  },
+  30_000,
+);
+
+const OPENSSL = Bun.which("openssl");
+
+(NATS_SERVER === null || OPENSSL === null ? test.skip : slowTest)(
+  "a fleet is reached by TLS, with certificates of both sides",
+  async () => {
+    const openssl = (...args: string[]) => {
+      const { exitCode, stderr } = Bun.spawnSync([OPENSSL!, ...args], { cwd: folder, stderr: "pipe" });
+      if (exitCode !== 0) throw new Error(stderr.toString());
+    };
+    const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    openssl("req", "-x509", ...key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca");
+    openssl("req", ...key, "-keyout", "box.key", "-out", "box.csr", "-subj", "/CN=localhost");
+    writeFileSync(join(folder, "names"), "subjectAltName=DNS:localhost,IP:127.0.0.1");
+    const signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"];
+    openssl("x509", "-req", "-in", "box.csr", "-out", "box.pem", ...signed);
+    const at = (name: string) => join(folder, name);
+    const files = ["--tlscert", at("box.pem"), "--tlskey", at("box.key"), "--tlscacert", at("ca.pem")];
+    const server = await startNats(["--tls", "--tlsverify", ...files]);
+    try {
+      const url = `tls://localhost:${server.port}`;
+      expect(await refused(url)).toContain("the server's certificate is not trusted");
+      expect(await refused(url, { fleetCa: at("ca.pem"), fleetKey: at("box.key") })).toContain("one of them is missing");
+      const own = { fleetCa: at("ca.pem"), fleetCert: at("box.pem"), fleetKey: at("box.key") };
+      const fleet = await connectFleet({ fleet: url, ...own }, "test");
+      const bucket = await fleet.bucket("remat_test");
+      await bucket.put("key", "one");
+      expect((await bucket.get("key"))?.string()).toBe("one");
+      await fleet.close();
     } finally {
       await server.close();
     }

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type FleetNode, type NodeOptions, startNode } from "../../src/fleet/node/node.ts";
@@ -13,6 +13,14 @@ import { slowTest } from "../support/slow.ts";
 
 const JOB = { remat: { ...QUICK, steps: 20, save_every: 5, valid: "20%", dropout: 0.1 }, seed: 11 };
 
+/** The rights that docs/fleet.md lists are enough. */
+const RIGHTS = (() => {
+  const page = readFileSync(join(import.meta.dir, "../../docs/fleet.md"), "utf8");
+  const [, publish, subscribe] = /needs: publish ([^;]+); subscribe (.+?`)\. /.exec(page)!;
+  const subjects = (text: string) => JSON.stringify([...text.matchAll(/`([^`]+)`/g)].map(([, subject]) => subject));
+  return `{ publish: ${subjects(publish!)}, subscribe: ${subjects(subscribe!)} }`;
+})();
+
 const stepOf = (job: unknown): number => (job as { readonly remat: { readonly step: number } }).remat.step;
 
 (NATS_SERVER === null ? describe.skip : describe)("a front and two nodes", () => {
@@ -20,12 +28,13 @@ const stepOf = (job: unknown): number => (job as { readonly remat: { readonly st
   const closers: (() => Promise<unknown>)[] = [];
   const nodes = new Map<string, FleetNode>();
   let nats: NatsServer;
+  let url: string;
   let model: string;
   let box: Box;
   const home = join(folder, "front");
   const begin = async (name: string, more: Partial<NodeOptions> = {}): Promise<FleetNode> => {
     const node = await startNode({
-      fleet: nats.url,
+      fleet: url,
       fleetLease: 1,
       home: join(folder, name),
       name,
@@ -40,10 +49,13 @@ const stepOf = (job: unknown): number => (job as { readonly remat: { readonly st
   };
 
   beforeAll(async () => {
-    nats = await startNats();
+    const config = join(folder, "nats.conf");
+    writeFileSync(config, `authorization { users = [{ user: box, password: "a b", permissions: ${RIGHTS} }] }\n`);
+    nats = await startNats(["-c", config]);
+    url = nats.url.replace("//", "//box:a%20b@");
     closers.push(nats.close);
     model = writeBase(folder);
-    box = await openBox({ home, model, fleet: nats.url, fleetLease: 1 });
+    box = await openBox({ home, model, fleet: url, fleetLease: 1 });
     closers.push(box.server.stop);
   });
   afterAll(async () => {
@@ -63,7 +75,7 @@ const stepOf = (job: unknown): number => (job as { readonly remat: { readonly st
     const output = join(folder, "alone");
     await train(trainConfigSchema.parse({ ...config, model, output }));
     expect(bitsOf(run)).toBe(bitsOf(output));
-  }, 60_000);
+  }, 120_000);
 
   slowTest(
     "a node that leaves gives its job back, another goes on, and a job is paused, resumed and cancelled",
