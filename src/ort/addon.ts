@@ -82,7 +82,7 @@ export function createAddonExecutor({ threads = availableParallelism() }: { read
       sessions.push(session);
       return { graph, workspace: 0, session, commands: 1, reads: readsAtOnce(graph) };
     },
-    bind(program: AddonProgram, addresses, _workspace, places): AddonCall {
+    bind(program: AddonProgram, addresses, workspace, places): AddonCall {
       const { graph, reads } = program;
       const elsewhere = new Map(reads.map(({ input }, i) => [input, places?.[i] ?? null]));
       const tensors = (values: readonly { readonly name: string }[]) =>
@@ -95,7 +95,7 @@ export function createAddonExecutor({ threads = availableParallelism() }: { read
             return [name, tensorAt(Tensor, view, graph, name, address)] as const;
           }),
         );
-      return { program, feeds: tensors(graph.inputs), fetches: tensors(graph.outputs) };
+      return { program, workspace, feeds: tensors(graph.inputs), fetches: tensors(graph.outputs) };
     },
     run(call: AddonCall): void {
       call.program.session.run(call.feeds, call.fetches, {});

@@ -112,7 +112,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       webGpu?.count(graph);
       return { graph, workspace: 0, ...loaded, commands: 1, reads: readsAtOnce(graph) };
     },
-    bind(program: OrtProgram, addresses, _workspace, places): OrtCall {
+    bind(program: OrtProgram, addresses, workspace, places): OrtCall {
       const { graph, reads } = program;
       const elsewhere = new Map(reads.map(({ input }, i) => [input, places?.[i] ?? null]));
       const place = ({ name }: { readonly name: string }): PlacedTensor => {
@@ -131,7 +131,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
         ? webGpu.bind(program.session, runOptions, inputs, outputs)
         : call(api, program.session, runOptions, inputs.map(inPlace), outputs.map(inPlace));
       ends.push(end);
-      return { program, start };
+      return { program, workspace, start };
     },
     run(call: OrtCall): void {
       arena.open();

@@ -22,11 +22,22 @@ export interface WeightRead {
   readonly offset: number;
   readonly bytes: number;
   readonly command: number;
+  /** Says when the weight is needed at all; absent: always. */
+  readonly needed?: NeededRead;
+}
+
+/** A read of what is left alone where a count is 0: that of an expert without tokens. */
+export interface NeededRead {
+  /** Place of the count in the program's workspace, an i32. */
+  readonly offset: number;
+  /** The command behind which it is there. */
+  readonly known: number;
 }
 
 /** A program with the addresses of its inputs, outputs and workspace fixed. */
 export interface Call {
   readonly program: Program;
+  readonly workspace: Address;
 }
 
 /** How threads that are not the executor's own reach its memory while programs run. */

@@ -125,7 +125,7 @@ export async function createWasmExecutor(options: WasmExecutorOptions = {}): Pro
       reads.forEach(({ input, offset }, i) => {
         table[1 + slots.length + i] = places?.[i] ?? known(input) + offset;
       });
-      return { program, table };
+      return { program, workspace, table };
     },
     run(call: WasmCall, first = 0, end = call.program.commands): void {
       if (broken) throw new Error(`the WebAssembly executor ${broken}`);

@@ -11,7 +11,7 @@ import {
   type Scalar,
   type Scratch,
 } from "../ops/types.ts";
-import type { WeightRead } from "../runtime/executor.ts";
+import type { NeededRead, WeightRead } from "../runtime/executor.ts";
 import { weightInputs } from "../graph/weight-inputs.ts";
 import { plan, type Place, type Step } from "./plan.ts";
 
@@ -79,12 +79,17 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
 
   const words = new CommandWriter();
   const reads: WeightRead[] = [];
+  /** Which commands run only where an expert has tokens, until which. */
+  let skipped: (NeededRead & { readonly end: number }) | null = null;
+  let sorted = 0;
   /** An operand in a weight gets a slot of its own: the weight may be elsewhere when another command reads it. */
   const readOf = ({ slot, offset }: Place, bytes: number | undefined): Place => {
     const input = placement.slots[slot - 1];
     if (input === undefined || !weights.has(input)) return { slot, offset };
     const length = bytes ?? byteLength(typeOf(graph, input)) - offset;
-    reads.push({ input, offset, bytes: length, command: words.starts.length });
+    const command = words.starts.length;
+    const needed = skipped !== null && command < skipped.end ? { offset: skipped.offset, known: skipped.known } : null;
+    reads.push({ input, offset, bytes: length, command, ...(needed && { needed }) });
     return { slot: placement.slots.length + reads.length, offset: 0 };
   };
   const origins: { readonly word: number; readonly node: Node }[] = [];
@@ -102,6 +107,12 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
     };
     for (const { opcode, operands, scalars } of commands[at]!) {
       origins.push({ word: words.length, node });
+      if (opcode === Opcode.SortTokens) sorted = words.starts.length;
+      if (opcode === Opcode.SkipExpert) {
+        const [expert, count] = scalars as readonly [number, number];
+        const counts = placeOf(operands[0] as Scratch)!;
+        skipped = { offset: counts.offset + 4 * expert, known: sorted, end: words.starts.length + 1 + count };
+      }
       words.command(
         opcode,
         operands.map((operand) => {

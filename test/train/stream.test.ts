@@ -113,6 +113,42 @@ describe("weights that come into a window when they are read give the same bits 
     });
   }
 
+  for (const matmul of SLOW ? (["native", "wasm"] as const) : (["native"] as const))
+    test(`experts, products by ${matmul}: those that no token has chosen are not read, in training and decoding`, async () => {
+      // Ten tokens choose at most ten of sixteen experts in a layer.
+      const tokens = 10;
+      const mixture = llama(3, 256, {
+        architectures: undefined,
+        model_type: "qwen3_moe",
+        head_dim: 64,
+        num_experts: 16,
+        num_experts_per_tok: 1,
+        moe_intermediate_size: 128,
+      });
+      const source = storedCheckpoint(mixture, "bf16");
+      const make = (stream?: StreamOptions) =>
+        build(mixture, lora(0.1), OFF, tokens, { threads: 2, matmul }, { source, decode: 32, ...(stream && { stream }) });
+      const [resident, streamed] = [await make(), await make(streaming(source))];
+      const { stream } = streamed.streamed!.window;
+      expect(results(streamed, tokens)).toEqual(results(resident, tokens));
+      expect(streamed.measuredPeak).toBe(streamed.predicted.peak);
+      const before = stream.counts.bytes;
+      gradients(streamed, tokens);
+      const read = stream.counts.bytes - before;
+      // Two micro-batches, of which each passes over the layers' weights at least twice.
+      const ofExperts = 3 * 16 * 3 * 256 * 128 * 2;
+      const promised = 2 * streamed.plan.largest.streaming!.bytes;
+      expect(promised).toBeGreaterThan(2 * ofExperts);
+      expect(read).toBeLessThan(promised - 2 * (6 / 16) * ofExperts);
+      const decoder = streamed.decoder();
+      const [start, all] = [stream.counts.bytes, source.tensors];
+      decoder.feed([5]);
+      const others = [...all].reduce((sum, [name, { bytes }]) => sum + (/layers.*experts/.test(name) ? 0 : bytes), 0);
+      // One expert of each layer.
+      expect(stream.counts.bytes - start).toBeLessThanOrEqual(ofExperts / 16 + others);
+      streamed.close();
+    });
+
   test("layers that convolve, in training and decoding", async () => {
     const lfm2 = llama(3, 256, { architectures: undefined, model_type: "lfm2", full_attn_idxs: [1], block_multiple_of: 8 });
     const source = storedCheckpoint(lfm2, "bf16");

@@ -107,15 +107,52 @@ export function bindWindow(executor: Executor, window: WeightWindow, sequence: r
       if (use >= 0) sources.set(uses[use]!.key, { param: params.get(input)!, offset });
     }),
   );
+  /** By use, and by load that of its first use: the count that says whether it is needed, and the command of the sequence behind which it is known. */
+  const conditions = new Array<Condition | null>(uses.length).fill(null);
+  sequence.forEach(({ program }, i) =>
+    program.reads.forEach(({ needed }, k) => {
+      const use = useOf[i]![k]!;
+      if (use >= 0 && needed) conditions[use] = { offset: needed.offset, known: starts[i]! + needed.known };
+    }),
+  );
+  const firstUses = new Map<number, number>();
+  loadOf.forEach((load, use) => firstUses.has(load) || firstUses.set(load, use));
+  const conditionOf = loads.map((_, load) => conditions[firstUses.get(load)!]!);
   const tickets = new Int32Array(loads.length);
   let begun = 0;
-  /** Begins all loads that may begin when the commands before `at` have run. */
+  /** The last ticket. */
+  let latest = LEFT_OUT;
+  /** The program that is running. */
+  let current: Call | null = null;
+  const isNeeded = ({ offset }: Condition): boolean => {
+    const { buffer, byteOffset } = executor.read(current!.workspace + offset, 4);
+    return new DataView(buffer, byteOffset).getInt32(0, true) > 0;
+  };
+  const fetch = (load: number): void => {
+    const { key, bytes, offset } = loads[load]!;
+    const { param, offset: from } = sources.get(key)!;
+    latest = stream.fetch(param, from, bytes, window.address + offset);
+    tickets[load] = latest;
+  };
+  /** Begins all loads that may begin when the commands before `at` have run, but for what then is known not to be needed. */
   const advance = (at: number): void => {
     for (; begun < loads.length && loads[begun]!.after < at; begun++) {
-      const { key, bytes, offset } = loads[begun]!;
-      const { param, offset: from } = sources.get(key)!;
-      tickets[begun] = stream.fetch(param, from, bytes, window.address + offset);
+      const condition = conditionOf[begun]!;
+      if (condition !== null && condition.known >= at) return;
+      if (condition === null || isNeeded(condition)) fetch(begun);
+      else tickets[begun] = LEFT_OUT;
     }
+  };
+  /** Waits until what a command reads is there. */
+  const awaitUse = (use: number): void => {
+    const load = loadOf[use]!;
+    if (tickets[load] === LEFT_OUT) {
+      // Another program has kept it from being read, which has other tokens.
+      const condition = conditions[use]!;
+      if (condition !== null && !isNeeded(condition)) return;
+      fetch(load);
+    }
+    stream.wait(tickets[load]!);
   };
   const stops = sequence.map(({ program }, i) => stopsOf(program, useOf[i]!));
   return {
@@ -124,14 +161,15 @@ export function bindWindow(executor: Executor, window: WeightWindow, sequence: r
     begin() {
       stream.check();
       // Loads of a run that was given up may still be under way.
-      if (begun > 0) stream.wait(tickets[begun - 1]!);
+      if (latest !== LEFT_OUT) stream.wait(latest);
       begun = 0;
       advance(0);
     },
     run(index, call) {
       let seconds = 0;
+      current = call;
       for (const { from, to, reads } of stops[index]!) {
-        for (const read of reads) stream.wait(tickets[loadOf[useOf[index]![read]!]!]!);
+        for (const read of reads) awaitUse(useOf[index]![read]!);
         const start = performance.now();
         executor.run(call, from, to);
         seconds += (performance.now() - start) / 1000;
@@ -141,6 +179,15 @@ export function bindWindow(executor: Executor, window: WeightWindow, sequence: r
     },
   };
 }
+
+interface Condition {
+  /** In the workspace of the program. */
+  readonly offset: number;
+  readonly known: number;
+}
+
+/** In the place of a ticket: the load was not begun, because what it reads is not needed. Tickets are not negative. */
+const LEFT_OUT = -1;
 
 /** A part of a program: commands `from` to `to` - 1, with the reads that must be there before the first of them runs. */
 interface Stop {
@@ -152,7 +199,12 @@ interface Stop {
 /** Pauses before each command that reads through the window, and behind it: what it has read may be overwritten then. */
 function stopsOf({ commands, reads }: Program, useOf: Int32Array): Stop[] {
   const marks = new Set([0, commands]);
-  reads.forEach(({ command }, i) => useOf[i]! >= 0 && marks.add(command).add(command + 1));
+  reads.forEach(({ command, needed }, i) => {
+    if (useOf[i]! < 0) return;
+    marks.add(command).add(command + 1);
+    // What is needed can be fetched from then on.
+    if (needed) marks.add(needed.known + 1);
+  });
   const sorted = [...marks].sort((a, b) => a - b);
   return sorted.slice(1).map((to, i): Stop => {
     const from = sorted[i]!;
