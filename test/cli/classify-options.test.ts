@@ -48,7 +48,7 @@ afterAll(() => Promise.all(running.map((server) => server.stop())));
 
 describe("train --objective classify --option-tokens", () => {
   test("a model learns to pick: an adapter for CAUSAL_LM alone, with the tokens beside it; eval, classify, serve and merge go by them", async () => {
-    const said = await train("lora", "--steps", "120", "--rank", "16", "--valid", held);
+    const said = await train("lora", "--steps", "90", "--rank", "16", "--valid", held);
     expect(said).toContain(
       "3 classes, one for each text, with so many training examples: bad 8, dull 8, good 8; their tokens are ",
     );
@@ -105,12 +105,12 @@ describe("train --objective classify --option-tokens", () => {
     const hash = (name: string) =>
       new Bun.CryptoHasher("sha256").update(readFileSync(join(folder, name, "adapter_model.safetensors"))).digest("hex");
     await train("straight", "--steps", "4");
-    await train("stopped", "--steps", "2");
-    await train("stopped", "--steps", "4", "--resume");
-    expect(hash("stopped")).toBe(hash("straight"));
     await train("streamed", "--steps", "4", "--stream", "all");
     expect(hash("streamed")).toBe(hash("straight"));
     if (!SLOW) return;
+    await train("stopped", "--steps", "2");
+    await train("stopped", "--steps", "4", "--resume");
+    expect(hash("stopped")).toBe(hash("straight"));
     const quantised = ["--quantize", "q8", "--quantize-embedding", "--steps", "2"];
     await train("quantised", ...quantised);
     await train("quantised-streamed", ...quantised, "--stream", "all");

@@ -56,7 +56,10 @@ describe("a whole run with --option-tokens is that of a cross entropy over a few
 });
 
 test("a whole run is the same to the bit for every schedule and for 1 and 2 threads, with texts packed into rows", async () => {
-  for (const run of SLOW ? OPTION_RUNS : OPTION_RUNS.slice(0, 1)) await expectScheduleFree(picked(run, true));
+  // A schedule in half the memory is there for these.
+  const runs = OPTION_RUNS.filter(({ model }) => model === "granite" || (SLOW && model === "gemma2"));
+  expect(runs).not.toEqual([]);
+  for (const run of runs) await expectScheduleFree(picked(run, true));
 });
 
 test.each(["f32", "bf16", "q8"] as const)(
