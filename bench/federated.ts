@@ -131,7 +131,7 @@ const federation = await openFederation({
 });
 await Promise.all([
   ...nodes.map((node) =>
-    joinLocally(federation, node.name, { data: node.train, valid: node.valid, output: path(node.name), threads: 1 }),
+    joinLocally(federation, node.name, { model, data: node.train, valid: node.valid, output: path(node.name), threads: 1 }),
   ),
   federation.lead.done,
 ]);

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { readdirSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { existsSync, readdirSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { makeFolder } from "../../base/files/files.ts";
@@ -62,7 +62,7 @@ export async function openLead(settings: LeadSettings, { sink, onNote, lingerMs 
       localSteps,
       encoding,
       privacy: privacyOf(settings),
-      model: { name: opened.name, ...opened.identity },
+      model: { ...nameOf(opened.name), ...opened.identity },
       layout: first.layout.digest,
     };
     const folder = resolve(output);
@@ -108,6 +108,11 @@ export async function openLead(settings: LeadSettings, { sink, onNote, lingerMs 
     opened.close();
     throw error;
   }
+}
+
+/** A folder of this machine says nothing elsewhere but its last name. */
+function nameOf(model: string): Pick<Federation["model"], "name" | "hub"> {
+  return existsSync(model) ? { name: basename(resolve(model)), hub: null } : { name: model, hub: model };
 }
 
 function pick(values: object, keys: object): Record<string, unknown> {

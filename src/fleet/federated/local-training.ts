@@ -88,8 +88,13 @@ export async function openLocalTraining(
   { random, signal, onNote }: LocalOptions,
 ): Promise<LocalTraining> {
   const { privacy, training, rounds, localSteps } = federation;
+  const model = own.model ?? federation.model.hub;
+  if (model === null)
+    throw new UserError(
+      `--model: it is missing; the coordinator has ${federation.model.name} in a folder of its own: name the folder here`,
+    );
   const config: TrainConfig = {
-    ...trainConfigSchema.parse({ ...definedOf(training), model: federation.model.name, ...definedOf(own), sample: false }),
+    ...trainConfigSchema.parse({ ...definedOf(training), ...definedOf(own), model, sample: false }),
     steps: rounds * localSteps,
     // An example is a micro-batch, and its gradient is clipped by itself.
     ...(privacy && { batchSize: 1, gradientAccumulation: 1, packing: false, clip: 0 }),

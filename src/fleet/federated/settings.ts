@@ -79,8 +79,17 @@ export const federationSchema = z.strictObject({
   localSteps: count,
   encoding: z.enum(ENCODINGS),
   privacy: privacySchema.nullable(),
-  /** The base model as the coordinator names it, for messages, and by the SHA-256 of what decides its numbers. */
-  model: z.strictObject({ name: z.string(), config: z.string(), weights: z.string(), tokenizer: z.string() }),
+  /** The base model by its name, for messages; its name on the hub, null where it is a folder of the coordinator; the SHA-256 of what decides its numbers. */
+  model: z.strictObject({
+    name: z.string(),
+    hub: z
+      .string()
+      .regex(/^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/)
+      .nullable(),
+    config: z.string(),
+    weights: z.string(),
+    tokenizer: z.string(),
+  }),
   /** SHA-256 of the names and shapes of what is learned, and of its first values. */
   layout: z.string(),
   initial: z.string(),

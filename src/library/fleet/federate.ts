@@ -40,7 +40,9 @@ const OWN = {
 export const joinFederationSchema = z.strictObject({
   ...REACHING,
   node: nodeName.describe("name of this node, which no other one has"),
-  model: model.optional().describe("the base model on this machine: a folder or hub name (default: as the coordinator names it)"),
+  model: model
+    .optional()
+    .describe("the base model on this machine: a folder or hub name (default: the coordinator's, if it is on the hub)"),
   output: z
     .string()
     .min(1)

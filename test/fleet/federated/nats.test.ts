@@ -101,6 +101,8 @@ describe.skipIf(NATS_SERVER === null || !SLOW)("by NATS, in processes", () => {
       ...reach,
       "--node",
       `n${i}`,
+      "--model",
+      model,
       "--data",
       data[i]!,
       "--valid",

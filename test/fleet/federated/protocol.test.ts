@@ -48,7 +48,7 @@ const federationOf = (more: Partial<Federation> = {}, size = SIZE): Federation =
     localSteps: 1,
     encoding: "int8",
     privacy: null,
-    model: { name: "m", config: "c", weights: "w", tokenizer: "t" },
+    model: { name: "m", hub: null, config: "c", weights: "w", tokenizer: "t" },
     layout: layoutOfSize(size).digest,
     initial: digestOf(new Float32Array(size)),
     ...more,

@@ -50,7 +50,7 @@ test("with A frozen, a step of each node and their mean is a step of one run on 
     output: path("sgd"),
   };
   const federation = await openFederation(settings);
-  const own = (node: string, data: string) => ownSettings(path("sgd-nodes"), node, data, { valid: both });
+  const own = (node: string, data: string) => ownSettings(path("sgd-nodes"), node, data, { model, valid: both });
   const [first] = await Promise.all([
     joinLocally(federation, "left", own("left", left)),
     joinLocally(federation, "right", own("right", right)),
@@ -124,7 +124,7 @@ test("DP-SGD without noise and with a wide clip is SGD on the mean of examples; 
       ...more,
     });
     const [events] = await Promise.all([
-      joinLocally(federation, "box", ownSettings(path(`${name}-nodes`), "box", data, { valid })),
+      joinLocally(federation, "box", ownSettings(path(`${name}-nodes`), "box", data, { model, valid })),
       federation.lead.done,
     ]);
     federation.kill();
@@ -159,7 +159,7 @@ slowTest(
       localSteps: 4,
       output: path("products"),
     });
-    const own = (node: string, data: string) => ownSettings(path("products-nodes"), node, data, { valid });
+    const own = (node: string, data: string) => ownSettings(path("products-nodes"), node, data, { model, valid });
     await Promise.all([
       joinLocally(federation, "left", own("left", left)),
       joinLocally(federation, "right", own("right", right)),
@@ -211,6 +211,9 @@ test("another base model, other settings in the same folder, and methods without
   await federation.start();
   const other = writeTinyModel(path("other"), { num_hidden_layers: 3 });
   const own = ownSettings(path("refused-nodes"), "box", examples("refused", ["king"]), { model: other });
+  // Nobody is told where the coordinator's files are.
+  expect(federation.lead.federation.model).toMatchObject({ name: "model", hub: null });
+  await expect(joinLocally(federation, "box", { ...own, model: undefined } as never)).rejects.toThrow("--model: it is missing");
   await expect(joinLocally(federation, "box", own)).rejects.toThrow("is another base model than the coordinator's");
   federation.kill();
 });

@@ -24,8 +24,20 @@ export const words = ["lead", "join"] as const;
 
 const SCHEMAS = { lead: leadFederationSchema.extend(JSON_FLAG), join: joinFederationSchema.extend(JSON_FLAG) } as const;
 
-/** The flags of both. Each of the two checks its own. */
-const all = { ...SCHEMAS.join.shape, ...SCHEMAS.lead.shape };
+/** The flags of both, of which each checks its own. Two mean something else in each. */
+const all = {
+  ...SCHEMAS.join.shape,
+  ...SCHEMAS.lead.shape,
+  model: SCHEMAS.join.shape.model.describe(
+    "base model: a folder or org/name on the hub (required by lead; join: the coordinator's, if it is on the hub)",
+  ),
+  output: z
+    .string()
+    .optional()
+    .describe(
+      "folder of rounds (lead: runs/federation) or of what the node keeps (join: runs/node), and of the common adapter; the same command goes on with what it holds",
+    ),
+};
 export const flags = z.strictObject(
   Object.fromEntries(
     Object.entries(all).map(([key, field]) => {
