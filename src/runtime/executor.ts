@@ -32,6 +32,9 @@ export interface NeededRead {
   readonly offset: number;
   /** The command behind which it is there. */
   readonly known: number;
+  /** All commands that do nothing where it is 0: from `first` to `end` - 1. */
+  readonly first: number;
+  readonly end: number;
 }
 
 /** A program with the addresses of its inputs, outputs and workspace fixed. */

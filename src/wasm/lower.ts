@@ -80,7 +80,7 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
   const words = new CommandWriter();
   const reads: WeightRead[] = [];
   /** Which commands run only where an expert has tokens, until which. */
-  let skipped: (NeededRead & { readonly end: number }) | null = null;
+  let skipped: NeededRead | null = null;
   let sorted = 0;
   /** An operand in a weight gets a slot of its own: the weight may be elsewhere when another command reads it. */
   const readOf = ({ slot, offset }: Place, bytes: number | undefined): Place => {
@@ -88,7 +88,7 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
     if (input === undefined || !weights.has(input)) return { slot, offset };
     const length = bytes ?? byteLength(typeOf(graph, input)) - offset;
     const command = words.starts.length;
-    const needed = skipped !== null && command < skipped.end ? { offset: skipped.offset, known: skipped.known } : null;
+    const needed = skipped !== null && command < skipped.end ? skipped : null;
     reads.push({ input, offset, bytes: length, command, ...(needed && { needed }) });
     return { slot: placement.slots.length + reads.length, offset: 0 };
   };
@@ -111,7 +111,8 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
       if (opcode === Opcode.SkipExpert) {
         const [expert, count] = scalars as readonly [number, number];
         const counts = placeOf(operands[0] as Scratch)!;
-        skipped = { offset: counts.offset + 4 * expert, known: sorted, end: words.starts.length + 1 + count };
+        const first = words.starts.length;
+        skipped = { offset: counts.offset + 4 * expert, known: sorted, first, end: first + 1 + count };
       }
       words.command(
         opcode,

@@ -2,7 +2,7 @@ import type { Segment } from "../../graph/segment.ts";
 import type { Graph } from "../../graph/types.ts";
 import { planWindow, type WindowPlan, type WindowUse } from "../../schedule/window.ts";
 import type { Programs } from "../chain.ts";
-import type { Address, Call, Executor, Program } from "../executor.ts";
+import type { Address, Call, Executor, NeededRead, Program } from "../executor.ts";
 import { tableInputs } from "../../graph/weight-inputs.ts";
 
 /** Reads parameters, as they lie in an executor's memory, from where they are beside the computation; see src/store. */
@@ -108,7 +108,7 @@ export function bindWindow(executor: Executor, window: WeightWindow, sequence: r
     }),
   );
   /** By use, and by load that of its first use: the count that says whether it is needed, and the command of the sequence behind which it is known. */
-  const conditions = new Array<Condition | null>(uses.length).fill(null);
+  const conditions: (Condition | null)[] = uses.map(() => null);
   sequence.forEach(({ program }, i) =>
     program.reads.forEach(({ needed }, k) => {
       const use = useOf[i]![k]!;
@@ -124,7 +124,7 @@ export function bindWindow(executor: Executor, window: WeightWindow, sequence: r
   let latest = LEFT_OUT;
   /** The program that is running. */
   let current: Call | null = null;
-  const isNeeded = ({ offset }: Condition): boolean => {
+  const isNeeded = ({ offset }: Pick<Condition, "offset">): boolean => {
     const { buffer, byteOffset } = executor.read(current!.workspace + offset, 4);
     return new DataView(buffer, byteOffset).getInt32(0, true) > 0;
   };
@@ -168,11 +168,13 @@ export function bindWindow(executor: Executor, window: WeightWindow, sequence: r
     run(index, call) {
       let seconds = 0;
       current = call;
-      for (const { from, to, reads } of stops[index]!) {
-        for (const read of reads) awaitUse(useOf[index]![read]!);
-        const start = performance.now();
-        executor.run(call, from, to);
-        seconds += (performance.now() - start) / 1000;
+      for (const { from, to, reads, needed } of stops[index]!) {
+        if (needed === null || isNeeded(needed)) {
+          for (const read of reads) awaitUse(useOf[index]![read]!);
+          const start = performance.now();
+          executor.run(call, from, to);
+          seconds += (performance.now() - start) / 1000;
+        }
         advance(starts[index]! + to);
       }
       return seconds;
@@ -194,6 +196,8 @@ interface Stop {
   readonly from: number;
   readonly to: number;
   readonly reads: readonly number[];
+  /** Says when it does anything; null: always. */
+  readonly needed: NeededRead | null;
 }
 
 /** Pauses before each command that reads through the window, and behind it: what it has read may be overwritten then. */
@@ -202,12 +206,23 @@ function stopsOf({ commands, reads }: Program, useOf: Int32Array): Stop[] {
   reads.forEach(({ command, needed }, i) => {
     if (useOf[i]! < 0) return;
     marks.add(command).add(command + 1);
-    // What is needed can be fetched from then on.
-    if (needed) marks.add(needed.known + 1);
+    // What is needed can be fetched from then on; all of what is not is passed over.
+    if (needed)
+      marks
+        .add(needed.known + 1)
+        .add(needed.first)
+        .add(needed.end);
   });
   const sorted = [...marks].sort((a, b) => a - b);
+  const parts = reads.flatMap(({ needed }, i) => (needed && useOf[i]! >= 0 ? [needed] : []));
   return sorted.slice(1).map((to, i): Stop => {
     const from = sorted[i]!;
-    return { from, to, reads: [...useOf.keys()].filter((read) => useOf[read]! >= 0 && reads[read]!.command === from) };
+    const needed = parts.findLast(({ first }) => first <= from);
+    return {
+      from,
+      to,
+      needed: needed && to <= needed.end ? needed : null,
+      reads: [...useOf.keys()].filter((read) => useOf[read]! >= 0 && reads[read]!.command === from),
+    };
   });
 }
