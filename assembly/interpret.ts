@@ -27,6 +27,7 @@ import { optimizerCommand } from "./optimizer";
 import { nativeHeadCommand } from "./head-native";
 import { quantisedCommand } from "./quantise";
 import { magnitudeCommand } from "./magnitude";
+import { scaleRowsCommand } from "./scale-rows";
 import { Opcode } from "./opcodes";
 
 // Offsets in the control block; what different threads write is on different cache lines.
@@ -102,7 +103,7 @@ function dispatch(opcode: i32): void {
     case 0xb: nativeAttentionCommand(opcode); break;
     case 0xc: nativeHeadCommand(opcode); break;
     case 0xd: quantisedCommand(opcode); break;
-    case 0xe: magnitudeCommand(opcode); break;
+    case 0xe: if (opcode < Opcode.ScaleRows) magnitudeCommand(opcode); else scaleRowsCommand(opcode); break;
     case 0xf: if (opcode < Opcode.GatedDelta) convolutionCommand(opcode); else gatedDeltaCommand(opcode); break;
     default: unreachable();
   }

@@ -116,6 +116,10 @@ export enum Opcode {
   ScaleColumns = 0xe1,
   ColumnDot = 0xe2,
 
+  // factors of rows (scale-rows.ts)
+  ScaleRows = 0xe8,
+  RowDot = 0xe9,
+
   // convolution along a text (convolution.ts)
   CausalConv = 0xf0,
   CausalConvGrad = 0xf1,

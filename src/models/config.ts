@@ -44,6 +44,8 @@ export interface DeltaConfig {
   readonly valueDim: number;
   /** Tokens that the convolution of queries, keys and values spans. */
   readonly width: number;
+  /** True if one matrix gives queries, keys, values and gates, key head by key head, and another one the two numbers of each head (Qwen3-Next). */
+  readonly fused: boolean;
   /** Layer by layer. */
   readonly layers: readonly boolean[];
 }
@@ -67,6 +69,8 @@ export interface ExpertsConfig {
   readonly limits: { readonly alpha: number; readonly limit: number } | null;
   /** Biases on the router's logits and on the experts' layers; only with limits. */
   readonly bias: boolean;
+  /** Width of one more expert, which takes every token, times the sigmoid of a gate of its own (Qwen3-Next); null: there is none. */
+  readonly sharedWidth: number | null;
   /** Layer by layer; the others have the MLP. */
   readonly layers: readonly boolean[];
 }

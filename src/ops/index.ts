@@ -36,6 +36,7 @@ import { Sgd } from "./sgd.ts";
 import { RouteTokens, RouteTokensGrad } from "./route-tokens.ts";
 import { RowNorm } from "./row-norm.ts";
 import { ColumnDot, ScaleColumns } from "./scale-columns.ts";
+import { RowDot, ScaleRows } from "./scale-rows.ts";
 import { Silu, SiluGrad } from "./silu.ts";
 import { SoftCap } from "./soft-cap.ts";
 import { JoinColumns, SplitColumns } from "./split-columns.ts";
@@ -100,6 +101,8 @@ export const OPS = {
   Sgd,
   RowNorm,
   ScaleColumns,
+  ScaleRows,
+  RowDot,
   Silu,
   SiluGrad,
   SoftCap,

@@ -146,6 +146,8 @@ const OTHERS: readonly GoldenFamily[] = [
   "gpt-neox-serial",
   "qwen3.5",
   "qwen3.5-text",
+  "qwen3.5-moe",
+  "qwen3-next",
   "qwen3-moe",
   "olmoe",
   "lfm2-moe",

@@ -210,6 +210,7 @@ test("LFM2-MoE: its defaults, dense layers in front, and what it refuses", () =>
     scale: 1,
     limits: null,
     bias: false,
+    sharedWidth: null,
   };
   expect(lfm2Moe({ intermediate_size: undefined })).toMatchObject({
     intermediateSize: 7168,
@@ -274,4 +275,37 @@ test("gpt-oss: its defaults, and what it refuses", () => {
     [{ swiglu_limit: -1 }, '"swiglu_limit" is -1'],
   ] as const)
     expect(userError(() => gptOss(extra))).toContain(message);
+});
+
+test("Qwen3-Next and Qwen3.5-MoE: their defaults, layers without experts, and what they refuse", () => {
+  const experts = { score: "softmax", normalised: true, width: 512, layers: [true, true, true, true] };
+  expect(ofType("qwen3_next", { num_key_value_heads: undefined, intermediate_size: 30 })).toMatchObject({
+    intermediateSize: 30,
+    headDim: 256,
+    rotaryDim: 64,
+    attentionGate: true,
+    normOffset: 1,
+    delta: { keyHeads: 16, heads: 32, fused: true, layers: [true, true, true, false] },
+    experts: { ...experts, count: 512, perToken: 10, sharedWidth: 512 },
+  });
+  expect(ofType("qwen3_next", { decoder_sparse_step: 2, mlp_only_layers: [3] }).experts?.layers).toEqual([
+    false,
+    true,
+    false,
+    false,
+  ]);
+  expect(ofType("qwen3_next", { mlp_only_layers: [0, 1, 2, 3] }).experts).toBeNull();
+  const text = { hidden_size: 64, num_hidden_layers: 4, num_attention_heads: 4, vocab_size: 100 };
+  expect(parseConfig({ model_type: "qwen3_5_moe", text_config: { ...text, norm_topk_prob: false } })).toMatchObject({
+    modulePrefix: "model.language_model.",
+    kvHeads: 2,
+    delta: { fused: false },
+    experts: { ...experts, count: 256, perToken: 8, sharedWidth: 512 },
+  });
+  for (const [extra, message] of [
+    [{ num_experts: 3 }, "num_experts_per_tok is 10; expected at most the number of experts, 3"],
+    [{ shared_expert_intermediate_size: 0 }, '"shared_expert_intermediate_size" is 0'],
+    [{ output_router_logits: true }, "output_router_logits true adds a loss of the routers"],
+  ] as const)
+    expect(userError(() => ofType("qwen3_next", extra))).toContain(message);
 });

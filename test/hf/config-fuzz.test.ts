@@ -84,6 +84,8 @@ const SEEDS = [
   },
   { model_type: "lfm2", ...SIZES, layer_types: ["conv", "conv", "full_attention", "conv"], block_ffn_dim_multiplier: 1.3 },
   { model_type: "lfm2_moe", ...SIZES, num_experts: 6, num_experts_per_tok: 2, num_dense_layers: 1, moe_intermediate_size: 24 },
+  { model_type: "qwen3_next", ...SIZES, head_dim: 16, num_experts: 6, num_experts_per_tok: 2, mlp_only_layers: [1] },
+  { model_type: "qwen3_5_moe", text_config: { ...SIZES, head_dim: 16, num_experts: 6, num_experts_per_tok: 2 } },
   {
     model_type: "gpt_oss",
     ...SIZES,

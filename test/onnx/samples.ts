@@ -460,6 +460,8 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   ],
   Sgd: [{ attrs: {}, inputs: [normal(3, 37), normal(3, 37), normal(3, 37), f32([6], [0.01, 0.9, 0.1, 0.7, 1, 0.9])] }],
   RowNorm: [{ attrs: { alpha: 0.5 }, inputs: rowNorm() }],
+  ScaleRows: [{ attrs: {}, inputs: [normal(19, 7), normal(19, 1)] }],
+  RowDot: [{ attrs: {}, inputs: [normal(19, 7), random(generator(31), [19, 7])] }],
   ScaleColumns: [
     { attrs: {}, inputs: scaleColumns(null) },
     { attrs: {}, inputs: scaleColumns([7]) },

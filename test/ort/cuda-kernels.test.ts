@@ -6,6 +6,7 @@ import { programsOf, type Segment } from "../../src/graph/segment.ts";
 import type { Graph } from "../../src/graph/types.ts";
 import type { DType, FloatType } from "../../src/base/dtype.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
+import { isExpertParameter } from "../../src/models/adapters/expert-parameters.ts";
 import { buildDecoder } from "../../src/models/chain/decode.ts";
 import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
 import { buildSegments } from "../../src/models/chain/segments.ts";
@@ -97,7 +98,9 @@ const IA3: Tuning = {
   method: "ia3",
   dropout: 0,
   adapts: (module) =>
-    LINEAR.some((name) => module.endsWith(name)) ? { scaled: /down/.test(module) ? "inputs" : "outputs" } : null,
+    LINEAR.some((name) => module.endsWith(`.${name}`)) && !isExpertParameter(module)
+      ? { scaled: /down/.test(module) ? "inputs" : "outputs" }
+      : null,
   frozen: false,
 };
 const TUNINGS: readonly Tuning[] = [LORA, adapters("dora", LINEAR), IA3, { method: "full" }];

@@ -81,6 +81,15 @@ describe("gradients are the same to the bit", () => {
     intermediate_size: 19,
     swiglu_limit: 1,
   };
+  const qwenNext = {
+    ...qwen,
+    model_type: "qwen3_next",
+    num_experts: 6,
+    num_experts_per_tok: 2,
+    moe_intermediate_size: 19,
+    shared_expert_intermediate_size: 11,
+    mlp_only_layers: [1],
+  };
   const cases = [
     ["LoRA with dropout", lora(0.2), llama(5)],
     ["LoRA with dropout, experts", lora(0.2), llama(4, 32, moe)],
@@ -96,6 +105,7 @@ describe("gradients are the same to the bit", () => {
     ["full, experts chosen with biases", { method: "full" }, llama(4, 32, lfm2Moe)],
     ["LoRA with dropout, sinks and experts within limits", lora(0.2), llama(4, 32, gptOss)],
     ["full, sinks and experts within limits", { method: "full" }, llama(4, 32, gptOss)],
+    ["full, layers with a state, and an expert of all tokens", { method: "full" }, llama(3, 32, qwenNext)],
   ] as const;
   for (const [title, tuning, config] of some(cases, 3)) {
     test(`${title}: for every strategy, and for 1 and 2 threads`, async () => {

@@ -156,7 +156,7 @@ function checkComplete(adapter: Adapter, base: Base, model: Model): void {
   for (const parameter of parameters) {
     const module = moduleOf(parameter);
     const isMatrix = parameter.endsWith(".weight") && storedEntry(base, model, parameter)!.shape.length === 2;
-    if (isMatrix && !modules.has(module) && isNamed(module, rules, path)) {
+    if (isMatrix && !isOfExpert(module) && !modules.has(module) && isNamed(module, rules, path)) {
       const layer = module === tablesOf(model).embedding ? "embedding" : "linear";
       const { names } = adapterKind(adapter.method);
       throw missing(partName(module, (names[layer][0] ?? names.linear[0]!).suffix));
@@ -167,6 +167,9 @@ function checkComplete(adapter: Adapter, base: Base, model: Model): void {
     }
   }
 }
+
+/** Tells whether a matrix is that of one expert of many: in Transformers all of them are parameters of one module, which no name of a layer means. */
+const isOfExpert = (module: string): boolean => /\.experts\.\d+\.\w+$/.test(module);
 
 /** Elements that are compared at a time. */
 const PIECE = 1 << 18;

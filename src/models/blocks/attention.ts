@@ -1,14 +1,12 @@
-import type { GraphBuilder } from "../../graph/builder.ts";
-import { Affine } from "../../ops/affine.ts";
 import { Attention } from "../../ops/attention.ts";
 import { CachedAttention } from "../../ops/cached-attention.ts";
 import { Mul } from "../../ops/mul.ts";
 import { Rope } from "../../ops/rope.ts";
 import { SplitColumns } from "../../ops/split-columns.ts";
-import { Tanh } from "../../ops/tanh.ts";
 import type { ModelConfig } from "../config.ts";
 import { type BatchInput, capAttr } from "../parts.ts";
 import { addCaches, type BlockParts, type Caches, type Layer } from "./layer.ts";
+import { sigmoid } from "./mlp.ts";
 import { headNorm } from "./norm.ts";
 
 /** Describes what attention in one layer is like. */
@@ -117,12 +115,6 @@ export function selfAttention(parts: BlockParts, settings: AttentionSettings, x:
   const attended = attend(parts, settings, ...rotatedAndNormed(parts, settings, q!, k, names), v);
   const result = gate === undefined ? attended : builder.value(Mul, [attended, sigmoid(builder, gate)], {}, "attention.gated");
   return project(result, names.output, heads * headDim, hiddenSize, config.attentionOutputBias);
-}
-
-/** 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2 */
-function sigmoid(builder: GraphBuilder, x: string): string {
-  const half = builder.value(Affine, [x], { alpha: 0.5, beta: 0 });
-  return builder.value(Affine, [builder.value(Tanh, [half], {})], { alpha: 0.5, beta: 0.5 }, `${x}.sigmoid`);
 }
 
 /** Queries [tokens, heads * headDim] and keys [tokens, kvHeads * headDim], normed as the model has it and rotated. */

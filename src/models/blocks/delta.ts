@@ -6,6 +6,7 @@ import { GatedDelta } from "../../ops/gated-delta.ts";
 import { Reshape } from "../../ops/reshape.ts";
 import { RMSNormalization } from "../../ops/rms-norm.ts";
 import { RollingConv } from "../../ops/rolling-conv.ts";
+import { JoinColumns, SplitColumns } from "../../ops/split-columns.ts";
 import { SwiGLU } from "../../ops/swiglu.ts";
 import type { DeltaConfig } from "../config.ts";
 import { addCaches, type BlockParts, type Caches, type Layer } from "./layer.ts";
@@ -37,10 +38,7 @@ export function gatedDelta(parts: BlockParts, delta: DeltaConfig, x: string): st
   const { heads, keyHeads, keyDim, valueDim } = delta;
   const { hiddenSize, normEps: epsilon } = config;
   const values = heads * valueDim;
-  const product = project(x, "linear_attn.in_proj_qkv", hiddenSize, channelsOf(delta), false);
-  const gate = project(x, "linear_attn.in_proj_z", hiddenSize, values, false);
-  const b = project(x, "linear_attn.in_proj_b", hiddenSize, heads, false);
-  const a = project(x, "linear_attn.in_proj_a", hiddenSize, heads, false);
+  const { product, gate, a, b } = (delta.fused ? fusedProducts : products)(parts, delta, x);
   const caches = cachesIn(parts, delta);
   const qkv = activated(builder, config.hiddenAct, convolved(parts, delta, product, caches));
   const inputs = [qkv, a, b, scope.vector("linear_attn.A_log", heads), scope.vector("linear_attn.dt_bias", heads)];
@@ -55,6 +53,45 @@ export function gatedDelta(parts: BlockParts, delta: DeltaConfig, x: string): st
     "linear_attn.gated",
   );
   return project(gated, "linear_attn.out_proj", values, hiddenSize, false);
+}
+
+/** The values that a layer begins with. */
+interface Products {
+  /** Queries, keys and values, one behind the other. */
+  readonly product: string;
+  readonly gate: string;
+  readonly a: string;
+  readonly b: string;
+}
+
+function products({ config: { hiddenSize }, project }: BlockParts, delta: DeltaConfig, x: string): Products {
+  const { heads, valueDim } = delta;
+  return {
+    product: project(x, "linear_attn.in_proj_qkv", hiddenSize, channelsOf(delta), false),
+    gate: project(x, "linear_attn.in_proj_z", hiddenSize, heads * valueDim, false),
+    b: project(x, "linear_attn.in_proj_b", hiddenSize, heads, false),
+    a: project(x, "linear_attn.in_proj_a", hiddenSize, heads, false),
+  };
+}
+
+/** The same of two matrices, whose rows are apart by key head. */
+function fusedProducts({ builder, config: { hiddenSize }, project }: BlockParts, delta: DeltaConfig, x: string): Products {
+  const { heads, keyHeads, keyDim, valueDim } = delta;
+  const share = heads / keyHeads;
+  const split = (module: string, sizes: readonly number[]) => {
+    const width = keyHeads * sizes.reduce((sum, size) => sum + size, 0);
+    return builder.node(
+      SplitColumns,
+      [project(x, module, hiddenSize, width, false)],
+      { groups: keyHeads, sizes },
+      `${module}.split`,
+    );
+  };
+  const [q, k, v, gate] = split("linear_attn.in_proj_qkvz", [keyDim, keyDim, share * valueDim, share * valueDim]);
+  const [b, a] = split("linear_attn.in_proj_ba", [share, share]);
+  const sizes = [keyHeads * keyDim, keyHeads * keyDim, heads * valueDim];
+  const product = builder.value(JoinColumns, [q!, k!, v!], { groups: 1, sizes }, "linear_attn.qkv");
+  return { product, gate: gate!, a: a!, b: b! };
 }
 
 /** Names of the inputs that hold what is kept of earlier tokens; null within a micro-batch. */

@@ -1,11 +1,14 @@
+import { Add } from "../../ops/add.ts";
 import { Affine } from "../../ops/affine.ts";
 import { ExpertMlp, SWIGLU_EXPERTS } from "../../ops/expert-mlp.ts";
 import { Gemm } from "../../ops/gemm.ts";
 import { RouteTokens } from "../../ops/route-tokens.ts";
+import { ScaleRows } from "../../ops/scale-rows.ts";
 import type { Site } from "../adapters/kind.ts";
 import type { ExpertsConfig } from "../config.ts";
 import type { ParamScope } from "../linear.ts";
 import type { BlockParts } from "./layer.ts";
+import { gatedMlp, sigmoid } from "./mlp.ts";
 
 /** Names of the parameters of a mixture of experts. */
 export interface ExpertNames {
@@ -29,6 +32,21 @@ const EPSILON = 1e-6;
  * Transformers' parameters.
  */
 export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, names = LLAMA_NAMES): string {
+  const { sharedWidth } = experts;
+  const y = chosenExperts(parts, x, experts, names);
+  return sharedWidth === null ? y : parts.builder.value(Add, [y, sharedExpert(parts, x, sharedWidth)], {}, "experts.all");
+}
+
+/** The expert of all tokens, each times the sigmoid of its gate. */
+function sharedExpert(parts: BlockParts, x: string, width: number): string {
+  const { builder, config, project } = parts;
+  const module = "mlp.shared_expert";
+  const names = { gate: `${module}.gate_proj`, up: `${module}.up_proj`, down: `${module}.down_proj` };
+  const gate = sigmoid(builder, project(x, "mlp.shared_expert_gate", config.hiddenSize, 1, false));
+  return builder.value(ScaleRows, [gatedMlp(parts, x, names, width), gate], {}, "shared_expert");
+}
+
+function chosenExperts(parts: BlockParts, x: string, experts: ExpertsConfig, names: ExpertNames): string {
   const { builder, config, scope } = parts;
   const { count, width: size } = experts;
   const { hiddenSize: width } = config;

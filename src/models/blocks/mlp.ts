@@ -6,18 +6,19 @@ import { Relu } from "../../ops/relu.ts";
 import { Silu } from "../../ops/silu.ts";
 import { SplitColumns } from "../../ops/split-columns.ts";
 import { SwiGLU } from "../../ops/swiglu.ts";
+import { Tanh } from "../../ops/tanh.ts";
 import type { HiddenAct } from "../config.ts";
 import type { BlockParts } from "./layer.ts";
 
 const LLAMA_NAMES = { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" };
 
 /** The gated MLP (Shazeer 2020, https://arxiv.org/abs/2002.05202) of x [tokens, hiddenSize], with the names of its three layers. */
-export function gatedMlp(parts: BlockParts, x: string, names = LLAMA_NAMES): string {
+export function gatedMlp(parts: BlockParts, x: string, names = LLAMA_NAMES, width = parts.config.intermediateSize): string {
   const { config, project } = parts;
-  const { hiddenSize, intermediateSize, mlpBias } = config;
-  const gate = project(x, names.gate, hiddenSize, intermediateSize, mlpBias);
-  const up = project(x, names.up, hiddenSize, intermediateSize, mlpBias);
-  return project(gated(parts, gate, up), names.down, intermediateSize, hiddenSize, mlpBias);
+  const { hiddenSize, mlpBias } = config;
+  const gate = project(x, names.gate, hiddenSize, width, mlpBias);
+  const up = project(x, names.up, hiddenSize, width, mlpBias);
+  return project(gated(parts, gate, up), names.down, width, hiddenSize, mlpBias);
 }
 
 const PHI_NAMES = { both: "mlp.gate_up_proj", down: "mlp.down_proj" };
@@ -40,6 +41,12 @@ export function plainMlp(
   const { hiddenSize, intermediateSize, mlpBias, hiddenAct } = config;
   const up = project(x, names.up, hiddenSize, intermediateSize, mlpBias);
   return project(activated(builder, hiddenAct, up), names.down, intermediateSize, hiddenSize, mlpBias);
+}
+
+/** 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2 */
+export function sigmoid(builder: GraphBuilder, x: string): string {
+  const half = builder.value(Affine, [x], { alpha: 0.5, beta: 0 });
+  return builder.value(Affine, [builder.value(Tanh, [half], {})], { alpha: 0.5, beta: 0.5 }, `${x}.sigmoid`);
 }
 
 /** The activation of x. */

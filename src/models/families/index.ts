@@ -44,6 +44,7 @@ import { qwen2 } from "./qwen/qwen2.ts";
 import { qwen3 } from "./qwen/qwen3.ts";
 import { qwen3Moe } from "./qwen/qwen3-moe.ts";
 import { qwen35 } from "./qwen/qwen3.5.ts";
+import { qwen35Moe, qwen3Next } from "./qwen/qwen3.5-moe.ts";
 import { seedOss } from "./llama/seed-oss.ts";
 import { starcoder2 } from "./starcoder/starcoder2.ts";
 import { smollm3 } from "./llama/smollm3.ts";
@@ -62,7 +63,9 @@ export const FAMILIES: readonly Family[] = [
   qwen2,
   qwen3,
   qwen3Moe,
+  qwen3Next,
   qwen35,
+  qwen35Moe,
   gemma,
   gemma2,
   gemma3,

@@ -645,6 +645,98 @@ FAMILIES = {
             },
         },
     },
+    # As published: text and images, all experts of a block in one tensor, and one expert that takes every token.
+    "qwen3.5-moe": {
+        "seed": 1137,
+        "dtype": torch.bfloat16,
+        "targets": r".*language_model.*\.(" + "|".join([*DELTA_LINEAR, "shared_expert_gate"]) + ")",
+        "config": {
+            "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+            "model_type": "qwen3_5_moe",
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "image_token_id": 50,
+            "video_token_id": 51,
+            "vision_start_token_id": 49,
+            "vision_end_token_id": 48,
+            "text_config": {
+                "model_type": "qwen3_5_moe_text",
+                "hidden_size": 26,
+                "moe_intermediate_size": 13,
+                "shared_expert_intermediate_size": 11,
+                "num_experts": 5,
+                "num_experts_per_tok": 2,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "linear_conv_kernel_dim": 4,
+                "linear_key_head_dim": 9,
+                "linear_num_key_heads": 1,
+                "linear_num_value_heads": 2,
+                "linear_value_head_dim": 11,
+                "full_attention_interval": 3,
+                "vocab_size": 53,
+                "max_position_embeddings": 64,
+                "rms_norm_eps": 2e-2,
+                "tie_word_embeddings": False,
+                "eos_token_id": 2,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_interleaved": True,
+                    "mrope_section": [1, 1, 0],
+                    "partial_rotary_factor": 0.25,
+                },
+            },
+            "vision_config": {
+                "model_type": "qwen3_5_moe",
+                "depth": 1,
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_heads": 2,
+                "patch_size": 2,
+                "out_hidden_size": 26,
+                "num_position_embeddings": 4,
+            },
+        },
+    },
+    # One matrix for queries, keys, values and gates; one layer without experts.
+    "qwen3-next": {
+        "seed": 1126,
+        "dtype": torch.float32,
+        "targets": [*ATTENTION, "in_proj_qkvz", "in_proj_ba", "out_proj", "shared_expert_gate"],
+        "config": {
+            "architectures": ["Qwen3NextForCausalLM"],
+            "model_type": "qwen3_next",
+            "hidden_size": 28,
+            "intermediate_size": 21,
+            "moe_intermediate_size": 10,
+            "shared_expert_intermediate_size": 14,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "linear_conv_kernel_dim": 3,
+            "linear_key_head_dim": 6,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_value_head_dim": 7,
+            "vocab_size": 59,
+            "rms_norm_eps": 1e-1,
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+            "pad_token_id": 1,
+            "bos_token_id": None,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+        },
+    },
     # The model of text alone: `layer_types`, biases in attention, other parts of heads rotated, a head of its own.
     "qwen3.5-text": {
         "seed": 1080,
@@ -1673,7 +1765,7 @@ def auto_class(folder):
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"] in ENCODERS:
         return AutoModelForMaskedLM
-    return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "mistral3", "gemma4") else AutoModelForCausalLM
+    return AutoModelForImageTextToText if config["model_type"] in ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe", "mistral3", "gemma4") else AutoModelForCausalLM
 
 
 def randomise(model, generator):
@@ -1687,7 +1779,7 @@ def randomise(model, generator):
             if is_norm or ("layernorm" in name and name.endswith(".weight")):
                 # Weights of Gemma (but Gemma 4) and Nemotron are offsets from 1, and Qwen3.5's but those of its gated norms.
                 kind = model.config.model_type
-                is_offset = ("gemma" in kind and "gemma4" not in kind) or kind == "nemotron" or ("qwen3_5" in kind and "linear_attn" not in name)
+                is_offset = ("gemma" in kind and "gemma4" not in kind) or kind == "nemotron" or (("qwen3_5" in kind or kind == "qwen3_next") and "linear_attn" not in name)
                 # Gemma 4's scores have no other factor than the weights of norms, and its branches nothing else that makes them small.
                 is_small = "gemma4" in kind and ("_norm" in name or ".post_" in name)
                 parameter.copy_((0 if is_offset else 0.5 if is_small else 1) + 0.2 * noise)
@@ -1744,6 +1836,9 @@ def mxfp4(name, value):
 
 def file_tensors(model):
     """Names and tensors as files have them."""
+    if model.config.model_type == "qwen3_5_moe":
+        yield from model.state_dict().items()
+        return
     if model.config.model_type != "gpt_oss":
         yield from one_by_one(model.state_dict())
         return
@@ -1878,7 +1973,7 @@ def loss_of(model, batch):
     config = model.config.get_text_config()
     # LongRoPE's factors depend on an example's length; Transformers takes those of a batch's longest row for all rows. LFM2's
     # convolutions go on from one example of a packed row into the next, and so do Qwen3.5's, and its states.
-    alone = config.model_type in ("lfm2", "lfm2_moe", "qwen3_5_text") or (
+    alone = config.model_type in ("lfm2", "lfm2_moe", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next") or (
         config.model_type not in ENCODERS and (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope"
     )
     logits = logits_alone(model, batch) if alone else model(**forward_inputs(batch, config, dtype)).logits
@@ -1950,6 +2045,7 @@ def adamw_losses(model, batch, learning_rate, clip=None):
 def experts_eager(folder):
     """Expert by expert: the other ways need rows of whole 16 bytes."""
     config = json.loads((folder / "config.json").read_text())
+    config = config.get("text_config", config)
     return {"experts_implementation": "eager"} if "num_experts" in config or "num_local_experts" in config else {}
 
 

@@ -120,6 +120,7 @@ test("a run that names no targets adapts what PEFT does, by family, and keys, va
     qwen3_moe: ["k_proj", "v_proj"],
     olmoe: ["k_proj", "v_proj"],
     gpt_oss: ["k_proj", "v_proj"],
+    qwen3_next: ["k_proj", "v_proj"],
     phi: ["q_proj", "v_proj", "fc2"],
     opt: ["q_proj", "k_proj", "fc2"],
     gpt2: ["c_attn"],

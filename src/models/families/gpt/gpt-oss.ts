@@ -37,6 +37,7 @@ function expertsOf(raw: Raw, where: string): ExpertsConfig {
     scale: 1,
     limits: { alpha: own.swiglu_alpha, limit: own.swiglu_limit },
     bias: true,
+    sharedWidth: null,
     layers: Array<boolean>(own.num_hidden_layers).fill(true),
   };
 }

@@ -38,6 +38,7 @@ function expertsOf(raw: Raw, where: string): ExpertsConfig | null {
     scale: own.routed_scaling_factor,
     limits: null,
     bias: false,
+    sharedWidth: null,
     layers,
   };
 }

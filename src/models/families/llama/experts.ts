@@ -58,7 +58,19 @@ export function expertsOf(raw: Raw, where: string, defaultCount: number, width: 
   if (act !== "silu" && act !== "swish")
     throw new UserError(`${where}: hidden_act ${JSON.stringify(act)} of experts is not supported; expected "silu"`);
   const layers = Array<boolean>(own.num_hidden_layers).fill(true);
-  return { count, width, perToken, score: "softmax", normalised, choiceBias: false, scale: 1, limits: null, bias: false, layers };
+  return {
+    count,
+    width,
+    perToken,
+    score: "softmax",
+    normalised,
+    choiceBias: false,
+    scale: 1,
+    limits: null,
+    bias: false,
+    sharedWidth: null,
+    layers,
+  };
 }
 
 /** Blocks of the Llama kind with experts in the place of the MLP. */

@@ -4,13 +4,14 @@ import { show } from "../../../base/json.ts";
 import { parseWith, size } from "../../../base/schema.ts";
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
 import { deltaLayer, gatedDelta } from "../../blocks/delta.ts";
+import { expertMlp } from "../../blocks/experts.ts";
 import type { BlockParts, Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { DeltaConfig, ModelConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
-import { readDecoder } from "../reading/common.ts";
+import { readDecoder, type ReadingRules } from "../reading/common.ts";
 import { textPart } from "../reading/wrapped.ts";
 import { QWEN_NAMES } from "./qwen2.ts";
 
@@ -30,7 +31,7 @@ const deltaSchema = z.object({
 const MAX_DIM = 256;
 
 /** @throws {UserError} a list that does not fit the layers, heads that do not fit each other */
-function deltaOf(raw: Raw, where: string): DeltaConfig | null {
+export function deltaOf(raw: Raw, where: string, fused = false): DeltaConfig | null {
   const config = parseWith(deltaSchema, raw, where);
   const { num_hidden_layers: count, layer_types: types, full_attention_interval: interval } = config;
   if (types && (types.length !== count || types.some((type) => type !== "linear_attention" && type !== "full_attention"))) {
@@ -50,23 +51,28 @@ function deltaOf(raw: Raw, where: string): DeltaConfig | null {
   const layers = Array.from({ length: count }, (_, i) =>
     types ? types[i] === "linear_attention" : (i + 1) % (interval ?? 4) !== 0,
   );
-  return layers.includes(true) ? { keyHeads, heads, keyDim, valueDim, width: config.linear_conv_kernel_dim, layers } : null;
+  return layers.includes(true)
+    ? { keyHeads, heads, keyDim, valueDim, width: config.linear_conv_kernel_dim, fused, layers }
+    : null;
 }
 
 /** The text part of a Qwen3.5 with images, in whose texts all rotary positions count in one direction. */
-function textOf(raw: Raw, where: string): Raw {
+export function textOf(raw: Raw, where: string): Raw {
   return { ...textPart(raw, where), tie_word_embeddings: raw["tie_word_embeddings"] ?? false };
 }
 
-/** A norm in front of attention or of the layer with a state, and in front of the gated MLP. */
-function layers(config: ModelConfig): Layer[] {
-  const { delta } = config;
+/** A norm in front of attention or of the layer with a state, and in front of the gated MLP or of experts. */
+export function deltaLayers(config: ModelConfig): Layer[] {
+  const { delta, experts } = config;
   return Array.from({ length: config.layers }, (_, layer) => {
     const block = (mixer: (parts: BlockParts, x: string) => string) => (parts: BlockParts) =>
       residual(
         parts,
         { norm: "input_layernorm", add: (x) => mixer(parts, x) },
-        { norm: "post_attention_layernorm", add: (x) => gatedMlp(parts, x) },
+        {
+          norm: "post_attention_layernorm",
+          add: (x) => (experts?.layers[layer] ? expertMlp(parts, x, experts) : gatedMlp(parts, x)),
+        },
       );
     if (delta?.layers[layer])
       return deltaLayer(
@@ -81,6 +87,24 @@ function layers(config: ModelConfig): Layer[] {
   });
 }
 
+/** How families of this kind read their configuration. */
+export function deltaRules(family: string, kvHeads: number, more: Partial<ModelConfig>): ReadingRules {
+  return {
+    family,
+    defaults: { maxPositions: 32_768, kvHeads, headDim: 256, bos: null, eos: null },
+    biases: ({ attention_bias: attention }) => ({
+      attentionBias: attention,
+      attentionOutputBias: attention,
+      mlpBias: false,
+    }),
+    partialRotary: 0.25,
+    more: () => ({ qkNorm: "heads", normOffset: 1, attentionGate: true, ...more }),
+  };
+}
+
+/** The linear layers of those with a state. */
+export const DELTA_LINEAR = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"];
+
 /**
  * Qwen3.5, dense: most layers keep a state of the text by the gated delta rule (https://arxiv.org/abs/2412.06464) behind a short convolution; the
  * others attend, with normed queries and keys of which a part is rotated, and a gate on the result.
@@ -93,21 +117,8 @@ export const qwen35: Family = {
   models: ["Qwen3.5 (dense)"],
   wrappers: [{ type: "qwen3_5", text: textOf, ...QWEN_NAMES }],
   read: (raw, where, generation) =>
-    readDecoder(raw, where, generation, {
-      family: "qwen3_5_text",
-      defaults: { maxPositions: 32_768, kvHeads: 4, headDim: 256, bos: null, eos: null },
-      biases: ({ attention_bias: attention }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: false,
-      }),
-      partialRotary: 0.25,
-      more: () => ({ qkNorm: "heads", normOffset: 1, attentionGate: true, delta: deltaOf(raw, where) }),
-    }),
-  modules: {
-    ...LLAMA_MODULES,
-    linear: [...LLAMA_MODULES.linear, "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"],
-  },
-  layers,
+    readDecoder(raw, where, generation, deltaRules("qwen3_5_text", 4, { delta: deltaOf(raw, where) })),
+  modules: { ...LLAMA_MODULES, linear: [...LLAMA_MODULES.linear, ...DELTA_LINEAR] },
+  layers: deltaLayers,
   gguf: null,
 };
