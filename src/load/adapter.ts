@@ -10,7 +10,7 @@ import type { AdapterKind, Site } from "../models/adapters/kind.ts";
 import { transpose } from "../models/adapters/low-rank.ts";
 import { isAdapter, parameterOf, partName, withoutPrefix } from "../models/adapters/names.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { modulesOf } from "../models/families/index.ts";
+import { isLinear, modulesOf } from "../models/families/index.ts";
 import { ParamScope } from "../models/linear.ts";
 import { layerOf } from "../models/names.ts";
 import { type AdapterTuning, hasAdapters, NO_TUNING, type Tuning } from "../models/tuning.ts";
@@ -49,15 +49,13 @@ export function checkModules(
   model: Pick<ModelConfig, "family" | "layers" | "modulePrefix" | "experts">,
   what: string,
 ): void {
-  const { linear, head, embedding } = modulesOf(model);
+  const { head, embedding } = modulesOf(model);
   const kind = adapterKind(method);
   for (const [name, { layer: site }] of modules) {
     const layer = layerOf(name, model);
-    const isKnown =
-      layer === null
-        ? name === head || name === model.modulePrefix + embedding
-        : layer < model.layers &&
-          (site === "experts" ? model.experts?.layers[layer] === true : linear.includes(name.split(".").at(-1)!));
+    const isTable = name === head || name === model.modulePrefix + embedding;
+    const hasExperts = layer !== null && layer < model.layers && model.experts?.layers[layer] === true;
+    const isKnown = isTable || (site === "experts" ? hasExperts : isLinear(name, model));
     if (isKnown && kind.sites.includes(site)) continue;
     throw new UserError(`an adapter (${method}) that changes ${name} ${what}`);
   }

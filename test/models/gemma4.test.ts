@@ -45,7 +45,7 @@ const lora = (targets: readonly string[], dropout = 0.2): Tuning =>
   uniformAdapters({ rank: 4, scale: 1.5, dropout, targets: new Set(targets) });
 
 const CASES: readonly (readonly [title: string, tuning: Tuning])[] = [
-  ["LoRA with dropout", lora(["k_proj", "o_proj", "up_proj", "per_layer_projection"])],
+  ["LoRA with dropout", lora(["k_proj", "o_proj", "up_proj", "per_layer_projection", "per_layer_model_projection"])],
   ["full", { method: "full" }],
 ];
 

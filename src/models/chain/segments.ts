@@ -111,7 +111,9 @@ function segmentModel(
 }
 
 export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Segment {
-  const builder = startGraph("embedding", config, options, embeddingInputs(config), false);
+  const projection = modulesOf(config).layerInputs?.projection;
+  const drops = projection !== undefined && hasDropout(options, config.modulePrefix + projection);
+  const builder = startDropping("embedding", config, options, embeddingInputs(config), false, drops);
   const scope = new ParamScope(builder, config.modulePrefix, options.tuning, options.weightType);
   const rows = embeddingRows(scope, modulesOf(config).embedding, [config.vocabSize, config.hiddenSize], "ids");
   const alpha = rounded(config, options, embeddingName(config), config.embeddingScale);
@@ -195,9 +197,24 @@ function headParams(builder: GraphBuilder, config: ModelConfig, options: Segment
 
 /** Batch inputs of dropout, and the segment's index, where an adapter of the head has dropout. */
 function startHead(config: ModelConfig, options: SegmentOptions, inputs: readonly BatchInput[]): GraphBuilder {
-  const { tuning } = options;
-  const drops = hasAdapters(tuning) && tuning.dropout > 0 && tuning.adapts(modulesOf(config).head) !== null;
-  const builder = startGraph("head", config, options, drops ? [...inputs, "rng"] : inputs, true);
+  return startDropping("head", config, options, inputs, true, hasDropout(options, modulesOf(config).head));
+}
+
+/** Tells whether a module has an adapter with dropout. */
+function hasDropout({ tuning }: SegmentOptions, module: string): boolean {
+  return hasAdapters(tuning) && tuning.dropout > 0 && tuning.adapts(module) !== null;
+}
+
+/** Begins a graph, with what dropout needs where there is any. */
+function startDropping(
+  name: string,
+  config: ModelConfig,
+  options: SegmentOptions,
+  inputs: readonly BatchInput[],
+  boundary: boolean,
+  drops: boolean,
+): GraphBuilder {
+  const builder = startGraph(name, config, options, drops ? [...inputs, "rng"] : inputs, boundary);
   if (drops) builder.input("segment", "segment", { dtype: "i32", shape: [1] });
   return builder;
 }

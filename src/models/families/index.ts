@@ -3,6 +3,7 @@ import { UserError } from "../../base/errors.ts";
 import { isRecord, show } from "../../base/json.ts";
 import { parseWith } from "../../base/schema.ts";
 import type { ModelConfig } from "../config.ts";
+import { layerOf } from "../names.ts";
 import type { Family, FamilyModules, Raw, TextHeadModules, Wrapper } from "./family.ts";
 import { bert } from "./bert/bert.ts";
 import { distilbert } from "./bert/distilbert.ts";
@@ -99,6 +100,8 @@ export const FAMILIES: readonly Family[] = [
   modernBert,
 ];
 
+const last = (module: string): string => module.split(".").at(-1)!;
+
 const BY_TYPE: ReadonlyMap<string, Family> = new Map(FAMILIES.map((family) => [family.type, family]));
 
 /** The family of a configuration that `parseConfig` has read. */
@@ -110,6 +113,14 @@ export function familyOf({ family }: Pick<ModelConfig, "family">): Family {
 
 export function modulesOf(model: Pick<ModelConfig, "family">): FamilyModules {
   return familyOf(model).modules;
+}
+
+/** Tells whether a module is a linear layer that may have an adapter: of a block, or the one that makes of embeddings what blocks are told. */
+export function isLinear(module: string, model: Pick<ModelConfig, "family" | "layers" | "modulePrefix">): boolean {
+  const { linear, layerInputs } = modulesOf(model);
+  const layer = layerOf(module, model);
+  if (layer === null) return layerInputs !== undefined && module === model.modulePrefix + layerInputs.projection;
+  return layer < model.layers && linear.includes(last(module));
 }
 
 /** The head of all causal models of Transformers that judge texts. */
@@ -134,8 +145,6 @@ export function textHeadShapes(
     ...(bias ? ([[`${output}.bias`, [outputs]]] as const) : []),
   ]);
 }
-
-const last = (module: string): string => module.split(".").at(-1)!;
 
 /** Embeddings and heads of all families, by the last part of their names. */
 export const TABLE_MODULES: readonly string[] = [

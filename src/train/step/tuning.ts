@@ -9,7 +9,7 @@ import { checkModules } from "../../load/adapter.ts";
 import { expertParameters, isExpertParameter, isTargetParameter } from "../../models/adapters/expert-parameters.ts";
 import { type AdapterFlag, adapterKind } from "../../models/adapters/index.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { modulesOf } from "../../models/families/index.ts";
+import { isLinear, modulesOf } from "../../models/families/index.ts";
 import { layerOf } from "../../models/names.ts";
 import type { AdapterTuning, Tuning } from "../../models/tuning.ts";
 import { checkMethod, targetsOf, type TrainConfig } from "../config.ts";
@@ -41,7 +41,7 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     const isBelow = (name: string) => below.some((begin) => name.startsWith(begin));
     return { method: "full", trains: (name) => !isBelow(name) && (layerOf(name, model) ?? first) >= first };
   }
-  const { head, embedding, linear } = modulesOf(model);
+  const { head, embedding } = modulesOf(model);
   const targets = targetsOf(config, model);
   const kind = adapterKind(config.method);
   const tables = [
@@ -59,8 +59,9 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     if (isSavedModule(module, settings.modulesToSave)) return false;
     const table = tables.find((candidate) => candidate.module === module);
     if (table) return targets.includes(table.name);
+    if (!isLinear(module, model) || !targets.includes(last(module))) return false;
     const layer = layerOf(module, model);
-    return layer !== null && linear.includes(last(module)) && targets.includes(last(module)) && layer >= (first ?? 0);
+    return layer === null ? first === null : layer >= (first ?? 0);
   };
   checkSettings(config, settings, isTarget, model, base);
   const setups = new Map<string, object>();

@@ -1410,7 +1410,7 @@ FAMILIES = {
     "gemma4": {
         "seed": 1070,
         "dtype": torch.float32,
-        "targets": [*ALL_LINEAR, "per_layer_input_gate", "per_layer_projection"],
+        "targets": [*ALL_LINEAR, "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"],
         "config": {
             "architectures": ["Gemma4ForCausalLM"],
             "model_type": "gemma4_text",

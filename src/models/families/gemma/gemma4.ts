@@ -138,7 +138,7 @@ export const gemma4: Family = {
   },
   modules: {
     ...LLAMA_MODULES,
-    linear: [...LLAMA_MODULES.linear, "per_layer_input_gate", "per_layer_projection"],
+    linear: [...LLAMA_MODULES.linear, "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"],
     layerInputs: { table: "embed_tokens_per_layer", projection: "per_layer_model_projection", norm: "per_layer_projection_norm" },
   },
   layers,
