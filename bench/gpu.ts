@@ -111,6 +111,7 @@ async function requireCuda(): Promise<void> {
 const PARITY: readonly string[] = [
   "ort/executor",
   "ort/segments",
+  "ort/families",
   "ort/engine",
   "ort/precision",
   "ort/generate",

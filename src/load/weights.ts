@@ -5,6 +5,7 @@ import { expectTensor, type TensorEntry, type TensorSource } from "../hf/weights
 import { LINEAR_MODULES, TABLE_MODULES } from "../models/families/index.ts";
 import { isAdapter } from "../models/adapters/names.ts";
 import { isScales, scalesOf } from "../models/linear.ts";
+import type { WeightTypes } from "../models/parts.ts";
 import { formatOfCodes, matrixShape, QUANTISED_BLOCK } from "../ops/dequantize.ts";
 import { type Executor, fillPieces } from "../runtime/executor.ts";
 import type { ParamInfo, Resident } from "../runtime/resident.ts";
@@ -39,19 +40,21 @@ export function weightTypeOf(
   executor: Pick<Executor, "halves">,
   source: TensorSource,
   { dtype, quantize = "off", quantizeEmbedding = false }: WeightStorage,
-): (name: string) => WeightType {
+): WeightTypes {
   if (dtype !== undefined) expectType(executor, dtype);
   const stored = dtype === undefined ? storedWeightType(source) : () => dtype;
-  const float = (name: string): FloatType => {
-    const type = stored(name);
-    return holds(executor, type) ? type : "f32";
-  };
-  return (name) => {
+  const quantised = (name: string): Quantised | null => {
     const module = name.split(".").at(-2)!;
-    if ((source.tensors.get(name)?.shape[1] ?? 1) % QUANTISED_BLOCK !== 0) return float(name);
+    if ((source.tensors.get(name)?.shape[1] ?? 1) % QUANTISED_BLOCK !== 0) return null;
     if (quantize !== "off" && LINEAR_MODULES.includes(module)) return quantize;
-    return quantizeEmbedding && TABLE_MODULES.includes(module) ? "q8" : float(name);
+    return quantizeEmbedding && TABLE_MODULES.includes(module) ? "q8" : null;
   };
+  const meant = (name: string): WeightType => quantised(name) ?? stored(name);
+  const inMemory = (name: string): WeightType => {
+    const type = stored(name);
+    return quantised(name) ?? (holds(executor, type) ? type : "f32");
+  };
+  return Object.assign(inMemory, { meant });
 }
 
 /** True if an executor's memory may have weights of a type. To know it may take a trial on its device. */

@@ -5,13 +5,21 @@ import type { ModelConfig } from "./config.ts";
 import type { RopeConfig } from "./rope.ts";
 import type { Tuning } from "./tuning.ts";
 
+/** Types of weights by their names. */
+export interface WeightTypes {
+  /** The type in memory. */
+  (name: string): WeightType;
+  /** The type that is meant, where memory may have another one because the executor lacks it. */
+  readonly meant?: (name: string) => WeightType;
+}
+
 /** Describes what the graphs of all segments begin with. */
 export interface SegmentOptions {
   /** Rows of a micro-batch times row length: the static first dimension of every activation. */
   readonly tokens: number;
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
-  readonly weightType: (name: string) => WeightType;
+  readonly weightType: WeightTypes;
   /** Tokens count differently in the loss: the batch input `scale` has one value for each. */
   readonly weighted?: boolean;
   /** How the chain ends; with the loss by default. */

@@ -169,6 +169,8 @@ test("a type that a device does not have is refused where it is asked for, and w
     "f16",
     "f16",
   ]);
+  // Gemma rounds the scale of its embedding to the type that the weights are meant to be in.
+  expect(weightTypeOf({ halves: "none" }, source, {}).meant!(name!)).toBe("bf16");
   expect(computeType({ halves: "f16" }, "f16")).toBe("f16");
   expect(computeType({ halves: "weights" }, "f16")).toBe("f32");
   expect(userError(() => typeOn("f16", "bf16"))).toBe(

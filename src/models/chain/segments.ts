@@ -137,7 +137,8 @@ export function buildEmbedding(config: ModelConfig, options: SegmentOptions): Se
 
 /** The factor of the rows of a table as the model has it: rounded to the type of the table's weights, or not. */
 function rounded({ roundsEmbeddingScale, dtype }: ModelConfig, options: SegmentOptions, table: string, factor: number): number {
-  const type = options.weightType(`${table}.weight`);
+  const { weightType } = options;
+  const type = (weightType.meant ?? weightType)(`${table}.weight`);
   const to = !roundsEmbeddingScale ? "f32" : isQuantised(type) ? dtype : type;
   return toFloat32(fromFloat32(Float32Array.of(factor), to), to)[0]!;
 }

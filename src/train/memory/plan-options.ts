@@ -1,11 +1,10 @@
 import type { SelectiveOptions } from "../../autodiff/selective.ts";
 import { DECODER_TOKENS } from "../../generate/decoders.ts";
-import type { WeightType } from "../../graph/types.ts";
 import type { FloatType } from "../../base/dtype.ts";
 import { batchBytes } from "../../load/batch-memory.ts";
 import { type Residency, windowBytes } from "../../load/residency.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import type { BatchSize, HeadKind, LabelSlots } from "../../models/parts.ts";
+import type { BatchSize, HeadKind, LabelSlots, WeightTypes } from "../../models/parts.ts";
 import type { Tuning } from "../../models/tuning.ts";
 import type { OptimizerChoice } from "../../optimizers/index.ts";
 import type { OptimizerPlan } from "../../optimizers/plan.ts";
@@ -22,7 +21,7 @@ export interface ModelPlanOptions {
   readonly config: ModelConfig;
   readonly tuning: Tuning;
   /** Type in memory of a frozen weight matrix, by checkpoint name. */
-  readonly weightType: (name: string) => WeightType;
+  readonly weightType: WeightTypes;
   /** The type that programs compute in: f32 by default, or a half type, which frozen weights then must have too; see autodiff/precision.ts. */
   readonly compute?: FloatType;
   readonly strategy: Checkpointing;
