@@ -222,6 +222,7 @@ test("LFM2-MoE: its defaults, dense layers in front, and what it refuses", () =>
     lfm2Moe({ num_dense_layers: 0, use_expert_bias: false, norm_topk_prob: false, routed_scaling_factor: 2.5 }).experts,
   ).toEqual({ ...experts, normalised: false, choiceBias: false, scale: 2.5, layers: [true, true, true, true] } as never);
   expect(lfm2Moe({ num_dense_layers: 9 }).experts).toBeNull();
+  expect(lfm2Moe({ num_dense_layers: 0, moe_intermediate_size: 30 }).intermediateSize).toBe(30);
   for (const [extra, message] of [
     [{ num_experts: 3 }, "num_experts_per_tok is 4; expected at most the number of experts, 3"],
     [{ output_router_logits: true }, "output_router_logits true adds a loss of the routers"],
@@ -280,7 +281,7 @@ test("gpt-oss: its defaults, and what it refuses", () => {
 test("Qwen3-Next and Qwen3.5-MoE: their defaults, layers without experts, and what they refuse", () => {
   const experts = { score: "softmax", normalised: true, width: 512, layers: [true, true, true, true] };
   expect(ofType("qwen3_next", { num_key_value_heads: undefined, intermediate_size: 30 })).toMatchObject({
-    intermediateSize: 30,
+    intermediateSize: 512,
     headDim: 256,
     rotaryDim: 64,
     attentionGate: true,
@@ -295,6 +296,7 @@ test("Qwen3-Next and Qwen3.5-MoE: their defaults, layers without experts, and wh
     false,
   ]);
   expect(ofType("qwen3_next", { mlp_only_layers: [0, 1, 2, 3] }).experts).toBeNull();
+  expect(ofType("qwen3_next", { mlp_only_layers: [2], intermediate_size: 30 }).intermediateSize).toBe(30);
   const text = { hidden_size: 64, num_hidden_layers: 4, num_attention_heads: 4, vocab_size: 100 };
   expect(parseConfig({ model_type: "qwen3_5_moe", text_config: { ...text, norm_topk_prob: false } })).toMatchObject({
     modulePrefix: "model.language_model.",

@@ -52,10 +52,13 @@ export const lfm2Moe: Family = {
   architecture: "Lfm2MoeForCausalLM",
   classifier: null,
   models: ["LFM2-MoE"],
-  read: (raw, where, generation) =>
-    readLfm({ ...raw, intermediate_size: raw["intermediate_size"] ?? 7168 }, where, generation, "lfm2_moe", {
-      experts: expertsOf(raw, where),
-    }),
+  read(raw, where, generation) {
+    const experts = expertsOf(raw, where);
+    const isMixed = experts === null || experts.layers.includes(false);
+    // Where all layers have experts, no matrix has the width that the file says.
+    const width = isMixed ? (raw["intermediate_size"] ?? 7168) : experts.width;
+    return readLfm({ ...raw, intermediate_size: width }, where, generation, "lfm2_moe", { experts });
+  },
   modules: LFM_MODULES,
   layers: (config) =>
     lfmLayers(config, (parts, x, layer) => {

@@ -26,7 +26,8 @@ function read(raw: Raw, where: string, generation: Raw, family: string, count: n
   const usual = isNext ? { num_experts_per_tok: 10, norm_topk_prob: true, ...raw } : { ...raw, norm_topk_prob: true };
   const experts = expertsOf(usual, where, count, own.moe_intermediate_size);
   const layers = experts.layers.map((_, i) => !isNext || ((i + 1) % step === 0 && !dense?.includes(i)));
-  const width = isNext ? own.intermediate_size : own.moe_intermediate_size;
+  // Where all layers have experts, no matrix has the width that the file says.
+  const width = layers.includes(false) ? own.intermediate_size : own.moe_intermediate_size;
   const more = {
     delta: deltaOf(raw, where, isNext),
     experts: layers.includes(true) ? { ...experts, sharedWidth: own.shared_expert_intermediate_size, layers } : null,
