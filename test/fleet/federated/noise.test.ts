@@ -17,7 +17,7 @@ describe("noise", () => {
     ["the system's", secureRandom()],
     ["seeded", seededRandom(3, "noise")],
   ])("%s numbers are standard normal", (_, random) => {
-    const values = Float64Array.from({ length: 200_000 }, () => random.normal());
+    const values = Float64Array.from({ length: 80_000 }, () => random.normal());
     const { mean, deviation, kurtosis } = moments(values);
     expect(Math.abs(mean)).toBeLessThan(6 / Math.sqrt(values.length));
     expect(Math.abs(deviation - 1)).toBeLessThan(6 / Math.sqrt(2 * values.length));

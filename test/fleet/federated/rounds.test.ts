@@ -107,45 +107,48 @@ const plain = {
   packing: false,
 };
 
-test("DP-SGD without noise and with a wide clip is SGD on the mean of examples; with noise it tells its epsilon, and no training loss", async () => {
-  const words = ["king", "house", "water", "tree"];
-  const data = examples("private", words);
-  const valid = examples("private-valid", ["king", "tree"]);
-  const train = async (name: string, more: object) => {
-    const federation = await openFederation({
-      ...plain,
-      freezeA: true,
-      gradientAccumulation: words.length,
-      rounds: 2,
-      localSteps: 2,
-      nodes: 1,
-      encoding: "f32",
-      output: path(name),
-      ...more,
-    });
-    const [events] = await Promise.all([
-      joinLocally(federation, "box", ownSettings(path(`${name}-nodes`), "box", data, { model, valid })),
-      federation.lead.done,
-    ]);
-    federation.kill();
-    const round = federation.events.findLast((event) => event.type === "round")!;
-    return { adapter: tensors(path(name, "adapter_model.safetensors")), events, node: round.nodes[0]! };
-  };
-  const usual = await train("usual", {});
-  const still = await train("still", { privacyClip: 1e6, privacyNoise: 0 });
-  const apart = (one: Map<string, Float32Array>, other: Map<string, Float32Array>) =>
-    Math.max(...[...one].flatMap(([name, values]) => [...values].map((value, i) => Math.abs(value - other.get(name)![i]!))));
-  expect(apart(usual.adapter, still.adapter)).toBeLessThan(1e-6);
-  expect(usual.node).toMatchObject({ examples: 4, epsilon: null });
-  expect(usual.node.loss).toBeGreaterThan(0);
-  // Without noise nothing is private.
-  expect(still.node).toMatchObject({ loss: null, tokens: null, epsilon: null });
-  const noisy = await train("noisy", { privacyClip: 0.1, privacyNoise: 2, privacyDelta: 1e-3, gradientAccumulation: 2 });
-  const { epsilon } = privacySpent([{ rate: 0.5, noise: 2, steps: 4 }], 1e-3);
-  expect(noisy.node).toMatchObject({ loss: null, tokens: null, epsilon });
-  expect(noisy.events.at(-1)).toMatchObject({ type: "federated", epsilon });
-  expect(apart(usual.adapter, noisy.adapter)).toBeGreaterThan(1e-4);
-});
+slowTest(
+  "DP-SGD without noise and with a wide clip is SGD on the mean of examples; with noise it tells its epsilon, and no training loss",
+  async () => {
+    const words = ["king", "house", "water", "tree"];
+    const data = examples("private", words);
+    const valid = examples("private-valid", ["king", "tree"]);
+    const train = async (name: string, more: object) => {
+      const federation = await openFederation({
+        ...plain,
+        freezeA: true,
+        gradientAccumulation: words.length,
+        rounds: 2,
+        localSteps: 2,
+        nodes: 1,
+        encoding: "f32",
+        output: path(name),
+        ...more,
+      });
+      const [events] = await Promise.all([
+        joinLocally(federation, "box", ownSettings(path(`${name}-nodes`), "box", data, { model, valid })),
+        federation.lead.done,
+      ]);
+      federation.kill();
+      const round = federation.events.findLast((event) => event.type === "round")!;
+      return { adapter: tensors(path(name, "adapter_model.safetensors")), events, node: round.nodes[0]! };
+    };
+    const usual = await train("usual", {});
+    const still = await train("still", { privacyClip: 1e6, privacyNoise: 0 });
+    const apart = (one: Map<string, Float32Array>, other: Map<string, Float32Array>) =>
+      Math.max(...[...one].flatMap(([name, values]) => [...values].map((value, i) => Math.abs(value - other.get(name)![i]!))));
+    expect(apart(usual.adapter, still.adapter)).toBeLessThan(1e-6);
+    expect(usual.node).toMatchObject({ examples: 4, epsilon: null });
+    expect(usual.node.loss).toBeGreaterThan(0);
+    // Without noise nothing is private.
+    expect(still.node).toMatchObject({ loss: null, tokens: null, epsilon: null });
+    const noisy = await train("noisy", { privacyClip: 0.1, privacyNoise: 2, privacyDelta: 1e-3, gradientAccumulation: 2 });
+    const { epsilon } = privacySpent([{ rate: 0.5, noise: 2, steps: 4 }], 1e-3);
+    expect(noisy.node).toMatchObject({ loss: null, tokens: null, epsilon });
+    expect(noisy.events.at(-1)).toMatchObject({ type: "federated", epsilon });
+    expect(apart(usual.adapter, noisy.adapter)).toBeGreaterThan(1e-4);
+  },
+);
 
 slowTest(
   "whole LoRA: products are averaged in the adapters' rank, by int8 codes; all have the same adapter, which has learned from both",

@@ -128,19 +128,3 @@ export function privacySpent(
   }
   return spent.every(({ steps }) => steps === 0) ? { epsilon: 0, order: NaN } : { ...best, epsilon: Math.max(0, best.epsilon) };
 }
-
-/** The least noise whose steps keep within an epsilon, to three digits. @throws {RangeError} none up to a thousand does */
-export function noiseFor(epsilon: number, delta: number, { rate, steps }: Pick<PrivateSteps, "rate" | "steps">): number {
-  const fits = (noise: number) => privacySpent([{ rate, noise, steps }], delta).epsilon <= epsilon;
-  let high = 1;
-  while (!fits(high))
-    if ((high *= 2) > 1000) throw new RangeError(`no noise keeps ${steps} steps within an epsilon of ${epsilon}`);
-  let low = high / 2;
-  while (low > 0.01 && fits(low)) [low, high] = [low / 2, low];
-  while (high / low > 1.0005) {
-    const middle = Math.sqrt(low * high);
-    if (fits(middle)) high = middle;
-    else low = middle;
-  }
-  return high;
-}
