@@ -70,6 +70,14 @@ const stepOf = (job: unknown): number => (job as { readonly remat: { readonly st
     const done = await box.until(job.id);
     expect(done.error).toBeNull();
     expect(done.status).toBe("succeeded");
+    const path = `/v1/fine_tuning/jobs/${job.id}`;
+    const asked = await Promise.all(["report", "metrics", "config"].map((part) => box.ask(`${path}/${part}`)));
+    expect(asked.map(({ status }) => status)).toEqual([200, 200, 200]);
+    const checkpoints = await box.client.fineTuning.jobs.checkpoints.list(job.id);
+    expect(checkpoints.data.map(({ step_number }) => step_number)).toEqual([20, 15, 10]);
+    const messages = [{ role: "user" as const, content: "Define king." }];
+    const answer = await box.client.chat.completions.create({ model: done.fine_tuned_model!, messages });
+    expect(answer.choices).toHaveLength(1);
     const run = join(home, "runs", job.id);
     const config = JSON.parse(readFileSync(join(run, RUN_FILES.config), "utf8")) as TrainConfigInput;
     const output = join(folder, "alone");
