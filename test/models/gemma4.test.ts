@@ -1,4 +1,9 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { createDecoder, createDecoders } from "../../src/generate/open-decoder.ts";
+import { argmax } from "../../src/generate/sampler.ts";
+import { loadConfig } from "../../src/hf/config/config.ts";
+import { openAdapter } from "../../src/hf/peft/peft.ts";
+import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
 import { planModel } from "../../src/train/memory/model-plan.ts";
 import { type Tuning, uniformAdapters } from "../../src/models/tuning.ts";
@@ -11,6 +16,7 @@ import { trainConfigSchema } from "../../src/train/config.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { build, closeExecutors, gradients, llama } from "../support/engine.ts";
+import { adapterFolder, modelFolder } from "../support/golden.ts";
 import { combinations, SLOW } from "../support/slow.ts";
 import { removeStored, storedCheckpoint } from "../support/stored.ts";
 
@@ -117,6 +123,30 @@ describe("keys, values and inputs of blocks that cross segments", () => {
     expect(values.get("layers.2.keys")).toBe(align(4 * TOKENS * 2 * 10));
     expect(gradients.get("d.layers.3.values")).toBe(align(4 * TOKENS * 2 * 6));
   });
+});
+
+test("texts that are decoded side by side share caches block by block too: the bits of each are those of a decoder of its own", async () => {
+  const executor = await createWasmExecutor({ threads: 1 });
+  const [config, source] = [loadConfig(modelFolder("gemma4")), openSafetensors(modelFolder("gemma4"))];
+  const options = { config, source, adapter: openAdapter(adapterFolder("gemma4"), config), maxTokens: 24 };
+  const texts = [
+    [3, 4, 5, 6, 7, 8, 9],
+    [20, 21],
+    [30, 31, 32, 33],
+  ];
+  const together = createDecoders(executor, options, texts.length);
+  const alone = texts.map(() => createDecoder(executor, options));
+  for (let step = 0; step < 8; step++) {
+    const logits = together.feed(new Map(texts.entries()));
+    for (const [i, text] of texts.entries()) {
+      const own = alone[i]!.feed(text);
+      expect(logits.get(i)).toEqual(own);
+      text.push(argmax(own));
+    }
+  }
+  executor.close();
+  source.close();
+  options.adapter.source.close();
 });
 
 describe("the table of what blocks are told", () => {
