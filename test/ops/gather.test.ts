@@ -1,7 +1,24 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
+import { fromBinary } from "@bufbuild/protobuf";
+import { ModelProtoSchema } from "../../src/onnx/gen/onnx_pb.ts";
+import { writeModel } from "../../src/onnx/write.ts";
 import { EmbeddingGrad } from "../../src/ops/embedding-grad.ts";
 import { Gather } from "../../src/ops/gather.ts";
-import { checkForward, checkGradient, generator, half, i32, random, type Reference, runWasm } from "../support/ops.ts";
+import {
+  checkForward,
+  checkGradient,
+  expectWithin,
+  generator,
+  half,
+  i32,
+  opGraph,
+  random,
+  type Reference,
+  relativeError,
+  runGraph,
+  runWasm,
+} from "../support/ops.ts";
+import { runOrt } from "../support/ort.ts";
 import { checkOnnx } from "../support/parity.ts";
 
 setDefaultTimeout(120_000);
@@ -66,6 +83,35 @@ for (const columns of [1, 3, 7, 16, 37, 64]) {
     });
   }
 }
+
+test.each([
+  ["CUDA", "wide"],
+  ["WebGPU", "narrow"],
+] as const)(
+  "EmbeddingGrad written for %s: rows of one id are added in an order, in several parts of the tokens",
+  async (_, integers) => {
+    const [tokens, columns, vocab] = [4500, 3, 29];
+    const rng = generator(7);
+    const ids = i32(
+      [tokens],
+      Array.from({ length: tokens }, () => Math.floor(vocab * rng())),
+    );
+    for (const more of [[], [random(rng, [vocab, columns])]]) {
+      const inputs = [ids, random(rng, [tokens, columns]), ...more];
+      const { builder, outputs, feeds } = opGraph({ op: EmbeddingGrad, inputs, attrs: { vocab } });
+      builder.output({ name: outputs[0]!, role: "boundary" });
+      const graph = builder.build();
+      const model = fromBinary(ModelProtoSchema, writeModel(graph, undefined, { integers, bf16: true, f16Sums: true }));
+      const body = model.functions.find(({ name }) => name === "EmbeddingGrad")!.node;
+      expect(body.filter(({ opType }) => opType === "MatMul")).toHaveLength(2);
+      expect(body.find(({ opType }) => opType === "ScatterND")!.attribute).toEqual([]);
+      const data = new Map([...feeds].map(([name, tensor]) => [name, tensor.data]));
+      const actual = await runOrt(graph, data, false, { integers, bf16: true, f16Sums: true });
+      const expected = await runGraph(graph, feeds);
+      expectWithin("dtable", relativeError(actual.get(outputs[0]!) as Float32Array, expected.get(outputs[0]!)!), 1e-6);
+    }
+  },
+);
 
 test("an id outside the table reads row 0 and adds to row 0: memory around the table is left alone", async () => {
   const columns = 8;
