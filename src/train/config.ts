@@ -312,6 +312,11 @@ export const HELP_GROUPS = [
       "what is kept, and frozen weights, may lie in files: off, auto, a folder; auto, off, all; no file of converted weights",
   },
   {
+    keys: ["schedule", "warmup"],
+    description:
+      "learning-rate schedule after the warm-up (cosine), which takes so many steps, or below 1 such a share of all (0.03)",
+  },
+  {
     keys: ["evalEvery", "evalLimit"],
     description: "evaluate on the held-out examples every N steps (0: at the start and the end); their tokens, at most (100000)",
   },
