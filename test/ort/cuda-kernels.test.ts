@@ -1,4 +1,4 @@
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { inPrecision } from "../../src/autodiff/precision.ts";
@@ -24,6 +24,9 @@ import { opGraph } from "../support/ops.ts";
 import { SLOW, some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
+
+// What a model is read into is garbage at once: beside other tests of this process it grew to 16 GB before it was collected.
+afterEach(() => Bun.gc(true));
 
 /** The kernels of ONNX Runtime's CUDA provider that are of interest here; the file names its sources. */
 const { kernels } = (await Bun.file(join(import.meta.dir, "../golden/ort/cuda-kernels.json")).json()) as {
