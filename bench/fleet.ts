@@ -9,7 +9,7 @@ import { startNode } from "../src/fleet/node/node.ts";
 import { numericsHere } from "../src/fleet/numerics.ts";
 import { modelId } from "../src/fleet/objects.ts";
 import { assign, isOrphan, loads, waiting } from "../src/fleet/placement.ts";
-import { type JobRecord, keyOf, readEntry } from "../src/fleet/records.ts";
+import { type JobRecord, keyOf, readEntry, UNTAKEN } from "../src/fleet/records.ts";
 import { startNats } from "../test/support/nats.ts";
 
 /**
@@ -67,18 +67,7 @@ const JOB: JobRecord = {
   given: [],
   least: 1,
   isElastic: true,
-  state: "queued",
-  isUnwanted: false,
-  attempt: 0,
-  node: null,
-  session: null,
-  processor: null,
-  run: [],
-  step: 0,
-  suddenEnds: 0,
-  told: 0,
-  result: null,
-  failure: null,
+  ...UNTAKEN,
 };
 
 const nameOf = (i: number): string => `node${i}`;

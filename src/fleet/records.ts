@@ -74,6 +74,22 @@ export interface JobRecord {
   readonly failure: JobFailure | null;
 }
 
+/** What is written about a job that no node has taken yet. */
+export const UNTAKEN = {
+  state: "queued",
+  isUnwanted: false,
+  attempt: 0,
+  node: null,
+  session: null,
+  processor: null,
+  run: [],
+  step: 0,
+  suddenEnds: 0,
+  told: 0,
+  result: null,
+  failure: null,
+} as const satisfies Partial<JobRecord>;
+
 /** A message about a job, as it lies in the stream of events. */
 export interface Told {
   readonly attempt: number;

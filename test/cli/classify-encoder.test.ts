@@ -5,7 +5,7 @@ import { makeFolder } from "../../src/base/files/files.ts";
 import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { ok, refused, remat } from "../support/cli.ts";
-import { writeRandomEncoder } from "../support/encoders.ts";
+import { writeRandomEncoder, writeTinyBert } from "../support/encoders.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
@@ -15,21 +15,7 @@ const folder = temporaryFolder();
 const writeEncoder = (name: string, config: Record<string, unknown>, tokenizer: string): string =>
   writeRandomEncoder(join(folder, name), config, tokenizer);
 
-const bert = writeEncoder(
-  "bert",
-  {
-    architectures: ["BertForMaskedLM"],
-    model_type: "bert",
-    vocab_size: 800,
-    hidden_size: 16,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-    intermediate_size: 24,
-    max_position_embeddings: 96,
-    torch_dtype: "float32",
-  },
-  "bert-uncased",
-);
+const bert = writeTinyBert(join(folder, "bert"));
 const distilbert = writeEncoder(
   "distilbert",
   {

@@ -9,7 +9,7 @@ import { join as joinFleet, type Member, newSession } from "../../src/fleet/memb
 import { startNode } from "../../src/fleet/node/node.ts";
 import { numericsHere } from "../../src/fleet/numerics.ts";
 import { assign, isOrphan, whyNowhere } from "../../src/fleet/placement.ts";
-import { type JobRecord, keyOf, readEntry, swap } from "../../src/fleet/records.ts";
+import { type JobRecord, keyOf, readEntry, swap, UNTAKEN } from "../../src/fleet/records.ts";
 import { NATS_SERVER, type NatsServer, startNats } from "../support/nats.ts";
 
 const JOB: JobRecord = {
@@ -24,18 +24,7 @@ const JOB: JobRecord = {
   given: [],
   least: 100,
   isElastic: true,
-  state: "queued",
-  isUnwanted: false,
-  attempt: 0,
-  node: null,
-  session: null,
-  processor: null,
-  run: [],
-  step: 0,
-  suddenEnds: 0,
-  told: 0,
-  result: null,
-  failure: null,
+  ...UNTAKEN,
 };
 
 const NODE: Member = {

@@ -15,7 +15,7 @@ import { numericsHere } from "../numerics.ts";
 import { modelFiles, modelId, objectOf, putFile, storeBase } from "../objects.ts";
 import type { FleetOptions } from "../options.ts";
 import { checkSettings, isShare } from "../settings.ts";
-import { type BaseModel, FILE_KEYS, type FileKey, type JobRecord, type StoredFile } from "../records.ts";
+import { type BaseModel, FILE_KEYS, type FileKey, type JobRecord, type StoredFile, UNTAKEN } from "../records.ts";
 import { dataOf, tidy } from "./tidy.ts";
 
 /** A front: it has jobs, and lets the nodes of its fleet run them. */
@@ -177,18 +177,7 @@ function recordOf(
     given,
     isElastic: memory.asked === null,
     least: memory.asked ?? Math.min(memory.least, memory.leastStreamed ?? Infinity),
-    state: "queued",
-    isUnwanted: false,
-    attempt: 0,
-    node: null,
-    session: null,
-    processor: null,
-    run: [],
-    step: 0,
-    suddenEnds: 0,
-    told: 0,
-    result: null,
-    failure: null,
+    ...UNTAKEN,
   };
 }
 
