@@ -89,6 +89,11 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   // Memory of a card that is not given back would only grow, and the measured peak with it.
   const arena = createArena(environment, { sessionOptions, memory, device: isCard ? "gpu:0" : "cpu:0", mustShrink: isCard });
   const temporary = webGpu ? withBytes(arena, () => webGpu.most) : arena;
+  let isClosed = false;
+  // ONNX Runtime does not look whether a session was released: the process would end.
+  const mustBeOpen = () => {
+    if (isClosed) throw new Error("the ONNX Runtime executor is closed");
+  };
 
   return {
     name: `ort-${provider}`,
@@ -106,6 +111,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       return { programs: sessions.length, calls: ends.length };
     },
     prepare(graph: Graph): OrtProgram {
+      mustBeOpen();
       const model = writeModel(graph, undefined, TARGETS[provider]);
       const loaded = isStrict ? loader.load(model) : { session: loadSession(environment, model, sessionOptions), isMixed: false };
       sessions.push(loaded.session);
@@ -134,6 +140,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       return { program, workspace, start };
     },
     run(call: OrtCall): void {
+      mustBeOpen();
       arena.open();
       call.start();
     },
@@ -155,6 +162,8 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
     ...(provider === "cuda" && { card: { memory: cardMemory, pin: memory.pin } }),
     arena: arena.stats,
     close(): void {
+      if (isClosed) return;
+      isClosed = true;
       arena.close();
       for (const end of ends.splice(0)) end();
       memory.close();

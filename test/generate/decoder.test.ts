@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { adapterTuning, writeAdapterWeights } from "../../src/load/adapter.ts";
 import { createDecoder, createDecoders } from "../../src/generate/open-decoder.ts";
@@ -16,7 +16,7 @@ import { combinations, SLOW, some, THREADS } from "../support/slow.ts";
 setDefaultTimeout(120_000);
 
 const closers: (() => void)[] = [];
-afterAll(() => closers.forEach((close) => close()));
+afterEach(() => closers.splice(0).forEach((close) => close()));
 
 /** Decoder and full forward pass of the same model. */
 async function pair(folder: string, adapterPath: string | null, tokens: number) {

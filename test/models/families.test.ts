@@ -80,13 +80,18 @@ describe.each(MODELS)("%s", (family) => {
   const cases = isFewer(family) ? ([["full", "packed"]] as const) : combinations(methods, BATCHES);
   for (const [method, name] of cases) {
     describe(`${method}, ${name} batch: within 1e-4 of PyTorch`, () => {
-      const expected = readExpected(family, method, name);
-      let setup: Setup;
-      beforeAll(async () => void (setup = await setUp(family, method, name, { name: "per-segment" })));
-      afterAll(() => setup.engine.executor.close());
+      let setup: Setup & { readonly expected: ReturnType<typeof readExpected> };
+      beforeAll(async () => {
+        setup = { ...(await setUp(family, method, name, { name: "per-segment" })), expected: readExpected(family, method, name) };
+      });
+      afterAll(() => {
+        setup.engine.executor.close();
+        // Bun keeps what a describe refers to until the process ends: two hundred models made each collection slow.
+        setup = undefined!;
+      });
 
       test("logits", () => {
-        const { engine, batch, positions } = setup;
+        const { engine, batch, positions, expected } = setup;
         const vocabulary = engine.config.vocabSize;
         const logits = engine.logits(batch, positions);
         const wanted = new Float32Array(logits.length);
@@ -97,7 +102,7 @@ describe.each(MODELS)("%s", (family) => {
       });
 
       test("loss and the gradient of every trainable parameter", () => {
-        const { engine, batch } = setup;
+        const { engine, batch, expected } = setup;
         engine.zeroGradients();
         const loss = engine.forwardBackward(batch, 1 / batch.labelled, SEED, 0);
         expect(Math.abs(loss - expected.loss) / expected.loss).toBeLessThan(BOUND);

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createDecoder, createDecoders } from "../../src/generate/open-decoder.ts";
 import { argmax } from "../../src/generate/sampler.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
@@ -23,10 +23,8 @@ import { removeStored, storedCheckpoint } from "../support/stored.ts";
 setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
-afterAll(() => {
-  closeExecutors();
-  removeStored();
-});
+afterEach(closeExecutors);
+afterAll(removeStored);
 
 const TOKENS = 37;
 

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { createBatches } from "../../src/data/samples/batch.ts";
 import { createSampleStore } from "../../src/data/samples/sample-store.ts";
@@ -20,7 +20,7 @@ import { expectSameBits, expectWithin, relativeError } from "../support/ops.ts";
 setDefaultTimeout(120_000);
 
 const executors: Executor[] = [];
-afterAll(() => executors.forEach((executor) => executor.close()));
+afterEach(() => executors.splice(0).forEach((executor) => executor.close()));
 
 const TOKENS = 37;
 const VOCABULARY = 67;

@@ -112,6 +112,17 @@ describe("the executor on ONNX Runtime", () => {
     two.close();
   });
 
+  test("closed, it refuses what would end the process, and may be closed again", () => {
+    const closed = openOrt(1);
+    const program = closed.prepare(product);
+    const addresses = new Map(["a", "b", "c"].map((name) => [name, closed.reserve(64)] as const));
+    const call = closed.bind(program, addresses, 0);
+    closed.close();
+    closed.close();
+    expect(() => closed.prepare(product)).toThrow("is closed");
+    expect(() => closed.run(call)).toThrow("is closed");
+  });
+
   test("the arena does not grow from run 10 to run 200", () => {
     const { attrs, inputs } = SAMPLES.AttentionGrad[0]!;
     const { builder, outputs, feeds } = opGraph({ op: opOf({ op: "AttentionGrad" }), inputs, attrs });

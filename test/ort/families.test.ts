@@ -1,4 +1,4 @@
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
@@ -25,7 +25,7 @@ import { combinations } from "../support/slow.ts";
 setDefaultTimeout(120_000);
 
 const executors: Executor[] = [];
-afterAll(() => executors.forEach((executor) => executor.close()));
+afterEach(() => executors.splice(0).forEach((executor) => executor.close()));
 
 /** Loss and the gradient of every trainable parameter, on weights as their checkpoint stores them. */
 function gradientsOf(executor: Executor, family: GoldenFamily, method: GoldenMethod) {

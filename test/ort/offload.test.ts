@@ -1,4 +1,4 @@
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
@@ -17,7 +17,7 @@ const folder = temporaryFolder();
 const executors: Executor[] = [];
 const engines: Engine[] = [];
 afterEach(() => engines.splice(0).forEach((engine) => engine.close()));
-afterAll(() => executors.forEach((executor) => executor.close()));
+afterEach(() => executors.splice(0).forEach((executor) => executor.close()));
 
 const TOKENS = 48;
 const config = llama(5);

@@ -41,7 +41,7 @@ type Half = "bf16" | "f16";
 const HALVES: readonly Half[] = PROVIDER === "webgpu" ? ["f16"] : ["bf16", "f16"];
 
 const executors: Executor[] = [];
-afterAll(() => executors.forEach((executor) => executor.close()));
+afterAll(() => executors.splice(0).forEach((executor) => executor.close()));
 const keep = <E extends Executor>(executor: E): E => {
   executors.push(executor);
   return executor;

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { ReplayError } from "../../src/runtime/verify.ts";
@@ -9,7 +9,7 @@ import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../s
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const TOKENS = 37;
 

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import OpenAI from "openai";
 import { loadConfig } from "../../src/hf/config/config.ts";
@@ -22,7 +22,7 @@ beforeAll(() => {
   model = served.model;
   openai = clientOf(served.client);
 });
-afterAll(() => closers.forEach((close) => close()));
+afterEach(() => closers.splice(0).forEach((close) => close()));
 
 /** Log softmax in float64 of the logits that one pass over the whole text gives. */
 async function reference(): Promise<(ids: readonly number[]) => Float64Array> {

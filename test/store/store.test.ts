@@ -1,4 +1,4 @@
-import { afterAll, afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, test } from "bun:test";
 import { closeSync, openSync, readdirSync, readlinkSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ptr } from "bun:ffi";
@@ -14,7 +14,7 @@ const folder = temporaryFolder();
 const stores: Store[] = [];
 const executors: Executor[] = [];
 afterEach(() => stores.splice(0).forEach((store) => store.close()));
-afterAll(() => executors.forEach((executor) => executor.close()));
+afterEach(() => executors.splice(0).forEach((executor) => executor.close()));
 
 function open(executor: Executor, options: Partial<StoreOptions> = {}): Store {
   const store = openStore(executor, { folder, freeMemory: () => 2 ** 30, ...options });

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, test } from "bun:test";
 import { simulate } from "../../src/schedule/simulate.ts";
 import { summarise } from "../../src/schedule/summary.ts";
 import { fixedTotal } from "../../src/train/memory/forecast.ts";
@@ -6,7 +6,7 @@ import { type Checkpointing, plannedTime } from "../../src/train/memory/step-pla
 import type { Engine } from "../../src/train/step/engine.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const MODEL = llama(9, 64);
 const TOKENS = 64;

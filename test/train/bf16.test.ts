@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { hasBf16 } from "../../src/wasm/machine-code/executable.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
@@ -13,7 +13,7 @@ import { temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 /** So many that products, attention and head all go to the native library. */
 const TOKENS = 150;

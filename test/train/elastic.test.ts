@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import type { Tuning } from "../../src/models/tuning.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
@@ -13,7 +13,7 @@ import { combinations, SLOW, slowTest, some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const STEPS = SLOW ? 10 : 2;
 

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { schedulePrograms } from "../../src/runtime/scheduled.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import { uniformAdapters } from "../../src/models/tuning.ts";
@@ -11,7 +11,7 @@ import { combinations, some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const STRATEGIES: Strategy[] = [
   { name: "off" },

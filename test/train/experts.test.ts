@@ -1,4 +1,4 @@
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { Dequantize } from "../../src/ops/dequantize.ts";
 import { ExpertMlp, ExpertMlpGrad, SWIGLU_EXPERTS } from "../../src/ops/expert-mlp.ts";
@@ -17,7 +17,7 @@ import {
 import { quantised, QUANTISED_FORMATS } from "../support/quantised.ts";
 
 setDefaultTimeout(120_000);
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const [TOKENS, WIDTH, SIZE, COUNT, K] = [9, 64, 128, 3, 2];
 

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { writeAdapterWeights } from "../../src/load/adapter.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
@@ -33,8 +33,8 @@ const BOUND = 1e-4;
 const PEFT = join(import.meta.dir, "../golden/peft");
 
 const closers: (() => void)[] = [];
-afterAll(() => closers.forEach((close) => close()));
-afterAll(closeExecutors);
+afterEach(() => closers.splice(0).forEach((close) => close()));
+afterEach(closeExecutors);
 
 /** An engine on a fixture's weights and one of its batches, with an adapter if there is one. */
 async function golden(family: GoldenFamily, tuning: Tuning, adapter: Adapter | null = null, name: GoldenBatch = "rows") {

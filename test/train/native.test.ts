@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
 import { expectWithin, relativeError } from "../support/ops.ts";
@@ -6,7 +6,7 @@ import { combinations, SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const STRATEGIES: Strategy[] = [{ name: "per-segment" }, { name: "sqrt" }, { name: "off" }];
 /** So many that products, attention and head all go to the native library. */

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
 import type { Tuning } from "../../src/models/tuning.ts";
@@ -17,7 +17,7 @@ setDefaultTimeout(120_000);
 const folder = temporaryFolder();
 const engines: Engine[] = [];
 afterEach(() => engines.splice(0).forEach((engine) => engine.close()));
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const TOKENS = 64;
 

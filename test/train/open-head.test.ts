@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomCheckpoint } from "../../bench/shapes.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
@@ -13,8 +13,8 @@ setDefaultTimeout(120_000);
 
 const folder = temporaryFolder();
 const engines: Engine[] = [];
-afterAll(() => {
-  engines.forEach((engine) => engine.close());
+afterEach(() => {
+  engines.splice(0).forEach((engine) => engine.close());
   closeExecutors();
 });
 

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { elements } from "../../src/graph/types.ts";
 import { chooseOptimizer, OPTIMIZER_NAMES, type OptimizerName } from "../../src/optimizers/index.ts";
@@ -18,7 +18,7 @@ import { build, closeExecutors, llama, lora, packedBatch } from "../support/engi
 import { some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const folder = temporaryFolder();
 const TOKENS = 16;

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import type { WeightStorage } from "../../src/load/weights.ts";
 import { build, closeExecutors, gradients, llama, lora, packedBatch } from "../support/engine.ts";
@@ -7,7 +7,7 @@ import { SLOW, some } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const STORAGES: readonly WeightStorage[] = [{ quantize: "q8" }, { quantize: "nf4", quantizeEmbedding: true }];
 const RUNS: readonly (readonly [Strategy, threads: number])[] = [

@@ -1,4 +1,4 @@
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { createCosts } from "../../src/train/memory/costs.ts";
 import { activationLimit, plannedTime, planStep } from "../../src/train/memory/step-plan.ts";
 import { createStepTimes } from "../../src/train/run/step-times.ts";
@@ -8,7 +8,7 @@ import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const TOKENS = 64;
 const TRIALS = SLOW ? 40 : 6;

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,8 +22,8 @@ import { removeStored, storedCheckpoint } from "../support/stored.ts";
 setDefaultTimeout(120_000);
 
 const scratch = mkdtempSync(join(tmpdir(), "remat-stream-"));
+afterEach(closeExecutors);
 afterAll(() => {
-  closeExecutors();
   removeStored();
   rmSync(scratch, { recursive: true });
 });

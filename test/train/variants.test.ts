@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { ModelConfig } from "../../src/models/config.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { idealTime, variantsOf } from "../../src/schedule/chain.ts";
@@ -10,7 +10,7 @@ import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 /** Budgets from the least that works to everything. */
 const BUDGETS = SLOW ? 10 : 3;

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { UserError } from "../../src/base/errors.ts";
 import { GraphBuilder } from "../../src/graph/builder.ts";
 import { byteLength, type Graph, type TensorType } from "../../src/graph/types.ts";
@@ -16,7 +16,7 @@ async function create(options: WasmExecutorOptions): Promise<WasmExecutor> {
   open.push(executor);
   return executor;
 }
-afterAll(() => open.forEach((executor) => executor.close()));
+afterEach(() => open.splice(0).forEach((executor) => executor.close()));
 
 /** out = SwiGLU applied `depth` times, x <- SwiGLU(x, b); every third result is kept alive by a sum at the end. */
 function chain(shape: readonly number[], depth: number): Graph {

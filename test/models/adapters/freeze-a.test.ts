@@ -1,4 +1,4 @@
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createRandom } from "../../../src/base/random.ts";
@@ -15,7 +15,7 @@ import { build, closeExecutors, gradients, llama } from "../../support/engine.ts
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 const config = llama(2, 32, { tie_word_embeddings: false });
 const TOKENS = 20;

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { WeightStorage } from "../../../src/load/weights.ts";
 import type { AdapterTuning } from "../../../src/models/tuning.ts";
 import { readTensor } from "../../../src/runtime/resident.ts";
@@ -12,7 +12,7 @@ import { combinations, SLOW, some } from "../../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
-afterAll(closeExecutors);
+afterEach(closeExecutors);
 
 /** Biases, a head of its own, and whole blocks of 64 in each row: all linear layers can be quantised. */
 const config = llama(4, 64, {
