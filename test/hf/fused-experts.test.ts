@@ -3,6 +3,7 @@ import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
+import { examineWeights } from "../../src/hf/weights/examine.ts";
 import { fuseExperts, storedTensors } from "../../src/hf/weights/fused-experts.ts";
 import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
 import { openSafetensors, readBytes, type TensorSource } from "../../src/hf/weights/safetensors.ts";
@@ -129,6 +130,51 @@ test("matrices of experts that were read are put together as the file has them; 
   });
 });
 
+describe.each(["lfm2-moe", "olmoe", "qwen3-moe", "qwen3-next"] as const)("%s as Transformers 5 fuses it", (family) => {
+  const golden = JSON.parse(readFileSync(join(import.meta.dir, "../golden/fused.json"), "utf8")) as {
+    readonly saved: Record<typeof family, Record<string, { readonly shape: number[]; readonly sha256: string }>>;
+  };
+  const path = join(folder, `fused-${family}`);
+  /** The place of a matrix in its tensor: the expert, and up behind gate. */
+  const placed = /^(.*\.experts)\.(\d+)\.(?:(gate_proj|w1|up_proj|w3)|down_proj|w2)\.weight$/;
+
+  test("holds, expert by expert and gate above up, what Transformers writes; each matrix is read from it to the bit", () => {
+    cpSync(modelFolder(family), path, { recursive: true });
+    const single = openSafetensors(path);
+    const parts = [...single.tensors.values()].map((entry) => {
+      const [, list, expert, gateOrUp] = placed.exec(entry.name) ?? [];
+      const name = list === undefined ? entry.name : `${list}.${gateOrUp ? "gate_up_proj" : "down_proj"}`;
+      const isUp = gateOrUp === "up_proj" || gateOrUp === "w3";
+      return { name, entry, bytes: readBytes(single, entry), order: 2 * Number(expert ?? 0) + Number(isUp) };
+    });
+    single.close();
+    const tensors = [...Map.groupBy(parts, ({ name }) => name)].map(([name, group]): TensorData => {
+      const { shape, dtype } = group[0]!.entry;
+      const data = Buffer.concat(group.sort((a, b) => a.order - b.order).map(({ bytes }) => bytes));
+      if (!name.includes(".experts.")) return { name, dtype: dtype!, shape, data };
+      const matrices = name.endsWith("gate_up_proj") ? 2 : 1;
+      const expected = golden.saved[family][name]!;
+      expect([group.length / matrices, matrices * shape[0]!, shape[1]!]).toEqual(expected.shape);
+      expect(new Bun.CryptoHasher("sha256").update(data).digest("hex")).toBe(expected.sha256);
+      return { name, dtype: dtype!, shape: expected.shape, data };
+    });
+    expect(tensors.filter(({ name }) => name.includes(".experts.")).length).toBe(Object.keys(golden.saved[family]).length);
+    writeSafetensors(join(path, "model.safetensors"), tensors);
+    const all = (source: TensorSource) =>
+      new Map([...source.tensors].sort().map(([name, entry]) => [name, readBytes(source, entry)]));
+    expect(withModel(path, all)).toEqual(withModel(modelFolder(family), all));
+  });
+
+  test("a model that is merged with an adapter keeps its layout", () => {
+    const output = join(folder, `merged-fused-${family}`);
+    mergeAdapter({ base: path, adapter: adapterFolder(family), output });
+    const [base, merged] = [openSafetensors(path), openSafetensors(output)];
+    expect([...merged.tensors.keys()].sort()).toEqual([...base.tensors.keys()].sort());
+    base.close();
+    merged.close();
+  });
+});
+
 describe("tensors that do not fit are refused", () => {
   /** A copy of a fixture with other tensors. */
   function changed(family: GoldenFamily, name: string, change: (tensor: TensorData) => TensorData | null): string {
@@ -149,6 +195,20 @@ describe("tensors that do not fit are refused", () => {
   test("by name, with the shape that is expected", () => {
     const flat = changed("gpt-oss", "gate_up_proj", (tensor) => ({ ...tensor, shape: [5, 30, 26] }));
     expect(opened(flat)).toContain('gate_up_proj" has shape [5, 30, 26], expected [5, 26, 30]; check that it belongs');
+    const examined = (path: string) => userError(() => withModel(path, examineWeights));
+    const broken = changed("gpt-oss-mxfp4", "layers.1.mlp.experts.down_proj_scales", (tensor) => {
+      const data = Buffer.concat([...tensorPieces(tensor)]);
+      data[data.length - 1] = 255;
+      return { ...tensor, data };
+    });
+    expect(examined(broken)).toMatch(
+      /model\.safetensors: tensor "model\.layers\.1\.mlp\.experts\.down_proj_scales" holds the scale 255, which is no number in MXFP4/,
+    );
+    const largest = changed("gpt-oss-mxfp4", "layers.0.mlp.experts.down_proj_scales", (tensor) => ({
+      ...tensor,
+      data: new Uint8Array(tensor.shape.reduce((size, n) => size * n)).fill(254),
+    }));
+    expect(withModel(largest, examineWeights)).toMatch(/^[0-9a-f]{64}$/);
     const half = changed("gpt-oss-mxfp4", "down_proj_scales", () => null);
     expect(opened(half)).toContain('down_proj_blocks" has no scales beside it');
     const config = join(half, "config.json");

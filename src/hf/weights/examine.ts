@@ -3,7 +3,7 @@ import type { DType } from "../../base/dtype.ts";
 import { UserError } from "../../base/errors.ts";
 import { fileVerdict, type VerdictOptions } from "../../base/files/file-verdicts.ts";
 import { fileError, readFully } from "../../base/files/files.ts";
-import { storedTensors } from "./fused-experts.ts";
+import { isMxfp4Scales, storedTensors } from "./fused-experts.ts";
 import { isVision, moduleName } from "./model-weights.ts";
 import type { TensorEntry, TensorSource } from "./safetensors.ts";
 
@@ -13,6 +13,8 @@ interface Verdict extends Readonly<Record<string, unknown>> {
   readonly sha256: string;
   /** The first tensor that Remat runs with a value that is infinite or no number. */
   readonly notFinite: string | null;
+  /** The first of MXFP4's scales among them, with the byte that stands for no number; absent where a file has no scales. */
+  readonly badScales?: string | null;
 }
 
 /**
@@ -25,7 +27,13 @@ export function examineWeights({ tensors }: Pick<TensorSource, "tensors">, optio
   for (const entry of storedTensors(tensors).values()) files.set(entry.path, [...(files.get(entry.path) ?? []), entry]);
   const hasher = new Bun.CryptoHasher("sha256");
   for (const [path, entries] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const { sha256, notFinite } = fileVerdict<Verdict>("weights", path, () => examine(path, entries), options);
+    // What was found before scales were looked at is not believed of files that have some.
+    const kind = entries.some(isMxfp4Scales) ? "weights with scales" : "weights";
+    const { sha256, notFinite, badScales } = fileVerdict<Verdict>(kind, path, () => examine(path, entries), options);
+    if (badScales)
+      throw new UserError(
+        `${path}: tensor ${JSON.stringify(badScales)} holds the scale 255, which is no number in MXFP4 (E8M0); expected 0 to 254: the file is damaged, download it again`,
+      );
     if (notFinite !== null) {
       throw new UserError(
         `${path}: tensor ${JSON.stringify(notFinite)} holds a value that is infinite or no number; the file is damaged, or comes from training that diverged`,
@@ -44,6 +52,7 @@ function examine(path: string, entries: readonly TensorEntry[]): Verdict {
   const hasher = new Bun.CryptoHasher("sha256");
   const buffer = new Uint8Array(PIECE);
   let notFinite: string | null = null;
+  let badScales: string | null = null;
   const fd = openFile(path);
   try {
     const { size } = fs.fstatSync(fd);
@@ -57,11 +66,14 @@ function examine(path: string, entries: readonly TensorEntry[]): Verdict {
         at += piece.length;
       }
     };
-    for (const { name, offset, bytes, dtype } of entries.toSorted((a, b) => a.offset - b.offset)) {
+    for (const entry of entries.toSorted((a, b) => a.offset - b.offset)) {
+      const { name, offset, bytes, dtype } = entry;
+      const areScales = isMxfp4Scales(entry);
       readTo(offset, () => {});
       // Parts that see or hear may hold bounds that are infinite; they are copied as they are.
       const isRead = !isVision(moduleName(name));
       readTo(offset + bytes, (piece) => {
+        if (areScales && badScales === null && piece.includes(255)) badScales = name;
         if (isRead && notFinite === null && !areFinite(piece, dtype)) notFinite = name;
       });
     }
@@ -69,7 +81,7 @@ function examine(path: string, entries: readonly TensorEntry[]): Verdict {
   } finally {
     fs.closeSync(fd);
   }
-  return { sha256: hasher.digest("hex"), notFinite };
+  return { sha256: hasher.digest("hex"), notFinite, ...(entries.some(isMxfp4Scales) && { badScales }) };
 }
 
 function openFile(path: string): number {

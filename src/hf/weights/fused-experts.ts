@@ -6,6 +6,7 @@ import { UserError } from "../../base/errors.ts";
 import { DTYPE_BYTES, type FloatType } from "../../base/dtype.ts";
 import { show } from "../../base/json.ts";
 import { elements, type Shape } from "../../graph/types.ts";
+import { EXPERT_NAMES } from "../../models/blocks/experts.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { familyOf } from "../../models/families/index.ts";
 import type { TensorData } from "./safetensors-write.ts";
@@ -15,6 +16,11 @@ import { tensorPieces } from "./safetensors-write.ts";
 
 /** `gate_up_proj` or `down_proj` of all experts, or the blocks of MXFP4 of one of them. */
 const FUSED = /^(.*\.experts)\.(gate_up_proj|down_proj)(_blocks)?$/;
+const SCALES = /\.experts\.(gate_up_proj|down_proj)_scales$/;
+
+/** Tells whether a tensor holds the scales of MXFP4, each an exponent with a bias of 127 (E8M0), of which 255 is no number. */
+export const isMxfp4Scales = ({ name, dtype }: Pick<TensorEntry, "name" | "dtype">): boolean =>
+  dtype === "u8" && SCALES.test(name);
 
 /**
  * The tensors with each matrix of an expert as a tensor, within the one that the file holds.
@@ -25,7 +31,7 @@ export function withSingleExperts(tensors: ReadonlyMap<string, TensorEntry>, con
   for (const [name, entry] of tensors) {
     const [, list, projection, blocks] = FUSED.exec(name) ?? [];
     if (list === undefined || config.experts === null) {
-      if (!/\.experts\.(gate_up_proj|down_proj)_scales$/.test(name)) single.set(name, entry);
+      if (!SCALES.test(name)) single.set(name, entry);
       continue;
     }
     const isDown = projection === "down_proj";
@@ -40,14 +46,16 @@ export function withSingleExperts(tensors: ReadonlyMap<string, TensorEntry>, con
 type Parts = [name: string, entry: TensorEntry][];
 
 /** The matrices of an expert in a fused tensor: each with its name, its shape, and where it begins among the slab's rows of outputs. */
-function matricesOf({ experts, hiddenSize }: ModelConfig, isDown: boolean, byTurns: boolean) {
+function matricesOf(config: ModelConfig, isDown: boolean, byTurns: boolean) {
+  const { experts, hiddenSize } = config;
   const { width } = experts!;
-  if (isDown) return [{ name: "down_proj", shape: [hiddenSize, width] as const, first: 0, step: 1 }];
+  const { gate, up, down } = familyOf(config).experts ?? EXPERT_NAMES;
+  if (isDown) return [{ name: down, shape: [hiddenSize, width] as const, first: 0, step: 1 }];
   const shape = [width, hiddenSize] as const;
   const [first, step] = byTurns ? [1, 2] : [width, 1];
   return [
-    { name: "gate_proj", shape, first: 0, step },
-    { name: "up_proj", shape, first, step },
+    { name: gate, shape, first: 0, step },
+    { name: up, shape, first, step },
   ];
 }
 

@@ -12,16 +12,25 @@ import { gatedMlp, sigmoid } from "./mlp.ts";
 
 /** Names of the parameters of a mixture of experts. */
 export interface ExpertNames {
-  /** The module that holds the router, the list `experts` and the biases of choices `expert_bias`. */
-  readonly mixture: string;
   readonly router: string;
+  /** The list of experts. */
+  readonly list: string;
+  /** Absent: the router has no biases of choices. */
+  readonly choiceBias?: string;
   /** Last parts of the names of an expert's matrices. */
   readonly gate: string;
   readonly up: string;
   readonly down: string;
 }
 
-const LLAMA_NAMES: ExpertNames = { mixture: "mlp", router: "gate", gate: "gate_proj", up: "up_proj", down: "down_proj" };
+/** Names of most families. */
+export const EXPERT_NAMES: ExpertNames = {
+  router: "mlp.gate",
+  list: "mlp.experts",
+  gate: "gate_proj",
+  up: "up_proj",
+  down: "down_proj",
+};
 
 /** What is added to the sum that sigmoids are divided by, as Transformers has it. */
 const EPSILON = 1e-6;
@@ -31,7 +40,7 @@ const EPSILON = 1e-6;
  * router chooses. Every matrix of an expert is a parameter of its own, as files have it; adapters are of all experts together, as PEFT's of
  * Transformers' parameters.
  */
-export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, names = LLAMA_NAMES): string {
+export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, names = EXPERT_NAMES): string {
   const { sharedWidth } = experts;
   const y = chosenExperts(parts, x, experts, names);
   return sharedWidth === null ? y : parts.builder.value(Add, [y, sharedExpert(parts, x, sharedWidth)], {}, "experts.all");
@@ -52,7 +61,7 @@ function chosenExperts(parts: BlockParts, x: string, experts: ExpertsConfig, nam
   const { hiddenSize: width } = config;
   const [weights, chosen] = routed(parts, x, experts, names);
   const matrices = Array.from({ length: count }, (_, expert) => {
-    const module = `${names.mixture}.experts.${expert}`;
+    const module = `${names.list}.${expert}`;
     return [
       scope.matrix(`${module}.${names.gate}.weight`, [size, width]),
       scope.matrix(`${module}.${names.up}.weight`, [size, width]),
@@ -61,7 +70,7 @@ function chosenExperts(parts: BlockParts, x: string, experts: ExpertsConfig, nam
   });
   const inputs = [x, weights, chosen, ...matrices.flat()];
   const { limits, bias } = experts;
-  const list = `${names.mixture}.experts`;
+  const { list } = names;
   const gateUp = pairOf(scope, `${list}.gate_up_proj`, { layer: "experts", rows: 2 * size, columns: width, experts: count });
   const down = pairOf(scope, `${list}.down_proj`, { layer: "experts", rows: width, columns: size, experts: count });
   if (limits === null) {
@@ -99,12 +108,13 @@ function routed(
   { builder, config, scope }: BlockParts,
   x: string,
   { count, perToken, normalised, score, choiceBias, scale, bias }: ExpertsConfig,
-  { mixture, router }: ExpertNames,
+  { router, choiceBias: biasName }: ExpertNames,
 ): [weights: string, experts: string] {
-  const weight = scope.matrix(`${mixture}.${router}.weight`, [count, config.hiddenSize]);
-  const added = bias ? [scope.vector(`${mixture}.${router}.bias`, count)] : [];
+  const weight = scope.matrix(`${router}.weight`, [count, config.hiddenSize]);
+  const added = bias ? [scope.vector(`${router}.bias`, count)] : [];
   const logits = builder.value(Gemm, [x, weight, ...added], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "router.logits");
-  const biases = choiceBias ? [scope.constant(`${mixture}.expert_bias`, count)] : [];
+  if (choiceBias && biasName === undefined) throw new Error("the family does not name its biases of choices");
+  const biases = choiceBias ? [scope.constant(biasName!, count)] : [];
   const attrs = { k: perToken, normalise: normalised ? 1 : 0, score, epsilon: score === "sigmoid" ? EPSILON : 0 } as const;
   const [weights, experts] = builder.node(RouteTokens, [logits, ...biases], attrs, "router") as [string, string];
   if (scale === 1) return [weights, experts];

@@ -1,3 +1,4 @@
+import type { ExpertNames } from "../blocks/experts.ts";
 import type { Layer } from "../blocks/layer.ts";
 import type { HiddenAct, ModelConfig } from "../config.ts";
 
@@ -34,6 +35,8 @@ export interface Family {
    * and up by turns (in MXFP4: rows by turns). "rows" by default; files with each matrix as a tensor are read in any family.
    */
   readonly fusedExperts?: "rows" | "columns";
+  /** `EXPERT_NAMES` by default. */
+  readonly experts?: ExpertNames;
   readonly modules: FamilyModules;
   /** The blocks, from the first to the last. */
   layers(config: ModelConfig): readonly Layer[];

@@ -1,13 +1,13 @@
 import { z } from "zod";
 import { isRecord } from "../../../base/json.ts";
 import { parseWith, positive, size } from "../../../base/schema.ts";
-import type { ExpertNames } from "../../blocks/experts.ts";
+import { EXPERT_NAMES, type ExpertNames } from "../../blocks/experts.ts";
 import type { ExpertsConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
 import { checkRouting, EXPERT_MODULES, expertLayers } from "../llama/experts.ts";
 import { readDecoder, windowByTypes } from "../reading/common.ts";
 
-const NAMES: ExpertNames = { mixture: "mlp", router: "router", gate: "gate_proj", up: "up_proj", down: "down_proj" };
+const NAMES: ExpertNames = { ...EXPERT_NAMES, router: "mlp.router" };
 
 /** Keys of the experts, with the defaults of Transformers. */
 const expertsSchema = z.object({
@@ -94,6 +94,7 @@ export const gptOss: Family = {
       },
       more: () => ({ attentionSinks: true, experts: expertsOf(raw, where) }),
     }),
+  experts: NAMES,
   fusedExperts: "columns",
   modules: EXPERT_MODULES,
   layers: (config) => expertLayers(config, NAMES),

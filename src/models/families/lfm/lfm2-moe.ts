@@ -7,7 +7,14 @@ import type { Family, Raw } from "../family.ts";
 import { checkRouting } from "../llama/experts.ts";
 import { LFM_MLP, LFM_MODULES, lfmLayers, readLfm } from "./lfm2.ts";
 
-const NAMES: ExpertNames = { mixture: "feed_forward", router: "gate", gate: "w1", up: "w3", down: "w2" };
+const NAMES: ExpertNames = {
+  router: "feed_forward.gate",
+  list: "feed_forward.experts",
+  choiceBias: "feed_forward.expert_bias",
+  gate: "w1",
+  up: "w3",
+  down: "w2",
+};
 
 /** Keys of the experts, with the defaults of Transformers. */
 const expertsSchema = z.object({
@@ -60,6 +67,7 @@ export const lfm2Moe: Family = {
     return readLfm({ ...raw, intermediate_size: width }, where, generation, "lfm2_moe", { experts });
   },
   modules: LFM_MODULES,
+  experts: NAMES,
   layers: (config) =>
     lfmLayers(config, (parts, x, layer) => {
       const { experts } = config;
