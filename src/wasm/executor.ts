@@ -186,8 +186,7 @@ async function startThreads(shared: SharedMemory, threads: number, choice: Matmu
   // An idle thread does not keep the process alive.
   for (const worker of workers) worker.unref();
   try {
-    const bytes = loadKernels();
-    const modules = { matrix: new WebAssembly.Module(bytes.matrix), index: new WebAssembly.Module(bytes.index) };
+    const modules = loadKernels();
     const { memory } = shared;
     const boot: Boot = { modules, memory, thread: 0, threads, scratch: 0, control: 0, native: null };
     // The sizes are constants of the module: read them from an instance before memory is laid out.

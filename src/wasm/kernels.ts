@@ -19,10 +19,35 @@ export function latest(root: string): string | null {
   return existsSync(path) ? readFileSync(path, "utf8") : null;
 }
 
-/** The compiled modules of the last build. @throws {UserError} when there is none */
-export function loadKernels(root = PROGRAM_FOLDER): Record<KernelModule, Uint8Array<ArrayBuffer>> {
+function lastFolder(root: string): string {
   const key = latest(root);
   if (key === null) throw new UserError('the kernels are not compiled; run "bun src/wasm/build.ts"');
-  const folder = folderOf(root, key);
-  return { matrix: readFileSync(join(folder, "matrix.wasm")), index: readFileSync(join(folder, "index.wasm")) };
+  return folderOf(root, key);
+}
+
+const read = (folder: string, name: KernelModule) => readFileSync(join(folder, `${name}.wasm`));
+
+/** The bytes of the last build's modules. @throws {UserError} when there is none */
+export function readKernels(root = PROGRAM_FOLDER): Record<KernelModule, Uint8Array<ArrayBuffer>> {
+  const folder = lastFolder(root);
+  return { matrix: read(folder, "matrix"), index: read(folder, "index") };
+}
+
+const loaded = new Map<string, Readonly<Record<KernelModule, WebAssembly.Module>>>();
+
+/**
+ * The modules of the last build. The executors of a process share them, and with them the machine code that the engine makes of
+ * kernels that run often.
+ *
+ * @throws {UserError} when there is none
+ */
+export function loadKernels(root = PROGRAM_FOLDER): Readonly<Record<KernelModule, WebAssembly.Module>> {
+  const folder = lastFolder(root);
+  let modules = loaded.get(folder);
+  if (!modules) {
+    const load = (name: KernelModule) => new WebAssembly.Module(read(folder, name));
+    modules = { matrix: load("matrix"), index: load("index") };
+    loaded.set(folder, modules);
+  }
+  return modules;
 }

@@ -25,8 +25,7 @@ export function createQuantiser(): Quantiser {
   const scales = codes + PIECE_ELEMENTS;
   const pages = Math.ceil((scales + (PIECE_ELEMENTS / QUANTISED_BLOCK) * DTYPE_BYTES.f32) / PAGE);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  const { matrix, index } = loadKernels();
-  const modules = { matrix: new WebAssembly.Module(matrix), index: new WebAssembly.Module(index) };
+  const modules = loadKernels();
   const kernels = instantiateKernels({ modules, memory, thread: 0, threads: 1, scratch: 0, native: null, control: 0 });
   const view = (address: number, bytes: number) => new Uint8Array(memory.buffer, address, bytes);
   return {

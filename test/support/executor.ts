@@ -8,7 +8,10 @@ import { type Data, dataOf, type TestTensor } from "./ops.ts";
 /** Executors of a test file, one for each way of multiplying and number of threads; closed when its tests have ended. */
 export function sharedExecutors(): (matmul: MatmulChoice, threads: number) => Promise<WasmExecutor> {
   const open = new Map<string, WasmExecutor>();
-  afterAll(() => open.forEach((made) => made.close()));
+  afterAll(() => {
+    open.forEach((made) => made.close());
+    open.clear();
+  });
   return async (matmul, threads) => {
     const key = `${matmul} ${threads}`;
     if (!open.has(key)) open.set(key, await createWasmExecutor({ matmul, threads }));

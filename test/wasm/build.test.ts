@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, statSync, utimesSync, wri
 import { join } from "node:path";
 import { UserError } from "../../src/base/errors.ts";
 import { buildKernels, kernelsAreCurrent } from "../../src/wasm/build.ts";
-import { loadKernels } from "../../src/wasm/kernels.ts";
+import { readKernels } from "../../src/wasm/kernels.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 
 setDefaultTimeout(120_000);
@@ -24,13 +24,13 @@ function project(): string {
 describe("kernel build", () => {
   test("compiles once; a change makes it stale; a broken source is named and leaves the last build in place", async () => {
     const root = project();
-    expect(() => loadKernels(root)).toThrow(UserError);
-    expect(() => loadKernels(root)).toThrow('the kernels are not compiled; run "bun src/wasm/build.ts"');
+    expect(() => readKernels(root)).toThrow(UserError);
+    expect(() => readKernels(root)).toThrow('the kernels are not compiled; run "bun src/wasm/build.ts"');
     expect(kernelsAreCurrent(root)).toBe(false);
 
     await Promise.all([buildKernels(root), buildKernels(root)]);
     expect(kernelsAreCurrent(root)).toBe(true);
-    const { matrix } = loadKernels(root);
+    const { matrix } = readKernels(root);
     expect(WebAssembly.Module.exports(new WebAssembly.Module(matrix)).map((entry) => entry.name)).toEqual(["answer"]);
 
     const source = join(root, "assembly/index.ts");
@@ -44,7 +44,7 @@ describe("kernel build", () => {
     writeFileSync(source, good.replace("42", "true + nothing"));
     expect(kernelsAreCurrent(root)).toBe(false);
     await expect(buildKernels(root)).rejects.toThrow(/assembly\/index\.ts does not compile:[^]*Cannot find name 'nothing'/);
-    expect(loadKernels(root).matrix).toEqual(matrix);
+    expect(readKernels(root).matrix).toEqual(matrix);
 
     writeFileSync(source, good);
     expect(kernelsAreCurrent(root)).toBe(true);
@@ -52,7 +52,7 @@ describe("kernel build", () => {
   });
 
   test("static data of the two modules, read again at every instantiation, overlaps nothing", () => {
-    const modules = loadKernels();
+    const modules = readKernels();
     const inside = (segments: readonly [number, number][], from: number, to: number): boolean =>
       segments.every(([start, end]) => from <= start && end <= to);
     expect(inside(dataSegments(modules.matrix), 1024, 32768)).toBe(true);
