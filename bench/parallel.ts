@@ -21,6 +21,7 @@ const LEAST = 0.85;
 interface Step {
   readonly type: string;
   readonly seconds: number;
+  readonly forwardBackward: { readonly measured: number };
   readonly nodes?: { readonly ready: number; readonly elsewhere: number; readonly sent: number; readonly received: number };
 }
 
@@ -28,10 +29,10 @@ const folder = mkdtempSync(join(tmpdir(), "remat-parallel-"));
 try {
   mkdirSync(join(folder, "model"));
   writeTinyModel(join(folder, "model"), { ...SHAPES["smollm2-135m"], head_dim: 64, torch_dtype: "bfloat16" });
-  const text = (i: number) => Array.from({ length: 300 }, (_, at) => `word ${(31 * at + 17 * i) % 997}`).join(" ");
+  const words = (i: number) => Array.from({ length: 300 }, (_, at) => `word ${(31 * at + 17 * i) % 997}`).join(" ");
   writeFileSync(
     join(folder, "data.jsonl"),
-    Array.from({ length: 64 }, (_, i) => `${JSON.stringify({ text: text(i) })}\n`).join(""),
+    Array.from({ length: 64 }, (_, i) => `${JSON.stringify({ text: words(i) })}\n`).join(""),
   );
 
   /** Seconds of a step, and what is sent with it; the adapter of the first steps, which all runs have. */
@@ -49,14 +50,24 @@ try {
     const full = all.slice(1).filter((step) => step.nodes?.ready === count && step.nodes.elsewhere >= microBatches - own);
     if (full.length === 0) throw new Error(`no step of ${steps} was done by all ${count} processes; give more steps`);
     const adapter = readFileSync(join(folder, output, "adapter_model.safetensors"));
-    return { seconds: median(full.map(({ seconds }) => seconds)), counted: full.length, last: full.at(-1)!.nodes!, adapter };
+    /** Seconds of a micro-batch at the coordinator: processes beside each other share the machine's memory. */
+    const micro = median(full.map((step) => step.forwardBackward.measured / (microBatches - step.nodes!.elsewhere)));
+    return {
+      seconds: median(full.map(({ seconds }) => seconds)),
+      micro,
+      counted: full.length,
+      last: full.at(-1)!.nodes!,
+      adapter,
+    };
   };
 
   const one = await run(1);
   const several = await run(nodes);
   const efficiency = one.seconds / several.seconds / nodes;
-  console.log(`one process       ${one.seconds.toFixed(2)} s a step of ${microBatches} micro-batches (${one.counted} steps)`);
-  console.log(`${nodes} processes       ${several.seconds.toFixed(2)} s a step (${several.counted} steps)`);
+  const text = ({ seconds, micro, counted }: typeof one) =>
+    `${seconds.toFixed(2)} s a step of ${microBatches} micro-batches, ${micro.toFixed(2)} s a micro-batch (${counted} steps)`;
+  console.log(`one process       ${text(one)}`);
+  console.log(`${nodes} processes       ${text(several)}`);
   console.log(`efficiency        ${efficiency.toFixed(3)}`);
   console.log(`bytes a step      ${formatBytes(several.last.sent)} sent, ${formatBytes(several.last.received)} received`);
   const isSame = one.adapter.equals(several.adapter);

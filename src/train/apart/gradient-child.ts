@@ -1,6 +1,7 @@
 import { UserError } from "../../base/errors.ts";
-import type { CoordinatorLink, ToWorker } from "../nodes/messages.ts";
+import type { CoordinatorLink, FromWorker, ToWorker } from "../nodes/messages.ts";
 import { CHILD, LISTENING } from "../nodes/local-worker.ts";
+import { type Freed, isFreed, type Laid, openSharedValues } from "../nodes/shared-values.ts";
 import { serveGradients } from "./gradient-worker.ts";
 
 /** Milliseconds between two looks at whether the parent is still there. */
@@ -14,16 +15,18 @@ export async function run(): Promise<number> {
   for (const signal of ["SIGINT", "SIGHUP"] as const) process.on(signal, () => {});
   const parent = process.ppid;
   let looking: ReturnType<typeof setInterval> | undefined;
+  const post = (message: Laid<FromWorker> | Freed) => {
+    try {
+      process.send?.(message);
+    } catch {
+      // The parent is gone, which is noticed below.
+    }
+  };
+  const shared = openSharedValues(post, true);
   const link: CoordinatorLink = {
-    send(message) {
-      try {
-        process.send?.(message);
-      } catch {
-        // The parent is gone, which is noticed below.
-      }
-    },
+    send: (message) => post(shared.lay(message)),
     listen({ message, closed }) {
-      process.on("message", (told: ToWorker) => message(told));
+      process.on("message", (told: Laid<ToWorker> | Freed) => (isFreed(told) ? shared.freed(told) : message(shared.pick(told))));
       process.on("disconnect", () => closed("the run has ended"));
       process.send?.(LISTENING);
       // A parent that is killed before this process listens is not told by the channel.

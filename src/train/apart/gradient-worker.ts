@@ -1,4 +1,4 @@
-import { createBreath } from "../../base/process/event-loop.ts";
+import { createBreath, hear } from "../../base/process/event-loop.ts";
 import { withCleanup } from "../../base/process/cleanup.ts";
 import { messageOf, UserError } from "../../base/errors.ts";
 import { openDevice } from "../../device.ts";
@@ -48,7 +48,7 @@ export async function serveGradients(link: CoordinatorLink): Promise<void> {
   const nextTask = async (): Promise<Task | null> => {
     for (;;) {
       // Orders may have been taken back meanwhile.
-      await Bun.sleep(0);
+      await hear();
       const task = isClosed ? undefined : tasks.shift();
       if (task || isClosed) return task ?? null;
       const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,5 +1,6 @@
+import { hear as hearMessages } from "../../base/process/event-loop.ts";
 import type { FromWorker, Part, ToWorker, WorkerLink } from "./messages.ts";
-import { createRoster, type Member, smoothed, type StepOrders } from "./roster.ts";
+import { createRoster, type Member, type StepOrders } from "./roster.ts";
 import type { StepWork } from "./step-work.ts";
 import type { TrainedVector } from "./trained-vector.ts";
 
@@ -34,7 +35,10 @@ export interface CoordinatorOptions {
   /** The first message to a worker. */
   readonly prepare: Extract<ToWorker, { type: "prepare" }>;
   warn(text: string): void;
+  /** Milliseconds. */
   now?(): number;
+  /** Lets in the messages that have arrived. */
+  hear?(): Promise<void>;
 }
 
 /** Between two looks at whether somebody takes too long, ms. */
@@ -46,6 +50,7 @@ export function createCoordinator({
   prepare,
   warn,
   now = () => performance.now(),
+  hear = hearMessages,
 }: CoordinatorOptions): Coordinator {
   const roster = createRoster(now);
   const { members } = roster;
@@ -76,7 +81,7 @@ export function createCoordinator({
         if (values.byteLength !== 4 * vector.size)
           return remove(member, `it sent ${values.byteLength} bytes of gradients, expected ${4 * vector.size}`);
         roster.answered(member, step, index);
-        member.seconds = smoothed(member.seconds, seconds);
+        member.times.add(seconds);
         received += values.byteLength;
         const { current } = roster;
         if (step !== current?.orders.step || current.work.has(index)) break;
@@ -101,7 +106,7 @@ export function createCoordinator({
   async function next(work: StepWork): Promise<number | null> {
     for (;;) {
       // What has arrived is heard first.
-      await Bun.sleep(0);
+      await hear();
       if (work.isDone) return null;
       roster.feedIdle(1);
       const index = roster.next();
@@ -118,7 +123,7 @@ export function createCoordinator({
         const begin = now();
         zeroGradients();
         const part = await own(index);
-        roster.learnedHere((now() - begin) / 1000);
+        roster.own.add((now() - begin) / 1000);
         work.take(index, part, vector.gradients());
       }
       roster.end();

@@ -24,8 +24,7 @@ export interface Member {
   late: number;
   /** The time when it began with the first of `orders`, as far as is known here, ms. */
   since: number;
-  /** Seconds of a micro-batch, smoothed; null: none is known. */
-  seconds: number | null;
+  readonly times: Times;
 }
 
 /** A step under way. */
@@ -39,11 +38,29 @@ export interface CurrentStep {
 /** A worker that takes so many times as long as others, and so many milliseconds more, is helped. */
 const SLOW = 3;
 const SLOW_MS = 1000;
-/** Share of the newest micro-batch in the time that is expected of the next. */
-const NEWEST = 0.3;
 
-export const smoothed = (before: number | null, seconds: number): number =>
-  before === null ? seconds : before + NEWEST * (seconds - before);
+/** Micro-batches that say how long the next one will take. */
+const NEWEST = 3;
+
+/** The seconds that a process takes for a micro-batch. */
+export interface Times {
+  /** The least of the newest ones: the first one is that of a process that warms up, and others may be disturbed. Null: none is known. */
+  readonly expected: number | null;
+  add(seconds: number): void;
+}
+
+export function createTimes(): Times {
+  const newest: number[] = [];
+  return {
+    get expected() {
+      return newest.length === 0 ? null : Math.min(...newest);
+    },
+    add(seconds) {
+      newest.push(seconds);
+      if (newest.length > NEWEST) newest.shift();
+    },
+  };
+}
 
 /** Who computes for a run, and which micro-batches of the current step each is to learn. */
 export interface Roster {
@@ -64,8 +81,8 @@ export interface Roster {
   feedIdle(keep: number): void;
   /** Returns the micro-batch to learn here next: one of those for this process, or of a worker that has not begun it or takes far too long; null: none. */
   next(): number | null;
-  /** This process has learned a micro-batch in so many seconds. */
-  learnedHere(seconds: number): void;
+  /** The times of this process. */
+  readonly own: Times;
 }
 
 /** @param now milliseconds */
@@ -75,7 +92,7 @@ export function createRoster(now: () => number): Roster {
   let sent = 0;
   /** Micro-batches that are to be learned here. */
   let mine: number[] = [];
-  let mySeconds: number | null = null;
+  const own = createTimes();
 
   const able = () => [...members].filter(({ isReady, late }) => isReady && late === 0);
 
@@ -106,18 +123,20 @@ export function createRoster(now: () => number): Roster {
 
   /** A micro-batch of a worker that takes far longer with it than is usual; null: there is none. */
   function overdue(): number | null {
-    const usual = 1000 * (mySeconds ?? Math.max(0, ...[...members].map(({ seconds }) => seconds ?? 0)));
+    const usual = 1000 * (own.expected ?? Math.max(0, ...[...members].map(({ times }) => times.expected ?? 0)));
     const slow = [...members].find(({ orders, since }) => orders.length > 0 && now() - since > SLOW * usual + SLOW_MS);
     return slow?.orders.find((index) => !current!.work.has(index)) ?? null;
   }
 
   function deal(count: number): void {
     const others = able();
-    const known = [mySeconds, ...others.map(({ seconds }) => seconds)].filter((seconds) => seconds !== null);
+    const known = [own, ...others.map(({ times }) => times)]
+      .map(({ expected }) => expected)
+      .filter((seconds) => seconds !== null);
     const usual = known.length > 0 ? known.reduce((a, b) => a + b, 0) / known.length : 1;
     const nodes = [null, ...others].map((member) => ({
       member,
-      seconds: (member ? member.seconds : mySeconds) ?? usual,
+      seconds: (member?.times ?? own).expected ?? usual,
       count: 0,
     }));
     for (let index = 0; index < count; index++) {
@@ -138,7 +157,15 @@ export function createRoster(now: () => number): Roster {
       return sent;
     },
     add(name, link) {
-      const known = { isReady: false, has: null, orders: [], withdrawn: new Set<number>(), late: 0, since: 0, seconds: null };
+      const known = {
+        isReady: false,
+        has: null,
+        orders: [],
+        withdrawn: new Set<number>(),
+        late: 0,
+        since: 0,
+        times: createTimes(),
+      };
       const member: Member = { name, link, ...known };
       members.add(member);
       return member;
@@ -185,6 +212,6 @@ export function createRoster(now: () => number): Roster {
       }
     },
     next: () => mine.shift() ?? takeBack() ?? overdue(),
-    learnedHere: (seconds) => void (mySeconds = smoothed(mySeconds, seconds)),
+    own,
   };
 }
