@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { messageOf, UserError } from "../../src/base/errors.ts";
 import { createRandom, type Random } from "../../src/base/random.ts";
+import { collectGarbage } from "./garbage.ts";
 import { SLOW } from "./slow.ts";
 
 /**
@@ -34,14 +35,14 @@ export async function fuzz<Input>(
   make: (random: Random) => Input,
   read: (input: Input) => void | Promise<void>,
 ): Promise<FuzzCounts> {
-  Bun.gc(true);
+  collectGarbage();
   const before = processBytes();
   const arrays = watchArrays();
   let refused = 0;
   try {
     for (let i = 0; i < INPUTS; i++) {
       // Otherwise the garbage of all inputs, and of the tests before, would count.
-      if (i % 1000 === 0) Bun.gc(true);
+      if (i % 1000 === 0) collectGarbage();
       const input = make(createRandom(i, name));
       const begin = process.cpuUsage();
       arrays.largest = 0;
@@ -61,7 +62,7 @@ export async function fuzz<Input>(
   } finally {
     arrays.stop();
   }
-  Bun.gc(true);
+  collectGarbage();
   const growth = processBytes() - before;
   if (growth > MAX_GROWTH) throw new Error(`${name}: the process grew by ${growth} bytes`);
   return { read: INPUTS - refused, refused };
