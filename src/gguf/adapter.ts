@@ -5,7 +5,7 @@ import { adapterKind } from "../models/adapters/index.ts";
 import { transpose } from "../models/adapters/low-rank.ts";
 import { modulesOf } from "../models/families/index.ts";
 import { readFloat32 } from "../hf/weights/safetensors.ts";
-import { encode, typeFor } from "./encode.ts";
+import { encode, gathered, typeFor } from "./encode.ts";
 import { architectureOf, checkExportable, ggufParts } from "./names.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
@@ -38,7 +38,7 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     const { rank, scale } = pair;
     if (config.tieWordEmbeddings && module === head) throw refuse(`${head}, which is shared with the embedding`);
     if (config.tieWordEmbeddings && layer === "embedding") throw refuse(`${module}, which is shared with the head`);
-    const parts = ggufParts(module, config);
+    const parts = ggufParts(`${module}.weight`, config);
     if (parts.length === 0) throw refuse(`module ${module}`);
     const [a, b] = [stored.get(pair.a)!, stored.get(pair.b)!];
     const rest = (scale * rank) / alpha;
@@ -49,16 +49,23 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     const isTable = layer === "embedding";
     const aShape = isTable ? a.shape.toReversed() : a.shape;
     const aType = typeFor(type, aShape);
-    const aData = () => [encode(isTable ? transpose(aValues(), rank, a.shape[1]!) : aValues(), aType, a.name)];
-    return parts.flatMap(({ name, count, take }): GgufTensor[] => [
-      { name: `${name}.weight.lora_a`, type: aType, shape: aShape, data: aData },
-      {
-        name: `${name}.weight.lora_b`,
-        type: bType,
-        shape: [count(b.shape[0]!), rank],
-        data: () => [encode(take ? take(bValues(), rank) : bValues(), bType, b.name)],
-      },
-    ]);
+    const [outputs, inputs] = [b.shape[0]!, a.shape[1]!];
+    return parts.flatMap(({ name, rows, columns }): GgufTensor[] => {
+      const own = rows?.(outputs) ?? null;
+      const aData = () => {
+        const values = gathered(aValues(), inputs, null, columns?.(inputs) ?? null);
+        return [encode(isTable ? transpose(values, rank, inputs) : values, aType, a.name)];
+      };
+      return [
+        { name: `${name}.lora_a`, type: aType, shape: aShape, data: aData },
+        {
+          name: `${name}.lora_b`,
+          type: bType,
+          shape: [own?.length ?? outputs, rank],
+          data: () => [encode(gathered(bValues(), rank, own, null), bType, b.name)],
+        },
+      ];
+    });
   });
   writeGguf(path, metadata, tensors);
 }

@@ -1,11 +1,12 @@
 import { UserError } from "../base/errors.ts";
 import type { Shape } from "../graph/types.ts";
 import { fromFloat32 } from "../base/float16.ts";
+import { run } from "../models/families/orders.ts";
 import { GGUF_TYPES, type GgufType } from "./write.ts";
 
-/** The type that a tensor gets: vectors and filters stay f32, and rows that are no whole blocks go to f16. */
+/** The type that a tensor gets: vectors stay f32, and rows that are no whole blocks go to f16. */
 export function typeFor(wanted: GgufType, shape: Shape): GgufType {
-  if (shape.length !== 2) return "f32";
+  if (shape.length < 2) return "f32";
   return shape.at(-1)! % GGUF_TYPES[wanted].elements === 0 ? wanted : "f16";
 }
 
@@ -78,31 +79,20 @@ function quantise4(values: Float32Array): Uint8Array {
   return bytes;
 }
 
-/** The rows from `from` to `from + count` of each group of `group` rows. `values` is [rows, columns]. */
-export function groupRows(values: Float32Array, columns: number, group: number, from: number, count: number): Float32Array {
-  const groups = values.length / columns / group;
-  const out = new Float32Array(groups * count * columns);
-  for (let i = 0; i < groups; i++) {
-    const start = (i * group + from) * columns;
-    out.set(values.subarray(start, start + count * columns), i * count * columns);
-  }
-  return out;
-}
-
-/**
- * llama.cpp rotates neighbouring features for the architecture "llama", Hugging Face's Llama rotates feature i with
- * feature i + dim / 2. So rows of the query and key matrices are reordered in each head: new row 2 i + j is old row
- * j dim / 2 + i. `values` is [heads * dim, columns].
- */
-export function interleaveRows(values: Float32Array, heads: number, columns: number): Float32Array {
-  const dim = values.length / columns / heads;
-  const out = new Float32Array(values.length);
-  for (let head = 0; head < heads; head++) {
-    for (let row = 0; row < dim; row++) {
-      const old = (row % 2) * (dim / 2) + Math.floor(row / 2);
-      const from = (head * dim + old) * columns;
-      out.set(values.subarray(from, from + columns), (head * dim + row) * columns);
-    }
-  }
+/** A matrix, of which rows or columns are left out or change places; null: they stay. `values` is [rows, columns]. */
+export function gathered(
+  values: Float32Array,
+  columns: number,
+  rowOrder: readonly number[] | null,
+  columnOrder: readonly number[] | null,
+): Float32Array {
+  const rows = rowOrder ?? run(values.length / columns);
+  const width = columnOrder?.length ?? columns;
+  const out = new Float32Array(rows.length * width);
+  rows.forEach((row, at) => {
+    const from = row * columns;
+    if (columnOrder === null) out.set(values.subarray(from, from + columns), at * columns);
+    else for (let i = 0; i < width; i++) out[at * width + i] = values[from + columnOrder[i]!]!;
+  });
   return out;
 }

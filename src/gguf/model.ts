@@ -1,34 +1,18 @@
 import { basename, resolve } from "node:path";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
-import { UserError } from "../base/errors.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
-import { elements } from "../graph/types.ts";
-import { type FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { type RopeConfig } from "../models/rope.ts";
 import { contextLimit } from "../models/context.ts";
-import { toFloat32 } from "../base/float16.ts";
-import { mergedModel } from "../hf/peft/merge.ts";
+import { mergedParameters } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
 import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../load/rotary-tables.ts";
-import { isVision, moduleName } from "../hf/weights/model-weights.ts";
-import { modulesOf } from "../models/families/index.ts";
-import { tensorBytes, type TensorSource } from "../hf/weights/safetensors.ts";
-import { type TensorData } from "../hf/weights/safetensors-write.ts";
-import { encode, headType, typeFor } from "./encode.ts";
-import {
-  architectureOf,
-  blockModules,
-  checkExportable,
-  ggufFacts,
-  ggufParts,
-  isUsualYarn,
-  normOffset,
-  outputNorm,
-  windowInFile,
-} from "./names.ts";
+import type { TensorSource } from "../hf/weights/safetensors.ts";
+import { encode } from "./encode.ts";
+import { architectureOf, checkExportable, ggufFacts, isUsualYarn, windowInFile } from "./names.ts";
 import { spaceTaking, tokenizerMetadata } from "./tokenizer.ts";
 import { samplingMetadata } from "./sampling.ts";
+import { modelTensors } from "./tensors.ts";
 import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
 /** llama.cpp's numbers for "mostly this type". */
@@ -48,10 +32,8 @@ export function exportModel(path: string, model: GgufModel, type: GgufType): voi
   checkExportable(model.config);
   const metadata = new Map([...modelMetadata(model, type), ...tokenizerMetadata(model.tokenizer, model.config)]);
   const { source, adapter } = model;
-  const { config, tensors } = adapter
-    ? mergedModel(source, adapter, model.config)
-    : { config: model.config, tensors: storedTensors(source) };
-  writeGguf(path, metadata, modelTensors(config, tensors, source, type));
+  const { config, tensors } = mergedParameters(source, adapter, model.config);
+  writeGguf(path, metadata, [...modelTensors(config, tensors, source.path, type), ...ropeFactors(config)]);
 }
 
 function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType): Map<string, GgufValue> {
@@ -75,8 +57,8 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
   own.push(...ropeMetadata(config.rope));
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
-  const settings = ggufFacts(config).settings?.(config) ?? {};
-  own.push(...Object.entries(settings).map(([key, value]): [string, GgufValue] => [key, { f32: value }]));
+  own.push(...expertsMetadata(config));
+  own.push(...Object.entries(ggufFacts(config).settings?.(config) ?? {}));
   const window = windowInFile(config);
   if (window !== null) own.push(["attention.sliding_window", { u32: window }]);
   return new Map<string, GgufValue>([
@@ -93,6 +75,25 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
 /** How many key heads there are: in all layers, or, where some do not attend, in each. */
 function keyHeads({ kvHeads, convolution }: ModelConfig): GgufValue {
   return convolution ? { i32s: convolution.layers.map((convolves) => (convolves ? 0 : kvHeads)) } : { u32: kvHeads };
+}
+
+/** llama.cpp's numbers of what the scores of experts are of a router's logits; gpt-oss has its softmax behind the choice. */
+const SCORES = { softmax: 1, sigmoid: 2 } as const;
+
+function expertsMetadata({ experts }: ModelConfig): [string, GgufValue][] {
+  if (experts === null) return [];
+  const { count, perToken, width, score, normalised, scale, sharedWidth, layers } = experts;
+  const dense = layers.indexOf(true);
+  return [
+    ["expert_count", { u32: count }],
+    ["expert_used_count", { u32: perToken }],
+    ["expert_feed_forward_length", { u32: width }],
+    ["expert_gating_func", { u32: SCORES[score] }],
+    ["expert_weights_norm", { bool: normalised }],
+    ...(scale === 1 ? [] : [["expert_weights_scale", { f32: scale }] satisfies [string, GgufValue]]),
+    ...(sharedWidth === null ? [] : [["expert_shared_feed_forward_length", { u32: sharedWidth }] satisfies [string, GgufValue]]),
+    ...(dense === 0 ? [] : [["leading_dense_block_count", { u32: dense }] satisfies [string, GgufValue]]),
+  ];
 }
 
 /** Rotary scaling that is not among the tensors (`ropeFactors`). */
@@ -132,85 +133,6 @@ function nameOf(folder: string, tokenizer: Tokenizer): string {
   const name = basename(resolve(folder));
   if (spaceTaking(tokenizer) !== "known") return name.replace(/(phi)-?(3)/gi, "$1 $2");
   return /phi-?3/i.test(name) ? name : `${name} (phi-3)`;
-}
-
-function storedTensors(source: TensorSource): TensorData[] {
-  return Array.from(source.tensors.values(), (entry) => ({
-    ...entry,
-    dtype: entry.dtype ?? "u8",
-    data: { pieces: () => tensorBytes(source, entry) },
-  }));
-}
-
-/** @param source has the modules' names of the tensors; a head that an adapter has made another matrix has its own already */
-function modelTensors(config: ModelConfig, stored: readonly TensorData[], source: TensorSource, type: GgufType): GgufTensor[] {
-  const { embedding, head } = modulesOf(config);
-  const logits = config.tieWordEmbeddings ? `${config.modulePrefix}${embedding}` : head;
-  const names = new Map(Array.from(source.tensors, ([name, entry]) => [entry.name, name]));
-  const tensors = stored.flatMap((tensor): GgufTensor[] => {
-    const name = names.get(tensor.name) ?? moduleName(tensor.name);
-    const [, module, kind] = /^(.+)\.(weight|bias)$/.exec(name) ?? [];
-    if (isVision(name)) return [];
-    if (tensor.name.endsWith(".rotary_emb.inv_freq") || (module === head && config.tieWordEmbeddings)) return [];
-    const parts = module === undefined ? [] : ggufParts(module, config);
-    if (parts.length === 0 || !["f32", "f16", "bf16"].includes(tensor.dtype)) {
-      throw new UserError(`${source.path}: tensor ${tensor.name} has no place in a GGUF ${architectureOf(config)} model`);
-    }
-    const offset = kind === "weight" ? normOffset(module!, config) : 0;
-    const to = typeFor(module === logits ? headType(type) : type, tensor.shape);
-    const [rows, ...columns] = tensor.shape as [number, ...number[]];
-    // A filter [channels, 1, width] is a matrix there.
-    const inner = columns.length === 2 && columns[0] === 1 ? columns.slice(1) : columns;
-    return parts.map(({ name, count, take }) => ({
-      name: `${name}.${kind}`,
-      type: to,
-      shape: [count(rows), ...inner],
-      *data() {
-        if (take) yield encode(take(joined(valuesOf(tensor, offset)), elements(inner)), to, tensor.name);
-        else for (const values of valuesOf(tensor, offset)) yield encode(values, to, tensor.name);
-      },
-    }));
-  });
-  checkComplete(tensors, config, source.path);
-  return [...tensors, ...ropeFactors(config)];
-}
-
-/** The values of a tensor plus `offset`, piece by piece; pieces have whole blocks of every type. */
-function* valuesOf(tensor: TensorData, offset: number): Iterable<Float32Array> {
-  const { data } = tensor;
-  const pieces = typeof data === "function" ? [data()] : "pieces" in data ? data.pieces() : [data];
-  for (const { buffer, byteOffset, byteLength } of pieces) {
-    const values = toFloat32(new Uint8Array(buffer, byteOffset, byteLength), tensor.dtype as FloatType);
-    if (offset !== 0) values.forEach((value, i) => (values[i] = value + offset));
-    yield values;
-  }
-}
-
-function joined(pieces: Iterable<Float32Array>): Float32Array {
-  // A piece is gone when the next one comes.
-  const all = Array.from(pieces, (piece) => piece.slice());
-  if (all.length === 1) return all[0]!;
-  const values = new Float32Array(all.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const piece of all) {
-    values.set(piece, at);
-    at += piece.length;
-  }
-  return values;
-}
-
-function checkComplete(tensors: readonly GgufTensor[], config: ModelConfig, from: string): void {
-  const names = new Set(tensors.map(({ name }) => name));
-  const needed = [
-    "token_embd",
-    outputNorm(config),
-    ...(config.tieWordEmbeddings ? [] : ["output"]),
-    ...Array.from({ length: config.layers }, (_, layer) =>
-      blockModules(config, layer).map((module) => `blk.${layer}.${module}`),
-    ).flat(),
-  ];
-  const missing = needed.find((module) => !names.has(`${module}.weight`));
-  if (missing !== undefined) throw new UserError(`${from} holds no tensor for ${missing}.weight; it is not a whole model`);
 }
 
 /** Llama 3's scaling, LongRoPE and a YaRN with other betas are tensors: what each frequency is divided by. */

@@ -1,9 +1,9 @@
 import { UserError } from "../base/errors.ts";
 import type { ModelConfig } from "../models/config.ts";
-import type { GgufFacts } from "../models/families/family.ts";
+import type { GgufFacts, GgufPlace } from "../models/families/family.ts";
 import { familyOf, modulesOf } from "../models/families/index.ts";
+import { neighbours, type Order, run } from "../models/families/orders.ts";
 import type { RopeScaling } from "../models/rope.ts";
-import { groupRows, interleaveRows } from "./encode.ts";
 
 /** How llama.cpp has a model's family. @throws {UserError} no file of this kind is written */
 export function ggufFacts(config: ModelConfig): GgufFacts {
@@ -20,61 +20,63 @@ export function architectureOf(config: ModelConfig): string {
   return ggufFacts(config).architecture;
 }
 
-/** A tensor of a GGUF file, made of rows of a module's. */
+/** A tensor of a GGUF file that a parameter becomes, or a part of it. */
 export interface GgufPart {
-  /** Without `.weight` or `.bias`. */
   readonly name: string;
-  /** How many of so many rows it has. */
-  count(rows: number): number;
-  /** Its values, of those of all rows; null: it has all of them, in their order. */
-  readonly take: ((values: Float32Array, columns: number) => Float32Array) | null;
+  /** The number among the experts whose parameters the tensor has one behind the other; null: it has this one alone. */
+  readonly expert: number | null;
+  /** The rows and the columns that it has, by those of the parameter; null: all, in their order. */
+  readonly rows: Order | null;
+  readonly columns: Order | null;
+  readonly isTransposed: boolean;
+  /** What its numbers are of the parameter's; null: the same. */
+  readonly value: ((x: number) => number) | null;
+  /** True if it is f32 in files of every type. */
+  readonly isFull: boolean;
 }
 
-/** The tensors that a module becomes; none when the format has no place for it. */
-export function ggufParts(module: string, config: ModelConfig): GgufPart[] {
-  const whole = (name: string): GgufPart[] => [{ name, count: (rows) => rows, take: null }];
+/** The tensors that a parameter becomes; none when the format has no place for it. */
+export function ggufParts(parameter: string, config: ModelConfig): GgufPart[] {
+  const [, module = parameter, kind = ""] = /^(.+)(\.(?:weight|bias))$/.exec(parameter) ?? [];
+  const whole = (name: string): GgufPart => partOf({ name: name + kind }, kind, null, config);
   const { embedding, norm = "norm", head } = modulesOf(config);
-  if (module === head) return whole("output");
+  const { modules, hasOwnHead = false } = ggufFacts(config);
+  if (module === head) return [whole("output")];
   if (!module.startsWith(config.modulePrefix)) return [];
   const local = module.slice(config.modulePrefix.length);
-  if (local === embedding) return whole("token_embd");
-  if (local === norm) return whole(outputNorm(config));
+  if (local === embedding) return [whole("token_embd"), ...(hasOwnHead && config.tieWordEmbeddings ? [whole("output")] : [])];
+  if (local === norm) return [{ ...whole(outputNorm(config)), ...offsetOf(kind, config) }];
   const [, layer, inner = ""] = /^layers\.(\d+)\.(.+)$/.exec(local) ?? [];
-  const { modules } = ggufFacts(config);
-  const names = Object.hasOwn(modules, inner) ? modules[inner]! : [];
-  if (typeof names !== "string")
-    return names.map((name, i) =>
-      names.length === 2 ? halfPart(`blk.${layer}.${name}`, i) : groupedPart(`blk.${layer}.${name}`, i, config),
-    );
-  const heads = interleavedHeads(inner, config);
-  if (heads === 0) return whole(`blk.${layer}.${names}`);
-  return [{ ...whole(`blk.${layer}.${names}`)[0]!, take: (values, columns) => interleaveRows(values, heads, columns) }];
+  const expert = /\.experts\.(\d+)\./.exec(inner)?.[1];
+  const key = expert === undefined ? inner : inner.replace(`.experts.${expert}.`, ".experts.*.");
+  const found = Object.hasOwn(modules, key) ? modules[key]! : [];
+  const places = typeof found === "string" ? [{ name: found }] : "name" in found ? [found] : found;
+  return places.map((place): GgufPart => {
+    const own = { ...place, name: `blk.${layer}.${place.name}${kind}` };
+    const part = partOf(own, kind, expert === undefined ? null : Number(expert), config);
+    const heads = interleavedHeads(inner, config);
+    if (heads > 0) return { ...part, rows: (count) => neighbours(run(count), heads) };
+    return module.endsWith("norm") && !place.isPlainNorm ? { ...part, ...offsetOf(kind, config) } : part;
+  });
 }
 
-/** The first (0) or second (1) half of the rows: gate and up of a Granite 4. */
-function halfPart(name: string, part: number): GgufPart {
+function partOf(place: GgufPlace, kind: string, expert: number | null, config: ModelConfig): GgufPart {
+  const { name, isTransposed = false, value = null, isFull = false } = place;
   return {
     name,
-    count: (rows) => rows / 2,
-    take: (values) => values.slice((part * values.length) / 2, ((part + 1) * values.length) / 2),
+    expert,
+    rows: place.rows?.(config) ?? null,
+    columns: place.columns?.(config) ?? null,
+    // Of a module with a bias, the matrix.
+    isTransposed: isTransposed && kind === ".weight",
+    value,
+    isFull: isFull || kind !== ".weight",
   };
 }
 
-/** Queries (0), keys (1) or values (2) of an InternLM2: in each group of rows, those of its query heads, of key and value. */
-function groupedPart(name: string, part: number, config: ModelConfig): GgufPart {
-  const { heads, kvHeads, headDim } = config;
-  const perKey = heads / kvHeads;
-  const size = (part === 0 ? perKey : 1) * headDim;
-  const from = (part === 0 ? 0 : perKey + part - 1) * headDim;
-  const group = (perKey + 2) * headDim;
-  return {
-    name,
-    count: (rows) => (rows / group) * size,
-    take(values, columns) {
-      const rows = groupRows(values, columns, group, from, size);
-      return part === 2 || !reorders(config) ? rows : interleaveRows(rows, part === 0 ? heads : kvHeads, columns);
-    },
-  };
+/** llama.cpp adds nothing to the weights of norms: what the model adds is in the file. */
+function offsetOf(kind: string, { normOffset }: ModelConfig): Partial<GgufPart> {
+  return kind === ".weight" && normOffset !== 0 ? { value: (x) => x + normOffset } : {};
 }
 
 /** GGUF's name of the final norm. */
@@ -82,27 +84,12 @@ export function outputNorm(config: ModelConfig): string {
   return ggufFacts(config).outputNorm ?? "output_norm";
 }
 
-/** GGUF names of the modules that block `layer` has. */
-export function blockModules(config: ModelConfig, layer: number): string[] {
-  const optional = config.qkNorm ? [] : ["attn_q_norm", "attn_k_norm"];
-  const absent = config.convolution?.layers[layer] ? "self_attn." : "conv.";
-  return Object.entries(ggufFacts(config).modules)
-    .filter(([module]) => !module.startsWith(absent))
-    .flatMap(([, names]) => names)
-    .filter((name) => !optional.includes(name));
-}
-
-/** llama.cpp adds nothing to the weights of norms: what the model adds is in the file. */
-export function normOffset(module: string, config: ModelConfig): number {
-  return module.endsWith("norm") ? config.normOffset : 0;
-}
-
 /** Tells whether llama.cpp rotates other pairs of features than the model, so that rows of queries and keys change places. */
 function reorders(config: ModelConfig): boolean {
   return ggufFacts(config).rotatesNeighbours && !config.rotatesNeighbours;
 }
 
-/** The heads of a block's module whose rows are to be interleaved (see `interleaveRows`), or 0. */
+/** The heads of a block's module whose rows are to be interleaved (see `neighbours`), or 0. */
 function interleavedHeads(module: string, config: ModelConfig): number {
   if (!reorders(config)) return 0;
   if (module === "self_attn.q_proj") return config.heads;

@@ -1,4 +1,5 @@
 import { elements, type Shape } from "../graph/types.ts";
+import type { GgufSetting } from "../models/families/family.ts";
 import { fileIo, type FileIo, writeAtomic } from "../base/files/files.ts";
 
 /**
@@ -7,30 +8,36 @@ import { fileIo, type FileIo, writeAtomic } from "../base/files/files.ts";
  */
 export type GgufType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
 
+/** Types of single tensors: MXFP4 is kept where a model has it, and nothing is made MXFP4. */
+export type GgufTensorType = GgufType | "mxfp4";
+
+interface Blocks {
+  readonly id: number;
+  readonly elements: number;
+  readonly bytes: number;
+}
+
 /** Numbers of the types in ggml, and bytes of a block of so many elements. */
-export const GGUF_TYPES: Readonly<Record<GgufType, { readonly id: number; readonly elements: number; readonly bytes: number }>> =
-  {
-    f32: { id: 0, elements: 1, bytes: 4 },
-    f16: { id: 1, elements: 1, bytes: 2 },
-    q4_0: { id: 2, elements: 32, bytes: 18 },
-    q8_0: { id: 8, elements: 32, bytes: 34 },
-    bf16: { id: 30, elements: 1, bytes: 2 },
-  };
+export const GGUF_TYPES: Readonly<Record<GgufTensorType, Blocks>> = {
+  f32: { id: 0, elements: 1, bytes: 4 },
+  f16: { id: 1, elements: 1, bytes: 2 },
+  q4_0: { id: 2, elements: 32, bytes: 18 },
+  q8_0: { id: 8, elements: 32, bytes: 34 },
+  bf16: { id: 30, elements: 1, bytes: 2 },
+  mxfp4: { id: 39, elements: 32, bytes: 17 },
+};
 
 /** A metadata value; arrays are of texts, of numbers, or of bytes. */
 export type GgufValue =
-  | { readonly u32: number }
-  | { readonly f32: number }
-  | { readonly bool: boolean }
+  | GgufSetting
   | { readonly text: string }
   | { readonly texts: readonly string[] }
   | { readonly bytes: Uint8Array }
-  | { readonly i32s: readonly number[] }
   | { readonly f32s: readonly number[] };
 
 export interface GgufTensor {
   readonly name: string;
-  readonly type: GgufType;
+  readonly type: GgufTensorType;
   /** Outermost first, as everywhere here. */
   readonly shape: Shape;
   /** Called when its turn comes; pieces are taken one after the other, so that one alone is in memory. */
@@ -139,6 +146,7 @@ function createBytes() {
       u64(given.bytes.length);
       raw(Buffer.from(given.bytes));
     } else if ("texts" in given) array(TEXT, given.texts, text);
+    else if ("bools" in given) array(BOOL, given.bools, (item) => number(1, (buffer) => buffer.writeUInt8(Number(item))));
     else if ("i32s" in given) array(I32, given.i32s, (item) => number(4, (buffer) => buffer.writeInt32LE(item)));
     else array(F32, given.f32s, (item) => number(4, (buffer) => buffer.writeFloatLE(item)));
   };

@@ -30,14 +30,19 @@ export function checkUnread(config: ModelConfig, source: TensorSource): string |
   return fileVerdict(kind, source.path, () => ({ note: findUnread(config, source) })).note;
 }
 
-function findUnread(config: ModelConfig, source: TensorSource): string | null {
+/** Names of the parameters that a model has. */
+export function parametersOf(config: ModelConfig): Set<string> {
   const options = {
     tokens: 1,
     tuning: adapterTuning(null, config),
     weightType: () => "f32" as const,
     ...(config.textHead && { head: "logits" as const, texts: 1 }),
   };
-  const read = new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
+  return new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
+}
+
+function findUnread(config: ModelConfig, source: TensorSource): string | null {
+  const read = parametersOf(config);
   const modules = new Set([...read].map(moduleOf));
   const { head, encoder, norm = "norm" } = modulesOf(config);
   // Heads that the model can be given read these.

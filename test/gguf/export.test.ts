@@ -1,7 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { createRandom } from "../../src/base/random.ts";
-import { interleaveRows } from "../../src/gguf/encode.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { rejection, temporaryFolder } from "../hf/temp.ts";
 import { changeConfig, createExporter, dropTensors, modelWithTokenizer, MODULES, separateRows } from "../support/gguf-models.ts";
@@ -131,7 +129,7 @@ function originalName(name: string, family: GoldenFamily): string {
 
 const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_projector|(model\.)?visual)\./.test(name);
 
-/** Their modules have other names (fused.test.ts and convolution.test.ts), or no GGUF files are written of them. */
+/** Their modules have other names (fused.test.ts, convolution.test.ts, experts.test.ts), or no GGUF files are written of them. */
 const OTHERS: readonly GoldenFamily[] = [
   "gemma4",
   "gemma4-multimodal",
@@ -278,19 +276,6 @@ describe("a model as GGUF holds the model's tensors", () => {
       expect(file.metadata.get("tokenizer.ggml.add_bos_token")).toBe(tokenizer === "llama3");
     }
   });
-});
-
-test("reordering of rows: features i and i + dim / 2 become neighbours", () => {
-  expect([
-    ...interleaveRows(
-      Float32Array.from({ length: 12 }, (_, i) => i),
-      2,
-      1,
-    ),
-  ]).toEqual([0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
-  const random = createRandom(3);
-  const values = Float32Array.from({ length: 4 * 6 * 5 }, () => random.uniform());
-  expect(separateRows(interleaveRows(values, 4, 5), 4, 5)).toEqual(values);
 });
 
 test("what llama.cpp has no place for in these architectures is refused before anything is written", async () => {

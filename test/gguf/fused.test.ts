@@ -1,6 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { groupRows } from "../../src/gguf/encode.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import type { ModelConfig } from "../../src/models/config.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
@@ -183,11 +182,6 @@ describe("InternLM2", () => {
       "llama models have no longrope scaling",
     );
   });
-});
-
-test("rows of groups", () => {
-  const values = Float32Array.from({ length: 2 * 5 * 2 }, (_, i) => i);
-  expect([...groupRows(values, 2, 5, 1, 2)]).toEqual([2, 3, 4, 5, 12, 13, 14, 15]);
 });
 
 test("a Granite 4: gate and up are the halves of one matrix; without rotary positions it is refused", async () => {

@@ -1,13 +1,11 @@
 import { copyFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { makeFolder } from "../../src/base/files/files.ts";
-import { createRandom } from "../../src/base/random.ts";
-import { elements } from "../../src/graph/types.ts";
-import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { buildSegments } from "../../src/models/chain/segments.ts";
 import { parseConfig } from "../../src/models/families/index.ts";
 import { collectParams } from "../../src/runtime/resident.ts";
 import { root } from "./cli.ts";
+import { writeRandomWeights } from "./random-weights.ts";
 
 /** A random encoder with a tokenizer of the fixtures. */
 export function writeRandomEncoder(path: string, config: Record<string, unknown>, tokenizer: string): string {
@@ -22,13 +20,7 @@ export function writeRandomEncoder(path: string, config: Record<string, unknown>
   // Unless the class has it, what judges texts is not there yet.
   const isThere = (parameter: string) => model.textHead !== null || !/^(head|classifier)\./.test(parameter);
   const params = collectParams(segments).filter(({ name: parameter }) => isThere(parameter));
-  const tensors = params.map(({ name: parameter, type: { shape } }) => {
-    const random = createRandom(1, parameter);
-    const norm = /norm\.weight$/i.test(parameter);
-    const data = Float32Array.from({ length: elements(shape) }, () => (norm ? 1 : 0.3 * random.normal()));
-    return { name: parameter, dtype: "f32" as const, shape, data };
-  });
-  writeSafetensors(join(path, "model.safetensors"), tensors);
+  writeRandomWeights(path, params, () => 1);
   for (const file of ["tokenizer.json", "tokenizer_config.json"])
     copyFileSync(join(root, "test/golden/encoder_tokenizers", tokenizer, file), join(path, file));
   return path;

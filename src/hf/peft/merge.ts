@@ -22,7 +22,7 @@ import type { Adapter, AdapterModule } from "./peft.ts";
 import { fuseExperts, storedTensors } from "../weights/fused-experts.ts";
 import { openModelWeights, withOwnHead } from "../weights/model-weights.ts";
 import { classifierOf, familyOf, modulesOf, textHeadOf, textHeadShapes } from "../../models/families/index.ts";
-import { readBytes, readFloat32, tensorBytes, type TensorSource } from "../weights/safetensors.ts";
+import { readBytes, readFloat32, tensorBytes, type TensorEntry, type TensorSource } from "../weights/safetensors.ts";
 import { type TensorData } from "../weights/safetensors-write.ts";
 
 export interface MergeOptions {
@@ -123,16 +123,68 @@ function withoutTokenHead(source: TensorSource, model: ModelConfig): TensorSourc
 export interface MergedModel {
   /** Its head and embedding are two matrices where the adapter has made them differ. */
   readonly config: ModelConfig;
-  /** In the base model's order, names and dtypes; the adapter is added to each when its turn comes. */
+  /** In the base model's order and dtypes; the adapter is added to each when its turn comes. */
   readonly tensors: TensorData[];
 }
 
 /**
- * Merges an adapter that was opened for its base model. Where the base's head is its embedding and the adapter changes one of them, both
- * are written, each as the adapter has it.
+ * Merges an adapter that was opened for its base model, with the names that files of the base model have. Where the base's head is its embedding and
+ * the adapter changes one of them, both are written, each as the adapter has it.
  * @throws {UserError} a tensor of the base model that cannot be copied
  */
 export function mergedModel(source: TensorSource, adapter: Adapter, config: ModelConfig): MergedModel {
+  const { entries, dataOf, isChanged, config: merged } = mergedEntries(source, adapter, config);
+  // Experts in one tensor are copied as they are, unless the adapter changes one of them.
+  const changed = new Set([...entries].flatMap(([key, { fused }]) => (fused && isChanged(key) ? fused : [])));
+  const kept = new Map([...entries].filter(([, { fused }]) => !fused?.some((whole) => changed.has(whole))));
+  const parts = [...entries].filter(([key]) => !kept.has(key));
+  const tensors = fuseExperts([...storedTensors(kept), ...parts].map(dataOf), entries);
+  return { config: merged, tensors };
+}
+
+/** A parameter of a model, with an adapter in it, by its module's name. */
+export interface MergedParameter extends TensorData {
+  /** The tensor of the base model; null: the adapter changes it. */
+  readonly stored: TensorEntry | null;
+}
+
+/**
+ * The same by the names of the modules, each matrix of an expert as a tensor; without an adapter, the model as it is.
+ * @throws {UserError} a tensor of the base model that cannot be copied
+ */
+export function mergedParameters(
+  source: TensorSource,
+  adapter: Adapter | null,
+  config: ModelConfig,
+): { readonly config: ModelConfig; readonly tensors: MergedParameter[] } {
+  const nothing = { entries: new Map(source.tensors), dataOf: copies(source), isChanged: () => false, config };
+  const { entries, dataOf, isChanged, config: merged } = adapter ? mergedEntries(source, adapter, config) : nothing;
+  const tensors = Array.from(entries, ([key, entry]) => ({
+    ...dataOf([key, entry]),
+    stored: isChanged(key) ? null : entry,
+  }));
+  return { config: merged, tensors };
+}
+
+type DataOf = (tensor: readonly [key: string, entry: TensorEntry]) => TensorData;
+
+/** Passes a model's tensors on as they are. */
+function copies(source: TensorSource): DataOf {
+  return ([key, entry]) => {
+    const { name, dtype, shape, stored } = entry;
+    if (dtype === null) throw new UserError(`${entry.path}: tensor ${show(name)} has dtype ${stored}, which cannot be copied`);
+    return { name: key, dtype, shape, data: { pieces: () => tensorBytes(source, entry) } };
+  };
+}
+
+interface MergedEntries {
+  readonly config: ModelConfig;
+  readonly entries: Map<string, TensorEntry>;
+  readonly dataOf: DataOf;
+  isChanged(key: string): boolean;
+}
+
+function mergedEntries(source: TensorSource, adapter: Adapter, config: ModelConfig): MergedEntries {
   const { head, embedding } = modulesOf(config);
   const [headName, embeddingName] = [`${head}.weight`, `${config.modulePrefix}${embedding}.weight`];
   const changes = (module: string, name: string) => adapter.modules.has(module) || adapter.whole.has(name);
@@ -155,31 +207,26 @@ export function mergedModel(source: TensorSource, adapter: Adapter, config: Mode
     adapter.whole.get(key) ??
     adapter.copies.get(key) ??
     (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
-  // Experts in one tensor are copied as they are, unless the adapter changes one of them.
-  const isChanged = (key: string) => !!replacing(key) || updateOf(entries, adapter, key, config.storedTransposed) !== null;
-  const changed = new Set([...entries].flatMap(([key, { fused }]) => (fused && isChanged(key) ? fused : [])));
-  const kept = new Map([...entries].filter(([, { fused }]) => !fused?.some((whole) => changed.has(whole))));
-  const parts = [...entries].filter(([key]) => !kept.has(key));
-  const made = [...storedTensors(kept), ...parts].map(([key, entry]): TensorData => {
-    const { name, dtype, shape, stored } = entry;
-    if (dtype === null) throw new UserError(`${entry.path}: tensor ${show(name)} has dtype ${stored}, which cannot be copied`);
+  const update = (key: string) => updateOf(entries, adapter, key, config.storedTransposed);
+  const copy = copies(source);
+  const dataOf: DataOf = ([key, entry]) => {
+    const copied = copy([key, entry]);
     const replaced = replacing(key);
-    const addTo = updateOf(entries, adapter, key, config.storedTransposed);
-    if (!addTo && !replaced) return { name: key, dtype, shape, data: { pieces: () => tensorBytes(source, entry) } };
-    const type = dtype as FloatType;
+    const addTo = update(key);
+    if (!addTo && !replaced) return copied;
+    const { shape } = entry;
+    const type = copied.dtype as FloatType;
     return {
-      name: key,
-      dtype,
-      shape,
+      ...copied,
       data() {
         const weight = replaced ? readFloat32(adapter.source, replaced.name, shape) : toFloat32(readBytes(source, entry), type);
         addTo?.(weight);
         return fromFloat32(weight, type);
       },
     };
-  });
-  const tensors = fuseExperts(made, entries);
-  return { config: unties ? { ...config, tieWordEmbeddings: false } : config, tensors };
+  };
+  const merged = unties ? { ...config, tieWordEmbeddings: false } : config;
+  return { config: merged, entries, dataOf, isChanged: (key) => !!replacing(key) || update(key) !== null };
 }
 
 /** The head's name in a file that has the embedding under this one. */

@@ -1,6 +1,7 @@
 import type { ExpertNames } from "../blocks/experts.ts";
 import type { Layer } from "../blocks/layer.ts";
 import type { HiddenAct, ModelConfig } from "../config.ts";
+import type { Order } from "./orders.ts";
 
 /** A JSON object as it was read. */
 export type Raw = Readonly<Record<string, unknown>>;
@@ -127,17 +128,44 @@ export interface EncoderModules {
   readonly textHead: TextHeadModules;
 }
 
+/** A tensor of a GGUF file, made of one parameter, or of one of each expert, which it has one behind the other. */
+export interface GgufPlace {
+  readonly name: string;
+  /** The rows that it has; absent: all, in their order. A vector has as many rows as elements. */
+  rows?(config: ModelConfig): Order;
+  /** The same of columns. */
+  columns?(config: ModelConfig): Order;
+  /** True if the model has the matrix the other way round, [in, out]. */
+  readonly isTransposed?: boolean;
+  /** What its numbers are of the model's. */
+  readonly value?: (x: number) => number;
+  /** True if it stays f32 in files of every type. */
+  readonly isFull?: boolean;
+  /** True if the model adds nothing to this norm's weights, whatever it adds to others (`normOffset`). */
+  readonly isPlainNorm?: boolean;
+}
+
+/** A number, a choice or a list that a GGUF file says of a model. */
+export type GgufSetting =
+  | { readonly u32: number }
+  | { readonly f32: number }
+  | { readonly bool: boolean }
+  | { readonly i32s: readonly number[] }
+  | { readonly bools: readonly boolean[] };
+
 /** How llama.cpp has a family's models. */
 export interface GgufFacts {
   /** llama.cpp's name of the architecture. */
   readonly architecture: string;
   /**
-   * Names of a block's modules; several where llama.cpp has the rows of one matrix in as many: three of queries, keys and values, which
-   * follow each other once for each key head, or two of gate and up, one behind the other.
+   * What becomes of a block's modules (`self_attn.q_proj`, those of an expert as `experts.*`), without `.weight` and `.bias`, or of its other parameters
+   * by their whole names; several where llama.cpp has the rows of one matrix in as many tensors.
    */
-  readonly modules: Readonly<Record<string, string | readonly string[]>>;
+  readonly modules: Readonly<Record<string, string | GgufPlace | readonly GgufPlace[]>>;
   /** Name of the final norm; "output_norm" by default. */
   readonly outputNorm?: string;
+  /** True if files have the matrix of the logits where it is the embedding too. */
+  readonly hasOwnHead?: boolean;
   /** True if neighbouring features are rotated with each other, not feature i with i + dim / 2: rows of queries and keys are reordered. */
   readonly rotatesNeighbours: boolean;
   /** The one activation that the architecture has. */
@@ -146,8 +174,8 @@ export interface GgufFacts {
   readonly window: "unknown" | "named" | "applied";
   /** Kinds of rotary scaling that the architecture has beside those that all have. */
   readonly scalings: readonly ("longrope" | "yarn-betas")[];
-  /** Numbers that the architecture reads beside those that all have, by key. */
-  settings?(config: ModelConfig): Readonly<Record<string, number>>;
+  /** Settings that the architecture reads beside those that all have, by key. */
+  settings?(config: ModelConfig): Readonly<Record<string, GgufSetting>>;
   /** Refuses a model that llama.cpp would compute otherwise. @throws {UserError} */
   check?(config: ModelConfig): void;
 }

@@ -72,7 +72,7 @@ export const cohere2: Family = {
     modules: GGUF_MODULES,
     window: "applied",
     scalings: [],
-    settings: ({ logitScale }) => ({ logit_scale: logitScale }),
+    settings: ({ logitScale }) => ({ logit_scale: { f32: logitScale } }),
     check({ layers, windowLayers, attentionBias, tieWordEmbeddings }) {
       const refuse = (what: string) => new UserError(`llama.cpp's cohere2 models have ${what}`);
       const hasWindow = Array.from({ length: layers }, (_, layer) => windowLayers[layer] ?? false);

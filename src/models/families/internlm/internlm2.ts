@@ -2,8 +2,17 @@ import { UserError } from "../../../base/errors.ts";
 import { attentionLayer, attentionOf, fusedAttention } from "../../blocks/attention.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
+import type { ModelConfig } from "../../config.ts";
 import type { Family } from "../family.ts";
+import { neighbours, ofGroups, type Order } from "../orders.ts";
 import { readDecoder } from "../reading/common.ts";
+
+/** The rows of the one matrix that are queries, keys or values. */
+function rowsOf({ heads, kvHeads, headDim }: ModelConfig, part: "q" | "k" | "v"): Order {
+  const perKey = heads / kvHeads;
+  const first = part === "q" ? 0 : part === "k" ? perKey : perKey + 1;
+  return ofGroups((perKey + 2) * headDim, first * headDim, (part === "q" ? perKey : 1) * headDim);
+}
 
 /**
  * InternLM2 and 2.5 (https://arxiv.org/abs/2403.17297): one matrix holds for each key head its query heads, then the key and the
@@ -48,7 +57,11 @@ export const internlm2: Family = {
     modules: {
       attention_norm: "attn_norm",
       ffn_norm: "ffn_norm",
-      "attention.wqkv": ["attn_q", "attn_k", "attn_v"],
+      "attention.wqkv": [
+        { name: "attn_q", rows: (config) => (count) => neighbours(rowsOf(config, "q")(count), config.heads) },
+        { name: "attn_k", rows: (config) => (count) => neighbours(rowsOf(config, "k")(count), config.kvHeads) },
+        { name: "attn_v", rows: (config) => rowsOf(config, "v") },
+      ],
       "attention.wo": "attn_output",
       "feed_forward.w1": "ffn_gate",
       "feed_forward.w3": "ffn_up",

@@ -1,11 +1,12 @@
 import { z } from "zod";
+import { UserError } from "../../../base/errors.ts";
 import { parseWith, positive, size } from "../../../base/schema.ts";
 import { expertMlp, type ExpertNames } from "../../blocks/experts.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
 import type { ExpertsConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
-import { checkRouting } from "../llama/experts.ts";
-import { LFM_MLP, LFM_MODULES, lfmLayers, readLfm } from "./lfm2.ts";
+import { checkRouting, expertsGguf } from "../llama/experts.ts";
+import { LFM_GGUF, LFM_MLP, LFM_MODULES, lfmLayers, readLfm } from "./lfm2.ts";
 
 const NAMES: ExpertNames = {
   router: "feed_forward.gate",
@@ -73,5 +74,22 @@ export const lfm2Moe: Family = {
       const { experts } = config;
       return experts?.layers[layer] ? expertMlp(parts, x, experts, NAMES) : gatedMlp(parts, x, LFM_MLP);
     }),
-  gguf: null,
+  gguf: {
+    ...LFM_GGUF,
+    architecture: "lfm2moe",
+    modules: {
+      ...LFM_GGUF.modules,
+      ...expertsGguf(NAMES),
+      "feed_forward.expert_bias": { name: "exp_probs_b.bias", isFull: true },
+    },
+    check(config) {
+      LFM_GGUF.check!(config);
+      const { experts } = config;
+      const refuse = (what: string) => new UserError(`llama.cpp's lfm2moe models have ${what}`);
+      if (experts === null) throw refuse("experts, and this one has none");
+      if (!experts.normalised) throw refuse("norm_topk_prob true, not false");
+      if (!experts.choiceBias) throw refuse("use_expert_bias true, not false");
+      if (experts.scale !== 1) throw refuse(`routed_scaling_factor 1, not ${experts.scale}`);
+    },
+  },
 };

@@ -8,7 +8,7 @@ import type { BlockParts, Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ConvolutionConfig, ModelConfig } from "../../config.ts";
-import type { Family, FamilyModules, Raw } from "../family.ts";
+import type { Family, FamilyModules, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 
@@ -129,6 +129,36 @@ export const LFM_MODULES: FamilyModules = {
   scaled: { outputs: ["k_proj", "v_proj"], inputs: ["w2"] },
 };
 
+/** How llama.cpp has an LFM2. */
+export const LFM_GGUF: GgufFacts = {
+  ...LLAMA_GGUF,
+  architecture: "lfm2",
+  outputNorm: "token_embd_norm",
+  modules: {
+    operator_norm: "attn_norm",
+    ffn_norm: "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_output",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.conv": { name: "shortconv.conv", isFull: true },
+    "conv.out_proj": "shortconv.out_proj",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w3": "ffn_up",
+    "feed_forward.w2": "ffn_down",
+  },
+  rotatesNeighbours: false,
+  scalings: [],
+  check({ family, convolution }) {
+    const refuse = (what: string) => new UserError(`llama.cpp's ${family.replace("_", "")} models have ${what}`);
+    if (convolution === null) throw refuse("layers that convolve, and this one has none");
+    if (convolution.bias) throw refuse("no biases on the convolution");
+  },
+};
+
 /**
  * LFM2 and LFM2.5, dense (https://arxiv.org/abs/2511.23404): most layers convolve each channel over three tokens, between two gates; the others
  * attend, with normed queries and keys.
@@ -141,32 +171,5 @@ export const lfm2: Family = {
   read,
   modules: LFM_MODULES,
   layers: (config) => lfmLayers(config, (parts, x) => gatedMlp(parts, x, LFM_MLP)),
-  gguf: {
-    ...LLAMA_GGUF,
-    architecture: "lfm2",
-    outputNorm: "token_embd_norm",
-    modules: {
-      operator_norm: "attn_norm",
-      ffn_norm: "ffn_norm",
-      "self_attn.q_proj": "attn_q",
-      "self_attn.k_proj": "attn_k",
-      "self_attn.v_proj": "attn_v",
-      "self_attn.out_proj": "attn_output",
-      "self_attn.q_layernorm": "attn_q_norm",
-      "self_attn.k_layernorm": "attn_k_norm",
-      "conv.in_proj": "shortconv.in_proj",
-      "conv.conv": "shortconv.conv",
-      "conv.out_proj": "shortconv.out_proj",
-      "feed_forward.w1": "ffn_gate",
-      "feed_forward.w3": "ffn_up",
-      "feed_forward.w2": "ffn_down",
-    },
-    rotatesNeighbours: false,
-    scalings: [],
-    check({ convolution }) {
-      const refuse = (what: string) => new UserError(`llama.cpp's lfm2 models have ${what}`);
-      if (convolution === null) throw refuse("layers that convolve, and this one has none");
-      if (convolution.bias) throw refuse("no biases on the convolution");
-    },
-  },
+  gguf: LFM_GGUF,
 };

@@ -2,12 +2,12 @@ import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
 import { parseWith, size } from "../../../base/schema.ts";
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
-import { expertMlp, type ExpertNames } from "../../blocks/experts.ts";
+import { expertMlp, type ExpertNames, EXPERT_NAMES } from "../../blocks/experts.ts";
 import type { Layer } from "../../blocks/layer.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ExpertsConfig, ModelConfig } from "../../config.ts";
-import type { FamilyModules, Raw } from "../family.ts";
-import { LLAMA_MODULES } from "./llama.ts";
+import type { FamilyModules, GgufFacts, Raw } from "../family.ts";
+import { LLAMA_GGUF, LLAMA_MODULES, refuseBiases } from "./llama.ts";
 
 /** The part that families of the Llama kind with a mixture of experts in each block share. */
 
@@ -17,6 +17,34 @@ export const EXPERT_MODULES: FamilyModules = {
   linear: ["q_proj", "k_proj", "v_proj", "o_proj"],
   scaled: { outputs: ["k_proj", "v_proj"], inputs: [] },
 };
+
+/** llama.cpp's names of a mixture of experts; it never makes a router smaller. */
+export function expertsGguf({ router, list, gate, up, down }: ExpertNames): GgufFacts["modules"] {
+  return {
+    [router]: { name: "ffn_gate_inp", isFull: true },
+    [`${list}.*.${gate}`]: "ffn_gate_exps",
+    [`${list}.*.${up}`]: "ffn_up_exps",
+    [`${list}.*.${down}`]: "ffn_down_exps",
+  };
+}
+
+/** How llama.cpp has a family of the Llama kind with experts in all layers. @param normalised whether weights of a token's experts add up to 1 there */
+export function expertFamilyGguf(architecture: string, normalised: boolean): GgufFacts {
+  return {
+    ...LLAMA_GGUF,
+    architecture,
+    modules: { ...LLAMA_GGUF.modules, ...expertsGguf(EXPERT_NAMES) },
+    rotatesNeighbours: false,
+    scalings: [],
+    check(config) {
+      refuseBiases(architecture)(config);
+      if (config.experts!.normalised !== normalised)
+        throw new UserError(
+          `llama.cpp's ${architecture} models have norm_topk_prob ${normalised}, not ${!normalised}; this one would be computed otherwise`,
+        );
+    },
+  };
+}
 
 const expertsSchema = z.object({
   num_hidden_layers: size,

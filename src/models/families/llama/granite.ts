@@ -27,10 +27,10 @@ export const GRANITE_GGUF: GgufFacts = {
   ...LLAMA_GGUF,
   architecture: "granite",
   settings: ({ embeddingScale, attentionScale, residualScale, logitScale }) => ({
-    "attention.scale": attentionScale,
-    embedding_scale: embeddingScale,
-    residual_scale: residualScale,
-    logit_scale: 1 / logitScale,
+    "attention.scale": { f32: attentionScale },
+    embedding_scale: { f32: embeddingScale },
+    residual_scale: { f32: residualScale },
+    logit_scale: { f32: 1 / logitScale },
   }),
 };
 

@@ -6,6 +6,7 @@ import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attenti
 import { fusedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { Family, Raw } from "../family.ts";
+import { half } from "../orders.ts";
 import { readDecoder } from "../reading/common.ts";
 import { factorsOf, GRANITE_GGUF } from "./granite.ts";
 import { LLAMA_MODULES } from "./llama.ts";
@@ -82,7 +83,14 @@ export const granite4: Family = {
     }),
   gguf: {
     ...GRANITE_GGUF,
-    modules: { ...OTHERS, "shared_mlp.input_linear": ["ffn_gate", "ffn_up"], "shared_mlp.output_linear": "ffn_down" },
+    modules: {
+      ...OTHERS,
+      "shared_mlp.input_linear": [
+        { name: "ffn_gate", rows: () => half(0) },
+        { name: "ffn_up", rows: () => half(1) },
+      ],
+      "shared_mlp.output_linear": "ffn_down",
+    },
     check({ rotaryLayers }) {
       if (rotaryLayers.includes(false)) throw new UserError("GGUF's granite models have rotary positions, and this one has none");
     },

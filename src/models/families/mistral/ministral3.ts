@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
 import { parseWith } from "../../../base/schema.ts";
-import type { Family } from "../family.ts";
+import type { Family, GgufSetting } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
 import { readDecoder, windowEverywhere } from "../reading/common.ts";
 import { ropeOf } from "../reading/rope.ts";
@@ -67,8 +67,8 @@ export const ministral3: Family = {
     ...LLAMA_GGUF,
     architecture: "mistral3",
     scalings: [],
-    settings: ({ queryRope }): Readonly<Record<string, number>> =>
-      queryRope?.growth ? { "attention.temperature_scale": queryRope.growth.beta } : {},
+    settings: ({ queryRope }): Readonly<Record<string, GgufSetting>> =>
+      queryRope?.growth ? { "attention.temperature_scale": { f32: queryRope.growth.beta } } : {},
     check({ queryRope, rope: { scaling } }) {
       // There the growth begins behind the context that YaRN names.
       if (!queryRope?.growth || (scaling.type === "yarn" && scaling.originalMaxPositions === queryRope.growth.every)) return;

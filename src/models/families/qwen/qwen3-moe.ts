@@ -3,7 +3,7 @@ import { UserError } from "../../../base/errors.ts";
 import { parseWith, size } from "../../../base/schema.ts";
 import type { Family, Raw } from "../family.ts";
 import { NO_WINDOW, readDecoder, windowEverywhere } from "../reading/common.ts";
-import { EXPERT_MODULES, expertLayers, expertsOf } from "../llama/experts.ts";
+import { EXPERT_MODULES, expertFamilyGguf, expertLayers, expertsOf } from "../llama/experts.ts";
 
 const ownSchema = z.object({
   num_hidden_layers: size,
@@ -45,5 +45,5 @@ export const qwen3Moe: Family = {
     }),
   modules: EXPERT_MODULES,
   layers: (config) => expertLayers(config),
-  gguf: null,
+  gguf: expertFamilyGguf("qwen3moe", true),
 };

@@ -1,0 +1,61 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { makeFolder } from "../../src/base/files/files.ts";
+import { buildSegments } from "../../src/models/chain/segments.ts";
+import { parseConfig } from "../../src/models/families/index.ts";
+import { collectParams } from "../../src/runtime/resident.ts";
+import { useTokenizer } from "./gguf-models.ts";
+import { writeRandomWeights } from "./random-weights.ts";
+
+const SIZES = {
+  vocab_size: 448,
+  hidden_size: 32,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 8,
+  intermediate_size: 48,
+  max_position_embeddings: 128,
+  tie_word_embeddings: false,
+  bos_token_id: 1,
+  eos_token_id: 2,
+  torch_dtype: "float32",
+};
+
+const EXPERTS = { num_experts: 6, num_experts_per_tok: 2, moe_intermediate_size: 24 };
+
+const OLMOE = {
+  architectures: ["OlmoeForCausalLM"],
+  model_type: "olmoe",
+  ...EXPERTS,
+  intermediate_size: 24,
+  num_key_value_heads: 4,
+};
+
+/** Small models as llama.cpp has them: what it asks for of their settings is as it is in published ones. */
+export const GGUF_DECODERS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  "qwen3-moe": { architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe", ...EXPERTS, norm_topk_prob: true },
+  olmoe: OLMOE,
+  "olmoe-tied": { ...OLMOE, tie_word_embeddings: true },
+  "lfm2-moe": {
+    architectures: ["Lfm2MoeForCausalLM"],
+    model_type: "lfm2_moe",
+    ...EXPERTS,
+    num_hidden_layers: 3,
+    num_dense_layers: 1,
+    layer_types: ["conv", "full_attention", "conv"],
+    tie_word_embeddings: true,
+  },
+};
+
+/** Writes one of them with random weights and a small byte-level tokenizer. */
+export function writeGgufDecoder(path: string, name: string, more: Readonly<Record<string, unknown>> = {}): string {
+  makeFolder(path);
+  const raw = { ...SIZES, ...GGUF_DECODERS[name], ...more };
+  writeFileSync(join(path, "config.json"), JSON.stringify(raw));
+  const config = parseConfig(raw);
+  const options = { tokens: 1, tuning: { method: "full" }, weightType: () => "f32" as const } as const;
+  writeRandomWeights(path, collectParams(buildSegments(config, options)), (normal) => 1 - config.normOffset + 0.2 * normal);
+  useTokenizer(path, "smollm");
+  return path;
+}
