@@ -5,7 +5,7 @@ import { ONNX_DTYPE } from "../onnx/encode.ts";
 import { type Target, writtenType } from "../onnx/target.ts";
 import { writeModel } from "../onnx/write.ts";
 import { ALIGNMENT, type Call, type Executor, type Program, readsAtOnce, type TemporaryMemory } from "../runtime/executor.ts";
-import { loadSession, openEnvironment } from "./environment.ts";
+import { loadSession, openEnvironment, type OrtEnvironment } from "./environment.ts";
 import { callByValue, callInPlace, type NamedTensor } from "./calls.ts";
 import { cString, created, type OrtApi } from "./library.ts";
 import { copyModel } from "./copy-models.ts";
@@ -68,19 +68,7 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
   const makeOptions = (more: Readonly<Record<string, string>>) => createSessionOptions(api, threads, provider, options, more);
   const sessionOptions = explainFailure(provider, () => makeOptions({}));
   const sessions: Pointer[] = [];
-  const { memory, info, webGpu } = explainFailure(provider, () => {
-    const isDevice = provider === "cuda";
-    const info = isDevice ? openCudaMemory(environment, options) : environment.memoryInfo;
-    if (isDevice || options.copies)
-      return { memory: copiedMemory(environment, sessionOptions, info, isDevice), info, webGpu: null };
-    const memory = hostMemory(environment);
-    if (provider !== "webgpu") return { memory, info, webGpu: null };
-    // The first session loads the device, and its allocator is what buffers come from.
-    const session = loadSession(environment, copyModel(), sessionOptions);
-    sessions.push(session);
-    const webGpu = createWebGpuMemory(environment, session, memory);
-    return { memory: webGpu.memory, info, webGpu };
-  });
+  const { memory, info, webGpu } = explainFailure(provider, () => openMemory(environment, options, sessionOptions, sessions));
   const loader = createSessionLoader(environment, makeOptions);
   const isStrict = provider === "cuda" || options.strict === true;
   const runOptions = created((out) => api.CreateRunOptions(out));
@@ -173,6 +161,20 @@ export function createOrtExecutor(options: OrtExecutorOptions = {}): OrtExecutor
       api.ReleaseRunOptions(runOptions);
     },
   } satisfies OrtExecutor as OrtExecutor;
+}
+
+/** The memory that tensors lie in; a session that it needs is added to `sessions`. */
+function openMemory(environment: OrtEnvironment, options: OrtExecutorOptions, sessionOptions: Pointer, sessions: Pointer[]) {
+  const isCard = options.provider === "cuda";
+  const info = isCard ? openCudaMemory(environment, options) : environment.memoryInfo;
+  if (isCard || options.copies) return { memory: copiedMemory(environment, sessionOptions, info, isCard), info, webGpu: null };
+  const memory = hostMemory(environment);
+  if (options.provider !== "webgpu") return { memory, info, webGpu: null };
+  // The first session loads the device, and its allocator is what buffers come from.
+  const session = loadSession(environment, copyModel(), sessionOptions);
+  sessions.push(session);
+  const webGpu = createWebGpuMemory(environment, session, memory);
+  return { memory: webGpu.memory, info, webGpu };
 }
 
 /** Temporary memory with what programs take beside an arena. */
