@@ -54,53 +54,80 @@ test.each([1, 2, 5, 37])("AdamW8bit of %d blocks: error 2e-6, codes exactly, in 
   await checkOnnx({ op: AdamW8bit, inputs, attrs: {}, bound: 1e-6 });
 });
 
-/** Numbers in [low, 1]: evenly, by magnitude, and at and around the middles between a map's entries. */
+/** The middles between a map's entries, as f32. */
+const middlesOf = (map: Float32Array) => Array.from(map.subarray(1), (entry, i) => Math.fround(Math.fround(entry + map[i]!) / 2));
+
+const VIEW = new DataView(new ArrayBuffer(4));
+/** The f32 whose bits are those of x and some more. */
+function afterBits(x: number, more: number): number {
+  VIEW.setFloat32(0, x);
+  VIEW.setInt32(0, VIEW.getInt32(0) + more);
+  return VIEW.getFloat32(0);
+}
+
+/**
+ * Numbers in [low, 1]: evenly, by magnitude, at random, zeros and the least ones, and at and around the middles between a map's
+ * entries and each number at which the upper 16 bits change.
+ */
 function probes(map: Float32Array, low: number): number[] {
-  const around = [...map].slice(1).flatMap((entry, i) => {
-    const middle = Math.fround((entry + map[i]!) / 2);
-    return [-3, -1, 0, 1, 3].map((ulps) => middle + ulps * 2 ** -24 * Math.abs(middle));
-  });
+  const rng = generator(5);
   const evenly = Array.from({ length: 20_000 }, (_, i) => low + ((1 - low) * i) / 19_999);
-  const magnitudes = Array.from({ length: 20_000 }, (_, i) => 10 ** (-9 * (i / 19_999)));
-  const both = magnitudes.flatMap((x) => (low < 0 ? [x, -x] : [x]));
-  return [...around, ...evenly, ...both, 0].filter((x) => x >= low && x <= 1);
+  const byMagnitude = Array.from({ length: 40_000 }, (_, i) => 10 ** (-9 * (i < 20_000 ? i / 19_999 : rng())));
+  const steps = Array.from({ length: 0x3f80 }, (_, upper) => afterBits(0, upper << 16));
+  const exact = [0, 2 ** -149, 2 ** -127, 2 ** -24, ...steps, ...middlesOf(map).map(Math.abs)];
+  const around = exact.flatMap((x) =>
+    [-3, -2, -1, 0, 1, 2, 3].map((more) => (x === 0 ? Math.max(0, more) * 2 ** -149 : afterBits(x, more))),
+  );
+  const positive = [...byMagnitude, ...around];
+  return [...evenly, ...positive, ...positive.map((x) => -x)].map(Math.fround).filter((x) => x >= low && x <= 1);
+}
+
+/** The codes of numbers in [-1, 1] by the map that stands in the place of the first moment's: without memory, that is the gradient. */
+async function codesOf(numbers: readonly number[], map: Float32Array): Promise<ArrayLike<number>> {
+  // A 1 in each block makes its scale 1.
+  const perBlock = CODES_BLOCK - 1;
+  const blocks = Math.ceil(numbers.length / perBlock);
+  const n = blocks * CODES_BLOCK;
+  const grad = Float32Array.from({ length: n }, (_, i) =>
+    i % CODES_BLOCK === 0 ? 1 : (numbers[Math.floor(i / CODES_BLOCK) * perBlock + (i % CODES_BLOCK) - 1] ?? 0),
+  );
+  const zeros = f32([blocks], new Float32Array(blocks));
+  const codes = () => u8(new Uint8Array(n));
+  const constants = f32([520], [0, 0, 0, 1, 0, 1, 1, 1, ...map, ...MAPS[1]]);
+  const all = (
+    await runWasm(AdamW8bit, [f32([n], new Float32Array(n)), f32([n], grad), codes(), codes(), zeros, zeros, constants], {})
+  )[1]!;
+  return numbers.map((_, i) => all[Math.floor(i / perBlock) * CODES_BLOCK + (i % perBlock) + 1]!);
 }
 
 test.each([
-  ["first", 0, -1],
-  ["second", 1, 0],
-] as const)("codes of the %s moment are of the nearest entry, whatever the number", async (_, which, low) => {
-  const map = MAPS[which];
+  ["first", MAPS[0], -1],
+  ["second", MAPS[1], 0],
+] as const)("codes of the %s moment's map are the number of middles below, whatever the number", async (_, map, low) => {
   const numbers = probes(map, low);
-  // Without memory the first moment is the gradient, and the second its square. A 1 in each block makes its scale 1.
-  const perBlock = CODES_BLOCK - 1;
-  const blocks = Math.ceil(numbers.length / perBlock);
-  const grad = Float32Array.from({ length: blocks * CODES_BLOCK }, (_, i) => {
-    const x = i % CODES_BLOCK === 0 ? 1 : (numbers[Math.floor(i / CODES_BLOCK) * perBlock + (i % CODES_BLOCK) - 1] ?? 0);
-    return which === 0 ? x : Math.sqrt(x);
-  });
-  const n = grad.length;
-  const zeros = f32([blocks], new Float32Array(blocks));
-  const constants = f32([520], withMaps([0, 0, 0, 1, 0, 1, 1, 1]));
-  const inputs = [
-    f32([n], new Float32Array(n)),
-    f32([n], grad),
-    u8(new Uint8Array(n)),
-    u8(new Uint8Array(n)),
-    zeros,
-    zeros,
-    constants,
-  ];
-  const codes = (await runWasm(AdamW8bit, inputs, {}))[1 + which]!;
-  const seen = new Set<number>();
-  grad.forEach((g, i) => {
-    const x = which === 0 ? g : Math.fround(g * g);
-    const distance = Math.abs(map[codes[i]!]! - x);
-    // Of a middle, half a unit in the last place is lost, which both distances see.
-    expect(distance).toBeLessThanOrEqual(Math.abs(map[nearest(map, x)]! - x) + 2 ** -23 * Math.abs(x));
-    seen.add(codes[i]!);
-  });
-  expect(seen.size).toBe(256);
+  const codes = await codesOf(numbers, map);
+  const middles = middlesOf(map);
+  const below = (x: number) => {
+    let [from, to] = [0, middles.length];
+    while (from < to) {
+      const at = (from + to) >> 1;
+      if (middles[at]! < x) from = at + 1;
+      else to = at;
+    }
+    return from;
+  };
+  const wrong = numbers.flatMap((x, i) => (codes[i] === below(x) ? [] : [`${x}: ${codes[i]}, not ${below(x)}`]));
+  expect(wrong.slice(0, 5)).toEqual([]);
+  expect(new Set(Array.from(codes)).size).toBe(256);
+});
+
+test("NaN has the code of 1 and leaves the others of its block alone", async () => {
+  const numbers = [0.5, NaN, -0.25, -0, 1e-3];
+  const finite = await codesOf(
+    numbers.map((x) => (Number.isNaN(x) ? 1 : x)),
+    MAPS[0],
+  );
+  expect(Array.from(await codesOf(numbers, MAPS[0]))).toEqual(Array.from(finite));
 });
 
 test("AdamW8bit refuses elements that are no whole number of blocks", () => {
