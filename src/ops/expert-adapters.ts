@@ -5,7 +5,8 @@ import type { KernelEmitter, Operand, Scratch } from "./types.ts";
 
 /**
  * Low-rank updates of the matrices of all experts, as PEFT has them on parameters [E, out, in]: A [E * rank, in] holds each expert's rows one after
- * the other, B [out, rank * E] every expert's columns in turn. Gate and up have one pair, whose B has gate's rows above up's.
+ * the other, B [out, rank * E] every expert's columns in turn. Gate and up have one pair, whose B has gate's rows above up's, or, with `clamped`, both by
+ * turns, as the biases are.
  */
 export type ExpertRanks = {
   /** Rank of the update of gate and up; absent: they have none. */
@@ -87,13 +88,18 @@ export interface ExpertUpdates {
 
 type Emitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "few">;
 
-export function updatesOf(e: KernelEmitter<ExpertRanks>, sizes: ExpertSizes, isGradient: boolean): ExpertUpdates {
+type Attrs = ExpertRanks & { readonly activation: "swiglu" | "clamped" };
+
+export function updatesOf(e: KernelEmitter<Attrs>, sizes: ExpertSizes, isGradient: boolean): ExpertUpdates {
   const { rank, scale, downRank, downScale } = ranksOf(e.attrs);
   const { tokens, size } = sizes;
   const first = e.node.inputs.length - adapterInputs(e.attrs);
-  const gateUp = rank > 0 ? pairOf(e, first, isGradient, { rank, scale, ...sizes }) : null;
+  const byTurns = e.attrs.activation === "clamped";
+  const gateUp = rank > 0 ? pairOf(e, first, isGradient, { rank, scale, byTurns, ...sizes }) : null;
   const down =
-    downRank > 0 ? pairOf(e, e.node.inputs.length - 2, isGradient, { rank: downRank, scale: downScale, ...sizes }) : null;
+    downRank > 0
+      ? pairOf(e, e.node.inputs.length - 2, isGradient, { rank: downRank, scale: downScale, byTurns: false, ...sizes })
+      : null;
   const lows = [rank, rank, downRank].map((columns) => (columns > 0 ? e.scratch(4 * tokens * columns) : null));
   const [low, dlow, downLow] = lows as [Scratch, Scratch, Scratch];
   return {
@@ -165,10 +171,16 @@ interface Pair {
 
 /** @param at the place of A among the inputs; B follows. Of a gradient operator, outputs have the places of inputs less 2. */
 function pairOf(
-  e: KernelEmitter<ExpertRanks>,
+  e: KernelEmitter<Attrs>,
   at: number,
   isGradient: boolean,
-  { rank, scale, tokens, numbers }: ExpertSizes & { readonly rank: number; readonly scale: number },
+  {
+    rank,
+    scale,
+    byTurns,
+    tokens,
+    numbers,
+  }: ExpertSizes & { readonly rank: number; readonly scale: number; readonly byTurns: boolean },
 ): Pair {
   const experts = numbers.length;
   const [a, b] = [e.input(at)!, e.input(at + 1)!];
@@ -182,7 +194,7 @@ function pairOf(
   return {
     isTrained: da !== null || db !== null,
     of(own, expert, count) {
-      own.emit(Opcode.TakeExpert, [b, part], [rows, rank, experts, expert]);
+      own.emit(Opcode.TakeExpert, [b, part], [rows, rank, experts, expert, Number(byTurns)]);
       const offset = 4 * expert * rank * inner;
       const ownA = { base: a, offset, bytes: 4 * rank * inner };
       const rowsOf = (base: Scratch, from: number) => ({ base, offset: 4 * from * rank });
@@ -205,7 +217,7 @@ function pairOf(
           if (dpart !== null) overRows({ a: y, b: low, out: rowsOf(dpart, from), m: columns, n: rank });
         },
         endB() {
-          if (dpart !== null) own.emit(Opcode.PutExpert, [dpart, db], [rows, rank, experts, expert]);
+          if (dpart !== null) own.emit(Opcode.PutExpert, [dpart, db], [rows, rank, experts, expert, Number(byTurns)]);
         },
       };
     },

@@ -83,11 +83,18 @@ function bodyPair(
   body: BodyBuilder,
   [a, b]: readonly string[],
   expert: number,
-  { rank, scale, experts }: { readonly rank: number; readonly scale: number; readonly experts: number },
+  {
+    rank,
+    scale,
+    experts,
+    byTurns,
+  }: { readonly rank: number; readonly scale: number; readonly experts: number; readonly byTurns: boolean },
 ): BodyPair {
   const places = Array.from({ length: rank }, (_, i) => i);
   const own = body.op("Gather", [b!, body.ints(places.map((i) => i * experts + expert))], { axis: 1 });
-  const halves = body.ops("Split", [own], { axis: 0, num_outputs: 2 }, 2) as [string, string];
+  const pairs = byTurns ? body.op("Reshape", [own, body.ints([-1, 2, rank])]) : own;
+  const split = body.ops("Split", [pairs], { axis: byTurns ? 1 : 0, num_outputs: 2 }, 2);
+  const halves = (byTurns ? split.map((half) => body.op("Reshape", [half, body.ints([-1, rank])])) : split) as [string, string];
   return {
     a: body.op("Gather", [a!, body.ints(places.map((i) => expert * rank + i))], { axis: 0 }),
     b: own,
@@ -117,6 +124,8 @@ function forEach(
   const count = others.length - adapterInputs(kind);
   const matrices = others.slice(0, biases ? count - 2 : count);
   const total = matrices.length / 3;
+  const byTurns = kind.activation === "clamped";
+  const down = { rank: downRank, scale: downScale, experts: total, byTurns: false };
   for (let i = 0; 3 * i < matrices.length; i++) {
     const chosen = body.op("Equal", [experts!, body.scalar(i, "i32")]);
     const own = body.op("Where", [chosen, weights!, body.scalar(0)]);
@@ -125,9 +134,9 @@ function forEach(
       {
         chosen,
         weight,
-        biases: biases ? biasesOf(body, others.slice(-2), i) : null,
-        gateUp: rank > 0 ? bodyPair(body, others.slice(count), i, { rank, scale, experts: total }) : null,
-        down: downRank > 0 ? bodyPair(body, others.slice(-2), i, { rank: downRank, scale: downScale, experts: total }) : null,
+        biases: biases ? biasesOf(body, others.slice(count - 2, count), i) : null,
+        gateUp: rank > 0 ? bodyPair(body, others.slice(count), i, { rank, scale, experts: total, byTurns }) : null,
+        down: downRank > 0 ? bodyPair(body, others.slice(-2), i, down) : null,
       },
       matrices.slice(3 * i, 3 * i + 3) as [string, string, string],
     );
@@ -199,7 +208,8 @@ export function expertMlpGradBody(body: BodyBuilder, [dy, x, ...others]: readonl
       const both = mul(add(body.op("Gemm", [dg, ofGate]), body.op("Gemm", [du, ofUp])), gateUp.scale);
       dx = add(ofMatrices, body.op("Gemm", [both, gateUp.a]));
       const scaled = mul(low!, gateUp.scale);
-      pairs.gateUp.push([across(both, x!), body.op("Concat", [across(dg, scaled), across(du, scaled)], { axis: 0 })]);
+      const halves: [string, string] = [across(dg, scaled), across(du, scaled)];
+      pairs.gateUp.push([across(both, x!), joinedHalves(body, halves, kind)]);
     }
     const weighted = mul(h, weight);
     if (pair) {
@@ -228,6 +238,13 @@ export function expertMlpGradBody(body: BodyBuilder, [dy, x, ...others]: readonl
     : [];
   const dpairs = [pairs.gateUp, pairs.down].filter((each) => each.length > 0);
   return [...sums, ...dmatrices, ...joined, ...dpairs.flatMap((each) => joinedPairs(body, each))];
+}
+
+/** The gradient of the B of gate and up, of those of its halves [I, rank]. */
+function joinedHalves(body: BodyBuilder, halves: readonly [gate: string, up: string], kind: ExpertKind): string {
+  if (kind.activation === "swiglu") return body.op("Concat", [...halves], { axis: 0 });
+  const pairs = halves.map((half) => body.op("Unsqueeze", [half, body.ints([1])]));
+  return body.op("Reshape", [body.op("Concat", pairs, { axis: 1 }), body.ints([-1, ranksOf(kind).rank])]);
 }
 
 /** The gradients of A and B of all experts, of those of each. */

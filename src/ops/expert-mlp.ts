@@ -14,7 +14,7 @@ type ExpertAttrs = ExpertRanks & {
   /** 1: two more inputs behind the matrices, biases of gate and up by turns f32[E, 2 I] and of down f32[E, H]; only with `clamped`. */
   readonly biases: 0 | 1;
 };
-// With ranks, the pairs of low-rank updates are the last inputs (expert-adapters.ts); not with `clamped`.
+// With ranks, the pairs of low-rank updates are the last inputs (expert-adapters.ts).
 
 /** Experts with SwiGLU and without biases. */
 export const SWIGLU_EXPERTS: ExpertAttrs = { activation: "swiglu", alpha: 1, limit: 0, biases: 0 };
@@ -148,20 +148,13 @@ type MaybeType = TensorType | null | undefined;
 /** Takes apart what follows the choices among the inputs. */
 function partsOf(all: readonly MaybeType[], x: MaybeType, attrs: ExpertAttrs) {
   const { activation, biases } = attrs;
-  const count = all.length - adapterInputs(attrs);
-  const others = all.slice(0, count);
-  if (!biases) {
-    const sizes = { count: count / 3, size: others[0]?.shape[0] ?? 0, width: x?.shape[1] ?? 0 };
-    const fits = count === all.length || activation === "swiglu";
-    return { matrices: others, isRest: fits && arePairs(all.slice(count), attrs, sizes) };
-  }
-  const matrices = others.slice(0, -2);
-  const is = (type: MaybeType, columns: number) =>
-    type?.dtype === "f32" && type.shape.join() === [matrices.length / 3, columns].join();
+  const others = all.slice(0, all.length - adapterInputs(attrs));
+  const matrices = biases ? others.slice(0, -2) : others;
+  const sizes = { count: matrices.length / 3, size: matrices[0]?.shape[0] ?? 0, width: x?.shape[1] ?? 0 };
+  const is = (type: MaybeType, columns: number) => type?.dtype === "f32" && type.shape.join() === [sizes.count, columns].join();
   const [both, down] = others.slice(-2);
-  const isRest =
-    activation === "clamped" && count === all.length && is(both, 2 * (matrices[0]?.shape[0] ?? 0)) && is(down, x?.shape[1] ?? 0);
-  return { matrices, isRest };
+  const areBiases = !biases || (activation === "clamped" && is(both, 2 * sizes.size) && is(down, sizes.width));
+  return { matrices, isRest: areBiases && arePairs(all.slice(others.length), attrs, sizes) };
 }
 
 /** Biases of gate and up, and of down; null: none. @param first the first of the matrices among the inputs */
@@ -172,9 +165,9 @@ function biasInputs(e: KernelEmitter<ExpertAttrs>, first: number): [both: string
   return [e.input(at), e.input(at + 1)];
 }
 
-/** The gradients of the biases that are wanted, the last two outputs. */
+/** The gradients of the biases that are wanted, two outputs behind those of the matrices. */
 function biasOutputs(e: KernelEmitter<ExpertAttrs>): Operand[] {
-  const count = e.node.outputs.length;
+  const count = e.node.outputs.length - adapterInputs(e.attrs);
   return [count - 2, count - 1].map((i) => (e.used(i) ? e.output(i) : null));
 }
 

@@ -357,6 +357,10 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
     { attrs: SWIGLU_EXPERTS, inputs: mixture("bf16") },
     { attrs: CLAMPED_EXPERTS, inputs: [...mixture("f32"), normal(4, 10), normal(4, 6)] },
     { attrs: ADAPTED_EXPERTS, inputs: [...mixture("f32"), ...expertPairs()] },
+    {
+      attrs: { ...ADAPTED_EXPERTS, ...CLAMPED_EXPERTS },
+      inputs: [...mixture("f32"), normal(4, 10), normal(4, 6), ...expertPairs()],
+    },
   ],
   ExpertMlpGrad: [
     { attrs: SWIGLU_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("f32")], bound: 2e-6 },
@@ -367,6 +371,11 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
       bound: 2e-6,
     },
     { attrs: ADAPTED_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("f32"), ...expertPairs()], bound: 2e-6 },
+    {
+      attrs: { ...ADAPTED_EXPERTS, ...CLAMPED_EXPERTS },
+      inputs: [random(generator(42), [9, 6]), ...mixture("f32"), normal(4, 10), normal(4, 6), ...expertPairs()],
+      bound: 5e-6,
+    },
   ],
   GatedDelta: [{ attrs: { keyHeads: 1, keyDim: 5 }, inputs: delta(), bound: 2e-6 }],
   GatedDeltaGrad: [

@@ -124,10 +124,11 @@ for (const [attrs, sizes] of KINDS.flatMap(([attrs, cases]) => cases.map((sizes)
 
 /** The same with the pairs of low-rank updates, the last inputs, added to the matrices. */
 const adaptedMixtureOf =
-  (width: number, size: number, count: number, ranks: Required<ExpertRanks>): Reference =>
+  (width: number, size: number, count: number, attrs: typeof SWIGLU_EXPERTS & Required<ExpertRanks>): Reference =>
   (inputs) => {
     const matrices = inputs.slice(3, 3 + 3 * count).map((matrix) => Float64Array.from(matrix));
-    const pairs = inputs.slice(3 + 3 * count);
+    const biases = inputs.slice(3 + 3 * count, 3 + 3 * count + 2 * attrs.biases);
+    const pairs = inputs.slice(3 + 3 * count + 2 * attrs.biases);
     const add = (
       a: ArrayLike<number>,
       b: ArrayLike<number>,
@@ -142,23 +143,27 @@ const adaptedMixtureOf =
           for (let row = 0; row < matrix.length / inner; row++)
             for (let i = 0; i < inner; i++)
               for (let r = 0; r < rank; r++) {
-                const left = b[((part * size + row) * rank + r) * count + expert]!;
+                // Gate's rows above up's, or both by turns.
+                const place = attrs.activation === "clamped" && targets.length === 2 ? 2 * row + part : part * size + row;
+                const left = b[(place * rank + r) * count + expert]!;
                 matrix[row * inner + i]! += scale * left * a[(expert * rank + r) * inner + i]!;
               }
         });
     };
-    const { rank, scale, downRank, downScale } = ranks;
+    const { rank, scale, downRank, downScale } = attrs;
     if (rank > 0) add(pairs[0]!, pairs[1]!, rank, scale, width, [0, 1]);
     if (downRank > 0) add(pairs.at(-2)!, pairs.at(-1)!, downRank, downScale, size, [2]);
-    return mixtureOf(width, count, SWIGLU_EXPERTS)([...inputs.slice(0, 3), ...matrices]);
+    return mixtureOf(width, count, attrs)([...inputs.slice(0, 3), ...matrices, ...biases]);
   };
 
-for (const [sizes, ranks] of [
-  [CASES[2], { rank: 3, scale: 0.7, downRank: 2, downScale: 1.5 }],
-  [CASES[0], { rank: 2, scale: 0.5, downRank: 0, downScale: 1 }],
-  [CASES[1], { rank: 0, scale: 1, downRank: 4, downScale: 2 }],
+for (const [sizes, kind, ranks] of [
+  [CASES[2], SWIGLU_EXPERTS, { rank: 3, scale: 0.7, downRank: 2, downScale: 1.5 }],
+  [CASES[0], SWIGLU_EXPERTS, { rank: 2, scale: 0.5, downRank: 0, downScale: 1 }],
+  [CASES[1], SWIGLU_EXPERTS, { rank: 0, scale: 1, downRank: 4, downScale: 2 }],
+  [CASES[1], { ...CLAMPED, biases: 1 }, { rank: 3, scale: 0.7, downRank: 2, downScale: 1.5 }],
+  [CASES[2], { ...CLAMPED, biases: 0 }, { rank: 2, scale: 0.5, downRank: 0, downScale: 1 }],
 ] as const)
-  test(`ExpertMlp of ${sizes.tokens} tokens with low-rank updates of ranks ${ranks.rank} and ${ranks.downRank}: error 1e-6; gradients by finite differences, error 1e-5`, async () => {
+  test(`ExpertMlp (${kind.activation}${kind.biases ? " with biases" : ""}) of ${sizes.tokens} tokens with low-rank updates of ranks ${ranks.rank} and ${ranks.downRank}: error 1e-6; gradients by finite differences, error 1e-5`, async () => {
     const { tokens, width, size, count } = sizes;
     const rng = generator(tokens + 1);
     const { rank, downRank } = ranks;
@@ -166,13 +171,15 @@ for (const [sizes, ranks] of [
       ...(rank > 0 ? [random(rng, [count * rank, width], 0.3), random(rng, [2 * size, rank * count], 0.3)] : []),
       ...(downRank > 0 ? [random(rng, [count * downRank, size], 0.3), random(rng, [width, downRank * count], 0.3)] : []),
     ];
-    const inputs = [...mixture(sizes, 0), ...pairs];
-    const attrs = { ...SWIGLU_EXPERTS, ...ranks };
-    const options = { op: ExpertMlp, inputs, attrs, reference: adaptedMixtureOf(width, size, count, ranks) };
+    const attrs = { ...kind, ...ranks };
+    const inputs = [...mixture(sizes, attrs.biases), ...pairs];
+    const options = { op: ExpertMlp, inputs, attrs, reference: adaptedMixtureOf(width, size, count, attrs) };
     const [y] = await checkForward({ ...options, bound: 1e-6 });
     expectSameBits("3 threads", await runWasm(ExpertMlp, inputs, attrs, { threads: 3 }), [y!]);
-    const own = pairs.map((_, i) => 3 + 3 * count + i);
-    for (const wrt of [[0, 1, ...own], own, own.slice(1, 2), [3, 4, 5, ...own], [0]])
+    const behind = 3 + 3 * count;
+    const biases = attrs.biases ? [behind, behind + 1] : [];
+    const own = pairs.map((_, i) => behind + biases.length + i);
+    for (const wrt of [[0, 1, ...own], own, own.slice(1, 2), [3, 4, 5, ...biases, ...own], [0]])
       await checkGradient({ ...options, wrt, bound: 1e-5, samples: 12 });
     await checkOnnx({ op: ExpertMlp, inputs, attrs, bound: 1e-6 });
   });

@@ -15,7 +15,7 @@ import { fromFloat32, toFloat32 } from "../../base/float16.ts";
 import { examineWeights } from "../weights/examine.ts";
 import { copyCompanions, type Learned, NOTHING_LEARNED, MAX_SHARD_BYTES, writeWeights } from "../weights/model-folder.ts";
 import { adapterKind } from "../../models/adapters/index.ts";
-import { expertColumns, expertMatrix, expertRows } from "../../models/adapters/expert-parameters.ts";
+import { expertColumns, type ExpertMatrix, expertMatrix, expertRows } from "../../models/adapters/expert-parameters.ts";
 import { transpose } from "../../models/adapters/low-rank.ts";
 import { openAdapterFor } from "./check-adapter.ts";
 import type { Adapter, AdapterModule } from "./peft.ts";
@@ -207,7 +207,7 @@ function mergedEntries(source: TensorSource, adapter: Adapter, config: ModelConf
     adapter.whole.get(key) ??
     adapter.copies.get(key) ??
     (unties && key === headName ? adapter.copies.get(embeddingName) : undefined);
-  const update = (key: string) => updateOf(entries, adapter, key, config.storedTransposed);
+  const update = (key: string) => updateOf(entries, adapter, key, config);
   const copy = copies(source);
   const dataOf: DataOf = ([key, entry]) => {
     const copied = copy([key, entry]);
@@ -239,18 +239,19 @@ function updateOf(
   base: TensorSource["tensors"],
   { method, source, modules }: Adapter,
   name: string,
-  storesTransposed: boolean,
+  model: Pick<ModelConfig, "family" | "storedTransposed">,
 ): ((values: Float32Array) => void) | null {
   const ofExpert = expertMatrix(name);
   const ofAll = ofExpert && modules.get(ofExpert.module);
-  if (ofAll) return expertUpdate(ofAll, { source, method }, ofExpert, base.get(name)!.shape);
+  const byTurns = familyOf(model).fusedExperts === "columns";
+  if (ofAll) return expertUpdate(ofAll, { source, method }, { ...ofExpert, byTurns }, base.get(name)!.shape);
   const at = name.lastIndexOf(".");
   const module = modules.get(name.slice(0, at));
   const kind = adapterKind(method);
   const merge = { weight: kind.merge, bias: kind.mergeBias }[name.slice(at + 1)];
   if (!module || !merge) return null;
   const stored = base.get(`${name.slice(0, at)}.weight`)!.shape as [number, number];
-  const isTransposed = storesTransposed && module.layer === "linear";
+  const isTransposed = model.storedTransposed && module.layer === "linear";
   const [rows, columns] = (isTransposed ? stored.toReversed() : stored) as [number, number];
   const read = (suffix: string) => {
     const entry = module.parts.get(suffix)!;
@@ -265,11 +266,11 @@ function updateOf(
   };
 }
 
-/** The same for a matrix of one expert, which has its part in the pair of all. */
+/** The same for a matrix of one expert, which has its part in the pair of all. @param byTurns see `Family.fusedExperts` */
 function expertUpdate(
   module: AdapterModule,
   { source, method }: Pick<Adapter, "source" | "method">,
-  { expert, isUp }: { readonly expert: number; readonly isUp: boolean },
+  { expert, matrix, byTurns }: ExpertMatrix & { readonly byTurns: boolean },
   shape: Shape,
 ): (values: Float32Array) => void {
   const { merge, update } = adapterKind(method);
@@ -280,7 +281,8 @@ function expertUpdate(
   const own = (suffix: string): Float32Array => {
     const values = readFloat32(source, part(suffix).name, part(suffix).shape);
     if (suffix === a) return expertRows(values, expert, experts);
-    return expertColumns(values, { expert, experts, rank, first: isUp ? rows : 0, count: rows });
+    const [ofUp, step] = byTurns && matrix !== "down" ? [1, 2] : [rows, 1];
+    return expertColumns(values, { expert, experts, rank, first: matrix === "up" ? ofUp : 0, step, count: rows });
   };
   return (values) => merge(values, { layer: "linear", rows, columns }, module.setup, own);
 }

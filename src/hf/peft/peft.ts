@@ -251,10 +251,6 @@ function readModule(
     throw new UserError(
       `${path}: module ${show(name)} is of experts, which the base model does not have; is it the adapter's base model?`,
     );
-  if (isOfExperts && model.experts!.limits !== null)
-    throw new UserError(
-      `${path}: module ${show(name)} is of the experts of a ${model.family}, of which adapters are not supported`,
-    );
   const setup = kind.setup(config.own, name, config.path);
   const isEmbedding = kind.names.embedding.some(({ suffix }) => !isOfLayer(kind, suffix) && parts.has(suffix));
   const layer = isOfExperts ? "experts" : isEmbedding ? "embedding" : module === modulesOf(model).head ? "head" : "linear";

@@ -156,7 +156,7 @@ export function fuseExperts(made: readonly TensorData[], base: ReadonlyMap<strin
     const [fused] = entry.fused as [TensorEntry];
     if (entry.fused.length > 1)
       throw new UserError(
-        `${fused.path}: tensor ${show(fused.name)} is MXFP4, which cannot hold trained weights; use an adapter, or a model in bf16`,
+        `${fused.path}: tensor ${show(fused.name)} is MXFP4, which cannot hold trained weights; keep an adapter beside it, or use a model in bf16`,
       );
     groups.set(fused, [...(groups.get(fused) ?? []), { entry, data }]);
   }

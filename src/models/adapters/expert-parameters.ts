@@ -2,7 +2,8 @@ import { partName, withoutPrefix } from "./names.ts";
 
 /**
  * Parameters of the experts of a block as Transformers 5 and PEFT's `target_parameters` have them: one tensor for all experts, `gate_up_proj` [E, 2 I, H], gate above
- * up, and `down_proj` [E, H, I]. Here each takes the place of a module's name, though the model knows each matrix of an expert by itself.
+ * up, and `down_proj` [E, H, I]; or both transposed, gate and up by turns (gpt-oss). Here each takes the place of a module's name, though the model knows each matrix of
+ * an expert by itself.
  */
 
 const PARAMETERS = ["gate_up_proj", "down_proj"] as const;
@@ -32,17 +33,23 @@ export function expertParameters(weights: Iterable<string>): string[] {
   return [...lists].flatMap((list) => PARAMETERS.map((parameter) => `${list}.${parameter}`));
 }
 
-/** The parameter, the expert, and the first of the parameter's rows, in parts of an expert's width, that a weight is; null: it is no matrix of an expert. */
-export function expertMatrix(
-  weight: string,
-): { readonly module: string; readonly expert: number; readonly isUp: boolean } | null {
+/** A weight that is a matrix of an expert. */
+export interface ExpertMatrix {
+  /** The parameter of all experts that it is a part of. */
+  readonly module: string;
+  readonly expert: number;
+  readonly matrix: "gate" | "up" | "down";
+}
+
+/** Returns what a weight is of its expert; null: it is no matrix of one. */
+export function expertMatrix(weight: string): ExpertMatrix | null {
   const [, list, expert, matrix = ""] = MATRIX.exec(weight) ?? [];
   if (list === undefined) return null;
   const isDown = matrix === "down_proj" || matrix === "w2";
   return {
     module: `${list}.${PARAMETERS[isDown ? 1 : 0]}`,
     expert: Number(expert),
-    isUp: matrix === "up_proj" || matrix === "w3",
+    matrix: isDown ? "down" : matrix === "up_proj" || matrix === "w3" ? "up" : "gate",
   };
 }
 
@@ -74,12 +81,20 @@ export function expertRows(a: Float32Array, expert: number, experts: number): Fl
   return a.subarray(expert * size, (expert + 1) * size);
 }
 
-/** Some rows of B [out, rank * E], of one expert's columns: [count, rank]. */
+/** Some rows of B [out, rank * E], each `step` behind the one before, of one expert's columns: [count, rank]. */
 export function expertColumns(
   b: Float32Array,
-  { expert, experts, rank, first, count }: { readonly [Key in "expert" | "experts" | "rank" | "first" | "count"]: number },
+  {
+    expert,
+    experts,
+    rank,
+    first,
+    step,
+    count,
+  }: { readonly [Key in "expert" | "experts" | "rank" | "first" | "step" | "count"]: number },
 ): Float32Array {
   const own = new Float32Array(count * rank);
-  for (let i = 0; i < own.length; i++) own[i] = b[(first * rank + i) * experts + expert]!;
+  for (let row = 0; row < count; row++)
+    for (let r = 0; r < rank; r++) own[row * rank + r] = b[((first + row * step) * rank + r) * experts + expert]!;
   return own;
 }

@@ -73,20 +73,16 @@ function chosenExperts(parts: BlockParts, x: string, experts: ExpertsConfig, nam
   const { list } = names;
   const gateUp = pairOf(scope, `${list}.gate_up_proj`, { layer: "experts", rows: 2 * size, columns: width, experts: count });
   const down = pairOf(scope, `${list}.down_proj`, { layer: "experts", rows: width, columns: size, experts: count });
-  if (limits === null) {
-    const attrs = {
-      ...SWIGLU_EXPERTS,
-      ...(gateUp && { rank: gateUp.rank, scale: gateUp.scale }),
-      ...(down && { downRank: down.rank, downScale: down.scale }),
-    };
-    return builder.value(ExpertMlp, [...inputs, ...(gateUp?.parts ?? []), ...(down?.parts ?? [])], attrs, "experts");
-  }
-  if (gateUp || down) throw new Error("experts within limits have no adapters");
   const biases = bias
     ? [scope.numbers(`${list}.gate_up_proj_bias`, [count, 2 * size]), scope.numbers(`${list}.down_proj_bias`, [count, width])]
     : [];
-  const attrs = { activation: "clamped", ...limits, biases: bias ? 1 : 0 } as const;
-  return builder.value(ExpertMlp, [...inputs, ...biases], attrs, "experts");
+  const attrs = {
+    ...(limits === null ? SWIGLU_EXPERTS : ({ activation: "clamped", ...limits, biases: bias ? 1 : 0 } as const)),
+    ...(gateUp && { rank: gateUp.rank, scale: gateUp.scale }),
+    ...(down && { downRank: down.rank, downScale: down.scale }),
+  };
+  const pairs = [...(gateUp?.parts ?? []), ...(down?.parts ?? [])];
+  return builder.value(ExpertMlp, [...inputs, ...biases, ...pairs], attrs, "experts");
 }
 
 /** The low-rank update of a parameter of all experts; null: it has none. */

@@ -53,7 +53,7 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
     throw new UserError(`--targets ${name}: --method ${kind.name} has none of it; train it whole with --modules-to-save ${name}`);
   }
   const settings = settingsOf(config, model);
-  const parameters = checkedParameters(config, model, base);
+  const parameters = checkedParameters(config, base);
   const isTarget = (module: string): boolean => {
     if (isExpertParameter(module)) return isTargetParameter(module, parameters) && layerOf(module, model)! >= (first ?? 0);
     if (isSavedModule(module, settings.modulesToSave)) return false;
@@ -75,15 +75,7 @@ export function tuningOf(config: TuningConfig, model: Model, base: Pick<TensorSo
 }
 
 /** The parameters of experts that a run names. @throws {UserError} names of none of the model's */
-function checkedParameters(
-  { targetParameters = [] }: TuningConfig,
-  { family, experts }: Model,
-  base: Pick<TensorSource, "tensors">,
-): readonly string[] {
-  if (targetParameters.length > 0 && experts !== null && experts.limits !== null)
-    throw new UserError(
-      `--target-parameters: adapters of the experts of models of type ${family} are not supported; leave it out`,
-    );
+function checkedParameters({ targetParameters = [] }: TuningConfig, base: Pick<TensorSource, "tensors">): readonly string[] {
   const known = expertParameters(base.tensors.keys());
   const unknown = targetParameters.find((name) => !known.some((parameter) => isTargetParameter(parameter, [name])));
   if (unknown === undefined) return targetParameters;

@@ -120,6 +120,21 @@ CASES = {
     "experts-lfm2": {
         "base": "lfm2-moe", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"],
     },
+    # Experts with biases, whose matrices are stored transposed, gate and up by turns.
+    "experts-gpt-oss": {
+        "base": "gpt-oss",
+        "merged": [
+            "model.layers.0.mlp.experts.0.gate_proj.weight", "model.layers.1.mlp.experts.3.up_proj.weight",
+            "model.layers.2.mlp.experts.4.down_proj.weight",
+        ],
+        "r": 3, "lora_alpha": 5, "target_modules": ["q_proj"],
+        "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        "rank_pattern": {"experts.down_proj": 2},
+    },
+    # On experts that are stored in MXFP4.
+    "experts-gpt-oss-mxfp4": {
+        "base": "gpt-oss-mxfp4", "r": 2, "lora_alpha": 3, "target_modules": [], "target_parameters": ["layers.1.mlp.experts.gate_up_proj"],
+    },
     # The modules that PEFT has for Qwen2, with biases that are scaled.
     "ia3": {
         "kind": "IA3", "base": "qwen2",
@@ -149,7 +164,8 @@ CASES = {
 def load(base, dtype=torch.float32):
     folder = here.parent / "models" / base
     stored = json.loads((folder / "config.json").read_text())
-    eager = {"attn_implementation": "eager", **({"experts_implementation": "eager"} if "num_experts" in stored else {})}
+    has_experts = "num_experts" in stored or "num_local_experts" in stored
+    eager = {"attn_implementation": "eager", **({"experts_implementation": "eager"} if has_experts else {})}
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **eager)
     for module in model.modules():
         # As it is for a model in the checkpoint's dtype.
@@ -210,6 +226,9 @@ def weight(state, name):
     if name in state:
         return state[name]
     experts, number, matrix, _ = name.rsplit(".", 3)
+    if f"{experts}.gate_up_proj_bias" in state:
+        both, down = (state[f"{experts}.{part}"][int(number)].T for part in ("gate_up_proj", "down_proj"))
+        return {"gate_proj": both[::2], "up_proj": both[1::2], "down_proj": down}[matrix]
     if matrix == "down_proj":
         return state[f"{experts}.down_proj"][int(number)]
     gate, up = state[f"{experts}.gate_up_proj"][int(number)].chunk(2)

@@ -30,6 +30,17 @@ const mixture = llama(3, 64, {
   num_experts_per_tok: 2,
   moe_intermediate_size: 64,
 });
+/** The same with biases, gates within limits, and gate and up by turns. */
+const limited = llama(3, 64, {
+  architectures: undefined,
+  model_type: "gpt_oss",
+  head_dim: 16,
+  intermediate_size: 64,
+  num_local_experts: 3,
+  num_experts_per_tok: 2,
+  swiglu_limit: 1.5,
+  tie_word_embeddings: false,
+});
 const TOKENS = 25;
 
 const tuning = (changes: object, model = config) =>
@@ -66,6 +77,11 @@ const CASES: readonly (readonly [title: string, tuning: AdapterTuning, model?: t
       mixture,
     ),
     mixture,
+  ],
+  [
+    "parameters of all experts with biases",
+    tuning({ targets: ["q_proj"], targetParameters: ["gate_up_proj", "down_proj"], rankPattern: "experts.down_proj=3" }, limited),
+    limited,
   ],
   [
     "a head that was the embedding, and the embedding, trained whole",
