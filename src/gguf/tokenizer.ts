@@ -26,6 +26,7 @@ const FIRST = "[^\\r\\n\\p{L}\\p{N}]?";
 const SPLITS: ReadonlyMap<string, PreTokenizer> = new Map<string, PreTokenizer>([
   [`${CONTRACTIONS}|${FIRST}\\p{L}+|\\p{N}{1,3}${REST}`, { merged: "dbrx", whole: "llama-bpe" }],
   [`${CONTRACTIONS}|${FIRST}\\p{L}+|\\p{N}${REST}`, { merged: "qwen2" }],
+  [`${CONTRACTIONS}|${FIRST}[\\p{L}\\p{M}]+|\\p{N}${REST.replace("[^\\s\\p{L}", "[^\\s\\p{L}\\p{M}")}`, { merged: "qwen35" }],
   [
     `${FIRST}${UPPER}*${LOWER}+${CONTRACTIONS}?|${FIRST}${UPPER}+${LOWER}*${CONTRACTIONS}?|\\p{N}{1,3}${REST.replace("]*", "/]*")}`,
     { merged: "gpt-4o" },

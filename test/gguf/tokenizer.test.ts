@@ -44,6 +44,15 @@ describe("llama.cpp's name of a way of splitting words", () => {
       JSON.stringify(json).replaceAll("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replaceAll("\\\\p{N}{1,3}", "\\\\p{N}"),
     ) as Json;
 
+  /** Qwen3.5's: letters with their marks, and single digits. */
+  const marked = (json: Json) =>
+    JSON.parse(
+      JSON.stringify(json)
+        .replaceAll("\\\\p{L}+", "[\\\\p{L}\\\\p{M}]+")
+        .replaceAll("[^\\\\s\\\\p{L}", "[^\\\\s\\\\p{L}\\\\p{M}")
+        .replaceAll("\\\\p{N}{1,3}", "\\\\p{N}"),
+    ) as Json;
+
   test("depends on the pattern, and on whether a word that is a token is that token", () => {
     for (const [json, name] of [
       [llama, "llama-bpe"],
@@ -52,6 +61,7 @@ describe("llama.cpp's name of a way of splitting words", () => {
       // Merges make every token: the same either way.
       [withModel(tekken(phi), { ignore_merges: false }), "tekken"],
       [withModel(phi, { ignore_merges: true }), "gpt-4o"],
+      [withModel(marked(llama), { ignore_merges: false }), "qwen35"],
       [{ ...llama, pre_tokenizer: { ...bytes, use_regex: true }, model: { ...llama.model, ignore_merges: false } }, "gpt-2"],
     ] as const)
       expect(exported(json)("ggml.pre")).toBe(name);

@@ -32,6 +32,20 @@ const OLMOE = {
   num_key_value_heads: 4,
 };
 
+const DELTA = {
+  num_hidden_layers: 4,
+  rms_norm_eps: 1e-6,
+  head_dim: 16,
+  linear_conv_kernel_dim: 4,
+  linear_key_head_dim: 16,
+  linear_value_head_dim: 16,
+  linear_num_key_heads: 2,
+  linear_num_value_heads: 6,
+  rope_parameters: { rope_type: "default", rope_theta: 10_000, partial_rotary_factor: 0.5 },
+};
+
+const SHARED = { ...EXPERTS, shared_expert_intermediate_size: 40, norm_topk_prob: true };
+
 /** Small models as llama.cpp has them: what it asks for of their settings is as it is in published ones. */
 export const GGUF_DECODERS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   "qwen3-moe": { architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe", ...EXPERTS, norm_topk_prob: true },
@@ -45,6 +59,22 @@ export const GGUF_DECODERS: Readonly<Record<string, Readonly<Record<string, unkn
     num_dense_layers: 1,
     layer_types: ["conv", "full_attention", "conv"],
     tie_word_embeddings: true,
+  },
+  "qwen3.5": { architectures: ["Qwen3_5ForCausalLM"], model_type: "qwen3_5_text", ...DELTA, tie_word_embeddings: true },
+  "qwen3.5-moe": {
+    architectures: ["Qwen3_5MoeForCausalLM"],
+    model_type: "qwen3_5_moe_text",
+    ...DELTA,
+    ...SHARED,
+    layer_types: ["linear_attention", "full_attention", "full_attention", "linear_attention"],
+  },
+  "qwen3-next": {
+    architectures: ["Qwen3NextForCausalLM"],
+    model_type: "qwen3_next",
+    ...DELTA,
+    ...SHARED,
+    num_hidden_layers: 2,
+    layer_types: ["linear_attention", "full_attention"],
   },
 };
 

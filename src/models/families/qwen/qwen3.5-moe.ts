@@ -5,6 +5,7 @@ import type { Family, Raw } from "../family.ts";
 import { EXPERT_MODULES, expertsOf } from "../llama/experts.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
+import { deltaGguf } from "./delta-gguf.ts";
 import { QWEN_NAMES } from "./qwen2.ts";
 import { DELTA_LINEAR, deltaLayers, deltaOf, deltaRules, textOf } from "./qwen3.5.ts";
 
@@ -47,7 +48,7 @@ export const qwen35Moe: Family = {
   // The expert of all tokens has adapters as any MLP has; the others have none.
   modules: { ...LLAMA_MODULES, linear: [...LLAMA_MODULES.linear, "shared_expert_gate", ...DELTA_LINEAR] },
   layers: deltaLayers,
-  gguf: null,
+  gguf: deltaGguf("qwen35moe"),
 };
 
 /** Qwen3-Next: the same, where one matrix gives queries, keys, values and gates of the layers with a state. */
@@ -62,5 +63,5 @@ export const qwen3Next: Family = {
     linear: [...EXPERT_MODULES.linear, "shared_expert_gate", "in_proj_qkvz", "in_proj_ba", "out_proj"],
   },
   layers: deltaLayers,
-  gguf: null,
+  gguf: deltaGguf("qwen3next"),
 };

@@ -13,6 +13,7 @@ import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder, type ReadingRules } from "../reading/common.ts";
 import { textPart } from "../reading/wrapped.ts";
+import { deltaGguf } from "./delta-gguf.ts";
 import { QWEN_NAMES } from "./qwen2.ts";
 
 /** Keys of layers with a state, with the defaults of Transformers. */
@@ -120,5 +121,5 @@ export const qwen35: Family = {
     readDecoder(raw, where, generation, deltaRules("qwen3_5_text", 4, { delta: deltaOf(raw, where) })),
   modules: { ...LLAMA_MODULES, linear: [...LLAMA_MODULES.linear, ...DELTA_LINEAR] },
   layers: deltaLayers,
-  gguf: null,
+  gguf: deltaGguf("qwen35"),
 };
