@@ -6,7 +6,7 @@ import type { FleetOptions } from "./options.ts";
 
 /** A fleet as a node or a front works with it. */
 export interface Fleet extends FleetConnection {
-  readonly buckets: { readonly nodes: KV; readonly jobs: KV; readonly leader: KV };
+  readonly buckets: { readonly nodes: KV; readonly jobs: KV; readonly leader: KV; readonly federations: KV };
   readonly files: ObjectStore;
   readonly runs: ObjectStore;
 }
@@ -21,10 +21,11 @@ export async function openFleet(options: FleetOptions, name: string): Promise<Fl
     const nodes = await connection.bucket(BUCKETS.nodes);
     const jobs = await connection.bucket(BUCKETS.jobs);
     const leader = await connection.bucket(BUCKETS.leader);
+    const federations = await connection.bucket(BUCKETS.federations);
     const files = await connection.objects(STORES.files);
     const runs = await connection.objects(STORES.runs);
     await connection.stream(STREAMS.events.name, STREAMS.events.subjects, EVENTS_MS);
-    return { ...connection, buckets: { nodes, jobs, leader }, files, runs };
+    return { ...connection, buckets: { nodes, jobs, leader, federations }, files, runs };
   } catch (error) {
     await connection.close();
     throw error;

@@ -10,8 +10,8 @@ export const BUCKETS = {
   jobs: "remat_jobs",
   /** The lease of the process that places jobs at present. */
   leader: "remat_leader",
-  /** Runs of one model on several nodes. */
-  parallel: "remat_parallel",
+  /** Federations and the numbers of their rounds, for those who watch. */
+  federations: "remat_federations",
 } as const;
 
 /** Object stores. */

@@ -4,6 +4,7 @@ import { askForKey } from "./parts/dialog.ts";
 import { topBar } from "./parts/top-bar.ts";
 import { createJobs } from "./state/jobs.ts";
 import { chatView } from "./views/chat.ts";
+import { federationView } from "./views/fleet/federation.ts";
 import { jobView } from "./views/job.ts";
 import { jobsView } from "./views/jobs.ts";
 import { modelsView } from "./views/models.ts";
@@ -24,6 +25,7 @@ startRouter(
           (query.get("with") ?? "").split(",").filter((other) => other !== ""),
         ),
     ],
+    [/^federation\/([^/]+)$/, ([id]) => federationView(id!)],
     [/^train$/, (_, query) => trainView(jobs, query.get("model"))],
     [/^chat$/, (_, query) => chatView(query.get("left"), query.get("right"))],
     [/^models$/, () => modelsView(jobs)],

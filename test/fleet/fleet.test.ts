@@ -2,7 +2,11 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Progress, RoundNumbers } from "../../src/fleet/federated/coordinator.ts";
+import type { Lead } from "../../src/fleet/federated/lead.ts";
+import { serveByNats } from "../../src/fleet/federated/nats.ts";
 import { type FleetNode, type NodeOptions, startNode } from "../../src/fleet/node/node.ts";
+import type { FederationDetail } from "../../src/page/api/types.ts";
 import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
 import { RUN_FILES } from "../../src/train/run/folder.ts";
 import { run as train } from "../../src/train/run/run.ts";
@@ -89,6 +93,91 @@ const stepOf = (job: unknown): number => (job as { readonly remat: { readonly st
     const run = join(home, "runs", job.id);
     expect(bitsOf(run)).toBe(bitsOf(await alone(run)));
   }, 120_000);
+
+  test("rounds of a federation are told while it is led and afterwards, and forgotten when they are to be", async () => {
+    const numbers = (round: number): RoundNumbers => ({
+      round,
+      nodes: ["a", "b"].slice(0, round).map((node, i) => ({
+        node,
+        examples: 10,
+        share: 1 / Math.min(2, round),
+        tokens: 100,
+        loss: 3 - round / 10,
+        heldOut: { loss: 2 + i, labelled: 5, metrics: {} },
+        epsilon: null,
+        seconds: 1,
+        bytes: 400,
+      })),
+      heldOut: 4 - round,
+      lost: null,
+      change: 300,
+      seconds: 2,
+    });
+    let closed: RoundNumbers[] = [numbers(1)];
+    const run = "0123456789abcdef";
+    const lead = {
+      federation: { run, rounds: 2, localSteps: 5, model: { name: BASE } },
+      parameters: 77,
+      rules: { nodes: 2 },
+      progress: (told: number): Progress => ({
+        closed: closed.slice(told),
+        round: closed.length + 1,
+        joined: ["a", "b"],
+        updates: closed.length === 2 ? [] : ["b"],
+        evaluations: closed.length === 2 ? { a: { loss: 1.5, labelled: 5, metrics: {} }, b: null } : {},
+      }),
+      handle: () => new Uint8Array(0),
+    } as unknown as Lead;
+    const ask = async <T>(path: string, init?: RequestInit): Promise<T> => (await (await box.ask(path, init)).json()) as T;
+    const until = async (isThere: (one: FederationDetail) => boolean): Promise<FederationDetail> => {
+      for (;;) {
+        const answer = await box.ask(`/v1/federations/${run}`);
+        const found = answer.status === 200 ? ((await answer.json()) as FederationDetail) : null;
+        if (found !== null && isThere(found)) return found;
+        await Bun.sleep(10);
+      }
+    };
+    const notes: string[] = [];
+    const begun = async () => {
+      const line = await serveByNats({ fleet: url }, "wards");
+      await line.begin(lead, (text) => notes.push(text));
+      return line;
+    };
+    let line = await begun();
+    expect(await until(({ closed: over }) => over === 1)).toMatchObject({
+      name: "wards",
+      model: BASE,
+      status: "running",
+      rounds: 2,
+      wanted: 2,
+      nodes: ["a", "b"],
+      updates: ["b"],
+      valid_loss: 3,
+      data: [{ round: 1, valid_loss: 3, bytes_received: 400, bytes_sent: 300, nodes: [{ id: "a", share: 1, valid_loss: 2 }] }],
+    });
+    expect((await box.ask(`/v1/federations/${run}`, { method: "DELETE" })).status).toBe(409);
+    await line.close();
+    await until(({ status }) => status === "away");
+    // The coordinator starts again, and tells everything anew.
+    line = await begun();
+    closed = [...closed, numbers(2)];
+    line.took({ type: "federated", rounds: 2, heldOut: 1.5, nodes: {} });
+    await line.close();
+    const done = await until(({ status }) => status === "succeeded");
+    expect([done.valid_loss, ...done.data.map(({ round, nodes: taking }) => [round, taking.length])]).toEqual([
+      1.5,
+      [1, 1],
+      [2, 2],
+    ]);
+    expect((await ask<FederationDetail>(`/v1/federations/${run}?after=1`)).data.map(({ bytes_sent }) => bytes_sent)).toEqual([
+      600,
+    ]);
+    expect((await ask<{ data: { id: string }[] }>("/v1/federations")).data.map(({ id }) => id)).toEqual([run]);
+    expect((await box.ask(`/v1/federations/${run}?after=x`)).status).toBe(400);
+    expect((await box.ask(`/v1/federations/${run}`, { method: "DELETE" })).status).toBe(200);
+    expect((await box.ask(`/v1/federations/${run}`)).status).toBe(404);
+    expect(notes).toEqual([]);
+  });
 
   slowTest(
     "a node that leaves gives its job back, another goes on, and a job is paused, resumed and cancelled",

@@ -79,6 +79,75 @@ browserTest("the page shows the nodes of a fleet, what each does, and says when 
   await page.close();
 });
 
+browserTest("the page shows the rounds of a federation as they are closed, of all nodes and of each", async () => {
+  const watched = await openPage(browser, originOf(box));
+  const { page, complaints } = watched;
+  const federation = {
+    id: "abc",
+    object: "federation",
+    name: "wards",
+    model: "SmolLM2-135M",
+    created_at: 1,
+    rounds: 3,
+    local_steps: 20,
+  };
+  const roundOf = (round: number) => ({
+    round,
+    valid_loss: 3 - round / 4,
+    bytes_received: 2000,
+    bytes_sent: 4000,
+    nodes: ["east", "west"].slice(0, round).map((id) => ({
+      id,
+      examples: 1200,
+      share: 1 / Math.min(2, round),
+      train_loss: 2,
+      valid_loss: 2.5,
+      epsilon: null,
+      bytes: 1000,
+    })),
+  });
+  let closed = 1;
+  await page.route("**/v1/federations*", (route) => route.fulfill({ json: { object: "list", has_more: false, data: [view()] } }));
+  const asked: string[] = [];
+  await page.route("**/v1/federations/*", (route) => {
+    const after = Number(new URL(route.request().url()).searchParams.get("after"));
+    asked.push(`${after} of ${closed}`);
+    const data = [1, 2, 3].filter((round) => round > after && round <= closed).map(roundOf);
+    return route.fulfill({ json: { ...view(), data } });
+  });
+  const view = () => ({
+    ...federation,
+    status: closed < 3 ? "running" : "succeeded",
+    closed,
+    parameters: 5000,
+    wanted: 2,
+    nodes: ["east", "west"],
+    updates: closed < 3 ? ["east"] : [],
+    valid_loss: 3 - closed / 4,
+  });
+  await page.goto(`${originOf(box)}/#/`);
+  await page.click(".federations >> text=wards");
+  await has(page, ".chart canvas");
+  const rows = async () => (await page.locator(".nodes tbody tr").allInnerTexts()).map((row) => row.split("\t"));
+  expect(await rows()).toEqual([
+    ["east", "1 of 1", "1,200", "100 %", "2.5", "1000 B", "–"],
+    ["west", "none yet", "–", "–", "–", "0 B", "–"],
+  ]);
+  closed = 3;
+  await has(page, ".pill >> text=Done");
+  expect(await rows()).toEqual([
+    ["east", "3 of 3", "1,200", "50 %", "2.5", "2.93 KiB", "–"],
+    ["west", "2 of 3", "1,200", "50 %", "2.5", "1.95 KiB", "–"],
+  ]);
+  await until(page, "document.querySelector('.chart .keys').textContent === 'all nodes 2.25east 2.5west 2.5'");
+  const tiles = (await page.locator(".tiles dd").allInnerTexts()).slice(0, 3);
+  expect([...tiles, asked.at(-1)]).toEqual(["3 / 3", "2.25", "–", "1 of 3"]);
+  expect(await page.locator(".chart canvas").count()).toBe(4);
+  expect(await accessibilityProblems(page)).toEqual([]);
+  expect(complaints).toEqual([]);
+  await page.close();
+});
+
 browserTest("the page shows jobs and a job, asks nothing of elsewhere, and can be read in both colour schemes", async () => {
   const { page, complaints } = await pageOf("");
   await has(page, "text=first");

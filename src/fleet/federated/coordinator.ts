@@ -39,22 +39,23 @@ export interface RoundNode extends NodeReport {
   readonly bytes: number;
 }
 
+/** Numbers of a round that is over. */
+export interface RoundNumbers {
+  readonly round: number;
+  readonly nodes: readonly RoundNode[];
+  /** The model that the round began with, over the labelled tokens of all nodes; null: no node has held-out examples. */
+  readonly heldOut: number | null;
+  readonly lost: number | null;
+  /** Bytes of the change that each node is sent. */
+  readonly change: number;
+  readonly seconds: number;
+}
+
 /** Describes what a coordinator tells. */
 export type CoordinatorEvent =
   | { readonly type: "joined"; readonly node: string }
   | { readonly type: "update"; readonly node: string; readonly round: number; readonly bytes: number }
-  | {
-      readonly type: "round";
-      readonly round: number;
-      readonly rounds: number;
-      readonly nodes: readonly RoundNode[];
-      /** The model that the round began with, over the labelled tokens of all nodes; null: no node has held-out examples. */
-      readonly heldOut: number | null;
-      readonly lost: number | null;
-      /** Bytes of the change that each node is sent. */
-      readonly change: number;
-      readonly seconds: number;
-    }
+  | ({ readonly type: "round"; readonly rounds: number } & RoundNumbers)
   | {
       readonly type: "federated";
       readonly rounds: number;
@@ -83,7 +84,22 @@ export interface Coordinator {
   readonly done: Promise<void>;
   /** The round that is open; behind the last one, all are over. */
   readonly round: number;
+  /** Returns where the rounds are now. @param told closed rounds that the caller knows */
+  progress(told: number): Progress;
   close(): void;
+}
+
+/** Where the rounds of a federation are. */
+export interface Progress {
+  /** Rounds that are over, behind those that the caller knows. */
+  readonly closed: readonly RoundNumbers[];
+  /** The round that is open; behind the last one, all are over. */
+  readonly round: number;
+  /** Nodes that have joined, and of these the ones whose update of the open round is in. */
+  readonly joined: readonly string[];
+  readonly updates: readonly string[];
+  /** The last model at the nodes, once all rounds are over. */
+  readonly evaluations: Readonly<Record<string, NodeNumbers | null>>;
 }
 
 /** Milliseconds between two looks whether a round is to be closed. */
@@ -207,10 +223,30 @@ export function createCoordinator(options: CoordinatorOptions): Coordinator {
     return { type: "committed", counts: true };
   }
 
+  function weightOf({ report }: StoredUpdate): number {
+    return rules.weighting === "equal" ? 1 : report.examples;
+  }
+
+  function numbersOf({ round, nodes, lost, change, seconds }: ClosedRound): RoundNumbers {
+    const total = nodes.reduce((sum, update) => sum + weightOf(update), 0);
+    return {
+      round,
+      nodes: nodes.map((update) => ({
+        node: update.node,
+        ...update.report,
+        share: weightOf(update) / total,
+        bytes: update.bytes,
+      })),
+      heldOut: meanLoss(nodes.map(({ report }) => report.heldOut)),
+      lost,
+      change,
+      seconds,
+    };
+  }
+
   async function closeRound(): Promise<void> {
     const { state, common } = files;
     const updates = [...files.updates.values()].sort((a, b) => (a.node < b.node ? -1 : 1));
-    const weightOf = ({ report }: StoredUpdate) => (rules.weighting === "equal" ? 1 : report.examples);
     const contributions = updates.map((update) => ({
       weight: weightOf(update),
       update: decode(files.readUpdate(update), layout.size, federation.encoding),
@@ -238,22 +274,7 @@ export function createCoordinator(options: CoordinatorOptions): Coordinator {
     files.close(closed, { ...next, model }, bytes);
     arriving.clear();
     opened = performance.now();
-    const total = updates.reduce((sum, update) => sum + weightOf(update), 0);
-    sink({
-      type: "round",
-      round: closed.round,
-      rounds: federation.rounds,
-      nodes: updates.map((update) => ({
-        node: update.node,
-        ...update.report,
-        share: weightOf(update) / total,
-        bytes: update.bytes,
-      })),
-      heldOut: meanLoss(updates.map(({ report }) => report.heldOut)),
-      lost,
-      change: closed.change,
-      seconds: closed.seconds,
-    });
+    sink({ type: "round", rounds: federation.rounds, ...numbersOf(closed) });
   }
 
   const tick = async () => {
@@ -298,12 +319,23 @@ export function createCoordinator(options: CoordinatorOptions): Coordinator {
     get round() {
       return files.state.round;
     },
+    progress(told) {
+      const { closed, round, evaluations } = files.state;
+      const names = new Set([...closed.flatMap(({ nodes }) => nodes.map(({ node }) => node)), ...joined]);
+      return {
+        closed: closed.slice(told).map(numbersOf),
+        round,
+        joined: [...names].sort(),
+        updates: [...files.updates.keys()],
+        evaluations,
+      };
+    },
     close: () => clearInterval(timer),
   };
 }
 
 /** The mean of the nodes' held-out losses by their labelled tokens; null: none has any. */
-function meanLoss(numbers: readonly (NodeNumbers | null)[]): number | null {
+export function meanLoss(numbers: readonly (NodeNumbers | null)[]): number | null {
   const known = numbers.filter((one) => one !== null);
   const labelled = known.reduce((sum, one) => sum + one.labelled, 0);
   return labelled === 0 ? null : known.reduce((sum, one) => sum + one.loss * one.labelled, 0) / labelled;

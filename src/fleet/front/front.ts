@@ -4,10 +4,12 @@ import { UserError } from "../../base/errors.ts";
 import { hashFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import type { Job } from "../../jobs/job-store.ts";
 import type { FleetNode } from "../../page/api/types.ts";
+import type { HomeFederations } from "../../serve/home/fleet/fleet-api.ts";
 import type { TrainConfig, TrainConfigInput } from "../../train/config.ts";
 import { openFleet, type Fleet } from "../fleet.ts";
 import { follow } from "../follow.ts";
 import { createDispatch } from "./dispatch.ts";
+import { followFederations } from "./federations.ts";
 import { followJob, type FrontTrain } from "./follow-job.ts";
 import { startLeader } from "../leader.ts";
 import { join as joinFleet, leaseOf, type Member, newSession } from "../members.ts";
@@ -24,6 +26,7 @@ export interface Front {
   readonly train: FrontTrain;
   /** The nodes that are there, for clients. */
   nodes(): readonly FleetNode[];
+  readonly federations: HomeFederations;
   /** Bytes that a job may take on the node that has most for it; null: there is no node. */
   mostForJobs(): number | null;
   stop(): Promise<void>;
@@ -80,6 +83,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
   });
   await following.begun;
   const dispatch = createDispatch(fleet, front);
+  const federations = followFederations(fleet);
   const leader = startLeader({ nats, buckets, name, session, lease });
   const nodes = () => [...members.values()].filter(({ kind }) => kind === "node");
   /** What the jobs that are followed are trained on. */
@@ -120,6 +124,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
   return {
     train,
     nodes: () => nodes().map(view),
+    federations,
     mostForJobs: () => nodes().reduce<number | null>((most, { memory }) => Math.max(most ?? 0, memory), null),
     async stop() {
       clearInterval(timer);
@@ -127,6 +132,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
       await tidying;
       following.end();
       dispatch.end();
+      federations.end();
       await leader.stop();
       await presence.leave();
       await fleet.close();

@@ -101,10 +101,15 @@ export async function leadFederation(
   const line = await serveByNats({ fleet, fleetCa, fleetCert, fleetCredentials, fleetKey }, federation);
   let lead: Lead | null = null;
   try {
-    lead = await openLead(settings, { sink, onNote: (text) => sink({ type: "note", text }) });
+    const onNote = (text: string) => sink({ type: "note", text });
+    const tell = (event: CoordinatorEvent) => {
+      sink(event);
+      line.took(event);
+    };
+    lead = await openLead(settings, { sink: tell, onNote });
     const { federation: told, parameters, round } = lead;
     sink({ type: "leading", run: told.run, round, rounds: told.rounds, parameters, bytes: bytesEachWay(parameters, told) });
-    line.begin(lead);
+    await line.begin(lead, onNote);
     await Promise.race([lead.done, aborted(signal)]);
     return { output: settings.output, rounds: told.rounds };
   } finally {

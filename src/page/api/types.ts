@@ -234,3 +234,61 @@ export interface FleetNode {
 export interface Nodes extends Page<FleetNode> {
   readonly fleet: boolean;
 }
+
+/** One adapter that machines train with data of their own. */
+export interface Federation {
+  readonly id: string;
+  readonly object: "federation";
+  readonly name: string;
+  readonly model: string;
+  /** `away`: nobody leads it at present. */
+  readonly status: "running" | "away" | "succeeded";
+  readonly created_at: number;
+  readonly rounds: number;
+  /** Rounds that are over. */
+  readonly closed: number;
+  readonly local_steps: number;
+  /** Values that are learned. */
+  readonly parameters: number;
+  /** Updates that close a round. */
+  readonly wanted: number;
+  /** Nodes that have ever joined, and those whose update of the open round is in. */
+  readonly nodes: readonly string[];
+  readonly updates: readonly string[];
+  /** On the nodes' held-out examples: of the last model, or of the one that the last round began with. */
+  readonly valid_loss: number | null;
+}
+
+/** A round that is over. */
+export interface FederationRound {
+  readonly round: number;
+  /** The model that the round began with, over the held-out examples of all nodes. */
+  readonly valid_loss: number | null;
+  /** Share of the mean product that did not fit into the rank. */
+  readonly lost: number | null;
+  readonly seconds: number;
+  /** Bytes of the updates, and of the common model's changes for all of their nodes. */
+  readonly bytes_received: number;
+  readonly bytes_sent: number;
+  readonly nodes: readonly FederationRoundNode[];
+}
+
+/** A node in a round. */
+export interface FederationRoundNode {
+  readonly id: string;
+  readonly examples: number;
+  /** How much its update counted, of 1. */
+  readonly share: number;
+  readonly tokens: number | null;
+  readonly train_loss: number | null;
+  readonly valid_loss: number | null;
+  readonly epsilon: number | null;
+  /** Bytes of its update. */
+  readonly bytes: number;
+  readonly seconds: number;
+}
+
+/** A federation with rounds that are over. */
+export interface FederationDetail extends Federation {
+  readonly data: readonly FederationRound[];
+}

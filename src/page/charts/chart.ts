@@ -20,6 +20,8 @@ export interface Curve {
 
 export interface ChartOptions {
   readonly title: string;
+  /** Counted along the chart (default: steps). */
+  readonly over?: "steps" | "rounds";
   readonly curves: readonly Curve[];
   readonly zoom: Zoom;
   readonly log: boolean;
@@ -42,9 +44,9 @@ const PIXELS_PER_BUCKET = 1;
 const KEY_PAN = 0.2;
 const KEY_ZOOM = 0.7;
 
-/** A chart of curves over the steps of a run. Keys, wheel and pointer move all charts of a group together. */
+/** A chart of curves over the steps of a run, or the rounds of a federation. Keys, wheel and pointer move all charts of a group together. */
 export function createChart(options: ChartOptions): Chart {
-  const { title, curves, zoom, format = formatNumber } = options;
+  const { title, over = "steps", curves, zoom, format = formatNumber } = options;
   const values = curves.map(() => h("b", { class: "value" }));
   const legend = curves.map(({ name, colour, isUnnamed }, i) =>
     isUnnamed
@@ -61,7 +63,7 @@ export function createChart(options: ChartOptions): Chart {
     class: "plot",
     tabindex: 0,
     role: "img",
-    "aria-label": `${title} over the steps. Arrow keys move, plus and minus zoom, 0 shows all.`,
+    "aria-label": `${title} over the ${over}. Arrow keys move, plus and minus zoom, 0 shows all.`,
   });
   const element = h(
     "figure",

@@ -58,8 +58,8 @@ export function topBar(head: Element, jobs: Jobs) {
   });
   return {
     showPlace(path: string) {
-      // A job is one of the jobs.
-      const place = `#/${path.replace(/^job\/.*/, "")}`;
+      // A job is one of the jobs, and federations are listed below them.
+      const place = `#/${path.replace(/^(?:job|federation)\/.*/, "")}`;
       for (const link of links) attribute(link, "aria-current", link.getAttribute("href") === place ? "page" : null);
     },
   };

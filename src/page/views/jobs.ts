@@ -5,9 +5,10 @@ import type { View } from "../base/router.ts";
 import { progressBar, stateOf, statusPill, timeLeft } from "../parts/status.ts";
 import { sparkline } from "../parts/sparkline.ts";
 import type { Jobs } from "../state/jobs.ts";
-import { nodesPanel } from "./nodes.ts";
+import { federationsPanel } from "./fleet/federations.ts";
+import { nodesPanel } from "./fleet/nodes.ts";
 
-/** All jobs: those that train first, then those that wait in their order, then those that have ended, the newest first. Below them the nodes of a fleet. */
+/** All jobs: those that train first, then those that wait in their order, then those that have ended, the newest first. Below them the nodes and the federations of a fleet. */
 export function jobsView(jobs: Jobs): View {
   const chosen = new Set<string>();
   const compare = h("a", { class: "button", hidden: true }, "Compare");
@@ -52,7 +53,7 @@ export function jobsView(jobs: Jobs): View {
     empty.hidden = !jobs.isLoaded || all.length > 0;
   };
   const sections = lists.map((show) => show([]));
-  const nodes = nodesPanel(jobs);
+  const panels = [nodesPanel(jobs), federationsPanel()];
   const element = h(
     "div",
     { class: "view" },
@@ -64,7 +65,7 @@ export function jobsView(jobs: Jobs): View {
     ),
     empty,
     ...sections,
-    nodes.element,
+    ...panels.map((panel) => panel.element),
   );
   update();
   const unwatch = jobs.watch(update);
@@ -73,7 +74,7 @@ export function jobsView(jobs: Jobs): View {
     element,
     close() {
       unwatch();
-      nodes.close();
+      panels.forEach((panel) => panel.close());
       lists.forEach((show) => show([]));
     },
   };

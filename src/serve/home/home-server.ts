@@ -10,12 +10,10 @@ import type { JobPlaces } from "../../jobs/job-config.ts";
 import { createJobStore } from "../../jobs/job-store.ts";
 import { createLedger, type Ledger, type Serving } from "../../jobs/ledger.ts";
 import { createQueue, type QueueOptions } from "../../jobs/queue.ts";
-import type { Train } from "../../jobs/worker.ts";
 import { createResponder } from "../answers.ts";
 import { TEXT_ENDPOINTS } from "../classifiers/server.ts";
 import { createTextTurns, type FindTexts, otherEndpoint, type TextTurns } from "../classifiers/text-turns.ts";
 import { createCompletions } from "../completions.ts";
-import type { FleetNode } from "../../page/api/types.ts";
 import type { Host } from "../hosts/host.ts";
 import { ApiError, internalError, stopping } from "../http/errors.ts";
 import { isLoopback } from "../http/guard.ts";
@@ -24,12 +22,12 @@ import { createRouter } from "../http/routes.ts";
 import type { ModelServer, ServerOptions } from "../server.ts";
 import { AUDIT_FILE, type Caller, checkScope, createAccess, createAudit } from "./access.ts";
 import { fileRoutes, MOST_UPLOAD } from "./files-api.ts";
+import { fleetRoutes, type HomeFleet } from "./fleet/fleet-api.ts";
 import { exportRoutes } from "./exports/exports-api.ts";
 import { insightRoutes } from "./insight/insight-api.ts";
 import { createLane } from "./insight/lane.ts";
 import { previewRoutes } from "./insight/preview-api.ts";
 import { jobRoutes } from "./jobs-api.ts";
-import { listOf } from "./lists.ts";
 import { keyRoutes } from "./keys-api.ts";
 import { createCounters } from "./metrics-text.ts";
 import { modelRoutes } from "./models-api.ts";
@@ -56,15 +54,6 @@ export interface HomeServerOptions extends ServerOptions {
   readonly queue?: Pick<QueueOptions, "train" | "freeDisk" | "retryMs"> | undefined;
   /** Machines that jobs train on in the place of this one. */
   readonly fleet?: HomeFleet | undefined;
-}
-
-/** Machines that jobs train on. */
-export interface HomeFleet {
-  readonly train: Train;
-  /** Bytes that a job may take where there is most for it; null: there is no machine at present. */
-  mostForJobs(): number | null;
-  /** Everything that is known of each machine. */
-  nodes(): readonly FleetNode[];
 }
 
 /** Bytes of the process that checks a job before it is queued: there is one at a time. */
@@ -128,7 +117,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     ...textRoutes(registry, createTextTurns({ waiting, shutdown: shutdown.signal })),
     ...fileRoutes(files, jobs),
     ...jobRoutes({ places, events, queue, ledger, mostForJobs, registry, lane, shutdown: shutdown.signal }),
-    ...nodeRoutes(fleet),
+    ...fleetRoutes(fleet),
     ...insightRoutes({ places, events, ledger, hosts }),
     ...previewRoutes({ places, registry, lane }),
     ...exportRoutes({ places, registry, ledger, lane }),
@@ -215,12 +204,6 @@ const monitoringRoutes = (metrics: () => string): HomeRoutes => ({
     },
   },
 });
-
-/** The machines that jobs train on. */
-function nodeRoutes(fleet: HomeFleet | undefined): HomeRoutes {
-  const handle = () => Response.json({ ...listOf({ data: fleet?.nodes() ?? [], has_more: false }), fleet: fleet !== undefined });
-  return { "/v1/nodes": { GET: { scope: "train", handle } } };
-}
 
 /** The endpoints of models that read whole texts. */
 function textRoutes(registry: Registry, turns: TextTurns): HomeRoutes {

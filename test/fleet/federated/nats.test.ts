@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { openFleet } from "../../../src/fleet/fleet.ts";
+import { followFederations } from "../../../src/fleet/front/federations.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 import { root, writeTinyModel } from "../../support/cli.ts";
 import { writeExamples } from "../../support/federated.ts";
@@ -120,7 +122,8 @@ describe.skipIf(NATS_SERVER === null || !SLOW)("by NATS, in processes", () => {
     await lead.kill();
     await second.kill();
     lead = start([...leading, ...settings]);
-    expect((await lead.seen("leading"))["round"]).toBeGreaterThanOrEqual(2);
+    const again = await lead.seen("leading");
+    expect(again["round"]).toBeGreaterThanOrEqual(2);
     second = start(joining(1));
     await lead.seen("round", ({ round }) => round === 3);
     await nats.restart();
@@ -135,5 +138,18 @@ describe.skipIf(NATS_SERVER === null || !SLOW)("by NATS, in processes", () => {
     expect(adapters[1]!.equals(adapters[2]!)).toBe(true);
     expect(adapters[0]!.equals(adapters[1]!)).toBe(true);
     expect(existsSync(path("lead", "adapter_config.json"))).toBe(true);
+    // Who watches the fleet finds all rounds, those before the coordinator was killed too.
+    const fleet = await openFleet({ fleet: nats.url }, "watch");
+    const federations = followFederations(fleet);
+    const find = () => federations.find(String(again["run"]), 0);
+    let told = await find();
+    while (told === null || told.data.length < 6) {
+      await Bun.sleep(20);
+      told = await find();
+    }
+    expect([told.status, told.valid_loss, told.nodes]).toEqual(["succeeded", numbers["heldOut"] as number, ["n0", "n1"]]);
+    expect(told.data.map(({ round, nodes }) => [round, nodes.length])).toEqual([1, 2, 3, 4, 5, 6].map((round) => [round, 2]));
+    federations.end();
+    await fleet.close();
   });
 });

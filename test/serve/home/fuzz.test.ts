@@ -40,6 +40,8 @@ const PATHS = [
   "/v1/exports/ID/content",
   "/v1/memory",
   "/v1/nodes",
+  "/v1/federations",
+  "/v1/federations/ID",
   "/",
   "/page/ID",
   "/v1/models",

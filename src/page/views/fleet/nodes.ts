@@ -1,8 +1,8 @@
-import { get } from "../api/client.ts";
-import type { FleetNode, Nodes } from "../api/types.ts";
-import { fill, h, write } from "../base/dom.ts";
-import { formatBytes, shortName } from "../base/format.ts";
-import type { Jobs } from "../state/jobs.ts";
+import { get } from "../../api/client.ts";
+import type { FleetNode, Nodes } from "../../api/types.ts";
+import { fill, h, write } from "../../base/dom.ts";
+import { formatBytes, shortName } from "../../base/format.ts";
+import type { Jobs } from "../../state/jobs.ts";
 
 /** Milliseconds between two looks at the machines of the fleet. */
 const LOOK_MS = 3000;
