@@ -8,7 +8,7 @@ import type { Member } from "../src/fleet/members.ts";
 import { startNode } from "../src/fleet/node/node.ts";
 import { numericsHere } from "../src/fleet/numerics.ts";
 import { modelId } from "../src/fleet/objects.ts";
-import { assign, isOrphan, loads, waiting } from "../src/fleet/placement.ts";
+import { assign, heldBases, isOrphan, loads, waiting } from "../src/fleet/placement.ts";
 import { type JobRecord, keyOf, readEntry, UNTAKEN } from "../src/fleet/records.ts";
 import { startNats } from "../test/support/nats.ts";
 
@@ -60,7 +60,6 @@ const JOB: JobRecord = {
   job: "",
   created: 0,
   base: { name: "none", id: modelId([]), files: [] },
-  isBaseStored: true,
   files: {},
   adapter: null,
   settings: { model: "none", data: "none" },
@@ -104,6 +103,8 @@ function simulate({ nodes, jobs, lease, checkpoint, start, losses }: Settings): 
       memory: 1,
       bases: [JOB.base.id],
       jobs: [],
+      traffic: {},
+      work: {},
     });
   };
   jobs.forEach((duration, i) => {
@@ -116,7 +117,7 @@ function simulate({ nodes, jobs, lease, checkpoint, start, losses }: Settings): 
   const place = (now: number): void => {
     for (const [key, job] of records) if (isOrphan(job, members)) records.set(key, { ...job, state: "queued" });
     const from = performance.now();
-    const placed = assign(waiting(records.values()), members.values(), loads(records.values()));
+    const placed = assign(waiting(records.values()), members.values(), loads(records.values()), heldBases(members.values()));
     placing = Math.max(placing, performance.now() - from);
     for (const { job, node } of placed) {
       const key = keyOf(job);

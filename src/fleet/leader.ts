@@ -3,7 +3,7 @@ import type { NatsConnection } from "@nats-io/transport-node";
 import { follow, type Following } from "./follow.ts";
 import type { Member } from "./members.ts";
 import { SUBJECTS } from "./names.ts";
-import { assign, isOrphan, loads, waiting } from "./placement.ts";
+import { assign, heldBases, isOrphan, loads, waiting } from "./placement.ts";
 import { amend, isAway, type JobRecord, keyOf, readEntry, swap } from "./records.ts";
 
 export interface LeaderOptions {
@@ -137,7 +137,7 @@ function startTerm({ nats, buckets, lease }: LeaderOptions): Term {
     const now = performance.now();
     const ready = [...members.values()].filter((node) => (refused.get(node.name) ?? 0) < now);
     const idle = waiting(jobs.values()).filter((job) => !offered.has(keyOf(job)));
-    for (const { job, node } of assign(idle, ready, counts)) {
+    for (const { job, node } of assign(idle, ready, counts, heldBases(members.values()))) {
       const key = keyOf(job);
       offered.set(key, node.name);
       void offer(key, node.name).then(() => offered.delete(key));

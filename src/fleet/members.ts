@@ -1,5 +1,6 @@
 import type { KV } from "@nats-io/kv";
 import { UserError } from "../base/errors.ts";
+import type { Traffic } from "../page/api/types.ts";
 import { type Numerics, numericsHere } from "./numerics.ts";
 import type { FleetOptions } from "./options.ts";
 import { isAway, readEntry, swap } from "./records.ts";
@@ -23,6 +24,9 @@ export interface Member {
   readonly bases: readonly string[];
   /** Keys of the jobs that it runs. */
   readonly jobs: readonly string[];
+  /** What it has sent and received since its start, and for each of these jobs. */
+  readonly traffic: Traffic;
+  readonly work: Readonly<Record<string, Traffic>>;
 }
 
 /** Milliseconds of a lease where nothing is said of it. */

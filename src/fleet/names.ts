@@ -16,7 +16,7 @@ export const BUCKETS = {
 
 /** Object stores. */
 export const STORES = {
-  /** Training data and base models, by the SHA-256 of their bytes. */
+  /** Training data, by the SHA-256 of its bytes. */
   files: "remat_files",
   /** Checkpoints and results of jobs. */
   runs: "remat_runs",
@@ -37,6 +37,8 @@ export const SUBJECTS = {
   offers: (node: string) => `remat.node.${node}.offers`,
   /** Requests of nodes to the coordinator of a federation. */
   federated: (federation: string) => `remat.federated.${federation}`,
+  /** Requests for pieces of base models to a member that has them. */
+  bases: (member: string) => `remat.bases.${member}`,
   /** Requests of a run on several nodes to one of them. */
   parallel: (node: string) => `remat.parallel.${node}`,
 } as const;

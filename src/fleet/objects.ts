@@ -5,53 +5,47 @@ import { systemCode, UserError } from "../base/errors.ts";
 import { fileHash } from "../base/files/checksums.ts";
 import { filePieces, hashFile, makeFolder, openAtomic } from "../base/files/files.ts";
 import { RUN_FILES } from "../train/run/folder.ts";
-import { type BaseModel, persistently, type StoredFile } from "./records.ts";
+import { persistently, type StoredFile } from "./records.ts";
+import type { Passage } from "./traffic.ts";
 
 /** Milliseconds after which a file that no piece comes of is asked for again. */
 const STALL_MS = 10_000;
 
 /** Puts a file into a store under a name, unless it is there already; nothing of it is seen before all of it is there. */
-export async function putFile(store: ObjectStore, name: string, path: string, signal: AbortSignal): Promise<void> {
-  await put(store, name, statSync(path).size, () => streamOf(path), signal);
+export async function putFile(store: ObjectStore, name: string, path: string, way: Passage): Promise<void> {
+  await put(store, name, statSync(path).size, () => filePieces(path, PIECE), way);
 }
 
 async function put(
   store: ObjectStore,
   name: string,
   bytes: number,
-  open: () => ReadableStream<Uint8Array>,
-  signal: AbortSignal,
+  open: () => Iterable<Uint8Array>,
+  { signal, counted }: Passage,
 ): Promise<void> {
   await persistently(async () => {
     const there = await store.info(name);
     if (there !== null && !there.deleted && there.size === bytes) return;
-    await store.put({ name }, open());
+    await store.put({ name }, streamOf(open(), counted));
   }, signal);
 }
 
 /** Bytes that are read from a file at a time. */
 const PIECE = 1 << 20;
 
-function streamOf(path: string): ReadableStream<Uint8Array> {
-  const pieces = filePieces(path, PIECE);
+function streamOf(all: Iterable<Uint8Array>, counted: Passage["counted"]): ReadableStream<Uint8Array> {
+  const pieces = all[Symbol.iterator]();
   return new ReadableStream<Uint8Array>({
     pull(controller) {
-      const { done, value } = pieces.next();
-      if (done === true) return controller.close();
+      const next = pieces.next();
+      if (next.done === true) return controller.close();
+      counted?.(next.value.length);
       // The next piece comes into the same memory.
-      controller.enqueue(value.slice());
+      controller.enqueue(next.value.slice());
     },
-    cancel: () => void pieces.return(undefined),
+    cancel: () => void pieces.return?.(),
   });
 }
-
-const streamOfBytes = (bytes: Uint8Array): ReadableStream<Uint8Array> =>
-  new ReadableStream<Uint8Array>({
-    start(controller) {
-      controller.enqueue(bytes);
-      controller.close();
-    },
-  });
 
 /**
  * Fetches a file under its name in a store, and compares its SHA-256.
@@ -62,7 +56,7 @@ export async function getFile(
   name: string,
   { path: asked, sha256, bytes }: StoredFile,
   path: string,
-  signal: AbortSignal,
+  { signal, counted }: Passage,
 ): Promise<void> {
   makeFolder(dirname(path));
   await persistently(async () => {
@@ -77,6 +71,7 @@ export async function getFile(
       for (;;) {
         const piece = await within(reader.read(), STALL_MS);
         if (piece.done) break;
+        counted?.(piece.value.length);
         hash.update(piece.value);
         file.write(piece.value);
         length += piece.value.length;
@@ -133,13 +128,13 @@ export async function saveRun(
   key: string,
   folder: string,
   sent: Map<string, StoredFile>,
-  signal: AbortSignal,
+  way: Passage,
 ): Promise<StoredFile[]> {
   const files: StoredFile[] = [];
   for (const path of filesIn(folder)) {
     if (LEFT_OUT.has(path.split("/")[0]!)) continue;
     const before = isFinal(path) ? sent.get(path) : undefined;
-    const file = before ?? (await saveFile(store, key, folder, path, signal));
+    const file = before ?? (await saveFile(store, key, folder, path, way));
     if (file === null) continue;
     if (isFinal(path)) sent.set(path, file);
     files.push(file);
@@ -147,23 +142,17 @@ export async function saveRun(
   return files;
 }
 
-async function saveFile(
-  store: ObjectStore,
-  key: string,
-  folder: string,
-  path: string,
-  signal: AbortSignal,
-): Promise<StoredFile | null> {
+async function saveFile(store: ObjectStore, key: string, folder: string, path: string, way: Passage): Promise<StoredFile | null> {
   const full = join(folder, path);
   try {
     if (statSync(full).size > LARGE) {
       const file = { path, sha256: hashFile(full), bytes: statSync(full).size };
-      await putFile(store, objectOf.run(key, file), full, signal);
+      await putFile(store, objectOf.run(key, file), full, way);
       return file;
     }
     const bytes = readFileSync(full);
     const file = { path, sha256: new Bun.CryptoHasher("sha256").update(bytes).digest("hex"), bytes: bytes.length };
-    await put(store, objectOf.run(key, file), bytes.length, () => streamOfBytes(bytes), signal);
+    await put(store, objectOf.run(key, file), bytes.length, () => [bytes], way);
     return file;
   } catch (error) {
     if (systemCode(error) === "ENOENT") return null;
@@ -203,8 +192,6 @@ function entriesOf(folder: string) {
 
 /** Names of objects. */
 export const objectOf = {
-  /** A file of a base model. */
-  base: ({ sha256 }: StoredFile) => `base/${sha256}`,
   /** A file that a front's jobs are trained on. */
   data: (front: string, { sha256 }: StoredFile) => `${front}/${sha256}`,
   /** A file of a job's run. */
@@ -219,7 +206,7 @@ export async function restoreRun(
   key: string,
   files: readonly StoredFile[],
   folder: string,
-  signal: AbortSignal,
+  way: Passage,
 ): Promise<void> {
   makeFolder(folder);
   const listed = new Set(files.map(({ path }) => path));
@@ -228,16 +215,11 @@ export async function restoreRun(
     if (relative(folder, path).startsWith("..")) throw new UserError(`${file.path} of the job's run leaves its folder`);
     const isThere =
       existsSync(path) && statSync(path).size === file.bytes && (isFinal(file.path) || hashFile(path) === file.sha256);
-    if (!isThere) await getFile(store, objectOf.run(key, file), file, path, signal);
+    if (!isThere) await getFile(store, objectOf.run(key, file), file, path, way);
   }
   for (const path of filesIn(folder)) if (!listed.has(path)) rmSync(join(folder, path), { force: true });
   for (const entry of entriesOf(join(folder, RUN_FILES.checkpoints))) {
     const isKept = files.some(({ path }) => path.startsWith(`${RUN_FILES.checkpoints}/${entry.name}/`));
     if (!isKept) rmSync(join(folder, RUN_FILES.checkpoints, entry.name), { recursive: true, force: true });
   }
-}
-
-/** Puts a base model into the object store, where it is missing. */
-export async function storeBase(files: ObjectStore, folder: string, base: BaseModel, signal: AbortSignal): Promise<void> {
-  for (const file of base.files) await putFile(files, objectOf.base(file), join(folder, file.path), signal);
 }

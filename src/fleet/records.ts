@@ -1,5 +1,6 @@
 import { JetStreamApiCodes, JetStreamApiError } from "@nats-io/jetstream";
 import type { KV } from "@nats-io/kv";
+import type { Traffic } from "../page/api/types.ts";
 import type { TrainConfigInput } from "../train/config.ts";
 import type { RunEvent } from "../train/run/events.ts";
 import type { RunResult } from "../train/run/run.ts";
@@ -38,8 +39,6 @@ export interface JobRecord {
   /** The milliseconds of Unix time at which it came: jobs are placed in this order. */
   readonly created: number;
   readonly base: BaseModel;
-  /** The base model's files are in the object store. */
-  readonly isBaseStored: boolean;
   /** Files of the front by the keys of the configuration that name them. */
   readonly files: Readonly<Partial<Record<FileKey, StoredFile>>>;
   /** The adapter that is trained further. */
@@ -70,6 +69,8 @@ export interface JobRecord {
   readonly suddenEnds: number;
   /** The number of the newest message about it in the stream of events. */
   readonly told: number;
+  /** What its nodes have sent and received for it. */
+  readonly traffic: Traffic;
   readonly result: RunResult | null;
   readonly failure: JobFailure | null;
 }
@@ -86,6 +87,7 @@ export const UNTAKEN = {
   step: 0,
   suddenEnds: 0,
   told: 0,
+  traffic: {},
   result: null,
   failure: null,
 } as const satisfies Partial<JobRecord>;

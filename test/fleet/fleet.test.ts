@@ -6,7 +6,8 @@ import type { Progress, RoundNumbers } from "../../src/fleet/federated/coordinat
 import type { Lead } from "../../src/fleet/federated/lead.ts";
 import { serveByNats } from "../../src/fleet/federated/nats.ts";
 import { type FleetNode, type NodeOptions, startNode } from "../../src/fleet/node/node.ts";
-import type { FederationDetail } from "../../src/page/api/types.ts";
+import { modelFiles } from "../../src/fleet/objects.ts";
+import type { FederationDetail, JobTraffic, Nodes } from "../../src/page/api/types.ts";
 import { type TrainConfigInput, trainConfigSchema } from "../../src/train/config.ts";
 import { RUN_FILES } from "../../src/train/run/folder.ts";
 import { run as train } from "../../src/train/run/run.ts";
@@ -85,6 +86,18 @@ const stepOf = (job: unknown): number => (job as { readonly remat: { readonly st
     const path = `/v1/fine_tuning/jobs/${job.id}`;
     const asked = await Promise.all(["report", "metrics", "config"].map((part) => box.ask(`${path}/${part}`)));
     expect(asked.map(({ status }) => status)).toEqual([200, 200, 200]);
+    // What its node has fetched and sent is known when the fleet has forgotten the job, and is as much as its files have.
+    const { traffic } = (await (await box.ask(`${path}/traffic`)).json()) as JobTraffic;
+    const sizeOf = (file: string) => Bun.file(file).size;
+    const bases = modelFiles(model).reduce((sum, { bytes }) => sum + bytes, 0);
+    expect(traffic.bases).toEqual({ sent: 0, received: bases });
+    expect(traffic.data).toEqual({ sent: 0, received: chats().length });
+    expect(traffic.checkpoints!.sent).toBeGreaterThan(
+      sizeOf(join(home, "runs", job.id, "checkpoints/step-15", RUN_FILES.adapter)),
+    );
+    expect(traffic.results!.sent).toBeGreaterThanOrEqual(sizeOf(join(home, "runs", job.id, RUN_FILES.adapter)));
+    const ofNode = async () => ((await (await box.ask("/v1/nodes")).json()) as Nodes).data[0]!.traffic;
+    while (!Bun.deepEquals(await ofNode(), traffic)) await Bun.sleep(20);
     const checkpoints = await box.client.fineTuning.jobs.checkpoints.list(job.id);
     expect(checkpoints.data.map(({ step_number }) => step_number)).toEqual([20, 15, 10]);
     const messages = [{ role: "user" as const, content: "Define king." }];

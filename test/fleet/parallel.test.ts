@@ -3,6 +3,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connectFleet, type FleetConnection } from "../../src/fleet/connection.ts";
+import { openFleet } from "../../src/fleet/fleet.ts";
+import type { Member } from "../../src/fleet/members.ts";
+import { modelFiles } from "../../src/fleet/objects.ts";
+import { readEntry } from "../../src/fleet/records.ts";
 import { startNode } from "../../src/fleet/node/node.ts";
 import { openNatsWay } from "../../src/fleet/parallel/nats-way.ts";
 import { remoteWorkers } from "../../src/fleet/parallel/remote-workers.ts";
@@ -148,6 +152,15 @@ test("flags of a fleet without anything to divide are refused", async () => {
         },
       });
       await third;
+      // The base model came from the run's own process, and what a node has sent is told with its signs of life.
+      const fleet = await openFleet({ fleet: nats.url }, "watch");
+      const { traffic } = (await readEntry<Member>(fleet.buckets.nodes, "two"))!.value;
+      const bytes = modelFiles(model).reduce((sum, file) => sum + file.bytes, 0);
+      expect(traffic.bases!.received).toBe(bytes);
+      expect(traffic.gradients!.sent).toBeGreaterThan(10_000);
+      expect(traffic.gradients!.received).toBeGreaterThan(10_000);
+      expect((await fleet.files.list()).filter(({ size }) => size > bytes / 2)).toEqual([]);
+      await fleet.close();
       for (const node of nodes) await node.stop();
       expect(hash("many")).toBe(hash("alone"));
       expect(Math.max(...seen)).toBe(3);

@@ -8,7 +8,7 @@ import { startLeader } from "../../src/fleet/leader.ts";
 import { join as joinFleet, type Member, newSession } from "../../src/fleet/members.ts";
 import { startNode } from "../../src/fleet/node/node.ts";
 import { numericsHere } from "../../src/fleet/numerics.ts";
-import { assign, isOrphan, whyNowhere } from "../../src/fleet/placement.ts";
+import { assign, heldBases, isOrphan, whyNowhere } from "../../src/fleet/placement.ts";
 import { type JobRecord, keyOf, readEntry, swap, UNTAKEN } from "../../src/fleet/records.ts";
 import { NATS_SERVER, type NatsServer, startNats } from "../support/nats.ts";
 
@@ -17,7 +17,6 @@ const JOB: JobRecord = {
   job: "job",
   created: 1,
   base: { name: "base", id: "b", files: [] },
-  isBaseStored: false,
   files: {},
   adapter: null,
   settings: { model: "", data: "" },
@@ -38,6 +37,8 @@ const NODE: Member = {
   memory: 200,
   bases: ["b"],
   jobs: [],
+  traffic: {},
+  work: {},
 };
 
 test("a job goes to a node that has its base model, then to the one with the fewest jobs", () => {
@@ -51,16 +52,24 @@ test("a job goes to a node that has its base model, then to the one with the few
     { ...NODE, name: "full" },
   ];
   const load = () => new Map(Object.entries({ busy: 1, full: 2 }));
-  const names = (...jobs: JobRecord[]) => assign(jobs, members, load()).map(({ node }) => node.name);
-  const stored = { ...JOB, isBaseStored: true };
-  expect(names(JOB, JOB, JOB, JOB)).toEqual(["free", "busy", "free"]);
-  expect(names(stored, stored, stored, stored, stored, stored)).toEqual(["free", "busy", "free", "empty", "empty"]);
+  const held = heldBases(members);
+  const names = (...jobs: JobRecord[]) => assign(jobs, members, load(), held).map(({ node }) => node.name);
+  expect(names(JOB, JOB, JOB, JOB, JOB, JOB)).toEqual(["free", "busy", "free", "empty", "empty"]);
   // What no node can take keeps nothing waiting.
   expect(names({ ...JOB, processor: "another one" }, { ...JOB, least: 300 }, JOB)).toEqual(["free"]);
   expect(whyNowhere({ ...JOB, least: 300 }, members.slice(0, 1))).toBe(
     "no node can take the job: busy: it has 200 B of memory for a job, and this one needs 300 B",
   );
   expect(whyNowhere(JOB, members)).toBeNull();
+  // A base model that a front alone has is fetched from it.
+  const front = { ...NODE, name: "front", kind: "front" as const };
+  expect(whyNowhere(JOB, [{ ...NODE, bases: [] }, front])).toBeNull();
+  expect(
+    whyNowhere(JOB, [
+      { ...NODE, bases: [] },
+      { ...front, bases: [] },
+    ]),
+  ).toBe("no node can take the job: a: neither it nor anybody else in the fleet has base");
 });
 
 test("a running job is an orphan when its node is gone, or has started anew", () => {

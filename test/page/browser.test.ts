@@ -56,25 +56,53 @@ afterAll(async () => {
   for (const { server } of boxes) await server.stop();
 });
 
-browserTest("the page shows the nodes of a fleet, what each does, and says when there is none", async () => {
+browserTest("the page shows the nodes of a fleet, what each does, what it has sent, and says when there is none", async () => {
   const watched = await openPage(browser, originOf(box));
   const { page, complaints } = watched;
   const node = { object: "node", version: "1", processor: "x64", slots: 2, memory: 3 * 2 ** 30, leaving: false };
+  const traffic = { bases: { received: 2 ** 20, sent: 0 }, checkpoints: { received: 0, sent: 3 * 2 ** 20 } };
+  const gradients = { gradients: { received: 2048, sent: 4096 } };
+  const work = [
+    { job: "ftjob-one", name: "f.ftjob-one", traffic: { checkpoints: { received: 0, sent: 2 ** 20 } } },
+    { job: null, name: "parallel.x", traffic: gradients },
+  ];
   let data: object[] = [
-    { ...node, id: "shelf", models: ["SmolLM2-135M"], jobs: ["ftjob-one"], running: 2 },
-    { ...node, id: "desk", models: [], jobs: [], running: 0 },
+    {
+      ...node,
+      id: "shelf",
+      models: ["SmolLM2-135M"],
+      jobs: ["ftjob-one"],
+      running: 2,
+      traffic: { ...traffic, ...gradients },
+      work,
+    },
+    { ...node, id: "desk", models: [], jobs: [], running: 0, traffic: {}, work: [] },
   ];
   await page.route("**/v1/nodes", (route) => route.fulfill({ json: { object: "list", data, has_more: false, fleet: true } }));
   await page.goto(`${originOf(box)}/#/`);
   await has(page, ".nodes tbody tr");
-  const rows = await page.locator(".nodes tbody tr").allInnerTexts();
-  expect(rows.map((row) => row.split("\t"))).toEqual([
+  const rows = async (table: string) => (await page.locator(`${table} tbody tr`).allInnerTexts()).map((row) => row.split("\t"));
+  expect(await rows(".nodes > table")).toEqual([
     ["shelf", "ftjob-one, 1 of another server (of 2)", "3.00 GiB", "SmolLM2-135M"],
     ["desk", "none of 2", "3.00 GiB", "none yet"],
+  ]);
+  expect(await rows(".traffic")).toEqual([
+    ["shelf", "1.00 MiB in", "–", "3.00 MiB out", "–", "2.00 KiB in, 4.00 KiB out"],
+    ["ftjob-one", "–", "–", "1.00 MiB out", "–", "–"],
+    ["parallel.x", "–", "–", "–", "–", "2.00 KiB in, 4.00 KiB out"],
+    ["desk", "–", "–", "–", "–", "–"],
   ]);
   expect(await accessibilityProblems(page)).toEqual([]);
   data = [];
   await has(page, "text=There is no node");
+  // The job's own page has what all of its nodes have sent.
+  await page.route("**/traffic", (route) => route.fulfill({ json: { object: "fine_tuning.traffic", fleet: true, traffic } }));
+  await page.click("text=first");
+  await has(page, "[aria-label='Traffic'] tbody tr");
+  expect(await rows("[aria-label='Traffic']")).toEqual([
+    ["Base models", "1.00 MiB", "0 B"],
+    ["Checkpoints", "0 B", "3.00 MiB"],
+  ]);
   expect(complaints).toEqual([]);
   await page.close();
 });

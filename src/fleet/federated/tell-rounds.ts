@@ -4,7 +4,7 @@ import { persistently } from "../records.ts";
 import { meanLoss, type Progress, type RoundNumbers } from "./coordinator.ts";
 import type { Lead } from "./lead.ts";
 
-/** What is written down of a federation for those who watch it: numbers and names alone. */
+/** A federation as it is written down for those who watch it: numbers and names alone. */
 export interface FederationRecord {
   readonly name: string;
   readonly run: string;

@@ -34,8 +34,8 @@ export interface FrontPlace {
 }
 
 interface Following extends Trained {
-  /** Puts what a node needs into the object store. @returns whether the base model is in it */
-  supply(job: JobRecord): Promise<boolean>;
+  /** Puts what a node needs into the object store. */
+  supply(job: JobRecord): Promise<void>;
 }
 
 /** Milliseconds between two looks at a job of which nothing is heard. */
@@ -76,6 +76,7 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
     });
     signal?.addEventListener("abort", notify);
     let restored = "";
+    let traffic = "";
     let waitingSince = performance.now();
     let isTold = false;
     try {
@@ -90,6 +91,8 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
           isNew = false;
           await events.read(ending, record.attempt);
         }
+        if (JSON.stringify(record.traffic) !== traffic)
+          writeTextAtomic(trafficFile(place.folder, fresh.job), (traffic = JSON.stringify(record.traffic)));
         const isOver = record.state === "ended" || record.state === "stopped";
         const list = JSON.stringify(record.run);
         if (list !== restored && (await bring(fleet, record, output, isOver, ending))) restored = list;
@@ -105,10 +108,8 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
         if (performance.now() - waitingSince < WAIT_MS || isTold) continue;
         const why = whyNowhere(record, place.members());
         if (why === null) continue;
-        const isStored = !record.isBaseStored && (await options.supply(record));
-        if (isStored) await persistently(() => amend<JobRecord>(jobs, key, (job) => ({ ...job, isBaseStored: true })), ending);
-        else sink({ type: "warning", text: why });
-        isTold = !isStored;
+        sink({ type: "warning", text: why });
+        isTold = true;
       }
     } finally {
       unwatch();
@@ -119,16 +120,18 @@ export async function followJob(place: FrontPlace, fresh: JobRecord, output: str
   }
 }
 
+/** The file of what was last known of a job's traffic. */
+export const trafficFile = (folder: string, job: string): string => join(folder, `${job}.traffic.json`);
+
 /** Puts a job into the fleet, or has one go on that was saved. @returns the revision of its record from which on it says how it goes */
 async function enter({ fleet }: FrontPlace, fresh: JobRecord, options: Following, ending: AbortSignal): Promise<number> {
   const { jobs } = fleet.buckets;
   const key = keyOf(fresh);
   const found = await persistently(() => readEntry<JobRecord>(jobs, key), ending);
   if (found === null) {
-    const isBaseStored = await options.supply(fresh);
+    await options.supply(fresh);
     // An answer that was lost leaves it there.
-    const create = async () =>
-      (await readEntry(jobs, key))?.revision ?? jobs.create(key, JSON.stringify({ ...fresh, isBaseStored }));
+    const create = async () => (await readEntry(jobs, key))?.revision ?? jobs.create(key, JSON.stringify(fresh));
     return persistently(create, ending);
   }
   const wanted = (job: JobRecord): JobRecord | null => {
@@ -159,7 +162,7 @@ function detachedBy(signal: AbortSignal | undefined): AbortSignal {
 async function bring(fleet: Fleet, job: JobRecord, output: string, isOver: boolean, signal: AbortSignal): Promise<boolean> {
   if (job.run.length === 0) return true;
   try {
-    await restoreRun(fleet.runs, keyOf(job), job.run, output, signal);
+    await restoreRun(fleet.runs, keyOf(job), job.run, output, { signal });
     return true;
   } catch (error) {
     if (!isOver && error instanceof UserError && error.exitCode === 2) return false;

@@ -3,18 +3,19 @@ import { basename, extname, join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { hashFile, makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import type { Job } from "../../jobs/job-store.ts";
-import type { FleetNode } from "../../page/api/types.ts";
+import type { FleetNode, Traffic } from "../../page/api/types.ts";
 import type { HomeFederations } from "../../serve/home/fleet/fleet-api.ts";
 import type { TrainConfig, TrainConfigInput } from "../../train/config.ts";
+import { serveBases } from "../bases/serve-bases.ts";
 import { openFleet, type Fleet } from "../fleet.ts";
 import { follow } from "../follow.ts";
 import { createDispatch } from "./dispatch.ts";
 import { followFederations } from "./federations.ts";
-import { followJob, type FrontTrain } from "./follow-job.ts";
+import { followJob, type FrontTrain, trafficFile } from "./follow-job.ts";
 import { startLeader } from "../leader.ts";
 import { join as joinFleet, leaseOf, type Member, newSession } from "../members.ts";
 import { numericsHere } from "../numerics.ts";
-import { modelFiles, modelId, objectOf, putFile, storeBase } from "../objects.ts";
+import { modelFiles, modelId, objectOf, putFile } from "../objects.ts";
 import type { FleetOptions } from "../options.ts";
 import { checkSettings, isShare } from "../settings.ts";
 import { type BaseModel, FILE_KEYS, type FileKey, type JobRecord, type StoredFile, UNTAKEN } from "../records.ts";
@@ -26,6 +27,8 @@ export interface Front {
   readonly train: FrontTrain;
   /** The nodes that are there, for clients. */
   nodes(): readonly FleetNode[];
+  /** Returns what nodes have sent and received for a job, as far as it is known. */
+  trafficOf(job: string): Traffic;
   readonly federations: HomeFederations;
   /** Bytes that a job may take on the node that has most for it; null: there is no node. */
   mostForJobs(): number | null;
@@ -53,6 +56,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
   const bases = new Map(
     options.bases.map(({ name: called, model, folder }) => [model, { base: baseOf(called, folder), folder }]),
   );
+  const folders = new Map([...bases.values()].map(({ base, folder }) => [base.id, folder]));
   const fleet = await openFleet(options, name);
   const { nats, buckets } = fleet;
   const session = newSession();
@@ -68,8 +72,10 @@ export async function openFront(options: FrontOptions): Promise<Front> {
     isLeaving: false,
     slots: 0,
     memory: 0,
-    bases: [],
+    bases: [...folders.keys()],
     jobs: [],
+    traffic: {},
+    work: {},
   });
   const presence = await joinFleet(buckets.nodes, describe, (error) => options.onMessage?.(error.message)).catch(
     async (error: unknown) => {
@@ -84,6 +90,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
   await following.begun;
   const dispatch = createDispatch(fleet, front);
   const federations = followFederations(fleet);
+  const endServing = serveBases(nats, name, folders);
   const leader = startLeader({ nats, buckets, name, session, lease });
   const nodes = () => [...members.values()].filter(({ kind }) => kind === "node");
   /** What the jobs that are followed are trained on. */
@@ -100,17 +107,18 @@ export async function openFront(options: FrontOptions): Promise<Front> {
     const record = recordOf(config, given, trained.job, { front, base: known.base });
     followed.set(record.job, dataOf(record));
     return followJob(
-      { fleet, dispatch, members: nodes, folder: options.folder, closing: closing.signal },
+      { fleet, dispatch, members: () => [...members.values()], folder: options.folder, closing: closing.signal },
       record,
       config.output,
       {
         ...trained,
-        supply: (job) => supply(fleet, job, { ...config, model: known.folder }, nodes(), closing.signal),
+        supply: (job) => supply(fleet, job, config, closing.signal),
       },
     ).finally(() => followed.delete(record.job));
   };
   const called = new Map([...bases.values()].map(({ base }) => [base.id, base.name]));
-  const view = ({ name: id, numerics, slots, memory, isLeaving, bases: has, jobs }: Member): FleetNode => ({
+  const own = (key: string): string | null => (key.startsWith(`${front}.`) ? key.slice(front.length + 1) : null);
+  const view = ({ name: id, numerics, slots, memory, isLeaving, bases: has, jobs, traffic, work }: Member): FleetNode => ({
     id,
     object: "node",
     ...numerics,
@@ -118,12 +126,18 @@ export async function openFront(options: FrontOptions): Promise<Front> {
     memory,
     leaving: isLeaving,
     models: has.flatMap((base) => called.get(base) ?? []),
-    jobs: jobs.filter((key) => key.startsWith(`${front}.`)).map((key) => key.slice(front.length + 1)),
+    jobs: jobs.flatMap((key) => own(key) ?? []),
     running: jobs.length,
+    traffic,
+    work: jobs.map((key) => ({ job: own(key), name: key, traffic: work[key] ?? {} })),
   });
   return {
     train,
     nodes: () => nodes().map(view),
+    trafficOf(job) {
+      const path = trafficFile(options.folder, job);
+      return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Traffic) : {};
+    },
     federations,
     mostForJobs: () => nodes().reduce<number | null>((most, { memory }) => Math.max(most ?? 0, memory), null),
     async stop() {
@@ -133,6 +147,7 @@ export async function openFront(options: FrontOptions): Promise<Front> {
       following.end();
       dispatch.end();
       federations.end();
+      endServing();
       await leader.stop();
       await presence.leave();
       await fleet.close();
@@ -176,7 +191,6 @@ function recordOf(
     job: id,
     created: 1000 * created_at,
     base,
-    isBaseStored: false,
     files: Object.fromEntries(files) as Partial<Record<FileKey, StoredFile>>,
     adapter: config.adapter === undefined ? null : adapterFiles(config.adapter),
     settings,
@@ -201,21 +215,12 @@ function adapterFiles(folder: string): StoredFile[] {
     .map(({ name }) => ({ path: name, sha256: hashFile(join(folder, name)), bytes: statSync(join(folder, name)).size }));
 }
 
-/** Puts what a node needs for a job into the object store. @returns whether the base model is there, which nodes that have it need not fetch */
-async function supply(
-  { files }: Fleet,
-  job: JobRecord,
-  config: TrainConfig,
-  nodes: readonly Member[],
-  signal: AbortSignal,
-): Promise<boolean> {
+/** Puts what a node needs for a job into the object store; base models it fetches from who has them. */
+async function supply({ files }: Fleet, job: JobRecord, config: TrainConfig, signal: AbortSignal): Promise<void> {
   for (const key of FILE_KEYS) {
     const file = job.files[key];
-    if (file !== undefined) await putFile(files, objectOf.data(job.front, file), String(config[key]), signal);
+    if (file !== undefined) await putFile(files, objectOf.data(job.front, file), String(config[key]), { signal });
   }
   for (const file of job.adapter ?? [])
-    await putFile(files, objectOf.data(job.front, file), join(config.adapter!, file.path), signal);
-  if (nodes.length > 0 && nodes.every(({ bases }) => bases.includes(job.base.id))) return false;
-  await storeBase(files, config.model, job.base, signal);
-  return true;
+    await putFile(files, objectOf.data(job.front, file), join(config.adapter!, file.path), { signal });
 }

@@ -6,6 +6,7 @@ import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
 import { lockHolder, lockRun, holderOf } from "../../train/run/lock.ts";
 import { runApart } from "../../train/apart/train-apart.ts";
 import { take } from "./attempt.ts";
+import { openBases } from "../bases/bases.ts";
 import { openFleet } from "../fleet.ts";
 import { startLeader } from "../leader.ts";
 import { join as joinFleet, leaseOf, type Member, newSession, type Presence } from "../members.ts";
@@ -15,7 +16,8 @@ import { numericsHere } from "../numerics.ts";
 import { modelFiles, modelId } from "../objects.ts";
 import type { FleetOptions } from "../options.ts";
 import { isAway, type JobRecord } from "../records.ts";
-import { fetchBase, runJob, type Train, type Workplace } from "./run-job.ts";
+import { createMeter, type Meter } from "../traffic.ts";
+import { runJob, type Train, type Workplace } from "./run-job.ts";
 
 export interface NodeOptions extends FleetOptions {
   readonly home: string;
@@ -60,13 +62,21 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
   if (!isName(name)) throw new UserError(`--name: expected up to 64 letters, digits, - and _, got ${JSON.stringify(name)}`);
   const session = newSession();
   const lease = leaseOf(options);
-  const bases = knownBases(home, options.bases);
+  const folders = knownBases(home, options.bases);
   const fleet = await openFleet(options, name).catch((error: unknown) => {
     lock.release();
     throw error;
   });
   const { nats, js, buckets, files, runs } = fleet;
   const running = new Map<string, Promise<void>>();
+  const meter = createMeter();
+  /** Meters of those that run, by their keys. */
+  const meters = new Map<string, Meter>();
+  const meterOf = (key: string): Meter => {
+    const made = createMeter(meter);
+    meters.set(key, made);
+    return made;
+  };
   /** No job is taken any more, and those that run are given back. */
   const leaving = new AbortController();
   /** What could not be given back is left to the fleet. */
@@ -84,10 +94,14 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
     isLeaving: leaving.signal.aborted || performance.now() < notBefore,
     slots: parallel,
     memory,
-    bases: [...bases.keys()],
+    bases: [...folders.keys()],
     jobs: [...running.keys()],
+    traffic: meter.traffic,
+    work: Object.fromEntries([...running.keys()].map((key) => [key, meters.get(key)?.traffic ?? {}])),
   });
   let presence: Presence | null = null;
+  const onBase = () => presence?.tell();
+  const bases = openBases({ nats, nodes: buckets.nodes, name, home, folders, meter, onBase });
   const place: Workplace = {
     nats,
     js,
@@ -100,8 +114,8 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
     memory,
     bases,
     train,
+    meter,
     closed: closed.signal,
-    onBase: () => presence?.tell(),
     onFull() {
       notBefore = performance.now() + FULL_MS;
       presence?.tell();
@@ -127,7 +141,7 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
     const { job, number } = attempt;
     onMessage(`${key}: attempt ${number} begins`);
     presence?.tell();
-    const done = runJob(place, attempt, leaving.signal).then(
+    const done = runJob(place, attempt, meterOf(key), leaving.signal).then(
       (how) => onMessage(`${key}: attempt ${number} ${how}`),
       (error: unknown) => {
         onMessage(`${key}: internal error (please report it): ${error instanceof Error ? error.stack : String(error)}`);
@@ -143,6 +157,7 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
       key,
       done.finally(() => {
         running.delete(key);
+        meters.delete(key);
         taken.resolve();
         presence?.tell();
       }),
@@ -162,16 +177,17 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
     node: name,
     memory,
     leaving: leaving.signal,
-    baseFolder: async (base, signal) => bases.get(base.id) ?? (await fetchBase(place, base, signal)),
+    bases,
     occupy(key, until) {
-      if (leaving.signal.aborted || running.has(key) || running.size >= parallel) return false;
+      if (leaving.signal.aborted || running.has(key) || running.size >= parallel) return null;
       running.set(key, until);
       presence?.tell();
       void until.then(() => {
         running.delete(key);
+        meters.delete(key);
         presence?.tell();
       });
-      return true;
+      return meterOf(key);
     },
     onMessage,
   });
@@ -193,6 +209,7 @@ export async function startNode(options: NodeOptions): Promise<FleetNode> {
     await Promise.all(running.values());
     clearTimeout(timer);
     await presence?.leave();
+    bases.end();
     await fleet.close();
     lock.release();
   };

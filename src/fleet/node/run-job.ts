@@ -5,27 +5,20 @@ import type { KV } from "@nats-io/kv";
 import type { ObjectStore } from "@nats-io/obj";
 import type { NatsConnection } from "@nats-io/transport-node";
 import { messageOf, systemCode, UserError } from "../../base/errors.ts";
-import { makeFolder, writeTextAtomic } from "../../base/files/files.ts";
-import { show } from "../../base/json.ts";
+import { writeTextAtomic } from "../../base/files/files.ts";
 import { type ApartOptions, SuddenEnd } from "../../train/apart/train-apart.ts";
 import { type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { savedCheckpoints } from "../../train/run/checkpoint.ts";
 import type { RunResult } from "../../train/run/run.ts";
+import type { Bases } from "../bases/bases.ts";
+import { BaseAway } from "../bases/fetch-file.ts";
 import { type Attempt, Fenced } from "./attempt.ts";
 import { follow } from "../follow.ts";
 import { SUBJECTS } from "../names.ts";
 import { getFile, modelId, objectOf, restoreRun, saveRun } from "../objects.ts";
-import {
-  type BaseModel,
-  FILE_KEYS,
-  isAway,
-  type JobFailure,
-  type JobRecord,
-  keyOf,
-  type StoredFile,
-  withoutPaths,
-} from "../records.ts";
+import { FILE_KEYS, isAway, type JobFailure, type JobRecord, keyOf, type StoredFile, withoutPaths } from "../records.ts";
 import { checkSettings } from "../settings.ts";
+import { addTraffic, type Meter } from "../traffic.ts";
 import { createTeller, type Teller } from "./telling.ts";
 
 /** Trains as `runApart` does. */
@@ -43,13 +36,12 @@ export interface Workplace {
   readonly processor: string;
   /** Bytes that a job may take. */
   readonly memory: number;
-  /** Folders of base models by their ids. */
-  readonly bases: Map<string, string>;
+  readonly bases: Bases;
   readonly train: Train;
+  /** Counts everything that the node sends and receives. */
+  readonly meter: Meter;
   /** The node has ended, whatever its jobs wait for. */
   readonly closed: AbortSignal;
-  /** Told when another base model is there. */
-  onBase(): void;
   /** Told of a disk that is full: no job is taken for a while. */
   onFull(): void;
 }
@@ -60,10 +52,12 @@ const MOST_SUDDEN_ENDS = 10;
 /**
  * Runs one attempt at a job: fetches what it needs, trains in a child process, and puts checkpoints and results into the object store. What it leaves behind
  * is in the record of the job, or nothing, where the attempt is over.
+ * @param meter counts what goes over the network for this attempt
  * @param signal the node leaves: the job is saved and given back
  * @returns how it ended, in words
  */
-export async function runJob(place: Workplace, attempt: Attempt, signal: AbortSignal): Promise<string> {
+export async function runJob(place: Workplace, taken: Attempt, meter: Meter, signal: AbortSignal): Promise<string> {
+  const attempt = countedBy(meter, taken);
   const key = keyOf(attempt.job);
   const run = join(place.home, "runs", `${key}.${attempt.number}`);
   const fence = { path: join(place.home, "attempts", key), attempt: attempt.number };
@@ -92,7 +86,7 @@ export async function runJob(place: Workplace, attempt: Attempt, signal: AbortSi
   });
   try {
     writeTextAtomic(fence.path, String(attempt.number));
-    await work(place, attempt, { run, fence, teller, over: over.signal, stopping: stopping.signal });
+    await work(place, attempt, meter, { run, fence, teller, over: over.signal, stopping: stopping.signal });
     return attempt.job.state === "ended" ? "has ended the job" : "has given the job back";
   } catch (error) {
     if (!(error instanceof Fenced) && !over.signal.aborted && !place.closed.aborted) throw error;
@@ -106,6 +100,18 @@ export async function runJob(place: Workplace, attempt: Attempt, signal: AbortSi
   }
 }
 
+/** Says in each write what went over the network by then, with all attempts. */
+function countedBy(meter: Meter, attempt: Attempt): Attempt {
+  const before = attempt.job.traffic;
+  return {
+    number: attempt.number,
+    get job() {
+      return attempt.job;
+    },
+    write: (change) => attempt.write({ ...change, traffic: addTraffic(before, meter.traffic) }),
+  };
+}
+
 interface Work {
   readonly run: string;
   readonly fence: { readonly path: string; readonly attempt: number };
@@ -117,13 +123,19 @@ interface Work {
 }
 
 /** @throws {Fenced} */
-async function work(place: Workplace, attempt: Attempt, { run, fence, teller, over, stopping }: Work): Promise<void> {
+async function work(
+  place: Workplace,
+  attempt: Attempt,
+  meter: Meter,
+  { run, fence, teller, over, stopping }: Work,
+): Promise<void> {
   const key = keyOf(attempt.job);
   const sent = new Map(attempt.job.run.map((file) => [file.path, file]));
   let dropped: StoredFile[] = [];
   /** Puts the run folder as it is now into the fleet. */
   const save = async (change: Partial<JobRecord>): Promise<void> => {
-    const files = existsSync(run) ? await saveRun(place.runs, key, run, sent, over) : attempt.job.run;
+    const way = meter.passage(change.state === "ended" ? "results" : "checkpoints", "sent", over);
+    const files = existsSync(run) ? await saveRun(place.runs, key, run, sent, way) : attempt.job.run;
     const before = attempt.job.run;
     const kept = new Set(files.map(({ sha256 }) => sha256));
     const told = (await teller.flush()) || attempt.job.told;
@@ -148,7 +160,9 @@ async function work(place: Workplace, attempt: Attempt, { run, fence, teller, ov
     saving.catch((error: unknown) => (failed ??= error));
   };
   try {
-    const { config, given } = await prepare(place, attempt.job, run, over);
+    const { config, given } = await prepare(place, attempt.job, run, meter, over);
+    // What was fetched is told before the first checkpoint.
+    await attempt.write({});
     const result = await place.train(config, given, {
       under: Bun.which("nice") === null ? [] : ["nice", "-n", "19"],
       fence,
@@ -187,7 +201,7 @@ async function settle(
   const isFull = ["ENOSPC", "EDQUOT"].includes(systemCode(error) ?? "");
   if (isFull) place.onFull();
   const isInterrupted = error instanceof UserError && (error.exitCode !== 2 || stopping.aborted);
-  if (isFull || isInterrupted) {
+  if (isFull || isInterrupted || error instanceof BaseAway) {
     await attempt.write({ state: stateAfter(attempt) });
     return;
   }
@@ -215,16 +229,18 @@ async function prepare(
   place: Workplace,
   job: JobRecord,
   run: string,
+  meter: Meter,
   signal: AbortSignal,
 ): Promise<{ readonly config: TrainConfig; readonly given: readonly string[] }> {
   checkSettings(job.settings);
-  const model = place.bases.get(job.base.id) ?? (await fetchBase(place, job.base, signal));
+  const model = await place.bases.folderOf(job.base, meter.passage("bases", "received", signal));
+  const way = meter.passage("data", "received", signal);
   const files: Partial<Record<(typeof FILE_KEYS)[number], string>> = {};
   for (const name of FILE_KEYS) {
     const file = job.files[name];
     if (file === undefined) continue;
     const path = join(place.home, "files", `${file.sha256}${extname(file.path)}`);
-    if (!existsSync(path)) await getFile(place.files, objectOf.data(job.front, file), file, path, signal);
+    if (!existsSync(path)) await getFile(place.files, objectOf.data(job.front, file), file, path, way);
     files[name] = path;
   }
   let adapter: string | undefined;
@@ -232,10 +248,10 @@ async function prepare(
     adapter = join(place.home, "adapters", modelId(job.adapter));
     for (const file of job.adapter) {
       const path = join(adapter, basename(file.path));
-      if (!existsSync(path)) await getFile(place.files, objectOf.data(job.front, file), file, path, signal);
+      if (!existsSync(path)) await getFile(place.files, objectOf.data(job.front, file), file, path, way);
     }
   }
-  await restoreRun(place.runs, keyOf(job), job.run, run, signal);
+  await restoreRun(place.runs, keyOf(job), job.run, run, meter.passage("checkpoints", "received", signal));
   const resume = savedCheckpoints(run).length > 0;
   const parsed = trainConfigSchema.parse({
     ...job.settings,
@@ -248,23 +264,4 @@ async function prepare(
     ...(job.isElastic && { memory: `${Math.floor(place.memory / 2 ** 20)}MiB` }),
   });
   return { config: parsed, given: job.given };
-}
-
-/** Fetches a base model from the object store. @throws {UserError} one that is not what its id says */
-export async function fetchBase(
-  place: Pick<Workplace, "home" | "files" | "bases" | "onBase">,
-  base: BaseModel,
-  signal: AbortSignal,
-): Promise<string> {
-  const folder = join(place.home, "bases", base.id);
-  if (modelId(base.files) !== base.id) throw new UserError(`the files of ${show(base.name)} are not those of its hash`);
-  makeFolder(folder);
-  for (const file of base.files) {
-    const path = join(folder, file.path);
-    if (file.path.split("/").includes("..")) throw new UserError(`${show(file.path)} leaves the folder of ${show(base.name)}`);
-    if (!existsSync(path)) await getFile(place.files, objectOf.base(file), file, path, signal);
-  }
-  place.bases.set(base.id, folder);
-  place.onBase();
-  return folder;
 }

@@ -6,10 +6,12 @@ import { messageOf, UserError } from "../../base/errors.ts";
 import { type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { startLocalWorker } from "../../train/nodes/local-worker.ts";
 import type { FromWorker, ToWorker, WorkerLink } from "../../train/nodes/messages.ts";
+import type { Bases } from "../bases/bases.ts";
 import { SUBJECTS } from "../names.ts";
 import { getFile, modelId, objectOf } from "../objects.ts";
 import { FILE_KEYS } from "../records.ts";
 import { checkSettings } from "../settings.ts";
+import type { Meter } from "../traffic.ts";
 import { openNatsWay } from "./nats-way.ts";
 import type { Answer, Offer } from "./offer.ts";
 import { decode, encode } from "./wire.ts";
@@ -24,10 +26,9 @@ export interface WorkerPlace {
   readonly memory: number;
   /** The node leaves: workers end. */
   readonly leaving: AbortSignal;
-  /** Returns the folder of a base model, fetched where it is missing. */
-  baseFolder(base: Offer["base"], signal: AbortSignal): Promise<string>;
-  /** Takes a slot for as long as a promise is pending; false: there is none. */
-  occupy(key: string, until: Promise<void>): boolean;
+  readonly bases: Bases;
+  /** Takes a slot for as long as a promise is pending, and counts what is sent and received in it; null: there is none. */
+  occupy(key: string, until: Promise<void>): Meter | null;
   onMessage(text: string): void;
 }
 
@@ -48,9 +49,10 @@ export function hostWorkers(place: WorkerPlace): () => void {
       } catch (error) {
         return answer(messageOf(error));
       }
-      if (!occupy(`parallel.${offer.run}`, done.promise)) return answer("it has no free slot");
+      const meter = occupy(`parallel.${offer.run}`, done.promise);
+      if (meter === null) return answer("it has no free slot");
       onMessage(`a worker for the run ${offer.run} begins`);
-      void work(place, offer)
+      void work(place, offer, meter)
         .then((why) => onMessage(`the worker for the run ${offer.run} has ended: ${why}`))
         .finally(done.resolve);
       answer(null);
@@ -60,7 +62,7 @@ export function hostWorkers(place: WorkerPlace): () => void {
 }
 
 /** Passes on what a worker, a process of its own, and its coordinator tell each other. Returns why that has ended. */
-async function work(place: WorkerPlace, offer: Offer): Promise<string> {
+async function work(place: WorkerPlace, offer: Offer, meter: Meter): Promise<string> {
   const { nats, leaving } = place;
   const ended = Promise.withResolvers<string>();
   const stop = () => ended.resolve("the node leaves the fleet");
@@ -74,6 +76,7 @@ async function work(place: WorkerPlace, offer: Offer): Promise<string> {
     to: offer.up,
     from: offer.down,
     silence: offer.silence,
+    counted: (direction, bytes) => meter.count("gradients", direction, bytes),
     message(bytes) {
       let told: ToWorker;
       try {
@@ -90,7 +93,7 @@ async function work(place: WorkerPlace, offer: Offer): Promise<string> {
   });
   const tell = (message: FromWorker) => way.send(encode(message));
   const begin = async () => {
-    const config = await prepare(place, offer, aborted.signal);
+    const config = await prepare(place, offer, meter, aborted.signal);
     if (aborted.signal.aborted) return;
     worker = startLocalWorker();
     worker.listen({
@@ -120,15 +123,16 @@ async function work(place: WorkerPlace, offer: Offer): Promise<string> {
 }
 
 /** Fetches what a run needs. All paths of the configuration are of this machine. @throws {UserError} */
-async function prepare(place: WorkerPlace, offer: Offer, signal: AbortSignal): Promise<TrainConfig> {
+async function prepare(place: WorkerPlace, offer: Offer, meter: Meter, signal: AbortSignal): Promise<TrainConfig> {
   const { files, home, memory } = place;
-  const model = await place.baseFolder(offer.base, signal);
+  const model = await place.bases.folderOf(offer.base, meter.passage("bases", "received", signal), offer.member);
+  const way = meter.passage("data", "received", signal);
   const paths: Partial<Record<(typeof FILE_KEYS)[number], string>> = {};
   for (const name of FILE_KEYS) {
     const file = offer.files[name];
     if (file === undefined) continue;
     const path = join(home, "files", `${file.sha256}${extname(file.path)}`);
-    if (!existsSync(path)) await getFile(files, objectOf.data(offer.run, file), file, path, signal);
+    if (!existsSync(path)) await getFile(files, objectOf.data(offer.run, file), file, path, way);
     paths[name] = path;
   }
   let adapter: string | undefined;
@@ -136,7 +140,7 @@ async function prepare(place: WorkerPlace, offer: Offer, signal: AbortSignal): P
     adapter = join(home, "adapters", modelId(offer.adapter));
     for (const file of offer.adapter) {
       const path = join(adapter, basename(file.path));
-      if (!existsSync(path)) await getFile(files, objectOf.data(offer.run, file), file, path, signal);
+      if (!existsSync(path)) await getFile(files, objectOf.data(offer.run, file), file, path, way);
     }
   }
   const { strategy, gradientCheckpointing, activationMemory } = offer.config;

@@ -14,6 +14,8 @@ export interface NatsWayOptions {
   /** Milliseconds without a word after which the other end counts as dead. */
   readonly silence: number;
   message(bytes: Uint8Array): void;
+  /** Told of bytes as they go. */
+  counted?(direction: "sent" | "received", bytes: number): void;
   /** Called at most once, not by `close`. */
   closed(why: string): void;
 }
@@ -33,7 +35,7 @@ const HEAD = 5;
  * NATS hands each message over at most once and in order. Pieces are numbered, so that one that is lost, when a connection breaks for example,
  * ends the way: both ends then begin anew with another one.
  */
-export function openNatsWay(nats: NatsConnection, { to, from, silence, message, closed }: NatsWayOptions): NatsWay {
+export function openNatsWay(nats: NatsConnection, { to, from, silence, message, counted, closed }: NatsWayOptions): NatsWay {
   const size = Math.min(PIECE, (nats.info?.max_payload ?? PIECE + HEAD) - HEAD);
   const waiting: { readonly kind: number; readonly bytes: Uint8Array }[] = [];
   let [sent, received, taken, heard] = [0, 0, 0, performance.now()];
@@ -47,6 +49,7 @@ export function openNatsWay(nats: NatsConnection, { to, from, silence, message, 
     data.set(bytes, HEAD);
     try {
       nats.publish(to, data);
+      counted?.("sent", data.length);
     } catch {
       // A connection that is closed for good: silence tells the other end, and this one.
     }
@@ -69,6 +72,7 @@ export function openNatsWay(nats: NatsConnection, { to, from, silence, message, 
   };
   const take = (data: Uint8Array) => {
     heard = performance.now();
+    counted?.("received", data.length);
     const number = data.length >= HEAD ? new DataView(data.buffer, data.byteOffset).getUint32(1, true) : 0;
     switch (data[0]) {
       case FRAME.piece:

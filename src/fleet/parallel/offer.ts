@@ -6,6 +6,8 @@ export interface Offer {
   /** The run, by a name of its own; its files are in the object store under it. */
   readonly run: string;
   readonly base: BaseModel;
+  /** The run's own name among those who have the base model. */
+  readonly member: string;
   readonly files: Readonly<Partial<Record<FileKey, StoredFile>>>;
   readonly adapter: readonly StoredFile[] | null;
   /** All other keys of the configuration; they name nothing of a machine. */

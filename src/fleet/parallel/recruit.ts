@@ -9,10 +9,11 @@ import { openFleet, type Fleet } from "../fleet.ts";
 import { leaseOf, type Member, newSession } from "../members.ts";
 import { SUBJECTS } from "../names.ts";
 import { numericsHere } from "../numerics.ts";
-import { modelFiles, modelId, objectOf, putFile, storeBase } from "../objects.ts";
+import { modelFiles, modelId, objectOf, putFile } from "../objects.ts";
 import type { FleetOptions } from "../options.ts";
 import { FILE_KEYS, type FileKey, readEntry, type StoredFile } from "../records.ts";
 import { checkSettings, isShare } from "../settings.ts";
+import { serveBases } from "../bases/serve-bases.ts";
 import { openNatsWay, type NatsWay } from "./nats-way.ts";
 import type { Answer, Offer } from "./offer.ts";
 import { decode, encode } from "./wire.ts";
@@ -42,19 +43,24 @@ const LOOK_MS = 1000;
 const ANSWER_MS = 5000;
 const AGAIN_MS = 10_000;
 
+/** The name of a run beside those of members. */
+const memberOf = (run: string): string => `run-${run}`;
+
 /** Looks for nodes for as long as there are fewer than are wanted. @throws {UserError} a fleet that is not reached, settings that name something of this machine */
 export async function recruit(options: RecruitOptions): Promise<Recruits> {
   const { count, note, joined, left, message } = options;
   const run = newSession();
-  const fleet = await openFleet(options.fleet, `run-${run}`);
+  const fleet = await openFleet(options.fleet, memberOf(run));
   const closing = new AbortController();
   const ways = new Map<string, NatsWay>();
   /** By name: when a node may be asked again. */
   const notBefore = new Map<string, number>();
   const silence = leaseOf(options.fleet);
+  let endServing = () => {};
   let offer: Omit<Offer, "up" | "down">;
   try {
     offer = { ...(await store(fleet, run, options, closing.signal)), silence };
+    endServing = serveBases(fleet.nats, offer.member, new Map([[offer.base.id, options.folder]]));
   } catch (error) {
     await fleet.close();
     throw error;
@@ -112,6 +118,7 @@ export async function recruit(options: RecruitOptions): Promise<Recruits> {
     async close() {
       closing.abort(new Error("the run has ended"));
       for (const way of ways.values()) way.close();
+      endServing();
       await Promise.race([looking, Bun.sleep(2 * LOOK_MS)]);
       for (const file of Object.values(offer.files)) await fleet.files.delete(objectOf.data(run, file)).catch(() => {});
       for (const file of offer.adapter ?? []) await fleet.files.delete(objectOf.data(run, file)).catch(() => {});
@@ -160,7 +167,7 @@ async function store(
     const path = config[key];
     if (path === undefined || (key === "valid" && isShare(path))) continue;
     const file = storedFile(path, key);
-    await putFile(fleet.files, objectOf.data(run, file), path, signal);
+    await putFile(fleet.files, objectOf.data(run, file), path, { signal });
     files[key] = file;
   }
   let adapter: StoredFile[] | null = null;
@@ -168,15 +175,13 @@ async function store(
     adapter = [];
     for (const name of readdirSync(config.adapter).filter((each) => /^adapter_(?:config\.json|model\.safetensors)$/.test(each))) {
       const file = { ...storedFile(join(config.adapter, name), "adapter"), path: name };
-      await putFile(fleet.files, objectOf.data(run, file), join(config.adapter, name), signal);
+      await putFile(fleet.files, objectOf.data(run, file), join(config.adapter, name), { signal });
       adapter.push(file);
     }
   }
   const bases = modelFiles(folder);
   const base = { name: config.model, id: modelId(bases), files: bases };
-  const lacks = (await members(fleet)).some((member) => !member.bases.includes(base.id));
-  if (lacks) await storeBase(fleet.files, folder, base, signal);
-  return { run, base, files, adapter, config: settings, given, fingerprint, numerics };
+  return { run, base, member: memberOf(run), files, adapter, config: settings, given, fingerprint, numerics };
 }
 
 /** @throws {UserError} no file */

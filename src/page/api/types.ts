@@ -213,6 +213,21 @@ export interface Export {
   readonly expires_at: number;
 }
 
+/** Kinds of what goes over the network for jobs and runs. */
+export const TRAFFIC_KINDS = ["bases", "data", "checkpoints", "results", "gradients"] as const;
+
+export type TrafficKind = (typeof TRAFFIC_KINDS)[number];
+
+/** Bytes that nodes have sent and received; a kind of which there are none is left out. */
+export type Traffic = Readonly<Partial<Record<TrafficKind, { readonly sent: number; readonly received: number }>>>;
+
+/** Bytes that nodes have sent and received for a job, with all attempts; `fleet`: false where the server trains by itself. */
+export interface JobTraffic {
+  readonly object: "fine_tuning.traffic";
+  readonly fleet: boolean;
+  readonly traffic: Traffic;
+}
+
 /** A machine of a fleet. */
 export interface FleetNode {
   readonly id: string;
@@ -228,6 +243,15 @@ export interface FleetNode {
   /** Ids of jobs of this server that it runs, and the number of all that it runs. */
   readonly jobs: readonly string[];
   readonly running: number;
+  /** Since its start. */
+  readonly traffic: Traffic;
+  /** For what it works on now. */
+  readonly work: readonly {
+    /** A job of this server, or null: one of another server, or a run that is divided among nodes. */
+    readonly job: string | null;
+    readonly name: string;
+    readonly traffic: Traffic;
+  }[];
 }
 
 /** The machines that jobs train on; `fleet`: false where the server trains by itself. */

@@ -8,6 +8,7 @@ import { jobActions } from "../parts/job-actions.ts";
 import { hasReport, progressBar, stateOf, statusPill, timeLeft } from "../parts/status.ts";
 import type { Jobs } from "../state/jobs.ts";
 import { type Metric, RunMetrics } from "../state/metrics.ts";
+import { jobTraffic } from "./fleet/traffic.ts";
 import { jobCharts, type ShownRun } from "./job-charts.ts";
 import { jobMemory } from "./job-memory.ts";
 import { jobTexts } from "./job-texts.ts";
@@ -48,13 +49,14 @@ export function jobView(jobs: Jobs, id: string, others: readonly string[]): View
   });
   const memory = jobMemory(id, controller.signal);
   const texts = jobTexts(jobs, id, controller.signal);
+  const traffic = jobTraffic(id, () => jobs.get(id)?.finished_at === null, controller.signal);
   const error = h("p", { class: "problem", hidden: true });
   const missing = h("p", { class: "empty", hidden: true }, `There is no job ${id} here.`);
   const body = h(
     "div",
     { class: "columns" },
     h("div", { class: "wide" }, charts.element, texts.main),
-    h("div", { class: "narrow" }, memory.element, ...texts.aside),
+    h("div", { class: "narrow" }, memory.element, ...texts.aside, traffic),
   );
   const element = h("div", { class: "view" }, head.element, error, missing, body);
 

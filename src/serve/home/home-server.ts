@@ -117,7 +117,7 @@ export function startHomeServer(options: HomeServerOptions): ModelServer {
     ...textRoutes(registry, createTextTurns({ waiting, shutdown: shutdown.signal })),
     ...fileRoutes(files, jobs),
     ...jobRoutes({ places, events, queue, ledger, mostForJobs, registry, lane, shutdown: shutdown.signal }),
-    ...fleetRoutes(fleet),
+    ...fleetRoutes(fleet, jobs),
     ...insightRoutes({ places, events, ledger, hosts }),
     ...previewRoutes({ places, registry, lane }),
     ...exportRoutes({ places, registry, ledger, lane }),

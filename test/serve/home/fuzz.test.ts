@@ -35,6 +35,7 @@ const PATHS = [
   "/v1/fine_tuning/jobs/ID/metrics",
   "/v1/fine_tuning/jobs/ID/report",
   "/v1/fine_tuning/jobs/ID/config",
+  "/v1/fine_tuning/jobs/ID/traffic",
   "/v1/fine_tuning/preview",
   "/v1/exports",
   "/v1/exports/ID/content",

@@ -230,7 +230,7 @@ function federationHead() {
   };
 }
 
-/** What each node has given. */
+/** Lists what each node has given. */
 function nodeTable() {
   const rows = h("tbody");
   const titles = ["Node", "Rounds", "Examples", "Share", "Held-out loss", "Sent", "Epsilon"];

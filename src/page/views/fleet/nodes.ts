@@ -3,6 +3,7 @@ import type { FleetNode, Nodes } from "../../api/types.ts";
 import { fill, h, write } from "../../base/dom.ts";
 import { formatBytes, shortName } from "../../base/format.ts";
 import type { Jobs } from "../../state/jobs.ts";
+import { nodesTraffic } from "./traffic.ts";
 
 /** Milliseconds between two looks at the machines of the fleet. */
 const LOOK_MS = 3000;
@@ -22,8 +23,10 @@ export function nodesPanel(jobs: Jobs): { readonly element: HTMLElement; close()
     ),
     rows,
   );
+  const linkOf = (job: string) => h("a", { href: `#/job/${job}` }, shortName(jobs.get(job)?.remat.name ?? job));
+  const traffic = nodesTraffic(linkOf);
   const none = h("p", { class: "muted" }, "There is no node: jobs wait until one is started with remat node.");
-  const element = h("section", { class: "nodes", hidden: true }, h("h2", {}, "Nodes ", count), none, table);
+  const element = h("section", { class: "nodes", hidden: true }, h("h2", {}, "Nodes ", count), none, table, traffic.element);
   let timer: ReturnType<typeof setTimeout> | null = null;
   const look = async (): Promise<void> => {
     let isFleet = true;
@@ -35,7 +38,8 @@ export function nodesPanel(jobs: Jobs): { readonly element: HTMLElement; close()
         write(count, String(data.length));
         none.hidden = data.length > 0;
         table.hidden = data.length === 0;
-        fill(rows, ...data.map((node) => rowOf(node, jobs)));
+        fill(rows, ...data.map((node) => rowOf(node, linkOf)));
+        traffic.show(data);
       }
     } catch {
       // The connection's sign tells that the server is away.
@@ -52,8 +56,11 @@ export function nodesPanel(jobs: Jobs): { readonly element: HTMLElement; close()
   };
 }
 
-function rowOf({ id, slots, memory, models, jobs: own, running, leaving }: FleetNode, jobs: Jobs): HTMLElement {
-  const links = own.map((job) => h("a", { href: `#/job/${job}` }, shortName(jobs.get(job)?.remat.name ?? job)));
+function rowOf(
+  { id, slots, memory, models, jobs: own, running, leaving }: FleetNode,
+  linkOf: (job: string) => HTMLElement,
+): HTMLElement {
+  const links = own.map(linkOf);
   const others = running - own.length;
   const texts = [
     ...links.flatMap((link, i) => (i === 0 ? [link] : [", ", link])),

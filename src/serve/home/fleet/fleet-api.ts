@@ -1,5 +1,6 @@
+import type { JobStore } from "../../../jobs/job-store.ts";
 import type { Train } from "../../../jobs/worker.ts";
-import type { Federation, FederationDetail, FleetNode } from "../../../page/api/types.ts";
+import type { Federation, FederationDetail, FleetNode, JobTraffic, Traffic } from "../../../page/api/types.ts";
 import { ApiError } from "../../http/errors.ts";
 import { listOf, notFound } from "../lists.ts";
 import type { HomeRoutes } from "../route.ts";
@@ -11,6 +12,8 @@ export interface HomeFleet {
   mostForJobs(): number | null;
   /** Everything that is known of each machine. */
   nodes(): readonly FleetNode[];
+  /** Returns what machines have sent and received for a job. */
+  trafficOf(job: string): Traffic;
   readonly federations: HomeFederations;
 }
 
@@ -32,8 +35,8 @@ function afterOf(url: URL): number {
   throw new ApiError(400, `after: expected the number of a round, got ${text}`, { param: "after", code: "invalid_value" });
 }
 
-/** The machines that jobs train on, and the rounds of federations. */
-export function fleetRoutes(fleet: HomeFleet | undefined): HomeRoutes {
+/** The machines that jobs train on, what goes over the network for each, and the rounds of federations. */
+export function fleetRoutes(fleet: HomeFleet | undefined, jobs: JobStore): HomeRoutes {
   const federation = async <T>(id: string, act: (all: HomeFederations) => Promise<T | null>): Promise<T> => {
     const found = fleet ? await act(fleet.federations) : null;
     if (found === null) throw notFound("federation", id);
@@ -44,6 +47,17 @@ export function fleetRoutes(fleet: HomeFleet | undefined): HomeRoutes {
       GET: {
         scope: "train",
         handle: () => Response.json({ ...listOf({ data: fleet?.nodes() ?? [], has_more: false }), fleet: fleet !== undefined }),
+      },
+    },
+    "/v1/fine_tuning/jobs/:id/traffic": {
+      GET: {
+        scope: "train",
+        handle({ params }) {
+          const id = params["id"]!;
+          if (jobs.get(id) === null) throw notFound("fine-tuning job", id);
+          const traffic = fleet?.trafficOf(id) ?? {};
+          return Response.json({ object: "fine_tuning.traffic", fleet: fleet !== undefined, traffic } satisfies JobTraffic);
+        },
       },
     },
     "/v1/federations": {
