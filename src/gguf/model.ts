@@ -2,7 +2,6 @@ import { basename, resolve } from "node:path";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { type RopeConfig } from "../models/rope.ts";
 import { contextLimit } from "../models/context.ts";
 import { mergedParameters } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
@@ -33,7 +32,7 @@ export function exportModel(path: string, model: GgufModel, type: GgufType): voi
   const metadata = new Map([...modelMetadata(model, type), ...tokenizerMetadata(model.tokenizer, model.config)]);
   const { source, adapter } = model;
   const { config, tensors } = mergedParameters(source, adapter, model.config);
-  writeGguf(path, metadata, [...modelTensors(config, tensors, source.path, type), ...ropeFactors(config)]);
+  writeGguf(path, metadata, [...modelTensors(config, tensors, source, type), ...ropeFactors(config)]);
 }
 
 function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType): Map<string, GgufValue> {
@@ -54,7 +53,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["vocab_size", { u32: config.vocabSize }],
   ];
   if (config.convolution) own.push(["shortconv.l_cache", { u32: config.convolution.width }]);
-  own.push(...ropeMetadata(config.rope));
+  own.push(...ropeMetadata(config));
   if (config.attentionSoftCap !== null) own.push(["attn_logit_softcapping", { f32: config.attentionSoftCap }]);
   if (config.logitSoftCap !== null) own.push(["final_logit_softcapping", { f32: config.logitSoftCap }]);
   own.push(...expertsMetadata(config));
@@ -77,7 +76,7 @@ function keyHeads({ kvHeads, convolution }: ModelConfig): GgufValue {
   return convolution ? { i32s: convolution.layers.map((convolves) => (convolves ? 0 : kvHeads)) } : { u32: kvHeads };
 }
 
-/** llama.cpp's numbers of what the scores of experts are of a router's logits; gpt-oss has its softmax behind the choice. */
+/** llama.cpp's numbers of what the scores of experts are of a router's logits. */
 const SCORES = { softmax: 1, sigmoid: 2 } as const;
 
 function expertsMetadata({ experts }: ModelConfig): [string, GgufValue][] {
@@ -97,7 +96,8 @@ function expertsMetadata({ experts }: ModelConfig): [string, GgufValue][] {
 }
 
 /** Rotary scaling that is not among the tensors (`ropeFactors`). */
-function ropeMetadata({ scaling }: RopeConfig): [string, GgufValue][] {
+function ropeMetadata(config: ModelConfig): [string, GgufValue][] {
+  const { scaling } = config.rope;
   const kind = (factor: number): [string, GgufValue][] => [
     ["rope.scaling.type", { text: scaling.type }],
     ["rope.scaling.factor", { f32: factor }],
@@ -109,7 +109,7 @@ function ropeMetadata({ scaling }: RopeConfig): [string, GgufValue][] {
       return kind(scaling.factor);
     case "yarn": {
       const factor = yarnAttentionFactor(scaling);
-      if (!isUsualYarn(scaling)) return [attention(factor)];
+      if (!isUsualYarn(scaling, config)) return [attention(factor)];
       // llama.cpp multiplies by the usual factor itself.
       const usual = yarnAttentionFactor({ ...scaling, attentionFactor: null, mscale: null });
       return [
@@ -151,7 +151,7 @@ function ropeFactors(config: ModelConfig): GgufTensor[] {
       tensor("rope_factors_short", Float32Array.from(shortFactors)),
     ];
   }
-  if (scaling.type !== "llama3" && (scaling.type !== "yarn" || isUsualYarn(scaling))) return [];
+  if (scaling.type !== "llama3" && (scaling.type !== "yarn" || isUsualYarn(scaling, config))) return [];
   const scaled = inverseFrequencies(config).inverse;
   const plain = inverseFrequencies({ ...config, rope: { ...config.rope, scaling: { type: "default" } } }).inverse;
   return [

@@ -106,9 +106,20 @@ export function windowInFile(config: ModelConfig): number | null {
   return ggufFacts(config).window === "named" ? (config.slidingWindow ?? 0) : hasWindows(config) ? config.slidingWindow : null;
 }
 
-/** llama.cpp reads no betas of YaRN from these architectures' files: it has the usual ones, rounded to whole dimensions. */
-export function isUsualYarn({ betaFast, betaSlow, truncate }: Extract<RopeScaling, { type: "yarn" }>): boolean {
-  return betaFast === 32 && betaSlow === 1 && truncate;
+type YarnScaling = Extract<RopeScaling, { type: "yarn" }>;
+
+/**
+ * llama.cpp reads no betas of YaRN from these architectures' files: it has the usual ones, rounded to whole dimensions. Models that are not rounded are
+ * taken for such ones where they all are ("yarn-rounded").
+ */
+export function isUsualYarn({ betaFast, betaSlow, truncate }: YarnScaling, config: ModelConfig): boolean {
+  return betaFast === 32 && betaSlow === 1 && (truncate || ggufFacts(config).scalings.includes("yarn-rounded"));
+}
+
+/** Tells whether llama.cpp rounds what the model does not: the first and the last dimension between interpolated and original frequencies. */
+export function roundsYarn(config: ModelConfig): boolean {
+  const { scaling } = config.rope;
+  return scaling.type === "yarn" && !scaling.truncate && isUsualYarn(scaling, config);
 }
 
 /** @throws {UserError} what llama.cpp computes otherwise */
@@ -120,7 +131,7 @@ export function checkExportable(config: ModelConfig): void {
   check?.(config);
   if (scaling.type === "longrope" && !scalings.includes("longrope"))
     throw new UserError(`llama.cpp's ${architecture} models have no longrope scaling`);
-  if (scaling.type === "yarn" && !isUsualYarn(scaling) && !scalings.includes("yarn-betas")) {
+  if (scaling.type === "yarn" && !isUsualYarn(scaling, config) && !scalings.includes("yarn-betas")) {
     throw new UserError(
       `llama.cpp's ${architecture} models have YaRN with beta_fast 32, beta_slow 1 and truncate, ` +
         `not beta_fast ${scaling.betaFast}, beta_slow ${scaling.betaSlow}, truncate ${scaling.truncate}`,

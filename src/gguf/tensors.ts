@@ -3,14 +3,16 @@ import type { FloatType } from "../base/dtype.ts";
 import { toFloat32 } from "../base/float16.ts";
 import { elements, type Shape } from "../graph/types.ts";
 import type { MergedParameter } from "../hf/peft/merge.ts";
+import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { tensorPieces } from "../hf/weights/safetensors-write.ts";
 import { parametersOf } from "../load/unread.ts";
 import { transpose } from "../models/adapters/low-rank.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { modulesOf } from "../models/families/index.ts";
 import { encode, gathered, headType, typeFor } from "./encode.ts";
+import { isPacked, packedRows } from "./mxfp4.ts";
 import { architectureOf, type GgufPart, ggufParts } from "./names.ts";
-import type { GgufTensor, GgufTensorType, GgufType } from "./write.ts";
+import type { GgufTensor, GgufType } from "./write.ts";
 
 /** A parameter's share of a tensor: all of it, or an expert's. */
 interface Share {
@@ -19,17 +21,17 @@ interface Share {
 }
 
 /**
- * The tensors of a model's file. Tensors of a checkpoint that the model does not read are left out.
- * @param from names the checkpoint in errors
+ * The tensors of a model's file. Tensors of a checkpoint that the model does not read are left out; matrices in MXFP4 stay what they are.
  * @throws {UserError} a parameter that is not there, or that the format has no place for
  */
 export function modelTensors(
   config: ModelConfig,
   parameters: readonly MergedParameter[],
-  from: string,
+  source: TensorSource,
   type: GgufType,
 ): GgufTensor[] {
   const { embedding, head } = modulesOf(config);
+  const { path: from } = source;
   const logits = config.tieWordEmbeddings ? `${config.modulePrefix}${embedding}` : head;
   const known = parametersOf(config);
   const shares = new Map<string, Share[]>();
@@ -44,6 +46,7 @@ export function modelTensors(
   return Array.from(shares, ([name, all]) => {
     const isHead = all[0]!.parameter.name === `${logits}.weight`;
     return tensorOf(
+      source,
       name,
       all.sort((a, b) => (a.part.expert ?? 0) - (b.part.expert ?? 0)),
       isHead ? headType(type) : type,
@@ -51,11 +54,13 @@ export function modelTensors(
   });
 }
 
-function tensorOf(name: string, shares: readonly Share[], wanted: GgufType): GgufTensor {
+function tensorOf(source: TensorSource, name: string, shares: readonly Share[], wanted: GgufType): GgufTensor {
   const [first] = shares as [Share];
   const single = shapeOf(first);
   const shape = first.part.expert === null ? single : [shares.length, ...single];
-  const type: GgufTensorType = first.part.isFull ? "f32" : typeFor(wanted, shape);
+  const packed = shares.map(({ parameter: { stored } }) => stored);
+  if (packed.every(isPacked)) return { name, type: "mxfp4", shape, data: () => packed.map((entry) => packedRows(source, entry)) };
+  const type = first.part.isFull ? "f32" : typeFor(wanted, shape);
   return {
     name,
     type,

@@ -1,6 +1,10 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { makeFolder } from "../../src/base/files/files.ts";
+import { createRandom } from "../../src/base/random.ts";
+import { elements } from "../../src/graph/types.ts";
+import type { TensorData } from "../../src/hf/weights/safetensors-write.ts";
+import type { ModelConfig } from "../../src/models/config.ts";
 import { buildSegments } from "../../src/models/chain/segments.ts";
 import { parseConfig } from "../../src/models/families/index.ts";
 import { collectParams } from "../../src/runtime/resident.ts";
@@ -46,8 +50,28 @@ const DELTA = {
 
 const SHARED = { ...EXPERTS, shared_expert_intermediate_size: 40, norm_topk_prob: true };
 
+const GPT_OSS = {
+  architectures: ["GptOssForCausalLM"],
+  model_type: "gpt_oss",
+  num_local_experts: 4,
+  num_experts_per_tok: 2,
+  intermediate_size: 32,
+  sliding_window: 8,
+  rope_parameters: {
+    rope_type: "yarn",
+    rope_theta: 150_000,
+    factor: 4,
+    beta_fast: 32,
+    beta_slow: 1,
+    truncate: true,
+    original_max_position_embeddings: 32,
+  },
+};
+
 /** Small models as llama.cpp has them: what it asks for of their settings is as it is in published ones. */
 export const GGUF_DECODERS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  "gpt-oss": GPT_OSS,
+  "gpt-oss-mxfp4": { ...GPT_OSS, quantization_config: { quant_method: "mxfp4" } },
   "qwen3-moe": { architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe", ...EXPERTS, norm_topk_prob: true },
   olmoe: OLMOE,
   "olmoe-tied": { ...OLMOE, tie_word_embeddings: true },
@@ -78,6 +102,28 @@ export const GGUF_DECODERS: Readonly<Record<string, Readonly<Record<string, unkn
   },
 };
 
+/** Experts in MXFP4 with random codes, and scales of which numbers up to about 0.4 come. */
+function packedExperts({ layers, hiddenSize, experts }: ModelConfig): TensorData[] {
+  const { count, width } = experts!;
+  const tensor = (name: string, shape: number[], first: number, range: number) => {
+    const random = createRandom(1, name);
+    return {
+      name,
+      dtype: "u8" as const,
+      shape,
+      data: Uint8Array.from({ length: elements(shape) }, () => first + random.uniform() * range),
+    };
+  };
+  return Array.from({ length: layers }, (_, layer) =>
+    [["gate_up_proj", 2 * width, hiddenSize / 32] as const, ["down_proj", hiddenSize, width / 32] as const].flatMap(
+      ([name, rows, groups]) => [
+        tensor(`model.layers.${layer}.mlp.experts.${name}_blocks`, [count, rows, groups, 16], 0, 256),
+        tensor(`model.layers.${layer}.mlp.experts.${name}_scales`, [count, rows, groups], 121, 3),
+      ],
+    ),
+  ).flat();
+}
+
 /** Writes one of them with random weights and a small byte-level tokenizer. */
 export function writeGgufDecoder(path: string, name: string, more: Readonly<Record<string, unknown>> = {}): string {
   makeFolder(path);
@@ -85,7 +131,11 @@ export function writeGgufDecoder(path: string, name: string, more: Readonly<Reco
   writeFileSync(join(path, "config.json"), JSON.stringify(raw));
   const config = parseConfig(raw);
   const options = { tokens: 1, tuning: { method: "full" }, weightType: () => "f32" as const } as const;
-  writeRandomWeights(path, collectParams(buildSegments(config, options)), (normal) => 1 - config.normOffset + 0.2 * normal);
+  const params = collectParams(buildSegments(config, options));
+  const normWeight = (normal: number) => 1 - config.normOffset + 0.2 * normal;
+  const isPacked = (parameter: string) => "quantization_config" in raw && /\.experts\.\d+\./.test(parameter);
+  const plain = params.filter((param) => !isPacked(param.name));
+  writeRandomWeights(path, plain, normWeight, plain.length < params.length ? packedExperts(config) : []);
   useTokenizer(path, "smollm");
   return path;
 }

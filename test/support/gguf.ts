@@ -95,6 +95,17 @@ function decode(bytes: Buffer, from: number, type: number, count: number): Float
         return view.getFloat16(block, true) * view.getInt8(block + 2 + (i % 32));
       });
     }
+    case 39: {
+      // MXFP4: 2 ** (e - 127) times a number of E2M1.
+      const blocks = part((count / 32) * 17);
+      const magnitudes = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
+      return Float32Array.from({ length: count }, (_, i) => {
+        const block = Math.floor(i / 32) * 17;
+        const pair = blocks[block + 1 + (i % 16)]!;
+        const code = i % 32 < 16 ? pair & 15 : pair >> 4;
+        return (code < 8 ? 1 : -1) * magnitudes[code & 7]! * 2 ** (blocks[block]! - 127);
+      });
+    }
     default:
       throw new Error(`tensor of type ${type}`);
   }

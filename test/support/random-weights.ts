@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { createRandom } from "../../src/base/random.ts";
 import { elements } from "../../src/graph/types.ts";
-import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
+import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import type { ParamInfo } from "../../src/runtime/resident.ts";
 
 /** Writes the weights of a model folder: the same numbers for the same name, on any machine. `normWeight` makes a weight of a norm of a normal number. */
@@ -9,6 +9,7 @@ export function writeRandomWeights(
   path: string,
   params: readonly Pick<ParamInfo, "name" | "type">[],
   normWeight: (normal: number) => number,
+  more: readonly TensorData[] = [],
 ): void {
   const tensors = params.map(({ name, type: { shape } }) => {
     const random = createRandom(1, name);
@@ -18,5 +19,5 @@ export function writeRandomWeights(
     );
     return { name, dtype: "f32" as const, shape, data };
   });
-  writeSafetensors(join(path, "model.safetensors"), tensors);
+  writeSafetensors(join(path, "model.safetensors"), [...tensors, ...more]);
 }

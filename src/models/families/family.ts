@@ -173,7 +173,7 @@ export interface GgufFacts {
   /** The sliding window: not known to the architecture, named in the file without being applied, or applied. */
   readonly window: "unknown" | "named" | "applied";
   /** Kinds of rotary scaling that the architecture has beside those that all have. */
-  readonly scalings: readonly ("longrope" | "yarn-betas")[];
+  readonly scalings: readonly ("longrope" | "yarn-betas" | "yarn-rounded")[];
   /** Settings that the architecture reads beside those that all have, by key. */
   settings?(config: ModelConfig): Readonly<Record<string, GgufSetting>>;
   /** Refuses a model that llama.cpp would compute otherwise. @throws {UserError} */

@@ -1,13 +1,19 @@
 import { z } from "zod";
+import { UserError } from "../../../base/errors.ts";
 import { isRecord } from "../../../base/json.ts";
 import { parseWith, positive, size } from "../../../base/schema.ts";
 import { EXPERT_NAMES, type ExpertNames } from "../../blocks/experts.ts";
 import type { ExpertsConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
-import { checkRouting, EXPERT_MODULES, expertLayers } from "../llama/experts.ts";
+import { checkRouting, EXPERT_MODULES, expertLayers, expertsGguf } from "../llama/experts.ts";
+import { LLAMA_GGUF } from "../llama/llama.ts";
+import { byTurns } from "../orders.ts";
 import { readDecoder, windowByTypes } from "../reading/common.ts";
 
 const NAMES: ExpertNames = { ...EXPERT_NAMES, router: "mlp.router" };
+
+/** The limits of gates and ups in published models. */
+const [ALPHA, LIMIT] = [1.702, 7];
 
 /** Keys of the experts, with the defaults of Transformers. */
 const expertsSchema = z.object({
@@ -16,8 +22,8 @@ const expertsSchema = z.object({
   num_local_experts: size.nullish(),
   num_experts: size.nullish(),
   num_experts_per_tok: size.default(4),
-  swiglu_alpha: positive.default(1.702),
-  swiglu_limit: positive.default(7),
+  swiglu_alpha: positive.default(ALPHA),
+  swiglu_limit: positive.default(LIMIT),
   output_router_logits: z.boolean().default(false),
 });
 
@@ -98,5 +104,33 @@ export const gptOss: Family = {
   fusedExperts: "columns",
   modules: EXPERT_MODULES,
   layers: (config) => expertLayers(config, NAMES),
-  gguf: null,
+  gguf: {
+    ...LLAMA_GGUF,
+    architecture: "gpt-oss",
+    modules: {
+      ...LLAMA_GGUF.modules,
+      ...expertsGguf(NAMES),
+      post_attention_layernorm: "post_attention_norm",
+      "self_attn.sinks": "attn_sinks.weight",
+      "mlp.experts.gate_up_proj_bias": [
+        { name: "ffn_gate_exps.bias", columns: () => byTurns(0) },
+        { name: "ffn_up_exps.bias", columns: () => byTurns(1) },
+      ],
+      "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
+    },
+    hasOwnHead: true,
+    rotatesNeighbours: false,
+    window: "applied",
+    // Published models are not rounded.
+    scalings: ["yarn-rounded"],
+    check({ experts, windowLayers, layers, attentionOutputBias }) {
+      const refuse = (what: string) => new UserError(`llama.cpp's gpt-oss models have ${what}`);
+      const { alpha, limit } = experts!.limits!;
+      if (alpha !== ALPHA || limit !== LIMIT)
+        throw refuse(`swiglu_alpha ${ALPHA} and swiglu_limit ${LIMIT}, not ${alpha} and ${limit}`);
+      if (Array.from({ length: layers }, (_, i) => windowLayers[i] === (i % 2 === 0)).includes(false))
+        throw refuse("a sliding window in every second layer, the first one included, and this one has it elsewhere");
+      if (!attentionOutputBias) throw refuse("biases in attention, and this one has none");
+    },
+  },
 };
