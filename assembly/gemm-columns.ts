@@ -22,12 +22,15 @@ function blockOf(b: usize, type: i32, scales: usize, transB: bool, first: i32, c
   let from = transB ? <usize>first * <usize>k : <usize>first;
   if (type == F32 && transB) return b + (from << 2);
   let to = threadScratch;
-  for (let line = 0; line < lines; line++, from += n, to += <usize>count << 2) {
-    if (scales) dequantise(type, b + codeBytes(type, from), scales + (from / BLOCK << 2), to, count / BLOCK);
-    else if (type == F32) memory.copy(to, b + (from << 2), <usize>count << 2);
-    else widenLine(type, b + floatBytes(type, from), to, count);
-  }
+  for (let line = 0; line < lines; line++, from += n, to += <usize>count << 2) widenRun(b, type, scales, from, count, to);
   return threadScratch;
+}
+
+/** Writes `count` elements of B, in memory one behind the other from `from` on, as f32. */
+export function widenRun(b: usize, type: i32, scales: usize, from: usize, count: i32, to: usize): void {
+  if (scales) dequantise(type, b + codeBytes(type, from), scales + (from / BLOCK << 2), to, count / BLOCK);
+  else if (type == F32) memory.copy(to, b + (from << 2), <usize>count << 2);
+  else widenLine(type, b + floatBytes(type, from), to, count);
 }
 
 function widenLine(type: i32, from: usize, to: usize, count: i32): void {

@@ -3,6 +3,7 @@ import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./
 import { columnProduct } from "./gemm-columns";
 import { fewNative } from "./gemm-few-native";
 import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
+import { thinProduct } from "./gemm-thin";
 import { FEW_SESSION, sessionOf } from "./native";
 import { Opcode } from "./opcodes";
 
@@ -13,13 +14,17 @@ declare function gemm(
   m: i32, n: i32, k: i32, alpha: f32, index: i32, count: i32, scratch: usize, scales: usize,
 ): void;
 
+/** How threads share a native product: see `gemmCommand`. */
+const THIN: i32 = 2;
+
 /**
  * Gemm: out[M, N] = alpha op(A) op(B) + C, see matrix.ts.
  *
  * Operands: A, B, C or null, out, count or null, scales of a quantised B or null. Scalars: M, N, K, transA, transB, type of A, type of B
  * (half.ts, quantised.ts), mode of C
  * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first, the low and high word of a native session's address or 0, 0, and those of one that adds
- * to [M, N], where A is transposed; 1 where threads share the columns of a native product (gemm-columns.ts), of which C is none or out.
+ * to [M, N], where A is transposed; 1 where threads share the columns of a native product (gemm-columns.ts), of which C is none or
+ * out, THIN where machine code computes it, however few rows there are (gemm-thin.ts).
  *
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
  * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
@@ -46,6 +51,10 @@ export function gemmCommand(opcode: u32): void {
   const session = sessionOf(int(11), int(12));
   if (session == FEW_SESSION) {
     fewNative(int(6), pointer(0), pointer(1), pointer(5), cMode ? pointer(2) : 0, cMode == 1 ? n : 0, pointer(3), m, n, k, float(8));
+    return;
+  }
+  if (int(15) == THIN && k > 0) {
+    thinProduct(pointer(0), pointer(1), int(6), pointer(5), transB, cMode != 0, pointer(3), m, n, k);
     return;
   }
   if (session && m >= NATIVE_ROWS && k > 0) {

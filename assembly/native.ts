@@ -55,6 +55,24 @@ export declare function fewProduct(
 /** The session of products of few rows with a quantised matrix. */
 export const FEW_SESSION: f64 = 4504699138998272.0;
 
+/** Products of some rows with a large matrix: `ThinProduct` of src/wasm/machine-code/thin-product.ts. */
+// @ts-ignore: decorator
+@external("native", "turn")
+export declare function thinTurn(from: usize, stride: i32, rows: i32, k: i32, to: usize, toStride: i32): void;
+
+// @ts-ignore: decorator
+@external("native", "along")
+export declare function thinAlong(
+  type: i32, a: usize, b: usize, out: usize, outStride: i32, rows: i32, columns: i32, k: i32, isSum: bool, piece: usize,
+): void;
+
+// @ts-ignore: decorator
+@external("native", "across")
+export declare function thinAcross(
+  type: i32, a: usize, aStride: i32, b: usize, bStride: i32, next: usize, out: usize, outStride: i32, rows: i32, columns: i32, terms: i32,
+  isSum: bool, piece: usize,
+): void;
+
 /** y = f(x), both [rows, columns]; y may be x. */
 // @ts-ignore: decorator
 @external("native", "unary")

@@ -86,10 +86,13 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native" | 
       clip?.first ?? 0,
       ...sessionWords(session?.whole ?? few),
       ...sessionWords(session?.more ?? 0),
-      Number(byColumns),
+      byColumns ? (e.native!.thin ? THIN : 1) : 0,
     ],
   );
 }
+
+/** By columns, and by machine code, as assembly/gemm.ts has it. */
+const THIN = 2;
 
 /** Most rows, and terms, of a product that is computed from codes as they are. */
 const FEW_ROWS = 8;

@@ -129,6 +129,8 @@ export interface NativeLibrary {
   pays(product: ProductShape): boolean;
   /** The session of a product; of one whose sizes are known the one that is best for these. */
   product(product: ProductKind | ProductShape): number;
+  /** Machine code computes products by columns, from weights as they are stored. */
+  readonly thin: boolean;
   /** An operation on each row, or on each element. */
   unary(op: "Softmax" | "Exp"): number;
 }

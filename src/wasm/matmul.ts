@@ -1,8 +1,9 @@
 /**
  * The native matmul provider: large products go to ONNX Runtime's `Gemm` (MLAS), called through its C API on tensors that view
  * the shared memory. Each kernel thread computes its own rows, on itself: no second thread pool, no copies, and results that
- * do not depend on the number of threads. With `bf16` products of two large sides are computed in bf16, with sums in f32, by machine code
- * of our own (machine-code/).
+ * do not depend on the number of threads. Products of experts, of few rows each with matrices of their own, are computed by machine code of our
+ * own where the processor has AVX-512 (machine-code/thin.ts), since the library packs a matrix anew for each. With `bf16` products of two large sides are computed in bf16, with sums in f32, by
+ * machine code too (machine-code/).
  */
 import { type Pointer, ptr } from "bun:ffi";
 import { messageOf } from "../base/errors.ts";
@@ -89,12 +90,16 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
     bf16,
   };
   const least = BF16_LEAST[bf16?.amx ? "amx" : "avx512"];
+  const thin = (await import("./machine-code/executable.ts")).thinRoutines();
   const isBf16 = ({ m, n, k }: ProductShape) => m >= least.rows && n >= least.sides && k >= least.sides;
   return {
     name: bf16 ? "bf16" : "native",
-    reason: bf16 ? `${bf16.amx ? "AMX" : "AVX512-BF16"}, with ONNX Runtime ${version}` : `ONNX Runtime ${version}`,
-    boot: { base, library, fewRows: await fewRows() },
+    reason: bf16
+      ? `${bf16.amx ? "AMX" : "AVX512-BF16"}, with ONNX Runtime ${version}`
+      : `ONNX Runtime ${version}${thin === null ? "" : ", experts by AVX-512"}`,
+    boot: { base, library, fewRows: await fewRows(), thin },
     native: {
+      thin: thin !== null,
       pays: bf16 ? (shape) => pays(shape) || isBf16(shape) : pays,
       product(product) {
         const { transA, transB, addend, alpha } = product;
@@ -120,7 +125,7 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
 /** Machine code alone; null where this machine can have none. */
 async function codesBoot(shared: SharedMemory): Promise<NativeBoot | null> {
   const routines = await fewRows();
-  return routines && { base: ptr(shared.bytes(0, 1)), library: null, fewRows: routines };
+  return routines && { base: ptr(shared.bytes(0, 1)), library: null, fewRows: routines, thin: null };
 }
 
 async function fewRows(): Promise<FewRowsAddresses | null> {

@@ -2,10 +2,11 @@ import type { Pointer } from "bun:ffi";
 import { bindFunctions, text } from "../ort/library.ts";
 import { takesBf16 } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses, FewRowsAddresses } from "./machine-code/executable.ts";
+import type { Bf16Addresses, FewRowsAddresses, ThinAddresses } from "./machine-code/executable.ts";
 import { createFewProduct, type FewProduct } from "./machine-code/few.ts";
 import { FEW_SCRATCH } from "./machine-code/layout.ts";
 import { BF16_SCRATCH, createBf16Product } from "./machine-code/product.ts";
+import { createThinProduct, THIN_SCRATCH, type ThinProduct } from "./machine-code/thin-product.ts";
 
 /** Describes what threads need to call ONNX Runtime: addresses in the process, the same for all. */
 export interface LibraryBoot {
@@ -28,6 +29,8 @@ export interface NativeBoot {
   readonly library: LibraryBoot | null;
   /** Routines for products of few rows with quantised weights; null: there are none. */
   readonly fewRows: FewRowsAddresses | null;
+  /** Routines for products of some rows with a large matrix; null: there are none. */
+  readonly thin: ThinAddresses | null;
 }
 
 /** With scratch of the thread's own, see nativeScratch. */
@@ -36,7 +39,7 @@ export interface NativeThread extends NativeBoot {
 }
 
 /** Describes what the kernels import under `native`: see assembly/native.ts. */
-export interface NativeImports {
+export interface NativeImports extends ThinProduct {
   product(
     session: number,
     a: number,
@@ -59,10 +62,12 @@ export interface NativeImports {
 
 /** Bytes of scratch that each thread needs for its calls: of the library, then of our own machine code. */
 export function nativeScratch({ library }: Pick<NativeBoot, "library">): number {
-  return CALL_SCRATCH + FEW_SCRATCH + (library?.bf16 ? BF16_SCRATCH : 0);
+  return OWN_SCRATCH + (library?.bf16 ? BF16_SCRATCH : 0);
 }
 
 const CALL_SCRATCH = 64;
+const THIN_AT = CALL_SCRATCH + FEW_SCRATCH;
+const OWN_SCRATCH = THIN_AT + THIN_SCRATCH;
 /** Where in the scratch the pieces are, after two dimensions (i64): handles of A, B, C and of Y. */
 const VALUES = 16;
 const OUTPUT = VALUES + 24;
@@ -76,14 +81,17 @@ const absent = (): never => {
   throw new Error("a native command without a native library");
 };
 
+const noThin: ThinProduct = { turn: absent, along: absent, across: absent };
+
 /** Where there is no native library: no command asks for it. */
-export const noNativeImports: NativeImports = { product: absent, few: absent, unary: absent };
+export const noNativeImports: NativeImports = { product: absent, few: absent, unary: absent, ...noThin };
 
 /** One thread's way into native code. */
 export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {
-  const { base, scratch, fewRows, library } = thread;
+  const { base, scratch, fewRows, thin, library } = thread;
   return {
     ...(library ? createLibraryImports(memory, base, scratch, library) : noNativeImports),
+    ...(thin ? createThinProduct(memory, base, scratch + THIN_AT, thin) : noThin),
     few: fewRows ? createFewProduct(memory, base, scratch + CALL_SCRATCH, fewRows) : absent,
   };
 }
@@ -97,7 +105,7 @@ function createLibraryImports(
   base: Pointer,
   scratch: Address,
   library: LibraryBoot,
-): Omit<NativeImports, "few"> {
+): Pick<NativeImports, "product" | "unary"> {
   const { Run, CreateTensorWithDataAsOrtValue, ReleaseValue, GetErrorMessage, ReleaseStatus } = bindFunctions(library.entries);
   const { memoryInfo, runOptions, bf16 } = library;
   const words = new Uint32Array(memory.buffer, scratch, CALL_SCRATCH / 4);
@@ -128,7 +136,7 @@ function createLibraryImports(
     check(status);
   };
 
-  const multiply = bf16 && createBf16Product(memory, base, scratch + CALL_SCRATCH + FEW_SCRATCH, bf16);
+  const multiply = bf16 && createBf16Product(memory, base, scratch + OWN_SCRATCH, bf16);
   // Kept, since a product has as little garbage as can be.
   const left = { address: 0, type: 0, stride: 0, transposed: false };
   const right = { ...left };

@@ -9,6 +9,7 @@ import { Gemm } from "../../src/ops/gemm.ts";
 import { nodeModel } from "../../src/wasm/node-model.ts";
 import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import { loadOrt } from "../../src/ort/library.ts";
+import { thinRoutines } from "../../src/wasm/machine-code/executable.ts";
 import { runOn, sharedExecutors } from "../support/executor.ts";
 import { type Data, generator, half, random, type TestTensor } from "../support/ops.ts";
 
@@ -96,7 +97,7 @@ describe("native matrix products", () => {
   test("auto is native where the library loads, and says which", async () => {
     const made = await executor("auto", 1);
     expect(made.matmul.name).toBe("native");
-    expect(made.matmul.reason).toBe(`ONNX Runtime ${loadOrt().version}`);
+    expect(made.matmul.reason).toBe(`ONNX Runtime ${loadOrt().version}${thinRoutines() === null ? "" : ", experts by AVX-512"}`);
   });
 
   test("the model of a product, read as protobuf", () => {

@@ -3,7 +3,7 @@
  * Software Developer's Manual, volume 2: EVEX for vectors of 512 bits, VEX for mask registers and tiles, and plain ones with a REX prefix.
  */
 
-/** General registers, by number. In the calling convention of System V, RBX, RBP and R12 to R14 are to be kept for the caller. */
+/** General registers, by number. In the calling convention of System V, RBX, RBP and R12 to R15 are to be kept for the caller. */
 export const RAX = 0;
 export const RCX = 1;
 export const RDX = 2;
@@ -18,6 +18,7 @@ export const R11 = 11;
 export const R12 = 12;
 export const R13 = 13;
 export const R14 = 14;
+export const R15 = 15;
 
 /** Memory at `base + offset`. */
 export interface Memory {
@@ -105,6 +106,8 @@ export interface Assembler {
   /** The same, but that the lanes that the mask has not set stay what they are. */
   loadInto(name: keyof typeof LOAD, to: number, from: Memory, mask: Mask): void;
   store(to: Memory, from: number, mask?: Mask): void;
+  /** Asks for a line of memory in the second-level cache; nothing happens where there is no such memory. */
+  prefetch(from: Memory): void;
   /** Four blocks of 128 bits: two of `left`, then two of `right`, each by two bits of `choice`. */
   shuffleBlocks(to: number, left: number, right: number, choice: number): void;
   /** `to = from << bits`, by 32 bits each. */
@@ -224,6 +227,11 @@ export function createAssembler(): Assembler {
     load: (name, to, from, mask) => evex(LOAD[name], to, 0, from, mask === undefined ? {} : { mask, zeroes: true }),
     loadInto: (name, to, from, mask) => evex(LOAD[name], to, 0, from, { mask }),
     store: (to, from, mask) => evex(VMOVUPS_STORE, from, 0, to, mask === undefined ? {} : { mask }),
+    prefetch(from) {
+      if (from.base >= 8) emit(0x41);
+      emit(0x0f, 0x18);
+      operand(2, from);
+    },
     shuffleBlocks(to, left, right, choice) {
       evex(VSHUFI32X4, to, left, right);
       emit(choice);

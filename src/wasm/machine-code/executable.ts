@@ -7,6 +7,7 @@ import { NF4_VALUES } from "../../ops/dequantize.ts";
 import { amxCode } from "./amx.ts";
 import { fewRowsCode } from "./few-rows.ts";
 import { type Bf16Code, bf16Code } from "./kernels.ts";
+import { type ThinCode, thinCode } from "./thin.ts";
 
 /** Addresses in the process of the routines of bf16Code, the same for all threads. */
 export interface Bf16Addresses {
@@ -23,6 +24,9 @@ export interface FewRowsAddresses {
   readonly q8: readonly number[];
   readonly numbers: Float32Array;
 }
+
+/** The same of thinCode. */
+export type ThinAddresses = Omit<ThinCode, "code">;
 
 /** The processor's feature that the routines are made for, by the name that Linux has for it. */
 const FEATURE = "avx512_bf16";
@@ -90,19 +94,42 @@ export const bf16Routines = lazily((): Bf16Addresses => {
 });
 
 /** Routines for products of few rows with quantised weights; null where the processor has no AVX-512, or the system allows no executable memory. */
-export const fewRowsRoutines = lazily((): FewRowsAddresses | null => {
+export const fewRowsRoutines = lazily((): FewRowsAddresses | null =>
+  withAvx512(fewRowsCode, ({ nf4, q8 }, addresses) => ({
+    nf4: addresses(nf4),
+    q8: addresses(q8),
+    numbers: Float32Array.from(NF4_VALUES),
+  })),
+);
+
+/** Routines for products of some rows with a large matrix; null as those of few rows. */
+export const thinRoutines = lazily((): ThinAddresses | null =>
+  withAvx512(thinCode, ({ turn, along, across }, addresses) => {
+    const [f32, bf16] = addresses([across.f32, across.bf16]) as [number, number];
+    return {
+      turn: addresses([turn])[0]!,
+      along: { f32: addresses(along.f32), bf16: addresses(along.bf16) },
+      across: { f32, bf16 },
+    };
+  }),
+);
+
+/** Makes code for AVX-512 executable, and says where its routines are; null where the processor has none, or the system allows none. */
+function withAvx512<Code extends { readonly code: Uint8Array }, Addresses>(
+  make: () => Code,
+  place: (made: Code, addresses: (offsets: readonly number[]) => number[]) => Addresses,
+): Addresses | null {
   const isX64 = process.platform === "linux" && process.arch === "x64";
   if (!isX64 || !["avx512f", "avx512bw"].every((feature) => features().includes(feature))) return null;
   try {
-    const { nf4, q8, code } = fewRowsCode();
-    const base = executable(code);
-    const addresses = (offsets: readonly number[]) => offsets.map((offset) => base + offset);
-    return { nf4: addresses(nf4), q8: addresses(q8), numbers: Float32Array.from(NF4_VALUES) };
+    const made = make();
+    const base = executable(made.code);
+    return place(made, (offsets) => offsets.map((offset) => base + offset));
   } catch (error) {
     if (error instanceof UserError) return null;
     throw error;
   }
-});
+}
 
 function amxRoutines(): NonNullable<Bf16Addresses["amx"]> {
   const { narrow, multiply, code } = amxCode();

@@ -114,7 +114,7 @@ function packAlong(a: Assembler, type: "f32" | "bf16"): void {
 }
 
 /** Transposes 16 x 16 elements of 32 bits in registers 0 to 15. Returns the registers of the columns, in order. */
-function transpose(a: Assembler): number[] {
+export function transpose(a: Assembler): number[] {
   const [first, second] = [0, 16];
   // Within blocks of 128 bits: rows 2 i and 2 i + 1, then 4 i to 4 i + 3.
   for (let i = 0; i < LANES; i += 2) {

@@ -1,4 +1,4 @@
-/** How the arguments of the routines (kernels.ts, amx.ts, few-rows.ts) lie in memory, and the sizes of what they work on. */
+/** How the arguments of the routines (kernels.ts, amx.ts, few-rows.ts, thin.ts) lie in memory, and the sizes of what they work on. */
 
 /** Columns of a vector, of a packed panel of A or of half a panel of B. */
 export const LANES = 16;
@@ -115,3 +115,42 @@ export const FEW = {
 export const NUMBERS_AT = ARGUMENT_BYTES;
 /** Bytes of scratch of a thread for these products. */
 export const FEW_SCRATCH = 2 * ARGUMENT_BYTES;
+
+/** Terms of A and B that a tile of a thin product takes at a time. */
+export const PIECE = 128;
+/** Columns of a tile of B where the terms of each lie side by side, and bytes from one to the next where they are lined up. */
+export const ALONG_COLUMNS = 14;
+export const LINE_BYTES = 4 * PIECE + 64;
+/** Rows and columns of a tile where B has the terms of a column apart. */
+export const ACROSS_ROWS = 8;
+export const ACROSS_COLUMNS = 48;
+/** Bytes of a piece of B, lined up. */
+export const PIECE_BYTES = Math.max(ALONG_COLUMNS * LINE_BYTES, 4 * PIECE * ACROSS_COLUMNS);
+
+/** Offsets of the arguments of the routine that turns 16 rows of A: as those of `PACK`, without a factor. */
+export const TURN = { from: 0, stride: 4, rows: 8, steps: 12, mask: 16, to: 20, toStride: 24 } as const;
+
+/** Offsets of the arguments of thin products. */
+export const THIN = {
+  /** A turned, [k][rows], and the bytes from one term to the next. */
+  a: 0,
+  aStride: 4,
+  b: 8,
+  /** Bytes from one line of B to the next, as it is stored. */
+  bStride: 12,
+  /** Along: steps of 16 terms. Across: terms, PIECE at most. */
+  terms: 16,
+  columns: 20,
+  rows: 24,
+  out: 28,
+  outStride: 32,
+  /** 1: the sums are added to what is there. */
+  isSum: 36,
+  /** Room for a piece of B. */
+  piece: 40,
+  /** A bit for each column of the last tile, 48 at most. */
+  mask: 44,
+  /** Along: a bit for each term of the last step. Across: what is read next behind this, to be asked for early. */
+  last: 52,
+  next: 56,
+} as const;

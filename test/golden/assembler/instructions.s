@@ -82,3 +82,11 @@ vpsrld zmm19, zmm18, 28
 vpshufd zmm21, zmm0, 0x4e
 vbroadcastss zmm17{k1}, dword ptr [rdx+4]
 push r14
+prefetcht1 [rax]
+prefetcht1 [r13]
+prefetcht1 [r12+64]
+prefetcht1 [rbx+4096]
+push r15
+pop r15
+add rax, r15
+mov r15d, dword ptr [rdi+4]

@@ -7,6 +7,7 @@ import {
   R12,
   R13,
   R14,
+  R15,
   R8,
   R9,
   RAX,
@@ -105,6 +106,14 @@ const INSTRUCTIONS: Readonly<Record<keyof typeof GOLDEN, (a: Assembler) => void>
   "vpshufd zmm21, zmm0, 0x4e": (a) => a.shuffleLanes(21, 0, 0x4e),
   "vbroadcastss zmm17{k1}, dword ptr [rdx+4]": (a) => a.loadInto("vbroadcastss", 17, at(RDX, 4), 1),
   "push r14": (a) => a.push(R14),
+  "prefetcht1 [rax]": (a) => a.prefetch(at(RAX)),
+  "prefetcht1 [r13]": (a) => a.prefetch(at(R13)),
+  "prefetcht1 [r12+64]": (a) => a.prefetch(at(R12, 64)),
+  "prefetcht1 [rbx+4096]": (a) => a.prefetch(at(RBX, 4096)),
+  "push r15": (a) => a.push(R15),
+  "pop r15": (a) => a.pop(R15),
+  "add rax, r15": (a) => a.add(RAX, R15),
+  "mov r15d, dword ptr [rdi+4]": (a) => a.load32(R15, at(RDI, 4)),
 };
 
 const made = (write: (a: Assembler) => void): string => {

@@ -27,13 +27,14 @@ test.skipIf(fewRowsRoutines() === null)("machine code can be read and run, and n
   for (const address of all) expect(rightsAt(address)).toBe("r-xp");
 });
 
-test.skipIf(!hasBf16())("a system that allows no new code: bf16 says so, decoding does without", () => {
+test.skipIf(!hasBf16())("a system that allows no new code: bf16 says so, decoding and experts do without", () => {
   const script = join(import.meta.dir, "../../support/refused-code.ts");
   const { stdout } = Bun.spawnSync([process.execPath, script]);
   const lines = stdout.toString().trim().split("\n");
   if (lines[0] === "this kernel refuses nothing") return;
   expect(lines).toEqual([
     "none for few rows",
+    "none for experts",
     "UserError: --matmul bf16 needs memory for machine code, which this system does not allow (mprotect failed, as where SELinux forbids execmem); use --matmul auto",
   ]);
 });

@@ -1,0 +1,405 @@
+/**
+ * Machine code for products of some rows with a large matrix, in f32, by AVX-512: experts. With so few rows it costs about as much to pack B, as libraries
+ * do, as to multiply it. So here A is turned instead, once, and B is read as it is stored, f32 or bf16: a piece is lined up in the first-level cache, while
+ * what follows is asked for from memory.
+ *
+ * An element is the sum of its products in ascending order of k, one fused multiply-add for each, so it depends neither on the other rows and columns nor
+ * on how they are cut.
+ */
+import {
+  type Assembler,
+  at,
+  createAssembler,
+  type Mask,
+  R10,
+  R11,
+  R12,
+  R13,
+  R14,
+  R15,
+  R8,
+  R9,
+  RAX,
+  RBP,
+  RBX,
+  RCX,
+  RDI,
+  RDX,
+  RSI,
+} from "./assembler.ts";
+import { loadAddress, transpose } from "./kernels.ts";
+import { ACROSS_COLUMNS, ACROSS_ROWS, ALONG_COLUMNS, LANES, LINE_BYTES, PIECE, THIN, TURN } from "./layout.ts";
+
+/** Where in the code the routines begin, in bytes. */
+export interface ThinCode {
+  readonly code: Uint8Array<ArrayBuffer>;
+  /** Up to 16 rows become [terms][16], missing terms of the last 16 zero. */
+  readonly turn: number;
+  /** B [columns][k]; by vectors of rows less 1: up to 16 rows, up to 32. */
+  readonly along: { readonly f32: readonly number[]; readonly bf16: readonly number[] };
+  /** B [k][columns], PIECE terms at most. */
+  readonly across: { readonly f32: number; readonly bf16: number };
+}
+
+type Type = "f32" | "bf16";
+
+const KEPT = [RBX, RBP, R12, R13, R14, R15];
+const BYTES = { f32: 4, bf16: 2 } as const;
+/** Steps of a piece. */
+const STEPS = PIECE / LANES;
+
+/** Makes the code. */
+export function thinCode(): ThinCode {
+  const a = createAssembler();
+  const begin = (write: () => void): number => {
+    while (a.length % 64 !== 0) a.return();
+    const start = a.length;
+    write();
+    return start;
+  };
+  const along = (type: Type) => [1, 2].map((vectors) => begin(() => multiplyAlong(a, type, vectors)));
+  return {
+    turn: begin(() => turn(a)),
+    along: { f32: along("f32"), bf16: along("bf16") },
+    across: { f32: begin(() => multiplyAcross(a, "f32")), bf16: begin(() => multiplyAcross(a, "bf16")) },
+    code: a.finish(),
+  };
+}
+
+function turn(a: Assembler): void {
+  const [source, stride, rows, steps, to, toStride, row, next] = [R8, RDX, RCX, R9, R10, R11, RAX, RSI] as const;
+  const [now, last]: [Mask, Mask] = [1, 2];
+  loadAddress(a, source, TURN.from, RSI);
+  loadAddress(a, to, TURN.to, RSI);
+  a.load32(stride, at(RDI, TURN.stride));
+  a.load32(rows, at(RDI, TURN.rows));
+  a.load32(steps, at(RDI, TURN.steps));
+  a.load32(toStride, at(RDI, TURN.toStride));
+  a.load32(RAX, at(RDI, TURN.mask));
+  a.maskFrom(last, RAX);
+  a.set(RAX, -1);
+  a.maskFrom(now, RAX);
+  const [loop, whole] = [a.label(), a.label()];
+  a.place(loop);
+  a.compare(steps, 1);
+  a.jumpIf("notEqual", whole);
+  a.copyMask(now, last);
+  a.place(whole);
+  a.move(row, source);
+  for (let i = 0; i < LANES; i++) {
+    a.load("vmovups", i, at(row), now);
+    if (i + 1 === LANES) break;
+    // The last row stands for those that are missing.
+    a.move(next, row);
+    a.add(next, stride);
+    a.compare(rows, i + 1);
+    a.moveIf("greater", row, next);
+  }
+  a.addConstant(source, 4 * LANES);
+  for (const register of transpose(a)) {
+    a.store(at(to), register);
+    a.add(to, toStride);
+  }
+  a.addConstant(steps, -1);
+  a.jumpIf("notEqual", loop);
+  a.vzeroupper();
+  a.return();
+}
+
+/** Loads 16 elements as f32. */
+function loadAs(a: Assembler, type: Type, to: number, from: ReturnType<typeof at>, mask?: Mask): void {
+  a.load(type === "f32" ? "vmovups" : "vpmovzxwd", to, from, mask);
+  if (type === "bf16") a.shiftLeft(to, to, 16);
+}
+
+/**
+ * Tiles of 16 or 32 rows by 14 columns of B. The vectors are of rows, of A turned; an element of B is multiplied with all of them, so B is read once. The
+ * sums are turned when they are written.
+ */
+function multiplyAlong(a: Assembler, type: Type, vectors: number): void {
+  const [column, out, columns, stride, piece] = [R8, R9, R10, R11, R14] as const;
+  // Within the loop over pieces: the place in A, in B, steps that are left, the place in the tile that follows.
+  const [terms, place, steps, ahead] = [RBX, RBP, R12, R13] as const;
+  const [last, written]: [Mask, Mask] = [2, 3];
+  const size = BYTES[type];
+  const [rows16, one, copied] = [28, 30, 29] as const;
+  const sum = (i: number, vector: number) => i + ALONG_COLUMNS * vector;
+  for (const register of KEPT) a.push(register);
+  loadAddress(a, column, THIN.b, RSI);
+  loadAddress(a, out, THIN.out, RSI);
+  loadAddress(a, piece, THIN.piece, RSI);
+  a.load32(columns, at(RDI, THIN.columns));
+  a.load32(stride, at(RDI, THIN.bStride));
+  a.load32(RAX, at(RDI, THIN.last));
+  a.maskFrom(last, RAX);
+  const eachSum = (write: (register: number) => void) => {
+    for (let i = 0; i < ALONG_COLUMNS * vectors; i++) write(i);
+  };
+  const [tile, nextPiece, inner, done] = [a.label(), a.label(), a.label(), a.label()];
+  a.place(tile);
+  eachSum((register) => a.vector("vpxord", register, register, register));
+  loadAddress(a, terms, THIN.a, RSI);
+  a.move(place, column);
+  a.move(ahead, column);
+  for (let i = 0; i < ALONG_COLUMNS; i++) a.add(ahead, stride);
+  a.load32(steps, at(RDI, THIN.terms));
+
+  a.place(nextPiece);
+  lineUp(a, type, { columns, stride, piece, place, steps, copied, last });
+  a.move(RDX, piece);
+  a.set(RCX, STEPS);
+  a.place(inner);
+  a.move(RAX, ahead);
+  for (let p = 0; p < LANES; p++) {
+    for (let vector = 0; vector < vectors; vector++) {
+      a.load("vmovups", rows16 + vector, at(terms, 4 * LANES * (vectors * p + vector)));
+    }
+    for (let i = 0; i < ALONG_COLUMNS; i++) {
+      const element = one + (i % 2);
+      a.load("vbroadcastss", element, at(RDX, LINE_BYTES * i + 4 * p));
+      for (let vector = 0; vector < vectors; vector++) a.vector("vfmadd231ps", sum(i, vector), element, rows16 + vector);
+    }
+    if (p >= ALONG_COLUMNS) continue;
+    a.prefetch(at(RAX));
+    a.add(RAX, stride);
+  }
+  a.addConstant(ahead, size * LANES);
+  a.addConstant(terms, 4 * LANES * LANES * vectors);
+  a.addConstant(RDX, 4 * LANES);
+  a.addConstant(steps, -1);
+  a.jumpIf("equal", done);
+  a.addConstant(RCX, -1);
+  a.jumpIf("notEqual", inner);
+  a.addConstant(place, size * PIECE);
+  a.jump(nextPiece);
+
+  a.place(done);
+  writeTurned(a, { vectors, out, columns, piece, written, sum });
+  a.addConstant(out, 4 * ALONG_COLUMNS);
+  for (let i = 0; i < ALONG_COLUMNS; i++) a.add(column, stride);
+  a.addConstant(columns, -ALONG_COLUMNS);
+  a.jumpIf("greater", tile);
+  for (const register of KEPT.toReversed()) a.pop(register);
+  a.vzeroupper();
+  a.return();
+}
+
+/** Copies a piece of a tile of B, by columns, to where it stands in the way of nothing: as stored, columns are often a power of two apart. Mask 1 is free. */
+function lineUp(
+  a: Assembler,
+  type: Type,
+  {
+    columns,
+    stride,
+    piece,
+    place,
+    steps,
+    copied,
+    last,
+  }: Readonly<Record<"columns" | "stride" | "piece" | "place" | "steps" | "copied", number>> & { readonly last: Mask },
+): void {
+  const now: Mask = 1;
+  const [whole, end] = [a.label(), a.label()];
+  /** Passes over the columns of the tile, from RAX to RDX. */
+  const eachColumn = (write: () => void) => {
+    const [column, counted] = [a.label(), a.label()];
+    a.set(RCX, ALONG_COLUMNS);
+    a.compare(columns, ALONG_COLUMNS);
+    a.jumpIf("greater", counted);
+    a.move(RCX, columns);
+    a.place(counted);
+    a.move(RAX, place);
+    a.move(RDX, piece);
+    a.place(column);
+    write();
+    a.add(RAX, stride);
+    a.addConstant(RDX, LINE_BYTES);
+    a.addConstant(RCX, -1);
+    a.jumpIf("notEqual", column);
+  };
+  const copy = (step: number, mask?: Mask) => {
+    loadAs(a, type, copied, at(RAX, BYTES[type] * LANES * step), mask);
+    a.store(at(RDX, 4 * LANES * step), copied);
+  };
+  a.compare(steps, STEPS);
+  a.jumpIf("greater", whole);
+  // The last piece, step by step.
+  a.set(RAX, -1);
+  a.maskFrom(now, RAX);
+  for (let step = 0; step < STEPS; step++) {
+    const isWhole = a.label();
+    a.compare(steps, step);
+    a.jumpIf("equal", end);
+    a.compare(steps, step + 1);
+    a.jumpIf("notEqual", isWhole);
+    a.copyMask(now, last);
+    a.place(isWhole);
+    eachColumn(() => copy(step, now));
+  }
+  a.jump(end);
+  a.place(whole);
+  eachColumn(() => {
+    for (let step = 0; step < STEPS; step++) copy(step);
+  });
+  a.place(end);
+}
+
+/** Writes sums of [columns][rows] as rows. */
+function writeTurned(
+  a: Assembler,
+  {
+    vectors,
+    out,
+    columns,
+    piece,
+    written,
+    sum,
+  }: Readonly<Record<"vectors" | "out" | "columns" | "piece", number>> & {
+    readonly written: Mask;
+    readonly sum: (i: number, vector: number) => number;
+  },
+): void {
+  const [to, stride, rows, isSum] = [RAX, RDX, RCX, RBX] as const;
+  const [known, end] = [a.label(), a.label()];
+  a.compare(columns, ALONG_COLUMNS);
+  a.set(RAX, 2 ** ALONG_COLUMNS - 1);
+  a.jumpIf("greater", known);
+  a.load32(RAX, at(RDI, THIN.mask));
+  a.place(known);
+  a.maskFrom(written, RAX);
+  for (let i = 0; i < ALONG_COLUMNS && vectors === 2; i++) a.store(at(piece, 4 * LANES * i), sum(i, 1));
+  a.move(to, out);
+  a.load32(stride, at(RDI, THIN.outStride));
+  a.load32(rows, at(RDI, THIN.rows));
+  a.load32(isSum, at(RDI, THIN.isSum));
+  for (let vector = 0; vector < vectors; vector++) {
+    for (let i = 0; i < ALONG_COLUMNS && vector === 1; i++) a.load("vmovups", i, at(piece, 4 * LANES * i));
+    const registers = transpose(a);
+    const [plain, behind] = [a.label(), a.label()];
+    const write = (adds: boolean) => {
+      for (const register of registers) {
+        if (adds) a.vectorMasked("vaddps", register, register, at(to), written);
+        a.store(at(to), register, written);
+        a.add(to, stride);
+        a.addConstant(rows, -1);
+        a.jumpIf("equal", end);
+      }
+    };
+    a.compare(isSum, 0);
+    a.jumpIf("equal", plain);
+    write(true);
+    a.jump(behind);
+    a.place(plain);
+    write(false);
+    a.place(behind);
+  }
+  a.place(end);
+}
+
+/**
+ * Tiles of 8 rows by 48 columns of B, of which the vectors are. A piece of B is lined up once for all rows; sums of earlier pieces are in the output.
+ */
+function multiplyAcross(a: Assembler, type: Type): void {
+  const [panel, out, columns, stride, ahead, piece, termStride] = [R8, R9, R10, R11, R13, R14, R15] as const;
+  // Within the loop over rows: the place in A and in the output, rows that are left.
+  const [terms, target, rows] = [RBX, RBP, R12] as const;
+  const masks = [1, 2, 3] as const satisfies Mask[];
+  const size = BYTES[type];
+  const [b, one] = [24, 27] as const;
+  const lineBytes = 4 * ACROSS_COLUMNS;
+  const eachSum = (row: number, write: (register: number, vector: number) => void) => {
+    for (let vector = 0; vector < 3; vector++) write(3 * row + vector, vector);
+  };
+  for (const register of KEPT) a.push(register);
+  loadAddress(a, panel, THIN.b, RSI);
+  loadAddress(a, out, THIN.out, RSI);
+  loadAddress(a, piece, THIN.piece, RSI);
+  a.load32(columns, at(RDI, THIN.columns));
+  a.load32(stride, at(RDI, THIN.bStride));
+  a.load32(termStride, at(RDI, THIN.aStride));
+  a.set(RAX, -1);
+  for (const mask of masks) a.maskFrom(mask, RAX);
+
+  const [tile, whole, line] = [a.label(), a.label(), a.label()];
+  const [group, start, inner, done] = [a.label(), a.label(), a.label(), a.label()];
+  a.place(tile);
+  a.move(ahead, panel);
+  a.addConstant(ahead, size * ACROSS_COLUMNS);
+  a.compare(columns, ACROSS_COLUMNS);
+  a.jumpIf("greater", whole);
+  masks.forEach((mask, i) => {
+    a.load32(RAX, at(RDI, THIN.mask + 2 * i));
+    a.maskFrom(mask, RAX);
+  });
+  loadAddress(a, ahead, THIN.next, RSI);
+  a.place(whole);
+  a.move(RAX, panel);
+  a.move(RDX, piece);
+  a.load32(RCX, at(RDI, THIN.terms));
+  a.place(line);
+  masks.forEach((mask, i) => {
+    loadAs(a, type, b + i, at(RAX, size * LANES * i), mask);
+    a.store(at(RDX, 4 * LANES * i), b + i);
+  });
+  a.add(RAX, stride);
+  a.addConstant(RDX, lineBytes);
+  a.addConstant(RCX, -1);
+  a.jumpIf("notEqual", line);
+
+  loadAddress(a, terms, THIN.a, RSI);
+  a.move(target, out);
+  a.load32(rows, at(RDI, THIN.rows));
+  a.place(group);
+  for (let row = 0; row < ACROSS_ROWS; row++) eachSum(row, (register) => a.vector("vpxord", register, register, register));
+  a.load32(RAX, at(RDI, THIN.isSum));
+  a.compare(RAX, 0);
+  a.jumpIf("equal", start);
+  a.move(RAX, target);
+  a.load32(RDX, at(RDI, THIN.outStride));
+  for (let row = 0; row < ACROSS_ROWS; row++) {
+    a.compare(rows, row);
+    a.jumpIf("equal", start);
+    eachSum(row, (register, vector) => a.load("vmovups", register, at(RAX, 4 * LANES * vector), masks[vector]!));
+    a.add(RAX, RDX);
+  }
+  a.place(start);
+  a.push(ahead);
+  a.move(RAX, terms);
+  a.move(RDX, piece);
+  a.load32(RCX, at(RDI, THIN.terms));
+  a.place(inner);
+  masks.forEach((_, i) => a.load("vmovups", b + i, at(RDX, 4 * LANES * i)));
+  for (let row = 0; row < ACROSS_ROWS; row++) {
+    const element = one + (row % 4);
+    a.load("vbroadcastss", element, at(RAX, 4 * row));
+    eachSum(row, (register, vector) => a.vector("vfmadd231ps", register, element, b + vector));
+  }
+  a.prefetch(at(ahead));
+  a.add(ahead, stride);
+  a.add(RAX, termStride);
+  a.addConstant(RDX, lineBytes);
+  a.addConstant(RCX, -1);
+  a.jumpIf("notEqual", inner);
+  a.pop(ahead);
+  // Each group of rows asks for other lines.
+  a.addConstant(ahead, 64);
+
+  a.load32(RDX, at(RDI, THIN.outStride));
+  for (let row = 0; row < ACROSS_ROWS; row++) {
+    eachSum(row, (register, vector) => a.store(at(target, 4 * LANES * vector), register, masks[vector]!));
+    a.add(target, RDX);
+    a.addConstant(rows, -1);
+    a.jumpIf("equal", done);
+  }
+  a.addConstant(terms, 4 * ACROSS_ROWS);
+  a.jump(group);
+
+  a.place(done);
+  a.addConstant(out, lineBytes);
+  a.addConstant(panel, size * ACROSS_COLUMNS);
+  a.addConstant(columns, -ACROSS_COLUMNS);
+  a.jumpIf("greater", tile);
+  for (const register of KEPT.toReversed()) a.pop(register);
+  a.vzeroupper();
+  a.return();
+}
