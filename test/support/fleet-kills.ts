@@ -1,11 +1,16 @@
 import { join } from "node:path";
 import { createRandom, type Random } from "../../src/base/random.ts";
+import type { Nodes } from "../../src/page/api/types.ts";
 import { type Box, chats, QUICK, writeBase } from "./box.ts";
 import { root } from "./cli.ts";
+import { type Host, openHosts } from "./hosts.ts";
 import { type NatsServer, startNats } from "./nats.ts";
 import { bitsOf, startServerProcess } from "./server-kills.ts";
 
-/** What is done to a fleet: a node, the front or NATS is killed, or a node is held up for longer than its lease, as if its network were cut. */
+/**
+ * What is done to a fleet: a node, the front or NATS is killed, or a node is parted from the others for longer than its lease: its process is held up, or, where each
+ * node is on a host of its own, the link of one that runs a job is cut.
+ */
 export const HARMS = ["node", "front", "nats", "partition"] as const;
 
 export type Harm = (typeof HARMS)[number];
@@ -17,6 +22,10 @@ export interface FleetKillsOptions {
   readonly seed: number;
   /** Steps of a job. */
   readonly steps?: number;
+  /** Each node is on a host of its own. */
+  readonly hosts?: boolean;
+  /** Milliseconds of a partition. */
+  readonly partitionMs?: number;
   readonly onMessage?: (text: string) => void;
 }
 
@@ -41,6 +50,8 @@ const PAUSE_MS = [1000, 4000] as const;
 interface NodeProcess {
   readonly child: Bun.Subprocess<"ignore", "ignore", "pipe">;
   readonly name: string;
+  /** Times that it was told that its attempt was over while it was at work. */
+  fenced: number;
 }
 
 /**
@@ -49,12 +60,14 @@ interface NodeProcess {
  * @param folder an empty one
  */
 export async function killFleet(folder: string, options: FleetKillsOptions): Promise<FleetKillsReport> {
-  const { seed, steps = 40, onMessage = () => {} } = options;
+  const { seed, steps = 40, partitionMs = PARTITION_MS, onMessage = () => {} } = options;
   const random = createRandom(seed, "fleet kills");
   const begun = performance.now();
   const model = writeBase(folder);
   const home = join(folder, "front");
-  const nats: NatsServer = await startNats();
+  const network = options.hosts === true ? openHosts() : null;
+  const hosts = network === null ? [] : Array.from({ length: options.nodes }, () => network.add());
+  const nats: NatsServer = await startNats([], network?.address);
   const fleet = ["--fleet", nats.url, "--fleet-lease", String(LEASE)];
   let isEnding = false;
   let fenced = 0;
@@ -63,15 +76,19 @@ export async function killFleet(folder: string, options: FleetKillsOptions): Pro
   const startNode = (i: number): void => {
     const name = `node${i}`;
     const args = ["node", ...fleet, "--home", join(folder, name), "--name", name, "--memory", "512MiB"];
-    const child = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), ...args], {
+    const child = Bun.spawn([...(hosts[i]?.command ?? []), process.execPath, join(root, "src/cli/main.ts"), ...args], {
       stdin: "ignore",
       stdout: "ignore",
       stderr: "pipe",
     });
-    nodes[i] = { child, name };
+    const node: NodeProcess = { child, name, fenced: 0 };
+    nodes[i] = node;
     void (async () => {
       const text = await heard(child.stderr, (line) => {
-        if (line.includes("was taken away")) fenced++;
+        if (line.includes("was taken away")) {
+          fenced++;
+          node.fenced++;
+        }
         if (line.includes("internal error")) problems.push(`${name}: ${line}`);
       });
       await child.exited;
@@ -128,7 +145,11 @@ export async function killFleet(folder: string, options: FleetKillsOptions): Pro
           await nats.restart();
           break;
         case "partition":
-          await partition(nodes, random);
+          if (hosts.length === 0) await holdUp(nodes, random, partitionMs);
+          else
+            await cutOff({ nodes, hosts, box: front.box, ms: partitionMs, onMessage }).catch((error: unknown) =>
+              problems.push(String(error)),
+            );
           break;
       }
     }
@@ -152,15 +173,60 @@ export async function killFleet(folder: string, options: FleetKillsOptions): Pro
     for (const { child } of [front, ...nodes]) child.kill("SIGKILL");
     await Promise.all([front, ...nodes].map(({ child }) => child.exited));
     await nats.close();
+    for (const host of hosts) host.close();
   }
 }
 
 /** Holds a node's process up, not the one that trains for it, until its lease is long over. */
-async function partition(nodes: readonly NodeProcess[], random: Random): Promise<void> {
+async function holdUp(nodes: readonly NodeProcess[], random: Random, ms: number): Promise<void> {
   const { child } = nodes[random.below(nodes.length)]!;
   child.kill("SIGSTOP");
-  await Bun.sleep(PARTITION_MS);
+  await Bun.sleep(ms);
   child.kill("SIGCONT");
+}
+
+/** Milliseconds in which a node that is cut off or reached again is to have noticed. */
+const NOTICED_MS = 60_000;
+
+interface CutOff {
+  readonly nodes: readonly NodeProcess[];
+  readonly hosts: readonly Host[];
+  readonly box: Box;
+  readonly ms: number;
+  onMessage(text: string): void;
+}
+
+/** Cuts the link of a node that runs a job. @throws {Error} nobody takes the job over, or the node goes on with it when its link is mended */
+async function cutOff({ nodes, hosts, box, ms, onMessage }: CutOff): Promise<void> {
+  const working = async () => ((await (await box.ask("/v1/nodes")).json()) as Nodes).data.filter(({ jobs }) => jobs.length > 0);
+  const found = await noticed("no node runs a job", async () => (await working())[0] ?? null);
+  const [job] = found.jobs;
+  const i = nodes.findIndex(({ name }) => name === found.id);
+  const node = nodes[i]!;
+  const before = node.fenced;
+  hosts[i]!.cut();
+  onMessage(`the link of ${found.id} is cut, which runs ${job}`);
+  const begun = performance.now();
+  try {
+    await noticed(`nobody takes ${job} over from ${found.id}`, async () => {
+      const { finished_at } = await box.client.fineTuning.jobs.retrieve(job!);
+      return finished_at !== null || (await working()).some(({ id, jobs }) => id !== found.id && jobs.includes(job!)) || null;
+    });
+    await Bun.sleep(Math.max(0, ms - (performance.now() - begun)));
+  } finally {
+    hosts[i]!.mend();
+  }
+  await noticed(`${found.id} goes on with ${job}, which was taken from it`, async () => node.fenced > before || null);
+  onMessage(`${found.id} has been told that ${job} is another's`);
+}
+
+/** Waits for something that is to come. @throws {Error} */
+async function noticed<T>(otherwise: string, look: () => Promise<T | null>): Promise<T> {
+  for (const until = performance.now() + NOTICED_MS; performance.now() < until; await Bun.sleep(50)) {
+    const found = await look();
+    if (found !== null) return found;
+  }
+  throw new Error(otherwise);
 }
 
 async function killed(child: Bun.Subprocess): Promise<void> {

@@ -17,18 +17,22 @@ export interface NatsServer {
   close(): Promise<void>;
 }
 
-/** Starts a NATS server with JetStream on this machine, on a free port, with a store of its own. Extra arguments are the server's. */
-export async function startNats(extra: readonly string[] = []): Promise<NatsServer> {
+/**
+ * Starts a NATS server with JetStream on this machine, on a free port, with a store of its own. Extra arguments are the server's.
+ * @param address of this machine, at which it listens
+ */
+export async function startNats(extra: readonly string[] = [], address = "127.0.0.1"): Promise<NatsServer> {
   if (NATS_SERVER === null) throw new Error("no nats-server is installed");
   const store = mkdtempSync(join(tmpdir(), "remat-test-nats-"));
-  const port = freePort();
-  let child = await spawned(port, store, extra);
+  const port = freePort(address);
+  const start = () => spawned(["-a", address, "-p", String(port), "-js", "-sd", store, ...extra]);
+  let child = await start();
   const kill = async () => {
     child.kill("SIGKILL");
     await child.exited;
   };
   return {
-    url: `nats://127.0.0.1:${port}`,
+    url: `nats://${address}:${port}`,
     port,
     get pid() {
       return child.pid;
@@ -36,7 +40,7 @@ export async function startNats(extra: readonly string[] = []): Promise<NatsServ
     kill,
     async restart() {
       await kill();
-      child = await spawned(port, store, extra);
+      child = await start();
     },
     async close() {
       await kill();
@@ -45,16 +49,15 @@ export async function startNats(extra: readonly string[] = []): Promise<NatsServ
   };
 }
 
-function freePort(): number {
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+function freePort(hostname: string): number {
+  const listener = Bun.listen({ hostname, port: 0, socket: { data() {} } });
   const { port } = listener;
   listener.stop(true);
   return port;
 }
 
-async function spawned(port: number, store: string, extra: readonly string[]) {
-  const command = [NATS_SERVER!, "-a", "127.0.0.1", "-p", String(port), "-js", "-sd", store, ...extra];
-  const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe" });
+async function spawned(args: readonly string[]) {
+  const child = Bun.spawn([NATS_SERVER!, ...args], { stdout: "ignore", stderr: "pipe" });
   const decoder = new TextDecoder();
   let said = "";
   // Read to the end of its life: a Go program is ended by a write to a standard error that nobody reads.
