@@ -39,7 +39,7 @@ export function exportAdapter(path: string, adapter: Adapter, config: ModelConfi
     if (config.tieWordEmbeddings && module === head) throw refuse(`${head}, which is shared with the embedding`);
     if (config.tieWordEmbeddings && layer === "embedding") throw refuse(`${module}, which is shared with the head`);
     const parts = ggufParts(`${module}.weight`, config);
-    if (parts.length === 0) throw refuse(`module ${module}`);
+    if (parts.length === 0 || parts.some(({ isMergedOnly }) => isMergedOnly)) throw refuse(`module ${module}`);
     const [a, b] = [stored.get(pair.a)!, stored.get(pair.b)!];
     const rest = (scale * rank) / alpha;
     const aValues = () => readFloat32(adapter.source, a.name, a.shape);

@@ -1,7 +1,8 @@
 import { basename, resolve } from "node:path";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
-import type { ModelConfig } from "../models/config.ts";
+import type { HeadShape, ModelConfig } from "../models/config.ts";
+import type { RopeScaling } from "../models/rope.ts";
 import { contextLimit } from "../models/context.ts";
 import { mergedParameters } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
@@ -144,6 +145,8 @@ function ropeFactors(config: ModelConfig): GgufTensor[] {
     data: () => [encode(factors, "f32", name)],
   });
   const { scaling } = config.rope;
+  // Layers without a window are told which of their features are rotated.
+  if (config.fullHeads) return [tensor("rope_freqs", fullFactors(config.fullHeads, scaling))];
   if (scaling.type === "longrope") {
     const { longFactors, shortFactors } = scaling;
     return [
@@ -160,4 +163,14 @@ function ropeFactors(config: ModelConfig): GgufTensor[] {
       plain.map((value, i) => value / scaled[i]!),
     ),
   ];
+}
+
+/** Frequencies that are not rotated are divided by this. */
+const UNROTATED = 1e30;
+
+/** The divisors of a Gemma 4's frequencies: as many as rotate are stretched by the factor, the others stand still. */
+function fullFactors({ headDim }: HeadShape, scaling: RopeScaling): Float32Array {
+  const { share, factor } = scaling.type === "proportional" ? scaling : { share: 1, factor: 1 };
+  const rotated = Math.floor((share * headDim) / 2);
+  return Float32Array.from({ length: headDim / 2 }, (_, i) => (i < rotated ? factor : UNROTATED));
 }

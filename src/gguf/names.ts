@@ -33,6 +33,8 @@ export interface GgufPart {
   readonly value: ((x: number) => number) | null;
   /** True if it is f32 in files of every type. */
   readonly isFull: boolean;
+  /** True if llama.cpp takes no adapter of it beside the file. */
+  readonly isMergedOnly: boolean;
 }
 
 /** The tensors that a parameter becomes; none when the format has no place for it. */
@@ -40,7 +42,7 @@ export function ggufParts(parameter: string, config: ModelConfig): GgufPart[] {
   const [, module = parameter, kind = ""] = /^(.+)(\.(?:weight|bias))$/.exec(parameter) ?? [];
   const whole = (name: string): GgufPart => partOf({ name: name + kind }, kind, null, config);
   const { embedding, norm = "norm", head } = modulesOf(config);
-  const { modules, hasOwnHead = false } = ggufFacts(config);
+  const { modules, others = {}, hasOwnHead = false } = ggufFacts(config);
   if (module === head) return [whole("output")];
   if (!module.startsWith(config.modulePrefix)) return [];
   const local = module.slice(config.modulePrefix.length);
@@ -49,10 +51,11 @@ export function ggufParts(parameter: string, config: ModelConfig): GgufPart[] {
   const [, layer, inner = ""] = /^layers\.(\d+)\.(.+)$/.exec(local) ?? [];
   const expert = /\.experts\.(\d+)\./.exec(inner)?.[1];
   const key = expert === undefined ? inner : inner.replace(`.experts.${expert}.`, ".experts.*.");
-  const found = Object.hasOwn(modules, key) ? modules[key]! : [];
+  const [table, at, block] = layer === undefined ? [others, local, ""] : [modules, key, `blk.${layer}.`];
+  const found = Object.hasOwn(table, at) ? table[at]! : [];
   const places = typeof found === "string" ? [{ name: found }] : "name" in found ? [found] : found;
   return places.map((place): GgufPart => {
-    const own = { ...place, name: `blk.${layer}.${place.name}${kind}` };
+    const own = { ...place, name: `${block}${place.name}${kind}` };
     const part = partOf(own, kind, expert === undefined ? null : Number(expert), config);
     const heads = interleavedHeads(inner, config);
     if (heads > 0) return { ...part, rows: (count) => neighbours(run(count), heads) };
@@ -61,7 +64,7 @@ export function ggufParts(parameter: string, config: ModelConfig): GgufPart[] {
 }
 
 function partOf(place: GgufPlace, kind: string, expert: number | null, config: ModelConfig): GgufPart {
-  const { name, isTransposed = false, value = null, isFull = false } = place;
+  const { name, isTransposed = false, value = null, isFull = false, isMergedOnly = false } = place;
   return {
     name,
     expert,
@@ -71,6 +74,7 @@ function partOf(place: GgufPlace, kind: string, expert: number | null, config: M
     isTransposed: isTransposed && kind === ".weight",
     value,
     isFull: isFull || kind !== ".weight",
+    isMergedOnly,
   };
 }
 

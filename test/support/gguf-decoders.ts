@@ -68,8 +68,35 @@ const GPT_OSS = {
   },
 };
 
+const GEMMA4 = {
+  architectures: ["Gemma4ForCausalLM"],
+  model_type: "gemma4_text",
+  num_hidden_layers: 6,
+  layer_types: [0, 1, 0, 1, 0, 1].map((full) => (full ? "full_attention" : "sliding_attention")),
+  num_kv_shared_layers: 2,
+  use_double_wide_mlp: true,
+  global_head_dim: 16,
+  hidden_size_per_layer_input: 16,
+  vocab_size_per_layer_input: 450,
+  sliding_window: 8,
+  final_logit_softcapping: 30,
+  tie_word_embeddings: true,
+  rope_parameters: {
+    full_attention: { rope_type: "proportional", partial_rotary_factor: 0.5, rope_theta: 1_000_000 },
+    sliding_attention: { rope_type: "default", rope_theta: 10_000 },
+  },
+};
+
 /** Small models as llama.cpp has them: what it asks for of their settings is as it is in published ones. */
 export const GGUF_DECODERS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  gemma4: GEMMA4,
+  "gemma4-keys": {
+    ...GEMMA4,
+    attention_k_eq_v: true,
+    num_global_key_value_heads: 1,
+    num_kv_shared_layers: 0,
+    hidden_size_per_layer_input: 0,
+  },
   "gpt-oss": GPT_OSS,
   "gpt-oss-mxfp4": { ...GPT_OSS, quantization_config: { quant_method: "mxfp4" } },
   "qwen3-moe": { architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe", ...EXPERTS, norm_topk_prob: true },

@@ -131,10 +131,10 @@ export interface EncoderModules {
 /** A tensor of a GGUF file, made of one parameter, or of one of each expert, which it has one behind the other. */
 export interface GgufPlace {
   readonly name: string;
-  /** The rows that it has; absent: all, in their order. A vector has as many rows as elements. */
-  rows?(config: ModelConfig): Order;
+  /** The rows that it has; absent or null: all, in their order. A vector has as many rows as elements. */
+  rows?(config: ModelConfig): Order | null;
   /** The same of columns. */
-  columns?(config: ModelConfig): Order;
+  columns?(config: ModelConfig): Order | null;
   /** True if the model has the matrix the other way round, [in, out]. */
   readonly isTransposed?: boolean;
   /** What its numbers are of the model's. */
@@ -143,6 +143,8 @@ export interface GgufPlace {
   readonly isFull?: boolean;
   /** True if the model adds nothing to this norm's weights, whatever it adds to others (`normOffset`). */
   readonly isPlainNorm?: boolean;
+  /** True if llama.cpp takes no adapter of it beside the file. */
+  readonly isMergedOnly?: boolean;
 }
 
 /** A number, a choice or a list that a GGUF file says of a model. */
@@ -162,6 +164,8 @@ export interface GgufFacts {
    * by their whole names; several where llama.cpp has the rows of one matrix in as many tensors.
    */
   readonly modules: Readonly<Record<string, string | GgufPlace | readonly GgufPlace[]>>;
+  /** The same of modules beside the blocks that not all families have, below `ModelConfig.modulePrefix`. */
+  readonly others?: GgufFacts["modules"];
   /** Name of the final norm; "output_norm" by default. */
   readonly outputNorm?: string;
   /** True if files have the matrix of the logits where it is the embedding too. */

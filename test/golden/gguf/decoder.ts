@@ -16,6 +16,12 @@ const [folder, ...names] = process.argv.slice(2) as [string, ...string[]];
 const TEXT = 40;
 const MORE = 12;
 
+/** Modules that have adapters, where llama.cpp does not take those of all that have them by default. */
+const TARGETS: Readonly<Record<string, { readonly targets: readonly string[] }>> = {
+  "gemma4-keys": { targets: ["q_proj", "o_proj", "up_proj"] },
+  gemma4: { targets: ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "per_layer_input_gate", "per_layer_projection"] },
+};
+
 interface Case {
   readonly ids: readonly number[];
   readonly greedy: readonly number[];
@@ -51,7 +57,7 @@ for (const name of names.length > 0 ? names : Object.keys(GGUF_DECODERS)) {
   const [adapter, merged] = [join(folder, `${name}-adapter`), join(folder, `${name}-merged`)];
   for (const path of [adapter, merged]) rmSync(path, { recursive: true, force: true });
   const executor = await createWasmExecutor({ threads: 1 });
-  writeRandomAdapter(executor, model, adapter, { rank: 3 }, 2);
+  writeRandomAdapter(executor, model, adapter, { rank: 3, ...TARGETS[name] }, 2);
   executor.close();
   mergeAdapter({ base: model, adapter, output: merged });
   await exportGguf({ model, adapter, adapterOnly: true, out: join(folder, `${name}-adapter.gguf`), type: "f32", overwrite: true });

@@ -15,6 +15,7 @@ import { LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
 import { TEXT_PREFIX, textPart } from "../reading/wrapped.ts";
 import { GEMMA4_DEFAULTS, gemma4Rules } from "./gemma4-config.ts";
+import { GEMMA4_GGUF } from "./gemma4-gguf.ts";
 
 /** The text part of a Gemma 4 that sees images and hears. */
 function textOf(raw: Raw, where: string): Raw {
@@ -142,5 +143,5 @@ export const gemma4: Family = {
     layerInputs: { table: "embed_tokens_per_layer", projection: "per_layer_model_projection", norm: "per_layer_projection_norm" },
   },
   layers,
-  gguf: null,
+  gguf: GEMMA4_GGUF,
 };
