@@ -168,6 +168,28 @@ function geluGrad(x: usize, dy: usize, dx: usize, n: i32, tanh: bool): void {
   }
 }
 
+/** y = gelu(gate) up, in the tanh form. */
+export function geglu(gate: usize, up: usize, y: usize, n: i32): void {
+  const end = y + ((<usize>n & ~3) << 2);
+  for (; y < end; gate += 16, up += 16, y += 16) v128.store(y, f32x4.mul(geluTanh4(v128.load(gate)), v128.load(up)));
+  const rest = n & 3;
+  if (rest) storeSome(y, f32x4.mul(geluTanh4(loadSome(gate, rest)), loadSome(up, rest)), rest);
+}
+
+/** dgate = dy up gelu'(gate), dup = dy gelu(gate); each may be where gate or up is. */
+export function gegluGrad(gate: usize, up: usize, dy: usize, dgate: usize, dup: usize, n: i32): void {
+  for (let i = n >> 2; i > 0; i--, gate += 16, up += 16, dy += 16, dgate += 16, dup += 16) {
+    const g = v128.load(gate), u = v128.load(up), d = v128.load(dy);
+    v128.store(dgate, f32x4.mul(f32x4.mul(d, u), dgeluTanh4(g)));
+    v128.store(dup, f32x4.mul(d, geluTanh4(g)));
+  }
+  const rest = n & 3;
+  if (!rest) return;
+  const g = loadSome(gate, rest), u = loadSome(up, rest), d = loadSome(dy, rest);
+  storeSome(dgate, f32x4.mul(f32x4.mul(d, u), dgeluTanh4(g)), rest);
+  storeSome(dup, f32x4.mul(d, geluTanh4(g)), rest);
+}
+
 /** y = max(x, 0), or where there is a dy: dy where x is above 0, else 0. */
 function relu(x: usize, dy: usize, y: usize, n: i32): void {
   const zero = splat(0);

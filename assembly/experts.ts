@@ -2,7 +2,7 @@
  * Mixtures of experts: which experts a token goes to, and what surrounds the products of an expert with the rows of its tokens. A slot is a
  * token's choice: slot t * k + j is the j-th expert of token t. All sums have a fixed order, whatever the thread count.
  */
-import { swiglu, swigluGrad } from "./activation";
+import { geglu, gegluGrad, swiglu, swigluGrad } from "./activation";
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { exp4, sigmoid4, sum4 } from "./math";
@@ -208,8 +208,8 @@ function dot(a: usize, b: usize, n: i32): f32 {
  * Rows of an expert, of `width` columns, in the order of its slots. Operands 0 and 1 are the expert's slots and begins; scalars: expert, k, width.
  * - ExpertRows: x [T, width], out: out[i] = x[token of i]
  * - ExpertSum: rows, weights [T, k] or null, y [T, width]: y[token of i] += weight of i (or 1) times rows[i]
- * - ExpertGate: gate, up, out (which may be gate): silu(gate) up
- * - ExpertGateGrad: gate, up, dh, weights, dweights [T, k], hidden or null. With h = silu(gate) up: dweights = h dh, hidden = weight h, and gate
+ * - ExpertGate: gate, up, out (which may be gate): f(gate) up, f by the fourth scalar: 0 SiLU, 1 GELU in the tanh form
+ * - ExpertGateGrad: gate, up, dh, weights, dweights [T, k], hidden or null. With h = f(gate) up: dweights = h dh, hidden = weight h, and gate
  *   and up become their gradients for a gradient of h of weight dh
  */
 function expertRows(opcode: u32): void {
@@ -220,7 +220,9 @@ function expertRows(opcode: u32): void {
   if (opcode == Opcode.ExpertGate) {
     const start = partStart(count * width, UNIT);
     const at = floats(start);
-    swiglu(pointer(2) + at, pointer(3) + at, 16, pointer(4) + at, partEnd(count * width, UNIT) - start);
+    const n = partEnd(count * width, UNIT) - start;
+    if (int(3) == 1) geglu(pointer(2) + at, pointer(3) + at, pointer(4) + at, n);
+    else swiglu(pointer(2) + at, pointer(3) + at, 16, pointer(4) + at, n);
     return;
   }
   const end = partEnd(count, 1);
@@ -239,11 +241,14 @@ function gateGrad(slot: i32, row: usize, width: i32): void {
   const gate = pointer(2) + row, up = pointer(3) + row, dh = pointer(4) + row;
   const weight = load<f32>(pointer(5) + floats(slot));
   const hidden = pointer(7) ? pointer(7) + row : threadScratch;
-  swiglu(gate, up, 16, hidden, width);
+  const isGelu = int(3) == 1;
+  if (isGelu) geglu(gate, up, hidden, width);
+  else swiglu(gate, up, 16, hidden, width);
   store<f32>(pointer(6) + floats(slot), dot(hidden, dh, width));
   if (pointer(7)) scaleRow(hidden, weight, width);
   scaleRow(dh, weight, width);
-  swigluGrad(gate, up, 16, dh, gate, 16, up, 16, width);
+  if (isGelu) gegluGrad(gate, up, dh, gate, up, width);
+  else swigluGrad(gate, up, 16, dh, gate, 16, up, 16, width);
 }
 
 /** SkipExpert: counts i32[E]; expert, commands. Without tokens of the expert the interpreter passes over so many commands that follow. */

@@ -65,7 +65,7 @@ export interface ExpertsConfig {
   readonly choiceBias: boolean;
   /** Factor of the weights. */
   readonly scale: number;
-  /** Gates and ups within limits (see `ExpertMlp`); null: experts are gated MLPs with SiLU. */
+  /** Gates and ups within limits (see `ExpertMlp`); null: experts are gated MLPs with SiLU, or with the model's GELU in its tanh form. */
   readonly limits: { readonly alpha: number; readonly limit: number } | null;
   /** Biases on the router's logits and on the experts' layers; only with limits. */
   readonly bias: boolean;
@@ -180,7 +180,7 @@ export interface ModelConfig {
   readonly attentionSinks: boolean;
   /** True if queries come with as many gates, whose sigmoid is a factor of the result of attention (Qwen3.5). */
   readonly attentionGate: boolean;
-  /** Experts of blocks, in the place of one MLP (Qwen3-MoE, OLMoE, LFM2-MoE); null: there are none. */
+  /** Experts of blocks, in the place of one MLP (Qwen3-MoE, OLMoE, LFM2-MoE), or beside it (Gemma 4); null: there are none. */
   readonly experts: ExpertsConfig | null;
   readonly bosTokenId: number | null;
   /** All ids that end a text, the model's own first. */

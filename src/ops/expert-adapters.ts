@@ -17,6 +17,9 @@ export type ExpertRanks = {
   readonly downScale?: number;
 };
 
+/** The function of an expert's gate g and up u: silu(g) u; gelu(g) u in GELU's tanh form; or what `clamped` is in `ExpertMlp`. */
+export type ExpertActivation = "swiglu" | "geglu" | "clamped";
+
 /** The same with 0 for ranks that are absent. */
 export const ranksOf = ({ rank = 0, scale = 1, downRank = 0, downScale = 1 }: ExpertRanks): Required<ExpertRanks> => ({
   rank,
@@ -88,7 +91,7 @@ export interface ExpertUpdates {
 
 type Emitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "few">;
 
-type Attrs = ExpertRanks & { readonly activation: "swiglu" | "clamped" };
+type Attrs = ExpertRanks & { readonly activation: ExpertActivation };
 
 export function updatesOf(e: KernelEmitter<Attrs>, sizes: ExpertSizes, isGradient: boolean): ExpertUpdates {
   const { rank, scale, downRank, downScale } = ranksOf(e.attrs);

@@ -1,4 +1,4 @@
-import { adapterInputs, ranksOf, type ExpertRanks } from "./expert-adapters.ts";
+import { adapterInputs, type ExpertActivation, ranksOf, type ExpertRanks } from "./expert-adapters.ts";
 import type { BodyBuilder } from "./types.ts";
 
 /**
@@ -10,7 +10,7 @@ const binary = (body: BodyBuilder, name: string) => (a: string, b: string) => bo
 
 /** The parts of an expert beside its matrices: see `ExpertMlp`. */
 export interface ExpertKind extends ExpertRanks {
-  readonly activation: "swiglu" | "clamped";
+  readonly activation: ExpertActivation;
   readonly alpha: number;
   readonly limit: number;
   readonly biases: 0 | 1;
@@ -30,6 +30,17 @@ function gated(body: BodyBuilder, { activation, alpha, limit }: ExpertKind, g: s
     const s = body.op("Sigmoid", [g]);
     const silu = mul(g, s);
     return { hidden: mul(silu, u), byGate: mul(u, mul(s, add(one, sub(g, silu)))), byUp: silu };
+  }
+  if (activation === "geglu") {
+    // gelu(g) = (1 + t) g / 2, t = tanh(sqrt(2 / pi) (g + 0.044715 g^3)).
+    const square = mul(g, g);
+    const scaled = (x: string, factor: number) => mul(x, body.scalar(factor));
+    const t = body.op("Tanh", [mul(scaled(g, Math.sqrt(2 / Math.PI)), add(scaled(square, 0.044715), one))]);
+    const half = scaled(add(t, one), 0.5);
+    const slope = scaled(add(scaled(square, 3 * 0.044715), one), Math.sqrt(2 / Math.PI) / 2);
+    const derivative = add(half, mul(mul(g, slope), sub(one, mul(t, t))));
+    const gelu = mul(g, half);
+    return { hidden: mul(gelu, u), byGate: mul(u, derivative), byUp: gelu };
   }
   const [most, least, zero, slope] = [limit, -limit, 0, alpha].map((value) => body.scalar(value)) as [
     string,
@@ -242,7 +253,7 @@ export function expertMlpGradBody(body: BodyBuilder, [dy, x, ...others]: readonl
 
 /** The gradient of the B of gate and up, of those of its halves [I, rank]. */
 function joinedHalves(body: BodyBuilder, halves: readonly [gate: string, up: string], kind: ExpertKind): string {
-  if (kind.activation === "swiglu") return body.op("Concat", [...halves], { axis: 0 });
+  if (kind.activation !== "clamped") return body.op("Concat", [...halves], { axis: 0 });
   const pairs = halves.map((half) => body.op("Unsqueeze", [half, body.ints([1])]));
   return body.op("Reshape", [body.op("Concat", pairs, { axis: 1 }), body.ints([-1, ranksOf(kind).rank])]);
 }

@@ -2,13 +2,13 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import { lazily } from "../base/lazily.ts";
 import { elements, type TensorType } from "../graph/types.ts";
 import { emitGemm, type Product, storedOperand } from "./gemm-kernels.ts";
-import { adapterInputs, arePairs, type ExpertRanks, updatesOf } from "./expert-adapters.ts";
+import { adapterInputs, arePairs, type ExpertActivation, type ExpertRanks, updatesOf } from "./expert-adapters.ts";
 import { expertMlpBody, expertMlpGradBody } from "./expert-mlp-body.ts";
 import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type Operand, type Scratch } from "./types.ts";
 
 type ExpertAttrs = ExpertRanks & {
-  /** The function of an expert's gate g and up u: silu(g) u; or (u + 1) g sigmoid(alpha g), of g of at most `limit` and u within -limit..limit. */
-  readonly activation: "swiglu" | "clamped";
+  /** `clamped`: (u + 1) g sigmoid(alpha g), of g of at most `limit` and u within -limit..limit. */
+  readonly activation: ExpertActivation;
   readonly alpha: number;
   readonly limit: number;
   /** 1: two more inputs behind the matrices, biases of gate and up by turns f32[E, 2 I] and of down f32[E, H]; only with `clamped`. */
@@ -57,8 +57,9 @@ export const ExpertMlp = defineOp<ExpertAttrs>({
       product({ a: rows, matrix: "gate", out: gate, transB: true });
       product({ a: rows, matrix: "up", out: up, transB: true });
       adapters.addGateUp(e, expert, count, rows, gate, up);
-      if (e.attrs.activation === "swiglu") e.emit(Opcode.ExpertGate, [slots, begins, gate, up, gate], hidden);
-      else e.emit(Opcode.ExpertClamped, [slots, begins, gate, up, biases, gate], [...hidden, ...limitsOf(e.attrs)]);
+      if (e.attrs.activation === "clamped")
+        e.emit(Opcode.ExpertClamped, [slots, begins, gate, up, biases, gate], [...hidden, ...limitsOf(e.attrs)]);
+      else e.emit(Opcode.ExpertGate, [slots, begins, gate, up, gate], [...hidden, isGelu(e.attrs)]);
       product({ a: gate, matrix: "down", out: rows, transB: true });
       adapters.addDown(e, expert, count, gate, rows);
       if (downBiases !== null) e.emit(Opcode.ExpertAddBias, [slots, begins, rows, downBiases], columns);
@@ -114,8 +115,9 @@ export const ExpertMlpGrad = defineOp<ExpertAttrs>({
       const gateUp = adapters.addGateUp(e, expert, count, rows, gate, up);
       const down = adapters.addDownBack(e, expert, count, drows, dh);
       const gated = [slots, begins, gate, up, dh, weights, dweights, hidden];
-      if (e.attrs.activation === "swiglu") e.emit(Opcode.ExpertGateGrad, gated, gates);
-      else e.emit(Opcode.ExpertClampedGrad, [...gated, biases], [...gates, ...limitsOf(e.attrs)]);
+      if (e.attrs.activation === "clamped")
+        e.emit(Opcode.ExpertClampedGrad, [...gated, biases], [...gates, ...limitsOf(e.attrs)]);
+      else e.emit(Opcode.ExpertGateGrad, gated, [...gates, isGelu(e.attrs)]);
       if (downBiases !== null) e.emit(Opcode.ExpertBiasDot, [slots, begins, drows, downBiases, dweights], columns);
       if (dbiases.some((out) => out !== null))
         e.emit(Opcode.ExpertBiasGrad, [slots, begins, gate, up, drows, weights, ...dbiases], [...gates, width]);
@@ -171,6 +173,7 @@ function biasOutputs(e: KernelEmitter<ExpertAttrs>): Operand[] {
   return [count - 2, count - 1].map((i) => (e.used(i) ? e.output(i) : null));
 }
 
+const isGelu = ({ activation }: ExpertAttrs): number => Number(activation === "geglu");
 const limitsOf = ({ alpha, limit }: ExpertAttrs) => [{ f32: alpha }, { f32: limit }];
 
 function isMixture(x: MaybeType, weights: MaybeType, experts: MaybeType, matrices: readonly MaybeType[]): boolean {

@@ -13,10 +13,15 @@ export function measureTemporary(executor: Executor, programs: readonly Program[
   const { temporary } = executor;
   if (!temporary || programs.length === 0) return 0;
   const [inputs, outputs] = [mostBytes(programs, "inputs"), mostBytes(programs, "outputs")];
-  const taken = temporary.borrow(inputs + outputs, (scratch) => {
-    // Indices must be valid: 0 is.
-    executor.zero(scratch, mostBytes(programs, "inputs", isWhole));
-    const run = (program: Program) => executor.run(executor.bind(program, scratchAddresses(program.graph, scratch, inputs), 0));
+  const [given, made] = [mostBytes(programs, "inputs", isWhole), mostBytes(programs, "outputs", isWhole)];
+  const taken = temporary.borrow(given + made + inputs + outputs, (scratch) => {
+    // Indices must be valid, as 0 is, and those that a program makes and reads again. They lie apart from what else it writes.
+    executor.zero(scratch, given);
+    const places = {
+      inputs: { whole: scratch, other: scratch + given + made },
+      outputs: { whole: scratch + given, other: scratch + given + made + inputs },
+    };
+    const run = (program: Program) => executor.run(executor.bind(program, scratchAddresses(program.graph, places), 0));
     const bytes = programs.map((program) => {
       temporary.reset(0);
       run(program);
@@ -46,10 +51,14 @@ function mostBytes(programs: readonly Program[], side: "inputs" | "outputs", wan
   return Math.max(0, ...sizes);
 }
 
-/** All inputs in one place, which stays as it is, and all outputs in another. */
-function scratchAddresses(graph: Graph, inputs: Address, inputBytes: number): Map<string, Address> {
-  return new Map([
-    ...graph.inputs.map(({ name }) => [name, inputs] as const),
-    ...graph.outputs.map(({ name }) => [name, inputs + inputBytes] as const),
-  ]);
+type Places = Readonly<Record<"inputs" | "outputs", { readonly whole: Address; readonly other: Address }>>;
+
+/** All inputs of whole numbers in one place, all other inputs in another, and outputs likewise. */
+function scratchAddresses(graph: Graph, places: Places): Map<string, Address> {
+  const sides = ["inputs", "outputs"] as const;
+  return new Map(
+    sides.flatMap((side) =>
+      graph[side].map(({ name }) => [name, places[side][isWhole(typeOf(graph, name).dtype) ? "whole" : "other"]] as const),
+    ),
+  );
 }

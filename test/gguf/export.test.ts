@@ -133,6 +133,7 @@ const isVisionTensor = (name: string): boolean => /^(vision_tower|multi_modal_pr
 const OTHERS: readonly GoldenFamily[] = [
   "gemma4",
   "gemma4-multimodal",
+  "gemma4-moe",
   "phi3",
   "phi4-mini",
   "internlm2",

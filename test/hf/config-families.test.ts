@@ -380,7 +380,17 @@ test("Gemma 4: two kinds of heads, shared keys and values, what blocks are told;
   expect(ofType("gemma4_text", { num_global_key_value_heads: 1 }).fullHeads).toEqual({ headDim: 512, kvHeads: 2 });
   expect(ofType("gemma4_text", { hidden_size_per_layer_input: 0 }).layerInputs).toBeNull();
   const refused = (extra: object) => userError(() => ofType("gemma4_text", { ...own, ...extra }));
-  expect(refused({ enable_moe_block: true })).toContain("enable_moe_block is not supported; expected a dense Gemma 4");
+  const mixture = { enable_moe_block: true, num_experts: 8, top_k_experts: 2, moe_intermediate_size: 24 };
+  expect(ofType("gemma4_text", { ...own, ...mixture }).experts).toMatchObject({
+    count: 8,
+    perToken: 2,
+    width: 24,
+    normalised: true,
+  });
+  expect(ofType("gemma4_text", { ...own, ...mixture, enable_moe_block: false }).experts).toBeNull();
+  expect(refused({ ...mixture, top_k_experts: null })).toContain("enable_moe_block is true, but there is no top_k_experts");
+  expect(refused({ ...mixture, top_k_experts: 9 })).toContain("top_k_experts is 9; expected at most the number of experts, 8");
+  expect(refused({ ...mixture, hidden_activation: "gelu" })).toContain('hidden_activation "gelu" of experts is not supported');
   expect(refused({ use_bidirectional_attention: "all" })).toContain('use_bidirectional_attention "all" is not supported');
   expect(refused({ num_kv_shared_layers: 3 })).toContain("expected a layer of the type full_attention among the 1 before them");
   expect(refused({ num_kv_shared_layers: 4 })).toContain("among the 0 before them");

@@ -53,6 +53,9 @@ const CASES: readonly (readonly [title: string, tuning: Tuning])[] = [
   ["full", { method: "full" }],
 ];
 
+/** The same with experts beside the MLP. */
+const mixture = (): ModelConfig => gemma({ enable_moe_block: true, num_experts: 5, top_k_experts: 2, moe_intermediate_size: 12 });
+
 const STRATEGIES: readonly Checkpointing[] = [
   { name: "off" },
   { name: "per-segment" },
@@ -89,6 +92,15 @@ describe("keys, values and inputs of blocks that cross segments", () => {
         expect((await results(gemma(), tuning, strategy, threads)).found).toEqual(reference);
     });
   }
+
+  for (const [title, tuning] of [["LoRA on the router and the MLP", lora(["proj", "up_proj"])], CASES[1]!] as const)
+    test(`experts beside the MLP, ${title}: the same bits by every schedule, with 1 and 2 threads`, async () => {
+      const { found: reference } = await results(mixture(), tuning, { name: "off" });
+      for (const values of reference.values.values()) expect(values.some((value) => value !== 0)).toBe(true);
+      const strategies = SLOW ? STRATEGIES : STRATEGIES.slice(6, 7);
+      for (const [strategy, threads] of combinations(strategies, [2, 1]))
+        expect((await results(mixture(), tuning, strategy, threads)).found).toEqual(reference);
+    });
 
   test("with boundaries and tapes outside, and what is computed again compared: the same bits", async () => {
     const [, tuning] = CASES[0]!;

@@ -355,6 +355,7 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   ExpertMlp: [
     { attrs: SWIGLU_EXPERTS, inputs: mixture("f32") },
     { attrs: SWIGLU_EXPERTS, inputs: mixture("bf16") },
+    { attrs: { ...SWIGLU_EXPERTS, activation: "geglu" }, inputs: mixture("f32") },
     { attrs: CLAMPED_EXPERTS, inputs: [...mixture("f32"), normal(4, 10), normal(4, 6)] },
     { attrs: ADAPTED_EXPERTS, inputs: [...mixture("f32"), ...expertPairs()] },
     {
@@ -365,6 +366,11 @@ export const SAMPLES: Readonly<Record<OpName, readonly Sample[]>> = {
   ExpertMlpGrad: [
     { attrs: SWIGLU_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("f32")], bound: 2e-6 },
     { attrs: SWIGLU_EXPERTS, inputs: [random(generator(42), [9, 6]), ...mixture("bf16")], bound: 2e-6 },
+    {
+      attrs: { ...SWIGLU_EXPERTS, activation: "geglu" },
+      inputs: [random(generator(42), [9, 6]), ...mixture("f32")],
+      bound: 2e-6,
+    },
     {
       attrs: CLAMPED_EXPERTS,
       inputs: [random(generator(42), [9, 6]), ...mixture("f32"), normal(4, 10), normal(4, 6)],

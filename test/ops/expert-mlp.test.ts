@@ -27,6 +27,7 @@ const CLAMPED = { activation: "clamped", alpha: 1.702, limit: 0.9 } as const;
 const gated = (g: number, u: number, { activation, alpha, limit }: typeof SWIGLU_EXPERTS): number => {
   const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
   if (activation === "swiglu") return g * sigmoid(g) * u;
+  if (activation === "geglu") return (g * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (g + 0.044715 * g ** 3))) * u) / 2;
   const gate = Math.min(g, limit);
   return (Math.max(-limit, Math.min(limit, u)) + 1) * gate * sigmoid(alpha * gate);
 };
@@ -97,6 +98,7 @@ const CASES = [
 
 const KINDS = [
   [SWIGLU_EXPERTS, CASES],
+  [{ ...SWIGLU_EXPERTS, activation: "geglu" }, CASES.slice(1, 3)],
   [{ ...CLAMPED, biases: 0 }, CASES.slice(1, 2)],
   [{ ...CLAMPED, biases: 1 }, CASES.slice(0, 3)],
 ] as const;

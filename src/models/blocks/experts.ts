@@ -1,3 +1,4 @@
+import type { GraphBuilder } from "../../graph/builder.ts";
 import { Add } from "../../ops/add.ts";
 import { Affine } from "../../ops/affine.ts";
 import { ExpertMlp, SWIGLU_EXPERTS } from "../../ops/expert-mlp.ts";
@@ -5,7 +6,7 @@ import { Gemm } from "../../ops/gemm.ts";
 import { RouteTokens } from "../../ops/route-tokens.ts";
 import { ScaleRows } from "../../ops/scale-rows.ts";
 import type { Site } from "../adapters/kind.ts";
-import type { ExpertsConfig } from "../config.ts";
+import type { ExpertsConfig, HiddenAct } from "../config.ts";
 import type { ParamScope } from "../linear.ts";
 import type { BlockParts } from "./layer.ts";
 import { gatedMlp, sigmoid } from "./mlp.ts";
@@ -32,6 +33,14 @@ export const EXPERT_NAMES: ExpertNames = {
   down: "down_proj",
 };
 
+/** What an expert makes of its gate and up, in a model whose MLPs have that activation. */
+function kindOf({ limits, bias }: ExpertsConfig, hiddenAct: HiddenAct): typeof SWIGLU_EXPERTS {
+  if (limits !== null) return { activation: "clamped", ...limits, biases: bias ? 1 : 0 };
+  if (hiddenAct === "silu") return SWIGLU_EXPERTS;
+  if (hiddenAct === "gelu_pytorch_tanh") return { ...SWIGLU_EXPERTS, activation: "geglu" };
+  throw new Error(`no experts with ${hiddenAct}`);
+}
+
 /** What is added to the sum that sigmoids are divided by, as Transformers has it. */
 const EPSILON = 1e-6;
 
@@ -42,7 +51,7 @@ const EPSILON = 1e-6;
  */
 export function expertMlp(parts: BlockParts, x: string, experts: ExpertsConfig, names = EXPERT_NAMES): string {
   const { sharedWidth } = experts;
-  const y = chosenExperts(parts, x, experts, names);
+  const y = chosenExperts(parts, x, routed(parts, x, experts, names), experts, names);
   return sharedWidth === null ? y : parts.builder.value(Add, [y, sharedExpert(parts, x, sharedWidth)], {}, "experts.all");
 }
 
@@ -55,11 +64,20 @@ function sharedExpert(parts: BlockParts, x: string, width: number): string {
   return builder.value(ScaleRows, [gatedMlp(parts, x, names, width), gate], {}, "shared_expert");
 }
 
-function chosenExperts(parts: BlockParts, x: string, experts: ExpertsConfig, names: ExpertNames): string {
+/** Which experts each token goes to [tokens, perToken], and with which weights. */
+export type Routing = readonly [weights: string, experts: string];
+
+/** The sum of what each token's experts make of x. */
+export function chosenExperts(
+  parts: BlockParts,
+  x: string,
+  [weights, chosen]: Routing,
+  experts: ExpertsConfig,
+  names: ExpertNames,
+): string {
   const { builder, config, scope } = parts;
   const { count, width: size } = experts;
-  const { hiddenSize: width } = config;
-  const [weights, chosen] = routed(parts, x, experts, names);
+  const { hiddenSize: width, hiddenAct } = config;
   const matrices = Array.from({ length: count }, (_, expert) => {
     const module = `${names.list}.${expert}`;
     return [
@@ -69,15 +87,14 @@ function chosenExperts(parts: BlockParts, x: string, experts: ExpertsConfig, nam
     ];
   });
   const inputs = [x, weights, chosen, ...matrices.flat()];
-  const { limits, bias } = experts;
   const { list } = names;
   const gateUp = pairOf(scope, `${list}.gate_up_proj`, { layer: "experts", rows: 2 * size, columns: width, experts: count });
   const down = pairOf(scope, `${list}.down_proj`, { layer: "experts", rows: width, columns: size, experts: count });
-  const biases = bias
+  const biases = experts.bias
     ? [scope.numbers(`${list}.gate_up_proj_bias`, [count, 2 * size]), scope.numbers(`${list}.down_proj_bias`, [count, width])]
     : [];
   const attrs = {
-    ...(limits === null ? SWIGLU_EXPERTS : ({ activation: "clamped", ...limits, biases: bias ? 1 : 0 } as const)),
+    ...kindOf(experts, hiddenAct),
     ...(gateUp && { rank: gateUp.rank, scale: gateUp.scale }),
     ...(down && { downRank: down.rank, downScale: down.scale }),
   };
@@ -99,20 +116,30 @@ function pairOf(
   return { rank, scale, parts: kind.parts(site, setup).map(scope.parametersOf(module)) };
 }
 
-/** The experts of each token, and their weights. */
+/** The experts of each token by the logits of a linear layer. */
 function routed(
   { builder, config, scope }: BlockParts,
   x: string,
-  { count, perToken, normalised, score, choiceBias, scale, bias }: ExpertsConfig,
+  experts: ExpertsConfig,
   { router, choiceBias: biasName }: ExpertNames,
-): [weights: string, experts: string] {
+): Routing {
+  const { count, choiceBias, scale, bias } = experts;
   const weight = scope.matrix(`${router}.weight`, [count, config.hiddenSize]);
   const added = bias ? [scope.vector(`${router}.bias`, count)] : [];
   const logits = builder.value(Gemm, [x, weight, ...added], { alpha: 1, beta: 1, transA: 0, transB: 1 }, "router.logits");
   if (choiceBias && biasName === undefined) throw new Error("the family does not name its biases of choices");
   const biases = choiceBias ? [scope.constant(biasName!, count)] : [];
+  const [weights, chosen] = routing(builder, [logits, ...biases], experts);
+  if (scale === 1) return [weights, chosen];
+  return [builder.value(Affine, [weights], { alpha: scale, beta: 0 }, "router.scaled"), chosen];
+}
+
+/** The experts of each token by its logits, and biases of choices where there are any. */
+export function routing(
+  builder: GraphBuilder,
+  inputs: readonly string[],
+  { perToken, normalised, score }: ExpertsConfig,
+): Routing {
   const attrs = { k: perToken, normalise: normalised ? 1 : 0, score, epsilon: score === "sigmoid" ? EPSILON : 0 } as const;
-  const [weights, experts] = builder.node(RouteTokens, [logits, ...biases], attrs, "router") as [string, string];
-  if (scale === 1) return [weights, experts];
-  return [builder.value(Affine, [weights], { alpha: scale, beta: 0 }, "router.scaled"), experts];
+  return builder.node(RouteTokens, [...inputs], attrs, "router") as [string, string];
 }

@@ -79,7 +79,17 @@ function checkedParameters({ targetParameters = [] }: TuningConfig, base: Pick<T
   const known = expertParameters(base.tensors.keys());
   const unknown = targetParameters.find((name) => !known.some((parameter) => isTargetParameter(parameter, [name])));
   if (unknown === undefined) return targetParameters;
-  const ends = [...new Set(known.map((name) => name.split(".").slice(-3).join(".")))];
+  const ends = [
+    ...new Set(
+      known.map((name) =>
+        name
+          .split(".")
+          .slice(-3)
+          .join(".")
+          .replace(/^\d+\./, ""),
+      ),
+    ),
+  ];
   const has = known.length === 0 ? "the model has no experts" : `expected names, or ends of names, of ${ends.join(", ")}`;
   throw new UserError(`--target-parameters: ${show(unknown)} is no parameter of experts of the model; ${has}`);
 }

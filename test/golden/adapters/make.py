@@ -131,6 +131,11 @@ CASES = {
         "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
         "rank_pattern": {"experts.down_proj": 2},
     },
+    # Experts beside an MLP, with GELU.
+    "experts-gemma4": {
+        "base": "gemma4-moe", "r": 2, "lora_alpha": 3, "target_modules": ["o_proj", "proj"],
+        "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+    },
     # On experts that are stored in MXFP4.
     "experts-gpt-oss-mxfp4": {
         "base": "gpt-oss-mxfp4", "r": 2, "lora_alpha": 3, "target_modules": [], "target_parameters": ["layers.1.mlp.experts.gate_up_proj"],
@@ -170,7 +175,7 @@ def load(base, dtype=torch.float32):
     for module in model.modules():
         # As it is for a model in the checkpoint's dtype.
         if hasattr(module, "embed_scale"):
-            module.embed_scale = module.embed_scale.to(getattr(torch, stored["torch_dtype"])).float()
+            module.embed_scale = module.embed_scale.to(getattr(torch, stored.get("torch_dtype", stored.get("dtype")))).float()
     return model.to(dtype)
 
 

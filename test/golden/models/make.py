@@ -1517,6 +1517,46 @@ FAMILIES = {
             },
         },
     },
+    # Experts beside the MLP, as in 26B-A4B: values of full layers are their keys, blocks are told nothing.
+    "gemma4-moe": {
+        "seed": 1072,
+        "dtype": torch.bfloat16,
+        "targets": [*ALL_LINEAR, "proj"],
+        "config": {
+            "architectures": ["Gemma4ForCausalLM"],
+            "model_type": "gemma4_text",
+            "hidden_size": 22,
+            "intermediate_size": 27,
+            "moe_intermediate_size": 9,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "num_global_key_value_heads": 1,
+            "head_dim": 6,
+            "global_head_dim": 10,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 5,
+            "top_k_experts": 2,
+            "vocab_size": 71,
+            "vocab_size_per_layer_input": 71,
+            "hidden_size_per_layer_input": 0,
+            "num_kv_shared_layers": 0,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 300.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+            "final_logit_softcapping": 6.0,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+            "dtype": "bfloat16",
+            "pad_token_id": 0,
+            "bos_token_id": 2,
+            "eos_token_id": 1,
+        },
+    },
     "phi3": {
         "seed": 1009,
         "dtype": torch.bfloat16,
@@ -1783,6 +1823,8 @@ def randomise(model, generator):
                 # Gemma 4's scores have no other factor than the weights of norms, and its branches nothing else that makes them small.
                 is_small = "gemma4" in kind and ("_norm" in name or ".post_" in name)
                 parameter.copy_((0 if is_offset else 0.5 if is_small else 1) + 0.2 * noise)
+            elif name.endswith(("router.scale", "per_expert_scale")):
+                parameter.copy_(1 + 0.2 * noise)
             elif name.endswith(("A_log", "dt_bias")):
                 parameter.copy_(0.5 * noise - 1)
             elif name.endswith(".sinks"):
@@ -1836,7 +1878,7 @@ def mxfp4(name, value):
 
 def file_tensors(model):
     """Names and tensors as files have them."""
-    if model.config.model_type == "qwen3_5_moe":
+    if model.config.model_type in ("qwen3_5_moe", "gemma4_text"):
         yield from model.state_dict().items()
         return
     if model.config.model_type != "gpt_oss":

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
 import { show } from "../../../base/json.ts";
 import { parseWith, positive, size } from "../../../base/schema.ts";
-import type { HeadShape, LayerInputsConfig, ModelConfig, SharedKeysConfig } from "../../config.ts";
+import type { ExpertsConfig, HeadShape, LayerInputsConfig, ModelConfig, SharedKeysConfig } from "../../config.ts";
 import type { RopeConfig } from "../../rope.ts";
 import type { Raw } from "../family.ts";
 import { type CommonConfig, type ReadingRules, windowByTypes } from "../reading/common.ts";
@@ -45,6 +45,10 @@ const ownSchema = z.object({
   use_double_wide_mlp: z.boolean().default(false),
   hidden_size_per_layer_input: z.int().nonnegative().nullish(),
   vocab_size_per_layer_input: size.default(262_144),
+  enable_moe_block: z.boolean().default(false),
+  num_experts: size.nullish(),
+  top_k_experts: size.nullish(),
+  moe_intermediate_size: size.nullish(),
   rope_parameters: z.object({ full_attention: ropeSchema.nullish(), sliding_attention: ropeSchema.nullish() }).nullish(),
 });
 
@@ -116,6 +120,35 @@ function layerInputsOf(config: OwnConfig, where: string): LayerInputsConfig | nu
   return { size: width, rows };
 }
 
+/** @throws {UserError} experts without numbers, or with an activation that experts do not have */
+function expertsOf(config: OwnConfig, { hiddenAct }: { readonly hiddenAct: unknown }, where: string): ExpertsConfig | null {
+  const { enable_moe_block: isMixture, num_experts: count, top_k_experts: perToken, moe_intermediate_size: width } = config;
+  if (!isMixture) return null;
+  if (!count || !perToken || !width) {
+    const missing = !count ? "num_experts" : !perToken ? "top_k_experts" : "moe_intermediate_size";
+    throw new UserError(`${where}: enable_moe_block is true, but there is no ${missing}`);
+  }
+  if (perToken > count)
+    throw new UserError(`${where}: top_k_experts is ${perToken}; expected at most the number of experts, ${count}`);
+  if (hiddenAct !== "gelu_pytorch_tanh" && hiddenAct !== "silu")
+    throw new UserError(
+      `${where}: hidden_activation ${show(hiddenAct)} of experts is not supported; expected "gelu_pytorch_tanh" or "silu"`,
+    );
+  return {
+    count,
+    width,
+    perToken,
+    score: "softmax",
+    normalised: true,
+    choiceBias: false,
+    scale: 1,
+    limits: null,
+    bias: false,
+    sharedWidth: null,
+    layers: Array<boolean>(config.num_hidden_layers).fill(true),
+  };
+}
+
 const proportional = z.object({
   rope_theta: positive.default(10_000),
   factor: positive.default(1),
@@ -152,6 +185,7 @@ export function gemma4Rules(raw: Raw, where: string, generation: Raw): [Raw, str
       keysAreValues: config.attention_k_eq_v,
       sharedKeys: sharedKeysOf(config, types, where),
       layerInputs: layerInputsOf(config, where),
+      experts: expertsOf(config, { hiddenAct: raw["hidden_activation"] }, where),
       qkNorm: "heads",
       attentionScale: 1,
       logitSoftCap: common.final_logit_softcapping || null,

@@ -1,14 +1,18 @@
 import { UserError } from "../../../base/errors.ts";
 import { Add } from "../../../ops/add.ts";
+import { Affine } from "../../../ops/affine.ts";
+import { Gather } from "../../../ops/gather.ts";
 import { Mul } from "../../../ops/mul.ts";
 import { Reshape } from "../../../ops/reshape.ts";
+import { RMSNormalization } from "../../../ops/rms-norm.ts";
 import { ScaleColumns } from "../../../ops/scale-columns.ts";
 import { attend, attentionLayer, attentionOf, type AttentionSettings, rotated } from "../../blocks/attention.ts";
+import { chosenExperts, EXPERT_NAMES, type ExpertNames, routing } from "../../blocks/experts.ts";
 import type { BlockParts, Layer } from "../../blocks/layer.ts";
 import { activated, gatedMlp } from "../../blocks/mlp.ts";
 import { headNorm, norm, plainHeadNorm } from "../../blocks/norm.ts";
 import { residual } from "../../blocks/residual.ts";
-import type { ModelConfig } from "../../config.ts";
+import type { ExpertsConfig, ModelConfig } from "../../config.ts";
 import { layerInputName, sharedKeysName, sharedValuesName } from "../../names.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
@@ -69,6 +73,30 @@ function told(parts: BlockParts, h: string, layer: number): string {
   return builder.value(Add, [h, norm(scope, config, wide, "post_per_layer_input_norm", hiddenSize)], {}, "told");
 }
 
+const NAMES: ExpertNames = { ...EXPERT_NAMES, router: "router.proj", list: "experts" };
+
+/**
+ * norm(mlp(norm h)) + norm(experts(norm h)), with norms of their own. The router takes h normed to lengths of about 1, features times factors that are
+ * learned, and an expert's weight has a factor of its own.
+ */
+function mlpAndExperts(parts: BlockParts, h: string, mlp: (x: string) => string, experts: ExpertsConfig): string {
+  const { builder, config, scope, tokens, project } = parts;
+  const { hiddenSize, normEps } = config;
+  const { count, perToken } = experts;
+  const normed = (x: string, name: string) => norm(scope, config, x, name, hiddenSize);
+  const factors = builder.value(Affine, [scope.vector("router.scale", hiddenSize)], { alpha: hiddenSize ** -0.5, beta: 0 });
+  const routed = builder.value(RMSNormalization, [h, factors], { axis: -1, epsilon: normEps }, "router.normed");
+  const [weights, chosen] = routing(builder, [project(routed, NAMES.router, hiddenSize, count, false)], experts);
+  const table = builder.value(Reshape, [scope.vector("router.per_expert_scale", count)], { shape: [count, 1] });
+  const slots = builder.value(Reshape, [chosen], { shape: [tokens * perToken] });
+  const scales = builder.value(Reshape, [builder.value(Gather, [table, slots], {})], { shape: [tokens, perToken] });
+  const scaled = builder.value(Mul, [weights, scales], {}, "router.scaled");
+  const dense = normed(mlp(normed(h, "pre_feedforward_layernorm")), "post_feedforward_layernorm_1");
+  const x = normed(h, "pre_feedforward_layernorm_2");
+  const sparse = normed(chosenExperts(parts, x, [scaled, chosen], experts, NAMES), "post_feedforward_layernorm_2");
+  return builder.value(Add, [dense, sparse], {}, "mlp.and_experts");
+}
+
 /** h times the block's own number. */
 function scaledAsWhole({ builder, scope, config, tokens }: BlockParts, h: string): string {
   const { hiddenSize } = config;
@@ -79,7 +107,7 @@ function scaledAsWhole({ builder, scope, config, tokens }: BlockParts, h: string
 
 function layers(config: ModelConfig): Layer[] {
   const owners = keyOwners(config);
-  const { sharedKeys, intermediateSize } = config;
+  const { sharedKeys, intermediateSize, experts } = config;
   return owners.map((owner, layer) => {
     const settings = attentionOf(config, layer);
     const takes = owner !== layer;
@@ -99,10 +127,13 @@ function layers(config: ModelConfig): Layer[] {
     };
     const build = (parts: BlockParts): string => {
       const wide = isWide ? { ...parts, config: { ...config, intermediateSize: 2 * intermediateSize } } : parts;
+      const mlp = (x: string) => gatedMlp(wide, x);
       const h = residual(
         parts,
         { norm: "input_layernorm", add: (x) => attention(parts, x), after: "post_attention_layernorm" },
-        { norm: "pre_feedforward_layernorm", add: (x) => gatedMlp(wide, x), after: "post_feedforward_layernorm" },
+        experts?.layers[layer]
+          ? { norm: null, add: (x) => mlpAndExperts(parts, x, mlp, experts), after: "post_feedforward_layernorm" }
+          : { norm: "pre_feedforward_layernorm", add: mlp, after: "post_feedforward_layernorm" },
       );
       return scaledAsWhole(parts, told(parts, h, layer));
     };
@@ -111,15 +142,15 @@ function layers(config: ModelConfig): Layer[] {
 }
 
 /**
- * Gemma 4, dense: layers with a window and layers without have heads of their own, the last layers attend to keys and values of earlier ones,
- * and each block is told of each token by a vector of its own.
+ * Gemma 4: layers with a window and layers without have heads of their own. In the small models the last layers attend to keys and values of earlier
+ * ones, and each block is told of each token by a vector of its own; in 26B-A4B experts stand beside the MLP.
  */
 export const gemma4: Family = {
   type: "gemma4_text",
   architecture: "Gemma4ForCausalLM",
   classifier: null,
   bare: "Gemma4TextModel",
-  models: ["Gemma 4 (dense)"],
+  models: ["Gemma 4"],
   wrappers: [
     {
       type: "gemma4",
@@ -131,17 +162,16 @@ export const gemma4: Family = {
   ],
   read(raw, where, generation) {
     const config = { ...GEMMA4_DEFAULTS, ...raw };
-    if (config["enable_moe_block"] === true)
-      throw new UserError(`${where}: enable_moe_block is not supported; expected a dense Gemma 4, such as E2B or E4B`);
     if (config["use_bidirectional_attention"] === "all")
       throw new UserError(`${where}: use_bidirectional_attention "all" is not supported; expected a model that generates text`);
     return readDecoder(...gemma4Rules(config, where, generation));
   },
   modules: {
     ...LLAMA_MODULES,
-    linear: [...LLAMA_MODULES.linear, "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"],
+    linear: [...LLAMA_MODULES.linear, "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection", "proj"],
     layerInputs: { table: "embed_tokens_per_layer", projection: "per_layer_model_projection", norm: "per_layer_projection_norm" },
   },
+  experts: NAMES,
   layers,
   gguf: GEMMA4_GGUF,
 };
