@@ -7,7 +7,7 @@ import { bytesEachWay } from "../src/fleet/federated/node.ts";
 import { evaluate } from "../src/library/evaluate.ts";
 import { train } from "../src/library/train.ts";
 import { firstModel } from "../src/fleet/federated/first-model.ts";
-import { ENCODINGS } from "../src/fleet/federated/updates/codes.ts";
+import { ENCODINGS } from "../src/base/codes.ts";
 import { trainConfigSchema } from "../src/train/config.ts";
 import { randomCheckpoint, shapeConfig } from "./shapes.ts";
 import { joinLocally, openFederation } from "../test/support/federated.ts";

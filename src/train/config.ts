@@ -336,6 +336,11 @@ export const HELP_GROUPS = [
     description:
       "the fastest schedule within a limit for activations (200MiB, 25%), or for the process (1.5GiB, 50% of what is free, auto)",
   },
+  {
+    keys: ["nodes", "gradientEncoding"],
+    description:
+      "processes among which the micro-batches of a step are divided; their gradients travel in f32, bf16 or int8 (f32)",
+  },
   { keys: ["keepOps", "recomputeOps"], description: "layers or operators of a block that are always kept, or always run again" },
 ] as const satisfies readonly {
   readonly keys: readonly (keyof typeof trainConfigSchema.shape)[];

@@ -78,6 +78,7 @@ export function fingerprint(
     ...settings,
     ...(config.matmul === "bf16" ? [`matmul bf16 ${bf16Kernel()}`] : []),
     ...(config.nodes === undefined ? [] : ["gradients of micro-batches summed one by one"]),
+    ...(config.gradientEncoding === "f32" ? [] : [`gradientEncoding ${config.gradientEncoding}`]),
     ...objectiveFingerprint(config),
     ...(config.bestMetric === LOSS.name ? [] : [`bestMetric ${config.bestMetric}`]),
     ...later.map((key) => `${key} ${JSON.stringify(config[key])}`),

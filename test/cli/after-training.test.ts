@@ -332,6 +332,12 @@ describe("recipes and completion", () => {
     expect(await refused("completion", "bsh")).toContain("did you mean bash?");
   });
 
+  test("a flag that is on is named by what switches it off, in lists too", async () => {
+    const { stdout } = await remat(["federate", "--help"]);
+    expect(stdout).toContain("as remat train --help explains them: --no-gradient-checkpointing, --strategy,");
+    expect(stdout).not.toMatch(/--gradient-checkpointing|--weight-cache/);
+  });
+
   test("each verb's help fits a screen of 50 lines", async () => {
     const { VERBS } = await import("../../src/cli/verbs.ts");
     for (const verb of Object.values(VERBS)) expect((await verb.load()).help().split("\n").length).toBeLessThanOrEqual(50);

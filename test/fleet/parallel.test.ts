@@ -30,13 +30,22 @@ describe("messages as bytes", () => {
         sums: { a: Infinity, b: -0, c: 0.1 + 0.2, list: [Float32Array.of(1.5, -0, Infinity), Float32Array.of()] },
       },
       seconds: 0.25,
+      encoding: "int8",
       values: Uint8Array.of(1, 2, 3, 4),
     };
     expect(decode<FromWorker>(encode(learned))).toEqual(learned);
     const others: (ToWorker | FromWorker)[] = [
       PREPARE,
       { type: "parameters", step: 1, values: new Uint8Array(0) },
-      { type: "learn", step: 1, index: 0, draw: 7, total: 12.5, factor: 65536 },
+      {
+        type: "learn",
+        step: 1,
+        index: 0,
+        draw: 7,
+        total: 12.5,
+        factor: 65536,
+        earlier: [{ step: 0, index: 0, draw: 3, total: 11, factor: 65536 }],
+      },
       { type: "drop", step: 1, index: null },
       { type: "failed", message: "no" },
     ];

@@ -35,7 +35,15 @@ export async function simulateSteps(
     for (const worker of workers) worker.hear();
   };
   const { vector, zeroGradients } = fakeVector(SIZE);
-  const coordinator = createCoordinator({ vector, zeroGradients, prepare: PREPARE, warn: () => {}, now: () => time, hear });
+  const coordinator = createCoordinator({
+    vector,
+    encoding: "f32",
+    zeroGradients,
+    prepare: PREPARE,
+    warn: () => {},
+    now: () => time,
+    hear,
+  });
   for (const [i, { link }] of workers.entries()) coordinator.add(`worker ${i + 1}`, link);
   // It goes off only while the coordinator waits: time goes on to what happens next.
   const resting = setInterval(() => {
@@ -48,7 +56,7 @@ export async function simulateSteps(
     for (let step = 1; step <= steps; step++) {
       const begin = time;
       const before = workers.map(({ learned }) => learned());
-      await coordinator.learn({ step, draw: count * step, count, total: 1, factor: 1 }, (index) => {
+      await coordinator.learn({ step, draw: count * step, count, total: 1, factor: 1 }, ({ index }) => {
         time += own(step);
         return Promise.resolve(partOf(step, index));
       });
@@ -109,6 +117,7 @@ function simulatedWorker({ ready, time }: SimulatedNode, now: () => number) {
           index,
           part: partOf(step, index),
           seconds,
+          encoding: "f32",
           values: new Uint8Array(gradientsOf(step, index, SIZE).buffer),
         });
       }

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { createTimes } from "../../src/train/nodes/roster.ts";
+import { createTimes } from "../../src/train/nodes/times.ts";
 import { simulateSteps } from "../support/node-times.ts";
 
 /** Milliseconds of a micro-batch. */

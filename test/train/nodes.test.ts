@@ -39,13 +39,19 @@ describe("a coordinator", () => {
   async function steps(count: number, behaviours: readonly FakeBehaviour[], ownMs = 3) {
     const { vector, gradients, zeroGradients } = fakeVector(SIZE);
     const warnings: string[] = [];
-    const coordinator = createCoordinator({ vector, zeroGradients, prepare: PREPARE, warn: (text) => void warnings.push(text) });
+    const coordinator = createCoordinator({
+      vector,
+      encoding: "f32",
+      zeroGradients,
+      prepare: PREPARE,
+      warn: (text) => void warnings.push(text),
+    });
     const workers = behaviours.map((behaviour) => fakeWorker(SIZE, behaviour));
     for (const [i, { link }] of workers.entries()) coordinator.add(`worker ${i + 1}`, link);
     await Bun.sleep(5);
     let elsewhere = 0;
     for (let step = 1; step <= count; step++) {
-      const parts = await coordinator.learn({ step, draw: 5 * step, count: 5, total: 1, factor: 1 }, async (index) => {
+      const parts = await coordinator.learn({ step, draw: 5 * step, count: 5, total: 1, factor: 1 }, async ({ index }) => {
         await Bun.sleep(ownMs);
         for (const [i, value] of gradientsOf(step, index, SIZE).entries()) gradients[i]! += value;
         return partOf(step, index);
@@ -187,6 +193,49 @@ describe("runs with --nodes", () => {
     const message = await refused(...flags("resumed", "--steps 9 --schedule constant --save-every 3 --resume"));
     expect(message).toContain("it had gradients of micro-batches summed one by one, this one has none of that");
   });
+
+  const losses = (output: string): number[] =>
+    readFileSync(join(folder, output, "metrics.jsonl"), "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { type: string; loss: number })
+      .filter(({ type }) => type === "step")
+      .map(({ loss }) => loss);
+
+  test("gradients in int8: two processes, stopped and resumed in the middle of a period, give the adapter of one", async () => {
+    const more = "--schedule constant --gradient-encoding int8 --save-every 5";
+    await train("coded-1", `${more} --steps 12 --nodes 1`);
+    await train("coded-2", `${more} --steps 5 --nodes 2`);
+    await train("coded-2", `${more} --steps 12 --nodes 2 --resume`);
+    expect(hash("coded-2")).toBe(hash("coded-1"));
+    expect(await refused(...flags("no", "--gradient-encoding bf16"))).toBe(
+      "remat: --gradient-encoding bf16 is for gradients that processes send each other; say how many there are: --nodes 2\n",
+    );
+    const message = await refused(...flags("coded-2", "--steps 14 --schedule constant --save-every 5 --nodes 2 --resume"));
+    expect(message).toContain("it had gradientEncoding int8, this one has none of that");
+  });
+
+  slowTest(
+    "gradients in codes: one, two and three processes, one of them killed, and a loss curve beside that of f32",
+    async () => {
+      await train("f32", "--steps 150 --nodes 1");
+      const exact = losses("f32");
+      for (const [encoding, bound] of [
+        ["bf16", 0.005],
+        ["int8", 0.01],
+      ] as const) {
+        const more = `--steps 150 --gradient-encoding ${encoding}`;
+        await train(`${encoding}-1`, `${more} --nodes 1`);
+        for (const nodes of [2, 3]) {
+          await trainAndKill(`${encoding}-${nodes}`, `${more} --nodes ${nodes}`);
+          expect(hash(`${encoding}-${nodes}`)).toBe(hash(`${encoding}-1`));
+        }
+        expect(hash(`${encoding}-1`)).not.toBe(hash("f32"));
+        const apart = losses(`${encoding}-1`).map((loss, i) => Math.abs(loss - exact[i]!) / exact[i]!);
+        expect(Math.max(...apart)).toBeLessThan(bound);
+      }
+    },
+  );
 
   slowTest(
     "Ctrl-C in the middle, and a coordinator that is killed: what is resumed goes on as if nothing had happened",

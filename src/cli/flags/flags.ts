@@ -160,12 +160,14 @@ export function describeFlags(schema: ObjectSchema, groups: readonly FlagGroup[]
   return rows.map(([left, right]) => (left.length > WIDEST ? `${left}  ${right}` : left.padEnd(width) + right)).join("\n");
 }
 
-/** `--flag N`; a boolean that is on is shown as the flag that switches it off. */
+/** The name that a flag is shown by: for a boolean that is on, the one that switches it off. */
+export const shownName = (flag: Flag): string => (isOn(flag) ? flagName(flag.key).replace("--", "--no-") : flagName(flag.key));
+
+/** `--flag N`. */
 function usage(flag: Flag): string {
   const kind = { boolean: "", number: "N", list: "A,B", text: "TEXT" }[flag.kind];
   const argument = flag.choices.length > 0 && flag.kind !== "list" ? flag.choices.join("|") : kind;
-  const name = isOn(flag) ? flagName(flag.key).replace("--", "--no-") : flagName(flag.key);
-  return `${name} ${argument}`.trimEnd();
+  return `${shownName(flag)} ${argument}`.trimEnd();
 }
 
 const isOn = (flag: Flag): boolean => flag.kind === "boolean" && flag.fallback === "true";

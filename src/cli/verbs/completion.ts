@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { flagsOf, parseFlags, textOf } from "../flags/flags.ts";
-import { flagName, suggestion } from "../../base/names.ts";
+import { flagsOf, parseFlags, shownName, textOf } from "../flags/flags.ts";
+import { suggestion } from "../../base/names.ts";
 import { ALIASES, type VerbTable } from "../flags/verb.ts";
 
 export const flags = z.strictObject({});
@@ -47,11 +47,9 @@ async function readVerbs(table: VerbTable): Promise<CompletedVerb[]> {
   const read = async (name: string, from: string, summary: string): Promise<CompletedVerb> => {
     const module = await table[from]!.load();
     const named = flagsOf(module.flags).map((flag): CompletedFlag => {
-      const { key, kind, choices, fallback } = flag;
-      const plain = flagName(key);
-      const isOn = kind === "boolean" && fallback === "true";
+      const { kind, choices } = flag;
       return {
-        name: isOn ? plain.replace("--", "--no-") : plain,
+        name: shownName(flag),
         description: textOf(flag),
         choices,
         isOpen: kind !== "boolean" && choices.length === 0,

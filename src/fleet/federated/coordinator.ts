@@ -15,7 +15,7 @@ import {
 import { type ClosedRound, openRoundFiles, type StoredUpdate } from "./round-files.ts";
 import type { Federation } from "./settings.ts";
 import { average, averageProducts, type Common } from "./updates/aggregate.ts";
-import { decode, encodedBytes, encodeWithRest } from "./updates/codes.ts";
+import { decode, encodedBytes, encodeWithRest } from "../../base/codes.ts";
 import { type Layout, sha256 } from "./updates/layout.ts";
 import type { OuterSettings } from "./updates/mean.ts";
 

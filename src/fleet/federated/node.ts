@@ -17,7 +17,7 @@ import {
 import { type NodeFiles, openNodeFiles } from "./node-files.ts";
 import { type PrivateSteps, privacySpent } from "./privacy/accountant.ts";
 import type { Federation } from "./settings.ts";
-import { decode, encodedBytes, encodeWithRest } from "./updates/codes.ts";
+import { decode, encodedBytes, encodeWithRest } from "../../base/codes.ts";
 import { digestOf } from "./updates/layout.ts";
 
 /** Describes what a node tells. */

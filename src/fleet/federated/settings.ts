@@ -2,7 +2,7 @@ import { z } from "zod";
 import { trainConfigSchema } from "../../train/config.ts";
 import { ADAPTER_KEYS } from "../../models/adapters/index.ts";
 import { optimizerShape } from "../../optimizers/index.ts";
-import { ENCODINGS } from "./updates/codes.ts";
+import { ENCODINGS } from "../../base/codes.ts";
 
 const count = z.int().min(1);
 
@@ -51,7 +51,7 @@ export const ROUND_OPTIONS = {
     .describe(
       "average: the mean of the parameters, which is exact with --freeze-a; products: the mean of B A, of which the best of the adapters' rank is kept (average with --freeze-a and ia3, else products)",
     ),
-  encoding: z.enum(ENCODINGS).default("int8").describe("how updates travel: int8 with error feedback, or f32"),
+  encoding: z.enum(ENCODINGS).default("int8").describe("how updates travel: int8 or bf16 with error feedback, or f32"),
   outerLearningRate: z.number().positive().default(1).describe("factor of the mean update (DiLoCo: 0.7)"),
   outerMomentum: z.number().min(0).max(0.999).default(0).describe("Nesterov's momentum between rounds (DiLoCo: 0.9)"),
   privacyClip: z

@@ -4,8 +4,9 @@ import { messageOf, UserError } from "../../base/errors.ts";
 import { openDevice } from "../../device.ts";
 import { findModel } from "../../load/find-model.ts";
 import { compareFingerprints, fingerprint } from "../fingerprint.ts";
-import type { CoordinatorLink, Order, ToWorker } from "../nodes/messages.ts";
+import type { CoordinatorLink, EarlierOrder, Order, ToWorker } from "../nodes/messages.ts";
 import { numericsDifference, numericsOf } from "../nodes/numerics.ts";
+import { createRests } from "../nodes/rests.ts";
 import { trainedVector } from "../nodes/trained-vector.ts";
 import { openLearning, readInputs } from "../run/session.ts";
 import { createLearner } from "../step/learner.ts";
@@ -61,7 +62,7 @@ export async function serveGradients(link: CoordinatorLink): Promise<void> {
       const { learn, setParameters } = await openWorker(prepare, controller.signal, defer);
       link.send({ type: "ready" });
       for (let task = await nextTask(); task !== null; task = await nextTask()) {
-        if (task.type === "parameters") setParameters(task.values);
+        if (task.type === "parameters") setParameters(task.step, task.values);
         else link.send({ type: "learned", step: task.step, index: task.index, ...learn(task) });
       }
     });
@@ -93,17 +94,33 @@ async function openWorker(prepare: Prepare, signal: AbortSignal, defer: (close: 
   defer(() => engine.close());
   const vector = trainedVector(engine);
   const learner = createLearner(engine, inputs.objective.head);
+  const rests = createRests(config.gradientEncoding);
   let factor = 1;
+  /** By step: parameters that were sent and are not done with. */
+  const parameters = new Map<number, Uint8Array>();
+  /** The step whose parameters the engine has. */
+  let has: number | null = null;
+  const learn = (order: EarlierOrder) => {
+    const begin = performance.now();
+    if (order.step !== has) vector.setParameters(parameters.get(order.step)!);
+    has = order.step;
+    if (order.factor !== factor) engine.scaleGradients((factor = order.factor));
+    const { epoch, index } = data.train.locate(order.draw);
+    engine.zeroGradients();
+    const part = learner.learn(data.train.batch(epoch, index), order.total, config.seed, order.draw);
+    const { encoding, bytes } = rests.encode(order, vector.gradients());
+    return { part, encoding, values: bytes, seconds: (performance.now() - begin) / 1000 };
+  };
   return {
-    setParameters: (values: Uint8Array) => vector.setParameters(values),
-    learn(order: Order) {
-      const begin = performance.now();
-      if (order.factor !== factor) engine.scaleGradients((factor = order.factor));
-      const { epoch, index } = data.train.locate(order.draw);
-      engine.zeroGradients();
-      const part = learner.learn(data.train.batch(epoch, index), order.total, config.seed, order.draw);
-      const values = new Uint8Array(vector.gradients().buffer);
-      return { part, values, seconds: (performance.now() - begin) / 1000 };
+    setParameters(step: number, values: Uint8Array) {
+      // Those of earlier steps come after those of the step under way.
+      if ([...parameters.keys()].every((other) => other < step)) parameters.clear();
+      parameters.set(step, values);
+    },
+    learn({ earlier, ...order }: Order) {
+      for (const before of earlier) learn(before);
+      for (const { step } of earlier) parameters.delete(step);
+      return learn(order);
     },
   };
 }

@@ -1,10 +1,12 @@
+import type { Encoding } from "../../base/codes.ts";
 import type { Sums } from "../../objectives/objective.ts";
 import type { TrainConfig } from "../config.ts";
 
 /**
  * Messages between the coordinator of a run, the process that it belongs to, and its workers. Workers know nothing between two steps but the frozen
  * weights and the data: they are told the trained parameters of each step, so that one may join or leave at any time, and none has an
- * optimizer. Parameters and gradients travel as f32, one tensor behind the other in the order of their names.
+ * optimizer. Parameters travel as f32, one tensor behind the other in the order of their names; gradients likewise, or in codes, of
+ * which each process keeps what they leave out (rests.ts).
  */
 export type ToWorker =
   /** The first message: what is trained, and what decides its numbers. */
@@ -16,7 +18,7 @@ export type ToWorker =
       readonly fingerprint: string;
       readonly numerics: string;
     }
-  /** The trained parameters of a step. */
+  /** The trained parameters of a step: of the one under way, or of one before it that an order names. */
   | { readonly type: "parameters"; readonly step: number; readonly values: Uint8Array<ArrayBuffer> }
   | ({ readonly type: "learn" } & Order)
   /** Orders of a step that are not begun yet are void, or one of them; each is answered with `dropped` or, where it was too late, with `learned`. */
@@ -33,7 +35,12 @@ export interface Order {
   readonly total: number;
   /** The factor of the gradients, 1 but in f16. */
   readonly factor: number;
+  /** The same index in earlier steps of the period, to be computed again for what their codes left out; empty: the worker has that. */
+  readonly earlier: readonly EarlierOrder[];
 }
+
+/** A micro-batch of a step, whichever that is. */
+export type EarlierOrder = Omit<Order, "earlier">;
 
 /** A micro-batch's part of a step's loss, and what the step's metrics are made of. */
 export interface Part {
@@ -52,6 +59,7 @@ export type FromWorker =
       /** The time that it took. */
       readonly seconds: number;
       /** Gradients. */
+      readonly encoding: Encoding;
       readonly values: Uint8Array<ArrayBuffer>;
     }
   | { readonly type: "dropped"; readonly step: number; readonly index: number }

@@ -64,6 +64,7 @@ export function openCoordinator(inputs: CoordinatorInputs): Coordinator | undefi
   } as const;
   const coordinator = createCoordinator({
     vector: trainedVector(engine),
+    encoding: config.gradientEncoding,
     zeroGradients: engine.zeroGradients,
     prepare,
     warn,

@@ -8,12 +8,14 @@ import { fileError, hashFile, makeFolder, writeTextAtomic } from "../../base/fil
 import { readJsonObject } from "../../base/json.ts";
 import { compareFingerprints, type Difference } from "../fingerprint.ts";
 import { CHECKPOINT_FILE, CHECKPOINT_PREFIX } from "../../hf/peft/adapter-folder.ts";
-import { expectTensor, openSafetensors } from "../../hf/weights/safetensors.ts";
+import { expectTensor, openSafetensors, readBytes } from "../../hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../hf/weights/safetensors-write.ts";
 import { type Executor, fillPieces, PIECE, readPieces } from "../../runtime/executor.ts";
 import { type OptimizerState, type TrainedTensor, trainedTensors } from "../../optimizers/plan.ts";
-import type { FlatParams, Resident } from "../../runtime/resident.ts";
+import type { Resident } from "../../runtime/resident.ts";
 import { isAdapterPart } from "../../models/adapters/index.ts";
+import type { Coordinator } from "../nodes/coordinator.ts";
+import type { PastStep } from "../nodes/roster.ts";
 import type { LossScale } from "../step/loss-scale.ts";
 
 /**
@@ -58,6 +60,10 @@ const positionSchema = z.object({
   lossScale: z
     .object({ scale: z.number().positive(), streak: z.number().int().min(0), skipped: z.number().int().min(0) })
     .nullable(),
+  /** The steps of the period under way, where gradients travel in codes; their parameters are tensors. */
+  past: z
+    .array(z.object({ step: z.number().int().min(1), draw: z.number().int().min(0), total: z.number(), factor: z.number() }))
+    .optional(),
   sha256: z.string(),
 });
 
@@ -108,6 +114,8 @@ export interface CheckpointOptions {
   readonly fingerprint: string;
   /** Writes what makes an adapter folder of a checkpoint's folder, in which the parameters are already. */
   readonly describe?: ((folder: string) => void) | undefined;
+  /** What divides the steps among processes, and has more to keep than the state in memory. */
+  readonly coordinator?: Pick<Coordinator, "past" | "resume"> | undefined;
 }
 
 export interface Checkpoints {
@@ -150,7 +158,9 @@ export function createCheckpoints(run: string, state: TrainedState, options: Che
     for (const name of candidates) {
       const path = join(folder, name);
       try {
-        return load(path, executor, trainable, trained);
+        const { position, past } = load(path, state, trained);
+        options.coordinator?.resume(past);
+        return position;
       } catch (error) {
         warn(`checkpoint ${path} is damaged and passed over: ${messageOf(error)}`);
       }
@@ -172,11 +182,14 @@ export function createCheckpoints(run: string, state: TrainedState, options: Che
           ...type,
           data: { pieces: () => readPieces(executor, address, byteLength(type), piece) },
         }));
-        writeSafetensors(join(temporary, STATE_FILE), tensors);
+        const past = options.coordinator?.past() ?? [];
+        const before = past.map(({ step, values }): TensorData => ({ ...pastTensor(step, values.byteLength), data: values }));
+        writeSafetensors(join(temporary, STATE_FILE), [...tensors, ...before]);
         const record = {
           version: VERSION,
           fingerprint: options.fingerprint,
           ...position,
+          ...(past.length > 0 && { past: past.map(({ step, draw, total, factor }) => ({ step, draw, total, factor })) }),
           sha256: hashFile(join(temporary, STATE_FILE)),
         };
         const signed = { ...record, checksum: hashRecord(record) };
@@ -236,8 +249,17 @@ function checkpointNames(folder: string): string[] {
     : [];
 }
 
-function load(path: string, executor: Executor, { layout }: FlatParams, trained: readonly TrainedTensor[]): TrainingPosition {
-  const { version, sha256, fingerprint: _, ...position } = readPosition(path);
+/** The parameters of a step before the checkpoint's. */
+const pastTensor = (step: number, bytes: number) => ({ name: `past/${step}`, dtype: "f32", shape: [bytes / 4] }) as const;
+
+interface Loaded {
+  readonly position: TrainingPosition;
+  readonly past: readonly PastStep[];
+}
+
+function load(path: string, { executor, resident }: TrainedState, trained: readonly TrainedTensor[]): Loaded {
+  const { layout } = resident.trainable;
+  const { version, sha256, fingerprint: _, past = [], ...position } = readPosition(path);
   const weights = join(path, STATE_FILE);
   if (hashFile(weights) !== sha256) throw new UserError(`${weights} does not have the checksum that ${POSITION_FILE} states`);
   const source = openSafetensors(weights);
@@ -249,15 +271,20 @@ function load(path: string, executor: Executor, { layout }: FlatParams, trained:
       const entry = expectTensor(source, name.slice(0, slash), [layout.size], ["f32"]);
       return { entry, from: 4 * begins.get(name.slice(slash + 1))! };
     });
-    // All are checked before the first byte is read.
+    const size = resident.params.reduce((sum, { trainable, type }) => sum + (trainable ? byteLength(type) : 0), 0);
+    const steps = past.map((step): PastStep => {
+      const { name, dtype, shape } = pastTensor(step.step, size);
+      return { ...step, values: readBytes(source, expectTensor(source, name, shape, [dtype])) };
+    });
+    // All are checked before the first byte is written.
     trained.forEach(({ type, address }, i) => {
       const { entry, from } = places[i]!;
       fillPieces(executor, address, byteLength(type), (target, at) => source.read(entry, target, from + at));
     });
+    return { position, past: steps };
   } finally {
     source.close();
   }
-  return position;
 }
 
 function readPosition(path: string): z.infer<typeof positionSchema> {

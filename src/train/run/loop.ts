@@ -13,7 +13,7 @@ import { learningRate } from "../step/learning-rate.ts";
 import { FIRST_LOSS_SCALE, nextLossScale } from "../step/loss-scale.ts";
 import type { Optimizer } from "../step/optimizer.ts";
 import type { Coordinator, NodeStep } from "../nodes/coordinator.ts";
-import type { Part } from "../nodes/messages.ts";
+import type { EarlierOrder, Part } from "../nodes/messages.ts";
 
 export interface TrainingData {
   readonly train: Batches;
@@ -209,28 +209,33 @@ async function trainStep(
   const begin = performance.now();
   const step = position.step + 1;
   const { epoch } = data.train.locate(position.draw);
-  const group = Array.from({ length: config.gradientAccumulation }, (_, i) => {
-    const at = data.train.locate(position.draw + i);
+  const batchOf = (draw: number) => {
+    const at = data.train.locate(draw);
     return data.train.batch(at.epoch, at.index);
-  });
+  };
+  const group = Array.from({ length: config.gradientAccumulation }, (_, i) => batchOf(position.draw + i));
   const { head } = learner;
   const total = group.reduce((sum, batch) => sum + head.share(batch), 0);
   const scaling = engine.compute === "f16" ? (position.lossScale ?? FIRST_LOSS_SCALE) : null;
   if (scaling) engine.scaleGradients(scaling.scale);
   const before = engine.computed;
   learner.prepare?.(group);
-  const learn = async (index: number): Promise<Part> => {
+  const learn = async (batch: MicroBatch, order: Pick<EarlierOrder, "total" | "draw">): Promise<Part> => {
     await breathe();
     adjust?.();
-    return learner.learn(group[index]!, total, config.seed, position.draw + index);
+    return learner.learn(batch, order.total, config.seed, order.draw);
   };
   const parts: Part[] = [];
   if (coordinator) {
     const orders = { step, draw: position.draw, count: group.length, total, factor: scaling?.scale ?? 1 };
-    parts.push(...(await coordinator.learn(orders, learn)));
+    const learned = await coordinator.learn(orders, (order) => {
+      if (scaling) engine.scaleGradients(order.factor);
+      return learn(order.step === step ? group[order.index]! : batchOf(order.draw), order);
+    });
+    parts.push(...learned);
   } else {
     optimizer.zeroGradients();
-    for (const index of group.keys()) parts.push(await learn(index));
+    for (const [i, batch] of group.entries()) parts.push(await learn(batch, { total, draw: position.draw + i }));
   }
   const loss = parts.reduce((sum, part) => sum + part.loss, 0);
   const sums = parts.reduce<Sums | null>((all, part) => (part.sums ? addSums(all, part.sums) : all), null);

@@ -324,6 +324,7 @@ async function trainSession(
   const checkpoints = createCheckpoints(folder, engine, {
     keep: config.keep,
     fingerprint: fingerprint(config, inputs),
+    coordinator,
     describe: (checkpoint) => describeAdapter(checkpoint, engine, config, learnedBy(inputs)),
   });
   const restored = config.resume ? checkpoints.restore(warn) : null;

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { createRandom } from "../../../src/base/random.ts";
 import { averageProducts } from "../../../src/fleet/federated/updates/aggregate.ts";
-import { BLOCK, decode, encode, encodedBytes, encodeWithRest } from "../../../src/fleet/federated/updates/codes.ts";
+import { BLOCK, decode, encode, encodedBytes, encodeWithRest } from "../../../src/base/codes.ts";
 import { layoutOf, valuesOf } from "../../../src/fleet/federated/updates/layout.ts";
 import { meanOf, outerStep } from "../../../src/fleet/federated/updates/mean.ts";
 import { jacobi, svdOfProduct } from "../../../src/fleet/federated/updates/svd.ts";

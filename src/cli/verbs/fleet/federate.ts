@@ -15,7 +15,7 @@ import {
 import { metricTexts } from "../../../objectives/index.ts";
 import { type TrainConfig, trainConfigSchema } from "../../../train/config.ts";
 import { validateConfig } from "../../flags/config-file.ts";
-import { describeFlags, parseFlags } from "../../flags/flags.ts";
+import { describeFlags, flagsOf, parseFlags, shownName } from "../../flags/flags.ts";
 import { JSON_FLAG } from "../../flags/model-flags.ts";
 import { printEvent } from "../../terminal/display.ts";
 import { withSignals } from "../../terminal/signals.ts";
@@ -68,9 +68,9 @@ const isOfBoth = (key: string): boolean =>
 /** Describes the flags that one of the two has for itself, and names those of `remat train`. */
 function describeOwn(word: (typeof words)[number]): string {
   const own = flagsWhere(SCHEMAS[word], (key, field) => !isOfBoth(key) && !isOfTraining(key, field));
-  const training = Object.keys(flagsWhere(SCHEMAS[word], (key, field) => !isOfBoth(key) && isOfTraining(key, field)).shape);
+  const training = flagsOf(flagsWhere(SCHEMAS[word], (key, field) => !isOfBoth(key) && isOfTraining(key, field)));
   return `${describeFlags(own)}
-  and, as remat train --help explains them: ${training.map(flagName).join(", ")}`;
+  and, as remat train --help explains them: ${training.map(shownName).join(", ")}`;
 }
 
 export function help(): string {

@@ -1,12 +1,13 @@
-import { UserError } from "../../../base/errors.ts";
+import { UserError } from "./errors.ts";
+import { fromFloat32, toFloat32 } from "./float16.ts";
 
 /**
- * Updates as they travel: 8-bit integers with a scale for each block of values, an f32. A value is wrong by at most half a scale, the largest value of
- * its block over 254. What is lost is kept and added to the next update (error feedback; Seide et al. 2014, Karimireddy et al. 2019,
- * https://arxiv.org/abs/1901.09847), so that over the rounds everything arrives.
+ * Updates and gradients as they travel: 8-bit integers with a scale for each block of values, an f32, where a value is wrong by at most half a scale, the
+ * largest value of its block over 254; or bf16, where it is wrong by 1/256 of itself at most. What is lost is kept and added to the next update (error feedback; Seide et al. 2014, Karimireddy et al. 2019,
+ * https://arxiv.org/abs/1901.09847), so that over time everything arrives.
  */
 
-export const ENCODINGS = ["int8", "f32"] as const;
+export const ENCODINGS = ["int8", "bf16", "f32"] as const;
 export type Encoding = (typeof ENCODINGS)[number];
 
 /** Values that share a scale. */
@@ -16,16 +17,20 @@ const MOST = 127;
 
 /** Bytes of so many values. */
 export function encodedBytes(count: number, encoding: Encoding): number {
-  return encoding === "f32" ? 4 * count : count + 4 * Math.ceil(count / BLOCK);
+  switch (encoding) {
+    case "f32":
+      return 4 * count;
+    case "bf16":
+      return 2 * count;
+    case "int8":
+      return count + 4 * Math.ceil(count / BLOCK);
+  }
 }
 
-/** Scales of all blocks, then the codes. Little-endian, as all machines are that this runs on. */
+/** In int8 the scales of all blocks, then the codes. Little-endian, as all machines are that this runs on. */
 export function encode(values: Float32Array, encoding: Encoding): Uint8Array<ArrayBuffer> {
+  if (encoding !== "int8") return fromFloat32(values, encoding);
   const bytes = new Uint8Array(encodedBytes(values.length, encoding));
-  if (encoding === "f32") {
-    new Float32Array(bytes.buffer).set(values);
-    return bytes;
-  }
   const blocks = Math.ceil(values.length / BLOCK);
   const scales = new Float32Array(bytes.buffer, 0, blocks);
   const codes = new Int8Array(bytes.buffer, 4 * blocks);
@@ -48,14 +53,14 @@ export function decode(bytes: Uint8Array, count: number, encoding: Encoding): Fl
   const expected = encodedBytes(count, encoding);
   if (bytes.length !== expected)
     throw new UserError(`an update of ${count} values in ${encoding} has ${expected} bytes; got ${bytes.length}`);
-  // A copy, which begins at a multiple of 4.
-  const { buffer } = bytes.slice();
-  if (encoding === "f32") {
-    const values = new Float32Array(buffer);
+  if (encoding !== "int8") {
+    const values = toFloat32(bytes, encoding);
     if (!values.every(Number.isFinite)) throw new UserError("an update holds a value that is infinite or no number");
     return values;
   }
   const blocks = Math.ceil(count / BLOCK);
+  // A copy, which begins at a multiple of 4.
+  const { buffer } = bytes.slice();
   const scales = new Float32Array(buffer, 0, blocks);
   if (!scales.every(Number.isFinite)) throw new UserError("an update holds a scale that is infinite or no number");
   const codes = new Int8Array(buffer, 4 * blocks);
@@ -77,5 +82,5 @@ export function encodeWithRest(update: Float32Array, rest: Float32Array | null, 
   const wanted = rest === null ? update : update.map((value, i) => value + rest[i]!);
   const bytes = encode(wanted, encoding);
   const sent = decode(bytes, wanted.length, encoding);
-  return { bytes, sent, rest: Float32Array.from(wanted, (value, i) => value - sent[i]!) };
+  return { bytes, sent, rest: sent.map((value, i) => wanted[i]! - value) };
 }
