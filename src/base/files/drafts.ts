@@ -17,6 +17,8 @@ export function temporaryPath(path: string): string {
     // What is to be written there says so.
   }
   for (const entry of entries) {
+    // A cache has thousands of others.
+    if (!entry.endsWith(".tmp")) continue;
     const at = join(folder, entry);
     if (at === own || isAbandoned(at, entry, name)) removeQuietly(at);
   }
