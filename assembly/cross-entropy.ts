@@ -2,14 +2,14 @@
  * Softmax and cross entropy on a chunk of logits, and what lets rows without a label cost nothing: the list of rows that
  * have one. Commands for a chunk work on the entries [first, first + chunk) of that list, as far as there are any.
  */
-import { float, int, partEnd, partStart, pointer, threadIndex } from "./command";
+import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { storeSome } from "./lanes";
 import { exp4, sum4 } from "./math";
 import { Opcode } from "./opcodes";
 import { capSlope4, capSlopeOf, softCap } from "./soft-cap";
 
 /** The label of a token that does not count. */
-const IGNORED: i32 = -100;
+export const IGNORED: i32 = -100;
 
 /** Elements of which one maximum is taken: their exponentials are summed in f32, the sums of blocks in f64. */
 const BLOCK: i32 = 1024;
@@ -79,12 +79,21 @@ function probability4(x: v128, shift: v128, scale: v128, inverse: v128, capped: 
   return v128.andnot(p, f32x4.lt(d, f32x4.splat(NEGLIGIBLE)));
 }
 
+/** Tells whether one of a row's labels counts. */
+function hasLabel(labels: usize, each: i32): bool {
+  for (let l = 0; l < each; l++) if (load<i32>(labels + (<usize>l << 2)) != IGNORED) return true;
+  return false;
+}
+
 /**
- * Returns -log softmax(x)[label] of a row x[n]; with `write`, x = (softmax(x) - onehot(label)) factor. With a soft cap, both are of
+ * Writes -log softmax(x)[label] of a row x[n] for each of its labels, 0 for one that does not count; with `dloss`,
+ * x = sum (softmax(x) - onehot(label)) scale dloss, with the scales of the labels or, if `step` is 0, one scale. With a soft cap, both are of
  * cap tanh(x / cap) instead of x, and the gradient is that of x. Maximum and sum are
  * computed in one pass over memory (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867). A label outside [0, n) gives NaN.
  */
-function crossEntropyRow(x: usize, n: i32, label: i32, factor: f32, write: bool, cap: f32): f32 {
+function crossEntropyRow(
+  x: usize, n: i32, labels: usize, each: i32, scales: usize, step: i32, dloss: usize, cap: f32, losses: usize,
+): void {
   let top: f32 = -f32.POSITIVE_INFINITY;
   let sum: f64 = 0;
   for (let j = 0; j < n; j += BLOCK) {
@@ -98,15 +107,30 @@ function crossEntropyRow(x: usize, n: i32, label: i32, factor: f32, write: bool,
     }
     sum += <f64>sumExp(block, length, top);
   }
-  const known = <u32>label < <u32>n;
-  const at = x + (<usize>label << 2);
-  const loss = known ? <f32>(Math.log(sum) - (<f64>load<f32>(at) - <f64>top)) : f32.NaN;
-  if (write) {
+  // What is taken from x at each label, in the thread's scratch.
+  let factor: f32 = 0;
+  for (let l = 0; l < each; l++) {
+    const place = <usize>l << 2;
+    const label = load<i32>(labels + place);
+    const known = <u32>label < <u32>n;
+    const at = x + (<usize>label << 2);
+    const loss = known ? <f32>(Math.log(sum) - (<f64>load<f32>(at) - <f64>top)) : f32.NaN;
+    store<f32>(losses + place, label == IGNORED ? 0 : loss);
+    if (!dloss || label == IGNORED) continue;
+    const own = load<f32>(scales + (<usize>(l * step) << 2)) * load<f32>(dloss);
     const slope: f32 = known && cap != 0 ? capSlopeOf(load<f32>(at), cap) : 1;
-    writeSoftmax(x, n, top, <f32>(<f64>factor / sum), cap);
-    if (known) store<f32>(at, load<f32>(at) - factor * slope);
+    store<f32>(threadScratch + place, own * slope);
+    factor += own;
   }
-  return loss;
+  if (!dloss) return;
+  writeSoftmax(x, n, top, <f32>(<f64>factor / sum), cap);
+  for (let l = 0; l < each; l++) {
+    const place = <usize>l << 2;
+    const label = load<i32>(labels + place);
+    if (<u32>label >= <u32>n) continue;
+    const at = x + (<usize>label << 2);
+    store<f32>(at, load<f32>(at) - load<f32>(threadScratch + place));
+  }
 }
 
 /** How many of the entries [first, first + chunk) the list has. */
@@ -117,23 +141,21 @@ function entries(count: usize, first: i32, chunk: i32): i32 {
 }
 
 /**
- * CrossEntropy. Operands: logits [chunk, V], labels i32[T], rows i32[T], count, scale, dloss [1] or null, losses [T].
- * Scalars: first, chunk, V, soft cap of the logits (0: none), step of scale: 0 for a scale [1], 1 for a scale [T].
- * losses[first + i] = cross entropy of entry first + i; with dloss, its logits become (softmax - onehot) scale dloss, times
+ * CrossEntropy. Operands: logits [chunk, V], labels i32[T, L], rows i32[T], count, scale, dloss [1] or null, losses [T, L].
+ * Scalars: first, chunk, V, soft cap of the logits (0: none), step of scale: 0 for a scale [1], 1 for a scale [T, L]; L.
+ * losses[first + i] = cross entropy of entry first + i by each of its labels; with dloss, its logits become the sum of (softmax - onehot) scale dloss, times
  * the derivative of the cap.
  */
 function crossEntropy(): void {
   const logits = pointer(0), labels = pointer(1), rows = pointer(2), scale = pointer(4), dloss = pointer(5), losses = pointer(6);
-  const first = int(0), vocabulary = int(2), step = int(4);
+  const first = int(0), vocabulary = int(2), step = int(4), each = int(5);
   const n = entries(pointer(3), first, int(1));
   const end = partEnd(n, 1);
   for (let i = partStart(n, 1); i < end; i++) {
-    const entry = <usize>(first + i) << 2;
-    const row = load<i32>(rows + entry);
-    const label = load<i32>(labels + (<usize>row << 2));
-    const factor = dloss ? load<f32>(scale + (<usize>(row * step) << 2)) * load<f32>(dloss) : 0;
+    const place = <usize>(load<i32>(rows + (<usize>(first + i) << 2)) * each) << 2;
     const x = logits + <usize>i * (<usize>vocabulary << 2);
-    store<f32>(losses + entry, crossEntropyRow(x, vocabulary, label, factor, dloss != 0, float(3)));
+    const out = losses + (<usize>((first + i) * each) << 2);
+    crossEntropyRow(x, vocabulary, labels + place, each, scale + place * <usize>step, step, dloss, float(3), out);
   }
 }
 
@@ -153,8 +175,8 @@ function anyAbove(x: usize, n: i32, limit: f32, orEqual: bool): bool {
 }
 
 /**
- * Hits. Operands: logits [chunk, V], labels i32[T], rows i32[T], count, hits i32[T]. Scalars: first, chunk, V.
- * hits[first + i] = 1 where the label of entry first + i has the first of its greatest logits, else 0 (also where that is NaN).
+ * Hits. Operands: logits [chunk, V], labels i32[T, L], rows i32[T], count, hits i32[T]. Scalars: first, chunk, V, L.
+ * hits[first + i] = 1 where the first label of entry first + i has the first of its greatest logits, else 0 (also where that is NaN).
  */
 function hits(): void {
   const logits = pointer(0), labels = pointer(1), rows = pointer(2), to = pointer(4);
@@ -163,7 +185,7 @@ function hits(): void {
   const end = partEnd(n, 1);
   for (let i = partStart(n, 1); i < end; i++) {
     const entry = <usize>(first + i) << 2;
-    const label = load<i32>(labels + (<usize>load<i32>(rows + entry) << 2));
+    const label = load<i32>(labels + (<usize>(load<i32>(rows + entry) * int(3)) << 2));
     const x = logits + <usize>i * (<usize>vocabulary << 2);
     const known = <u32>label < <u32>vocabulary;
     const at = x + (<usize>label << 2);
@@ -183,14 +205,14 @@ function hitSum(): void {
   store<i32>(pointer(2), sum);
 }
 
-/** LabelledRows. Operands: labels i32[T], rows i32[T], count i32[1]. Scalar: T. The rows with a label, in order, and how many. */
+/** LabelledRows. Operands: labels i32[T, L], rows i32[T], count i32[1]. Scalars: T, L. The rows with a label, in order, and how many. */
 function labelledRows(): void {
   if (threadIndex != 0) return;
   const labels = pointer(0), rows = pointer(1);
-  const tokens = int(0);
+  const tokens = int(0), each = int(1);
   let count = 0;
   for (let t = 0; t < tokens; t++) {
-    if (load<i32>(labels + (<usize>t << 2)) == IGNORED) continue;
+    if (!hasLabel(labels + (<usize>(t * each) << 2), each)) continue;
     store<i32>(rows + (<usize>count << 2), t);
     count++;
   }
@@ -214,33 +236,34 @@ function moveRows(scatter: bool): void {
   }
 }
 
-/** ClearRows: x[t] = 0 where token t has no label. Operands: labels i32[T], x [T, columns]. Scalars: T, columns. */
+/** ClearRows: x[t] = 0 where token t has no label. Operands: labels i32[T, L], x [T, columns]. Scalars: T, columns, L. */
 function clearRows(): void {
   const labels = pointer(0), x = pointer(1);
-  const tokens = int(0);
+  const tokens = int(0), each = int(2);
   const bytes = <usize>int(1) << 2;
   const end = partEnd(tokens, 1);
   for (let t = partStart(tokens, 1); t < end; t++) {
-    if (load<i32>(labels + (<usize>t << 2)) == IGNORED) memory.fill(x + bytes * <usize>t, 0, bytes);
+    if (!hasLabel(labels + (<usize>(t * each) << 2), each)) memory.fill(x + bytes * <usize>t, 0, bytes);
   }
 }
 
 /**
- * LossSum: loss[0] = the sum of scale times losses[0, count), in order, in f64. Operands: losses, rows i32[T], count, scale, loss.
- * Scalar: step of scale.
+ * LossSum: loss[0] = the sum of scale times losses[0, count), in order, in f64. Operands: losses [T, L], rows i32[T], count, scale, loss.
+ * Scalars: step of scale, L.
  */
 function lossSum(): void {
   if (threadIndex != 0) return;
   const losses = pointer(0), rows = pointer(1), scale = pointer(3);
-  const count = load<i32>(pointer(2));
+  const each = int(1);
+  const count = load<i32>(pointer(2)) * each;
   let sum: f64 = 0;
   if (int(0) == 0) {
     for (let i = 0; i < count; i++) sum += <f64>load<f32>(losses + (<usize>i << 2));
     sum *= <f64>load<f32>(scale);
   } else {
     for (let i = 0; i < count; i++) {
-      const at = <usize>i << 2;
-      sum += <f64>load<f32>(losses + at) * <f64>load<f32>(scale + (<usize>load<i32>(rows + at) << 2));
+      const place = load<i32>(rows + (<usize>(i / each) << 2)) * each + i % each;
+      sum += <f64>load<f32>(losses + (<usize>i << 2)) * <f64>load<f32>(scale + (<usize>place << 2));
     }
   }
   store<f32>(pointer(4), <f32>sum);

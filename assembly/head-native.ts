@@ -8,6 +8,7 @@
  * on from page to page in an order that does not depend on where pages end.
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
+import { IGNORED } from "./cross-entropy";
 import { BF16, F32, floatBytes, loadFloats } from "./half";
 import { loadSome, storeSome } from "./lanes";
 import { exp4 } from "./math";
@@ -23,26 +24,26 @@ const NEGLIGIBLE: f32 = 1e-26;
 
 // Of the command in effect; the operands that all commands share come first.
 let labels: usize = 0, rows: usize = 0, logits: usize = 0, maxima: usize = 0, sums: usize = 0, own: usize = 0;
-let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 = 0, blocks: i32 = 0;
+let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 = 0, blocks: i32 = 0, each: i32 = 0;
 
 /**
- * Operands of all: labels i32[T], rows i32[T], count i32[1], the page's logits, [rows of a block][n] for each of its blocks, of which each has room for a whole
- * chunk, maxima and sums [blocks][chunk], own [chunk]. Scalars of all: first, chunk, H, V, rows of a block.
+ * Operands of all: labels i32[T, L], rows i32[T], count i32[1], the page's logits, [rows of a block][n] for each of its blocks, of which each has room for a whole
+ * chunk, maxima and sums [blocks][chunk], own [chunk, L]. Scalars of all: first, chunk, H, V, rows of a block, L.
  *
  * - NativeLogits: ..., h [chunk, H], W's page, best i32[blocks][chunk] or null, scales of a quantised page or null; ..., type of W, session of A B^T, soft cap (0: none),
  *   first block of the page and its end.
- *   logits = exp(W h^T - maxima), where maxima are over a block; sums of these; own = the logit of the label; best = the first class
+ *   logits = exp(W h^T - maxima), where maxima are over a block; sums of these; own = the logits of the labels; best = the first class
  *   of the greatest logit in a block. With a cap, the logits stay logits, which its derivative needs.
- * - NativeLogitsEnd: ..., scale [T] or null, losses [T], best, hits i32[T] (null as best). losses = log sum exp - own;
- *   sums = exp(maxima - log sum exp), times scale; hits = 1 where the label is the first class of the greatest logit, else 0.
+ * - NativeLogitsEnd: ..., scale [T, L] or null, losses [T, L], best, hits i32[T] (null as best). losses = log sum exp - own;
+ *   sums = exp(maxima - log sum exp), times the sum of the labels' scales (1 without); hits = 1 where the first label is the first class of the greatest logit, else 0.
  * - NativeLogitsGrad: ..., h, W's page, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null, scales of the page or null; ..., type of W, P, sessions of A^T B, A^T B + C and
- *   A B (+ C), soft cap, step of scale: 0 for a scale [1], 1 for a scale [T], which the sums have in them; first block of the page and its end.
- *   With D = (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, every P-th block each, so that every page has some of each; dW = D^T h + C (C may be dW).
+ *   A B (+ C), soft cap, step of scale: 0 for a scale [1], 1 for a scale [T, L], which the sums have in them; first block of the page and its end.
+ *   With D = the sum over labels of (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, every P-th block each, so that every page has some of each; dW = D^T h + C (C may be dW).
  * - NativeLogitsSum: ..., parts, out [chunk, H]; ..., P. out = sum of parts.
  */
 export function nativeHeadCommand(opcode: u32): void {
   labels = pointer(0), rows = pointer(1), logits = pointer(3), maxima = pointer(4), sums = pointer(5), own = pointer(6);
-  first = int(0), width = int(2), vocabulary = int(3), block = int(4);
+  first = int(0), width = int(2), vocabulary = int(3), block = int(4), each = int(5);
   n = max(0, min(int(1), load<i32>(pointer(2)) - first));
   blocks = (vocabulary + block - 1) / block;
   switch (opcode) {
@@ -90,11 +91,11 @@ function blockOf(w: usize, type: i32, codeScales: usize, b: i32, from: i32, want
 
 function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void {
   if (n == 0) return;
-  const type = int(5);
-  const session = sessionOf(int(6), int(7));
+  const type = int(6);
+  const session = sessionOf(int(7), int(8));
   const wanted = blockType(session, type, codeScales);
-  const cap = float(8);
-  const from = int(9), pageBlocks = int(10) - from;
+  const cap = float(9);
+  const from = int(10), pageBlocks = int(11) - from;
   const end = from + partEnd(pageBlocks, 1);
   for (let b = from + partStart(pageBlocks, 1); b < end; b++) {
     const count = blockRows(b);
@@ -109,11 +110,13 @@ function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void
   }
 }
 
-/** own[i] = the logit of row i's label, where it lies in the block whose first class is `start`. */
+/** own[i] = the logits of row i's labels, where they lie in the block whose first class is `start`. */
 function keepOwn(x: usize, start: i32, count: i32): void {
   for (let i = 0; i < n; i++) {
-    const label = labelOf(i) - start;
-    if (<u32>label < <u32>count) store<f32>(own + (<usize>i << 2), load<f32>(x + (<usize>(label * n + i) << 2)));
+    for (let l = 0; l < each; l++) {
+      const label = labelOf(i, l) - start;
+      if (<u32>label < <u32>count) store<f32>(own + (<usize>(i * each + l) << 2), load<f32>(x + (<usize>(label * n + i) << 2)));
+    }
   }
 }
 
@@ -145,8 +148,14 @@ function rowOf(i: i32): usize {
 
 // @ts-ignore: decorator
 @inline
-function labelOf(i: i32): i32 {
-  return load<i32>(labels + (rowOf(i) << 2));
+function placeOf(i: i32, l: i32): usize {
+  return (rowOf(i) * <usize>each + <usize>l) << 2;
+}
+
+// @ts-ignore: decorator
+@inline
+function labelOf(i: i32, l: i32): i32 {
+  return load<i32>(labels + placeOf(i, l));
 }
 
 /** x[count][n] = exp(x - most) if `write`, most[n] the maxima of the columns, sum[n] the sums of these. */
@@ -203,12 +212,17 @@ function endLogits(scale: usize, losses: usize, best: usize, hits: usize): void 
       total += <f64>load<f32>(sums + skipped) * Math.exp(<f64>load<f32>(maxima + skipped) - <f64>top);
     }
     const lse = <f64>top + Math.log(total);
-    const label = labelOf(i);
-    const known = <u32>label < <u32>vocabulary;
-    // A label outside of the vocabulary gives NaN.
-    store<f32>(losses + (<usize>(first + i) << 2), known ? <f32>(lse - <f64>load<f32>(own + at)) : f32.NaN);
-    if (hits) store<i32>(hits + (<usize>(first + i) << 2), <i32>(firstOfBlocks(best + at, maxima + at, stride) == label));
-    const factor: f64 = scale ? <f64>load<f32>(scale + (rowOf(i) << 2)) : 1;
+    let factor: f64 = 0;
+    for (let l = 0; l < each; l++) {
+      const label = labelOf(i, l);
+      const isIgnored = label == IGNORED;
+      // A label outside of the vocabulary gives NaN.
+      const known = <u32>label < <u32>vocabulary;
+      const loss: f32 = known ? <f32>(lse - <f64>load<f32>(own + (<usize>(i * each + l) << 2))) : f32.NaN;
+      store<f32>(losses + (<usize>((first + i) * each + l) << 2), isIgnored ? 0 : loss);
+      if (!isIgnored) factor += scale ? <f64>load<f32>(scale + placeOf(i, l)) : 1;
+    }
+    if (hits) store<i32>(hits + (<usize>(first + i) << 2), <i32>(firstOfBlocks(best + at, maxima + at, stride) == labelOf(i, 0)));
     for (let b = 0; b < blocks; b++) {
       const skipped = at + <usize>b * stride;
       store<f32>(sums + skipped, <f32>(Math.exp(<f64>load<f32>(maxima + skipped) - lse) * factor));
@@ -231,16 +245,16 @@ function firstOfBlocks(best: usize, most: usize, stride: usize): i32 {
 
 function differentiate(h: usize, w: usize, codeScales: usize): void {
   const parts = pointer(11), dw = pointer(12), c = pointer(13);
-  const type = int(5), partCount = int(6);
-  const begin = sessionOf(int(7), int(8)), add = sessionOf(int(9), int(10)), toWeight = sessionOf(int(11), int(12));
+  const type = int(6), partCount = int(7);
+  const begin = sessionOf(int(8), int(9)), add = sessionOf(int(10), int(11)), toWeight = sessionOf(int(12), int(13));
   const wanted = blockType(begin, type, codeScales);
   const dloss = load<f32>(pointer(10));
   // What all columns have in common, and the scales of each.
-  const scales: usize = int(14) ? pointer(9) : 0;
+  const scales: usize = int(15) ? pointer(9) : 0;
   const factor = scales ? dloss : load<f32>(pointer(9)) * dloss;
-  const cap = float(13);
+  const cap = float(14);
   const lineBytes = <usize>width << 2;
-  const from = int(15), to = int(16);
+  const from = int(16), to = int(17);
   const end = partEnd(partCount, 1);
   for (let part = partStart(partCount, 1); part < end; part++) {
     const out = parts + <usize>part * n * lineBytes;
@@ -306,12 +320,14 @@ function scaleBlock(x: usize, count: i32, scales: usize, factor: f32): void {
 
 function subtractOwn(x: usize, start: i32, count: i32, factor: f32, scales: usize, cap: f32): void {
   for (let i = 0; i < n; i++) {
-    const label = labelOf(i) - start;
-    if (<u32>label >= <u32>count) continue;
-    const at = x + (<usize>(label * n + i) << 2);
-    const slope: f32 = cap != 0 ? capSlopeOf(load<f32>(own + (<usize>i << 2)), cap) : 1;
-    const scale: f32 = scales ? load<f32>(scales + (rowOf(i) << 2)) : 1;
-    store<f32>(at, load<f32>(at) - factor * scale * slope);
+    for (let l = 0; l < each; l++) {
+      const label = labelOf(i, l) - start;
+      if (<u32>label >= <u32>count) continue;
+      const at = x + (<usize>(label * n + i) << 2);
+      const slope: f32 = cap != 0 ? capSlopeOf(load<f32>(own + (<usize>(i * each + l) << 2)), cap) : 1;
+      const scale: f32 = scales ? load<f32>(scales + placeOf(i, l)) : 1;
+      store<f32>(at, load<f32>(at) - factor * scale * slope);
+    }
   }
 }
 
@@ -323,7 +339,7 @@ function addParts(parts: usize, out: usize): void {
     const at = <usize>i << 2;
     const lanes = min(4, count - i);
     let sum = f32x4.splat(0);
-    for (let part = 0; part < int(5); part++) {
+    for (let part = 0; part < int(6); part++) {
       const from = parts + <usize>part * partBytes + at;
       sum = f32x4.add(sum, lanes == 4 ? v128.load(from) : loadSome(from, lanes));
     }

@@ -3,7 +3,7 @@ import type { Span, TokenBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { TableRows } from "./streamed-weights.ts";
 import { createRope } from "./rotary-tables.ts";
-import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, rotaryInputs } from "../models/parts.ts";
+import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, labelPlaces, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 
 /** The batch inputs of all segments, in executor memory; one set serves every number of tokens up to the largest. */
@@ -76,25 +76,14 @@ export function createBatchMemory(
   const angles = { cos: new Float32Array(mostAngles), sin: new Float32Array(mostAngles) };
   const windowStarts = new Int32Array(tokens);
   const { encoder, headBias, positionTable } = config;
-  const { count: slots, scale: slotScale } = size.slots ?? { count: 1, scale: 1 };
-  const isFirst = (place: number) => place % slots === 0;
+  const { rows: headRows, each } = labelPlaces(size.slots);
   if (headBias)
     put(
       "ones",
-      Float32Array.from({ length: tokens * slots }, (_, place) => (isFirst(place) ? 1 : slotScale)),
+      Float32Array.from({ length: tokens * headRows }, (_, row) => (row % headRows === 0 ? 1 : size.slots!.scale)),
     );
   const { options } = config.textHead ?? {};
   if (options && types.options) put("options", Int32Array.from(options));
-  // With scaled logits the head has two rows of each token, of which the second is scaled.
-  const rowOf = (place: number) => {
-    const token = Math.floor(place / slots);
-    return slotScale === 1 ? token : 2 * token + Number(!isFirst(place));
-  };
-  if (size.slots)
-    put(
-      "slots",
-      Int32Array.from({ length: tokens * slots }, (_, place) => rowOf(place)),
-    );
   const scales = new Float32Array(elements(types.scale!.shape));
   const readFloats = (name: BatchInput, count: number) => {
     const { buffer, byteOffset } = executor.read(known(name), 4 * count);
@@ -152,7 +141,7 @@ export function createBatchMemory(
     setRows(rows) {
       put("rows", rows);
     },
-    tokenLosses: (count) => readFloats("tokenLosses", count * slots),
+    tokenLosses: (count) => readFloats("tokenLosses", count * headRows * each),
     textLogits: (count) => readFloats("textLogits", count * config.textHead!.outputs),
     setScales(values, factor) {
       // What there is more room for has no part in the loss.

@@ -44,6 +44,19 @@ export interface LabelSlots {
   readonly scale: number;
 }
 
+/** Describes how the labels of a token lie in `labels`, `scale` and `tokenLosses`: rows of the head, each of as many labels. */
+export interface LabelPlaces {
+  readonly rows: 1 | 2;
+  readonly each: number;
+  /** Place of the first of the others. */
+  readonly others: number;
+}
+
+/** Returns the places of a token's labels: one row has them all, unless the others are of scaled logits, which are a row of their own; the first row has one label then. */
+export function labelPlaces({ count, scale }: LabelSlots = { count: 1, scale: 1 }): LabelPlaces {
+  return scale === 1 ? { rows: 1, each: count, others: 1 } : { rows: 2, each: count - 1, others: count - 1 };
+}
+
 /** Describes what the types of the batch inputs depend on. */
 export interface BatchSize extends Pick<SegmentOptions, "tokens" | "weighted" | "head" | "texts" | "slots"> {
   readonly rows?: number;
@@ -59,13 +72,13 @@ export function hasTokenScales({ weighted = false, head = "loss" }: BatchSize): 
  * without and with the sliding window, `ends` and `windowEnds` what is behind the last one in an encoder, whose rows of the tables of positions and types are `positions` and
  * `types`; `ones` are numbers that a bias is a factor of; `windowCos` and `windowSin` are there where layers with a window have rotary positions
  * of their own, `queryCos` and `querySin` where queries have; `rows` are the positions whose logits are wanted, and `means` has for each text
- * how much each token is of its embedding. `options` are the tokens whose logits alone are wanted. With several labels of each token `labels`, `scale` and `tokenLosses` have as many places for it, and `slots` says which
- * row of the head's input each place reads. `tokenLosses`, or
+ * how much each token is of its embedding. `options` are the tokens whose logits alone are wanted. With several labels of each token `labels`, `scale` and `tokenLosses` have as many places for it (`labelPlaces`). `tokenLosses`, or
  * `textLogits`, is what an open head writes.
  */
 export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record<BatchInput, TensorType>> {
   const { tokens, head = "loss", texts = 1, rows = texts, slots } = size;
-  const places = tokens * (slots?.count ?? 1);
+  const { rows: headRows, each } = labelPlaces(slots);
+  const places = tokens * headRows * each;
   const logits: TensorType = { dtype: "f32", shape: [texts, config.textHead?.outputs ?? 1] };
   const angles = Object.fromEntries(
     rotaryInputs(config).flatMap(({ names, dim }) => names.map((name) => [name, { dtype: "f32", shape: [tokens, dim / 2] }])),
@@ -74,7 +87,6 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
     ids: { dtype: "i32", shape: [tokens] },
     ...(config.layerInputs && { tableIds: { dtype: "i32", shape: [tokens] } }),
     labels: { dtype: "i32", shape: [places] },
-    ...(slots && { slots: { dtype: "i32", shape: [places] } }),
     starts: { dtype: "i32", shape: [tokens] },
     windowStarts: { dtype: "i32", shape: [tokens] },
     ...(config.encoder && {
@@ -83,7 +95,7 @@ export function batchTypes(config: ModelConfig, size: BatchSize): Partial<Record
       types: { dtype: "i32", shape: [tokens] },
     }),
     ...(config.positionTable && { positions: { dtype: "i32", shape: [tokens] } }),
-    ...(config.headBias && { ones: { dtype: "f32", shape: [places, 1] } }),
+    ...(config.headBias && { ones: { dtype: "f32", shape: [tokens * headRows, 1] } }),
     ...angles,
     scale: head === "logits" ? logits : { dtype: "f32", shape: [hasTokenScales(size) ? places : 1] },
     rng: { dtype: "i32", shape: [2] },
@@ -115,7 +127,6 @@ export type BatchInput =
   | "ids"
   | "tableIds"
   | "labels"
-  | "slots"
   | "starts"
   | "windowStarts"
   | "ends"

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import type { MicroBatch } from "../data/samples/batch.ts";
 import { IGNORED } from "../data/samples/sample.ts";
+import { labelPlaces, type LabelPlaces } from "../models/parts.ts";
 import { defineObjective, type Judgement, type OpenHead } from "./objective.ts";
 
 /** The least that is left for all other tokens, of which the logarithm is taken. */
@@ -60,12 +61,14 @@ export const distil = defineObjective({
       throw new UserError(
         `--distil-temperature ${temperature}: without --teacher the probabilities are those of the data, at a temperature of 1`,
       );
+    const slots = { count: top + 1, scale: 1 / temperature };
+    const places = labelPlaces(slots);
     return {
       kind: "token-losses",
-      slots: { count: top + 1, scale: 1 / temperature },
+      slots,
       share: ({ weight }) => weight,
-      labels: (batch) => slotLabels(batch, top),
-      judge: (batch, losses) => judge(batch, losses, share, temperature),
+      labels: (batch) => slotLabels(batch, top, places),
+      judge: (batch, losses) => judge(batch, losses, places, share, temperature),
       values(sums) {
         const { weight, loss, own, divergence } = sums as Record<"weight" | "loss" | "own" | "divergence", number>;
         return { loss: loss / weight, metrics: { perplexity: Math.exp(own / weight), teacher_kl: divergence / weight } };
@@ -75,20 +78,22 @@ export const distil = defineObjective({
 });
 
 /** The label of each token, and behind it what the teacher finds likeliest in its place; before anybody has asked it, the label again. */
-function slotLabels({ labels, teacher }: MicroBatch, top: number): Int32Array {
-  const all = new Int32Array(labels.length * (top + 1));
+function slotLabels({ labels, teacher }: MicroBatch, top: number, { rows, each, others }: LabelPlaces): Int32Array {
+  const all = new Int32Array(labels.length * rows * each).fill(IGNORED);
   for (const [t, label] of labels.entries()) {
-    const at = t * (top + 1);
-    all.fill(label, at, at + top + 1);
-    if (teacher) all.set(teacher.ids.subarray(t * top, (t + 1) * top), at + 1);
+    const at = t * rows * each;
+    all[at] = label;
+    if (teacher) all.set(teacher.ids.subarray(t * top, (t + 1) * top), at + others);
+    else all.fill(label, at + others, at + others + top);
   }
   return all;
 }
 
-/** @param losses -log q of each token's label, and of what the teacher finds likeliest */
+/** @param losses -log q of each token's label, and of what the teacher finds likeliest, by their places */
 function judge(
   { labels, teacher, weights: given }: MicroBatch,
   losses: Float32Array,
+  { rows, each, others }: LabelPlaces,
   share: number,
   temperature: number,
 ): Judgement {
@@ -99,14 +104,15 @@ function judge(
   const factor = share * temperature * temperature;
   for (const [t, label] of labels.entries()) {
     if (label === IGNORED) continue;
-    const [at, from] = [t * (top + 1), t * top];
+    const [at, from] = [t * rows * each, t * top];
+    const taughtAt = at + others;
     const weight = given?.[t] ?? 1;
     let [taught, known, divergence] = [0, 0, 0];
     for (let i = 0; i < top; i++) {
-      const [p, q] = [Math.exp(logProbabilities[from + i]!), Math.exp(-losses[at + 1 + i]!)];
+      const [p, q] = [Math.exp(logProbabilities[from + i]!), Math.exp(-losses[taughtAt + i]!)];
       taught += p;
       known += q;
-      if (p > 0) divergence += p * (logProbabilities[from + i]! + losses[at + 1 + i]!);
+      if (p > 0) divergence += p * (logProbabilities[from + i]! + losses[taughtAt + i]!);
     }
     const [pRest, qRest] = [Math.max(LEAST_REST, 1 - taught), Math.max(LEAST_REST, 1 - known)];
     divergence += pRest * Math.log(pRest / qRest);
@@ -117,11 +123,11 @@ function judge(
     sums.loss += weight * ((1 - share) * own + factor * divergence);
     slopes[at] = weight * (1 - share);
     // Below the least that is left nothing depends on it.
-    const others = 1 - known > LEAST_REST ? pRest / qRest : 0;
+    const rest = 1 - known > LEAST_REST ? pRest / qRest : 0;
     for (let i = 0; i < top; i++) {
-      const [p, q] = [Math.exp(logProbabilities[from + i]!), Math.exp(-losses[at + 1 + i]!)];
+      const [p, q] = [Math.exp(logProbabilities[from + i]!), Math.exp(-losses[taughtAt + i]!)];
       // With l = -log q: d p l = p dl, and d log q_rest = q / q_rest dl.
-      slopes[at + 1 + i] = weight * factor * (p - others * q);
+      slopes[taughtAt + i] = weight * factor * (p - rest * q);
     }
   }
   return { sums, weights: slopes };

@@ -47,10 +47,11 @@ export function softCapOf(e: KernelEmitter<HeadAttrs>): Scalar {
   return { f32: e.attrs.softcap ?? 0 };
 }
 
-/** Tells whether h [T, H] and W [V, H] are of one float type, and labels i32[T]. */
+/** Tells whether h [T, H] and W [V, H] are of one float type, and labels i32[T], or as many for each token. */
 export function isHead(...[h, w, labels]: readonly (TensorType | null | undefined)[]): boolean {
   const matrices = areFloats(h, w) && h!.shape.length === 2 && w!.shape.length === 2;
-  const tokens = labels?.dtype === "i32" && labels.shape.length === 1 && labels.shape[0] === h?.shape[0];
+  const each = (labels?.shape[0] ?? 0) / (h?.shape[0] ?? 1);
+  const tokens = labels?.dtype === "i32" && labels.shape.length === 1 && each >= 1 && Number.isInteger(each);
   return matrices && tokens && h!.shape[1] === w!.shape[1];
 }
 
@@ -70,18 +71,19 @@ export function isUpdate(
   );
 }
 
-/** Tells whether scale is f32[1], or f32[T]. */
-export function isScale(h: TensorType | null | undefined, scale: TensorType | null | undefined): boolean {
-  return scale?.dtype === "f32" && scale.shape.length === 1 && (isOne(scale) || scale.shape[0] === h?.shape[0]);
+/** Tells whether scale is f32[1], or has one for each label. */
+export function isScale(labels: TensorType | null | undefined, scale: TensorType | null | undefined): boolean {
+  return scale?.dtype === "f32" && scale.shape.length === 1 && (isOne(scale) || scale.shape[0] === labels?.shape[0]);
 }
 
 export function headSizes(types: readonly (TensorType | null)[], { alpha }: HeadAttrs, at: UpdateAt): HeadSizes {
-  const [h, w, , scale] = types;
+  const [h, w, labels, scale] = types;
   const [tokens, width] = h!.shape as [number, number];
   return {
     tokens,
     vocab: w!.shape[0]!,
     width,
+    each: labels!.shape[0]! / tokens,
     scales: !!scale && !isOne(scale),
     dtype: h!.dtype as FloatType,
     ...(alpha !== undefined && { update: { at, rank: types[at]!.shape[1]!, alpha } }),
@@ -97,6 +99,8 @@ export interface Head {
   /** How W lies in memory. */
   readonly stored: Pick<Product, "bType" | "quantised">;
   readonly labels: string;
+  /** Labels of a token, L. */
+  readonly each: number;
   /** null: the losses have none. */
   readonly scale: string | null;
   readonly step: 0 | 1;
@@ -105,7 +109,7 @@ export interface Head {
   /** The tokens that have a label, i32[T], and how many, i32[1]. */
   readonly rows: Scratch;
   readonly count: Scratch;
-  /** Cross entropy of each of them, f32[T]. */
+  /** Cross entropy of each of them by each of its labels, f32[T, L]. */
   readonly losses: Scratch;
   /** h of a chunk, f32[chunk, H]; then its gradient. */
   readonly hidden: Scratch;
@@ -133,19 +137,21 @@ export function startHead(e: KernelEmitter<HeadAttrs>, at: UpdateAt): Head {
   const chunk = Math.ceil(tokens / Math.ceil(tokens / most));
   const rows = e.scratch(4 * tokens);
   const count = e.scratch(4);
-  e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
+  const each = labelsEach(e, h, labels);
+  e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens, each]);
   return {
     tokens,
     width,
     vocab,
     stored: storedOperand(e, 1),
     labels,
+    each,
     scale,
     step: scale === null ? 0 : scaleStep(e, scale),
     chunk,
     rows,
     count,
-    losses: e.scratch(4 * tokens),
+    losses: e.scratch(4 * tokens * each),
     hidden: e.scratch(4 * chunk * width),
     logits: e.scratch(4 * chunk * vocab),
     update: startUpdate(e, at, chunk),
@@ -160,8 +166,8 @@ function startUpdate(e: KernelEmitter<HeadAttrs>, at: UpdateAt, chunk: number): 
   return { low, up, rank, alpha, gathered: e.scratch(4 * chunk * rank) };
 }
 
-export function emitLoss(e: KernelEmitter<HeadAttrs>, { losses, rows, count, scale, step }: Head, loss: string): void {
-  e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
+export function emitLoss(e: KernelEmitter<HeadAttrs>, { losses, rows, count, scale, step, each }: Head, loss: string): void {
+  e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step, each]);
 }
 
 /** Chunk by chunk computes the logits and does what is asked. A chunk beyond the labelled rows costs nothing. */
@@ -196,14 +202,19 @@ export function forEachChunk(
   }
 }
 
-/** Writes compact losses of the labelled rows to their tokens, f32[T]: 0 where there is no label. */
+/** Returns how many labels a token has. */
+export function labelsEach(e: Pick<KernelEmitter, "type">, h: string, labels: string): number {
+  return e.type(labels).shape[0]! / e.type(h).shape[0]!;
+}
+
+/** Writes compact losses of the labelled rows to their tokens, f32[T, L]: 0 where there is no label. */
 export function emitTokenLosses(
   e: Pick<KernelEmitter, "emit">,
-  { losses, rows, count, labels, tokens }: Pick<Head, "losses" | "rows" | "count" | "labels" | "tokens">,
+  { losses, rows, count, labels, tokens, each }: Pick<Head, "losses" | "rows" | "count" | "labels" | "tokens" | "each">,
   out: Operand,
 ): void {
-  e.emit(Opcode.ScatterRows, [losses, rows, count, out], [0, tokens, 1]);
-  e.emit(Opcode.ClearRows, [labels, out], [tokens, 1]);
+  e.emit(Opcode.ScatterRows, [losses, rows, count, out], [0, tokens, each]);
+  e.emit(Opcode.ClearRows, [labels, out], [tokens, each, each]);
 }
 
 /** Elements from a token's scale to the next one's: 0 where all have the same. */

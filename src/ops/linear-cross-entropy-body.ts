@@ -20,7 +20,9 @@ export interface HeadSizes {
   readonly vocab: number;
   /** H. */
   readonly width: number;
-  /** Each token has a scale of its own. */
+  /** Labels of a token, L. */
+  readonly each: number;
+  /** Each label has a scale of its own. */
   readonly scales: boolean;
   /** The type of h and W. */
   readonly dtype: FloatType;
@@ -46,11 +48,11 @@ function chunksOf({ tokens, vocab }: HeadSizes): Chunk[] {
 export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], sizes: HeadSizes, softcap?: number): string[] {
   const [, , , scale] = inputs as [string, string, string, string];
   const chunks = chunksOf(sizes).map((chunk) => {
-    const { logits, targets, valid, losses } = softmax(body, inputs, chunk, sizes, softcap);
-    const first = body.op("ArgMax", [logits], { axis: 1, keepdims: 0, select_last_index: 0 });
-    const hits = body.op("And", [valid, body.op("Equal", [body.op("Cast", [first], { to: "i32" }), targets])]);
-    const count = body.op("ReduceSum", [body.op("Cast", [hits], { to: "i32" }), body.ints([0])], { keepdims: 1 });
-    return { loss: sumOf(body, scaled(body, losses, scale, chunk, sizes)), count };
+    const { logits, firsts, losses } = softmax(body, inputs, chunk, sizes, softcap);
+    const first = body.op("ArgMax", [logits], { axis: 1, keepdims: 1, select_last_index: 0 });
+    const hits = body.op("And", [firsts.isValid(), body.op("Equal", [body.op("Cast", [first], { to: "i32" }), firsts.label()])]);
+    const count = body.op("ReduceSum", [body.op("Cast", [hits], { to: "i32" }), body.ints([0])], { keepdims: 0 });
+    return { loss: sumOf(body, scaled(body, losses, scale, chunk, sizes), sizes), count };
   });
   const loss = scaledSum(
     body,
@@ -66,7 +68,7 @@ export function crossEntropyBody(body: BodyBuilder, inputs: readonly string[], s
   return [loss, body.op("ReduceSum", [counts, body.ints([0])], { keepdims: 1 })];
 }
 
-/** -> the loss of each token [T], without a scale; 0 where it has no label. */
+/** -> the losses of each token by its labels [T L], without a scale; 0 where there is none. */
 export function tokenCrossEntropyBody(
   body: BodyBuilder,
   inputs: readonly string[],
@@ -74,7 +76,7 @@ export function tokenCrossEntropyBody(
   softcap?: number,
 ): string[] {
   const losses = chunksOf(sizes).map((chunk) => softmax(body, inputs, chunk, sizes, softcap).losses);
-  return [body.op("Reshape", [body.op("Concat", losses, { axis: 0 }), body.ints([sizes.tokens])])];
+  return [body.op("Reshape", [body.op("Concat", losses, { axis: 0 }), body.ints([sizes.tokens * sizes.each])])];
 }
 
 /**
@@ -89,10 +91,11 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
   const chunks = chunksOf(sizes).map((chunk) => {
     const { rows, low, powers, total, valid, column, losses: plain, slope } = softmax(body, inputs, chunk, sizes, softcap);
     const losses = scaled(body, plain, scale, chunk, sizes);
-    const factor = body.op("Where", [valid, body.op("Mul", [scaleOf(body, scale, chunk, sizes), dloss]), body.scalar(0)]);
-    const perRow = body.op("Unsqueeze", [factor, body.ints([1])]);
+    const factors = body.op("Where", [valid, body.op("Mul", [scaleOf(body, scale, chunk, sizes), dloss]), body.scalar(0)]);
+    const { each } = sizes;
+    const perRow = each === 1 ? factors : body.op("ReduceSum", [factors, body.ints([1])], { keepdims: 1 });
     const probabilities = body.op("Mul", [powers, body.op("Div", [perRow, total])]);
-    const dCapped = body.op("ScatterElements", [probabilities, column, body.op("Neg", [perRow])], { axis: 1, reduction: "add" });
+    const dCapped = subtractOwn(body, probabilities, column, factors, each);
     const d = slope === null ? dCapped : body.op("Mul", [dCapped, slope]);
     const dh = widen(body, body.op("Gemm", [narrow(body, d, dtype), w]), dtype);
     // What a chunk gives goes through one value, so that a runtime which orders nodes by outputs finishes the chunk
@@ -100,7 +103,7 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
     // the axis that is joined and split, on the CPU.
     const parts: (readonly [value: string, columns: number])[] = [
       [dh, width],
-      [losses, 1],
+      [losses, sizes.each],
     ];
     if (sum !== "" || update) parts.push([d, vocab]);
     if (update) parts.push([body.op("Gemm", [d, inputs[update.at + 1]!], { alpha: Math.fround(update.alpha) }), update.rank]);
@@ -116,7 +119,7 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
       const addend: string[] = dup === null ? [] : [dup];
       dup = body.op("Gemm", [dPart!, low, ...addend], { transA: 1, alpha: Math.fround(update.alpha) });
     }
-    return { dh: dhPart!, loss: sumOf(body, lossPart!), dlow: lowPart };
+    return { dh: dhPart!, loss: sumOf(body, lossPart!, sizes), dlow: lowPart };
   });
   const joinRows = (parts: readonly string[]) => body.op("Concat", parts, { axis: 0 });
   const dh = joinRows(chunks.map((chunk) => chunk.dh));
@@ -133,6 +136,19 @@ export function crossEntropyGradBody(body: BodyBuilder, inputs: readonly string[
   return dup === null ? outputs : [...outputs, joinRows(chunks.map((chunk) => chunk.dlow!)), dup];
 }
 
+/**
+ * P less the factor of each label in its column. Of two labels of a row that are equal one is the first, as a token's own label is beside those of a teacher: so that
+ * no provider adds two numbers to one place in an order of its own, the first ones have a node of their own.
+ */
+function subtractOwn(body: BodyBuilder, probabilities: string, columns: string, factors: string, each: number): string {
+  const less = (from: string, column: string, factor: string) =>
+    body.op("ScatterElements", [from, column, body.op("Neg", [factor])], { axis: 1, reduction: "add" });
+  if (each === 1) return less(probabilities, columns, factors);
+  const [column, others] = body.ops("Split", [columns, body.ints([1, each - 1])], { axis: 1 }, 2);
+  const [factor, rest] = body.ops("Split", [factors, body.ints([1, each - 1])], { axis: 1 }, 2);
+  return less(less(probabilities, column!, factor!), others!, rest!);
+}
+
 /** sum + a^T b, added in f32. */
 function addProduct(body: BodyBuilder, a: string, b: string, sum: string, dtype: FloatType): string {
   if (sum === "") return widen(body, body.op("Gemm", [a, b], { transA: 1 }), dtype);
@@ -140,11 +156,12 @@ function addProduct(body: BodyBuilder, a: string, b: string, sum: string, dtype:
   return body.op("Add", [sum, widen(body, body.op("Gemm", [a, b], { transA: 1 }), dtype)]);
 }
 
-/** The softmax of a chunk is powers / total; `losses` [tokens, 1] are unscaled, 0 without a label. */
+/** The softmax of a chunk is powers / total; `losses` [tokens, L] are unscaled, 0 without a label; `firsts` are nodes for the first labels. */
 function softmax(body: BodyBuilder, inputs: readonly string[], chunk: Chunk, sizes: HeadSizes, softcap?: number) {
   const [h, w, labels] = inputs as [string, string, string];
   const { update, dtype } = sizes;
-  const [rows, targets] = [slice(body, h, chunk, sizes), slice(body, labels, chunk, sizes)];
+  const rows = slice(body, h, chunk, sizes);
+  const targets = perLabel(body, labels, chunk, sizes);
   const product = widen(body, body.op("Gemm", [rows, w], { transB: 1 }), dtype);
   const low = update ? slice(body, inputs[update.at]!, chunk, sizes) : null;
   const adapted =
@@ -153,14 +170,22 @@ function softmax(body: BodyBuilder, inputs: readonly string[], chunk: Chunk, siz
       : product;
   const { capped: logits, slope } = softCapBody(body, adapted, softcap);
   const valid = body.op("Not", [body.op("Equal", [targets, body.scalar(IGNORED_LABEL, "i32")])]);
-  const column = body.op("Unsqueeze", [body.op("Where", [valid, targets, body.scalar(0, "i32")]), body.ints([1])]);
+  const column = body.op("Where", [valid, targets, body.scalar(0, "i32")]);
   const picked = body.op("GatherElements", [logits, column], { axis: 1 });
   const greatest = body.op("ReduceMax", [logits, body.ints([1])], { keepdims: 1 });
   const powers = body.op("Exp", [body.op("Sub", [logits, greatest])]);
   const total = body.op("ReduceSum", [powers, body.ints([1])], { keepdims: 1 });
   const all = body.op("Sub", [body.op("Add", [greatest, body.op("Log", [total])]), picked]);
-  const losses = body.op("Where", [body.op("Unsqueeze", [valid, body.ints([1])]), all, body.scalar(0)]);
-  return { rows, low, targets, logits, powers, total, valid, column, losses, slope };
+  const losses = body.op("Where", [valid, all, body.scalar(0)]);
+  const first = (x: string) => (sizes.each === 1 ? x : body.op("Slice", [x, body.ints([0]), body.ints([1]), body.ints([1])]));
+  const firsts = { label: () => first(targets), isValid: () => first(valid) };
+  return { rows, low, firsts, logits, powers, total, valid, column, losses, slope };
+}
+
+/** A chunk's part [tokens, L] of one value per label. */
+function perLabel(body: BodyBuilder, x: string, { from, to }: Chunk, { tokens, each }: HeadSizes): string {
+  const part = to - from === tokens ? x : body.op("Slice", [x, body.ints([from * each]), body.ints([to * each]), body.ints([0])]);
+  return body.op("Reshape", [part, body.ints([to - from, each])]);
 }
 
 /** A chunk's part of one value per token. */
@@ -169,18 +194,17 @@ function slice(body: BodyBuilder, x: string, { from, to }: Chunk, { tokens }: He
 }
 
 function scaleOf(body: BodyBuilder, scale: string, chunk: Chunk, sizes: HeadSizes): string {
-  return sizes.scales ? slice(body, scale, chunk, sizes) : scale;
+  return sizes.scales ? perLabel(body, scale, chunk, sizes) : scale;
 }
 
-/** The losses of a chunk's tokens, times their own scales where they have such. */
+/** The losses of a chunk's labels, times their own scales where they have such. */
 function scaled(body: BodyBuilder, losses: string, scale: string, chunk: Chunk, sizes: HeadSizes): string {
-  return sizes.scales
-    ? body.op("Mul", [losses, body.op("Unsqueeze", [slice(body, scale, chunk, sizes), body.ints([1])])])
-    : losses;
+  return sizes.scales ? body.op("Mul", [losses, perLabel(body, scale, chunk, sizes)]) : losses;
 }
 
-/** [tokens, 1] -> [1] */
-function sumOf(body: BodyBuilder, column: string): string {
+/** [tokens, L] -> [1] */
+function sumOf(body: BodyBuilder, losses: string, { each }: HeadSizes): string {
+  const column = each === 1 ? losses : body.op("ReduceSum", [losses, body.ints([1])], { keepdims: 1 });
   return body.op("ReduceSum", [column, body.ints([0])], { keepdims: 0 });
 }
 

@@ -30,6 +30,9 @@ import { defineOp, expectShape, type KernelEmitter, notDifferentiable, type OpDe
  * With the attribute alpha, the logits are h W^T + alpha low up^T of two more inputs, low f32[T, r] and up f32[V, r]: a head with a
  * low-rank adapter.
  *
+ * A token may have L labels, which lie behind each other in labels i32[T L], as do the scales f32[T L]: its losses by each of them cost one pass over the
+ * vocabulary. `correct` is of the first label.
+ *
  * The logits are computed for a chunk of rows at a time, and only for rows that have a label.
  */
 export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
@@ -37,11 +40,11 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   domain: "remat",
   cost: "compute",
   infer([h, w, labels, scale, low, up], attrs) {
-    const fits = isHead(h, w, labels) && isScale(h, scale) && isUpdate(h, w, low, up, attrs);
+    const fits = isHead(h, w, labels) && isScale(labels, scale) && isUpdate(h, w, low, up, attrs);
     expectCap("LinearCrossEntropy", attrs.softcap);
     expectShape(
       "LinearCrossEntropy",
-      "h [T, H] and W [V, H] of one float type, labels i32[T], scale f32[1] or f32[T]; with alpha low f32[T, r] and up f32[V, r]",
+      "h [T, H] and W [V, H] of one float type, labels i32[T L], scale f32[1] or f32[T L]; with alpha low f32[T, r] and up f32[V, r]",
       fits,
       h,
       w,
@@ -73,9 +76,9 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
       e.emit(
         Opcode.CrossEntropy,
         [head.logits, labels, rows, count, head.scale, null, losses],
-        [chunk.first, chunk.rows, head.vocab, softCapOf(e), head.step],
+        [chunk.first, chunk.rows, head.vocab, softCapOf(e), head.step, head.each],
       );
-      if (hits) e.emit(Opcode.Hits, [head.logits, labels, rows, count, hits], [chunk.first, chunk.rows, head.vocab]);
+      if (hits) e.emit(Opcode.Hits, [head.logits, labels, rows, count, hits], [chunk.first, chunk.rows, head.vocab, head.each]);
     });
     if (e.used(0)) emitLoss(e, head, e.output(0));
     if (hits) e.emit(Opcode.HitSum, [hits, head.count, e.output(1)], []);
@@ -88,7 +91,7 @@ export const LinearCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
 /**
  * `LinearCrossEntropyGrad(h, W, labels, scale, dloss, sum?, low?, up?) -> dh, dW, loss, dlow?, dup?`: the gradients of the loss times dloss f32[1], and the loss.
  * dh like h, zero where a token has no label; dW f32[V, H], added to `sum` where it is given. With P = softmax(h W^T) and Y the
- * one-hot labels, D = scale dloss (P - Y) (times 1 - (X / softcap)^2, X the capped logits): dh = D W, dW = D^T h; with alpha
+ * one-hot labels, D = scale dloss (P - Y), summed over a token's labels (times 1 - (X / softcap)^2, X the capped logits): dh = D W, dW = D^T h; with alpha
  * also dlow = alpha D up, f32[T, r], and dup = alpha D^T low, f32[V, r]. What is not used is not computed.
  */
 export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
@@ -98,10 +101,10 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   infer([h, w, labels, scale, dloss, sum, low, up], attrs) {
     expectCap("LinearCrossEntropyGrad", attrs.softcap);
     const sums = !sum || (sum.dtype === "f32" && sum.shape.join() === w?.shape.join());
-    const fits = isHead(h, w, labels) && isScale(h, scale) && isOne(dloss) && sums && isUpdate(h, w, low, up, attrs);
+    const fits = isHead(h, w, labels) && isScale(labels, scale) && isOne(dloss) && sums && isUpdate(h, w, low, up, attrs);
     expectShape(
       "LinearCrossEntropyGrad",
-      "h [T, H] and W [V, H] of one float type, labels i32[T], scale f32[1] or f32[T], dloss f32[1], sum f32[V, H]; with alpha low f32[T, r] and up f32[V, r]",
+      "h [T, H] and W [V, H] of one float type, labels i32[T L], scale f32[1] or f32[T L], dloss f32[1], sum f32[V, H]; with alpha low f32[T, r] and up f32[V, r]",
       fits,
       h,
       w,
@@ -126,7 +129,7 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
     const [dh, dw, loss] = [e.output(0), e.output(1), e.output(2)];
     forEachChunk(e, head, (chunk) => {
       const { first } = chunk;
-      const used = [first, chunk.rows, vocab, softCapOf(e), head.step];
+      const used = [first, chunk.rows, vocab, softCapOf(e), head.step, head.each];
       e.emit(Opcode.CrossEntropy, [logits, labels, rows, count, head.scale, e.input(4), losses], used);
       if (e.used(1)) {
         // The first chunk starts from the sum, the others from what is there.
@@ -142,8 +145,8 @@ export const LinearCrossEntropyGrad: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
       }
       if (update) emitUpdateGradients(e, head, update, chunk);
     });
-    if (e.used(0)) e.emit(Opcode.ClearRows, [labels, dh], [head.tokens, width]);
-    if (update && e.used(3)) e.emit(Opcode.ClearRows, [labels, e.output(3)], [head.tokens, update.rank]);
+    if (e.used(0)) e.emit(Opcode.ClearRows, [labels, dh], [head.tokens, width, head.each]);
+    if (update && e.used(3)) e.emit(Opcode.ClearRows, [labels, e.output(3)], [head.tokens, update.rank, head.each]);
     if (e.used(2)) emitLoss(e, head, loss);
   },
   // Each chunk of h is copied before its gradient is written.

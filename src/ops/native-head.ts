@@ -2,7 +2,7 @@ import { Opcode } from "../../assembly/opcodes.ts";
 import { byteLength } from "../graph/types.ts";
 import type { Product } from "./gemm-kernels.ts";
 import { HALF_CODE } from "./half.ts";
-import { emitTokenLosses, scaleStep } from "./head-kernels.ts";
+import { emitTokenLosses, labelsEach, scaleStep } from "./head-kernels.ts";
 import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sessionWords } from "./types.ts";
 
 /** Lowering of the fused head to assembly/head-native.ts. */
@@ -27,7 +27,7 @@ export interface HeadOperands {
   /** How W lies in memory. */
   readonly stored: Pick<Product, "bType" | "quantised">;
   readonly labels: string;
-  /** f32[1], or f32[T]: one per token; null where neither the loss nor a gradient is wanted. */
+  /** f32[1], or f32[T, L]: one per label; null where neither the loss nor a gradient is wanted. */
   readonly scale: string | null;
   /** Absent: the logits are not capped. */
   readonly softcap?: number;
@@ -37,7 +37,7 @@ export interface HeadOperands {
   readonly loss: Operand;
   /** How many labels have the greatest logit; null: not wanted. */
   readonly correct: Operand;
-  /** f32[T]: the loss of each token without a scale, 0 where it has no label. Absent: not wanted. */
+  /** f32[T, L]: the loss of each token by each label without a scale, 0 where there is none. Absent: not wanted. */
   readonly tokenLosses?: string;
   readonly gradient?: {
     readonly dloss: string;
@@ -58,7 +58,8 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const chunk = chunkRows(tokens, vocab);
   if (!e.native || block < 16 || chunk === null) return false;
   const blocks = Math.ceil(vocab / block);
-  const [rows, count, losses] = [e.scratch(4 * tokens), e.scratch(4), e.scratch(4 * tokens)];
+  const each = labelsEach(e, h, labels);
+  const [rows, count, losses] = [e.scratch(4 * tokens), e.scratch(4), e.scratch(4 * tokens * each)];
   const hits = correct === null ? null : e.scratch(4 * tokens);
   const pages = pagesOf(e, w, block);
   const group =
@@ -70,7 +71,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
     hidden: e.scratch(4 * chunk * width),
     maxima: e.scratch(4 * blocks * chunk),
     sums: e.scratch(4 * blocks * chunk),
-    own: e.scratch(4 * chunk),
+    own: e.scratch(4 * chunk * each),
     best: correct === null ? null : e.scratch(4 * blocks * chunk),
     parts: gradient?.dh ? e.scratch(4 * PARTS * chunk * width) : null,
   }));
@@ -82,7 +83,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const words = sessionsOf(e.native);
   const step = scale === null ? 0 : scaleStep(e, scale);
 
-  e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens]);
+  e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens, each]);
   for (let start = 0; start < tokens; start += group * chunk) {
     const chunks = states.flatMap((state, i) => {
       const first = start + i * chunk;
@@ -92,7 +93,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
         return [labels, rows, count, { base: logits, offset }, state.maxima, sums, state.own];
       };
       // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
-      const sizes: Scalar[] = [first, chunk, width, vocab, block];
+      const sizes: Scalar[] = [first, chunk, width, vocab, block, each];
       return [{ ...state, first, size: Math.min(chunk, tokens - first), sizes, common }];
     });
     const emitLogits = ({ hidden, sizes, common }: (typeof chunks)[number], page: Page, sums: Operand, best: Operand) =>
@@ -127,9 +128,9 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
       e.emit(Opcode.ScatterRows, [hidden, rows, count, dh], [first, size, width]);
     }
   }
-  if (gradient?.dh) e.emit(Opcode.ClearRows, [labels, gradient.dh], [tokens, width]);
-  if (tokenLosses !== undefined) emitTokenLosses(e, { losses, rows, count, labels, tokens }, tokenLosses);
-  if (loss !== null) e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step]);
+  if (gradient?.dh) e.emit(Opcode.ClearRows, [labels, gradient.dh], [tokens, width, each]);
+  if (tokenLosses !== undefined) emitTokenLosses(e, { losses, rows, count, labels, tokens, each }, tokenLosses);
+  if (loss !== null) e.emit(Opcode.LossSum, [losses, rows, count, scale, loss], [step, each]);
   if (correct !== null) e.emit(Opcode.HitSum, [hits, count, correct], []);
   return true;
 }

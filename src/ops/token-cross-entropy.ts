@@ -18,7 +18,7 @@ import { defineOp, expectShape, notDifferentiable, type OpDef } from "./types.ts
 /**
  * `TokenCrossEntropy(h, W, labels) -> losses`: -log softmax(h W^T)[label] of each token, the logits h W^T capped with `softcap`; 0 where
  * a token has no label. h [T, H] and W [V, H] of one float type (for the kernel f32, W maybe half or quantised in memory), labels i32[T]
- * (-100: none), losses f32[T].
+ * (-100: none), losses f32[T]; or L of both for each token, i32[T L] and f32[T L].
  *
  * With the attribute alpha, low f32[T, r] and up f32[V, r] are inputs 4 and 5, as those of `LinearCrossEntropy`.
  *
@@ -32,9 +32,9 @@ export const TokenCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
   infer([h, w, labels, none, low, up], attrs) {
     expectCap("TokenCrossEntropy", attrs.softcap);
     const fits = isHead(h, w, labels) && !none && isUpdate(h, w, low, up, attrs);
-    const what = "h [T, H] and W [V, H] of one float type, labels i32[T]; with alpha low f32[T, r] and up f32[V, r]";
+    const what = "h [T, H] and W [V, H] of one float type, labels i32[T L]; with alpha low f32[T, r] and up f32[V, r]";
     expectShape("TokenCrossEntropy", what, fits, h, w, labels, low, up);
-    return [{ dtype: "f32", shape: [h!.shape[0]!] }];
+    return [{ dtype: "f32", shape: labels!.shape }];
   },
   gradient: notDifferentiable("its gradient is that of LinearCrossEntropy with the derivatives as scales"),
   body: (body, inputs, types, attrs) => tokenCrossEntropyBody(body, inputs, headSizes(types, attrs, 4), attrs.softcap),
@@ -44,7 +44,11 @@ export const TokenCrossEntropy: OpDef<HeadAttrs> = defineOp<HeadAttrs>({
     const head = startHead(e, 4);
     const { labels, rows, count, logits, losses, vocab } = head;
     forEachChunk(e, head, ({ first, rows: size }) => {
-      e.emit(Opcode.CrossEntropy, [logits, labels, rows, count, null, null, losses], [first, size, vocab, softCapOf(e), 0]);
+      e.emit(
+        Opcode.CrossEntropy,
+        [logits, labels, rows, count, null, null, losses],
+        [first, size, vocab, softCapOf(e), 0, head.each],
+      );
     });
     emitTokenLosses(e, head, tokenLosses);
   },

@@ -30,35 +30,49 @@ writeFileSync(
   words.map((word) => `${JSON.stringify({ prompt: `A ${word}?`, completion: ` the ${word} of old` })}\n`).join(""),
 );
 
-test("derivatives are those of finite differences in float64, with weights of tokens and one token without a label", () => {
-  const settings = { teacher: "-", teacherTop: 3, distilTemperature: 1.7, distilShare: 0.6 };
-  const head = distil.create(settings) as OpenHead;
-  const random = createRandom(1, "distil");
-  const labels = Int32Array.of(4, -100, 5, 6);
-  const share = (count: number) => Array.from({ length: count }, () => 0.05 + 0.2 * random.uniform());
-  const batch = {
-    labels,
-    weights: Float32Array.of(1, 1, 2.5, 0.5),
-    weight: 4,
-    teacher: { top: 3, ids: new Int32Array(12), logProbabilities: Float32Array.from(share(12), Math.log) },
-  } as unknown as MicroBatch;
-  const values = Float32Array.from(share(16), (q) => -Math.log(q));
-  const lossOf = (at: Float32Array) => head.values(head.judge(batch, at).sums).loss * head.share(batch);
-  const { weights } = head.judge(batch, values);
-  for (let i = 0; i < values.length; i++) {
-    const [up, down] = [1, -1].map((sign) => lossOf(values.map((value, k) => (k === i ? value + sign / 4096 : value))));
-    expect(weights[i]!).toBeCloseTo((up! - down!) * 2048, 3);
-  }
-  expect([...weights.subarray(4, 8)]).toEqual([0, 0, 0, 0]);
-  // A student that says what the teacher says has nothing to learn from it.
-  const same = Float32Array.from({ length: 16 }, (_, i) =>
-    i % 4 === 0 ? 1 : -batch.teacher!.logProbabilities[3 * (i >> 2) + (i % 4) - 1]!,
-  );
-  expect(head.values(head.judge(batch, same).sums).metrics["teacher_kl"]!).toBeCloseTo(0, 6);
-  expect([
-    ...head.labels({ ...batch, teacher: { ...batch.teacher!, ids: Int32Array.from({ length: 12 }, (_, i) => i) } }),
-  ]).toEqual([4, 0, 1, 2, -100, 3, 4, 5, 5, 6, 7, 8, 6, 9, 10, 11]);
-});
+test.each([
+  [1, 1],
+  // At another temperature the token's own label has a row of its own, whose other two places have no label.
+  [1.7, 3],
+])(
+  "derivatives at temperature %d are those of finite differences in float64, with weights of tokens and one token without a label",
+  (temperature, others) => {
+    const settings = { teacher: "-", teacherTop: 3, distilTemperature: temperature, distilShare: 0.6 };
+    const head = distil.create(settings) as OpenHead;
+    const random = createRandom(1, "distil");
+    const labels = Int32Array.of(4, -100, 5, 6);
+    const share = (count: number) => Array.from({ length: count }, () => 0.05 + 0.2 * random.uniform());
+    const batch = {
+      labels,
+      weights: Float32Array.of(1, 1, 2.5, 0.5),
+      weight: 4,
+      teacher: { top: 3, ids: new Int32Array(12), logProbabilities: Float32Array.from(share(12), Math.log) },
+    } as unknown as MicroBatch;
+    const places = others + 3;
+    expect(head.slots).toEqual({ count: 4, scale: 1 / temperature });
+    // A place without a label has a loss of 0.
+    const values = Float32Array.from(share(4 * places), (q, i) => (i % places > 0 && i % places < others ? 0 : -Math.log(q)));
+    const lossOf = (at: Float32Array) => head.values(head.judge(batch, at).sums).loss * head.share(batch);
+    const { weights } = head.judge(batch, values);
+    for (let i = 0; i < values.length; i++) {
+      const [up, down] = [1, -1].map((sign) => lossOf(values.map((value, k) => (k === i ? value + sign / 4096 : value))));
+      expect(weights[i]!).toBeCloseTo((up! - down!) * 2048, 3);
+    }
+    expect([...weights.subarray(places, 2 * places)]).toEqual(Array<number>(places).fill(0));
+    for (let i = 0; i < values.length; i++) if (i % places > 0 && i % places < others) expect(weights[i]).toBe(0);
+    // A student that says what the teacher says has nothing to learn from it.
+    const same = Float32Array.from({ length: 4 * places }, (_, i) => {
+      const [token, place] = [Math.floor(i / places), i % places];
+      return place < others ? 1 : -batch.teacher!.logProbabilities[3 * token + place - others]!;
+    });
+    expect(head.values(head.judge(batch, same).sums).metrics["teacher_kl"]!).toBeCloseTo(0, 6);
+    expect([
+      ...head.labels({ ...batch, teacher: { ...batch.teacher!, ids: Int32Array.from({ length: 12 }, (_, i) => i) } }),
+    ]).toEqual(
+      [4, -100, 5, 6].flatMap((label, t) => [label, ...Array<number>(others - 1).fill(-100), 3 * t, 3 * t + 1, 3 * t + 2]),
+    );
+  },
+);
 
 test("a teacher's likeliest tokens are those of its logits at the temperature, over the whole vocabulary, of texts packed into a row", async () => {
   const model = await openModel({ model: teacher });

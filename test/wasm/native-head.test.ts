@@ -39,19 +39,21 @@ interface Case {
   readonly softcap?: number;
   /** A scale of its own for each token: of either sign, some 0. */
   readonly scales?: boolean;
+  /** Labels of a token, 1 if absent: the first as described, some of the others -100. */
+  readonly each?: number;
   /** Logits are computed again for their gradient. */
   readonly recompute?: boolean;
 }
 
 /** The loss as the forward computes it, and gradients with the loss as the gradient operator does. */
-function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap, scales, recompute }: Case): Graph {
+function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap, scales, recompute, each = 1 }: Case): Graph {
   const attrs: HeadAttrs = { ...(softcap !== undefined && { softcap }), ...(recompute && { recompute: 1 }) };
   const builder = new GraphBuilder("head");
   const h = builder.input("h", "boundary", { dtype: "f32", shape: [tokens, width] });
   const stored = builder.input("w", "param", { dtype, shape: [vocab, width] });
   const w = dtype === "f32" ? stored : builder.value(Cast, [stored], { to: CAST_TO.f32 });
-  const labels = builder.input("labels", "batch", { dtype: "i32", shape: [tokens] });
-  const scale = builder.input("scale", "batch", { dtype: "f32", shape: [scales ? tokens : 1] });
+  const labels = builder.input("labels", "batch", { dtype: "i32", shape: [tokens * each] });
+  const scale = builder.input("scale", "batch", { dtype: "f32", shape: [scales ? tokens * each : 1] });
   const dloss = builder.input("dloss", "output-grad", { dtype: "f32", shape: [1] });
   const sums = sum ? [builder.input("sum", "accumulator", { dtype: "f32", shape: [vocab, width] })] : [];
   for (const name of builder.node(LinearCrossEntropy, [h, w, labels, scale], attrs, "forward")) {
@@ -64,20 +66,23 @@ function head({ tokens, width, vocab, dtype = "f32", wanted, sum, softcap, scale
   return builder.build();
 }
 
-function feedsOf({ tokens, width, vocab, every, labelled, dtype = "f32", scales }: Case): Map<string, TestTensor> {
+function feedsOf({ tokens, width, vocab, every, labelled, dtype = "f32", scales, each = 1 }: Case): Map<string, TestTensor> {
   const rng = generator(tokens + vocab);
-  const labels = Array.from({ length: tokens }, (_, t) => (t % every === 0 && t / every < labelled ? (t * 31) % vocab : -100));
+  const labels = Array.from({ length: tokens * each }, (_, place) => {
+    const [t, l] = [Math.floor(place / each), place % each];
+    return t % every === 0 && t / every < labelled && (l === 0 || (t + l) % 4 > 0) ? (t * 31 + l * 7) % vocab : -100;
+  });
   const w = random(rng, [vocab, width], 2 / Math.sqrt(width));
   return new Map<string, TestTensor>([
     ["h", random(rng, [tokens, width])],
     ["w", dtype === "f32" ? w : half(w, dtype)],
-    ["labels", i32([tokens], labels)],
+    ["labels", i32([tokens * each], labels)],
     [
       "scale",
       scales
         ? f32(
-            [tokens],
-            Array.from({ length: tokens }, (_, t) => ((t % 5) - 2) / (3 * labelled)),
+            [tokens * each],
+            Array.from({ length: tokens * each }, (_, t) => ((t % 5) - 2) / (3 * labelled)),
           )
         : f32([1], [1 / labelled]),
     ],
@@ -98,6 +103,19 @@ const CASES: readonly Case[] = [
   { tokens: 190, width: 64, vocab: 2500, every: 2, labelled: 90, wanted: ["dh"], dtype: "bf16", softcap: 30 },
   { tokens: 400, width: 50, vocab: 1031, every: 1, labelled: 235, wanted: ["dh", "dw"], sum: true, scales: true },
   { tokens: 190, width: 64, vocab: 2500, every: 2, labelled: 90, wanted: ["dh"], dtype: "bf16", softcap: 30, scales: true },
+  { tokens: 400, width: 50, vocab: 1031, every: 2, labelled: 150, wanted: ["dh", "dw"], sum: true, each: 4 },
+  {
+    tokens: 190,
+    width: 64,
+    vocab: 2500,
+    every: 1,
+    labelled: 90,
+    wanted: ["dh"],
+    dtype: "bf16",
+    softcap: 30,
+    scales: true,
+    each: 9,
+  },
 ];
 
 describe("native head", () => {
@@ -118,7 +136,18 @@ describe("native head", () => {
   // Of two pages, in two chunks.
   const LARGE: readonly Case[] = [
     { tokens: 200, width: 514, vocab: 9_001, every: 1, labelled: 190, wanted: ["dh", "dw"], sum: true },
-    { tokens: 240, width: 1030, vocab: 9_001, every: 1, labelled: 203, wanted: ["dh"], dtype: "bf16", softcap: 5, scales: true },
+    {
+      tokens: 240,
+      width: 1030,
+      vocab: 9_001,
+      every: 1,
+      labelled: 203,
+      wanted: ["dh"],
+      dtype: "bf16",
+      softcap: 5,
+      scales: true,
+      each: 3,
+    },
   ];
 
   for (const shape of LARGE) {

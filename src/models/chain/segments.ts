@@ -24,7 +24,7 @@ import { CarriedScope } from "../carried.ts";
 import type { ModelConfig } from "../config.ts";
 import { familyOf, modulesOf } from "../families/index.ts";
 import { blockName } from "../names.ts";
-import { type BatchInput, batchTypes, capAttr, type SegmentOptions, startGraph } from "../parts.ts";
+import { type BatchInput, batchTypes, capAttr, labelPlaces, type SegmentOptions, startGraph } from "../parts.ts";
 import { hasAdapters, withoutDropout } from "../tuning.ts";
 import { embeddingInputs, encoderEmbedding, logitBias, transformed, withPositions } from "./encoder.ts";
 import { addLayerInputs } from "./layer-inputs.ts";
@@ -221,7 +221,7 @@ function startDropping(
 }
 
 function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean): Segment {
-  const builder = startHead(config, options, ["labels", "scale", ...biasInputs(config), ...slotInputs(options)]);
+  const builder = startHead(config, options, ["labels", "scale", ...biasInputs(config)]);
   const { scope, normed: plain, weight, ...more } = headParams(builder, config, options);
   const normed = inSlots(builder, plain, options);
   const { inputs, attrs } = lossOperands(builder, config, [normed, weight, "labels", "scale"], more);
@@ -240,17 +240,13 @@ function head(config: ModelConfig, options: SegmentOptions, inputGrad: boolean):
   return { name: "head", model: { ...model, forward }, params: scope.names };
 }
 
-const slotInputs = ({ slots }: SegmentOptions): readonly BatchInput[] => (slots ? ["slots"] : []);
-
-/** The rows of x [tokens, features], once for each label of a token; where the others are of scaled logits, there are two rows of each token to choose from. */
+/** The rows of x [tokens, features]; where the logits of all labels but the first are scaled, behind each row the scaled one. */
 function inSlots(builder: GraphBuilder, x: string, { slots, tokens }: SegmentOptions): string {
-  if (!slots) return x;
-  if (slots.scale === 1) return builder.value(Gather, [x, "slots"], {}, "slotted");
+  if (!slots || labelPlaces(slots).rows === 1) return x;
   const width = builder.type(x).shape[1]!;
   const scaled = builder.value(Affine, [x], { alpha: slots.scale, beta: 0 }, "slots.scaled");
   const both = builder.value(JoinColumns, [x, scaled], { groups: 1, sizes: [width, width] }, "slots.both");
-  const rows = builder.value(Reshape, [both], { shape: [2 * tokens, width] }, "slots.rows");
-  return builder.value(Gather, [rows, "slots"], {}, "slotted");
+  return builder.value(Reshape, [both], { shape: [2 * tokens, width] }, "slots.rows");
 }
 
 /** Batch inputs that a bias of the logits needs. */
@@ -278,7 +274,7 @@ function lossOperands(
 
 /** The forward of an open head: the loss of each token. */
 function openHead(config: ModelConfig, options: SegmentOptions): Graph {
-  const builder = startHead(config, options, ["labels", ...biasInputs(config), ...slotInputs(options)]);
+  const builder = startHead(config, options, ["labels", ...biasInputs(config)]);
   const { normed: unslotted, weight, ...more } = headParams(builder, config, options);
   const normed = inSlots(builder, unslotted, options);
   // The operator has no scales, whose place stays empty where more inputs follow.
