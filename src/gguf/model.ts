@@ -38,7 +38,10 @@ export function exportModel(path: string, model: GgufModel, type: GgufType): voi
 
 function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType): Map<string, GgufValue> {
   const architecture = architectureOf(config);
-  const { theta } = config.rope;
+  const rotation: [string, GgufValue][] = [
+    ["rope.dimension_count", { u32: config.rotaryDim }],
+    ["rope.freq_base", { f32: config.rope.theta }],
+  ];
   const own: [string, GgufValue][] = [
     ["block_count", { u32: config.layers }],
     ["context_length", { u32: contextLimit(config) }],
@@ -49,8 +52,7 @@ function modelMetadata({ folder, config, tokenizer }: GgufModel, type: GgufType)
     ["attention.key_length", { u32: config.headDim }],
     ["attention.value_length", { u32: config.headDim }],
     [`attention.layer_norm_${config.norm === "rms" ? "rms_" : ""}epsilon`, { f32: config.normEps }],
-    ["rope.dimension_count", { u32: config.rotaryDim }],
-    ["rope.freq_base", { f32: theta }],
+    ...(config.positionTable === null ? rotation : []),
     ["vocab_size", { u32: config.vocabSize }],
   ];
   if (config.convolution) own.push(["shortconv.l_cache", { u32: config.convolution.width }]);

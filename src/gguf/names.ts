@@ -3,15 +3,13 @@ import type { ModelConfig } from "../models/config.ts";
 import type { GgufFacts, GgufPlace } from "../models/families/family.ts";
 import { familyOf, modulesOf } from "../models/families/index.ts";
 import { neighbours, type Order, run } from "../models/families/orders.ts";
+import { blocksPrefix } from "../models/names.ts";
 import type { RopeScaling } from "../models/rope.ts";
 
 /** How llama.cpp has a model's family. @throws {UserError} no file of this kind is written */
 export function ggufFacts(config: ModelConfig): GgufFacts {
   const { gguf, models } = familyOf(config);
-  if (gguf === null)
-    throw new UserError(
-      `GGUF files are not written of ${models.join(" and ")}; write them of a Llama, a Qwen or another decoder`,
-    );
+  if (gguf === null) throw new UserError(`GGUF files are not written of ${models.join(" and ")}, which llama.cpp does not know`);
   return gguf;
 }
 
@@ -48,7 +46,8 @@ export function ggufParts(parameter: string, config: ModelConfig): GgufPart[] {
   const local = module.slice(config.modulePrefix.length);
   if (local === embedding) return [whole("token_embd"), ...(hasOwnHead && config.tieWordEmbeddings ? [whole("output")] : [])];
   if (local === norm) return [{ ...whole(outputNorm(config)), ...offsetOf(kind, config) }];
-  const [, layer, inner = ""] = /^layers\.(\d+)\.(.+)$/.exec(local) ?? [];
+  const blocks = blocksPrefix(config);
+  const [, layer, inner = ""] = (module.startsWith(blocks) && /^(\d+)\.(.+)$/.exec(module.slice(blocks.length))) || [];
   const expert = /\.experts\.(\d+)\./.exec(inner)?.[1];
   const key = expert === undefined ? inner : inner.replace(`.experts.${expert}.`, ".experts.*.");
   const [table, at, block] = layer === undefined ? [others, local, ""] : [modules, key, `blk.${layer}.`];
@@ -126,11 +125,16 @@ export function roundsYarn(config: ModelConfig): boolean {
   return scaling.type === "yarn" && !scaling.truncate && isUsualYarn(scaling, config);
 }
 
+/** Tells whether llama.cpp approximates a model's GELU by tanh, which the model does not. */
+export function approximatesGelu(config: ModelConfig): boolean {
+  return ggufFacts(config).approximatesGelu === true && config.hiddenAct === "gelu";
+}
+
 /** @throws {UserError} what llama.cpp computes otherwise */
 export function checkExportable(config: ModelConfig): void {
   const { scaling } = config.rope;
   const { architecture, activation, scalings, check } = ggufFacts(config);
-  if (config.hiddenAct !== activation)
+  if (config.hiddenAct !== activation && !approximatesGelu(config))
     throw new UserError(`GGUF's ${architecture} models have the activation ${activation}, not ${config.hiddenAct}`);
   check?.(config);
   if (scaling.type === "longrope" && !scalings.includes("longrope"))

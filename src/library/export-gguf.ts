@@ -10,7 +10,7 @@ import { checkEncoder, encoderDifferences, exportEncoder } from "../gguf/encoder
 import { exportModel } from "../gguf/model.ts";
 import type { GgufType } from "../gguf/write.ts";
 import { modelfile } from "../gguf/modelfile.ts";
-import { hasWindows, roundsYarn } from "../gguf/names.ts";
+import { approximatesGelu, hasWindows, roundsYarn } from "../gguf/names.ts";
 import { spaceTaking } from "../gguf/tokenizer.ts";
 import { embeddingOf } from "../load/embedder.ts";
 import { checkPrediction, type OpenModel, openModel } from "../load/open-model.ts";
@@ -97,6 +97,7 @@ function differences(config: ModelConfig, tokenizer: Tokenizer): string[] {
   const found: string[] = [];
   if (slidingWindow !== null && !hasWindows(config) && contextLimit(config) > slidingWindow)
     found.push(`llama.cpp lets every token see the whole text; this model sees ${slidingWindow} tokens, so keep to that length`);
+  if (approximatesGelu(config)) found.push("llama.cpp approximates GELU by tanh; this model does not");
   if (roundsYarn(config))
     found.push(
       "llama.cpp rounds the dimensions between which YaRN goes from original to interpolated positions; this model does not",

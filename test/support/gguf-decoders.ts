@@ -68,6 +68,8 @@ const GPT_OSS = {
   },
 };
 
+const NEOX = { architectures: ["GPTNeoXForCausalLM"], model_type: "gpt_neox", rotary_pct: 0.5, rotary_emb_base: 1000 };
+
 const GEMMA4 = {
   architectures: ["Gemma4ForCausalLM"],
   model_type: "gemma4_text",
@@ -89,6 +91,18 @@ const GEMMA4 = {
 
 /** Small models as llama.cpp has them: what it asks for of their settings is as it is in published ones. */
 export const GGUF_DECODERS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  gpt2: {
+    architectures: ["GPT2LMHeadModel"],
+    model_type: "gpt2",
+    n_embd: 32,
+    n_layer: 2,
+    n_head: 4,
+    n_positions: 128,
+    n_inner: 48,
+  },
+  "gpt-neox": { ...NEOX, hidden_act: "gelu_fast" },
+  "gpt-neox-serial": { ...NEOX, hidden_act: "gelu", use_parallel_residual: false },
+  glm: { architectures: ["GlmForCausalLM"], model_type: "glm", rope_theta: 1000 },
   gemma4: GEMMA4,
   "gemma4-keys": {
     ...GEMMA4,

@@ -41,7 +41,7 @@ export interface Family {
   readonly modules: FamilyModules;
   /** The blocks, from the first to the last. */
   layers(config: ModelConfig): readonly Layer[];
-  /** Null: Remat writes no GGUF files of the family, unless it is one of `ggufEncoder`. */
+  /** Null: llama.cpp does not know the family, unless it is one of `ggufEncoder`. */
   readonly gguf: GgufFacts | null;
   /** llama.cpp's name of a kind of text encoder, where Remat writes GGUF files of it. */
   readonly ggufEncoder?: string;
@@ -174,6 +174,8 @@ export interface GgufFacts {
   readonly rotatesNeighbours: boolean;
   /** The one activation that the architecture has. */
   readonly activation: HiddenAct;
+  /** True if models with an exact GELU are taken for such ones with that which tanh approximates. */
+  readonly approximatesGelu?: boolean;
   /** The sliding window: not known to the architecture, named in the file without being applied, or applied. */
   readonly window: "unknown" | "named" | "applied";
   /** Kinds of rotary scaling that the architecture has beside those that all have. */

@@ -1,8 +1,8 @@
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
 import { fusedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
-import type { Family, FamilyModules, Raw } from "../family.ts";
-import { LLAMA_MODULES } from "../llama/llama.ts";
+import type { Family, FamilyModules, GgufFacts, Raw } from "../family.ts";
+import { LLAMA_MODULES, refuseOtherHeads } from "../llama/llama.ts";
 import { readDecoder, type ReadingRules } from "../reading/common.ts";
 
 /** Transformers' defaults where the config.json of a GLM is silent. */
@@ -31,6 +31,26 @@ export const GLM_MODULES: FamilyModules = {
   linear: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"],
 };
 
+/** How llama.cpp has a GLM. */
+export const GLM_GGUF: GgufFacts = {
+  architecture: "chatglm",
+  modules: {
+    input_layernorm: "attn_norm",
+    post_attention_layernorm: "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    // Gate and up, one after the other.
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+  },
+  rotatesNeighbours: true,
+  activation: "silu",
+  window: "unknown",
+  scalings: [],
+};
+
 /**
  * GLM-4 of 2024 as Transformers has it, and GLM-Edge (https://arxiv.org/abs/2406.12793): half of each head is rotated, neighbouring features
  * with each other; gate and up are one matrix.
@@ -52,5 +72,5 @@ export const glm: Family = {
         ),
       );
     }),
-  gguf: null,
+  gguf: { ...GLM_GGUF, check: refuseOtherHeads("chatglm") },
 };

@@ -3,7 +3,7 @@ import { fusedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
-import { GLM_MODULES, glmRules, withGlmDefaults } from "./glm.ts";
+import { GLM_GGUF, GLM_MODULES, glmRules, withGlmDefaults } from "./glm.ts";
 
 /** GLM-4-0414 and GLM-Z1 (Z.ai 2025, https://github.com/zai-org/GLM-4): a GLM with norms behind the branches too. */
 export const glm4: Family = {
@@ -24,23 +24,12 @@ export const glm4: Family = {
       );
     }),
   gguf: {
+    ...GLM_GGUF,
     architecture: "glm4",
     modules: {
-      input_layernorm: "attn_norm",
+      ...GLM_GGUF.modules,
       post_self_attn_layernorm: "post_attention_norm",
-      post_attention_layernorm: "ffn_norm",
       post_mlp_layernorm: "post_ffw_norm",
-      "self_attn.q_proj": "attn_q",
-      "self_attn.k_proj": "attn_k",
-      "self_attn.v_proj": "attn_v",
-      "self_attn.o_proj": "attn_output",
-      // Gate and up, one after the other.
-      "mlp.gate_up_proj": "ffn_up",
-      "mlp.down_proj": "ffn_down",
     },
-    rotatesNeighbours: true,
-    activation: "silu",
-    window: "unknown",
-    scalings: [],
   },
 };

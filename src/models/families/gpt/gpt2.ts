@@ -88,5 +88,24 @@ export const gpt2: Family = {
         ),
       );
     }),
-  gguf: null,
+  gguf: {
+    architecture: "gpt2",
+    modules: {
+      ln_1: "attn_norm",
+      ln_2: "ffn_norm",
+      "attn.c_attn": { name: "attn_qkv", isTransposed: true },
+      "attn.c_proj": { name: "attn_output", isTransposed: true },
+      "mlp.c_fc": { name: "ffn_up", isTransposed: true },
+      "mlp.c_proj": { name: "ffn_down", isTransposed: true },
+    },
+    others: { wpe: { name: "position_embd", isFull: true } },
+    rotatesNeighbours: false,
+    activation: "gelu_pytorch_tanh",
+    window: "unknown",
+    scalings: [],
+    check({ attentionScale, headDim }) {
+      if (attentionScale === 1 && headDim > 1)
+        throw new UserError("llama.cpp's gpt2 models have scale_attn_weights true, not false");
+    },
+  },
 };

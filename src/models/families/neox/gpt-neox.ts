@@ -1,9 +1,11 @@
 import { z } from "zod";
+import { UserError } from "../../../base/errors.ts";
 import { parseWith } from "../../../base/schema.ts";
 import { attentionLayer, attentionOf, fusedAttention } from "../../blocks/attention.ts";
 import { plainMlp } from "../../blocks/mlp.ts";
 import { parallel, residual } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
+import { ofGroups, type Order } from "../orders.ts";
 import { readDecoder } from "../reading/common.ts";
 
 const ownSchema = z.object({
@@ -15,6 +17,12 @@ const ownSchema = z.object({
 });
 
 const MLP = { up: "mlp.dense_h_to_4h", down: "mlp.dense_4h_to_h" };
+
+/** Queries of all heads, then keys, then values; the model has all three of a head one behind the other. */
+const separated =
+  (headDim: number): Order =>
+  (count) =>
+    [0, 1, 2].flatMap((part) => ofGroups(3 * headDim, part * headDim, headDim)(count));
 
 /**
  * GPT-NeoX (https://arxiv.org/abs/2204.06745) and Pythia: attention and MLP side by side, each behind a LayerNorm of its own; queries, keys and
@@ -64,5 +72,25 @@ export const gptNeox: Family = {
         return residual(parts, { norm: norms[0], add: attend }, { norm: norms[1], add: mlp });
       });
     }),
-  gguf: null,
+  gguf: {
+    architecture: "gptneox",
+    modules: {
+      input_layernorm: "attn_norm",
+      post_attention_layernorm: "ffn_norm",
+      "attention.query_key_value": { name: "attn_qkv", rows: ({ headDim }) => separated(headDim) },
+      "attention.dense": "attn_output",
+      "mlp.dense_h_to_4h": "ffn_up",
+      "mlp.dense_4h_to_h": "ffn_down",
+    },
+    hasOwnHead: true,
+    rotatesNeighbours: false,
+    activation: "gelu_pytorch_tanh",
+    approximatesGelu: true,
+    window: "unknown",
+    scalings: [],
+    settings: ({ parallelBranches }) => ({ use_parallel_residual: { bool: parallelBranches } }),
+    check({ attentionBias }) {
+      if (!attentionBias) throw new UserError("llama.cpp's gptneox models have biases in attention, and this one has none");
+    },
+  },
 };
