@@ -109,6 +109,52 @@ TEMPLATES = {
         "{%- if m.content is string %}{{ m.content | trim }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text | trim }}{% endif %}{% endfor %}{% endif %}{{ '<end_of_turn>\\n' }}{% endfor %}"
         "{%- if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
     ),
+    # Turns of every role, tools and calls in a notation of their own by macros that call each other, keys in order; thoughts are cut out of answers, and an
+    # empty one is begun where thinking is not asked for; a call, its results and the answer share a turn.
+    "gemma4": (
+        "{%- macro value(x, quoted=true) -%}"
+        "  {%- if x is string -%}{{- '<|\"|>' ~ x ~ '<|\"|>' -}}"
+        "  {%- elif x is boolean -%}{{- 'true' if x else 'false' -}}"
+        "  {%- elif x is mapping -%}{%- set seen = namespace(any=false) -%}{{- '{' -}}"
+        "    {%- for key, each in x | dictsort -%}{%- if seen.any %},{% endif -%}{%- set seen.any = true -%}{{- '<|\"|>' + key + '<|\"|>' if quoted else key -}}:{{- value(each, quoted=quoted) -}}{%- endfor -%}{{- '}' -}}"
+        "  {%- elif x is sequence -%}[{%- for each in x -%}{{- value(each, quoted=quoted) -}}{{- ',' if not loop.last -}}{%- endfor -%}]"
+        "  {%- else -%}{{- x -}}{%- endif -%}"
+        "{%- endmacro -%}"
+        "{%- macro fields(properties, required) -%}{%- set ns = namespace(first=true) -%}"
+        "  {%- for name, field in properties | dictsort -%}{%- if not ns.first %},{% endif -%}{%- set ns.first = false -%}"
+        "    {{- name -}}:{%- if field['description'] -%}{description:{{- value(field['description']) -}},{%- else -%} { {%- endif -%}"
+        "    {%- set kind = field['type'] if field['type'] is string else field['type'][0] -%}"
+        "    {%- if field['enum'] -%}enum:{{- value(field['enum']) -}},{%- endif -%}"
+        "    {%- if kind | upper == 'OBJECT' and field['properties'] is defined -%}properties:{ {{- fields(field['properties'], field['required'] | default([])) -}} },{%- endif -%}"
+        "    {%- if kind | upper == 'ARRAY' and field['items'] is mapping -%}items:{%- if field['items']['type'] is string -%}{{- value(field['items']['type'] | upper) -}}{%- else -%}{{- value(field['items']['type'] | map('upper') | list) -}}{%- endif -%},{%- endif -%}"
+        "    type:{{- value(kind | upper) -}}{%- if name in required %},needed:true{% endif -%} }"
+        "  {%- endfor -%}"
+        "{%- endmacro -%}"
+        "{%- macro spoken(text) -%}{%- set ns = namespace(said='') -%}"
+        "  {%- for part in text.split('<channel|>') -%}{%- set ns.said = ns.said + (part.split('<|channel>')[0] if '<|channel>' in part else part) -%}{%- endfor -%}{{- ns.said | trim -}}"
+        "{%- endmacro -%}"
+        "{%- set ns = namespace(before=none) -%}{%- set rest = messages -%}{{ bos_token }}"
+        "{%- if (enable_thinking is defined and enable_thinking) or tools or messages[0]['role'] in ['system', 'developer'] -%}{{- '<|turn>system\n' -}}"
+        "  {%- if enable_thinking is defined and enable_thinking -%}{{- '<|think|>' -}}{%- endif -%}"
+        "  {%- if messages[0]['role'] in ['system', 'developer'] -%}{{- messages[0]['content'] | trim -}}{%- set rest = messages[1:] -%}{%- endif -%}"
+        "  {%- for tool in tools or [] %}{%- set f = tool['function'] -%}{{- '<|tool>declaration:' ~ f.name ~ '{description:' -}}{{- value(f.description) -}}"
+        "    {%- if f.parameters -%},parameters:{ {{- fields(f.parameters.properties, f.parameters.required or []) | trim -}} }{%- endif -%}{{- '}<tool|>' -}}{%- endfor -%}"
+        "  {{- '<turn|>\n' -}}"
+        "{%- endif -%}"
+        "{%- for m in rest -%}{%- set role = 'model' if m['role'] in ['assistant', 'tool'] else m['role'] -%}"
+        "  {%- if not (role == 'model' and ns.before in ['tool', 'call']) -%}{{- '<|turn>' + role + '\n' -}}{%- endif -%}"
+        "  {%- if m['reasoning_content'] and loop.last -%}{{- '<|channel>thought\n' + m['reasoning_content'] + '<channel|>' -}}{%- endif -%}"
+        "  {%- if m['role'] == 'tool' -%}{{- '<|tool_response>response:' ~ m['name'] | default('unknown') ~ '{value:' -}}{{- value(m['content'], quoted=false) -}}{{- '}<tool_response|>' -}}"
+        "  {%- elif m['content'] -%}{%- if role == 'model' -%}{{- spoken(m['content']) -}}{%- else -%}{{- m['content'] | trim -}}{%- endif -%}{%- endif -%}"
+        "  {%- for call in m['tool_calls'] or [] -%}{{- '<|tool_call>call:' + call['function']['name'] + '{' -}}"
+        "    {%- for key, each in call['function']['arguments'] | dictsort -%}{{- key -}}:{{- value(each, quoted=false) -}}{{- ',' if not loop.last -}}{%- endfor -%}{{- '}<tool_call|>' -}}{%- endfor -%}"
+        "  {%- set ns.before = 'tool' if m['role'] == 'tool' else 'call' if m['tool_calls'] else none -%}"
+        "  {%- if ns.before is none -%}{{- '<turn|>\n' -}}{%- endif -%}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{%- if ns.before is none -%}{{- '<|turn>model\n' -}}{%- endif -%}"
+        "  {%- if not enable_thinking | default(false) -%}{{- '<|channel>thought\n<channel|>' -}}{%- endif -%}"
+        "{%- endif -%}"
+    ),
     # Reasoning is always cut out and always begun; results are closed when something follows.
     "deepseek-r1": (
         "{% set ns = namespace(is_tool=false, system='') %}{%- for m in messages %}{% if m.role == 'system' %}{% set ns.system = m.content %}{% endif %}{% endfor %}{{ bos_token }}{{ ns.system }}"
@@ -149,10 +195,23 @@ TEMPLATES = {
     ),
 }
 
-ENDS = ["<|eot_id|>", "<|im_end|>", "</s>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "<|endoftext|>"]
+ENDS = ["<|eot_id|>", "<|im_end|>", "</s>", "<end_of_turn>", "<turn|>", "<tool_call|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>"]
 BOS, EOS = "<s>", "</s>"
 
 TOOLS = [dict(type="function", function=dict(name="get_rain", description="Rain <b>in</b> mm", parameters=dict(type="object", properties=dict(town=dict(type="string")), required=["town"])))]
+
+NESTED = [
+    dict(type="function", function=dict(name="get_rain", description="Rain in mm", parameters=dict(
+        type="object", required=["town", "who"],
+        properties=dict(
+            town=dict(type="string", description="The town", enum=["Ulm", "Bern"]),
+            who=dict(type="object", properties=dict(b=dict(type="array", items=dict(type=["number", "null"])), a=dict(type="boolean")), required=["a"]),
+            Z=dict(type="array", items=dict(type="string")),
+            deep=dict(type=["array", "null"], description="More"),
+        ),
+    ))),
+    dict(type="function", function=dict(name="now", description="The time", parameters=dict(type="object", properties={}))),
+]
 
 
 def u(content):
@@ -192,6 +251,7 @@ CONVERSATIONS = [
     dict(name="a call, and another question", messages=[u("Rain in Ulm?"), call(dict(town="Ulm")), result("3 mm fell"), a("Three millimetres."), u("Thanks!"), a("Not at all.")], tools=TOOLS),
     dict(name="reasoning and a call", messages=[u("Rain in Ulm?"), call(dict(town="Ulm"), reasoning_content="I have a tool for that."), result("3 mm fell"), a("Three millimetres.", reasoning_content="So it rained.")], tools=TOOLS),
     dict(name="tools for nothing", messages=[u("Hello there!"), a("Good morning.")], tools=TOOLS),
+    dict(name="nested arguments", messages=[u("Rain?"), call(dict(town="Ulm", who=dict(b=[1, 2.5, None], a=True), Z=[], deep=[dict(x="y")])), result("3 mm fell"), a("Three.")], tools=NESTED),
     dict(name="thinking off", messages=[u("2+2?"), a("It is four.")], args=dict(enable_thinking=False)),
 ]
 
