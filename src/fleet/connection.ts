@@ -17,6 +17,7 @@ import {
 import { messageOf, systemCode, UserError } from "../base/errors.ts";
 import { fileError } from "../base/files/files.ts";
 import type { FleetOptions } from "./options.ts";
+import { isAway } from "./records.ts";
 
 /** A connection to a fleet's NATS server with JetStream. It comes back by itself whenever the server does. */
 export interface FleetConnection {
@@ -208,5 +209,6 @@ function rightsError(address: string, what: string, error: unknown): UserError {
     error?.constructor.name === "JetStreamNotEnabled"
   )
     return new UserError(`--fleet ${address}: this NATS server has no JetStream; start it with: nats-server -js`);
+  if (isAway(error)) return new UserError(`--fleet ${address}: no NATS server answers there any more (${messageOf(error)})`);
   return new UserError(`--fleet ${address}: ${what} cannot be opened: ${messageOf(error)}`);
 }

@@ -3,7 +3,7 @@ import { UserError } from "../base/errors.ts";
 import type { Traffic } from "../page/api/types.ts";
 import { type Numerics, numericsHere } from "./numerics.ts";
 import type { FleetOptions } from "./options.ts";
-import { isAway, readEntry, swap } from "./records.ts";
+import { isAway, keysOf, persistently, readEntry, swap } from "./records.ts";
 
 /** Says what a member of a fleet tells of itself at each sign of life. */
 export interface Member {
@@ -57,9 +57,10 @@ export interface Presence {
  */
 export async function join(nodes: KV, describe: () => Member, onLost: (error: UserError) => void): Promise<Presence> {
   const { name, session, lease } = describe();
-  await expectSameVersion(nodes, name);
-  const first = await readEntry<Member>(nodes, name);
-  let revision = first?.revision ?? (await nodes.get(name))?.revision ?? 0;
+  const unending = new AbortController().signal;
+  // The server may have died since this process reached it.
+  await persistently(() => expectSameVersion(nodes, name), unending);
+  let revision = (await persistently(() => nodes.get(name), unending))?.revision ?? 0;
   let isOver = false;
   let last = Promise.resolve();
   const beat = async (): Promise<void> => {
@@ -105,7 +106,7 @@ const LOOK_MS = 100;
 async function expectSameVersion(nodes: KV, name: string): Promise<void> {
   const { version } = numericsHere();
   const others: { readonly key: string; readonly member: Member; readonly revision: number }[] = [];
-  for await (const key of await nodes.keys()) {
+  for (const key of await keysOf(nodes)) {
     const held = await readEntry<Member>(nodes, key);
     if (held !== null && key !== name && held.value.numerics.version !== version)
       others.push({ key, member: held.value, revision: held.revision });

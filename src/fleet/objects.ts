@@ -5,11 +5,8 @@ import { systemCode, UserError } from "../base/errors.ts";
 import { fileHash } from "../base/files/checksums.ts";
 import { filePieces, hashFile, makeFolder, openAtomic } from "../base/files/files.ts";
 import { RUN_FILES } from "../train/run/folder.ts";
-import { persistently, type StoredFile } from "./records.ts";
+import { persistently, type StoredFile, within } from "./records.ts";
 import type { Passage } from "./traffic.ts";
-
-/** Milliseconds after which a file that no piece comes of is asked for again. */
-const STALL_MS = 10_000;
 
 /** Puts a file into a store under a name, unless it is there already; nothing of it is seen before all of it is there. */
 export async function putFile(store: ObjectStore, name: string, path: string, way: Passage): Promise<void> {
@@ -69,7 +66,7 @@ export async function getFile(
     let length = 0;
     try {
       for (;;) {
-        const piece = await within(reader.read(), STALL_MS);
+        const piece = await within(reader.read());
         if (piece.done) break;
         counted?.(piece.value.length);
         hash.update(piece.value);
@@ -87,14 +84,6 @@ export async function getFile(
     }
     file.finish();
   }, signal);
-}
-
-/** Waits for something that may never come. @throws an error that has it asked for again */
-function within<T>(promise: Promise<T>, ms: number): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(Object.assign(new Error("no piece of the file came"), { name: "Stalled" })), ms);
-    promise.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
 }
 
 /** Endings of a model folder's files that decide what it computes. */

@@ -131,6 +131,33 @@ export async function readEntry<T>(bucket: KV, key: string): Promise<Held<T> | n
   return entry === null || entry.operation !== "PUT" ? null : { value: entry.json<T>(), revision: entry.revision };
 }
 
+/** Milliseconds after which what does not come is asked for again: a server that has died meanwhile owes it to nobody. */
+const STALL_MS = 10_000;
+
+/** Waits for something that may never come. @throws an error that has it asked for again */
+export function within<T>(promise: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(Object.assign(new Error("nothing more came"), { name: "Stalled" })), STALL_MS);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
+/** Returns the keys of a bucket. @throws where NATS dies meanwhile */
+export async function keysOf(bucket: KV): Promise<string[]> {
+  const keys: string[] = [];
+  const listed = await bucket.keys();
+  try {
+    await within(
+      (async () => {
+        for await (const key of listed) keys.push(key);
+      })(),
+    );
+  } finally {
+    listed.stop();
+  }
+  return keys;
+}
+
 /** Tells whether a compare-and-set was refused because the value is another one by now. */
 export function isOutdated(error: unknown): boolean {
   return (

@@ -11,6 +11,7 @@ import { numericsHere } from "../../src/fleet/numerics.ts";
 import { assign, heldBases, isOrphan, whyNowhere } from "../../src/fleet/placement.ts";
 import { type JobRecord, keyOf, readEntry, swap, UNTAKEN } from "../../src/fleet/records.ts";
 import { NATS_SERVER, type NatsServer, startNats } from "../support/nats.ts";
+import { slowTest } from "../support/slow.ts";
 
 const JOB: JobRecord = {
   front: "front",
@@ -159,6 +160,25 @@ test("a running job is an orphan when its node is gone, or has started anew", ()
     await (await startNode(options)).stop();
     expect((await nodes.get("old"))?.operation).toBe("PURGE");
   }, 20_000);
+
+  slowTest(
+    "a node that has reached NATS joins when NATS is back, which has died since",
+    async () => {
+      await nats.kill();
+      const joining = joinFleet(
+        fleet.buckets.nodes,
+        () => ({ ...NODE, name: "patient" }),
+        () => {},
+      );
+      // Longer than an answer may take.
+      await Bun.sleep(6000);
+      await nats.restart();
+      const presence = await joining;
+      while ((await readEntry(fleet.buckets.nodes, "patient").catch(() => null)) === null) await Bun.sleep(20);
+      await presence.leave();
+    },
+    30_000,
+  );
 
   test("of two nodes of one name the earlier one ends", async () => {
     const lost = Promise.withResolvers<Error>();

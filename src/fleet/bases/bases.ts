@@ -7,7 +7,7 @@ import { makeFolder } from "../../base/files/files.ts";
 import { show } from "../../base/json.ts";
 import type { Member } from "../members.ts";
 import { modelId } from "../objects.ts";
-import { type BaseModel, persistently, readEntry } from "../records.ts";
+import { type BaseModel, keysOf, persistently, readEntry } from "../records.ts";
 import type { Meter, Passage } from "../traffic.ts";
 import { fetchFile } from "./fetch-file.ts";
 import { serveBases } from "./serve-bases.ts";
@@ -45,7 +45,7 @@ export function openBases({ nats, nodes, name, home, folders, meter, onBase }: B
   const turns = new Map<string, Promise<unknown>>();
   const peersOf = async (id: string, asker: string | undefined): Promise<string[]> => {
     const peers = asker === undefined ? [] : [asker];
-    for await (const key of await nodes.keys()) {
+    for (const key of await keysOf(nodes)) {
       const member = key === name ? null : (await readEntry<Member>(nodes, key))?.value;
       if (member?.bases.includes(id) === true) peers.push(key);
     }

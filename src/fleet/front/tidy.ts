@@ -1,7 +1,7 @@
 import { STREAMS, SUBJECTS } from "../names.ts";
 import type { Fleet } from "../fleet.ts";
 import { objectOf } from "../objects.ts";
-import { type JobRecord, readEntry } from "../records.ts";
+import { type JobRecord, keysOf, readEntry } from "../records.ts";
 
 /**
  * Removes what the fleet has of a front's jobs that have ended: their records, events, checkpoints and results, and training data that no other job needs. Base
@@ -22,7 +22,7 @@ export async function tidy(
 ): Promise<void> {
   const { jobs } = fleet.buckets;
   const all = new Map<string, { readonly job: JobRecord; readonly revision: number }>();
-  for await (const key of await jobs.keys()) {
+  for (const key of await keysOf(jobs)) {
     const held = await readEntry<JobRecord>(jobs, key);
     if (held !== null) all.set(key, { job: held.value, revision: held.revision });
   }

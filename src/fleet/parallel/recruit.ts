@@ -11,7 +11,7 @@ import { SUBJECTS } from "../names.ts";
 import { numericsHere } from "../numerics.ts";
 import { modelFiles, modelId, objectOf, putFile } from "../objects.ts";
 import type { FleetOptions } from "../options.ts";
-import { FILE_KEYS, type FileKey, readEntry, type StoredFile } from "../records.ts";
+import { FILE_KEYS, type FileKey, keysOf, readEntry, type StoredFile } from "../records.ts";
 import { checkSettings, isShare } from "../settings.ts";
 import { serveBases } from "../bases/serve-bases.ts";
 import { openNatsWay, type NatsWay } from "./nats-way.ts";
@@ -140,7 +140,7 @@ async function request(nats: NatsConnection, node: string, offer: Offer): Promis
 async function members({ buckets }: Fleet): Promise<Member[]> {
   const here = numericsHere();
   const found: Member[] = [];
-  for await (const key of await buckets.nodes.keys()) {
+  for (const key of await keysOf(buckets.nodes)) {
     const member = (await readEntry<Member>(buckets.nodes, key))?.value;
     if (member?.kind !== "node" || member.isLeaving || member.jobs.length >= member.slots) continue;
     const { version, processor } = member.numerics;
