@@ -56,8 +56,8 @@ const BYTES = 5_000_001;
       base: modelId(files()),
       peers: () => Promise.resolve(peers),
       way: { signal: new AbortController().signal },
-      answerMs: 200,
-      patienceMs: 600,
+      answerMs: 1000,
+      patienceMs: 3000,
       ...more,
     });
   const hashOf = (path: string) => Bun.hash(readFileSync(path));
