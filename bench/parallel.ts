@@ -2,7 +2,7 @@
  * Steps of one process and of several, of one thread each: how much of what N processes could gain is gained. SmolLM2-135M's shape with
  * random weights, LoRA of rank 8 on all linear layers, micro-batches of 512 tokens.
  *
- *     bun bench/parallel.ts [nodes] [micro-batches] [steps]
+ *     bun bench/parallel.ts [nodes] [micro-batches] [steps] [f32|bf16|int8]
  *
  * Medians of the steps in which all processes took part, but for the first of a run. Exit code 1 when the efficiency is below 0.85, or the adapters differ.
  */
@@ -15,7 +15,8 @@ import { remat } from "./checkout.ts";
 import { median } from "./report.ts";
 import { SHAPES } from "./shapes.ts";
 
-const [nodes = 2, microBatches = 4, steps = 4] = process.argv.slice(2).map(Number);
+const [nodes = 2, microBatches = 4, steps = 4] = process.argv.slice(2, 5).map(Number);
+const [encoding = "f32"] = process.argv.slice(5);
 const LEAST = 0.85;
 
 interface Step {
@@ -39,7 +40,7 @@ try {
   const run = async (count: number) => {
     const output = `run-${count}`;
     const flags =
-      `--model model --data data.jsonl --truncate --sequence-length 512 --threads 1 --gradient-accumulation ${microBatches} --nodes ${count} ` +
+      `--model model --data data.jsonl --truncate --sequence-length 512 --threads 1 --gradient-accumulation ${microBatches} --nodes ${count} --gradient-encoding ${encoding} ` +
       `--steps ${steps} --no-sample --save-minutes 0 --learning-rate 0.001 --output ${output}`;
     await remat(join(import.meta.dir, ".."), ["train", ...flags.split(" ")], folder);
     const lines = readFileSync(join(folder, output, "metrics.jsonl"), "utf8")
@@ -50,13 +51,15 @@ try {
     const full = all.slice(1).filter((step) => step.nodes?.ready === count && step.nodes.elsewhere >= microBatches - own);
     if (full.length === 0) throw new Error(`no step of ${steps} was done by all ${count} processes; give more steps`);
     const adapter = readFileSync(join(folder, output, "adapter_model.safetensors"));
+    const mean = (key: "sent" | "received") => full.reduce((sum, step) => sum + step.nodes![key], 0) / full.length;
+    const bytes = { sent: mean("sent"), received: mean("received") };
     /** Seconds of a micro-batch at the coordinator: processes beside each other share the machine's memory. */
     const micro = median(full.map((step) => step.forwardBackward.measured / (microBatches - step.nodes!.elsewhere)));
     return {
       seconds: median(full.map(({ seconds }) => seconds)),
       micro,
       counted: full.length,
-      last: full.at(-1)!.nodes!,
+      bytes,
       adapter,
     };
   };
@@ -69,7 +72,9 @@ try {
   console.log(`one process       ${text(one)}`);
   console.log(`${nodes} processes       ${text(several)}`);
   console.log(`efficiency        ${efficiency.toFixed(3)}`);
-  console.log(`bytes a step      ${formatBytes(several.last.sent)} sent, ${formatBytes(several.last.received)} received`);
+  console.log(
+    `bytes a step      ${formatBytes(several.bytes.sent)} sent, ${formatBytes(several.bytes.received)} received in ${encoding}`,
+  );
   const isSame = one.adapter.equals(several.adapter);
   console.log(`adapters          ${isSame ? "the same to the bit" : "DIFFER"}`);
   process.exitCode = isSame && efficiency >= LEAST ? 0 : 1;

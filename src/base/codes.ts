@@ -55,18 +55,24 @@ export function decode(bytes: Uint8Array, count: number, encoding: Encoding): Fl
     throw new UserError(`an update of ${count} values in ${encoding} has ${expected} bytes; got ${bytes.length}`);
   if (encoding !== "int8") {
     const values = toFloat32(bytes, encoding);
-    if (!values.every(Number.isFinite)) throw new UserError("an update holds a value that is infinite or no number");
+    if (!areFinite(values)) throw new UserError("an update holds a value that is infinite or no number");
     return values;
   }
   const blocks = Math.ceil(count / BLOCK);
   // A copy, which begins at a multiple of 4.
   const { buffer } = bytes.slice();
   const scales = new Float32Array(buffer, 0, blocks);
-  if (!scales.every(Number.isFinite)) throw new UserError("an update holds a scale that is infinite or no number");
+  if (!areFinite(scales)) throw new UserError("an update holds a scale that is infinite or no number");
   const codes = new Int8Array(buffer, 4 * blocks);
   const values = new Float32Array(count);
   for (let i = 0; i < count; i++) values[i] = scales[Math.floor(i / BLOCK)]! * codes[i]!;
   return values;
+}
+
+/** A loop: with a function for each of millions of values it would take longer than the codes. */
+export function areFinite(values: Float32Array): boolean {
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return false;
+  return true;
 }
 
 /** What is sent of an update, and what is kept of it for the next one. */
@@ -79,8 +85,11 @@ export interface Compensated {
 
 /** Encodes an update with what was left of those before. */
 export function encodeWithRest(update: Float32Array, rest: Float32Array | null, encoding: Encoding): Compensated {
-  const wanted = rest === null ? update : update.map((value, i) => value + rest[i]!);
+  const wanted = update.slice();
+  if (rest) for (let i = 0; i < wanted.length; i++) wanted[i]! += rest[i]!;
   const bytes = encode(wanted, encoding);
   const sent = decode(bytes, wanted.length, encoding);
-  return { bytes, sent, rest: sent.map((value, i) => wanted[i]! - value) };
+  // In the place of what was wanted, of which nothing else is made.
+  for (let i = 0; i < wanted.length; i++) wanted[i]! -= sent[i]!;
+  return { bytes, sent, rest: wanted };
 }

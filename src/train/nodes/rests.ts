@@ -1,4 +1,4 @@
-import { type Compensated, encodeWithRest, type Encoding } from "../../base/codes.ts";
+import { areFinite, type Compensated, encodeWithRest, type Encoding } from "../../base/codes.ts";
 import { UserError } from "../../base/errors.ts";
 import type { EarlierOrder } from "./messages.ts";
 
@@ -68,7 +68,7 @@ export function createRests(encoding: Encoding): Rests {
 
 /** Null: a value is no number or infinite, or would be in codes. */
 function encodeIfFinite(gradients: Float32Array, left: Float32Array | null, encoding: Encoding): Compensated | null {
-  if (!gradients.every(Number.isFinite)) return null;
+  if (!areFinite(gradients)) return null;
   try {
     return encodeWithRest(gradients, left, encoding);
   } catch (error) {
