@@ -2,6 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { rejection, temporaryFolder } from "../hf/temp.ts";
+import { GGUF_DECODERS } from "../support/gguf-decoders.ts";
 import { changeConfig, createExporter, dropTensors, modelWithTokenizer, MODULES, separateRows } from "../support/gguf-models.ts";
 import { FAMILIES, type GoldenFamily, modelFolder, readTensors, relativeError } from "../support/golden.ts";
 
@@ -290,5 +291,18 @@ test("what llama.cpp has no place for in these architectures is refused before a
   ] as const) {
     const target = modelWithTokenizer(family, join(folder, `${family}-refused`));
     expect(await rejection(exported({ model: target, type: "f32" }))).toContain(message);
+  }
+});
+
+test("llama.cpp was given each small model: the same tokens, probabilities within what it rounds", async () => {
+  const { models } = (await Bun.file(join(import.meta.dir, "../golden/gguf/decoder.json")).json()) as {
+    models: Record<string, { difference: number; sameTokens: boolean; withAdapter: number }>;
+  };
+  expect(Object.keys(models).sort()).toEqual(Object.keys(GGUF_DECODERS).sort());
+  for (const [name, { difference, sameTokens, withAdapter }] of Object.entries(models)) {
+    // Inputs of MXFP4 have 8 bits there, and some families' GELU is from a table in half precision.
+    const bound = name.endsWith("mxfp4") ? 0.02 : /^(gemma4|gpt)/.test(name) && name !== "gpt-oss" ? 5e-3 : 2e-5;
+    expect(sameTokens).toBe(true);
+    expect(Math.max(difference, withAdapter)).toBeLessThan(bound);
   }
 });

@@ -165,10 +165,15 @@ function packedExperts({ layers, hiddenSize, experts }: ModelConfig): TensorData
   ).flat();
 }
 
+const settingsOf = (name: string, more: object) => ({ ...SIZES, ...GGUF_DECODERS[name], ...more });
+
+/** The configuration of one of them, with changes. */
+export const ggufDecoder = (name: string, more: object): ModelConfig => parseConfig(settingsOf(name, more));
+
 /** Writes one of them with random weights and a small byte-level tokenizer. */
 export function writeGgufDecoder(path: string, name: string, more: Readonly<Record<string, unknown>> = {}): string {
   makeFolder(path);
-  const raw = { ...SIZES, ...GGUF_DECODERS[name], ...more };
+  const raw = settingsOf(name, more);
   writeFileSync(join(path, "config.json"), JSON.stringify(raw));
   const config = parseConfig(raw);
   const options = { tokens: 1, tuning: { method: "full" }, weightType: () => "f32" as const } as const;
