@@ -106,8 +106,8 @@ export interface Assembler {
   /** The same, but that the lanes that the mask has not set stay what they are. */
   loadInto(name: keyof typeof LOAD, to: number, from: Memory, mask: Mask): void;
   store(to: Memory, from: number, mask?: Mask): void;
-  /** Asks for a line of memory in the second-level cache; nothing happens where there is no such memory. */
-  prefetch(from: Memory): void;
+  /** Asks for a line of memory in the first-level or the second-level cache; nothing happens where there is no such memory. */
+  prefetch(from: Memory, level: 1 | 2): void;
   /** Four blocks of 128 bits: two of `left`, then two of `right`, each by two bits of `choice`. */
   shuffleBlocks(to: number, left: number, right: number, choice: number): void;
   /** `to = from << bits`, by 32 bits each. */
@@ -227,10 +227,10 @@ export function createAssembler(): Assembler {
     load: (name, to, from, mask) => evex(LOAD[name], to, 0, from, mask === undefined ? {} : { mask, zeroes: true }),
     loadInto: (name, to, from, mask) => evex(LOAD[name], to, 0, from, { mask }),
     store: (to, from, mask) => evex(VMOVUPS_STORE, from, 0, to, mask === undefined ? {} : { mask }),
-    prefetch(from) {
+    prefetch(from, level) {
       if (from.base >= 8) emit(0x41);
       emit(0x0f, 0x18);
-      operand(2, from);
+      operand(level, from);
     },
     shuffleBlocks(to, left, right, choice) {
       evex(VSHUFI32X4, to, left, right);

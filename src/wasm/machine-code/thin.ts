@@ -118,8 +118,8 @@ function loadAs(a: Assembler, type: Type, to: number, from: ReturnType<typeof at
  */
 function multiplyAlong(a: Assembler, type: Type, vectors: number): void {
   const [column, out, columns, stride, piece] = [R8, R9, R10, R11, R14] as const;
-  // Within the loop over pieces: the place in A, in B, steps that are left, the place in the tile that follows.
-  const [terms, place, steps, ahead] = [RBX, RBP, R12, R13] as const;
+  // Within the loop over pieces: the place in A, in B, steps that are left, the places in the tile and in the piece that follow.
+  const [terms, place, steps, ahead, soon] = [RBX, RBP, R12, R13, R15] as const;
   const [last, written]: [Mask, Mask] = [2, 3];
   const size = BYTES[type];
   const [rows16, one, copied] = [28, 30, 29] as const;
@@ -142,6 +142,8 @@ function multiplyAlong(a: Assembler, type: Type, vectors: number): void {
   a.move(place, column);
   a.move(ahead, column);
   for (let i = 0; i < ALONG_COLUMNS; i++) a.add(ahead, stride);
+  a.move(soon, column);
+  a.addConstant(soon, size * PIECE);
   a.load32(steps, at(RDI, THIN.terms));
 
   a.place(nextPiece);
@@ -149,8 +151,9 @@ function multiplyAlong(a: Assembler, type: Type, vectors: number): void {
   a.move(RDX, piece);
   a.set(RCX, STEPS);
   a.place(inner);
-  a.move(RAX, ahead);
   for (let p = 0; p < LANES; p++) {
+    if (p === 0) a.move(RAX, ahead);
+    if (p === LANES / 2) a.move(RAX, soon);
     for (let vector = 0; vector < vectors; vector++) {
       a.load("vmovups", rows16 + vector, at(terms, 4 * LANES * (vectors * p + vector)));
     }
@@ -159,11 +162,14 @@ function multiplyAlong(a: Assembler, type: Type, vectors: number): void {
       a.load("vbroadcastss", element, at(RDX, LINE_BYTES * i + 4 * p));
       for (let vector = 0; vector < vectors; vector++) a.vector("vfmadd231ps", sum(i, vector), element, rows16 + vector);
     }
-    if (p >= ALONG_COLUMNS) continue;
-    a.prefetch(at(RAX));
-    a.add(RAX, stride);
+    // Two lines at each of the first 7 terms of 8.
+    for (let i = 0; i < 2 && p % 8 < ALONG_COLUMNS / 2; i++) {
+      a.prefetch(at(RAX), p < LANES / 2 ? 2 : 1);
+      a.add(RAX, stride);
+    }
   }
   a.addConstant(ahead, size * LANES);
+  a.addConstant(soon, size * LANES);
   a.addConstant(terms, 4 * LANES * LANES * vectors);
   a.addConstant(RDX, 4 * LANES);
   a.addConstant(steps, -1);
@@ -320,8 +326,64 @@ function multiplyAcross(a: Assembler, type: Type): void {
   a.set(RAX, -1);
   for (const mask of masks) a.maskFrom(mask, RAX);
 
-  const [tile, whole, line] = [a.label(), a.label(), a.label()];
-  const [group, start, inner, done] = [a.label(), a.label(), a.label(), a.label()];
+  /** Multiplies up to 8 rows; the first ones line the piece up, while they are computed. */
+  const multiplyRows = (areFirst: boolean) => {
+    const [start, inner] = [a.label(), a.label()];
+    for (let row = 0; row < ACROSS_ROWS; row++) eachSum(row, (register) => a.vector("vpxord", register, register, register));
+    a.load32(RAX, at(RDI, THIN.isSum));
+    a.compare(RAX, 0);
+    a.jumpIf("equal", start);
+    a.move(RAX, target);
+    a.load32(RDX, at(RDI, THIN.outStride));
+    for (let row = 0; row < ACROSS_ROWS; row++) {
+      a.compare(rows, row);
+      a.jumpIf("equal", start);
+      eachSum(row, (register, vector) => a.load("vmovups", register, at(RAX, 4 * LANES * vector), masks[vector]!));
+      a.add(RAX, RDX);
+    }
+    a.place(start);
+    a.push(ahead);
+    a.move(RAX, terms);
+    a.move(RDX, piece);
+    a.load32(RCX, at(RDI, THIN.terms));
+    if (areFirst) {
+      a.push(RSI);
+      a.move(RSI, panel);
+    }
+    a.place(inner);
+    masks.forEach((mask, i) => {
+      if (!areFirst) return a.load("vmovups", b + i, at(RDX, 4 * LANES * i));
+      loadAs(a, type, b + i, at(RSI, size * LANES * i), mask);
+      return a.store(at(RDX, 4 * LANES * i), b + i);
+    });
+    for (let row = 0; row < ACROSS_ROWS; row++) {
+      const element = one + (row % 4);
+      a.load("vbroadcastss", element, at(RAX, 4 * row));
+      eachSum(row, (register, vector) => a.vector("vfmadd231ps", register, element, b + vector));
+    }
+    a.prefetch(at(ahead), 2);
+    a.add(ahead, stride);
+    if (areFirst) a.add(RSI, stride);
+    a.add(RAX, termStride);
+    a.addConstant(RDX, lineBytes);
+    a.addConstant(RCX, -1);
+    a.jumpIf("notEqual", inner);
+    if (areFirst) a.pop(RSI);
+    a.pop(ahead);
+    // Each group of rows asks for other lines.
+    a.addConstant(ahead, 64);
+
+    a.load32(RDX, at(RDI, THIN.outStride));
+    for (let row = 0; row < ACROSS_ROWS; row++) {
+      eachSum(row, (register, vector) => a.store(at(target, 4 * LANES * vector), register, masks[vector]!));
+      a.add(target, RDX);
+      a.addConstant(rows, -1);
+      a.jumpIf("equal", done);
+    }
+    a.addConstant(terms, 4 * ACROSS_ROWS);
+  };
+
+  const [tile, whole, group, done] = [a.label(), a.label(), a.label(), a.label()];
   a.place(tile);
   a.move(ahead, panel);
   a.addConstant(ahead, size * ACROSS_COLUMNS);
@@ -333,65 +395,12 @@ function multiplyAcross(a: Assembler, type: Type): void {
   });
   loadAddress(a, ahead, THIN.next, RSI);
   a.place(whole);
-  a.move(RAX, panel);
-  a.move(RDX, piece);
-  a.load32(RCX, at(RDI, THIN.terms));
-  a.place(line);
-  masks.forEach((mask, i) => {
-    loadAs(a, type, b + i, at(RAX, size * LANES * i), mask);
-    a.store(at(RDX, 4 * LANES * i), b + i);
-  });
-  a.add(RAX, stride);
-  a.addConstant(RDX, lineBytes);
-  a.addConstant(RCX, -1);
-  a.jumpIf("notEqual", line);
-
   loadAddress(a, terms, THIN.a, RSI);
   a.move(target, out);
   a.load32(rows, at(RDI, THIN.rows));
+  multiplyRows(true);
   a.place(group);
-  for (let row = 0; row < ACROSS_ROWS; row++) eachSum(row, (register) => a.vector("vpxord", register, register, register));
-  a.load32(RAX, at(RDI, THIN.isSum));
-  a.compare(RAX, 0);
-  a.jumpIf("equal", start);
-  a.move(RAX, target);
-  a.load32(RDX, at(RDI, THIN.outStride));
-  for (let row = 0; row < ACROSS_ROWS; row++) {
-    a.compare(rows, row);
-    a.jumpIf("equal", start);
-    eachSum(row, (register, vector) => a.load("vmovups", register, at(RAX, 4 * LANES * vector), masks[vector]!));
-    a.add(RAX, RDX);
-  }
-  a.place(start);
-  a.push(ahead);
-  a.move(RAX, terms);
-  a.move(RDX, piece);
-  a.load32(RCX, at(RDI, THIN.terms));
-  a.place(inner);
-  masks.forEach((_, i) => a.load("vmovups", b + i, at(RDX, 4 * LANES * i)));
-  for (let row = 0; row < ACROSS_ROWS; row++) {
-    const element = one + (row % 4);
-    a.load("vbroadcastss", element, at(RAX, 4 * row));
-    eachSum(row, (register, vector) => a.vector("vfmadd231ps", register, element, b + vector));
-  }
-  a.prefetch(at(ahead));
-  a.add(ahead, stride);
-  a.add(RAX, termStride);
-  a.addConstant(RDX, lineBytes);
-  a.addConstant(RCX, -1);
-  a.jumpIf("notEqual", inner);
-  a.pop(ahead);
-  // Each group of rows asks for other lines.
-  a.addConstant(ahead, 64);
-
-  a.load32(RDX, at(RDI, THIN.outStride));
-  for (let row = 0; row < ACROSS_ROWS; row++) {
-    eachSum(row, (register, vector) => a.store(at(target, 4 * LANES * vector), register, masks[vector]!));
-    a.add(target, RDX);
-    a.addConstant(rows, -1);
-    a.jumpIf("equal", done);
-  }
-  a.addConstant(terms, 4 * ACROSS_ROWS);
+  multiplyRows(false);
   a.jump(group);
 
   a.place(done);

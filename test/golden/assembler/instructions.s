@@ -86,6 +86,7 @@ prefetcht1 [rax]
 prefetcht1 [r13]
 prefetcht1 [r12+64]
 prefetcht1 [rbx+4096]
+prefetcht0 [r11+128]
 push r15
 pop r15
 add rax, r15
