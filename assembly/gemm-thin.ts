@@ -12,6 +12,7 @@ import { thinAcross, thinAlong, thinTurn } from "./native";
 
 /** Terms of a piece, room for one, and columns of tiles: as src/wasm/machine-code/layout.ts has them. */
 const PIECE: i32 = 128;
+const LEAST_PIECE: i32 = 32;
 const PIECE_BYTES: i32 = 24576;
 const ALONG_COLUMNS: i32 = 14;
 const ACROSS_COLUMNS: i32 = 48;
@@ -84,11 +85,14 @@ function across(
   const turned = threadScratch + PIECE_BYTES, widened = turned + TURNED_BYTES;
   const stored = isStored(bType, scales);
   const width = stored ? n : WIDENED_BYTES / 4 / PIECE / CODE_COLUMNS * CODE_COLUMNS;
+  // This block and the next are in the second-level cache, in which the next is asked for.
+  let depth = PIECE;
+  while (stored && depth > LEAST_PIECE && <i32>floatBytes(bType, (end - first) * depth) > CACHED_BYTES) depth >>= 1;
   for (let row = 0; row < m; row += MOST_ROWS) {
     const rows = min(MOST_ROWS, m - row);
     const rowBytes = (rows + 15) / 16 * 64;
-    for (let term = 0; term < k; term += PIECE) {
-      const terms = min(PIECE, k - term);
+    for (let term = 0; term < k; term += depth) {
+      const terms = min(depth, k - term);
       thinTurn(a + (<usize>(row * k + term) << 2), k << 2, rows, terms, turned, rowBytes);
       for (let column = first; column < end; column += width) {
         const columns = min(width, end - column);
@@ -97,7 +101,7 @@ function across(
         const adds = isSum || term > 0;
         if (stored) {
           const right = b + floatBytes(bType, from), line = <i32>floatBytes(bType, n);
-          thinAcross(bType, turned, rowBytes, right, line, right + line * PIECE, target, n << 2, rows, columns, terms, adds, threadScratch);
+          thinAcross(bType, turned, rowBytes, right, line, right + line * depth, target, n << 2, rows, columns, terms, adds, threadScratch);
           continue;
         }
         for (let p = 0; p < terms; p++) widenRun(b, bType, scales, from + <usize>p * n, columns, widened + (<usize>(p * columns) << 2));

@@ -150,7 +150,10 @@ export const THIN = {
   piece: 40,
   /** A bit for each column of the last tile, 48 at most. */
   mask: 44,
-  /** Along: a bit for each term of the last step. Across: what is read next behind this, to be asked for early. */
+  /** Along: a bit for each term of the last step. */
   last: 52,
+  /** Across: what is read behind this, to be asked for early, its lines of 64 bytes for each term, and bytes from the end of these to the next. */
   next: 56,
+  nextLines: 52,
+  nextSkip: 60,
 } as const;

@@ -96,6 +96,9 @@ export function createThinProduct(
       words[THIN.isSum / 4] = isSum;
       words[THIN.piece / 4] = piece;
       words[THIN.next / 4] = next;
+      const lines = Math.max(1, Math.floor((columns * (type === BF16 ? 2 : 4)) / 64));
+      words[THIN.nextLines / 4] = lines;
+      words[THIN.nextSkip / 4] = Math.max(0, bStride - 64 * lines);
       const last = lastOf(columns, ACROSS_COLUMNS);
       words[THIN.mask / 4] = bits(Math.min(32, last));
       words[THIN.mask / 4 + 1] = bits(Math.max(0, last - 32));

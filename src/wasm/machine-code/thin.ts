@@ -306,7 +306,7 @@ function writeTurned(
  * Tiles of 8 rows by 48 columns of B, of which the vectors are. A piece of B is lined up once for all rows; sums of earlier pieces are in the output.
  */
 function multiplyAcross(a: Assembler, type: Type): void {
-  const [panel, out, columns, stride, ahead, piece, termStride] = [R8, R9, R10, R11, R13, R14, R15] as const;
+  const [panel, skipped, lines, stride, ahead, piece, termStride] = [R8, R9, R10, R11, R13, R14, R15] as const;
   // Within the loop over rows: the place in A and in the output, rows that are left.
   const [terms, target, rows] = [RBX, RBP, R12] as const;
   const masks = [1, 2, 3] as const satisfies Mask[];
@@ -318,16 +318,25 @@ function multiplyAcross(a: Assembler, type: Type): void {
   };
   for (const register of KEPT) a.push(register);
   loadAddress(a, panel, THIN.b, RSI);
-  loadAddress(a, out, THIN.out, RSI);
+  loadAddress(a, ahead, THIN.next, RSI);
   loadAddress(a, piece, THIN.piece, RSI);
-  a.load32(columns, at(RDI, THIN.columns));
   a.load32(stride, at(RDI, THIN.bStride));
   a.load32(termStride, at(RDI, THIN.aStride));
+  a.load32(skipped, at(RDI, THIN.nextSkip));
+  a.load32(lines, at(RDI, THIN.nextLines));
+  // The place in the output, and columns that are left, are on the stack.
+  a.load32(RAX, at(RDI, THIN.columns));
+  a.push(RAX);
+  loadAddress(a, RAX, THIN.out, RSI);
+  a.push(RAX);
   a.set(RAX, -1);
   for (const mask of masks) a.maskFrom(mask, RAX);
 
-  /** Multiplies up to 8 rows; the first ones line the piece up, while they are computed. */
-  const multiplyRows = (areFirst: boolean) => {
+  /**
+   * Multiplies up to 8 rows. The first ones line the piece up, while they are computed; those that ask for what is next do so line by line, as it lies
+   * in memory: that is the order in which processors read ahead by themselves.
+   */
+  const multiplyRows = (areFirst: boolean, asks: boolean) => {
     const [start, inner] = [a.label(), a.label()];
     for (let row = 0; row < ACROSS_ROWS; row++) eachSum(row, (register) => a.vector("vpxord", register, register, register));
     a.load32(RAX, at(RDI, THIN.isSum));
@@ -342,7 +351,6 @@ function multiplyAcross(a: Assembler, type: Type): void {
       a.add(RAX, RDX);
     }
     a.place(start);
-    a.push(ahead);
     a.move(RAX, terms);
     a.move(RDX, piece);
     a.load32(RCX, at(RDI, THIN.terms));
@@ -361,18 +369,13 @@ function multiplyAcross(a: Assembler, type: Type): void {
       a.load("vbroadcastss", element, at(RAX, 4 * row));
       eachSum(row, (register, vector) => a.vector("vfmadd231ps", register, element, b + vector));
     }
-    a.prefetch(at(ahead), 2);
-    a.add(ahead, stride);
+    if (asks) askAhead(a, { ahead, lines, skipped });
     if (areFirst) a.add(RSI, stride);
     a.add(RAX, termStride);
     a.addConstant(RDX, lineBytes);
     a.addConstant(RCX, -1);
     a.jumpIf("notEqual", inner);
     if (areFirst) a.pop(RSI);
-    a.pop(ahead);
-    // Each group of rows asks for other lines.
-    a.addConstant(ahead, 64);
-
     a.load32(RDX, at(RDI, THIN.outStride));
     for (let row = 0; row < ACROSS_ROWS; row++) {
       eachSum(row, (register, vector) => a.store(at(target, 4 * LANES * vector), register, masks[vector]!));
@@ -385,30 +388,50 @@ function multiplyAcross(a: Assembler, type: Type): void {
 
   const [tile, whole, group, done] = [a.label(), a.label(), a.label(), a.label()];
   a.place(tile);
-  a.move(ahead, panel);
-  a.addConstant(ahead, size * ACROSS_COLUMNS);
-  a.compare(columns, ACROSS_COLUMNS);
+  a.pop(target);
+  a.pop(RAX);
+  a.push(RAX);
+  a.push(target);
+  a.compare(RAX, ACROSS_COLUMNS);
   a.jumpIf("greater", whole);
   masks.forEach((mask, i) => {
     a.load32(RAX, at(RDI, THIN.mask + 2 * i));
     a.maskFrom(mask, RAX);
   });
-  loadAddress(a, ahead, THIN.next, RSI);
   a.place(whole);
   loadAddress(a, terms, THIN.a, RSI);
-  a.move(target, out);
   a.load32(rows, at(RDI, THIN.rows));
-  multiplyRows(true);
+  multiplyRows(true, true);
+  // As many lines as a tile has: 3 for each term, or half of that.
+  for (let i = 1; i < 3; i++) multiplyRows(false, type === "f32" || i === 1);
   a.place(group);
-  multiplyRows(false);
+  multiplyRows(false, false);
   a.jump(group);
 
   a.place(done);
-  a.addConstant(out, lineBytes);
+  a.pop(RAX);
+  a.pop(RCX);
+  a.addConstant(RAX, lineBytes);
   a.addConstant(panel, size * ACROSS_COLUMNS);
-  a.addConstant(columns, -ACROSS_COLUMNS);
+  a.addConstant(RCX, -ACROSS_COLUMNS);
+  a.push(RCX);
+  a.push(RAX);
   a.jumpIf("greater", tile);
+  a.pop(RAX);
+  a.pop(RCX);
   for (const register of KEPT.toReversed()) a.pop(register);
   a.vzeroupper();
   a.return();
+}
+
+/** Asks for a line of what is next, and goes on to the line behind it. */
+function askAhead(a: Assembler, { ahead, lines, skipped }: Readonly<Record<"ahead" | "lines" | "skipped", number>>): void {
+  const within = a.label();
+  a.prefetch(at(ahead), 2);
+  a.addConstant(ahead, 64);
+  a.addConstant(lines, -1);
+  a.jumpIf("notEqual", within);
+  a.add(ahead, skipped);
+  a.load32(lines, at(RDI, THIN.nextLines));
+  a.place(within);
 }
