@@ -15,7 +15,7 @@ import { createEncoder } from "../encoder.ts";
 import { refusing } from "../http/errors.ts";
 import type { Executor } from "../../runtime/executor.ts";
 import { createRounds } from "./rounds.ts";
-import { createSlots } from "./slots.ts";
+import { createSlots, type Slots } from "./slots.ts";
 import {
   bytesOfAdapter,
   createVariants,
@@ -26,6 +26,7 @@ import {
   type VariantsOptions,
 } from "./variants.ts";
 import { streamedBytes } from "./streamed-base.ts";
+import { createHostMemory, type HostMemory, type LentExecutor } from "./host-memory.ts";
 import { createTextModels, type TextModels, weightsOf } from "./text-models.ts";
 
 export interface HostOptions {
@@ -88,14 +89,15 @@ export interface Host {
 const EXECUTOR_BYTES = 64 << 20;
 
 export function createHost(options: HostOptions): Host {
-  const { model, conversations, storage, sampling, hasRoom = () => true } = options;
+  const { model, conversations, sampling } = options;
   const { makeRoom = () => Promise.resolve(() => {}) } = options;
-  const { texts, maxTokens } = textsOf(options);
+  const memory = createHostMemory(model, options.openDevice);
+  const { texts, maxTokens } = textsOf(options, memory);
   let slots = createSlots(conversations);
   /** Answers that are made or wait for the model, and when the last one ended. */
   let users = 0;
   let lastUse = performance.now();
-  let loaded: { readonly device: Device; readonly variants: Variants } | null = null;
+  let loaded: Answering | null = null;
   const rounds = createRounds<Variant>((texts) => loaded!.variants.groups(texts));
   let loading: Promise<Variants> | null = null;
   let isLoading = false;
@@ -107,22 +109,13 @@ export function createHost(options: HostOptions): Host {
     const take = await makeRoom(0);
     if (!take) throw noMemory("the model has to wait for memory that jobs hold; come back later", 30);
     take();
-    const device = await options.openDevice();
-    const sizes = { maxTokens, slots, texts: conversations, most: options.adapters };
-    try {
-      const wanted = { model: { ...model, ...storage }, ...sizes, hasRoom };
-      const variants = await openVariants(device.executor, wanted, options, residentBytes(options, maxTokens));
-      loaded = { device, variants };
-      if (isClosed) free();
-      return variants;
-    } catch (error) {
-      device.close();
-      throw error;
-    }
+    loaded = await openAnswering(memory, options, maxTokens, slots);
+    const { variants } = loaded;
+    if (isClosed) free();
+    return variants;
   };
   const free = (): void => {
-    loaded?.variants.close();
-    loaded?.device.close();
+    loaded?.free();
     loaded = null;
   };
   const begin = () =>
@@ -182,7 +175,7 @@ export function createHost(options: HostOptions): Host {
       loaded?.variants.drop(adapter);
       texts.drop(adapter);
     },
-    bytes: () => bytesOf(options, { texts, maxTokens }, loaded?.device.executor.reserved ?? 0),
+    bytes: () => bytesOf(options, { texts, maxTokens }, memory.reserved, loaded !== null),
     get isLoaded() {
       return loaded !== null || texts.isLoaded;
     },
@@ -209,21 +202,56 @@ export function createHost(options: HostOptions): Host {
 }
 
 /** The models on a base model that read whole texts, and the longest text that the base model takes. */
-function textsOf(options: HostOptions): Pick<Host, "texts" | "maxTokens"> {
+function textsOf(options: HostOptions, memory: HostMemory): Pick<Host, "texts" | "maxTokens"> {
   const { model, adapters, reading = {}, hasRoom = () => true, makeRoom = () => Promise.resolve(() => {}) } = options;
   // What is asked for is a limit of all models; one that reads whole texts may take no longer ones.
   const most = options.maxTokens && Math.min(options.maxTokens, contextLimit(model.config));
-  const rest = { hasRoom, makeRoom, reading, most: adapters, spare: EXECUTOR_BYTES, openDevice: options.openDevice };
+  const rest = { hasRoom, makeRoom, reading, most: adapters, spare: EXECUTOR_BYTES, memory };
   return {
     texts: createTextModels({ model, storage: options.storage, maxTokens: most, ...rest }),
     maxTokens: roomOf(model.config, kindOf(model) === "answers" ? options.maxTokens : most),
   };
 }
 
-/** @param reserved bytes of the model that answers, 0 where it is not in memory */
-function bytesOf(options: HostOptions, { texts, maxTokens }: Pick<Host, "texts" | "maxTokens">, reserved: number): number {
-  if (texts.kindOf(null) !== "answers") return Math.max(texts.bytes(), weightsOf(options.model) + EXECUTOR_BYTES);
-  return texts.bytes() + (reserved > 0 ? reserved + EXECUTOR_BYTES : residentBytes(options, maxTokens));
+/**
+ * @param reserved bytes of the memory that all models on the base have
+ * @param answers the model that answers is in it
+ */
+function bytesOf(
+  options: HostOptions,
+  { texts, maxTokens }: Pick<Host, "texts" | "maxTokens">,
+  reserved: number,
+  answers: boolean,
+): number {
+  const inTexts = reserved === 0 ? 0 : reserved + texts.spareBytes();
+  if (texts.kindOf(null) !== "answers") return Math.max(inTexts, weightsOf(options.model) + EXECUTOR_BYTES);
+  return inTexts + (answers ? EXECUTOR_BYTES : residentBytes(options, maxTokens));
+}
+
+/** A model that answers, in a host's memory. */
+interface Answering {
+  readonly variants: Variants;
+  /** Gives back what it takes there. */
+  free(): void;
+}
+
+async function openAnswering(memory: HostMemory, options: HostOptions, maxTokens: number, slots: Slots): Promise<Answering> {
+  const { model, storage, conversations: texts, adapters: most, hasRoom = () => true } = options;
+  let lent: LentExecutor | null = null;
+  const leave = () => {
+    lent?.free();
+    memory.leave();
+  };
+  try {
+    const { weights, lend } = await memory.enter();
+    lent = lend();
+    const wanted = { model: { ...model, ...storage }, maxTokens, slots, texts, most, weights, hasRoom };
+    const variants = await openVariants(lent.executor, wanted, options, residentBytes(options, maxTokens));
+    return { variants, free: () => (variants.close(), leave()) };
+  } catch (error) {
+    leave();
+    throw error;
+  }
 }
 
 /** Leaves weights in their files where that is wanted, or where the executor has no addresses for so many bytes. */

@@ -1,7 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { readJsonObject } from "../../base/json.ts";
-import type { Device } from "../../device.ts";
 import { kindOf, type LoadedTexts, type ModelKind, openTexts } from "../../generate/texts/open-texts.ts";
 import { EMBEDDING_TASK } from "../../hf/peft/adapter-config.ts";
 import { readOptions } from "../../hf/config/classifier.ts";
@@ -10,7 +9,7 @@ import { openFound, type OpenModel } from "../../load/open-model.ts";
 import type { ReadWeightsOptions } from "../../load/open-weights.ts";
 import type { WeightStorage } from "../../load/weights.ts";
 import { refusing, refusingLater } from "../http/errors.ts";
-import { createTextMemory } from "./text-memory.ts";
+import type { HostMemory } from "./host-memory.ts";
 import { bytesOfAdapter, noMemory } from "./variants.ts";
 
 export interface TextModelsOptions {
@@ -25,7 +24,8 @@ export interface TextModelsOptions {
   readonly spare: number;
   hasRoom(bytes: number): boolean;
   makeRoom(bytes: number): Promise<(() => void) | null>;
-  openDevice(): Promise<Device>;
+  /** Holds the base model's weights, and is shared with what answers. */
+  readonly memory: HostMemory;
 }
 
 /** The models that read whole texts on a base model: itself (null), or with adapters. The base's weights are in memory once, from the first request on. */
@@ -35,8 +35,8 @@ export interface TextModels {
   /** Runs with a model in memory. @throws {ApiError} one that does not fit, memory that others hold */
   use<T>(adapter: string | null, run: (texts: LoadedTexts) => Promise<T>): Promise<T>;
   drop(adapter: string): void;
-  /** Bytes of those in memory. */
-  bytes(): number;
+  /** Bytes that those in memory take beside the host's memory, about. */
+  spareBytes(): number;
   readonly isLoaded: boolean;
   readonly isLoading: boolean;
   /** Adapters in memory. */
@@ -56,12 +56,11 @@ interface Loaded {
 }
 
 export function createTextModels(options: TextModelsOptions): TextModels {
-  const { model, hasRoom, makeRoom } = options;
+  const { model, hasRoom, makeRoom, memory } = options;
   const own = kindOf(model);
   /** By the adapter's folder; "" is the base model. The one that was used longest ago is first. */
   const all = new Map<string, Loaded>();
   const loading = new Map<string, Promise<Loaded>>();
-  const memory = createTextMemory(model, options.openDevice);
   const free = (each: Loaded): void => {
     if (each.users === 0) each.free();
     else each.isDropped = true;
@@ -142,7 +141,7 @@ export function createTextModels(options: TextModelsOptions): TextModels {
       }
     },
     drop,
-    bytes: () => (memory.reserved === 0 ? 0 : memory.reserved + options.spare * Math.max(1, all.size)),
+    spareBytes: () => options.spare * (all.size + loading.size),
     get isLoaded() {
       return all.size > 0;
     },

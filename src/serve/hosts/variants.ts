@@ -19,6 +19,7 @@ import { createPool, type Pool } from "./pool.ts";
 import type { Group, RoundText } from "./rounds.ts";
 import type { Slots } from "./slots.ts";
 import { openStreamedBase, type StreamedBase } from "./streamed-base.ts";
+import type { SharedWeights } from "../../load/shared-weights.ts";
 import type { StreamedWeights } from "../../load/streamed-weights.ts";
 import type { StoredWeightsOptions } from "../../load/stored/stored-weights.ts";
 
@@ -45,6 +46,8 @@ export interface VariantsOptions {
   readonly texts: number;
   /** Adapters that are in memory at a time. */
   readonly most: number;
+  /** Places of the base model's weights, which others on it have in the same memory; absent: nobody has. */
+  readonly weights?: SharedWeights | undefined;
   /** Tells whether so many more bytes may be taken for an adapter. */
   hasRoom(bytes: number): boolean;
 }
@@ -316,12 +319,13 @@ function startVariant(
       param.set(name, at);
       at += align(byteLength(type));
     }
-    const fresh = shareWeights(
-      here,
-      params.filter((info) => !own.includes(info) && !inFiles.has(info.name)),
-      param,
-    );
-    loadWeights(executor, { params: [...fresh, ...own.filter((info) => !isAdapter(info))], param }, source);
+    const wanted = params.filter((info) => !own.includes(info) && !inFiles.has(info.name));
+    const fresh = shareWeights(here, wanted, param);
+    const places = options.weights?.place(source, fresh);
+    for (const { name, type } of fresh) param.set(name, places?.param.get(name) ?? executor.reserve(byteLength(type)));
+    const absent = fresh.filter(({ name }) => !places?.loaded.has(name));
+    loadWeights(executor, { params: [...absent, ...own.filter((info) => !isAdapter(info))], param }, source);
+    places?.done();
     for (const { name, type } of fresh) here.shared.set(name, { type, address: param.get(name)! });
     if (adapter) writeAdapterWeights({ executor, resident: { params, param }, streamed, source, config, tuning }, adapter);
     const isClean = here.region !== null && here.region.bytes >= plan.bytes;
@@ -355,12 +359,12 @@ function replacedNames(adapter: Adapter | null, params: readonly ParamInfo[], so
   return new Set([...all, ...all.map(scalesOf)]);
 }
 
-/** Finds places for weights that variants share. Returns those that have to be loaded. */
-function shareWeights({ shared, executor }: Loaded, params: readonly ParamInfo[], places: Map<string, Address>): ParamInfo[] {
+/** Finds the places of weights that variants share. Returns those that have none yet. */
+function shareWeights({ shared }: Loaded, params: readonly ParamInfo[], places: Map<string, Address>): ParamInfo[] {
   return params.filter(({ name, type }) => {
     const known = shared.get(name);
     if (known && !sameType(known.type, type)) throw new Error(`${name} lies in memory as another type`);
-    places.set(name, known?.address ?? executor.reserve(byteLength(type)));
+    if (known) places.set(name, known.address);
     return !known;
   });
 }

@@ -1,7 +1,8 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openDevice } from "../../../src/device.ts";
+import { type Device, openDevice } from "../../../src/device.ts";
+import { GREEDY } from "../../../src/generate/sampler.ts";
 import type { LoadedTexts } from "../../../src/generate/texts/open-texts.ts";
 import { classify } from "../../../src/library/texts/classify.ts";
 import { embed } from "../../../src/library/texts/embed.ts";
@@ -9,6 +10,8 @@ import { train } from "../../../src/library/train.ts";
 import { openModel } from "../../../src/load/open-model.ts";
 import { storageOf, type WeightStorage } from "../../../src/load/weights.ts";
 import { judgementOf } from "../../../src/objectives/judgement.ts";
+import { createHost } from "../../../src/serve/hosts/host.ts";
+import { createHostMemory } from "../../../src/serve/hosts/host-memory.ts";
 import { createTextModels, type TextModels, weightsOf } from "../../../src/serve/hosts/text-models.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 import { writeTinyModel } from "../../support/cli.ts";
@@ -40,7 +43,7 @@ beforeAll(async () => {
 });
 
 /** The numbers that a model gives the texts. */
-async function numbersOf(models: TextModels, name: string): Promise<number[][]> {
+async function numbersOf(models: Pick<TextModels, "use">, name: string): Promise<number[][]> {
   return models.use(of(name), async (texts: LoadedTexts) => {
     if (texts.kind === "embeds") {
       const { maker } = texts.embedder;
@@ -77,6 +80,7 @@ describe("models that read whole texts on one base model", () => {
     "adapters share the base's weights, %s: memory for one base, the same numbers, and what one had is used again",
     async (_, storage) => {
       const base = await openModel({ model }, { predicts: "anything" });
+      const memory = createHostMemory(base, () => openDevice({ device: "wasm", threads: 1, matmul: "codes" }));
       const models = createTextModels({
         model: base,
         storage: storageOf(storage),
@@ -86,7 +90,7 @@ describe("models that read whole texts on one base model", () => {
         spare: 0,
         hasRoom: () => true,
         makeRoom: () => Promise.resolve(() => {}),
-        openDevice: () => openDevice({ device: "wasm", threads: 1, matmul: "codes" }),
+        memory,
       });
       const expectSame = async (name: string) => {
         const [found, alone] = [await numbersOf(models, name), await aloneOf(name, storage)];
@@ -96,25 +100,25 @@ describe("models that read whole texts on one base model", () => {
       try {
         expect(["judge", "picks", "embeds"].map((name) => models.kindOf(of(name)))).toEqual(["judges", "judges", "embeds"]);
         await expectSame("embeds");
-        const one = models.bytes();
+        const one = memory.reserved;
         const weights = storage.quantize ? weightsOf(base) / 4 : weightsOf(base);
         expect(one).toBeGreaterThan(weights);
         await expectSame("embeds-too");
         // The second takes less than the first by the base\'s weights.
-        expect(2 * one - models.bytes()).toBeGreaterThan(0.9 * weights);
+        expect(2 * one - memory.reserved).toBeGreaterThan(0.9 * weights);
         await expectSame("judge");
         await expectSame("embeds");
         expect(models.adapters).toBe(3);
-        const three = models.bytes();
+        const three = memory.reserved;
         // The fourth takes the place of the one that was used longest ago.
         await expectSame("picks");
         expect(models.adapters).toBe(3);
-        expect(models.bytes() - three).toBeLessThan(0.4 * weightsOf(base));
+        expect(memory.reserved - three).toBeLessThan(0.4 * weightsOf(base));
         await expectSame("embeds-too");
         await expectSame("judge");
-        expect(models.bytes() - three).toBeLessThan(0.4 * weightsOf(base));
+        expect(memory.reserved - three).toBeLessThan(0.4 * weightsOf(base));
         models.unload(0);
-        expect([models.bytes(), models.isLoaded]).toEqual([0, false]);
+        expect([memory.reserved, models.isLoaded]).toEqual([0, false]);
         await expectSame("picks");
       } finally {
         models.close();
@@ -122,4 +126,57 @@ describe("models that read whole texts on one base model", () => {
       }
     },
   );
+});
+
+test("what answers on a base model and what reads whole texts on it have its weights once, whichever comes first: the same numbers to the bit, memory back at the end", async () => {
+  const prompt = [5, 9, 2, 30];
+  /** Asks a host for answers or for embeddings, in this order. */
+  const ask = async (asked: readonly ("answers" | "embeds")[]) => {
+    const devices: Device[] = [];
+    const host = createHost({
+      name: "base",
+      model: await openModel({ model }),
+      storage: {},
+      maxTokens: 64,
+      conversations: 1,
+      adapters: 2,
+      sampling: { ...GREEDY, maxNewTokens: 8 },
+      async openDevice() {
+        devices.push(await openDevice({ device: "wasm", threads: 1, matmul: "codes" }));
+        return devices.at(-1)!;
+      },
+    });
+    try {
+      const found = { answers: [] as number[], embeds: [] as number[][] };
+      for (const kind of asked) {
+        if (kind === "embeds") found.embeds = await numbersOf(host.texts, "embeds");
+        else {
+          const { decoder, leave } = await host.named("x", null).model.seatFor(prompt);
+          decoder.startAnew(prompt);
+          found.answers = [...decoder.feed(prompt)];
+          leave();
+        }
+      }
+      const reserved = devices.reduce((sum, { executor }) => sum + executor.reserved, 0);
+      expect(host.bytes()).toBeGreaterThan(reserved);
+      host.unload(0);
+      expect([host.isLoaded, devices.length]).toEqual([false, 1]);
+      return { ...found, reserved };
+    } finally {
+      host.close();
+    }
+  };
+  const [answers, embeds] = [await ask(["answers"]), await ask(["embeds"])];
+  const base = await openModel({ model });
+  const weights = weightsOf(base);
+  base.close();
+  for (const asked of [
+    ["answers", "embeds"],
+    ["embeds", "answers", "embeds"],
+  ] as const) {
+    const both = await ask(asked);
+    expect(both.answers).toEqual(answers.answers);
+    expect(both.embeds).toEqual(embeds.embeds);
+    expect(answers.reserved + embeds.reserved - both.reserved).toBeGreaterThan(0.9 * weights);
+  }
 });

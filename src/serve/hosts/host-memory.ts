@@ -5,8 +5,8 @@ import { createSharedWeights, type SharedWeights } from "../../load/shared-weigh
 import { type Address, align, type Executor, type Program } from "../../runtime/executor.ts";
 import { createPool } from "./pool.ts";
 
-/** An executor for all models on a base model that read whole texts: the base's weights are in its memory once. */
-interface TextBase {
+/** An executor for all models on a base model, those that answer and those that read whole texts: the base's weights are in its memory once. */
+export interface BaseMemory {
   readonly weights: SharedWeights;
   /** Bytes that are reserved, lent or not. */
   readonly reserved: number;
@@ -15,12 +15,12 @@ interface TextBase {
   close(): void;
 }
 
-interface LentExecutor {
+export interface LentExecutor {
   readonly executor: Executor;
   free(): void;
 }
 
-function createTextBase(device: Device, { source }: Pick<OpenModel, "source">): TextBase {
+function createBaseMemory(device: Device, { source }: Pick<OpenModel, "source">): BaseMemory {
   const { executor } = device;
   const pool = createPool(executor);
   /** Adapters of the same ranks and modules have the same programs. */
@@ -63,20 +63,20 @@ function createTextBase(device: Device, { source }: Pick<OpenModel, "source">): 
   };
 }
 
-/** The memory of all models on a base model that read whole texts: it is there from when the first comes until the last leaves. */
-export interface TextMemory {
+/** The memory of all models on a base model: it is there from when the first comes until the last leaves. */
+export interface HostMemory {
   /** Counts one model more, which leaves whether this succeeds or not. @throws {UserError} a device that cannot be used */
-  enter(): Promise<TextBase>;
+  enter(): Promise<BaseMemory>;
   leave(): void;
   /** Bytes that are reserved; 0 where it is not there. */
   readonly reserved: number;
 }
 
-export function createTextMemory(model: Pick<OpenModel, "source">, openDevice: () => Promise<Device>): TextMemory {
-  let base: TextBase | null = null;
-  let opening: Promise<TextBase> | null = null;
+export function createHostMemory(model: Pick<OpenModel, "source">, openDevice: () => Promise<Device>): HostMemory {
+  let base: BaseMemory | null = null;
+  let opening: Promise<BaseMemory> | null = null;
   let members = 0;
-  const open = async () => (base = createTextBase(await openDevice(), model));
+  const open = async () => (base = createBaseMemory(await openDevice(), model));
   return {
     async enter() {
       members++;
