@@ -39,7 +39,11 @@ export function modelTensors(
     const parts = ggufParts(parameter.name, config);
     if (parts.length === 0 || !["f32", "f16", "bf16"].includes(parameter.dtype))
       throw new UserError(`${from}: tensor ${parameter.name} has no place in a GGUF ${architectureOf(config)} model`);
-    for (const part of parts) shares.set(part.name, [...(shares.get(part.name) ?? []), { parameter, part }]);
+    for (const part of parts) {
+      const all = shares.get(part.name) ?? [];
+      all.push({ parameter, part });
+      shares.set(part.name, all);
+    }
   }
   const [missing] = known;
   if (missing !== undefined) throw new UserError(`${from} holds no tensor for ${missing}; it is not a whole model`);
@@ -59,7 +63,16 @@ function tensorOf(source: TensorSource, name: string, shares: readonly Share[], 
   const single = shapeOf(first);
   const shape = first.part.expert === null ? single : [shares.length, ...single];
   const packed = shares.map(({ parameter: { stored } }) => stored);
-  if (packed.every(isPacked)) return { name, type: "mxfp4", shape, data: () => packed.map((entry) => packedRows(source, entry)) };
+  if (packed.every(isPacked)) {
+    return {
+      name,
+      type: "mxfp4",
+      shape,
+      *data() {
+        for (const entry of packed) yield packedRows(source, entry);
+      },
+    };
+  }
   const type = first.part.isFull ? "f32" : typeFor(wanted, shape);
   return {
     name,
