@@ -60,7 +60,11 @@ for (const [family, layout, more] of some(CASES, 1))
     const run = async (stream: "off" | "all") => {
       const output = join(folder, `run-${family}-${layout}-${stream}-${Object.keys(more).join()}`);
       const events: RunEvent[] = [];
-      const adapters = { targets: ["q_proj" as const], targetParameters: ["experts.gate_up_proj", "experts.down_proj"], rank: 2 } satisfies Partial<Parameters<typeof train>[0]>;
+      const adapters = {
+        targets: ["q_proj" as const],
+        targetParameters: ["experts.gate_up_proj", "experts.down_proj"],
+        rank: 2,
+      } satisfies Partial<Parameters<typeof train>[0]>;
       const settings = { data, output, sequenceLength: 64, steps: 2, threads: 2, sample: false, stream, ...adapters, ...more };
       const { loss } = await train({ model, ...settings }, { isolate: false, sink: (event) => events.push(event) });
       const asked = { model, adapter: output, data, sequenceLength: 64, stream, ...more };
