@@ -6,7 +6,7 @@ import { gatedMlp } from "../../blocks/mlp.ts";
 import { parallel } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
-import { type CommonConfig, readDecoder, windowByTypes } from "../reading/common.ts";
+import { attentionBiases, type CommonConfig, readDecoder, typesByPeriod, windowByTypes } from "../reading/common.ts";
 
 const ownSchema = z.object({
   logit_scale: positive.default(0.0625),
@@ -37,14 +37,12 @@ export const cohere2: Family = {
     };
     const windowOf = (config: CommonConfig) => {
       const { layer_types: given, num_hidden_layers: layers } = config;
-      const isFull = (i: number) => (i + 1) % own.sliding_window_pattern === 0;
-      const usual = Array.from({ length: layers }, (_, i) => (isFull(i) ? "full_attention" : "sliding_attention"));
-      return windowByTypes(given ?? usual, config, where);
+      return windowByTypes(given ?? typesByPeriod(layers, own.sliding_window_pattern), config, where);
     };
     return readDecoder(plain, where, generation, {
       family: "cohere2",
       defaults: { maxPositions: 8192, kvHeads: null, headDim: null, bos: 5, eos: 255_001 },
-      biases: ({ attention_bias: attention }) => ({ attentionBias: attention, attentionOutputBias: attention, mlpBias: false }),
+      biases: attentionBiases,
       window: windowOf,
       more(config) {
         const { windowLayers } = windowOf(config);

@@ -3,7 +3,7 @@ import { show } from "../../../base/json.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES, refuseOtherHeads } from "../llama/llama.ts";
 import { POST_NORM_GGUF, postNormLayers } from "../olmo/olmo2.ts";
-import { type CommonConfig, NO_WINDOW, readDecoder, windowByTypes } from "../reading/common.ts";
+import { type CommonConfig, NO_WINDOW, noBiases, readDecoder, typesByPeriod, windowByTypes } from "../reading/common.ts";
 
 /** A window in the layers that `layer_types` marks; without such a list, in all but each `sliding_window_pattern`th. @throws {UserError} */
 function windowOf(config: CommonConfig, raw: Raw, where: string) {
@@ -15,8 +15,7 @@ function windowOf(config: CommonConfig, raw: Raw, where: string) {
     throw new UserError(
       `${where}: sliding_window_pattern is ${show(pattern)}; without layer_types a whole number above 0 is expected`,
     );
-  const types = Array.from({ length: layers }, (_, i) => ((i + 1) % pattern === 0 ? "full_attention" : "sliding_attention"));
-  return windowByTypes(types, config, where);
+  return windowByTypes(typesByPeriod(layers, pattern), config, where);
 }
 
 /**
@@ -32,7 +31,7 @@ export const exaone4: Family = {
     return readDecoder(plain, where, generation, {
       family: "exaone4",
       defaults: { maxPositions: 2048, kvHeads: 32, headDim: null, bos: 0, eos: 2 },
-      biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
+      biases: noBiases,
       window: (config) => windowOf(config, raw, where),
       more(config) {
         const { windowLayers } = windowOf(config, raw, where);

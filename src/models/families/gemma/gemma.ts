@@ -1,7 +1,7 @@
 import { UserError } from "../../../base/errors.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, llamaLayers, MODULES_WITH_QUERIES } from "../llama/llama.ts";
-import { readDecoder } from "../reading/common.ts";
+import { attentionBiases, readDecoder } from "../reading/common.ts";
 import { refuseBidirectional } from "./gemma2.ts";
 
 /**
@@ -20,11 +20,7 @@ export const gemma: Family = {
     return readDecoder(plain, where, generation, {
       family: "gemma",
       defaults: { maxPositions: 8192, kvHeads: 16, headDim: 256, bos: 2, eos: 1 },
-      biases: ({ attention_bias: attention }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: false,
-      }),
+      biases: attentionBiases,
       more: ({ hidden_size: hidden }) => ({ normOffset: 1, embeddingScale: Math.sqrt(hidden), roundsEmbeddingScale: true }),
     });
   },

@@ -6,7 +6,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF, MODULES_WITH_QUERIES } from "../llama/llama.ts";
-import { readDecoder, type ReadingRules, windowByLayer } from "../reading/common.ts";
+import { attentionBiases, readDecoder, type ReadingRules, typesByPeriod, windowByLayer } from "../reading/common.ts";
 
 /** Transformers' defaults where the config.json of a Gemma 2 or 3 is silent. */
 export const GEMMA_DEFAULTS: Raw = {
@@ -36,8 +36,7 @@ export function refuseBidirectional(raw: Raw, where: string): void {
 /** A Gemma's `config.json` in the words of the other families, with `layer_types` written out. `raw` has its defaults. */
 export function plainGemma(raw: Raw): Raw {
   const { num_hidden_layers: layers, sliding_window_pattern: pattern } = raw;
-  const patterned = () =>
-    Array.from({ length: Number(layers) }, (_, i) => ((i + 1) % Number(pattern) ? "sliding_attention" : "full_attention"));
+  const patterned = () => typesByPeriod(Number(layers), Number(pattern));
   const countable = [layers, pattern].every((value) => Number.isInteger(value) && Number(value) > 0 && Number(value) < 1e6);
   return {
     ...raw,
@@ -51,11 +50,7 @@ export function gemmaRules(family: string, maxPositions: number, more: Partial<M
   return {
     family,
     defaults: { maxPositions, kvHeads: null, headDim: null, bos: null, eos: null },
-    biases: ({ attention_bias: attention }) => ({
-      attentionBias: attention,
-      attentionOutputBias: attention,
-      mlpBias: false,
-    }),
+    biases: attentionBiases,
     window: (config, where) => windowByLayer(config.sliding_window, config, where),
     more: (config) => ({
       attentionScale: 1 / Math.sqrt(config.query_pre_attn_scalar!),

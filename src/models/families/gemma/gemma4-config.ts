@@ -5,7 +5,7 @@ import { parseWith, positive, size } from "../../../base/schema.ts";
 import type { ExpertsConfig, HeadShape, LayerInputsConfig, ModelConfig, SharedKeysConfig } from "../../config.ts";
 import type { RopeConfig } from "../../rope.ts";
 import type { Raw } from "../family.ts";
-import { type CommonConfig, type ReadingRules, windowByTypes } from "../reading/common.ts";
+import { attentionBiases, type CommonConfig, type ReadingRules, typesByPeriod, windowByTypes } from "../reading/common.ts";
 import { ropeOf, ropeSchema } from "../reading/rope.ts";
 
 /** Transformers' defaults where the `config.json` of a Gemma 4 is silent. */
@@ -56,7 +56,7 @@ type OwnConfig = z.infer<typeof ownSchema>;
 
 /** The kinds of layers; the last one has no window, whatever the file says, as in Transformers. */
 function typesOf({ num_hidden_layers: layers, layer_types: given }: OwnConfig): string[] {
-  const types = given ?? Array.from({ length: layers }, (_, i) => ((i + 1) % PERIOD ? "sliding_attention" : "full_attention"));
+  const types = given ?? typesByPeriod(layers, PERIOD);
   return [...types.slice(0, -1), "full_attention"];
 }
 
@@ -197,7 +197,7 @@ export function gemma4Rules(raw: Raw, where: string, generation: Raw): [Raw, str
   const rules: ReadingRules = {
     family: "gemma4_text",
     defaults: { maxPositions: 131_072, kvHeads: null, headDim: null, bos: null, eos: null },
-    biases: ({ attention_bias: attention }) => ({ attentionBias: attention, attentionOutputBias: attention, mlpBias: false }),
+    biases: attentionBiases,
     window: (common, at) => windowByTypes(types, common, at),
     more,
   };

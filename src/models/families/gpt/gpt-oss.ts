@@ -8,7 +8,7 @@ import type { Family, Raw } from "../family.ts";
 import { checkRouting, EXPERT_MODULES, expertLayers, expertsGguf } from "../llama/experts.ts";
 import { LLAMA_GGUF } from "../llama/llama.ts";
 import { byTurns } from "../orders.ts";
-import { readDecoder, windowByTypes } from "../reading/common.ts";
+import { attentionBiases, readDecoder, typesByPeriod, windowByTypes } from "../reading/common.ts";
 
 const NAMES: ExpertNames = { ...EXPERT_NAMES, router: "mlp.router" };
 
@@ -87,16 +87,9 @@ export const gptOss: Family = {
     readDecoder(plainOf(raw), where, generation, {
       family: "gpt_oss",
       defaults: { maxPositions: 131_072, kvHeads: 8, headDim: 64, bos: null, eos: null },
-      biases: ({ attention_bias: attention }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: false,
-      }),
+      biases: attentionBiases,
       window: (config, file) => {
-        const usual = Array.from({ length: config.num_hidden_layers }, (_, i) =>
-          i % 2 === 0 ? "sliding_attention" : "full_attention",
-        );
-        return windowByTypes(config.layer_types ?? usual, config, file);
+        return windowByTypes(config.layer_types ?? typesByPeriod(config.num_hidden_layers, 2), config, file);
       },
       more: () => ({ attentionSinks: true, experts: expertsOf(raw, where) }),
     }),

@@ -5,7 +5,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
-import { readDecoder } from "../reading/common.ts";
+import { attentionBiases, readDecoder } from "../reading/common.ts";
 
 const NAMES = {
   query: "self_attn.q_proj",
@@ -36,7 +36,7 @@ export const hunyuan: Family = {
     readDecoder(withPlainRope({ rms_norm_eps: 1e-5, pad_token_id: 0, ...raw }), where, generation, {
       family: "hunyuan_v1_dense",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
-      biases: ({ attention_bias: attention }) => ({ attentionBias: attention, attentionOutputBias: attention, mlpBias: false }),
+      biases: attentionBiases,
       more: () => ({ qkNorm: "rotated-heads" }),
     }),
   modules: LLAMA_MODULES,

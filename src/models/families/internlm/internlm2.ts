@@ -5,7 +5,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family } from "../family.ts";
 import { neighbours, ofGroups, type Order } from "../orders.ts";
-import { readDecoder } from "../reading/common.ts";
+import { attentionBiases, readDecoder } from "../reading/common.ts";
 
 /** The rows of the one matrix that are queries, keys or values. */
 function rowsOf({ heads, kvHeads, headDim }: ModelConfig, part: "q" | "k" | "v"): Order {
@@ -27,11 +27,7 @@ export const internlm2: Family = {
     readDecoder({ ...raw, attention_bias: raw["bias"] ?? true }, where, generation, {
       family: "internlm2",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
-      biases: ({ attention_bias: attention }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: false,
-      }),
+      biases: attentionBiases,
     }),
   modules: {
     embedding: "tok_embeddings",

@@ -10,7 +10,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { ConvolutionConfig, ModelConfig } from "../../config.ts";
 import type { Family, FamilyModules, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF } from "../llama/llama.ts";
-import { readDecoder } from "../reading/common.ts";
+import { noBiases, readDecoder } from "../reading/common.ts";
 
 const ATTENTION = {
   query: "self_attn.q_proj",
@@ -93,7 +93,7 @@ export function readLfm(raw: Raw, where: string, generation: Raw, family: string
   return readDecoder(plain, where, generation, {
     family,
     defaults: { maxPositions: 128_000, kvHeads: 8, headDim: null, bos: 1, eos: 2 },
-    biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
+    biases: noBiases,
     more: () => ({ qkNorm: "heads", convolution: convolutionOf(config, where), ...more }),
   });
 }

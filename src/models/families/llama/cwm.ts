@@ -1,5 +1,5 @@
 import type { Family } from "../family.ts";
-import { readDecoder, windowByTypes } from "../reading/common.ts";
+import { readDecoder, typesByPeriod, windowByTypes } from "../reading/common.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
 
 /** The rotary scaling of a configuration that has none. */
@@ -36,7 +36,7 @@ export const cwm: Family = {
       biases: ({ mlp_bias: mlp }) => ({ attentionBias: false, attentionOutputBias: false, mlpBias: mlp }),
       window(config) {
         const { layer_types: given, num_hidden_layers: layers } = config;
-        const usual = Array.from({ length: layers }, (_, i) => (i % 4 === 0 ? "full_attention" : "sliding_attention"));
+        const usual = typesByPeriod(layers, 4, 0);
         return windowByTypes(given ?? usual, config, where);
       },
     });

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { parseWith, positive } from "../../../base/schema.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
-import { readDecoder } from "../reading/common.ts";
+import { layerBiases, readDecoder } from "../reading/common.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
 
 const ownSchema = z.object({
@@ -44,11 +44,7 @@ export const granite: Family = {
     readDecoder(raw, where, generation, {
       family: "granite",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
-      biases: ({ attention_bias: attention, mlp_bias: mlp }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: mlp,
-      }),
+      biases: layerBiases,
       more: () => factorsOf(raw, where),
     }),
   modules: LLAMA_MODULES,

@@ -7,7 +7,7 @@ import { fusedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { Family, Raw } from "../family.ts";
 import { half } from "../orders.ts";
-import { readDecoder } from "../reading/common.ts";
+import { attentionBiases, readDecoder } from "../reading/common.ts";
 import { factorsOf, GRANITE_GGUF } from "./granite.ts";
 import { LLAMA_MODULES } from "./llama.ts";
 
@@ -57,7 +57,7 @@ export const granite4: Family = {
     return readDecoder(plainOf(raw, own), where, generation, {
       family: "granitemoehybrid",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
-      biases: ({ attention_bias: attention }) => ({ attentionBias: attention, attentionOutputBias: attention, mlpBias: false }),
+      biases: attentionBiases,
       more: () => ({
         ...factorsOf(raw, where),
         ...(own.position_embedding_type === "rope" ? {} : { rotaryLayers: Array<boolean>(own.num_hidden_layers).fill(false) }),

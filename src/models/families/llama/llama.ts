@@ -5,7 +5,7 @@ import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, FamilyModules, GgufFacts } from "../family.ts";
-import { readDecoder } from "../reading/common.ts";
+import { layerBiases, readDecoder } from "../reading/common.ts";
 
 /** Names of a Llama's modules, which many families have taken over. */
 export const LLAMA_MODULES: FamilyModules = {
@@ -83,11 +83,7 @@ export const llama: Family = {
     readDecoder(raw, where, generation, {
       family: "llama",
       defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: 1, eos: 2 },
-      biases: ({ attention_bias: attention, mlp_bias: mlp }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: mlp,
-      }),
+      biases: layerBiases,
     }),
   modules: LLAMA_MODULES,
   layers: llamaLayers,

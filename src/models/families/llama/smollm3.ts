@@ -4,7 +4,7 @@ import { parseWith, size } from "../../../base/schema.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
-import { type CommonConfig, NO_WINDOW, readDecoder, windowByTypes } from "../reading/common.ts";
+import { type CommonConfig, layerBiases, NO_WINDOW, readDecoder, windowByTypes } from "../reading/common.ts";
 
 const rotarySchema = z.object({
   no_rope_layers: z.array(z.int().min(0).max(1)).nullish(),
@@ -51,11 +51,7 @@ export const smollm3: Family = {
     return readDecoder(plain, where, generation, {
       family: "smollm3",
       defaults: { maxPositions: 32_768, kvHeads: 4, headDim: null, bos: 128_000, eos: 128_001 },
-      biases: ({ attention_bias: attention, mlp_bias: mlp }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: mlp,
-      }),
+      biases: layerBiases,
       window: (config) => windowOf(config, rotary(config), where),
       more: (config) => ({ rotaryLayers: rotary(config) }),
     });

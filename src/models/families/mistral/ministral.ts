@@ -1,6 +1,6 @@
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
-import { readDecoder, windowByTypes, windowEverywhere } from "../reading/common.ts";
+import { noBiases, readDecoder, windowByTypes, windowEverywhere } from "../reading/common.ts";
 
 /** Ministral: a Mistral with the window in the layers that `layer_types` marks, without such a list in all. */
 export const ministral: Family = {
@@ -11,7 +11,7 @@ export const ministral: Family = {
     readDecoder({ sliding_window: 4096, ...raw }, where, generation, {
       family: "ministral",
       defaults: { maxPositions: 131_072, kvHeads: 8, headDim: null, bos: 1, eos: 2 },
-      biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
+      biases: noBiases,
       window: (config) =>
         config.layer_types
           ? windowByTypes(config.layer_types, config, where)

@@ -3,7 +3,7 @@ import { UserError } from "../../../base/errors.ts";
 import { parseWith } from "../../../base/schema.ts";
 import type { Family, GgufSetting } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
-import { readDecoder, windowEverywhere } from "../reading/common.ts";
+import { noBiases, readDecoder, windowEverywhere } from "../reading/common.ts";
 import { ropeOf } from "../reading/rope.ts";
 import { mistral3 } from "./mistral.ts";
 
@@ -51,7 +51,7 @@ export const ministral3: Family = {
     return readDecoder(plain, where, generation, {
       family: "ministral3",
       defaults: { maxPositions: 262_144, kvHeads: 8, headDim: 128, bos: 1, eos: 2 },
-      biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
+      biases: noBiases,
       window: ({ sliding_window: size, num_hidden_layers: layers }) => windowEverywhere(size, layers),
       more(config) {
         const { llama_4_scaling_beta: beta, original_max_position_embeddings: every } = parseWith(growthSchema, rope, where);

@@ -1,6 +1,6 @@
 import type { Family, Wrapper } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "../llama/llama.ts";
-import { readDecoder, windowEverywhere } from "../reading/common.ts";
+import { noBiases, readDecoder, windowEverywhere } from "../reading/common.ts";
 import { LLAVA_NAMES, textPart } from "../reading/wrapped.ts";
 
 /** The text part of a Mistral Small 3.1 or a Ministral 3 with images. Versions differ in where they say that the embedding is the head. */
@@ -26,7 +26,7 @@ export const mistral: Family = {
     readDecoder(raw, where, generation, {
       family: "mistral",
       defaults: { maxPositions: 131_072, kvHeads: 8, headDim: null, bos: 1, eos: 2 },
-      biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
+      biases: noBiases,
       window: ({ sliding_window: size = 4096, num_hidden_layers: layers }) => windowEverywhere(size, layers),
     }),
   modules: LLAMA_MODULES,

@@ -4,7 +4,7 @@ import { plainMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, refuseOtherHeads } from "../llama/llama.ts";
-import { readDecoder } from "../reading/common.ts";
+import { layerBiases, readDecoder } from "../reading/common.ts";
 
 const { "mlp.gate_proj": _, ...GGUF_MODULES } = LLAMA_GGUF.modules;
 
@@ -20,11 +20,7 @@ export const nemotron: Family = {
     readDecoder({ hidden_act: "relu2", ...raw, rms_norm_eps: raw["norm_eps"] ?? 1e-5 }, where, generation, {
       family: "nemotron",
       defaults: { maxPositions: 4096, kvHeads: null, headDim: null, bos: 2, eos: 3 },
-      biases: ({ attention_bias: attention, mlp_bias: mlp }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: mlp,
-      }),
+      biases: layerBiases,
       partialRotary: 0.5,
       keys: { rms_norm_eps: "norm_eps" },
       more: () => ({ norm: "layer", normOffset: 1 }),

@@ -5,7 +5,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
-import { readDecoder, type ReadingRules } from "../reading/common.ts";
+import { attentionBiases, readDecoder, type ReadingRules } from "../reading/common.ts";
 
 /** Transformers' defaults where the config.json of an OLMo 2 or 3 is silent. */
 export const OLMO_DEFAULTS: Raw = { rms_norm_eps: 1e-5, pad_token_id: 1 };
@@ -15,7 +15,7 @@ export function olmoRules(family: string): ReadingRules {
   return {
     family,
     defaults: { maxPositions: 2048, kvHeads: null, headDim: null, bos: null, eos: 50_279 },
-    biases: ({ attention_bias: attention }) => ({ attentionBias: attention, attentionOutputBias: attention, mlpBias: false }),
+    biases: attentionBiases,
     more: () => ({ qkNorm: "row" }),
   };
 }

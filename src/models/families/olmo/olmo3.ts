@@ -2,7 +2,7 @@ import { UserError } from "../../../base/errors.ts";
 import { isRecord } from "../../../base/json.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
-import { readDecoder, windowByTypes } from "../reading/common.ts";
+import { readDecoder, typesByPeriod, windowByTypes } from "../reading/common.ts";
 import { OLMO_DEFAULTS, olmoRules, POST_NORM_GGUF, postNormLayers } from "./olmo2.ts";
 
 const THETA = 500_000;
@@ -38,7 +38,7 @@ export const olmo3: Family = {
       ...olmoRules("olmo3"),
       window(config) {
         const { layer_types: given, num_hidden_layers: layers } = config;
-        const usual = Array.from({ length: layers }, (_, i) => ((i + 1) % 4 === 0 ? "full_attention" : "sliding_attention"));
+        const usual = typesByPeriod(layers, 4);
         return windowByTypes(given ?? usual, config, where);
       },
     });

@@ -4,7 +4,7 @@ import { fusedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
-import { readDecoder, windowEverywhere } from "../reading/common.ts";
+import { noBiases, readDecoder, windowEverywhere } from "../reading/common.ts";
 
 /** The defaults of Transformers. Early versions call LongRoPE "su" or "yarn". */
 function withDefaults(raw: Raw): Raw {
@@ -34,7 +34,7 @@ export const phi3: Family = {
     readDecoder(withDefaults(raw), where, generation, {
       family: "phi3",
       defaults: { maxPositions: 4096, kvHeads: null, headDim: null, bos: 1, eos: 32_000 },
-      biases: () => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false }),
+      biases: noBiases,
       window: ({ sliding_window: size, num_hidden_layers: layers }) => windowEverywhere(size, layers),
       partialRotary: 1,
     }),

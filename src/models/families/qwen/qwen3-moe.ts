@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
 import { parseWith, size } from "../../../base/schema.ts";
 import type { Family, Raw } from "../family.ts";
-import { NO_WINDOW, readDecoder, windowEverywhere } from "../reading/common.ts";
+import { attentionBiases, NO_WINDOW, readDecoder, windowEverywhere } from "../reading/common.ts";
 import { EXPERT_MODULES, expertFamilyGguf, expertLayers, expertsOf } from "../llama/experts.ts";
 
 const ownSchema = z.object({
@@ -34,11 +34,7 @@ export const qwen3Moe: Family = {
     readDecoder(plainOf(raw, where), where, generation, {
       family: "qwen3_moe",
       defaults: { maxPositions: 32_768, kvHeads: 4, headDim: null, bos: null, eos: null },
-      biases: ({ attention_bias: attention }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: false,
-      }),
+      biases: attentionBiases,
       window: ({ sliding_window: window = 4096, use_sliding_window: isUsed, num_hidden_layers: layers }) =>
         isUsed ? windowEverywhere(window, layers) : NO_WINDOW,
       more: ({ intermediate_size: width }) => ({ qkNorm: "heads", experts: expertsOf(raw, where, 128, width) }),

@@ -11,7 +11,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { DeltaConfig, ModelConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
-import { readDecoder, type ReadingRules } from "../reading/common.ts";
+import { attentionBiases, readDecoder, type ReadingRules } from "../reading/common.ts";
 import { textPart } from "../reading/wrapped.ts";
 import { deltaGguf } from "./delta-gguf.ts";
 import { QWEN_NAMES } from "./qwen2.ts";
@@ -93,11 +93,7 @@ export function deltaRules(family: string, kvHeads: number, more: Partial<ModelC
   return {
     family,
     defaults: { maxPositions: 32_768, kvHeads, headDim: 256, bos: null, eos: null },
-    biases: ({ attention_bias: attention }) => ({
-      attentionBias: attention,
-      attentionOutputBias: attention,
-      mlpBias: false,
-    }),
+    biases: attentionBiases,
     partialRotary: 0.25,
     more: () => ({ qkNorm: "heads", normOffset: 1, attentionGate: true, ...more }),
   };

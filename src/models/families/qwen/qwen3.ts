@@ -1,7 +1,7 @@
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_GGUF, llamaLayers, MODULES_WITH_QUERIES } from "../llama/llama.ts";
 import { QWEN_NAMES, qwenWindow } from "./qwen2.ts";
-import { readDecoder } from "../reading/common.ts";
+import { attentionBiases, readDecoder } from "../reading/common.ts";
 import { textPart } from "../reading/wrapped.ts";
 
 /** The text part of a Qwen3-VL (https://arxiv.org/abs/2511.21631), in whose texts all rotary positions count in one direction. */
@@ -27,11 +27,7 @@ export const qwen3: Family = {
     readDecoder(raw, where, generation, {
       family: "qwen3",
       defaults: { maxPositions: 32_768, kvHeads: 32, headDim: 128, bos: null, eos: null },
-      biases: ({ attention_bias: attention }) => ({
-        attentionBias: attention,
-        attentionOutputBias: attention,
-        mlpBias: false,
-      }),
+      biases: attentionBiases,
       window: qwenWindow,
       more: () => ({ qkNorm: "heads" }),
     }),

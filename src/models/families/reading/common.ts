@@ -65,6 +65,16 @@ export type CommonConfig = z.infer<typeof configSchema>;
 type Biases = Pick<ModelConfig, "attentionBias" | "attentionOutputBias" | "mlpBias">;
 type Window = Pick<ModelConfig, "slidingWindow" | "windowLayers">;
 
+export const noBiases = (): Biases => ({ attentionBias: false, attentionOutputBias: false, mlpBias: false });
+/** Biases on all four projections of attention, where the file says so. */
+export const attentionBiases = ({ attention_bias: attention }: CommonConfig): Biases => ({
+  attentionBias: attention,
+  attentionOutputBias: attention,
+  mlpBias: false,
+});
+/** The same, and likewise on the layers of the MLP. */
+export const layerBiases = (config: CommonConfig): Biases => ({ ...attentionBiases(config), mlpBias: config.mlp_bias });
+
 /** Settings of a model in the places of those that are some families' own. */
 export const PLAIN = {
   storedTransposed: false,
@@ -275,6 +285,11 @@ export function windowByTypes(types: readonly string[], config: CommonConfig, wh
   if (!config.sliding_window && types.includes("sliding_attention"))
     throw new UserError(`${where}: layer_types has "sliding_attention", but there is no sliding_window`);
   return windowByLayer(config.sliding_window, { ...config, layer_types: [...types] }, where);
+}
+
+/** Kinds of layers of which one in each `period` sees the whole text, and the others a window. @param place of the one among them, the last by default */
+export function typesByPeriod(layers: number, period: number, place = period - 1): string[] {
+  return Array.from({ length: layers }, (_, i) => (i % period === place ? "full_attention" : "sliding_attention"));
 }
 
 function checkLayerTypes(types: readonly string[], layers: number, where: string): void {
