@@ -11,8 +11,8 @@ export type GatedDeltaAttrs = {
 
 type Types = readonly (TensorType | null | undefined)[];
 
-/** The buffers of a piece must fit the scratch of a thread (assembly/gated-delta-chunk.ts). */
-const MAX_DIM = 256;
+/** Most features of a head: the buffers of a piece must fit the scratch of a thread (assembly/gated-delta-chunk.ts). */
+export const MAX_DELTA_DIM = 256;
 
 /** Sizes of a call, of the types of its first two inputs. */
 export function sizesOf([qkv, a]: Types, { keyHeads, keyDim }: GatedDeltaAttrs): DeltaSizes {
@@ -30,7 +30,7 @@ export function checkDelta(op: string, types: Types, attrs: GatedDeltaAttrs): De
   const isWhole = [tokens, heads / keyHeads, keyDim, valueDim].every((size) => Number.isInteger(size) && size > 0);
   const expected = `f32 qkv [T, ${2 * keyHeads * keyDim} + heads * valueDim] and a [T, heads], heads a multiple of ${keyHeads}`;
   expectShape(op, expected, isWhole && qkv?.dtype === "f32" && a?.dtype === "f32", qkv, a);
-  expectShape(op, `heads of at most ${MAX_DIM} features`, Math.max(keyDim, valueDim) <= MAX_DIM, qkv);
+  expectShape(op, `heads of at most ${MAX_DELTA_DIM} features`, Math.max(keyDim, valueDim) <= MAX_DELTA_DIM, qkv);
   const gates: TensorType = { dtype: "f32", shape: [tokens, heads] };
   const settings: TensorType = { dtype: "f32", shape: [heads] };
   const fits =

@@ -21,6 +21,14 @@ test("families with norms behind the branches, neighbours that rotate, layers wi
   for (const extra of [{ rope_scaling: yarn, rope_theta: 7000 }, { rope_parameters: nested }])
     expect(ofType("olmo3", extra).rope).toMatchObject({ theta: 7000, scaling: { type: "yarn", factor: 8 } });
   expect(ofType("olmo3", { rope_parameters: nested }).windowRope!.theta).toBe(9);
+  const usual = { rope_theta: 500_000, rope_type: "default" };
+  expect(ofType("olmo3", { rope_parameters: usual })).toEqual(ofType("olmo3"));
+  // As Transformers writes it after it has read flat settings: it has not taken them.
+  expect(ofType("olmo3", { rope_parameters: { ...usual, rope_theta: 5, ...nested } }).windowRope!.theta).toBe(9);
+  for (const flat of [{ rope_theta: 5 }, yarn])
+    expect(userError(() => ofType("olmo3", { rope_parameters: flat }))).toContain(
+      "expected them in full_attention and in sliding_attention",
+    );
 
   expect(ofType("exaone4")).toMatchObject({ rotaryLayers: [true, true, true, false], qkNorm: "heads" });
   expect(ofType("exaone4", { sliding_window: null })).toMatchObject({ rotaryLayers: [], windowLayers: [] });

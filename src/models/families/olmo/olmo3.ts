@@ -1,5 +1,5 @@
 import { UserError } from "../../../base/errors.ts";
-import { isRecord } from "../../../base/json.ts";
+import { isRecord, show } from "../../../base/json.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
 import { readDecoder, typesByPeriod, windowByTypes } from "../reading/common.ts";
@@ -8,19 +8,25 @@ import { OLMO_DEFAULTS, olmoRules, POST_NORM_GGUF, postNormLayers } from "./olmo
 const THETA = 500_000;
 
 /**
- * Rotary settings of the layers with full attention as `rope_parameters`, of those with a window as `window_rope_parameters`. What is not told
- * apart by kinds of layers, a base or a scaling, is that of full attention, as in Transformers.
+ * Rotary settings of the layers with full attention as `rope_parameters`, of those with a window as `window_rope_parameters`. `rope_theta` and
+ * `rope_scaling` beside them are those of full attention, as in Transformers.
+ * @throws {UserError} settings for no kind of layer, which Transformers passes over: what the model was trained with is not known then
  */
-function ropeOfBoth(raw: Raw): Raw {
+function ropeOfBoth(raw: Raw, where: string): Raw {
   const { rope_parameters: given, rope_scaling: scaling } = raw;
   const parts: Raw = isRecord(given) ? given : {};
   const part = (key: string): Raw => (isRecord(parts[key]) ? parts[key] : {});
   const isFlat = !isRecord(parts["full_attention"]) && !isRecord(parts["sliding_attention"]);
+  const { rope_theta: theta = THETA, rope_type: type = "default" } = parts;
+  if (isFlat && (theta !== THETA || type !== "default"))
+    throw new UserError(
+      `${where}: rope_parameters has rope_theta ${show(theta)} and rope_type ${show(type)} for no kind of layer; expected them in full_attention and in sliding_attention`,
+    );
   return {
     rope_scaling: undefined,
     rope_parameters: {
       rope_theta: raw["rope_theta"] ?? THETA,
-      ...(isFlat ? parts : part("full_attention")),
+      ...part("full_attention"),
       ...(isRecord(scaling) ? scaling : {}),
     },
     window_rope_parameters: { rope_theta: THETA, ...part("sliding_attention") },
@@ -33,7 +39,7 @@ export const olmo3: Family = {
   architecture: "Olmo3ForCausalLM",
   models: ["OLMo 3"],
   read(raw, where, generation) {
-    const plain = { ...OLMO_DEFAULTS, sliding_window: 4096, ...raw, ...ropeOfBoth(raw) };
+    const plain = { ...OLMO_DEFAULTS, sliding_window: 4096, ...raw, ...ropeOfBoth(raw, where) };
     return readDecoder(plain, where, generation, {
       ...olmoRules("olmo3"),
       window(config) {

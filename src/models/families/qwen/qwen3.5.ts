@@ -2,6 +2,7 @@ import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
 import { show } from "../../../base/json.ts";
 import { parseWith, size } from "../../../base/schema.ts";
+import { MAX_DELTA_DIM } from "../../../ops/gated-delta.ts";
 import { attentionLayer, attentionOf, selfAttention } from "../../blocks/attention.ts";
 import { deltaLayer, gatedDelta } from "../../blocks/delta.ts";
 import { expertMlp } from "../../blocks/experts.ts";
@@ -28,9 +29,6 @@ const deltaSchema = z.object({
   linear_num_value_heads: size.default(32),
 });
 
-/** The largest head of the kernels. */
-const MAX_DIM = 256;
-
 /** @throws {UserError} a list that does not fit the layers, heads that do not fit each other */
 export function deltaOf(raw: Raw, where: string, fused = false): DeltaConfig | null {
   const config = parseWith(deltaSchema, raw, where);
@@ -45,9 +43,9 @@ export function deltaOf(raw: Raw, where: string, fused = false): DeltaConfig | n
   if (heads % keyHeads !== 0)
     throw new UserError(`${where}: linear_num_value_heads (${heads}) is not a multiple of linear_num_key_heads (${keyHeads})`);
   const { linear_key_head_dim: keyDim, linear_value_head_dim: valueDim } = config;
-  if (Math.max(keyDim, valueDim) > MAX_DIM)
+  if (Math.max(keyDim, valueDim) > MAX_DELTA_DIM)
     throw new UserError(
-      `${where}: linear_key_head_dim ${keyDim} and linear_value_head_dim ${valueDim} are not supported; expected at most ${MAX_DIM}`,
+      `${where}: linear_key_head_dim ${keyDim} and linear_value_head_dim ${valueDim} are not supported; expected at most ${MAX_DELTA_DIM}`,
     );
   const layers = Array.from({ length: count }, (_, i) =>
     types ? types[i] === "linear_attention" : (i + 1) % (interval ?? 4) !== 0,
