@@ -183,6 +183,8 @@ const CHECKPOINT = 1;
 /** A node whose jobs sleep: the durations are in the jobs' settings, as their number of steps of a hundredth of a second. */
 async function serveNode(text: string): Promise<void> {
   const [name, fleet, home] = text.split(" ") as [string, string, string];
+  // The base model of the jobs has no files: a job goes only to fleets in which somebody has its base.
+  mkdirSync(join(home, "bases", JOB.base.id), { recursive: true });
   await startNode({
     fleet,
     fleetLease: LEASE,
