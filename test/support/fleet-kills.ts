@@ -185,8 +185,8 @@ async function holdUp(nodes: readonly NodeProcess[], random: Random, ms: number)
   child.kill("SIGCONT");
 }
 
-/** Milliseconds in which a node that is cut off or reached again is to have noticed. */
-const NOTICED_MS = 60_000;
+/** Milliseconds in which a node that is reached again is to have noticed, and another one is to have been free for its job. */
+const NOTICED_MS = 300_000;
 
 interface CutOff {
   readonly nodes: readonly NodeProcess[];
