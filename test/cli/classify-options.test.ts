@@ -7,6 +7,7 @@ import { serve } from "../../src/library/serve.ts";
 import { classify } from "../../src/library/texts/classify.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { ok, refused, remat, writeTinyModel } from "../support/cli.ts";
+import { judgedRows } from "../support/judged-rows.ts";
 import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
@@ -19,15 +20,8 @@ const write = (name: string, lines: readonly unknown[]) => {
   writeFileSync(path, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
   return path;
 };
-const words = ["king", "house", "water", "tree", "sword", "bread", "stone", "night"];
-const marks = { good: "fine", bad: "awful", dull: "plain" } as const;
-const rows = (count: number) =>
-  Array.from({ length: count }, (_, i) => {
-    const label = (["good", "bad", "dull"] as const)[i % 3]!;
-    return { text: `the ${words[i % 8]} near the ${words[(i * 5) % 8]} was ${marks[label]}`, label };
-  });
-const data = write("texts.jsonl", rows(24));
-const held = write("held.jsonl", rows(9));
+const data = write("texts.jsonl", judgedRows(24));
+const held = write("held.jsonl", judgedRows(9));
 const common = ["--model", model, "--objective", "classify", "--option-tokens", "--threads", "1", "--sequence-length", "128"];
 const fast = ["--schedule", "constant", "--warmup", "0", "--learning-rate", "1e-2"];
 const train = async (name: string, ...flags: string[]) => {
@@ -67,7 +61,7 @@ describe("train --objective classify --option-tokens", () => {
     const result = await measured("--model", join(folder, "lora"));
     expect(result.class_accuracy).toBe(1);
     expect(result.details.calibrated.temperature).toBe(temperature as number);
-    const texts = rows(3).map(({ text }) => text);
+    const texts = judgedRows(3).map(({ text }) => text);
     const { texts: judged } = await classify({ model: join(folder, "lora"), texts, threads: 1 });
     expect(judged.map(({ label }) => label)).toEqual(["good", "bad", "dull"]);
     const chats = texts.map((content) => [{ role: "user", content }]);
@@ -166,8 +160,8 @@ test("one clear error where a model could not pick", async () => {
   expect(await bad([{ text: "a", label: ["x"] }])).toContain(
     "--option-tokens is for labels of one class for each text; the labels are lists",
   );
-  expect(await bad(rows(3), "--targets", "lm_head")).toContain("--targets lm_head: --option-tokens reads single rows");
-  expect(await bad(rows(3), "--truncate")).toContain("--truncate cuts texts at their ends, where the answer is picked");
+  expect(await bad(judgedRows(3), "--targets", "lm_head")).toContain("--targets lm_head: --option-tokens reads single rows");
+  expect(await bad(judgedRows(3), "--truncate")).toContain("--truncate cuts texts at their ends, where the answer is picked");
   const score = join(folder, "score");
   await ok(
     "train",

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { temporaryFolder } from "../hf/temp.ts";
 import { openSafetensors } from "../../src/hf/weights/safetensors.ts";
 import { ok, refused, remat, writeTinyModel } from "../support/cli.ts";
+import { judgedRows, WORDS } from "../support/judged-rows.ts";
 
 setDefaultTimeout(120_000);
 
@@ -19,15 +20,8 @@ const write = (name: string, lines: readonly unknown[]) => {
   writeFileSync(path, lines.map((line) => `${typeof line === "string" ? line : JSON.stringify(line)}\n`).join(""));
   return path;
 };
-const words = ["king", "house", "water", "tree", "sword", "bread", "stone", "night"];
-const marks = { good: "fine", bad: "awful", dull: "plain" } as const;
-const rows = (count: number) =>
-  Array.from({ length: count }, (_, i) => {
-    const label = (["good", "bad", "dull"] as const)[i % 3]!;
-    return { text: `the ${words[i % 8]} near the ${words[(i * 5) % 8]} was ${marks[label]}`, label };
-  });
-const data = write("texts.jsonl", rows(24));
-const held = write("held.jsonl", rows(9));
+const data = write("texts.jsonl", judgedRows(24));
+const held = write("held.jsonl", judgedRows(9));
 
 const common = ["--model", model, "--objective", "classify", "--threads", "1", "--sequence-length", "128"];
 const fast = ["--schedule", "constant", "--warmup", "0", "--learning-rate", "3e-2"];
@@ -120,7 +114,7 @@ describe("train --objective classify", () => {
     // Further classes are taken by a further run only where they are the same.
     const further = ["train", "--model", join(folder, "whole"), "--objective", "classify", "--threads", "1", "--steps", "1"];
     await ok(...further, "--data", data, "--sequence-length", "64", "--output", join(folder, "further"));
-    const other = write("other.jsonl", [...rows(3), { text: "a b", label: "ugly" }]);
+    const other = write("other.jsonl", [...judgedRows(3), { text: "a b", label: "ugly" }]);
     expect(await refused(...further, "--data", other, "--output", join(folder, "no"))).toContain(
       `${other}:4: label "ugly" is none of the classes bad, dull, good`,
     );
@@ -139,17 +133,20 @@ describe("train --objective classify", () => {
   });
 
   test("several classes, values and conversations; tables and pairs of texts", async () => {
-    const several = rows(24).map(({ text, label }, i) => ({ text, label: i % 2 === 0 ? [label] : [label, "odd"] }));
+    const several = judgedRows(24).map(({ text, label }, i) => ({ text, label: i % 2 === 0 ? [label] : [label, "odd"] }));
     const many = write("several.jsonl", several);
     const run = ["--steps", "2"];
     expect(await told(...run, "--data", many, "--valid", many, "--output", join(folder, "several"))).toContain("micro F1");
     expect(read("several", "classifier.json")).toMatchObject({ problem_type: "multi_label_classification" });
-    const values = write("values.csv", ["text,text_pair,label", ...rows(8).map(({ text }, i) => `${text},${words[i]},${i / 2}`)]);
+    const values = write("values.csv", [
+      "text,text_pair,label",
+      ...judgedRows(8).map(({ text }, i) => `${text},${WORDS[i]},${i / 2}`),
+    ]);
     expect(await told(...run, "--data", values, "--valid", values, "--output", join(folder, "values"))).toContain("Spearman");
     expect(read("values", "classifier.json")).toMatchObject({ problem_type: "regression", id2label: { 0: "LABEL_0" } });
     const chats = write(
       "chats.jsonl",
-      rows(6).map(({ text, label }) => ({ messages: [{ role: "user", content: text }], label })),
+      judgedRows(6).map(({ text, label }) => ({ messages: [{ role: "user", content: text }], label })),
     );
     expect(await told(...run, "--data", chats, "--output", join(folder, "chats"))).toContain("3 classes");
   });
@@ -165,37 +162,43 @@ describe("one clear error", () => {
   };
 
   test("labels that are missing, of several kinds, unknown or one alone", async () => {
-    expect(await bad("none.jsonl", [...rows(2), { text: "a" }])).toContain(
+    expect(await bad("none.jsonl", [...judgedRows(2), { text: "a" }])).toContain(
       'FILE:3: the objective classify learns from {"text", "label"}, got {"text"}',
     );
     expect(await bad("null.csv", ["text,label", "a b,x", "c d,"])).toContain("FILE:3: the objective classify learns from");
-    expect(await bad("mixed.jsonl", [...rows(2), { text: "a", label: ["x"] }])).toContain(
+    expect(await bad("mixed.jsonl", [...judgedRows(2), { text: "a", label: ["x"] }])).toContain(
       'FILE:3: "label" is ["x"], and "good" at FILE:1',
     );
     expect(await bad("empty.jsonl", [{ text: "a", label: " " }])).toContain('FILE:1: "label" is empty');
     expect(await bad("object.jsonl", [{ text: "a", label: {} }])).toContain('FILE:1: "label" must be a text, a number or a list');
-    expect(await bad("alone.jsonl", rows(1))).toContain(
+    expect(await bad("alone.jsonl", judgedRows(1))).toContain(
       'all training examples have the label "good"; expected at least two classes',
     );
     await train("named", "--labels", "good,dull,bad", "--steps", "1");
     expect(read("named", "classifier.json")["label2id"]).toEqual({ good: 0, dull: 1, bad: 2 });
-    expect(await bad("given.jsonl", rows(3), "--labels", "good,bad")).toContain(
+    expect(await bad("given.jsonl", judgedRows(3), "--labels", "good,bad")).toContain(
       'FILE:3: label "dull" is none of the classes good, bad',
     );
-    const unknown = write("held-out.jsonl", [...rows(3), { text: "a", label: "ugly" }]);
-    expect(await bad("known.jsonl", rows(6), "--valid", unknown)).toContain(
+    const unknown = write("held-out.jsonl", [...judgedRows(3), { text: "a", label: "ugly" }]);
+    expect(await bad("known.jsonl", judgedRows(6), "--valid", unknown)).toContain(
       'held-out.jsonl:4: label "ugly" is none of the classes',
     );
-    expect(await bad("long.jsonl", [...rows(3), { text: "a ".repeat(200), label: "good" }])).toContain("FILE:4: the example has");
+    expect(await bad("long.jsonl", [...judgedRows(3), { text: "a ".repeat(200), label: "good" }])).toContain(
+      "FILE:4: the example has",
+    );
   });
 
   test("settings that mean nothing", async () => {
-    expect(await bad("w.jsonl", rows(6), "--class-weights", "ugly=2")).toContain('"ugly" is none of the classes bad, dull, good');
-    expect(await bad("w.jsonl", rows(6), "--class-weights", "good=0")).toContain("expected NAME=NUMBER with a number above 0");
-    expect(await bad("w.jsonl", rows(6), "--targets", "lm_head")).toContain(
+    expect(await bad("w.jsonl", judgedRows(6), "--class-weights", "ugly=2")).toContain(
+      '"ugly" is none of the classes bad, dull, good',
+    );
+    expect(await bad("w.jsonl", judgedRows(6), "--class-weights", "good=0")).toContain(
+      "expected NAME=NUMBER with a number above 0",
+    );
+    expect(await bad("w.jsonl", judgedRows(6), "--targets", "lm_head")).toContain(
       "--targets lm_head: --objective classify puts the module score",
     );
-    expect(await bad("w.jsonl", rows(6), "--best-metric", "pearson")).toContain(
+    expect(await bad("w.jsonl", judgedRows(6), "--best-metric", "pearson")).toContain(
       "has the metrics loss, class_accuracy, f1_macro, brier, ece",
     );
     const values = [0.5, 1, 1.5].map((label) => ({ text: "a b", label }));
