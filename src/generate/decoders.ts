@@ -5,7 +5,7 @@ import { byteLength, typeOf } from "../graph/types.ts";
 import { type FloatType } from "../base/dtype.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { StreamedWeights } from "../load/streamed-weights.ts";
-import { shortLimit } from "../load/rotary-tables.ts";
+import { shortLimit } from "../models/rotary-tables.ts";
 import { buildDecoder, cacheOwners, cachesOf } from "../models/chain/decode.ts";
 import type { SegmentOptions } from "../models/parts.ts";
 import { MAX_CACHE_TOKENS } from "../ops/cached-attention.ts";

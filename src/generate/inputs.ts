@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../models/config.ts";
-import { createRope } from "../load/rotary-tables.ts";
+import { createRope } from "../models/rotary-tables.ts";
 import type { TableRows } from "../load/streamed-weights.ts";
 import { rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";

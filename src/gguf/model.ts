@@ -6,7 +6,7 @@ import type { RopeScaling } from "../models/rope.ts";
 import { contextLimit } from "../models/context.ts";
 import { mergedParameters } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
-import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../load/rotary-tables.ts";
+import { inverseFrequencies, longRopeAttentionFactor, yarnAttentionFactor } from "../models/rotary-tables.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { encode } from "./encode.ts";
 import { architectureOf, checkExportable, ggufFacts, isUsualYarn, windowInFile } from "./names.ts";

@@ -2,7 +2,7 @@ import { byteLength, elements } from "../graph/types.ts";
 import type { Span, TokenBatch } from "../data/samples/batch.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { TableRows } from "./streamed-weights.ts";
-import { createRope } from "./rotary-tables.ts";
+import { createRope } from "../models/rotary-tables.ts";
 import { batchTypes, type BatchInput, type BatchSize, hasTokenScales, labelPlaces, rotaryInputs } from "../models/parts.ts";
 import { type Address, align, type Executor } from "../runtime/executor.ts";
 

@@ -1,4 +1,4 @@
-import { inverseFrequencies } from "../load/rotary-tables.ts";
+import { inverseFrequencies } from "../models/rotary-tables.ts";
 import { buildFinalNorm } from "../models/chain/encoder.ts";
 import { buildSegments } from "../models/chain/segments.ts";
 import { buildTextHead } from "../models/chain/text-head.ts";

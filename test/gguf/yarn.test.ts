@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { inverseFrequencies } from "../../src/load/rotary-tables.ts";
+import { inverseFrequencies } from "../../src/models/rotary-tables.ts";
 import { rejection, temporaryFolder } from "../hf/temp.ts";
 import type { GgufFile } from "../support/gguf.ts";
 import { changeConfig, createExporter, modelWithTokenizer } from "../support/gguf-models.ts";

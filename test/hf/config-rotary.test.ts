@@ -1,6 +1,6 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { inverseFrequencies } from "../../src/load/rotary-tables.ts";
+import { inverseFrequencies } from "../../src/models/rotary-tables.ts";
 import { checkContext, contextLimit } from "../../src/models/context.ts";
 import { readStepBatch } from "../../src/train/step/step-batch.ts";
 import { batchFile, modelFolder } from "../support/golden.ts";

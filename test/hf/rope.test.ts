@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { parseConfig } from "../../src/models/families/index.ts";
-import { createRope, inverseFrequencies, shortLimit } from "../../src/load/rotary-tables.ts";
+import { createRope, inverseFrequencies, shortLimit } from "../../src/models/rotary-tables.ts";
 
 setDefaultTimeout(120_000);
 

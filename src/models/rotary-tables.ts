@@ -1,5 +1,5 @@
-import type { ModelConfig } from "../models/config.ts";
-import type { RopeGrowth, RopeScaling } from "../models/rope.ts";
+import type { ModelConfig } from "./config.ts";
+import type { RopeGrowth, RopeScaling } from "./rope.ts";
 
 /**
  * Rotary position tables. Every step is rounded to f32 in the order in which Transformers computes in PyTorch
