@@ -19,6 +19,7 @@ const ROOMS: readonly string[] = [
   "schedule/planner",
   "models",
   "hf/config",
+  "gguf/blocks",
   "hf/weights",
   "gguf/names.ts",
   "gguf/read",

@@ -2,12 +2,13 @@ import { UserError } from "../base/errors.ts";
 import type { Shape } from "../graph/types.ts";
 import { fromFloat32 } from "../base/float16.ts";
 import { run } from "../models/families/orders.ts";
-import { GGUF_TYPES, type GgufType } from "./write.ts";
+import { GGML_TYPES } from "./blocks/types.ts";
+import type { GgufType } from "./write.ts";
 
 /** The type that a tensor gets: vectors stay f32, and rows that are no whole blocks go to f16. */
 export function typeFor(wanted: GgufType, shape: Shape): GgufType {
   if (shape.length < 2) return "f32";
-  return shape.at(-1)! % GGUF_TYPES[wanted].elements === 0 ? wanted : "f16";
+  return shape.at(-1)! % GGML_TYPES[wanted].elements === 0 ? wanted : "f16";
 }
 
 /** Gives the matrix that makes the logits 8 bits in a model of 4, as `llama-quantize` too gives it more. */

@@ -10,7 +10,8 @@ import type { Classifier } from "../hf/config/classifier.ts";
 import { familyOf, modulesOf, textHeadOf } from "../models/families/index.ts";
 import { encode, typeFor } from "./encode.ts";
 import { encoderVocabulary } from "./encoder-vocabulary.ts";
-import { GGUF_TYPES, type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
+import { GGML_TYPES } from "./blocks/types.ts";
+import { type GgufTensor, type GgufType, type GgufValue, writeGguf } from "./write.ts";
 
 /** llama.cpp's numbers for "mostly this type". */
 const FILE_TYPES: Readonly<Record<GgufType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
@@ -109,7 +110,7 @@ const outputNames = ({ kind, labels }: Classifier): readonly string[] => (kind =
 
 /** llama.cpp multiplies rows of a single block with more than 32 tokens wrongly (node-llama-cpp 3.22.1): those stay f16. */
 function matrixType(type: GgufType, shape: Shape): GgufType {
-  const { elements } = GGUF_TYPES[type];
+  const { elements } = GGML_TYPES[type];
   return typeFor(elements > 1 && shape.at(-1) === elements ? "f16" : type, shape);
 }
 

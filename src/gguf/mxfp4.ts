@@ -1,6 +1,6 @@
 import type { TensorEntry, TensorSource } from "../hf/weights/safetensors.ts";
 import { MXFP4_BLOCK, type TensorPart } from "../hf/weights/tensor-part.ts";
-import { GGUF_TYPES } from "./write.ts";
+import { GGML_TYPES } from "./blocks/types.ts";
 
 /** A matrix that a checkpoint has in MXFP4. */
 export type PackedEntry = TensorEntry & { readonly part: TensorPart };
@@ -24,7 +24,7 @@ export function packedRows(source: TensorSource, entry: PackedEntry): Uint8Array
   }) as [Uint8Array, Uint8Array];
   const groups = layout.columns / MXFP4_BLOCK;
   const half = MXFP4_BLOCK / 2;
-  const { bytes } = GGUF_TYPES.mxfp4;
+  const { bytes } = GGML_TYPES.mxfp4;
   const rows = entry.shape[0]!;
   const out = new Uint8Array(rows * groups * bytes);
   for (let row = 0; row < rows; row++) {

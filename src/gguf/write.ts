@@ -1,5 +1,6 @@
 import { elements, type Shape } from "../graph/types.ts";
 import type { GgufSetting } from "../models/families/family.ts";
+import { GGML_TYPES } from "./blocks/types.ts";
 import { fileIo, type FileIo, writeAtomic } from "../base/files/files.ts";
 
 /**
@@ -10,22 +11,6 @@ export type GgufType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
 
 /** Types of single tensors: MXFP4 is kept where a model has it, and nothing is made MXFP4. */
 export type GgufTensorType = GgufType | "mxfp4";
-
-interface Blocks {
-  readonly id: number;
-  readonly elements: number;
-  readonly bytes: number;
-}
-
-/** Numbers of the types in ggml, and bytes of a block of so many elements. */
-export const GGUF_TYPES: Readonly<Record<GgufTensorType, Blocks>> = {
-  f32: { id: 0, elements: 1, bytes: 4 },
-  f16: { id: 1, elements: 1, bytes: 2 },
-  q4_0: { id: 2, elements: 32, bytes: 18 },
-  q8_0: { id: 8, elements: 32, bytes: 34 },
-  bf16: { id: 30, elements: 1, bytes: 2 },
-  mxfp4: { id: 39, elements: 32, bytes: 17 },
-};
 
 /** A metadata value; arrays are of texts, of numbers, or of bytes. */
 export type GgufValue =
@@ -57,7 +42,7 @@ const TEXT = 8;
 const ARRAY = 9;
 
 function tensorBytes({ type, shape }: Pick<GgufTensor, "type" | "shape">): number {
-  const block = GGUF_TYPES[type];
+  const block = GGML_TYPES[type];
   return (elements(shape) / block.elements) * block.bytes;
 }
 
@@ -84,7 +69,7 @@ export function writeGguf(
     header.text(tensor.name);
     header.u32(tensor.shape.length);
     for (const dim of tensor.shape.toReversed()) header.u64(dim);
-    header.u32(GGUF_TYPES[tensor.type].id);
+    header.u32(GGML_TYPES[tensor.type].id);
     header.u64(offset);
     offset += padded(tensorBytes(tensor));
   }
