@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { parseMemory } from "../../src/train/memory/limit.ts";
 import { temporaryFolder, userError } from "../hf/temp.ts";
 import { rematApart } from "../support/cli.ts";
-import { SLOW, slowTest } from "../support/slow.ts";
+import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
 
@@ -52,7 +52,7 @@ describe("train --memory", () => {
     expect(losses(`limit-${limits[0]}`)).toEqual(losses(`limit-${limits[1]}`));
   });
 
-  test("a limit that nothing fits names the least one and what lowers it; that one works", async () => {
+  slowTest("a limit that nothing fits names the least one and what lowers it; that one works", async () => {
     // With weights in memory: test/library/stream.test.ts has runs whose weights are in files.
     const resident = ["--stream", "off"];
     // A process that has tokenized the data itself is some MiB larger than one that finds the tokens.
@@ -61,8 +61,7 @@ describe("train --memory", () => {
     expect(code).toBe(2);
     const [, least] = /not enough: the least that works is (\d+) MiB/.exec(stderr)!;
     // The least limit must work whatever else the machine does: again and again.
-    for (const run of SLOW ? [1, 2, 3] : [1])
-      expect(await train(`${least}MiB`, `least-${run}`, ...resident)).toMatchObject({ code: 0 });
+    for (const run of [1, 2, 3]) expect(await train(`${least}MiB`, `least-${run}`, ...resident)).toMatchObject({ code: 0 });
     expect(stderr).toMatch(/--sequence-length.*--batch-size.*--method lora.*--quantize/);
     // Less than the process itself takes is answered in the same way: with the least that works.
     const [, sameLeast] = /not enough: the least that works is (\d+) MiB/.exec(

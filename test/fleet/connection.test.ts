@@ -32,7 +32,7 @@ test("an address that is none, and a server that is not there, are one clear err
   );
 });
 
-(NATS_SERVER === null ? test.skip : test)(
+(NATS_SERVER === null ? test.skip : slowTest)(
   "a fleet connects, comes back, and says which right is missing",
   async () => {
     const user = nkeys.createUser();

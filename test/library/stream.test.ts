@@ -1,4 +1,4 @@
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createRandom } from "../../src/base/random.ts";
@@ -39,7 +39,7 @@ async function run(output: string, more: Partial<Parameters<typeof train>[0]>) {
 const weightsOf = (output: string, file: string) => readFileSync(join(folder, output, file));
 
 describe("a run whose weights lie in their files", () => {
-  test("is the same to the bit as one in memory, and so are evaluations and answers with what it trained", async () => {
+  slowTest("is the same to the bit as one in memory, and so are evaluations and answers with what it trained", async () => {
     const resident = await run("resident", { quantize: "q8", stream: "off" });
     const streamed = await run("streamed", { quantize: "q8", stream: "all" });
     expect(resident.start.stream).toBeNull();

@@ -56,7 +56,7 @@ afterAll(async () => {
   for (const { server } of boxes) await server.stop();
 });
 
-browserTest("the page shows the nodes of a fleet, what each does, what it has sent, and says when there is none", async () => {
+wholeTest("the page shows the nodes of a fleet, what each does, what it has sent, and says when there is none", async () => {
   const watched = await openPage(browser, originOf(box));
   const { page, complaints } = watched;
   const node = { object: "node", version: "1", processor: "x64", slots: 2, memory: 3 * 2 ** 30, leaving: false };
@@ -107,7 +107,7 @@ browserTest("the page shows the nodes of a fleet, what each does, what it has se
   await page.close();
 });
 
-browserTest("the page shows the rounds of a federation as they are closed, of all nodes and of each", async () => {
+wholeTest("the page shows the rounds of a federation as they are closed, of all nodes and of each", async () => {
   const watched = await openPage(browser, originOf(box));
   const { page, complaints } = watched;
   const federation = {

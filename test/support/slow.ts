@@ -32,6 +32,10 @@ export function combinations<T extends readonly unknown[]>(...lists: { readonly 
 /** The first `count` of some values; all of them in the full suite. */
 export const some = <T>(values: readonly T[], count: number): readonly T[] => (SLOW ? values : values.slice(0, count));
 
+/** Every `step`-th of some values; all of them in the full suite. */
+export const everyNth = <T>(values: readonly T[], step: number): readonly T[] =>
+  SLOW ? values : values.filter((_, i) => i % step === 0);
+
 /** A test that only the full suite runs. */
 export const slowTest = SLOW ? test : test.skip;
 
