@@ -1,4 +1,5 @@
 import { UserError } from "../base/errors.ts";
+import type { Change } from "./blocks/change.ts";
 import type { ModelConfig } from "../models/config.ts";
 import type { GgufFacts, GgufPlace } from "../models/families/family.ts";
 import { familyOf, modulesOf } from "../models/families/index.ts";
@@ -28,7 +29,7 @@ export interface GgufPart {
   readonly columns: Order | null;
   readonly isTransposed: boolean;
   /** What its numbers are of the parameter's; null: the same. */
-  readonly value: ((x: number) => number) | null;
+  readonly value: Change | null;
   /** True if it is f32 in files of every type. */
   readonly isFull: boolean;
   /** True if llama.cpp takes no adapter of it beside the file. */
@@ -71,7 +72,7 @@ function partOf(place: GgufPlace, kind: string, expert: number | null, config: M
     columns: place.columns?.(config) ?? null,
     // Of a module with a bias, the matrix.
     isTransposed: isTransposed && kind === ".weight",
-    value,
+    value: value && { kind: value },
     isFull: isFull || kind !== ".weight",
     isMergedOnly,
   };
@@ -79,7 +80,7 @@ function partOf(place: GgufPlace, kind: string, expert: number | null, config: M
 
 /** llama.cpp adds nothing to the weights of norms: what the model adds is in the file. */
 function offsetOf(kind: string, { normOffset }: ModelConfig): Partial<GgufPart> {
-  return kind === ".weight" && normOffset !== 0 ? { value: (x) => x + normOffset } : {};
+  return kind === ".weight" && normOffset !== 0 ? { value: { kind: "add", by: normOffset } } : {};
 }
 
 /** GGUF's name of the final norm. */

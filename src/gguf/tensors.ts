@@ -5,10 +5,11 @@ import { elements, type Shape } from "../graph/types.ts";
 import type { MergedParameter } from "../hf/peft/merge.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
 import { tensorPieces } from "../hf/weights/safetensors-write.ts";
-import { parametersOf } from "../load/unread.ts";
+import { parameterShapes } from "../models/chain/parameters.ts";
 import { transpose } from "../models/adapters/low-rank.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { modulesOf } from "../models/families/index.ts";
+import { change } from "./blocks/change.ts";
 import { encode, gathered, headType, typeFor } from "./encode.ts";
 import { isPacked, packedRows } from "./mxfp4.ts";
 import { architectureOf, type GgufPart, ggufParts } from "./names.ts";
@@ -33,7 +34,7 @@ export function modelTensors(
   const { embedding, head } = modulesOf(config);
   const { path: from } = source;
   const logits = config.tieWordEmbeddings ? `${config.modulePrefix}${embedding}` : head;
-  const known = parametersOf(config);
+  const known = new Set(parameterShapes(config).keys());
   const shares = new Map<string, Share[]>();
   for (const parameter of parameters.filter(({ name }) => known.delete(name))) {
     const parts = ggufParts(parameter.name, config);
@@ -104,7 +105,7 @@ function* valuesOf({ parameter, part }: Share): Iterable<Float32Array> {
   const { rows, columns, isTransposed, value } = part;
   const isInOrder = rows === null && columns === null && !isTransposed;
   for (const piece of isInOrder ? pieces(parameter) : [ordered(parameter, part)]) {
-    if (value) piece.forEach((x, i) => (piece[i] = value(x)));
+    if (value) change(piece, value);
     yield piece;
   }
 }

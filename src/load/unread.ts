@@ -2,10 +2,9 @@ import { UserError } from "../base/errors.ts";
 import { fileVerdict } from "../base/files/file-verdicts.ts";
 import { isVision } from "../hf/weights/model-weights.ts";
 import type { TensorSource } from "../hf/weights/safetensors.ts";
-import { buildSegments } from "../models/chain/segments.ts";
+import { parameterShapes } from "../models/chain/parameters.ts";
 import type { ModelConfig } from "../models/config.ts";
 import { modulesOf, textHeadShapes } from "../models/families/index.ts";
-import { adapterTuning } from "./adapter.ts";
 
 /** Names that the model computes by itself, or that say a thing twice: old files hold such tensors, and nobody misses them. */
 const COMPUTED = /\.(rotary_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias|embeddings\.position_ids)$/;
@@ -30,19 +29,8 @@ export function checkUnread(config: ModelConfig, source: TensorSource): string |
   return fileVerdict(kind, source.path, () => ({ note: findUnread(config, source) })).note;
 }
 
-/** Names of the parameters that a model has. */
-export function parametersOf(config: ModelConfig): Set<string> {
-  const options = {
-    tokens: 1,
-    tuning: adapterTuning(null, config),
-    weightType: () => "f32" as const,
-    ...(config.textHead && { head: "logits" as const, texts: 1 }),
-  };
-  return new Set(buildSegments(config, options).flatMap(({ params }) => [...params.values()]));
-}
-
 function findUnread(config: ModelConfig, source: TensorSource): string | null {
-  const read = parametersOf(config);
+  const read = new Set(parameterShapes(config).keys());
   const modules = new Set([...read].map(moduleOf));
   const { head, encoder, norm = "norm" } = modulesOf(config);
   // Heads that the model can be given read these.

@@ -159,6 +159,33 @@ const READERS: Readonly<Record<Exclude<GgmlType, "f32" | "f16" | "bf16">, BlockR
   }),
 };
 
+/** Where the blocks of a type have numbers in f16; the exponent of mxfp4 is a byte, of which 255 stands for no number. */
+const HALVES: Readonly<Record<Exclude<GgmlType, "f32" | "f16" | "bf16" | "mxfp4">, readonly number[]>> = {
+  q4_0: [0],
+  q4_1: [0, 2],
+  q5_0: [0],
+  q5_1: [0, 2],
+  q8_0: [0],
+  q2_k: [80, 82],
+  q3_k: [108],
+  q4_k: [0, 2],
+  q5_k: [0, 2],
+  q6_k: [208],
+  iq4_nl: [0],
+  iq4_xs: [0],
+};
+
+/** Tells whether the scales of whole blocks are finite, and so all of their numbers. */
+export function blocksAreFinite(type: Exclude<GgmlType, "f32" | "f16" | "bf16">, bytes: Uint8Array): boolean {
+  const size = GGML_TYPES[type].bytes;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  for (let at = 0; at < bytes.length; at += size) {
+    if (type === "mxfp4" ? bytes[at] === 255 : HALVES[type].some((place) => (view.getUint8(at + place + 1) & 0x7c) === 0x7c))
+      return false;
+  }
+  return true;
+}
+
 /** Writes whole blocks as f32 into `out`, which has as many elements. */
 export function dequantise(type: GgmlType, bytes: Uint8Array, out: Float32Array): void {
   const size = GGML_TYPES[type];

@@ -1,8 +1,10 @@
 import * as fs from "node:fs";
-import type { DType } from "../../base/dtype.ts";
+import { DTYPE_BYTES, type DType } from "../../base/dtype.ts";
 import { UserError } from "../../base/errors.ts";
 import { fileVerdict, type VerdictOptions } from "../../base/files/file-verdicts.ts";
 import { fileError, readFully } from "../../base/files/files.ts";
+import { blocksAreFinite } from "../../gguf/blocks/dequantise.ts";
+import { GGML_TYPES, type GgmlType } from "../../gguf/blocks/types.ts";
 import { isMxfp4Scales, storedTensors } from "./fused-experts.ts";
 import { isVision, moduleName } from "./model-weights.ts";
 import type { TensorEntry, TensorSource } from "./safetensors.ts";
@@ -23,12 +25,17 @@ interface Verdict extends Readonly<Record<string, unknown>> {
  * @throws {UserError} a value that is not finite, by file and tensor
  */
 export function examineWeights({ tensors }: Pick<TensorSource, "tensors">, options: VerdictOptions = {}): string {
-  const files = new Map<string, TensorEntry[]>();
-  for (const entry of storedTensors(tensors).values()) files.set(entry.path, [...(files.get(entry.path) ?? []), entry]);
+  const files = new Map<string, Range[]>();
+  for (const entry of storedTensors(tensors).values())
+    for (const range of rangesOf(entry)) {
+      const known = files.get(range.path);
+      if (known) known.push(range);
+      else files.set(range.path, [range]);
+    }
   const hasher = new Bun.CryptoHasher("sha256");
   for (const [path, entries] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
     // What was found before scales were looked at is not believed of files that have some.
-    const kind = entries.some(isMxfp4Scales) ? "weights with scales" : "weights";
+    const kind = entries.some(({ areScales }) => areScales) ? "weights with scales" : "weights";
     const { sha256, notFinite, badScales } = fileVerdict<Verdict>(kind, path, () => examine(path, entries), options);
     if (badScales)
       throw new UserError(
@@ -44,11 +51,43 @@ export function examineWeights({ tensors }: Pick<TensorSource, "tensors">, optio
   return hasher.digest("hex");
 }
 
-/** Bytes that are read at a time; a multiple of every element's size. */
+/** A part of a file with numbers that are looked at. */
+interface Range {
+  readonly name: string;
+  readonly path: string;
+  readonly offset: number;
+  readonly bytes: number;
+  /** Bytes of an element or a block, which is looked at whole. */
+  readonly unit: number;
+  /** True if these are the exponents of a tensor in MXFP4. */
+  readonly areScales: boolean;
+  isFinite(piece: Uint8Array): boolean;
+}
+
+/** Where the file has the numbers of a tensor: in one place, or in those of all tensors of a GGUF file that it is made of. */
+function rangesOf(entry: TensorEntry): Range[] {
+  const { name, path, offset, bytes, dtype, part } = entry;
+  if (part?.layout.kind !== "ggml") {
+    const unit = dtype === null ? 1 : DTYPE_BYTES[dtype];
+    const areScales = isMxfp4Scales(entry);
+    return [{ name, path, offset, bytes, unit, areScales, isFinite: (piece) => areFinite(piece, dtype) }];
+  }
+  const { shares } = part.layout;
+  return part.slabs.map((slab, i): Range => {
+    const { type } = shares[i]!;
+    return { name, ...slab, unit: GGML_TYPES[type].bytes, areScales: false, isFinite: (piece) => ggmlIsFinite(type, piece) };
+  });
+}
+
+function ggmlIsFinite(type: GgmlType, piece: Uint8Array): boolean {
+  return type === "f32" || type === "f16" || type === "bf16" ? areFinite(piece, type) : blocksAreFinite(type, piece);
+}
+
+/** Bytes that are read at a time, or a little less where elements or blocks are no parts of it. */
 const PIECE = 1 << 22;
 
 /** Reads a file from its begin to its end. Pieces begin where tensors begin, so that no piece cuts an element. */
-function examine(path: string, entries: readonly TensorEntry[]): Verdict {
+function examine(path: string, entries: readonly Range[]): Verdict {
   const hasher = new Bun.CryptoHasher("sha256");
   const buffer = new Uint8Array(PIECE);
   let notFinite: string | null = null;
@@ -57,9 +96,9 @@ function examine(path: string, entries: readonly TensorEntry[]): Verdict {
   try {
     const { size } = fs.fstatSync(fd);
     let at = 0;
-    const readTo = (end: number, look: (piece: Uint8Array) => void) => {
+    const readTo = (end: number, unit: number, look: (piece: Uint8Array) => void) => {
       while (at < end) {
-        const piece = buffer.subarray(0, Math.min(PIECE, end - at));
+        const piece = buffer.subarray(0, Math.min(PIECE - (PIECE % unit), end - at));
         readFully(fd, piece, at, path);
         hasher.update(piece);
         look(piece);
@@ -67,21 +106,20 @@ function examine(path: string, entries: readonly TensorEntry[]): Verdict {
       }
     };
     for (const entry of entries.toSorted((a, b) => a.offset - b.offset)) {
-      const { name, offset, bytes, dtype } = entry;
-      const areScales = isMxfp4Scales(entry);
-      readTo(offset, () => {});
+      const { name, offset, bytes, unit, areScales, isFinite } = entry;
+      readTo(offset, 1, () => {});
       // Parts that see or hear may hold bounds that are infinite; they are copied as they are.
       const isRead = !isVision(moduleName(name));
-      readTo(offset + bytes, (piece) => {
+      readTo(offset + bytes, unit, (piece) => {
         if (areScales && badScales === null && piece.includes(255)) badScales = name;
-        if (isRead && notFinite === null && !areFinite(piece, dtype)) notFinite = name;
+        if (isRead && notFinite === null && !isFinite(piece)) notFinite = name;
       });
     }
-    readTo(size, () => {});
+    readTo(size, 1, () => {});
   } finally {
     fs.closeSync(fd);
   }
-  return { sha256: hasher.digest("hex"), notFinite, ...(entries.some(isMxfp4Scales) && { badScales }) };
+  return { sha256: hasher.digest("hex"), notFinite, ...(entries.some(({ areScales }) => areScales) && { badScales }) };
 }
 
 function openFile(path: string): number {

@@ -131,7 +131,7 @@ export function openSafetensors(path: string): TensorSource {
         if (entry.part)
           parts.read(
             entry.part,
-            (slab, memory) => readFully(descriptor(slab.path), memory, slab.offset, slab.path),
+            (slab, memory, at) => readFully(descriptor(slab.path), memory, slab.offset + at, slab.path),
             bytes,
             from ?? 0,
           );

@@ -1,14 +1,9 @@
 /** Matrices that lie in a tensor together with others, as those of all experts of a block do. Plain data and arithmetic, for any thread. */
+import { DTYPE_BYTES } from "../../base/dtype.ts";
+import { createGgmlReader, type GgmlLayout } from "./ggml-part.ts";
+import type { Slab, SlabReader } from "./slab.ts";
 
-/** Where bytes lie in a file. */
-export interface Slab {
-  readonly path: string;
-  /** From the begin of the file. */
-  readonly offset: number;
-  readonly bytes: number;
-}
-
-/** How the elements of a matrix [rows, columns] lie in a slab, which it shares with other matrices. */
+/** How the elements of a matrix [rows, columns] lie in a slab, which it shares with other matrices, or in ggml's blocks. */
 export type PartLayout =
   /** Element (r, c) is element first + r rowStep + c columnStep, of `size` bytes. */
   | {
@@ -23,9 +18,10 @@ export type PartLayout =
    * MXFP4 (OCP Microscaling Formats 1.0): row r is row first + r rowStep of the slabs, which hold 16 bytes for each 32 numbers, of which the lower
    * half of a byte comes first, and in the second slab their exponent with a bias of 127. Read, they are bf16, which has all of these numbers.
    */
-  | { readonly kind: "mxfp4"; readonly columns: number; readonly first: number; readonly rowStep: number };
+  | { readonly kind: "mxfp4"; readonly columns: number; readonly first: number; readonly rowStep: number }
+  | GgmlLayout;
 
-/** A matrix within one slab, or two of MXFP4. */
+/** A matrix within one slab, two of MXFP4, or those of all tensors of a GGUF file that it is made of. */
 export interface TensorPart {
   readonly layout: PartLayout;
   readonly slabs: readonly Slab[];
@@ -56,7 +52,12 @@ const mxfp4Table: () => Uint16Array = (() => {
 })();
 
 /** Writes the matrix's elements from byte `from` on, whole ones, into `target`. @param slabs the bytes of the slabs */
-export function gatherPart(layout: PartLayout, slabs: readonly Uint8Array[], target: Uint8Array, from: number): void {
+export function gatherPart(
+  layout: Exclude<PartLayout, GgmlLayout>,
+  slabs: readonly Uint8Array[],
+  target: Uint8Array,
+  from: number,
+): void {
   const { columns } = layout;
   const size = layout.kind === "mxfp4" ? 2 : layout.size;
   const [begin, end] = [from / size, (from + target.length) / size];
@@ -128,21 +129,29 @@ function viewOf(bytes: Uint8Array, size: 2 | 4): Elements {
 export interface PartReader {
   /**
    * Fills `target` with a matrix's bytes from its byte `from` on.
-   * @param read fills memory with a file's bytes from a place on
+   * @param read fills memory with the bytes of a slab
    */
-  read(part: TensorPart, read: (slab: Slab, target: Uint8Array) => void, target: Uint8Array, from: number): void;
+  read(part: TensorPart, read: SlabReader, target: Uint8Array, from: number): void;
 }
 
 export function createPartReader(): PartReader {
   let kept: { readonly key: string; readonly bytes: readonly Uint8Array[] } | null = null;
+  const ggml = createGgmlReader();
   return {
     read({ layout, slabs }, read, target, from) {
+      if (layout.kind === "ggml") {
+        const size = DTYPE_BYTES[layout.as];
+        const [begin, end] = [from / size, (from + target.length) / size];
+        if (!Number.isInteger(begin) || !Number.isInteger(end)) throw new Error(`${target.length} bytes at ${from} cut elements`);
+        ggml.read(layout, slabs, read, begin, end, target);
+        return;
+      }
       const key = slabs.map(({ path, offset }) => `${offset} ${path}`).join("\n");
       if (kept?.key !== key) {
         kept = null;
         const bytes = slabs.map((slab) => {
           const memory = new Uint8Array(slab.bytes);
-          read(slab, memory);
+          read(slab, memory, 0);
           return memory;
         });
         kept = { key, bytes };

@@ -2,7 +2,8 @@
 import { DTYPE_BYTES } from "../../base/dtype.ts";
 import { readFully } from "../../base/files/files.ts";
 import type { OpenFile } from "../../base/files/open-file.ts";
-import { createPartReader, type PartReader, type Slab } from "../../hf/weights/tensor-part.ts";
+import type { Slab } from "../../hf/weights/slab.ts";
+import { createPartReader, type PartReader } from "../../hf/weights/tensor-part.ts";
 import type { WeightType } from "../../graph/types.ts";
 import { isQuantised, QUANTISED_BLOCK, quantisedTypes } from "../../ops/dequantize.ts";
 import { byteLength } from "../../graph/types.ts";
@@ -91,9 +92,9 @@ export function convertedPieces(
 ): Iterable<ConvertedPiece> {
   if (part !== null) {
     const { of, files: numbers } = part;
-    const fill = (slab: Slab, memory: Uint8Array) => {
+    const fill = (slab: Slab, memory: Uint8Array, at: number) => {
       const { fd, path } = files[numbers[of.slabs.indexOf(slab)]!]!;
-      readFully(fd, memory, slab.offset, path);
+      readFully(fd, memory, slab.offset + at, path);
     };
     return converter.pieces(conversion!, range, (target, from) => parts.read(of, fill, target, from));
   }

@@ -138,7 +138,7 @@ export interface GgufPlace {
   /** True if the model has the matrix the other way round, [in, out]. */
   readonly isTransposed?: boolean;
   /** What its numbers are of the model's. */
-  readonly value?: (x: number) => number;
+  readonly value?: "negated exp";
   /** True if it stays f32 in files of every type. */
   readonly isFull?: boolean;
   /** True if the model adds nothing to this norm's weights, whatever it adds to others (`normOffset`). */

@@ -26,8 +26,6 @@ const COMMON: GgufFacts["modules"] = {
   "linear_attn.norm": { name: "ssm_norm", isPlainNorm: true },
 };
 
-const negatedExp = (x: number): number => -Math.exp(x);
-
 const place = (name: string, rows: (delta: DeltaConfig) => Order, more: Partial<GgufPlace> = {}): GgufPlace => ({
   name,
   rows: ({ delta }) => rows(delta!),
@@ -44,7 +42,7 @@ const TURNED: GgufFacts["modules"] = {
   "linear_attn.conv1d": place("ssm_conv1d", (delta) => byTurnsOfKeys(delta, delta.valueDim, beforeValues(delta)), {
     isFull: true,
   }),
-  "linear_attn.A_log": place("ssm_a", (delta) => byTurnsOfKeys(delta, 1), { value: negatedExp }),
+  "linear_attn.A_log": place("ssm_a", (delta) => byTurnsOfKeys(delta, 1), { value: "negated exp" }),
   "linear_attn.dt_bias": place("ssm_dt.bias", (delta) => byTurnsOfKeys(delta, 1)),
   "linear_attn.out_proj": { name: "ssm_out", columns: ({ delta }) => byTurnsOfKeys(delta!, delta!.valueDim) },
 };
@@ -66,7 +64,7 @@ const FUSED: GgufFacts["modules"] = {
   ],
   "linear_attn.in_proj_ba": "ssm_ba",
   "linear_attn.conv1d": { name: "ssm_conv1d", isFull: true },
-  "linear_attn.A_log": { name: "ssm_a", value: negatedExp },
+  "linear_attn.A_log": { name: "ssm_a", value: "negated exp" },
   "linear_attn.dt_bias": "ssm_dt.bias",
   "linear_attn.out_proj": "ssm_out",
 };
