@@ -1,5 +1,5 @@
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";
 import { createOrtExecutor } from "../../src/ort/executor.ts";

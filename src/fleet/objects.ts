@@ -87,7 +87,7 @@ export async function getFile(
 }
 
 /** Endings of a model folder's files that decide what it computes. */
-const MODEL_FILES: ReadonlySet<string> = new Set([".json", ".safetensors", ".txt", ".model", ".jinja"]);
+const MODEL_FILES: ReadonlySet<string> = new Set([".json", ".safetensors", ".gguf", ".txt", ".model", ".jinja"]);
 
 /** The files of a base model's folder by their content. Large ones are read once, and their hashes are kept. */
 export function modelFiles(folder: string): StoredFile[] {

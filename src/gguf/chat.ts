@@ -2,6 +2,7 @@ import { chatTemplateOf } from "../data/chat/chat-template.ts";
 import { TALK } from "../data/chat/end-of-turn.ts";
 import { parseTemplate, runTemplate } from "../data/chat/jinja/template.ts";
 import type { Tokenizer } from "../data/tokens/tokenizer.ts";
+import { TOOLS_LINE } from "./folder/vocabulary.ts";
 
 /**
  * Chat templates by name, as llama.cpp should have them: the model's own, or that which chats are rendered with here if it has
@@ -25,7 +26,7 @@ export function chatTemplates(tokenizer: Tokenizer): Map<string, string> {
   return new Map(
     [...own].map(([name, source]) => [
       name,
-      render(source, {}) === render(source, { tools: null }) ? source : `{% set tools = tools or none %}${source}`,
+      render(source, {}) === render(source, { tools: null }) ? source : TOOLS_LINE + source,
     ]),
   );
 }

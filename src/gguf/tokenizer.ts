@@ -4,41 +4,12 @@ import type { ModelConfig } from "../models/config.ts";
 import { isRecord, show } from "../base/json.ts";
 import { endOfTurn } from "../data/chat/end-of-turn.ts";
 import { chatTemplates } from "./chat.ts";
+import { DIGITS, GPT2, type PreTokenizer, SPLITS } from "./folder/pre-tokenizers.ts";
+import { PHI3_TOKENS, TOKEN_TYPE } from "./folder/vocabulary.ts";
 import type { GgufValue } from "./write.ts";
 
 /** llama.cpp's name of a WordPiece vocabulary. */
 export const WORDPIECE = "bert";
-
-/** llama.cpp's token types. */
-const NORMAL = 1;
-const UNKNOWN = 2;
-const CONTROL = 3;
-const USER_DEFINED = 4;
-const UNUSED = 5;
-const BYTE = 6;
-
-/** Names that llama.cpp has for ways of splitting a text into words, by the regular expression of `tokenizer.json`. */
-const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-const UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]";
-const LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
-const FIRST = "[^\\r\\n\\p{L}\\p{N}]?";
-const SPLITS: ReadonlyMap<string, PreTokenizer> = new Map<string, PreTokenizer>([
-  [`${CONTRACTIONS}|${FIRST}\\p{L}+|\\p{N}{1,3}${REST}`, { merged: "dbrx", whole: "llama-bpe" }],
-  [`${CONTRACTIONS}|${FIRST}\\p{L}+|\\p{N}${REST}`, { merged: "qwen2" }],
-  [`${CONTRACTIONS}|${FIRST}[\\p{L}\\p{M}]+|\\p{N}${REST.replace("[^\\s\\p{L}", "[^\\s\\p{L}\\p{M}")}`, { merged: "qwen35" }],
-  [
-    `${FIRST}${UPPER}*${LOWER}+${CONTRACTIONS}?|${FIRST}${UPPER}+${LOWER}*${CONTRACTIONS}?|\\p{N}{1,3}${REST.replace("]*", "/]*")}`,
-    { merged: "gpt-4o" },
-  ],
-  [`${FIRST}${UPPER}*${LOWER}+|${FIRST}${UPPER}+${LOWER}*|\\p{N}${REST.replace("]*", "/]*")}`, { whole: "tekken" }],
-]);
-
-/** The name where a word becomes tokens by merges alone, and where a word that is a token is that token (`ignore_merges`). */
-interface PreTokenizer {
-  readonly merged?: string;
-  readonly whole?: string;
-}
 
 /** A BPE tokenizer as `tokenizer.json` has it. */
 interface Bpe {
@@ -103,9 +74,6 @@ export function tokenizerMetadata(tokenizer: Tokenizer, config: ModelConfig): Ma
   ]);
 }
 
-/** The tokens that llama.cpp looks up in the vocabulary of a model whose name says Phi-3; it does not load a model that lacks any of them. */
-const PHI3_TOKENS = ["</s>", "<unk>", "<s>", "<|endoftext|>"];
-
 /**
  * Tells whether there are tokens that take the white space behind them, and whether llama.cpp knows of it: of Phi-3's, but not of
  * others' (Phi-4-mini).
@@ -123,16 +91,20 @@ function addedTokens(json: Bpe["json"]): Record<string, unknown>[] {
 /** All tokens by id, as far as the model has embeddings, and their types. */
 function tokensOf({ json, vocab, unknown, bytes }: Bpe, vocabSize: number): { tokens: string[]; types: number[] } {
   const tokens = Array.from({ length: vocabSize }, (_, i) => `[PAD${i}]`);
-  const types = Array.from({ length: vocabSize }, () => UNUSED);
+  const types = Array.from({ length: vocabSize }, (): number => TOKEN_TYPE.unused);
   const place = (token: string, id: number, type: number) => {
     if (id >= vocabSize) return;
     tokens[id] = token;
-    types[id] = token === unknown ? UNKNOWN : bytes && BYTE_TOKEN.test(token) ? BYTE : type;
+    types[id] = token === unknown ? TOKEN_TYPE.unknown : bytes && BYTE_TOKEN.test(token) ? TOKEN_TYPE.byte : type;
   };
-  for (const [token, id] of Object.entries(vocab)) place(token, Number(id), NORMAL);
+  for (const [token, id] of Object.entries(vocab)) place(token, Number(id), TOKEN_TYPE.normal);
   for (const added of addedTokens(json)) {
     const content = String(added["content"]);
-    place(content, Number(added["id"]), added["special"] === true || MARKER.test(content) ? CONTROL : USER_DEFINED);
+    place(
+      content,
+      Number(added["id"]),
+      added["special"] === true || MARKER.test(content) ? TOKEN_TYPE.control : TOKEN_TYPE.userDefined,
+    );
   }
   return { tokens, types };
 }
@@ -156,11 +128,11 @@ function byteLevel(bpe: Bpe, tokens: readonly string[], types: readonly number[]
 
 /** Scores of tokens that are never made by joining others, as llama.cpp's converter has them. */
 const FIXED_SCORES: Readonly<Record<number, number>> = {
-  [UNKNOWN]: 0,
-  [BYTE]: 0,
-  [CONTROL]: -1000,
-  [USER_DEFINED]: -1000,
-  [UNUSED]: -10000,
+  [TOKEN_TYPE.unknown]: 0,
+  [TOKEN_TYPE.byte]: 0,
+  [TOKEN_TYPE.control]: -1000,
+  [TOKEN_TYPE.userDefined]: -1000,
+  [TOKEN_TYPE.unused]: -10000,
 };
 
 /**
@@ -179,9 +151,9 @@ function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly numb
     if (!rank.has(token)) rank.set(token, i);
   });
   const made = (token: string) => token.includes(SPACE) && rank.has(token);
-  const types = given.map((type, id) => (type === USER_DEFINED && made(tokens[id]!) ? NORMAL : type));
+  const types = given.map((type, id) => (type === TOKEN_TYPE.userDefined && made(tokens[id]!) ? TOKEN_TYPE.normal : type));
   const scores = types.map((type, id) => FIXED_SCORES[type] ?? -(rank.get(tokens[id]!) ?? merges.length));
-  const texts = tokens.map((token, id) => (types[id] === USER_DEFINED ? token.replaceAll(SPACE, " ") : token));
+  const texts = tokens.map((token, id) => (types[id] === TOKEN_TYPE.userDefined ? token.replaceAll(SPACE, " ") : token));
   const unknownId = unknown === null ? undefined : Number(vocab[unknown]);
   return [
     ["tokenizer.ggml.model", { text: "llama" }],
@@ -241,9 +213,8 @@ function preTokenizer(bpe: Bpe): string {
     part?.["type"] === "ByteLevel" && part["add_prefix_space"] !== true && (part["use_regex"] !== false) === words;
   const found = ((): PreTokenizer => {
     if (!first || others.length > 0) return {};
-    if (!second && isByteLevel(first, true)) return { merged: "gpt-2" };
-    if (first["type"] === "Digits" && first["individual_digits"] === true && isByteLevel(second, true))
-      return { merged: "smollm" };
+    if (!second && isByteLevel(first, true)) return { merged: GPT2 };
+    if (first["type"] === "Digits" && first["individual_digits"] === true && isByteLevel(second, true)) return { merged: DIGITS };
     const splits = first["type"] === "Split" && first["behavior"] === "Isolated" && first["invert"] !== true;
     const pattern = splits && isRecord(first["pattern"]) ? first["pattern"]["Regex"] : undefined;
     return (typeof pattern === "string" && isByteLevel(second, false) && SPLITS.get(pattern)) || {};

@@ -21,7 +21,7 @@ import { contextLimit } from "../models/context.ts";
 import { type CallOptions, validateOptions } from "./options.ts";
 
 export const exportGgufOptionsSchema = z.strictObject({
-  model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
+  model: z.string().min(1).optional().describe("model folder, GGUF file or hub name (default: the adapter's base model)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder: merged in, or with --adapter-only written alone"),
   out: z.string().min(1).describe("file to write; NAME.Modelfile for Ollama is written beside NAME.gguf"),
   type: z.enum(["f16", "bf16", "q8_0", "q4_0", "f32"]).default("f16").describe("type of the matrices"),

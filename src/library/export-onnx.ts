@@ -22,7 +22,7 @@ import { type CallOptions, validateOptions } from "./options.ts";
 import { EMBEDDING_OPTIONS } from "./texts/embed.ts";
 
 export const exportOnnxOptionsSchema = z.strictObject({
-  model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
+  model: z.string().min(1).optional().describe("model folder, GGUF file or hub name (default: the adapter's base model)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder, merged in"),
   out: z.string().min(1).describe("folder to write, which is new or empty"),
   ...EMBEDDING_OPTIONS,

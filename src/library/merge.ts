@@ -16,7 +16,11 @@ import { findModel } from "../load/find-model.ts";
 import { validateOptions } from "./options.ts";
 
 export const mergeOptionsSchema = z.strictObject({
-  model: z.string().min(1).optional().describe("base model: folder or hub name (default: the one that the adapter names)"),
+  model: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("base model: folder, GGUF file or hub name (default: the one that the adapter names)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
   out: z.string().min(1).describe("folder to write; must be new or empty"),
   maxShardSize: z.number().positive().default(50).describe("largest weight file, in GB (10^9 bytes)"),

@@ -16,7 +16,7 @@ import type { VerbEvent } from "../train/run/events.ts";
 
 /** Options of every call that runs a model. */
 export const MODEL_OPTIONS = {
-  model: z.string().min(1).optional().describe("model folder or hub name (default: the adapter's base model)"),
+  model: z.string().min(1).optional().describe("model folder, GGUF file or hub name (default: the adapter's base model)"),
   adapter: z.string().min(1).optional().describe("PEFT adapter folder, such as a run folder"),
   device: trainConfigSchema.shape.device,
   ...trainConfigSchema.pick(STORAGE_KEYS).shape,

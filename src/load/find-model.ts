@@ -1,6 +1,7 @@
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf, UserError } from "../base/errors.ts";
+import { ggufFolder, isGguf } from "../gguf/folder/folder.ts";
 import { type HubOptions, resolveModel } from "../hf/hub/hub.ts";
 import { baseModelOf } from "../hf/peft/adapter-config.ts";
 import { checkFolder } from "../hf/peft/adapter-folder.ts";
@@ -9,6 +10,19 @@ import { checkFolder } from "../hf/peft/adapter-folder.ts";
 export interface NamedModel {
   readonly model?: string | undefined;
   readonly adapter?: string | undefined;
+}
+
+/**
+ * The folder of a base model that is named: `resolveModel`'s, or what is made of a GGUF file.
+ * @throws {UserError} as both, and a folder that only holds such a file
+ */
+export async function baseFolder(model: string, options: HubOptions = {}): Promise<string> {
+  if (isGguf(model)) return ggufFolder(model);
+  const folder = await resolveModel(model, options);
+  const gguf = existsSync(join(folder, "config.json")) ? undefined : readdirSync(folder).find((name) => name.endsWith(".gguf"));
+  if (gguf !== undefined)
+    throw new UserError(`${folder} has no config.json; to use ${gguf}, name the file itself: ${join(folder, gguf)}`);
+  return folder;
 }
 
 /** How a model is found that is not on this machine yet. */
@@ -37,7 +51,7 @@ export async function findModel(named: NamedModel, options: HubOptions = {}): Pr
   const adapter = named.adapter ?? given ?? null;
   // Adapters of other tools, and folders that hold adapters further inside, are no models either.
   if (model !== undefined && given === undefined && !existsSync(join(model, "config.json"))) checkFolder(model);
-  if (given === undefined && model !== undefined) return { name: model, folder: await resolveModel(model, options), adapter };
+  if (given === undefined && model !== undefined) return { name: model, folder: await baseFolder(model, options), adapter };
   if (adapter === null) throw new UserError("--model: a model folder or hub name is needed; it is missing");
   if (given !== undefined && given !== adapter) {
     throw new UserError(`--model ${given} is an adapter, and so is --adapter ${adapter}; give one of them, or their base model`);
@@ -46,7 +60,7 @@ export async function findModel(named: NamedModel, options: HubOptions = {}): Pr
   if (base === null)
     throw new UserError(`${adapter} does not name its base model; give it with --model, and ${adapter} with --adapter`);
   try {
-    return { name: base, folder: await resolveModel(base, options), adapter };
+    return { name: base, folder: await baseFolder(base, options), adapter };
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     throw new UserError(

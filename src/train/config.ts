@@ -53,7 +53,7 @@ function onByDefault(description: string, off: string) {
 }
 
 export const trainConfigSchema = z.strictObject({
-  model: z.string().min(1).describe("base model: a folder in Hugging Face layout, or org/name on the hub"),
+  model: z.string().min(1).describe("base model: a folder in Hugging Face layout, a GGUF file, or org/name on the hub"),
   adapter: z.string().min(1).optional().describe("PEFT adapter to train further: its matrices, with its rank, alpha and modules"),
   data: z
     .string()
@@ -262,7 +262,7 @@ export const HELP_GROUPS = [
   },
   {
     keys: ["model", "adapter"],
-    description: "base model: a folder or org/name on the hub (required); an adapter of it to train further",
+    description: "base model: a folder, a GGUF file or org/name on the hub (required); an adapter of it to train further",
   },
   {
     keys: ["data", "valid", "columns", "roles"],

@@ -5,7 +5,7 @@ import { createDecoder, createDecoders } from "../../src/generate/open-decoder.t
 import { generate, generateAll } from "../../src/generate/generate.ts";
 import { argmax, createSampler, GREEDY, type Sampler } from "../../src/generate/sampler.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openAdapter } from "../../src/hf/peft/peft.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { createWasmExecutor, type WasmExecutor } from "../../src/wasm/executor.ts";

@@ -3,7 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokens/tokenizer.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { exportGguf } from "../../src/library/export-gguf.ts";
 import { classify } from "../../src/library/texts/classify.ts";

@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { checkExportable } from "../../src/gguf/names.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { exportGguf } from "../../src/library/export-gguf.ts";
 import { temporaryFolder } from "../hf/temp.ts";

@@ -5,7 +5,7 @@ import { loadConfig } from "../../src/hf/config/config.ts";
 import { openAdapterFor } from "../../src/hf/peft/check-adapter.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import type { Adapter } from "../../src/hf/peft/peft.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { tuningOfAdapter } from "../../src/train/step/tuning.ts";

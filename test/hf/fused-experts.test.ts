@@ -5,7 +5,7 @@ import { loadConfig } from "../../src/hf/config/config.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
 import { examineWeights } from "../../src/hf/weights/examine.ts";
 import { fuseExperts, storedTensors } from "../../src/hf/weights/fused-experts.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openSafetensors, readBytes, type TensorSource } from "../../src/hf/weights/safetensors.ts";
 import { tensorPieces, type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { gatherPart } from "../../src/hf/weights/tensor-part.ts";

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { mergeAdapter } from "../../src/hf/peft/merge.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openSafetensors, readBytes } from "../../src/hf/weights/safetensors.ts";
 import { fuseFolder } from "../support/fused.ts";
 import { modelFolder } from "../support/golden.ts";

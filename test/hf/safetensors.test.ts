@@ -123,7 +123,7 @@ describe("bad files give one clear error", () => {
     mkdirSync(path("llama.cpp"));
     writeFileSync(path("llama.cpp/model.gguf"), "GGUF");
     expect(userError(() => openSafetensors(path("llama.cpp")))).toEndWith(
-      "; model.gguf is in llama.cpp's format: use the model that it was made from",
+      "; to use model.gguf, name the file itself as the model",
     );
     const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1f2e\nsize 269060552\n";
     for (const name of ["model.safetensors", "model.safetensors.index.json"]) {

@@ -8,7 +8,7 @@ import { IGNORED } from "../../src/data/samples/sample.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { readEmbedder } from "../../src/hf/config/embeddings.ts";
 import { withDense } from "../../src/hf/weights/dense.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openSafetensors, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { withPooling } from "../../src/load/embedder.ts";
 import { headBatch } from "../../src/load/head-batch.ts";

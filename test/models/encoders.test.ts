@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { parseConfig } from "../../src/models/families/index.ts";

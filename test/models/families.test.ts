@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import type { Strategy } from "../../src/schedule/strategies.ts";
 import { chooseOptimizer } from "../../src/optimizers/index.ts";

@@ -1,7 +1,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openSafetensors, readBytes, readFloat32 } from "../../src/hf/weights/safetensors.ts";
 import { type TensorData, writeSafetensors } from "../../src/hf/weights/safetensors-write.ts";
 import { readTensor } from "../../src/runtime/resident.ts";

@@ -1,6 +1,6 @@
 import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import type { Executor } from "../../src/runtime/executor.ts";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { createEngine } from "../../src/train/step/engine.ts";

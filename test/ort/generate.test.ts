@@ -6,7 +6,7 @@ import { createDecoder } from "../../src/generate/open-decoder.ts";
 import { argmax } from "../../src/generate/sampler.ts";
 import { openScorer } from "../../src/generate/score.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openAdapter } from "../../src/hf/peft/peft.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";

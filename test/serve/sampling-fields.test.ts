@@ -2,7 +2,7 @@ import { afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
 import { join } from "node:path";
 import OpenAI from "openai";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import type { ServedModel } from "../../src/serve/answer-orders.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { NO_TUNING } from "../../src/models/tuning.ts";

@@ -1,7 +1,7 @@
 import { createRandom } from "../../src/base/random.ts";
 import { elements } from "../../src/graph/types.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { initialiseAdapter } from "../../src/load/adapter.ts";
 import { isAdapter } from "../../src/models/adapters/names.ts";
 import type { Executor } from "../../src/runtime/executor.ts";

@@ -5,7 +5,7 @@ import { fromFloat32 } from "../../src/base/float16.ts";
 import { byteLength } from "../../src/graph/types.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { writeWeights } from "../../src/hf/weights/model-folder.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { openSafetensors, readFloat32, type TensorSource } from "../../src/hf/weights/safetensors.ts";
 import { adapterTuning } from "../../src/load/adapter.ts";
 import { createWeightReader } from "../../src/load/stored/reader.ts";

@@ -1,7 +1,7 @@
 import { expect } from "bun:test";
 import type { Batches, MicroBatch } from "../../src/data/samples/batch.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { headBatch } from "../../src/load/head-batch.ts";
 import { withNewHead } from "../../src/load/text-head.ts";
 import { hasAdapters, type Tuning } from "../../src/models/tuning.ts";

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { readTensor } from "../../src/runtime/resident.ts";
 import { elements } from "../../src/graph/types.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { type TrainConfig, trainConfigSchema } from "../../src/train/config.ts";
 import { createEngine, type Engine } from "../../src/train/step/engine.ts";

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import type { Batches, MicroBatch } from "../../src/data/samples/batch.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { headBatch } from "../../src/load/head-batch.ts";
 import { objectiveOf } from "../../src/objectives/index.ts";
 import { hasReference, type Head } from "../../src/objectives/objective.ts";

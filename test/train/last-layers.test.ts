@@ -2,7 +2,7 @@ import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { writeAdapterWeights } from "../../src/load/adapter.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { type Adapter, openAdapter } from "../../src/hf/peft/peft.ts";
 import type { Tuning } from "../../src/models/tuning.ts";
 import { readTensor } from "../../src/runtime/resident.ts";

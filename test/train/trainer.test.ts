@@ -6,7 +6,7 @@ import { createEngine } from "../../src/train/step/engine.ts";
 import { createOptimizer } from "../../src/train/step/optimizer.ts";
 import { type Evaluation, type StepMetrics, trainLoop } from "../../src/train/run/loop.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
-import { openModelWeights } from "../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { goldenTuning, modelFolder, readAdapter } from "../support/golden.ts";
 import { drawn, readTrainerFixture, rowsOf, RUNS, trainerBatches } from "../support/trainer.ts";

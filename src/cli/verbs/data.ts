@@ -23,7 +23,7 @@ import { suggestion } from "../../base/names.ts";
 import { print } from "../terminal/output.ts";
 
 export const flags = z.strictObject({
-  model: z.string().min(1).optional().describe("model folder or hub name, for its tokenizer and chat template"),
+  model: z.string().min(1).optional().describe("model folder, GGUF file or hub name, for its tokenizer and chat template"),
   sequenceLength: z
     .int()
     .min(2)

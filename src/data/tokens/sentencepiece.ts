@@ -1,5 +1,6 @@
 import { BinaryReader, type WireType } from "@bufbuild/protobuf/wire";
 import { UserError } from "../../base/errors.ts";
+import { templateProcessing } from "./surroundings.ts";
 
 /**
  * `tokenizer.model` of SentencePiece (Kudo & Richardson 2018, https://arxiv.org/abs/1808.06226): a protocol buffer `ModelProto`,
@@ -147,8 +148,6 @@ export function sentencePieceJson(model: SentencePieceModel, settings: SentenceP
   const replace = { type: "Replace", pattern: { String: " " }, content: SPACE };
   const prefixOnce = settings.prefixOnce && hasPrefix;
   const prefixes = hasPrefix && !prefixOnce ? [{ type: "Prepend", prepend: SPACE }] : [];
-  const around = [...settings.before, ...settings.after];
-  const named = (tokens: readonly string[]) => tokens.map((token) => ({ SpecialToken: { id: token, type_id: 0 } }));
   return {
     version: "1.0",
     truncation: null,
@@ -156,17 +155,7 @@ export function sentencePieceJson(model: SentencePieceModel, settings: SentenceP
     added_tokens: added.map(([id, token]) => ({ id, ...token })),
     normalizer: prefixOnce ? null : { type: "Sequence", normalizers: [...prefixes, replace] },
     pre_tokenizer: prefixOnce ? { type: "Metaspace", replacement: SPACE, prepend_scheme: "first", split: false } : null,
-    post_processor:
-      around.length === 0
-        ? null
-        : {
-            type: "TemplateProcessing",
-            single: [...named(settings.before), { Sequence: { id: "A", type_id: 0 } }, ...named(settings.after)],
-            pair: [],
-            special_tokens: Object.fromEntries(
-              around.map((token) => [token, { id: token, ids: [idOf.get(token)], tokens: [token] }]),
-            ),
-          },
+    post_processor: templateProcessing(settings.before, settings.after, (token) => idOf.get(token)),
     decoder: {
       type: "Sequence",
       decoders: [

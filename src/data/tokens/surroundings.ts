@@ -74,3 +74,20 @@ function templateOf(processor: Readonly<Record<string, unknown>>, name: "single"
     return [{ ids, type: Number(token["type_id"]) }];
   });
 }
+
+/** The `post_processor` of a `tokenizer.json` that puts tokens in front of each text and behind it; null: there are none. */
+export function templateProcessing(
+  before: readonly string[],
+  after: readonly string[],
+  idOf: (token: string) => number | undefined,
+): object | null {
+  const around = [...before, ...after];
+  if (around.length === 0) return null;
+  const named = (tokens: readonly string[]) => tokens.map((token) => ({ SpecialToken: { id: token, type_id: 0 } }));
+  return {
+    type: "TemplateProcessing",
+    single: [...named(before), { Sequence: { id: "A", type_id: 0 } }, ...named(after)],
+    pair: [],
+    special_tokens: Object.fromEntries(around.map((token) => [token, { id: token, ids: [idOf(token)], tokens: [token] }])),
+  };
+}

@@ -54,8 +54,7 @@ const INDEX = "model.safetensors.index.json";
 export async function resolveModel(model: string, options: HubOptions = {}): Promise<string> {
   if (existsSync(model)) {
     if (!statSync(model).isDirectory()) {
-      const why = model.endsWith(".gguf") ? "; GGUF files are written and not read: name the folder that it was made of" : "";
-      throw new UserError(`${model} is a file; expected a model folder or a model of the hub (org/name)${why}`);
+      throw new UserError(`${model} is a file; expected a model folder, a GGUF file or a model of the hub (org/name)`);
     }
     return model;
   }

@@ -6,18 +6,17 @@ import type { ModelConfig } from "../../models/config.ts";
 import { blocksPrefix } from "../../models/names.ts";
 import { FAMILIES, modulesOf, textHeadShapes, WRAPPERS } from "../../models/families/index.ts";
 import { withSingleExperts } from "./fused-experts.ts";
-import { openSafetensors, type TensorEntry, type TensorSource } from "./safetensors.ts";
+import type { TensorEntry, TensorSource } from "./safetensors.ts";
 
 const RENAMED = [...WRAPPERS, ...FAMILIES].flatMap(({ renamed = [] }) => renamed);
 const VISION = WRAPPERS.flatMap(({ vision }) => vision);
 
 /**
- * Opens a model's weights. They are found under the names of the modules, whatever those in the files: an entry's own name
- * is that of the file. Models that were saved without a head have names without what those of modules begin with.
- * @throws {UserError} also for a configuration of a larger model, before anything of its size is built
+ * A model's weights under the names of the modules, whatever those in the files: an entry's own name is that of the file. Models that
+ * were saved without a head have names without what those of modules begin with.
+ * @throws {UserError} also for a configuration of a larger model, before anything of its size is built; the source is closed
  */
-export function openModelWeights(folder: string, config: ModelConfig): TensorSource {
-  const source = openSafetensors(folder);
+export function modelWeights(source: TensorSource, config: ModelConfig): TensorSource {
   try {
     checkTypes(source);
     checkSizes(config, source);

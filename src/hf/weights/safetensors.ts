@@ -145,6 +145,13 @@ export function openSafetensors(path: string): TensorSource {
   }
 }
 
+/** Tells whether a model folder holds weights in this format. */
+export const isSafetensorsFolder = (folder: string): boolean =>
+  [WEIGHTS, INDEX].some((name) => fs.existsSync(join(folder, name)));
+
+const WEIGHTS = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+
 /** The file to open for `path`, which may be a model folder. */
 function locate(path: string): string {
   let stat: fs.Stats;
@@ -154,14 +161,12 @@ function locate(path: string): string {
     throw fileError("open", path, error);
   }
   if (!stat.isDirectory()) return path;
-  const single = join(path, "model.safetensors");
-  const index = join(path, "model.safetensors.index.json");
+  const single = join(path, WEIGHTS);
+  const index = join(path, INDEX);
   // Transformers prefers the single file when both are there.
   if (fs.existsSync(single)) return single;
   if (fs.existsSync(index)) return index;
-  throw new UserError(
-    `${path} holds neither model.safetensors nor model.safetensors.index.json${insteadOf(fs.readdirSync(path))}`,
-  );
+  throw new UserError(`${path} holds neither ${WEIGHTS} nor ${INDEX}${insteadOf(fs.readdirSync(path))}`);
 }
 
 /** Returns what a model folder without weights that can be read has in their place. */
@@ -173,7 +178,7 @@ function insteadOf(names: readonly string[]): string {
   const pickled = find(/\.(bin|pth|pt)$/);
   if (pickled) return `; ${pickled} is a pickle, which is not read: convert the model to safetensors`;
   const gguf = find(/\.gguf$/);
-  return gguf ? `; ${gguf} is in llama.cpp's format: use the model that it was made from` : "";
+  return gguf ? `; to use ${gguf}, name the file itself as the model` : "";
 }
 
 type Contents = { tensors: Map<string, TensorEntry>; metadata: Map<string, string> };

@@ -42,7 +42,9 @@ export const joinFederationSchema = z.strictObject({
   node: nodeName.describe("name of this node, which no other one has"),
   model: model
     .optional()
-    .describe("the base model on this machine: a folder or hub name (default: the coordinator's, if it is on the hub)"),
+    .describe(
+      "the base model on this machine: a folder, GGUF file or hub name (default: the coordinator's, if it is on the hub)",
+    ),
   output: z
     .string()
     .min(1)

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { memoryLimit } from "../../base/process/free-memory.ts";
 import { FLEET_OPTIONS } from "../../fleet/options.ts";
-import { resolveModel } from "../../hf/hub/hub.ts";
+import { baseFolder } from "../../load/find-model.ts";
 import { parseMemory } from "../../train/memory/limit.ts";
 import { validateOptions } from "../options.ts";
 
@@ -47,7 +47,7 @@ export async function node(
   const { startNode } = await import("../../fleet/node/node.ts");
   return startNode({
     ...flags,
-    bases: await Promise.all(model.map((each) => resolveModel(each))),
+    bases: await Promise.all(model.map((each) => baseFolder(each))),
     memory: memory === undefined ? Math.floor(SHARE * memoryLimit()) : parseMemory(memory),
     onMessage,
   });

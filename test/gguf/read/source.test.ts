@@ -9,7 +9,7 @@ import { type GgufTensor, type GgufType, writeGguf } from "../../../src/gguf/wri
 import { loadConfig } from "../../../src/hf/config/config.ts";
 import { mergedParameters } from "../../../src/hf/peft/merge.ts";
 import { examineWeights } from "../../../src/hf/weights/examine.ts";
-import { openModelWeights } from "../../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../../src/gguf/read/open-weights.ts";
 import { readBytes, type TensorEntry, type TensorSource } from "../../../src/hf/weights/safetensors.ts";
 import { parameterShapes } from "../../../src/models/chain/parameters.ts";
 import type { ModelConfig } from "../../../src/models/config.ts";

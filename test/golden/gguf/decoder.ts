@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { createRandom } from "../../../src/base/random.ts";
 import { loadConfig } from "../../../src/hf/config/config.ts";
 import { mergeAdapter } from "../../../src/hf/peft/merge.ts";
-import { openModelWeights } from "../../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../../src/gguf/read/open-weights.ts";
 import { exportGguf } from "../../../src/library/export-gguf.ts";
 import { NO_TUNING } from "../../../src/models/tuning.ts";
 import { createWasmExecutor } from "../../../src/wasm/executor.ts";

@@ -10,7 +10,7 @@ import { loadConfig } from "../../../src/hf/config/config.ts";
 import { openAdapterFor } from "../../../src/hf/peft/check-adapter.ts";
 import { mergeAdapter } from "../../../src/hf/peft/merge.ts";
 import { type Adapter, writeAdapterConfig } from "../../../src/hf/peft/peft.ts";
-import { openModelWeights } from "../../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../../src/gguf/read/open-weights.ts";
 import { adapterKind } from "../../../src/models/adapters/index.ts";
 import { FAMILIES } from "../../../src/models/families/index.ts";
 import { linear, ParamScope } from "../../../src/models/linear.ts";

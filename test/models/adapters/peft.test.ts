@@ -8,7 +8,7 @@ import { loadConfig } from "../../../src/hf/config/config.ts";
 import type { MicroBatch } from "../../../src/data/samples/batch.ts";
 import { openAdapterFor } from "../../../src/hf/peft/check-adapter.ts";
 import { mergeAdapter } from "../../../src/hf/peft/merge.ts";
-import { openModelWeights } from "../../../src/hf/weights/model-weights.ts";
+import { openModelWeights } from "../../../src/gguf/read/open-weights.ts";
 import { writeSafetensors } from "../../../src/hf/weights/safetensors-write.ts";
 import { openSafetensors, readFloat32 } from "../../../src/hf/weights/safetensors.ts";
 import { nextToken } from "../../../src/objectives/next-token.ts";

@@ -1,0 +1,103 @@
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { ggufFolder } from "../../../src/gguf/folder/folder.ts";
+import { loadConfig } from "../../../src/hf/config/config.ts";
+import type { ModelConfig } from "../../../src/models/config.ts";
+import { contextLimit } from "../../../src/models/context.ts";
+import { exportGguf } from "../../../src/library/export-gguf.ts";
+import { temporaryFolder } from "../../hf/temp.ts";
+import { writeGgufDecoder } from "../../support/gguf-decoders.ts";
+import { changeConfig, dropTensors, modelWithTokenizer } from "../../support/gguf-models.ts";
+import type { GoldenFamily } from "../../support/golden.ts";
+
+setDefaultTimeout(120_000);
+
+const home = temporaryFolder();
+const { REMAT_CACHE: cache } = process.env;
+beforeAll(() => {
+  process.env["REMAT_CACHE"] = join(home, "cache");
+});
+afterAll(() => {
+  if (cache === undefined) delete process.env["REMAT_CACHE"];
+  else process.env["REMAT_CACHE"] = cache;
+});
+
+/** Golden models, with the settings that llama.cpp has of each family, and without biases that a file has no place for. */
+const MODELS: Partial<Record<GoldenFamily, { readonly config?: object; readonly drop?: string }>> = {
+  llama: {},
+  smollm2: {},
+  smollm3: { config: { no_rope_layer_interval: 4, use_sliding_window: false } },
+  "seed-oss": { config: { attention_out_bias: false }, drop: ".o_proj.bias" },
+  granite: {},
+  qwen2: {},
+  qwen3: {},
+  gemma: {},
+  gemma2: { config: { query_pre_attn_scalar: 14 } },
+  gemma3: { config: { query_pre_attn_scalar: 16, sliding_window_pattern: 6, rope_local_base_freq: 10_000 } },
+  phi3: {},
+  phi: {},
+  lfm2: {},
+  olmo2: { config: { attention_bias: false }, drop: ".bias" },
+  exaone4: { config: { sliding_window: null } },
+  hunyuan: { config: { attention_bias: false }, drop: ".bias" },
+  ernie45: { config: { use_bias: false }, drop: ".bias" },
+  glm4: {},
+  cohere2: {},
+  stablelm: {},
+  starcoder2: {},
+  nemotron: {},
+};
+
+/** Small models of the other families. */
+const DECODERS = [
+  "gpt2",
+  "gpt-neox-serial",
+  "glm",
+  "gpt-oss",
+  "qwen3-moe",
+  "olmoe",
+  "lfm2-moe",
+  "qwen3.5",
+  "qwen3.5-moe",
+  "qwen3-next",
+];
+
+/** What a file does not say, or says in other words. */
+function comparable(config: ModelConfig): object {
+  const { maxPositions: _, dtype: __, bosTokenId: ___, padTokenId: ____, eosTokenIds: _____, ...others } = config;
+  return {
+    ...others,
+    // Files have an f32.
+    rope: { ...others.rope, theta: Math.fround(others.rope.theta) },
+    context: contextLimit(config),
+  };
+}
+
+/** Writes a model, and a file of it. */
+async function written(name: string): Promise<{ readonly original: string; readonly file: string }> {
+  const own = MODELS[name as GoldenFamily];
+  const original = join(home, name);
+  if (own) {
+    modelWithTokenizer(name as GoldenFamily, original);
+    if (own.config) changeConfig(original, own.config);
+    if (own.drop !== undefined) dropTensors(original, own.drop);
+  } else writeGgufDecoder(original, name);
+  const { out } = await exportGguf({ model: original, out: join(home, `${name}.gguf`), type: "f32" });
+  return { original, file: out };
+}
+
+/** What a file does not say as the model does: windows that llama.cpp does not have, and how YaRN's dimensions are rounded. */
+const UNSAID: Readonly<Record<string, (config: ModelConfig) => Partial<ModelConfig>>> = {
+  starcoder2: () => ({ slidingWindow: null, windowLayers: [] }),
+  "gpt-oss": ({ rope }) => ({
+    rope: { ...rope, scaling: { ...rope.scaling, truncate: false } as ModelConfig["rope"]["scaling"] },
+  }),
+};
+
+describe.each([...Object.keys(MODELS), ...DECODERS])("a file made of %s", (name) => {
+  test("has its configuration", async () => {
+    const { original, file } = await written(name);
+    const expected = loadConfig(original);
+    expect(comparable(loadConfig(ggufFolder(file)))).toEqual(comparable({ ...expected, ...UNSAID[name]?.(expected) }));
+  });
+});
