@@ -45,9 +45,10 @@ export function createCursor(fd: number, path: string, size: number): Cursor {
     return piece.subarray(at - bytes - begin, at - begin);
   };
   const u64 = (what: string): number => {
-    const value = take(8, what).readBigUInt64LE();
-    if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw new UserError(`${path}: ${what} reads ${value}; is the file damaged?`);
-    return Number(value);
+    const bytes = take(8, what);
+    const value = bytes.readUInt32LE() + 2 ** 32 * bytes.readUInt32LE(4);
+    if (!Number.isSafeInteger(value)) throw new UserError(`${path}: ${what} reads ${value}; is the file damaged?`);
+    return value;
   };
   return {
     path,

@@ -1,4 +1,4 @@
-import type { FloatType } from "../../base/dtype.ts";
+import { DTYPE_BYTES, type FloatType } from "../../base/dtype.ts";
 import { fromFloat32 } from "../../base/float16.ts";
 import { type Change, undo } from "../../gguf/blocks/change.ts";
 import { dequantise } from "../../gguf/blocks/dequantise.ts";
@@ -33,6 +33,26 @@ export interface GgmlShare {
 /** Elements that are widened at a time, but for a row that has more. */
 const PIECE = 1 << 18;
 
+/** Memory for the bytes and for the numbers of a piece, which the next piece takes again. */
+interface Room {
+  bytes(count: number): Uint8Array;
+  values(count: number): Float32Array;
+}
+
+function createRoom(): Room {
+  let [bytes, values] = [new Uint8Array(0), new Float32Array(0)];
+  return {
+    bytes(count) {
+      if (bytes.length < count) bytes = new Uint8Array(count);
+      return bytes.subarray(0, count);
+    },
+    values(count) {
+      if (values.length < count) values = new Float32Array(count);
+      return values.subarray(0, count);
+    },
+  };
+}
+
 /** Reads elements `begin` to `end` of a matrix. */
 export interface GgmlReader {
   read(layout: GgmlLayout, slabs: readonly Slab[], read: SlabReader, begin: number, end: number, target: Uint8Array): void;
@@ -40,6 +60,7 @@ export interface GgmlReader {
 
 /** Makes a reader, which keeps what it found about the last matrix for the next piece of it. */
 export function createGgmlReader(): GgmlReader {
+  const room = createRoom();
   /** Rows of the last layout with an order: which stored row of each share is each of the model's, -1 for none. */
   let places: { readonly layout: GgmlLayout; readonly inverse: readonly (Int32Array | null)[] } | null = null;
   let turned: { readonly layout: GgmlLayout; readonly values: Float32Array } | null = null;
@@ -55,9 +76,9 @@ export function createGgmlReader(): GgmlReader {
       let at = 0;
       const put = (values: Float32Array) => {
         if (layout.change) undo(values, layout.change);
-        const bytes = fromFloat32(values, as);
-        target.set(bytes, at);
-        at += bytes.length;
+        if (as === "f32") target.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), at);
+        else target.set(fromFloat32(values, as), at);
+        at += values.length * DTYPE_BYTES[as];
       };
       if (isTransposed) {
         if (turned?.layout !== layout) turned = { layout, values: transposed(layout, slabs[0]!, read) };
@@ -67,14 +88,14 @@ export function createGgmlReader(): GgmlReader {
       turned = null;
       if (shares.length === 1 && first.rowOrder === null && first.columnOrder === null) {
         for (let from = begin; from < end; from += PIECE)
-          put(inOrder(first.type, slabs[0]!, read, from, Math.min(from + PIECE, end)));
+          put(inOrder(first.type, slabs[0]!, read, from, Math.min(from + PIECE, end), room));
         return;
       }
       const step = Math.max(1, Math.floor(PIECE / columns));
       for (let row = Math.floor(begin / columns); row * columns < end; row += step) {
         const next = Math.min(row + step, layout.rows);
-        const values = rowsOf(layout, slabs, read, inverses(layout), row, next);
-        put(values.slice(Math.max(begin - row * columns, 0), Math.min(end, next * columns) - row * columns));
+        const values = rowsOf(layout, slabs, read, inverses(layout), row, next, room);
+        put(values.subarray(Math.max(begin - row * columns, 0), Math.min(end, next * columns) - row * columns));
       }
     },
   };
@@ -87,14 +108,14 @@ function inverse(order: readonly number[], rows: number): Int32Array {
 }
 
 /** Elements that follow each other; blocks are read whole. */
-function inOrder(type: GgmlType, slab: Slab, read: SlabReader, begin: number, end: number): Float32Array {
+function inOrder(type: GgmlType, slab: Slab, read: SlabReader, begin: number, end: number, room: Room): Float32Array {
   const { elements, bytes } = GGML_TYPES[type];
   const [first, last] = [Math.floor(begin / elements), Math.ceil(end / elements)];
-  const memory = new Uint8Array((last - first) * bytes);
+  const memory = room.bytes((last - first) * bytes);
   read(slab, memory, first * bytes);
-  const values = new Float32Array((last - first) * elements);
+  const values = room.values((last - first) * elements);
   dequantise(type, memory, values);
-  return values.slice(begin - first * elements, end - first * elements);
+  return values.subarray(begin - first * elements, end - first * elements);
 }
 
 /** The model's rows from `begin` to `end`, gathered from the shares. */
@@ -105,8 +126,9 @@ function rowsOf(
   inverses: readonly (Int32Array | null)[],
   begin: number,
   end: number,
+  room: Room,
 ): Float32Array {
-  const values = new Float32Array((end - begin) * columns);
+  const values = room.values((end - begin) * columns);
   for (const [i, share] of shares.entries()) {
     const found = inverses[i] ?? null;
     const { type, columnOrder } = share;
@@ -116,7 +138,7 @@ function rowsOf(
     const lowest = there.reduce((a, b) => Math.min(a, b));
     const highest = there.reduce((a, b) => Math.max(a, b));
     const rowBytes = (share.columns / GGML_TYPES[type].elements) * GGML_TYPES[type].bytes;
-    const memory = new Uint8Array((highest - lowest + 1) * rowBytes);
+    const memory = room.bytes((highest - lowest + 1) * rowBytes);
     read(slabs[i]!, memory, lowest * rowBytes);
     const one = new Float32Array(share.columns);
     for (const [at, row] of stored.entries()) {
@@ -134,7 +156,7 @@ function rowsOf(
 
 /** All of a matrix that the slab has the other way round. */
 function transposed({ rows, columns, shares }: GgmlLayout, slab: Slab, read: SlabReader): Float32Array {
-  const stored = inOrder(shares[0]!.type, slab, read, 0, rows * columns);
+  const stored = inOrder(shares[0]!.type, slab, read, 0, rows * columns, createRoom());
   const values = new Float32Array(rows * columns);
   for (let row = 0; row < rows; row++)
     for (let column = 0; column < columns; column++) values[row * columns + column] = stored[column * rows + row]!;
