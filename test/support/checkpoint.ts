@@ -3,6 +3,9 @@ import { join } from "node:path";
 import { type FloatType } from "../../src/base/dtype.ts";
 import { fromFloat32 } from "../../src/base/float16.ts";
 import { byteLength } from "../../src/graph/types.ts";
+import { modelTensors } from "../../src/gguf/tensors.ts";
+import { writeGguf } from "../../src/gguf/write.ts";
+import { mergedParameters } from "../../src/hf/peft/merge.ts";
 import { loadConfig } from "../../src/hf/config/config.ts";
 import { writeWeights } from "../../src/hf/weights/model-folder.ts";
 import { openModelWeights } from "../../src/gguf/read/open-weights.ts";
@@ -30,6 +33,18 @@ export function writeCheckpoint(folder: string, dtype: FloatType, shardBytes = I
   source.close();
   rmSync(join(folder, "model.safetensors"));
   writeWeights(folder, tensors, shardBytes);
+  return folder;
+}
+
+/** The same as a GGUF file of blocks of 8 bits. */
+export function writeGgufCheckpoint(folder: string): string {
+  writeCheckpoint(folder, "f32");
+  const config = loadConfig(folder);
+  const source = openModelWeights(folder, config);
+  const { tensors } = mergedParameters(source, null, config);
+  writeGguf(join(folder, "model.gguf"), new Map(), modelTensors(config, tensors, source, "q8_0"));
+  source.close();
+  rmSync(join(folder, "model.safetensors"));
   return folder;
 }
 

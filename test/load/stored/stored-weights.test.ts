@@ -6,10 +6,10 @@ import { type OpenFile } from "../../../src/base/files/open-file.ts";
 import { createRandom } from "../../../src/base/random.ts";
 import { createConverter } from "../../../src/load/stored/convert.ts";
 import { createWeightReader, type WeightPlace } from "../../../src/load/stored/reader.ts";
-import { storedWeights } from "../../../src/load/stored/stored-weights.ts";
+import { type StoredWeights, storedWeights } from "../../../src/load/stored/stored-weights.ts";
 import type { WeightStorage } from "../../../src/load/weights.ts";
 import { scalesOf } from "../../../src/models/linear.ts";
-import { openCheckpoint, readAll, writeCheckpoint } from "../../support/checkpoint.ts";
+import { openCheckpoint, readAll, writeCheckpoint, writeGgufCheckpoint } from "../../support/checkpoint.ts";
 import { filesIn, rejection, temporaryFolder } from "../../hf/temp.ts";
 
 const folder = temporaryFolder();
@@ -43,6 +43,40 @@ describe.each(["f32", "bf16", "f16"] satisfies FloatType[])("a checkpoint in %s"
     plain.close();
   });
 });
+
+describe("a GGUF file of blocks of 8 bits, with rows of queries and keys in another order", () => {
+  const model = writeGgufCheckpoint(join(folder, "gguf"));
+
+  test.each([{}, { dtype: "bf16" }, { quantize: "nf4" }] satisfies WeightStorage[])(
+    "as %j, on disk and in a thread as in memory, to the bit",
+    async (storage) => {
+      const { source, groups, inMemory } = openCheckpoint(model, storage);
+      const expected = await inMemory();
+      const [cached, plain] = await Promise.all([
+        storedWeights(source, groups, { folder: join(folder, "cache") }),
+        storedWeights(source, groups, { cache: false, folder: join(folder, "never") }),
+      ]);
+      source.close();
+      for (const weights of [cached, plain]) {
+        expect(readAll(weights)).toEqual(expected);
+        expect(await readInThread(weights)).toEqual(expected);
+        weights.close();
+      }
+      expect(cached.cache!.made).toBe(true);
+    },
+  );
+});
+
+/** All parameters as another thread reads them, which has nothing but what it gets by message. */
+async function readInThread({ files, places }: Pick<StoredWeights, "files" | "places">): Promise<Map<string, Uint8Array>> {
+  const worker = new Worker(new URL("reading-thread.ts", import.meta.url));
+  const { promise, resolve } = Promise.withResolvers<Map<string, Uint8Array>>();
+  worker.onmessage = ({ data }) => resolve(data as Map<string, Uint8Array>);
+  worker.postMessage({ files, places } satisfies { files: readonly OpenFile[]; places: ReadonlyMap<string, WeightPlace> });
+  const read = await promise;
+  worker.terminate();
+  return read;
+}
 
 const NF4: WeightStorage = { quantize: "nf4", quantizeEmbedding: true };
 const EMBEDDING = "model.embed_tokens.weight";
@@ -112,12 +146,7 @@ describe("a sharded checkpoint in bf16", () => {
     const memory = await inMemory();
     const { files, places, close } = await storedWeights(source, groups, { cache, folder: at("cache") });
     source.close();
-    const worker = new Worker(new URL("reading-thread.ts", import.meta.url));
-    const { promise, resolve } = Promise.withResolvers<Map<string, Uint8Array>>();
-    worker.onmessage = ({ data }) => resolve(data as Map<string, Uint8Array>);
-    worker.postMessage({ files, places } satisfies { files: readonly OpenFile[]; places: ReadonlyMap<string, WeightPlace> });
-    expect(await promise).toEqual(memory);
-    worker.terminate();
+    expect(await readInThread({ files, places })).toEqual(memory);
     close();
   });
 
